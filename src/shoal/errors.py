@@ -1,0 +1,22 @@
+"""The errors a user can cause, and how their one line is worded."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(ValueError):
+    """The request was wrong. The message is one line: the value, what is allowed, the nearest valid name."""
+
+
+class LabError(UserError):
+    """The lab cannot be used as asked: not a lab, damaged, newer, busy or not writable."""
+
+
+class DiskError(OSError):
+    """Writing to the lab failed (disk full, permission lost). What was flushed before is intact."""
+
+
+def nearest(name: str, allowed: Iterable[str]) -> str:
+    """``"; did you mean 'x'?"`` for the closest allowed name, or nothing when none is close."""
+    close = difflib.get_close_matches(str(name), list(allowed), n=1, cutoff=0.5)
+    return f"; did you mean {close[0]!r}?" if close else ""

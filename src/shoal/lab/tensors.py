@@ -1,0 +1,70 @@
+"""Tensors on disk: safetensors files that carry a checksum of all they hold."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from shoal.errors import LabError
+from shoal.lab.files import write
+
+
+def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """Write tensors and metadata to a safetensors file, with a SHA-256 of both in its header."""
+    on_cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    header = {**metadata, "sha256": _digest(on_cpu, metadata)}
+    write(path, lambda scratch: save_file(on_cpu, scratch, metadata=header))
+
+
+def load_tensors(path: Path, like: Mapping[str, Tensor] | None = None) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Read a file of :func:`save_tensors`.
+
+    Args:
+        path: the file.
+        like: names, shapes and types that the file must have.
+
+    Returns:
+        The tensors and the metadata.
+
+    Raises:
+        LabError: the file is missing, truncated, changed since it was written, or of another shape.
+    """
+    if not path.is_file():
+        raise LabError(f"no checkpoint at {path}")
+    try:
+        with safe_open(path, "pt") as file:
+            header = dict(file.metadata() or {})
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise LabError(f"{path} is damaged: {error}") from None
+    expected = header.pop("sha256", None)
+    if expected != _digest(tensors, header):
+        raise LabError(f"{path} is damaged: its checksum does not match its content")
+    if like is not None:
+        _check_like(path, tensors, like)
+    return tensors, header
+
+
+def _digest(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
+    digest = hashlib.sha256(json.dumps(dict(metadata), sort_keys=True).encode())
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def _check_like(path: Path, tensors: Mapping[str, Tensor], like: Mapping[str, Tensor]) -> None:
+    if tensors.keys() != like.keys():
+        raise LabError(f"{path} holds {sorted(tensors)}, expected {sorted(like)}")
+    for name, tensor in like.items():
+        if tensors[name].shape != tensor.shape or tensors[name].dtype != tensor.dtype:
+            raise LabError(
+                f"{path} holds {name} of shape {tuple(tensors[name].shape)} and type {tensors[name].dtype}, "
+                f"expected {tuple(tensor.shape)} and {tensor.dtype}"
+            )

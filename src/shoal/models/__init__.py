@@ -1,0 +1,16 @@
+"""Who learns: one readable file per family, plain ``torch.nn`` modules that know nothing of training."""
+
+from shoal.models.gpt import GPT, Block, Decoder, GPTEmbedding, LayerNorm, MultiHeadedAttention
+from shoal.models.lstm import LSTM, LSTMLM, LSTMCell
+
+__all__ = [
+    "GPT",
+    "LSTM",
+    "LSTMLM",
+    "Block",
+    "Decoder",
+    "GPTEmbedding",
+    "LSTMCell",
+    "LayerNorm",
+    "MultiHeadedAttention",
+]

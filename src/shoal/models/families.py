@@ -1,0 +1,112 @@
+"""The model families a run can name: how each is built from a run's settings, and how large it is.
+
+Counts follow the practical: P is every learnable parameter except token and position embeddings. Its closed form for
+the decoder leaves out the two LayerNorms of each block (4 d parameters); here they are counted, as its code counts them.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+from torch import nn
+
+from shoal.models.gpt import GPT
+from shoal.models.lstm import LSTMLM
+
+
+@dataclass(frozen=True)
+class Family:
+    """One kind of model.
+
+    Attributes:
+        build: ``(config, vocabulary_size, sequence_length, padding_index) -> module``; ``config`` is anything with the
+            settings as attributes.
+        count: ``(config, vocabulary_size) -> P``, in closed form.
+    """
+
+    build: Callable[[Any, int, int, int | None], nn.Module]
+    count: Callable[[Any, int], int]
+
+
+def lstm_parameters(input_size: int, hidden_size: int, num_layers: int, bias: bool = True) -> int:
+    """Learnable parameters of an :class:`~shoal.models.LSTM`: four gates over ``[x, h]`` in each layer."""
+    d_x, d_h = input_size, hidden_size
+    return 4 * (d_x + d_h) * d_h + (num_layers - 1) * 8 * d_h**2 + num_layers * 4 * d_h * bias
+
+
+def attention_parameters(num_heads: int, head_size: int, bias: bool = True) -> int:
+    """Learnable parameters of a :class:`~shoal.models.MultiHeadedAttention`: four projections."""
+    d = num_heads * head_size
+    return 4 * (d**2 + d * bias)
+
+
+def decoder_parameters(
+    num_heads: int, head_size: int, num_layers: int, multiplier: float = 4, bias: bool = True
+) -> int:
+    """Learnable parameters of a :class:`~shoal.models.Decoder`: attention, bias-free MLP and two norms per block."""
+    d = num_heads * head_size
+    d_ff = int(multiplier * d)
+    return num_layers * (attention_parameters(num_heads, head_size, bias) + 2 * d * d_ff + 4 * d)
+
+
+def count_parameters(model: nn.Module) -> int:
+    """P of a built model: its learnable parameters less those of ``model.embedding``."""
+    total = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    embedding = model.get_submodule("embedding")
+    return total - sum(p.numel() for p in embedding.parameters() if p.requires_grad)
+
+
+def _classifier_parameters(config: Any, width: int, vocabulary_size: int) -> int:
+    weight = 0 if config.share_embeddings else width * vocabulary_size
+    return weight + (vocabulary_size if config.bias_classifier else 0)
+
+
+def _build_lstm(config: Any, vocabulary_size: int, sequence_length: int, padding_index: int | None) -> nn.Module:
+    return LSTMLM(
+        vocabulary_size=vocabulary_size,
+        embedding_size=config.embedding_size,
+        hidden_size=config.hidden_size,
+        num_layers=config.num_layers,
+        dropout=config.dropout,
+        padding_index=padding_index,
+        bias_lstm=config.bias,
+        bias_classifier=config.bias_classifier,
+        share_embeddings=config.share_embeddings,
+    )
+
+
+def _count_lstm(config: Any, vocabulary_size: int) -> int:
+    lstm = lstm_parameters(config.embedding_size, config.hidden_size, config.num_layers, config.bias)
+    return lstm + _classifier_parameters(config, config.hidden_size, vocabulary_size)
+
+
+def _build_gpt(config: Any, vocabulary_size: int, sequence_length: int, padding_index: int | None) -> nn.Module:
+    return GPT(
+        num_heads=config.num_heads,
+        num_layers=config.num_layers,
+        embedding_size=config.embedding_size,
+        vocabulary_size=vocabulary_size,
+        sequence_length=sequence_length,
+        multiplier=config.multiplier,
+        dropout=config.dropout,
+        non_linearity=config.non_linearity,
+        padding_index=padding_index,
+        bias_attention=config.bias,
+        bias_classifier=config.bias_classifier,
+        share_embeddings=config.share_embeddings,
+    )
+
+
+def _count_gpt(config: Any, vocabulary_size: int) -> int:
+    head_size = config.embedding_size // config.num_heads
+    decoder = decoder_parameters(config.num_heads, head_size, config.num_layers, config.multiplier, config.bias)
+    return decoder + _classifier_parameters(config, config.embedding_size, vocabulary_size)
+
+
+FAMILIES: Mapping[str, Family] = MappingProxyType(
+    {
+        "lstm": Family(_build_lstm, _count_lstm),
+        "gpt": Family(_build_gpt, _count_gpt),
+    }
+)

@@ -1,0 +1,138 @@
+"""LSTM language model from scratch, one linear layer per gate.
+
+Source: Hochreiter & Schmidhuber 1997 with the forget gate of Gers et al. 2000, written with the equations, class names
+and parameter names of the practical on modular arithmetic (problem 1).
+
+Shapes: ``B`` batch, ``S`` sequence, ``D`` width (``hidden_size``), ``V`` vocabulary, ``L`` layers.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from shoal.models.dropout import Dropout
+
+State = tuple[Tensor, Tensor]
+
+
+class LSTMCell(nn.Module):
+    """One step of an LSTM layer: ``(x_t, (h_{t-1}, c_{t-1})) -> (h_t, c_t)``.
+
+    Each gate is a linear layer over ``[x_t, h_{t-1}]``, so its weight is ``[W U]``, of shape
+    ``(hidden_size, input_size + hidden_size)``.
+    """
+
+    def __init__(self, input_size: int, hidden_size: int, bias: bool = True) -> None:
+        super().__init__()
+        self.input_size = input_size
+        self.hidden_size = hidden_size
+        self.forget_gate = nn.Linear(input_size + hidden_size, hidden_size, bias=bias)
+        self.input_gate = nn.Linear(input_size + hidden_size, hidden_size, bias=bias)
+        self.candidate_cell = nn.Linear(input_size + hidden_size, hidden_size, bias=bias)
+        self.output_gate = nn.Linear(input_size + hidden_size, hidden_size, bias=bias)
+
+    def forward(self, x: Tensor, state: State) -> State:
+        """Advance one time step.
+
+        Args:
+            x: input, ``(B, input_size)``.
+            state: ``(h, c)`` of the previous step, each ``(B, D)``.
+
+        Returns:
+            The new ``(h, c)``, each ``(B, D)``.
+        """
+        h, c = state
+        xh = torch.cat([x, h], dim=-1)  # (B, input_size + D)
+        f = torch.sigmoid(self.forget_gate(xh))  # (B, D)
+        i = torch.sigmoid(self.input_gate(xh))  # (B, D)
+        o = torch.sigmoid(self.output_gate(xh))  # (B, D)
+        c_tilde = torch.tanh(self.candidate_cell(xh))  # (B, D)
+        c = f * c + i * c_tilde
+        h = o * torch.tanh(c)
+        return h, c
+
+
+class LSTM(nn.Module):
+    """Stacked LSTM layers over a batch-first sequence, with dropout between layers (not after the last)."""
+
+    def __init__(
+        self, input_size: int, hidden_size: int, num_layers: int, dropout: float = 0.0, bias: bool = True
+    ) -> None:
+        super().__init__()
+        self.hidden_size = hidden_size
+        self.num_layers = num_layers
+        self.layers = nn.ModuleList(
+            [LSTMCell(input_size if layer == 0 else hidden_size, hidden_size, bias) for layer in range(num_layers)]
+        )
+        self.dropouts = nn.ModuleList([Dropout(dropout) for _ in range(num_layers - 1)])
+
+    def forward(self, x: Tensor, hidden_states: State | None = None) -> tuple[Tensor, State]:
+        """Run every layer over the whole sequence.
+
+        Args:
+            x: inputs, ``(B, S, input_size)``.
+            hidden_states: initial ``(h, c)``, each ``(L, B, D)``; zeros when not given.
+
+        Returns:
+            The last layer's outputs ``(B, S, D)`` and the final ``(h, c)``, each ``(L, B, D)``.
+        """
+        B = x.shape[0]
+        if hidden_states is None:
+            zeros = x.new_zeros(self.num_layers, B, self.hidden_size)  # (L, B, D)
+            hidden_states = (zeros, zeros)
+        h_0, c_0 = hidden_states
+        last_h, last_c = [], []
+        for layer, cell in enumerate(self.layers):
+            h, c = h_0[layer], c_0[layer]  # (B, D) each
+            outputs = []
+            for x_t in x.unbind(dim=1):  # (B, input_size) each; indexing x would cost a full-size gradient per step
+                h, c = cell(x_t, (h, c))
+                outputs.append(h)
+            x = torch.stack(outputs, dim=1)  # (B, S, D)
+            if layer < self.num_layers - 1:
+                x = self.dropouts[layer](x)
+            last_h.append(h)
+            last_c.append(c)
+        return x, (torch.stack(last_h), torch.stack(last_c))  # (B, S, D), 2 x (L, B, D)
+
+
+class LSTMLM(nn.Module):
+    """Language model: token embedding, LSTM, linear classifier.
+
+    ``share_embeddings`` ties the classifier's weight to the embedding's, which needs ``embedding_size == hidden_size``.
+    """
+
+    def __init__(
+        self,
+        vocabulary_size: int,
+        embedding_size: int,
+        hidden_size: int,
+        num_layers: int,
+        dropout: float = 0.0,
+        padding_index: int | None = None,
+        bias_lstm: bool = True,
+        bias_classifier: bool = True,
+        share_embeddings: bool = False,
+    ) -> None:
+        super().__init__()
+        if share_embeddings and embedding_size != hidden_size:
+            raise ValueError(
+                f"share_embeddings needs embedding_size equal to hidden_size, got {embedding_size} and {hidden_size}"
+            )
+        self.embedding = nn.Embedding(vocabulary_size, embedding_size, padding_idx=padding_index)
+        self.lstm = LSTM(embedding_size, hidden_size, num_layers, dropout, bias_lstm)
+        self.classifier = nn.Linear(hidden_size, vocabulary_size, bias=bias_classifier)
+        if share_embeddings:
+            self.classifier.weight = self.embedding.weight
+
+    def forward(self, x: Tensor, hidden_states: State | None = None) -> tuple[Tensor, State]:
+        """Predict the next token at every position.
+
+        Args:
+            x: token indices, ``(B, S)``, int64.
+            hidden_states: initial ``(h, c)``, each ``(L, B, D)``; zeros when not given.
+
+        Returns:
+            Logits ``(B, S, V)`` and the final ``(h, c)``, each ``(L, B, D)``.
+        """
+        outputs, states = self.lstm(self.embedding(x), hidden_states)  # (B, S, D), 2 x (L, B, D)
+        return self.classifier(outputs), states  # (B, S, V)

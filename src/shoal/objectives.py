@@ -1,0 +1,72 @@
+"""How an answer is scored: negative log-likelihood and exact match over the scored positions of each sequence.
+
+Source: the practical on modular arithmetic, problem 3. The mask is aligned with the targets, so predicting PAD after
+EOS never counts.
+"""
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from shoal.errors import nearest
+
+Reduction = Literal["mean", "sum", "none"]
+
+
+def scored_positions(eq_positions: Tensor | None, mask: Tensor) -> Tensor:
+    """Which targets count: after the equality sign and before padding.
+
+    Args:
+        eq_positions: position of ``=`` in each row of targets, ``(B,)``; None counts every unmasked target.
+        mask: 1 where the target is not padding, ``(B, S)``.
+
+    Returns:
+        ``(B, S)``, bool, True = counts.
+    """
+    scored = mask.bool()
+    if eq_positions is None:
+        return scored
+    positions = torch.arange(mask.shape[-1], device=mask.device)  # (S,)
+    return scored & (positions > eq_positions.unsqueeze(-1))
+
+
+def get_loss_and_accuracy(
+    logits: Tensor,
+    targets: Tensor,
+    eq_positions: Tensor | None,
+    mask: Tensor,
+    reduction: Reduction = "mean",
+) -> tuple[Tensor, Tensor]:
+    """Negative log-likelihood and accuracy of the right-hand side of each equation.
+
+    The loss of a sequence is the mean over its scored tokens, in nats; a sequence is right only when all of them are
+    predicted (``argmax``). With ``eq_positions=None`` every target that is not padding is scored: the usual next-token
+    objective.
+
+    Args:
+        logits: ``(B, S, V)``.
+        targets: ``(B, S)``, int64.
+        eq_positions: position of ``=`` in each row of targets, ``(B,)``, or None.
+        mask: ``(B, S)``, 1 (or True) where the target is not padding.
+        reduction: ``mean`` or ``sum`` over the batch, or ``none``.
+
+    Returns:
+        Loss and accuracy: scalars, or ``(B,)`` each when ``reduction="none"``. A sequence without scored tokens has
+        loss 0 and accuracy 1.
+    """
+    if reduction not in ("mean", "sum", "none"):
+        raise ValueError(
+            f"reduction must be mean, sum or none, got {reduction!r}{nearest(reduction, ['mean', 'sum', 'none'])}"
+        )
+    scored = scored_positions(eq_positions, mask)  # (B, S)
+    log_p = logits.log_softmax(dim=-1)  # (B, S, V)
+    nll = -log_p.gather(-1, targets.unsqueeze(-1)).squeeze(-1)  # (B, S)
+    loss = torch.where(scored, nll, 0.0).sum(-1) / scored.sum(-1).clamp(min=1)  # (B,)
+    right = (logits.argmax(-1) == targets) | ~scored  # (B, S)
+    accuracy = right.all(-1).to(logits.dtype)  # (B,)
+    if reduction == "mean":
+        return loss.mean(), accuracy.mean()
+    if reduction == "sum":
+        return loss.sum(), accuracy.sum()
+    return loss, accuracy

@@ -1,0 +1,46 @@
+"""What the engine asks of a task: tensors, splits, a sampler of indices and an objective.
+
+The engine never looks inside a batch. It asks the sampler which examples a step trains on, lets ``batch`` turn indices
+into tensors, and lets ``objective`` run the model and score it. Equations gather rows; windows of a long text can index
+a corpus; data made on the fly can hash the index.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from shoal.tasks.sampling import EpochSampler, Sampler
+
+Batch = Mapping[str, Tensor]
+Objective = Callable[[Callable[..., tuple], Batch], dict[str, Tensor]]
+
+
+def rows(tensors: Mapping[str, Tensor], indices: Tensor) -> dict[str, Tensor]:
+    """The default ``batch``: row ``i`` of every tensor, ``(N, *dims), (B,) -> (B, *dims)``."""
+    return {name: tensor[indices] for name, tensor in tensors.items()}
+
+
+@dataclass(frozen=True)
+class Task:
+    """One member's data and objective.
+
+    Attributes:
+        tensors: what examples are made of; members of a cohort may differ in the first dimension.
+        splits: example indices by split, ``(n,)`` int64 each; ``train`` and ``valid`` are disjoint.
+        objective: runs the model on a batch and returns ``loss`` (nats) and ``accuracy`` per example, ``(B,)`` each.
+        vocabulary_size, sequence_length, padding_index: what a model must be built for.
+        groups: subsets of the examples to report apart, ``(N,)`` bool each.
+        batch: turns indices into the tensors of a batch.
+        sampler: decides which training examples each step sees.
+    """
+
+    tensors: Mapping[str, Tensor]
+    splits: Mapping[str, Tensor]
+    objective: Objective
+    vocabulary_size: int
+    sequence_length: int
+    padding_index: int | None = None
+    groups: Mapping[str, Tensor] = field(default_factory=dict)
+    batch: Callable[[Mapping[str, Tensor], Tensor], Batch] = rows
+    sampler: type[Sampler] = EpochSampler

@@ -1,0 +1,47 @@
+"""From a spec to the things it names: the task's data and a freshly initialised model."""
+
+import torch
+from torch import nn
+
+from shoal.models.families import FAMILIES
+from shoal.spec import RunSpec
+from shoal.tasks.arithmetic import ArithmeticData, arithmetic_data, arithmetic_task
+from shoal.tasks.base import Task
+
+
+def build_data(spec: RunSpec) -> ArithmeticData:
+    """The run's equations and their split."""
+    assert spec.q is not None and spec.split_seed is not None
+    return arithmetic_data(
+        spec.p,
+        spec.q,
+        spec.operator,
+        spec.r_train,
+        spec.operation_orders,
+        is_symmetric=spec.is_symmetric,
+        seed=spec.split_seed,
+        per_order=spec.split_per_order,
+    )
+
+
+def build_task(spec: RunSpec) -> Task:
+    """The run's data as the engine takes it."""
+    return arithmetic_task(build_data(spec))
+
+
+def build_model(spec: RunSpec, task: Task) -> nn.Module:
+    """The run's model with its initial parameters, on the CPU; the global generator is left as it was.
+
+    Parameters are drawn on the CPU whatever the device, so that a run starts from the same point everywhere.
+    """
+    assert spec.init_seed is not None
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(spec.init_seed)
+        return FAMILIES[spec.model].build(spec, task.vocabulary_size, task.sequence_length, task.padding_index)
+
+
+def count_run_parameters(spec: RunSpec) -> int:
+    """P of the run's model in closed form: learnable parameters without embeddings."""
+    assert spec.q is not None
+    vocabulary_size = max(spec.p, spec.q) + 5  # operator, =, BOS, EOS, PAD
+    return FAMILIES[spec.model].count(spec, vocabulary_size)

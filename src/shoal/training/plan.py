@@ -1,0 +1,55 @@
+"""What fits together: runs whose tensors have the same shapes become one cohort."""
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+
+from shoal.spec import RunSpec
+
+# Settings in which the members of a cohort may differ: values, never shapes or code.
+MEMBER_SETTINGS = frozenset(
+    "seed init_seed split_seed order_seed lr weight_decay momentum beta1 beta2 eps clip r_train operator n_steps".split()
+)
+
+
+@dataclass(frozen=True)
+class Cohort:
+    """Runs that train as one stack, in a fixed order."""
+
+    members: tuple[RunSpec, ...]
+
+    @cached_property
+    def id(self) -> str:
+        """Name of the cohort: a hash of its members in order."""
+        return hashlib.sha256(" ".join(spec.id for spec in self.members).encode()).hexdigest()[:16]
+
+    @property
+    def shared(self) -> RunSpec:
+        """A member, to read the settings from in which all agree."""
+        return self.members[0]
+
+    @property
+    def n_steps(self) -> int:
+        """Steps until the last member is done."""
+        return max(spec.n_steps for spec in self.members)
+
+    def __len__(self) -> int:
+        return len(self.members)
+
+    def describe(self) -> str:
+        """``"gpt, 2 layers, d 128"``."""
+        spec = self.shared
+        return f"{spec.model}, {spec.num_layers} layer{'s' * (spec.num_layers > 1)}, d {spec.embedding_size}"
+
+
+def plan(specs: Iterable[RunSpec]) -> list[Cohort]:
+    """Group runs into cohorts, each run once, cohorts and members in the order in which they were asked for."""
+    groups: dict[str, list[RunSpec]] = {}
+    for spec in dict.fromkeys(specs):
+        groups.setdefault(_shape(spec), []).append(spec)
+    return [Cohort(tuple(members)) for members in groups.values()]
+
+
+def _shape(spec: RunSpec) -> str:
+    return spec.model_dump_json(exclude=set(MEMBER_SETTINGS))

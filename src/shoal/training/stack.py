@@ -1,0 +1,146 @@
+"""The members of a cohort as one set of tensors with a leading axis ``R``.
+
+Parameters are one flat leaf ``theta`` ``(R, P)``; the model is written for one member and lifted over the stack by
+``torch.func``. Every random number comes from a member's own keys, so a member does not notice its neighbours.
+"""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, vmap
+
+from shoal.models.dropout import Dropout
+from shoal.keyed import fold
+from shoal.tasks.base import Batch, Task
+from shoal.training.build import build_model, build_task
+from shoal.training.optimizers import OPTIMIZERS
+
+if TYPE_CHECKING:
+    from shoal.training.plan import Cohort
+
+ORDER_STREAM, DROPOUT_STREAM = 1, 2  # purposes that share order_seed
+
+
+class Stack:
+    """Parameters, optimizer state, hyper-parameters and data of every member of a cohort.
+
+    Attributes:
+        theta: parameters, ``(R, P)``, float32, a leaf that requires its gradient.
+        optimizer_state: as the optimizer keeps it, ``(R, P)`` each.
+        hyper: one number per member, ``(R, 1)`` each.
+        alive: members still learning, ``(R,)`` bool.
+        diverged_at: the step at which a member's loss was no longer finite, ``(R,)`` int64, -1 where it was.
+    """
+
+    def __init__(self, cohort: "Cohort", device: torch.device) -> None:
+        self.cohort = cohort
+        self.device = device
+        tasks = [build_task(spec) for spec in cohort.members]
+        models = [build_model(spec, task) for spec, task in zip(cohort.members, tasks, strict=True)]
+        self.task = tasks[0]
+        self.model = models[0].to(device)
+        self.layout = {name: p.shape for name, p in self.model.named_parameters()}
+        self.sizes = [shape.numel() for shape in self.layout.values()]
+        theta = [torch.cat([p.detach().cpu().flatten() for p in model.parameters()]) for model in models]
+        self.theta = torch.stack(theta).to(device).requires_grad_()  # (R, P)
+        self.optimizer = OPTIMIZERS[cohort.shared.optimizer]
+        self.optimizer_state = self.optimizer.init(self.theta.detach())
+        self.hyper = {name: self._column(name) for name in (*self.optimizer.hyper, "clip")}
+        if not cohort.shared.decay_all:
+            self.hyper["weight_decay"] = self.hyper["weight_decay"] * self._matrices()  # (R, P)
+        self.n_steps = torch.tensor([spec.n_steps for spec in cohort.members], device=device)
+        self.alive = torch.ones(len(cohort), dtype=torch.bool, device=device)
+        self.diverged_at = torch.full((len(cohort),), -1, device=device)
+        self._place_data(tasks)
+        self._place_keys()
+
+    def _column(self, name: str) -> Tensor:
+        return torch.tensor([[float(getattr(spec, name))] for spec in self.cohort.members], device=self.device)
+
+    def _matrices(self) -> Tensor:
+        """1 for the parameters of weight matrices, 0 for biases and norms, ``(1, P)``."""
+        parts = [torch.full((shape.numel(),), float(len(shape) > 1)) for shape in self.layout.values()]
+        return torch.cat(parts).unsqueeze(0).to(self.device)
+
+    def _place_data(self, tasks: list[Task]) -> None:
+        names = tasks[0].tensors
+        self.tensors = {name: self._stacked([task.tensors[name] for task in tasks]) for name in names}  # (R, N, ...)
+        self.splits = {}  # name -> (R, n) indices
+        self.counts = {}  # name -> (R, n) which of them are real
+        for split in tasks[0].splits:
+            indices = [task.splits[split] for task in tasks]
+            self.splits[split] = self._stacked(indices)
+            self.counts[split] = self._stacked([torch.ones_like(i, dtype=torch.bool) for i in indices])
+        self.groups = {name: self._stacked([task.groups[name] for task in tasks]) for name in tasks[0].groups}
+
+    def _stacked(self, tensors: list[Tensor]) -> Tensor:
+        """``R`` tensors ``(n_r, ...)`` as one ``(R, max n, ...)``, padded with zeros; a shared one is not copied."""
+        if all(tensor is tensors[0] for tensor in tensors):
+            return tensors[0].to(self.device).expand(len(tensors), *tensors[0].shape)
+        longest = max(len(tensor) for tensor in tensors)
+        out = tensors[0].new_zeros((len(tensors), longest, *tensors[0].shape[1:]))
+        for row, tensor in zip(out, tensors, strict=True):
+            row[: len(tensor)] = tensor
+        return out.to(self.device)
+
+    def _place_keys(self) -> None:
+        seeds = torch.tensor([spec.order_seed for spec in self.cohort.members], device=self.device)  # (R,)
+        self.dropout_keys = fold(fold(torch.zeros_like(seeds), seeds), DROPOUT_STREAM)
+        order_keys = fold(fold(torch.zeros_like(seeds), seeds), ORDER_STREAM)
+        sizes = self.counts["train"].sum(1)  # (R,)
+        self.sampler = self.task.sampler(order_keys, sizes, self.cohort.shared.train_batch_size)
+        self.dropouts = [
+            f"{name}.key" for name, module in self.model.named_modules() if isinstance(module, Dropout) and module.p > 0
+        ]
+
+    def parameters(self) -> dict[str, Tensor]:
+        """Views of ``theta`` by parameter name, ``(R, *shape)`` each."""
+        parts = self.theta.split(self.sizes, dim=1)
+        return {
+            name: part.unflatten(1, shape) for (name, shape), part in zip(self.layout.items(), parts, strict=True)
+        }
+
+    def batch(self, indices: Tensor) -> Batch:
+        """Each member's examples at its indices, ``(R, B)`` -> tensors ``(R, B, ...)``."""
+        return vmap(self.task.batch)(self.tensors, indices)
+
+    def forward(self, batch: Batch, step: int | None = None) -> dict[str, Tensor]:
+        """The objective of every member on its own batch: loss and accuracy per example, ``(R, B)`` each.
+
+        With a ``step`` the models are in training mode and drop out by keys of that step; without, they are evaluated.
+        """
+        self.model.train(step is not None)
+        keys = {} if step is None else self._dropout_keys(step)
+        return vmap(self._one)(self.parameters(), keys, batch)
+
+    def _one(self, parameters: Mapping[str, Tensor], keys: Mapping[str, Tensor], batch: Batch) -> dict[str, Tensor]:
+        return self.task.objective(lambda *x: functional_call(self.model, {**parameters, **keys}, x), batch)
+
+    def _dropout_keys(self, step: int) -> dict[str, Tensor]:
+        at_step = fold(self.dropout_keys, step)  # (R,)
+        return {name: fold(at_step, site) for site, name in enumerate(self.dropouts)}
+
+    def member(self, index: int) -> dict[str, Tensor]:
+        """The state dict of one member's model, buffers included, on the CPU."""
+        state = {name: buffer.detach().cpu().clone() for name, buffer in self.model.named_buffers()}
+        own = self.theta.detach()[index].split(self.sizes)
+        named = zip(self.layout.items(), own, strict=True)
+        return {name: part.reshape(shape).cpu().clone() for (name, shape), part in named} | state
+
+    def state(self) -> dict[str, Tensor]:
+        """All that training changes, for a checkpoint."""
+        optimizer = {f"optimizer.{name}": tensor for name, tensor in self.optimizer_state.items()}
+        return {"theta": self.theta.detach(), "alive": self.alive, "diverged_at": self.diverged_at, **optimizer}
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Continue from a checkpoint; shapes must be this stack's own."""
+        for name, tensor in self.state().items():
+            tensor.copy_(state[name])
+
+    def built_model(self, index: int) -> nn.Module:
+        """A stand-alone model with the member's current parameters."""
+        model = build_model(self.cohort.members[index], self.task)
+        model.load_state_dict(self.member(index))
+        return model.eval()
