@@ -1,0 +1,36 @@
+"""shoal trains many small sequence models side by side and shows when and why they generalise.
+
+>>> import shoal
+>>> specs = shoal.grid(shoal.RunSpec(model="gpt"), weight_decay=[0.5, 1.0], seed=[0, 42])
+>>> len(specs)
+4
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from shoal.errors import UserError
+    from shoal.lab import Lab, Records
+    from shoal.spec import RunSpec, grid
+    from shoal.training import Interrupted, resume, train
+
+__all__ = ["Interrupted", "Lab", "Records", "RunSpec", "UserError", "grid", "resume", "train"]
+
+# name -> module; loaded when asked for, so that the command line starts without torch
+_HOMES = {
+    "Interrupted": "shoal.training",
+    "Lab": "shoal.lab",
+    "Records": "shoal.lab",
+    "RunSpec": "shoal.spec",
+    "UserError": "shoal.errors",
+    "grid": "shoal.spec",
+    "resume": "shoal.training",
+    "train": "shoal.training",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'shoal' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)

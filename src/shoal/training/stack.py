@@ -14,7 +14,7 @@ from torch.func import functional_call, vmap
 from shoal.models.dropout import Dropout
 from shoal.keyed import fold
 from shoal.tasks.base import Batch, Task
-from shoal.training.build import build_model, build_task
+from shoal.tasks.build import build_model, build_task
 from shoal.training.optimizers import OPTIMIZERS
 
 if TYPE_CHECKING:

@@ -1,0 +1,135 @@
+"""Best values of a training curve and the steps at which they were first reached.
+
+Source: the practical on modular arithmetic, problem 4. ``L`` is the smallest loss up to ``T_max`` and ``A`` the largest
+accuracy, on the training and the validation split; ``t_f`` is the first step at which each was reached, and
+``Δt = t_f(valid) − t_f(train)``, the delay between memorising and generalising.
+
+``get_extrema_performance_steps`` and its ``_per_trials`` form speak the practical's dictionaries (where validation is
+called ``test``); :func:`extrema` says the same of data frames.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from shoal.errors import UserError
+
+# name in data frames -> name in the practical's dictionaries, and split and quantity there
+_BEST = {
+    "train_loss": ("min_train_loss", "train", "loss"),
+    "valid_loss": ("min_test_loss", "test", "loss"),
+    "train_accuracy": ("max_train_accuracy", "train", "accuracy"),
+    "valid_accuracy": ("max_test_accuracy", "test", "accuracy"),
+}
+
+
+def first_best(values: Sequence[float], steps: Sequence[int], loss: bool) -> tuple[float, int]:
+    """The best of ``values`` and the first of ``steps`` at which it was reached; NaN counts as nothing.
+
+    >>> first_best([0.5, 1.0, 1.0], [0, 10, 20], loss=False)
+    (1.0, 10)
+    """
+    array = np.asarray(values, dtype=np.float64)
+    if len(array) == 0 or np.isnan(array).all():
+        raise UserError("there is nothing to take the best of: no evaluation up to T_max")
+    best = int((np.nanargmin if loss else np.nanargmax)(array))  # both return the first of equals
+    return float(array[best]), int(steps[best])
+
+
+def get_extrema_performance_steps(all_metrics: Mapping[str, Any], T_max: int | None = None) -> dict[str, Any]:
+    """Extrema of one trial.
+
+    Args:
+        all_metrics: ``{"train": {"loss": [...], "accuracy": [...]}, "test": {...}, "all_steps": [...]}``, lists of
+            one value per evaluation.
+        T_max: use evaluations up to this step only.
+
+    Returns:
+        ``min_train_loss``, ``min_train_loss_step``, ``min_test_loss``, ``max_train_accuracy``, ``max_test_accuracy``
+        and their ``_step``; on ties the first step.
+    """
+    steps = list(all_metrics["all_steps"])
+    kept = len(steps) if T_max is None else sum(step <= T_max for step in steps)
+    out: dict[str, Any] = {}
+    for name, split, quantity in _BEST.values():
+        curve = all_metrics[split][quantity][:kept]
+        out[name], out[f"{name}_step"] = first_best(curve, steps[:kept], loss=quantity == "loss")
+    return out
+
+
+def get_extrema_performance_steps_per_trials(
+    all_metrics: Mapping[str, Any], T_max: int | None = None
+) -> dict[str, float]:
+    """Mean and population standard deviation (ddof 0) of the extrema over trials.
+
+    Args:
+        all_metrics: as for one trial, but each curve is a list of one curve per trial, and so is ``all_steps``.
+        T_max: use evaluations up to this step only.
+
+    Returns:
+        The keys of :func:`get_extrema_performance_steps`, holding means, and the same with ``_std``.
+    """
+    trials = [
+        get_extrema_performance_steps(
+            {split: {q: all_metrics[split][q][i] for q in ("loss", "accuracy")} for split in ("train", "test")}
+            | {"all_steps": steps},
+            T_max,
+        )
+        for i, steps in enumerate(all_metrics["all_steps"])
+    ]
+    if not trials:
+        raise UserError("there are no trials to take the mean of")
+    out = {}
+    for name in trials[0]:
+        values = [trial[name] for trial in trials]
+        out[name], out[f"{name}_std"] = float(np.mean(values)), float(np.std(values))
+    return out
+
+
+def extrema(curves: pl.DataFrame, t_max: int | None = None) -> pl.DataFrame:
+    """Extrema of each run.
+
+    Args:
+        curves: ``run``, ``step``, ``train_loss``, ``valid_loss``, ``train_accuracy`` and ``valid_accuracy``.
+        t_max: use evaluations up to this step only.
+
+    Returns:
+        One row per run: the four best values under their names, the step of each as ``t_`` and the name, and
+        ``delay_loss`` and ``delay_accuracy`` (Δt), in steps.
+    """
+    kept = curves if t_max is None else curves.filter(pl.col("step") <= t_max)
+    rows = []
+    for (run,), curve in kept.sort("step").group_by("run", maintain_order=True):
+        row: dict[str, Any] = {"run": run}
+        for name in _BEST:
+            row[name], row[f"t_{name}"] = first_best(
+                curve[name].to_list(), curve["step"].to_list(), loss=name.endswith("loss")
+            )
+        row["delay_loss"] = row["t_valid_loss"] - row["t_train_loss"]
+        row["delay_accuracy"] = row["t_valid_accuracy"] - row["t_train_accuracy"]
+        rows.append(row)
+    return pl.DataFrame(rows, infer_schema_length=None)
+
+
+def mean_and_std(frame: pl.DataFrame, by: Sequence[str]) -> pl.DataFrame:
+    """Mean and population standard deviation (ddof 0) of every number, over the rows that agree in ``by``.
+
+    Returns:
+        One row per group: ``by``, ``N``, then each column's mean under its name and its deviation with ``_std``.
+    """
+    numbers = [name for name, kind in frame.schema.items() if kind.is_numeric() and name not in by]
+    means = [pl.col(name).mean() for name in numbers]
+    deviations = [pl.col(name).std(ddof=0).alias(f"{name}_std") for name in numbers]
+    return frame.group_by(by, maintain_order=True).agg(pl.len().alias("N"), *means, *deviations)
+
+
+def first_step_at_least(curves: pl.DataFrame, column: str, threshold: float) -> pl.DataFrame:
+    """The first evaluated step at which each run's ``column`` is at least ``threshold``; null where it never is.
+
+    Returns:
+        ``run`` and ``step``.
+    """
+    reached = curves.filter(pl.col(column) >= threshold).group_by("run").agg(pl.col("step").min())
+    return curves.select(pl.col("run").unique(maintain_order=True)).join(reached, on="run", how="left", maintain_order="left")

@@ -1,0 +1,175 @@
+"""The folder of one cohort: what was asked, what was measured, where training stands, and the models kept.
+
+    cohort.json              members and their specs, the threads they train with; written once
+    status.json              where each member stands, and the environment of every session that trained it
+    metrics/000000.parquet   what was measured up to the first flush, then 000001 …, one per flush
+    checkpoint.safetensors   all that exact resume needs, as of the last flush
+    models/RUN/000010001.safetensors
+    certificate.json         how far members trained alone deviate from the stack
+
+A flush writes the metrics since the last one and then a checkpoint that counts the metrics files. A process killed in
+between leaves one file too many, which the resumed run replaces: no row is lost and none is there twice.
+"""
+
+import fcntl
+import os
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+from torch import Tensor
+
+from shoal.errors import LabError
+from shoal.lab.files import read_json, write, write_json
+from shoal.lab.tensors import load_tensors, save_tensors
+from shoal.spec import RunSpec
+
+FINISHED = ("done", "diverged")
+
+
+class CohortFolder:
+    """Reads and writes one cohort's folder."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @property
+    def id(self) -> str:
+        return self.path.name
+
+    # what was asked
+
+    def create(self, specs: list[RunSpec], threads: int) -> None:
+        """Write down the members, in the order in which they are stacked."""
+        members = [{"run": spec.id, "spec": spec.model_dump(mode="json")} for spec in specs]
+        write_json(self.path / "cohort.json", {"threads": threads, "members": members})
+
+    def manifest(self) -> dict[str, Any]:
+        """``threads`` and ``members``, each with its ``run`` and ``spec``."""
+        return dict(read_json(self.path / "cohort.json"))
+
+    def specs(self) -> list[RunSpec]:
+        """The members' specs in the order in which they are stacked."""
+        return [RunSpec(**member["spec"]) for member in self.manifest()["members"]]
+
+    # where it stands
+
+    def status(self) -> dict[str, Any]:
+        """``members``: ``{run: {"state", "step"}}``, state waiting, running, done or diverged; and ``sessions``."""
+        path = self.path / "status.json"
+        if not path.exists():
+            members = {member["run"]: {"state": "waiting", "step": 0} for member in self.manifest()["members"]}
+            return {"members": members, "sessions": []}
+        return dict(read_json(path))
+
+    def write_status(self, status: Mapping[str, Any]) -> None:
+        write_json(self.path / "status.json", status)
+
+    def is_finished(self) -> bool:
+        """Whether every member is done or diverged."""
+        return all(member["state"] in FINISHED for member in self.status()["members"].values())
+
+    # what was measured
+
+    def write_metrics(self, part: int, frame: pl.DataFrame) -> None:
+        write(self.path / "metrics" / f"{part:06d}.parquet", lambda scratch: frame.write_parquet(scratch))
+
+    def metrics(self) -> pl.DataFrame:
+        """Every flushed row: ``run``, ``step`` and one column per measured quantity.
+
+        Raises:
+            LabError: a file is damaged.
+        """
+        frames = []
+        for path in sorted((self.path / "metrics").glob("[0-9]*.parquet")):
+            try:
+                frames.append(pl.read_parquet(path))
+            except (pl.exceptions.PolarsError, OSError) as error:
+                raise LabError(f"{path} is damaged: {error}") from None
+        return pl.concat(frames, how="diagonal") if frames else pl.DataFrame()
+
+    # what exact resume needs
+
+    @property
+    def checkpoint_path(self) -> Path:
+        return self.path / "checkpoint.safetensors"
+
+    def save_checkpoint(self, state: Mapping[str, Tensor], step: int, parts: int) -> None:
+        """Everything as of ``step``, after ``parts`` files of metrics."""
+        metadata = {"cohort": self.id, "step": str(step), "parts": str(parts)}
+        save_tensors(self.checkpoint_path, state, metadata)
+
+    def load_checkpoint(self, like: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], int, int] | None:
+        """State, step and number of metrics files of the last flush; None when there was none.
+
+        Raises:
+            LabError: the checkpoint is damaged, or of another cohort or shape.
+        """
+        if not self.checkpoint_path.exists():
+            return None
+        state, metadata = load_tensors(self.checkpoint_path, like)
+        if metadata.get("cohort") != self.id:
+            raise LabError(f"{self.checkpoint_path} is of cohort {metadata.get('cohort')}, expected {self.id}")
+        return state, int(metadata["step"]), int(metadata["parts"])
+
+    # models
+
+    def save_model(self, spec: RunSpec, step: int, state: Mapping[str, Tensor]) -> None:
+        path = self.path / "models" / spec.id / f"{step:09d}.safetensors"
+        save_tensors(path, state, {"run": spec.id, "step": str(step), "spec": spec.model_dump_json()})
+
+    def models(self, run: str) -> dict[int, Path]:
+        """The kept models of a run by step, in order."""
+        return {int(path.stem): path for path in sorted((self.path / "models" / run).glob("[0-9]*.safetensors"))}
+
+    # one trainer at a time
+
+    @contextmanager
+    def training(self, wait: float = 10.0) -> Iterator[None]:
+        """Hold the cohort for training; the hold ends with the process, however it ends.
+
+        Raises:
+            LabError: another process still trains it after ``wait`` seconds.
+        """
+        with locked(self.path / "lock", wait, f"cohort {self.id} is being trained by another process"):
+            yield
+
+    def is_training(self) -> bool:
+        """Whether a process is training it now."""
+        try:
+            descriptor = os.open(self.path / "lock", os.O_RDWR)
+        except OSError:
+            return False
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError:
+            return True
+        finally:
+            os.close(descriptor)
+        return False
+
+
+@contextmanager
+def locked(path: Path, wait: float, busy: str) -> Iterator[None]:
+    """Hold a file lock, waiting up to ``wait`` seconds for it.
+
+    Raises:
+        LabError: still held by another process; the message is ``busy``.
+    """
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        deadline = time.monotonic() + wait
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except OSError:
+                if time.monotonic() > deadline:
+                    raise LabError(busy) from None
+                time.sleep(0.05)
+        yield
+    finally:
+        os.close(descriptor)

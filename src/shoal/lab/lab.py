@@ -1,0 +1,149 @@
+"""A lab: a folder that keeps runs. Append-only, safe to read while it is written."""
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from shoal.errors import DiskError, LabError, UserError, nearest
+from shoal.lab.cohort import FINISHED, CohortFolder, locked
+from shoal.lab.files import read_json, write_json
+from shoal.lab.records import Records
+from shoal.spec import RunSpec
+
+FORMAT = 1
+_MARK = "shoal-lab.json"
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+class Lab:
+    """Runs by their ids, wherever in the folder they are.
+
+    >>> Lab("no-such-folder").runs()
+    []
+
+    Args:
+        path: the folder; it need not exist until something is trained.
+
+    Raises:
+        LabError: it is a file, holds other things than a lab, or was made by a newer shoal.
+    """
+
+    def __init__(self, path: str | Path = "lab") -> None:
+        self.path = Path(path)
+        self._check()
+
+    def _check(self) -> None:
+        mark = self.path / _MARK
+        if self.path.exists() and not self.path.is_dir():
+            raise LabError(f"lab {self.path} is a file; it must be a folder")
+        if mark.exists():
+            found = read_json(mark).get("format")
+            if not isinstance(found, int) or found > FORMAT:
+                raise LabError(f"lab {self.path} has format {found}; this shoal reads formats up to {FORMAT}")
+        elif self.path.exists() and any(self.path.iterdir()):
+            raise LabError(f"{self.path} is not a lab (it has no {_MARK}); name a lab, an empty folder or a new one")
+
+    def create(self) -> "Lab":
+        """Make the folder a lab, if it is none yet.
+
+        Raises:
+            LabError: the folder cannot be written.
+        """
+        try:
+            if not (self.path / _MARK).exists():
+                write_json(self.path / _MARK, {"format": FORMAT})
+            with self.planning():
+                pass
+        except (DiskError, PermissionError, OSError) as error:
+            reason = getattr(error.__cause__ or error, "strerror", None) or str(error)
+            raise LabError(f"lab {self.path} cannot be written: {reason}") from None
+        return self
+
+    @contextmanager
+    def planning(self) -> Iterator[None]:
+        """Hold the lab while deciding who trains what."""
+        with locked(self.path / "lock", 30.0, f"lab {self.path} is held by another process"):
+            yield
+
+    def cohorts(self) -> list[CohortFolder]:
+        """Every cohort's folder, oldest first."""
+        folders = [path for path in (self.path / "cohorts").glob("*") if (path / "cohort.json").exists()]
+        return [CohortFolder(path) for path in sorted(folders, key=lambda p: (p / "cohort.json").stat().st_mtime_ns)]
+
+    def cohort(self, name: str) -> CohortFolder:
+        """The folder of a cohort, there or not."""
+        return CohortFolder(self.path / "cohorts" / name)
+
+    def index(self) -> dict[str, CohortFolder]:
+        """The folder of each run."""
+        return {member["run"]: folder for folder in self.cohorts() for member in folder.manifest()["members"]}
+
+    def runs(self) -> list[str]:
+        """Ids of all runs, oldest cohort first."""
+        return list(self.index())
+
+    def records(self, runs: Iterable[str | RunSpec] | None = None) -> Records:
+        """What the lab holds of some runs, or of all.
+
+        Args:
+            runs: ids, unambiguous beginnings of ids, or specs.
+
+        Raises:
+            LabError: a run is not in the lab.
+        """
+        index = self.index()
+        if runs is None:
+            return Records(index)
+        wanted = [run.id if isinstance(run, RunSpec) else find_run(run, list(index)) for run in runs]
+        missing = [run for run in wanted if run not in index]
+        if missing:
+            raise LabError(f"run {missing[0]} is not in lab {self.path}, which holds {len(index)} runs")
+        return Records({run: index[run] for run in dict.fromkeys(wanted)})
+
+    def unfinished(self) -> list[CohortFolder]:
+        """Cohorts with members that still have steps to train."""
+        return [folder for folder in self.cohorts() if not folder.is_finished()]
+
+    def note_study(self, name: str, note: dict[str, Any]) -> None:
+        """Remember what a study trained."""
+        write_json(self.path / "studies" / f"{check_name(name, 'study')}.json", note)
+
+    def study_note(self, name: str) -> dict[str, Any] | None:
+        """What :meth:`note_study` kept; None when the study was never run here."""
+        path = self.path / "studies" / f"{check_name(name, 'study')}.json"
+        return dict(read_json(path)) if path.exists() else None
+
+    def report_folder(self, name: str) -> Path:
+        """Where the report of this name goes."""
+        return self.path / "reports" / check_name(name, "report")
+
+
+def check_name(name: str, kind: str) -> str:
+    """The name itself, when it is safe as part of a path.
+
+    Raises:
+        UserError: it has path separators, ``..`` or other signs.
+    """
+    if not _NAME.fullmatch(name) or ".." in name:
+        raise UserError(f"{kind} name {name!r} is not allowed: letters, digits, '-', '_' and '.' only, and no '..'")
+    return name
+
+
+def find_run(name: str, runs: Sequence[str]) -> str:
+    """The one run whose id begins with ``name``.
+
+    Raises:
+        UserError: none does, several do, or ``name`` is no id at all.
+    """
+    check_name(name, "run")
+    found = [run for run in runs if run.startswith(name)]
+    if len(found) > 1:
+        raise UserError(f"run {name!r} is ambiguous: {' '.join(found[:4])}{' …' if len(found) > 4 else ''}")
+    if not found:
+        raise UserError(f"no run {name!r} among {len(runs)} runs{nearest(name, runs)}")
+    return found[0]
+
+
+__all__ = ["FINISHED", "FORMAT", "Lab", "check_name", "find_run"]

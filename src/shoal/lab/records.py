@@ -1,0 +1,156 @@
+"""What a lab holds of some runs, as data frames and as the practical's dictionaries."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+from torch import nn
+
+from shoal.analysis.extrema import extrema
+from shoal.errors import LabError
+from shoal.lab.cohort import CohortFolder
+from shoal.lab.tensors import load_tensors
+from shoal.spec import RunSpec
+from shoal.tasks.build import build_model, build_task
+
+
+class Records:
+    """The runs of a request, in its order. Everything is read from the lab when asked for."""
+
+    def __init__(self, folders: Mapping[str, CohortFolder]) -> None:
+        self._folders = dict(folders)
+
+    def __len__(self) -> int:
+        return len(self._folders)
+
+    def __repr__(self) -> str:
+        return f"Records({len(self)} runs)"
+
+    @property
+    def ids(self) -> list[str]:
+        """The runs' ids."""
+        return list(self._folders)
+
+    @property
+    def specs(self) -> dict[str, RunSpec]:
+        """The runs' specs by id."""
+        found: dict[str, RunSpec] = {}
+        for folder in self.cohorts():
+            found.update({member["run"]: RunSpec(**member["spec"]) for member in folder.manifest()["members"]})
+        return {run: found[run] for run in self.ids}
+
+    def cohorts(self) -> list[CohortFolder]:
+        """The folders in which the runs were trained, each once."""
+        return list({folder.path: folder for folder in self._folders.values()}.values())
+
+    def runs(self) -> pl.DataFrame:
+        """One row per run: ``run``, ``state`` (waiting, running, interrupted, done, diverged), ``step``, settings."""
+        states: dict[str, dict[str, Any]] = {}
+        for folder in self.cohorts():
+            members = folder.status()["members"]
+            stopped = any(m["state"] == "running" for m in members.values()) and not folder.is_training()
+            for run, member in members.items():
+                lost = stopped and member["state"] == "running"
+                states[run] = {**member, "state": "interrupted" if lost else member["state"]}
+        specs = self.specs
+        rows = [
+            {"run": run, "state": states[run]["state"], "step": states[run]["step"]} | _settings(specs[run])
+            for run in self.ids
+        ]
+        return pl.DataFrame(rows, infer_schema_length=None)
+
+    def curves(self) -> pl.DataFrame:
+        """Every evaluation of every run.
+
+        Returns:
+            ``run``, ``step``, ``train_loss`` and ``valid_loss`` (nats), ``train_accuracy`` and ``valid_accuracy``,
+            ``l2_norm``, further quantities that were registered, then ``model``, ``seed`` and the settings in which
+            the runs differ.
+        """
+        frames = [frame for folder in self.cohorts() if not (frame := folder.metrics()).is_empty()]
+        if not frames:
+            return pl.DataFrame()
+        specs = {run: _settings(spec) for run, spec in self.specs.items()}
+        settings = pl.DataFrame([{"run": run, **specs[run]} for run in self.ids], infer_schema_length=None)
+        differing = [
+            name for name in settings.columns if name in ("run", "model", "seed") or settings[name].n_unique() > 1
+        ]
+        metrics = pl.concat(frames, how="diagonal")
+        # joined from the request's side, so that rows come in its order and runs beside it are left out
+        return settings.select("run").join(metrics, on="run", maintain_order="left_right").join(
+            settings.select(differing), on="run", maintain_order="left"
+        )
+
+    def extrema(self, t_max: int | None = None) -> pl.DataFrame:
+        """Best values and the steps of each, per run, up to step ``t_max``; see :func:`shoal.analysis.extrema`."""
+        curves = self.curves()
+        if curves.is_empty():
+            raise LabError("none of these runs has been evaluated yet")
+        return extrema(curves, t_max)
+
+    def all_metrics(self, run: str) -> dict[str, Any]:
+        """The curves of one run in the practical's form: ``train`` and ``test`` with lists, and ``all_steps``."""
+        curve = self._folders[run].metrics().filter(pl.col("run") == run).sort("step")
+        return {
+            "train": {q: curve[f"train_{q}"].to_list() for q in ("loss", "accuracy")},
+            "test": {q: curve[f"valid_{q}"].to_list() for q in ("loss", "accuracy")},
+            "all_steps": curve["step"].to_list(),
+            "l2_norm": curve["l2_norm"].to_list(),
+        }
+
+    def model_files(self, run: str) -> dict[int, Path]:
+        """The kept models of a run by step."""
+        return self._folders[run].models(run)
+
+    def model(self, run: str, step: int | None = None) -> nn.Module:
+        """A kept model, ready to evaluate; the last one when no ``step`` is named.
+
+        Raises:
+            LabError: no model was kept at that step, or its file is damaged.
+        """
+        files = self.model_files(run)
+        if not files or (step is not None and step not in files):
+            kept = " ".join(map(str, files)) or "none"
+            raise LabError(f"run {run} has no model of step {step if step is not None else '(any)'}; kept: {kept}")
+        spec = self.specs[run]
+        model = build_model(spec, build_task(spec))
+        state, _ = load_tensors(files[max(files) if step is None else step], like=model.state_dict())
+        model.load_state_dict(state)
+        return model.eval()
+
+
+def get_all_checkpoints(records: Records, run: str, just_files: bool = True) -> tuple[list[Any], dict[str, Any]]:
+    """The practical's reading of one trial: its kept models in order of steps, and its metrics.
+
+    Args:
+        records: the runs.
+        run: a run's id.
+        just_files: return the models' paths instead of the models.
+
+    Returns:
+        Models (or paths), and ``all_metrics`` as in :meth:`Records.all_metrics`.
+    """
+    files = records.model_files(run)
+    models: list[Any] = [files[step] if just_files else records.model(run, step) for step in files]
+    return models, records.all_metrics(run)
+
+
+def get_all_checkpoints_per_trials(records: Records, just_files: bool = True) -> tuple[list[list[Any]], dict[str, Any]]:
+    """The same for several trials; ``all_metrics`` holds one list per trial under the same keys.
+
+    What :func:`shoal.analysis.get_extrema_performance_steps_per_trials` takes.
+    """
+    trials = [get_all_checkpoints(records, run, just_files) for run in records.ids]
+    metrics = [trial[1] for trial in trials]
+    together: dict[str, Any] = {
+        split: {q: [m[split][q] for m in metrics] for q in ("loss", "accuracy")} for split in ("train", "test")
+    }
+    together |= {name: [m[name] for m in metrics] for name in ("all_steps", "l2_norm")}
+    return [trial[0] for trial in trials], together
+
+
+def _settings(spec: RunSpec) -> dict[str, Any]:
+    """Settings as cells of a table."""
+    dumped = spec.model_dump()
+    return {**dumped, "operation_orders": ",".join(map(str, spec.operation_orders))}
