@@ -125,6 +125,16 @@ class CohortFolder:
         """The kept models of a run by step, in order."""
         return {int(path.stem): path for path in sorted((self.path / "models" / run).glob("[0-9]*.safetensors"))}
 
+    # how it compares with training alone
+
+    def certificate(self) -> dict[str, Any] | None:
+        """What :func:`shoal.training.certificate.certify` found; None when it was never asked."""
+        path = self.path / "certificate.json"
+        return dict(read_json(path)) if path.exists() else None
+
+    def write_certificate(self, certificate: Mapping[str, Any]) -> None:
+        write_json(self.path / "certificate.json", certificate)
+
     # one trainer at a time
 
     @contextmanager

@@ -1,0 +1,1 @@
+"""The commands, one module each: ``arguments(parser)`` declares its flags, ``run(options)`` returns the exit code."""

@@ -1,0 +1,34 @@
+"""``shoal certify RUN…``: how far runs trained alone deviate from the stack that trained them."""
+
+import argparse
+
+from shoal.commands.parsing import Parser, add_lab
+
+
+def arguments(parser: Parser) -> None:
+    """Flags of the command."""
+    add_lab(parser)
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="ids, or beginnings of ids")
+    parser.flag("steps", type=int, default=100, help="steps to retrain (100)")
+    parser.flag("device", help="cpu or cuda; cuda where there is one")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Certify and print one line per run."""
+    from shoal.lab import Lab
+    from shoal.training.api import choose_device
+    from shoal.training.certificate import certify
+
+    device = choose_device(options.device)
+    records = Lab(options.lab).records(options.runs)
+    for folder in records.cohorts():
+        certificate = certify(folder, records.ids, options.steps, device)
+        print(f"cohort {folder.id}: {certificate['members']} members, first {certificate['steps']} steps")
+        for name, deviation in certificate["alone"].items():
+            print(
+                f"  {name} alone against stacked: losses differ by at most {deviation['loss']:.2g} nats, "
+                f"parameters by {deviation['parameters']:.2g} ({deviation['parameters_relative']:.2g} of the largest)"
+            )
+        if certificate["record"] is not None:
+            print(f"  the stack retrained against the record: losses differ by at most {certificate['record']:.2g}")
+    return 0

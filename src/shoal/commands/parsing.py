@@ -1,0 +1,88 @@
+"""Flags: the standard library's argparse, with one-line errors, both spellings, and flags made from the spec's settings.
+
+argparse and not a generator of command lines, because every flag takes several values, mistakes must come out as one
+line that names the nearest flag, and ``--help`` must answer before anything heavy is imported.
+"""
+
+import argparse
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from shoal.errors import UserError, nearest
+
+if TYPE_CHECKING:
+    from shoal.spec import RunSpec
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose errors are :class:`UserError`."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(allow_abbrev=False, **options)
+
+    def error(self, message: str) -> NoReturn:
+        """Raise instead of printing the usage."""
+        raise UserError(message.removeprefix("argument "))
+
+    def flag(self, name: str, **options: Any) -> None:
+        """Declare ``--some-name``, also spelled ``--some_name``."""
+        spellings = dict.fromkeys([f"--{name.replace('_', '-')}", f"--{name.replace('-', '_')}"])
+        self.add_argument(*spellings, dest=name.replace("-", "_"), **options)
+
+    def parse(self, arguments: Sequence[str]) -> argparse.Namespace:
+        """Parse, refusing what is unknown by name."""
+        options, unknown = self.parse_known_args(list(arguments))
+        if unknown:
+            known = [spelling for action in self._actions for spelling in action.option_strings]
+            name = unknown[0].partition("=")[0]
+            raise UserError(f"unknown argument {unknown[0]!r}{nearest(name, known)}; see {self.prog} --help")
+        return options
+
+
+def add_lab(parser: Parser) -> None:
+    """``--lab``, which the practical calls ``--log_dir``."""
+    parser.add_argument("--lab", "--log-dir", "--log_dir", dest="lab", default="lab", help="the lab's folder (./lab)")
+
+
+def add_execution(parser: Parser) -> None:
+    """How to train, which changes no result beyond rounding."""
+    parser.flag("device", help="cpu or cuda; cuda where there is one")
+    parser.flag("workers", type=int, help="cohorts to train at the same time (as many as cores)")
+    parser.flag("flush-seconds", type=float, default=20.0, help="longest time between two flushes (20)")
+
+
+def add_settings(parser: Parser) -> None:
+    """One flag per setting of a run, each taking one or more values."""
+    from shoal.spec import RunSpec
+
+    group = parser.add_argument_group("settings of the runs, each with one value or several")
+    for name, info in RunSpec.model_fields.items():
+        spellings = dict.fromkeys([f"--{name.replace('_', '-')}", f"--{name}"])
+        default = "" if info.default is None else f"; {_show(info.default)}"
+        help = f"{info.description}{default}".replace("%", "%%")
+        group.add_argument(*spellings, dest=name, nargs="+", action="append", metavar="X", help=help)
+
+
+def read_settings(options: argparse.Namespace) -> "list[RunSpec]":
+    """The grid that the flags of :func:`add_settings` ask for.
+
+    Raises:
+        UserError: a value is not allowed, or a flag was given twice.
+    """
+    from shoal.spec import RunSpec, grid
+
+    given: dict[str, list[Any]] = {}
+    for name in RunSpec.model_fields:
+        values = getattr(options, name)
+        if values is None:
+            continue
+        if len(values) > 1:
+            raise UserError(f"--{name.replace('_', '-')} was given {len(values)} times; give all its values at once")
+        given[name] = [None if value.lower() == "none" else value for value in values[0]]
+    return grid(**given)
+
+
+def _show(value: Any) -> str:
+    if isinstance(value, tuple):
+        return ",".join(map(str, value))
+    return str(value).lower() if isinstance(value, bool) else f"{value:g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,37 @@
+"""``shoal report STUDY-OR-RUNS``: a page about a study or about any runs."""
+
+import argparse
+
+from shoal.commands.parsing import Parser, add_lab
+
+
+def arguments(parser: Parser) -> None:
+    """Flags of the command."""
+    parser.add_argument("what", nargs="*", metavar="STUDY-OR-RUNS", help="a study, or runs; all runs when not given")
+    add_lab(parser)
+    parser.flag("name", default="runs", help="name of a report of runs (runs)")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Write the page and print its path."""
+    from shoal.studies import NAMES
+
+    if len(options.what) == 1 and options.what[0] in NAMES:
+        from shoal.commands import study
+
+        return study.run(argparse.Namespace(action="report", name=options.what[0], lab=options.lab))
+    from shoal.errors import UserError
+    from shoal.lab import Lab
+    from shoal.report import write_report
+    from shoal.report.console import print_extrema
+    from shoal.report.runs import report_runs
+
+    lab = Lab(options.lab)
+    folder = lab.report_folder(options.name)
+    records = lab.records(options.what or None)
+    if len(records) == 0:
+        raise UserError(f"lab {options.lab} holds no runs")
+    report = report_runs(records, f"shoal report {' '.join(options.what)}".strip())
+    print_extrema(records)
+    print(f"\nreport: {write_report(report, folder)}")
+    return 0

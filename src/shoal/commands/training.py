@@ -1,0 +1,53 @@
+"""What the commands that train share: progress on the terminal, and the words when it stops."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from shoal.commands.progress import Progress
+from shoal.lab import Lab, Records
+from shoal.spec import RunSpec
+from shoal.training import Interrupted, plan, resume, train
+
+
+def train_with_progress(specs: Sequence[RunSpec], lab: str, **settings: Any) -> Records:
+    """:func:`shoal.train`, shown; says first what is new, what goes on and what is there already."""
+    print(_outline(specs, Lab(lab)))
+    with Progress() as progress:
+        try:
+            return train(specs, lab, watch=progress, **settings)
+        except Interrupted:
+            raise Interrupted(farewell(lab)) from None
+
+
+def resume_with_progress(lab: str, **settings: Any) -> Records:
+    """:func:`shoal.resume`, shown."""
+    with Progress() as progress:
+        try:
+            return resume(lab, watch=progress, **settings)
+        except Interrupted:
+            raise Interrupted(farewell(lab)) from None
+
+
+def farewell(lab: str) -> str:
+    """What to do after an interruption."""
+    return f"stopped; everything up to this step is kept. To go on: shoal resume --lab {lab}"
+
+
+def _outline(specs: Sequence[RunSpec], lab: Lab) -> str:
+    index = lab.index()
+    new = plan(spec for spec in specs if spec.id not in index)
+    begun = {index[spec.id].path: index[spec.id] for spec in specs if spec.id in index}
+    unfinished = [folder for folder in begun.values() if not folder.is_finished()]
+    parts = []
+    if new:
+        parts.append(f"{_count(sum(map(len, new)), 'new run')} in {_count(len(new), 'cohort')}")
+    if unfinished:
+        parts.append(f"{_count(len(unfinished), 'cohort')} to go on with")
+    held = sum(spec.id in index for spec in specs)
+    if held:
+        parts.append(f"{_count(held, 'run')} already in the lab")
+    return f"{_count(len(specs), 'run')}: {', '.join(parts)}"
+
+
+def _count(n: int, noun: str) -> str:
+    return f"{n} {noun}{'s' * (n != 1)}"

@@ -1,0 +1,96 @@
+"""Figures as declarative charts made from data frames.
+
+Training and validation are told apart by colour and by dash, so that a figure survives grey printing; the colours are
+Okabe and Ito's, which colour-blind readers can tell apart.
+"""
+
+from dataclasses import dataclass
+
+import altair as alt
+import polars as pl
+
+TRAIN, VALID = "training", "validation"
+_SPLITS = {"train": TRAIN, "valid": VALID}
+_COLOURS = ["#0072B2", "#D55E00"]
+_WIDTH, _HEIGHT = 380, 240
+
+AXIS = {"loss": "loss (nats)", "accuracy": "accuracy"}
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A chart with the caption that explains it; ``name`` names its files."""
+
+    name: str
+    chart: alt.TopLevelMixin
+    caption: str
+
+
+def long_curves(curves: pl.DataFrame, quantity: str) -> pl.DataFrame:
+    """``run``, ``step``, ``split`` and ``value``: one row per evaluation and split."""
+    columns = {f"{split}_{quantity}": name for split, name in _SPLITS.items()}
+    return curves.select("run", "step", *columns).unpivot(
+        index=["run", "step"], on=list(columns), variable_name="split", value_name="value"
+    ).with_columns(pl.col("split").replace_strict(columns), pl.col("value").cast(pl.Float64))
+
+
+def band(curves: pl.DataFrame, quantity: str) -> pl.DataFrame:
+    """Mean over runs and mean ± population standard deviation at each step, kept inside what the runs took.
+
+    Returns:
+        ``split``, ``step``, ``mean``, ``low`` and ``high``.
+    """
+    value = pl.col("value")
+    spread = value.std(ddof=0)
+    return (
+        long_curves(curves, quantity)
+        .group_by("split", "step", maintain_order=True)
+        .agg(
+            value.mean().alias("mean"),
+            pl.max_horizontal(value.mean() - spread, value.min()).alias("low"),
+            pl.min_horizontal(value.mean() + spread, value.max()).alias("high"),
+        )
+    )
+
+
+def learning_curves(curves: pl.DataFrame, quantity: str, title: str) -> alt.TopLevelMixin:
+    """Loss or accuracy on both splits against the training step, on a logarithmic axis from step 1.
+
+    Every run is a thin line; the thick one is their mean, with one standard deviation around it.
+    """
+    shown = curves.filter(pl.col("step") > 0)
+    x = alt.X("step:Q", title="training step", scale=alt.Scale(type="log", nice=False), axis=_log_steps(shown))
+    colour = alt.Color("split:N", title=None, scale=alt.Scale(domain=[TRAIN, VALID], range=_COLOURS), legend=_legend())
+    dash = alt.StrokeDash("split:N", title=None, scale=alt.Scale(domain=[TRAIN, VALID], range=[[1, 0], [5, 3]]))
+    scale = alt.Scale(type="log", nice=False) if quantity == "loss" else alt.Scale(domain=[0, 1])
+    axis = alt.Axis(format="~g", tickCount=6) if quantity == "loss" else alt.Axis(format=".1f")
+    summary = alt.Chart(band(shown, quantity))
+    layers = [
+        summary.mark_area(opacity=0.18).encode(x, alt.Y("low:Q", scale=scale, title=None), alt.Y2("high"), colour),
+        alt.Chart(long_curves(shown, quantity))
+        .mark_line(strokeWidth=0.6, opacity=0.45)
+        .encode(x, alt.Y("value:Q", scale=scale, title=None), colour, alt.Detail("run:N")),
+        summary.mark_line(strokeWidth=2.2).encode(
+            x, alt.Y("mean:Q", scale=scale, title=AXIS[quantity], axis=axis), colour, dash
+        ),
+    ]
+    return styled(alt.layer(*layers).properties(width=_WIDTH, height=_HEIGHT, title=title))
+
+
+def styled(chart: alt.TopLevelMixin) -> alt.TopLevelMixin:
+    """The look that all figures share."""
+    return (
+        chart.configure_view(stroke=None)  # type: ignore[attr-defined]  # every top-level chart has it
+        .configure_axis(grid=True, gridColor="#e6e6e6", labelFontSize=11, titleFontSize=12, titleFontWeight="normal")
+        .configure_title(fontSize=13, anchor="start", fontWeight="bold")
+        .configure_legend(labelFontSize=11, symbolStrokeWidth=2.2)
+    )
+
+
+def _log_steps(curves: pl.DataFrame) -> alt.Axis:
+    last = int(curves["step"].max() or 1)  # type: ignore[arg-type]  # steps are integers
+    return alt.Axis(values=[10**k for k in range(len(str(last)))], format="~s")
+
+
+def _legend() -> alt.Legend:
+    return alt.Legend(orient="top-left", direction="vertical", fillColor="white", padding=4, symbolType="stroke")

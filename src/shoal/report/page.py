@@ -1,0 +1,124 @@
+"""One self-contained HTML page, with its figures and tables as files beside it."""
+
+import html
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+
+import vl_convert
+
+from shoal.lab.files import write
+from shoal.report.figures import Figure
+from shoal.report.table import Table, with_subscripts
+
+
+@dataclass(frozen=True)
+class Section:
+    """A heading with paragraphs, figures and tables, in this order."""
+
+    title: str
+    paragraphs: Sequence[str] = ()
+    figures: Sequence[Figure] = ()
+    tables: Sequence[Table] = ()
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a study or a set of runs has to say."""
+
+    title: str
+    lead: str
+    sections: Sequence[Section]
+
+
+def write_report(report: Report, folder: Path) -> Path:
+    """Write ``index.html``, ``figures/NAME.{pdf,svg,png}`` and ``tables/NAME.{csv,md,tex}``.
+
+    Returns:
+        The page's path. It needs no network: the charts' code is in it.
+    """
+    for section in report.sections:
+        for figure in section.figures:
+            _write_figure(figure, folder / "figures")
+        for table in section.tables:
+            _write_table(table, folder / "tables")
+    page = folder / "index.html"
+    _write_text(page, _page(report))
+    return page
+
+
+def _write_figure(figure: Figure, folder: Path) -> None:
+    spec = figure.chart.to_json()
+    pdf, png = vl_convert.vegalite_to_pdf(spec), vl_convert.vegalite_to_png(spec, scale=2)
+    _write_text(folder / f"{figure.name}.svg", vl_convert.vegalite_to_svg(spec))
+    write(folder / f"{figure.name}.pdf", _bytes_writer(pdf))
+    write(folder / f"{figure.name}.png", _bytes_writer(png))
+
+
+def _write_table(table: Table, folder: Path) -> None:
+    _write_text(folder / f"{table.name}.csv", table.to_csv())
+    _write_text(folder / f"{table.name}.md", table.to_markdown())
+    _write_text(folder / f"{table.name}.tex", table.to_latex())
+
+
+def _write_text(path: Path, text: str) -> None:
+    write(path, _bytes_writer(text.encode()))
+
+
+def _bytes_writer(content: bytes) -> Callable[[Path], None]:
+    def fill(scratch: Path) -> None:
+        scratch.write_bytes(content)
+
+    return fill
+
+
+def _page(report: Report) -> str:
+    template = resources.files("shoal.report").joinpath("page.html").read_text(encoding="utf-8")
+    body, charts = "", {}
+    figures = tables = 0
+    for section in report.sections:
+        body += f"<section>\n<h2>{html.escape(section.title)}</h2>\n"
+        body += "".join(f"<p>{with_subscripts(paragraph)}</p>\n" for paragraph in section.paragraphs)
+        if section.figures:
+            body += '<div class="figures">\n'
+        for figure in section.figures:
+            figures += 1
+            charts[figure.name] = figure.chart.to_dict()
+            body += _figure(figure, figures)
+        if section.figures:
+            body += "</div>\n"
+        for table in section.tables:
+            tables += 1
+            body += _table(table, tables)
+        body += "</section>\n"
+    # "</" cannot stand in a script element
+    data = json.dumps(charts).replace("</", "<\\/")
+    values = {
+        "TITLE": html.escape(report.title),
+        "LEAD": with_subscripts(report.lead),
+        "BODY": body,
+        "CHARTS": data,
+        "VEGA": vl_convert.javascript_bundle() if charts else "",
+    }
+    for name, value in values.items():
+        template = template.replace(f"<!--{name}-->", value)
+    return template
+
+
+def _figure(figure: Figure, number: int) -> str:
+    files = _links("figures", figure.name, ("pdf", "svg", "png"))
+    caption = f"<b>Figure {number}.</b> {with_subscripts(figure.caption)} {files}"
+    return f'<figure>\n<div class="chart" id="{figure.name}"></div>\n<figcaption>{caption}</figcaption>\n</figure>\n'
+
+
+def _table(table: Table, number: int) -> str:
+    files = _links("tables", table.name, ("csv", "md", "tex"))
+    caption = f"<b>Table {number}.</b> {with_subscripts(table.caption)} {files}"
+    return f'<figure class="table">\n<div class="scroll">{table.to_html()}</div>\n<figcaption>{caption}</figcaption>\n</figure>\n'
+
+
+def _links(folder: str, name: str, kinds: Sequence[str]) -> str:
+    links = " ".join(f'<a href="{folder}/{name}.{kind}">{kind}</a>' for kind in kinds)
+    return f'<span class="files">{links}</span>'

@@ -1,0 +1,48 @@
+"""A report of any runs: their curves by model, the ten figures of each setting, and where they come from."""
+
+import polars as pl
+
+from shoal.lab import Records
+from shoal.report.figures import Figure, learning_curves
+from shoal.report.page import Report, Section
+from shoal.report.summary import provenance, ten_figures, varying_settings
+
+_MOST_SETTINGS = 12
+
+
+def report_runs(records: Records, command: str) -> Report:
+    """Runs that differ only in their seeds are one setting; settings beyond the twelfth are left to the table."""
+    labels = _labels(records)
+    settings = list(dict.fromkeys(labels.values()))[:_MOST_SETTINGS]
+    curves = records.curves().with_columns(pl.col("run").replace_strict(labels).alias("label"))
+    figures = []
+    for number, setting in enumerate(settings):
+        own = curves.filter(pl.col("label") == setting)
+        for quantity in ("loss", "accuracy"):
+            caption = (
+                f"{quantity.capitalize()} of {setting} on the training and the validation equations against the "
+                f"training step (logarithmic, from step 1). Thin lines: each of N = {own['run'].n_unique()} runs; thick: "
+                "their mean; shaded: mean ± one population standard deviation, kept inside what the runs took."
+            )
+            figures.append(Figure(f"{number}-{quantity}", learning_curves(own, quantity, setting), caption))
+    shown = {run: label for run, label in labels.items() if label in settings}
+    extrema = records.extrema().filter(pl.col("run").is_in(list(shown)))
+    return Report(
+        title="Runs",
+        lead=f"{len(records)} runs in {len(set(labels.values()))} settings.",
+        sections=[
+            Section("Learning curves", figures=figures),
+            Section("Ten figures per setting", tables=[ten_figures(extrema, shown)]),
+            provenance(records, command),
+        ],
+    )
+
+
+def _labels(records: Records) -> dict[str, str]:
+    """Each run's setting in words: its model and whatever differs between the runs but the seed."""
+    seeds = {"model", "seed", "init_seed", "split_seed", "order_seed"}
+    names = [name for name in varying_settings(records) if name not in seeds]
+    return {
+        row["run"]: ", ".join([row["model"].upper(), *(f"{name} {row[name]}" for name in names)])
+        for row in records.runs().iter_rows(named=True)
+    }

@@ -1,0 +1,163 @@
+"""The table of ten figures per model and the provenance that every report carries."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import polars as pl
+
+from shoal.analysis import mean_and_std
+from shoal.lab import Records
+from shoal.report.page import Section
+from shoal.report.table import Cell, Table
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """A column of :func:`shoal.analysis.extrema`, its symbol, whether small is good, and whether it is a step."""
+
+    column: str
+    symbol: str
+    small_is_best: bool
+    is_step: bool
+
+
+QUANTITIES = (
+    Quantity("train_loss", "L_train", True, False),
+    Quantity("valid_loss", "L_val", True, False),
+    Quantity("train_accuracy", "A_train", False, False),
+    Quantity("valid_accuracy", "A_val", False, False),
+    Quantity("t_train_loss", "t_f(L_train)", True, True),
+    Quantity("t_valid_loss", "t_f(L_val)", True, True),
+    Quantity("t_train_accuracy", "t_f(A_train)", True, True),
+    Quantity("t_valid_accuracy", "t_f(A_val)", True, True),
+    Quantity("delay_loss", "Δt(L)", True, True),
+    Quantity("delay_accuracy", "Δt(A)", True, True),
+)
+
+SYMBOLS = (
+    "L: smallest loss (nats per scored token) over the evaluated steps; A: largest accuracy (share of equations whose "
+    "right-hand side is predicted whole); _train and _val: on the training and the validation equations; t_f: first "
+    "evaluated step at which that value was reached; Δt = t_f(val) − t_f(train), the delay between memorising and "
+    "generalising."
+)
+
+
+def ten_figures(extrema: pl.DataFrame, labels: Mapping[str, str]) -> Table:
+    """Mean ± standard deviation of the ten figures for each label, the best of each row in bold.
+
+    Args:
+        extrema: one row per run.
+        labels: the column each run belongs to, by run.
+    """
+    labelled = extrema.with_columns(pl.col("run").replace_strict(dict(labels)).alias("label"))
+    groups = {row["label"]: row for row in mean_and_std(labelled, ["label"]).iter_rows(named=True)}
+    rows = []
+    for q in QUANTITIES:
+        texts = {label: show(row[q.column], row[f"{q.column}_std"], q.is_step) for label, row in groups.items()}
+        best = _best({label: row[q.column] for label, row in groups.items()}, q.small_is_best)
+        cells = [Cell(texts[label], len(groups) > 1 and texts[label] == texts[best]) for label in groups]
+        rows.append((q.symbol, cells))
+    n = ", ".join(f"{label}: N = {row['N']}" for label, row in groups.items())
+    caption = (
+        f"Mean ± population standard deviation over seeds ({n}); the best of each row in bold, ties both. {SYMBOLS}"
+    )
+    return Table("ten-figures", ["", *groups], rows, caption)
+
+
+def _best(values: Mapping[str, float], small: bool) -> str:
+    return (min if small else max)(values, key=lambda label: values[label])
+
+
+def show(mean: float, std: float, is_step: bool) -> str:
+    """``7,850 ± 350`` for steps, ``0.0008 ± 0.0004`` for the rest: as many digits as the deviation supports."""
+    if is_step:
+        return f"{mean:,.0f} ± {std:,.0f}".replace("-", "−")
+    digits = 4 if std == 0 else min(6, max(2, 1 - math.floor(math.log10(std))))
+    if 0 < abs(mean) < 10**-digits:
+        digits = min(8, 1 - math.floor(math.log10(abs(mean))))
+    return f"{mean:.{digits}f} ± {std:.{digits}f}"
+
+
+def per_run_table(records: Records, settings: Sequence[str]) -> Table:
+    """One row per run: settings, state, and when it memorised and generalised."""
+    frame = records.runs().join(records.extrema(), on="run", how="left", maintain_order="left")
+    header = ["run", *settings, "state", "A_train", "t_f(A_train)", "A_val", "t_f(A_val)", "L_val", "Δt(A)"]
+    rows = []
+    for row in frame.iter_rows(named=True):
+        state = row["state"] if row["state"] == "done" else f"{row['state']} at step {row['step']:,}"
+        cells = [str(row[name]) for name in settings] + [state]
+        if row["train_accuracy"] is None:
+            cells += ["–"] * 6
+        else:
+            cells += [
+                f"{row['train_accuracy']:.4f}",
+                f"{row['t_train_accuracy']:,}",
+                f"{row['valid_accuracy']:.4f}",
+                f"{row['t_valid_accuracy']:,}",
+                f"{row['valid_loss']:.4g}",
+                f"{row['delay_accuracy']:,}".replace("-", "−"),
+            ]
+        rows.append((row["run"], [Cell(text) for text in cells]))
+    return Table("runs", header, rows, f"The runs behind the figures. {SYMBOLS}")
+
+
+def varying_settings(records: Records) -> list[str]:
+    """``model``, ``seed`` and the other settings in which runs differ, seeds set apart only where they are."""
+    frame = records.runs()
+    fixed = {"run", "state", "step", "model", "seed", "q", "hidden_size", "num_heads", "multiplier", "non_linearity"}
+    apart = {s for s in ("init_seed", "split_seed", "order_seed") if frame[s].equals(frame["seed"], check_names=False)}
+    return ["model", "seed", *(c for c in frame.columns if c not in fixed | apart and frame[c].n_unique() > 1)]
+
+
+def provenance(records: Records, command: str) -> Section:
+    """How the runs were made: settings in common, sessions, certificate, command."""
+    shared = _shared_settings(records)
+    sessions = [session for folder in records.cohorts() for session in folder.status()["sessions"]]
+    environments = list(dict.fromkeys(_environment(session) for session in sessions))
+    seconds = sum(session.get("seconds", 0.0) for session in sessions)
+    paragraphs = [
+        f"Made by: {command}",
+        f"Settings in common: {shared}.",
+        f"Trained in {len(records.cohorts())} cohorts, {len(sessions)} sessions, {seconds:,.0f} seconds of training "
+        f"in all (cohorts may have run at the same time): {'; '.join(environments)}.",
+        *_certificates(records),
+    ]
+    return Section("How this was made", paragraphs, tables=[per_run_table(records, varying_settings(records))])
+
+
+def _shared_settings(records: Records) -> str:
+    frame = records.runs()
+    skipped = {"run", "state", "step", "seed", "init_seed", "split_seed", "order_seed"}
+    names = [c for c in frame.columns if c not in skipped and frame[c].n_unique() == 1 and frame[c][0] is not None]
+    return ", ".join(f"{name} {_plain(frame[name][0])}" for name in names)
+
+
+def _plain(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _environment(session: Mapping[str, Any]) -> str:
+    commit = (session["git_commit"] or "none")[:10]
+    return (
+        f"shoal {session['shoal']} (commit {commit}), torch {session['torch']}, Python {session['python']}, "
+        f"{session['precision']} on {session['processor'] if session['device'] == 'cpu' else session['device']}, "
+        f"{session['threads']} threads per cohort"
+    )
+
+
+def _certificates(records: Records) -> list[str]:
+    out = []
+    for folder in records.cohorts():
+        certificate = folder.certificate()
+        if certificate is None:
+            continue
+        alone = certificate["alone"].values()
+        out.append(
+            f"Certificate of cohort {folder.id}: {len(alone)} of {certificate['members']} members retrained alone for "
+            f"{certificate['steps']} steps; losses differ from the stack's by at most "
+            f"{max(a['loss'] for a in alone):.2g} nats, parameters by {max(a['parameters'] for a in alone):.2g}; "
+            f"the stack retrained differs from the record by {certificate['record'] or 0:.2g} nats."
+        )
+    return out

@@ -1,0 +1,92 @@
+"""Tables that say the same in HTML, Markdown, LaTeX and CSV."""
+
+import csv
+import html
+import io
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+# A subscript or Greek letter in plain text, as used in row labels: L_train, t_f(A_val), Δt(L).
+_SUBSCRIPT = re.compile(r"([A-Za-z])_([A-Za-z]+)")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """Text, and whether it is the best of its row."""
+
+    text: str
+    best: bool = False
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table with a caption that explains every symbol in it.
+
+    Attributes:
+        name: name of its files.
+        header: column names; the first is over the row labels.
+        rows: row labels with one cell per further column.
+        caption: what it shows.
+    """
+
+    name: str
+    header: Sequence[str]
+    rows: Sequence[tuple[str, Sequence[Cell]]]
+    caption: str
+
+    def to_csv(self) -> str:
+        """Comma-separated values; what is best is not marked."""
+        out = io.StringIO()
+        writer = csv.writer(out, lineterminator="\n")
+        writer.writerow(self.header)
+        writer.writerows([label, *(cell.text for cell in cells)] for label, cells in self.rows)
+        return out.getvalue()
+
+    def to_markdown(self) -> str:
+        """A pipe table, the best in bold."""
+        lines = [self.header, ["---"] + ["---:"] * (len(self.header) - 1)]
+        lines += [[label, *(f"**{c.text}**" if c.best else c.text for c in cells)] for label, cells in self.rows]
+        return "".join(f"| {' | '.join(line)} |\n" for line in lines) + f"\n{self.caption}\n"
+
+    def to_latex(self) -> str:
+        """A ``tabular`` in a ``table`` with the caption, the best in bold; needs the package booktabs."""
+        lines = [
+            "\\begin{table}",
+            "\\centering",
+            f"\\caption{{{_latex(self.caption)}}}",
+            f"\\begin{{tabular}}{{l{'r' * (len(self.header) - 1)}}}",
+            "\\toprule",
+            " & ".join(map(_latex, self.header)) + " \\\\",
+            "\\midrule",
+        ]
+        for label, cells in self.rows:
+            texts = [f"\\textbf{{{_latex(c.text)}}}" if c.best else _latex(c.text) for c in cells]
+            lines.append(" & ".join([_latex(label), *texts]) + " \\\\")
+        return "\n".join([*lines, "\\bottomrule", "\\end{tabular}", "\\end{table}", ""])
+
+    def to_html(self) -> str:
+        """A ``table`` element, the best in bold."""
+        head = "".join(f"<th>{_html(name)}</th>" for name in self.header)
+        body = ""
+        for label, cells in self.rows:
+            texts = "".join(f"<td>{f'<b>{_html(c.text)}</b>' if c.best else _html(c.text)}</td>" for c in cells)
+            body += f"<tr><th>{_html(label)}</th>{texts}</tr>\n"
+        return f"<table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}</tbody>\n</table>\n"
+
+
+def with_subscripts(text: str) -> str:
+    """HTML in which ``L_val`` has its subscript."""
+    return _html(text)
+
+
+def _html(text: str) -> str:
+    return _SUBSCRIPT.sub(r"<i>\1</i><sub>\2</sub>", html.escape(text))
+
+
+def _latex(text: str) -> str:
+    text = re.sub(r"([&%#$])", r"\\\1", text)
+    text = _SUBSCRIPT.sub(r"$\1_{\\mathrm{\2}}$", text)
+    for sign, command in {"±": "$\\pm$", "Δt": "$\\Delta t$", "ℓ₂": "$\\ell_2$", "≥": "$\\geq$", "−": "$-$"}.items():
+        text = text.replace(sign, command)
+    return text

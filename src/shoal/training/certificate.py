@@ -1,0 +1,104 @@
+"""The stacking certificate: members trained alone, compared with the stack that trained them.
+
+In exact arithmetic the two are equal. What is left is the order in which floating-point sums are taken, and what
+training makes of it; the certificate states it instead of assuming it away.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import polars as pl
+import torch
+from torch import Tensor
+
+from shoal.errors import UserError
+from shoal.lab.cohort import CohortFolder
+from shoal.lab.environment import environment
+from shoal.training.loop import is_evaluated
+from shoal.training.plan import Cohort
+from shoal.training.stack import Stack
+from shoal.training.step import evaluate, train_step
+
+_COMPARED = ("train_loss", "valid_loss")
+
+
+def certify(
+    folder: CohortFolder, runs: Sequence[str], steps: int = 100, device: torch.device | None = None
+) -> dict[str, Any]:
+    """Retrain a cohort's first steps, stacked and each of ``runs`` alone, and keep the largest deviations.
+
+    Args:
+        folder: the cohort.
+        runs: members to train alone.
+        steps: how many steps; no more than the shortest of the members has.
+        device: where to train; the CPU when not given.
+
+    Returns:
+        What ``certificate.json`` holds: for each run the largest absolute deviation of the losses (nats) over all
+        evaluations up to ``steps``, and of the parameters after them, absolute and relative to their largest value;
+        and under ``record`` the largest deviation of the retrained stack's losses from the recorded ones.
+    """
+    if steps < 1:
+        raise UserError(f"steps must be an integer of at least 1, got {steps}")
+    device = device or torch.device("cpu")
+    cohort = Cohort(tuple(folder.specs()))
+    steps = min(steps, *(spec.n_steps for spec in cohort.members))
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(folder.manifest()["threads"])
+        stack, losses = _train(cohort, steps, device)
+        members = {}
+        for index, spec in enumerate(cohort.members):
+            if spec.id in runs:
+                alone, alone_losses = _train(Cohort((spec,)), steps, device)
+                members[spec.id] = _deviation(
+                    stack.theta.detach()[index], losses[:, :, index], alone.theta.detach()[0], alone_losses[:, :, 0]
+                )
+    finally:
+        torch.set_num_threads(threads)
+    certificate = {
+        "steps": steps,
+        "members": len(cohort),
+        "alone": members,
+        "record": _record_deviation(folder, cohort, steps, losses),
+        "environment": environment(device),
+    }
+    folder.write_certificate(certificate)
+    return certificate
+
+
+def _train(cohort: Cohort, steps: int, device: torch.device) -> tuple[Stack, Tensor]:
+    """The stack after ``steps``, and its losses at each scheduled evaluation, ``(T, 2, R)`` float64."""
+    stack = Stack(cohort, device)
+    losses = []
+    for step in range(steps + 1):
+        if step > 0:
+            train_step(stack, step)
+        if is_evaluated(cohort.shared, step) or step == steps:
+            values = evaluate(stack, {})
+            losses.append(torch.stack([values[name] for name in _COMPARED]))
+    return stack, torch.stack(losses)
+
+
+def _deviation(stacked: Tensor, stacked_losses: Tensor, alone: Tensor, alone_losses: Tensor) -> dict[str, float]:
+    parameters = float((stacked - alone).abs().max())
+    return {
+        "loss": float((stacked_losses - alone_losses).abs().max()),
+        "parameters": parameters,
+        "parameters_relative": parameters / float(alone.abs().max()),
+    }
+
+
+def _record_deviation(folder: CohortFolder, cohort: Cohort, steps: int, losses: Tensor) -> float | None:
+    """Largest difference between the retrained stack's losses and those on record, which are float32."""
+    record = folder.metrics()
+    if record.is_empty():
+        return None
+    largest = 0.0
+    scheduled = [step for step in range(steps + 1) if is_evaluated(cohort.shared, step) or step == steps]
+    for index, spec in enumerate(cohort.members):
+        recorded = record.filter((pl.col("run") == spec.id) & pl.col("step").is_in(scheduled)).sort("step")
+        for row in recorded.iter_rows(named=True):
+            again = losses[scheduled.index(row["step"]), :, index].float().tolist()
+            largest = max(largest, *(abs(now - row[name]) for now, name in zip(again, _COMPARED, strict=True)))
+    return largest
