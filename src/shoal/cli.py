@@ -24,7 +24,7 @@ COMMANDS = {
 def overview() -> str:
     """What ``shoal --help`` prints."""
     width = max(map(len, COMMANDS))
-    commands = "\n".join(f"  {name:{width}}  {help}" for name, help in COMMANDS.items())
+    commands = "\n".join(f"  {name:{width}}  {about}" for name, about in COMMANDS.items())
     return (
         "shoal trains many small sequence models side by side and shows when and why they generalise.\n\n"
         f"usage: shoal COMMAND [flags]\n\ncommands:\n{commands}\n\n"

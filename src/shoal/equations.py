@@ -16,10 +16,14 @@ def check_arithmetic(p: int, q: int, operator: str, r_train: float, orders: Sequ
         if isinstance(value, bool) or not isinstance(value, int) or value < 2:
             raise UserError(f"{name} must be an integer of at least 2, got {value!r}")
     if operator not in OPERATORS:
-        raise UserError(f"operator must be one of {' '.join(OPERATORS)}, got {operator!r}{nearest(operator, OPERATORS)}")
+        raise UserError(
+            f"operator must be one of {' '.join(OPERATORS)}, got {operator!r}{nearest(operator, OPERATORS)}"
+        )
     for name, value in (("p", p), ("q", q)):
         if operator == "/" and not _is_prime(value):
-            raise UserError(f"division needs a prime {name}, got {name}={value}; the nearest is {_nearest_prime(value)}")
+            raise UserError(
+                f"division needs a prime {name}, got {name}={value}; the nearest is {_nearest_prime(value)}"
+            )
     if not 0 < r_train <= 1:
         raise UserError(f"r_train must be in (0, 1], got {r_train}")
     if not orders or any(order not in ORDERS for order in orders) or len(set(orders)) != len(orders):

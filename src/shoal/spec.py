@@ -94,9 +94,15 @@ class RunSpec(BaseModel):
     num_layers: int = _setting(2, "layers", "an integer of at least 1", ge=1)
     embedding_size: int = _setting(128, "width of the embeddings", "an integer of at least 1", ge=1)
     hidden_size: int | None = _setting(None, "lstm: width of the states", "an integer of at least 1", ge=1)
-    num_heads: int | None = _setting(None, "gpt: attention heads", "an integer of at least 1 that divides embedding_size", ge=1)
-    multiplier: float | None = _setting(None, "gpt: feed-forward width over embedding_size", "a positive number", gt=0, allow_inf_nan=False)
-    non_linearity: str | None = _setting(None, "gpt: activation", f"one of {' '.join(NON_LINEARITIES)}", NON_LINEARITIES)
+    num_heads: int | None = _setting(
+        None, "gpt: attention heads", "an integer of at least 1 that divides embedding_size", ge=1
+    )
+    multiplier: float | None = _setting(
+        None, "gpt: feed-forward width over embedding_size", "a positive number", gt=0, allow_inf_nan=False
+    )
+    non_linearity: str | None = _setting(
+        None, "gpt: activation", f"one of {' '.join(NON_LINEARITIES)}", NON_LINEARITIES
+    )
     dropout: float = _setting(0.0, "dropout probability", "in [0, 1)", ge=0, lt=1, allow_inf_nan=False)
     bias: bool = _setting(True, "biases in the LSTM gates or the attention", "true or false")
     bias_classifier: bool = _setting(True, "bias in the classifier", "true or false")
@@ -105,11 +111,19 @@ class RunSpec(BaseModel):
     # optimisation
     optimizer: str = _setting("adamw", "optimizer", f"one of {' '.join(OPTIMIZERS)}", OPTIMIZERS)
     lr: float = _setting(1e-3, "learning rate", "a finite number above 0", gt=0, allow_inf_nan=False)
-    weight_decay: float | None = _setting(None, "weight decay; 1 for adamw, otherwise 0, when not given", "a finite number of at least 0", ge=0, allow_inf_nan=False)
+    weight_decay: float | None = _setting(
+        None,
+        "weight decay; 1 for adamw, otherwise 0, when not given",
+        "a finite number of at least 0",
+        ge=0,
+        allow_inf_nan=False,
+    )
     momentum: float | None = _setting(None, "momentum of optimizer momentum", "in [0, 1)", ge=0, lt=1)
     beta1: float | None = _setting(None, "adam, adamw: decay of the first moment", "in [0, 1)", ge=0, lt=1)
     beta2: float | None = _setting(None, "adam, adamw: decay of the second moment", "in [0, 1)", ge=0, lt=1)
-    eps: float | None = _setting(None, "adam, adamw: added to the denominator", "a finite number above 0", gt=0, allow_inf_nan=False)
+    eps: float | None = _setting(
+        None, "adam, adamw: added to the denominator", "a finite number above 0", gt=0, allow_inf_nan=False
+    )
     clip: float = _setting(1.0, "largest norm of the gradient", "a number above 0; inf for no clipping", gt=0)
     decay_all: bool = _setting(True, "decay biases and norms too", "true or false")
 
@@ -117,14 +131,23 @@ class RunSpec(BaseModel):
     n_steps: int = _setting(10_001, "training steps", "an integer of at least 1", ge=1)
     eval_first: int = _setting(100, "evaluate at every step up to this one", "an integer of at least 0", ge=0)
     eval_period: int = _setting(100, "then evaluate every this many steps", "an integer of at least 1", ge=1)
-    save_model_step: Period = _setting(None, "save the model every this many steps, besides the last", "an integer of at least 1; inf for the last only", ge=1)
-    save_statistic_step: Period = _setting(None, "flush the records every this many steps, besides every 20 s", "an integer of at least 1", ge=1)
+    save_model_step: Period = _setting(
+        None,
+        "save the model every this many steps, besides the last",
+        "an integer of at least 1; inf for the last only",
+        ge=1,
+    )
+    save_statistic_step: Period = _setting(
+        None, "flush the records every this many steps, besides every 20 s", "an integer of at least 1", ge=1
+    )
 
     # seeds
     seed: int = _setting(42, "seed of everything not set apart", "an integer in [0, 2**32)", ge=0, lt=2**32)
     init_seed: int | None = _setting(None, "seed of the initial parameters", "an integer in [0, 2**32)", ge=0, lt=2**32)
     split_seed: int | None = _setting(None, "seed of the split", "an integer in [0, 2**32)", ge=0, lt=2**32)
-    order_seed: int | None = _setting(None, "seed of batch order and dropout", "an integer in [0, 2**32)", ge=0, lt=2**32)
+    order_seed: int | None = _setting(
+        None, "seed of batch order and dropout", "an integer in [0, 2**32)", ge=0, lt=2**32
+    )
 
     def __init__(self, **settings: Any) -> None:
         try:
@@ -195,10 +218,9 @@ class RunSpec(BaseModel):
 
     def _refuse(self, names: Iterable[str], by: str, fitting: str) -> None:
         for name in names:
-            if getattr(self, name) is not None:
-                raise UserError(
-                    f"{name}={getattr(self, name)} does not apply to {by} {getattr(self, by)!r}; it applies to {fitting}"
-                )
+            value = getattr(self, name)
+            if value is not None:
+                raise UserError(f"{name}={value} does not apply to {by} {getattr(self, by)!r}; it applies to {fitting}")
 
     def _check_model(self) -> None:
         if self.num_heads is not None and self.embedding_size % self.num_heads:

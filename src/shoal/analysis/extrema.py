@@ -132,4 +132,6 @@ def first_step_at_least(curves: pl.DataFrame, column: str, threshold: float) -> 
         ``run`` and ``step``.
     """
     reached = curves.filter(pl.col(column) >= threshold).group_by("run").agg(pl.col("step").min())
-    return curves.select(pl.col("run").unique(maintain_order=True)).join(reached, on="run", how="left", maintain_order="left")
+    return curves.select(pl.col("run").unique(maintain_order=True)).join(
+        reached, on="run", how="left", maintain_order="left"
+    )

@@ -1,4 +1,4 @@
-"""Flags: the standard library's argparse, with one-line errors, both spellings, and flags made from the spec's settings.
+"""Flags: the standard library's argparse with one-line errors, both spellings, and a flag for each setting of a run.
 
 argparse and not a generator of command lines, because every flag takes several values, mistakes must come out as one
 line that names the nearest flag, and ``--help`` must answer before anything heavy is imported.
@@ -18,11 +18,14 @@ class Parser(argparse.ArgumentParser):
     """An argument parser whose errors are :class:`UserError`."""
 
     def __init__(self, **options: Any) -> None:
-        super().__init__(allow_abbrev=False, **options)
+        super().__init__(allow_abbrev=False, usage="%(prog)s [flags]", **options)
 
     def error(self, message: str) -> NoReturn:
         """Raise instead of printing the usage."""
-        raise UserError(message.removeprefix("argument "))
+        message = message.removeprefix("argument ").replace(
+            "expected at least one argument", "needs at least one value"
+        )
+        raise UserError(message)
 
     def flag(self, name: str, **options: Any) -> None:
         """Declare ``--some-name``, also spelled ``--some_name``."""
@@ -35,7 +38,7 @@ class Parser(argparse.ArgumentParser):
         if unknown:
             known = [spelling for action in self._actions for spelling in action.option_strings]
             name = unknown[0].partition("=")[0]
-            raise UserError(f"unknown argument {unknown[0]!r}{nearest(name, known)}; see {self.prog} --help")
+            raise UserError(f"unknown argument {unknown[0]!r} of {self.prog}{nearest(name, known)}")
         return options
 
 
@@ -59,8 +62,8 @@ def add_settings(parser: Parser) -> None:
     for name, info in RunSpec.model_fields.items():
         spellings = dict.fromkeys([f"--{name.replace('_', '-')}", f"--{name}"])
         default = "" if info.default is None else f"; {_show(info.default)}"
-        help = f"{info.description}{default}".replace("%", "%%")
-        group.add_argument(*spellings, dest=name, nargs="+", action="append", metavar="X", help=help)
+        about = f"{info.description}{default}".replace("%", "%%")
+        group.add_argument(*spellings, dest=name, nargs="+", action="append", metavar="X", help=about)
 
 
 def read_settings(options: argparse.Namespace) -> "list[RunSpec]":
@@ -79,7 +82,7 @@ def read_settings(options: argparse.Namespace) -> "list[RunSpec]":
         if len(values) > 1:
             raise UserError(f"--{name.replace('_', '-')} was given {len(values)} times; give all its values at once")
         given[name] = [None if value.lower() == "none" else value for value in values[0]]
-    return grid(**given)
+    return grid(None, **given)
 
 
 def _show(value: Any) -> str:

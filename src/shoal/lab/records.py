@@ -78,8 +78,10 @@ class Records:
         ]
         metrics = pl.concat(frames, how="diagonal")
         # joined from the request's side, so that rows come in its order and runs beside it are left out
-        return settings.select("run").join(metrics, on="run", maintain_order="left_right").join(
-            settings.select(differing), on="run", maintain_order="left"
+        return (
+            settings.select("run")
+            .join(metrics, on="run", maintain_order="left_right")
+            .join(settings.select(differing), on="run", maintain_order="left")
         )
 
     def extrema(self, t_max: int | None = None) -> pl.DataFrame:

@@ -1,7 +1,7 @@
 """The model families a run can name: how each is built from a run's settings, and how large it is.
 
-Counts follow the practical: P is every learnable parameter except token and position embeddings. Its closed form for
-the decoder leaves out the two LayerNorms of each block (4 d parameters); here they are counted, as its code counts them.
+Counts follow the practical: P is every learnable parameter except token and position embeddings. The closed form that
+it gives for the decoder leaves out the two LayerNorms of each block (4 d parameters); its code and shoal count them.
 """
 
 from collections.abc import Callable, Mapping

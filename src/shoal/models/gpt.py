@@ -67,7 +67,9 @@ class MultiHeadedAttention(nn.Module):
         """Average the values by the attention weights and concatenate the heads.
 
         Args:
-            queries, keys, values: ``(B, H, S, head_size)`` each.
+            queries: ``(B, H, S, head_size)``.
+            keys: ``(B, H, S, head_size)``.
+            values: ``(B, H, S, head_size)``.
 
         Returns:
             Context ``(B, S, D)`` and attention weights ``(B, H, S, S)``.
@@ -89,7 +91,9 @@ class MultiHeadedAttention(nn.Module):
         """Project, attend, project back.
 
         Args:
-            queries, keys, values: ``(B, S, D)`` each; the same tensor for self-attention.
+            queries: ``(B, S, D)``.
+            keys: ``(B, S, D)``; the queries again for self-attention.
+            values: ``(B, S, D)``; likewise.
 
         Returns:
             Outputs ``(B, S, D)`` and attention weights ``(B, H, S, S)``.
@@ -195,7 +199,8 @@ class GPTEmbedding(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """``(B, S) -> (B, S, D)``."""
-        return self.tokens(tokens) + self.position_encoding[: tokens.shape[1]]
+        embedded: Tensor = self.tokens(tokens)
+        return embedded + self.position_encoding[: tokens.shape[1]]
 
 
 class GPT(nn.Module):

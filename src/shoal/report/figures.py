@@ -22,16 +22,18 @@ class Figure:
     """A chart with the caption that explains it; ``name`` names its files."""
 
     name: str
-    chart: alt.TopLevelMixin
+    chart: alt.LayerChart
     caption: str
 
 
 def long_curves(curves: pl.DataFrame, quantity: str) -> pl.DataFrame:
     """``run``, ``step``, ``split`` and ``value``: one row per evaluation and split."""
     columns = {f"{split}_{quantity}": name for split, name in _SPLITS.items()}
-    return curves.select("run", "step", *columns).unpivot(
-        index=["run", "step"], on=list(columns), variable_name="split", value_name="value"
-    ).with_columns(pl.col("split").replace_strict(columns), pl.col("value").cast(pl.Float64))
+    return (
+        curves.select("run", "step", *columns)
+        .unpivot(index=["run", "step"], on=list(columns), variable_name="split", value_name="value")
+        .with_columns(pl.col("split").replace_strict(columns), pl.col("value").cast(pl.Float64))
+    )
 
 
 def band(curves: pl.DataFrame, quantity: str) -> pl.DataFrame:
@@ -53,7 +55,7 @@ def band(curves: pl.DataFrame, quantity: str) -> pl.DataFrame:
     )
 
 
-def learning_curves(curves: pl.DataFrame, quantity: str, title: str) -> alt.TopLevelMixin:
+def learning_curves(curves: pl.DataFrame, quantity: str, title: str) -> alt.LayerChart:
     """Loss or accuracy on both splits against the training step, on a logarithmic axis from step 1.
 
     Every run is a thin line; the thick one is their mean, with one standard deviation around it.
@@ -65,22 +67,24 @@ def learning_curves(curves: pl.DataFrame, quantity: str, title: str) -> alt.TopL
     scale = alt.Scale(type="log", nice=False) if quantity == "loss" else alt.Scale(domain=[0, 1])
     axis = alt.Axis(format="~g", tickCount=6) if quantity == "loss" else alt.Axis(format=".1f")
     summary = alt.Chart(band(shown, quantity))
+
+    def y(field: str) -> alt.Y:
+        return alt.Y(f"{field}:Q", scale=scale, title=AXIS[quantity], axis=axis)
+
     layers = [
-        summary.mark_area(opacity=0.18).encode(x, alt.Y("low:Q", scale=scale, title=None), alt.Y2("high"), colour),
+        summary.mark_area(opacity=0.18).encode(x, y("low"), alt.Y2("high"), colour),
         alt.Chart(long_curves(shown, quantity))
         .mark_line(strokeWidth=0.6, opacity=0.45)
-        .encode(x, alt.Y("value:Q", scale=scale, title=None), colour, alt.Detail("run:N")),
-        summary.mark_line(strokeWidth=2.2).encode(
-            x, alt.Y("mean:Q", scale=scale, title=AXIS[quantity], axis=axis), colour, dash
-        ),
+        .encode(x, y("value"), colour, alt.Detail("run:N")),
+        summary.mark_line(strokeWidth=2.2).encode(x, y("mean"), colour, dash),
     ]
     return styled(alt.layer(*layers).properties(width=_WIDTH, height=_HEIGHT, title=title))
 
 
-def styled(chart: alt.TopLevelMixin) -> alt.TopLevelMixin:
+def styled(chart: alt.LayerChart) -> alt.LayerChart:
     """The look that all figures share."""
     return (
-        chart.configure_view(stroke=None)  # type: ignore[attr-defined]  # every top-level chart has it
+        chart.configure_view(stroke=None)
         .configure_axis(grid=True, gridColor="#e6e6e6", labelFontSize=11, titleFontSize=12, titleFontWeight="normal")
         .configure_title(fontSize=13, anchor="start", fontWeight="bold")
         .configure_legend(labelFontSize=11, symbolStrokeWidth=2.2)
@@ -93,4 +97,4 @@ def _log_steps(curves: pl.DataFrame) -> alt.Axis:
 
 
 def _legend() -> alt.Legend:
-    return alt.Legend(orient="top-left", direction="vertical", fillColor="white", padding=4, symbolType="stroke")
+    return alt.Legend(orient="top", direction="horizontal", symbolType="stroke", symbolOpacity=1, symbolSize=400)

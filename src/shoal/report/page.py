@@ -14,6 +14,9 @@ from shoal.report.figures import Figure
 from shoal.report.table import Table, with_subscripts
 
 
+_EXPORTS = "window.vegaEmbed = vegaEmbed;"  # what the page's own script uses of the bundle
+
+
 @dataclass(frozen=True)
 class Section:
     """A heading with paragraphs, figures and tables, in this order."""
@@ -100,7 +103,7 @@ def _page(report: Report) -> str:
         "LEAD": with_subscripts(report.lead),
         "BODY": body,
         "CHARTS": data,
-        "VEGA": vl_convert.javascript_bundle() if charts else "",
+        "VEGA": vl_convert.javascript_bundle(_EXPORTS) if charts else "",
     }
     for name, value in values.items():
         template = template.replace(f"<!--{name}-->", value)
@@ -116,7 +119,8 @@ def _figure(figure: Figure, number: int) -> str:
 def _table(table: Table, number: int) -> str:
     files = _links("tables", table.name, ("csv", "md", "tex"))
     caption = f"<b>Table {number}.</b> {with_subscripts(table.caption)} {files}"
-    return f'<figure class="table">\n<div class="scroll">{table.to_html()}</div>\n<figcaption>{caption}</figcaption>\n</figure>\n'
+    body = f'<div class="scroll">{table.to_html()}</div>\n<figcaption>{caption}</figcaption>'
+    return f'<figure class="table">\n{body}\n</figure>\n'
 
 
 def _links(folder: str, name: str, kinds: Sequence[str]) -> str:

@@ -21,8 +21,8 @@ def report_runs(records: Records, command: str) -> Report:
         for quantity in ("loss", "accuracy"):
             caption = (
                 f"{quantity.capitalize()} of {setting} on the training and the validation equations against the "
-                f"training step (logarithmic, from step 1). Thin lines: each of N = {own['run'].n_unique()} runs; thick: "
-                "their mean; shaded: mean ± one population standard deviation, kept inside what the runs took."
+                f"training step (logarithmic, from step 1). Thin lines: each of N = {own['run'].n_unique()} runs; "
+                "thick: their mean; shaded: mean ± one population standard deviation, kept inside what the runs took."
             )
             figures.append(Figure(f"{number}-{quantity}", learning_curves(own, quantity, setting), caption))
     shown = {run: label for run, label in labels.items() if label in settings}

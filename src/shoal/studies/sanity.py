@@ -1,10 +1,11 @@
 """Sanity check: an LSTM and a GPT memorise modular addition, and much later generalise.
 
 Source: the practical, problem 4, questions 1 and 2: default settings, seeds 0 and 42, four figures and a table of ten
-figures per model. The quick form is the same with smaller models and a smaller modulus, for two cores and a few minutes.
+figures per model. The quick form has smaller models and a smaller modulus, for two cores and a few minutes.
 """
 
 from collections.abc import Sequence
+from statistics import median
 
 import polars as pl
 
@@ -31,7 +32,9 @@ def runs(quick: bool, seeds: Sequence[int] | None = None) -> list[RunSpec]:
     return [
         spec
         for model in MODELS
-        for spec in grid(RunSpec(model=model, n_steps=_QUICK_STEPS[model], eval_period=25, **_QUICK), seed=seeds or _QUICK_SEEDS)
+        for spec in grid(
+            RunSpec(model=model, n_steps=_QUICK_STEPS[model], eval_period=25, **_QUICK), seed=seeds or _QUICK_SEEDS
+        )
     ]
 
 
@@ -60,8 +63,8 @@ def answer(curves: pl.DataFrame, model: str) -> str:
     generalised = first_step_at_least(own, "valid_accuracy", GENERALISED)["step"]
     n = len(memorised)
     return (
-        f"{MODELS[model]}: {_reached(memorised, n)} training accuracy 1{_at(memorised)}, and {_reached(generalised, n)} "
-        f"validation accuracy {GENERALISED}{_at(generalised)}."
+        f"{MODELS[model]}: {_reached(memorised, n)} training accuracy 1{_at(memorised)}, and "
+        f"{_reached(generalised, n)} validation accuracy {GENERALISED}{_at(generalised)}."
     )
 
 
@@ -70,12 +73,12 @@ def _reached(steps: pl.Series, n: int) -> str:
 
 
 def _at(steps: pl.Series) -> str:
-    reached = steps.drop_nulls()
-    if reached.is_empty():
+    reached = sorted(steps.drop_nulls().to_list())
+    if not reached:
         return ""
-    if reached.len() == 1:
+    if len(reached) == 1:
         return f" (at step {reached[0]:,})"
-    return f" (at step {reached.median():,.0f} in the median, {reached.min():,} to {reached.max():,})"
+    return f" (at step {median(reached):,.0f} in the median, {reached[0]:,} to {reached[-1]:,})"
 
 
 def _figure(curves: pl.DataFrame, model: str, quantity: str) -> Figure:
@@ -91,5 +94,3 @@ def _figure(curves: pl.DataFrame, model: str, quantity: str) -> Figure:
     )
     title = f"{MODELS[model]}: {quantity}"
     return Figure(f"{model}-{quantity}", learning_curves(own, quantity, title), caption)
-
-

@@ -15,7 +15,7 @@ from torch.utils.data import TensorDataset
 
 from shoal.equations import OPERATORS, check_arithmetic, count_equations
 from shoal.objectives import get_loss_and_accuracy
-from shoal.tasks.base import Batch, Task
+from shoal.tasks.base import Batch, Model, Task
 from shoal.tasks.tokenizer import Tokenizer
 
 BOS, EOS, EQ, PAD = "BOS", "EOS", "=", "PAD"
@@ -70,7 +70,9 @@ def arithmetic_data(
     orders = sorted([operation_orders] if isinstance(operation_orders, int) else operation_orders)
     check_arithmetic(p, q, operator, r_train, orders)
     tokenizer = Tokenizer([*map(str, range(max(p, q))), operator, EQ, BOS, EOS, PAD])
-    tokens = np.concatenate([_equations(p, q, operator, order, is_symmetric, tokenizer, max(orders)) for order in orders])
+    tokens = np.concatenate(
+        [_equations(p, q, operator, order, is_symmetric, tokenizer, max(orders)) for order in orders]
+    )
     order = np.repeat(orders, [count_equations(p, operator, order, is_symmetric) for order in orders])
     if shuffle:
         permutation = np.arange(len(tokens))
@@ -117,7 +119,7 @@ def get_arithmetic_dataset(
 
     Returns:
         ``(train, valid), tokenizer, max_length, padding_index``. Each dataset yields inputs ``(S,)``, targets ``(S,)``,
-        the position of ``=`` in the targets, and the mask ``(S,)`` of targets that are not PAD; ``max_length`` is ``S``.
+        the position of ``=`` in the targets, and the mask ``(S,)`` of targets other than PAD; ``max_length`` is ``S``.
 
     Raises:
         UserError: a value outside its range.
@@ -130,7 +132,7 @@ def get_arithmetic_dataset(
 def arithmetic_task(data: ArithmeticData) -> Task:
     """The same data as the engine takes it, with one group per operation order where there are several."""
     inputs, targets, eq_positions, mask = data.rows(torch.arange(len(data.tokens)))
-    orders = data.order.unique().tolist()
+    orders = sorted(set(data.order.tolist()))
     return Task(
         tensors={"inputs": inputs, "targets": targets, "eq_positions": eq_positions, "mask": mask},
         splits={"train": data.train, "valid": data.valid},
@@ -142,7 +144,7 @@ def arithmetic_task(data: ArithmeticData) -> Task:
     )
 
 
-def equation_objective(model: Callable[..., tuple], batch: Batch) -> dict[str, Tensor]:
+def equation_objective(model: Model, batch: Batch) -> dict[str, Tensor]:
     """Loss and accuracy of each equation's right-hand side, ``(B,)`` each."""
     logits, *_ = model(batch["inputs"])  # (B, S, V)
     loss, accuracy = get_loss_and_accuracy(

@@ -7,13 +7,15 @@ a corpus; data made on the fly can hash the index.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from torch import Tensor
 
 from shoal.tasks.sampling import EpochSampler, Sampler
 
 Batch = Mapping[str, Tensor]
-Objective = Callable[[Callable[..., tuple], Batch], dict[str, Tensor]]
+Model = Callable[..., tuple[Tensor, Any]]
+Objective = Callable[[Model, Batch], dict[str, Tensor]]
 
 
 def rows(tensors: Mapping[str, Tensor], indices: Tensor) -> dict[str, Tensor]:

@@ -114,8 +114,6 @@ def _finish(
     metrics: Mapping[str, Metric],
     watch: Callable[[Snapshot], None],
 ) -> None:
-    done = execute(
-        folders, workers=workers, device=device, flush_seconds=flush_seconds, metrics=metrics, watch=watch
-    )
+    done = execute(folders, workers=workers, device=device, flush_seconds=flush_seconds, metrics=metrics, watch=watch)
     if not done:
         raise Interrupted

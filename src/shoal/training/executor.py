@@ -113,7 +113,9 @@ def _execute_in_workers(
             while waiting and len(running) < workers and not stop.asked and not _failure(outcomes):
                 folder = waiting.pop(0)
                 arguments = (folder.path, settings, news, stopping, os.getpid())
-                process = context.Process(target=_work, args=arguments, name=f"shoal {folder.id}", daemon=True)
+                process: BaseProcess = context.Process(
+                    target=_work, args=arguments, name=f"shoal {folder.id}", daemon=True
+                )
                 process.start()
                 running.append(process)
             wait([process.sentinel for process in running], timeout=0.1)

@@ -9,7 +9,8 @@ from shoal.spec import RunSpec
 
 # Settings in which the members of a cohort may differ: values, never shapes or code.
 MEMBER_SETTINGS = frozenset(
-    "seed init_seed split_seed order_seed lr weight_decay momentum beta1 beta2 eps clip r_train operator n_steps".split()
+    {"seed", "init_seed", "split_seed", "order_seed", "r_train", "operator", "n_steps"}
+    | {"lr", "weight_decay", "momentum", "beta1", "beta2", "eps", "clip"}
 )
 
 

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
-from shoal.models.dropout import Dropout
 from shoal.keyed import fold
+from shoal.models.dropout import Dropout
 from shoal.tasks.base import Batch, Task
 from shoal.tasks.build import build_model, build_task
 from shoal.training.optimizers import OPTIMIZERS
@@ -97,10 +97,8 @@ class Stack:
 
     def parameters(self) -> dict[str, Tensor]:
         """Views of ``theta`` by parameter name, ``(R, *shape)`` each."""
-        parts = self.theta.split(self.sizes, dim=1)
-        return {
-            name: part.unflatten(1, shape) for (name, shape), part in zip(self.layout.items(), parts, strict=True)
-        }
+        parts = torch.split(self.theta, self.sizes, dim=1)
+        return {name: part.unflatten(1, shape) for (name, shape), part in zip(self.layout.items(), parts, strict=True)}
 
     def batch(self, indices: Tensor) -> Batch:
         """Each member's examples at its indices, ``(R, B)`` -> tensors ``(R, B, ...)``."""
@@ -125,7 +123,7 @@ class Stack:
     def member(self, index: int) -> dict[str, Tensor]:
         """The state dict of one member's model, buffers included, on the CPU."""
         state = {name: buffer.detach().cpu().clone() for name, buffer in self.model.named_buffers()}
-        own = self.theta.detach()[index].split(self.sizes)
+        own = torch.split(self.theta.detach()[index], self.sizes)
         named = zip(self.layout.items(), own, strict=True)
         return {name: part.reshape(shape).cpu().clone() for (name, shape), part in named} | state
 

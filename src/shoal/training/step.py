@@ -43,7 +43,7 @@ def evaluate(stack: Stack, metrics: Mapping[str, Metric]) -> dict[str, Tensor]:
     Splits are scored whole, in passes of ``eval_batch_size``; groups of examples are reported apart.
     """
     indices = torch.cat(list(stack.splits.values()), dim=1)  # (R, N)
-    passes = indices.split(stack.cohort.shared.eval_batch_size, dim=1)
+    passes = torch.split(indices, stack.cohort.shared.eval_batch_size, dim=1)
     scores = [stack.forward(stack.batch(part)) for part in passes]
     weights = _weights(stack)  # name -> (R, N)
     out = {}

@@ -1,0 +1,41 @@
+# The two commands: `make run` and `make test`. Both set everything up in .venv first.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+SET_UP := $(VENV)/set-up
+TORCH := torch==2.13.0
+LAB ?= lab
+
+.PHONY: run test test-all lint format clean
+
+# Train the quick sanity study (about three minutes on two cores), print its table and the path of its report.
+run: $(SET_UP)
+	$(BIN)/shoal study run sanity --quick --lab $(LAB)
+
+# Lint, check types, run the tests.
+test: lint
+	$(BIN)/pytest -n 2 -m "not slow"
+
+# The same with the proofs that take minutes.
+test-all: lint
+	$(BIN)/pytest -n 2
+
+lint: $(SET_UP)
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+format: $(SET_UP)
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+$(SET_UP): requirements.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "shoal needs Python 3.11 or later; name one: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(TORCH) -r requirements.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis
