@@ -27,7 +27,8 @@ def run(options: argparse.Namespace) -> int:
         for name, deviation in certificate["alone"].items():
             print(
                 f"  {name} alone against stacked: losses differ by at most {deviation['loss']:.2g} nats, "
-                f"parameters by {deviation['parameters']:.2g} ({deviation['parameters_relative']:.2g} of the largest)"
+                f"parameters by {deviation['parameters']:.2g} ({deviation['parameters_relative']:.2g} of the largest value "
+                f"in {deviation['parameters_where']})"
             )
         if certificate["record"] is not None:
             print(f"  the stack retrained against the record: losses differ by at most {certificate['record']:.2g}")

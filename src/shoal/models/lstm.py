@@ -8,6 +8,7 @@ Shapes: ``B`` batch, ``S`` sequence, ``D`` width (``hidden_size``), ``V`` vocabu
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from shoal.models.dropout import Dropout
 
@@ -30,24 +31,28 @@ class LSTMCell(nn.Module):
         self.candidate_cell = nn.Linear(input_size + hidden_size, hidden_size, bias=bias)
         self.output_gate = nn.Linear(input_size + hidden_size, hidden_size, bias=bias)
 
-    def forward(self, x: Tensor, state: State) -> State:
+    def fused(self) -> tuple[Tensor, Tensor | None]:
+        """The four gates as one linear map over ``[x, h]``: weight ``(4 D, input_size + D)`` and bias ``(4 D,)``."""
+        gates = (self.forget_gate, self.input_gate, self.output_gate, self.candidate_cell)
+        bias = None if gates[0].bias is None else torch.cat([gate.bias for gate in gates])
+        return torch.cat([gate.weight for gate in gates]), bias
+
+    def forward(self, x: Tensor, state: State, fused: tuple[Tensor, Tensor | None] | None = None) -> State:
         """Advance one time step.
 
         Args:
             x: input, ``(B, input_size)``.
             state: ``(h, c)`` of the previous step, each ``(B, D)``.
+            fused: what :meth:`fused` returns, to share it between the steps of a sequence.
 
         Returns:
             The new ``(h, c)``, each ``(B, D)``.
         """
         h, c = state
-        xh = torch.cat([x, h], dim=-1)  # (B, input_size + D)
-        f = torch.sigmoid(self.forget_gate(xh))  # (B, D)
-        i = torch.sigmoid(self.input_gate(xh))  # (B, D)
-        o = torch.sigmoid(self.output_gate(xh))  # (B, D)
-        c_tilde = torch.tanh(self.candidate_cell(xh))  # (B, D)
-        c = f * c + i * c_tilde
-        h = o * torch.tanh(c)
+        gates = F.linear(torch.cat([x, h], dim=-1), *(fused or self.fused()))  # (B, 4 D)
+        f, i, o, c_tilde = gates.chunk(4, dim=-1)  # (B, D) each
+        c = f.sigmoid() * c + i.sigmoid() * c_tilde.tanh()
+        h = o.sigmoid() * c.tanh()
         return h, c
 
 
@@ -83,9 +88,9 @@ class LSTM(nn.Module):
         last_h, last_c = [], []
         for layer, cell in enumerate(self.layers):
             h, c = h_0[layer], c_0[layer]  # (B, D) each
-            outputs = []
+            outputs, fused = [], cell.fused()
             for x_t in x.unbind(dim=1):  # (B, input_size) each; indexing x would cost a full-size gradient per step
-                h, c = cell(x_t, (h, c))
+                h, c = cell(x_t, (h, c), fused)
                 outputs.append(h)
             x = torch.stack(outputs, dim=1)  # (B, S, D)
             if layer < self.num_layers - 1:

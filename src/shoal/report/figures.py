@@ -14,6 +14,8 @@ _SPLITS = {"train": TRAIN, "valid": VALID}
 _COLOURS = ["#0072B2", "#D55E00"]
 _WIDTH, _HEIGHT = 380, 240
 
+Chart = alt.LayerChart | alt.FacetChart
+
 AXIS = {"loss": "loss (nats)", "accuracy": "accuracy"}
 
 
@@ -22,7 +24,7 @@ class Figure:
     """A chart with the caption that explains it; ``name`` names its files."""
 
     name: str
-    chart: alt.LayerChart
+    chart: Chart
     caption: str
 
 
@@ -55,7 +57,7 @@ def band(curves: pl.DataFrame, quantity: str) -> pl.DataFrame:
     )
 
 
-def learning_curves(curves: pl.DataFrame, quantity: str, title: str) -> alt.LayerChart:
+def learning_curves(curves: pl.DataFrame, quantity: str, title: str) -> Chart:
     """Loss or accuracy on both splits against the training step, on a logarithmic axis from step 1.
 
     Every run is a thin line; the thick one is their mean, with one standard deviation around it.
@@ -81,14 +83,15 @@ def learning_curves(curves: pl.DataFrame, quantity: str, title: str) -> alt.Laye
     return styled(alt.layer(*layers).properties(width=_WIDTH, height=_HEIGHT, title=title))
 
 
-def styled(chart: alt.LayerChart) -> alt.LayerChart:
+def styled(chart: Chart) -> Chart:
     """The look that all figures share."""
-    return (
-        chart.configure_view(stroke=None)
-        .configure_axis(grid=True, gridColor="#e6e6e6", labelFontSize=11, titleFontSize=12, titleFontWeight="normal")
-        .configure_title(fontSize=13, anchor="start", fontWeight="bold")
-        .configure_legend(labelFontSize=11, symbolStrokeWidth=2.2)
-    )
+    config = {
+        "view": {"stroke": None},
+        "axis": {"gridColor": "#e6e6e6", "labelFontSize": 11, "titleFontSize": 12, "titleFontWeight": "normal"},
+        "title": {"fontSize": 13, "anchor": "start"},
+        "legend": {"labelFontSize": 11, "symbolStrokeWidth": 2.2},
+    }
+    return chart.properties(config=config)
 
 
 def _log_steps(curves: pl.DataFrame) -> alt.Axis:

@@ -13,7 +13,6 @@ from shoal.lab.files import write
 from shoal.report.figures import Figure
 from shoal.report.table import Table, with_subscripts
 
-
 _EXPORTS = "window.vegaEmbed = vegaEmbed;"  # what the page's own script uses of the bundle
 
 

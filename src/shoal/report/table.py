@@ -7,8 +7,8 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-# A subscript or Greek letter in plain text, as used in row labels: L_train, t_f(A_val), Δt(L).
-_SUBSCRIPT = re.compile(r"([A-Za-z])_([A-Za-z]+)")
+# The symbols of the tables in plain text: L_train, A_val, t_f(...).
+_SUBSCRIPT = re.compile(r"(?<![A-Za-z_])([LAt])_(train|val|f)(?![A-Za-z])")
 
 
 @dataclass(frozen=True)

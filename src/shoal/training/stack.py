@@ -98,7 +98,8 @@ class Stack:
     def parameters(self) -> dict[str, Tensor]:
         """Views of ``theta`` by parameter name, ``(R, *shape)`` each."""
         parts = torch.split(self.theta, self.sizes, dim=1)
-        return {name: part.unflatten(1, shape) for (name, shape), part in zip(self.layout.items(), parts, strict=True)}
+        named = zip(self.layout.items(), parts, strict=True)
+        return {name: part.reshape(-1, *shape) for (name, shape), part in named}
 
     def batch(self, indices: Tensor) -> Batch:
         """Each member's examples at its indices, ``(R, B)`` -> tensors ``(R, B, ...)``."""
