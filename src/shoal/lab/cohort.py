@@ -12,6 +12,7 @@ between leaves one file too many, which the resumed run replaces: no row is lost
 """
 
 import fcntl
+import io
 import os
 import time
 from collections.abc import Iterator, Mapping
@@ -75,7 +76,9 @@ class CohortFolder:
     # what was measured
 
     def write_metrics(self, part: int, frame: pl.DataFrame) -> None:
-        write(self.path / "metrics" / f"{part:06d}.parquet", lambda scratch: frame.write_parquet(scratch))
+        content = io.BytesIO()
+        frame.write_parquet(content)
+        write(self.path / "metrics" / f"{part:06d}.parquet", content.getvalue())
 
     def metrics(self) -> pl.DataFrame:
         """Every flushed row: ``run``, ``step`` and one column per measured quantity.

@@ -3,15 +3,17 @@
 import json
 import os
 import secrets
-from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from shoal.errors import DiskError, LabError
 
 
-def write(path: Path, fill: Callable[[Path], None]) -> None:
-    """Have ``fill`` write a file beside ``path``, then put it in place in one step.
+def write(path: Path, content: bytes) -> None:
+    """Write a file beside ``path``, then put it in place in one step.
+
+    The bytes are written here and not by the libraries that make them: some of those do not report a full disk.
 
     Raises:
         DiskError: the disk is full or refuses; ``path`` is as it was.
@@ -19,22 +21,21 @@ def write(path: Path, fill: Callable[[Path], None]) -> None:
     scratch = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        fill(scratch)
-        with scratch.open("rb") as file:
+        with scratch.open("wb") as file:
+            file.write(content)
+            file.flush()
             os.fsync(file.fileno())
         scratch.replace(path)
         _sync_folder(path.parent)
-    except Exception as error:
-        scratch.unlink(missing_ok=True)
-        if isinstance(error, OSError) or "os error" in str(error).lower():
-            raise DiskError(f"could not write {path}: {_reason(error)}") from error
-        raise
+    except OSError as error:
+        with suppress(OSError):
+            scratch.unlink(missing_ok=True)
+        raise DiskError(f"could not write {path}: {error.strerror or error}") from error
 
 
 def write_json(path: Path, value: Any) -> None:
     """Write ``value`` as indented JSON."""
-    text = json.dumps(value, indent=1, ensure_ascii=False) + "\n"
-    write(path, lambda scratch: _write_text(scratch, text))
+    write(path, (json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode())
 
 
 def read_json(path: Path) -> Any:
@@ -49,17 +50,9 @@ def read_json(path: Path) -> Any:
         raise LabError(f"{path} is damaged: {error}") from None
 
 
-def _write_text(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")
-
-
 def _sync_folder(folder: Path) -> None:
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _reason(error: Exception) -> str:
-    return getattr(error, "strerror", None) or str(error)

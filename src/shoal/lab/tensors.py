@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from shoal.errors import LabError
@@ -18,7 +18,7 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[st
     """Write tensors and metadata to a safetensors file, with a SHA-256 of both in its header."""
     on_cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     header = {**metadata, "sha256": _digest(on_cpu, metadata)}
-    write(path, lambda scratch: save_file(on_cpu, scratch, metadata=header))
+    write(path, save(on_cpu, metadata=header))
 
 
 def load_tensors(path: Path, like: Mapping[str, Tensor] | None = None) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -2,7 +2,7 @@
 
 import html
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -47,33 +47,21 @@ def write_report(report: Report, folder: Path) -> Path:
         for table in section.tables:
             _write_table(table, folder / "tables")
     page = folder / "index.html"
-    _write_text(page, _page(report))
+    write(page, _page(report).encode())
     return page
 
 
 def _write_figure(figure: Figure, folder: Path) -> None:
     spec = figure.chart.to_json()
-    pdf, png = vl_convert.vegalite_to_pdf(spec), vl_convert.vegalite_to_png(spec, scale=2)
-    _write_text(folder / f"{figure.name}.svg", vl_convert.vegalite_to_svg(spec))
-    write(folder / f"{figure.name}.pdf", _bytes_writer(pdf))
-    write(folder / f"{figure.name}.png", _bytes_writer(png))
+    write(folder / f"{figure.name}.svg", vl_convert.vegalite_to_svg(spec).encode())
+    write(folder / f"{figure.name}.pdf", vl_convert.vegalite_to_pdf(spec))
+    write(folder / f"{figure.name}.png", vl_convert.vegalite_to_png(spec, scale=2))
 
 
 def _write_table(table: Table, folder: Path) -> None:
-    _write_text(folder / f"{table.name}.csv", table.to_csv())
-    _write_text(folder / f"{table.name}.md", table.to_markdown())
-    _write_text(folder / f"{table.name}.tex", table.to_latex())
-
-
-def _write_text(path: Path, text: str) -> None:
-    write(path, _bytes_writer(text.encode()))
-
-
-def _bytes_writer(content: bytes) -> Callable[[Path], None]:
-    def fill(scratch: Path) -> None:
-        scratch.write_bytes(content)
-
-    return fill
+    write(folder / f"{table.name}.csv", table.to_csv().encode())
+    write(folder / f"{table.name}.md", table.to_markdown().encode())
+    write(folder / f"{table.name}.tex", table.to_latex().encode())
 
 
 def _page(report: Report) -> str:

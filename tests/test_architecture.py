@@ -1,0 +1,88 @@
+"""The house: imports flow one way, the public face is what it says, and the tables of names agree."""
+
+import ast
+import importlib
+from pathlib import Path
+
+import pytest
+
+import shoal
+
+SOURCE = Path(shoal.__file__).parent
+
+# Each may import what stands before it, and within itself.
+ORDER = [
+    "errors",
+    "equations",
+    "spec",
+    "keyed",
+    "models",
+    "objectives",
+    "tasks",
+    "analysis",
+    "lab",
+    "training",
+    "report",
+    "studies",
+    "commands",
+    "cli",
+]
+
+
+def room(module: str) -> str:
+    return module.split(".")[1] if "." in module else module
+
+
+def imports(path: Path) -> set[str]:
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {f"{node.module}.{alias.name}" if node.module == "shoal" else node.module for alias in node.names}
+    return {name for name in found if name.split(".")[0] == "shoal"}
+
+
+FILES = [path for path in SOURCE.rglob("*.py") if path.name != "__main__.py" and path != SOURCE / "__init__.py"]
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(SOURCE)))
+def test_imports_flow_one_way(path):
+    own = path.relative_to(SOURCE).parts[0].removesuffix(".py")
+    assert own in ORDER, f"{own} has no place in the order"
+    for name in imports(path):
+        assert ORDER.index(room(name)) <= ORDER.index(own), f"{path} imports {name}, which stands after it"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(SOURCE)))
+def test_files_and_functions_are_small(path):
+    text = path.read_text(encoding="utf-8")
+    assert text.count("\n") <= 350
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef):
+            assert node.end_lineno - node.lineno <= 60, f"{path}:{node.lineno} {node.name}"
+
+
+@pytest.mark.parametrize(
+    "module", ["shoal", "shoal.models", "shoal.tasks", "shoal.analysis", "shoal.lab", "shoal.training", "shoal.report"]
+)
+def test_the_public_surface_is_there(module):
+    loaded = importlib.import_module(module)
+    assert sorted(loaded.__all__, key=str.lower) == sorted(set(loaded.__all__), key=str.lower)
+    for name in loaded.__all__:
+        assert getattr(loaded, name) is not None
+
+
+def test_the_face_of_shoal():
+    assert set(shoal.__all__) == {"Interrupted", "Lab", "Records", "RunSpec", "UserError", "grid", "resume", "train"}
+    with pytest.raises(AttributeError, match="no attribute 'trian'"):
+        shoal.trian  # noqa: B018 (the access is the test)
+
+
+def test_there_is_no_pickle_and_no_eval():
+    for path in FILES:
+        names = {node.id for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Name)}
+        assert not names & {"eval", "exec", "pickle"}, path
+        assert "import pickle" not in path.read_text(), path
+        assert "torch.load(" not in path.read_text(), path

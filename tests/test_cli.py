@@ -1,0 +1,166 @@
+"""The command line: one clear line for a mistake, exit codes, and one session from training to report."""
+
+import re
+import subprocess
+import sys
+
+import pytest
+from helpers import TINY
+
+from shoal.cli import COMMANDS, main
+from shoal.commands.progress import Progress, line, time_left
+from shoal.training.loop import Snapshot
+
+TINY_FLAGS = [word for name, value in TINY.items() for word in (f"--{name.replace('_', '-')}", str(value))]
+
+WRONG = {
+    "trian": "unknown command 'trian'.*did you mean 'train'",
+    "train --wieght-decay 1": "unknown argument '--wieght-decay'.*did you mean '--weight-decay'",
+    "train --p 1": "p must be an integer of at least 2, got '1'",
+    "train --p two": "p must be an integer of at least 2, got 'two'",
+    "train --p 7.5": "p must be an integer of at least 2, got '7.5'",
+    "train --operator / --p 30": "prime p, got p=30; the nearest is 29",
+    "train --r-train 0": r"r_train must be in \(0, 1\), got '0'",
+    "train --r-train 1": "r_train=1.0 leaves the validation split empty",
+    "train --r-train 1.5": r"r_train must be in \(0, 1\), got '1.5'",
+    "train --r-train 0.001 --p 5": "leaves the training split empty",
+    "train --model gpt --embedding-size 10 --num-heads 4": "num_heads must divide embedding_size",
+    "train --n-steps -5": "n_steps must be an integer of at least 1, got '-5'",
+    "train --train-batch-size 0": "train_batch_size must be an integer of at least 1, got '0'",
+    "train --num-layers 0": "num_layers must be an integer of at least 1, got '0'",
+    "train --model gtp": "unknown model 'gtp'.*did you mean 'gpt'",
+    "train --operator x": r"unknown operator 'x': one of \+ - \* /",
+    "train --optimizer adamm": "unknown optimizer 'adamm'.*did you mean 'adam",
+    "train --lr nan": "lr must be a finite number above 0, got 'nan'",
+    "train --lr inf": "lr must be a finite number above 0, got 'inf'",
+    "train --lr=-inf": "lr must be a finite number above 0, got '-inf'",
+    "train --lr": "--lr: needs at least one value",
+    "train --num-heads 4": "num_heads=4 does not apply to model 'lstm'; it applies to gpt",
+    "train --model lstm gpt --num-heads 4": "does not apply to model 'lstm'",
+    "train --momentum 0.9": "momentum=0.9 does not apply to optimizer 'adamw'; it applies to momentum",
+    "train --lr 1 --lr 2": "--lr was given 2 times",
+    "train --workers 0": "workers must be an integer of at least 1, got 0",
+    "train --device tpu": "device must be",
+    "study run sanitty": "unknown study 'sanitty'.*did you mean 'sanity'",
+    "study run ../sanity": "'../sanity' is not allowed",
+    "study run": "needs the name of a study",
+    "study rnu sanity": "unknown action 'rnu'.*did you mean 'run'",
+    "study report sanity": "was not run in lab",
+    "certify ../x": "'../x' is not allowed",
+    "certify abc": "no run 'abc'",
+    "report abc": "no run 'abc'",
+    "resume": "holds no runs",
+}
+
+
+@pytest.mark.parametrize("command", WRONG)
+def test_a_wrong_request_is_one_line_exit_code_2_and_no_lab(command, tmp_path, capsys):
+    words = command.split()
+    lab = tmp_path / "lab"
+    assert main([*words, "--lab", str(lab)] if words[0] in COMMANDS else words) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert error.startswith("shoal: ")
+    assert re.search(WRONG[command], error), error
+    assert not lab.exists()
+
+
+@pytest.mark.parametrize("kind", ["file", "folder", "newer"])
+@pytest.mark.parametrize("command", ["train --p 5 --n-steps 1", "runs", "resume", "report", "study run sanity --quick"])
+def test_what_is_not_a_lab_is_refused(command, kind, tmp_path, capsys):
+    lab = tmp_path / "lab"
+    if kind == "file":
+        lab.write_text("mine")
+    else:
+        lab.mkdir()
+        (lab / ("shoal-lab.json" if kind == "newer" else "mine.txt")).write_text('{"format": 99}')
+    before = sorted(tmp_path.rglob("*"))
+    assert main([*command.split(), "--lab", str(lab)]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_help_answers_without_importing_anything_heavy():
+    heavy = "[m for m in ('torch', 'polars', 'pydantic', 'altair') if m in sys.modules]"
+    code = f"import sys; from shoal.cli import main; main(['--help']); print({heavy})"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert out.endswith("[]\n")
+    assert all(name in out for name in COMMANDS)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help(command, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main([command, "--help"])
+    assert stop.value.code == 0
+    assert "--lab" in capsys.readouterr().out
+
+
+def test_one_session_from_training_to_report(tmp_path, capsys):
+    lab = ["--log_dir", str(tmp_path / "lab")]  # the practical's name for it
+    train = ["train", *TINY_FLAGS, "--model", "lstm", "gpt", "--weight_decay", "0.5", "1", "--seed", "0", "1", *lab]
+    assert main([*train, "--workers", "1"]) == 0
+    assert "8 runs: 8 new runs in 2 cohorts" in capsys.readouterr().out
+    assert main(train) == 0
+    out = capsys.readouterr().out
+    assert "8 runs: 8 runs already in the lab" in out
+    run = out.splitlines()[-1].split()[0]
+    assert main(["runs", *lab]) == 0
+    assert run in capsys.readouterr().out
+    assert main(["certify", run, "--steps", "5", *lab]) == 0
+    assert "alone against stacked" in capsys.readouterr().out
+    assert main(["resume", *lab]) == 0
+    assert "every run of the lab is finished" in capsys.readouterr().out
+    assert main(["report", *lab]) == 0
+    page = tmp_path / "lab" / "reports" / "runs" / "index.html"
+    assert str(page) in capsys.readouterr().out
+    text = page.read_text()
+    assert run in text
+    assert "Certificate of cohort" in text
+    assert 'src="http' not in text and 'href="http' not in text
+    assert {path.suffix for path in (page.parent / "figures").iterdir()} == {".pdf", ".svg", ".png"}
+    assert {path.suffix for path in (page.parent / "tables").iterdir()} == {".csv", ".md", ".tex"}
+
+
+def snapshot(**changes: object) -> Snapshot:
+    values: dict[str, object] = {
+        "cohort": "c",
+        "title": "gpt, 2 layers, d 128",
+        "members": 4,
+        "step": 2500,
+        "n_steps": 10001,
+        "state": "running",
+        "train_accuracy": (0.9, 0.95, 1.0),
+        "valid_accuracy": (0.1, 0.25, 0.995),
+        "generalised": 1,
+        "diverged": 0,
+        "steps_per_second": 10.0,
+    }
+    return Snapshot(**{**values, **changes})  # type: ignore[arg-type]
+
+
+def test_progress_says_where_a_cohort_stands(capsys):
+    text = line(snapshot(diverged=1))
+    for words in ("4 runs", "2,500/10,001", "0.95 [0.90, 1.00]", "0.25 [0.10, 0.99]", "1/4 generalised", "1 diverged"):
+        assert words in text
+    assert time_left(snapshot()) == "0:12:30 left"
+    assert time_left(snapshot(state="done")) == "done"
+    with Progress() as progress:
+        for step in range(5):
+            progress(snapshot(step=step))
+        progress(snapshot(state="done"))
+    assert capsys.readouterr().out.count("\n") == 2  # the first and the last: not a terminal
+
+
+def test_progress_on_a_terminal_is_one_table_that_is_rewritten():
+    import io
+
+    from rich.console import Console
+
+    out = io.StringIO()
+    with Progress(Console(file=out, force_terminal=True, width=140)) as progress:
+        progress(snapshot())
+        progress(snapshot(cohort="d", title="lstm, 1 layer, d 64", state="done"))
+    assert "gpt, 2 layers, d 128" in out.getvalue()
+    assert "0:12:30 left" in out.getvalue()
+    assert out.getvalue().count("generalised") >= 1

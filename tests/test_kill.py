@@ -1,0 +1,98 @@
+"""A training process that is killed loses at most what was not flushed, and goes on to the same bits."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import killing
+import pytest
+import torch
+
+import shoal
+from shoal.lab import Lab
+
+HERE = Path(__file__).parent
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(HERE), "OMP_NUM_THREADS": "1"}
+
+
+def assert_same_lab(found: Lab, expected: shoal.Records) -> None:
+    records = found.records(killing.specs())
+    assert records.runs()["state"].to_list() == ["done"] * len(records)
+    assert records.curves().equals(expected.curves())
+    for run in records.ids:
+        assert list(records.model_files(run)) == list(expected.model_files(run))
+        for step in records.model_files(run):
+            other = expected.model(run, step).state_dict()
+            for name, tensor in records.model(run, step).state_dict().items():
+                assert torch.equal(tensor, other[name])
+
+
+def test_killed_at_random_moments_a_lab_ends_with_the_same_bits(tmp_path):
+    expected = shoal.train(killing.specs(), tmp_path / "whole", workers=1, threads=1)
+    command = [sys.executable, str(HERE / "killing.py"), str(tmp_path / "killed"), "12", "3"]
+    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout.split()[1]) >= 10, done.stdout
+    lab = Lab(tmp_path / "killed")
+    sessions = [len(folder.status()["sessions"]) for folder in lab.cohorts()]
+    assert sum(sessions) > 4  # it did go on from flushes, several times
+    assert_same_lab(lab, expected)
+
+
+def flags() -> list[str]:
+    """Two cohorts that train for long enough to be interrupted."""
+    settings = "--p 5 --embedding-size 8 --num-layers 1 --n-steps 100000 --eval-first 0 --eval-period 10"
+    return [
+        sys.executable,
+        "-m",
+        "shoal",
+        "train",
+        *settings.split(),
+        "--model",
+        "lstm",
+        "gpt",
+        "--flush-seconds",
+        "0.2",
+    ]
+
+
+def started(lab: Path) -> subprocess.Popen[str]:
+    """A process that has flushed both of its cohorts at least once."""
+    process = subprocess.Popen(
+        [*flags(), "--lab", str(lab)], env=ENVIRONMENT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    deadline = time.monotonic() + 90
+    while len(list(lab.glob("cohorts/*/checkpoint.safetensors"))) < 2:
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    return process
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_finishes_the_step_flushes_and_says_how_to_go_on(tmp_path, number):
+    process = started(tmp_path / "lab")
+    process.send_signal(number)
+    out, error = process.communicate(timeout=60)
+    assert process.returncode == 130, (out, error)
+    assert "shoal resume --lab" in error
+    lab = Lab(tmp_path / "lab")
+    for folder in lab.cohorts():
+        assert not folder.is_training()
+        step = max(member["step"] for member in folder.status()["members"].values())
+        assert folder.metrics()["step"].max() == step // 10 * 10
+
+
+def test_workers_end_when_their_parent_is_killed(tmp_path):
+    process = started(tmp_path / "lab")
+    process.kill()
+    process.communicate(timeout=60)
+    deadline = time.monotonic() + 30
+    folders = Lab(tmp_path / "lab").cohorts()
+    while any(folder.is_training() for folder in folders):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    assert set(Lab(tmp_path / "lab").records().runs()["state"]) == {"interrupted"}

@@ -1,0 +1,191 @@
+"""What is kept stays readable: atomic files, checksums, formats, names."""
+
+import errno
+import json
+import subprocess
+import sys
+
+import polars as pl
+import pytest
+import torch
+from helpers import tiny, tiny_grid
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import shoal
+from shoal.errors import DiskError, LabError, UserError
+from shoal.lab import Lab, get_all_checkpoints, get_all_checkpoints_per_trials
+from shoal.lab.cohort import CohortFolder
+from shoal.lab.files import write_json
+from shoal.lab.lab import find_run
+from shoal.lab.tensors import load_tensors, save_tensors
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory):
+    """A lab with four finished runs of two cohorts."""
+    path = tmp_path_factory.mktemp("labs") / "lab"
+    specs = tiny_grid({"save_model_step": 6}, seed=[0, 1]) + tiny_grid({"model": "gpt"}, n_steps=[8, 12])
+    shoal.train(specs, path, workers=1)
+    return Lab(path)
+
+
+def test_tensors_come_back_as_they_were(tmp_path):
+    tensors = {"a": torch.randn(3, 2), "b": torch.tensor([True, False]), "c": torch.tensor(5)}
+    save_tensors(tmp_path / "x.safetensors", tensors, {"step": "3"})
+    found, metadata = load_tensors(tmp_path / "x.safetensors", like=tensors)
+    assert metadata == {"step": "3"}
+    assert all(torch.equal(found[name], tensor) for name, tensor in tensors.items())
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.data())
+def test_any_flipped_bit_and_any_truncation_is_found(tmp_path_factory, data):
+    path = tmp_path_factory.mktemp("flip") / "x.safetensors"
+    save_tensors(path, {"a": torch.arange(6.0), "b": torch.arange(3)}, {"step": "3"})
+    content = bytearray(path.read_bytes())
+    if data.draw(st.booleans(), label="truncate"):
+        del content[data.draw(st.integers(0, len(content) - 1), label="length") :]
+    else:
+        content[data.draw(st.integers(0, len(content) - 1), label="byte")] ^= 1 << data.draw(st.integers(0, 7))
+    path.write_bytes(content)
+    with pytest.raises(LabError, match="damaged"):
+        load_tensors(path)
+
+
+def test_a_checkpoint_of_another_shape_is_refused(tmp_path):
+    save_tensors(tmp_path / "x.safetensors", {"a": torch.zeros(3)}, {})
+    with pytest.raises(LabError, match=r"shape \(3,\).*expected \(4,\)"):
+        load_tensors(tmp_path / "x.safetensors", like={"a": torch.zeros(4)})
+    with pytest.raises(LabError, match="holds"):
+        load_tensors(tmp_path / "x.safetensors", like={"b": torch.zeros(3)})
+    with pytest.raises(LabError, match="no checkpoint"):
+        load_tensors(tmp_path / "y.safetensors")
+
+
+@pytest.mark.parametrize("call", ["fsync", "replace"])
+def test_a_failed_write_leaves_the_old_file_and_no_scratch(tmp_path, monkeypatch, call):
+    write_json(tmp_path / "x.json", {"a": 1})
+
+    def fail(*arguments):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("os.fsync" if call == "fsync" else "pathlib.Path.replace", fail)
+    with pytest.raises(DiskError, match="could not write .*x.json: No space left on device"):
+        write_json(tmp_path / "x.json", {"a": 2})
+    assert json.loads((tmp_path / "x.json").read_text()) == {"a": 1}
+    assert [path.name for path in tmp_path.iterdir()] == ["x.json"]
+
+
+def test_a_file_larger_than_the_system_allows_is_a_disk_error(tmp_path):
+    """The system's own limit on file sizes stands for a full disk: the failure comes in the middle of a write."""
+    code = (
+        "import resource, signal, pathlib, sys\n"
+        "from shoal.lab.files import write\n"
+        "from shoal.errors import DiskError\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
+        "try: write(pathlib.Path(sys.argv[1]) / 'x', bytes(5000))\n"
+        "except DiskError as error: print(error)\n"
+    )
+    out = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True).stdout
+    assert "File too large" in out
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_lab_that_cannot_be_one_is_refused_and_left_as_it_was(tmp_path):
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "mine.txt").write_text("mine")
+    (tmp_path / "newer").mkdir()
+    (tmp_path / "newer" / "shoal-lab.json").write_text('{"format": 99}')
+    (tmp_path / "odd").mkdir()
+    (tmp_path / "odd" / "shoal-lab.json").write_text("{")
+    for name, words in (("file", "is a file"), ("folder", "not a lab"), ("newer", "format 99"), ("odd", "damaged")):
+        with pytest.raises(LabError, match=words):
+            shoal.train([tiny()], tmp_path / name)
+    assert (tmp_path / "file").read_text() == "mine"
+    assert [path.name for path in (tmp_path / "folder").iterdir()] == ["mine.txt"]
+
+
+def test_a_lab_that_cannot_be_written_is_refused(tmp_path, monkeypatch):
+    def refuse(*arguments, **options):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr("pathlib.Path.mkdir", refuse)
+    with pytest.raises(LabError, match=r"cannot be written: Permission denied"):
+        shoal.train([tiny()], tmp_path / "lab")
+
+
+@pytest.mark.parametrize("name", ["../x", "a/b", "a\\b", "..", ".hidden", "", "a b", "x..y", "/etc"])
+def test_names_that_could_leave_the_lab_are_refused(lab, name):
+    with pytest.raises(UserError, match="not allowed"):
+        lab.note_study(name, {})
+    with pytest.raises(UserError, match="not allowed"):
+        lab.report_folder(name)
+    with pytest.raises(UserError, match="not allowed"):
+        lab.records([name])
+
+
+def test_runs_are_found_by_the_beginning_of_their_id(lab):
+    run = lab.runs()[0]
+    assert lab.records([run[:8]]).ids == [run]
+    with pytest.raises(UserError, match="ambiguous"):
+        find_run("a", ["ab", "ac"])
+    with pytest.raises(UserError, match="no run 'zzzz'"):
+        lab.records(["zzzz"])
+    with pytest.raises(LabError, match="is not in lab"):
+        lab.records([tiny(seed=99)])
+
+
+def test_records_say_what_was_asked_and_what_came_out(lab):
+    records = lab.records()
+    runs = records.runs()
+    assert runs["state"].to_list() == ["done"] * 4
+    assert runs["step"].to_list() == [12, 12, 8, 12]
+    curves = records.curves()
+    assert curves["run"].unique(maintain_order=True).to_list() == records.ids
+    steps = {run: curves.filter(run=run)["step"].to_list() for run in records.ids}
+    assert list(steps.values()) == [[0, 1, 2, 3, 5, 10, 12]] * 2 + [[0, 1, 2, 3, 5, 8], [0, 1, 2, 3, 5, 10, 12]]
+    assert {"model", "seed", "n_steps"} <= set(curves.columns)
+    assert not curves.select("train_loss", "valid_loss", "l2_norm").null_count().sum_horizontal().item()
+    assert set(records.extrema()["run"]) == set(records.ids)
+
+
+def test_kept_models_are_the_ones_that_were_measured(lab):
+    records = lab.records()
+    run = records.ids[0]
+    assert list(records.model_files(run)) == [0, 6, 12]
+    norm = torch.cat([p.detach().flatten() for p in records.model(run).parameters()]).norm().item()
+    assert norm == pytest.approx(records.curves().filter(run=run)["l2_norm"][-1], rel=1e-6)
+    with pytest.raises(LabError, match="no model of step 7; kept: 0 6 12"):
+        records.model(run, step=7)
+
+
+def test_the_practicals_reading_of_checkpoints(lab):
+    records = lab.records(lab.runs()[:2])
+    files, metrics = get_all_checkpoints(records, records.ids[0])
+    assert [path.stem for path in files] == ["000000000", "000000006", "000000012"]
+    assert metrics["all_steps"] == [0, 1, 2, 3, 5, 10, 12]
+    models, together = get_all_checkpoints_per_trials(records, just_files=False)
+    assert len(models) == 2
+    assert isinstance(models[1][0], torch.nn.Module)
+    assert together["test"]["accuracy"][0] == metrics["test"]["accuracy"]
+    extrema = shoal.analysis.get_extrema_performance_steps_per_trials(together)
+    assert extrema["min_train_loss"] == pytest.approx(records.extrema()["train_loss"].mean())
+
+
+def test_damaged_metrics_are_named(tmp_path):
+    folder = CohortFolder(tmp_path)
+    folder.write_metrics(0, pl.DataFrame({"run": ["a"], "step": [1]}))
+    path = tmp_path / "metrics" / "000000.parquet"
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(LabError, match=r"000000\.parquet is damaged"):
+        folder.metrics()
+
+
+def test_every_session_says_with_what_it_was_made(lab):
+    for folder in lab.records().cohorts():
+        (session,) = folder.status()["sessions"]
+        assert session["torch"] == torch.__version__
+        assert {"shoal", "device", "precision", "threads", "git_commit", "processor", "time"} <= set(session)
