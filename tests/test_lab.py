@@ -71,7 +71,7 @@ def test_a_failed_write_leaves_the_old_file_and_no_scratch(tmp_path, monkeypatch
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr("os.fsync" if call == "fsync" else "pathlib.Path.replace", fail)
-    with pytest.raises(DiskError, match="could not write .*x.json: No space left on device"):
+    with pytest.raises(DiskError, match=r"could not write .*x\.json: No space left on device"):
         write_json(tmp_path / "x.json", {"a": 2})
     assert json.loads((tmp_path / "x.json").read_text()) == {"a": 1}
     assert [path.name for path in tmp_path.iterdir()] == ["x.json"]

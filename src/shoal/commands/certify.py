@@ -26,9 +26,9 @@ def run(options: argparse.Namespace) -> int:
         print(f"cohort {folder.id}: {certificate['members']} members, first {certificate['steps']} steps")
         for name, deviation in certificate["alone"].items():
             print(
-                f"  {name} alone against stacked: losses differ by at most {deviation['loss']:.2g} nats, "
-                f"parameters by {deviation['parameters']:.2g} ({deviation['parameters_relative']:.2g} of the largest value "
-                f"in {deviation['parameters_where']})"
+                f"  {name} alone against stacked: losses differ by at most {deviation['loss']:.2g} nats, parameters by "
+                f"{deviation['parameters']:.2g} ({deviation['parameters_relative']:.2g} of the largest value in "
+                f"{deviation['parameters_where']})"
             )
         if certificate["record"] is not None:
             print(f"  the stack retrained against the record: losses differ by at most {certificate['record']:.2g}")

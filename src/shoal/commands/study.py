@@ -54,19 +54,25 @@ def run(options: argparse.Namespace) -> int:
 
 def _run(options: argparse.Namespace, study: "Study", lab: "Lab") -> int:
     from shoal.commands.training import train_with_progress
+    from shoal.training import Interrupted
     from shoal.training.api import choose_device
     from shoal.training.certificate import certify
 
     specs = study.runs(options.quick, options.seed)
-    records = train_with_progress(
-        specs,
-        options.lab,
-        device=options.device,
-        workers=options.workers,
-        threads=options.threads,
-        flush_seconds=options.flush_seconds,
-    )
-    lab.note_study(options.name, {"quick": options.quick, "runs": records.ids})
+    note = {"quick": options.quick, "runs": [spec.id for spec in specs]}
+    try:
+        records = train_with_progress(
+            specs,
+            options.lab,
+            device=options.device,
+            workers=options.workers,
+            threads=options.threads,
+            flush_seconds=options.flush_seconds,
+        )
+    except Interrupted:
+        lab.note_study(options.name, note)  # `shoal study report` can show what there is
+        raise
+    lab.note_study(options.name, note)
     for folder in records.cohorts():
         if folder.certificate() is None:
             print(f"certifying cohort {folder.id}: one member alone for {CERTIFIED_STEPS[options.quick]} steps")

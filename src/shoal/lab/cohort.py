@@ -170,9 +170,12 @@ def locked(path: Path, wait: float, busy: str) -> Iterator[None]:
     """Hold a file lock, waiting up to ``wait`` seconds for it.
 
     Raises:
-        LabError: still held by another process; the message is ``busy``.
+        LabError: still held by another process (the message is ``busy``), or the folder cannot be written.
     """
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+        raise LabError(f"{path.parent} cannot be written: {error.strerror}") from None
     try:
         deadline = time.monotonic() + wait
         while True:

@@ -56,8 +56,8 @@ class Lab:
                 write_json(self.path / _MARK, {"format": FORMAT})
             with self.planning():
                 pass
-        except (DiskError, PermissionError, OSError) as error:
-            reason = getattr(error.__cause__ or error, "strerror", None) or str(error)
+        except DiskError as error:
+            reason = getattr(error.__cause__, "strerror", None) or str(error)
             raise LabError(f"lab {self.path} cannot be written: {reason}") from None
         return self
 

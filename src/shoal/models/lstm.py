@@ -87,6 +87,7 @@ class LSTM(nn.Module):
         h_0, c_0 = hidden_states
         last_h, last_c = [], []
         for layer, cell in enumerate(self.layers):
+            assert isinstance(cell, LSTMCell)
             h, c = h_0[layer], c_0[layer]  # (B, D) each
             outputs, fused = [], cell.fused()
             for x_t in x.unbind(dim=1):  # (B, input_size) each; indexing x would cost a full-size gradient per step

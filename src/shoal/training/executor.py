@@ -9,6 +9,7 @@ import os
 import queue
 import signal
 import sys
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from multiprocessing.connection import wait
@@ -169,6 +170,7 @@ def _work(path: Path, settings: tuple[Any, ...], news: Any, stopping: Any, paren
     except (UserError, DiskError) as error:
         news.put(error)
     except Exception as error:
+        traceback.print_exc()  # the parent gets one line; what led to it is only known here
         news.put(RuntimeError(f"cohort {folder.id} failed: {type(error).__name__}: {error}"))
     if os.getppid() != parent:
         news.cancel_join_thread()  # nobody reads any more

@@ -1,0 +1,32 @@
+"""The README's Python runs as printed, and its files exist."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+
+
+def test_the_python_examples_run_in_order(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert len(BLOCKS) >= 3
+    exec("\n".join(BLOCKS), {})
+
+
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "docs/ARCHITECTURE.md", "docs/results/sanity.md"])
+def test_links_lead_somewhere(name):
+    path = ROOT / name
+    for target in re.findall(r"\]\(([^)#]+)[^)]*\)", path.read_text(encoding="utf-8")):
+        if not target.startswith("http"):
+            assert (path.parent / target).exists(), f"{name}: {target}"
+
+
+def test_every_command_in_the_readme_exists():
+    from shoal.cli import COMMANDS
+
+    used = set(re.findall(r"shoal ([a-z]+)(?= )", " ".join(re.findall(r"^\$ (.*)$", README, flags=re.MULTILINE))))
+    assert used
+    assert used <= set(COMMANDS)
