@@ -2,13 +2,13 @@
 
 import argparse
 
-from shoal.commands.parsing import Parser, add_execution, add_lab
+from shoal.commands.parsing import Parser, add_execution, add_lab, read_execution
 
 
 def arguments(parser: Parser) -> None:
     """Flags of the command."""
     add_lab(parser)
-    add_execution(parser)
+    add_execution(parser, new_runs=False)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -20,9 +20,7 @@ def run(options: argparse.Namespace) -> int:
 
     if not Lab(options.lab).runs():
         raise UserError(f"lab {options.lab} holds no runs")
-    records = resume_with_progress(
-        options.lab, device=options.device, workers=options.workers, flush_seconds=options.flush_seconds
-    )
+    records = resume_with_progress(options.lab, **read_execution(options))
     if len(records) == 0:
         print("every run of the lab is finished")
         return 0

@@ -3,7 +3,7 @@
 import argparse
 from typing import TYPE_CHECKING
 
-from shoal.commands.parsing import Parser, add_execution, add_lab
+from shoal.commands.parsing import Parser, add_execution, add_lab, read_execution
 from shoal.errors import UserError, nearest
 
 if TYPE_CHECKING:
@@ -22,7 +22,6 @@ def arguments(parser: Parser) -> None:
     parser.flag("quick", action="store_true", help="a small form that two cores finish in minutes")
     parser.flag("seed", type=int, nargs="+", help="seeds, instead of the study's own")
     add_execution(parser)
-    parser.flag("threads", type=int, help="threads per cohort (the cores divided by the workers)")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -61,14 +60,7 @@ def _run(options: argparse.Namespace, study: "Study", lab: "Lab") -> int:
     specs = study.runs(options.quick, options.seed)
     note = {"quick": options.quick, "runs": [spec.id for spec in specs]}
     try:
-        records = train_with_progress(
-            specs,
-            options.lab,
-            device=options.device,
-            workers=options.workers,
-            threads=options.threads,
-            flush_seconds=options.flush_seconds,
-        )
+        records = train_with_progress(specs, options.lab, **read_execution(options))
     except Interrupted:
         lab.note_study(options.name, note)  # `shoal study report` can show what there is
         raise

@@ -2,14 +2,13 @@
 
 import argparse
 
-from shoal.commands.parsing import Parser, add_execution, add_lab, add_settings, read_settings
+from shoal.commands.parsing import Parser, add_execution, add_lab, add_settings, read_execution, read_settings
 
 
 def arguments(parser: Parser) -> None:
     """Flags of the command."""
     add_lab(parser)
     add_execution(parser)
-    parser.flag("threads", type=int, help="threads per cohort (the cores divided by the workers)")
     add_settings(parser)
 
 
@@ -20,13 +19,6 @@ def run(options: argparse.Namespace) -> int:
     from shoal.commands.training import train_with_progress
     from shoal.report.console import print_extrema
 
-    records = train_with_progress(
-        specs,
-        options.lab,
-        device=options.device,
-        workers=options.workers,
-        threads=options.threads,
-        flush_seconds=options.flush_seconds,
-    )
+    records = train_with_progress(specs, options.lab, **read_execution(options))
     print_extrema(records)
     return 0
