@@ -12,7 +12,7 @@ import shoal
 from shoal.errors import DiskError, LabError, UserError
 from shoal.lab import Lab
 from shoal.training import plan
-from shoal.training.loop import Orders, train_cohort
+from shoal.training.loop import Options, train_cohort
 
 
 def parameters(records: shoal.Records) -> dict[str, dict[str, torch.Tensor]]:
@@ -59,7 +59,7 @@ def test_a_stopped_run_goes_on_bit_for_bit(tmp_path, base):
     folder.create(list(cohort.members), threads=1)
     for steps in (0, 1, 7, 13, 100):
         asked = iter(range(steps))
-        outcome = train_cohort(folder, Orders(stop=lambda asked=asked: next(asked, None) is None))
+        outcome = train_cohort(folder, Options(stop=lambda asked=asked: next(asked, None) is None))
     assert outcome == "done"
     assert len(folder.status()["sessions"]) == 5
     assert_same(lab.records(specs), expected)
@@ -74,9 +74,9 @@ def test_an_orphaned_metrics_file_is_replaced_not_counted_twice(tmp_path):
     folder = lab.cohort(cohort.id)
     folder.create(list(cohort.members), threads=1)
     asked = iter(range(10))
-    train_cohort(folder, Orders(stop=lambda: next(asked, None) is None))
+    train_cohort(folder, Options(stop=lambda: next(asked, None) is None))
     folder.write_metrics(1, folder.metrics().with_columns(pl.col("step") + 1000))
-    assert train_cohort(folder, Orders()) == "done"
+    assert train_cohort(folder, Options()) == "done"
     assert_same(lab.records(specs), expected)
 
 
@@ -139,7 +139,7 @@ def test_a_damaged_checkpoint_is_refused_and_left_alone(tmp_path, damage):
     folder = lab.cohort(cohort.id)
     folder.create(list(cohort.members), threads=1)
     asked = iter(range(10))
-    train_cohort(folder, Orders(stop=lambda: next(asked, None) is None))
+    train_cohort(folder, Options(stop=lambda: next(asked, None) is None))
     path = folder.checkpoint_path
     content = bytearray(path.read_bytes())
     if damage == "truncate":

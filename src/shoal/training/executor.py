@@ -22,7 +22,7 @@ import torch
 
 from shoal.errors import DiskError, UserError
 from shoal.lab.cohort import CohortFolder
-from shoal.training.loop import Orders, Snapshot, train_cohort
+from shoal.training.loop import Options, Snapshot, train_cohort
 from shoal.training.step import Metric
 
 Watch = Callable[[Snapshot], None]
@@ -82,18 +82,18 @@ def execute(
     stop = StopFlag()
     with stop.listening():
         if workers <= 1 or len(folders) <= 1:
-            return _execute_here(folders, Orders(device, flush_seconds, metrics, watch, stop))
+            return _execute_here(folders, Options(device, flush_seconds, metrics, watch, stop))
         return _execute_in_workers(folders, workers, (device, flush_seconds, dict(metrics)), watch, stop)
 
 
-def _execute_here(folders: Sequence[CohortFolder], orders: Orders) -> bool:
+def _execute_here(folders: Sequence[CohortFolder], options: Options) -> bool:
     threads = torch.get_num_threads()
     try:
         for folder in folders:
-            if orders.stop():
+            if options.stop():
                 return False
             torch.set_num_threads(folder.manifest()["threads"])
-            if train_cohort(folder, orders) != "done":
+            if train_cohort(folder, options) != "done":
                 return False
         return True
     finally:
@@ -166,7 +166,7 @@ def _work(path: Path, settings: tuple[Any, ...], news: Any, stopping: Any, paren
 
     try:
         torch.set_num_threads(folder.manifest()["threads"])
-        news.put(train_cohort(folder, Orders(device, flush_seconds, metrics, news.put, stop)))
+        news.put(train_cohort(folder, Options(device, flush_seconds, metrics, news.put, stop)))
     except (UserError, DiskError) as error:
         news.put(error)
     except Exception as error:

@@ -35,7 +35,7 @@ class Snapshot:
 
 
 @dataclass
-class Orders:
+class Options:
     """What the caller wants of a training session.
 
     Attributes:
@@ -63,7 +63,7 @@ def is_saved(spec: RunSpec, step: int) -> bool:
     return spec.save_model_step is not None and step % spec.save_model_step == 0
 
 
-def train_cohort(folder: CohortFolder, orders: Orders) -> str:
+def train_cohort(folder: CohortFolder, options: Options) -> str:
     """Train a cohort to its end, or until told to stop, from wherever its folder stands.
 
     Returns:
@@ -74,17 +74,17 @@ def train_cohort(folder: CohortFolder, orders: Orders) -> str:
         DiskError: a flush failed; what was flushed before is intact.
     """
     with folder.training():
-        return _Session(folder, orders).run()
+        return _Session(folder, options).run()
 
 
 class _Session:
     """One process training one cohort for a while."""
 
-    def __init__(self, folder: CohortFolder, orders: Orders) -> None:
-        self.folder, self.orders = folder, orders
+    def __init__(self, folder: CohortFolder, options: Options) -> None:
+        self.folder, self.options = folder, options
         self.cohort = Cohort(tuple(folder.specs()))
-        self.stack = Stack(self.cohort, orders.device)
-        self.metrics = {"l2_norm": l2_norm, **orders.metrics}
+        self.stack = Stack(self.cohort, options.device)
+        self.metrics = {"l2_norm": l2_norm, **options.metrics}
         self.rows: list[pl.DataFrame] = []
         self.runs = [spec.id for spec in self.cohort.members]
         self.last_steps = {spec.n_steps for spec in self.cohort.members}
@@ -93,7 +93,7 @@ class _Session:
         self.generalised = [False] * len(self.cohort)
         self._restore()
         self.status = folder.status()
-        self.status["sessions"].append({"from_step": self.step, **environment(orders.device)})
+        self.status["sessions"].append({"from_step": self.step, **environment(options.device)})
         self.began = self.flushed = time.monotonic()
         self.watched = 0.0
 
@@ -109,7 +109,7 @@ class _Session:
         if self.parts == 0:
             self._record()
         while self._is_learning():
-            if self.orders.stop():
+            if self.options.stop():
                 self._flush()
                 self._watch("interrupted", now=True)
                 return "interrupted"
@@ -162,7 +162,7 @@ class _Session:
 
     def _flush_is_due(self) -> bool:
         period = self.cohort.shared.save_statistic_step
-        timely = time.monotonic() - self.flushed >= self.orders.flush_seconds
+        timely = time.monotonic() - self.flushed >= self.options.flush_seconds
         return timely or (period is not None and self.step % period == 0)
 
     def _flush(self) -> None:
@@ -193,7 +193,7 @@ class _Session:
         if not now and at - self.watched < 0.25:
             return
         self.watched = at
-        self.orders.watch(
+        self.options.watch(
             Snapshot(
                 cohort=self.cohort.id,
                 title=self.cohort.describe(),
