@@ -68,7 +68,7 @@ def line(s: Snapshot) -> str:
     runs = f"{s.members} run{'s' * (s.members != 1)}"
     diverged = f" · {s.diverged} diverged" if s.diverged else ""
     return (
-        f"{s.title} · {s.members} run{'s' * (s.members != 1)} · step {s.step:,}/{s.n_steps:,} · train {_accuracy(s.train_accuracy)} · "
+        f"{s.title} · {runs} · step {s.step:,}/{s.n_steps:,} · train {_accuracy(s.train_accuracy)} · "
         f"valid {_accuracy(s.valid_accuracy)} · {s.generalised}/{s.members} generalised{diverged} · "
         f"{s.steps_per_second:.1f} steps/s · {time_left(s)}"
     )
