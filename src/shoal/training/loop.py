@@ -150,7 +150,7 @@ class _Session:
             self.rows.append(pl.DataFrame({"run": runs, "step": [self.step] * len(runs), **columns}))
         for split in self.accuracies:
             accuracy = values[f"{split}_accuracy"]
-            self.accuracies[split] = (float(accuracy.min()), float(accuracy.median()), float(accuracy.max()))
+            self.accuracies[split] = (float(accuracy.min()), float(accuracy.quantile(0.5)), float(accuracy.max()))
         reached = (values["valid_accuracy"] >= GENERALISED).tolist()
         self.generalised = [before or now for before, now in zip(self.generalised, reached, strict=True)]
 
