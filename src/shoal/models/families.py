@@ -30,13 +30,21 @@ class Family:
 
 
 def lstm_parameters(input_size: int, hidden_size: int, num_layers: int, bias: bool = True) -> int:
-    """Learnable parameters of an :class:`~shoal.models.LSTM`: four gates over ``[x, h]`` in each layer."""
+    """Learnable parameters of an :class:`~shoal.models.LSTM`: four gates over ``[x, h]`` in each layer.
+
+    >>> lstm_parameters(input_size=128, hidden_size=128, num_layers=2)
+    263168
+    """
     d_x, d_h = input_size, hidden_size
     return 4 * (d_x + d_h) * d_h + (num_layers - 1) * 8 * d_h**2 + num_layers * 4 * d_h * bias
 
 
 def attention_parameters(num_heads: int, head_size: int, bias: bool = True) -> int:
-    """Learnable parameters of a :class:`~shoal.models.MultiHeadedAttention`: four projections."""
+    """Learnable parameters of a :class:`~shoal.models.MultiHeadedAttention`: four projections.
+
+    >>> attention_parameters(num_heads=4, head_size=32, bias=False)
+    65536
+    """
     d = num_heads * head_size
     return 4 * (d**2 + d * bias)
 
@@ -44,7 +52,11 @@ def attention_parameters(num_heads: int, head_size: int, bias: bool = True) -> i
 def decoder_parameters(
     num_heads: int, head_size: int, num_layers: int, multiplier: float = 4, bias: bool = True
 ) -> int:
-    """Learnable parameters of a :class:`~shoal.models.Decoder`: attention, bias-free MLP and two norms per block."""
+    """Learnable parameters of a :class:`~shoal.models.Decoder`: attention, bias-free MLP and two norms per block.
+
+    >>> decoder_parameters(num_heads=4, head_size=32, num_layers=2)
+    395264
+    """
     d = num_heads * head_size
     d_ff = int(multiplier * d)
     return num_layers * (attention_parameters(num_heads, head_size, bias) + 2 * d * d_ff + 4 * d)

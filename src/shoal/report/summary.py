@@ -11,6 +11,7 @@ from shoal.analysis import mean_and_std
 from shoal.lab import Records
 from shoal.report.page import Section
 from shoal.report.table import Cell, Table
+from shoal.tasks.build import count_run_parameters
 
 
 @dataclass(frozen=True)
@@ -120,6 +121,7 @@ def provenance(records: Records, command: str) -> Section:
     paragraphs = [
         f"Made by: {command}",
         f"Settings in common: {shared}.",
+        f"P, the learnable parameters without embeddings: {_sizes(records)}.",
         f"Trained in {len(records.cohorts())} cohorts, {len(sessions)} sessions, {seconds:,.0f} seconds of training "
         f"in all (cohorts may have run at the same time): {'; '.join(environments)}.",
         *_certificates(records),
@@ -132,6 +134,11 @@ def _shared_settings(records: Records) -> str:
     skipped = {"run", "state", "step", "seed", "init_seed", "split_seed", "order_seed"}
     names = [c for c in frame.columns if c not in skipped and frame[c].n_unique() == 1 and frame[c][0] is not None]
     return ", ".join(f"{name} {_plain(frame[name][0])}" for name in names)
+
+
+def _sizes(records: Records) -> str:
+    sizes = dict.fromkeys((spec.model, count_run_parameters(spec)) for spec in records.specs.values())
+    return ", ".join(f"{model} {size:,}" for model, size in sizes)
 
 
 def _plain(value: Any) -> str:

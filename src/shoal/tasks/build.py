@@ -41,7 +41,11 @@ def build_model(spec: RunSpec, task: Task) -> nn.Module:
 
 
 def count_run_parameters(spec: RunSpec) -> int:
-    """P of the run's model in closed form: learnable parameters without embeddings."""
+    """P of the run's model in closed form: learnable parameters without embeddings.
+
+    >>> count_run_parameters(RunSpec(model="gpt"))
+    399908
+    """
     assert spec.q is not None
     vocabulary_size = max(spec.p, spec.q) + 5  # operator, =, BOS, EOS, PAD
     return FAMILIES[spec.model].count(spec, vocabulary_size)
