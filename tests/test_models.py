@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from shoal.keyed import uniform
 from shoal.models import GPT, LSTM, LSTMLM, Block, GPTEmbedding, LayerNorm, MultiHeadedAttention
 from shoal.models.dropout import Dropout
-from shoal.models.families import FAMILIES, count_parameters, decoder_parameters, lstm_parameters
+from shoal.models.families import FAMILIES, attention_parameters, count_parameters, decoder_parameters, lstm_parameters
 from shoal.spec import RunSpec
 from shoal.tasks.build import count_run_parameters
 
@@ -413,6 +413,8 @@ def test_counts_of_the_parts_equal_counting(D_in, D, layers, heads, bias):
         p.numel() for p in LSTM(D_in, D, layers, bias=bias).parameters()
     )
     H, size = heads
+    attention = MultiHeadedAttention(H * size, H, bias)
+    assert attention_parameters(H, size, bias) == sum(p.numel() for p in attention.parameters())
     decoder = GPT(H, layers, H * size, 9, 7, bias_attention=bias).decoder
     assert decoder_parameters(H, size, layers, bias=bias) == sum(p.numel() for p in decoder.parameters())
 

@@ -1,0 +1,23 @@
+"""Fixtures that every test may ask for."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+
+@pytest.fixture(autouse=True, scope="session")
+def one_thread():
+    """Small tensors are fastest on one thread, and tests may run side by side."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def golden() -> Path:
+    """The folder of larger reference values: ``SHOAL_GOLDEN``, or beside the checkout."""
+    beside = Path(__file__).parents[2] / "shared" / "golden"
+    folder = Path(os.environ.get("SHOAL_GOLDEN") or beside)
+    if not folder.is_dir():
+        pytest.skip("no golden folder; the project's own vectors are tested instead")
+    return folder

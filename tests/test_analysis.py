@@ -1,0 +1,289 @@
+"""Extrema against brute force, and the tables that show them."""
+
+import csv
+import io
+import math
+import re
+import statistics
+
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from shoal.analysis import (
+    extrema,
+    first_step_at_least,
+    get_extrema_performance_steps,
+    get_extrema_performance_steps_per_trials,
+    mean_and_std,
+)
+from shoal.errors import UserError
+from shoal.report import Cell, Table
+from shoal.report.summary import QUANTITIES, show, ten_figures
+
+some = settings(max_examples=25, deadline=None)
+COLUMNS = ("train_loss", "valid_loss", "train_accuracy", "valid_accuracy")
+# a few values, so that the best is often reached more than once
+VALUES = st.sampled_from([0.0, 0.25, 0.5, 1.0, math.nan])
+
+Curve = dict[str, list]
+
+
+@st.composite
+def curves(draw) -> Curve:
+    """One run's evaluations in order of steps, of which the first is always a number."""
+    steps = sorted(draw(st.lists(st.integers(0, 60), min_size=1, max_size=8, unique=True)))
+    n = len(steps)
+    own = {name: [0.5, *draw(st.lists(VALUES, min_size=n - 1, max_size=n - 1))] for name in COLUMNS}
+    return {"step": steps, **own}
+
+
+runs = st.lists(curves(), min_size=1, max_size=4)
+horizons = st.none() | st.integers(60, 90) | st.just("first")
+
+
+def horizon(t_max: int | str | None, trials: list[Curve]) -> int | None:
+    """A horizon before which every run was evaluated at least once."""
+    return max(curve["step"][0] for curve in trials) if t_max == "first" else t_max
+
+
+def frame(trials: list[Curve]) -> pl.DataFrame:
+    return pl.concat([pl.DataFrame({"run": [f"run{i}"] * len(c["step"]), **c}) for i, c in enumerate(trials)])
+
+
+def practical(curve: Curve) -> dict:
+    """One run as the practical's dictionaries."""
+    splits = {
+        "train": {q: curve[f"train_{q}"] for q in ("loss", "accuracy")},
+        "test": {q: curve[f"valid_{q}"] for q in ("loss", "accuracy")},
+    }
+    return {**splits, "all_steps": curve["step"]}
+
+
+def brute_force(curve: Curve, t_max: int | None) -> dict[str, tuple[float, int]]:
+    """The best value of each column and its first step, one number at a time."""
+    out = {}
+    for name in COLUMNS:
+        best, at = None, None
+        for step, value in zip(curve["step"], curve[name], strict=True):
+            if math.isnan(value) or (t_max is not None and step > t_max):
+                continue
+            if best is None or (value < best if name.endswith("loss") else value > best):
+                best, at = value, step
+        out[name] = (best, at)
+    return out
+
+
+@some
+@given(runs, horizons, st.randoms())
+def test_extrema_equal_brute_force(trials, t_max, random):
+    t_max = horizon(t_max, trials)
+    rows = frame(trials).rows(named=True)
+    random.shuffle(rows)
+    found = {row["run"]: row for row in extrema(pl.DataFrame(rows), t_max).rows(named=True)}
+    assert found.keys() == {f"run{i}" for i in range(len(trials))}
+    for i, curve in enumerate(trials):
+        row, expected = found[f"run{i}"], brute_force(curve, t_max)
+        for name, (best, at) in expected.items():
+            assert (row[name], row[f"t_{name}"]) == (best, at)
+        for q in ("loss", "accuracy"):
+            assert row[f"delay_{q}"] == expected[f"valid_{q}"][1] - expected[f"train_{q}"][1]
+
+
+NAMES = dict(zip(COLUMNS, ("min_train_loss", "min_test_loss", "max_train_accuracy", "max_test_accuracy"), strict=True))
+
+
+@some
+@given(curves(), horizons)
+def test_the_practicals_extrema_equal_brute_force(curve, t_max):
+    t_max = horizon(t_max, [curve])
+    found = get_extrema_performance_steps(practical(curve), t_max)
+    assert len(found) == 8
+    for name, expected in brute_force(curve, t_max).items():
+        assert (found[NAMES[name]], found[f"{NAMES[name]}_step"]) == expected
+
+
+@some
+@given(runs, horizons)
+def test_the_practicals_trials_are_averaged_with_population_deviations(trials, t_max):
+    t_max = horizon(t_max, trials)
+    each = [practical(curve) for curve in trials]
+    together = {split: {q: [m[split][q] for m in each] for q in ("loss", "accuracy")} for split in ("train", "test")}
+    found = get_extrema_performance_steps_per_trials({**together, "all_steps": [m["all_steps"] for m in each]}, t_max)
+    expected = [brute_force(curve, t_max) for curve in trials]
+    for name, short in NAMES.items():
+        for index, suffix in enumerate(("", "_step")):
+            values = [trial[name][index] for trial in expected]
+            assert found[f"{short}{suffix}"] == pytest.approx(statistics.fmean(values))
+            assert found[f"{short}{suffix}_std"] == pytest.approx(statistics.pstdev(values), abs=1e-12)
+
+
+def test_extrema_of_nothing_are_refused():
+    curve = {"step": [5, 6], **{name: [0.5, 0.4] for name in COLUMNS}}
+    with pytest.raises(UserError, match="no evaluation up to T_max"):
+        get_extrema_performance_steps(practical(curve), T_max=4)
+    with pytest.raises(UserError, match="nothing to take the best of"):
+        extrema(frame([{**curve, "valid_loss": [math.nan, math.nan]}]))
+    none = {"train": {"loss": [], "accuracy": []}, "test": {"loss": [], "accuracy": []}, "all_steps": []}
+    with pytest.raises(UserError, match="no trials"):
+        get_extrema_performance_steps_per_trials(none)
+
+
+@some
+@given(st.lists(st.tuples(st.sampled_from("ab"), st.integers(0, 1), st.floats(-5, 5)), min_size=1, max_size=9))
+def test_means_and_deviations_are_of_the_population(rows):
+    table = pl.DataFrame(rows, schema=["label", "half", "value"], orient="row").with_columns(note=pl.lit("text"))
+    found = mean_and_std(table, ["label", "half"])
+    assert found.columns == ["label", "half", "N", "value", "value_std"]
+    groups = list(dict.fromkeys((label, half) for label, half, _ in rows))
+    assert [(row["label"], row["half"]) for row in found.rows(named=True)] == groups
+    for row in found.rows(named=True):
+        values = [value for label, half, value in rows if (label, half) == (row["label"], row["half"])]
+        assert row["N"] == len(values)
+        assert row["value"] == pytest.approx(statistics.fmean(values), abs=1e-9)
+        assert row["value_std"] == pytest.approx(statistics.pstdev(values), abs=1e-6)
+
+
+@some
+@given(runs, st.sampled_from([0.25, 0.5, 0.9, 2.0]))
+def test_the_first_step_at_a_threshold_equals_brute_force(trials, threshold):
+    trials = [{**c, "train_loss": [0.0 if math.isnan(v) else v for v in c["train_loss"]]} for c in trials]
+    found = first_step_at_least(frame(trials).sample(fraction=1, shuffle=True, seed=1), "train_loss", threshold)
+    assert found.columns == ["run", "step"]
+    steps = dict(found.rows())
+    for i, curve in enumerate(trials):
+        reached = [s for s, v in zip(curve["step"], curve["train_loss"], strict=True) if v >= threshold]
+        assert steps.pop(f"run{i}") == (min(reached) if reached else None)
+    assert not steps
+
+
+def test_what_is_not_a_number_reaches_no_threshold():
+    curve = {"step": [0, 10, 20], **{name: [math.nan, 0.5, 1.0] for name in COLUMNS}}
+    assert first_step_at_least(frame([curve]), "valid_accuracy", 0.9).rows() == [("run0", 20)]
+
+
+TABLE = Table(
+    name="some",
+    header=["", "A & B <i>", "L_val"],
+    rows=[("t_f(L_val)", [Cell("7,850 ± 350", best=True), Cell("−1 %")]), ("Δt(A)", [Cell("$3"), Cell("#4")])],
+    caption="Loss L_train in 100 % & more",
+)
+
+
+def test_a_table_as_csv():
+    assert list(csv.reader(io.StringIO(TABLE.to_csv()))) == [
+        ["", "A & B <i>", "L_val"],
+        ["t_f(L_val)", "7,850 ± 350", "−1 %"],
+        ["Δt(A)", "$3", "#4"],
+    ]
+
+
+def test_a_table_as_markdown():
+    assert TABLE.to_markdown().splitlines() == [
+        "|  | A & B <i> | L_val |",
+        "| --- | ---: | ---: |",
+        "| t_f(L_val) | **7,850 ± 350** | −1 % |",
+        "| Δt(A) | $3 | #4 |",
+        "",
+        "Loss L_train in 100 % & more",
+    ]
+
+
+def test_a_table_as_latex():
+    assert TABLE.to_latex().splitlines() == [
+        r"\begin{table}",
+        r"\centering",
+        r"\caption{Loss $L_{\mathrm{train}}$ in 100 \% \& more}",
+        r"\begin{tabular}{lrr}",
+        r"\toprule",
+        r" & A \& B <i> & $L_{\mathrm{val}}$ \\",
+        r"\midrule",
+        r"$t_{\mathrm{f}}$($L_{\mathrm{val}}$) & \textbf{7,850 $\pm$ 350} & $-$1 \% \\",
+        r"$\Delta t$(A) & \$3 & \#4 \\",
+        r"\bottomrule",
+        r"\end{tabular}",
+        r"\end{table}",
+    ]
+
+
+def test_a_table_as_html():
+    assert TABLE.to_html().splitlines() == [
+        "<table>",
+        "<thead><tr><th></th><th>A &amp; B &lt;i&gt;</th><th><i>L</i><sub>val</sub></th></tr></thead>",
+        "<tbody>",
+        "<tr><th><i>t</i><sub>f</sub>(<i>L</i><sub>val</sub>)</th><td><b>7,850 ± 350</b></td><td>−1 %</td></tr>",
+        "<tr><th>Δt(A)</th><td>$3</td><td>#4</td></tr>",
+        "</tbody>",
+        "</table>",
+    ]
+
+
+def bare_underscores(latex: str) -> list[str]:
+    """Underscores outside of mathematics, at which LaTeX stops."""
+    return re.findall(r"\S*(?<!\\)_\S*", re.sub(r"(?<!\\)\$.*?(?<!\\)\$", "", latex))
+
+
+def test_names_of_settings_are_escaped_in_latex():
+    table = Table("t", ["", "weight_decay"], [("num_layers", [Cell("a_b")])], "by train_batch_size")
+    assert bare_underscores(table.to_latex()) == []
+
+
+@pytest.mark.parametrize(
+    ("mean", "std", "is_step", "text"),
+    [
+        (7850, 350, True, "7,850 ± 350"),
+        (12345678, 0, True, "12,345,678 ± 0"),
+        (-650, 10, True, "−650 ± 10"),
+        (0.0008, 0.0, False, "0.0008 ± 0.0000"),
+        (1, 0, False, "1.0000 ± 0.0000"),
+        (0.99794, 0.0021, False, "0.9979 ± 0.0021"),
+        (0.5, 0.25, False, "0.50 ± 0.25"),
+        (123.4, 56, False, "123.40 ± 56.00"),
+        (3e-5, 0, False, "0.000030 ± 0.000000"),
+        (1e-12, 0, False, "0.00000000 ± 0.00000000"),
+    ],
+)
+def test_numbers_are_shown_with_the_digits_that_mean_something(mean, std, is_step, text):
+    assert show(mean, std, is_step) == text
+
+
+def some_extrema(**values: dict[str, float]) -> pl.DataFrame:
+    """Two runs of each label whose ten figures are 1 but for the given ones."""
+    rows = []
+    for label, own in values.items():
+        rows += [{"run": f"{label}{i}", **dict.fromkeys((q.column for q in QUANTITIES), 1.0), **own} for i in (0, 1)]
+    return pl.DataFrame(rows)
+
+
+LABELS = {"a0": "LSTM", "a1": "LSTM", "b0": "GPT", "b1": "GPT"}
+
+
+def test_the_ten_figures_mark_the_best_of_each_row():
+    frame = some_extrema(
+        a={"train_loss": 0.5, "valid_accuracy": 0.5, "t_valid_loss": 300.0}, b={"delay_accuracy": -5.0}
+    )
+    table = ten_figures(frame, LABELS)
+    assert table.header == ["", "LSTM", "GPT"]
+    assert [label for label, _ in table.rows] == [q.symbol for q in QUANTITIES]
+    best = {label: [cell.best for cell in cells] for label, cells in table.rows}
+    assert best.pop("L_train") == [True, False]
+    assert best.pop("A_val") == [False, True]
+    assert best.pop("t_f(L_val)") == [False, True]
+    assert best.pop("Δt(A)") == [False, True]
+    assert len(best) == 6
+    assert all(marks == [True, True] for marks in best.values())
+    assert dict(table.rows)["t_f(L_val)"][0].text == "300 ± 0"
+    assert "LSTM: N = 2, GPT: N = 2" in table.caption
+
+
+def test_the_ten_figures_of_one_setting_have_no_best_and_a_population_deviation():
+    frame = some_extrema(a={}).with_columns(valid_loss=pl.Series([0.2, 0.4]))
+    table = ten_figures(frame, LABELS)
+    assert table.header == ["", "LSTM"]
+    assert not any(cell.best for _, cells in table.rows for cell in cells)
+    assert dict(table.rows)["L_val"][0].text == "0.30 ± 0.10"
+
+
+def test_the_ten_figures_can_be_set_in_latex():
+    assert bare_underscores(ten_figures(some_extrema(a={}, b={}), LABELS).to_latex()) == []

@@ -1,0 +1,378 @@
+"""What a run is called, what its settings default to, and what is refused."""
+
+import json
+import math
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from shoal import spec as tables
+from shoal.errors import UserError
+from shoal.models import families, gpt
+from shoal.spec import RunSpec, grid
+from shoal.training import optimizers
+
+some = settings(max_examples=25, deadline=None)
+
+FRACTION = st.floats(0, 0.99)
+POSITIVE = st.floats(1e-6, 10)
+SEED = st.integers(0, 2**32 - 1)
+COMMON = {
+    "p": st.sampled_from([5, 7, 11, 31]),
+    "q": st.sampled_from([5, 7, 31]),
+    "operator": st.sampled_from("+-*/"),
+    "r_train": st.floats(0.2, 0.8),
+    "operation_orders": st.sampled_from([2, 3, "2,3", [3, 2], (2,)]),
+    "is_symmetric": st.booleans(),
+    "split_per_order": st.booleans(),
+    "train_batch_size": st.integers(1, 600),
+    "eval_batch_size": st.integers(1, 600),
+    "num_layers": st.integers(1, 4),
+    "embedding_size": st.sampled_from([8, 64, 128]),
+    "dropout": FRACTION,
+    "bias": st.booleans(),
+    "bias_classifier": st.booleans(),
+    "lr": POSITIVE,
+    "weight_decay": st.floats(0, 2),
+    "clip": POSITIVE | st.just(math.inf),
+    "decay_all": st.booleans(),
+    "n_steps": st.integers(1, 10**6),
+    "eval_first": st.integers(0, 200),
+    "eval_period": st.integers(1, 200),
+    "save_model_step": st.integers(1, 200) | st.just(math.inf) | st.none(),
+    "save_statistic_step": st.integers(1, 200) | st.none(),
+    "seed": SEED,
+    "init_seed": SEED,
+    "split_seed": SEED,
+    "order_seed": SEED,
+}
+BY_MODEL = {
+    "lstm": {"hidden_size": st.integers(1, 64)},
+    "gpt": {
+        "num_heads": st.sampled_from([1, 2, 4]),
+        "multiplier": st.sampled_from([0.5, 2, 4]),
+        "non_linearity": st.sampled_from(["gelu", "relu"]),
+        "share_embeddings": st.booleans(),
+    },
+}
+MOMENTS = {"beta1": FRACTION, "beta2": FRACTION, "eps": POSITIVE}
+BY_OPTIMIZER = {"sgd": {}, "momentum": {"momentum": FRACTION}, "adam": MOMENTS, "adamw": MOMENTS}
+
+
+@st.composite
+def asked(draw) -> dict:
+    """Some settings of a valid run, the rest left out."""
+    model, optimizer = draw(st.sampled_from(list(BY_MODEL))), draw(st.sampled_from(list(BY_OPTIMIZER)))
+    chosen = draw(st.fixed_dictionaries({}, optional=COMMON | BY_MODEL[model] | BY_OPTIMIZER[optimizer]))
+    return {"model": model, "optimizer": optimizer, **chosen}
+
+
+# These name runs in the labs on users' disks: a change that renames them orphans what was trained.
+FROZEN_IDS = [
+    ("6db676bac90c22e9", {}),
+    ("06cb538b79ead090", {"model": "gpt", "seed": 0}),
+    (
+        "6b7e2bd5d6f4f4a1",
+        {"model": "gpt", "seed": 0, "optimizer": "sgd", "embedding_size": 64, "operation_orders": (2, 3), "p": 11},
+    ),
+]
+
+
+@pytest.mark.parametrize(("run", "chosen"), FROZEN_IDS)
+def test_ids_never_change(run, chosen):
+    assert RunSpec(**chosen).id == run
+
+
+def test_settings_left_open_take_the_value_that_fits():
+    spec = RunSpec(p=7, embedding_size=64, seed=3)
+    assert (spec.q, spec.hidden_size, spec.weight_decay, spec.beta1, spec.beta2) == (7, 64, 1.0, 0.9, 0.999)
+    assert (spec.init_seed, spec.split_seed, spec.order_seed) == (3, 3, 3)
+    assert (spec.num_heads, spec.multiplier, spec.non_linearity, spec.momentum) == (None, None, None, None)
+    spec = RunSpec(model="gpt", optimizer="momentum")
+    assert (spec.num_heads, spec.multiplier, spec.non_linearity) == (4, 4.0, "gelu")
+    assert (spec.hidden_size, spec.momentum, spec.weight_decay) == (None, 0.9, 0.0)
+    assert (spec.beta1, spec.beta2, spec.eps) == (None, None, None)
+
+
+@some
+@given(asked())
+def test_none_or_the_default_itself_name_the_same_run(chosen):
+    spec = RunSpec(**chosen)
+    left_open = {name for name, field in RunSpec.model_fields.items() if field.default is None and name not in chosen}
+    with_none = RunSpec(**chosen, **dict.fromkeys(left_open))
+    given_whole = RunSpec(**{name: getattr(spec, name) for name in RunSpec.model_fields})
+    assert spec == with_none == given_whole
+    assert spec.id == with_none.id == given_whole.id
+    assert hash(spec) == hash(with_none) == hash(given_whole)
+
+
+@some
+@given(asked(), st.integers(1, 10**4))
+def test_operational_settings_do_not_change_the_run(chosen, n):
+    other = {**chosen, "eval_batch_size": n, "save_statistic_step": n}
+    assert RunSpec(**other).id == RunSpec(**chosen).id
+
+
+CHANGES = {
+    "p": 11,
+    "q": 11,
+    "operator": "-",
+    "r_train": 0.4,
+    "operation_orders": 3,
+    "is_symmetric": True,
+    "split_per_order": True,
+    "train_batch_size": 64,
+    "num_layers": 1,
+    "embedding_size": 64,
+    "hidden_size": 64,
+    "dropout": 0.1,
+    "bias": False,
+    "bias_classifier": False,
+    "share_embeddings": True,
+    "optimizer": "adam",
+    "model": "gpt",
+    "lr": 0.01,
+    "weight_decay": 0.5,
+    "beta1": 0.8,
+    "beta2": 0.9,
+    "eps": 1e-6,
+    "clip": math.inf,
+    "decay_all": False,
+    "n_steps": 5,
+    "eval_first": 5,
+    "eval_period": 5,
+    "save_model_step": 5,
+    "seed": 1,
+    "init_seed": 1,
+    "split_seed": 1,
+    "order_seed": 1,
+}
+
+
+def test_everything_else_names_another_run():
+    ids = [RunSpec().id, *(RunSpec(**{name: value}).id for name, value in CHANGES.items())]
+    ids += [RunSpec(model="gpt", **{name: value}).id for name, value in {"num_heads": 8, "multiplier": 2}.items()]
+    ids += [RunSpec(model="gpt", non_linearity="relu").id, RunSpec(optimizer="momentum", momentum=0.5).id]
+    assert len(set(ids)) == len(ids)
+    untold = {"num_heads", "multiplier", "non_linearity", "momentum", "eval_batch_size", "save_statistic_step"}
+    assert CHANGES.keys() | untold == RunSpec.model_fields.keys()
+
+
+def test_a_value_that_equals_another_runs_default_is_told_apart():
+    assert RunSpec(p=7).id != RunSpec(p=7, q=31).id
+    assert RunSpec(embedding_size=64).id != RunSpec(embedding_size=64, hidden_size=128).id
+    assert RunSpec(optimizer="sgd").id != RunSpec(optimizer="sgd", weight_decay=1.0).id
+
+
+def test_seeds_can_be_set_apart():
+    spec = RunSpec(seed=5, split_seed=0)
+    assert (spec.init_seed, spec.split_seed, spec.order_seed) == (5, 0, 5)
+    assert spec == RunSpec(seed=9, init_seed=5, split_seed=0, order_seed=5)
+    assert spec.id == RunSpec(seed=9, init_seed=5, split_seed=0, order_seed=5).id
+    assert spec != RunSpec(seed=5)
+
+
+@some
+@given(asked())
+def test_the_canonical_form_survives_json_and_leaves_defaults_out(chosen):
+    canonical = RunSpec(**chosen).canonical()
+    assert json.loads(json.dumps(canonical)) == canonical
+    names = {"model", "optimizer", "init_seed", "split_seed", "order_seed"}
+    assert RunSpec(model=chosen["model"], optimizer=chosen["optimizer"]).canonical().keys() == names
+
+
+@some
+@given(asked())
+def test_a_spec_comes_back_from_its_dump(chosen):
+    spec = RunSpec(**chosen)
+    for dumped in (spec.model_dump(mode="json"), spec.model_dump(), json.loads(json.dumps(spec.model_dump()))):
+        again = RunSpec(**dumped)
+        assert again == spec
+        assert again.id == spec.id
+        assert again.model_dump() == spec.model_dump()
+
+
+def test_a_spec_cannot_be_changed():
+    with pytest.raises(ValidationError):
+        RunSpec().lr = 1.0
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ({"lr": "1e-3"}, {"lr": 1e-3}),
+        ({"bias": "true"}, {"bias": True}),
+        ({"bias": "False"}, {"bias": False}),
+        ({"operation_orders": "2,3"}, {"operation_orders": (2, 3)}),
+        ({"operation_orders": "3, 2"}, {"operation_orders": (2, 3)}),
+        ({"operation_orders": "3"}, {"operation_orders": (3,)}),
+        ({"n_steps": "12"}, {"n_steps": 12}),
+        ({"clip": "inf"}, {"clip": math.inf}),
+        ({"save_model_step": "inf"}, {"save_model_step": None}),
+        ({"save_model_step": "7"}, {"save_model_step": 7}),
+    ],
+)
+def test_strings_become_what_they_say(text, value):
+    (name,) = text
+    assert getattr(RunSpec(**text), name) == value[name]
+    assert RunSpec(**text) == RunSpec(**value)
+
+
+NO_NUMBERS = {
+    "lr": [0, -1, math.nan, math.inf, "fast", None],
+    "clip": [0, -1, math.nan, "no"],
+    "weight_decay": [-1, math.nan, math.inf],
+    "dropout": [-0.1, 1, math.nan],
+    "r_train": [0, -1, 1.5, math.nan, "half"],
+    "n_steps": [0, -1, 1.5, "many", math.inf, None],
+    "train_batch_size": [0, -1],
+    "eval_batch_size": [0, -1],
+    "num_layers": [0, -1, 1.5],
+    "embedding_size": [0, -8],
+    "hidden_size": [0, -8],
+    "eval_first": [-1, 0.5],
+    "eval_period": [0, -1],
+    "save_model_step": [0, -1, math.nan],
+    "save_statistic_step": [0, -1],
+    "seed": [-1, 2**32, 0.5],
+    "init_seed": [-1, 2**32],
+    "split_seed": [-1, 2**32],
+    "order_seed": [-1, 2**32],
+    "p": [1, 0, -5, 5.5, "prime"],
+    "q": [1, 0, 5.5],
+    "beta1": [1, -0.1, math.nan],
+    "beta2": [1, -0.1, math.nan],
+    "eps": [0, -1, math.inf, math.nan],
+    "bias": ["maybe", 2],
+    "operation_orders": [4, "2,4", 2.5, [], "", "two", None, [[2]]],
+}
+
+
+def refused(**chosen) -> str:
+    with pytest.raises(UserError) as caught:
+        RunSpec(**chosen)
+    text = str(caught.value)
+    assert "\n" not in text
+    return text
+
+
+@pytest.mark.parametrize(("name", "value"), [(name, value) for name, values in NO_NUMBERS.items() for value in values])
+def test_a_bad_value_is_named_with_its_setting_and_what_is_allowed(name, value):
+    text = refused(**{name: value})
+    before, _, after = text.partition(", got ")
+    assert before.startswith(f"{name} must be ")
+    assert len(before) > len(f"{name} must be ")
+    orders = name == "operation_orders" and value in (4, "2,4")
+    assert after == ({4: "[4]", "2,4": "[2, 4]"}[value] if orders else repr(value))
+
+
+@pytest.mark.parametrize(("name", "value"), [("momentum", 1), ("momentum", math.nan), ("momentum", -0.5)])
+def test_a_bad_momentum_is_named(name, value):
+    assert refused(optimizer="momentum", momentum=value) == f"momentum must be in [0, 1), got {value!r}"
+
+
+@pytest.mark.parametrize("value", [0, -1, math.nan, math.inf])
+def test_a_bad_multiplier_is_named(value):
+    assert refused(model="gpt", multiplier=value) == f"multiplier must be a positive number, got {value!r}"
+
+
+@pytest.mark.parametrize(
+    ("chosen", "text"),
+    [
+        ({"model": "gtp"}, "unknown model 'gtp': one of lstm gpt; did you mean 'gpt'?"),
+        ({"model": "rwkv"}, "unknown model 'rwkv': one of lstm gpt"),
+        ({"operator": "x"}, "unknown operator 'x': one of + - * /"),
+        ({"operator": "**"}, "unknown operator '**': one of + - * /; did you mean '*'?"),
+        ({"optimizer": "adamm"}, "unknown optimizer 'adamm': one of sgd momentum adam adamw; did you mean 'adam'?"),
+        (
+            {"model": "gpt", "non_linearity": "gellu"},
+            "unknown non_linearity 'gellu': one of gelu relu; did you mean 'gelu'?",
+        ),
+        ({"learning_rate": 1}, "unknown setting 'learning_rate'"),
+        ({"seeds": 1}, "unknown setting 'seeds'; did you mean 'seed'?"),
+        (
+            {"model": "gpt", "num_heads": 3},
+            "num_heads must divide embedding_size, got num_heads=3 and embedding_size=128",
+        ),
+        (
+            {"share_embeddings": True, "hidden_size": 64},
+            "share_embeddings needs hidden_size equal to embedding_size, got 64 and 128",
+        ),
+        ({"num_heads": 4}, "num_heads=4 does not apply to model 'lstm'; it applies to gpt"),
+        ({"multiplier": 2}, "multiplier=2.0 does not apply to model 'lstm'; it applies to gpt"),
+        ({"non_linearity": "relu"}, "non_linearity=relu does not apply to model 'lstm'; it applies to gpt"),
+        ({"model": "gpt", "hidden_size": 8}, "hidden_size=8 does not apply to model 'gpt'; it applies to lstm"),
+        ({"momentum": 0.9}, "momentum=0.9 does not apply to optimizer 'adamw'; it applies to momentum"),
+        (
+            {"optimizer": "sgd", "beta1": 0.9},
+            "beta1=0.9 does not apply to optimizer 'sgd'; it applies to adam adamw",
+        ),
+        (
+            {"optimizer": "momentum", "eps": 1},
+            "eps=1.0 does not apply to optimizer 'momentum'; it applies to adam adamw",
+        ),
+        (
+            {"r_train": 1},
+            "r_train=1.0 leaves the validation split empty (961 equations in all); both splits need at least one",
+        ),
+        (
+            {"r_train": 1e-4},
+            "r_train=0.0001 leaves the training split empty (961 equations in all); both splits need at least one",
+        ),
+        ({"p": 8, "operator": "/"}, "division needs a prime p, got p=8; the nearest is 7"),
+        ({"q": 8, "operator": "/"}, "division needs a prime q, got q=8; the nearest is 7"),
+    ],
+)
+def test_settings_that_do_not_fit_are_refused_in_one_line(chosen, text):
+    assert refused(**chosen) == text
+
+
+def test_a_grid_is_a_product_whose_last_setting_varies_fastest():
+    specs = grid(RunSpec(model="gpt", seed=7), lr=[1e-3, 3e-3], weight_decay=[0.5, 1.0])
+    assert [(s.lr, s.weight_decay) for s in specs] == [(1e-3, 0.5), (1e-3, 1.0), (3e-3, 0.5), (3e-3, 1.0)]
+    assert {(s.model, s.seed, s.init_seed) for s in specs} == {("gpt", 7, 7)}
+    assert grid() == [RunSpec()]
+
+
+def test_a_grid_keeps_each_run_once():
+    assert [s.seed for s in grid(seed=[1, 0, 1, "0"])] == [1, 0]
+    assert len(grid(weight_decay=[None, 1.0], operation_orders=["2,3", (3, 2)])) == 1
+
+
+def test_a_grid_takes_single_values_and_anything_that_can_be_counted_off():
+    assert [s.seed for s in grid(seed=range(3), model="gpt", lr=0.1)] == [0, 1, 2]
+    assert [s.operation_orders for s in grid(operation_orders=[2, (2, 3)])] == [(2,), (2, 3)]
+    assert [s.num_layers for s in grid(num_layers=(n for n in (1, 2)))] == [1, 2]
+
+
+def test_defaults_of_a_grids_base_follow_what_is_varied():
+    specs = grid(RunSpec(p=11), seed=[0, 1], embedding_size=[64])
+    assert [(s.init_seed, s.hidden_size, s.q) for s in specs] == [(0, 64, 11), (1, 64, 11)]
+    assert [s.weight_decay for s in grid(RunSpec(), optimizer=["adamw", "sgd"])] == [1.0, 0.0]
+
+
+@pytest.mark.parametrize(
+    ("values", "text"),
+    [
+        ({"lr": []}, "lr was given an empty list of values; it needs at least one"),
+        ({"lr": iter(())}, "lr was given an empty list of values; it needs at least one"),
+        ({"lrr": [1]}, "unknown setting 'lrr'; did you mean 'lr'?"),
+        ({"lr": [1e-3, -1]}, "lr must be a finite number above 0, got -1"),
+    ],
+)
+def test_a_wrong_grid_is_refused(values, text):
+    with pytest.raises(UserError) as caught:
+        grid(**values)
+    assert str(caught.value) == text
+
+
+def test_the_tables_of_names_agree_with_what_is_built_from_them():
+    assert tables.FAMILIES.keys() == families.FAMILIES.keys()
+    assert set(tables.NON_LINEARITIES) == gpt.NON_LINEARITIES.keys()
+    assert tables.OPTIMIZERS.keys() == optimizers.OPTIMIZERS.keys()
+    for name, own in tables.OPTIMIZERS.items():
+        assert {*own, "lr", "weight_decay"} == set(optimizers.OPTIMIZERS[name].hyper)
+    for own in tables.FAMILIES.values():
+        assert own.keys() <= RunSpec.model_fields.keys()
