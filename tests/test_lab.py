@@ -189,3 +189,26 @@ def test_every_session_says_with_what_it_was_made(lab):
         (session,) = folder.status()["sessions"]
         assert session["torch"] == torch.__version__
         assert {"shoal", "device", "precision", "threads", "git_commit", "processor", "time"} <= set(session)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.data())
+def test_any_flipped_bit_of_the_metrics_is_found_or_changes_nothing(tmp_path_factory, data):
+    folder = CohortFolder(tmp_path_factory.mktemp("flip"))
+    frame = pl.DataFrame({"run": ["a", "b"], "step": [1, 2], "train_loss": [0.5, 0.25]})
+    folder.write_metrics(0, frame)
+    path = folder.path / "metrics" / "000000.parquet"
+    content = bytearray(path.read_bytes())
+    content[data.draw(st.integers(0, len(content) - 1), label="byte")] ^= 1 << data.draw(st.integers(0, 7))
+    path.write_bytes(content)
+    try:
+        assert folder.metrics().equals(frame)
+    except LabError as error:
+        assert "damaged" in str(error)
+
+
+def test_a_lab_whose_making_was_killed_is_still_a_lab_to_be(tmp_path):
+    (tmp_path / "lab").mkdir()
+    (tmp_path / "lab" / ".shoal-lab.json.0a1b2c3d.tmp").write_text("{")
+    shoal.train([tiny()], tmp_path / "lab", workers=1)
+    assert Lab(tmp_path / "lab").records().runs()["state"].to_list() == ["done"]

@@ -2,9 +2,14 @@
 
 import polars as pl
 import pytest
+import torch
 
 import shoal
+from shoal.errors import LabError
+from shoal.lab import Lab
 from shoal.report import write_report
+from shoal.report.figures import band, long_curves
+from shoal.report.runs import report_runs
 from shoal.spec import RunSpec
 from shoal.studies import NAMES, get_study, sanity
 from shoal.training.plan import plan
@@ -15,8 +20,6 @@ from shoal.training.step import train_step
 @pytest.mark.parametrize("quick", [False, True])
 @pytest.mark.parametrize("name", NAMES)
 def test_every_study_builds_and_trains_one_step(name, quick):
-    import torch
-
     study = get_study(name)
     specs = study.runs(quick, seeds=None)
     assert len(specs) == len(set(specs))
@@ -72,3 +75,26 @@ def test_the_report_of_sanity_has_its_four_figures_and_ten_rows(tmp_path):
     for name in ("lstm-loss.pdf", "gpt-accuracy.svg", "lstm-accuracy.png"):
         assert (page.parent / "figures" / name).stat().st_size > 1000
     assert "ten-figures.tex" in page.read_text()
+
+
+def test_reports_show_what_can_be_shown_of_diverged_and_perfect_runs(tmp_path):
+    small = {"p": 5, "num_layers": 1, "embedding_size": 8, "n_steps": 6, "optimizer": "sgd", "clip": float("inf")}
+    specs = [RunSpec(seed=0, **small), RunSpec(seed=0, lr=1e38, **small)]
+    records = shoal.train(specs, tmp_path / "lab", workers=1)
+    assert records.runs()["state"].to_list() == ["done", "diverged"]
+    text = write_report(report_runs(records, "shoal report"), tmp_path / "report").read_text()
+    assert "diverged at step" in text
+    curves = pl.DataFrame(
+        {"run": ["a"] * 3, "step": [1, 2, 3], "train_loss": [1.0, 0.0, 1e-6], "valid_loss": [1.0, float("nan"), 2.0]}
+    )
+    assert long_curves(curves, "loss").filter(split="training")["value"].to_list() == [1.0, 1e-6, 1e-6]
+    assert len(band(curves, "loss").filter(split="validation")) == 2
+
+
+def test_a_lab_without_results_is_said_to_be_one(tmp_path):
+    lab = Lab(tmp_path / "lab").create()
+    (cohort,) = plan([RunSpec(p=5)])
+    lab.cohort(cohort.id).create(list(cohort.members), threads=1)
+    for report in (lambda: report_runs(lab.records(), ""), lambda: sanity.report(lab.records(), quick=True)):
+        with pytest.raises(LabError, match="none of these runs has been evaluated yet"):
+            report()

@@ -217,3 +217,83 @@ def test_the_certificate_measures_what_stacking_changes(tmp_path):
     assert certify(folder, [], steps=10)["record"] == pytest.approx(0.25, abs=1e-6)
     with pytest.raises(UserError, match="steps must be"):
         certify(folder, [], steps=0)
+
+
+def test_a_finished_cohort_is_not_trained_again_by_who_waited_for_it(tmp_path):
+    records = shoal.train([tiny()], tmp_path / "lab", workers=1)
+    (folder,) = records.cohorts()
+    before = {path: path.read_bytes() for path in folder.path.rglob("*") if path.is_file()}
+    assert train_cohort(folder, Options()) == "done"
+    assert {path: path.read_bytes() for path in folder.path.rglob("*") if path.is_file()} == before
+
+
+def test_a_removed_checkpoint_starts_the_cohort_again_without_doubling_rows(tmp_path):
+    specs = [tiny(n_steps=40, save_statistic_step=5)]
+    expected = shoal.train(specs, tmp_path / "whole", workers=1)
+    lab = Lab(tmp_path / "parts").create()
+    (cohort,) = plan(specs)
+    folder = lab.cohort(cohort.id)
+    folder.create(list(cohort.members), threads=1)
+    asked = iter(range(23))
+    train_cohort(folder, Options(stop=lambda: next(asked, None) is None))
+    folder.checkpoint_path.unlink()
+    (folder.path / "metrics" / ".000009.parquet.0a1b.tmp").write_bytes(b"half")
+    shoal.resume(lab, workers=1)
+    assert_same(lab.records(specs), expected)
+    assert not list(folder.path.rglob("*.tmp"))
+
+
+def test_an_update_that_overflows_is_taken_back(tmp_path):
+    spec = tiny(optimizer="sgd", lr=1e38, clip=float("inf"), weight_decay=10.0, n_steps=1)
+    records = shoal.train([spec], tmp_path / "lab", workers=1)
+    assert records.runs()["state"].to_list() == ["diverged"]
+    assert all(p.isfinite().all() for p in records.model(spec.id).parameters())
+    assert records.curves()["l2_norm"].is_finite().all()
+
+
+def test_a_cohort_with_registered_quantities_goes_on_only_with_them(tmp_path):
+    def first(parameters):
+        return next(iter(parameters.values())).sum()
+
+    specs = [tiny(n_steps=40)]
+    expected = shoal.train(specs, tmp_path / "whole", metrics={"first": first})
+    lab = Lab(tmp_path / "parts").create()
+    (cohort,) = plan(specs)
+    folder = lab.cohort(cohort.id)
+    folder.create(list(cohort.members), threads=expected.cohorts()[0].manifest()["threads"], metrics=["first"])
+    asked = iter(range(10))
+    train_cohort(folder, Options(metrics={"first": first}, stop=lambda: next(asked, None) is None))
+    with pytest.raises(LabError, match="records 'first' at every evaluation"):
+        shoal.resume(lab, workers=1)
+    shoal.resume(lab, workers=1, metrics={"first": first})
+    assert_same(lab.records(specs), expected)
+    with pytest.raises(UserError, match="'train_loss' is taken"):
+        shoal.train([tiny(seed=5)], lab, metrics={"train_loss": first})
+
+
+def test_one_damaged_cohort_does_not_keep_the_others_from_training(tmp_path):
+    lab = Lab(tmp_path / "lab").create()
+    specs = [tiny(n_steps=40), tiny(model="gpt")]
+    for cohort in plan(specs):
+        lab.cohort(cohort.id).create(list(cohort.members), threads=1)
+    damaged, sound = lab.cohorts()
+    damaged.checkpoint_path.write_bytes(b"nothing")
+    for workers in (1, 2):
+        with pytest.raises(LabError, match="damaged"):
+            shoal.resume(lab, workers=workers)
+        assert sound.is_finished()
+
+
+@pytest.mark.parametrize("model", ["lstm", "gpt"])
+@pytest.mark.parametrize("setting", [{"share_embeddings": True}, {"bias": False, "bias_classifier": False}])
+def test_a_kept_model_of_any_form_loads(tmp_path, model, setting):
+    spec = tiny(model=model, **setting)
+    records = shoal.train([spec], tmp_path / "lab", workers=1)
+    norm = torch.cat([p.detach().flatten() for p in records.model(spec.id).parameters()]).norm().item()
+    assert norm == pytest.approx(records.curves()["l2_norm"][-1], rel=1e-6)
+
+
+def test_a_grid_over_a_spec_read_from_the_lab_varies_what_follows_the_seed(tmp_path):
+    records = shoal.train([tiny(seed=3, split_seed=1)], tmp_path / "lab", workers=1)
+    (base,) = records.specs.values()
+    assert shoal.grid(base, seed=[4, 5]) == [tiny(seed=4, split_seed=1), tiny(seed=5, split_seed=1)]

@@ -5,11 +5,12 @@ without waiting for torch. Exit codes: 0 done, 1 a run failed, 2 the request was
 """
 
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 
 from shoal.commands.parsing import Parser
-from shoal.errors import DiskError, UserError, nearest
+from shoal.errors import DiskError, RunFailed, UserError, nearest
 
 COMMANDS = {
     "train": "train runs; any flag may take several values, which makes a grid",
@@ -36,32 +37,40 @@ def overview() -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return the exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    if not arguments or arguments[0] in ("-h", "--help"):
-        print(overview(), end="")
-        return 0 if arguments else 2
-    if arguments[0] == "--version":
-        from importlib.metadata import version
-
-        print(f"shoal {version('shoal')}")
-        return 0
-    name = arguments.pop(0)
     try:
-        if name not in COMMANDS:
-            raise UserError(f"unknown command {name!r}: one of {' '.join(COMMANDS)}{nearest(name, COMMANDS)}")
-        command = importlib.import_module(f"shoal.commands.{name}")
-        parser = Parser(prog=f"shoal {name}", description=COMMANDS[name])
-        command.arguments(parser)
-        return int(command.run(parser.parse(arguments)))
+        return _run(arguments)
     except UserError as error:
         return _fail(error, 2)
     except DiskError as error:
         return _fail(f"{error}; what was flushed before is intact, and `shoal resume` goes on from it", 1)
+    except RunFailed as error:
+        return _fail(error, 1)
     except BrokenPipeError:
-        sys.stderr.close()  # the reader of our output is gone, as with `| head`
-        return 0
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader is gone, as with `| head`
+        return 1
     except KeyboardInterrupt as stop:
         print(f"\n{stop}" if str(stop) else "\ninterrupted", file=sys.stderr)
         return 130
+
+
+def _run(arguments: list[str]) -> int:
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(overview(), end="", flush=True)
+        return 0 if arguments else 2
+    if arguments[0] == "--version":
+        from importlib.metadata import version
+
+        print(f"shoal {version('shoal')}", flush=True)
+        return 0
+    name = arguments.pop(0)
+    if name not in COMMANDS:
+        raise UserError(f"unknown command {name!r}: one of {' '.join(COMMANDS)}{nearest(name, COMMANDS)}")
+    command = importlib.import_module(f"shoal.commands.{name}")
+    parser = Parser(prog=f"shoal {name}", description=COMMANDS[name])
+    command.arguments(parser)
+    code = int(command.run(parser.parse(arguments)))
+    sys.stdout.flush()
+    return code
 
 
 def _fail(problem: object, code: int) -> int:

@@ -16,6 +16,10 @@ class DiskError(OSError):
     """Writing to the lab failed (disk full, permission lost). What was flushed before is intact."""
 
 
+class RunFailed(RuntimeError):
+    """A cohort could not be trained for a reason that is not the user's; what it had flushed is intact."""
+
+
 def nearest(name: str, allowed: Iterable[str]) -> str:
     """``"; did you mean 'x'?"`` for the closest allowed name, or nothing when none is close."""
     close = difflib.get_close_matches(str(name), list(allowed), n=1, cutoff=0.5)

@@ -14,6 +14,7 @@ from shoal.errors import UserError, nearest
 
 # Raised when the same spec would give another trajectory than before, so that old records are not taken for new ones.
 TRAJECTORY_VERSION = 1
+_MOST_EQUATIONS = 10_000_000  # of all splits; more would not fit into memory while they are made
 
 # The settings that only one model family has, with their defaults; None means equal to embedding_size.
 FAMILIES: Mapping[str, Mapping[str, Any]] = {
@@ -49,10 +50,10 @@ def _orders(value: Any) -> Any:
     """``2``, ``"2,3"`` and ``[3, 2]`` all become a sorted tuple."""
     if isinstance(value, str):
         value = value.split(",")
-    try:
-        return tuple(sorted({int(order) for order in (value if isinstance(value, Iterable) else [value])}))
-    except (TypeError, ValueError):
-        raise ValueError from None
+    orders = list(value) if isinstance(value, Iterable) else [value]
+    if not all(str(order).strip() in ("2", "3") for order in orders):
+        raise ValueError
+    return tuple(sorted({int(order) for order in orders}))
 
 
 def _period(value: Any) -> Any:
@@ -76,7 +77,7 @@ class RunSpec(BaseModel):
     True
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="constants")
 
     # data
     p: int = _setting(31, "modulus of the operands", "an integer of at least 2", ge=2)
@@ -184,6 +185,15 @@ class RunSpec(BaseModel):
         """The settings that were asked for, as they were asked for; the rest are defaults."""
         return {name: getattr(self, name) for name in self.model_fields_set}
 
+    @classmethod
+    def restored(cls, dump: Mapping[str, Any]) -> "RunSpec":
+        """The spec of a :meth:`model_dump`, with what it had derived from other settings derived again.
+
+        So that a grid over a spec read from a lab varies the seeds that follow ``seed``, as it would have at first.
+        """
+        source = {"q": "p", "hidden_size": "embedding_size", **dict.fromkeys(_SEEDS, "seed")}
+        return cls(**{name: v for name, v in dump.items() if name not in source or v != dump[source[name]]})
+
     def __eq__(self, other: object) -> bool:
         return isinstance(other, RunSpec) and self.canonical() == other.canonical()
 
@@ -228,6 +238,12 @@ class RunSpec(BaseModel):
                 f"num_heads must divide embedding_size, got num_heads={self.num_heads} and "
                 f"embedding_size={self.embedding_size}"
             )
+        if self.multiplier is not None and int(self.multiplier * self.embedding_size) < 1:
+            raise UserError(
+                f"multiplier={self.multiplier} leaves no feed-forward neuron at embedding_size={self.embedding_size}"
+            )
+        if self.model == "lstm" and self.dropout > 0 and self.num_layers == 1:
+            raise UserError(f"dropout={self.dropout} does not apply to an lstm of one layer: it acts between layers")
         if self.share_embeddings and self.hidden_size not in (None, self.embedding_size):
             raise UserError(
                 f"share_embeddings needs hidden_size equal to embedding_size, got {self.hidden_size} and "
@@ -237,9 +253,15 @@ class RunSpec(BaseModel):
     def _check_data(self) -> None:
         assert self.q is not None
         check_arithmetic(self.p, self.q, self.operator, self.r_train, self.operation_orders)
+        if self.split_per_order and len(self.operation_orders) == 1:
+            raise UserError(
+                f"split_per_order does not apply to one order, got operation_orders={self.operation_orders[0]}"
+            )
         n_train, n_valid = split_sizes(
             self.p, self.operator, self.r_train, self.operation_orders, self.is_symmetric, self.split_per_order
         )
+        if n_train + n_valid > _MOST_EQUATIONS:
+            raise UserError(f"p={self.p} makes {n_train + n_valid:,} equations; at most {_MOST_EQUATIONS:,} fit")
         if n_train == 0 or n_valid == 0:
             empty = "training" if n_train == 0 else "validation"
             raise UserError(

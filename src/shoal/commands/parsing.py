@@ -5,6 +5,7 @@ line that names the nearest flag, and ``--help`` must answer before anything hea
 """
 
 import argparse
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -19,6 +20,8 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(allow_abbrev=False, usage="%(prog)s [flags]", **options)
+        # argparse takes -1 for a value, but -1e-3 and -inf for flags
+        self._negative_number_matcher = re.compile(r"^-(\d+\.?\d*|\.\d+)(e[+-]?\d+)?$|^-(inf|nan)$", re.IGNORECASE)
 
     def error(self, message: str) -> NoReturn:
         """Raise instead of printing the usage."""

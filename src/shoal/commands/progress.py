@@ -40,7 +40,10 @@ class Progress:
             self.live.update(self._table(), refresh=True)
         elif snapshot.state != "running" or self._line_is_due(snapshot.cohort):
             self.printed[snapshot.cohort] = time.monotonic()
-            self.console.print(line(snapshot), soft_wrap=True, highlight=False, markup=False)
+            try:
+                self.console.print(line(snapshot), soft_wrap=True, highlight=False, markup=False)
+            except BrokenPipeError:  # nobody reads any more, which is no reason to stop training
+                self.console.quiet = True
 
     def _line_is_due(self, cohort: str) -> bool:
         return time.monotonic() - self.printed.get(cohort, 0.0) >= _LINE_SECONDS

@@ -3,13 +3,14 @@
 import argparse
 
 from shoal.commands.parsing import Parser, add_lab
+from shoal.errors import UserError
 
 
 def arguments(parser: Parser) -> None:
     """Flags of the command."""
     parser.add_argument("what", nargs="*", metavar="STUDY-OR-RUNS", help="a study, or runs; all runs when not given")
     add_lab(parser)
-    parser.flag("name", default="runs", help="name of a report of runs (runs)")
+    parser.flag("name", help="name of a report of runs (runs)")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -19,15 +20,17 @@ def run(options: argparse.Namespace) -> int:
     if len(options.what) == 1 and options.what[0] in NAMES:
         from shoal.commands import study
 
-        return study.run(argparse.Namespace(action="report", name=options.what[0], lab=options.lab))
-    from shoal.errors import UserError
+        if options.name is not None:
+            raise UserError(f"--name does not apply to the report of a study, got {options.name!r}")
+        flags = {"quick": False, "seed": None, "device": None, "workers": None, "threads": None}
+        return study.run(argparse.Namespace(action="report", name=options.what[0], lab=options.lab, **flags))
     from shoal.lab import Lab
     from shoal.report import write_report
     from shoal.report.console import print_extrema
     from shoal.report.runs import report_runs
 
     lab = Lab(options.lab)
-    folder = lab.report_folder(options.name)
+    folder = lab.report_folder(options.name or "runs")
     records = lab.records(options.what or None)
     if len(records) == 0:
         raise UserError(f"lab {options.lab} holds no runs")

@@ -30,6 +30,7 @@ def run(options: argparse.Namespace) -> int:
         raise UserError(
             f"unknown action {options.action!r}: one of {' '.join(ACTIONS)}{nearest(options.action, ACTIONS)}"
         )
+    _refuse_unread(options)
     from shoal.lab import Lab
     from shoal.lab.lab import check_name
     from shoal.studies import NAMES, get_study
@@ -51,25 +52,30 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
+def _refuse_unread(options: argparse.Namespace) -> None:
+    """Flags that only ``run`` reads, and names that ``list`` does not."""
+    if options.action == "list" and options.name is not None:
+        raise UserError(f"study list takes no name, got {options.name!r}")
+    read = options.quick or options.seed or options.device or options.workers or options.threads
+    if options.action != "run" and read:
+        raise UserError(f"study {options.action} takes no flag but --lab")
+
+
 def _run(options: argparse.Namespace, study: "Study", lab: "Lab") -> int:
     from shoal.commands.training import train_with_progress
-    from shoal.training import Interrupted
-    from shoal.training.api import choose_device
+    from shoal.training.api import check_execution
     from shoal.training.certificate import certify
 
     specs = study.runs(options.quick, options.seed)
-    note = {"quick": options.quick, "runs": [spec.id for spec in specs]}
-    try:
-        records = train_with_progress(specs, options.lab, **read_execution(options))
-    except Interrupted:
-        lab.note_study(options.name, note)  # `shoal study report` can show what there is
-        raise
-    lab.note_study(options.name, note)
+    device = check_execution(**read_execution(options))
+    # written first, so that `shoal study report` can show what there is of a run that was interrupted or killed
+    lab.create().note_study(options.name, {"quick": options.quick, "runs": [spec.id for spec in specs]})
+    records = train_with_progress(specs, options.lab, **read_execution(options))
     for folder in records.cohorts():
         if folder.certificate() is None:
             print(f"certifying cohort {folder.id}: one member alone for {CERTIFIED_STEPS[options.quick]} steps")
             first = [run for run in records.ids if run in folder.status()["members"]][:1]
-            certify(folder, first, CERTIFIED_STEPS[options.quick], choose_device(options.device))
+            certify(folder, first, CERTIFIED_STEPS[options.quick], device)
     _report(study, records, lab, options.name, options.quick)
     diverged = records.runs().filter(state="diverged")
     if not diverged.is_empty():

@@ -12,10 +12,9 @@ between leaves one file too many, which the resumed run replaces: no row is lost
 """
 
 import fcntl
-import io
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,8 @@ import polars as pl
 from torch import Tensor
 
 from shoal.errors import LabError
-from shoal.lab.files import read_json, write, write_json
+from shoal.lab.files import read_json, write_json
+from shoal.lab.frames import EMPTY, read_frame, write_frame
 from shoal.lab.tensors import load_tensors, save_tensors
 from shoal.spec import RunSpec
 
@@ -43,18 +43,18 @@ class CohortFolder:
 
     # what was asked
 
-    def create(self, specs: list[RunSpec], threads: int) -> None:
-        """Write down the members, in the order in which they are stacked."""
+    def create(self, specs: list[RunSpec], threads: int, metrics: Iterable[str] = ()) -> None:
+        """Write down the members, in the order in which they are stacked, and what is recorded of them besides."""
         members = [{"run": spec.id, "spec": spec.model_dump(mode="json")} for spec in specs]
-        write_json(self.path / "cohort.json", {"threads": threads, "members": members})
+        write_json(self.path / "cohort.json", {"threads": threads, "metrics": sorted(metrics), "members": members})
 
     def manifest(self) -> dict[str, Any]:
-        """``threads`` and ``members``, each with its ``run`` and ``spec``."""
+        """``threads``, ``metrics`` and ``members``, each with its ``run`` and ``spec``."""
         return dict(read_json(self.path / "cohort.json"))
 
     def specs(self) -> list[RunSpec]:
         """The members' specs in the order in which they are stacked."""
-        return [RunSpec(**member["spec"]) for member in self.manifest()["members"]]
+        return [RunSpec.restored(member["spec"]) for member in self.manifest()["members"]]
 
     # where it stands
 
@@ -76,9 +76,15 @@ class CohortFolder:
     # what was measured
 
     def write_metrics(self, part: int, frame: pl.DataFrame) -> None:
-        content = io.BytesIO()
-        frame.write_parquet(content)
-        write(self.path / "metrics" / f"{part:06d}.parquet", content.getvalue())
+        write_frame(self.path / "metrics" / f"{part:06d}.parquet", frame)
+
+    def drop_metrics(self, parts: int) -> None:
+        """Remove the files that no checkpoint counts: what they hold will be measured again."""
+        for path in self._metrics_files()[parts:]:
+            path.unlink()
+
+    def _metrics_files(self) -> list[Path]:
+        return sorted((self.path / "metrics").glob("[0-9]*.parquet"))
 
     def metrics(self) -> pl.DataFrame:
         """Every flushed row: ``run``, ``step`` and one column per measured quantity.
@@ -87,12 +93,12 @@ class CohortFolder:
             LabError: a file is damaged.
         """
         frames = []
-        for path in sorted((self.path / "metrics").glob("[0-9]*.parquet")):
+        for path in self._metrics_files():
             try:
-                frames.append(pl.read_parquet(path))
-            except (pl.exceptions.PolarsError, OSError) as error:
-                raise LabError(f"{path} is damaged: {error}") from None
-        return pl.concat(frames, how="diagonal") if frames else pl.DataFrame()
+                frames.append(read_frame(path))
+            except FileNotFoundError:
+                continue  # dropped by a resumed trainer since it was listed
+        return pl.concat(frames, how="diagonal") if frames else pl.DataFrame(schema=EMPTY)
 
     # what exact resume needs
 
@@ -140,6 +146,11 @@ class CohortFolder:
 
     # one trainer at a time
 
+    def clean(self) -> None:
+        """Remove the half-written files of a process that was killed. Only for who holds the cohort."""
+        for path in self.path.rglob(".*.tmp"):
+            path.unlink(missing_ok=True)
+
     @contextmanager
     def training(self, wait: float = 10.0) -> Iterator[None]:
         """Hold the cohort for training; the hold ends with the process, however it ends.
@@ -153,12 +164,12 @@ class CohortFolder:
     def is_training(self) -> bool:
         """Whether a process is training it now."""
         try:
-            descriptor = os.open(self.path / "lock", os.O_RDWR)
+            descriptor = os.open(self.path / "lock", os.O_RDONLY)
         except OSError:
             return False
         try:
             fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except OSError:
+        except BlockingIOError:
             return True
         finally:
             os.close(descriptor)
@@ -182,7 +193,7 @@ def locked(path: Path, wait: float, busy: str) -> Iterator[None]:
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
-            except OSError:
+            except BlockingIOError:
                 if time.monotonic() > deadline:
                     raise LabError(busy) from None
                 time.sleep(0.05)

@@ -39,6 +39,7 @@ def _git_commit() -> str | None:
     """The commit of the source tree that runs, with ``+`` when it has uncommitted changes; None outside of one."""
     here = Path(__file__).resolve().parent
     try:
+        _git(here, "ls-files", "--error-unmatch", __file__)  # not some other project that shoal is installed in
         commit = _git(here, "rev-parse", "HEAD")
         changed = _git(here, "status", "--porcelain", "--untracked-files=no", ".")
     except (OSError, subprocess.CalledProcessError):

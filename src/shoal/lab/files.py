@@ -46,8 +46,10 @@ def read_json(path: Path) -> Any:
     """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, UnicodeDecodeError) as error:
+    except ValueError as error:
         raise LabError(f"{path} is damaged: {error}") from None
+    except OSError as error:
+        raise LabError(f"{path} cannot be read: {error.strerror}") from None
 
 
 def _sync_folder(folder: Path) -> None:

@@ -36,13 +36,19 @@ class Lab:
 
     def _check(self) -> None:
         mark = self.path / _MARK
-        if self.path.exists() and not self.path.is_dir():
-            raise LabError(f"lab {self.path} is a file; it must be a folder")
-        if mark.exists():
-            found = read_json(mark).get("format")
+        try:
+            if self.path.exists() and not self.path.is_dir():
+                raise LabError(f"lab {self.path} is a file; it must be a folder")
+            others = [] if not self.path.exists() else [p for p in self.path.iterdir() if not _is_ours(p)]
+            marked = mark.exists()
+        except OSError as error:
+            raise LabError(f"lab {self.path} cannot be read: {error.strerror}") from None
+        if marked:
+            content = read_json(mark)
+            found = content.get("format") if isinstance(content, dict) else None
             if not isinstance(found, int) or found > FORMAT:
                 raise LabError(f"lab {self.path} has format {found}; this shoal reads formats up to {FORMAT}")
-        elif self.path.exists() and any(self.path.iterdir()):
+        elif others:
             raise LabError(f"{self.path} is not a lab (it has no {_MARK}); name a lab, an empty folder or a new one")
 
     def create(self) -> "Lab":
@@ -118,6 +124,11 @@ class Lab:
     def report_folder(self, name: str) -> Path:
         """Where the report of this name goes."""
         return self.path / "reports" / check_name(name, "report")
+
+
+def _is_ours(path: Path) -> bool:
+    """What a process leaves that was killed while it made the lab."""
+    return path.name.startswith(f".{_MARK}.") or path.name == "lock"
 
 
 def check_name(name: str, kind: str) -> str:

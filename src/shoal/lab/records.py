@@ -10,6 +10,7 @@ from torch import nn
 from shoal.analysis.extrema import extrema
 from shoal.errors import LabError
 from shoal.lab.cohort import CohortFolder
+from shoal.lab.frames import EMPTY
 from shoal.lab.tensors import load_tensors
 from shoal.spec import RunSpec
 from shoal.tasks.build import build_model, build_task
@@ -37,7 +38,7 @@ class Records:
         """The runs' specs by id."""
         found: dict[str, RunSpec] = {}
         for folder in self.cohorts():
-            found.update({member["run"]: RunSpec(**member["spec"]) for member in folder.manifest()["members"]})
+            found.update({member["run"]: RunSpec.restored(member["spec"]) for member in folder.manifest()["members"]})
         return {run: found[run] for run in self.ids}
 
     def cohorts(self) -> list[CohortFolder]:
@@ -70,7 +71,7 @@ class Records:
         """
         frames = [frame for folder in self.cohorts() if not (frame := folder.metrics()).is_empty()]
         if not frames:
-            return pl.DataFrame()
+            return pl.DataFrame(schema={**EMPTY, "model": pl.String, "seed": pl.Int64})
         specs = {run: _settings(spec) for run, spec in self.specs.items()}
         settings = pl.DataFrame([{"run": run, **specs[run]} for run in self.ids], infer_schema_length=None)
         differing = [

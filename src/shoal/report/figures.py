@@ -29,13 +29,22 @@ class Figure:
 
 
 def long_curves(curves: pl.DataFrame, quantity: str) -> pl.DataFrame:
-    """``run``, ``step``, ``split`` and ``value``: one row per evaluation and split."""
+    """``run``, ``step``, ``split`` and ``value``: one row per evaluation and split.
+
+    Values that are not finite are left out. A loss of exactly 0, which float32 reaches, is shown as the smallest
+    positive one, because it has no place on a logarithmic axis.
+    """
     columns = {f"{split}_{quantity}": name for split, name in _SPLITS.items()}
-    return (
+    long = (
         curves.select("run", "step", *columns)
         .unpivot(index=["run", "step"], on=list(columns), variable_name="split", value_name="value")
         .with_columns(pl.col("split").replace_strict(columns), pl.col("value").cast(pl.Float64))
+        .filter(pl.col("value").is_finite())
     )
+    if quantity == "accuracy":
+        return long
+    positive = pl.col("value").filter(pl.col("value") > 0)
+    return long.with_columns(pl.col("value").clip(lower_bound=positive.min()))
 
 
 def band(curves: pl.DataFrame, quantity: str) -> pl.DataFrame:

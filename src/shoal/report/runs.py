@@ -12,6 +12,7 @@ _MOST_SETTINGS = 12
 
 def report_runs(records: Records, command: str) -> Report:
     """Runs that differ only in their seeds are one setting; settings beyond the twelfth are left to the table."""
+    every = records.extrema()
     labels = _labels(records)
     settings = list(dict.fromkeys(labels.values()))[:_MOST_SETTINGS]
     curves = records.curves().with_columns(pl.col("run").replace_strict(labels).alias("label"))
@@ -26,7 +27,7 @@ def report_runs(records: Records, command: str) -> Report:
             )
             figures.append(Figure(f"{number}-{quantity}", learning_curves(own, quantity, setting), caption))
     shown = {run: label for run, label in labels.items() if label in settings}
-    extrema = records.extrema().filter(pl.col("run").is_in(list(shown)))
+    extrema = every.filter(pl.col("run").is_in(list(shown)))
     return Report(
         title="Runs",
         lead=f"{len(records)} runs in {len(set(labels.values()))} settings.",

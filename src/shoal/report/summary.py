@@ -164,7 +164,11 @@ def _certificates(records: Records) -> list[str]:
         out.append(
             f"Certificate of cohort {folder.id}: {len(alone)} of {certificate['members']} members retrained alone for "
             f"{certificate['steps']} steps; losses differ from the stack's by at most "
-            f"{max(a['loss'] for a in alone):.2g} nats, parameters by {max(a['parameters'] for a in alone):.2g}; "
-            f"the stack retrained differs from the record by {certificate['record'] or 0:.2g} nats."
+            f"{max(a['loss'] for a in alone):.2g} nats, parameters by {max(a['parameters'] for a in alone):.2g}"
+            + (
+                "."
+                if certificate["record"] is None
+                else f"; the stack retrained differs from the record by {certificate['record']:.2g} nats."
+            )
         )
     return out

@@ -41,6 +41,7 @@ def runs(quick: bool, seeds: Sequence[int] | None = None) -> list[RunSpec]:
 
 def report(records: Records, quick: bool) -> Report:
     """Four figures, the table of ten figures per model, and what they say in words."""
+    extrema = records.extrema()
     curves = records.curves()
     labels = {run: MODELS[spec.model] for run, spec in records.specs.items()}
     figures = [_figure(curves, model, quantity) for model in MODELS for quantity in ("loss", "accuracy")]
@@ -51,7 +52,7 @@ def report(records: Records, quick: bool) -> Report:
         + " ".join(answer(curves, model) for model in MODELS),
         sections=[
             Section("Learning curves", figures=figures),
-            Section("Ten figures per model", tables=[ten_figures(records.extrema(), labels)]),
+            Section("Ten figures per model", tables=[ten_figures(extrema, labels)]),
             provenance(records, command),
         ],
     )

@@ -4,6 +4,7 @@ In exact arithmetic the two are equal. What is left is the order in which floati
 training makes of it; the certificate states it instead of assuming it away.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -109,5 +110,12 @@ def _record_deviation(folder: CohortFolder, cohort: Cohort, steps: int, losses: 
         recorded = record.filter((pl.col("run") == spec.id) & pl.col("step").is_in(scheduled)).sort("step")
         for row in recorded.iter_rows(named=True):
             again = losses[scheduled.index(row["step"]), :, index].float().tolist()
-            largest = max(largest, *(abs(now - row[name]) for now, name in zip(again, _COMPARED, strict=True)))
+            largest = max(largest, *(_gap(now, row[name]) for now, name in zip(again, _COMPARED, strict=True)))
     return largest
+
+
+def _gap(now: float, then: float) -> float:
+    """Distance of two losses; a NaN is at no distance from another and infinitely far from a number."""
+    if math.isnan(now) or math.isnan(then):
+        return 0.0 if math.isnan(now) and math.isnan(then) else math.inf
+    return 0.0 if now == then else abs(now - then)

@@ -6,21 +6,18 @@ with the cohort, because it can change the order of a sum and so the last bit: a
 
 import multiprocessing
 import os
-import queue
 import signal
-import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from multiprocessing.connection import wait
-from multiprocessing.process import BaseProcess
+from contextlib import contextmanager, suppress
+from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import torch
 
-from shoal.errors import DiskError, UserError
+from shoal.errors import DiskError, RunFailed, UserError
 from shoal.lab.cohort import CohortFolder
 from shoal.training.loop import Options, Snapshot, train_cohort
 from shoal.training.step import Metric
@@ -77,7 +74,8 @@ def execute(
         False when stopped by a signal before that; everything is flushed then.
 
     Raises:
-        UserError, DiskError: from the first cohort that failed; the others are stopped and flushed.
+        UserError: a cohort cannot be trained, after the others were.
+        DiskError, RunFailed: the disk or a process failed; the others are stopped and flushed.
     """
     stop = StopFlag()
     with stop.listening():
@@ -88,90 +86,106 @@ def execute(
 
 def _execute_here(folders: Sequence[CohortFolder], options: Options) -> bool:
     threads = torch.get_num_threads()
+    failures: list[UserError] = []
     try:
         for folder in folders:
             if options.stop():
                 return False
             torch.set_num_threads(folder.manifest()["threads"])
-            if train_cohort(folder, options) != "done":
-                return False
-        return True
+            try:
+                if train_cohort(folder, options) != "done":
+                    return False
+            except UserError as error:  # of this cohort alone: the others can train
+                failures.append(error)
     finally:
         torch.set_num_threads(threads)
+    if failures:
+        raise failures[0]
+    return True
+
+
+class _Worker:
+    """A process that trains one cohort, and the pipe to it: snapshots and its outcome come in, "stop" goes out."""
+
+    def __init__(self, folder: CohortFolder, settings: tuple[Any, ...]) -> None:
+        context = multiprocessing.get_context("spawn")
+        self.pipe, theirs = context.Pipe()
+        self.process = context.Process(
+            target=_work, args=(folder.path, settings, theirs), name=f"shoal {folder.id}", daemon=True
+        )
+        self.process.start()
+        theirs.close()  # so that the pipe ends with the process
+        self.outcome: Any = None
+
+    def listen(self, watch: Watch) -> bool:
+        """Take one message; False once there will be no more."""
+        try:
+            message = self.pipe.recv()
+        except (EOFError, OSError):
+            self.process.join()
+            if self.outcome is None:
+                self.outcome = RunFailed(f"{self.process.name} ended with exit code {self.process.exitcode}")
+            return False
+        if isinstance(message, Snapshot):
+            watch(message)
+        else:
+            self.outcome = message
+        return True
+
+    def stop(self) -> None:
+        with suppress(OSError):
+            self.pipe.send("stop")
 
 
 def _execute_in_workers(
     folders: Sequence[CohortFolder], workers: int, settings: tuple[Any, ...], watch: Watch, stop: StopFlag
 ) -> bool:
-    context = multiprocessing.get_context("spawn")
-    news = context.Queue()
-    stopping = context.Event()
     waiting = list(folders)
-    running: list[BaseProcess] = []
+    running: list[_Worker] = []
     outcomes: list[Any] = []
+    stopping = False
     try:
-        while running or (waiting and not stop.asked and not _failure(outcomes)):
-            while waiting and len(running) < workers and not stop.asked and not _failure(outcomes):
-                folder = waiting.pop(0)
-                arguments = (folder.path, settings, news, stopping, os.getpid())
-                process: BaseProcess = context.Process(
-                    target=_work, args=arguments, name=f"shoal {folder.id}", daemon=True
-                )
-                process.start()
-                running.append(process)
-            wait([process.sentinel for process in running], timeout=0.1)
-            _drain(news, outcomes, watch)
-            if stop.asked or _failure(outcomes):
-                stopping.set()
-            for process in [process for process in running if not process.is_alive()]:
-                process.join()
-                running.remove(process)
-                if process.exitcode != 0:
-                    outcomes.append(RuntimeError(f"{process.name} ended with exit code {process.exitcode}"))
-        _drain(news, outcomes, watch)
+        while running or (waiting and not stopping):
+            while waiting and len(running) < workers and not stopping:
+                running.append(_Worker(waiting.pop(0), settings))
+            for ready in wait([worker.pipe for worker in running], timeout=0.1):
+                worker = next(worker for worker in running if worker.pipe is ready)
+                if not worker.listen(watch):
+                    running.remove(worker)
+                    outcomes.append(worker.outcome)
+            if not stopping and (stop.asked or any(isinstance(o, DiskError | RunFailed) for o in outcomes)):
+                stopping = True
+                for worker in running:
+                    worker.stop()
     finally:
-        stopping.set()
-        for process in running:
-            process.join()
-    if failure := _failure(outcomes):
-        raise failure
+        for worker in running:  # an error of ours, or the second Ctrl-C
+            worker.process.terminate()
+    failures = [outcome for outcome in outcomes if isinstance(outcome, BaseException)]
+    if failures:
+        raise failures[0]
     return outcomes.count("done") == len(folders)
 
 
-def _failure(outcomes: list[Any]) -> BaseException | None:
-    return next((outcome for outcome in outcomes if isinstance(outcome, BaseException)), None)
-
-
-def _drain(news: Any, outcomes: list[Any], watch: Watch) -> None:
-    while True:
-        try:
-            item = news.get_nowait()
-        except queue.Empty:
-            return
-        if isinstance(item, Snapshot):
-            watch(item)
-        else:
-            outcomes.append(item)
-
-
-def _work(path: Path, settings: tuple[Any, ...], news: Any, stopping: Any, parent: int) -> None:
+def _work(path: Path, settings: tuple[Any, ...], pipe: Connection) -> None:
     """One worker: train one cohort, tell the parent, and stop when it says so or is gone."""
+    asked = StopFlag()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
-    signal.signal(signal.SIGTERM, lambda *_: stopping.set())
+    signal.signal(signal.SIGTERM, lambda *_: setattr(asked, "asked", True))
     device, flush_seconds, metrics = settings
-    folder = CohortFolder(path)
+
+    def tell(message: object) -> None:
+        with suppress(OSError):  # the parent is gone, which stop() will find out
+            pipe.send(message)
 
     def stop() -> bool:
-        return bool(stopping.is_set()) or os.getppid() != parent
+        return asked() or pipe.poll()  # a message, or the end of the pipe
 
     try:
+        folder = CohortFolder(path)
         torch.set_num_threads(folder.manifest()["threads"])
-        news.put(train_cohort(folder, Options(device, flush_seconds, metrics, news.put, stop)))
+        tell(train_cohort(folder, Options(device, flush_seconds, metrics, tell, stop)))
     except (UserError, DiskError) as error:
-        news.put(error)
+        tell(error)
     except Exception as error:
         traceback.print_exc()  # the parent gets one line; what led to it is only known here
-        news.put(RuntimeError(f"cohort {folder.id} failed: {type(error).__name__}: {error}"))
-    if os.getppid() != parent:
-        news.cancel_join_thread()  # nobody reads any more
-    sys.stdout.flush()
+        tell(RunFailed(f"cohort {path.name} failed: {type(error).__name__}: {error}"))

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import polars as pl
 import torch
 
+from shoal.errors import LabError
 from shoal.lab.cohort import CohortFolder
 from shoal.lab.environment import environment
 from shoal.spec import RunSpec
@@ -74,6 +75,9 @@ def train_cohort(folder: CohortFolder, options: Options) -> str:
         DiskError: a flush failed; what was flushed before is intact.
     """
     with folder.training():
+        if folder.is_finished():  # by the process that held it until now
+            return "done"
+        folder.clean()
         return _Session(folder, options).run()
 
 
@@ -84,7 +88,7 @@ class _Session:
         self.folder, self.options = folder, options
         self.cohort = Cohort(tuple(folder.specs()))
         self.stack = Stack(self.cohort, options.device)
-        self.metrics = {"l2_norm": l2_norm, **options.metrics}
+        self.metrics = {"l2_norm": l2_norm, **self._registered()}
         self.rows: list[pl.DataFrame] = []
         self.runs = [spec.id for spec in self.cohort.members]
         self.last_steps = {spec.n_steps for spec in self.cohort.members}
@@ -97,12 +101,24 @@ class _Session:
         self.began = self.flushed = time.monotonic()
         self.watched = 0.0
 
+    def _registered(self) -> dict[str, Metric]:
+        """The further quantities that the cohort was begun with, all of them and no others."""
+        names = self.folder.manifest()["metrics"]
+        missing = [name for name in names if name not in self.options.metrics]
+        if missing:
+            raise LabError(
+                f"cohort {self.folder.id} records {missing[0]!r} at every evaluation; "
+                "go on from Python, with the same function in metrics"
+            )
+        return {name: self.options.metrics[name] for name in names}
+
     def _restore(self) -> None:
         checkpoint = self.folder.load_checkpoint(like=self.stack.state())
         if checkpoint is not None:
             state, self.step, self.parts = checkpoint
             self.stack.load_state(state)
             self.start = self.step
+        self.folder.drop_metrics(self.parts)
 
     def run(self) -> str:
         self._write_status()

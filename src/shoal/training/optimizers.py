@@ -12,43 +12,49 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-Hyper = Mapping[str, Tensor]  # (R, 1) each
+Hyper = Mapping[str, Tensor]  # (R, 1) each, or (R, P) for the weight decay; float64
 State = dict[str, Tensor]  # (R, P) each
 
 
 def sgd(theta: Tensor, gradient: Tensor, state: State, hyper: Hyper, step: Tensor) -> None:
     """``θ ← θ − lr (g + λ θ)``."""
-    gradient = gradient + hyper["weight_decay"] * theta
-    theta.sub_(hyper["lr"] * gradient)
+    theta.sub_(_as(theta, hyper["lr"]) * _with_decay(gradient, theta, hyper))
 
 
 def momentum(theta: Tensor, gradient: Tensor, state: State, hyper: Hyper, step: Tensor) -> None:
     """``v ← μ v + g + λ θ``; ``θ ← θ − lr v``."""
-    state["v"].mul_(hyper["momentum"]).add_(gradient + hyper["weight_decay"] * theta)
-    theta.sub_(hyper["lr"] * state["v"])
+    state["v"].mul_(_as(theta, hyper["momentum"])).add_(_with_decay(gradient, theta, hyper))
+    theta.sub_(_as(theta, hyper["lr"]) * state["v"])
 
 
 def adam(theta: Tensor, gradient: Tensor, state: State, hyper: Hyper, step: Tensor) -> None:
     """Adam with the decay added to the gradient (L2)."""
-    _adam_update(theta, gradient + hyper["weight_decay"] * theta, state, hyper, step)
+    _adam_update(theta, _with_decay(gradient, theta, hyper), state, hyper, step)
 
 
 def adamw(theta: Tensor, gradient: Tensor, state: State, hyper: Hyper, step: Tensor) -> None:
     """Adam with the decay taken off the parameters, ``θ ← (1 − lr λ) θ`` first."""
-    theta.mul_(1 - hyper["lr"] * hyper["weight_decay"])
+    theta.mul_(_as(theta, 1 - hyper["lr"] * hyper["weight_decay"]))
     _adam_update(theta, gradient, state, hyper, step)
 
 
 def _adam_update(theta: Tensor, gradient: Tensor, state: State, hyper: Hyper, step: Tensor) -> None:
     beta1, beta2 = hyper["beta1"], hyper["beta2"]
     m, v = state["m"], state["v"]
-    m.lerp_(gradient, 1 - beta1)
-    v.mul_(beta2).add_((1 - beta2) * gradient * gradient)
-    # float64, as torch.optim computes these two on the host
-    correction1 = 1 - beta1.double() ** step  # (R, 1)
-    correction2 = 1 - beta2.double() ** step
-    denominator = (v.sqrt() / correction2.sqrt().to(v.dtype)).add_(hyper["eps"])
-    theta.sub_((hyper["lr"] / correction1).to(v.dtype) * (m / denominator))
+    m.lerp_(gradient, _as(m, 1 - beta1))
+    v.mul_(_as(v, beta2)).add_(_as(v, 1 - beta2) * gradient * gradient)
+    correction1, correction2 = 1 - beta1**step, 1 - beta2**step  # (R, 1)
+    denominator = (v.sqrt() / _as(v, correction2.sqrt())).add_(_as(v, hyper["eps"]))
+    theta.sub_(_as(theta, hyper["lr"] / correction1) * (m / denominator))
+
+
+def _with_decay(gradient: Tensor, theta: Tensor, hyper: Hyper) -> Tensor:
+    return gradient + _as(theta, hyper["weight_decay"]) * theta
+
+
+def _as(like: Tensor, value: Tensor) -> Tensor:
+    """A hyper-parameter in the type of the parameters; until then it is float64, as torch.optim computes with it."""
+    return value.to(like.dtype)
 
 
 @dataclass(frozen=True)
@@ -84,4 +90,4 @@ def clip_by_norm(gradient: Tensor, max_norm: Tensor) -> tuple[Tensor, Tensor]:
     """
     norm = torch.linalg.vector_norm(gradient, dim=1, keepdim=True)  # (R, 1)
     # 1e-6 as in torch.nn.utils.clip_grad_norm_
-    return gradient * (max_norm / (norm + 1e-6)).clamp(max=1.0), norm
+    return gradient * (_as(norm, max_norm) / (norm + 1e-6)).clamp(max=1.0), norm

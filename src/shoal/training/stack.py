@@ -42,6 +42,7 @@ class Stack:
         self.task = tasks[0]
         self.model = models[0].to(device)
         self.layout = {name: p.shape for name, p in self.model.named_parameters()}
+        self.tied = _tied(self.model)
         self.sizes = [shape.numel() for shape in self.layout.values()]
         theta = [torch.cat([p.detach().cpu().flatten() for p in model.parameters()]) for model in models]
         self.theta = torch.stack(theta).to(device).requires_grad_()  # (R, P)
@@ -57,7 +58,8 @@ class Stack:
         self._place_keys()
 
     def _column(self, name: str) -> Tensor:
-        return torch.tensor([[float(getattr(spec, name))] for spec in self.cohort.members], device=self.device)
+        values = [[float(getattr(spec, name))] for spec in self.cohort.members]
+        return torch.tensor(values, dtype=torch.float64, device=self.device)
 
     def _matrices(self) -> Tensor:
         """1 for the parameters of weight matrices, 0 for biases and norms, ``(1, P)``."""
@@ -126,7 +128,8 @@ class Stack:
         state = {name: buffer.detach().cpu().clone() for name, buffer in self.model.named_buffers()}
         own = torch.split(self.theta.detach()[index], self.sizes)
         named = zip(self.layout.items(), own, strict=True)
-        return {name: part.reshape(shape).cpu().clone() for (name, shape), part in named} | state
+        state |= {name: part.reshape(shape).cpu().clone() for (name, shape), part in named}
+        return state | {alias: state[name].clone() for alias, name in self.tied.items()}
 
     def state(self) -> dict[str, Tensor]:
         """All that training changes, for a checkpoint."""
@@ -143,3 +146,10 @@ class Stack:
         model = build_model(self.cohort.members[index], self.task)
         model.load_state_dict(self.member(index))
         return model.eval()
+
+
+def _tied(model: nn.Module) -> dict[str, str]:
+    """Further names of shared parameters, with the name under which ``named_parameters`` lists each."""
+    first = {parameter: name for name, parameter in model.named_parameters()}
+    every = model.named_parameters(remove_duplicate=False)
+    return {name: first[parameter] for name, parameter in every if name != first[parameter]}

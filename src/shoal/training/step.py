@@ -15,7 +15,8 @@ Metric = Callable[[dict[str, Tensor]], Tensor]
 def train_step(stack: Stack, step: int) -> None:
     """Move every member from step ``step - 1`` to ``step``.
 
-    A member whose loss or gradient is not finite is frozen where it is; a member past its last step stays as it is.
+    A member whose loss, gradient or update is not finite is put back to where it was and stays there; so does a member
+    past its last step.
     """
     positions, counts = stack.sampler(step)  # (R, B), (R, B)
     batch = stack.batch(stack.splits["train"].gather(1, positions))
@@ -24,16 +25,16 @@ def train_step(stack: Stack, step: int) -> None:
     (gradient,) = torch.autograd.grad(loss.sum(), stack.theta)  # (R, P): members do not share parameters
     with torch.no_grad():
         gradient, norm = clip_by_norm(gradient, stack.hyper["clip"])
-        finite = loss.isfinite() & norm.squeeze(1).isfinite()  # (R,)
+        theta = stack.theta.detach()
+        before = theta.clone()
+        count = torch.tensor(float(step), dtype=torch.float64, device=stack.device)
+        stack.optimizer.update(theta, gradient, stack.optimizer_state, stack.hyper, count)
+        finite = loss.isfinite() & norm.squeeze(1).isfinite() & theta.isfinite().all(1)  # (R,)
         learning = stack.alive & (stack.n_steps >= step)
         stack.diverged_at.masked_fill_(learning & ~finite, step)
         stack.alive &= finite | ~learning
-        moving = (learning & finite).unsqueeze(1)  # (R, 1)
-        # with learning rate and gradient 0 every rule leaves theta as it is, to the bit
-        hyper = {**stack.hyper, "lr": stack.hyper["lr"] * moving}
-        gradient = gradient.masked_fill(~moving, 0.0)
-        count = torch.tensor(float(step), dtype=torch.float64, device=stack.device)
-        stack.optimizer.update(stack.theta.detach(), gradient, stack.optimizer_state, hyper, count)
+        moved = (learning & finite).unsqueeze(1)  # (R, 1)
+        theta.copy_(torch.where(moved, theta, before))
 
 
 @torch.no_grad()
