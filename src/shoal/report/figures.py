@@ -85,9 +85,9 @@ def learning_curves(curves: pl.DataFrame, quantity: str, title: str) -> Chart:
     layers = [
         summary.mark_area(opacity=0.18).encode(x, y("low"), alt.Y2("high"), colour),
         alt.Chart(long_curves(shown, quantity))
-        .mark_line(strokeWidth=0.6, opacity=0.45)
+        .mark_line(strokeWidth=0.6, opacity=0.45, strokeJoin="round")
         .encode(x, y("value"), colour, alt.Detail("run:N")),
-        summary.mark_line(strokeWidth=2.2).encode(x, y("mean"), colour, dash),
+        summary.mark_line(strokeWidth=2.2, strokeJoin="round").encode(x, y("mean"), colour, dash),
     ]
     return styled(alt.layer(*layers).properties(width=_WIDTH, height=_HEIGHT, title=title))
 

@@ -47,6 +47,7 @@ def certify(
     threads = torch.get_num_threads()
     try:
         torch.set_num_threads(folder.manifest()["threads"])
+        made_with = environment(device)
         stack, losses = _train(cohort, steps, device)
         members = {}
         for index, spec in enumerate(cohort.members):
@@ -61,7 +62,7 @@ def certify(
         "members": len(cohort),
         "alone": members,
         "record": _record_deviation(folder, cohort, steps, losses),
-        "environment": environment(device),
+        "environment": made_with,
     }
     folder.write_certificate(certificate)
     return certificate
