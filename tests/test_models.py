@@ -72,7 +72,7 @@ def test_a_cell_steps_as_the_lstm_does():
     close(lstm(x)[1][0][0], state[0])
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 def test_initial_states_default_to_zeros_of_the_inputs_type(dtype):
     torch.manual_seed(0)
     model = LSTMLM(7, 4, 5, 2).to(dtype)

@@ -110,7 +110,7 @@ def extrema(curves: pl.DataFrame, t_max: int | None = None) -> pl.DataFrame:
         row["delay_loss"] = row["t_valid_loss"] - row["t_train_loss"]
         row["delay_accuracy"] = row["t_valid_accuracy"] - row["t_train_accuracy"]
         rows.append(row)
-    return pl.DataFrame(rows, infer_schema_length=None)
+    return pl.DataFrame(rows, infer_schema_length=None) if rows else pl.DataFrame({"run": []}, {"run": pl.String})
 
 
 def mean_and_std(frame: pl.DataFrame, by: Sequence[str]) -> pl.DataFrame:
@@ -131,7 +131,11 @@ def first_step_at_least(curves: pl.DataFrame, column: str, threshold: float) -> 
     Returns:
         ``run`` and ``step``.
     """
-    reached = curves.filter(pl.col(column) >= threshold).group_by("run").agg(pl.col("step").min())
+    reached = (
+        curves.filter((pl.col(column) >= threshold) & pl.col(column).cast(pl.Float64).is_not_nan())
+        .group_by("run")
+        .agg(pl.col("step").min())
+    )
     return curves.select(pl.col("run").unique(maintain_order=True)).join(
         reached, on="run", how="left", maintain_order="left"
     )

@@ -72,9 +72,9 @@ def _best(values: Mapping[str, float], small: bool) -> str:
 
 
 def show(mean: float, std: float, is_step: bool) -> str:
-    """``7,850 ± 350`` for steps, ``0.0008 ± 0.0004`` for the rest: as many digits as the deviation supports."""
+    """``7,850 ± 350`` for steps, ``0.00080 ± 0.00040`` for the rest: two digits of the deviation."""
     if is_step:
-        return f"{mean:,.0f} ± {std:,.0f}".replace("-", "−")
+        return f"{round(mean):,} ± {round(std):,}".replace("-", "−")
     digits = 4 if std == 0 else min(6, max(2, 1 - math.floor(math.log10(std))))
     if 0 < abs(mean) < 10**-digits:
         digits = min(8, 1 - math.floor(math.log10(abs(mean))))

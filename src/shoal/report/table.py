@@ -4,11 +4,24 @@ import csv
 import html
 import io
 import re
+import string
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 # The symbols of the tables in plain text: L_train, A_val, t_f(...).
 _SUBSCRIPT = re.compile(r"(?<![A-Za-z_])([LAt])_(train|val|f)(?![A-Za-z])")
+
+_LATEX = {sign: f"\\{sign}" for sign in "&%#$_{}"} | {
+    "±": "$\\pm$",
+    "Δ": "$\\Delta$",
+    "ℓ": "$\\ell$",
+    "₂": "$_2$",
+    "≥": "$\\geq$",
+    "−": "$-$",
+    "^": "\\^{}",
+    "~": "\\~{}",
+    "\\": "\\textbackslash{}",
+}
 
 
 @dataclass(frozen=True)
@@ -47,7 +60,10 @@ class Table:
         """A pipe table, the best in bold."""
         lines = [self.header, ["---"] + ["---:"] * (len(self.header) - 1)]
         lines += [[label, *(f"**{c.text}**" if c.best else c.text for c in cells)] for label, cells in self.rows]
-        return "".join(f"| {' | '.join(line)} |\n" for line in lines) + f"\n{self.caption}\n"
+        return (
+            "".join(f"| {' | '.join(cell.replace('|', '/') for cell in line)} |\n" for line in lines)
+            + f"\n{self.caption}\n"
+        )
 
     def to_latex(self) -> str:
         """A ``tabular`` in a ``table`` with the caption, the best in bold; needs the package booktabs."""
@@ -85,8 +101,11 @@ def _html(text: str) -> str:
 
 
 def _latex(text: str) -> str:
-    text = re.sub(r"([&%#$])", r"\\\1", text)
-    text = _SUBSCRIPT.sub(r"$\1_{\\mathrm{\2}}$", text)
-    for sign, command in {"±": "$\\pm$", "Δt": "$\\Delta t$", "ℓ₂": "$\\ell_2$", "≥": "$\\geq$", "−": "$-$"}.items():
-        text = text.replace(sign, command)
-    return text
+    text = "".join(_LATEX.get(sign, sign) for sign in text)
+    return re.sub(r"([A-Za-z])\\_(train|val|f)(?![A-Za-z])", _latex_symbol, text)
+
+
+def _latex_symbol(match: re.Match[str]) -> str:
+    letter, index = match.groups()
+    alone = letter in "LAt" and not match.string[: match.start()].endswith(tuple("_" + string.ascii_letters))
+    return f"${letter}_{{\\mathrm{{{index}}}}}$" if alone else match[0]

@@ -108,7 +108,7 @@ def get_arithmetic_dataset(
 
     Args:
         p: operands are ``0 .. p-1``.
-        q: results are taken modulo ``q``.
+        q: results are taken modulo ``q``; for a division ``a / b = c`` it is ``a`` that is, as ``b c mod q``.
         operator: ``+``, ``-``, ``*`` or ``/`` (division needs prime ``p`` and ``q``).
         r_train: share of the equations that train, in (0, 1]; the first ``round(N r_train)`` after shuffling.
         operation_orders: 2 (binary), 3 (ternary) or both.
