@@ -101,7 +101,7 @@ def _html(text: str) -> str:
 
 
 def _latex(text: str) -> str:
-    text = "".join(_LATEX.get(sign, sign) for sign in text)
+    text = "".join(_LATEX.get(sign, sign) for sign in text).replace("$\\Delta$t", "$\\Delta t$")
     return re.sub(r"([A-Za-z])\\_(train|val|f)(?![A-Za-z])", _latex_symbol, text)
 
 
