@@ -64,7 +64,12 @@ def flags() -> list[str]:
 def started(lab: Path) -> subprocess.Popen[str]:
     """A process that has flushed both of its cohorts at least once."""
     process = subprocess.Popen(
-        [*flags(), "--lab", str(lab)], env=ENVIRONMENT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        [*flags(), "--lab", str(lab)],
+        env=ENVIRONMENT,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
     )
     deadline = time.monotonic() + 90
     while len(list(lab.glob("cohorts/*/checkpoint.safetensors"))) < 2:
@@ -77,7 +82,7 @@ def started(lab: Path) -> subprocess.Popen[str]:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_finishes_the_step_flushes_and_says_how_to_go_on(tmp_path, number):
     process = started(tmp_path / "lab")
-    process.send_signal(number)
+    os.killpg(process.pid, number)  # as a terminal or a batch system does: the workers get it too
     out, error = process.communicate(timeout=60)
     assert process.returncode == 130, (out, error)
     assert "shoal resume --lab" in error

@@ -228,14 +228,15 @@ def test_a_finished_cohort_is_not_trained_again_by_who_waited_for_it(tmp_path):
 
 
 def test_a_removed_checkpoint_starts_the_cohort_again_without_doubling_rows(tmp_path):
-    specs = [tiny(n_steps=40, save_statistic_step=5)]
+    specs = [tiny(n_steps=40, save_statistic_step=5, eval_period=1)]
     expected = shoal.train(specs, tmp_path / "whole", workers=1)
     lab = Lab(tmp_path / "parts").create()
     (cohort,) = plan(specs)
     folder = lab.cohort(cohort.id)
     folder.create(list(cohort.members), threads=1)
     asked = iter(range(23))
-    train_cohort(folder, Options(stop=lambda: next(asked, None) is None))
+    train_cohort(folder, Options(flush_seconds=0, stop=lambda: next(asked, None) is None))
+    assert len(list((folder.path / "metrics").iterdir())) > 8  # more files than the second session will write
     folder.checkpoint_path.unlink()
     (folder.path / "metrics" / ".000009.parquet.0a1b.tmp").write_bytes(b"half")
     shoal.resume(lab, workers=1)
