@@ -178,9 +178,9 @@ def test_the_practicals_reading_of_checkpoints(lab):
 def test_damaged_metrics_are_named(tmp_path):
     folder = CohortFolder(tmp_path)
     folder.write_metrics(0, pl.DataFrame({"run": ["a"], "step": [1]}))
-    path = tmp_path / "metrics" / "000000.parquet"
+    (path,) = (tmp_path / "metrics").iterdir()
     path.write_bytes(path.read_bytes()[:-20])
-    with pytest.raises(LabError, match=r"000000\.parquet is damaged"):
+    with pytest.raises(LabError, match=r"000000-\w+\.parquet is damaged"):
         folder.metrics()
 
 
@@ -193,18 +193,16 @@ def test_every_session_says_with_what_it_was_made(lab):
 
 @settings(max_examples=150, deadline=None)
 @given(st.data())
-def test_any_flipped_bit_of_the_metrics_is_found_or_changes_nothing(tmp_path_factory, data):
+def test_any_flipped_bit_of_the_metrics_is_found(tmp_path_factory, data):
     folder = CohortFolder(tmp_path_factory.mktemp("flip"))
     frame = pl.DataFrame({"run": ["a", "b"], "step": [1, 2], "train_loss": [0.5, 0.25]})
     folder.write_metrics(0, frame)
-    path = folder.path / "metrics" / "000000.parquet"
+    (path,) = (folder.path / "metrics").iterdir()
     content = bytearray(path.read_bytes())
     content[data.draw(st.integers(0, len(content) - 1), label="byte")] ^= 1 << data.draw(st.integers(0, 7))
     path.write_bytes(content)
-    try:
-        assert folder.metrics().equals(frame)
-    except LabError as error:
-        assert "damaged" in str(error)
+    with pytest.raises(LabError, match="damaged"):
+        folder.metrics()
 
 
 def test_a_lab_whose_making_was_killed_is_still_a_lab_to_be(tmp_path):

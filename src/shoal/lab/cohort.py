@@ -2,13 +2,13 @@
 
     cohort.json              members and their specs, the threads they train with; written once
     status.json              where each member stands, and the environment of every session that trained it
-    metrics/000000.parquet   what was measured up to the first flush, then 000001 …, one per flush
+    metrics/000000-SHA.parquet   what was measured up to the first flush, then 000001-…, one per flush
     checkpoint.safetensors   all that exact resume needs, as of the last flush
     models/RUN/000010001.safetensors
     certificate.json         how far members trained alone deviate from the stack
 
 A flush writes the metrics since the last one and then a checkpoint that counts the metrics files. A process killed in
-between leaves one file too many, which the resumed run replaces: no row is lost and none is there twice.
+between leaves one file too many, which the resumed run drops: no row is lost and none is there twice.
 """
 
 import fcntl
@@ -76,7 +76,10 @@ class CohortFolder:
     # what was measured
 
     def write_metrics(self, part: int, frame: pl.DataFrame) -> None:
-        write_frame(self.path / "metrics" / f"{part:06d}.parquet", frame)
+        written = write_frame(self.path / "metrics" / f"{part:06d}", frame)
+        for path in self._metrics_files():
+            if path.stem.startswith(f"{part:06d}-") and path != written:
+                path.unlink()
 
     def drop_metrics(self, parts: int) -> None:
         """Remove the files that no checkpoint counts: what they hold will be measured again."""
