@@ -1,10 +1,12 @@
 """Small runs that the tests share."""
 
+import math
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from shoal.fast.engine import choose_engine
 from shoal.spec import RunSpec, grid
 from shoal.training.plan import Cohort, plan
 from shoal.training.stack import Stack
@@ -42,9 +44,14 @@ def one_cohort(specs: list[RunSpec]) -> Cohort:
 def trained(specs: list[RunSpec], steps: int) -> Stack:
     """A stack after some steps."""
     stack = Stack(one_cohort(specs), CPU)
-    for step in range(1, steps + 1):
-        train_step(stack, step)
+    for _ in range(steps):
+        train_step(stack)
     return stack
+
+
+def fastest(spec: RunSpec) -> str:
+    """The engine that ``train`` chooses here, once the kernels are compiled."""
+    return choose_engine(spec, math.inf, CPU).engine
 
 
 def theta(stack: Stack, index: int) -> Tensor:

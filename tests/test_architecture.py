@@ -19,6 +19,7 @@ ORDER = [
     "models",
     "objectives",
     "tasks",
+    "fast",
     "analysis",
     "lab",
     "training",

@@ -139,6 +139,7 @@ def snapshot(**changes: object) -> Snapshot:
     values: dict[str, object] = {
         "cohort": "c",
         "title": "gpt, 2 layers, d 128",
+        "engine": "compiled",
         "members": 4,
         "step": 2500,
         "n_steps": 10001,

@@ -15,7 +15,7 @@ from torch.nn.utils import clip_grad_norm_, parameters_to_vector, vector_to_para
 from shoal.models import GPT, LSTMLM
 from shoal.objectives import get_loss_and_accuracy
 from shoal.tasks import get_arithmetic_dataset
-from shoal.training.optimizers import OPTIMIZERS, clip_by_norm
+from shoal.training.optimizers import OPTIMIZERS, clip_scale
 
 NAMES = ["lstm_order2", "lstm_order23", "gpt_order2", "gpt_order23"]
 SPLIT = ("inputs", "targets", "eq_positions", "mask")
@@ -122,8 +122,8 @@ def with_shoal(model: nn.Module, lr: float, weight_decay: float, clip: float) ->
     while True:
         step += 1
         gradient = torch.cat([p.grad.flatten() for p in model.parameters()]).unsqueeze(0)  # (1, P)
-        clipped, _ = clip_by_norm(gradient, torch.tensor([[clip]]))
-        adamw.update(theta, clipped, state, hyper, step)
+        factor, _ = clip_scale(gradient, torch.tensor([[clip]]))
+        adamw.update(theta, gradient * factor, state, hyper, step)
         vector_to_parameters(theta[0], model.parameters())
         yield
 

@@ -144,6 +144,8 @@ CHANGES = {
     "clip": math.inf,
     "decay_all": False,
     "n_steps": 5,
+    "stop_after_generalizing": 0,
+    "precision": "bfloat16",
     "eval_first": 5,
     "eval_period": 5,
     "save_model_step": 5,

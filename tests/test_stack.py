@@ -88,14 +88,17 @@ def test_a_member_alone_equals_the_member_in_a_stack(model, orders, batch, dropo
 def test_dropout_of_a_member_depends_on_its_own_seed_and_step_alone():
     specs = tiny_grid({"dropout": 0.5, "num_layers": 2, "init_seed": 0, "split_seed": 0}, order_seed=[0, 1])
     stack = Stack(one_cohort(specs), CPU)
-    batch = stack.batch(stack.splits["train"])
-    first = stack.forward(batch, step=1)["loss"]
-    assert torch.equal(first, stack.forward(batch, step=1)["loss"])
-    assert not torch.equal(first, stack.forward(batch, step=2)["loss"])
+    train = stack.splits["train"]
+    stack.steps[:] = 1
+    first = stack.score(train, training=True)["loss"]
+    assert torch.equal(first, stack.score(train, training=True)["loss"])
+    stack.steps[:] = 2
+    assert not torch.equal(first, stack.score(train, training=True)["loss"])
     assert not torch.equal(first[0], first[1])
     swapped = Stack(one_cohort(specs[::-1]), CPU)
-    assert torch.equal(first[0], swapped.forward(swapped.batch(swapped.splits["train"]), step=1)["loss"][1])
-    evaluated = stack.forward(batch)["loss"]
+    swapped.steps[:] = 1
+    assert torch.equal(first[0], swapped.score(swapped.splits["train"], training=True)["loss"][1])
+    evaluated = stack.score(train)["loss"]
     assert torch.equal(evaluated[0], evaluated[1])  # same parameters and data, and no dropout outside of training
 
 
@@ -124,8 +127,8 @@ def test_a_diverging_member_is_frozen_and_its_neighbours_do_not_change_by_one_bi
             with torch.no_grad():
                 ill.theta[1, 0] = float("nan")
             frozen = theta(ill, 1)
-        train_step(healthy, step)
-        train_step(ill, step)
+        train_step(healthy)
+        train_step(ill)
     assert ill.diverged_at.tolist() == [-1, 4, -1]
     assert ill.alive.tolist() == [True, False, True]
     torch.testing.assert_close(theta(ill, 1), frozen, atol=0, rtol=0, equal_nan=True)
@@ -168,5 +171,5 @@ def test_biases_and_norms_can_be_left_out_of_the_decay():
     assert torch.equal(stack.hyper["weight_decay"][0], matrices)
     assert 0 < matrices.sum() < len(matrices)
     before = theta(stack, 0)
-    train_step(stack, 1)
+    train_step(stack)
     torch.testing.assert_close(theta(stack, 0), before * (1 - 0.1 * matrices), atol=0.11, rtol=0)

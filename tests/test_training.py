@@ -6,13 +6,14 @@ import time
 import polars as pl
 import pytest
 import torch
-from helpers import tiny, tiny_grid
+from helpers import fastest, tiny, tiny_grid
 
 import shoal
 from shoal.errors import DiskError, LabError, UserError
 from shoal.lab import Lab
 from shoal.training import plan
 from shoal.training.loop import Options, train_cohort
+from shoal.training.plan import spread
 
 
 def parameters(records: shoal.Records) -> dict[str, dict[str, torch.Tensor]]:
@@ -56,7 +57,7 @@ def test_a_stopped_run_goes_on_bit_for_bit(tmp_path, base):
     lab = Lab(tmp_path / "parts").create()
     (cohort,) = plan(specs)
     folder = lab.cohort(cohort.id)
-    folder.create(list(cohort.members), threads=1)
+    folder.create(list(cohort.members), threads=1, engine=fastest(cohort.shared))
     for steps in (0, 1, 7, 13, 100):
         asked = iter(range(steps))
         outcome = train_cohort(folder, Options(stop=lambda asked=asked: next(asked, None) is None))
@@ -72,7 +73,7 @@ def test_an_orphaned_metrics_file_is_replaced_not_counted_twice(tmp_path):
     lab = Lab(tmp_path / "parts").create()
     (cohort,) = plan(specs)
     folder = lab.cohort(cohort.id)
-    folder.create(list(cohort.members), threads=1)
+    folder.create(list(cohort.members), threads=1, engine=fastest(cohort.shared))
     asked = iter(range(10))
     train_cohort(folder, Options(stop=lambda: next(asked, None) is None))
     folder.write_metrics(1, folder.metrics().with_columns(pl.col("step") + 1000))
@@ -137,7 +138,7 @@ def test_a_damaged_checkpoint_is_refused_and_left_alone(tmp_path, damage):
     lab = Lab(tmp_path / "lab").create()
     (cohort,) = plan([tiny(n_steps=40)])
     folder = lab.cohort(cohort.id)
-    folder.create(list(cohort.members), threads=1)
+    folder.create(list(cohort.members), threads=1, engine=fastest(cohort.shared))
     asked = iter(range(10))
     train_cohort(folder, Options(stop=lambda: next(asked, None) is None))
     path = folder.checkpoint_path
@@ -182,7 +183,9 @@ def test_two_workers_train_what_one_trains(tmp_path):
     specs = tiny_grid({}, seed=[0, 1]) + tiny_grid({"model": "gpt"}, seed=[0, 1])
     seen = []
     together = shoal.train(specs, tmp_path / "two", workers=2, threads=1, watch=seen.append)
-    assert {snapshot.cohort for snapshot in seen if snapshot.state == "done"} == {c.id for c in plan(specs)}
+    assert {snapshot.cohort for snapshot in seen if snapshot.state == "done"} == {
+        cohort.id for cohort in spread(plan(specs), 2)
+    }
     assert_same(together, shoal.train(specs, tmp_path / "one", workers=1, threads=1))
 
 
@@ -233,7 +236,7 @@ def test_a_removed_checkpoint_starts_the_cohort_again_without_doubling_rows(tmp_
     lab = Lab(tmp_path / "parts").create()
     (cohort,) = plan(specs)
     folder = lab.cohort(cohort.id)
-    folder.create(list(cohort.members), threads=1)
+    folder.create(list(cohort.members), threads=1, engine=fastest(cohort.shared))
     asked = iter(range(23))
     train_cohort(folder, Options(flush_seconds=0, stop=lambda: next(asked, None) is None))
     assert len(list((folder.path / "metrics").iterdir())) > 8  # more files than the second session will write
@@ -261,7 +264,8 @@ def test_a_cohort_with_registered_quantities_goes_on_only_with_them(tmp_path):
     lab = Lab(tmp_path / "parts").create()
     (cohort,) = plan(specs)
     folder = lab.cohort(cohort.id)
-    folder.create(list(cohort.members), threads=expected.cohorts()[0].manifest()["threads"], metrics=["first"])
+    threads = expected.cohorts()[0].manifest()["threads"]
+    folder.create(list(cohort.members), threads, ["first"], fastest(cohort.shared))
     asked = iter(range(10))
     train_cohort(folder, Options(metrics={"first": first}, stop=lambda: next(asked, None) is None))
     with pytest.raises(LabError, match="records 'first' at every evaluation"):
@@ -276,7 +280,7 @@ def test_one_damaged_cohort_does_not_keep_the_others_from_training(tmp_path):
     lab = Lab(tmp_path / "lab").create()
     specs = [tiny(n_steps=40), tiny(model="gpt")]
     for cohort in plan(specs):
-        lab.cohort(cohort.id).create(list(cohort.members), threads=1)
+        lab.cohort(cohort.id).create(list(cohort.members), threads=1, engine=fastest(cohort.shared))
     damaged, sound = lab.cohorts()
     damaged.checkpoint_path.write_bytes(b"nothing")
     for workers in (1, 2):

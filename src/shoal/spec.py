@@ -29,6 +29,7 @@ OPTIMIZERS: Mapping[str, tuple[str, ...]] = {
     "adam": ("beta1", "beta2", "eps"),
     "adamw": ("beta1", "beta2", "eps"),
 }
+PRECISIONS = ("float32", "tf32", "bfloat16")
 _OPTIMIZER_DEFAULTS = {"momentum": 0.9, "beta1": 0.9, "beta2": 0.999, "eps": 1e-8}
 # The practical gives weight decay 1 for AdamW; the others add the decay to the gradient, where 1 would drown it.
 _WEIGHT_DECAY = {"adamw": 1.0}
@@ -130,6 +131,15 @@ class RunSpec(BaseModel):
 
     # training
     n_steps: int = _setting(10_001, "training steps", "an integer of at least 1", ge=1)
+    stop_after_generalizing: int | None = _setting(
+        None,
+        "end a run this many steps after its validation accuracy has reached 0.99",
+        "an integer of at least 0",
+        ge=0,
+    )
+    precision: str = _setting(
+        "float32", "type in which products are computed", f"one of {' '.join(PRECISIONS)}", PRECISIONS
+    )
     eval_first: int = _setting(100, "evaluate at every step up to this one", "an integer of at least 0", ge=0)
     eval_period: int = _setting(100, "then evaluate every this many steps", "an integer of at least 1", ge=1)
     save_model_step: Period = _setting(
@@ -157,7 +167,7 @@ class RunSpec(BaseModel):
             raise UserError(_one_line(error)) from None
 
     def model_post_init(self, _context: object) -> None:
-        for name in ("model", "operator", "optimizer", "non_linearity"):
+        for name in ("model", "operator", "optimizer", "non_linearity", "precision"):
             _check_choice(name, getattr(self, name))
         self._resolve_family()
         self._resolve_optimizer()
@@ -244,6 +254,8 @@ class RunSpec(BaseModel):
             )
         if self.model == "lstm" and self.dropout > 0 and self.num_layers == 1:
             raise UserError(f"dropout={self.dropout} does not apply to an lstm of one layer: it acts between layers")
+        if self.dropout > 0 and self.precision != "float32":
+            raise UserError(f"dropout={self.dropout} does not apply to precision {self.precision!r}, only to float32")
         if self.share_embeddings and self.hidden_size not in (None, self.embedding_size):
             raise UserError(
                 f"share_embeddings needs hidden_size equal to embedding_size, got {self.hidden_size} and "

@@ -54,14 +54,16 @@ def add_execution(parser: Parser, new_runs: bool = True) -> None:
     """How to train, which changes no result beyond rounding; ``threads`` only where there can be new runs."""
     parser.flag("device", help="cpu or cuda; cuda where there is one")
     parser.flag("workers", type=int, help="cohorts to train at the same time (as many as cores)")
+    parser.flag("places", type=int, help="runs of a cohort to train side by side (as many as fit into memory)")
     parser.flag("flush-seconds", type=float, default=20.0, help="longest time between two flushes (20)")
     if new_runs:
         parser.flag("threads", type=int, help="threads per new cohort (the cores divided by the workers)")
+        parser.flag("engine", help="compiled, prefixes or plain (the fastest that is worth its start)")
 
 
 def read_execution(options: argparse.Namespace) -> dict[str, Any]:
     """What the flags of :func:`add_execution` say, as arguments of :func:`shoal.train` or :func:`shoal.resume`."""
-    names = ("device", "workers", "flush_seconds", "threads")
+    names = ("device", "workers", "flush_seconds", "threads", "engine", "places")
     return {name: getattr(options, name) for name in names if hasattr(options, name)}
 
 

@@ -14,7 +14,7 @@ def train_with_progress(specs: Sequence[RunSpec], lab: str, **settings: Any) -> 
     print(_outline(specs, Lab(lab)))
     with Progress() as progress:
         try:
-            return train(specs, lab, watch=progress, **settings)
+            return train(specs, lab, watch=progress, say=print, **settings)
         except Interrupted:
             raise Interrupted(farewell(lab)) from None
 

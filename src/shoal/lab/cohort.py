@@ -1,6 +1,6 @@
 """The folder of one cohort: what was asked, what was measured, where training stands, and the models kept.
 
-    cohort.json              members and their specs, the threads they train with; written once
+    cohort.json              members and their specs, the threads and engine they train with; written once
     status.json              where each member stands, and the environment of every session that trained it
     metrics/000000-SHA.parquet   what was measured up to the first flush, then 000001-…, one per flush
     checkpoint.safetensors   all that exact resume needs, as of the last flush
@@ -12,6 +12,7 @@ between leaves one file too many, which the resumed run drops: no row is lost an
 """
 
 import fcntl
+import json
 import os
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -25,7 +26,7 @@ from torch import Tensor
 from shoal.errors import LabError
 from shoal.lab.files import read_json, write_json
 from shoal.lab.frames import EMPTY, read_frame, write_frame
-from shoal.lab.tensors import load_tensors, save_tensors
+from shoal.lab.tensors import check_like, load_tensors, save_tensors
 from shoal.spec import RunSpec
 
 FINISHED = ("done", "diverged")
@@ -43,13 +44,16 @@ class CohortFolder:
 
     # what was asked
 
-    def create(self, specs: list[RunSpec], threads: int, metrics: Iterable[str] = ()) -> None:
-        """Write down the members, in the order in which they are stacked, and what is recorded of them besides."""
+    def create(
+        self, specs: list[RunSpec], threads: int, metrics: Iterable[str] = (), engine: str = "plain", why: str = ""
+    ) -> None:
+        """Write down the members in order, what is recorded of them besides, and how they are computed and why so."""
         members = [{"run": spec.id, "spec": spec.model_dump(mode="json")} for spec in specs]
-        write_json(self.path / "cohort.json", {"threads": threads, "metrics": sorted(metrics), "members": members})
+        how = {"threads": threads, "engine": engine, "why": why}
+        write_json(self.path / "cohort.json", {**how, "metrics": sorted(metrics), "members": members})
 
     def manifest(self) -> dict[str, Any]:
-        """``threads``, ``metrics`` and ``members``, each with its ``run`` and ``spec``."""
+        """``threads``, ``engine`` and ``why``, ``metrics``, and ``members``, each with its ``run`` and ``spec``."""
         return dict(read_json(self.path / "cohort.json"))
 
     def specs(self) -> list[RunSpec]:
@@ -109,23 +113,29 @@ class CohortFolder:
     def checkpoint_path(self) -> Path:
         return self.path / "checkpoint.safetensors"
 
-    def save_checkpoint(self, state: Mapping[str, Tensor], step: int, parts: int) -> None:
-        """Everything as of ``step``, after ``parts`` files of metrics."""
-        metadata = {"cohort": self.id, "step": str(step), "parts": str(parts)}
+    def save_checkpoint(self, state: Mapping[str, Tensor], where: Mapping[str, Any], parts: int) -> None:
+        """Everything as it stands after ``parts`` files of metrics; ``where`` is any JSON."""
+        metadata = {"cohort": self.id, "where": json.dumps(where), "parts": str(parts)}
         save_tensors(self.checkpoint_path, state, metadata)
 
-    def load_checkpoint(self, like: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], int, int] | None:
-        """State, step and number of metrics files of the last flush; None when there was none.
+    def load_checkpoint(self) -> tuple[dict[str, Tensor], dict[str, Any], int] | None:
+        """State, ``where`` and number of metrics files of the last flush; None when there was none.
 
         Raises:
-            LabError: the checkpoint is damaged, or of another cohort or shape.
+            LabError: the checkpoint is damaged, or of another cohort.
         """
         if not self.checkpoint_path.exists():
             return None
-        state, metadata = load_tensors(self.checkpoint_path, like)
+        state, metadata = load_tensors(self.checkpoint_path)
         if metadata.get("cohort") != self.id:
             raise LabError(f"{self.checkpoint_path} is of cohort {metadata.get('cohort')}, expected {self.id}")
-        return state, int(metadata["step"]), int(metadata["parts"])
+        if "where" not in metadata:
+            raise LabError(f"{self.checkpoint_path} is of an earlier version of shoal; its runs cannot go on")
+        return state, json.loads(metadata["where"]), int(metadata["parts"])
+
+    def check_checkpoint(self, state: Mapping[str, Tensor], like: Mapping[str, Tensor]) -> None:
+        """Raise :class:`LabError` when a loaded state has not the names, shapes and types of ``like``."""
+        check_like(self.checkpoint_path, state, like)
 
     # models
 

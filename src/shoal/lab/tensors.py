@@ -46,7 +46,7 @@ def load_tensors(path: Path, like: Mapping[str, Tensor] | None = None) -> tuple[
     if expected != _digest(tensors, header):
         raise LabError(f"{path} is damaged: its checksum does not match its content")
     if like is not None:
-        _check_like(path, tensors, like)
+        check_like(path, tensors, like)
     return tensors, header
 
 
@@ -59,7 +59,8 @@ def _digest(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
     return digest.hexdigest()
 
 
-def _check_like(path: Path, tensors: Mapping[str, Tensor], like: Mapping[str, Tensor]) -> None:
+def check_like(path: Path, tensors: Mapping[str, Tensor], like: Mapping[str, Tensor]) -> None:
+    """Raise :class:`LabError` when tensors read from ``path`` have not the names, shapes and types of ``like``."""
     if tensors.keys() != like.keys():
         raise LabError(f"{path} holds {sorted(tensors)}, expected {sorted(like)}")
     for name, tensor in like.items():

@@ -14,8 +14,8 @@ from torch import Tensor
 from torch.utils.data import TensorDataset
 
 from shoal.equations import OPERATORS, check_arithmetic, count_equations
-from shoal.objectives import get_loss_and_accuracy
-from shoal.tasks.base import Batch, Model, Task
+from shoal.objectives import get_loss_and_accuracy, scored_positions
+from shoal.tasks.base import Batch, Model, NextToken, Task
 from shoal.tasks.tokenizer import Tokenizer
 
 BOS, EOS, EQ, PAD = "BOS", "EOS", "=", "PAD"
@@ -141,6 +141,7 @@ def arithmetic_task(data: ArithmeticData) -> Task:
         vocabulary_size=len(data.tokenizer),
         sequence_length=inputs.shape[1],
         padding_index=data.tokenizer.stoi[PAD],
+        next_token=NextToken("inputs", "targets", lambda batch: scored_positions(batch["eq_positions"], batch["mask"])),
     )
 
 

@@ -24,6 +24,22 @@ def rows(tensors: Mapping[str, Tensor], indices: Tensor) -> dict[str, Tensor]:
 
 
 @dataclass(frozen=True)
+class NextToken:
+    """What an objective scores when it is the mean negative log-likelihood of next tokens, and all of them right.
+
+    With it a causal model can be computed prefix by prefix, without the objective.
+
+    Attributes:
+        inputs, targets: names of the tensors of tokens, ``(N, S)`` each.
+        scored: which targets of a batch count, ``(B, S)`` bool.
+    """
+
+    inputs: str
+    targets: str
+    scored: Callable[[Batch], Tensor]
+
+
+@dataclass(frozen=True)
 class Task:
     """One member's data and objective.
 
@@ -35,6 +51,7 @@ class Task:
         groups: subsets of the examples to report apart, ``(N,)`` bool each.
         batch: turns indices into the tensors of a batch.
         sampler: decides which training examples each step sees.
+        next_token: what the objective scores, where it is of that kind.
     """
 
     tensors: Mapping[str, Tensor]
@@ -46,3 +63,4 @@ class Task:
     groups: Mapping[str, Tensor] = field(default_factory=dict)
     batch: Callable[[Mapping[str, Tensor], Tensor], Batch] = rows
     sampler: type[Sampler] = EpochSampler
+    next_token: NextToken | None = None

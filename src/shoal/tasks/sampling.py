@@ -17,8 +17,11 @@ class Sampler(Protocol):
     def __init__(self, keys: Tensor, sizes: Tensor, batch_size: int) -> None:
         """``keys`` ``(R,)`` int64, ``sizes`` of the training sets ``(R,)`` int64, both on the stack's device."""
 
-    def __call__(self, step: int) -> tuple[Tensor, Tensor]:
-        """Positions in the training split ``(R, B)`` and which of them count ``(R, B)`` bool, for a step from 1 on."""
+    def __call__(self, steps: Tensor) -> tuple[Tensor, Tensor]:
+        """Positions in the training split ``(R, B)`` and which of them count ``(R, B)`` bool.
+
+        ``steps`` ``(R,)`` int64, on the host: the step of each member, from 1 on.
+        """
 
 
 class EpochSampler:
@@ -38,11 +41,11 @@ class EpochSampler:
         self.epoch = torch.full_like(self.batches, -1)
         self.order = torch.arange(self.longest, device=sizes.device).expand(len(keys), -1)  # (R, longest)
 
-    def __call__(self, step: int) -> tuple[Tensor, Tensor]:
-        epoch = (step - 1) // self.batches  # (R,)
+    def __call__(self, steps: Tensor) -> tuple[Tensor, Tensor]:
+        epoch = (steps - 1) // self.batches  # (R,)
         if ((epoch != self.epoch) & (self.batches > 1)).any():
             self._shuffle(epoch)
-        start = ((step - 1) % self.batches * self.batch_size).to(self.offsets.device)  # (R,)
+        start = ((steps - 1) % self.batches * self.batch_size).to(self.offsets.device)  # (R,)
         positions = start.unsqueeze(1) + self.offsets  # (R, B)
         counts = positions < self.sizes  # (R, B)
         return self.order.gather(1, positions.where(counts, 0)), counts

@@ -1,20 +1,23 @@
 """Train runs into a lab: what is there is not trained again, what was begun goes on."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import torch
 
-from shoal.errors import UserError
+from shoal.errors import UserError, nearest
+from shoal.fast.engine import ENGINES, choose_engine
 from shoal.lab.cohort import CohortFolder
 from shoal.lab.frames import EMPTY
 from shoal.lab.lab import Lab
 from shoal.lab.records import Records
 from shoal.spec import RunSpec
-from shoal.training.executor import cores, execute
+from shoal.training.executor import Execution, cores, execute
 from shoal.training.loop import Snapshot
-from shoal.training.plan import plan
+from shoal.training.plan import Cohort, plan, spread
 from shoal.training.step import Metric
+
+WORTH_DIVIDING = 20.0  # seconds of work for one core from which a cohort is divided between several processes
 
 
 class Interrupted(KeyboardInterrupt):
@@ -28,14 +31,18 @@ def train(
     device: str | None = None,
     workers: int | None = None,
     threads: int | None = None,
+    engine: str | None = None,
+    places: int | None = None,
     flush_seconds: float = 20.0,
     metrics: Mapping[str, Metric] | None = None,
     watch: Callable[[Snapshot], None] = lambda snapshot: None,
+    say: Callable[[str], None] = lambda line: None,
 ) -> Records:
     """Train runs side by side and return what the lab holds of them.
 
     Runs that the lab holds are not trained again; runs that were interrupted go on from their last flush, together with
-    the cohort they were in. The rest are grouped into cohorts by the shapes of their tensors.
+    the cohort they were in. The rest are grouped into cohorts by the shapes of their tensors, and a cohort that takes
+    long is divided between the cores.
 
     Args:
         specs: the runs.
@@ -43,10 +50,15 @@ def train(
         device: ``cpu`` or ``cuda``; CUDA where there is one, when not given.
         workers: cohorts to train at the same time, each in a process of its own; as many as cores, when not given.
         threads: threads per new cohort; the cores divided by the workers, when not given.
+        engine: how new cohorts are computed, one of ``compiled``, ``prefixes`` and ``plain`` (see
+            :mod:`shoal.fast.engine`); the fastest that covers them and is worth its start, when not given.
+        places: runs of a cohort to train side by side, while the others wait; as many as fit into half of the memory
+            that is free, when not given.
         flush_seconds: longest time between two flushes, at most 30.
         metrics: further quantities to record at every evaluation of new runs, each a function of one member's
             parameters (by name) that returns a scalar. Runs that the lab holds keep what was recorded of them.
         watch: is told where each cohort stands.
+        say: is told how new cohorts are computed, and why so.
 
     Raises:
         Interrupted: stopped by Ctrl-C or SIGTERM; everything is flushed, and the same call goes on.
@@ -56,7 +68,8 @@ def train(
     wanted = list(dict.fromkeys(specs))
     if not wanted:
         raise UserError("there are no runs to train: the list of specs is empty")
-    on = check_execution(device, workers, threads, flush_seconds)
+    on = check_execution(device, workers, threads, flush_seconds, engine, places)
+    check_precision(wanted, on)
     check_metrics(metrics or {})
     lab = (lab if isinstance(lab, Lab) else Lab(lab)).create()
     with lab.planning():
@@ -64,13 +77,34 @@ def train(
         begun = {index[spec.id].path: index[spec.id] for spec in wanted if spec.id in index}
         folders = [folder for folder in begun.values() if not folder.is_finished()]
         cohorts = plan(spec for spec in wanted if spec.id not in index)
-        workers = workers or choose_workers(len(folders) + len(cohorts), on, metrics or {})
-        for cohort in cohorts:
-            folder = lab.cohort(cohort.id)
-            folder.create(list(cohort.members), threads or max(1, cores() // workers), metrics or ())
-            folders.append(folder)
-    _finish(folders, workers, on, flush_seconds, metrics or {}, watch)
+        workers = workers or choose_workers(folders, cohorts, on, metrics or {})
+        threads = threads or max(1, cores() // workers)
+        folders += _begin(lab, spread(cohorts, workers), on, threads, engine, metrics or (), say)
+    _finish(folders, workers, Execution(on, flush_seconds, metrics or {}, places), watch)
     return lab.records(spec.id for spec in wanted)
+
+
+def _begin(
+    lab: Lab,
+    cohorts: Iterable[Cohort],
+    device: torch.device,
+    threads: int,
+    engine: str | None,
+    metrics: Iterable[str],
+    say: Callable[[str], None],
+) -> list[CohortFolder]:
+    """Write new cohorts down, with how each will be computed."""
+    folders: list[CohortFolder] = []
+    said: dict[str, None] = {}
+    for cohort in cohorts:
+        choice = choose_engine(cohort.shared, cohort.seconds, device, engine)
+        folder = lab.cohort(cohort.id)
+        folder.create(list(cohort.members), threads, metrics, choice.engine, choice.why)
+        folders.append(folder)
+        said[f"{cohort.describe()}: {choice.engine} engine ({choice.why})"] = None
+    for line in said:
+        say(line)
+    return folders
 
 
 def resume(
@@ -78,21 +112,29 @@ def resume(
     *,
     device: str | None = None,
     workers: int | None = None,
+    places: int | None = None,
     flush_seconds: float = 20.0,
     metrics: Mapping[str, Metric] | None = None,
     watch: Callable[[Snapshot], None] = lambda snapshot: None,
 ) -> Records:
     """Go on with every run of a lab that is not finished; arguments as for :func:`train`."""
     lab = lab if isinstance(lab, Lab) else Lab(lab)
-    on = check_execution(device, workers, None, flush_seconds)
+    on = check_execution(device, workers, None, flush_seconds, places=places)
     folders = lab.unfinished()
     runs = [member["run"] for folder in folders for member in folder.manifest()["members"]]
-    workers = workers or choose_workers(len(folders), on, metrics or {})
-    _finish(folders, workers, on, flush_seconds, metrics or {}, watch)
+    workers = workers or choose_workers(folders, [], on, metrics or {})
+    _finish(folders, workers, Execution(on, flush_seconds, metrics or {}, places), watch)
     return lab.records(runs)
 
 
-def check_execution(device: str | None, workers: int | None, threads: int | None, flush_seconds: float) -> torch.device:
+def check_execution(
+    device: str | None,
+    workers: int | None,
+    threads: int | None,
+    flush_seconds: float,
+    engine: str | None = None,
+    places: int | None = None,
+) -> torch.device:
     """The device, when everything about how to train is allowed.
 
     Raises:
@@ -102,9 +144,19 @@ def check_execution(device: str | None, workers: int | None, threads: int | None
         raise UserError(f"workers must be an integer of at least 1, got {workers}")
     if threads is not None and not 1 <= threads <= cores():
         raise UserError(f"threads must be an integer from 1 to the {cores()} cores of this machine, got {threads}")
+    if engine is not None and engine not in ENGINES:
+        raise UserError(f"engine must be one of {' '.join(ENGINES)}, got {engine!r}{nearest(engine, ENGINES)}")
+    if places is not None and places < 1:
+        raise UserError(f"places must be an integer of at least 1, got {places}")
     if not 0 < flush_seconds <= 30:
         raise UserError(f"flush_seconds must be above 0 and at most 30, got {flush_seconds}")
     return choose_device(device)
+
+
+def check_precision(specs: Iterable[RunSpec], device: torch.device) -> None:
+    """Raise :class:`UserError` for a precision that the device does not have."""
+    if device.type != "cuda" and any(spec.precision == "tf32" for spec in specs):
+        raise UserError(f"precision tf32 needs device cuda, got {device.type}; float32 and bfloat16 run everywhere")
 
 
 def check_metrics(metrics: Mapping[str, Metric]) -> None:
@@ -116,11 +168,19 @@ def check_metrics(metrics: Mapping[str, Metric]) -> None:
             )
 
 
-def choose_workers(cohorts: int, device: torch.device, metrics: Mapping[str, Metric]) -> int:
-    """One per core, but one in all where a card is shared or a metric cannot be sent to another process."""
+def choose_workers(
+    begun: Sequence[CohortFolder], new: Sequence[Cohort], device: torch.device, metrics: Mapping[str, Metric]
+) -> int:
+    """One per core, but one in all where a card is shared or a metric cannot be sent to another process.
+
+    One cohort is divided between the cores when it takes longer than starting processes does.
+    """
     if device.type == "cuda" or not all(_can_be_sent(metric) for metric in metrics.values()):
         return 1
-    return min(cores(), max(1, cohorts))
+    most = len(begun) + len(new)
+    if sum(cohort.seconds for cohort in new) > WORTH_DIVIDING:
+        most = len(begun) + sum(len(cohort) for cohort in new)
+    return min(cores(), max(1, most))
 
 
 def _can_be_sent(metric: Metric) -> bool:
@@ -141,14 +201,6 @@ def choose_device(name: str | None) -> torch.device:
     return torch.device(name)
 
 
-def _finish(
-    folders: list[CohortFolder],
-    workers: int,
-    device: torch.device,
-    flush_seconds: float,
-    metrics: Mapping[str, Metric],
-    watch: Callable[[Snapshot], None],
-) -> None:
-    done = execute(folders, workers=workers, device=device, flush_seconds=flush_seconds, metrics=metrics, watch=watch)
-    if not done:
+def _finish(folders: list[CohortFolder], workers: int, execution: Execution, watch: Callable[[Snapshot], None]) -> None:
+    if not execute(folders, workers=workers, execution=execution, watch=watch):
         raise Interrupted

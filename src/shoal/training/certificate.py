@@ -46,13 +46,15 @@ def certify(
     steps = min(steps, *(spec.n_steps for spec in cohort.members))
     threads = torch.get_num_threads()
     try:
-        torch.set_num_threads(folder.manifest()["threads"])
-        made_with = environment(device)
-        stack, losses = _train(cohort, steps, device)
+        manifest = folder.manifest()
+        torch.set_num_threads(manifest["threads"])
+        engine = str(manifest.get("engine", "plain"))
+        made_with = {**environment(device), "engine": engine}
+        stack, losses = _train(cohort, steps, device, engine)
         members = {}
         for index, spec in enumerate(cohort.members):
             if spec.id in runs:
-                alone, alone_losses = _train(Cohort((spec,)), steps, device)
+                alone, alone_losses = _train(Cohort((spec,)), steps, device, engine)
                 loss = float((losses[:, :, index] - alone_losses[:, :, 0]).abs().max())
                 members[spec.id] = {"loss": loss, **_deviation(stack.member(index), alone.member(0))}
     finally:
@@ -68,13 +70,13 @@ def certify(
     return certificate
 
 
-def _train(cohort: Cohort, steps: int, device: torch.device) -> tuple[Stack, Tensor]:
+def _train(cohort: Cohort, steps: int, device: torch.device, engine: str) -> tuple[Stack, Tensor]:
     """The stack after ``steps``, and its losses at each scheduled evaluation, ``(T, 2, R)`` float64."""
-    stack = Stack(cohort, device)
+    stack = Stack(cohort, device, engine)
     losses = []
     for step in range(steps + 1):
         if step > 0:
-            train_step(stack, step)
+            train_step(stack)
         if is_evaluated(cohort.shared, step) or step == steps:
             values = evaluate(stack, {})
             losses.append(torch.stack([values[name] for name in _COMPARED]))

@@ -10,6 +10,7 @@ import signal
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from types import FrameType
@@ -20,6 +21,7 @@ import torch
 from shoal.errors import DiskError, RunFailed, UserError
 from shoal.lab.cohort import CohortFolder
 from shoal.training.loop import Options, Snapshot, train_cohort
+from shoal.training.memory import SHARE
 from shoal.training.step import Metric
 
 Watch = Callable[[Snapshot], None]
@@ -59,15 +61,22 @@ class StopFlag:
                 signal.signal(number, handler)
 
 
-def execute(
-    folders: Sequence[CohortFolder],
-    *,
-    workers: int,
-    device: torch.device,
-    flush_seconds: float,
-    metrics: Mapping[str, Metric],
-    watch: Watch,
-) -> bool:
+@dataclass(frozen=True)
+class Execution:
+    """How to train, whichever process does: see :class:`~shoal.training.loop.Options`."""
+
+    device: torch.device
+    flush_seconds: float
+    metrics: Mapping[str, Metric]
+    places: int | None = None
+
+    def options(self, watch: Watch, stop: Callable[[], bool], processes: int) -> Options:
+        """For one of several processes that share the memory."""
+        share = SHARE / processes
+        return Options(self.device, self.flush_seconds, self.metrics, watch, stop, self.places, share)
+
+
+def execute(folders: Sequence[CohortFolder], *, workers: int, execution: Execution, watch: Watch) -> bool:
     """Train cohorts to their ends.
 
     Returns:
@@ -80,8 +89,8 @@ def execute(
     stop = StopFlag()
     with stop.listening():
         if workers <= 1 or len(folders) <= 1:
-            return _execute_here(folders, Options(device, flush_seconds, metrics, watch, stop))
-        return _execute_in_workers(folders, workers, (device, flush_seconds, dict(metrics)), watch, stop)
+            return _execute_here(folders, execution.options(watch, stop, processes=1))
+        return _execute_in_workers(folders, workers, (execution, min(workers, len(folders))), watch, stop)
 
 
 def _execute_here(folders: Sequence[CohortFolder], options: Options) -> bool:
@@ -171,7 +180,7 @@ def _work(path: Path, settings: tuple[Any, ...], pipe: Connection) -> None:
     asked = StopFlag()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
     signal.signal(signal.SIGTERM, lambda *_: setattr(asked, "asked", True))
-    device, flush_seconds, metrics = settings
+    execution, processes = settings
 
     def tell(message: object) -> None:
         with suppress(OSError):  # the parent is gone, which stop() will find out
@@ -183,7 +192,7 @@ def _work(path: Path, settings: tuple[Any, ...], pipe: Connection) -> None:
     try:
         folder = CohortFolder(path)
         torch.set_num_threads(folder.manifest()["threads"])
-        tell(train_cohort(folder, Options(device, flush_seconds, metrics, tell, stop)))
+        tell(train_cohort(folder, execution.options(tell, stop, processes)))
     except (UserError, DiskError) as error:
         tell(error)
     except Exception as error:

@@ -78,16 +78,16 @@ OPTIMIZERS = {
 }
 
 
-def clip_by_norm(gradient: Tensor, max_norm: Tensor) -> tuple[Tensor, Tensor]:
-    """Scale each member's gradient down to ``max_norm`` where its ℓ₂ norm exceeds it.
+def clip_scale(gradient: Tensor, max_norm: Tensor) -> tuple[Tensor, Tensor]:
+    """What to multiply each member's gradient by so that its ℓ₂ norm is at most ``max_norm``.
 
     Args:
         gradient: ``(R, P)``.
         max_norm: ``(R, 1)``; infinite where a member is not clipped.
 
     Returns:
-        The clipped gradient ``(R, P)`` and the norm before clipping ``(R, 1)``.
+        The factors ``(R, 1)`` and the norms before clipping ``(R,)``.
     """
     norm = torch.linalg.vector_norm(gradient, dim=1, keepdim=True)  # (R, 1)
     # 1e-6 as in torch.nn.utils.clip_grad_norm_
-    return gradient * (_as(norm, max_norm) / (norm + 1e-6)).clamp(max=1.0), norm
+    return (_as(norm, max_norm) / (norm + 1e-6)).clamp(max=1.0), norm.squeeze(1)

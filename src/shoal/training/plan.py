@@ -6,12 +6,15 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from shoal.spec import RunSpec
+from shoal.tasks.build import count_run_parameters
 
 # Settings in which the members of a cohort may differ: values, never shapes or code.
 MEMBER_SETTINGS = frozenset(
-    {"seed", "init_seed", "split_seed", "order_seed", "r_train", "operator", "n_steps"}
+    {"seed", "init_seed", "split_seed", "order_seed", "r_train", "operator", "n_steps", "stop_after_generalizing"}
     | {"lr", "weight_decay", "momentum", "beta1", "beta2", "eps", "clip"}
 )
+RATE = 100e9  # operations per second of one core, products not made counted in
+OVERHEAD = 1e-3  # seconds per member and step
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,14 @@ class Cohort:
         """Steps until the last member is done."""
         return max(spec.n_steps for spec in self.members)
 
+    @property
+    def seconds(self) -> float:
+        """About how long one core trains it, for decisions: by 6 P B S operations per step, and what a step costs."""
+        spec = self.shared
+        positions = spec.train_batch_size * (2 * max(spec.operation_orders) + 2)
+        operations = 6 * count_run_parameters(spec) * positions  # per member and step
+        return sum(member.n_steps for member in self.members) * (operations / RATE + OVERHEAD)
+
     def __len__(self) -> int:
         return len(self.members)
 
@@ -50,6 +61,18 @@ def plan(specs: Iterable[RunSpec]) -> list[Cohort]:
     for spec in dict.fromkeys(specs):
         groups.setdefault(_shape(spec), []).append(spec)
     return [Cohort(tuple(members)) for members in groups.values()]
+
+
+def spread(cohorts: Iterable[Cohort], parts: int) -> list[Cohort]:
+    """Each cohort in as many pieces as there are parts, or members if those are fewer; the longest work first.
+
+    So that every core has work to its end, and starts with what takes longest.
+    """
+    pieces = []
+    for cohort in cohorts:
+        n, R = min(parts, len(cohort)), len(cohort)
+        pieces += [Cohort(cohort.members[R * i // n : R * (i + 1) // n]) for i in range(n)]
+    return sorted(pieces, key=lambda piece: -piece.seconds)
 
 
 def _shape(spec: RunSpec) -> str:

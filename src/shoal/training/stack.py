@@ -1,7 +1,8 @@
 """The members of a cohort as one set of tensors with a leading axis ``R``.
 
-Parameters are one flat leaf ``theta`` ``(R, P)``; the model is written for one member and lifted over the stack by
-``torch.func``. Every random number comes from a member's own keys, so a member does not notice its neighbours.
+Parameters are one flat leaf ``theta`` ``(R, P)``; the model is written for one member and lifted over the stack, by
+``torch.func`` or by the faster engines of :mod:`shoal.fast`. Every random number comes from a member's own keys, so a
+member does not notice its neighbours.
 """
 
 from collections.abc import Mapping
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
+from shoal.fast.engine import choose_scorer, fused_update
 from shoal.keyed import fold
 from shoal.models.dropout import Dropout
 from shoal.tasks.base import Batch, Task
@@ -30,13 +32,19 @@ class Stack:
         theta: parameters, ``(R, P)``, float32, a leaf that requires its gradient.
         optimizer_state: as the optimizer keeps it, ``(R, P)`` each.
         hyper: one number per member, ``(R, 1)`` each.
+        steps: steps taken by each member, ``(R,)`` int64, on the host.
+        last_steps: the step at which each member ends, ``(R,)`` int64, on the host.
         alive: members still learning, ``(R,)`` bool.
         diverged_at: the step at which a member's loss was no longer finite, ``(R,)`` int64, -1 where it was.
+
+    Args:
+        cohort: the members.
+        device: where the tensors live.
+        engine: how the models are computed, one of :data:`shoal.fast.engine.ENGINES`.
     """
 
-    def __init__(self, cohort: "Cohort", device: torch.device) -> None:
-        self.cohort = cohort
-        self.device = device
+    def __init__(self, cohort: "Cohort", device: torch.device, engine: str = "plain") -> None:
+        self.cohort, self.device, self.engine = cohort, device, engine
         tasks = [build_task(spec) for spec in cohort.members]
         models = [build_model(spec, task) for spec, task in zip(cohort.members, tasks, strict=True)]
         self.task = tasks[0]
@@ -46,16 +54,23 @@ class Stack:
         self.sizes = [shape.numel() for shape in self.layout.values()]
         theta = [torch.cat([p.detach().cpu().flatten() for p in model.parameters()]) for model in models]
         self.theta = torch.stack(theta).to(device).requires_grad_()  # (R, P)
-        self.optimizer = OPTIMIZERS[cohort.shared.optimizer]
-        self.optimizer_state = self.optimizer.init(self.theta.detach())
-        self.hyper = {name: self._column(name) for name in (*self.optimizer.hyper, "clip")}
-        if not cohort.shared.decay_all:
-            self.hyper["weight_decay"] = self.hyper["weight_decay"] * self._matrices()  # (R, P)
-        self.n_steps = torch.tensor([spec.n_steps for spec in cohort.members], device=device)
+        self._place_optimizer()
+        self.steps = torch.zeros(len(cohort), dtype=torch.int64)
+        self.last_steps = torch.tensor([spec.n_steps for spec in cohort.members])
         self.alive = torch.ones(len(cohort), dtype=torch.bool, device=device)
         self.diverged_at = torch.full((len(cohort),), -1, device=device)
         self._place_data(tasks)
         self._place_keys()
+        self.scorer = choose_scorer(engine, cohort.shared, self.model, self.task, self.tensors)
+
+    def _place_optimizer(self) -> None:
+        shared = self.cohort.shared
+        self.optimizer = OPTIMIZERS[shared.optimizer]
+        self.fused_update = fused_update(self.engine, shared.optimizer)
+        self.optimizer_state = self.optimizer.init(self.theta.detach())
+        self.hyper = {name: self._column(name) for name in (*self.optimizer.hyper, "clip")}
+        if not shared.decay_all:
+            self.hyper["weight_decay"] = self.hyper["weight_decay"] * self._matrices()  # (R, P)
 
     def _column(self, name: str) -> Tensor:
         values = [[float(getattr(spec, name))] for spec in self.cohort.members]
@@ -103,24 +118,24 @@ class Stack:
         named = zip(self.layout.items(), parts, strict=True)
         return {name: part.reshape(-1, *shape) for (name, shape), part in named}
 
-    def batch(self, indices: Tensor) -> Batch:
-        """Each member's examples at its indices, ``(R, B)`` -> tensors ``(R, B, ...)``."""
-        return vmap(self.task.batch)(self.tensors, indices)
+    def score(self, indices: Tensor, training: bool = False) -> dict[str, Tensor]:
+        """The objective of every member on its own examples: loss and accuracy per example, ``(R, B)`` each.
 
-    def forward(self, batch: Batch, step: int | None = None) -> dict[str, Tensor]:
-        """The objective of every member on its own batch: loss and accuracy per example, ``(R, B)`` each.
-
-        With a ``step`` the models are in training mode and drop out by keys of that step; without, they are evaluated.
+        Args:
+            indices: examples of each member, ``(R, B)``.
+            training: whether the models are in training mode; they drop out by keys of the members' steps then.
         """
-        self.model.train(step is not None)
-        keys = {} if step is None else self._dropout_keys(step)
-        return vmap(self._one)(self.parameters(), keys, batch)
+        if self.scorer is not None:
+            return self.scorer(self.parameters(), indices)
+        self.model.train(training)
+        keys = self._dropout_keys() if training else {}
+        return vmap(self._one)(self.parameters(), keys, vmap(self.task.batch)(self.tensors, indices))
 
     def _one(self, parameters: Mapping[str, Tensor], keys: Mapping[str, Tensor], batch: Batch) -> dict[str, Tensor]:
         return self.task.objective(lambda *x: functional_call(self.model, {**parameters, **keys}, x), batch)
 
-    def _dropout_keys(self, step: int) -> dict[str, Tensor]:
-        at_step = fold(self.dropout_keys, step)  # (R,)
+    def _dropout_keys(self) -> dict[str, Tensor]:
+        at_step = fold(self.dropout_keys, self.steps.to(self.device))  # (R,)
         return {name: fold(at_step, site) for site, name in enumerate(self.dropouts)}
 
     def member(self, index: int) -> dict[str, Tensor]:
@@ -132,14 +147,15 @@ class Stack:
         return state | {alias: state[name].clone() for alias, name in self.tied.items()}
 
     def state(self) -> dict[str, Tensor]:
-        """All that training changes, for a checkpoint."""
+        """All that training changes, for a checkpoint, ``(R, ...)`` each."""
         optimizer = {f"optimizer.{name}": tensor for name, tensor in self.optimizer_state.items()}
-        return {"theta": self.theta.detach(), "alive": self.alive, "diverged_at": self.diverged_at, **optimizer}
+        where = {"steps": self.steps, "last_steps": self.last_steps, "diverged_at": self.diverged_at}
+        return {"theta": self.theta.detach(), "alive": self.alive, **where, **optimizer}
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
-        """Continue from a checkpoint; shapes must be this stack's own."""
+        """Continue the first members from a state; it may be of fewer members than this stack has."""
         for name, tensor in self.state().items():
-            tensor.copy_(state[name])
+            tensor[: len(state[name])].copy_(state[name])
 
     def built_model(self, index: int) -> nn.Module:
         """A stand-alone model with the member's current parameters."""

@@ -6,35 +6,47 @@ import torch
 from torch import Tensor
 from torch.func import vmap
 
-from shoal.training.optimizers import clip_by_norm
+from shoal.training.optimizers import clip_scale
 from shoal.training.stack import Stack
 
 Metric = Callable[[dict[str, Tensor]], Tensor]
 
 
-def train_step(stack: Stack, step: int) -> None:
-    """Move every member from step ``step - 1`` to ``step``.
+def train_step(stack: Stack) -> None:
+    """Move every member one step on.
 
     A member whose loss, gradient or update is not finite is put back to where it was and stays there; so does a member
     past its last step.
     """
-    positions, counts = stack.sampler(step)  # (R, B), (R, B)
-    batch = stack.batch(stack.splits["train"].gather(1, positions))
-    losses = stack.forward(batch, step)["loss"]  # (R, B)
+    stack.steps += 1
+    positions, counts = stack.sampler(stack.steps)  # (R, B), (R, B)
+    losses = stack.score(stack.splits["train"].gather(1, positions), training=True)["loss"]  # (R, B)
     loss = torch.where(counts, losses, 0.0).sum(1) / counts.sum(1)  # (R,)
     (gradient,) = torch.autograd.grad(loss.sum(), stack.theta)  # (R, P): members do not share parameters
     with torch.no_grad():
-        gradient, norm = clip_by_norm(gradient, stack.hyper["clip"])
-        theta = stack.theta.detach()
-        before = theta.clone()
-        count = torch.tensor(float(step), dtype=torch.float64, device=stack.device)
-        stack.optimizer.update(theta, gradient, stack.optimizer_state, stack.hyper, count)
-        finite = loss.isfinite() & norm.squeeze(1).isfinite() & theta.isfinite().all(1)  # (R,)
-        learning = stack.alive & (stack.n_steps >= step)
-        stack.diverged_at.masked_fill_(learning & ~finite, step)
+        scale, norm = clip_scale(gradient, stack.hyper["clip"])  # (R, 1), (R,)
+        learning = stack.alive & (stack.steps <= stack.last_steps).to(stack.device)
+        finite = loss.isfinite() & norm.isfinite()
+        finite &= _move(stack, gradient, scale, learning & finite)  # (R,)
+        at = torch.where(learning & ~finite, stack.steps.to(stack.device), stack.diverged_at)
+        stack.diverged_at.copy_(at)
         stack.alive &= finite | ~learning
-        moved = (learning & finite).unsqueeze(1)  # (R, 1)
-        theta.copy_(torch.where(moved, theta, before))
+
+
+def _move(stack: Stack, gradient: Tensor, scale: Tensor, moved: Tensor) -> Tensor:
+    """Update the members that move, but for those it would make infinite; say which are finite, ``(R,)``."""
+    theta = stack.theta.detach()
+    before = theta.clone()
+    count = stack.steps.to(stack.device, torch.float64).unsqueeze(1)  # (R, 1)
+    if stack.fused_update is not None:
+        finite = stack.fused_update(theta, gradient, scale, stack.optimizer_state, stack.hyper, count, moved)
+        if not finite.all():
+            theta.copy_(torch.where(finite.unsqueeze(1), theta, before))
+        return finite
+    stack.optimizer.update(theta, gradient * scale, stack.optimizer_state, stack.hyper, count)
+    finite = theta.isfinite().all(1)  # (R,)
+    theta.copy_(torch.where((moved & finite).unsqueeze(1), theta, before))
+    return finite
 
 
 @torch.no_grad()
@@ -45,7 +57,7 @@ def evaluate(stack: Stack, metrics: Mapping[str, Metric]) -> dict[str, Tensor]:
     """
     indices = torch.cat(list(stack.splits.values()), dim=1)  # (R, N)
     passes = torch.split(indices, stack.cohort.shared.eval_batch_size, dim=1)
-    scores = [stack.forward(stack.batch(part)) for part in passes]
+    scores = [stack.score(part) for part in passes]
     weights = _weights(stack)  # name -> (R, N)
     out = {}
     for quantity in scores[0]:

@@ -1,0 +1,79 @@
+"""Which engine computes a cohort, and why.
+
+- ``compiled``: prefix by prefix, with kernels compiled for this machine's CPU; what it saves is products not made
+  twice and passes over memory.
+- ``prefixes``: prefix by prefix, with PyTorch's own operations; on any device.
+- ``plain``: the model as it is written, lifted over the members by ``torch.func.vmap``; covers everything.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from shoal.errors import UserError
+from shoal.fast.adam import FusedAdam
+from shoal.fast.build import SECONDS, is_compiled, kernels
+from shoal.fast.kernels import KernelOps
+from shoal.fast.ops import Ops, TorchOps
+from shoal.fast.scorer import PrefixScorer, covers
+from shoal.tasks.base import Task
+
+ENGINES = ("compiled", "prefixes", "plain")
+
+
+@dataclass(frozen=True)
+class Choice:
+    """An engine and why it was chosen."""
+
+    engine: str
+    why: str
+
+
+def choose_engine(config: Any, seconds: float, device: torch.device, wanted: str | None = None) -> Choice:
+    """The engine for a cohort.
+
+    Args:
+        config: the settings that the members share.
+        seconds: about how long the training takes, to see whether compiling is worth its time.
+        device: where it trains.
+        wanted: the engine that was asked for.
+    """
+    if wanted == "plain" and config.precision != "float32":
+        raise UserError(f"engine plain computes in float32, got precision={config.precision}")
+    if wanted == "plain":
+        return Choice("plain", "asked for")
+    if config.dropout > 0:
+        return Choice("plain", f"dropout={config.dropout} gives equal prefixes unequal states")
+    if wanted == "prefixes":
+        return Choice("prefixes", "asked for")
+    if device.type != "cpu" or config.precision != "float32":
+        return Choice("prefixes", f"the kernels are for float32 on the CPU, not {config.precision} on {device.type}")
+    if wanted is None and seconds < 4 * SECONDS and not is_compiled():
+        return Choice("prefixes", f"about {seconds:.0f} s of training are not worth {SECONDS:.0f} s of compiling")
+    found = kernels()
+    if found.library is None:
+        return Choice("prefixes", found.note)
+    return Choice("compiled", found.note if wanted is None else "asked for")
+
+
+def choose_scorer(
+    engine: str, config: Any, model: nn.Module, task: Task, tensors: Mapping[str, Tensor]
+) -> PrefixScorer | None:
+    """What computes the objective, or None where the model itself has to."""
+    if config.precision == "tf32":
+        torch.backends.cuda.matmul.fp32_precision = "tf32"
+    if engine == "plain" or not covers(config, model, task):
+        return None
+    library = kernels().library if engine == "compiled" else None
+    products = torch.bfloat16 if config.precision == "bfloat16" else None
+    ops: Ops = TorchOps(products) if library is None else KernelOps(library)
+    return PrefixScorer(config, model, task, tensors, ops)
+
+
+def fused_update(engine: str, optimizer: str) -> FusedAdam | None:
+    """The optimizer as one kernel, where there is one."""
+    library = kernels().library if engine == "compiled" and optimizer in ("adam", "adamw") else None
+    return None if library is None else FusedAdam(library, decoupled=optimizer == "adamw")

@@ -1,0 +1,340 @@
+/* The parts of a training step that are not matrix products, each in one pass over its data.
+ *
+ * Every function works on R members. Arrays are row-major float32 with a stride, in elements, from one member to the
+ * next, so that a slice of a larger array can be used in place. "rows" are indices of rows, int64: entry i says which
+ * row of a table stands at place i; NULL means row i itself. Gradients of tables are added up in the order of the
+ * places, by one thread: the same sums every time. What comes in as NaN comes out as NaN.
+ *
+ * Compiled with -fopenmp-simd: the pragmas let a sum be split over the lanes of a vector; nothing starts a thread.
+ */
+#include <math.h>
+#include <stdint.h>
+#include <string.h>
+
+typedef int64_t idx;
+
+static inline idx at(const idx *rows, idx i) { return rows ? rows[i] : i; }
+
+/* exp(x), about 1 ulp, vectorisable: 2^n by the exponent bits, the rest by a polynomial. */
+static inline float exp_(float x) {
+    x = x > 88.0f ? 88.0f : x; /* not fminf: a NaN must stay one */
+    x = x < -87.0f ? -87.0f : x;
+    float n = x * 1.44269504f;
+    n = (n + 12582912.0f) - 12582912.0f; /* round to the nearest integer */
+    float r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
+    float p = 1.9875691500e-4f;
+    p = p * r + 1.3981999507e-3f;
+    p = p * r + 8.3334519073e-3f;
+    p = p * r + 4.1665795894e-2f;
+    p = p * r + 1.6666665459e-1f;
+    p = p * r + 5.0000001201e-1f;
+    p = (p * r) * r + r + 1.0f;
+    union { int32_t i; float f; } two_n = {((int32_t)n + 127) << 23};
+    return p * two_n.f;
+}
+
+static inline float sigmoid_(float x) { return 1.0f / (1.0f + exp_(-x)); }
+
+/* tanh(x): by exp, and by its series where that would cancel. */
+static inline float tanh_(float x) {
+    float x2 = x * x;
+    float series = x * (1.0f + x2 * (-0.333333333f + x2 * (0.133333333f + x2 * -0.0539682540f)));
+    float general = 1.0f - 2.0f / (1.0f + exp_(2.0f * x));
+    return x2 < 0.01f ? series : general;
+}
+
+/* One time step of an LSTM layer. Gates are forget, input, output, candidate, as x + projected: a row of the projected
+ * inputs (with bias) and a row of the projected states of the parents. h_parent and c_parent are NULL at the first step.
+ *   x (., 4D), projected (., 4D), c_parent (., D)  ->  gates (n, 4D) after their non-linearities, h (n, D), c (n, D) */
+void lstm_forward(idx R, idx n, idx D, const float *x, idx x_stride, const idx *x_rows, idx rows_stride,
+                  const float *projected, idx projected_stride, const float *c_parent, idx c_parent_stride,
+                  const idx *parents, idx parents_stride, float *gates, idx gates_stride, float *h, float *c,
+                  idx state_stride) {
+    for (idx r = 0; r < R; r++) {
+        const idx *from = x_rows ? x_rows + r * rows_stride : 0;
+        const idx *parent = parents ? parents + r * parents_stride : 0;
+        for (idx i = 0; i < n; i++) {
+            const float *restrict xi = x + r * x_stride + at(from, i) * 4 * D;
+            float *restrict g = gates + r * gates_stride + i * 4 * D;
+            float *restrict hi = h + r * state_stride + i * D, *restrict ci = c + r * state_stride + i * D;
+            if (projected) {
+                const float *restrict p = projected + r * projected_stride + at(parent, i) * 4 * D;
+                const float *restrict cp = c_parent + r * c_parent_stride + at(parent, i) * D;
+#pragma omp simd
+                for (idx k = 0; k < D; k++) {
+                    float f = sigmoid_(xi[k] + p[k]), in = sigmoid_(xi[D + k] + p[D + k]);
+                    float o = sigmoid_(xi[2 * D + k] + p[2 * D + k]), new = tanh_(xi[3 * D + k] + p[3 * D + k]);
+                    float cell = f * cp[k] + in * new;
+                    g[k] = f, g[D + k] = in, g[2 * D + k] = o, g[3 * D + k] = new;
+                    ci[k] = cell, hi[k] = o * tanh_(cell);
+                }
+            } else {
+#pragma omp simd
+                for (idx k = 0; k < D; k++) {
+                    float in = sigmoid_(xi[D + k]), o = sigmoid_(xi[2 * D + k]), new = tanh_(xi[3 * D + k]);
+                    float cell = in * new;
+                    g[k] = sigmoid_(xi[k]), g[D + k] = in, g[2 * D + k] = o, g[3 * D + k] = new;
+                    ci[k] = cell, hi[k] = o * tanh_(cell);
+                }
+            }
+        }
+    }
+}
+
+/* Its backward: d_h and d_c (n, D) -> d_pre (n, 4D), the gradient before the non-linearities; added to d_c_parent, and,
+ * where parents are given, to d_projected (. , 4D) (without, d_pre is d_projected); where x_rows are given, to d_x. */
+void lstm_backward(idx R, idx n, idx D, const float *gates, idx gates_stride, const float *c, const float *d_h,
+                   const float *d_c, idx state_stride, const float *c_parent, float *d_c_parent, idx c_parent_stride,
+                   const idx *parents, idx parents_stride, float *d_projected, idx projected_stride, float *d_x,
+                   idx x_stride, const idx *x_rows, idx rows_stride, float *d_pre) {
+    for (idx r = 0; r < R; r++) {
+        const idx *from = x_rows ? x_rows + r * rows_stride : 0;
+        const idx *parent = parents ? parents + r * parents_stride : 0;
+        for (idx i = 0; i < n; i++) {
+            const float *restrict g = gates + r * gates_stride + i * 4 * D;
+            const float *restrict ci = c + r * state_stride + i * D;
+            const float *restrict dh = d_h + r * state_stride + i * D, *restrict dc = d_c + r * state_stride + i * D;
+            float *restrict d = d_pre + r * gates_stride + i * 4 * D;
+            const float *restrict cp = c_parent ? c_parent + r * c_parent_stride + at(parent, i) * D : 0;
+            float *restrict dcp = c_parent ? d_c_parent + r * c_parent_stride + at(parent, i) * D : 0;
+#pragma omp simd
+            for (idx k = 0; k < D; k++) {
+                float f = g[k], in = g[D + k], o = g[2 * D + k], new = g[3 * D + k], t = tanh_(ci[k]);
+                float cell = dc[k] + dh[k] * o * (1.0f - t * t);
+                d[D + k] = cell * new * in * (1.0f - in);
+                d[2 * D + k] = dh[k] * t * o * (1.0f - o);
+                d[3 * D + k] = cell * in * (1.0f - new * new);
+                d[k] = cell * f; /* for the loops below */
+            }
+            if (cp) {
+#pragma omp simd
+                for (idx k = 0; k < D; k++) {
+                    dcp[k] += d[k];
+                    d[k] *= cp[k] * (1.0f - g[k]);
+                }
+            } else
+                memset(d, 0, D * sizeof(float));
+            if (parent) {
+                float *restrict dp = d_projected + r * projected_stride + parent[i] * 4 * D;
+#pragma omp simd
+                for (idx k = 0; k < 4 * D; k++) dp[k] += d[k];
+            }
+            if (from) {
+                float *restrict dx = d_x + r * x_stride + from[i] * 4 * D;
+#pragma omp simd
+                for (idx k = 0; k < 4 * D; k++) dx[k] += d[k];
+            }
+        }
+    }
+}
+
+/* Heads of the usual sizes get code of their own, in which every loop over a head has a known length. */
+#define FOR_HEAD_SIZE(K, body) \
+    switch (K) {               \
+    case 8: body(8); break;    \
+    case 16: body(16); break;  \
+    case 32: body(32); break;  \
+    case 64: body(64); break;  \
+    default: body(K);          \
+    }
+
+/* Where queries, keys and values lie: q (., H K) with row length q_ld; k and v (., H K) with row length kv_ld; for each
+ * query i its row of q, and the rows of its S keys, of which the first lengths[i] are seen. */
+typedef struct {
+    idx R, n, S, H, q_ld, q_stride, kv_ld, kv_stride;
+    const idx *q_rows, *kv_rows, *lengths;
+} Layout;
+
+static inline __attribute__((always_inline)) float dot(const float *restrict a, const float *restrict b, idx K) {
+    float sum = 0.0f;
+#pragma omp simd reduction(+ : sum)
+    for (idx e = 0; e < K; e++) sum += a[e] * b[e];
+    return sum;
+}
+
+static inline __attribute__((always_inline)) void add_scaled(float *restrict to, float a, const float *restrict b,
+                                                             idx K) {
+#pragma omp simd
+    for (idx e = 0; e < K; e++) to[e] += a * b[e];
+}
+
+static inline __attribute__((always_inline)) void attend(Layout at, const float *q, const float *k, const float *v,
+                                                         float *weights, float *context, const idx K) {
+    const float scale = 1.0f / sqrtf((float)K);
+    for (idx r = 0; r < at.R; r++)
+        for (idx i = 0; i < at.n; i++) {
+            const idx place = r * at.n + i, length = at.lengths[i];
+            const float *qi = q + r * at.q_stride + (at.q_rows ? at.q_rows[place] : i) * at.q_ld;
+            const idx *rows = at.kv_rows + place * at.S;
+            for (idx h = 0; h < at.H; h++) {
+                float *w = weights + (place * at.H + h) * at.S, *out = context + (place * at.H + h) * K;
+                float top = -INFINITY, total = 0.0f;
+                for (idx j = 0; j < length; j++) {
+                    w[j] = scale * dot(qi + h * K, k + r * at.kv_stride + rows[j] * at.kv_ld + h * K, K);
+                    top = w[j] > top ? w[j] : top;
+                }
+                for (idx j = 0; j < length; j++) w[j] = exp_(w[j] - top), total += w[j];
+                for (idx j = length; j < at.S; j++) w[j] = 0.0f;
+                memset(out, 0, K * sizeof(float));
+                for (idx j = 0; j < length; j++) {
+                    w[j] /= total;
+                    add_scaled(out, w[j], v + r * at.kv_stride + rows[j] * at.kv_ld + h * K, K);
+                }
+            }
+        }
+}
+
+static inline __attribute__((always_inline)) void attend_back(Layout at, const float *q, const float *k,
+                                                              const float *v, const float *weights,
+                                                              const float *d_context, float *d_q, float *d_k,
+                                                              float *d_v, const idx K) {
+    const float scale = 1.0f / sqrtf((float)K);
+    for (idx r = 0; r < at.R; r++)
+        for (idx i = 0; i < at.n; i++) {
+            const idx place = r * at.n + i, length = at.lengths[i];
+            const idx query = r * at.q_stride + (at.q_rows ? at.q_rows[place] : i) * at.q_ld;
+            const idx *rows = at.kv_rows + place * at.S;
+            for (idx h = 0; h < at.H; h++) {
+                const float *w = weights + (place * at.H + h) * at.S, *d_out = d_context + (place * at.H + h) * K;
+                float d_w[at.S], mean = 0.0f; /* sum_j w_j d_w_j, which softmax takes off */
+                for (idx j = 0; j < length; j++) {
+                    d_w[j] = dot(d_out, v + r * at.kv_stride + rows[j] * at.kv_ld + h * K, K);
+                    mean += w[j] * d_w[j];
+                }
+                for (idx j = 0; j < length; j++) {
+                    const idx key = r * at.kv_stride + rows[j] * at.kv_ld + h * K;
+                    const float d_score = scale * w[j] * (d_w[j] - mean);
+                    add_scaled(d_q + query + h * K, d_score, k + key, K);
+                    add_scaled(d_k + key, d_score, q + query + h * K, K);
+                    add_scaled(d_v + key, w[j], d_out, K);
+                }
+            }
+        }
+}
+
+/* Causal attention  ->  weights (n, H, S), context (n, H K) */
+void attend_forward(idx R, idx n, idx S, idx H, idx K, const float *q, idx q_ld, idx q_stride, const idx *q_rows,
+                    const float *k, const float *v, idx kv_ld, idx kv_stride, const idx *kv_rows, const idx *lengths,
+                    float *weights, float *context) {
+    const Layout at = {R, n, S, H, q_ld, q_stride, kv_ld, kv_stride, q_rows, kv_rows, lengths};
+#define BODY(size) attend(at, q, k, v, weights, context, size)
+    FOR_HEAD_SIZE(K, BODY)
+#undef BODY
+}
+
+/* Its backward: d_context (n, H K) -> added to d_q, d_k, d_v, which are laid out as q, k and v. */
+void attend_backward(idx R, idx n, idx S, idx H, idx K, const float *q, idx q_ld, idx q_stride, const idx *q_rows,
+                     const float *k, const float *v, idx kv_ld, idx kv_stride, const idx *kv_rows, const idx *lengths,
+                     const float *weights, const float *d_context, float *d_q, float *d_k, float *d_v) {
+    const Layout at = {R, n, S, H, q_ld, q_stride, kv_ld, kv_stride, q_rows, kv_rows, lengths};
+#define BODY(size) attend_back(at, q, k, v, weights, d_context, d_q, d_k, d_v, size)
+    FOR_HEAD_SIZE(K, BODY)
+#undef BODY
+}
+
+/* LayerNorm of x + a + bias.  x (., D), a (n, D), bias (D) or NULL  ->  normal (n, D), inverse deviation (n), y (n, D) */
+void add_norm_forward(idx R, idx n, idx D, const float *x, idx x_stride, const idx *x_rows, const float *a,
+                      const float *bias, const float *weight, const float *shift, float eps, float *normal,
+                      float *inverse, float *y) {
+    for (idx r = 0; r < R; r++)
+        for (idx i = 0; i < n; i++) {
+            const float *restrict xi = x + r * x_stride + (x_rows ? x_rows[r * n + i] : i) * D;
+            const float *restrict ai = a + (r * n + i) * D;
+            const float *restrict w = weight + r * D, *restrict s = shift + r * D;
+            float *restrict z = normal + (r * n + i) * D, *restrict yi = y + (r * n + i) * D;
+            float mean = 0.0f, variance = 0.0f;
+#pragma omp simd
+            for (idx k = 0; k < D; k++) z[k] = xi[k] + ai[k];
+            if (bias) {
+                const float *restrict b = bias + r * D;
+#pragma omp simd
+                for (idx k = 0; k < D; k++) z[k] += b[k];
+            }
+#pragma omp simd reduction(+ : mean)
+            for (idx k = 0; k < D; k++) mean += z[k];
+            mean /= (float)D;
+#pragma omp simd reduction(+ : variance)
+            for (idx k = 0; k < D; k++) {
+                z[k] -= mean;
+                variance += z[k] * z[k];
+            }
+            const float inv = 1.0f / sqrtf(variance / (float)D + eps);
+            inverse[r * n + i] = inv;
+#pragma omp simd
+            for (idx k = 0; k < D; k++) {
+                z[k] *= inv;
+                yi[k] = z[k] * w[k] + s[k];
+            }
+        }
+}
+
+/* Its backward: d_y (n, D) -> d_sum (n, D), the gradient of x, a and bias alike; added to d_weight, d_shift (D) and,
+ * where given, d_bias (D) and d_x (., D). */
+void add_norm_backward(idx R, idx n, idx D, const float *normal, const float *inverse, const float *weight,
+                       const float *d_y, float *d_sum, float *d_weight, float *d_shift, float *d_bias, float *d_x,
+                       idx x_stride, const idx *x_rows) {
+    for (idx r = 0; r < R; r++) {
+        float *restrict dw = d_weight + r * D, *restrict ds = d_shift + r * D;
+        const float *restrict w = weight + r * D;
+        for (idx i = 0; i < n; i++) {
+            const float *restrict z = normal + (r * n + i) * D, *restrict dy = d_y + (r * n + i) * D;
+            float *restrict d = d_sum + (r * n + i) * D;
+            float mean = 0.0f, slope = 0.0f;
+#pragma omp simd reduction(+ : mean, slope)
+            for (idx k = 0; k < D; k++) {
+                const float dz = dy[k] * w[k];
+                mean += dz;
+                slope += dz * z[k];
+                dw[k] += dy[k] * z[k];
+                ds[k] += dy[k];
+            }
+            mean /= (float)D, slope /= (float)D;
+            const float inv = inverse[r * n + i];
+#pragma omp simd
+            for (idx k = 0; k < D; k++) d[k] = inv * (dy[k] * w[k] - mean - z[k] * slope);
+            if (d_bias) {
+                float *restrict db = d_bias + r * D;
+#pragma omp simd
+                for (idx k = 0; k < D; k++) db[k] += d[k];
+            }
+            if (x_rows) {
+                float *restrict dx = d_x + r * x_stride + x_rows[r * n + i] * D;
+#pragma omp simd
+                for (idx k = 0; k < D; k++) dx[k] += d[k];
+            }
+        }
+    }
+}
+
+/* Adam for P parameters of each member. columns, per member: scale of the gradient, 1 - beta1, beta2, 1 - beta2, root
+ * of the second correction, eps, step size. keep is what weight decay leaves of a parameter and add what of it is added
+ * to the gradient: one number per member, or, with per_parameter, P of them. finite says which members to change; on
+ * return, which of those have finite parameters. */
+#define ADAM(keep, add)                                                           \
+    _Pragma("omp simd reduction(+ : odd)") for (idx k = 0; k < P; k++) {          \
+        const float g = gr[k] * scale + (add) * t[k];                             \
+        mr[k] += w1 * (g - mr[k]);                                                \
+        vr[k] = beta2 * vr[k] + w2 * g * g;                                       \
+        t[k] = (keep) * t[k] - size * (mr[k] / (sqrtf(vr[k]) / root + eps));      \
+        odd += t[k] - t[k]; /* NaN for what is not finite */                      \
+    }
+
+void adam(idx R, idx P, float *theta, const float *gradient, float *m, float *v, const float *columns,
+          const float *keep, const float *add, idx per_parameter, uint8_t *finite) {
+    for (idx r = 0; r < R; r++) {
+        if (!finite[r]) continue;
+        const float *c = columns + r * 7;
+        const float scale = c[0], w1 = c[1], beta2 = c[2], w2 = c[3], root = c[4], eps = c[5], size = c[6];
+        float *restrict t = theta + r * P, *restrict mr = m + r * P, *restrict vr = v + r * P;
+        const float *restrict gr = gradient + r * P;
+        float odd = 0.0f;
+        if (per_parameter) {
+            const float *restrict kr = keep + r * P, *restrict ar = add + r * P;
+            ADAM(kr[k], ar[k])
+        } else {
+            const float kept = keep[r], added = add[r];
+            ADAM(kept, added)
+        }
+        finite[r] = odd == 0.0f;
+    }
+}

@@ -1,0 +1,31 @@
+"""The LSTM language model over the distinct prefixes of a batch.
+
+Equal to :class:`shoal.models.LSTMLM` on every example; see there for the equations.
+"""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from shoal.fast.ops import Ops
+from shoal.fast.prefixes import Nodes
+
+GATES = ("forget_gate", "input_gate", "output_gate", "candidate_cell")  # as LSTMCell.fused
+
+
+def lstm_outputs(parameters: Mapping[str, Tensor], num_layers: int, nodes: Nodes, first: int, ops: Ops) -> Tensor:
+    """Outputs of the last layer at the nodes from level ``first`` on, ``(R, n, D)``.
+
+    The first layer's input projection is a table with a row per token of the vocabulary.
+    """
+    x, rows = parameters["embedding.weight"], nodes.tokens  # (R, V, D)
+    for layer in range(num_layers):
+        names = [f"lstm.layers.{layer}.{gate}" for gate in GATES]
+        weight = torch.cat([parameters[f"{name}.weight"] for name in names], 1)  # (R, 4 D, D_in + D)
+        biases = [parameters[f"{name}.bias"] for name in names if f"{name}.bias" in parameters]
+        D = weight.shape[1] // 4
+        of_input, of_state = weight[:, :, :-D], weight[:, :, -D:]
+        projected = ops.linear(x, of_input, torch.cat(biases, 1) if biases else None)  # (R, V or M, 4 D)
+        x = ops.lstm_layer(projected, rows if layer == 0 else None, of_state, nodes)  # (R, M, D)
+    return x[:, nodes.starts[first] :]

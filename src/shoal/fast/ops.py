@@ -1,0 +1,124 @@
+"""The fused operations, as PyTorch writes them: what the kernels are held to, and what runs where there are none.
+
+``R`` members, ``M`` nodes (see :mod:`shoal.fast.prefixes`), ``D`` width, ``X`` rows of a table. ``rows`` say which row
+of its table stands at each node; without them node ``i`` has row ``i``.
+"""
+
+import math
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from shoal.fast.prefixes import Nodes
+
+Norm = tuple[Tensor, Tensor]  # weight and bias of a LayerNorm, (R, D) each
+
+
+class Ops(Protocol):
+    """What a fast path is built from."""
+
+    def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        """``nn.Linear`` of each member: ``(R, n, D), (R, E, D), (R, E) -> (R, n, E)``."""
+
+    def lstm_layer(self, x: Tensor, rows: Tensor | None, recurrent: Tensor, nodes: Nodes) -> Tensor:
+        """An LSTM layer over the tree.
+
+        Args:
+            x: projected inputs with bias, gates as in ``LSTMCell.fused``, ``(R, X, 4 D)``.
+            rows: ``(R, M)``.
+            recurrent: weight of the states, ``(R, 4 D, D)``.
+            nodes: the tree.
+
+        Returns:
+            States ``h``, ``(R, M, D)``.
+        """
+
+    def attend(self, q: Tensor, q_rows: Tensor | None, kv: Tensor, paths: Tensor, lengths: Tensor, H: int) -> Tensor:
+        """Attention of each query to the keys along its path.
+
+        Args:
+            q: ``(R, X, D)``.
+            q_rows: ``(R, n)``.
+            kv: keys, then values, ``(R, Y, 2 D)``.
+            paths: rows of ``kv`` along each path, ``(R, n, S)``.
+            lengths: how many of them each query sees, ``(n,)``.
+            H: heads.
+
+        Returns:
+            ``(R, n, D)``.
+        """
+
+    def add_norm(self, x: Tensor, rows: Tensor | None, added: Tensor, bias: Tensor | None, norm: Norm) -> Tensor:
+        """LayerNorm of ``x + added + bias``: ``(R, X, D)``, ``(R, n)``, ``(R, n, D)``, ``(R, D)`` -> ``(R, n, D)``."""
+
+
+class TorchOps:
+    """Written with PyTorch's own operations, for any device.
+
+    Args:
+        products: type in which products are computed, where it is not the parameters' own; they come out in that type
+            and go on in the parameters' own.
+    """
+
+    def __init__(self, products: torch.dtype | None = None) -> None:
+        self.products = products
+
+    def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        """See :class:`Ops`."""
+        if self.products is None:
+            return linear(x, weight, bias)
+        product = linear(x.to(self.products), weight.to(self.products)).to(x.dtype)
+        return product if bias is None else product + bias.unsqueeze(1)
+
+    def lstm_layer(self, x: Tensor, rows: Tensor | None, recurrent: Tensor, nodes: Nodes) -> Tensor:
+        """See :class:`Ops`."""
+        states: list[Tensor] = []
+        h = c = None
+        for t, parents in enumerate(nodes.parents):
+            at = nodes.level(t)
+            gates = x[:, at] if rows is None else take(x, rows[:, at])  # (R, n_t, 4 D)
+            if h is not None and c is not None:
+                projected = self.linear(h, recurrent)  # of the parents, before they are copied to their children
+                gates = gates + (projected if parents is None else take(projected, parents))
+                c = c if parents is None else take(c, parents)
+            f, i, o, c_tilde = gates.chunk(4, dim=-1)
+            kept = 0.0 if c is None else f.sigmoid() * c
+            c = kept + i.sigmoid() * c_tilde.tanh()  # (R, n_t, D)
+            h = o.sigmoid() * c.tanh()
+            states.append(h)
+        return torch.cat(states, 1)
+
+    def attend(self, q: Tensor, q_rows: Tensor | None, kv: Tensor, paths: Tensor, lengths: Tensor, H: int) -> Tensor:
+        """See :class:`Ops`."""
+        R, n, S = paths.shape
+        q = q if q_rows is None else take(q, q_rows)  # (R, n, D)
+        D = q.shape[-1]
+        heads = q.reshape(R, n, 1, H, D // H)
+        k, v = take(kv, paths.reshape(R, -1)).reshape(R, n, S, 2, H, D // H).unbind(3)  # (R, n, S, H, D / H) each
+        hidden = torch.arange(S, device=q.device) >= lengths.unsqueeze(-1)  # (n, S)
+        scores = (heads * k).sum(-1) / math.sqrt(D // H)  # (R, n, S, H)
+        weights = scores.masked_fill(hidden.unsqueeze(-1), -math.inf).softmax(2)
+        return (weights.unsqueeze(-1) * v).sum(2).reshape(R, n, D)
+
+    def add_norm(self, x: Tensor, rows: Tensor | None, added: Tensor, bias: Tensor | None, norm: Norm) -> Tensor:
+        """See :class:`Ops`."""
+        x = (x if rows is None else take(x, rows)) + added
+        x = x if bias is None else x + bias.unsqueeze(1)
+        weight, shift = norm
+        return F.layer_norm(x, x.shape[-1:]) * weight.unsqueeze(1) + shift.unsqueeze(1)
+
+
+def take(table: Tensor, rows: Tensor) -> Tensor:
+    """Rows of each member's table: ``(R, X, D), (R, n) -> (R, n, D)``."""
+    R, X, D = table.shape
+    offsets = X * torch.arange(R, device=rows.device).unsqueeze(1)
+    return F.embedding(rows + offsets, table.reshape(R * X, D))
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """``nn.Linear`` of each member: ``(R, n, D), (R, E, D), (R, E) -> (R, n, E)``."""
+    if bias is None:
+        return torch.bmm(x, weight.transpose(1, 2))
+    return torch.baddbmm(bias.unsqueeze(1), x, weight.transpose(1, 2))

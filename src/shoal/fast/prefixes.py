@@ -1,0 +1,136 @@
+"""Which positions of a batch are the same: the tree of prefixes.
+
+A causal model gives equal prefixes equal states. Of ``BOS a + b = r`` the prefixes ``BOS``, ``BOS a`` and ``BOS a +``
+are few and common to many examples, so their states are computed once. Positions whose distinct prefixes are few in the
+whole data set are *shared levels*; from the first other position on, every example has its own nodes.
+
+``R`` members, ``N`` examples, ``B`` examples in a batch, ``S`` positions, ``n_t`` nodes at level ``t``, ``M`` nodes.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate, pairwise
+
+import torch
+from torch import Tensor
+from torch.func import vmap
+
+
+@dataclass(frozen=True)
+class Nodes:
+    """The distinct prefixes of a batch, level by level: level ``t`` is the slice ``starts[t] : starts[t + 1]``.
+
+    Attributes:
+        tokens: last token of each node's prefix, ``(R, M)``.
+        parents: for each level the place of each node's parent in the level before, ``(R, n_t)``, or None where node
+            ``i`` continues node ``i``; level 0 has none.
+        paths: nodes along each prefix, the node itself last and then repeated, ``(R, M, S)``.
+        lengths: how many of a path count, ``(M,)``: the level plus one.
+        starts: first node of each level and, last, ``M``.
+        n_shared: levels that are shared; at the others node ``i`` belongs to example ``i``.
+    """
+
+    tokens: Tensor
+    parents: Sequence[Tensor | None]
+    paths: Tensor
+    lengths: Tensor
+    starts: tuple[int, ...]
+    n_shared: int
+
+    @property
+    def sizes(self) -> list[int]:
+        """Nodes at each level."""
+        return [end - start for start, end in pairwise(self.starts)]
+
+    def level(self, t: int) -> slice:
+        """The nodes of level ``t``."""
+        return slice(self.starts[t], self.starts[t + 1])
+
+
+class Prefixes:
+    """The prefixes of every member's whole data set, from which the nodes of a batch are drawn.
+
+    Args:
+        inputs: tokens, ``(R, N, S)``.
+        batch_size: examples in a training step; a level is shared when it has at most half as many nodes.
+        last_shared: levels from this one on are never shared, so that every example has nodes of its own there.
+    """
+
+    def __init__(self, inputs: Tensor, batch_size: int, last_shared: int) -> None:
+        self.inputs = inputs
+        self.tokens: list[Tensor] = []  # (R, n_t) for each shared level
+        self.parents: list[Tensor | None] = []
+        node_of: list[Tensor] = []  # (R, N): each example's node, for each shared level
+        before = torch.zeros(inputs.shape[:2], dtype=torch.int64, device=inputs.device)
+        vocabulary = int(inputs.max()) + 1
+        for t in range(last_shared):
+            distinct, node = _distinct(before * vocabulary + inputs[:, :, t])  # (R, n_t), (R, N)
+            if 2 * distinct.shape[1] > batch_size:
+                break
+            self.tokens.append(distinct % vocabulary)
+            self.parents.append(distinct // vocabulary if t else None)
+            node_of.append(node)
+            before = node
+        self.n_shared = len(self.tokens)
+        starts = [0, *accumulate(tokens.shape[1] for tokens in self.tokens)]
+        self.starts = starts
+        self.node_of = torch.stack(node_of, -1) if node_of else inputs[:, :, :0]  # (R, N, n_shared), within its level
+        self.paths = self._shared_paths(inputs.shape[2])
+
+    def _shared_paths(self, S: int) -> Tensor:
+        """Paths of the shared nodes, ``(R, shared nodes, S)``."""
+        R, paths = len(self.inputs), []
+        for t, tokens in enumerate(self.tokens):
+            own = torch.arange(tokens.shape[1], device=tokens.device).expand(R, -1)  # (R, n_t)
+            path = [own] * (S - t)
+            for s in range(t, 0, -1):
+                parents = self.parents[s]
+                assert parents is not None
+                own = parents.gather(1, own)
+                path.insert(0, own)
+            offsets = torch.tensor([self.starts[min(s, t)] for s in range(S)], device=tokens.device)
+            paths.append(torch.stack(path, -1) + offsets)
+        return torch.cat(paths, 1) if paths else self.inputs.new_zeros(R, 0, S)
+
+    def nodes(self, indices: Tensor) -> Nodes:
+        """The distinct prefixes of the examples at ``indices``, ``(R, B)``."""
+        R, B = indices.shape
+        S, c, shared = self.inputs.shape[2], self.n_shared, self.starts[-1]
+        own_tokens = pick(self.inputs, indices)[:, :, c:].transpose(1, 2)  # (R, S - c, B)
+        node_of = pick(self.node_of, indices)  # (R, B, c)
+        ancestors = node_of + torch.tensor(self.starts[:c], dtype=torch.int64, device=indices.device)  # in the tree
+        example = torch.arange(B, device=indices.device)
+        levels = torch.arange(S - c, device=indices.device)
+        path = levels.unsqueeze(1).minimum(levels)  # (S - c, S - c): own nodes up to each level, then the level itself
+        own_paths = shared + path.unsqueeze(1) * B + example.unsqueeze(1)  # (S - c, B, S - c)
+        own = torch.cat(
+            [ancestors.unsqueeze(1).expand(R, S - c, B, c), own_paths.expand(R, *own_paths.shape)], -1
+        ).reshape(R, -1, S)
+        starts = (*self.starts[:-1], *range(shared, shared + (S - c + 1) * B, B))
+        first_own = node_of[:, :, -1].contiguous() if c else None  # (R, B)
+        sizes = torch.tensor([end - start for start, end in pairwise(starts)])
+        return Nodes(
+            tokens=torch.cat([*self.tokens, own_tokens.reshape(R, -1)], 1),
+            parents=(*self.parents, first_own, *[None] * (S - c - 1)),
+            paths=torch.cat([self.paths, own], 1),
+            lengths=(torch.arange(S) + 1).repeat_interleave(sizes).to(indices.device),
+            starts=starts,
+            n_shared=c,
+        )
+
+
+def pick(tensor: Tensor, indices: Tensor) -> Tensor:
+    """``(R, N, *dims), (R, B) -> (R, B, *dims)``."""
+    picked: Tensor = vmap(lambda own, index: own[index])(tensor, indices)
+    return picked
+
+
+def _distinct(keys: Tensor) -> tuple[Tensor, Tensor]:
+    """Each member's distinct values, padded with its first, ``(R, n)``, and which of them each key is, ``(R, N)``."""
+    if keys.stride(0) == 0 or len(keys) == 1 or bool((keys == keys[:1]).all()):
+        values, place = torch.unique(keys[0], return_inverse=True)
+        return values.expand(len(keys), -1), place.expand(len(keys), -1)
+    found = [torch.unique(own, return_inverse=True) for own in keys]
+    longest = max(len(values) for values, _ in found)
+    values = torch.stack([torch.cat([own, own[:1].expand(longest - len(own))]) for own, _ in found])
+    return values, torch.stack([place for _, place in found])

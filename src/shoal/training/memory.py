@@ -1,0 +1,81 @@
+"""How many members fit into the memory that is free."""
+
+import os
+from pathlib import Path
+
+import torch
+
+from shoal.errors import UserError
+from shoal.spec import RunSpec
+from shoal.tasks.build import build_model, build_task
+from shoal.training.optimizers import OPTIMIZERS
+
+SHARE = 0.5  # of what is free, that all cohorts training at once may take together
+
+
+def places(spec: RunSpec, members: int, device: torch.device, share: float = SHARE) -> int:
+    """How many of a cohort's members to train side by side; the others wait their turn.
+
+    Raises:
+        UserError: not even one fits.
+    """
+    free, each = free_bytes(device), member_bytes(spec)
+    if each > free:
+        raise UserError(
+            f"one run with model={spec.model}, embedding_size={spec.embedding_size}, num_layers={spec.num_layers} and "
+            f"train_batch_size={spec.train_batch_size} needs about {each / 2**30:.1f} GiB; "
+            f"{free / 2**30:.1f} GiB are free"
+        )
+    return max(1, min(members, int(share * free / each)))
+
+
+def member_bytes(spec: RunSpec) -> int:
+    """An estimate, on the high side, of what one member takes while it trains and is evaluated.
+
+    Parameters with their gradient, optimizer state and copies; data; and what the forward pass keeps for the backward
+    at every position of a batch, or what an evaluation pass holds at once.
+    """
+    task = build_task(spec)
+    parameters = sum(p.numel() for p in build_model(spec, task).parameters())
+    copies = 6 + len(OPTIMIZERS[spec.optimizer].state)
+    data = 2 * sum(tensor.numel() * tensor.element_size() for tensor in task.tensors.values())
+    n_train, n_all = len(task.splits["train"]), sum(map(len, task.splits.values()))
+    position = _floats_per_position(spec) + 4 * task.vocabulary_size
+    trained = min(spec.train_batch_size, n_train) * task.sequence_length * position
+    evaluated = min(spec.eval_batch_size, n_all) * task.sequence_length * position / spec.num_layers
+    return int(4 * (parameters * copies + max(trained, evaluated)) + data)
+
+
+def _floats_per_position(spec: RunSpec) -> float:
+    """What a model keeps at each position, with its gradients."""
+    D = spec.embedding_size
+    if spec.model == "gpt":
+        assert spec.multiplier is not None and spec.num_heads is not None
+        return spec.num_layers * (24 * D + 6 * spec.multiplier * D)
+    assert spec.hidden_size is not None
+    return spec.num_layers * 28 * spec.hidden_size + 2 * D
+
+
+def free_bytes(device: torch.device) -> int:
+    """Memory that can be taken on a device."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    free = [_available(), _left_in_group()]
+    return min(number for number in free if number is not None)
+
+
+def _available() -> int:
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
+    except (OSError, StopIteration):  # not Linux: half of what there is
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+
+
+def _left_in_group() -> int | None:
+    """What the control group of a container leaves, where there is one with a limit."""
+    group = Path("/sys/fs/cgroup")
+    try:
+        return int((group / "memory.max").read_text()) - int((group / "memory.current").read_text())
+    except (OSError, ValueError):
+        return None

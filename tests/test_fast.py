@@ -1,0 +1,236 @@
+"""Every fast engine against the model as it is written, and members against their neighbours on it."""
+
+import math
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+import torch
+from helpers import CPU, one_cohort, theta, tiny, tiny_grid
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from shoal.errors import UserError
+from shoal.fast.build import kernels
+from shoal.fast.engine import choose_engine
+from shoal.fast.prefixes import Prefixes, pick
+from shoal.spec import RunSpec
+from shoal.training.stack import Stack
+from shoal.training.step import evaluate, train_step
+
+FAST = ["prefixes", "compiled"]
+
+
+@pytest.fixture(autouse=True)
+def _needs_the_kernels(request):
+    if "compiled" in str(request.node.name) and kernels().library is None:
+        pytest.skip(kernels().note)
+
+
+def gradients(stack: Stack) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+    """Scores of the training examples and the gradient of their summed loss, ``(R, P)``."""
+    scores = stack.score(stack.splits["train"])
+    (gradient,) = torch.autograd.grad(scores["loss"].sum(), stack.theta)
+    return {name: value.detach() for name, value in scores.items()}, gradient
+
+
+def scattered(specs: list[RunSpec], engine: str) -> Stack:
+    """A stack away from its initial values, so that biases and norms matter."""
+    stack = Stack(one_cohort(specs), CPU, engine)
+    with torch.no_grad():
+        stack.theta += 0.3 * torch.randn(stack.theta.shape, generator=torch.Generator().manual_seed(1))
+    return stack
+
+
+shapes = st.fixed_dictionaries(
+    {
+        "model": st.sampled_from(["lstm", "gpt"]),
+        "p": st.sampled_from([2, 3, 5]),
+        "operation_orders": st.sampled_from([(2,), (3,), (2, 3)]),
+        "operator": st.sampled_from(["+", "-", "/"]),
+        "train_batch_size": st.sampled_from([1, 3, 7, 64, 512]),
+        "num_layers": st.integers(1, 3),
+        "embedding_size": st.sampled_from([4, 6, 8, 16, 20, 32]),
+        "bias": st.booleans(),
+        "bias_classifier": st.booleans(),
+        "share_embeddings": st.booleans(),
+        "is_symmetric": st.booleans(),
+    }
+)
+
+
+@pytest.mark.parametrize("engine", FAST)
+@settings(max_examples=60, deadline=None)
+@given(shape=shapes, r_train=st.lists(st.sampled_from([0.4, 0.6]), min_size=1, max_size=2, unique=True))
+def test_loss_accuracy_and_gradient_equal_those_of_the_model(engine, shape, r_train):
+    specs = tiny_grid(shape, r_train=r_train, seed=[0, 1])
+    slow, fast = scattered(specs, "plain"), scattered(specs, engine)
+    assert fast.scorer is not None and slow.scorer is None
+    (expected, expected_gradient), (found, gradient) = gradients(slow), gradients(fast)
+    torch.testing.assert_close(found["loss"], expected["loss"], atol=2e-5, rtol=1e-5)
+    assert torch.equal(found["accuracy"], expected["accuracy"])
+    scale = expected_gradient.abs().amax(1, keepdim=True)
+    torch.testing.assert_close(gradient / scale, expected_gradient / scale, atol=5e-4, rtol=0)
+
+
+@pytest.mark.parametrize("engine", FAST)
+@pytest.mark.parametrize("changes", [{"hidden_size": 12}, {"model": "gpt", "non_linearity": "relu", "multiplier": 2}])
+@pytest.mark.parametrize("optimizer", ["adamw", "adam", "momentum", "sgd"])
+@pytest.mark.parametrize("decay_all", [True, False])
+def test_training_equals_training_of_the_model(engine, changes, optimizer, decay_all, steps=15):
+    base = {"optimizer": optimizer, "weight_decay": 0.3, "decay_all": decay_all, "clip": 0.5, **changes}
+    specs = tiny_grid({**base, "p": 7, "train_batch_size": 9}, lr=[1e-3, 3e-3], seed=[0, 1])
+    stacks = [Stack(one_cohort(specs), CPU, name) for name in ("plain", engine)]
+    for _ in range(steps):
+        for stack in stacks:
+            train_step(stack)
+    expected, found = (evaluate(stack, {}) for stack in stacks)
+    for name in expected:
+        torch.testing.assert_close(found[name], expected[name], atol=2e-5, rtol=0)
+    slow, fast = ({k: v for k, v in stack.member(1).items() if "W_K.bias" not in k} for stack in stacks)
+    for name, tensor in slow.items():
+        torch.testing.assert_close(fast[name], tensor, atol=5e-5, rtol=0)
+
+
+@pytest.mark.parametrize("engine", FAST)
+@pytest.mark.parametrize("model", ["lstm", "gpt"])
+@pytest.mark.parametrize("size", [8, 20, 36])
+@pytest.mark.parametrize("batch", [8, 64, 512])
+def test_a_member_does_not_notice_its_neighbours_by_one_bit(engine, model, size, batch):
+    specs = tiny_grid(
+        {"model": model, "embedding_size": size, "p": 7, "train_batch_size": batch}, lr=[1e-3, 3e-3], seed=[0, 1, 2]
+    )
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        together = Stack(one_cohort(specs), CPU, engine)
+        alone = [Stack(one_cohort([spec]), CPU, engine) for spec in specs]
+        for _ in range(12):
+            for stack in (together, *alone):
+                train_step(stack)
+    finally:
+        torch.set_num_threads(threads)
+    for index, stack in enumerate(alone):
+        assert torch.equal(theta(together, index), theta(stack, 0)), index
+
+
+@pytest.mark.parametrize("engine", FAST)
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+def test_a_diverging_member_is_put_back_and_its_neighbours_do_not_change(engine, optimizer):
+    specs = tiny_grid({"model": "gpt", "optimizer": optimizer}, seed=[0, 1, 2])
+    healthy, ill = (Stack(one_cohort(specs), CPU, engine) for _ in range(2))
+    for step in range(1, 9):
+        if step == 4:
+            with torch.no_grad():
+                ill.theta[1, -1] = math.inf
+            frozen = theta(ill, 1)
+        if step == 6:  # an update, and not a gradient, that is too large
+            ill.hyper["lr"][2] = 1e39
+            frozen_late = theta(ill, 2)
+        train_step(healthy)
+        train_step(ill)
+    assert ill.diverged_at.tolist() == [-1, 4, 6]
+    assert torch.equal(theta(ill, 0), theta(healthy, 0))
+    torch.testing.assert_close(theta(ill, 1), frozen, atol=0, rtol=0, equal_nan=True)
+    assert torch.equal(theta(ill, 2), frozen_late)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    inputs=st.integers(1, 3).flatmap(
+        lambda R: st.lists(
+            st.lists(st.lists(st.integers(0, 2), min_size=4, max_size=4), min_size=5, max_size=5),
+            min_size=R,
+            max_size=R,
+        )
+    ),
+    batch_size=st.integers(1, 12),
+    seed=st.integers(0, 99),
+)
+def test_the_nodes_of_a_batch_are_its_prefixes(inputs, batch_size, seed):
+    tokens = torch.tensor(inputs)  # (R, 5, 4)
+    R, N, S = tokens.shape
+    indices = torch.randint(N, (R, 3), generator=torch.Generator().manual_seed(seed))
+    prefixes = Prefixes(tokens, batch_size, last_shared=S - 1)
+    nodes = prefixes.nodes(indices)
+    examples = pick(tokens, indices)  # (R, B, S)
+    assert nodes.n_shared < S and nodes.starts[-1] == nodes.tokens.shape[1]
+    for r in range(R):
+        for e in range(3):
+            last = nodes.starts[S - 1] + e  # this example's own node at the last level
+            path = nodes.paths[r, last]
+            assert nodes.tokens[r, path].tolist() == examples[r, e].tolist()
+        for t in range(S):
+            for i, node in enumerate(range(nodes.starts[t], nodes.starts[t + 1])):
+                own = nodes.paths[r, node]
+                assert own[t] == node and (own[t:] == node).all() and nodes.lengths[node] == t + 1
+                parents = nodes.parents[t]
+                if t:
+                    parent = nodes.starts[t - 1] + (i if parents is None else int(parents[r, i]))
+                    assert own[:t].tolist() == nodes.paths[r, parent, :t].tolist()
+
+
+def test_shared_prefixes_are_computed_once():
+    stack = Stack(one_cohort([RunSpec(embedding_size=8)]), CPU, "prefixes")
+    assert stack.scorer is not None
+    nodes = stack.scorer.prefixes.nodes(stack.splits["train"])
+    assert nodes.sizes == [1, 31, 31, 480, 480, 480]  # BOS, BOS a, BOS a +, and what each of 480 equations has alone
+
+
+def test_the_choice_of_an_engine_says_why():
+    spec = tiny()
+    assert choose_engine(tiny(num_layers=2, dropout=0.5), math.inf, CPU).engine == "plain"
+    assert "unequal states" in choose_engine(tiny(num_layers=2, dropout=0.5), math.inf, CPU, "compiled").why
+    assert choose_engine(spec, math.inf, torch.device("cuda")).engine == "prefixes"
+    assert choose_engine(tiny(precision="bfloat16"), math.inf, CPU).engine == "prefixes"
+    assert choose_engine(spec, math.inf, CPU, "plain").engine == "plain"
+    with pytest.raises(UserError, match="float32"):
+        choose_engine(tiny(precision="bfloat16"), math.inf, CPU, "plain")
+
+
+CHOOSE = """
+import torch
+from shoal.fast.engine import choose_engine
+from shoal.spec import RunSpec
+for seconds in (1, 1000):
+    choice = choose_engine(RunSpec(), seconds, torch.device("cpu"))
+    print(choice.engine, "|", choice.why)
+"""
+
+
+def choices(tmp_path, **environment):
+    kept = {name: value for name, value in os.environ.items() if name != "CC"}
+    result = subprocess.run(
+        [sys.executable, "-c", CHOOSE],
+        env={**kept, "XDG_CACHE_HOME": str(tmp_path), **environment},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return result.stdout.splitlines()
+
+
+def test_without_a_compiler_the_engine_falls_back_and_says_so(tmp_path):
+    assert choices(tmp_path, CC="no-such-compiler")[1] == "prefixes | there is no C compiler on this machine"
+    assert choices(tmp_path, SHOAL_NO_KERNELS="1")[1] == "prefixes | SHOAL_NO_KERNELS is set"
+    assert choices(tmp_path, CC="false")[1].startswith("prefixes | false did not compile the kernels")
+
+
+@pytest.mark.skipif(shutil.which("cc") is None, reason="no compiler")
+def test_a_short_training_does_not_wait_for_the_compiler(tmp_path):
+    first, second = choices(tmp_path)
+    assert first == "prefixes | about 1 s of training are not worth 3 s of compiling"
+    assert second.startswith("compiled | kernels compiled by")
+    assert choices(tmp_path)[0].startswith("compiled")  # they are there now
+    assert len(list((tmp_path / "shoal").iterdir())) == 1
+
+
+@pytest.mark.parametrize("model", ["lstm", "gpt"])
+def test_bfloat16_rounds_products_and_nothing_else(model):
+    exact, rounded = (scattered([tiny(model=model, precision=name)], "prefixes") for name in ("float32", "bfloat16"))
+    (expected, _), (found, gradient) = gradients(exact), gradients(rounded)
+    difference = (found["loss"] - expected["loss"]).abs()
+    assert 0 < difference.max() < 0.1
+    assert found["loss"].dtype == gradient.dtype == torch.float32
