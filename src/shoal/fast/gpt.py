@@ -3,7 +3,7 @@
 Equal to :class:`shoal.models.GPT` on every example; see there for the equations.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
@@ -17,7 +17,7 @@ def gpt_outputs(
     positions: Tensor,
     num_heads: int,
     num_layers: int,
-    non_linearity: Callable[[Tensor], Tensor],
+    non_linearity: str,
     nodes: Nodes,
     first: int,
     ops: Ops,
@@ -47,7 +47,8 @@ def gpt_outputs(
         context = ops.attend(q, rows, kv, paths[:, start:], nodes.lengths[start:], num_heads)  # (R, n, D)
         weight, bias = _linear(parameters, f"{attention}.W_O")
         h = ops.add_norm(queries, rows, ops.linear(context, weight), bias, _norm(parameters, f"{block}.self_attn_norm"))
-        inner = non_linearity(ops.linear(h, parameters[f"{block}.ffn.0.weight"]))  # (R, n, multiplier D)
+        inner = ops.linear(h, parameters[f"{block}.ffn.0.weight"])  # (R, n, multiplier D)
+        inner = ops.gelu(inner) if non_linearity == "gelu" else inner.relu()
         out = ops.linear(inner, parameters[f"{block}.ffn.2.weight"])
         x, rows = ops.add_norm(h, None, out, None, _norm(parameters, f"{block}.ffn_norm")), None
     return x

@@ -13,7 +13,10 @@
 
 typedef int64_t idx;
 
-static inline idx at(const idx *rows, idx i) { return rows ? rows[i] : i; }
+static inline void add(float *restrict to, const float *restrict from, idx n) {
+#pragma omp simd
+    for (idx k = 0; k < n; k++) to[k] += from[k];
+}
 
 /* exp(x), about 1 ulp, vectorisable: 2^n by the exponent bits, the rest by a polynomial. */
 static inline float exp_(float x) {
@@ -43,89 +46,112 @@ static inline float tanh_(float x) {
     return x2 < 0.01f ? series : general;
 }
 
-/* One time step of an LSTM layer. Gates are forget, input, output, candidate, as x + projected: a row of the projected
- * inputs (with bias) and a row of the projected states of the parents. h_parent and c_parent are NULL at the first step.
- *   x (., 4D), projected (., 4D), c_parent (., D)  ->  gates (n, 4D) after their non-linearities, h (n, D), c (n, D) */
-void lstm_forward(idx R, idx n, idx D, const float *x, idx x_stride, const idx *x_rows, idx rows_stride,
-                  const float *projected, idx projected_stride, const float *c_parent, idx c_parent_stride,
-                  const idx *parents, idx parents_stride, float *gates, idx gates_stride, float *h, float *c,
-                  idx state_stride) {
-    for (idx r = 0; r < R; r++) {
-        const idx *from = x_rows ? x_rows + r * rows_stride : 0;
-        const idx *parent = parents ? parents + r * parents_stride : 0;
+/* The normal distribution function: Abramowitz & Stegun 7.1.26, absolute error 1.5e-7; e is exp(-x^2 / 2). */
+static inline float normal_(float x, float e) {
+    const float u = fabsf(x) * 0.70710678f, t = 1.0f / (1.0f + 0.3275911f * u);
+    const float tail = t * (0.254829592f + t * (-0.284496736f + t * (1.421413741f + t * (-1.453152027f
+                       + t * 1.061405429f)))) * e * 0.5f;
+    return x < 0.0f ? tail : 1.0f - tail;
+}
+
+/* GELU of n numbers, and its backward. */
+void gelu_forward(idx n, const float *restrict x, float *restrict y) {
+#pragma omp simd
+    for (idx i = 0; i < n; i++) y[i] = x[i] * normal_(x[i], exp_(-0.5f * x[i] * x[i]));
+}
+
+void gelu_backward(idx n, const float *restrict x, const float *restrict d_y, float *restrict d_x) {
+#pragma omp simd
+    for (idx i = 0; i < n; i++) {
+        const float e = exp_(-0.5f * x[i] * x[i]);
+        d_x[i] = d_y[i] * (normal_(x[i], e) + x[i] * e * 0.39894228f);
+    }
+}
+
+/* One time step of an LSTM layer, in place: gates (n, 4D), in the order forget, input, output, candidate, come in as a
+ * part of what enters their non-linearities and go out behind them. What is missing of that part is added: a row of the
+ * table x (if fresh, it replaces what gates held), bias (4D), and the projected states of the parent (., 4D).
+ *   c_parent (., D)  ->  h (n, D), c (n, D);  c_parent is NULL at the first step */
+void lstm_forward(idx R, idx n, idx D, float *gates, idx gates_stride, idx fresh, const float *x, idx x_stride,
+                  const idx *x_rows, idx rows_stride, const float *bias, const float *projected, idx projected_stride,
+                  const float *c_parent, const idx *parents, float *h, float *c, idx state_stride) {
+    for (idx r = 0; r < R; r++)
         for (idx i = 0; i < n; i++) {
-            const float *restrict xi = x + r * x_stride + at(from, i) * 4 * D;
+            const idx parent = parents ? parents[r * n + i] : i;
             float *restrict g = gates + r * gates_stride + i * 4 * D;
             float *restrict hi = h + r * state_stride + i * D, *restrict ci = c + r * state_stride + i * D;
-            if (projected) {
-                const float *restrict p = projected + r * projected_stride + at(parent, i) * 4 * D;
-                const float *restrict cp = c_parent + r * c_parent_stride + at(parent, i) * D;
+            if (x) {
+                const float *restrict xi = x + r * x_stride + x_rows[r * rows_stride + i] * 4 * D;
+                if (fresh)
+                    memcpy(g, xi, 4 * D * sizeof(float));
+                else
+                    add(g, xi, 4 * D);
+            }
+            if (bias) add(g, bias + r * 4 * D, 4 * D);
+            if (projected) add(g, projected + r * projected_stride + parent * 4 * D, 4 * D);
+            if (c_parent) {
+                const float *restrict cp = c_parent + r * state_stride + parent * D;
 #pragma omp simd
                 for (idx k = 0; k < D; k++) {
-                    float f = sigmoid_(xi[k] + p[k]), in = sigmoid_(xi[D + k] + p[D + k]);
-                    float o = sigmoid_(xi[2 * D + k] + p[2 * D + k]), new = tanh_(xi[3 * D + k] + p[3 * D + k]);
-                    float cell = f * cp[k] + in * new;
+                    const float f = sigmoid_(g[k]), in = sigmoid_(g[D + k]);
+                    const float o = sigmoid_(g[2 * D + k]), new = tanh_(g[3 * D + k]);
+                    const float cell = f * cp[k] + in * new;
                     g[k] = f, g[D + k] = in, g[2 * D + k] = o, g[3 * D + k] = new;
                     ci[k] = cell, hi[k] = o * tanh_(cell);
                 }
             } else {
 #pragma omp simd
                 for (idx k = 0; k < D; k++) {
-                    float in = sigmoid_(xi[D + k]), o = sigmoid_(xi[2 * D + k]), new = tanh_(xi[3 * D + k]);
-                    float cell = in * new;
-                    g[k] = sigmoid_(xi[k]), g[D + k] = in, g[2 * D + k] = o, g[3 * D + k] = new;
+                    const float f = sigmoid_(g[k]), in = sigmoid_(g[D + k]);
+                    const float o = sigmoid_(g[2 * D + k]), new = tanh_(g[3 * D + k]);
+                    const float cell = in * new;
+                    g[k] = f, g[D + k] = in, g[2 * D + k] = o, g[3 * D + k] = new;
                     ci[k] = cell, hi[k] = o * tanh_(cell);
                 }
             }
         }
-    }
 }
 
-/* Its backward: d_h and d_c (n, D) -> d_pre (n, 4D), the gradient before the non-linearities; added to d_c_parent, and,
- * where parents are given, to d_projected (. , 4D) (without, d_pre is d_projected); where x_rows are given, to d_x. */
-void lstm_backward(idx R, idx n, idx D, const float *gates, idx gates_stride, const float *c, const float *d_h,
-                   const float *d_c, idx state_stride, const float *c_parent, float *d_c_parent, idx c_parent_stride,
-                   const idx *parents, idx parents_stride, float *d_projected, idx projected_stride, float *d_x,
-                   idx x_stride, const idx *x_rows, idx rows_stride, float *d_pre) {
-    for (idx r = 0; r < R; r++) {
-        const idx *from = x_rows ? x_rows + r * rows_stride : 0;
-        const idx *parent = parents ? parents + r * parents_stride : 0;
+/* Its backward, in place: gates (n, 4D) become the gradient before the non-linearities, from d_h and d_c (n, D). That is
+ * added to d_c_parent and, where they are given, to d_projected (., 4D), the table d_x (., 4D) and d_bias (4D). */
+void lstm_backward(idx R, idx n, idx D, float *gates, idx gates_stride, const float *c, const float *d_h,
+                   const float *d_c, const float *c_parent, float *d_c_parent, idx state_stride, const idx *parents,
+                   float *d_projected, idx projected_stride, float *d_x, idx x_stride, const idx *x_rows,
+                   idx rows_stride, float *d_bias) {
+    for (idx r = 0; r < R; r++)
         for (idx i = 0; i < n; i++) {
-            const float *restrict g = gates + r * gates_stride + i * 4 * D;
+            const idx parent = parents ? parents[r * n + i] : i;
+            float *restrict g = gates + r * gates_stride + i * 4 * D;
             const float *restrict ci = c + r * state_stride + i * D;
             const float *restrict dh = d_h + r * state_stride + i * D, *restrict dc = d_c + r * state_stride + i * D;
-            float *restrict d = d_pre + r * gates_stride + i * 4 * D;
-            const float *restrict cp = c_parent ? c_parent + r * c_parent_stride + at(parent, i) * D : 0;
-            float *restrict dcp = c_parent ? d_c_parent + r * c_parent_stride + at(parent, i) * D : 0;
-#pragma omp simd
-            for (idx k = 0; k < D; k++) {
-                float f = g[k], in = g[D + k], o = g[2 * D + k], new = g[3 * D + k], t = tanh_(ci[k]);
-                float cell = dc[k] + dh[k] * o * (1.0f - t * t);
-                d[D + k] = cell * new * in * (1.0f - in);
-                d[2 * D + k] = dh[k] * t * o * (1.0f - o);
-                d[3 * D + k] = cell * in * (1.0f - new * new);
-                d[k] = cell * f; /* for the loops below */
-            }
-            if (cp) {
+            if (c_parent) {
+                const float *restrict cp = c_parent + r * state_stride + parent * D;
+                float *restrict dcp = d_c_parent + r * state_stride + parent * D;
 #pragma omp simd
                 for (idx k = 0; k < D; k++) {
-                    dcp[k] += d[k];
-                    d[k] *= cp[k] * (1.0f - g[k]);
+                    const float f = g[k], in = g[D + k], o = g[2 * D + k], new = g[3 * D + k], t = tanh_(ci[k]);
+                    const float cell = dc[k] + dh[k] * o * (1.0f - t * t);
+                    g[k] = cell * cp[k] * f * (1.0f - f);
+                    g[D + k] = cell * new * in * (1.0f - in);
+                    g[2 * D + k] = dh[k] * t * o * (1.0f - o);
+                    g[3 * D + k] = cell * in * (1.0f - new * new);
+                    dcp[k] += cell * f;
                 }
-            } else
-                memset(d, 0, D * sizeof(float));
-            if (parent) {
-                float *restrict dp = d_projected + r * projected_stride + parent[i] * 4 * D;
+            } else {
 #pragma omp simd
-                for (idx k = 0; k < 4 * D; k++) dp[k] += d[k];
+                for (idx k = 0; k < D; k++) {
+                    const float in = g[D + k], o = g[2 * D + k], new = g[3 * D + k], t = tanh_(ci[k]);
+                    const float cell = dc[k] + dh[k] * o * (1.0f - t * t);
+                    g[k] = 0.0f;
+                    g[D + k] = cell * new * in * (1.0f - in);
+                    g[2 * D + k] = dh[k] * t * o * (1.0f - o);
+                    g[3 * D + k] = cell * in * (1.0f - new * new);
+                }
             }
-            if (from) {
-                float *restrict dx = d_x + r * x_stride + from[i] * 4 * D;
-#pragma omp simd
-                for (idx k = 0; k < 4 * D; k++) dx[k] += d[k];
-            }
+            if (d_projected) add(d_projected + r * projected_stride + parent * 4 * D, g, 4 * D);
+            if (d_x) add(d_x + r * x_stride + x_rows[r * rows_stride + i] * 4 * D, g, 4 * D);
+            if (d_bias) add(d_bias + r * 4 * D, g, 4 * D);
         }
-    }
 }
 
 /* Heads of the usual sizes get code of their own, in which every loop over a head has a known length. */

@@ -42,11 +42,15 @@ class KernelOps:
 
     def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         """See :class:`~shoal.fast.ops.Ops`."""
-        return linear(x, weight, bias)
+        return _apply(_Linear, x, weight, bias)
 
-    def lstm_layer(self, x: Tensor, rows: Tensor | None, recurrent: Tensor, nodes: Nodes) -> Tensor:
+    def gelu(self, x: Tensor) -> Tensor:
         """See :class:`~shoal.fast.ops.Ops`."""
-        return _apply(_LSTMLayer, x.contiguous(), recurrent, rows, nodes, self.library)
+        return _apply(_GELU, x.contiguous(), self.library)
+
+    def lstm_layer(self, x: Tensor, rows: Tensor | None, weight: Tensor, bias: Tensor | None, nodes: Nodes) -> Tensor:
+        """See :class:`~shoal.fast.ops.Ops`."""
+        return _apply(_LSTMLayer, x.contiguous(), weight, bias, rows, nodes, self.library)
 
     def attend(self, q: Tensor, q_rows: Tensor | None, kv: Tensor, paths: Tensor, lengths: Tensor, H: int) -> Tensor:
         """See :class:`~shoal.fast.ops.Ops`."""
@@ -64,61 +68,121 @@ def _apply(function: type[Function], *arguments: Any) -> Tensor:
     return result
 
 
-class _LSTMLayer(Function):
-    """A layer over the whole tree: a product and a kernel per level forwards, and back; one product for the weight."""
+class _Linear(Function):
+    """As PyTorch's own but that the gradient of the weight comes out in the weight's order, not transposed."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, recurrent: Tensor, rows: Tensor | None, nodes: Nodes, library: Library) -> Tensor:
-        R, X, D, M = x.shape[0], x.shape[1], recurrent.shape[2], nodes.starts[-1]
-        gates, h, c = x.new_empty(R, M, 4 * D), x.new_empty(R, M, D), x.new_empty(R, M, D)
-        rows = None if rows is None else rows.contiguous()
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        ctx.biased = bias is not None
+        return linear(x, weight, bias)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, d_out: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight = ctx.saved_tensors
+        d_bias = d_out.sum(1) if ctx.biased else None
+        return torch.bmm(d_out, weight), torch.bmm(d_out.transpose(1, 2), x), d_bias
+
+
+class _GELU(Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, library: Library) -> Tensor:
+        ctx.save_for_backward(x)
+        ctx.library = library
+        y = torch.empty_like(x)
+        library.call("gelu_forward", x.numel(), x, y)
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, d_y: Tensor) -> tuple[Tensor | None, ...]:
+        (x,) = ctx.saved_tensors
+        d_x = torch.empty_like(x)
+        ctx.library.call("gelu_backward", x.numel(), x, d_y.contiguous(), d_x)
+        return d_x, None
+
+
+class _LSTMLayer(Function):
+    """A layer over the whole tree: a product and a kernel per level forwards, and back; few products for the weight.
+
+    Everything between the products happens in place, in one array of gates; the backward leaves gradients in it, and
+    so can run once.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, rows: Tensor | None, nodes: Nodes, library: Library
+    ) -> Tensor:
+        R, M, D = x.shape[0], nodes.starts[-1], weight.shape[1] // 4
+        of_input, of_state = weight[:, :, :-D].transpose(1, 2), weight[:, :, -D:].transpose(1, 2)
+        table = None
+        if rows is None:
+            gates = torch.bmm(x, of_input)  # (R, M, 4 D)
+        else:
+            table = linear(x, weight[:, :, :-D], bias)  # (R, X, 4 D)
+            gates, bias = x.new_empty(R, M, 4 * D), None
+        h, c = x.new_empty(R, M, D), x.new_empty(R, M, D)
         for t, parents in enumerate(nodes.parents):
             at, n = nodes.level(t), nodes.sizes[t]
-            projected = before = None
-            if t:
-                before = nodes.level(t - 1)
-                projected = torch.bmm(h[:, before], recurrent.transpose(1, 2))  # (R, n_(t-1), 4 D)
+            before = nodes.level(t - 1) if t else None
+            projected = None
+            if before is not None and parents is None:
+                gates[:, at].baddbmm_(h[:, before], of_state, beta=0 if rows is not None else 1)
+            elif before is not None:
+                projected = torch.bmm(h[:, before], of_state)  # (R, n_(t-1), 4 D), before it goes to the children
             library.call(
-                *("lstm_forward", R, n, D, x if rows is not None else x[:, at], X * 4 * D),
-                *(None if rows is None else rows[:, at], M, projected, nodes.sizes[t - 1] * 4 * D),
-                *(None if before is None else c[:, before], M * D, parents, n),
-                *(gates[:, at], M * 4 * D, h[:, at], c[:, at], M * D),
+                *("lstm_forward", R, n, D, gates[:, at], M * 4 * D, int(t <= nodes.n_shared)),
+                *(table, x.shape[1] * 4 * D, None if rows is None else rows[:, at], M, bias),
+                *(projected, nodes.sizes[t - 1] * 4 * D, None if before is None else c[:, before]),
+                *(parents, h[:, at], c[:, at], M * D),
             )
-        ctx.save_for_backward(recurrent, rows, gates, h, c)
-        ctx.nodes, ctx.library, ctx.X = nodes, library, X
+        ctx.save_for_backward(x, weight, rows, h, c)
+        ctx.gates, ctx.nodes, ctx.library, ctx.biased = gates, nodes, library, bias is not None
+        ctx.needs_bias = ctx.needs_input_grad[2]
         return h
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, d_h: Tensor) -> tuple[Tensor | None, ...]:
-        recurrent, rows, gates, h, c = ctx.saved_tensors
-        nodes, library = ctx.nodes, ctx.library
-        R, M, D = h.shape
-        d_h = d_h.clone(memory_format=torch.contiguous_format)
-        d_c, d_pre = torch.zeros_like(c), torch.empty_like(gates)
-        d_x = d_pre if rows is None else gates.new_zeros(R, ctx.X, 4 * D)
+        x, weight, rows, h, c = ctx.saved_tensors
+        gates, nodes, library = ctx.gates, ctx.nodes, ctx.library
+        (R, M, D), S = h.shape, len(nodes.parents)
+        d_h, d_c = d_h.clone(memory_format=torch.contiguous_format), torch.zeros_like(c)
+        d_table = None if rows is None else x.new_zeros(R, x.shape[1], 4 * D)
+        d_bias = x.new_zeros(R, 4 * D) if ctx.biased else None
         shared = nodes.starts[nodes.n_shared]  # nodes whose children are elsewhere than right under them
-        d_shared = gates.new_zeros(R, shared, 4 * D)  # gradient of their projections
-        for t in range(len(nodes.parents) - 1, -1, -1):
-            at, n, parents = nodes.level(t), nodes.sizes[t], nodes.parents[t]
+        d_shared = x.new_zeros(R, shared, 4 * D)  # gradient of their projections
+        for t in range(S - 1, -1, -1):
+            at, parents = nodes.level(t), nodes.parents[t]
             before = nodes.level(t - 1) if t else None
-            d_projected = None if parents is None else d_shared[:, before]
             library.call(
-                *("lstm_backward", R, n, D, gates[:, at], M * 4 * D, c[:, at], d_h[:, at], d_c[:, at], M * D),
+                *("lstm_backward", R, nodes.sizes[t], D, gates[:, at], M * 4 * D, c[:, at], d_h[:, at], d_c[:, at]),
                 *((None, None) if before is None else (c[:, before], d_c[:, before])),
-                *(M * D, parents, n, d_projected, shared * 4 * D),
-                *(d_x, ctx.X * 4 * D, None if rows is None else rows[:, at], M, d_pre[:, at]),
+                *(M * D, parents, None if parents is None else d_shared[:, before], shared * 4 * D),
+                *(d_table, x.shape[1] * 4 * D, None if rows is None else rows[:, at], M, d_bias),
             )
             if before is not None:
-                d_h[:, before].baddbmm_(d_pre[:, at] if d_projected is None else d_projected, recurrent)
-        parents_of_one = slice(shared, nodes.starts[-2])  # the others that have a child, in the order of those
-        d_children = d_pre[:, M - (nodes.starts[-2] - shared) :]
-        d_recurrent = torch.bmm(d_children.transpose(1, 2), h[:, parents_of_one])
-        if shared == 1:  # a product over one row is rounded otherwise in a stack than alone
-            d_recurrent.addcmul_(d_shared.transpose(1, 2), h[:, :1])
-        else:
-            d_recurrent.baddbmm_(d_shared.transpose(1, 2), h[:, :shared])
-        return d_x, d_recurrent, None, None, None
+                d_projected = gates[:, at] if parents is None else d_shared[:, before]
+                d_h[:, before].baddbmm_(d_projected, weight[:, :, -D:])
+        d_inputs = gates if d_table is None else d_table
+        d_weight = torch.empty_like(weight)
+        d_weight[:, :, :-D].baddbmm_(d_inputs.transpose(1, 2), x, beta=0)
+        _sum_states(d_weight[:, :, -D:], gates, d_shared, h, nodes)
+        if ctx.needs_bias and d_bias is None:
+            d_bias = d_inputs.sum(1)
+        return torch.bmm(d_inputs, weight[:, :, :-D]), d_weight, d_bias, None, None, None
+
+
+def _sum_states(out: Tensor, d_gates: Tensor, d_shared: Tensor, h: Tensor, nodes: Nodes) -> None:
+    """Write the gradient of the states' weight, ``(R, 4 D, D)``, from those of the gates and of shared projections."""
+    shared, last = d_shared.shape[1], nodes.starts[-2]
+    d_children = d_gates[:, d_gates.shape[1] - (last - shared) :]  # of nodes that have their parent to themselves
+    out.baddbmm_(d_children.transpose(1, 2), h[:, shared:last], beta=0)
+    if shared == 1:  # a product over one row is rounded otherwise in a stack than alone
+        out.addcmul_(d_shared.transpose(1, 2), h[:, :1])
+    else:
+        out.baddbmm_(d_shared.transpose(1, 2), h[:, :shared])
 
 
 class _Attend(Function):

@@ -17,15 +17,14 @@ GATES = ("forget_gate", "input_gate", "output_gate", "candidate_cell")  # as LST
 def lstm_outputs(parameters: Mapping[str, Tensor], num_layers: int, nodes: Nodes, first: int, ops: Ops) -> Tensor:
     """Outputs of the last layer at the nodes from level ``first`` on, ``(R, n, D)``.
 
-    The first layer's input projection is a table with a row per token of the vocabulary.
+    What enters the first layer is a row of the embedding, so only its V rows are projected.
     """
-    x, rows = parameters["embedding.weight"], nodes.tokens  # (R, V, D)
+    x = parameters["embedding.weight"]  # (R, V, D)
+    rows: Tensor | None = nodes.tokens
     for layer in range(num_layers):
         names = [f"lstm.layers.{layer}.{gate}" for gate in GATES]
         weight = torch.cat([parameters[f"{name}.weight"] for name in names], 1)  # (R, 4 D, D_in + D)
         biases = [parameters[f"{name}.bias"] for name in names if f"{name}.bias" in parameters]
-        D = weight.shape[1] // 4
-        of_input, of_state = weight[:, :, :-D], weight[:, :, -D:]
-        projected = ops.linear(x, of_input, torch.cat(biases, 1) if biases else None)  # (R, V or M, 4 D)
-        x = ops.lstm_layer(projected, rows if layer == 0 else None, of_state, nodes)  # (R, M, D)
+        x = ops.lstm_layer(x, rows, weight, torch.cat(biases, 1) if biases else None, nodes)  # (R, M, D)
+        rows = None
     return x[:, nodes.starts[first] :]

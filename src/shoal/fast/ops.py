@@ -22,13 +22,17 @@ class Ops(Protocol):
     def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         """``nn.Linear`` of each member: ``(R, n, D), (R, E, D), (R, E) -> (R, n, E)``."""
 
-    def lstm_layer(self, x: Tensor, rows: Tensor | None, recurrent: Tensor, nodes: Nodes) -> Tensor:
+    def gelu(self, x: Tensor) -> Tensor:
+        """GELU with the exact normal distribution function, of any shape."""
+
+    def lstm_layer(self, x: Tensor, rows: Tensor | None, weight: Tensor, bias: Tensor | None, nodes: Nodes) -> Tensor:
         """An LSTM layer over the tree.
 
         Args:
-            x: projected inputs with bias, gates as in ``LSTMCell.fused``, ``(R, X, 4 D)``.
-            rows: ``(R, M)``.
-            recurrent: weight of the states, ``(R, 4 D, D)``.
+            x: inputs, ``(R, X, D_in)``.
+            rows: which input each node has, ``(R, M)``.
+            weight: of the gates as in ``LSTMCell.fused``, ``(R, 4 D, D_in + D)``.
+            bias: ``(R, 4 D)``.
             nodes: the tree.
 
         Returns:
@@ -72,15 +76,21 @@ class TorchOps:
         product = linear(x.to(self.products), weight.to(self.products)).to(x.dtype)
         return product if bias is None else product + bias.unsqueeze(1)
 
-    def lstm_layer(self, x: Tensor, rows: Tensor | None, recurrent: Tensor, nodes: Nodes) -> Tensor:
+    def gelu(self, x: Tensor) -> Tensor:
         """See :class:`Ops`."""
+        return F.gelu(x)
+
+    def lstm_layer(self, x: Tensor, rows: Tensor | None, weight: Tensor, bias: Tensor | None, nodes: Nodes) -> Tensor:
+        """See :class:`Ops`."""
+        D = weight.shape[1] // 4
+        inputs = self.linear(x, weight[:, :, :-D], bias)  # (R, X, 4 D)
         states: list[Tensor] = []
         h = c = None
         for t, parents in enumerate(nodes.parents):
             at = nodes.level(t)
-            gates = x[:, at] if rows is None else take(x, rows[:, at])  # (R, n_t, 4 D)
+            gates = inputs[:, at] if rows is None else take(inputs, rows[:, at])  # (R, n_t, 4 D)
             if h is not None and c is not None:
-                projected = self.linear(h, recurrent)  # of the parents, before they are copied to their children
+                projected = self.linear(h, weight[:, :, -D:])  # of the parents, before their children
                 gates = gates + (projected if parents is None else take(projected, parents))
                 c = c if parents is None else take(c, parents)
             f, i, o, c_tilde = gates.chunk(4, dim=-1)

@@ -3,12 +3,12 @@
 ``R`` members, ``N`` examples, ``B`` examples in a batch, ``S`` positions, ``V`` tokens.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from shoal.fast.gpt import gpt_outputs
 from shoal.fast.lstm import lstm_outputs
@@ -18,8 +18,6 @@ from shoal.models.gpt import GPT
 from shoal.models.lstm import LSTMLM
 from shoal.tasks.base import Task
 
-_NON_LINEARITIES: Mapping[str, Callable[[Tensor], Tensor]] = {"gelu": F.gelu, "relu": F.relu}
-
 
 def covers(config: Any, model: nn.Module, task: Task) -> bool:
     """Whether a model's objective can be computed prefix by prefix.
@@ -27,6 +25,17 @@ def covers(config: Any, model: nn.Module, task: Task) -> bool:
     Dropout gives equal prefixes unequal states; other models and objectives have not been written for it.
     """
     return task.next_token is not None and type(model) in (GPT, LSTMLM) and config.dropout == 0
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """Examples ``indices`` ``(R, B)`` as a tree; their targets at the levels that are scored, ``(R, n B, 1)``, level by
+    level, and which of them count, ``(R, n, B)``."""
+
+    indices: Tensor
+    nodes: Nodes
+    targets: Tensor
+    scored: Tensor
 
 
 class PrefixScorer:
@@ -48,6 +57,7 @@ class PrefixScorer:
         self.first = int(self.scored.flatten(0, 1).any(0).nonzero().min())
         self.targets, self.scored = self.targets[:, :, self.first :], self.scored[:, :, self.first :]
         self.prefixes = Prefixes(self.inputs, min(config.train_batch_size, self.inputs.shape[1]), self.first)
+        self._known: dict[int, _Batch] = {}  # the last batch of each size
         self.positions = model.embedding.position_encoding if isinstance(model, GPT) else None  # (S, D)
         self.classifier = ("embedding.tokens" if isinstance(model, GPT) else "embedding") + ".weight"
         if not config.share_embeddings:
@@ -56,20 +66,31 @@ class PrefixScorer:
     def __call__(self, parameters: Mapping[str, Tensor], indices: Tensor) -> dict[str, Tensor]:
         """Loss and accuracy ``(R, B)`` of the examples at ``indices``, ``(R, B)``."""
         R, B = indices.shape
-        nodes = self.prefixes.nodes(indices)
-        outputs = self._outputs(parameters, nodes)  # (R, n B, D), level by level
+        batch = self._batch(indices)
+        outputs = self._outputs(parameters, batch.nodes)  # (R, n B, D), level by level
         logits = self.ops.linear(outputs, parameters[self.classifier], parameters.get("classifier.bias"))  # (R, n B, V)
-        targets = pick(self.targets, indices).transpose(1, 2)  # (R, n, B)
-        scored = pick(self.scored, indices).transpose(1, 2)  # (R, n, B)
-        flat = targets.reshape(R, -1, 1)
-        nll = -logits.log_softmax(dim=-1).gather(-1, flat).reshape(R, -1, B)  # (R, n, B)
-        right = (logits.argmax(-1, keepdim=True) == flat).reshape(R, -1, B) | ~scored
-        loss = torch.where(scored, nll, 0.0).sum(1) / scored.sum(1).clamp(min=1)
+        nll = -logits.log_softmax(dim=-1).gather(-1, batch.targets).reshape(R, -1, B)  # (R, n, B)
+        right = (logits.argmax(-1, keepdim=True) == batch.targets).reshape(R, -1, B) | ~batch.scored
+        loss = torch.where(batch.scored, nll, 0.0).sum(1) / batch.scored.sum(1).clamp(min=1)
         return {"loss": loss, "accuracy": right.all(1).to(loss.dtype)}
+
+    def _batch(self, indices: Tensor) -> "_Batch":
+        """The tree and the targets of a batch; those of a full batch are the same at every step."""
+        known = self._known.get(indices.shape[1])
+        if known is not None and indices.device.type == "cpu" and torch.equal(known.indices, indices):
+            return known
+        batch = _Batch(
+            indices=indices,
+            nodes=self.prefixes.nodes(indices),
+            targets=pick(self.targets, indices).transpose(1, 2).reshape(len(indices), -1, 1),
+            scored=pick(self.scored, indices).transpose(1, 2),
+        )
+        self._known[indices.shape[1]] = batch
+        return batch
 
     def _outputs(self, parameters: Mapping[str, Tensor], nodes: Nodes) -> Tensor:
         config = self.config
         if self.positions is None:
             return lstm_outputs(parameters, config.num_layers, nodes, self.first, self.ops)
-        sizes, non_linearity = (config.num_heads, config.num_layers), _NON_LINEARITIES[config.non_linearity]
-        return gpt_outputs(parameters, self.positions, *sizes, non_linearity, nodes, self.first, self.ops)
+        form = (config.num_heads, config.num_layers, config.non_linearity)
+        return gpt_outputs(parameters, self.positions, *form, nodes, self.first, self.ops)

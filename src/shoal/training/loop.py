@@ -12,6 +12,7 @@ from torch import Tensor
 
 from shoal.errors import LabError
 from shoal.fast.build import kernels
+from shoal.fast.memory import keep_freed_memory
 from shoal.lab.cohort import CohortFolder
 from shoal.lab.environment import environment
 from shoal.spec import RunSpec
@@ -102,6 +103,7 @@ class Session:
 
     def __init__(self, folder: CohortFolder, options: Options) -> None:
         self.folder, self.options = folder, options
+        keep_freed_memory()
         self.manifest = folder.manifest()
         self.engine = self._engine()
         self.specs = {spec.id: spec for spec in folder.specs()}

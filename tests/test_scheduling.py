@@ -1,0 +1,200 @@
+"""Members leave the stack when they are done, others take their places, and none of it changes a result."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+from helpers import CPU, one_cohort, tiny, tiny_grid
+
+import shoal
+from shoal.errors import UserError
+from shoal.lab import Lab
+from shoal.lab.cohort import CohortFolder
+from shoal.lab.tensors import load_tensors
+from shoal.spec import RunSpec
+from shoal.training import loop, memory
+from shoal.training.loop import Options, Session, train_cohort
+from shoal.training.plan import plan, spread
+
+
+def begun(tmp_path, specs: list[RunSpec], engine: str = "prefixes") -> CohortFolder:
+    lab = Lab(tmp_path).create()
+    cohort = one_cohort(specs)
+    folder = lab.cohort(cohort.id)
+    folder.create(list(cohort.members), threads=1, engine=engine)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def theta_bytes(path) -> bytes:
+    """Every tensor of a kept model."""
+    return b"".join(tensor.numpy().tobytes() for _, tensor in sorted(load_tensors(path)[0].items()))
+
+
+def results(folder: CohortFolder) -> dict[str, object]:
+    """Every row, every kept model and how each run ended, by run."""
+    frame, status = folder.metrics(), folder.status()["members"]
+    found: dict[str, object] = {}
+    for spec in folder.specs():
+        files = folder.models(spec.id)
+        models = {step: theta_bytes(path) for step, path in files.items()}
+        found[spec.id] = (frame.filter(run=spec.id).sort("step").rows(), models, status[spec.id])
+    return found
+
+
+def alone(tmp_path, specs: list[RunSpec]) -> dict[str, object]:
+    found: dict[str, object] = {}
+    for spec in specs:
+        folder = begun(tmp_path / spec.id, [spec])
+        train_cohort(folder, Options())
+        found |= results(folder)
+    return found
+
+
+MIXED = [
+    *tiny_grid({}, n_steps=[4, 9, 15], seed=[0, 1]),
+    tiny(seed=5, lr=1e30, clip=float("inf")),  # diverges
+    tiny(seed=6, n_steps=1),
+]
+
+
+@pytest.mark.parametrize("places", [1, 2, 3, None])
+def test_members_that_share_places_learn_what_they_learn_alone(tmp_path, places):
+    folder = begun(tmp_path / "together", MIXED)
+    assert train_cohort(folder, Options(places=places)) == "done"
+    found = results(folder)
+    assert found == alone(tmp_path / "alone", MIXED)
+    ends = {run: ending for run, (_, _, ending) in found.items()}
+    assert [ends[spec.id]["state"] for spec in MIXED] == ["done"] * 6 + ["diverged", "done"]
+    assert [ends[spec.id]["step"] for spec in MIXED[:6]] == [4, 4, 9, 9, 15, 15]
+
+
+@pytest.mark.parametrize("stops", [(2,), (5, 1, 7), (1, 1, 1, 1, 1, 1, 1, 1)])
+def test_a_queue_goes_on_exactly_after_interruptions(tmp_path, stops):
+    folder = begun(tmp_path / "stopped", MIXED)
+    for steps in stops:
+        asked = iter(range(steps))
+        assert (
+            train_cohort(folder, Options(places=2, stop=lambda asked=asked: next(asked, None) is None)) == "interrupted"
+        )
+    assert train_cohort(folder, Options(places=3)) == "done"  # as many places as then fit
+    whole = begun(tmp_path / "whole", MIXED)
+    train_cohort(whole, Options())
+    assert results(folder) == results(whole)
+
+
+def test_the_stack_is_compacted_and_the_waiting_take_places(tmp_path):
+    specs = tiny_grid({}, n_steps=[3, 6, 9], seed=[0, 1])
+    session = Session(begun(tmp_path, specs), Options(places=4))
+    seen = []
+    while session.waiting or not session.gone.all():
+        session.advance()
+        seen.append((len(session.members), len(session.waiting)))
+    assert seen[0] == (4, 2)  # four places, two wait
+    assert seen[3] == (4, 0)  # after three steps two are done, and the two that waited have joined
+    assert seen[-1] == (2, 0)  # at the end only those of nine steps are left
+    assert len(seen) == 3 + 9
+
+
+def test_a_run_that_has_generalised_stops_after_as_many_steps_as_it_was_told(tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "GENERALISED", 0.1)  # such small tasks are memorised, and no more
+    easy = {"p": 7, "r_train": 0.8, "lr": 0.01, "seed": 1, "n_steps": 600, "eval_first": 0, "eval_period": 10}
+    whole = begun(tmp_path / "whole", [tiny(**easy)])
+    train_cohort(whole, Options())
+    curve = whole.metrics().sort("step")
+    reached = int(curve.filter(curve["valid_accuracy"] >= 0.1)["step"][0])
+    assert 0 < reached < 550
+    for patience in (0, 10, 25):
+        spec = tiny(**easy, stop_after_generalizing=patience)
+        folder = begun(tmp_path / str(patience), [spec, tiny(**easy)])
+        train_cohort(folder, Options())
+        status = folder.status()["members"]
+        assert status[spec.id] == {"state": "done", "step": reached + patience}
+        own = folder.metrics().filter(run=spec.id).sort("step")
+        assert own["step"].to_list()[-1] == reached + patience
+        kept = curve.filter(curve["step"].is_in(own["step"].implode()))
+        shared = own.filter(own["step"].is_in(kept["step"].implode()))
+        assert shared.drop("run").rows() == kept.drop("run").rows()  # the same trajectory, up to there
+        assert list(folder.models(spec.id)) == [reached + patience]
+        assert status[tiny(**easy).id]["step"] == 600
+
+
+def test_a_cohort_is_divided_between_the_cores_longest_first():
+    specs = tiny_grid({}, seed=range(5)) + tiny_grid({"n_steps": 500}, num_layers=[2], seed=[0])
+    pieces = spread(plan(specs), 2)
+    assert [len(piece) for piece in pieces] == [1, 3, 2]
+    assert {spec for piece in pieces for spec in piece.members} == set(specs)
+    assert pieces[0].seconds > pieces[1].seconds > pieces[2].seconds
+
+
+def test_places_follow_the_memory_that_is_free(monkeypatch):
+    spec = RunSpec()
+    each = memory.member_bytes(spec)
+    monkeypatch.setattr(memory, "free_bytes", lambda device: 10 * each)
+    assert memory.places(spec, 100, CPU) == 5  # half of what is free
+    assert memory.places(spec, 3, CPU) == 3
+    assert memory.places(spec, 100, CPU, share=0.01) == 1
+    monkeypatch.setattr(memory, "free_bytes", lambda device: each // 2)
+    with pytest.raises(UserError, match=r"embedding_size=128.* needs about .* GiB"):
+        memory.places(spec, 1, CPU)
+
+
+def test_free_memory_is_a_plausible_number():
+    assert 2**20 < memory.free_bytes(CPU) < 2**50
+
+
+MEASURE = """
+import json, resource, sys, torch
+from shoal.spec import RunSpec, grid
+from shoal.training.plan import plan
+from shoal.training.stack import Stack
+from shoal.training.step import train_step, evaluate
+torch.set_num_threads(1)
+settings = json.loads(sys.argv[1])
+def peak(R):
+    (cohort,) = plan(grid(RunSpec(**settings), seed=range(R)))
+    stack = Stack(cohort, torch.device("cpu"), sys.argv[2])
+    for _ in range(2):
+        train_step(stack)
+    evaluate(stack, {})
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+few = peak(2)
+print((peak(12) - few) / 10)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ["compiled", "prefixes", "plain"])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        '{"model": "gpt"}',
+        '{"model": "lstm"}',
+        '{"model": "gpt", "operation_orders": "2,3", "p": 17}',
+        '{"model": "lstm", "embedding_size": 32, "train_batch_size": 64, "eval_batch_size": 256}',
+    ],
+)
+def test_the_estimate_is_not_below_what_a_member_takes(settings, engine):
+
+    done = subprocess.run([sys.executable, "-c", MEASURE, settings, engine], capture_output=True, text=True, check=True)
+    measured, estimated = float(done.stdout), memory.member_bytes(RunSpec(**json.loads(settings)))
+    assert measured <= estimated < 20 * measured, (measured / 2**20, estimated / 2**20)
+
+
+def test_wrong_numbers_of_places_are_refused(tmp_path):
+    with pytest.raises(UserError, match="places must be an integer of at least 1, got 0"):
+        shoal.train([tiny()], tmp_path / "lab", places=0)
+    with pytest.raises(UserError, match=r"engine must be one of compiled prefixes plain, got 'compile'.*compiled"):
+        shoal.train([tiny()], tmp_path / "lab", engine="compile")
+    with pytest.raises(UserError, match="tf32 needs device cuda"):
+        shoal.train([tiny(precision="tf32")], tmp_path / "lab", device="cpu")
+    assert not (tmp_path / "lab").exists()
