@@ -6,7 +6,7 @@ SET_UP := $(VENV)/set-up
 TORCH := torch==2.13.0
 LAB ?= lab
 
-.PHONY: run test test-all lint format clean
+.PHONY: run test test-all lint format bench clean
 
 # Train the quick sanity study (about three minutes on two cores), print its table and the path of its report.
 run: $(SET_UP)
@@ -28,6 +28,10 @@ lint: $(SET_UP)
 format: $(SET_UP)
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
+
+# Measure training steps beside the same runs trained by other means; on an otherwise idle machine.
+bench: $(SET_UP)
+	$(BIN)/shoal bench
 
 $(SET_UP): requirements.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

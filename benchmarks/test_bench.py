@@ -1,0 +1,194 @@
+# ruff: noqa: D103
+"""`shoal bench`: it measures in pairs, counts what it says, keeps its results and refuses what it cannot do."""
+
+import csv
+import re
+from contextlib import contextmanager
+
+import pytest
+
+from benchmarks import harness, results
+from benchmarks.cases import CONFIGURATIONS, METHODS, Case, Request, Subject, Window
+from benchmarks.workers import Ready
+from shoal import RunSpec, UserError
+from shoal.cli import main
+from shoal.commands import bench
+from shoal.errors import RunFailed
+from shoal.tasks.build import build_data
+
+WRONG = {
+    "--members 0": "members must be an integer of at least 1, got 0",
+    "--members 4 -2": "members must be an integer of at least 1, got -2",
+    "--members two": "invalid int value: 'two'",
+    "--methods foo": r"unknown method 'foo': one of plain compiled torch_nn jax shoal",
+    "--methods compild": "unknown method 'compild'.*did you mean 'compiled'",
+    "--models gtp": "unknown model 'gtp'.*did you mean 'gpt'",
+    "--configurations defalt": "unknown configuration 'defalt'.*did you mean 'default'",
+    "--pairs 0": "pairs must be an integer of at least 1, got 0",
+    "--steps -1": "steps must be an integer of at least 1, got -1",
+    "--member 1": "unknown argument '--member'.*did you mean '--members'",
+    "--out /dev/null/x": "--out /dev/null/x cannot be made",
+}
+
+
+@pytest.mark.parametrize("flags", WRONG)
+def test_a_wrong_request_is_one_line_and_exit_code_2(flags, capsys):
+    assert main(["bench", *flags.split()]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert re.search(WRONG[flags], error), error
+
+
+def test_outside_of_a_checkout_one_line_says_what_is_missing(tmp_path, monkeypatch):
+    monkeypatch.setattr(bench, "__file__", str(tmp_path / "python" / "shoal" / "commands" / "bench.py"))
+    with pytest.raises(UserError, match="needs a checkout"):
+        bench._checkout()
+
+
+def test_help_names_every_choice(capsys):
+    with pytest.raises(SystemExit):
+        main(["bench", "--help"])
+    out = capsys.readouterr().out
+    assert all(name in out for name in (*METHODS, *CONFIGURATIONS))
+
+
+def test_a_tiny_run_is_measured_printed_and_kept(tmp_path, capsys):
+    flags = "--configurations tiny --models lstm --methods shoal --members 2 --pairs 1 --steps 1"
+    assert main(["bench", *flags.split(), "--out", str(tmp_path)]) == 0
+    out = capsys.readouterr().out
+    page = (tmp_path / "bench.md").read_text()
+    for text in (out, page):
+        assert re.search(r"^(\| )?plain ", text, re.MULTILINE)
+        assert re.search(r"^(\| )?shoal, R = 2 ", text, re.MULTILINE)
+    assert f"shoal bench {flags} --out {tmp_path}" in page
+    with (tmp_path / "bench.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["method"], row["members"]) for row in rows] == [("plain", "1"), ("shoal", "2")]
+    for row in rows:
+        positive = ("milliseconds", "times_plain", "peak_mib", "machine_gflop_per_second", "share")
+        assert all(float(row[name]) > 0 for name in positive), row
+    assert len((tmp_path / "bench" / "pairs.csv").read_text().splitlines()) == 3
+
+
+# what is counted
+
+
+@pytest.mark.parametrize("configuration", CONFIGURATIONS.values(), ids=lambda c: c.name)
+@pytest.mark.parametrize("model", ["lstm", "gpt"])
+def test_positions_are_those_of_a_pass_over_the_training_equations(configuration, model):
+    case = Case(configuration, model)
+    data = build_data(case.spec)
+    inputs, *_ = data.rows(data.train)
+    assert case.positions * case.batches == pytest.approx(inputs.numel())
+
+
+def test_operations_of_the_default_run():
+    found = {model: harness.operations(Case(CONFIGURATIONS["default"], model)) / 1e9 for model in ("lstm", "gpt")}
+    assert found == {"lstm": pytest.approx(4.63, abs=0.01), "gpt": pytest.approx(6.91, abs=0.01)}
+
+
+def test_a_step_has_its_share_of_evaluations_and_flushes():
+    case = Case(CONFIGURATIONS["small"], "gpt")
+    assert case.milliseconds(Window(2.0, 0.0, 0.0, 9.0)) == pytest.approx(2000)
+    assert case.milliseconds(Window(0.0, 1.0, 0.0, 9.0)) == pytest.approx(1000 * 201 / 10_001)
+    assert case.milliseconds(Window(2.0, 0.0, 5.0, 9.0)) == pytest.approx(2500)  # 5 s after every 20 s
+
+
+def test_windows_are_whole_passes_and_shorter_for_many_members():
+    default, small = (Case(CONFIGURATIONS[name], "lstm") for name in ("default", "small"))
+    assert [default.steps(R, None) for R in (1, 8, 16, 128)] == [10, 10, 5, 3]
+    assert [small.steps(R, None) for R in (1, 8, 64)] == [80, 80, 16]
+    assert default.steps(1, 2) == 2
+    assert small.steps(1, 2) == 8  # batches in a pass
+
+
+def test_runs_evaluate_at_the_end_of_each_window_and_differ_in_their_seeds():
+    specs = Case(CONFIGURATIONS["default"], "gpt").specs(3, window=12, windows=2000)
+    assert [spec.seed for spec in specs] == [42, 43, 44]
+    assert {(spec.eval_first, spec.eval_period) for spec in specs} == {(0, 12)}
+    assert specs[0].n_steps > 12 * 2000
+    assert RunSpec(model="gpt").n_steps == Case(CONFIGURATIONS["default"], "gpt").specs(1, 12, 7)[0].n_steps
+
+
+# how it is measured, with processes that only say what they took
+
+
+class FakeTeam:
+    """Trains nothing; a step of ``plain`` takes 8 s, one of process ``i`` of another method 4 + i seconds."""
+
+    def __init__(self, jobs, log):
+        self.jobs, self.log = jobs, log
+
+    def windows(self):
+        self.log.append(self.jobs[0].method)
+        taken = 8.0 if self.jobs[0].method in ("plain", "products") else 4.0
+        return [Window(taken + i, 0.0, 0.0, taken) for i in range(len(self.jobs))]
+
+    def peak(self):
+        return 1.0 * len(self.jobs)
+
+
+@pytest.fixture
+def log(monkeypatch):
+    """What trained, in order; JAX is not installed."""
+    log = []
+
+    @contextmanager
+    def team(jobs):
+        if jobs[0].method == "jax":
+            raise RunFailed("needs jax")
+        yield FakeTeam(jobs, log), [Ready(6.0) for _ in jobs]
+
+    monkeypatch.setattr(harness, "team", team)
+    monkeypatch.setattr(harness, "cores", lambda: 2)
+    return log
+
+
+def measured(**request):
+    said = []
+    outcome = harness.measure(Request(**{"configurations": ["default"], "pairs": 2, **request}), said.append)
+    return outcome, said
+
+
+def test_each_window_stands_beside_one_of_plain(log):
+    outcome, said = measured(models=["gpt"], methods=["torch_nn", "shoal"], members=[4])
+    assert log[harness.RATE_WINDOWS :] == ["plain", "torch_nn"] * 2 + ["plain", "shoal"] * 2
+    plain, torch_nn, shoal = outcome.results
+    assert len(said) == 3
+    assert plain.ratios == (1.0,) * 4
+    assert torch_nn.ratios == (2.0,) * 2
+    assert shoal.milliseconds == (5000 / 4,) * 2  # the slower of two processes, over four members
+    assert (shoal.processes, shoal.threads, shoal.peak, shoal.set_up) == (2, 1, 2.0, 2.0)
+    assert plain.machine_rate / (2 * 2880 * 128 * 512) == pytest.approx(1 / 8 + 1 / 9)
+
+
+def test_members_are_divided_between_the_cores(monkeypatch):
+    monkeypatch.setattr(harness, "cores", lambda: 4)
+    case, request = Case(CONFIGURATIONS["default"], "lstm"), Request()
+    shares = {R: harness._jobs(case, Subject("shoal", R), request) for R in (1, 2, 6)}
+    assert {R: [len(job.specs) for job in jobs] for R, jobs in shares.items()} == {1: [1], 2: [1, 1], 6: [1, 2, 1, 2]}
+    assert {R: {job.threads for job in jobs} for R, jobs in shares.items()} == {1: {4}, 2: {2}, 6: {1}}
+
+
+def test_without_jax_the_rest_goes_on(log):
+    outcome, said = measured(methods=["jax", "torch_nn"])
+    assert outcome.missing == {"jax": "needs jax"}
+    assert outcome.is_whole
+    assert said.count("jax: not measured: needs jax") == 1  # though there are two models
+    assert [r.subject.method for r in outcome.results] == ["plain", "torch_nn"] * 2
+
+
+def test_plain_alone_has_as_many_windows_as_pairs(log):
+    outcome, _ = measured(models=["lstm"], methods=["plain"], pairs=3)
+    (plain,) = outcome.results
+    assert len(plain.milliseconds) == 3
+
+
+def test_the_page_has_a_table_per_case_a_chart_and_what_is_missing(log, tmp_path):
+    request = {"models": ["gpt"], "members": [1, 2, 8]}
+    outcome, _ = measured(**request)
+    page = results.write_results(outcome, Request(**request), "shoal bench", 0.5, tmp_path).read_text()
+    assert "**Not measured:** jax: needs jax" in page
+    assert "| shoal, R = 8 |" in page
+    assert "![default-gpt](bench/default-gpt.svg)" in page
+    assert "</svg>" in (tmp_path / "bench" / "default-gpt.svg").read_text()

@@ -1,0 +1,262 @@
+"""The processes that are measured: they set up, then train a window each time they are told.
+
+Each baseline is one process with all threads, as its reader would run it. shoal is one process per core, as
+:func:`shoal.train` runs it, each with its share of the members, in a lab of its own. A team's processes begin each
+window together; in between they wait and take no time from others.
+"""
+
+import importlib
+import math
+import multiprocessing
+import os
+import resource
+import signal
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.cases import FLUSH_SECONDS, Window
+from shoal import RunSpec, UserError
+from shoal.errors import RunFailed
+from shoal.fast.engine import choose_engine
+from shoal.lab import Lab
+from shoal.training.executor import Execution
+from shoal.training.loop import Session
+from shoal.training.plan import plan
+
+Measure = Callable[[], Window]
+PRODUCT_SECONDS = 0.3  # of one measurement of the machine's rate
+
+
+@dataclass(frozen=True)
+class Job:
+    """What one process of a team does.
+
+    Attributes:
+        method: one of :data:`benchmarks.cases.METHODS`, or ``products``.
+        specs: the runs it trains.
+        steps: ordinary steps of a window.
+        threads: threads of torch; as many as torch takes by itself, when not given.
+        processes: how many share the machine with it, itself included.
+        shape: ``products``: sizes ``(m, k, n)`` of a matrix product.
+    """
+
+    method: str
+    specs: tuple[RunSpec, ...] = ()
+    steps: int = 1
+    threads: int | None = None
+    processes: int = 1
+    shape: tuple[int, int, int] = (1, 1, 1)
+
+
+@dataclass(frozen=True)
+class Ready:
+    """A process has set up and trained its first window.
+
+    Attributes:
+        seconds: that it took, without starting Python and importing.
+        engine: how it computes, where that was chosen.
+    """
+
+    seconds: float
+    engine: str = ""
+
+
+class Team:
+    """Processes that train side by side."""
+
+    def __init__(self, jobs: Sequence[Job], scratch: Path) -> None:
+        context = multiprocessing.get_context("spawn")
+        self.barrier = context.Barrier(len(jobs))  # kept: a process that is starting still has to find it
+        self.pipes: list[Connection] = []
+        self.processes = []
+        for number, job in enumerate(jobs):
+            pipe, theirs = context.Pipe()
+            arguments = (job, theirs, self.barrier, scratch / str(number))
+            process = context.Process(target=_work, args=arguments, name=f"{job.method} {number}", daemon=True)
+            process.start()
+            theirs.close()  # so that the pipe ends with the process
+            self.pipes.append(pipe)
+            self.processes.append(process)
+
+    def receive(self) -> list[Any]:
+        """One message of each process.
+
+        Raises:
+            RunFailed: a process could not go on.
+        """
+        messages = []
+        for pipe, process in zip(self.pipes, self.processes, strict=True):
+            try:
+                message = pipe.recv()
+            except (EOFError, OSError):
+                process.join()
+                raise RunFailed(f"process {process.name} ended with exit code {process.exitcode}") from None
+            if isinstance(message, RunFailed):
+                raise message
+            messages.append(message)
+        return messages
+
+    def ask(self, what: str) -> list[Any]:
+        """Tell every process to do something and wait for what it says."""
+        for pipe in self.pipes:
+            with suppress(OSError):  # a process that is gone is found out when it should answer
+                pipe.send(what)
+        return self.receive()
+
+    def windows(self) -> list[Window]:
+        """Let all train a window at the same time."""
+        return self.ask("window")
+
+    def peak(self) -> float:
+        """Largest resident memory of each process so far, summed, in MiB."""
+        return float(sum(self.ask("peak")))
+
+    def close(self) -> None:
+        for pipe in self.pipes:
+            pipe.close()
+        for process in self.processes:
+            process.join(timeout=10)
+            process.terminate()
+            process.join()
+
+
+@contextmanager
+def team(jobs: Sequence[Job]) -> Iterator[tuple[Team, list[Ready]]]:
+    """Processes that have set up and trained their first window; they end with the context."""
+    with tempfile.TemporaryDirectory(prefix="shoal-bench-", ignore_cleanup_errors=True) as scratch:
+        one = Team(jobs, Path(scratch))
+        try:
+            yield one, one.receive()
+        finally:
+            one.close()
+
+
+def _work(job: Job, pipe: Connection, barrier: Any, scratch: Path) -> None:
+    """One process of a team: set up, then do what it is told until the pipe ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent ends its teams
+    try:
+        scratch.mkdir()
+        if job.threads is not None:
+            torch.set_num_threads(job.threads)
+        if job.method in BASELINES:
+            importlib.import_module(BASELINES[job.method])
+        began = time.perf_counter()
+        measure, engine = (_baseline if job.method in BASELINES else OURS[job.method])(job, scratch)
+        measure()
+        pipe.send(Ready(time.perf_counter() - began, engine))
+        while True:
+            what = pipe.recv()
+            if what == "window":
+                barrier.wait()
+            pipe.send(measure() if what == "window" else _peak())
+    except EOFError:  # the parent needs no more, or is gone
+        pass
+    except (ImportError, UserError) as error:
+        pipe.send(RunFailed(str(error)))
+    except Exception as error:
+        traceback.print_exc()  # the parent gets one line; what led to it is only known here
+        pipe.send(RunFailed(f"{type(error).__name__}: {error}".partition("\n")[0]))
+
+
+def _peak() -> float:
+    """Largest resident memory so far, in MiB."""
+    try:
+        lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 2**10
+    except (OSError, StopIteration):  # not Linux
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak / 2 ** (20 if sys.platform == "darwin" else 10)
+
+
+# what the processes do: a job -> what trains a window, and the engine where one was chosen
+
+
+def _baseline(job: Job, scratch: Path) -> tuple[Measure, str]:
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(scratch)  # what earlier runs compiled would hide the time it takes
+    options = {"compiled": True} if job.method == "compiled" else {}
+    trainer = importlib.import_module(BASELINES[job.method]).Trainer(job.specs[0], len(job.specs), **options)
+
+    def measure() -> Window:
+        ordinary = _seconds(lambda: trainer.step(job.steps))
+        step = ordinary / job.steps
+        evaluating = _seconds(lambda: trainer.step(1))
+        return Window(step, evaluating - step, 0.0, ordinary + evaluating)
+
+    return measure, ""
+
+
+def _shoal(job: Job, scratch: Path) -> tuple[Measure, str]:
+    session, engine = _session(job, scratch)
+
+    def advance(steps: int, flush_seconds: float = math.inf) -> float:
+        session.options.flush_seconds = flush_seconds
+        began = time.perf_counter()
+        for _ in range(steps):
+            session.advance()
+        return time.perf_counter() - began
+
+    def measure() -> Window:
+        ordinary = advance(job.steps)
+        step = ordinary / job.steps
+        flushing, evaluating = advance(1, flush_seconds=0.0), advance(1)
+        return Window(step, evaluating - step, flushing - step, ordinary + flushing + evaluating)
+
+    return measure, engine
+
+
+def _session(job: Job, scratch: Path) -> tuple[Session, str]:
+    """One process's share of a cohort in a lab of its own, set up as :func:`shoal.train` does.
+
+    Raises:
+        UserError: not all members fit into memory side by side.
+    """
+    (cohort,) = plan(job.specs)
+    execution = Execution(torch.device("cpu"), FLUSH_SECONDS, {})
+    choice = choose_engine(cohort.shared, cohort.seconds, execution.device)
+    folder = Lab(scratch).create().cohort(cohort.id)
+    folder.create(list(cohort.members), job.threads or 1, engine=choice.engine, why=choice.why)
+    options = execution.options(lambda snapshot: None, lambda: False, job.processes)
+    session = Session(folder, options)
+    if session.places < len(cohort):
+        raise UserError(f"{session.places} of {len(cohort)} members fit side by side into the memory of one process")
+    return session, choice.engine
+
+
+def _products(job: Job, scratch: Path) -> tuple[Measure, str]:
+    m, k, n = job.shape
+    a, b = torch.rand(m, k), torch.rand(k, n)
+    out = torch.empty(m, n)
+
+    def measure() -> Window:
+        began, products = time.perf_counter(), 0
+        while (elapsed := time.perf_counter() - began) < PRODUCT_SECONDS:
+            torch.mm(a, b, out=out)
+            products += 1
+        return Window(elapsed / products, 0.0, 0.0, elapsed)
+
+    return measure, ""
+
+
+def _seconds(act: Callable[[], object]) -> float:
+    began = time.perf_counter()
+    act()
+    return time.perf_counter() - began
+
+
+BASELINES = {
+    "plain": "benchmarks.plain",
+    "compiled": "benchmarks.plain",
+    "torch_nn": "benchmarks.torch_nn",
+    "jax": "benchmarks.jax_baseline",
+}
+OURS: dict[str, Callable[[Job, Path], tuple[Measure, str]]] = {"shoal": _shoal, "products": _products}
