@@ -167,7 +167,7 @@ def _chart(own: pl.DataFrame, heading: str) -> alt.LayerChart:
         scale=alt.Scale(type="log", base=2, nice=False, padding=12),
         axis=alt.Axis(values=stacked["members"].unique().sort().to_list(), format="d"),
     )
-    y = alt.Y("milliseconds:Q", title="ms per member and step", scale=alt.Scale(zero=True), axis=alt.Axis(format="~g"))
+    y = alt.Y("milliseconds:Q", title="ms per member and step", scale=alt.Scale(zero=True), axis=alt.Axis(format="~f"))
     legend = alt.Legend(orient="top", symbolType="stroke", symbolOpacity=1, symbolSize=400)
     scale = alt.Scale(domain=shown, range=[COLOURS[method] for method in shown])
     colour = alt.Color("method:N", title=None, scale=scale, legend=legend)

@@ -215,21 +215,14 @@ def _shoal(job: Job, scratch: Path) -> tuple[Measure, str]:
 
 
 def _session(job: Job, scratch: Path) -> tuple[Session, str]:
-    """One process's share of a cohort in a lab of its own, set up as :func:`shoal.train` does.
-
-    Raises:
-        UserError: not all members fit into memory side by side.
-    """
+    """One process's share of a cohort in a lab of its own, set up as :func:`shoal.train` does; no member waits."""
     (cohort,) = plan(job.specs)
-    execution = Execution(torch.device("cpu"), FLUSH_SECONDS, {})
+    execution = Execution(torch.device("cpu"), FLUSH_SECONDS, {}, places=len(job.specs))
     choice = choose_engine(cohort.shared, cohort.seconds, execution.device)
     folder = Lab(scratch).create().cohort(cohort.id)
     folder.create(list(cohort.members), job.threads or 1, engine=choice.engine, why=choice.why)
     options = execution.options(lambda snapshot: None, lambda: False, job.processes)
-    session = Session(folder, options)
-    if session.places < len(cohort):
-        raise UserError(f"{session.places} of {len(cohort)} members fit side by side into the memory of one process")
-    return session, choice.engine
+    return Session(folder, options), choice.engine
 
 
 def _products(job: Job, scratch: Path) -> tuple[Measure, str]:

@@ -5,6 +5,7 @@ import itertools
 import json
 import math
 from collections.abc import Iterable, Mapping
+from functools import cached_property
 from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
@@ -177,7 +178,7 @@ class RunSpec(BaseModel):
         self._check_model()
         self._check_data()
 
-    @property
+    @cached_property
     def id(self) -> str:
         """Name of the run: 16 hexadecimal digits, a hash of the canonical form."""
         text = json.dumps({"trajectory": TRAJECTORY_VERSION, **self.canonical()}, sort_keys=True)
@@ -205,7 +206,7 @@ class RunSpec(BaseModel):
         return cls(**{name: v for name, v in dump.items() if name not in source or v != dump[source[name]]})
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, RunSpec) and self.canonical() == other.canonical()
+        return isinstance(other, RunSpec) and self.id == other.id
 
     def __hash__(self) -> int:
         return hash(self.id)

@@ -102,7 +102,9 @@ class Lab:
         index = self.index()
         if runs is None:
             return Records(index)
-        wanted = [run.id if isinstance(run, RunSpec) else find_run(run, list(index)) for run in runs]
+        wanted = [
+            run.id if isinstance(run, RunSpec) else run if run in index else find_run(run, list(index)) for run in runs
+        ]
         missing = [run for run in wanted if run not in index]
         if missing:
             raise LabError(f"run {missing[0]} is not in lab {self.path}, which holds {len(index)} runs")

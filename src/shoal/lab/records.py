@@ -41,6 +41,17 @@ class Records:
             found.update({member["run"]: RunSpec.restored(member["spec"]) for member in folder.manifest()["members"]})
         return {run: found[run] for run in self.ids}
 
+    def _settings(self) -> dict[str, dict[str, Any]]:
+        """Each run's settings as cells of a table, as they stand in the lab: checking them again would take longest."""
+        return {
+            member["run"]: {
+                **{name: member["spec"].get(name, info.default) for name, info in RunSpec.model_fields.items()},
+                "operation_orders": ",".join(map(str, member["spec"]["operation_orders"])),
+            }
+            for folder in self.cohorts()
+            for member in folder.manifest()["members"]
+        }
+
     def cohorts(self) -> list[CohortFolder]:
         """The folders in which the runs were trained, each once."""
         return list({folder.path: folder for folder in self._folders.values()}.values())
@@ -54,10 +65,9 @@ class Records:
             for run, member in members.items():
                 lost = stopped and member["state"] == "running"
                 states[run] = {**member, "state": "interrupted" if lost else member["state"]}
-        specs = self.specs
+        settings = self._settings()
         rows = [
-            {"run": run, "state": states[run]["state"], "step": states[run]["step"]} | _settings(specs[run])
-            for run in self.ids
+            {"run": run, "state": states[run]["state"], "step": states[run]["step"]} | settings[run] for run in self.ids
         ]
         return pl.DataFrame(rows, infer_schema_length=None)
 
@@ -72,8 +82,8 @@ class Records:
         frames = [frame for folder in self.cohorts() if not (frame := folder.metrics()).is_empty()]
         if not frames:
             return pl.DataFrame(schema={**EMPTY, "model": pl.String, "seed": pl.Int64})
-        specs = {run: _settings(spec) for run, spec in self.specs.items()}
-        settings = pl.DataFrame([{"run": run, **specs[run]} for run in self.ids], infer_schema_length=None)
+        cells = self._settings()
+        settings = pl.DataFrame([{"run": run, **cells[run]} for run in self.ids], infer_schema_length=None)
         differing = [
             name for name in settings.columns if name in ("run", "model", "seed") or settings[name].n_unique() > 1
         ]
@@ -151,9 +161,3 @@ def get_all_checkpoints_per_trials(records: Records, just_files: bool = True) ->
     }
     together |= {name: [m[name] for m in metrics] for name in ("all_steps", "l2_norm")}
     return [trial[0] for trial in trials], together
-
-
-def _settings(spec: RunSpec) -> dict[str, Any]:
-    """Settings as cells of a table."""
-    dumped = spec.model_dump()
-    return {**dumped, "operation_orders": ",".join(map(str, spec.operation_orders))}

@@ -1,0 +1,75 @@
+"""What does not train: help, planning many runs, opening a large lab. ``python -m benchmarks.overhead``.
+
+Medians of five, each in a process of its own where start-up is what counts. What evaluation and recording take of the
+training is in ``shoal bench``: times of ordinary and of evaluating steps stand in its pairs.
+"""
+
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+
+import polars as pl
+
+from shoal.lab import Lab
+from shoal.spec import RunSpec, grid
+from shoal.training.plan import plan, spread
+
+RUNS, PER_COHORT = 10_000, 100
+
+
+def seconds(action: Callable[[], object], repeats: int = 5) -> float:
+    """Median time of an action."""
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        action()
+        times.append(time.perf_counter() - start)
+    return median(times)
+
+
+def command(*words: str) -> None:
+    """Run ``shoal``, refusing to time a failure."""
+    subprocess.run([sys.executable, "-m", "shoal", *words], check=True, capture_output=True)
+
+
+def large_lab(path: Path, specs: list[RunSpec]) -> Lab:
+    """A lab of finished runs with a row of metrics each, without training them."""
+    lab = Lab(path).create()
+    for start in range(0, len(specs), PER_COHORT):
+        members = specs[start : start + PER_COHORT]
+        folder = lab.cohort(f"cohort{start:06d}")
+        folder.create(members, threads=1)
+        row = {"train_loss": 0.0, "valid_loss": 0.0, "train_accuracy": 1.0, "valid_accuracy": 1.0, "l2_norm": 1.0}
+        frame = pl.DataFrame([{"run": spec.id, "step": 1, **row} for spec in members])
+        folder.write_metrics(0, frame.cast(dict.fromkeys(row, pl.Float32)))
+        done = {spec.id: {"state": "done", "step": spec.n_steps} for spec in members}
+        folder.write_status({"members": done, "sessions": []})
+    return lab
+
+
+def main() -> None:
+    """Measure and print one JSON object, in seconds."""
+    base = RunSpec(model="gpt")
+    values = {"weight_decay": [0.1 * i for i in range(1, 11)], "lr": [1e-4 * i for i in range(1, 11)]}
+    found = {"help": seconds(lambda: command("--help")), "train help": seconds(lambda: command("train", "--help"))}
+    specs = grid(base, **values, seed=range(RUNS // 100))
+    assert len(specs) == RUNS
+    found["grid of 10,000"] = seconds(lambda: grid(base, **values, seed=range(RUNS // 100)), 3)
+    fresh = [grid(base, **values, seed=range(RUNS // 100)) for _ in range(3)]
+    found["plan of 10,000"] = seconds(lambda: spread(plan(fresh.pop()), 2), 3)
+    with tempfile.TemporaryDirectory() as folder:
+        lab = large_lab(Path(folder) / "lab", specs)
+        found["open: index"] = seconds(lambda: Lab(lab.path).index())
+        found["open: records and runs"] = seconds(lambda: Lab(lab.path).records().runs())
+        found["open: curves"] = seconds(lambda: Lab(lab.path).records().curves())
+        found["10,000 held runs asked for"] = seconds(lambda: Lab(lab.path).records(spec.id for spec in specs))
+    print(json.dumps({name: round(value, 3) for name, value in found.items()}, indent=1))
+
+
+if __name__ == "__main__":
+    main()
