@@ -62,7 +62,7 @@ shapes = st.fixed_dictionaries(
 
 
 @pytest.mark.parametrize("engine", FAST)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(shape=shapes, r_train=st.lists(st.sampled_from([0.4, 0.6]), min_size=1, max_size=2, unique=True))
 def test_loss_accuracy_and_gradient_equal_those_of_the_model(engine, shape, r_train):
     specs = tiny_grid(shape, r_train=r_train, seed=[0, 1])
@@ -76,7 +76,14 @@ def test_loss_accuracy_and_gradient_equal_those_of_the_model(engine, shape, r_tr
 
 
 @pytest.mark.parametrize("engine", FAST)
-@pytest.mark.parametrize("changes", [{"hidden_size": 12}, {"model": "gpt", "non_linearity": "relu", "multiplier": 2}])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"hidden_size": 12, "num_layers": 2},
+        {"model": "gpt"},
+        {"model": "gpt", "non_linearity": "relu", "multiplier": 2},
+    ],
+)
 @pytest.mark.parametrize("optimizer", ["adamw", "adam", "momentum", "sgd"])
 @pytest.mark.parametrize("decay_all", [True, False])
 def test_training_equals_training_of_the_model(engine, changes, optimizer, decay_all, steps=15):
@@ -137,7 +144,7 @@ def test_a_diverging_member_is_put_back_and_its_neighbours_do_not_change(engine,
     assert torch.equal(theta(ill, 2), frozen_late)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(
     inputs=st.integers(1, 3).flatmap(
         lambda R: st.lists(
