@@ -78,6 +78,16 @@ def test_members_that_share_places_learn_what_they_learn_alone(tmp_path, places)
     assert [ends[spec.id]["step"] for spec in MIXED[:6]] == [4, 4, 9, 9, 15, 15]
 
 
+def test_a_member_that_is_done_and_keeps_its_place_for_a_while_is_left_alone(tmp_path):
+    specs = [tiny(seed=100, n_steps=4), *tiny_grid({}, seed=range(9))]  # one place of ten is too few to compact for
+    session = Session(begun(tmp_path / "together", specs), Options())
+    for _ in range(6):
+        session.advance()
+    assert len(session.members) == 10 and session.gone.tolist() == [True] + [False] * 9
+    session.run()
+    assert results(session.folder) == alone(tmp_path / "alone", specs)
+
+
 @pytest.mark.parametrize("stops", [(2,), (5, 1, 7), (1, 1, 1, 1, 1, 1, 1, 1)])
 def test_a_queue_goes_on_exactly_after_interruptions(tmp_path, stops):
     folder = begun(tmp_path / "stopped", MIXED)

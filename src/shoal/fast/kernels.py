@@ -179,10 +179,7 @@ def _sum_states(out: Tensor, d_gates: Tensor, d_shared: Tensor, h: Tensor, nodes
     shared, last = d_shared.shape[1], nodes.starts[-2]
     d_children = d_gates[:, d_gates.shape[1] - (last - shared) :]  # of nodes that have their parent to themselves
     out.baddbmm_(d_children.transpose(1, 2), h[:, shared:last], beta=0)
-    if shared == 1:  # a product over one row is rounded otherwise in a stack than alone
-        out.addcmul_(d_shared.transpose(1, 2), h[:, :1])
-    else:
-        out.baddbmm_(d_shared.transpose(1, 2), h[:, :shared])
+    out.baddbmm_(d_shared.transpose(1, 2), h[:, :shared])
 
 
 class _Attend(Function):
