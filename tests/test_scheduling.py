@@ -206,6 +206,14 @@ def test_the_estimate_is_not_below_what_a_member_takes(settings, engine):
     assert measured <= estimated < 8 * measured, (measured / 2**20, estimated / 2**20)
 
 
+def test_precisions_that_may_change_results_are_warned_of(tmp_path):
+    said: list[str] = []
+    shoal.train([tiny(precision="bfloat16", n_steps=2)], tmp_path / "lab", say=said.append)
+    assert not any("warning" in line for line in said)  # no difference was found for the LSTM
+    shoal.train([tiny(model="gpt", precision="bfloat16", n_steps=2)], tmp_path / "lab", say=said.append)
+    assert any("warning" in line and "bfloat16" in line for line in said)
+
+
 def test_wrong_numbers_of_places_are_refused(tmp_path):
     with pytest.raises(UserError, match="places must be an integer of at least 1, got 0"):
         shoal.train([tiny()], tmp_path / "lab", places=0)
