@@ -12,9 +12,8 @@ from helpers import CPU, one_cohort, theta, tiny, tiny_grid
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shoal.errors import UserError
 from shoal.fast.build import kernels
-from shoal.fast.engine import choose_engine
+from shoal.fast.engine import available, choose_engine
 from shoal.fast.prefixes import Prefixes, pick
 from shoal.spec import RunSpec
 from shoal.training.stack import Stack
@@ -193,13 +192,13 @@ def test_the_choice_of_an_engine_says_why():
     assert choose_engine(spec, math.inf, torch.device("cuda")).engine == "prefixes"
     assert choose_engine(tiny(precision="bfloat16"), math.inf, CPU).engine == "prefixes"
     assert choose_engine(spec, math.inf, CPU, "plain").engine == "plain"
-    with pytest.raises(UserError, match="float32"):
-        choose_engine(tiny(precision="bfloat16"), math.inf, CPU, "plain")
+    assert available("compiled", torch.device("cuda")) == ("prefixes", "the kernels are for the CPU")
+    assert available("prefixes", CPU)[0] == "prefixes"
 
 
 CHOOSE = """
 import torch
-from shoal.fast.engine import choose_engine
+from shoal.fast.engine import available, choose_engine
 from shoal.spec import RunSpec
 for seconds in (1, 1000):
     choice = choose_engine(RunSpec(), seconds, torch.device("cpu"))

@@ -102,6 +102,27 @@ def test_a_queue_goes_on_exactly_after_interruptions(tmp_path, stops):
     assert results(folder) == results(whole)
 
 
+@pytest.mark.parametrize("engine", ["prefixes", "compiled"])
+def test_a_cohort_of_unequal_data_goes_on_in_the_very_same_stack(tmp_path, engine):
+    specs = tiny_grid({"p": 7, "n_steps": 15}, r_train=[0.2, 0.4], seed=range(5))
+    specs.append(tiny(p=7, r_train=0.8, n_steps=4))  # the longest batches; done early, and too few to compact for
+    whole, stopped = (begun(tmp_path / name, specs, engine) for name in ("whole", "stopped"))
+    train_cohort(whole, Options())
+    asked = iter(range(6))
+    assert train_cohort(stopped, Options(stop=lambda: next(asked, None) is None)) == "interrupted"
+    train_cohort(stopped, Options())
+    assert results(stopped) == results(whole)
+
+
+def test_more_places_are_taken_on_resume(tmp_path):
+    folder = begun(tmp_path, tiny_grid({}, seed=range(4)))
+    asked = iter(range(3))
+    train_cohort(folder, Options(places=1, stop=lambda: next(asked, None) is None))
+    session = Session(folder, Options(places=3))
+    session.advance()
+    assert len(session.members) == 3
+
+
 def test_the_stack_is_compacted_and_the_waiting_take_places(tmp_path):
     specs = tiny_grid({}, n_steps=[3, 6, 9], seed=[0, 1])
     session = Session(begun(tmp_path, specs), Options(places=4))
@@ -219,6 +240,8 @@ def test_wrong_numbers_of_places_are_refused(tmp_path):
         shoal.train([tiny()], tmp_path / "lab", places=0)
     with pytest.raises(UserError, match=r"engine must be one of compiled prefixes plain, got 'compile'.*compiled"):
         shoal.train([tiny()], tmp_path / "lab", engine="compile")
+    with pytest.raises(UserError, match="engine plain computes in float32"):
+        shoal.train([tiny(precision="bfloat16")], tmp_path / "lab", engine="plain")
     with pytest.raises(UserError, match="tf32 needs device cuda"):
         shoal.train([tiny(precision="tf32")], tmp_path / "lab", device="cpu")
     assert not (tmp_path / "lab").exists()

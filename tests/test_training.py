@@ -13,7 +13,6 @@ from shoal.errors import DiskError, LabError, UserError
 from shoal.lab import Lab
 from shoal.training import plan
 from shoal.training.loop import Options, train_cohort
-from shoal.training.plan import spread
 
 
 def parameters(records: shoal.Records) -> dict[str, dict[str, torch.Tensor]]:
@@ -183,9 +182,7 @@ def test_two_workers_train_what_one_trains(tmp_path):
     specs = tiny_grid({}, seed=[0, 1]) + tiny_grid({"model": "gpt"}, seed=[0, 1])
     seen = []
     together = shoal.train(specs, tmp_path / "two", workers=2, threads=1, watch=seen.append)
-    assert {snapshot.cohort for snapshot in seen if snapshot.state == "done"} == {
-        cohort.id for cohort in spread(plan(specs), 2)
-    }
+    assert {snapshot.cohort for snapshot in seen if snapshot.state == "done"} == {cohort.id for cohort in plan(specs)}
     assert_same(together, shoal.train(specs, tmp_path / "one", workers=1, threads=1))
 
 

@@ -184,6 +184,12 @@ class RunSpec(BaseModel):
         text = json.dumps({"trajectory": TRAJECTORY_VERSION, **self.canonical()}, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> "RunSpec":
+        """As pydantic's, with an id of its own."""
+        copy = super().model_copy(update=update, deep=deep)
+        copy.__dict__.pop("id", None)
+        return copy
+
     def canonical(self) -> dict[str, Any]:
         """What identifies the run: every setting that differs from the default of its model and optimizer.
 

@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from shoal.errors import UserError
 from shoal.fast.adam import FusedAdam
 from shoal.fast.build import SECONDS, is_compiled, kernels
 from shoal.fast.kernels import KernelOps
@@ -41,8 +40,6 @@ def choose_engine(config: Any, seconds: float, device: torch.device, wanted: str
         device: where it trains.
         wanted: the engine that was asked for.
     """
-    if wanted == "plain" and config.precision != "float32":
-        raise UserError(f"engine plain computes in float32, got precision={config.precision}")
     if wanted == "plain":
         return Choice("plain", "asked for")
     if config.dropout > 0:
@@ -59,12 +56,21 @@ def choose_engine(config: Any, seconds: float, device: torch.device, wanted: str
     return Choice("compiled", found.note if wanted is None else "asked for")
 
 
+def available(engine: str, device: torch.device) -> tuple[str, str]:
+    """The engine with which a cohort that was begun with ``engine`` can go on here, and why that one."""
+    if engine == "compiled" and device.type != "cpu":
+        return "prefixes", "the kernels are for the CPU"
+    if engine == "compiled" and kernels().library is None:
+        return "prefixes", kernels().note
+    return engine, "the same"
+
+
 def choose_scorer(
     engine: str, config: Any, model: nn.Module, task: Task, tensors: Mapping[str, Tensor]
 ) -> PrefixScorer | None:
     """What computes the objective, or None where the model itself has to."""
-    if config.precision == "tf32":
-        torch.backends.cuda.matmul.fp32_precision = "tf32"
+    if torch.cuda.is_available():  # the switch is the process's: each cohort sets it
+        torch.backends.cuda.matmul.fp32_precision = "tf32" if config.precision == "tf32" else "ieee"
     if engine == "plain" or not covers(config, model, task):
         return None
     library = kernels().library if engine == "compiled" else None

@@ -68,7 +68,7 @@ class Prefixes:
             if 2 * distinct.shape[1] > batch_size:
                 break
             self.tokens.append(distinct % vocabulary)
-            self.parents.append(distinct // vocabulary if t else None)
+            self.parents.append((distinct // vocabulary).contiguous() if t else None)
             node_of.append(node)
             before = node
         self.n_shared = len(self.tokens)

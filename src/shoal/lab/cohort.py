@@ -130,7 +130,9 @@ class CohortFolder:
         if metadata.get("cohort") != self.id:
             raise LabError(f"{self.checkpoint_path} is of cohort {metadata.get('cohort')}, expected {self.id}")
         if "where" not in metadata:
-            raise LabError(f"{self.checkpoint_path} is of an earlier version of shoal; its runs cannot go on")
+            raise LabError(
+                f"{self.checkpoint_path} is of an earlier version of shoal: remove {self.path} to train it anew"
+            )
         return state, json.loads(metadata["where"]), int(metadata["parts"])
 
     def check_checkpoint(self, state: Mapping[str, Tensor], like: Mapping[str, Tensor]) -> None:

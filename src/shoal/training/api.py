@@ -69,7 +69,7 @@ def train(
     if not wanted:
         raise UserError("there are no runs to train: the list of specs is empty")
     on = check_execution(device, workers, threads, flush_seconds, engine, places)
-    check_precision(wanted, on)
+    check_precision(wanted, on, engine)
     check_metrics(metrics or {})
     lab = (lab if isinstance(lab, Lab) else Lab(lab)).create()
     with lab.planning():
@@ -79,7 +79,9 @@ def train(
         cohorts = plan(spec for spec in wanted if spec.id not in index)
         workers = workers or choose_workers(folders, cohorts, on, metrics or {})
         threads = threads or max(1, cores() // workers)
-        folders += _begin(lab, spread(cohorts, workers), on, threads, engine, metrics or (), say)
+        worth = sum(cohort.seconds for cohort in cohorts) > WORTH_DIVIDING
+        pieces = spread(cohorts, workers if worth else 1)
+        folders += _begin(lab, pieces, on, threads, engine, metrics or (), say)
     _finish(folders, workers, Execution(on, flush_seconds, metrics or {}, places), watch)
     return lab.records(spec.id for spec in wanted)
 
@@ -157,9 +159,12 @@ def check_execution(
     return choose_device(device)
 
 
-def check_precision(specs: Iterable[RunSpec], device: torch.device) -> None:
-    """Raise :class:`UserError` for a precision that the device does not have."""
-    if device.type != "cuda" and any(spec.precision == "tf32" for spec in specs):
+def check_precision(specs: Iterable[RunSpec], device: torch.device, engine: str | None) -> None:
+    """Raise :class:`UserError` for a precision that the device or the engine does not have."""
+    lower = [spec.precision for spec in specs if spec.precision != "float32"]
+    if engine == "plain" and lower:
+        raise UserError(f"engine plain computes in float32, got precision={lower[0]}")
+    if device.type != "cuda" and "tf32" in lower:
         raise UserError(f"precision tf32 needs device cuda, got {device.type}; float32 and bfloat16 run everywhere")
 
 

@@ -13,9 +13,11 @@ import torch
 from torch import Tensor
 
 from shoal.errors import UserError
+from shoal.fast.engine import available
 from shoal.lab.cohort import CohortFolder
 from shoal.lab.environment import environment
 from shoal.training.loop import is_evaluated
+from shoal.training.memory import places
 from shoal.training.plan import Cohort
 from shoal.training.stack import Stack
 from shoal.training.step import evaluate, train_step
@@ -42,14 +44,15 @@ def certify(
     if steps < 1:
         raise UserError(f"steps must be an integer of at least 1, got {steps}")
     device = device or torch.device("cpu")
-    cohort = Cohort(tuple(folder.specs()))
+    specs = sorted(folder.specs(), key=lambda spec: spec.id not in runs)  # those asked for are among those that fit
+    cohort = Cohort(tuple(specs[: places(specs[0], len(specs), device)]))
     steps = min(steps, *(spec.n_steps for spec in cohort.members))
     threads = torch.get_num_threads()
     try:
         manifest = folder.manifest()
         torch.set_num_threads(manifest["threads"])
-        engine = str(manifest.get("engine", "plain"))
-        made_with = {**environment(device), "engine": engine}
+        engine, _ = available(str(manifest.get("engine", "plain")), device)
+        made_with = {**environment(device), "engine": engine, "precision": cohort.shared.precision}
         stack, losses = _train(cohort, steps, device, engine)
         members = {}
         for index, spec in enumerate(cohort.members):

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from shoal.errors import LabError
-from shoal.fast.build import kernels
+from shoal.fast.engine import available
 from shoal.fast.memory import keep_freed_memory
 from shoal.lab.cohort import CohortFolder
 from shoal.lab.environment import environment
@@ -112,13 +112,16 @@ class Session:
         self.rows: list[pl.DataFrame] = []
         self.parts = 0
         self.members: list[str] = []  # runs in the stack, in its order
+        self.n_waiting = len(self.specs)
         self.finished: dict[str, dict[str, object]] = {}
         self.stack: Stack | None = None
         self.gone = torch.zeros(0, dtype=torch.bool)  # members that have left and still have a place, (R,)
         self.accuracies = {"train": (0.0, 0.0, 0.0), "valid": (0.0, 0.0, 0.0)}
         self.generalised: set[str] = set()
+        self._check_precision()
+        largest = max(self.specs.values(), key=lambda spec: spec.r_train)
+        self.places = options.places or places(largest, len(self.specs), options.device, options.memory_share)
         self._restore()
-        self.places = options.places or places(self.shared, len(self.specs), options.device, options.memory_share)
         self.status = folder.status()
         made_with = {**environment(options.device), "precision": self.shared.precision, "engine": self.engine}
         self.status["sessions"].append({"from_step": self._mean_step(), **made_with})
@@ -128,15 +131,19 @@ class Session:
 
     def _engine(self) -> str:
         """The engine that the cohort was begun with, where this machine has it."""
-        engine = str(self.manifest.get("engine", "plain"))
-        if engine == "compiled" and kernels().library is None:
+        wanted = str(self.manifest.get("engine", "plain"))
+        engine, why = available(wanted, self.options.device)
+        if engine != wanted:
             warnings.warn(
-                f"cohort {self.folder.id} was begun with compiled kernels and goes on without ({kernels().note}): "
+                f"cohort {self.folder.id} was begun with engine {wanted} and goes on with {engine} ({why}): "
                 "the last bits of what follows will differ",
                 stacklevel=2,
             )
-            return "prefixes"
         return engine
+
+    def _check_precision(self) -> None:
+        if self.shared.precision == "tf32" and self.options.device.type != "cuda":
+            raise LabError(f"cohort {self.folder.id} has precision tf32, which needs device cuda")
 
     def _registered(self) -> dict[str, Metric]:
         """The further quantities that the cohort was begun with, all of them and no others."""
@@ -153,11 +160,13 @@ class Session:
         checkpoint = self.folder.load_checkpoint()
         if checkpoint is not None:
             state, where, self.parts = checkpoint
-            self.finished = where["finished"]
+            self.finished, self.generalised = where["finished"], set(where["generalised"])
+            self.places = self.options.places or where["places"]
             self._restack([], where["members"])
             if self.stack is not None:
                 self.folder.check_checkpoint(state, like=self.stack.state())
                 self.stack.load_state(state)
+                self.gone = torch.tensor([run in self.finished for run in self.members])
         self.folder.drop_metrics(self.parts)
 
     # which members are in the stack
@@ -177,6 +186,7 @@ class Session:
             if before is not None and kept:
                 self.stack.load_state({name: tensor[kept] for name, tensor in before.state().items()})
         self.members = members
+        self.n_waiting = len(self.waiting)
         self.gone = torch.zeros(len(members), dtype=torch.bool)
 
     def _fill(self) -> None:
@@ -207,7 +217,7 @@ class Session:
 
     def advance(self) -> None:
         """One step of every member, with what the schedule asks for; members that are done leave."""
-        if self.stack is None or self.gone.any():
+        if self.stack is None or self.gone.any() or (self.n_waiting and len(self.members) < self.places):
             self._fill()
         stack = self.stack
         assert stack is not None
@@ -274,10 +284,10 @@ class Session:
             self.folder.write_metrics(self.parts, pl.concat(self.rows, how="diagonal"))
             self.parts += 1
             self.rows = []
-        kept = (~self.gone).nonzero().flatten().tolist()
-        state = {} if self.stack is None else {name: tensor[kept] for name, tensor in self.stack.state().items()}
-        members = [self.members[place] for place in kept]
-        self.folder.save_checkpoint(state, {"members": members, "finished": self.finished}, self.parts)
+        # with the members that are done and still have a place, so that training goes on in the very same stack
+        where = {"members": self.members, "places": self.places, "finished": self.finished}
+        where["generalised"] = sorted(self.generalised)
+        self.folder.save_checkpoint({} if self.stack is None else self.stack.state(), where, self.parts)
         self._write_status()
         self.flushed = time.monotonic()
 

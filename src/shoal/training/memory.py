@@ -76,6 +76,9 @@ def _left_in_group() -> int | None:
     """What the control group of a container leaves, where there is one with a limit."""
     group = Path("/sys/fs/cgroup")
     try:
-        return int((group / "memory.max").read_text()) - int((group / "memory.current").read_text())
+        used = int((group / "memory.current").read_text())
+        lines = (group / "memory.stat").read_text().splitlines()
+        cache = next((int(line.split()[1]) for line in lines if line.startswith("inactive_file ")), 0)  # given back
+        return max(0, int((group / "memory.max").read_text()) - used + cache)
     except (OSError, ValueError):
         return None
