@@ -8,7 +8,7 @@ LAB ?= lab
 
 .PHONY: run test test-all lint format bench clean
 
-# Train the quick sanity study (about three minutes on two cores), print its table and the path of its report.
+# Train the quick sanity study (a minute of training on two cores), print its table and the path of its report.
 run: $(SET_UP)
 	$(BIN)/shoal study run sanity --quick --lab $(LAB)
 
