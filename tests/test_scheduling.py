@@ -114,6 +114,15 @@ def test_a_cohort_of_unequal_data_goes_on_in_the_very_same_stack(tmp_path, engin
     assert results(stopped) == results(whole)
 
 
+def test_a_step_does_not_go_through_the_members_in_python(tmp_path, monkeypatch):
+    session = Session(begun(tmp_path, tiny_grid({"n_steps": 9, "eval_first": 0}, seed=range(4))), Options())
+    session.advance()
+    looked = []
+    monkeypatch.setattr(Session, "waiting", property(lambda self: looked.append(self) or []))
+    assert session.run() == "done"
+    assert len(looked) == 0  # who waits is found out when the stack changes, and only then
+
+
 def test_more_places_are_taken_on_resume(tmp_path):
     folder = begun(tmp_path, tiny_grid({}, seed=range(4)))
     asked = iter(range(3))

@@ -52,7 +52,10 @@ def kernels() -> Kernels:
 def is_compiled() -> bool:
     """Whether :func:`kernels` will find them compiled."""
     compiler = _compiler()
-    return compiler is not None and any(_path(compiler, flags).exists() for flags in (FLAGS, PLAIN_FLAGS))
+    try:
+        return compiler is not None and any(_path(compiler, flags).exists() for flags in (FLAGS, PLAIN_FLAGS))
+    except (OSError, subprocess.TimeoutExpired):  # a compiler that does not answer: kernels() will say so
+        return False
 
 
 def _compiler() -> str | None:

@@ -174,7 +174,8 @@ class Session:
     @property
     def waiting(self) -> list[str]:
         """Runs that have not begun."""
-        return [run for run in self.specs if run not in self.finished and run not in self.members]
+        begun = self.finished.keys() | set(self.members)
+        return [run for run in self.specs if run not in begun]
 
     def _restack(self, kept: list[int], joining: list[str]) -> None:
         """Let the stack be of the members at some of its places, and of others that begin."""
@@ -204,7 +205,7 @@ class Session:
     def run(self) -> str:
         """Train until every member is done, or until told to stop."""
         self._write_status()
-        while self.waiting or not self.gone.all():
+        while self.n_waiting or not self.gone.all():
             if self.options.stop():
                 self._flush()
                 self._watch("interrupted", now=True)
