@@ -104,8 +104,8 @@ def answers(everywhere: pl.DataFrame, names: list[str]) -> list[str]:
         per_key = means.group_by("key").agg(pl.col("ratio").mean(), pl.col("ratio").std(ddof=0).alias("std"))
         top = per_key.sort("ratio", descending=True).to_dicts()[0]
         out.append(
-            f"Layer {int(str(layer)) + 1}: {names[top['key']]!r} receives most, {top['ratio']:.2f} ± {top['std']:.2f} times "
-            f"its even share (mean over heads ± standard deviation over {runs} runs)."
+            f"Layer {int(str(layer)) + 1}: {names[top['key']]!r} receives most, {top['ratio']:.2f} ± {top['std']:.2f} "
+            f"times its even share (mean over heads ± standard deviation over {runs} runs)."
         )
     return [*out, _at_equality(everywhere, names)]
 

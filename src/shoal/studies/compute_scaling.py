@@ -8,10 +8,10 @@ are reported beside them.
 import altair as alt
 import polars as pl
 
-from shoal.analysis.budgets import budgeted, frontier
+from shoal.analysis.budgets import budgeted, frontier, iso_compute
 from shoal.report import Cell, Figure, Report, Section, Table
 from shoal.report.figures import COLOURS, Chart, styled
-from shoal.report.panels import MODELS, Axis
+from shoal.report.panels import CURVES, MODELS, Axis, band_note, summary_panels
 from shoal.report.summary import show
 from shoal.studies.base import Form, Grid
 from shoal.studies.parts import curves_figure, finished, summary_figure
@@ -21,6 +21,7 @@ from shoal.tasks.build import build_task
 
 ABOUT = "batch size and number of steps: the best way to spend a budget of compute"
 BATCH = Axis("train_batch_size", "batch size B", log=2)
+BUDGET = Axis("compute", "C = P·B·T", log=10)
 SHARE = Axis("share", "share α of the steps")
 QUANTITIES = {"valid_loss": ("L_val", True), "valid_accuracy": ("A_val", False)}
 
@@ -42,7 +43,7 @@ def report(results: Results, form: Form) -> Report:
         curves.append(curves_figure(own, BATCH, f"curves-{model}", f"{name} by batch size"))
         title = f"{name} against B, under a share α of the steps"
         summaries.append(summary_figure(own, BATCH, SHARE, f"summary-{model}", title, frame))
-        frontiers.append(_frontier_figure(frame, model))
+        frontiers += [_frontier_figure(frame, model), _iso_figure(own, model)]
         tables.append(_best_table(frame, model))
     return finished(
         "compute-scaling",
@@ -65,10 +66,10 @@ def _accounts(results: Results) -> pl.DataFrame:
         task = build_task(spec)
         seen[run] = min(spec.train_batch_size, len(task.splits["train"]))
         tokens[run] = task.sequence_length
-    run = pl.col("run")
+    of_run = pl.col("run")
     return results.runs.drop("state", "step").with_columns(
-        run.replace_strict(seen, return_dtype=pl.Int64).alias("sequences"),
-        run.replace_strict(tokens, return_dtype=pl.Int64).alias("tokens"),
+        of_run.replace_strict(seen, return_dtype=pl.Int64).alias("sequences"),
+        of_run.replace_strict(tokens, return_dtype=pl.Int64).alias("tokens"),
     )
 
 
@@ -112,6 +113,18 @@ def _frontier_chart(frame: pl.DataFrame, title: str) -> Chart:
         edge = alt.Chart(best).mark_line(interpolate="step-after", color="black", strokeWidth=1.2, strokeDash=[4, 2])
         charts.append(alt.layer(lines, edge.encode(x, y)).properties(width=300, height=220))
     return styled(alt.concat(*charts, columns=2, title=title))
+
+
+def _iso_figure(own: Results, model: str) -> Figure:
+    frame = iso_compute(own.curves, _accounts(own))
+    title = f"{MODELS[model]}: along lines of equal compute"
+    n = number_of_runs(frame, ["train_batch_size", "compute"])
+    caption = (
+        f"{title}: L_val and A_val against the batch size B where T = C / (P·B), one line per budget C, coloured by "
+        f"log₁₀ C. {band_note(n)} Points: runs."
+    )
+    chart = summary_panels(frame, BATCH, BUDGET, title, (CURVES[1], CURVES[3]), columns=2)
+    return Figure(f"iso-compute-{model}", chart, caption)
 
 
 def _best_table(frame: pl.DataFrame, model: str) -> Table:
