@@ -3,6 +3,7 @@
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from shoal.analysis.accounts import compute_sequences, training_flop
 from shoal.analysis.correction import holm
 from shoal.analysis.extrema import (
     extrema,
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
     from shoal.analysis.comparison import Metric, compare, pairs
     from shoal.analysis.factorial import Decomposition, decompose
     from shoal.analysis.log_rank import LogRank, logrank, logrank_pairs
+    from shoal.analysis.power_law import PowerLaw, PowerLawFit, fit_power_law
+    from shoal.analysis.scaling import ScalingFit, fit_scaling
+    from shoal.analysis.scaling_law import ScalingLaw
     from shoal.analysis.survival import kaplan_meier, restricted_times, survival_summary, time_to
     from shoal.analysis.trends import SlopeDifference, Trend, slope_difference, trend
 
@@ -23,12 +27,19 @@ __all__ = [
     "Decomposition",
     "LogRank",
     "Metric",
+    "PowerLaw",
+    "PowerLawFit",
+    "ScalingFit",
+    "ScalingLaw",
     "SlopeDifference",
     "Trend",
     "compare",
+    "compute_sequences",
     "decompose",
     "extrema",
     "first_step_at_least",
+    "fit_power_law",
+    "fit_scaling",
     "get_extrema_performance_steps",
     "get_extrema_performance_steps_per_trials",
     "holm",
@@ -41,6 +52,7 @@ __all__ = [
     "slope_difference",
     "survival_summary",
     "time_to",
+    "training_flop",
     "trend",
 ]
 
@@ -50,6 +62,9 @@ _HOMES = {
     "comparison": ("Metric", "compare", "pairs"),
     "factorial": ("Decomposition", "decompose"),
     "log_rank": ("LogRank", "logrank", "logrank_pairs"),
+    "power_law": ("PowerLaw", "PowerLawFit", "fit_power_law"),
+    "scaling": ("ScalingFit", "fit_scaling"),
+    "scaling_law": ("ScalingLaw",),
     "survival": ("kaplan_meier", "restricted_times", "survival_summary", "time_to"),
     "trends": ("SlopeDifference", "Trend", "slope_difference", "trend"),
 }

@@ -14,6 +14,9 @@ _SUBSCRIPT = re.compile(r"(?<![A-Za-z_])([LAt])_(train|val|f)(?![A-Za-z])")
 _LATEX = {sign: f"\\{sign}" for sign in "&%#$_{}"} | {
     "±": "$\\pm$",
     "Δ": "$\\Delta$",
+    "α": "$\\alpha$",
+    "β": "$\\beta$",
+    "∞": "$\\infty$",
     "ℓ": "$\\ell$",
     "₂": "$_2$",
     "≥": "$\\geq$",

@@ -1,0 +1,136 @@
+"""Power laws of one variable: ``y = a·x^b``, and ``y = a·x^(−b) + c``, which levels off.
+
+Fitted by the Huber loss of the log residuals, with bootstrap intervals; see :mod:`shoal.analysis.power_sum`.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+
+from shoal.analysis.bootstrap import LEVEL, bootstrap, check_resampling, interval
+from shoal.analysis.checks import (
+    check_columns,
+    clusters,
+    condition_warnings,
+    constant_warnings,
+    count_distinct,
+    exponent_warnings,
+    size_warnings,
+)
+from shoal.analysis.power_sum import DELTA, Array, PowerSum
+from shoal.errors import UserError
+
+_NAMES = ("a", "b", "c")
+
+
+@dataclass(frozen=True)
+class PowerLaw:
+    """``y = a·x^b``, or ``y = a·x^(−b) + c`` where it saturates; numbers, or arrays of one shape for many laws."""
+
+    a: float | Array
+    b: float | Array
+    c: float | Array
+    saturating: bool
+
+    def predict(self, x: float | Array) -> float | Array:
+        """``y``."""
+        return self.a * x ** (-self.b if self.saturating else self.b) + self.c
+
+
+@dataclass(frozen=True, eq=False)
+class PowerLawFit:
+    """A fitted power law.
+
+    Attributes:
+        law: the estimate.
+        resampled: the laws of the resamples, arrays of ``(resamples,)``.
+        points: how many points were fitted.
+        warnings: one line each.
+    """
+
+    law: PowerLaw
+    resampled: PowerLaw
+    points: int
+    warnings: tuple[str, ...]
+
+    def estimates(self, level: float = LEVEL) -> pl.DataFrame:
+        """``quantity``, ``estimate`` and the ends ``low`` and ``high`` of its percentile interval."""
+        return estimates({n: (getattr(self.law, n), getattr(self.resampled, n)) for n in self._names}, level)
+
+    def band(self, x: Array, level: float = LEVEL) -> pl.DataFrame:
+        """``x``, ``y`` and the pointwise percentile interval ``low`` to ``high`` of the curve."""
+        rows = [(v, self.law.predict(v), *interval(np.asarray(self.resampled.predict(v)), level)) for v in x.tolist()]
+        return pl.DataFrame(rows, ["x", "y", "low", "high"], orient="row")
+
+    @property
+    def _names(self) -> tuple[str, ...]:
+        return _NAMES if self.law.saturating else _NAMES[:2]
+
+
+def estimates(quantities: dict[str, tuple[float | Array, float | Array]], level: float = LEVEL) -> pl.DataFrame:
+    """``quantity``, ``estimate``, ``low`` and ``high`` of pairs of an estimate and its resamples."""
+    rows = [(name, float(value), *interval(np.asarray(many), level)) for name, (value, many) in quantities.items()]
+    return pl.DataFrame(rows, ["quantity", "estimate", "low", "high"], orient="row")
+
+
+def fit_power_law(
+    points: pl.DataFrame,
+    x: str,
+    y: str,
+    *,
+    saturating: bool = False,
+    group: str | None = None,
+    resamples: int = 1000,
+    seed: int = 0,
+    delta: float = DELTA,
+) -> PowerLawFit:
+    """Fit a power law to the points of a frame.
+
+    Args:
+        points: one row per point.
+        x: its column of the variable (parameters, width, equations), positive.
+        y: its column of the loss, positive.
+        saturating: fit ``a·x^(−b) + c`` with ``b ≥ 0`` and ``c > 0`` instead of ``a·x^b``.
+        group: its column of clusters, which are resampled whole.
+        resamples: number of bootstrap resamples; 0 for none, and then the intervals are NaN.
+        seed: of the resampling.
+        delta: of the Huber loss, in log residuals.
+
+    Raises:
+        UserError: a column is missing, a value is not a positive number, or there are fewer than 2 distinct values of
+            ``x`` (3 where it saturates), or no more points than parameters.
+    """
+    check_columns(points, [x, y])
+    check_resampling(resamples, seed)
+    ordered = points.sort(x, y)  # so that the order of the rows changes nothing
+    xs, ys = (ordered[name].cast(pl.Float64).to_numpy() for name in (x, y))
+    fewest, distinct = (3, count_distinct(xs)) if saturating else (2, count_distinct(xs))
+    if len(ordered) <= fewest or distinct < fewest:
+        raise UserError(
+            f"a power law of {fewest} parameters needs more than {fewest} points at {fewest} or more values of {x} "
+            f"that are at least 1 % apart, got {len(ordered)} points at {distinct}"
+        )
+    problem = PowerSum.of(xs[:, None], ys, constant=saturating, delta=delta)
+    theta = problem.fit()
+    law = _law(problem, theta)
+    resampled = _law(problem, bootstrap(problem, theta, clusters(ordered, group), resamples, seed))
+    return PowerLawFit(law, resampled, len(ordered), tuple(_warnings(problem, theta, law, resampled)))
+
+
+def _law(problem: PowerSum, theta: Array) -> PowerLaw:
+    c, A, exponents = problem.natural(theta)
+    b = exponents[..., 0] if problem.constant else -exponents[..., 0]
+    return PowerLaw(A[..., 0], b, c, problem.constant)
+
+
+def _warnings(problem: PowerSum, theta: Array, law: PowerLaw, resampled: PowerLaw) -> list[str]:
+    if not problem.constant:
+        return []
+    (a_low, a_high), (b_low, _), (c_low, _) = (interval(np.asarray(getattr(resampled, name))) for name in _NAMES)
+    return [
+        *exponent_warnings("b", float(law.b), b_low),
+        *constant_warnings("c", float(law.c), c_low, float(np.exp(problem.y.min()))),
+        *size_warnings("a", a_low, a_high),
+        *condition_warnings(problem.jacobian(theta)),
+    ]

@@ -1,0 +1,149 @@
+"""A sum of powers, ``y = E + Σ_k A_k·x_k^(−α_k)``, fitted to the logarithm of ``y`` with the Huber loss.
+
+Source: Hoffmann et al. 2022, "Training Compute-Optimal Large Language Models", section 3.3 and appendix D.4. With
+``e = log E`` and ``a_k = log A_k`` the logarithm of the sum is a logsumexp, which neither overflows nor leaves the
+positive numbers.
+
+Two things are done otherwise than there. The logarithms of ``x`` are centred, which takes the correlation of ``A_k``
+with ``α_k`` out of the search and makes it the same search in every unit of ``x``. And the starts are a grid of
+exponents alone: given those, the sum is linear in ``E`` and ``A_k``, which non-negative least squares finds.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import product
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import optimize
+
+Array = NDArray[np.float64]
+
+DELTA = 1e-3  # Hoffmann et al.: where the Huber loss of a log residual turns from quadratic to linear
+MOST_EXPONENT = 5.0
+_EXPONENTS = (0.1, 0.2, 0.35, 0.6, 1.0, 1.6)
+_SMALLEST_TERM, _SMALLEST_CONSTANT = 15.0, 10.0  # e-foldings below the smallest y
+_KEPT_STARTS = 4  # of the rough searches, those that are finished
+_MOST_POLISHING = 20
+
+
+@dataclass(frozen=True, eq=False)
+class PowerSum:
+    """Points to fit, and the form of the sum.
+
+    ``theta`` is ``(e, a_1 … a_K, α_1 … α_K)``, without ``e`` where there is no constant; ``a_k`` is the logarithm of
+    the term at the geometric mean of ``x_k``.
+
+    Attributes:
+        x: ``(n, K)``, logarithms, centred.
+        centre: ``(K,)``, what was taken off them.
+        y: ``(n,)``, logarithms.
+        constant: whether the sum has the term ``E``; then exponents are from 0 to :data:`MOST_EXPONENT`, else free.
+        delta: of the Huber loss.
+    """
+
+    x: Array
+    centre: Array
+    y: Array
+    constant: bool = True
+    delta: float = DELTA
+
+    @classmethod
+    def of(cls, x: Array, y: Array, constant: bool = True, delta: float = DELTA) -> "PowerSum":
+        """From positive values: ``x`` is ``(n, K)`` and ``y`` is ``(n,)``."""
+        logs = np.log(x)
+        centre = logs.mean(axis=0)  # (K,)
+        return cls(logs - centre, centre, np.log(y), constant, delta)
+
+    @property
+    def bounds(self) -> optimize.Bounds | None:
+        """Of each entry of theta; none for a single power."""
+        if not self.constant:
+            return None
+        K = self.x.shape[1]
+        low, high = self.y.min(), self.y.max()
+        return optimize.Bounds(
+            [low - _SMALLEST_CONSTANT, *[low - _SMALLEST_TERM] * K, *[0.0] * K],
+            [high, *[high + _SMALLEST_TERM] * K, *[MOST_EXPONENT] * K],
+        )
+
+    def logs_of_terms(self, theta: Array) -> Array:
+        """``(n, K)``, or ``(n, 1 + K)`` with the constant first."""
+        n, K = self.x.shape
+        powers = theta[-2 * K : -K] - theta[-K:] * self.x  # (n, K)
+        return np.concatenate([np.full((n, 1), theta[0]), powers], axis=1) if self.constant else powers
+
+    def log_prediction(self, theta: Array) -> Array:
+        """``(n,)``."""
+        return _logsumexp(self.logs_of_terms(theta))[0]
+
+    def objective(self, theta: Array, weights: Array | float = 1.0) -> tuple[float, Array]:
+        """The sum over points of weight × Huber loss / delta, and its gradient in theta.
+
+        Divided by delta it counts absolute log residuals, which suits the tolerances of the search.
+        """
+        value, shares = _logsumexp(self.logs_of_terms(theta))  # (n,), (n, terms)
+        residual = value - self.y
+        size = np.abs(residual)
+        loss = np.where(size <= self.delta, residual**2 / (2 * self.delta), size - self.delta / 2)
+        slope = weights * np.clip(residual / self.delta, -1.0, 1.0)  # (n,)
+        return float((weights * loss).sum()), slope @ self._jacobian(shares)
+
+    def jacobian(self, theta: Array) -> Array:
+        """``(n, len(theta))``: derivatives of the predicted logarithms."""
+        return self._jacobian(_logsumexp(self.logs_of_terms(theta))[1])
+
+    def _jacobian(self, shares: Array) -> Array:
+        K = self.x.shape[1]
+        return np.concatenate([shares, -shares[:, -K:] * self.x], axis=1)
+
+    @cached_property
+    def starts(self) -> Array:
+        """``(starts, len(theta))``."""
+        K = self.x.shape[1]
+        if not self.constant:  # a single power is a straight line in the logarithms
+            slope, level = np.polyfit(self.x[:, 0], self.y, 1)
+            return np.array([[level, -slope]])
+        y = np.exp(self.y)
+        out = []
+        for exponents in product(_EXPONENTS, repeat=K):
+            terms = np.concatenate([np.ones((len(y), 1)), np.exp(-np.array(exponents) * self.x)], axis=1)
+            sizes, _ = optimize.nnls(terms / y[:, None], np.ones(len(y)))
+            out.append([*np.log(np.maximum(sizes, 1e-3 * y.min())), *exponents])
+        return np.array(out)
+
+    def search(self, start: Array, weights: Array | float = 1.0, tolerance: float = 1e-12) -> tuple[float, Array]:
+        """The objective and theta at the end of one search by L-BFGS-B."""
+        options = {"maxiter": 2000, "maxfun": 4000, "maxcor": 20, "ftol": tolerance, "gtol": 1e-7}
+        out = optimize.minimize(
+            self.objective, start, (weights,), "L-BFGS-B", jac=True, bounds=self.bounds, options=options
+        )
+        return float(out.fun), np.asarray(out.x, dtype=np.float64)
+
+    def fit(self, start: Array | None = None) -> Array:
+        """Theta of the smallest objective, searched from every start or from the given one, then polished."""
+        rough = [(0.0, start)] if start is not None else [self.search(one, tolerance=1e-5) for one in self.starts]
+        best = sorted(rough, key=lambda found: found[0])[:_KEPT_STARTS]
+        value, theta = min((self.search(one) for _, one in best), key=lambda found: found[0])
+        for _ in range(_MOST_POLISHING):  # a search ends early at the kinks that a small delta leaves
+            better, theta_better = self.search(theta, tolerance=1e-15)
+            if not better < value * (1 - 1e-12):
+                break
+            value, theta = better, theta_better
+        return theta
+
+    def natural(self, theta: Array) -> tuple[Array, Array, Array]:
+        """``E`` (0 without a constant), ``A_k`` and ``α_k``, of one theta or of a stack along leading axes."""
+        K = self.x.shape[1]
+        E = np.exp(theta[..., 0]) if self.constant else np.zeros(theta.shape[:-1])
+        exponents = theta[..., -K:]
+        with np.errstate(over="ignore"):  # a resample may run off to an infinite A
+            return E, np.exp(theta[..., -2 * K : -K] + exponents * self.centre), exponents
+
+
+def _logsumexp(logs: Array) -> tuple[Array, Array]:
+    """Of each row, ``(n,)``, and the share of each term in its sum, ``(n, terms)``."""
+    top = logs.max(axis=1, keepdims=True)
+    shares = np.exp(logs - top)
+    total = shares.sum(axis=1, keepdims=True)
+    return (top + np.log(total))[:, 0], shares / total

@@ -1,0 +1,66 @@
+"""The law ``L(N, D) = E + A·N^(−α) + B·D^(−β)`` and what it says of the best use of a budget.
+
+Source: Hoffmann et al. 2022, "Training Compute-Optimal Large Language Models", equations 2 and 4.
+"""
+
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+
+from shoal.analysis.power_sum import Array
+
+Number = TypeVar("Number", float, Array)
+
+FLOP_PER_PARAMETER_AND_TOKEN = 6  # C = 6·N·D
+
+
+@dataclass(frozen=True)
+class ScalingLaw:
+    """Loss against parameters ``N`` and training tokens ``D``.
+
+    The attributes are numbers, or arrays of one shape for many laws at once, such as those of a bootstrap.
+
+    Attributes:
+        E: the loss that neither size nor data takes away, in the loss's own unit.
+        A: the loss of one parameter's size, times one.
+        B: the loss of one token's data, times one.
+        alpha: how fast loss falls with parameters.
+        beta: how fast loss falls with tokens.
+    """
+
+    E: float | Array
+    A: float | Array
+    B: float | Array
+    alpha: float | Array
+    beta: float | Array
+
+    def loss(self, parameters: float | Array, tokens: float | Array) -> float | Array:
+        """Predicted loss."""
+        return self.E + self.A * parameters**-self.alpha + self.B * tokens**-self.beta
+
+    @property
+    def a(self) -> float | Array:
+        """``β / (α + β)``: the best number of parameters grows as ``C^a``. NaN where both exponents are 0."""
+        return self._share(self.beta)
+
+    @property
+    def b(self) -> float | Array:
+        """``α / (α + β)``: the best number of tokens grows as ``C^b``."""
+        return self._share(self.alpha)
+
+    def _share(self, exponent: float | Array) -> float | Array:
+        with np.errstate(invalid="ignore"):
+            return np.true_divide(exponent, np.add(self.alpha, self.beta))
+
+    def optimum(self, flop: float) -> tuple[float | Array, float | Array]:
+        """The parameters and tokens of the smallest loss that ``C = 6·N·D`` operations reach.
+
+        At the optimum ``α·A·N^(−α) = β·B·D^(−β)``. Where the law leaves it open (an exponent is 0) the numbers are 0,
+        infinite or NaN.
+        """
+        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+            weights = np.log(np.multiply(self.alpha, self.A)) - np.log(np.multiply(self.beta, self.B))
+            pairs = np.log(flop / FLOP_PER_PARAMETER_AND_TOKEN)
+            log_N = weights / np.add(self.alpha, self.beta) + self.a * pairs
+            return np.exp(log_N), np.exp(pairs - log_N)

@@ -1,0 +1,183 @@
+"""Figures of a fitted scaling law."""
+
+import altair as alt
+import numpy as np
+import polars as pl
+
+from shoal.analysis.held_out import LAW, POWER
+from shoal.analysis.scaling import Estimate, ScalingFit
+from shoal.analysis.scaling_law import FLOP_PER_PARAMETER_AND_TOKEN
+from shoal.report.figures import Chart, Figure, styled
+
+_BLUE, _ORANGE, _GREY = "#0072B2", "#D55E00", "#666666"
+_WIDTH, _HEIGHT = 420, 270
+_CURVES, _POINTS = 5, 120
+_PERCENT_TICKS = [-50, -20, -10, -5, -2, -1, 0, 1, 2, 5, 10, 20, 50]
+
+
+def loss_against_parameters(fit: ScalingFit) -> Figure:
+    """Runs coloured by compute, with curves of equal compute."""
+    curves = _curves(fit)
+    colour = alt.Color(
+        "flop:Q",
+        title="compute (FLOP)",
+        scale=alt.Scale(type="log", scheme="viridis", domain=_ends(fit.runs["flop"])),
+        legend=alt.Legend(format=".0e", gradientLength=160),
+    )
+    scale = alt.Scale(type="log", nice=False, domain=_ends(fit.runs["loss"], 1.02))
+    x = _logarithmic("parameters", "parameters N", _ends(fit.runs["parameters"], 1.15))
+    y = alt.Y("loss:Q", title="loss", scale=scale, axis=alt.Axis(format="~g", tickCount=6))
+    points = alt.Chart(fit.runs.select("parameters", "loss", "flop", "outlier"))
+    layers = [
+        alt.Chart(curves).mark_line(clip=True, strokeWidth=1.8).encode(x, y, colour, alt.Detail("flop:N")),
+        points.transform_filter("!datum.outlier").mark_circle(size=26, opacity=0.75).encode(x, y, colour),
+        points.transform_filter("datum.outlier")
+        .mark_point(size=48, shape="cross", angle=45, filled=True, opacity=1)
+        .encode(x, y, colour),
+    ]
+    budgets = ", ".join(f"{flop:.2g}" for flop in curves["flop"].unique(maintain_order=True).to_list())
+    caption = (
+        f"Loss against parameters, both axes logarithmic. Points: N = {len(fit.runs)} runs, coloured by compute C = "
+        f"6 N D; crosses: the {fit.runs['outlier'].sum()} outliers. Curves: the law fitted to {fit.chosen.runs} runs, "
+        f"at equal compute of {budgets.replace('e+', 'e')} FLOP in the same colours; the lowest point of each is the "
+        "best size for that compute."
+    )
+    return Figure("loss-parameters", _layer(layers, "Loss and size, by compute"), caption)
+
+
+def residuals(fit: ScalingFit) -> Figure:
+    """Residuals against the predicted loss."""
+    frame = fit.runs.select(
+        "predicted",
+        (100 * (pl.col("loss") / pl.col("predicted") - 1)).alias("percent"),
+        pl.when("outlier").then(pl.lit("outlier")).otherwise(pl.lit("run")).alias("kind"),
+    )
+    shape, colour = _kinds("kind", ["run", "outlier"])
+    x = alt.X(
+        "predicted:Q",
+        title="predicted loss",
+        scale=alt.Scale(type="log", nice=False, domain=_ends(frame["predicted"], 1.02)),
+        axis=alt.Axis(format="~g", tickCount=6),
+    )
+    layers = [
+        _zero(),
+        alt.Chart(frame).mark_point(filled=True, size=30, opacity=0.7).encode(x, _percent(frame), shape, colour),
+    ]
+    caption = (
+        f"How far observed loss lies above (+) or below (−) the law's prediction, in percent, against the prediction; "
+        f"N = {len(frame)} runs, the law fitted to {fit.chosen.runs}. The vertical axis is linear within ±1 % and "
+        "logarithmic beyond. An outlier has a log residual of more than 5 robust standard deviations (median absolute "
+        "deviation) under the law of the others."
+    )
+    return Figure("residuals", _layer(layers, "Observed and predicted loss"), caption)
+
+
+def best_use(estimate: Estimate, budgets: list[float], largest: float, resamples: int) -> Figure:
+    """The best parameters and tokens against the budget, with their intervals."""
+    grid = np.geomspace(min(budgets), max(*budgets, largest), 60).tolist()
+    frame = estimate.optimum(grid)
+    names = {"parameters": "parameters N", "tokens": "tokens D"}
+    long = pl.concat(
+        frame.select("flop", pl.lit(label).alias("what"), value=pl.col(name), low=f"{name}_low", high=f"{name}_high")
+        for name, label in names.items()
+    ).filter(pl.col("value").is_finite() & (pl.col("value") > 0))
+    labels = list(names.values())
+    colour = alt.Color("what:N", title=None, scale=alt.Scale(domain=labels, range=[_BLUE, _ORANGE]), legend=_lines())
+    dash = alt.StrokeDash("what:N", title=None, scale=alt.Scale(domain=labels, range=[[1, 0], [6, 3]]))
+    x = _logarithmic("flop", "compute C (FLOP)")
+    y = alt.Y("value:Q", title="best number", scale=alt.Scale(type="log"), axis=_decades())
+    base = alt.Chart(long)
+    within = long.filter(pl.col("low").is_finite() & pl.col("high").is_finite() & (pl.col("low") > 0))
+    layers = [
+        alt.Chart(pl.DataFrame({"flop": [largest]})).mark_rule(color=_GREY, strokeDash=[2, 3]).encode(x),
+        base.mark_line(strokeWidth=2.2).encode(x, y, colour, dash),
+    ]
+    if not within.is_empty():
+        area = alt.Chart(within).mark_area(opacity=0.2)
+        layers.insert(0, area.encode(x, alt.Y("low:Q", scale=alt.Scale(type="log")), alt.Y2("high"), colour))
+    caption = (
+        f"The parameters and tokens of the smallest loss for a budget C = 6 N D, by the law fitted to {estimate.runs} "
+        f"runs. Bands: pointwise 95 % percentile intervals over {resamples:,} bootstrap resamples of the runs. Dotted: "
+        "the largest compute of the runs; everything to its right is extrapolated."
+    )
+    return Figure("best-use", _layer(layers, "Best use of a budget"), caption)
+
+
+def held_out(fit: ScalingFit) -> Figure | None:
+    """Residuals against compute, under laws fitted to the smaller compute alone."""
+    if fit.held_out is None:
+        return None
+    frame = fit.held_out.residuals.filter(pl.col("predictor").is_in([LAW, POWER])).with_columns(
+        percent=100 * (pl.col("residual").exp() - 1)
+    )
+    shape, colour = _kinds("predictor", [LAW, POWER])
+    x = _logarithmic("flop", "compute (FLOP)", _ends(frame["flop"], 1.2))
+    points = alt.Chart(frame).mark_point(filled=True, size=28, opacity=0.65)
+    cut = pl.DataFrame({"flop": [fit.held_out.flop * 1.02]})
+    layers = [
+        _zero(),
+        alt.Chart(cut).mark_rule(color=_GREY, strokeDash=[2, 3]).encode(x),
+        points.encode(x, _percent(frame), shape, colour),
+    ]
+    caption = (
+        f"How far observed loss lies above (+) or below (−) two predictions, in percent, against compute. Both were "
+        f"fitted to the {fit.held_out.fitted} runs left of the dotted line alone and predict the "
+        f"{fit.held_out.held_out} runs right of it: {LAW}, and a power law of loss in compute alone. The vertical axis "
+        "is linear within ±1 % and logarithmic beyond."
+    )
+    return Figure("held-out", _layer(layers, "Held-out extrapolation"), caption)
+
+
+def _curves(fit: ScalingFit) -> pl.DataFrame:
+    """``flop``, ``parameters`` and ``loss`` of the law at equal compute, within what the runs span."""
+    low, high = np.quantile(fit.runs["flop"].to_numpy(), [0.05, 0.95])
+    least, most = _ends(fit.runs["parameters"])
+    N = np.geomspace(least, most, _POINTS)
+    top = _ends(fit.runs["loss"], 1.02)[1]
+    frames = [
+        pl.DataFrame({"parameters": N, "loss": fit.chosen.law.loss(N, flop / FLOP_PER_PARAMETER_AND_TOKEN / N)})
+        .with_columns(pl.lit(float(flop)).alias("flop"))
+        .filter(pl.col("loss") <= top)
+        for flop in np.geomspace(low, high, _CURVES)
+    ]
+    return pl.concat(frames)
+
+
+def _layer(layers: list[alt.Chart], title: str) -> Chart:
+    return styled(alt.layer(*layers).properties(width=_WIDTH, height=_HEIGHT, title=title))
+
+
+def _ends(values: pl.Series, margin: float = 1.0) -> list[float]:
+    return [float(values.min()) / margin, float(values.max()) * margin]  # type: ignore[arg-type]
+
+
+def _decades() -> alt.Axis:
+    return alt.Axis(format=".0e", tickCount=6, labelOverlap=True)
+
+
+def _logarithmic(field: str, title: str, domain: list[float] | None = None) -> alt.X:
+    scale = alt.Scale(type="log", nice=False) if domain is None else alt.Scale(type="log", nice=False, domain=domain)
+    return alt.X(f"{field}:Q", title=title, scale=scale, axis=_decades())
+
+
+def _percent(frame: pl.DataFrame) -> alt.Y:
+    low, high = _ends(frame["percent"])
+    ticks = [tick for tick in _PERCENT_TICKS if min(low, -2) * 1.3 <= tick <= max(high, 2) * 1.3]
+    scale = alt.Scale(type="symlog", constant=1)
+    return alt.Y("percent:Q", title="observed − predicted (%)", scale=scale, axis=alt.Axis(values=ticks, format="+~g"))
+
+
+def _lines() -> alt.Legend:
+    return alt.Legend(orient="top", direction="horizontal", symbolType="stroke", symbolOpacity=1, symbolSize=400)
+
+
+def _zero() -> alt.Chart:
+    rule: alt.Chart = alt.Chart(pl.DataFrame({"percent": [0.0]})).mark_rule(color=_GREY)
+    return rule.encode(alt.Y("percent:Q"))
+
+
+def _kinds(field: str, labels: list[str]) -> tuple[alt.Shape, alt.Color]:
+    legend = alt.Legend(orient="top", direction="horizontal", symbolOpacity=1)
+    shape = alt.Shape(f"{field}:N", title=None, scale=alt.Scale(domain=labels, range=["circle", "triangle-up"]))
+    scale = alt.Scale(domain=labels, range=[_BLUE, _ORANGE])
+    return shape, alt.Color(f"{field}:N", title=None, scale=scale, legend=legend)
