@@ -5,6 +5,8 @@ from 0.1 to 1, and the best (B, T) for a budget C = P·B·T. The practical count
 are reported beside them.
 """
 
+from collections.abc import Sequence
+
 import altair as alt
 import polars as pl
 
@@ -13,6 +15,7 @@ from shoal.report import Cell, Figure, Report, Section, Table
 from shoal.report.figures import COLOURS, Chart, styled
 from shoal.report.panels import CURVES, MODELS, Axis, band_note, summary_panels
 from shoal.report.summary import show
+from shoal.studies.answers import Case, direction, how_it_goes
 from shoal.studies.base import Form, Grid
 from shoal.studies.parts import curves_figure, finished, summary_figure
 from shoal.studies.results import Results, number_of_runs
@@ -45,13 +48,14 @@ def report(results: Results, form: Form) -> Report:
         summaries.append(summary_figure(own, BATCH, SHARE, f"summary-{model}", title, frame))
         frontiers += [_frontier_figure(frame, model), _iso_figure(own, model)]
         tables.append(_best_table(frame, model))
+    answers, trends = _trends(spent, results.models)
     return finished(
         "compute-scaling",
         "Scaling compute",
-        [],
+        answers,
         [
             Section("Learning curves", figures=curves),
-            Section("Under a share of the steps", figures=summaries),
+            Section("Under a share of the steps", figures=summaries, tables=[trends]),
             Section("The best way to spend a budget", [_counting(spent)], figures=frontiers, tables=tables),
         ],
         results,
@@ -151,3 +155,29 @@ def _best_table(frame: pl.DataFrame, model: str) -> Table:
         "standard deviation over seeds."
     )
     return Table(f"best-{model}", header, rows, caption)
+
+
+def _trends(spent: pl.DataFrame, models: Sequence[str]) -> tuple[list[str], Table]:
+    """Whether validation improves with B and with α: at the smallest, the middle and the largest of the other."""
+    cases = []
+    for model in models:
+        own = spent.filter(model=model)
+        shares, sizes = (sorted(own[name].unique().to_list()) for name in ("share", "train_batch_size"))
+        cases += [
+            Case(f"{MODELS[model]} with B at α = {share:g}", own.filter(share=share), BATCH)
+            for share in (shares[0], shares[len(shares) // 2 - 1], shares[-1])
+        ]
+        cases += [
+            Case(f"{MODELS[model]} with α at B = {size}", own.filter(train_batch_size=size), SHARE)
+            for size in (sizes[0], sizes[-1])
+        ]
+    columns = [("log_valid_loss", "log₁₀ L_val"), ("valid_accuracy", "A_val")]
+    found, table = how_it_goes(cases, columns, "trends")
+    sentences = []
+    for number, case in enumerate(cases):
+        loss, accuracy = found[2 * number : 2 * number + 2]
+        sentences.append(f"{case.name}: L_val {direction(loss, True)}, A_val {direction(accuracy, False)}.")
+    return [
+        *sentences,
+        "A best value under αT steps cannot get worse as α grows: what is asked there is by how much.",
+    ], table

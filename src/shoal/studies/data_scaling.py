@@ -4,8 +4,13 @@ Source: the practical, problem 4, question 3: r_train from 0.1 to 0.9, curves co
 and the thresholds of generalisation (A_val >= 0.9) and of pure memorisation (A_train = 1 with A_val <= 0.5).
 """
 
+import polars as pl
+
+from shoal.equations import split_sizes
 from shoal.report import Report, Section
 from shoal.report.panels import MODEL, MODELS, Axis
+from shoal.spec import RunSpec
+from shoal.studies.answers import Case, who_scales_better
 from shoal.studies.base import Form, Grid
 from shoal.studies.parts import curves_figure, finished, summary_figure, summary_table
 from shoal.studies.results import Results
@@ -13,6 +18,7 @@ from shoal.studies.settings import per_model
 
 ABOUT = "how much training data it takes to generalise: r_train from 0.1 to 0.9"
 R_TRAIN = Axis("r_train", "r_train")
+GENERALISES, MEMORISES, ONLY = 0.9, 0.99, 0.5  # A_val from which, A_train from which, A_val up to which
 
 
 def grids(quick: bool) -> list[Grid]:
@@ -28,19 +34,69 @@ def report(results: Results, form: Form) -> Report:
         curves_figure(results.of(model=model), R_TRAIN, f"curves-{model}", f"{MODELS[model]} by r_train")
         for model in results.models
     ]
+    scaling, slopes = who_scales_better([Case("over r_train", results.extrema, R_TRAIN)], "slopes")
     summary = summary_figure(results, R_TRAIN, MODEL, "summary", "Both models against r_train")
     return finished(
         "data-scaling",
         "Scaling data",
-        [],
+        [*scaling, *(thresholds(results.of(model=model)) for model in results.models)],
         [
             Section("Learning curves", figures=curves),
             Section(
                 "Against the share of training data",
                 figures=[summary],
-                tables=[summary_table(results, [R_TRAIN], "by-r-train")],
+                tables=[summary_table(results, [R_TRAIN], "by-r-train"), *([slopes] if slopes else [])],
             ),
         ],
         results,
         form,
     )
+
+
+def thresholds(own: Results) -> str:
+    """The smallest r_train that generalises and the largest that only memorises, of one model, and what is between."""
+    accuracy, memory = pl.col("valid_accuracy"), pl.col("train_accuracy")
+    shares = own.extrema.group_by("r_train").agg(
+        (accuracy >= GENERALISES).all().alias("all_generalise"),
+        (accuracy >= GENERALISES).any().alias("one_generalises"),
+        ((memory >= MEMORISES) & (accuracy <= ONLY)).all().alias("all_memorise"),
+    )
+    name = MODELS[own.models[0]]
+    general = shares.filter("all_generalise")["r_train"].to_list()
+    first = shares.filter("one_generalises")["r_train"].to_list()
+    memorise = shares.filter("all_memorise")["r_train"].to_list()
+    name = MODELS[own.models[0]]
+    if general:
+        text = (
+            f"{name}: the smallest r_train at which every run generalises (A_val ≥ {GENERALISES}) is {min(general):g}"
+        )
+    else:
+        text = f"{name}: at no r_train tried does every run generalise (A_val ≥ {GENERALISES})"
+    if first and first != general and min(first) != min(general, default=None):
+        text += f" (at {min(first):g} at least one does)"
+    if not memorise:
+        return f"{text}; at none do all runs only memorise (A_train ≥ {MEMORISES}, A_val ≤ {ONLY})."
+    text += f"; the largest at which all only memorise (A_train ≥ {MEMORISES}, A_val ≤ {ONLY}) is {max(memorise):g}"
+    return f"{text}: {_gap(own, min(general), max(memorise))}" if general else f"{text}."
+
+
+def _gap(own: Results, smallest: float, largest: float) -> str:
+    sizes = {spec.r_train: _trained(spec) for spec in own.specs.values()}
+    more = sizes[smallest] - sizes[largest]
+    steps = sorted(sizes)
+    between = steps.index(smallest) - steps.index(largest)
+    width = f"a gap of {smallest - largest:.2g}, {more} equations ({sizes[largest]} → {sizes[smallest]})"
+    if between <= 1:
+        return (
+            f"{width}, the finest this grid can tell: the change is sharp. A rule that fits everything is learned as "
+            "soon as it costs less than a table, which each further equation makes longer but the rule not."
+        )
+    return (
+        f"{width}: in between, whether a run generalises within its {own.spec().n_steps:,} steps depends on the seed."
+    )
+
+
+def _trained(spec: RunSpec) -> int:
+    """Equations that train."""
+    orders = spec.operation_orders
+    return split_sizes(spec.p, spec.operator, spec.r_train, orders, spec.is_symmetric, spec.split_per_order)[0]

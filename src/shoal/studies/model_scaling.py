@@ -4,8 +4,9 @@ Source: the practical, problem 4, question 5: L in 1, 2, 3 and d in 64, 128, 256
 for each L coloured by log2 d, the eight figures against d, L and P, the parameters without embeddings.
 """
 
-from shoal.report import Report, Section
+from shoal.report import Report, Section, Table
 from shoal.report.panels import MODEL, MODELS, Axis
+from shoal.studies.answers import Case, who_scales_better
 from shoal.studies.base import Form, Grid
 from shoal.studies.parts import curves_figure, finished, summary_figure, summary_table
 from shoal.studies.results import Results
@@ -41,11 +42,36 @@ def report(results: Results, form: Form) -> Report:
         ]
     summaries.append(summary_figure(results, SIZE, MODEL, "by-size", "Both models against P"))
     table = summary_table(results, [DEPTH, WIDTH], "by-depth-and-width")
+    scaling, slopes = _comparisons(results)
     return finished(
         "model-scaling",
         "Scaling models",
-        [],
-        [Section("Learning curves", figures=curves), Section("Against size", figures=summaries, tables=[table])],
+        scaling,
+        [
+            Section("Learning curves", figures=curves),
+            Section("Against size", figures=summaries, tables=[table]),
+            Section("Which model scales better", tables=slopes),
+        ],
         results,
         form,
     )
+
+
+def _comparisons(results: Results) -> tuple[list[str], list[Table]]:
+    """Which model scales better with d for each L, with L for each d, and with P: sentences, and a table of each."""
+    groups = {
+        "For fixed L, with d": [
+            Case(f"L = {depth}", results.of(num_layers=depth).extrema, WIDTH) for depth in results.values("num_layers")
+        ],
+        "For fixed d, with L": [
+            Case(f"d = {width}", results.of(embedding_size=width).extrema, DEPTH)
+            for width in results.values("embedding_size")
+        ],
+        "With P": [Case("all runs", results.extrema, SIZE)],
+    }
+    answers, tables = [], []
+    for (question, cases), name in zip(groups.items(), ("slopes-width", "slopes-depth", "slopes-size"), strict=True):
+        sentences, table = who_scales_better([case for case in cases if not case.frame.is_empty()], name)
+        answers += [f"{question}:", *sentences]
+        tables += [] if table is None else [table]
+    return answers, tables
