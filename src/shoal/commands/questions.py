@@ -1,6 +1,7 @@
 """What ``shoal study`` and ``shoal reproduce`` share: train what is asked for, certify it, and report."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from shoal.commands.training import train_with_progress
@@ -38,13 +39,14 @@ def run_studies(studies: Mapping[str, Study], form: Form, path: str, execution: 
     return 0
 
 
-def report_studies(studies: Mapping[str, Study], lab: Lab) -> None:
+def report_studies(studies: Mapping[str, Study], lab: Lab, thresholds: Sequence[float] | None = None) -> None:
     """Write the report of each study that the lab has a note of, from what there is of its runs."""
     for name, study in studies.items():
         note = lab.study_note(name)
         if note is None:
             raise UserError(f"study {name!r} was not run in lab {lab.path}; shoal study run {name}")
         form = Form.from_json(note)
+        form = form if thresholds is None else replace(form, thresholds=tuple(thresholds))
         report = study.report(Results(lab.records(note["runs"])), form)
         if len(studies) > 1:
             print(f"\n## {name}")

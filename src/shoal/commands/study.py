@@ -23,6 +23,17 @@ def add_form(parser: Parser) -> None:
     """``--quick`` and ``--seeds``."""
     parser.flag("quick", action="store_true", help="a small form that two cores finish in minutes")
     parser.flag("seeds", type=int, help="how many seeds, instead of the study's own number")
+    add_threshold(parser)
+
+
+def add_threshold(parser: Parser) -> None:
+    """``--threshold``."""
+    parser.flag(
+        "threshold",
+        type=float,
+        nargs="+",
+        help="validation accuracy from which a run has generalised, for the times to get there (0.9 0.99)",
+    )
 
 
 def run(options: argparse.Namespace) -> int:
@@ -46,16 +57,18 @@ def run(options: argparse.Namespace) -> int:
 
     from shoal.commands.questions import report_studies, run_studies
     from shoal.studies import Form
+    from shoal.studies.base import THRESHOLDS
 
     if options.action == "run":
-        form = Form(options.quick, options.seeds, read_values(options))
+        thresholds = tuple(options.threshold or THRESHOLDS)
+        form = Form(options.quick, options.seeds, read_values(options), thresholds)
         return run_studies(studies, form, options.lab, read_execution(options))
     lab = Lab(options.lab)
     if options.all:
         studies = {name: study for name, study in studies.items() if lab.study_note(name) is not None}
         if not studies:
             raise UserError(f"no study was run in lab {lab.path}; shoal study run --all")
-    report_studies(studies, lab)
+    report_studies(studies, lab, options.threshold)
     return 0
 
 
@@ -67,7 +80,6 @@ def _refuse_unread(options: argparse.Namespace) -> None:
             f"study {options.action} takes no name with {by}, got {options.names[0]!r}".replace(" with list", "")
         )
     given = options.quick or options.seeds is not None or options.device or options.workers or options.threads
+    allowed = "" if options.action == "list" else ", --all and --threshold"
     if options.action != "run" and (given or options.engine or options.places or read_values(options)):
-        raise UserError(
-            f"study {options.action} takes no flag but --lab{'' if options.action == 'list' else ' and --all'}"
-        )
+        raise UserError(f"study {options.action} takes no flag but --lab{allowed}")

@@ -122,7 +122,7 @@ def how_it_goes(cases: Sequence[Case], columns: Sequence[tuple[str, str]], name:
     caption = (
         "ρ: Spearman's rank correlation over all runs, with its 95 % interval (drawing seeds again, percentile "
         "bootstrap, 2,000 draws) and p of a permutation of the values within each seed; slope: of the least-squares "
-        "line, per doubling of a setting on a logarithmic axis, else per unit; –: everything has the same value, or one seed."
+        "line, per doubling of a setting on a logarithmic axis, else per unit; –: all values are the same, or one seed."
     )
     return trends, Table(name, ["", "ρ [95 %]", "p", "slope [95 %]", "runs", "seeds"], rows, caption)
 

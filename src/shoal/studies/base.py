@@ -15,16 +15,19 @@ from shoal.report import Report
 from shoal.spec import RunSpec
 from shoal.studies.results import Results
 
+THRESHOLDS = (0.9, 0.99)
 SEEDS = (0, 42)  # the practical's
 SEED_AXES = ("seed", "init_seed", "split_seed", "order_seed")
 
 
 @dataclass(frozen=True)
 class Grid:
-    """Settings in common, and axes along which every combination is a run, the last one varying fastest."""
+    """Settings in common, and axes along which every combination is a run, the last one varying fastest; perhaps with a
+    name, where a study compares grids."""
 
     settings: Mapping[str, Any]
     axes: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    name: str = ""
 
     def specs(self) -> Iterator[RunSpec]:
         """The runs."""
@@ -52,11 +55,20 @@ class Form:
         quick: the small form.
         seeds: how many seeds, instead of the study's own number.
         settings: values for settings of its runs; several where the study has an axis.
+        thresholds: validation accuracies from which a run counts as having generalised, for the times to get there.
     """
 
     quick: bool = False
     seeds: int | None = None
     settings: Mapping[str, Sequence[str | None]] = field(default_factory=dict)
+    thresholds: tuple[float, ...] = THRESHOLDS
+
+    def __post_init__(self) -> None:
+        if self.seeds is not None and self.seeds < 1:
+            raise UserError(f"seeds must be an integer of at least 1, got {self.seeds}")
+        for threshold in self.thresholds:
+            if not 0 < threshold <= 1:
+                raise UserError(f"threshold must be an accuracy in (0, 1], got {threshold:g}")
 
     def specs(self, study: Study) -> list[RunSpec]:
         """The study's runs in this form.
@@ -64,17 +76,22 @@ class Form:
         Raises:
             UserError: a setting was given several values but is no axis of the study, or leaves it without runs.
         """
-        if self.seeds is not None and self.seeds < 1:
-            raise UserError(f"seeds must be an integer of at least 1, got {self.seeds}")
         grids = study.grids(self.quick)
-        axes = dict.fromkeys(name for grid in grids for name in grid.axes)
-        chosen = [changed for grid in grids if (changed := self._change(grid, axes)) is not None]
-        specs = list(dict.fromkeys(spec for grid in chosen for spec in grid.specs()))
+        specs = list(dict.fromkeys(spec for grid in self._changed(grids) for spec in grid.specs()))
         if not specs:
             models = sorted({str(grid.settings.get("model")) for grid in grids})
             asked = " ".join(map(str, self.settings["model"]))
             raise UserError(f"the study has no runs with model {asked}; it has {' '.join(models)}")
         return specs
+
+    def names(self, study: Study) -> dict[str, str]:
+        """The name of the first grid that each run is of, by run."""
+        changed = self._changed(study.grids(self.quick))
+        return {spec.id: grid.name for grid in reversed(changed) for spec in grid.specs()}
+
+    def _changed(self, grids: Sequence[Grid]) -> list[Grid]:
+        axes = dict.fromkeys(name for grid in grids for name in grid.axes)
+        return [changed for grid in grids if (changed := self._change(grid, axes)) is not None]
 
     def _change(self, grid: Grid, axes: Iterable[str]) -> Grid | None:
         """The grid with what was asked for; None where it has no such model."""
@@ -99,6 +116,8 @@ class Form:
     def flags(self) -> str:
         """What to type after the study's name for this form."""
         words = ["--quick"] * self.quick + ([] if self.seeds is None else ["--seeds", str(self.seeds)])
+        if self.thresholds != THRESHOLDS:
+            words += ["--threshold", *(f"{threshold:g}" for threshold in self.thresholds)]
         for name, values in self.settings.items():
             words += [f"--{name.replace('_', '-')}", *("none" if value is None else str(value) for value in values)]
         return "".join(f" {shlex.quote(word)}" for word in words)
@@ -106,7 +125,8 @@ class Form:
     @classmethod
     def from_json(cls, note: Mapping[str, Any]) -> "Form":
         """What :meth:`to_json` gave, among whatever else the note holds."""
-        return cls(note["quick"], note.get("seeds"), note.get("settings", {}))
+        thresholds = tuple(note.get("thresholds", THRESHOLDS))
+        return cls(note["quick"], note.get("seeds"), note.get("settings", {}), thresholds)
 
     def to_json(self) -> dict[str, Any]:
         """For the lab's note of the study."""

@@ -17,7 +17,7 @@ from shoal.report.panels import CURVES, MODELS, Axis, band_note, summary_panels
 from shoal.report.summary import show
 from shoal.studies.answers import Case, direction, how_it_goes
 from shoal.studies.base import Form, Grid
-from shoal.studies.parts import curves_figure, finished, summary_figure
+from shoal.studies.parts import curves_figure, finished, summary_figure, times_section
 from shoal.studies.results import Results, number_of_runs
 from shoal.studies.settings import per_model
 from shoal.tasks.build import build_task
@@ -57,6 +57,7 @@ def report(results: Results, form: Form) -> Report:
             Section("Learning curves", figures=curves),
             Section("Under a share of the steps", figures=summaries, tables=[trends]),
             Section("The best way to spend a budget", [_counting(spent)], figures=frontiers, tables=tables),
+            times_section(results, BATCH, form),
         ],
         results,
         form,

@@ -6,14 +6,12 @@ and the thresholds of generalisation (A_val >= 0.9) and of pure memorisation (A_
 
 import polars as pl
 
-from shoal.equations import split_sizes
 from shoal.report import Report, Section
 from shoal.report.panels import MODEL, MODELS, Axis
-from shoal.spec import RunSpec
 from shoal.studies.answers import Case, who_scales_better
 from shoal.studies.base import Form, Grid
-from shoal.studies.parts import curves_figure, finished, summary_figure, summary_table
-from shoal.studies.results import Results
+from shoal.studies.parts import curves_figure, finished, summary_figure, summary_table, times_section
+from shoal.studies.results import Results, trained_equations
 from shoal.studies.settings import per_model
 
 ABOUT = "how much training data it takes to generalise: r_train from 0.1 to 0.9"
@@ -47,6 +45,7 @@ def report(results: Results, form: Form) -> Report:
                 figures=[summary],
                 tables=[summary_table(results, [R_TRAIN], "by-r-train"), *([slopes] if slopes else [])],
             ),
+            times_section(results, R_TRAIN, form),
         ],
         results,
         form,
@@ -81,7 +80,7 @@ def thresholds(own: Results) -> str:
 
 
 def _gap(own: Results, smallest: float, largest: float) -> str:
-    sizes = {spec.r_train: _trained(spec) for spec in own.specs.values()}
+    sizes = {spec.r_train: trained_equations(spec) for spec in own.specs.values()}
     more = sizes[smallest] - sizes[largest]
     steps = sorted(sizes)
     between = steps.index(smallest) - steps.index(largest)
@@ -94,9 +93,3 @@ def _gap(own: Results, smallest: float, largest: float) -> str:
     return (
         f"{width}: in between, whether a run generalises within its {own.spec().n_steps:,} steps depends on the seed."
     )
-
-
-def _trained(spec: RunSpec) -> int:
-    """Equations that train."""
-    orders = spec.operation_orders
-    return split_sizes(spec.p, spec.operator, spec.r_train, orders, spec.is_symmetric, spec.split_per_order)[0]

@@ -4,10 +4,11 @@ from collections.abc import Sequence
 
 import polars as pl
 
-from shoal.analysis import mean_and_std
+from shoal.analysis import mean_and_std, time_to
 from shoal.report import Cell, Figure, Report, Section, Table
 from shoal.report.panels import CURVES, MODELS, Axis, Panel, band_note, curve_panels, summary_panels
 from shoal.report.summary import QUANTITIES, SYMBOLS, provenance, show
+from shoal.report.survival import logrank_sentence, survival_figure, survival_table
 from shoal.studies.base import Form
 from shoal.studies.results import Results, number_of_runs
 
@@ -47,6 +48,29 @@ def summary_figure(
         f"coloured by {by}. {band_note(n)} Points: runs. Loss axes are logarithmic."
     )
     return Figure(name, summary_panels(shown, x, colour, title), caption)
+
+
+def times_section(results: Results, axis: Axis, form: Form) -> Section:
+    """When runs generalised, by a setting and for each threshold: those that never did are censored, not dropped."""
+    figures, tables, words = [], [], []
+    states = results.runs.select("run", "state", "step")
+    for threshold in form.thresholds:
+        reached = f"validation accuracy {threshold:g}"
+        times = time_to(results.curves, "valid_accuracy", threshold, states=states)
+        times = times.join(
+            results.runs.select(pl.exclude("state", "step")), on="run", how="left", maintain_order="left"
+        )
+        by_model = [(model, times.filter(model=model)) for model in results.models]
+        groups = [("", "both models", times)] if axis.names else [(f"-{m}", MODELS[m], own) for m, own in by_model]
+        for suffix, name, own in groups:
+            tag = f"{threshold:g}".replace(".", "") + suffix
+            named = own.with_columns(pl.col(axis.column).replace(dict(axis.names))) if axis.names else own
+            named = named.rename({axis.column: axis.title})
+            title = f"{name}: reached A_val ≥ {threshold:g}"
+            figures.append(survival_figure(f"times-{tag}", named, axis.title, title, reached, log_x=True))
+            tables.append(survival_table(f"times-{tag}", named, axis.title, f"{reached} ({name})"))
+            words.append(f"{name}, A_val ≥ {threshold:g}: {logrank_sentence(named, axis.title)}")
+    return Section("Time to generalise", words, figures, tables)
 
 
 def summary_table(results: Results, settings: Sequence[Axis], name: str) -> Table:

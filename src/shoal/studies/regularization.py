@@ -12,7 +12,7 @@ from shoal.report import Cell, Report, Section, Table
 from shoal.report.panels import CURVES, MODEL, MODELS, Axis, Panel
 from shoal.studies.answers import Case, direction, how_it_goes
 from shoal.studies.base import Form, Grid
-from shoal.studies.parts import curves_figure, finished, summary_figure, summary_table
+from shoal.studies.parts import curves_figure, finished, summary_figure, summary_table, times_section
 from shoal.studies.results import Results
 from shoal.studies.settings import per_model
 
@@ -54,6 +54,7 @@ def report(results: Results, form: Form) -> Report:
                 figures=[summary],
                 tables=[summary_table(results, [WEIGHT_DECAY], "by-weight-decay"), table],
             ),
+            times_section(results, WEIGHT_DECAY, form),
         ],
         results,
         form,

@@ -6,6 +6,7 @@ from functools import cached_property
 import polars as pl
 
 from shoal.analysis import extrema
+from shoal.equations import split_sizes
 from shoal.errors import LabError
 from shoal.lab import Records
 from shoal.spec import RunSpec
@@ -102,3 +103,9 @@ def number_of_runs(frame: pl.DataFrame, by: Sequence[str]) -> str:
     counts = frame.group_by(by).agg(pl.col("run").n_unique())["run"]
     low, high = int(counts.min()), int(counts.max())  # type: ignore[arg-type]  # counts are integers
     return f"N = {low}" if low == high else f"N = {low} to {high}"
+
+
+def trained_equations(spec: RunSpec) -> int:
+    """How many equations train."""
+    orders = spec.operation_orders
+    return split_sizes(spec.p, spec.operator, spec.r_train, orders, spec.is_symmetric, spec.split_per_order)[0]

@@ -10,10 +10,10 @@ import polars as pl
 
 from shoal.analysis import first_step_at_least
 from shoal.report import Figure, Report, Section, learning_curves
-from shoal.report.panels import MODELS
+from shoal.report.panels import MODEL, MODELS
 from shoal.report.summary import ten_figures
 from shoal.studies.base import Form, Grid
-from shoal.studies.parts import finished
+from shoal.studies.parts import finished, times_section
 from shoal.studies.results import Results
 from shoal.studies.settings import per_model
 
@@ -38,6 +38,7 @@ def report(results: Results, form: Form) -> Report:
         [
             Section("Learning curves", figures=figures),
             Section("Ten figures per model", tables=[ten_figures(results.extrema, labels)]),
+            times_section(results, MODEL, form),
         ],
         results,
         form,
