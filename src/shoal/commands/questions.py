@@ -54,5 +54,8 @@ def report_studies(studies: Mapping[str, Study], lab: Lab, thresholds: Sequence[
             for table in section.tables:
                 print()
                 print_table(table)
-        print(f"\n{report.lead}\n")
+        print(f"\n{report.lead}")
+        for answer in report.answers:
+            print(f"- {answer}")
+        print()
         print(f"report: {write_report(report, lab.report_folder(name))}", flush=True)

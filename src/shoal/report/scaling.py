@@ -83,8 +83,8 @@ def estimates_table(fit: ScalingFit, resamples: int) -> Table:
         ""
         if fit.without is None
         else (
-            " Which runs are outliers is held fixed over the resamples, so that the intervals without them are rather too "
-            f"narrow. Figures and budgets are by the law of the {fit.chosen.runs} runs."
+            " Which runs are outliers is held fixed over the resamples, so that the intervals without them are rather "
+            f"too narrow. Figures and budgets are by the law of the {fit.chosen.runs} runs."
         )
     )
     caption = (

@@ -9,6 +9,7 @@ import polars as pl
 from shoal.analysis import SlopeDifference, Trend, slope_difference, trend
 from shoal.report import Cell, Table
 from shoal.report.panels import MODELS, Axis
+from shoal.report.words import number, p_value, with_interval
 
 FEW = 5  # seeds below which a bootstrap over them says little
 # what is asked about: column, symbol, whether small is good
@@ -56,9 +57,9 @@ def who_scales_better(cases: Sequence[Case], name: str) -> tuple[list[str], Tabl
             verdicts[symbol].append(verdict)
             units.add(found.units)
             cells = [
-                _number(found.first_slope),
-                _number(found.second_slope),
-                _range(found.difference, found.low, found.high),
+                number(found.first_slope),
+                number(found.second_slope),
+                with_interval(found.difference, found.low, found.high),
             ]
             rows.append(
                 (f"{symbol} {per(case.axis)}, {case.name}", [Cell(c) for c in (*cells, str(found.units), verdict)])
@@ -110,11 +111,11 @@ def how_it_goes(cases: Sequence[Case], columns: Sequence[tuple[str, str]], name:
         for column, symbol in columns:
             found = trend(with_logs(case.frame), case.axis.column, column, log2=case.axis.log is not None)
             trends.append(found)
-            p = "–" if found.p is None else f"{found.p:.3f}"
+            p = "–" if found.p is None else p_value(found.p).removeprefix("p = ").removeprefix("p ")
             cells = [
-                _range(found.rho, found.rho_low, found.rho_high, "+.2f"),
+                with_interval(found.rho, found.rho_low, found.rho_high, 2),
                 p,
-                _range(found.slope, found.slope_low, found.slope_high),
+                with_interval(found.slope, found.slope_low, found.slope_high),
                 str(found.runs),
                 str(found.units),
             ]
@@ -128,21 +129,12 @@ def how_it_goes(cases: Sequence[Case], columns: Sequence[tuple[str, str]], name:
 
 
 def direction(found: Trend, small: bool) -> str:
-    """``improves``, ``worsens``, ``shows no clear change`` or ``does not change``, by the interval of ρ."""
+    """Whether it ``improves``, ``worsens`` or ``shows no clear change``, by the interval of ρ."""
+    if found.slope is None:
+        return "cannot be told (one setting alone)"
     if found.rho is None:
-        return "does not change"
+        return "is the same everywhere"
     if found.rho_low is None or found.rho_high is None or found.rho_low <= 0 <= found.rho_high:
         return f"shows no clear change (ρ = {found.rho:+.2f})"
     verb = "improves" if (found.rho < 0) == small else "worsens"
-    return f"{verb} (ρ = {_range(found.rho, found.rho_low, found.rho_high, '+.2f')})"
-
-
-def _number(value: float | None, form: str = "+.3g") -> str:
-    return "–" if value is None else f"{value:{form}}".replace("-", "−")
-
-
-def _range(value: float | None, low: float | None, high: float | None, form: str = "+.3g") -> str:
-    if value is None:
-        return "–"
-    ends = "" if low is None or high is None else f" [{_number(low, form)}, {_number(high, form)}]"
-    return f"{_number(value, form)}{ends}"
+    return f"{verb} (ρ = {with_interval(found.rho, found.rho_low, found.rho_high, 2)})"

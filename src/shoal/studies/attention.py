@@ -19,6 +19,7 @@ from shoal.tasks.arithmetic import EQ, ArithmeticData
 from shoal.tasks.build import build_data
 
 ABOUT = "where the heads of a GPT that has generalised look"
+QUESTION = "Where do the heads of a GPT that has generalised look?"
 GENERALISED = 0.9  # A_val of the kept model
 SAMPLES = 2
 
@@ -37,7 +38,7 @@ def report(results: Results, form: Form) -> Report:
             f"None of {len(results.runs)} runs ended with A_val ≥ {GENERALISED} and a kept model (the best A_val of "
             f"any step was {best:.3f}): there is no generalised model to look into. Train longer, or with more seeds."
         )
-        return finished("attention", "Attention", [answer], [], results, form)
+        return finished("attention", "Attention", QUESTION, [answer], [], results, form)
     shown = runs[0]
     data, model = build_data(results.specs[shown]), results.records.model(shown)
     names = position_names(data)
@@ -51,6 +52,7 @@ def report(results: Results, form: Form) -> Report:
     return finished(
         "attention",
         "Attention",
+        QUESTION,
         answers(everywhere, names),
         [
             Section("Two training equations", figures=figures),

@@ -23,6 +23,7 @@ from shoal.studies.settings import per_model
 from shoal.tasks.build import build_task
 
 ABOUT = "batch size and number of steps: the best way to spend a budget of compute"
+QUESTION = "For a budget of compute, which batch size and how many steps generalise best?"
 BATCH = Axis("train_batch_size", "batch size B", log=2)
 BUDGET = Axis("compute", "C = P·B·T", log=10)
 SHARE = Axis("share", "share α of the steps")
@@ -52,6 +53,7 @@ def report(results: Results, form: Form) -> Report:
     return finished(
         "compute-scaling",
         "Scaling compute",
+        QUESTION,
         answers,
         [
             Section("Learning curves", figures=curves),

@@ -15,6 +15,7 @@ from shoal.studies.results import Results, trained_equations
 from shoal.studies.settings import per_model
 
 ABOUT = "how much training data it takes to generalise: r_train from 0.1 to 0.9"
+QUESTION = "How much of the table of sums has to train before the rest is understood, and which model needs less?"
 R_TRAIN = Axis("r_train", "r_train")
 GENERALISES, MEMORISES, ONLY = 0.9, 0.99, 0.5  # A_val from which, A_train from which, A_val up to which
 
@@ -37,6 +38,7 @@ def report(results: Results, form: Form) -> Report:
     return finished(
         "data-scaling",
         "Scaling data",
+        QUESTION,
         [*scaling, *(thresholds(results.of(model=model)) for model in results.models)],
         [
             Section("Learning curves", figures=curves),

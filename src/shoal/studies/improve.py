@@ -26,6 +26,7 @@ from shoal.studies.results import Results
 from shoal.studies.settings import per_model
 
 ABOUT = "norms, positions, activation, tying, optimizer, smoothing, schedule: what helps a GPT, paired by seed"
+QUESTION = "One change at a time, on the same seeds: what makes a GPT generalise sooner or better?"
 BASELINE = "baseline"
 # Changes to the baseline: post-norm LayerNorm, sinusoidal positions, GELU, AdamW, constant learning rate.
 VARIANTS: Mapping[str, Mapping[str, Any]] = {
@@ -85,7 +86,7 @@ def report(results: Results, form: Form) -> Report:
         answers.append(answer)
         sections.append(section)
     sections.append(Section("What a step costs", tables=[_costs(results, runs)]))
-    return finished("improve", "What improves a GPT", answers, sections, results, form)
+    return finished("improve", "What improves a GPT", QUESTION, answers, sections, results, form)
 
 
 def _compared(frame: pl.DataFrame, tag: str, what: str) -> tuple[str, Section]:
@@ -109,9 +110,9 @@ def _compared(frame: pl.DataFrame, tag: str, what: str) -> tuple[str, Section]:
     smallest = found["smallest_p"].drop_nulls()
     floor = f"{min(1.0, float(smallest.min()) * len(found)):.2g}" if len(smallest) else "1"  # type: ignore[arg-type]
     answer = (
-        f"{what}: of {variants - 1} variants × {len(metrics)} figures, {_listed(better)} differ from the baseline for the "
-        f"better and {_listed(worse)} for the worse (sign-flip test over pairs of the same seed, Holm-corrected p < 0.05; "
-        f"with these pairs no corrected p can be below {floor})."
+        f"{what}: of {variants - 1} variants × {len(metrics)} figures, {_listed(better)} differ from the baseline for "
+        f"the better and {_listed(worse)} for the worse (sign-flip test over pairs of the same seed, Holm-corrected "
+        f"p < 0.05; with these pairs no corrected p can be below {floor})."
     )
     leading = found.filter(metric="time").sort("superiority", descending=True).to_dicts()[:3]
     answer += " Most often sooner than the baseline: " + ", ".join(

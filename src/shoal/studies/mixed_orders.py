@@ -17,6 +17,7 @@ from shoal.studies.results import FIGURES, Results
 from shoal.studies.settings import per_model
 
 ABOUT = "binary and ternary sums learned together, and which of them first"
+QUESTION = "Binary and ternary sums learned together: does one kind come before the other?"
 EVENTS = {"memorised": ("train", 0.99), "generalised": ("valid", 0.9)}
 ORDERS = {2: "binary", 3: "ternary"}
 _BOTH = {"operation_orders": (2, 3), "split_per_order": True}
@@ -37,7 +38,7 @@ def report(results: Results, form: Form) -> Report:
     ]
     answers = [which_first(results.of(model=model)) for model in results.models]
     sections.append(Section("Which order is learned first", tables=[_times_table(results)]))
-    return finished("mixed-orders", "Mixed orders", answers, sections, results, form)
+    return finished("mixed-orders", "Mixed orders", QUESTION, answers, sections, results, form)
 
 
 def first_steps(own: Results) -> pl.DataFrame:

@@ -13,6 +13,7 @@ from shoal.studies.results import Results
 from shoal.studies.settings import per_model
 
 ABOUT = "depth and width: L layers of width d, against the number of parameters"
+QUESTION = "Does a deeper, wider or larger model generalise better or sooner, and which model gains more from it?"
 WIDTH = Axis("embedding_size", "width d", log=2)
 DEPTH = Axis("num_layers", "layers L")
 SIZE = Axis("parameters", "parameters P", log=10)
@@ -46,6 +47,7 @@ def report(results: Results, form: Form) -> Report:
     return finished(
         "model-scaling",
         "Scaling models",
+        QUESTION,
         scaling,
         [
             Section("Learning curves", figures=curves),

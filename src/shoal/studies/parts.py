@@ -14,13 +14,19 @@ from shoal.studies.results import Results, number_of_runs
 
 
 def finished(
-    name: str, title: str, answers: Sequence[str], sections: Sequence[Section], results: Results, form: Form
+    name: str,
+    title: str,
+    question: str,
+    answers: Sequence[str],
+    sections: Sequence[Section],
+    results: Results,
+    form: Form,
 ) -> Report:
-    """A study's report: its answers first, then its sections, what is missing, and how it was made."""
-    missing = results.shortcomings()
+    """A study's report: its answers first, what is missing before them, then its sections and how it was made."""
     return Report(
         title=f"{title}{' (quick form)' if form.quick else ''}",
-        lead=" ".join([*missing, *answers]),
+        lead=question,
+        answers=[*results.shortcomings(), *answers],
         sections=[*sections, provenance(results.records, f"shoal study run {name}{form.flags()}")],
     )
 

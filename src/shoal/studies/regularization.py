@@ -17,6 +17,9 @@ from shoal.studies.results import Results
 from shoal.studies.settings import per_model
 
 ABOUT = "weight decay, and the norm of the parameters before and after generalisation"
+QUESTION = (
+    "What does weight decay do to loss, accuracy and the steps they take, and what does the norm of the parameters do?"
+)
 WEIGHT_DECAY = Axis("weight_decay", "weight decay")
 STEPS = (("t_valid_loss", "t_f(L_val)"), ("t_valid_accuracy", "t_f(A_val)"))
 MEMORISED, GENERALISED = 0.99, 0.99  # A_train and A_val
@@ -46,6 +49,7 @@ def report(results: Results, form: Form) -> Report:
     return finished(
         "regularization",
         "Regularisation",
+        QUESTION,
         answers,
         [
             Section("Learning curves and norm", figures=[curves], tables=[_norm_table(results)]),

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from functools import cached_property
+from typing import Any
 
 import polars as pl
 
@@ -59,12 +60,17 @@ class Results:
 
     @property
     def models(self) -> list[str]:
-        """Model families in the order of the runs."""
-        return self.runs["model"].unique(maintain_order=True).to_list()
+        """Model families of which something has been evaluated, in the order of the runs."""
+        return self.evaluated["model"].unique(maintain_order=True).to_list()
 
-    def values(self, setting: str) -> list[object]:
-        """The values that a setting takes, in order."""
-        return sorted(self.runs[setting].unique().to_list())
+    def values(self, setting: str) -> list[Any]:
+        """The values that a setting takes in what has been evaluated, in order."""
+        return sorted(self.evaluated[setting].unique().to_list())
+
+    @property
+    def evaluated(self) -> pl.DataFrame:
+        """The runs of which there are results."""
+        return self.runs.filter(pl.col("run").is_in(self.curves["run"].unique().to_list()))
 
     def spec(self) -> RunSpec:
         """Any run's, for what all have in common."""
@@ -72,9 +78,8 @@ class Results:
 
     def shortcomings(self) -> list[str]:
         """What is missing, diverged or unfinished, in sentences; nothing where every run is whole."""
-        evaluated = set(self.curves["run"])
-        absent = self.runs.filter(~pl.col("run").is_in(list(evaluated)))
-        here = self.runs.filter(pl.col("run").is_in(list(evaluated)))
+        here = self.evaluated
+        absent = self.runs.join(here, on="run", how="anti", maintain_order="left")
         diverged = here.filter(state="diverged")
         partial = here.filter(~pl.col("state").is_in(["done", "diverged"]))
         out = []

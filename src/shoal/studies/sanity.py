@@ -18,6 +18,7 @@ from shoal.studies.results import Results
 from shoal.studies.settings import per_model
 
 ABOUT = "an LSTM and a GPT memorise modular addition and much later generalise"
+QUESTION = "Modular addition: do the models memorise the training equations, and do they generalise later?"
 GENERALISED = 0.99
 
 
@@ -30,11 +31,11 @@ def report(results: Results, form: Form) -> Report:
     """Four figures, the table of ten figures per model, and what they say in words."""
     labels = {run: MODELS[spec.model] for run, spec in results.specs.items()}
     figures = [_figure(results, model, quantity) for model in results.models for quantity in ("loss", "accuracy")]
-    question = "Modular addition: do the models memorise the training equations, and do they generalise later?"
     return finished(
         "sanity",
         "Sanity check",
-        [question, *(answer(results.curves, model) for model in results.models)],
+        QUESTION,
+        [answer(results.curves, model) for model in results.models],
         [
             Section("Learning curves", figures=figures),
             Section("Ten figures per model", tables=[ten_figures(results.extrema, labels)]),

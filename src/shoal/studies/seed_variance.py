@@ -19,6 +19,7 @@ from shoal.studies.results import Results, trained_equations
 from shoal.studies.settings import QUICK, QUICK_OWN
 
 ABOUT = "initialisation, split or batch order: which seed decides when a run generalises"
+QUESTION = "Of the spread in the time to generalise, how much comes from initialisation, split and batch order?"
 FACTORS = {"init_seed": "initialisation", "split_seed": "split", "order_seed": "batch order"}
 
 
@@ -57,7 +58,9 @@ def report(results: Results, form: Form) -> Report:
             notes += factorial_notes(found)
             answers.append(_answer(found.table, MODELS[model], threshold))
         sections.append(Section(MODELS[model], notes, figures, tables))
-    return finished("seed-variance", "Which seed decides", [*answers, *_idle(results)], sections, results, form)
+    return finished(
+        "seed-variance", "Which seed decides", QUESTION, [*answers, *_idle(results)], sections, results, form
+    )
 
 
 def _answer(table: pl.DataFrame, model: str, threshold: float) -> str:
@@ -71,8 +74,8 @@ def _answer(table: pl.DataFrame, model: str, threshold: float) -> str:
     ]
     rest = sum(row["component_share"] for row in table.to_dicts() if len(row["source"]) > 1)
     return (
-        f"{model}, A_val ≥ {threshold:g}: of the variance of log time, {', '.join(parts)} alone, and {rest:.0%} only in "
-        "combination (variance components with 95 % intervals)."
+        f"{model}, A_val ≥ {threshold:g}: of the variance of log time, {', '.join(parts)} alone, and {rest:.0%} only "
+        "in combination (variance components with 95 % intervals)."
     )
 
 

@@ -1,6 +1,7 @@
 """The report that every card gives."""
 
 from collections.abc import Sequence
+from statistics import median
 from types import ModuleType
 
 import altair as alt
@@ -10,7 +11,7 @@ from shoal.report import Cell, Figure, Report, Section, Table
 from shoal.report.figures import COLOURS, styled
 from shoal.report.summary import provenance
 from shoal.studies.base import Form
-from shoal.studies.cards.verdict import RULE, Published, Verdict, judge
+from shoal.studies.cards.verdict import RULE, Verdict, judge
 from shoal.studies.results import Results
 
 
@@ -24,12 +25,12 @@ def card_report(card: ModuleType, name: str, results: Results, form: Form) -> Re
         form: how they were asked for.
     """
     verdicts = [judge(published, results) for published in card.PUBLISHED]
-    lead = [*results.shortcomings(), conclusion(verdicts)]
     command = f"shoal reproduce {name}{form.flags()}"
     changed = [] if not form.settings else [f"Settings changed for this report: {form.flags().strip()}."]
     return Report(
         title=f"{card.TITLE}{' (quick form)' if form.quick else ''}",
-        lead=" ".join(lead),
+        lead="Do our runs of these settings cover what was published?",
+        answers=[*results.shortcomings(), *conclusion(verdicts)],
         sections=[
             Section("Beside the published numbers", [RULE], [_figure(verdicts)], [_table(verdicts)]),
             Section("Source and deviations", [f"Source: {card.SOURCE}", *changed, *_numbered(card.DEVIATIONS)]),
@@ -38,15 +39,13 @@ def card_report(card: ModuleType, name: str, results: Results, form: Form) -> Re
     )
 
 
-def conclusion(verdicts: Sequence[Verdict]) -> str:
+def conclusion(verdicts: Sequence[Verdict]) -> list[str]:
     """How many published numbers ours cover, and which they do not."""
     counts = {word: sum(v.word == word for v in verdicts) for word in ("covered", "not covered", "open", "not run")}
     text = f"Verdict: of {len(verdicts)} published numbers our runs cover {counts['covered']}, do not cover "
     text += f"{counts['not covered']}, and leave {counts['open'] + counts['not run']} open."
-    for verdict in verdicts:
-        if verdict.word == "not covered":
-            text += f" Not covered: {verdict.published.what}, {verdict.published.value:,.0f} ({verdict.why})."
-    return text
+    missed = [v for v in verdicts if v.word == "not covered"]
+    return [text, *(f"Not covered: {v.published.what}, {v.published.value:,.0f} ({v.why})." for v in missed)]
 
 
 def _numbered(deviations: Sequence[str]) -> list[str]:
@@ -58,7 +57,8 @@ def _table(verdicts: Sequence[Verdict]) -> Table:
     for verdict in verdicts:
         published, times = verdict.published, verdict.times
         reached = times.filter("observed")["time"]
-        ours = "–" if reached.is_empty() else f"{reached.median():,.0f} [{reached.min():,}, {reached.max():,}]"
+        steps = sorted(reached.to_list())
+        ours = f"{median(steps):,.0f} [{steps[0]:,}, {steps[-1]:,}]" if steps else "–"
         bound = "≤ " if published.is_bound else ""
         cells = [f"{bound}{published.value:,.0f}", published.source, f"{len(reached)} / {len(times)}", ours]
         rows.append((published.what, [Cell(text) for text in (*cells, verdict.word, verdict.why)]))
@@ -105,6 +105,3 @@ def _figure(verdicts: Sequence[Verdict]) -> Figure:
         "it; diamonds, published numbers."
     )
     return Figure("published", styled(alt.layer(chart)), caption)
-
-
-__all__ = ["Published", "card_report", "conclusion"]

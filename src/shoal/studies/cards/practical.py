@@ -18,7 +18,7 @@ DEVIATIONS = (
     "Initial values and batch order come from shoal's own streams, so that a seed does not give the same run as there.",
     "Every report is a mean over two seeds; ours are single runs, which spread wider.",
 )
-_REPORTS = {
+_REPORTS: dict[str, dict[str, tuple[float, ...]]] = {
     "lstm": {"t_train_accuracy": (300,), "t_valid_accuracy": (7850, 8700, 7550)},
     "gpt": {"t_train_accuracy": (82.5, 82.5, 84), "t_valid_accuracy": (8400, 8800, 5650)},
 }

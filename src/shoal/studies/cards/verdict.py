@@ -61,8 +61,7 @@ class Verdict:
 
 def judge(published: Published, results: Results) -> Verdict:
     """Compare a published number with the runs it names."""
-    kept = {name: value for name, value in published.where.items()}
-    own = results.of(**kept)
+    own = results.of(**published.where)
     if own.runs.is_empty() or own.curves.is_empty():
         return Verdict(published, pl.DataFrame(schema=_TIMES), "not run", "none of our runs has these settings")
     times = _times(published, own)
