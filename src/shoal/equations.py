@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from shoal.errors import UserError, nearest
 
 OPERATORS = ("+", "-", "*", "/")
+FORMATS = ("full", "infix", "operands")
 ORDERS = (2, 3)
 
 
