@@ -1,6 +1,6 @@
 """Which equations a run learns."""
 
-from shoal.equations import FORMATS, OPERATORS, check_arithmetic, split_sizes
+from shoal.equations import COMPOSITIONS, FORMATS, OPERATORS, S5_SIZE, check_arithmetic, split_sizes
 from shoal.errors import UserError
 from shoal.spec.fields import Orders, Settings, choice, set_default, setting
 
@@ -10,7 +10,7 @@ _MOST_EQUATIONS = 10_000_000  # of all splits; more would not fit into memory wh
 class DataSettings(Settings):
     """The equations, how they are written, split and batched."""
 
-    p: int = setting(31, "modulus of the operands", "an integer of at least 2", ge=2)
+    p: int = setting(31, "modulus of the operands; 120, and needless, for s5", "an integer of at least 2", ge=2)
     q: int | None = setting(None, "modulus of the results", "an integer of at least 2; p when not given", ge=2)
     operator: str = choice("+", "operation", OPERATORS)
     r_train: float = setting(0.5, "share of the equations that train", "in (0, 1)", gt=0, le=1, allow_inf_nan=False)
@@ -23,9 +23,19 @@ class DataSettings(Settings):
 
     def resolve_data(self) -> None:
         """Fill in what was left open; raise :class:`UserError` for what makes no data."""
+        if self.operator in COMPOSITIONS and "p" not in self.model_fields_set:
+            object.__setattr__(self, "p", S5_SIZE)
         set_default(self, "q", self.p)
         assert self.q is not None
-        check_arithmetic(self.p, self.q, self.operator, self.r_train, self.operation_orders)
+        check_arithmetic(
+            self.p,
+            self.q,
+            self.operator,
+            self.r_train,
+            self.operation_orders,
+            self.is_symmetric,
+            self.equation_format,
+        )
         if self.split_per_order and len(self.operation_orders) == 1:
             raise UserError(
                 f"split_per_order does not apply to one order, got operation_orders={self.operation_orders[0]}"
