@@ -228,6 +228,16 @@ def test_parameters_are_counted_for_the_vocabulary_of_the_format(model, form, or
     assert count_run_parameters(spec) == count_parameters(build_model(spec, build_task(spec)))
 
 
+@pytest.mark.parametrize("operator", [*CHAINED, MIXED, *POLYNOMIALS])
+@pytest.mark.parametrize("p", [2, 7])
+@pytest.mark.parametrize("is_symmetric", [False, True])
+def test_the_table_of_an_operator_is_its_formula(operator, p, is_symmetric):
+    for form in FORMATS:
+        args = {"p": p, "q": p, "operator": operator, "operation_orders": 2, "is_symmetric": is_symmetric}
+        data = arithmetic_data(**args, r_train=0.5, shuffle=False, equation_format=form)
+        assert words(data) == expected_equations({**args, "equation_format": form})
+
+
 @pytest.mark.parametrize("p", [3, 7, 11])
 def test_the_quotients_of_the_grokking_literature(p):
     """``x / y`` for ``0 <= x < p``, ``0 < y < p``, each once."""

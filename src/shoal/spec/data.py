@@ -10,7 +10,7 @@ _MOST_EQUATIONS = 10_000_000  # of all splits; more would not fit into memory wh
 class DataSettings(Settings):
     """The equations, how they are written, split and batched."""
 
-    p: int = setting(31, "modulus of the operands; 120, and needless, for s5", "an integer of at least 2", ge=2)
+    p: int = setting(31, "modulus of the operands; 120 with s5 operators", "an integer of at least 2", ge=2)
     q: int | None = setting(None, "modulus of the results", "an integer of at least 2; p when not given", ge=2)
     operator: str = choice("+", "operation", OPERATORS)
     r_train: float = setting(0.5, "share of the equations that train", "in (0, 1)", gt=0, le=1, allow_inf_nan=False)
