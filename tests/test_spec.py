@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from shoal import spec as tables
+from shoal.equations import OPERATORS
 from shoal.errors import UserError
 from shoal.models import families, gpt
 from shoal.spec import RunSpec, grid
@@ -23,6 +24,7 @@ COMMON = {
     "p": st.sampled_from([5, 7, 11, 31]),
     "q": st.sampled_from([5, 7, 31]),
     "operator": st.sampled_from("+-*/"),
+    "equation_format": st.sampled_from(["full", "infix", "operands"]),
     "r_train": st.floats(0.2, 0.8),
     "operation_orders": st.sampled_from([2, 3, "2,3", [3, 2], (2,)]),
     "is_symmetric": st.booleans(),
@@ -100,6 +102,15 @@ def test_settings_left_open_take_the_value_that_fits():
     assert (spec.beta1, spec.beta2, spec.eps) == (None, None, None)
 
 
+def test_permutations_are_120_unless_p_is_given():
+    spec = RunSpec(operator="s5:xy")
+    assert (spec.p, spec.q) == (120, 120)
+    assert spec == RunSpec(operator="s5:xy", p=120) == RunSpec(**spec.model_dump())
+    assert RunSpec.restored(spec.model_dump(mode="json")).model_dump() == spec.model_dump()
+    assert [spec.p for spec in grid(operator=["+", "s5:xy", "x^2+y^2"])] == [31, 120, 31]
+    assert RunSpec().p == 31
+
+
 @some
 @given(asked())
 def test_none_or_the_default_itself_name_the_same_run(chosen):
@@ -126,6 +137,7 @@ CHANGES = {
     "r_train": 0.4,
     "operation_orders": 3,
     "is_symmetric": True,
+    "equation_format": "infix",
     "train_batch_size": 64,
     "num_layers": 1,
     "embedding_size": 64,
@@ -289,8 +301,32 @@ def test_a_bad_multiplier_is_named(value):
     [
         ({"model": "gtp"}, "unknown model 'gtp': one of lstm gpt; did you mean 'gpt'?"),
         ({"model": "rwkv"}, "unknown model 'rwkv': one of lstm gpt"),
-        ({"operator": "x"}, "unknown operator 'x': one of + - * /"),
-        ({"operator": "**"}, "unknown operator '**': one of + - * /; did you mean '*'?"),
+        ({"operator": "x"}, f"unknown operator 'x': one of {' '.join(OPERATORS)}"),
+        ({"operator": "**"}, f"unknown operator '**': one of {' '.join(OPERATORS)}; did you mean '*'?"),
+        (
+            {"operator": "x^2+y2"},
+            f"unknown operator 'x^2+y2': one of {' '.join(OPERATORS)}; did you mean 'x^2+y^2'?",
+        ),
+        (
+            {"operator": "x^2+y^2", "operation_orders": "2,3"},
+            "operator 'x^2+y^2' takes two operands: operation_orders must be 2, got 2,3",
+        ),
+        (
+            {"operator": "s5:xy", "p": 31},
+            "operator 's5:xy' acts on the 120 permutations of five elements and needs p=120, got p=31",
+        ),
+        (
+            {"operator": "s5:xy", "q": 60},
+            "operator 's5:xy' acts on the 120 permutations of five elements and needs q=120, got q=60",
+        ),
+        (
+            {"operator": "s5:xy", "is_symmetric": True},
+            "is_symmetric does not apply to operator 's5:xy': permutations do not commute",
+        ),
+        (
+            {"equation_format": "operand"},
+            "unknown equation_format 'operand': one of full infix operands; did you mean 'operands'?",
+        ),
         ({"optimizer": "adamm"}, "unknown optimizer 'adamm': one of sgd momentum adam adamw; did you mean 'adam'?"),
         (
             {"model": "gpt", "non_linearity": "gellu"},

@@ -35,6 +35,9 @@ def test_runs_are_grouped_by_the_shapes_of_their_tensors():
     assert [cohort.shared.model for cohort in cohorts] == ["lstm", "gpt"]
     varied = shoal.grid(lr=[1e-3, 1e-2], operator=["+", "*"], r_train=[0.3, 0.5], clip=[1.0, 2.0], n_steps=[5, 9])
     assert len(plan(varied)) == 1
+    algebra = shoal.grid(p=120, operator=["+", "s5:xy", "s5:xyx", "x^3+xy"], equation_format=["full", "operands"])
+    assert [len(cohort) for cohort in plan(algebra)] == [4, 4]
+    assert [cohort.shared.p for cohort in plan(shoal.grid(operator=["+", "x^2+y^2", "s5:xy"]))] == [31, 120]
     for name, values in {"train_batch_size": [64, 128], "optimizer": ["adam", "adamw"], "p": [5, 7]}.items():
         assert len(plan(shoal.grid(**{name: values}))) == 2
 

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
+from shoal.equations import sequence_length
 from shoal.spec import RunSpec
 from shoal.tasks.build import count_run_parameters
 
@@ -42,7 +43,7 @@ class Cohort:
     def seconds(self) -> float:
         """About how long one core trains it, for decisions: by 6 P B S operations per step, and what a step costs."""
         spec = self.shared
-        positions = spec.train_batch_size * (2 * max(spec.operation_orders) + 2)
+        positions = spec.train_batch_size * sequence_length(spec.operation_orders, spec.equation_format)
         operations = 6 * count_run_parameters(spec) * positions  # per member and step
         return sum(member.n_steps for member in self.members) * (operations / RATE + OVERHEAD)
 
