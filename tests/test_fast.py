@@ -91,6 +91,22 @@ def test_members_of_different_operators_are_scored_where_their_results_are(engin
 
 
 @pytest.mark.parametrize("engine", FAST)
+@pytest.mark.parametrize("model", ["lstm", "gpt"])
+def test_a_smoothed_loss_equals_that_of_the_model_and_is_for_training_alone(engine, model):
+    smoothed, sharp = (tiny(model=model, operation_orders=(2, 3), p=3, label_smoothing=e) for e in (0.3, 0.0))
+    slow, fast, without = scattered([smoothed], "plain"), scattered([smoothed], engine), scattered([sharp], engine)
+    expected, found = (stack.score(stack.splits["train"], training=True)["loss"] for stack in (slow, fast))
+    torch.testing.assert_close(found, expected, atol=2e-5, rtol=1e-5)
+    (expected_gradient,) = torch.autograd.grad(expected.sum(), slow.theta)
+    (gradient,) = torch.autograd.grad(found.sum(), fast.theta)
+    torch.testing.assert_close(gradient, expected_gradient, atol=5e-4 * float(expected_gradient.abs().max()), rtol=0)
+    (reported, _), (plain, _), (known, _) = (gradients(stack) for stack in (fast, slow, without))
+    assert torch.equal(reported["loss"], known["loss"])
+    torch.testing.assert_close(plain["loss"], known["loss"], atol=2e-5, rtol=1e-5)
+    assert (found - reported["loss"]).abs().max() > 0.01
+
+
+@pytest.mark.parametrize("engine", FAST)
 @pytest.mark.parametrize(
     "changes",
     [
@@ -139,7 +155,7 @@ def test_a_member_does_not_notice_its_neighbours_by_one_bit(engine, model, size,
 
 
 @pytest.mark.parametrize("engine", FAST)
-@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd", "lion", "muon"])
 def test_a_diverging_member_is_put_back_and_its_neighbours_do_not_change(engine, optimizer):
     specs = tiny_grid({"model": "gpt", "optimizer": optimizer}, seed=[0, 1, 2])
     healthy, ill = (Stack(one_cohort(specs), CPU, engine) for _ in range(2))

@@ -13,7 +13,8 @@ from shoal.equations import OPERATORS
 from shoal.errors import UserError
 from shoal.models import families, gpt
 from shoal.spec import RunSpec, grid
-from shoal.training import optimizers
+from shoal.spec.training import SCHEDULES
+from shoal.training import optimizers, schedules
 
 some = settings(max_examples=25, deadline=None)
 
@@ -40,7 +41,10 @@ COMMON = {
     "weight_decay": st.floats(0, 2),
     "clip": POSITIVE | st.just(math.inf),
     "decay_all": st.booleans(),
-    "n_steps": st.integers(1, 10**6),
+    "lr_schedule": st.sampled_from(["constant", "linear", "cosine"]),
+    "warmup_steps": st.integers(0, 100),
+    "label_smoothing": FRACTION,
+    "n_steps": st.integers(100, 10**6),
     "eval_first": st.integers(0, 200),
     "eval_period": st.integers(1, 200),
     "save_model_step": st.integers(1, 200) | st.just(math.inf) | st.none(),
@@ -61,6 +65,7 @@ BY_MODEL = {
 }
 MOMENTS = {"beta1": FRACTION, "beta2": FRACTION, "eps": POSITIVE}
 BY_OPTIMIZER = {"sgd": {}, "momentum": {"momentum": FRACTION}, "adam": MOMENTS, "adamw": MOMENTS}
+BY_OPTIMIZER |= {"lion": {"beta1": FRACTION, "beta2": FRACTION}, "muon": MOMENTS | {"momentum": FRACTION}}
 
 
 @st.composite
@@ -155,6 +160,9 @@ CHANGES = {
     "eps": 1e-6,
     "clip": math.inf,
     "decay_all": False,
+    "lr_schedule": "linear",
+    "warmup_steps": 5,
+    "label_smoothing": 0.1,
     "n_steps": 5,
     "stop_after_generalizing": 0,
     "precision": "bfloat16",
@@ -250,6 +258,8 @@ NO_NUMBERS = {
     "eval_batch_size": [0, -1],
     "num_layers": [0, -1, 1.5],
     "embedding_size": [0, -8],
+    "warmup_steps": [-1, 0.5, None],
+    "label_smoothing": [-0.1, 1, math.nan],
     "hidden_size": [0, -8],
     "eval_first": [-1, 0.5],
     "eval_period": [0, -1],
@@ -327,7 +337,10 @@ def test_a_bad_multiplier_is_named(value):
             {"equation_format": "operand"},
             "unknown equation_format 'operand': one of full infix operands; did you mean 'operands'?",
         ),
-        ({"optimizer": "adamm"}, "unknown optimizer 'adamm': one of sgd momentum adam adamw; did you mean 'adam'?"),
+        (
+            {"optimizer": "adamm"},
+            "unknown optimizer 'adamm': one of sgd momentum adam adamw lion muon; did you mean 'adam'?",
+        ),
         (
             {"model": "gpt", "non_linearity": "gellu"},
             "unknown non_linearity 'gellu': one of gelu relu; did you mean 'gelu'?",
@@ -346,14 +359,23 @@ def test_a_bad_multiplier_is_named(value):
         ({"multiplier": 2}, "multiplier=2.0 does not apply to model 'lstm'; it applies to gpt"),
         ({"non_linearity": "relu"}, "non_linearity=relu does not apply to model 'lstm'; it applies to gpt"),
         ({"model": "gpt", "hidden_size": 8}, "hidden_size=8 does not apply to model 'gpt'; it applies to lstm"),
-        ({"momentum": 0.9}, "momentum=0.9 does not apply to optimizer 'adamw'; it applies to momentum"),
+        (
+            {"lr_schedule": "cosin"},
+            "unknown lr_schedule 'cosin': one of constant linear cosine; did you mean 'cosine'?",
+        ),
+        (
+            {"warmup_steps": 200, "n_steps": 100},
+            "warmup_steps must be at most n_steps, got warmup_steps=200 and n_steps=100",
+        ),
+        ({"momentum": 0.9}, "momentum=0.9 does not apply to optimizer 'adamw'; it applies to momentum muon"),
+        ({"optimizer": "lion", "eps": 1}, "eps=1.0 does not apply to optimizer 'lion'; it applies to adam adamw muon"),
         (
             {"optimizer": "sgd", "beta1": 0.9},
-            "beta1=0.9 does not apply to optimizer 'sgd'; it applies to adam adamw",
+            "beta1=0.9 does not apply to optimizer 'sgd'; it applies to adam adamw lion muon",
         ),
         (
             {"optimizer": "momentum", "eps": 1},
-            "eps=1.0 does not apply to optimizer 'momentum'; it applies to adam adamw",
+            "eps=1.0 does not apply to optimizer 'momentum'; it applies to adam adamw muon",
         ),
         (
             {"r_train": 1},
@@ -410,11 +432,15 @@ def test_a_wrong_grid_is_refused(values, text):
     assert str(caught.value) == text
 
 
-def test_the_tables_of_names_agree_with_what_is_built_from_them():
-    assert tables.FAMILIES.keys() == families.FAMILIES.keys()
-    assert set(tables.NON_LINEARITIES) == gpt.NON_LINEARITIES.keys()
+def test_the_tables_of_optimizers_and_schedules_agree_with_what_trains():
     assert tables.OPTIMIZERS.keys() == optimizers.OPTIMIZERS.keys()
     for name, own in tables.OPTIMIZERS.items():
         assert {*own, "lr", "weight_decay"} == set(optimizers.OPTIMIZERS[name].hyper)
+    assert tuple(schedules.SCHEDULES) == SCHEDULES
+
+
+def test_the_tables_of_names_agree_with_what_is_built_from_them():
+    assert tables.FAMILIES.keys() == families.FAMILIES.keys()
+    assert set(tables.NON_LINEARITIES) == gpt.NON_LINEARITIES.keys()
     for own in tables.FAMILIES.values():
         assert own.keys() <= RunSpec.model_fields.keys()

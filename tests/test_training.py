@@ -52,7 +52,15 @@ def test_nothing_is_trained_twice(tmp_path):
     assert [len(folder.specs()) for folder in Lab(tmp_path / "lab").cohorts()] == [2, 1]
 
 
-@pytest.mark.parametrize("base", [{}, {"model": "gpt", "dropout": 0.2, "train_batch_size": 4}])
+@pytest.mark.parametrize(
+    "base",
+    [
+        {},
+        {"model": "gpt", "dropout": 0.2, "train_batch_size": 4},
+        {"optimizer": "lion", "lr_schedule": "cosine", "label_smoothing": 0.1},
+        {"optimizer": "muon", "lr_schedule": "linear", "warmup_steps": 10},
+    ],
+)
 def test_a_stopped_run_goes_on_bit_for_bit(tmp_path, base):
     specs = tiny_grid(base | {"n_steps": 40}, seed=[0, 1], lr=[1e-3, 3e-3])
     expected = shoal.train(specs, tmp_path / "whole", workers=1)

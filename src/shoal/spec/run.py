@@ -12,7 +12,7 @@ from shoal.errors import UserError
 from shoal.spec.data import DataSettings
 from shoal.spec.fields import check_choices, one_line
 from shoal.spec.model import ModelSettings
-from shoal.spec.training import SEEDS, OptimizerSettings, SeedSettings, TrainingSettings, check_precision
+from shoal.spec.training import SEEDS, OptimizerSettings, SeedSettings, TrainingSettings, check_precision, check_warmup
 
 # Raised when the same spec would give another trajectory than before, so that old records are not taken for new ones.
 TRAJECTORY_VERSION = 1
@@ -45,6 +45,7 @@ class RunSpec(SeedSettings, TrainingSettings, OptimizerSettings, ModelSettings, 
         self.resolve_optimizer()
         self.resolve_seeds()
         check_precision(self.dropout, self.precision)
+        check_warmup(self.warmup_steps, self.n_steps)
         self.resolve_data()
 
     @cached_property

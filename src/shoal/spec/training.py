@@ -96,6 +96,12 @@ class SeedSettings(Settings):
             set_default(self, name, self.seed)
 
 
+def check_warmup(warmup_steps: int, n_steps: int) -> None:
+    """Raise :class:`UserError` where the learning rate would not be reached."""
+    if warmup_steps > n_steps:
+        raise UserError(f"warmup_steps must be at most n_steps, got warmup_steps={warmup_steps} and n_steps={n_steps}")
+
+
 def check_precision(dropout: float, precision: str) -> None:
     """Raise :class:`UserError` where a precision has no way to train."""
     if dropout > 0 and precision != "float32":

@@ -8,6 +8,7 @@ import polars as pl
 import torch
 
 from shoal.analysis.attention import attention_by_position, attention_weights, focus, preference
+from shoal.equations import EQ
 from shoal.lab import Records
 from shoal.report import Cell, Figure, Report, Section, Table
 from shoal.report.attention import attention_grid
@@ -15,7 +16,7 @@ from shoal.studies.base import Form, Grid
 from shoal.studies.parts import finished
 from shoal.studies.results import Results
 from shoal.studies.settings import per_model
-from shoal.tasks.arithmetic import EQ, ArithmeticData
+from shoal.tasks.arithmetic import ArithmeticData
 from shoal.tasks.build import build_data
 
 ABOUT = "where the heads of a GPT that has generalised look"

@@ -12,6 +12,7 @@ stands after ``=`` is scored:
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -134,8 +135,9 @@ def get_arithmetic_dataset(
     return (train, valid), data.tokenizer, data.tokens.shape[1] - 1, data.padding_index
 
 
-def arithmetic_task(data: ArithmeticData) -> Task:
+def arithmetic_task(data: ArithmeticData, label_smoothing: float = 0.0) -> Task:
     """The same data as the engine takes it, with one group per operation order where there are several."""
+    smoothed = partial(equation_objective, label_smoothing=label_smoothing)
     inputs, targets, eq_positions, mask = data.rows(torch.arange(len(data.tokens)))
     orders = sorted(set(data.order.tolist()))
     return Task(
@@ -146,15 +148,21 @@ def arithmetic_task(data: ArithmeticData) -> Task:
         vocabulary_size=len(data.tokenizer),
         sequence_length=inputs.shape[1],
         padding_index=data.padding_index,
-        next_token=NextToken("inputs", "targets", lambda batch: scored_positions(batch["eq_positions"], batch["mask"])),
+        next_token=NextToken(
+            "inputs",
+            "targets",
+            lambda batch: scored_positions(batch["eq_positions"], batch["mask"]),
+            label_smoothing,
+        ),
+        training_objective=smoothed if label_smoothing else None,
     )
 
 
-def equation_objective(model: Model, batch: Batch) -> dict[str, Tensor]:
+def equation_objective(model: Model, batch: Batch, label_smoothing: float = 0.0) -> dict[str, Tensor]:
     """Loss and accuracy of each equation's right-hand side, ``(B,)`` each."""
     logits, *_ = model(batch["inputs"])  # (B, S, V)
     loss, accuracy = get_loss_and_accuracy(
-        logits, batch["targets"], batch["eq_positions"], batch["mask"], reduction="none"
+        logits, batch["targets"], batch["eq_positions"], batch["mask"], "none", label_smoothing
     )
     return {"loss": loss, "accuracy": accuracy}
 

@@ -28,7 +28,7 @@ def build_data(spec: RunSpec) -> ArithmeticData:
 
 def build_task(spec: RunSpec) -> Task:
     """The run's data as the engine takes it."""
-    return arithmetic_task(build_data(spec))
+    return arithmetic_task(build_data(spec), spec.label_smoothing)
 
 
 def build_model(spec: RunSpec, task: Task) -> nn.Module:

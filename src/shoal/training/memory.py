@@ -37,7 +37,8 @@ def member_bytes(spec: RunSpec) -> int:
     """
     task = build_task(spec)
     parameters = sum(p.numel() for p in build_model(spec, task).parameters())
-    copies = 6 + len(OPTIMIZERS[spec.optimizer].state)
+    optimizer = OPTIMIZERS[spec.optimizer]
+    copies = 6 + len(optimizer.state) + optimizer.temporaries
     data = 2 * sum(tensor.numel() * tensor.element_size() for tensor in task.tensors.values())
     n_train, n_all = len(task.splits["train"]), sum(map(len, task.splits.values()))
     position = _floats_per_position(spec) + 4 * task.vocabulary_size
