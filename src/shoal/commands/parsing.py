@@ -86,6 +86,7 @@ def read_settings(options: argparse.Namespace) -> "list[RunSpec]":
         UserError: a value is not allowed, or a flag was given twice.
     """
     from shoal.spec import RunSpec, grid
+    from shoal.spec.fields import extra
 
     given: dict[str, list[Any]] = {}
     for name in RunSpec.model_fields:
@@ -94,7 +95,8 @@ def read_settings(options: argparse.Namespace) -> "list[RunSpec]":
             continue
         if len(values) > 1:
             raise UserError(f"--{name.replace('_', '-')} was given {len(values)} times; give all its values at once")
-        given[name] = [None if value.lower() == "none" else value for value in values[0]]
+        left_open = None if "none" not in extra(RunSpec, name)["choices"] else "none"
+        given[name] = [left_open if value.lower() == "none" else value for value in values[0]]
     return grid(None, **given)
 
 
