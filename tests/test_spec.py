@@ -174,17 +174,25 @@ CHANGES = {
     "split_seed": 1,
     "order_seed": 1,
 }
+GPT_CHANGES = {
+    "num_heads": 8,
+    "multiplier": 2,
+    "non_linearity": "relu",
+    "norm": "rmsnorm",
+    "norm_position": "pre",
+    "positions": "rotary",
+    "bias_ffn": True,
+}
 
 
 def test_everything_else_names_another_run():
     ids = [RunSpec().id, *(RunSpec(**{name: value}).id for name, value in CHANGES.items())]
-    ids += [RunSpec(model="gpt", **{name: value}).id for name, value in {"num_heads": 8, "multiplier": 2}.items()]
+    ids += [RunSpec(model="gpt", **{name: value}).id for name, value in GPT_CHANGES.items()]
     ids += [RunSpec(operation_orders="2,3", split_per_order=value).id for value in (False, True)]
-    ids += [RunSpec(model="gpt", non_linearity="relu").id, RunSpec(optimizer="momentum", momentum=0.5).id]
+    ids += [RunSpec(optimizer="momentum", momentum=0.5).id]
     assert len(set(ids)) == len(ids)
-    untold = {"num_heads", "multiplier", "non_linearity", "momentum"}
-    untold |= {"split_per_order", "eval_batch_size", "save_statistic_step"}
-    assert CHANGES.keys() | untold == RunSpec.model_fields.keys()
+    untold = {"momentum", "split_per_order", "eval_batch_size", "save_statistic_step"}
+    assert CHANGES.keys() | GPT_CHANGES.keys() | untold == RunSpec.model_fields.keys()
 
 
 def test_a_value_that_equals_another_runs_default_is_told_apart():

@@ -80,7 +80,8 @@ def add_settings(parser: Parser) -> None:
 
 
 def read_values(options: argparse.Namespace) -> dict[str, list[str | None]]:
-    """The values of the flags of :func:`add_settings` that were given; ``none`` is nothing, as where none was given.
+    """The values of the flags of :func:`add_settings` that were given; ``none`` is nothing given,
+    where no choice has that name.
 
     Raises:
         UserError: a flag was given twice.

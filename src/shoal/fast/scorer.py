@@ -60,8 +60,9 @@ class PrefixScorer:
         self.targets, self.scored = self.targets[:, :, self.first :], self.scored[:, :, self.first :]
         self.prefixes = Prefixes(self.inputs, min(config.train_batch_size, self.inputs.shape[1]), self.first)
         self._known: dict[int, _Batch] = {}  # the last batch of each size
-        self.positions = model.embedding.position_encoding if isinstance(model, GPT) else None  # (S, D)
-        self.classifier = ("embedding.tokens" if isinstance(model, GPT) else "embedding") + ".weight"
+        self.is_gpt = isinstance(model, GPT)
+        self.positions = dict(model.named_buffers()).get("embedding.position_encoding")  # (S, D)
+        self.classifier = ("embedding.tokens" if self.is_gpt else "embedding") + ".weight"
         if not config.share_embeddings:
             self.classifier = "classifier.weight"
 
@@ -91,8 +92,7 @@ class PrefixScorer:
         return batch
 
     def _outputs(self, parameters: Mapping[str, Tensor], nodes: Nodes) -> Tensor:
-        config = self.config
-        if self.positions is None:
-            return lstm_outputs(parameters, config.num_layers, nodes, self.first, self.ops)
-        form = (config.num_heads, config.num_layers, config.non_linearity)
-        return gpt_outputs(parameters, self.positions, *form, nodes, self.first, self.ops)
+        if self.is_gpt:
+            positions = parameters.get("embedding.positions.weight", self.positions)
+            return gpt_outputs(parameters, positions, self.config, nodes, self.first, self.ops)
+        return lstm_outputs(parameters, self.config.num_layers, nodes, self.first, self.ops)

@@ -50,7 +50,7 @@ def refuse(settings: BaseModel, names: Iterable[str], by: str, fitting: str) -> 
 def check_choices(settings: BaseModel) -> None:
     """Raise :class:`UserError` for a name that is not one of those its setting allows."""
     for name in type(settings).model_fields:
-        known, value = _extra(type(settings), name), getattr(settings, name)
+        known, value = extra(type(settings), name), getattr(settings, name)
         if known["choices"] and value is not None and value not in known["choices"]:
             raise UserError(f"unknown {name} {value!r}: {known['allowed']}{nearest(value, known['choices'])}")
 
@@ -63,10 +63,11 @@ def one_line(error: ValidationError, kind: type[BaseModel]) -> str:
         return f"unknown setting {name!r}{nearest(name, kind.model_fields)}"
     if name not in kind.model_fields:
         return str(first["msg"]).removeprefix("Value error, ")
-    return f"{name} must be {_extra(kind, name)['allowed']}, got {first['input']!r}"
+    return f"{name} must be {extra(kind, name)['allowed']}, got {first['input']!r}"
 
 
-def _extra(kind: type[BaseModel], name: str) -> dict[str, Any]:
+def extra(kind: type[BaseModel], name: str) -> dict[str, Any]:
+    """What :func:`setting` noted of a field: ``allowed`` in words, and ``choices`` where it has a name."""
     extra = kind.model_fields[name].json_schema_extra
     assert isinstance(extra, dict)
     return extra

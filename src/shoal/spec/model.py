@@ -66,10 +66,15 @@ class ModelSettings(Settings):
                 f"num_heads must divide embedding_size, got num_heads={self.num_heads} and "
                 f"embedding_size={self.embedding_size}"
             )
-        if self.multiplier is not None and int(self.multiplier * self.embedding_size) < 1:
-            raise UserError(
-                f"multiplier={self.multiplier} leaves no feed-forward neuron at embedding_size={self.embedding_size}"
-            )
+        if self.multiplier is not None:
+            neurons, form = self.multiplier * self.embedding_size, ""
+            if self.non_linearity == "swiglu":
+                neurons, form = 2 * neurons / 3, " and non_linearity='swiglu', which has two thirds"
+            if int(neurons) < 1:
+                raise UserError(
+                    f"multiplier={self.multiplier} leaves no feed-forward neuron at "
+                    f"embedding_size={self.embedding_size}{form}"
+                )
         if self.positions == "rotary" and self.num_heads and self.embedding_size // self.num_heads % 2:
             raise UserError(
                 f"positions='rotary' turns pairs and needs an even embedding_size / num_heads, got "
