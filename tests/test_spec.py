@@ -182,6 +182,7 @@ GPT_CHANGES = {
     "norm_position": "pre",
     "positions": "rotary",
     "bias_ffn": True,
+    "initialisation": "scaled_normal",
 }
 
 
@@ -351,7 +352,7 @@ def test_a_bad_multiplier_is_named(value):
         ),
         (
             {"model": "gpt", "non_linearity": "gellu"},
-            "unknown non_linearity 'gellu': one of gelu relu; did you mean 'gelu'?",
+            "unknown non_linearity 'gellu': one of gelu relu swiglu; did you mean 'gelu'?",
         ),
         ({"learning_rate": 1}, "unknown setting 'learning_rate'"),
         ({"seeds": 1}, "unknown setting 'seeds'; did you mean 'seed'?"),

@@ -13,6 +13,7 @@ from typing import Any
 from torch import nn
 
 from shoal.models.gpt import GPT, PRACTICAL, Variant, feed_forward_width
+from shoal.models.initialisation import scaled_normal
 from shoal.models.lstm import LSTMLM
 
 
@@ -115,7 +116,7 @@ def _count_lstm(config: Any, vocabulary_size: int) -> int:
 
 
 def _build_gpt(config: Any, vocabulary_size: int, sequence_length: int, padding_index: int | None) -> nn.Module:
-    return GPT(
+    model = GPT(
         num_heads=config.num_heads,
         num_layers=config.num_layers,
         embedding_size=config.embedding_size,
@@ -130,6 +131,9 @@ def _build_gpt(config: Any, vocabulary_size: int, sequence_length: int, padding_
         share_embeddings=config.share_embeddings,
         **_variant(config),
     )
+    if config.initialisation == "scaled_normal":
+        scaled_normal(model, config.embedding_size)
+    return model
 
 
 def _variant(config: Any) -> dict[str, Any]:

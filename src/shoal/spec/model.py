@@ -17,11 +17,14 @@ FAMILIES: Mapping[str, Mapping[str, Any]] = {
         "norm_position": "post",
         "positions": "sinusoidal",
         "bias_ffn": False,
+        "initialisation": "torch",
     },
 }
 NON_LINEARITIES = ("gelu", "relu", "swiglu")
 NORMS = ("layernorm", "rmsnorm", "none")
-NORM_POSITIONS = ("post", "pre")
+NORM_INITIALISATIONS = ("torch", "scaled_normal")
+POSITIONS = ("post", "pre")
+INITIALISATIONS = ("torch", "scaled_normal")
 POSITIONS = ("sinusoidal", "learned", "rotary", "none")
 
 
@@ -43,6 +46,9 @@ class ModelSettings(Settings):
     norm_position: str | None = choice(None, "gpt: normalise after each residual or before each branch", NORM_POSITIONS)
     positions: str | None = choice(None, "gpt: position encoding", POSITIONS)
     bias_ffn: bool | None = setting(None, "gpt: biases in the feed-forward layers", "true or false")
+    initialisation: str | None = choice(
+        None, "gpt: PyTorch's own initial values, or matrices from N(0, 1/embedding_size)", INITIALISATIONS
+    )
     dropout: float = setting(0.0, "dropout probability", "in [0, 1)", ge=0, lt=1, allow_inf_nan=False)
     bias: bool = setting(True, "biases in the LSTM gates or the attention", "true or false")
     bias_classifier: bool = setting(True, "bias in the classifier", "true or false")
