@@ -22,8 +22,7 @@ FAMILIES: Mapping[str, Mapping[str, Any]] = {
 }
 NON_LINEARITIES = ("gelu", "relu", "swiglu")
 NORMS = ("layernorm", "rmsnorm", "none")
-NORM_INITIALISATIONS = ("torch", "scaled_normal")
-POSITIONS = ("post", "pre")
+NORM_POSITIONS = ("post", "pre")
 INITIALISATIONS = ("torch", "scaled_normal")
 POSITIONS = ("sinusoidal", "learned", "rotary", "none")
 

@@ -98,7 +98,7 @@ def _compare(published: Published, times: Sequence[int], observed: Sequence[bool
     later = sum(time >= value for time in reached) + sum(end >= value for end in ends)
     if earlier and later:
         return "covered", f"{earlier} of {n} runs as early or earlier, {later} as late or later"
-    if undecided and not later:
+    if undecided:
         return "open", f"{undecided} of {n} runs ended before {value:,.0f} without getting there"
     if earlier:
         return "not covered", f"all {n} runs are sooner; the latest at {max(reached):,}"
