@@ -83,7 +83,7 @@ def estimates_table(fit: ScalingFit, resamples: int) -> Table:
         ""
         if fit.without is None
         else (
-            " Which runs are outliers is held fixed over the resamples, so that the intervals without them are rather too "
+            " Which runs are outliers is held fixed over the resamples, so the intervals without them are rather too "
             f"narrow. Figures and budgets are by the law of the {fit.chosen.runs} runs."
         )
     )

@@ -1,5 +1,7 @@
 """Figures of a fitted scaling law."""
 
+import math
+
 import altair as alt
 import numpy as np
 import polars as pl
@@ -11,22 +13,25 @@ from shoal.report.figures import Chart, Figure, styled
 
 _BLUE, _ORANGE, _GREY = "#0072B2", "#D55E00", "#666666"
 _WIDTH, _HEIGHT = 420, 270
-_CURVES, _POINTS = 5, 120
+_CURVES, _POINTS, _MOST_TICKS = 5, 120, 8
+_POWER = "replace(format(datum.value, '~e'), '+', '')"
 _PERCENT_TICKS = [-50, -20, -10, -5, -2, -1, 0, 1, 2, 5, 10, 20, 50]
 
 
 def loss_against_parameters(fit: ScalingFit) -> Figure:
     """Runs coloured by compute, with curves of equal compute."""
-    curves = _curves(fit)
+    curves, ends = _curves(fit), _ends(fit.runs["flop"])
     colour = alt.Color(
         "flop:Q",
         title="compute (FLOP)",
         scale=alt.Scale(type="log", scheme="viridis", domain=_ends(fit.runs["flop"])),
-        legend=alt.Legend(format=".0e", gradientLength=160),
+        legend=alt.Legend(
+            type="gradient", gradientLength=200, labelExpr=_POWER, values=_ticks(*_ends(fit.runs["flop"]))
+        ),
     )
     scale = alt.Scale(type="log", nice=False, domain=_ends(fit.runs["loss"], 1.02))
     x = _logarithmic("parameters", "parameters N", _ends(fit.runs["parameters"], 1.15))
-    y = alt.Y("loss:Q", title="loss", scale=scale, axis=alt.Axis(format="~g", tickCount=6))
+    y = alt.Y("loss:Q", title="loss", scale=scale, axis=alt.Axis(format="~g", tickCount=6, labelOverlap=False))
     points = alt.Chart(fit.runs.select("parameters", "loss", "flop", "outlier"))
     layers = [
         alt.Chart(curves).mark_line(clip=True, strokeWidth=1.8).encode(x, y, colour, alt.Detail("flop:N")),
@@ -84,8 +89,10 @@ def best_use(estimate: Estimate, budgets: list[float], largest: float, resamples
     labels = list(names.values())
     colour = alt.Color("what:N", title=None, scale=alt.Scale(domain=labels, range=[_BLUE, _ORANGE]), legend=_lines())
     dash = alt.StrokeDash("what:N", title=None, scale=alt.Scale(domain=labels, range=[[1, 0], [6, 3]]))
-    x = _logarithmic("flop", "compute C (FLOP)")
-    y = alt.Y("value:Q", title="best number", scale=alt.Scale(type="log"), axis=_decades())
+    x = _logarithmic("flop", "compute C (FLOP)", [grid[0], grid[-1]])
+    ends = [long["value"].to_numpy().min() / 3, long["value"].to_numpy().max() * 3]
+    scale = alt.Scale(type="log", nice=False, domain=ends)
+    y = alt.Y("value:Q", title="best number", scale=scale, axis=_axis(*ends))
     base = alt.Chart(long)
     within = long.filter(pl.col("low").is_finite() & pl.col("high").is_finite() & (pl.col("low") > 0))
     layers = [
@@ -93,8 +100,8 @@ def best_use(estimate: Estimate, budgets: list[float], largest: float, resamples
         base.mark_line(strokeWidth=2.2).encode(x, y, colour, dash),
     ]
     if not within.is_empty():
-        area = alt.Chart(within).mark_area(opacity=0.2)
-        layers.insert(0, area.encode(x, alt.Y("low:Q", scale=alt.Scale(type="log")), alt.Y2("high"), colour))
+        area = alt.Chart(within).mark_area(opacity=0.2, clip=True)
+        layers.insert(0, area.encode(x, alt.Y("low:Q", scale=scale), alt.Y2("high"), colour))
     caption = (
         f"The parameters and tokens of the smallest loss for a budget C = 6 N D, by the law fitted to {estimate.runs} "
         f"runs. Bands: pointwise 95 % percentile intervals over {resamples:,} bootstrap resamples of the runs. Dotted: "
@@ -151,20 +158,32 @@ def _ends(values: pl.Series, margin: float = 1.0) -> list[float]:
     return [float(values.min()) / margin, float(values.max()) * margin]  # type: ignore[arg-type]
 
 
-def _decades() -> alt.Axis:
-    return alt.Axis(format=".0e", tickCount=6, labelOverlap=True)
+def _ticks(low: float, high: float) -> list[float]:
+    """Powers of ten within the ends; where they are few, twice and five times them too."""
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    for steps in ((1, 2, 5), (1,)):
+        ticks = [step * 10.0**power for power in powers for step in steps]
+        within = [tick for tick in ticks if low * 0.999 <= tick <= high * 1.001]
+        if len(within) <= _MOST_TICKS:
+            return within
+    return within[:: math.ceil(len(within) / _MOST_TICKS)]
 
 
-def _logarithmic(field: str, title: str, domain: list[float] | None = None) -> alt.X:
-    scale = alt.Scale(type="log", nice=False) if domain is None else alt.Scale(type="log", nice=False, domain=domain)
-    return alt.X(f"{field}:Q", title=title, scale=scale, axis=_decades())
+def _axis(low: float, high: float) -> alt.Axis:
+    return alt.Axis(values=_ticks(low, high), labelExpr=_POWER, labelOverlap=False)
+
+
+def _logarithmic(field: str, title: str, ends: list[float]) -> alt.X:
+    scale = alt.Scale(type="log", nice=False, domain=ends)
+    return alt.X(f"{field}:Q", title=title, scale=scale, axis=_axis(*ends))
 
 
 def _percent(frame: pl.DataFrame) -> alt.Y:
     low, high = _ends(frame["percent"])
     ticks = [tick for tick in _PERCENT_TICKS if min(low, -2) * 1.3 <= tick <= max(high, 2) * 1.3]
+    axis = alt.Axis(values=ticks, labelExpr="datum.value == 0 ? '0' : format(datum.value, '+d')", labelOverlap=False)
     scale = alt.Scale(type="symlog", constant=1)
-    return alt.Y("percent:Q", title="observed − predicted (%)", scale=scale, axis=alt.Axis(values=ticks, format="+~g"))
+    return alt.Y("percent:Q", title="observed − predicted (%)", scale=scale, axis=axis)
 
 
 def _lines() -> alt.Legend:
