@@ -21,9 +21,9 @@ Array = NDArray[np.float64]
 
 DELTA = 1e-3  # Hoffmann et al.: where the Huber loss of a log residual turns from quadratic to linear
 MOST_EXPONENT = 5.0
-_EXPONENTS = (0.1, 0.2, 0.35, 0.6, 1.0, 1.6)
+_EXPONENTS = (0.05, 0.15, 0.4, 0.8, 1.6, 3.2)
 _SMALLEST_TERM, _SMALLEST_CONSTANT = 15.0, 10.0  # e-foldings below the smallest y
-_KEPT_STARTS = 4  # of the rough searches, those that are finished
+_ROUGH, _FINE = 20, 5  # how many of the starts are searched from, and how many of these searches are finished
 _MOST_POLISHING = 20
 
 
@@ -67,35 +67,46 @@ class PowerSum:
             [high, *[high + _SMALLEST_TERM] * K, *[MOST_EXPONENT] * K],
         )
 
-    def logs_of_terms(self, theta: Array) -> Array:
-        """``(n, K)``, or ``(n, 1 + K)`` with the constant first."""
-        n, K = self.x.shape
-        powers = theta[-2 * K : -K] - theta[-K:] * self.x  # (n, K)
-        return np.concatenate([np.full((n, 1), theta[0]), powers], axis=1) if self.constant else powers
+    @cached_property
+    def _rows(self) -> Array:
+        """``(terms, n)``: the x of each term, zeros for the constant; rows are contiguous, which numpy adds faster."""
+        zeros = np.zeros((int(self.constant), len(self.y)))
+        return np.concatenate([zeros, self.x.T])
+
+    def _terms(self, theta: Array) -> tuple[Array, Array]:
+        """The predicted logarithms, ``(n,)``, and the share of each term in the sum, ``(terms, n)``."""
+        K = self.x.shape[1]
+        slopes = np.zeros(len(self._rows))
+        slopes[-K:] = theta[-K:]
+        logs = theta[:-K, None] - slopes[:, None] * self._rows  # (terms, n)
+        top = logs.max(axis=0)
+        shares = np.exp(logs - top)
+        total = shares.sum(axis=0)
+        return top + np.log(total), shares / total
 
     def log_prediction(self, theta: Array) -> Array:
         """``(n,)``."""
-        return _logsumexp(self.logs_of_terms(theta))[0]
+        return self._terms(theta)[0]
 
     def objective(self, theta: Array, weights: Array | float = 1.0) -> tuple[float, Array]:
         """The sum over points of weight × Huber loss / delta, and its gradient in theta.
 
         Divided by delta it counts absolute log residuals, which suits the tolerances of the search.
         """
-        value, shares = _logsumexp(self.logs_of_terms(theta))  # (n,), (n, terms)
+        K = self.x.shape[1]
+        value, shares = self._terms(theta)  # (n,), (terms, n)
         residual = value - self.y
-        size = np.abs(residual)
-        loss = np.where(size <= self.delta, residual**2 / (2 * self.delta), size - self.delta / 2)
-        slope = weights * np.clip(residual / self.delta, -1.0, 1.0)  # (n,)
-        return float((weights * loss).sum()), slope @ self._jacobian(shares)
+        inner = np.minimum(np.maximum(residual, -self.delta), self.delta) / self.delta  # slope of the loss
+        loss = inner * (residual - inner * (self.delta / 2))  # r²/2δ inside, |r| − δ/2 outside
+        slope = weights * inner
+        of_powers = shares[-K:] * self._rows[-K:]
+        return float((weights * loss).sum()), np.concatenate([shares @ slope, -(of_powers @ slope)])
 
     def jacobian(self, theta: Array) -> Array:
         """``(n, len(theta))``: derivatives of the predicted logarithms."""
-        return self._jacobian(_logsumexp(self.logs_of_terms(theta))[1])
-
-    def _jacobian(self, shares: Array) -> Array:
         K = self.x.shape[1]
-        return np.concatenate([shares, -shares[:, -K:] * self.x], axis=1)
+        shares = self._terms(theta)[1]
+        return np.concatenate([shares, -shares[-K:] * self._rows[-K:]]).T
 
     @cached_property
     def starts(self) -> Array:
@@ -121,10 +132,13 @@ class PowerSum:
         return float(out.fun), np.asarray(out.x, dtype=np.float64)
 
     def fit(self, start: Array | None = None) -> Array:
-        """Theta of the smallest objective, searched from every start or from the given one, then polished."""
-        rough = [(0.0, start)] if start is not None else [self.search(one, tolerance=1e-5) for one in self.starts]
-        best = sorted(rough, key=lambda found: found[0])[:_KEPT_STARTS]
-        value, theta = min((self.search(one) for _, one in best), key=lambda found: found[0])
+        """Theta of the smallest objective, searched from the likeliest starts or from the given one, then polished."""
+        if start is None:
+            likely = sorted(self.starts, key=lambda one: self.objective(one)[0])[:_ROUGH]
+            rough = sorted((self.search(one, tolerance=1e-5) for one in likely), key=lambda found: found[0])
+            value, theta = min((self.search(one) for _, one in rough[:_FINE]), key=lambda found: found[0])
+        else:
+            value, theta = self.search(start)
         for _ in range(_MOST_POLISHING):  # a search ends early at the kinks that a small delta leaves
             better, theta_better = self.search(theta, tolerance=1e-15)
             if not better < value * (1 - 1e-12):
@@ -139,11 +153,3 @@ class PowerSum:
         exponents = theta[..., -K:]
         with np.errstate(over="ignore"):  # a resample may run off to an infinite A
             return E, np.exp(theta[..., -2 * K : -K] + exponents * self.centre), exponents
-
-
-def _logsumexp(logs: Array) -> tuple[Array, Array]:
-    """Of each row, ``(n,)``, and the share of each term in its sum, ``(n, terms)``."""
-    top = logs.max(axis=1, keepdims=True)
-    shares = np.exp(logs - top)
-    total = shares.sum(axis=1, keepdims=True)
-    return (top + np.log(total))[:, 0], shares / total

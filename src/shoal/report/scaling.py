@@ -45,7 +45,7 @@ def report_scaling(fit: ScalingFit, source: Mapping[str, Any], budgets: Sequence
         Section("Fit", figures=[figures.loss_against_parameters(fit), figures.residuals(fit)]),
         Section(
             "Best use of a budget",
-            figures=[figures.best_use(fit.chosen, budgets, largest, resamples)],
+            figures=[figures.best_use(fit, budgets, resamples)],
             tables=[optimum_table(fit.chosen, budgets, largest, resamples)],
         ),
     ]
@@ -74,7 +74,7 @@ def estimates_table(fit: ScalingFit, resamples: int) -> Table:
         cells = []
         for frame in frames.values():
             row = frame.row(place, named=True)
-            cells += [Cell(short(row["estimate"])), Cell(f"{short(row['low'])} to {short(row['high'])}")]
+            cells += [Cell(short(row["estimate"])), Cell(_range(row["low"], row["high"]))]
         rows.append((_SYMBOLS.get(name, name), cells))
     objectives = [[Cell(f"{estimate.objective:.6f}"), Cell("")] for estimate in shown.values()]
     rows.append(("objective", [cell for pair in objectives for cell in pair]))
@@ -83,8 +83,8 @@ def estimates_table(fit: ScalingFit, resamples: int) -> Table:
         ""
         if fit.without is None
         else (
-            " Which runs are outliers is held fixed over the resamples, so that the intervals without them are rather "
-            f"too narrow. Figures and budgets are by the law of the {fit.chosen.runs} runs."
+            " Which runs are outliers is held fixed over the resamples, so the intervals without them are rather too "
+            f"narrow. Figures and budgets are by the law of the {fit.chosen.runs} runs."
         )
     )
     caption = (
@@ -102,9 +102,9 @@ def optimum_table(estimate: Estimate, budgets: Sequence[float], largest: float, 
         beyond = row["flop"] / largest
         cells = [
             short(row["parameters"]),
-            f"{short(row['parameters_low'])} to {short(row['parameters_high'])}",
+            _range(row["parameters_low"], row["parameters_high"]),
             short(row["tokens"]),
-            f"{short(row['tokens_low'])} to {short(row['tokens_high'])}",
+            _range(row["tokens_low"], row["tokens_high"]),
             short(row["tokens"] / row["parameters"]),
             short(row["loss"]),
             "" if beyond <= 1 else f"{beyond:,.3g}×",
@@ -192,6 +192,10 @@ def short(value: float | np.ndarray[Any, Any]) -> str:
     return f"{mantissa.rstrip('0').rstrip('.')}e{int(exponent)}" if exponent else mantissa
 
 
+def _range(low: float, high: float) -> str:
+    return "–" if math.isnan(low) or math.isnan(high) else f"{short(low)} to {short(high)}"
+
+
 def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
@@ -203,7 +207,7 @@ def _provenance(fit: ScalingFit, source: Mapping[str, Any]) -> Section:
         f"Made by: {source['command']}",
         f"Data: {source['file']}, SHA-256 {source['sha256']}; {len(fit.runs)} runs; {columns}.",
         *(f"{note}." for note in source["notes"]),
-        "Method: the Huber loss (delta 0.001) of the log residuals, minimised by L-BFGS-B from 36 starts; bootstrap "
+        "Method: the Huber loss (delta 0.001) of the log residuals, minimised by L-BFGS-B from the likeliest of 36 starts; bootstrap "
         f"with seed {source['seed']}, each resample searched from the estimate; {source['seconds']:,.1f} seconds. "
         "Source: Hoffmann et al. 2022, Training Compute-Optimal Large Language Models, approach 3.",
         f"{versions}.",

@@ -1,32 +1,36 @@
 """Figures of a fitted scaling law."""
 
+import math
+
 import altair as alt
 import numpy as np
 import polars as pl
 
 from shoal.analysis.held_out import LAW, POWER
-from shoal.analysis.scaling import Estimate, ScalingFit
+from shoal.analysis.scaling import ScalingFit
 from shoal.analysis.scaling_law import FLOP_PER_PARAMETER_AND_TOKEN
 from shoal.report.figures import Chart, Figure, styled
 
 _BLUE, _ORANGE, _GREY = "#0072B2", "#D55E00", "#666666"
 _WIDTH, _HEIGHT = 420, 270
-_CURVES, _POINTS = 5, 120
+_CURVES, _POINTS, _MOST_TICKS = 5, 120, 8
+_POWER = "replace(format(datum.value, '~e'), '+', '')"
 _PERCENT_TICKS = [-50, -20, -10, -5, -2, -1, 0, 1, 2, 5, 10, 20, 50]
 
 
 def loss_against_parameters(fit: ScalingFit) -> Figure:
     """Runs coloured by compute, with curves of equal compute."""
-    curves = _curves(fit)
+    curves, ends = _curves(fit), _ends(fit.runs["flop"])
     colour = alt.Color(
         "flop:Q",
         title="compute (FLOP)",
-        scale=alt.Scale(type="log", scheme="viridis", domain=_ends(fit.runs["flop"])),
-        legend=alt.Legend(format=".0e", gradientLength=160),
+        scale=alt.Scale(type="log", scheme="viridis", domain=ends),
+        legend=alt.Legend(labelExpr=_POWER, values=_ticks(*ends)),
     )
-    scale = alt.Scale(type="log", nice=False, domain=_ends(fit.runs["loss"], 1.02))
+    losses = _ends(fit.runs["loss"], 1.02)
+    scale = alt.Scale(type="log", nice=False, domain=losses)
     x = _logarithmic("parameters", "parameters N", _ends(fit.runs["parameters"], 1.15))
-    y = alt.Y("loss:Q", title="loss", scale=scale, axis=alt.Axis(format="~g", tickCount=6))
+    y = alt.Y("loss:Q", title="loss", scale=scale, axis=_loss_axis(*losses))
     points = alt.Chart(fit.runs.select("parameters", "loss", "flop", "outlier"))
     layers = [
         alt.Chart(curves).mark_line(clip=True, strokeWidth=1.8).encode(x, y, colour, alt.Detail("flop:N")),
@@ -53,29 +57,31 @@ def residuals(fit: ScalingFit) -> Figure:
         pl.when("outlier").then(pl.lit("outlier")).otherwise(pl.lit("run")).alias("kind"),
     )
     shape, colour = _kinds("kind", ["run", "outlier"])
+    losses, y = _ends(frame["predicted"], 1.02), _percent(frame)
     x = alt.X(
         "predicted:Q",
         title="predicted loss",
-        scale=alt.Scale(type="log", nice=False, domain=_ends(frame["predicted"], 1.02)),
-        axis=alt.Axis(format="~g", tickCount=6),
+        scale=alt.Scale(type="log", nice=False, domain=losses),
+        axis=_loss_axis(*losses),
     )
     layers = [
-        _zero(),
-        alt.Chart(frame).mark_point(filled=True, size=30, opacity=0.7).encode(x, _percent(frame), shape, colour),
+        _zero(y),
+        alt.Chart(frame).mark_point(filled=True, size=30, opacity=0.7).encode(x, y, shape, colour),
     ]
     caption = (
         f"How far observed loss lies above (+) or below (−) the law's prediction, in percent, against the prediction; "
-        f"N = {len(frame)} runs, the law fitted to {fit.chosen.runs}. The vertical axis is linear within ±1 % and "
-        "logarithmic beyond. An outlier has a log residual of more than 5 robust standard deviations (median absolute "
-        "deviation) under the law of the others."
+        f"N = {len(frame)} runs, the law fitted to {fit.chosen.runs}. The vertical axis is nearly linear within ±1 % "
+        "and logarithmic beyond. An outlier has a log residual of more than 5 robust standard deviations (median "
+        "absolute deviation) under the law of the others."
     )
     return Figure("residuals", _layer(layers, "Observed and predicted loss"), caption)
 
 
-def best_use(estimate: Estimate, budgets: list[float], largest: float, resamples: int) -> Figure:
+def best_use(fit: ScalingFit, budgets: list[float], resamples: int) -> Figure:
     """The best parameters and tokens against the budget, with their intervals."""
-    grid = np.geomspace(min(budgets), max(*budgets, largest), 60).tolist()
-    frame = estimate.optimum(grid)
+    smallest, largest = _ends(fit.runs["flop"])
+    grid = np.geomspace(min(*budgets, smallest), max(*budgets, largest), 60).tolist()
+    frame = fit.chosen.optimum(grid)
     names = {"parameters": "parameters N", "tokens": "tokens D"}
     long = pl.concat(
         frame.select("flop", pl.lit(label).alias("what"), value=pl.col(name), low=f"{name}_low", high=f"{name}_high")
@@ -84,21 +90,24 @@ def best_use(estimate: Estimate, budgets: list[float], largest: float, resamples
     labels = list(names.values())
     colour = alt.Color("what:N", title=None, scale=alt.Scale(domain=labels, range=[_BLUE, _ORANGE]), legend=_lines())
     dash = alt.StrokeDash("what:N", title=None, scale=alt.Scale(domain=labels, range=[[1, 0], [6, 3]]))
-    x = _logarithmic("flop", "compute C (FLOP)")
-    y = alt.Y("value:Q", title="best number", scale=alt.Scale(type="log"), axis=_decades())
-    base = alt.Chart(long)
+    x = _logarithmic("flop", "compute C (FLOP)", [grid[0], grid[-1]])
+    ends = [long["value"].to_numpy().min() / 3, long["value"].to_numpy().max() * 3]
+    scale = alt.Scale(type="log", nice=False, domain=ends)
+    y = alt.Y("value:Q", title="best number", scale=scale, axis=_axis(*ends))
+    base = alt.Chart(long.drop("low", "high"))  # JSON has no NaN
     within = long.filter(pl.col("low").is_finite() & pl.col("high").is_finite() & (pl.col("low") > 0))
     layers = [
         alt.Chart(pl.DataFrame({"flop": [largest]})).mark_rule(color=_GREY, strokeDash=[2, 3]).encode(x),
         base.mark_line(strokeWidth=2.2).encode(x, y, colour, dash),
     ]
     if not within.is_empty():
-        area = alt.Chart(within).mark_area(opacity=0.2)
-        layers.insert(0, area.encode(x, alt.Y("low:Q", scale=alt.Scale(type="log")), alt.Y2("high"), colour))
+        area = alt.Chart(within).mark_area(opacity=0.2, clip=True)
+        layers.insert(0, area.encode(x, alt.Y("low:Q", scale=scale), alt.Y2("high"), colour))
+    bands = f"Bands: pointwise 95 % percentile intervals over {resamples:,} bootstrap resamples of the runs. "
     caption = (
-        f"The parameters and tokens of the smallest loss for a budget C = 6 N D, by the law fitted to {estimate.runs} "
-        f"runs. Bands: pointwise 95 % percentile intervals over {resamples:,} bootstrap resamples of the runs. Dotted: "
-        "the largest compute of the runs; everything to its right is extrapolated."
+        f"The parameters and tokens of the smallest loss for a budget C = 6 N D, by the law fitted to {fit.chosen.runs} "
+        f"runs. {bands if resamples else ''}Dotted: the largest compute of the runs; everything to its right is "
+        "extrapolated."
     )
     return Figure("best-use", _layer(layers, "Best use of a budget"), caption)
 
@@ -111,19 +120,19 @@ def held_out(fit: ScalingFit) -> Figure | None:
         percent=100 * (pl.col("residual").exp() - 1)
     )
     shape, colour = _kinds("predictor", [LAW, POWER])
-    x = _logarithmic("flop", "compute (FLOP)", _ends(frame["flop"], 1.2))
+    x, y = _logarithmic("flop", "compute (FLOP)", _ends(frame["flop"], 1.2)), _percent(frame)
     points = alt.Chart(frame).mark_point(filled=True, size=28, opacity=0.65)
     cut = pl.DataFrame({"flop": [fit.held_out.flop * 1.02]})
     layers = [
-        _zero(),
+        _zero(y),
         alt.Chart(cut).mark_rule(color=_GREY, strokeDash=[2, 3]).encode(x),
-        points.encode(x, _percent(frame), shape, colour),
+        points.encode(x, y, shape, colour),
     ]
     caption = (
         f"How far observed loss lies above (+) or below (−) two predictions, in percent, against compute. Both were "
         f"fitted to the {fit.held_out.fitted} runs left of the dotted line alone and predict the "
         f"{fit.held_out.held_out} runs right of it: {LAW}, and a power law of loss in compute alone. The vertical axis "
-        "is linear within ±1 % and logarithmic beyond."
+        "is nearly linear within ±1 % and logarithmic beyond."
     )
     return Figure("held-out", _layer(layers, "Held-out extrapolation"), caption)
 
@@ -151,29 +160,51 @@ def _ends(values: pl.Series, margin: float = 1.0) -> list[float]:
     return [float(values.min()) / margin, float(values.max()) * margin]  # type: ignore[arg-type]
 
 
-def _decades() -> alt.Axis:
-    return alt.Axis(format=".0e", tickCount=6, labelOverlap=True)
+def _ticks(low: float, high: float) -> list[float]:
+    """Powers of ten within the ends; where they are few, twice and five times them too."""
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    for steps in ((1, 2, 5), (1,)):
+        ticks = [step * 10.0**power for power in powers for step in steps]
+        within = [tick for tick in ticks if low * 0.999 <= tick <= high * 1.001]
+        if len(within) <= _MOST_TICKS:
+            return within
+    return within[:: math.ceil(len(within) / _MOST_TICKS)]
 
 
-def _logarithmic(field: str, title: str, domain: list[float] | None = None) -> alt.X:
-    scale = alt.Scale(type="log", nice=False) if domain is None else alt.Scale(type="log", nice=False, domain=domain)
-    return alt.X(f"{field}:Q", title=title, scale=scale, axis=_decades())
+def _loss_axis(low: float, high: float) -> alt.Axis:
+    steps = (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8)
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    ticks = [step * 10.0**power for power in powers for step in steps]
+    within = [tick for tick in ticks if low <= tick <= high]
+    if not 2 <= len(within) <= 2 * _MOST_TICKS:
+        return alt.Axis(format="~g", tickCount=_MOST_TICKS)
+    return alt.Axis(values=within, format="~g")
+
+
+def _axis(low: float, high: float) -> alt.Axis:
+    return alt.Axis(values=_ticks(low, high), labelExpr=_POWER, labelOverlap=False)
+
+
+def _logarithmic(field: str, title: str, ends: list[float]) -> alt.X:
+    scale = alt.Scale(type="log", nice=False, domain=ends)
+    return alt.X(f"{field}:Q", title=title, scale=scale, axis=_axis(*ends))
 
 
 def _percent(frame: pl.DataFrame) -> alt.Y:
     low, high = _ends(frame["percent"])
     ticks = [tick for tick in _PERCENT_TICKS if min(low, -2) * 1.3 <= tick <= max(high, 2) * 1.3]
+    axis = alt.Axis(values=ticks, labelExpr="datum.value == 0 ? '0' : format(datum.value, '+d')", labelOverlap=False)
     scale = alt.Scale(type="symlog", constant=1)
-    return alt.Y("percent:Q", title="observed − predicted (%)", scale=scale, axis=alt.Axis(values=ticks, format="+~g"))
+    return alt.Y("percent:Q", title="observed − predicted (%)", scale=scale, axis=axis)
 
 
 def _lines() -> alt.Legend:
     return alt.Legend(orient="top", direction="horizontal", symbolType="stroke", symbolOpacity=1, symbolSize=400)
 
 
-def _zero() -> alt.Chart:
+def _zero(y: alt.Y) -> alt.Chart:
     rule: alt.Chart = alt.Chart(pl.DataFrame({"percent": [0.0]})).mark_rule(color=_GREY)
-    return rule.encode(alt.Y("percent:Q"))
+    return rule.encode(y)
 
 
 def _kinds(field: str, labels: list[str]) -> tuple[alt.Shape, alt.Color]:

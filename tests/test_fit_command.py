@@ -1,0 +1,198 @@
+"""``shoal fit scaling``: a table in, a table and a page out, and one line for every mistake."""
+
+import json
+import re
+
+import numpy as np
+import polars as pl
+import pytest
+
+from shoal.analysis import ScalingLaw
+from shoal.cli import main
+
+LAW = ScalingLaw(E=1.7, A=400.0, B=900.0, alpha=0.34, beta=0.31)
+RESAMPLES = ["--resamples", "20"]
+
+
+def table(n=30, noise=0.01):
+    rng = np.random.default_rng(0)
+    N, D = 10 ** rng.uniform(7.5, 10, n), 10 ** rng.uniform(8.5, 11, n)
+    return pl.DataFrame({"parameters": N, "tokens": D, "loss": LAW.loss(N, D) * np.exp(noise * rng.standard_normal(n))})
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def fit(*words):
+    return main(["fit", "scaling", *words])
+
+
+def test_a_table_becomes_a_page(here, capsys):
+    frame = table()
+    frame[3, "loss"] *= 1.5
+    frame.write_csv("runs.csv")
+    assert fit("runs.csv", *RESAMPLES, "--budgets", "1e20", "5.76e23") == 0
+    out = capsys.readouterr().out
+    for words in ("The law", "alpha" if False else "α", "Held-out error", "5.76e23", "1 of 30 runs are outliers"):
+        assert words in out
+    folder = here / "fit-runs"
+    assert out.strip().endswith(f"report: {folder.relative_to(here) / 'index.html'}")
+    page = (folder / "index.html").read_text(encoding="utf-8")
+    assert not re.search(r"""(src|href)=["']https?:""", page)
+    assert {path.stem for path in (folder / "figures").iterdir()} == {
+        "loss-parameters", "residuals", "best-use", "held-out",
+    }  # fmt: skip
+    assert {path.stem for path in (folder / "tables").iterdir()} == {"estimates", "best-use", "held-out", "outliers"}
+    numbers = json.loads((folder / "fit.json").read_text(encoding="utf-8"))
+    assert numbers["outlier_rows"] == [4]
+    assert numbers["without_outliers"]["runs"] == 29
+    assert numbers["all_runs"]["estimates"]["E"]["low"] < numbers["all_runs"]["estimates"]["E"]["high"]
+
+
+def test_the_same_command_prints_the_same_and_may_write_over_its_own(here, capsys):
+    table().write_csv("runs.csv")
+    fit("runs.csv", *RESAMPLES, "--seed", "3")
+    first = capsys.readouterr().out
+    assert fit("runs.csv", *RESAMPLES, "--seed", "3") == 0
+    assert capsys.readouterr().out == first
+    fit("runs.csv", *RESAMPLES, "--seed", "4")
+    assert capsys.readouterr().out != first
+
+
+def test_tokens_follow_from_flop(here, capsys):
+    frame = table()
+    frame.write_csv("a.csv")
+    frame.select(
+        N="parameters", C=6 * pl.col("parameters") * pl.col("tokens"), L="loss", note=pl.lit('says "x", y')
+    ).write_csv("b.csv")
+    frame.select(size="parameters", words="tokens", nats="loss").write_csv("c.csv")
+    assert fit("a.csv", *RESAMPLES, "--out", "a") == 0
+    assert fit("b.csv", *RESAMPLES, "--out", "b") == 0
+    assert "tokens: C / (6 N)" in capsys.readouterr().out
+    names = ["--parameters", "size", "--tokens", "words", "--loss", "nats"]
+    assert fit("c.csv", *RESAMPLES, "--out", "c", *names) == 0
+    laws = [json.loads((here / x / "fit.json").read_text())["all_runs"]["estimates"] for x in "abc"]
+    for name in ("E", "alpha", "beta"):
+        assert laws[1][name]["estimate"] == pytest.approx(laws[0][name]["estimate"], rel=1e-5)
+        assert laws[2][name]["estimate"] == laws[0][name]["estimate"]
+
+
+def test_tokens_and_flop_may_disagree(here, capsys):
+    frame = table().with_columns(flop=6 * pl.col("parameters") * pl.col("tokens"))
+    frame.write_csv("same.csv")
+    frame.with_columns(pl.col("flop") * 1.3).write_csv("other.csv")
+    assert fit("same.csv", "--resamples", "0") == 0
+    assert "differs" not in capsys.readouterr().out
+    assert fit("other.csv", "--resamples", "0") == 0
+    assert "flop differs from 6 parameters tokens by up to 30%: tokens is used" in capsys.readouterr().out
+    assert fit("other.csv", "--resamples", "0", "--flop", "flop") == 0
+    assert "tokens: flop / (6 parameters)" in capsys.readouterr().out
+
+
+def test_rows_and_outliers_can_be_left_out(here, capsys):
+    frame = table()
+    frame[3, "loss"] *= 1.5
+    frame.write_csv("runs.csv")
+    assert fit("runs.csv", *RESAMPLES, "--drop-rows", "4") == 0
+    out = capsys.readouterr().out
+    assert "29 runs" in out
+    assert "outliers" not in out
+    assert fit("runs.csv", *RESAMPLES, "--drop-outliers") == 0
+    assert "they are left out, and both fits are shown" in capsys.readouterr().out
+
+
+def test_clusters_widen_the_intervals(here):
+    frame = table(noise=0.02)
+    pl.concat([frame.with_columns(setting=pl.arange(pl.len()))] * 4).write_csv("runs.csv")
+    widths = []
+    for flags in ([], ["--group", "setting"]):
+        assert fit("runs.csv", "--resamples", "60", "--out", "out", *flags) == 0
+        E = json.loads((here / "out" / "fit.json").read_text())["all_runs"]["estimates"]["alpha"]
+        widths.append(E["high"] - E["low"])
+    assert widths[1] > 1.3 * widths[0]
+
+
+GOOD = table(8).write_csv()
+
+
+def cell(column, row, value):
+    frame = table(8).with_columns(pl.all().cast(pl.String))
+    frame[row - 1, column] = value
+    return frame.write_csv()
+
+
+WRONG = {
+    "not-there": (None, "cannot be read: No such file"),
+    "empty": ("", "is empty"),
+    "blank": ("\n\n", "is empty"),
+    "header": ("parameters,tokens,loss\n", "holds a header and no training run"),
+    "binary": (b"\x89PNG\r\n\x1a\n\xff\xfe", "not a table of comma-separated values: it is not UTF-8"),
+    "quote": ('parameters,tokens,loss\n1,2,"3\n', "not a table of comma-separated values: line"),
+    "semicolons": (GOOD.replace(",", ";"), "separated by commas"),
+    "ragged": (GOOD + "1,2\n", "line 10, has 2 cells, its header has 3"),
+    "no-loss": (GOOD.replace("loss", "lost"), "no column of loss .*its columns are parameters tokens lost.*'lost'"),
+    "no-size": (GOOD.replace("parameters", "x"), "no column of parameters .*--parameters"),
+    "no-data": (GOOD.replace("tokens", "x"), "no column of tokens or training FLOP .*--tokens or --flop"),
+    "two-losses": ("N,D,loss,L\n1,1,1,1\n", "2 columns of loss, 'loss' and 'L'.*--loss"),
+    "twice": ("N,D,loss,loss\n1,1,1,1\n", "2 columns of loss"),
+    "negative": (cell("loss", 3, "-2"), r"row 3 \(line 4\): loss must be a finite number above 0, got '-2'"),
+    "zero": (cell("tokens", 1, "0"), r"row 1 \(line 2\): tokens must be a finite number above 0, got '0'"),
+    "nan": (cell("loss", 2, "NaN"), r"row 2 \(line 3\): loss .* got 'NaN'"),
+    "inf": (cell("parameters", 2, "inf"), "row 2 .*parameters .* got 'inf'"),
+    "text": (cell("parameters", 8, "7B"), "row 8 .*parameters .* got '7B'"),
+    "missing": (cell("loss", 2, ""), "row 2 .*loss .* got ''"),
+    "few": ("\n".join(GOOD.splitlines()[:6]), "at least 6 runs, got 5"),
+    "same": (GOOD.splitlines()[0] + 8 * ("\n" + GOOD.splitlines()[1]), "3 or more values of parameters .*got 1"),
+}
+
+
+def refused(capsys, here, words, message):
+    before = sorted(here.rglob("*"))
+    assert main(words) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1, error
+    assert re.search(message, error), error
+    assert sorted(here.rglob("*")) == before
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_a_bad_table_is_one_line_and_nothing_is_written(name, here, capsys):
+    content, message = WRONG[name]
+    if content is not None:
+        (here / "runs.csv").write_bytes(content if isinstance(content, bytes) else content.encode())
+    refused(capsys, here, ["fit", "scaling", "runs.csv"], message)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("fit", "needs|required|KIND"),
+        ("fit scalling runs.csv", "unknown fit 'scalling': one of scaling; did you mean 'scaling'"),
+        ("fit scaling", "needs a file"),
+        ("fit scaling .", "cannot be read: Is a directory"),
+        ("fit scaling runs.csv --loss los", "no column 'los'.*did you mean 'loss'"),
+        ("fit scaling runs.csv --group seed", "no column 'seed'"),
+        ("fit scaling runs.csv --resamples 3", "resamples must be 0 or an integer from 20 to 100,000, got 3"),
+        ("fit scaling runs.csv --seed -1", "seed must be an integer of at least 0, got -1"),
+        ("fit scaling runs.csv --holdout 1", "holdout must be above 0 and at most 0.5, got 1"),
+        ("fit scaling runs.csv --holdout nan", "holdout must be above 0"),
+        ("fit scaling runs.csv --budgets 0", "--budgets must be finite numbers above 0, got 0"),
+        ("fit scaling runs.csv --drop-rows 9", "--drop-rows 9: the rows are 1 to 8"),
+        ("fit scaling runs.csv --drop-rows 1 2 3", "at least 6 runs, got 5"),
+        ("fit scaling runs.csv --keep-outliers --drop-outliers", "not allowed with"),
+        ("fit scaling runs.csv --out runs.csv", "--out runs.csv is not a folder"),
+        ("fit scaling runs.csv --out runs.csv/x", "cannot be made"),
+        ("fit scaling runs.csv --out other", "holds something that is not a report of shoal fit"),
+        ("fit scaling runs.csv --out foreign", "holds something that is not a report of shoal fit"),
+    ],
+)
+def test_a_bad_flag_is_one_line_and_nothing_is_written(words, message, here, capsys):
+    (here / "runs.csv").write_text(GOOD)
+    (here / "other").mkdir()
+    (here / "other" / "mine.txt").write_text("mine")
+    (here / "foreign").mkdir()
+    (here / "foreign" / "fit.json").write_text('{"made_by": "others"}')
+    refused(capsys, here, words.split(), message)
