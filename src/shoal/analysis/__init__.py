@@ -15,16 +15,16 @@ from shoal.analysis.extrema import (
 if TYPE_CHECKING:
     from shoal.analysis.comparison import Metric, compare, pairs
     from shoal.analysis.factorial import Decomposition, decompose
-    from shoal.analysis.log_rank import LogRank, logrank, logrank_pairs
+    from shoal.analysis.log_rank import LogRankTest, logrank, logrank_pairs
     from shoal.analysis.survival import kaplan_meier, restricted_times, survival_summary, time_to
-    from shoal.analysis.trends import SlopeDifference, Trend, slope_difference, trend
+    from shoal.analysis.trends import SlopeDifference, TrendEstimate, slope_difference, trend
 
 __all__ = [
     "Decomposition",
-    "LogRank",
+    "LogRankTest",
     "Metric",
     "SlopeDifference",
-    "Trend",
+    "TrendEstimate",
     "compare",
     "decompose",
     "extrema",
@@ -49,9 +49,9 @@ __all__ = [
 _HOMES = {
     "comparison": ("Metric", "compare", "pairs"),
     "factorial": ("Decomposition", "decompose"),
-    "log_rank": ("LogRank", "logrank", "logrank_pairs"),
+    "log_rank": ("LogRankTest", "logrank", "logrank_pairs"),
     "survival": ("kaplan_meier", "restricted_times", "survival_summary", "time_to"),
-    "trends": ("SlopeDifference", "Trend", "slope_difference", "trend"),
+    "trends": ("SlopeDifference", "TrendEstimate", "slope_difference", "trend"),
 }
 
 
