@@ -178,6 +178,10 @@ def test_censored_and_diverged_runs_stand_at_the_horizon_and_are_counted():
     known = pl.when(at(0, 0, 0)).then(1500).otherwise(pl.col("time").clip(upper_bound=1500))
     as_known = times().with_columns(time=known)
     assert_frame_equal(found.table, decompose(as_known, "time").table)
+    renamed = frame_.rename({"time": "memorised", "observed": "seen"}).with_columns(
+        time=pl.lit(7), observed=pl.lit(True)
+    )
+    assert_frame_equal(found.table, decompose(renamed, "memorised", observed="seen").table)
     (note,) = [note for note in factorial_notes(found) if "horizon" in note]
     assert note.startswith("Of 18 runs 4 had not generalised and 1 diverged and stand at step 1,500")
     assert "at least" in note

@@ -106,7 +106,8 @@ def decompose(
     kept, dropped = _complete_part(kept, factors)
     end = None
     if observed is not None:
-        kept, end = restricted_times(kept.rename({value: "time", observed: "observed"}), horizon)
+        known = kept.with_columns(pl.col(value).alias("time"), pl.col(observed).alias("observed"))
+        kept, end = restricted_times(known, horizon)
     return Decomposition(
         table=_table(_values(kept, value, factors, log2, observed is not None), list(factors), draws, seed),
         factors={name: kept[name].n_unique() for name in factors},

@@ -83,7 +83,7 @@ class SlopeDifference:
 
 
 def trend(
-    frame: pl.DataFrame, x: str, y: str, unit: str = "seed", log2: bool = True, resamples: int = 2000, seed: int = 0
+    frame: pl.DataFrame, x: str, y: str, unit: str = "seed", log2: bool = True, resamples: int = 1000, seed: int = 0
 ) -> TrendEstimate:
     """Rank correlation and slope of ``y`` over ``x``.
 
@@ -128,7 +128,7 @@ def slope_difference(
     second: Any,
     unit: str = "seed",
     log2: bool = True,
-    resamples: int = 2000,
+    resamples: int = 1000,
     seed: int = 0,
 ) -> SlopeDifference:
     """How much faster ``y`` rises with ``x`` in the second group than in the first, over the seeds that both have.
