@@ -286,6 +286,14 @@ def test_who_did_not_generalise_is_told_apart():
     assert [row[name] for name in ("N", "generalised", "diverged", "unfinished", "censored")] == [6, 2, 1, 1, 2]
 
 
+def test_a_group_that_diverged_has_no_mean_and_does_not_shorten_the_others():
+    times = signed(a=[-3, -2], b=[50, -100]).with_columns(state=pl.Series(["diverged"] * 2 + ["done"] * 2))
+    summary = survival_summary(times, "group")
+    assert summary["horizon"].to_list() == [100, 100]
+    assert summary["restricted_mean"].to_list() == [None, 75]
+    assert survival_summary(times.filter(group="a"), "group")["horizon"].to_list() == [3]
+
+
 @pytest.mark.parametrize("times", [signed(), signed(a=[5]), signed(a=[-5]), signed(a=[5, 5, 5], b=[-5, -5], c=[7])])
 def test_nothing_and_next_to_nothing_are_no_reason_to_fail(times):
     curve, summary = kaplan_meier(times, "group"), survival_summary(times, "group")
