@@ -16,23 +16,23 @@ from shoal.analysis.extrema import (
 if TYPE_CHECKING:
     from shoal.analysis.comparison import Metric, compare, pairs
     from shoal.analysis.factorial import Decomposition, decompose
-    from shoal.analysis.log_rank import LogRank, logrank, logrank_pairs
+    from shoal.analysis.log_rank import LogRankTest, logrank, logrank_pairs
     from shoal.analysis.power_law import PowerLaw, PowerLawFit, fit_power_law
     from shoal.analysis.scaling import ScalingFit, fit_scaling
     from shoal.analysis.scaling_law import ScalingLaw
     from shoal.analysis.survival import kaplan_meier, restricted_times, survival_summary, time_to
-    from shoal.analysis.trends import SlopeDifference, Trend, slope_difference, trend
+    from shoal.analysis.trends import SlopeDifference, TrendEstimate, slope_difference, trend
 
 __all__ = [
     "Decomposition",
-    "LogRank",
+    "LogRankTest",
     "Metric",
     "PowerLaw",
     "PowerLawFit",
     "ScalingFit",
     "ScalingLaw",
     "SlopeDifference",
-    "Trend",
+    "TrendEstimate",
     "compare",
     "compute_sequences",
     "decompose",
@@ -61,12 +61,12 @@ __all__ = [
 _HOMES = {
     "comparison": ("Metric", "compare", "pairs"),
     "factorial": ("Decomposition", "decompose"),
-    "log_rank": ("LogRank", "logrank", "logrank_pairs"),
+    "log_rank": ("LogRankTest", "logrank", "logrank_pairs"),
     "power_law": ("PowerLaw", "PowerLawFit", "fit_power_law"),
     "scaling": ("ScalingFit", "fit_scaling"),
     "scaling_law": ("ScalingLaw",),
     "survival": ("kaplan_meier", "restricted_times", "survival_summary", "time_to"),
-    "trends": ("SlopeDifference", "Trend", "slope_difference", "trend"),
+    "trends": ("SlopeDifference", "TrendEstimate", "slope_difference", "trend"),
 }
 
 

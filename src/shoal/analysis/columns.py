@@ -1,6 +1,7 @@
 """What every analysis asks of the frames it is given."""
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import polars as pl
 
@@ -19,6 +20,16 @@ def check_columns(frame: pl.DataFrame, names: Iterable[str]) -> None:
     for name in names:
         if name not in frame.columns:
             raise UserError(f"unknown column {name!r}: one of {' '.join(frame.columns)}{nearest(name, frame.columns)}")
+
+
+def rows_with(frame: pl.DataFrame, column: str, values: Sequence[Any]) -> pl.DataFrame:
+    """The rows that have one of ``values`` in ``column``; :class:`UserError` where none has one of them."""
+    check_columns(frame, [column])
+    for value in values:
+        if value not in frame[column]:
+            known = [str(name) for name in frame[column].unique(maintain_order=True)]
+            raise UserError(f"no run has {column}={value!r}: one of {' '.join(known)}{nearest(str(value), known)}")
+    return frame.filter(pl.col(column).is_in(list(values)))
 
 
 def groups(frame: pl.DataFrame, by: Names) -> list[tuple[pl.DataFrame, pl.DataFrame]]:

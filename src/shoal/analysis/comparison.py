@@ -20,11 +20,11 @@ import numpy as np
 import polars as pl
 from scipy import stats
 
-from shoal.analysis.columns import check_columns
+from shoal.analysis.columns import check_columns, rows_with
 from shoal.analysis.correction import holm
 from shoal.analysis.paired import cohens_d_z, mean_interval, rank_biserial, sign_flip_test, superiority
 from shoal.analysis.survival import has_outcome, restricted_times
-from shoal.errors import UserError, nearest
+from shoal.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -68,11 +68,7 @@ def pairs(
     """
     wanted = [setting, pair, metric.column] + ([] if metric.observed is None else [metric.observed])
     check_columns(frame, wanted)
-    for value in (variant, baseline):
-        if value not in frame[setting]:
-            known = [str(name) for name in frame[setting].unique(maintain_order=True)]
-            raise UserError(f"no run has {setting}={value!r}: one of {' '.join(known)}{nearest(str(value), known)}")
-    own = frame.filter(pl.col(setting).is_in([variant, baseline]))
+    own = rows_with(frame, setting, [variant, baseline])
     twice = own.filter(own.select(setting, pair).is_duplicated())
     if len(twice):
         raise UserError(

@@ -104,32 +104,37 @@ def decompose(
     ended = has_outcome(frame, observed is not None and pl.col(observed))
     kept = frame.filter(pl.col(value).cast(pl.Float64).is_finite().fill_null(False), ended)
     kept, dropped = _complete_part(kept, factors)
-    censored = diverged = 0
     end = None
     if observed is not None:
-        kept = kept.with_columns(pl.col(value).alias("time"), pl.col(observed).alias("observed"))
-        kept, end = restricted_times(kept, horizon)
-        value = "time"
-        never = kept.filter(~pl.col("observed"))
-        diverged = len(never.filter(state="diverged")) if "state" in never.columns else 0
-        censored = len(never) - diverged
-    cells = kept.sort(factors)[value].cast(pl.Float64).to_numpy()
-    levels = {name: kept[name].n_unique() for name in factors}
-    values = cells.reshape(tuple(levels.values()))
-    if log2:
-        if observed is None and (values <= 0).any():
-            raise UserError(f"{value}={values.min():g} has no logarithm: only values above 0 have; take log2=False")
-        values = np.log2(np.maximum(values, 1.0) if observed is not None else values)
+        known = kept.with_columns(pl.col(value).alias("time"), pl.col(observed).alias("observed"))
+        kept, end = restricted_times(known, horizon)
     return Decomposition(
-        table=_table(values, list(factors), draws, seed),
-        factors=levels,
+        table=_table(_values(kept, value, factors, log2, observed is not None), list(factors), draws, seed),
+        factors={name: kept[name].n_unique() for name in factors},
         runs=len(kept),
         log2=log2,
-        censored=censored,
-        diverged=diverged,
+        **_never(kept, observed is not None),
         horizon=end,
         dropped=dropped,
     )
+
+
+def _values(kept: pl.DataFrame, value: str, factors: Sequence[str], log2: bool, are_times: bool) -> Array:
+    """The cells' values, one axis per factor."""
+    cells = kept.sort(factors)["time" if are_times else value].cast(pl.Float64).to_numpy()
+    values = cells.reshape([kept[name].n_unique() for name in factors])
+    if not log2:
+        return values
+    if not are_times and (values <= 0).any():
+        raise UserError(f"{value}={values.min():g} has no logarithm: only values above 0 have; take log2=False")
+    return np.asarray(np.log2(np.maximum(values, 1.0) if are_times else values))
+
+
+def _never(kept: pl.DataFrame, are_times: bool) -> dict[str, int]:
+    """How many runs stand at the horizon, and why."""
+    never = kept.filter(~pl.col("observed")) if are_times else kept.head(0)
+    diverged = len(never.filter(state="diverged")) if "state" in never.columns else 0
+    return {"censored": len(never) - diverged, "diverged": diverged}
 
 
 def sums_of_squares(values: Array) -> dict[Source, float]:

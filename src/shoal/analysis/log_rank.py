@@ -18,7 +18,7 @@ Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class LogRank:
+class LogRankTest:
     """The test that all groups have the same curve.
 
     Attributes:
@@ -35,7 +35,7 @@ class LogRank:
     p: float | None
 
 
-def logrank(times: pl.DataFrame, by: Names) -> LogRank:
+def logrank(times: pl.DataFrame, by: Names) -> LogRankTest:
     """Test whether the groups differ.
 
     Args:
@@ -45,9 +45,9 @@ def logrank(times: pl.DataFrame, by: Names) -> LogRank:
     samples = [sample for _, sample in _samples(times, by)]
     if len(samples) == 2:
         z, p = _two(*samples)
-        return LogRank(2, None if z is None else z**2, 1, p)
+        return LogRankTest(2, None if z is None else z**2, 1, p)
     chi2, df = _several(samples)
-    return LogRank(len(samples), chi2, df, None if chi2 is None else float(stats.chi2.sf(chi2, df)))
+    return LogRankTest(len(samples), chi2, df, None if chi2 is None else float(stats.chi2.sf(chi2, df)))
 
 
 def logrank_pairs(times: pl.DataFrame, by: Names) -> pl.DataFrame:

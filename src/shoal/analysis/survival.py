@@ -105,15 +105,13 @@ def restricted_times(times: pl.DataFrame, horizon: int | None = None) -> tuple[p
         are no runs).
     """
     check_columns(times, ["time", "observed"])
-    diverged = _diverged(times)
-    censored = times.filter(~pl.col("observed") & ~diverged)["time"]
+    censored = times.filter(~pl.col("observed") & ~_diverged(times))["time"]
     latest: Any = times["time"].max() if censored.is_empty() else censored.min()
     if latest is None:
         return times, None
     end = int(latest) if horizon is None else horizon if censored.is_empty() else min(int(latest), horizon)
-    never = diverged & ~pl.col("observed")
     return times.with_columns(
-        pl.when(never | (pl.col("time") > end)).then(end).otherwise(pl.col("time")).alias("time"),
+        pl.when(_lost(times) | (pl.col("time") > end)).then(end).otherwise(pl.col("time")).alias("time"),
         pl.col("observed") & (pl.col("time") <= end),
     ), end
 
@@ -163,7 +161,7 @@ def survival_summary(times: pl.DataFrame, by: Names = (), horizon: int | None = 
         times: as for :func:`kaplan_meier`, perhaps with ``state``.
         by: what tells groups apart.
         horizon: step up to which the restricted mean is taken; the largest at which every group's curve is known,
-            when not given or when that is smaller.
+            when not given or when that is smaller. A group of which every run diverged has no mean and no say in this.
 
     Returns:
         One row per group: ``by``; ``N``; ``generalised``; ``diverged``, ``unfinished`` and ``censored``, which share
@@ -175,7 +173,8 @@ def survival_summary(times: pl.DataFrame, by: Names = (), horizon: int | None = 
     """
     found = groups(times, by)
     curves = [_curve(group) for _, group in found]
-    end = _common_horizon(curves, horizon)
+    lived = [curve for (_, group), curve in zip(found, curves, strict=True) if len(group.filter(~_lost(group)))]
+    end = _common_horizon(lived or curves, horizon)
     rows = []
     for (key, group), curve in zip(found, curves, strict=True):
         n, generalised = len(group), int(group["observed"].sum())
@@ -216,6 +215,11 @@ def _diverged(times: pl.DataFrame) -> pl.Expr:
     return (pl.col("state") == "diverged").fill_null(False) if "state" in times.columns else pl.lit(False)
 
 
+def _lost(times: pl.DataFrame) -> pl.Expr:
+    """True for runs that diverged before they got there."""
+    return _diverged(times) & ~pl.col("observed")
+
+
 def _others(group: pl.DataFrame) -> dict[str, int]:
     """Of the runs that did not get there: how many diverged, are still in training, came to their end."""
     unobserved = group.filter(~pl.col("observed"))
@@ -245,7 +249,7 @@ def _common_horizon(curves: list[pl.DataFrame], horizon: int | None) -> float | 
 
 def _restricted_mean(curve: pl.DataFrame, horizon: float | None) -> tuple[float | None, float | None, float | None]:
     """Area under S up to the horizon, with its 95 % interval; without one where the variance would be 0."""
-    if horizon is None:
+    if horizon is None or (curve["survival"][-1] > 0 and curve["step"][-1] < horizon):
         return None, None, None
     inside = curve.filter(pl.col("step") <= horizon)
     steps, survival = inside["step"].to_numpy().astype(np.float64), inside["survival"].to_numpy()

@@ -17,15 +17,15 @@ import polars as pl
 from numpy.typing import NDArray
 from scipy import stats
 
-from shoal.analysis.columns import check_columns
-from shoal.errors import UserError, nearest
+from shoal.analysis.columns import check_columns, rows_with
+from shoal.errors import UserError
 
 Array = NDArray[np.float64]
 Rows = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class Trend:
+class TrendEstimate:
     """How ``y`` goes with ``x``.
 
     Attributes:
@@ -83,8 +83,8 @@ class SlopeDifference:
 
 
 def trend(
-    frame: pl.DataFrame, x: str, y: str, unit: str = "seed", log2: bool = True, resamples: int = 2000, seed: int = 0
-) -> Trend:
+    frame: pl.DataFrame, x: str, y: str, unit: str = "seed", log2: bool = True, resamples: int = 1000, seed: int = 0
+) -> TrendEstimate:
     """Rank correlation and slope of ``y`` over ``x``.
 
     Args:
@@ -105,7 +105,7 @@ def trend(
     rho = spearman(xs, ys)
     rho_low, rho_high = _interval(units, lambda rows: spearman(xs[rows], ys[rows]), resamples, seed)
     slope_low, slope_high = _interval(units, lambda rows: slope(xs[rows], ys[rows]), resamples, seed)
-    return Trend(
+    return TrendEstimate(
         runs=len(kept),
         units=len(units),
         dropped=len(frame) - len(kept),
@@ -128,7 +128,7 @@ def slope_difference(
     second: Any,
     unit: str = "seed",
     log2: bool = True,
-    resamples: int = 2000,
+    resamples: int = 1000,
     seed: int = 0,
 ) -> SlopeDifference:
     """How much faster ``y`` rises with ``x`` in the second group than in the first, over the seeds that both have.
@@ -148,18 +148,10 @@ def slope_difference(
     Raises:
         UserError: a column or value is unknown, or x has no logarithm.
     """
-    check_columns(frame, [group])
-    for value in (first, second):
-        if value not in frame[group]:
-            known = [str(name) for name in frame[group].unique(maintain_order=True)]
-            raise UserError(f"no run has {group}={value!r}: one of {' '.join(known)}{nearest(str(value), known)}")
-    own = frame.filter(pl.col(group).is_in([first, second]))
-    kept = _usable(own, x, y, unit, log2)
-    dropped = len(own) - len(kept)
-    seeds = [kept.filter(pl.col(group) == value)[unit].unique() for value in (first, second)]
-    shared = set(seeds[0]) & set(seeds[1])
-    missing = tuple(sorted((set(seeds[0]) | set(seeds[1])) - shared))
-    kept = kept.filter(pl.col(unit).is_in(list(shared)))
+    own = rows_with(frame, group, [first, second])
+    usable = _usable(own, x, y, unit, log2)
+    seeds = [set(usable.filter(pl.col(group) == value)[unit]) for value in (first, second)]
+    kept = usable.filter(pl.col(unit).is_in(list(seeds[0] & seeds[1])))
     xs, ys = _numbers(kept, x, log2), _numbers(kept, y, log2=False)
     is_first = (kept[group] == first).to_numpy()
 
@@ -174,8 +166,8 @@ def slope_difference(
         first=str(first),
         second=str(second),
         units=len(units),
-        missing=missing,
-        dropped=dropped,
+        missing=tuple(sorted(seeds[0] ^ seeds[1])),
+        dropped=len(own) - len(usable),
         first_slope=slope(xs[is_first], ys[is_first]),
         second_slope=slope(xs[~is_first], ys[~is_first]),
         difference=difference(np.arange(len(kept))),
@@ -230,22 +222,12 @@ def _interval(
     if len(units) < 2:
         return None, None
 
-    def of_draw(draw: Rows) -> float:
-        value = statistic(np.concatenate([units[int(i)] for i in draw]))
-        return np.nan if value is None else value
-
-    result = stats.bootstrap(
-        (np.arange(len(units)),),
-        of_draw,
-        vectorized=False,
-        method="percentile",
-        n_resamples=resamples,
-        rng=np.random.default_rng(seed),
-    )
-    values = result.bootstrap_distribution[np.isfinite(result.bootstrap_distribution)]
-    if len(values) == 0:
+    drawn = np.random.default_rng(seed).integers(len(units), size=(resamples, len(units)))
+    values = [statistic(np.concatenate([units[int(i)] for i in draw])) for draw in drawn]
+    known = [value for value in values if value is not None]
+    if not known:
         return None, None
-    low, high = np.percentile(values, [2.5, 97.5])
+    low, high = np.percentile(known, [2.5, 97.5])
     return float(low), float(high)
 
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import altair as alt
 import polars as pl
 
-from shoal.analysis.trends import SlopeDifference, Trend
+from shoal.analysis.trends import SlopeDifference, TrendEstimate
 from shoal.errors import UserError, nearest
 from shoal.report.figures import Chart, Figure, styled
 from shoal.report.table import Cell, Table
@@ -153,7 +153,7 @@ def comparison_notes(comparison: pl.DataFrame, metrics: Mapping[str, str] | None
     return notes
 
 
-def trend_sentence(trend: Trend, x: str, y: str, log2: bool = True) -> str:
+def trend_sentence(trend: TrendEstimate, x: str, y: str, log2: bool = True) -> str:
     """Whether y goes up with x, in words."""
     left_out = f" {trend.dropped} runs without a value are left out." if trend.dropped else ""
     if trend.rho is None:

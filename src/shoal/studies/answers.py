@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from shoal.analysis import SlopeDifference, Trend, slope_difference, trend
+from shoal.analysis import SlopeDifference, TrendEstimate, slope_difference, trend
 from shoal.report import Cell, Table
 from shoal.report.panels import MODELS, Axis
 from shoal.report.words import number, p_value, with_interval
@@ -98,7 +98,7 @@ def _summary(symbol: str, verdicts: Sequence[str]) -> str:
     )
 
 
-def how_it_goes(cases: Sequence[Case], columns: Sequence[tuple[str, str]], name: str) -> tuple[list[Trend], Table]:
+def how_it_goes(cases: Sequence[Case], columns: Sequence[tuple[str, str]], name: str) -> tuple[list[TrendEstimate], Table]:
     """Rank correlation and slope of quantities over a setting.
 
     Args:
@@ -128,7 +128,7 @@ def how_it_goes(cases: Sequence[Case], columns: Sequence[tuple[str, str]], name:
     return trends, Table(name, ["", "ρ [95 %]", "p", "slope [95 %]", "runs", "seeds"], rows, caption)
 
 
-def direction(found: Trend, small: bool) -> str:
+def direction(found: TrendEstimate, small: bool) -> str:
     """Whether it ``improves``, ``worsens`` or ``shows no clear change``, by the interval of ρ."""
     if found.slope is None:
         return "cannot be told (one setting alone)"
