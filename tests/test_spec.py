@@ -53,7 +53,11 @@ BY_MODEL = {
     "gpt": {
         "num_heads": st.sampled_from([1, 2, 4]),
         "multiplier": st.sampled_from([0.5, 2, 4]),
-        "non_linearity": st.sampled_from(["gelu", "relu"]),
+        "non_linearity": st.sampled_from(["gelu", "relu", "swiglu"]),
+        "norm": st.sampled_from(["layernorm", "rmsnorm", "none"]),
+        "norm_position": st.sampled_from(["post", "pre"]),
+        "positions": st.sampled_from(["sinusoidal", "learned", "rotary", "none"]),
+        "bias_ffn": st.booleans(),
         "share_embeddings": st.booleans(),
     },
 }
@@ -70,6 +74,8 @@ def asked(draw) -> dict:
         chosen.pop("split_per_order", None)
     if model == "lstm" and chosen.get("num_layers") == 1:
         chosen.pop("dropout", None)
+    if chosen.get("norm") == "none":
+        chosen.pop("norm_position", None)
     return {"model": model, "optimizer": optimizer, **chosen}
 
 
@@ -96,6 +102,7 @@ def test_settings_left_open_take_the_value_that_fits():
     assert (spec.num_heads, spec.multiplier, spec.non_linearity, spec.momentum) == (None, None, None, None)
     spec = RunSpec(model="gpt", optimizer="momentum")
     assert (spec.num_heads, spec.multiplier, spec.non_linearity) == (4, 4.0, "gelu")
+    assert (spec.norm, spec.norm_position, spec.positions, spec.bias_ffn) == ("layernorm", "post", "sinusoidal", False)
     assert (spec.hidden_size, spec.momentum, spec.weight_decay) == (None, 0.9, 0.0)
     assert (spec.beta1, spec.beta2, spec.eps) == (None, None, None)
 
@@ -154,17 +161,25 @@ CHANGES = {
     "split_seed": 1,
     "order_seed": 1,
 }
+CHANGES_OF_GPT = {
+    "num_heads": 8,
+    "multiplier": 2,
+    "non_linearity": "relu",
+    "norm": "rmsnorm",
+    "norm_position": "pre",
+    "positions": "rotary",
+    "bias_ffn": True,
+}
 
 
 def test_everything_else_names_another_run():
     ids = [RunSpec().id, *(RunSpec(**{name: value}).id for name, value in CHANGES.items())]
-    ids += [RunSpec(model="gpt", **{name: value}).id for name, value in {"num_heads": 8, "multiplier": 2}.items()]
+    ids += [RunSpec(model="gpt", **{name: value}).id for name, value in CHANGES_OF_GPT.items()]
     ids += [RunSpec(operation_orders="2,3", split_per_order=value).id for value in (False, True)]
-    ids += [RunSpec(model="gpt", non_linearity="relu").id, RunSpec(optimizer="momentum", momentum=0.5).id]
+    ids += [RunSpec(optimizer="momentum", momentum=0.5).id]
     assert len(set(ids)) == len(ids)
-    untold = {"num_heads", "multiplier", "non_linearity", "momentum"}
-    untold |= {"split_per_order", "eval_batch_size", "save_statistic_step"}
-    assert CHANGES.keys() | untold == RunSpec.model_fields.keys()
+    untold = {"momentum", "split_per_order", "eval_batch_size", "save_statistic_step"}
+    assert CHANGES.keys() | CHANGES_OF_GPT.keys() | untold == RunSpec.model_fields.keys()
 
 
 def test_a_value_that_equals_another_runs_default_is_told_apart():
@@ -294,8 +309,31 @@ def test_a_bad_multiplier_is_named(value):
         ({"optimizer": "adamm"}, "unknown optimizer 'adamm': one of sgd momentum adam adamw; did you mean 'adam'?"),
         (
             {"model": "gpt", "non_linearity": "gellu"},
-            "unknown non_linearity 'gellu': one of gelu relu; did you mean 'gelu'?",
+            "unknown non_linearity 'gellu': one of gelu relu swiglu; did you mean 'gelu'?",
         ),
+        (
+            {"model": "gpt", "norm": "rms"},
+            "unknown norm 'rms': one of layernorm rmsnorm none; did you mean 'rmsnorm'?",
+        ),
+        (
+            {"model": "gpt", "positions": "rope"},
+            "unknown positions 'rope': one of sinusoidal learned rotary none; did you mean 'none'?",
+        ),
+        (
+            {"model": "gpt", "norm": "none", "norm_position": "pre"},
+            "norm_position=pre does not apply to norm 'none'; it applies to layernorm rmsnorm",
+        ),
+        (
+            {"model": "gpt", "positions": "rotary", "embedding_size": 12},
+            "positions='rotary' turns pairs and needs an even embedding_size / num_heads, got 12 / 4",
+        ),
+        (
+            {"model": "gpt", "non_linearity": "swiglu", "embedding_size": 4, "multiplier": 0.25},
+            "multiplier=0.25 leaves no feed-forward neuron at embedding_size=4 and non_linearity='swiglu', which has "
+            "two thirds",
+        ),
+        ({"norm": "rmsnorm"}, "norm=rmsnorm does not apply to model 'lstm'; it applies to gpt"),
+        ({"bias_ffn": True}, "bias_ffn=True does not apply to model 'lstm'; it applies to gpt"),
         ({"learning_rate": 1}, "unknown setting 'learning_rate'"),
         ({"seeds": 1}, "unknown setting 'seeds'; did you mean 'seed'?"),
         (
@@ -376,7 +414,7 @@ def test_a_wrong_grid_is_refused(values, text):
 
 def test_the_tables_of_names_agree_with_what_is_built_from_them():
     assert tables.FAMILIES.keys() == families.FAMILIES.keys()
-    assert set(tables.NON_LINEARITIES) == gpt.NON_LINEARITIES.keys()
+    assert tables.NON_LINEARITIES == gpt.NON_LINEARITIES
     assert tables.OPTIMIZERS.keys() == optimizers.OPTIMIZERS.keys()
     for name, own in tables.OPTIMIZERS.items():
         assert {*own, "lr", "weight_decay"} == set(optimizers.OPTIMIZERS[name].hyper)
