@@ -42,6 +42,8 @@ WRONG = {
     "train --lr -inf": "lr must be a finite number above 0, got '-inf'",
     "train --lr": "--lr: needs at least one value",
     "train --model gpt --multiplier 0.001": "leaves no feed-forward neuron",
+    "train --model gpt --norm none --norm-position pre": "norm_position=pre does not apply to norm 'none'",
+    "train --model gpt --norm None --norm-position pre": "norm_position=pre does not apply to norm 'none'",
     "train --num-layers 1 --dropout 0.1": "does not apply to an lstm of one layer",
     "train --split-per-order true": "split_per_order does not apply to one order",
     "train --p 20000": "400,000,000 equations; at most 10,000,000 fit",

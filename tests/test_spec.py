@@ -11,8 +11,9 @@ from pydantic import ValidationError
 from shoal import spec as tables
 from shoal.equations import OPERATORS
 from shoal.errors import UserError
-from shoal.models import families, gpt
+from shoal.models import families, gpt, initialisation
 from shoal.spec import RunSpec, grid
+from shoal.spec.model import INITIALISATIONS
 from shoal.spec.training import SCHEDULES
 from shoal.training import optimizers, schedules
 
@@ -59,7 +60,11 @@ BY_MODEL = {
     "gpt": {
         "num_heads": st.sampled_from([1, 2, 4]),
         "multiplier": st.sampled_from([0.5, 2, 4]),
-        "non_linearity": st.sampled_from(["gelu", "relu"]),
+        "non_linearity": st.sampled_from(["gelu", "relu", "swiglu"]),
+        "norm": st.sampled_from(["layernorm", "rmsnorm", "none"]),
+        "norm_position": st.sampled_from(["post", "pre"]),
+        "positions": st.sampled_from(["sinusoidal", "learned", "rotary", "none"]),
+        "bias_ffn": st.booleans(),
         "share_embeddings": st.booleans(),
     },
 }
@@ -77,6 +82,8 @@ def asked(draw) -> dict:
         chosen.pop("split_per_order", None)
     if model == "lstm" and chosen.get("num_layers") == 1:
         chosen.pop("dropout", None)
+    if chosen.get("norm") == "none":
+        chosen.pop("norm_position", None)
     return {"model": model, "optimizer": optimizer, **chosen}
 
 
@@ -103,6 +110,7 @@ def test_settings_left_open_take_the_value_that_fits():
     assert (spec.num_heads, spec.multiplier, spec.non_linearity, spec.momentum) == (None, None, None, None)
     spec = RunSpec(model="gpt", optimizer="momentum")
     assert (spec.num_heads, spec.multiplier, spec.non_linearity) == (4, 4.0, "gelu")
+    assert (spec.norm, spec.norm_position, spec.positions, spec.bias_ffn) == ("layernorm", "post", "sinusoidal", False)
     assert (spec.hidden_size, spec.momentum, spec.weight_decay) == (None, 0.9, 0.0)
     assert (spec.beta1, spec.beta2, spec.eps) == (None, None, None)
 
@@ -354,6 +362,29 @@ def test_a_bad_multiplier_is_named(value):
             {"model": "gpt", "non_linearity": "gellu"},
             "unknown non_linearity 'gellu': one of gelu relu swiglu; did you mean 'gelu'?",
         ),
+        (
+            {"model": "gpt", "norm": "rms"},
+            "unknown norm 'rms': one of layernorm rmsnorm none; did you mean 'rmsnorm'?",
+        ),
+        (
+            {"model": "gpt", "positions": "rope"},
+            "unknown positions 'rope': one of sinusoidal learned rotary none; did you mean 'none'?",
+        ),
+        (
+            {"model": "gpt", "norm": "none", "norm_position": "pre"},
+            "norm_position=pre does not apply to norm 'none'; it applies to layernorm rmsnorm",
+        ),
+        (
+            {"model": "gpt", "positions": "rotary", "embedding_size": 12},
+            "positions='rotary' turns pairs and needs an even embedding_size / num_heads, got 12 / 4",
+        ),
+        (
+            {"model": "gpt", "non_linearity": "swiglu", "embedding_size": 4, "multiplier": 0.25},
+            "multiplier=0.25 leaves no feed-forward neuron at embedding_size=4 and non_linearity='swiglu', which has "
+            "two thirds",
+        ),
+        ({"norm": "rmsnorm"}, "norm=rmsnorm does not apply to model 'lstm'; it applies to gpt"),
+        ({"bias_ffn": True}, "bias_ffn=True does not apply to model 'lstm'; it applies to gpt"),
         ({"learning_rate": 1}, "unknown setting 'learning_rate'"),
         ({"seeds": 1}, "unknown setting 'seeds'; did you mean 'seed'?"),
         (
@@ -450,6 +481,7 @@ def test_the_tables_of_optimizers_and_schedules_agree_with_what_trains():
 
 def test_the_tables_of_names_agree_with_what_is_built_from_them():
     assert tables.FAMILIES.keys() == families.FAMILIES.keys()
-    assert set(tables.NON_LINEARITIES) == gpt.NON_LINEARITIES.keys()
+    assert tables.NON_LINEARITIES == gpt.NON_LINEARITIES
+    assert INITIALISATIONS == initialisation.INITIALISATIONS
     for own in tables.FAMILIES.values():
         assert own.keys() <= RunSpec.model_fields.keys()

@@ -98,7 +98,9 @@ def _summary(symbol: str, verdicts: Sequence[str]) -> str:
     )
 
 
-def how_it_goes(cases: Sequence[Case], columns: Sequence[tuple[str, str]], name: str) -> tuple[list[TrendEstimate], Table]:
+def how_it_goes(
+    cases: Sequence[Case], columns: Sequence[tuple[str, str]], name: str
+) -> tuple[list[TrendEstimate], Table]:
     """Rank correlation and slope of quantities over a setting.
 
     Args:
