@@ -81,8 +81,8 @@ def test_thresholds_of_generalisation_and_of_pure_memorisation():
     wide = thresholds(shares({0.1: [0.1, 0.2], 0.3: [0.4, 0.6], 0.5: [0.95, 0.7], 0.7: [0.95, 1.0]}))
     assert wide == (
         "LSTM: the smallest r_train at which every run generalises (A_val ≥ 0.9) is 0.7 (at 0.5 at least one does); "
-        "the largest at which all only memorise (A_train ≥ 0.99, A_val ≤ 0.5) is 0.1: a gap of 0.6, 577 equations (96 → "
-        "673): in between, whether a run generalises within its 10,001 steps depends on the seed."
+        "the largest at which all only memorise (A_train ≥ 0.99, A_val ≤ 0.5) is 0.1: a gap of 0.6, 577 equations (96 "
+        "→ 673): in between, whether a run generalises within its 10,001 steps depends on the seed."
     )
     assert "sharp" in thresholds(shares({0.3: [0.1], 0.4: [0.95]}))
     assert thresholds(shares({0.3: [0.6]})) == (

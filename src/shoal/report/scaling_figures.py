@@ -106,8 +106,8 @@ def best_use(fit: ScalingFit, budgets: list[float], resamples: int) -> Figure:
     bands = f"Bands: pointwise 95 % percentile intervals over {resamples:,} bootstrap resamples of the runs. "
     caption = (
         f"The parameters and tokens of the smallest loss for a budget C = 6 N D, by the law fitted to "
-        f"{fit.chosen.runs} runs. {bands if resamples else ''}Dotted: the largest compute of the runs; everything to its right is "
-        "extrapolated."
+        f"{fit.chosen.runs} runs. {bands if resamples else ''}Dotted: the largest compute of the runs; everything to "
+        "its right is extrapolated."
     )
     return Figure("best-use", _layer(layers, "Best use of a budget"), caption)
 
