@@ -110,6 +110,20 @@ def test_the_interval_of_the_mean_moves_with_the_differences():
     assert (low, high) == pytest.approx((d.mean() - half, d.mean() + half), abs=0.5 * half)
 
 
+def test_the_interval_of_the_mean_is_longer_where_the_differences_are():
+    d = np.random.default_rng(6).exponential(1, 12)
+    low, high = mean_interval(d)
+    # the bias correction and acceleration of Efron and Tibshirani 1993, equations 14.9 to 14.15, on draws of its own
+    draws = np.random.default_rng(99).choice(d, (40_000, 12)).mean(axis=1)
+    z0 = stats.norm.ppf(np.mean(draws < d.mean()))
+    left_out = np.array([np.delete(d, i).mean() for i in range(12)])
+    spread = left_out.mean() - left_out
+    a = (spread**3).sum() / (6 * (spread**2).sum() ** 1.5)
+    ends = [stats.norm.cdf(z0 + (z0 + z) / (1 - a * (z0 + z))) for z in stats.norm.ppf([0.025, 0.975])]
+    assert (low, high) == pytest.approx(np.quantile(draws, ends), abs=0.03)
+    assert high - d.mean() > 1.1 * (d.mean() - low)
+
+
 @pytest.mark.parametrize("d", [[], [2.0], [1.0, 1.0, 1.0], [0.0, 0.0], [0, 0, 0, 1.0], [1e-9, 1e9], [1, 1, 1, 1.00001]])
 def test_little_is_no_reason_to_fail(d):
     d = np.array(d, dtype=np.float64)

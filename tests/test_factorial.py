@@ -151,7 +151,9 @@ def test_logarithms_are_taken_of_what_has_one():
     with pytest.raises(UserError, match="loss=0 has no logarithm"):
         decompose(frame(values - 1), "loss")
     times = frame(values - 1, "time").with_columns(pl.col("time").cast(pl.Int64), observed=True)
-    assert decompose(times, "time", observed="observed").horizon == 15
+    found = decompose(times, "time", observed="observed")  # 0 has the logarithm of 1
+    assert found.horizon == 15
+    assert_frame_equal(found.table, decompose(frame(np.maximum(values - 1, 1)), "loss").table)
 
 
 def times() -> pl.DataFrame:
@@ -226,6 +228,14 @@ def test_two_factors_are_a_factorial_too():
     found = decompose(times().filter(pl.col("order_seed") == 0), "time", ["init_seed", "split_seed"], log2=False)
     assert found.table["df"].to_list() == [2, 2, 4]
     assert found.table["source"].to_list() == [["init_seed"], ["split_seed"], ["init_seed", "split_seed"]]
+
+
+def test_components_below_zero_are_shown_and_count_as_zero():
+    checkerboard = pl.DataFrame({"init_seed": [0, 0, 1, 1], "split_seed": [0, 1, 0, 1], "loss": [1.0, 2, 2, 1]})
+    found = decompose(checkerboard, "loss", ["init_seed", "split_seed"], log2=False)
+    assert found.table["component"].to_list() == pytest.approx([-0.5, -0.5, 1])
+    assert found.table["component_share"].to_list() == [0, 0, 1]
+    assert factorial_notes(found) == ["Estimated below 0, and counted as 0 in the shares: initialisation and split."]
 
 
 def test_equal_values_have_no_variance_to_share():
