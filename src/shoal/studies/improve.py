@@ -49,8 +49,9 @@ VARIANTS: Mapping[str, Mapping[str, Any]] = {
     "cosine": {"lr_schedule": "cosine"},
     "warm-up, linear": {"warmup_steps": 100, "lr_schedule": "linear"},
 }
-# The learning rate over the baseline's, where the optimizer's steps are of another size. Lion's authors advise a smaller
-# one with a decay as much larger, Muon learned little below this one; for SGD it is of the usual order. None was tuned.
+# The learning rate over the baseline's, where the optimizer's steps are of another size. Lion's authors advise a
+# smaller one with a decay as much larger; Muon learned little below this one; for SGD it is of the usual order. None
+# was tuned.
 _RATES = {"SGD": 30.0, "Lion": 0.2, "Muon": 3.0}
 _METRICS = {"time": "time to generalise", "log_valid_loss": "log₁₀ L_val"}
 

@@ -100,19 +100,18 @@ def norm_answers(results: Results) -> list[str]:
     both = frame.drop_nulls(["memorised", "generalised"])
     if both.is_empty():
         return [f"No run both memorised and generalised (A_val ≥ {GENERALISED}): the norm cannot be followed there."]
-    fell = both.filter(pl.col("generalised") < pl.col("memorised"))
-    change = (both["generalised"] / both["memorised"] - 1) * 100
-    peak = (both["generalised"] / both["peak"] - 1) * 100
+    change, peak = (both["generalised"] / both[name] - 1 for name in ("memorised", "peak"))
     out = [
-        f"Between memorising and generalising ‖θ‖₂ fell in {len(fell)} of {len(both)} runs, by "
-        f"{_percent(-change)} of its value in the mean (range {_percent(-change.sort()[-1:])} to "
-        f"{_percent(-change.sort()[:1])}); "
-        f"at generalisation it stood {_percent(-peak)} below its peak."
+        f"Between memorising and generalising ‖θ‖₂ fell in {int((change < 0).sum())} of {len(both)} runs; it changed by "
+        f"{_percent(change)} in the mean ({_percent(change.sort()[:1])} to {_percent(change.sort()[-1:])}). At "
+        f"generalisation it stood at {_percent(peak)} from its peak before, in the mean."
     ]
     rest = frame.filter(pl.col("generalised").is_null())
     if len(rest):
-        end = (rest["end"] / rest["peak"] - 1) * 100
-        out.append(f"The {len(rest)} runs that did not generalise ended {_percent(-end)} below their peak in the mean.")
+        end = rest["end"] / rest["peak"] - 1
+        out.append(
+            f"The {len(rest)} runs that did not generalise ended at {_percent(end)} from their peak in the mean."
+        )
     return [
         *out,
         "Weight decay shrinks what the loss does not hold: once the training equations are known, the norm falls along "
@@ -122,7 +121,8 @@ def norm_answers(results: Results) -> list[str]:
 
 
 def _percent(values: pl.Series) -> str:
-    return f"{float(np.mean(values.to_numpy())):.0f} %".replace("-", "−")
+    """``+3 %``: the mean change."""
+    return f"{100 * float(np.mean(values.to_numpy())):+.0f} %".replace("-", "−")
 
 
 def _norm_table(results: Results) -> Table:
