@@ -126,8 +126,8 @@ def test_the_norm_before_and_at_generalisation():
     ]
     first, second, _ = norm_answers(Told(curves=pl.concat([learned, never])))
     assert first == (
-        "Between memorising and generalising ‖θ‖₂ fell in 1 of 1 runs; it changed by −25 % in the mean (−25 % to −25 %). "
-        "At generalisation it stood at −40 % from its peak before, in the mean."
+        "Between memorising and generalising ‖θ‖₂ fell in 1 of 1 runs; it changed by −25 % in the mean (−25 % to −25 "
+        "%). At generalisation it stood at −40 % from its peak before, in the mean."
     )
     assert second == "The 1 runs that did not generalise ended at −52 % from their peak in the mean."
     assert norm_answers(Told(curves=never))[0].startswith("No run both memorised and generalised")
