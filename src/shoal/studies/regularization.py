@@ -103,8 +103,8 @@ def norm_answers(results: Results) -> list[str]:
     change, peak = (both["generalised"] / both[name] - 1 for name in ("memorised", "peak"))
     out = [
         f"Between memorising and generalising ‖θ‖₂ fell in {int((change < 0).sum())} of {len(both)} runs; it "
-        f"changed by {_percent(change)} in the mean ({_percent(change.sort()[:1])} to {_percent(change.sort()[-1:])}). At "
-        f"generalisation it stood at {_percent(peak)} from its peak before, in the mean."
+        f"changed by {_percent(change)} in the mean ({_percent(change.sort()[:1])} to {_percent(change.sort()[-1:])}). "
+        f"At generalisation it stood at {_percent(peak)} from its peak before, in the mean."
     ]
     rest = frame.filter(pl.col("generalised").is_null())
     if len(rest):
