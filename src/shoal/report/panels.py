@@ -7,10 +7,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import altair as alt
+import numpy as np
 import polars as pl
 
 from shoal.report.figures import COLOURS, Chart, styled
 
+# viridis without its brightest end, which is hard to see on white
+_SHADES = ["#440154", "#472d7b", "#3b528b", "#2c728e", "#21918c", "#28ae80", "#5ec962", "#addc30", "#d2e21b"]
+_SHORT = "format(datum.value, '.3~g')"
 _PANEL = {"width": 250, "height": 170}
 
 
@@ -81,8 +85,10 @@ def curve_panels(curves: pl.DataFrame, colour: Axis, title: str, panels: Sequenc
     charts = []
     for panel in panels:
         frame = _spread(_finite(shown, panel), ["step", colour.column], panel.column)
-        base = alt.Chart(_coloured(frame, colour))
-        area = base.mark_area(opacity=0.13).encode(x, _y(panel, "low"), alt.Y2("high"), _colour(colour, frame))
+        base = alt.Chart(_filled(_coloured(frame, colour)))
+        # with a scale of its own, the area would turn the colour bar into a row of discs
+        fill = alt.Fill("fill:N", scale=None)
+        area = base.mark_area(opacity=0.13).encode(x, _y(panel, "low"), alt.Y2("high"), fill)
         line = base.mark_line(strokeWidth=1.6, strokeJoin="round").encode(
             x, _y(panel, "mean"), _colour(colour, frame), alt.Detail("shade:N")
         )
@@ -121,7 +127,7 @@ def summary_panels(
             .mark_rule(strokeWidth=1.2, opacity=0.7)
             .encode(along, _y(panel, "low"), alt.Y2("high"), paint),
             alt.Chart(frame).mark_line(strokeWidth=1.6).encode(along, _y(panel, "mean"), paint, alt.Detail("shade:N")),
-            alt.Chart(points).mark_circle(size=22, opacity=0.55).encode(along, _y(panel, panel.column), paint),
+            alt.Chart(points).mark_point(size=18, strokeWidth=1.2).encode(along, _y(panel, panel.column), paint),
         ]
         charts.append(alt.layer(*layers).properties(width=170, height=150))
     return styled(alt.concat(*charts, columns=columns, title=title))
@@ -173,10 +179,27 @@ def _colour(axis: Axis, frame: pl.DataFrame) -> alt.Color:
         return alt.Color("shade:N", title=None, scale=alt.Scale(domain=domain, range=colours), legend=legend)
     values = sorted(_coloured(frame, axis)["shade"].unique().to_list())
     shown = values if len(values) <= 10 else alt.Undefined
-    legend = alt.Legend(orient="right", type="gradient", gradientLength=150, values=shown, format="~g")
-    # the brightest end of viridis is hard to see on white
-    scale = alt.Scale(scheme=alt.SchemeParams(name="viridis", extent=[0, 0.92]), domain=[values[0], values[-1]])
-    return alt.Color("shade:Q", title=axis.label, scale=scale, legend=legend)
+    legend = alt.Legend(orient="right", type="gradient", gradientLength=150, values=shown, labelExpr=_SHORT)
+    return alt.Color("shade:Q", title=axis.label, scale=_shades(axis, frame), legend=legend)
+
+
+def _shades(axis: Axis, frame: pl.DataFrame) -> alt.Scale:
+    values = sorted(_coloured(frame, axis)["shade"].to_list())
+    return alt.Scale(range=_SHADES, domain=[values[0], values[-1]], interpolate="rgb")
+
+
+def _filled(frame: pl.DataFrame) -> pl.DataFrame:
+    """With the column ``fill``: the colour that the scale of :func:`_shades` gives to ``shade``, as the area's own."""
+    low, high = (float(end) for end in (frame["shade"].min(), frame["shade"].max()))  # type: ignore[arg-type]
+    anchors = np.array([[int(shade[i : i + 2], 16) for i in (1, 3, 5)] for shade in _SHADES])
+
+    def colour(value: float) -> str:
+        at = (value - low) / (high - low) * (len(anchors) - 1) if high > low else 0.0
+        channels = [round(float(np.interp(at, range(len(anchors)), anchors[:, i]))) for i in range(3)]
+        return "#" + "".join(f"{channel:02x}" for channel in channels)
+
+    colours = {value: colour(value) for value in frame["shade"].unique().to_list()}
+    return frame.with_columns(pl.col("shade").replace_strict(colours, return_dtype=pl.String).alias("fill"))
 
 
 def _y(panel: Panel, field: str) -> alt.Y:

@@ -106,7 +106,10 @@ def _frontier_figure(frame: pl.DataFrame, model: str) -> Figure:
 def _frontier_chart(frame: pl.DataFrame, title: str) -> Chart:
     charts = []
     x = alt.X(
-        "compute:Q", title="C = P·B·T (parameter-sequences)", scale=alt.Scale(type="log"), axis=alt.Axis(format="~e")
+        "compute:Q",
+        title="C = P·B·T (parameter-sequences)",
+        scale=alt.Scale(type="log", nice=False, padding=8),
+        axis=alt.Axis(format="~e"),
     )
     for column, (symbol, small) in QUANTITIES.items():
         means = frame.group_by("train_batch_size", "steps", "compute").agg(pl.col(column).mean()).sort("compute")
