@@ -18,7 +18,14 @@ from shoal.training.step import train_step
 
 EVERY = {name: get_study(name) for name in NAMES} | {name: cards.get_card(name) for name in cards.NAMES}
 # runs of all studies in seconds: what changes their shapes is what the studies are about, so it stays
-SMALL = {"p": ["5"], "n_steps": ["6"], "eval_first": ["2"], "eval_period": ["2"], "train_batch_size": ["8"]}
+SMALL = {
+    "p": ["5"],
+    "n_steps": ["6"],
+    "eval_first": ["2"],
+    "eval_period": ["2"],
+    "train_batch_size": ["8"],
+    "warmup_steps": ["2"],
+}
 AXES = {"model-scaling": "embedding_size", "compute-scaling": "train_batch_size"}
 
 
@@ -27,9 +34,8 @@ AXES = {"model-scaling": "embedding_size", "compute-scaling": "train_batch_size"
 def test_every_study_builds_and_trains_one_step(name, quick):
     specs = Form(quick).specs(EVERY[name])
     assert len(specs) == len(set(specs))
-    for cohort in plan(specs):
-        if cohort.shared.p > 31:  # a step of thousands of equations is the same code
-            continue
+    fewer = {"p": 5, "train_batch_size": 8}  # the same models and settings on fewer equations
+    for cohort in plan(RunSpec(**{**spec.given(), **fewer}) for spec in specs):
         stack = Stack(Cohort(cohort.members[:2]), torch.device("cpu"))
         before = stack.theta.detach().clone()
         train_step(stack)
@@ -58,11 +64,12 @@ def results_of(records, specs):
 
 
 @pytest.mark.parametrize("name", EVERY)
-def test_every_report_shows_figures_tables_and_answers(name, lab, tmp_path):
+def test_every_report_shows_figures_tables_and_answers(name, lab):
     form = form_of(name)
     report = EVERY[name].report(results_of(lab, form.specs(EVERY[name])), form)
-    text = write_report(report, tmp_path / "report").read_text()
     figures = [figure for section in report.sections for figure in section.figures]
+    for figure in figures:
+        assert figure.chart.to_dict()["datasets"]
     assert report.answers
     assert figures or name == "attention"  # nothing has generalised
     assert len({figure.name for figure in figures}) == len(figures)
@@ -70,7 +77,7 @@ def test_every_report_shows_figures_tables_and_answers(name, lab, tmp_path):
     assert len({table.name for table in tables}) == len(tables)
     for table in tables:
         assert all(len(cells) == len(table.header) - 1 for _, cells in table.rows)
-    assert form.flags().strip() in text.replace("&#x27;", "'")
+    assert any(form.flags() in paragraph for paragraph in report.sections[-1].paragraphs)
 
 
 @pytest.mark.parametrize("name", [name for name in EVERY if name != "attention"])
@@ -84,7 +91,9 @@ def test_half_a_study_is_shown_with_what_is_missing(name, lab, tmp_path):
     folder.cohort(cohort.id).create(list(cohort.members), threads=1)
     report = EVERY[name].report(Results(folder.records([*records.ids, absent.id])), form)
     assert any(answer.startswith("Missing: 1 of ") for answer in report.answers)
-    write_report(report, tmp_path / "report")
+    for section in report.sections:
+        for figure in section.figures:
+            figure.chart.to_dict()
 
 
 def test_sanity_asks_for_the_practicals_defaults():

@@ -9,7 +9,17 @@ from shoal.studies.results import Results
 
 __all__ = ["NAMES", "Form", "Grid", "Results", "Study", "get_study"]
 
-NAMES = ("sanity", "data-scaling", "mixed-orders", "model-scaling", "compute-scaling", "regularization", "attention")
+NAMES = (
+    "sanity",
+    "data-scaling",
+    "mixed-orders",
+    "model-scaling",
+    "compute-scaling",
+    "regularization",
+    "attention",
+    "seed-variance",
+    "improve",
+)
 
 
 def get_study(name: str) -> Study:
