@@ -207,9 +207,10 @@ def _provenance(fit: ScalingFit, source: Mapping[str, Any]) -> Section:
         f"Made by: {source['command']}",
         f"Data: {source['file']}, SHA-256 {source['sha256']}; {len(fit.runs)} runs; {columns}.",
         *(f"{note}." for note in source["notes"]),
-        "Method: the Huber loss (delta 0.001) of the log residuals, minimised by L-BFGS-B from the likeliest of 36 starts; bootstrap "
-        f"with seed {source['seed']}, each resample searched from the estimate; {source['seconds']:,.1f} seconds. "
-        "Source: Hoffmann et al. 2022, Training Compute-Optimal Large Language Models, approach 3.",
+        "Method: the Huber loss (delta 0.001) of the log residuals, minimised by L-BFGS-B from the likeliest of 36 "
+        f"starts; bootstrap with seed {source['seed']}, each resample searched from the estimate; "
+        f"{source['seconds']:,.1f} seconds. Source: Hoffmann et al. 2022, Training Compute-Optimal Large Language "
+        "Models, approach 3.",
         f"{versions}.",
     ]
     return Section("How this was made", paragraphs)

@@ -105,9 +105,9 @@ def best_use(fit: ScalingFit, budgets: list[float], resamples: int) -> Figure:
         layers.insert(0, area.encode(x, alt.Y("low:Q", scale=scale), alt.Y2("high"), colour))
     bands = f"Bands: pointwise 95 % percentile intervals over {resamples:,} bootstrap resamples of the runs. "
     caption = (
-        f"The parameters and tokens of the smallest loss for a budget C = 6 N D, by the law fitted to {fit.chosen.runs} "
-        f"runs. {bands if resamples else ''}Dotted: the largest compute of the runs; everything to its right is "
-        "extrapolated."
+        "The parameters and tokens of the smallest loss for a budget C = 6 N D, by the law fitted to "
+        f"{fit.chosen.runs} runs. {bands if resamples else ''}Dotted: the largest compute of the runs; everything to "
+        "its right is extrapolated."
     )
     return Figure("best-use", _layer(layers, "Best use of a budget"), caption)
 
