@@ -13,7 +13,7 @@ from scipy import optimize
 
 from shoal.analysis import ScalingLaw, compute_sequences, fit_power_law, fit_scaling, training_flop
 from shoal.analysis.bootstrap import bootstrap, interval, resample_counts
-from shoal.analysis.checks import clusters, count_distinct, scores
+from shoal.analysis.checks import MOST_SCORE, clusters, count_distinct, scores
 from shoal.analysis.held_out import LAW, MEAN, POWER
 from shoal.analysis.power_sum import DELTA, PowerSum, one_thread
 from shoal.errors import UserError
@@ -86,12 +86,13 @@ def test_it_finds_the_law_of_data_without_noise():
         assert getattr(law, name) == pytest.approx(getattr(TRUE, name), rel=1e-3)
 
 
-def test_the_few_starts_find_what_many_find():
-    points = problem(runs(15, noise=0.05, seed=5))
+@pytest.mark.parametrize("seed", [2, 25, 38])
+def test_the_few_starts_find_what_many_find(seed):
+    points = problem(runs(12, noise=0.2, seed=seed))
     rng = np.random.default_rng(0)
     low, high = points.bounds.lb, points.bounds.ub
     with one_thread():
-        others = [points.search(rng.uniform(low, high), tolerance=1e-9, steps=200)[0] for _ in range(40)]
+        others = [points.search(rng.uniform(low, high), tolerance=1e-9, steps=200)[0] for _ in range(30)]
     assert points.objective(points.best)[0] <= min(others) * (1 + 1e-9)
 
 
@@ -246,7 +247,7 @@ def test_runs_of_one_budget_stay_together():
 # warnings
 
 
-def test_outliers_are_found_though_they_hide_each_other():
+def test_outliers_are_found_and_the_law_is_given_without_them():
     frame = runs(60, noise=0.005, seed=2)
     wrong = [4, 17, 33]
     factor = np.ones(60)
@@ -262,6 +263,19 @@ def test_outliers_are_found_though_they_hide_each_other():
     dropped = fit_scaling(frame.with_columns(pl.col("loss") * factor), resamples=20, drop_outliers=True)
     assert dropped.chosen is dropped.without
     assert dropped.held_out.errors.equals(rest.held_out.errors)
+
+
+def test_runs_that_outliers_had_pulled_the_law_away_from_are_cleared():
+    frame = runs(60, noise=0.005, seed=1)
+    wrong = np.argsort((frame["tokens"] / frame["parameters"]).to_numpy())[:5]  # few tokens: they weigh most
+    factor = np.ones(60)
+    factor[wrong] = [1.6, 1.45, 1.3, 1.15, 1.05]
+    fit = fit_scaling(frame.with_columns(pl.col("loss") * factor), resamples=0)
+    assert fit.runs.filter("outlier")["row"].to_list() == sorted(wrong + 1)
+    law = fit.every.law
+    predicted = np.asarray(law.loss(fit.runs["parameters"].to_numpy(), fit.runs["tokens"].to_numpy()))
+    once = np.abs(scores(np.log(fit.runs["loss"].to_numpy() / predicted), np.ones(60, bool))) > MOST_SCORE
+    assert once.sum() == 6  # one more is accused as long as the law bends to the five
 
 
 def test_a_law_that_does_not_hold_is_not_blamed_on_outliers():
