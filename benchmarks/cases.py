@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
-from shoal.equations import split_sizes
+from shoal.equations import sequence_length, split_sizes
 from shoal.errors import UserError, nearest
 from shoal.spec import FAMILIES, RunSpec, grid
 
@@ -112,7 +112,7 @@ class Case:
     @property
     def positions(self) -> float:
         """``B S``: input tokens of a step, on average over a pass."""
-        S = 2 * max(self.spec.operation_orders) + 2  # BOS a + b = r
+        S = sequence_length(self.spec.operation_orders, self.spec.equation_format)
         return self._n_train / self.batches * S
 
     @property

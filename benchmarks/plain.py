@@ -31,6 +31,7 @@ FIXED = {
     "bias": True,
     "bias_classifier": True,
     "share_embeddings": False,
+    "equation_format": "full",
 }
 
 
@@ -186,6 +187,7 @@ def datasets(spec: RunSpec) -> tuple[TensorDataset, TensorDataset, int, int, int
         seed=spec.split_seed,
         per_order=spec.split_per_order,
     )
+    assert pad is not None  # the vocabulary of equations in full has it
     return train, valid, len(tokenizer), sequence_length, pad
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import polars as pl
 
 import shoal
-from shoal.studies import sanity
+from shoal.studies import Form, get_study
 
 PERMUTATIONS = 20_000
 
@@ -58,7 +58,7 @@ def main() -> None:
     parser.add_argument("--precisions", nargs="+", default=["bfloat16"])
     options = parser.parse_args()
     for model in options.models:
-        base = next(spec for spec in sanity.runs(quick=True, seeds=[0]) if spec.model == model)
+        base = next(spec for spec in Form(quick=True).specs(get_study("sanity")) if spec.model == model)
         results = {}
         for precision in ("float32", *options.precisions):
             specs = shoal.grid(base, precision=[precision], stop_after_generalizing=[0], seed=range(options.seeds))

@@ -49,6 +49,7 @@ shapes = st.fixed_dictionaries(
         "p": st.sampled_from([2, 3, 5]),
         "operation_orders": st.sampled_from([(2,), (3,), (2, 3)]),
         "operator": st.sampled_from(["+", "-", "/"]),
+        "equation_format": st.sampled_from(["full", "infix", "operands"]),
         "train_batch_size": st.sampled_from([1, 3, 7, 64, 512]),
         "num_layers": st.integers(1, 3),
         "embedding_size": st.sampled_from([4, 6, 8, 16, 20, 32]),
@@ -72,6 +73,37 @@ def test_loss_accuracy_and_gradient_equal_those_of_the_model(engine, shape, r_tr
     assert torch.equal(found["accuracy"], expected["accuracy"])
     scale = expected_gradient.abs().amax(1, keepdim=True)
     torch.testing.assert_close(gradient / scale, expected_gradient / scale, atol=5e-4, rtol=0)
+
+
+@pytest.mark.parametrize("engine", FAST)
+@pytest.mark.parametrize("model", ["lstm", "gpt"])
+@pytest.mark.parametrize(("form", "first"), [("full", 4), ("infix", 3), ("operands", 2)])
+def test_members_of_different_operators_are_scored_where_their_results_are(engine, model, form, first):
+    base = {"model": model, "p": 7, "train_batch_size": 16, "equation_format": form}
+    specs = tiny_grid(base, operator=["+", "/", "x^3+xy^2+y"])
+    slow, fast = scattered(specs, "plain"), scattered(specs, engine)
+    assert fast.scorer is not None and fast.scorer.first == first
+    (expected, expected_gradient), (found, gradient) = gradients(slow), gradients(fast)
+    torch.testing.assert_close(found["loss"], expected["loss"], atol=2e-5, rtol=1e-5)
+    assert torch.equal(found["accuracy"], expected["accuracy"])
+    scale = expected_gradient.abs().amax(1, keepdim=True)
+    torch.testing.assert_close(gradient / scale, expected_gradient / scale, atol=5e-4, rtol=0)
+
+
+@pytest.mark.parametrize("engine", FAST)
+@pytest.mark.parametrize("model", ["lstm", "gpt"])
+def test_a_smoothed_loss_equals_that_of_the_model_and_is_for_training_alone(engine, model):
+    smoothed, sharp = (tiny(model=model, operation_orders=(2, 3), p=3, label_smoothing=e) for e in (0.3, 0.0))
+    slow, fast, without = scattered([smoothed], "plain"), scattered([smoothed], engine), scattered([sharp], engine)
+    expected, found = (stack.score(stack.splits["train"], training=True)["loss"] for stack in (slow, fast))
+    torch.testing.assert_close(found, expected, atol=2e-5, rtol=1e-5)
+    (expected_gradient,) = torch.autograd.grad(expected.sum(), slow.theta)
+    (gradient,) = torch.autograd.grad(found.sum(), fast.theta)
+    torch.testing.assert_close(gradient, expected_gradient, atol=5e-4 * float(expected_gradient.abs().max()), rtol=0)
+    (reported, _), (plain, _), (known, _) = (gradients(stack) for stack in (fast, slow, without))
+    assert torch.equal(reported["loss"], known["loss"])
+    torch.testing.assert_close(plain["loss"], known["loss"], atol=2e-5, rtol=1e-5)
+    assert (found - reported["loss"]).abs().max() > 0.01
 
 
 @pytest.mark.parametrize("engine", FAST)
@@ -123,7 +155,7 @@ def test_a_member_does_not_notice_its_neighbours_by_one_bit(engine, model, size,
 
 
 @pytest.mark.parametrize("engine", FAST)
-@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd", "lion", "muon"])
 def test_a_diverging_member_is_put_back_and_its_neighbours_do_not_change(engine, optimizer):
     specs = tiny_grid({"model": "gpt", "optimizer": optimizer}, seed=[0, 1, 2])
     healthy, ill = (Stack(one_cohort(specs), CPU, engine) for _ in range(2))
@@ -183,6 +215,13 @@ def test_shared_prefixes_are_computed_once():
     assert stack.scorer is not None
     nodes = stack.scorer.prefixes.nodes(stack.splits["train"])
     assert nodes.sizes == [1, 31, 31, 480, 480, 480]  # BOS, BOS a, BOS a +, and what each of 480 equations has alone
+
+
+def test_prefixes_are_shared_from_the_first_operand_on_where_nothing_stands_before_it():
+    spec = RunSpec(embedding_size=8, equation_format="operands")
+    stack = Stack(one_cohort([spec]), CPU, "prefixes")
+    assert stack.scorer is not None
+    assert stack.scorer.prefixes.nodes(stack.splits["train"]).sizes == [31, 480, 480]
 
 
 def test_the_choice_of_an_engine_says_why():

@@ -93,6 +93,20 @@ def test_only_scored_positions_have_gradients_and_a_say(batch):
     assert torch.equal(torch.stack([loss, accuracy]), torch.stack(again))
 
 
+@some
+@given(batches(), st.floats(0, 0.99))
+def test_label_smoothing_is_that_of_torch(batch, smoothing):
+    logits, targets, eq_positions, mask = batch
+    scored = scored_positions(eq_positions, mask)
+    plain, right = get_loss_and_accuracy(logits, targets, eq_positions, mask, "none")
+    loss, accuracy = get_loss_and_accuracy(logits, targets, eq_positions, mask, "none", smoothing)
+    assert torch.equal(accuracy, right)
+    for b, kept in enumerate(scored):
+        expected = F.cross_entropy(logits[b, kept], targets[b, kept], label_smoothing=smoothing) if kept.any() else 0.0
+        near(loss[b].item(), float(expected))
+    assert torch.equal(loss, plain) or smoothing > 0
+
+
 def test_predicting_pad_after_eos_never_counts():
     """``BOS 1 + 2 = 3 EOS`` beside longer equations: the inputs' EOS is real, the target PAD after it is not."""
     EOS, PAD = 5, 6

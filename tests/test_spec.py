@@ -9,10 +9,13 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from shoal import spec as tables
+from shoal.equations import OPERATORS
 from shoal.errors import UserError
-from shoal.models import families, gpt
+from shoal.models import families, gpt, initialisation
 from shoal.spec import RunSpec, grid
-from shoal.training import optimizers
+from shoal.spec.model import INITIALISATIONS
+from shoal.spec.training import SCHEDULES
+from shoal.training import optimizers, schedules
 
 some = settings(max_examples=25, deadline=None)
 
@@ -23,6 +26,7 @@ COMMON = {
     "p": st.sampled_from([5, 7, 11, 31]),
     "q": st.sampled_from([5, 7, 31]),
     "operator": st.sampled_from("+-*/"),
+    "equation_format": st.sampled_from(["full", "infix", "operands"]),
     "r_train": st.floats(0.2, 0.8),
     "operation_orders": st.sampled_from([2, 3, "2,3", [3, 2], (2,)]),
     "is_symmetric": st.booleans(),
@@ -38,7 +42,10 @@ COMMON = {
     "weight_decay": st.floats(0, 2),
     "clip": POSITIVE | st.just(math.inf),
     "decay_all": st.booleans(),
-    "n_steps": st.integers(1, 10**6),
+    "lr_schedule": st.sampled_from(["constant", "linear", "cosine"]),
+    "warmup_steps": st.integers(0, 100),
+    "label_smoothing": FRACTION,
+    "n_steps": st.integers(100, 10**6),
     "eval_first": st.integers(0, 200),
     "eval_period": st.integers(1, 200),
     "save_model_step": st.integers(1, 200) | st.just(math.inf) | st.none(),
@@ -53,12 +60,17 @@ BY_MODEL = {
     "gpt": {
         "num_heads": st.sampled_from([1, 2, 4]),
         "multiplier": st.sampled_from([0.5, 2, 4]),
-        "non_linearity": st.sampled_from(["gelu", "relu"]),
+        "non_linearity": st.sampled_from(["gelu", "relu", "swiglu"]),
+        "norm": st.sampled_from(["layernorm", "rmsnorm", "none"]),
+        "norm_position": st.sampled_from(["post", "pre"]),
+        "positions": st.sampled_from(["sinusoidal", "learned", "rotary", "none"]),
+        "bias_ffn": st.booleans(),
         "share_embeddings": st.booleans(),
     },
 }
 MOMENTS = {"beta1": FRACTION, "beta2": FRACTION, "eps": POSITIVE}
 BY_OPTIMIZER = {"sgd": {}, "momentum": {"momentum": FRACTION}, "adam": MOMENTS, "adamw": MOMENTS}
+BY_OPTIMIZER |= {"lion": {"beta1": FRACTION, "beta2": FRACTION}, "muon": MOMENTS | {"momentum": FRACTION}}
 
 
 @st.composite
@@ -70,6 +82,8 @@ def asked(draw) -> dict:
         chosen.pop("split_per_order", None)
     if model == "lstm" and chosen.get("num_layers") == 1:
         chosen.pop("dropout", None)
+    if chosen.get("norm") == "none":
+        chosen.pop("norm_position", None)
     return {"model": model, "optimizer": optimizer, **chosen}
 
 
@@ -96,8 +110,18 @@ def test_settings_left_open_take_the_value_that_fits():
     assert (spec.num_heads, spec.multiplier, spec.non_linearity, spec.momentum) == (None, None, None, None)
     spec = RunSpec(model="gpt", optimizer="momentum")
     assert (spec.num_heads, spec.multiplier, spec.non_linearity) == (4, 4.0, "gelu")
+    assert (spec.norm, spec.norm_position, spec.positions, spec.bias_ffn) == ("layernorm", "post", "sinusoidal", False)
     assert (spec.hidden_size, spec.momentum, spec.weight_decay) == (None, 0.9, 0.0)
     assert (spec.beta1, spec.beta2, spec.eps) == (None, None, None)
+
+
+def test_permutations_are_120_unless_p_is_given():
+    spec = RunSpec(operator="s5:xy")
+    assert (spec.p, spec.q) == (120, 120)
+    assert spec == RunSpec(operator="s5:xy", p=120) == RunSpec(**spec.model_dump())
+    assert RunSpec.restored(spec.model_dump(mode="json")).model_dump() == spec.model_dump()
+    assert [spec.p for spec in grid(operator=["+", "s5:xy", "x^2+y^2"])] == [31, 120, 31]
+    assert RunSpec().p == 31
 
 
 @some
@@ -126,6 +150,7 @@ CHANGES = {
     "r_train": 0.4,
     "operation_orders": 3,
     "is_symmetric": True,
+    "equation_format": "infix",
     "train_batch_size": 64,
     "num_layers": 1,
     "embedding_size": 64,
@@ -143,6 +168,9 @@ CHANGES = {
     "eps": 1e-6,
     "clip": math.inf,
     "decay_all": False,
+    "lr_schedule": "linear",
+    "warmup_steps": 5,
+    "label_smoothing": 0.1,
     "n_steps": 5,
     "stop_after_generalizing": 0,
     "precision": "bfloat16",
@@ -154,17 +182,26 @@ CHANGES = {
     "split_seed": 1,
     "order_seed": 1,
 }
+GPT_CHANGES = {
+    "num_heads": 8,
+    "multiplier": 2,
+    "non_linearity": "relu",
+    "norm": "rmsnorm",
+    "norm_position": "pre",
+    "positions": "rotary",
+    "bias_ffn": True,
+    "initialisation": "scaled_normal",
+}
 
 
 def test_everything_else_names_another_run():
     ids = [RunSpec().id, *(RunSpec(**{name: value}).id for name, value in CHANGES.items())]
-    ids += [RunSpec(model="gpt", **{name: value}).id for name, value in {"num_heads": 8, "multiplier": 2}.items()]
+    ids += [RunSpec(model="gpt", **{name: value}).id for name, value in GPT_CHANGES.items()]
     ids += [RunSpec(operation_orders="2,3", split_per_order=value).id for value in (False, True)]
-    ids += [RunSpec(model="gpt", non_linearity="relu").id, RunSpec(optimizer="momentum", momentum=0.5).id]
+    ids += [RunSpec(optimizer="momentum", momentum=0.5).id]
     assert len(set(ids)) == len(ids)
-    untold = {"num_heads", "multiplier", "non_linearity", "momentum"}
-    untold |= {"split_per_order", "eval_batch_size", "save_statistic_step"}
-    assert CHANGES.keys() | untold == RunSpec.model_fields.keys()
+    untold = {"momentum", "split_per_order", "eval_batch_size", "save_statistic_step"}
+    assert CHANGES.keys() | GPT_CHANGES.keys() | untold == RunSpec.model_fields.keys()
 
 
 def test_a_value_that_equals_another_runs_default_is_told_apart():
@@ -238,6 +275,8 @@ NO_NUMBERS = {
     "eval_batch_size": [0, -1],
     "num_layers": [0, -1, 1.5],
     "embedding_size": [0, -8],
+    "warmup_steps": [-1, 0.5, None],
+    "label_smoothing": [-0.1, 1, math.nan],
     "hidden_size": [0, -8],
     "eval_first": [-1, 0.5],
     "eval_period": [0, -1],
@@ -289,13 +328,63 @@ def test_a_bad_multiplier_is_named(value):
     [
         ({"model": "gtp"}, "unknown model 'gtp': one of lstm gpt; did you mean 'gpt'?"),
         ({"model": "rwkv"}, "unknown model 'rwkv': one of lstm gpt"),
-        ({"operator": "x"}, "unknown operator 'x': one of + - * /"),
-        ({"operator": "**"}, "unknown operator '**': one of + - * /; did you mean '*'?"),
-        ({"optimizer": "adamm"}, "unknown optimizer 'adamm': one of sgd momentum adam adamw; did you mean 'adam'?"),
+        ({"operator": "x"}, f"unknown operator 'x': one of {' '.join(OPERATORS)}"),
+        ({"operator": "**"}, f"unknown operator '**': one of {' '.join(OPERATORS)}; did you mean '*'?"),
+        (
+            {"operator": "x^2+y2"},
+            f"unknown operator 'x^2+y2': one of {' '.join(OPERATORS)}; did you mean 'x^2+y^2'?",
+        ),
+        (
+            {"operator": "x^2+y^2", "operation_orders": "2,3"},
+            "operator 'x^2+y^2' takes two operands: operation_orders must be 2, got 2,3",
+        ),
+        (
+            {"operator": "s5:xy", "p": 31},
+            "operator 's5:xy' acts on the 120 permutations of five elements and needs p=120, got p=31",
+        ),
+        (
+            {"operator": "s5:xy", "q": 60},
+            "operator 's5:xy' acts on the 120 permutations of five elements and needs q=120, got q=60",
+        ),
+        (
+            {"operator": "s5:xy", "is_symmetric": True},
+            "is_symmetric does not apply to operator 's5:xy': permutations do not commute",
+        ),
+        (
+            {"equation_format": "operand"},
+            "unknown equation_format 'operand': one of full infix operands; did you mean 'operands'?",
+        ),
+        (
+            {"optimizer": "adamm"},
+            "unknown optimizer 'adamm': one of sgd momentum adam adamw lion muon; did you mean 'adam'?",
+        ),
         (
             {"model": "gpt", "non_linearity": "gellu"},
-            "unknown non_linearity 'gellu': one of gelu relu; did you mean 'gelu'?",
+            "unknown non_linearity 'gellu': one of gelu relu swiglu; did you mean 'gelu'?",
         ),
+        (
+            {"model": "gpt", "norm": "rms"},
+            "unknown norm 'rms': one of layernorm rmsnorm none; did you mean 'rmsnorm'?",
+        ),
+        (
+            {"model": "gpt", "positions": "rope"},
+            "unknown positions 'rope': one of sinusoidal learned rotary none; did you mean 'none'?",
+        ),
+        (
+            {"model": "gpt", "norm": "none", "norm_position": "pre"},
+            "norm_position=pre does not apply to norm 'none'; it applies to layernorm rmsnorm",
+        ),
+        (
+            {"model": "gpt", "positions": "rotary", "embedding_size": 12},
+            "positions='rotary' turns pairs and needs an even embedding_size / num_heads, got 12 / 4",
+        ),
+        (
+            {"model": "gpt", "non_linearity": "swiglu", "embedding_size": 4, "multiplier": 0.25},
+            "multiplier=0.25 leaves no feed-forward neuron at embedding_size=4 and non_linearity='swiglu', which has "
+            "two thirds",
+        ),
+        ({"norm": "rmsnorm"}, "norm=rmsnorm does not apply to model 'lstm'; it applies to gpt"),
+        ({"bias_ffn": True}, "bias_ffn=True does not apply to model 'lstm'; it applies to gpt"),
         ({"learning_rate": 1}, "unknown setting 'learning_rate'"),
         ({"seeds": 1}, "unknown setting 'seeds'; did you mean 'seed'?"),
         (
@@ -310,14 +399,23 @@ def test_a_bad_multiplier_is_named(value):
         ({"multiplier": 2}, "multiplier=2.0 does not apply to model 'lstm'; it applies to gpt"),
         ({"non_linearity": "relu"}, "non_linearity=relu does not apply to model 'lstm'; it applies to gpt"),
         ({"model": "gpt", "hidden_size": 8}, "hidden_size=8 does not apply to model 'gpt'; it applies to lstm"),
-        ({"momentum": 0.9}, "momentum=0.9 does not apply to optimizer 'adamw'; it applies to momentum"),
+        (
+            {"lr_schedule": "cosin"},
+            "unknown lr_schedule 'cosin': one of constant linear cosine; did you mean 'cosine'?",
+        ),
+        (
+            {"warmup_steps": 200, "n_steps": 100},
+            "warmup_steps must be at most n_steps, got warmup_steps=200 and n_steps=100",
+        ),
+        ({"momentum": 0.9}, "momentum=0.9 does not apply to optimizer 'adamw'; it applies to momentum muon"),
+        ({"optimizer": "lion", "eps": 1}, "eps=1.0 does not apply to optimizer 'lion'; it applies to adam adamw muon"),
         (
             {"optimizer": "sgd", "beta1": 0.9},
-            "beta1=0.9 does not apply to optimizer 'sgd'; it applies to adam adamw",
+            "beta1=0.9 does not apply to optimizer 'sgd'; it applies to adam adamw lion muon",
         ),
         (
             {"optimizer": "momentum", "eps": 1},
-            "eps=1.0 does not apply to optimizer 'momentum'; it applies to adam adamw",
+            "eps=1.0 does not apply to optimizer 'momentum'; it applies to adam adamw muon",
         ),
         (
             {"r_train": 1},
@@ -374,11 +472,16 @@ def test_a_wrong_grid_is_refused(values, text):
     assert str(caught.value) == text
 
 
-def test_the_tables_of_names_agree_with_what_is_built_from_them():
-    assert tables.FAMILIES.keys() == families.FAMILIES.keys()
-    assert set(tables.NON_LINEARITIES) == gpt.NON_LINEARITIES.keys()
+def test_the_tables_of_optimizers_and_schedules_agree_with_what_trains():
     assert tables.OPTIMIZERS.keys() == optimizers.OPTIMIZERS.keys()
     for name, own in tables.OPTIMIZERS.items():
         assert {*own, "lr", "weight_decay"} == set(optimizers.OPTIMIZERS[name].hyper)
+    assert tuple(schedules.SCHEDULES) == SCHEDULES
+
+
+def test_the_tables_of_names_agree_with_what_is_built_from_them():
+    assert tables.FAMILIES.keys() == families.FAMILIES.keys()
+    assert tables.NON_LINEARITIES == gpt.NON_LINEARITIES
+    assert INITIALISATIONS == initialisation.INITIALISATIONS
     for own in tables.FAMILIES.values():
         assert own.keys() <= RunSpec.model_fields.keys()

@@ -1,43 +1,60 @@
 """The stacked step against plain PyTorch, and members against their neighbours."""
 
+import math
+
 import pytest
 import torch
 from helpers import CPU, one_cohort, theta, tiny, tiny_grid, trained
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from oracles import torch_optimizers
+from torch.nn import functional as F
+from torch.optim.lr_scheduler import LambdaLR
 
-from shoal.objectives import get_loss_and_accuracy
+from shoal.objectives import get_loss_and_accuracy, scored_positions
 from shoal.spec import RunSpec
 from shoal.tasks.build import build_data, build_model, build_task
+from shoal.training.optimizers import OPTIMIZERS
 from shoal.training.stack import Stack
 from shoal.training.step import evaluate, l2_norm, train_step
 
-OPTIMIZERS = {
-    "sgd": lambda p, s: torch.optim.SGD(p, lr=s.lr, weight_decay=s.weight_decay),
-    "momentum": lambda p, s: torch.optim.SGD(p, lr=s.lr, momentum=s.momentum, weight_decay=s.weight_decay),
-    "adam": lambda p, s: torch.optim.Adam(p, lr=s.lr, betas=(s.beta1, s.beta2), eps=s.eps, weight_decay=s.weight_decay),
-    "adamw": lambda p, s: torch.optim.AdamW(
-        p, lr=s.lr, betas=(s.beta1, s.beta2), eps=s.eps, weight_decay=s.weight_decay
-    ),
-}
+
+def factor(spec: RunSpec, step: int) -> float:
+    """What the learning rate is multiplied by at a step, counted from 1."""
+    if step <= spec.warmup_steps:
+        return step / spec.warmup_steps
+    share = min(1, (step - spec.warmup_steps) / (spec.n_steps - spec.warmup_steps))
+    return {"constant": 1, "linear": 1 - share, "cosine": math.cos(math.pi * share / 2) ** 2}[spec.lr_schedule]
+
+
+def training_loss(
+    logits: torch.Tensor, targets: torch.Tensor, eq_positions: torch.Tensor, mask: torch.Tensor, smoothing: float
+) -> torch.Tensor:
+    """The mean over equations of the mean cross-entropy of their right-hand sides."""
+    scored = scored_positions(eq_positions, mask)
+    rows = zip(logits, targets, scored, strict=True)
+    return torch.stack([F.cross_entropy(x[s], y[s], label_smoothing=smoothing) for x, y, s in rows]).mean()
 
 
 def plain_training(spec: RunSpec, steps: int) -> dict[str, torch.Tensor]:
     """The state dict of a run trained by eager modules and torch.optim on the batches that its sampler draws."""
     task = build_task(spec)
     model = build_model(spec, task)
-    optimizer = OPTIMIZERS[spec.optimizer](model.parameters(), spec)
+    own = {name: value for name in OPTIMIZERS[spec.optimizer].hyper if (value := getattr(spec, name)) is not None}
+    optimizers = torch_optimizers(spec.optimizer, dict(model.named_parameters()), own)
+    schedulers = [LambdaLR(optimizer, lambda epoch: factor(spec, epoch + 1)) for optimizer in optimizers]
     sampler = Stack(one_cohort([spec]), CPU).sampler
     inputs, targets, eq_positions, mask = build_data(spec).rows(task.splits["train"])
     for step in range(1, steps + 1):
         positions, counts = sampler(step)
         rows = positions[0][counts[0]]
         logits, _ = model(inputs[rows])
-        loss, _ = get_loss_and_accuracy(logits, targets[rows], eq_positions[rows], mask[rows])
-        optimizer.zero_grad()
+        loss = training_loss(logits, targets[rows], eq_positions[rows], mask[rows], spec.label_smoothing)
+        model.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), spec.clip)
-        optimizer.step()
+        for part in (*optimizers, *schedulers):
+            part.step()
     return {name: tensor.detach() for name, tensor in model.state_dict().items()}
 
 
@@ -83,6 +100,20 @@ def test_a_member_alone_equals_the_member_in_a_stack(model, orders, batch, dropo
         assert_same_parameters(together.member(index), alone.member(0), atol=2e-5)
         for name, value in evaluate(alone, {"l2_norm": l2_norm}).items():
             torch.testing.assert_close(values[name][index], value[0], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("engine", ["plain", "prefixes"])
+@pytest.mark.parametrize("optimizer", ["adamw", "momentum", "muon"])
+@pytest.mark.parametrize("lr_schedule", ["constant", "linear", "cosine"])
+def test_schedules_and_label_smoothing_are_those_of_plain_pytorch(engine, optimizer, lr_schedule, atol=2e-5):
+    base = {"optimizer": optimizer, "lr_schedule": lr_schedule, "label_smoothing": 0.2, "train_batch_size": 6}
+    specs = tiny_grid(base, warmup_steps=[0, 1, 5], n_steps=[8, 20])
+    stack = Stack(one_cohort(specs), CPU, engine)
+    for _ in range(12):
+        train_step(stack)
+    for index in (1, 2, 5):
+        expected = plain_training(specs[index], steps=min(specs[index].n_steps, 12))
+        assert_same_parameters(stack.member(index), expected, atol=atol)
 
 
 def test_dropout_of_a_member_depends_on_its_own_seed_and_step_alone():

@@ -1,9 +1,11 @@
 """Equations, splits, batches and the random numbers behind them."""
 
 import math
+import re
 from collections import Counter
-from itertools import chain, product
+from itertools import chain, permutations, product
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -11,11 +13,27 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.func import vmap
 
-from shoal.equations import count_equations, split_sizes
+from shoal.equations import (
+    CHAINED,
+    COMPOSITIONS,
+    FORMATS,
+    MIXED,
+    OPERATORS,
+    POLYNOMIALS,
+    count_equations,
+    count_tokens,
+    sequence_length,
+    split_sizes,
+)
 from shoal.errors import UserError
 from shoal.keyed import bits, fold, uniform
+from shoal.models.families import count_parameters
+from shoal.objectives import scored_positions
+from shoal.spec import RunSpec
 from shoal.tasks import Task, Tokenizer, get_arithmetic_dataset
 from shoal.tasks.arithmetic import ArithmeticData, arithmetic_data, arithmetic_task
+from shoal.tasks.build import build_model, build_task, count_run_parameters
+from shoal.tasks.operators import PERMUTATIONS, invert, multiply
 from shoal.tasks.sampling import EpochSampler
 
 some = settings(max_examples=25, deadline=None)
@@ -24,19 +42,20 @@ some = settings(max_examples=25, deadline=None)
 @st.composite
 def asked(draw) -> dict:
     """Arguments of ``arithmetic_data``, all of them valid."""
-    operator = draw(st.sampled_from("+-*/"))
-    modulus = st.sampled_from([2, 3, 5, 7]) if operator == "/" else st.integers(2, 7)
+    operator = draw(st.sampled_from("+-*/") | st.sampled_from([MIXED, *POLYNOMIALS]))
+    modulus = st.sampled_from([2, 3, 5, 7]) if operator in ("/", MIXED) else st.integers(2, 7)
     p = draw(modulus)
     return {
         "p": p,
-        "q": draw(st.just(p) | modulus),
+        "q": p if operator == MIXED else draw(st.just(p) | modulus),
         "operator": operator,
         "r_train": draw(st.floats(0.01, 1)),
-        "operation_orders": draw(st.sampled_from([2, 3, (2,), (2, 3), [3, 2]])),
+        "operation_orders": draw(st.sampled_from([2, 3, (2,), (2, 3), [3, 2]] if operator in CHAINED else [2, (2,)])),
         "is_symmetric": draw(st.booleans()),
         "shuffle": draw(st.booleans()),
         "seed": draw(st.integers(0, 2**32 - 1)),
         "per_order": draw(st.booleans()),
+        "equation_format": draw(st.sampled_from(["full", "infix", "operands"])),
     }
 
 
@@ -45,9 +64,30 @@ def orders_of(args: dict) -> list[int]:
     return [orders] if isinstance(orders, int) else sorted(orders)
 
 
+def result_of(operator: str, x: int, others: list[int], q: int) -> int:
+    """By the operator's own formula."""
+    y = others[0]
+    return {
+        "+": lambda: x + sum(others),
+        "-": lambda: x - sum(others),
+        "*": lambda: x * math.prod(others),
+        MIXED: lambda: x * pow(y, -1, q) if y % 2 else x - y,
+        "x^2+y^2": lambda: x * x + y * y,
+        "x^2+xy+y^2": lambda: x * x + x * y + y * y,
+        "x^2+xy+y^2+x": lambda: x * x + x * y + y * y + x,
+        "x^3+xy": lambda: x * x * x + x * y,
+        "x^3+xy^2+y": lambda: x * x * x + x * y * y + y,
+    }[operator]() % q
+
+
 def expected_equations(args: dict) -> list[str]:
     """Every equation in words, by direct evaluation."""
     p, q, operator = args["p"], args["q"], args["operator"]
+    between, pattern = {
+        "full": (f" {operator} ", "BOS {} = {} EOS"),
+        "infix": (f" {operator} ", "{} = {}"),
+        "operands": (" ", "{} = {}"),
+    }[args["equation_format"]]
     out = []
     for order in orders_of(args):
         for first, *others in product(range(p), repeat=order):
@@ -55,16 +95,11 @@ def expected_equations(args: dict) -> list[str]:
                 continue
             if args["is_symmetric"] and sorted([first, *others]) != [first, *others]:
                 continue
-            left, right = first, first
-            if operator == "+":
-                right = (first + sum(others)) % q
-            elif operator == "-":
-                right = (first - sum(others)) % q
-            elif operator == "*":
-                right = first * math.prod(others) % q
+            if operator == "/":
+                left, right = first * math.prod(others) % q, first
             else:
-                left = first * math.prod(others) % q
-            out.append(f"BOS {f' {operator} '.join(map(str, [left, *others]))} = {right} EOS")
+                left, right = first, result_of(operator, first, others, q)
+            out.append(pattern.format(between.join(map(str, [left, *others])), right))
     return out
 
 
@@ -131,22 +166,140 @@ def test_the_seed_decides_the_order_and_nothing_else():
     assert sorted(words(data[0])) == sorted(words(data[1]))
 
 
+VOCABULARY = {
+    ("full", False): ["o", "=", "BOS", "EOS", "PAD"],
+    ("full", True): ["o", "=", "BOS", "EOS", "PAD"],
+    ("infix", False): ["o", "="],
+    ("infix", True): ["o", "=", "PAD"],
+    ("operands", False): ["="],
+    ("operands", True): ["=", "PAD"],
+}
+
+
 @some
 @given(asked())
 def test_rows_are_shifted_padded_and_masked(args):
     (train, valid), tokenizer, S, padding = get_arithmetic_dataset(**args)
-    assert tokenizer.itos[-5:] == [args["operator"], "=", "BOS", "EOS", "PAD"]
-    assert len(tokenizer) == max(args["p"], args["q"]) + 5
-    assert tokenizer.itos[padding] == "PAD"
-    assert max(orders_of(args)) * 2 + 2 == S
+    form, n = args["equation_format"], max(args["p"], args["q"])
+    special = VOCABULARY[form, len(orders_of(args)) > 1]
+    assert tokenizer.itos == [*map(str, range(n)), *(args["operator"] if name == "o" else name for name in special)]
+    assert len(tokenizer) == count_tokens(args["p"], args["q"], args["operator"], orders_of(args), form)
+    assert padding == (len(tokenizer) - 1 if "PAD" in special else None)
+    longest = max(orders_of(args))
+    assert {"full": 2 * longest + 2, "infix": 2 * longest, "operands": longest + 1}[form] == S
+    assert sequence_length(orders_of(args), form) == S
     for inputs, targets, eq_position, mask in [*train, *valid]:
         assert inputs.shape == targets.shape == mask.shape == (S,)
         assert torch.equal(inputs[1:], targets[:-1])
-        assert tokenizer.itos[inputs[0]] == "BOS"
         text = tokenizer.decode(targets).split()
+        assert (tokenizer.itos[inputs[0]] == "BOS") == (form == "full")
         assert text.index("=") == eq_position
-        assert text.index("EOS") == eq_position + 2 == mask.sum() - 1
+        scored = scored_positions(eq_position.unsqueeze(0), mask.unsqueeze(0))[0]
+        answer = [token for token, counts in zip(text, scored, strict=True) if counts]
+        assert answer[0].isdigit() and answer[1:] == (["EOS"] if form == "full" else [])
         assert [bool(counts) for counts in mask] == [token != "PAD" for token in text]
+
+
+@pytest.mark.parametrize(
+    ("form", "words"),
+    [
+        ("full", {"BOS 1 - 2 = 4 EOS PAD PAD", "BOS 1 - 2 - 3 = 1 EOS"}),
+        ("infix", {"1 - 2 = 4 PAD PAD", "1 - 2 - 3 = 1"}),
+        ("operands", {"1 2 = 4 PAD", "1 2 3 = 1"}),
+    ],
+)
+def test_a_format_by_example(form, words):
+    data = arithmetic_data(5, 5, "-", 0.5, [2, 3], equation_format=form)
+    assert words <= {data.tokenizer.decode(row) for row in data.tokens}
+
+
+def test_operands_alone_need_one_token_besides_the_numbers():
+    task = build_task(RunSpec(p=113, equation_format="operands"))
+    assert (task.vocabulary_size, task.sequence_length, task.padding_index) == (114, 3, None)
+    assert task.tensors["inputs"][:, 2].unique().tolist() == [113]
+
+
+@pytest.mark.parametrize("model", ["lstm", "gpt"])
+@pytest.mark.parametrize("form", FORMATS)
+@pytest.mark.parametrize("orders", [(2,), (3,), (2, 3)])
+def test_parameters_are_counted_for_the_vocabulary_of_the_format(model, form, orders):
+    sizes = {"num_heads": 2} if model == "gpt" else {}
+    spec = RunSpec(model=model, p=5, q=7, operation_orders=orders, equation_format=form, embedding_size=8, **sizes)
+    assert count_run_parameters(spec) == count_parameters(build_model(spec, build_task(spec)))
+
+
+@pytest.mark.parametrize("operator", [*CHAINED, MIXED, *POLYNOMIALS])
+@pytest.mark.parametrize("p", [2, 7])
+@pytest.mark.parametrize("is_symmetric", [False, True])
+def test_the_table_of_an_operator_is_its_formula(operator, p, is_symmetric):
+    for form in FORMATS:
+        args = {"p": p, "q": p, "operator": operator, "operation_orders": 2, "is_symmetric": is_symmetric}
+        data = arithmetic_data(**args, r_train=0.5, shuffle=False, equation_format=form)
+        assert words(data) == expected_equations({**args, "equation_format": form})
+
+
+@pytest.mark.parametrize("p", [3, 7, 11])
+def test_the_quotients_of_the_grokking_literature(p):
+    """``x / y`` for ``0 <= x < p``, ``0 < y < p``, each once."""
+    expected = {f"{x} / {y} = {x * pow(y, -1, p) % p}" for x in range(p) for y in range(1, p)}
+    found = words(arithmetic_data(p, p, "/", 0.5, equation_format="infix"))
+    assert len(found) == len(expected) and set(found) == expected
+
+
+@pytest.mark.parametrize("operator", COMPOSITIONS)
+def test_compositions_move_five_elements_as_their_factors_do_in_turn(operator):
+    elements = list(permutations(range(5)))
+    inverse = {x: tuple(x.index(i) for i in range(5)) for x in elements}
+    factors = {
+        "s5:xy": lambda x, y: (x, y),
+        "s5:xyx^-1": lambda x, y: (x, y, inverse[x]),
+        "s5:xyx": lambda x, y: (x, y, x),
+    }
+    found = words(arithmetic_data(120, 120, operator, 0.5, shuffle=False, equation_format="operands"))
+    expected = []
+    for (a, x), (b, y) in product(enumerate(elements), repeat=2):
+        moved = list(range(5))
+        for factor in factors[operator](x, y):
+            moved = [factor[place] for place in moved]
+        expected.append(f"{a} {b} = {elements.index(tuple(moved))}")
+    assert found == expected
+
+
+NUMBER = st.integers(0, 119)
+
+
+def times(x: int, y: int) -> int:
+    return int(multiply(np.array([x]), np.array([y]))[0])
+
+
+def over(x: int) -> int:
+    return int(invert(np.array([x]))[0])
+
+
+@some
+@given(NUMBER, NUMBER, NUMBER)
+def test_permutations_are_a_group(x, y, z):
+    assert times(times(x, y), z) == times(x, times(y, z))
+    assert times(x, 0) == x == times(0, x)
+    assert times(x, over(x)) == 0 == times(over(x), x)
+    assert over(times(x, y)) == times(over(y), over(x))
+
+
+@some
+@given(NUMBER, NUMBER)
+def test_products_of_permutations_are_those_of_sympy(x, y):
+    combinatorics = pytest.importorskip("sympy.combinatorics")
+    first, second = (combinatorics.Permutation(PERMUTATIONS[n].tolist()) for n in (x, y))
+    assert PERMUTATIONS[times(x, y)].tolist() == (first * second).array_form
+    assert PERMUTATIONS[over(x)].tolist() == (first**-1).array_form
+
+
+def test_a_table_of_products_is_a_latin_square_and_not_symmetric():
+    every = np.arange(120)
+    table = multiply(every.repeat(120), np.tile(every, 120)).reshape(120, 120)
+    for square in (table, table.T):
+        assert (np.sort(square, axis=1) == every).all()
+    assert not np.array_equal(table, table.T)
 
 
 def test_training_on_everything_leaves_an_empty_validation_set():
@@ -165,7 +318,34 @@ def test_training_on_everything_leaves_an_empty_validation_set():
         ({"q": 0}, "q must be an integer of at least 2, got 0"),
         ({"p": 9, "operator": "/"}, "division needs a prime p, got p=9; the nearest is 7"),
         ({"q": 12, "operator": "/"}, "division needs a prime q, got q=12; the nearest is 1[13]"),
-        ({"operator": "x"}, r"operator must be one of \+ - \* /, got 'x'"),
+        ({"operator": "x"}, rf"operator must be one of {re.escape(' '.join(OPERATORS))}, got 'x'"),
+        ({"operator": "s5"}, r"operator must be one of .*, got 's5'; did you mean 's5:xy'\?"),
+        ({"operator": MIXED, "p": 9}, "division needs a prime p, got p=9; the nearest is 7"),
+        ({"operator": MIXED, "q": 7}, "operator 'x/y_or_x-y' needs q equal to p, got q=7 and p=5"),
+        (
+            {"operator": "s5:xy"},
+            "operator 's5:xy' acts on the 120 permutations of five elements and needs p=120, got p=5",
+        ),
+        (
+            {"operator": "s5:xyx^-1", "p": 120, "q": 60},
+            r"operator 's5:xyx\^-1' acts on the 120 permutations of five elements and needs q=120, got q=60",
+        ),
+        (
+            {"operator": "s5:xyx", "p": 120, "q": 120, "is_symmetric": True},
+            "is_symmetric does not apply to operator 's5:xyx': permutations do not commute",
+        ),
+        (
+            {"operator": "x^3+xy", "operation_orders": 3},
+            r"operator 'x\^3\+xy' takes two operands: operation_orders must be 2, got 3",
+        ),
+        (
+            {"operator": "s5:xy", "operation_orders": [3, 2]},
+            "operator 's5:xy' takes two operands: operation_orders must be 2, got 2,3",
+        ),
+        (
+            {"equation_format": "inflix"},
+            r"equation_format must be one of full infix operands, got 'inflix'; did you mean 'infix'\?",
+        ),
         ({"r_train": 0}, r"r_train must be in \(0, 1\], got 0"),
         ({"r_train": 1.01}, r"r_train must be in \(0, 1\], got 1.01"),
         ({"r_train": -0.5}, r"r_train must be in \(0, 1\], got -0.5"),
@@ -350,5 +530,6 @@ def test_arithmetic_keeps_the_contract_of_a_task(args):
     assert task.groups.keys() == ({f"order{order}" for order in orders} if len(orders) > 1 else set())
     for name, group in task.groups.items():
         assert torch.equal(group, data.order == int(name.removeprefix("order")))
-    assert task.padding_index == len(data.tokenizer) - 1
+    has_padding = args["equation_format"] == "full" or len(orders) > 1
+    assert task.padding_index == (len(data.tokenizer) - 1 if has_padding else None)
     assert task.sequence_length == inputs.shape[1]

@@ -35,6 +35,9 @@ def test_runs_are_grouped_by_the_shapes_of_their_tensors():
     assert [cohort.shared.model for cohort in cohorts] == ["lstm", "gpt"]
     varied = shoal.grid(lr=[1e-3, 1e-2], operator=["+", "*"], r_train=[0.3, 0.5], clip=[1.0, 2.0], n_steps=[5, 9])
     assert len(plan(varied)) == 1
+    algebra = shoal.grid(p=120, operator=["+", "s5:xy", "s5:xyx", "x^3+xy"], equation_format=["full", "operands"])
+    assert [len(cohort) for cohort in plan(algebra)] == [4, 4]
+    assert [cohort.shared.p for cohort in plan(shoal.grid(operator=["+", "x^2+y^2", "s5:xy"]))] == [31, 120]
     for name, values in {"train_batch_size": [64, 128], "optimizer": ["adam", "adamw"], "p": [5, 7]}.items():
         assert len(plan(shoal.grid(**{name: values}))) == 2
 
@@ -49,7 +52,15 @@ def test_nothing_is_trained_twice(tmp_path):
     assert [len(folder.specs()) for folder in Lab(tmp_path / "lab").cohorts()] == [2, 1]
 
 
-@pytest.mark.parametrize("base", [{}, {"model": "gpt", "dropout": 0.2, "train_batch_size": 4}])
+@pytest.mark.parametrize(
+    "base",
+    [
+        {},
+        {"model": "gpt", "dropout": 0.2, "train_batch_size": 4},
+        {"optimizer": "lion", "lr_schedule": "cosine", "label_smoothing": 0.1},
+        {"optimizer": "muon", "lr_schedule": "linear", "warmup_steps": 10},
+    ],
+)
 def test_a_stopped_run_goes_on_bit_for_bit(tmp_path, base):
     specs = tiny_grid(base | {"n_steps": 40}, seed=[0, 1], lr=[1e-3, 3e-3])
     expected = shoal.train(specs, tmp_path / "whole", workers=1)

@@ -15,6 +15,7 @@ from shoal.errors import DiskError, RunFailed, UserError, nearest
 COMMANDS = {
     "train": "train runs; any flag may take several values, which makes a grid",
     "study": "list, run and report the studies",
+    "reproduce": "train published settings and compare with the published numbers",
     "report": "a report of any runs of the lab",
     "runs": "what the lab holds",
     "resume": "go on with everything that was interrupted",

@@ -1,33 +1,130 @@
-"""The rules of modular equations, without tensors: what exists, how many there are, and what is refused."""
+"""The rules of equations, without tensors: what exists, how it is written, how many there are, and what is refused."""
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
 
 from shoal.errors import UserError, nearest
 
-OPERATORS = ("+", "-", "*", "/")
+CHAINED = ("+", "-", "*", "/")  # of two or three operands: a o b o c
+MIXED = "x/y_or_x-y"
+POLYNOMIALS = ("x^2+y^2", "x^2+xy+y^2", "x^2+xy+y^2+x", "x^3+xy", "x^3+xy^2+y")
+COMPOSITIONS = ("s5:xy", "s5:xyx^-1", "s5:xyx")
+OPERATORS = (*CHAINED, MIXED, *POLYNOMIALS, *COMPOSITIONS)
 ORDERS = (2, 3)
+S5_SIZE = 120  # permutations of five elements
+BOS, EOS, EQ, PAD = "BOS", "EOS", "=", "PAD"
 
 
-def check_arithmetic(p: int, q: int, operator: str, r_train: float, orders: Sequence[int]) -> None:
+@dataclass(frozen=True)
+class Format:
+    """How an equation is written.
+
+    Attributes:
+        has_operators: the operator stands between operands.
+        has_ends: ``BOS`` stands before and ``EOS`` after the equation.
+    """
+
+    has_operators: bool
+    has_ends: bool
+
+    @property
+    def first(self) -> int:
+        """Position of the first operand."""
+        return int(self.has_ends)
+
+    @property
+    def stride(self) -> int:
+        """Positions from one operand to the next."""
+        return 1 + self.has_operators
+
+    def equality(self, order: int) -> int:
+        """Position of ``=`` among the tokens of an equation of ``order`` operands; the result follows."""
+        return self.first + self.stride * (order - 1) + 1
+
+    def length(self, order: int) -> int:
+        """Tokens of an equation of ``order`` operands."""
+        return self.equality(order) + 2 + self.has_ends
+
+
+FORMATS: Mapping[str, Format] = MappingProxyType(
+    {
+        "full": Format(has_operators=True, has_ends=True),
+        "infix": Format(has_operators=True, has_ends=False),
+        "operands": Format(has_operators=False, has_ends=False),
+    }
+)
+
+
+def special_tokens(operator: str, orders: Sequence[int], equation_format: str) -> list[str]:
+    """The tokens of a vocabulary after its numbers; without ``BOS`` and ``EOS``, ``PAD`` only where lengths differ.
+
+    >>> special_tokens("+", [2], "full"), special_tokens("+", [2], "operands"), special_tokens("+", [2, 3], "infix")
+    (['+', '=', 'BOS', 'EOS', 'PAD'], ['='], ['+', '=', 'PAD'])
+    """
+    form = FORMATS[equation_format]
+    ends = [BOS, EOS] if form.has_ends else []
+    padding = [PAD] if form.has_ends or len(orders) > 1 else []
+    return [*([operator] if form.has_operators else []), EQ, *ends, *padding]
+
+
+def count_tokens(p: int, q: int, operator: str, orders: Sequence[int], equation_format: str) -> int:
+    """Size of the vocabulary."""
+    return max(p, q) + len(special_tokens(operator, orders, equation_format))
+
+
+def sequence_length(orders: Sequence[int], equation_format: str) -> int:
+    """``S``: tokens that a model reads, which are those of the longest equation but its last."""
+    return FORMATS[equation_format].length(max(orders)) - 1
+
+
+def check_arithmetic(
+    p: int,
+    q: int,
+    operator: str,
+    r_train: float,
+    orders: Sequence[int],
+    is_symmetric: bool = False,
+    equation_format: str = "full",
+) -> None:
     """Raise :class:`UserError` for a setting that has no meaning."""
     for name, value in (("p", p), ("q", q)):
         if isinstance(value, bool) or not isinstance(value, int) or value < 2:
             raise UserError(f"{name} must be an integer of at least 2, got {value!r}")
-    if operator not in OPERATORS:
-        raise UserError(
-            f"operator must be one of {' '.join(OPERATORS)}, got {operator!r}{nearest(operator, OPERATORS)}"
-        )
-    for name, value in (("p", p), ("q", q)):
-        if operator == "/" and not _is_prime(value):
-            raise UserError(
-                f"division needs a prime {name}, got {name}={value}; the nearest is {_nearest_prime(value)}"
-            )
+    _check_name("operator", operator, OPERATORS)
+    _check_name("equation_format", equation_format, tuple(FORMATS))
     if not 0 < r_train <= 1:
         raise UserError(f"r_train must be in (0, 1], got {r_train}")
     if not orders or any(order not in ORDERS for order in orders) or len(set(orders)) != len(orders):
         raise UserError(f"operation_orders must be 2, 3 or both, got {list(orders)}")
+    if operator not in CHAINED and 3 in orders:
+        given = ",".join(map(str, orders))
+        raise UserError(f"operator {operator!r} takes two operands: operation_orders must be 2, got {given}")
+    _check_moduli(p, q, operator)
+    if operator in COMPOSITIONS and is_symmetric:
+        raise UserError(f"is_symmetric does not apply to operator {operator!r}: permutations do not commute")
+
+
+def _check_name(setting: str, name: str, known: Sequence[str]) -> None:
+    if name not in known:
+        raise UserError(f"{setting} must be one of {' '.join(known)}, got {name!r}{nearest(name, known)}")
+
+
+def _check_moduli(p: int, q: int, operator: str) -> None:
+    for name, value in (("p", p), ("q", q)):
+        if operator in ("/", MIXED) and not _is_prime(value):
+            raise UserError(
+                f"division needs a prime {name}, got {name}={value}; the nearest is {_nearest_prime(value)}"
+            )
+        if operator in COMPOSITIONS and value != S5_SIZE:
+            raise UserError(
+                f"operator {operator!r} acts on the {S5_SIZE} permutations of five elements and needs "
+                f"{name}={S5_SIZE}, got {name}={value}"
+            )
+    if operator == MIXED and q != p:
+        raise UserError(f"operator {operator!r} needs q equal to p, got q={q} and p={p}")
 
 
 def split_sizes(

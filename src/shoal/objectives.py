@@ -31,12 +31,32 @@ def scored_positions(eq_positions: Tensor | None, mask: Tensor) -> Tensor:
     return scored & (positions > eq_positions.unsqueeze(-1))
 
 
+def token_losses(logits: Tensor, targets: Tensor, label_smoothing: float = 0.0) -> Tensor:
+    """Cross-entropy of every token, in nats.
+
+    Args:
+        logits: ``(*dims, V)``.
+        targets: ``(*dims)``, int64.
+        label_smoothing: share of the target that is spread evenly over the whole vocabulary, as in
+            ``torch.nn.functional.cross_entropy`` (Szegedy et al. 2016); at 0 the loss is the negative log-likelihood.
+
+    Returns:
+        ``(*dims)``.
+    """
+    log_p = logits.log_softmax(dim=-1)  # (*dims, V)
+    nll = -log_p.gather(-1, targets.unsqueeze(-1)).squeeze(-1)  # (*dims)
+    if label_smoothing == 0:
+        return nll
+    return (1 - label_smoothing) * nll - label_smoothing * log_p.mean(-1)
+
+
 def get_loss_and_accuracy(
     logits: Tensor,
     targets: Tensor,
     eq_positions: Tensor | None,
     mask: Tensor,
     reduction: Reduction = "mean",
+    label_smoothing: float = 0.0,
 ) -> tuple[Tensor, Tensor]:
     """Negative log-likelihood and accuracy of the right-hand side of each equation.
 
@@ -50,6 +70,7 @@ def get_loss_and_accuracy(
         eq_positions: position of ``=`` in each row of targets, ``(B,)``, or None.
         mask: ``(B, S)``, 1 (or True) where the target is not padding.
         reduction: ``mean`` or ``sum`` over the batch, or ``none``.
+        label_smoothing: see :func:`token_losses`.
 
     Returns:
         Loss and accuracy: scalars, or ``(B,)`` each when ``reduction="none"``. A sequence without scored tokens has
@@ -60,9 +81,8 @@ def get_loss_and_accuracy(
             f"reduction must be mean, sum or none, got {reduction!r}{nearest(reduction, ['mean', 'sum', 'none'])}"
         )
     scored = scored_positions(eq_positions, mask)  # (B, S)
-    log_p = logits.log_softmax(dim=-1)  # (B, S, V)
-    nll = -log_p.gather(-1, targets.unsqueeze(-1)).squeeze(-1)  # (B, S)
-    loss = torch.where(scored, nll, 0.0).sum(-1) / scored.sum(-1).clamp(min=1)  # (B,)
+    losses = token_losses(logits, targets, label_smoothing)  # (B, S)
+    loss = torch.where(scored, losses, 0.0).sum(-1) / scored.sum(-1).clamp(min=1)  # (B,)
     right = (logits.argmax(-1) == targets) | ~scored  # (B, S)
     accuracy = right.all(-1).to(logits.dtype)  # (B,)
     if reduction == "mean":

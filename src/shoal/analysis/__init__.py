@@ -1,6 +1,10 @@
 """What it means: pure functions from data frames to data frames."""
 
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from shoal.analysis.accounts import compute_sequences, training_flop
+from shoal.analysis.correction import holm
 from shoal.analysis.extrema import (
     extrema,
     first_step_at_least,
@@ -8,22 +12,66 @@ from shoal.analysis.extrema import (
     get_extrema_performance_steps_per_trials,
     mean_and_std,
 )
-from shoal.analysis.power_law import PowerLaw, PowerLawFit, fit_power_law
-from shoal.analysis.scaling import ScalingFit, fit_scaling
-from shoal.analysis.scaling_law import ScalingLaw
+
+if TYPE_CHECKING:
+    from shoal.analysis.comparison import Metric, compare, pairs
+    from shoal.analysis.factorial import Decomposition, decompose
+    from shoal.analysis.log_rank import LogRankTest, logrank, logrank_pairs
+    from shoal.analysis.power_law import PowerLaw, PowerLawFit, fit_power_law
+    from shoal.analysis.scaling import ScalingFit, fit_scaling
+    from shoal.analysis.scaling_law import ScalingLaw
+    from shoal.analysis.survival import kaplan_meier, restricted_times, survival_summary, time_to
+    from shoal.analysis.trends import SlopeDifference, TrendEstimate, slope_difference, trend
 
 __all__ = [
+    "Decomposition",
+    "LogRankTest",
+    "Metric",
     "PowerLaw",
     "PowerLawFit",
     "ScalingFit",
     "ScalingLaw",
+    "SlopeDifference",
+    "TrendEstimate",
+    "compare",
     "compute_sequences",
+    "decompose",
     "extrema",
     "first_step_at_least",
     "fit_power_law",
     "fit_scaling",
     "get_extrema_performance_steps",
     "get_extrema_performance_steps_per_trials",
+    "holm",
+    "kaplan_meier",
+    "logrank",
+    "logrank_pairs",
     "mean_and_std",
+    "pairs",
+    "restricted_times",
+    "slope_difference",
+    "survival_summary",
+    "time_to",
     "training_flop",
+    "trend",
 ]
+
+# module -> names; loaded when asked for, because a lab needs the extrema alone and scipy.stats takes most of a second.
+# No module may have the name of what is in it, or importing it would put the module in that name's place.
+_HOMES = {
+    "comparison": ("Metric", "compare", "pairs"),
+    "factorial": ("Decomposition", "decompose"),
+    "log_rank": ("LogRankTest", "logrank", "logrank_pairs"),
+    "power_law": ("PowerLaw", "PowerLawFit", "fit_power_law"),
+    "scaling": ("ScalingFit", "fit_scaling"),
+    "scaling_law": ("ScalingLaw",),
+    "survival": ("kaplan_meier", "restricted_times", "survival_summary", "time_to"),
+    "trends": ("SlopeDifference", "TrendEstimate", "slope_difference", "trend"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    for module, names in _HOMES.items():
+        if name in names:
+            return getattr(importlib.import_module(f"shoal.analysis.{module}"), name)
+    raise AttributeError(f"module 'shoal.analysis' has no attribute {name!r}")

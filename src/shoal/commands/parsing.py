@@ -79,23 +79,31 @@ def add_settings(parser: Parser) -> None:
         group.add_argument(*spellings, dest=name, nargs="+", action="append", metavar="X", help=about)
 
 
+def read_values(options: argparse.Namespace) -> dict[str, list[str | None]]:
+    """The values of the flags of :func:`add_settings` that were given; ``none`` is nothing given,
+    where no choice has that name.
+
+    Raises:
+        UserError: a flag was given twice.
+    """
+    from shoal.spec import RunSpec
+
+    given = {name: values for name in RunSpec.model_fields if (values := getattr(options, name)) is not None}
+    for name, values in given.items():
+        if len(values) > 1:
+            raise UserError(f"--{name.replace('_', '-')} was given {len(values)} times; give all its values at once")
+    return {name: [None if value.lower() == "none" else value for value in values[0]] for name, values in given.items()}
+
+
 def read_settings(options: argparse.Namespace) -> "list[RunSpec]":
     """The grid that the flags of :func:`add_settings` ask for.
 
     Raises:
         UserError: a value is not allowed, or a flag was given twice.
     """
-    from shoal.spec import RunSpec, grid
+    from shoal.spec import grid
 
-    given: dict[str, list[Any]] = {}
-    for name in RunSpec.model_fields:
-        values = getattr(options, name)
-        if values is None:
-            continue
-        if len(values) > 1:
-            raise UserError(f"--{name.replace('_', '-')} was given {len(values)} times; give all its values at once")
-        given[name] = [None if value.lower() == "none" else value for value in values[0]]
-    return grid(None, **given)
+    return grid(None, **read_values(options))
 
 
 def _show(value: Any) -> str:

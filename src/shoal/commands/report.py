@@ -15,16 +15,16 @@ def arguments(parser: Parser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Write the page and print its path."""
-    from shoal.studies import NAMES
+    from shoal.lab import Lab
+    from shoal.studies import NAMES, get_study
 
     if len(options.what) == 1 and options.what[0] in NAMES:
-        from shoal.commands import study
+        from shoal.commands.questions import report_studies
 
         if options.name is not None:
             raise UserError(f"--name does not apply to the report of a study, got {options.name!r}")
-        flags = {"quick": False, "seed": None, "device": None, "workers": None, "threads": None}
-        return study.run(argparse.Namespace(action="report", name=options.what[0], lab=options.lab, **flags))
-    from shoal.lab import Lab
+        report_studies({options.what[0]: get_study(options.what[0])}, Lab(options.lab))
+        return 0
     from shoal.report import write_report
     from shoal.report.console import print_extrema
     from shoal.report.runs import report_runs

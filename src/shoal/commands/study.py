@@ -1,27 +1,39 @@
-"""``shoal study list | run NAME | report NAME``."""
+"""``shoal study list | run NAME … | report NAME …``."""
 
 import argparse
-from typing import TYPE_CHECKING
 
-from shoal.commands.parsing import Parser, add_execution, add_lab, read_execution
+from shoal.commands.parsing import Parser, add_execution, add_lab, add_settings, read_execution, read_values
 from shoal.errors import UserError, nearest
 
-if TYPE_CHECKING:
-    from shoal.lab import Lab, Records
-    from shoal.studies import Study
-
 ACTIONS = ("list", "run", "report")
-CERTIFIED_STEPS = {True: 25, False: 50}  # quick form, full form
 
 
 def arguments(parser: Parser) -> None:
     """Flags of the command."""
     parser.add_argument("action", metavar="ACTION", help=" | ".join(ACTIONS))
-    parser.add_argument("name", nargs="?", metavar="NAME", help="the study")
+    parser.add_argument("names", nargs="*", metavar="NAME", help="the studies")
+    parser.flag("all", action="store_true", help="every study; runs that several ask for are trained once")
     add_lab(parser)
-    parser.flag("quick", action="store_true", help="a small form that two cores finish in minutes")
-    parser.flag("seed", type=int, nargs="+", help="seeds, instead of the study's own")
+    add_form(parser)
     add_execution(parser)
+    add_settings(parser)
+
+
+def add_form(parser: Parser) -> None:
+    """``--quick`` and ``--seeds``."""
+    parser.flag("quick", action="store_true", help="a small form that two cores finish in minutes")
+    parser.flag("seeds", type=int, help="how many seeds, instead of the study's own number")
+    add_threshold(parser)
+
+
+def add_threshold(parser: Parser) -> None:
+    """``--threshold``."""
+    parser.flag(
+        "threshold",
+        type=float,
+        nargs="+",
+        help="validation accuracy from which a run has generalised, for the times to get there (0.9 0.99)",
+    )
 
 
 def run(options: argparse.Namespace) -> int:
@@ -39,59 +51,35 @@ def run(options: argparse.Namespace) -> int:
         for name in NAMES:
             print(f"{name:16} {get_study(name).ABOUT}")
         return 0
-    if options.name is None:
-        raise UserError(f"study {options.action} needs the name of a study: one of {' '.join(NAMES)}")
-    study = get_study(check_name(options.name, "study"))
-    lab = Lab(options.lab)
+    if not options.names and not options.all:
+        raise UserError(f"study {options.action} needs the name of a study, or --all: {' '.join(NAMES)}")
+    studies = {name: get_study(check_name(name, "study")) for name in (NAMES if options.all else options.names)}
+
+    from shoal.commands.questions import report_studies, run_studies
+    from shoal.studies import Form
+    from shoal.studies.base import THRESHOLDS
+
     if options.action == "run":
-        return _run(options, study, lab)
-    note = lab.study_note(options.name)
-    if note is None:
-        raise UserError(f"study {options.name!r} was not run in lab {lab.path}; shoal study run {options.name}")
-    _report(study, lab.records(note["runs"]), lab, options.name, note["quick"])
+        thresholds = tuple(options.threshold or THRESHOLDS)
+        form = Form(options.quick, options.seeds, read_values(options), thresholds)
+        return run_studies(studies, form, options.lab, read_execution(options))
+    lab = Lab(options.lab)
+    if options.all:
+        studies = {name: study for name, study in studies.items() if lab.study_note(name) is not None}
+        if not studies:
+            raise UserError(f"no study was run in lab {lab.path}; shoal study run --all")
+    report_studies(studies, lab, options.threshold)
     return 0
 
 
 def _refuse_unread(options: argparse.Namespace) -> None:
-    """Flags that only ``run`` reads, and names that ``list`` does not."""
-    if options.action == "list" and options.name is not None:
-        raise UserError(f"study list takes no name, got {options.name!r}")
-    read = options.quick or options.seed or options.device or options.workers or options.threads
-    if options.action != "run" and read:
-        raise UserError(f"study {options.action} takes no flag but --lab")
-
-
-def _run(options: argparse.Namespace, study: "Study", lab: "Lab") -> int:
-    from shoal.commands.training import train_with_progress
-    from shoal.training.api import check_execution
-    from shoal.training.certificate import certify
-
-    specs = study.runs(options.quick, options.seed)
-    device = check_execution(**read_execution(options))
-    # written first, so that `shoal study report` can show what there is of a run that was interrupted or killed
-    lab.create().note_study(options.name, {"quick": options.quick, "runs": [spec.id for spec in specs]})
-    records = train_with_progress(specs, options.lab, **read_execution(options))
-    for folder in records.cohorts():
-        if folder.certificate() is None:
-            print(f"certifying cohort {folder.id}: one member alone for {CERTIFIED_STEPS[options.quick]} steps")
-            first = [run for run in records.ids if run in folder.status()["members"]][:1]
-            certify(folder, first, CERTIFIED_STEPS[options.quick], device)
-    _report(study, records, lab, options.name, options.quick)
-    diverged = records.runs().filter(state="diverged")
-    if not diverged.is_empty():
-        print(f"{len(diverged)} of {len(records)} runs diverged: {' '.join(diverged['run'])}")
-        return 1
-    return 0
-
-
-def _report(study: "Study", records: "Records", lab: "Lab", name: str, quick: bool) -> None:
-    from shoal.report import write_report
-    from shoal.report.console import print_table
-
-    report = study.report(records, quick)
-    for section in report.sections:
-        for table in section.tables:
-            print()
-            print_table(table)
-    print(f"\n{report.lead}\n")
-    print(f"report: {write_report(report, lab.report_folder(name))}")
+    """Flags that only ``run`` reads, and names where ``--all`` or ``list`` leaves no use for them."""
+    if options.names and (options.action == "list" or options.all):
+        by = "--all" if options.all else "list"
+        raise UserError(
+            f"study {options.action} takes no name with {by}, got {options.names[0]!r}".replace(" with list", "")
+        )
+    given = options.quick or options.seeds is not None or options.device or options.workers or options.threads
+    allowed = "" if options.action == "list" else ", --all and --threshold"
+    if options.action != "run" and (given or options.engine or options.places or read_values(options)):
+        raise UserError(f"study {options.action} takes no flag but --lab{allowed}")

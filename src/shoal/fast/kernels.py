@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
-from shoal.fast.ops import Norm, linear
+from shoal.fast.ops import Norm, add_norm, linear
 from shoal.fast.prefixes import Nodes
 
 
@@ -58,7 +58,9 @@ class KernelOps:
 
     def add_norm(self, x: Tensor, rows: Tensor | None, added: Tensor, bias: Tensor | None, norm: Norm) -> Tensor:
         """See :class:`~shoal.fast.ops.Ops`."""
-        weight, shift = (part.contiguous() for part in norm)
+        if norm is None or norm[1] is None:  # the kernel is LayerNorm's
+            return add_norm(x, rows, added, bias, norm)
+        weight, shift = norm[0].contiguous(), norm[1].contiguous()
         bias = None if bias is None else bias.contiguous()
         return _apply(_AddNorm, x.contiguous(), added.contiguous(), bias, weight, shift, rows, self.library)
 

@@ -13,7 +13,8 @@ from torch.nn import functional as F
 
 from shoal.fast.prefixes import Nodes
 
-Norm = tuple[Tensor, Tensor]  # weight and bias of a LayerNorm, (R, D) each
+# Weight and bias of a LayerNorm, (R, D) each; an RMSNorm has no bias, and no norm is None.
+Norm = tuple[Tensor, Tensor | None] | None
 
 
 class Ops(Protocol):
@@ -55,7 +56,7 @@ class Ops(Protocol):
         """
 
     def add_norm(self, x: Tensor, rows: Tensor | None, added: Tensor, bias: Tensor | None, norm: Norm) -> Tensor:
-        """LayerNorm of ``x + added + bias``: ``(R, X, D)``, ``(R, n)``, ``(R, n, D)``, ``(R, D)`` -> ``(R, n, D)``."""
+        """The norm of ``x + added + bias``: ``(R, X, D)``, ``(R, n)``, ``(R, n, D)``, ``(R, D)`` -> ``(R, n, D)``."""
 
 
 class TorchOps:
@@ -114,10 +115,23 @@ class TorchOps:
 
     def add_norm(self, x: Tensor, rows: Tensor | None, added: Tensor, bias: Tensor | None, norm: Norm) -> Tensor:
         """See :class:`Ops`."""
-        x = (x if rows is None else take(x, rows)) + added
-        x = x if bias is None else x + bias.unsqueeze(1)
-        weight, shift = norm
-        return F.layer_norm(x, x.shape[-1:]) * weight.unsqueeze(1) + shift.unsqueeze(1)
+        return add_norm(x, rows, added, bias, norm)
+
+
+def add_norm(x: Tensor, rows: Tensor | None, added: Tensor, bias: Tensor | None, norm: Norm) -> Tensor:
+    """See :class:`Ops`."""
+    x = (x if rows is None else take(x, rows)) + added
+    return normalised(x if bias is None else x + bias.unsqueeze(1), norm)
+
+
+def normalised(x: Tensor, norm: Norm) -> Tensor:
+    """Each row of ``x``, ``(R, n, D)``, normalised."""
+    if norm is None:
+        return x
+    weight, shift = norm
+    if shift is None:
+        return F.rms_norm(x, x.shape[-1:], eps=1e-5) * weight.unsqueeze(1)
+    return F.layer_norm(x, x.shape[-1:]) * weight.unsqueeze(1) + shift.unsqueeze(1)
 
 
 def take(table: Tensor, rows: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ from shoal.fast.ops import Ops
 from shoal.fast.prefixes import Nodes, Prefixes, pick
 from shoal.models.gpt import GPT
 from shoal.models.lstm import LSTMLM
+from shoal.objectives import token_losses
 from shoal.tasks.base import Task
 
 
@@ -52,26 +53,28 @@ class PrefixScorer:
     def __init__(self, config: Any, model: nn.Module, task: Task, tensors: Mapping[str, Tensor], ops: Ops) -> None:
         assert task.next_token is not None
         self.config, self.ops = config, ops
+        self.label_smoothing = task.next_token.label_smoothing
         self.inputs, self.targets = tensors[task.next_token.inputs], tensors[task.next_token.targets]  # (R, N, S)
         self.scored = torch.func.vmap(task.next_token.scored)(tensors)  # (R, N, S), bool
         self.first = int(self.scored.flatten(0, 1).any(0).nonzero().min())
         self.targets, self.scored = self.targets[:, :, self.first :], self.scored[:, :, self.first :]
         self.prefixes = Prefixes(self.inputs, min(config.train_batch_size, self.inputs.shape[1]), self.first)
         self._known: dict[int, _Batch] = {}  # the last batch of each size
-        self.positions = model.embedding.position_encoding if isinstance(model, GPT) else None  # (S, D)
-        self.classifier = ("embedding.tokens" if isinstance(model, GPT) else "embedding") + ".weight"
+        self.is_gpt = isinstance(model, GPT)
+        self.positions = dict(model.named_buffers()).get("embedding.position_encoding")  # (S, D)
+        self.classifier = ("embedding.tokens" if self.is_gpt else "embedding") + ".weight"
         if not config.share_embeddings:
             self.classifier = "classifier.weight"
 
-    def __call__(self, parameters: Mapping[str, Tensor], indices: Tensor) -> dict[str, Tensor]:
-        """Loss and accuracy ``(R, B)`` of the examples at ``indices``, ``(R, B)``."""
+    def __call__(self, parameters: Mapping[str, Tensor], indices: Tensor, training: bool = False) -> dict[str, Tensor]:
+        """Loss and accuracy ``(R, B)`` of the examples at ``indices``, ``(R, B)``; in training the loss is smoothed."""
         R, B = indices.shape
         batch = self._batch(indices)
         outputs = self._outputs(parameters, batch.nodes)  # (R, n B, D), level by level
         logits = self.ops.linear(outputs, parameters[self.classifier], parameters.get("classifier.bias"))  # (R, n B, V)
-        nll = -logits.log_softmax(dim=-1).gather(-1, batch.targets).reshape(R, -1, B)  # (R, n, B)
+        losses = token_losses(logits, batch.targets.squeeze(-1), self.label_smoothing if training else 0.0)  # (R, n B)
         right = (logits.argmax(-1, keepdim=True) == batch.targets).reshape(R, -1, B) | ~batch.scored
-        loss = torch.where(batch.scored, nll, 0.0).sum(1) / batch.scored.sum(1).clamp(min=1)
+        loss = torch.where(batch.scored, losses.reshape(R, -1, B), 0.0).sum(1) / batch.scored.sum(1).clamp(min=1)
         return {"loss": loss, "accuracy": right.all(1).to(loss.dtype)}
 
     def _batch(self, indices: Tensor) -> "_Batch":
@@ -89,8 +92,7 @@ class PrefixScorer:
         return batch
 
     def _outputs(self, parameters: Mapping[str, Tensor], nodes: Nodes) -> Tensor:
-        config = self.config
-        if self.positions is None:
-            return lstm_outputs(parameters, config.num_layers, nodes, self.first, self.ops)
-        form = (config.num_heads, config.num_layers, config.non_linearity)
-        return gpt_outputs(parameters, self.positions, *form, nodes, self.first, self.ops)
+        if self.is_gpt:
+            positions = parameters.get("embedding.positions.weight", self.positions)
+            return gpt_outputs(parameters, positions, self.config, nodes, self.first, self.ops)
+        return lstm_outputs(parameters, self.config.num_layers, nodes, self.first, self.ops)

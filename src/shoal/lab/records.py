@@ -13,6 +13,7 @@ from shoal.lab.cohort import CohortFolder
 from shoal.lab.frames import EMPTY
 from shoal.lab.tensors import load_tensors
 from shoal.spec import RunSpec
+from shoal.spec.run import defaults
 from shoal.tasks.build import build_model, build_task
 
 
@@ -45,7 +46,7 @@ class Records:
         """Each run's settings as cells of a table, as they stand in the lab: checking them again would take longest."""
         return {
             member["run"]: {
-                **{name: member["spec"].get(name, info.default) for name, info in RunSpec.model_fields.items()},
+                **_cells(member["spec"]),
                 "operation_orders": ",".join(map(str, member["spec"]["operation_orders"])),
             }
             for folder in self.cohorts()
@@ -131,6 +132,12 @@ class Records:
         state, _ = load_tensors(files[max(files) if step is None else step], like=model.state_dict())
         model.load_state_dict(state)
         return model.eval()
+
+
+def _cells(dump: Mapping[str, Any]) -> dict[str, Any]:
+    """Every setting; one that is younger than the record has its default."""
+    usual = defaults(dump["model"], dump["optimizer"])
+    return {name: dump.get(name, usual.get(name, info.default)) for name, info in RunSpec.model_fields.items()}
 
 
 def get_all_checkpoints(records: Records, run: str, just_files: bool = True) -> tuple[list[Any], dict[str, Any]]:

@@ -6,8 +6,9 @@ from shoal.models.families import (
     decoder_parameters,
     lstm_parameters,
 )
-from shoal.models.gpt import GPT, Block, Decoder, GPTEmbedding, LayerNorm, MultiHeadedAttention
+from shoal.models.gpt import GPT, Block, Decoder, GPTEmbedding, MultiHeadedAttention, SwiGLU, Variant
 from shoal.models.lstm import LSTM, LSTMLM, LSTMCell
+from shoal.models.norms import LayerNorm, RMSNorm
 
 __all__ = [
     "GPT",
@@ -19,6 +20,9 @@ __all__ = [
     "LSTMCell",
     "LayerNorm",
     "MultiHeadedAttention",
+    "RMSNorm",
+    "SwiGLU",
+    "Variant",
     "attention_parameters",
     "count_parameters",
     "decoder_parameters",

@@ -1,17 +1,19 @@
 """The model families a run can name: how each is built from a run's settings, and how large it is.
 
-Counts follow the practical: P is every learnable parameter except token and position embeddings. The closed form that
-it gives for the decoder leaves out the two LayerNorms of each block (4 d parameters); its code and shoal count them.
+Counts follow the practical: P is every learnable parameter except token and position embeddings, be they learned. The
+closed form that it gives for the decoder leaves out the two LayerNorms of each block (4 d parameters); its code and
+shoal count them.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from types import MappingProxyType
 from typing import Any
 
 from torch import nn
 
-from shoal.models.gpt import GPT
+from shoal.models.gpt import GPT, PRACTICAL, Variant, feed_forward_width
+from shoal.models.initialisation import scaled_normal
 from shoal.models.lstm import LSTMLM
 
 
@@ -49,17 +51,37 @@ def attention_parameters(num_heads: int, head_size: int, bias: bool = True) -> i
     return 4 * (d**2 + d * bias)
 
 
+def feed_forward_parameters(width: int, multiplier: float = 4, non_linearity: str = "gelu", bias: bool = False) -> int:
+    """Learnable parameters of a block's feed-forward layer: two matrices, or the three of SwiGLU.
+
+    >>> feed_forward_parameters(96), feed_forward_parameters(96, non_linearity="swiglu")
+    (73728, 73728)
+    """
+    d, d_ff = width, feed_forward_width(width, multiplier, non_linearity)
+    inner = 2 if non_linearity == "swiglu" else 1  # matrices into the neurons
+    return (inner + 1) * d * d_ff + (inner * d_ff + d) * bias
+
+
 def decoder_parameters(
-    num_heads: int, head_size: int, num_layers: int, multiplier: float = 4, bias: bool = True
+    num_heads: int,
+    head_size: int,
+    num_layers: int,
+    multiplier: float = 4,
+    bias: bool = True,
+    non_linearity: str = "gelu",
+    variant: Variant = PRACTICAL,
 ) -> int:
-    """Learnable parameters of a :class:`~shoal.models.Decoder`: attention, bias-free MLP and two norms per block.
+    """Learnable parameters of a :class:`~shoal.models.Decoder`: attention, feed-forward and two norms per block.
 
     >>> decoder_parameters(num_heads=4, head_size=32, num_layers=2)
     395264
     """
     d = num_heads * head_size
-    d_ff = int(multiplier * d)
-    return num_layers * (attention_parameters(num_heads, head_size, bias) + 2 * d * d_ff + 4 * d)
+    attention = attention_parameters(num_heads, head_size, bias)
+    ffn = feed_forward_parameters(d, multiplier, non_linearity, variant.bias_ffn)
+    norm = {"layernorm": 2 * d, "rmsnorm": d, "none": 0}[variant.norm]
+    last = norm if variant.norm_position == "pre" else 0
+    return num_layers * (attention + ffn + 2 * norm) + last
 
 
 def count_parameters(model: nn.Module) -> int:
@@ -94,7 +116,7 @@ def _count_lstm(config: Any, vocabulary_size: int) -> int:
 
 
 def _build_gpt(config: Any, vocabulary_size: int, sequence_length: int, padding_index: int | None) -> nn.Module:
-    return GPT(
+    model = GPT(
         num_heads=config.num_heads,
         num_layers=config.num_layers,
         embedding_size=config.embedding_size,
@@ -107,12 +129,29 @@ def _build_gpt(config: Any, vocabulary_size: int, sequence_length: int, padding_
         bias_attention=config.bias,
         bias_classifier=config.bias_classifier,
         share_embeddings=config.share_embeddings,
+        **_variant(config),
     )
+    if config.initialisation == "scaled_normal":
+        scaled_normal(model, config.embedding_size)
+    return model
+
+
+def _variant(config: Any) -> dict[str, Any]:
+    """The settings that make a :class:`~shoal.models.Variant`."""
+    return {field.name: getattr(config, field.name) for field in fields(Variant)}
 
 
 def _count_gpt(config: Any, vocabulary_size: int) -> int:
     head_size = config.embedding_size // config.num_heads
-    decoder = decoder_parameters(config.num_heads, head_size, config.num_layers, config.multiplier, config.bias)
+    decoder = decoder_parameters(
+        config.num_heads,
+        head_size,
+        config.num_layers,
+        config.multiplier,
+        config.bias,
+        config.non_linearity,
+        Variant(**_variant(config)),
+    )
     return decoder + _classifier_parameters(config, config.embedding_size, vocabulary_size)
 
 

@@ -1,48 +1,72 @@
-"""GPT from scratch: causal multi-headed attention, post-norm blocks, sinusoidal positions.
+"""GPT from scratch: causal multi-headed attention, post-norm blocks, sinusoidal positions; or a variant of these.
 
 Source: Radford et al. 2018 and Vaswani et al. 2017, written with the equations, class names and parameter names of the
-practical on modular arithmetic (problem 2). The positions use the practical's exponent k/d (the original has 2k/d).
+practical on modular arithmetic (problem 2). The variants that :class:`Variant` names come from the papers that
+:mod:`~shoal.models.norms`, :mod:`~shoal.models.positions` and the classes here name.
 
 Shapes: ``B`` batch, ``S`` sequence, ``D`` width (``embedding_size``, ``d_model``), ``H`` heads, ``V`` vocabulary,
 ``L`` layers.
 """
 
 import math
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from shoal.models.dropout import Dropout
+from shoal.models.norms import NORMS
+from shoal.models.positions import POSITIONS, rotary_angles, rotate
 
-NON_LINEARITIES = {"gelu": nn.GELU, "relu": nn.ReLU}
+ACTIVATIONS = {"gelu": nn.GELU, "relu": nn.ReLU}
+NON_LINEARITIES = (*ACTIVATIONS, "swiglu")
+NORM_POSITIONS = ("post", "pre")
 
 
-class LayerNorm(nn.Module):
-    """Normalise the last dimension to mean 0 and (biased) variance 1, then scale and shift."""
+@dataclass(frozen=True)
+class Variant:
+    """What other papers do differently; the defaults are the practical's.
 
-    def __init__(self, hidden_size: int, eps: float = 1e-5) -> None:
-        super().__init__()
-        self.hidden_size = hidden_size
-        self.eps = eps
-        self.weight = nn.Parameter(torch.ones(hidden_size))
-        self.bias = nn.Parameter(torch.zeros(hidden_size))
+    Attributes:
+        norm: one of :data:`~shoal.models.norms.NORMS`.
+        norm_position: ``post``, where each residual sum is normalised; or ``pre`` (Xiong et al. 2020), where what
+            enters attention and feed-forward is, and the sum itself only once, before the classifier.
+        positions: one of :data:`~shoal.models.positions.POSITIONS`.
+        bias_ffn: whether the feed-forward layers have biases.
+    """
 
-    def forward(self, inputs: Tensor) -> Tensor:
-        """``(*dims, hidden_size) -> (*dims, hidden_size)``."""
-        centred = inputs - inputs.mean(dim=-1, keepdim=True)  # (*dims, hidden_size)
-        variance = centred.square().mean(dim=-1, keepdim=True)  # (*dims, 1)
-        return centred * torch.rsqrt(variance + self.eps) * self.weight + self.bias
+    norm: str = "layernorm"
+    norm_position: str = "post"
+    positions: str = "sinusoidal"
+    bias_ffn: bool = False
+
+    def __post_init__(self) -> None:
+        allowed = {"norm": NORMS, "norm_position": NORM_POSITIONS, "positions": POSITIONS}
+        for name, names in allowed.items():
+            if getattr(self, name) not in names:
+                raise ValueError(f"{name} must be one of {' '.join(names)}, got {getattr(self, name)!r}")
+
+
+PRACTICAL = Variant()
 
 
 class MultiHeadedAttention(nn.Module):
-    """Causal scaled dot-product attention with ``H`` heads of size ``D / H``."""
+    """Causal scaled dot-product attention with ``H`` heads of size ``D / H``.
 
-    def __init__(self, d_model: int, num_heads: int, bias: bool = True) -> None:
+    ``rotary`` turns queries and keys by their positions, which needs an even size of the heads.
+    """
+
+    def __init__(self, d_model: int, num_heads: int, bias: bool = True, rotary: bool = False) -> None:
         super().__init__()
         if d_model % num_heads != 0:
             raise ValueError(f"d_model must be divisible by num_heads, got {d_model} and {num_heads}")
         self.head_size = d_model // num_heads
+        if rotary and self.head_size % 2:
+            raise ValueError(f"rotary positions need an even d_model / num_heads, got {d_model} / {num_heads}")
         self.num_heads = num_heads
+        self.rotary = rotary
         self.W_Q = nn.Linear(d_model, d_model, bias=bias)
         self.W_K = nn.Linear(d_model, d_model, bias=bias)
         self.W_V = nn.Linear(d_model, d_model, bias=bias)
@@ -87,6 +111,11 @@ class MultiHeadedAttention(nn.Module):
         B, H, S, dim = tensor.shape
         return tensor.transpose(1, 2).reshape(B, S, H * dim)  # (B, S, H * dim)
 
+    def rotate(self, heads: Tensor) -> Tensor:
+        """Turn queries or keys ``(B, H, S, head_size)`` by their positions ``0 ... S - 1``."""
+        positions = torch.arange(heads.shape[-2], device=heads.device)
+        return rotate(heads, rotary_angles(positions, self.head_size))  # (B, H, S, head_size)
+
     def forward(self, queries: Tensor, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Project, attend, project back.
 
@@ -101,12 +130,52 @@ class MultiHeadedAttention(nn.Module):
         q = self.split_heads(self.W_Q(queries))  # (B, H, S, head_size)
         k = self.split_heads(self.W_K(keys))  # (B, H, S, head_size)
         v = self.split_heads(self.W_V(values))  # (B, H, S, head_size)
+        if self.rotary:
+            q, k = self.rotate(q), self.rotate(k)
         context, attention_weights = self.apply_attention(q, k, v)
         return self.W_O(context), attention_weights
 
 
+class SwiGLU(nn.Module):
+    """``W_down(silu(W_gate x) * W_up x)``: a feed-forward layer whose activation is gated (Shazeer 2020)."""
+
+    def __init__(self, d_model: int, d_ff: int, bias: bool = False) -> None:
+        super().__init__()
+        self.W_gate = nn.Linear(d_model, d_ff, bias=bias)
+        self.W_up = nn.Linear(d_model, d_ff, bias=bias)
+        self.W_down = nn.Linear(d_ff, d_model, bias=bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(*dims, d_model) -> (*dims, d_model)``."""
+        outputs: Tensor = self.W_down(F.silu(self.W_gate(x)) * self.W_up(x))
+        return outputs
+
+
+def feed_forward_width(d_model: int, multiplier: float, non_linearity: str) -> int:
+    """Neurons of a feed-forward layer: ``multiplier d_model``, of which SwiGLU has two thirds.
+
+    So its three matrices have as many parameters as the two of the others.
+
+    >>> feed_forward_width(96, 4, "relu"), feed_forward_width(96, 4, "swiglu")
+    (384, 256)
+    """
+    return int(2 * multiplier * d_model / 3 if non_linearity == "swiglu" else multiplier * d_model)
+
+
+def feed_forward(d_model: int, multiplier: float, non_linearity: str, bias: bool) -> nn.Module:
+    """What a block computes at each position alone, ``(*dims, d_model) -> (*dims, d_model)``."""
+    d_ff = feed_forward_width(d_model, multiplier, non_linearity)
+    if non_linearity == "swiglu":
+        return SwiGLU(d_model, d_ff, bias)
+    return nn.Sequential(
+        nn.Linear(d_model, d_ff, bias=bias),
+        ACTIVATIONS[non_linearity](),
+        nn.Linear(d_ff, d_model, bias=bias),
+    )
+
+
 class Block(nn.Module):
-    """Attention and a bias-free two-layer MLP, each followed by its residual and LayerNorm (post-norm)."""
+    """Attention and a feed-forward layer, each with its residual and its norm: after the sum, or before the layer."""
 
     def __init__(
         self,
@@ -116,29 +185,30 @@ class Block(nn.Module):
         dropout: float = 0.0,
         non_linearity: str = "gelu",
         bias: bool = True,
+        variant: Variant = PRACTICAL,
     ) -> None:
         super().__init__()
-        d_ff = int(multiplier * d_model)
-        self.self_attn = MultiHeadedAttention(d_model, num_heads, bias)
-        self.self_attn_norm = LayerNorm(d_model)
-        self.ffn = nn.Sequential(
-            nn.Linear(d_model, d_ff, bias=False),
-            NON_LINEARITIES[non_linearity](),
-            nn.Linear(d_ff, d_model, bias=False),
-        )
+        self.pre_norm = variant.norm_position == "pre"
+        self.self_attn = MultiHeadedAttention(d_model, num_heads, bias, rotary=variant.positions == "rotary")
+        self.self_attn_norm = NORMS[variant.norm](d_model)
+        self.ffn = feed_forward(d_model, multiplier, non_linearity, variant.bias_ffn)
         self.ffn_drop = Dropout(dropout)
-        self.ffn_norm = LayerNorm(d_model)
+        self.ffn_norm = NORMS[variant.norm](d_model)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """``(B, S, D) -> (B, S, D)`` and attention weights ``(B, H, S, S)``."""
+        if self.pre_norm:
+            normed = self.self_attn_norm(x)
+            attended, attention_weights = self.self_attn(normed, normed, normed)
+            x = x + attended
+            return x + self.ffn_drop(self.ffn(self.ffn_norm(x))), attention_weights
         attended, attention_weights = self.self_attn(x, x, x)
         x = self.self_attn_norm(x + attended)
-        x = self.ffn_norm(x + self.ffn_drop(self.ffn(x)))
-        return x, attention_weights
+        return self.ffn_norm(x + self.ffn_drop(self.ffn(x))), attention_weights
 
 
 class Decoder(nn.Module):
-    """``L`` blocks in sequence."""
+    """``L`` blocks in sequence; a last norm after them where they normalise before their layers."""
 
     def __init__(
         self,
@@ -149,11 +219,12 @@ class Decoder(nn.Module):
         dropout: float = 0.0,
         non_linearity: str = "gelu",
         bias: bool = True,
+        variant: Variant = PRACTICAL,
     ) -> None:
         super().__init__()
-        self.blocks = nn.ModuleList(
-            [Block(d_model, num_heads, multiplier, dropout, non_linearity, bias) for _ in range(num_blocks)]
-        )
+        form = (multiplier, dropout, non_linearity, bias, variant)
+        self.blocks = nn.ModuleList([Block(d_model, num_heads, *form) for _ in range(num_blocks)])
+        self.norm = NORMS[variant.norm if variant.norm_position == "pre" else "none"](d_model)
 
     def forward(self, x: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """Run the blocks.
@@ -162,28 +233,38 @@ class Decoder(nn.Module):
             x: embeddings, ``(B, S, D)``.
 
         Returns:
-            Outputs ``(B, S, D)``, then the hidden states ``(B, L + 1, S, D)``, the input first, and the attention
-            weights ``(B, L, H, S, S)``.
+            Outputs ``(B, S, D)``, then the hidden states ``(B, L + 1, S, D)``, the input first and the last before the
+            last norm, and the attention weights ``(B, L, H, S, S)``.
         """
         hidden_states, attentions = [x], []
         for block in self.blocks:
             x, attention_weights = block(x)
             hidden_states.append(x)
             attentions.append(attention_weights)
-        return x, (torch.stack(hidden_states, dim=1), torch.stack(attentions, dim=1))
+        return self.norm(x), (torch.stack(hidden_states, dim=1), torch.stack(attentions, dim=1))
 
 
 class GPTEmbedding(nn.Module):
-    """Token embedding plus fixed sinusoidal positions."""
+    """Token embedding plus the table of positions: fixed sinusoidal, learned, or none."""
 
     position_encoding: Tensor
 
     def __init__(
-        self, vocabulary_size: int, embedding_size: int, n_max_positions: int, padding_index: int | None = None
+        self,
+        vocabulary_size: int,
+        embedding_size: int,
+        n_max_positions: int,
+        padding_index: int | None = None,
+        kind: str = "sinusoidal",
     ) -> None:
         super().__init__()
+        self.kind = kind
         self.tokens = nn.Embedding(vocabulary_size, embedding_size, padding_idx=padding_index)
-        self.register_buffer("position_encoding", self.create_sinusoidal_embeddings(n_max_positions, embedding_size))
+        if kind == "sinusoidal":
+            table = self.create_sinusoidal_embeddings(n_max_positions, embedding_size)
+            self.register_buffer("position_encoding", table)
+        elif kind == "learned":
+            self.positions = nn.Embedding(n_max_positions, embedding_size)
 
     @staticmethod
     def create_sinusoidal_embeddings(n_positions: int, dimension: int) -> Tensor:
@@ -200,13 +281,18 @@ class GPTEmbedding(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         """``(B, S) -> (B, S, D)``."""
         embedded: Tensor = self.tokens(tokens)
-        return embedded + self.position_encoding[: tokens.shape[1]]
+        if self.kind == "sinusoidal":
+            return embedded + self.position_encoding[: tokens.shape[1]]
+        if self.kind == "learned":
+            return embedded + self.positions.weight[: tokens.shape[1]]
+        return embedded
 
 
 class GPT(nn.Module):
     """Decoder-only transformer language model.
 
-    ``share_embeddings`` ties the classifier's weight to the token embedding's.
+    ``share_embeddings`` ties the classifier's weight to the token embedding's. ``variant`` is what :class:`Variant`
+    lists, by name: ``GPT(..., norm="rmsnorm", norm_position="pre", positions="rotary")``.
     """
 
     def __init__(
@@ -223,11 +309,13 @@ class GPT(nn.Module):
         bias_attention: bool = True,
         bias_classifier: bool = True,
         share_embeddings: bool = False,
+        **variant: Any,
     ) -> None:
         super().__init__()
-        self.embedding = GPTEmbedding(vocabulary_size, embedding_size, sequence_length, padding_index)
+        chosen = Variant(**variant)
+        self.embedding = GPTEmbedding(vocabulary_size, embedding_size, sequence_length, padding_index, chosen.positions)
         self.decoder = Decoder(
-            embedding_size, num_heads, num_layers, multiplier, dropout, non_linearity, bias_attention
+            embedding_size, num_heads, num_layers, multiplier, dropout, non_linearity, bias_attention, chosen
         )
         self.classifier = nn.Linear(embedding_size, vocabulary_size, bias=bias_classifier)
         if share_embeddings:

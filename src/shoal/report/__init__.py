@@ -1,7 +1,65 @@
 """How it is shown: figures, tables, one offline page."""
 
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from shoal.report.figures import Figure, learning_curves
 from shoal.report.page import Report, Section, write_report
 from shoal.report.table import Cell, Table
 
-__all__ = ["Cell", "Figure", "Report", "Section", "Table", "learning_curves", "write_report"]
+if TYPE_CHECKING:
+    from shoal.report.comparison import (
+        comparison_figure,
+        comparison_notes,
+        comparison_table,
+        forest,
+        slope_sentence,
+        trend_sentence,
+    )
+    from shoal.report.factorial import factorial_figure, factorial_notes, factorial_table, variance_shares
+    from shoal.report.survival import logrank_sentence, survival_curves, survival_figure, survival_table
+
+__all__ = [
+    "Cell",
+    "Figure",
+    "Report",
+    "Section",
+    "Table",
+    "comparison_figure",
+    "comparison_notes",
+    "comparison_table",
+    "factorial_figure",
+    "factorial_notes",
+    "factorial_table",
+    "forest",
+    "learning_curves",
+    "logrank_sentence",
+    "slope_sentence",
+    "survival_curves",
+    "survival_figure",
+    "survival_table",
+    "trend_sentence",
+    "variance_shares",
+    "write_report",
+]
+
+# module -> names; loaded when asked for, because they need scipy.stats, which takes most of a second
+_HOMES = {
+    "comparison": (
+        "comparison_figure",
+        "comparison_notes",
+        "comparison_table",
+        "forest",
+        "slope_sentence",
+        "trend_sentence",
+    ),
+    "factorial": ("factorial_figure", "factorial_notes", "factorial_table", "variance_shares"),
+    "survival": ("logrank_sentence", "survival_curves", "survival_figure", "survival_table"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    for module, names in _HOMES.items():
+        if name in names:
+            return getattr(importlib.import_module(f"shoal.report.{module}"), name)
+    raise AttributeError(f"module 'shoal.report' has no attribute {name!r}")

@@ -14,20 +14,22 @@ _MOST_ROWS = 40
 
 
 def print_table(table: Table) -> None:
-    """A table as text, the best in bold."""
+    """A table as text, the best in bold; of a long one the first rows."""
     rich_table = RichTable(box=None, pad_edge=False, header_style="bold")
     for index, name in enumerate(table.header):
         rich_table.add_column(name, justify="left" if index == 0 else "right", no_wrap=True)
-    for label, cells in table.rows:
+    for label, cells in table.rows[:_MOST_ROWS]:
         rich_table.add_row(label, *(f"[bold]{cell.text}[/bold]" if cell.best else cell.text for cell in cells))
     # a file or pipe has no width of its own: lines there are as long as they need to be
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 240
     Console(width=width, highlight=False).print(rich_table)
+    if len(table.rows) > _MOST_ROWS:
+        print(f"… and {len(table.rows) - _MOST_ROWS} more rows")
 
 
 def print_extrema(records: Records) -> None:
     """When each run memorised and generalised."""
-    _print_rows(per_run_table(records, varying_settings(records)))
+    print_table(per_run_table(records, varying_settings(records)))
 
 
 def print_runs(records: Records) -> None:
@@ -41,10 +43,3 @@ def print_runs(records: Records) -> None:
             print(f"{row['run']}  {row['model']}  seed {row['seed']}  {row['state']} at step {row['step']:,}")
         return
     print_extrema(records)
-
-
-def _print_rows(table: Table) -> None:
-    shown = Table(table.name, table.header, table.rows[:_MOST_ROWS], table.caption)
-    print_table(shown)
-    if len(table.rows) > _MOST_ROWS:
-        print(f"… and {len(table.rows) - _MOST_ROWS} more runs")

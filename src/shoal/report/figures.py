@@ -11,10 +11,10 @@ import polars as pl
 
 TRAIN, VALID = "training", "validation"
 _SPLITS = {"train": TRAIN, "valid": VALID}
-_COLOURS = ["#0072B2", "#D55E00"]
+COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"]
 _WIDTH, _HEIGHT = 380, 240
 
-Chart = alt.LayerChart | alt.FacetChart
+Chart = alt.LayerChart | alt.FacetChart | alt.ConcatChart
 
 AXIS = {"loss": "loss (nats)", "accuracy": "accuracy"}
 
@@ -73,7 +73,9 @@ def learning_curves(curves: pl.DataFrame, quantity: str, title: str) -> Chart:
     """
     shown = curves.filter(pl.col("step") > 0)
     x = alt.X("step:Q", title="training step", scale=alt.Scale(type="log", nice=False), axis=_log_steps(shown))
-    colour = alt.Color("split:N", title=None, scale=alt.Scale(domain=[TRAIN, VALID], range=_COLOURS), legend=_legend())
+    colour = alt.Color(
+        "split:N", title=None, scale=alt.Scale(domain=[TRAIN, VALID], range=COLOURS[:2]), legend=_legend()
+    )
     dash = alt.StrokeDash("split:N", title=None, scale=alt.Scale(domain=[TRAIN, VALID], range=[[1, 0], [5, 3]]))
     scale = alt.Scale(type="log", nice=False) if quantity == "loss" else alt.Scale(domain=[0, 1])
     axis = alt.Axis(format="~g", tickCount=6) if quantity == "loss" else alt.Axis(format=".1f")

@@ -28,11 +28,19 @@ class Section:
 
 @dataclass(frozen=True)
 class Report:
-    """What a study or a set of runs has to say."""
+    """What a study or a set of runs has to say.
+
+    Attributes:
+        title: of the page.
+        lead: what was asked.
+        sections: figures and tables.
+        answers: what was found, one statement each.
+    """
 
     title: str
     lead: str
     sections: Sequence[Section]
+    answers: Sequence[str] = ()
 
 
 def write_report(report: Report, folder: Path) -> Path:
@@ -88,6 +96,7 @@ def _page(report: Report) -> str:
     values = {
         "TITLE": html.escape(report.title),
         "LEAD": with_subscripts(report.lead),
+        "ANSWERS": _list(report.answers),
         "BODY": body,
         "CHARTS": data,
         "VEGA": vl_convert.javascript_bundle(_EXPORTS) if charts else "",
@@ -95,6 +104,11 @@ def _page(report: Report) -> str:
     for name, value in values.items():
         template = template.replace(f"<!--{name}-->", value)
     return template
+
+
+def _list(texts: Sequence[str]) -> str:
+    items = "".join(f"<li>{with_subscripts(text)}</li>\n" for text in texts)
+    return f'<ul class="answers">\n{items}</ul>\n' if texts else ""
 
 
 def _figure(figure: Figure, number: int) -> str:

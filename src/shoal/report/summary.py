@@ -38,10 +38,10 @@ QUANTITIES = (
 )
 
 SYMBOLS = (
-    "L: smallest loss (nats per scored token) over the evaluated steps; A: largest accuracy (share of equations whose "
-    "right-hand side is predicted whole); _train and _val: on the training and the validation equations; t_f: first "
-    "evaluated step at which that value was reached; Δt = t_f(val) − t_f(train), the delay between memorising and "
-    "generalising."
+    "L: smallest loss (nats per scored token, which are the result and, where equations end with it, EOS) over the "
+    "evaluated steps; A: largest accuracy (share of equations whose right-hand side is predicted whole); _train and "
+    "_val: on the training and the validation equations; t_f: first evaluated step at which that value was reached; "
+    "Δt = t_f(val) − t_f(train), the delay between memorising and generalising."
 )
 
 

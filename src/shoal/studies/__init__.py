@@ -1,31 +1,15 @@
-"""Which questions are asked: one module per study.
-
-A study is a module with ``ABOUT`` (one line), ``runs(quick, seeds)`` that returns its specs, and
-``report(records, quick)`` that says what they show.
-"""
+"""Which questions are asked: one module per study."""
 
 import importlib
-from collections.abc import Sequence
-from typing import Protocol, cast
+from typing import cast
 
 from shoal.errors import UserError, nearest
-from shoal.lab import Records
-from shoal.report import Report
-from shoal.spec import RunSpec
+from shoal.studies.base import Form, Grid, Study
+from shoal.studies.results import Results
 
-NAMES = ("sanity",)
+__all__ = ["NAMES", "Form", "Grid", "Results", "Study", "get_study"]
 
-
-class Study(Protocol):
-    """What a study's module offers."""
-
-    ABOUT: str
-
-    def runs(self, quick: bool, seeds: Sequence[int] | None) -> list[RunSpec]:
-        """The runs of the full or the quick form, for some seeds or the study's own."""
-
-    def report(self, records: Records, quick: bool) -> Report:
-        """Figures, tables and answers."""
+NAMES = ("sanity", "data-scaling", "mixed-orders", "model-scaling", "compute-scaling", "regularization", "attention")
 
 
 def get_study(name: str) -> Study:

@@ -1,69 +1,48 @@
 """Sanity check: an LSTM and a GPT memorise modular addition, and much later generalise.
 
 Source: the practical, problem 4, questions 1 and 2: default settings, seeds 0 and 42, four figures and a table of ten
-figures per model. The quick form has smaller models and a smaller modulus, for two cores and a few minutes.
+figures per model.
 """
 
-from collections.abc import Sequence
 from statistics import median
-from typing import Any
 
 import polars as pl
 
 from shoal.analysis import first_step_at_least
-from shoal.lab import Records
 from shoal.report import Figure, Report, Section, learning_curves
-from shoal.report.summary import provenance, ten_figures
-from shoal.spec import RunSpec, grid
+from shoal.report.panels import MODEL, MODELS
+from shoal.report.summary import ten_figures
+from shoal.studies.base import Form, Grid
+from shoal.studies.parts import finished, times_section
+from shoal.studies.results import Results
+from shoal.studies.settings import per_model
 
 ABOUT = "an LSTM and a GPT memorise modular addition and much later generalise"
-MODELS = {"lstm": "LSTM", "gpt": "GPT"}
+QUESTION = "Modular addition: do the models memorise the training equations, and do they generalise later?"
 GENERALISED = 0.99
 
-_SEEDS = (0, 42)
-_QUICK_SEEDS = (0, 1, 2, 3)
-# beta2 0.98 as in Nanda et al. 2023: at this learning rate the GPT is unsteady with 0.999
-_QUICK_OWN: dict[str, dict[str, Any]] = {"lstm": {"n_steps": 4000}, "gpt": {"n_steps": 2600, "beta2": 0.98}}
-_QUICK: dict[str, Any] = {
-    "p": 23,
-    "r_train": 0.7,
-    "num_layers": 1,
-    "embedding_size": 64,
-    "lr": 3e-3,
-    "train_batch_size": 128,
-}
 
-
-def runs(quick: bool, seeds: Sequence[int] | None = None) -> list[RunSpec]:
+def grids(quick: bool) -> list[Grid]:
     """Both models over the seeds."""
-    if not quick:
-        return grid(model=MODELS, seed=seeds or _SEEDS)
-    return [
-        spec
-        for model in MODELS
-        for spec in grid(
-            RunSpec(model=model, eval_first=20, eval_period=25, **_QUICK, **_QUICK_OWN[model]),
-            seed=seeds or _QUICK_SEEDS,
-        )
-    ]
+    return per_model(quick)
 
 
-def report(records: Records, quick: bool) -> Report:
+def report(results: Results, form: Form) -> Report:
     """Four figures, the table of ten figures per model, and what they say in words."""
-    extrema = records.extrema()
-    curves = records.curves()
-    labels = {run: MODELS[spec.model] for run, spec in records.specs.items()}
-    figures = [_figure(curves, model, quantity) for model in MODELS for quantity in ("loss", "accuracy")]
-    command = f"shoal study run sanity{' --quick' if quick else ''}"
-    return Report(
-        title=f"Sanity check{' (quick form)' if quick else ''}",
-        lead="Modular addition: do the models memorise the training equations, and do they generalise later? "
-        + " ".join(answer(curves, model) for model in MODELS),
-        sections=[
+    labels = {run: MODELS[spec.model] for run, spec in results.specs.items()}
+    figures = [_figure(results, model, quantity) for model in results.models for quantity in ("loss", "accuracy")]
+    return finished(
+        "sanity",
+        "Sanity check",
+        QUESTION,
+        [answer(results.curves, model) for model in results.models],
+        [
             Section("Learning curves", figures=figures),
-            Section("Ten figures per model", tables=[ten_figures(extrema, labels)]),
-            provenance(records, command),
+            Section("Ten figures per model", tables=[ten_figures(results.extrema, labels)]),
+            times_section(results, MODEL, form),
         ],
+        results,
+        form,
     )
 
 
@@ -92,8 +71,8 @@ def _at(steps: pl.Series) -> str:
     return f" (at step {median(reached):,.0f} in the median, {reached[0]:,} to {reached[-1]:,})"
 
 
-def _figure(curves: pl.DataFrame, model: str, quantity: str) -> Figure:
-    own = curves.filter(pl.col("model") == model)
+def _figure(results: Results, model: str, quantity: str) -> Figure:
+    own = results.curves.filter(pl.col("model") == model)
     n = own["run"].n_unique()
     symbol = {"loss": "L", "accuracy": "A"}[quantity]
     seeds = ", ".join(map(str, sorted(own["seed"].unique().to_list())))

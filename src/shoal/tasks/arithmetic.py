@@ -1,53 +1,52 @@
-"""Modular arithmetic: equations ``a o b = r`` and ``a o b o c = r`` over ``Z/pZ``, results modulo ``q``.
+"""Equations ``a o b = r`` and ``a o b o c = r`` over ``Z/pZ``, results modulo ``q``, or over permutations.
 
 Source: the practical on modular arithmetic. A division ``a / b = c`` is built from ``(c, b)`` as ``a = b c mod q``
-with divisors from 1. Rows are ``BOS a o b = r EOS`` padded with ``PAD``; inputs drop the last token, targets the first.
+with divisors from 1. Rows are written in one of three formats; inputs drop the last token, targets the first, and what
+stands after ``=`` is scored:
+
+- ``full``: ``BOS a o b = r EOS`` padded with ``PAD``, as in the practical; ``r EOS`` scored;
+- ``infix``: ``a o b = r``; ``r`` scored;
+- ``operands``: ``a b = r``, as in Nanda et al. 2023 (https://arxiv.org/abs/2301.05217); ``r`` scored.
 """
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import TensorDataset
 
-from shoal.equations import OPERATORS, check_arithmetic, count_equations
+from shoal.equations import BOS, EOS, EQ, FORMATS, PAD, check_arithmetic, count_equations, special_tokens
 from shoal.objectives import get_loss_and_accuracy, scored_positions
 from shoal.tasks.base import Batch, Model, NextToken, Task
+from shoal.tasks.operators import SOLVE
 from shoal.tasks.tokenizer import Tokenizer
-
-BOS, EOS, EQ, PAD = "BOS", "EOS", "=", "PAD"
-
-# operator -> (first operand, result) from the free operands; only division does not take its first operand as given
-_SOLVE: dict[str, Callable[[np.ndarray, int], tuple[np.ndarray, np.ndarray]]] = {
-    "+": lambda operands, q: (operands[:, 0], operands.sum(1) % q),
-    "-": lambda operands, q: (operands[:, 0], (2 * operands[:, 0] - operands.sum(1)) % q),
-    "*": lambda operands, q: (operands[:, 0], operands.prod(1) % q),
-    "/": lambda operands, q: (operands.prod(1) % q, operands[:, 0]),
-}
-assert tuple(_SOLVE) == OPERATORS
 
 
 @dataclass(frozen=True)
 class ArithmeticData:
     """Every equation of one setting, encoded, with its split.
 
-    ``tokens`` and ``mask`` are ``(N, S + 1)``, ``order`` is ``(N,)``, ``train`` and ``valid`` are row indices.
+    ``tokens`` and ``mask`` are ``(N, S + 1)``, ``order`` is ``(N,)``, ``train`` and ``valid`` are row indices;
+    ``eq_positions`` is the position of ``=`` in each row of targets, ``(N,)``: in full 3 for binary, 5 for ternary
+    equations.
     """
 
     tokenizer: Tokenizer
     tokens: Tensor
     mask: Tensor
     order: Tensor
+    eq_positions: Tensor
     train: Tensor
     valid: Tensor
 
     @property
-    def eq_positions(self) -> Tensor:
-        """Position of ``=`` in each row of targets, ``(N,)``: 3 for binary, 5 for ternary equations."""
-        return 2 * self.order - 1
+    def padding_index(self) -> int | None:
+        """Index of ``PAD``, where the vocabulary has it."""
+        return self.tokenizer.stoi.get(PAD)
 
     def rows(self, indices: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Inputs ``(n, S)``, targets ``(n, S)``, eq_positions ``(n,)`` and target-aligned mask ``(n, S)``."""
@@ -65,14 +64,14 @@ def arithmetic_data(
     shuffle: bool = True,
     seed: int = 42,
     per_order: bool = False,
+    equation_format: str = "full",
 ) -> ArithmeticData:
     """Build, shuffle and split every equation. Arguments as :func:`get_arithmetic_dataset`."""
     orders = sorted([operation_orders] if isinstance(operation_orders, int) else operation_orders)
-    check_arithmetic(p, q, operator, r_train, orders)
-    tokenizer = Tokenizer([*map(str, range(max(p, q))), operator, EQ, BOS, EOS, PAD])
-    tokens = np.concatenate(
-        [_equations(p, q, operator, order, is_symmetric, tokenizer, max(orders)) for order in orders]
-    )
+    check_arithmetic(p, q, operator, r_train, orders, is_symmetric, equation_format)
+    tokenizer = Tokenizer([*map(str, range(max(p, q))), *special_tokens(operator, orders, equation_format)])
+    solved = [_solved(p, q, operator, order, is_symmetric) for order in orders]
+    tokens = np.concatenate([_written(*part, operator, equation_format, tokenizer, max(orders)) for part in solved])
     order = np.repeat(orders, [count_equations(p, operator, order, is_symmetric) for order in orders])
     if shuffle:
         permutation = np.arange(len(tokens))
@@ -82,12 +81,13 @@ def arithmetic_data(
     for part in [order == o for o in orders] if per_order else [np.ones(len(tokens), dtype=bool)]:
         rows = np.flatnonzero(part)
         in_train[rows[: round(len(rows) * r_train)]] = True
-    encoded = torch.from_numpy(tokens)
+    equality = {order: FORMATS[equation_format].equality(order) - 1 for order in orders}  # targets drop the first token
     return ArithmeticData(
         tokenizer=tokenizer,
-        tokens=encoded,
-        mask=(encoded != tokenizer.stoi[PAD]).long(),
+        tokens=torch.from_numpy(tokens),
+        mask=torch.from_numpy((tokens != tokenizer.stoi.get(PAD, -1)).astype(np.int64)),
         order=torch.from_numpy(order),
+        eq_positions=torch.tensor([equality[o] for o in order.tolist()]),
         train=torch.from_numpy(np.flatnonzero(in_train)),
         valid=torch.from_numpy(np.flatnonzero(~in_train)),
     )
@@ -103,34 +103,41 @@ def get_arithmetic_dataset(
     shuffle: bool = True,
     seed: int = 42,
     per_order: bool = False,
-) -> tuple[tuple[TensorDataset, TensorDataset], Tokenizer, int, int]:
+    equation_format: str = "full",
+) -> tuple[tuple[TensorDataset, TensorDataset], Tokenizer, int, int | None]:
     """All equations of one setting as the practical wants them.
 
     Args:
         p: operands are ``0 .. p-1``.
         q: results are taken modulo ``q``; for a division ``a / b = c`` it is ``a`` that is, as ``b c mod q``.
-        operator: ``+``, ``-``, ``*`` or ``/`` (division needs prime ``p`` and ``q``).
+        operator: ``+``, ``-``, ``*`` or ``/`` (division needs prime ``p`` and ``q``), or one of the operators of two
+            operands in :mod:`shoal.tasks.operators` (the compositions ``s5:...`` need ``p = q = 120``).
         r_train: share of the equations that train, in (0, 1]; the first ``round(N r_train)`` after shuffling.
         operation_orders: 2 (binary), 3 (ternary) or both.
-        is_symmetric: keep only ``a <= b (<= c)``.
+        is_symmetric: keep only ``a <= b (<= c)``; not for permutations.
         shuffle: shuffle before splitting, by ``numpy.random.RandomState(seed)``.
         seed: seed of the shuffle.
         per_order: split binary and ternary equations each at ``r_train``, instead of their union.
+        equation_format: ``full``, ``infix`` or ``operands``: how equations are written.
 
     Returns:
         ``(train, valid), tokenizer, max_length, padding_index``. Each dataset yields inputs ``(S,)``, targets ``(S,)``,
-        the position of ``=`` in the targets, and the mask ``(S,)`` of targets other than PAD; ``max_length`` is ``S``.
+        the position of ``=`` in the targets, and the mask ``(S,)`` of targets other than PAD; ``max_length`` is ``S``;
+        ``padding_index`` is None where the vocabulary has no PAD: in ``infix`` and ``operands`` of one order.
 
     Raises:
         UserError: a value outside its range.
     """
-    data = arithmetic_data(p, q, operator, r_train, operation_orders, is_symmetric, shuffle, seed, per_order)
+    data = arithmetic_data(
+        p, q, operator, r_train, operation_orders, is_symmetric, shuffle, seed, per_order, equation_format
+    )
     train, valid = (TensorDataset(*data.rows(rows)) for rows in (data.train, data.valid))
-    return (train, valid), data.tokenizer, data.tokens.shape[1] - 1, data.tokenizer.stoi[PAD]
+    return (train, valid), data.tokenizer, data.tokens.shape[1] - 1, data.padding_index
 
 
-def arithmetic_task(data: ArithmeticData) -> Task:
+def arithmetic_task(data: ArithmeticData, label_smoothing: float = 0.0) -> Task:
     """The same data as the engine takes it, with one group per operation order where there are several."""
+    smoothed = partial(equation_objective, label_smoothing=label_smoothing)
     inputs, targets, eq_positions, mask = data.rows(torch.arange(len(data.tokens)))
     orders = sorted(set(data.order.tolist()))
     return Task(
@@ -140,36 +147,50 @@ def arithmetic_task(data: ArithmeticData) -> Task:
         objective=equation_objective,
         vocabulary_size=len(data.tokenizer),
         sequence_length=inputs.shape[1],
-        padding_index=data.tokenizer.stoi[PAD],
-        next_token=NextToken("inputs", "targets", lambda batch: scored_positions(batch["eq_positions"], batch["mask"])),
+        padding_index=data.padding_index,
+        next_token=NextToken(
+            "inputs",
+            "targets",
+            lambda batch: scored_positions(batch["eq_positions"], batch["mask"]),
+            label_smoothing,
+        ),
+        training_objective=smoothed if label_smoothing else None,
     )
 
 
-def equation_objective(model: Model, batch: Batch) -> dict[str, Tensor]:
+def equation_objective(model: Model, batch: Batch, label_smoothing: float = 0.0) -> dict[str, Tensor]:
     """Loss and accuracy of each equation's right-hand side, ``(B,)`` each."""
     logits, *_ = model(batch["inputs"])  # (B, S, V)
     loss, accuracy = get_loss_and_accuracy(
-        logits, batch["targets"], batch["eq_positions"], batch["mask"], reduction="none"
+        logits, batch["targets"], batch["eq_positions"], batch["mask"], "none", label_smoothing
     )
     return {"loss": loss, "accuracy": accuracy}
 
 
-def _equations(
-    p: int, q: int, operator: str, order: int, is_symmetric: bool, tokenizer: Tokenizer, longest: int
-) -> np.ndarray:
-    """Encoded equations of one order, ``(N, 2 longest + 3)``, the first operand outermost."""
+def _solved(p: int, q: int, operator: str, order: int, is_symmetric: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Operands ``(N, order)`` and results ``(N,)`` of the equations of one order, the first operand outermost."""
     first_divisor = 1 if operator == "/" else 0
     ranges = [range(p), *[range(first_divisor, p)] * (order - 1)]
     operands = np.array(list(itertools.product(*ranges)), dtype=np.int64)  # (N, order)
     if is_symmetric:
         operands = operands[(np.diff(operands, axis=1) >= 0).all(1)]
-    first, result = _SOLVE[operator](operands, q)
-    rows = np.full((len(operands), 2 * longest + 3), tokenizer.stoi[PAD], dtype=np.int64)  # (N, S + 1)
-    rows[:, 0] = tokenizer.stoi[BOS]
-    rows[:, 1 : 2 * order : 2] = operands
-    rows[:, 1] = first
-    rows[:, 2 : 2 * order : 2] = tokenizer.stoi[operator]
-    rows[:, 2 * order] = tokenizer.stoi[EQ]
-    rows[:, 2 * order + 1] = result
-    rows[:, 2 * order + 2] = tokenizer.stoi[EOS]
+    first, result = SOLVE[operator](operands, q)
+    return np.column_stack([first, operands[:, 1:]]), result
+
+
+def _written(
+    operands: np.ndarray, result: np.ndarray, operator: str, equation_format: str, tokenizer: Tokenizer, longest: int
+) -> np.ndarray:
+    """Equations of one order encoded, as long as those of the longest order, ``(N, S + 1)``."""
+    form, stoi, order = FORMATS[equation_format], tokenizer.stoi, operands.shape[1]
+    equality = form.equality(order)
+    rows = np.full((len(operands), form.length(longest)), stoi.get(PAD, -1), dtype=np.int64)  # (N, S + 1)
+    rows[:, form.first : equality : form.stride] = operands
+    if form.has_operators:
+        rows[:, form.first + 1 : equality : form.stride] = stoi[operator]
+    rows[:, equality] = stoi[EQ]
+    rows[:, equality + 1] = result
+    if form.has_ends:
+        rows[:, 0] = stoi[BOS]
+        rows[:, equality + 2] = stoi[EOS]
     return rows

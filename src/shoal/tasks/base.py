@@ -32,11 +32,13 @@ class NextToken:
     Attributes:
         inputs, targets: names of the tensors of tokens, ``(N, S)`` each.
         scored: which targets of a batch count, ``(B, S)`` bool.
+        label_smoothing: share of the target that the training objective spreads over all tokens.
     """
 
     inputs: str
     targets: str
     scored: Callable[[Batch], Tensor]
+    label_smoothing: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,7 @@ class Task:
         batch: turns indices into the tensors of a batch.
         sampler: decides which training examples each step sees.
         next_token: what the objective scores, where it is of that kind.
+        training_objective: what training minimises, where that is not the loss that is reported.
     """
 
     tensors: Mapping[str, Tensor]
@@ -64,3 +67,4 @@ class Task:
     batch: Callable[[Mapping[str, Tensor], Tensor], Batch] = rows
     sampler: type[Sampler] = EpochSampler
     next_token: NextToken | None = None
+    training_objective: Objective | None = None

@@ -3,6 +3,7 @@
 import torch
 from torch import nn
 
+from shoal.equations import count_tokens
 from shoal.models.families import FAMILIES
 from shoal.spec import RunSpec
 from shoal.tasks.arithmetic import ArithmeticData, arithmetic_data, arithmetic_task
@@ -21,12 +22,13 @@ def build_data(spec: RunSpec) -> ArithmeticData:
         is_symmetric=spec.is_symmetric,
         seed=spec.split_seed,
         per_order=spec.split_per_order,
+        equation_format=spec.equation_format,
     )
 
 
 def build_task(spec: RunSpec) -> Task:
     """The run's data as the engine takes it."""
-    return arithmetic_task(build_data(spec))
+    return arithmetic_task(build_data(spec), spec.label_smoothing)
 
 
 def build_model(spec: RunSpec, task: Task) -> nn.Module:
@@ -47,5 +49,5 @@ def count_run_parameters(spec: RunSpec) -> int:
     399908
     """
     assert spec.q is not None
-    vocabulary_size = max(spec.p, spec.q) + 5  # operator, =, BOS, EOS, PAD
+    vocabulary_size = count_tokens(spec.p, spec.q, spec.operator, spec.operation_orders, spec.equation_format)
     return FAMILIES[spec.model].count(spec, vocabulary_size)

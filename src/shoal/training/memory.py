@@ -37,7 +37,8 @@ def member_bytes(spec: RunSpec) -> int:
     """
     task = build_task(spec)
     parameters = sum(p.numel() for p in build_model(spec, task).parameters())
-    copies = 6 + len(OPTIMIZERS[spec.optimizer].state)
+    optimizer = OPTIMIZERS[spec.optimizer]
+    copies = 6 + len(optimizer.state) + optimizer.temporaries
     data = 2 * sum(tensor.numel() * tensor.element_size() for tensor in task.tensors.values())
     n_train, n_all = len(task.splits["train"]), sum(map(len, task.splits.values()))
     position = _floats_per_position(spec) + 4 * task.vocabulary_size
@@ -51,7 +52,9 @@ def _floats_per_position(spec: RunSpec) -> float:
     D = spec.embedding_size
     if spec.model == "gpt":
         assert spec.multiplier is not None and spec.num_heads is not None
-        return spec.num_layers * (24 * D + 6 * spec.multiplier * D)
+        attention = 28 if spec.norm_position == "pre" else 24  # the sum is kept beside what was normalised
+        neurons = 8 if spec.non_linearity == "swiglu" else 6  # three arrays of two thirds as many
+        return spec.num_layers * (attention * D + neurons * spec.multiplier * D)
     assert spec.hidden_size is not None
     return spec.num_layers * 28 * spec.hidden_size + 2 * D
 

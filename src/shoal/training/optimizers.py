@@ -1,9 +1,10 @@
-"""SGD, momentum, Adam and AdamW over a stack, equal to ``torch.optim`` member by member.
+"""SGD, momentum, Adam, AdamW, Lion and Muon over a stack, equal to ``torch.optim`` member by member.
 
 Parameters, gradients and state are flat, ``(R, P)``; every hyper-parameter is one number per member, ``(R, 1)``. Steps
-are functions that change parameters and state in place.
+are functions that change parameters and state in place; the partition says which parameters are hidden matrices.
 
-Source: ``torch.optim`` (Kingma & Ba 2015; Loshchilov & Hutter 2019); clipping as ``clip_grad_norm_``.
+Source: ``torch.optim`` (Kingma & Ba 2015; Loshchilov & Hutter 2019; Jordan 2024, see :mod:`shoal.training.muon`); Chen
+et al. 2023 (arXiv 2302.06675, algorithm 2) for Lion; clipping as ``clip_grad_norm_``.
 """
 
 from collections.abc import Callable, Mapping
@@ -12,30 +13,59 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from shoal.training.muon import Partition, muon_steps
+
 Hyper = Mapping[str, Tensor]  # (R, 1) each, or (R, P) for the weight decay; float64
 State = dict[str, Tensor]  # (R, P) each
 
 
-def sgd(theta: Tensor, gradient: Tensor, state: State, hyper: Hyper, step: Tensor) -> None:
+def sgd(theta: Tensor, gradient: Tensor, state: State, hyper: Hyper, step: Tensor, partition: Partition) -> None:
     """``θ ← θ − lr (g + λ θ)``."""
     theta.sub_(_as(theta, hyper["lr"]) * _with_decay(gradient, theta, hyper))
 
 
-def momentum(theta: Tensor, gradient: Tensor, state: State, hyper: Hyper, step: Tensor) -> None:
+def momentum(theta: Tensor, gradient: Tensor, state: State, hyper: Hyper, step: Tensor, partition: Partition) -> None:
     """``v ← μ v + g + λ θ``; ``θ ← θ − lr v``."""
     state["v"].mul_(_as(theta, hyper["momentum"])).add_(_with_decay(gradient, theta, hyper))
     theta.sub_(_as(theta, hyper["lr"]) * state["v"])
 
 
-def adam(theta: Tensor, gradient: Tensor, state: State, hyper: Hyper, step: Tensor) -> None:
+def adam(theta: Tensor, gradient: Tensor, state: State, hyper: Hyper, step: Tensor, partition: Partition) -> None:
     """Adam with the decay added to the gradient (L2)."""
     _adam_update(theta, _with_decay(gradient, theta, hyper), state, hyper, step)
 
 
-def adamw(theta: Tensor, gradient: Tensor, state: State, hyper: Hyper, step: Tensor) -> None:
+def adamw(theta: Tensor, gradient: Tensor, state: State, hyper: Hyper, step: Tensor, partition: Partition) -> None:
     """Adam with the decay taken off the parameters, ``θ ← (1 − lr λ) θ`` first."""
-    theta.mul_(_as(theta, 1 - hyper["lr"] * hyper["weight_decay"]))
+    _shrink(theta, hyper)
     _adam_update(theta, gradient, state, hyper, step)
+
+
+def lion(theta: Tensor, gradient: Tensor, state: State, hyper: Hyper, step: Tensor, partition: Partition) -> None:
+    """``θ ← (1 − lr λ) θ − lr sign(β₁ m + (1 − β₁) g)``; ``m ← β₂ m + (1 − β₂) g``."""
+    beta1, beta2 = (_as(theta, hyper[name]) for name in ("beta1", "beta2"))
+    rest1, rest2 = (_as(theta, 1 - hyper[name]) for name in ("beta1", "beta2"))
+    m = state["m"]
+    direction = (beta1 * m).add_(rest1 * gradient).sign_()
+    _shrink(theta, hyper)
+    theta.sub_(_as(theta, hyper["lr"]) * direction)
+    m.mul_(beta2).add_(rest2 * gradient)
+
+
+def muon(theta: Tensor, gradient: Tensor, state: State, hyper: Hyper, step: Tensor, partition: Partition) -> None:
+    """Muon for the hidden matrices, which keep their momentum in ``m`` and leave ``v`` at 0; AdamW for the rest."""
+    _shrink(theta, hyper)
+    lr, decay = (_as(theta, hyper[name])[:, :, None, None] for name in ("lr", "momentum"))  # (R, 1, 1, 1)
+    for matrices in partition.hidden:
+        momentum = matrices.take(state["m"])  # (R, k, m, n)
+        matrices.subtract(theta, lr * muon_steps(matrices.take(gradient), momentum, decay))
+        matrices.replace(state["m"], momentum)
+    rest = partition.rest
+    every = {"theta": theta, **state}
+    own = {name: tensor.index_select(1, rest) for name, tensor in every.items()}  # (R, P')
+    _adam_update(own["theta"], gradient.index_select(1, rest), own, hyper, step)
+    for name, tensor in every.items():
+        tensor.index_copy_(1, rest, own[name])
 
 
 def _adam_update(theta: Tensor, gradient: Tensor, state: State, hyper: Hyper, step: Tensor) -> None:
@@ -46,6 +76,10 @@ def _adam_update(theta: Tensor, gradient: Tensor, state: State, hyper: Hyper, st
     correction1, correction2 = 1 - beta1**step, 1 - beta2**step  # (R, 1)
     denominator = (v.sqrt() / _as(v, correction2.sqrt())).add_(_as(v, hyper["eps"]))
     theta.sub_(_as(theta, hyper["lr"] / correction1) * (m / denominator))
+
+
+def _shrink(theta: Tensor, hyper: Hyper) -> None:
+    theta.mul_(_as(theta, 1 - hyper["lr"] * hyper["weight_decay"]))
 
 
 def _with_decay(gradient: Tensor, theta: Tensor, hyper: Hyper) -> Tensor:
@@ -59,22 +93,34 @@ def _as(like: Tensor, value: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Optimizer:
-    """An update rule, the state it keeps for each parameter and the hyper-parameters it reads."""
+    """An update rule.
 
-    update: Callable[[Tensor, Tensor, State, Hyper, Tensor], None]
+    Attributes:
+        update: ``(theta, gradient, state, hyper, step, partition)``, ``step`` counted from 1.
+        state: what it keeps for each parameter.
+        hyper: the hyper-parameters it reads.
+        temporaries: numbers per parameter that it needs for a moment, where that is more than a few.
+    """
+
+    update: Callable[[Tensor, Tensor, State, Hyper, Tensor, Partition], None]
     state: tuple[str, ...]
     hyper: tuple[str, ...]
+    temporaries: int = 0
 
     def init(self, theta: Tensor) -> State:
         """Zero state for ``theta``, ``(R, P)``."""
         return {name: torch.zeros_like(theta) for name in self.state}
 
 
+_SHARED = ("lr", "weight_decay")
+_ADAM = (*_SHARED, "beta1", "beta2", "eps")
 OPTIMIZERS = {
-    "sgd": Optimizer(sgd, state=(), hyper=("lr", "weight_decay")),
-    "momentum": Optimizer(momentum, state=("v",), hyper=("lr", "weight_decay", "momentum")),
-    "adam": Optimizer(adam, state=("m", "v"), hyper=("lr", "weight_decay", "beta1", "beta2", "eps")),
-    "adamw": Optimizer(adamw, state=("m", "v"), hyper=("lr", "weight_decay", "beta1", "beta2", "eps")),
+    "sgd": Optimizer(sgd, state=(), hyper=_SHARED),
+    "momentum": Optimizer(momentum, state=("v",), hyper=(*_SHARED, "momentum")),
+    "adam": Optimizer(adam, state=("m", "v"), hyper=_ADAM),
+    "adamw": Optimizer(adamw, state=("m", "v"), hyper=_ADAM),
+    "lion": Optimizer(lion, state=("m",), hyper=(*_SHARED, "beta1", "beta2")),
+    "muon": Optimizer(muon, state=("m", "v"), hyper=(*_ADAM, "momentum"), temporaries=8),
 }
 
 

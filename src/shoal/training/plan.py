@@ -5,13 +5,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
+from shoal.equations import sequence_length
 from shoal.spec import RunSpec
 from shoal.tasks.build import count_run_parameters
 
 # Settings in which the members of a cohort may differ: values, never shapes or code.
 MEMBER_SETTINGS = frozenset(
     {"seed", "init_seed", "split_seed", "order_seed", "r_train", "operator", "n_steps", "stop_after_generalizing"}
-    | {"lr", "weight_decay", "momentum", "beta1", "beta2", "eps", "clip"}
+    | {"lr", "warmup_steps", "weight_decay", "momentum", "beta1", "beta2", "eps", "clip"}
 )
 RATE = 100e9  # operations per second of one core, products not made counted in
 OVERHEAD = 1e-3  # seconds per member and step
@@ -42,7 +43,7 @@ class Cohort:
     def seconds(self) -> float:
         """About how long one core trains it, for decisions: by 6 P B S operations per step, and what a step costs."""
         spec = self.shared
-        positions = spec.train_batch_size * (2 * max(spec.operation_orders) + 2)
+        positions = spec.train_batch_size * sequence_length(spec.operation_orders, spec.equation_format)
         operations = 6 * count_run_parameters(spec) * positions  # per member and step
         return sum(member.n_steps for member in self.members) * (operations / RATE + OVERHEAD)
 

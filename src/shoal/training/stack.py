@@ -17,7 +17,9 @@ from shoal.keyed import fold
 from shoal.models.dropout import Dropout
 from shoal.tasks.base import Batch, Task
 from shoal.tasks.build import build_model, build_task
-from shoal.training.optimizers import OPTIMIZERS
+from shoal.training.muon import Partition
+from shoal.training.optimizers import OPTIMIZERS, Hyper
+from shoal.training.schedules import schedule_of
 
 if TYPE_CHECKING:
     from shoal.training.plan import Cohort
@@ -31,7 +33,8 @@ class Stack:
     Attributes:
         theta: parameters, ``(R, P)``, float32, a leaf that requires its gradient.
         optimizer_state: as the optimizer keeps it, ``(R, P)`` each.
-        hyper: one number per member, ``(R, 1)`` each.
+        hyper: one number per member, ``(R, 1)`` each; the learning rate before its schedule.
+        schedule: what the learning rate is multiplied by at each step, or None.
         steps: steps taken by each member, ``(R,)`` int64, on the host.
         last_steps: the step at which each member ends, ``(R,)`` int64, on the host.
         alive: members still learning, ``(R,)`` bool.
@@ -68,6 +71,8 @@ class Stack:
         self.optimizer = OPTIMIZERS[shared.optimizer]
         self.fused_update = fused_update(self.engine, shared.optimizer)
         self.optimizer_state = self.optimizer.init(self.theta.detach())
+        self.partition = Partition.of(self.layout, self.device)
+        self.schedule = schedule_of(self.cohort.members, self.device)
         self.hyper = {name: self._column(name) for name in (*self.optimizer.hyper, "clip")}
         if not shared.decay_all:
             self.hyper["weight_decay"] = self.hyper["weight_decay"] * self._matrices()  # (R, P)
@@ -112,6 +117,10 @@ class Stack:
             f"{name}.key" for name, module in self.model.named_modules() if isinstance(module, Dropout) and module.p > 0
         ]
 
+    def hyper_at(self, step: Tensor) -> Hyper:
+        """The hyper-parameters at each member's own step, ``(R, 1)``, counted from 1."""
+        return self.hyper if self.schedule is None else {**self.hyper, "lr": self.hyper["lr"] * self.schedule(step)}
+
     def parameters(self) -> dict[str, Tensor]:
         """Views of ``theta`` by parameter name, ``(R, *shape)`` each."""
         parts = torch.split(self.theta, self.sizes, dim=1)
@@ -123,16 +132,19 @@ class Stack:
 
         Args:
             indices: examples of each member, ``(R, B)``.
-            training: whether the models are in training mode; they drop out by keys of the members' steps then.
+            training: whether the models are in training mode; they drop out by keys of the members' steps then, and
+                the loss is the one that training minimises.
         """
         if self.scorer is not None:
-            return self.scorer(self.parameters(), indices)
+            return self.scorer(self.parameters(), indices, training)
         self.model.train(training)
+        objective = (self.task.training_objective if training else None) or self.task.objective
         keys = self._dropout_keys() if training else {}
-        return vmap(self._one)(self.parameters(), keys, vmap(self.task.batch)(self.tensors, indices))
 
-    def _one(self, parameters: Mapping[str, Tensor], keys: Mapping[str, Tensor], batch: Batch) -> dict[str, Tensor]:
-        return self.task.objective(lambda *x: functional_call(self.model, {**parameters, **keys}, x), batch)
+        def one(parameters: Mapping[str, Tensor], keys: Mapping[str, Tensor], batch: Batch) -> dict[str, Tensor]:
+            return objective(lambda *x: functional_call(self.model, {**parameters, **keys}, x), batch)
+
+        return vmap(one)(self.parameters(), keys, vmap(self.task.batch)(self.tensors, indices))
 
     def _dropout_keys(self) -> dict[str, Tensor]:
         at_step = fold(self.dropout_keys, self.steps.to(self.device))  # (R,)

@@ -38,12 +38,13 @@ def _move(stack: Stack, gradient: Tensor, scale: Tensor, moved: Tensor) -> Tenso
     theta = stack.theta.detach()
     before = theta.clone()
     count = stack.steps.to(stack.device, torch.float64).unsqueeze(1)  # (R, 1)
+    hyper = stack.hyper_at(count)
     if stack.fused_update is not None:
-        finite = stack.fused_update(theta, gradient, scale, stack.optimizer_state, stack.hyper, count, moved)
+        finite = stack.fused_update(theta, gradient, scale, stack.optimizer_state, hyper, count, moved)
         if not finite.all():
             theta.copy_(torch.where(finite.unsqueeze(1), theta, before))
         return finite
-    stack.optimizer.update(theta, gradient * scale, stack.optimizer_state, stack.hyper, count)
+    stack.optimizer.update(theta, gradient * scale, stack.optimizer_state, hyper, count, stack.partition)
     finite = theta.isfinite().all(1)  # (R,)
     theta.copy_(torch.where((moved & finite).unsqueeze(1), theta, before))
     return finite

@@ -1,0 +1,66 @@
+"""Where attention goes: weights averaged over many sequences, by layer, head, query and key.
+
+``N`` sequences, ``L`` layers, ``H`` heads, ``S`` positions.
+"""
+
+import math
+
+import polars as pl
+import torch
+from torch import Tensor, nn
+
+
+@torch.no_grad()
+def attention_weights(model: nn.Module, inputs: Tensor) -> Tensor:
+    """Attention of a :class:`shoal.models.GPT`, ``(N, S) int64 -> (N, L, H, S, S)``: row = query, column = key."""
+    _, (_, attentions) = model.eval()(inputs)
+    weights: Tensor = attentions
+    return weights
+
+
+def attention_by_position(weights: Tensor) -> pl.DataFrame:
+    """Mean weight from each query to each key that it can see.
+
+    Args:
+        weights: ``(N, L, H, S, S)``.
+
+    Returns:
+        ``layer``, ``head``, ``query``, ``key`` (from 0) and ``weight``, the mean over sequences.
+    """
+    mean = weights.double().mean(0)  # (L, H, S, S)
+    L, H, S, _ = mean.shape
+    index = torch.cartesian_prod(*(torch.arange(n) for n in (L, H, S, S)))  # (L H S S, 4)
+    columns = {name: index[:, i].numpy() for i, name in enumerate(("layer", "head", "query", "key"))}
+    frame = pl.DataFrame({**columns, "weight": mean.flatten().numpy()})
+    return frame.filter(pl.col("key") <= pl.col("query"))
+
+
+def preference(positions: pl.DataFrame) -> pl.DataFrame:
+    """How much more than its even share each key receives, over all queries that can see it.
+
+    A query at position t that looks everywhere alike gives 1/(t + 1) to each key.
+
+    Args:
+        positions: as :func:`attention_by_position` returns it.
+
+    Returns:
+        ``layer``, ``head``, ``key``, ``weight`` (mean over the queries from the key on), ``even`` (the same if
+        attention were even) and ``ratio``, their quotient. Query 0, which sees itself alone, is left out.
+    """
+    seen = positions.filter(pl.col("query") > 0).with_columns((1 / (pl.col("query") + 1)).alias("even"))
+    return (
+        seen.group_by("layer", "head", "key", maintain_order=True)
+        .agg(pl.col("weight").mean(), pl.col("even").mean())
+        .with_columns((pl.col("weight") / pl.col("even")).alias("ratio"))
+    )
+
+
+def focus(weights: Tensor) -> Tensor:
+    """How concentrated attention is, 0 (even) to 1 (on one key), ``(N, L, H, S, S) -> (L, H, S)``.
+
+    One minus the entropy over its largest value, log(t + 1), averaged over sequences; NaN for query 0.
+    """
+    w = weights.double()
+    entropy = -(w * w.clamp(min=1e-300).log()).sum(-1).mean(0)  # (L, H, S)
+    largest = torch.tensor([math.log(t + 1) if t else math.nan for t in range(w.shape[-1])])
+    return 1 - entropy / largest

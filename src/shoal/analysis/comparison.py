@@ -1,0 +1,207 @@
+"""A variant beside its baseline, run by run: both trained from the same seeds.
+
+A seed fixes initialisation, split and batch order, so that the two runs of a pair share what else would differ; only
+differences within pairs are looked at.
+
+Times of which some are censored are cut off at the horizon that every run of the comparison lived to see
+(:func:`shoal.analysis.restricted_times`): the mean difference is then one of restricted means, a pair in which neither
+run got there is a tie, and one in which a single run did has a sign but no size. Test and rank-biserial use the
+differences between ranks in the pooled cut-off times, which swap sign when the runs of a pair are swapped, so that
+the sign-flip test stays valid.
+
+The test, the intervals and the effect sizes are those of :mod:`shoal.analysis.paired`.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import polars as pl
+from scipy import stats
+
+from shoal.analysis.columns import check_columns, rows_with
+from shoal.analysis.correction import holm
+from shoal.analysis.paired import cohens_d_z, mean_interval, rank_biserial, sign_flip_test, superiority
+from shoal.analysis.survival import has_outcome, restricted_times
+from shoal.errors import UserError
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A column to compare.
+
+    Attributes:
+        column: its name.
+        larger_is_better: orients the effect sizes.
+        observed: for times, the column that is false where the time is censored.
+        horizon: for times, the step at which to cut them off, if any censored run lived to see it.
+    """
+
+    column: str
+    larger_is_better: bool
+    observed: str | None = None
+    horizon: int | None = None
+
+
+def pairs(
+    frame: pl.DataFrame, metric: Metric, setting: str, variant: Any, baseline: Any, pair: str = "seed"
+) -> pl.DataFrame:
+    """The runs of a variant and the baseline side by side.
+
+    Args:
+        frame: one row per run: ``setting``, ``pair``, the metric's columns and perhaps ``state``; runs that are
+            neither done nor diverged have no value yet, unless it is a time already observed.
+        metric: what is compared.
+        setting: the column that tells variant from baseline.
+        variant: its value in that column.
+        baseline: likewise.
+        pair: the column in which the runs of a pair agree.
+
+    Returns:
+        ``pair``, ``baseline`` and ``variant`` (values, times cut off), ``difference`` = variant − baseline, ``score``
+        (what is tested, positive where the variant is better), ``censored`` (whether either run did not get there)
+        and ``horizon``; null where one run of the pair has no value.
+
+    Raises:
+        UserError: a column or value is unknown, or two runs stand for the same half of a pair.
+    """
+    wanted = [setting, pair, metric.column] + ([] if metric.observed is None else [metric.observed])
+    check_columns(frame, wanted)
+    own = rows_with(frame, setting, [variant, baseline])
+    twice = own.filter(own.select(setting, pair).is_duplicated())
+    if len(twice):
+        raise UserError(
+            f"several runs have {setting}={twice[setting][0]!r} and {pair}={twice[pair][0]!r}; expected one"
+        )
+    valued = _valued(own, metric, setting, pair)
+    every = own.select(pair).unique().sort(pair)
+    halves = [
+        every.join(valued.filter(pl.col(setting) == value).drop(setting), on=pair, how="left", maintain_order="left")
+        for value in (baseline, variant)
+    ]
+    return _side_by_side(halves[0].join(halves[1], on=pair, suffix="_variant", maintain_order="left"), metric, pair)
+
+
+def _valued(runs: pl.DataFrame, metric: Metric, setting: str, pair: str) -> pl.DataFrame:
+    """The runs that have a value, with it, ``seen``, ``rank`` among all of them and ``horizon``."""
+    observed = pl.lit(True) if metric.observed is None else pl.col(metric.observed)
+    measured = pl.col(metric.column).is_not_null() & pl.col(metric.column).cast(pl.Float64).is_not_nan()
+    ended = has_outcome(runs, metric.observed is not None and observed)
+    known = runs.filter(measured, ended).with_columns(pl.col(metric.column).alias("time"), observed.alias("observed"))
+    is_half = pl.len().over(pair) < 2
+    halves, complete, horizon = known.filter(is_half), known.filter(~is_half), None  # halves must not move the horizon
+    if metric.observed is not None:
+        complete, horizon = restricted_times(complete, metric.horizon)
+    order = np.column_stack([complete["time"].to_numpy(), ~complete["observed"].to_numpy()])
+    _, places = np.unique(order, axis=0, return_inverse=True)  # by time, at the same time who got there first
+    ranks = pl.Series("rank", stats.rankdata(places.ravel()), dtype=pl.Float64)
+    return pl.concat([complete.with_columns(ranks), halves.with_columns(rank=pl.lit(None, pl.Float64))]).select(
+        setting,
+        pair,
+        pl.col("time").cast(pl.Float64).alias("value"),
+        pl.col("observed").alias("seen"),
+        "rank",
+        pl.lit(horizon, dtype=pl.Int64).alias("horizon"),
+    )
+
+
+def _side_by_side(joined: pl.DataFrame, metric: Metric, pair: str) -> pl.DataFrame:
+    difference = pl.col("value_variant") - pl.col("value")
+    ranks = pl.col("rank_variant") - pl.col("rank")
+    censored = ~(pl.col("seen") & pl.col("seen_variant"))
+    oriented = ranks if metric.observed is not None else difference
+    return joined.select(
+        pl.col(pair).alias("pair"),
+        pl.col("value").alias("baseline"),
+        pl.col("value_variant").alias("variant"),
+        difference.alias("difference"),
+        (oriented if metric.larger_is_better else -oriented).alias("score"),
+        censored.alias("censored"),
+        pl.coalesce("horizon", "horizon_variant"),
+    )
+
+
+def compare(
+    frame: pl.DataFrame,
+    metrics: Sequence[Metric],
+    setting: str,
+    baseline: Any,
+    pair: str = "seed",
+    resamples: int = 9999,
+    seed: int = 0,
+) -> pl.DataFrame:
+    """Compare every other value of ``setting`` with the baseline.
+
+    Args:
+        frame: as for :func:`pairs`.
+        metrics: what is compared.
+        setting: the column that tells variants apart.
+        baseline: the value with which the others are compared.
+        pair: the column in which the runs of a pair agree.
+        resamples: of the bootstrap, and of the test where the patterns of signs are too many to count.
+        seed: of both.
+
+    Returns:
+        One row per variant and metric: ``variant``, ``metric``, ``n`` (complete pairs), ``missing_baseline`` and
+        ``missing_variant`` (the pairs of which that run has no value), ``n_censored`` (pairs in which a run did not
+        get there), ``horizon``; ``mean_difference`` with ``low`` and ``high``, and ``median_difference``, all
+        variant − baseline; effect sizes that are positive where the variant is better: ``d_z`` (Cohen's, mean over
+        standard deviation of the differences; biased upwards by about 3/(4n − 5) of itself) with its interval under
+        normal differences, null where pairs are censored, and ``rank_biserial`` in [−1, 1]; ``better``, ``worse`` and
+        ``tied`` pairs and ``superiority`` (share of pairs in which the variant is better, ties counted half) with its
+        Wilson interval; ``p`` of the two-sided sign-flip test, ``smallest_p`` that n pairs can reach, and ``p_holm``,
+        corrected for all rows of this frame. Null where the pairs are too few or all equal.
+    """
+    check_columns(frame, [setting])
+    variants = [v for v in frame[setting].unique(maintain_order=True) if v is not None and v != baseline]
+    rows = []
+    for variant in variants:
+        for metric in metrics:
+            found = pairs(frame, metric, setting, variant, baseline, pair)
+            rows.append({"variant": str(variant), "metric": metric.column} | _compared(found, metric, resamples, seed))
+    if not rows:
+        raise UserError(f"there is nothing to compare with {setting}={baseline!r}: no run has another value")
+    lists = dict.fromkeys(("missing_baseline", "missing_variant"), pl.List(frame.schema[pair]))
+    out = pl.DataFrame(rows, infer_schema_length=None, schema_overrides=_OVERRIDES | lists)
+    return out.with_columns(pl.Series("p_holm", holm(out["p"].to_list()), dtype=pl.Float64))
+
+
+_NUMBERS = ("mean_difference", "low", "high", "median_difference", "d_z", "d_z_low", "d_z_high", "rank_biserial")
+_SHARES = ("superiority", "superiority_low", "superiority_high", "p", "smallest_p")
+_OVERRIDES: dict[str, Any] = {"horizon": pl.Int64, **dict.fromkeys((*_NUMBERS, *_SHARES), pl.Float64)}
+
+
+def _compared(found: pl.DataFrame, metric: Metric, resamples: int, seed: int) -> dict[str, Any]:
+    complete = found.filter(pl.col("difference").is_not_null())
+    differences, scores = complete["difference"].to_numpy(), complete["score"].to_numpy()
+    n, n_censored = len(complete), int(complete["censored"].sum())
+    better, worse = int((scores > 0).sum()), int((scores < 0).sum())
+    low, high = mean_interval(differences, resamples, seed)
+    share, share_low, share_high = superiority(scores)
+    oriented = differences if metric.larger_is_better else -differences
+    d_z, d_z_low, d_z_high = (None, None, None) if n_censored else cohens_d_z(oriented)
+    p, smallest = sign_flip_test(scores, resamples, seed)
+    return {
+        "n": n,
+        "missing_baseline": found.filter(pl.col("baseline").is_null())["pair"].to_list(),
+        "missing_variant": found.filter(pl.col("variant").is_null())["pair"].to_list(),
+        "n_censored": n_censored,
+        "horizon": complete["horizon"][0] if n else None,
+        "mean_difference": float(differences.mean()) if n else None,
+        "low": low,
+        "high": high,
+        "median_difference": float(np.median(differences)) if n else None,
+        "d_z": d_z,
+        "d_z_low": d_z_low,
+        "d_z_high": d_z_high,
+        "rank_biserial": rank_biserial(scores),
+        "better": better,
+        "worse": worse,
+        "tied": n - better - worse,
+        "superiority": share,
+        "superiority_low": share_low,
+        "superiority_high": share_high,
+        "p": p,
+        "smallest_p": smallest,
+    }

@@ -1,0 +1,238 @@
+"""Which seed decides when a run generalises: the variance of a full factorial, taken apart.
+
+Every level of every factor is met with every level of the others, one run per cell (a run repeats itself exactly when
+all its seeds are the same, so a second run of a cell would say nothing). The sum of squares falls apart into main
+effects, interactions, and the interaction of all factors, which is what remains.
+
+Seeds are draws of endlessly many, so the factors are *random*: a mean square of a main effect also holds the variance
+of its interactions. The variance components free of these come from the expected mean squares of the balanced design,
+
+    E[MS_S] = Σ over U ⊇ S of σ²_U · (product of the numbers of levels of the factors outside U).
+
+A component estimated this way can be negative; it is shown as it is, and counts as 0 in the shares. Its interval is
+that of the generalised pivotal quantity: for normal effects MS_S · df_S / E[MS_S] is χ² with df_S degrees of freedom,
+for each source independently. A factor of k levels has k − 1 degrees of freedom, so with few seeds the intervals are
+wide. In simulations of 3 to 6 levels, 90 to 99 of 100 held the true share.
+
+Sources: Searle, Casella and McCulloch 1992, chapter 4; Weerahandi 1993 and Burdick, Quiroz and Iyer 2006 for intervals.
+"""
+
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from shoal.analysis.columns import check_columns
+from shoal.analysis.survival import has_outcome, restricted_times
+from shoal.errors import UserError
+
+Array = NDArray[np.float64]
+Source = tuple[int, ...]  # the factors of an effect, by their place
+
+SEEDS = ("init_seed", "split_seed", "order_seed")
+
+
+@dataclass(frozen=True)
+class Decomposition:
+    """Where the variance comes from.
+
+    Attributes:
+        table: one row per source: ``source`` (list of factors), ``df``, ``sum_of_squares``, ``mean_square``,
+            ``share`` of the sum of squares (η²) beside ``share_by_chance``, its expectation if no cell differed from
+            another but by chance; ``component`` (variance component, perhaps negative), ``component_share`` (of the
+            components, negative ones as 0) with its 95 % interval ``low`` and ``high``. Shares are null where all
+            values are equal.
+        factors: the factors and how many levels each has.
+        runs: how many runs are in the table.
+        log2: whether logarithms to base 2 were taken; components are then in squared doublings.
+        censored: how many runs of these stand at the horizon because they had not generalised by then.
+        diverged: how many stand there because they diverged.
+        horizon: the step at which times are cut off; None where the values are no times.
+        dropped: levels left out, as ``init_seed 3``, because cells with them have no run.
+    """
+
+    table: pl.DataFrame
+    factors: Mapping[str, int]
+    runs: int
+    log2: bool
+    censored: int
+    diverged: int
+    horizon: int | None
+    dropped: tuple[str, ...]
+
+
+def decompose(
+    frame: pl.DataFrame,
+    value: str,
+    factors: Sequence[str] = SEEDS,
+    log2: bool = True,
+    observed: str | None = None,
+    horizon: int | None = None,
+    draws: int = 20_000,
+    seed: int = 0,
+) -> Decomposition:
+    """Take the variance of ``value`` over a full factorial apart.
+
+    Where cells have no run, or one that is still in training, levels are left out, the emptiest first, until the rest
+    is complete; they are named.
+
+    Censored times stand at the horizon. That brings runs closer together, so the total sum of squares is at least what
+    it is found to be; the shares can be off in either direction.
+
+    Args:
+        frame: one row per run: ``value``, the factors, and perhaps ``state`` (see :func:`restricted_times`).
+        value: what varies; a time in steps where ``observed`` is given.
+        factors: two or more columns.
+        log2: take logarithms (of times before step 1, those of step 1).
+        observed: for times, the column that is false where the time is censored.
+        horizon: for times, where to cut them off, if every censored run lived to see it.
+        draws: for the intervals.
+        seed: of these.
+
+    Raises:
+        UserError: a column is unknown, two runs share a cell, a factor has a single level, or no complete part with two
+            levels of each factor is left.
+    """
+    check_columns(frame, [value, *factors, *([] if observed is None else [observed])])
+    if len(factors) < 2:
+        raise UserError(f"a factorial needs at least two factors, got {' '.join(factors) or 'none'}")
+    ended = has_outcome(frame, observed is not None and pl.col(observed))
+    kept = frame.filter(pl.col(value).cast(pl.Float64).is_finite().fill_null(False), ended)
+    kept, dropped = _complete_part(kept, factors)
+    end = None
+    if observed is not None:
+        known = kept.with_columns(pl.col(value).alias("time"), pl.col(observed).alias("observed"))
+        kept, end = restricted_times(known, horizon)
+    return Decomposition(
+        table=_table(_values(kept, value, factors, log2, observed is not None), list(factors), draws, seed),
+        factors={name: kept[name].n_unique() for name in factors},
+        runs=len(kept),
+        log2=log2,
+        **_never(kept, observed is not None),
+        horizon=end,
+        dropped=dropped,
+    )
+
+
+def _values(kept: pl.DataFrame, value: str, factors: Sequence[str], log2: bool, are_times: bool) -> Array:
+    """The cells' values, one axis per factor."""
+    cells = kept.sort(factors)["time" if are_times else value].cast(pl.Float64).to_numpy()
+    values = cells.reshape([kept[name].n_unique() for name in factors])
+    if not log2:
+        return values
+    if not are_times and (values <= 0).any():
+        raise UserError(f"{value}={values.min():g} has no logarithm: only values above 0 have; take log2=False")
+    return np.asarray(np.log2(np.maximum(values, 1.0) if are_times else values))
+
+
+def _never(kept: pl.DataFrame, are_times: bool) -> dict[str, int]:
+    """How many runs stand at the horizon, and why."""
+    never = kept.filter(~pl.col("observed")) if are_times else kept.head(0)
+    diverged = len(never.filter(state="diverged")) if "state" in never.columns else 0
+    return {"censored": len(never) - diverged, "diverged": diverged}
+
+
+def sums_of_squares(values: Array) -> dict[Source, float]:
+    """Sum of squares of every effect of a balanced design with one value per cell.
+
+    Args:
+        values: one axis per factor.
+
+    Returns:
+        For every non-empty set of axes, main effects first; they add up to the sum of squares around the mean.
+    """
+    every = tuple(range(values.ndim))
+    means = {
+        kept: values.mean(axis=tuple(axis for axis in every if axis not in kept), keepdims=True)
+        for kept in [(), *_sources(values.ndim)]
+    }
+    out = {}
+    for source in _sources(values.ndim):
+        effect = sum(
+            (-1) ** (len(source) - size) * means[kept]
+            for size in range(len(source) + 1)
+            for kept in itertools.combinations(source, size)
+        )
+        outside = math.prod(values.shape[axis] for axis in every if axis not in source)
+        out[source] = float(outside * np.square(effect).sum())
+    return out
+
+
+def variance_components(mean_squares: Mapping[Source, Any], shape: Sequence[int]) -> dict[Source, Any]:
+    """The components that make the expected mean squares equal to those given; numbers or arrays of draws."""
+    out = {}
+    for source in mean_squares:
+        outside = math.prod(size for axis, size in enumerate(shape) if axis not in source)
+        above = (other for other in mean_squares if set(other) >= set(source))
+        out[source] = sum((-1) ** (len(other) - len(source)) * mean_squares[other] for other in above) / outside
+    return out
+
+
+def _sources(factors: int) -> list[Source]:
+    return [source for size in range(1, factors + 1) for source in itertools.combinations(range(factors), size)]
+
+
+def _table(values: Array, factors: list[str], draws: int, seed: int) -> pl.DataFrame:
+    squares = sums_of_squares(values)
+    df = {source: math.prod(values.shape[axis] - 1 for axis in source) for source in squares}
+    components = variance_components({s: squares[s] / df[s] for s in squares}, values.shape)
+    total, spread = sum(squares.values()), sum(max(c, 0.0) for c in components.values())
+    varies = np.ptp(values) > 0 and spread > 0
+    rng = np.random.default_rng(seed)
+    drawn = variance_components({s: squares[s] / rng.chisquare(df[s], draws) for s in squares}, values.shape)
+    drawn = {source: np.maximum(component, 0.0) for source, component in drawn.items()}
+    together = sum(drawn.values())
+    rows = []
+    for source in squares:
+        low, high = np.percentile(drawn[source] / together, [2.5, 97.5]) if varies else (None, None)
+        rows.append(
+            {
+                "source": [factors[axis] for axis in source],
+                "df": df[source],
+                "sum_of_squares": squares[source],
+                "mean_square": squares[source] / df[source],
+                "share": squares[source] / total if varies else None,
+                "share_by_chance": df[source] / (values.size - 1),
+                "component": components[source],
+                "component_share": max(components[source], 0.0) / spread if varies else None,
+                "low": low,
+                "high": high,
+            }
+        )
+    numbers = dict.fromkeys(("share", "component_share", "low", "high"), pl.Float64)
+    return pl.DataFrame(rows, infer_schema_length=None, schema_overrides=numbers)
+
+
+def _complete_part(frame: pl.DataFrame, factors: Sequence[str]) -> tuple[pl.DataFrame, tuple[str, ...]]:
+    """The rows of a full factorial, and the levels that were left out for it, the emptiest first."""
+    twice = frame.filter(frame.select(factors).is_duplicated())
+    if len(twice):
+        cell = ", ".join(f"{name} {twice[name][0]}" for name in factors)
+        raise UserError(f"several runs share the cell {cell}; a factorial has one run per cell")
+    for name in factors:
+        if frame[name].n_unique() < 2:
+            raise UserError(f"factor {name!r} has {frame[name].n_unique()} levels with a run; at least two are needed")
+    dropped = []
+    while len(frame) < math.prod(frame[name].n_unique() for name in factors):
+        name, level = _emptiest(frame, factors)
+        dropped.append(f"{name} {level}")
+        frame = frame.filter(pl.col(name) != level)
+        if frame.is_empty() or any(frame[other].n_unique() < 2 for other in factors):
+            raise UserError(
+                f"too few of the cells of {' × '.join(factors)} have a run: without {', '.join(dropped)} a factor has "
+                "fewer than two levels"
+            )
+    return frame, tuple(dropped)
+
+
+def _emptiest(frame: pl.DataFrame, factors: Sequence[str]) -> tuple[str, Any]:
+    """The level with the smallest share of its cells filled, and its factor: where equal, the one of most levels."""
+    counts = {name: frame.group_by(name).len().sort(name).rows() for name in factors}
+    cells = math.prod(map(len, counts.values()))
+    levels = [(n * len(rows) / cells, -len(rows), name, level) for name, rows in counts.items() for level, n in rows]
+    return min(levels, key=lambda entry: entry[:2])[2:]

@@ -1,0 +1,61 @@
+"""What ``shoal study`` and ``shoal reproduce`` share: train what is asked for, certify it, and report."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from shoal.commands.training import train_with_progress
+from shoal.errors import UserError
+from shoal.lab import Lab
+from shoal.report import write_report
+from shoal.report.console import print_table
+from shoal.studies import Form, Results, Study
+from shoal.training.api import check_execution
+from shoal.training.certificate import certify
+
+CERTIFIED_STEPS = {True: 25, False: 50}  # quick form, full form
+
+
+def run_studies(studies: Mapping[str, Study], form: Form, path: str, execution: Mapping[str, Any]) -> int:
+    """Train the runs of every study, each once, and write a report of each; 1 when a run diverged."""
+    specs = {name: form.specs(study) for name, study in studies.items()}
+    device = check_execution(**execution)
+    lab = Lab(path).create()
+    # written first, so that `shoal study report` can show what there is of a run that was interrupted or killed
+    for name, own in specs.items():
+        lab.note_study(name, {**form.to_json(), "runs": [spec.id for spec in own]})
+    wanted = list(dict.fromkeys(spec for own in specs.values() for spec in own))
+    records = train_with_progress(wanted, path, **execution)
+    for folder in records.cohorts():
+        if folder.certificate() is None:
+            print(f"certifying cohort {folder.id}: one member alone for {CERTIFIED_STEPS[form.quick]} steps")
+            first = [run for run in records.ids if run in folder.status()["members"]][:1]
+            certify(folder, first, CERTIFIED_STEPS[form.quick], device)
+    report_studies(studies, lab)
+    diverged = records.runs().filter(state="diverged")
+    if not diverged.is_empty():
+        print(f"{len(diverged)} of {len(records)} runs diverged: {' '.join(diverged['run'])}")
+        return 1
+    return 0
+
+
+def report_studies(studies: Mapping[str, Study], lab: Lab, thresholds: Sequence[float] | None = None) -> None:
+    """Write the report of each study that the lab has a note of, from what there is of its runs."""
+    for name, study in studies.items():
+        note = lab.study_note(name)
+        if note is None:
+            raise UserError(f"study {name!r} was not run in lab {lab.path}; shoal study run {name}")
+        form = Form.from_json(note)
+        form = form if thresholds is None else replace(form, thresholds=tuple(thresholds))
+        report = study.report(Results(lab.records(note["runs"])), form)
+        if len(studies) > 1:
+            print(f"\n## {name}")
+        for section in report.sections:
+            for table in section.tables:
+                print()
+                print_table(table)
+        print(f"\n{report.lead}")
+        for answer in report.answers:
+            print(f"- {answer}")
+        print()
+        print(f"report: {write_report(report, lab.report_folder(name))}", flush=True)

@@ -1,0 +1,35 @@
+"""``shoal reproduce NAME``: a published setting over many seeds, beside the published numbers."""
+
+import argparse
+
+from shoal.commands.parsing import Parser, add_execution, add_lab, add_settings, read_execution, read_values
+from shoal.commands.study import add_form
+from shoal.errors import UserError
+
+
+def arguments(parser: Parser) -> None:
+    """Flags of the command."""
+    parser.add_argument("names", nargs="*", metavar="NAME", help="the cards; without one, their list")
+    add_lab(parser)
+    add_form(parser)
+    add_execution(parser)
+    add_settings(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    """List the cards, or train and judge some."""
+    from shoal.studies.cards import NAMES, get_card
+
+    if not options.names:
+        for name in NAMES:
+            print(f"{name:18} {get_card(name).ABOUT}")
+        return 0
+    if options.threshold is not None:
+        raise UserError("--threshold does not apply to a card: each number is judged at the published one")
+    cards = {name: get_card(name) for name in options.names}
+
+    from shoal.commands.questions import run_studies
+    from shoal.studies import Form
+
+    form = Form(options.quick, options.seeds, read_values(options))
+    return run_studies(cards, form, options.lab, read_execution(options))

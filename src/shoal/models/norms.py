@@ -1,0 +1,48 @@
+"""What normalises the states of a transformer; each learns a scale, and LayerNorm a shift.
+
+Sources: Ba et al. 2016 for LayerNorm, Zhang & Sennrich 2019 for RMSNorm.
+"""
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+
+import torch
+from torch import Tensor, nn
+
+
+class LayerNorm(nn.Module):
+    """Normalise the last dimension to mean 0 and (biased) variance 1, then scale and shift."""
+
+    def __init__(self, hidden_size: int, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.hidden_size = hidden_size
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(hidden_size))
+        self.bias = nn.Parameter(torch.zeros(hidden_size))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """``(*dims, hidden_size) -> (*dims, hidden_size)``."""
+        centred = inputs - inputs.mean(dim=-1, keepdim=True)  # (*dims, hidden_size)
+        variance = centred.square().mean(dim=-1, keepdim=True)  # (*dims, 1)
+        return centred * torch.rsqrt(variance + self.eps) * self.weight + self.bias
+
+
+class RMSNorm(nn.Module):
+    """Divide the last dimension by its root mean square, then scale: a LayerNorm that neither centres nor shifts."""
+
+    def __init__(self, hidden_size: int, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.hidden_size = hidden_size
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(hidden_size))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """``(*dims, hidden_size) -> (*dims, hidden_size)``."""
+        mean_square = inputs.square().mean(dim=-1, keepdim=True)  # (*dims, 1)
+        return inputs * torch.rsqrt(mean_square + self.eps) * self.weight
+
+
+# Identity takes the width as the others do, and does nothing with it.
+NORMS: Mapping[str, Callable[[int], nn.Module]] = MappingProxyType(
+    {"layernorm": LayerNorm, "rmsnorm": RMSNorm, "none": nn.Identity}
+)

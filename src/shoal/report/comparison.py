@@ -1,0 +1,213 @@
+"""Variants beside their baseline: a forest plot of effect sizes, a table, and what to beware of in words."""
+
+from collections.abc import Mapping
+
+import altair as alt
+import polars as pl
+
+from shoal.analysis.trends import SlopeDifference, TrendEstimate
+from shoal.errors import UserError, nearest
+from shoal.report.figures import Chart, Figure, styled
+from shoal.report.table import Cell, Table
+from shoal.report.words import listed, number, p_value, with_interval
+
+_BLUE = "#0072B2"
+_FARTHEST = 5.0  # where the axis of d_z ends: beyond it nothing overlaps any more
+_MARKS = ["circle", "triangle-right", "triangle-left"]
+_EFFECTS = {
+    "d_z": ("d_z (standard deviations; right: better than the baseline)", 0.0),
+    "superiority": ("share of pairs in which it is better than the baseline", 0.5),
+}
+_MEANINGS = {
+    "d_z": (
+        "Cohen's d_z, the mean over the standard deviation of the differences within pairs, turned so that right is "
+        "better; line: 95 % interval under normal differences. Triangles: beyond the axis. No mark: all differences "
+        "are equal, or times are censored"
+    ),
+    "superiority": (
+        "Share of pairs in which the variant is better than the baseline, ties counted half; line: 95 % Wilson interval"
+    ),
+}
+
+
+def forest(
+    comparison: pl.DataFrame, title: str, effect: str = "d_z", metrics: Mapping[str, str] | None = None
+) -> Chart:
+    """Effect size of every variant with its interval, one panel per metric.
+
+    Args:
+        comparison: as from :func:`shoal.analysis.compare`.
+        title: above the chart.
+        effect: ``d_z`` or ``superiority``; the latter also for censored times.
+        metrics: names for the metrics, and which of them to show.
+
+    Raises:
+        UserError: the effect is unknown, or there is nothing to show.
+    """
+    shown = _shown(comparison, effect, metrics)
+    label, middle = _EFFECTS[effect]
+    end = 1.0
+    if effect == "d_z":
+        reach = shown.select(pl.max_horizontal(pl.col("effect", "low", "high").abs().max())).item() or 1.0
+        end = min(_FARTHEST, max(1.0, 1.05 * reach))
+    start = -end if effect == "d_z" else 0.0
+    shown = shown.with_columns(
+        pl.when(pl.col("effect") > end)
+        .then(pl.lit("triangle-right"))
+        .when(pl.col("effect") < start)
+        .then(pl.lit("triangle-left"))
+        .otherwise(pl.lit("circle"))
+        .alias("mark"),
+        pl.col("effect", "low", "high").clip(start, end),
+    )
+    scale = alt.Scale(domain=[start, end], nice=False)
+    x = alt.X("effect:Q", title=label, scale=scale, axis=alt.Axis(tickCount=6))
+    names = alt.Axis(labelLimit=260, labelPadding=8, ticks=False, domain=False)
+    y = alt.Y("variant:N", title=None, sort=None, axis=names)
+    base = alt.Chart(shown)
+    shape = alt.Shape("mark:N", legend=None, scale=alt.Scale(domain=_MARKS, range=_MARKS))
+    layers = [
+        base.mark_rule(color="#777777", strokeDash=[4, 3]).encode(x=alt.datum(middle)),
+        base.transform_filter("isValid(datum.low)")
+        .mark_rule(color=_BLUE, strokeWidth=2)
+        .encode(alt.X("low:Q", title=label, scale=scale), alt.X2("high:Q"), y),
+        base.transform_filter("isValid(datum.effect)")
+        .mark_point(filled=True, size=70, color=_BLUE, opacity=1)
+        .encode(x, y, shape),
+    ]
+    panel = alt.layer(*layers).properties(width=360, height=alt.Step(22))
+    if shown["metric"].n_unique() == 1:
+        return styled(panel.properties(title=title))
+    header = alt.Header(title=None, labelAnchor="start", labelOrient="top", labelFontSize=12, labelPadding=2)
+    row = alt.Row("metric:N", header=header, sort=shown["metric"].unique(maintain_order=True).to_list())
+    return styled(panel.facet(row=row).properties(title=title, spacing=14))
+
+
+def comparison_figure(
+    name: str,
+    comparison: pl.DataFrame,
+    title: str,
+    baseline: str,
+    effect: str = "d_z",
+    metrics: Mapping[str, str] | None = None,
+) -> Figure:
+    """The forest plot with a caption that says what its marks mean."""
+    chart = forest(comparison, title, effect, metrics)
+    counts = sorted(set(_shown(comparison, effect, metrics)["n"].to_list()))
+    n = f"N = {counts[0]}" if len(counts) == 1 else f"N = {counts[0]} to {counts[-1]}"
+    return Figure(name, chart, f"{_MEANINGS[effect]}. {n} pairs with the baseline {baseline}, one per seed.")
+
+
+def comparison_table(
+    name: str, comparison: pl.DataFrame, baseline: str, metrics: Mapping[str, str] | None = None
+) -> Table:
+    """One row per variant and metric."""
+    header = ["", "pairs", "mean difference", "median", "d_z", "rank-biserial", "+ / − / =", "p", "p (Holm)"]
+    rows = []
+    for row in _named(comparison, metrics).rows(named=True):
+        cells = [
+            str(row["n"]),
+            with_interval(row["mean_difference"], row["low"], row["high"]),
+            number(row["median_difference"]),
+            with_interval(row["d_z"], row["d_z_low"], row["d_z_high"]),
+            number(row["rank_biserial"], 2),
+            f"{row['better']} / {row['worse']} / {row['tied']}",
+            number(row["p"], 2),
+            number(row["p_holm"], 2),
+        ]
+        rows.append((f"{row['variant']}: {row['metric']}", [Cell(text) for text in cells]))
+    caption = (
+        f"Differences variant − {baseline} within pairs of runs from the same seed: mean with its 95 % bootstrap "
+        "interval (BCa; too narrow with fewer than about ten pairs) and median. Effect sizes are positive where the "
+        "variant is better: d_z, mean over standard deviation of the differences, with its interval under normal "
+        "differences, and the matched rank-biserial correlation. + / − / =: pairs in which the variant is better, "
+        "worse, the same. p: two-sided sign-flip test of the differences (of times: of ranks), exact up to 12 pairs; "
+        f"Holm: corrected for {comparison['p'].drop_nulls().len()} comparisons. –: does not exist."
+    )
+    return Table(name, header, rows, caption)
+
+
+def comparison_notes(comparison: pl.DataFrame, metrics: Mapping[str, str] | None = None) -> list[str]:
+    """What a reader of the table has to know: missing pairs, censored ones, and p values that cannot be small."""
+    notes = []
+    for row in _named(comparison, metrics).rows(named=True):
+        who = f"{row['variant']}, {row['metric']}"
+        missing = {whose: row[f"missing_{whose}"] for whose in ("variant", "baseline")}
+        notes += [
+            f"{who}: the {whose} has no value for seed {listed(seeds)}; left out."
+            for whose, seeds in missing.items()
+            if seeds
+        ]
+        if row["n_censored"]:
+            notes.append(
+                f"{who}: in {row['n_censored']} of {row['n']} pairs a run did not get there. Times are cut off at "
+                f"step {number(row['horizon'])}, so that the differences are of restricted times and a pair of which "
+                "neither run got there is a tie."
+            )
+    fewest = min((n for n in comparison["n"].to_list() if n), default=None)
+    if fewest is not None and 2 / 2**fewest > 0.05:
+        notes.append(
+            f"With {fewest} pairs no p value can be below {number(2 / 2**fewest, 2)}, however large the effect is: "
+            "2/2ⁿ is the smallest there is, before any correction."
+        )
+    return notes
+
+
+def trend_sentence(trend: TrendEstimate, x: str, y: str, log2: bool = True) -> str:
+    """Whether y goes up with x, in words."""
+    left_out = f" {trend.dropped} runs without a value are left out." if trend.dropped else ""
+    if trend.rho is None:
+        return f"Nothing can be said of {y} against {x}: one of them does not vary over {trend.runs} runs.{left_out}"
+    return (
+        f"{y} against {x}: Spearman's ρ = {with_interval(trend.rho, trend.rho_low, trend.rho_high, 2)}, "
+        f"{p_value(trend.p)} (permutations within seeds); "
+        f"{with_interval(trend.slope, trend.slope_low, trend.slope_high)} {_per(x, log2)} ({trend.runs} runs of "
+        f"{trend.units} seeds, 95 % bootstrap intervals over seeds).{left_out}"
+    )
+
+
+def slope_sentence(difference: SlopeDifference, x: str, y: str, log2: bool = True) -> str:
+    """Which of two groups' y rises faster with x, in words."""
+    d = difference
+    gaps = f" Left out, because one of the two lacks it: seeds {listed(d.missing)}." if d.missing else ""
+    if d.difference is None or d.low is None or d.high is None:
+        return f"The slopes of {y} against {x} cannot be compared over {d.units} shared seeds.{gaps}"
+    verdict = (
+        "the interval holds 0, so that neither is shown to rise faster"
+        if d.low <= 0 <= d.high
+        else f"{d.second if d.difference > 0 else d.first} rises faster"
+    )
+    return (
+        f"{y} {_per(x, log2)}: {number(d.first_slope)} for {d.first}, {number(d.second_slope)} for {d.second}; "
+        f"difference {with_interval(d.difference, d.low, d.high)} (95 % bootstrap interval over {d.units} shared "
+        f"seeds): {verdict}.{gaps}"
+    )
+
+
+def _per(x: str, log2: bool) -> str:
+    return f"per doubling of {x}" if log2 else f"per unit of {x}"
+
+
+def _named(comparison: pl.DataFrame, metrics: Mapping[str, str] | None) -> pl.DataFrame:
+    if metrics is None:
+        return comparison
+    return comparison.filter(pl.col("metric").is_in(list(metrics))).with_columns(
+        pl.col("metric").replace_strict(dict(metrics), default=None)
+    )
+
+
+def _shown(comparison: pl.DataFrame, effect: str, metrics: Mapping[str, str] | None) -> pl.DataFrame:
+    """``variant``, ``metric``, ``n``, ``effect``, ``low`` and ``high``."""
+    if effect not in _EFFECTS:
+        raise UserError(f"unknown effect {effect!r}: one of {' '.join(_EFFECTS)}{nearest(effect, _EFFECTS)}")
+    named = _named(comparison, metrics)
+    if named.is_empty():
+        raise UserError("there is no comparison to show")
+    return named.select(
+        "variant",
+        "metric",
+        "n",
+        pl.col(effect).alias("effect"),
+        pl.col(f"{effect}_low").alias("low"),
+        pl.col(f"{effect}_high").alias("high"),
+    )

@@ -1,0 +1,112 @@
+"""Which seed decides when a run generalises: bars of the shares of variance, a table, and notes."""
+
+import altair as alt
+import polars as pl
+
+from shoal.analysis.factorial import Decomposition
+from shoal.report.figures import Chart, Figure, styled
+from shoal.report.table import Cell, Table
+from shoal.report.words import listed, number, with_interval
+
+NAMES = {"init_seed": "initialisation", "split_seed": "split", "order_seed": "batch order"}
+_BLUE = "#0072B2"
+_AXIS = "share of the variance"
+
+
+def variance_shares(decomposition: Decomposition, title: str) -> Chart:
+    """Share of the variance components of every source, with its interval."""
+    shown = decomposition.table.with_columns(pl.Series("label", _labels(decomposition)))
+    x = alt.X("component_share:Q", title=_AXIS, scale=alt.Scale(domain=[0, 1]), axis=_percent())
+    names = alt.Axis(labelLimit=260, labelPadding=6, ticks=False, domain=False)
+    y = alt.Y("label:N", title=None, sort=None, axis=names)
+    base = alt.Chart(shown.select("label", "component_share", "low", "high"))
+    layers = [
+        base.mark_bar(color=_BLUE, opacity=0.55, size=14).encode(x, y),
+        base.transform_filter("isValid(datum.low)")
+        .mark_rule(color="#1a1a1a", strokeWidth=1.4)
+        .encode(alt.X("low:Q", title=_AXIS), alt.X2("high:Q"), y),
+    ]
+    return styled(alt.layer(*layers).properties(width=360, height=alt.Step(24), title=title))
+
+
+def factorial_figure(name: str, decomposition: Decomposition, title: str, what: str = "time to generalise") -> Figure:
+    """The bars with a caption that says what they mean."""
+    caption = (
+        f"Shares of the variance of the {_scaled(decomposition, what)} over {_design(decomposition)}: variance "
+        "components of a model with random effects, negative ones counted as 0. Lines: 95 % intervals (generalised "
+        "pivotal quantities, normal effects); they are wide where a factor has few levels."
+    )
+    return Figure(name, variance_shares(decomposition, title), caption)
+
+
+def factorial_table(name: str, decomposition: Decomposition, what: str = "time to generalise") -> Table:
+    """One row per source: degrees of freedom, sums of squares, shares, components."""
+    header = ["source", "df", "sum of squares", "share (by chance)", "component", "share of components"]
+    rows = []
+    for label, row in zip(_labels(decomposition), decomposition.table.rows(named=True), strict=True):
+        cells = [
+            str(row["df"]),
+            number(row["sum_of_squares"]),
+            f"{_percentage(row['share'])} ({_percentage(row['share_by_chance'])})",
+            number(row["component"]),
+            with_interval(row["component_share"], row["low"], row["high"], 2),
+        ]
+        rows.append((label, [Cell(text) for text in cells]))
+    caption = (
+        f"Variance of the {_scaled(decomposition, what)} over {_design(decomposition)}. Share: of the sum of squares, "
+        "in parentheses what it would be if no source mattered more than another; component: variance by the expected "
+        "mean squares of random effects, as estimated, negative ones too; share of components: with negative ones as "
+        "0, and its 95 % interval."
+    )
+    return Table(name, header, rows, caption)
+
+
+def factorial_notes(decomposition: Decomposition) -> list[str]:
+    """What a reader of the shares has to know: censored runs, levels left out, negative components."""
+    d = decomposition
+    notes = []
+    if d.censored or d.diverged:
+        parts = [f"{d.censored} had not generalised"] if d.censored else []
+        parts += [f"{d.diverged} diverged"] if d.diverged else []
+        notes.append(
+            f"Of {d.runs} runs {listed(parts)} and stand at step {number(d.horizon)}, the horizon: this hides how much "
+            "longer they would have taken, so that the total variance is at least what is shown, and the shares may be "
+            "off in either direction."
+        )
+    if d.dropped:
+        notes.append(f"Levels left out because a run with them is missing: {listed(d.dropped)}.")
+    negative = [
+        label for label, component in zip(_labels(d), d.table["component"].to_list(), strict=True) if component < 0
+    ]
+    if negative:
+        notes.append(f"Estimated below 0, and counted as 0 in the shares: {listed(negative)}.")
+    if d.table["share"].null_count():
+        notes.append("All values are equal: there is no variance to take apart.")
+    return notes
+
+
+def _labels(decomposition: Decomposition) -> list[str]:
+    """The sources in words; the highest interaction is what remains."""
+    sources = decomposition.table["source"].to_list()
+    labels = [" × ".join(NAMES.get(name, name) for name in source) for source in sources]
+    return [*labels[:-1], "all together (remainder)"]
+
+
+def _design(decomposition: Decomposition) -> str:
+    sizes = [
+        f"{size} {NAMES[name]} seeds" if name in NAMES else f"{size} {name}"
+        for name, size in decomposition.factors.items()
+    ]
+    return f"{' × '.join(sizes)} (N = {decomposition.runs} runs, one per combination)"
+
+
+def _scaled(decomposition: Decomposition, what: str) -> str:
+    return f"binary logarithm of the {what}" if decomposition.log2 else what
+
+
+def _percentage(share: float | None) -> str:
+    return "–" if share is None else f"{100 * share:.0f} %"
+
+
+def _percent() -> alt.Axis:
+    return alt.Axis(format=".0%", tickCount=6)

@@ -1,0 +1,50 @@
+"""Numbers, intervals and p values in words."""
+
+from collections.abc import Sequence
+from typing import Any
+
+NOTHING = "–"
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """``1,250``, ``0.0123``, ``−3.2``: thousands as whole numbers, the rest to some significant digits.
+
+    >>> [number(x) for x in (1250.4, 0.01234, -3.2, 0.0, None)]
+    ['1,250', '0.0123', '−3.2', '0', '–']
+    """
+    if value is None:
+        return NOTHING
+    text = f"{round(value):,}" if abs(value) >= 10**digits else f"{value:.{digits}g}"
+    return text.replace("-", "−")
+
+
+def with_interval(value: float | None, low: float | None, high: float | None, digits: int = 3) -> str:
+    """``0.6 [0.27, 0.86]``; an end or a value that does not exist is a dash.
+
+    >>> with_interval(3250.0, 2900.0, None), with_interval(None, None, None)
+    ('3,250 [2,900, –]', '–')
+    """
+    if low is None and high is None:
+        return number(value, digits)
+    return f"{number(value, digits)} [{number(low, digits)}, {number(high, digits)}]"
+
+
+def p_value(p: float | None) -> str:
+    """``p = 0.012``, ``p < 0.0001``.
+
+    >>> [p_value(p) for p in (0.0123, 3e-7, None)]
+    ['p = 0.012', 'p < 0.0001', 'no p value']
+    """
+    if p is None:
+        return "no p value"
+    return "p < 0.0001" if p < 1e-4 else f"p = {p:.2g}"
+
+
+def listed(values: Sequence[Any]) -> str:
+    """``a``, ``a and b``, ``a, b and c``.
+
+    >>> listed([1, 2, 3])
+    '1, 2 and 3'
+    """
+    texts = [str(value) for value in values]
+    return " and ".join([", ".join(texts[:-1]), texts[-1]] if len(texts) > 1 else texts)

@@ -1,0 +1,92 @@
+"""How a setting is declared, and how one that is wrong or does not apply is refused."""
+
+import math
+from collections.abc import Iterable
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from shoal.errors import UserError, nearest
+
+SEED: dict[str, Any] = {"allowed": "an integer in [0, 2**32)", "ge": 0, "lt": 2**32}
+SHARE: dict[str, Any] = {"allowed": "in [0, 1)", "ge": 0, "lt": 1}
+
+
+class Settings(BaseModel):
+    """Settings of one concern; a run has those of all."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="constants")
+
+
+def setting(default: Any, description: str, allowed: str, choices: Iterable[str] = (), **limits: Any) -> Any:
+    """A field that knows in words what it allows."""
+    return Field(
+        default,
+        description=f"{description} ({allowed})",
+        json_schema_extra={"allowed": allowed, "choices": list(choices)},
+        **limits,
+    )
+
+
+def choice(default: str | None, description: str, choices: Iterable[str]) -> Any:
+    """A field with one of some names."""
+    return setting(default, description, f"one of {' '.join(choices)}", choices)
+
+
+def set_default(settings: BaseModel, name: str, value: Any) -> None:
+    """Give a setting that was left open its value; the class is frozen for everyone else."""
+    if getattr(settings, name) is None:
+        object.__setattr__(settings, name, value)
+
+
+def refuse(settings: BaseModel, names: Iterable[str], by: str, fitting: str) -> None:
+    """Raise :class:`UserError` when one of some settings was given though ``by`` leaves no use for it."""
+    for name in names:
+        value = getattr(settings, name)
+        if value is not None:
+            raise UserError(f"{name}={value} does not apply to {by} {getattr(settings, by)!r}; it applies to {fitting}")
+
+
+def check_choices(settings: BaseModel) -> None:
+    """Raise :class:`UserError` for a name that is not one of those its setting allows."""
+    for name in type(settings).model_fields:
+        known, value = extra(type(settings), name), getattr(settings, name)
+        if known["choices"] and value is not None and value not in known["choices"]:
+            raise UserError(f"unknown {name} {value!r}: {known['allowed']}{nearest(value, known['choices'])}")
+
+
+def one_line(error: ValidationError, kind: type[BaseModel]) -> str:
+    """What pydantic found, as one line."""
+    first = error.errors()[0]
+    name = str(first["loc"][0]) if first["loc"] else ""
+    if first["type"] == "extra_forbidden":
+        return f"unknown setting {name!r}{nearest(name, kind.model_fields)}"
+    if name not in kind.model_fields:
+        return str(first["msg"]).removeprefix("Value error, ")
+    return f"{name} must be {extra(kind, name)['allowed']}, got {first['input']!r}"
+
+
+def extra(kind: type[BaseModel], name: str) -> dict[str, Any]:
+    """What :func:`setting` noted of a field: ``allowed`` in words, and ``choices`` where it has a name."""
+    extra = kind.model_fields[name].json_schema_extra
+    assert isinstance(extra, dict)
+    return extra
+
+
+def _orders(value: Any) -> Any:
+    """``2``, ``"2,3"`` and ``[3, 2]`` all become a sorted tuple."""
+    if isinstance(value, str):
+        value = value.split(",")
+    orders = list(value) if isinstance(value, Iterable) else [value]
+    if not all(str(order).strip() in ("2", "3") for order in orders):
+        raise ValueError
+    return tuple(sorted({int(order) for order in orders}))
+
+
+def _period(value: Any) -> Any:
+    """Infinity, which the practical uses for "never", becomes None."""
+    return None if value in (math.inf, "inf") else value
+
+
+Orders = Annotated[tuple[int, ...], BeforeValidator(_orders)]
+Period = Annotated[int | None, BeforeValidator(_period)]

@@ -1,0 +1,34 @@
+"""Many runs from a few values per setting."""
+
+import itertools
+from collections.abc import Iterable
+from typing import Any
+
+from shoal.errors import UserError, nearest
+from shoal.spec.run import RunSpec
+
+
+def grid(base: RunSpec | None = None, **values: Iterable[Any]) -> list[RunSpec]:
+    """The product of several values per setting, the last one varying fastest, each run once.
+
+    >>> [(spec.lr, spec.seed) for spec in grid(RunSpec(model="gpt"), lr=[1e-3, 3e-3], seed=[0, 42])]
+    [(0.001, 0), (0.001, 42), (0.003, 0), (0.003, 42)]
+    """
+    given = {} if base is None else base.given()
+    choices: dict[str, list[Any]] = {}
+    for name, several in values.items():
+        check_setting(name)
+        choices[name] = [several] if isinstance(several, str) or not isinstance(several, Iterable) else list(several)
+        if not choices[name]:
+            raise UserError(f"{name} was given an empty list of values; it needs at least one")
+    specs = (
+        RunSpec(**{**given, **dict(zip(choices, combination, strict=True))})
+        for combination in itertools.product(*choices.values())
+    )
+    return list(dict.fromkeys(specs))
+
+
+def check_setting(name: str) -> None:
+    """Raise :class:`UserError` when no run has a setting of this name."""
+    if name not in RunSpec.model_fields:
+        raise UserError(f"unknown setting {name!r}{nearest(name, RunSpec.model_fields)}")

@@ -1,0 +1,94 @@
+"""Who learns: the model family and its settings."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from shoal.errors import UserError
+from shoal.spec.fields import Settings, choice, refuse, set_default, setting
+
+# The settings that only one model family has, with their defaults; None means equal to embedding_size.
+FAMILIES: Mapping[str, Mapping[str, Any]] = {
+    "lstm": {"hidden_size": None},
+    "gpt": {
+        "num_heads": 4,
+        "multiplier": 4.0,
+        "non_linearity": "gelu",
+        "norm": "layernorm",
+        "norm_position": "post",
+        "positions": "sinusoidal",
+        "bias_ffn": False,
+        "initialisation": "torch",
+    },
+}
+NON_LINEARITIES = ("gelu", "relu", "swiglu")
+NORMS = ("layernorm", "rmsnorm", "none")
+NORM_POSITIONS = ("post", "pre")
+INITIALISATIONS = ("torch", "scaled_normal")
+POSITIONS = ("sinusoidal", "learned", "rotary", "none")
+
+
+class ModelSettings(Settings):
+    """The model's family, size and form."""
+
+    model: str = choice("lstm", "model family", FAMILIES)
+    num_layers: int = setting(2, "layers", "an integer of at least 1", ge=1)
+    embedding_size: int = setting(128, "width of the embeddings", "an integer of at least 1", ge=1)
+    hidden_size: int | None = setting(None, "lstm: width of the states", "an integer of at least 1", ge=1)
+    num_heads: int | None = setting(
+        None, "gpt: attention heads", "an integer of at least 1 that divides embedding_size", ge=1
+    )
+    multiplier: float | None = setting(
+        None, "gpt: feed-forward width over embedding_size", "a positive number", gt=0, allow_inf_nan=False
+    )
+    non_linearity: str | None = choice(None, "gpt: activation", NON_LINEARITIES)
+    norm: str | None = choice(None, "gpt: what normalises", NORMS)
+    norm_position: str | None = choice(None, "gpt: normalise after each residual or before each branch", NORM_POSITIONS)
+    positions: str | None = choice(None, "gpt: position encoding", POSITIONS)
+    bias_ffn: bool | None = setting(None, "gpt: biases in the feed-forward layers", "true or false")
+    initialisation: str | None = choice(
+        None, "gpt: PyTorch's own initial values, or matrices from N(0, 1/embedding_size)", INITIALISATIONS
+    )
+    dropout: float = setting(0.0, "dropout probability", "in [0, 1)", ge=0, lt=1, allow_inf_nan=False)
+    bias: bool = setting(True, "biases in the LSTM gates or the attention", "true or false")
+    bias_classifier: bool = setting(True, "bias in the classifier", "true or false")
+    share_embeddings: bool = setting(False, "tie the classifier's weight to the embedding's", "true or false")
+
+    def resolve_model(self) -> None:
+        """Fill in what was left open; raise :class:`UserError` for what makes no model."""
+        if self.norm == "none" and self.norm_position == "pre":
+            refuse(self, ["norm_position"], "norm", "layernorm rmsnorm")
+        for family, own in FAMILIES.items():
+            if family == self.model:
+                for name, default in own.items():
+                    set_default(self, name, self.embedding_size if default is None else default)
+            else:
+                refuse(self, own, "model", family)
+        self._check_sizes()
+
+    def _check_sizes(self) -> None:
+        if self.num_heads is not None and self.embedding_size % self.num_heads:
+            raise UserError(
+                f"num_heads must divide embedding_size, got num_heads={self.num_heads} and "
+                f"embedding_size={self.embedding_size}"
+            )
+        if self.multiplier is not None:
+            neurons, form = self.multiplier * self.embedding_size, ""
+            if self.non_linearity == "swiglu":
+                neurons, form = 2 * neurons / 3, " and non_linearity='swiglu', which has two thirds"
+            if int(neurons) < 1:
+                raise UserError(
+                    f"multiplier={self.multiplier} leaves no feed-forward neuron at "
+                    f"embedding_size={self.embedding_size}{form}"
+                )
+        if self.positions == "rotary" and self.num_heads and self.embedding_size // self.num_heads % 2:
+            raise UserError(
+                f"positions='rotary' turns pairs and needs an even embedding_size / num_heads, got "
+                f"{self.embedding_size} / {self.num_heads}"
+            )
+        if self.model == "lstm" and self.dropout > 0 and self.num_layers == 1:
+            raise UserError(f"dropout={self.dropout} does not apply to an lstm of one layer: it acts between layers")
+        if self.share_embeddings and self.hidden_size not in (None, self.embedding_size):
+            raise UserError(
+                f"share_embeddings needs hidden_size equal to embedding_size, got {self.hidden_size} and "
+                f"{self.embedding_size}"
+            )

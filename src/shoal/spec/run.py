@@ -1,0 +1,105 @@
+"""The settings of all concerns as one value with a name of its own."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Any
+
+from pydantic import ValidationError
+
+from shoal.errors import UserError
+from shoal.spec.data import DataSettings
+from shoal.spec.fields import check_choices, one_line
+from shoal.spec.model import ModelSettings
+from shoal.spec.training import SEEDS, OptimizerSettings, SeedSettings, TrainingSettings, check_precision, check_warmup
+
+# Raised when the same spec would give another trajectory than before, so that old records are not taken for new ones.
+TRAJECTORY_VERSION = 1
+# What does not change the trajectory or the record of a finished run, and so is no part of its identity.
+_OPERATIONAL = ("eval_batch_size", "save_statistic_step")
+
+
+# pydantic lists the fields of the last base first
+class RunSpec(SeedSettings, TrainingSettings, OptimizerSettings, ModelSettings, DataSettings):
+    """One run.
+
+    Settings left at None take the value that fits the others (``hidden_size`` that of ``embedding_size``, the seeds
+    that of ``seed``, ``weight_decay`` 1 for AdamW). A setting that does not apply to the model or optimizer is refused.
+
+    >>> RunSpec(model="gpt", seed=0).num_heads
+    4
+    >>> RunSpec(seed=0) == RunSpec(seed=0, weight_decay=1.0)
+    True
+    """
+
+    def __init__(self, **settings: Any) -> None:
+        try:
+            super().__init__(**settings)
+        except ValidationError as error:
+            raise UserError(one_line(error, RunSpec)) from None
+
+    def model_post_init(self, _context: object) -> None:
+        check_choices(self)
+        self.resolve_model()
+        self.resolve_optimizer()
+        self.resolve_seeds()
+        check_precision(self.dropout, self.precision)
+        check_warmup(self.warmup_steps, self.n_steps)
+        self.resolve_data()
+
+    @cached_property
+    def id(self) -> str:
+        """Name of the run: 16 hexadecimal digits, a hash of the canonical form."""
+        text = json.dumps({"trajectory": TRAJECTORY_VERSION, **self.canonical()}, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> "RunSpec":
+        """As pydantic's, with an id of its own."""
+        copy = super().model_copy(update=update, deep=deep)
+        copy.__dict__.pop("id", None)
+        return copy
+
+    def canonical(self) -> dict[str, Any]:
+        """What identifies the run: every setting that differs from the default of its model and optimizer.
+
+        Settings at their defaults are left out so that a setting added later does not rename the runs made before it.
+        """
+        usual = defaults(self.model, self.optimizer)
+        return {name: v for name, v in self._identity().items() if name in SEEDS or v != usual.get(name)}
+
+    def given(self) -> dict[str, Any]:
+        """The settings that were asked for, as they were asked for; the rest are defaults."""
+        return {name: getattr(self, name) for name in self.model_fields_set}
+
+    @classmethod
+    def restored(cls, dump: Mapping[str, Any]) -> "RunSpec":
+        """The spec of a :meth:`model_dump`, with what it had derived from other settings derived again.
+
+        So that a grid over a spec read from a lab varies the seeds that follow ``seed``, as it would have at first.
+        """
+        source = {"q": "p", "hidden_size": "embedding_size", **dict.fromkeys(SEEDS, "seed")}
+        return cls(**{name: v for name, v in dump.items() if name not in source or v != dump[source[name]]})
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, RunSpec) and self.id == other.id
+
+    def __hash__(self) -> int:
+        return hash(self.id)
+
+    def _identity(self) -> dict[str, Any]:
+        dropped = (*_OPERATIONAL, "seed")
+        settings = self.model_dump(mode="json", exclude=set(dropped))
+        return {**settings, "model": self.model, "optimizer": self.optimizer}
+
+
+def defaults(model: str, optimizer: str) -> Mapping[str, Any]:
+    """What the settings that identify a run are when only its model and optimizer are given."""
+    key = (model, optimizer)
+    if key not in _DEFAULTS:
+        _DEFAULTS[key] = RunSpec(model=model, optimizer=optimizer)._identity()
+        del _DEFAULTS[key]["model"], _DEFAULTS[key]["optimizer"]
+    return _DEFAULTS[key]
+
+
+_DEFAULTS: dict[tuple[str, str], dict[str, Any]] = {}

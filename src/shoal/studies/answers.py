@@ -1,0 +1,142 @@
+"""Answers in words, each computed with what it rests on: how a quantity goes with a setting, and for whom it goes
+faster."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import polars as pl
+
+from shoal.analysis import SlopeDifference, TrendEstimate, slope_difference, trend
+from shoal.report import Cell, Table
+from shoal.report.panels import MODELS, Axis
+from shoal.report.words import number, p_value, with_interval
+
+FEW = 5  # seeds below which a bootstrap over them says little
+# what is asked about: column, symbol, whether small is good
+ASKED = (("log_valid_loss", "log₁₀ L_val", True), ("valid_accuracy", "A_val", False))
+
+
+@dataclass(frozen=True)
+class Case:
+    """Runs that differ in one setting: what to call them, the runs with their extrema, and the setting."""
+
+    name: str
+    frame: pl.DataFrame
+    axis: Axis
+
+
+def with_logs(extrema: pl.DataFrame) -> pl.DataFrame:
+    """With ``log_train_loss`` and ``log_valid_loss``, log₁₀; a loss that float32 took to 0 counts as its smallest."""
+    return extrema.with_columns(
+        pl.col(name).cast(pl.Float64).clip(lower_bound=1e-38).log10().alias(f"log_{name}")
+        for name in ("train_loss", "valid_loss")
+    )
+
+
+def per(axis: Axis) -> str:
+    """``per doubling of the width d`` or ``per unit of r_train``."""
+    return f"per doubling of {axis.title}" if axis.log else f"per unit of {axis.title}"
+
+
+def who_scales_better(cases: Sequence[Case], name: str) -> tuple[list[str], Table | None]:
+    """Slopes of both models, their difference over the seeds that both have, and whose is better.
+
+    Returns:
+        A sentence per quantity, and the table behind them; a sentence alone where there is one model.
+    """
+    rows, units = [], set()
+    verdicts: dict[str, list[str]] = {symbol: [] for _, symbol, _ in ASKED}
+    for case in cases:
+        if not {"lstm", "gpt"} <= set(case.frame["model"]):
+            continue
+        for column, symbol, small in ASKED:
+            found = slope_difference(
+                with_logs(case.frame), case.axis.column, column, "model", "lstm", "gpt", log2=case.axis.log is not None
+            )
+            verdict = _verdict(found, small)
+            verdicts[symbol].append(verdict)
+            units.add(found.units)
+            cells = [
+                number(found.first_slope),
+                number(found.second_slope),
+                with_interval(found.difference, found.low, found.high),
+            ]
+            rows.append(
+                (f"{symbol} {per(case.axis)}, {case.name}", [Cell(c) for c in (*cells, str(found.units), verdict)])
+            )
+    if not rows:
+        return ["One model alone: there is nothing to compare its scaling with."], None
+    sentences = [_summary(symbol, found) for symbol, found in verdicts.items()]
+    if min(units) < FEW:
+        sentences.append(f"These comparisons rest on {min(units)} seeds: their intervals are narrower than the truth.")
+    caption = (
+        "Slope of the least-squares line through all runs, of each model; their difference with its 95 % interval, by "
+        "drawing the seeds that both models have again (percentile bootstrap, 2,000 draws, the same seeds for both). A "
+        "loss scales better the more its logarithm falls, an accuracy the more it rises; open: the interval holds 0."
+    )
+    return sentences, Table(
+        name, ["slope", "LSTM", "GPT", "GPT − LSTM [95 %]", "seeds", "scales better"], rows, caption
+    )
+
+
+def _verdict(found: SlopeDifference, small: bool) -> str:
+    if found.difference is None or found.low is None or found.high is None or found.low <= 0 <= found.high:
+        return "open"
+    return "GPT" if (found.difference < 0) == small else "LSTM"
+
+
+def _summary(symbol: str, verdicts: Sequence[str]) -> str:
+    counts = {who: verdicts.count(who) for who in (*MODELS.values(), "open")}
+    if len(verdicts) == 1:
+        who = verdicts[0]
+        return f"In terms of {symbol} " + (
+            "no model clearly scales better." if who == "open" else f"the {who} scales better."
+        )
+    return (
+        f"In terms of {symbol}, of {len(verdicts)} comparisons the LSTM scales better in {counts['LSTM']}, the GPT in "
+        f"{counts['GPT']}, and {counts['open']} are open."
+    )
+
+
+def how_it_goes(
+    cases: Sequence[Case], columns: Sequence[tuple[str, str]], name: str
+) -> tuple[list[TrendEstimate], Table]:
+    """Rank correlation and slope of quantities over a setting.
+
+    Args:
+        cases: the runs.
+        columns: names of columns with their symbols.
+        name: of the table.
+    """
+    rows, trends = [], []
+    for case in cases:
+        for column, symbol in columns:
+            found = trend(with_logs(case.frame), case.axis.column, column, log2=case.axis.log is not None)
+            trends.append(found)
+            p = "–" if found.p is None else p_value(found.p).removeprefix("p = ").removeprefix("p ")
+            cells = [
+                with_interval(found.rho, found.rho_low, found.rho_high, 2),
+                p,
+                with_interval(found.slope, found.slope_low, found.slope_high),
+                str(found.runs),
+                str(found.units),
+            ]
+            rows.append((f"{symbol}, {case.name}", [Cell(cell) for cell in cells]))
+    caption = (
+        "ρ: Spearman's rank correlation over all runs, with its 95 % interval (drawing seeds again, percentile "
+        "bootstrap, 2,000 draws) and p of a permutation of the values within each seed; slope: of the least-squares "
+        "line, per doubling of a setting on a logarithmic axis, else per unit; –: all values are the same, or one seed."
+    )
+    return trends, Table(name, ["", "ρ [95 %]", "p", "slope [95 %]", "runs", "seeds"], rows, caption)
+
+
+def direction(found: TrendEstimate, small: bool) -> str:
+    """Whether it ``improves``, ``worsens`` or ``shows no clear change``, by the interval of ρ."""
+    if found.slope is None:
+        return "cannot be told (one setting alone)"
+    if found.rho is None:
+        return "is the same everywhere"
+    if found.rho_low is None or found.rho_high is None or found.rho_low <= 0 <= found.rho_high:
+        return f"shows no clear change (ρ = {found.rho:+.2f})"
+    verb = "improves" if (found.rho < 0) == small else "worsens"
+    return f"{verb} (ρ = {with_interval(found.rho, found.rho_low, found.rho_high, 2)})"

@@ -1,0 +1,179 @@
+"""Attention: where a GPT that has generalised looks.
+
+Source: the practical, problem 4, question 8: for two training equations a grid of layers × heads of attention weights,
+with labelled axes; which positions are attended to, by all heads or by some.
+"""
+
+import polars as pl
+import torch
+
+from shoal.analysis.attention import attention_by_position, attention_weights, focus, preference
+from shoal.equations import EQ
+from shoal.lab import Records
+from shoal.report import Cell, Figure, Report, Section, Table
+from shoal.report.attention import attention_grid
+from shoal.studies.base import Form, Grid
+from shoal.studies.parts import finished
+from shoal.studies.results import Results
+from shoal.studies.settings import per_model
+from shoal.tasks.arithmetic import ArithmeticData
+from shoal.tasks.build import build_data
+
+ABOUT = "where the heads of a GPT that has generalised look"
+QUESTION = "Where do the heads of a GPT that has generalised look?"
+GENERALISED = 0.9  # A_val of the kept model
+SAMPLES = 2
+
+
+def grids(quick: bool) -> list[Grid]:
+    """The GPTs of the sanity check."""
+    return per_model(quick, models=("gpt",))
+
+
+def report(results: Results, form: Form) -> Report:
+    """Maps of two training equations of the first run that generalised, and where attention goes in all that did."""
+    runs = _generalised(results)
+    if not runs:
+        best = float(results.extrema["valid_accuracy"].max())  # type: ignore[arg-type]  # accuracies are numbers
+        answer = (
+            f"None of {len(results.runs)} runs ended with A_val ≥ {GENERALISED} and a kept model (the best A_val of "
+            f"any step was {best:.3f}): there is no generalised model to look into. Train longer, or with more seeds."
+        )
+        return finished("attention", "Attention", QUESTION, [answer], [], results, form)
+    shown = runs[0]
+    data, model = build_data(results.specs[shown]), results.records.model(shown)
+    names = position_names(data)
+    pairs = data.train[:SAMPLES]
+    figures = [
+        _figure(data, attention_weights(model, data.rows(row.view(1))[0])[0], int(row), results.specs[shown].seed)
+        for row in pairs
+    ]
+    everywhere = pl.concat([_positions(results.records, run).with_columns(run=pl.lit(run)) for run in runs])
+    tables = [_by_head(results.records, shown, names), _by_position(everywhere, names)]
+    return finished(
+        "attention",
+        "Attention",
+        QUESTION,
+        answers(everywhere, names),
+        [
+            Section("Two training equations", figures=figures),
+            Section("Where attention goes, over all equations", tables=tables),
+        ],
+        results,
+        form,
+    )
+
+
+def _generalised(results: Results) -> list[str]:
+    """Runs whose last evaluation is at least at the threshold and whose model was kept, in order."""
+    last = results.curves.sort("step").group_by("run", maintain_order=True).last()
+    good = set(last.filter(pl.col("valid_accuracy") >= GENERALISED)["run"])
+    return [run for run in results.runs["run"] if run in good and results.records.model_files(run)]
+
+
+def position_names(data: ArithmeticData) -> list[str]:
+    """What stands at each input position of an equation of the longest order: ``BOS a + b = r``."""
+    row = data.rows(data.order.argmax().view(1))[0][0]
+    letters, out = iter("abc"), []
+    for token in data.tokenizer.decode(row).split():
+        out.append((next(letters, "r") if EQ not in out else "r") if token.isdigit() else token)
+    return out
+
+
+def _positions(records: Records, run: str) -> pl.DataFrame:
+    """Mean weights over every equation of the run's longest order."""
+    data = build_data(records.specs[run])
+    inputs = data.rows((data.order == data.order.max()).nonzero().flatten())[0]
+    parts = [attention_weights(records.model(run), part) for part in torch.split(inputs, 2048)]
+    return attention_by_position(torch.cat(parts))
+
+
+def answers(everywhere: pl.DataFrame, names: list[str]) -> list[str]:
+    """Which positions are attended to, by how many heads, in computed sentences."""
+    runs = everywhere["run"].n_unique()
+    prefer = pl.concat(
+        [
+            preference(own).with_columns(run=pl.lit(run))
+            for (run,), own in everywhere.group_by("run", maintain_order=True)
+        ]
+    )
+    heads = prefer.sort("ratio", descending=True).group_by("run", "layer", "head", maintain_order=True).first()
+    out = [
+        f"In {runs} run{'s' * (runs > 1)} that generalised, over all equations and all queries but the first: the key "
+        "that a head prefers, of all that a query can see, is " + _counted(heads, names) + "."
+    ]
+    for (layer,), own in prefer.group_by("layer", maintain_order=True):
+        means = own.group_by("run", "key").agg(pl.col("ratio").mean())
+        per_key = means.group_by("key").agg(pl.col("ratio").mean(), pl.col("ratio").std(ddof=0).alias("std"))
+        top = per_key.sort("ratio", descending=True).to_dicts()[0]
+        out.append(
+            f"Layer {int(str(layer)) + 1}: {names[top['key']]!r} receives most, {top['ratio']:.2f} ± {top['std']:.2f} "
+            f"times its even share (mean over heads ± standard deviation over {runs} runs)."
+        )
+    return [*out, _at_equality(everywhere, names)]
+
+
+def _counted(heads: pl.DataFrame, names: list[str]) -> str:
+    counts = heads["key"].value_counts(sort=True)
+    return ", ".join(f"{names[row['key']]!r} for {row['count']} of {len(heads)} heads" for row in counts.to_dicts())
+
+
+def _at_equality(everywhere: pl.DataFrame, names: list[str]) -> str:
+    """Where the position that has to give the result looks, in the last layer."""
+    query = names.index(EQ)
+    last = everywhere.filter(query=query, layer=everywhere["layer"].max())
+    means = last.group_by("run", "key").agg(pl.col("weight").mean()).group_by("key").agg(pl.col("weight").mean())
+    shares = ", ".join(f"{names[row['key']]!r} {row['weight']:.2f}" for row in means.sort("key").to_dicts())
+    return f"From '=', where the result is predicted, the last layer looks at {shares} (mean over heads and runs)."
+
+
+def _figure(data: ArithmeticData, weights: torch.Tensor, row: int, seed: int) -> Figure:
+    tokens = data.tokenizer.decode(data.rows(torch.tensor([row]))[0][0]).split()
+    text = " ".join(tokens)
+    caption = (
+        f"Attention weights of the GPT of seed {seed} for the training equation “{text}”: rows of the grid are layers, "
+        "columns heads; in each map a row is the query, a column the key it looks at, and every row sums to 1. Keys "
+        "after the query cannot be seen and are left blank."
+    )
+    number = "-".join(token for token in tokens if token.isdigit())
+    return Figure(f"attention-{number}", attention_grid(weights, tokens, f"“{text}”"), caption)
+
+
+def _by_head(records: Records, run: str, names: list[str]) -> Table:
+    data = build_data(records.specs[run])
+    inputs = data.rows((data.order == data.order.max()).nonzero().flatten())[0]
+    weights = attention_weights(records.model(run), inputs)
+    query = names.index(EQ)
+    mean, concentration = weights.double().mean(0)[:, :, query], focus(weights)[:, :, query]  # (L, H, S), (L, H)
+    rows = []
+    for layer in range(mean.shape[0]):
+        for head in range(mean.shape[1]):
+            own = mean[layer, head, : query + 1]
+            cells = [Cell(f"{w:.3f}", bool(w == own.max())) for w in own]
+            rows.append((f"layer {layer + 1}, head {head + 1}", [*cells, Cell(f"{concentration[layer, head]:.2f}")]))
+    caption = (
+        f"From the query '=' (where the result is predicted) to each key, mean over all {len(inputs):,} equations; run "
+        f"{run}, seed {records.specs[run].seed}; the largest in bold. focus: 1 − entropy / its largest value: 0 looks "
+        "everywhere alike, 1 at one key."
+    )
+    return Table("by-head", ["", *names[: query + 1], "focus"], rows, caption)
+
+
+def _by_position(everywhere: pl.DataFrame, names: list[str]) -> Table:
+    per_run = everywhere.group_by("run", "layer", "query", "key").agg(pl.col("weight").mean())
+    means = per_run.group_by("layer", "query", "key").agg(
+        pl.col("weight").mean(), pl.col("weight").std(ddof=0).alias("std")
+    )
+    rows = []
+    for (layer, query), own in means.sort("layer", "query", "key").group_by("layer", "query", maintain_order=True):
+        top = own["weight"].max()
+        texts = {
+            row["key"]: Cell(f"{row['weight']:.2f} ± {row['std']:.2f}", row["weight"] == top) for row in own.to_dicts()
+        }
+        cells = [texts.get(key, Cell("")) for key in range(len(names))]
+        rows.append((f"layer {int(str(layer)) + 1}, from {names[int(str(query))]}", cells))
+    caption = (
+        f"Mean weight over heads and all equations, ± population standard deviation over "
+        f"{everywhere['run'].n_unique()} runs that generalised; rows: query, columns: key; the largest in bold."
+    )
+    return Table("by-position", ["", *names], rows, caption)

@@ -1,0 +1,47 @@
+"""The practical's default runs, beside what four independent people reported of them."""
+
+import sys
+
+from shoal.report import Report
+from shoal.studies.base import Form, Grid, first_seeds
+from shoal.studies.cards.page import card_report
+from shoal.studies.cards.verdict import Published
+from shoal.studies.results import Results
+from shoal.studies.settings import per_model
+
+TITLE = "Reproduction: the practical's sanity check"
+ABOUT = "the practical's defaults: when LSTM and GPT generalise, beside four reports"
+SOURCE = (
+    "the practical on modular arithmetic, problem 4, questions 1 and 2, and three other people's runs of its defaults."
+)
+DEVIATIONS = (
+    "Initial values and batch order come from shoal's own streams, so that a seed does not give the same run as there.",
+    "Every report is a mean over two seeds; ours are single runs, which spread wider.",
+)
+_REPORTS: dict[str, dict[str, tuple[float, ...]]] = {
+    "lstm": {"t_train_accuracy": (300,), "t_valid_accuracy": (7850, 8700, 7550)},
+    "gpt": {"t_train_accuracy": (82.5, 82.5, 84), "t_valid_accuracy": (8400, 8800, 5650)},
+}
+_SYMBOLS = {"t_train_accuracy": "t_f(A_train)", "t_valid_accuracy": "t_f(A_val)"}
+PUBLISHED = tuple(
+    Published(
+        what=f"{model.upper()}: {_SYMBOLS[column]}, first step of the best accuracy",
+        value=value,
+        source=f"report {number}, mean of 2",
+        where={"model": model},
+        column=column,
+    )
+    for model, columns in _REPORTS.items()
+    for column, values in columns.items()
+    for number, value in enumerate(values, 1)
+)
+
+
+def grids(quick: bool) -> list[Grid]:
+    """The sanity check: two seeds, or sixteen."""
+    return per_model(False, seed=first_seeds((0, 42), 2 if quick else 16))
+
+
+def report(results: Results, form: Form) -> Report:
+    """The card."""
+    return card_report(sys.modules[__name__], "practical", results, form)

@@ -1,0 +1,189 @@
+"""Scaling compute: batch size and number of steps under a budget.
+
+Source: the practical, problem 4, question 6: B from 2^5 to 2^9, T = 2·10⁴ + 1, the best figures under αT steps for α
+from 0.1 to 1, and the best (B, T) for a budget C = P·B·T. The practical counts sequences; floating-point operations
+are reported beside them.
+"""
+
+from collections.abc import Sequence
+
+import altair as alt
+import polars as pl
+
+from shoal.analysis.budgets import budgeted, frontier, iso_compute
+from shoal.report import Cell, Figure, Report, Section, Table
+from shoal.report.figures import COLOURS, Chart, styled
+from shoal.report.panels import CURVES, MODELS, Axis, band_note, summary_panels
+from shoal.report.summary import show
+from shoal.studies.answers import Case, direction, how_it_goes
+from shoal.studies.base import Form, Grid
+from shoal.studies.parts import curves_figure, finished, summary_figure, times_section
+from shoal.studies.results import Results, number_of_runs
+from shoal.studies.settings import per_model
+from shoal.tasks.build import build_task
+
+ABOUT = "batch size and number of steps: the best way to spend a budget of compute"
+QUESTION = "For a budget of compute, which batch size and how many steps generalise best?"
+BATCH = Axis("train_batch_size", "batch size B", log=2)
+BUDGET = Axis("compute", "C = P·B·T", log=10)
+SHARE = Axis("share", "share α of the steps")
+QUANTITIES = {"valid_loss": ("L_val", True), "valid_accuracy": ("A_val", False)}
+
+
+def grids(quick: bool) -> list[Grid]:
+    """Both models over the batch size and the seeds."""
+    if quick:
+        return per_model(quick, train_batch_size=[32, 64, 128, 256], seed=[0, 1])
+    return per_model(quick, {"n_steps": 20_001}, train_batch_size=[32, 64, 128, 256, 512])
+
+
+def report(results: Results, form: Form) -> Report:
+    """Curves by B, the eight figures against B for each α, the frontier, and the answers."""
+    spent = budgeted(results.curves, _accounts(results))
+    curves, summaries, frontiers, tables = [], [], [], []
+    for model in results.models:
+        own, name = results.of(model=model), MODELS[model]
+        frame = spent.filter(model=model)
+        curves.append(curves_figure(own, BATCH, f"curves-{model}", f"{name} by batch size"))
+        title = f"{name} against B, under a share α of the steps"
+        summaries.append(summary_figure(own, BATCH, SHARE, f"summary-{model}", title, frame))
+        frontiers += [_frontier_figure(frame, model), _iso_figure(own, model)]
+        tables.append(_best_table(frame, model))
+    answers, trends = _trends(spent, results.models)
+    return finished(
+        "compute-scaling",
+        "Scaling compute",
+        QUESTION,
+        answers,
+        [
+            Section("Learning curves", figures=curves),
+            Section("Under a share of the steps", figures=summaries, tables=[trends]),
+            Section("The best way to spend a budget", [_counting(spent)], figures=frontiers, tables=tables),
+            times_section(results, BATCH, form),
+        ],
+        results,
+        form,
+    )
+
+
+def _accounts(results: Results) -> pl.DataFrame:
+    """The runs with what a step really sees: sequences and tokens in each."""
+    seen, tokens = {}, {}
+    for run, spec in results.specs.items():
+        task = build_task(spec)
+        seen[run] = min(spec.train_batch_size, len(task.splits["train"]))
+        tokens[run] = task.sequence_length
+    of_run = pl.col("run")
+    return results.runs.drop("state", "step").with_columns(
+        of_run.replace_strict(seen, return_dtype=pl.Int64).alias("sequences"),
+        of_run.replace_strict(tokens, return_dtype=pl.Int64).alias("tokens"),
+    )
+
+
+def _counting(spent: pl.DataFrame) -> str:
+    over = spent.filter(pl.col("sequences") < pl.col("train_batch_size"))
+    text = (
+        "C = P·B·T counts parameter-sequences, as the practical defines it; FLOP = 6·P·B·S·T counts the operations of "
+        "training over S tokens per sequence, attention over the sequence left out."
+    )
+    if over.is_empty():
+        return text
+    sizes = ", ".join(map(str, sorted(over["train_batch_size"].unique().to_list())))
+    seen = ", ".join(map(str, sorted(over["sequences"].unique().to_list())))
+    return f"{text} A step of batch size {sizes} sees only the {seen} training equations there are: FLOP counts these."
+
+
+def _frontier_figure(frame: pl.DataFrame, model: str) -> Figure:
+    n = number_of_runs(frame, ["train_batch_size", "share"])
+    caption = (
+        f"{MODELS[model]}: best L_val and A_val of runs that have spent a budget C = P·B·T (P fixed), one line per "
+        f"batch size B, points at the shares α of the steps; black: the best (B, T) for each budget. Vertical lines of "
+        f"the grid are lines of equal compute. Mean over {n} runs (seeds). Both axes of the loss are logarithmic."
+    )
+    return Figure(f"frontier-{model}", _frontier_chart(frame, f"{MODELS[model]}: performance for a budget"), caption)
+
+
+def _frontier_chart(frame: pl.DataFrame, title: str) -> Chart:
+    charts = []
+    x = alt.X(
+        "compute:Q",
+        title="C = P·B·T (parameter-sequences)",
+        scale=alt.Scale(type="log", nice=False, padding=8),
+        axis=alt.Axis(format="~e"),
+    )
+    for column, (symbol, small) in QUANTITIES.items():
+        means = frame.group_by("train_batch_size", "steps", "compute").agg(pl.col(column).mean()).sort("compute")
+        means = means.with_columns(pl.col("train_batch_size").cast(pl.String).alias("B"))
+        order = [str(b) for b in sorted(frame["train_batch_size"].unique().to_list())]
+        scale = alt.Scale(type="log", nice=False) if column == "valid_loss" else alt.Scale(domain=[0, 1])
+        y = alt.Y(f"{column}:Q", title=symbol, scale=scale)
+        colours = alt.Color("B:N", title="B", sort=order, scale=alt.Scale(domain=order, range=COLOURS[: len(order)]))
+        lines = alt.Chart(means).mark_line(point=alt.OverlayMarkDef(size=18), strokeWidth=1.4).encode(x, y, colours)
+        best = frontier(frame, "train_batch_size", column, small)
+        edge = alt.Chart(best).mark_line(interpolate="step-after", color="black", strokeWidth=1.2, strokeDash=[4, 2])
+        charts.append(alt.layer(lines, edge.encode(x, y)).properties(width=300, height=220))
+    return styled(alt.concat(*charts, columns=2, title=title))
+
+
+def _iso_figure(own: Results, model: str) -> Figure:
+    frame = iso_compute(own.curves, _accounts(own))
+    title = f"{MODELS[model]}: along lines of equal compute"
+    n = number_of_runs(frame, ["train_batch_size", "compute"])
+    caption = (
+        f"{title}: L_val and A_val against the batch size B where T = C / (P·B), one line per budget C, coloured by "
+        f"log₁₀ C. {band_note(n)} Points: runs."
+    )
+    chart = summary_panels(frame, BATCH, BUDGET, title, (CURVES[1], CURVES[3]), columns=2)
+    return Figure(f"iso-compute-{model}", chart, caption)
+
+
+def _best_table(frame: pl.DataFrame, model: str) -> Table:
+    """The best batch size for each budget that one of them spends."""
+    rows = []
+    budgets = sorted(frame["compute"].unique().to_list())
+    chosen = sorted({budgets[round(k * (len(budgets) - 1) / 9)] for k in range(10)})
+    best = {c: frontier(frame, "train_batch_size", c, small) for c, (_, small) in QUANTITIES.items()}
+    for budget in chosen:
+        cells = []
+        for column, found in best.items():
+            row = found.filter(pl.col("compute") == budget).to_dicts()[0]
+            cells += [
+                Cell(f"{row['train_batch_size']}"),
+                Cell(f"{row['steps']:,}"),
+                Cell(show(row[column], row["std"], False)),
+            ]
+        rows.append((f"{budget:.3g}", cells))
+    header = ["C", *(f"{what} for {symbol}" for symbol, _ in QUANTITIES.values() for what in ("B", "T", symbol))]
+    header = [name.replace("L_val for L_val", "L_val").replace("A_val for A_val", "A_val") for name in header]
+    caption = (
+        f"{MODELS[model]}: for a budget C = P·B·T (parameter-sequences), the batch size B and number of steps T, of "
+        "those that spend no more, with the smallest mean L_val and with the largest mean A_val; mean ± population "
+        "standard deviation over seeds."
+    )
+    return Table(f"best-{model}", header, rows, caption)
+
+
+def _trends(spent: pl.DataFrame, models: Sequence[str]) -> tuple[list[str], Table]:
+    """Whether validation improves with B and with α: at the smallest, the middle and the largest of the other."""
+    cases = []
+    for model in models:
+        own = spent.filter(model=model)
+        shares, sizes = (sorted(own[name].unique().to_list()) for name in ("share", "train_batch_size"))
+        cases += [
+            Case(f"{MODELS[model]} with B at α = {share:g}", own.filter(share=share), BATCH)
+            for share in (shares[0], shares[len(shares) // 2 - 1], shares[-1])
+        ]
+        cases += [
+            Case(f"{MODELS[model]} with α at B = {size}", own.filter(train_batch_size=size), SHARE)
+            for size in (sizes[0], sizes[-1])
+        ]
+    columns = [("log_valid_loss", "log₁₀ L_val"), ("valid_accuracy", "A_val")]
+    found, table = how_it_goes(cases, columns, "trends")
+    sentences = []
+    for number, case in enumerate(cases):
+        loss, accuracy = found[2 * number : 2 * number + 2]
+        sentences.append(f"{case.name}: L_val {direction(loss, True)}, A_val {direction(accuracy, False)}.")
+    return [
+        *sentences,
+        "A best value under αT steps cannot get worse as α grows: what is asked there is by how much.",
+    ], table

@@ -1,0 +1,98 @@
+"""Scaling data: how much of the table of sums must train before the rest is understood.
+
+Source: the practical, problem 4, question 3: r_train from 0.1 to 0.9, curves coloured by r_train, eight summary plots,
+and the thresholds of generalisation (A_val >= 0.9) and of pure memorisation (A_train = 1 with A_val <= 0.5).
+"""
+
+import polars as pl
+
+from shoal.report import Report, Section
+from shoal.report.panels import MODEL, MODELS, Axis
+from shoal.studies.answers import Case, who_scales_better
+from shoal.studies.base import Form, Grid
+from shoal.studies.parts import curves_figure, finished, summary_figure, summary_table, times_section
+from shoal.studies.results import Results, trained_equations
+from shoal.studies.settings import per_model
+
+ABOUT = "how much training data it takes to generalise: r_train from 0.1 to 0.9"
+QUESTION = "How much of the table of sums has to train before the rest is understood, and which model needs less?"
+R_TRAIN = Axis("r_train", "r_train")
+GENERALISES, MEMORISES, ONLY = 0.9, 0.99, 0.5  # A_val from which, A_train from which, A_val up to which
+
+
+def grids(quick: bool) -> list[Grid]:
+    """Both models over r_train and the seeds."""
+    if quick:
+        # the whole training set at every step, as in the full form: a last batch of a few equations would be noise
+        return per_model(quick, {"train_batch_size": 512}, r_train=[0.3, 0.4, 0.5, 0.6, 0.7, 0.8], seed=[0, 1])
+    return per_model(quick, r_train=[0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9])
+
+
+def report(results: Results, form: Form) -> Report:
+    """Curves, eight summary plots, the table, and the answers."""
+    curves = [
+        curves_figure(results.of(model=model), R_TRAIN, f"curves-{model}", f"{MODELS[model]} by r_train")
+        for model in results.models
+    ]
+    scaling, slopes = who_scales_better([Case("over r_train", results.extrema, R_TRAIN)], "slopes")
+    summary = summary_figure(results, R_TRAIN, MODEL, "summary", "Both models against r_train")
+    return finished(
+        "data-scaling",
+        "Scaling data",
+        QUESTION,
+        [*scaling, *(thresholds(results.of(model=model)) for model in results.models)],
+        [
+            Section("Learning curves", figures=curves),
+            Section(
+                "Against the share of training data",
+                figures=[summary],
+                tables=[summary_table(results, [R_TRAIN], "by-r-train"), *([slopes] if slopes else [])],
+            ),
+            times_section(results, R_TRAIN, form),
+        ],
+        results,
+        form,
+    )
+
+
+def thresholds(own: Results) -> str:
+    """The smallest r_train that generalises and the largest that only memorises, of one model, and what is between."""
+    accuracy, memory = pl.col("valid_accuracy"), pl.col("train_accuracy")
+    shares = own.extrema.group_by("r_train").agg(
+        (accuracy >= GENERALISES).all().alias("all_generalise"),
+        (accuracy >= GENERALISES).any().alias("one_generalises"),
+        ((memory >= MEMORISES) & (accuracy <= ONLY)).all().alias("all_memorise"),
+    )
+    name = MODELS[own.models[0]]
+    general = shares.filter("all_generalise")["r_train"].to_list()
+    first = shares.filter("one_generalises")["r_train"].to_list()
+    memorise = shares.filter("all_memorise")["r_train"].to_list()
+    name = MODELS[own.models[0]]
+    if general:
+        text = (
+            f"{name}: the smallest r_train at which every run generalises (A_val ≥ {GENERALISES}) is {min(general):g}"
+        )
+    else:
+        text = f"{name}: at no r_train tried does every run generalise (A_val ≥ {GENERALISES})"
+    if first and first != general and min(first) != min(general, default=None):
+        text += f" (at {min(first):g} at least one does)"
+    if not memorise:
+        return f"{text}; at none do all runs only memorise (A_train ≥ {MEMORISES}, A_val ≤ {ONLY})."
+    text += f"; the largest at which all only memorise (A_train ≥ {MEMORISES}, A_val ≤ {ONLY}) is {max(memorise):g}"
+    return f"{text}: {_gap(own, min(general), max(memorise))}" if general else f"{text}."
+
+
+def _gap(own: Results, smallest: float, largest: float) -> str:
+    sizes = {spec.r_train: trained_equations(spec) for spec in own.specs.values()}
+    more = sizes[smallest] - sizes[largest]
+    steps = sorted(sizes)
+    between = steps.index(smallest) - steps.index(largest)
+    width = f"a gap of {smallest - largest:.2g}, {more} equations ({sizes[largest]} → {sizes[smallest]})"
+    if between <= 1:
+        return (
+            f"{width}, the finest this grid can tell: the change is sharp. A rule that fits everything is learned as "
+            "soon as it costs less than a table, which each further equation makes longer but the rule not."
+        )
+    return (
+        f"{width}: in between, whether a run generalises within its {own.spec().n_steps:,} steps depends on the seed."
+    )

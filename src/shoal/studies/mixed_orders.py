@@ -1,0 +1,107 @@
+"""Mixed orders: binary and ternary sums learned together.
+
+Source: the practical, problem 4, question 4: p = 11, orders 2 and 3, half of each order trains; loss and accuracy on
+all equations and on each order apart.
+"""
+
+from statistics import median
+
+import polars as pl
+
+from shoal.analysis import first_step_at_least
+from shoal.report import Cell, Figure, Report, Section, Table, learning_curves
+from shoal.report.panels import MODELS
+from shoal.studies.base import Form, Grid
+from shoal.studies.parts import finished
+from shoal.studies.results import FIGURES, Results
+from shoal.studies.settings import per_model
+
+ABOUT = "binary and ternary sums learned together, and which of them first"
+QUESTION = "Binary and ternary sums learned together: does one kind come before the other?"
+EVENTS = {"memorised": ("train", 0.99), "generalised": ("valid", 0.9)}
+ORDERS = {2: "binary", 3: "ternary"}
+_BOTH = {"operation_orders": (2, 3), "split_per_order": True}
+
+
+def grids(quick: bool) -> list[Grid]:
+    """Both models over the seeds; the quick form has a smaller modulus."""
+    if quick:
+        return per_model(quick, {**_BOTH, "p": 7, "train_batch_size": 512})
+    return per_model(quick, {**_BOTH, "p": 11})
+
+
+def report(results: Results, form: Form) -> Report:
+    """Curves of all equations and of each order, the ten figures of each, and which order comes first."""
+    sections = [
+        Section(MODELS[model], figures=[figure for order in (None, 2, 3) for figure in _figures(results, model, order)])
+        for model in results.models
+    ]
+    answers = [which_first(results.of(model=model)) for model in results.models]
+    sections.append(Section("Which order is learned first", tables=[_times_table(results)]))
+    return finished("mixed-orders", "Mixed orders", QUESTION, answers, sections, results, form)
+
+
+def first_steps(own: Results) -> pl.DataFrame:
+    """For each run the first steps at which it memorised and generalised each order; null where it did not.
+
+    Returns:
+        ``run`` and ``memorised_2``, ``memorised_3``, ``generalised_2`` and ``generalised_3``.
+    """
+    frame = own.runs.select("run")
+    for event, (split, threshold) in EVENTS.items():
+        for order in ORDERS:
+            steps = first_step_at_least(own.curves, f"{split}_accuracy_order{order}", threshold)
+            frame = frame.join(steps.rename({"step": f"{event}_{order}"}), on="run", how="left", maintain_order="left")
+    return frame
+
+
+def which_first(own: Results) -> str:
+    """Which order one model learned first, in one computed sentence; a run that never gets there counts as later."""
+    frame, parts = first_steps(own), []
+    for event in EVENTS:
+        two, three = (pl.col(f"{event}_{order}").cast(pl.Float64).fill_null(float("inf")) for order in ORDERS)
+        counts = frame.select(first=(two < three).sum(), later=(two > three).sum()).to_dicts()[0]
+        both = frame.drop_nulls([f"{event}_2", f"{event}_3"])
+        gaps = (both[f"{event}_3"] - both[f"{event}_2"]).to_list()
+        text = f"{event} binary equations first in {counts['first']} and ternary first in {counts['later']}"
+        text += f" (ternary {median(gaps):+,.0f} steps in the median of {len(gaps)} with both)" if gaps else ""
+        never = len(frame.filter(two.is_infinite() & three.is_infinite()))
+        parts.append(text + (f", neither in {never}" if never else ""))
+    return f"Of {len(frame)} runs of the {MODELS[own.models[0]]}, {' and '.join(parts)}.".replace("-", "−")
+
+
+def _times_table(results: Results) -> Table:
+    rows = []
+    for model in results.models:
+        frame = first_steps(results.of(model=model))
+        for row in frame.to_dicts():
+            cells = [Cell("–" if row[c] is None else f"{row[c]:,}") for c in frame.columns if c != "run"]
+            rows.append((f"{MODELS[model]}, run {row['run'][:8]}, seed {results.specs[row['run']].seed}", cells))
+    header = ["", *(f"{event} {ORDERS[order]}" for event in EVENTS for order in ORDERS)]
+    rules = ", ".join(
+        f"{event}: A_{'val' if s == 'valid' else s} of that order ≥ {t}" for event, (s, t) in EVENTS.items()
+    )
+    return Table("first-steps", header, rows, f"First evaluated step of each event ({rules}); –: not within its steps.")
+
+
+def of_order(curves: pl.DataFrame, order: int | None) -> pl.DataFrame:
+    """The curves with loss and accuracy those of one order; None for all equations."""
+    if order is None:
+        return curves
+    return curves.drop(FIGURES).rename({f"{name}_order{order}": name for name in FIGURES})
+
+
+def _figures(results: Results, model: str, order: int | None) -> list[Figure]:
+    own = of_order(results.of(model=model).curves, order)
+    equations = "all equations" if order is None else f"{ORDERS[order]} equations"
+    figures = []
+    for quantity in ("loss", "accuracy"):
+        title = f"{MODELS[model]}, {equations}: {quantity}"
+        caption = (
+            f"{quantity.capitalize()} of the {MODELS[model]} on {equations} against the training step (logarithmic, "
+            f"from step 1). Thin lines: each of N = {own['run'].n_unique()} runs; thick: their mean; shaded: mean ± "
+            "one population standard deviation, kept inside what the runs took."
+        )
+        name = f"{model}-{'all' if order is None else ORDERS[order]}-{quantity}"
+        figures.append(Figure(name, learning_curves(own, quantity, title), caption))
+    return figures

@@ -1,0 +1,79 @@
+"""Scaling models: depth and width.
+
+Source: the practical, problem 4, question 5: L in 1, 2, 3 and d in 64, 128, 256 (the LSTM's hidden size is d), curves
+for each L coloured by log2 d, the eight figures against d, L and P, the parameters without embeddings.
+"""
+
+from shoal.report import Report, Section, Table
+from shoal.report.panels import MODEL, MODELS, Axis
+from shoal.studies.answers import Case, who_scales_better
+from shoal.studies.base import Form, Grid
+from shoal.studies.parts import curves_figure, finished, summary_figure, summary_table
+from shoal.studies.results import Results
+from shoal.studies.settings import per_model
+
+ABOUT = "depth and width: L layers of width d, against the number of parameters"
+QUESTION = "Does a deeper, wider or larger model generalise better or sooner, and which model gains more from it?"
+WIDTH = Axis("embedding_size", "width d", log=2)
+DEPTH = Axis("num_layers", "layers L")
+SIZE = Axis("parameters", "parameters P", log=10)
+
+
+def grids(quick: bool) -> list[Grid]:
+    """Both models over depth, width and the seeds."""
+    if quick:
+        return per_model(quick, num_layers=[1, 2], embedding_size=[16, 32, 64], seed=[0, 1])
+    return per_model(quick, num_layers=[1, 2, 3], embedding_size=[64, 128, 256])
+
+
+def report(results: Results, form: Form) -> Report:
+    """Curves per depth, summaries against d, L and P, the table, and the answers."""
+    curves = [
+        curves_figure(own, WIDTH, f"curves-{model}-{depth}", f"{MODELS[model]}, L = {depth}")
+        for model in results.models
+        for depth in results.of(model=model).values("num_layers")
+        if not (own := results.of(model=model, num_layers=depth)).curves.is_empty()
+    ]
+    summaries = []
+    for model in results.models:
+        own, name = results.of(model=model), MODELS[model]
+        summaries += [
+            summary_figure(own, WIDTH, DEPTH, f"by-width-{model}", f"{name} against d, by L"),
+            summary_figure(own, DEPTH, WIDTH, f"by-depth-{model}", f"{name} against L, by d"),
+        ]
+    summaries.append(summary_figure(results, SIZE, MODEL, "by-size", "Both models against P"))
+    table = summary_table(results, [DEPTH, WIDTH], "by-depth-and-width")
+    scaling, slopes = _comparisons(results)
+    return finished(
+        "model-scaling",
+        "Scaling models",
+        QUESTION,
+        scaling,
+        [
+            Section("Learning curves", figures=curves),
+            Section("Against size", figures=summaries, tables=[table]),
+            Section("Which model scales better", tables=slopes),
+        ],
+        results,
+        form,
+    )
+
+
+def _comparisons(results: Results) -> tuple[list[str], list[Table]]:
+    """Which model scales better with d for each L, with L for each d, and with P: sentences, and a table of each."""
+    groups = {
+        "For fixed L, with d": [
+            Case(f"L = {depth}", results.of(num_layers=depth).extrema, WIDTH) for depth in results.values("num_layers")
+        ],
+        "For fixed d, with L": [
+            Case(f"d = {width}", results.of(embedding_size=width).extrema, DEPTH)
+            for width in results.values("embedding_size")
+        ],
+        "With P": [Case("all runs", results.extrema, SIZE)],
+    }
+    answers, tables = [], []
+    for (question, cases), name in zip(groups.items(), ("slopes-width", "slopes-depth", "slopes-size"), strict=True):
+        sentences, table = who_scales_better([case for case in cases if not case.frame.is_empty()], name)
+        answers += [f"{question}:", *sentences]
+        tables += [] if table is None else [table]
+    return answers, tables

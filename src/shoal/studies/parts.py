@@ -1,0 +1,103 @@
+"""Sections that several studies share."""
+
+from collections.abc import Sequence
+
+import polars as pl
+
+from shoal.analysis import mean_and_std, time_to
+from shoal.report import Cell, Figure, Report, Section, Table
+from shoal.report.panels import CURVES, MODELS, Axis, Panel, band_note, curve_panels, summary_panels
+from shoal.report.summary import QUANTITIES, SYMBOLS, provenance, show
+from shoal.report.survival import logrank_sentence, survival_figure, survival_table
+from shoal.studies.base import Form
+from shoal.studies.results import Results, number_of_runs
+
+
+def finished(
+    name: str,
+    title: str,
+    question: str,
+    answers: Sequence[str],
+    sections: Sequence[Section],
+    results: Results,
+    form: Form,
+) -> Report:
+    """A study's report: its answers first, what is missing before them, then its sections and how it was made."""
+    return Report(
+        title=f"{title}{' (quick form)' if form.quick else ''}",
+        lead=question,
+        answers=[*results.shortcomings(), *answers],
+        sections=[*sections, provenance(results.records, f"shoal study run {name}{form.flags()}")],
+    )
+
+
+def curves_figure(results: Results, colour: Axis, name: str, title: str, panels: Sequence[Panel] = CURVES) -> Figure:
+    """L_train, L_val, A_train and A_val against the step, coloured by a setting."""
+    n = number_of_runs(results.curves, [colour.column])
+    what = "Loss L (nats per scored token, logarithmic) and accuracy A (share of equations answered whole)"
+    caption = (
+        f"{title}. {what} on the training and the validation equations against the training step (logarithmic, from "
+        f"step 1), coloured by {colour.label}. {band_note(n)}"
+    )
+    return Figure(name, curve_panels(results.curves, colour, title, panels), caption)
+
+
+def summary_figure(
+    results: Results, x: Axis, colour: Axis, name: str, title: str, extrema: pl.DataFrame | None = None
+) -> Figure:
+    """The four best values and the steps of each against a setting."""
+    shown = results.extrema if extrema is None else extrema
+    n = number_of_runs(shown, list(dict.fromkeys(["model", x.column, colour.column])))
+    by = "the model" if colour.names else colour.label
+    caption = (
+        f"{title}: best loss and accuracy of a run and t_f, the first evaluated step of each, against {x.title}, "
+        f"coloured by {by}. {band_note(n)} Points: runs. Loss axes are logarithmic."
+    )
+    return Figure(name, summary_panels(shown, x, colour, title), caption)
+
+
+def times_section(results: Results, axis: Axis, form: Form) -> Section:
+    """When runs generalised, by a setting and for each threshold: those that never did are censored, not dropped."""
+    figures, tables, words = [], [], []
+    states = results.runs.select("run", "state", "step")
+    for threshold in form.thresholds:
+        reached = f"validation accuracy {threshold:g}"
+        times = time_to(results.curves, "valid_accuracy", threshold, states=states)
+        times = times.join(
+            results.runs.select(pl.exclude("state", "step")), on="run", how="left", maintain_order="left"
+        )
+        by_model = [(model, times.filter(model=model)) for model in results.models]
+        groups = [("", "both models", times)] if axis.names else [(f"-{m}", MODELS[m], own) for m, own in by_model]
+        for suffix, name, own in groups:
+            tag = f"{threshold:g}".replace(".", "") + suffix
+            named = own.with_columns(pl.col(axis.column).replace(dict(axis.names))) if axis.names else own
+            named = named.rename({axis.column: axis.title})
+            title = f"{name}: reached A_val ≥ {threshold:g}"
+            figures.append(survival_figure(f"times-{tag}", named, axis.title, title, reached, log_x=True))
+            tables.append(survival_table(f"times-{tag}", named, axis.title, f"{reached} ({name})"))
+            words.append(f"{name}, A_val ≥ {threshold:g}: {logrank_sentence(named, axis.title)}")
+    return Section("Time to generalise", words, figures, tables)
+
+
+def summary_table(results: Results, settings: Sequence[Axis], name: str) -> Table:
+    """Ten figures per combination of settings, mean ± std over seeds, the best of each column and model in bold."""
+    by = ["model", *(axis.column for axis in settings if axis.column != "model")]
+    groups = mean_and_std(results.extrema.select(*by, *(q.column for q in QUANTITIES)), by).sort(by)
+    best = {
+        (q.column, model): (min if q.small_is_best else max)(own[q.column].to_list())
+        for (model,), own in groups.group_by("model")
+        for q in QUANTITIES
+    }
+    rows = []
+    for row in groups.iter_rows(named=True):
+        label = ", ".join([MODELS[row["model"]], *(f"{c} {row[c]:g}" for c in by[1:])])
+        cells = [
+            Cell(show(row[q.column], row[f"{q.column}_std"], q.is_step), row[q.column] == best[q.column, row["model"]])
+            for q in QUANTITIES
+        ]
+        rows.append((f"{label} (N = {row['N']})", cells))
+    caption = (
+        "Mean ± population standard deviation over seeds; N: runs; the best of each column in bold, for each model. "
+        + SYMBOLS
+    )
+    return Table(name, ["setting", *(q.symbol for q in QUANTITIES)], rows, caption)

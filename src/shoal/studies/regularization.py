@@ -1,0 +1,145 @@
+"""Regularisation: weight decay and the norm of the parameters.
+
+Source: the practical, problem 4, question 7: an LSTM with weight decay 1/4 to 1 for 4·10⁴ + 1 steps, with the ℓ₂ norm
+of its parameters; how the figures change with the weight decay, and whether the norm moves before generalisation.
+"""
+
+import numpy as np
+import polars as pl
+
+from shoal.analysis import first_step_at_least
+from shoal.report import Cell, Report, Section, Table
+from shoal.report.panels import CURVES, MODEL, MODELS, Axis, Panel
+from shoal.studies.answers import Case, direction, how_it_goes
+from shoal.studies.base import Form, Grid
+from shoal.studies.parts import curves_figure, finished, summary_figure, summary_table, times_section
+from shoal.studies.results import Results
+from shoal.studies.settings import per_model
+
+ABOUT = "weight decay, and the norm of the parameters before and after generalisation"
+QUESTION = (
+    "What does weight decay do to loss, accuracy and the steps they take, and what does the norm of the parameters do?"
+)
+WEIGHT_DECAY = Axis("weight_decay", "weight decay")
+STEPS = (("t_valid_loss", "t_f(L_val)"), ("t_valid_accuracy", "t_f(A_val)"))
+MEMORISED, GENERALISED = 0.99, 0.99  # A_train and A_val
+NORM = Panel("l2_norm", "‖θ‖₂")
+
+
+def grids(quick: bool) -> list[Grid]:
+    """An LSTM over weight decay and the seeds."""
+    settings = {} if quick else {"n_steps": 40_001}
+    return per_model(quick, settings, models=("lstm",), weight_decay=[0.25, 0.5, 0.75, 1.0])
+
+
+def report(results: Results, form: Form) -> Report:
+    """Curves with the norm, the eight figures against the weight decay, the table, and the answers."""
+    model = results.models[0]
+    title = f"{MODELS[model]} by weight decay"
+    curves = curves_figure(results, WEIGHT_DECAY, "curves", title, (*CURVES, NORM))
+    summary = summary_figure(results, WEIGHT_DECAY, MODEL, "summary", f"{MODELS[model]} against weight decay")
+    columns = [("log_valid_loss", "log₁₀ L_val"), ("valid_accuracy", "A_val"), *STEPS]
+    trends, table = how_it_goes([Case("all runs", results.extrema, WEIGHT_DECAY)], columns, "trends")
+    answers = [
+        f"With the weight decay L_val {direction(trends[0], True)}, A_val {direction(trends[1], False)}, t_f(L_val) "
+        f"{direction(trends[2], True)} and t_f(A_val) {direction(trends[3], True)} (a smaller t_f is better).",
+        _best(results),
+        *norm_answers(results),
+    ]
+    return finished(
+        "regularization",
+        "Regularisation",
+        QUESTION,
+        answers,
+        [
+            Section("Learning curves and norm", figures=[curves], tables=[_norm_table(results)]),
+            Section(
+                "Against the weight decay",
+                figures=[summary],
+                tables=[summary_table(results, [WEIGHT_DECAY], "by-weight-decay"), table],
+            ),
+            times_section(results, WEIGHT_DECAY, form),
+        ],
+        results,
+        form,
+    )
+
+
+def _best(results: Results) -> str:
+    means = results.extrema.group_by("weight_decay").agg(pl.col("valid_loss").mean()).sort("valid_loss")
+    best = means.to_dicts()[0]
+    return f"The smallest mean L_val, {best['valid_loss']:.3g}, is at weight decay {best['weight_decay']:g}."
+
+
+def norms(results: Results) -> pl.DataFrame:
+    """‖θ‖₂ of each run at its start, where it memorised, at its peak until then or until its end, where it generalised
+    and at its end.
+
+    Returns:
+        ``run``, ``weight_decay``, ``start``, ``memorised``, ``peak`` (largest before generalisation, or of all),
+        ``generalised`` and ``end``; null where it did not memorise or generalise.
+    """
+    curves = results.curves.sort("step").filter(pl.col("l2_norm").is_finite())
+    memorised = first_step_at_least(curves, "train_accuracy", MEMORISED).rename({"step": "t_memorised"})
+    generalised = first_step_at_least(curves, "valid_accuracy", GENERALISED).rename({"step": "t_generalised"})
+    timed = curves.join(memorised, on="run").join(generalised, on="run")
+    norm, step = pl.col("l2_norm"), pl.col("step")
+    before = (step <= pl.col("t_generalised")) | pl.col("t_generalised").is_null()
+    return timed.group_by("run", "weight_decay", maintain_order=True).agg(
+        norm.first().alias("start"),
+        norm.filter(step == pl.col("t_memorised")).first().alias("memorised"),
+        norm.filter(before).max().alias("peak"),
+        norm.filter(step == pl.col("t_generalised")).first().alias("generalised"),
+        norm.last().alias("end"),
+    )
+
+
+def norm_answers(results: Results) -> list[str]:
+    """Whether the norm moves before generalisation, in computed sentences."""
+    frame = norms(results)
+    both = frame.drop_nulls(["memorised", "generalised"])
+    if both.is_empty():
+        return [f"No run both memorised and generalised (A_val ≥ {GENERALISED}): the norm cannot be followed there."]
+    change, peak = (both["generalised"] / both[name] - 1 for name in ("memorised", "peak"))
+    out = [
+        f"Between memorising and generalising ‖θ‖₂ fell in {int((change < 0).sum())} of {len(both)} runs; it "
+        f"changed by {_percent(change)} in the mean ({_percent(change.sort()[:1])} to {_percent(change.sort()[-1:])}). "
+        f"At generalisation it stood at {_percent(peak)} from its peak before, in the mean."
+    ]
+    rest = frame.filter(pl.col("generalised").is_null())
+    if len(rest):
+        end = rest["end"] / rest["peak"] - 1
+        out.append(
+            f"The {len(rest)} runs that did not generalise ended at {_percent(end)} from their peak in the mean."
+        )
+    return [
+        *out,
+        "Weight decay shrinks what the loss does not hold: once the training equations are known, the norm falls along "
+        "solutions that all fit them, until one of small norm, which is the rule, costs least. The numbers show the "
+        "order of events, not that one causes the other.",
+    ]
+
+
+def _percent(values: pl.Series) -> str:
+    """``+3 %``: the mean change."""
+    return f"{100 * float(np.mean(values.to_numpy())):+.0f} %".replace("-", "−")
+
+
+def _norm_table(results: Results) -> Table:
+    """Mean ± std of the norm at its stations for each weight decay."""
+    stations = ("start", "peak", "memorised", "generalised", "end")
+    rows = []
+    for (decay,), own in norms(results).sort("weight_decay").group_by("weight_decay", maintain_order=True):
+        cells = []
+        for station in stations:
+            known = own[station].drop_nulls()
+            values = known.to_numpy()
+            spread = f"{values.mean():.1f} ± {values.std():.1f} ({len(values)})" if len(values) else "–"
+            cells.append(Cell(spread))
+        rows.append((f"weight decay {decay}", cells))
+    caption = (
+        "‖θ‖₂, the ℓ₂ norm of all parameters, at the first step, at its largest before generalising (or of all, where "
+        f"a run did not), where A_train first was ≥ {MEMORISED}, where A_val first was ≥ {GENERALISED}, and at the "
+        "last step; mean ± population standard deviation over the (number of) runs that got there."
+    )
+    return Table("norms", ["", *stations], rows, caption)

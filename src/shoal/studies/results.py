@@ -1,0 +1,116 @@
+"""What a study's runs have come to, as the frames that its figures and answers are made from."""
+
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any
+
+import polars as pl
+
+from shoal.analysis import extrema
+from shoal.equations import split_sizes
+from shoal.errors import LabError
+from shoal.lab import Records
+from shoal.spec import RunSpec
+from shoal.tasks.build import count_run_parameters
+
+FIGURES = ("train_loss", "valid_loss", "train_accuracy", "valid_accuracy")
+
+
+class Results:
+    """Curves and extrema of every run that has been evaluated, each row with the settings of its run.
+
+    Raises:
+        LabError: nothing has been evaluated yet.
+    """
+
+    def __init__(self, records: Records) -> None:
+        self.records = records
+        self.specs = records.specs
+        metrics = records.curves()
+        if metrics.is_empty():
+            raise LabError("none of these runs has been evaluated yet")
+        self.runs = records.runs().with_columns(
+            pl.col("run").replace_strict(self._sizes(), return_dtype=pl.Int64).alias("parameters")
+        )
+        own = [name for name in metrics.columns if name == "run" or name not in self.runs.columns or name == "step"]
+        settings = self.runs.select(pl.exclude("state", "step"))
+        self.curves = metrics.select(own).join(settings, on="run", how="left", maintain_order="left")
+
+    def _sizes(self) -> dict[str, int]:
+        return {run: count_run_parameters(spec) for run, spec in self.specs.items()}
+
+    def of(self, **settings: object) -> "Results":
+        """Those of the runs that have these settings."""
+        kept = object.__new__(Results)
+        kept.records = self.records
+        kept.runs = self.runs.filter(**settings)
+        kept.specs = {run: self.specs[run] for run in kept.runs["run"]}
+        kept.curves = self.curves.filter(pl.col("run").is_in(kept.runs["run"].to_list()))
+        return kept
+
+    @cached_property
+    def extrema(self) -> pl.DataFrame:
+        """One row per run: best values and the first step of each, beside its settings."""
+        return self.extrema_until(None)
+
+    def extrema_until(self, t_max: int | None) -> pl.DataFrame:
+        """The same up to step ``t_max``."""
+        best = extrema(self.curves, t_max)
+        return best.join(self.runs.select(pl.exclude("state", "step")), on="run", how="left", maintain_order="left")
+
+    @property
+    def models(self) -> list[str]:
+        """Model families of which something has been evaluated, in the order of the runs."""
+        return self.evaluated["model"].unique(maintain_order=True).to_list()
+
+    def values(self, setting: str) -> list[Any]:
+        """The values that a setting takes in what has been evaluated, in order."""
+        return sorted(self.evaluated[setting].unique().to_list())
+
+    @property
+    def evaluated(self) -> pl.DataFrame:
+        """The runs of which there are results."""
+        return self.runs.filter(pl.col("run").is_in(self.curves["run"].unique().to_list()))
+
+    def spec(self) -> RunSpec:
+        """Any run's, for what all have in common."""
+        return next(iter(self.specs.values()))
+
+    def shortcomings(self) -> list[str]:
+        """What is missing, diverged or unfinished, in sentences; nothing where every run is whole."""
+        here = self.evaluated
+        absent = self.runs.join(here, on="run", how="anti", maintain_order="left")
+        diverged = here.filter(state="diverged")
+        partial = here.filter(~pl.col("state").is_in(["done", "diverged"]))
+        out = []
+        if len(absent):
+            out.append(f"Missing: {len(absent)} of {len(self.runs)} runs have no results yet ({_named(absent)}).")
+        if len(partial):
+            out.append(
+                f"Unfinished: {len(partial)} of {len(self.runs)} runs ({_named(partial)}) enter with what they have "
+                "reached; their extrema may still improve."
+            )
+        if len(diverged):
+            out.append(
+                f"Diverged: {len(diverged)} of {len(self.runs)} runs ({_named(diverged)}) enter with what they "
+                "reached before; means over runs leave them out after that step."
+            )
+        return out
+
+
+def _named(runs: pl.DataFrame, most: int = 6) -> str:
+    names = [f"{row['run'][:8]} {row['state']} at step {row['step']:,}" for row in runs.head(most).to_dicts()]
+    return ", ".join(names) + (f" and {len(runs) - most} more" if len(runs) > most else "")
+
+
+def number_of_runs(frame: pl.DataFrame, by: Sequence[str]) -> str:
+    """``N = 2`` or ``N = 1 to 3``: runs per combination of settings."""
+    counts = frame.group_by(by).agg(pl.col("run").n_unique())["run"]
+    low, high = int(counts.min()), int(counts.max())  # type: ignore[arg-type]  # counts are integers
+    return f"N = {low}" if low == high else f"N = {low} to {high}"
+
+
+def trained_equations(spec: RunSpec) -> int:
+    """How many equations train."""
+    orders = spec.operation_orders
+    return split_sizes(spec.p, spec.operator, spec.r_train, orders, spec.is_symmetric, spec.split_per_order)[0]

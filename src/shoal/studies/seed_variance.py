@@ -1,0 +1,92 @@
+"""Which seed decides: initialisation, split and batch order set apart.
+
+Every initialisation meets every split and every batch order; the variance of the time to generalise is decomposed into
+what each brings, and their interactions. Batches are smaller than the training set, because where every step sees the
+whole of it the order has no effect at all.
+"""
+
+import polars as pl
+
+from shoal.analysis import decompose, time_to
+from shoal.errors import UserError
+from shoal.report import Report, Section
+from shoal.report.factorial import factorial_figure, factorial_notes, factorial_table
+from shoal.report.panels import MODELS
+from shoal.report.survival import survival_figure, survival_table
+from shoal.studies.base import Form, Grid
+from shoal.studies.parts import finished
+from shoal.studies.results import Results, trained_equations
+from shoal.studies.settings import QUICK, QUICK_OWN
+
+ABOUT = "initialisation, split or batch order: which seed decides when a run generalises"
+QUESTION = "Of the spread in the time to generalise, how much comes from initialisation, split and batch order?"
+FACTORS = {"init_seed": "initialisation", "split_seed": "split", "order_seed": "batch order"}
+
+
+def grids(quick: bool) -> list[Grid]:
+    """A full factorial of three seeds; the quick form for the LSTM alone."""
+    seeds = {name: [0, 1, 2] for name in FACTORS}
+    if quick:
+        return [Grid({"model": "lstm", **QUICK, **QUICK_OWN["lstm"]}, seeds)]
+    return [Grid({"model": model, "train_batch_size": 128}, seeds) for model in MODELS]
+
+
+def report(results: Results, form: Form) -> Report:
+    """Shares of the variance for each model and threshold, and when runs generalised."""
+    answers, sections = [], []
+    for model in results.models:
+        own = results.of(model=model)
+        figures, tables, notes = [], [], []
+        for threshold in form.thresholds:
+            times = time_to(own.curves, "valid_accuracy", threshold, states=own.runs.select("run", "state", "step"))
+            times = times.join(own.runs.select(pl.exclude("state", "step")), on="run", how="left")
+            name, reached = f"{model}-{threshold:g}".replace(".", ""), f"validation accuracy {threshold:g}"
+            whole = times.with_columns(pl.lit(MODELS[model]).alias("runs"))
+            title = f"{MODELS[model]}: reached A_val ≥ {threshold:g}"
+            figures.append(survival_figure(f"times-{name}", whole, "runs", title, reached, log_x=True))
+            tables.append(survival_table(f"times-{name}", whole, "runs", reached))
+            try:
+                found = decompose(times, "time", list(FACTORS), observed="observed")
+            except UserError as problem:
+                answers.append(f"{MODELS[model]}, A_val ≥ {threshold:g}: the variance cannot be decomposed: {problem}.")
+                continue
+            what = f"time to A_val ≥ {threshold:g}"
+            figures.append(
+                factorial_figure(f"variance-{name}", found, f"{MODELS[model]}: variance of the {what}", what)
+            )
+            tables.append(factorial_table(f"variance-{name}", found, what))
+            notes += factorial_notes(found)
+            answers.append(_answer(found.table, MODELS[model], threshold))
+        sections.append(Section(MODELS[model], notes, figures, tables))
+    return finished(
+        "seed-variance", "Which seed decides", QUESTION, [*answers, *_idle(results)], sections, results, form
+    )
+
+
+def _answer(table: pl.DataFrame, model: str, threshold: float) -> str:
+    """Whose share is largest, in one computed sentence."""
+    if table["component_share"].null_count() == len(table):
+        return f"{model}, A_val ≥ {threshold:g}: every run took equally long or none got there; there is no variance."
+    mains = {row["source"][0]: row for row in table.to_dicts() if len(row["source"]) == 1}
+    parts = [
+        f"{FACTORS[name]} {row['component_share']:.0%} [{row['low']:.0%}, {row['high']:.0%}]"
+        for name, row in mains.items()
+    ]
+    rest = sum(row["component_share"] for row in table.to_dicts() if len(row["source"]) > 1)
+    return (
+        f"{model}, A_val ≥ {threshold:g}: of the variance of log time, {', '.join(parts)} alone, and {rest:.0%} only "
+        "in combination (variance components with 95 % intervals)."
+    )
+
+
+def _idle(results: Results) -> list[str]:
+    """Says so where the batch order has nothing to order."""
+    idle = {
+        MODELS[spec.model]
+        for spec in results.specs.values()
+        if spec.train_batch_size >= trained_equations(spec) and not spec.dropout
+    }
+    return [
+        f"{name}: every step sees the whole training set, so that the batch order has no effect by construction."
+        for name in sorted(idle)
+    ]

@@ -1,0 +1,53 @@
+"""What the learning rate of each member is multiplied by at each of its steps.
+
+It rises to 1 in equal parts over ``warmup_steps`` and then stays, or falls to 0 at ``n_steps``, also of a run that ends
+earlier by ``stop_after_generalizing``.
+
+Source: ``torch.optim.lr_scheduler`` (``LinearLR``, ``CosineAnnealingLR``; Loshchilov & Hutter 2017 without restarts).
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from shoal.spec import RunSpec
+
+# name -> factor at a share of the way from the end of the warm-up to the last step, in [0, 1]
+SCHEDULES: Mapping[str, Callable[[Tensor], Tensor]] = {
+    "constant": torch.ones_like,
+    "linear": lambda progress: 1 - progress,
+    "cosine": lambda progress: (1 + torch.cos(math.pi * progress)) / 2,
+}
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """The schedule of a cohort.
+
+    Attributes:
+        name: one of :data:`SCHEDULES`.
+        warmup_steps: of each member, ``(R, 1)`` float64.
+        n_steps: likewise.
+    """
+
+    name: str
+    warmup_steps: Tensor
+    n_steps: Tensor
+
+    def __call__(self, step: Tensor) -> Tensor:
+        """The factors at each member's own step, counted from 1: ``(R, 1) -> (R, 1)``, float64."""
+        rise = (step / self.warmup_steps.clamp(min=1)).clamp(max=1)
+        left = (self.n_steps - self.warmup_steps).clamp(min=1)
+        return rise * SCHEDULES[self.name](((step - self.warmup_steps) / left).clamp(0, 1))
+
+
+def schedule_of(members: Sequence[RunSpec], device: torch.device) -> Schedule | None:
+    """The schedule of members that share ``lr_schedule``; None where every learning rate stays as it is."""
+    name = members[0].lr_schedule
+    if name == "constant" and all(spec.warmup_steps == 0 for spec in members):
+        return None
+    steps = torch.tensor([[spec.warmup_steps, spec.n_steps] for spec in members], dtype=torch.float64, device=device)
+    return Schedule(name, steps[:, :1], steps[:, 1:])

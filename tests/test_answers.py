@@ -1,0 +1,151 @@
+"""What the studies say in words is computed: known inputs give known sentences."""
+
+import polars as pl
+import pytest
+
+import shoal
+from shoal.report.panels import Axis
+from shoal.studies import Form, Results
+from shoal.studies.answers import Case, direction, how_it_goes, who_scales_better
+from shoal.studies.data_scaling import thresholds
+from shoal.studies.mixed_orders import which_first
+from shoal.studies.regularization import norm_answers, norms
+
+SIZE = Axis("size", "size s", log=2)
+
+
+def runs(slopes, seeds=6, noise=0.01, sizes=(1, 2, 4, 8)):
+    """Losses 10^(slope · log2 size), a little apart by seed."""
+    rows = [
+        {"model": m, "size": s, "seed": seed, "train_loss": 1.0, "valid_accuracy": 0.5 + k * 0.1 * slope}
+        | {"valid_loss": 10 ** (slope * k + noise * (seed % 3 - 1) * (k - 1))}
+        for m, slope in slopes.items()
+        for k, s in enumerate(sizes)
+        for seed in range(seeds)
+    ]
+    return pl.DataFrame(rows)
+
+
+def test_the_model_whose_loss_falls_faster_scales_better():
+    sentences, table = who_scales_better([Case("all", runs({"lstm": -0.5, "gpt": -0.1}), SIZE)], "t")
+    assert sentences == [
+        "In terms of log₁₀ L_val the LSTM scales better.",
+        "In terms of A_val the GPT scales better.",
+    ]
+    loss = [cell.text for cell in table.rows[0][1]]
+    assert loss[:2] == ["−0.5", "−0.1"]
+    assert loss[2].startswith("0.4 [0.")
+    assert loss[3:] == ["6", "LSTM"]
+
+
+def test_no_model_scales_better_when_both_are_alike_and_few_seeds_are_said():
+    sentences, table = who_scales_better([Case("all", runs({"lstm": -0.2, "gpt": -0.2}, seeds=2), SIZE)], "t")
+    assert sentences[0] == "In terms of log₁₀ L_val no model clearly scales better."
+    assert "rest on 2 seeds" in sentences[-1]
+    assert [cells[-1].text for _, cells in table.rows] == ["open", "open"]
+    alone, nothing = who_scales_better([Case("all", runs({"gpt": -0.2}), SIZE)], "t")
+    assert (alone, nothing) == (["One model alone: there is nothing to compare its scaling with."], None)
+
+
+def test_directions_follow_the_interval_of_the_rank_correlation():
+    cases = [Case("falls", runs({"gpt": -0.5}), SIZE), Case("one", runs({"gpt": -0.5}, sizes=(1,)), SIZE)]
+    (falls, same, one, _), table = how_it_goes(cases, [("log_valid_loss", "L"), ("train_loss", "T")], "t")
+    assert direction(falls, True).startswith("improves (ρ = −")
+    assert direction(falls, False).startswith("worsens")
+    assert direction(same, True) == "is the same everywhere"
+    assert direction(one, True) == "cannot be told (one setting alone)"
+    assert len(table.rows) == 4
+
+
+class Told:
+    """Results of runs whose extrema, curves and settings are given."""
+
+    def __init__(self, extrema=None, curves=None, specs=None):
+        self.extrema, self.curves, self.specs = extrema, curves, specs or {}
+        frame = extrema if extrema is not None else curves
+        self.runs = frame.select("run").unique(maintain_order=True)
+        self.models = ["lstm"]
+
+    def spec(self):
+        return next(iter(self.specs.values()))
+
+
+def shares(accuracies):
+    """For each r_train the validation accuracies of its runs, all of which memorise."""
+    rows = [(f"{r}-{i}", r, a, 1.0) for r, own in accuracies.items() for i, a in enumerate(own)]
+    extrema = pl.DataFrame(rows, ["run", "r_train", "valid_accuracy", "train_accuracy"], orient="row")
+    return Told(extrema, specs={run: shoal.RunSpec(r_train=r) for run, r, _, _ in rows})
+
+
+def test_thresholds_of_generalisation_and_of_pure_memorisation():
+    wide = thresholds(shares({0.1: [0.1, 0.2], 0.3: [0.4, 0.6], 0.5: [0.95, 0.7], 0.7: [0.95, 1.0]}))
+    assert wide == (
+        "LSTM: the smallest r_train at which every run generalises (A_val ≥ 0.9) is 0.7 (at 0.5 at least one does); "
+        "the largest at which all only memorise (A_train ≥ 0.99, A_val ≤ 0.5) is 0.1: a gap of 0.6, 577 equations (96 "
+        "→ 673): in between, whether a run generalises within its 10,001 steps depends on the seed."
+    )
+    assert "sharp" in thresholds(shares({0.3: [0.1], 0.4: [0.95]}))
+    assert thresholds(shares({0.3: [0.6]})) == (
+        "LSTM: at no r_train tried does every run generalise (A_val ≥ 0.9); at none do all runs only memorise "
+        "(A_train ≥ 0.99, A_val ≤ 0.5)."
+    )
+
+
+def test_which_order_is_learned_first():
+    rows = []
+    for run, (two, three) in {"a": (10, 30), "b": (20, 60), "c": (50, 40), "d": (None, None)}.items():
+        for step in range(0, 70, 10):
+            reached = {2: two is not None and step >= two, 3: three is not None and step >= three}
+            rows.append(
+                {"run": run, "step": step}
+                | {f"{split}_accuracy_order{o}": float(reached[o]) for split in ("train", "valid") for o in (2, 3)}
+            )
+    told = which_first(Told(curves=pl.DataFrame(rows)))
+    assert told == (
+        "Of 4 runs of the LSTM, memorised binary equations first in 2 and ternary first in 1 (ternary +20 steps in the "
+        "median of 3 with both), neither in 1 and generalised binary equations first in 2 and ternary first in 1 "
+        "(ternary +20 steps in the median of 3 with both), neither in 1."
+    )
+
+
+def test_the_norm_before_and_at_generalisation():
+    stations = [
+        (0, 0.0, 0.0, 10.0),
+        (10, 1.0, 0.1, 20.0),
+        (20, 1.0, 0.5, 25.0),
+        (30, 1.0, 1.0, 15.0),
+        (40, 1.0, 1.0, 12.0),
+    ]
+    names = ["step", "train_accuracy", "valid_accuracy", "l2_norm"]
+    learned = pl.DataFrame(stations, names, orient="row").with_columns(run=pl.lit("a"), weight_decay=pl.lit(1.0))
+    never = learned.with_columns(run=pl.lit("b"), valid_accuracy=pl.lit(0.0))
+    found = norms(Told(curves=pl.concat([learned, never])))
+    assert found.sort("run").rows() == [
+        ("a", 1.0, 10.0, 20.0, 25.0, 15.0, 12.0),
+        ("b", 1.0, 10.0, 20.0, 25.0, None, 12.0),
+    ]
+    first, second, _ = norm_answers(Told(curves=pl.concat([learned, never])))
+    assert first == (
+        "Between memorising and generalising ‖θ‖₂ fell in 1 of 1 runs; it changed by −25 % in the mean (−25 % to −25 "
+        "%). At generalisation it stood at −40 % from its peak before, in the mean."
+    )
+    assert second == "The 1 runs that did not generalise ended at −52 % from their peak in the mean."
+    assert norm_answers(Told(curves=never))[0].startswith("No run both memorised and generalised")
+
+
+@pytest.fixture(scope="module")
+def two_runs(tmp_path_factory):
+    small = {"p": 5, "num_layers": 1, "embedding_size": 8, "optimizer": "sgd", "clip": float("inf")}
+    specs = [shoal.RunSpec(seed=0, n_steps=6, **small), shoal.RunSpec(seed=0, n_steps=6, lr=1e38, **small)]
+    return shoal.train(specs, tmp_path_factory.mktemp("labs") / "lab", workers=1)
+
+
+def test_what_is_missing_or_diverged_is_named(two_runs):
+    results = Results(two_runs)
+    (diverged,) = results.shortcomings()
+    assert diverged.startswith("Diverged: 1 of 2 runs (")
+    assert results.of(lr=1e38).shortcomings() == [diverged.replace("1 of 2", "1 of 1")]
+    assert Results(two_runs).of(lr=1e-3).shortcomings() == []
+    assert results.models == ["lstm"]
+    assert results.values("lr") == [1e-3, 1e38]
+    assert Form().thresholds == (0.9, 0.99)

@@ -1,0 +1,88 @@
+"""How a study is asked for: seeds, settings, several values where there is an axis, and what is refused."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shoal.errors import UserError
+from shoal.studies import NAMES, Form, Grid, get_study
+from shoal.studies.base import first_seeds
+
+
+class Small:
+    """A study of two models with one axis besides the seeds."""
+
+    @staticmethod
+    def grids(quick):
+        seeds = [0, 1] if quick else [0, 42]
+        return [
+            Grid({"model": model, "p": 5}, {"lr": [1e-3, 1e-2], "seed": seeds}, name=f"the {model}")
+            for model in ("lstm", "gpt")
+        ]
+
+
+def chosen(**form):
+    return Form(**form).specs(Small)
+
+
+def test_the_runs_are_the_product_of_the_axes_model_by_model():
+    assert [(s.model, s.lr, s.seed) for s in chosen()] == [
+        (model, lr, seed) for model in ("lstm", "gpt") for lr in (1e-3, 1e-2) for seed in (0, 42)
+    ]
+    assert {s.seed for s in chosen(quick=True)} == {0, 1}
+
+
+def test_seeds_are_the_studys_own_first():
+    assert list(dict.fromkeys(s.seed for s in chosen(seeds=4))) == [0, 42, 1, 2]
+    assert list(dict.fromkeys(s.seed for s in chosen(seeds=1))) == [0]
+
+
+@given(st.lists(st.integers(0, 50), unique=True, min_size=1, max_size=6), st.integers(1, 20))
+def test_first_seeds_are_distinct_and_as_many_as_asked(own, n):
+    seeds = first_seeds(own, n)
+    assert len(seeds) == len(set(seeds)) == n
+    assert seeds[: len(own)] == own[:n]
+
+
+def test_settings_replace_values_and_axes_take_several():
+    assert {s.weight_decay for s in chosen(settings={"weight_decay": ["0.5"]})} == {0.5}
+    assert {s.lr for s in chosen(settings={"lr": ["0.1", "0.2", "0.3"]})} == {0.1, 0.2, 0.3}
+    assert {s.model for s in chosen(settings={"model": ["gpt"]})} == {"gpt"}
+    assert {s.seed for s in chosen(seeds=9, settings={"seed": ["7"]})} == {7}
+
+
+@pytest.mark.parametrize(
+    ("form", "message"),
+    [
+        ({"settings": {"weight_decay": ["0", "1"]}}, "--weight-decay takes one value in this study, got 0 1"),
+        ({"settings": {"model": ["rnn"]}}, "the study has no runs with model rnn; it has gpt lstm"),
+        ({"settings": {"num_heads": ["2"]}}, "num_heads=2 does not apply to model 'lstm'"),
+        ({"settings": {"lr": ["x"]}}, "lr must be a finite number above 0, got 'x'"),
+        ({"seeds": 0}, "seeds must be an integer of at least 1, got 0"),
+        ({"thresholds": (1.5,)}, r"threshold must be an accuracy in \(0, 1\], got 1.5"),
+    ],
+)
+def test_what_a_form_refuses(form, message):
+    with pytest.raises(UserError, match=message):
+        chosen(**form)
+
+
+def test_a_form_is_kept_with_the_lab_and_typed_again():
+    form = Form(True, 3, {"lr": ["0.1", "0.2"], "weight_decay": [None]}, (0.5,))
+    assert Form.from_json({**form.to_json(), "runs": []}) == form
+    assert form.flags() == " --quick --seeds 3 --threshold 0.5 --lr 0.1 0.2 --weight-decay none"
+    assert Form.from_json({"quick": False, "runs": []}) == Form()
+
+
+def test_every_run_has_the_name_of_its_first_grid():
+    form = Form()
+    assert {s.model: form.names(Small)[s.id] for s in form.specs(Small)} == {"lstm": "the lstm", "gpt": "the gpt"}
+
+
+def test_studies_of_the_same_form_share_runs():
+    for quick in (False, True):
+        ids = {name: {s.id for s in Form(quick).specs(get_study(name))} for name in NAMES}
+        assert ids["attention"] < ids["sanity"]
+        if not quick:
+            assert ids["sanity"] < ids["data-scaling"]
+            assert ids["sanity"] < ids["model-scaling"]

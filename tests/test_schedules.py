@@ -1,0 +1,118 @@
+"""Learning-rate schedules against torch.optim.lr_scheduler, member by member."""
+
+import pytest
+import torch
+from helpers import CPU, one_cohort, theta, tiny, tiny_grid
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.optim.lr_scheduler import ConstantLR, CosineAnnealingLR, LinearLR, LRScheduler, SequentialLR
+
+from shoal import spec as tables
+from shoal.spec import RunSpec
+from shoal.training.plan import plan
+from shoal.training.schedules import SCHEDULES, schedule_of
+from shoal.training.stack import Stack
+from shoal.training.step import train_step
+
+some = settings(max_examples=25, deadline=None)
+
+
+def torch_factors(name: str, warmup_steps: int, n_steps: int) -> list[float]:
+    """The learning rate at every step, from 1, where it is 1 without a schedule."""
+    optimizer = torch.optim.AdamW([torch.zeros(1, requires_grad=True)], lr=1.0)
+    after: LRScheduler = {
+        "constant": lambda n: ConstantLR(optimizer, factor=1.0),
+        "linear": lambda n: LinearLR(optimizer, start_factor=1.0, end_factor=0.0, total_iters=n),
+        "cosine": lambda n: CosineAnnealingLR(optimizer, T_max=n),
+    }[name](max(1, n_steps - warmup_steps))
+    scheduler = after
+    if warmup_steps > 1:
+        rise = LinearLR(optimizer, start_factor=1 / warmup_steps, total_iters=warmup_steps - 1)
+        scheduler = SequentialLR(optimizer, [rise, after], milestones=[warmup_steps - 1])
+    if warmup_steps == 0:  # torch begins with the full rate, as after a warm-up
+        optimizer.step()
+        scheduler.step()
+    factors = []
+    for _ in range(n_steps):
+        factors.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    return factors
+
+
+@pytest.mark.filterwarnings("ignore:The epoch parameter in")  # SequentialLR's own
+@pytest.mark.parametrize("name", list(SCHEDULES))
+@some
+@given(members=st.lists(st.integers(1, 30).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))), min_size=1))
+def test_every_members_rate_is_that_of_torch(name, members):
+    specs = [tiny(lr_schedule=name, warmup_steps=warmup, n_steps=n) for warmup, n in members]
+    schedule = schedule_of(specs, CPU)
+    if schedule is None:
+        assert name == "constant" and not any(warmup for warmup, _ in members)
+        return
+    most = max(n for _, n in members)
+    steps = [torch.full((len(specs), 1), float(step), dtype=torch.float64) for step in range(1, most + 1)]
+    found = torch.cat([schedule(step) for step in steps], 1)  # (R, T)
+    for row, (warmup, n) in zip(found, members, strict=True):
+        expected = torch.tensor(torch_factors(name, warmup, n), dtype=torch.float64)
+        torch.testing.assert_close(row[:n], expected, atol=1e-12, rtol=0)
+        assert ((row >= 0) & (row <= 1)).all()
+
+
+def test_a_rate_rises_in_equal_parts_and_falls_to_nothing():
+    for name, middle in {"linear": 0.5, "cosine": 0.5, "constant": 1.0}.items():
+        schedule = schedule_of([tiny(lr_schedule=name, warmup_steps=4, n_steps=12)], CPU)
+        at = [float(schedule(torch.tensor([[float(step)]]))) for step in (1, 2, 4, 8, 12, 13)]
+        last = 1.0 if name == "constant" else 0.0
+        assert at == pytest.approx([0.25, 0.5, 1.0, middle, last, last], abs=1e-15)
+
+
+def test_without_a_schedule_nothing_is_computed():
+    stack = Stack(one_cohort([tiny()]), CPU)
+    assert stack.schedule is None
+    assert stack.hyper_at(torch.ones(1, 1)) is stack.hyper
+
+
+def test_members_may_differ_in_their_warm_up_and_length_but_not_in_the_schedule():
+    assert len(plan(tiny_grid({"lr_schedule": "linear"}, warmup_steps=[0, 3], n_steps=[5, 9]))) == 1
+    assert len(plan(tiny_grid({}, lr_schedule=["linear", "cosine"]))) == 2
+    assert len(plan(tiny_grid({}, label_smoothing=[0.0, 0.1]))) == 2
+
+
+@pytest.mark.parametrize("optimizer", list(tables.OPTIMIZERS))
+def test_at_a_rate_of_zero_no_optimizer_moves_anything(optimizer):
+    stack = Stack(one_cohort([tiny(optimizer=optimizer, lr_schedule="cosine", n_steps=6)]), CPU)
+    for _ in range(5):
+        train_step(stack)
+    before = theta(stack, 0)
+    train_step(stack)
+    assert torch.equal(theta(stack, 0), before)
+
+
+def test_a_run_that_will_end_early_keeps_its_schedule():
+    specs = tiny_grid({"lr_schedule": "linear", "n_steps": 20}, seed=[0, 1])
+    whole, early = (Stack(one_cohort(specs), CPU) for _ in range(2))
+    early.last_steps[1] = 6
+    for _ in range(6):
+        train_step(whole)
+        train_step(early)
+    assert torch.equal(whole.theta, early.theta)
+    train_step(early)
+    assert torch.equal(theta(whole, 1), theta(early, 1))
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "adam"])
+def test_the_kernel_of_adam_follows_the_schedule(optimizer):
+    base = {"optimizer": optimizer, "lr_schedule": "cosine", "weight_decay": 0.5, "lr": 1e-2}
+    specs = tiny_grid(base, warmup_steps=[0, 5], n_steps=[10, 20])
+    plain, fast = (Stack(one_cohort(specs), CPU, engine) for engine in ("plain", "compiled"))
+    if fast.fused_update is None:
+        pytest.skip("no kernels on this machine")
+    for _ in range(10):
+        train_step(plain)
+        train_step(fast)
+    torch.testing.assert_close(fast.theta, plain.theta, atol=1e-4, rtol=0)
+    constant = Stack(one_cohort([RunSpec(**{**spec.given(), "lr_schedule": "constant"}) for spec in specs]), CPU)
+    for _ in range(10):
+        train_step(constant)
+    assert (constant.theta - plain.theta).abs().amax(1).min() > 1e-3
