@@ -13,9 +13,9 @@ from scipy import optimize
 
 from shoal.analysis import ScalingLaw, compute_sequences, fit_power_law, fit_scaling, training_flop
 from shoal.analysis.bootstrap import bootstrap, interval, resample_counts
-from shoal.analysis.checks import clusters, count_distinct, scores
+from shoal.analysis.checks import MOST_SCORE, clusters, count_distinct, scores
 from shoal.analysis.held_out import LAW, MEAN, POWER
-from shoal.analysis.power_sum import DELTA, PowerSum
+from shoal.analysis.power_sum import DELTA, PowerSum, one_thread
 from shoal.errors import UserError
 
 TRUE = ScalingLaw(E=1.7, A=400.0, B=900.0, alpha=0.34, beta=0.31)
@@ -65,7 +65,7 @@ def test_the_gradient_is_that_of_autograd_and_of_finite_differences(constant, de
 def test_another_optimiser_that_starts_at_the_truth_ends_at_the_same_place(seed, delta):
     frame = runs(80, noise=0.02, seed=seed)
     points = problem(frame, delta)
-    theta = points.fit()
+    theta = points.best
     true = np.array([np.log(TRUE.E), np.log(TRUE.A), np.log(TRUE.B), TRUE.alpha, TRUE.beta])
     N, D, L = (frame[name].to_numpy() for name in ("parameters", "tokens", "loss"))
 
@@ -86,12 +86,14 @@ def test_it_finds_the_law_of_data_without_noise():
         assert getattr(law, name) == pytest.approx(getattr(TRUE, name), rel=1e-3)
 
 
-def test_the_few_starts_find_what_many_find():
-    points = problem(runs(15, noise=0.05, seed=5))
+@pytest.mark.parametrize("seed", [2, 25, 38])
+def test_the_few_starts_find_what_many_find(seed):
+    points = problem(runs(12, noise=0.2, seed=seed))
     rng = np.random.default_rng(0)
     low, high = points.bounds.lb, points.bounds.ub
-    others = [points.search(rng.uniform(low, high))[0] for _ in range(60)]
-    assert points.objective(points.fit())[0] <= min(others) * (1 + 1e-9)
+    with one_thread():
+        others = [points.search(rng.uniform(low, high), tolerance=1e-9, steps=200)[0] for _ in range(30)]
+    assert points.objective(points.best)[0] <= min(others) * (1 + 1e-9)
 
 
 @given(st.floats(-6, 6), st.floats(-6, 6), st.floats(-3, 3))
@@ -101,8 +103,8 @@ def test_units_change_the_coefficients_alone(log_n, log_d, log_loss):
     k, m, s = 10.0**log_n, 10.0**log_d, 10.0**log_loss
     scaled = frame.with_columns(pl.col("parameters") * k, pl.col("tokens") * m, pl.col("loss") * s)
     plain, other = problem(frame), problem(scaled)
-    E, (A, B), (alpha, beta) = plain.natural(plain.fit())
-    E2, (A2, B2), (alpha2, beta2) = other.natural(other.fit())
+    E, (A, B), (alpha, beta) = plain.natural(plain.best)
+    E2, (A2, B2), (alpha2, beta2) = other.natural(other.best)
     assert (alpha2, beta2) == pytest.approx((alpha, beta), rel=1e-5)
     assert pytest.approx(s * E, rel=1e-5) == E2
     assert pytest.approx(s * A * k**alpha, rel=1e-3) == A2
@@ -150,10 +152,10 @@ def test_a_resample_is_the_fit_of_the_rows_that_were_drawn():
     frame = runs(30, noise=0.02, seed=6)
     points = problem(frame)
     members = np.arange(30) // 3
-    (theta,) = bootstrap(points, points.fit(), members, 1, seed=9)
+    (theta,) = bootstrap(points, members, 1, seed=9)
     counts = resample_counts(members, 1, seed=9)[0].astype(int)
     drawn = problem(frame[[i for i, count in enumerate(counts) for _ in range(count)]])
-    law, expected = points.natural(theta), drawn.natural(drawn.fit())
+    law, expected = points.natural(theta), drawn.natural(drawn.best)
     np.testing.assert_allclose(law[2], expected[2], rtol=1e-4)
     assert law[0] == pytest.approx(expected[0], rel=1e-4)
 
@@ -245,7 +247,7 @@ def test_runs_of_one_budget_stay_together():
 # warnings
 
 
-def test_outliers_are_found_though_they_hide_each_other():
+def test_outliers_are_found_and_the_law_is_given_without_them():
     frame = runs(60, noise=0.005, seed=2)
     wrong = [4, 17, 33]
     factor = np.ones(60)
@@ -261,6 +263,19 @@ def test_outliers_are_found_though_they_hide_each_other():
     dropped = fit_scaling(frame.with_columns(pl.col("loss") * factor), resamples=20, drop_outliers=True)
     assert dropped.chosen is dropped.without
     assert dropped.held_out.errors.equals(rest.held_out.errors)
+
+
+def test_runs_that_outliers_had_pulled_the_law_away_from_are_cleared():
+    frame = runs(60, noise=0.005, seed=1)
+    wrong = np.argsort((frame["tokens"] / frame["parameters"]).to_numpy())[:5]  # few tokens: they weigh most
+    factor = np.ones(60)
+    factor[wrong] = [1.6, 1.45, 1.3, 1.15, 1.05]
+    fit = fit_scaling(frame.with_columns(pl.col("loss") * factor), resamples=0)
+    assert fit.runs.filter("outlier")["row"].to_list() == sorted(wrong + 1)
+    law = fit.every.law
+    predicted = np.asarray(law.loss(fit.runs["parameters"].to_numpy(), fit.runs["tokens"].to_numpy()))
+    once = np.abs(scores(np.log(fit.runs["loss"].to_numpy() / predicted), np.ones(60, bool))) > MOST_SCORE
+    assert once.sum() == 6  # one more is accused as long as the law bends to the five
 
 
 def test_a_law_that_does_not_hold_is_not_blamed_on_outliers():

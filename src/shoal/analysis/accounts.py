@@ -14,7 +14,7 @@ def compute_sequences(P: float, B: float, T: float) -> float:
         T: steps.
 
     >>> compute_sequences(267_812, 512, 20_001)
-    2742518341632
+    2742531999744
     """
     return P * B * T
 

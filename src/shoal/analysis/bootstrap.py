@@ -8,7 +8,7 @@ are not independent.
 import numpy as np
 from numpy.typing import NDArray
 
-from shoal.analysis.power_sum import Array, PowerSum
+from shoal.analysis.power_sum import Array, PowerSum, one_thread
 from shoal.errors import UserError
 
 LEVEL = 0.95
@@ -45,10 +45,12 @@ def resample_counts(clusters: NDArray[np.int64], resamples: int, seed: int) -> A
     return counts[:, clusters].astype(np.float64)
 
 
-def bootstrap(points: PowerSum, theta: Array, clusters: NDArray[np.int64], resamples: int, seed: int) -> Array:
-    """Theta of each resample, ``(resamples, len(theta))``, each searched from the estimate ``theta``."""
+def bootstrap(points: PowerSum, clusters: NDArray[np.int64], resamples: int, seed: int) -> Array:
+    """Theta of each resample, ``(resamples, len(theta))``, each searched from the estimate."""
     counts = resample_counts(clusters, resamples, seed)
-    return np.array([points.search(theta, row)[1] for row in counts]).reshape(resamples, len(theta))
+    with one_thread():
+        found = [points.search(points.best, row)[1] for row in counts]
+    return np.array(found).reshape(resamples, len(points.best))
 
 
 def interval(values: Array, level: float = LEVEL) -> tuple[float, float]:

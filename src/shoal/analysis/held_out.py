@@ -82,7 +82,7 @@ def _predict(part: pl.DataFrame, runs: pl.DataFrame, delta: float) -> Array:
     sizes = ["parameters", "tokens"]
     fitted = PowerSum.of(part.select(sizes).to_numpy(), part["loss"].to_numpy(), delta=delta)
     rest = np.log(runs.select(sizes).to_numpy()) - fitted.centre
-    return PowerSum(rest, fitted.centre, np.zeros(len(rest))).log_prediction(fitted.fit())
+    return PowerSum(rest, fitted.centre, np.zeros(len(rest))).log_prediction(fitted.best)
 
 
 def _rms(residuals: Array, chosen: NDArray[np.bool_]) -> float:

@@ -112,10 +112,9 @@ def fit_power_law(
             f"that are at least 1 % apart, got {len(ordered)} points at {distinct}"
         )
     problem = PowerSum.of(xs[:, None], ys, constant=saturating, delta=delta)
-    theta = problem.fit()
-    law = _law(problem, theta)
-    resampled = _law(problem, bootstrap(problem, theta, clusters(ordered, group), resamples, seed))
-    return PowerLawFit(law, resampled, len(ordered), tuple(_warnings(problem, theta, law, resampled)))
+    law = _law(problem, problem.best)
+    resampled = _law(problem, bootstrap(problem, clusters(ordered, group), resamples, seed))
+    return PowerLawFit(law, resampled, len(ordered), tuple(_warnings(problem, law, resampled)))
 
 
 def _law(problem: PowerSum, theta: Array) -> PowerLaw:
@@ -124,7 +123,7 @@ def _law(problem: PowerSum, theta: Array) -> PowerLaw:
     return PowerLaw(A[..., 0], b, c, problem.constant)
 
 
-def _warnings(problem: PowerSum, theta: Array, law: PowerLaw, resampled: PowerLaw) -> list[str]:
+def _warnings(problem: PowerSum, law: PowerLaw, resampled: PowerLaw) -> list[str]:
     if not problem.constant:
         return []
     (a_low, a_high), (b_low, _), (c_low, _) = (interval(np.asarray(getattr(resampled, name))) for name in _NAMES)
@@ -132,5 +131,5 @@ def _warnings(problem: PowerSum, theta: Array, law: PowerLaw, resampled: PowerLa
         *exponent_warnings("b", float(law.b), b_low),
         *constant_warnings("c", float(law.c), c_low, float(np.exp(problem.y.min()))),
         *size_warnings("a", a_low, a_high),
-        *condition_warnings(problem.jacobian(theta)),
+        *condition_warnings(problem.jacobian(problem.best)),
     ]

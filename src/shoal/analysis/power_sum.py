@@ -16,6 +16,7 @@ from itertools import product
 import numpy as np
 from numpy.typing import NDArray
 from scipy import optimize
+from threadpoolctl import threadpool_limits
 
 Array = NDArray[np.float64]
 
@@ -25,6 +26,11 @@ _EXPONENTS = (0.05, 0.15, 0.4, 0.8, 1.6, 3.2)
 _SMALLEST_TERM, _SMALLEST_CONSTANT = 15.0, 10.0  # e-foldings below the smallest y
 _ROUGH, _FINE = 20, 5  # how many of the starts are searched from, and how many of these searches are finished
 _MOST_POLISHING = 20
+
+
+def one_thread() -> threadpool_limits:
+    """Keep scipy's linear algebra to one thread: more make the tiny systems of a search 5 to 50 times slower."""
+    return threadpool_limits(limits=1, user_api="blas")
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,25 +129,30 @@ class PowerSum:
             out.append([*np.log(np.maximum(sizes, 1e-3 * y.min())), *exponents])
         return np.array(out)
 
-    def search(self, start: Array, weights: Array | float = 1.0, tolerance: float = 1e-12) -> tuple[float, Array]:
+    def search(
+        self, start: Array, weights: Array | float = 1.0, tolerance: float = 1e-12, steps: int = 2000
+    ) -> tuple[float, Array]:
         """The objective and theta at the end of one search by L-BFGS-B."""
-        options = {"maxiter": 2000, "maxfun": 4000, "maxcor": 20, "ftol": tolerance, "gtol": 1e-7}
+        options = {"maxiter": steps, "maxfun": 2 * steps, "maxcor": 8, "ftol": tolerance, "gtol": 1e-7}
         out = optimize.minimize(
             self.objective, start, (weights,), "L-BFGS-B", jac=True, bounds=self.bounds, options=options
         )
         return float(out.fun), np.asarray(out.x, dtype=np.float64)
 
-    def fit(self, start: Array | None = None) -> Array:
-        """Theta of the smallest objective, searched from the likeliest starts or from the given one, then polished."""
-        if start is None:
-            likely = sorted(self.starts, key=lambda one: self.objective(one)[0])[:_ROUGH]
-            rough = sorted((self.search(one, tolerance=1e-5) for one in likely), key=lambda found: found[0])
-            value, theta = min((self.search(one) for _, one in rough[:_FINE]), key=lambda found: found[0])
-        else:
-            value, theta = self.search(start)
+    @cached_property
+    def best(self) -> Array:
+        """Theta of the smallest objective, searched from the likeliest starts."""
+        with one_thread():
+            return self._search_widely()
+
+    def _search_widely(self) -> Array:
+        likely = sorted(self.starts, key=lambda one: self.objective(one)[0])[:_ROUGH]
+        rough = sorted((self.search(one, tolerance=1e-5, steps=100) for one in likely), key=lambda found: found[0])
+        fine = (self.search(one, tolerance=1e-9, steps=500) for _, one in rough[:_FINE])
+        value, theta = min(fine, key=lambda found: found[0])
         for _ in range(_MOST_POLISHING):  # a search ends early at the kinks that a small delta leaves
             better, theta_better = self.search(theta, tolerance=1e-15)
-            if not better < value * (1 - 1e-12):
+            if not better < value * (1 - 1e-12) - 1e-12:
                 break
             value, theta = better, theta_better
         return theta

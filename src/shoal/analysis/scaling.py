@@ -136,13 +136,12 @@ def fit_scaling(
         raise UserError(f"holdout must be above 0 and at most 0.5, got {holdout:g}")
     frame = _ordered(runs)
     _check_spread(frame)
-    member = clusters(frame, group)
-    outlier, score = find_outliers(frame, delta)
-    every = _estimate(frame, member, resamples, seed, delta)
+    all_runs = _problem(frame, delta)
+    outlier, score, others = find_outliers(frame, all_runs)
+    every = _estimate(all_runs, clusters(frame, group), resamples, seed)
     without = None
     if outlier.any():
-        rest = frame.filter(~outlier)
-        without = _estimate(rest, clusters(rest, group), resamples, seed, delta)
+        without = _estimate(others, clusters(frame.filter(~outlier), group), resamples, seed)
     dropped = drop_outliers and without is not None
     used = frame.filter(~outlier) if dropped else frame
     held_out = hold_out(used, holdout, delta)
@@ -160,7 +159,7 @@ def fit_scaling(
     return ScalingFit(every, without, dropped, described.sort("row"), held_out, warnings)
 
 
-def find_outliers(frame: pl.DataFrame, delta: float = DELTA) -> tuple[NDArray[np.bool_], Array]:
+def find_outliers(frame: pl.DataFrame, all_runs: PowerSum) -> tuple[NDArray[np.bool_], Array, PowerSum]:
     """Runs that the law of the others does not describe.
 
     A run is an outlier where its log residual, standardised by the median absolute deviation, is beyond
@@ -168,22 +167,26 @@ def find_outliers(frame: pl.DataFrame, delta: float = DELTA) -> tuple[NDArray[np
     law is fitted again without them and every run is judged again, until nothing changes.
 
     Returns:
-        Whether each run is an outlier, and its score under the law of those that are not. There are no outliers where
-        more than a fifth of the runs would be: then the law is wrong rather than the runs.
+        Whether each run is an outlier, its score under the law of those that are not, and those to fit. There are no
+        outliers where more than a fifth of the runs would be: then the law is wrong rather than the runs.
     """
-    used = np.ones(len(frame), dtype=bool)
+    none = np.zeros(len(frame), dtype=bool)
+    used, kept = ~none, all_runs
     sizes, losses = _sizes(frame), frame["loss"].to_numpy()
     for _ in range(_ROUNDS):
-        kept = PowerSum.of(sizes[used], losses[used], delta=delta)
-        residual = np.log(losses / np.asarray(_law(kept, kept.fit()).loss(*sizes.T)))
-        score = scores(residual, used)
+        score = scores(np.log(losses / np.asarray(_law(kept, kept.best).loss(*sizes.T))), used)
         inside = np.abs(score) <= MOST_SCORE
         if (inside == used).all():
             break
         if (~inside).mean() > _MOST_OUTLIERS or not _is_enough(frame.filter(inside)):
-            return np.zeros(len(frame), dtype=bool), score
+            return none, score, all_runs
         used = inside
-    return ~used, score
+        kept = _problem(frame.filter(used), all_runs.delta)
+    return ~used, score, kept
+
+
+def _problem(frame: pl.DataFrame, delta: float) -> PowerSum:
+    return PowerSum.of(_sizes(frame), frame["loss"].to_numpy(), delta=delta)
 
 
 def _ordered(runs: pl.DataFrame) -> pl.DataFrame:
@@ -223,20 +226,20 @@ def _law(problem: PowerSum, theta: Array) -> ScalingLaw:
     return ScalingLaw(E, sizes[..., 0], sizes[..., 1], exponents[..., 0], exponents[..., 1])
 
 
-def _estimate(frame: pl.DataFrame, member: NDArray[np.int64], resamples: int, seed: int, delta: float) -> Estimate:
-    problem = PowerSum.of(_sizes(frame), frame["loss"].to_numpy(), delta=delta)
-    theta = problem.fit()
-    law, resampled = _law(problem, theta), _law(problem, bootstrap(problem, theta, member, resamples, seed))
+def _estimate(problem: PowerSum, member: NDArray[np.int64], resamples: int, seed: int) -> Estimate:
+    law = _law(problem, problem.best)
+    resampled = _law(problem, bootstrap(problem, member, resamples, seed))
     ends = {name: interval(np.asarray(getattr(resampled, name))) for name in _QUANTITIES}
     warnings = [
         *exponent_warnings("α", float(law.alpha), ends["alpha"][0]),
         *exponent_warnings("β", float(law.beta), ends["beta"][0]),
-        *constant_warnings("E", float(law.E), ends["E"][0], float(frame["loss"].to_numpy().min())),
+        *constant_warnings("E", float(law.E), ends["E"][0], float(np.exp(problem.y.min()))),
         *size_warnings("A", *ends["A"]),
         *size_warnings("B", *ends["B"]),
-        *condition_warnings(problem.jacobian(theta)),
+        *condition_warnings(problem.jacobian(problem.best)),
     ]
-    return Estimate(law, resampled, len(frame), delta * problem.objective(theta)[0], tuple(warnings))
+    objective = problem.delta * problem.objective(problem.best)[0]
+    return Estimate(law, resampled, len(problem.y), objective, tuple(warnings))
 
 
 def _outlier_warnings(outlier: NDArray[np.bool_], score: Array, dropped: bool) -> list[str]:

@@ -83,8 +83,8 @@ def estimates_table(fit: ScalingFit, resamples: int) -> Table:
         ""
         if fit.without is None
         else (
-            " Which runs are outliers is held fixed over the resamples, so the intervals without them are rather "
-            f"too narrow. Figures and budgets are by the law of the {fit.chosen.runs} runs."
+            " Which runs are outliers is held fixed over the resamples, so the intervals without them are rather too "
+            f"narrow. Figures and budgets are by the law of the {fit.chosen.runs} runs."
         )
     )
     caption = (
@@ -209,8 +209,8 @@ def _provenance(fit: ScalingFit, source: Mapping[str, Any]) -> Section:
         *(f"{note}." for note in source["notes"]),
         "Method: the Huber loss (delta 0.001) of the log residuals, minimised by L-BFGS-B from the likeliest of 36 "
         f"starts; bootstrap with seed {source['seed']}, each resample searched from the estimate; "
-        f"{source['seconds']:,.1f} seconds. "
-        "Source: Hoffmann et al. 2022, Training Compute-Optimal Large Language Models, approach 3.",
+        f"{source['seconds']:,.1f} seconds. Source: Hoffmann et al. 2022, Training Compute-Optimal Large Language "
+        "Models, approach 3.",
         f"{versions}.",
     ]
     return Section("How this was made", paragraphs)

@@ -105,7 +105,7 @@ def best_use(fit: ScalingFit, budgets: list[float], resamples: int) -> Figure:
         layers.insert(0, area.encode(x, alt.Y("low:Q", scale=scale), alt.Y2("high"), colour))
     bands = f"Bands: pointwise 95 % percentile intervals over {resamples:,} bootstrap resamples of the runs. "
     caption = (
-        f"The parameters and tokens of the smallest loss for a budget C = 6 N D, by the law fitted to "
+        "The parameters and tokens of the smallest loss for a budget C = 6 N D, by the law fitted to "
         f"{fit.chosen.runs} runs. {bands if resamples else ''}Dotted: the largest compute of the runs; everything to "
         "its right is extrapolated."
     )
@@ -172,13 +172,13 @@ def _ticks(low: float, high: float) -> list[float]:
 
 
 def _loss_axis(low: float, high: float) -> alt.Axis:
-    steps = (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8)
-    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    ticks = [step * 10.0**power for power in powers for step in steps]
-    within = [tick for tick in ticks if low <= tick <= high]
-    if not 2 <= len(within) <= 2 * _MOST_TICKS:
-        return alt.Axis(format="~g", tickCount=_MOST_TICKS)
-    return alt.Axis(values=within, format="~g")
+    """Ticks at round numbers, as many as a logarithmic axis of less than a decade needs."""
+    decade = 10.0 ** math.floor(math.log10(high - low)) if high > low else high
+    for step in (decade * part for part in (1.0, 0.5, 0.2, 0.1)):
+        ticks = [step * k for k in range(math.ceil(low / step), math.floor(high / step) + 1)]
+        if len(ticks) >= 4:
+            break
+    return alt.Axis(values=ticks, format="~g", labelOverlap=True)
 
 
 def _axis(low: float, high: float) -> alt.Axis:
