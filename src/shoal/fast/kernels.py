@@ -159,7 +159,8 @@ class _LSTMLayer(Function):
             library.call(
                 *("lstm_backward", R, nodes.sizes[t], D, gates[:, at], M * 4 * D, c[:, at], d_h[:, at], d_c[:, at]),
                 *((None, None) if before is None else (c[:, before], d_c[:, before])),
-                *(M * D, parents, None if parents is None else d_shared[:, before], shared * 4 * D),
+                *(M * D, parents, nodes.sizes[t - 1] if t else 0),
+                *(None if parents is None else d_shared[:, before], shared * 4 * D),
                 *(d_table, x.shape[1] * 4 * D, None if rows is None else rows[:, at], M, d_bias),
             )
             if before is not None:
