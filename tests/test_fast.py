@@ -135,7 +135,10 @@ def with_gradients(operation, tensors, settings):
     leaves = [None if tensor is None else tensor.clone().requires_grad_() for tensor in tensors]
     found = operation(*leaves, *settings)
     weights = torch.linspace(-1, 1, found.numel()).reshape(found.shape)
-    return [found.detach(), *torch.autograd.grad((found * weights).sum(), [leaf for leaf in leaves if leaf is not None])]
+    return [
+        found.detach(),
+        *torch.autograd.grad((found * weights).sum(), [leaf for leaf in leaves if leaf is not None]),
+    ]
 
 
 @st.composite

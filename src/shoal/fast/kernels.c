@@ -106,13 +106,17 @@ void gelu_backward(idx n, const float *restrict x, const float *restrict d_y, fl
     }
 }
 
-/* One time step of an LSTM layer, in place: gates (n, 4D), in the order forget, input, output, candidate, come in as a
- * part of what enters their non-linearities and go out behind them. What is missing of that part is added: a row of the
- * table x (if fresh, it replaces what gates held), bias (4D), and the projected states of the parent (., 4D).
- *   c_parent (., D)  ->  h (n, D), c (n, D);  c_parent is NULL at the first step */
-void lstm_forward(idx R, idx n, idx D, float *gates, idx gates_stride, idx fresh, const float *x, idx x_stride,
-                  const idx *x_rows, idx rows_stride, const float *bias, const float *projected, idx projected_stride,
-                  const float *c_parent, const idx *parents, float *h, float *c, idx state_stride) {
+/* One time step of an LSTM layer over M nodes: that of n nodes from start on, with parents from node before on, or none
+ * if that is negative. In place: gates (M, 4D), in the order forget, input, output, candidate, come in as a part of what
+ * enters their non-linearities and go out behind them. What is missing of that part is added: a row of the table x (if
+ * fresh, it replaces what gates held), bias (4D), and the projected states of the parent (., 4D).
+ *   c (M, D) of the parents  ->  h (M, D), c (M, D) of the nodes */
+void lstm_forward(idx R, idx M, idx D, idx start, idx n, idx before, float *gates, idx fresh, const float *x,
+                  idx x_stride, const idx *x_rows, const float *bias, const float *projected, idx projected_stride,
+                  const idx *parents, float *h, float *c) {
+    const idx state_stride = M * D;
+    const float *c_parent = before < 0 ? NULL : c + before * D;
+    gates += start * 4 * D, h += start * D, c += start * D;
     const idx parts = parts_of(R * n * D);
 #pragma omp parallel for schedule(static, 1) if (parts > 1)
     for (idx part = 0; part < parts; part++) {
@@ -120,10 +124,10 @@ void lstm_forward(idx R, idx n, idx D, float *gates, idx gates_stride, idx fresh
         for (idx r = at.r; r < at.R; r++)
             for (idx i = at.i; i < at.n; i++) {
                 const idx parent = parents ? parents[r * n + i] : i;
-                float *restrict g = gates + r * gates_stride + i * 4 * D;
+                float *restrict g = gates + r * M * 4 * D + i * 4 * D;
                 float *restrict hi = h + r * state_stride + i * D, *restrict ci = c + r * state_stride + i * D;
                 if (x) {
-                    const float *restrict xi = x + r * x_stride + x_rows[r * rows_stride + i] * 4 * D;
+                    const float *restrict xi = x + r * x_stride + x_rows[r * M + start + i] * 4 * D;
                     if (fresh)
                         memcpy(g, xi, 4 * D * sizeof(float));
                     else
@@ -155,12 +159,17 @@ void lstm_forward(idx R, idx n, idx D, float *gates, idx gates_stride, idx fresh
     }
 }
 
-/* Its backward, in place: gates (n, 4D) become the gradient before the non-linearities, from d_h and d_c (n, D). That is
- * added to d_c_parent and, where they are given, to d_projected (., 4D), the table d_x (., 4D) and d_bias (4D). */
-void lstm_backward(idx R, idx n, idx D, float *gates, idx gates_stride, const float *c, const float *d_h,
-                   const float *d_c, const float *c_parent, float *d_c_parent, idx state_stride, const idx *parents,
-                   idx n_parents, float *d_projected, idx projected_stride, float *d_x, idx x_stride, const idx *x_rows,
-                   idx rows_stride, float *d_bias) {
+/* Its backward, in place: gates become the gradient before the non-linearities, from d_h and d_c (M, D). That is added to
+ * d_c of the parents and, where they are given, to d_projected (., 4D) of the n_parents from before on, the table d_x
+ * (., 4D) and d_bias (4D). */
+void lstm_backward(idx R, idx M, idx D, idx start, idx n, idx before, float *gates, const float *c, const float *d_h,
+                   float *d_c, const idx *parents, idx n_parents, float *d_projected, idx projected_stride, float *d_x,
+                   idx x_stride, const idx *x_rows, float *d_bias) {
+    const idx state_stride = M * D;
+    const float *c_parent = before < 0 ? NULL : c + before * D;
+    float *d_c_parent = before < 0 ? NULL : d_c + before * D;
+    if (d_projected) d_projected += before * 4 * D;
+    gates += start * 4 * D, c += start * D, d_h += start * D, d_c += start * D;
     const idx parts = parts_of(R * n * D);
 #pragma omp parallel for ordered schedule(static, 1) if (parts > 1)
     for (idx part = 0; part < parts; part++) {
@@ -171,7 +180,7 @@ void lstm_backward(idx R, idx n, idx D, float *gates, idx gates_stride, const fl
         for (idx r = at.r; r < at.R; r++)
             for (idx i = at.i; i < at.n; i++) {
                 const idx parent = parents ? parents[r * n + i] : i;
-                float *restrict g = gates + r * gates_stride + i * 4 * D;
+                float *restrict g = gates + r * M * 4 * D + i * 4 * D;
                 const float *restrict ci = c + r * state_stride + i * D;
                 const float *restrict dh = d_h + r * state_stride + i * D, *restrict dc = d_c + r * state_stride + i * D;
                 if (c_parent) {
@@ -199,7 +208,7 @@ void lstm_backward(idx R, idx n, idx D, float *gates, idx gates_stride, const fl
                     }
                 }
                 if (dps) add(dps + r * projected_stride + parent * 4 * D, g, 4 * D);
-                if (dxs) add(dxs + r * x_stride + x_rows[r * rows_stride + i] * 4 * D, g, 4 * D);
+                if (dxs) add(dxs + r * x_stride + x_rows[r * M + start + i] * 4 * D, g, 4 * D);
                 if (dbs) add(dbs + r * 4 * D, g, 4 * D);
             }
 #pragma omp ordered
