@@ -197,10 +197,38 @@ def test_training_on_threads_equals_that_on_one_and_repeats_to_the_bit(engine, m
     assert all(map(torch.equal, one, other))
 
 
+RUNTIMES = """
+from pathlib import Path
+from shoal.fast.build import kernels
+assert kernels().library is not None
+files = {line.split()[-1] for line in Path("/proc/self/maps").read_text().splitlines() if "/" in line}
+print(sum(Path(name).name.startswith(("libgomp", "libomp", "libiomp")) for name in files))
+"""
+KEEP = """
+import resource, torch
+from shoal.fast.memory import keep_freed_memory
+keep_freed_memory()
+pages = []
+for _ in range(9):
+    filled, only_taken = torch.ones(12 * 2**20), torch.empty(3 * 2**28)  # 48 MiB, 3 GiB
+    del filled, only_taken
+    pages.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt)
+print(pages[-1] - pages[-2])  # the first passes look for a place
+"""
+
+
+def printed(program):
+    return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.strip()
+
+
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="not Linux")
 def test_compiled_kernels_bring_no_second_set_of_threads():
-    lines = Path("/proc/self/maps").read_text().splitlines()
-    assert len({line.split()[-1] for line in lines if "libgomp" in line or "libomp" in line}) == 1
+    assert printed(RUNTIMES) == "1"
+
+
+@pytest.mark.skipif(os.confstr_names.get("CS_GNU_LIBC_VERSION") is None, reason="not glibc")
+def test_large_blocks_are_kept_when_they_are_freed():
+    assert int(printed(KEEP)) < 1000  # of 12,288 pages that each pass fills
 
 
 @pytest.mark.parametrize("engine", FAST)
