@@ -5,6 +5,8 @@ import os
 import shutil
 import subprocess
 import sys
+from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,6 +16,7 @@ from hypothesis import strategies as st
 
 from shoal.fast.build import kernels
 from shoal.fast.engine import available, choose_engine
+from shoal.fast.kernels import KernelOps
 from shoal.fast.prefixes import Prefixes, pick
 from shoal.spec import RunSpec
 from shoal.training.stack import Stack
@@ -140,18 +143,124 @@ def test_a_member_does_not_notice_its_neighbours_by_one_bit(engine, model, size,
     specs = tiny_grid(
         {"model": model, "embedding_size": size, "p": 7, "train_batch_size": batch}, lr=[1e-3, 3e-3], seed=[0, 1, 2]
     )
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
+    with threads(1):
         together = Stack(one_cohort(specs), CPU, engine)
         alone = [Stack(one_cohort([spec]), CPU, engine) for spec in specs]
         for _ in range(12):
             for stack in (together, *alone):
                 train_step(stack)
-    finally:
-        torch.set_num_threads(threads)
     for index, stack in enumerate(alone):
         assert torch.equal(theta(together, index), theta(stack, 0)), index
+
+
+@contextmanager
+def threads(number: int):
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def with_gradients(operation, tensors, settings):
+    leaves = [None if tensor is None else tensor.clone().requires_grad_() for tensor in tensors]
+    found = operation(*leaves, *settings)
+    weights = torch.linspace(-1, 1, found.numel()).reshape(found.shape)
+    return [
+        found.detach(),
+        *torch.autograd.grad((found * weights).sum(), [leaf for leaf in leaves if leaf is not None]),
+    ]
+
+
+@st.composite
+def operations(draw):
+    """An operation of the kernels, its tensors and its settings, large enough for threads; few rows or many."""
+    R, n, H = draw(st.integers(1, 4)), draw(st.sampled_from([1, 2, 3, 5, 16, 67])), draw(st.sampled_from([1, 2, 3]))
+    D = H * (8192 // (R * n * H) + draw(st.integers(1, 3)))
+    random = torch.Generator().manual_seed(draw(st.integers(0, 99)))
+    X = draw(st.integers(1, n))
+    shared, biased = draw(st.booleans()), draw(st.booleans())  # rows of a table, or its own row for each place
+    rows = torch.randint(X, (R, n), generator=random) if shared else None
+    x, y, kv, *vectors = (
+        torch.randn(shape, generator=random)
+        for shape in ((R, X if shared else n, D), (R, n, D), (R, X, 2 * D), (R, D), (R, D), (R, D))
+    )
+    name = draw(st.sampled_from(["gelu", "add_norm", "attend"]))
+    ops = KernelOps(kernels().library)
+    if name == "gelu":
+        return ops.gelu, [y], ()
+    if name == "attend":
+        paths, lengths = torch.randint(X, (R, n, 3), generator=random), torch.randint(1, 4, (n,), generator=random)
+        return lambda q, kv: ops.attend(q, rows, kv, paths, lengths, H), [x, kv], ()
+    tensors = [x, y, vectors[0] if biased else None, *vectors[1:]]
+    return lambda x, y, bias, *norm: ops.add_norm(x, rows, y, bias, norm), tensors, ()
+
+
+@settings(max_examples=60, deadline=None)
+@given(operation=operations(), number=st.sampled_from([2, 3]))
+def test_compiled_operations_on_threads_equal_those_on_one_and_repeat_to_the_bit(operation, number):
+    with threads(1):
+        expected = with_gradients(*operation)
+    with threads(number):
+        found, again = with_gradients(*operation), with_gradients(*operation)
+    assert torch.equal(found[0], expected[0])  # rows are computed alone; only sums over rows are divided
+    for one, other, same in zip(expected, found, again, strict=True):
+        torch.testing.assert_close(other, one, atol=1e-5 * float(one.abs().max()), rtol=0)
+        assert torch.equal(other, same)
+
+
+@pytest.mark.parametrize("engine", ["compiled"])
+@pytest.mark.parametrize("model", ["lstm", "gpt"])
+@pytest.mark.parametrize(("members", "number"), [(1, 2), (1, 3), (2, 2), (2, 3)])
+def test_training_on_threads_equals_that_on_one_and_repeats_to_the_bit(engine, model, members, number):
+    settings = {"model": model, "embedding_size": 48, "num_layers": 2, "p": 19}
+    found = []
+    for count in (1, number, number):
+        with threads(count):
+            stack = scattered(tiny_grid(settings, seed=range(members)), engine)
+            _, gradient = gradients(stack)
+            for _ in range(3):
+                train_step(stack)
+        found.append((gradient, stack.theta.detach()))
+    (expected, _), one, other = found
+    scale = expected.abs().amax(1, keepdim=True)
+    torch.testing.assert_close(one[0] / scale, expected / scale, atol=1e-4, rtol=0)
+    assert all(map(torch.equal, one, other))
+
+
+RUNTIMES = """
+from pathlib import Path
+from shoal.fast.build import kernels
+assert kernels().library is not None
+files = {line.split()[-1] for line in Path("/proc/self/maps").read_text().splitlines() if "/" in line}
+print(sum(Path(name).name.startswith(("libgomp", "libomp", "libiomp")) for name in files))
+"""
+KEEP = """
+import resource, torch
+from shoal.fast.memory import keep_freed_memory
+keep_freed_memory()
+pages = []
+for _ in range(9):
+    filled, only_taken = torch.ones(12 * 2**20), torch.empty(3 * 2**28)  # 48 MiB, 3 GiB
+    del filled, only_taken
+    pages.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt)
+print(pages[-1] - pages[-2])  # the first passes look for a place
+"""
+
+
+def printed(program):
+    return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.strip()
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="not Linux")
+def test_compiled_kernels_bring_no_second_set_of_threads():
+    assert printed(RUNTIMES) == "1"
+
+
+@pytest.mark.skipif(os.confstr_names.get("CS_GNU_LIBC_VERSION") is None, reason="not glibc")
+def test_large_blocks_are_kept_when_they_are_freed():
+    assert int(printed(KEEP)) < 1000  # of 12,288 pages that each pass fills
 
 
 @pytest.mark.parametrize("engine", FAST)

@@ -11,12 +11,15 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+import torch
+
 SOURCE = Path(__file__).with_name("kernels.c")
 # An unlimited peel would make the order of a sum depend on where in memory a row begins.
 FLAGS = (
     *("-O3", "-march=native", "-fopenmp-simd", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC"),
     *("-mprefer-vector-width=512", "--param=vect-max-peeling-for-alignment=0"),
 )
+OPENMP = ("-fopenmp", "-Wl,--as-needed")  # and torch's own runtime: two would take the cores from each other
 PLAIN_FLAGS = ("-O3", "-fopenmp-simd", "-fno-math-errno", "-shared", "-fPIC")  # what any C compiler takes
 OFF = "SHOAL_NO_KERNELS"
 SECONDS = 3.0  # that compiling takes, for estimates
@@ -38,8 +41,12 @@ def kernels() -> Kernels:
         return Kernels(None, f"{OFF} is set")
     if compiler is None:
         return Kernels(None, "there is no C compiler on this machine")
+    try:
+        attempts = _flags(compiler)
+    except (OSError, subprocess.TimeoutExpired) as failure:
+        return Kernels(None, str(failure))
     error = ""
-    for flags in (FLAGS, PLAIN_FLAGS):
+    for flags in attempts:
         try:
             return Kernels(ctypes.CDLL(str(_compiled(compiler, flags))), f"kernels compiled by {Path(compiler).name}")
         except subprocess.CalledProcessError as failure:
@@ -53,7 +60,7 @@ def is_compiled() -> bool:
     """Whether :func:`kernels` will find them compiled."""
     compiler = _compiler()
     try:
-        return compiler is not None and any(_path(compiler, flags).exists() for flags in (FLAGS, PLAIN_FLAGS))
+        return compiler is not None and any(_path(compiler, flags).exists() for flags in _flags(compiler))
     except (OSError, subprocess.TimeoutExpired):  # a compiler that does not answer: kernels() will say so
         return False
 
@@ -61,6 +68,14 @@ def is_compiled() -> bool:
 def _compiler() -> str | None:
     wanted = os.environ.get("CC")
     return shutil.which(wanted) if wanted else next(filter(None, map(shutil.which, ("cc", "gcc", "clang"))), None)
+
+
+def _flags(compiler: str) -> list[tuple[str, ...]]:
+    """What to compile with, best first. Threads need gcc, whose OpenMP runtime torch brings along on Linux."""
+    runtime = next((Path(torch.__file__).parent / "lib").glob("libgomp*.so*"), None)
+    if runtime is None or "Free Software Foundation" not in _version(compiler):
+        return [FLAGS, PLAIN_FLAGS]
+    return [(*FLAGS, *OPENMP, str(runtime)), FLAGS, PLAIN_FLAGS]
 
 
 def _compiled(compiler: str, flags: tuple[str, ...]) -> Path:
@@ -76,18 +91,22 @@ def _compiled(compiler: str, flags: tuple[str, ...]) -> Path:
 @cache
 def _path(compiler: str, flags: tuple[str, ...]) -> Path:
     """Where the library for this source, compiler and processor is kept."""
-    version = subprocess.run([compiler, "--version"], capture_output=True, text=True, timeout=30).stdout
-    parts = [SOURCE.read_text(encoding="utf-8"), version, " ".join(flags), _processor()]
+    parts = [SOURCE.read_text(encoding="utf-8"), _version(compiler), " ".join(flags), _processor()]
     name = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
     cache_folder = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(cache_folder) / "shoal" / f"kernels-{name}.so"
+
+
+@cache
+def _version(compiler: str) -> str:
+    return subprocess.run([compiler, "--version"], capture_output=True, text=True, timeout=30).stdout
 
 
 def _compile(compiler: str, flags: tuple[str, ...], path: Path) -> Path:
     if not path.exists():
         partial = path.with_suffix(f".{os.getpid()}")  # several processes may do this at once; renaming is atomic
         try:
-            command = [compiler, *flags, "-o", str(partial), str(SOURCE), "-lm"]
+            command = [compiler, "-o", str(partial), str(SOURCE), *flags, "-lm"]
             subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
             partial.rename(path)
         finally:

@@ -3,19 +3,57 @@
  * Every function works on R members. Arrays are row-major float32 with a stride, in elements, from one member to the
  * next, so that a slice of a larger array can be used in place. "rows" are indices of rows, int64: entry i says which
  * row of a table stands at place i; NULL means row i itself. Gradients of tables are added up in the order of the
- * places, by one thread: the same sums every time. What comes in as NaN comes out as NaN.
+ * places: the same sums every time. What comes in as NaN comes out as NaN.
  *
- * Compiled with -fopenmp-simd: the pragmas let a sum be split over the lanes of a vector; nothing starts a thread.
+ * Compiled with -fopenmp, the work is shared between the threads of torch; with -fopenmp-simd the pragmas only let a
+ * sum be split over the lanes of a vector, and nothing uses a thread.
  */
 #include <math.h>
 #include <stdint.h>
+#include <stdlib.h>
 #include <string.h>
+#ifdef _OPENMP
+#include <omp.h>
+#else
+#define omp_get_max_threads() 1 /* of torch, which has the same runtime */
+#endif
 
 typedef int64_t idx;
+
+/* Threads. A kernel's work is cut into as many parts as there are threads: whole members where there are enough of
+ * them, else the same rows of each. Part 0 adds to the tables of gradients themselves, and so do parts of whole members;
+ * any other part adds to zeros of its own, which are added to the tables in the order of the parts. The same sums
+ * every time, then, for the same number of threads. */
+typedef struct {
+    idx r, R, i, n; /* members r to R, rows i to n */
+    int own;        /* whether its sums are its own */
+} Part;
+
+#define WORTH 8192 /* numbers for which it is worth telling the threads */
+static inline idx parts_of(idx numbers) { return numbers < WORTH ? 1 : omp_get_max_threads(); }
+
+static inline Part part_of(idx part, idx parts, idx R, idx n) {
+    if (R >= parts) return (Part){R * part / parts, R * (part + 1) / parts, 0, n, 0};
+    return (Part){0, R, n * part / parts, n * (part + 1) / parts, part > 0};
+}
+
+/* Where a part adds what belongs to a table of R members: size numbers at every stride. */
+static float *sums(Part at, float *table, idx R, idx stride, idx size) {
+    if (!at.own || !table) return table;
+    float *zeros = calloc((R - 1) * stride + size, sizeof(float));
+    if (!zeros) abort(); /* memory is at its end; a NULL would leave the sums out */
+    return zeros;
+}
 
 static inline void add(float *restrict to, const float *restrict from, idx n) {
 #pragma omp simd
     for (idx k = 0; k < n; k++) to[k] += from[k];
+}
+
+static void add_sums(float *table, float *own, idx R, idx stride, idx size) {
+    if (own == table) return;
+    for (idx r = 0; r < R; r++) add(table + r * stride, own + r * stride, size);
+    free(own);
 }
 
 /* exp(x), about 1 ulp, vectorisable: 2^n by the exponent bits, the rest by a polynomial. */
@@ -56,102 +94,130 @@ static inline float normal_(float x, float e) {
 
 /* GELU of n numbers, and its backward. */
 void gelu_forward(idx n, const float *restrict x, float *restrict y) {
-#pragma omp simd
+#pragma omp parallel for simd schedule(static) if (parallel : n >= WORTH)
     for (idx i = 0; i < n; i++) y[i] = x[i] * normal_(x[i], exp_(-0.5f * x[i] * x[i]));
 }
 
 void gelu_backward(idx n, const float *restrict x, const float *restrict d_y, float *restrict d_x) {
-#pragma omp simd
+#pragma omp parallel for simd schedule(static) if (parallel : n >= WORTH)
     for (idx i = 0; i < n; i++) {
         const float e = exp_(-0.5f * x[i] * x[i]);
         d_x[i] = d_y[i] * (normal_(x[i], e) + x[i] * e * 0.39894228f);
     }
 }
 
-/* One time step of an LSTM layer, in place: gates (n, 4D), in the order forget, input, output, candidate, come in as a
- * part of what enters their non-linearities and go out behind them. What is missing of that part is added: a row of the
- * table x (if fresh, it replaces what gates held), bias (4D), and the projected states of the parent (., 4D).
- *   c_parent (., D)  ->  h (n, D), c (n, D);  c_parent is NULL at the first step */
-void lstm_forward(idx R, idx n, idx D, float *gates, idx gates_stride, idx fresh, const float *x, idx x_stride,
-                  const idx *x_rows, idx rows_stride, const float *bias, const float *projected, idx projected_stride,
-                  const float *c_parent, const idx *parents, float *h, float *c, idx state_stride) {
-    for (idx r = 0; r < R; r++)
-        for (idx i = 0; i < n; i++) {
-            const idx parent = parents ? parents[r * n + i] : i;
-            float *restrict g = gates + r * gates_stride + i * 4 * D;
-            float *restrict hi = h + r * state_stride + i * D, *restrict ci = c + r * state_stride + i * D;
-            if (x) {
-                const float *restrict xi = x + r * x_stride + x_rows[r * rows_stride + i] * 4 * D;
-                if (fresh)
-                    memcpy(g, xi, 4 * D * sizeof(float));
-                else
-                    add(g, xi, 4 * D);
-            }
-            if (bias) add(g, bias + r * 4 * D, 4 * D);
-            if (projected) add(g, projected + r * projected_stride + parent * 4 * D, 4 * D);
-            if (c_parent) {
-                const float *restrict cp = c_parent + r * state_stride + parent * D;
-#pragma omp simd
-                for (idx k = 0; k < D; k++) {
-                    const float f = sigmoid_(g[k]), in = sigmoid_(g[D + k]);
-                    const float o = sigmoid_(g[2 * D + k]), new = tanh_(g[3 * D + k]);
-                    const float cell = f * cp[k] + in * new;
-                    g[k] = f, g[D + k] = in, g[2 * D + k] = o, g[3 * D + k] = new;
-                    ci[k] = cell, hi[k] = o * tanh_(cell);
+/* One time step of an LSTM layer over M nodes: that of n nodes from start on, with parents from node before on, or none
+ * if that is negative. In place: gates (M, 4D), in the order forget, input, output, candidate, come in as a part of what
+ * enters their non-linearities and go out behind them. What is missing of that part is added: a row of the table x (if
+ * fresh, it replaces what gates held), bias (4D), and the projected states of the parent (., 4D).
+ *   c (M, D) of the parents  ->  h (M, D), c (M, D) of the nodes */
+void lstm_forward(idx R, idx M, idx D, idx start, idx n, idx before, float *gates, idx fresh, const float *x,
+                  idx x_stride, const idx *x_rows, const float *bias, const float *projected, idx projected_stride,
+                  const idx *parents, float *h, float *c) {
+    const idx state_stride = M * D;
+    const float *c_parent = before < 0 ? NULL : c + before * D;
+    gates += start * 4 * D, h += start * D, c += start * D;
+    const idx parts = parts_of(R * n * D);
+#pragma omp parallel for schedule(static, 1) if (parts > 1)
+    for (idx part = 0; part < parts; part++) {
+        const Part at = part_of(part, parts, R, n);
+        for (idx r = at.r; r < at.R; r++)
+            for (idx i = at.i; i < at.n; i++) {
+                const idx parent = parents ? parents[r * n + i] : i;
+                float *restrict g = gates + r * M * 4 * D + i * 4 * D;
+                float *restrict hi = h + r * state_stride + i * D, *restrict ci = c + r * state_stride + i * D;
+                if (x) {
+                    const float *restrict xi = x + r * x_stride + x_rows[r * M + start + i] * 4 * D;
+                    if (fresh)
+                        memcpy(g, xi, 4 * D * sizeof(float));
+                    else
+                        add(g, xi, 4 * D);
                 }
-            } else {
+                if (bias) add(g, bias + r * 4 * D, 4 * D);
+                if (projected) add(g, projected + r * projected_stride + parent * 4 * D, 4 * D);
+                if (c_parent) {
+                    const float *restrict cp = c_parent + r * state_stride + parent * D;
 #pragma omp simd
-                for (idx k = 0; k < D; k++) {
-                    const float f = sigmoid_(g[k]), in = sigmoid_(g[D + k]);
-                    const float o = sigmoid_(g[2 * D + k]), new = tanh_(g[3 * D + k]);
-                    const float cell = in * new;
-                    g[k] = f, g[D + k] = in, g[2 * D + k] = o, g[3 * D + k] = new;
-                    ci[k] = cell, hi[k] = o * tanh_(cell);
+                    for (idx k = 0; k < D; k++) {
+                        const float f = sigmoid_(g[k]), in = sigmoid_(g[D + k]);
+                        const float o = sigmoid_(g[2 * D + k]), new = tanh_(g[3 * D + k]);
+                        const float cell = f * cp[k] + in * new;
+                        g[k] = f, g[D + k] = in, g[2 * D + k] = o, g[3 * D + k] = new;
+                        ci[k] = cell, hi[k] = o * tanh_(cell);
+                    }
+                } else {
+#pragma omp simd
+                    for (idx k = 0; k < D; k++) {
+                        const float f = sigmoid_(g[k]), in = sigmoid_(g[D + k]);
+                        const float o = sigmoid_(g[2 * D + k]), new = tanh_(g[3 * D + k]);
+                        const float cell = in * new;
+                        g[k] = f, g[D + k] = in, g[2 * D + k] = o, g[3 * D + k] = new;
+                        ci[k] = cell, hi[k] = o * tanh_(cell);
+                    }
                 }
             }
-        }
+    }
 }
 
-/* Its backward, in place: gates (n, 4D) become the gradient before the non-linearities, from d_h and d_c (n, D). That is
- * added to d_c_parent and, where they are given, to d_projected (., 4D), the table d_x (., 4D) and d_bias (4D). */
-void lstm_backward(idx R, idx n, idx D, float *gates, idx gates_stride, const float *c, const float *d_h,
-                   const float *d_c, const float *c_parent, float *d_c_parent, idx state_stride, const idx *parents,
-                   float *d_projected, idx projected_stride, float *d_x, idx x_stride, const idx *x_rows,
-                   idx rows_stride, float *d_bias) {
-    for (idx r = 0; r < R; r++)
-        for (idx i = 0; i < n; i++) {
-            const idx parent = parents ? parents[r * n + i] : i;
-            float *restrict g = gates + r * gates_stride + i * 4 * D;
-            const float *restrict ci = c + r * state_stride + i * D;
-            const float *restrict dh = d_h + r * state_stride + i * D, *restrict dc = d_c + r * state_stride + i * D;
-            if (c_parent) {
-                const float *restrict cp = c_parent + r * state_stride + parent * D;
-                float *restrict dcp = d_c_parent + r * state_stride + parent * D;
+/* Its backward, in place: gates become the gradient before the non-linearities, from d_h and d_c (M, D). That is added to
+ * d_c of the parents and, where they are given, to d_projected (., 4D) of the n_parents from before on, the table d_x
+ * (., 4D) and d_bias (4D). */
+void lstm_backward(idx R, idx M, idx D, idx start, idx n, idx before, float *gates, const float *c, const float *d_h,
+                   float *d_c, const idx *parents, idx n_parents, float *d_projected, idx projected_stride, float *d_x,
+                   idx x_stride, const idx *x_rows, float *d_bias) {
+    const idx state_stride = M * D;
+    const float *c_parent = before < 0 ? NULL : c + before * D;
+    float *d_c_parent = before < 0 ? NULL : d_c + before * D;
+    if (d_projected) d_projected += before * 4 * D;
+    gates += start * 4 * D, c += start * D, d_h += start * D, d_c += start * D;
+    const idx parts = parts_of(R * n * D);
+#pragma omp parallel for ordered schedule(static, 1) if (parts > 1)
+    for (idx part = 0; part < parts; part++) {
+        const Part at = part_of(part, parts, R, n);
+        float *dcs = parents ? sums(at, d_c_parent, R, state_stride, n_parents * D) : d_c_parent;
+        float *dps = sums(at, d_projected, R, projected_stride, n_parents * 4 * D);
+        float *dxs = sums(at, d_x, R, x_stride, x_stride), *dbs = sums(at, d_bias, R, 4 * D, 4 * D);
+        for (idx r = at.r; r < at.R; r++)
+            for (idx i = at.i; i < at.n; i++) {
+                const idx parent = parents ? parents[r * n + i] : i;
+                float *restrict g = gates + r * M * 4 * D + i * 4 * D;
+                const float *restrict ci = c + r * state_stride + i * D;
+                const float *restrict dh = d_h + r * state_stride + i * D, *restrict dc = d_c + r * state_stride + i * D;
+                if (c_parent) {
+                    const float *restrict cp = c_parent + r * state_stride + parent * D;
+                    float *restrict dcp = dcs + r * state_stride + parent * D;
 #pragma omp simd
-                for (idx k = 0; k < D; k++) {
-                    const float f = g[k], in = g[D + k], o = g[2 * D + k], new = g[3 * D + k], t = tanh_(ci[k]);
-                    const float cell = dc[k] + dh[k] * o * (1.0f - t * t);
-                    g[k] = cell * cp[k] * f * (1.0f - f);
-                    g[D + k] = cell * new * in * (1.0f - in);
-                    g[2 * D + k] = dh[k] * t * o * (1.0f - o);
-                    g[3 * D + k] = cell * in * (1.0f - new * new);
-                    dcp[k] += cell * f;
-                }
-            } else {
+                    for (idx k = 0; k < D; k++) {
+                        const float f = g[k], in = g[D + k], o = g[2 * D + k], new = g[3 * D + k], t = tanh_(ci[k]);
+                        const float cell = dc[k] + dh[k] * o * (1.0f - t * t);
+                        g[k] = cell * cp[k] * f * (1.0f - f);
+                        g[D + k] = cell * new * in * (1.0f - in);
+                        g[2 * D + k] = dh[k] * t * o * (1.0f - o);
+                        g[3 * D + k] = cell * in * (1.0f - new * new);
+                        dcp[k] += cell * f;
+                    }
+                } else {
 #pragma omp simd
-                for (idx k = 0; k < D; k++) {
-                    const float in = g[D + k], o = g[2 * D + k], new = g[3 * D + k], t = tanh_(ci[k]);
-                    const float cell = dc[k] + dh[k] * o * (1.0f - t * t);
-                    g[k] = 0.0f;
-                    g[D + k] = cell * new * in * (1.0f - in);
-                    g[2 * D + k] = dh[k] * t * o * (1.0f - o);
-                    g[3 * D + k] = cell * in * (1.0f - new * new);
+                    for (idx k = 0; k < D; k++) {
+                        const float in = g[D + k], o = g[2 * D + k], new = g[3 * D + k], t = tanh_(ci[k]);
+                        const float cell = dc[k] + dh[k] * o * (1.0f - t * t);
+                        g[k] = 0.0f;
+                        g[D + k] = cell * new * in * (1.0f - in);
+                        g[2 * D + k] = dh[k] * t * o * (1.0f - o);
+                        g[3 * D + k] = cell * in * (1.0f - new * new);
+                    }
                 }
+                if (dps) add(dps + r * projected_stride + parent * 4 * D, g, 4 * D);
+                if (dxs) add(dxs + r * x_stride + x_rows[r * M + start + i] * 4 * D, g, 4 * D);
+                if (dbs) add(dbs + r * 4 * D, g, 4 * D);
             }
-            if (d_projected) add(d_projected + r * projected_stride + parent * 4 * D, g, 4 * D);
-            if (d_x) add(d_x + r * x_stride + x_rows[r * rows_stride + i] * 4 * D, g, 4 * D);
-            if (d_bias) add(d_bias + r * 4 * D, g, 4 * D);
+#pragma omp ordered
+        {
+            add_sums(d_c_parent, dcs, R, state_stride, n_parents * D);
+            add_sums(d_projected, dps, R, projected_stride, n_parents * 4 * D);
+            add_sums(d_x, dxs, R, x_stride, x_stride), add_sums(d_bias, dbs, R, 4 * D, 4 * D);
         }
+    }
 }
 
 /* Heads of the usual sizes get code of their own, in which every loop over a head has a known length. */
@@ -184,11 +250,11 @@ static inline __attribute__((always_inline)) void add_scaled(float *restrict to,
     for (idx e = 0; e < K; e++) to[e] += a * b[e];
 }
 
-static inline __attribute__((always_inline)) void attend(Layout at, const float *q, const float *k, const float *v,
+static inline __attribute__((always_inline)) void attend(Part in, Layout at, const float *q, const float *k, const float *v,
                                                          float *weights, float *context, const idx K) {
     const float scale = 1.0f / sqrtf((float)K);
-    for (idx r = 0; r < at.R; r++)
-        for (idx i = 0; i < at.n; i++) {
+    for (idx r = in.r; r < in.R; r++)
+        for (idx i = in.i; i < in.n; i++) {
             const idx place = r * at.n + i, length = at.lengths[i];
             const float *qi = q + r * at.q_stride + (at.q_rows ? at.q_rows[place] : i) * at.q_ld;
             const idx *rows = at.kv_rows + place * at.S;
@@ -210,13 +276,13 @@ static inline __attribute__((always_inline)) void attend(Layout at, const float 
         }
 }
 
-static inline __attribute__((always_inline)) void attend_back(Layout at, const float *q, const float *k,
+static inline __attribute__((always_inline)) void attend_back(Part in, Layout at, const float *q, const float *k,
                                                               const float *v, const float *weights,
                                                               const float *d_context, float *d_q, float *d_k,
                                                               float *d_v, const idx K) {
     const float scale = 1.0f / sqrtf((float)K);
-    for (idx r = 0; r < at.R; r++)
-        for (idx i = 0; i < at.n; i++) {
+    for (idx r = in.r; r < in.R; r++)
+        for (idx i = in.i; i < in.n; i++) {
             const idx place = r * at.n + i, length = at.lengths[i];
             const idx query = r * at.q_stride + (at.q_rows ? at.q_rows[place] : i) * at.q_ld;
             const idx *rows = at.kv_rows + place * at.S;
@@ -243,8 +309,13 @@ void attend_forward(idx R, idx n, idx S, idx H, idx K, const float *q, idx q_ld,
                     const float *k, const float *v, idx kv_ld, idx kv_stride, const idx *kv_rows, const idx *lengths,
                     float *weights, float *context) {
     const Layout at = {R, n, S, H, q_ld, q_stride, kv_ld, kv_stride, q_rows, kv_rows, lengths};
-#define BODY(size) attend(at, q, k, v, weights, context, size)
-    FOR_HEAD_SIZE(K, BODY)
+    const idx parts = parts_of(R * n * H * K);
+#define BODY(size) attend(in, at, q, k, v, weights, context, size)
+#pragma omp parallel for schedule(static, 1) if (parts > 1)
+    for (idx part = 0; part < parts; part++) {
+        const Part in = part_of(part, parts, R, n);
+        FOR_HEAD_SIZE(K, BODY)
+    }
 #undef BODY
 }
 
@@ -253,8 +324,16 @@ void attend_backward(idx R, idx n, idx S, idx H, idx K, const float *q, idx q_ld
                      const float *k, const float *v, idx kv_ld, idx kv_stride, const idx *kv_rows, const idx *lengths,
                      const float *weights, const float *d_context, float *d_q, float *d_k, float *d_v) {
     const Layout at = {R, n, S, H, q_ld, q_stride, kv_ld, kv_stride, q_rows, kv_rows, lengths};
-#define BODY(size) attend_back(at, q, k, v, weights, d_context, d_q, d_k, d_v, size)
-    FOR_HEAD_SIZE(K, BODY)
+    const idx parts = parts_of(R * n * H * K);
+#define BODY(size) attend_back(in, at, q, k, v, weights, d_context, d_qs, d_kvs, d_kvs + H * K, size)
+#pragma omp parallel for ordered schedule(static, 1) if (parts > 1)
+    for (idx part = 0; part < parts; part++) {
+        const Part in = part_of(part, parts, R, n);
+        float *d_qs = q_rows ? sums(in, d_q, R, q_stride, q_stride) : d_q, *d_kvs = sums(in, d_k, R, kv_stride, kv_stride);
+        FOR_HEAD_SIZE(K, BODY)
+#pragma omp ordered
+        add_sums(d_q, d_qs, R, q_stride, q_stride), add_sums(d_k, d_kvs, R, kv_stride, kv_stride);
+    }
 #undef BODY
 }
 
@@ -262,36 +341,41 @@ void attend_backward(idx R, idx n, idx S, idx H, idx K, const float *q, idx q_ld
 void add_norm_forward(idx R, idx n, idx D, const float *x, idx x_stride, const idx *x_rows, const float *a,
                       const float *bias, const float *weight, const float *shift, float eps, float *normal,
                       float *inverse, float *y) {
-    for (idx r = 0; r < R; r++)
-        for (idx i = 0; i < n; i++) {
-            const float *restrict xi = x + r * x_stride + (x_rows ? x_rows[r * n + i] : i) * D;
-            const float *restrict ai = a + (r * n + i) * D;
-            const float *restrict w = weight + r * D, *restrict s = shift + r * D;
-            float *restrict z = normal + (r * n + i) * D, *restrict yi = y + (r * n + i) * D;
-            float mean = 0.0f, variance = 0.0f;
+    const idx parts = parts_of(R * n * D);
+#pragma omp parallel for schedule(static, 1) if (parts > 1)
+    for (idx part = 0; part < parts; part++) {
+        const Part at = part_of(part, parts, R, n);
+        for (idx r = at.r; r < at.R; r++)
+            for (idx i = at.i; i < at.n; i++) {
+                const float *restrict xi = x + r * x_stride + (x_rows ? x_rows[r * n + i] : i) * D;
+                const float *restrict ai = a + (r * n + i) * D;
+                const float *restrict w = weight + r * D, *restrict s = shift + r * D;
+                float *restrict z = normal + (r * n + i) * D, *restrict yi = y + (r * n + i) * D;
+                float mean = 0.0f, variance = 0.0f;
 #pragma omp simd
-            for (idx k = 0; k < D; k++) z[k] = xi[k] + ai[k];
-            if (bias) {
-                const float *restrict b = bias + r * D;
+                for (idx k = 0; k < D; k++) z[k] = xi[k] + ai[k];
+                if (bias) {
+                    const float *restrict b = bias + r * D;
 #pragma omp simd
-                for (idx k = 0; k < D; k++) z[k] += b[k];
-            }
+                    for (idx k = 0; k < D; k++) z[k] += b[k];
+                }
 #pragma omp simd reduction(+ : mean)
-            for (idx k = 0; k < D; k++) mean += z[k];
-            mean /= (float)D;
+                for (idx k = 0; k < D; k++) mean += z[k];
+                mean /= (float)D;
 #pragma omp simd reduction(+ : variance)
-            for (idx k = 0; k < D; k++) {
-                z[k] -= mean;
-                variance += z[k] * z[k];
-            }
-            const float inv = 1.0f / sqrtf(variance / (float)D + eps);
-            inverse[r * n + i] = inv;
+                for (idx k = 0; k < D; k++) {
+                    z[k] -= mean;
+                    variance += z[k] * z[k];
+                }
+                const float inv = 1.0f / sqrtf(variance / (float)D + eps);
+                inverse[r * n + i] = inv;
 #pragma omp simd
-            for (idx k = 0; k < D; k++) {
-                z[k] *= inv;
-                yi[k] = z[k] * w[k] + s[k];
+                for (idx k = 0; k < D; k++) {
+                    z[k] *= inv;
+                    yi[k] = z[k] * w[k] + s[k];
+                }
             }
-        }
+    }
 }
 
 /* Its backward: d_y (n, D) -> d_sum (n, D), the gradient of x, a and bias alike; added to d_weight, d_shift (D) and,
@@ -299,35 +383,47 @@ void add_norm_forward(idx R, idx n, idx D, const float *x, idx x_stride, const i
 void add_norm_backward(idx R, idx n, idx D, const float *normal, const float *inverse, const float *weight,
                        const float *d_y, float *d_sum, float *d_weight, float *d_shift, float *d_bias, float *d_x,
                        idx x_stride, const idx *x_rows) {
-    for (idx r = 0; r < R; r++) {
-        float *restrict dw = d_weight + r * D, *restrict ds = d_shift + r * D;
-        const float *restrict w = weight + r * D;
-        for (idx i = 0; i < n; i++) {
-            const float *restrict z = normal + (r * n + i) * D, *restrict dy = d_y + (r * n + i) * D;
-            float *restrict d = d_sum + (r * n + i) * D;
-            float mean = 0.0f, slope = 0.0f;
+    const idx parts = parts_of(R * n * D);
+#pragma omp parallel for ordered schedule(static, 1) if (parts > 1)
+    for (idx part = 0; part < parts; part++) {
+        const Part at = part_of(part, parts, R, n);
+        float *dws = sums(at, d_weight, R, D, D), *dss = sums(at, d_shift, R, D, D), *dbs = sums(at, d_bias, R, D, D);
+        float *dxs = x_rows ? sums(at, d_x, R, x_stride, x_stride) : d_x;
+        for (idx r = at.r; r < at.R; r++) {
+            float *restrict dw = dws + r * D, *restrict ds = dss + r * D;
+            const float *restrict w = weight + r * D;
+            for (idx i = at.i; i < at.n; i++) {
+                const float *restrict z = normal + (r * n + i) * D, *restrict dy = d_y + (r * n + i) * D;
+                float *restrict d = d_sum + (r * n + i) * D;
+                float mean = 0.0f, slope = 0.0f;
 #pragma omp simd reduction(+ : mean, slope)
-            for (idx k = 0; k < D; k++) {
-                const float dz = dy[k] * w[k];
-                mean += dz;
-                slope += dz * z[k];
-                dw[k] += dy[k] * z[k];
-                ds[k] += dy[k];
-            }
-            mean /= (float)D, slope /= (float)D;
-            const float inv = inverse[r * n + i];
+                for (idx k = 0; k < D; k++) {
+                    const float dz = dy[k] * w[k];
+                    mean += dz;
+                    slope += dz * z[k];
+                    dw[k] += dy[k] * z[k];
+                    ds[k] += dy[k];
+                }
+                mean /= (float)D, slope /= (float)D;
+                const float inv = inverse[r * n + i];
 #pragma omp simd
-            for (idx k = 0; k < D; k++) d[k] = inv * (dy[k] * w[k] - mean - z[k] * slope);
-            if (d_bias) {
-                float *restrict db = d_bias + r * D;
+                for (idx k = 0; k < D; k++) d[k] = inv * (dy[k] * w[k] - mean - z[k] * slope);
+                if (dbs) {
+                    float *restrict db = dbs + r * D;
 #pragma omp simd
-                for (idx k = 0; k < D; k++) db[k] += d[k];
-            }
-            if (x_rows) {
-                float *restrict dx = d_x + r * x_stride + x_rows[r * n + i] * D;
+                    for (idx k = 0; k < D; k++) db[k] += d[k];
+                }
+                if (x_rows) {
+                    float *restrict dx = dxs + r * x_stride + x_rows[r * n + i] * D;
 #pragma omp simd
-                for (idx k = 0; k < D; k++) dx[k] += d[k];
+                    for (idx k = 0; k < D; k++) dx[k] += d[k];
+                }
             }
+        }
+#pragma omp ordered
+        {
+            add_sums(d_weight, dws, R, D, D), add_sums(d_shift, dss, R, D, D), add_sums(d_bias, dbs, R, D, D);
+            add_sums(d_x, dxs, R, x_stride, x_stride);
         }
     }
 }
@@ -337,7 +433,7 @@ void add_norm_backward(idx R, idx n, idx D, const float *normal, const float *in
  * to the gradient: one number per member, or, with per_parameter, P of them. finite says which members to change; on
  * return, which of those have finite parameters. */
 #define ADAM(keep, add)                                                           \
-    _Pragma("omp simd reduction(+ : odd)") for (idx k = 0; k < P; k++) {          \
+    _Pragma("omp parallel for simd schedule(static) reduction(+ : odd) if (parallel : P >= WORTH)") for (idx k = 0; k < P; k++) {          \
         const float g = gr[k] * scale + (add) * t[k];                             \
         mr[k] += w1 * (g - mr[k]);                                                \
         vr[k] = beta2 * vr[k] + w2 * g * g;                                       \

@@ -23,15 +23,12 @@ class Library:
 
     def call(self, name: str, *arguments: Tensor | int | float | None) -> None:
         """Run a kernel. Tensors are the callers' to keep alive and contiguous where the kernel asks for it."""
-        converted: list[Any] = []
-        for argument in arguments:
-            if isinstance(argument, Tensor):
-                converted.append(ctypes.c_void_p(argument.data_ptr()))
-            elif isinstance(argument, float):
-                converted.append(ctypes.c_float(argument))
-            else:
-                converted.append(ctypes.c_void_p() if argument is None else ctypes.c_int64(argument))
-        getattr(self._library, name)(*converted)
+        function = getattr(self._library, name)
+        if function.argtypes is None:  # once, as converting each argument here at every call is slow
+            kinds = {int: ctypes.c_int64, float: ctypes.c_float}
+            function.argtypes = [kinds.get(type(argument), ctypes.c_void_p) for argument in arguments]
+            function.restype = None
+        function(*[argument.data_ptr() if isinstance(argument, Tensor) else argument for argument in arguments])
 
 
 class KernelOps:
@@ -125,19 +122,17 @@ class _LSTMLayer(Function):
             table = linear(x, weight[:, :, :-D], bias)  # (R, X, 4 D)
             gates, bias = x.new_empty(R, M, 4 * D), None
         h, c = x.new_empty(R, M, D), x.new_empty(R, M, D)
-        for t, parents in enumerate(nodes.parents):
-            at, n = nodes.level(t), nodes.sizes[t]
+        for t, (parents, n) in enumerate(zip(nodes.parents, nodes.sizes, strict=True)):
             before = nodes.level(t - 1) if t else None
             projected = None
             if before is not None and parents is None:
-                gates[:, at].baddbmm_(h[:, before], of_state, beta=0 if rows is not None else 1)
+                gates[:, nodes.level(t)].baddbmm_(h[:, before], of_state, beta=0 if rows is not None else 1)
             elif before is not None:
                 projected = torch.bmm(h[:, before], of_state)  # (R, n_(t-1), 4 D), before it goes to the children
             library.call(
-                *("lstm_forward", R, n, D, gates[:, at], M * 4 * D, int(t <= nodes.n_shared)),
-                *(table, x.shape[1] * 4 * D, None if rows is None else rows[:, at], M, bias),
-                *(projected, nodes.sizes[t - 1] * 4 * D, None if before is None else c[:, before]),
-                *(parents, h[:, at], c[:, at], M * D),
+                *("lstm_forward", R, M, D, nodes.starts[t], n, -1 if before is None else before.start),
+                *(gates, int(t <= nodes.n_shared), table, x.shape[1] * 4 * D, rows, bias),
+                *(projected, 0 if projected is None else projected[0].numel(), parents, h, c),
             )
         ctx.save_for_backward(x, weight, rows, h, c)
         ctx.gates, ctx.nodes, ctx.library, ctx.biased = gates, nodes, library, bias is not None
@@ -149,23 +144,21 @@ class _LSTMLayer(Function):
     def backward(ctx: Any, d_h: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, rows, h, c = ctx.saved_tensors
         gates, nodes, library = ctx.gates, ctx.nodes, ctx.library
-        (R, M, D), S = h.shape, len(nodes.parents)
+        (R, M, D), S, sizes = h.shape, len(nodes.parents), nodes.sizes
         d_h, d_c = d_h.clone(memory_format=torch.contiguous_format), torch.zeros_like(c)
         d_table = None if rows is None else x.new_zeros(R, x.shape[1], 4 * D)
         d_bias = x.new_zeros(R, 4 * D) if ctx.biased else None
         shared = nodes.starts[nodes.n_shared]  # nodes whose children are elsewhere than right under them
         d_shared = x.new_zeros(R, shared, 4 * D)  # gradient of their projections
         for t in range(S - 1, -1, -1):
-            at, parents = nodes.level(t), nodes.parents[t]
-            before = nodes.level(t - 1) if t else None
+            parents, before = nodes.parents[t], nodes.level(t - 1) if t else None
             library.call(
-                *("lstm_backward", R, nodes.sizes[t], D, gates[:, at], M * 4 * D, c[:, at], d_h[:, at], d_c[:, at]),
-                *((None, None) if before is None else (c[:, before], d_c[:, before])),
-                *(M * D, parents, None if parents is None else d_shared[:, before], shared * 4 * D),
-                *(d_table, x.shape[1] * 4 * D, None if rows is None else rows[:, at], M, d_bias),
+                *("lstm_backward", R, M, D, nodes.starts[t], sizes[t], -1 if before is None else before.start),
+                *(gates, c, d_h, d_c, parents, sizes[t - 1], None if parents is None else d_shared, shared * 4 * D),
+                *(d_table, x.shape[1] * 4 * D, rows, d_bias),
             )
             if before is not None:
-                d_projected = gates[:, at] if parents is None else d_shared[:, before]
+                d_projected = gates[:, nodes.level(t)] if parents is None else d_shared[:, before]
                 d_h[:, before].baddbmm_(d_projected, weight[:, :, -D:])
         d_inputs = gates if d_table is None else d_table
         d_weight = torch.empty_like(weight)

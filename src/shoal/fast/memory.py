@@ -1,13 +1,13 @@
 """Keep the memory that a step frees, for the next step takes it again.
 
 glibc gives freed blocks of some megabytes back to the system, which clears every page of the next one anew: on a step
-that allocates as much as it computes, an eighth of the time.
+that allocates as much as it computes, an eighth of the time, and more where members are many and arrays large.
 """
 
 import ctypes
 import sys
 
-_TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD = -1, -2, -3  # of mallopt(3)
+_TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX = -1, -2, -4  # of mallopt(3)
 
 
 def keep_freed_memory() -> None:
@@ -18,6 +18,6 @@ def keep_freed_memory() -> None:
         mallopt = ctypes.CDLL(None).mallopt
     except (OSError, AttributeError):  # another C library
         return
-    mallopt(_MMAP_THRESHOLD, 32 * 2**20)  # the largest it takes
-    mallopt(_TRIM_THRESHOLD, 2**31 - 1)
+    mallopt(_MMAP_MAX, 0)  # a block with pages of its own, as any of 32 MiB would be, goes back when it is freed
+    mallopt(_TRIM_THRESHOLD, -1)  # never
     mallopt(_TOP_PAD, 64 * 2**20)
