@@ -159,6 +159,10 @@ def test_the_report_of_sanity_has_its_four_figures_and_ten_rows(lab, tmp_path):
     for name in ("lstm-loss.pdf", "gpt-accuracy.svg", "lstm-accuracy.png"):
         assert (page.parent / "figures" / name).stat().st_size > 1000
     assert "ten-figures.tex" in page.read_text()
+    text = (page.parent / "report.md").read_text()
+    assert "![lstm-loss](figures/lstm-loss.png)" in text
+    assert "|  | LSTM | GPT |\n| --- | ---: | ---: |\n| L_train |" in text
+    assert all(f"- {answer}" in text for answer in report.answers)
 
 
 def test_reports_show_what_can_be_shown_of_diverged_and_perfect_runs(tmp_path):

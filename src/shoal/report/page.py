@@ -11,6 +11,7 @@ import vl_convert
 
 from shoal.lab.files import write
 from shoal.report.figures import Figure
+from shoal.report.markdown import to_markdown
 from shoal.report.table import Table, with_subscripts
 
 _EXPORTS = "window.vegaEmbed = vegaEmbed;"  # what the page's own script uses of the bundle
@@ -44,7 +45,7 @@ class Report:
 
 
 def write_report(report: Report, folder: Path) -> Path:
-    """Write ``index.html``, ``figures/NAME.{pdf,svg,png}`` and ``tables/NAME.{csv,md,tex}``.
+    """Write ``index.html``, ``report.md``, ``figures/NAME.{pdf,svg,png}`` and ``tables/NAME.{csv,md,tex}``.
 
     Returns:
         The page's path. It needs no network: the charts' code is in it.
@@ -54,6 +55,7 @@ def write_report(report: Report, folder: Path) -> Path:
             _write_figure(figure, folder / "figures")
         for table in section.tables:
             _write_table(table, folder / "tables")
+    write(folder / "report.md", to_markdown(report).encode())
     page = folder / "index.html"
     write(page, _page(report).encode())
     return page
