@@ -80,19 +80,24 @@ def add_settings(parser: Parser) -> None:
 
 
 def read_values(options: argparse.Namespace) -> dict[str, list[str | None]]:
-    """The values of the flags of :func:`add_settings` that were given; ``none`` is nothing given,
+    """The values of the flags of :func:`add_settings` that were given; ``none`` is nothing given
     where no choice has that name.
 
     Raises:
         UserError: a flag was given twice.
     """
     from shoal.spec import RunSpec
+    from shoal.spec.fields import extra
 
     given = {name: values for name in RunSpec.model_fields if (values := getattr(options, name)) is not None}
     for name, values in given.items():
         if len(values) > 1:
             raise UserError(f"--{name.replace('_', '-')} was given {len(values)} times; give all its values at once")
-    return {name: [None if value.lower() == "none" else value for value in values[0]] for name, values in given.items()}
+    left_open = {name: "none" if "none" in extra(RunSpec, name)["choices"] else None for name in given}
+    return {
+        name: [left_open[name] if value.lower() == "none" else value for value in values[0]]
+        for name, values in given.items()
+    }
 
 
 def read_settings(options: argparse.Namespace) -> "list[RunSpec]":
