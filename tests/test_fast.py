@@ -207,7 +207,7 @@ def test_compiled_operations_on_threads_equal_those_on_one_and_repeat_to_the_bit
     assert torch.equal(found[0], expected[0])  # rows are computed alone; only sums over rows are divided
     for one, other, same in zip(expected, found, again, strict=True):
         # sums of thousands of float32 terms in another order
-            torch.testing.assert_close(other, one, atol=1e-4 * float(one.abs().max()), rtol=0)
+        torch.testing.assert_close(other, one, atol=1e-4 * float(one.abs().max()), rtol=0)
         assert torch.equal(other, same)
 
 
