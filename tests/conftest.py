@@ -6,11 +6,20 @@ from pathlib import Path
 import pytest
 import torch
 
+from shoal.fast.build import kernels
+
 
 @pytest.fixture(autouse=True, scope="session")
 def one_thread():
     """Small tensors are fastest on one thread, and tests may run side by side."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def compiled():
+    """The kernels are there from the start: which engine a short run gets depends on whether they are, and a test that
+    compares two runs to the bit must not see them appear in between."""
+    kernels()
 
 
 @pytest.fixture(scope="session")
