@@ -23,7 +23,7 @@ typedef int64_t idx;
 /* Threads. A kernel's work is cut into as many parts as there are threads: whole members where there are enough of
  * them, else the same rows of each. Part 0 adds to the tables of gradients themselves, and so do parts of whole members;
  * any other part adds to zeros of its own, which are added to the tables in the order of the parts. The same sums
- * every time, then, for the same number of threads. */
+ * every time, then, for the same number of threads. (Attention's backward is cut by heads, which share no sum.) */
 typedef struct {
     idx r, R, i, n; /* members r to R, rows i to n */
     int own;        /* whether its sums are its own */
@@ -276,17 +276,19 @@ static inline __attribute__((always_inline)) void attend(Part in, Layout at, con
         }
 }
 
-static inline __attribute__((always_inline)) void attend_back(Part in, Layout at, const float *q, const float *k,
-                                                              const float *v, const float *weights,
+/* Heads in [from, to), counted over the members: no two of them add to the same numbers. */
+static inline __attribute__((always_inline)) void attend_back(idx from, idx to, Layout at, const float *q,
+                                                              const float *k, const float *v, const float *weights,
                                                               const float *d_context, float *d_q, float *d_k,
                                                               float *d_v, const idx K) {
     const float scale = 1.0f / sqrtf((float)K);
-    for (idx r = in.r; r < in.R; r++)
-        for (idx i = in.i; i < in.n; i++) {
+    for (idx r = from / at.H; r * at.H < to; r++) {
+        const idx first = from > r * at.H ? from - r * at.H : 0, end = to < (r + 1) * at.H ? to - r * at.H : at.H;
+        for (idx i = 0; i < at.n; i++) {
             const idx place = r * at.n + i, length = at.lengths[i];
             const idx query = r * at.q_stride + (at.q_rows ? at.q_rows[place] : i) * at.q_ld;
             const idx *rows = at.kv_rows + place * at.S;
-            for (idx h = 0; h < at.H; h++) {
+            for (idx h = first; h < end; h++) {
                 const float *w = weights + (place * at.H + h) * at.S, *d_out = d_context + (place * at.H + h) * K;
                 float d_w[at.S], mean = 0.0f; /* sum_j w_j d_w_j, which softmax takes off */
                 for (idx j = 0; j < length; j++) {
@@ -302,6 +304,7 @@ static inline __attribute__((always_inline)) void attend_back(Part in, Layout at
                 }
             }
         }
+    }
 }
 
 /* Causal attention  ->  weights (n, H, S), context (n, H K) */
@@ -324,15 +327,12 @@ void attend_backward(idx R, idx n, idx S, idx H, idx K, const float *q, idx q_ld
                      const float *k, const float *v, idx kv_ld, idx kv_stride, const idx *kv_rows, const idx *lengths,
                      const float *weights, const float *d_context, float *d_q, float *d_k, float *d_v) {
     const Layout at = {R, n, S, H, q_ld, q_stride, kv_ld, kv_stride, q_rows, kv_rows, lengths};
-    const idx parts = parts_of(R * n * H * K);
-#define BODY(size) attend_back(in, at, q, k, v, weights, d_context, d_qs, d_kvs, d_kvs + H * K, size)
-#pragma omp parallel for ordered schedule(static, 1) if (parts > 1)
+    const idx threads = parts_of(R * n * H * K), parts = threads < R * H ? threads : R * H;
+#define BODY(size) attend_back(from, to, at, q, k, v, weights, d_context, d_q, d_k, d_v, size)
+#pragma omp parallel for schedule(static, 1) if (parts > 1)
     for (idx part = 0; part < parts; part++) {
-        const Part in = part_of(part, parts, R, n);
-        float *d_qs = q_rows ? sums(in, d_q, R, q_stride, q_stride) : d_q, *d_kvs = sums(in, d_k, R, kv_stride, kv_stride);
+        const idx from = R * H * part / parts, to = R * H * (part + 1) / parts;
         FOR_HEAD_SIZE(K, BODY)
-#pragma omp ordered
-        add_sums(d_q, d_qs, R, q_stride, q_stride), add_sums(d_k, d_kvs, R, kv_stride, kv_stride);
     }
 #undef BODY
 }
