@@ -80,7 +80,11 @@ def test_every_report_shows_figures_tables_and_answers(name, lab):
     assert any(form.flags() in paragraph for paragraph in report.sections[-1].paragraphs)
 
 
-@pytest.mark.parametrize("name", [name for name in EVERY if name != "attention"])
+FEW = ("sanity", "compute-scaling", "improve", "nanda-2023")  # of each kind one; the rest with the slow proofs
+HALVED = [pytest.param(n, marks=() if n in FEW else pytest.mark.slow) for n in EVERY if n != "attention"]
+
+
+@pytest.mark.parametrize("name", HALVED)
 def test_half_a_study_is_shown_with_what_is_missing(name, lab, tmp_path):
     form = form_of(name)
     specs = form.specs(EVERY[name])
