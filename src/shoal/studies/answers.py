@@ -67,7 +67,9 @@ def who_scales_better(cases: Sequence[Case], name: str) -> tuple[list[str], Tabl
     if not rows:
         return ["One model alone: there is nothing to compare its scaling with."], None
     sentences = [_summary(symbol, found) for symbol, found in verdicts.items()]
-    if min(units) < FEW:
+    if min(units) < 2:
+        sentences.append("Some of these comparisons rest on one seed: without intervals they stay open.")
+    elif min(units) < FEW:
         sentences.append(f"These comparisons rest on {min(units)} seeds: their intervals are narrower than the truth.")
     caption = (
         "Slope of the least-squares line through all runs, of each model; their difference with its 95 % interval, by "
