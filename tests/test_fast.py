@@ -206,8 +206,9 @@ def test_compiled_operations_on_threads_equal_those_on_one_and_repeat_to_the_bit
         found, again = with_gradients(*operation), with_gradients(*operation)
     assert torch.equal(found[0], expected[0])  # rows are computed alone; only sums over rows are divided
     for one, other, same in zip(expected, found, again, strict=True):
-        # sums of thousands of float32 terms in another order
-        torch.testing.assert_close(other, one, atol=1e-4 * float(one.abs().max()), rtol=0)
+        # terms of order 1 that cancel in a sum leave a rounding of float32 each, whatever is left of the sum
+        terms = max(1.0, 3 * expected[0].numel() / one.numel())
+        torch.testing.assert_close(other, one, atol=1e-5 * float(one.abs().max()) + 2.4e-7 * terms, rtol=0)
         assert torch.equal(other, same)
 
 

@@ -73,7 +73,7 @@ def who_scales_better(cases: Sequence[Case], name: str) -> tuple[list[str], Tabl
         sentences.append(f"These comparisons rest on {min(units)} seeds: their intervals are narrower than the truth.")
     caption = (
         "Slope of the least-squares line through all runs, of each model; their difference with its 95 % interval, by "
-        "drawing the seeds that both models have again (percentile bootstrap, 2,000 draws, the same seeds for both). A "
+        "drawing the seeds that both models have again (percentile bootstrap, 1,000 draws, the same seeds for both). A "
         "loss scales better the more its logarithm falls, an accuracy the more it rises; open: the interval holds 0."
     )
     return sentences, Table(
@@ -126,7 +126,7 @@ def how_it_goes(
             rows.append((f"{symbol}, {case.name}", [Cell(cell) for cell in cells]))
     caption = (
         "ρ: Spearman's rank correlation over all runs, with its 95 % interval (drawing seeds again, percentile "
-        "bootstrap, 2,000 draws) and p of a permutation of the values within each seed; slope: of the least-squares "
+        "bootstrap, 1,000 draws) and p of a permutation of the values within each seed; slope: of the least-squares "
         "line, per doubling of a setting on a logarithmic axis, else per unit; –: all values are the same, or one seed."
     )
     return trends, Table(name, ["", "ρ [95 %]", "p", "slope [95 %]", "runs", "seeds"], rows, caption)
