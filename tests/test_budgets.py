@@ -68,6 +68,13 @@ def test_along_a_line_of_equal_compute_the_steps_halve_as_the_batch_doubles():
     assert (found["compute"] == found["parameters"] * found["train_batch_size"] * found["steps"]).any()
 
 
+def test_a_run_that_ended_before_its_share_of_the_budget_is_left_out():
+    frame = pl.DataFrame(curve("long", [3.0, 2.0, 1.0], 50) + curve("short", [3.0, 2.0], 20))
+    found = iso_compute(frame, pl.DataFrame([table("long", 4, 100), table("short", 8, 20)]), levels=3)
+    assert found.sort("compute")["steps"].to_list()[-1] == 100
+    assert set(found.filter(pl.col("compute") == 4000)["run"]) == {"long"}
+
+
 def test_runs_without_results_give_no_budgets():
     none = pl.DataFrame(schema={"run": pl.String, "step": pl.Int64, **dict.fromkeys(COLUMNS, pl.Float64)})
     assert budgeted(none, pl.DataFrame([table("a", 4, 100)])).is_empty()
