@@ -11,6 +11,7 @@ from shoal.analysis import mean_and_std
 from shoal.lab import Records
 from shoal.report.page import Section
 from shoal.report.table import Cell, Table
+from shoal.spec import FAMILIES
 from shoal.tasks.build import count_run_parameters
 
 
@@ -107,9 +108,14 @@ def per_run_table(records: Records, settings: Sequence[str]) -> Table:
 def varying_settings(records: Records) -> list[str]:
     """``model``, ``seed`` and the other settings in which runs differ, seeds set apart only where they are."""
     frame = records.runs()
-    fixed = {"run", "state", "step", "model", "seed", "q", "hidden_size", "num_heads", "multiplier", "non_linearity"}
+    fixed = {"run", "state", "step", "model", "seed", "q", "hidden_size"}
+    own = {name for settings in FAMILIES.values() for name in settings}  # null for models that do not have them
     apart = {s for s in ("init_seed", "split_seed", "order_seed") if frame[s].equals(frame["seed"], check_names=False)}
-    return ["model", "seed", *(c for c in frame.columns if c not in fixed | apart and frame[c].n_unique() > 1)]
+
+    def differs(name: str) -> bool:
+        return (frame[name].drop_nulls() if name in own else frame[name]).n_unique() > 1
+
+    return ["model", "seed", *(c for c in frame.columns if c not in fixed | apart and differs(c))]
 
 
 def provenance(records: Records, command: str) -> Section:
