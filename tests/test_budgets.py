@@ -70,7 +70,7 @@ def test_along_a_line_of_equal_compute_the_steps_halve_as_the_batch_doubles():
 
 def test_a_run_that_ended_before_its_share_of_the_budget_is_left_out():
     frame = pl.DataFrame(curve("long", [3.0, 2.0, 1.0], 50) + curve("short", [3.0, 2.0], 20))
-    found = iso_compute(frame, pl.DataFrame([table("long", 4, 100), table("short", 8, 20)]), levels=3)
+    found = iso_compute(frame, pl.DataFrame([table("long", 4, 100), table("short", 8, 40)]), levels=3)
     assert found.sort("compute")["steps"].to_list()[-1] == 100
     assert set(found.filter(pl.col("compute") == 4000)["run"]) == {"long"}
 
