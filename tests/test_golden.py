@@ -15,6 +15,7 @@ from torch.nn.utils import clip_grad_norm_, parameters_to_vector, vector_to_para
 from shoal.models import GPT, LSTMLM
 from shoal.objectives import get_loss_and_accuracy
 from shoal.tasks import get_arithmetic_dataset
+from shoal.training.muon import Partition
 from shoal.training.optimizers import OPTIMIZERS, clip_scale
 
 NAMES = ["lstm_order2", "lstm_order23", "gpt_order2", "gpt_order23"]
@@ -119,11 +120,12 @@ def with_shoal(model: nn.Module, lr: float, weight_decay: float, clip: float) ->
     hyper = {name: torch.tensor([[value]]) for name, value in settings.items()}
     adamw = OPTIMIZERS["adamw"]
     state, step = adamw.init(theta), torch.zeros((), dtype=torch.float64)
+    partition = Partition.of({name: parameter.shape for name, parameter in model.named_parameters()})
     while True:
         step += 1
         gradient = torch.cat([p.grad.flatten() for p in model.parameters()]).unsqueeze(0)  # (1, P)
         factor, _ = clip_scale(gradient, torch.tensor([[clip]]))
-        adamw.update(theta, gradient * factor, state, hyper, step)
+        adamw.update(theta, gradient * factor, state, hyper, step, partition)
         vector_to_parameters(theta[0], model.parameters())
         yield
 
