@@ -9,6 +9,7 @@ from shoal.studies import Form, Results
 from shoal.studies.answers import Case, direction, how_it_goes, who_scales_better
 from shoal.studies.data_scaling import thresholds
 from shoal.studies.mixed_orders import which_first
+from shoal.studies.power_laws import power_laws
 from shoal.studies.regularization import norm_answers, norms
 
 SIZE = Axis("size", "size s", log=2)
@@ -55,6 +56,34 @@ def test_directions_follow_the_interval_of_the_rank_correlation():
     assert direction(same, True) == "is the same everywhere"
     assert direction(one, True) == "cannot be told (one setting alone)"
     assert len(table.rows) == 4
+
+
+def numbered(frame):
+    return frame.with_row_index("run").with_columns(pl.col("run").cast(pl.String))
+
+
+def test_a_power_law_is_found_with_its_exponent():
+    sentences, table = power_laws(numbered(runs({"lstm": -0.1, "gpt": -0.2}, noise=0)), SIZE, "s", "laws")
+    assert [sentence.partition(" [")[0] for sentence in sentences] == [
+        "LSTM: L_val ∝ s^b with b = −0.332",  # 10^(−0.1 log2 s)
+        "GPT: L_val ∝ s^b with b = −0.664",
+    ]
+    assert all(sentence.endswith("R² = 1.") for sentence in sentences)
+    assert [(label, cells[0].text, cells[-1].text) for label, cells in table.rows] == [
+        ("LSTM", "1", "24"),
+        ("GPT", "1", "24"),
+    ]
+
+
+def test_a_jump_is_not_taken_for_a_power_law_and_few_points_for_none():
+    jump = numbered(runs({"gpt": 0})).with_columns(
+        pl.when(pl.col("size") == 8).then(1e-4).otherwise(3.0).alias("valid_loss")
+    )
+    (sentence,), _ = power_laws(jump, SIZE, "s", "laws")
+    assert sentence.endswith("a power law describes these runs poorly.")
+    (sentence,), table = power_laws(jump.filter(size=8), SIZE, "s", "laws")
+    assert sentence.startswith("GPT: no power law in s: a power law of 2 parameters needs more than 2 points")
+    assert table is None
 
 
 class Told:

@@ -5,13 +5,14 @@ import pytest
 import torch
 
 import shoal
+from shoal.analysis import Metric, compare
 from shoal.errors import LabError
 from shoal.lab import Lab
 from shoal.report import write_report
 from shoal.report.figures import band, long_curves
 from shoal.report.runs import report_runs
 from shoal.spec import RunSpec
-from shoal.studies import NAMES, Form, Results, cards, get_study, sanity
+from shoal.studies import NAMES, Form, Results, cards, get_study, improve, sanity
 from shoal.training.plan import Cohort, plan
 from shoal.training.stack import Stack
 from shoal.training.step import train_step
@@ -128,6 +129,19 @@ def test_the_full_forms_ask_for_the_practicals_grids():
     ]
     for name in ("data-scaling", "mixed-orders", "model-scaling", "compute-scaling", "regularization", "attention"):
         assert [seed for (seed,) in values(name, "seed")] == [0, 42]
+
+
+@pytest.mark.parametrize("quick", [False, True])
+def test_improve_has_pairs_enough_for_its_own_test(quick):
+    pairs = len({spec.seed for spec in Form(quick).specs(EVERY["improve"])})
+    comparisons = (len(improve.VARIANTS) - 1) * len(improve.METRICS)
+    frame = pl.DataFrame(
+        [(s, v, s + (v == "new") * 1.0) for s in range(pairs) for v in ("old", "new")],
+        ["seed", "variant", "y"],
+        orient="row",
+    )
+    found = compare(frame, [Metric("y", larger_is_better=True)], "variant", "old")
+    assert found["smallest_p"].item() * comparisons < 0.05
 
 
 def test_the_answer_is_computed_from_the_curves():

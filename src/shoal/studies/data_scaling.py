@@ -11,12 +11,14 @@ from shoal.report.panels import MODEL, MODELS, Axis
 from shoal.studies.answers import Case, who_scales_better
 from shoal.studies.base import Form, Grid
 from shoal.studies.parts import curves_figure, finished, summary_figure, summary_table, times_section
+from shoal.studies.power_laws import power_laws
 from shoal.studies.results import Results, trained_equations
 from shoal.studies.settings import per_model
 
 ABOUT = "how much training data it takes to generalise: r_train from 0.1 to 0.9"
 QUESTION = "How much of the table of sums has to train before the rest is understood, and which model needs less?"
 R_TRAIN = Axis("r_train", "r_train")
+EQUATIONS = Axis("equations", "training equations n", log=10)
 GENERALISES, MEMORISES, ONLY = 0.9, 0.99, 0.5  # A_val from which, A_train from which, A_val up to which
 
 
@@ -35,19 +37,19 @@ def report(results: Results, form: Form) -> Report:
         for model in results.models
     ]
     scaling, slopes = who_scales_better([Case("over r_train", results.extrema, R_TRAIN)], "slopes")
+    equations = {run: trained_equations(spec) for run, spec in results.specs.items()}
+    column = pl.col("run").replace_strict(equations, return_dtype=pl.Int64).alias(EQUATIONS.column)
+    laws, law_table = power_laws(results.extrema.with_columns(column), EQUATIONS, "n", "power-laws")
+    tables = [summary_table(results, [R_TRAIN], "by-r-train"), slopes, law_table]
     summary = summary_figure(results, R_TRAIN, MODEL, "summary", "Both models against r_train")
     return finished(
         "data-scaling",
         "Scaling data",
         QUESTION,
-        [*scaling, *(thresholds(results.of(model=model)) for model in results.models)],
+        [*scaling, *(thresholds(results.of(model=model)) for model in results.models), *laws],
         [
             Section("Learning curves", figures=curves),
-            Section(
-                "Against the share of training data",
-                figures=[summary],
-                tables=[summary_table(results, [R_TRAIN], "by-r-train"), *([slopes] if slopes else [])],
-            ),
+            Section("Against the share of training data", figures=[summary], tables=[t for t in tables if t]),
             times_section(results, R_TRAIN, form),
         ],
         results,

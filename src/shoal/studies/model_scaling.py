@@ -9,6 +9,7 @@ from shoal.report.panels import MODEL, MODELS, Axis
 from shoal.studies.answers import Case, who_scales_better
 from shoal.studies.base import Form, Grid
 from shoal.studies.parts import curves_figure, finished, summary_figure, summary_table
+from shoal.studies.power_laws import power_laws
 from shoal.studies.results import Results
 from shoal.studies.settings import per_model
 
@@ -44,14 +45,15 @@ def report(results: Results, form: Form) -> Report:
     summaries.append(summary_figure(results, SIZE, MODEL, "by-size", "Both models against P"))
     table = summary_table(results, [DEPTH, WIDTH], "by-depth-and-width")
     scaling, slopes = _comparisons(results)
+    laws, law_table = power_laws(results.extrema, SIZE, "P", "power-laws")
     return finished(
         "model-scaling",
         "Scaling models",
         QUESTION,
-        scaling,
+        [*scaling, *laws],
         [
             Section("Learning curves", figures=curves),
-            Section("Against size", figures=summaries, tables=[table]),
+            Section("Against size", figures=summaries, tables=[table, *([law_table] if law_table else [])]),
             Section("Which model scales better", tables=slopes),
         ],
         results,

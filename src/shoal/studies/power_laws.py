@@ -1,0 +1,84 @@
+"""Power laws of the validation loss in what a study scales, with how well they describe it.
+
+Source: the practical, problem 4, question 6, footnote; Kaplan et al. 2020, "Scaling Laws for Neural Language Models".
+A model that passes from memorising to generalising within the grid does not follow one: the share of the variance that
+the law explains says so.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+
+from shoal.analysis import PowerLawFit, fit_power_law
+from shoal.errors import UserError
+from shoal.report import Cell, Table
+from shoal.report.panels import MODELS, Axis
+from shoal.report.words import number, with_interval
+
+POOR = 0.8  # R² below which a law is said to describe the runs poorly
+
+
+@dataclass(frozen=True)
+class _Law:
+    model: str
+    fit: PowerLawFit
+    r_squared: float
+
+
+def power_laws(extrema: pl.DataFrame, axis: Axis, symbol: str, name: str) -> tuple[list[str], Table | None]:
+    """``L_val = a·x^b`` of each model over its runs.
+
+    Args:
+        extrema: one row per run, as :attr:`~shoal.studies.results.Results.extrema`.
+        axis: what was scaled.
+        symbol: of it in the formula.
+        name: of the table.
+
+    Returns:
+        A sentence per model, and the table behind them, or None where no model has points enough.
+    """
+    sentences, laws = [], []
+    for model in extrema["model"].unique(maintain_order=True):
+        # a loss that float32 took to 0 counts as its smallest
+        points = extrema.filter(model=model).with_columns(pl.col("valid_loss").cast(pl.Float64).clip(lower_bound=1e-38))
+        try:
+            fit = fit_power_law(points, axis.column, "valid_loss", group="run")
+        except UserError as error:
+            sentences.append(f"{MODELS[model]}: no power law in {symbol}: {error}.")
+            continue
+        laws.append(_Law(model, fit, _r_squared(fit, points, axis.column)))
+        sentences.append(_sentence(laws[-1], symbol))
+    return sentences, _table(laws, axis, symbol, name) if laws else None
+
+
+def _r_squared(fit: PowerLawFit, points: pl.DataFrame, x: str) -> float:
+    """Share of the variance of log y that the law explains; below 0 where a constant explains more."""
+    y = np.log(points["valid_loss"].to_numpy())
+    residual = y - np.log(fit.law.predict(points[x].cast(pl.Float64).to_numpy()))
+    total = ((y - y.mean()) ** 2).sum()
+    return float(1 - (residual**2).sum() / total) if total > 0 else 0.0
+
+
+def _exponent(fit: PowerLawFit) -> str:
+    row = fit.estimates().row(by_predicate=pl.col("quantity") == "b", named=True)
+    return with_interval(row["estimate"], row["low"], row["high"])
+
+
+def _sentence(law: _Law, symbol: str) -> str:
+    text = f"{MODELS[law.model]}: L_val ∝ {symbol}^b with b = {_exponent(law.fit)}, R² = {number(law.r_squared, 2)}"
+    return f"{text}: a power law describes these runs poorly." if law.r_squared < POOR else f"{text}."
+
+
+def _table(laws: list[_Law], axis: Axis, symbol: str, name: str) -> Table:
+    rows = []
+    for law in laws:
+        a = f"{law.fit.law.a:.3g}"
+        cells = [Cell(text) for text in (a, _exponent(law.fit), number(law.r_squared, 2), str(law.fit.points))]
+        rows.append((MODELS[law.model], cells))
+    caption = (
+        f"The best L_val of a run as a·{symbol}^b, {symbol}: {axis.title}. Fitted to log L_val by the Huber loss "
+        "(δ = 10⁻³), with the 95 % percentile interval over the runs drawn again 1,000 times; R²: the share of the "
+        "variance of log L_val that the law explains, below 0 where a constant explains more."
+    )
+    return Table(name, ["model", "a", "b [95 %]", "R²", "runs"], rows, caption)
