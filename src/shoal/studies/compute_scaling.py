@@ -18,6 +18,7 @@ from shoal.report.summary import show
 from shoal.studies.answers import Case, direction, how_it_goes
 from shoal.studies.base import Form, Grid
 from shoal.studies.parts import curves_figure, finished, summary_figure, times_section
+from shoal.studies.power_laws import power_laws
 from shoal.studies.results import Results, number_of_runs
 from shoal.studies.settings import per_model
 from shoal.tasks.build import build_task
@@ -50,11 +51,13 @@ def report(results: Results, form: Form) -> Report:
         frontiers += [_frontier_figure(frame, model), _iso_figure(own, model)]
         tables.append(_best_table(frame, model))
     answers, trends = _trends(spent, results.models)
+    laws, law_table = power_laws(spent, BUDGET, "C", "power-laws")
+    tables += [law_table] if law_table else []
     return finished(
         "compute-scaling",
         "Scaling compute",
         QUESTION,
-        answers,
+        [*answers, *laws],
         [
             Section("Learning curves", figures=curves),
             Section("Under a share of the steps", figures=summaries, tables=[trends]),

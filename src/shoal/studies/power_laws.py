@@ -27,10 +27,10 @@ class _Law:
 
 
 def power_laws(extrema: pl.DataFrame, axis: Axis, symbol: str, name: str) -> tuple[list[str], Table | None]:
-    """``L_val = a·x^b`` of each model over its runs.
+    """``L_val = a·x^b`` of each model over its runs, those drawn again whole for the interval.
 
     Args:
-        extrema: one row per run, as :attr:`~shoal.studies.results.Results.extrema`.
+        extrema: one row or more per run, as :attr:`~shoal.studies.results.Results.extrema`.
         axis: what was scaled.
         symbol: of it in the formula.
         name: of the table.
@@ -81,4 +81,4 @@ def _table(laws: list[_Law], axis: Axis, symbol: str, name: str) -> Table:
         "(δ = 10⁻³), with the 95 % percentile interval over the runs drawn again 1,000 times; R²: the share of the "
         "variance of log L_val that the law explains, below 0 where a constant explains more."
     )
-    return Table(name, ["model", "a", "b [95 %]", "R²", "runs"], rows, caption)
+    return Table(name, ["model", "a", "b [95 %]", "R²", "points"], rows, caption)
