@@ -261,7 +261,7 @@ LABELS = {"a0": "LSTM", "a1": "LSTM", "b0": "GPT", "b1": "GPT"}
 
 def test_the_ten_figures_mark_the_best_of_each_row():
     frame = some_extrema(
-        a={"train_loss": 0.5, "valid_accuracy": 0.5, "t_valid_loss": 300.0}, b={"delay_accuracy": -5.0}
+        a={"train_loss": 0.5, "valid_accuracy": 0.95, "t_valid_loss": 300.0}, b={"delay_accuracy": -5.0}
     )
     table = ten_figures(frame, LABELS)
     assert table.header == ["", "LSTM", "GPT"]
@@ -275,6 +275,16 @@ def test_the_ten_figures_mark_the_best_of_each_row():
     assert all(marks == [True, True] for marks in best.values())
     assert dict(table.rows)["t_f(L_val)"][0].text == "300 ± 0"
     assert "LSTM: N = 2, GPT: N = 2" in table.caption
+
+
+def test_steps_of_runs_that_never_generalised_are_not_the_best():
+    frame = some_extrema(a={"valid_accuracy": 0.1, "t_valid_accuracy": 0.1}, b={"t_valid_accuracy": 9000.0})
+    marks = {label: [cell.best for cell in cells] for label, cells in ten_figures(frame, LABELS).rows}
+    assert marks["t_f(A_val)"] == [False, True]
+    frame = frame.with_columns(valid_accuracy=pl.lit(0.1))
+    marks = {label: [cell.best for cell in cells] for label, cells in ten_figures(frame, LABELS).rows}
+    assert marks["t_f(A_val)"] == [False, False]
+    assert marks["L_train"] == [True, True]
 
 
 def test_the_ten_figures_of_one_setting_have_no_best_and_a_population_deviation():

@@ -4,6 +4,8 @@ The practical's ``C ≈ P·B·T`` counts sequences, without the tokens in each; 
 operations. A report gives both, and says which is which.
 """
 
+import math
+
 
 def compute_sequences(P: float, B: float, T: float) -> float:
     """The practical's compute, problem 4.6: ``C = P·B·T``, in parameter-sequences.
@@ -17,6 +19,15 @@ def compute_sequences(P: float, B: float, T: float) -> float:
     2742531999744
     """
     return P * B * T
+
+
+def sequences_per_step(n: int, B: int) -> float:
+    """Training examples that a step sees in the mean: the last batch of a pass over ``n`` holds what is left.
+
+    >>> sequences_per_step(480, 512), sequences_per_step(480, 256), sequences_per_step(480, 120)
+    (480.0, 240.0, 120.0)
+    """
+    return n / math.ceil(n / B)
 
 
 def training_flop(P: float, B: float, S: float, T: float) -> float:

@@ -8,14 +8,7 @@ from shoal.report.page import Report, Section, write_report
 from shoal.report.table import Cell, Table
 
 if TYPE_CHECKING:
-    from shoal.report.comparison import (
-        comparison_figure,
-        comparison_notes,
-        comparison_table,
-        forest,
-        slope_sentence,
-        trend_sentence,
-    )
+    from shoal.report.comparison import comparison_figure, comparison_notes, comparison_table, forest
     from shoal.report.factorial import factorial_figure, factorial_notes, factorial_table, variance_shares
     from shoal.report.survival import logrank_sentence, survival_curves, survival_figure, survival_table
 
@@ -34,25 +27,16 @@ __all__ = [
     "forest",
     "learning_curves",
     "logrank_sentence",
-    "slope_sentence",
     "survival_curves",
     "survival_figure",
     "survival_table",
-    "trend_sentence",
     "variance_shares",
     "write_report",
 ]
 
 # module -> names; loaded when asked for, because they need scipy.stats, which takes most of a second
 _HOMES = {
-    "comparison": (
-        "comparison_figure",
-        "comparison_notes",
-        "comparison_table",
-        "forest",
-        "slope_sentence",
-        "trend_sentence",
-    ),
+    "comparison": ("comparison_figure", "comparison_notes", "comparison_table", "forest"),
     "factorial": ("factorial_figure", "factorial_notes", "factorial_table", "variance_shares"),
     "survival": ("logrank_sentence", "survival_curves", "survival_figure", "survival_table"),
 }

@@ -5,11 +5,10 @@ from collections.abc import Mapping
 import altair as alt
 import polars as pl
 
-from shoal.analysis.trends import SlopeDifference, TrendEstimate
 from shoal.errors import UserError, nearest
 from shoal.report.figures import Chart, Figure, styled
 from shoal.report.table import Cell, Table
-from shoal.report.words import listed, number, p_value, with_interval
+from shoal.report.words import listed, number, with_interval
 
 _BLUE = "#0072B2"
 _FARTHEST = 5.0  # where the axis of d_z ends: beyond it nothing overlaps any more
@@ -151,41 +150,6 @@ def comparison_notes(comparison: pl.DataFrame, metrics: Mapping[str, str] | None
             "2/2ⁿ is the smallest there is, before any correction."
         )
     return notes
-
-
-def trend_sentence(trend: TrendEstimate, x: str, y: str, log2: bool = True) -> str:
-    """Whether y goes up with x, in words."""
-    left_out = f" {trend.dropped} runs without a value are left out." if trend.dropped else ""
-    if trend.rho is None:
-        return f"Nothing can be said of {y} against {x}: one of them does not vary over {trend.runs} runs.{left_out}"
-    return (
-        f"{y} against {x}: Spearman's ρ = {with_interval(trend.rho, trend.rho_low, trend.rho_high, 2)}, "
-        f"{p_value(trend.p)} (permutations within seeds); "
-        f"{with_interval(trend.slope, trend.slope_low, trend.slope_high)} {_per(x, log2)} ({trend.runs} runs of "
-        f"{trend.units} seeds, 95 % bootstrap intervals over seeds).{left_out}"
-    )
-
-
-def slope_sentence(difference: SlopeDifference, x: str, y: str, log2: bool = True) -> str:
-    """Which of two groups' y rises faster with x, in words."""
-    d = difference
-    gaps = f" Left out, because one of the two lacks it: seeds {listed(d.missing)}." if d.missing else ""
-    if d.difference is None or d.low is None or d.high is None:
-        return f"The slopes of {y} against {x} cannot be compared over {d.units} shared seeds.{gaps}"
-    verdict = (
-        "the interval holds 0, so that neither is shown to rise faster"
-        if d.low <= 0 <= d.high
-        else f"{d.second if d.difference > 0 else d.first} rises faster"
-    )
-    return (
-        f"{y} {_per(x, log2)}: {number(d.first_slope)} for {d.first}, {number(d.second_slope)} for {d.second}; "
-        f"difference {with_interval(d.difference, d.low, d.high)} (95 % bootstrap interval over {d.units} shared "
-        f"seeds): {verdict}.{gaps}"
-    )
-
-
-def _per(x: str, log2: bool) -> str:
-    return f"per doubling of {x}" if log2 else f"per unit of {x}"
 
 
 def _named(comparison: pl.DataFrame, metrics: Mapping[str, str] | None) -> pl.DataFrame:

@@ -38,6 +38,8 @@ QUANTITIES = (
     Quantity("delay_accuracy", "Δt(A)", True, True),
 )
 
+ARRIVED = 0.9  # accuracies that all runs of a group reached, for its steps to be compared
+COMPETING = f"Steps compete where every run reached A_train and A_val ≥ {ARRIVED}."
 SYMBOLS = (
     "L: smallest loss (nats per scored token, which are the result and, where equations end with it, EOS) over the "
     "evaluated steps; A: largest accuracy (share of equations whose right-hand side is predicted whole); _train and "
@@ -54,22 +56,45 @@ def ten_figures(extrema: pl.DataFrame, labels: Mapping[str, str]) -> Table:
         labels: the column each run belongs to, by run.
     """
     labelled = extrema.with_columns(pl.col("run").replace_strict(dict(labels)).alias("label"))
-    groups = {row["label"]: row for row in mean_and_std(labelled, ["label"]).iter_rows(named=True)}
+    means = ten_means(labelled, ["label"])
+    groups = {row["label"]: row for row in means.iter_rows(named=True)}
     rows = []
     for q in QUANTITIES:
-        texts = {label: show(row[q.column], row[f"{q.column}_std"], q.is_step) for label, row in groups.items()}
-        best = _best({label: row[q.column] for label, row in groups.items()}, q.small_is_best)
-        cells = [Cell(texts[label], len(groups) > 1 and texts[label] == texts[best]) for label in groups]
+        best = best_value(means, q)
+        cells = [
+            Cell(show(row[q.column], row[f"{q.column}_std"], q.is_step), len(groups) > 1 and is_best(row, q, best))
+            for row in groups.values()
+        ]
         rows.append((q.symbol, cells))
     n = ", ".join(f"{label}: N = {row['N']}" for label, row in groups.items())
     caption = (
-        f"Mean ± population standard deviation over seeds ({n}); the best of each row in bold, ties both. {SYMBOLS}"
+        f"Mean ± population standard deviation over seeds ({n}); the best of each row in bold, ties both. {COMPETING} "
+        f"{SYMBOLS}"
     )
     return Table("ten-figures", ["", *groups], rows, caption)
 
 
-def _best(values: Mapping[str, float], small: bool) -> str:
-    return (min if small else max)(values, key=lambda label: values[label])
+def ten_means(extrema: pl.DataFrame, by: Sequence[str]) -> pl.DataFrame:
+    """Mean and std of the ten figures for each group, and whether its runs have ``arrived``: all memorised and
+    generalised.
+
+    A step is only good where it leads to something: only groups that have arrived compete for the best steps.
+    """
+    reached = [pl.col(name) >= ARRIVED for name in ("train_accuracy", "valid_accuracy")]
+    arrived = extrema.group_by(by).agg(pl.all_horizontal(reached).all().alias("arrived"))
+    means = mean_and_std(extrema.select(*by, *(q.column for q in QUANTITIES)), by)
+    return means.join(arrived, on=by, how="left", maintain_order="left")
+
+
+def best_value(means: pl.DataFrame, quantity: Quantity) -> float | None:
+    """The best mean among the groups that compete; None where none does."""
+    values = (means.filter("arrived") if quantity.is_step else means)[quantity.column]
+    return (min if quantity.small_is_best else max)(values.to_list(), default=None)
+
+
+def is_best(row: Mapping[str, Any], quantity: Quantity, best: float | None) -> bool:
+    """Whether a row of :func:`ten_means` has the best mean, for which it competes."""
+    return (row["arrived"] or not quantity.is_step) and row[quantity.column] == best
 
 
 def show(mean: float, std: float, is_step: bool) -> str:

@@ -11,7 +11,7 @@ from shoal.report import Cell, Table
 from shoal.report.panels import MODELS, Axis
 from shoal.report.words import number, p_value, with_interval
 
-FEW = 5  # seeds below which a bootstrap over them says little
+LEVEL = 0.05  # of the test behind "improves" and "worsens"
 # what is asked about: column, symbol, whether small is good
 ASKED = (("log_valid_loss", "log₁₀ L_val", True), ("valid_accuracy", "A_val", False))
 
@@ -69,12 +69,11 @@ def who_scales_better(cases: Sequence[Case], name: str) -> tuple[list[str], Tabl
     sentences = [_summary(symbol, found) for symbol, found in verdicts.items()]
     if min(units) < 2:
         sentences.append("Some of these comparisons rest on one seed: without intervals they stay open.")
-    elif min(units) < FEW:
-        sentences.append(f"These comparisons rest on {min(units)} seeds: their intervals are narrower than the truth.")
     caption = (
-        "Slope of the least-squares line through all runs, of each model; their difference with its 95 % interval, by "
-        "drawing the seeds that both models have again (percentile bootstrap, 1,000 draws, the same seeds for both). A "
-        "loss scales better the more its logarithm falls, an accuracy the more it rises; open: the interval holds 0."
+        "Slope of the least-squares line of each model, fitted within each seed that both have, mean over seeds; their "
+        "difference with Student's 95 % interval over seeds, which two seeds leave wide. A loss scales better the more "
+        "its logarithm falls, an accuracy the more it rises; open: the interval holds 0. Not corrected for the number "
+        "of comparisons."
     )
     return sentences, Table(
         name, ["slope", "LSTM", "GPT", "GPT − LSTM [95 %]", "seeds", "scales better"], rows, caption
@@ -117,28 +116,29 @@ def how_it_goes(
             trends.append(found)
             p = "–" if found.p is None else p_value(found.p).removeprefix("p = ").removeprefix("p ")
             cells = [
-                with_interval(found.rho, found.rho_low, found.rho_high, 2),
+                number(found.rho, 2),
                 p,
-                with_interval(found.slope, found.slope_low, found.slope_high),
+                with_interval(found.slope, found.low, found.high),
                 str(found.runs),
                 str(found.units),
             ]
             rows.append((f"{symbol}, {case.name}", [Cell(cell) for cell in cells]))
     caption = (
-        "ρ: Spearman's rank correlation over all runs, with its 95 % interval (drawing seeds again, percentile "
-        "bootstrap, 1,000 draws) and p of a permutation of the values within each seed; slope: of the least-squares "
-        "line, per doubling of a setting on a logarithmic axis, else per unit; –: all values are the same, or one seed."
+        "ρ: Spearman's rank correlation over all runs; p: of 1,000 permutations of the values within each seed; slope: "
+        "of the least-squares line within each seed, per doubling of a setting on a logarithmic axis, else per unit, "
+        "mean with Student's 95 % interval over seeds; –: all values are the same. Not corrected for the number of "
+        "tests."
     )
-    return trends, Table(name, ["", "ρ [95 %]", "p", "slope [95 %]", "runs", "seeds"], rows, caption)
+    return trends, Table(name, ["", "ρ", "p", "slope [95 %]", "runs", "seeds"], rows, caption)
 
 
 def direction(found: TrendEstimate, small: bool) -> str:
-    """Whether it ``improves``, ``worsens`` or ``shows no clear change``, by the interval of ρ."""
+    """Whether it ``improves``, ``worsens`` or ``shows no clear change``, by the permutation test of ρ."""
     if found.slope is None:
         return "cannot be told (one setting alone)"
-    if found.rho is None:
+    if found.rho is None or found.p is None:
         return "is the same everywhere"
-    if found.rho_low is None or found.rho_high is None or found.rho_low <= 0 <= found.rho_high:
-        return f"shows no clear change (ρ = {found.rho:+.2f})"
-    verb = "improves" if (found.rho < 0) == small else "worsens"
-    return f"{verb} (ρ = {with_interval(found.rho, found.rho_low, found.rho_high, 2)})"
+    evidence = f"(ρ = {number(found.rho, 2)}, {p_value(found.p)})"
+    if found.p >= LEVEL:
+        return f"shows no clear change {evidence}"
+    return f"{'improves' if (found.rho < 0) == small else 'worsens'} {evidence}"

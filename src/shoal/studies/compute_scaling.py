@@ -10,11 +10,13 @@ from collections.abc import Sequence
 import altair as alt
 import polars as pl
 
+from shoal.analysis.accounts import sequences_per_step
 from shoal.analysis.budgets import budgeted, frontier, iso_compute
 from shoal.report import Cell, Figure, Report, Section, Table
 from shoal.report.figures import COLOURS, Chart, styled
 from shoal.report.panels import CURVES, MODELS, Axis, band_note, summary_panels
 from shoal.report.summary import show
+from shoal.report.words import number
 from shoal.studies.answers import Case, direction, how_it_goes
 from shoal.studies.base import Form, Grid
 from shoal.studies.parts import curves_figure, finished, summary_figure, times_section
@@ -70,15 +72,15 @@ def report(results: Results, form: Form) -> Report:
 
 
 def _accounts(results: Results) -> pl.DataFrame:
-    """The runs with what a step really sees: sequences and tokens in each."""
+    """The runs with what a step really sees: sequences, in the mean, and tokens in each."""
     seen, tokens = {}, {}
     for run, spec in results.specs.items():
         task = build_task(spec)
-        seen[run] = min(spec.train_batch_size, len(task.splits["train"]))
+        seen[run] = sequences_per_step(len(task.splits["train"]), spec.train_batch_size)
         tokens[run] = task.sequence_length
     of_run = pl.col("run")
     return results.runs.drop("state", "step").with_columns(
-        of_run.replace_strict(seen, return_dtype=pl.Int64).alias("sequences"),
+        of_run.replace_strict(seen, return_dtype=pl.Float64).alias("sequences"),
         of_run.replace_strict(tokens, return_dtype=pl.Int64).alias("tokens"),
     )
 
@@ -91,9 +93,12 @@ def _counting(spent: pl.DataFrame) -> str:
     )
     if over.is_empty():
         return text
-    sizes = ", ".join(map(str, sorted(over["train_batch_size"].unique().to_list())))
-    seen = ", ".join(map(str, sorted(over["sequences"].unique().to_list())))
-    return f"{text} A step of batch size {sizes} sees only the {seen} training equations there are: FLOP counts these."
+    pairs = over.select("train_batch_size", "sequences").unique().sort("train_batch_size")
+    seen = ", ".join(f"{sequences:.3g} at B = {size}" for size, sequences in pairs.rows())
+    return (
+        f"{text} Where B does not divide the training set, the last batch of a pass is smaller, and a step sees fewer "
+        f"equations in the mean ({seen}): FLOP counts these, C counts B."
+    )
 
 
 def _frontier_figure(frame: pl.DataFrame, model: str) -> Figure:
@@ -153,22 +158,27 @@ def _best_table(frame: pl.DataFrame, model: str) -> Table:
             cells += [
                 Cell(f"{row['train_batch_size']}"),
                 Cell(f"{row['steps']:,}"),
+                Cell(f"{row['flop']:.3g}"),
                 Cell(show(row[column], row["std"], False)),
             ]
         rows.append((f"{budget:.3g}", cells))
-    header = ["C", *(f"{what} for {symbol}" for symbol, _ in QUANTITIES.values() for what in ("B", "T", symbol))]
-    header = [name.replace("L_val for L_val", "L_val").replace("A_val for A_val", "A_val") for name in header]
+    header = ["C"]
+    for symbol, _ in QUANTITIES.values():
+        header += [*(f"{what} for {symbol}" for what in ("B", "T", "FLOP")), symbol]
     caption = (
         f"{MODELS[model]}: for a budget C = P·B·T (parameter-sequences), the batch size B and number of steps T, of "
-        "those that spend no more, with the smallest mean L_val and with the largest mean A_val; mean ± population "
-        "standard deviation over seeds."
+        "those that spend no more, with the smallest mean L_val and with the largest mean A_val, and the FLOP these "
+        "take; mean ± population standard deviation over seeds."
     )
     return Table(f"best-{model}", header, rows, caption)
 
 
 def _trends(spent: pl.DataFrame, models: Sequence[str]) -> tuple[list[str], Table]:
-    """Whether validation improves with B and with α: at the smallest, the middle and the largest of the other."""
-    cases = []
+    """Whether validation improves with B, at the smallest, the middle and the largest α; and by how much with α.
+
+    Along α a best value can only get better, so that there is nothing to test.
+    """
+    cases, longer = [], []
     for model in models:
         own = spent.filter(model=model)
         shares, sizes = (sorted(own[name].unique().to_list()) for name in ("share", "train_batch_size"))
@@ -176,17 +186,25 @@ def _trends(spent: pl.DataFrame, models: Sequence[str]) -> tuple[list[str], Tabl
             Case(f"{MODELS[model]} with B at α = {share:g}", own.filter(share=share), BATCH)
             for share in (shares[0], shares[len(shares) // 2 - 1], shares[-1])
         ]
-        cases += [
-            Case(f"{MODELS[model]} with α at B = {size}", own.filter(train_batch_size=size), SHARE)
-            for size in (sizes[0], sizes[-1])
+        longer += [
+            _longer(own.filter(train_batch_size=size), f"{MODELS[model]} at B = {size}")
+            for size in dict.fromkeys((sizes[0], sizes[-1]))
         ]
     columns = [("log_valid_loss", "log₁₀ L_val"), ("valid_accuracy", "A_val")]
     found, table = how_it_goes(cases, columns, "trends")
     sentences = []
-    for number, case in enumerate(cases):
-        loss, accuracy = found[2 * number : 2 * number + 2]
+    for case, loss, accuracy in zip(cases, found[::2], found[1::2], strict=True):
         sentences.append(f"{case.name}: L_val {direction(loss, True)}, A_val {direction(accuracy, False)}.")
-    return [
-        *sentences,
-        "A best value under αT steps cannot get worse as α grows: what is asked there is by how much.",
-    ], table
+    return [*sentences, *longer], table
+
+
+def _longer(own: pl.DataFrame, name: str) -> str:
+    """How much further a batch size gets from the smallest α to the largest."""
+    shares = sorted(own["share"].unique().to_list())
+    first, last = (own.filter(share=share) for share in (shares[0], shares[-1]))
+    moves = [
+        f"{symbol} from {number(first[column].mean())} to {number(last[column].mean())}"  # type: ignore[arg-type]  # mean of floats
+        for column, (symbol, _) in QUANTITIES.items()
+    ]
+    n = own["run"].n_unique()
+    return f"{name}, from α = {shares[0]:g} to {shares[-1]:g} the best {' and '.join(moves)} (mean over {n} runs)."

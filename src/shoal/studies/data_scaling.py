@@ -8,6 +8,7 @@ import polars as pl
 
 from shoal.report import Report, Section
 from shoal.report.panels import MODEL, MODELS, Axis
+from shoal.report.words import listed
 from shoal.studies.answers import Case, who_scales_better
 from shoal.studies.base import Form, Grid
 from shoal.studies.parts import curves_figure, finished, summary_figure, summary_table, times_section
@@ -85,16 +86,17 @@ def thresholds(own: Results) -> str:
 
 
 def _gap(own: Results, smallest: float, largest: float) -> str:
+    """What lies between the largest share that only memorises and the smallest that generalises."""
+    if smallest <= largest:
+        return "these runs do not generalise more the more they are shown."
     sizes = {spec.r_train: trained_equations(spec) for spec in own.specs.values()}
-    more = sizes[smallest] - sizes[largest]
-    steps = sorted(sizes)
-    between = steps.index(smallest) - steps.index(largest)
-    width = f"a gap of {smallest - largest:.2g}, {more} equations ({sizes[largest]} → {sizes[smallest]})"
-    if between <= 1:
-        return (
-            f"{width}, the finest this grid can tell: the change is sharp. A rule that fits everything is learned as "
-            "soon as it costs less than a table, which each further equation makes longer but the rule not."
-        )
-    return (
-        f"{width}: in between, whether a run generalises within its {own.spec().n_steps:,} steps depends on the seed."
+    width = (
+        f"a gap of {smallest - largest:.2g}, {sizes[smallest] - sizes[largest]} equations "
+        f"({sizes[largest]} → {sizes[smallest]})"
     )
+    between = own.extrema.filter(pl.col("r_train").is_between(largest, smallest, closed="none"))
+    if between.is_empty():
+        return f"{width}, one step of this grid: the change may be as sharp as that, or sharper."
+    generalised = int((between["valid_accuracy"] >= GENERALISES).sum())
+    shares = listed([f"{share:g}" for share in sorted(between["r_train"].unique())])
+    return f"{width}; in between, at {shares}, {generalised} of {len(between)} runs generalise."

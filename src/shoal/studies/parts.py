@@ -4,10 +4,10 @@ from collections.abc import Sequence
 
 import polars as pl
 
-from shoal.analysis import mean_and_std, time_to
+from shoal.analysis import time_to
 from shoal.report import Cell, Figure, Report, Section, Table
 from shoal.report.panels import CURVES, MODELS, Axis, Panel, band_note, curve_panels, summary_panels
-from shoal.report.summary import QUANTITIES, SYMBOLS, provenance, show
+from shoal.report.summary import COMPETING, QUANTITIES, SYMBOLS, best_value, is_best, provenance, show, ten_means
 from shoal.report.survival import logrank_sentence, survival_figure, survival_table
 from shoal.studies.base import Form
 from shoal.studies.results import Results, number_of_runs
@@ -82,22 +82,18 @@ def times_section(results: Results, axis: Axis, form: Form) -> Section:
 def summary_table(results: Results, settings: Sequence[Axis], name: str) -> Table:
     """Ten figures per combination of settings, mean ± std over seeds, the best of each column and model in bold."""
     by = ["model", *(axis.column for axis in settings if axis.column != "model")]
-    groups = mean_and_std(results.extrema.select(*by, *(q.column for q in QUANTITIES)), by).sort(by)
-    best = {
-        (q.column, model): (min if q.small_is_best else max)(own[q.column].to_list())
-        for (model,), own in groups.group_by("model")
-        for q in QUANTITIES
-    }
+    groups = ten_means(results.extrema, by).sort(by)
+    best = {(q.column, model): best_value(own, q) for (model,), own in groups.group_by("model") for q in QUANTITIES}
     rows = []
     for row in groups.iter_rows(named=True):
         label = ", ".join([MODELS[row["model"]], *(f"{c} {row[c]:g}" for c in by[1:])])
         cells = [
-            Cell(show(row[q.column], row[f"{q.column}_std"], q.is_step), row[q.column] == best[q.column, row["model"]])
+            Cell(show(row[q.column], row[f"{q.column}_std"], q.is_step), is_best(row, q, best[q.column, row["model"]]))
             for q in QUANTITIES
         ]
         rows.append((f"{label} (N = {row['N']})", cells))
     caption = (
         "Mean ± population standard deviation over seeds; N: runs; the best of each column in bold, for each model. "
-        + SYMBOLS
+        f"{COMPETING} {SYMBOLS}"
     )
     return Table(name, ["setting", *(q.symbol for q in QUANTITIES)], rows, caption)
