@@ -166,7 +166,7 @@ def test_the_norm_before_and_at_generalisation():
     assert reading.startswith("That is what weight decay would do if")
     assert second.startswith("The runs that memorised and did not generalise (1) ended at +0 % from their peak")
     risen = learned.with_columns(l2_norm=pl.col("step").cast(pl.Float64))
-    assert norm_answers(Told(curves=risen))[1].startswith("In most runs the norm does not fall between the two")
+    assert norm_answers(Told(curves=risen))[1].startswith("On the whole the norm does not fall between the two")
     assert norm_answers(Told(curves=never))[0].startswith("No run both memorised and generalised")
 
 

@@ -203,7 +203,7 @@ def _longer(own: pl.DataFrame, name: str) -> str:
     shares = sorted(own["share"].unique().to_list())
     first, last = (own.filter(share=share) for share in (shares[0], shares[-1]))
     moves = [
-        f"{symbol} from {number(first[column].mean())} to {number(last[column].mean())}"  # type: ignore[arg-type]  # mean of floats
+        f"{symbol} goes from {number(first[column].mean())} to {number(last[column].mean())}"  # type: ignore[arg-type]  # mean of floats
         for column, (symbol, _) in QUANTITIES.items()
     ]
     n = own["run"].n_unique()

@@ -107,7 +107,7 @@ def norm_answers(results: Results) -> list[str]:
         f"changed by {_percent(change)} in the mean ({_percent(change.sort()[:1])} to {_percent(change.sort()[-1:])}). "
         f"At generalisation it stood at {_percent(peak)} from its peak in between and at {_percent(start)} from its "
         "first value, in the mean.",
-        _reading(fell / len(both)),
+        _reading(change),
     ]
     rest = frame.filter(pl.col("generalised").is_null()).drop_nulls("peak")
     if len(rest):
@@ -119,14 +119,14 @@ def norm_answers(results: Results) -> list[str]:
     return out
 
 
-def _reading(fell: float) -> str:
-    """What the share of runs whose norm fell can mean."""
-    if fell > 0.5:
+def _reading(change: pl.Series) -> str:
+    """What the changes of the norm between memorising and generalising can mean."""
+    if (change < 0).mean() > 0.5 and change.mean() < 0:  # type: ignore[operator]  # means of numbers
         return (
             "That is what weight decay would do if, once the training equations are known, it led along solutions that "
             "all fit them to one of small norm; the numbers show the order of events, not that one causes the other."
         )
-    return "In most runs the norm does not fall between the two: here generalising does not wait for it."
+    return "On the whole the norm does not fall between the two: here generalising does not wait for it."
 
 
 def _percent(values: pl.Series) -> str:

@@ -11,7 +11,7 @@ from shoal.report import Cell, Figure, Report, Section, Table
 from shoal.report.figures import COLOURS, styled
 from shoal.report.summary import provenance
 from shoal.studies.base import Form
-from shoal.studies.cards.verdict import RULE, Verdict, judge
+from shoal.studies.cards.verdict import RULE, Verdict, judge, steps
 from shoal.studies.results import Results
 
 
@@ -40,12 +40,16 @@ def card_report(card: ModuleType, name: str, results: Results, form: Form) -> Re
 
 
 def conclusion(verdicts: Sequence[Verdict]) -> list[str]:
-    """How many published numbers ours cover, and which they do not."""
+    """How many published numbers ours cover, how many they would if all were alike, and which they do not."""
     counts = {word: sum(v.word == word for v in verdicts) for word in ("covered", "not covered", "open", "not run")}
     text = f"Verdict: of {len(verdicts)} published numbers our runs cover {counts['covered']}, do not cover "
     text += f"{counts['not covered']}, and leave {counts['open'] + counts['not run']} open."
+    chances = [v.chance for v in verdicts if v.chance is not None]
+    if chances:
+        alike = f"If what was published and our runs came from one distribution, about {sum(chances):.2g} or more of"
+        text += f" {alike} the {len(chances)} that are decided would be covered."
     missed = [v for v in verdicts if v.word == "not covered"]
-    return [text, *(f"Not covered: {v.published.what}, {v.published.value:,.0f} ({v.why})." for v in missed)]
+    return [text, *(f"Not covered: {v.published.what}, {v.published.written()} ({v.why})." for v in missed)]
 
 
 def _numbered(deviations: Sequence[str]) -> list[str]:
@@ -56,15 +60,15 @@ def _table(verdicts: Sequence[Verdict]) -> Table:
     rows = []
     for verdict in verdicts:
         published, times = verdict.published, verdict.times
-        reached = times.filter("observed")["time"]
-        steps = sorted(reached.to_list())
-        ours = f"{median(steps):,.0f} [{steps[0]:,}, {steps[-1]:,}]" if steps else "–"
-        bound = "≤ " if published.is_bound else ""
-        cells = [f"{bound}{published.value:,.0f}", published.source, f"{len(reached)} / {len(times)}", ours]
+        reached = sorted(times.filter("observed")["time"].to_list())
+        ours = f"{steps(median(reached))} [{steps(reached[0])}, {steps(reached[-1])}]" if reached else "–"
+        unit = "runs" if published.runs == 1 else "means"
+        cells = [published.written(), published.source, f"{len(reached)} / {len(times)} {unit}", ours]
         rows.append((published.what, [Cell(text) for text in (*cells, verdict.word, verdict.why)]))
     caption = (
-        "Published steps beside ours: runs that got there / runs, the median and range of their steps (of those that "
-        "got there), and the verdict by the rule above."
+        "Published steps beside ours: how many of our runs got there (for a published mean, means over as many runs in "
+        "which every one did), the median and range of their steps (of those that got there), and the verdict by the "
+        "rule above."
     )
     return Table("verdicts", ["event", "published", "by", "got there", "ours", "verdict", "why"], rows, caption)
 
@@ -101,7 +105,7 @@ def _figure(verdicts: Sequence[Verdict]) -> Figure:
         .properties(width=420, height=34 * len(events) + 20, title="Published numbers and our runs")
     )
     caption = (
-        "Steps (logarithmic) at which each event happened: circles, our runs; triangles, runs that ended there without "
-        "it; diamonds, published numbers."
+        "Steps (logarithmic) at which each event happened: circles, our runs, or means over as many as a published mean "
+        "has; triangles, those that ended there without it; diamonds, published numbers."
     )
     return Figure("published", styled(alt.layer(chart)), caption)

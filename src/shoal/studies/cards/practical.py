@@ -16,7 +16,7 @@ SOURCE = (
 )
 DEVIATIONS = (
     "Initial values and batch order come from shoal's own streams, so that a seed does not give the same run as there.",
-    "Every report is a mean over two seeds; ours are single runs, which spread wider.",
+    "A run of ours counts from a best accuracy of 0.99; the means that were reported may hold runs that stayed below.",
 )
 _REPORTS: dict[str, dict[str, tuple[float, ...]]] = {
     "lstm": {"t_train_accuracy": (300,), "t_valid_accuracy": (7850, 8700, 7550)},
@@ -30,6 +30,7 @@ PUBLISHED = tuple(
         source=f"report {number}, mean of 2",
         where={"model": model},
         column=column,
+        runs=2,
     )
     for model, columns in _REPORTS.items()
     for column, values in columns.items()
@@ -38,8 +39,8 @@ PUBLISHED = tuple(
 
 
 def grids(quick: bool) -> list[Grid]:
-    """The sanity check: two seeds, or sixteen."""
-    return per_model(False, seed=first_seeds((0, 42), 2 if quick else 16))
+    """The sanity check: four seeds, the fewest that give two means over two, or sixteen."""
+    return per_model(False, seed=first_seeds((0, 42), 4 if quick else 16))
 
 
 def report(results: Results, form: Form) -> Report:
