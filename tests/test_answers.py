@@ -42,6 +42,7 @@ def test_the_model_whose_loss_falls_faster_scales_better():
 def test_no_model_scales_better_when_both_are_alike_and_few_seeds_are_said():
     sentences, table = who_scales_better([Case("all", runs({"lstm": -0.2, "gpt": -0.2}, seeds=2), SIZE)], "t")
     assert sentences[0] == "In terms of log₁₀ L_val no model clearly scales better."
+    assert sentences[-1].startswith("Two seeds leave one degree of freedom")
     assert [cells[-1].text for _, cells in table.rows] == ["open", "open"]
     alone, nothing = who_scales_better([Case("all", runs({"gpt": -0.2}), SIZE)], "t")
     assert (alone, nothing) == (["One model alone: there is nothing to compare its scaling with."], None)

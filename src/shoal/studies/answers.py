@@ -69,6 +69,10 @@ def who_scales_better(cases: Sequence[Case], name: str) -> tuple[list[str], Tabl
     sentences = [_summary(symbol, found) for symbol, found in verdicts.items()]
     if min(units) < 2:
         sentences.append("Some of these comparisons rest on one seed: without intervals they stay open.")
+    elif min(units) == 2:
+        sentences.append(
+            "Two seeds leave one degree of freedom: only very large differences show; --seeds 5 shows more."
+        )
     caption = (
         "Slope of the least-squares line of each model, fitted within each seed that both have, mean over seeds; their "
         "difference with Student's 95 % interval over seeds, which two seeds leave wide. A loss scales better the more "

@@ -36,7 +36,7 @@ QUANTITIES = {"valid_loss": ("L_val", True), "valid_accuracy": ("A_val", False)}
 def grids(quick: bool) -> list[Grid]:
     """Both models over the batch size and the seeds."""
     if quick:
-        return per_model(quick, train_batch_size=[32, 64, 128, 256], seed=[0, 1])
+        return per_model(quick, train_batch_size=[32, 64, 128, 256])
     return per_model(quick, {"n_steps": 20_001}, train_batch_size=[32, 64, 128, 256, 512])
 
 
