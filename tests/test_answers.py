@@ -65,8 +65,8 @@ def numbered(frame):
 def test_a_power_law_is_found_with_its_exponent():
     sentences, table = power_laws(numbered(runs({"lstm": -0.1, "gpt": -0.2}, noise=0)), SIZE, "s", "laws")
     assert [sentence.partition(" [")[0] for sentence in sentences] == [
-        "LSTM: L_val ∝ s^b with b = −0.332",  # 10^(−0.1 log2 s)
-        "GPT: L_val ∝ s^b with b = −0.664",
+        "LSTM: L_val ∝ sᵇ with b = −0.332",  # 10^(−0.1 log2 s)
+        "GPT: L_val ∝ sᵇ with b = −0.664",
     ]
     assert all(sentence.endswith("R² = 1.") for sentence in sentences)
     assert [(label, cells[0].text, cells[-1].text) for label, cells in table.rows] == [

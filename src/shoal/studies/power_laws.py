@@ -66,7 +66,7 @@ def _exponent(fit: PowerLawFit) -> str:
 
 
 def _sentence(law: _Law, symbol: str) -> str:
-    text = f"{MODELS[law.model]}: L_val ∝ {symbol}^b with b = {_exponent(law.fit)}, R² = {number(law.r_squared, 2)}"
+    text = f"{MODELS[law.model]}: L_val ∝ {symbol}ᵇ with b = {_exponent(law.fit)}, R² = {number(law.r_squared, 2)}"
     return f"{text}: a power law describes these runs poorly." if law.r_squared < POOR else f"{text}."
 
 
@@ -77,7 +77,7 @@ def _table(laws: list[_Law], axis: Axis, symbol: str, name: str) -> Table:
         cells = [Cell(text) for text in (a, _exponent(law.fit), number(law.r_squared, 2), str(law.fit.points))]
         rows.append((MODELS[law.model], cells))
     caption = (
-        f"The best L_val of a run as a·{symbol}^b, {symbol}: {axis.title}. Fitted to log L_val by the Huber loss "
+        f"The best L_val of a run as a·{symbol}ᵇ, {symbol}: {axis.title}. Fitted to log L_val by the Huber loss "
         "(δ = 10⁻³), with the 95 % percentile interval over the runs drawn again 1,000 times; R²: the share of the "
         "variance of log L_val that the law explains, below 0 where a constant explains more."
     )
