@@ -2,12 +2,12 @@
 
 Source: the language-model document's question on improving its model (L1.II), asked here with the practical's GPT:
 norms, positions, activation, tying, optimizer, label smoothing and learning-rate schedule, one change at a time. Every
-comparison is paired by seed, tested by flipping signs, and corrected for the number of comparisons (Holm).
+comparison is paired by seed, tested by flipping signs, and corrected for the number of comparisons in the whole report
+(Holm).
 """
 
-import math
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from statistics import median
 from typing import Any
@@ -18,9 +18,10 @@ from shoal.analysis import Metric, compare, time_to
 from shoal.report import Cell, Report, Section, Table
 from shoal.report.comparison import comparison_figure, comparison_notes, comparison_table
 from shoal.report.survival import survival_table
+from shoal.report.words import NOTHING
 from shoal.spec import OPTIMIZERS
 from shoal.studies.answers import with_logs
-from shoal.studies.base import Form, Grid
+from shoal.studies.base import THRESHOLDS, Form, Grid
 from shoal.studies.parts import finished
 from shoal.studies.results import Results
 from shoal.studies.settings import per_model
@@ -53,14 +54,26 @@ VARIANTS: Mapping[str, Mapping[str, Any]] = {
 # smaller one with a decay as much larger; Muon learned little below this one; for SGD it is of the usual order. None
 # was tuned.
 _RATES = {"SGD": 30.0, "Lion": 0.2, "Muon": 3.0}
-METRICS = {"time": "time to generalise", "log_valid_loss": "log₁₀ L_val"}
+_LOSS = {"log_valid_loss": "log₁₀ L_val"}
+
+
+def _column(threshold: float) -> str:
+    return f"time_{threshold:g}"
+
+
+def _times(thresholds: Iterable[float]) -> dict[str, str]:
+    """Columns of the times to reach these accuracies, with their labels."""
+    return {_column(threshold): f"time to A_val ≥ {threshold:g}" for threshold in thresholds}
+
+
+METRICS = _times(THRESHOLDS) | _LOSS  # column -> label, of the usual thresholds
 
 
 def grids(quick: bool) -> list[Grid]:
     """Every variant of the GPT over the same seeds.
 
     So many that a variant which is better on every one of them passes the corrected test: with n pairs the smallest p
-    is 2^(1 − n), and 34 comparisons are made.
+    is 2^(1 − n), and 51 comparisons are made (17 variants; two times and the loss).
     """
     found = []
     for name, change in VARIANTS.items():
@@ -77,57 +90,103 @@ def _has_beta2(change: Mapping[str, Any]) -> bool:
 
 def report(results: Results, form: Form) -> Report:
     """Effect sizes, tests, when each variant generalised, and what its steps cost."""
-    names = form.names(sys.modules[__name__])
-    named = pl.col("run").replace_strict(names, default=BASELINE).alias("variant")
-    runs = results.runs.with_columns(named)
-    sections, answers = [], []
-    for threshold in form.thresholds:
-        times = time_to(results.curves, "valid_accuracy", threshold, states=runs.select("run", "state", "step"))
-        frame = with_logs(results.extrema).with_columns(named)
-        frame = times.drop("state").join(frame, on="run", how="left").join(runs.select("run", "state"), on="run")
-        tag = f"{threshold:g}".replace(".", "")
-        what = f"A_val ≥ {threshold:g}"
-        answer, section = _compared(frame, tag, what)
-        answers.append(answer)
-        sections.append(section)
-    sections.append(Section("What a step costs", tables=[_costs(results, runs)]))
+    labels = _times(form.thresholds) | _LOSS
+    frame, answers = _named(_measured(results, form.thresholds), form.names(sys.modules[__name__]))
+    variants = frame["variant"].unique(maintain_order=True).to_list()
+    found = None
+    if BASELINE not in variants:
+        answers.append("The baseline has no results yet: there is nothing to compare the variants with.")
+    elif len(variants) == 1:
+        answers.append("There is the baseline alone: nothing to compare.")
+    else:
+        metrics = [
+            Metric(column, larger_is_better=False, observed=None if column in _LOSS else _observed(column))
+            for column in labels
+        ]
+        found = compare(frame, metrics, "variant", BASELINE)
+        answers += [_differing(found, labels), *_leading(found, labels)]
+    sections = [_section(frame, found, {column: label}) for column, label in labels.items()]
+    sections.append(Section("What a step costs", tables=[_costs(results, frame)]))
     return finished("improve", "What improves a GPT", QUESTION, answers, sections, results, form)
 
 
-def _compared(frame: pl.DataFrame, tag: str, what: str) -> tuple[str, Section]:
-    """The comparison for one threshold, and its sentence."""
-    metrics = [
-        Metric("time", larger_is_better=False, observed="observed"),
-        Metric("log_valid_loss", larger_is_better=False),
-    ]
-    variants = frame["variant"].n_unique()
-    table = survival_table(f"times-{tag}", frame, "variant", f"validation {what}")
-    if variants < 2:
-        return f"There is one variant alone ({frame['variant'][0]}): nothing to compare.", Section(what, tables=[table])
-    found = compare(frame, metrics, "variant", BASELINE)
-    figures = [
-        comparison_figure(f"effects-{tag}", found, f"Beside the baseline: {what}", BASELINE, "superiority", METRICS),
-    ]
-    tables = [comparison_table(f"effects-{tag}", found, BASELINE, METRICS), table]
+def _observed(column: str) -> str:
+    return f"{column}_observed"
+
+
+def _measured(results: Results, thresholds: Iterable[float]) -> pl.DataFrame:
+    """What is compared, one row per run that has been evaluated: the others have no outcome yet."""
+    states = results.runs.select("run", "state", "step")
+    frame = with_logs(results.extrema).join(states.select("run", "state"), on="run", how="left", maintain_order="left")
+    for column, threshold in {_column(threshold): threshold for threshold in thresholds}.items():
+        times = time_to(results.curves, "valid_accuracy", threshold, states=states)
+        own = times.select("run", pl.col("time").alias(column), pl.col("observed").alias(_observed(column)))
+        frame = frame.join(own, on="run", how="left", maintain_order="left")
+    return frame
+
+
+def _named(frame: pl.DataFrame, names: Mapping[str, str]) -> tuple[pl.DataFrame, list[str]]:
+    """The runs with their ``variant``, and a sentence where some are of none: the study was another one when they were
+    trained."""
+    named = frame.with_columns(
+        pl.col("run").replace_strict(names, default=None, return_dtype=pl.String).alias("variant")
+    )
+    others = named["variant"].null_count()
+    told = f"Left out: {others} of {len(named)} runs are of no variant of this study."
+    return named.filter(pl.col("variant").is_not_null()), [told] if others else []
+
+
+def _section(frame: pl.DataFrame, found: pl.DataFrame | None, labels: Mapping[str, str]) -> Section:
+    """The comparison in one column, and when runs got there if it is a time."""
+    ((column, label),) = labels.items()
+    heading = label.removeprefix("time to ")
+    tag = "loss" if column in _LOSS else column.removeprefix("time_").replace(".", "")
+    notes, figures, tables = [], [], []
+    if found is not None:
+        # the whole comparison goes to each: its caption counts what Holm's correction was for
+        notes = comparison_notes(found, labels)
+        title = f"Beside the baseline: {label}"
+        figures = [comparison_figure(f"effects-{tag}", found, title, BASELINE, "superiority", labels)]
+        tables = [comparison_table(f"effects-{tag}", found, BASELINE, labels)]
+    if column not in _LOSS and len(frame):
+        times = frame.select("variant", "state", time=column, observed=_observed(column))
+        tables.append(survival_table(f"times-{tag}", times, "variant", heading))
+    return Section(heading, notes, figures, tables)
+
+
+def _differing(found: pl.DataFrame, labels: Mapping[str, str]) -> str:
+    """Which variants differ from the baseline in what, by the corrected test."""
     clear = found.filter(pl.col("p_holm") < 0.05)
-    better = [r for r in clear.to_dicts() if r["better"] > r["worse"]]
-    worse = [r for r in clear.to_dicts() if r["better"] < r["worse"]]
-    smallest = found["smallest_p"].drop_nulls()
-    floor = f"{min(1.0, float(smallest.min()) * len(found)):.2g}" if len(smallest) else "1"  # type: ignore[arg-type]
-    answer = (
-        f"{what}: of {variants - 1} variants × {len(metrics)} figures, {_listed(better)} differ from the baseline for "
-        f"the better and {_listed(worse)} for the worse (sign-flip test over pairs of the same seed, Holm-corrected "
-        f"p < 0.05; with these pairs no corrected p can be below {floor})."
+    better = clear.filter(pl.col("better") > pl.col("worse"))
+    worse = clear.filter(pl.col("better") < pl.col("worse"))
+    comparisons = found["p"].drop_nulls().len()
+    floor = min([1.0, *(comparisons * p for p in found["smallest_p"].drop_nulls())])
+    return (
+        f"Of {found['variant'].n_unique()} variants × {len(labels)} figures ({', '.join(labels.values())}), "
+        f"{_listed(better, labels)} differ from the baseline for the better and {_listed(worse, labels)} for the worse "
+        f"(sign-flip test over pairs of the same seed, p < 0.05 after Holm's correction for all {comparisons} "
+        f"comparisons; with these pairs no corrected p can be below {floor:.2g})."
     )
-    leading = found.filter(metric="time").sort("superiority", descending=True).to_dicts()[:3]
-    answer += " Most often sooner than the baseline: " + ", ".join(
-        f"{r['variant']} ({r['better']} of {r['n']} pairs)" for r in leading if r["better"] > r["worse"]
-    )
-    return answer.removesuffix("baseline: ") + ".", Section(what, comparison_notes(found, METRICS), figures, tables)
 
 
-def _listed(rows: list[dict[str, Any]]) -> str:
-    return ", ".join(f"{r['variant']} ({METRICS[r['metric']]})" for r in rows) or "none"
+def _leading(found: pl.DataFrame, labels: Mapping[str, str]) -> list[str]:
+    """A sentence for each time in which some variants are mostly sooner."""
+    answers = []
+    for column, label in labels.items():
+        ahead = found.filter(pl.col("metric") == column, pl.col("better") > pl.col("worse"))
+        leading = ahead.sort("superiority", descending=True, maintain_order=True).head(3).to_dicts()
+        if column not in _LOSS and leading:
+            who = ", ".join(f"{row['variant']} ({row['better']} of {row['n']} pairs)" for row in leading)
+            answers.append(f"{label.removeprefix('time to ')}: most often sooner than the baseline: {who}.")
+    return answers
+
+
+def _listed(rows: pl.DataFrame, labels: Mapping[str, str]) -> str:
+    """``Muon (time to A_val ≥ 0.9, log₁₀ L_val), cosine (log₁₀ L_val)``."""
+    figures: dict[str, list[str]] = {}
+    for row in rows.to_dicts():
+        figures.setdefault(row["variant"], []).append(labels[row["metric"]])
+    return ", ".join(f"{variant} ({', '.join(own)})" for variant, own in figures.items()) or "none"
 
 
 def _costs(results: Results, runs: pl.DataFrame) -> Table:
@@ -138,13 +197,22 @@ def _costs(results: Results, runs: pl.DataFrame) -> Table:
         status = folder.status()
         members = status["members"]
         steps = sum(int(member["step"]) for member in members.values())
+        if steps == 0:
+            continue
         spent = sum(float(session.get("seconds", 0.0)) for session in status["sessions"])
         for name in {variant_of[run] for run in members if run in variant_of}:
-            seconds.setdefault(name, []).append(1000 * spent / max(1, steps))
-    usual = median(seconds.get(BASELINE, [math.nan]))
+            seconds.setdefault(name, []).append(1000 * spent / steps)
+    usual = median(seconds.get(BASELINE, [0.0]))
     sizes = {row["variant"]: row["parameters"] for row in runs.unique("variant", keep="first").to_dicts()}
     rows = [
-        (name, [Cell(f"{median(found):.2f}"), Cell(f"{median(found) / usual:.2f}"), Cell(f"{sizes[name]:,}")])
+        (
+            name,
+            [
+                Cell(f"{median(found):.2f}"),
+                Cell(f"{median(found) / usual:.2f}" if usual else NOTHING),
+                Cell(f"{sizes[name]:,}"),
+            ],
+        )
         for name, found in seconds.items()
     ]
     caption = (

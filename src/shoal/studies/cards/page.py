@@ -46,8 +46,8 @@ def conclusion(verdicts: Sequence[Verdict]) -> list[str]:
     text += f"{counts['not covered']}, and leave {counts['open'] + counts['not run']} open."
     chances = [v.chance for v in verdicts if v.chance is not None]
     if chances:
-        alike = f"If what was published and our runs came from one distribution, about {sum(chances):.2g} or more of"
-        text += f" {alike} the {len(chances)} that are decided would be covered."
+        text += f" Of the {len(chances)} decided, about {sum(chances):.2g} or more would be covered if what was "
+        text += "published and our runs came from one distribution."
     missed = [v for v in verdicts if v.word == "not covered"]
     return [text, *(f"Not covered: {v.published.what}, {v.published.written()} ({v.why})." for v in missed)]
 
@@ -105,7 +105,7 @@ def _figure(verdicts: Sequence[Verdict]) -> Figure:
         .properties(width=420, height=34 * len(events) + 20, title="Published numbers and our runs")
     )
     caption = (
-        "Steps (logarithmic) at which each event happened: circles, our runs, or means over as many as a published mean "
-        "has; triangles, those that ended there without it; diamonds, published numbers."
+        "Steps (logarithmic) at which each event happened: circles, our runs, or means over as many as a published "
+        "mean has; triangles, those that ended there without it; diamonds, published numbers."
     )
     return Figure("published", styled(alt.layer(chart)), caption)

@@ -90,8 +90,8 @@ def judge(published: Published, results: Results) -> Verdict:
     if not own.curves.is_empty():
         times = _means(_times(published, own), published.runs)
     if times.is_empty():
-        enough = "none" if published.runs == 1 else f"fewer than {published.runs}"
-        return Verdict(published, times, "not run", f"{enough} of our runs has these settings")
+        few = "none of our runs has" if published.runs == 1 else f"fewer than {published.runs} of our runs have"
+        return Verdict(published, times, "not run", f"{few} these settings")
     return Verdict(published, times, *(_under if published.is_bound else _between)(published, times))
 
 
@@ -151,7 +151,7 @@ def _between(published: Published, times: pl.DataFrame) -> tuple[str, str, float
     if undecided:
         return "open", f"{undecided} of {unit} ended before {steps(value)} without getting there", None
     if n == 1:
-        return "open", f"one of our {_unit(published)} alone spans no range", None
+        return "open", "one of ours alone spans no range", None
     if earlier:
         return "not covered", f"all {unit} are sooner; the latest at {steps(max(reached))}", chance
     first = f"the earliest to get there at {steps(min(reached))}" if reached else "none got there"

@@ -1,0 +1,170 @@
+"""The study of variants: what is compared and corrected together, and what it says where results are missing."""
+
+from types import SimpleNamespace
+
+import polars as pl
+import pytest
+
+from shoal.analysis import holm
+from shoal.studies import Form, Results, improve
+
+FORM = Form(quick=True)
+LAST = 2600
+
+
+def curve(run, time, loss):
+    """Evaluations of a run that generalises at ``time``."""
+    accuracies = {0: 0.02, time: 1.0, LAST: 1.0} if time < LAST else {0: 0.02, LAST: 0.1}
+    return [
+        {
+            "run": run,
+            "step": step,
+            "train_loss": 0.1,
+            "valid_loss": loss,
+            "train_accuracy": 1.0,
+            "valid_accuracy": value,
+        }
+        for step, value in accuracies.items()
+    ]
+
+
+def results_of(times, state="done", losses=None, unknown=()):
+    """Results in which the variants generalise at a time for each of the first seeds; the others have none yet."""
+    runs, curves = [], []
+    places = dict.fromkeys(improve.VARIANTS, 0)
+    names = FORM.names(improve)
+    named = {spec.id: names[spec.id] for spec in FORM.specs(improve)} | dict.fromkeys(unknown, "unknown")
+    for run, variant in named.items():
+        seed = places.get(variant, 0)
+        places[variant] = seed + 1
+        own = times.get(variant, [])
+        known = seed < len(own)
+        runs.append(
+            {"run": run, "state": state if known else "waiting", "step": LAST * known, "seed": seed, "model": "gpt"}
+        )
+        if known:
+            curves += curve(run, own[seed], (losses or {}).get(variant, 0.1))
+    results = object.__new__(Results)
+    results.specs, results.runs = {}, pl.DataFrame(runs).with_columns(parameters=1000)
+    settings = results.runs.select("run", "seed", "model", "parameters")
+    results.curves = pl.DataFrame(curves).join(settings, on="run", how="left", maintain_order="left")
+    results.records = SimpleNamespace(cohorts=lambda: [folder(run) for run in named])
+    return results
+
+
+def folder(run):
+    """A cohort of one run."""
+    return SimpleNamespace(status=lambda: {"members": {run: {"step": LAST}}, "sessions": [{"seconds": 26.0}]})
+
+
+@pytest.fixture
+def reported(monkeypatch):
+    """The report of some results, without what needs a lab."""
+
+    def finished(name, title, question, answers, sections, results, form):
+        return SimpleNamespace(answers=answers, sections=sections)
+
+    monkeypatch.setattr(improve, "finished", finished)
+    return lambda results, form=FORM: improve.report(results, form)
+
+
+def tables_of(report):
+    return {table.name: table for section in report.sections for table in section.tables}
+
+
+def labels_of(table):
+    return [label for label, _ in table.rows]
+
+
+def test_runs_without_results_are_no_variant(reported):
+    report = reported(results_of({"baseline": [500, 600], "pre-norm": [400, 650], "Muon": [300]}))
+    times = tables_of(report)["times-09"]
+    assert labels_of(times) == ["baseline", "pre-norm", "Muon"]
+    assert [cells[0].text for _, cells in times.rows] == ["2", "2", "1"]
+    assert not times.header[-1].endswith("up to 0")
+    assert report.answers[0].startswith(
+        "Of 2 variants × 3 figures (time to A_val ≥ 0.9, time to A_val ≥ 0.99, log₁₀ L_val)"
+    )
+    assert labels_of(tables_of(report)["costs"]) == ["baseline", "pre-norm", "Muon"]
+
+
+def test_runs_of_another_form_of_the_study_are_not_taken_for_the_baseline(reported):
+    report = reported(results_of({"baseline": [500], "Muon": [300], "unknown": [100]}, unknown=["another"]))
+    assert report.answers[0] == "Left out: 1 of 3 runs are of no variant of this study."
+    times = tables_of(report)["times-09"]
+    assert [(label, cells[0].text) for label, cells in times.rows] == [("baseline", "1"), ("Muon", "1")]
+
+
+def test_those_that_lead_are_named_if_there_are_any(reported):
+    report = reported(results_of({"baseline": [500, 500], "Muon": [300, 300], "Lion": [700, 700], "SGD": [500, 400]}))
+    assert report.answers[1:] == [
+        f"A_val ≥ {threshold}: most often sooner than the baseline: Muon (2 of 2 pairs), SGD (1 of 2 pairs)."
+        for threshold in (0.9, 0.99)
+    ]
+    none = reported(results_of({"baseline": [500, 500], "Lion": [700, 700], "SGD": [500, 500]}))
+    assert len(none.answers) == 1
+    assert none.answers[0].endswith("no corrected p can be below 1).")
+
+
+def test_a_variant_without_pairs_does_not_hide_those_that_lead(reported):
+    done = {"baseline": [500], "ReLU": [300]}
+    results = results_of(done | {"pre-norm": [400], "RMSNorm": [400], "no norm": [400]})
+    unfinished = pl.col("run").replace_strict(FORM.names(improve)).is_in(["pre-norm", "RMSNorm", "no norm"])
+    seed = pl.when(unfinished).then(pl.col("seed") + 50).otherwise("seed")
+    results.runs = results.runs.with_columns(seed.alias("seed"))
+    results.curves = results.curves.with_columns(seed.alias("seed"))
+    assert reported(results).answers[1] == "A_val ≥ 0.9: most often sooner than the baseline: ReLU (1 of 1 pairs)."
+
+
+def test_without_the_baseline_the_rest_is_shown(reported):
+    report = reported(results_of({"pre-norm": [400, 650], "Muon": [300]}))
+    assert report.answers == ["The baseline has no results yet: there is nothing to compare the variants with."]
+    tables = tables_of(report)
+    assert labels_of(tables["times-09"]) == ["pre-norm", "Muon"]
+    costs = [[cell.text for cell in cells] for _, cells in tables["costs"].rows]
+    assert costs == [["10.00", "–", "1,000"]] * 2
+    alone = reported(results_of({"baseline": [400]}))
+    assert alone.answers == ["There is the baseline alone: nothing to compare."]
+    stranger = reported(results_of({"unknown": [100]}, unknown=["another"]))
+    assert stranger.answers[1] == report.answers[0]
+
+
+def test_runs_in_training_have_no_pairs_yet(reported):
+    report = reported(results_of({"baseline": [LAST], "Muon": [LAST]}, state="running"))
+    assert "for all 0 comparisons" in report.answers[0]
+    assert labels_of(tables_of(report)["times-09"]) == ["baseline", "Muon"]
+
+
+def test_every_comparison_of_the_report_is_corrected_together(reported):
+    seeds = 12
+    usual = [500 + 10 * seed for seed in range(seeds)]
+    times = dict.fromkeys(improve.VARIANTS, usual) | {"Muon": [time - 100 for time in usual]}
+    report = reported(results_of(times, losses={"Lion": 0.3}))
+    tables = tables_of(report)
+    effects = [table for name, table in tables.items() if name.startswith("effects")]
+    assert [table.name for table in effects] == ["effects-09", "effects-099", "effects-loss"]
+    assert sum(len(table.rows) for table in effects) == 51
+    assert sum("L_val" in label for table in effects for label in labels_of(table)) == 17
+    cells = [row for table in effects for _, row in table.rows]
+    p = [float(row[-2].text) for row in cells]
+    assert [float(row[-1].text) for row in cells] == pytest.approx(holm(p), rel=0.02)  # of rounded numbers
+    assert all("corrected for 51 comparisons" in table.caption for table in effects)
+    assert report.answers[0] == (
+        "Of 17 variants × 3 figures (time to A_val ≥ 0.9, time to A_val ≥ 0.99, log₁₀ L_val), Muon (time to A_val ≥ "
+        "0.9, time to A_val ≥ 0.99) differ from the baseline for the better and Lion (log₁₀ L_val) for the worse "
+        "(sign-flip test over pairs of the same seed, p < 0.05 after Holm's correction for all 51 comparisons; with "
+        "these pairs no corrected p can be below 0.025)."
+    )
+
+
+@pytest.mark.parametrize("quick", [True, False])
+def test_the_smallest_corrected_p_is_below_005(quick):
+    pairs = len({spec.seed for spec in Form(quick).specs(improve)})
+    assert (len(improve.VARIANTS) - 1) * len(improve.METRICS) == 51
+    assert 51 * max(2 / 2**pairs, 0 if pairs <= 12 else 2 / 10_000) < 0.05
+
+
+def test_thresholds_make_figures_of_their_own(reported):
+    report = reported(results_of({"baseline": [500], "Muon": [300]}), Form(quick=True, thresholds=(0.5, 0.5)))
+    assert set(tables_of(report)) == {"effects-05", "times-05", "effects-loss", "costs"}
+    assert report.answers[0].startswith("Of 1 variants × 2 figures (time to A_val ≥ 0.5, log₁₀ L_val)")
