@@ -22,7 +22,8 @@ from shoal.analysis import (
     survival_summary,
     time_to,
 )
-from shoal.analysis.log_rank import _several
+from shoal.analysis.arrangements import arrange, split_blocks
+from shoal.analysis.survival import outlasting
 from shoal.errors import UserError
 from shoal.report import (
     Report,
@@ -209,12 +210,44 @@ def test_a_run_that_was_never_watched_changes_nothing(times):
     assert_frame_equal(survival_summary(more, "group").select(names), survival_summary(times, "group").select(names))
 
 
+def test_a_run_that_diverged_is_followed_to_where_its_curve_ends():
+    diverged = pl.Series(["diverged", "done", "done", "done", "diverged", "diverged", "running"])
+    times = signed(a=[-10, 100, 200, -400], b=[-30], c=[-20, -50]).with_columns(state=diverged)
+    curve = kaplan_meier(times, "group")
+    assert curve.filter(group="a")["survival"].to_list() == [0.75, 0.5, 0.5]
+    assert curve.filter(group="a")["at_risk"].to_list() == [4, 3, 2]
+    assert curve.filter(group="b").select("step", "survival").rows() == [(400, 1)]
+    # of c no more is known than of the run that is still in training
+    assert curve.filter(group="c")["step"].to_list() == [50]
+    assert outlasting(times.filter(group="b"))["time"].to_list() == [30]
+    got_there_first = times.with_columns(observed=pl.lit(True))
+    assert outlasting(got_there_first)["time"].to_list() == times["time"].to_list()
+
+
+def test_diverging_does_not_make_a_setting_look_faster():
+    steady = signed(a=[300, 400, 500, 600, 700, 800], b=[300, 400, 500, 600, 700, 800])
+    lost = (pl.col("group") == "b") & (pl.col("time") >= 500)
+    times = steady.with_columns(
+        time=pl.when(lost).then(20).otherwise("time"),
+        observed=~lost,
+        state=pl.when(lost).then(pl.lit("diverged")).otherwise(pl.lit("done")),
+    )
+    a, b = survival_summary(times, "group").rows(named=True)
+    assert (a["median"], b["median"]) == (500, None)
+    assert b["restricted_mean"] == pytest.approx((300 + 400 + 4 * 800) / 6)
+    assert a["restricted_mean"] == 550
+    assert logrank_pairs(times, "group")["z"].item() > 0
+    horizon = times.with_columns(time=pl.when(state="diverged").then(800).otherwise("time"))
+    assert logrank(times, "group") == logrank(horizon.drop("state"), "group")
+
+
 # the summary
 
 
 @some
 @given(samples())
 def test_the_interval_of_the_median_holds_the_steps_at_which_the_band_holds_one_half(times):
+    times = pl.concat([times] * 6)  # with fewer than six runs there is none
     row = survival_summary(times).row(0, named=True)
     curve = brute_force_curve(times.select("time", "observed").rows())
 
@@ -250,18 +283,51 @@ def test_rates_have_wilsons_interval(times):
         assert (row["rate_low"], row["rate_high"]) == pytest.approx((max(middle - half, 0), min(middle + half, 1)))
 
 
+@pytest.mark.parametrize("n", range(2, 9))
+def test_the_median_has_an_interval_where_its_ends_can_have_their_level(n):
+    times = [100 * (i + 1) for i in range(n)]
+    row = survival_summary(signed(a=[*times, -1, -1, -1])).row(0, named=True)
+    assert row["median"] is not None
+    assert (row["median_low"] is None) == (2.0**-n > 0.025)
+    assert row["median_high"] is None or n > 5
+    # a curve that came down to one half, of which the first run is censored late
+    assert survival_summary(signed(a=[1, 1, 1, -5, -5])).row(0, named=True)["median_low"] is None
+
+
 @some
-@given(st.lists(st.integers(1, 40), min_size=2, max_size=12))
-def test_the_restricted_mean_of_known_times_is_their_mean(times):
-    row = survival_summary(signed(a=times)).row(0, named=True)
-    assert row["horizon"] == max(times)
-    assert row["restricted_mean"] == pytest.approx(np.mean(times))
-    error = np.std(times) / math.sqrt(len(times))  # Greenwood's variance of uncensored times
-    if error == 0:
-        assert row["restricted_mean_low"] is None
+@given(st.lists(st.integers(1, 40), min_size=2, max_size=12), st.sampled_from([None, 20, 60]))
+def test_the_restricted_mean_of_known_times_is_their_mean(times, horizon):
+    row = survival_summary(signed(a=times), horizon=horizon).row(0, named=True)
+    h = max(times) if horizon is None else horizon
+    assert (row["horizon"], row["restricted"]) == (h, horizon is not None)
+    known = np.minimum(times, h)
+    mean, n = known.mean(), len(times)
+    assert row["restricted_mean"] == pytest.approx(mean)
+    if n < 3 or np.ptp(known) == 0:
+        assert row["restricted_mean_low"] is row["restricted_mean_high"] is None
+        return
+    half = stats.t.ppf(0.975, n - 1) * known.std(ddof=1) / math.sqrt(n)
+    ends = (row["restricted_mean_low"], row["restricted_mean_high"])
+    if horizon is None:
+        assert ends == pytest.approx((mean * math.exp(-half / mean), mean * math.exp(half / mean)))
     else:
-        low, high = max(np.mean(times) - 1.959964 * error, 0), min(np.mean(times) + 1.959964 * error, max(times))
-        assert (row["restricted_mean_low"], row["restricted_mean_high"]) == pytest.approx((low, high), abs=1e-5)
+        slope = 1 / mean + 1 / (h - mean)  # of log(x / (h − x))
+        expected = [h / (1 + (h - mean) / mean * math.exp(sign * half * slope)) for sign in (1, -1)]
+        assert ends == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("n", [3, 5, 8])
+@pytest.mark.parametrize("horizon", [None, 1200])
+def test_the_interval_of_the_mean_holds_it_nearly_as_often_as_it_says(n, horizon):
+    rng, samples = np.random.default_rng(n), 200
+    time = np.ceil(1000 * np.exp(0.5 * rng.standard_normal(n * samples)))
+    many = 1000 * np.exp(0.5 * rng.standard_normal(1_000_000))
+    mean = many.mean() if horizon is None else np.minimum(many, horizon).mean()
+    frame = pl.DataFrame({"sample": np.arange(samples).repeat(n), "time": time}).with_columns(observed=True)
+    found = survival_summary(frame, "sample", horizon).drop_nulls("restricted_mean_low")
+    assert len(found) > 0.9 * samples  # the others are all at the horizon
+    held = found.select(pl.lit(mean).is_between("restricted_mean_low", "restricted_mean_high"))
+    assert held.to_series().mean() >= 0.88  # 0.72 to 0.88 by a normal interval of Greenwood's variance
 
 
 @some
@@ -286,12 +352,30 @@ def test_who_did_not_generalise_is_told_apart():
     assert [row[name] for name in ("N", "generalised", "diverged", "unfinished", "censored")] == [6, 2, 1, 1, 2]
 
 
-def test_a_group_that_diverged_has_no_mean_and_does_not_shorten_the_others():
+def test_a_group_that_diverged_does_not_shorten_the_others():
     times = signed(a=[-3, -2], b=[50, -100]).with_columns(state=pl.Series(["diverged"] * 2 + ["done"] * 2))
     summary = survival_summary(times, "group")
     assert summary["horizon"].to_list() == [100, 100]
-    assert summary["restricted_mean"].to_list() == [None, 75]
+    assert summary["restricted_mean"].to_list() == [100, 75]
     assert survival_summary(times.filter(group="a"), "group")["horizon"].to_list() == [3]
+    reached = times.with_columns(observed=pl.col("group") == "b")  # whoever diverged is all that has not got there
+    assert survival_summary(reached, "group").select("horizon", "restricted").rows() == [(100, True)] * 2
+
+
+@pytest.mark.parametrize("begun", [0, 40])
+@pytest.mark.parametrize("other", ["waiting", "diverged"])
+def test_a_group_without_an_outcome_does_not_shorten_the_others(begun, other):
+    """Whether its runs wait, have begun, or one of them has diverged meanwhile."""
+    times = signed(a=[50, -100, -400], b=[-1, -1], c=[10, 20]).with_columns(
+        time=pl.when(group="b").then(begun).otherwise("time"),
+        state=pl.Series(["done", "running", "done", "running", other, "done", "done"]),
+    )
+    summary = survival_summary(times, "group")
+    assert summary["horizon"].to_list() == [400] * 3
+    assert summary["restricted_mean"].to_list() == [pytest.approx((50 + 2 * 400) / 3), None, 15]
+    assert survival_summary(times.filter(group="b"), "group")["horizon"].to_list() == [begun]
+    finished = times.with_columns(state=pl.lit("done"), time=pl.max_horizontal("time", 1))
+    assert survival_summary(finished, "group")["horizon"].to_list() == [max(begun, 1)] * 3
 
 
 @pytest.mark.parametrize("times", [signed(), signed(a=[5]), signed(a=[-5]), signed(a=[5, 5, 5], b=[-5, -5], c=[7])])
@@ -332,7 +416,7 @@ def test_the_log_rank_test_of_the_textbook():
     (pair,) = logrank_pairs(LEUKAEMIA, "group").rows(named=True)
     assert (pair["first"], pair["second"]) == ("treated", "placebo")
     assert pair["z"] == pytest.approx(-math.sqrt(16.793), abs=1e-3)  # placebo relapses sooner
-    assert pair["p"] == pair["p_holm"] == pytest.approx(test.p)
+    assert pair["p"] == pair["p_holm"] == test.p == pytest.approx(1 / 10_001, abs=1e-4)  # 4e-5 by the χ² distribution
 
 
 @some
@@ -346,29 +430,136 @@ def test_the_log_rank_test_equals_brute_force(times):
         return
     assert test.df == np.linalg.matrix_rank(covariance, tol=1e-9)
     assert test.chi2 == pytest.approx(expected, abs=1e-8)
-    assert test.p == pytest.approx(stats.chi2.sf(expected, test.df), abs=1e-8)
 
 
 @some
 @given(samples(groups=2))
-def test_two_groups_by_the_general_formula_are_scipys(times):
-    groups = [times.filter(group=g) for g in "ab"]
-    chi2, df = _several([(g["time"].to_numpy().astype(float), g["observed"].to_numpy()) for g in groups])
-    test = logrank(times, "group")
-    assert (chi2 is None) == (test.chi2 is None)
-    if chi2 is not None:
-        assert (chi2, df) == (pytest.approx(test.chi2, abs=1e-9), 1)
+def test_two_groups_are_compared_as_scipy_does(times):
+    first, second = (
+        stats.CensoredData(
+            uncensored=g.filter("observed")["time"].to_numpy().astype(float),
+            right=g.filter(~pl.col("observed"))["time"].to_numpy().astype(float),
+        )
+        for g in (times.filter(group="a"), times.filter(group="b"))
+    )
+    with np.errstate(invalid="ignore", divide="ignore"):
+        expected = stats.logrank(first, second).statistic
+    (pair,) = logrank_pairs(times, "group").rows(named=True)
+    assert (pair["z"] is None) == (not np.isfinite(expected))
+    if pair["z"] is not None:
+        assert pair["z"] == pytest.approx(expected, abs=1e-6)
+        assert logrank(times, "group").chi2 == pytest.approx(expected**2, abs=1e-9)
 
 
-def test_the_log_rank_test_agrees_with_permuting_the_groups():
+def test_with_many_runs_p_is_that_of_the_chi_squared_distribution():
     rng = np.random.default_rng(5)
     time = np.ceil(rng.exponential([100.0] * 25 + [125.0] * 25 + [160.0] * 25))
     group = list("a" * 25 + "b" * 25 + "c" * 25)
     times = pl.DataFrame({"group": group, "time": np.minimum(time, 250), "observed": time <= 250})
-    given_test = logrank(times, "group")
-    labels = times["group"].to_numpy()
-    permuted = [logrank(times.with_columns(group=rng.permutation(labels)), "group").chi2 for _ in range(400)]
-    assert np.mean(np.array(permuted) >= given_test.chi2) == pytest.approx(given_test.p, abs=0.05)
+    test = logrank(times, "group")
+    assert test.p == pytest.approx(stats.chi2.sf(test.chi2, test.df), abs=0.02)
+
+
+def permuted_p(times: pl.DataFrame, paired: bool) -> float:
+    """The share of all permutations of the labels, repeated ones too, whose statistic by brute force is as large."""
+    group = times["group"].to_list()
+    seeds = times["seed"].to_list() if paired else [0] * len(group)
+    where = [[i for i, own in enumerate(seeds) if own == value] for value in sorted(set(seeds))]
+    found = []
+    for orders in itertools.product(*(itertools.permutations(block) for block in where)):
+        moved = dict(zip(itertools.chain(*where), itertools.chain(*orders), strict=True))
+        labelled = times.with_columns(group=pl.Series([group[moved[i]] for i in range(len(group))]))
+        difference, covariance = brute_force_logrank(labelled)
+        found.append(float(difference @ np.linalg.pinv(covariance) @ difference))
+    return float(np.mean(np.array(found) >= found[0] - 1e-9))  # the first is the identity
+
+
+@pytest.mark.parametrize(("paired", "sizes"), [(False, (2, 2, 2)), (False, (2, 4)), (True, (2, 2, 2)), (True, (3, 3))])
+def test_p_counts_the_permutations_of_the_labels(paired, sizes):
+    rng = np.random.default_rng(sum(sizes))
+    labels = [name for name, size in zip("abc", sizes, strict=False) for _ in range(size)]
+    for _ in range(3):
+        times = pl.DataFrame(
+            {
+                "group": labels,
+                "seed": [i for size in sizes for i in range(size)],
+                "time": rng.integers(1, 8, len(labels)),
+                "observed": rng.random(len(labels)) < 0.8,
+            }
+        )
+        test = logrank(times if paired else times.drop("seed"), "group")
+        assert (test.exact, test.paired) == (True, paired)
+        # runs that leave before the first event stay where they are
+        first = times.filter("observed")["time"].min()
+        assert test.p == pytest.approx(permuted_p(times.filter(pl.col("time") >= first), paired))
+        assert test.p >= test.smallest_p
+
+
+def test_labels_change_places_within_seeds_where_all_groups_have_the_same():
+    labels, seeds = np.array([0, 0, 0, 1, 1, 1]), np.array([5, 7, 9, 9, 7, 5])
+    assert [block.tolist() for block in split_blocks(labels, seeds)] == [[0, 5], [1, 4], [2, 3]]
+    assert [block.tolist() for block in split_blocks(labels, np.repeat([5, 7, 9], 2))] == [[0, 1, 2, 3, 4, 5]]
+    assert [block.tolist() for block in split_blocks(labels, np.full(6, 5))] == [[0, 1, 2, 3, 4, 5]]
+    assert len(split_blocks(labels[:5], seeds[:5])) == len(split_blocks(labels, None)) == 1
+
+
+@pytest.mark.parametrize("draws", [10, 1000])
+@pytest.mark.parametrize("counts", [(2, 2), (1, 2, 3), (4,)])
+def test_arrangements_are_all_there_are_or_random_ones(counts, draws):
+    labels = np.repeat(np.arange(len(counts)), counts)
+    number = math.factorial(sum(counts)) // math.prod(map(math.factorial, counts))
+    found = arrange(labels, [np.arange(len(labels))], draws, seed=0)
+    assert found.exact == (number <= draws)
+    assert len(found.labels) == (number if found.exact else draws)
+    assert (np.sort(found.labels, axis=1) == labels).all()
+    if found.exact:
+        assert len(np.unique(found.labels, axis=0)) == number
+        assert (found.labels == labels).all(axis=1).any()
+    alike = math.factorial(len(counts)) if len(set(counts)) == 1 else 1
+    assert found.smallest_p == pytest.approx(alike / number if found.exact else max(alike / number, 1 / (draws + 1)))
+    # the arrangement that is seen is one of them, and none of random ones
+    permuted = np.zeros(len(found.labels))
+    assert found.p(1.0, permuted) == pytest.approx(0 if found.exact else 1 / (draws + 1))
+    assert found.p(0.0, permuted) == found.p(1e-12, permuted) == 1
+
+
+def test_within_seeds_the_first_stays_as_it_is():
+    labels, seeds = np.array([0, 1, 2, 0, 1, 2]), np.array([0, 0, 0, 1, 1, 1])
+    found = arrange(labels, split_blocks(labels, seeds), 100, seed=0)
+    assert sorted(map(tuple, found.labels[:, 3:].tolist())) == list(itertools.permutations(range(3)))
+    assert (found.labels[:, :3] == [0, 1, 2]).all()
+    assert found.smallest_p == pytest.approx(1 / 6)
+
+
+@pytest.mark.parametrize("paired", [False, True])
+def test_equal_settings_are_called_different_as_often_as_said(paired):
+    """Six groups of two; by the χ² distribution it is 26 of 100, or 11 where seeds bring half of the variance."""
+    rng, found = np.random.default_rng(1), []
+    for _ in range(300):
+        log = rng.standard_normal((6, 2)) + rng.standard_normal(2) * paired
+        times = pl.DataFrame({"group": np.repeat(np.arange(6), 2), "time": np.ceil(100 * np.exp(log)).ravel()})
+        times = times.with_columns(observed=pl.col("time") < 300, time=pl.col("time").clip(upper_bound=300))
+        seeds = pl.Series("seed", [0, 1] * 6) if paired else pl.Series("other", range(12))
+        found.append(logrank(times.with_columns(seeds), "group", draws=99).p)
+    assert np.mean([p is not None and p <= 0.05 for p in found]) <= 0.07
+
+
+def test_a_difference_that_is_plain_is_found():
+    times = signed(a=list(range(1, 9)), b=list(range(11, 19)))
+    free, paired = logrank(times, "group"), logrank(times.with_columns(seed=pl.Series([*range(8)] * 2)), "group")
+    assert free.p < 0.001
+    assert paired.p == paired.smallest_p == pytest.approx(2 / 2**8)
+    assert (free.chi2, free.df) == (paired.chi2, paired.df)
+
+
+def test_a_run_that_waits_does_not_part_the_pairs():
+    seeds = pl.Series("seed", [0, 1, 2, 3] * 2)
+    times = signed(a=[10, 20, 30, 40], b=[15, 25, 35, -45]).with_columns(
+        seeds, time=pl.when(pl.col("time") == 45).then(0).otherwise("time")
+    )
+    test = logrank(times, "group")
+    assert test.paired
+    assert test.smallest_p == pytest.approx(1 / 2**3)  # a has a run more: it cannot change names with b
 
 
 def test_pairs_are_corrected_for_their_number():
@@ -377,6 +568,7 @@ def test_pairs_are_corrected_for_their_number():
     assert pairs.select("first", "second").rows() == list(itertools.combinations("abcd", 2))
     assert pairs["p"].to_list()[-1] is pairs["p_holm"].to_list()[-1] is None
     assert pairs["p_holm"].to_list() == holm(pairs["p"].to_list())
+    assert pairs["smallest_p_holm"].to_list() == [pytest.approx(5 * 2 / math.comb(8, 4))] * 5 + [None]
     assert logrank(times, "group").df == 3
 
 
@@ -425,26 +617,61 @@ def test_the_table_says_how_many_and_when():
     rows = {label: [cell.text for cell in cells] for label, cells in table.rows}
     assert rows["LSTM"][:5] == ["5", "4", "1", "0", "0.8 [0.38, 0.96]"]
     assert rows["GPT"][:4] == ["5", "4", "0", "1"]
-    assert rows["GPT"][5] == "350 [300, –]"
+    assert rows["GPT"][5] == "400"  # of five, the median has no interval
+    assert "1 diverged and can never get there: median and mean follow such a run to the end" in table.caption
+    assert "Student" in table.caption
+    assert "Brookmeyer" not in table.caption
+    assert "Brookmeyer" in survival_table("times", pl.concat([SHOWN] * 2), "model").caption
     assert "unfinished" not in table.caption
+    ended = survival_table("times", runs("model", a=[100, 200, 300], b=[100, 900]), "model")
+    assert ended.header[-1] == "mean step"
+    assert [cells[-1].text for _, cells in ended.rows] == ["200 [57.8, 693]", "500"]
+    assert "never" not in ended.caption
     waiting = survival_table("times", SHOWN.with_columns(state=pl.lit("running")), "model")
     assert "unfinished" in waiting.header
-    assert "counted as not having got there" in waiting.caption
+    assert "still in training, censored where it stands" in waiting.caption
 
 
 def test_the_log_rank_test_in_words():
-    assert logrank_sentence(SHOWN, "model").startswith("Log-rank test over 2 groups of model: χ² = ")
-    three = pl.concat([SHOWN, runs("model", RNN=[-1000] * 5)])
-    words = logrank_sentence(three, "model")
-    assert "3 groups" in words
-    assert "Pairs, with Holm's correction for 3: " in words
-    assert "LSTM before RNN" in words
+    words = logrank_sentence(SHOWN, "model")
+    assert words.startswith("Log-rank test over 2 groups of model: χ² = ")
+    assert words.endswith(
+        " by permutation (the share of all exchanges of groups among runs that give at least this χ²)."
+    )
+    paired = logrank_sentence(SHOWN.with_columns(seed=pl.Series([0, 1, 2, 3, 4] * 2)), "model")
+    assert "all exchanges of groups among runs of the same seed" in paired
+    assert paired.endswith("; with 5 runs in a group no p below 0.062 is within reach.")
+    assert "of 10,000 random exchanges" in logrank_sentence(runs("x", a=[*range(1, 9)], b=[*range(5, 13)]), "x")
     small = logrank_sentence(runs("r_train", a=[1, 2], b=[5, 6, 7]), "r_train")
-    assert "With 2 runs in the smallest group this is rough." in small
+    assert "rough" not in small
+    assert "with 2 to 3 runs in a group no p below 0.1 is within reach" in small
     assert "cannot be told apart" in logrank_sentence(runs("r_train", a=[-5], b=[-5]), "r_train")
     assert "one group of r_train only" in logrank_sentence(runs("r_train", a=[5]), "r_train")
-    many = {name: [10 * (i + 1)] * 6 + [-100] for i, name in enumerate("abcdef")}
-    assert "Of 15 pairs " in logrank_sentence(runs("x", **many), "x")
+
+
+def test_pairs_in_words_come_before_others_only_where_they_differ():
+    three = runs(
+        "model", LSTM=[700, 800, 900, -1000, 950], GPT=[300, 350, 400, 420, 300], RNN=[500, 800, -1000, 950, 90]
+    )
+    words = logrank_sentence(three, "model")
+    assert "Of 3 pairs 1 differs at 0.05 after Holm's correction: GPT before LSTM (p = 0.024). " in words
+    assert "Not told apart: GPT and RNN (p = 0." in words
+    assert "LSTM and RNN (p = 0." in words
+    assert words.count("before") == 1
+    none = logrank_sentence(pl.concat([SHOWN, runs("model", RNN=[-1000] * 5)]), "model")
+    assert "Of 3 pairs none differ at 0.05 after Holm's correction. Not told apart: " in none
+    many = {name: [100 * i + j for j in range(7)] for i, name in enumerate("abcdef", 1)}
+    words = logrank_sentence(runs("x", **many), "x")
+    assert "Of 15 pairs 15 differ" in words
+    assert words.endswith("; ….")
+    few = logrank_sentence(runs("x", a=[1, 2], b=[5, 6], c=[10, 11]), "x")
+    assert few.endswith(
+        "With 2 runs in a group no pair can differ at 0.05 after Holm's correction for 3 pairs: "
+        "no corrected p below 1 is within reach."
+    )
+    assert "before" not in few
+    alone = logrank_sentence(runs("x", a=[50, 60], b=[-10], c=[-10]), "x")
+    assert "before" not in alone
 
 
 def layer(chart, mark: str) -> pl.DataFrame:
@@ -459,8 +686,12 @@ def test_lines_go_up_by_one_run_and_marks_sit_on_them(log_x):
     chart = survival_curves(SHOWN, "model", "Generalisation", log_x)
     lines = layer(chart, "line")
     gpt = lines.filter(label="GPT").sort("step", "share")
-    assert gpt["share"].to_list() == pytest.approx([0, 0, 0.25, 0.5, 0.75, 1, 1])
+    # the run that diverged is followed to the end
+    assert gpt["share"].to_list() == pytest.approx([0, 0.2, 0.4, 0.6, 0.8, 0.8])
     assert gpt["step"][-1] == 1000
+    lstm = runs("model", LSTM=[700, 800])
+    ends = layer(survival_curves(pl.concat([SHOWN.filter(model="GPT"), lstm]), "model", "", log_x), "line")
+    assert ends.filter(label="LSTM").sort("step", "share").select("step", "share").rows()[-1] == (800, 1)
     assert lines["step"].min() == (50 / 1.5 if log_x else 0)
     assert layer(chart, "tick").select("label", "step", "share").rows() == [("LSTM", 1000, pytest.approx(0.8))]
     assert layer(chart, "text").select("label", "step", "share").rows() == [("GPT", 50, 0)]

@@ -6,10 +6,10 @@ the estimators here use what is known of them.
 
 Three things bound what these numbers mean. Times lie on the grid of evaluations: a run that reached the threshold
 between two evaluations has the later one's step (interval censoring by one evaluation period, which the estimators
-take as exact). A run that diverged will never generalise, while the curve of Kaplan and Meier takes every censored run
-to be like those that go on: where runs diverge, read it together with the rate, which counts them as not having
-generalised. And runs that were ended by what they had reached (``stop_after_generalizing``) are censored without regard
-to the threshold only where the threshold is at most the one that ended them.
+take as exact). A run that diverged without having got there never will: it is followed to where its group's curve ends,
+and not censored where it diverged, which would take it to be like the runs that go on and make a setting look the
+faster the more of its runs diverge. And runs that were ended by what they had reached (``stop_after_generalizing``) are
+censored without regard to the threshold only where the threshold is at most the one that ended them.
 
 Sources: Kaplan and Meier 1958; Greenwood 1926 on the log(−log) scale (Kalbfleisch and Prentice 1980); Brookmeyer and
 Crowley 1982 for the interval of the median; Wilson 1927 for that of a rate.
@@ -27,7 +27,8 @@ from shoal.errors import UserError, nearest
 
 FINISHED = ("done", "diverged")
 _DIRECTIONS = ("at least", "at most")
-_Z = 1.959963984540054  # of 95 %
+_TAIL = 0.025  # outside each end of an interval
+_FEWEST = 3  # runs that make an interval of a mean: with two, Student's t is 12.7
 
 
 def time_to(
@@ -120,18 +121,38 @@ def kaplan_meier(times: pl.DataFrame, by: Names = ()) -> pl.DataFrame:
     """Share of runs that have not yet reached the threshold, by the product-limit estimator.
 
     Args:
-        times: ``time`` and ``observed``, as from :func:`time_to`, with the columns of ``by`` joined to them.
+        times: ``time``, ``observed`` and perhaps ``state``, as from :func:`time_to`, with the columns of ``by`` joined
+            to them.
         by: what tells groups apart.
 
     Returns:
-        Per group and distinct time: ``by``, ``step``, ``survival`` S(t) after that step, ``low`` and ``high`` (95 %
-        interval at each step, not of the curve as a whole; null where S is 1 or 0, where its formula says nothing),
-        ``at_risk`` (runs under observation just before), ``events`` and ``censored`` (at that step; an event counts
-        before a censoring at the same step).
+        Per group and distinct time (a run that diverged has that of :func:`outlasting`): ``by``, ``step``,
+        ``survival`` S(t) after that step, ``low`` and ``high`` (95 % interval at each step, not of the curve as a
+        whole; null where S is 1 or 0, where its formula says nothing), ``at_risk`` (runs under observation just
+        before), ``events`` and ``censored`` (at that step; an event counts before a censoring at the same step).
     """
     check_columns(times, ["time", "observed"])
-    parts = [beside(key, _curve(group)) for key, group in groups(times, by)]
+    parts = [beside(key, _curve(outlasting(group, times["time"].max()))) for key, group in groups(times, by)]
     return pl.concat(parts) if parts else pl.DataFrame()
+
+
+def outlasting(group: pl.DataFrame, last: Any = None) -> pl.DataFrame:
+    """The runs of one curve with those that diverged before they got there censored where the curve ends.
+
+    That is the last time of the other runs where one of them was censored there, so that nothing is claimed beyond
+    what they were followed to; where the last of them got there, or none is left, ``last``.
+
+    Args:
+        group: ``time``, ``observed`` and perhaps ``state``.
+        last: in steps, the largest time of all groups; that of this one when not given.
+    """
+    living = group.filter(~_lost(group))
+    latest = living.filter(pl.col("time") == pl.col("time").max())
+    followed = latest["time"].max() if not latest["observed"].all() else last
+    end = group["time"].max() if followed is None else followed
+    return group.with_columns(
+        pl.when(_lost(group)).then(end).otherwise("time").cast(group.schema["time"]).alias("time")
+    )
 
 
 def _curve(group: pl.DataFrame) -> pl.DataFrame:
@@ -158,29 +179,32 @@ def survival_summary(times: pl.DataFrame, by: Names = (), horizon: int | None = 
     """How many runs of each group generalised, and when.
 
     Args:
-        times: as for :func:`kaplan_meier`, perhaps with ``state``.
+        times: as for :func:`kaplan_meier`.
         by: what tells groups apart.
-        horizon: step up to which the restricted mean is taken; the largest at which every group's curve is known,
-            when not given or when that is smaller. A group of which every run diverged has no mean and no say in this.
+        horizon: step up to which the restricted mean is taken; the largest at which the curve is known of every group
+            in which a run that did not diverge has an outcome, when not given or when that is smaller.
 
     Returns:
         One row per group: ``by``; ``N``; ``generalised``; ``diverged``, ``unfinished`` and ``censored``, which share
         the rest among them (diverged, still in training, ended at their horizon); ``rate`` = generalised / N with its
         Wilson interval ``rate_low``, ``rate_high``, where every other run counts as not having generalised;
         ``median`` with ``median_low`` and ``median_high``, the steps at which the 95 % band of S contains ½, null
-        where the curve or the band does not come down to it; ``restricted_mean`` of the time up to ``horizon`` with
-        its normal interval by Greenwood's variance.
+        where the curve or the band does not come down to it and where there are fewer than six runs; and
+        ``restricted_mean`` of the time up to ``horizon`` with an interval (see :func:`_restricted_mean`), null where
+        the curve is not known as far. ``restricted`` is false where no curve needed cutting off: the mean is then that
+        of the times, and ``horizon`` the largest of them.
     """
-    found = groups(times, by)
+    found = [(key, outlasting(group, times["time"].max())) for key, group in groups(times, by)]
     curves = [_curve(group) for _, group in found]
-    lived = [curve for (_, group), curve in zip(found, curves, strict=True) if len(group.filter(~_lost(group)))]
-    end = _common_horizon(lived or curves, horizon)
+    known = [_known_up_to(group, curve) for (_, group), curve in zip(found, curves, strict=True)]
+    ends = [float(step) for step in (*known, horizon) if step]  # at step 0 nothing is known
+    end = min(ends, default=max((float(curve["step"][-1]) for curve in curves), default=None))
     rows = []
     for (key, group), curve in zip(found, curves, strict=True):
         n, generalised = len(group), int(group["observed"].sum())
         rate = stats.binomtest(generalised, n).proportion_ci(0.95, method="wilson")
         median, median_low, median_high = _median(curve)
-        mean, mean_low, mean_high = _restricted_mean(curve, end)
+        mean, mean_low, mean_high = _restricted_mean(curve, end, bool(ends))
         row: dict[str, Any] = {
             "N": n,
             "generalised": generalised,
@@ -192,6 +216,7 @@ def survival_summary(times: pl.DataFrame, by: Names = (), horizon: int | None = 
             "median_low": median_low,
             "median_high": median_high,
             "horizon": end,
+            "restricted": bool(ends),
             "restricted_mean": mean,
             "restricted_mean_low": mean_low,
             "restricted_mean_high": mean_high,
@@ -230,25 +255,46 @@ def _others(group: pl.DataFrame) -> dict[str, int]:
 
 
 def _median(curve: pl.DataFrame) -> tuple[float | None, float | None, float | None]:
-    """The first steps at which S and the band's lower and upper edge are at most ½."""
+    """The first steps at which S and the band's lower and upper edge are at most ½.
+
+    The band has neither end where the median lies before (or after) all n runs with a chance of 2⁻ⁿ above 2.5 %: no
+    time that was seen can then be an end with its level. n counts the runs under observation at the first event.
+    """
     survival = pl.col("survival")
     edge = pl.when(survival < 1e-12).then(0.0).otherwise(1.0)  # where the band says nothing
     edges = (survival, pl.coalesce("low", edge), pl.coalesce("high", 1.0))
     steps = [curve.filter(e <= 0.5 + 1e-12)["step"].min() for e in edges]
     median, low, high = (None if step is None else float(step) for step in steps)  # type: ignore[arg-type]
-    return median, low, high
+    return (median, low, high) if 0.5 ** _telling(curve) <= _TAIL else (median, None, None)
 
 
-def _common_horizon(curves: list[pl.DataFrame], horizon: int | None) -> float | None:
-    """The largest step up to which every curve is known; a curve that came down to 0 is known for ever."""
-    last = [float(curve["step"][-1]) for curve in curves]
-    known = [end for end, curve in zip(last, curves, strict=True) if curve["survival"][-1] > 0]
-    ends = known + ([] if horizon is None else [float(horizon)])
-    return min(ends) if ends else max(last, default=None)
+def _telling(curve: pl.DataFrame) -> int:
+    """How many runs were under observation when the first of them got there; 0 where none did."""
+    return int(curve.filter(pl.col("events") > 0)["at_risk"].max() or 0)  # type: ignore[arg-type]  # they are integers
 
 
-def _restricted_mean(curve: pl.DataFrame, horizon: float | None) -> tuple[float | None, float | None, float | None]:
-    """Area under S up to the horizon, with its 95 % interval; without one where the variance would be 0."""
+def _known_up_to(group: pl.DataFrame, curve: pl.DataFrame) -> float | None:
+    """The step up to which a group's curve is known; None where it came down to 0, where it stays for ever.
+
+    None also where every run that did not diverge is still in training: such a group has no outcome to compare yet,
+    and would pull the horizon of all groups down to wherever its runs happen to be.
+    """
+    living = group.filter(~_lost(group))
+    undecided = len(living) and living.filter(has_outcome(living, pl.col("observed"))).is_empty()
+    return None if undecided or curve["survival"][-1] == 0 else float(curve["step"][-1])
+
+
+def _restricted_mean(
+    curve: pl.DataFrame, horizon: float | None, bounded: bool
+) -> tuple[float | None, float | None, float | None]:
+    """Area A under S up to the horizon h, with its 95 % interval.
+
+    The interval is that of Student's t with n − 1 degrees of freedom and Greenwood's variance times n / (n − 1), which
+    of times that are all known is the sample variance over n (``_telling`` says which n). It is taken on the scale of
+    log(A / (h − A)), or of log A where h bounds nothing: times are skewed, and their mean lies between 0 and h. Of
+    lognormal times with σ = 0.5 it holds the mean in 93 to 95 of 100 samples of 3 to 16 runs, with σ = 1 in 88 to 92.
+    Fewer than three runs have none, nor have runs that tell of no variance.
+    """
     if horizon is None or (curve["survival"][-1] > 0 and curve["step"][-1] < horizon):
         return None, None, None
     inside = curve.filter(pl.col("step") <= horizon)
@@ -256,10 +302,16 @@ def _restricted_mean(curve: pl.DataFrame, horizon: float | None) -> tuple[float 
     widths = np.diff(np.concatenate([[0.0], steps, [horizon]]))
     areas = widths * np.concatenate([[1.0], survival])
     left = areas.sum() - np.cumsum(areas)[:-1]  # the area after each step
-    n, d = inside["at_risk"].to_numpy(), inside["events"].to_numpy()
-    share = np.divide(d, n * (n - d), out=np.zeros(len(n)), where=n > d)
-    half = _Z * float(np.sqrt((left**2 * share).sum()))
-    mean = float(areas.sum())
-    if half == 0:
+    at_risk, events = inside["at_risk"].to_numpy(), inside["events"].to_numpy()
+    product = at_risk * (at_risk - events)
+    share = np.divide(events, product, out=np.zeros(len(events)), where=product > 0)
+    variance, mean, n = float((left**2 * share).sum()), float(areas.sum()), _telling(curve)
+    # what rounding leaves of a variance of 0 is no variance
+    if n < _FEWEST or variance <= (1e-9 * horizon) ** 2:
         return mean, None, None
-    return mean, max(mean - half, 0.0), min(mean + half, horizon)
+    room = (horizon - mean) / horizon if bounded else 1.0
+    half = float(stats.t.ppf(1 - _TAIL, n - 1) * np.sqrt(variance * n / (n - 1))) / (mean * room)
+    low, high = mean * np.exp(-half), mean * np.exp(half)
+    if bounded:
+        low, high = low / (room + low / horizon), high / (room + high / horizon)
+    return mean, float(low), float(high)

@@ -11,7 +11,7 @@ import altair as alt
 import polars as pl
 
 from shoal.analysis.columns import check_columns
-from shoal.analysis.log_rank import logrank, logrank_pairs
+from shoal.analysis.log_rank import DRAWS, LogRankTest, logrank, logrank_pairs
 from shoal.analysis.survival import kaplan_meier, survival_summary
 from shoal.errors import UserError
 from shoal.report.figures import Chart, Figure, styled
@@ -24,11 +24,12 @@ _COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#
 _DASHES = [[1, 0], [6, 3], [2, 2], [8, 3, 2, 3]]
 _MOST_PAIRS = 6
 _MOST_BANDS = 4  # more of them hide each other
-_SMALL_GROUP = 5
+_LEVEL = 0.05
 _BAND = (
     "Shaded: its 95 % interval at each step (Greenwood, log(−log) scale), which does not exist before the first run "
     "has got there nor after the last has. "
 )
+_LOST = "×: where runs diverged; they never will, and the estimate follows them to the end without. "
 
 
 def survival_curves(times: pl.DataFrame, by: str, title: str, log_x: bool = False) -> Chart:
@@ -71,13 +72,13 @@ def survival_figure(
 ) -> Figure:
     """The curves with a caption that says what every mark means; ``reached`` names what was waited for."""
     labelled, labels = _labelled(times, by)
-    sizes = listed([f"{row['label']}: N = {row['N']}" for row in survival_summary(labelled, "label").rows(named=True)])
+    summary = survival_summary(labelled, "label")
+    sizes = listed([f"{row['label']}: N = {row['N']}" for row in summary.rows(named=True)])
     caption = (
         f"Share of runs that has reached {reached} against the training step"
         f"{' (logarithmic)' if log_x else ''}, by {by} ({sizes}): one minus the estimate of Kaplan and Meier. "
-        f"{_BAND if len(labels) <= _MOST_BANDS else ''}Ticks: runs that ended without (censored); ×: runs that "
-        "diverged, which the estimate takes as censored too, though they never will. Steps lie on the grid of "
-        "evaluations."
+        f"{_BAND if len(labels) <= _MOST_BANDS else ''}Ticks: where runs that did not were last seen (censored). "
+        f"{_LOST if summary['diverged'].sum() else ''}Steps lie on the grid of evaluations."
     )
     return Figure(name, survival_curves(times, by, title, log_x), caption)
 
@@ -85,53 +86,116 @@ def survival_figure(
 def survival_table(name: str, times: pl.DataFrame, by: str, reached: str = REACHED) -> Table:
     """One row per group: how many runs got there, and when."""
     labelled, labels = _labelled(times, by)
-    rows = {row["label"]: row for row in survival_summary(labelled, "label").rows(named=True)}
-    counts = ["N", "generalised", "censored", "diverged", "unfinished"]
-    counts = [count for count in counts if count != "unfinished" or any(row[count] for row in rows.values())]
-    horizon = number(next(iter(rows.values()))["horizon"])
-    header = [by, *counts, "rate", "median step", f"mean step up to {horizon}"]
+    summary = survival_summary(labelled, "label")
+    rows = {row["label"]: row for row in summary.rows(named=True)}
+    counts = ["N", "generalised", "censored", "diverged", *(["unfinished"] if summary["unfinished"].sum() else [])]
+    up_to = f" up to {number(summary['horizon'][0])}" if summary["restricted"][0] else ""
+    header = [by, *counts, "rate", "median step", f"mean step{up_to}"]
     body = [(label, [Cell(text) for text in _cells(rows[label], counts)]) for label in labels]
-    caption = (
-        f"Runs that reached {reached}. Censored: ended without having got there; diverged: its loss was no longer "
-        "finite before that"
-        + ("; unfinished: still in training, counted as not having got there. " if "unfinished" in counts else ". ")
-        + "Rate: generalised / N with its 95 % Wilson interval. Median: step by which half of the runs had got there "
-        "(Kaplan and Meier), with the steps at which the 95 % band contains one half (Brookmeyer and Crowley). Mean: "
-        f"of the time or {horizon} steps, whichever is less, with a normal 95 % interval (Greenwood). –: not reached, "
-        "or no such interval. Steps lie on the grid of evaluations."
+    return Table(name, header, body, f"Runs that reached {reached}. {_counted(summary)}{_estimated(summary)}")
+
+
+def _counted(summary: pl.DataFrame) -> str:
+    """What is counted in which column."""
+    unfinished, diverged = int(summary["unfinished"].sum()), int(summary["diverged"].sum())
+    lost = f"{diverged} diverged and can never get there: median and mean follow such a run to the end without. "
+    return (
+        "Censored: ended without having got there; diverged: its loss was no longer finite before that"
+        + ("; unfinished: still in training, censored where it stands. " if unfinished else ". ")
+        + (lost if diverged else "")
+        + "Rate: generalised / N with its 95 % Wilson interval, every other run counted as not having got there. "
     )
-    return Table(name, header, body, caption)
+
+
+def _estimated(summary: pl.DataFrame) -> str:
+    """What median and mean are, and their intervals where there are any."""
+    banded, spread = (
+        summary.select(pl.any_horizontal(pl.col(f"{name}_low", f"{name}_high").is_not_null()).any()).item()
+        for name in ("median", "restricted_mean")
+    )
+    restricted, horizon = bool(summary["restricted"][0]), number(summary["horizon"][0])
+    smallest = min(summary["N"].to_list())
+    parts = ["Median: step by which half of the runs had got there (Kaplan and Meier)"]
+    if banded:
+        parts.append(", with the steps at which the 95 % band contains one half (Brookmeyer and Crowley)")
+    if smallest < 6:
+        parts.append("; fewer than 6 runs have no interval of it")
+    parts.append(". Mean: of the time" + (f" or {horizon} steps, whichever is less" if restricted else ""))
+    if spread:
+        parts.append(
+            f", with its 95 % interval on a {'logit' if restricted else 'logarithmic'} scale (Student’s t with N − 1 "
+            "degrees of freedom, Greenwood’s variance times N / (N − 1))"
+        )
+    if smallest < 3:
+        parts.append("; fewer than 3 runs have no interval of it")
+    return "".join(parts) + ". –: not reached, or no such end. Steps lie on the grid of evaluations."
 
 
 def logrank_sentence(times: pl.DataFrame, by: str) -> str:
-    """Whether the groups differ in when they generalised, in words."""
+    """Whether the groups differ in when they generalised, in words that say what p is."""
     labelled, _ = _labelled(times, by)
     test = logrank(labelled, "label")
     if test.groups < 2:
         return f"There is one group of {by} only, so that nothing can be compared."
     if test.p is None or test.chi2 is None:
         return f"The {test.groups} groups of {by} cannot be told apart by a log-rank test: too few runs generalised."
-    smallest = min(labelled.group_by("label").len()["len"].to_list())
-    rough = f" With {smallest} runs in the smallest group this is rough." if smallest < _SMALL_GROUP else ""
+    sizes = _sizes(labelled)
     sentence = (
         f"Log-rank test over {test.groups} groups of {by}: χ² = {test.chi2:.2f} with {test.df} "
-        f"degree{'s' if test.df > 1 else ''} of freedom, {p_value(test.p)}.{rough}"
+        f"degree{'s' if test.df > 1 else ''} of freedom, {p_value(test.p)} by permutation ({_meaning(test)})"
     )
-    return sentence + (f" {_pairs(logrank_pairs(labelled, 'label'))}" if test.groups > 2 else "")
+    if test.smallest_p is not None and test.smallest_p > _LEVEL:
+        sentence += f"; with {sizes} no p below {number(test.smallest_p, 2)} is within reach"
+    return f"{sentence}." + (f" {_pairs(logrank_pairs(labelled, 'label'), sizes)}" if test.groups > 2 else "")
 
 
-def _pairs(pairs: pl.DataFrame) -> str:
+def _meaning(test: LogRankTest) -> str:
+    """What share the p value is."""
+    which = "all" if test.exact else f"{DRAWS:,} random"
+    where = "runs of the same seed" if test.paired else "runs"
+    return f"the share of {which} exchanges of groups among {where} that give at least this χ²"
+
+
+def _sizes(labelled: pl.DataFrame) -> str:
+    """``2 runs in a group`` or ``2 to 4 runs in a group``."""
+    sizes = labelled.group_by("label").len()["len"].to_list()
+    low, high = min(sizes), max(sizes)
+    count = f"{low} to {high}" if high > low else f"{low}"
+    return f"{count} run{'s' if high > 1 else ''} in a group"
+
+
+def _pairs(pairs: pl.DataFrame, sizes: str) -> str:
+    """Which pairs differ; only of these is one said to come before the other."""
     known = pairs.filter(pl.col("p_holm").is_not_null()).sort("p_holm", maintain_order=True)
-    told = known if len(pairs) <= _MOST_PAIRS else known.filter(pl.col("p_holm") < 0.05)
-    texts = []
-    for row in told.head(_MOST_PAIRS).rows(named=True):
-        sooner, later = (row["first"], row["second"]) if row["z"] > 0 else (row["second"], row["first"])
-        texts.append(f"{sooner} before {later} ({p_value(row['p_holm'])})")
-    if len(pairs) <= _MOST_PAIRS:
-        return f"Pairs, with Holm's correction for {len(known)}: {'; '.join(texts)}."
-    differing = f"Of {len(known)} pairs {len(told)} differ at 0.05 after Holm's correction"
+    floor = known["smallest_p_holm"].min()
+    if not isinstance(floor, float):
+        return "No pair can be compared: too few runs generalised."
+    if floor > _LEVEL:
+        return (
+            f"With {sizes} no pair can differ at {_LEVEL} after Holm's correction for {_many(len(known))}: "
+            f"no corrected p below {number(floor, 2)} is within reach."
+        )
+    told = [_pair(row) for row in known.filter(pl.col("p_holm") < _LEVEL).rows(named=True)]
+    open_ones = [_pair(row) for row in known.filter(pl.col("p_holm") >= _LEVEL).rows(named=True)]
     rest = "; …" if len(told) > _MOST_PAIRS else ""
-    return f"{differing}{': ' if texts else ''}{'; '.join(texts)}{rest}."
+    sentence = (
+        f"Of {_many(len(known))} {len(told) or 'none'} differ{'s' if len(told) == 1 else ''} at {_LEVEL} after Holm's "
+        f"correction{': ' if told else ''}{'; '.join(told[:_MOST_PAIRS])}{rest}."
+    )
+    few = len(pairs) <= _MOST_PAIRS and open_ones
+    return sentence + (f" Not told apart: {'; '.join(open_ones)}." if few else "")
+
+
+def _many(pairs: int) -> str:
+    return f"{pairs} pair{'s' if pairs > 1 else ''}"
+
+
+def _pair(row: dict[str, Any]) -> str:
+    """``GPT before LSTM (p = 0.01)`` where the pair differs, ``GPT and LSTM (p = 0.2)`` where it does not."""
+    first, second = (row["first"], row["second"]) if row["z"] > 0 else (row["second"], row["first"])
+    if row["p_holm"] >= _LEVEL:
+        return f"{row['first']} and {row['second']} ({p_value(row['p_holm'])})"
+    return f"{first} before {second} ({p_value(row['p_holm'])})"
 
 
 def _cells(row: dict[str, Any], counts: list[str]) -> list[str]:
@@ -188,13 +252,19 @@ def _shares(curves: pl.DataFrame, first: float, last: float) -> pl.DataFrame:
 
 
 def _ended(labelled: pl.DataFrame, curves: pl.DataFrame, first: float) -> pl.DataFrame:
-    """Where runs ended without having got there: ``label``, ``step``, ``share`` and whether they ``diverged``."""
+    """Where runs were last seen that did not get there: ``label``, ``step``, ``share`` and whether they ``diverged``.
+
+    A curve has no corner where a run diverged, because there it does not end: the mark sits on the last one before.
+    """
     diverged = (pl.col("state") == "diverged").fill_null(False) if "state" in labelled.columns else pl.lit(False)
     ends = labelled.filter(~pl.col("observed")).select(
         "label", pl.col("time").cast(pl.Float64).clip(lower_bound=first).alias("step"), diverged=diverged
     )
-    return ends.unique(maintain_order=True).join(
-        curves.group_by("label", "step").agg(pl.col("share").max()), on=["label", "step"], maintain_order="left"
+    corners = curves.group_by("label", "step").agg(pl.col("share").max())
+    return (
+        ends.unique()
+        .sort("step", "label", "diverged")
+        .join_asof(corners.sort("step"), on="step", by="label", check_sortedness=False)
     )
 
 
