@@ -94,7 +94,7 @@ def comparison_figure(
     chart = forest(comparison, title, effect, metrics)
     counts = sorted(set(_shown(comparison, effect, metrics)["n"].to_list()))
     n = f"N = {counts[0]}" if len(counts) == 1 else f"N = {counts[0]} to {counts[-1]}"
-    return Figure(name, chart, f"{_MEANINGS[effect]}. {n} pairs with the baseline {baseline}, one per seed.")
+    return Figure(name, chart, f"{_MEANINGS[effect]}. {n} pairs with {baseline}, one per seed.")
 
 
 def comparison_table(
@@ -129,6 +129,7 @@ def comparison_table(
 def comparison_notes(comparison: pl.DataFrame, metrics: Mapping[str, str] | None = None) -> list[str]:
     """What a reader of the table has to know: missing pairs, censored ones, and p values that cannot be small."""
     notes = []
+    censored: dict[tuple[str, float], list[str]] = {}  # metric and horizon -> variants
     for row in _named(comparison, metrics).rows(named=True):
         who = f"{row['variant']}, {row['metric']}"
         missing = {whose: row[f"missing_{whose}"] for whose in ("variant", "baseline")}
@@ -138,11 +139,14 @@ def comparison_notes(comparison: pl.DataFrame, metrics: Mapping[str, str] | None
             if seeds
         ]
         if row["n_censored"]:
-            notes.append(
-                f"{who}: in {row['n_censored']} of {row['n']} pairs a run did not get there. Times are cut off at "
-                f"step {number(row['horizon'])}, so that the differences are of restricted times and a pair of which "
-                "neither run got there is a tie."
-            )
+            told = f"{row['variant']} {row['n_censored']} of {row['n']}"
+            censored.setdefault((row["metric"], row["horizon"]), []).append(told)
+    notes += [
+        f"{metric}: pairs of which a run did not get there: {', '.join(told)}. Times are cut off at step "
+        f"{number(horizon)}, so that the differences are of restricted times and a pair of which neither run got there "
+        "is a tie."
+        for (metric, horizon), told in censored.items()
+    ]
     fewest = min((n for n in comparison["n"].to_list() if n), default=None)
     if fewest is not None and 2 / 2**fewest > 0.05:
         notes.append(
