@@ -54,7 +54,9 @@ def results_of(times, state="done", losses=None, unknown=()):
 
 def folder(run):
     """A cohort of one run."""
-    return SimpleNamespace(status=lambda: {"members": {run: {"step": LAST}}, "sessions": [{"seconds": 26.0}]})
+    return SimpleNamespace(
+        status=lambda: {"members": {run: {"step": LAST}}, "sessions": [{"seconds": 50.0, "cpu_seconds": 26.0}]}
+    )
 
 
 @pytest.fixture

@@ -190,16 +190,20 @@ def _listed(rows: pl.DataFrame, labels: Mapping[str, str]) -> str:
 
 
 def _costs(results: Results, runs: pl.DataFrame) -> Table:
-    """Seconds per 1,000 steps of one run, of each variant, as it was trained, and its size."""
+    """The processor's seconds per 1,000 steps of one run, of each variant, as it was trained, and its size.
+
+    Not the clock's: what else the machine did while a variant was trained is not the variant's.
+    """
     variant_of = dict(zip(runs["run"], runs["variant"], strict=True))
     seconds: dict[str, list[float]] = {}
     for folder in results.records.cohorts():
         status = folder.status()
         members = status["members"]
         steps = sum(int(member["step"]) for member in members.values())
-        if steps == 0:
-            continue
-        spent = sum(float(session.get("seconds", 0.0)) for session in status["sessions"])
+        flushed = [session for session in status["sessions"] if "seconds" in session]
+        if steps == 0 or not all("cpu_seconds" in session for session in flushed):
+            continue  # not begun, or trained before this was written down
+        spent = sum(float(session["cpu_seconds"]) for session in flushed)
         for name in {variant_of[run] for run in members if run in variant_of}:
             seconds.setdefault(name, []).append(1000 * spent / steps)
     usual = median(seconds.get(BASELINE, [0.0]))
@@ -216,8 +220,8 @@ def _costs(results: Results, runs: pl.DataFrame) -> Table:
         for name, found in seconds.items()
     ]
     caption = (
-        "Seconds for 1,000 steps of one run, trained side by side with the others of its cohort on one thread (median "
-        "over cohorts; other work on the machine counted in), the same over the baseline's, and P, the parameters "
-        "without embeddings. A variant that the fast engines do not cover pays for that here."
+        "Seconds of processor time for 1,000 steps of one run, trained side by side with the others of its cohort "
+        "(median over cohorts), the same over the baseline's, and P, the parameters without embeddings. A variant that "
+        "the fast engines do not cover pays for that here."
     )
     return Table("costs", ["", "s per 1,000 steps", "× baseline", "P"], rows, caption)

@@ -126,6 +126,7 @@ class Session:
         made_with = {**environment(options.device), "precision": self.shared.precision, "engine": self.engine}
         self.status["sessions"].append({"from_step": self._mean_step(), **made_with})
         self.began = self.flushed = time.monotonic()
+        self.began_cpu = time.process_time()
         self.start = self._mean_step()
         self.watched = 0.0
 
@@ -300,6 +301,7 @@ class Session:
         session = self.status["sessions"][-1]
         session["to_step"] = self._mean_step()
         session["seconds"] = round(time.monotonic() - self.began, 3)
+        session["cpu_seconds"] = round(time.process_time() - self.began_cpu, 3)
         self.folder.write_status(self.status)
 
     def _steps(self) -> dict[str, int]:
