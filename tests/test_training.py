@@ -73,6 +73,7 @@ def test_a_stopped_run_goes_on_bit_for_bit(tmp_path, base):
         outcome = train_cohort(folder, Options(stop=lambda asked=asked: next(asked, None) is None))
     assert outcome == "done"
     assert len(folder.status()["sessions"]) == 5
+    assert all(session["cpu_seconds"] > 0 for session in folder.status()["sessions"])
     assert_same(lab.records(specs), expected)
 
 
