@@ -64,7 +64,11 @@ WRONG = {
     "study run ../sanity": "'../sanity' is not allowed",
     "study run": "needs the name of a study",
     "study rnu sanity": "unknown action 'rnu'.*did you mean 'run'",
-    "study report sanity": "was not run in lab",
+    "study report sanity": "'sanity' was not run in lab .*; shoal study run sanity",
+    "study report power-2022": "'power-2022' was not run in lab .*; shoal reproduce power-2022",
+    "study run power-2022": "unknown study 'power-2022'",
+    "reproduce power": "unknown card 'power'.*did you mean 'power-2022'",
+    "reproduce power-2022 --threshold 0.5": "--threshold does not apply to a card",
     "certify ../x": "'../x' is not allowed",
     "certify abc": "no run 'abc'",
     "report abc": "no run 'abc'",
@@ -139,6 +143,19 @@ def test_one_session_from_training_to_report(tmp_path, capsys):
     assert 'src="http' not in text and 'href="http' not in text
     assert {path.suffix for path in (page.parent / "figures").iterdir()} == {".pdf", ".svg", ".png"}
     assert {path.suffix for path in (page.parent / "tables").iterdir()} == {".csv", ".md", ".tex"}
+
+
+def test_a_card_is_reproduced_and_reported_again(tmp_path, capsys):
+    lab = ["--lab", str(tmp_path / "lab")]
+    small = ["--quick", "--seeds", "1", "--p", "5", "--n-steps", "12", "--eval-period", "4", "--embedding-size", "8"]
+    assert main(["reproduce", "power-2022", *small, *lab]) == 0
+    first = capsys.readouterr().out
+    assert "Verdict: of 2 published numbers our runs cover" in first
+    (tmp_path / "lab/reports/power-2022/index.html").unlink()
+    assert main(["study", "report", "power-2022", *lab]) == 0
+    assert "Verdict: of 2 published numbers our runs cover" in capsys.readouterr().out
+    assert main(["study", "report", "--all", *lab]) == 0
+    assert (tmp_path / "lab/reports/power-2022/index.html").is_file()
 
 
 def snapshot(**changes: object) -> Snapshot:

@@ -9,7 +9,7 @@ from shoal.errors import UserError
 from shoal.lab import Lab
 from shoal.report import write_report
 from shoal.report.console import print_table
-from shoal.studies import Form, Results, Study
+from shoal.studies import Form, Results, Study, cards
 from shoal.training.api import check_execution
 from shoal.training.certificate import certify
 
@@ -44,7 +44,8 @@ def report_studies(studies: Mapping[str, Study], lab: Lab, thresholds: Sequence[
     for name, study in studies.items():
         note = lab.study_note(name)
         if note is None:
-            raise UserError(f"study {name!r} was not run in lab {lab.path}; shoal study run {name}")
+            how = "reproduce" if name in cards.NAMES else "study run"
+            raise UserError(f"{name!r} was not run in lab {lab.path}; shoal {how} {name}")
         form = Form.from_json(note)
         form = form if thresholds is None else replace(form, thresholds=tuple(thresholds))
         report = study.report(Results(lab.records(note["runs"])), form)

@@ -1,4 +1,4 @@
-"""``shoal study list | run NAME … | report NAME …``."""
+"""``shoal study list | run NAME … | report NAME …``; of reproduction cards, ``report``."""
 
 import argparse
 
@@ -45,7 +45,7 @@ def run(options: argparse.Namespace) -> int:
     _refuse_unread(options)
     from shoal.lab import Lab
     from shoal.lab.lab import check_name
-    from shoal.studies import NAMES, get_study
+    from shoal.studies import NAMES, cards, get_study
 
     if options.action == "list":
         for name in NAMES:
@@ -53,7 +53,10 @@ def run(options: argparse.Namespace) -> int:
         return 0
     if not options.names and not options.all:
         raise UserError(f"study {options.action} needs the name of a study, or --all: {' '.join(NAMES)}")
-    studies = {name: get_study(check_name(name, "study")) for name in (NAMES if options.all else options.names)}
+    asked = (*NAMES, *(cards.NAMES if options.action == "report" else ())) if options.all else options.names
+    # a card is trained by `shoal reproduce`; what there is of its runs is reported as a study's is
+    find = dict.fromkeys(cards.NAMES, cards.get_card) if options.action == "report" else {}
+    studies = {name: find.get(name, get_study)(check_name(name, "study")) for name in asked}
 
     from shoal.commands.questions import report_studies, run_studies
     from shoal.studies import Form
