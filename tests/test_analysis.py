@@ -8,6 +8,7 @@ import statistics
 
 import polars as pl
 import pytest
+import vl_convert
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -20,6 +21,7 @@ from shoal.analysis import (
 )
 from shoal.errors import UserError
 from shoal.report import Cell, Table
+from shoal.report.panels import BEST, MODEL, Axis, summary_panels
 from shoal.report.summary import QUANTITIES, show, ten_figures
 
 some = settings(max_examples=25, deadline=None)
@@ -297,3 +299,22 @@ def test_the_ten_figures_of_one_setting_have_no_best_and_a_population_deviation(
 
 def test_the_ten_figures_can_be_set_in_latex():
     assert bare_underscores(ten_figures(some_extrema(a={}, b={}), LABELS).to_latex()) == []
+
+
+def test_ticks_name_the_settings_as_they_are():
+    decays = [0.25, 0.5, 0.75, 1.0]
+    frame = pl.DataFrame(
+        {"run": list("abcd"), "model": ["lstm"] * 4, "weight_decay": decays, "valid_loss": [4.0, 3.0, 2.0, 1.0]}
+    )
+    panel = next(panel for panel in BEST if panel.column == "valid_loss")
+    chart = summary_panels(frame, Axis("weight_decay", "weight decay"), MODEL, "t", [panel])
+    svg = vl_convert.vegalite_to_svg(chart.to_dict())
+    assert [decay for decay in decays if f">{decay:g}<" not in svg] == []
+
+
+def test_a_sentence_in_a_table_may_take_several_lines():
+    table = Table(
+        "t", ["", "n", "why"], [("a", [Cell("0.25 ± 0.01"), Cell("1 of 3 runs as early or earlier, 2 later")])], ""
+    )
+    assert "<td>0.25 ± 0.01</td>" in table.to_html()
+    assert '<td class="words">1 of 3' in table.to_html()

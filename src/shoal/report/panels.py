@@ -113,7 +113,8 @@ def summary_panels(
     scale = alt.Scale(zero=False, nice=False, padding=12)
     if x.log is not None:
         scale = alt.Scale(type="log", base=x.log, nice=False, padding=12)
-    ticks = alt.Axis(values=values, format="~g") if len(values) <= 10 and x.log != 10 else alt.Axis(format="~s")
+    # with its digits said: left alone, 0.25 and 0.75 are rounded to what tells ticks apart
+    ticks = alt.Axis(values=values, format=".4~g") if len(values) <= 10 and x.log != 10 else alt.Axis(format="~s")
     along = alt.X(f"{x.column}:Q", title=x.title, scale=scale, axis=ticks)
     by = list(dict.fromkeys([x.column, colour.column]))
     charts = []

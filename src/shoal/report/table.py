@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 # The symbols of the tables in plain text: L_train, A_val, t_f(...).
+_SENTENCE = 32  # characters from which a cell holds words and not a number
 _SUBSCRIPT = re.compile(r"(?<![A-Za-z_])([LAt])_(train|val|f)(?![A-Za-z])")
 
 _LATEX = {sign: f"\\{sign}" for sign in "&%#$_{}"} | {
@@ -89,7 +90,7 @@ class Table:
         head = "".join(f"<th>{_html(name)}</th>" for name in self.header)
         body = ""
         for label, cells in self.rows:
-            texts = "".join(f"<td>{f'<b>{_html(c.text)}</b>' if c.best else _html(c.text)}</td>" for c in cells)
+            texts = "".join(_td(cell) for cell in cells)
             body += f"<tr><th>{_html(label)}</th>{texts}</tr>\n"
         return f"<table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}</tbody>\n</table>\n"
 
@@ -97,6 +98,12 @@ class Table:
 def with_subscripts(text: str) -> str:
     """HTML in which ``L_val`` has its subscript."""
     return _html(text)
+
+
+def _td(cell: Cell) -> str:
+    """A number stays on its line; a sentence may take several."""
+    text = f"<b>{_html(cell.text)}</b>" if cell.best else _html(cell.text)
+    return f'<td class="words">{text}</td>' if len(cell.text) > _SENTENCE else f"<td>{text}</td>"
 
 
 def _html(text: str) -> str:

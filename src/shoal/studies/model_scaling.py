@@ -76,6 +76,6 @@ def _comparisons(results: Results) -> tuple[list[str], list[Table]]:
     answers, tables = [], []
     for (question, cases), name in zip(groups.items(), ("slopes-width", "slopes-depth", "slopes-size"), strict=True):
         sentences, table = who_scales_better([case for case in cases if not case.frame.is_empty()], name)
-        answers += [f"{question}:", *sentences]
+        answers += [f"{question}: {' '.join(sentences)}"]
         tables += [] if table is None else [table]
     return answers, tables
