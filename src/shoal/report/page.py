@@ -79,7 +79,7 @@ def _page(report: Report) -> str:
     body, charts = "", {}
     figures = tables = 0
     for section in report.sections:
-        body += f"<section>\n<h2>{html.escape(section.title)}</h2>\n"
+        body += f"<section>\n<h2>{with_subscripts(section.title)}</h2>\n"
         body += "".join(f"<p>{with_subscripts(paragraph)}</p>\n" for paragraph in section.paragraphs)
         if section.figures:
             body += '<div class="figures">\n'
