@@ -1,0 +1,137 @@
+"""How times to a threshold are shown: tables, sentences and figures."""
+
+import polars as pl
+import pytest
+from times import signed
+
+from shoal.errors import UserError
+from shoal.report import (
+    Report,
+    Section,
+    logrank_sentence,
+    survival_curves,
+    survival_figure,
+    survival_table,
+    write_report,
+)
+
+
+def runs(by: str, **groups: list[int]) -> pl.DataFrame:
+    return signed(**groups).rename({"group": by}).with_columns(state=pl.lit("done"))
+
+
+SHOWN = runs("model", LSTM=[700, 800, 900, -1000, 950], GPT=[300, 350, 400, 420, -50]).with_columns(
+    state=pl.when(pl.col("time") == 50).then(pl.lit("diverged")).otherwise("state")
+)
+
+
+def test_the_table_says_how_many_and_when():
+    table = survival_table("times", SHOWN, "model")
+    assert table.header == [
+        "model", "N", "generalised", "censored", "diverged", "rate", "median step", "mean step up to 1,000",
+    ]  # fmt: skip
+    rows = {label: [cell.text for cell in cells] for label, cells in table.rows}
+    assert rows["LSTM"][:5] == ["5", "4", "1", "0", "0.8 [0.38, 0.96]"]
+    assert rows["GPT"][:4] == ["5", "4", "0", "1"]
+    assert rows["GPT"][5] == "400"  # of five, the median has no interval
+    assert "1 diverged and can never get there: median and mean follow such a run to the end" in table.caption
+    assert "Student" in table.caption
+    assert "Brookmeyer" not in table.caption
+    assert "Brookmeyer" in survival_table("times", pl.concat([SHOWN] * 2), "model").caption
+    assert "unfinished" not in table.caption
+    ended = survival_table("times", runs("model", a=[100, 200, 300], b=[100, 900]), "model")
+    assert ended.header[-1] == "mean step"
+    assert [cells[-1].text for _, cells in ended.rows] == ["200 [57.8, 693]", "500"]
+    assert "never" not in ended.caption
+    waiting = survival_table("times", SHOWN.with_columns(state=pl.lit("running")), "model")
+    assert "unfinished" in waiting.header
+    assert "still in training, censored where it stands" in waiting.caption
+
+
+def test_the_log_rank_test_in_words():
+    words = logrank_sentence(SHOWN, "model")
+    assert words.startswith("Log-rank test over 2 groups of model: χ² = ")
+    assert words.endswith(
+        " by permutation (the share of all exchanges of groups among runs that give at least this χ²)."
+    )
+    paired = logrank_sentence(SHOWN.with_columns(seed=pl.Series([0, 1, 2, 3, 4] * 2)), "model")
+    assert "all exchanges of groups among runs of the same seed" in paired
+    assert paired.endswith("; with 5 runs in a group no p below 0.062 is within reach.")
+    assert "of 10,000 random exchanges" in logrank_sentence(runs("x", a=[*range(1, 9)], b=[*range(5, 13)]), "x")
+    small = logrank_sentence(runs("r_train", a=[1, 2], b=[5, 6, 7]), "r_train")
+    assert "rough" not in small
+    assert "with 2 to 3 runs in a group no p below 0.1 is within reach" in small
+    assert "cannot be told apart" in logrank_sentence(runs("r_train", a=[-5], b=[-5]), "r_train")
+    assert "one group of r_train only" in logrank_sentence(runs("r_train", a=[5]), "r_train")
+
+
+def test_pairs_in_words_come_before_others_only_where_they_differ():
+    three = runs(
+        "model", LSTM=[700, 800, 900, -1000, 950], GPT=[300, 350, 400, 420, 300], RNN=[500, 800, -1000, 950, 90]
+    )
+    words = logrank_sentence(three, "model")
+    assert "Of 3 pairs 1 differs at 0.05 after Holm's correction: GPT before LSTM (p = 0.024). " in words
+    assert "Not told apart: GPT and RNN (p = 0." in words
+    assert "LSTM and RNN (p = 0." in words
+    assert words.count("before") == 1
+    none = logrank_sentence(pl.concat([SHOWN, runs("model", RNN=[-1000] * 5)]), "model")
+    assert "Of 3 pairs none differ at 0.05 after Holm's correction. Not told apart: " in none
+    many = {name: [100 * i + j for j in range(7)] for i, name in enumerate("abcdef", 1)}
+    words = logrank_sentence(runs("x", **many), "x")
+    assert "Of 15 pairs 15 differ" in words
+    assert words.endswith("; ….")
+    few = logrank_sentence(runs("x", a=[1, 2], b=[5, 6], c=[10, 11]), "x")
+    assert few.endswith(
+        "With 2 runs in a group no pair can differ at 0.05 after Holm's correction for 3 pairs: "
+        "no corrected p below 1 is within reach."
+    )
+    assert "before" not in few
+    alone = logrank_sentence(runs("x", a=[50, 60], b=[-10], c=[-10]), "x")
+    assert "before" not in alone
+
+
+def layer(chart, mark: str) -> pl.DataFrame:
+    """The rows of the layer with this mark."""
+    spec = chart.to_dict()
+    (found,) = [part for part in spec["layer"] if part["mark"]["type"] == mark]
+    return pl.DataFrame(spec["datasets"][found["data"]["name"]], infer_schema_length=None)
+
+
+@pytest.mark.parametrize("log_x", [False, True])
+def test_lines_go_up_by_one_run_and_marks_sit_on_them(log_x):
+    chart = survival_curves(SHOWN, "model", "Generalisation", log_x)
+    lines = layer(chart, "line")
+    gpt = lines.filter(label="GPT").sort("step", "share")
+    # the run that diverged is followed to the end
+    assert gpt["share"].to_list() == pytest.approx([0, 0.2, 0.4, 0.6, 0.8, 0.8])
+    assert gpt["step"][-1] == 1000
+    lstm = runs("model", LSTM=[700, 800])
+    ends = layer(survival_curves(pl.concat([SHOWN.filter(model="GPT"), lstm]), "model", "", log_x), "line")
+    assert ends.filter(label="LSTM").sort("step", "share").select("step", "share").rows()[-1] == (800, 1)
+    assert lines["step"].min() == (50 / 1.5 if log_x else 0)
+    assert layer(chart, "tick").select("label", "step", "share").rows() == [("LSTM", 1000, pytest.approx(0.8))]
+    assert layer(chart, "text").select("label", "step", "share").rows() == [("GPT", 50, 0)]
+    bands = layer(chart, "area")
+    assert bands.filter(pl.col("low") > pl.col("high")).is_empty()
+
+
+def test_numbers_are_shown_in_their_order_and_names_as_they_come():
+    times = pl.concat([runs("x", a=[5 * k, 6 * k]).with_columns(x=pl.lit(k / 10)) for k in (9, 1, 10)])
+    labels = [label for label, _ in survival_table("t", times, "x").rows]
+    assert labels == ["0.1", "0.9", "1"]
+    assert [label for label, _ in survival_table("t", SHOWN, "model").rows] == ["LSTM", "GPT"]
+
+
+def test_figures_of_every_kind_can_be_written(tmp_path):
+    many = pl.concat([runs("x", a=[5 * k, -60 * k]).with_columns(x=pl.lit(k / 10)) for k in range(1, 10)])
+    figures = [
+        survival_figure("nine", many, "x", "Nine", log_x=True),
+        survival_figure("first", runs("x", a=[7]).with_columns(time=0), "x", "At step 0", log_x=True),
+    ]
+    page = write_report(Report("Survival", "", [Section("Curves", figures=figures)]), tmp_path)
+    for figure in figures:
+        assert (page.parent / "figures" / f"{figure.name}.png").stat().st_size > 1000
+        assert "N = " in figure.caption
+        assert ("Shaded" in figure.caption) == (figure.name != "nine")
+    with pytest.raises(UserError, match="no runs to compare by x"):
+        survival_figure("empty", many.head(0), "x", "Empty")
