@@ -283,6 +283,7 @@ def test_steps_of_runs_that_never_generalised_are_not_the_best():
     frame = some_extrema(a={"valid_accuracy": 0.1, "t_valid_accuracy": 0.1}, b={"t_valid_accuracy": 9000.0})
     marks = {label: [cell.best for cell in cells] for label, cells in ten_figures(frame, LABELS).rows}
     assert marks["t_f(A_val)"] == [False, True]
+    assert marks["t_f(L_val)"] == [False, True]  # nor where they are as small as the best
     frame = frame.with_columns(valid_accuracy=pl.lit(0.1))
     marks = {label: [cell.best for cell in cells] for label, cells in ten_figures(frame, LABELS).rows}
     assert marks["t_f(A_val)"] == [False, False]

@@ -54,6 +54,9 @@ def test_directions_follow_the_interval_of_the_rank_correlation():
     assert direction(falls, True).startswith("improves (ρ = −")
     assert direction(falls, False).startswith("worsens")
     assert direction(same, True) == "is the same everywhere"
+    noise = runs({"gpt": 0}).with_columns(train_loss=pl.Series([1.0, 3, 2, 5, 4, 6, 2, 1, 6, 3, 5, 4] * 2))
+    (unclear,), _ = how_it_goes([Case("noise", noise, SIZE)], [("train_loss", "T")], "t")
+    assert direction(unclear, True).startswith("shows no clear change (ρ = ")
     assert direction(one, True) == "cannot be told (one setting alone)"
     assert len(table.rows) == 4
 
@@ -166,6 +169,8 @@ def test_the_norm_before_and_at_generalisation():
     )
     assert reading.startswith("That is what weight decay would do if")
     assert second.startswith("The runs that memorised and did not generalise (1) ended at +0 % from their peak")
+    high = learned.with_columns(l2_norm=pl.when(pl.col("step") == 0).then(90.0).otherwise("l2_norm"))
+    assert norms(Told(curves=high))["peak"].to_list() == [25.0]  # not what it began with
     risen = learned.with_columns(l2_norm=pl.col("step").cast(pl.Float64))
     assert norm_answers(Told(curves=risen))[1].startswith("On the whole the norm does not fall between the two")
     assert norm_answers(Told(curves=never))[0].startswith("No run both memorised and generalised")

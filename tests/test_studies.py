@@ -13,6 +13,7 @@ from shoal.report.figures import band, long_curves
 from shoal.report.runs import report_runs
 from shoal.spec import RunSpec
 from shoal.studies import NAMES, Form, Results, cards, get_study, improve, sanity
+from shoal.tasks.build import build_task
 from shoal.training.plan import Cohort, plan
 from shoal.training.stack import Stack
 from shoal.training.step import train_step
@@ -79,6 +80,15 @@ def test_every_report_shows_figures_tables_and_answers(name, lab):
     for table in tables:
         assert all(len(cells) == len(table.header) - 1 for _, cells in table.rows)
     assert any(form.flags() in paragraph for paragraph in report.sections[-1].paragraphs)
+
+
+def test_a_budget_in_flop_counts_the_equations_that_a_step_sees(lab):
+    form = form_of("compute-scaling")
+    report = EVERY["compute-scaling"].report(results_of(lab, form.specs(EVERY["compute-scaling"])), form)
+    told = " ".join(paragraph for section in report.sections for paragraph in section.paragraphs)
+    (n,) = {len(build_task(spec).splits["train"]) for spec in form.specs(EVERY["compute-scaling"])}
+    assert n == 18  # of 25 at r_train = 0.7
+    assert "(18 at B = 32, 18 at B = 64, 18 at B = 128, 18 at B = 256): FLOP counts these, C counts B." in told
 
 
 FEW = ("sanity", "compute-scaling", "improve", "nanda-2023")  # of each kind one; the rest with the slow proofs
