@@ -25,6 +25,9 @@ class LSTMCell(nn.Module):
         self.input_gate = nn.Linear(input_size + hidden_size, hidden_size)
         self.candidate_cell = nn.Linear(input_size + hidden_size, hidden_size)
         self.output_gate = nn.Linear(input_size + hidden_size, hidden_size)
+        for gate in (self.input_gate, self.forget_gate, self.candidate_cell, self.output_gate):
+            nn.init.xavier_uniform_(gate.weight)
+            nn.init.zeros_(gate.bias)
 
     def forward(self, x: Tensor, state: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         """``x`` ``(B, input_size)`` and ``(h, c)`` ``(B, D)`` each -> the new ``(h, c)``."""

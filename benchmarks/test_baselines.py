@@ -161,10 +161,20 @@ def test_the_librarys_layers_compute_shoals_logits(model, orders, training, atol
     torch.testing.assert_close(trainer.model(inputs)[0], own(inputs)[0], atol=atol, rtol=0)
 
 
+@MODELS
+def test_a_seed_gives_plain_and_shoal_the_same_initial_parameters(model):
+    spec = tiny(model, seed=42)
+    expected = shoal_model(spec).state_dict()
+    for name, value in plain.Trainer(spec).model.state_dict().items():
+        assert torch.equal(value, expected[name]), name
+
+
 @pytest.mark.parametrize("module", [plain, torch_nn])
 def test_what_a_baseline_does_not_have_is_refused(module):
     with pytest.raises(ValueError, match=r"the baselines have dropout=0\.0, got 0\.1"):
         module.Trainer(tiny("gpt", dropout=0.1))
+    with pytest.raises(ValueError, match="the baselines have initialisation=xavier, got torch"):
+        module.Trainer(tiny("lstm", initialisation="torch"))
     with pytest.raises(ValueError, match="one run at a time, got members=2"):
         module.Trainer(tiny("lstm"), 2)
 

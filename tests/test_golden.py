@@ -14,7 +14,9 @@ from torch.nn.utils import clip_grad_norm_, parameters_to_vector, vector_to_para
 
 from shoal.models import GPT, LSTMLM
 from shoal.objectives import get_loss_and_accuracy
+from shoal.spec import RunSpec
 from shoal.tasks import get_arithmetic_dataset
+from shoal.tasks.build import build_model, build_task
 from shoal.training.muon import Partition
 from shoal.training.optimizers import OPTIMIZERS, clip_scale
 
@@ -63,6 +65,26 @@ def close(found: Tensor, expected: Tensor, *, atol: float = 1e-5) -> None:
 def score(model: nn.Module, split: list[Tensor], reduction: str = "mean") -> tuple[Tensor, Tensor]:
     inputs, targets, eq_positions, mask = split
     return get_loss_and_accuracy(model(inputs)[0], targets, eq_positions, mask, reduction)
+
+
+def test_a_seed_draws_the_same_initial_parameters(reference):
+    sizes = {"num_layers": reference.meta["num_layers"], "embedding_size": reference.meta["d"]}
+    if reference.meta["kind"] == "gpt":
+        sizes |= {name: reference.meta[name] for name in ("num_heads", "multiplier")}
+    spec = RunSpec(
+        model=reference.meta["kind"],
+        p=int(reference.meta["p"]),
+        operator=reference.meta["operator"],
+        operation_orders=reference.meta["operation_orders"].strip("[]").replace(" ", ""),
+        r_train=float(reference.meta["r_train"]),
+        seed=int(reference.meta["seed"]),
+        **{name: int(value) for name, value in sizes.items()},
+    )
+    found = dict(build_model(spec, build_task(spec)).named_parameters())
+    expected = reference.group("state.")
+    assert found.keys() == expected.keys() - {"embedding.position_encoding"}
+    for name, parameter in found.items():
+        assert torch.equal(parameter, expected[name]), name
 
 
 def test_the_equations_are_the_same(reference):

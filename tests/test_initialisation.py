@@ -23,3 +23,52 @@ def test_scaled_normal_draws_matrices_and_clears_biases_but_not_norms():
     tokens = model.get_parameter("embedding.tokens.weight")
     assert not tokens[task.padding_index].any()
     assert float(tokens[: task.padding_index].detach().std()) == pytest.approx(1 / math.sqrt(256), rel=0.05)
+
+
+MODELS = ("lstm", "gpt")
+OWN = {"lstm": "xavier", "gpt": "torch"}
+
+
+def parameters(model, **settings):
+    spec = RunSpec(model=model, embedding_size=64, **settings)
+    return {name: p.detach() for name, p in build_model(spec, build_task(spec)).named_parameters()}
+
+
+def inner(name):
+    return not name.startswith(("embedding", "classifier")) and "norm" not in name
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_a_models_own_initialisation_is_the_default(model):
+    default, named = parameters(model), parameters(model, initialisation=OWN[model])
+    assert all(torch.equal(default[name], named[name]) for name in default)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("model", MODELS)
+def test_xavier_and_torch_fill_their_intervals_in_the_layers_alone(model, bias):
+    xavier = parameters(model, initialisation="xavier", bias=bias)
+    pytorch = parameters(model, initialisation="torch", bias=bias)
+    for name, weight in xavier.items():
+        if not inner(name):
+            assert torch.equal(weight, pytorch[name]) or name.startswith("classifier"), name
+        elif weight.dim() == 1:
+            assert not weight.any(), name
+            assert pytorch[name].any(), name
+        else:
+            outputs, inputs = weight.shape
+            largest = math.sqrt(6 / (inputs + outputs))
+            assert 0.99 * largest < float(weight.abs().max()) <= largest, name
+            assert float(weight.std()) == pytest.approx(largest / math.sqrt(3), rel=0.05), name
+            assert 0.99 / math.sqrt(inputs) < float(pytorch[name].abs().max()) <= 1 / math.sqrt(inputs), name
+
+
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("initialisation", ["torch", "xavier", "scaled_normal"])
+def test_a_tied_embedding_keeps_its_padding_and_its_scale(model, initialisation):
+    shared = parameters(model, initialisation=initialisation, share_embeddings=True)
+    assert "classifier.weight" not in shared
+    tokens = shared["embedding.weight" if model == "lstm" else "embedding.tokens.weight"]
+    assert not tokens[-1].any()
+    std = {"scaled_normal": 1 / math.sqrt(64)}.get(initialisation, 1.0)
+    assert float(tokens[:-1].std()) == pytest.approx(std, rel=0.1)

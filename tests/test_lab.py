@@ -19,6 +19,7 @@ from shoal.lab.cohort import CohortFolder
 from shoal.lab.files import write_json
 from shoal.lab.lab import find_run
 from shoal.lab.tensors import load_tensors, save_tensors
+from shoal.spec import TRAJECTORY_VERSIONS
 
 
 @pytest.fixture(scope="module")
@@ -210,3 +211,17 @@ def test_a_lab_whose_making_was_killed_is_still_a_lab_to_be(tmp_path):
     (tmp_path / "lab" / ".shoal-lab.json.0a1b2c3d.tmp").write_text("{")
     shoal.train([tiny()], tmp_path / "lab", workers=1)
     assert Lab(tmp_path / "lab").records().runs()["state"].to_list() == ["done"]
+
+
+def test_runs_of_an_earlier_trajectory_are_trained_anew_and_never_shown_as_these(tmp_path, monkeypatch):
+    path, spec = tmp_path / "lab", tiny(n_steps=4)
+    with monkeypatch.context() as earlier:
+        earlier.setitem(TRAJECTORY_VERSIONS, "lstm", 1)
+        shoal.train([tiny(n_steps=4)], path, workers=1)
+        (old,) = Lab(path).runs()
+    assert spec.id != old
+    with pytest.raises(LabError, match=rf"run {old} is of an earlier version of shoal, whose lstm trained differently"):
+        Lab(path).records().specs  # noqa: B018 (reading is the point)
+    assert shoal.train([spec], path, workers=1).ids == [spec.id]
+    assert Lab(path).runs() == [old, spec.id]
+    assert Lab(path).records([spec]).specs == {spec.id: spec}

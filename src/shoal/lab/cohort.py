@@ -57,8 +57,20 @@ class CohortFolder:
         return dict(read_json(self.path / "cohort.json"))
 
     def specs(self) -> list[RunSpec]:
-        """The members' specs in the order in which they are stacked."""
-        return [RunSpec.restored(member["spec"]) for member in self.manifest()["members"]]
+        """The members' specs in the order in which they are stacked.
+
+        Raises:
+            LabError: a member was trained by a shoal in which its settings meant something else.
+        """
+        members = self.manifest()["members"]
+        specs = [RunSpec.restored(member["spec"]) for member in members]
+        for member, spec in zip(members, specs, strict=True):
+            if spec.id != member["run"]:
+                raise LabError(
+                    f"run {member['run']} is of an earlier version of shoal, whose {spec.model} trained differently "
+                    f"with these settings: remove {self.path} to train it anew"
+                )
+        return specs
 
     # where it stands
 

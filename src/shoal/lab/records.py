@@ -39,7 +39,7 @@ class Records:
         """The runs' specs by id."""
         found: dict[str, RunSpec] = {}
         for folder in self.cohorts():
-            found.update({member["run"]: RunSpec.restored(member["spec"]) for member in folder.manifest()["members"]})
+            found.update({spec.id: spec for spec in folder.specs()})
         return {run: found[run] for run in self.ids}
 
     def _settings(self) -> dict[str, dict[str, Any]]:

@@ -13,7 +13,7 @@ from typing import Any
 from torch import nn
 
 from shoal.models.gpt import GPT, PRACTICAL, Variant, feed_forward_width
-from shoal.models.initialisation import scaled_normal
+from shoal.models.initialisation import INITIALISATIONS
 from shoal.models.lstm import LSTMLM
 
 
@@ -23,12 +23,14 @@ class Family:
 
     Attributes:
         build: ``(config, vocabulary_size, sequence_length, padding_index) -> module``; ``config`` is anything with the
-            settings as attributes.
+            settings as attributes. Initial values are the module's own.
         count: ``(config, vocabulary_size) -> P``, in closed form.
+        initialisation: the name of the module's own initial values.
     """
 
     build: Callable[[Any, int, int, int | None], nn.Module]
     count: Callable[[Any, int], int]
+    initialisation: str
 
 
 def lstm_parameters(input_size: int, hidden_size: int, num_layers: int, bias: bool = True) -> int:
@@ -116,7 +118,7 @@ def _count_lstm(config: Any, vocabulary_size: int) -> int:
 
 
 def _build_gpt(config: Any, vocabulary_size: int, sequence_length: int, padding_index: int | None) -> nn.Module:
-    model = GPT(
+    return GPT(
         num_heads=config.num_heads,
         num_layers=config.num_layers,
         embedding_size=config.embedding_size,
@@ -131,9 +133,6 @@ def _build_gpt(config: Any, vocabulary_size: int, sequence_length: int, padding_
         share_embeddings=config.share_embeddings,
         **_variant(config),
     )
-    if config.initialisation == "scaled_normal":
-        scaled_normal(model, config.embedding_size)
-    return model
 
 
 def _variant(config: Any) -> dict[str, Any]:
@@ -157,7 +156,16 @@ def _count_gpt(config: Any, vocabulary_size: int) -> int:
 
 FAMILIES: Mapping[str, Family] = MappingProxyType(
     {
-        "lstm": Family(_build_lstm, _count_lstm),
-        "gpt": Family(_build_gpt, _count_gpt),
+        "lstm": Family(_build_lstm, _count_lstm, "xavier"),
+        "gpt": Family(_build_gpt, _count_gpt, "torch"),
     }
 )
+
+
+def build(config: Any, vocabulary_size: int, sequence_length: int, padding_index: int | None) -> nn.Module:
+    """The model that a config names, with initial values from torch's global generator."""
+    family = FAMILIES[config.model]
+    model = family.build(config, vocabulary_size, sequence_length, padding_index)
+    if config.initialisation != family.initialisation:
+        INITIALISATIONS[config.initialisation](model, config.embedding_size)
+    return model

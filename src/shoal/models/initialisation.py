@@ -1,11 +1,38 @@
-"""Initial values other than PyTorch's own."""
+"""Initial values other than a model's own.
+
+A model's own are, as in the practical: PyTorch's for embeddings, the classifier and every linear layer of a GPT; Xavier
+and zero biases for the gates of an LSTM. With them a seed gives the initial parameters of the practical's code, bit for
+bit.
+"""
 
 import math
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 
 import torch
 from torch import nn
 
-INITIALISATIONS = ("torch", "scaled_normal")
+
+def pytorch(model: nn.Module, d_model: int) -> None:
+    """Draw every linear layer but the classifier as PyTorch does: weights and biases uniform within ±1/√inputs."""
+    for layer in _inner_layers(model):
+        layer.reset_parameters()
+
+
+def xavier(model: nn.Module, d_model: int) -> None:
+    """Draw every linear layer but the classifier with :func:`xavier_linear`."""
+    for layer in _inner_layers(model):
+        xavier_linear(layer)
+
+
+def xavier_linear(layer: nn.Linear) -> None:
+    """Draw a weight uniformly within ±√(6 / (inputs + outputs)) and set the bias to 0.
+
+    Source: Glorot and Bengio 2010.
+    """
+    nn.init.xavier_uniform_(layer.weight)
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
 
 
 @torch.no_grad()
@@ -18,7 +45,18 @@ def scaled_normal(model: nn.Module, d_model: int) -> None:
         if not isinstance(module, (nn.Linear, nn.Embedding)):
             continue
         module.weight.normal_(0.0, 1 / math.sqrt(d_model))
-        if isinstance(module, nn.Embedding) and module.padding_idx is not None:
-            module.weight[module.padding_idx] = 0.0
         if isinstance(module, nn.Linear) and module.bias is not None:
             module.bias.zero_()
+    for module in model.modules():  # when all are drawn: a tied classifier has drawn the embedding's weight again
+        if isinstance(module, nn.Embedding) and module.padding_idx is not None:
+            module.weight[module.padding_idx] = 0.0
+
+
+INITIALISATIONS: Mapping[str, Callable[[nn.Module, int], None]] = MappingProxyType(
+    {"torch": pytorch, "xavier": xavier, "scaled_normal": scaled_normal}
+)
+
+
+def _inner_layers(model: nn.Module) -> list[nn.Linear]:
+    classifier = model.get_submodule("classifier")
+    return [module for module in model.modules() if isinstance(module, nn.Linear) and module is not classifier]

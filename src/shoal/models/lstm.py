@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from shoal.models.dropout import Dropout
+from shoal.models.initialisation import xavier_linear
 
 State = tuple[Tensor, Tensor]
 
@@ -19,7 +20,7 @@ class LSTMCell(nn.Module):
     """One step of an LSTM layer: ``(x_t, (h_{t-1}, c_{t-1})) -> (h_t, c_t)``.
 
     Each gate is a linear layer over ``[x_t, h_{t-1}]``, so its weight is ``[W U]``, of shape
-    ``(hidden_size, input_size + hidden_size)``.
+    ``(hidden_size, input_size + hidden_size)``. Weights start from Xavier's uniform distribution, biases from 0.
     """
 
     def __init__(self, input_size: int, hidden_size: int, bias: bool = True) -> None:
@@ -30,6 +31,9 @@ class LSTMCell(nn.Module):
         self.input_gate = nn.Linear(input_size + hidden_size, hidden_size, bias=bias)
         self.candidate_cell = nn.Linear(input_size + hidden_size, hidden_size, bias=bias)
         self.output_gate = nn.Linear(input_size + hidden_size, hidden_size, bias=bias)
+        # in the order of the practical's code, so that a seed draws the values that it draws there
+        for gate in (self.input_gate, self.forget_gate, self.candidate_cell, self.output_gate):
+            xavier_linear(gate)
 
     def fused(self) -> tuple[Tensor, Tensor | None]:
         """The four gates as one linear map over ``[x, h]``: weight ``(4 D, input_size + D)`` and bias ``(4 D,)``."""

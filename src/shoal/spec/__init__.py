@@ -2,7 +2,7 @@
 
 from shoal.spec.grid import check_setting, grid
 from shoal.spec.model import FAMILIES, NON_LINEARITIES
-from shoal.spec.run import TRAJECTORY_VERSION, RunSpec
+from shoal.spec.run import TRAJECTORY_VERSIONS, RunSpec
 from shoal.spec.training import OPTIMIZERS, PRECISIONS
 
 __all__ = [
@@ -10,7 +10,7 @@ __all__ = [
     "NON_LINEARITIES",
     "OPTIMIZERS",
     "PRECISIONS",
-    "TRAJECTORY_VERSION",
+    "TRAJECTORY_VERSIONS",
     "RunSpec",
     "check_setting",
     "grid",

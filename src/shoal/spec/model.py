@@ -6,9 +6,9 @@ from typing import Any
 from shoal.errors import UserError
 from shoal.spec.fields import Settings, choice, refuse, set_default, setting
 
-# The settings that only one model family has, with their defaults; None means equal to embedding_size.
+# The settings that not every model family has, or not with one default; None means equal to embedding_size.
 FAMILIES: Mapping[str, Mapping[str, Any]] = {
-    "lstm": {"hidden_size": None},
+    "lstm": {"hidden_size": None, "initialisation": "xavier"},
     "gpt": {
         "num_heads": 4,
         "multiplier": 4.0,
@@ -23,7 +23,7 @@ FAMILIES: Mapping[str, Mapping[str, Any]] = {
 NON_LINEARITIES = ("gelu", "relu", "swiglu")
 NORMS = ("layernorm", "rmsnorm", "none")
 NORM_POSITIONS = ("post", "pre")
-INITIALISATIONS = ("torch", "scaled_normal")
+INITIALISATIONS = ("torch", "xavier", "scaled_normal")
 POSITIONS = ("sinusoidal", "learned", "rotary", "none")
 
 
@@ -46,7 +46,7 @@ class ModelSettings(Settings):
     positions: str | None = choice(None, "gpt: position encoding", POSITIONS)
     bias_ffn: bool | None = setting(None, "gpt: biases in the feed-forward layers", "true or false")
     initialisation: str | None = choice(
-        None, "gpt: PyTorch's own initial values, or matrices from N(0, 1/embedding_size)", INITIALISATIONS
+        None, "where linear layers start (scaled_normal: all from N(0, 1/embedding_size))", INITIALISATIONS
     )
     dropout: float = setting(0.0, "dropout probability", "in [0, 1)", ge=0, lt=1, allow_inf_nan=False)
     bias: bool = setting(True, "biases in the LSTM gates or the attention", "true or false")
@@ -57,12 +57,11 @@ class ModelSettings(Settings):
         """Fill in what was left open; raise :class:`UserError` for what makes no model."""
         if self.norm == "none" and self.norm_position == "pre":
             refuse(self, ["norm_position"], "norm", "layernorm rmsnorm")
+        fitting = FAMILIES[self.model]
+        for name, default in fitting.items():
+            set_default(self, name, self.embedding_size if default is None else default)
         for family, own in FAMILIES.items():
-            if family == self.model:
-                for name, default in own.items():
-                    set_default(self, name, self.embedding_size if default is None else default)
-            else:
-                refuse(self, own, "model", family)
+            refuse(self, [name for name in own if name not in fitting], "model", family)
         self._check_sizes()
 
     def _check_sizes(self) -> None:

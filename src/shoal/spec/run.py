@@ -14,8 +14,9 @@ from shoal.spec.fields import check_choices, one_line
 from shoal.spec.model import ModelSettings
 from shoal.spec.training import SEEDS, OptimizerSettings, SeedSettings, TrainingSettings, check_precision, check_warmup
 
-# Raised when the same spec would give another trajectory than before, so that old records are not taken for new ones.
-TRAJECTORY_VERSION = 1
+# One is raised when the same spec of that model would give another trajectory than before, so that old records are not
+# taken for new ones. lstm 2: gates start from Xavier's distribution, as in the practical's code.
+TRAJECTORY_VERSIONS = {"lstm": 2, "gpt": 1}
 # What does not change the trajectory or the record of a finished run, and so is no part of its identity.
 _OPERATIONAL = ("eval_batch_size", "save_statistic_step")
 
@@ -51,7 +52,7 @@ class RunSpec(SeedSettings, TrainingSettings, OptimizerSettings, ModelSettings, 
     @cached_property
     def id(self) -> str:
         """Name of the run: 16 hexadecimal digits, a hash of the canonical form."""
-        text = json.dumps({"trajectory": TRAJECTORY_VERSION, **self.canonical()}, sort_keys=True)
+        text = json.dumps({"trajectory": TRAJECTORY_VERSIONS[self.model], **self.canonical()}, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> "RunSpec":

@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from shoal.equations import count_tokens
-from shoal.models.families import FAMILIES
+from shoal.models.families import FAMILIES, build
 from shoal.spec import RunSpec
 from shoal.tasks.arithmetic import ArithmeticData, arithmetic_data, arithmetic_task
 from shoal.tasks.base import Task
@@ -39,7 +39,7 @@ def build_model(spec: RunSpec, task: Task) -> nn.Module:
     assert spec.init_seed is not None
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(spec.init_seed)
-        return FAMILIES[spec.model].build(spec, task.vocabulary_size, task.sequence_length, task.padding_index)
+        return build(spec, task.vocabulary_size, task.sequence_length, task.padding_index)
 
 
 def count_run_parameters(spec: RunSpec) -> int:
