@@ -55,8 +55,9 @@ COMMON = {
     "split_seed": SEED,
     "order_seed": SEED,
 }
+INITIAL = st.sampled_from(INITIALISATIONS)
 BY_MODEL = {
-    "lstm": {"hidden_size": st.integers(1, 64)},
+    "lstm": {"hidden_size": st.integers(1, 64), "initialisation": INITIAL},
     "gpt": {
         "num_heads": st.sampled_from([1, 2, 4]),
         "multiplier": st.sampled_from([0.5, 2, 4]),
@@ -65,6 +66,7 @@ BY_MODEL = {
         "norm_position": st.sampled_from(["post", "pre"]),
         "positions": st.sampled_from(["sinusoidal", "learned", "rotary", "none"]),
         "bias_ffn": st.booleans(),
+        "initialisation": INITIAL,
         "share_embeddings": st.booleans(),
     },
 }
