@@ -6,6 +6,7 @@ import polars as pl
 import pytest
 
 from shoal.analysis import holm
+from shoal.errors import UserError
 from shoal.studies import Form, Results, improve
 
 FORM = Form(quick=True)
@@ -48,15 +49,9 @@ def results_of(times, state="done", losses=None, unknown=()):
     results.specs, results.runs = {}, pl.DataFrame(runs).with_columns(parameters=1000)
     settings = results.runs.select("run", "seed", "model", "parameters")
     results.curves = pl.DataFrame(curves).join(settings, on="run", how="left", maintain_order="left")
-    results.records = SimpleNamespace(cohorts=lambda: [folder(run) for run in named])
+    cost = {"seconds": 0.0021, "ratio": 1.5, "low": 1.25, "high": 1.75, "engine": "compiled"}
+    results.measured = dict.fromkeys(improve.VARIANTS, cost)
     return results
-
-
-def folder(run):
-    """A cohort of one run."""
-    return SimpleNamespace(
-        status=lambda: {"members": {run: {"step": LAST}}, "sessions": [{"seconds": 50.0, "cpu_seconds": 26.0}]}
-    )
 
 
 @pytest.fixture
@@ -124,7 +119,7 @@ def test_without_the_baseline_the_rest_is_shown(reported):
     tables = tables_of(report)
     assert labels_of(tables["times-09"]) == ["pre-norm", "Muon"]
     costs = [[cell.text for cell in cells] for _, cells in tables["costs"].rows]
-    assert costs == [["10.00", "–", "1,000"]] * 2
+    assert costs == [["2.10", "1.50", "1.25 to 1.75", "compiled", "1,000"]] * 2
     alone = reported(results_of({"baseline": [400]}))
     assert alone.answers == ["There is the baseline alone: nothing to compare."]
     stranger = reported(results_of({"unknown": [100]}, unknown=["another"]))
@@ -168,5 +163,33 @@ def test_the_smallest_corrected_p_is_below_005(quick):
 
 def test_thresholds_make_figures_of_their_own(reported):
     report = reported(results_of({"baseline": [500], "Muon": [300]}), Form(quick=True, thresholds=(0.5, 0.5)))
-    assert set(tables_of(report)) == {"effects-05", "times-05", "effects-loss", "costs"}
+    assert set(tables_of(report)) == {"variants", "effects-05", "times-05", "effects-loss", "costs"}
     assert report.answers[0].startswith("Of 1 variants × 2 figures (time to A_val ≥ 0.5, log₁₀ L_val)")
+
+
+def test_costs_that_were_not_measured_are_said_to_be_missing(reported):
+    results = results_of({"baseline": [500], "Muon": [300]})
+    results.measured = {}
+    report = reported(results)
+    assert "costs" not in tables_of(report)
+    assert report.sections[-1].paragraphs == [
+        "Not measured: `shoal study run improve` measures it when the runs are done."
+    ]
+
+
+def test_the_table_of_variants_names_all_that_they_change(reported):
+    rows = dict(tables_of(reported(results_of({"baseline": [500]})))["variants"].rows)
+    changed = {name: cells[0].text for name, cells in rows.items()}
+    assert changed.keys() == improve.VARIANTS.keys() - {"baseline"}
+    assert changed["pre-norm"] == "norm_position pre"
+    assert changed["Adam"] == "optimizer adam, weight_decay 0"
+    assert changed["SGD"] == "optimizer momentum, lr 0.09, weight_decay 0, momentum 0.9"
+    assert changed["Muon"] == "optimizer muon, lr 0.009, weight_decay 0.3, momentum 0.95"
+    assert changed["warm-up, linear"] == "lr_schedule linear, warmup_steps 100"
+    for name, text in changed.items():
+        assert all(setting in text for setting in improve.VARIANTS[name]), name
+
+
+def test_a_setting_that_leaves_no_room_for_a_variant_names_it():
+    with pytest.raises(UserError, match=r"got warmup_steps=100 and n_steps=60 \(in the part 'warm-up' of the study\)"):
+        Form(quick=True, settings={"n_steps": ["60"]}).specs(improve)

@@ -9,6 +9,7 @@ from shoal.errors import UserError
 from shoal.lab import Lab
 from shoal.report import write_report
 from shoal.report.console import print_table
+from shoal.spec import RunSpec
 from shoal.studies import Form, Results, Study, cards
 from shoal.training.api import check_execution
 from shoal.training.certificate import certify
@@ -23,7 +24,7 @@ def run_studies(studies: Mapping[str, Study], form: Form, path: str, execution: 
     lab = Lab(path).create()
     # written first, so that `shoal study report` can show what there is of a run that was interrupted or killed
     for name, own in specs.items():
-        lab.note_study(name, {**form.to_json(), "runs": [spec.id for spec in own]})
+        lab.note_study(name, {**form.to_json(), "runs": [spec.id for spec in own], **_measured(lab, name, own)})
     wanted = list(dict.fromkeys(spec for own in specs.values() for spec in own))
     records = train_with_progress(wanted, path, **execution)
     for folder in records.cohorts():
@@ -31,12 +32,28 @@ def run_studies(studies: Mapping[str, Study], form: Form, path: str, execution: 
             print(f"certifying cohort {folder.id}: one member alone for {CERTIFIED_STEPS[form.quick]} steps")
             first = [run for run in records.ids if run in folder.status()["members"]][:1]
             certify(folder, first, CERTIFIED_STEPS[form.quick], device)
+    for name, study in studies.items():
+        _measure(name, study, form, lab)
     report_studies(studies, lab)
     diverged = records.runs().filter(state="diverged")
     if not diverged.is_empty():
         print(f"{len(diverged)} of {len(records)} runs diverged: {' '.join(diverged['run'])}")
         return 1
     return 0
+
+
+def _measure(name: str, study: Study, form: Form, lab: Lab) -> None:
+    """Measure what a study measures beside its runs, unless that is done."""
+    note, measure = lab.study_note(name), getattr(study, "measure", None)
+    if measure is not None and note is not None and "measured" not in note:
+        print(f"measuring for {name}")
+        lab.note_study(name, {**note, "measured": measure(form)})
+
+
+def _measured(lab: Lab, name: str, specs: Sequence[RunSpec]) -> dict[str, Any]:
+    """What was measured for the same runs before."""
+    note = lab.study_note(name) or {}
+    return {"measured": note["measured"]} if "measured" in note and note["runs"] == [spec.id for spec in specs] else {}
 
 
 def report_studies(studies: Mapping[str, Study], lab: Lab, thresholds: Sequence[float] | None = None) -> None:
@@ -48,7 +65,7 @@ def report_studies(studies: Mapping[str, Study], lab: Lab, thresholds: Sequence[
             raise UserError(f"{name!r} was not run in lab {lab.path}; shoal {how} {name}")
         form = Form.from_json(note)
         form = form if thresholds is None else replace(form, thresholds=tuple(thresholds))
-        report = study.report(Results(lab.records(note["runs"])), form)
+        report = study.report(Results(lab.records(note["runs"]), note.get("measured", {})), form)
         if len(studies) > 1:
             print(f"\n## {name}")
         for section in report.sections:

@@ -1,7 +1,8 @@
 """What a study is, and the form in which it is asked for: quick or full, with how many seeds, with which settings.
 
 A study is a module with ``ABOUT`` (one line), ``grids(quick)``, which says what it trains, and ``report(results,
-form)``, which says what that shows.
+form)``, which says what that shows. It may have ``measure(form)``, for what training does not measure: called once when
+the runs are done; the report finds what it returned, any JSON, in ``results.measured``.
 """
 
 import itertools
@@ -32,7 +33,11 @@ class Grid:
     def specs(self) -> Iterator[RunSpec]:
         """The runs."""
         for values in itertools.product(*self.axes.values()):
-            yield RunSpec(**{**self.settings, **dict(zip(self.axes, values, strict=True))})
+            try:
+                yield RunSpec(**{**self.settings, **dict(zip(self.axes, values, strict=True))})
+            except UserError as problem:
+                where = f" (in the part {self.name!r} of the study)" if self.name else ""
+                raise UserError(f"{problem}{where}") from None
 
 
 class Study(Protocol):

@@ -8,8 +8,7 @@ comparison is paired by seed, tested by flipping signs, and corrected for the nu
 
 import sys
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
-from statistics import median
+from dataclasses import asdict, replace
 from typing import Any
 
 import polars as pl
@@ -18,16 +17,16 @@ from shoal.analysis import Metric, compare, time_to
 from shoal.report import Cell, Report, Section, Table
 from shoal.report.comparison import comparison_figure, comparison_notes, comparison_table
 from shoal.report.survival import survival_table
-from shoal.report.words import NOTHING
-from shoal.spec import OPTIMIZERS
+from shoal.spec import OPTIMIZERS, RunSpec
 from shoal.studies.answers import with_logs
 from shoal.studies.base import THRESHOLDS, Form, Grid
 from shoal.studies.parts import finished
 from shoal.studies.results import Results
 from shoal.studies.settings import per_model
+from shoal.training.cost import step_costs
 
 ABOUT = "norms, positions, activation, tying, optimizer, smoothing, schedule: what helps a GPT, paired by seed"
-QUESTION = "One change at a time, on the same seeds: what makes a GPT generalise sooner or better?"
+QUESTION = "What makes a GPT generalise sooner or better than the baseline, on the same seeds?"
 BASELINE = "baseline"
 # Changes to the baseline: post-norm LayerNorm, sinusoidal positions, GELU, AdamW, constant learning rate.
 VARIANTS: Mapping[str, Mapping[str, Any]] = {
@@ -105,8 +104,11 @@ def report(results: Results, form: Form) -> Report:
         ]
         found = compare(frame, metrics, "variant", BASELINE)
         answers += [_differing(found, labels), *_leading(found, labels)]
-    sections = [_section(frame, found, {column: label}) for column, label in labels.items()]
-    sections.append(Section("What a step costs", tables=[_costs(results, frame)]))
+    sections = [Section("What is compared", tables=[_changes(form)])]
+    sections += [_section(frame, found, {column: label}) for column, label in labels.items()]
+    costs = _costs(results, frame)
+    notes = [] if costs else ["Not measured: `shoal study run improve` measures it when the runs are done."]
+    sections.append(Section("What a step costs", notes, tables=costs))
     return finished("improve", "What improves a GPT", QUESTION, answers, sections, results, form)
 
 
@@ -189,39 +191,61 @@ def _listed(rows: pl.DataFrame, labels: Mapping[str, str]) -> str:
     return ", ".join(f"{variant} ({', '.join(own)})" for variant, own in figures.items()) or "none"
 
 
-def _costs(results: Results, runs: pl.DataFrame) -> Table:
-    """The processor's seconds per 1,000 steps of one run, of each variant, as it was trained, and its size.
+def _changes(form: Form) -> Table:
+    """The settings in which the runs of each variant differ from the baseline's."""
+    module = sys.modules[__name__]
+    names, dumps = form.names(module), dict[str, dict[str, Any]]()
+    for spec in form.specs(module):
+        dumps.setdefault(names[spec.id], spec.model_dump(mode="json"))
+    usual = dumps.pop(BASELINE)
+    rows = []
+    for name, own in dumps.items():
+        # a setting that the variant has not (the moments of Adam, for SGD) goes with the optimizer that is named
+        differing = [key for key, value in own.items() if value is not None and value != usual[key]]
+        rows.append((name, [Cell(", ".join(f"{key} {_shown(own[key])}" for key in differing))]))
+    caption = (
+        "What each variant changes. An optimizer comes with a learning rate and a decay of its own, which were not "
+        "tuned; what is compared is the whole."
+    )
+    return Table("variants", ["", "changed settings"], rows, caption)
 
-    Not the clock's: what else the machine did while a variant was trained is not the variant's.
-    """
-    variant_of = dict(zip(runs["run"], runs["variant"], strict=True))
-    seconds: dict[str, list[float]] = {}
-    for folder in results.records.cohorts():
-        status = folder.status()
-        members = status["members"]
-        steps = sum(int(member["step"]) for member in members.values())
-        flushed = [session for session in status["sessions"] if "seconds" in session]
-        if steps == 0 or not all("cpu_seconds" in session for session in flushed):
-            continue  # not begun, or trained before this was written down
-        spent = sum(float(session["cpu_seconds"]) for session in flushed)
-        for name in {variant_of[run] for run in members if run in variant_of}:
-            seconds.setdefault(name, []).append(1000 * spent / steps)
-    usual = median(seconds.get(BASELINE, [0.0]))
+
+def _shown(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value).lower()
+
+
+def measure(form: Form) -> dict[str, Any]:
+    """What a step of each variant costs beside the baseline's; what the report's table of costs shows."""
+    module = sys.modules[__name__]
+    names, cases = form.names(module), dict[str, list[RunSpec]]()
+    for spec in form.specs(module):
+        cases.setdefault(names[spec.id], []).append(spec)
+    return {name: asdict(cost) for name, cost in step_costs(cases, BASELINE).items()}
+
+
+def _costs(results: Results, runs: pl.DataFrame) -> list[Table]:
+    """The processor's time for a step of each variant, and its size; nothing where it was not measured."""
     sizes = {row["variant"]: row["parameters"] for row in runs.unique("variant", keep="first").to_dicts()}
     rows = [
         (
             name,
             [
-                Cell(f"{median(found):.2f}"),
-                Cell(f"{median(found) / usual:.2f}" if usual else NOTHING),
+                Cell(f"{1e3 * cost['seconds']:.2f}"),
+                Cell(f"{cost['ratio']:.2f}"),
+                Cell(f"{cost['low']:.2f} to {cost['high']:.2f}"),
+                Cell(cost["engine"]),
                 Cell(f"{sizes[name]:,}"),
             ],
         )
-        for name, found in seconds.items()
+        for name, cost in results.measured.items()
+        if name in sizes
     ]
+    if not rows:
+        return []
     caption = (
-        "Seconds of processor time for 1,000 steps of one run, trained side by side with the others of its cohort "
-        "(median over cohorts), the same over the baseline's, and P, the parameters without embeddings. A variant that "
-        "the fast engines do not cover pays for that here."
+        "Milliseconds of processor time for one training step of one run, four side by side on one thread (median over "
+        "windows of ten steps); the same over the baseline's in the window before or after (median, lowest and highest "
+        "of seven pairs); the engine, plain where the fast ones do not cover the variant, which costs more than the "
+        "variant itself; and P, the parameters without embeddings."
     )
-    return Table("costs", ["", "s per 1,000 steps", "× baseline", "P"], rows, caption)
+    return [Table("costs", ["", "ms per step", "× baseline", "from, to", "engine", "P"], rows, caption)]

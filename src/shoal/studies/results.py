@@ -1,7 +1,8 @@
 """What a study's runs have come to, as the frames that its figures and answers are made from."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
+from types import MappingProxyType
 from typing import Any
 
 import polars as pl
@@ -19,12 +20,16 @@ FIGURES = ("train_loss", "valid_loss", "train_accuracy", "valid_accuracy")
 class Results:
     """Curves and extrema of every run that has been evaluated, each row with the settings of its run.
 
+    Args:
+        records: the runs.
+        measured: what the study's ``measure`` found when they were trained.
+
     Raises:
         LabError: nothing has been evaluated yet.
     """
 
-    def __init__(self, records: Records) -> None:
-        self.records = records
+    def __init__(self, records: Records, measured: Mapping[str, Any] = MappingProxyType({})) -> None:
+        self.records, self.measured = records, measured
         self.specs = records.specs
         metrics = records.curves()
         if metrics.is_empty():
@@ -42,7 +47,7 @@ class Results:
     def of(self, **settings: object) -> "Results":
         """Those of the runs that have these settings."""
         kept = object.__new__(Results)
-        kept.records = self.records
+        kept.records, kept.measured = self.records, self.measured
         kept.runs = self.runs.filter(**settings)
         kept.specs = {run: self.specs[run] for run in kept.runs["run"]}
         kept.curves = self.curves.filter(pl.col("run").is_in(kept.runs["run"].to_list()))

@@ -1,0 +1,91 @@
+"""What a training step costs beside another's, measured in turns.
+
+Seconds that were spent while a study trained are of no use for this: cohorts differ in size, and a machine is faster
+and slower by the minute. So a step of each case is measured here next to one of the baseline's, window by window, and
+only windows that are neighbours in time are compared.
+"""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import median
+
+import torch
+
+from shoal.fast.engine import choose_engine
+from shoal.spec import RunSpec
+from shoal.training.plan import Cohort
+from shoal.training.stack import Stack
+from shoal.training.step import train_step
+
+MEMBERS = 4  # trained side by side: what a step costs apart from its runs is shared, as in a study
+
+
+@dataclass(frozen=True)
+class StepCost:
+    """What a step of one run costs.
+
+    Attributes:
+        seconds: processor time, median over windows.
+        ratio: over the baseline's, median over pairs of windows.
+        low: the lowest of them.
+        high: the highest.
+        engine: what computed it; ``plain`` where the fast engines do not cover the model.
+    """
+
+    seconds: float
+    ratio: float
+    low: float
+    high: float
+    engine: str
+
+
+def step_costs(
+    cases: Mapping[str, Sequence[RunSpec]], baseline: str, pairs: int = 7, steps: int = 10
+) -> dict[str, StepCost]:
+    """The cost of a training step of each case, on one thread of this machine's processor.
+
+    Args:
+        cases: runs by the name of what they have in common; the first few of each are trained side by side.
+        baseline: the name of the case that the others are measured beside.
+        pairs: of windows, one of the case and one of the baseline.
+        steps: in a window.
+    """
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        usual = _stack(cases[baseline])
+        return {
+            name: _beside(usual if name == baseline else _stack(specs), usual, pairs, steps)
+            for name, specs in cases.items()
+        }
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _stack(specs: Sequence[RunSpec]) -> Stack:
+    device = torch.device("cpu")
+    engine = choose_engine(specs[0], float("inf"), device).engine
+    stack = Stack(Cohort(tuple(specs[:MEMBERS])), device, engine)
+    for _ in range(2):  # the first steps allocate what later ones use
+        train_step(stack)
+    return stack
+
+
+def _beside(case: Stack, usual: Stack, pairs: int, steps: int) -> StepCost:
+    own, ratios = [], []
+    for pair in range(pairs):
+        order = [case, usual] if pair % 2 else [usual, case]
+        spent = {stack: _window(stack, steps) for stack in dict.fromkeys(order)}
+        own.append(spent[case])
+        ratios.append(spent[case] / spent[usual])
+    engine = "plain" if case.scorer is None else case.engine
+    return StepCost(median(own), median(ratios), min(ratios), max(ratios), engine)
+
+
+def _window(stack: Stack, steps: int) -> float:
+    """Seconds of processor time of a step of one member."""
+    began = time.process_time()
+    for _ in range(steps):
+        train_step(stack)
+    return (time.process_time() - began) / (steps * len(stack.cohort))
