@@ -491,3 +491,16 @@ def test_the_tables_of_names_agree_with_what_is_built_from_them():
     }
     for own in tables.FAMILIES.values():
         assert own.keys() <= RunSpec.model_fields.keys()
+
+
+def test_a_copy_with_changes_is_another_run_and_checked():
+    spec = RunSpec(p=7, embedding_size=16, seed=3)
+    copy = spec.model_copy(update={"seed": 9, "embedding_size": 32})
+    assert copy == RunSpec(p=7, embedding_size=32, seed=9)
+    assert (copy.init_seed, copy.hidden_size) == (9, 32)
+    assert copy.id != spec.id
+    assert spec.model_copy() == spec
+    with pytest.raises(UserError, match="unknown model 'lstn'"):
+        spec.model_copy(update={"model": "lstn"})
+    with pytest.raises(UserError, match="sede"):
+        spec.model_copy(update={"sede": 1})

@@ -56,10 +56,12 @@ class RunSpec(SeedSettings, TrainingSettings, OptimizerSettings, ModelSettings, 
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> "RunSpec":
-        """As pydantic's, with an id of its own."""
-        copy = super().model_copy(update=update, deep=deep)
-        copy.__dict__.pop("id", None)
-        return copy
+        """Another run: what was asked for, changed. Unlike pydantic's, checked, and derived settings are derived again.
+
+        >>> RunSpec(seed=0).model_copy(update={"seed": 9}).init_seed
+        9
+        """
+        return RunSpec(**{**self.given(), **(update or {})})
 
     def canonical(self) -> dict[str, Any]:
         """What identifies the run: every setting that differs from the default of its model and optimizer.
