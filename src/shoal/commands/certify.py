@@ -23,7 +23,9 @@ def run(options: argparse.Namespace) -> int:
     records = Lab(options.lab).records(options.runs)
     for folder in records.cohorts():
         certificate = certify(folder, records.ids, options.steps, device)
-        print(f"cohort {folder.id}: {certificate['members']} members, first {certificate['steps']} steps")
+        steps = certificate["steps"]
+        all_there_are = " (its shortest run has no more)" if steps < options.steps else ""
+        print(f"cohort {folder.id}: {certificate['members']} members, first {steps} steps{all_there_are}")
         for name, deviation in certificate["alone"].items():
             print(
                 f"  {name} alone against stacked: losses differ by at most {deviation['loss']:.2g} nats, parameters by "

@@ -57,9 +57,6 @@ def run(options: argparse.Namespace) -> int:
     runs = _without_rows(table, options.drop_rows or [])
     budgets = _check_budgets(options.budgets)
     folder = _free(Path(options.out) if options.out else Path(f"fit-{path.stem}"))
-    print(f"{path.name}: {len(runs)} runs, {', '.join(f'{what} {name!r}' for what, name in table.columns.items())}")
-    for note in table.notes:
-        print(note)
     started = time.monotonic()
     fit = fit_scaling(
         runs,
@@ -69,6 +66,9 @@ def run(options: argparse.Namespace) -> int:
         holdout=options.holdout,
         drop_outliers=options.drop_outliers,
     )
+    print(f"{path.name}: {len(runs)} runs, {', '.join(f'{what} {name!r}' for what, name in table.columns.items())}")
+    for note in table.notes:
+        print(note)
     _show(fit, budgets, _source(path, table, options, time.monotonic() - started), folder)
     return 0
 
@@ -142,13 +142,12 @@ def _show(fit: "ScalingFit", budgets: list[float] | None, source: dict[str, Any]
     from shoal.report.console import print_table
     from shoal.report.scaling import numbers, report_scaling
 
+    for warning in fit.warnings:
+        print(f"warning: {warning}")
     report = report_scaling(fit, source, budgets)
     for section in report.sections:
         for table in section.tables:
             print(f"\n{section.title}")
             print_table(table)
-    print()
-    for warning in fit.warnings:
-        print(f"warning: {warning}")
     write_json(folder / NUMBERS, source | numbers(fit))
-    print(f"{'' if not fit.warnings else chr(10)}report: {write_report(report, folder)}")
+    print(f"\nreport: {write_report(report, folder)}")

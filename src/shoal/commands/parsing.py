@@ -15,6 +15,14 @@ if TYPE_CHECKING:
     from shoal.spec import RunSpec
 
 
+# argparse's words for a mistake, and ours
+_WORDS = {
+    "expected at least one argument": "needs at least one value",
+    ": invalid int value: ": " must be an integer, got ",
+    ": invalid float value: ": " must be a number, got ",
+}
+
+
 class Parser(argparse.ArgumentParser):
     """An argument parser whose errors are :class:`UserError`."""
 
@@ -25,10 +33,9 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Raise instead of printing the usage."""
-        message = message.removeprefix("argument ").replace(
-            "expected at least one argument", "needs at least one value"
-        )
-        raise UserError(message)
+        for theirs, ours in _WORDS.items():
+            message = message.replace(theirs, ours)
+        raise UserError(message.removeprefix("argument "))
 
     def flag(self, name: str, **options: Any) -> None:
         """Declare ``--some-name``, also spelled ``--some_name``."""
@@ -41,7 +48,8 @@ class Parser(argparse.ArgumentParser):
         if unknown:
             known = [spelling for action in self._actions for spelling in action.option_strings]
             name = unknown[0].partition("=")[0]
-            raise UserError(f"unknown argument {unknown[0]!r} of {self.prog}{nearest(name, known)}")
+            meant = nearest(name, known) if name.startswith("-") else ""
+            raise UserError(f"unknown argument {unknown[0]!r} of {self.prog}{meant}")
         return options
 
 
@@ -55,7 +63,7 @@ def add_execution(parser: Parser, new_runs: bool = True) -> None:
     parser.flag("device", help="cpu or cuda; cuda where there is one")
     parser.flag("workers", type=int, help="cohorts to train at the same time (as many as cores)")
     parser.flag("places", type=int, help="runs of a cohort to train side by side (as many as fit into memory)")
-    parser.flag("flush-seconds", type=float, default=20.0, help="longest time between two flushes (20)")
+    parser.flag("flush-seconds", type=float, default=20.0, help="longest time between two flushes (20; at most 30)")
     if new_runs:
         parser.flag("threads", type=int, help="threads per new cohort (the cores divided by the workers)")
         parser.flag("engine", help="compiled, prefixes or plain (the fastest that is worth its start)")
@@ -67,14 +75,17 @@ def read_execution(options: argparse.Namespace) -> dict[str, Any]:
     return {name: getattr(options, name) for name in names if hasattr(options, name)}
 
 
-def add_settings(parser: Parser) -> None:
-    """One flag per setting of a run, each taking one or more values."""
+def add_settings(parser: Parser, of_study: bool = False) -> None:
+    """One flag per setting of a run, each taking one or more values; its default is said where no study has its own."""
     from shoal.spec import RunSpec
 
-    group = parser.add_argument_group("settings of the runs, each with one value or several")
+    title = "settings of the runs, each with one value or several"
+    group = parser.add_argument_group(
+        f"{title} where the study has an axis; else the study's own" if of_study else title
+    )
     for name, info in RunSpec.model_fields.items():
         spellings = dict.fromkeys([f"--{name.replace('_', '-')}", f"--{name}"])
-        default = "" if info.default is None else f"; {_show(info.default)}"
+        default = "" if of_study or info.default is None else f"; {_show(info.default)}"
         about = f"{info.description}{default}".replace("%", "%%")
         group.add_argument(*spellings, dest=name, nargs="+", action="append", metavar="X", help=about)
 

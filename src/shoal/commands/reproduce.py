@@ -13,7 +13,7 @@ def arguments(parser: Parser) -> None:
     add_lab(parser)
     add_form(parser)
     add_execution(parser)
-    add_settings(parser)
+    add_settings(parser, of_study=True)
 
 
 def run(options: argparse.Namespace) -> int:

@@ -10,13 +10,13 @@ ACTIONS = ("list", "run", "report")
 
 def arguments(parser: Parser) -> None:
     """Flags of the command."""
-    parser.add_argument("action", metavar="ACTION", help=" | ".join(ACTIONS))
+    parser.add_argument("action", nargs="?", metavar="ACTION", help=" | ".join(ACTIONS))
     parser.add_argument("names", nargs="*", metavar="NAME", help="the studies")
     parser.flag("all", action="store_true", help="every study; runs that several ask for are trained once")
     add_lab(parser)
     add_form(parser)
     add_execution(parser)
-    add_settings(parser)
+    add_settings(parser, of_study=True)
 
 
 def add_form(parser: Parser) -> None:
@@ -38,6 +38,8 @@ def add_threshold(parser: Parser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """List, run or report."""
+    if options.action is None:
+        raise UserError(f"study needs to know what to do: one of {' '.join(ACTIONS)}")
     if options.action not in ACTIONS:
         raise UserError(
             f"unknown action {options.action!r}: one of {' '.join(ACTIONS)}{nearest(options.action, ACTIONS)}"

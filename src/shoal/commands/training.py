@@ -7,11 +7,14 @@ from shoal.commands.progress import Progress
 from shoal.lab import Lab, Records
 from shoal.spec import RunSpec
 from shoal.training import Interrupted, plan, resume, train
+from shoal.training.api import check_execution, check_precision
 
 
 def train_with_progress(specs: Sequence[RunSpec], lab: str, **settings: Any) -> Records:
     """:func:`shoal.train`, shown; says first what is new, what goes on and what is there already."""
-    print(_outline(specs, Lab(lab)))
+    device = check_execution(**settings)
+    check_precision(specs, device, settings.get("engine"))
+    print(_outline(specs, Lab(lab).create()))
     with Progress() as progress:
         try:
             return train(specs, lab, watch=progress, say=print, **settings)
