@@ -64,7 +64,7 @@ WRONG = {
     "study": "study needs to know what to do: one of list run report",
     "study run sanity --quick extra": "unknown argument 'extra' of shoal study$",
     "study run sanity --seeds x": "--seeds must be an integer, got 'x'",
-    "study run improve --quick --n-steps 60": r"got warmup_steps=100 and n_steps=60 \(in the part 'warm-up' of the study",
+    "study run improve --quick --n-steps 60": r"warmup_steps=100 and n_steps=60 \(in the part 'warm-up' of the",
     "train --workers 0": "workers must be an integer of at least 1, got 0",
     "train --device tpu": "device must be",
     "study run sanitty": "unknown study 'sanitty'.*did you mean 'sanity'",

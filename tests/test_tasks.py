@@ -1,21 +1,18 @@
-"""Equations, splits, batches and the random numbers behind them."""
+"""Equations, splits and the contract of a task."""
 
 import math
 import re
 from collections import Counter
-from itertools import chain, permutations, product
 
-import numpy as np
 import pytest
 import torch
+from equations_by_hand import expected_equations, orders_of, words
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
-from torch.func import vmap
 
 from shoal.equations import (
     CHAINED,
-    COMPOSITIONS,
     FORMATS,
     MIXED,
     OPERATORS,
@@ -26,15 +23,12 @@ from shoal.equations import (
     split_sizes,
 )
 from shoal.errors import UserError
-from shoal.keyed import bits, fold, uniform
 from shoal.models.families import count_parameters
 from shoal.objectives import scored_positions
 from shoal.spec import RunSpec
 from shoal.tasks import Task, Tokenizer, get_arithmetic_dataset
-from shoal.tasks.arithmetic import ArithmeticData, arithmetic_data, arithmetic_task
+from shoal.tasks.arithmetic import arithmetic_data, arithmetic_task
 from shoal.tasks.build import build_model, build_task, count_run_parameters
-from shoal.tasks.operators import PERMUTATIONS, invert, multiply
-from shoal.tasks.sampling import EpochSampler
 
 some = settings(max_examples=25, deadline=None)
 
@@ -57,55 +51,6 @@ def asked(draw) -> dict:
         "per_order": draw(st.booleans()),
         "equation_format": draw(st.sampled_from(["full", "infix", "operands"])),
     }
-
-
-def orders_of(args: dict) -> list[int]:
-    orders = args["operation_orders"]
-    return [orders] if isinstance(orders, int) else sorted(orders)
-
-
-def result_of(operator: str, x: int, others: list[int], q: int) -> int:
-    """By the operator's own formula."""
-    y = others[0]
-    return {
-        "+": lambda: x + sum(others),
-        "-": lambda: x - sum(others),
-        "*": lambda: x * math.prod(others),
-        MIXED: lambda: x * pow(y, -1, q) if y % 2 else x - y,
-        "x^2+y^2": lambda: x * x + y * y,
-        "x^2+xy+y^2": lambda: x * x + x * y + y * y,
-        "x^2+xy+y^2+x": lambda: x * x + x * y + y * y + x,
-        "x^3+xy": lambda: x * x * x + x * y,
-        "x^3+xy^2+y": lambda: x * x * x + x * y * y + y,
-    }[operator]() % q
-
-
-def expected_equations(args: dict) -> list[str]:
-    """Every equation in words, by direct evaluation."""
-    p, q, operator = args["p"], args["q"], args["operator"]
-    between, pattern = {
-        "full": (f" {operator} ", "BOS {} = {} EOS"),
-        "infix": (f" {operator} ", "{} = {}"),
-        "operands": (" ", "{} = {}"),
-    }[args["equation_format"]]
-    out = []
-    for order in orders_of(args):
-        for first, *others in product(range(p), repeat=order):
-            if operator == "/" and 0 in others:
-                continue
-            if args["is_symmetric"] and sorted([first, *others]) != [first, *others]:
-                continue
-            if operator == "/":
-                left, right = first * math.prod(others) % q, first
-            else:
-                left, right = first, result_of(operator, first, others, q)
-            out.append(pattern.format(between.join(map(str, [left, *others])), right))
-    return out
-
-
-def words(data: ArithmeticData, rows: Tensor | None = None) -> list[str]:
-    rows = torch.arange(len(data.tokens)) if rows is None else rows
-    return [data.tokenizer.decode(data.tokens[row]).replace(" PAD", "") for row in rows]
 
 
 @some
@@ -228,80 +173,6 @@ def test_parameters_are_counted_for_the_vocabulary_of_the_format(model, form, or
     assert count_run_parameters(spec) == count_parameters(build_model(spec, build_task(spec)))
 
 
-@pytest.mark.parametrize("operator", [*CHAINED, MIXED, *POLYNOMIALS])
-@pytest.mark.parametrize("p", [2, 7])
-@pytest.mark.parametrize("is_symmetric", [False, True])
-def test_the_table_of_an_operator_is_its_formula(operator, p, is_symmetric):
-    for form in FORMATS:
-        args = {"p": p, "q": p, "operator": operator, "operation_orders": 2, "is_symmetric": is_symmetric}
-        data = arithmetic_data(**args, r_train=0.5, shuffle=False, equation_format=form)
-        assert words(data) == expected_equations({**args, "equation_format": form})
-
-
-@pytest.mark.parametrize("p", [3, 7, 11])
-def test_the_quotients_of_the_grokking_literature(p):
-    """``x / y`` for ``0 <= x < p``, ``0 < y < p``, each once."""
-    expected = {f"{x} / {y} = {x * pow(y, -1, p) % p}" for x in range(p) for y in range(1, p)}
-    found = words(arithmetic_data(p, p, "/", 0.5, equation_format="infix"))
-    assert len(found) == len(expected) and set(found) == expected
-
-
-@pytest.mark.parametrize("operator", COMPOSITIONS)
-def test_compositions_move_five_elements_as_their_factors_do_in_turn(operator):
-    elements = list(permutations(range(5)))
-    inverse = {x: tuple(x.index(i) for i in range(5)) for x in elements}
-    factors = {
-        "s5:xy": lambda x, y: (x, y),
-        "s5:xyx^-1": lambda x, y: (x, y, inverse[x]),
-        "s5:xyx": lambda x, y: (x, y, x),
-    }
-    found = words(arithmetic_data(120, 120, operator, 0.5, shuffle=False, equation_format="operands"))
-    expected = []
-    for (a, x), (b, y) in product(enumerate(elements), repeat=2):
-        moved = list(range(5))
-        for factor in factors[operator](x, y):
-            moved = [factor[place] for place in moved]
-        expected.append(f"{a} {b} = {elements.index(tuple(moved))}")
-    assert found == expected
-
-
-NUMBER = st.integers(0, 119)
-
-
-def times(x: int, y: int) -> int:
-    return int(multiply(np.array([x]), np.array([y]))[0])
-
-
-def over(x: int) -> int:
-    return int(invert(np.array([x]))[0])
-
-
-@some
-@given(NUMBER, NUMBER, NUMBER)
-def test_permutations_are_a_group(x, y, z):
-    assert times(times(x, y), z) == times(x, times(y, z))
-    assert times(x, 0) == x == times(0, x)
-    assert times(x, over(x)) == 0 == times(over(x), x)
-    assert over(times(x, y)) == times(over(y), over(x))
-
-
-@some
-@given(NUMBER, NUMBER)
-def test_products_of_permutations_are_those_of_sympy(x, y):
-    combinatorics = pytest.importorskip("sympy.combinatorics")
-    first, second = (combinatorics.Permutation(PERMUTATIONS[n].tolist()) for n in (x, y))
-    assert PERMUTATIONS[times(x, y)].tolist() == (first * second).array_form
-    assert PERMUTATIONS[over(x)].tolist() == (first**-1).array_form
-
-
-def test_a_table_of_products_is_a_latin_square_and_not_symmetric():
-    every = np.arange(120)
-    table = multiply(every.repeat(120), np.tile(every, 120)).reshape(120, 120)
-    for square in (table, table.T):
-        assert (np.sort(square, axis=1) == every).all()
-    assert not np.array_equal(table, table.T)
-
-
 def test_training_on_everything_leaves_an_empty_validation_set():
     (train, valid), _, S, _ = get_arithmetic_dataset(5, 5, "+", 1.0)
     assert (len(train), len(valid)) == (25, 0)
@@ -377,103 +248,6 @@ def test_what_is_encoded_can_be_decoded(vocabulary, data):
 def test_an_unknown_token_is_named_with_its_nearest():
     with pytest.raises(UserError, match="'EQS' is not in the vocabulary of 3 tokens; did you mean 'EOS'"):
         Tokenizer(["0", "BOS", "EOS"]).encode("BOS EQS 0")
-
-
-def sampler(sizes: list[int], batch_size: int, keys: list[int] | None = None) -> EpochSampler:
-    return EpochSampler(torch.tensor(keys or range(7, 7 + len(sizes))), torch.tensor(sizes), batch_size)
-
-
-def seen(sampler: EpochSampler, steps: range) -> list[list[list[int]]]:
-    """Positions that count, by step and member."""
-    out = []
-    for step in steps:
-        positions, counts = sampler(step)
-        out.append([row[kept].tolist() for row, kept in zip(positions, counts, strict=True)])
-    return out
-
-
-some_sizes = st.lists(st.integers(1, 12), min_size=1, max_size=4)
-batch_sizes = st.integers(1, 14)
-
-
-@some
-@given(some_sizes, batch_sizes)
-def test_every_epoch_visits_every_example_once(sizes, batch_size):
-    batches = [math.ceil(size / batch_size) for size in sizes]
-    steps = seen(sampler(sizes, batch_size), range(1, 3 * max(batches) + 1))
-    for member, (size, n) in enumerate(zip(sizes, batches, strict=True)):
-        for start in range(0, len(steps) - n + 1, n):
-            epoch = [step[member] for step in steps[start : start + n]]
-            assert sorted(chain(*epoch)) == list(range(size))
-            assert [len(batch) for batch in epoch[:-1]] == [batch_size] * (n - 1)
-            assert len(epoch[-1]) == size - (n - 1) * batch_size
-
-
-@some
-@given(some_sizes, batch_sizes)
-def test_a_member_samples_as_it_does_alone(sizes, batch_size):
-    together = seen(sampler(sizes, batch_size), range(1, 20))
-    for member, size in enumerate(sizes):
-        alone = seen(sampler([size], batch_size, [7 + member]), range(1, 20))
-        assert [step[member] for step in together] == [step[0] for step in alone]
-
-
-@some
-@given(some_sizes, batch_sizes, st.integers(1, 40))
-def test_a_step_draws_the_same_whatever_was_drawn_before(sizes, batch_size, step):
-    one = sampler(sizes, batch_size)
-    seen(one, range(1, step))
-    assert seen(one, range(step, step + 3)) == seen(sampler(sizes, batch_size), range(step, step + 3))
-
-
-@some
-@given(some_sizes)
-def test_a_full_batch_is_the_whole_set_in_its_own_order(sizes):
-    for step in seen(sampler(sizes, max(sizes)), range(1, 4)):
-        assert step == [list(range(size)) for size in sizes]
-
-
-def test_orders_differ_between_epochs_and_members():
-    steps = seen(sampler([20, 20], 5), range(1, 9))
-    orders = [tuple(chain(*(step[member] for step in part))) for part in (steps[:4], steps[4:]) for member in (0, 1)]
-    assert len({*orders, tuple(range(20))}) == 5
-
-
-def test_uniform_numbers_look_uniform():
-    x = uniform(torch.tensor([3, 4]), 50_000)
-    assert x.shape == (2, 50_000)
-    assert x.dtype == torch.float32
-    assert x.min() >= 0
-    assert x.max() < 1
-    for row in x:
-        assert row.mean().item() == pytest.approx(1 / 2, abs=0.005)
-        assert row.var().item() == pytest.approx(1 / 12, abs=0.002)
-        assert torch.histc(row, 10, 0, 1).tolist() == pytest.approx([5000] * 10, rel=0.06)
-    assert torch.corrcoef(x)[0, 1].abs() < 0.02
-    assert torch.corrcoef(torch.stack([x[0, 1:], x[0, :-1]]))[0, 1].abs() < 0.02
-
-
-@some
-@given(st.lists(st.integers(0, 2**32 - 1), min_size=1, max_size=4), st.integers(-(2**62), 2**62), st.integers(1, 9))
-def test_numbers_of_a_key_do_not_depend_on_what_is_computed_beside_them(keys, data, n):
-    stacked = torch.tensor(keys)
-    folded = fold(stacked, data)
-    assert torch.equal(vmap(lambda key: fold(key, data))(stacked), folded)
-    assert torch.equal(vmap(lambda key: uniform(key, n))(folded), uniform(folded, n))
-    for key, value, row in zip(keys, folded, bits(folded, n), strict=True):
-        assert torch.equal(fold(torch.tensor(key), torch.tensor(data)), value)
-        assert torch.equal(bits(value, n), row)
-        assert torch.equal(bits(value, n + 3)[:n], row)
-        assert 0 <= value < 2**32
-        assert ((row >= 0) & (row < 2**32)).all()
-
-
-def test_folding_keeps_keys_and_data_apart():
-    keys = fold(torch.arange(200).unsqueeze(1), torch.arange(-100, 100))  # 40,000 of 2**32: about 0.2 collisions
-    assert keys.unique().numel() > 39_990
-    assert bits(torch.tensor(5), 40_000).unique().numel() == 40_000
-    assert fold(torch.tensor(1), 2) != fold(torch.tensor(2), 1)
-    assert fold(torch.tensor(1), 1) != fold(torch.tensor(1), 1 + 2**32)
 
 
 class Uniform(nn.Module):
