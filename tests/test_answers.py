@@ -10,7 +10,7 @@ from shoal.studies.answers import Case, direction, how_it_goes, who_scales_bette
 from shoal.studies.data_scaling import thresholds
 from shoal.studies.mixed_orders import which_first
 from shoal.studies.power_laws import power_laws
-from shoal.studies.regularization import norm_answers, norms
+from shoal.studies.regularization import _mixed, norm_answers, norms
 
 SIZE = Axis("size", "size s", log=2)
 
@@ -53,6 +53,7 @@ def test_directions_follow_the_interval_of_the_rank_correlation():
     (falls, same, one, _), table = how_it_goes(cases, [("log_valid_loss", "L"), ("train_loss", "T")], "t")
     assert direction(falls, True).startswith("improves (ρ = −")
     assert direction(falls, False).startswith("worsens")
+    assert direction(falls, None).startswith("falls (ρ = −")
     assert direction(same, True) == "is the same everywhere"
     noise = runs({"gpt": 0}).with_columns(train_loss=pl.Series([1.0, 3, 2, 5, 4, 6, 2, 1, 6, 3, 5, 4] * 2))
     (unclear,), _ = how_it_goes([Case("noise", noise, SIZE)], [("train_loss", "T")], "t")
@@ -143,6 +144,14 @@ def test_which_order_is_learned_first():
         "median of 3 with both), neither in 1 and generalised binary equations first in 2 and ternary first in 1 "
         "(ternary +20 steps in the median of 3 with both), neither in 1."
     )
+
+
+def test_what_first_steps_of_the_best_accuracy_mix_is_counted():
+    rows = [("a", 0.25, 0.1), ("b", 0.25, 0.9), ("c", 1.0, 1.0), ("d", 1.0, 0.95)]
+    extrema = pl.DataFrame(rows, ["run", "weight_decay", "valid_accuracy"], orient="row")
+    told = "3 of 4 runs generalised (A_val ≥ 0.9; 1 of 2 at 0.25 and 2 of 2 at 1)"
+    assert told in _mixed(Told(extrema), 0.9)
+    assert "1 of 4 runs generalised (A_val ≥ 0.99; 0 of 2 at 0.25 and 1 of 2 at 1)" in _mixed(Told(extrema), 0.99)
 
 
 def test_the_norm_before_and_at_generalisation():

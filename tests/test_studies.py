@@ -184,6 +184,8 @@ def test_the_report_of_sanity_has_its_four_figures_and_ten_rows(lab, tmp_path):
     assert len(table.rows) == 10
     assert table.header == ["", "LSTM", "GPT"]
     assert "N = 2" in table.caption
+    assert "t_f is a time to memorise or to generalise only where the run did (A_train or A_val ≥ 0.9)" in table.caption
+    assert "Δt = t_f(val) − t_f(train), the delay between memorising and generalising only in runs" in table.caption
     for name in ("lstm-loss.pdf", "gpt-accuracy.svg", "lstm-accuracy.png"):
         assert (page.parent / "figures" / name).stat().st_size > 1000
     assert "ten-figures.tex" in page.read_text()

@@ -28,7 +28,7 @@ def print_table(table: Table) -> None:
 
 
 def print_extrema(records: Records) -> None:
-    """When each run memorised and generalised."""
+    """The best accuracies of each run and the first step of each."""
     print_table(per_run_table(records, varying_settings(records)))
 
 

@@ -40,11 +40,15 @@ QUANTITIES = (
 
 ARRIVED = 0.9  # accuracies that all runs of a group reached, for its steps to be compared
 COMPETING = f"Steps compete where every run reached A_train and A_val ≥ {ARRIVED}."
+STEPS_OF_BEST = (
+    f"t_f is a time to memorise or to generalise only where the run did (A_train or A_val ≥ {ARRIVED}); elsewhere "
+    "it is the step after which the run got no better."
+)
 SYMBOLS = (
     "L: smallest loss (nats per scored token, which are the result and, where equations end with it, EOS) over the "
-    "evaluated steps; A: largest accuracy (share of equations whose right-hand side is predicted whole); _train and "
-    "_val: on the training and the validation equations; t_f: first evaluated step at which that value was reached; "
-    "Δt = t_f(val) − t_f(train), the delay between memorising and generalising."
+    "evaluated steps; A: largest accuracy (share of equations whose right-hand side is predicted whole); train "
+    "and val: on the training and the validation equations; t_f: first evaluated step of that best value; Δt = "
+    f"t_f(val) − t_f(train), the delay between memorising and generalising only in runs that did both. {STEPS_OF_BEST}"
 )
 
 
@@ -108,7 +112,7 @@ def show(mean: float, std: float, is_step: bool) -> str:
 
 
 def per_run_table(records: Records, settings: Sequence[str]) -> Table:
-    """One row per run: settings, state, and when it memorised and generalised."""
+    """One row per run: settings, state, its best values and the first step of each."""
     frame = records.runs().join(records.extrema(), on="run", how="left", maintain_order="left")
     header = ["run", *settings, "state", "A_train", "t_f(A_train)", "A_val", "t_f(A_val)", "L_val", "Δt(A)"]
     rows = []

@@ -136,8 +136,9 @@ def how_it_goes(
     return trends, Table(name, ["", "ρ", "p", "slope [95 %]", "runs", "seeds"], rows, caption)
 
 
-def direction(found: TrendEstimate, small: bool) -> str:
-    """Whether it ``improves``, ``worsens`` or ``shows no clear change``, by the permutation test of ρ."""
+def direction(found: TrendEstimate, small: bool | None) -> str:
+    """Whether it ``improves``, ``worsens`` or ``shows no clear change``, by the permutation test of ρ; ``falls`` or
+    ``rises`` where neither is good of itself (``small`` None)."""
     if found.slope is None:
         return "cannot be told (one setting alone)"
     if found.rho is None or found.p is None:
@@ -145,4 +146,6 @@ def direction(found: TrendEstimate, small: bool) -> str:
     evidence = f"(ρ = {number(found.rho, 2)}, {p_value(found.p)})"
     if found.p >= LEVEL:
         return f"shows no clear change {evidence}"
+    if small is None:
+        return f"{'falls' if found.rho < 0 else 'rises'} {evidence}"
     return f"{'improves' if (found.rho < 0) == small else 'worsens'} {evidence}"

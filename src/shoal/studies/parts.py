@@ -7,7 +7,17 @@ import polars as pl
 from shoal.analysis import time_to
 from shoal.report import Cell, Figure, Report, Section, Table
 from shoal.report.panels import CURVES, MODELS, Axis, Panel, band_note, curve_panels, summary_panels
-from shoal.report.summary import COMPETING, QUANTITIES, SYMBOLS, best_value, is_best, provenance, show, ten_means
+from shoal.report.summary import (
+    COMPETING,
+    QUANTITIES,
+    STEPS_OF_BEST,
+    SYMBOLS,
+    best_value,
+    is_best,
+    provenance,
+    show,
+    ten_means,
+)
 from shoal.report.survival import logrank_sentence, survival_figure, survival_table
 from shoal.studies.base import Form
 from shoal.studies.results import Results, number_of_runs
@@ -51,7 +61,7 @@ def summary_figure(
     by = "the model" if colour.names else colour.label
     caption = (
         f"{title}: best loss and accuracy of a run and t_f, the first evaluated step of each, against {x.title}, "
-        f"coloured by {by}. {band_note(n)} Points: runs. Loss axes are logarithmic."
+        f"coloured by {by}. {band_note(n)} Points: runs. Loss axes are logarithmic. {STEPS_OF_BEST}"
     )
     return Figure(name, summary_panels(shown, x, colour, title), caption)
 

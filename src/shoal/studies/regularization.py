@@ -10,6 +10,7 @@ import polars as pl
 from shoal.analysis import first_step_at_least
 from shoal.report import Cell, Report, Section, Table
 from shoal.report.panels import CURVES, MODEL, MODELS, Axis, Panel
+from shoal.report.words import listed
 from shoal.studies.answers import Case, direction, how_it_goes
 from shoal.studies.base import Form, Grid
 from shoal.studies.parts import curves_figure, finished, summary_figure, summary_table, times_section
@@ -41,8 +42,9 @@ def report(results: Results, form: Form) -> Report:
     columns = [("log_valid_loss", "log₁₀ L_val"), ("valid_accuracy", "A_val"), *STEPS]
     trends, table = how_it_goes([Case("all runs", results.extrema, WEIGHT_DECAY)], columns, "trends")
     answers = [
-        f"With the weight decay L_val {direction(trends[0], True)}, A_val {direction(trends[1], False)}, t_f(L_val) "
-        f"{direction(trends[2], True)} and t_f(A_val) {direction(trends[3], True)} (a smaller t_f is better).",
+        f"With the weight decay L_val {direction(trends[0], True)}, and A_val {direction(trends[1], False)}.",
+        f"With the weight decay t_f(L_val) {direction(trends[2], None)}, and t_f(A_val) {direction(trends[3], None)}. "
+        + _mixed(results, form.thresholds[0]),
         _best(results),
         *norm_answers(results),
     ]
@@ -62,6 +64,20 @@ def report(results: Results, form: Form) -> Report:
         ],
         results,
         form,
+    )
+
+
+def _mixed(results: Results, threshold: float) -> str:
+    """Of how many runs the first step of the best accuracy is a time to generalise."""
+    generalised = pl.col("valid_accuracy") >= threshold
+    counts = results.extrema.group_by("weight_decay").agg(generalised.sum().alias("n"), pl.len().alias("N"))
+    n, runs = (int(counts[name].sum()) for name in ("n", "N"))
+    told = listed(
+        [f"{row['n']} of {row['N']} at {row['weight_decay']:g}" for row in counts.sort("weight_decay").to_dicts()]
+    )
+    return (
+        f"These are first steps of the best values: {n} of {runs} runs generalised (A_val ≥ {threshold:g}; {told}), "
+        "and only of these is t_f(A_val) a time to generalise. Of the others it is where they got no better."
     )
 
 
