@@ -175,13 +175,28 @@ def test_the_conclusion_counts_what_chance_would_cover_and_names_what_is_not():
     words += [Verdict(published, empty, word, "because") for word in ("open", "not run")]
     words += [Verdict(bound, empty, "not covered", "as it is", 0.5)]
     assert conclusion(words) == [
-        "Verdict: of 5 published numbers our runs cover 1, do not cover 2, and leave 2 open. Of the 3 decided, about 2 "
-        "or more would be covered if what was published and our runs came from one distribution.",
+        "Verdict: of 5 published numbers our runs cover 1 and do not cover 2; 1 open, 1 not run. Covered 1 of the 3 "
+        "decided; expected about 2 of 3, or more, if what was published and our runs came from one distribution (50% "
+        "to 75% each).",
         "Not covered: it happens, 82.5 (because).",
         "Not covered: it is over, ≤ 1,000,000 (as it is).",
     ]
     (alone,) = conclusion(words[2:4])
-    assert alone == "Verdict: of 2 published numbers our runs cover 0, do not cover 0, and leave 2 open."
+    assert alone == "Verdict: of 2 published numbers our runs cover 0 and do not cover 0; 1 open, 1 not run."
+
+
+def test_the_conclusion_says_which_verdicts_share_runs():
+    two = [{"accuracy": {80: 1.0}}, {"accuracy": {90: 1.0}}]
+    early, late = (Published(f"at {value}", value, "someone") for value in (70, 85))
+    verdicts = [judge(published, results_of(*two)) for published in (early, late)]
+    text = conclusion(verdicts)[0]
+    assert "expected about 0.67 of 2, or more, if" in text
+    assert "one distribution (33% each). These verdicts are not independent of each other" in text
+    others = Verdict(late, pl.DataFrame(), "covered", "", 0.5, frozenset({"another"}))
+    assert "2 of these verdicts are not independent" in conclusion([*verdicts, others])[0]
+    assert "independent" not in conclusion([verdicts[0], others])[0]
+    waiting = Verdict(late, pl.DataFrame(), "open", "", None, verdicts[0].runs)
+    assert "independent" not in conclusion([verdicts[0], waiting])[0]
 
 
 def test_the_table_shows_published_decimals_and_what_was_compared():

@@ -42,14 +42,31 @@ def card_report(card: ModuleType, name: str, results: Results, form: Form) -> Re
 def conclusion(verdicts: Sequence[Verdict]) -> list[str]:
     """How many published numbers ours cover, how many they would if all were alike, and which they do not."""
     counts = {word: sum(v.word == word for v in verdicts) for word in ("covered", "not covered", "open", "not run")}
-    text = f"Verdict: of {len(verdicts)} published numbers our runs cover {counts['covered']}, do not cover "
-    text += f"{counts['not covered']}, and leave {counts['open'] + counts['not run']} open."
+    text = f"Verdict: of {len(verdicts)} published numbers our runs cover {counts['covered']} and do not "
+    text += f"cover {counts['not covered']}; {counts['open']} open, {counts['not run']} not run."
     chances = [v.chance for v in verdicts if v.chance is not None]
     if chances:
-        text += f" Of the {len(chances)} decided, about {sum(chances):.2g} or more would be covered if what was "
-        text += "published and our runs came from one distribution."
+        each = " to ".join(f"{chance:.0%}" for chance in dict.fromkeys([min(chances), max(chances)]))
+        text += f" Covered {counts['covered']} of the {len(chances)} decided; expected about {sum(chances):.2g} of "
+        text += f"{len(chances)}, or more, if what was published and our runs came from one distribution ({each} each)."
     missed = [v for v in verdicts if v.word == "not covered"]
-    return [text, *(f"Not covered: {v.published.what}, {v.published.written()} ({v.why})." for v in missed)]
+    return [
+        text + _dependent(verdicts),
+        *(f"Not covered: {v.published.what}, {v.published.written()} ({v.why})." for v in missed),
+    ]
+
+
+def _dependent(verdicts: Sequence[Verdict]) -> str:
+    """Says so where published numbers were compared with the same runs of ours."""
+    decided = [v for v in verdicts if v.chance is not None]
+    sharing = [v for v in decided if any(v is not other and v.runs & other.runs for other in decided)]
+    if not sharing:
+        return ""
+    which = "These verdicts" if len(sharing) == len(decided) else f"{len(sharing)} of these verdicts"
+    return (
+        f" {which} are not independent of each other: they compare several published numbers with the same runs of "
+        "ours, so that runs which happen to be early or late miss, or cover, several of them at once."
+    )
 
 
 def _numbered(deviations: Sequence[str]) -> list[str]:

@@ -65,6 +65,7 @@ class Verdict:
         why: in words.
         chance: how probable ``covered`` would at least be if the published number came from our distribution; None
             where it is open.
+        runs: the runs of ours that it was compared with.
     """
 
     published: Published
@@ -72,6 +73,7 @@ class Verdict:
     word: str
     why: str
     chance: float | None = None
+    runs: frozenset[str] = frozenset()
 
 
 def steps(value: float) -> str:
@@ -92,7 +94,8 @@ def judge(published: Published, results: Results) -> Verdict:
     if times.is_empty():
         few = "none of our runs has" if published.runs == 1 else f"fewer than {published.runs} of our runs have"
         return Verdict(published, times, "not run", f"{few} these settings")
-    return Verdict(published, times, *(_under if published.is_bound else _between)(published, times))
+    found = (_under if published.is_bound else _between)(published, times)
+    return Verdict(published, times, *found, frozenset(own.evaluated["run"]))
 
 
 _TIMES = {"time": pl.Float64, "observed": pl.Boolean, "diverged": pl.Boolean}
