@@ -185,7 +185,7 @@ def test_censored_and_diverged_runs_stand_at_the_horizon_and_are_counted():
     )
     assert_frame_equal(found.table, decompose(renamed, "memorised", observed="seen").table)
     (note,) = [note for note in factorial_notes(found) if "horizon" in note]
-    assert note.startswith("Of 18 runs 4 had not generalised and 1 diverged and stand at step 1,500")
+    assert note.startswith("Time to generalise: of 18 runs 4 had not got there and 1 diverged and stand at step 1,500")
     assert "at least" in note
 
 
@@ -202,7 +202,9 @@ def test_levels_with_missing_cells_are_left_out_and_named():
     assert found.dropped == ("init_seed 1",)
     assert (found.factors, found.runs) == ({"init_seed": 2, "split_seed": 3, "order_seed": 2}, 12)
     assert_frame_equal(found.table, decompose(times().filter(pl.col("init_seed") != 1), "time").table)
-    assert factorial_notes(found)[0] == "Levels left out because a run with them is missing: init_seed 1."
+    assert factorial_notes(found, "LSTM, time to A_val ≥ 0.9")[0] == (
+        "LSTM, time to A_val ≥ 0.9: levels left out because a run with them is missing: init_seed 1."
+    )
     waiting = times().with_columns(
         state=pl.when(at(1, 2, 0)).then(pl.lit("running")).otherwise("state"), observed=~at(1, 2, 0)
     )
@@ -235,7 +237,9 @@ def test_components_below_zero_are_shown_and_count_as_zero():
     found = decompose(checkerboard, "loss", ["init_seed", "split_seed"], log2=False)
     assert found.table["component"].to_list() == pytest.approx([-0.5, -0.5, 1])
     assert found.table["component_share"].to_list() == [0, 0, 1]
-    assert factorial_notes(found) == ["Estimated below 0, and counted as 0 in the shares: initialisation and split."]
+    assert factorial_notes(found, "loss") == [
+        "Loss: estimated below 0, and counted as 0 in the shares: initialisation and split."
+    ]
 
 
 def test_equal_values_have_no_variance_to_share():

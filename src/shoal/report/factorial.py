@@ -61,28 +61,30 @@ def factorial_table(name: str, decomposition: Decomposition, what: str = "time t
     return Table(name, header, rows, caption)
 
 
-def factorial_notes(decomposition: Decomposition) -> list[str]:
-    """What a reader of the shares has to know: censored runs, levels left out, negative components."""
+def factorial_notes(decomposition: Decomposition, what: str = "time to generalise") -> list[str]:
+    """What a reader of the shares has to know: censored runs, levels left out, negative components; each note says that
+    it is about the variance of ``what``."""
     d = decomposition
     notes = []
     if d.censored or d.diverged:
-        parts = [f"{d.censored} had not generalised"] if d.censored else []
+        parts = [f"{d.censored} had not got there"] if d.censored else []
         parts += [f"{d.diverged} diverged"] if d.diverged else []
         notes.append(
-            f"Of {d.runs} runs {listed(parts)} and stand at step {number(d.horizon)}, the horizon: this hides how much "
+            f"of {d.runs} runs {listed(parts)} and stand at step {number(d.horizon)}, the horizon: this hides how much "
             "longer they would have taken, so that the total variance is at least what is shown, and the shares may be "
             "off in either direction."
         )
     if d.dropped:
-        notes.append(f"Levels left out because a run with them is missing: {listed(d.dropped)}.")
+        notes.append(f"levels left out because a run with them is missing: {listed(d.dropped)}.")
     negative = [
         label for label, component in zip(_labels(d), d.table["component"].to_list(), strict=True) if component < 0
     ]
     if negative:
-        notes.append(f"Estimated below 0, and counted as 0 in the shares: {listed(negative)}.")
+        notes.append(f"estimated below 0, and counted as 0 in the shares: {listed(negative)}.")
     if d.table["share"].null_count():
-        notes.append("All values are equal: there is no variance to take apart.")
-    return notes
+        notes.append("all values are equal: there is no variance to take apart.")
+    title = what[:1].upper() + what[1:]
+    return [f"{title}: {note}" for note in notes]
 
 
 def _labels(decomposition: Decomposition) -> list[str]:

@@ -7,7 +7,7 @@ whole of it the order has no effect at all.
 
 import polars as pl
 
-from shoal.analysis import decompose, time_to
+from shoal.analysis import Decomposition, decompose, time_to
 from shoal.errors import UserError
 from shoal.report import Report, Section
 from shoal.report.factorial import factorial_figure, factorial_notes, factorial_table
@@ -55,16 +55,17 @@ def report(results: Results, form: Form) -> Report:
                 factorial_figure(f"variance-{name}", found, f"{MODELS[model]}: variance of the {what}", what)
             )
             tables.append(factorial_table(f"variance-{name}", found, what))
-            notes += factorial_notes(found)
-            answers.append(_answer(found.table, MODELS[model], threshold))
+            notes += factorial_notes(found, f"{MODELS[model]}, {what}")
+            answers.append(_answer(found, MODELS[model], threshold))
         sections.append(Section(MODELS[model], notes, figures, tables))
     return finished(
         "seed-variance", "Which seed decides", QUESTION, [*answers, *_idle(results)], sections, results, form
     )
 
 
-def _answer(table: pl.DataFrame, model: str, threshold: float) -> str:
-    """Whose share is largest, in one computed sentence."""
+def _answer(found: Decomposition, model: str, threshold: float) -> str:
+    """What each seed brings, and what of the rest cannot be told from noise, in computed sentences."""
+    table = found.table
     if table["component_share"].null_count() == len(table):
         return f"{model}, A_val ≥ {threshold:g}: every run took equally long or none got there; there is no variance."
     mains = {row["source"][0]: row for row in table.to_dicts() if len(row["source"]) == 1}
@@ -73,9 +74,17 @@ def _answer(table: pl.DataFrame, model: str, threshold: float) -> str:
         for name, row in mains.items()
     ]
     rest = sum(row["component_share"] for row in table.to_dicts() if len(row["source"]) > 1)
+    highest = max(table.to_dicts(), key=lambda row: len(row["source"]))["component_share"]
+    never = found.censored + found.diverged
     return (
         f"{model}, A_val ≥ {threshold:g}: of the variance of log time, {', '.join(parts)} alone, and {rest:.0%} only "
-        "in combination (variance components with 95 % intervals)."
+        f"in combination (variance components with 95 % intervals). The combination of all {len(mains)} makes "
+        f"{highest:.0%} of the variance: with one run per cell it cannot be told from noise. "
+        + (
+            f"{never} of {found.runs} runs, which had not got there, stand at the horizon, step {found.horizon:,}."
+            if never
+            else f"All {found.runs} runs got there."
+        )
     )
 
 
