@@ -1,9 +1,11 @@
 """What the studies say in words is computed: known inputs give known sentences."""
 
+import numpy as np
 import polars as pl
 import pytest
 
 import shoal
+from shoal.analysis import decompose
 from shoal.report.panels import Axis
 from shoal.studies import Form, Results
 from shoal.studies.answers import Case, direction, how_it_goes, who_scales_better
@@ -11,6 +13,7 @@ from shoal.studies.data_scaling import thresholds
 from shoal.studies.mixed_orders import which_first
 from shoal.studies.power_laws import power_laws
 from shoal.studies.regularization import _mixed, norm_answers, norms
+from shoal.studies.seed_variance import FACTORS, _answer
 
 SIZE = Axis("size", "size s", log=2)
 
@@ -129,6 +132,28 @@ def test_thresholds_of_generalisation_and_of_pure_memorisation():
     )
 
 
+def test_what_a_seed_brings_is_told_with_what_cannot_be_told():
+    rng = np.random.default_rng(0)
+    cells = [(i, s, o) for i in range(3) for s in range(3) for o in range(3)]
+    times = pl.DataFrame(cells, list(FACTORS), orient="row").with_columns(
+        time=pl.Series(1000 + rng.integers(0, 900, 27)), observed=pl.lit(True), state=pl.lit("done")
+    )
+    found = decompose(times, "time", list(FACTORS), observed="observed")
+    highest = found.table["component_share"][-1]
+    told = _answer(found, "LSTM", 0.9)
+    assert highest > 0
+    assert told.startswith("LSTM, A_val ≥ 0.9: of the variance of log time, initialisation ")
+    assert (
+        f"The combination of all 3 makes {highest:.0%} of the variance: with one run per cell it cannot be told from"
+        in told
+    )
+    assert told.endswith("All 27 runs got there.")
+    cut = times.with_columns(time=pl.col("time").clip(upper_bound=1500), observed=pl.col("time") <= 1500)
+    never = int((~cut["observed"]).sum())
+    told = _answer(decompose(cut, "time", list(FACTORS), observed="observed"), "LSTM", 0.9)
+    assert told.endswith(f"{never} of 27 runs, which had not got there, stand at the horizon, step 1,500.")
+
+
 def test_which_order_is_learned_first():
     rows = []
     for run, (two, three) in {"a": (10, 30), "b": (20, 60), "c": (50, 40), "d": (None, None)}.items():
@@ -140,10 +165,18 @@ def test_which_order_is_learned_first():
             )
     told = which_first(Told(curves=pl.DataFrame(rows)))
     assert told == (
-        "Of 4 runs of the LSTM, memorised binary equations first in 2 and ternary first in 1 (ternary +20 steps in the "
-        "median of 3 with both), neither in 1 and generalised binary equations first in 2 and ternary first in 1 "
-        "(ternary +20 steps in the median of 3 with both), neither in 1."
+        "LSTM, 4 runs. Memorised (A_train of that order ≥ 0.99): binary equations first in 2, ternary equations first "
+        "in 1 and neither in 1 (ternary 20 steps later in the median of 3 with both). Generalised (A_val of that order "
+        "≥ 0.9): binary equations first in 2, ternary equations first in 1 and neither in 1 (ternary 20 steps later in "
+        "the median of 3 with both)."
     )
+    nothing = which_first(Told(curves=pl.DataFrame([row for row in rows if row["run"] == "d"])))
+    assert nothing == (
+        "LSTM, 1 run. Memorised (A_train of that order ≥ 0.99): neither in 1. Generalised (A_val of that order ≥ 0.9): "
+        "neither in 1."
+    )
+    late = which_first(Told(curves=pl.DataFrame([row for row in rows if row["run"] == "c"])))
+    assert "ternary equations first in 1 (ternary 10 steps earlier in the median of 1 with both)" in late
 
 
 def test_what_first_steps_of_the_best_accuracy_mix_is_counted():
@@ -172,12 +205,15 @@ def test_the_norm_before_and_at_generalisation():
     ]
     first, reading, second = norm_answers(Told(curves=pl.concat([learned, never])))
     assert first == (
-        "Between memorising and generalising ‖θ‖₂ fell in 1 of 1 runs; it changed by −25 % in the mean (−25 % to −25 "
-        "%). At generalisation it stood at −40 % from its peak in between and at +50 % from its first value, in the "
-        "mean."
+        "Between memorising and generalising (A_train ≥ 0.99, A_val ≥ 0.99) ‖θ‖₂ fell in 1 of 1 runs; it changed by "
+        "−25 % in the mean (−25 % to −25 %). At generalisation it stood at −40 % from its peak in between and at +50 % "
+        "from its first value, in the mean."
     )
     assert reading.startswith("That is what weight decay would do if")
-    assert second.startswith("The runs that memorised and did not generalise (1) ended at +0 % from their peak")
+    assert second.startswith(
+        "The runs that memorised and did not generalise by this measure (1 without A_val ≥ 0.99) ended at +0 % from "
+        "their peak"
+    )
     high = learned.with_columns(l2_norm=pl.when(pl.col("step") == 0).then(90.0).otherwise("l2_norm"))
     assert norms(Told(curves=high))["peak"].to_list() == [25.0]  # not what it began with
     risen = learned.with_columns(l2_norm=pl.col("step").cast(pl.Float64))

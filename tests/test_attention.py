@@ -2,6 +2,7 @@
 
 import math
 
+import polars as pl
 import pytest
 import torch
 from hypothesis import given, settings
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 from shoal.analysis.attention import attention_by_position, attention_weights, focus, preference
 from shoal.report.attention import attention_grid
 from shoal.spec import RunSpec
-from shoal.studies.attention import position_names
+from shoal.studies.attention import answers, position_names
 from shoal.tasks.build import build_data, build_model, build_task
 
 
@@ -58,6 +59,16 @@ def test_weights_are_those_of_the_model():
     assert weights.shape == (3, 2, 2, 6, 6)
     torch.testing.assert_close(weights.sum(-1), torch.ones(3, 2, 2, 6))
     assert weights.triu(1).abs().max() == 0
+
+
+def test_the_answer_says_which_runs_it_is_about():
+    names = ["a", "+", "b", "="]
+    everywhere = attention_by_position(causal(2, 1, 2, 4)).with_columns(run=pl.lit("one"))
+    assert answers(everywhere, names)[0].startswith(
+        "In 1 run that ended with A_val ≥ 0.9, over all equations and all queries but the first: the key that a head"
+    )
+    both = pl.concat([everywhere, everywhere.with_columns(run=pl.lit("two"))])
+    assert answers(both, names)[0].startswith("In 2 runs that ended with A_val ≥ 0.9,")
 
 
 @pytest.mark.parametrize(

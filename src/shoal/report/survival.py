@@ -138,7 +138,7 @@ def logrank_sentence(times: pl.DataFrame, by: str) -> str:
     if test.groups < 2:
         return f"There is one group of {by} only, so that nothing can be compared."
     if test.p is None or test.chi2 is None:
-        return f"The {test.groups} groups of {by} cannot be told apart by a log-rank test: too few runs generalised."
+        return f"The {test.groups} groups of {by} cannot be told apart by a log-rank test: too few runs got there."
     sizes = _sizes(labelled)
     sentence = (
         f"Log-rank test over {test.groups} groups of {by}: χ² = {test.chi2:.2f} with {test.df} "
@@ -169,7 +169,7 @@ def _pairs(pairs: pl.DataFrame, sizes: str) -> str:
     known = pairs.filter(pl.col("p_holm").is_not_null()).sort("p_holm", maintain_order=True)
     floor = known["smallest_p_holm"].min()
     if not isinstance(floor, float):
-        return "No pair can be compared: too few runs generalised."
+        return "No pair can be compared: too few runs got there."
     if floor > _LEVEL:
         return (
             f"With {sizes} no pair can differ at {_LEVEL} after Holm's correction for {_many(len(known))}: "

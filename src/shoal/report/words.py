@@ -40,6 +40,15 @@ def p_value(p: float | None) -> str:
     return "p < 0.0001" if p < 1e-4 else f"p = {p:.2g}"
 
 
+def counted(n: int, noun: str) -> str:
+    """``1 run``, ``2 runs``, ``1,000 runs``.
+
+    >>> [counted(n, "run") for n in (0, 1, 1000)]
+    ['0 runs', '1 run', '1,000 runs']
+    """
+    return f"{n:,} {noun}{'s' * (n != 1)}"
+
+
 def listed(values: Sequence[Any]) -> str:
     """``a``, ``a and b``, ``a, b and c``.
 

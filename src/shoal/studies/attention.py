@@ -12,6 +12,7 @@ from shoal.equations import EQ
 from shoal.lab import Records
 from shoal.report import Cell, Figure, Report, Section, Table
 from shoal.report.attention import attention_grid
+from shoal.report.words import counted
 from shoal.studies.base import Form, Grid
 from shoal.studies.parts import finished
 from shoal.studies.results import Results
@@ -99,7 +100,8 @@ def answers(everywhere: pl.DataFrame, names: list[str]) -> list[str]:
     )
     heads = prefer.sort("ratio", descending=True).group_by("run", "layer", "head", maintain_order=True).first()
     out = [
-        f"In {runs} run{'s' * (runs > 1)} that generalised, over all equations and all queries but the first: the key "
+        f"In {counted(runs, 'run')} that ended with A_val ≥ {GENERALISED}, over all equations and all queries but the "
+        "first: the key "
         "that a head prefers, of all that a query can see, is " + _counted(heads, names) + "."
     ]
     for (layer,), own in prefer.group_by("layer", maintain_order=True):
@@ -173,7 +175,8 @@ def _by_position(everywhere: pl.DataFrame, names: list[str]) -> Table:
         cells = [texts.get(key, Cell("")) for key in range(len(names))]
         rows.append((f"layer {int(str(layer)) + 1}, from {names[int(str(query))]}", cells))
     caption = (
-        f"Mean weight over heads and all equations, ± population standard deviation over "
-        f"{everywhere['run'].n_unique()} runs that generalised; rows: query, columns: key; the largest in bold."
+        "Mean weight over heads and all equations, ± population standard deviation over "
+        f"{everywhere['run'].n_unique()} runs that ended with A_val ≥ {GENERALISED}; rows: query, columns: key; the "
+        "largest in bold."
     )
     return Table("by-position", ["", *names], rows, caption)

@@ -11,6 +11,7 @@ import polars as pl
 from shoal.analysis import first_step_at_least
 from shoal.report import Cell, Figure, Report, Section, Table, learning_curves
 from shoal.report.panels import MODELS
+from shoal.report.words import counted, listed
 from shoal.studies.base import Form, Grid
 from shoal.studies.parts import finished
 from shoal.studies.results import FIGURES, Results
@@ -56,18 +57,34 @@ def first_steps(own: Results) -> pl.DataFrame:
 
 
 def which_first(own: Results) -> str:
-    """Which order one model learned first, in one computed sentence; a run that never gets there counts as later."""
+    """Which order one model learned first, in computed sentences; a run that never gets there counts as later."""
     frame, parts = first_steps(own), []
     for event in EVENTS:
         two, three = (pl.col(f"{event}_{order}").cast(pl.Float64).fill_null(float("inf")) for order in ORDERS)
-        counts = frame.select(first=(two < three).sum(), later=(two > three).sum()).to_dicts()[0]
+        same = (two == three) & two.is_finite()
+        counts = {
+            "binary equations first": two < three,
+            "ternary equations first": two > three,
+            "both at once": same,
+            "neither": two.is_infinite() & three.is_infinite(),
+        }
+        told = [f"{what} in {n}" for what, mask in counts.items() if (n := len(frame.filter(mask)))]
         both = frame.drop_nulls([f"{event}_2", f"{event}_3"])
         gaps = (both[f"{event}_3"] - both[f"{event}_2"]).to_list()
-        text = f"{event} binary equations first in {counts['first']} and ternary first in {counts['later']}"
-        text += f" (ternary {median(gaps):+,.0f} steps in the median of {len(gaps)} with both)" if gaps else ""
-        never = len(frame.filter(two.is_infinite() & three.is_infinite()))
-        parts.append(text + (f", neither in {never}" if never else ""))
-    return f"Of {len(frame)} runs of the {MODELS[own.models[0]]}, {' and '.join(parts)}.".replace("-", "−")
+        text = f"{event.capitalize()} ({rule(event)}): {listed(told)}"
+        parts.append(text + (f" ({_later(median(gaps))} in the median of {len(gaps)} with both)." if gaps else "."))
+    return f"{MODELS[own.models[0]]}, {counted(len(frame), 'run')}. {' '.join(parts)}"
+
+
+def rule(event: str) -> str:
+    """From which accuracy on an event has happened."""
+    split, threshold = EVENTS[event]
+    return f"A_{'val' if split == 'valid' else split} of that order ≥ {threshold}"
+
+
+def _later(gap: float) -> str:
+    """How much later the ternary equations are."""
+    return f"ternary {abs(gap):,.0f} steps {'earlier' if gap < 0 else 'later'}"
 
 
 def _times_table(results: Results) -> Table:
@@ -78,9 +95,7 @@ def _times_table(results: Results) -> Table:
             cells = [Cell("–" if row[c] is None else f"{row[c]:,}") for c in frame.columns if c != "run"]
             rows.append((f"{MODELS[model]}, run {row['run'][:8]}, seed {results.specs[row['run']].seed}", cells))
     header = ["", *(f"{event} {ORDERS[order]}" for event in EVENTS for order in ORDERS)]
-    rules = ", ".join(
-        f"{event}: A_{'val' if s == 'valid' else s} of that order ≥ {t}" for event, (s, t) in EVENTS.items()
-    )
+    rules = ", ".join(f"{event}: {rule(event)}" for event in EVENTS)
     return Table("first-steps", header, rows, f"First evaluated step of each event ({rules}); –: not within its steps.")
 
 

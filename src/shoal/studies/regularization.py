@@ -24,6 +24,7 @@ QUESTION = (
 WEIGHT_DECAY = Axis("weight_decay", "weight decay")
 STEPS = (("t_valid_loss", "t_f(L_val)"), ("t_valid_accuracy", "t_f(A_val)"))
 MEMORISED, GENERALISED = 0.99, 0.99  # A_train and A_val
+_BOTH = f"A_train ≥ {MEMORISED}, A_val ≥ {GENERALISED}"
 NORM = Panel("l2_norm", "‖θ‖₂")
 
 
@@ -115,11 +116,11 @@ def norm_answers(results: Results) -> list[str]:
     frame = norms(results)
     both = frame.drop_nulls(["memorised", "generalised"])
     if both.is_empty():
-        return [f"No run both memorised and generalised (A_val ≥ {GENERALISED}): the norm cannot be followed there."]
+        return [f"No run both memorised and generalised ({_BOTH}): the norm cannot be followed there."]
     change, peak, start = (both["generalised"] / both[name] - 1 for name in ("memorised", "peak", "start"))
     fell = int((change < 0).sum())
     out = [
-        f"Between memorising and generalising ‖θ‖₂ fell in {fell} of {len(both)} runs; it "
+        f"Between memorising and generalising ({_BOTH}) ‖θ‖₂ fell in {fell} of {len(both)} runs; it "
         f"changed by {_percent(change)} in the mean ({_percent(change.sort()[:1])} to {_percent(change.sort()[-1:])}). "
         f"At generalisation it stood at {_percent(peak)} from its peak in between and at {_percent(start)} from its "
         "first value, in the mean.",
@@ -129,8 +130,8 @@ def norm_answers(results: Results) -> list[str]:
     if len(rest):
         end = rest["end"] / rest["peak"] - 1
         out.append(
-            f"The runs that memorised and did not generalise ({len(rest)}) ended at {_percent(end)} from their peak "
-            "after memorising, in the mean."
+            f"The runs that memorised and did not generalise by this measure ({len(rest)} without A_val ≥ "
+            f"{GENERALISED}) ended at {_percent(end)} from their peak after memorising, in the mean."
         )
     return out
 
@@ -142,7 +143,10 @@ def _reading(change: pl.Series) -> str:
             "That is what weight decay would do if, once the training equations are known, it led along solutions that "
             "all fit them to one of small norm; the numbers show the order of events, not that one causes the other."
         )
-    return "On the whole the norm does not fall between the two: here generalising does not wait for it."
+    return (
+        f"On the whole the norm does not fall between the two: here generalising (A_val ≥ {GENERALISED}) does not wait "
+        "for it."
+    )
 
 
 def _percent(values: pl.Series) -> str:
