@@ -51,6 +51,27 @@ def test_no_model_scales_better_when_both_are_alike_and_few_seeds_are_said():
     assert (alone, nothing) == (["One model alone: there is nothing to compare its scaling with."], None)
 
 
+def test_with_one_setting_it_cannot_be_told_who_scales_better():
+    one = Case("one", runs({"lstm": -0.5, "gpt": -0.1}, sizes=(4,)), SIZE)
+    told = ["Which model scales better cannot be told: there is one value of size s alone, 4."], None
+    assert who_scales_better([one], "t") == told
+    assert who_scales_better([one, one], "t") == told
+    apart = Case(
+        "apart", runs({"lstm": -0.5, "gpt": -0.1}).filter((pl.col("model") == "gpt") | (pl.col("size") < 2)), SIZE
+    )
+    assert who_scales_better([apart], "t")[0] == [
+        "Which model scales better cannot be told: no seed has both models at two values of size s."
+    ]
+    sentences, table = who_scales_better([Case("all", runs({"lstm": -0.5, "gpt": -0.1}), SIZE), one], "t")
+    assert sentences == [
+        "In terms of log₁₀ L_val, of 2 comparisons the LSTM scales better in 1, the GPT in 0, and 0 are open; 1 cannot "
+        "be told.",
+        "In terms of A_val, of 2 comparisons the LSTM scales better in 0, the GPT in 1, and 0 are open; 1 cannot be "
+        "told.",
+    ]
+    assert [cells[-1].text for _, cells in table.rows] == ["LSTM", "GPT", "cannot be told", "cannot be told"]
+
+
 def test_directions_follow_the_interval_of_the_rank_correlation():
     cases = [Case("falls", runs({"gpt": -0.5}), SIZE), Case("one", runs({"gpt": -0.5}, sizes=(1,)), SIZE)]
     (falls, same, one, _), table = how_it_goes(cases, [("log_valid_loss", "L"), ("train_loss", "T")], "t")

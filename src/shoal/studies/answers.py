@@ -11,6 +11,7 @@ from shoal.report import Cell, Table
 from shoal.report.panels import MODELS, Axis
 from shoal.report.words import number, p_value, with_interval
 
+UNTOLD = "cannot be told"
 LEVEL = 0.05  # of the test behind "improves" and "worsens"
 # what is asked about: column, symbol, whether small is good
 ASKED = (("log_valid_loss", "log₁₀ L_val", True), ("valid_accuracy", "A_val", False))
@@ -42,9 +43,11 @@ def who_scales_better(cases: Sequence[Case], name: str) -> tuple[list[str], Tabl
     """Slopes of both models, their difference over the seeds that both have, and whose is better.
 
     Returns:
-        A sentence per quantity, and the table behind them; a sentence alone where there is one model.
+        A sentence per quantity, and the table behind them; a sentence alone where there is one model, or no seed in
+        which both models have two values of the setting.
     """
-    rows, units = [], set()
+    rows: list[tuple[str, list[Cell]]] = []
+    units = set()
     verdicts: dict[str, list[str]] = {symbol: [] for _, symbol, _ in ASKED}
     for case in cases:
         if not {"lstm", "gpt"} <= set(case.frame["model"]):
@@ -55,7 +58,7 @@ def who_scales_better(cases: Sequence[Case], name: str) -> tuple[list[str], Tabl
             )
             verdict = _verdict(found, small)
             verdicts[symbol].append(verdict)
-            units.add(found.units)
+            units |= {found.units} if found.units else set()
             cells = [
                 number(found.first_slope),
                 number(found.second_slope),
@@ -66,6 +69,8 @@ def who_scales_better(cases: Sequence[Case], name: str) -> tuple[list[str], Tabl
             )
     if not rows:
         return ["One model alone: there is nothing to compare its scaling with."], None
+    if not units:
+        return [f"Which model scales better cannot be told: {_one_value(cases)}."], None
     sentences = [_summary(symbol, found) for symbol, found in verdicts.items()]
     if min(units) < 2:
         sentences.append("Some of these comparisons rest on one seed: without intervals they stay open.")
@@ -76,8 +81,8 @@ def who_scales_better(cases: Sequence[Case], name: str) -> tuple[list[str], Tabl
     caption = (
         "Slope of the least-squares line of each model, fitted within each seed that both have, mean over seeds; their "
         "difference with Student's 95 % interval over seeds, which two seeds leave wide. A loss scales better the more "
-        "its logarithm falls, an accuracy the more it rises; open: the interval holds 0. Not corrected for the number "
-        "of comparisons."
+        "its logarithm falls, an accuracy the more it rises; open: the interval holds 0 or does not exist; cannot be "
+        "told: no seed has both models at two values. Not corrected for the number of comparisons."
     )
     return sentences, Table(
         name, ["slope", "LSTM", "GPT", "GPT − LSTM [95 %]", "seeds", "scales better"], rows, caption
@@ -85,13 +90,15 @@ def who_scales_better(cases: Sequence[Case], name: str) -> tuple[list[str], Tabl
 
 
 def _verdict(found: SlopeDifference, small: bool) -> str:
-    if found.difference is None or found.low is None or found.high is None or found.low <= 0 <= found.high:
+    if found.difference is None:
+        return UNTOLD
+    if found.low is None or found.high is None or found.low <= 0 <= found.high:
         return "open"
     return "GPT" if (found.difference < 0) == small else "LSTM"
 
 
 def _summary(symbol: str, verdicts: Sequence[str]) -> str:
-    counts = {who: verdicts.count(who) for who in (*MODELS.values(), "open")}
+    counts = {who: verdicts.count(who) for who in (*MODELS.values(), "open", UNTOLD)}
     if len(verdicts) == 1:
         who = verdicts[0]
         return f"In terms of {symbol} " + (
@@ -99,8 +106,18 @@ def _summary(symbol: str, verdicts: Sequence[str]) -> str:
         )
     return (
         f"In terms of {symbol}, of {len(verdicts)} comparisons the LSTM scales better in {counts['LSTM']}, the GPT in "
-        f"{counts['GPT']}, and {counts['open']} are open."
+        f"{counts['GPT']}, and {counts['open']} {'is' if counts['open'] == 1 else 'are'} open"
+        + (f"; {counts[UNTOLD]} cannot be told." if counts[UNTOLD] else ".")
     )
+
+
+def _one_value(cases: Sequence[Case]) -> str:
+    """Why there is nothing to compare: mostly that the setting takes one value."""
+    (title,) = {case.axis.title for case in cases}
+    values = pl.concat([case.frame[case.axis.column] for case in cases]).unique()
+    if len(values) == 1:
+        return f"there is one value of {title} alone, {values[0]:g}"
+    return f"no seed has both models at two values of {title}"
 
 
 def how_it_goes(
