@@ -13,6 +13,7 @@ from shoal.report.figures import band, long_curves
 from shoal.report.runs import report_runs
 from shoal.spec import RunSpec
 from shoal.studies import NAMES, Form, Results, cards, get_study, improve, sanity
+from shoal.studies.compute_scaling import _distinct
 from shoal.tasks.build import build_task
 from shoal.training.plan import Cohort, plan
 from shoal.training.stack import Stack
@@ -89,6 +90,26 @@ def test_a_budget_in_flop_counts_the_equations_that_a_step_sees(lab):
     (n,) = {len(build_task(spec).splits["train"]) for spec in form.specs(EVERY["compute-scaling"])}
     assert n == 18  # of 25 at r_train = 0.7
     assert "(18 at B = 32, 18 at B = 64, 18 at B = 128, 18 at B = 256): FLOP counts these, C counts B." in told
+
+
+def test_batch_sizes_that_hold_every_equation_are_one_run_by_several_names(lab):
+    form = form_of("compute-scaling")
+    results = results_of(lab, form.specs(EVERY["compute-scaling"]))
+    found = [results.of(train_batch_size=size, seed=0, model="gpt").extrema["valid_loss"].item() for size in (32, 256)]
+    assert found[0] == pytest.approx(found[1], rel=1e-4)
+    report = EVERY["compute-scaling"].report(results, form)
+    assert report.answers[0] == (
+        "B = 32, 64, 128 and 256 hold all 18 training equations: every step sees the whole training set, and these "
+        "runs differ in name alone. Trends and power laws leave out B > 32; figures and tables show them all, at a C "
+        "that counts B."
+    )
+    assert "LSTM with B at α = 1: L_val cannot be told (one setting alone)" in report.answers[3]
+    assert not any("at B = 256" in answer for answer in report.answers)
+    partly = pl.DataFrame({"train_batch_size": [8, 16, 32, 64]})
+    kept, (told,) = _distinct(partly, 18)
+    assert kept["train_batch_size"].to_list() == [8, 16, 32]
+    assert told.startswith("B = 32 and 64 hold all 18 training equations")
+    assert _distinct(partly, 34)[1] == []
 
 
 FEW = ("sanity", "compute-scaling", "improve", "nanda-2023")  # of each kind one; the rest with the slow proofs

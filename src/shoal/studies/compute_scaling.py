@@ -16,12 +16,12 @@ from shoal.report import Cell, Figure, Report, Section, Table
 from shoal.report.figures import COLOURS, Chart, styled
 from shoal.report.panels import CURVES, MODELS, Axis, band_note, summary_panels
 from shoal.report.summary import show
-from shoal.report.words import number
+from shoal.report.words import listed, number
 from shoal.studies.answers import Case, direction, how_it_goes
 from shoal.studies.base import Form, Grid
 from shoal.studies.parts import curves_figure, finished, summary_figure, times_section
 from shoal.studies.power_laws import power_laws
-from shoal.studies.results import Results, number_of_runs
+from shoal.studies.results import Results, number_of_runs, trained_equations
 from shoal.studies.settings import per_model
 from shoal.tasks.build import build_task
 
@@ -52,18 +52,19 @@ def report(results: Results, form: Form) -> Report:
         summaries.append(summary_figure(own, BATCH, SHARE, f"summary-{model}", title, frame))
         frontiers += [_frontier_figure(frame, model), _iso_figure(own, model)]
         tables.append(_best_table(frame, model))
-    answers, trends = _trends(spent, results.models)
-    laws, law_table = power_laws(spent, BUDGET, "C", "power-laws")
+    distinct, told = _distinct(spent, trained_equations(results.spec()))
+    answers, trends = _trends(distinct, results.models)
+    laws, law_table = power_laws(distinct, BUDGET, "C", "power-laws")
     tables += [law_table] if law_table else []
     return finished(
         "compute-scaling",
         "Scaling compute",
         QUESTION,
-        [*answers, *laws],
+        [*told, *answers, *laws],
         [
             Section("Learning curves", figures=curves),
             Section("Under a share of the steps", figures=summaries, tables=[trends]),
-            Section("The best way to spend a budget", [_counting(spent)], figures=frontiers, tables=tables),
+            Section("The best way to spend a budget", [_counting(spent), *told], figures=frontiers, tables=tables),
             times_section(results, BATCH, form),
         ],
         results,
@@ -83,6 +84,20 @@ def _accounts(results: Results) -> pl.DataFrame:
         of_run.replace_strict(seen, return_dtype=pl.Float64).alias("sequences"),
         of_run.replace_strict(tokens, return_dtype=pl.Int64).alias("tokens"),
     )
+
+
+def _distinct(spent: pl.DataFrame, equations: int) -> tuple[pl.DataFrame, list[str]]:
+    """The runs without those that are others by another name, and a sentence where there are such: from the first batch
+    size that holds the whole training set on, every step is the same."""
+    whole = sorted(size for size in spent["train_batch_size"].unique() if size >= equations)
+    if len(whole) < 2:
+        return spent, []
+    told = (
+        f"B = {listed(whole)} hold all {equations} training equations: every step sees the whole training set, and "
+        f"these runs differ in name alone. Trends and power laws leave out B > {whole[0]}; figures and tables show "
+        "them all, at a C that counts B."
+    )
+    return spent.filter(pl.col("train_batch_size") <= whole[0]), [told]
 
 
 def _counting(spent: pl.DataFrame) -> str:
