@@ -146,7 +146,7 @@ def test_one_session_from_training_to_report(tmp_path, capsys):
     assert str(page) in capsys.readouterr().out
     text = page.read_text()
     assert run in text
-    assert "Certificate of cohort" in text
+    assert "Certificates: in 1 cohort (none of 1 more), losses of 1 member retrained alone" in text
     assert 'src="http' not in text and 'href="http' not in text
     assert {path.suffix for path in (page.parent / "figures").iterdir()} == {".pdf", ".svg", ".png"}
     assert {path.suffix for path in (page.parent / "tables").iterdir()} == {".csv", ".md", ".tex"}

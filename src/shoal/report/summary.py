@@ -9,8 +9,10 @@ import polars as pl
 
 from shoal.analysis import mean_and_std
 from shoal.lab import Records
+from shoal.report.certificates import certificates
 from shoal.report.page import Section
 from shoal.report.table import Cell, Table
+from shoal.report.words import counted
 from shoal.spec import FAMILIES
 from shoal.tasks.build import count_run_parameters
 
@@ -153,15 +155,18 @@ def provenance(records: Records, command: str) -> Section:
     sessions = [session for folder in records.cohorts() for session in folder.status()["sessions"]]
     environments = list(dict.fromkeys(_environment(session) for session in sessions))
     seconds = sum(session.get("seconds", 0.0) for session in sessions)
+    certified, certificate_table = certificates(records.cohorts())
     paragraphs = [
         f"Made by: {command}",
         f"Settings in common: {shared}.",
         f"P, the learnable parameters without embeddings: {_sizes(records)}.",
-        f"Trained in {len(records.cohorts())} cohorts, {len(sessions)} sessions, {seconds:,.0f} seconds of training "
+        f"Trained in {counted(len(records.cohorts()), 'cohort')}, {counted(len(sessions), 'session')}, {seconds:,.0f} "
+        "seconds of training "
         f"in all (cohorts may have run at the same time): {'; '.join(environments)}.",
-        *_certificates(records),
+        *certified,
     ]
-    return Section("How this was made", paragraphs, tables=[per_run_table(records, varying_settings(records))])
+    runs = per_run_table(records, varying_settings(records))
+    return Section("How this was made", paragraphs, tables=[runs, *certificate_table])
 
 
 def _shared_settings(records: Records) -> str:
@@ -187,23 +192,3 @@ def _environment(session: Mapping[str, Any]) -> str:
         f"{session['precision']} on {session['processor'] if session['device'] == 'cpu' else session['device']}, "
         f"{session.get('engine', 'plain')} engine, {session['threads']} threads per cohort"
     )
-
-
-def _certificates(records: Records) -> list[str]:
-    out = []
-    for folder in records.cohorts():
-        certificate = folder.certificate()
-        if certificate is None:
-            continue
-        alone = certificate["alone"].values()
-        out.append(
-            f"Certificate of cohort {folder.id}: {len(alone)} of {certificate['members']} members retrained alone for "
-            f"{certificate['steps']} steps; losses differ from the stack's by at most "
-            f"{max(a['loss'] for a in alone):.2g} nats, parameters by {max(a['parameters'] for a in alone):.2g}"
-            + (
-                "."
-                if certificate["record"] is None
-                else f"; the stack retrained differs from the record by {certificate['record']:.2g} nats."
-            )
-        )
-    return out

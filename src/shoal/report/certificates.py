@@ -1,0 +1,64 @@
+"""What stacking changed, as a table over the cohorts behind a report."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from shoal.lab.cohort import CohortFolder
+from shoal.report.table import Cell, Table
+from shoal.report.words import NOTHING, counted
+
+
+def certificates(folders: Sequence[CohortFolder]) -> tuple[list[str], list[Table]]:
+    """A sentence with the largest differences, and the table of all.
+
+    Args:
+        folders: cohorts; those without a certificate are counted, not shown.
+
+    Returns:
+        Nothing where no cohort has a certificate.
+    """
+    found = {folder.id: certificate for folder in folders if (certificate := folder.certificate()) is not None}
+    if not found:
+        return [], []
+    alone = {cohort: list(certificate["alone"].values()) for cohort, certificate in found.items()}
+    records = [c["record"] for c in found.values() if c["record"] is not None]
+    rest = len(folders) - len(found)
+    sentence = (
+        f"Certificates: in {counted(len(found), 'cohort')}"
+        + (f" (none of {rest} more)" if rest else "")
+        + f", losses of {counted(sum(map(len, alone.values())), 'member')} retrained alone differ from the stack's by "
+        f"at most {_largest(alone.values(), 'loss')} nats, parameters by {_largest(alone.values(), 'parameters')}"
+        + (
+            f"; losses of the stack retrained differ from the record by at most {max(records):.2g} nats."
+            if records
+            else "."
+        )
+    )
+    rows = []
+    for cohort, certificate in found.items():
+        record = certificate["record"]
+        cells = [
+            str(certificate["members"]),
+            str(len(alone[cohort])),
+            str(certificate["steps"]),
+            _largest([alone[cohort]], "loss"),
+            _largest([alone[cohort]], "parameters"),
+            NOTHING if record is None else f"{record:.2g}",
+        ]
+        rows.append((cohort, [Cell(text) for text in cells]))
+    header = ["cohort", "members", "alone", "steps", "losses (nats)", "parameters", "stack against record (nats)"]
+    caption = (
+        "What stacking changed: the first steps of each cohort, retrained as a stack and again with some of its "
+        "members alone. Members: runs that were retrained in the stack, which may be runs of other studies too; alone: "
+        "how many of them were retrained alone; steps: how many of the first; losses and parameters: largest absolute "
+        "difference between a member alone and the same member in the stack, of the losses over these steps and of the "
+        "parameters after them; stack against record: largest difference between the losses of the stack retrained and "
+        f"those recorded when the runs were made; {NOTHING}: nothing recorded yet."
+    )
+    return [sentence], [Table("certificates", header, rows, caption)]
+
+
+def _largest(groups: Any, what: str) -> str:
+    """The largest of these deviations; a dash where no member was retrained alone."""
+    values = [deviation[what] for group in groups for deviation in group]
+    return f"{max(values):.2g}" if values else NOTHING
