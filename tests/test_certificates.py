@@ -16,9 +16,9 @@ def test_the_worst_of_all_cohorts_is_in_the_sentence_and_each_is_in_the_table():
     folders = [cohort("a", (0.0, 1e-7), (3e-6, 2e-7)), cohort("b", (1e-6, 0.004), record=2e-5, steps=50), cohort("c")]
     (sentence,), (table,) = certificates(folders)
     assert sentence == (
-        "Certificates: in 2 cohorts (none of 1 more), losses of 3 members retrained alone differ from the stack's by at "
-        "most 3e-06 nats, parameters by 0.004; losses of the stack retrained differ from the record by at most 2e-05 "
-        "nats."
+        "Certificates: in 2 cohorts (none of 1 more), losses of 3 members retrained alone differ from the stack's by "
+        "at most 3e-06 nats, parameters by 0.004; losses of the stack retrained differ from the record by at most "
+        "2e-05 nats."
     )
     assert [(label, [cell.text for cell in cells]) for label, cells in table.rows] == [
         ("a", ["20", "2", "25", "3e-06", "2e-07", "0"]),

@@ -152,6 +152,20 @@ def test_one_session_from_training_to_report(tmp_path, capsys):
     assert {path.suffix for path in (page.parent / "tables").iterdir()} == {".csv", ".md", ".tex"}
 
 
+def test_tables_on_the_terminal_have_titles_that_tell_them_apart(tmp_path, capsys):
+    lab = ["--lab", str(tmp_path / "lab")]
+    small = ["--quick", "--seeds", "1", "--p", "5", "--n-steps", "12", "--eval-period", "4", "--embedding-size", "8"]
+    assert main(["study", "run", "sanity", *small, *lab, "--threshold", "0.1", "0.9"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    titles = [line for line in lines if line.startswith("Time to generalise: ")]
+    assert titles == [
+        f"Time to generalise: Runs that reached validation accuracy {threshold} (both models)."
+        for threshold in (0.1, 0.9)
+    ]
+    assert all(lines[lines.index(title) + 1].startswith("model ") for title in titles)
+    assert "How this was made: The runs behind the figures." in lines
+
+
 def test_a_card_is_reproduced_and_reported_again(tmp_path, capsys):
     lab = ["--lab", str(tmp_path / "lab")]
     small = ["--quick", "--seeds", "1", "--p", "5", "--n-steps", "12", "--eval-period", "4", "--embedding-size", "8"]

@@ -139,7 +139,7 @@ def _source(path: Path, table: "RunTable", options: argparse.Namespace, seconds:
 def _show(fit: "ScalingFit", budgets: list[float] | None, source: dict[str, Any], folder: Path) -> None:
     from shoal.lab.files import write_json
     from shoal.report import write_report
-    from shoal.report.console import print_table
+    from shoal.report.console import print_titled
     from shoal.report.scaling import numbers, report_scaling
 
     for warning in fit.warnings:
@@ -147,7 +147,6 @@ def _show(fit: "ScalingFit", budgets: list[float] | None, source: dict[str, Any]
     report = report_scaling(fit, source, budgets)
     for section in report.sections:
         for table in section.tables:
-            print(f"\n{section.title}")
-            print_table(table)
+            print_titled(section.title, table)
     write_json(folder / NUMBERS, source | numbers(fit))
     print(f"\nreport: {write_report(report, folder)}")

@@ -8,7 +8,7 @@ from shoal.commands.training import train_with_progress
 from shoal.errors import UserError
 from shoal.lab import Lab
 from shoal.report import write_report
-from shoal.report.console import print_table
+from shoal.report.console import print_titled
 from shoal.spec import RunSpec
 from shoal.studies import Form, Results, Study, cards
 from shoal.training.api import check_execution
@@ -70,8 +70,7 @@ def report_studies(studies: Mapping[str, Study], lab: Lab, thresholds: Sequence[
             print(f"\n## {name}")
         for section in report.sections:
             for table in section.tables:
-                print()
-                print_table(table)
+                print_titled(section.title, table)
         print(f"\n{report.lead}")
         for answer in report.answers:
             print(f"- {answer}")

@@ -27,6 +27,13 @@ def print_table(table: Table) -> None:
         print(f"… and {len(table.rows) - _MOST_ROWS} more rows")
 
 
+def print_titled(section: str, table: Table) -> None:
+    """The table under the title of its section and what its caption says first, which tells like tables apart."""
+    said, end, _ = table.caption.partition(". ")
+    print(f"\n{section}: {said}{end.strip()}")
+    print_table(table)
+
+
 def print_extrema(records: Records) -> None:
     """The best accuracies of each run and the first step of each."""
     print_table(per_run_table(records, varying_settings(records)))
