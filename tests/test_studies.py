@@ -237,3 +237,16 @@ def test_a_lab_without_results_is_said_to_be_one(tmp_path):
     for report in (lambda: report_runs(lab.records(), ""), lambda: Results(lab.records())):
         with pytest.raises(LabError, match="none of these runs has been evaluated yet"):
             report()
+
+
+def test_settings_that_only_the_model_decides_are_told_once_and_are_no_columns(lab):
+    form = form_of("sanity")
+    report = sanity.report(results_of(lab, form.specs(sanity)), form)
+    told = " ".join(report.sections[-1].paragraphs)
+    assert "initialisation xavier (lstm) torch (gpt)" in told
+    assert "num_heads 4 (gpt)" in told
+    assert "hidden_size 8 (lstm)" in told
+    assert "beta2 0.999 (lstm) 0.98 (gpt)" in told
+    assert "model lstm" not in told
+    (runs,) = [table for table in report.sections[-1].tables if table.name == "runs"]
+    assert runs.header[:4] == ["run", "model", "seed", "state"]

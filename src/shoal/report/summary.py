@@ -13,8 +13,9 @@ from shoal.report.certificates import certificates
 from shoal.report.page import Section
 from shoal.report.table import Cell, Table
 from shoal.report.words import counted
-from shoal.spec import FAMILIES
 from shoal.tasks.build import count_run_parameters
+
+_SEEDS = ("init_seed", "split_seed", "order_seed")
 
 
 @dataclass(frozen=True)
@@ -137,16 +138,19 @@ def per_run_table(records: Records, settings: Sequence[str]) -> Table:
 
 
 def varying_settings(records: Records) -> list[str]:
-    """``model``, ``seed`` and the other settings in which runs differ, seeds set apart only where they are."""
+    """``model``, ``seed`` and the settings in which runs of one model differ, seeds set apart only where they are."""
     frame = records.runs()
     fixed = {"run", "state", "step", "model", "seed", "q", "hidden_size"}
-    own = {name for settings in FAMILIES.values() for name in settings}  # null for models that do not have them
-    apart = {s for s in ("init_seed", "split_seed", "order_seed") if frame[s].equals(frame["seed"], check_names=False)}
+    apart = {s for s in _SEEDS if frame[s].equals(frame["seed"], check_names=False)}
+    names = [name for name in frame.columns if name not in fixed | apart]
+    return ["model", "seed", *(name for name in names if _of_models(frame, name) is None)]
 
-    def differs(name: str) -> bool:
-        return (frame[name].drop_nulls() if name in own else frame[name]).n_unique() > 1
 
-    return ["model", "seed", *(c for c in frame.columns if c not in fixed | apart and differs(c))]
+def _of_models(frame: pl.DataFrame, name: str) -> dict[str, Any] | None:
+    """What a setting is in all runs of each model that has it; None where runs of one model differ in it."""
+    pairs = frame.select(pl.col("model").alias("of"), name).unique(maintain_order=True)
+    found = dict(pairs.rows())
+    return {model: value for model, value in found.items() if value is not None} if len(found) == len(pairs) else None
 
 
 def provenance(records: Records, command: str) -> Section:
@@ -170,10 +174,17 @@ def provenance(records: Records, command: str) -> Section:
 
 
 def _shared_settings(records: Records) -> str:
+    """``p 23, n_steps 4000 (lstm) 2600 (gpt), …``: what no run of the same model has otherwise."""
     frame = records.runs()
-    skipped = {"run", "state", "step", "seed", "init_seed", "split_seed", "order_seed"}
-    names = [c for c in frame.columns if c not in skipped and frame[c].n_unique() == 1 and frame[c][0] is not None]
-    return ", ".join(f"{name} {_plain(frame[name][0])}" for name in names)
+    models = frame["model"].n_unique()
+    told = []
+    for name in frame.columns:
+        values = None if name in ("run", "state", "step", "seed", *_SEEDS) else _of_models(frame, name)
+        if values and len(values) == models and len(set(values.values())) == 1:
+            told.append(f"{name} {_plain(next(iter(values.values())))}")
+        elif values and name != "model":
+            told.append(f"{name} " + " ".join(f"{_plain(value)} ({model})" for model, value in values.items()))
+    return ", ".join(told)
 
 
 def _sizes(records: Records) -> str:
