@@ -111,6 +111,8 @@ def test_a_jump_is_not_taken_for_a_power_law_and_few_points_for_none():
     assert sentence.endswith("a power law describes these runs poorly.")
     (sentence,), table = power_laws(jump.filter(size=8), SIZE, "s", "laws")
     assert sentence.startswith("GPT: no power law in s: a power law of 2 parameters needs more than 2 points")
+    (alone,), _ = power_laws(jump.filter(size=8).head(1), SIZE, "s", "laws")
+    assert alone.endswith("got 1 point at 1.")
     assert table is None
 
 

@@ -246,7 +246,21 @@ def test_equal_values_have_no_variance_to_share():
     found = decompose(times().with_columns(time=pl.lit(5)), "time")
     assert found.table["share"].null_count() == found.table["low"].null_count() == 7
     assert "no variance" in factorial_notes(found)[-1]
+    assert len(factorial_notes(found)) == 1
+    assert {cells[1].text for _, cells in factorial_table("t", found).rows} == {"0"}
     assert [cell.text for cell in factorial_table("t", found).rows[0][1]][-1] == "–"
+
+
+def test_what_rounding_leaves_of_no_effect_is_shown_as_nothing():
+    cells = [(i, s, o) for i in range(3) for s in range(3) for o in range(2)]
+    frame = pl.DataFrame(cells, ["init_seed", "split_seed", "order_seed"], orient="row")
+    added = 0.1 * pl.col("init_seed") + 0.7 * pl.col("split_seed") + 1.3 * pl.col("order_seed")
+    found = decompose(frame.with_columns(loss=added), "loss", log2=False)
+    assert 0 < found.table["sum_of_squares"][3:].sum() < 1e-20
+    rows = [[cell.text for cell in cells] for _, cells in factorial_table("t", found).rows]
+    assert not {row[k] for row in rows[:3] for k in (1, 3)} & {"0"}
+    assert {row[k] for row in rows[3:] for k in (1, 3)} == {"0"}
+    assert factorial_notes(found) == []
 
 
 def test_the_figure_and_the_table_say_what_they_are_of(tmp_path):

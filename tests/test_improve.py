@@ -79,8 +79,9 @@ def test_runs_without_results_are_no_variant(reported):
     assert labels_of(times) == ["baseline", "pre-norm", "Muon"]
     assert [cells[0].text for _, cells in times.rows] == ["2", "2", "1"]
     assert not times.header[-1].endswith("up to 0")
-    assert report.answers[0].startswith(
-        "Of 2 variants × 3 figures (time to A_val ≥ 0.9, time to A_val ≥ 0.99, log₁₀ L_val)"
+    assert report.answers[0] == "Better than the baseline, 0 of 2 variants: none."
+    assert report.answers[2].startswith(
+        "Compared were 3 figures (time to A_val ≥ 0.9, time to A_val ≥ 0.99, log₁₀ L_val) by a sign-flip test"
     )
     assert labels_of(tables_of(report)["costs"]) == ["baseline", "pre-norm", "Muon"]
 
@@ -94,13 +95,13 @@ def test_runs_of_another_form_of_the_study_are_not_taken_for_the_baseline(report
 
 def test_those_that_lead_are_named_if_there_are_any(reported):
     report = reported(results_of({"baseline": [500, 500], "Muon": [300, 300], "Lion": [700, 700], "SGD": [500, 400]}))
-    assert report.answers[1:] == [
+    assert report.answers[3:] == [
         f"A_val ≥ {threshold}: most often sooner than the baseline: Muon (2 of 2 pairs), SGD (1 of 2 pairs)."
         for threshold in (0.9, 0.99)
     ]
     none = reported(results_of({"baseline": [500, 500], "Lion": [700, 700], "SGD": [500, 500]}))
-    assert len(none.answers) == 1
-    assert none.answers[0].endswith("no corrected p can be below 1).")
+    assert len(none.answers) == 3
+    assert none.answers[2].endswith("no corrected p can be below 1.")
 
 
 def test_a_variant_without_pairs_does_not_hide_those_that_lead(reported):
@@ -110,7 +111,7 @@ def test_a_variant_without_pairs_does_not_hide_those_that_lead(reported):
     seed = pl.when(unfinished).then(pl.col("seed") + 50).otherwise("seed")
     results.runs = results.runs.with_columns(seed.alias("seed"))
     results.curves = results.curves.with_columns(seed.alias("seed"))
-    assert reported(results).answers[1] == "A_val ≥ 0.9: most often sooner than the baseline: ReLU (1 of 1 pairs)."
+    assert reported(results).answers[3] == "A_val ≥ 0.9: most often sooner than the baseline: ReLU (1 of 1 pairs)."
 
 
 def test_without_the_baseline_the_rest_is_shown(reported):
@@ -128,7 +129,7 @@ def test_without_the_baseline_the_rest_is_shown(reported):
 
 def test_runs_in_training_have_no_pairs_yet(reported):
     report = reported(results_of({"baseline": [LAST], "Muon": [LAST]}, state="running"))
-    assert "for all 0 comparisons" in report.answers[0]
+    assert "for all 0 comparisons" in report.answers[2]
     assert labels_of(tables_of(report)["times-09"]) == ["baseline", "Muon"]
 
 
@@ -146,12 +147,13 @@ def test_every_comparison_of_the_report_is_corrected_together(reported):
     p = [float(row[-2].text) for row in cells]
     assert [float(row[-1].text) for row in cells] == pytest.approx(holm(p), rel=0.02)  # of rounded numbers
     assert all("corrected for 51 comparisons" in table.caption for table in effects)
-    assert report.answers[0] == (
-        "Of 17 variants × 3 figures (time to A_val ≥ 0.9, time to A_val ≥ 0.99, log₁₀ L_val), Muon (time to A_val ≥ "
-        "0.9, time to A_val ≥ 0.99) differ from the baseline for the better and Lion (log₁₀ L_val) for the worse "
-        "(sign-flip test over pairs of the same seed, p < 0.05 after Holm's correction for all 51 comparisons; with "
-        "these pairs no corrected p can be below 0.025)."
-    )
+    assert report.answers[:3] == [
+        "Better than the baseline, 1 of 17 variants: Muon (time to A_val ≥ 0.9, time to A_val ≥ 0.99).",
+        "Worse than the baseline, 1 of 17 variants: Lion (log₁₀ L_val).",
+        "Compared were 3 figures (time to A_val ≥ 0.9, time to A_val ≥ 0.99, log₁₀ L_val) by a sign-flip test over "
+        "pairs of the same seed, p < 0.05 after Holm's correction for all 51 comparisons. With these pairs no "
+        "corrected p can be below 0.025.",
+    ]
 
 
 @pytest.mark.parametrize("quick", [True, False])
@@ -164,7 +166,8 @@ def test_the_smallest_corrected_p_is_below_005(quick):
 def test_thresholds_make_figures_of_their_own(reported):
     report = reported(results_of({"baseline": [500], "Muon": [300]}), Form(quick=True, thresholds=(0.5, 0.5)))
     assert set(tables_of(report)) == {"variants", "effects-05", "times-05", "effects-loss", "costs"}
-    assert report.answers[0].startswith("Of 1 variants × 2 figures (time to A_val ≥ 0.5, log₁₀ L_val)")
+    assert report.answers[0] == "Better than the baseline, 0 of 1 variant: none."
+    assert report.answers[2].startswith("Compared were 2 figures (time to A_val ≥ 0.5, log₁₀ L_val) by")
 
 
 def test_costs_that_were_not_measured_are_said_to_be_missing(reported):

@@ -1,5 +1,7 @@
 """Every shipped study and card builds and trains, and shows what there is of its runs."""
 
+from dataclasses import replace
+
 import polars as pl
 import pytest
 import torch
@@ -81,6 +83,36 @@ def test_every_report_shows_figures_tables_and_answers(name, lab):
     for table in tables:
         assert all(len(cells) == len(table.header) - 1 for _, cells in table.rows)
     assert any(form.flags() in paragraph for paragraph in report.sections[-1].paragraphs)
+
+
+def test_times_that_no_run_has_are_told_and_not_drawn(lab):
+    form = replace(form_of("sanity"), thresholds=(0.5, 1.0))
+    results = results_of(lab, form.specs(sanity))
+    results.curves = results.curves.with_columns(valid_accuracy=pl.lit(0.5))
+    report = sanity.report(results, form)
+    times = next(section for section in report.sections if section.title == "Time to generalise")
+    assert len(times.tables) == len(times.paragraphs) == 2
+    assert [figure.name for figure in times.figures] == ["times-05"]
+    assert times.paragraphs[0].startswith("Both models, A_val ≥ 0.5: ")
+    assert times.paragraphs[1] == (
+        "Both models, A_val ≥ 1: none of 4 runs got there, so that there is no figure of when."
+    )
+    form = replace(form_of("seed-variance"), thresholds=(1.0,))
+    report = EVERY["seed-variance"].report(results_of(lab, form.specs(EVERY["seed-variance"])), form)
+    assert "LSTM, A_val ≥ 1: none of 8 runs got there" in report.sections[0].paragraphs[0]
+    assert not any(figure.name.startswith("times") for figure in report.sections[0].figures)
+
+
+def test_settings_in_tables_are_as_they_were_given(tmp_path):
+    specs = [RunSpec(p=5, num_layers=1, embedding_size=8, n_steps=2, lr=lr) for lr in (0.003 * 0.2, 1e-3)]
+    records = shoal.train(specs, tmp_path / "lab", workers=1)
+    assert str(specs[0].lr).startswith("0.000600000")
+    report = report_runs(records, "")
+    (table,) = [table for table in report.sections[-1].tables if table.name == "runs"]
+    assert [cells[table.header.index("lr") - 1].text for _, cells in table.rows] == ["0.0006", "0.001"]
+    assert report.sections[1].tables[0].header == ["", "LSTM, lr 0.0006", "LSTM, lr 0.001"]
+    assert report.lead == "2 runs in 2 settings."
+    assert "Trained in 1 cohort, 1 session, " in report.sections[-1].paragraphs[3]
 
 
 def test_a_budget_in_flop_counts_the_equations_that_a_step_sees(lab):

@@ -109,7 +109,7 @@ def fit_power_law(
     if len(ordered) <= fewest or distinct < fewest:
         raise UserError(
             f"a power law of {fewest} parameters needs more than {fewest} points at {fewest} or more values of {x} "
-            f"that are at least 1 % apart, got {len(ordered)} points at {distinct}"
+            f"that are at least 1 % apart, got {len(ordered)} point{'s' * (len(ordered) != 1)} at {distinct}"
         )
     problem = PowerSum.of(xs[:, None], ys, constant=saturating, delta=delta)
     law = _law(problem, problem.best)

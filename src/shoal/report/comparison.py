@@ -8,7 +8,7 @@ import polars as pl
 from shoal.errors import UserError, nearest
 from shoal.report.figures import Chart, Figure, styled
 from shoal.report.table import Cell, Table
-from shoal.report.words import listed, number, with_interval
+from shoal.report.words import capitalised, listed, number, with_interval
 
 _BLUE = "#0072B2"
 _FARTHEST = 5.0  # where the axis of d_z ends: beyond it nothing overlaps any more
@@ -142,7 +142,7 @@ def comparison_notes(comparison: pl.DataFrame, metrics: Mapping[str, str] | None
             told = f"{row['variant']} {row['n_censored']} of {row['n']}"
             censored.setdefault((row["metric"], row["horizon"]), []).append(told)
     notes += [
-        f"{metric}: pairs of which a run did not get there: {', '.join(told)}. Times are cut off at step "
+        f"{capitalised(metric)}: pairs of which a run did not get there: {', '.join(told)}. Times are cut off at step "
         f"{number(horizon)}, so that the differences are of restricted times and a pair of which neither run got there "
         "is a tie."
         for (metric, horizon), told in censored.items()

@@ -1,15 +1,18 @@
 """Which seed decides when a run generalises: bars of the shares of variance, a table, and notes."""
 
+import math
+
 import altair as alt
 import polars as pl
 
 from shoal.analysis.factorial import Decomposition
 from shoal.report.figures import Chart, Figure, styled
 from shoal.report.table import Cell, Table
-from shoal.report.words import listed, number, with_interval
+from shoal.report.words import capitalised, listed, number, with_interval
 
 NAMES = {"init_seed": "initialisation", "split_seed": "split", "order_seed": "batch order"}
 _BLUE = "#0072B2"
+_ROUNDING = 1e-12  # of the sum of squares
 _AXIS = "share of the variance"
 
 
@@ -43,7 +46,7 @@ def factorial_table(name: str, decomposition: Decomposition, what: str = "time t
     """One row per source: degrees of freedom, sums of squares, shares, components."""
     header = ["source", "df", "sum of squares", "share (by chance)", "component", "share of components"]
     rows = []
-    for label, row in zip(_labels(decomposition), decomposition.table.rows(named=True), strict=True):
+    for label, row in zip(_labels(decomposition), _cleared(decomposition).rows(named=True), strict=True):
         cells = [
             str(row["df"]),
             number(row["sum_of_squares"]),
@@ -77,14 +80,13 @@ def factorial_notes(decomposition: Decomposition, what: str = "time to generalis
     if d.dropped:
         notes.append(f"levels left out because a run with them is missing: {listed(d.dropped)}.")
     negative = [
-        label for label, component in zip(_labels(d), d.table["component"].to_list(), strict=True) if component < 0
+        label for label, component in zip(_labels(d), _cleared(d)["component"].to_list(), strict=True) if component < 0
     ]
     if negative:
         notes.append(f"estimated below 0, and counted as 0 in the shares: {listed(negative)}.")
     if d.table["share"].null_count():
         notes.append("all values are equal: there is no variance to take apart.")
-    title = what[:1].upper() + what[1:]
-    return [f"{title}: {note}" for note in notes]
+    return [f"{capitalised(what)}: {note}" for note in notes]
 
 
 def _labels(decomposition: Decomposition) -> list[str]:
@@ -92,6 +94,17 @@ def _labels(decomposition: Decomposition) -> list[str]:
     sources = decomposition.table["source"].to_list()
     labels = [" × ".join(NAMES.get(name, name) for name in source) for source in sources]
     return [*labels[:-1], "all together (remainder)"]
+
+
+def _cleared(decomposition: Decomposition) -> pl.DataFrame:
+    """The table with what rounding leaves of a variance of 0 as 0."""
+    table = decomposition.table
+    total = float(table["sum_of_squares"].sum())
+    least = math.inf if table["share"].null_count() else _ROUNDING * total
+    return table.with_columns(
+        pl.when(pl.col(name).abs() < least).then(0.0).otherwise(name).alias(name)
+        for name in ("sum_of_squares", "component")
+    )
 
 
 def _design(decomposition: Decomposition) -> str:

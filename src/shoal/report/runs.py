@@ -6,6 +6,7 @@ from shoal.lab import Records
 from shoal.report.figures import Figure, learning_curves
 from shoal.report.page import Report, Section
 from shoal.report.summary import provenance, ten_figures, varying_settings
+from shoal.report.words import counted, setting_text
 
 _MOST_SETTINGS = 12
 
@@ -30,7 +31,7 @@ def report_runs(records: Records, command: str) -> Report:
     extrema = every.filter(pl.col("run").is_in(list(shown)))
     return Report(
         title="Runs",
-        lead=f"{len(records)} runs in {len(set(labels.values()))} settings.",
+        lead=f"{counted(len(records), 'run')} in {counted(len(set(labels.values())), 'setting')}.",
         sections=[
             Section("Learning curves", figures=figures),
             Section("Ten figures per setting", tables=[ten_figures(extrema, shown)]),
@@ -44,6 +45,6 @@ def _labels(records: Records) -> dict[str, str]:
     seeds = {"model", "seed", "init_seed", "split_seed", "order_seed"}
     names = [name for name in varying_settings(records) if name not in seeds]
     return {
-        row["run"]: ", ".join([row["model"].upper(), *(f"{name} {row[name]}" for name in names)])
+        row["run"]: ", ".join([row["model"].upper(), *(f"{name} {setting_text(row[name])}" for name in names)])
         for row in records.runs().iter_rows(named=True)
     }

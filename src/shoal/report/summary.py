@@ -12,7 +12,7 @@ from shoal.lab import Records
 from shoal.report.certificates import certificates
 from shoal.report.page import Section
 from shoal.report.table import Cell, Table
-from shoal.report.words import counted
+from shoal.report.words import counted, setting_text
 from shoal.tasks.build import count_run_parameters
 
 _SEEDS = ("init_seed", "split_seed", "order_seed")
@@ -69,14 +69,14 @@ def ten_figures(extrema: pl.DataFrame, labels: Mapping[str, str]) -> Table:
     for q in QUANTITIES:
         best = best_value(means, q)
         cells = [
-            Cell(show(row[q.column], row[f"{q.column}_std"], q.is_step), len(groups) > 1 and is_best(row, q, best))
+            Cell(show(row[q.column], row[f"{q.column}_std"], q.is_step), is_best(row, q, best))
             for row in groups.values()
         ]
         rows.append((q.symbol, cells))
     n = ", ".join(f"{label}: N = {row['N']}" for label, row in groups.items())
     caption = (
-        f"Mean ± population standard deviation over seeds ({n}); the best of each row in bold, ties both. {COMPETING} "
-        f"{SYMBOLS}"
+        f"Mean ± population standard deviation over seeds ({n}); the best of each row in bold, ties both, none where "
+        f"all are equal. {COMPETING} {SYMBOLS}"
     )
     return Table("ten-figures", ["", *groups], rows, caption)
 
@@ -94,8 +94,10 @@ def ten_means(extrema: pl.DataFrame, by: Sequence[str]) -> pl.DataFrame:
 
 
 def best_value(means: pl.DataFrame, quantity: Quantity) -> float | None:
-    """The best mean among the groups that compete; None where none does."""
+    """The best mean among the groups that compete; None where none does, or where all groups have the same."""
     values = (means.filter("arrived") if quantity.is_step else means)[quantity.column]
+    if len(values) == len(means) and values.n_unique() == 1:
+        return None
     return (min if quantity.small_is_best else max)(values.to_list(), default=None)
 
 
@@ -121,7 +123,7 @@ def per_run_table(records: Records, settings: Sequence[str]) -> Table:
     rows = []
     for row in frame.iter_rows(named=True):
         state = row["state"] if row["state"] == "done" else f"{row['state']} at step {row['step']:,}"
-        cells = [str(row[name]) for name in settings] + [state]
+        cells = [setting_text(row[name]) for name in settings] + [state]
         if row["train_accuracy"] is None:
             cells += ["–"] * 6
         else:
@@ -181,19 +183,15 @@ def _shared_settings(records: Records) -> str:
     for name in frame.columns:
         values = None if name in ("run", "state", "step", "seed", *_SEEDS) else _of_models(frame, name)
         if values and len(values) == models and len(set(values.values())) == 1:
-            told.append(f"{name} {_plain(next(iter(values.values())))}")
+            told.append(f"{name} {setting_text(next(iter(values.values())))}")
         elif values and name != "model":
-            told.append(f"{name} " + " ".join(f"{_plain(value)} ({model})" for model, value in values.items()))
+            told.append(f"{name} " + " ".join(f"{setting_text(value)} ({model})" for model, value in values.items()))
     return ", ".join(told)
 
 
 def _sizes(records: Records) -> str:
     sizes = dict.fromkeys((spec.model, count_run_parameters(spec)) for spec in records.specs.values())
     return ", ".join(f"{model} {size:,}" for model, size in sizes)
-
-
-def _plain(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _environment(session: Mapping[str, Any]) -> str:

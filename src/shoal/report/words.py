@@ -49,6 +49,26 @@ def counted(n: int, noun: str) -> str:
     return f"{n:,} {noun}{'s' * (n != 1)}"
 
 
+def capitalised(text: str) -> str:
+    """The text with a large first letter, the rest as it is.
+
+    >>> capitalised("time to A_val ≥ 0.9")
+    'Time to A_val ≥ 0.9'
+    """
+    return text[:1].upper() + text[1:]
+
+
+def setting_text(value: Any) -> str:
+    """The value of a setting: numbers without the rounding of binary fractions, ``true``, a dash for none.
+
+    >>> [setting_text(value) for value in (0.0006000000000000001, 20000, True, None, "gpt")]
+    ['0.0006', '20000', 'true', '–', 'gpt']
+    """
+    if value is None:
+        return NOTHING
+    return f"{value:g}" if isinstance(value, float) else str(value).lower() if isinstance(value, bool) else str(value)
+
+
 def listed(values: Sequence[Any]) -> str:
     """``a``, ``a and b``, ``a, b and c``.
 

@@ -17,6 +17,7 @@ from shoal.analysis import Metric, compare, time_to
 from shoal.report import Cell, Report, Section, Table
 from shoal.report.comparison import comparison_figure, comparison_notes, comparison_table
 from shoal.report.survival import survival_table
+from shoal.report.words import counted, setting_text
 from shoal.spec import OPTIMIZERS, RunSpec
 from shoal.studies.answers import with_logs
 from shoal.studies.base import THRESHOLDS, Form, Grid
@@ -103,7 +104,7 @@ def report(results: Results, form: Form) -> Report:
             for column in labels
         ]
         found = compare(frame, metrics, "variant", BASELINE)
-        answers += [_differing(found, labels), *_leading(found, labels)]
+        answers += [*_differing(found, labels), *_leading(found, labels)]
     sections = [Section("What is compared", tables=[_changes(form)])]
     sections += [_section(frame, found, {column: label}) for column, label in labels.items()]
     costs = _costs(results, frame)
@@ -156,19 +157,21 @@ def _section(frame: pl.DataFrame, found: pl.DataFrame | None, labels: Mapping[st
     return Section(heading, notes, figures, tables)
 
 
-def _differing(found: pl.DataFrame, labels: Mapping[str, str]) -> str:
-    """Which variants differ from the baseline in what, by the corrected test."""
+def _differing(found: pl.DataFrame, labels: Mapping[str, str]) -> list[str]:
+    """Which variants differ from the baseline in what, by the corrected test, and what that test can tell."""
     clear = found.filter(pl.col("p_holm") < 0.05)
     better = clear.filter(pl.col("better") > pl.col("worse"))
     worse = clear.filter(pl.col("better") < pl.col("worse"))
     comparisons = found["p"].drop_nulls().len()
     floor = min([1.0, *(comparisons * p for p in found["smallest_p"].drop_nulls())])
-    return (
-        f"Of {found['variant'].n_unique()} variants × {len(labels)} figures ({', '.join(labels.values())}), "
-        f"{_listed(better, labels)} differ from the baseline for the better and {_listed(worse, labels)} for the worse "
-        f"(sign-flip test over pairs of the same seed, p < 0.05 after Holm's correction for all {comparisons} "
-        f"comparisons; with these pairs no corrected p can be below {floor:.2g})."
-    )
+    of = f"of {counted(found['variant'].n_unique(), 'variant')}"
+    return [
+        f"Better than the baseline, {better['variant'].n_unique()} {of}: {_listed(better, labels)}.",
+        f"Worse than the baseline, {worse['variant'].n_unique()} {of}: {_listed(worse, labels)}.",
+        f"Compared were {len(labels)} figures ({', '.join(labels.values())}) by a sign-flip test over pairs of the "
+        f"same seed, p < 0.05 after Holm's correction for all {comparisons} comparisons. With these pairs no corrected "
+        f"p can be below {floor:.2g}.",
+    ]
 
 
 def _leading(found: pl.DataFrame, labels: Mapping[str, str]) -> list[str]:
@@ -202,16 +205,12 @@ def _changes(form: Form) -> Table:
     for name, own in dumps.items():
         # a setting that the variant has not (the moments of Adam, for SGD) goes with the optimizer that is named
         differing = [key for key, value in own.items() if value is not None and value != usual[key]]
-        rows.append((name, [Cell(", ".join(f"{key} {_shown(own[key])}" for key in differing))]))
+        rows.append((name, [Cell(", ".join(f"{key} {setting_text(own[key])}" for key in differing))]))
     caption = (
         "What each variant changes. An optimizer comes with a learning rate and a decay of its own, which were not "
         "tuned; what is compared is the whole."
     )
     return Table("variants", ["", "changed settings"], rows, caption)
-
-
-def _shown(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value).lower()
 
 
 def measure(form: Form) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from shoal.report.summary import (
     ten_means,
 )
 from shoal.report.survival import logrank_sentence, survival_figure, survival_table
+from shoal.report.words import capitalised, counted
 from shoal.studies.base import Form
 from shoal.studies.results import Results, number_of_runs
 
@@ -82,11 +83,20 @@ def times_section(results: Results, axis: Axis, form: Form) -> Section:
             tag = f"{threshold:g}".replace(".", "") + suffix
             named = own.with_columns(pl.col(axis.column).replace(dict(axis.names))) if axis.names else own
             named = named.rename({axis.column: axis.title})
-            title = f"{name}: reached A_val ≥ {threshold:g}"
-            figures.append(survival_figure(f"times-{tag}", named, axis.title, title, reached, log_x=True))
+            who = f"{capitalised(name)}, A_val ≥ {threshold:g}"
             tables.append(survival_table(f"times-{tag}", named, axis.title, f"{reached} ({name})"))
-            words.append(f"{name}, A_val ≥ {threshold:g}: {logrank_sentence(named, axis.title)}")
+            if not named["observed"].any():
+                words.append(f"{who}: {none_got_there(named)}")
+                continue
+            title = f"{capitalised(name)}: reached A_val ≥ {threshold:g}"
+            figures.append(survival_figure(f"times-{tag}", named, axis.title, title, reached, log_x=True))
+            words.append(f"{who}: {logrank_sentence(named, axis.title)}")
     return Section("Time to generalise", words, figures, tables)
+
+
+def none_got_there(times: pl.DataFrame) -> str:
+    """What stands instead of a figure of times that nobody has."""
+    return f"none of {counted(len(times), 'run')} got there, so that there is no figure of when."
 
 
 def summary_table(results: Results, settings: Sequence[Axis], name: str) -> Table:
@@ -103,7 +113,7 @@ def summary_table(results: Results, settings: Sequence[Axis], name: str) -> Tabl
         ]
         rows.append((f"{label} (N = {row['N']})", cells))
     caption = (
-        "Mean ± population standard deviation over seeds; N: runs; the best of each column in bold, for each model. "
-        f"{COMPETING} {SYMBOLS}"
+        "Mean ± population standard deviation over seeds; N: runs; the best of each column in bold, for each model, "
+        f"none where all are equal. {COMPETING} {SYMBOLS}"
     )
     return Table(name, ["setting", *(q.symbol for q in QUANTITIES)], rows, caption)

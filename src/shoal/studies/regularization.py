@@ -165,7 +165,7 @@ def _norm_table(results: Results) -> Table:
             values = known.to_numpy()
             spread = f"{values.mean():.1f} ± {values.std():.1f} ({len(values)})" if len(values) else "–"
             cells.append(Cell(spread))
-        rows.append((f"weight decay {decay}", cells))
+        rows.append((f"weight decay {decay:g}", cells))
     caption = (
         f"‖θ‖₂, the ℓ₂ norm of all parameters, at the first step, where A_train first was ≥ {MEMORISED}, at its "
         f"largest from there on until A_val first was ≥ {GENERALISED} (or the end, where it never was), there, and at "

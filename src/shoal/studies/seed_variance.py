@@ -14,7 +14,7 @@ from shoal.report.factorial import factorial_figure, factorial_notes, factorial_
 from shoal.report.panels import MODELS
 from shoal.report.survival import survival_figure, survival_table
 from shoal.studies.base import Form, Grid
-from shoal.studies.parts import finished
+from shoal.studies.parts import finished, none_got_there
 from shoal.studies.results import Results, trained_equations
 from shoal.studies.settings import QUICK, QUICK_OWN
 
@@ -43,7 +43,10 @@ def report(results: Results, form: Form) -> Report:
             name, reached = f"{model}-{threshold:g}".replace(".", ""), f"validation accuracy {threshold:g}"
             whole = times.with_columns(pl.lit(MODELS[model]).alias("runs"))
             title = f"{MODELS[model]}: reached A_val ≥ {threshold:g}"
-            figures.append(survival_figure(f"times-{name}", whole, "runs", title, reached, log_x=True))
+            if times["observed"].any():
+                figures.append(survival_figure(f"times-{name}", whole, "runs", title, reached, log_x=True))
+            else:
+                notes.append(f"{MODELS[model]}, A_val ≥ {threshold:g}: {none_got_there(times)}")
             tables.append(survival_table(f"times-{name}", whole, "runs", reached))
             try:
                 found = decompose(times, "time", list(FACTORS), observed="observed")
