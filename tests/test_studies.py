@@ -1,5 +1,6 @@
 """Every shipped study and card builds and trains, and shows what there is of its runs."""
 
+import re
 from dataclasses import replace
 
 import polars as pl
@@ -238,10 +239,14 @@ def test_the_report_of_sanity_has_its_four_figures_and_ten_rows(lab, tmp_path):
     assert table.header == ["", "LSTM", "GPT"]
     assert "N = 2" in table.caption
     assert "t_f is a time to memorise or to generalise only where the run did (A_train or A_val ≥ 0.9)" in table.caption
-    assert "Δt = t_f(val) − t_f(train), the delay between memorising and generalising only in runs" in table.caption
+    assert "Δt(L) = t_f(L_val) − t_f(L_train), and Δt(A) likewise, the delay between memorising and" in table.caption
     for name in ("lstm-loss.pdf", "gpt-accuracy.svg", "lstm-accuracy.png"):
         assert (page.parent / "figures" / name).stat().st_size > 1000
     assert "ten-figures.tex" in page.read_text()
+    shown = page.read_text().partition('<script type="module">')[0]
+    assert not re.search(r"\b[A-Za-z]?_(train|val|f)\b", shown)
+    assert "<th>Δ<i>t</i>(<i>L</i>)</th>" in shown
+    assert not re.search("Δt", shown)
     text = (page.parent / "report.md").read_text()
     assert "![lstm-loss](figures/lstm-loss.png)" in text
     assert "|  | LSTM | GPT |\n| --- | ---: | ---: |\n| L_train |" in text

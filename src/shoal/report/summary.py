@@ -48,10 +48,11 @@ STEPS_OF_BEST = (
     "it is the step after which the run got no better."
 )
 SYMBOLS = (
-    "L: smallest loss (nats per scored token, which are the result and, where equations end with it, EOS) over the "
-    "evaluated steps; A: largest accuracy (share of equations whose right-hand side is predicted whole); train "
-    "and val: on the training and the validation equations; t_f: first evaluated step of that best value; Δt = "
-    f"t_f(val) − t_f(train), the delay between memorising and generalising only in runs that did both. {STEPS_OF_BEST}"
+    "L_train and L_val: smallest loss on the training and on the validation equations (nats per scored token, which "
+    "are the result and, where equations end with it, EOS) over the evaluated steps; A_train and A_val: largest "
+    "accuracy (share of equations whose right-hand side is predicted whole); t_f: first evaluated step of that best "
+    "value; Δt(L) = t_f(L_val) − t_f(L_train), and Δt(A) likewise, the delay between memorising and generalising only "
+    f"in runs that did both. {STEPS_OF_BEST}"
 )
 
 

@@ -8,9 +8,10 @@ import string
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-# The symbols of the tables in plain text: L_train, A_val, t_f(...).
+# The symbols of the tables in plain text: L_train, A_val, r_train, t_f(...), Δt(L).
 _SENTENCE = 32  # characters from which a cell holds words and not a number
-_SUBSCRIPT = re.compile(r"(?<![A-Za-z_])([LAt])_(train|val|f)(?![A-Za-z])")
+_SUBSCRIPT = re.compile(r"(?<![A-Za-z_])([LArt])_(train|val|f)(?![A-Za-z_])")
+_DELAY = re.compile(r"Δt(?:\(([LA])\))?")
 
 _LATEX = {sign: f"\\{sign}" for sign in "&%#$_{}"} | {
     "±": "$\\pm$",
@@ -96,7 +97,7 @@ class Table:
 
 
 def with_subscripts(text: str) -> str:
-    """HTML in which ``L_val`` has its subscript."""
+    """HTML in which ``L_val`` has its subscript, and ``Δt`` its slant."""
     return _html(text)
 
 
@@ -107,7 +108,8 @@ def _td(cell: Cell) -> str:
 
 
 def _html(text: str) -> str:
-    return _SUBSCRIPT.sub(r"<i>\1</i><sub>\2</sub>", html.escape(text))
+    text = _SUBSCRIPT.sub(r"<i>\1</i><sub>\2</sub>", html.escape(text))
+    return _DELAY.sub(lambda found: "Δ<i>t</i>" + (f"(<i>{found[1]}</i>)" if found[1] else ""), text)
 
 
 def _latex(text: str) -> str:
@@ -117,5 +119,5 @@ def _latex(text: str) -> str:
 
 def _latex_symbol(match: re.Match[str]) -> str:
     letter, index = match.groups()
-    alone = letter in "LAt" and not match.string[: match.start()].endswith(tuple("_" + string.ascii_letters))
+    alone = letter in "LArt" and not match.string[: match.start()].endswith(tuple("_" + string.ascii_letters))
     return f"${letter}_{{\\mathrm{{{index}}}}}$" if alone else match[0]

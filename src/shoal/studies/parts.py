@@ -45,10 +45,12 @@ def finished(
 def curves_figure(results: Results, colour: Axis, name: str, title: str, panels: Sequence[Panel] = CURVES) -> Figure:
     """L_train, L_val, A_train and A_val against the step, coloured by a setting."""
     n = number_of_runs(results.curves, [colour.column])
-    what = "Loss L (nats per scored token, logarithmic) and accuracy A (share of equations answered whole)"
+    what = (
+        "L_train and L_val: loss (nats per scored token, logarithmic); A_train and A_val: accuracy (share of equations"
+    )
     caption = (
-        f"{title}. {what} on the training and the validation equations against the training step (logarithmic, from "
-        f"step 1), coloured by {colour.label}. {band_note(n)}"
+        f"{title}. {what} answered whole), on the training and on the validation equations, against the training step "
+        f"(logarithmic, from step 1), coloured by {colour.label}. {band_note(n)}"
     )
     return Figure(name, curve_panels(results.curves, colour, title, panels), caption)
 
