@@ -9,6 +9,8 @@ from helpers import TINY
 
 from shoal.cli import COMMANDS, main
 from shoal.commands.progress import Progress, line, time_left
+from shoal.report import Cell, Table
+from shoal.report.console import print_table
 from shoal.training.loop import Snapshot
 
 TINY_FLAGS = [word for name, value in TINY.items() for word in (f"--{name.replace('_', '-')}", str(value))]
@@ -164,6 +166,15 @@ def test_tables_on_the_terminal_have_titles_that_tell_them_apart(tmp_path, capsy
     ]
     assert all(lines[lines.index(title) + 1].startswith("model ") for title in titles)
     assert "How this was made: The runs behind the figures." in lines
+
+
+def test_a_table_in_a_file_is_as_wide_as_it_needs_to_be(capsys):
+    header = ["run", *(f"setting_{i}" for i in range(40))]
+    print_table(Table("t", header, [("a", [Cell("0.0006")] * 40)], "A table."))
+    lines = capsys.readouterr().out.splitlines()
+    assert [len(line.split()) for line in lines] == [41, 41]
+    assert "…" not in "".join(lines)
+    assert len(lines[0].rstrip()) > 400
 
 
 def test_a_card_is_reproduced_and_reported_again(tmp_path, capsys):

@@ -11,6 +11,7 @@ from shoal.report.summary import per_run_table, varying_settings
 from shoal.report.table import Table
 
 _MOST_ROWS = 40
+_WIDEST = 2000  # columns of a file or pipe, which has no width of its own: lines there are as long as they need to be
 
 
 def print_table(table: Table) -> None:
@@ -20,8 +21,7 @@ def print_table(table: Table) -> None:
         rich_table.add_column(name, justify="left" if index == 0 else "right", no_wrap=True)
     for label, cells in table.rows[:_MOST_ROWS]:
         rich_table.add_row(label, *(f"[bold]{cell.text}[/bold]" if cell.best else cell.text for cell in cells))
-    # a file or pipe has no width of its own: lines there are as long as they need to be
-    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 240
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else _WIDEST
     Console(width=width, highlight=False).print(rich_table)
     if len(table.rows) > _MOST_ROWS:
         print(f"… and {len(table.rows) - _MOST_ROWS} more rows")
