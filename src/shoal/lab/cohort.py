@@ -21,11 +21,13 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
+from pydantic import BaseModel
 from torch import Tensor
 
-from shoal.errors import LabError
+from shoal.errors import LabError, UserError
 from shoal.lab.files import read_json, write_json
 from shoal.lab.frames import EMPTY, read_frame, write_frame
+from shoal.lab.shapes import Certificate, Manifest, Status
 from shoal.lab.tensors import check_like, load_tensors, save_tensors
 from shoal.spec import RunSpec
 
@@ -42,6 +44,16 @@ class CohortFolder:
     def id(self) -> str:
         return self.path.name
 
+    def way_out(self) -> str:
+        """What to do when a file of the cohort is damaged."""
+        return f"remove {self.path} to train it anew"
+
+    def _read(self, name: str, shape: type[BaseModel]) -> dict[str, Any]:
+        try:
+            return dict(read_json(self.path / name, shape))
+        except LabError as error:
+            raise LabError(f"{error}; {self.way_out()}") from None
+
     # what was asked
 
     def create(
@@ -54,21 +66,24 @@ class CohortFolder:
 
     def manifest(self) -> dict[str, Any]:
         """``threads``, ``engine`` and ``why``, ``metrics``, and ``members``, each with its ``run`` and ``spec``."""
-        return dict(read_json(self.path / "cohort.json"))
+        return self._read("cohort.json", Manifest)
 
     def specs(self) -> list[RunSpec]:
         """The members' specs in the order in which they are stacked.
 
         Raises:
-            LabError: a member was trained by a shoal in which its settings meant something else.
+            LabError: settings of a member are not allowed, or meant something else to the shoal that trained it.
         """
         members = self.manifest()["members"]
-        specs = [RunSpec.restored(member["spec"]) for member in members]
+        try:
+            specs = [RunSpec.restored(member["spec"]) for member in members]
+        except UserError as error:
+            raise LabError(f"{self.path / 'cohort.json'} is damaged: {error}; {self.way_out()}") from None
         for member, spec in zip(members, specs, strict=True):
             if spec.id != member["run"]:
                 raise LabError(
                     f"run {member['run']} is of an earlier version of shoal, whose {spec.model} trained differently "
-                    f"with these settings: remove {self.path} to train it anew"
+                    f"with these settings; {self.way_out()}"
                 )
         return specs
 
@@ -76,11 +91,10 @@ class CohortFolder:
 
     def status(self) -> dict[str, Any]:
         """``members``: ``{run: {"state", "step"}}``, state waiting, running, done or diverged; and ``sessions``."""
-        path = self.path / "status.json"
-        if not path.exists():
+        if not (self.path / "status.json").exists():
             members = {member["run"]: {"state": "waiting", "step": 0} for member in self.manifest()["members"]}
             return {"members": members, "sessions": []}
-        return dict(read_json(path))
+        return self._read("status.json", Status)
 
     def write_status(self, status: Mapping[str, Any]) -> None:
         write_json(self.path / "status.json", status)
@@ -109,14 +123,21 @@ class CohortFolder:
         """Every flushed row: ``run``, ``step`` and one column per measured quantity.
 
         Raises:
-            LabError: a file is damaged.
+            LabError: a file is damaged, or one before the last is missing.
         """
+        files = self._metrics_files()
+        parts = {path.stem.partition("-")[0] for path in files}
+        for part in map("{:06d}".format, range(len(parts))):
+            if part not in parts:
+                raise LabError(f"{self.path / 'metrics'} is damaged: file {part} is missing; {self.way_out()}")
         frames = []
-        for path in self._metrics_files():
+        for path in files:
             try:
                 frames.append(read_frame(path))
             except FileNotFoundError:
                 continue  # dropped by a resumed trainer since it was listed
+            except LabError as error:
+                raise LabError(f"{error}; {self.way_out()}") from None
         return pl.concat(frames, how="diagonal") if frames else pl.DataFrame(schema=EMPTY)
 
     # what exact resume needs
@@ -142,9 +163,7 @@ class CohortFolder:
         if metadata.get("cohort") != self.id:
             raise LabError(f"{self.checkpoint_path} is of cohort {metadata.get('cohort')}, expected {self.id}")
         if "where" not in metadata:
-            raise LabError(
-                f"{self.checkpoint_path} is of an earlier version of shoal: remove {self.path} to train it anew"
-            )
+            raise LabError(f"{self.checkpoint_path} is of an earlier version of shoal; {self.way_out()}")
         return state, json.loads(metadata["where"]), int(metadata["parts"])
 
     def check_checkpoint(self, state: Mapping[str, Tensor], like: Mapping[str, Tensor]) -> None:
@@ -166,7 +185,7 @@ class CohortFolder:
     def certificate(self) -> dict[str, Any] | None:
         """What :func:`shoal.training.certificate.certify` found; None when it was never asked."""
         path = self.path / "certificate.json"
-        return dict(read_json(path)) if path.exists() else None
+        return dict(read_json(path, Certificate)) if path.exists() else None
 
     def write_certificate(self, certificate: Mapping[str, Any]) -> None:
         write_json(self.path / "certificate.json", certificate)

@@ -7,6 +7,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel, ValidationError
+
 from shoal.errors import DiskError, LabError
 
 
@@ -38,18 +40,29 @@ def write_json(path: Path, value: Any) -> None:
     write(path, (json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode())
 
 
-def read_json(path: Path) -> Any:
+def read_json(path: Path, shape: type[BaseModel] | None = None) -> Any:
     """Read a JSON file of the lab.
 
+    Args:
+        path: the file.
+        shape: the keys that it must have and the types of their values.
+
     Raises:
-        LabError: it is not JSON.
+        LabError: it is not JSON, or not of that shape.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if shape is not None:
+            shape.model_validate(content)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(map(str, first["loc"])) or "content"
+        raise LabError(f"{path} is damaged: {where}: {first['msg'][:1].lower()}{first['msg'][1:]}") from None
+    except (ValueError, RecursionError) as error:
         raise LabError(f"{path} is damaged: {error}") from None
     except OSError as error:
         raise LabError(f"{path} cannot be read: {error.strerror}") from None
+    return content
 
 
 def _sync_folder(folder: Path) -> None:

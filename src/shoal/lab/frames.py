@@ -42,9 +42,14 @@ def read_frame(path: Path) -> pl.DataFrame:
 
     Raises:
         FileNotFoundError: there is none.
-        LabError: it is truncated, or was changed since it was written.
+        LabError: it is truncated, was changed since it was written, or cannot be read.
     """
-    content = path.read_bytes()
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise LabError(f"{path} cannot be read: {error.strerror}") from None
     if path.stem.partition("-")[2] != _digest(content):
         raise LabError(f"{path} is damaged: its checksum does not match its content")
     return pl.read_parquet(io.BytesIO(content))

@@ -10,6 +10,7 @@ from shoal.errors import DiskError, LabError, UserError, nearest
 from shoal.lab.cohort import FINISHED, CohortFolder, locked
 from shoal.lab.files import read_json, write_json
 from shoal.lab.records import Records
+from shoal.lab.shapes import StudyNote
 from shoal.spec import RunSpec
 
 FORMAT = 1
@@ -121,7 +122,7 @@ class Lab:
     def study_note(self, name: str) -> dict[str, Any] | None:
         """What :meth:`note_study` kept; None when the study was never run here."""
         path = self.path / "studies" / f"{check_name(name, 'study')}.json"
-        return dict(read_json(path)) if path.exists() else None
+        return dict(read_json(path, StudyNote)) if path.exists() else None
 
     def report_folder(self, name: str) -> Path:
         """Where the report of this name goes."""
