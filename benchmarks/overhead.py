@@ -45,7 +45,7 @@ def large_lab(path: Path, specs: list[RunSpec]) -> Lab:
         folder = lab.cohort(f"cohort{start:06d}")
         folder.create(members, threads=1)
         row = {"train_loss": 0.0, "valid_loss": 0.0, "train_accuracy": 1.0, "valid_accuracy": 1.0, "l2_norm": 1.0}
-        frame = pl.DataFrame([{"run": spec.id, "step": 1, **row} for spec in members])
+        frame = pl.DataFrame([{"run": spec.id, "step": spec.n_steps, **row} for spec in members])
         folder.write_metrics(0, frame.cast(dict.fromkeys(row, pl.Float32)))
         done = {spec.id: {"state": "done", "step": spec.n_steps} for spec in members}
         folder.write_status({"members": done, "sessions": []})
@@ -67,6 +67,7 @@ def main() -> None:
         found["open: index"] = seconds(lambda: Lab(lab.path).index())
         found["open: records and runs"] = seconds(lambda: Lab(lab.path).records().runs())
         found["open: curves"] = seconds(lambda: Lab(lab.path).records().curves())
+        found["open: damage"] = seconds(lambda: Lab(lab.path).records().damage())
         found["10,000 held runs asked for"] = seconds(lambda: Lab(lab.path).records(spec.id for spec in specs))
     print(json.dumps({name: round(value, 3) for name, value in found.items()}, indent=1))
 

@@ -81,7 +81,8 @@ WRONG = {
     "certify ../x": "'../x' is not allowed",
     "certify abc": "no run 'abc'",
     "report abc": "no run 'abc'",
-    "resume": "holds no runs",
+    "resume": "lab .*/lab holds no runs",
+    "runs": "lab .*/lab holds no runs",
 }
 
 

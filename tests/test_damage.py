@@ -4,10 +4,12 @@ import json
 import re
 import shutil
 
+import polars as pl
 import pytest
 from helpers import tiny_grid
 
 import shoal
+from shoal.cli import main
 from shoal.errors import LabError
 from shoal.lab import Lab
 
@@ -70,9 +72,141 @@ def test_whatever_is_changed_in_a_status_it_is_read_or_refused(lab):
     for content in every_change(json.loads(path.read_text())):
         path.write_text(json.dumps(content))
         try:
-            lab.unfinished()
-            lab.records().runs()
+            folder.status()
         except LabError as error:
             assert str(path) in str(error)
             refused += 1
     assert refused > 10
+
+
+# what is done to the first of the two cohorts, and the file that is named
+DAMAGES = {
+    "checksum": (lambda folder: flip(next((folder.path / "metrics").iterdir())), r"metrics/000000-\w+\.parquet"),
+    "metrics": (lambda folder: shutil.rmtree(folder.path / "metrics"), "metrics"),
+    "status": (lambda folder: (folder.path / "status.json").write_text("{}"), "status.json"),
+    "another's status": (lambda folder: rename_runs(folder.path / "status.json"), "status.json"),
+}
+
+
+def flip(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def rename_runs(path):
+    status = json.loads(path.read_text())
+    status["members"] = {run[::-1]: member for run, member in status["members"].items()}
+    path.write_text(json.dumps(status))
+
+
+@pytest.mark.parametrize("how", DAMAGES)
+def test_runs_and_reports_show_the_others_and_name_what_is_damaged(lab, how, capsys):
+    damaged, sound = lab.cohorts()
+    lost, kept = ([member["run"] for member in folder.manifest()["members"]] for folder in (damaged, sound))
+    damage, named = DAMAGES[how]
+    damage(damaged)
+    path = ["--lab", str(lab.path)]
+    told = rf"Damaged: 2 of 4 runs \({lost[0][:8]}, {lost[1][:8]}\): {damaged.path}/{named} is damaged.*"
+    told += rf"; remove {damaged.path} to train it anew\."
+
+    assert main(["runs", *path]) == 1
+    *rows, last = capsys.readouterr().out.splitlines()
+    assert re.fullmatch(told, last)
+    shown = {row.split()[0]: row for row in rows}
+    assert all("damaged" in shown[run] and row_figures(shown[run]) == ["–"] * 6 for run in lost)
+    assert all("done" in shown[run] and "–" not in row_figures(shown[run]) for run in kept)
+
+    assert main(["report", *path]) == 1
+    page = (lab.path / "reports" / "runs" / "report.md").read_text()
+    assert re.search(told, page)
+    assert "2 runs in 1 settings" in page
+    assert main(["report", "sanity", *path]) == 0
+    assert re.search(told, (lab.path / "reports" / "sanity" / "report.md").read_text())
+    assert main(["report", lost[0], *path]) == 2
+    assert re.search(rf"every one of these 1 runs is damaged: {damaged.path}/{named}", capsys.readouterr().err)
+
+    assert main(["resume", *path]) == 1
+    out = capsys.readouterr().out
+    assert "every run of the lab that is not damaged is finished" in out
+    assert re.search(told, out)
+
+
+def row_figures(row):
+    return row.split()[-6:]
+
+
+def test_a_lost_last_file_of_metrics_is_noticed_as_well_as_one_before(lab):
+    folder = lab.cohorts()[0]
+    metrics = folder.metrics()
+    folder.write_metrics(0, metrics.filter(pl.col("step") < 4))
+    folder.write_metrics(1, metrics.filter(pl.col("step") == 4))
+    assert lab.records().damage() == {}
+    first, last = sorted((folder.path / "metrics").iterdir())
+    content = last.read_bytes()
+    last.unlink()
+    assert len(lab.records().damage()) == 2
+    last.write_bytes(content)
+    first.unlink()
+    with pytest.raises(LabError, match="file 000000 is missing"):
+        lab.records().curves()
+
+
+def test_a_run_that_has_not_got_to_its_first_row_is_not_damaged(lab):
+    folder = lab.cohorts()[0]
+    status = folder.status()
+    for member in status["members"].values():
+        member |= {"state": "waiting", "step": 0}
+    folder.write_status(status)
+    shutil.rmtree(folder.path / "metrics")
+    assert lab.records().damage() == {}
+
+
+def test_a_cohort_of_which_the_runs_cannot_be_known_stops_none_of_the_others(lab, capsys):
+    damaged, sound = lab.cohorts()
+    lost, kept = ([member["run"] for member in folder.manifest()["members"]] for folder in (damaged, sound))
+    specs = damaged.specs()
+    (damaged.path / "cohort.json").write_text("{}")
+    path = ["--lab", str(lab.path)]
+    told = f"which runs cohort {damaged.id} holds cannot be known: {damaged.path}/cohort.json is damaged: "
+
+    assert main(["runs", *path]) == 1
+    out = capsys.readouterr().out
+    assert all(run in out for run in kept)
+    assert out.splitlines()[-1].startswith(told)
+    assert main(["report", *path]) == 1
+    assert told in (lab.path / "reports" / "runs" / "report.md").read_text()
+    assert main(["report", "sanity", *path]) == 0
+    page = (lab.path / "reports" / "sanity" / "report.md").read_text()
+    assert re.search(rf"Damaged: 2 of 4 runs \(.*\): {told}", page)
+    assert main(["report", lost[0], *path]) == 2
+    assert told in capsys.readouterr().err
+    assert main(["resume", *path]) == 1
+    assert told in capsys.readouterr().out
+
+    said = []
+    (new,) = tiny_grid({"n_steps": 4}, seed=[7])
+    assert shoal.train([new], lab, workers=1, say=said.append).runs()["state"].to_list() == ["done"]
+    assert [line for line in said if line.startswith(f"warning: {told}")]
+    before = {path: path.read_bytes() for path in damaged.path.rglob("*") if path.is_file()}
+    with pytest.raises(LabError, match=rf"cohort {damaged.id}, whose cohort.json is damaged; remove"):
+        shoal.train(specs, lab, workers=1)
+    assert {path: path.read_bytes() for path in damaged.path.rglob("*") if path.is_file()} == before
+    shutil.rmtree(damaged.path)
+    assert shoal.train(specs, lab, workers=1).damage() == {}
+
+
+def test_a_damaged_status_stops_the_training_of_its_own_runs_alone(lab):
+    damaged = lab.cohorts()[0]
+    (damaged.path / "status.json").write_text("{}")
+    shoal.train(tiny_grid({"n_steps": 4}, seed=[7]), lab, workers=1)
+    assert lab.unfinished() == []
+    with pytest.raises(LabError, match=f"{damaged.path}/status.json is damaged.*; remove {damaged.path}"):
+        shoal.train(damaged.specs(), lab, workers=1)
+
+
+def test_a_damaged_certificate_is_named_in_the_report_and_nothing_else_is_lost(lab):
+    path = lab.cohorts()[0].path / "certificate.json"
+    path.write_text("{}")
+    assert main(["report", "--lab", str(lab.path)]) == 0
+    assert f"{path} is damaged" in (lab.path / "reports" / "runs" / "report.md").read_text()

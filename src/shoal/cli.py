@@ -1,7 +1,7 @@
 """The command line: ``shoal COMMAND …``.
 
 Each command is a module of :mod:`shoal.commands`, loaded only when it is called, so that help and mistakes answer
-without waiting for torch. Exit codes: 0 done, 1 a run failed, 2 the request was wrong, 130 interrupted.
+without waiting for torch. Exit codes: 0 done, 1 a run failed or is damaged, 2 the request was wrong, 130 interrupted.
 """
 
 import importlib

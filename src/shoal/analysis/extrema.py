@@ -110,7 +110,12 @@ def extrema(curves: pl.DataFrame, t_max: int | None = None) -> pl.DataFrame:
         row["delay_loss"] = row["t_valid_loss"] - row["t_train_loss"]
         row["delay_accuracy"] = row["t_valid_accuracy"] - row["t_train_accuracy"]
         rows.append(row)
-    return pl.DataFrame(rows, infer_schema_length=None) if rows else pl.DataFrame({"run": []}, {"run": pl.String})
+    if not rows:
+        steps = [*(f"t_{name}" for name in _BEST), "delay_loss", "delay_accuracy"]
+        return pl.DataFrame(
+            schema={"run": pl.String, **dict.fromkeys(_BEST, pl.Float64), **dict.fromkeys(steps, pl.Int64)}
+        )
+    return pl.DataFrame(rows, infer_schema_length=None)
 
 
 def mean_and_std(frame: pl.DataFrame, by: Sequence[str]) -> pl.DataFrame:

@@ -65,7 +65,7 @@ def report_studies(studies: Mapping[str, Study], lab: Lab, thresholds: Sequence[
             raise UserError(f"{name!r} was not run in lab {lab.path}; shoal {how} {name}")
         form = Form.from_json(note)
         form = form if thresholds is None else replace(form, thresholds=tuple(thresholds))
-        report = study.report(Results(lab.records(note["runs"]), note.get("measured", {})), form)
+        report = study.report(_results(lab, note), form)
         if len(studies) > 1:
             print(f"\n## {name}")
         for section in report.sections:
@@ -76,3 +76,11 @@ def report_studies(studies: Mapping[str, Study], lab: Lab, thresholds: Sequence[
             print(f"- {answer}")
         print()
         print(f"report: {write_report(report, lab.report_folder(name))}", flush=True)
+
+
+def _results(lab: Lab, note: Mapping[str, Any]) -> Results:
+    """Of the runs of a study; one that the lab does not know of is lost where a cohort cannot be read."""
+    index, unreadable = lab.survey()
+    lost = {run: unreadable[0] for run in note["runs"] if run not in index} if unreadable else {}
+    records = lab.records(run for run in note["runs"] if run not in lost)
+    return Results(records, note.get("measured", {}), lost)

@@ -26,15 +26,16 @@ def run(options: argparse.Namespace) -> int:
         report_studies({options.what[0]: get_study(options.what[0])}, Lab(options.lab))
         return 0
     from shoal.report import write_report
-    from shoal.report.console import print_extrema
+    from shoal.report.console import print_runs
     from shoal.report.runs import report_runs
 
     lab = Lab(options.lab)
     folder = lab.report_folder(options.name or "runs")
     records = lab.records(options.what or None)
+    unreadable = [] if options.what else lab.unreadable()
     if len(records) == 0:
-        raise UserError(f"lab {options.lab} holds no runs")
-    report = report_runs(records, f"shoal report {' '.join(options.what)}".strip())
-    print_extrema(records)
+        raise UserError("; ".join([f"lab {options.lab} holds no runs", *unreadable]))
+    report = report_runs(records, f"shoal report {' '.join(options.what)}".strip(), unreadable)
+    code = print_runs(records, unreadable)
     print(f"\nreport: {write_report(report, folder)}")
-    return 0
+    return code

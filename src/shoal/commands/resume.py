@@ -12,17 +12,20 @@ def arguments(parser: Parser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Go on, then print how the resumed runs did."""
+    """Go on, then print how the resumed runs did and what is damaged; 1 where something is."""
     from shoal.commands.training import resume_with_progress
     from shoal.errors import UserError
     from shoal.lab import Lab
-    from shoal.report.console import print_extrema
+    from shoal.report.console import print_damage, print_extrema
 
-    if not Lab(options.lab).runs():
+    lab = Lab(options.lab)
+    if not lab.runs() and not lab.unreadable():
         raise UserError(f"lab {options.lab} holds no runs")
     records = resume_with_progress(options.lab, **read_execution(options))
+    held = lab.records()
+    damage, unreadable = held.damage(), lab.unreadable()
     if len(records) == 0:
-        print("every run of the lab is finished")
-        return 0
-    print_extrema(records)
-    return 0
+        print(f"every run of the lab{' that is not damaged' if damage or unreadable else ''} is finished")
+    else:
+        print_extrema(records, damage)
+    return print_damage(damage, len(held), unreadable)

@@ -3,6 +3,7 @@
 import argparse
 
 from shoal.commands.parsing import Parser, add_lab
+from shoal.errors import UserError
 
 
 def arguments(parser: Parser) -> None:
@@ -11,9 +12,12 @@ def arguments(parser: Parser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Print one line per run."""
+    """Print one line per run, and one per reason why some are damaged; 1 where some are."""
     from shoal.lab import Lab
     from shoal.report.console import print_runs
 
-    print_runs(Lab(options.lab).records())
-    return 0
+    lab = Lab(options.lab)
+    records, unreadable = lab.records(), lab.unreadable()
+    if len(records) == 0 and not unreadable:
+        raise UserError(f"lab {options.lab} holds no runs")
+    return print_runs(records, unreadable)

@@ -17,8 +17,7 @@ def run(options: argparse.Namespace) -> int:
     specs = read_settings(options)
 
     from shoal.commands.training import train_with_progress
-    from shoal.report.console import print_extrema
+    from shoal.report.console import print_runs
 
     records = train_with_progress(specs, options.lab, **read_execution(options))
-    print_extrema(records)
-    return 0
+    return print_runs(records)

@@ -64,6 +64,11 @@ class CohortFolder:
         how = {"threads": threads, "engine": engine, "why": why}
         write_json(self.path / "cohort.json", {**how, "metrics": sorted(metrics), "members": members})
 
+    def check_free(self) -> None:
+        """Raise :class:`LabError` where members are written down already: what is there would become someone else's."""
+        if (self.path / "cohort.json").exists():
+            raise LabError(f"these runs are in cohort {self.id}, whose cohort.json is damaged; {self.way_out()}")
+
     def manifest(self) -> dict[str, Any]:
         """``threads``, ``engine`` and ``why``, ``metrics``, and ``members``, each with its ``run`` and ``spec``."""
         return self._read("cohort.json", Manifest)

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -83,9 +83,24 @@ class Lab:
         """The folder of a cohort, there or not."""
         return CohortFolder(self.path / "cohorts" / name)
 
+    def survey(self) -> tuple[dict[str, CohortFolder], list[str]]:
+        """The folder of each run, and a line for each cohort of which it cannot be known what runs it holds."""
+        index: dict[str, CohortFolder] = {}
+        unreadable = []
+        for folder in self.cohorts():
+            try:
+                index |= {member["run"]: folder for member in folder.manifest()["members"]}
+            except LabError as error:
+                unreadable.append(f"which runs cohort {folder.id} holds cannot be known: {error}")
+        return index, unreadable
+
     def index(self) -> dict[str, CohortFolder]:
-        """The folder of each run."""
-        return {member["run"]: folder for folder in self.cohorts() for member in folder.manifest()["members"]}
+        """The folder of each run that is known of."""
+        return self.survey()[0]
+
+    def unreadable(self) -> list[str]:
+        """A line for each cohort whose ``cohort.json`` is damaged, with what to do; its runs are in no index."""
+        return self.survey()[1]
 
     def runs(self) -> list[str]:
         """Ids of all runs, oldest cohort first."""
@@ -100,20 +115,27 @@ class Lab:
         Raises:
             LabError: a run is not in the lab.
         """
-        index = self.index()
+        index, unreadable = self.survey()
         if runs is None:
             return Records(index)
         wanted = [
-            run.id if isinstance(run, RunSpec) else run if run in index else find_run(run, list(index)) for run in runs
+            run.id if isinstance(run, RunSpec) else run if run in index else find_run(run, list(index), unreadable)
+            for run in runs
         ]
         missing = [run for run in wanted if run not in index]
         if missing:
-            raise LabError(f"run {missing[0]} is not in lab {self.path}, which holds {len(index)} runs")
+            known = "; ".join([f"which holds {len(index)} runs", *unreadable])
+            raise LabError(f"run {missing[0]} is not in lab {self.path}, {known}")
         return Records({run: index[run] for run in dict.fromkeys(wanted)})
 
     def unfinished(self) -> list[CohortFolder]:
-        """Cohorts with members that still have steps to train."""
-        return [folder for folder in self.cohorts() if not folder.is_finished()]
+        """Cohorts with members that still have steps to train, of those whose files say so."""
+        found = []
+        for folder in self.cohorts():
+            with suppress(LabError):  # named by unreadable() and Records.damage()
+                if not folder.is_finished() and folder.manifest():
+                    found.append(folder)
+        return found
 
     def note_study(self, name: str, note: dict[str, Any]) -> None:
         """Remember what a study trained."""
@@ -145,8 +167,8 @@ def check_name(name: str, kind: str) -> str:
     return name
 
 
-def find_run(name: str, runs: Sequence[str]) -> str:
-    """The one run whose id begins with ``name``.
+def find_run(name: str, runs: Sequence[str], notes: Sequence[str] = ()) -> str:
+    """The one run whose id begins with ``name``; ``notes`` say what else there may be.
 
     Raises:
         UserError: none does, several do, or ``name`` is no id at all.
@@ -156,7 +178,7 @@ def find_run(name: str, runs: Sequence[str]) -> str:
     if len(found) > 1:
         raise UserError(f"run {name!r} is ambiguous: {' '.join(found[:4])}{' …' if len(found) > 4 else ''}")
     if not found:
-        raise UserError(f"no run {name!r} among {len(runs)} runs{nearest(name, runs)}")
+        raise UserError("; ".join([f"no run {name!r} among {len(runs)} runs{nearest(name, runs)}", *notes]))
     return found[0]
 
 

@@ -1,6 +1,6 @@
 """What a lab holds of some runs, as data frames and as the practical's dictionaries."""
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ from torch import nn
 from shoal.analysis.extrema import extrema
 from shoal.errors import LabError
 from shoal.lab.cohort import CohortFolder
+from shoal.lab.damage import damage_of
 from shoal.lab.frames import EMPTY
 from shoal.lab.tensors import load_tensors
 from shoal.spec import RunSpec
@@ -58,19 +59,51 @@ class Records:
         return list({folder.path: folder for folder in self._folders.values()}.values())
 
     def runs(self) -> pl.DataFrame:
-        """One row per run: ``run``, ``state`` (waiting, running, interrupted, done, diverged), ``step``, settings."""
+        """One row per run: ``run``, ``state``, ``step``, settings.
+
+        The state is ``waiting``, ``running``, ``interrupted``, ``done`` or ``diverged``, and ``damaged`` (with no step)
+        where the lab does not say; what was measured is not looked at, see :meth:`damage`.
+        """
         states: dict[str, dict[str, Any]] = {}
         for folder in self.cohorts():
-            members = folder.status()["members"]
+            try:
+                members = folder.status()["members"]
+            except LabError:
+                continue
             stopped = any(m["state"] == "running" for m in members.values()) and not folder.is_training()
             for run, member in members.items():
                 lost = stopped and member["state"] == "running"
                 states[run] = {**member, "state": "interrupted" if lost else member["state"]}
-        settings = self._settings()
-        rows = [
-            {"run": run, "state": states[run]["state"], "step": states[run]["step"]} | settings[run] for run in self.ids
-        ]
-        return pl.DataFrame(rows, infer_schema_length=None)
+        settings, unknown = self._settings(), {"state": "damaged", "step": None}
+        places = {run: states.get(run, unknown) for run in self.ids}
+        rows = [{"run": run, "state": at["state"], "step": at["step"], **settings[run]} for run, at in places.items()]
+        return pl.DataFrame(rows, schema_overrides={"step": pl.Int64}, infer_schema_length=None)
+
+    def damage(self) -> dict[str, str]:
+        """What is wrong with the record of a run, and what to do, by run; nothing where every run is whole.
+
+        Reads all that was measured. The other methods that do raise :class:`LabError` at the first file that is
+        damaged, and show what there is where rows are missing.
+        """
+        found: dict[str, str] = {}
+        for folder in self.cohorts():
+            found |= damage_of(folder)
+        return {run: found[run] for run in self.ids if run in found}
+
+    def without(self, runs: Container[str]) -> "Records":
+        """The other runs."""
+        return Records({run: folder for run, folder in self._folders.items() if run not in runs})
+
+    def whole(self) -> tuple["Records", dict[str, str]]:
+        """The runs that are not damaged, and the damage of the others.
+
+        Raises:
+            LabError: every run is damaged.
+        """
+        damage = self.damage()
+        if damage and len(damage) == len(self):
+            raise LabError(f"every one of these {len(self)} runs is damaged: {next(iter(damage.values()))}")
+        return self.without(damage), damage
 
     def curves(self) -> pl.DataFrame:
         """Every evaluation of every run.
@@ -79,6 +112,9 @@ class Records:
             ``run``, ``step``, ``train_loss`` and ``valid_loss`` (nats), ``train_accuracy`` and ``valid_accuracy``,
             ``l2_norm``, further quantities that were registered, then ``model``, ``seed`` and the settings in which
             the runs differ.
+
+        Raises:
+            LabError: a file is damaged.
         """
         frames = [frame for folder in self.cohorts() if not (frame := folder.metrics()).is_empty()]
         if not frames:

@@ -3,13 +3,14 @@
 from collections.abc import Sequence
 from typing import Any
 
+from shoal.errors import LabError
 from shoal.lab.cohort import CohortFolder
 from shoal.report.table import Cell, Table
 from shoal.report.words import NOTHING, counted
 
 
 def certificates(folders: Sequence[CohortFolder]) -> tuple[list[str], list[Table]]:
-    """A sentence with the largest differences, and the table of all.
+    """A sentence with the largest differences, one for each certificate that is damaged, and the table of all.
 
     Args:
         folders: cohorts; those without a certificate are counted, not shown.
@@ -17,9 +18,17 @@ def certificates(folders: Sequence[CohortFolder]) -> tuple[list[str], list[Table
     Returns:
         Nothing where no cohort has a certificate.
     """
-    found = {folder.id: certificate for folder in folders if (certificate := folder.certificate()) is not None}
+    found, damaged = {}, []
+    for folder in folders:
+        try:
+            certificate = folder.certificate()
+        except LabError as error:
+            damaged.append(f"Certificate of cohort {folder.id}: {error}.")
+            continue
+        if certificate is not None:
+            found[folder.id] = certificate
     if not found:
-        return [], []
+        return damaged, []
     alone = {cohort: list(certificate["alone"].values()) for cohort, certificate in found.items()}
     records = [c["record"] for c in found.values() if c["record"] is not None]
     rest = len(folders) - len(found)
@@ -55,7 +64,7 @@ def certificates(folders: Sequence[CohortFolder]) -> tuple[list[str], list[Table
         "parameters after them; stack against record: largest difference between the losses of the stack retrained and "
         f"those recorded when the runs were made; {NOTHING}: nothing recorded yet."
     )
-    return [sentence], [Table("certificates", header, rows, caption)]
+    return [sentence, *damaged], [Table("certificates", header, rows, caption)]
 
 
 def _largest(groups: Any, what: str) -> str:

@@ -2,6 +2,7 @@
 
 import shutil
 import sys
+from collections.abc import Container, Mapping, Sequence
 
 from rich.console import Console
 from rich.table import Table as RichTable
@@ -9,6 +10,7 @@ from rich.table import Table as RichTable
 from shoal.lab import Records
 from shoal.report.summary import per_run_table, varying_settings
 from shoal.report.table import Table
+from shoal.report.words import damage_sentences
 
 _MOST_ROWS = 40
 _WIDEST = 2000  # columns of a file or pipe, which has no width of its own: lines there are as long as they need to be
@@ -34,19 +36,22 @@ def print_titled(section: str, table: Table) -> None:
     print_table(table)
 
 
-def print_extrema(records: Records) -> None:
+def print_extrema(records: Records, damaged: Container[str] = ()) -> None:
     """The best accuracies of each run and the first step of each."""
-    print_table(per_run_table(records, varying_settings(records)))
+    print_table(per_run_table(records, varying_settings(records), damaged))
 
 
-def print_runs(records: Records) -> None:
-    """What the lab holds, with or without results."""
-    frame = records.runs()
-    if frame.is_empty():
-        print("the lab holds no runs")
-        return
-    if records.curves().is_empty():
-        for row in frame.iter_rows(named=True):
-            print(f"{row['run']}  {row['model']}  seed {row['seed']}  {row['state']} at step {row['step']:,}")
-        return
-    print_extrema(records)
+def print_runs(records: Records, unreadable: Sequence[str] = ()) -> int:
+    """The same with what is damaged, and lines about cohorts that cannot be read; 1 where there is such a thing."""
+    damage = records.damage()
+    if len(records):
+        print_extrema(records, damage)
+    return print_damage(damage, len(records), unreadable)
+
+
+def print_damage(damage: Mapping[str, str], n: int, unreadable: Sequence[str] = ()) -> int:
+    """What is damaged of ``n`` runs, and what to do; 1 where something is."""
+    lines = [*damage_sentences(damage, n), *unreadable]
+    for line in lines:
+        print(line)
+    return int(bool(lines))

@@ -1,18 +1,30 @@
 """A report of any runs: their curves by model, the ten figures of each setting, and where they come from."""
 
+from collections.abc import Sequence
+
 import polars as pl
 
 from shoal.lab import Records
 from shoal.report.figures import Figure, learning_curves
 from shoal.report.page import Report, Section
 from shoal.report.summary import provenance, ten_figures, varying_settings
-from shoal.report.words import counted, setting_text
+from shoal.report.words import counted, damage_sentences, setting_text
 
 _MOST_SETTINGS = 12
 
 
-def report_runs(records: Records, command: str) -> Report:
-    """Runs that differ only in their seeds are one setting; settings beyond the twelfth are left to the table."""
+def report_runs(records: Records, command: str, notes: Sequence[str] = ()) -> Report:
+    """Runs that differ only in their seeds are one setting; settings beyond the twelfth are left to the table.
+
+    Args:
+        records: the runs; those that are damaged are named and left out.
+        command: with what the report was made.
+        notes: what the reader should know besides.
+
+    Raises:
+        LabError: all runs are damaged, or none has been evaluated yet.
+    """
+    records, damage = records.whole()
     every = records.extrema()
     labels = _labels(records)
     settings = list(dict.fromkeys(labels.values()))[:_MOST_SETTINGS]
@@ -32,6 +44,7 @@ def report_runs(records: Records, command: str) -> Report:
     return Report(
         title="Runs",
         lead=f"{counted(len(records), 'run')} in {counted(len(set(labels.values())), 'setting')}.",
+        answers=[*damage_sentences(damage, len(records) + len(damage)), *notes],
         sections=[
             Section("Learning curves", figures=figures),
             Section("Ten figures per setting", tables=[ten_figures(extrema, shown)]),

@@ -1,13 +1,13 @@
 """The table of ten figures per model and the provenance that every report carries."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import polars as pl
 
-from shoal.analysis import mean_and_std
+from shoal.analysis import extrema, mean_and_std
 from shoal.lab import Records
 from shoal.report.certificates import certificates
 from shoal.report.page import Section
@@ -117,13 +117,15 @@ def show(mean: float, std: float, is_step: bool) -> str:
     return f"{mean:.{digits}f} ± {std:.{digits}f}"
 
 
-def per_run_table(records: Records, settings: Sequence[str]) -> Table:
-    """One row per run: settings, state, its best values and the first step of each."""
-    frame = records.runs().join(records.extrema(), on="run", how="left", maintain_order="left")
+def per_run_table(records: Records, settings: Sequence[str], damaged: Container[str] = ()) -> Table:
+    """One row per run: settings, state, best values and the first step of each; of those that are damaged no figures."""
+    best = extrema(records.without(damaged).curves())
+    frame = records.runs().join(best, on="run", how="left", maintain_order="left")
     header = ["run", *settings, "state", "A_train", "t_f(A_train)", "A_val", "t_f(A_val)", "L_val", "Δt(A)"]
     rows = []
     for row in frame.iter_rows(named=True):
-        state = row["state"] if row["state"] == "done" else f"{row['state']} at step {row['step']:,}"
+        state = "damaged" if row["run"] in damaged else row["state"]
+        state = state if state in ("done", "damaged") else f"{state} at step {row['step']:,}"
         cells = [setting_text(row[name]) for name in settings] + [state]
         if row["train_accuracy"] is None:
             cells += ["–"] * 6

@@ -1,6 +1,6 @@
-"""Numbers, intervals and p values in words."""
+"""Numbers, intervals, p values and damage in words."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 NOTHING = "–"
@@ -77,3 +77,19 @@ def listed(values: Sequence[Any]) -> str:
     """
     texts = [str(value) for value in values]
     return " and ".join([", ".join(texts[:-1]), texts[-1]] if len(texts) > 1 else texts)
+
+
+def damage_sentences(damage: Mapping[str, str], n: int, most: int = 6) -> list[str]:
+    """A sentence for each reason why some of ``n`` runs are damaged.
+
+    >>> damage_sentences({"a1b2": "x is damaged", "c3d4": "x is damaged"}, 8)
+    ['Damaged: 2 of 8 runs (a1b2, c3d4): x is damaged.']
+    """
+    runs: dict[str, list[str]] = {}
+    for run, why in damage.items():
+        runs.setdefault(why, []).append(run[:8])
+    return [
+        f"Damaged: {len(own)} of {n} runs ({', '.join(own[:most])}"
+        f"{f' and {len(own) - most} more' if len(own) > most else ''}): {why}."
+        for why, own in runs.items()
+    ]

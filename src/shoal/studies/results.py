@@ -11,6 +11,7 @@ from shoal.analysis import extrema
 from shoal.equations import split_sizes
 from shoal.errors import LabError
 from shoal.lab import Records
+from shoal.report.words import damage_sentences
 from shoal.spec import RunSpec
 from shoal.tasks.build import count_run_parameters
 
@@ -21,14 +22,22 @@ class Results:
     """Curves and extrema of every run that has been evaluated, each row with the settings of its run.
 
     Args:
-        records: the runs.
+        records: the runs; those that are damaged are left out.
         measured: what the study's ``measure`` found when they were trained.
+        lost: runs that are damaged so that there is no record of them, with what is wrong.
 
     Raises:
-        LabError: nothing has been evaluated yet.
+        LabError: every run is damaged, or nothing has been evaluated yet.
     """
 
-    def __init__(self, records: Records, measured: Mapping[str, Any] = MappingProxyType({})) -> None:
+    def __init__(
+        self,
+        records: Records,
+        measured: Mapping[str, Any] = MappingProxyType({}),
+        lost: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
+        records, damage = records.whole()
+        self.damage = {**lost, **damage}
         self.records, self.measured = records, measured
         self.specs = records.specs
         metrics = records.curves()
@@ -47,7 +56,7 @@ class Results:
     def of(self, **settings: object) -> "Results":
         """Those of the runs that have these settings."""
         kept = object.__new__(Results)
-        kept.records, kept.measured = self.records, self.measured
+        kept.records, kept.measured, kept.damage = self.records, self.measured, {}
         kept.runs = self.runs.filter(**settings)
         kept.specs = {run: self.specs[run] for run in kept.runs["run"]}
         kept.curves = self.curves.filter(pl.col("run").is_in(kept.runs["run"].to_list()))
@@ -82,12 +91,12 @@ class Results:
         return next(iter(self.specs.values()))
 
     def shortcomings(self) -> list[str]:
-        """What is missing, diverged or unfinished, in sentences; nothing where every run is whole."""
+        """What is damaged, missing, diverged or unfinished, in sentences; nothing where every run is whole."""
         here = self.evaluated
         absent = self.runs.join(here, on="run", how="anti", maintain_order="left")
         diverged = here.filter(state="diverged")
         partial = here.filter(~pl.col("state").is_in(["done", "diverged"]))
-        out = []
+        out = damage_sentences(self.damage, len(self.runs) + len(self.damage))
         if len(absent):
             out.append(f"Missing: {len(absent)} of {len(self.runs)} runs have no results yet ({_named(absent)}).")
         if len(partial):

@@ -58,11 +58,12 @@ def train(
         metrics: further quantities to record at every evaluation of new runs, each a function of one member's
             parameters (by name) that returns a scalar. Runs that the lab holds keep what was recorded of them.
         watch: is told where each cohort stands.
-        say: is told how new cohorts are computed, and why so.
+        say: is told how new cohorts are computed, and why so, and of each cohort of which the lab cannot tell what runs
+            it holds: unless the very same cohort is asked for, which is refused, they count as new.
 
     Raises:
         Interrupted: stopped by Ctrl-C or SIGTERM; everything is flushed, and the same call goes on.
-        UserError: the lab cannot be used, or a checkpoint in it is damaged.
+        UserError: the lab cannot be used, or a file of it that these runs need is damaged.
         DiskError: the disk refused a flush; what was flushed before is intact.
     """
     wanted = list(dict.fromkeys(specs))
@@ -73,22 +74,33 @@ def train(
     check_metrics(metrics or {})
     lab = (lab if isinstance(lab, Lab) else Lab(lab)).create()
     with lab.planning():
-        index = lab.index()
-        begun = {index[spec.id].path: index[spec.id] for spec in wanted if spec.id in index}
-        folders = [folder for folder in begun.values() if not folder.is_finished()]
-        cohorts = plan(spec for spec in wanted if spec.id not in index)
+        held = _held(lab, wanted, say)
+        folders = [folder for folder in dict.fromkeys(held.values()) if not folder.is_finished()]
+        cohorts = plan(spec for spec in wanted if spec.id not in held)
         workers = workers or choose_workers(folders, cohorts, on, metrics or {})
         threads = threads or max(1, cores() // workers)
-        worth = sum(cohort.seconds for cohort in cohorts) > WORTH_DIVIDING
-        pieces = spread(cohorts, workers if worth else 1)
-        folders += _begin(lab, pieces, on, threads, engine, metrics or (), say)
+        folders += _begin(lab, _divided(cohorts, workers), on, threads, engine, metrics or (), say)
     _finish(folders, workers, Execution(on, flush_seconds, metrics or {}, places), watch)
     return lab.records(spec.id for spec in wanted)
 
 
+def _held(lab: Lab, specs: Sequence[RunSpec], say: Callable[[str], None]) -> dict[str, CohortFolder]:
+    """The folders of those runs that the lab holds."""
+    index, unreadable = lab.survey()
+    for line in unreadable:
+        say(f"warning: {line}; such of them as are asked for are trained again")
+    return {spec.id: index[spec.id] for spec in specs if spec.id in index}
+
+
+def _divided(cohorts: Sequence[Cohort], workers: int) -> list[Cohort]:
+    """In pieces for the workers, where they take long enough; the longest work first."""
+    worth = sum(cohort.seconds for cohort in cohorts) > WORTH_DIVIDING
+    return spread(cohorts, workers if worth else 1)
+
+
 def _begin(
     lab: Lab,
-    cohorts: Iterable[Cohort],
+    cohorts: Sequence[Cohort],
     device: torch.device,
     threads: int,
     engine: str | None,
@@ -98,6 +110,8 @@ def _begin(
     """Write new cohorts down, with how each will be computed."""
     folders: list[CohortFolder] = []
     said: dict[str, None] = {}
+    for cohort in cohorts:
+        lab.cohort(cohort.id).check_free()
     for cohort in cohorts:
         choice = choose_engine(cohort.shared, cohort.seconds, device, engine)
         folder = lab.cohort(cohort.id)
@@ -123,7 +137,10 @@ def resume(
     metrics: Mapping[str, Metric] | None = None,
     watch: Callable[[Snapshot], None] = lambda snapshot: None,
 ) -> Records:
-    """Go on with every run of a lab that is not finished; arguments as for :func:`train`."""
+    """Go on with every run of a lab that is not finished; arguments as for :func:`train`.
+
+    Cohorts whose ``cohort.json`` or ``status.json`` is damaged are left alone.
+    """
     lab = lab if isinstance(lab, Lab) else Lab(lab)
     on = check_execution(device, workers, None, flush_seconds, places=places)
     folders = lab.unfinished()

@@ -100,8 +100,8 @@ def _execute_here(folders: Sequence[CohortFolder], options: Options) -> bool:
         for folder in folders:
             if options.stop():
                 return False
-            torch.set_num_threads(folder.manifest()["threads"])
             try:
+                torch.set_num_threads(folder.manifest()["threads"])
                 if train_cohort(folder, options) != "done":
                     return False
             except UserError as error:  # of this cohort alone: the others can train
