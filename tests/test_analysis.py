@@ -328,3 +328,15 @@ def test_a_sentence_in_a_table_may_take_several_lines():
     )
     assert "<td>0.25 ± 0.01</td>" in table.to_html()
     assert '<td class="words">1 of 3' in table.to_html()
+
+
+@pytest.mark.parametrize("t_max", [-5, "x", float("nan"), True, [3]])
+def test_a_last_step_that_is_none_is_refused(t_max):
+    curves = pl.DataFrame({"run": ["a"], "step": [0], **{name: [0.5] for name in COLUMNS}})
+    with pytest.raises(UserError, match=f"t_max must be a number of steps of at least 0, got {re.escape(repr(t_max))}"):
+        extrema(curves, t_max)
+
+
+def test_without_evaluations_there_are_all_columns_and_no_rows():
+    curves = pl.DataFrame({"run": ["a"], "step": [0], **{name: [0.5] for name in COLUMNS}})
+    assert extrema(curves.clear()).schema == extrema(curves).schema

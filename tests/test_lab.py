@@ -17,7 +17,7 @@ from shoal.errors import DiskError, LabError, UserError
 from shoal.lab import Lab, get_all_checkpoints, get_all_checkpoints_per_trials
 from shoal.lab.cohort import CohortFolder
 from shoal.lab.files import write_json
-from shoal.lab.lab import find_run
+from shoal.lab.names import find_run
 from shoal.lab.tensors import load_tensors, save_tensors
 from shoal.spec import TRAJECTORY_VERSIONS
 
@@ -137,6 +137,19 @@ def test_runs_are_found_by_the_beginning_of_their_id(lab):
         lab.records(["zzzz"])
     with pytest.raises(LabError, match="is not in lab"):
         lab.records([tiny(seed=99)])
+
+
+def test_a_run_of_records_is_named_by_the_beginning_of_its_id(lab):
+    records = lab.records()
+    run = records.ids[0]
+    assert records.all_metrics(run[:8]) == records.all_metrics(run)
+    assert records.model_files(run[:8]) == records.model_files(run)
+    assert records.model(run[:8]).state_dict().keys() == records.model(run).state_dict().keys()
+    assert get_all_checkpoints(records, run[:8]) == get_all_checkpoints(records, run)
+    assert lab.records(run[:8]).ids == [run]
+    for ask in (records.all_metrics, records.model_files, records.model):
+        with pytest.raises(UserError, match="no run 'nope' among 4 runs"):
+            ask("nope")
 
 
 def test_records_say_what_was_asked_and_what_came_out(lab):

@@ -9,6 +9,7 @@ called ``test``); :func:`extrema` says the same of data frames.
 """
 
 from collections.abc import Mapping, Sequence
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -89,16 +90,21 @@ def get_extrema_performance_steps_per_trials(
 
 
 def extrema(curves: pl.DataFrame, t_max: int | None = None) -> pl.DataFrame:
-    """Extrema of each run.
+    """Extrema of each run that has been evaluated.
 
     Args:
         curves: ``run``, ``step``, ``train_loss``, ``valid_loss``, ``train_accuracy`` and ``valid_accuracy``.
-        t_max: use evaluations up to this step only.
+        t_max: use evaluations up to this step only, a number of at least 0.
 
     Returns:
         One row per run: the four best values under their names, the step of each as ``t_`` and the name, and
         ``delay_loss`` and ``delay_accuracy`` (Δt), in steps.
+
+    Raises:
+        UserError: ``t_max`` is no such number.
     """
+    if t_max is not None and not (isinstance(t_max, Real) and not isinstance(t_max, bool) and t_max >= 0):
+        raise UserError(f"t_max must be a number of steps of at least 0, got {t_max!r}")
     kept = curves if t_max is None else curves.filter(pl.col("step") <= t_max)
     rows = []
     for (run,), curve in kept.sort("step").group_by("run", maintain_order=True):
@@ -110,12 +116,9 @@ def extrema(curves: pl.DataFrame, t_max: int | None = None) -> pl.DataFrame:
         row["delay_loss"] = row["t_valid_loss"] - row["t_train_loss"]
         row["delay_accuracy"] = row["t_valid_accuracy"] - row["t_train_accuracy"]
         rows.append(row)
-    if not rows:
-        steps = [*(f"t_{name}" for name in _BEST), "delay_loss", "delay_accuracy"]
-        return pl.DataFrame(
-            schema={"run": pl.String, **dict.fromkeys(_BEST, pl.Float64), **dict.fromkeys(steps, pl.Int64)}
-        )
-    return pl.DataFrame(rows, infer_schema_length=None)
+    best = {column: kind for name in _BEST for column, kind in ((name, pl.Float64), (f"t_{name}", pl.Int64))}
+    delays = dict.fromkeys(("delay_loss", "delay_accuracy"), pl.Int64)
+    return pl.DataFrame(rows, {"run": curves.schema["run"], **best, **delays})
 
 
 def mean_and_std(frame: pl.DataFrame, by: Sequence[str]) -> pl.DataFrame:

@@ -46,7 +46,7 @@ def run(options: argparse.Namespace) -> int:
         )
     _refuse_unread(options)
     from shoal.lab import Lab
-    from shoal.lab.lab import check_name
+    from shoal.lab.names import check_name
     from shoal.studies import NAMES, cards, get_study
 
     if options.action == "list":

@@ -1,21 +1,20 @@
 """A lab: a folder that keeps runs. Append-only, safe to read while it is written."""
 
-import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from shoal.errors import DiskError, LabError, UserError, nearest
-from shoal.lab.cohort import FINISHED, CohortFolder, locked
+from shoal.errors import DiskError, LabError
+from shoal.lab.cohort import CohortFolder, locked
 from shoal.lab.files import read_json, write_json
+from shoal.lab.names import check_name, find_run
 from shoal.lab.records import Records
 from shoal.lab.shapes import StudyNote
 from shoal.spec import RunSpec
 
 FORMAT = 1
 _MARK = "shoal-lab.json"
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 class Lab:
@@ -106,11 +105,11 @@ class Lab:
         """Ids of all runs, oldest cohort first."""
         return list(self.index())
 
-    def records(self, runs: Iterable[str | RunSpec] | None = None) -> Records:
+    def records(self, runs: str | RunSpec | Iterable[str | RunSpec] | None = None) -> Records:
         """What the lab holds of some runs, or of all.
 
         Args:
-            runs: ids, unambiguous beginnings of ids, or specs.
+            runs: ids, unambiguous beginnings of ids, or specs; several, or one.
 
         Raises:
             LabError: a run is not in the lab.
@@ -118,10 +117,8 @@ class Lab:
         index, unreadable = self.survey()
         if runs is None:
             return Records(index)
-        wanted = [
-            run.id if isinstance(run, RunSpec) else run if run in index else find_run(run, list(index), unreadable)
-            for run in runs
-        ]
+        runs = [runs] if isinstance(runs, str | RunSpec) else runs
+        wanted = [run.id if isinstance(run, RunSpec) else find_run(run, index, unreadable) for run in runs]
         missing = [run for run in wanted if run not in index]
         if missing:
             known = "; ".join([f"which holds {len(index)} runs", *unreadable])
@@ -154,32 +151,3 @@ class Lab:
 def _is_ours(path: Path) -> bool:
     """What a process leaves that was killed while it made the lab."""
     return path.name.startswith(f".{_MARK}.") or path.name == "lock"
-
-
-def check_name(name: str, kind: str) -> str:
-    """The name itself, when it is safe as part of a path.
-
-    Raises:
-        UserError: it has path separators, ``..`` or other signs.
-    """
-    if not _NAME.fullmatch(name) or ".." in name:
-        raise UserError(f"{kind} name {name!r} is not allowed: letters, digits, '-', '_' and '.' only, and no '..'")
-    return name
-
-
-def find_run(name: str, runs: Sequence[str], notes: Sequence[str] = ()) -> str:
-    """The one run whose id begins with ``name``; ``notes`` say what else there may be.
-
-    Raises:
-        UserError: none does, several do, or ``name`` is no id at all.
-    """
-    check_name(name, "run")
-    found = [run for run in runs if run.startswith(name)]
-    if len(found) > 1:
-        raise UserError(f"run {name!r} is ambiguous: {' '.join(found[:4])}{' …' if len(found) > 4 else ''}")
-    if not found:
-        raise UserError("; ".join([f"no run {name!r} among {len(runs)} runs{nearest(name, runs)}", *notes]))
-    return found[0]
-
-
-__all__ = ["FINISHED", "FORMAT", "Lab", "check_name", "find_run"]

@@ -12,6 +12,7 @@ from shoal.errors import LabError
 from shoal.lab.cohort import CohortFolder
 from shoal.lab.damage import damage_of
 from shoal.lab.frames import EMPTY
+from shoal.lab.names import find_run
 from shoal.lab.tensors import load_tensors
 from shoal.spec import RunSpec
 from shoal.spec.run import defaults
@@ -140,7 +141,16 @@ class Records:
         return extrema(curves, t_max)
 
     def all_metrics(self, run: str) -> dict[str, Any]:
-        """The curves of one run in the practical's form: ``train`` and ``test`` with lists, and ``all_steps``."""
+        """The curves of one run in the practical's form: ``train`` and ``test`` with lists, and ``all_steps``.
+
+        Args:
+            run: its id, or an unambiguous beginning of it, as wherever a run is named.
+
+        Raises:
+            UserError: no run here has such an id, or several have.
+            LabError: a file is damaged.
+        """
+        run = find_run(run, self._folders)
         curve = self._folders[run].metrics().filter(pl.col("run") == run).sort("step")
         return {
             "train": {q: curve[f"train_{q}"].to_list() for q in ("loss", "accuracy")},
@@ -151,14 +161,17 @@ class Records:
 
     def model_files(self, run: str) -> dict[int, Path]:
         """The kept models of a run by step."""
+        run = find_run(run, self._folders)
         return self._folders[run].models(run)
 
     def model(self, run: str, step: int | None = None) -> nn.Module:
         """A kept model, ready to evaluate; the last one when no ``step`` is named.
 
         Raises:
+            UserError: no run here has such an id, or several have.
             LabError: no model was kept at that step, or its file is damaged.
         """
+        run = find_run(run, self._folders)
         files = self.model_files(run)
         if not files or (step is not None and step not in files):
             kept = " ".join(map(str, files)) or "none"
@@ -181,7 +194,7 @@ def get_all_checkpoints(records: Records, run: str, just_files: bool = True) -> 
 
     Args:
         records: the runs.
-        run: a run's id.
+        run: a run's id, or an unambiguous beginning of it.
         just_files: return the models' paths instead of the models.
 
     Returns:

@@ -12,10 +12,11 @@ from shoal.lab.frames import EMPTY
 from shoal.lab.lab import Lab
 from shoal.lab.records import Records
 from shoal.spec import RunSpec
+from shoal.tasks.build import build_model, build_task
 from shoal.training.executor import Execution, cores, execute
 from shoal.training.loop import Snapshot
 from shoal.training.plan import Cohort, plan, spread
-from shoal.training.step import Metric
+from shoal.training.step import Metric, measure
 
 WORTH_DIVIDING = 20.0  # seconds of work for one core from which a cohort is divided between several processes
 
@@ -25,7 +26,7 @@ class Interrupted(KeyboardInterrupt):
 
 
 def train(
-    specs: Iterable[RunSpec],
+    specs: RunSpec | Iterable[RunSpec],
     lab: str | Path | Lab = "lab",
     *,
     device: str | None = None,
@@ -45,7 +46,7 @@ def train(
     long is divided between the cores.
 
     Args:
-        specs: the runs.
+        specs: the runs, or one.
         lab: the folder to keep them in; made if it is not there.
         device: ``cpu`` or ``cuda``; CUDA where there is one, when not given.
         workers: cohorts to train at the same time, each in a process of its own; as many as cores, when not given.
@@ -56,22 +57,23 @@ def train(
             that is free, when not given.
         flush_seconds: longest time between two flushes, at most 30.
         metrics: further quantities to record at every evaluation of new runs, each a function of one member's
-            parameters (by name) that returns a scalar. Runs that the lab holds keep what was recorded of them.
+            parameters (by name) that returns a scalar tensor. Runs that the lab holds keep what was
+            recorded of them.
         watch: is told where each cohort stands.
         say: is told how new cohorts are computed, and why so, and of each cohort of which the lab cannot tell what runs
             it holds: unless the very same cohort is asked for, which is refused, they count as new.
 
     Raises:
         Interrupted: stopped by Ctrl-C or SIGTERM; everything is flushed, and the same call goes on.
-        UserError: the lab cannot be used, or a file of it that these runs need is damaged.
+        UserError: the request is wrong, the lab cannot be used, or a file of it that these runs need is damaged.
         DiskError: the disk refused a flush; what was flushed before is intact.
     """
-    wanted = list(dict.fromkeys(specs))
+    wanted = list(dict.fromkeys([specs] if isinstance(specs, RunSpec) else specs))
     if not wanted:
         raise UserError("there are no runs to train: the list of specs is empty")
     on = check_execution(device, workers, threads, flush_seconds, engine, places)
     check_precision(wanted, on, engine)
-    check_metrics(metrics or {})
+    check_metrics(metrics or {}, wanted, on)
     lab = (lab if isinstance(lab, Lab) else Lab(lab)).create()
     with lab.planning():
         held = _held(lab, wanted, say)
@@ -185,13 +187,21 @@ def check_precision(specs: Iterable[RunSpec], device: torch.device, engine: str 
         raise UserError(f"precision tf32 needs device cuda, got {device.type}; float32 and bfloat16 run everywhere")
 
 
-def check_metrics(metrics: Mapping[str, Metric]) -> None:
-    """Raise :class:`UserError` for a name that is taken."""
+def check_metrics(metrics: Mapping[str, Metric], specs: Sequence[RunSpec], device: torch.device) -> None:
+    """Raise :class:`UserError` for a name that is taken, or a metric that does not work on the models of these runs.
+
+    Found out before anything is written down: a cohort records to its end what it was begun with.
+    """
     for name in metrics:
         if name in EMPTY or name.startswith(("train_", "valid_")):
             raise UserError(
                 f"metric name {name!r} is taken: train_…, valid_… and {', '.join(list(EMPTY)[:2])}, l2_norm"
             )
+    for cohort in plan(specs) if metrics else []:
+        model = build_model(cohort.shared, build_task(cohort.shared)).to(device)
+        parameters = {name: p.detach().unsqueeze(0) for name, p in model.named_parameters()}  # (1, *shape) each
+        for name, metric in metrics.items():
+            measure(name, metric, parameters)
 
 
 def choose_workers(

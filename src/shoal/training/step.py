@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.func import vmap
 
+from shoal.errors import UserError, nearest
 from shoal.training.optimizers import clip_scale
 from shoal.training.stack import Stack
 
@@ -68,9 +69,41 @@ def evaluate(stack: Stack, metrics: Mapping[str, Metric]) -> dict[str, Tensor]:
             column = f"{split}_{quantity}" + (f"_{group}" if group else "")
             out[column] = torch.where(weight, values, 0.0).sum(1) / weight.sum(1)
     parameters = stack.parameters()
-    out.update({name: vmap(metric)(parameters) for name, metric in metrics.items()})
+    out.update({name: measure(name, metric, parameters) for name, metric in metrics.items()})
     names = list(out)
     return dict(zip(names, torch.stack([out[name].double() for name in names]).cpu(), strict=True))
+
+
+def measure(name: str, metric: Metric, parameters: Mapping[str, Tensor]) -> Tensor:
+    """A registered quantity of every member, ``(R,)``.
+
+    Args:
+        name: the quantity's.
+        metric: gives it, a scalar, from one member's parameters.
+        parameters: by name, ``(R, *shape)`` each.
+
+    Raises:
+        UserError: the metric returns no scalar tensor, or asks for a parameter that there is not.
+    """
+
+    def one(own: dict[str, Tensor]) -> Tensor:
+        value = metric(own)
+        if not isinstance(value, Tensor):
+            raise UserError(f"metric {name!r} must return a scalar tensor, got {type(value).__name__}")
+        if value.ndim:
+            raise UserError(f"metric {name!r} must return a scalar tensor, got one of shape {tuple(value.shape)}")
+        return value
+
+    try:
+        return vmap(one)(dict(parameters))
+    except KeyError as error:
+        asked = str(error.args[0]) if error.args else ""
+        if asked in parameters:  # of another dictionary: the metric's own affair
+            raise
+        raise UserError(
+            f"metric {name!r} asks for {asked!r}, which is no parameter: one of {' '.join(parameters)}"
+            f"{nearest(asked, parameters)}"
+        ) from None
 
 
 def _weights(stack: Stack) -> dict[str, Tensor]:
