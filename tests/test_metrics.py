@@ -45,6 +45,21 @@ def test_a_constant_is_a_quantity_too(tmp_path):
     assert set(records.curves()["x"]) == {2.0}
 
 
+def test_a_quantity_that_runs_of_the_lab_were_trained_without_is_refused(tmp_path):
+    old, new = tiny_grid({"n_steps": 4}, seed=[0, 1]), tiny(n_steps=4, seed=2)
+    shoal.train(old, tmp_path / "lab", metrics={"first": first})
+    told = (
+        rf"metric 'other' is not on record: 2 of these runs \({old[0].id[:8]} …\) were trained without it.*another lab"
+    )
+    with pytest.raises(UserError, match=told):
+        shoal.train([*old, new], tmp_path / "lab", metrics={"first": first, "other": first})
+    assert shoal.Lab(tmp_path / "lab").runs() == [spec.id for spec in old]
+    assert "first" in shoal.train(old, tmp_path / "lab", metrics={"first": first}).curves().columns
+    assert "first" in shoal.train(old, tmp_path / "lab").curves().columns
+    both = shoal.train([new], tmp_path / "lab", metrics={"other": first})
+    assert set(both.curves().columns) & {"first", "other"} == {"other"}
+
+
 def test_one_spec_is_a_list_of_one(tmp_path):
     records = shoal.train(tiny(n_steps=2), tmp_path / "lab")
     assert records.ids == [tiny(n_steps=2).id]

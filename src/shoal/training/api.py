@@ -57,8 +57,8 @@ def train(
             that is free, when not given.
         flush_seconds: longest time between two flushes, at most 30.
         metrics: further quantities to record at every evaluation of new runs, each a function of one member's
-            parameters (by name) that returns a scalar tensor. Runs that the lab holds keep what was
-            recorded of them.
+            parameters (by name) that returns a scalar tensor. Runs that the lab holds must have been trained with them;
+            by name: a lab cannot tell one function from another that is registered under the same name later.
         watch: is told where each cohort stands.
         say: is told how new cohorts are computed, and why so, and of each cohort of which the lab cannot tell what runs
             it holds: unless the very same cohort is asked for, which is refused, they count as new.
@@ -77,6 +77,7 @@ def train(
     lab = (lab if isinstance(lab, Lab) else Lab(lab)).create()
     with lab.planning():
         held = _held(lab, wanted, say)
+        _check_recorded(held, metrics or {})
         folders = [folder for folder in dict.fromkeys(held.values()) if not folder.is_finished()]
         cohorts = plan(spec for spec in wanted if spec.id not in held)
         workers = workers or choose_workers(folders, cohorts, on, metrics or {})
@@ -92,6 +93,20 @@ def _held(lab: Lab, specs: Sequence[RunSpec], say: Callable[[str], None]) -> dic
     for line in unreadable:
         say(f"warning: {line}; such of them as are asked for are trained again")
     return {spec.id: index[spec.id] for spec in specs if spec.id in index}
+
+
+def _check_recorded(held: Mapping[str, CohortFolder], metrics: Iterable[str]) -> None:
+    """Raise :class:`UserError` for a metric without which runs of the lab were trained."""
+    if not metrics:
+        return
+    recorded = {folder: folder.manifest()["metrics"] for folder in dict.fromkeys(held.values())}
+    for name in metrics:
+        lacking = [run for run, folder in held.items() if name not in recorded[folder]]
+        if lacking:
+            raise UserError(
+                f"metric {name!r} is not on record: {len(lacking)} of these runs ({lacking[0][:8]}"
+                f"{' …' if len(lacking) > 1 else ''}) were trained without it; train them with it in another lab"
+            )
 
 
 def _divided(cohorts: Sequence[Cohort], workers: int) -> list[Cohort]:
