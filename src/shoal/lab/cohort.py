@@ -14,7 +14,6 @@ between leaves one file too many, which the resumed run drops: no row is lost an
 import fcntl
 import json
 import os
-import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,6 +26,7 @@ from torch import Tensor
 from shoal.errors import LabError, UserError
 from shoal.lab.files import read_json, write_json
 from shoal.lab.frames import EMPTY, read_frame, write_frame
+from shoal.lab.locks import locked
 from shoal.lab.shapes import Certificate, Manifest, Status
 from shoal.lab.tensors import check_like, load_tensors, save_tensors
 from shoal.spec import RunSpec
@@ -225,29 +225,3 @@ class CohortFolder:
         finally:
             os.close(descriptor)
         return False
-
-
-@contextmanager
-def locked(path: Path, wait: float, busy: str) -> Iterator[None]:
-    """Hold a file lock, waiting up to ``wait`` seconds for it.
-
-    Raises:
-        LabError: still held by another process (the message is ``busy``), or the folder cannot be written.
-    """
-    try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-    except OSError as error:
-        raise LabError(f"{path.parent} cannot be written: {error.strerror}") from None
-    try:
-        deadline = time.monotonic() + wait
-        while True:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > deadline:
-                    raise LabError(busy) from None
-                time.sleep(0.05)
-        yield
-    finally:
-        os.close(descriptor)

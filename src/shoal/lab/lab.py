@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from shoal.errors import DiskError, LabError
-from shoal.lab.cohort import CohortFolder, locked
+from shoal.lab.cohort import CohortFolder
 from shoal.lab.files import read_json, write_json
+from shoal.lab.locks import locked
 from shoal.lab.names import check_name, find_run
 from shoal.lab.records import Records
 from shoal.lab.shapes import StudyNote
