@@ -118,7 +118,7 @@ def show(mean: float, std: float, is_step: bool) -> str:
 
 
 def per_run_table(records: Records, settings: Sequence[str], damaged: Container[str] = ()) -> Table:
-    """One row per run: settings, state, best values and the first step of each; of those that are damaged no figures."""
+    """One row per run: settings, state, best values and their first steps; of those that are damaged no figures."""
     best = extrema(records.without(damaged).curves())
     frame = records.runs().join(best, on="run", how="left", maintain_order="left")
     header = ["run", *settings, "state", "A_train", "t_f(A_train)", "A_val", "t_f(A_val)", "L_val", "Δt(A)"]
