@@ -19,7 +19,7 @@ from shoal.tasks.build import build_data
 WRONG = {
     "--members 0": "members must be an integer of at least 1, got 0",
     "--members 4 -2": "members must be an integer of at least 1, got -2",
-    "--members two": "invalid int value: 'two'",
+    "--members two": "must be an integer, got 'two'",
     "--methods foo": r"unknown method 'foo': one of plain compiled torch_nn jax shoal",
     "--methods compild": "unknown method 'compild'.*did you mean 'compiled'",
     "--models gtp": "unknown model 'gtp'.*did you mean 'gpt'",

@@ -215,7 +215,7 @@ def test_a_table_as_html():
         "<thead><tr><th></th><th>A &amp; B &lt;i&gt;</th><th><i>L</i><sub>val</sub></th></tr></thead>",
         "<tbody>",
         "<tr><th><i>t</i><sub>f</sub>(<i>L</i><sub>val</sub>)</th><td><b>7,850 ± 350</b></td><td>−1 %</td></tr>",
-        "<tr><th>Δt(A)</th><td>$3</td><td>#4</td></tr>",
+        "<tr><th>Δ<i>t</i>(<i>A</i>)</th><td>$3</td><td>#4</td></tr>",
         "</tbody>",
         "</table>",
     ]

@@ -34,6 +34,7 @@ def results_of(*runs):
             curves.append({"run": row["run"], "step": step, "train_loss": 1.0, "valid_loss": 1.0} | curve)
     results = object.__new__(Results)
     results.records, results.specs = None, {row["run"]: None for row in rows}
+    results.measured, results.damage = {}, {}
     results.runs, results.curves = pl.DataFrame(rows), pl.DataFrame(curves, infer_schema_length=None)
     return results
 

@@ -120,7 +120,7 @@ def test_runs_and_reports_show_the_others_and_name_what_is_damaged(lab, how, cap
     assert main(["report", *path]) == 1
     page = (lab.path / "reports" / "runs" / "report.md").read_text()
     assert re.search(told, page)
-    assert "2 runs in 1 settings" in page
+    assert "2 runs in 1 setting" in page
     assert main(["report", "sanity", *path]) == 0
     assert re.search(told, (lab.path / "reports" / "sanity" / "report.md").read_text())
     assert main(["report", lost[0], *path]) == 2

@@ -50,7 +50,7 @@ def results_of(times, state="done", losses=None, unknown=()):
     settings = results.runs.select("run", "seed", "model", "parameters")
     results.curves = pl.DataFrame(curves).join(settings, on="run", how="left", maintain_order="left")
     cost = {"seconds": 0.0021, "ratio": 1.5, "low": 1.25, "high": 1.75, "engine": "compiled"}
-    results.measured = dict.fromkeys(improve.VARIANTS, cost)
+    results.measured, results.damage = dict.fromkeys(improve.VARIANTS, cost), {}
     return results
 
 

@@ -171,7 +171,7 @@ def test_a_damaged_checkpoint_is_refused_and_left_alone(tmp_path, damage):
 
 def test_a_cohort_is_trained_by_one_process_at_a_time(tmp_path):
     from shoal.lab.cohort import CohortFolder
-from shoal.lab.locks import locked
+    from shoal.lab.locks import locked
 
     folder = CohortFolder(tmp_path)
     with folder.training():
