@@ -324,10 +324,20 @@ def test_ticks_name_the_settings_as_they_are():
 
 def test_a_sentence_in_a_table_may_take_several_lines():
     table = Table(
-        "t", ["", "n", "why"], [("a", [Cell("0.25 ± 0.01"), Cell("1 of 3 runs as early or earlier, 2 later")])], ""
+        "t",
+        ["", "n", "why"],
+        [
+            ("a", [Cell("0.25 ± 0.01"), Cell("1 of 3 runs as early or earlier, 2 later")]),
+            ("what happened " * 3, [Cell("1"), Cell("no")]),
+        ],
+        "",
     )
+    assert '<tr><th class="words">a</th>' in table.to_html()
+    assert '<tr><th class="words">what happened what' in table.to_html()
     assert "<td>0.25 ± 0.01</td>" in table.to_html()
     assert '<td class="words">1 of 3' in table.to_html()
+    assert '<td>1</td><td class="words">no</td>' in table.to_html()
+    assert '<th class="words"></th><th>n</th><th class="words">why</th>' in table.to_html()
 
 
 @pytest.mark.parametrize("t_max", [-5, "x", float("nan"), True, [3]])

@@ -100,10 +100,12 @@ def comparison_figure(
 def comparison_table(
     name: str, comparison: pl.DataFrame, baseline: str, metrics: Mapping[str, str] | None = None
 ) -> Table:
-    """One row per variant and metric."""
+    """One row per variant and metric; where there is one metric the caption names it."""
     header = ["", "pairs", "mean difference", "median", "d_z", "rank-biserial", "+ / − / =", "p", "p (Holm)"]
     rows = []
-    for row in _named(comparison, metrics).rows(named=True):
+    named = _named(comparison, metrics)
+    compared = named["metric"].unique(maintain_order=True).to_list()
+    for row in named.rows(named=True):
         cells = [
             str(row["n"]),
             with_interval(row["mean_difference"], row["low"], row["high"]),
@@ -114,9 +116,11 @@ def comparison_table(
             number(row["p"], 2),
             number(row["p_holm"], 2),
         ]
-        rows.append((f"{row['variant']}: {row['metric']}", [Cell(text) for text in cells]))
+        label = row["variant"] if len(compared) == 1 else f"{row['variant']}: {row['metric']}"
+        rows.append((label, [Cell(text) for text in cells]))
     caption = (
-        f"Differences variant − {baseline} within pairs of runs from the same seed: mean with its 95 % bootstrap "
+        (f"{capitalised(compared[0])}. " if len(compared) == 1 else "")
+        + f"Differences variant − {baseline} within pairs of runs from the same seed: mean with its 95 % bootstrap "
         "interval (BCa; too narrow with fewer than about ten pairs) and median. Effect sizes are positive where the "
         "variant is better: d_z, mean over standard deviation of the differences, with its interval under normal "
         "differences, and the matched rank-biserial correlation. + / − / =: pairs in which the variant is better, "

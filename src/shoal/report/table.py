@@ -87,13 +87,15 @@ class Table:
         return "\n".join([*lines, "\\bottomrule", "\\end{tabular}", "\\end{table}", ""])
 
     def to_html(self) -> str:
-        """A ``table`` element, the best in bold."""
-        head = "".join(f"<th>{_html(name)}</th>" for name in self.header)
-        body = ""
-        for label, cells in self.rows:
-            texts = "".join(_td(cell) for cell in cells)
-            body += f"<tr><th>{_html(label)}</th>{texts}</tr>\n"
-        return f"<table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}</tbody>\n</table>\n"
+        """A ``table`` element, the best in bold; columns with a sentence are set as text, the others as numbers."""
+        grid = [[Cell(name) for name in self.header], *([Cell(label), *cells] for label, cells in self.rows)]
+        wordy = [any(len(cell.text) > _SENTENCE for cell in column[1:]) for column in zip(*grid, strict=True)]
+        head, *body = [
+            [_element("th" if not (i and j) else "td", cell, wordy[j]) for j, cell in enumerate(row)]
+            for i, row in enumerate(grid)
+        ]
+        rows = "".join(f"<tr>{''.join(row)}</tr>\n" for row in body)
+        return f"<table>\n<thead><tr>{''.join(head)}</tr></thead>\n<tbody>\n{rows}</tbody>\n</table>\n"
 
 
 def with_subscripts(text: str) -> str:
@@ -101,10 +103,9 @@ def with_subscripts(text: str) -> str:
     return _html(text)
 
 
-def _td(cell: Cell) -> str:
-    """A number stays on its line; a sentence may take several."""
+def _element(tag: str, cell: Cell, wordy: bool) -> str:
     text = f"<b>{_html(cell.text)}</b>" if cell.best else _html(cell.text)
-    return f'<td class="words">{text}</td>' if len(cell.text) > _SENTENCE else f"<td>{text}</td>"
+    return f'<{tag} class="words">{text}</{tag}>' if wordy else f"<{tag}>{text}</{tag}>"
 
 
 def _html(text: str) -> str:

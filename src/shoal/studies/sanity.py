@@ -66,7 +66,7 @@ def _at(steps: pl.Series) -> str:
     reached = sorted(steps.drop_nulls().to_list())
     if not reached:
         return ""
-    if len(reached) == 1:
+    if reached[0] == reached[-1]:
         return f" (at step {reached[0]:,})"
     return f" (at step {median(reached):,.0f} in the median, {reached[0]:,} to {reached[-1]:,})"
 
