@@ -5,8 +5,9 @@ import subprocess
 import sys
 
 import pytest
-from helpers import TINY
+from helpers import TINY, tiny
 
+import shoal
 from shoal.cli import COMMANDS, main
 from shoal.commands.progress import Progress, line, time_left
 from shoal.report import Cell, Table
@@ -234,3 +235,18 @@ def test_progress_on_a_terminal_is_one_table_that_is_rewritten():
     assert "gpt, 2 layers, d 128" in out.getvalue()
     assert "0:12:30 left" in out.getvalue()
     assert out.getvalue().count("generalised") >= 1
+
+
+def test_of_many_differing_settings_the_terminal_shows_the_first_and_names_the_rest(tmp_path, capsys):
+    one = tiny(model="gpt", n_steps=2)
+    other = one.model_copy(
+        update={"p": 7, "lr": 0.1, "clip": 0.5, "norm": "rmsnorm", "positions": "rotary", "beta2": 0.9}
+        | {"weight_decay": 0.0, "warmup_steps": 1, "bias": False}
+    )
+    shoal.train([one, other], tmp_path / "lab", workers=1)
+    assert main(["runs", "--lab", str(tmp_path / "lab")]) == 0
+    header, *rows, rest = capsys.readouterr().out.splitlines()
+    assert len(rows) == 2
+    assert rest.startswith("… runs differ in more settings: ")
+    named = {*header.split(), *rest.partition(": ")[2].split(", ")}
+    assert {"p", "lr", "clip", "norm", "positions", "beta2", "weight_decay", "warmup_steps", "bias"} <= named

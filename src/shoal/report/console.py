@@ -13,6 +13,7 @@ from shoal.report.table import Table
 from shoal.report.words import damage_sentences
 
 _MOST_ROWS = 40
+_MOST_SETTINGS = 8  # model and seed among them
 _WIDEST = 2000  # columns of a file or pipe, which has no width of its own: lines there are as long as they need to be
 
 
@@ -38,7 +39,10 @@ def print_titled(section: str, table: Table) -> None:
 
 def print_extrema(records: Records, damaged: Container[str] = ()) -> None:
     """The best accuracies of each run and the first step of each."""
-    print_table(per_run_table(records, varying_settings(records), damaged))
+    settings = varying_settings(records)
+    print_table(per_run_table(records, settings[:_MOST_SETTINGS], damaged))
+    if rest := settings[_MOST_SETTINGS:]:
+        print(f"… runs differ in more settings: {', '.join(rest)}")
 
 
 def print_runs(records: Records, unreadable: Sequence[str] = ()) -> int:
