@@ -2,8 +2,8 @@
 
 Source: the language-model document's question on improving its model (L1.II), asked here with the practical's GPT:
 norms, positions, activation, tying, optimizer (with a learning rate and a decay of its own), label smoothing and
-learning-rate schedule, one change at a time. Every comparison is paired by seed, tested by flipping signs, and corrected for the number of comparisons in the whole report
-(Holm).
+learning-rate schedule, one change at a time. Every comparison is paired by seed, tested by flipping signs, and
+corrected for the number of comparisons in the whole report (Holm).
 """
 
 import sys
