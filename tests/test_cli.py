@@ -134,7 +134,7 @@ def test_one_session_from_training_to_report(tmp_path, capsys):
     lab = ["--log_dir", str(tmp_path / "lab")]  # the practical's name for it
     train = ["train", *TINY_FLAGS, "--model", "lstm", "gpt", "--weight_decay", "0.5", "1", "--seed", "0", "1", *lab]
     assert main([*train, "--workers", "1"]) == 0
-    assert "8 runs: 8 new runs in 2 cohorts" in capsys.readouterr().out
+    assert "8 runs: 8 new runs of 2 shapes" in capsys.readouterr().out
     assert main(train) == 0
     out = capsys.readouterr().out
     assert "8 runs: 8 runs already in the lab" in out
@@ -179,6 +179,17 @@ def test_a_table_in_a_file_is_as_wide_as_it_needs_to_be(capsys):
     assert len(lines[0].rstrip()) > 400
 
 
+def test_a_report_that_gives_way_to_another_form_is_said(tmp_path, capsys):
+    small = ["study", "run", "sanity", "--quick", "--seeds", "1", "--n-steps", "2", "--embedding-size", "8"]
+    small += ["--lab", str(tmp_path / "lab"), "--p"]
+    told = "the report of sanity in another form gives way; again with: --quick --seeds 1 --p 5 --embedding-size 8 --n-steps 2"
+    assert main([*small, "5"]) == 0
+    assert main([*small, "5"]) == 0
+    assert "gives way" not in capsys.readouterr().out
+    assert main([*small, "7"]) == 0
+    assert f"{told}\n" in capsys.readouterr().out
+
+
 def test_a_card_is_reproduced_and_reported_again(tmp_path, capsys):
     lab = ["--lab", str(tmp_path / "lab")]
     small = ["--quick", "--seeds", "1", "--p", "5", "--n-steps", "12", "--eval-period", "4", "--embedding-size", "8"]
@@ -212,7 +223,15 @@ def snapshot(**changes: object) -> Snapshot:
 
 def test_progress_says_where_a_cohort_stands(capsys):
     text = line(snapshot(diverged=1))
-    for words in ("4 runs", "2,500/10,001", "0.95 [0.90, 1.00]", "0.25 [0.10, 0.99]", "1/4 generalised", "1 diverged"):
+    for words in (
+        "4 runs",
+        "2,500/10,001",
+        "0.95 [0.90, 1.00]",
+        "0.25 [0.10, 0.99]",
+        "c gpt, 2 layers, d 128 ·",
+        "1/4 at A_val ≥ 0.99",
+        "1 diverged",
+    ):
         assert words in text
     assert time_left(snapshot()) == "0:12:30 left"
     assert time_left(snapshot(state="done")) == "done"
@@ -234,7 +253,7 @@ def test_progress_on_a_terminal_is_one_table_that_is_rewritten():
         progress(snapshot(cohort="d", title="lstm, 1 layer, d 64", state="done"))
     assert "gpt, 2 layers, d 128" in out.getvalue()
     assert "0:12:30 left" in out.getvalue()
-    assert out.getvalue().count("generalised") >= 1
+    assert out.getvalue().count("A_val ≥ 0.99") >= 1
 
 
 def test_of_many_differing_settings_the_terminal_shows_the_first_and_names_the_rest(tmp_path, capsys):

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from shoal.training.loop import Snapshot
+from shoal.training.loop import GENERALISED, Snapshot
 
 _LINE_SECONDS = 10.0  # between two plain lines of a cohort
 
@@ -50,11 +50,11 @@ class Progress:
 
     def _table(self) -> Table:
         table = Table(box=None, pad_edge=False)
-        for name in ("cohort", "runs", "step", "train acc.", "valid acc.", "generalised", "steps/s", "left"):
+        for name in ("cohort", "runs", "step", "train acc.", "valid acc.", f"A_val ≥ {GENERALISED}", "steps/s", "left"):
             table.add_column(name, justify="left" if name == "cohort" else "right", no_wrap=True)
         for s in self.latest.values():
             table.add_row(
-                s.title,
+                f"{s.cohort[:4]} {s.title}",
                 f"{s.members}" + (f" ({s.diverged} diverged)" if s.diverged else ""),
                 f"{s.step:,}/{s.n_steps:,}",
                 _accuracy(s.train_accuracy),
@@ -71,8 +71,8 @@ def line(s: Snapshot) -> str:
     runs = f"{s.members} run{'s' * (s.members != 1)}"
     diverged = f" · {s.diverged} diverged" if s.diverged else ""
     return (
-        f"{s.title} · {runs} · step {s.step:,}/{s.n_steps:,} · train {_accuracy(s.train_accuracy)} · "
-        f"valid {_accuracy(s.valid_accuracy)} · {s.generalised}/{s.members} generalised{diverged} · "
+        f"{s.cohort[:4]} {s.title} · {runs} · step {s.step:,}/{s.n_steps:,} · train {_accuracy(s.train_accuracy)} · "
+        f"valid {_accuracy(s.valid_accuracy)} · {s.generalised}/{s.members} at A_val ≥ {GENERALISED}{diverged} · "
         f"{s.steps_per_second:.1f} steps/s · {time_left(s)}"
     )
 

@@ -24,6 +24,7 @@ def run_studies(studies: Mapping[str, Study], form: Form, path: str, execution: 
     lab = Lab(path).create()
     # written first, so that `shoal study report` can show what there is of a run that was interrupted or killed
     for name, own in specs.items():
+        _tell_of_another(lab, name, form)
         lab.note_study(name, {**form.to_json(), "runs": [spec.id for spec in own], **_measured(lab, name, own)})
     wanted = list(dict.fromkeys(spec for own in specs.values() for spec in own))
     records = train_with_progress(wanted, path, **execution)
@@ -40,6 +41,13 @@ def run_studies(studies: Mapping[str, Study], form: Form, path: str, execution: 
         print(f"{len(diverged)} of {len(records)} runs diverged: {' '.join(diverged['run'])}")
         return 1
     return 0
+
+
+def _tell_of_another(lab: Lab, name: str, form: Form) -> None:
+    """Say how the report of another form, which the new one replaces, can be had again."""
+    note = lab.study_note(name)
+    if note is not None and (other := Form.from_json(note)) != form:
+        print(f"the report of {name} in another form gives way; again with:{other.flags() or ' no flags'}")
 
 
 def _measure(name: str, study: Study, form: Form, lab: Lab) -> None:

@@ -43,7 +43,7 @@ def _outline(specs: Sequence[RunSpec], lab: Lab) -> str:
     unfinished = [folder for folder in begun.values() if not folder.is_finished()]
     parts = []
     if new:
-        parts.append(f"{_count(sum(map(len, new)), 'new run')} in {_count(len(new), 'cohort')}")
+        parts.append(f"{_count(sum(map(len, new)), 'new run')} of {_count(len(new), 'shape')}")
     if unfinished:
         parts.append(f"{_count(len(unfinished), 'cohort')} to go on with")
     held = sum(spec.id in index for spec in specs)
