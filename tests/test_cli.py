@@ -182,7 +182,8 @@ def test_a_table_in_a_file_is_as_wide_as_it_needs_to_be(capsys):
 def test_a_report_that_gives_way_to_another_form_is_said(tmp_path, capsys):
     small = ["study", "run", "sanity", "--quick", "--seeds", "1", "--n-steps", "2", "--embedding-size", "8"]
     small += ["--lab", str(tmp_path / "lab"), "--p"]
-    told = "the report of sanity in another form gives way; again with: --quick --seeds 1 --p 5 --embedding-size 8 --n-steps 2"
+    told = "the report of sanity in another form gives way; again with: "
+    told += "--quick --seeds 1 --p 5 --embedding-size 8 --n-steps 2"
     assert main([*small, "5"]) == 0
     assert main([*small, "5"]) == 0
     assert "gives way" not in capsys.readouterr().out
