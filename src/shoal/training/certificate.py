@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from shoal.errors import UserError
+from shoal.fast.denormals import flushed_denormals
 from shoal.fast.engine import available
 from shoal.lab.cohort import CohortFolder
 from shoal.lab.environment import environment
@@ -53,13 +54,14 @@ def certify(
         torch.set_num_threads(manifest["threads"])
         engine, _ = available(str(manifest.get("engine", "plain")), device)
         made_with = {**environment(device), "engine": engine, "precision": cohort.shared.precision}
-        stack, losses = _train(cohort, steps, device, engine)
-        members = {}
-        for index, spec in enumerate(cohort.members):
-            if spec.id in runs:
-                alone, alone_losses = _train(Cohort((spec,)), steps, device, engine)
-                loss = float((losses[:, :, index] - alone_losses[:, :, 0]).abs().max())
-                members[spec.id] = {"loss": loss, **_deviation(stack.member(index), alone.member(0))}
+        with flushed_denormals():
+            stack, losses = _train(cohort, steps, device, engine)
+            members = {}
+            for index, spec in enumerate(cohort.members):
+                if spec.id in runs:
+                    alone, alone_losses = _train(Cohort((spec,)), steps, device, engine)
+                    loss = float((losses[:, :, index] - alone_losses[:, :, 0]).abs().max())
+                    members[spec.id] = {"loss": loss, **_deviation(stack.member(index), alone.member(0))}
     finally:
         torch.set_num_threads(threads)
     certificate = {

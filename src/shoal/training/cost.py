@@ -12,6 +12,7 @@ from statistics import median
 
 import torch
 
+from shoal.fast.denormals import flushed_denormals
 from shoal.fast.engine import choose_engine
 from shoal.spec import RunSpec
 from shoal.training.plan import Cohort
@@ -54,11 +55,12 @@ def step_costs(
     threads = torch.get_num_threads()
     try:
         torch.set_num_threads(1)
-        usual = _stack(cases[baseline])
-        return {
-            name: _beside(usual if name == baseline else _stack(specs), usual, pairs, steps)
-            for name, specs in cases.items()
-        }
+        with flushed_denormals():
+            usual = _stack(cases[baseline])
+            return {
+                name: _beside(usual if name == baseline else _stack(specs), usual, pairs, steps)
+                for name, specs in cases.items()
+            }
     finally:
         torch.set_num_threads(threads)
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from shoal.errors import LabError
+from shoal.fast.denormals import flushed_denormals
 from shoal.fast.engine import available
 from shoal.fast.memory import keep_freed_memory
 from shoal.lab.cohort import CohortFolder
@@ -87,7 +88,7 @@ def train_cohort(folder: CohortFolder, options: Options) -> str:
         LabError: the checkpoint is damaged, or another process trains this cohort.
         DiskError: a flush failed; what was flushed before is intact.
     """
-    with folder.training():
+    with folder.training(), flushed_denormals():
         if folder.is_finished():  # by the process that held it until now
             return "done"
         folder.clean()

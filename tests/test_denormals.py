@@ -1,0 +1,37 @@
+"""Numbers below the smallest with a full mantissa count as 0 while a cohort trains, and only then."""
+
+import pytest
+import torch
+from helpers import tiny
+
+import shoal
+from shoal.fast.denormals import flushed_denormals, is_flushed
+
+SMALL = 1e-39
+
+
+def flushed(parameters):
+    return (torch.full((), SMALL) * 0.5 == 0).float()
+
+
+@pytest.mark.parametrize("before", [False, True])
+def test_a_thread_is_left_as_it_was_found(before):
+    torch.set_flush_denormal(before)
+    try:
+        with pytest.raises(KeyError), flushed_denormals():
+            assert is_flushed()
+            assert float(torch.tensor(SMALL) * 0.5) == 0
+            raise KeyError
+        assert is_flushed() == before
+    finally:
+        torch.set_flush_denormal(False)
+    assert float(torch.tensor(SMALL) * 0.5) > 0
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_cohort_trains_without_them(tmp_path, workers):
+    records = shoal.train(
+        [tiny(seed=0), tiny(model="gpt", seed=0)], tmp_path / "lab", workers=workers, metrics={"flushed": flushed}
+    )
+    assert records.curves()["flushed"].min() == 1
+    assert not is_flushed()
