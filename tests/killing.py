@@ -19,9 +19,9 @@ from shoal.spec import RunSpec
 
 
 def specs() -> list[RunSpec]:
-    """Two cohorts whose minibatches, dropout and member lengths all have state to lose."""
-    lstm = tiny_grid({"train_batch_size": 4, "save_model_step": 50}, n_steps=[250, 300], seed=[0, 1])
-    gpt = tiny_grid({"model": "gpt", "dropout": 0.1, "n_steps": 180}, lr=[1e-3, 1e-2])
+    """Two cohorts with state to lose in minibatches, dropout and member lengths, long enough to be killed often."""
+    lstm = tiny_grid({"train_batch_size": 4, "save_model_step": 200}, n_steps=[1000, 1200], seed=[0, 1])
+    gpt = tiny_grid({"model": "gpt", "dropout": 0.1, "n_steps": 720}, lr=[1e-3, 1e-2])
     return lstm + gpt
 
 

@@ -37,10 +37,10 @@ def test_killed_at_random_moments_a_lab_ends_with_the_same_bits(tmp_path, kills,
     command = [sys.executable, str(HERE / "killing.py"), str(tmp_path / "killed"), str(kills), str(seed)]
     done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
-    assert int(done.stdout.split()[1]) >= 4, done.stdout  # a quick machine is done before it has been killed often
+    assert int(done.stdout.split()[1]) >= min(kills, 10), done.stdout
     lab = Lab(tmp_path / "killed")
     sessions = [len(folder.status()["sessions"]) for folder in lab.cohorts()]
-    assert sum(sessions) > len(sessions)  # it did go on from flushes
+    assert sum(sessions) > 4  # it did go on from flushes, several times
     assert_same_lab(lab, expected)
 
 
