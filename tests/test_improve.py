@@ -142,6 +142,7 @@ def test_every_comparison_of_the_report_is_corrected_together(reported):
     effects = [table for name, table in tables.items() if name.startswith("effects")]
     assert [table.name for table in effects] == ["effects-09", "effects-099", "effects-loss"]
     assert sum(len(table.rows) for table in effects) == 51
+    assert [len(table.rows) for table in effects] == [17, 17, 17]
     captions = [table.caption.partition(". ")[0] for table in effects]
     assert captions == ["Time to A_val ≥ 0.9", "Time to A_val ≥ 0.99", "Log₁₀ L_val"]
     cells = [row for table in effects for _, row in table.rows]
