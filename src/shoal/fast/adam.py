@@ -30,7 +30,7 @@ class FusedAdam:
         count: Tensor,
         moved: Tensor,
     ) -> Tensor:
-        """Change parameters and state of the members that move, in place.
+        """Change parameters and state of the members that move, in place; put parameters back that are not finite then.
 
         Args:
             theta: ``(R, P)`` float32.
@@ -42,19 +42,15 @@ class FusedAdam:
             moved: members to change, ``(R,)`` bool.
 
         Returns:
-            Whether the new parameters are finite, ``(R,)`` bool.
+            Whether the new parameters were finite, ``(R,)`` bool.
         """
-        R, P = theta.shape
-        lr, beta1, beta2, decay = (hyper[name] for name in ("lr", "beta1", "beta2", "weight_decay"))
-        correction1, correction2 = 1 - beta1**count, 1 - beta2**count
-        scalars = (scale, 1 - beta1, beta2, 1 - beta2, correction2.sqrt(), hyper["eps"], lr / correction1)
-        columns = torch.cat([scalar.double() for scalar in scalars], 1).float()  # (R, 7)
-        keep = (1 - lr * decay if self.decoupled else torch.ones_like(decay)).float().contiguous()
-        add = (torch.zeros_like(decay) if self.decoupled else decay).float().contiguous()
-        finite = moved.to(torch.uint8)
-        per_parameter = int(decay.shape[1] > 1)
+        before, finite, decay = torch.empty_like(theta), moved.clone(), hyper["weight_decay"]
         self.library.call(
-            *("adam", R, P, theta, gradient.contiguous(), state["m"], state["v"], columns),
-            *(keep, add, per_parameter, finite),
+            *("adam", *theta.shape, theta, before, gradient.contiguous(), state["m"], state["v"], scale),
+            *(*(hyper[name] for name in ("lr", "beta1", "beta2", "eps")), count, decay),
+            *(int(decay.shape[1] > 1), int(self.decoupled), finite),
         )
-        return finite.bool() | ~moved
+        finite |= ~moved
+        if not finite.all():
+            theta.copy_(torch.where(finite.unsqueeze(1), theta, before))
+        return finite

@@ -82,7 +82,7 @@ def _feed_forward(
         gate, up = ops.linear(x, *_linear(parameters, f"{name}.W_gate", f"{name}.W_up")).chunk(2, -1)
         inner, last = F.silu(gate) * up, f"{name}.W_down"  # (R, n, d_ff)
     else:
-        inner = ops.linear(x, parameters[f"{name}.0.weight"], parameters.get(f"{name}.0.bias"))
+        inner = ops.linear(x, *_linear(parameters, f"{name}.0"))
         inner, last = ops.gelu(inner) if non_linearity == "gelu" else inner.relu(), f"{name}.2"
     return ops.linear(inner, parameters[f"{last}.weight"]), parameters.get(f"{last}.bias")
 
@@ -105,6 +105,8 @@ def _along(rows: Tensor, paths: Tensor) -> Tensor:
 
 def _linear(parameters: Parameters, *names: str) -> tuple[Tensor, Tensor | None]:
     """Weight and bias of one or more linear layers over the same input, ``(R, E, D)`` and ``(R, E)``."""
+    if len(names) == 1:
+        return parameters[f"{names[0]}.weight"], parameters.get(f"{names[0]}.bias")
     weights = [parameters[f"{name}.weight"] for name in names]
     biases = [parameters[f"{name}.bias"] for name in names if f"{name}.bias" in parameters]
     return torch.cat(weights, 1), torch.cat(biases, 1) if biases else None

@@ -92,17 +92,18 @@ static inline float normal_(float x, float e) {
     return x < 0.0f ? tail : 1.0f - tail;
 }
 
-/* GELU of n numbers, and its backward. */
-void gelu_forward(idx n, const float *restrict x, float *restrict y) {
+/* GELU of n numbers and, where it is given, its slope. */
+void gelu(idx n, const float *restrict x, float *restrict y, float *restrict slope) {
+    if (slope) {
 #pragma omp parallel for simd schedule(static) if (parallel : n >= WORTH)
-    for (idx i = 0; i < n; i++) y[i] = x[i] * normal_(x[i], exp_(-0.5f * x[i] * x[i]));
-}
-
-void gelu_backward(idx n, const float *restrict x, const float *restrict d_y, float *restrict d_x) {
+        for (idx i = 0; i < n; i++) {
+            const float e = exp_(-0.5f * x[i] * x[i]), p = normal_(x[i], e);
+            y[i] = x[i] * p;
+            slope[i] = p + x[i] * e * 0.39894228f;
+        }
+    } else {
 #pragma omp parallel for simd schedule(static) if (parallel : n >= WORTH)
-    for (idx i = 0; i < n; i++) {
-        const float e = exp_(-0.5f * x[i] * x[i]);
-        d_x[i] = d_y[i] * (normal_(x[i], e) + x[i] * e * 0.39894228f);
+        for (idx i = 0; i < n; i++) y[i] = x[i] * normal_(x[i], exp_(-0.5f * x[i] * x[i]));
     }
 }
 
@@ -428,33 +429,70 @@ void add_norm_backward(idx R, idx n, idx D, const float *normal, const float *in
     }
 }
 
-/* Adam for P parameters of each member. columns, per member: scale of the gradient, 1 - beta1, beta2, 1 - beta2, root
- * of the second correction, eps, step size. keep is what weight decay leaves of a parameter and add what of it is added
- * to the gradient: one number per member, or, with per_parameter, P of them. finite says which members to change; on
- * return, which of those have finite parameters. */
-#define ADAM(keep, add)                                                           \
-    _Pragma("omp parallel for simd schedule(static) reduction(+ : odd) if (parallel : P >= WORTH)") for (idx k = 0; k < P; k++) {          \
-        const float g = gr[k] * scale + (add) * t[k];                             \
-        mr[k] += w1 * (g - mr[k]);                                                \
-        vr[k] = beta2 * vr[k] + w2 * g * g;                                       \
-        t[k] = (keep) * t[k] - size * (mr[k] / (sqrtf(vr[k]) / root + eps));      \
-        odd += t[k] - t[k]; /* NaN for what is not finite */                      \
+/* Cross-entropy of n answers over V tokens. logits (n, V), targets (n), share of the target that is spread over all
+ * tokens  ->  losses (n), right (n): whether the first of the highest logits is the target's, and, where it is given,
+ * the gradient of each loss d_logits (n, V). */
+void cross_entropy(idx n, idx V, const float *logits, const idx *targets, float smoothing, float *losses,
+                   uint8_t *right, float *d_logits) {
+#pragma omp parallel for schedule(static) if (n * V >= WORTH)
+    for (idx i = 0; i < n; i++) {
+        const float *restrict z = logits + i * V;
+        float top = z[0], mean = 0.0f, total = 0.0f;
+#pragma omp simd reduction(max : top) reduction(+ : mean)
+        for (idx k = 0; k < V; k++) {
+            top = z[k] > top ? z[k] : top;
+            mean += z[k];
+        }
+        mean /= (float)V;
+#pragma omp simd reduction(+ : total)
+        for (idx k = 0; k < V; k++) total += exp_(z[k] - top);
+        losses[i] = logf(total) + (1.0f - smoothing) * (top - z[targets[i]]) + smoothing * (top - mean);
+        idx first = 0;
+        while (first < V - 1 && z[first] < top) first++;
+        right[i] = first == targets[i];
+        if (d_logits) {
+            float *restrict d = d_logits + i * V;
+            const float over = 1.0f / total, spread = smoothing / (float)V;
+#pragma omp simd
+            for (idx k = 0; k < V; k++) d[k] = exp_(z[k] - top) * over - spread;
+            d[targets[i]] -= 1.0f - smoothing;
+        }
+    }
+}
+
+/* Adam for P parameters of each member, the members that finite names: on return it says which of those have finite
+ * parameters, and before holds the parameters as they were. Per member: scale of the gradient, lr, beta1, beta2, eps,
+ * count (the step, from 1 on); decay is one number per member or, with per_parameter, P of them, which shrinks the
+ * parameters if decoupled (AdamW) and is added to the gradient if not. */
+#define ADAM(keep, add)                                                                                                     \
+    _Pragma("omp parallel for simd schedule(static) reduction(+ : odd) if (parallel : P >= WORTH)") for (idx k = 0; k < P; k++) { \
+        const float g = factor * gr[k] + (add) * t[k];                                                                      \
+        b[k] = t[k];                                                                                                        \
+        mr[k] += w1 * (g - mr[k]);                                                                                          \
+        vr[k] = w2 * vr[k] + w3 * g * g;                                                                                    \
+        t[k] = (keep) * t[k] - size * (mr[k] / (sqrtf(vr[k]) / root + tiny));                                               \
+        odd += t[k] - t[k]; /* NaN for what is not finite */                                                                \
     }
 
-void adam(idx R, idx P, float *theta, const float *gradient, float *m, float *v, const float *columns,
-          const float *keep, const float *add, idx per_parameter, uint8_t *finite) {
+void adam(idx R, idx P, float *theta, float *before, const float *gradient, float *m, float *v, const float *scale,
+          const double *lr, const double *beta1, const double *beta2, const double *eps, const double *count,
+          const double *decay, idx per_parameter, idx decoupled, uint8_t *finite) {
     for (idx r = 0; r < R; r++) {
         if (!finite[r]) continue;
-        const float *c = columns + r * 7;
-        const float scale = c[0], w1 = c[1], beta2 = c[2], w2 = c[3], root = c[4], eps = c[5], size = c[6];
-        float *restrict t = theta + r * P, *restrict mr = m + r * P, *restrict vr = v + r * P;
+        const float w1 = (float)(1.0 - beta1[r]), w2 = (float)beta2[r], w3 = (float)(1.0 - beta2[r]), tiny = (float)eps[r];
+        const float factor = scale[r], root = (float)sqrt(1.0 - pow(beta2[r], count[r]));
+        const float size = (float)(lr[r] / (1.0 - pow(beta1[r], count[r])));
+        float *restrict t = theta + r * P, *restrict b = before + r * P, *restrict mr = m + r * P, *restrict vr = v + r * P;
         const float *restrict gr = gradient + r * P;
+        const double *restrict dr = decay + r * P, rate = lr[r];
         float odd = 0.0f;
-        if (per_parameter) {
-            const float *restrict kr = keep + r * P, *restrict ar = add + r * P;
-            ADAM(kr[k], ar[k])
-        } else {
-            const float kept = keep[r], added = add[r];
+        if (per_parameter && decoupled)
+            ADAM((float)(1.0 - rate * dr[k]), 0.0f)
+        else if (per_parameter)
+            ADAM(1.0f, (float)dr[k])
+        else {
+            const float kept = decoupled ? (float)(1.0 - rate * decay[r]) : 1.0f;
+            const float added = decoupled ? 0.0f : (float)decay[r];
             ADAM(kept, added)
         }
         finite[r] = odd == 0.0f;

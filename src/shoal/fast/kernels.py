@@ -61,6 +61,11 @@ class KernelOps:
         bias = None if bias is None else bias.contiguous()
         return _apply(_AddNorm, x.contiguous(), added.contiguous(), bias, weight, shift, rows, self.library)
 
+    def cross_entropy(self, logits: Tensor, targets: Tensor, label_smoothing: float) -> tuple[Tensor, Tensor]:
+        """See :class:`~shoal.fast.ops.Ops`."""
+        losses, right = _apply(_CrossEntropy, logits.contiguous(), targets.contiguous(), label_smoothing, self.library)
+        return losses, right
+
 
 def _apply(function: type[Function], *arguments: Any) -> Tensor:
     result: Tensor = function.apply(*arguments)  # type: ignore[no-untyped-call]
@@ -87,19 +92,16 @@ class _Linear(Function):
 class _GELU(Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, library: Library) -> Tensor:
-        ctx.save_for_backward(x)
-        ctx.library = library
-        y = torch.empty_like(x)
-        library.call("gelu_forward", x.numel(), x, y)
+        y, slope = torch.empty_like(x), torch.empty_like(x) if ctx.needs_input_grad[0] else None
+        library.call("gelu", x.numel(), x, y, slope)
+        ctx.save_for_backward(slope)
         return y
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, d_y: Tensor) -> tuple[Tensor | None, ...]:
-        (x,) = ctx.saved_tensors
-        d_x = torch.empty_like(x)
-        ctx.library.call("gelu_backward", x.numel(), x, d_y.contiguous(), d_x)
-        return d_x, None
+        (slope,) = ctx.saved_tensors
+        return d_y * slope, None
 
 
 class _LSTMLayer(Function):
@@ -247,3 +249,25 @@ class _AddNorm(Function):
             *(d_sum, d_weight, d_shift, d_bias, d_x, ctx.x_shape[1] * D, rows),
         )
         return d_x, d_sum, d_bias, d_weight, d_shift, None, None
+
+
+class _CrossEntropy(Function):
+    @staticmethod
+    def forward(
+        ctx: Any, logits: Tensor, targets: Tensor, label_smoothing: float, library: Library
+    ) -> tuple[Tensor, Tensor]:
+        losses, right = logits.new_empty(targets.shape), torch.empty_like(targets, dtype=torch.bool)
+        d_logits = torch.empty_like(logits) if ctx.needs_input_grad[0] else None
+        library.call(
+            *("cross_entropy", targets.numel(), logits.shape[2], logits, targets, float(label_smoothing)),
+            *(losses, right, d_logits),
+        )
+        ctx.save_for_backward(d_logits)
+        ctx.mark_non_differentiable(right)
+        return losses, right
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, d_losses: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+        (d_logits,) = ctx.saved_tensors
+        return d_logits * d_losses.unsqueeze(2), None, None, None

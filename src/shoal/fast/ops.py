@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from shoal.fast.prefixes import Nodes
+from shoal.objectives import token_losses
 
 # Weight and bias of a LayerNorm, (R, D) each; an RMSNorm has no bias, and no norm is None.
 Norm = tuple[Tensor, Tensor | None] | None
@@ -57,6 +58,15 @@ class Ops(Protocol):
 
     def add_norm(self, x: Tensor, rows: Tensor | None, added: Tensor, bias: Tensor | None, norm: Norm) -> Tensor:
         """The norm of ``x + added + bias``: ``(R, X, D)``, ``(R, n)``, ``(R, n, D)``, ``(R, D)`` -> ``(R, n, D)``."""
+
+    def cross_entropy(self, logits: Tensor, targets: Tensor, label_smoothing: float) -> tuple[Tensor, Tensor]:
+        """Losses as :func:`shoal.objectives.token_losses`, ``(R, n)``, and whether ``argmax`` is right, ``(R, n)`` bool.
+
+        Args:
+            logits: ``(R, n, V)``.
+            targets: ``(R, n)``.
+            label_smoothing: share of the target that is spread over all tokens.
+        """
 
 
 class TorchOps:
@@ -116,6 +126,10 @@ class TorchOps:
     def add_norm(self, x: Tensor, rows: Tensor | None, added: Tensor, bias: Tensor | None, norm: Norm) -> Tensor:
         """See :class:`Ops`."""
         return add_norm(x, rows, added, bias, norm)
+
+    def cross_entropy(self, logits: Tensor, targets: Tensor, label_smoothing: float) -> tuple[Tensor, Tensor]:
+        """See :class:`Ops`."""
+        return token_losses(logits, targets, label_smoothing), logits.argmax(-1) == targets
 
 
 def add_norm(x: Tensor, rows: Tensor | None, added: Tensor, bias: Tensor | None, norm: Norm) -> Tensor:

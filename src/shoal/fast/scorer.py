@@ -16,7 +16,6 @@ from shoal.fast.ops import Ops
 from shoal.fast.prefixes import Nodes, Prefixes, pick
 from shoal.models.gpt import GPT
 from shoal.models.lstm import LSTMLM
-from shoal.objectives import token_losses
 from shoal.tasks.base import Task
 
 
@@ -30,13 +29,14 @@ def covers(config: Any, model: nn.Module, task: Task) -> bool:
 
 @dataclass(frozen=True)
 class _Batch:
-    """Examples ``indices`` ``(R, B)`` as a tree; their targets at the levels that are scored, ``(R, n B, 1)``, level by
-    level, and which of them count, ``(R, n, B)``."""
+    """Examples ``indices`` ``(R, B)`` as a tree; their targets at the levels that are scored, ``(R, n B)``, level by
+    level, which of them count, ``(R, n, B)``, and how many, ``(R, B)``, at least 1."""
 
     indices: Tensor
     nodes: Nodes
     targets: Tensor
     scored: Tensor
+    n_scored: Tensor
 
 
 class PrefixScorer:
@@ -72,9 +72,10 @@ class PrefixScorer:
         batch = self._batch(indices)
         outputs = self._outputs(parameters, batch.nodes)  # (R, n B, D), level by level
         logits = self.ops.linear(outputs, parameters[self.classifier], parameters.get("classifier.bias"))  # (R, n B, V)
-        losses = token_losses(logits, batch.targets.squeeze(-1), self.label_smoothing if training else 0.0)  # (R, n B)
-        right = (logits.argmax(-1, keepdim=True) == batch.targets).reshape(R, -1, B) | ~batch.scored
-        loss = torch.where(batch.scored, losses.reshape(R, -1, B), 0.0).sum(1) / batch.scored.sum(1).clamp(min=1)
+        label_smoothing = self.label_smoothing if training else 0.0
+        losses, right = self.ops.cross_entropy(logits, batch.targets, label_smoothing)  # (R, n B) each
+        loss = torch.where(batch.scored, losses.reshape(R, -1, B), 0.0).sum(1) / batch.n_scored
+        right = right.reshape(R, -1, B) | ~batch.scored
         return {"loss": loss, "accuracy": right.all(1).to(loss.dtype)}
 
     def _batch(self, indices: Tensor) -> "_Batch":
@@ -82,11 +83,13 @@ class PrefixScorer:
         known = self._known.get(indices.shape[1])
         if known is not None and indices.device.type == "cpu" and torch.equal(known.indices, indices):
             return known
+        scored = pick(self.scored, indices).transpose(1, 2)
         batch = _Batch(
             indices=indices,
             nodes=self.prefixes.nodes(indices),
-            targets=pick(self.targets, indices).transpose(1, 2).reshape(len(indices), -1, 1),
-            scored=pick(self.scored, indices).transpose(1, 2),
+            targets=pick(self.targets, indices).transpose(1, 2).flatten(1),
+            scored=scored,
+            n_scored=scored.sum(1).clamp(min=1),
         )
         self._known[indices.shape[1]] = batch
         return batch

@@ -37,14 +37,11 @@ def train_step(stack: Stack) -> None:
 def _move(stack: Stack, gradient: Tensor, scale: Tensor, moved: Tensor) -> Tensor:
     """Update the members that move, but for those it would make infinite; say which are finite, ``(R,)``."""
     theta = stack.theta.detach()
-    before = theta.clone()
     count = stack.steps.to(stack.device, torch.float64).unsqueeze(1)  # (R, 1)
     hyper = stack.hyper_at(count)
     if stack.fused_update is not None:
-        finite = stack.fused_update(theta, gradient, scale, stack.optimizer_state, hyper, count, moved)
-        if not finite.all():
-            theta.copy_(torch.where(finite.unsqueeze(1), theta, before))
-        return finite
+        return stack.fused_update(theta, gradient, scale, stack.optimizer_state, hyper, count, moved)
+    before = theta.clone()
     stack.optimizer.update(theta, gradient * scale, stack.optimizer_state, hyper, count, stack.partition)
     finite = theta.isfinite().all(1)  # (R,)
     theta.copy_(torch.where((moved & finite).unsqueeze(1), theta, before))
