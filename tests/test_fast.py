@@ -18,6 +18,7 @@ from shoal.fast.build import kernels
 from shoal.fast.engine import available, choose_engine
 from shoal.fast.kernels import KernelOps
 from shoal.fast.prefixes import Prefixes, pick
+from shoal.fast.program import Arena, Program, Value
 from shoal.spec import RunSpec
 from shoal.training.stack import Stack
 from shoal.training.step import evaluate, train_step
@@ -163,19 +164,22 @@ def threads(number: int):
         torch.set_num_threads(before)
 
 
-def with_gradients(operation, tensors, settings):
-    leaves = [None if tensor is None else tensor.clone().requires_grad_() for tensor in tensors]
-    found = operation(*leaves, *settings)
-    weights = torch.linspace(-1, 1, found.numel()).reshape(found.shape)
-    return [
-        found.detach(),
-        *torch.autograd.grad((found * weights).sum(), [leaf for leaf in leaves if leaf is not None]),
-    ]
+def with_gradients(operation, tensors):
+    """What an operation of the kernels leaves, and the gradients of a weighted sum of it."""
+    program = Program(Arena(), torch.zeros(1, 1))
+    values = [None if tensor is None else Value(tensor.clone()) for tensor in tensors]
+    found = operation(KernelOps(kernels().library, program), *values)
+    weights = torch.linspace(-1, 1, found.data.numel()).reshape(found.data.shape)
+    program.operation(None, lambda: program.add_to_grad(found, weights))
+    program.forward()
+    data = found.data.clone()
+    program.backward()
+    return [data, *(value.grad for value in values if value is not None)]
 
 
 @st.composite
 def operations(draw):
-    """An operation of the kernels, its tensors and its settings, large enough for threads; few rows or many."""
+    """An operation of the kernels and its tensors, large enough for threads; few rows or many."""
     R, n, H = draw(st.integers(1, 4)), draw(st.sampled_from([1, 2, 3, 5, 16, 67])), draw(st.sampled_from([1, 2, 3]))
     D = H * (8192 // (R * n * H) + draw(st.integers(1, 3)))
     random = torch.Generator().manual_seed(draw(st.integers(0, 99)))
@@ -187,14 +191,13 @@ def operations(draw):
         for shape in ((R, X if shared else n, D), (R, n, D), (R, X, 2 * D), (R, D), (R, D), (R, D))
     )
     name = draw(st.sampled_from(["gelu", "add_norm", "attend"]))
-    ops = KernelOps(kernels().library)
     if name == "gelu":
-        return ops.gelu, [y], ()
+        return KernelOps.gelu, [y]
     if name == "attend":
         paths, lengths = torch.randint(X, (R, n, 3), generator=random), torch.randint(1, 4, (n,), generator=random)
-        return lambda q, kv: ops.attend(q, rows, kv, paths, lengths, H), [x, kv], ()
+        return lambda ops, q, kv: ops.attend(q, rows, kv, paths, lengths, H), [x, kv]
     tensors = [x, y, vectors[0] if biased else None, *vectors[1:]]
-    return lambda x, y, bias, *norm: ops.add_norm(x, rows, y, bias, norm), tensors, ()
+    return lambda ops, x, y, bias, *norm: ops.add_norm(x, rows, y, bias, norm), tensors
 
 
 @settings(max_examples=60, deadline=None)
@@ -222,6 +225,7 @@ def test_training_on_threads_equals_that_on_one_and_repeats_to_the_bit(engine, m
         with threads(count):
             stack = scattered(tiny_grid(settings, seed=range(members)), engine)
             _, gradient = gradients(stack)
+            gradient = gradient.clone()
             for _ in range(3):
                 train_step(stack)
         found.append((gradient, stack.theta.detach()))

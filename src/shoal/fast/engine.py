@@ -15,9 +15,8 @@ from torch import Tensor, nn
 
 from shoal.fast.adam import FusedAdam
 from shoal.fast.build import SECONDS, is_compiled, kernels
-from shoal.fast.kernels import KernelOps
-from shoal.fast.ops import Ops, TorchOps
-from shoal.fast.scorer import PrefixScorer, covers
+from shoal.fast.ops import TorchOps
+from shoal.fast.scorer import CompiledScorer, Layout, PrefixScorer, covers
 from shoal.tasks.base import Task
 
 ENGINES = ("compiled", "prefixes", "plain")
@@ -66,17 +65,24 @@ def available(engine: str, device: torch.device) -> tuple[str, str]:
 
 
 def choose_scorer(
-    engine: str, config: Any, model: nn.Module, task: Task, tensors: Mapping[str, Tensor]
+    engine: str,
+    config: Any,
+    model: nn.Module,
+    task: Task,
+    tensors: Mapping[str, Tensor],
+    theta: Tensor,
+    layout: Layout,
 ) -> PrefixScorer | None:
-    """What computes the objective, or None where the model itself has to."""
+    """What computes the objective, or None where the model itself has to; arguments as of :class:`PrefixScorer`."""
     if torch.cuda.is_available():  # the switch is the process's: each cohort sets it
         torch.backends.cuda.matmul.fp32_precision = "tf32" if config.precision == "tf32" else "ieee"
     if engine == "plain" or not covers(config, model, task):
         return None
     library = kernels().library if engine == "compiled" else None
-    products = torch.bfloat16 if config.precision == "bfloat16" else None
-    ops: Ops = TorchOps(products) if library is None else KernelOps(library)
-    return PrefixScorer(config, model, task, tensors, ops)
+    if library is not None:
+        return CompiledScorer(config, model, task, tensors, theta, layout, library)
+    ops = TorchOps(torch.bfloat16 if config.precision == "bfloat16" else None)
+    return PrefixScorer(config, model, task, tensors, theta, layout, ops)
 
 
 def fused_update(engine: str, optimizer: str) -> FusedAdam | None:

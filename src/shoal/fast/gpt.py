@@ -4,92 +4,117 @@ Equal to :class:`shoal.models.GPT` on every example; see there for the equations
 """
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from shoal.fast.ops import Norm, Ops, normalised, take
+from shoal.fast.ops import Array, Norm, Ops, take
 from shoal.fast.prefixes import Nodes
 from shoal.models.positions import rotary_angles, rotate
 
-Parameters = Mapping[str, Tensor]  # of the members, (R, *shape) each
-
 
 def gpt_outputs(
-    parameters: Parameters, positions: Tensor | None, config: Any, nodes: Nodes, first: int, ops: Ops
-) -> Tensor:
+    parameters: Mapping[str, Array],
+    table: Tensor | None,
+    V: int,
+    config: Any,
+    nodes: Nodes,
+    first: int,
+    ops: Ops[Array],
+) -> Array:
     """What enters the classifier at the nodes from level ``first`` on, ``(R, n, D)``.
 
     The last layer is computed only where outputs are asked for; before it every node has keys and values.
 
     Args:
-        parameters: by their names in the model.
-        positions: the table added to the embeddings, ``(S, D)``, or ``(R, S, D)`` where it is learned; None where there
-            is none.
+        parameters: of the members by their names in the model, ``(R, *shape)`` each.
+        table: what is added to the embeddings at each position, ``(S, D)``, where it is fixed.
+        V: tokens in the vocabulary.
         config: the settings that the members share.
         nodes: the tree.
         first: a level of the tree that is not shared.
-        ops: how to compute what is not a product.
+        ops: how to compute it.
     """
     D, H = config.embedding_size, config.num_heads
-    x, rows, levels = _embedded(parameters["embedding.tokens.weight"], positions, nodes)  # (R, X, D), (R, M) or None
+    x, rows, levels = _embedded(parameters, table, V, nodes, ops)  # (R, X, D), (R, M) or None, (X,)
     for layer in range(config.num_layers):
         block, attention = f"decoder.blocks.{layer}", f"decoder.blocks.{layer}.self_attn"
         norms = (_norm(parameters, f"{block}.self_attn_norm"), _norm(parameters, f"{block}.ffn_norm"))
         before, after = (norms, (None, None)) if config.norm_position == "pre" else ((None, None), norms)
-        paths = nodes.paths if rows is None else _along(rows, nodes.paths)  # (R, M, S), rows of x
         start = nodes.starts[first] if layer == config.num_layers - 1 else 0
-        asking, normed = _asking(x, rows, start), normalised(x, before[0])  # (R, X or n, D), (R, X or M, D)
-        queries = asking if normed is x else _asking(normed, rows, start)
-        q = ops.linear(queries, *_linear(parameters, f"{attention}.W_Q"))  # (R, X or n, D)
-        kv = ops.linear(normed, *_linear(parameters, f"{attention}.W_K", f"{attention}.W_V"))  # (R, X or M, 2 D)
+        paths, asking_rows = _places(rows, nodes, start, ops)  # (R, n, S), (R, n) or None, rows of x
+        normed = ops.norm(x, before[0])  # (R, X or M, D)
+        asking = ops.tail(x, start) if rows is None else x  # (R, X or n, D)
+        queries = asking if normed is x else ops.tail(normed, start) if rows is None else normed
+        q = ops.linear(queries, *_linear(parameters, ops, f"{attention}.W_Q"))  # (R, X or n, D)
+        kv = ops.linear(normed, *_linear(parameters, ops, f"{attention}.W_K", f"{attention}.W_V"))  # (R, X or M, 2 D)
         if config.positions == "rotary":
             angles = rotary_angles(levels, D // H).unsqueeze(0)  # (1, X or M, D / H / 2)
-            q = _rotated(q, _asking(angles, rows, start), H)
-            kv = torch.cat([_rotated(kv[..., :D], angles, H), kv[..., D:]], -1)
-        rows = None if rows is None else rows[:, start:]
-        context = ops.attend(q, rows, kv, paths[:, start:], nodes.lengths[start:], H)  # (R, n, D)
-        weight, bias = _linear(parameters, f"{attention}.W_O")
-        h = ops.add_norm(asking, rows, ops.linear(context, weight), bias, after[0])
-        out, bias = _feed_forward(parameters, f"{block}.ffn", normalised(h, before[1]), config.non_linearity, ops)
+            asked = angles[:, start:] if rows is None else angles
+            q = ops.apply(partial(_rotated, angles=asked, H=H), q)
+            kv = ops.apply(partial(_rotated_keys, angles=angles, H=H), kv)
+        context = ops.attend(q, asking_rows, kv, paths, nodes.lengths[start:], H)  # (R, n, D)
+        weight, bias = _linear(parameters, ops, f"{attention}.W_O")
+        h = ops.add_norm(asking, asking_rows, ops.linear(context, weight), bias, after[0])
+        out, bias = _feed_forward(parameters, f"{block}.ffn", ops.norm(h, before[1]), config.non_linearity, ops)
         x, rows, levels = ops.add_norm(h, None, out, bias, after[1]), None, nodes.lengths - 1
-    return normalised(x, _norm(parameters, "decoder.norm"))
+    return ops.norm(x, _norm(parameters, "decoder.norm"))
 
 
-def _embedded(tokens: Tensor, positions: Tensor | None, nodes: Nodes) -> tuple[Tensor, Tensor | None, Tensor]:
+def _embedded(
+    parameters: Mapping[str, Array], table: Tensor | None, V: int, nodes: Nodes, ops: Ops[Array]
+) -> tuple[Array, Tensor | None, Tensor]:
     """What enters the first layer, which row of it each node has, and the level of each row.
 
     It depends on a node's token and level alone: where there are fewer such pairs than nodes, a row for each pair.
     """
-    (R, V, D), S, levels = tokens.shape, len(nodes.sizes), nodes.lengths - 1
-    if nodes.starts[-1] > S * V:
-        pairs = tokens.unsqueeze(1).expand(R, S, V, D)
-        if positions is not None:
-            pairs = pairs + positions[..., :S, :].unsqueeze(-2)
-        of_pairs = torch.arange(S, device=levels.device).repeat_interleave(V)  # (S V,)
-        return pairs.flatten(1, 2), nodes.tokens + levels * V, of_pairs
-    x = take(tokens, nodes.tokens)  # (R, M, D)
-    return x if positions is None else x + positions[..., levels, :], None, levels
+    names = ("embedding.tokens.weight", "embedding.positions.weight")
+    values = [parameters[name] for name in names if name in parameters]  # (R, V, D) and, where it learns, (R, S, D)
+    S, levels = len(nodes.sizes), nodes.lengths - 1
+
+    def of_pairs(tokens: Tensor, positions: Tensor | None = table) -> Tensor:
+        pairs = tokens.unsqueeze(1).expand(-1, S, -1, -1)  # (R, S, V, D)
+        return (pairs if positions is None else pairs + positions[..., :S, :].unsqueeze(-2)).flatten(1, 2)
+
+    def of_nodes(tokens: Tensor, positions: Tensor | None = table) -> Tensor:
+        x = take(tokens, nodes.tokens)  # (R, M, D)
+        return x if positions is None else x + positions[..., levels, :]
+
+    if nodes.starts[-1] <= S * V:
+        return ops.apply(of_nodes, *values), None, levels
+    rows = ops.prepared(lambda: nodes.tokens + levels * V)
+    return ops.apply(of_pairs, *values), rows, torch.arange(S, device=levels.device).repeat_interleave(V)
+
+
+def _places(rows: Tensor | None, nodes: Nodes, start: int, ops: Ops[Array]) -> tuple[Tensor, Tensor | None]:
+    """The rows of a table, or without it the nodes, along the path of each query, and those of the queries."""
+    if rows is None:
+        return ops.prepared(lambda: nodes.paths[:, start:]), None
+    paths = nodes.paths[:, start:]
+    along = ops.prepared(lambda: rows.gather(1, paths.flatten(1)).reshape(paths.shape))
+    return along, ops.prepared(lambda: rows[:, start:])
 
 
 def _feed_forward(
-    parameters: Parameters, name: str, x: Tensor, non_linearity: str, ops: Ops
-) -> tuple[Tensor, Tensor | None]:
+    parameters: Mapping[str, Array], name: str, x: Array, non_linearity: str, ops: Ops[Array]
+) -> tuple[Array, Array | None]:
     """The feed-forward layer but for its last bias, ``(R, n, D)``, and that, ``(R, D)``."""
     if non_linearity == "swiglu":
-        gate, up = ops.linear(x, *_linear(parameters, f"{name}.W_gate", f"{name}.W_up")).chunk(2, -1)
-        inner, last = F.silu(gate) * up, f"{name}.W_down"  # (R, n, d_ff)
+        both = ops.linear(x, *_linear(parameters, ops, f"{name}.W_gate", f"{name}.W_up"))
+        inner, last = ops.apply(_swiglu, both), f"{name}.W_down"  # (R, n, d_ff)
     else:
-        inner = ops.linear(x, *_linear(parameters, f"{name}.0"))
-        inner, last = ops.gelu(inner) if non_linearity == "gelu" else inner.relu(), f"{name}.2"
+        inner = ops.linear(x, *_linear(parameters, ops, f"{name}.0"))
+        inner, last = ops.gelu(inner) if non_linearity == "gelu" else ops.apply(torch.relu, inner), f"{name}.2"
     return ops.linear(inner, parameters[f"{last}.weight"]), parameters.get(f"{last}.bias")
 
 
-def _asking(x: Tensor, rows: Tensor | None, start: int) -> Tensor:
-    """What the queries come from: all of a table, or the nodes from ``start`` on."""
-    return x[:, start:] if rows is None else x
+def _swiglu(both: Tensor) -> Tensor:
+    """``silu(gate) up``: ``(R, n, 2 d_ff) -> (R, n, d_ff)``."""
+    gate, up = both.chunk(2, -1)
+    return F.silu(gate) * up
 
 
 def _rotated(x: Tensor, angles: Tensor, H: int) -> Tensor:
@@ -98,21 +123,21 @@ def _rotated(x: Tensor, angles: Tensor, H: int) -> Tensor:
     return rotate(x.reshape(R, X, H, D // H), angles.unsqueeze(2)).flatten(2)
 
 
-def _along(rows: Tensor, paths: Tensor) -> Tensor:
-    """The row of each node along each path: ``(R, M), (R, M, S) -> (R, M, S)``."""
-    return rows.gather(1, paths.flatten(1)).reshape(paths.shape)
+def _rotated_keys(kv: Tensor, angles: Tensor, H: int) -> Tensor:
+    """Keys turned and values as they are, ``(R, X, 2 D)``."""
+    k, v = kv.chunk(2, -1)
+    return torch.cat([_rotated(k, angles, H), v], -1)
 
 
-def _linear(parameters: Parameters, *names: str) -> tuple[Tensor, Tensor | None]:
+def _linear(parameters: Mapping[str, Array], ops: Ops[Array], *names: str) -> tuple[Array, Array | None]:
     """Weight and bias of one or more linear layers over the same input, ``(R, E, D)`` and ``(R, E)``."""
     if len(names) == 1:
         return parameters[f"{names[0]}.weight"], parameters.get(f"{names[0]}.bias")
-    weights = [parameters[f"{name}.weight"] for name in names]
     biases = [parameters[f"{name}.bias"] for name in names if f"{name}.bias" in parameters]
-    return torch.cat(weights, 1), torch.cat(biases, 1) if biases else None
+    return ops.join([parameters[f"{name}.weight"] for name in names]), ops.join(biases) if biases else None
 
 
-def _norm(parameters: Parameters, name: str) -> Norm:
+def _norm(parameters: Mapping[str, Array], name: str) -> Norm[Array]:
     """A norm of the model, which has it where it has its weight."""
     weight = parameters.get(f"{name}.weight")
     return None if weight is None else (weight, parameters.get(f"{name}.bias"))

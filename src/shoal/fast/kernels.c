@@ -92,18 +92,13 @@ static inline float normal_(float x, float e) {
     return x < 0.0f ? tail : 1.0f - tail;
 }
 
-/* GELU of n numbers and, where it is given, its slope. */
-void gelu(idx n, const float *restrict x, float *restrict y, float *restrict slope) {
-    if (slope) {
+/* GELU of n numbers; they become its slope there. */
+void gelu(idx n, float *restrict x, float *restrict y) {
 #pragma omp parallel for simd schedule(static) if (parallel : n >= WORTH)
-        for (idx i = 0; i < n; i++) {
-            const float e = exp_(-0.5f * x[i] * x[i]), p = normal_(x[i], e);
-            y[i] = x[i] * p;
-            slope[i] = p + x[i] * e * 0.39894228f;
-        }
-    } else {
-#pragma omp parallel for simd schedule(static) if (parallel : n >= WORTH)
-        for (idx i = 0; i < n; i++) y[i] = x[i] * normal_(x[i], exp_(-0.5f * x[i] * x[i]));
+    for (idx i = 0; i < n; i++) {
+        const float e = exp_(-0.5f * x[i] * x[i]), p = normal_(x[i], e);
+        y[i] = x[i] * p;
+        x[i] = p + x[i] * e * 0.39894228f;
     }
 }
 
@@ -338,10 +333,10 @@ void attend_backward(idx R, idx n, idx S, idx H, idx K, const float *q, idx q_ld
 #undef BODY
 }
 
-/* LayerNorm of x + a + bias.  x (., D), a (n, D), bias (D) or NULL  ->  normal (n, D), inverse deviation (n), y (n, D) */
-void add_norm_forward(idx R, idx n, idx D, const float *x, idx x_stride, const idx *x_rows, const float *a,
-                      const float *bias, const float *weight, const float *shift, float eps, float *normal,
-                      float *inverse, float *y) {
+/* LayerNorm of x + a + bias.  x (., D), a (n, D), bias (D) or NULL  ->  y (n, D), inverse deviation (n), and in the place
+ * of a the sum, normal (n, D) */
+void add_norm_forward(idx R, idx n, idx D, const float *x, idx x_stride, const idx *x_rows, float *a, const float *bias,
+                      const float *weight, const float *shift, float eps, float *inverse, float *y) {
     const idx parts = parts_of(R * n * D);
 #pragma omp parallel for schedule(static, 1) if (parts > 1)
     for (idx part = 0; part < parts; part++) {
@@ -349,17 +344,11 @@ void add_norm_forward(idx R, idx n, idx D, const float *x, idx x_stride, const i
         for (idx r = at.r; r < at.R; r++)
             for (idx i = at.i; i < at.n; i++) {
                 const float *restrict xi = x + r * x_stride + (x_rows ? x_rows[r * n + i] : i) * D;
-                const float *restrict ai = a + (r * n + i) * D;
                 const float *restrict w = weight + r * D, *restrict s = shift + r * D;
-                float *restrict z = normal + (r * n + i) * D, *restrict yi = y + (r * n + i) * D;
+                float *restrict z = a + (r * n + i) * D, *restrict yi = y + (r * n + i) * D;
                 float mean = 0.0f, variance = 0.0f;
-#pragma omp simd
-                for (idx k = 0; k < D; k++) z[k] = xi[k] + ai[k];
-                if (bias) {
-                    const float *restrict b = bias + r * D;
-#pragma omp simd
-                    for (idx k = 0; k < D; k++) z[k] += b[k];
-                }
+                add(z, xi, D);
+                if (bias) add(z, bias + r * D, D);
 #pragma omp simd reduction(+ : mean)
                 for (idx k = 0; k < D; k++) mean += z[k];
                 mean /= (float)D;
@@ -380,10 +369,10 @@ void add_norm_forward(idx R, idx n, idx D, const float *x, idx x_stride, const i
 }
 
 /* Its backward: d_y (n, D) -> d_sum (n, D), the gradient of x, a and bias alike; added to d_weight, d_shift (D) and,
- * where given, d_bias (D) and d_x (., D). */
+ * where given, d_bias (D); written to d_x (., D) or, with add, added. */
 void add_norm_backward(idx R, idx n, idx D, const float *normal, const float *inverse, const float *weight,
                        const float *d_y, float *d_sum, float *d_weight, float *d_shift, float *d_bias, float *d_x,
-                       idx x_stride, const idx *x_rows) {
+                       idx x_stride, const idx *x_rows, idx add_x) {
     const idx parts = parts_of(R * n * D);
 #pragma omp parallel for ordered schedule(static, 1) if (parts > 1)
     for (idx part = 0; part < parts; part++) {
@@ -414,11 +403,11 @@ void add_norm_backward(idx R, idx n, idx D, const float *normal, const float *in
 #pragma omp simd
                     for (idx k = 0; k < D; k++) db[k] += d[k];
                 }
-                if (x_rows) {
-                    float *restrict dx = dxs + r * x_stride + x_rows[r * n + i] * D;
-#pragma omp simd
-                    for (idx k = 0; k < D; k++) dx[k] += d[k];
-                }
+                float *restrict dx = dxs + r * x_stride + (x_rows ? x_rows[r * n + i] : i) * D;
+                if (add_x)
+                    add(dx, d, D);
+                else
+                    memcpy(dx, d, D * sizeof(float));
             }
         }
 #pragma omp ordered
@@ -429,34 +418,45 @@ void add_norm_backward(idx R, idx n, idx D, const float *normal, const float *in
     }
 }
 
-/* Cross-entropy of n answers over V tokens. logits (n, V), targets (n), share of the target that is spread over all
- * tokens  ->  losses (n), right (n): whether the first of the highest logits is the target's, and, where it is given,
- * the gradient of each loss d_logits (n, V). */
-void cross_entropy(idx n, idx V, const float *logits, const idx *targets, float smoothing, float *losses,
-                   uint8_t *right, float *d_logits) {
-#pragma omp parallel for schedule(static) if (n * V >= WORTH)
-    for (idx i = 0; i < n; i++) {
-        const float *restrict z = logits + i * V;
-        float top = z[0], mean = 0.0f, total = 0.0f;
-#pragma omp simd reduction(max : top) reduction(+ : mean)
-        for (idx k = 0; k < V; k++) {
-            top = z[k] > top ? z[k] : top;
-            mean += z[k];
-        }
-        mean /= (float)V;
-#pragma omp simd reduction(+ : total)
-        for (idx k = 0; k < V; k++) total += exp_(z[k] - top);
-        losses[i] = logf(total) + (1.0f - smoothing) * (top - z[targets[i]]) + smoothing * (top - mean);
-        idx first = 0;
-        while (first < V - 1 && z[first] < top) first++;
-        right[i] = first == targets[i];
-        if (d_logits) {
+/* Cross-entropy and right answers of B examples with n answers each, answer l of example b in row l B + b of logits (n B, V)
+ * and targets (n B); smoothing is the share of a target that is spread over all tokens, share (n, B) what an answer counts
+ * in its example  ->  loss (B), accuracy (B): 1 where the first of the highest logits is the target's in every answer that
+ * counts, and the gradient of each answer's loss d_logits (n B, V). */
+void score(idx R, idx n, idx B, idx V, const float *logits, const idx *targets, const float *share, float smoothing,
+           float *loss, float *accuracy, float *d_logits) {
+#pragma omp parallel for schedule(static) if (R * n * B * V >= WORTH)
+    for (idx example = 0; example < R * B; example++) {
+        float sum = 0.0f, all = 1.0f;
+        for (idx l = 0; l < n; l++) {
+            const idx i = (example / B * n + l) * B + example % B, target = targets[i];
+            const float *restrict z = logits + i * V;
             float *restrict d = d_logits + i * V;
+            if (share[i] == 0.0f) { /* of no interest, whatever it is */
+                memset(d, 0, V * sizeof(float));
+                continue;
+            }
+            float top = z[0], mean = 0.0f, total = 0.0f;
+#pragma omp simd reduction(max : top) reduction(+ : mean)
+            for (idx k = 0; k < V; k++) {
+                top = z[k] > top ? z[k] : top;
+                mean += z[k];
+            }
+            mean /= (float)V;
+#pragma omp simd reduction(+ : total)
+            for (idx k = 0; k < V; k++) {
+                d[k] = exp_(z[k] - top);
+                total += d[k];
+            }
+            sum += share[i] * (logf(total) + (1.0f - smoothing) * (top - z[target]) + smoothing * (top - mean));
+            idx first = 0;
+            while (first < V - 1 && z[first] < top) first++;
+            if (first != target) all = 0.0f;
             const float over = 1.0f / total, spread = smoothing / (float)V;
 #pragma omp simd
-            for (idx k = 0; k < V; k++) d[k] = exp_(z[k] - top) * over - spread;
-            d[targets[i]] -= 1.0f - smoothing;
+            for (idx k = 0; k < V; k++) d[k] = d[k] * over - spread;
+            d[target] -= 1.0f - smoothing;
         }
+        loss[example] = sum, accuracy[example] = all;
     }
 }
 

@@ -1,273 +1,261 @@
-"""The fused operations as compiled kernels with their own backwards, for float32 on the CPU.
+"""The fused operations as compiled kernels with their own backwards, for float32 on the CPU, laid into a program.
 
 Equal to :class:`~shoal.fast.ops.TorchOps` but for rounding; ``kernels.c`` says what each kernel computes.
 """
 
 import ctypes
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd import Function
-from torch.autograd.function import once_differentiable
 
-from shoal.fast.ops import Norm, add_norm, linear
+from shoal.fast.ops import Norm, add_norm, normalised
 from shoal.fast.prefixes import Nodes
+from shoal.fast.program import Program, Value
 
 
 class Library:
-    """Calls into the compiled kernels: tensors become pointers, None becomes NULL, integers and floats stay."""
+    """The compiled kernels: tensors become pointers, None becomes NULL, integers and floats stay.
+
+    Tensors are the callers' to keep contiguous where the kernel asks for it.
+    """
 
     def __init__(self, library: ctypes.CDLL) -> None:
         self._library = library
 
     def call(self, name: str, *arguments: Tensor | int | float | None) -> None:
-        """Run a kernel. Tensors are the callers' to keep alive and contiguous where the kernel asks for it."""
-        function = getattr(self._library, name)
-        if function.argtypes is None:  # once, as converting each argument here at every call is slow
-            kinds = {int: ctypes.c_int64, float: ctypes.c_float}
-            function.argtypes = [kinds.get(type(argument), ctypes.c_void_p) for argument in arguments]
-            function.restype = None
-        function(*[argument.data_ptr() if isinstance(argument, Tensor) else argument for argument in arguments])
+        """Run a kernel once."""
+        self.bound(name, *arguments)()
+
+    def bound(self, name: str, *arguments: Tensor | int | float | None) -> Callable[[], Any]:
+        """A call of a kernel, to be made at any time; the tensors stay where they are until then."""
+        function = self._library[name]
+        function.restype = None
+        converted = [_converted(argument) for argument in arguments]
+
+        def call(held: Any = arguments) -> None:
+            function(*converted)
+
+        return call
+
+
+def _converted(argument: Tensor | int | float | None) -> Any:
+    if isinstance(argument, Tensor):
+        return ctypes.c_void_p(argument.data_ptr())
+    if argument is None:
+        return ctypes.c_void_p(None)
+    return ctypes.c_int64(argument) if isinstance(argument, int) else ctypes.c_float(argument)
 
 
 class KernelOps:
-    """See :class:`~shoal.fast.ops.Ops`; on contiguous float32 tensors of the CPU."""
+    """See :class:`~shoal.fast.ops.Ops`.
 
-    def __init__(self, library: ctypes.CDLL) -> None:
-        self.library = Library(library)
-
-    def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-        """See :class:`~shoal.fast.ops.Ops`."""
-        return _apply(_Linear, x, weight, bias)
-
-    def gelu(self, x: Tensor) -> Tensor:
-        """See :class:`~shoal.fast.ops.Ops`."""
-        return _apply(_GELU, x.contiguous(), self.library)
-
-    def lstm_layer(self, x: Tensor, rows: Tensor | None, weight: Tensor, bias: Tensor | None, nodes: Nodes) -> Tensor:
-        """See :class:`~shoal.fast.ops.Ops`."""
-        return _apply(_LSTMLayer, x.contiguous(), weight, bias, rows, nodes, self.library)
-
-    def attend(self, q: Tensor, q_rows: Tensor | None, kv: Tensor, paths: Tensor, lengths: Tensor, H: int) -> Tensor:
-        """See :class:`~shoal.fast.ops.Ops`."""
-        return _apply(_Attend, q.contiguous(), kv.contiguous(), q_rows, paths, lengths, H, self.library)
-
-    def add_norm(self, x: Tensor, rows: Tensor | None, added: Tensor, bias: Tensor | None, norm: Norm) -> Tensor:
-        """See :class:`~shoal.fast.ops.Ops`."""
-        if norm is None or norm[1] is None:  # the kernel is LayerNorm's
-            return add_norm(x, rows, added, bias, norm)
-        weight, shift = norm[0].contiguous(), norm[1].contiguous()
-        bias = None if bias is None else bias.contiguous()
-        return _apply(_AddNorm, x.contiguous(), added.contiguous(), bias, weight, shift, rows, self.library)
-
-    def cross_entropy(self, logits: Tensor, targets: Tensor, label_smoothing: float) -> tuple[Tensor, Tensor]:
-        """See :class:`~shoal.fast.ops.Ops`."""
-        losses, right = _apply(_CrossEntropy, logits.contiguous(), targets.contiguous(), label_smoothing, self.library)
-        return losses, right
-
-
-def _apply(function: type[Function], *arguments: Any) -> Tensor:
-    result: Tensor = function.apply(*arguments)  # type: ignore[no-untyped-call]
-    return result
-
-
-class _Linear(Function):
-    """As PyTorch's own but that the gradient of the weight comes out in the weight's order, not transposed."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        ctx.save_for_backward(x, weight)
-        ctx.biased = bias is not None
-        return linear(x, weight, bias)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, d_out: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight = ctx.saved_tensors
-        d_bias = d_out.sum(1) if ctx.biased else None
-        return torch.bmm(d_out, weight), torch.bmm(d_out.transpose(1, 2), x), d_bias
-
-
-class _GELU(Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, library: Library) -> Tensor:
-        y, slope = torch.empty_like(x), torch.empty_like(x) if ctx.needs_input_grad[0] else None
-        library.call("gelu", x.numel(), x, y, slope)
-        ctx.save_for_backward(slope)
-        return y
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, d_y: Tensor) -> tuple[Tensor | None, ...]:
-        (slope,) = ctx.saved_tensors
-        return d_y * slope, None
-
-
-class _LSTMLayer(Function):
-    """A layer over the whole tree: a product and a kernel per level forwards, and back; few products for the weight.
-
-    Everything between the products happens in place, in one array of gates; the backward leaves gradients in it, and
-    so can run once.
+    Args:
+        library: the compiled kernels.
+        program: what the operations are laid into.
     """
 
-    @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, rows: Tensor | None, nodes: Nodes, library: Library
-    ) -> Tensor:
-        R, M, D = x.shape[0], nodes.starts[-1], weight.shape[1] // 4
-        of_input, of_state = weight[:, :, :-D].transpose(1, 2), weight[:, :, -D:].transpose(1, 2)
-        table = None
-        if rows is None:
-            gates = torch.bmm(x, of_input)  # (R, M, 4 D)
+    def __init__(self, library: ctypes.CDLL, program: Program) -> None:
+        self.library, self.program = Library(library), program
+        self.join, self.tail, self.apply, self.prepared = program.join, program.tail, program.apply, program.prepared
+
+    def _lay(self, name: str, *arguments: Tensor | int | float | None) -> None:
+        self.program.lay(self.library.bound(name, *arguments))
+
+    def linear(self, x: Value, weight: Value, bias: Value | None = None) -> Value:
+        """See :class:`~shoal.fast.ops.Ops`. The gradient of the weight comes out in the weight's order."""
+        program, transposed = self.program, weight.data.transpose(1, 2)
+        y = program.value(*x.data.shape[:2], weight.data.shape[1])
+        if bias is None:
+            program.lay(torch.bmm, x.data, transposed, out=y.data)
         else:
-            table = linear(x, weight[:, :, :-D], bias)  # (R, X, 4 D)
-            gates, bias = x.new_empty(R, M, 4 * D), None
-        h, c = x.new_empty(R, M, D), x.new_empty(R, M, D)
+            program.lay(torch.baddbmm, bias.data.unsqueeze(1), x.data, transposed, out=y.data)
+
+        def lay_backward() -> None:
+            d_y, _ = program.grad(y)
+            if bias is not None:
+                program.write_grad(bias, torch.sum, d_y, 1)
+            program.multiply_grad(weight, d_y.transpose(1, 2), x.data)
+            program.multiply_grad(x, d_y, weight.data)
+
+        program.operation(y, lay_backward)
+        return y
+
+    def gelu(self, x: Value) -> Value:
+        """See :class:`~shoal.fast.ops.Ops`. What ``x`` was is used up."""
+        program, y = self.program, self.program.value(*x.data.shape)
+        self._lay("gelu", x.data.numel(), x.data, y.data)
+        program.operation(y, lambda: program.write_grad(x, torch.mul, program.grad(y)[0], x.data))
+        return y
+
+    def lstm_layer(self, x: Value, rows: Tensor | None, weight: Value, bias: Value | None, nodes: Nodes) -> Value:
+        """See :class:`~shoal.fast.ops.Ops`.
+
+        A product and a kernel per level forwards, and back; few products for the weight. Everything between the
+        products happens in place, in one array of gates.
+        """
+        program, (R, X, _), M, D = self.program, x.data.shape, nodes.starts[-1], weight.data.shape[1] // 4
+        of_input, of_state = weight.data[:, :, :-D].transpose(1, 2), weight.data[:, :, -D:].transpose(1, 2)
+        h, gates, c = program.value(R, M, D), program.take(R, M, 4 * D), program.take(R, M, D)
+        table, added = None, None if bias is None else bias.data
+        if rows is None:
+            program.lay(torch.bmm, x.data, of_input, out=gates)
+        else:
+            table = program.take(R, X, 4 * D)  # of the inputs, projected
+            if added is None:
+                program.lay(torch.bmm, x.data, of_input, out=table)
+            else:
+                program.lay(torch.baddbmm, added.unsqueeze(1), x.data, of_input, out=table)
+                added = None
         for t, (parents, n) in enumerate(zip(nodes.parents, nodes.sizes, strict=True)):
-            before = nodes.level(t - 1) if t else None
-            projected = None
-            if before is not None and parents is None:
-                gates[:, nodes.level(t)].baddbmm_(h[:, before], of_state, beta=0 if rows is not None else 1)
-            elif before is not None:
-                projected = torch.bmm(h[:, before], of_state)  # (R, n_(t-1), 4 D), before it goes to the children
-            library.call(
-                *("lstm_forward", R, M, D, nodes.starts[t], n, -1 if before is None else before.start),
-                *(gates, int(t <= nodes.n_shared), table, x.shape[1] * 4 * D, rows, bias),
-                *(projected, 0 if projected is None else projected[0].numel(), parents, h, c),
+            projected, before = None, nodes.level(t - 1).start if t else -1
+            if t and parents is None:
+                to, beta = gates[:, nodes.level(t)], 0 if rows is not None else 1
+                program.lay(to.baddbmm_, h.data[:, nodes.level(t - 1)], of_state, beta=beta)
+            elif t:
+                projected = program.take(R, nodes.sizes[t - 1], 4 * D)  # before it goes to the children
+                program.lay(torch.bmm, h.data[:, nodes.level(t - 1)], of_state, out=projected)
+            self._lay(
+                *("lstm_forward", R, M, D, nodes.starts[t], n, before, gates, int(t <= nodes.n_shared)),
+                *(table, X * 4 * D, rows, added, projected, 0 if projected is None else projected[0].numel()),
+                *(parents, h.data, c),
             )
-        ctx.save_for_backward(x, weight, rows, h, c)
-        ctx.gates, ctx.nodes, ctx.library, ctx.biased = gates, nodes, library, bias is not None
-        ctx.needs_bias = ctx.needs_input_grad[2]
+        program.operation(h, lambda: self._lstm_backward(x, rows, weight, bias, nodes, h, gates, c), gates, c)
         return h
 
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, d_h: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight, rows, h, c = ctx.saved_tensors
-        gates, nodes, library = ctx.gates, ctx.nodes, ctx.library
-        (R, M, D), S, sizes = h.shape, len(nodes.parents), nodes.sizes
-        d_h, d_c = d_h.clone(memory_format=torch.contiguous_format), torch.zeros_like(c)
-        d_table = None if rows is None else x.new_zeros(R, x.shape[1], 4 * D)
-        d_bias = x.new_zeros(R, 4 * D) if ctx.biased else None
+    def _lstm_backward(
+        self,
+        x: Value,
+        rows: Tensor | None,
+        weight: Value,
+        bias: Value | None,
+        nodes: Nodes,
+        h: Value,
+        gates: Tensor,
+        c: Tensor,
+    ) -> None:
+        """Lay the backward of a layer: gates become their gradients, and the gradient of h is used up."""
+        program, (R, M, D), X = self.program, h.data.shape, x.data.shape[1]
         shared = nodes.starts[nodes.n_shared]  # nodes whose children are elsewhere than right under them
-        d_shared = x.new_zeros(R, shared, 4 * D)  # gradient of their projections
-        for t in range(S - 1, -1, -1):
+        d_h, d_c = program.zeroed_grad(h), program.take(R, M, D)
+        d_shared = program.take(R, shared, 4 * D)  # gradient of their projections
+        d_table = None if rows is None else program.take(R, X, 4 * D)
+        d_bias = None if bias is None or rows is not None else program.take(R, 4 * D)
+        for sums in (d_c, d_shared, d_table, d_bias):
+            if sums is not None:
+                program.lay(sums.zero_)
+        of_state = weight.data[:, :, -D:]
+        for t in range(len(nodes.parents) - 1, -1, -1):
             parents, before = nodes.parents[t], nodes.level(t - 1) if t else None
-            library.call(
-                *("lstm_backward", R, M, D, nodes.starts[t], sizes[t], -1 if before is None else before.start),
-                *(gates, c, d_h, d_c, parents, sizes[t - 1], None if parents is None else d_shared, shared * 4 * D),
-                *(d_table, x.shape[1] * 4 * D, rows, d_bias),
+            self._lay(
+                *("lstm_backward", R, M, D, nodes.starts[t], nodes.sizes[t], -1 if before is None else before.start),
+                *(gates, c, h.grad, d_c, parents, nodes.sizes[t - 1], None if parents is None else d_shared),
+                *(shared * 4 * D, d_table, X * 4 * D, rows, d_bias),
             )
             if before is not None:
                 d_projected = gates[:, nodes.level(t)] if parents is None else d_shared[:, before]
-                d_h[:, before].baddbmm_(d_projected, weight[:, :, -D:])
+                program.lay(d_h[:, before].baddbmm_, d_projected, of_state)
         d_inputs = gates if d_table is None else d_table
-        d_weight = torch.empty_like(weight)
-        d_weight[:, :, :-D].baddbmm_(d_inputs.transpose(1, 2), x, beta=0)
-        _sum_states(d_weight[:, :, -D:], gates, d_shared, h, nodes)
-        if ctx.needs_bias and d_bias is None:
-            d_bias = d_inputs.sum(1)
-        return torch.bmm(d_inputs, weight[:, :, :-D]), d_weight, d_bias, None, None, None
+        d_weight, _ = program.grad(weight)
+        program.lay(d_weight[:, :, :-D].baddbmm_, d_inputs.transpose(1, 2), x.data, beta=0)
+        _lay_sum_of_states(program, d_weight[:, :, -D:], gates, d_shared, h.data, nodes)
+        if bias is not None and d_bias is None:
+            program.write_grad(bias, torch.sum, d_inputs, 1)
+        elif bias is not None and d_bias is not None:
+            program.add_to_grad(bias, d_bias)
+        program.multiply_grad(x, d_inputs, weight.data[:, :, :-D])
+        for array in (d_c, d_shared, d_table, d_bias):
+            if array is not None:
+                program.give_back(array)
 
+    def attend(self, q: Value, q_rows: Tensor | None, kv: Value, paths: Tensor, lengths: Tensor, H: int) -> Value:
+        """See :class:`~shoal.fast.ops.Ops`."""
+        program, (R, n, S), (_, X, D) = self.program, paths.shape, q.data.shape
+        context, weights, stride = program.value(R, n, D), program.take(R, n, H, S), kv.data.shape[1] * 2 * D
+        k, v = kv.data, kv.data[:, :, D:]
+        where = *(R, n, S, H, D // H, q.data, D, X * D, q_rows), *(k, v, 2 * D, stride, paths, lengths, weights)
+        self._lay("attend_forward", *where, context.data)
 
-def _sum_states(out: Tensor, d_gates: Tensor, d_shared: Tensor, h: Tensor, nodes: Nodes) -> None:
-    """Write the gradient of the states' weight, ``(R, 4 D, D)``, from those of the gates and of shared projections."""
-    shared, last = d_shared.shape[1], nodes.starts[-2]
-    d_children = d_gates[:, d_gates.shape[1] - (last - shared) :]  # of nodes that have their parent to themselves
-    out.baddbmm_(d_children.transpose(1, 2), h[:, shared:last], beta=0)
-    out.baddbmm_(d_shared.transpose(1, 2), h[:, :shared])
+        def lay_backward() -> None:
+            d_context, _ = program.grad(context)
+            d_q, d_kv = program.zeroed_grad(q), program.zeroed_grad(kv)
+            self._lay("attend_backward", *where, d_context, d_q, d_kv, d_kv[:, :, D:])
 
-
-class _Attend(Function):
-    @staticmethod
-    def forward(
-        ctx: Any, q: Tensor, kv: Tensor, q_rows: Tensor | None, paths: Tensor, lengths: Tensor, H: int, library: Library
-    ) -> Tensor:
-        R, n, S = paths.shape
-        D = q.shape[2]
-        q_rows = None if q_rows is None else q_rows.contiguous()
-        paths, lengths = paths.contiguous(), lengths.contiguous()
-        weights, context = q.new_empty(R, n, H, S), q.new_empty(R, n, D)
-        ctx.layout = (R, n, S, H, D // H), (D, q.shape[1] * D), (2 * D, kv.shape[1] * 2 * D)
-        sizes, q_layout, kv_layout = ctx.layout
-        library.call(
-            *("attend_forward", *sizes, q, *q_layout, q_rows),
-            *(kv, kv[:, :, D:], *kv_layout, paths, lengths, weights, context),
-        )
-        ctx.save_for_backward(q, kv, q_rows, paths, lengths, weights)
-        ctx.library = library
+        program.operation(context, lay_backward, weights)
         return context
 
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, d_context: Tensor) -> tuple[Tensor | None, ...]:
-        q, kv, q_rows, paths, lengths, weights = ctx.saved_tensors
-        sizes, q_layout, kv_layout = ctx.layout
-        D = q.shape[2]
-        d_q, d_kv = torch.zeros_like(q), torch.zeros_like(kv)
-        ctx.library.call(
-            *("attend_backward", *sizes, q, *q_layout, q_rows, kv, kv[:, :, D:], *kv_layout, paths, lengths),
-            *(weights, d_context.contiguous(), d_q, d_kv, d_kv[:, :, D:]),
-        )
-        return d_q, d_kv, None, None, None, None, None
+    def add_norm(self, x: Value, rows: Tensor | None, added: Value, bias: Value | None, norm: Norm[Value]) -> Value:
+        """See :class:`~shoal.fast.ops.Ops`. What was ``added`` is used up."""
+        program, (R, n, D) = self.program, added.data.shape
+        if norm is None or norm[1] is None:  # the kernel is LayerNorm's
+            others = [value for value in (bias, norm and norm[0]) if value is not None]
 
+            def function(x: Tensor, added: Tensor, *rest: Tensor) -> Tensor:
+                own_bias = rest[0] if bias is not None else None
+                return add_norm(x, rows, added, own_bias, None if norm is None else (rest[-1], None))
 
-class _AddNorm(Function):
-    @staticmethod
-    def forward(
-        ctx: Any,
-        x: Tensor,
-        added: Tensor,
-        bias: Tensor | None,
-        weight: Tensor,
-        shift: Tensor,
-        rows: Tensor | None,
-        library: Library,
-    ) -> Tensor:
-        R, n, D = added.shape
-        rows = None if rows is None else rows.contiguous()
-        normal, inverse, y = torch.empty_like(added), added.new_empty(R, n), torch.empty_like(added)
-        library.call(
-            *("add_norm_forward", R, n, D, x, x.shape[1] * D, rows),
-            *(added, bias, weight, shift, 1e-5, normal, inverse, y),
+            return program.apply(function, x, added, *others)
+        vectors = [value for value in (norm[0], norm[1], bias) if value is not None]
+        weight, shift, *shifted = (program.contiguous(value) for value in vectors)
+        y, inverse = program.value(R, n, D), program.take(R, n)
+        self._lay(
+            *("add_norm_forward", R, n, D, x.data, x.data.stride(0), rows, added.data, shifted[0] if shifted else None),
+            *(weight, shift, 1e-5, inverse, y.data),
         )
-        ctx.save_for_backward(normal, inverse, weight, rows)
-        ctx.library, ctx.x_shape, ctx.has_bias = library, x.shape, bias is not None
+
+        def lay_backward() -> None:
+            d_y, (d_added, is_sum) = program.grad(y)[0], program.grad(added)
+            assert not is_sum  # what is added is used here alone
+            d_vectors = program.take(len(vectors), R, D)
+            program.lay(d_vectors.zero_)
+            d_x, is_sum = (program.zeroed_grad(x), True) if rows is not None else program.grad(x)
+            self._lay(
+                *("add_norm_backward", R, n, D, added.data, inverse, weight, d_y, d_added, d_vectors[0], d_vectors[1]),
+                *(d_vectors[2] if shifted else None, d_x, d_x.stride(0), rows, int(is_sum)),
+            )
+            for value, part in zip(vectors, d_vectors, strict=True):
+                program.add_to_grad(value, part)
+            program.give_back(d_vectors)
+
+        program.operation(y, lay_backward, inverse)
         return y
 
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, d_y: Tensor) -> tuple[Tensor | None, ...]:
-        normal, inverse, weight, rows = ctx.saved_tensors
-        R, n, D = normal.shape
-        d_sum, d_weight, d_shift = torch.empty_like(normal), torch.zeros_like(weight), torch.zeros_like(weight)
-        d_bias = torch.zeros_like(weight) if ctx.has_bias else None
-        d_x = d_sum if rows is None else normal.new_zeros(ctx.x_shape)
-        ctx.library.call(
-            *("add_norm_backward", R, n, D, normal, inverse, weight, d_y.contiguous()),
-            *(d_sum, d_weight, d_shift, d_bias, d_x, ctx.x_shape[1] * D, rows),
+    def norm(self, x: Value, norm: Norm[Value]) -> Value:
+        """See :class:`~shoal.fast.ops.Ops`."""
+        if norm is None:
+            return x
+        weight, shift = norm
+        if shift is None:
+            return self.program.apply(lambda x, weight: normalised(x, (weight, None)), x, weight)
+        return self.program.apply(lambda x, weight, shift: normalised(x, (weight, shift)), x, weight, shift)
+
+    def score(self, logits: Value, targets: Tensor, scored: Tensor, label_smoothing: float) -> tuple[Tensor, Tensor]:
+        """See :class:`~shoal.fast.ops.Ops`. The backward starts from ``program.d_loss``."""
+        program, (R, n, B), V = self.program, scored.shape, logits.data.shape[2]
+        share = program.prepared(lambda: scored / scored.sum(1, keepdim=True).clamp(min=1))  # of the loss, (R, n, B)
+        program.loss, program.accuracy, program.d_loss = (share.new_zeros(R, B) for _ in range(3))
+        d_logits = program.take(*logits.data.shape)
+        self._lay(
+            *("score", R, n, B, V, logits.data, targets, share, float(label_smoothing)),
+            *(program.loss, program.accuracy, d_logits),
         )
-        return d_x, d_sum, d_bias, d_weight, d_shift, None, None
+
+        def lay_backward() -> None:
+            logits.grad, logits.is_written = d_logits, True
+            weights = torch.empty_like(share)
+            program.lay(torch.mul, share, program.d_loss.unsqueeze(1), out=weights)
+            program.lay(d_logits.mul_, weights.view(R, n * B, 1))
+
+        program.operation(None, lay_backward)
+        return program.loss, program.accuracy
 
 
-class _CrossEntropy(Function):
-    @staticmethod
-    def forward(
-        ctx: Any, logits: Tensor, targets: Tensor, label_smoothing: float, library: Library
-    ) -> tuple[Tensor, Tensor]:
-        losses, right = logits.new_empty(targets.shape), torch.empty_like(targets, dtype=torch.bool)
-        d_logits = torch.empty_like(logits) if ctx.needs_input_grad[0] else None
-        library.call(
-            *("cross_entropy", targets.numel(), logits.shape[2], logits, targets, float(label_smoothing)),
-            *(losses, right, d_logits),
-        )
-        ctx.save_for_backward(d_logits)
-        ctx.mark_non_differentiable(right)
-        return losses, right
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, d_losses: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
-        (d_logits,) = ctx.saved_tensors
-        return d_logits * d_losses.unsqueeze(2), None, None, None
+def _lay_sum_of_states(
+    program: Program, out: Tensor, d_gates: Tensor, d_shared: Tensor, h: Tensor, nodes: Nodes
+) -> None:
+    """Lay the gradient of the states' weight, ``(R, 4 D, D)``, from those of the gates and of shared projections."""
+    shared, last = d_shared.shape[1], nodes.starts[-2]
+    d_children = d_gates[:, d_gates.shape[1] - (last - shared) :]  # of nodes that have their parent to themselves
+    program.lay(out.baddbmm_, d_children.transpose(1, 2), h[:, shared:last], beta=0)
+    program.lay(out.baddbmm_, d_shared.transpose(1, 2), h[:, :shared])

@@ -1,11 +1,12 @@
-"""The fused operations, as PyTorch writes them: what the kernels are held to, and what runs where there are none.
+"""What a fast path is built from, and how PyTorch computes it: what the kernels are held to, for any device.
 
 ``R`` members, ``M`` nodes (see :mod:`shoal.fast.prefixes`), ``D`` width, ``X`` rows of a table. ``rows`` say which row
 of its table stands at each node; without them node ``i`` has row ``i``.
 """
 
 import math
-from typing import Protocol
+from collections.abc import Callable, Sequence
+from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -14,20 +15,21 @@ from torch.nn import functional as F
 from shoal.fast.prefixes import Nodes
 from shoal.objectives import token_losses
 
+Array = TypeVar("Array")  # a value: a tensor, or its place in a program
 # Weight and bias of a LayerNorm, (R, D) each; an RMSNorm has no bias, and no norm is None.
-Norm = tuple[Tensor, Tensor | None] | None
+Norm = tuple[Array, Array | None] | None
 
 
-class Ops(Protocol):
-    """What a fast path is built from."""
+class Ops(Protocol[Array]):
+    """What a fast path is built from. Nothing else may read ``x`` of ``gelu`` and what is ``added`` in ``add_norm``."""
 
-    def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    def linear(self, x: Array, weight: Array, bias: Array | None = None) -> Array:
         """``nn.Linear`` of each member: ``(R, n, D), (R, E, D), (R, E) -> (R, n, E)``."""
 
-    def gelu(self, x: Tensor) -> Tensor:
+    def gelu(self, x: Array) -> Array:
         """GELU with the exact normal distribution function, of any shape."""
 
-    def lstm_layer(self, x: Tensor, rows: Tensor | None, weight: Tensor, bias: Tensor | None, nodes: Nodes) -> Tensor:
+    def lstm_layer(self, x: Array, rows: Tensor | None, weight: Array, bias: Array | None, nodes: Nodes) -> Array:
         """An LSTM layer over the tree.
 
         Args:
@@ -41,7 +43,7 @@ class Ops(Protocol):
             States ``h``, ``(R, M, D)``.
         """
 
-    def attend(self, q: Tensor, q_rows: Tensor | None, kv: Tensor, paths: Tensor, lengths: Tensor, H: int) -> Tensor:
+    def attend(self, q: Array, q_rows: Tensor | None, kv: Array, paths: Tensor, lengths: Tensor, H: int) -> Array:
         """Attention of each query to the keys along its path.
 
         Args:
@@ -56,17 +58,33 @@ class Ops(Protocol):
             ``(R, n, D)``.
         """
 
-    def add_norm(self, x: Tensor, rows: Tensor | None, added: Tensor, bias: Tensor | None, norm: Norm) -> Tensor:
+    def add_norm(self, x: Array, rows: Tensor | None, added: Array, bias: Array | None, norm: Norm[Array]) -> Array:
         """The norm of ``x + added + bias``: ``(R, X, D)``, ``(R, n)``, ``(R, n, D)``, ``(R, D)`` -> ``(R, n, D)``."""
 
-    def cross_entropy(self, logits: Tensor, targets: Tensor, label_smoothing: float) -> tuple[Tensor, Tensor]:
-        """Losses as :func:`shoal.objectives.token_losses`, ``(R, n)``, and whether ``argmax`` is right, ``(R, n)`` bool.
+    def norm(self, x: Array, norm: Norm[Array]) -> Array:
+        """Each row of ``x``, ``(R, n, D)``, normalised."""
+
+    def score(self, logits: Array, targets: Tensor, scored: Tensor, label_smoothing: float) -> tuple[Tensor, Tensor]:
+        """Loss and accuracy of examples as :func:`shoal.objectives.get_loss_and_accuracy`, ``(R, B)`` each.
 
         Args:
-            logits: ``(R, n, V)``.
-            targets: ``(R, n)``.
+            logits: level by level, ``(R, n B, V)``.
+            targets: ``(R, n B)``.
+            scored: which of them count, ``(R, n, B)``.
             label_smoothing: share of the target that is spread over all tokens.
         """
+
+    def join(self, values: Sequence[Array]) -> Array:
+        """Side by side, ``(R, n_i, *dims) -> (R, sum n_i, *dims)``."""
+
+    def tail(self, x: Array, start: int) -> Array:
+        """The rows from ``start`` on, ``(R, n, D) -> (R, n - start, D)``."""
+
+    def apply(self, function: Callable[..., Tensor], *values: Array) -> Array:
+        """Any differentiable function of tensors."""
+
+    def prepared(self, compute: Callable[[], Tensor]) -> Tensor:
+        """What depends on the batch alone."""
 
 
 class TorchOps:
@@ -123,22 +141,47 @@ class TorchOps:
         weights = scores.masked_fill(hidden.unsqueeze(-1), -math.inf).softmax(2)
         return (weights.unsqueeze(-1) * v).sum(2).reshape(R, n, D)
 
-    def add_norm(self, x: Tensor, rows: Tensor | None, added: Tensor, bias: Tensor | None, norm: Norm) -> Tensor:
+    def add_norm(
+        self, x: Tensor, rows: Tensor | None, added: Tensor, bias: Tensor | None, norm: Norm[Tensor]
+    ) -> Tensor:
         """See :class:`Ops`."""
         return add_norm(x, rows, added, bias, norm)
 
-    def cross_entropy(self, logits: Tensor, targets: Tensor, label_smoothing: float) -> tuple[Tensor, Tensor]:
+    def norm(self, x: Tensor, norm: Norm[Tensor]) -> Tensor:
         """See :class:`Ops`."""
-        return token_losses(logits, targets, label_smoothing), logits.argmax(-1) == targets
+        return normalised(x, norm)
+
+    def score(self, logits: Tensor, targets: Tensor, scored: Tensor, label_smoothing: float) -> tuple[Tensor, Tensor]:
+        """See :class:`Ops`."""
+        losses = token_losses(logits, targets, label_smoothing).reshape(scored.shape)  # (R, n, B)
+        right = (logits.argmax(-1) == targets).reshape(scored.shape) | ~scored
+        loss = torch.where(scored, losses, 0.0).sum(1) / scored.sum(1).clamp(min=1)
+        return loss, right.all(1).to(loss.dtype)
+
+    def join(self, values: Sequence[Tensor]) -> Tensor:
+        """See :class:`Ops`."""
+        return torch.cat(list(values), 1)
+
+    def tail(self, x: Tensor, start: int) -> Tensor:
+        """See :class:`Ops`."""
+        return x[:, start:]
+
+    def apply(self, function: Callable[..., Tensor], *values: Tensor) -> Tensor:
+        """See :class:`Ops`."""
+        return function(*values)
+
+    def prepared(self, compute: Callable[[], Tensor]) -> Tensor:
+        """See :class:`Ops`."""
+        return compute()
 
 
-def add_norm(x: Tensor, rows: Tensor | None, added: Tensor, bias: Tensor | None, norm: Norm) -> Tensor:
+def add_norm(x: Tensor, rows: Tensor | None, added: Tensor, bias: Tensor | None, norm: Norm[Tensor]) -> Tensor:
     """See :class:`Ops`."""
     x = (x if rows is None else take(x, rows)) + added
     return normalised(x if bias is None else x + bias.unsqueeze(1), norm)
 
 
-def normalised(x: Tensor, norm: Norm) -> Tensor:
+def normalised(x: Tensor, norm: Norm[Tensor]) -> Tensor:
     """Each row of ``x``, ``(R, n, D)``, normalised."""
     if norm is None:
         return x

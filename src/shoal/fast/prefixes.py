@@ -8,7 +8,8 @@ whole data set are *shared levels*; from the first other position on, every exam
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from itertools import accumulate, pairwise
 
 import torch
@@ -45,6 +46,20 @@ class Nodes:
     def level(self, t: int) -> slice:
         """The nodes of level ``t``."""
         return slice(self.starts[t], self.starts[t + 1])
+
+    def clone(self) -> "Nodes":
+        """The same nodes in tensors of their own, one after the other in memory."""
+        own = partial(torch.clone, memory_format=torch.contiguous_format)
+        parents = [None if parent is None else own(parent) for parent in self.parents]
+        return replace(self, tokens=own(self.tokens), parents=parents, paths=own(self.paths))
+
+    def copy_(self, other: "Nodes") -> None:
+        """Become the nodes of another batch of as many examples."""
+        self.tokens.copy_(other.tokens)
+        self.paths.copy_(other.paths)
+        for own, parent in zip(self.parents, other.parents, strict=True):
+            if own is not None and parent is not None:
+                own.copy_(parent)
 
 
 class Prefixes:

@@ -3,6 +3,7 @@
 ``R`` members, ``N`` examples, ``B`` examples in a batch, ``S`` positions, ``V`` tokens.
 """
 
+import ctypes
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -11,12 +12,17 @@ import torch
 from torch import Tensor, nn
 
 from shoal.fast.gpt import gpt_outputs
+from shoal.fast.kernels import KernelOps
 from shoal.fast.lstm import lstm_outputs
-from shoal.fast.ops import Ops
+from shoal.fast.ops import Array, Ops, TorchOps
 from shoal.fast.prefixes import Nodes, Prefixes, pick
+from shoal.fast.program import Arena, Program, Replay, Value
 from shoal.models.gpt import GPT
 from shoal.models.lstm import LSTMLM
 from shoal.tasks.base import Task
+
+Layout = Mapping[str, torch.Size]
+PART = 512  # examples to score at once, where training has fewer in a step
 
 
 def covers(config: Any, model: nn.Module, task: Task) -> bool:
@@ -30,13 +36,21 @@ def covers(config: Any, model: nn.Module, task: Task) -> bool:
 @dataclass(frozen=True)
 class _Batch:
     """Examples ``indices`` ``(R, B)`` as a tree; their targets at the levels that are scored, ``(R, n B)``, level by
-    level, which of them count, ``(R, n, B)``, and how many, ``(R, B)``, at least 1."""
+    level, and which of them count, ``(R, n, B)``."""
 
     indices: Tensor
     nodes: Nodes
     targets: Tensor
     scored: Tensor
-    n_scored: Tensor
+
+    def clone(self) -> "_Batch":
+        own = (tensor.clone(memory_format=torch.contiguous_format) for tensor in (self.targets, self.scored))
+        return _Batch(self.indices.clone(), self.nodes.clone(), *own)
+
+    def copy_(self, other: "_Batch") -> None:
+        self.nodes.copy_(other.nodes)
+        for name in ("indices", "targets", "scored"):
+            getattr(self, name).copy_(getattr(other, name))
 
 
 class PrefixScorer:
@@ -47,55 +61,127 @@ class PrefixScorer:
         model: one member's, for the layout of its position encodings and ties.
         task: one member's, for its objective.
         tensors: the members' data, ``(R, N, ...)`` each.
-        ops: how to compute what is not a product.
+        theta: their parameters, ``(R, P)``: the tensor that training changes in place.
+        layout: shapes of one member's parameters in their order in ``theta``, by name.
+        ops: how to compute.
     """
 
-    def __init__(self, config: Any, model: nn.Module, task: Task, tensors: Mapping[str, Tensor], ops: Ops) -> None:
+    def __init__(
+        self,
+        config: Any,
+        model: nn.Module,
+        task: Task,
+        tensors: Mapping[str, Tensor],
+        theta: Tensor,
+        layout: Layout,
+        ops: TorchOps,
+    ) -> None:
         assert task.next_token is not None
-        self.config, self.ops = config, ops
+        self.config, self.theta, self.layout, self.ops = config, theta, layout, ops
         self.label_smoothing = task.next_token.label_smoothing
         self.inputs, self.targets = tensors[task.next_token.inputs], tensors[task.next_token.targets]  # (R, N, S)
         self.scored = torch.func.vmap(task.next_token.scored)(tensors)  # (R, N, S), bool
         self.first = int(self.scored.flatten(0, 1).any(0).nonzero().min())
         self.targets, self.scored = self.targets[:, :, self.first :], self.scored[:, :, self.first :]
-        self.prefixes = Prefixes(self.inputs, min(config.train_batch_size, self.inputs.shape[1]), self.first)
+        self.batch_size = min(config.train_batch_size, self.inputs.shape[1])
         self._known: dict[int, _Batch] = {}  # the last batch of each size
+        self.prefixes = Prefixes(self.inputs, self.batch_size, self.first)
+        self.vocabulary_size = task.vocabulary_size
         self.is_gpt = isinstance(model, GPT)
-        self.positions = dict(model.named_buffers()).get("embedding.position_encoding")  # (S, D)
+        self.table = dict(model.named_buffers()).get("embedding.position_encoding")  # (S, D)
         self.classifier = ("embedding.tokens" if self.is_gpt else "embedding") + ".weight"
         if not config.share_embeddings:
             self.classifier = "classifier.weight"
 
-    def __call__(self, parameters: Mapping[str, Tensor], indices: Tensor, training: bool = False) -> dict[str, Tensor]:
+    def __call__(self, indices: Tensor, training: bool = False) -> dict[str, Tensor]:
         """Loss and accuracy ``(R, B)`` of the examples at ``indices``, ``(R, B)``; in training the loss is smoothed."""
-        R, B = indices.shape
-        batch = self._batch(indices)
-        outputs = self._outputs(parameters, batch.nodes)  # (R, n B, D), level by level
-        logits = self.ops.linear(outputs, parameters[self.classifier], parameters.get("classifier.bias"))  # (R, n B, V)
         label_smoothing = self.label_smoothing if training else 0.0
-        losses, right = self.ops.cross_entropy(logits, batch.targets, label_smoothing)  # (R, n B) each
-        loss = torch.where(batch.scored, losses.reshape(R, -1, B), 0.0).sum(1) / batch.n_scored
-        right = right.reshape(R, -1, B) | ~batch.scored
-        return {"loss": loss, "accuracy": right.all(1).to(loss.dtype)}
+        parameters = unflattened(self.theta, self.layout)
+        loss, accuracy = self._scores(parameters, self._batch(indices), label_smoothing, self.ops)
+        return {"loss": loss, "accuracy": accuracy}
 
-    def _batch(self, indices: Tensor) -> "_Batch":
-        """The tree and the targets of a batch; those of a full batch are the same at every step."""
+    def _batch(self, indices: Tensor) -> _Batch:
+        """A batch; those of a full training set are the same at every step."""
         known = self._known.get(indices.shape[1])
         if known is not None and indices.device.type == "cpu" and torch.equal(known.indices, indices):
             return known
-        scored = pick(self.scored, indices).transpose(1, 2)
-        batch = _Batch(
+        self._known[indices.shape[1]] = batch = self._new_batch(indices)
+        return batch
+
+    def _new_batch(self, indices: Tensor) -> _Batch:
+        return _Batch(
             indices=indices,
             nodes=self.prefixes.nodes(indices),
             targets=pick(self.targets, indices).transpose(1, 2).flatten(1),
-            scored=scored,
-            n_scored=scored.sum(1).clamp(min=1),
+            scored=pick(self.scored, indices).transpose(1, 2),
         )
-        self._known[indices.shape[1]] = batch
-        return batch
 
-    def _outputs(self, parameters: Mapping[str, Tensor], nodes: Nodes) -> Tensor:
+    def _scores(
+        self, parameters: Mapping[str, Array], batch: _Batch, label_smoothing: float, ops: Ops[Array]
+    ) -> tuple[Tensor, Tensor]:
+        """Loss and accuracy of a batch, ``(R, B)`` each."""
+        nodes, first = batch.nodes, self.first
         if self.is_gpt:
-            positions = parameters.get("embedding.positions.weight", self.positions)
-            return gpt_outputs(parameters, positions, self.config, nodes, self.first, self.ops)
-        return lstm_outputs(parameters, self.config.num_layers, nodes, self.first, self.ops)
+            outputs = gpt_outputs(parameters, self.table, self.vocabulary_size, self.config, nodes, first, ops)
+        else:
+            outputs = lstm_outputs(parameters, self.config.num_layers, nodes, first, ops)  # (R, n B, D), level by level
+        logits = ops.linear(outputs, parameters[self.classifier], parameters.get("classifier.bias"))  # (R, n B, V)
+        return ops.score(logits, batch.targets, batch.scored, label_smoothing)
+
+
+class CompiledScorer(PrefixScorer):
+    """The same with compiled kernels, in a program for each number of examples.
+
+    Without a gradient many examples are scored in parts, which need no more memory than training does.
+
+    Args:
+        config, model, task, tensors, theta, layout: as for :class:`PrefixScorer`.
+        library: the compiled kernels.
+    """
+
+    def __init__(
+        self,
+        config: Any,
+        model: nn.Module,
+        task: Task,
+        tensors: Mapping[str, Tensor],
+        theta: Tensor,
+        layout: Layout,
+        library: ctypes.CDLL,
+    ) -> None:
+        super().__init__(config, model, task, tensors, theta, layout, TorchOps())
+        self.library, self.arena = library, Arena()
+        self.gradient = torch.zeros_like(self.theta, requires_grad=False)  # (R, P)
+        self.programs: dict[tuple[int, float], tuple[Program, _Batch]] = {}
+
+    def __call__(self, indices: Tensor, training: bool = False) -> dict[str, Tensor]:
+        """See :class:`PrefixScorer`. A gradient is valid until the next one is computed."""
+        n, label_smoothing = indices.shape[1], self.label_smoothing if training else 0.0
+        parts = 1 if torch.is_grad_enabled() else max(1, round(n / max(self.batch_size, PART)))
+        found = [self._replayed(part, label_smoothing) for part in indices.tensor_split(parts, 1)]
+        loss, accuracy = (torch.cat(pieces, 1) if parts > 1 else pieces[0] for pieces in zip(*found, strict=True))
+        return {"loss": loss, "accuracy": accuracy}
+
+    def _replayed(self, indices: Tensor, label_smoothing: float) -> tuple[Tensor, Tensor]:
+        key = (indices.shape[1], label_smoothing)
+        if key not in self.programs:
+            self.programs[key] = self._laid(indices, label_smoothing)
+        program, batch = self.programs[key]
+        if not torch.equal(batch.indices, indices):
+            batch.copy_(self._new_batch(indices))
+            program.prepare()
+        scores: tuple[Tensor, Tensor] = Replay.apply(self.theta, program)  # type: ignore[no-untyped-call]
+        return scores
+
+    def _laid(self, indices: Tensor, label_smoothing: float) -> tuple[Program, _Batch]:
+        program, batch = Program(self.arena, self.gradient), self._new_batch(indices).clone()
+        data, gradients = unflattened(self.theta.detach(), self.layout), unflattened(self.gradient, self.layout)
+        parameters = {name: Value(data[name], gradients[name], is_parameter=True) for name in self.layout}
+        self._scores(parameters, batch, label_smoothing, KernelOps(self.library, program))
+        return program, batch
+
+
+def unflattened(flat: Tensor, layout: Layout) -> dict[str, Tensor]:
+    """Views of parameters, or of what else is like them, by name: ``(R, P) -> (R, *shape)`` each."""
+    parts = torch.split(flat, [shape.numel() for shape in layout.values()], dim=1)
+    return {name: part.reshape(-1, *shape) for (name, shape), part in zip(layout.items(), parts, strict=True)}

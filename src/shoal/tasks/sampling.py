@@ -40,8 +40,13 @@ class EpochSampler:
         self.batches = -(-sizes.cpu() // batch_size)  # (R,), on the host: only it decides when to reshuffle
         self.epoch = torch.full_like(self.batches, -1)
         self.order = torch.arange(self.longest, device=sizes.device).expand(len(keys), -1)  # (R, longest)
+        self.always = self._batch(torch.ones_like(self.batches)) if (self.batches == 1).all() else None
 
     def __call__(self, steps: Tensor) -> tuple[Tensor, Tensor]:
+        """See :class:`Sampler`."""
+        return self._batch(steps) if self.always is None else self.always
+
+    def _batch(self, steps: Tensor) -> tuple[Tensor, Tensor]:
         epoch = (steps - 1) // self.batches  # (R,)
         if ((epoch != self.epoch) & (self.batches > 1)).any():
             self._shuffle(epoch)

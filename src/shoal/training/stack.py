@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
 from shoal.fast.engine import choose_scorer, fused_update
+from shoal.fast.scorer import unflattened
 from shoal.keyed import fold
 from shoal.models.dropout import Dropout
 from shoal.tasks.base import Batch, Task
@@ -64,7 +65,7 @@ class Stack:
         self.diverged_at = torch.full((len(cohort),), -1, device=device)
         self._place_data(tasks)
         self._place_keys()
-        self.scorer = choose_scorer(engine, cohort.shared, self.model, self.task, self.tensors)
+        self.scorer = choose_scorer(engine, cohort.shared, self.model, self.task, self.tensors, self.theta, self.layout)
 
     def _place_optimizer(self) -> None:
         shared = self.cohort.shared
@@ -123,9 +124,7 @@ class Stack:
 
     def parameters(self) -> dict[str, Tensor]:
         """Views of ``theta`` by parameter name, ``(R, *shape)`` each."""
-        parts = torch.split(self.theta, self.sizes, dim=1)
-        named = zip(self.layout.items(), parts, strict=True)
-        return {name: part.reshape(-1, *shape) for (name, shape), part in named}
+        return unflattened(self.theta, self.layout)
 
     def score(self, indices: Tensor, training: bool = False) -> dict[str, Tensor]:
         """The objective of every member on its own examples: loss and accuracy per example, ``(R, B)`` each.
@@ -136,7 +135,7 @@ class Stack:
                 the loss is the one that training minimises.
         """
         if self.scorer is not None:
-            return self.scorer(self.parameters(), indices, training)
+            return self.scorer(indices, training)
         self.model.train(training)
         objective = (self.task.training_objective if training else None) or self.task.objective
         keys = self._dropout_keys() if training else {}

@@ -1,0 +1,145 @@
+"""Programs against autograd: the same operations on the same parameters, laid out once and run again."""
+
+import pytest
+import torch
+from helpers import CPU, one_cohort, tiny, tiny_grid
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from shoal.fast.build import kernels
+from shoal.fast.kernels import KernelOps
+from shoal.fast.ops import TorchOps
+from shoal.fast.program import Arena, Program, Value
+from shoal.fast.scorer import unflattened
+from shoal.training.stack import Stack
+from shoal.training.step import evaluate, train_step
+
+D = 4
+LAYOUT = {
+    "x": torch.Size([5, D]),
+    "y": torch.Size([3, D]),
+    "weight": torch.Size([D, D]),
+    "other": torch.Size([D, D]),
+    "bias": torch.Size([D]),
+    "scale": torch.Size([D]),
+    "shift": torch.Size([D]),
+    "unused": torch.Size([2]),
+}
+KINDS = ("linear", "gelu", "add_norm", "norm", "tail", "join", "apply", "square")
+
+pytestmark = pytest.mark.skipif(kernels().library is None, reason=kernels().note)
+
+
+def rows(value):
+    return (value.data if isinstance(value, Value) else value).shape[1]
+
+
+def built(ops, parameters, steps):
+    """What a list of steps makes of the parameters: each step a kind, two values by number, and a choice of weights."""
+    values = [parameters["x"], parameters["y"]]
+    norm = (parameters["scale"], parameters["shift"])
+    for kind, one, two, biased in steps:
+        x, y = values[one % len(values)], values[two % len(values)]
+        weight, bias = parameters["weight" if biased else "other"], parameters["bias"] if biased else None
+        if kind == "linear":
+            values.append(ops.linear(x, weight, bias))
+        elif kind == "gelu":
+            values.append(ops.gelu(ops.linear(x, weight, bias)))
+        elif kind == "add_norm":
+            values.append(ops.add_norm(x, None, ops.linear(x, weight), bias, norm))
+        elif kind == "norm":
+            values.append(ops.norm(x, norm if biased else (norm[0], None)))
+        elif kind == "tail" and rows(x) > 1:
+            values.append(ops.linear(ops.tail(x, 1), weight))
+        elif kind == "join":
+            values.append(ops.join([x, y]))
+        elif kind == "apply" and rows(x) == rows(y):
+            values.append(ops.apply(lambda x, y: x * y.tanh(), x, y))
+        elif kind == "square":
+            values.append(ops.apply(lambda x: x * x.sigmoid(), x))
+    return ops.join(values)
+
+
+steps = st.lists(
+    st.tuples(st.sampled_from(KINDS), st.integers(0, 9), st.integers(0, 9), st.booleans()), min_size=1, max_size=9
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(steps=steps, R=st.integers(1, 3), seed=st.integers(0, 99))
+def test_a_program_has_the_values_and_gradients_of_autograd_every_time_it_runs(steps, R, seed):
+    random = torch.Generator().manual_seed(seed)
+    theta = torch.empty(R, sum(shape.numel() for shape in LAYOUT.values()))
+    arena, programs = Arena(), []
+    for _ in range(2):  # in the same memory, one after the other
+        gradient = torch.zeros_like(theta)
+        data, gradients = unflattened(theta, LAYOUT), unflattened(gradient, LAYOUT)
+        program = Program(arena, gradient)
+        values = {name: Value(data[name], gradients[name], is_parameter=True) for name in LAYOUT}
+        out = built(KernelOps(kernels().library, program), values, steps)
+        weights = torch.randn(out.data.shape, generator=random)
+        program.operation(None, lambda out=out, weights=weights, own=program: own.add_to_grad(out, weights))
+        programs.append((program, out, weights))
+    for program, out, weights in (*programs, *programs):
+        theta.copy_(torch.randn(theta.shape, generator=random))
+        leaf = theta.clone().requires_grad_()
+        expected = built(TorchOps(), unflattened(leaf, LAYOUT), steps)
+        (expected_gradient,) = torch.autograd.grad((expected * weights).sum(), leaf)
+        program.forward()
+        torch.testing.assert_close(out.data, expected, atol=1e-5, rtol=1e-4)
+        found, scale = program.backward(), 1 + float(expected_gradient.abs().max())
+        torch.testing.assert_close(found, expected_gradient, atol=2e-5 * scale, rtol=0)
+
+
+def test_gradients_are_kept_in_memory_that_values_no_longer_need():
+    layers, arena = 30, Arena()
+    theta, gradient = torch.randn(1, 64 * 64 + 500 * 64), torch.zeros(1, 64 * 64 + 500 * 64)
+    layout = {"weight": torch.Size([64, 64]), "x": torch.Size([500, 64])}
+    program, data, gradients = Program(arena, gradient), unflattened(theta, layout), unflattened(gradient, layout)
+    ops, value = KernelOps(kernels().library, program), Value(data["x"], gradients["x"], is_parameter=True)
+    weight = Value(data["weight"], gradients["weight"], is_parameter=True)
+    for _ in range(layers):
+        value = ops.linear(value, weight)
+    program.operation(None, lambda: program.add_to_grad(value, torch.ones_like(value.data)))
+    program.forward()
+    before = sum(block.numel() for block in arena.blocks)
+    program.backward()
+    after = sum(block.numel() for block in arena.blocks)
+    assert before == layers * 500 * 64 and after <= before + 2 * 500 * 64 + 64 * 64
+
+
+@pytest.mark.parametrize("model", ["lstm", "gpt"])
+def test_evaluating_uses_the_memory_of_training(model):
+    stack = Stack(
+        one_cohort(tiny_grid({"model": model, "p": 31, "train_batch_size": 512}, seed=[0, 1])), CPU, "compiled"
+    )
+    train_step(stack)
+    trained = sum(block.numel() for block in stack.scorer.arena.blocks)
+    for _ in range(2):
+        evaluate(stack, {})
+        train_step(stack)
+    assert sum(block.numel() for block in stack.scorer.arena.blocks) < 1.1 * trained
+
+
+def test_values_that_another_pass_has_overwritten_are_not_gone_back_over():
+    stack = Stack(one_cohort([tiny()]), CPU, "compiled")
+    examples = stack.splits["train"]
+    first = stack.score(examples)["loss"]
+    second = stack.score(examples)["loss"]
+    with pytest.raises(RuntimeError, match="another pass"):
+        torch.autograd.grad(first.sum(), stack.theta)
+    torch.autograd.grad(second.sum(), stack.theta, retain_graph=True)
+    with pytest.raises(RuntimeError, match="another pass"):
+        torch.autograd.grad(second.sum(), stack.theta)
+
+
+@pytest.mark.parametrize("model", ["lstm", "gpt"])
+def test_many_examples_are_scored_in_parts_as_they_are_at_once(model):
+    stack = Stack(one_cohort([tiny(model=model, p=37, train_batch_size=16)]), CPU, "compiled")
+    every = torch.arange(37 * 37).unsqueeze(0)
+    at_once = stack.score(every)
+    with torch.no_grad():
+        in_parts = stack.score(every)
+    assert [size for size, _ in stack.scorer.programs] == [1369, 457, 456]
+    for name, expected in at_once.items():
+        torch.testing.assert_close(in_parts[name], expected.detach(), atol=1e-6, rtol=0)
