@@ -14,7 +14,7 @@ from shoal.fast.scorer import unflattened
 from shoal.training.stack import Stack
 from shoal.training.step import evaluate, train_step
 
-D = 4
+D = 16  # so that no row that is normalised is all but constant
 LAYOUT = {
     "x": torch.Size([5, D]),
     "y": torch.Size([3, D]),

@@ -179,14 +179,14 @@ def test_a_cohort_is_divided_between_the_cores_longest_first():
 
 def test_places_follow_the_memory_that_is_free(monkeypatch):
     spec = RunSpec()
-    each = memory.member_bytes(spec)
+    each = memory.member_bytes(spec, "compiled")
     monkeypatch.setattr(memory, "free_bytes", lambda device: 10 * each)
-    assert memory.places(spec, 100, CPU) == 5  # half of what is free
-    assert memory.places(spec, 3, CPU) == 3
-    assert memory.places(spec, 100, CPU, share=0.01) == 1
+    assert memory.places(spec, 100, CPU, "compiled") == 5  # half of what is free
+    assert memory.places(spec, 3, CPU, "compiled") == 3
+    assert memory.places(spec, 100, CPU, "compiled", share=0.01) == 1
     monkeypatch.setattr(memory, "free_bytes", lambda device: each // 2)
     with pytest.raises(UserError, match=r"embedding_size=128.* needs about .* GiB"):
-        memory.places(spec, 1, CPU)
+        memory.places(spec, 1, CPU, "compiled")
 
 
 def test_free_memory_is_a_plausible_number():
@@ -232,7 +232,7 @@ print((memory("VmHWM") - before) / R)
 def test_the_estimate_is_not_below_what_a_member_takes(settings, engine):
 
     done = subprocess.run([sys.executable, "-c", MEASURE, settings, engine], capture_output=True, text=True, check=True)
-    measured, estimated = float(done.stdout), memory.member_bytes(RunSpec(**json.loads(settings)))
+    measured, estimated = float(done.stdout), memory.member_bytes(RunSpec(**json.loads(settings)), engine)
     assert measured <= estimated < 8 * measured, (measured / 2**20, estimated / 2**20)
 
 

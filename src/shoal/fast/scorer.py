@@ -157,7 +157,7 @@ class CompiledScorer(PrefixScorer):
     def __call__(self, indices: Tensor, training: bool = False) -> dict[str, Tensor]:
         """See :class:`PrefixScorer`. A gradient is valid until the next one is computed."""
         n, label_smoothing = indices.shape[1], self.label_smoothing if training else 0.0
-        parts = 1 if torch.is_grad_enabled() else max(1, round(n / max(self.batch_size, PART)))
+        parts = 1 if torch.is_grad_enabled() else parts_of(n, self.batch_size)
         found = [self._replayed(part, label_smoothing) for part in indices.tensor_split(parts, 1)]
         loss, accuracy = (torch.cat(pieces, 1) if parts > 1 else pieces[0] for pieces in zip(*found, strict=True))
         return {"loss": loss, "accuracy": accuracy}
@@ -179,6 +179,11 @@ class CompiledScorer(PrefixScorer):
         parameters = {name: Value(data[name], gradients[name], is_parameter=True) for name in self.layout}
         self._scores(parameters, batch, label_smoothing, KernelOps(self.library, program))
         return program, batch
+
+
+def parts_of(n: int, batch_size: int) -> int:
+    """In how many parts ``n`` examples are scored without a gradient, where training has ``batch_size`` in a step."""
+    return max(1, round(n / max(batch_size, PART)))
 
 
 def unflattened(flat: Tensor, layout: Layout) -> dict[str, Tensor]:

@@ -46,13 +46,13 @@ def certify(
         raise UserError(f"steps must be an integer of at least 1, got {steps}")
     device = device or torch.device("cpu")
     specs = sorted(folder.specs(), key=lambda spec: spec.id not in runs)  # those asked for are among those that fit
-    cohort = Cohort(tuple(specs[: places(specs[0], len(specs), device)]))
+    manifest = folder.manifest()
+    engine, _ = available(str(manifest.get("engine", "plain")), device)
+    cohort = Cohort(tuple(specs[: places(specs[0], len(specs), device, engine)]))
     steps = min(steps, *(spec.n_steps for spec in cohort.members))
     threads = torch.get_num_threads()
     try:
-        manifest = folder.manifest()
         torch.set_num_threads(manifest["threads"])
-        engine, _ = available(str(manifest.get("engine", "plain")), device)
         made_with = {**environment(device), "engine": engine, "precision": cohort.shared.precision}
         with flushed_denormals():
             stack, losses = _train(cohort, steps, device, engine)

@@ -121,7 +121,9 @@ class Session:
         self.generalised: set[str] = set()
         self._check_precision()
         largest = max(self.specs.values(), key=lambda spec: spec.r_train)
-        self.places = options.places or places(largest, len(self.specs), options.device, options.memory_share)
+        self.places = options.places or places(
+            largest, len(self.specs), options.device, self.engine, options.memory_share
+        )
         self._restore()
         self.status = folder.status()
         made_with = {**environment(options.device), "precision": self.shared.precision, "engine": self.engine}

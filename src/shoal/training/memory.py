@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 
 from shoal.errors import UserError
+from shoal.fast.scorer import parts_of
 from shoal.spec import RunSpec
 from shoal.tasks.build import build_model, build_task
 from shoal.training.optimizers import OPTIMIZERS
@@ -13,13 +14,13 @@ from shoal.training.optimizers import OPTIMIZERS
 SHARE = 0.5  # of what is free, that all cohorts training at once may take together
 
 
-def places(spec: RunSpec, members: int, device: torch.device, share: float = SHARE) -> int:
+def places(spec: RunSpec, members: int, device: torch.device, engine: str, share: float = SHARE) -> int:
     """How many of a cohort's members to train side by side; the others wait their turn.
 
     Raises:
         UserError: not even one fits.
     """
-    free, each = free_bytes(device), member_bytes(spec)
+    free, each = free_bytes(device), member_bytes(spec, engine)
     if each > free:
         raise UserError(
             f"one run with model={spec.model}, embedding_size={spec.embedding_size}, num_layers={spec.num_layers} and "
@@ -29,7 +30,7 @@ def places(spec: RunSpec, members: int, device: torch.device, share: float = SHA
     return max(1, min(members, int(share * free / each)))
 
 
-def member_bytes(spec: RunSpec) -> int:
+def member_bytes(spec: RunSpec, engine: str) -> int:
     """An estimate, on the high side, of what one member takes while it trains and is evaluated.
 
     Parameters with their gradient, optimizer state and copies; data; and what the forward pass keeps for the backward
@@ -43,7 +44,10 @@ def member_bytes(spec: RunSpec) -> int:
     n_train, n_all = len(task.splits["train"]), sum(map(len, task.splits.values()))
     position = _floats_per_position(spec) + 4 * task.vocabulary_size
     trained = min(spec.train_batch_size, n_train) * task.sequence_length * position
-    evaluated = min(spec.eval_batch_size, n_all) * task.sequence_length * position / spec.num_layers
+    n_scored = min(spec.eval_batch_size, n_all)
+    if engine == "compiled":  # in parts, but every layer's arrays stay
+        n_scored = -(-n_scored // parts_of(n_scored, min(spec.train_batch_size, n_all))) * spec.num_layers
+    evaluated = n_scored * task.sequence_length * position / spec.num_layers
     return int(4 * (parameters * copies + max(trained, evaluated)) + data)
 
 
