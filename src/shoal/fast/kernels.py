@@ -157,7 +157,8 @@ class KernelOps:
                 d_projected = gates[:, nodes.level(t)] if parents is None else d_shared[:, before]
                 program.lay(d_h[:, before].baddbmm_, d_projected, of_state)
         d_inputs = gates if d_table is None else d_table
-        d_weight, _ = program.grad(weight)
+        d_weight, is_sum = program.grad(weight)
+        assert not is_sum  # the weight is this layer's alone
         program.lay(d_weight[:, :, :-D].baddbmm_, d_inputs.transpose(1, 2), x.data, beta=0)
         _lay_sum_of_states(program, d_weight[:, :, -D:], gates, d_shared, h.data, nodes)
         if bias is not None and d_bias is None:
