@@ -1,17 +1,22 @@
-"""Where the time of one training step goes, before and after. ``python -m benchmarks.step_profile``.
+"""Where the time of one training step goes, before and after. ``python -m benchmarks.step_profile [THREADS]``.
 
-One member of the default run on one thread, on each engine: self time by kind of operation, from ``torch.profiler``,
-and the median step without the profiler.
+One member of the default run on one thread, or as many as asked for, on each engine: self time by kind of operation,
+from ``torch.profiler``, and the median step without the profiler.
 """
 
+import sys
 import time
 from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from statistics import median
+from typing import Any
 
 import torch
-from torch.profiler import ProfilerActivity, profile
+from torch.profiler import ProfilerActivity, profile, record_function
 
 from shoal.fast.engine import ENGINES
+from shoal.fast.kernels import Library
 from shoal.fast.memory import keep_freed_memory
 from shoal.spec import RunSpec
 from shoal.training.plan import Cohort
@@ -21,10 +26,11 @@ from shoal.training.step import train_step
 STEPS = 30
 KINDS = {
     "products": ("mm",),
-    "LSTM cells": ("_LSTMLayer", "sigmoid", "tanh"),
-    "attention, softmax": ("_Attend", "softmax"),
-    "LayerNorm": ("_AddNorm", "layer_norm", "rsqrt", "mean"),
-    "GELU": ("_GELU", "gelu"),
+    "LSTM cells": ("lstm_", "sigmoid", "tanh"),
+    "attention, softmax": ("attend_", "softmax"),
+    "LayerNorm": ("add_norm_", "layer_norm", "rsqrt", "mean"),
+    "GELU": ("gelu",),
+    "the optimizer's kernel": ("adam",),
     "copies, gathers, fills": (
         "copy_",
         "cat",
@@ -47,17 +53,42 @@ def kind(name: str) -> str:
     return next((kind for kind, parts in KINDS.items() if any(part in plain for part in parts)), "the rest")
 
 
+@contextmanager
+def kernels_recorded() -> Iterator[None]:
+    """Let the profiler see the calls of kernels that are laid in the meantime."""
+    bound = Library.bound
+
+    def recorded(self: Library, name: str, *arguments: Any) -> Callable[[], Any]:
+        call = bound(self, name, *arguments)
+
+        def run() -> None:
+            with record_function(name):
+                call()
+
+        return run
+
+    Library.bound = recorded  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        Library.bound = bound  # type: ignore[method-assign]
+
+
 def breakdown(model: str, engine: str) -> dict[str, float]:
     """Milliseconds per step by kind, and of the whole step."""
-    stack = Stack(Cohort((RunSpec(model=model),)), torch.device("cpu"), engine)
-    times = []
+    cohort, times = Cohort((RunSpec(model=model),)), []
+    stack = Stack(cohort, torch.device("cpu"), engine)
     for _ in range(STEPS):
         start = time.perf_counter()
         train_step(stack)
         times.append((time.perf_counter() - start) * 1e3)
-    with profile(activities=[ProfilerActivity.CPU]) as recorded:
-        for _ in range(STEPS):
+    with kernels_recorded():
+        stack = Stack(cohort, torch.device("cpu"), engine)
+        for _ in range(3):
             train_step(stack)
+        with profile(activities=[ProfilerActivity.CPU]) as recorded:
+            for _ in range(STEPS):
+                train_step(stack)
     found: dict[str, float] = defaultdict(float)
     for event in recorded.key_averages():
         found[kind(event.key)] += event.self_cpu_time_total / 1e3 / STEPS
@@ -66,7 +97,7 @@ def breakdown(model: str, engine: str) -> dict[str, float]:
 
 def main() -> None:
     """Measure and print a Markdown table."""
-    torch.set_num_threads(1)
+    torch.set_num_threads(int(sys.argv[1]) if len(sys.argv) > 1 else 1)
     keep_freed_memory()
     columns = {(model, engine): breakdown(model, engine) for model in ("lstm", "gpt") for engine in reversed(ENGINES)}
     print("| | " + " | ".join(f"{model} {engine}" for model, engine in columns) + " |")

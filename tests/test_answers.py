@@ -179,14 +179,14 @@ def test_what_a_seed_brings_is_told_with_what_cannot_be_told():
 
 def test_which_order_is_learned_first():
     rows = []
-    for run, (two, three) in {"a": (10, 30), "b": (20, 60), "c": (50, 40), "d": (None, None)}.items():
+    for run, (two, three) in {"a": (10, 30), "b": (20, 60), "c": (50, 40), "d": (None, None), "e": (40, 40)}.items():
         for step in range(0, 70, 10):
             reached = {2: two is not None and step >= two, 3: three is not None and step >= three}
             rows.append(
                 {"run": run, "step": step}
                 | {f"{split}_accuracy_order{o}": float(reached[o]) for split in ("train", "valid") for o in (2, 3)}
             )
-    told = which_first(Told(curves=pl.DataFrame(rows)))
+    told = which_first(Told(curves=pl.DataFrame([row for row in rows if row["run"] != "e"])))
     assert told == (
         "LSTM, 4 runs. Memorised (A_train of that order ≥ 0.99): binary equations first in 2, ternary equations first "
         "in 1 and neither in 1 (ternary 20 steps later in the median of 3 with both). Generalised (A_val of that order "
@@ -200,6 +200,8 @@ def test_which_order_is_learned_first():
     )
     late = which_first(Told(curves=pl.DataFrame([row for row in rows if row["run"] == "c"])))
     assert "ternary equations first in 1 (ternary 10 steps earlier in the median of 1 with both)" in late
+    at_once = which_first(Told(curves=pl.DataFrame([row for row in rows if row["run"] == "e"])))
+    assert "(A_train of that order ≥ 0.99): both at once in 1. Generalised" in at_once
 
 
 def test_what_first_steps_of_the_best_accuracy_mix_is_counted():

@@ -72,7 +72,8 @@ def which_first(own: Results) -> str:
         both = frame.drop_nulls([f"{event}_2", f"{event}_3"])
         gaps = (both[f"{event}_3"] - both[f"{event}_2"]).to_list()
         text = f"{event.capitalize()} ({rule(event)}): {listed(told)}"
-        parts.append(text + (f" ({_later(median(gaps))} in the median of {len(gaps)} with both)." if gaps else "."))
+        told_gap = any(gaps)  # where both came at once every time, that has been said
+        parts.append(text + (f" ({_later(median(gaps))} in the median of {len(gaps)} with both)." if told_gap else "."))
     return f"{MODELS[own.models[0]]}, {counted(len(frame), 'run')}. {' '.join(parts)}"
 
 
