@@ -1,5 +1,8 @@
 """Programs against autograd: the same operations on the same parameters, laid out once and run again."""
 
+import gc
+import weakref
+
 import pytest
 import torch
 from helpers import CPU, one_cohort, tiny, tiny_grid
@@ -140,6 +143,21 @@ def test_many_examples_are_scored_in_parts_as_they_are_at_once(model):
     at_once = stack.score(every)
     with torch.no_grad():
         in_parts = stack.score(every)
-    assert [size for size, _ in stack.scorer.programs] == [1369, 457, 456]
+    assert list(stack.scorer.programs) == [(1369, 0.0, True), (457, 0.0, False), (456, 0.0, False)]
     for name, expected in at_once.items():
         torch.testing.assert_close(in_parts[name], expected.detach(), atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("model", ["lstm", "gpt"])
+def test_a_stack_that_is_dropped_gives_its_memory_back_at_once(model):
+    gc.collect()
+    gc.disable()
+    try:
+        stack = Stack(one_cohort([tiny(model=model)]), CPU, "compiled")
+        evaluate(stack, {})
+        train_step(stack)
+        arena = weakref.ref(stack.scorer.arena)
+        del stack
+        assert arena() is None
+    finally:
+        gc.enable()

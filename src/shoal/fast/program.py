@@ -60,14 +60,15 @@ class Program:
     Args:
         arena: where its memory comes from.
         gradient: of all parameters, ``(R, P)``; zeros, of which the backward overwrites what it knows of.
+        is_differentiable: whether there will be a backward.
     """
 
     loss: Tensor
     accuracy: Tensor
     d_loss: Tensor
 
-    def __init__(self, arena: Arena, gradient: Tensor) -> None:
-        self.arena, self.gradient = arena, gradient
+    def __init__(self, arena: Arena, gradient: Tensor, is_differentiable: bool = True) -> None:
+        self.arena, self.gradient, self.is_differentiable = arena, gradient, is_differentiable
         self._free = list(arena.blocks)
         self._blocks = {block.data_ptr(): block for block in arena.blocks}
         self._preparation: list[Call] = []
@@ -105,7 +106,8 @@ class Program:
 
     def operation(self, out: Value | None, lay_backward: Call, *temporaries: Tensor) -> None:
         """Say how to lay the backward of what has been laid for ``out``, and which arrays only that backward reads."""
-        self._operations.append((out, lay_backward, temporaries))
+        if self.is_differentiable:
+            self._operations.append((out, lay_backward, temporaries))
 
     def prepared(self, compute: Callable[[], Tensor]) -> Tensor:
         """What depends on the batch alone; the same array for every batch."""
@@ -239,6 +241,7 @@ class Program:
                 assert out.grad is not None
                 self.give_back(out.grad)
                 self.give_back(out.data)
+        self._operations.clear()  # they know the program, which would keep all its memory until they are collected
 
 
 class Replay(Function):

@@ -130,7 +130,7 @@ class PrefixScorer:
 
 
 class CompiledScorer(PrefixScorer):
-    """The same with compiled kernels, in a program for each number of examples.
+    """The same with compiled kernels, in a program for each number of examples, with a gradient or without.
 
     Without a gradient many examples are scored in parts, which need no more memory than training does.
 
@@ -152,7 +152,7 @@ class CompiledScorer(PrefixScorer):
         super().__init__(config, model, task, tensors, theta, layout, TorchOps())
         self.library, self.arena = library, Arena()
         self.gradient = torch.zeros_like(self.theta, requires_grad=False)  # (R, P)
-        self.programs: dict[tuple[int, float], tuple[Program, _Batch]] = {}
+        self.programs: dict[tuple[int, float, bool], tuple[Program, _Batch]] = {}
 
     def __call__(self, indices: Tensor, training: bool = False) -> dict[str, Tensor]:
         """See :class:`PrefixScorer`. A gradient is valid until the next one is computed."""
@@ -163,9 +163,9 @@ class CompiledScorer(PrefixScorer):
         return {"loss": loss, "accuracy": accuracy}
 
     def _replayed(self, indices: Tensor, label_smoothing: float) -> tuple[Tensor, Tensor]:
-        key = (indices.shape[1], label_smoothing)
+        key = (indices.shape[1], label_smoothing, torch.is_grad_enabled())
         if key not in self.programs:
-            self.programs[key] = self._laid(indices, label_smoothing)
+            self.programs[key] = self._laid(indices, *key[1:])
         program, batch = self.programs[key]
         if not torch.equal(batch.indices, indices):
             batch.copy_(self._new_batch(indices))
@@ -173,8 +173,9 @@ class CompiledScorer(PrefixScorer):
         scores: tuple[Tensor, Tensor] = Replay.apply(self.theta, program)  # type: ignore[no-untyped-call]
         return scores
 
-    def _laid(self, indices: Tensor, label_smoothing: float) -> tuple[Program, _Batch]:
-        program, batch = Program(self.arena, self.gradient), self._new_batch(indices).clone()
+    def _laid(self, indices: Tensor, label_smoothing: float, is_differentiable: bool) -> tuple[Program, _Batch]:
+        program = Program(self.arena, self.gradient, is_differentiable)
+        batch = self._new_batch(indices).clone()
         data, gradients = unflattened(self.theta.detach(), self.layout), unflattened(self.gradient, self.layout)
         parameters = {name: Value(data[name], gradients[name], is_parameter=True) for name in self.layout}
         self._scores(parameters, batch, label_smoothing, KernelOps(self.library, program))
