@@ -171,6 +171,7 @@ def with_gradients(operation, tensors):
     found = operation(KernelOps(kernels().library, program), *values)
     weights = torch.linspace(-1, 1, found.data.numel()).reshape(found.data.shape)
     program.operation(None, lambda: program.add_to_grad(found, weights))
+    program.finish()
     program.forward()
     data = found.data.clone()
     program.backward()

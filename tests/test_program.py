@@ -82,6 +82,7 @@ def test_a_program_has_the_values_and_gradients_of_autograd_every_time_it_runs(s
         out = built(KernelOps(kernels().library, program), values, steps)
         weights = torch.randn(out.data.shape, generator=random)
         program.operation(None, lambda out=out, weights=weights, own=program: own.add_to_grad(out, weights))
+        program.finish()
         programs.append((program, out, weights))
     for program, out, weights in (*programs, *programs):
         theta.copy_(torch.randn(theta.shape, generator=random))
@@ -104,9 +105,8 @@ def test_gradients_are_kept_in_memory_that_values_no_longer_need():
     for _ in range(layers):
         value = ops.linear(value, weight)
     program.operation(None, lambda: program.add_to_grad(value, torch.ones_like(value.data)))
-    program.forward()
     before = sum(block.numel() for block in arena.blocks)
-    program.backward()
+    program.finish()
     after = sum(block.numel() for block in arena.blocks)
     assert before == layers * 500 * 64 and after <= before + 2 * 500 * 64 + 64 * 64
 
@@ -134,6 +134,22 @@ def test_values_that_another_pass_has_overwritten_are_not_gone_back_over():
     torch.autograd.grad(second.sum(), stack.theta, retain_graph=True)
     with pytest.raises(RuntimeError, match="another pass"):
         torch.autograd.grad(second.sum(), stack.theta)
+    third = stack.score(examples)["loss"]
+    with torch.no_grad():
+        stack.theta *= 2
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        torch.autograd.grad(third.sum(), stack.theta)
+
+
+def test_logits_that_overflow_score_as_they_do_in_pytorch():
+    logits = torch.tensor([[[-3e38, -3e38, -3e38, 0.0], [0.0, -torch.inf, 1.0, 2.0], [torch.inf, 0.0, 0.0, 0.0]]])
+    targets, scored = torch.tensor([[3, 2, 1]]), torch.ones(1, 1, 3, dtype=torch.bool)
+    expected, right = TorchOps().score(logits, targets, scored, 0.0)
+    program = Program(Arena(), torch.zeros(1, 1))
+    loss, accuracy = KernelOps(kernels().library, program).score(Value(logits.clone()), targets, scored, 0.0)
+    program.forward()
+    torch.testing.assert_close(loss, expected, equal_nan=True)
+    assert torch.equal(accuracy, right)
 
 
 @pytest.mark.parametrize("model", ["lstm", "gpt"])
@@ -156,6 +172,7 @@ def test_a_stack_that_is_dropped_gives_its_memory_back_at_once(model):
         stack = Stack(one_cohort([tiny(model=model)]), CPU, "compiled")
         evaluate(stack, {})
         train_step(stack)
+        stack.score(stack.splits["valid"])  # with a backward that is never made
         arena = weakref.ref(stack.scorer.arena)
         del stack
         assert arena() is None

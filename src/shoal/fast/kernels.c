@@ -447,7 +447,9 @@ void score(idx R, idx n, idx B, idx V, const float *logits, const idx *targets, 
                 d[k] = exp_(z[k] - top);
                 total += d[k];
             }
-            sum += share[i] * (logf(total) + (1.0f - smoothing) * (top - z[target]) + smoothing * (top - mean));
+            float answer = logf(total) + (1.0f - smoothing) * (top - z[target]);
+            if (smoothing > 0.0f) answer += smoothing * (top - mean); /* which may be infinite */
+            sum += share[i] * answer;
             idx first = 0;
             while (first < V - 1 && z[first] < top) first++;
             if (first != target) all = 0.0f;

@@ -92,8 +92,6 @@ class Program:
 
     def backward(self) -> Tensor:
         """Compute the gradient of the parameters, ``(R, P)``: the same tensor every time."""
-        if self._laid is self._forward:
-            self._lay_backward()
         for call in self._backward:
             call()
         return self.gradient
@@ -210,10 +208,11 @@ class Program:
             out = self.value(*function(*[value.data for value in values]).shape)
         inputs: list[Tensor] = []
         outputs: list[Tensor] = []
+        is_differentiable = self.is_differentiable
 
         def forward() -> None:
-            with torch.enable_grad():
-                inputs[:] = [value.data.detach().requires_grad_() for value in values]
+            with torch.set_grad_enabled(is_differentiable):
+                inputs[:] = [value.data.detach().requires_grad_(is_differentiable) for value in values]
                 outputs[:] = [function(*inputs)]
             out.data.copy_(outputs[0].detach())
 
@@ -231,7 +230,8 @@ class Program:
         self.operation(out, lay_backward)
         return out
 
-    def _lay_backward(self) -> None:
+    def finish(self) -> None:
+        """Lay the backward, where there is one: the program is whole then."""
         self._laid = self._backward
         for out, lay, temporaries in reversed(self._operations):
             lay()
@@ -251,6 +251,7 @@ class Replay(Function):
     def forward(ctx: Any, theta: Tensor, program: Program) -> tuple[Tensor, Tensor]:
         """Losses and accuracies, ``(R, B)`` each."""
         program.forward()
+        ctx.save_for_backward(theta)  # so that PyTorch notices if it is changed before the backward
         ctx.program, ctx.turn = program, program.arena.turn
         loss, accuracy = program.loss.clone(), program.accuracy.clone()
         ctx.mark_non_differentiable(accuracy)
@@ -258,8 +259,9 @@ class Replay(Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, d_loss: Tensor, _: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, d_loss: Tensor, d_accuracy: Tensor) -> tuple[Tensor, None]:
         """The gradient of the parameters: the program's own tensor, valid until the next backward."""
+        _ = ctx.saved_tensors
         if ctx.turn != ctx.program.arena.turn:
             raise RuntimeError("another pass has used this memory since: there is nothing left to go back over")
         ctx.turn = None  # the backward uses up the values

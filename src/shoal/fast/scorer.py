@@ -83,9 +83,9 @@ class PrefixScorer:
         self.scored = torch.func.vmap(task.next_token.scored)(tensors)  # (R, N, S), bool
         self.first = int(self.scored.flatten(0, 1).any(0).nonzero().min())
         self.targets, self.scored = self.targets[:, :, self.first :], self.scored[:, :, self.first :]
-        self.batch_size = min(config.train_batch_size, self.inputs.shape[1])
+        self.batch_size = min(config.train_batch_size, len(task.splits["train"]))
         self._known: dict[int, _Batch] = {}  # the last batch of each size
-        self.prefixes = Prefixes(self.inputs, self.batch_size, self.first)
+        self.prefixes = Prefixes(self.inputs, min(config.train_batch_size, self.inputs.shape[1]), self.first)
         self.vocabulary_size = task.vocabulary_size
         self.is_gpt = isinstance(model, GPT)
         self.table = dict(model.named_buffers()).get("embedding.position_encoding")  # (S, D)
@@ -132,7 +132,7 @@ class PrefixScorer:
 class CompiledScorer(PrefixScorer):
     """The same with compiled kernels, in a program for each number of examples, with a gradient or without.
 
-    Without a gradient many examples are scored in parts, which need no more memory than training does.
+    Without a gradient many examples are scored in parts no larger than a batch of training, or than ``PART``.
 
     Args:
         config, model, task, tensors, theta, layout: as for :class:`PrefixScorer`.
@@ -179,12 +179,13 @@ class CompiledScorer(PrefixScorer):
         data, gradients = unflattened(self.theta.detach(), self.layout), unflattened(self.gradient, self.layout)
         parameters = {name: Value(data[name], gradients[name], is_parameter=True) for name in self.layout}
         self._scores(parameters, batch, label_smoothing, KernelOps(self.library, program))
+        program.finish()
         return program, batch
 
 
 def parts_of(n: int, batch_size: int) -> int:
     """In how many parts ``n`` examples are scored without a gradient, where training has ``batch_size`` in a step."""
-    return max(1, round(n / max(batch_size, PART)))
+    return -(-n // max(batch_size, PART))
 
 
 def unflattened(flat: Tensor, layout: Layout) -> dict[str, Tensor]:

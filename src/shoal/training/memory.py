@@ -46,7 +46,7 @@ def member_bytes(spec: RunSpec, engine: str) -> int:
     trained = min(spec.train_batch_size, n_train) * task.sequence_length * position
     n_scored = min(spec.eval_batch_size, n_all)
     if engine == "compiled":  # in parts, but every layer's arrays stay
-        n_scored = -(-n_scored // parts_of(n_scored, min(spec.train_batch_size, n_all))) * spec.num_layers
+        n_scored = -(-n_scored // parts_of(n_scored, min(spec.train_batch_size, n_train))) * spec.num_layers
     evaluated = n_scored * task.sequence_length * position / spec.num_layers
     return int(4 * (parameters * copies + max(trained, evaluated)) + data)
 
