@@ -195,7 +195,7 @@ class Program:
         return out
 
     def contiguous(self, value: Value) -> Tensor:
-        """The data of a value, for kernels, which read nothing else."""
+        """The data of a value without gaps, as kernels read it."""
         if value.data.is_contiguous():
             return value.data
         copy = self.take(*value.data.shape)
@@ -261,7 +261,7 @@ class Replay(Function):
     @once_differentiable
     def backward(ctx: Any, d_loss: Tensor, d_accuracy: Tensor) -> tuple[Tensor, None]:
         """The gradient of the parameters: the program's own tensor, valid until the next backward."""
-        _ = ctx.saved_tensors
+        _ = ctx.saved_tensors  # raises if the parameters have been changed since
         if ctx.turn != ctx.program.arena.turn:
             raise RuntimeError("another pass has used this memory since: there is nothing left to go back over")
         ctx.turn = None  # the backward uses up the values
