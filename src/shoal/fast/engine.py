@@ -6,18 +6,15 @@
 - ``plain``: the model as it is written, lifted over the members by ``torch.func.vmap``; covers everything.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
 
 from shoal.fast.adam import FusedAdam
 from shoal.fast.build import SECONDS, is_compiled, kernels
 from shoal.fast.ops import TorchOps
-from shoal.fast.scorer import CompiledScorer, Layout, PrefixScorer, covers
-from shoal.tasks.base import Task
+from shoal.fast.scorer import CompiledScorer, Members, PrefixScorer, covers
 
 ENGINES = ("compiled", "prefixes", "plain")
 
@@ -64,25 +61,18 @@ def available(engine: str, device: torch.device) -> tuple[str, str]:
     return engine, "the same"
 
 
-def choose_scorer(
-    engine: str,
-    config: Any,
-    model: nn.Module,
-    task: Task,
-    tensors: Mapping[str, Tensor],
-    theta: Tensor,
-    layout: Layout,
-) -> PrefixScorer | None:
-    """What computes the objective, or None where the model itself has to; arguments as of :class:`PrefixScorer`."""
+def choose_scorer(engine: str, members: Members) -> PrefixScorer | None:
+    """What computes the objective, or None where the model itself has to."""
+    config = members.config
     if torch.cuda.is_available():  # the switch is the process's: each cohort sets it
         torch.backends.cuda.matmul.fp32_precision = "tf32" if config.precision == "tf32" else "ieee"
-    if engine == "plain" or not covers(config, model, task):
+    if engine == "plain" or not covers(config, members.model, members.task):
         return None
     library = kernels().library if engine == "compiled" else None
     if library is not None:
-        return CompiledScorer(config, model, task, tensors, theta, layout, library)
+        return CompiledScorer(members, library)
     ops = TorchOps(torch.bfloat16 if config.precision == "bfloat16" else None)
-    return PrefixScorer(config, model, task, tensors, theta, layout, ops)
+    return PrefixScorer(members, ops)
 
 
 def fused_update(engine: str, optimizer: str) -> FusedAdam | None:

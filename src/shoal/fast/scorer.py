@@ -53,31 +53,39 @@ class _Batch:
             getattr(self, name).copy_(getattr(other, name))
 
 
-class PrefixScorer:
-    """Loss and accuracy of every member's examples, equal to the task's objective of the model.
+@dataclass(frozen=True)
+class Members:
+    """What is to be scored.
 
-    Args:
+    Attributes:
         config: the settings that the members share.
         model: one member's, for the layout of its position encodings and ties.
         task: one member's, for its objective.
         tensors: the members' data, ``(R, N, ...)`` each.
         theta: their parameters, ``(R, P)``: the tensor that training changes in place.
         layout: shapes of one member's parameters in their order in ``theta``, by name.
+    """
+
+    config: Any
+    model: nn.Module
+    task: Task
+    tensors: Mapping[str, Tensor]
+    theta: Tensor
+    layout: Layout
+
+
+class PrefixScorer:
+    """Loss and accuracy of every member's examples, equal to the task's objective of the model.
+
+    Args:
+        members: whose.
         ops: how to compute.
     """
 
-    def __init__(
-        self,
-        config: Any,
-        model: nn.Module,
-        task: Task,
-        tensors: Mapping[str, Tensor],
-        theta: Tensor,
-        layout: Layout,
-        ops: TorchOps,
-    ) -> None:
+    def __init__(self, members: Members, ops: TorchOps) -> None:
+        config, model, task, tensors = members.config, members.model, members.task, members.tensors
         assert task.next_token is not None
-        self.config, self.theta, self.layout, self.ops = config, theta, layout, ops
+        self.config, self.theta, self.layout, self.ops = config, members.theta, members.layout, ops
         self.label_smoothing = task.next_token.label_smoothing
         self.inputs, self.targets = tensors[task.next_token.inputs], tensors[task.next_token.targets]  # (R, N, S)
         self.scored = torch.func.vmap(task.next_token.scored)(tensors)  # (R, N, S), bool
@@ -135,21 +143,12 @@ class CompiledScorer(PrefixScorer):
     Without a gradient many examples are scored in parts no larger than a batch of training, or than ``PART``.
 
     Args:
-        config, model, task, tensors, theta, layout: as for :class:`PrefixScorer`.
+        members: whose.
         library: the compiled kernels.
     """
 
-    def __init__(
-        self,
-        config: Any,
-        model: nn.Module,
-        task: Task,
-        tensors: Mapping[str, Tensor],
-        theta: Tensor,
-        layout: Layout,
-        library: ctypes.CDLL,
-    ) -> None:
-        super().__init__(config, model, task, tensors, theta, layout, TorchOps())
+    def __init__(self, members: Members, library: ctypes.CDLL) -> None:
+        super().__init__(members, TorchOps())
         self.library, self.arena = library, Arena()
         self.gradient = torch.zeros_like(self.theta, requires_grad=False)  # (R, P)
         self.programs: dict[tuple[int, float, bool], tuple[Program, _Batch]] = {}

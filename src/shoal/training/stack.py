@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
 from shoal.fast.engine import choose_scorer, fused_update
-from shoal.fast.scorer import unflattened
+from shoal.fast.scorer import Members, unflattened
 from shoal.keyed import fold
 from shoal.models.dropout import Dropout
 from shoal.tasks.base import Batch, Task
@@ -65,7 +65,8 @@ class Stack:
         self.diverged_at = torch.full((len(cohort),), -1, device=device)
         self._place_data(tasks)
         self._place_keys()
-        self.scorer = choose_scorer(engine, cohort.shared, self.model, self.task, self.tensors, self.theta, self.layout)
+        members = Members(cohort.shared, self.model, self.task, self.tensors, self.theta, self.layout)
+        self.scorer = choose_scorer(engine, members)
 
     def _place_optimizer(self) -> None:
         shared = self.cohort.shared
