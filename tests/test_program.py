@@ -178,3 +178,13 @@ def test_a_stack_that_is_dropped_gives_its_memory_back_at_once(model):
         assert arena() is None
     finally:
         gc.enable()
+
+
+def test_evaluating_keeps_nothing_for_a_backward():
+    stack = Stack(one_cohort([tiny(model="gpt", positions="rotary", norm="rmsnorm")]), CPU, "compiled")
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor) or tensor, lambda tensor: tensor):
+        evaluate(stack, {})
+        assert not kept
+        train_step(stack)
+        assert kept

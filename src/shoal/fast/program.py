@@ -211,7 +211,7 @@ class Program:
         is_differentiable = self.is_differentiable
 
         def forward() -> None:
-            with torch.set_grad_enabled(is_differentiable):
+            with torch.enable_grad():
                 inputs[:] = [value.data.detach().requires_grad_(is_differentiable) for value in values]
                 outputs[:] = [function(*inputs)]
             out.data.copy_(outputs[0].detach())
