@@ -9,6 +9,8 @@
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from shoal.fast.products import ask_for_equal_bits
+
 if TYPE_CHECKING:
     from shoal.errors import UserError
     from shoal.lab import Lab, Records
@@ -16,6 +18,8 @@ if TYPE_CHECKING:
     from shoal.training import Interrupted, resume, train
 
 __all__ = ["Interrupted", "Lab", "Records", "RunSpec", "UserError", "grid", "resume", "train"]
+
+ask_for_equal_bits()  # before PyTorch computes anything
 
 # name -> module; loaded when asked for, so that the command line starts without torch
 _HOMES = {

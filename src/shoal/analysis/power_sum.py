@@ -155,7 +155,15 @@ class PowerSum:
             if not better < value * (1 - 1e-12) - 1e-12:
                 break
             value, theta = better, theta_better
-        return theta
+        return self._settled(theta)
+
+    def _settled(self, theta: Array) -> Array:
+        """Where a search without gradients goes from there: at a kink none of them says which way is down."""
+        options = {"xatol": 1e-9, "fatol": 1e-13, "maxfev": 2000}
+        out = optimize.minimize(
+            lambda x: self.objective(x)[0], theta, method="Nelder-Mead", bounds=self.bounds, options=options
+        )
+        return np.asarray(out.x, dtype=np.float64) if out.fun < self.objective(theta)[0] else theta
 
     def natural(self, theta: Array) -> tuple[Array, Array, Array]:
         """``E`` (0 without a constant), ``A_k`` and ``α_k``, of one theta or of a stack along leading axes."""
