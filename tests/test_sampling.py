@@ -23,7 +23,9 @@ def seen(sampler: EpochSampler, steps: range) -> list[list[list[int]]]:
     """Positions that count, by step and member."""
     out = []
     for step in steps:
-        positions, counts = sampler(step)
+        at = torch.full_like(sampler.batches, step)
+        assert sampler.prepare(at - 1) >= 1
+        positions, counts = sampler(at)
         out.append([row[kept].tolist() for row, kept in zip(positions, counts, strict=True)])
     return out
 
@@ -67,6 +69,19 @@ def test_a_step_draws_the_same_whatever_was_drawn_before(sizes, batch_size, step
 def test_a_full_batch_is_the_whole_set_in_its_own_order(sizes):
     for step in seen(sampler(sizes, max(sizes)), range(1, 4)):
         assert step == [list(range(size)) for size in sizes]
+
+
+@some
+@given(some_sizes, batch_sizes, st.integers(0, 30))
+def test_what_was_prepared_can_be_drawn_without_asking_again(sizes, batch_size, taken):
+    one, batches = sampler(sizes, batch_size), [math.ceil(size / batch_size) for size in sizes]
+    prepared = one.prepare(torch.full((len(sizes),), taken))
+    left = [n - taken % n for n in batches if n > 1]  # to the end of each pass
+    assert prepared == min(left) if left else prepared > 10**9
+    for step in range(taken + 1, taken + 1 + min(prepared, 20)):
+        positions, counts = one(torch.full((len(sizes),), step))
+        found = [row[kept].tolist() for row, kept in zip(positions, counts, strict=True)]
+        assert found == seen(sampler(sizes, batch_size), range(step, step + 1))[0]
 
 
 def test_orders_differ_between_epochs_and_members():

@@ -92,7 +92,7 @@ def test_at_a_rate_of_zero_no_optimizer_moves_anything(optimizer):
 def test_a_run_that_will_end_early_keeps_its_schedule():
     specs = tiny_grid({"lr_schedule": "linear", "n_steps": 20}, seed=[0, 1])
     whole, early = (Stack(one_cohort(specs), CPU) for _ in range(2))
-    early.last_steps[1] = 6
+    early.set_last_steps(torch.tensor([20, 6]))
     for _ in range(6):
         train_step(whole)
         train_step(early)

@@ -17,6 +17,7 @@ from shoal.spec import RunSpec
 from shoal.training import loop, memory
 from shoal.training.loop import Options, Session, train_cohort
 from shoal.training.plan import plan, spread
+from shoal.training.roster import Roster
 
 
 def begun(tmp_path, specs: list[RunSpec], engine: str = "prefixes") -> CohortFolder:
@@ -83,7 +84,7 @@ def test_a_member_that_is_done_and_keeps_its_place_for_a_while_is_left_alone(tmp
     session = Session(begun(tmp_path / "together", specs), Options())
     for _ in range(6):
         session.advance()
-    assert len(session.members) == 10 and session.gone.tolist() == [True] + [False] * 9
+    assert len(session.roster.members) == 10 and session.roster.gone.tolist() == [True] + [False] * 9
     session.run()
     assert results(session.folder) == alone(tmp_path / "alone", specs)
 
@@ -118,7 +119,7 @@ def test_a_step_does_not_go_through_the_members_in_python(tmp_path, monkeypatch)
     session = Session(begun(tmp_path, tiny_grid({"n_steps": 9, "eval_first": 0}, seed=range(4))), Options())
     session.advance()
     looked = []
-    monkeypatch.setattr(Session, "waiting", property(lambda self: looked.append(self) or []))
+    monkeypatch.setattr(Roster, "waiting", property(lambda self: looked.append(self) or []))
     assert session.run() == "done"
     assert len(looked) == 0  # who waits is found out when the stack changes, and only then
 
@@ -129,16 +130,16 @@ def test_more_places_are_taken_on_resume(tmp_path):
     train_cohort(folder, Options(places=1, stop=lambda: next(asked, None) is None))
     session = Session(folder, Options(places=3))
     session.advance()
-    assert len(session.members) == 3
+    assert len(session.roster.members) == 3
 
 
 def test_the_stack_is_compacted_and_the_waiting_take_places(tmp_path):
     specs = tiny_grid({}, n_steps=[3, 6, 9], seed=[0, 1])
     session = Session(begun(tmp_path, specs), Options(places=4))
     seen = []
-    while session.waiting or not session.gone.all():
+    while not session.roster.is_done:
         session.advance()
-        seen.append((len(session.members), len(session.waiting)))
+        seen.append((len(session.roster.members), len(session.roster.waiting)))
     assert seen[0] == (4, 2)  # four places, two wait
     assert seen[3] == (4, 0)  # after three steps two are done, and the two that waited have joined
     assert seen[-1] == (2, 0)  # at the end only those of nine steps are left

@@ -46,7 +46,8 @@ def plain_training(spec: RunSpec, steps: int) -> dict[str, torch.Tensor]:
     sampler = Stack(one_cohort([spec]), CPU).sampler
     inputs, targets, eq_positions, mask = build_data(spec).rows(task.splits["train"])
     for step in range(1, steps + 1):
-        positions, counts = sampler(step)
+        sampler.prepare(torch.tensor([step - 1]))
+        positions, counts = sampler(torch.tensor([step]))
         rows = positions[0][counts[0]]
         logits, _ = model(inputs[rows])
         loss = training_loss(logits, targets[rows], eq_positions[rows], mask[rows], spec.label_smoothing)
@@ -120,14 +121,14 @@ def test_dropout_of_a_member_depends_on_its_own_seed_and_step_alone():
     specs = tiny_grid({"dropout": 0.5, "num_layers": 2, "init_seed": 0, "split_seed": 0}, order_seed=[0, 1])
     stack = Stack(one_cohort(specs), CPU)
     train = stack.splits["train"]
-    stack.steps[:] = 1
+    stack.set_steps(torch.ones(2))
     first = stack.score(train, training=True)["loss"]
     assert torch.equal(first, stack.score(train, training=True)["loss"])
-    stack.steps[:] = 2
+    stack.set_steps(2 * torch.ones(2))
     assert not torch.equal(first, stack.score(train, training=True)["loss"])
     assert not torch.equal(first[0], first[1])
     swapped = Stack(one_cohort(specs[::-1]), CPU)
-    swapped.steps[:] = 1
+    swapped.set_steps(torch.ones(2))
     assert torch.equal(first[0], swapped.score(swapped.splits["train"], training=True)["loss"][1])
     evaluated = stack.score(train)["loss"]
     assert torch.equal(evaluated[0], evaluated[1])  # same parameters and data, and no dropout outside of training

@@ -285,7 +285,7 @@ def check_contract(task: Task) -> None:
         assert score.shape == rows.shape
         assert score.is_floating_point()
     assert scores["loss"].tolist() == pytest.approx([math.log(task.vocabulary_size)] * len(rows), abs=1e-5)
-    positions, counts = task.sampler(torch.tensor([1]), torch.tensor([len(task.splits["train"])]), 4)(1)
+    positions, counts = task.sampler(torch.tensor([1]), torch.tensor([len(task.splits["train"])]), 4)(torch.tensor([1]))
     assert positions.shape == counts.shape
     assert (positions[counts] < len(task.splits["train"])).all()
 

@@ -33,8 +33,7 @@ def fold(key: Tensor, data: Tensor | int) -> Tensor:
     Returns:
         int64, values in ``[0, 2**32)``.
     """
-    data = torch.as_tensor(data, dtype=torch.int64, device=key.device)
-    low, high = data & _MASK, (data >> 32) & _MASK
+    low, high = data & _MASK, (data >> 32) & _MASK  # of an int: numbers, that nothing be copied to the device
     return _mix(_mix(_mix(key ^ 0x9E3779B9) ^ low) ^ high)
 
 

@@ -1,4 +1,4 @@
-"""Keep the memory that a step frees, for the next step takes it again.
+"""Keep the memory that a step frees, for the next step takes it again; and let go of it where there is too little.
 
 glibc gives freed blocks of some megabytes back to the system, which clears every page of the next one anew: on a step
 that allocates as much as it computes, an eighth of the time, and more where members are many and arrays large.
@@ -6,18 +6,32 @@ that allocates as much as it computes, an eighth of the time, and more where mem
 
 import ctypes
 import sys
+from collections.abc import Callable
 
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX = -1, -2, -4  # of mallopt(3)
 
 
 def keep_freed_memory() -> None:
     """Tell the C library of this process not to return freed memory before it ends; no more than a wish elsewhere."""
+    mallopt = _from_glibc("mallopt")
+    if mallopt is not None:
+        mallopt(_MMAP_MAX, 0)  # a block with pages of its own, as any of 32 MiB would be, goes back when it is freed
+        mallopt(_TRIM_THRESHOLD, -1)  # never
+        mallopt(_TOP_PAD, 64 * 2**20)
+
+
+def return_freed_memory() -> None:
+    """Return to the system what this process has freed; no more than a wish where the C library is another."""
+    trim = _from_glibc("malloc_trim")
+    if trim is not None:
+        trim(ctypes.c_size_t(0))
+
+
+def _from_glibc(name: str) -> Callable[..., int] | None:
     if not sys.platform.startswith("linux"):
-        return
+        return None
     try:
-        mallopt = ctypes.CDLL(None).mallopt
+        function: Callable[..., int] = ctypes.CDLL(None)[name]
     except (OSError, AttributeError):  # another C library
-        return
-    mallopt(_MMAP_MAX, 0)  # a block with pages of its own, as any of 32 MiB would be, goes back when it is freed
-    mallopt(_TRIM_THRESHOLD, -1)  # never
-    mallopt(_TOP_PAD, 64 * 2**20)
+        return None
+    return function

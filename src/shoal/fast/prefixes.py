@@ -91,6 +91,8 @@ class Prefixes:
         self.starts = starts
         self.node_of = torch.stack(node_of, -1) if node_of else inputs[:, :, :0]  # (R, N, n_shared), within its level
         self.paths = self._shared_paths(inputs.shape[2])
+        self.offsets = torch.tensor(starts[: self.n_shared], dtype=torch.int64, device=inputs.device)
+        self._own_parts: dict[int, tuple[Tensor, Tensor]] = {}  # examples -> what _own_part gives
 
     def _shared_paths(self, S: int) -> Tensor:
         """Paths of the shared nodes, ``(R, shared nodes, S)``."""
@@ -111,27 +113,36 @@ class Prefixes:
         """The distinct prefixes of the examples at ``indices``, ``(R, B)``."""
         R, B = indices.shape
         S, c, shared = self.inputs.shape[2], self.n_shared, self.starts[-1]
+        if B not in self._own_parts:
+            self._own_parts[B] = self._own_part(B)
+        own_paths, lengths = self._own_parts[B]
         own_tokens = pick(self.inputs, indices)[:, :, c:].transpose(1, 2)  # (R, S - c, B)
         node_of = pick(self.node_of, indices)  # (R, B, c)
-        ancestors = node_of + torch.tensor(self.starts[:c], dtype=torch.int64, device=indices.device)  # in the tree
-        example = torch.arange(B, device=indices.device)
-        levels = torch.arange(S - c, device=indices.device)
-        path = levels.unsqueeze(1).minimum(levels)  # (S - c, S - c): own nodes up to each level, then the level itself
-        own_paths = shared + path.unsqueeze(1) * B + example.unsqueeze(1)  # (S - c, B, S - c)
+        ancestors = node_of + self.offsets  # in the tree
         own = torch.cat(
             [ancestors.unsqueeze(1).expand(R, S - c, B, c), own_paths.expand(R, *own_paths.shape)], -1
         ).reshape(R, -1, S)
         starts = (*self.starts[:-1], *range(shared, shared + (S - c + 1) * B, B))
         first_own = node_of[:, :, -1].contiguous() if c else None  # (R, B)
-        sizes = torch.tensor([end - start for start, end in pairwise(starts)])
         return Nodes(
             tokens=torch.cat([*self.tokens, own_tokens.reshape(R, -1)], 1),
             parents=(*self.parents, first_own, *[None] * (S - c - 1)),
             paths=torch.cat([self.paths, own], 1),
-            lengths=(torch.arange(S) + 1).repeat_interleave(sizes).to(indices.device),
+            lengths=lengths,
             starts=starts,
             n_shared=c,
         )
+
+    def _own_part(self, B: int) -> tuple[Tensor, Tensor]:
+        """What depends on the number of examples alone: paths of their own nodes among each other,
+        ``(S - c, B, S - c)``, and the lengths of the paths of all nodes, ``(M,)``."""
+        S, c, shared, device = self.inputs.shape[2], self.n_shared, self.starts[-1], self.inputs.device
+        levels = torch.arange(S - c, device=device)
+        path = levels.unsqueeze(1).minimum(levels)  # (S - c, S - c): own nodes up to each level, then the level itself
+        example = torch.arange(B, device=device)
+        sizes = [end - start for start, end in pairwise(self.starts)] + [B] * (S - c)
+        lengths = torch.cat([torch.full((size,), t + 1, device=device) for t, size in enumerate(sizes)])
+        return shared + path.unsqueeze(1) * B + example.unsqueeze(1), lengths
 
 
 def pick(tensor: Tensor, indices: Tensor) -> Tensor:

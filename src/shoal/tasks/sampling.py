@@ -3,6 +3,7 @@
 ``R`` members, ``B`` examples per step.
 """
 
+import sys
 from typing import Protocol
 
 import torch
@@ -12,15 +13,26 @@ from shoal.keyed import bits, fold
 
 
 class Sampler(Protocol):
-    """Draws the training examples of every member of a stack at once."""
+    """Draws the training examples of every member of a stack at once.
+
+    Whatever needs the host is done in ``prepare``: to draw is the same work on the device at every step, so that a card
+    can be told to do many steps at once.
+    """
 
     def __init__(self, keys: Tensor, sizes: Tensor, batch_size: int) -> None:
         """``keys`` ``(R,)`` int64, ``sizes`` of the training sets ``(R,)`` int64, both on the stack's device."""
 
+    def prepare(self, taken: Tensor) -> int:
+        """Get ready for the next step of every member; how many can be drawn then before it has to be asked again.
+
+        ``taken`` ``(R,)`` int64, on the host: steps that each member has taken.
+        """
+
     def __call__(self, steps: Tensor) -> tuple[Tensor, Tensor]:
         """Positions in the training split ``(R, B)`` and which of them count ``(R, B)`` bool.
 
-        ``steps`` ``(R,)`` int64, on the host: the step of each member, from 1 on.
+        ``steps`` ``(R,)`` int64, on the stack's device: the step of each member, from 1 on. Where the batch is the same
+        at every step, so are the tensors.
         """
 
 
@@ -37,29 +49,37 @@ class EpochSampler:
         self.batch_size = batch_size
         self.longest = int(sizes.max())
         self.offsets = torch.arange(min(batch_size, self.longest), device=sizes.device)  # (B,)
-        self.batches = -(-sizes.cpu() // batch_size)  # (R,), on the host: only it decides when to reshuffle
-        self.epoch = torch.full_like(self.batches, -1)
-        self.order = torch.arange(self.longest, device=sizes.device).expand(len(keys), -1)  # (R, longest)
-        self.always = self._batch(torch.ones_like(self.batches)) if (self.batches == 1).all() else None
+        self.batches = -(-sizes // batch_size)  # (R,) in a pass
+        self.host_batches = self.batches.cpu()
+        self.shuffled = self.host_batches > 1  # (R,), on the host
+        self.epoch = torch.full_like(self.host_batches, -1)  # for which ``order`` holds
+        self.order = torch.arange(self.longest, device=sizes.device).repeat(len(keys), 1)  # (R, longest)
+        self.always = None if self.shuffled.any() else self._batch(torch.ones_like(self.batches))
+
+    def prepare(self, taken: Tensor) -> int:
+        """See :class:`Sampler`: shuffle where a member begins a pass."""
+        if self.always is not None:
+            return sys.maxsize
+        epoch = taken // self.host_batches  # (R,), of the next step
+        if (self.shuffled & (epoch != self.epoch)).any():
+            self._shuffle(epoch)
+        return int((self.host_batches - taken % self.host_batches)[self.shuffled].min())
 
     def __call__(self, steps: Tensor) -> tuple[Tensor, Tensor]:
         """See :class:`Sampler`."""
         return self._batch(steps) if self.always is None else self.always
 
     def _batch(self, steps: Tensor) -> tuple[Tensor, Tensor]:
-        epoch = (steps - 1) // self.batches  # (R,)
-        if ((epoch != self.epoch) & (self.batches > 1)).any():
-            self._shuffle(epoch)
-        start = ((steps - 1) % self.batches * self.batch_size).to(self.offsets.device)  # (R,)
+        start = (steps - 1) % self.batches * self.batch_size  # (R,)
         positions = start.unsqueeze(1) + self.offsets  # (R, B)
         counts = positions < self.sizes  # (R, B)
         return self.order.gather(1, positions.where(counts, 0)), counts
 
     def _shuffle(self, epoch: Tensor) -> None:
-        """Every member's order for its epoch: its examples sorted by a hash of key, epoch and position."""
+        """Every member's order for its epoch, in place: its examples sorted by a hash of key, epoch and position."""
         self.epoch = epoch
         hashes = bits(fold(self.keys, epoch.to(self.keys.device)), self.longest)  # (R, longest)
         positions = torch.arange(self.longest, device=hashes.device).expand_as(hashes)
         hashes = hashes.where(positions < self.sizes, 2**32)  # beyond the member's own data: sorted to the end
-        whole = (self.batches == 1).to(hashes.device).unsqueeze(1)  # (R, 1)
-        self.order = positions.where(whole, hashes.argsort(dim=1, stable=True))
+        whole = (self.batches == 1).unsqueeze(1)  # (R, 1)
+        self.order.copy_(positions.where(whole, hashes.argsort(dim=1, stable=True)))

@@ -17,7 +17,7 @@ from shoal.fast.denormals import flushed_denormals
 from shoal.fast.engine import available
 from shoal.lab.cohort import CohortFolder
 from shoal.lab.environment import environment
-from shoal.training.loop import is_evaluated
+from shoal.training.due import is_evaluated
 from shoal.training.memory import places
 from shoal.training.plan import Cohort
 from shoal.training.stack import Stack

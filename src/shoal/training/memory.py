@@ -1,11 +1,13 @@
 """How many members fit into the memory that is free."""
 
+import gc
 import os
 from pathlib import Path
 
 import torch
 
 from shoal.errors import UserError
+from shoal.fast.memory import return_freed_memory
 from shoal.fast.scorer import parts_of
 from shoal.spec import RunSpec
 from shoal.tasks.build import build_model, build_task
@@ -69,6 +71,21 @@ def free_bytes(device: torch.device) -> int:
         return int(torch.cuda.mem_get_info(device)[0])
     free = [_available(), _left_in_group()]
     return min(number for number in free if number is not None)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out: of Python, of a card, or of PyTorch's allocator for the CPU."""
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
+        isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
+    )
+
+
+def release_memory(device: torch.device) -> None:
+    """Give back what nothing refers to any more."""
+    gc.collect()
+    return_freed_memory()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
 
 
 def _available() -> int:

@@ -18,6 +18,7 @@ from shoal.keyed import fold
 from shoal.models.dropout import Dropout
 from shoal.tasks.base import Batch, Task
 from shoal.tasks.build import build_model, build_task
+from shoal.training.launches import Launches
 from shoal.training.muon import Partition
 from shoal.training.optimizers import OPTIMIZERS, Hyper
 from shoal.training.schedules import schedule_of
@@ -38,6 +39,9 @@ class Stack:
         schedule: what the learning rate is multiplied by at each step, or None.
         steps: steps taken by each member, ``(R,)`` int64, on the host.
         last_steps: the step at which each member ends, ``(R,)`` int64, on the host.
+        passes: indices of all examples, split after split, in the parts in which they are evaluated.
+        at: the step that each member takes, and then has taken, ``(R,)`` int64, on the device.
+        ends: ``last_steps`` on the device.
         alive: members still learning, ``(R,)`` bool.
         diverged_at: the step at which a member's loss was no longer finite, ``(R,)`` int64, -1 where it was.
 
@@ -61,12 +65,15 @@ class Stack:
         self._place_optimizer()
         self.steps = torch.zeros(len(cohort), dtype=torch.int64)
         self.last_steps = torch.tensor([spec.n_steps for spec in cohort.members])
+        self.at = torch.zeros_like(self.steps, device=device)
+        self.ends = self.last_steps.clone().to(device)
         self.alive = torch.ones(len(cohort), dtype=torch.bool, device=device)
         self.diverged_at = torch.full((len(cohort),), -1, device=device)
         self._place_data(tasks)
         self._place_keys()
         members = Members(cohort.shared, self.model, self.task, self.tensors, self.theta, self.layout)
         self.scorer = choose_scorer(engine, members)
+        self.launches = Launches(device)
 
     def _place_optimizer(self) -> None:
         shared = self.cohort.shared
@@ -97,6 +104,8 @@ class Stack:
             indices = [task.splits[split] for task in tasks]
             self.splits[split] = self._stacked(indices)
             self.counts[split] = self._stacked([torch.ones_like(i, dtype=torch.bool) for i in indices])
+        every = torch.cat(list(self.splits.values()), dim=1)  # (R, N)
+        self.passes = torch.split(every, self.cohort.shared.eval_batch_size, dim=1)
         self.groups = {name: self._stacked([task.groups[name] for task in tasks]) for name in tasks[0].groups}
 
     def _stacked(self, tensors: list[Tensor]) -> Tensor:
@@ -115,9 +124,30 @@ class Stack:
         order_keys = fold(fold(torch.zeros_like(seeds), seeds), ORDER_STREAM)
         sizes = self.counts["train"].sum(1)  # (R,)
         self.sampler = self.task.sampler(order_keys, sizes, self.cohort.shared.train_batch_size)
+        self._drawn: tuple[Tensor, Tensor] | None = None  # the last positions, and their examples
         self.dropouts = [
             f"{name}.key" for name, module in self.model.named_modules() if isinstance(module, Dropout) and module.p > 0
         ]
+
+    def set_steps(self, steps: Tensor) -> None:
+        """Let the members have taken so many steps, ``(R,)``."""
+        self.steps.copy_(steps)
+        self.at.copy_(steps)
+
+    def set_last_steps(self, last_steps: Tensor) -> None:
+        """Let the members end at these steps, ``(R,)``."""
+        self.last_steps.copy_(last_steps)
+        self.ends.copy_(last_steps)
+
+    def draw(self) -> tuple[Tensor, Tensor]:
+        """The training examples of the step that members are at, ``(R, B)``, and which of them count.
+
+        Where they are the same at every step, so is the tensor.
+        """
+        positions, counts = self.sampler(self.at)  # (R, B), (R, B)
+        if self._drawn is None or self._drawn[0] is not positions:
+            self._drawn = positions, self.splits["train"].gather(1, positions)
+        return self._drawn[1], counts
 
     def hyper_at(self, step: Tensor) -> Hyper:
         """The hyper-parameters at each member's own step, ``(R, 1)``, counted from 1."""
@@ -147,7 +177,7 @@ class Stack:
         return vmap(one)(self.parameters(), keys, vmap(self.task.batch)(self.tensors, indices))
 
     def _dropout_keys(self) -> dict[str, Tensor]:
-        at_step = fold(self.dropout_keys, self.steps.to(self.device))  # (R,)
+        at_step = fold(self.dropout_keys, self.at)  # (R,)
         return {name: fold(at_step, site) for site, name in enumerate(self.dropouts)}
 
     def member(self, index: int) -> dict[str, Tensor]:
@@ -168,6 +198,8 @@ class Stack:
         """Continue the first members from a state; it may be of fewer members than this stack has."""
         for name, tensor in self.state().items():
             tensor[: len(state[name])].copy_(state[name])
+        self.at.copy_(self.steps)
+        self.ends.copy_(self.last_steps)
 
     def built_model(self, index: int) -> nn.Module:
         """A stand-alone model with the member's current parameters."""

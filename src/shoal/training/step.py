@@ -1,6 +1,7 @@
 """One training step of every member at once, and one evaluation. No Python work grows with ``R``."""
 
 from collections.abc import Callable, Mapping
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -14,30 +15,44 @@ Metric = Callable[[dict[str, Tensor]], Tensor]
 
 
 def train_step(stack: Stack) -> None:
-    """Move every member one step on.
+    """Move every member one step on."""
+    train_steps(stack, 1)
+
+
+def train_steps(stack: Stack, n: int) -> None:
+    """Move every member ``n`` steps on, in as few launches as the device allows.
 
     A member whose loss, gradient or update is not finite is put back to where it was and stays there; so does a member
     past its last step.
     """
-    stack.steps += 1
-    positions, counts = stack.sampler(stack.steps)  # (R, B), (R, B)
-    losses = stack.score(stack.splits["train"].gather(1, positions), training=True)["loss"]  # (R, B)
+    while n > 0:
+        prepared = min(n, stack.sampler.prepare(stack.steps))
+        stack.launches.run(partial(_learn, stack), prepared)
+        stack.steps += prepared
+        n -= prepared
+
+
+def _learn(stack: Stack) -> None:
+    """One step on the device, of which it may keep a record: nothing here is looked at, allocated on or copied from the
+    host, and what changes from step to step changes in place."""
+    stack.at += 1
+    indices, counts = stack.draw()  # (R, B), (R, B)
+    losses = stack.score(indices, training=True)["loss"]  # (R, B)
     loss = torch.where(counts, losses, 0.0).sum(1) / counts.sum(1)  # (R,)
     (gradient,) = torch.autograd.grad(loss.sum(), stack.theta)  # (R, P): members do not share parameters
     with torch.no_grad():
         scale, norm = clip_scale(gradient, stack.hyper["clip"])  # (R, 1), (R,)
-        learning = stack.alive & (stack.steps <= stack.last_steps).to(stack.device)
+        learning = stack.alive & (stack.at <= stack.ends)
         finite = loss.isfinite() & norm.isfinite()
         finite &= _move(stack, gradient, scale, learning & finite)  # (R,)
-        at = torch.where(learning & ~finite, stack.steps.to(stack.device), stack.diverged_at)
-        stack.diverged_at.copy_(at)
+        stack.diverged_at.copy_(torch.where(learning & ~finite, stack.at, stack.diverged_at))
         stack.alive &= finite | ~learning
 
 
 def _move(stack: Stack, gradient: Tensor, scale: Tensor, moved: Tensor) -> Tensor:
     """Update the members that move, but for those it would make infinite; say which are finite, ``(R,)``."""
     theta = stack.theta.detach()
-    count = stack.steps.to(stack.device, torch.float64).unsqueeze(1)  # (R, 1)
+    count = stack.at.to(torch.float64).unsqueeze(1)  # (R, 1)
     hyper = stack.hyper_at(count)
     if stack.fused_update is not None:
         return stack.fused_update(theta, gradient, scale, stack.optimizer_state, hyper, count, moved)
@@ -54,9 +69,7 @@ def evaluate(stack: Stack, metrics: Mapping[str, Metric]) -> dict[str, Tensor]:
 
     Splits are scored whole, in passes of ``eval_batch_size``; groups of examples are reported apart.
     """
-    indices = torch.cat(list(stack.splits.values()), dim=1)  # (R, N)
-    passes = torch.split(indices, stack.cohort.shared.eval_batch_size, dim=1)
-    scores = [stack.score(part) for part in passes]
+    scores = [stack.score(part) for part in stack.passes]
     weights = _weights(stack)  # name -> (R, N)
     out = {}
     for quantity in scores[0]:
@@ -111,7 +124,7 @@ def _weights(stack: Stack) -> dict[str, Tensor]:
         inside[:, before : before + counts.shape[1]] = counts
         weights[split] = inside
         before += counts.shape[1]
-    indices = torch.cat(list(stack.splits.values()), dim=1)  # (R, N)
+    indices = torch.cat(stack.passes, dim=1)  # (R, N)
     for split in list(weights):
         for group, members in stack.groups.items():
             weights[f"{split}/{group}"] = weights[split] & members.gather(1, indices)

@@ -1,0 +1,65 @@
+"""How a device is told what to do again and again.
+
+A processor is called, once for each time. A card is too fast for that: at these sizes a kernel takes less time than
+telling it to run. So what is done at every step is recorded once, as a CUDA graph, and many steps are launched with one
+call. A recording is the same kernels on the same memory: the work must look at nothing on the host, and what it changes
+it must change in place.
+"""
+
+from collections.abc import Callable
+
+import torch
+
+Call = Callable[[], object]
+
+MANY = 10  # times in the longer recording
+FIRST = 3  # times before anything is recorded: they allocate what lasts, and let libraries choose their kernels
+
+
+class Launches:
+    """Does one piece of work many times; the same work every time.
+
+    Args:
+        device: where it is done.
+        record: makes a recording of what a function does and returns what replays it; a CUDA graph on a card, and
+            None, where the device is called each time, elsewhere.
+    """
+
+    def __init__(self, device: torch.device, record: Callable[[Call], Call] | None = None) -> None:
+        self.record = record or (captured if device.type == "cuda" else None)
+        self.done = 0  # times without a recording
+        self.recordings: dict[int, Call] = {}  # times -> what does it so often
+
+    def run(self, work: Call, times: int) -> None:
+        """Do the work so many times."""
+        if self.record is None:
+            for _ in range(times):
+                work()
+            return
+        while times > 0 and self.done < FIRST:
+            work()
+            self.done += 1
+            times -= 1
+        for size in (MANY, 1):
+            for _ in range(times // size):
+                self._recording(work, size)()
+            times %= size
+
+    def _recording(self, work: Call, size: int) -> Call:
+        if size not in self.recordings:
+            assert self.record is not None
+
+            def repeated() -> None:
+                for _ in range(size):
+                    work()
+
+            self.recordings[size] = self.record(repeated)
+        return self.recordings[size]
+
+
+def captured(work: Call) -> Call:
+    """What a function does on the card, as a CUDA graph. It does nothing while it is recorded."""
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        work()
+    return graph.replay

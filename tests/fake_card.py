@@ -1,0 +1,70 @@
+"""Steps on a card that is not there: every operation, its shapes and devices, without values.
+
+Run as a program, which registers a device with PyTorch for good. Two devices that meet in one operation, or a value
+that is looked at, raise.
+"""
+
+import copy
+import sys
+from unittest import mock
+
+import torch
+from helpers import CPU, one_cohort, tiny_grid
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
+
+from shoal.training.stack import Stack
+from shoal.training.step import _learn, evaluate, l2_norm, train_step
+
+SETTINGS = [
+    {},
+    {"train_batch_size": 4},
+    {"r_train": [0.4, 0.6], "optimizer": "muon", "lr_schedule": "cosine", "label_smoothing": 0.1},
+    {"positions": "rotary", "norm": "rmsnorm", "non_linearity": "swiglu", "optimizer": "lion"},
+    {"num_layers": 2, "dropout": 0.1, "decay_all": False},
+    {"precision": "bfloat16", "operation_orders": (2, 3), "optimizer": "sgd"},
+]
+
+
+def on_card(stack: Stack, mode: FakeTensorMode) -> Stack:
+    """A copy whose tensors are on the card, but for those that are said to be on the host."""
+    sampler = stack.sampler
+    sampler.host_batches = sampler.host_batches.clone()  # on the CPU it is the very tensor that the device has
+    host = {id(x) for x in (stack.steps, stack.last_steps, sampler.host_batches, sampler.shuffled, sampler.epoch)}
+
+    def moved(tensor: Tensor, memo: dict[int, object]) -> Tensor:
+        if id(tensor) in host:
+            return tensor.clone()
+        shape = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
+        memo[id(tensor)] = FakeTensor(mode, shape, torch.device("card:0"), requires_grad=tensor.requires_grad)
+        return memo[id(tensor)]
+
+    with mock.patch.object(Tensor, "__deepcopy__", moved), mock.patch.object(torch.nn.Parameter, "__deepcopy__", moved):
+        return copy.deepcopy(stack)
+
+
+def check(model: str, engine: str, values: dict[str, object]) -> None:
+    axes = {name: value for name, value in values.items() if isinstance(value, list)}
+    base = {name: value for name, value in values.items() if name not in axes}
+    stack = Stack(one_cohort(tiny_grid({"model": model, **base}, seed=[0, 1], **axes)), CPU, engine)
+    train_step(stack)  # what is made once is there
+    mode = FakeTensorMode()
+    card = on_card(stack, mode)
+    assert card.theta.device.type == "card"
+    with mode:
+        _learn(card)
+        columns = evaluate(card, {"l2_norm": l2_norm})
+    assert {column.device for column in columns.values()} == {CPU}  # what the host reads has been brought to it
+
+
+if __name__ == "__main__":
+    _setup_privateuseone_for_python_backend("card")
+    for model in ("lstm", "gpt"):
+        for engine in ("prefixes", "plain"):
+            for values in SETTINGS:
+                if (engine == "plain" and "precision" in values) or (model == "lstm" and "positions" in values):
+                    continue
+                check(model, engine, values)
+                print(model, engine, values)
+    sys.exit(0)
