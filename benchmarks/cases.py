@@ -174,6 +174,7 @@ class Request:
         members: numbers of members that shoal trains; those of the configuration when not given.
         pairs: measurements of each method, each beside one of ``plain``.
         steps: ordinary steps of a window of few members; those of the configuration when not given.
+        device: ``cpu`` or ``cuda``, where PyTorch trains.
     """
 
     configurations: Sequence[str] = ("default", "small")
@@ -182,6 +183,7 @@ class Request:
     members: Sequence[int] | None = None
     pairs: int = 5
     steps: int | None = None
+    device: str = "cpu"
 
     def __post_init__(self) -> None:
         _check_names("configuration", self.configurations, CONFIGURATIONS)

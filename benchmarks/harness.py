@@ -95,10 +95,10 @@ def measure(request: Request, tell: Tell) -> Outcome:
     rates: dict[str, float] = {}
     for case in request.cases():
         if case.configuration.name not in rates:  # the products of its models have one shape
-            rates[case.configuration.name] = _machine_rate(case)
+            rates[case.configuration.name] = _machine_rate(case, request.device)
         rate = rates[case.configuration.name]
         steps, windows = case.steps(1, request.steps), 2 + request.pairs * (1 + len(list(request.subjects(case))))
-        job = Job("plain", tuple(case.specs(1, steps + 1, windows)), steps)
+        job = Job("plain", tuple(case.specs(1, steps + 1, windows)), steps, device=request.device)
         with team([job]) as (plain, ready):
             own = []
             for subject in request.subjects(case):
@@ -184,14 +184,14 @@ def _plain_result(
 
 
 def _jobs(case: Case, subject: Subject, request: Request) -> list[Job]:
-    """What each process of a team does: shoal's members are divided between the cores."""
-    R = subject.members
+    """What each process of a team does: shoal's members are divided between the cores, and not on a card."""
+    R, device = subject.members, request.device
     steps = case.steps(R, request.steps)
     if subject.method != "shoal":
-        return [Job(subject.method, tuple(case.specs(R, steps + 1, 2 + request.pairs)), steps)]
-    specs, n = case.specs(R, steps + 2, 2 + request.pairs), min(cores(), R)
+        return [Job(subject.method, tuple(case.specs(R, steps + 1, 2 + request.pairs)), steps, device=device)]
+    specs, n = case.specs(R, steps + 2, 2 + request.pairs), min(cores(), R) if device == "cpu" else 1
     shares = [tuple(specs[R * i // n : R * (i + 1) // n]) for i in range(n)]
-    return [Job("shoal", share, steps, threads=max(1, cores() // n), processes=n) for share in shares]
+    return [Job("shoal", share, steps, threads=max(1, cores() // n), processes=n, device=device) for share in shares]
 
 
 def operations(case: Case) -> float:
@@ -199,11 +199,14 @@ def operations(case: Case) -> float:
     return 6 * count_run_parameters(case.spec) * case.positions
 
 
-def _machine_rate(case: Case) -> float:
-    """Operations per second of float32 products ``(B S, D) (D, 4 D)``, one process per core, all at once."""
-    D = case.spec.embedding_size
-    shape = (round(case.positions), D, 4 * D)
-    jobs = [Job("products", threads=1, processes=cores(), shape=shape) for _ in range(cores())]
+def _machine_rate(case: Case, device: str) -> float:
+    """Operations per second of float32 products ``(B S, D) (D, 4 D)``, one process per core, all at once.
+
+    On a card large products, of 64 times as many rows, in one process: small ones would measure how it is called.
+    """
+    D, n = case.spec.embedding_size, cores() if device == "cpu" else 1
+    shape = (round(case.positions) * (1 if device == "cpu" else 64), D, 4 * D)
+    jobs = [Job("products", threads=1, processes=n, shape=shape, device=device) for _ in range(n)]
     with team(jobs) as (one, _):
         rates = [sum(1 / window.step for window in one.windows()) for _ in range(RATE_WINDOWS)]
     m, k, n = shape

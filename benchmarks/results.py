@@ -222,7 +222,7 @@ def _page(outcome: Outcome, request: Request, command: str, load: float, drawn: 
 
 def _machine(load: float, request: Request) -> str:
     """Where, when and with what it was measured."""
-    here = environment(torch.device("cpu"))
+    here = environment(torch.device(request.device))
     configurations = "; ".join(
         f"{name}: {CONFIGURATIONS[name].about}" for name in dict.fromkeys(request.configurations)
     )

@@ -27,6 +27,7 @@ WRONG = {
     "--pairs 0": "pairs must be an integer of at least 1, got 0",
     "--steps -1": "steps must be an integer of at least 1, got -1",
     "--member 1": "unknown argument '--member'.*did you mean '--members'",
+    "--device crad": "device must be cpu.* on this machine, got 'crad'",
     "--out /dev/null/x": "--out /dev/null/x cannot be made",
 }
 

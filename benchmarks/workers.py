@@ -48,6 +48,7 @@ class Job:
         threads: threads of torch; as many as torch takes by itself, when not given.
         processes: how many share the machine with it, itself included.
         shape: ``products``: sizes ``(m, k, n)`` of a matrix product.
+        device: where PyTorch trains.
     """
 
     method: str
@@ -56,6 +57,7 @@ class Job:
     threads: int | None = None
     processes: int = 1
     shape: tuple[int, int, int] = (1, 1, 1)
+    device: str = "cpu"
 
 
 @dataclass(frozen=True)
@@ -158,7 +160,7 @@ def _work(job: Job, pipe: Connection, barrier: Any, scratch: Path) -> None:
             what = pipe.recv()
             if what == "window":
                 barrier.wait()
-            pipe.send(measure() if what == "window" else _peak())
+            pipe.send(measure() if what == "window" else _peak(job.device))
     except EOFError:  # the parent needs no more, or is gone
         pass
     except (ImportError, UserError) as error:
@@ -168,8 +170,10 @@ def _work(job: Job, pipe: Connection, barrier: Any, scratch: Path) -> None:
         pipe.send(RunFailed(f"{type(error).__name__}: {error}".partition("\n")[0]))
 
 
-def _peak() -> float:
-    """Largest resident memory so far, in MiB."""
+def _peak(device: str) -> float:
+    """Largest memory so far, resident or of the card, in MiB."""
+    if device == "cuda":
+        return torch.cuda.max_memory_reserved() / 2**20
     try:
         lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
         return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 2**10
@@ -183,7 +187,9 @@ def _peak() -> float:
 
 def _baseline(job: Job, scratch: Path) -> tuple[Measure, str]:
     os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(scratch)  # what earlier runs compiled would hide the time it takes
-    options = {"compiled": True} if job.method == "compiled" else {}
+    options: dict[str, Any] = {"compiled": True} if job.method == "compiled" else {}
+    if job.method != "jax":  # which chooses for itself
+        options["device"] = job.device
     trainer = importlib.import_module(BASELINES[job.method]).Trainer(job.specs[0], len(job.specs), **options)
 
     def measure() -> Window:
@@ -201,8 +207,9 @@ def _shoal(job: Job, scratch: Path) -> tuple[Measure, str]:
     def advance(steps: int, flush_seconds: float = math.inf) -> float:
         session.options.flush_seconds = flush_seconds
         began = time.perf_counter()
-        for _ in range(steps):
-            session.advance()
+        while steps > 0:
+            steps -= session.advance(steps)
+        _wait(job.device)
         return time.perf_counter() - began
 
     def measure() -> Window:
@@ -217,7 +224,7 @@ def _shoal(job: Job, scratch: Path) -> tuple[Measure, str]:
 def _session(job: Job, scratch: Path) -> tuple[Session, str]:
     """One process's share of a cohort in a lab of its own, set up as :func:`shoal.train` does; no member waits."""
     (cohort,) = plan(job.specs)
-    execution = Execution(torch.device("cpu"), FLUSH_SECONDS, {}, places=len(job.specs))
+    execution = Execution(torch.device(job.device), FLUSH_SECONDS, {}, places=len(job.specs))
     choice = choose_engine(cohort.shared, cohort.seconds, execution.device)
     folder = Lab(scratch).create().cohort(cohort.id)
     folder.create(list(cohort.members), job.threads or 1, engine=choice.engine, why=choice.why)
@@ -227,17 +234,26 @@ def _session(job: Job, scratch: Path) -> tuple[Session, str]:
 
 def _products(job: Job, scratch: Path) -> tuple[Measure, str]:
     m, k, n = job.shape
-    a, b = torch.rand(m, k), torch.rand(k, n)
-    out = torch.empty(m, n)
+    a, b = torch.rand(m, k, device=job.device), torch.rand(k, n, device=job.device)
+    out = torch.empty(m, n, device=job.device)
+    at_once = 1 if job.device == "cpu" else 100  # between two looks at the time
 
     def measure() -> Window:
         began, products = time.perf_counter(), 0
         while (elapsed := time.perf_counter() - began) < PRODUCT_SECONDS:
-            torch.mm(a, b, out=out)
-            products += 1
+            for _ in range(at_once):
+                torch.mm(a, b, out=out)
+            _wait(job.device)
+            products += at_once
         return Window(elapsed / products, 0.0, 0.0, elapsed)
 
     return measure, ""
+
+
+def _wait(device: str) -> None:
+    """Until a card has done what it was told."""
+    if device == "cuda":
+        torch.cuda.synchronize()
 
 
 def _seconds(act: Callable[[], object]) -> float:

@@ -20,6 +20,7 @@ def arguments(parser: Parser) -> None:
     parser.flag("members", type=int, nargs="+", metavar="R", help="numbers of members that shoal trains at once")
     parser.flag("pairs", type=int, help="measurements of each method, each beside one of plain (5)")
     parser.flag("steps", type=int, help="training steps of a measurement of few members (10; small: 80)")
+    parser.flag("device", help="cpu or cuda (cpu)")
     parser.flag("quick", action="store_true", help="a smoke test of under a minute, whose times mean nothing")
     parser.flag("out", metavar="DIR", help="folder for the results (docs/results; --quick: build/bench)")
 
@@ -31,14 +32,17 @@ def run(options: argparse.Namespace) -> int:
         sys.path.insert(0, str(root))  # the processes that measure take it over
     from benchmarks.cases import Request
 
-    given = {
-        name: getattr(options, name) for name in ("configurations", "models", "methods", "members", "pairs", "steps")
-    }
+    names = ("configurations", "models", "methods", "members", "pairs", "steps", "device")
+    given = {name: getattr(options, name) for name in names}
     given = {name: value for name, value in given.items() if value is not None}
     if options.quick:  # torch.compile takes a minute to warm up
         quick = {"configurations": ["tiny"], "methods": ["plain", "torch_nn", "jax", "shoal"], "pairs": 2}
         given = {**quick, **given}
     request = Request(**given)
+    if request.device != "cpu":
+        from shoal.training.api import choose_device
+
+        choose_device(request.device)
     folder = _writable(
         Path(options.out) if options.out else root / ("build/bench" if options.quick else "docs/results")
     )

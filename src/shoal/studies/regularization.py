@@ -76,6 +76,8 @@ def _mixed(results: Results, threshold: float) -> str:
     told = listed(
         [f"{row['n']} of {row['N']} at {row['weight_decay']:g}" for row in counts.sort("weight_decay").to_dicts()]
     )
+    if n == runs:
+        return f"These are first steps of the best values; every run generalised (A_val ≥ {threshold:g}; {told})."
     return (
         f"These are first steps of the best values: {n} of {runs} runs generalised (A_val ≥ {threshold:g}; {told}), "
         "and only of these is t_f(A_val) a time to generalise. Of the others it is where they got no better."

@@ -133,7 +133,8 @@ class _Worker:
         except (EOFError, OSError):
             self.process.join()
             if self.outcome is None:
-                self.outcome = RunFailed(f"{self.process.name} ended with exit code {self.process.exitcode}")
+                why = ": killed, perhaps for lack of memory" if self.process.exitcode == -signal.SIGKILL else ""
+                self.outcome = RunFailed(f"{self.process.name} ended with exit code {self.process.exitcode}{why}")
             return False
         if isinstance(message, Snapshot):
             watch(message)

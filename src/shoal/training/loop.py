@@ -1,5 +1,6 @@
 """How a cohort learns: steps, evaluations, flushes, and exact continuation."""
 
+import sys
 import time
 import warnings
 from collections.abc import Callable, Mapping
@@ -197,20 +198,29 @@ class Session:
         self._watch("done", now=True)
         return "done"
 
-    def advance(self) -> None:
+    def advance(self, most: int = sys.maxsize) -> int:
         """Steps of every member up to where the schedule asks for something, and that; members that are done leave.
 
-        One step on the CPU. On a card looking what is to be done is waiting for it, so there may be many.
+        One step on the CPU. On a card looking what is to be done is waiting for it, so there may be many, but no more
+        than ``most``. Returns how many there were.
         """
-        self._fitting(self._advance)
+        taken = 0
 
-    def _advance(self) -> None:
+        def act() -> None:
+            nonlocal taken
+            taken = self._advance(most)
+
+        self._fitting(act)
+        return taken
+
+    def _advance(self, most: int) -> int:
         if not self.roster.is_settled:
             begins = self.roster.fill()
             if begins.any():
                 self._record(begins)
         stack = self._stack
-        train_steps(stack, self._ahead(stack))
+        n = min(most, self._ahead(stack))
+        train_steps(stack, n)
         due = is_evaluated(self.shared, stack.steps) | is_saved(self.shared, stack.steps)
         due = (due | (stack.steps == stack.last_steps)) & (stack.steps <= stack.last_steps)  # (R,)
         if due.any():
@@ -219,6 +229,7 @@ class Session:
         if self._flush_is_due():
             self._flush()
         self._watch("running")
+        return n
 
     @property
     def _stack(self) -> Stack:
