@@ -24,7 +24,7 @@ DELTA = 1e-3  # Hoffmann et al.: where the Huber loss of a log residual turns fr
 MOST_EXPONENT = 5.0
 _EXPONENTS = (0.05, 0.15, 0.4, 0.8, 1.6, 3.2)
 _SMALLEST_TERM, _SMALLEST_CONSTANT = 15.0, 10.0  # e-foldings below the smallest y
-_ROUGH, _FINE = 20, 5  # how many of the starts are searched from, and how many of these searches are finished
+_ROUGH, _FINE = 40, 10  # how many of the starts are searched from, and how many of these searches are finished
 _MOST_POLISHING = 20
 
 
