@@ -29,7 +29,7 @@ CASES = [
 @pytest.mark.parametrize(
     ("engine", "case"),
     [("prefixes", case) for case in CASES]
-    + [("plain", {"num_layers": 2, "dropout": 0.2, **case}) for case in CASES if "precision" not in case],
+    + [("plain", {"num_layers": 2, "dropout": 0.2, **case}) for case in CASES[:2]],
     ids=str,
 )
 def test_recorded_steps_are_called_steps_to_the_bit(model, engine, case):
