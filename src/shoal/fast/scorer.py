@@ -92,7 +92,7 @@ class PrefixScorer:
         self.first = int(self.scored.flatten(0, 1).any(0).nonzero().min())
         self.targets, self.scored = self.targets[:, :, self.first :], self.scored[:, :, self.first :]
         self.batch_size = min(config.train_batch_size, len(task.splits["train"]))
-        self._known: dict[int, _Batch] = {}  # the last batch of each size
+        self._known: dict[tuple[int, bool], _Batch] = {}  # the last of each size, to train on and not
         self.prefixes = Prefixes(self.inputs, min(config.train_batch_size, self.inputs.shape[1]), self.first)
         self.vocabulary_size = task.vocabulary_size
         self.is_gpt = isinstance(model, GPT)
@@ -105,15 +105,19 @@ class PrefixScorer:
         """Loss and accuracy ``(R, B)`` of the examples at ``indices``, ``(R, B)``; in training the loss is smoothed."""
         label_smoothing = self.label_smoothing if training else 0.0
         parameters = unflattened(self.theta, self.layout)
-        loss, accuracy = self._scores(parameters, self._batch(indices), label_smoothing, self.ops)
+        loss, accuracy = self._scores(parameters, self._batch(indices, training), label_smoothing, self.ops)
         return {"loss": loss, "accuracy": accuracy}
 
-    def _batch(self, indices: Tensor) -> _Batch:
-        """A batch; those of a full training set and of an evaluation are the same every time, and the same tensor."""
-        known = self._known.get(indices.shape[1])
+    def _batch(self, indices: Tensor, training: bool) -> _Batch:
+        """A batch; made once where it is the very tensor of last time, as it is when the training set is one batch.
+
+        A recorded step reads that one as long as there is the stack, so that no evaluation may take its place.
+        """
+        key = indices.shape[1], training
+        known = self._known.get(key)
         if known is not None and known.indices is indices:
             return known
-        self._known[indices.shape[1]] = batch = self._new_batch(indices)
+        self._known[key] = batch = self._new_batch(indices)
         return batch
 
     def _new_batch(self, indices: Tensor) -> _Batch:

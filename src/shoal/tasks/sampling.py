@@ -32,7 +32,7 @@ class Sampler(Protocol):
         """Positions in the training split ``(R, B)`` and which of them count ``(R, B)`` bool.
 
         ``steps`` ``(R,)`` int64, on the stack's device: the step of each member, from 1 on. Where the batch is the same
-        at every step, so are the tensors.
+        at every step, so may be the tensors; another batch is another tensor.
         """
 
 

@@ -7,6 +7,8 @@ it must change in place.
 """
 
 from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import torch
 
@@ -26,7 +28,9 @@ class Launches:
     """
 
     def __init__(self, device: torch.device, record: Callable[[Call], Call] | None = None) -> None:
-        self.record = record or (captured if device.type == "cuda" else None)
+        if record is None and device.type == "cuda":  # they take turns, so they may use the same memory
+            record = partial(captured, pool=torch.cuda.graph_pool_handle())
+        self.record = record
         self.done = 0  # times without a recording
         self.recordings: dict[int, Call] = {}  # times -> what does it so often
 
@@ -57,9 +61,12 @@ class Launches:
         return self.recordings[size]
 
 
-def captured(work: Call) -> Call:
-    """What a function does on the card, as a CUDA graph. It does nothing while it is recorded."""
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        work()
+def captured(work: Call, pool: Any = None) -> Call:
+    """What a function does on the card, as a CUDA graph in a pool of memory. It does nothing while it is recorded."""
+    graph, stream = torch.cuda.CUDAGraph(), torch.cuda.current_stream()
+    try:
+        with torch.cuda.graph(graph, pool=pool):
+            work()
+    finally:
+        torch.cuda.set_stream(stream)  # also where memory ran out in between
     return graph.replay

@@ -54,7 +54,7 @@ class Options:
         flush_seconds: longest time between two flushes.
         metrics: further quantities of the parameters to record at every evaluation.
         watch: is told where the cohort stands, a few times a second at most.
-        stop: asked after every step; True makes the session flush and end.
+        stop: asked after every step, on a card after up to a hundred; True makes the session flush and end.
         places: members to train side by side; as many as fit into ``memory_share`` of what is free, when not given.
     """
 
@@ -105,8 +105,8 @@ class Session:
         self.generalised: set[str] = set()
         self._check_precision()
         largest = max(specs, key=lambda spec: spec.r_train)
-        wanted = options.places or places(largest, len(specs), options.device, self.engine, options.memory_share)
-        self.roster = Roster(specs, wanted, options.device, self.engine)
+        self.planned = options.places or places(largest, len(specs), options.device, self.engine, options.memory_share)
+        self.roster = Roster(specs, self.planned, options.device, self.engine)
         self.most = len(specs)  # members that memory has not been found too small for
         self._fitting(self._restore)
         self.status = folder.status()
@@ -152,7 +152,8 @@ class Session:
         if checkpoint is not None:
             state, where, self.parts = checkpoint
             self.generalised = set(where["generalised"])
-            roster.places = min(self.most, self.options.places or where["places"])
+            self.planned = self.options.places or where["places"]
+            roster.places = min(self.most, self.planned)
             roster.restore(state, where, self.folder.check_checkpoint)
         self.folder.drop_metrics(self.parts)
 
@@ -170,7 +171,7 @@ class Session:
 
     def _shrink(self) -> None:
         roster = self.roster
-        tried = min(roster.places, len(roster.specs) - len(roster.finished))
+        tried = roster.tried
         if tried <= 1:
             raise UserError(f"cohort {self.folder.id} ran out of memory with one member in its stack")
         roster.places = self.most = tried // 2
@@ -187,13 +188,16 @@ class Session:
     def run(self) -> str:
         """Train until every member is done, or until told to stop."""
         self._write_status()
-        while not self.roster.is_done:
-            if self.options.stop():
-                self._flush()
+        while self.rows or not self.roster.is_done:  # a last flush that fails takes members back
+            is_stopped = not self.roster.is_done and self.options.stop()
+            if is_stopped or self.roster.is_done:
+                self._fitting(self._flush)
+            else:
+                self.advance()
+            if is_stopped:
                 self._watch("interrupted", now=True)
                 return "interrupted"
-            self.advance()
-        self._flush()
+        self._write_status()
         self.folder.checkpoint_path.unlink(missing_ok=True)
         self._watch("done", now=True)
         return "done"
@@ -294,7 +298,7 @@ class Session:
             self.folder.write_metrics(self.parts, pl.concat(self.rows, how="diagonal"))
             self.parts += 1
             self.rows = []
-        where = {**self.roster.where(), "generalised": sorted(self.generalised)}
+        where = {**self.roster.where(), "places": self.planned, "generalised": sorted(self.generalised)}
         self.folder.save_checkpoint(self.roster.state(), where, self.parts)
         self._write_status()
         self.flushed = time.monotonic()

@@ -13,6 +13,8 @@ from shoal.spec import RunSpec
 from shoal.tasks.build import build_model, build_task
 from shoal.training.optimizers import OPTIMIZERS
 
+# What PyTorch's allocator for the CPU says, CUDA and its libraries, and C++.
+_SIGNS = ("DefaultCPUAllocator", "out of memory", "ALLOC_FAILED", "bad_alloc")
 SHARE = 0.5  # of what is free, that all cohorts training at once may take together
 
 
@@ -74,10 +76,13 @@ def free_bytes(device: torch.device) -> int:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory ran out: of Python, of a card, or of PyTorch's allocator for the CPU."""
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
-        isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
-    )
+    """Whether an error, or one that it came after, says that memory ran out: of Python, of a card or of a library."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    if isinstance(error, RuntimeError) and any(sign in str(error) for sign in _SIGNS):
+        return True
+    before = error.__cause__ or error.__context__
+    return before is not None and is_out_of_memory(before)
 
 
 def release_memory(device: torch.device) -> None:

@@ -33,6 +33,7 @@ class Roster:
         parked: what has become of runs that have begun and have no place, each as the state of a stack of one.
         finished: how runs ended that have left.
         n_waiting: runs that want a place.
+        tried: members of the last stack that there was, or that there was to be.
 
     Args:
         specs: the runs.
@@ -43,7 +44,7 @@ class Roster:
 
     def __init__(self, specs: Sequence[RunSpec], places: int, device: torch.device, engine: str) -> None:
         self.specs = {spec.id: spec for spec in specs}
-        self.places, self.device, self.engine = places, device, engine
+        self.places, self.device, self.engine, self.tried = places, device, engine, places
         self.clear()
 
     def clear(self) -> None:
@@ -91,6 +92,7 @@ class Roster:
         return torch.arange(len(self.members)) >= begun
 
     def _restack(self, members: list[str]) -> None:
+        self.tried = len(members)
         self.stack = None  # before there is another: there may not be room for both
         if members:
             cohort = Cohort(tuple(self.specs[run] for run in members))
@@ -125,12 +127,7 @@ class Roster:
 
     def where(self) -> dict[str, Any]:
         """Whose state it is, and who has left: JSON."""
-        return {
-            "members": self.members,
-            "parked": list(self.parked),
-            "places": self.places,
-            "finished": self.finished,
-        }
+        return {"members": self.members, "parked": list(self.parked), "finished": self.finished}
 
     def restore(self, state: State, where: Mapping[str, Any], check: Callable[[State, State], None]) -> None:
         """Stand where a checkpoint says.
@@ -148,7 +145,7 @@ class Roster:
         begun = [*where["members"], *where.get("parked", [])]
         kept = list(where["members"])
         if len(kept) > self.places:
-            kept = [run for run in kept if run not in self.finished][: self.places]
+            kept = [run for run in begun if run not in self.finished][: self.places]
         self._restack(kept)
         if self.stack is not None:
             own = self.stack.state()
