@@ -6,12 +6,15 @@ that is looked at, raise.
 
 import copy
 import sys
+from typing import Any
 from unittest import mock
 
 import torch
 from helpers import CPU, one_cohort, tiny_grid
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
 
 from shoal.training.stack import Stack
@@ -44,6 +47,15 @@ def on_card(stack: Stack, mode: FakeTensorMode) -> Stack:
         return copy.deepcopy(stack)
 
 
+class OnCard(TorchDispatchMode):
+    """Refuses operands on the host, of which PyTorch lets single numbers meet what is on a card."""
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        for value in tree_leaves((args, kwargs)):
+            assert not isinstance(value, Tensor) or value.device.type == "card", (function, value)
+        return function(*args, **(kwargs or {}))
+
+
 def check(model: str, engine: str, values: dict[str, object]) -> None:
     axes = {name: value for name, value in values.items() if isinstance(value, list)}
     base = {name: value for name, value in values.items() if name not in axes}
@@ -53,7 +65,8 @@ def check(model: str, engine: str, values: dict[str, object]) -> None:
     card = on_card(stack, mode)
     assert card.theta.device.type == "card"
     with mode:
-        _learn(card)
+        with OnCard():
+            _learn(card)
         columns = evaluate(card, {"l2_norm": l2_norm})
     assert {column.device for column in columns.values()} == {CPU}  # what the host reads has been brought to it
 

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 
 import pytest
@@ -48,6 +49,19 @@ def test_recorded_steps_are_called_steps_to_the_bit(model, engine, case):
     for name, tensor in called.state().items():
         assert torch.equal(replayed.state()[name], tensor), name
     assert torch.equal(replayed.at, replayed.steps)
+
+
+@pytest.mark.parametrize("eval_batch_size", [15, 10, 4096])
+def test_an_evaluation_leaves_a_recorded_step_its_batch(eval_batch_size):
+    specs = tiny_grid({"eval_batch_size": eval_batch_size}, seed=[0, 1])  # 15 of 25 equations train
+    stack = Stack(one_cohort(specs), CPU, "prefixes")
+    train_step(stack)
+    (batch,) = stack.scorer._known.values()
+    read = [weakref.ref(tensor) for tensor in (batch.nodes.paths, batch.nodes.tokens, batch.targets, batch.scored)]
+    assert batch.indices.shape[1] == 15
+    del batch
+    evaluate(stack, {})
+    assert all(tensor() is not None for tensor in read)
 
 
 @settings(max_examples=50, deadline=None)

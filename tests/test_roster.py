@@ -20,6 +20,7 @@ from shoal.training.launches import Launches
 from shoal.training.loop import Options, Session, train_cohort
 from shoal.training.memory import is_out_of_memory
 from shoal.training.roster import Roster
+from shoal.training.stack import Stack
 
 
 @pytest.fixture(autouse=True)
@@ -88,6 +89,59 @@ def test_fewer_places_on_resume_park_members(tmp_path):
     assert results(folder) == alone(tmp_path / "alone", specs)
 
 
+def test_members_that_have_left_do_not_hide_that_others_fit(tmp_path, monkeypatch):
+    specs = [tiny(seed=9, n_steps=40), *tiny_grid({}, n_steps=[6], seed=range(7))]
+    folder = begun(tmp_path / "together", specs)
+    asked = iter(range(6))
+    train_cohort(folder, Options(stop=lambda: next(asked, None) is None))
+    checkpoint = folder.load_checkpoint()
+    assert checkpoint is not None and (len(checkpoint[1]["members"]), len(checkpoint[1]["finished"])) == (8, 7)
+    real = Stack.__init__
+
+    def small(self, cohort, *rest):
+        if len(cohort) > 4:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        real(self, cohort, *rest)
+
+    monkeypatch.setattr(Stack, "__init__", small)
+    with pytest.warns(UserWarning, match="with 8 members side by side"):
+        assert train_cohort(folder, Options()) == "done"
+    monkeypatch.undo()
+    assert results(folder) == alone(tmp_path / "alone", specs)
+
+
+@pytest.mark.parametrize("failing", [1, 2, 3])
+def test_a_flush_may_run_out_of_memory(tmp_path, monkeypatch, failing):
+    specs = tiny_grid({}, seed=range(4))
+    folder, real, calls = begun(tmp_path / "together", specs), Roster.state, []
+
+    def state(self):
+        calls.append(len(self.members))
+        if len(calls) == failing:
+            raise MemoryError
+        return real(self)
+
+    monkeypatch.setattr(Roster, "state", state)
+    asked = iter(range(6))
+    with pytest.warns(UserWarning, match="ran out of memory with"):
+        stopped = train_cohort(folder, Options(stop=lambda: next(asked, None) is None))
+        assert stopped == "interrupted"
+        assert train_cohort(folder, Options(flush_seconds=0)) == "done"
+    monkeypatch.undo()
+    assert results(folder) == alone(tmp_path / "alone", specs)
+
+
+def test_a_shortage_does_not_outlast_its_session(tmp_path, monkeypatch):
+    folder = begun(tmp_path, tiny_grid({}, seed=range(4)))
+    with monkeypatch.context() as patch, pytest.warns(UserWarning, match="ran out of memory"):
+        room_for(patch, 2)
+        asked = iter(range(5))
+        train_cohort(folder, Options(flush_seconds=0, stop=lambda: next(asked, None) is None))
+    session = Session(folder, Options())
+    session.advance()
+    assert len(session.roster.members) == 4
+
+
 def test_a_member_that_does_not_fit_alone_is_said(tmp_path, monkeypatch):
     folder = begun(tmp_path, tiny_grid({}, seed=range(2)))
     room_for(monkeypatch, 0)
@@ -123,6 +177,15 @@ def test_what_pytorch_says_when_memory_runs_out_is_understood():
         torch.empty(2**62, dtype=torch.uint8)
     assert is_out_of_memory(caught.value)
     assert is_out_of_memory(MemoryError())
+    for said in ("CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate", "std::bad_alloc"):
+        assert is_out_of_memory(RuntimeError(said))
+    try:
+        try:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        finally:
+            raise RuntimeError("the recording is invalid")
+    except RuntimeError as error:
+        assert is_out_of_memory(error)
     assert not is_out_of_memory(RuntimeError("shapes do not fit"))
 
 

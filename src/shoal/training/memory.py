@@ -24,7 +24,7 @@ def places(spec: RunSpec, members: int, device: torch.device, engine: str, share
     Raises:
         UserError: not even one fits.
     """
-    free, each = free_bytes(device), member_bytes(spec, engine)
+    free, each = free_bytes(device), member_bytes(spec, engine, device.type == "cuda")
     if each > free:
         raise UserError(
             f"one run with model={spec.model}, embedding_size={spec.embedding_size}, num_layers={spec.num_layers} and "
@@ -34,11 +34,12 @@ def places(spec: RunSpec, members: int, device: torch.device, engine: str, share
     return max(1, min(members, int(share * free / each)))
 
 
-def member_bytes(spec: RunSpec, engine: str) -> int:
+def member_bytes(spec: RunSpec, engine: str, on_card: bool = False) -> int:
     """An estimate, on the high side, of what one member takes while it trains and is evaluated.
 
     Parameters with their gradient, optimizer state and copies; data; and what the forward pass keeps for the backward
-    at every position of a batch, or what an evaluation pass holds at once.
+    at every position of a batch, or what an evaluation pass holds at once: on a card both, as recorded steps keep
+    their memory.
     """
     task = build_task(spec)
     parameters = sum(p.numel() for p in build_model(spec, task).parameters())
@@ -52,7 +53,8 @@ def member_bytes(spec: RunSpec, engine: str) -> int:
     if engine == "compiled":  # in parts, but every layer's arrays stay
         n_scored = -(-n_scored // parts_of(n_scored, min(spec.train_batch_size, n_train))) * spec.num_layers
     evaluated = n_scored * task.sequence_length * position / spec.num_layers
-    return int(4 * (parameters * copies + max(trained, evaluated)) + data)
+    held = trained + evaluated if on_card else max(trained, evaluated)
+    return int(4 * (parameters * copies + held) + data)
 
 
 def _floats_per_position(spec: RunSpec) -> float:
