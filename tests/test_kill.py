@@ -93,6 +93,22 @@ def test_a_signal_finishes_the_step_flushes_and_says_how_to_go_on(tmp_path, numb
         assert folder.metrics()["step"].max() == step // 10 * 10
 
 
+def test_a_worker_that_is_killed_is_said_and_the_others_flush_and_end(tmp_path):
+    process = started(tmp_path / "lab")
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    commands = {child: Path(f"/proc/{child}/cmdline").read_text() for child in children}
+    workers = [int(child) for child, command in commands.items() if "spawn_main" in command]
+    assert len(workers) == 2, commands
+    os.kill(workers[0], signal.SIGKILL)  # as the kernel does where memory runs out
+    out, error = process.communicate(timeout=60)
+    assert process.returncode == 1, (out, error)
+    assert "ended with exit code -9: perhaps for lack of memory" in error
+    assert "Traceback" not in error
+    lab = Lab(tmp_path / "lab")
+    assert not any(folder.is_training() for folder in lab.cohorts())
+    assert set(lab.records().runs()["state"]) == {"interrupted"}
+
+
 def test_workers_end_when_their_parent_is_killed(tmp_path):
     process = started(tmp_path / "lab")
     process.kill()

@@ -133,8 +133,9 @@ class _Worker:
         except (EOFError, OSError):
             self.process.join()
             if self.outcome is None:
-                why = ": killed, perhaps for lack of memory" if self.process.exitcode == -signal.SIGKILL else ""
-                self.outcome = RunFailed(f"{self.process.name} ended with exit code {self.process.exitcode}{why}")
+                code = self.process.exitcode
+                why = ": perhaps for lack of memory" if code in (-signal.SIGKILL, -signal.SIGABRT) else ""
+                self.outcome = RunFailed(f"{self.process.name} ended with exit code {code}{why}")
             return False
         if isinstance(message, Snapshot):
             watch(message)

@@ -166,20 +166,21 @@ class Session:
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
-            self._shrink()  # now that the error is gone, and with it what it held
+                said = str(error).partition("\n")[0] or type(error).__name__
+            self._shrink(said)  # now that the error is gone, and with it what it held
             act = self._restore
 
-    def _shrink(self) -> None:
+    def _shrink(self, said: str) -> None:
         roster = self.roster
         tried = roster.tried
         if tried <= 1:
-            raise UserError(f"cohort {self.folder.id} ran out of memory with one member in its stack")
+            raise UserError(f"cohort {self.folder.id} ran out of memory with one member in its stack: {said}")
         roster.places = self.most = tried // 2
         roster.clear()
         release_memory(self.options.device)
         warnings.warn(
             f"cohort {self.folder.id} ran out of memory with {tried} members side by side; from its last flush on it "
-            f"trains {self.most}",
+            f"trains {self.most} ({said})",
             stacklevel=2,
         )
 

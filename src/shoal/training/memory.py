@@ -2,6 +2,7 @@
 
 import gc
 import os
+import re
 from pathlib import Path
 
 import torch
@@ -13,8 +14,8 @@ from shoal.spec import RunSpec
 from shoal.tasks.build import build_model, build_task
 from shoal.training.optimizers import OPTIMIZERS
 
-# What PyTorch's allocator for the CPU says, CUDA and its libraries, and C++.
-_SIGNS = ("DefaultCPUAllocator", "out of memory", "ALLOC_FAILED", "bad_alloc")
+# What PyTorch says for the CPU, CUDA and its libraries, C++, and oneDNN (with "descriptor" after it: another mistake).
+_SIGNS = re.compile("DefaultCPUAllocator|out of memory|ALLOC_FAILED|bad_alloc|could not create a primitive$")
 SHARE = 0.5  # of what is free, that all cohorts training at once may take together
 
 
@@ -81,7 +82,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error, or one that it came after, says that memory ran out: of Python, of a card or of a library."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
-    if isinstance(error, RuntimeError) and any(sign in str(error) for sign in _SIGNS):
+    if isinstance(error, RuntimeError) and _SIGNS.search(str(error)):
         return True
     before = error.__cause__ or error.__context__
     return before is not None and is_out_of_memory(before)
