@@ -205,20 +205,24 @@ from shoal.spec import RunSpec, grid
 from shoal.training.loop import Options, train_cohort
 from shoal.training.plan import plan
 torch.set_num_threads(1)
-specs = grid(RunSpec(model="gpt", n_steps=3, eval_first=0, eval_period=3), seed=range(16))
+specs = grid(RunSpec(model="lstm", n_steps=3, eval_first=0, eval_period=3), seed=range(16))
 (cohort,) = plan(specs)
 folder = Lab(sys.argv[1]).create().cohort(cohort.id)
 folder.create(specs, threads=1, engine="prefixes")
 pl.DataFrame({"x": [1.0]}).write_parquet(io.BytesIO())  # takes its memory before the limit: it aborts where it has none
 used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-resource.setrlimit(resource.RLIMIT_AS, (used + 2**30, used + 2**30))  # a GiB more; sixteen members want three
+resource.setrlimit(resource.RLIMIT_AS, (used + 2**29, used + 2**29))
 print(train_cohort(folder, Options(places=16)), len(folder.metrics()))
 """
 
 
 @pytest.mark.slow
 def test_a_real_lack_of_memory_is_lived_with(tmp_path):
-    """A limit on the process's memory, half as many places again and again until they fit."""
+    """A limit on the process's addresses, half as many places again and again until they fit.
+
+    Of an LSTM: for a GPT's gelu oneDNN makes code while it runs, and there is room for it only where malloc has left
+    some, which about one time in thirty it had not.
+    """
     command = [sys.executable, "-c", SHORT, str(tmp_path)]
     environment = {**os.environ, "POLARS_MAX_THREADS": "1"}  # no others that want memory at the same time
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)

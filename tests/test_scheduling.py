@@ -1,8 +1,10 @@
 """Members leave the stack when they are done, others take their places, and none of it changes a result."""
 
 import json
+import resource
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -192,6 +194,18 @@ def test_places_follow_the_memory_that_is_free(monkeypatch):
 
 def test_free_memory_is_a_plausible_number():
     assert 2**20 < memory.free_bytes(CPU) < 2**50
+
+
+def test_free_memory_ends_where_the_process_may_have_no_more_addresses():
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (used + 2**26, before[1]))
+    try:
+        assert 2**25 < memory.free_bytes(CPU) <= 2**26
+        resource.setrlimit(resource.RLIMIT_AS, (used - 2**26, before[1]))
+        assert memory.free_bytes(CPU) == 0
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
 
 
 MEASURE = """

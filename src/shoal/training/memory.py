@@ -3,6 +3,7 @@
 import gc
 import os
 import re
+import resource
 from pathlib import Path
 
 import torch
@@ -74,7 +75,7 @@ def free_bytes(device: torch.device) -> int:
     """Memory that can be taken on a device."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
-    free = [_available(), _left_in_group()]
+    free = [_available(), _left_in_group(), _left_in_process()]
     return min(number for number in free if number is not None)
 
 
@@ -114,3 +115,15 @@ def _left_in_group() -> int | None:
         return max(0, int((group / "memory.max").read_text()) - used + cache)
     except (OSError, ValueError):
         return None
+
+
+def _left_in_process() -> int | None:
+    """What a limit on the addresses of this process leaves (``ulimit -v``, some batch systems), where there is one."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if limit == resource.RLIM_INFINITY:
+        return None
+    try:
+        used = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0]) * resource.getpagesize()
+    except OSError:  # not Linux
+        return None
+    return max(0, limit - used)
