@@ -30,6 +30,8 @@ WRONG = {
     "train --model gpt --embedding-size 10 --num-heads 4": "num_heads must divide embedding_size",
     "train --n-steps -5": "n_steps must be an integer of at least 1, got '-5'",
     "train --train-batch-size 0": "train_batch_size must be an integer of at least 1, got '0'",
+    "train --n-steps 9223372036854775808": "n_steps must be at most 2,147,483,647, got 9223372036854775808",
+    "train --eval-first 1180591620717411303424": "eval_first must be at most 2,147,483,647, got",
     "train --num-layers 0": "num_layers must be an integer of at least 1, got '0'",
     "train --model gtp": "unknown model 'gtp'.*did you mean 'gpt'",
     "train --operator x": r"unknown operator 'x': one of \+ - \* /",
@@ -97,6 +99,15 @@ def test_a_wrong_request_is_one_line_exit_code_2_and_no_lab(command, tmp_path, c
     assert error.startswith("shoal: ")
     assert re.search(WRONG[command], error), error
     assert not lab.exists()
+
+
+@pytest.mark.parametrize("size", ["--embedding-size", "--num-layers"])
+@pytest.mark.parametrize("model", ["lstm", "gpt"])
+def test_a_model_that_cannot_fit_is_refused_before_it_is_made_or_written_down(model, size, tmp_path, capsys):
+    command = ["train", "--p", "5", "--model", model, size, str(2**31 - 4), "--lab", str(tmp_path / "lab")]
+    assert main(command) == 2
+    assert re.fullmatch(r"shoal: one run with .*=2147483644.* GiB; .* GiB are free\n", capsys.readouterr().err)
+    assert not list(tmp_path.glob("lab/cohorts/*"))
 
 
 @pytest.mark.parametrize("kind", ["file", "folder", "newer"])

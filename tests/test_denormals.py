@@ -6,6 +6,8 @@ from helpers import tiny
 
 import shoal
 from shoal.fast.denormals import flushed_denormals, is_flushed
+from shoal.fast.threads import openmp_runtime
+from shoal.training.executor import cores
 
 SMALL = 1e-39
 
@@ -26,6 +28,19 @@ def test_a_thread_is_left_as_it_was_found(before):
     finally:
         torch.set_flush_denormal(False)
     assert float(torch.tensor(SMALL) * 0.5) > 0
+
+
+@pytest.mark.skipif(openmp_runtime() is None or cores() < 2, reason="one thread, or a runtime that cannot be asked")
+def test_threads_that_are_there_already_flush_too_and_no_longer():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        numbers = torch.full((2**21,), SMALL)  # so many that both threads take a part, here and below
+        with flushed_denormals():
+            assert int((numbers * 0.5).count_nonzero()) == 0
+        assert int((numbers * 0.5).count_nonzero()) == len(numbers)
+    finally:
+        torch.set_num_threads(threads)
 
 
 @pytest.mark.parametrize("workers", [1, 2])

@@ -388,6 +388,37 @@ def test_a_short_training_does_not_wait_for_the_compiler(tmp_path):
     assert len(list((tmp_path / "shoal").iterdir())) == 1
 
 
+NOWHERE = """
+import os, sys
+from pathlib import Path
+from shoal.fast import build
+def no_home():
+    raise RuntimeError("Could not determine home directory.")
+if sys.argv[1] == "no home":
+    os.environ.pop("XDG_CACHE_HOME")
+    Path.home = no_home
+if sys.argv[1] == "not ours":
+    os.access = lambda path, mode: mode != os.W_OK
+print(build.is_compiled(), build.kernels().note)
+print(build._own_folder())
+"""
+
+
+@pytest.mark.skipif(shutil.which("cc") is None, reason="no compiler")
+@pytest.mark.parametrize("why", ["no home", "not ours", "a file"])
+def test_where_nothing_can_be_kept_kernels_are_compiled_for_one_process(tmp_path, why):
+    cache = tmp_path / "cache"
+    cache.write_text("") if why == "a file" else cache.mkdir()
+    command = [sys.executable, "-c", NOWHERE, why]
+    environment = {**os.environ, "XDG_CACHE_HOME": str(cache), "TMPDIR": str(tmp_path)}
+    found, folder = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout.split(
+        "\n"
+    )[:2]
+    assert found.startswith("False kernels compiled by")
+    assert not Path(folder).exists()  # any more
+    assert not list(tmp_path.rglob("*.so"))
+
+
 @pytest.mark.parametrize("model", ["lstm", "gpt"])
 def test_bfloat16_rounds_products_and_nothing_else(model):
     exact, rounded = (scattered([tiny(model=model, precision=name)], "prefixes") for name in ("float32", "bfloat16"))

@@ -1,5 +1,6 @@
 """Compile ``kernels.c`` for this machine with its own C compiler, once, and load it."""
 
+import atexit
 import ctypes
 import hashlib
 import os
@@ -11,7 +12,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-import torch
+from shoal.fast.threads import openmp_runtime
 
 SOURCE = Path(__file__).with_name("kernels.c")
 # An unlimited peel would make the order of a sum depend on where in memory a row begins.
@@ -72,7 +73,7 @@ def _compiler() -> str | None:
 
 def _flags(compiler: str) -> list[tuple[str, ...]]:
     """What to compile with, best first. Threads need gcc, whose OpenMP runtime torch brings along on Linux."""
-    runtime = next((Path(torch.__file__).parent / "lib").glob("libgomp*.so*"), None)
+    runtime = openmp_runtime()
     if runtime is None or "Free Software Foundation" not in _version(compiler):
         return [FLAGS, PLAIN_FLAGS]
     return [(*FLAGS, *OPENMP, str(runtime)), FLAGS, PLAIN_FLAGS]
@@ -81,11 +82,14 @@ def _flags(compiler: str) -> list[tuple[str, ...]]:
 def _compiled(compiler: str, flags: tuple[str, ...]) -> Path:
     """The shared library for this source, compiler and processor."""
     path = _path(compiler, flags)
+    if path.exists():
+        return path
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        return _compile(compiler, flags, path)
-    except OSError:  # no place to keep it: compile for this process alone
-        return _compile(compiler, flags, Path(tempfile.mkdtemp(prefix="shoal-")) / path.name)
+        is_kept = os.access(path.parent, os.W_OK)
+    except OSError:
+        is_kept = False
+    return _compile(compiler, flags, path if is_kept else _own_folder() / path.name)
 
 
 @cache
@@ -93,8 +97,19 @@ def _path(compiler: str, flags: tuple[str, ...]) -> Path:
     """Where the library for this source, compiler and processor is kept."""
     parts = [SOURCE.read_text(encoding="utf-8"), _version(compiler), " ".join(flags), _processor()]
     name = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
-    cache_folder = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(cache_folder) / "shoal" / f"kernels-{name}.so"
+    try:
+        folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "shoal"
+    except RuntimeError:  # a user without a home, as in some containers
+        folder = _own_folder()
+    return folder / f"kernels-{name}.so"
+
+
+@cache
+def _own_folder() -> Path:
+    """A folder of this process alone, for where there is none to keep anything in."""
+    folder = tempfile.mkdtemp(prefix="shoal-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return Path(folder)
 
 
 @cache
@@ -103,14 +118,13 @@ def _version(compiler: str) -> str:
 
 
 def _compile(compiler: str, flags: tuple[str, ...], path: Path) -> Path:
-    if not path.exists():
-        partial = path.with_suffix(f".{os.getpid()}")  # several processes may do this at once; renaming is atomic
-        try:
-            command = [compiler, "-o", str(partial), str(SOURCE), *flags, "-lm"]
-            subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
-            partial.rename(path)
-        finally:
-            partial.unlink(missing_ok=True)
+    partial = path.with_suffix(f".{os.getpid()}")  # several processes may do this at once; renaming is atomic
+    try:
+        command = [compiler, "-o", str(partial), str(SOURCE), *flags, "-lm"]
+        subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+        partial.rename(path)
+    finally:
+        partial.unlink(missing_ok=True)
     return path
 
 

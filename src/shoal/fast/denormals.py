@@ -9,16 +9,18 @@ from contextlib import contextmanager
 
 import torch
 
+from shoal.fast.threads import in_every_thread
+
 
 @contextmanager
 def flushed_denormals() -> Iterator[None]:
-    """Flush them in this thread and in threads that it starts, and leave the thread as it was found."""
+    """Flush them in this thread and in those that work for it, and leave all as this one was found."""
     before = is_flushed()
-    torch.set_flush_denormal(True)
+    in_every_thread(lambda: torch.set_flush_denormal(True))
     try:
         yield
     finally:
-        torch.set_flush_denormal(before)
+        in_every_thread(lambda: torch.set_flush_denormal(before))
 
 
 def is_flushed() -> bool:

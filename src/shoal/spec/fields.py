@@ -9,6 +9,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from shoal.errors import UserError, nearest
 
 SEED: dict[str, Any] = {"allowed": "an integer in [0, 2**32)", "ge": 0, "lt": 2**32}
+LARGEST = 2**31 - 1  # of a count: steps are counted in 64 bits, and some are multiplied
 SHARE: dict[str, Any] = {"allowed": "in [0, 1)", "ge": 0, "lt": 1}
 
 
@@ -53,6 +54,14 @@ def check_choices(settings: BaseModel) -> None:
         known, value = extra(type(settings), name), getattr(settings, name)
         if known["choices"] and value is not None and value not in known["choices"]:
             raise UserError(f"unknown {name} {value!r}: {known['allowed']}{nearest(value, known['choices'])}")
+
+
+def check_counts(settings: BaseModel, names: Iterable[str]) -> None:
+    """Raise :class:`UserError` for an integer that nothing could count to."""
+    for name in names:
+        value = getattr(settings, name)
+        if isinstance(value, int) and value > LARGEST:
+            raise UserError(f"{name} must be at most {LARGEST:,}, got {value}")
 
 
 def one_line(error: ValidationError, kind: type[BaseModel]) -> str:

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from shoal.errors import UserError
 from shoal.spec.data import DataSettings
-from shoal.spec.fields import check_choices, one_line
+from shoal.spec.fields import check_choices, check_counts, one_line
 from shoal.spec.model import ModelSettings
 from shoal.spec.training import SEEDS, OptimizerSettings, SeedSettings, TrainingSettings, check_precision, check_warmup
 
@@ -42,6 +42,7 @@ class RunSpec(SeedSettings, TrainingSettings, OptimizerSettings, ModelSettings, 
 
     def model_post_init(self, _context: object) -> None:
         check_choices(self)
+        check_counts(self, [name for name in type(self).model_fields if name not in SeedSettings.model_fields])
         self.resolve_model()
         self.resolve_optimizer()
         self.resolve_seeds()
@@ -92,7 +93,8 @@ class RunSpec(SeedSettings, TrainingSettings, OptimizerSettings, ModelSettings, 
 
     def _identity(self) -> dict[str, Any]:
         dropped = (*_OPERATIONAL, "seed")
-        settings = self.model_dump(mode="json", exclude=set(dropped))
+        dumped = self.model_dump(mode="json", exclude=set(dropped))
+        settings = {name: v + 0.0 if isinstance(v, float) else v for name, v in dumped.items()}  # -0.0 is 0.0
         return {**settings, "model": self.model, "optimizer": self.optimizer}
 
 

@@ -15,6 +15,7 @@ from shoal.spec import RunSpec
 from shoal.tasks.build import build_model, build_task
 from shoal.training.executor import Execution, cores, execute
 from shoal.training.loop import Snapshot
+from shoal.training.memory import check_parameters
 from shoal.training.plan import Cohort, plan, spread
 from shoal.training.step import Metric, measure
 
@@ -80,6 +81,7 @@ def train(
         _check_recorded(held, metrics or {})
         folders = [folder for folder in dict.fromkeys(held.values()) if not folder.is_finished()]
         cohorts = plan(spec for spec in wanted if spec.id not in held)
+        check_parameters((cohort.shared for cohort in cohorts), on)
         workers = workers or choose_workers(folders, cohorts, on, metrics or {})
         threads = threads or max(1, cores() // workers)
         folders += _begin(lab, _divided(cohorts, workers), on, threads, engine, metrics or (), say)

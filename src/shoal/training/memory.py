@@ -4,15 +4,17 @@ import gc
 import os
 import re
 import resource
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
 
+from shoal.equations import count_tokens
 from shoal.errors import UserError
 from shoal.fast.memory import return_freed_memory
 from shoal.fast.scorer import parts_of
 from shoal.spec import RunSpec
-from shoal.tasks.build import build_model, build_task
+from shoal.tasks.build import build_task, count_run_parameters
 from shoal.training.optimizers import OPTIMIZERS
 
 # What PyTorch says for the CPU, CUDA and its libraries, C++, and oneDNN (with "descriptor" after it: another mistake).
@@ -27,13 +29,23 @@ def places(spec: RunSpec, members: int, device: torch.device, engine: str, share
         UserError: not even one fits.
     """
     free, each = free_bytes(device), member_bytes(spec, engine, device.type == "cuda")
-    if each > free:
-        raise UserError(
-            f"one run with model={spec.model}, embedding_size={spec.embedding_size}, num_layers={spec.num_layers} and "
-            f"train_batch_size={spec.train_batch_size} needs about {each / 2**30:.1f} GiB; "
-            f"{free / 2**30:.1f} GiB are free"
-        )
+    _check_fits(spec, each, free)
     return max(1, min(members, int(share * free / each)))
+
+
+def check_parameters(specs: Iterable[RunSpec], device: torch.device) -> None:
+    """Raise :class:`UserError` for a run whose parameters alone do not fit; nothing is made to find out."""
+    free = free_bytes(device)
+    for spec in specs:
+        _check_fits(spec, parameter_bytes(spec), free)
+
+
+def _check_fits(spec: RunSpec, each: int, free: int) -> None:
+    if each > free:
+        names = ["p", "q", "train_batch_size", "model", "num_layers", "embedding_size"]
+        names.append("hidden_size" if spec.model == "lstm" else "multiplier")
+        sizes = ", ".join(f"{name}={getattr(spec, name)}" for name in names)
+        raise UserError(f"one run with {sizes} needs about {each / 2**30:,.1f} GiB; {free / 2**30:,.1f} GiB are free")
 
 
 def member_bytes(spec: RunSpec, engine: str, on_card: bool = False) -> int:
@@ -44,9 +56,6 @@ def member_bytes(spec: RunSpec, engine: str, on_card: bool = False) -> int:
     their memory.
     """
     task = build_task(spec)
-    parameters = sum(p.numel() for p in build_model(spec, task).parameters())
-    optimizer = OPTIMIZERS[spec.optimizer]
-    copies = 6 + len(optimizer.state) + optimizer.temporaries
     data = 2 * sum(tensor.numel() * tensor.element_size() for tensor in task.tensors.values())
     n_train, n_all = len(task.splits["train"]), sum(map(len, task.splits.values()))
     position = _floats_per_position(spec) + 4 * task.vocabulary_size
@@ -56,7 +65,16 @@ def member_bytes(spec: RunSpec, engine: str, on_card: bool = False) -> int:
         n_scored = -(-n_scored // parts_of(n_scored, min(spec.train_batch_size, n_train))) * spec.num_layers
     evaluated = n_scored * task.sequence_length * position / spec.num_layers
     held = trained + evaluated if on_card else max(trained, evaluated)
-    return int(4 * (parameters * copies + held) + data)
+    return int(parameter_bytes(spec) + 4 * held + data)
+
+
+def parameter_bytes(spec: RunSpec) -> int:
+    """What a member's parameters take, with their gradient, optimizer state and copies."""
+    assert spec.q is not None
+    tokens = count_tokens(spec.p, spec.q, spec.operator, spec.operation_orders, spec.equation_format)
+    parameters = count_run_parameters(spec) + tokens * spec.embedding_size
+    optimizer = OPTIMIZERS[spec.optimizer]
+    return 4 * parameters * (6 + len(optimizer.state) + optimizer.temporaries)
 
 
 def _floats_per_position(spec: RunSpec) -> float:

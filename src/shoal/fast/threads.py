@@ -1,0 +1,26 @@
+"""The threads that PyTorch divides its work between: on Linux those of GNU's OpenMP runtime, which it brings along."""
+
+import ctypes
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+
+def openmp_runtime() -> Path | None:
+    """The runtime's library, where there is one."""
+    return next((Path(torch.__file__).parent / "lib").glob("libgomp*.so*"), None)
+
+
+def in_every_thread(act: Callable[[], object]) -> None:
+    """Call a function once in this thread and once in each that works for it.
+
+    For what belongs to a thread, which those that are there already do not inherit. Where the runtime is another, only
+    in this thread.
+    """
+    runtime, n = openmp_runtime(), torch.get_num_threads()
+    if runtime is None or n == 1:
+        act()
+        return
+    callback = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(lambda _: act() and None)
+    ctypes.CDLL(str(runtime)).GOMP_parallel(callback, None, ctypes.c_uint(n), ctypes.c_uint(0))
