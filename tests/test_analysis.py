@@ -243,7 +243,9 @@ def test_names_of_settings_are_escaped_in_latex():
         (0.5, 0.25, False, "0.50 ± 0.25"),
         (123.4, 56, False, "123.40 ± 56.00"),
         (3e-5, 0, False, "0.000030 ± 0.000000"),
-        (1e-12, 0, False, "0.00000000 ± 0.00000000"),
+        (1e-12, 0, False, "1.00e-12 ± 0.0e+00"),
+        (82.5, 5.5, True, "82.5 ± 5.5"),
+        (0.000132, 3e-8, False, "0.000132000 ± 0.000000030"),
     ],
 )
 def test_numbers_are_shown_with_the_digits_that_mean_something(mean, std, is_step, text):

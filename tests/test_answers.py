@@ -5,7 +5,7 @@ import polars as pl
 import pytest
 
 import shoal
-from shoal.analysis import decompose
+from shoal.analysis import at_least, decompose, first_step_at_least
 from shoal.report.panels import Axis
 from shoal.studies import Form, Results
 from shoal.studies.answers import Case, direction, how_it_goes, who_scales_better
@@ -19,10 +19,12 @@ SIZE = Axis("size", "size s", log=2)
 
 
 def runs(slopes, seeds=6, noise=0.01, sizes=(1, 2, 4, 8)):
-    """Losses 10^(slope · log2 size), a little apart by seed."""
+    """Losses 10^(slope · log2 size), a little apart by seed, the models in other directions."""
+    shift = {"lstm": noise, "gpt": -noise}
     rows = [
-        {"model": m, "size": s, "seed": seed, "train_loss": 1.0, "valid_accuracy": 0.5 + k * 0.1 * slope}
-        | {"valid_loss": 10 ** (slope * k + noise * (seed % 3 - 1) * (k - 1))}
+        {"model": m, "size": s, "seed": seed, "train_loss": 1.0}
+        | {"valid_accuracy": 0.5 + k * 0.1 * slope + shift[m] * (seed % 3 - 1) * (k - 1)}
+        | {"valid_loss": 10 ** (slope * k + shift[m] * (seed % 3 - 1) * (k - 1))}
         for m, slope in slopes.items()
         for k, s in enumerate(sizes)
         for seed in range(seeds)
@@ -64,10 +66,9 @@ def test_with_one_setting_it_cannot_be_told_who_scales_better():
     ]
     sentences, table = who_scales_better([Case("all", runs({"lstm": -0.5, "gpt": -0.1}), SIZE), one], "t")
     assert sentences == [
-        "In terms of log₁₀ L_val, of 2 comparisons the LSTM scales better in 1, the GPT in 0, and 0 are open; 1 cannot "
-        "be told.",
-        "In terms of A_val, of 2 comparisons the LSTM scales better in 0, the GPT in 1, and 0 are open; 1 cannot be "
-        "told.",
+        f"In terms of {symbol}, of 2 comparisons the LSTM scales better in {lstm}, the GPT in {gpt}, and 0 are open; 1 "
+        "cannot be told (not corrected for their number: without any difference one in twenty would show one)."
+        for symbol, lstm, gpt in (("log₁₀ L_val", 1, 0), ("A_val", 0, 1))
     ]
     assert [cells[-1].text for _, cells in table.rows] == ["LSTM", "GPT", "cannot be told", "cannot be told"]
 
@@ -225,8 +226,8 @@ def test_the_norm_before_and_at_generalisation():
     never = learned.with_columns(run=pl.lit("b"), valid_accuracy=pl.lit(0.0))
     found = norms(Told(curves=pl.concat([learned, never])))
     assert found.sort("run").rows() == [
-        ("a", 1.0, 10.0, 20.0, 25.0, 15.0, 40.0),
-        ("b", 1.0, 10.0, 20.0, 40.0, None, 40.0),
+        ("a", 1.0, 10, 30, 10.0, 20.0, 25.0, 15.0, 40.0),
+        ("b", 1.0, 10, None, 10.0, 20.0, 40.0, None, 40.0),
     ]
     first, reading, second = norm_answers(Told(curves=pl.concat([learned, never])))
     assert first == (
@@ -243,7 +244,28 @@ def test_the_norm_before_and_at_generalisation():
     assert norms(Told(curves=high))["peak"].to_list() == [25.0]  # not what it began with
     risen = learned.with_columns(l2_norm=pl.col("step").cast(pl.Float64))
     assert norm_answers(Told(curves=risen))[1].startswith("On the whole the norm does not fall between the two")
-    assert norm_answers(Told(curves=never))[0].startswith("No run both memorised and generalised")
+    assert norm_answers(Told(curves=never))[0].startswith("No run memorised and later generalised")
+
+
+def test_of_runs_that_generalise_before_they_memorise_the_norm_in_between_is_not_told():
+    names = ["step", "train_accuracy", "valid_accuracy", "l2_norm"]
+    stations = [(0, 0.0, 0.0, 60.0), (100, 0.5, 1.0, 50.0), (200, 1.0, 1.0, 40.0)]
+    early = pl.DataFrame(stations, names, orient="row").with_columns(run=pl.lit("a"), weight_decay=pl.lit(1.0))
+    assert norm_answers(Told(curves=early))[0].startswith("No run memorised and later generalised")
+    swapped = {"train_accuracy": "valid_accuracy", "valid_accuracy": "train_accuracy"}
+    late = early.rename(swapped).select(early.columns).with_columns(run=pl.lit("b"))
+    answers = norm_answers(Told(curves=pl.concat([early, late])))
+    assert "‖θ‖₂ fell in 1 of 1 runs; it changed by −20 %" in answers[0]
+    assert answers[-1] == "1 run generalised no later than memorising, and does not count here."
+    assert not any("nan" in answer for answer in answers)
+
+
+def test_thresholds_are_met_by_accuracies_as_they_are_recorded():
+    kept = pl.DataFrame({"run": ["a"], "step": [10], "valid_accuracy": pl.Series([432 / 480], dtype=pl.Float32)})
+    widened = kept.with_columns(pl.col("valid_accuracy").cast(pl.Float64))  # 0.8999999761581421
+    assert first_step_at_least(widened, "valid_accuracy", 0.9)["step"].to_list() == [10]
+    assert len(widened.filter(at_least("valid_accuracy", 0.9))) == 1
+    assert len(widened.filter(at_least("valid_accuracy", 0.9001))) == 0
 
 
 @pytest.fixture(scope="module")

@@ -81,6 +81,12 @@ def test_runs_without_results_give_no_budgets():
     assert iso_compute(none, pl.DataFrame([table("a", 4, 100)])).is_empty()
 
 
+def test_shares_that_are_no_binary_fractions_are_of_whole_steps():
+    frame = pl.DataFrame(curve("a", [3.0, 2.0, 1.0], 910))
+    found = budgeted(frame, pl.DataFrame([table("a", 4, 2600)]), (0.7,))
+    assert (found["steps"].item(), found["valid_loss"].item()) == (1820, 1.0)
+
+
 @pytest.mark.parametrize("share", [0.001])
 def test_a_share_before_the_first_evaluation_sees_the_untrained_model(share):
     frame = pl.DataFrame(curve("a", [3.0, 1.0], 10))

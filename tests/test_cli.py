@@ -149,6 +149,7 @@ def test_one_session_from_training_to_report(tmp_path, capsys):
     assert main(train) == 0
     out = capsys.readouterr().out
     assert "8 runs: 8 runs already in the lab" in out
+    assert all(line.split()[-1] == "–" for line in out.splitlines()[-8:])  # in 12 steps nothing is memorised: no delay
     run = out.splitlines()[-1].split()[0]
     assert main(["runs", *lab]) == 0
     assert run in capsys.readouterr().out

@@ -23,6 +23,7 @@ from shoal.report import (
     forest,
     write_report,
 )
+from shoal.studies.answers import direction
 
 some = settings(max_examples=25, deadline=None)
 differences = st.lists(st.integers(-4, 4), min_size=1, max_size=7).map(lambda values: np.array(values, np.float64))
@@ -315,11 +316,32 @@ def test_the_test_of_a_trend_permutes_within_seeds():
         for first, second in itertools.product(itertools.permutations(range(3)), repeat=2)
     ]
     exact = np.mean(np.array(every) >= rho(range(6)) - 1e-12)
-    assert trend(frame, "d", "y", resamples=1500).p == pytest.approx(exact, abs=0.04)
+    assert trend(frame, "d", "y").p == pytest.approx(exact)
+    assert trend(frame, "d", "y", resamples=35).p == pytest.approx(exact, abs=0.2)
     apart = frame.with_columns(seed=pl.Series(range(6)))
     free = [rho(order) for order in itertools.permutations(range(6))]
     exact = np.mean(np.array(free) >= rho(range(6)) - 1e-12)
-    assert trend(apart, "d", "y", resamples=1500).p == pytest.approx(exact, abs=0.04)
+    assert trend(apart, "d", "y").p == pytest.approx(exact)
+    assert trend(apart, "d", "y", resamples=700).p == pytest.approx(exact, abs=0.06)
+
+
+@pytest.mark.parametrize("resamples", [1000, 20])
+def test_a_trend_does_not_depend_on_the_order_of_rows_and_says_what_it_could_find(resamples):
+    frame = pl.DataFrame({"seed": [0] * 3 + [1] * 3, "d": [1, 2, 4] * 2, "y": [0.0, 1, 2, 10, 11, 12]})
+    found = trend(frame, "d", "y", resamples=resamples)
+    assert all(trend(frame.sample(6, shuffle=True, seed=i), "d", "y", resamples=resamples) == found for i in range(9))
+    if resamples == 1000:
+        assert found.p == found.smallest_p == pytest.approx(2 / 36)
+        assert direction(found, small=False).startswith("cannot be told of so few runs (ρ = 0.")
+        assert direction(found, small=False).endswith("no p below 0.056 can be)")
+
+
+def test_slopes_that_are_all_the_same_have_no_interval():
+    frame = pl.DataFrame({"seed": [0] * 3 + [1] * 3, "d": [1, 2, 4] * 2, "y": [0.5, 0.75, 1] * 2})
+    frame = frame.with_columns(model=pl.lit("lstm"))
+    both = pl.concat([frame, frame.with_columns(y=pl.lit(1.0), model=pl.lit("gpt"))])
+    found = slope_difference(both, "d", "y", "model", "lstm", "gpt")
+    assert (found.difference, found.low, found.high) == (pytest.approx(-0.25), None, None)
 
 
 def test_slopes_are_compared_over_the_seeds_that_both_have():

@@ -216,7 +216,7 @@ def test_levels_with_missing_cells_are_left_out_and_named():
 def test_what_is_no_factorial_is_refused():
     with pytest.raises(UserError, match=r"several runs share the cell init_seed 0, split_seed 0, order_seed 0"):
         decompose(pl.concat([times(), times().head(1)]), "time")
-    with pytest.raises(UserError, match=r"factor 'order_seed' has 1 levels with a run"):
+    with pytest.raises(UserError, match=r"factor 'order_seed' has one level with runs"):
         decompose(times().filter(pl.col("order_seed") == 0), "time")
     with pytest.raises(UserError, match=r"too few of the cells of .* without .* fewer than two levels"):
         decompose(times().filter(pl.col("init_seed") == pl.col("split_seed")), "time")

@@ -121,6 +121,16 @@ def test_rows_and_outliers_can_be_left_out(here, capsys, undrawn):
     assert "they are left out, and both fits are shown" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("direction", [1, -1])
+def test_a_law_without_a_best_use_is_shown_without_one(here, capsys, direction):
+    frame = table(30)
+    N, D = frame["parameters"].to_numpy(), frame["tokens"].to_numpy()
+    frame.with_columns(loss=1 + (N if direction > 0 else D) ** -0.3).write_csv("runs.csv")  # of the other independent
+    assert fit("runs.csv", "--resamples", "0", "--out", "out") == 0
+    out = capsys.readouterr().out
+    assert "is at 0" in out or "names no best use" in (here / "out" / "report.md").read_text()
+
+
 def test_clusters_widen_the_intervals(here, undrawn):
     frame = table(noise=0.02)
     pl.concat([frame.with_columns(setting=pl.arange(pl.len()))] * 4).write_csv("runs.csv")

@@ -74,6 +74,12 @@ def test_a_form_is_kept_with_the_lab_and_typed_again():
     assert Form.from_json({"quick": False, "runs": []}) == Form()
 
 
+def test_mixed_orders_is_not_of_one_order():
+    form = Form(quick=True, settings={"operation_orders": [(2,)], "split_per_order": [False]})
+    with pytest.raises(UserError, match="mixed-orders is about operation_orders 2,3, got 2"):
+        form.specs(get_study("mixed-orders"))
+
+
 def test_every_run_has_the_name_of_its_first_grid():
     form = Form()
     assert {s.model: form.names(Small)[s.id] for s in form.specs(Small)} == {"lstm": "the lstm", "gpt": "the gpt"}

@@ -1,6 +1,7 @@
 """A training process that is killed loses at most what was not flushed, and goes on to the same bits."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -61,10 +62,10 @@ def flags() -> list[str]:
     ]
 
 
-def started(lab: Path) -> subprocess.Popen[str]:
-    """A process that has flushed both of its cohorts at least once."""
+def started(lab: Path, *more: str) -> subprocess.Popen[str]:
+    """A process that has flushed its first cohorts at least once."""
     process = subprocess.Popen(
-        [*flags(), "--lab", str(lab)],
+        [*flags(), *more, "--lab", str(lab)],
         env=ENVIRONMENT,
         text=True,
         stdout=subprocess.PIPE,
@@ -72,7 +73,7 @@ def started(lab: Path) -> subprocess.Popen[str]:
         start_new_session=True,
     )
     deadline = time.monotonic() + 90
-    while len(list(lab.glob("cohorts/*/checkpoint.safetensors"))) < 2:
+    while len(list(lab.glob("cohorts/*/checkpoint.safetensors"))) < (1 if "--workers" in more else 2):
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
         time.sleep(0.1)
@@ -91,6 +92,17 @@ def test_a_signal_finishes_the_step_flushes_and_says_how_to_go_on(tmp_path, numb
         assert not folder.is_training()
         step = max(member["step"] for member in folder.status()["members"].values())
         assert folder.metrics()["step"].max() == step // 10 * 10
+
+
+def test_a_second_signal_ends_at_once_and_says_how_to_go_on(tmp_path):
+    process = started(tmp_path / "lab", "--workers", "1")
+    for _ in range(2):
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.05)
+    out, error = process.communicate(timeout=60)
+    assert process.returncode == 130, (out, error)
+    assert re.search("stopped; (everything up to this step|what was flushed) is kept. To go on: shoal resume", error)
+    assert "Traceback" not in error
 
 
 def test_a_worker_that_is_killed_is_said_and_the_others_flush_and_end(tmp_path):

@@ -16,7 +16,7 @@ from shoal.lab import Lab
 from shoal.lab.cohort import CohortFolder
 from shoal.lab.tensors import load_tensors
 from shoal.spec import RunSpec
-from shoal.training import loop, memory
+from shoal.training import executor, loop, memory
 from shoal.training.loop import Options, Session, train_cohort
 from shoal.training.plan import plan, spread
 from shoal.training.roster import Roster
@@ -269,3 +269,10 @@ def test_wrong_numbers_of_places_are_refused(tmp_path):
     with pytest.raises(UserError, match="tf32 needs device cuda"):
         shoal.train([tiny(precision="tf32")], tmp_path / "lab", device="cpu")
     assert not (tmp_path / "lab").exists()
+
+
+@pytest.mark.parametrize(("allowed", "threads"), [("", 4), ("1", 1), ("2,1", 2), ("64", 4), ("many", 4), ("0", 4)])
+def test_a_worker_takes_its_share_of_the_cores_and_no_more_than_openmp_may(monkeypatch, allowed, threads):
+    monkeypatch.setattr(executor, "cores", lambda: 8)
+    monkeypatch.setenv("OMP_NUM_THREADS", allowed)
+    assert executor.threads_per_worker(2) == threads

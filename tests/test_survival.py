@@ -230,6 +230,22 @@ def test_the_interval_of_the_median_holds_the_steps_at_which_the_band_holds_one_
         assert inside == (low <= 0.5 + 1e-12 < high)
 
 
+def test_there_is_no_rate_while_runs_are_in_training():
+    times = pl.DataFrame(
+        {
+            "run": ["a", "b", "c", "d"],
+            "group": ["x", "x", "y", "y"],
+            "time": [100, 40, 100, 100],
+            "observed": [True, False, True, False],
+            "state": ["running", "running", "running", "done"],
+        }
+    )
+    x, y = survival_summary(times, "group").sort("group").rows(named=True)
+    assert x["unfinished"] == 1
+    assert x["rate"] is x["rate_low"] is x["rate_high"] is None
+    assert (y["unfinished"], y["rate"]) == (0, 0.5)  # one got there already, the other will not
+
+
 @some
 @given(samples(groups=2))
 def test_rates_have_wilsons_interval(times):

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 from shoal.analysis.accounts import compute_sequences, training_flop
 from shoal.analysis.correction import holm
 from shoal.analysis.extrema import (
+    at_least,
     extrema,
     first_step_at_least,
     get_extrema_performance_steps,
@@ -33,6 +34,7 @@ __all__ = [
     "ScalingLaw",
     "SlopeDifference",
     "TrendEstimate",
+    "at_least",
     "compare",
     "compute_sequences",
     "decompose",

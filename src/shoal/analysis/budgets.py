@@ -3,6 +3,7 @@
 Source: the practical, problem 4, question 6: one run of T steps also says what a run of αT steps would have reached.
 """
 
+import math
 from collections.abc import Sequence
 
 import polars as pl
@@ -29,7 +30,7 @@ def budgeted(curves: pl.DataFrame, runs: pl.DataFrame, shares: Sequence[float] =
     parts = []
     for share in shares:
         for (n_steps,), group in runs.group_by("n_steps", maintain_order=True):
-            steps = int(share * int(str(n_steps)))
+            steps = math.floor(share * int(str(n_steps)) + 1e-9)  # 0.7 · 2600 is a little less than 1820 in binary
             best = extrema(curves.filter(pl.col("run").is_in(group["run"].to_list())), steps)
             if not best.is_empty():
                 columns = {"share": pl.lit(share), "steps": pl.lit(steps)}

@@ -133,6 +133,11 @@ def mean_and_std(frame: pl.DataFrame, by: Sequence[str]) -> pl.DataFrame:
     return frame.group_by(by, maintain_order=True).agg(pl.len().alias("N"), *means, *deviations)
 
 
+def at_least(column: str, threshold: float) -> pl.Expr:
+    """Whether a value on record is at least a threshold; in float32, as it was recorded, in which 9 of 10 are 0.9."""
+    return pl.col(column).cast(pl.Float32) >= pl.lit(threshold, dtype=pl.Float32)
+
+
 def first_step_at_least(curves: pl.DataFrame, column: str, threshold: float) -> pl.DataFrame:
     """The first evaluated step at which each run's ``column`` is at least ``threshold``; null where it never is.
 
@@ -140,7 +145,7 @@ def first_step_at_least(curves: pl.DataFrame, column: str, threshold: float) -> 
         ``run`` and ``step``.
     """
     reached = (
-        curves.filter((pl.col(column) >= threshold) & pl.col(column).cast(pl.Float64).is_not_nan())
+        curves.filter(at_least(column, threshold) & pl.col(column).cast(pl.Float64).is_not_nan())
         .group_by("run")
         .agg(pl.col("step").min())
     )

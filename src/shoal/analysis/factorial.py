@@ -216,7 +216,7 @@ def _complete_part(frame: pl.DataFrame, factors: Sequence[str]) -> tuple[pl.Data
         raise UserError(f"several runs share the cell {cell}; a factorial has one run per cell")
     for name in factors:
         if frame[name].n_unique() < 2:
-            raise UserError(f"factor {name!r} has {frame[name].n_unique()} levels with a run; at least two are needed")
+            raise UserError(f"factor {name!r} has one level with runs; at least two are needed")
     dropped = []
     while len(frame) < math.prod(frame[name].n_unique() for name in factors):
         name, level = _emptiest(frame, factors)

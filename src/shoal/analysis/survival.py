@@ -187,7 +187,8 @@ def survival_summary(times: pl.DataFrame, by: Names = (), horizon: int | None = 
     Returns:
         One row per group: ``by``; ``N``; ``generalised``; ``diverged``, ``unfinished`` and ``censored``, which share
         the rest among them (diverged, still in training, ended at their horizon); ``rate`` = generalised / N with its
-        Wilson interval ``rate_low``, ``rate_high``, where every other run counts as not having generalised;
+        Wilson interval ``rate_low``, ``rate_high``, where every other run counts as not having generalised, null where
+        one is unfinished;
         ``median`` with ``median_low`` and ``median_high``, the steps at which the 95 % band of S contains ½, null
         where the curve or the band does not come down to it and where there are fewer than six runs; and
         ``restricted_mean`` of the time up to ``horizon`` with an interval (see :func:`_restricted_mean`), null where
@@ -201,17 +202,17 @@ def survival_summary(times: pl.DataFrame, by: Names = (), horizon: int | None = 
     end = min(ends, default=max((float(curve["step"][-1]) for curve in curves), default=None))
     rows = []
     for (key, group), curve in zip(found, curves, strict=True):
-        n, generalised = len(group), int(group["observed"].sum())
-        rate = stats.binomtest(generalised, n).proportion_ci(0.95, method="wilson")
+        n, generalised, others = len(group), int(group["observed"].sum()), _others(group)
+        rate, rate_low, rate_high = (None, None, None) if others["unfinished"] else _rate(generalised, n)
         median, median_low, median_high = _median(curve)
         mean, mean_low, mean_high = _restricted_mean(curve, end, bool(ends))
         row: dict[str, Any] = {
             "N": n,
             "generalised": generalised,
-            **_others(group),
-            "rate": generalised / n,
-            "rate_low": float(rate.low),
-            "rate_high": float(rate.high),
+            **others,
+            "rate": rate,
+            "rate_low": rate_low,
+            "rate_high": rate_high,
             "median": median,
             "median_low": median_low,
             "median_high": median_high,
@@ -225,9 +226,15 @@ def survival_summary(times: pl.DataFrame, by: Names = (), horizon: int | None = 
     return pl.concat(rows) if rows else pl.DataFrame()
 
 
-_SUMMARY = dict.fromkeys(("median", "median_low", "median_high", "horizon"), pl.Float64) | dict.fromkeys(
-    ("restricted_mean", "restricted_mean_low", "restricted_mean_high"), pl.Float64
-)
+_SUMMARY = {"horizon": pl.Float64} | {
+    f"{name}{end}": pl.Float64 for name in ("rate", "median", "restricted_mean") for end in ("", "_low", "_high")
+}
+
+
+def _rate(generalised: int, n: int) -> tuple[float, float, float]:
+    """The share that generalised, and Wilson's interval."""
+    interval = stats.binomtest(generalised, n).proportion_ci(0.95, method="wilson")
+    return generalised / n, float(interval.low), float(interval.high)
 
 
 def has_outcome(runs: pl.DataFrame, observed: bool | pl.Expr = False) -> pl.Expr:

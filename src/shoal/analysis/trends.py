@@ -9,6 +9,8 @@ one line is fitted through all, without an interval, and values are permuted fre
 Sources: Spearman 1904; Student 1908.
 """
 
+import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -35,6 +37,7 @@ class TrendEstimate:
         dropped: runs left out because x or y is null or NaN.
         rho: Spearman's rank correlation over all runs, None when x or y takes one value.
         p: two-sided permutation test of it.
+        smallest_p: that these runs could have come to, however clear the trend.
         slope: of the least-squares lines, mean over seeds, y per doubling of x, or per x where ``log2`` was false.
         low: lower end of its 95 % interval, None where fewer than two seeds have a slope.
         high: upper end.
@@ -45,6 +48,7 @@ class TrendEstimate:
     dropped: int
     rho: float | None
     p: float | None
+    smallest_p: float | None
     slope: float | None
     low: float | None
     high: float | None
@@ -100,6 +104,7 @@ def trend(
     xs, ys = _numbers(kept, x, log2), _numbers(kept, y, log2=False)
     units = _units(kept, unit)
     rho = spearman(xs, ys)
+    p, smallest_p = (None, None) if rho is None else _permutation_p(units, xs, ys, resamples, seed)
     slopes = [own for rows in units if (own := slope(xs[rows], ys[rows])) is not None]
     low, high = _student_interval(slopes)
     return TrendEstimate(
@@ -107,7 +112,8 @@ def trend(
         units=len(units),
         dropped=len(frame) - len(kept),
         rho=rho,
-        p=None if rho is None else _permutation_p(units, xs, ys, resamples, seed),
+        p=p,
+        smallest_p=smallest_p,
         slope=float(np.mean(slopes)) if slopes else slope(xs, ys),
         low=low,
         high=high,
@@ -207,21 +213,36 @@ def _units(frame: pl.DataFrame, unit: str) -> list[Rows]:
 
 
 def _student_interval(values: Sequence[float]) -> tuple[float | None, float | None]:
-    """95 % interval of the mean of independent values; None where there are fewer than two."""
-    if len(values) < 2:
+    """95 % interval of the mean of independent values; None where there are fewer than two, or all are the same, which
+    says nothing of how far others would be.
+    """
+    if len(values) < 2 or np.ptp(values) <= 1e-12 * np.abs(values).max():
         return None, None
     reach = stats.t.ppf(0.975, len(values) - 1) * stats.sem(values)
     return float(np.mean(values) - reach), float(np.mean(values) + reach)
 
 
-def _permutation_p(units: Sequence[Rows], x: Array, y: Array, resamples: int, seed: int) -> float:
-    """Share of permutations (the given one among them) whose rank correlation is at least as far from 0."""
-    rng = np.random.default_rng(seed)
+def _permutation_p(units: Sequence[Rows], x: Array, y: Array, resamples: int, seed: int) -> tuple[float, float]:
+    """Share of permutations whose rank correlation is at least as far from 0, and the smallest share there can be.
+
+    Of all permutations where there are at most ``resamples``; else of so many random ones and the given one. The order
+    of the rows is nothing to it.
+    """
     a, b = stats.rankdata(x), stats.rankdata(y)
     a, b = a - a.mean(), b - b.mean()
     within = any(np.ptp(x[rows]) > 0 for rows in units)
-    total = np.zeros(resamples)
-    for rows in units if within else [np.arange(len(x))]:
-        total += rng.permuted(np.tile(b[rows], (resamples, 1)), axis=1) @ a[rows]
-    as_far = np.abs(total) >= np.abs(a @ b) * (1 - 1e-12) - 1e-9
-    return float((as_far.sum() + 1) / (resamples + 1))
+    blocks = [rows[np.lexsort((b[rows], a[rows]))] for rows in (units if within else [np.arange(len(x))])]
+    blocks.sort(key=lambda rows: (len(rows), *a[rows], *b[rows]))
+    exact = math.prod(math.factorial(len(rows)) for rows in blocks) <= resamples
+    rng, total = np.random.default_rng(seed), np.zeros(1 if exact else resamples)
+    for rows in blocks:
+        if exact:
+            ways = np.array(list(itertools.permutations(b[rows])))
+            total = np.add.outer(total, ways @ a[rows]).ravel()
+        else:
+            total += rng.permuted(np.tile(b[rows], (resamples, 1)), axis=1) @ a[rows]
+    far = np.abs(total)
+    as_far = int((far >= np.abs(a @ b) - 1e-9).sum())  # ranks are halves: equal sums differ by rounding alone
+    if not exact:
+        return (as_far + 1) / (resamples + 1), 1 / (resamples + 1)
+    return as_far / len(far), float((far >= far.max() - 1e-9).mean())

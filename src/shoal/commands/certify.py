@@ -16,6 +16,7 @@ def arguments(parser: Parser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Certify and print one line per run."""
     from shoal.lab import Lab
+    from shoal.report.words import counted
     from shoal.training.api import choose_device
     from shoal.training.certificate import certify
 
@@ -25,7 +26,7 @@ def run(options: argparse.Namespace) -> int:
         certificate = certify(folder, records.ids, options.steps, device)
         steps = certificate["steps"]
         all_there_are = " (its shortest run has no more)" if steps < options.steps else ""
-        print(f"cohort {folder.id}: {certificate['members']} members, first {steps} steps{all_there_are}")
+        print(f"cohort {folder.id}: {counted(certificate['members'], 'member')}, first {steps} steps{all_there_are}")
         for name, deviation in certificate["alone"].items():
             print(
                 f"  {name} alone against stacked: losses differ by at most {deviation['loss']:.2g} nats, parameters by "

@@ -32,9 +32,16 @@ def arguments(parser: Parser) -> None:
     parser.add_argument("file", nargs="?", metavar="FILE", help="table of training runs, comma-separated")
     for name, about in _COLUMNS.items():
         parser.flag(name, metavar="NAME", help=about)
-    parser.flag("resamples", type=int, default=1000, help="bootstrap resamples; 0 for no intervals (1000)")
+    parser.flag(
+        "resamples", type=int, default=1000, help="bootstrap resamples, 20 to 100,000; 0 for no intervals (1000)"
+    )
     parser.flag("seed", type=int, default=0, help="seed of the resampling (0)")
-    parser.flag("holdout", type=float, default=0.2, help="share of the runs, of the largest compute, held out (0.2)")
+    parser.flag(
+        "holdout",
+        type=float,
+        default=0.2,
+        help="share of the runs, of the largest compute, held out, at most 0.5 (0.2)",
+    )
     parser.flag("drop-rows", type=int, nargs="+", metavar="ROW", help="rows to leave out, counted below the header")
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--drop-outliers", "--drop_outliers", action="store_true", help="conclude without the outliers")

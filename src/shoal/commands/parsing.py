@@ -65,7 +65,11 @@ def add_execution(parser: Parser, new_runs: bool = True) -> None:
     parser.flag("places", type=int, help="runs of a cohort to train side by side (as many as fit into memory)")
     parser.flag("flush-seconds", type=float, default=20.0, help="longest time between two flushes (20; at most 30)")
     if new_runs:
-        parser.flag("threads", type=int, help="threads per new cohort (the cores divided by the workers)")
+        parser.flag(
+            "threads",
+            type=int,
+            help="threads per new cohort (the cores divided by the workers, at most OMP_NUM_THREADS)",
+        )
         parser.flag("engine", help="compiled, prefixes or plain (the fastest that is worth its start)")
 
 

@@ -70,7 +70,7 @@ def report_studies(studies: Mapping[str, Study], lab: Lab, thresholds: Sequence[
         note = lab.study_note(name)
         if note is None:
             how = "reproduce" if name in cards.NAMES else "study run"
-            raise UserError(f"{name!r} was not run in lab {lab.path}; shoal {how} {name}")
+            raise UserError(f"{name!r} was not run in lab {lab.path}; shoal {how} {name} --lab {lab.path}")
         form = Form.from_json(note)
         form = form if thresholds is None else replace(form, thresholds=tuple(thresholds))
         report = study.report(_results(lab, note), form)

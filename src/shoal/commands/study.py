@@ -32,7 +32,8 @@ def add_threshold(parser: Parser) -> None:
         "threshold",
         type=float,
         nargs="+",
-        help="validation accuracy from which a run has generalised, for the times to get there (0.9 0.99)",
+        help="validation accuracy from which a run has generalised, for the times to get there (0.9 0.99); where an "
+        "answer says generalised, it says from which accuracy",
     )
 
 
@@ -72,7 +73,7 @@ def run(options: argparse.Namespace) -> int:
     if options.all:
         studies = {name: study for name, study in studies.items() if lab.study_note(name) is not None}
         if not studies:
-            raise UserError(f"no study was run in lab {lab.path}; shoal study run --all")
+            raise UserError(f"no study was run in lab {lab.path}; shoal study run --all --lab {lab.path}")
     report_studies(studies, lab, options.threshold)
     return 0
 

@@ -18,8 +18,8 @@ def train_with_progress(specs: Sequence[RunSpec], lab: str, **settings: Any) -> 
     with Progress() as progress:
         try:
             return train(specs, lab, watch=progress, say=print, **settings)
-        except Interrupted:
-            raise Interrupted(farewell(lab)) from None
+        except KeyboardInterrupt as stop:
+            raise Interrupted(farewell(lab, stop)) from None
 
 
 def resume_with_progress(lab: str, **settings: Any) -> Records:
@@ -27,27 +27,29 @@ def resume_with_progress(lab: str, **settings: Any) -> Records:
     with Progress() as progress:
         try:
             return resume(lab, watch=progress, **settings)
-        except Interrupted:
-            raise Interrupted(farewell(lab)) from None
+        except KeyboardInterrupt as stop:
+            raise Interrupted(farewell(lab, stop)) from None
 
 
-def farewell(lab: str) -> str:
+def farewell(lab: str, stop: KeyboardInterrupt) -> str:
     """What to do after an interruption."""
-    return f"stopped; everything up to this step is kept. To go on: shoal resume --lab {lab}"
+    kept = "everything up to this step is kept" if isinstance(stop, Interrupted) else "what was flushed is kept"
+    return f"stopped; {kept}. To go on: shoal resume --lab {lab}"
 
 
 def _outline(specs: Sequence[RunSpec], lab: Lab) -> str:
     index = lab.index()
     new = plan(spec for spec in specs if spec.id not in index)
     begun = {index[spec.id].path: index[spec.id] for spec in specs if spec.id in index}
-    unfinished = [folder for folder in begun.values() if not folder.is_finished()]
+    unfinished = {path for path, folder in begun.items() if not folder.is_finished()}
     parts = []
     if new:
         parts.append(f"{_count(sum(map(len, new)), 'new run')} of {_count(len(new), 'shape')}")
-    if unfinished:
-        parts.append(f"{_count(len(unfinished), 'cohort')} to go on with")
     held = sum(spec.id in index for spec in specs)
-    if held:
+    going_on = sum(spec.id in index and index[spec.id].path in unfinished for spec in specs)
+    if going_on:
+        parts.append(f"{_count(going_on, 'run')} to go on with")
+    if held := held - going_on:
         parts.append(f"{_count(held, 'run')} already in the lab")
     return f"{_count(len(specs), 'run')}: {', '.join(parts)}"
 

@@ -15,7 +15,7 @@ import fcntl
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -48,11 +48,17 @@ class CohortFolder:
         """What to do when a file of the cohort is damaged."""
         return f"remove {self.path} to train it anew"
 
-    def _read(self, name: str, shape: type[BaseModel]) -> dict[str, Any]:
+    @contextmanager
+    def with_way_out(self) -> Iterator[None]:
+        """Say besides what is wrong with a file what to do."""
         try:
-            return dict(read_json(self.path / name, shape))
+            yield
         except LabError as error:
             raise LabError(f"{error}; {self.way_out()}") from None
+
+    def _read(self, name: str, shape: type[BaseModel]) -> dict[str, Any]:
+        with self.with_way_out():
+            return dict(read_json(self.path / name, shape))
 
     # what was asked
 
@@ -97,6 +103,8 @@ class CohortFolder:
     def status(self) -> dict[str, Any]:
         """``members``: ``{run: {"state", "step"}}``, state waiting, running, done or diverged; and ``sessions``."""
         if not (self.path / "status.json").exists():
+            if self._metrics_files() and not self.checkpoint_path.exists():  # nothing else says what became of them
+                raise LabError(f"{self.path / 'status.json'} is missing; {self.way_out()}")
             members = {member["run"]: {"state": "waiting", "step": 0} for member in self.manifest()["members"]}
             return {"members": members, "sessions": []}
         return self._read("status.json", Status)
@@ -137,12 +145,8 @@ class CohortFolder:
                 raise LabError(f"{self.path / 'metrics'} is damaged: file {part} is missing; {self.way_out()}")
         frames = []
         for path in files:
-            try:
+            with self.with_way_out(), suppress(FileNotFoundError):  # dropped by a resumed trainer since it was listed
                 frames.append(read_frame(path))
-            except FileNotFoundError:
-                continue  # dropped by a resumed trainer since it was listed
-            except LabError as error:
-                raise LabError(f"{error}; {self.way_out()}") from None
         return pl.concat(frames, how="diagonal") if frames else pl.DataFrame(schema=EMPTY)
 
     # what exact resume needs
@@ -164,16 +168,18 @@ class CohortFolder:
         """
         if not self.checkpoint_path.exists():
             return None
-        state, metadata = load_tensors(self.checkpoint_path)
-        if metadata.get("cohort") != self.id:
-            raise LabError(f"{self.checkpoint_path} is of cohort {metadata.get('cohort')}, expected {self.id}")
-        if "where" not in metadata:
-            raise LabError(f"{self.checkpoint_path} is of an earlier version of shoal; {self.way_out()}")
+        with self.with_way_out():
+            state, metadata = load_tensors(self.checkpoint_path)
+            if metadata.get("cohort") != self.id:
+                raise LabError(f"{self.checkpoint_path} is of cohort {metadata.get('cohort')}, expected {self.id}")
+            if "where" not in metadata:
+                raise LabError(f"{self.checkpoint_path} is of an earlier version of shoal")
         return state, json.loads(metadata["where"]), int(metadata["parts"])
 
     def check_checkpoint(self, state: Mapping[str, Tensor], like: Mapping[str, Tensor]) -> None:
         """Raise :class:`LabError` when a loaded state has not the names, shapes and types of ``like``."""
-        check_like(self.checkpoint_path, state, like)
+        with self.with_way_out():
+            check_like(self.checkpoint_path, state, like)
 
     # models
 
@@ -209,7 +215,8 @@ class CohortFolder:
         Raises:
             LabError: another process still trains it after ``wait`` seconds.
         """
-        with locked(self.path / "lock", wait, f"cohort {self.id} is being trained by another process"):
+        busy = f"cohort {self.id} is being trained by another process; once that has ended, the same command goes on"
+        with locked(self.path / "lock", wait, busy):
             yield
 
     def is_training(self) -> bool:

@@ -35,6 +35,9 @@ class Lab:
         self.path = Path(path)
         self._check()
 
+    def __repr__(self) -> str:
+        return f"Lab({str(self.path)!r})"
+
     def _check(self) -> None:
         mark = self.path / _MARK
         try:

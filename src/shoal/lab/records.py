@@ -178,7 +178,8 @@ class Records:
             raise LabError(f"run {run} has no model of step {step if step is not None else '(any)'}; kept: {kept}")
         spec = self.specs[run]
         model = build_model(spec, build_task(spec))
-        state, _ = load_tensors(files[max(files) if step is None else step], like=model.state_dict())
+        with self._folders[run].with_way_out():
+            state, _ = load_tensors(files[max(files) if step is None else step], like=model.state_dict())
         model.load_state_dict(state)
         return model.eval()
 

@@ -39,15 +39,15 @@ def report_runs(records: Records, command: str, notes: Sequence[str] = ()) -> Re
                 "thick: their mean; shaded: mean ± one population standard deviation, kept inside what the runs took."
             )
             figures.append(Figure(f"{number}-{quantity}", learning_curves(own, quantity, setting), caption))
-    shown = {run: label for run, label in labels.items() if label in settings}
-    extrema = every.filter(pl.col("run").is_in(list(shown)))
+    n = len(set(labels.values()))
+    more = [f"Figures are of the first {_MOST_SETTINGS} of {n} settings, tables of all."] if n > _MOST_SETTINGS else []
     return Report(
         title="Runs",
-        lead=f"{counted(len(records), 'run')} in {counted(len(set(labels.values())), 'setting')}.",
-        answers=[*damage_sentences(damage, len(records) + len(damage)), *notes],
+        lead=f"{counted(len(records), 'run')} in {counted(n, 'setting')}.",
+        answers=[*damage_sentences(damage, len(records) + len(damage)), *more, *notes],
         sections=[
             Section("Learning curves", figures=figures),
-            Section("Ten figures per setting", tables=[ten_figures(extrema, shown)]),
+            Section("Ten figures per setting", tables=[ten_figures(every, labels)]),
             provenance(records, command),
         ],
     )

@@ -39,13 +39,16 @@ def report_scaling(fit: ScalingFit, source: Mapping[str, Any], budgets: Sequence
         f"A = {short(law.A)}, B = {short(law.B)}, α = {short(law.alpha)}, β = {short(law.beta)}; the best number of "
         f"parameters grows as C^{short(law.a)}."
     )
+    best_use = figures.best_use(fit, budgets, resamples)
+    no_best = "The law names no best use of a budget: the loss does not fall with both parameters and tokens."
     warnings = [f"Warning: {warning}." for warning in fit.warnings]
     sections = [
         Section("The law", warnings, tables=[estimates_table(fit, resamples)]),
         Section("Fit", figures=[figures.loss_against_parameters(fit), figures.residuals(fit)]),
         Section(
             "Best use of a budget",
-            figures=[figures.best_use(fit, budgets, resamples)],
+            [] if best_use else [no_best],
+            figures=[best_use] if best_use else [],
             tables=[optimum_table(fit.chosen, budgets, largest, resamples)],
         ),
     ]
@@ -105,7 +108,7 @@ def optimum_table(estimate: Estimate, budgets: Sequence[float], largest: float, 
             _range(row["parameters_low"], row["parameters_high"]),
             short(row["tokens"]),
             _range(row["tokens_low"], row["tokens_high"]),
-            short(row["tokens"] / row["parameters"]),
+            short(row["tokens"] / row["parameters"] if row["parameters"] else math.nan),
             short(row["loss"]),
             "" if beyond <= 1 else f"{beyond:,.3g}×",
         ]

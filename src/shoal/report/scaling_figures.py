@@ -77,8 +77,8 @@ def residuals(fit: ScalingFit) -> Figure:
     return Figure("residuals", _layer(layers, "Observed and predicted loss"), caption)
 
 
-def best_use(fit: ScalingFit, budgets: list[float], resamples: int) -> Figure:
-    """The best parameters and tokens against the budget, with their intervals."""
+def best_use(fit: ScalingFit, budgets: list[float], resamples: int) -> Figure | None:
+    """The best parameters and tokens against the budget, with their intervals; None where the law names none."""
     smallest, largest = _ends(fit.runs["flop"])
     grid = np.geomspace(min(*budgets, smallest), max(*budgets, largest), 60).tolist()
     frame = fit.chosen.optimum(grid)
@@ -87,6 +87,8 @@ def best_use(fit: ScalingFit, budgets: list[float], resamples: int) -> Figure:
         frame.select("flop", pl.lit(label).alias("what"), value=pl.col(name), low=f"{name}_low", high=f"{name}_high")
         for name, label in names.items()
     ).filter(pl.col("value").is_finite() & (pl.col("value") > 0))
+    if long.is_empty():
+        return None
     labels = list(names.values())
     colour = alt.Color("what:N", title=None, scale=alt.Scale(domain=labels, range=[_BLUE, _ORANGE]), legend=_lines())
     dash = alt.StrokeDash("what:N", title=None, scale=alt.Scale(domain=labels, range=[[1, 0], [6, 3]]))

@@ -7,7 +7,7 @@ from typing import Any
 
 import polars as pl
 
-from shoal.analysis import extrema, mean_and_std
+from shoal.analysis import at_least, extrema, mean_and_std
 from shoal.lab import Records
 from shoal.report.certificates import certificates
 from shoal.report.page import Section
@@ -88,8 +88,7 @@ def ten_means(extrema: pl.DataFrame, by: Sequence[str]) -> pl.DataFrame:
 
     A step is only good where it leads to something: only groups that have arrived compete for the best steps.
     """
-    reached = [pl.col(name) >= ARRIVED for name in ("train_accuracy", "valid_accuracy")]
-    arrived = extrema.group_by(by).agg(pl.all_horizontal(reached).all().alias("arrived"))
+    arrived = extrema.group_by(by).agg(_did_both().all().alias("arrived"))
     means = mean_and_std(extrema.select(*by, *(q.column for q in QUANTITIES)), by)
     return means.join(arrived, on=by, how="left", maintain_order="left")
 
@@ -108,12 +107,19 @@ def is_best(row: Mapping[str, Any], quantity: Quantity, best: float | None) -> b
 
 
 def show(mean: float, std: float, is_step: bool) -> str:
-    """``7,850 ± 350`` for steps, ``0.00080 ± 0.00040`` for the rest: two digits of the deviation."""
+    """``7,850 ± 350`` for steps, ``0.00080 ± 0.00040`` for the rest: two digits of the deviation.
+
+    >>> show(82.5, 5.5, True), show(0.000132, 3e-8, False), show(3e-12, 1e-12, False)
+    ('82.5 ± 5.5', '0.000132000 ± 0.000000030', '3.00e-12 ± 1.0e-12')
+    """
     if is_step:
-        return f"{round(mean):,} ± {round(std):,}".replace("-", "−")
-    digits = 4 if std == 0 else min(6, max(2, 1 - math.floor(math.log10(std))))
+        digits = 0 if abs(mean) >= 1000 or (mean == round(mean) and std == round(std)) else 1
+        return f"{mean:,.{digits}f} ± {std:,.{digits}f}".replace("-", "−")
+    digits = 4 if std == 0 else max(2, 1 - math.floor(math.log10(std)))
     if 0 < abs(mean) < 10**-digits:
-        digits = min(8, 1 - math.floor(math.log10(abs(mean))))
+        digits = 1 - math.floor(math.log10(abs(mean)))
+    if digits > 10:
+        return f"{mean:.2e} ± {std:.1e}"
     return f"{mean:.{digits}f} ± {std:.{digits}f}"
 
 
@@ -121,6 +127,7 @@ def per_run_table(records: Records, settings: Sequence[str], damaged: Container[
     """One row per run: settings, state, best values and their first steps; of those that are damaged no figures."""
     best = extrema(records.without(damaged).curves())
     frame = records.runs().join(best, on="run", how="left", maintain_order="left")
+    frame = frame.with_columns(did_both=_did_both())
     header = ["run", *settings, "state", "A_train", "t_f(A_train)", "A_val", "t_f(A_val)", "L_val", "Δt(A)"]
     rows = []
     for row in frame.iter_rows(named=True):
@@ -136,10 +143,15 @@ def per_run_table(records: Records, settings: Sequence[str], damaged: Container[
                 f"{row['valid_accuracy']:.4f}",
                 f"{row['t_valid_accuracy']:,}",
                 f"{row['valid_loss']:.4g}",
-                f"{row['delay_accuracy']:,}".replace("-", "−"),
+                f"{row['delay_accuracy']:,}".replace("-", "−") if row["did_both"] else "–",
             ]
         rows.append((row["run"], [Cell(text) for text in cells]))
-    return Table("runs", header, rows, f"The runs behind the figures. {SYMBOLS}")
+    no_delay = f"Δt(A) –: A_train and A_val did not both reach {ARRIVED}."
+    return Table("runs", header, rows, f"The runs behind the figures. {SYMBOLS} {no_delay}")
+
+
+def _did_both() -> pl.Expr:
+    return pl.all_horizontal(at_least(name, ARRIVED) for name in ("train_accuracy", "valid_accuracy"))
 
 
 def varying_settings(records: Records) -> list[str]:

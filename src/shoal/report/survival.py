@@ -103,7 +103,8 @@ def _counted(summary: pl.DataFrame) -> str:
         "Censored: ended without having got there; diverged: its loss was no longer finite before that"
         + ("; unfinished: still in training, censored where it stands. " if unfinished else ". ")
         + (lost if diverged else "")
-        + "Rate: generalised / N with its 95 % Wilson interval, every other run counted as not having got there. "
+        + "Rate: generalised / N with its 95 % Wilson interval, every other run counted as not having got there"
+        + ("; none where runs are unfinished. " if unfinished else ". ")
     )
 
 

@@ -101,13 +101,13 @@ def _summary(symbol: str, verdicts: Sequence[str]) -> str:
     counts = {who: verdicts.count(who) for who in (*MODELS.values(), "open", UNTOLD)}
     if len(verdicts) == 1:
         who = verdicts[0]
-        return f"In terms of {symbol} " + (
-            "no model clearly scales better." if who == "open" else f"the {who} scales better."
-        )
+        found = {"open": "no model clearly scales better", UNTOLD: "it cannot be told which model scales better"}
+        return f"In terms of {symbol} {found.get(who, f'the {who} scales better')}."
     return (
         f"In terms of {symbol}, of {len(verdicts)} comparisons the LSTM scales better in {counts['LSTM']}, the GPT in "
         f"{counts['GPT']}, and {counts['open']} {'is' if counts['open'] == 1 else 'are'} open"
-        + (f"; {counts[UNTOLD]} cannot be told." if counts[UNTOLD] else ".")
+        + (f"; {counts[UNTOLD]} cannot be told" if counts[UNTOLD] else "")
+        + " (not corrected for their number: without any difference one in twenty would show one)."
     )
 
 
@@ -145,7 +145,8 @@ def how_it_goes(
             ]
             rows.append((f"{symbol}, {case.name}", [Cell(cell) for cell in cells]))
     caption = (
-        "ρ: Spearman's rank correlation over all runs; p: of 1,000 permutations of the values within each seed; slope: "
+        "ρ: Spearman's rank correlation over all runs; p: of all permutations of the values within each seed, or of "
+        "1,000 where there are more; slope: "
         "of the least-squares line within each seed, per doubling of a setting on a logarithmic axis, else per unit, "
         "mean with Student's 95 % interval over seeds; –: all values are the same. Not corrected for the number of "
         "tests."
@@ -161,6 +162,8 @@ def direction(found: TrendEstimate, small: bool | None) -> str:
     if found.rho is None or found.p is None:
         return "is the same everywhere"
     evidence = f"(ρ = {number(found.rho, 2)}, {p_value(found.p)})"
+    if found.smallest_p is not None and found.smallest_p >= LEVEL:
+        return f"cannot be told of so few runs {evidence[:-1]}, and no p below {number(found.smallest_p, 2)} can be)"
     if found.p >= LEVEL:
         return f"shows no clear change {evidence}"
     if small is None:

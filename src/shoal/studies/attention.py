@@ -7,6 +7,7 @@ with labelled axes; which positions are attended to, by all heads or by some.
 import polars as pl
 import torch
 
+from shoal.analysis import at_least
 from shoal.analysis.attention import attention_by_position, attention_weights, focus, preference
 from shoal.equations import EQ
 from shoal.lab import Records
@@ -68,7 +69,7 @@ def report(results: Results, form: Form) -> Report:
 def _generalised(results: Results) -> list[str]:
     """Runs whose last evaluation is at least at the threshold and whose model was kept, in order."""
     last = results.curves.sort("step").group_by("run", maintain_order=True).last()
-    good = set(last.filter(pl.col("valid_accuracy") >= GENERALISED)["run"])
+    good = set(last.filter(at_least("valid_accuracy", GENERALISED))["run"])
     return [run for run in results.runs["run"] if run in good and results.records.model_files(run)]
 
 
@@ -110,7 +111,7 @@ def answers(everywhere: pl.DataFrame, names: list[str]) -> list[str]:
         top = per_key.sort("ratio", descending=True).to_dicts()[0]
         out.append(
             f"Layer {int(str(layer)) + 1}: {names[top['key']]!r} receives most, {top['ratio']:.2f} ± {top['std']:.2f} "
-            f"times its even share (mean over heads ± standard deviation over {runs} runs)."
+            f"times its even share (mean over heads ± standard deviation over {counted(runs, 'run')})."
         )
     return [*out, _at_equality(everywhere, names)]
 

@@ -51,6 +51,9 @@ class Study(Protocol):
     def report(self, results: Results, form: "Form") -> Report:
         """Figures, tables and answers."""
 
+    # and perhaps check(specs), which refuses runs that the study has nothing to say of,
+    # and measure(form), for what training does not measure
+
 
 @dataclass(frozen=True)
 class Form:
@@ -79,7 +82,8 @@ class Form:
         """The study's runs in this form.
 
         Raises:
-            UserError: a setting was given several values but is no axis of the study, or leaves it without runs.
+            UserError: a setting was given several values but is no axis of the study, leaves it without runs, or with
+                runs that it has nothing to say of.
         """
         grids = study.grids(self.quick)
         specs = list(dict.fromkeys(spec for grid in self._changed(grids) for spec in grid.specs()))
@@ -87,6 +91,9 @@ class Form:
             models = sorted({str(grid.settings.get("model")) for grid in grids})
             asked = " ".join(map(str, self.settings["model"]))
             raise UserError(f"the study has no runs with model {asked}; it has {' '.join(models)}")
+        check = getattr(study, "check", None)
+        if check is not None:
+            check(specs)
         return specs
 
     def names(self, study: Study) -> dict[str, str]:

@@ -16,7 +16,7 @@ from shoal.report import Cell, Figure, Report, Section, Table
 from shoal.report.figures import COLOURS, Chart, styled
 from shoal.report.panels import CURVES, MODELS, Axis, band_note, summary_panels
 from shoal.report.summary import show
-from shoal.report.words import listed, number
+from shoal.report.words import counted, listed, number
 from shoal.studies.answers import Case, direction, how_it_goes
 from shoal.studies.base import Form, Grid
 from shoal.studies.parts import curves_figure, finished, summary_figure, times_section
@@ -54,7 +54,7 @@ def report(results: Results, form: Form) -> Report:
         tables.append(_best_table(frame, model))
     distinct, told = _distinct(spent, trained_equations(results.spec()))
     answers, trends = _trends(distinct, results.models)
-    laws, law_table = power_laws(distinct, BUDGET, "C", "power-laws")
+    laws, law_table = power_laws(distinct.filter(pl.col("steps") > 0), BUDGET, "C", "power-laws")
     tables += [law_table] if law_table else []
     return finished(
         "compute-scaling",
@@ -221,5 +221,5 @@ def _longer(own: pl.DataFrame, name: str) -> str:
         f"{symbol} goes from {number(first[column].mean())} to {number(last[column].mean())}"  # type: ignore[arg-type]  # mean of floats
         for column, (symbol, _) in QUANTITIES.items()
     ]
-    n = own["run"].n_unique()
-    return f"{name}, from α = {shares[0]:g} to {shares[-1]:g} the best {' and '.join(moves)} (mean over {n} runs)."
+    runs = counted(own["run"].n_unique(), "run")
+    return f"{name}, from α = {shares[0]:g} to {shares[-1]:g} the best {' and '.join(moves)} (mean over {runs})."

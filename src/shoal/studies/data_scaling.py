@@ -6,6 +6,7 @@ and the thresholds of generalisation (A_val >= 0.9) and of pure memorisation (A_
 
 import polars as pl
 
+from shoal.analysis import at_least
 from shoal.report import Report, Section
 from shoal.report.panels import MODEL, MODELS, Axis
 from shoal.report.words import listed
@@ -60,13 +61,12 @@ def report(results: Results, form: Form) -> Report:
 
 def thresholds(own: Results) -> str:
     """The smallest r_train that generalises and the largest that only memorises, of one model, and what is between."""
-    accuracy, memory = pl.col("valid_accuracy"), pl.col("train_accuracy")
+    generalises, memorises = at_least("valid_accuracy", GENERALISES), at_least("train_accuracy", MEMORISES)
     shares = own.extrema.group_by("r_train").agg(
-        (accuracy >= GENERALISES).all().alias("all_generalise"),
-        (accuracy >= GENERALISES).any().alias("one_generalises"),
-        ((memory >= MEMORISES) & (accuracy <= ONLY)).all().alias("all_memorise"),
+        generalises.all().alias("all_generalise"),
+        generalises.any().alias("one_generalises"),
+        (memorises & (pl.col("valid_accuracy") <= ONLY)).all().alias("all_memorise"),
     )
-    name = MODELS[own.models[0]]
     general = shares.filter("all_generalise")["r_train"].to_list()
     first = shares.filter("one_generalises")["r_train"].to_list()
     memorise = shares.filter("all_memorise")["r_train"].to_list()
@@ -97,6 +97,6 @@ def _gap(own: Results, smallest: float, largest: float) -> str:
     between = own.extrema.filter(pl.col("r_train").is_between(largest, smallest, closed="none"))
     if between.is_empty():
         return f"{width}, one step of this grid: the change may be as sharp as that, or sharper."
-    generalised = int((between["valid_accuracy"] >= GENERALISES).sum())
+    generalised = len(between.filter(at_least("valid_accuracy", GENERALISES)))
     shares = listed([f"{share:g}" for share in sorted(between["r_train"].unique())])
     return f"{width}; in between, at {shares}, {generalised} of {len(between)} runs generalise."

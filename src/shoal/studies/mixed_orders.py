@@ -4,14 +4,17 @@ Source: the practical, problem 4, question 4: p = 11, orders 2 and 3, half of ea
 all equations and on each order apart.
 """
 
+from collections.abc import Sequence
 from statistics import median
 
 import polars as pl
 
 from shoal.analysis import first_step_at_least
+from shoal.errors import UserError
 from shoal.report import Cell, Figure, Report, Section, Table, learning_curves
 from shoal.report.panels import MODELS
 from shoal.report.words import counted, listed
+from shoal.spec import RunSpec
 from shoal.studies.base import Form, Grid
 from shoal.studies.parts import finished
 from shoal.studies.results import FIGURES, Results
@@ -29,6 +32,14 @@ def grids(quick: bool) -> list[Grid]:
     if quick:
         return per_model(quick, {**_BOTH, "p": 7, "train_batch_size": 512})
     return per_model(quick, {**_BOTH, "p": 11})
+
+
+def check(specs: Sequence[RunSpec]) -> None:
+    """Raise :class:`UserError` for runs of one order."""
+    for spec in specs:
+        if spec.operation_orders != tuple(ORDERS):
+            orders = ",".join(map(str, spec.operation_orders))
+            raise UserError(f"mixed-orders is about operation_orders 2,3, got {orders}")
 
 
 def report(results: Results, form: Form) -> Report:

@@ -22,6 +22,7 @@ from shoal.report.survival import logrank_sentence, survival_figure, survival_ta
 from shoal.report.words import capitalised, counted
 from shoal.studies.base import Form
 from shoal.studies.results import Results, number_of_runs
+from shoal.training.loop import GENERALISED
 
 
 def finished(
@@ -73,7 +74,14 @@ def times_section(results: Results, axis: Axis, form: Form) -> Section:
     """When runs generalised, by a setting and for each threshold: those that never did are censored, not dropped."""
     figures, tables, words = [], [], []
     states = results.runs.select("run", "state", "step")
+    stopped = results.runs["stop_after_generalizing"].is_not_null().any()
     for threshold in form.thresholds:
+        if stopped and threshold > GENERALISED:
+            words.append(
+                f"A_val ≥ {threshold:g}: cannot be told, because runs end some steps after A_val ≥ {GENERALISED} "
+                "(stop_after_generalizing), so that the soonest are seen for the shortest."
+            )
+            continue
         reached = f"validation accuracy {threshold:g}"
         times = time_to(results.curves, "valid_accuracy", threshold, states=states)
         times = times.join(

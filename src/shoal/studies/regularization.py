@@ -7,10 +7,10 @@ of its parameters; how the figures change with the weight decay, and whether the
 import numpy as np
 import polars as pl
 
-from shoal.analysis import first_step_at_least
+from shoal.analysis import at_least, first_step_at_least
 from shoal.report import Cell, Report, Section, Table
 from shoal.report.panels import CURVES, MODEL, MODELS, Axis, Panel
-from shoal.report.words import listed
+from shoal.report.words import counted, listed
 from shoal.studies.answers import Case, direction, how_it_goes
 from shoal.studies.base import Form, Grid
 from shoal.studies.parts import curves_figure, finished, summary_figure, summary_table, times_section
@@ -70,7 +70,7 @@ def report(results: Results, form: Form) -> Report:
 
 def _mixed(results: Results, threshold: float) -> str:
     """Of how many runs the first step of the best accuracy is a time to generalise."""
-    generalised = pl.col("valid_accuracy") >= threshold
+    generalised = at_least("valid_accuracy", threshold)
     counts = results.extrema.group_by("weight_decay").agg(generalised.sum().alias("n"), pl.len().alias("N"))
     n, runs = (int(counts[name].sum()) for name in ("n", "N"))
     told = listed(
@@ -95,8 +95,8 @@ def norms(results: Results) -> pl.DataFrame:
     it generalised and at its end.
 
     Returns:
-        ``run``, ``weight_decay``, ``start``, ``memorised``, ``peak``, ``generalised`` and ``end``; null where it did
-        not memorise or generalise.
+        ``run``, ``weight_decay``, ``t_memorised``, ``t_generalised``, ``start``, ``memorised``, ``peak``,
+        ``generalised`` and ``end``; null where it did not memorise or generalise.
     """
     curves = results.curves.sort("step").filter(pl.col("l2_norm").is_finite())
     memorised = first_step_at_least(curves, "train_accuracy", MEMORISED).rename({"step": "t_memorised"})
@@ -105,6 +105,7 @@ def norms(results: Results) -> pl.DataFrame:
     norm, step = pl.col("l2_norm"), pl.col("step")
     between = (step >= pl.col("t_memorised")) & (step <= pl.col("t_generalised").fill_null(pl.col("step").max()))
     return timed.group_by("run", "weight_decay", maintain_order=True).agg(
+        pl.col("t_memorised", "t_generalised").first(),
         norm.first().alias("start"),
         norm.filter(step == pl.col("t_memorised")).first().alias("memorised"),
         norm.filter(between).max().alias("peak"),
@@ -116,9 +117,10 @@ def norms(results: Results) -> pl.DataFrame:
 def norm_answers(results: Results) -> list[str]:
     """Whether the norm moves before generalisation, in computed sentences."""
     frame = norms(results)
-    both = frame.drop_nulls(["memorised", "generalised"])
+    reached = frame.drop_nulls(["memorised", "generalised"])
+    both = reached.filter(pl.col("t_memorised") < pl.col("t_generalised"))
     if both.is_empty():
-        return [f"No run both memorised and generalised ({_BOTH}): the norm cannot be followed there."]
+        return [f"No run memorised and later generalised ({_BOTH}): the norm cannot be followed there."]
     change, peak, start = (both["generalised"] / both[name] - 1 for name in ("memorised", "peak", "start"))
     fell = int((change < 0).sum())
     out = [
@@ -128,6 +130,8 @@ def norm_answers(results: Results) -> list[str]:
         "first value, in the mean.",
         _reading(change),
     ]
+    if len(together := reached.filter(pl.col("t_memorised") >= pl.col("t_generalised"))):
+        out.append(f"{counted(len(together), 'run')} generalised no later than memorising, and does not count here.")
     rest = frame.filter(pl.col("generalised").is_null()).drop_nulls("peak")
     if len(rest):
         end = rest["end"] / rest["peak"] - 1

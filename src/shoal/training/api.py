@@ -13,7 +13,7 @@ from shoal.lab.lab import Lab
 from shoal.lab.records import Records
 from shoal.spec import RunSpec
 from shoal.tasks.build import build_model, build_task
-from shoal.training.executor import Execution, cores, execute
+from shoal.training.executor import Execution, cores, execute, threads_per_worker
 from shoal.training.loop import Snapshot
 from shoal.training.memory import check_parameters
 from shoal.training.plan import Cohort, plan, spread
@@ -51,7 +51,8 @@ def train(
         lab: the folder to keep them in; made if it is not there.
         device: ``cpu`` or ``cuda``; CUDA where there is one, when not given.
         workers: cohorts to train at the same time, each in a process of its own; as many as cores, when not given.
-        threads: threads per new cohort; the cores divided by the workers, when not given.
+        threads: threads per new cohort; the cores divided by the workers, at most ``OMP_NUM_THREADS`` where that is
+            set, when not given.
         engine: how new cohorts are computed, one of ``compiled``, ``prefixes`` and ``plain`` (see
             :mod:`shoal.fast.engine`); the fastest that covers them and is worth its start, when not given.
         places: runs of a cohort to train side by side, while the others wait; as many as fit into half of the memory
@@ -83,7 +84,7 @@ def train(
         cohorts = plan(spec for spec in wanted if spec.id not in held)
         check_parameters((cohort.shared for cohort in cohorts), on)
         workers = workers or choose_workers(folders, cohorts, on, metrics or {})
-        threads = threads or max(1, cores() // workers)
+        threads = threads or threads_per_worker(workers)
         folders += _begin(lab, _divided(cohorts, workers), on, threads, engine, metrics or (), say)
     _finish(folders, workers, Execution(on, flush_seconds, metrics or {}, places), watch)
     return lab.records(spec.id for spec in wanted)

@@ -32,6 +32,13 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def threads_per_worker(workers: int) -> int:
+    """The cores divided between the workers; no more than ``OMP_NUM_THREADS`` allows a process, where that is set."""
+    share = max(1, cores() // workers)
+    allowed = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
+    return min(share, int(allowed)) if allowed.isdecimal() and int(allowed) else share
+
+
 class StopFlag:
     """Asked for by the first Ctrl-C or SIGTERM; a second Ctrl-C ends the process at once."""
 
