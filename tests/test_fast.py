@@ -374,7 +374,8 @@ def choices(tmp_path, **environment):
 
 
 def test_without_a_compiler_the_engine_falls_back_and_says_so(tmp_path):
-    assert choices(tmp_path, CC="no-such-compiler")[1] == "prefixes | there is no C compiler on this machine"
+    assert choices(tmp_path, CC="no-such-compiler")[1] == "prefixes | CC=no-such-compiler is no program"
+    assert choices(tmp_path, PATH="")[1] == "prefixes | there is no C compiler on this machine"
     assert choices(tmp_path, SHOAL_NO_KERNELS="1")[1] == "prefixes | SHOAL_NO_KERNELS is set"
     assert choices(tmp_path, CC="false")[1].startswith("prefixes | false did not compile the kernels")
 
@@ -398,7 +399,11 @@ if sys.argv[1] == "no home":
     os.environ.pop("XDG_CACHE_HOME")
     Path.home = no_home
 if sys.argv[1] == "not ours":
-    os.access = lambda path, mode: mode != os.W_OK
+    def mkstemp(dir, mkstemp=build.tempfile.mkstemp, **named):
+        if "cache" in str(dir):
+            raise PermissionError
+        return mkstemp(dir=dir, **named)
+    build.tempfile.mkstemp = mkstemp
 print(build.is_compiled(), build.kernels().note)
 print(build._own_folder())
 """
@@ -417,6 +422,22 @@ def test_where_nothing_can_be_kept_kernels_are_compiled_for_one_process(tmp_path
     assert found.startswith("False kernels compiled by")
     assert not Path(folder).exists()  # any more
     assert not list(tmp_path.rglob("*.so"))
+
+
+@pytest.mark.skipif(shutil.which("cc") is None, reason="no compiler")
+def test_a_damaged_library_is_made_again(tmp_path):
+    assert choices(tmp_path)[1].startswith("compiled | kernels compiled by")
+    (library,) = (tmp_path / "shoal").iterdir()
+    whole = library.read_bytes()
+    for damaged in (whole[: len(whole) // 3], b""):  # loading the first ends a process by SIGBUS
+        library.write_bytes(damaged)
+        assert choices(tmp_path)[1].startswith("compiled | kernels compiled by")
+        assert whole in [path.read_bytes() for path in (tmp_path / "shoal").iterdir()]
+
+
+@pytest.mark.skipif(shutil.which("gcc") is None, reason="no gcc")
+def test_the_compiler_may_be_named_with_arguments(tmp_path):
+    assert choices(tmp_path, CC="gcc -pthread")[1] == "compiled | kernels compiled by gcc"
 
 
 @pytest.mark.parametrize("model", ["lstm", "gpt"])

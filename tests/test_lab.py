@@ -2,6 +2,8 @@
 
 import errno
 import json
+import os
+import stat
 import subprocess
 import sys
 
@@ -16,7 +18,7 @@ import shoal
 from shoal.errors import DiskError, LabError, UserError
 from shoal.lab import Lab, get_all_checkpoints, get_all_checkpoints_per_trials
 from shoal.lab.cohort import CohortFolder
-from shoal.lab.files import write_json
+from shoal.lab.files import read_json, write_json
 from shoal.lab.names import find_run
 from shoal.lab.tensors import load_tensors, save_tensors
 from shoal.spec import TRAJECTORY_VERSIONS
@@ -62,6 +64,21 @@ def test_a_checkpoint_of_another_shape_is_refused(tmp_path):
         load_tensors(tmp_path / "x.safetensors", like={"b": torch.zeros(3)})
     with pytest.raises(LabError, match="no checkpoint"):
         load_tensors(tmp_path / "y.safetensors")
+
+
+def test_a_file_system_on_which_folders_cannot_be_synced_keeps_labs_too(tmp_path, monkeypatch):
+    real, refused = os.fsync, []
+
+    def fsync(descriptor):
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            refused.append(descriptor)
+            raise OSError(errno.EINVAL, "Invalid argument")
+        real(descriptor)
+
+    monkeypatch.setattr("os.fsync", fsync)
+    write_json(tmp_path / "a" / "b" / "x.json", 1)
+    assert read_json(tmp_path / "a" / "b" / "x.json") == 1
+    assert len(refused) == 3  # of the two folders that are new, and of the file's own
 
 
 @pytest.mark.parametrize("call", ["fsync", "replace"])

@@ -5,9 +5,11 @@ import ctypes
 import hashlib
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import tempfile
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -18,7 +20,8 @@ SOURCE = Path(__file__).with_name("kernels.c")
 # An unlimited peel would make the order of a sum depend on where in memory a row begins.
 FLAGS = (
     *("-O3", "-march=native", "-fopenmp-simd", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC"),
-    *("-mprefer-vector-width=512", "--param=vect-max-peeling-for-alignment=0"),
+    *(("-mprefer-vector-width=512",) if platform.machine() in ("x86_64", "AMD64") else ()),
+    "--param=vect-max-peeling-for-alignment=0",
 )
 OPENMP = ("-fopenmp", "-Wl,--as-needed")  # and torch's own runtime: two would take the cores from each other
 PLAIN_FLAGS = ("-O3", "-fopenmp-simd", "-fno-math-errno", "-shared", "-fPIC")  # what any C compiler takes
@@ -28,10 +31,11 @@ SECONDS = 3.0  # that compiling takes, for estimates
 
 @dataclass(frozen=True)
 class Kernels:
-    """The compiled library, or why there is none."""
+    """The compiled library, or why there is none; and what tells it from one that computes other last bits."""
 
     library: ctypes.CDLL | None
     note: str
+    key: str = ""
 
 
 @cache
@@ -41,37 +45,49 @@ def kernels() -> Kernels:
     if os.environ.get(OFF):
         return Kernels(None, f"{OFF} is set")
     if compiler is None:
-        return Kernels(None, "there is no C compiler on this machine")
+        wanted = os.environ.get("CC")
+        return Kernels(None, f"CC={wanted} is no program" if wanted else "there is no C compiler on this machine")
     try:
         attempts = _flags(compiler)
     except (OSError, subprocess.TimeoutExpired) as failure:
         return Kernels(None, str(failure))
-    error = ""
+    error, name = "", Path(compiler[0]).name
     for flags in attempts:
         try:
-            return Kernels(ctypes.CDLL(str(_compiled(compiler, flags))), f"kernels compiled by {Path(compiler).name}")
-        except subprocess.CalledProcessError as failure:
+            library = ctypes.CDLL(str(_compiled(compiler, flags)))
+            return Kernels(library, f"kernels compiled by {name}", _key(compiler, flags))
+        except subprocess.CalledProcessError as failure:  # a flag that this compiler does not know, perhaps
             error = (failure.stderr.strip().splitlines() or ["no message"])[0]
-        except (OSError, subprocess.TimeoutExpired) as failure:
+        except OSError as failure:
             error = str(failure)
-    return Kernels(None, f"{Path(compiler).name} did not compile the kernels: {error}")
+        except subprocess.TimeoutExpired as failure:  # others would take as long
+            error = str(failure)
+            break
+    return Kernels(None, f"{name} did not compile the kernels: {error}")
 
 
 def is_compiled() -> bool:
     """Whether :func:`kernels` will find them compiled."""
     compiler = _compiler()
     try:
-        return compiler is not None and any(_path(compiler, flags).exists() for flags in _flags(compiler))
+        return compiler is not None and any(_kept(compiler, flags) for flags in _flags(compiler))
     except (OSError, subprocess.TimeoutExpired):  # a compiler that does not answer: kernels() will say so
         return False
 
 
-def _compiler() -> str | None:
-    wanted = os.environ.get("CC")
-    return shutil.which(wanted) if wanted else next(filter(None, map(shutil.which, ("cc", "gcc", "clang"))), None)
+Command = tuple[str, ...]
 
 
-def _flags(compiler: str) -> list[tuple[str, ...]]:
+def _compiler() -> Command | None:
+    """The compiler with its own arguments: ``CC`` may have some."""
+    wanted = shlex.split(os.environ.get("CC", ""))
+    for name, *arguments in [wanted] if wanted else [["cc"], ["gcc"], ["clang"]]:
+        if found := shutil.which(name):
+            return (found, *arguments)
+    return None
+
+
+def _flags(compiler: Command) -> list[Command]:
     """What to compile with, best first. Threads need gcc, whose OpenMP runtime torch brings along on Linux."""
     runtime = openmp_runtime()
     if runtime is None or "Free Software Foundation" not in _version(compiler):
@@ -79,29 +95,67 @@ def _flags(compiler: str) -> list[tuple[str, ...]]:
     return [(*FLAGS, *OPENMP, str(runtime)), FLAGS, PLAIN_FLAGS]
 
 
-def _compiled(compiler: str, flags: tuple[str, ...]) -> Path:
+def _compiled(compiler: Command, flags: Command) -> Path:
     """The shared library for this source, compiler and processor."""
-    path = _path(compiler, flags)
-    if path.exists():
-        return path
+    kept = _kept(compiler, flags)
+    if kept is not None:
+        return kept
+    with tempfile.TemporaryDirectory(prefix="shoal-") as folder:
+        made = Path(folder) / "kernels.so"
+        command = [*compiler, "-o", str(made), str(SOURCE), *flags, "-lm"]
+        subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+        content = made.read_bytes()
+    name = f"kernels-{_key(compiler, flags)}-{_checksum(content)}.so"
+    cache_folder = _cache_folder()
+    if cache_folder is not None:
+        with suppress(OSError):  # full, or not ours to write
+            return _keep(cache_folder / name, content)
+    return _keep(_own_folder() / name, content)
+
+
+def _kept(compiler: Command, flags: Command) -> Path | None:
+    """What was compiled before. Its checksum is in its name: loading half a library ends the process."""
+    folder = _cache_folder()
+    for path in sorted(folder.glob(f"kernels-{_key(compiler, flags)}-*.so")) if folder else []:
+        with suppress(OSError):
+            if path.stem.endswith(f"-{_checksum(path.read_bytes())}"):
+                return path
+    return None
+
+
+def _keep(path: Path, content: bytes) -> Path:
+    """Write it whole or not at all; several processes may do so at once."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, scratch = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        is_kept = os.access(path.parent, os.W_OK)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(scratch).replace(path)
     except OSError:
-        is_kept = False
-    return _compile(compiler, flags, path if is_kept else _own_folder() / path.name)
+        Path(scratch).unlink(missing_ok=True)
+        raise
+    return path
 
 
 @cache
-def _path(compiler: str, flags: tuple[str, ...]) -> Path:
-    """Where the library for this source, compiler and processor is kept."""
-    parts = [SOURCE.read_text(encoding="utf-8"), _version(compiler), " ".join(flags), _processor()]
-    name = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
+def _key(compiler: Command, flags: Command) -> str:
+    """What the library depends on."""
+    parts = [SOURCE.read_text(encoding="utf-8"), _version(compiler), *compiler[1:], " ".join(flags), _processor()]
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
+
+
+def _checksum(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:16]
+
+
+def _cache_folder() -> Path | None:
+    """Where libraries are kept; None for a user without a home, as in some containers."""
     try:
-        folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "shoal"
-    except RuntimeError:  # a user without a home, as in some containers
-        folder = _own_folder()
-    return folder / f"kernels-{name}.so"
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "shoal"
+    except RuntimeError:
+        return None
 
 
 @cache
@@ -113,19 +167,8 @@ def _own_folder() -> Path:
 
 
 @cache
-def _version(compiler: str) -> str:
-    return subprocess.run([compiler, "--version"], capture_output=True, text=True, timeout=30).stdout
-
-
-def _compile(compiler: str, flags: tuple[str, ...], path: Path) -> Path:
-    partial = path.with_suffix(f".{os.getpid()}")  # several processes may do this at once; renaming is atomic
-    try:
-        command = [compiler, "-o", str(partial), str(SOURCE), *flags, "-lm"]
-        subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
-        partial.rename(path)
-    finally:
-        partial.unlink(missing_ok=True)
-    return path
+def _version(compiler: Command) -> str:
+    return subprocess.run([*compiler, "--version"], capture_output=True, text=True, timeout=30).stdout
 
 
 def _processor() -> str:

@@ -42,13 +42,14 @@ def _git_commit() -> str | None:
         _git(here, "ls-files", "--error-unmatch", __file__)  # not some other project that shoal is installed in
         commit = _git(here, "rev-parse", "HEAD")
         changed = _git(here, "status", "--porcelain", "--untracked-files=no", ".")
-    except (OSError, subprocess.CalledProcessError):
+    except (OSError, subprocess.SubprocessError):
         return None
     return commit + ("+" if changed else "")
 
 
 def _git(folder: Path, *command: str) -> str:
-    return subprocess.run(["git", *command], cwd=folder, capture_output=True, text=True, check=True).stdout.strip()
+    words = ["git", "--no-optional-locks", *command]  # another git may be at work here
+    return subprocess.run(words, cwd=folder, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
 
 
 def _processor() -> str:

@@ -1,5 +1,6 @@
 """Writing that is either done or not done, whatever happens to the process or the disk."""
 
+import errno
 import json
 import os
 import secrets
@@ -22,7 +23,7 @@ def write(path: Path, content: bytes) -> None:
     """
     scratch = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        _make_folder(path.parent)
         with scratch.open("wb") as file:
             file.write(content)
             file.flush()
@@ -65,9 +66,21 @@ def read_json(path: Path, shape: type[BaseModel] | None = None) -> Any:
     return content
 
 
+def _make_folder(folder: Path) -> None:
+    """With those above it, each so that it is still there after a loss of power."""
+    missing = [parent for parent in (folder, *folder.parents) if not parent.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for made in missing:
+        _sync_folder(made.parent)
+
+
 def _sync_folder(folder: Path) -> None:
+    """Where the file system has no such thing, as some over a network, nothing more can be done."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.EBADF, errno.ENOTSUP):
+            raise
     finally:
         os.close(descriptor)

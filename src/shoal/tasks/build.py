@@ -38,7 +38,7 @@ def build_model(spec: RunSpec, task: Task) -> nn.Module:
     """
     assert spec.init_seed is not None
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(spec.init_seed)
+        torch.default_generator.manual_seed(spec.init_seed)  # torch.manual_seed would touch those of devices, too
         return build(spec, task.vocabulary_size, task.sequence_length, task.padding_index)
 
 

@@ -7,10 +7,12 @@ with the cohort, because it can change the order of a sum and so the last bit: a
 import multiprocessing
 import os
 import signal
+import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from types import FrameType
@@ -39,6 +41,9 @@ def threads_per_worker(workers: int) -> int:
     return min(share, int(allowed)) if allowed.isdecimal() and int(allowed) else share
 
 
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
 class StopFlag:
     """Asked for by the first Ctrl-C or SIGTERM; a second Ctrl-C ends the process at once."""
 
@@ -58,14 +63,15 @@ class StopFlag:
             self.asked = True
 
         try:
-            before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+            before = {number: signal.signal(number, ask) for number in _SIGNALS}
         except ValueError:  # not the main thread: whoever has it decides
             before = {}
         try:
             yield
         finally:
             for number, handler in before.items():
-                signal.signal(number, handler)
+                if handler is not None:  # None: it was not Python's, which cannot put it back
+                    signal.signal(number, handler)
 
 
 @dataclass(frozen=True)
@@ -129,7 +135,8 @@ class _Worker:
         self.process = context.Process(
             target=_work, args=(folder.path, settings, theirs), name=f"shoal {folder.id}", daemon=True
         )
-        self.process.start()
+        with _unheard(), _without_main(settings[0].metrics):
+            self.process.start()
         theirs.close()  # so that the pipe ends with the process
         self.outcome: Any = None
 
@@ -153,6 +160,38 @@ class _Worker:
     def stop(self) -> None:
         with suppress(OSError):
             self.pipe.send("stop")
+
+
+@contextmanager
+def _unheard() -> Iterator[None]:
+    """Signals wait, here until this is over, in a process that is started here until it listens to them itself.
+
+    Otherwise Ctrl-C, which reaches the whole group, would end a worker in the middle of its imports.
+    """
+    resource_tracker.ensure_running()  # of multiprocessing, which would unblock them when it starts
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextmanager
+def _without_main(metrics: Mapping[str, Metric]) -> Iterator[None]:
+    """Do not let a process that is started here run the script that starts it once more.
+
+    Workers need nothing of it, unless a metric is defined there: then the script has to hide what it does behind
+    ``if __name__ == "__main__"``.
+    """
+    main = sys.modules["__main__"]
+    needed = any(getattr(metric, "__module__", None) == "__main__" for metric in metrics.values())
+    names = () if needed else ("__file__", "__spec__")
+    hidden: dict[str, Any] = {name: main.__dict__[name] for name in names if name in main.__dict__}
+    main.__dict__.update(dict.fromkeys(hidden))
+    try:
+        yield
+    finally:
+        main.__dict__.update(hidden)
 
 
 def _execute_in_workers(
@@ -189,6 +228,7 @@ def _work(path: Path, settings: tuple[Any, ...], pipe: Connection) -> None:
     asked = StopFlag()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
     signal.signal(signal.SIGTERM, lambda *_: setattr(asked, "asked", True))
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
     execution, processes = settings
 
     def tell(message: object) -> None:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from shoal.errors import LabError, UserError
+from shoal.fast.build import kernels
 from shoal.fast.denormals import flushed_denormals
 from shoal.fast.engine import available
 from shoal.fast.memory import keep_freed_memory
@@ -111,6 +112,9 @@ class Session:
         self._fitting(self._restore)
         self.status = folder.status()
         made_with = {**environment(options.device), "precision": self.shared.precision, "engine": self.engine}
+        if self.engine == "compiled":
+            made_with["kernels"] = kernels().key
+            self._check_kernels(made_with["kernels"])
         self.status["sessions"].append({"from_step": self._mean_step(), **made_with})
         self.began = self.flushed = time.monotonic()
         self.began_cpu = time.process_time()
@@ -128,6 +132,15 @@ class Session:
                 stacklevel=2,
             )
         return engine
+
+    def _check_kernels(self, key: str) -> None:
+        before = {session.get("kernels", key) for session in self.status["sessions"]}
+        if before - {key}:
+            warnings.warn(
+                f"cohort {self.folder.id} goes on with kernels compiled otherwise than before (another compiler, "
+                "processor or version of shoal): the last bits of what follows will differ",
+                stacklevel=2,
+            )
 
     def _check_precision(self) -> None:
         if self.shared.precision == "tf32" and self.options.device.type != "cuda":
