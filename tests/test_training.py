@@ -6,13 +6,15 @@ import time
 import polars as pl
 import pytest
 import torch
-from helpers import fastest, tiny, tiny_grid
+from helpers import fastest, one_cohort, tiny, tiny_grid
 
 import shoal
 from shoal.errors import DiskError, LabError, UserError
+from shoal.fast.build import kernels
 from shoal.lab import Lab
 from shoal.training import plan
-from shoal.training.loop import Options, train_cohort
+from shoal.training.continuation import engine_of
+from shoal.training.loop import Options, Session, train_cohort
 
 
 def parameters(records: shoal.Records) -> dict[str, dict[str, torch.Tensor]]:
@@ -311,3 +313,20 @@ def test_a_grid_over_a_spec_read_from_the_lab_varies_what_follows_the_seed(tmp_p
     records = shoal.train([tiny(seed=3, split_seed=1)], tmp_path / "lab", workers=1)
     (base,) = records.specs.values()
     assert shoal.grid(base, seed=[4, 5]) == [tiny(seed=4, split_seed=1), tiny(seed=5, split_seed=1)]
+
+
+@pytest.mark.skipif(kernels().library is None, reason="no compiler")
+def test_going_on_with_another_engine_or_other_kernels_is_said(tmp_path):
+    cohort = one_cohort([tiny(n_steps=30)])
+    folder = Lab(tmp_path).create().cohort(cohort.id)
+    folder.create(list(cohort.members), threads=1, engine="compiled")
+    stops = iter([False] * 5 + [True] * 99)
+    assert train_cohort(folder, Options(stop=lambda: next(stops))) == "interrupted"
+    status = folder.status()
+    assert status["sessions"][0]["kernels"] == kernels().key
+    status["sessions"][0]["kernels"] = "others"
+    folder.write_status(status)
+    with pytest.warns(UserWarning, match="goes on with kernels compiled otherwise than before"):
+        Session(folder, Options())
+    with pytest.warns(UserWarning, match=r"begun with engine compiled and goes on with prefixes \(the kernels are for"):
+        assert engine_of(folder, torch.device("cuda")) == "prefixes"

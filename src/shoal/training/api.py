@@ -1,6 +1,6 @@
 """Train runs into a lab: what is there is not trained again, what was begun goes on."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -81,13 +81,19 @@ def train(
         held = _held(lab, wanted, say)
         _check_recorded(held, metrics or {})
         folders = [folder for folder in dict.fromkeys(held.values()) if not folder.is_finished()]
-        cohorts = plan(spec for spec in wanted if spec.id not in held)
-        check_parameters((cohort.shared for cohort in cohorts), on)
+        cohorts = _new(wanted, held, on)
         workers = workers or choose_workers(folders, cohorts, on, metrics or {})
         threads = threads or threads_per_worker(workers)
         folders += _begin(lab, _divided(cohorts, workers), on, threads, engine, metrics or (), say)
     _finish(folders, workers, Execution(on, flush_seconds, metrics or {}, places), watch)
     return lab.records(spec.id for spec in wanted)
+
+
+def _new(specs: Sequence[RunSpec], held: Container[str], device: torch.device) -> list[Cohort]:
+    """The other runs as cohorts; :class:`UserError` for a model that cannot fit."""
+    cohorts = plan(spec for spec in specs if spec.id not in held)
+    check_parameters((cohort.shared for cohort in cohorts), device)
+    return cohorts
 
 
 def _held(lab: Lab, specs: Sequence[RunSpec], say: Callable[[str], None]) -> dict[str, CohortFolder]:

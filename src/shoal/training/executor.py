@@ -22,6 +22,7 @@ import torch
 
 from shoal.errors import DiskError, RunFailed, UserError
 from shoal.lab.cohort import CohortFolder
+from shoal.training.groups import cores_allowed
 from shoal.training.loop import Options, Snapshot, train_cohort
 from shoal.training.memory import SHARE
 from shoal.training.step import Metric
@@ -31,7 +32,8 @@ Watch = Callable[[Snapshot], None]
 
 def cores() -> int:
     """Cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    there = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(there, cores_allowed() or there)
 
 
 def threads_per_worker(workers: int) -> int:

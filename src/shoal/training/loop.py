@@ -11,12 +11,11 @@ import torch
 from torch import Tensor
 
 from shoal.errors import LabError, UserError
-from shoal.fast.build import kernels
 from shoal.fast.denormals import flushed_denormals
-from shoal.fast.engine import available
 from shoal.fast.memory import keep_freed_memory
 from shoal.lab.cohort import CohortFolder
 from shoal.lab.environment import environment
+from shoal.training.continuation import engine_of, kernels_of
 from shoal.training.due import is_evaluated, is_saved, steps_until_due
 from shoal.training.memory import SHARE, is_out_of_memory, places, release_memory
 from shoal.training.plan import Cohort
@@ -96,7 +95,7 @@ class Session:
         self.folder, self.options = folder, options
         keep_freed_memory()
         self.manifest = folder.manifest()
-        self.engine = self._engine()
+        self.engine = engine_of(folder, options.device)
         specs = folder.specs()
         self.shared = specs[0]
         self.metrics = {"l2_norm": l2_norm, **self._registered()}
@@ -113,34 +112,12 @@ class Session:
         self.status = folder.status()
         made_with = {**environment(options.device), "precision": self.shared.precision, "engine": self.engine}
         if self.engine == "compiled":
-            made_with["kernels"] = kernels().key
-            self._check_kernels(made_with["kernels"])
+            made_with["kernels"] = kernels_of(folder, self.status["sessions"])
         self.status["sessions"].append({"from_step": self._mean_step(), **made_with})
         self.began = self.flushed = time.monotonic()
         self.began_cpu = time.process_time()
         self.start = self._mean_step()
         self.watched = 0.0
-
-    def _engine(self) -> str:
-        """The engine that the cohort was begun with, where this machine has it."""
-        wanted = str(self.manifest.get("engine", "plain"))
-        engine, why = available(wanted, self.options.device)
-        if engine != wanted:
-            warnings.warn(
-                f"cohort {self.folder.id} was begun with engine {wanted} and goes on with {engine} ({why}): "
-                "the last bits of what follows will differ",
-                stacklevel=2,
-            )
-        return engine
-
-    def _check_kernels(self, key: str) -> None:
-        before = {session.get("kernels", key) for session in self.status["sessions"]}
-        if before - {key}:
-            warnings.warn(
-                f"cohort {self.folder.id} goes on with kernels compiled otherwise than before (another compiler, "
-                "processor or version of shoal): the last bits of what follows will differ",
-                stacklevel=2,
-            )
 
     def _check_precision(self) -> None:
         if self.shared.precision == "tf32" and self.options.device.type != "cuda":

@@ -15,6 +15,7 @@ from shoal.fast.memory import return_freed_memory
 from shoal.fast.scorer import parts_of
 from shoal.spec import RunSpec
 from shoal.tasks.build import build_task, count_run_parameters
+from shoal.training.groups import memory_left
 from shoal.training.optimizers import OPTIMIZERS
 
 # What PyTorch says for the CPU, CUDA and its libraries, C++, and oneDNN (with "descriptor" after it: another mistake).
@@ -93,7 +94,7 @@ def free_bytes(device: torch.device) -> int:
     """Memory that can be taken on a device."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
-    free = [_available(), _left_in_group(), _left_in_process()]
+    free = [_available(), memory_left(), _left_in_process()]
     return min(number for number in free if number is not None)
 
 
@@ -121,18 +122,6 @@ def _available() -> int:
         return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
     except (OSError, StopIteration):  # not Linux: half of what there is
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
-
-
-def _left_in_group() -> int | None:
-    """What the control group of a container leaves, where there is one with a limit."""
-    group = Path("/sys/fs/cgroup")
-    try:
-        used = int((group / "memory.current").read_text())
-        lines = (group / "memory.stat").read_text().splitlines()
-        cache = next((int(line.split()[1]) for line in lines if line.startswith("inactive_file ")), 0)  # given back
-        return max(0, int((group / "memory.max").read_text()) - used + cache)
-    except (OSError, ValueError):
-        return None
 
 
 def _left_in_process() -> int | None:

@@ -1,0 +1,36 @@
+"""What computes a cohort that goes on: as before where this machine can, and a warning where it cannot."""
+
+import warnings
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+
+from shoal.fast.build import kernels
+from shoal.fast.engine import available
+from shoal.lab.cohort import CohortFolder
+
+
+def engine_of(folder: CohortFolder, device: torch.device) -> str:
+    """The engine that the cohort was begun with, where this machine has it."""
+    wanted = str(folder.manifest().get("engine", "plain"))
+    engine, why = available(wanted, device)
+    if engine != wanted:
+        warnings.warn(
+            f"cohort {folder.id} was begun with engine {wanted} and goes on with {engine} ({why}): "
+            "the last bits of what follows will differ",
+            stacklevel=2,
+        )
+    return engine
+
+
+def kernels_of(folder: CohortFolder, sessions: Iterable[Mapping[str, Any]]) -> str:
+    """The kernels of this machine, for the record, which says what those of the sessions before were."""
+    key = kernels().key
+    if any(session.get("kernels", key) != key for session in sessions):
+        warnings.warn(
+            f"cohort {folder.id} goes on with kernels compiled otherwise than before (another compiler, processor or "
+            "version of shoal): the last bits of what follows will differ",
+            stacklevel=2,
+        )
+    return key
