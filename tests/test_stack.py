@@ -84,8 +84,7 @@ def test_every_member_of_a_stack_trains_as_plain_pytorch_does(model, optimizer, 
         assert_same_parameters(stack.member(index), expected, atol=atol)
 
 
-@settings(max_examples=12, deadline=None)
-@given(
+anything = given(
     model=st.sampled_from(["lstm", "gpt"]),
     orders=st.sampled_from([(2,), (2, 3)]),
     batch=st.sampled_from([3, 16, 512]),
@@ -94,7 +93,9 @@ def test_every_member_of_a_stack_trains_as_plain_pytorch_does(model, optimizer, 
     clip=st.lists(st.sampled_from([0.01, 1.0, float("inf")]), min_size=1, max_size=2, unique=True),
     r_train=st.lists(st.sampled_from([0.3, 0.5, 0.7]), min_size=1, max_size=2, unique=True),
 )
-def test_a_member_alone_equals_the_member_in_a_stack(model, orders, batch, dropout, layers, clip, r_train):
+
+
+def assert_alone_as_in_a_stack(model, orders, batch, dropout, layers, clip, r_train):
     base = {"model": model, "p": 3, "operation_orders": orders, "train_batch_size": batch, "num_layers": layers}
     if layers > 1 or model == "gpt":
         base["dropout"] = dropout
@@ -106,6 +107,19 @@ def test_a_member_alone_equals_the_member_in_a_stack(model, orders, batch, dropo
         assert_same_parameters(together.member(index), alone.member(0), atol=2e-5)
         for name, value in evaluate(alone, {"norm_of_what_is_seen": norm_of_what_is_seen}).items():
             torch.testing.assert_close(values[name][index], value[0], atol=1e-5, rtol=0)
+
+
+@settings(max_examples=5, deadline=None)
+@anything
+def test_a_member_alone_equals_the_member_in_a_stack(**run):
+    assert_alone_as_in_a_stack(**run)
+
+
+@pytest.mark.slow
+@settings(max_examples=30, deadline=None)
+@anything
+def test_many_members_alone_equal_the_members_in_their_stacks(**run):
+    assert_alone_as_in_a_stack(**run)
 
 
 @pytest.mark.parametrize("engine", ["plain", "prefixes"])
