@@ -375,6 +375,7 @@ def choices(tmp_path, **environment):
 
 def test_without_a_compiler_the_engine_falls_back_and_says_so(tmp_path):
     assert choices(tmp_path, CC="no-such-compiler")[1] == "prefixes | CC=no-such-compiler is no program"
+    assert choices(tmp_path, CC="gcc '")[1] == "prefixes | CC=gcc ' is no program"
     assert choices(tmp_path, PATH="")[1] == "prefixes | there is no C compiler on this machine"
     assert choices(tmp_path, SHOAL_NO_KERNELS="1")[1] == "prefixes | SHOAL_NO_KERNELS is set"
     assert choices(tmp_path, CC="false")[1].startswith("prefixes | false did not compile the kernels")

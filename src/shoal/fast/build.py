@@ -26,6 +26,7 @@ FLAGS = (
 OPENMP = ("-fopenmp", "-Wl,--as-needed")  # and torch's own runtime: two would take the cores from each other
 PLAIN_FLAGS = ("-O3", "-fopenmp-simd", "-fno-math-errno", "-shared", "-fPIC")  # what any C compiler takes
 OFF = "SHOAL_NO_KERNELS"
+Command = tuple[str, ...]
 SECONDS = 3.0  # that compiling takes, for estimates
 
 
@@ -75,12 +76,12 @@ def is_compiled() -> bool:
         return False
 
 
-Command = tuple[str, ...]
-
-
 def _compiler() -> Command | None:
     """The compiler with its own arguments: ``CC`` may have some."""
-    wanted = shlex.split(os.environ.get("CC", ""))
+    try:
+        wanted = shlex.split(os.environ.get("CC", ""))
+    except ValueError:  # an open quotation mark
+        return None
     for name, *arguments in [wanted] if wanted else [["cc"], ["gcc"], ["clang"]]:
         if found := shutil.which(name):
             return (found, *arguments)
