@@ -64,11 +64,11 @@ def test_weights_are_those_of_the_model():
 def test_the_answer_says_which_runs_it_is_about():
     names = ["a", "+", "b", "="]
     everywhere = attention_by_position(causal(2, 1, 2, 4)).with_columns(run=pl.lit("one"))
-    assert answers(everywhere, names)[0].startswith(
-        "In 1 run that ended with A_val ≥ 0.9, over all equations and all queries but the first: the key that a head"
+    assert answers(everywhere, names, "25 equations")[0].startswith(
+        "In 1 run that ended with A_val ≥ 0.9, over all 25 equations and all queries but the first: the key that a head"
     )
     both = pl.concat([everywhere, everywhere.with_columns(run=pl.lit("two"))])
-    assert answers(both, names)[0].startswith("In 2 runs that ended with A_val ≥ 0.9,")
+    assert answers(both, names, "25 equations")[0].startswith("In 2 runs that ended with A_val ≥ 0.9,")
 
 
 @pytest.mark.parametrize(

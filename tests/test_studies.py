@@ -15,7 +15,7 @@ from shoal.report import write_report
 from shoal.report.figures import band, long_curves
 from shoal.report.runs import report_runs
 from shoal.spec import RunSpec
-from shoal.studies import NAMES, Form, Results, cards, get_study, improve, sanity
+from shoal.studies import NAMES, Form, Results, attention, cards, get_study, improve, sanity
 from shoal.studies.compute_scaling import _distinct
 from shoal.tasks.build import build_task
 from shoal.training.plan import Cohort, plan
@@ -84,6 +84,33 @@ def test_every_report_shows_figures_tables_and_answers(name, lab):
     for table in tables:
         assert all(len(cells) == len(table.header) - 1 for _, cells in table.rows)
     assert any(form.flags() in paragraph for paragraph in report.sections[-1].paragraphs)
+
+
+def test_attention_shows_where_heads_look_and_what_is_lost_without(lab, monkeypatch):
+    monkeypatch.setattr(attention, "GENERALISED", 0.0)  # every tiny model is one to look into
+    form = form_of("attention")
+    report = attention.report(results_of(lab, form.specs(attention)), form)
+    assert [len(section.figures) for section in report.sections] == [2, 0, 0, 0]
+    tables = {table.name: table for section in report.sections for table in section.tables}
+    assert tables["by-head"].header == ["", "BOS", "a", "+", "b", "=", "focus"]
+    assert tables["knockout"].header == ["without", "all layers"]
+    assert [name for name, _ in tables["knockout"].rows] == ["nothing", "BOS", "a", "+", "b", "="]
+    assert "over all 25 equations where no later position" in tables["knockout"].caption
+    assert sum("attention knockout" in answer for answer in report.answers) == 1
+    assert report.answers[-1].startswith("So '=' ")
+
+
+def test_attention_is_asked_of_the_longest_equations_and_says_so(tmp_path, monkeypatch):
+    monkeypatch.setattr(attention, "GENERALISED", 0.0)
+    form = replace(form_of("attention"), seeds=1)
+    form = replace(form, settings={**form.settings, "p": ["3"], "operation_orders": ["2,3"], "num_layers": ["2"]})
+    specs = form.specs(attention)
+    shoal.train(specs, tmp_path / "lab", workers=1)
+    report = attention.report(Results(Lab(tmp_path / "lab").records(spec.id for spec in specs)), form)
+    assert report.sections[1].title == "Where attention goes, over all 27 equations with 3 operands"
+    (knockout,) = report.sections[2].tables
+    assert knockout.header == ["without", "all layers", "layer 1", "layer 2"]
+    assert [name for name, _ in knockout.rows] == ["nothing", "BOS", "a", "+", "b", "+", "c", "="]
 
 
 def test_times_that_no_run_has_are_told_and_not_drawn(lab):

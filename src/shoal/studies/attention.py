@@ -9,12 +9,15 @@ import torch
 
 from shoal.analysis import at_least
 from shoal.analysis.attention import attention_by_position, attention_weights, focus, preference
+from shoal.analysis.knockout import knockouts
 from shoal.equations import EQ
 from shoal.lab import Records
+from shoal.models import GPT
 from shoal.report import Cell, Figure, Report, Section, Table
 from shoal.report.attention import attention_grid
 from shoal.report.words import counted
 from shoal.studies.base import Form, Grid
+from shoal.studies.knockouts import knockout_answers, knockout_table
 from shoal.studies.parts import finished
 from shoal.studies.results import Results
 from shoal.studies.settings import per_model
@@ -51,15 +54,18 @@ def report(results: Results, form: Form) -> Report:
         for row in pairs
     ]
     everywhere = pl.concat([_positions(results.records, run).with_columns(run=pl.lit(run)) for run in runs])
-    tables = [_by_head(results.records, shown, names), _by_position(everywhere, names)]
+    knocked = pl.concat([_knocked(results.records, run).with_columns(run=pl.lit(run)) for run in runs])
+    which = _which(data)
+    tables = [_by_head(results.records, shown, names, which), _by_position(everywhere, names, which)]
     return finished(
         "attention",
         "Attention",
         QUESTION,
-        answers(everywhere, names),
+        [*answers(everywhere, names, which), *knockout_answers(knocked, everywhere, names)],
         [
             Section("Two training equations", figures=figures),
-            Section("Where attention goes, over all equations", tables=tables),
+            Section(f"Where attention goes, over all {which}", tables=tables),
+            Section("What is lost without it", tables=[knockout_table(knocked, names, which)]),
         ],
         results,
         form,
@@ -82,15 +88,33 @@ def position_names(data: ArithmeticData) -> list[str]:
     return out
 
 
+def _longest(data: ArithmeticData) -> torch.Tensor:
+    """Rows of the equations whose positions :func:`position_names` names."""
+    return (data.order == data.order.max()).nonzero().flatten()
+
+
+def _which(data: ArithmeticData) -> str:
+    """These equations in words."""
+    longest = _longest(data)
+    some = f" with {int(data.order.max())} operands" if len(longest) < len(data.order) else ""
+    return f"{len(longest):,} equations{some}"
+
+
 def _positions(records: Records, run: str) -> pl.DataFrame:
     """Mean weights over every equation of the run's longest order."""
     data = build_data(records.specs[run])
-    inputs = data.rows((data.order == data.order.max()).nonzero().flatten())[0]
-    parts = [attention_weights(records.model(run), part) for part in torch.split(inputs, 2048)]
-    return attention_by_position(torch.cat(parts))
+    inputs, model = data.rows(_longest(data))[0], records.model(run)
+    return attention_by_position(torch.cat([attention_weights(model, part) for part in torch.split(inputs, 2048)]))
 
 
-def answers(everywhere: pl.DataFrame, names: list[str]) -> list[str]:
+def _knocked(records: Records, run: str) -> pl.DataFrame:
+    """Accuracy over the same equations without each position."""
+    data, model = build_data(records.specs[run]), records.model(run)
+    assert isinstance(model, GPT)  # the study's grid has no others
+    return knockouts(model, *data.rows(_longest(data)))
+
+
+def answers(everywhere: pl.DataFrame, names: list[str], which: str) -> list[str]:
     """Which positions are attended to, by how many heads, in computed sentences."""
     runs = everywhere["run"].n_unique()
     prefer = pl.concat(
@@ -101,7 +125,7 @@ def answers(everywhere: pl.DataFrame, names: list[str]) -> list[str]:
     )
     heads = prefer.sort("ratio", descending=True).group_by("run", "layer", "head", maintain_order=True).first()
     out = [
-        f"In {counted(runs, 'run')} that ended with A_val ≥ {GENERALISED}, over all equations and all queries but the "
+        f"In {counted(runs, 'run')} that ended with A_val ≥ {GENERALISED}, over all {which} and all queries but the "
         "first: the key "
         "that a head prefers, of all that a query can see, is " + _counted(heads, names) + "."
     ]
@@ -142,10 +166,9 @@ def _figure(data: ArithmeticData, weights: torch.Tensor, row: int, seed: int) ->
     return Figure(f"attention-{number}", attention_grid(weights, tokens, f"“{text}”"), caption)
 
 
-def _by_head(records: Records, run: str, names: list[str]) -> Table:
+def _by_head(records: Records, run: str, names: list[str], which: str) -> Table:
     data = build_data(records.specs[run])
-    inputs = data.rows((data.order == data.order.max()).nonzero().flatten())[0]
-    weights = attention_weights(records.model(run), inputs)
+    weights = attention_weights(records.model(run), data.rows(_longest(data))[0])
     query = names.index(EQ)
     mean, concentration = weights.double().mean(0)[:, :, query], focus(weights)[:, :, query]  # (L, H, S), (L, H)
     rows = []
@@ -155,14 +178,14 @@ def _by_head(records: Records, run: str, names: list[str]) -> Table:
             cells = [Cell(f"{w:.3f}", bool(w == own.max())) for w in own]
             rows.append((f"layer {layer + 1}, head {head + 1}", [*cells, Cell(f"{concentration[layer, head]:.2f}")]))
     caption = (
-        f"From the query '=' (where the result is predicted) to each key, mean over all {len(inputs):,} equations; run "
+        f"From the query '=' (where the result is predicted) to each key, mean over all {which}; run "
         f"{run}, seed {records.specs[run].seed}; the largest in bold. focus: 1 − entropy / its largest value: 0 looks "
         "everywhere alike, 1 at one key."
     )
     return Table("by-head", ["", *names[: query + 1], "focus"], rows, caption)
 
 
-def _by_position(everywhere: pl.DataFrame, names: list[str]) -> Table:
+def _by_position(everywhere: pl.DataFrame, names: list[str], which: str) -> Table:
     per_run = everywhere.group_by("run", "layer", "query", "key").agg(pl.col("weight").mean())
     means = per_run.group_by("layer", "query", "key").agg(
         pl.col("weight").mean(), pl.col("weight").std(ddof=0).alias("std")
@@ -176,7 +199,7 @@ def _by_position(everywhere: pl.DataFrame, names: list[str]) -> Table:
         cells = [texts.get(key, Cell("")) for key in range(len(names))]
         rows.append((f"layer {int(str(layer)) + 1}, from {names[int(str(query))]}", cells))
     caption = (
-        "Mean weight over heads and all equations, ± population standard deviation over "
+        f"Mean weight over heads and all {which}, ± population standard deviation over "
         f"{everywhere['run'].n_unique()} runs that ended with A_val ≥ {GENERALISED}; rows: query, columns: key; the "
         "largest in bold."
     )
