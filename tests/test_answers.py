@@ -9,7 +9,7 @@ from shoal.analysis import at_least, decompose, first_step_at_least
 from shoal.report.panels import Axis
 from shoal.studies import Form, Results
 from shoal.studies.answers import Case, direction, how_it_goes, who_scales_better
-from shoal.studies.data_scaling import thresholds
+from shoal.studies.data_scaling import thresholds, why_there
 from shoal.studies.mixed_orders import which_first
 from shoal.studies.power_laws import power_laws
 from shoal.studies.regularization import _mixed, norm_answers, norms
@@ -154,6 +154,36 @@ def test_thresholds_of_generalisation_and_of_pure_memorisation():
         "LSTM: at no r_train tried does every run generalise (A_val ≥ 0.9); at none do all runs only memorise "
         "(A_train ≥ 0.99, A_val ≤ 0.5)."
     )
+
+
+def test_whether_more_steps_would_help_is_computed():
+    def told(*ends):
+        """Runs of 8 evaluations: at 0.5 and 0.7 they generalise at steps 5 and 3, at 0.3 they end as given."""
+        found = shares({0.3: [end[1] for end in ends], 0.5: [1.0], 0.7: [1.0]})
+        late = {0.3: ends, 0.5: [(0.0,) * 4 + (1.0,) * 4], 0.7: [(0.0,) * 2 + (1.0,) * 6]}
+        rows = [
+            (f"{share}-{i}", share, step, value)
+            for share, own in late.items()
+            for i, values in enumerate(own)
+            for step, value in enumerate(
+                values if len(values) == 8 else [0.0] * 4 + [values[0]] * 2 + [values[1]] * 2, 1
+            )
+        ]
+        found.curves = pl.DataFrame(rows, ["run", "r_train", "step", "valid_accuracy"], orient="row")
+        return why_there(found)
+
+    assert told((0.1, 0.3), (0.2, 0.4)) == [
+        "LSTM: the median step of A_val ≥ 0.9 goes from 3 at r_train 0.7 to 5 at 0.5; at 0.3, where all only memorise, "
+        "mean A_val is 0.150 in the third quarter of the steps and 0.350 in the last; it rises by 0.01 or more in 2 of "
+        "2 runs, so more steps may move the thresholds down."
+    ]
+    assert told((0.3, 0.3), (0.2, 0.208))[0].endswith(
+        "0.250 in the third quarter of the steps and 0.254 in the last; it rises by 0.01 or more in 0 of 2 runs, so "
+        "more steps alone do not look like the way from there."
+    )
+    assert told((0.3, 0.3), (0.2, 0.3))[0].endswith("or more in 1 of 2 runs.")
+    nothing = shares({0.3: [0.6]})
+    assert why_there(nothing) == []
 
 
 def test_what_a_seed_brings_is_told_with_what_cannot_be_told():

@@ -1,15 +1,17 @@
 """Scaling data: how much of the table of sums must train before the rest is understood.
 
 Source: the practical, problem 4, question 3: r_train from 0.1 to 0.9, curves coloured by r_train, eight summary plots,
-and the thresholds of generalisation (A_val >= 0.9) and of pure memorisation (A_train = 1 with A_val <= 0.5).
+the thresholds of generalisation (A_val >= 0.9) and of pure memorisation (A_train = 1 with A_val <= 0.5), and why they
+may be close.
 """
 
+import numpy as np
 import polars as pl
 
-from shoal.analysis import at_least
+from shoal.analysis import at_least, first_step_at_least
 from shoal.report import Report, Section
 from shoal.report.panels import MODEL, MODELS, Axis
-from shoal.report.words import listed
+from shoal.report.words import listed, number
 from shoal.studies.answers import Case, who_scales_better
 from shoal.studies.base import Form, Grid
 from shoal.studies.parts import curves_figure, finished, summary_figure, summary_table, times_section
@@ -22,6 +24,7 @@ QUESTION = "How much of the table of sums has to train before the rest is unders
 R_TRAIN = Axis("r_train", "r_train")
 EQUATIONS = Axis("equations", "training equations n", log=10)
 GENERALISES, MEMORISES, ONLY = 0.9, 0.99, 0.5  # A_val from which, A_train from which, A_val up to which
+RISES = 0.01  # by which mean A_val has to differ from one quarter of the steps to the next
 
 
 def grids(quick: bool) -> list[Grid]:
@@ -48,7 +51,7 @@ def report(results: Results, form: Form) -> Report:
         "data-scaling",
         "Scaling data",
         QUESTION,
-        [*scaling, *(thresholds(results.of(model=model)) for model in results.models), *laws],
+        [*scaling, *(told for model in results.models for told in _of_one(results.of(model=model))), *laws],
         [
             Section("Learning curves", figures=curves),
             Section("Against the share of training data", figures=[summary], tables=[t for t in tables if t]),
@@ -59,17 +62,27 @@ def report(results: Results, form: Form) -> Report:
     )
 
 
-def thresholds(own: Results) -> str:
-    """The smallest r_train that generalises and the largest that only memorises, of one model, and what is between."""
+def _of_one(own: Results) -> list[str]:
+    return [thresholds(own), *why_there(own)]
+
+
+def _shares(own: Results) -> tuple[list[float], list[float], list[float]]:
+    """Every r_train at which all runs generalise, at which one does, and at which all only memorise, in order."""
     generalises, memorises = at_least("valid_accuracy", GENERALISES), at_least("train_accuracy", MEMORISES)
-    shares = own.extrema.group_by("r_train").agg(
+    found = own.extrema.group_by("r_train").agg(
         generalises.all().alias("all_generalise"),
         generalises.any().alias("one_generalises"),
         (memorises & (pl.col("valid_accuracy") <= ONLY)).all().alias("all_memorise"),
     )
-    general = shares.filter("all_generalise")["r_train"].to_list()
-    first = shares.filter("one_generalises")["r_train"].to_list()
-    memorise = shares.filter("all_memorise")["r_train"].to_list()
+    all_, one, none = (
+        sorted(found.filter(name)["r_train"]) for name in ("all_generalise", "one_generalises", "all_memorise")
+    )
+    return all_, one, none
+
+
+def thresholds(own: Results) -> str:
+    """The smallest r_train that generalises and the largest that only memorises, of one model, and what is between."""
+    general, first, memorise = _shares(own)
     name = MODELS[own.models[0]]
     if general:
         text = (
@@ -83,6 +96,52 @@ def thresholds(own: Results) -> str:
         return f"{text}; at none do all runs only memorise (A_train ≥ {MEMORISES}, A_val ≤ {ONLY})."
     text += f"; the largest at which all only memorise (A_train ≥ {MEMORISES}, A_val ≤ {ONLY}) is {max(memorise):g}"
     return f"{text}: {_gap(own, min(general), max(memorise))}" if general else f"{text}."
+
+
+def why_there(own: Results) -> list[str]:
+    """Whether the thresholds are those of the data or of the number of steps, of one model, in a sentence; or none.
+
+    Generalising takes the longer the fewer equations train; so a run that only memorises may be one that had no time.
+    """
+    general, _, memorise = _shares(own)
+    parts = []
+    if len(general) > 1:
+        reached = first_step_at_least(own.curves, "valid_accuracy", GENERALISES)
+        steps = reached.join(own.extrema.select("run", "r_train"), on="run").group_by("r_train").agg(pl.median("step"))
+        median = dict(steps.iter_rows())
+        parts.append(
+            f"the median step of A_val ≥ {GENERALISES} goes from {number(median[max(general)], 0)} at r_train "
+            f"{max(general):g} to {number(median[min(general)], 0)} at {min(general):g}"
+        )
+    if memorise:
+        parts.append(_end_of(own, max(memorise)))
+    return [f"{MODELS[own.models[0]]}: {'; '.join(parts)}."] if parts else []
+
+
+def _end_of(own: Results, share: float) -> str:
+    """Whether A_val still rises where runs only memorise: the last quarter of their steps beside the one before."""
+    step, accuracy = pl.col("step"), pl.col("valid_accuracy")
+    quarter = (4 * step / step.max().over("run")).ceil()
+    means = (
+        own.curves.filter(r_train=share)
+        .with_columns(quarter=quarter)
+        .group_by("run")
+        .agg(*(accuracy.filter(pl.col("quarter") == n).mean().alias(name) for n, name in ((3, "before"), (4, "last"))))
+        .drop_nulls()
+    )
+    if means.is_empty():
+        return f"at {share:g}, where all only memorise, too few evaluations tell whether A_val still rises"
+    rising = int((means["last"] - means["before"] >= RISES).sum())
+    readings = {
+        len(means): ", so more steps may move the thresholds down",
+        0: ", so more steps alone do not look like the way from there",
+    }
+    before, last = (float(np.mean(means[name].to_numpy())) for name in ("before", "last"))
+    reading = readings.get(rising, "")
+    return (
+        f"at {share:g}, where all only memorise, mean A_val is {before:.3f} in the third quarter of the steps and "
+        f"{last:.3f} in the last; it rises by {RISES} or more in {rising} of {len(means)} runs{reading}"
+    )
 
 
 def _gap(own: Results, smallest: float, largest: float) -> str:
