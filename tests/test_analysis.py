@@ -21,7 +21,7 @@ from shoal.analysis import (
 )
 from shoal.errors import UserError
 from shoal.report import Cell, Table
-from shoal.report.panels import BEST, MODEL, Axis, summary_panels
+from shoal.report.panels import BEST, MODEL, Axis, budget_panels, summary_panels
 from shoal.report.summary import QUANTITIES, show, ten_figures
 
 some = settings(max_examples=25, deadline=None)
@@ -322,6 +322,31 @@ def test_ticks_name_the_settings_as_they_are():
     chart = summary_panels(frame, Axis("weight_decay", "weight decay"), MODEL, "t", [panel])
     svg = vl_convert.vegalite_to_svg(chart.to_dict())
     assert [decay for decay in decays if f">{decay:g}<" not in svg] == []
+
+
+def test_lines_of_a_budget_are_coloured_by_their_logarithm_and_a_loss_of_nothing_is_shown():
+    runs = pl.DataFrame(
+        [(b, c, loss) for b in (32, 64, 128, 256, 512, 1024, 2048, 4096) for c, loss in ((10.0, 0.5), (100.0, 0.01))],
+        ["train_batch_size", "compute", "valid_loss"],
+        orient="row",
+    ).with_columns(valid_loss=pl.when(train_batch_size=64, compute=100.0).then(0.0).otherwise("valid_loss"))
+    seen = []
+
+    def best(kept, panel):
+        seen.append((panel.column, kept["valid_loss"].min()))
+        return kept.group_by("compute").agg(pl.col(panel.column).min()).sort("compute")
+
+    (panel,) = (panel for panel in BEST if panel.column == "valid_loss")
+    axes = Axis("compute", "C", log=10), Axis("train_batch_size", "B", log=2)
+    chart = budget_panels(runs, *axes, "t", [panel], best).to_dict()
+    assert seen == [("valid_loss", 0.01)]  # a logarithmic axis has no 0
+    lines, points, edge = chart["concat"][0]["layer"]
+    assert "fill" not in points["encoding"] and not points["mark"].get("filled")  # the bar would become discs
+    colour = lines["encoding"]["color"]
+    assert (colour["type"], colour["title"], colour["scale"]["domain"]) == ("quantitative", "log₂ B", [5.0, 12.0])
+    drawn = chart["datasets"][edge["data"]["name"]]
+    assert [row["valid_loss"] for row in drawn] == [0.5, 0.01]
+    vl_convert.vegalite_to_svg(chart)
 
 
 def test_a_sentence_in_a_table_may_take_several_lines():

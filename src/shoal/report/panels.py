@@ -3,7 +3,7 @@
 Means and deviations are computed here, never by the chart, so that they are the same in every form of the figure.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import altair as alt
@@ -132,6 +132,46 @@ def summary_panels(
         ]
         charts.append(alt.layer(*layers).properties(width=170, height=150))
     return styled(alt.concat(*charts, columns=columns, title=title))
+
+
+def budget_panels(
+    runs: pl.DataFrame,
+    x: Axis,
+    colour: Axis,
+    title: str,
+    panels: Sequence[Panel],
+    best: Callable[[pl.DataFrame, Panel], pl.DataFrame],
+) -> Chart:
+    """Mean over runs against what was spent, one line per value of a setting, and the best that a budget buys.
+
+    Args:
+        runs: one row per run and budget, with the columns of both axes and of the panels.
+        x: what was spent, logarithmic.
+        colour: the setting.
+        title: over the figure.
+        panels: the quantities, one panel each.
+        best: from the rows that a panel shows, the column of ``x`` and the panel's, drawn as black steps.
+    """
+    along = alt.X(
+        f"{x.column}:Q",
+        title=x.title,
+        scale=alt.Scale(type="log", nice=False, padding=8),
+        axis=alt.Axis(format="~e", labelOverlap=True),
+    )
+    charts = []
+    for panel in panels:
+        kept = _finite(runs, panel)
+        means = _coloured(kept.group_by(colour.column, x.column).agg(pl.col(panel.column).mean()), colour)
+        shown = alt.Chart(means.sort(x.column)).encode(along, _y(panel, panel.column), _colour(colour, means))
+        edge = alt.Chart(best(kept, panel)).encode(along, _y(panel, panel.column))
+        layers = [
+            shown.mark_line(strokeWidth=1.4).encode(alt.Detail("shade:N")),
+            # hollow: filled ones would turn the colour bar into a row of discs
+            shown.mark_point(size=18, strokeWidth=1.2),
+            edge.mark_line(interpolate="step-after", color="black", strokeWidth=1.2, strokeDash=[4, 2]),
+        ]
+        charts.append(alt.layer(*layers).properties(width=300, height=220))
+    return styled(alt.concat(*charts, columns=2, title=title))
 
 
 def band_note(runs: str) -> str:

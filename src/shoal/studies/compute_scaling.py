@@ -6,15 +6,14 @@ are reported beside them.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 
-import altair as alt
 import polars as pl
 
 from shoal.analysis.accounts import sequences_per_step
 from shoal.analysis.budgets import budgeted, frontier, iso_compute
 from shoal.report import Cell, Figure, Report, Section, Table
-from shoal.report.figures import COLOURS, Chart, styled
-from shoal.report.panels import CURVES, MODELS, Axis, band_note, summary_panels
+from shoal.report.panels import CURVES, MODELS, Axis, Panel, band_note, budget_panels, summary_panels
 from shoal.report.summary import show
 from shoal.report.words import counted, listed, number
 from shoal.studies.answers import Case, direction, how_it_goes
@@ -30,6 +29,7 @@ QUESTION = "For a budget of compute, which batch size and how many steps general
 BATCH = Axis("train_batch_size", "batch size B", log=2)
 BUDGET = Axis("compute", "C = P·B·T", log=10)
 SHARE = Axis("share", "share α of the steps")
+VALIDATION = (CURVES[1], CURVES[3])
 QUANTITIES = {"valid_loss": ("L_val", True), "valid_accuracy": ("A_val", False)}
 
 
@@ -120,32 +120,17 @@ def _frontier_figure(frame: pl.DataFrame, model: str) -> Figure:
     n = number_of_runs(frame, ["train_batch_size", "share"])
     caption = (
         f"{MODELS[model]}: best L_val and A_val of runs that have spent a budget C = P·B·T (P fixed), one line per "
-        f"batch size B, points at the shares α of the steps; black: the best (B, T) for each budget. Vertical lines of "
-        f"the grid are lines of equal compute. Mean over {n} runs (seeds). Both axes of the loss are logarithmic."
+        "batch size B, coloured by log₂ B, points at the shares α of the steps; black: the best (B, T) for each "
+        f"budget. Vertical lines of the grid are lines of equal compute. Mean over {n} runs (seeds). Both axes of the "
+        "loss are logarithmic."
     )
-    return Figure(f"frontier-{model}", _frontier_chart(frame, f"{MODELS[model]}: performance for a budget"), caption)
 
+    def best(runs: pl.DataFrame, panel: Panel) -> pl.DataFrame:
+        return frontier(runs, BATCH.column, panel.column, QUANTITIES[panel.column][1])
 
-def _frontier_chart(frame: pl.DataFrame, title: str) -> Chart:
-    charts = []
-    x = alt.X(
-        "compute:Q",
-        title="C = P·B·T (parameter-sequences)",
-        scale=alt.Scale(type="log", nice=False, padding=8),
-        axis=alt.Axis(format="~e"),
-    )
-    for column, (symbol, small) in QUANTITIES.items():
-        means = frame.group_by("train_batch_size", "steps", "compute").agg(pl.col(column).mean()).sort("compute")
-        means = means.with_columns(pl.col("train_batch_size").cast(pl.String).alias("B"))
-        order = [str(b) for b in sorted(frame["train_batch_size"].unique().to_list())]
-        scale = alt.Scale(type="log", nice=False) if column == "valid_loss" else alt.Scale(domain=[0, 1])
-        y = alt.Y(f"{column}:Q", title=symbol, scale=scale)
-        colours = alt.Color("B:N", title="B", sort=order, scale=alt.Scale(domain=order, range=COLOURS[: len(order)]))
-        lines = alt.Chart(means).mark_line(point=alt.OverlayMarkDef(size=18), strokeWidth=1.4).encode(x, y, colours)
-        best = frontier(frame, "train_batch_size", column, small)
-        edge = alt.Chart(best).mark_line(interpolate="step-after", color="black", strokeWidth=1.2, strokeDash=[4, 2])
-        charts.append(alt.layer(lines, edge.encode(x, y)).properties(width=300, height=220))
-    return styled(alt.concat(*charts, columns=2, title=title))
+    spent = replace(BUDGET, title=f"{BUDGET.title} (parameter-sequences)")
+    chart = budget_panels(frame, spent, BATCH, f"{MODELS[model]}: performance for a budget", VALIDATION, best)
+    return Figure(f"frontier-{model}", chart, caption)
 
 
 def _iso_figure(own: Results, model: str) -> Figure:
@@ -156,7 +141,7 @@ def _iso_figure(own: Results, model: str) -> Figure:
         f"{title}: L_val and A_val against the batch size B where T = C / (P·B), one line per budget C, coloured by "
         f"log₁₀ C. {band_note(n)} Points: runs."
     )
-    chart = summary_panels(frame, BATCH, BUDGET, title, (CURVES[1], CURVES[3]), columns=2)
+    chart = summary_panels(frame, BATCH, BUDGET, title, VALIDATION, columns=2)
     return Figure(f"iso-compute-{model}", chart, caption)
 
 
