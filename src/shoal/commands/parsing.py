@@ -79,17 +79,20 @@ def read_execution(options: argparse.Namespace) -> dict[str, Any]:
     return {name: getattr(options, name) for name in names if hasattr(options, name)}
 
 
-def add_settings(parser: Parser, of_study: bool = False) -> None:
-    """One flag per setting of a run, each taking one or more values; its default is said where no study has its own."""
+# what the settings of runs are for
+GRID = "settings of the runs, each with one value or several"
+STUDY = f"{GRID} where the study has an axis; else the study's own"
+CHOICE = "only runs with these settings, each with one value or several"
+
+
+def add_settings(parser: Parser, purpose: str) -> None:
+    """One flag per setting of a run, each taking one or more values; in a grid, what holds without it is said."""
     from shoal.spec import RunSpec
 
-    title = "settings of the runs, each with one value or several"
-    group = parser.add_argument_group(
-        f"{title} where the study has an axis; else the study's own" if of_study else title
-    )
+    group = parser.add_argument_group(purpose)
     for name, info in RunSpec.model_fields.items():
         spellings = dict.fromkeys([f"--{name.replace('_', '-')}", f"--{name}"])
-        default = "" if of_study or info.default is None else f"; {_show(info.default)}"
+        default = "" if purpose != GRID or info.default is None else f"; {_show(info.default)}"
         about = f"{info.description}{default}".replace("%", "%%")
         group.add_argument(*spellings, dest=name, nargs="+", action="append", metavar="X", help=about)
 

@@ -1,7 +1,8 @@
-"""``shoal runs``: what the lab holds."""
+"""``shoal runs``: what the lab holds, or some of it."""
 
 import argparse
 
+from shoal.commands.choice import add_choice, choose
 from shoal.commands.parsing import Parser, add_lab
 from shoal.errors import UserError
 
@@ -9,6 +10,7 @@ from shoal.errors import UserError
 def arguments(parser: Parser) -> None:
     """Flags of the command."""
     add_lab(parser)
+    add_choice(parser)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -20,4 +22,4 @@ def run(options: argparse.Namespace) -> int:
     records, unreadable = lab.records(), lab.unreadable()
     if len(records) == 0 and not unreadable:
         raise UserError(f"lab {options.lab} holds no runs")
-    return print_runs(records, unreadable)
+    return print_runs(choose(records, options), unreadable)

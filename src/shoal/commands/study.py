@@ -2,7 +2,7 @@
 
 import argparse
 
-from shoal.commands.parsing import Parser, add_execution, add_lab, add_settings, read_execution, read_values
+from shoal.commands.parsing import STUDY, Parser, add_execution, add_lab, add_settings, read_execution, read_values
 from shoal.errors import UserError, nearest
 
 ACTIONS = ("list", "run", "report")
@@ -16,7 +16,7 @@ def arguments(parser: Parser) -> None:
     add_lab(parser)
     add_form(parser)
     add_execution(parser)
-    add_settings(parser, of_study=True)
+    add_settings(parser, STUDY)
 
 
 def add_form(parser: Parser) -> None:

@@ -2,14 +2,14 @@
 
 import argparse
 
-from shoal.commands.parsing import Parser, add_execution, add_lab, add_settings, read_execution, read_settings
+from shoal.commands.parsing import GRID, Parser, add_execution, add_lab, add_settings, read_execution, read_settings
 
 
 def arguments(parser: Parser) -> None:
     """Flags of the command."""
     add_lab(parser)
     add_execution(parser)
-    add_settings(parser)
+    add_settings(parser, GRID)
 
 
 def run(options: argparse.Namespace) -> int:

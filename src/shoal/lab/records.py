@@ -1,6 +1,6 @@
 """What a lab holds of some runs, as data frames and as the practical's dictionaries."""
 
-from collections.abc import Container, Mapping
+from collections.abc import Container, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -8,15 +8,18 @@ import polars as pl
 from torch import nn
 
 from shoal.analysis.extrema import extrema
-from shoal.errors import LabError
+from shoal.errors import LabError, UserError, nearest
 from shoal.lab.cohort import CohortFolder
 from shoal.lab.damage import damage_of
 from shoal.lab.frames import EMPTY
 from shoal.lab.names import find_run
 from shoal.lab.tensors import load_tensors
 from shoal.spec import RunSpec
+from shoal.spec.choice import as_cell, fits, read_choice
 from shoal.spec.run import defaults
 from shoal.tasks.build import build_model, build_task
+
+STATES = ("waiting", "running", "interrupted", "done", "diverged", "damaged")
 
 
 class Records:
@@ -47,10 +50,7 @@ class Records:
     def _settings(self) -> dict[str, dict[str, Any]]:
         """Each run's settings as cells of a table, as they stand in the lab: checking them again would take longest."""
         return {
-            member["run"]: {
-                **_cells(member["spec"]),
-                "operation_orders": ",".join(map(str, member["spec"]["operation_orders"])),
-            }
+            member["run"]: {name: as_cell(value) for name, value in _every(member["spec"]).items()}
             for folder in self.cohorts()
             for member in folder.manifest()["members"]
         }
@@ -62,8 +62,8 @@ class Records:
     def runs(self) -> pl.DataFrame:
         """One row per run: ``run``, ``state``, ``step``, settings.
 
-        The state is ``waiting``, ``running``, ``interrupted``, ``done`` or ``diverged``, and ``damaged`` (with no step)
-        where the lab does not say; what was measured is not looked at, see :meth:`damage`.
+        The state is one of :data:`STATES`, ``damaged`` (with no step) where the lab does not say; what was measured is
+        not looked at, see :meth:`damage`.
         """
         states: dict[str, dict[str, Any]] = {}
         for folder in self.cohorts():
@@ -79,6 +79,23 @@ class Records:
         places = {run: states.get(run, unknown) for run in self.ids}
         rows = [{"run": run, "state": at["state"], "step": at["step"], **settings[run]} for run, at in places.items()]
         return pl.DataFrame(rows, schema_overrides={"step": pl.Int64}, infer_schema_length=None)
+
+    def where(self, state: str | Iterable[str] | None = None, **values: Any) -> "Records":
+        """Those of the runs that have these settings, given as to :func:`shoal.grid`, and are in one of these states.
+
+        Raises:
+            UserError: there is no such setting or state, or a setting does not allow a value.
+        """
+        choice, kept = read_choice(values), set(self.ids)
+        if choice:
+            kept = {run for run, own in self._settings().items() if fits(own, choice)}
+        if state is not None:
+            wanted = [state] if isinstance(state, str) else list(state)
+            for name in wanted:
+                if name not in STATES:
+                    raise UserError(f"unknown state {name!r}: one of {' '.join(STATES)}{nearest(name, STATES)}")
+            kept &= set(self.runs().filter(pl.col("state").is_in(wanted))["run"])
+        return Records({run: folder for run, folder in self._folders.items() if run in kept})
 
     def damage(self) -> dict[str, str]:
         """What is wrong with the record of a run, and what to do, by run; nothing where every run is whole.
@@ -184,7 +201,7 @@ class Records:
         return model.eval()
 
 
-def _cells(dump: Mapping[str, Any]) -> dict[str, Any]:
+def _every(dump: Mapping[str, Any]) -> dict[str, Any]:
     """Every setting; one that is younger than the record has its default."""
     usual = defaults(dump["model"], dump["optimizer"])
     return {name: dump.get(name, usual.get(name, info.default)) for name, info in RunSpec.model_fields.items()}

@@ -51,9 +51,14 @@ def refuse(settings: BaseModel, names: Iterable[str], by: str, fitting: str) -> 
 def check_choices(settings: BaseModel) -> None:
     """Raise :class:`UserError` for a name that is not one of those its setting allows."""
     for name in type(settings).model_fields:
-        known, value = extra(type(settings), name), getattr(settings, name)
-        if known["choices"] and value is not None and value not in known["choices"]:
-            raise UserError(f"unknown {name} {value!r}: {known['allowed']}{nearest(value, known['choices'])}")
+        check_choice(type(settings), name, getattr(settings, name))
+
+
+def check_choice(kind: type[BaseModel], name: str, value: Any) -> None:
+    """Raise :class:`UserError` when a setting has names and this is none of them."""
+    known = extra(kind, name)
+    if known["choices"] and value is not None and value not in known["choices"]:
+        raise UserError(f"unknown {name} {value!r}: {known['allowed']}{nearest(value, known['choices'])}")
 
 
 def check_counts(settings: BaseModel, names: Iterable[str]) -> None:

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 from shoal.errors import UserError, nearest
 from shoal.report import Report
 from shoal.spec import RunSpec
+from shoal.spec.choice import as_flags
 from shoal.studies.results import Results
 
 THRESHOLDS = (0.9, 0.99)
@@ -130,8 +131,7 @@ class Form:
         words = ["--quick"] * self.quick + ([] if self.seeds is None else ["--seeds", str(self.seeds)])
         if self.thresholds != THRESHOLDS:
             words += ["--threshold", *(f"{threshold:g}" for threshold in self.thresholds)]
-        for name, values in self.settings.items():
-            words += [f"--{name.replace('_', '-')}", *("none" if value is None else str(value) for value in values)]
+        words += as_flags(self.settings)
         return "".join(f" {shlex.quote(word)}" for word in words)
 
     @classmethod

@@ -1,0 +1,40 @@
+"""Flags that choose some of the runs of a lab: by any setting, and by what became of them."""
+
+import argparse
+import shlex
+from typing import TYPE_CHECKING
+
+from shoal.commands.parsing import CHOICE, Parser, add_settings, read_values
+from shoal.errors import UserError
+
+if TYPE_CHECKING:
+    from shoal.lab import Records
+
+# those of shoal.lab.records, which would take seconds to import for --help
+STATES = "waiting running interrupted done diverged damaged"
+
+
+def add_choice(parser: Parser) -> None:
+    """``--state`` and a flag per setting."""
+    parser.flag("state", nargs="+", metavar="X", help=f"only runs in these states ({STATES})")
+    add_settings(parser, CHOICE)
+
+
+def flags_of_choice(options: argparse.Namespace) -> str:
+    """The flags of :func:`add_choice` that were given, as they can be typed again."""
+    from shoal.spec.choice import as_flags
+
+    state = ["--state", *options.state] if options.state else []
+    return shlex.join([*state, *as_flags(read_values(options))])
+
+
+def choose(records: "Records", options: argparse.Namespace) -> "Records":
+    """Those of the records that the flags ask for.
+
+    Raises:
+        UserError: a value is not allowed, or no run is such.
+    """
+    chosen = records.where(state=options.state, **read_values(options))
+    if len(records) and not len(chosen):
+        raise UserError(f"none of the {len(records)} runs here is such: {flags_of_choice(options)}")
+    return chosen

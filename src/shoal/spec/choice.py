@@ -1,0 +1,82 @@
+"""Some of many runs, chosen by their settings."""
+
+import math
+from collections.abc import Iterable, Mapping
+from functools import cache
+from typing import Annotated, Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from shoal.errors import UserError
+from shoal.spec.fields import check_choice, extra
+from shoal.spec.grid import check_setting
+from shoal.spec.run import RunSpec
+
+ALIKE = 1e-6  # numbers that tables show alike
+
+
+def read_choice(values: Mapping[str, Any]) -> dict[str, list[Any]]:
+    """Values of settings, one or several each, given as to :func:`shoal.grid`, as a run holds them.
+
+    >>> read_choice({"weight_decay": ["0.5", 1], "operation_orders": "2,3", "bias": "false"})
+    {'weight_decay': [0.5, 1.0], 'operation_orders': [(2, 3)], 'bias': [False]}
+
+    Raises:
+        UserError: there is no such setting, or it does not allow a value.
+    """
+    choice = {}
+    for name, several in values.items():
+        check_setting(name)
+        listed = [several] if isinstance(several, str) or not isinstance(several, Iterable) else list(several)
+        choice[name] = [_read(name, value) for value in listed]
+    return choice
+
+
+def as_cell(value: Any) -> Any:
+    """A setting as a cell of a table: several numbers as text, everything else as it is.
+
+    >>> as_cell((2, 3)), as_cell([2]), as_cell(0.5)
+    ('2,3', '2', 0.5)
+    """
+    return ",".join(map(str, value)) if isinstance(value, list | tuple) else value
+
+
+def fits(cells: Mapping[str, Any], choice: Mapping[str, Iterable[Any]]) -> bool:
+    """Whether each setting that is chosen by has one of its values; numbers that are shown alike are alike."""
+    return all(any(_alike(cells[name], as_cell(value)) for value in values) for name, values in choice.items())
+
+
+def as_flags(values: Mapping[str, Iterable[Any]]) -> list[str]:
+    """Words of a command that give these values.
+
+    >>> as_flags({"weight_decay": [0.5, 1], "lr_schedule": [None]})
+    ['--weight-decay', '0.5', '1', '--lr-schedule', 'none']
+    """
+    words = []
+    for name, several in values.items():
+        words += [f"--{name.replace('_', '-')}", *("none" if value is None else str(value) for value in several)]
+    return words
+
+
+def _read(name: str, value: Any) -> Any:
+    if value is None:
+        return None
+    try:
+        read = _adapter(name).validate_python(value)
+    except ValidationError:
+        raise UserError(f"{name} must be {extra(RunSpec, name)['allowed']}, got {value!r}") from None
+    check_choice(RunSpec, name, read)
+    return read
+
+
+@cache
+def _adapter(name: str) -> TypeAdapter[Any]:
+    info = RunSpec.model_fields[name]
+    kind: Any = Annotated[info.annotation, *info.metadata] if info.metadata else info.annotation
+    return TypeAdapter(kind)
+
+
+def _alike(own: Any, asked: Any) -> bool:
+    if isinstance(own, float) and isinstance(asked, float):
+        return math.isclose(own, asked, rel_tol=ALIKE)
+    return bool(own == asked)

@@ -1,0 +1,125 @@
+"""Some runs of a lab, chosen by settings and state, against literal comparisons."""
+
+import re
+
+import pytest
+from helpers import tiny_grid
+from hypothesis import given
+from hypothesis import strategies as st
+
+import shoal
+from shoal.cli import main
+from shoal.commands import choice
+from shoal.errors import UserError
+from shoal.lab import Lab
+from shoal.lab.records import STATES
+from shoal.spec import RunSpec, grid
+from shoal.spec.choice import as_cell, as_flags, fits, read_choice
+
+AXES = {
+    "model": ["lstm", "gpt"],
+    "operation_orders": [(2,), (2, 3)],
+    "weight_decay": [0.25, 1.0],
+    "bias": [True, False],
+    "seed": [0, 42],
+}
+SPECS = grid(**AXES)
+
+
+def as_text(value):
+    return str(value).lower() if isinstance(value, bool) else str(as_cell(value))
+
+
+@given(st.data())
+def test_runs_are_chosen_by_any_settings_given_as_values_or_as_text(data):
+    names = data.draw(st.lists(st.sampled_from(list(AXES)), unique=True))
+    wanted = {name: data.draw(st.lists(st.sampled_from(AXES[name]), min_size=1, unique=True)) for name in names}
+    literal = [spec for spec in SPECS if all(getattr(spec, name) in values for name, values in wanted.items())]
+    for values in (wanted, {name: [as_text(value) for value in own] for name, own in wanted.items()}):
+        chosen = read_choice(values)
+        cells = {spec: {name: as_cell(getattr(spec, name)) for name in AXES} for spec in SPECS}
+        assert [spec for spec in SPECS if fits(cells[spec], chosen)] == literal
+
+
+@pytest.mark.parametrize(
+    "spec", [RunSpec(), RunSpec(model="gpt", optimizer="sgd", lr_schedule="cosine")], ids=["lstm", "gpt"]
+)
+def test_every_setting_of_a_run_is_read_back_from_its_text(spec):
+    for name in RunSpec.model_fields:
+        value = getattr(spec, name)
+        if value is not None:
+            assert read_choice({name: [as_text(value)]}) == {name: [value]}
+    assert read_choice({"num_heads": [None]}) == {"num_heads": [None]}
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"wieght_decay": 1}, "unknown setting 'wieght_decay'; did you mean 'weight_decay'?"),
+        ({"model": "gtp"}, "unknown model 'gtp': one of lstm gpt; did you mean 'gpt'?"),
+        ({"r_train": "1.5"}, "r_train must be in (0, 1), got '1.5'"),
+        ({"seed": ["0", "x"]}, "seed must be an integer in [0, 2**32), got 'x'"),
+        ({"operation_orders": "2,4"}, "operation_orders must be 2, 3 or 2,3 for both, got '2,4'"),
+    ],
+)
+def test_what_no_run_could_have_is_refused(values, message):
+    with pytest.raises(UserError, match=f"^{re.escape(message)}$"):
+        read_choice(values)
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory):
+    """Two LSTMs and two GPTs, of which one LSTM has more to train."""
+    path = tmp_path_factory.mktemp("choice") / "lab"
+    shoal.train([*tiny_grid({}, lr=[0.003 * 0.2, 1e-2]), *tiny_grid({"model": "gpt"}, seed=[0, 1])], path, workers=1)
+    return Lab(path)
+
+
+def test_a_lab_gives_the_runs_that_are_such(lab):
+    records = lab.records()
+    assert {spec.model for spec in records.where(model="gpt").specs.values()} == {"gpt"}
+    assert len(records.where(model="gpt", seed=[1])) == 1
+    (alike,) = records.where(lr=0.0006).specs.values()
+    assert alike.lr != 0.0006  # but is shown so
+    assert records.where().ids == records.where(state="done").ids == records.ids
+    assert len(records.where(state=["waiting", "diverged"])) == len(records.where(p=29)) == 0
+    some = records.where(model="lstm")
+    assert some.where(model="gpt").ids == []  # not what else is in the lab
+    with pytest.raises(UserError, match=r"^unknown state 'don': one of waiting .* damaged; did you mean 'done'\?$"):
+        records.where(state="don")
+
+
+def test_flags_choose_what_is_listed_and_reported(lab, capsys):
+    where = ["--lab", str(lab.path)]
+    lstm, gpt = ([spec.id for spec in lab.records().specs.values() if spec.model == name] for name in ("lstm", "gpt"))
+    assert main(["runs", *where, "--model", "gpt", "--state", "done"]) == 0
+    shown = capsys.readouterr().out
+    assert all(run in shown for run in gpt)
+    assert not any(run in shown for run in lstm)
+    assert main(["report", *where, "--lr", "0.0006", "0.01", "--model", "lstm", "--name", "own"]) == 0
+    assert "2 runs in 2 settings." in (page := (lab.path / "reports" / "own" / "report.md").read_text())
+    assert "Made by: shoal report --model lstm --lr 0.0006 0.01" in page
+    capsys.readouterr()
+    for wrong, message in (
+        (["runs", "--seed", "7"], "none of the 4 runs here is such: --seed 7"),
+        (["runs", "--state", "waiting", "--seed", "0"], "none of the 4 runs here is such: --state waiting --seed 0"),
+        (["report", *lstm, "--model", "gpt"], "none of the 2 runs here is such: --model gpt"),
+        (["report", "sanity", "--seed", "0"], "the report of a study is of its own runs, got --seed 0"),
+        (["runs", "--seed", "x"], "seed must be an integer in [0, 2**32), got 'x'"),
+    ):
+        assert main([*wrong, *where]) == 2
+        assert capsys.readouterr().err == f"shoal: {message}\n"
+
+
+def test_help_names_every_state():
+    assert tuple(choice.STATES.split()) == STATES
+
+
+def test_flags_are_words_that_can_be_typed_again():
+    assert as_flags({"operation_orders": ["2,3"], "positions": [None, "rotary"]}) == [
+        "--operation-orders",
+        "2,3",
+        "--positions",
+        "none",
+        "rotary",
+    ]
