@@ -83,6 +83,8 @@ def test_a_lab_gives_the_runs_that_are_such(lab):
     assert alike.lr != 0.0006  # but is shown so
     assert records.where().ids == records.where(state="done").ids == records.ids
     assert len(records.where(state=["waiting", "diverged"])) == len(records.where(p=29)) == 0
+    assert records.where(p=29).where(state="done").ids == []
+    assert records.where(p=29).runs().columns == records.runs().columns
     some = records.where(model="lstm")
     assert some.where(model="gpt").ids == []  # not what else is in the lab
     with pytest.raises(UserError, match=r"^unknown state 'don': one of waiting .* damaged; did you mean 'done'\?$"):

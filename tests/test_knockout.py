@@ -66,6 +66,16 @@ def test_the_model_is_given_back_as_it_was_whatever_happens():
     assert torch.equal(attention_weights(model, inputs), before)
 
 
+def test_cuts_within_cuts_all_hold_and_all_end():
+    model, inputs = small(), some()
+    before = attention_weights(model, inputs)
+    with knocked_out(model, 1), knocked_out(model, 2, [0, 0]):
+        both = attention_weights(model, inputs)
+    assert both[:, :, :, 2:, 1].abs().max() == both[:, 0, :, 3:, 2].abs().max() == 0
+    assert both[:, 1, :, 3:, 2].min() > 0
+    assert torch.equal(attention_weights(model, inputs), before)
+
+
 @pytest.mark.parametrize("layers", [1, 2])
 def test_accuracy_without_each_position_in_all_layers_and_in_each(layers):
     model, inputs = small(layers), some(50)
@@ -78,20 +88,22 @@ def test_accuracy_without_each_position_in_all_layers_and_in_each(layers):
             (None, None),
             *((key, layer) for key in range(S - 1) for layer in [None, *apart]),
         ]
-        for key, layer, accuracy in found.iter_rows():
+        for key, layer, result, accuracy in found.iter_rows():
             cut = range(layers) if layer is None else [layer]
             logits = by_hand(model, inputs, S if key is None else key, cut)
-            right = (logits.argmax(-1) == targets)[:, S - 2 :].all(-1)
-            assert accuracy == pytest.approx(float(right.double().mean()))
+            right = (logits.argmax(-1) == targets)[:, S - 2 :].double()
+            assert result == pytest.approx(float(right[:, 0].mean()))
+            assert accuracy == pytest.approx(float(right.prod(-1).mean()))
     everywhere = found.filter(pl.col("layer").is_null())
-    assert everywhere.filter(key=1)["accuracy"].item() == 1
-    assert everywhere.filter(pl.col("key").is_null())["accuracy"].item() < 1
+    assert everywhere.filter(key=1).select("result", "accuracy").row(0) == (1, 1)
+    untouched = everywhere.filter(pl.col("key").is_null())
+    assert untouched["accuracy"].item() <= untouched["result"].item() < 1
 
 
-def table_of(accuracies, run="one"):
-    rows = [(key, None, accuracy) for key, accuracy in accuracies.items()]
-    frame = pl.DataFrame(rows, {"key": pl.Int64, "layer": pl.Int64, "accuracy": pl.Float64}, orient="row")
-    return frame.with_columns(run=pl.lit(run))
+def table_of(shares, run="one"):
+    rows = [(key, None, share, share / 2) for key, share in shares.items()]
+    schema = {"key": pl.Int64, "layer": pl.Int64, "result": pl.Float64, "accuracy": pl.Float64}
+    return pl.DataFrame(rows, schema, orient="row").with_columns(run=pl.lit(run))
 
 
 def looks(weights):
@@ -103,24 +115,33 @@ def looks(weights):
 def test_the_answer_tells_what_is_looked_at_from_what_is_needed():
     knocked = table_of({None: 0.8, 0: 0.8, 1: 0.1, 2: 0.7, 3: 0.4, 4: 0.0})
     lost, why = knockout_answers(knocked, looks([0.4, 0.5, 0.1, 0.0, 0.0]), NAMES)
-    assert "accuracy over these equations, 0.80 else, is 0.80 without 'BOS', 0.10 without 'a'" in lost
-    assert lost.endswith("0.40 without 'b' and 0.00 without '=' (mean over 1 run).")
+    assert lost.endswith(
+        "the share of right results, 0.80 else, is 0.80 without 'BOS', 0.10 without 'a', 0.70 without '+' and 0.40 "
+        "without 'b' (mean over 1 run)."  # '=' itself is seen by r alone
+    )
     assert why.startswith(
         "So '=' looks at and needs 'a', looks at without needing 'BOS', needs without looking there itself 'b', "
         "neither looks at nor needs '+' (looks at: more than an even share"
     )
     same = knockout_answers(knocked, looks([0.0, 0.5, 0.0, 0.5, 0.0]), NAMES)[1]
     assert same.startswith("So '=' looks at and needs 'a' and 'b', neither looks at nor needs 'BOS' and '+' (")
+    # half of two runs is not what both need
+    other = table_of({None: 0.8, 0: 0.8, 1: 0.1, 2: 0.0, 3: 0.4, 4: 0.0}, "two")
+    told = knockout_answers(pl.concat([knocked, other]), looks([0.0, 0.5, 0.0, 0.5, 0.0]), NAMES)[1]
+    assert told.startswith(
+        "So '=' looks at and needs 'a' and 'b', neither looks at nor needs 'BOS', needs in some runs alone '+' ("
+    )
+    assert "needs: in each of 2 runs without it at most 50% of the results" in told
 
 
 def test_the_table_is_bold_where_most_is_lost():
     both = pl.concat([table_of({None: 1.0, 0: 1.0, 1: 0.2}), table_of({None: 1.0, 0: 1.0, 1: 0.4}, "two")])
     table = knockout_table(both, NAMES, "25 equations")
-    assert table.header == ["without", "all layers"]
-    assert [(name, cells[0].text, cells[0].best) for name, cells in table.rows] == [
-        ("nothing", "1.000 ± 0.000", False),
-        ("BOS", "1.000 ± 0.000", False),
-        ("a", "0.300 ± 0.100", True),
+    assert table.header == ["without", "result, all layers", "right-hand side, all layers"]
+    assert [(name, [(cell.text, cell.best) for cell in cells]) for name, cells in table.rows] == [
+        ("nothing", [("1.000 ± 0.000", False), ("0.500 ± 0.000", False)]),
+        ("BOS", [("1.000 ± 0.000", False), ("0.500 ± 0.000", False)]),
+        ("a", [("0.300 ± 0.100", True), ("0.150 ± 0.050", True)]),
     ]
     untouched = knockout_table(table_of({None: 1.0, 0: 1.0, 1: 1.0}), NAMES, "25 equations")
     assert not any(cell.best for _, cells in untouched.rows for cell in cells)

@@ -93,9 +93,9 @@ def test_attention_shows_where_heads_look_and_what_is_lost_without(lab, monkeypa
     assert [len(section.figures) for section in report.sections] == [2, 0, 0, 0]
     tables = {table.name: table for section in report.sections for table in section.tables}
     assert tables["by-head"].header == ["", "BOS", "a", "+", "b", "=", "focus"]
-    assert tables["knockout"].header == ["without", "all layers"]
+    assert tables["knockout"].header == ["without", "result, all layers", "right-hand side, all layers"]
     assert [name for name, _ in tables["knockout"].rows] == ["nothing", "BOS", "a", "+", "b", "="]
-    assert "over all 25 equations where no later position" in tables["knockout"].caption
+    assert "right results over all 25 equations where no later position" in tables["knockout"].caption
     assert sum("attention knockout" in answer for answer in report.answers) == 1
     assert report.answers[-1].startswith("So '=' ")
 
@@ -109,8 +109,21 @@ def test_attention_is_asked_of_the_longest_equations_and_says_so(tmp_path, monke
     report = attention.report(Results(Lab(tmp_path / "lab").records(spec.id for spec in specs)), form)
     assert report.sections[1].title == "Where attention goes, over all 27 equations with 3 operands"
     (knockout,) = report.sections[2].tables
-    assert knockout.header == ["without", "all layers", "layer 1", "layer 2"]
-    assert [name for name, _ in knockout.rows] == ["nothing", "BOS", "a", "+", "b", "+", "c", "="]
+    assert knockout.header[1:4] == ["result, all layers", "result, layer 1", "result, layer 2"]
+    assert [name for name, _ in knockout.rows] == ["nothing", "BOS", "a", "+₁", "b", "+₂", "c", "="]
+
+
+def test_attention_is_that_of_the_model_that_was_kept(lab):
+    form = form_of("attention")
+    results = results_of(lab, form.specs(attention))
+    last = max(results.curves["step"])
+    high = pl.when(pl.col("step") == last)
+    results.curves = results.curves.with_columns(valid_accuracy=high.then(1.0).otherwise(0.0))
+    assert attention._generalised(results) == results.runs["run"].to_list()
+    results.curves = results.curves.with_columns(valid_accuracy=high.then(0.0).otherwise(1.0))
+    assert attention._generalised(results) == []
+    results.curves = results.curves.filter(pl.col("step") < last)  # the kept model is later than what was evaluated
+    assert attention._generalised(results) == []
 
 
 def test_times_that_no_run_has_are_told_and_not_drawn(lab):

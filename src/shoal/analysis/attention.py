@@ -35,26 +35,6 @@ def attention_by_position(weights: Tensor) -> pl.DataFrame:
     return frame.filter(pl.col("key") <= pl.col("query"))
 
 
-def preference(positions: pl.DataFrame) -> pl.DataFrame:
-    """How much more than its even share each key receives, over all queries that can see it.
-
-    A query at position t that looks everywhere alike gives 1/(t + 1) to each key.
-
-    Args:
-        positions: as :func:`attention_by_position` returns it.
-
-    Returns:
-        ``layer``, ``head``, ``key``, ``weight`` (mean over the queries from the key on), ``even`` (the same if
-        attention were even) and ``ratio``, their quotient. Query 0, which sees itself alone, is left out.
-    """
-    seen = positions.filter(pl.col("query") > 0).with_columns((1 / (pl.col("query") + 1)).alias("even"))
-    return (
-        seen.group_by("layer", "head", "key", maintain_order=True)
-        .agg(pl.col("weight").mean(), pl.col("even").mean())
-        .with_columns((pl.col("weight") / pl.col("even")).alias("ratio"))
-    )
-
-
 def focus(weights: Tensor) -> Tensor:
     """How concentrated attention is, 0 (even) to 1 (on one key), ``(N, L, H, S, S) -> (L, H, S)``.
 

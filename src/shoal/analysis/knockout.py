@@ -7,13 +7,13 @@ Source: Geva et al. 2023, "Dissecting Recall of Factual Associations in Auto-Reg
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import polars as pl
 import torch
 from torch import Tensor
 
-from shoal.models import GPT
+from shoal.models import GPT, Block, MultiHeadedAttention
 from shoal.objectives import get_loss_and_accuracy
 
 CHUNK = 2048  # sequences at once
@@ -25,25 +25,37 @@ def knocked_out(model: GPT, key: int, layers: Sequence[int] | None = None) -> It
 
     What the position itself computes stays as it is: what it knows can go nowhere else.
     """
-    blocks = model.decoder.blocks
-    chosen = [blocks[layer].self_attn for layer in (range(len(blocks)) if layers is None else layers)]
+    with ExitStack() as stack:
+        for layer in range(len(model.decoder.blocks)) if layers is None else layers:
+            block = model.decoder.blocks[layer]
+            assert isinstance(block, Block)  # as a list of modules it has lost its type
+            stack.enter_context(_cut(block.self_attn, key))
+        yield
 
-    def visible(queries: int, keys: int) -> Tensor:
-        seen = torch.ones(queries, keys, dtype=torch.bool).tril()  # (queries, keys)
+
+@contextmanager
+def _cut(attention: MultiHeadedAttention, key: int) -> Iterator[None]:
+    """Within, no query after ``key`` sees it; what was cut before stays so."""
+    visible, own = attention.visible, vars(attention)
+    before = own.get("visible")
+
+    def without(queries: int, keys: int) -> Tensor:
+        seen = visible(queries, keys)
         seen[key + 1 :, key] = False
         return seen
 
-    for attention in chosen:
-        vars(attention)["visible"] = visible  # stands before the method of its class
+    own["visible"] = without  # stands before the method of its class
     try:
         yield
     finally:
-        for attention in chosen:
-            del vars(attention)["visible"]
+        if before is None:
+            del own["visible"]
+        else:
+            own["visible"] = before
 
 
 def knockouts(model: GPT, inputs: Tensor, targets: Tensor, eq_positions: Tensor, mask: Tensor) -> pl.DataFrame:
-    """Accuracy without each position in turn: the share of sequences whose every scored token is predicted.
+    """What is still right without each position in turn.
 
     Args:
         model: in which looks are cut, and given back as it was.
@@ -54,22 +66,28 @@ def knockouts(model: GPT, inputs: Tensor, targets: Tensor, eq_positions: Tensor,
 
     Returns:
         ``key`` (from 0, but for the last, which nobody looks back at; null: nothing is cut), ``layer`` (the only one
-        in which looks are cut, from 0; null: all layers) and ``accuracy``. A model of one layer has no rows of its own.
+        in which looks are cut, from 0; null: all layers; a model of one layer has no rows of its own), ``result``, the
+        share of sequences whose first scored token is right, and ``accuracy``, of those whose every one is. Of these
+        the second and later are predicted where the first has been given.
     """
     scored = (inputs, targets, eq_positions, mask)
     layers = len(model.decoder.blocks)
-    rows: list[tuple[int | None, int | None, float]] = [(None, None, _accuracy(model, *scored))]
+    rows: list[tuple[int | None, int | None, float, float]] = [(None, None, *_right(model, *scored))]
     for key in range(inputs.shape[1] - 1):
         for layer in [None, *(range(layers) if layers > 1 else [])]:
             with knocked_out(model, key, None if layer is None else [layer]):
-                rows.append((key, layer, _accuracy(model, *scored)))
-    return pl.DataFrame(rows, {"key": pl.Int64, "layer": pl.Int64, "accuracy": pl.Float64}, orient="row")
+                rows.append((key, layer, *_right(model, *scored)))
+    schema = {"key": pl.Int64, "layer": pl.Int64, "result": pl.Float64, "accuracy": pl.Float64}
+    return pl.DataFrame(rows, schema, orient="row")
 
 
 @torch.no_grad()
-def _accuracy(model: GPT, *scored: Tensor) -> float:
-    right = 0.0
+def _right(model: GPT, *scored: Tensor) -> tuple[float, float]:
+    """The share of sequences whose first scored token is right, and of those whose every one is."""
+    first = every = 0.0
     for inputs, targets, eq_positions, mask in zip(*(torch.split(part, CHUNK) for part in scored), strict=True):
         logits = model.eval()(inputs)[0]
-        right += float(get_loss_and_accuracy(logits, targets, eq_positions, mask, reduction="sum")[1])
-    return right / len(scored[0])
+        at = (eq_positions + 1).unsqueeze(-1)  # (n, 1)
+        first += float((logits.argmax(-1).gather(-1, at) == targets.gather(-1, at)).sum())
+        every += float(get_loss_and_accuracy(logits, targets, eq_positions, mask, reduction="sum")[1])
+    return first / len(scored[0]), every / len(scored[0])

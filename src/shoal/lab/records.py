@@ -78,7 +78,9 @@ class Records:
         settings, unknown = self._settings(), {"state": "damaged", "step": None}
         places = {run: states.get(run, unknown) for run in self.ids}
         rows = [{"run": run, "state": at["state"], "step": at["step"], **settings[run]} for run, at in places.items()]
-        return pl.DataFrame(rows, schema_overrides={"step": pl.Int64}, infer_schema_length=None)
+        overrides = {"run": pl.String, "state": pl.String, "step": pl.Int64}
+        columns = ["run", "state", "step", *RunSpec.model_fields]  # also where there are no runs
+        return pl.DataFrame(rows, columns, schema_overrides=overrides, infer_schema_length=None)
 
     def where(self, state: str | Iterable[str] | None = None, **values: Any) -> "Records":
         """Those of the runs that have these settings, given as to :func:`shoal.grid`, and are in one of these states.

@@ -8,14 +8,14 @@ import polars as pl
 import torch
 
 from shoal.analysis import at_least
-from shoal.analysis.attention import attention_by_position, attention_weights, focus, preference
+from shoal.analysis.attention import attention_by_position, attention_weights, focus
 from shoal.analysis.knockout import knockouts
 from shoal.equations import EQ
 from shoal.lab import Records
 from shoal.models import GPT
 from shoal.report import Cell, Figure, Report, Section, Table
 from shoal.report.attention import attention_grid
-from shoal.report.words import counted
+from shoal.report.words import counted, listed
 from shoal.studies.base import Form, Grid
 from shoal.studies.knockouts import knockout_answers, knockout_table
 from shoal.studies.parts import finished
@@ -27,6 +27,7 @@ from shoal.tasks.build import build_data
 ABOUT = "where the heads of a GPT that has generalised look"
 QUESTION = "Where do the heads of a GPT that has generalised look?"
 GENERALISED = 0.9  # A_val of the kept model
+LITTLE = 0.05  # weights below are not told in words
 SAMPLES = 2
 
 
@@ -41,7 +42,7 @@ def report(results: Results, form: Form) -> Report:
     if not runs:
         best = float(results.extrema["valid_accuracy"].max())  # type: ignore[arg-type]  # accuracies are numbers
         answer = (
-            f"None of {len(results.runs)} runs ended with A_val ≥ {GENERALISED} and a kept model (the best A_val of "
+            f"None of {len(results.runs)} runs has a kept model of A_val ≥ {GENERALISED} (the best A_val of "
             f"any step was {best:.3f}): there is no generalised model to look into. Train longer, or with more seeds."
         )
         return finished("attention", "Attention", QUESTION, [answer], [], results, form)
@@ -73,19 +74,20 @@ def report(results: Results, form: Form) -> Report:
 
 
 def _generalised(results: Results) -> list[str]:
-    """Runs whose last evaluation is at least at the threshold and whose model was kept, in order."""
-    last = results.curves.sort("step").group_by("run", maintain_order=True).last()
-    good = set(last.filter(at_least("valid_accuracy", GENERALISED))["run"])
-    return [run for run in results.runs["run"] if run in good and results.records.model_files(run)]
+    """Runs whose kept model, the last of them, was evaluated and is at least at the threshold, in order."""
+    kept = {run: max(files) for run in results.runs["run"] if (files := results.records.model_files(run))}
+    at_kept = pl.col("step") == pl.col("run").replace_strict(kept, default=None, return_dtype=pl.Int64)
+    good = set(results.curves.filter(at_kept & at_least("valid_accuracy", GENERALISED))["run"])
+    return [run for run in kept if run in good]
 
 
 def position_names(data: ArithmeticData) -> list[str]:
-    """What stands at each input position of an equation of the longest order: ``BOS a + b = r``."""
-    row = data.rows(data.order.argmax().view(1))[0][0]
-    letters, out = iter("abc"), []
-    for token in data.tokenizer.decode(row).split():
+    """What stands at each input position of an equation of the longest order, ``BOS a + b = r``, each by a name of its
+    own: ``BOS a +₁ b +₂ c = r``."""
+    letters, out = iter("abc"), list[str]()
+    for token in data.tokenizer.decode(data.rows(_longest(data)[:1])[0][0]).split():
         out.append((next(letters, "r") if EQ not in out else "r") if token.isdigit() else token)
-    return out
+    return [f"{name}{'₁₂'[out[:place].count(name)]}" if out.count(name) > 1 else name for place, name in enumerate(out)]
 
 
 def _longest(data: ArithmeticData) -> torch.Tensor:
@@ -115,43 +117,47 @@ def _knocked(records: Records, run: str) -> pl.DataFrame:
 
 
 def answers(everywhere: pl.DataFrame, names: list[str], which: str) -> list[str]:
-    """Which positions are attended to, by how many heads, in computed sentences."""
-    runs = everywhere["run"].n_unique()
-    prefer = pl.concat(
-        [
-            preference(own).with_columns(run=pl.lit(run))
-            for (run,), own in everywhere.group_by("run", maintain_order=True)
-        ]
-    )
-    heads = prefer.sort("ratio", descending=True).group_by("run", "layer", "head", maintain_order=True).first()
-    out = [
-        f"In {counted(runs, 'run')} that ended with A_val ≥ {GENERALISED}, over all {which} and all queries but the "
-        "first: the key "
-        "that a head prefers, of all that a query can see, is " + _counted(heads, names) + "."
-    ]
-    for (layer,), own in prefer.group_by("layer", maintain_order=True):
-        means = own.group_by("run", "key").agg(pl.col("ratio").mean())
-        per_key = means.group_by("key").agg(pl.col("ratio").mean(), pl.col("ratio").std(ddof=0).alias("std"))
-        top = per_key.sort("ratio", descending=True).to_dicts()[0]
-        out.append(
-            f"Layer {int(str(layer)) + 1}: {names[top['key']]!r} receives most, {top['ratio']:.2f} ± {top['std']:.2f} "
-            f"times its even share (mean over heads ± standard deviation over {counted(runs, 'run')})."
-        )
-    return [*out, _at_equality(everywhere, names)]
+    """Which positions are attended to, by how many heads, in computed sentences.
 
-
-def _counted(heads: pl.DataFrame, names: list[str]) -> str:
-    counts = heads["key"].value_counts(sort=True)
-    return ", ".join(f"{names[row['key']]!r} for {row['count']} of {len(heads)} heads" for row in counts.to_dicts())
-
-
-def _at_equality(everywhere: pl.DataFrame, names: list[str]) -> str:
-    """Where the position that has to give the result looks, in the last layer."""
+    Keys are only compared where a query sees them all: from one query.
+    """
+    runs = counted(everywhere["run"].n_unique(), "run")
     query = names.index(EQ)
-    last = everywhere.filter(query=query, layer=everywhere["layer"].max())
-    means = last.group_by("run", "key").agg(pl.col("weight").mean()).group_by("key").agg(pl.col("weight").mean())
-    shares = ", ".join(f"{names[row['key']]!r} {row['weight']:.2f}" for row in means.sort("key").to_dicts())
-    return f"From '=', where the result is predicted, the last layer looks at {shares} (mean over heads and runs)."
+    heads = everywhere.filter(query=query).group_by("run", "layer", "head").agg(pl.col("key").sort_by("weight").last())
+    tops = heads["key"].value_counts().sort(["count", "key"], descending=[True, False]).to_dicts()
+    counts = listed([f"{names[top['key']]!r} for {top['count']} of {len(heads)} heads" for top in tops])
+    return [
+        f"In {runs} whose model has A_val ≥ {GENERALISED}, over all {which}: from '=', where the result is predicted, "
+        f"most weight is on {counts} (mean over equations).",
+        *_by_layer(everywhere, names, query, runs),
+        _before(everywhere, names, query),
+    ]
+
+
+def _by_layer(everywhere: pl.DataFrame, names: list[str], query: int, runs: str) -> list[str]:
+    """What each layer looks at from one query, mean over heads; what is next to nothing is left out."""
+    per_run = everywhere.filter(query=query).group_by("layer", "run", "key").agg(pl.col("weight").mean())
+    means = per_run.group_by("layer", "key").agg(pl.col("weight").mean(), pl.col("weight").std(ddof=0).alias("std"))
+    out = []
+    for (layer,), own in means.sort("weight", descending=True).sort("layer").group_by("layer", maintain_order=True):
+        seen = own.filter(pl.col("weight") >= LITTLE).sort("weight", descending=True).to_dicts()
+        told = listed([f"{row['weight']:.2f} ± {row['std']:.2f} at {names[row['key']]!r}" for row in seen])
+        rest = f", and less than {LITTLE} at any other" if len(seen) < len(own) else ""
+        out.append(
+            f"Layer {int(str(layer)) + 1}, from '=': {told}{rest} (mean over heads ± standard deviation over {runs})."
+        )
+    return out
+
+
+def _before(everywhere: pl.DataFrame, names: list[str], query: int) -> str:
+    """Where the positions before ``query`` look most, but for the first, which sees itself alone."""
+    means = everywhere.filter(pl.col("query").is_between(1, query - 1)).group_by("layer", "query", "key")
+    tops = means.agg(pl.col("weight").mean()).sort("weight").group_by("layer", "query").last().sort("layer", "query")
+    layers = []
+    for (layer,), own in tops.group_by("layer", maintain_order=True):
+        looks = [f"{names[row['query']]!r} at {names[row['key']]!r} ({row['weight']:.2f})" for row in own.to_dicts()]
+        layers.append(f"in layer {int(str(layer)) + 1} {listed(looks)}")
+    return f"Before '=', each position looks most, mean over heads and runs: {'; '.join(layers)}."
 
 
 def _figure(data: ArithmeticData, weights: torch.Tensor, row: int, seed: int) -> Figure:
@@ -200,7 +206,7 @@ def _by_position(everywhere: pl.DataFrame, names: list[str], which: str) -> Tabl
         rows.append((f"layer {int(str(layer)) + 1}, from {names[int(str(query))]}", cells))
     caption = (
         f"Mean weight over heads and all {which}, ± population standard deviation over "
-        f"{everywhere['run'].n_unique()} runs that ended with A_val ≥ {GENERALISED}; rows: query, columns: key; the "
+        f"{everywhere['run'].n_unique()} runs whose model has A_val ≥ {GENERALISED}; rows: query, columns: key; the "
         "largest in bold."
     )
     return Table("by-position", ["", *names], rows, caption)

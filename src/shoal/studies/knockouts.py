@@ -1,6 +1,6 @@
 """What a model needs to look at, beside where it looks: the attention study's answer to why heads look there."""
 
-from typing import Any
+from collections.abc import Mapping
 
 import polars as pl
 
@@ -12,77 +12,80 @@ LOST = 0.5  # a position is needed when at most this share of what was right is 
 
 
 def knockout_answers(knocked: pl.DataFrame, everywhere: pl.DataFrame, names: list[str]) -> list[str]:
-    """What is lost without each position, and whether '=' looks at what is needed.
+    """What is lost of the result without each position, and whether '=' looks at what it needs.
 
     Args:
         knocked: ``run`` and the columns of :func:`shoal.analysis.knockout.knockouts`.
         everywhere: ``run`` and the columns of :func:`shoal.analysis.attention.attention_by_position`.
         names: what stands at each position.
     """
-    means = knocked.filter(pl.col("layer").is_null()).group_by("key").agg(pl.col("accuracy").mean())
-    accuracy = dict(means.iter_rows())
-    before = accuracy.pop(None)
-    lost = listed([f"{accuracy[key]:.2f} without {names[key]!r}" for key in sorted(accuracy)])
+    everywhere = everywhere.filter(query=names.index(EQ))
+    before = pl.col("key") < names.index(EQ)  # what '=' can look back at
+    own = knocked.filter(pl.col("layer").is_null())
+    means = own.group_by("key").agg(pl.col("result").mean()).sort("key", nulls_last=True)
+    whole = means.filter(pl.col("key").is_null())["result"].item()
+    lost = listed([f"{left:.2f} without {names[key]!r}" for key, left in means.filter(before).iter_rows()])
     runs = counted(knocked["run"].n_unique(), "run")
     first = (
-        f"Where no later position may look back at one, in any layer (attention knockout), accuracy over these "
-        f"equations, {before:.2f} else, is {lost} (mean over {runs})."
+        f"Where no later position may look back at one, in any layer (attention knockout), the share of right results, "
+        f"{whole:.2f} else, is {lost} (mean over {runs})."
     )
-    needed = {key for key, left in accuracy.items() if left <= LOST * before}
-    return [first, _why(needed, _looked_at(everywhere, names), names)]
+    untouched = own.filter(pl.col("key").is_null()).select("run", whole="result")
+    needs = own.filter(before).join(untouched, on="run").with_columns(needs=pl.col("result") <= LOST * pl.col("whole"))
+    needed = dict(needs.group_by("key").agg(pl.col("needs").mean()).iter_rows())
+    return [first, _why(needed, _looked_at(everywhere, names), names, runs)]
 
 
-def _looked_at(everywhere: pl.DataFrame, names: list[str]) -> set[int]:
+def _looked_at(from_equality: pl.DataFrame, names: list[str]) -> set[int]:
     """Positions that '=' gives more than an even share in some layer, mean over heads and runs."""
-    query = names.index(EQ)
-    means = everywhere.filter(query=query).group_by("layer", "key").agg(pl.col("weight").mean())
-    return set(means.filter(pl.col("weight") > 1 / (query + 1))["key"])
+    means = from_equality.group_by("layer", "key").agg(pl.col("weight").mean())
+    return set(means.filter(pl.col("weight") > 1 / (names.index(EQ) + 1))["key"])
 
 
-def _why(needed: set[int], looked_at: set[int], names: list[str]) -> str:
-    before = range(names.index(EQ))
+def _why(needed: Mapping[int, float], looked_at: set[int], names: list[str], runs: str) -> str:
+    """``needed``: the share of runs that need each position before '='."""
+    always, never = ({key for key, share in needed.items() if share == all_} for all_ in (1, 0))
     groups = {
-        "looks at and needs": needed & looked_at,
-        "looks at without needing": looked_at - needed,
-        "needs without looking there itself": needed - looked_at,
-        "neither looks at nor needs": set(before) - needed - looked_at,
+        "looks at and needs": always & looked_at,
+        "looks at without needing": never & looked_at,
+        "needs without looking there itself": always - looked_at,
+        "neither looks at nor needs": never - looked_at,
+        "needs in some runs alone": needed.keys() - always - never,
     }
-    parts = [
-        f"{what} {listed([repr(names[key]) for key in before if key in keys])}"
-        for what, keys in groups.items()
-        if keys & set(before)
-    ]
+    parts = [f"{what} {listed([repr(names[key]) for key in sorted(keys)])}" for what, keys in groups.items() if keys]
     return (
         f"So '=' {', '.join(parts)} (looks at: more than an even share of its attention in some layer, mean over heads "
-        f"and runs; needs: without it at most {LOST:.0%} of what is right else)."
+        f"and runs; needs: in each of {runs} without it at most {LOST:.0%} of the results that are right else)."
     )
 
 
 def knockout_table(knocked: pl.DataFrame, names: list[str], which: str) -> Table:
-    """Accuracy without each position, in all layers and in each alone."""
-    means = knocked.group_by("key", "layer").agg(pl.col("accuracy").mean(), pl.col("accuracy").std(ddof=0).alias("std"))
-    found = {(row["key"], row["layer"]): row for row in means.to_dicts()}
+    """What is right without each position, in all layers and in each alone."""
+    figures = [pl.col("result", "accuracy").mean(), pl.col("result", "accuracy").std(ddof=0).name.suffix("_std")]
+    found = {(row["key"], row["layer"]): row for row in knocked.group_by("key", "layer").agg(*figures).to_dicts()}
     layers = [None, *sorted({layer for _, layer in found} - {None})]
     keys = sorted({key for key, _ in found} - {None})
-    before = found[None, None]["accuracy"]
-    rows = [("nothing", [_cell(found[None, None])] * len(layers))]
-    for key in keys:
-        own = [found[key, layer] for layer in layers]
-        lowest = [min(found[other, layer]["accuracy"] for other in keys) for layer in layers]
-        bold = [row["accuracy"] == least < before for row, least in zip(own, lowest, strict=True)]
-        rows.append((names[key], [_cell(row, most) for row, most in zip(own, bold, strict=True)]))
+    columns = [("result", layer) for layer in layers] + [("accuracy", None)]
+
+    def row_of(key: int | None) -> list[Cell]:
+        cells = []
+        for figure, layer in columns:
+            own = found[key, layer if key is not None else None]
+            lowest = min(found[other, layer][figure] for other in keys)
+            most_is_lost = key is not None and own[figure] == lowest < found[None, None][figure]
+            cells.append(Cell(f"{own[figure]:.3f} ± {own[f'{figure}_std']:.3f}", most_is_lost))
+        return cells
+
+    rows = [("nothing", row_of(None)), *((names[key], row_of(key)) for key in keys)]
     caption = (
-        f"Attention knockout: accuracy over all {which} where no later position may look back at the one on the left, "
-        "in all layers or in one alone. Mean ± population standard deviation over "
-        f"{counted(knocked['run'].n_unique(), 'run')}; where most is lost in bold."
+        f"Attention knockout: share of right results over all {which} where no later position may look back at the one "
+        "on the left, in all layers or in one alone; last, in all layers, the share of right-hand sides that are right "
+        "as a whole, with EOS, which is predicted from r, where equations end with it. Mean ± population standard "
+        f"deviation over {counted(knocked['run'].n_unique(), 'run')}; where most is lost in bold."
     )
-    return Table(
-        "knockout",
-        ["without", *("all layers" if layer is None else f"layer {layer + 1}" for layer in layers)],
-        rows,
-        caption,
-    )
-
-
-def _cell(row: dict[str, Any], bold: bool = False) -> Cell:
-    return Cell(f"{row['accuracy']:.3f} ± {row['std']:.3f}", bold)
+    header = [
+        "without",
+        *("result, all layers" if layer is None else f"result, layer {layer + 1}" for layer in layers),
+        "right-hand side, all layers",
+    ]
+    return Table("knockout", header, rows, caption)
