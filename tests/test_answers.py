@@ -39,9 +39,40 @@ def test_the_model_whose_loss_falls_faster_scales_better():
         "In terms of A_val the GPT scales better.",
     ]
     loss = [cell.text for cell in table.rows[0][1]]
-    assert loss[:2] == ["−0.5", "−0.1"]
-    assert loss[2].startswith("0.4 [0.")
-    assert loss[3:] == ["6", "LSTM"]
+    assert loss[:4] == ["1 → 0.0316", "1 → 0.501", "−0.5", "−0.1"]
+    assert loss[4].startswith("0.4 [0.")
+    assert loss[5:] == ["6", "LSTM"]
+
+
+def saturating(seeds=4):
+    """The GPT is ahead until both are at 1; its line is less steep for that alone."""
+    levels = {"lstm": (0.02, 0.2, 0.95, 1.0), "gpt": (0.12, 0.5, 0.9, 1.0)}
+    rows = [
+        (m, 2**k, seed, 0.1, 0.1, min(1.0, level + 0.004 * seed * (m == "gpt")), {"lstm": 40, "gpt": 26}[m])
+        for m, own in levels.items()
+        for k, level in enumerate(own)
+        for seed in range(seeds)
+    ]
+    columns = ["model", "size", "seed", "train_loss", "valid_loss", "valid_accuracy", "n_steps"]
+    return pl.DataFrame(rows, columns, orient="row")
+
+
+def test_where_both_end_at_the_ceiling_a_steeper_line_is_a_worse_start():
+    sentences, table = who_scales_better([Case("all", saturating(), SIZE)], "t")
+    assert sentences[1] == (
+        "In terms of A_val slopes do not tell which model scales better: both end at A_val ≥ 0.99, where the steeper "
+        "line is that of the worse start."
+    )
+    ahead = np.mean([0.1 + 0.3 - 0.05 + 3 * 0.004 * seed for seed in range(4)]) / 4
+    assert sentences[2].startswith(f"Over all settings of size s the GPT is ahead in A_val: GPT − LSTM is {ahead:.3g}")
+    assert sentences[3] == "These are models after different numbers of steps: the GPT up to 26 and the LSTM up to 40."
+    assert [cell.text for cell in table.rows[1][1]][:2] == ["0.02 → 1", "0.126 → 1"]
+    assert table.rows[1][1][-1].text == "ceiling"
+    several = who_scales_better([Case("one", saturating(), SIZE), Case("two", saturating(), SIZE)], "t")[0]
+    assert "and 0 are open; in 2 both end at A_val ≥ 0.99, where" in several[1]
+    assert not any("ahead" in sentence for sentence in several)
+    below = saturating().with_columns(pl.col("valid_accuracy") * 0.98, n_steps=pl.lit(9))
+    assert who_scales_better([Case("all", below, SIZE)], "t")[0][1:] == ["In terms of A_val the LSTM scales better."]
 
 
 def test_no_model_scales_better_when_both_are_alike_and_few_seeds_are_said():

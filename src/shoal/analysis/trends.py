@@ -106,7 +106,7 @@ def trend(
     rho = spearman(xs, ys)
     p, smallest_p = (None, None) if rho is None else _permutation_p(units, xs, ys, resamples, seed)
     slopes = [own for rows in units if (own := slope(xs[rows], ys[rows])) is not None]
-    low, high = _student_interval(slopes)
+    low, high = student_interval(slopes)
     return TrendEstimate(
         runs=len(kept),
         units=len(units),
@@ -158,7 +158,7 @@ def slope_difference(
         if a is not None and b is not None:
             slopes.append((a, b))
     differences = [b - a for a, b in slopes]
-    low, high = _student_interval(differences)
+    low, high = student_interval(differences)
     return SlopeDifference(
         first=str(first),
         second=str(second),
@@ -212,7 +212,7 @@ def _units(frame: pl.DataFrame, unit: str) -> list[Rows]:
     ]
 
 
-def _student_interval(values: Sequence[float]) -> tuple[float | None, float | None]:
+def student_interval(values: Sequence[float]) -> tuple[float | None, float | None]:
     """95 % interval of the mean of independent values; None where there are fewer than two, or all are the same, which
     says nothing of how far others would be.
     """

@@ -7,11 +7,13 @@ from dataclasses import dataclass
 import polars as pl
 
 from shoal.analysis import SlopeDifference, TrendEstimate, slope_difference, trend
+from shoal.analysis.trends import student_interval
 from shoal.report import Cell, Table
 from shoal.report.panels import MODELS, Axis
-from shoal.report.words import number, p_value, with_interval
+from shoal.report.words import listed, number, p_value, with_interval
 
-UNTOLD = "cannot be told"
+UNTOLD, CEILING = "cannot be told", "ceiling"
+HIGHEST = 0.99  # mean A_val from which it can rise no more that would show
 LEVEL = 0.05  # of the test behind "improves" and "worsens"
 # what is asked about: column, symbol, whether small is good
 ASKED = (("log_valid_loss", "log₁₀ L_val", True), ("valid_accuracy", "A_val", False))
@@ -56,10 +58,11 @@ def who_scales_better(cases: Sequence[Case], name: str) -> tuple[list[str], Tabl
             found = slope_difference(
                 with_logs(case.frame), case.axis.column, column, "model", "lstm", "gpt", log2=case.axis.log is not None
             )
-            verdict = _verdict(found, small)
+            verdict = CEILING if _at_ceiling(case, column) and found.units else _verdict(found, small)
             verdicts[symbol].append(verdict)
             units |= {found.units} if found.units else set()
             cells = [
+                *(_levels(case, column, model) for model in MODELS),
                 number(found.first_slope),
                 number(found.second_slope),
                 with_interval(found.difference, found.low, found.high),
@@ -72,6 +75,8 @@ def who_scales_better(cases: Sequence[Case], name: str) -> tuple[list[str], Tabl
     if not units:
         return [f"Which model scales better cannot be told: {_one_value(cases)}."], None
     sentences = [_summary(symbol, found) for symbol, found in verdicts.items()]
+    sentences += [_ahead(case) for case in cases if len(cases) == 1 and _at_ceiling(case, "valid_accuracy")]
+    sentences += _unequal(pl.concat([case.frame for case in cases], how="diagonal"))
     if min(units) < 2:
         sentences.append("Some of these comparisons rest on one seed: without intervals they stay open.")
     elif min(units) == 2:
@@ -81,12 +86,60 @@ def who_scales_better(cases: Sequence[Case], name: str) -> tuple[list[str], Tabl
     caption = (
         "Slope of the least-squares line of each model, fitted within each seed that both have, mean over seeds; their "
         "difference with Student's 95 % interval over seeds, which two seeds leave wide. A loss scales better the more "
-        "its logarithm falls, an accuracy the more it rises; open: the interval holds 0 or does not exist; cannot be "
-        "told: no seed has both models at two values. Not corrected for the number of comparisons."
+        "its logarithm falls, an accuracy the more it rises; open: the interval holds 0 or does not exist; ceiling: "
+        f"both end at A_val ≥ {HIGHEST}, so that the steeper line is that of the worse start; cannot be told: no seed "
+        "has both models at two values. Before the slopes, the mean over runs (of L_val, the geometric) at the "
+        "smallest and at the largest value of the setting. Not corrected for the number of comparisons."
     )
-    return sentences, Table(
-        name, ["slope", "LSTM", "GPT", "GPT − LSTM [95 %]", "seeds", "scales better"], rows, caption
+    models = list(MODELS.values())
+    header = ["", *models, *(f"slope of {model}" for model in models), "GPT − LSTM [95 %]", "seeds", "scales better"]
+    return sentences, Table(name, header, rows, caption)
+
+
+def _ends(case: Case, column: str, model: str) -> tuple[float, float]:
+    """Mean over a model's runs at the smallest and at the largest value of the setting."""
+    means = with_logs(case.frame).filter(model=model).group_by(case.axis.column).agg(pl.col(column).mean())
+    levels = means.sort(case.axis.column)[column]
+    return float(levels[0]), float(levels[-1])
+
+
+def _levels(case: Case, column: str, model: str) -> str:
+    first, last = (10**end if column.startswith("log_") else end for end in _ends(case, column, model))
+    return f"{number(first)} → {number(last)}"
+
+
+def _at_ceiling(case: Case, column: str) -> bool:
+    """Whether both models end where an accuracy can rise no more: then the steeper slope is that of the worse start."""
+    both = set(MODELS) <= set(case.frame["model"])
+    return both and column == "valid_accuracy" and all(_ends(case, column, model)[1] >= HIGHEST for model in MODELS)
+
+
+def _ahead(case: Case) -> str:
+    """Whose A_val is higher, mean over the settings that both have, with its interval over seeds."""
+    x, both = case.axis.column, case.frame.select("model", "seed", case.axis.column, "valid_accuracy")
+    means = both.group_by("model", "seed", x).agg(pl.col("valid_accuracy").mean())
+    wide = means.pivot("model", index=["seed", x], values="valid_accuracy").drop_nulls(list(MODELS))
+    per_seed = wide.group_by("seed").agg((pl.col("gpt") - pl.col("lstm")).mean().alias("ahead"))["ahead"].to_list()
+    low, high = student_interval(per_seed)
+    found = with_interval(sum(per_seed) / len(per_seed), low, high)
+    if low is None or high is None or low <= 0 <= high:
+        who = "neither is clearly ahead"
+    else:
+        who = f"the {MODELS['gpt' if low > 0 else 'lstm']} is ahead"
+    return (
+        f"Over all settings of {case.axis.title} {who} in A_val: GPT − LSTM is {found} in the mean [95 % over seeds]."
     )
+
+
+def _unequal(frame: pl.DataFrame) -> list[str]:
+    """A sentence where the models were not trained for as many steps."""
+    if "n_steps" not in frame.columns:
+        return []
+    steps = frame.group_by("model").agg(pl.col("n_steps").max())
+    if steps["n_steps"].n_unique() == 1:
+        return []
+    told = listed([f"the {MODELS[model]} up to {n:,}" for model, n in steps.sort("model").iter_rows()])
+    return [f"These are models after different numbers of steps: {told}."]
 
 
 def _verdict(found: SlopeDifference, small: bool) -> str:
@@ -98,14 +151,20 @@ def _verdict(found: SlopeDifference, small: bool) -> str:
 
 
 def _summary(symbol: str, verdicts: Sequence[str]) -> str:
-    counts = {who: verdicts.count(who) for who in (*MODELS.values(), "open", UNTOLD)}
+    counts = {who: verdicts.count(who) for who in (*MODELS.values(), "open", CEILING, UNTOLD)}
+    worse_start = f"both end at A_val ≥ {HIGHEST}, where the steeper line is that of the worse start"
     if len(verdicts) == 1:
         who = verdicts[0]
-        found = {"open": "no model clearly scales better", UNTOLD: "it cannot be told which model scales better"}
+        found = {
+            "open": "no model clearly scales better",
+            UNTOLD: "it cannot be told which model scales better",
+            CEILING: f"slopes do not tell which model scales better: {worse_start}",
+        }
         return f"In terms of {symbol} {found.get(who, f'the {who} scales better')}."
     return (
         f"In terms of {symbol}, of {len(verdicts)} comparisons the LSTM scales better in {counts['LSTM']}, the GPT in "
         f"{counts['GPT']}, and {counts['open']} {'is' if counts['open'] == 1 else 'are'} open"
+        + (f"; in {counts[CEILING]} {worse_start}" if counts[CEILING] else "")
         + (f"; {counts[UNTOLD]} cannot be told" if counts[UNTOLD] else "")
         + " (not corrected for their number: without any difference one in twenty would show one)."
     )
