@@ -21,7 +21,7 @@ from shoal.analysis import (
 )
 from shoal.errors import UserError
 from shoal.report import Cell, Table
-from shoal.report.panels import BEST, MODEL, Axis, budget_panels, summary_panels
+from shoal.report.panels import BEST, MODEL, Axis, budget_panels, curve_panels, summary_panels
 from shoal.report.summary import QUANTITIES, show, ten_figures
 
 some = settings(max_examples=25, deadline=None)
@@ -256,7 +256,8 @@ def some_extrema(**values: dict[str, float]) -> pl.DataFrame:
     """Two runs of each label whose ten figures are 1 but for the given ones."""
     rows = []
     for label, own in values.items():
-        rows += [{"run": f"{label}{i}", **dict.fromkeys((q.column for q in QUANTITIES), 1.0), **own} for i in (0, 1)]
+        usual = dict.fromkeys((q.column for q in QUANTITIES), 1.0) | {"last_step": 10_000.0}
+        rows += [{"run": f"{label}{i}", **usual, **own} for i in (0, 1)]
     return pl.DataFrame(rows)
 
 
@@ -298,7 +299,22 @@ def test_the_best_are_marked_together_where_others_are_worse():
     marks = {label: [cell.best for cell in cells] for label, cells in ten_figures(frame, labels).rows}
     assert marks["L_train"] == marks["A_val"] == [True, True, False]
     assert marks["A_train"] == [False, False, False]
-    assert marks["t_f(A_val)"] == [True, True, False]  # the third did not get there
+    assert marks["t_f(A_val)"] == [False, False, False]  # the third did not get there, and the others are equal
+
+
+def test_what_was_best_at_the_end_is_marked_and_is_not_the_best_step():
+    open_ = {"valid_loss": 0.1, "t_valid_loss": 500.0, "last_step": 500.0}
+    frame = some_extrema(a=open_, b={"t_valid_loss": 900.0, "delay_loss": 7.0})
+    rows = dict(ten_figures(frame, LABELS).rows)
+    assert [(cell.text, cell.best) for cell in rows["t_f(L_val)"]] == [("500 ± 0†", False), ("900 ± 0", True)]
+    assert [(cell.text, cell.best) for cell in rows["Δt(L)"]] == [("1 ± 0†", False), ("7 ± 0", True)]
+    assert [cell.text for cell in rows["t_f(L_train)"]] == ["1 ± 0", "1 ± 0"]
+    # an accuracy of 1 cannot become better; one below can, and one run of two is enough
+    late = {"t_valid_accuracy": 500.0, "last_step": 500.0}
+    marks = dict(ten_figures(some_extrema(a=late, b=late | {"valid_accuracy": 0.95}), LABELS).rows)["t_f(A_val)"]
+    assert [cell.text for cell in marks] == ["500 ± 0", "500 ± 0†"]
+    half = frame.with_columns(t_valid_loss=pl.Series([500.0, 300.0, 900.0, 900.0]))
+    assert dict(ten_figures(half, LABELS).rows)["t_f(L_val)"][0].text == "400 ± 100†"
 
 
 def test_the_ten_figures_of_one_setting_have_no_best_and_a_population_deviation():
@@ -347,6 +363,21 @@ def test_lines_of_a_budget_are_coloured_by_their_logarithm_and_a_loss_of_nothing
     drawn = chart["datasets"][edge["data"]["name"]]
     assert [row["valid_loss"] for row in drawn] == [0.5, 0.01]
     vl_convert.vegalite_to_svg(chart)
+
+
+def test_a_panel_without_values_says_so_and_the_others_are_drawn():
+    curves = pl.DataFrame(
+        {"run": ["a", "a", "b"], "step": [0, 10, 0], "valid_loss": [1.0, 0.5, 1.0], "valid_accuracy": [0.1, None, 0.1]}
+    ).with_columns(wd=pl.lit(1.0), model=pl.lit("gpt"))
+    panels = [panel for panel in BEST if panel.column in ("valid_loss", "valid_accuracy")]
+    decay = Axis("wd", "weight decay")
+    for chart, told in (
+        (curve_panels(curves, decay, "t", panels), 1),
+        (curve_panels(curves.filter(step=0), decay, "t", panels), 2),
+        (summary_panels(curves.with_columns(valid_loss=math.nan), decay, MODEL, "t", panels[:1]), 1),
+    ):
+        svg = vl_convert.vegalite_to_svg(chart.to_dict())
+        assert svg.count(">no values of") == told
 
 
 def test_a_sentence_in_a_table_may_take_several_lines():

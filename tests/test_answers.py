@@ -10,7 +10,7 @@ from shoal.report.panels import Axis
 from shoal.studies import Form, Results
 from shoal.studies.answers import Case, direction, how_it_goes, who_scales_better
 from shoal.studies.data_scaling import thresholds, why_there
-from shoal.studies.mixed_orders import which_first
+from shoal.studies.mixed_orders import _gaps, which_first
 from shoal.studies.power_laws import power_laws
 from shoal.studies.regularization import _mixed, norm_answers, norms
 from shoal.studies.seed_variance import FACTORS, _answer
@@ -188,33 +188,32 @@ def test_thresholds_of_generalisation_and_of_pure_memorisation():
 
 
 def test_whether_more_steps_would_help_is_computed():
-    def told(*ends):
-        """Runs of 8 evaluations: at 0.5 and 0.7 they generalise at steps 5 and 3, at 0.3 they end as given."""
-        found = shares({0.3: [end[1] for end in ends], 0.5: [1.0], 0.7: [1.0]})
-        late = {0.3: ends, 0.5: [(0.0,) * 4 + (1.0,) * 4], 0.7: [(0.0,) * 2 + (1.0,) * 6]}
+    def told(ends):
+        """Runs of 8 evaluations: at 0.6 and 0.7 they generalise at steps 5 and 3, elsewhere they end as given."""
+        late = {share: [[0.0] * 4 + [a] * 2 + [b] * 2 for a, b in own] for share, own in ends.items()}
+        late |= {0.6: [[0.0] * 4 + [1.0] * 4], 0.7: [[0.0] * 2 + [1.0] * 6]}
+        found = shares({share: [max(values) for values in own] for share, own in late.items()})
         rows = [
             (f"{share}-{i}", share, step, value)
             for share, own in late.items()
             for i, values in enumerate(own)
-            for step, value in enumerate(
-                values if len(values) == 8 else [0.0] * 4 + [values[0]] * 2 + [values[1]] * 2, 1
-            )
+            for step, value in enumerate(values, 1)
         ]
         found.curves = pl.DataFrame(rows, ["run", "r_train", "step", "valid_accuracy"], orient="row")
         return why_there(found)
 
-    assert told((0.1, 0.3), (0.2, 0.4)) == [
-        "LSTM: the median step of A_val ≥ 0.9 goes from 3 at r_train 0.7 to 5 at 0.5; at 0.3, where all only memorise, "
-        "mean A_val is 0.150 in the third quarter of the steps and 0.350 in the last; it rises by 0.01 or more in 2 of "
-        "2 runs, so more steps may move the thresholds down."
+    flat, rising = [(0.3, 0.3), (0.2, 0.208)], [(0.1, 0.3), (0.6, 0.8)]
+    assert told({0.1: rising[:1], 0.3: flat, 0.5: [*rising, (0.4, 0.95)]}) == [
+        "LSTM: the median step of A_val ≥ 0.9 goes from 3 at r_train 0.7 to 5 at 0.6.",
+        "LSTM, runs from r_train 0.3 on that did not generalise: from the third to the last quarter of the steps mean "
+        "A_val goes at 0.3 from 0.250 to 0.254 (by 0.01 or more in 0 of 2) and at 0.5 from 0.350 to 0.550 (by 0.01 or "
+        "more in 2 of 2). More steps may do at 0.5; elsewhere not in every run.",
     ]
-    assert told((0.3, 0.3), (0.2, 0.208))[0].endswith(
-        "0.250 in the third quarter of the steps and 0.254 in the last; it rises by 0.01 or more in 0 of 2 runs, so "
-        "more steps alone do not look like the way from there."
-    )
-    assert told((0.3, 0.3), (0.2, 0.3))[0].endswith("or more in 1 of 2 runs.")
-    nothing = shares({0.3: [0.6]})
-    assert why_there(nothing) == []
+    assert told({0.3: flat})[1].endswith("in all of them: more steps alone do not look like the way on.")
+    assert told({0.3: [(0.1, 0.3)]})[1].endswith("in all of them: more steps may move these thresholds down.")
+    done = shares({0.6: [1.0]})
+    done.curves = done.extrema.select("run", "r_train", step=pl.lit(1), valid_accuracy=pl.lit(1.0))
+    assert why_there(done) == []
 
 
 def test_what_a_seed_brings_is_told_with_what_cannot_be_told():
@@ -251,9 +250,9 @@ def test_which_order_is_learned_first():
     told = which_first(Told(curves=pl.DataFrame([row for row in rows if row["run"] != "e"])))
     assert told == (
         "LSTM, 4 runs. Memorised (A_train of that order ≥ 0.99): binary equations first in 2, ternary equations first "
-        "in 1 and neither in 1 (ternary 20 steps later in the median of 3 with both). Generalised (A_val of that order "
-        "≥ 0.9): binary equations first in 2, ternary equations first in 1 and neither in 1 (ternary 20 steps later in "
-        "the median of 3 with both)."
+        "in 1 and neither in 1 (ternary after binary, in the 3 runs with both: −10, +20 and +40 steps). Generalised "
+        "(A_val of that order ≥ 0.9): binary equations first in 2, ternary equations first in 1 and neither in 1 "
+        "(ternary after binary, in the 3 runs with both: −10, +20 and +40 steps)."
     )
     nothing = which_first(Told(curves=pl.DataFrame([row for row in rows if row["run"] == "d"])))
     assert nothing == (
@@ -261,9 +260,13 @@ def test_which_order_is_learned_first():
         "neither in 1."
     )
     late = which_first(Told(curves=pl.DataFrame([row for row in rows if row["run"] == "c"])))
-    assert "ternary equations first in 1 (ternary 10 steps earlier in the median of 1 with both)" in late
+    assert "ternary equations first in 1 (ternary after binary, in the 1 run with both: −10 steps)" in late
     at_once = which_first(Told(curves=pl.DataFrame([row for row in rows if row["run"] == "e"])))
-    assert "(A_train of that order ≥ 0.99): both at once in 1. Generalised" in at_once
+    assert "(A_train of that order ≥ 0.99): both at the same evaluation in 1. Generalised" in at_once
+    assert (
+        _gaps([-1200, 0, 0, 20, 40])
+        == " (ternary after binary, in 5 runs with both: median 0, from −1,200 to +40 steps)"
+    )
 
 
 def test_what_first_steps_of_the_best_accuracy_mix_is_counted():

@@ -97,8 +97,8 @@ def extrema(curves: pl.DataFrame, t_max: int | None = None) -> pl.DataFrame:
         t_max: use evaluations up to this step only, a number of at least 0.
 
     Returns:
-        One row per run: the four best values under their names, the step of each as ``t_`` and the name, and
-        ``delay_loss`` and ``delay_accuracy`` (Δt), in steps.
+        One row per run: the four best values under their names, the step of each as ``t_`` and the name,
+        ``delay_loss`` and ``delay_accuracy`` (Δt), in steps, and ``last_step``, the last that was evaluated.
 
     Raises:
         UserError: ``t_max`` is no such number.
@@ -115,10 +115,10 @@ def extrema(curves: pl.DataFrame, t_max: int | None = None) -> pl.DataFrame:
             )
         row["delay_loss"] = row["t_valid_loss"] - row["t_train_loss"]
         row["delay_accuracy"] = row["t_valid_accuracy"] - row["t_train_accuracy"]
-        rows.append(row)
+        rows.append({**row, "last_step": curve["step"][-1]})
     best = {column: kind for name in _BEST for column, kind in ((name, pl.Float64), (f"t_{name}", pl.Int64))}
-    delays = dict.fromkeys(("delay_loss", "delay_accuracy"), pl.Int64)
-    return pl.DataFrame(rows, {"run": curves.schema["run"], **best, **delays})
+    steps = dict.fromkeys(("delay_loss", "delay_accuracy", "last_step"), pl.Int64)
+    return pl.DataFrame(rows, {"run": curves.schema["run"], **best, **steps})
 
 
 def mean_and_std(frame: pl.DataFrame, by: Sequence[str]) -> pl.DataFrame:

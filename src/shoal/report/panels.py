@@ -46,12 +46,13 @@ MODELS = dict(MODEL.names)
 
 @dataclass(frozen=True)
 class Panel:
-    """A quantity of a run: its column, its title, and its axis."""
+    """A quantity of a run: its column, its title, its axis, and what a caption says of it besides."""
 
     column: str
     title: str
     log: bool = False
     domain: tuple[float, float] | None = None
+    about: str = ""
 
 
 CURVES = (
@@ -85,6 +86,9 @@ def curve_panels(curves: pl.DataFrame, colour: Axis, title: str, panels: Sequenc
     charts = []
     for panel in panels:
         frame = _spread(_finite(shown, panel), ["step", colour.column], panel.column)
+        if frame.is_empty():
+            charts.append(_nothing(panel, _PANEL))
+            continue
         base = alt.Chart(_filled(_coloured(frame, colour)))
         # with a scale of its own, the area would turn the colour bar into a row of discs
         fill = alt.Fill("fill:N", scale=None)
@@ -117,9 +121,12 @@ def summary_panels(
     ticks = alt.Axis(values=values, format=".4~g") if len(values) <= 10 and x.log != 10 else alt.Axis(format="~s")
     along = alt.X(f"{x.column}:Q", title=x.title, scale=scale, axis=ticks)
     by = list(dict.fromkeys([x.column, colour.column]))
-    charts = []
+    charts, size = [], {"width": 170, "height": 150}
     for panel in panels:
         kept = _finite(extrema, panel)
+        if kept.is_empty():
+            charts.append(_nothing(panel, size))
+            continue
         frame = _coloured(_spread(kept, by, panel.column), colour)
         points = _coloured(kept.select(*by, panel.column), colour)
         paint = _colour(colour, frame)
@@ -130,7 +137,7 @@ def summary_panels(
             alt.Chart(frame).mark_line(strokeWidth=1.6).encode(along, _y(panel, "mean"), paint, alt.Detail("shade:N")),
             alt.Chart(points).mark_point(size=18, strokeWidth=1.2).encode(along, _y(panel, panel.column), paint),
         ]
-        charts.append(alt.layer(*layers).properties(width=170, height=150))
+        charts.append(alt.layer(*layers).properties(**size))
     return styled(alt.concat(*charts, columns=columns, title=title))
 
 
@@ -177,6 +184,12 @@ def budget_panels(
 def band_note(runs: str) -> str:
     """What lines, points and bands of these figures mean; ``runs`` is how many are behind each value."""
     return f"Mean over {runs} runs (seeds) ± one population standard deviation, kept inside what the runs took."
+
+
+def _nothing(panel: Panel, size: dict[str, int]) -> Chart:
+    """In the place of a panel of which there are no values."""
+    told = pl.DataFrame({"text": [f"no values of {panel.title}"]})
+    return alt.layer(alt.Chart(told).mark_text().encode(text="text:N")).properties(**size)
 
 
 def _finite(frame: pl.DataFrame, panel: Panel) -> pl.DataFrame:

@@ -42,7 +42,8 @@ QUANTITIES = (
 )
 
 ARRIVED = 0.9  # accuracies that all runs of a group reached, for its steps to be compared
-COMPETING = f"Steps compete where every run reached A_train and A_val ≥ {ARRIVED}."
+OPEN = "†"
+COMPETING = f"Steps compete where every run reached A_train and A_val ≥ {ARRIVED}, and none has {OPEN}."
 STEPS_OF_BEST = (
     f"t_f is a time to memorise or to generalise only where the run did (A_train or A_val ≥ {ARRIVED}); elsewhere "
     "it is the step after which the run got no better."
@@ -52,7 +53,8 @@ SYMBOLS = (
     "are the result and, where equations end with it, EOS) over the evaluated steps; A_train and A_val: largest "
     "accuracy (share of equations whose right-hand side is predicted whole); t_f: first evaluated step of that best "
     "value; Δt(L) = t_f(L_val) − t_f(L_train), and Δt(A) likewise, the delay between memorising and generalising only "
-    f"in runs that did both. {STEPS_OF_BEST}"
+    f"in runs that did both. {STEPS_OF_BEST} {OPEN}: of some run the best value is the last evaluated, and "
+    "might have become better still."
 )
 
 
@@ -69,41 +71,59 @@ def ten_figures(extrema: pl.DataFrame, labels: Mapping[str, str]) -> Table:
     rows = []
     for q in QUANTITIES:
         best = best_value(means, q)
-        cells = [
-            Cell(show(row[q.column], row[f"{q.column}_std"], q.is_step), is_best(row, q, best))
-            for row in groups.values()
-        ]
-        rows.append((q.symbol, cells))
+        rows.append((q.symbol, [cell_of(row, q, best) for row in groups.values()]))
     n = ", ".join(f"{label}: N = {row['N']}" for label, row in groups.items())
     caption = (
         f"Mean ± population standard deviation over seeds ({n}); the best of each row in bold, ties both, none where "
-        f"all are equal. {COMPETING} {SYMBOLS}"
+        f"all that compete are equal. {COMPETING} {SYMBOLS}"
     )
     return Table("ten-figures", ["", *groups], rows, caption)
 
 
 def ten_means(extrema: pl.DataFrame, by: Sequence[str]) -> pl.DataFrame:
-    """Mean and std of the ten figures for each group, and whether its runs have ``arrived``: all memorised and
-    generalised.
+    """Mean and std of the ten figures for each group; for each step and delay, also whether it is ``_open`` in some run
+    and whether it ``_competes``.
 
-    A step is only good where it leads to something: only groups that have arrived compete for the best steps.
+    A step is only good where it leads to something and nothing better can be later: only groups all of whose runs
+    memorised and generalised, and whose best values came before their last evaluation, compete for the best steps.
     """
-    arrived = extrema.group_by(by).agg(_did_both().all().alias("arrived"))
+    steps = [q.column for q in QUANTITIES if q.is_step]
+    arrived = _did_both().all()
+    how = [
+        column
+        for step in steps
+        for column in (
+            is_open(step).any().alias(f"{step}_open"),
+            (arrived & ~is_open(step).any()).alias(f"{step}_competes"),
+        )
+    ]
     means = mean_and_std(extrema.select(*by, *(q.column for q in QUANTITIES)), by)
-    return means.join(arrived, on=by, how="left", maintain_order="left")
+    return means.join(extrema.group_by(by).agg(how), on=by, how="left", maintain_order="left")
+
+
+def is_open(step: str) -> pl.Expr:
+    """Whether a run's best value came at its last evaluation, so that its step or delay may not be the last word."""
+    if step.startswith("delay_"):
+        kind = step.removeprefix("delay_")
+        return is_open(f"t_train_{kind}") | is_open(f"t_valid_{kind}")
+    at_end = pl.col(step) == pl.col("last_step")
+    return at_end & (pl.col(step.removeprefix("t_")) < 1) if step.endswith("accuracy") else at_end
 
 
 def best_value(means: pl.DataFrame, quantity: Quantity) -> float | None:
-    """The best mean among the groups that compete; None where none does, or where all groups have the same."""
-    values = (means.filter("arrived") if quantity.is_step else means)[quantity.column]
-    if len(values) == len(means) and values.n_unique() == 1:
+    """The best mean among the groups that compete; None where none does, or where several have all the same."""
+    values = (means.filter(f"{quantity.column}_competes") if quantity.is_step else means)[quantity.column]
+    if values.n_unique() == 1 and (len(values) > 1 or len(means) == 1):
         return None
     return (min if quantity.small_is_best else max)(values.to_list(), default=None)
 
 
-def is_best(row: Mapping[str, Any], quantity: Quantity, best: float | None) -> bool:
-    """Whether a row of :func:`ten_means` has the best mean, for which it competes."""
-    return (row["arrived"] or not quantity.is_step) and row[quantity.column] == best
+def cell_of(row: Mapping[str, Any], quantity: Quantity, best: float | None) -> Cell:
+    """A quantity of a row of :func:`ten_means`, bold where it has the best mean, for which it competes."""
+    name = quantity.column
+    mark = OPEN if quantity.is_step and row[f"{name}_open"] else ""
+    competes = not quantity.is_step or row[f"{name}_competes"]
+    return Cell(show(row[name], row[f"{name}_std"], quantity.is_step) + mark, bool(competes and row[name] == best))
 
 
 def show(mean: float, std: float, is_step: bool) -> str:
@@ -127,7 +147,9 @@ def per_run_table(records: Records, settings: Sequence[str], damaged: Container[
     """One row per run: settings, state, best values and their first steps; of those that are damaged no figures."""
     best = extrema(records.without(damaged).curves())
     frame = records.runs().join(best, on="run", how="left", maintain_order="left")
-    frame = frame.with_columns(did_both=_did_both())
+    frame = frame.with_columns(
+        did_both=_did_both(), **{f"{t}_open": is_open(t) for t in ("t_train_accuracy", "t_valid_accuracy")}
+    )
     header = ["run", *settings, "state", "A_train", "t_f(A_train)", "A_val", "t_f(A_val)", "L_val", "Δt(A)"]
     rows = []
     for row in frame.iter_rows(named=True):
@@ -139,9 +161,9 @@ def per_run_table(records: Records, settings: Sequence[str], damaged: Container[
         else:
             cells += [
                 f"{row['train_accuracy']:.4f}",
-                f"{row['t_train_accuracy']:,}",
+                f"{row['t_train_accuracy']:,}{OPEN * row['t_train_accuracy_open']}",
                 f"{row['valid_accuracy']:.4f}",
-                f"{row['t_valid_accuracy']:,}",
+                f"{row['t_valid_accuracy']:,}{OPEN * row['t_valid_accuracy_open']}",
                 f"{row['valid_loss']:.4g}",
                 f"{row['delay_accuracy']:,}".replace("-", "−") if row["did_both"] else "–",
             ]

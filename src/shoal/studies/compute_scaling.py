@@ -194,8 +194,19 @@ def _trends(spent: pl.DataFrame, models: Sequence[str]) -> tuple[list[str], Tabl
     found, table = how_it_goes(cases, columns, "trends")
     sentences = []
     for case, loss, accuracy in zip(cases, found[::2], found[1::2], strict=True):
-        sentences.append(f"{case.name}: L_val {direction(loss, True)}, A_val {direction(accuracy, False)}.")
+        best = [_best_at(case.frame, column) for column in QUANTITIES]
+        sentences.append(
+            f"{case.name}: L_val {direction(loss, True)}, A_val {direction(accuracy, False)}; the best mean L_val is "
+            f"at B = {best[0]}, the best mean A_val at B = {best[1]}."
+        )
     return [*sentences, *longer], table
+
+
+def _best_at(own: pl.DataFrame, column: str) -> str:
+    """The batch sizes with the best mean, most often one; a trend does not tell where within the grid that is."""
+    means = own.group_by("train_batch_size").agg(pl.col(column).mean()).sort("train_batch_size")
+    best = means[column].min() if QUANTITIES[column][1] else means[column].max()
+    return listed(means.filter(pl.col(column) == best)["train_batch_size"].to_list())
 
 
 def _longer(own: pl.DataFrame, name: str) -> str:

@@ -5,7 +5,8 @@ the thresholds of generalisation (A_val >= 0.9) and of pure memorisation (A_trai
 may be close.
 """
 
-import numpy as np
+from collections.abc import Mapping, Sequence
+
 import polars as pl
 
 from shoal.analysis import at_least, first_step_at_least
@@ -99,49 +100,59 @@ def thresholds(own: Results) -> str:
 
 
 def why_there(own: Results) -> list[str]:
-    """Whether the thresholds are those of the data or of the number of steps, of one model, in a sentence; or none.
+    """Whether the thresholds are those of the data or of the number of steps, of one model, in sentences; or none.
 
     Generalising takes the longer the fewer equations train; so a run that only memorises may be one that had no time.
     """
-    general, _, memorise = _shares(own)
-    parts = []
+    name, (general, _, memorise), out = MODELS[own.models[0]], _shares(own), []
     if len(general) > 1:
         reached = first_step_at_least(own.curves, "valid_accuracy", GENERALISES)
         steps = reached.join(own.extrema.select("run", "r_train"), on="run").group_by("r_train").agg(pl.median("step"))
         median = dict(steps.iter_rows())
-        parts.append(
-            f"the median step of A_val ≥ {GENERALISES} goes from {number(median[max(general)], 0)} at r_train "
-            f"{max(general):g} to {number(median[min(general)], 0)} at {min(general):g}"
+        out.append(
+            f"{name}: the median step of A_val ≥ {GENERALISES} goes from {number(median[max(general)], 0)} at r_train "
+            f"{max(general):g} to {number(median[min(general)], 0)} at {min(general):g}."
         )
-    if memorise:
-        parts.append(_end_of(own, max(memorise)))
-    return [f"{MODELS[own.models[0]]}: {'; '.join(parts)}."] if parts else []
+    lowest, highest = max(memorise, default=0.0), min(general, default=1.0)
+    late = own.extrema.filter(~at_least("valid_accuracy", GENERALISES) & pl.col("r_train").is_between(lowest, highest))
+    if rises := _rises(own.curves.join(late.select("run"), on="run", how="semi")):
+        out.append(f"{name}, {_still_rising(rises)}")
+    return out
 
 
-def _end_of(own: Results, share: float) -> str:
-    """Whether A_val still rises where runs only memorise: the last quarter of their steps beside the one before."""
+def _rises(curves: pl.DataFrame) -> dict[float, list[tuple[float, float]]]:
+    """Mean A_val in the third and in the last quarter of the steps, of each run of each share in order."""
     step, accuracy = pl.col("step"), pl.col("valid_accuracy")
     quarter = (4 * step / step.max().over("run")).ceil()
     means = (
-        own.curves.filter(r_train=share)
-        .with_columns(quarter=quarter)
-        .group_by("run")
-        .agg(*(accuracy.filter(pl.col("quarter") == n).mean().alias(name) for n, name in ((3, "before"), (4, "last"))))
+        curves.with_columns(quarter=quarter)
+        .group_by("r_train", "run")
+        .agg(*(accuracy.filter(pl.col("quarter") == n).mean().alias(name) for n, name in ((3, "third"), (4, "last"))))
         .drop_nulls()
+        .sort("r_train")
     )
-    if means.is_empty():
-        return f"at {share:g}, where all only memorise, too few evaluations tell whether A_val still rises"
-    rising = int((means["last"] - means["before"] >= RISES).sum())
-    readings = {
-        len(means): ", so more steps may move the thresholds down",
-        0: ", so more steps alone do not look like the way from there",
-    }
-    before, last = (float(np.mean(means[name].to_numpy())) for name in ("before", "last"))
-    reading = readings.get(rising, "")
-    return (
-        f"at {share:g}, where all only memorise, mean A_val is {before:.3f} in the third quarter of the steps and "
-        f"{last:.3f} in the last; it rises by {RISES} or more in {rising} of {len(means)} runs{reading}"
+    found: dict[float, list[tuple[float, float]]] = {}
+    for share, third, last in means.select("r_train", "third", "last").iter_rows():
+        found.setdefault(share, []).append((third, last))
+    return found
+
+
+def _still_rising(rises: Mapping[float, Sequence[tuple[float, float]]]) -> str:
+    told, lift = [], []
+    for share, runs in rises.items():
+        third, last = (sum(ends) / len(runs) for ends in zip(*runs, strict=True))
+        rising = sum(after - before >= RISES for before, after in runs)
+        told.append(f"at {share:g} from {third:.3f} to {last:.3f} (by {RISES} or more in {rising} of {len(runs)})")
+        lift += [share] * (rising == len(runs))
+    text = (
+        f"runs from r_train {min(rises):g} on that did not generalise: from the third to the last quarter of the steps "
+        f"mean A_val goes {listed(told)}. "
     )
+    if len(lift) == len(rises):
+        return text + "It still rises in all of them: more steps may move these thresholds down."
+    if lift:
+        return text + f"More steps may do at {listed([f'{share:g}' for share in lift])}; elsewhere not in every run."
+    return text + "At no r_train does it still rise in all of them: more steps alone do not look like the way on."
 
 
 def _gap(own: Results, smallest: float, largest: float) -> str:

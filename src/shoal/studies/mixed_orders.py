@@ -5,14 +5,16 @@ all equations and on each order apart.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from statistics import median
 
 import polars as pl
 
-from shoal.analysis import first_step_at_least
+from shoal.analysis import extrema, first_step_at_least
 from shoal.errors import UserError
 from shoal.report import Cell, Figure, Report, Section, Table, learning_curves
 from shoal.report.panels import MODELS
+from shoal.report.summary import ten_figures
 from shoal.report.words import counted, listed
 from shoal.spec import RunSpec
 from shoal.studies.base import Form, Grid
@@ -22,6 +24,10 @@ from shoal.studies.settings import per_model
 
 ABOUT = "binary and ternary sums learned together, and which of them first"
 QUESTION = "Binary and ternary sums learned together: does one kind come before the other?"
+MEANINGS = {
+    "loss": "Loss (nats per scored token, logarithmic)",
+    "accuracy": "Accuracy (share of equations whose right-hand side is predicted whole)",
+}
 EVENTS = {"memorised": ("train", 0.99), "generalised": ("valid", 0.9)}
 ORDERS = {2: "binary", 3: "ternary"}
 _BOTH = {"operation_orders": (2, 3), "split_per_order": True}
@@ -49,6 +55,7 @@ def report(results: Results, form: Form) -> Report:
         for model in results.models
     ]
     answers = [which_first(results.of(model=model)) for model in results.models]
+    sections.append(Section("Ten figures of each order", tables=[_figures_table(results, n) for n in (None, 2, 3)]))
     sections.append(Section("Which order is learned first", tables=[_times_table(results)]))
     return finished("mixed-orders", "Mixed orders", QUESTION, answers, sections, results, form)
 
@@ -76,15 +83,13 @@ def which_first(own: Results) -> str:
         counts = {
             "binary equations first": two < three,
             "ternary equations first": two > three,
-            "both at once": same,
+            "both at the same evaluation": same,
             "neither": two.is_infinite() & three.is_infinite(),
         }
         told = [f"{what} in {n}" for what, mask in counts.items() if (n := len(frame.filter(mask)))]
         both = frame.drop_nulls([f"{event}_2", f"{event}_3"])
-        gaps = (both[f"{event}_3"] - both[f"{event}_2"]).to_list()
-        text = f"{event.capitalize()} ({rule(event)}): {listed(told)}"
-        told_gap = any(gaps)  # where both came at once every time, that has been said
-        parts.append(text + (f" ({_later(median(gaps))} in the median of {len(gaps)} with both)." if told_gap else "."))
+        gaps = (both[f"{event}_3"] - both[f"{event}_2"]).sort().to_list()
+        parts.append(f"{event.capitalize()} ({rule(event)}): {listed(told)}{_gaps(gaps)}.")
     return f"{MODELS[own.models[0]]}, {counted(len(frame), 'run')}. {' '.join(parts)}"
 
 
@@ -94,9 +99,15 @@ def rule(event: str) -> str:
     return f"A_{'val' if split == 'valid' else split} of that order ≥ {threshold}"
 
 
-def _later(gap: float) -> str:
-    """How much later the ternary equations are."""
-    return f"ternary {abs(gap):,.0f} steps {'earlier' if gap < 0 else 'later'}"
+def _gaps(gaps: Sequence[int], most: int = 4) -> str:
+    """How many steps later the ternary equations were, in each run or, of many, in the middle and at both ends."""
+    if not any(gaps):  # where both came at once every time, that has been said
+        return ""
+    middle, *signed = (f"{gap:+,.0f}".replace("-", "−") if gap else "0" for gap in (median(gaps), *gaps))
+    if len(gaps) <= most:
+        return f" (ternary after binary, in the {counted(len(gaps), 'run')} with both: {listed(signed)} steps)"
+    ends = f"from {signed[0]} to {signed[-1]} steps"
+    return f" (ternary after binary, in {len(gaps)} runs with both: median {middle}, {ends})"
 
 
 def _times_table(results: Results) -> Table:
@@ -109,6 +120,15 @@ def _times_table(results: Results) -> Table:
     header = ["", *(f"{event} {ORDERS[order]}" for event in EVENTS for order in ORDERS)]
     rules = ", ".join(f"{event}: {rule(event)}" for event in EVENTS)
     return Table("first-steps", header, rows, f"First evaluated step of each event ({rules}); –: not within its steps.")
+
+
+def _figures_table(results: Results, order: int | None) -> Table:
+    """The ten figures of both models on all equations or on those of one order."""
+    of_models = [of_order(results.of(model=model).curves, order) for model in results.models]
+    labels = {run: MODELS[spec.model] for run, spec in results.specs.items()}
+    table = ten_figures(pl.concat([extrema(curves) for curves in of_models]), labels)
+    name = "all" if order is None else ORDERS[order]
+    return replace(table, name=f"ten-{name}", caption=f"{name.capitalize()} equations. {table.caption}")
 
 
 def of_order(curves: pl.DataFrame, order: int | None) -> pl.DataFrame:
@@ -125,9 +145,9 @@ def _figures(results: Results, model: str, order: int | None) -> list[Figure]:
     for quantity in ("loss", "accuracy"):
         title = f"{MODELS[model]}, {equations}: {quantity}"
         caption = (
-            f"{quantity.capitalize()} of the {MODELS[model]} on {equations} against the training step (logarithmic, "
-            f"from step 1). Thin lines: each of N = {own['run'].n_unique()} runs; thick: their mean; shaded: mean ± "
-            "one population standard deviation, kept inside what the runs took."
+            f"{MEANINGS[quantity]} of the {MODELS[model]} on {equations}, those that train and those that validate, "
+            f"against the training step (logarithmic, from step 1). Thin lines: each of N = {own['run'].n_unique()} "
+            "runs; thick: their mean; shaded: mean ± one population standard deviation, kept inside what the runs took."
         )
         name = f"{model}-{'all' if order is None else ORDERS[order]}-{quantity}"
         figures.append(Figure(name, learning_curves(own, quantity, title), caption))

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import polars as pl
 
 from shoal.analysis import time_to
-from shoal.report import Cell, Figure, Report, Section, Table
+from shoal.report import Figure, Report, Section, Table
 from shoal.report.panels import CURVES, MODELS, Axis, Panel, band_note, curve_panels, summary_panels
 from shoal.report.summary import (
     COMPETING,
@@ -13,9 +13,8 @@ from shoal.report.summary import (
     STEPS_OF_BEST,
     SYMBOLS,
     best_value,
-    is_best,
+    cell_of,
     provenance,
-    show,
     ten_means,
 )
 from shoal.report.survival import logrank_sentence, survival_figure, survival_table
@@ -52,6 +51,7 @@ def curves_figure(results: Results, colour: Axis, name: str, title: str, panels:
     caption = (
         f"{title}. {what} answered whole), on the training and on the validation equations, against the training step "
         f"(logarithmic, from step 1), coloured by {colour.label}. {band_note(n)}"
+        + "".join(f" {panel.about}." for panel in panels if panel.about)
     )
     return Figure(name, curve_panels(results.curves, colour, title, panels), caption)
 
@@ -117,13 +117,10 @@ def summary_table(results: Results, settings: Sequence[Axis], name: str) -> Tabl
     rows = []
     for row in groups.iter_rows(named=True):
         label = ", ".join([MODELS[row["model"]], *(f"{c} {row[c]:g}" for c in by[1:])])
-        cells = [
-            Cell(show(row[q.column], row[f"{q.column}_std"], q.is_step), is_best(row, q, best[q.column, row["model"]]))
-            for q in QUANTITIES
-        ]
+        cells = [cell_of(row, q, best[q.column, row["model"]]) for q in QUANTITIES]
         rows.append((f"{label} (N = {row['N']})", cells))
     caption = (
         "Mean ± population standard deviation over seeds; N: runs; the best of each column in bold, for each model, "
-        f"none where all are equal. {COMPETING} {SYMBOLS}"
+        f"none where all that compete are equal. {COMPETING} {SYMBOLS}"
     )
     return Table(name, ["setting", *(q.symbol for q in QUANTITIES)], rows, caption)

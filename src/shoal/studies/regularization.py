@@ -10,6 +10,7 @@ import polars as pl
 from shoal.analysis import at_least, first_step_at_least
 from shoal.report import Cell, Report, Section, Table
 from shoal.report.panels import CURVES, MODEL, MODELS, Axis, Panel
+from shoal.report.summary import is_open
 from shoal.report.words import counted, listed
 from shoal.studies.answers import Case, direction, how_it_goes
 from shoal.studies.base import Form, Grid
@@ -25,7 +26,7 @@ WEIGHT_DECAY = Axis("weight_decay", "weight decay")
 STEPS = (("t_valid_loss", "t_f(L_val)"), ("t_valid_accuracy", "t_f(A_val)"))
 MEMORISED, GENERALISED = 0.99, 0.99  # A_train and A_val
 _BOTH = f"A_train ≥ {MEMORISED}, A_val ≥ {GENERALISED}"
-NORM = Panel("l2_norm", "‖θ‖₂")
+NORM = Panel("l2_norm", "‖θ‖₂", about="‖θ‖₂: the ℓ₂ norm of all parameters")
 
 
 def grids(quick: bool) -> list[Grid]:
@@ -45,7 +46,8 @@ def report(results: Results, form: Form) -> Report:
     answers = [
         f"With the weight decay L_val {direction(trends[0], True)}, and A_val {direction(trends[1], False)}.",
         f"With the weight decay t_f(L_val) {direction(trends[2], None)}, and t_f(A_val) {direction(trends[3], None)}. "
-        + _mixed(results, form.thresholds[0]),
+        + _mixed(results, form.thresholds[0])
+        + _unsettled(results),
         _best(results),
         *norm_answers(results),
     ]
@@ -82,6 +84,16 @@ def _mixed(results: Results, threshold: float) -> str:
         f"These are first steps of the best values: {n} of {runs} runs generalised (A_val ≥ {threshold:g}; {told}), "
         "and only of these is t_f(A_val) a time to generalise. Of the others it is where they got no better."
     )
+
+
+def _unsettled(results: Results) -> str:
+    """Of how many runs t_f(L_val) is only the end of what was trained."""
+    counts = results.extrema.group_by("weight_decay").agg(is_open("t_valid_loss").sum().alias("n"), pl.len().alias("N"))
+    if not (n := int(counts["n"].sum())):
+        return ""
+    rows = counts.filter(pl.col("n") > 0).sort("weight_decay").to_dicts()
+    told = listed([f"{row['n']} of {row['N']} at {row['weight_decay']:g}" for row in rows])
+    return f" In {counted(n, 'run')} ({told}) L_val is smallest at the last evaluation, and may have gone on falling."
 
 
 def _best(results: Results) -> str:
