@@ -87,7 +87,7 @@ def position_names(data: ArithmeticData) -> list[str]:
     letters, out = iter("abc"), list[str]()
     for token in data.tokenizer.decode(data.rows(_longest(data)[:1])[0][0]).split():
         out.append((next(letters, "r") if EQ not in out else "r") if token.isdigit() else token)
-    return [f"{name}{'₁₂'[out[:place].count(name)]}" if out.count(name) > 1 else name for place, name in enumerate(out)]
+    return [f"{name}{'₁₂₃₄'[out[:place].count(name)]}" if out.count(name) > 1 else name for place, name in enumerate(out)]
 
 
 def _longest(data: ArithmeticData) -> torch.Tensor:
