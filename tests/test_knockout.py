@@ -114,20 +114,20 @@ def looks(weights):
 
 def test_the_answer_tells_what_is_looked_at_from_what_is_needed():
     knocked = table_of({None: 0.8, 0: 0.8, 1: 0.1, 2: 0.7, 3: 0.4, 4: 0.0})
-    lost, why = knockout_answers(knocked, looks([0.4, 0.5, 0.1, 0.0, 0.0]), NAMES)
+    lost, why = knockout_answers(knocked, looks([0.4, 0.5, 0.1, 0.0, 0.0]), NAMES, 31)
     assert lost.endswith(
         "the share of right results, 0.80 else, is 0.80 without 'BOS', 0.10 without 'a', 0.70 without '+' and 0.40 "
-        "without 'b' (mean over 1 run)."  # '=' itself is seen by r alone
+        "without 'b' (mean over 1 run; one of 31 by guessing)."  # '=' itself is seen by r alone
     )
     assert why.startswith(
         "So '=' looks at and needs 'a', looks at without needing 'BOS', needs without looking there itself 'b', "
         "neither looks at nor needs '+' (looks at: more than an even share"
     )
-    same = knockout_answers(knocked, looks([0.0, 0.5, 0.0, 0.5, 0.0]), NAMES)[1]
+    same = knockout_answers(knocked, looks([0.0, 0.5, 0.0, 0.5, 0.0]), NAMES, 31)[1]
     assert same.startswith("So '=' looks at and needs 'a' and 'b', neither looks at nor needs 'BOS' and '+' (")
     # half of two runs is not what both need
     other = table_of({None: 0.8, 0: 0.8, 1: 0.1, 2: 0.0, 3: 0.4, 4: 0.0}, "two")
-    told = knockout_answers(pl.concat([knocked, other]), looks([0.0, 0.5, 0.0, 0.5, 0.0]), NAMES)[1]
+    told = knockout_answers(pl.concat([knocked, other]), looks([0.0, 0.5, 0.0, 0.5, 0.0]), NAMES, 31)[1]
     assert told.startswith(
         "So '=' looks at and needs 'a' and 'b', neither looks at nor needs 'BOS', needs in some runs alone '+' ("
     )

@@ -47,12 +47,12 @@ def report(results: Results, form: Form) -> Report:
         )
         return finished("attention", "Attention", QUESTION, [answer], [], results, form)
     shown = runs[0]
-    data, model = build_data(results.specs[shown]), results.records.model(shown)
+    spec, model = results.specs[shown], results.records.model(shown)
+    data = build_data(spec)
     names = position_names(data)
     pairs = data.train[:SAMPLES]
     figures = [
-        _figure(data, attention_weights(model, data.rows(row.view(1))[0])[0], int(row), results.specs[shown].seed)
-        for row in pairs
+        _figure(data, attention_weights(model, data.rows(row.view(1))[0])[0], int(row), spec.seed) for row in pairs
     ]
     everywhere = pl.concat([_positions(results.records, run).with_columns(run=pl.lit(run)) for run in runs])
     knocked = pl.concat([_knocked(results.records, run).with_columns(run=pl.lit(run)) for run in runs])
@@ -62,7 +62,7 @@ def report(results: Results, form: Form) -> Report:
         "attention",
         "Attention",
         QUESTION,
-        [*answers(everywhere, names, which), *knockout_answers(knocked, everywhere, names)],
+        [*answers(everywhere, names, which), *knockout_answers(knocked, everywhere, names, spec.q or spec.p)],
         [
             Section("Two training equations", figures=figures),
             Section(f"Where attention goes, over all {which}", tables=tables),
@@ -87,7 +87,9 @@ def position_names(data: ArithmeticData) -> list[str]:
     letters, out = iter("abc"), list[str]()
     for token in data.tokenizer.decode(data.rows(_longest(data)[:1])[0][0]).split():
         out.append((next(letters, "r") if EQ not in out else "r") if token.isdigit() else token)
-    return [f"{name}{'₁₂₃₄'[out[:place].count(name)]}" if out.count(name) > 1 else name for place, name in enumerate(out)]
+    return [
+        f"{name}{'₁₂₃₄'[out[:place].count(name)]}" if out.count(name) > 1 else name for place, name in enumerate(out)
+    ]
 
 
 def _longest(data: ArithmeticData) -> torch.Tensor:

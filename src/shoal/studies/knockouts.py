@@ -11,13 +11,14 @@ from shoal.report.words import counted, listed
 LOST = 0.5  # a position is needed when at most this share of what was right is right without it
 
 
-def knockout_answers(knocked: pl.DataFrame, everywhere: pl.DataFrame, names: list[str]) -> list[str]:
+def knockout_answers(knocked: pl.DataFrame, everywhere: pl.DataFrame, names: list[str], results: int) -> list[str]:
     """What is lost of the result without each position, and whether '=' looks at what it needs.
 
     Args:
         knocked: ``run`` and the columns of :func:`shoal.analysis.knockout.knockouts`.
         everywhere: ``run`` and the columns of :func:`shoal.analysis.attention.attention_by_position`.
         names: what stands at each position.
+        results: how many there can be.
     """
     everywhere = everywhere.filter(query=names.index(EQ))
     before = pl.col("key") < names.index(EQ)  # what '=' can look back at
@@ -28,7 +29,8 @@ def knockout_answers(knocked: pl.DataFrame, everywhere: pl.DataFrame, names: lis
     runs = counted(knocked["run"].n_unique(), "run")
     first = (
         f"Where no later position may look back at one, in any layer (attention knockout), the share of right results, "
-        f"{whole:.2f} else, is {lost} (mean over {runs})."
+        f"{whole:.2f} else, is {lost} (mean over {runs}; one of "
+        f"{results} by guessing)."
     )
     untouched = own.filter(pl.col("key").is_null()).select("run", whole="result")
     needs = own.filter(before).join(untouched, on="run").with_columns(needs=pl.col("result") <= LOST * pl.col("whole"))
