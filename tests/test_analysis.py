@@ -12,6 +12,7 @@ import vl_convert
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import shoal
 from shoal.analysis import (
     extrema,
     first_step_at_least,
@@ -22,7 +23,8 @@ from shoal.analysis import (
 from shoal.errors import UserError
 from shoal.report import Cell, Table
 from shoal.report.panels import BEST, MODEL, Axis, budget_panels, curve_panels, summary_panels
-from shoal.report.summary import QUANTITIES, show, ten_figures
+from shoal.report.summary import QUANTITIES, per_run_table, show, ten_figures
+from shoal.spec import RunSpec
 
 some = settings(max_examples=25, deadline=None)
 COLUMNS = ("train_loss", "valid_loss", "train_accuracy", "valid_accuracy")
@@ -315,6 +317,18 @@ def test_what_was_best_at_the_end_is_marked_and_is_not_the_best_step():
     assert [cell.text for cell in marks] == ["500 ± 0", "500 ± 0†"]
     half = frame.with_columns(t_valid_loss=pl.Series([500.0, 300.0, 900.0, 900.0]))
     assert dict(ten_figures(half, LABELS).rows)["t_f(L_val)"][0].text == "400 ± 100†"
+
+
+def test_runs_that_were_best_at_their_end_are_marked_in_their_table(tmp_path):
+    spec = RunSpec(p=5, num_layers=1, embedding_size=16, n_steps=40, lr=1e-2, eval_first=2, eval_period=20)
+    records = shoal.train([spec], tmp_path / "lab", workers=1)
+    best = records.extrema()
+    (_, cells), *_ = per_run_table(records, []).rows
+    shown = dict(zip(per_run_table(records, []).header[1:], cells, strict=True))
+    for symbol, name in (("t_f(A_train)", "train_accuracy"), ("t_f(A_val)", "valid_accuracy")):
+        open_ = best[f"t_{name}"].item() == best["last_step"].item() == 40 and best[name].item() < 1
+        assert shown[symbol].text == f"{best[f't_{name}'].item()}" + "†" * open_
+    assert "†" in shown["t_f(A_train)"].text  # so that something is shown
 
 
 def test_the_ten_figures_of_one_setting_have_no_best_and_a_population_deviation():

@@ -57,11 +57,11 @@ def saturating(seeds=4):
     return pl.DataFrame(rows, columns, orient="row")
 
 
-def test_where_both_end_at_the_ceiling_a_steeper_line_is_a_worse_start():
+def test_where_both_end_at_the_ceiling_slopes_give_no_verdict():
     sentences, table = who_scales_better([Case("all", saturating(), SIZE)], "t")
     assert sentences[1] == (
-        "In terms of A_val slopes do not tell which model scales better: both end at A_val ≥ 0.99, where the steeper "
-        "line is that of the worse start."
+        "In terms of A_val slopes do not tell which model scales better: both end at A_val ≥ 0.99, where a steeper "
+        "line may only mean a worse start."
     )
     ahead = np.mean([0.1 + 0.3 - 0.05 + 3 * 0.004 * seed for seed in range(4)]) / 4
     assert sentences[2].startswith(f"Over all settings of size s the GPT is ahead in A_val: GPT − LSTM is {ahead:.3g}")
@@ -71,6 +71,15 @@ def test_where_both_end_at_the_ceiling_a_steeper_line_is_a_worse_start():
     several = who_scales_better([Case("one", saturating(), SIZE), Case("two", saturating(), SIZE)], "t")[0]
     assert "and 0 are open; in 2 both end at A_val ≥ 0.99, where" in several[1]
     assert not any("ahead" in sentence for sentence in several)
+    apart = saturating().with_columns(size=pl.col("size") * pl.when(model="gpt").then(3).otherwise(1))  # as P
+    told, table = who_scales_better([Case("With P", apart, SIZE)], "t")
+    assert told[1].startswith("In terms of A_val slopes do not tell")
+    assert table.rows[1][1][-1].text == "ceiling"
+    assert not any("ahead" in sentence for sentence in told)
+    same = saturating().with_columns(valid_accuracy=pl.lit(1.0))
+    assert who_scales_better([Case("all", same, SIZE)], "t")[0][2] == (
+        "Over all settings of size s neither is clearly ahead in A_val: GPT − LSTM is 0 in the mean."
+    )
     below = saturating().with_columns(pl.col("valid_accuracy") * 0.98, n_steps=pl.lit(9))
     assert who_scales_better([Case("all", below, SIZE)], "t")[0][1:] == ["In terms of A_val the LSTM scales better."]
 
@@ -207,9 +216,13 @@ def test_whether_more_steps_would_help_is_computed():
         "LSTM: the median step of A_val ≥ 0.9 goes from 3 at r_train 0.7 to 5 at 0.6.",
         "LSTM, runs from r_train 0.3 on that did not generalise: from the third to the last quarter of the steps mean "
         "A_val goes at 0.3 from 0.250 to 0.254 (by 0.01 or more in 0 of 2) and at 0.5 from 0.350 to 0.550 (by 0.01 or "
-        "more in 2 of 2). More steps may do at 0.5; elsewhere not in every run.",
+        "more in 2 of 2). At 0.5 it still rises in every run. Where it does not, these steps cannot tell a plateau "
+        "before generalising from an end.",
     ]
-    assert told({0.3: flat})[1].endswith("in all of them: more steps alone do not look like the way on.")
+    assert told({0.3: flat})[1].endswith(
+        "in 0 of 2). Where it does not, these steps cannot tell a plateau before generalising from an end."
+    )
+    assert "at 0.8 from 0.600 to 0.800 (" in told({0.3: flat, 0.8: [(0.6, 0.8)]})[1]  # above the smallest
     assert told({0.3: [(0.1, 0.3)]})[1].endswith("in all of them: more steps may move these thresholds down.")
     done = shares({0.6: [1.0]})
     done.curves = done.extrema.select("run", "r_train", step=pl.lit(1), valid_accuracy=pl.lit(1.0))

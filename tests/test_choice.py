@@ -1,9 +1,11 @@
 """Some runs of a lab, chosen by settings and state, against literal comparisons."""
 
+import math
 import re
+import shutil
 
 import pytest
-from helpers import tiny_grid
+from helpers import tiny, tiny_grid
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -69,9 +71,10 @@ def test_what_no_run_could_have_is_refused(values, message):
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory):
-    """Two LSTMs and two GPTs, of which one LSTM has more to train."""
+    """Three LSTMs, of which one diverges, and two GPTs."""
     path = tmp_path_factory.mktemp("choice") / "lab"
-    shoal.train([*tiny_grid({}, lr=[0.003 * 0.2, 1e-2]), *tiny_grid({"model": "gpt"}, seed=[0, 1])], path, workers=1)
+    lstms = [*tiny_grid({}, lr=[0.003 * 0.2, 1e-2]), tiny(seed=5, lr=1e30, clip=math.inf)]
+    shoal.train([*lstms, *tiny_grid({"model": "gpt"}, seed=[0, 1])], path, workers=1)
     return Lab(path)
 
 
@@ -81,8 +84,11 @@ def test_a_lab_gives_the_runs_that_are_such(lab):
     assert len(records.where(model="gpt", seed=[1])) == 1
     (alike,) = records.where(lr=0.0006).specs.values()
     assert alike.lr != 0.0006  # but is shown so
-    assert records.where().ids == records.where(state="done").ids == records.ids
-    assert len(records.where(state=["waiting", "diverged"])) == len(records.where(p=29)) == 0
+    assert records.where().ids == records.where(state=["done", "diverged"]).ids == records.ids
+    (ill,) = records.where(state="diverged").specs.values()
+    assert ill.lr == 1e30
+    assert set(records.where(state="done").ids) == set(records.ids) - {ill.id}
+    assert records.where(state="done", lr=1e30).ids == records.where(p=29).ids == []
     assert records.where(p=29).where(state="done").ids == []
     assert records.where(p=29).runs().columns == records.runs().columns
     some = records.where(model="lstm")
@@ -103,14 +109,30 @@ def test_flags_choose_what_is_listed_and_reported(lab, capsys):
     assert "Made by: shoal report --model lstm --lr 0.0006 0.01" in page
     capsys.readouterr()
     for wrong, message in (
-        (["runs", "--seed", "7"], "none of the 4 runs here is such: --seed 7"),
-        (["runs", "--state", "waiting", "--seed", "0"], "none of the 4 runs here is such: --state waiting --seed 0"),
-        (["report", *lstm, "--model", "gpt"], "none of the 2 runs here is such: --model gpt"),
+        (["runs", "--seed", "7"], "of 5 runs none is such: --seed 7"),
+        (["runs", "--state", "waiting", "--seed", "0"], "of 5 runs none is such: --state waiting --seed 0"),
+        (["report", *lstm, "--model", "gpt"], "of 3 runs none is such: --model gpt"),
         (["report", "sanity", "--seed", "0"], "the report of a study is of its own runs, got --seed 0"),
         (["runs", "--seed", "x"], "seed must be an integer in [0, 2**32), got 'x'"),
     ):
         assert main([*wrong, *where]) == 2
         assert capsys.readouterr().err == f"shoal: {message}\n"
+
+
+def test_what_is_damaged_is_chosen_as_it_is_shown(lab, tmp_path, capsys):
+    copy = Lab(shutil.copytree(lab.path, tmp_path / "lab"))
+    (folder,) = (folder for folder in copy.cohorts() if folder.specs()[0].model == "gpt")
+    for part in (folder.path / "metrics").iterdir():
+        part.write_bytes(part.read_bytes()[:-9])
+    lost = {spec.id for spec in folder.specs()}
+    assert set(copy.records().where(state="damaged").ids) == lost
+    assert set(copy.records().where(state="done").ids).isdisjoint(lost)
+    assert len(copy.records().where(model="gpt")) == 2
+    assert main(["runs", "--state", "damaged", "--lab", str(copy.path)]) == 1
+    assert all(run in capsys.readouterr().out for run in [min(lost)])
+    (folder.path / "cohort.json").write_text("{")
+    assert main(["runs", "--model", "gpt", "--lab", str(copy.path)]) == 2
+    assert re.match(r"shoal: of 3 runs none is such: --model gpt; .*cohort\.json", capsys.readouterr().err)
 
 
 def test_help_names_every_state():

@@ -131,7 +131,7 @@ def test_the_answer_tells_what_is_looked_at_from_what_is_needed():
     assert told.startswith(
         "So '=' looks at and needs 'a' and 'b', neither looks at nor needs 'BOS', needs in some runs alone '+' ("
     )
-    assert "needs: in each of 2 runs without it at most 50% of the results" in told
+    assert "needs: without it, in every run, at most 50% of the results" in told
 
 
 def test_the_table_is_bold_where_most_is_lost():

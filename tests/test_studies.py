@@ -97,7 +97,19 @@ def test_attention_shows_where_heads_look_and_what_is_lost_without(lab, monkeypa
     assert [name for name, _ in tables["knockout"].rows] == ["nothing", "BOS", "a", "+", "b", "="]
     assert "right results over all 25 equations where no later position" in tables["knockout"].caption
     assert sum("attention knockout" in answer for answer in report.answers) == 1
+    assert "over 2 runs whose model has" in tables["by-position"].caption
     assert report.answers[-1].startswith("So '=' ")
+
+
+def test_an_order_of_which_nothing_validates_has_no_ten_figures(tmp_path):
+    form = form_of("mixed-orders")
+    form = replace(form, seeds=1, settings={**form.settings, "r_train": ["0.95"]})
+    specs = form.specs(EVERY["mixed-orders"])
+    shoal.train(specs, tmp_path / "lab", workers=1)
+    report = EVERY["mixed-orders"].report(Results(Lab(tmp_path / "lab").records(spec.id for spec in specs)), form)
+    (section,) = (section for section in report.sections if section.title == "Ten figures of each order")
+    assert [table.name for table in section.tables] == ["ten-all", "ten-ternary"]  # all 9 binary equations train
+    assert section.tables[1].caption.startswith("Ternary equations. Mean ± ")
 
 
 def test_attention_is_asked_of_the_longest_equations_and_says_so(tmp_path, monkeypatch):
@@ -109,6 +121,7 @@ def test_attention_is_asked_of_the_longest_equations_and_says_so(tmp_path, monke
     report = attention.report(Results(Lab(tmp_path / "lab").records(spec.id for spec in specs)), form)
     assert report.sections[1].title == "Where attention goes, over all 27 equations with 3 operands"
     (knockout,) = report.sections[2].tables
+    assert "deviation over 1 run whose model has" in report.sections[1].tables[1].caption
     assert knockout.header[1:4] == ["result, all layers", "result, layer 1", "result, layer 2"]
     assert [name for name, _ in knockout.rows] == ["nothing", "BOS", "a", "+₁", "b", "+₂", "c", "="]
 

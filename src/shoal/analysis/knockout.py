@@ -39,8 +39,8 @@ def _cut(attention: MultiHeadedAttention, key: int) -> Iterator[None]:
     visible, own = attention.visible, vars(attention)
     before = own.get("visible")
 
-    def without(queries: int, keys: int) -> Tensor:
-        seen = visible(queries, keys)
+    def without(queries: int, keys: int, device: torch.device) -> Tensor:
+        seen = visible(queries, keys, device)
         seen[key + 1 :, key] = False
         return seen
 

@@ -2,6 +2,7 @@
 
 import argparse
 import shlex
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from shoal.commands.parsing import CHOICE, Parser, add_settings, read_values
@@ -28,13 +29,21 @@ def flags_of_choice(options: argparse.Namespace) -> str:
     return shlex.join([*state, *as_flags(read_values(options))])
 
 
-def choose(records: "Records", options: argparse.Namespace) -> "Records":
+def choose(records: "Records", options: argparse.Namespace, unreadable: Sequence[str] = ()) -> "Records":
     """Those of the records that the flags ask for.
+
+    Args:
+        records: the runs to choose from.
+        options: the flags.
+        unreadable: why there may be more runs.
 
     Raises:
         UserError: a value is not allowed, or no run is such.
     """
+    from shoal.report.words import counted
+
     chosen = records.where(state=options.state, **read_values(options))
     if len(records) and not len(chosen):
-        raise UserError(f"none of the {len(records)} runs here is such: {flags_of_choice(options)}")
+        none = f"of {counted(len(records), 'run')} none is such: {flags_of_choice(options)}"
+        raise UserError("; ".join([none, *unreadable]))
     return chosen

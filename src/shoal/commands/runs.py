@@ -22,4 +22,4 @@ def run(options: argparse.Namespace) -> int:
     records, unreadable = lab.records(), lab.unreadable()
     if len(records) == 0 and not unreadable:
         raise UserError(f"lab {options.lab} holds no runs")
-    return print_runs(choose(records, options), unreadable)
+    return print_runs(choose(records, options, unreadable), unreadable)

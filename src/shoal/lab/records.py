@@ -85,6 +85,8 @@ class Records:
     def where(self, state: str | Iterable[str] | None = None, **values: Any) -> "Records":
         """Those of the runs that have these settings, given as to :func:`shoal.grid`, and are in one of these states.
 
+        Whatever is damaged is ``damaged``; with a state everything that was measured is read.
+
         Raises:
             UserError: there is no such setting or state, or a setting does not allow a value.
         """
@@ -96,7 +98,11 @@ class Records:
             for name in wanted:
                 if name not in STATES:
                     raise UserError(f"unknown state {name!r}: one of {' '.join(STATES)}{nearest(name, STATES)}")
-            kept &= set(self.runs().filter(pl.col("state").is_in(wanted))["run"])
+            damage = self.damage()
+            states = {
+                run: "damaged" if run in damage else state for run, state in self.runs()["run", "state"].iter_rows()
+            }
+            kept = {run for run in kept if states.get(run) in wanted}
         return Records({run: folder for run, folder in self._folders.items() if run in kept})
 
     def damage(self) -> dict[str, str]:

@@ -82,13 +82,13 @@ class MultiHeadedAttention(nn.Module):
         Returns:
             Weights ``(B, H, S, S)``; each row sums to 1 and is 0 above the diagonal.
         """
-        visible = self.visible(queries.shape[-2], keys.shape[-2]).to(queries.device)  # (S, K)
+        visible = self.visible(queries.shape[-2], keys.shape[-2], queries.device)  # (S, K)
         scores = queries @ keys.transpose(-2, -1) / math.sqrt(self.head_size)  # (B, H, S, K)
         return scores.masked_fill(~visible, -math.inf).softmax(dim=-1)  # (B, H, S, K)
 
-    def visible(self, queries: int, keys: int) -> Tensor:
+    def visible(self, queries: int, keys: int, device: torch.device) -> Tensor:
         """Which keys a query may see, ``(queries, keys)``, bool: itself and those before it."""
-        return torch.ones(queries, keys, dtype=torch.bool).tril()
+        return torch.ones(queries, keys, dtype=torch.bool, device=device).tril()
 
     def apply_attention(self, queries: Tensor, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Average the values by the attention weights and concatenate the heads.

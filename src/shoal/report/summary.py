@@ -148,7 +148,8 @@ def per_run_table(records: Records, settings: Sequence[str], damaged: Container[
     best = extrema(records.without(damaged).curves())
     frame = records.runs().join(best, on="run", how="left", maintain_order="left")
     frame = frame.with_columns(
-        did_both=_did_both(), **{f"{t}_open": is_open(t) for t in ("t_train_accuracy", "t_valid_accuracy")}
+        did_both=_did_both(),
+        **{f"{t}_open": is_open(t) for t in ("t_train_accuracy", "t_valid_accuracy", "delay_accuracy")},
     )
     header = ["run", *settings, "state", "A_train", "t_f(A_train)", "A_val", "t_f(A_val)", "L_val", "Δt(A)"]
     rows = []
@@ -165,7 +166,9 @@ def per_run_table(records: Records, settings: Sequence[str], damaged: Container[
                 f"{row['valid_accuracy']:.4f}",
                 f"{row['t_valid_accuracy']:,}{OPEN * row['t_valid_accuracy_open']}",
                 f"{row['valid_loss']:.4g}",
-                f"{row['delay_accuracy']:,}".replace("-", "−") if row["did_both"] else "–",
+                f"{row['delay_accuracy']:,}{OPEN * row['delay_accuracy_open']}".replace("-", "−")
+                if row["did_both"]
+                else "–",
             ]
         rows.append((row["run"], [Cell(text) for text in cells]))
     no_delay = f"Δt(A) –: A_train and A_val did not both reach {ARRIVED}."

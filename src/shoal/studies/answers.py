@@ -75,7 +75,8 @@ def who_scales_better(cases: Sequence[Case], name: str) -> tuple[list[str], Tabl
     if not units:
         return [f"Which model scales better cannot be told: {_one_value(cases)}."], None
     sentences = [_summary(symbol, found) for symbol, found in verdicts.items()]
-    sentences += [_ahead(case) for case in cases if len(cases) == 1 and _at_ceiling(case, "valid_accuracy")]
+    if len(cases) == 1 and _at_ceiling(cases[0], "valid_accuracy"):
+        sentences += _ahead(cases[0])
     sentences += _unequal(pl.concat([case.frame for case in cases], how="diagonal"))
     if min(units) < 2:
         sentences.append("Some of these comparisons rest on one seed: without intervals they stay open.")
@@ -87,7 +88,7 @@ def who_scales_better(cases: Sequence[Case], name: str) -> tuple[list[str], Tabl
         "Slope of the least-squares line of each model, fitted within each seed that both have, mean over seeds; their "
         "difference with Student's 95 % interval over seeds, which two seeds leave wide. A loss scales better the more "
         "its logarithm falls, an accuracy the more it rises; open: the interval holds 0 or does not exist; ceiling: "
-        f"both end at A_val ≥ {HIGHEST}, so that the steeper line is that of the worse start; cannot be told: no seed "
+        f"both end at A_val ≥ {HIGHEST}, so that a steeper line may only mean a worse start; cannot be told: no seed "
         "has both models at two values. Before the slopes, the mean over runs (of L_val, the geometric) at the "
         "smallest and at the largest value of the setting. Not corrected for the number of comparisons."
     )
@@ -109,26 +110,27 @@ def _levels(case: Case, column: str, model: str) -> str:
 
 
 def _at_ceiling(case: Case, column: str) -> bool:
-    """Whether both models end where an accuracy can rise no more: then the steeper slope is that of the worse start."""
+    """Whether both models end where an accuracy can rise no more: a steeper slope may then only mean a worse start."""
     both = set(MODELS) <= set(case.frame["model"])
     return both and column == "valid_accuracy" and all(_ends(case, column, model)[1] >= HIGHEST for model in MODELS)
 
 
-def _ahead(case: Case) -> str:
-    """Whose A_val is higher, mean over the settings that both have, with its interval over seeds."""
+def _ahead(case: Case) -> list[str]:
+    """Whose A_val is higher, mean over the settings that both have, with its interval over seeds; or nothing."""
     x, both = case.axis.column, case.frame.select("model", "seed", case.axis.column, "valid_accuracy")
     means = both.group_by("model", "seed", x).agg(pl.col("valid_accuracy").mean())
     wide = means.pivot("model", index=["seed", x], values="valid_accuracy").drop_nulls(list(MODELS))
     per_seed = wide.group_by("seed").agg((pl.col("gpt") - pl.col("lstm")).mean().alias("ahead"))["ahead"].to_list()
+    if not per_seed:  # as with P, which no two models share
+        return []
     low, high = student_interval(per_seed)
     found = with_interval(sum(per_seed) / len(per_seed), low, high)
     if low is None or high is None or low <= 0 <= high:
         who = "neither is clearly ahead"
     else:
         who = f"the {MODELS['gpt' if low > 0 else 'lstm']} is ahead"
-    return (
-        f"Over all settings of {case.axis.title} {who} in A_val: GPT − LSTM is {found} in the mean [95 % over seeds]."
-    )
+    interval = " [95 % over seeds]" if low is not None else ""
+    return [f"Over all settings of {case.axis.title} {who} in A_val: GPT − LSTM is {found} in the mean{interval}."]
 
 
 def _unequal(frame: pl.DataFrame) -> list[str]:
@@ -152,19 +154,19 @@ def _verdict(found: SlopeDifference, small: bool) -> str:
 
 def _summary(symbol: str, verdicts: Sequence[str]) -> str:
     counts = {who: verdicts.count(who) for who in (*MODELS.values(), "open", CEILING, UNTOLD)}
-    worse_start = f"both end at A_val ≥ {HIGHEST}, where the steeper line is that of the worse start"
+    same_end = f"both end at A_val ≥ {HIGHEST}, where a steeper line may only mean a worse start"
     if len(verdicts) == 1:
         who = verdicts[0]
         found = {
             "open": "no model clearly scales better",
             UNTOLD: "it cannot be told which model scales better",
-            CEILING: f"slopes do not tell which model scales better: {worse_start}",
+            CEILING: f"slopes do not tell which model scales better: {same_end}",
         }
         return f"In terms of {symbol} {found.get(who, f'the {who} scales better')}."
     return (
         f"In terms of {symbol}, of {len(verdicts)} comparisons the LSTM scales better in {counts['LSTM']}, the GPT in "
         f"{counts['GPT']}, and {counts['open']} {'is' if counts['open'] == 1 else 'are'} open"
-        + (f"; in {counts[CEILING]} {worse_start}" if counts[CEILING] else "")
+        + (f"; in {counts[CEILING]} {same_end}" if counts[CEILING] else "")
         + (f"; {counts[UNTOLD]} cannot be told" if counts[UNTOLD] else "")
         + " (not corrected for their number: without any difference one in twenty would show one)."
     )

@@ -42,7 +42,7 @@ def report(results: Results, form: Form) -> Report:
     if not runs:
         best = float(results.extrema["valid_accuracy"].max())  # type: ignore[arg-type]  # accuracies are numbers
         answer = (
-            f"None of {len(results.runs)} runs has a kept model of A_val ≥ {GENERALISED} (the best A_val of "
+            f"Of {counted(len(results.runs), 'run')} none has a kept model of A_val ≥ {GENERALISED} (the best A_val of "
             f"any step was {best:.3f}): there is no generalised model to look into. Train longer, or with more seeds."
         )
         return finished("attention", "Attention", QUESTION, [answer], [], results, form)
@@ -206,9 +206,9 @@ def _by_position(everywhere: pl.DataFrame, names: list[str], which: str) -> Tabl
         }
         cells = [texts.get(key, Cell("")) for key in range(len(names))]
         rows.append((f"layer {int(str(layer)) + 1}, from {names[int(str(query))]}", cells))
+    runs = counted(everywhere["run"].n_unique(), "run")
     caption = (
-        f"Mean weight over heads and all {which}, ± population standard deviation over "
-        f"{everywhere['run'].n_unique()} runs whose model has A_val ≥ {GENERALISED}; rows: query, columns: key; the "
-        "largest in bold."
+        f"Mean weight over heads and all {which}, ± population standard deviation over {runs} whose model has A_val ≥ "
+        f"{GENERALISED}; rows: query, columns: key; the largest in bold."
     )
     return Table("by-position", ["", *names], rows, caption)

@@ -113,8 +113,8 @@ def why_there(own: Results) -> list[str]:
             f"{name}: the median step of A_val ≥ {GENERALISES} goes from {number(median[max(general)], 0)} at r_train "
             f"{max(general):g} to {number(median[min(general)], 0)} at {min(general):g}."
         )
-    lowest, highest = max(memorise, default=0.0), min(general, default=1.0)
-    late = own.extrema.filter(~at_least("valid_accuracy", GENERALISES) & pl.col("r_train").is_between(lowest, highest))
+    from_ = pl.col("r_train") >= max(memorise, default=0.0)
+    late = own.extrema.filter(~at_least("valid_accuracy", GENERALISES) & from_)
     if rises := _rises(own.curves.join(late.select("run"), on="run", how="semi")):
         out.append(f"{name}, {_still_rising(rises)}")
     return out
@@ -150,9 +150,8 @@ def _still_rising(rises: Mapping[float, Sequence[tuple[float, float]]]) -> str:
     )
     if len(lift) == len(rises):
         return text + "It still rises in all of them: more steps may move these thresholds down."
-    if lift:
-        return text + f"More steps may do at {listed([f'{share:g}' for share in lift])}; elsewhere not in every run."
-    return text + "At no r_train does it still rise in all of them: more steps alone do not look like the way on."
+    where = f"At {listed([f'{share:g}' for share in lift])} it still rises in every run. " if lift else ""
+    return f"{text}{where}Where it does not, these steps cannot tell a plateau before generalising from an end."
 
 
 def _gap(own: Results, smallest: float, largest: float) -> str:

@@ -35,7 +35,7 @@ def knockout_answers(knocked: pl.DataFrame, everywhere: pl.DataFrame, names: lis
     untouched = own.filter(pl.col("key").is_null()).select("run", whole="result")
     needs = own.filter(before).join(untouched, on="run").with_columns(needs=pl.col("result") <= LOST * pl.col("whole"))
     needed = dict(needs.group_by("key").agg(pl.col("needs").mean()).iter_rows())
-    return [first, _why(needed, _looked_at(everywhere, names), names, runs)]
+    return [first, _why(needed, _looked_at(everywhere, names), names)]
 
 
 def _looked_at(from_equality: pl.DataFrame, names: list[str]) -> set[int]:
@@ -44,7 +44,7 @@ def _looked_at(from_equality: pl.DataFrame, names: list[str]) -> set[int]:
     return set(means.filter(pl.col("weight") > 1 / (names.index(EQ) + 1))["key"])
 
 
-def _why(needed: Mapping[int, float], looked_at: set[int], names: list[str], runs: str) -> str:
+def _why(needed: Mapping[int, float], looked_at: set[int], names: list[str]) -> str:
     """``needed``: the share of runs that need each position before '='."""
     always, never = ({key for key, share in needed.items() if share == all_} for all_ in (1, 0))
     groups = {
@@ -57,7 +57,7 @@ def _why(needed: Mapping[int, float], looked_at: set[int], names: list[str], run
     parts = [f"{what} {listed([repr(names[key]) for key in sorted(keys)])}" for what, keys in groups.items() if keys]
     return (
         f"So '=' {', '.join(parts)} (looks at: more than an even share of its attention in some layer, mean over heads "
-        f"and runs; needs: in each of {runs} without it at most {LOST:.0%} of the results that are right else)."
+        f"and runs; needs: without it, in every run, at most {LOST:.0%} of the results that are right else)."
     )
 
 

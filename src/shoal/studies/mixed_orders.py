@@ -55,7 +55,8 @@ def report(results: Results, form: Form) -> Report:
         for model in results.models
     ]
     answers = [which_first(results.of(model=model)) for model in results.models]
-    sections.append(Section("Ten figures of each order", tables=[_figures_table(results, n) for n in (None, 2, 3)]))
+    ten = [table for order in (None, 2, 3) if (table := _figures_table(results, order))]
+    sections.append(Section("Ten figures of each order", tables=ten))
     sections.append(Section("Which order is learned first", tables=[_times_table(results)]))
     return finished("mixed-orders", "Mixed orders", QUESTION, answers, sections, results, form)
 
@@ -122,9 +123,11 @@ def _times_table(results: Results) -> Table:
     return Table("first-steps", header, rows, f"First evaluated step of each event ({rules}); –: not within its steps.")
 
 
-def _figures_table(results: Results, order: int | None) -> Table:
-    """The ten figures of both models on all equations or on those of one order."""
+def _figures_table(results: Results, order: int | None) -> Table | None:
+    """The ten figures of both models on all equations or on those of one order; None where it lacks a split."""
     of_models = [of_order(results.of(model=model).curves, order) for model in results.models]
+    if any(curves[name].is_nan().all() for curves in of_models for name in FIGURES):
+        return None
     labels = {run: MODELS[spec.model] for run, spec in results.specs.items()}
     table = ten_figures(pl.concat([extrema(curves) for curves in of_models]), labels)
     name = "all" if order is None else ORDERS[order]
