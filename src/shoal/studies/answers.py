@@ -120,7 +120,9 @@ def _ahead(case: Case) -> list[str]:
     x, both = case.axis.column, case.frame.select("model", "seed", case.axis.column, "valid_accuracy")
     means = both.group_by("model", "seed", x).agg(pl.col("valid_accuracy").mean())
     wide = means.pivot("model", index=["seed", x], values="valid_accuracy").drop_nulls(list(MODELS))
-    per_seed = wide.group_by("seed").agg((pl.col("gpt") - pl.col("lstm")).mean().alias("ahead"))["ahead"].to_list()
+    wide = wide.sort("seed", x)  # sums in one order
+    ahead = wide.group_by("seed", maintain_order=True).agg((pl.col("gpt") - pl.col("lstm")).mean().alias("ahead"))
+    per_seed = ahead["ahead"].to_list()
     if not per_seed:  # as with P, which no two models share
         return []
     low, high = student_interval(per_seed)

@@ -125,7 +125,8 @@ def answers(everywhere: pl.DataFrame, names: list[str], which: str) -> list[str]
     """
     runs = counted(everywhere["run"].n_unique(), "run")
     query = names.index(EQ)
-    heads = everywhere.filter(query=query).group_by("run", "layer", "head").agg(pl.col("key").sort_by("weight").last())
+    seen = everywhere.filter(query=query).sort("weight", "key", descending=[False, True])  # of equals the first key
+    heads = seen.group_by("run", "layer", "head").agg(pl.col("key").last())
     tops = heads["key"].value_counts().sort(["count", "key"], descending=[True, False]).to_dicts()
     counts = listed([f"{names[top['key']]!r} for {top['count']} of {len(heads)} heads" for top in tops])
     return [
@@ -138,11 +139,14 @@ def answers(everywhere: pl.DataFrame, names: list[str], which: str) -> list[str]
 
 def _by_layer(everywhere: pl.DataFrame, names: list[str], query: int, runs: str) -> list[str]:
     """What each layer looks at from one query, mean over heads; what is next to nothing is left out."""
-    per_run = everywhere.filter(query=query).group_by("layer", "run", "key").agg(pl.col("weight").mean())
+    per_run = (
+        everywhere.filter(query=query).group_by("layer", "run", "key", maintain_order=True).agg(pl.col("weight").mean())
+    )
     means = per_run.group_by("layer", "key").agg(pl.col("weight").mean(), pl.col("weight").std(ddof=0).alias("std"))
     out = []
-    for (layer,), own in means.sort("weight", descending=True).sort("layer").group_by("layer", maintain_order=True):
-        seen = own.filter(pl.col("weight") >= LITTLE).sort("weight", descending=True).to_dicts()
+    means = means.sort("layer", "weight", "key", descending=[False, True, False])
+    for (layer,), own in means.group_by("layer", maintain_order=True):
+        seen = own.filter(pl.col("weight") >= LITTLE).to_dicts()
         told = listed([f"{row['weight']:.2f} ± {row['std']:.2f} at {names[row['key']]!r}" for row in seen])
         rest = f", and less than {LITTLE} at any other" if len(seen) < len(own) else ""
         out.append(
@@ -154,7 +158,8 @@ def _by_layer(everywhere: pl.DataFrame, names: list[str], query: int, runs: str)
 def _before(everywhere: pl.DataFrame, names: list[str], query: int) -> str:
     """Where the positions before ``query`` look most, but for the first, which sees itself alone."""
     means = everywhere.filter(pl.col("query").is_between(1, query - 1)).group_by("layer", "query", "key")
-    tops = means.agg(pl.col("weight").mean()).sort("weight").group_by("layer", "query").last().sort("layer", "query")
+    weights = means.agg(pl.col("weight").mean()).sort("weight", "key", descending=[False, True])
+    tops = weights.group_by("layer", "query").last().sort("layer", "query")
     layers = []
     for (layer,), own in tops.group_by("layer", maintain_order=True):
         looks = [f"{names[row['query']]!r} at {names[row['key']]!r} ({row['weight']:.2f})" for row in own.to_dicts()]
@@ -194,7 +199,7 @@ def _by_head(records: Records, run: str, names: list[str], which: str) -> Table:
 
 
 def _by_position(everywhere: pl.DataFrame, names: list[str], which: str) -> Table:
-    per_run = everywhere.group_by("run", "layer", "query", "key").agg(pl.col("weight").mean())
+    per_run = everywhere.group_by("run", "layer", "query", "key", maintain_order=True).agg(pl.col("weight").mean())
     means = per_run.group_by("layer", "query", "key").agg(
         pl.col("weight").mean(), pl.col("weight").std(ddof=0).alias("std")
     )

@@ -129,7 +129,7 @@ def _rises(curves: pl.DataFrame) -> dict[float, list[tuple[float, float]]]:
         .group_by("r_train", "run")
         .agg(*(accuracy.filter(pl.col("quarter") == n).mean().alias(name) for n, name in ((3, "third"), (4, "last"))))
         .drop_nulls()
-        .sort("r_train")
+        .sort("r_train", "run")
     )
     found: dict[float, list[tuple[float, float]]] = {}
     for share, third, last in means.select("r_train", "third", "last").iter_rows():

@@ -97,7 +97,7 @@ def _unsettled(results: Results) -> str:
 
 
 def _best(results: Results) -> str:
-    means = results.extrema.group_by("weight_decay").agg(pl.col("valid_loss").mean()).sort("valid_loss")
+    means = results.extrema.group_by("weight_decay").agg(pl.col("valid_loss").mean()).sort("valid_loss", "weight_decay")
     best = means.to_dicts()[0]
     return f"The smallest mean L_val, {best['valid_loss']:.3g}, is at weight decay {best['weight_decay']:g}."
 
