@@ -12,7 +12,7 @@ from shoal.analysis import Metric, compare
 from shoal.errors import LabError
 from shoal.lab import Lab
 from shoal.report import write_report
-from shoal.report.figures import band, long_curves
+from shoal.report.figures import long_curves
 from shoal.report.runs import report_runs
 from shoal.spec import RunSpec
 from shoal.studies import NAMES, Form, Results, attention, cards, get_study, improve, sanity
@@ -317,7 +317,7 @@ def test_reports_show_what_can_be_shown_of_diverged_and_perfect_runs(tmp_path):
         {"run": ["a"] * 3, "step": [1, 2, 3], "train_loss": [1.0, 0.0, 1e-6], "valid_loss": [1.0, float("nan"), 2.0]}
     )
     assert long_curves(curves, "loss").filter(split="training")["value"].to_list() == [1.0, 1e-6, 1e-6]
-    assert len(band(curves, "loss").filter(split="validation")) == 2
+    assert len(long_curves(curves, "loss").filter(split="validation")) == 2
 
 
 def test_a_lab_without_results_is_said_to_be_one(tmp_path):

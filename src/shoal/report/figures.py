@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import altair as alt
 import polars as pl
 
+from shoal.report.means import mean_curves
+
 TRAIN, VALID = "training", "validation"
 _SPLITS = {"train": TRAIN, "valid": VALID}
 COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"]
@@ -47,29 +49,18 @@ def long_curves(curves: pl.DataFrame, quantity: str) -> pl.DataFrame:
     return long.with_columns(pl.col("value").clip(lower_bound=positive.min()))
 
 
-def band(curves: pl.DataFrame, quantity: str) -> pl.DataFrame:
-    """Mean over runs and mean ± population standard deviation at each step, kept inside what the runs took.
-
-    Returns:
-        ``split``, ``step``, ``mean``, ``low`` and ``high``.
-    """
-    value = pl.col("value")
-    spread = value.std(ddof=0)
+def lines_note(runs: int, seeds: str = "") -> str:
+    """What the lines of :func:`learning_curves` and their shade are, ``seeds`` said besides."""
     return (
-        long_curves(curves, quantity)
-        .group_by("split", "step", maintain_order=True)
-        .agg(
-            value.mean().alias("mean"),
-            pl.max_horizontal(value.mean() - spread, value.min()).alias("low"),
-            pl.min_horizontal(value.mean() + spread, value.max()).alias("high"),
-        )
+        f"Thin lines: each of N = {runs} runs{seeds}; thick: their mean, as far as all of them go; shaded: mean ± one "
+        "population standard deviation, kept inside what the runs took."
     )
 
 
 def learning_curves(curves: pl.DataFrame, quantity: str, title: str) -> Chart:
     """Loss or accuracy on both splits against the training step, on a logarithmic axis from step 1.
 
-    Every run is a thin line; the thick one is their mean, with one standard deviation around it.
+    Every run is a thin line; the thick one is their mean, with one standard deviation around it, as far as all go.
     """
     shown = curves.filter(pl.col("step") > 0)
     x = alt.X("step:Q", title="training step", scale=alt.Scale(type="log", nice=False), axis=_log_steps(shown))
@@ -79,14 +70,15 @@ def learning_curves(curves: pl.DataFrame, quantity: str, title: str) -> Chart:
     dash = alt.StrokeDash("split:N", title=None, scale=alt.Scale(domain=[TRAIN, VALID], range=[[1, 0], [5, 3]]))
     scale = alt.Scale(type="log", nice=False) if quantity == "loss" else alt.Scale(domain=[0, 1])
     axis = alt.Axis(format="~g", tickCount=6) if quantity == "loss" else alt.Axis(format=".1f")
-    summary = alt.Chart(band(shown, quantity))
+    long = long_curves(shown, quantity)
+    summary = alt.Chart(mean_curves(long, ["split"], "value").filter("whole"))
 
     def y(field: str) -> alt.Y:
         return alt.Y(f"{field}:Q", scale=scale, title=AXIS[quantity], axis=axis)
 
     layers = [
         summary.mark_area(opacity=0.18).encode(x, y("low"), alt.Y2("high"), colour),
-        alt.Chart(long_curves(shown, quantity))
+        alt.Chart(long)
         .mark_line(strokeWidth=0.6, opacity=0.45, strokeJoin="round")
         .encode(x, y("value"), colour, alt.Detail("run:N")),
         summary.mark_line(strokeWidth=2.2, strokeJoin="round").encode(x, y("mean"), colour, dash),

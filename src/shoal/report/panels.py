@@ -1,7 +1,4 @@
-"""Figures of several panels: curves told apart by a colour bar, and summaries against a setting.
-
-Means and deviations are computed here, never by the chart, so that they are the same in every form of the figure.
-"""
+"""Figures of several panels: curves told apart by a colour bar, and summaries against a setting."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,6 +8,7 @@ import numpy as np
 import polars as pl
 
 from shoal.report.figures import COLOURS, Chart, styled
+from shoal.report.means import mean_curves, spread
 
 # viridis without its brightest end, which is hard to see on white
 _SHADES = ["#440154", "#472d7b", "#3b528b", "#2c728e", "#21918c", "#28ae80", "#5ec962", "#addc30", "#d2e21b"]
@@ -73,8 +71,10 @@ BEST = (
 def curve_panels(curves: pl.DataFrame, colour: Axis, title: str, panels: Sequence[Panel] = CURVES) -> Chart:
     """Mean over runs ± one population standard deviation against the step, one colour per value of a setting.
 
+    The line of a mean is dotted from where the first of its runs ends.
+
     Args:
-        curves: ``step``, the setting's column and those of the panels, one row per run and evaluation.
+        curves: ``run``, ``step``, the setting's column and those of the panels, one row per run and evaluation.
         colour: the setting.
         title: over the figure.
         panels: the quantities, one panel each.
@@ -85,7 +85,7 @@ def curve_panels(curves: pl.DataFrame, colour: Axis, title: str, panels: Sequenc
     x = alt.X("step:Q", title="training step", scale=alt.Scale(type="log", nice=False), axis=ticks)
     charts = []
     for panel in panels:
-        frame = _spread(_finite(shown, panel), ["step", colour.column], panel.column)
+        frame = mean_curves(_finite(shown, panel), [colour.column], panel.column)
         if frame.is_empty():
             charts.append(_nothing(panel, _PANEL))
             continue
@@ -93,10 +93,14 @@ def curve_panels(curves: pl.DataFrame, colour: Axis, title: str, panels: Sequenc
         # with a scale of its own, the area would turn the colour bar into a row of discs
         fill = alt.Fill("fill:N", scale=None)
         area = base.mark_area(opacity=0.13).encode(x, _y(panel, "low"), alt.Y2("high"), fill)
-        line = base.mark_line(strokeWidth=1.6, strokeJoin="round").encode(
-            x, _y(panel, "mean"), _colour(colour, frame), alt.Detail("shade:N")
-        )
-        charts.append(alt.layer(area.encode(alt.Detail("shade:N")), line).properties(**_PANEL))
+        lines = [
+            alt.Chart(_coloured(part, colour))
+            .mark_line(strokeWidth=1.6, strokeJoin="round", strokeDash=dash)
+            .encode(x, _y(panel, "mean"), _colour(colour, frame), alt.Detail("shade:N"))
+            for part, dash in ((frame.filter("whole"), [1, 0]), (_after_the_first_end(frame, colour), [1, 3]))
+            if not part.is_empty()
+        ]
+        charts.append(alt.layer(area.encode(alt.Detail("shade:N")), *lines).properties(**_PANEL))
     return styled(alt.concat(*charts, columns=2, title=title))
 
 
@@ -127,7 +131,7 @@ def summary_panels(
         if kept.is_empty():
             charts.append(_nothing(panel, size))
             continue
-        frame = _coloured(_spread(kept, by, panel.column), colour)
+        frame = _coloured(spread(kept, by, panel.column), colour)
         points = _coloured(kept.select(*by, panel.column), colour)
         paint = _colour(colour, frame)
         layers = [
@@ -202,18 +206,11 @@ def _finite(frame: pl.DataFrame, panel: Panel) -> pl.DataFrame:
     return kept.with_columns(pl.col(panel.column).clip(lower_bound=positive.min()))
 
 
-def _spread(frame: pl.DataFrame, by: Sequence[str], column: str) -> pl.DataFrame:
-    value = pl.col(column)
-    deviation = value.std(ddof=0)
-    return (
-        frame.group_by(by, maintain_order=True)
-        .agg(
-            value.mean().alias("mean"),
-            pl.max_horizontal(value.mean() - deviation, value.min()).alias("low"),
-            pl.min_horizontal(value.mean() + deviation, value.max()).alias("high"),
-        )
-        .sort(by)
-    )
+def _after_the_first_end(means: pl.DataFrame, colour: Axis) -> pl.DataFrame:
+    """What of each curve is of some of its runs only, and the last point of all of them, where it begins."""
+    last_of_all = pl.col("step").filter(pl.col("whole")).max().over(colour.column)
+    of_some = (~pl.col("whole")).any().over(colour.column)
+    return means.filter(~pl.col("whole") | (of_some & (pl.col("step") == last_of_all)))
 
 
 def _coloured(frame: pl.DataFrame, axis: Axis) -> pl.DataFrame:

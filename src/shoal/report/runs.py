@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import polars as pl
 
 from shoal.lab import Records
-from shoal.report.figures import Figure, learning_curves
+from shoal.report.figures import Figure, learning_curves, lines_note
 from shoal.report.page import Report, Section
 from shoal.report.summary import provenance, ten_figures, varying_settings
 from shoal.report.words import counted, damage_sentences, setting_text
@@ -35,8 +35,7 @@ def report_runs(records: Records, command: str, notes: Sequence[str] = ()) -> Re
         for quantity in ("loss", "accuracy"):
             caption = (
                 f"{quantity.capitalize()} of {setting} on the training and the validation equations against the "
-                f"training step (logarithmic, from step 1). Thin lines: each of N = {own['run'].n_unique()} runs; "
-                "thick: their mean; shaded: mean ± one population standard deviation, kept inside what the runs took."
+                f"training step (logarithmic, from step 1). {lines_note(own['run'].n_unique())}"
             )
             figures.append(Figure(f"{number}-{quantity}", learning_curves(own, quantity, setting), caption))
     n = len(set(labels.values()))

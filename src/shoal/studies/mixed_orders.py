@@ -13,6 +13,7 @@ import polars as pl
 from shoal.analysis import extrema, first_step_at_least
 from shoal.errors import UserError
 from shoal.report import Cell, Figure, Report, Section, Table, learning_curves
+from shoal.report.figures import lines_note
 from shoal.report.panels import MODELS
 from shoal.report.summary import ten_figures
 from shoal.report.words import counted, listed
@@ -149,8 +150,7 @@ def _figures(results: Results, model: str, order: int | None) -> list[Figure]:
         title = f"{MODELS[model]}, {equations}: {quantity}"
         caption = (
             f"{MEANINGS[quantity]} of the {MODELS[model]} on {equations}, those that train and those that validate, "
-            f"against the training step (logarithmic, from step 1). Thin lines: each of N = {own['run'].n_unique()} "
-            "runs; thick: their mean; shaded: mean ± one population standard deviation, kept inside what the runs took."
+            f"against the training step (logarithmic, from step 1). {lines_note(own['run'].n_unique())}"
         )
         name = f"{model}-{'all' if order is None else ORDERS[order]}-{quantity}"
         figures.append(Figure(name, learning_curves(own, quantity, title), caption))

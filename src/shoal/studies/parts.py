@@ -6,6 +6,7 @@ import polars as pl
 
 from shoal.analysis import time_to
 from shoal.report import Figure, Report, Section, Table
+from shoal.report.means import end_together
 from shoal.report.panels import CURVES, MODELS, Axis, Panel, band_note, curve_panels, summary_panels
 from shoal.report.summary import (
     COMPETING,
@@ -51,6 +52,7 @@ def curves_figure(results: Results, colour: Axis, name: str, title: str, panels:
     caption = (
         f"{title}. {what} answered whole), on the training and on the validation equations, against the training step "
         f"(logarithmic, from step 1), coloured by {colour.label}. {band_note(n)}"
+        + ("" if end_together(results.curves, [colour.column]) else " Dotted: the mean of the runs that go on.")
         + "".join(f" {panel.about}." for panel in panels if panel.about)
     )
     return Figure(name, curve_panels(results.curves, colour, title, panels), caption)

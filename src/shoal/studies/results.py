@@ -102,19 +102,19 @@ class Results:
         if len(partial):
             out.append(
                 f"Unfinished: {len(partial)} of {len(self.runs)} runs ({_named(partial)}) enter with what they have "
-                "reached; their extrema may still improve, and means over runs leave them out after that step."
+                "reached; their extrema may still improve, and means over runs end there, or are dotted from there on."
             )
         stopped = here.filter(pl.col("state") == "done", pl.col("step") < pl.col("n_steps"))
         if len(stopped):
             out.append(
                 f"Stopped: {len(stopped)} of {len(self.runs)} runs ended before their last step, some steps after "
-                "generalising (stop_after_generalizing). Means over runs leave them out after that, and may seem to "
-                "get worse."
+                "generalising (stop_after_generalizing). Means over runs end there, or are dotted from there on, "
+                "where they may seem to get worse."
             )
         if len(diverged):
             out.append(
                 f"Diverged: {len(diverged)} of {len(self.runs)} runs ({_named(diverged)}) enter with what they "
-                "reached before; means over runs leave them out after that step."
+                "reached before; means over runs end there, or are dotted from there on."
             )
         return out
 

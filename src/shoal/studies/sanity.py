@@ -10,6 +10,7 @@ import polars as pl
 
 from shoal.analysis import first_step_at_least
 from shoal.report import Figure, Report, Section, learning_curves
+from shoal.report.figures import lines_note
 from shoal.report.panels import MODEL, MODELS
 from shoal.report.summary import ten_figures
 from shoal.studies.base import Form, Grid
@@ -78,8 +79,7 @@ def _figure(results: Results, model: str, quantity: str) -> Figure:
     seeds = ", ".join(map(str, sorted(own["seed"].unique().to_list())))
     caption = (
         f"{quantity.capitalize()} {symbol}_train and {symbol}_val of the {MODELS[model]} against the training step "
-        f"(logarithmic, from step 1). Thin lines: each of N = {n} runs (seeds {seeds}); thick: their mean; "
-        "shaded: mean ± one population standard deviation, kept inside what the runs took. "
+        f"(logarithmic, from step 1). {lines_note(n, f' (seeds {seeds})')} "
         + ("Loss in nats per scored token, logarithmic." if quantity == "loss" else "Accuracy counts whole equations.")
     )
     title = f"{MODELS[model]}: {quantity}"
