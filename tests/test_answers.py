@@ -11,6 +11,7 @@ from shoal.studies import Form, Results
 from shoal.studies.answers import Case, direction, how_it_goes, who_scales_better
 from shoal.studies.data_scaling import thresholds, why_there
 from shoal.studies.mixed_orders import _gaps, which_first
+from shoal.studies.model_scaling import with_size
 from shoal.studies.power_laws import power_laws
 from shoal.studies.regularization import _mixed, norm_answers, norms
 from shoal.studies.seed_variance import FACTORS, _answer
@@ -164,7 +165,10 @@ class Told:
         self.extrema, self.curves, self.specs = extrema, curves, specs or {}
         frame = extrema if extrema is not None else curves
         self.runs = frame.select("run").unique(maintain_order=True)
-        self.models = ["lstm"]
+        self.models = frame["model"].unique(maintain_order=True).to_list() if "model" in frame.columns else ["lstm"]
+
+    def of(self, **settings):
+        return Told(self.extrema.filter(**settings))
 
     def spec(self):
         return next(iter(self.specs.values()))
@@ -175,6 +179,32 @@ def shares(accuracies):
     rows = [(f"{r}-{i}", r, a, 1.0) for r, own in accuracies.items() for i, a in enumerate(own)]
     extrema = pl.DataFrame(rows, ["run", "r_train", "valid_accuracy", "train_accuracy"], orient="row")
     return Told(extrema, specs={run: shoal.RunSpec(r_train=r) for run, r, _, _ in rows})
+
+
+def test_what_size_does_for_each_model_and_where_it_is_best():
+    # the LSTM gains by width alone, to d = 64 and not to 128; the GPT by nothing, whatever its seed or size
+    losses = {16: 1.0, 32: 0.1, 64: 0.001, 128: 0.002}
+    rows = [
+        (f"{model}{seed}{depth}{width}", model, seed, depth, width, 10 * depth + 100 * width)
+        + ((losses[width] + seed / 1e5 + depth / 1e6, 1 - losses[width]) if model == "lstm" else (0.25, 0.5))
+        for model in ("lstm", "gpt")
+        for seed in (0, 42)
+        for depth in (1, 2, 3)
+        for width in losses
+    ]
+    settings = ["run", "model", "seed", "num_layers", "embedding_size", "parameters"]
+    frame = pl.DataFrame(rows, [*settings, "valid_loss", "valid_accuracy"], orient="row")
+    told, table = with_size(Told(frame.with_columns(train_loss=pl.col("valid_loss"))))
+    assert told[0].startswith("LSTM with width d: L_val improves (ρ = −0.")
+    assert "A_val improves (ρ = 0." in told[0]
+    assert told[1].startswith("LSTM with layers L: L_val shows no clear change")
+    assert told[2].startswith("LSTM with parameters P: L_val improves")
+    assert told[3:6] == [
+        f"GPT with {x}: L_val is the same everywhere, A_val is the same everywhere."
+        for x in ("width d", "layers L", "parameters P")
+    ]
+    assert told[6] == ("LSTM: the smallest mean L_val, 0.00121, is at L = 1 and d = 64, P = 6,410, of up to 12,830.")
+    assert len(table.rows) == 12
 
 
 def test_thresholds_of_generalisation_and_of_pure_memorisation():

@@ -15,6 +15,7 @@ from shoal.report.words import listed, number, p_value, with_interval
 UNTOLD, CEILING = "cannot be told", "ceiling"
 HIGHEST = 0.99  # mean A_val from which it can rise no more that would show
 LEVEL = 0.05  # of the test behind "improves" and "worsens"
+_UNCORRECTED = " (not corrected for their number: without any difference one in twenty would show one)."
 # what is asked about: column, symbol, whether small is good
 ASKED = (("log_valid_loss", "log₁₀ L_val", True), ("valid_accuracy", "A_val", False))
 
@@ -170,7 +171,7 @@ def _summary(symbol: str, verdicts: Sequence[str]) -> str:
         f"{counts['GPT']}, and {counts['open']} {'is' if counts['open'] == 1 else 'are'} open"
         + (f"; in {counts[CEILING]} {same_end}" if counts[CEILING] else "")
         + (f"; {counts[UNTOLD]} cannot be told" if counts[UNTOLD] else "")
-        + " (not corrected for their number: without any difference one in twenty would show one)."
+        + ("." if not counts["LSTM"] + counts["GPT"] else _UNCORRECTED)
     )
 
 

@@ -4,11 +4,14 @@ Source: the practical, problem 4, question 5: L in 1, 2, 3 and d in 64, 128, 256
 for each L coloured by log2 d, the eight figures against d, L and P, the parameters without embeddings.
 """
 
+import polars as pl
+
 from shoal.report import Report, Section, Table
 from shoal.report.panels import MODEL, MODELS, Axis
-from shoal.studies.answers import Case, who_scales_better
+from shoal.report.words import number
+from shoal.studies.answers import ASKED, Case, direction, how_it_goes, who_scales_better
 from shoal.studies.base import Form, Grid
-from shoal.studies.parts import curves_figure, finished, summary_figure, summary_table
+from shoal.studies.parts import curves_figure, finished, summary_figure, summary_table, times_section
 from shoal.studies.power_laws import power_laws
 from shoal.studies.results import Results
 from shoal.studies.settings import per_model
@@ -28,7 +31,7 @@ def grids(quick: bool) -> list[Grid]:
 
 
 def report(results: Results, form: Form) -> Report:
-    """Curves per depth, summaries against d, L and P, the table, and the answers."""
+    """Curves per depth, summaries against d, L and P, the table, times by d and by L, and the answers."""
     curves = [
         curves_figure(own, WIDTH, f"curves-{model}-{depth}", f"{MODELS[model]}, L = {depth}")
         for model in results.models
@@ -44,20 +47,49 @@ def report(results: Results, form: Form) -> Report:
         ]
     summaries.append(summary_figure(results, SIZE, MODEL, "by-size", "Both models against P"))
     table = summary_table(results, [DEPTH, WIDTH], "by-depth-and-width")
+    sizes, trends = with_size(results)
     scaling, slopes = _comparisons(results)
     laws, law_table = power_laws(results.extrema, SIZE, "P", "power-laws")
     return finished(
         "model-scaling",
         "Scaling models",
         QUESTION,
-        [*scaling, *laws],
+        [*sizes, *scaling, *laws],
         [
             Section("Learning curves", figures=curves),
-            Section("Against size", figures=summaries, tables=[table, *([law_table] if law_table else [])]),
+            Section("Against size", figures=summaries, tables=[table, trends, *([law_table] if law_table else [])]),
             Section("Which model scales better", tables=slopes),
+            times_section(results, WIDTH, form, "by width"),
+            times_section(results, DEPTH, form, "by depth"),
         ],
         results,
         form,
+    )
+
+
+def with_size(results: Results) -> tuple[list[str], Table]:
+    """How each model's validation goes with d, L and P, over all values of the others, and where it is best."""
+    cases = [
+        Case(f"{MODELS[model]} with {axis.title}", results.of(model=model).extrema, axis)
+        for model in results.models
+        for axis in (WIDTH, DEPTH, SIZE)
+    ]
+    found, table = how_it_goes(cases, [(column, symbol) for column, symbol, _ in ASKED], "trends")
+    told = [
+        f"{case.name}: L_val {direction(loss, True)}, A_val {direction(accuracy, False)}."
+        for case, loss, accuracy in zip(cases, found[::2], found[1::2], strict=True)
+    ]
+    return [*told, *(_best(results.of(model=model).extrema, MODELS[model]) for model in results.models)], table
+
+
+def _best(extrema: pl.DataFrame, name: str) -> str:
+    """Where within the grid the mean L_val is smallest; a trend does not tell."""
+    means = extrema.group_by("num_layers", "embedding_size", "parameters").agg(pl.col("valid_loss").mean())
+    best = means.sort("valid_loss", "parameters").row(0, named=True)
+    largest = int(means["parameters"].max() or 0)  # type: ignore[arg-type]  # counts are integers
+    return (
+        f"{name}: the smallest mean L_val, {number(best['valid_loss'])}, is at L = {best['num_layers']} and "
+        f"d = {best['embedding_size']}, P = {best['parameters']:,}, of up to {largest:,}."
     )
 
 

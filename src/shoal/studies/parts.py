@@ -72,9 +72,13 @@ def summary_figure(
     return Figure(name, summary_panels(shown, x, colour, title), caption)
 
 
-def times_section(results: Results, axis: Axis, form: Form) -> Section:
-    """When runs generalised, by a setting and for each threshold: those that never did are censored, not dropped."""
+def times_section(results: Results, axis: Axis, form: Form, by: str = "") -> Section:
+    """When runs generalised, by a setting and for each threshold: those that never did are censored, not dropped.
+
+    ``by`` names the setting where a report has several such sections.
+    """
     figures, tables, words = [], [], []
+    prefix = "-".join(["times", *by.split()])
     states = results.runs.select("run", "state", "step")
     stopped = results.runs["stop_after_generalizing"].is_not_null().any()
     for threshold in form.thresholds:
@@ -96,14 +100,14 @@ def times_section(results: Results, axis: Axis, form: Form) -> Section:
             named = own.with_columns(pl.col(axis.column).replace(dict(axis.names))) if axis.names else own
             named = named.rename({axis.column: axis.title})
             who = f"{capitalised(name)}, A_val ≥ {threshold:g}"
-            tables.append(survival_table(f"times-{tag}", named, axis.title, f"{reached} ({name})"))
+            tables.append(survival_table(f"{prefix}-{tag}", named, axis.title, f"{reached} ({name})"))
             if not named["observed"].any():
                 words.append(f"{who}: {none_got_there(named)}")
                 continue
             title = f"{capitalised(name)}: reached A_val ≥ {threshold:g}"
-            figures.append(survival_figure(f"times-{tag}", named, axis.title, title, reached, log_x=True))
+            figures.append(survival_figure(f"{prefix}-{tag}", named, axis.title, title, reached, log_x=True))
             words.append(f"{who}: {logrank_sentence(named, axis.title)}")
-    return Section("Time to generalise", words, figures, tables)
+    return Section(f"Time to generalise{', ' * bool(by)}{by}", words, figures, tables)
 
 
 def none_got_there(times: pl.DataFrame) -> str:
