@@ -14,6 +14,7 @@ from shoal.report.means import mean_curves, spread
 _SHADES = ["#440154", "#472d7b", "#3b528b", "#2c728e", "#21918c", "#28ae80", "#5ec962", "#addc30", "#d2e21b"]
 _SHORT = "format(datum.value, '.3~g')"
 _PANEL = {"width": 250, "height": 170}
+_SPACED = alt.Axis(format="~s", labelOverlap="greedy", labelSeparation=6)
 
 
 @dataclass(frozen=True)
@@ -122,7 +123,7 @@ def summary_panels(
     if x.log is not None:
         scale = alt.Scale(type="log", base=x.log, nice=False, padding=12)
     # with its digits said: left alone, 0.25 and 0.75 are rounded to what tells ticks apart
-    ticks = alt.Axis(values=values, format=".4~g") if len(values) <= 10 and x.log != 10 else alt.Axis(format="~s")
+    ticks = alt.Axis(values=values, format=".4~g") if len(values) <= 10 and x.log != 10 else _SPACED
     along = alt.X(f"{x.column}:Q", title=x.title, scale=scale, axis=ticks)
     by = list(dict.fromkeys([x.column, colour.column]))
     charts, size = [], {"width": 170, "height": 150}
