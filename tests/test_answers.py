@@ -72,6 +72,7 @@ def test_where_both_end_at_the_ceiling_slopes_give_no_verdict():
     several = who_scales_better([Case("one", saturating(), SIZE), Case("two", saturating(), SIZE)], "t")[0]
     assert "and 0 are open; in 2 both end at A_val ≥ 0.99, where" in several[1]
     assert not any("ahead" in sentence for sentence in several)
+    assert not several[1].endswith("would show one).")  # no verdict, nothing to correct
     apart = saturating().with_columns(size=pl.col("size") * pl.when(model="gpt").then(3).otherwise(1))  # as P
     told, table = who_scales_better([Case("With P", apart, SIZE)], "t")
     assert told[1].startswith("In terms of A_val slopes do not tell")
