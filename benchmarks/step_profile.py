@@ -16,7 +16,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile, record_function
 
 from shoal.fast.engine import ENGINES
-from shoal.fast.kernels import Library
+from shoal.fast.kernels import CompiledLibrary
 from shoal.fast.memory import keep_freed_memory
 from shoal.spec import RunSpec
 from shoal.training.plan import Cohort
@@ -56,9 +56,9 @@ def kind(name: str) -> str:
 @contextmanager
 def kernels_recorded() -> Iterator[None]:
     """Let the profiler see the calls of kernels that are laid in the meantime."""
-    bound = Library.bound
+    bound = CompiledLibrary.bound
 
-    def recorded(self: Library, name: str, *arguments: Any) -> Callable[[], Any]:
+    def recorded(self: CompiledLibrary, name: str, *arguments: Any) -> Callable[[], Any]:
         call = bound(self, name, *arguments)
 
         def run() -> None:
@@ -67,11 +67,11 @@ def kernels_recorded() -> Iterator[None]:
 
         return run
 
-    Library.bound = recorded  # type: ignore[method-assign]
+    CompiledLibrary.bound = recorded  # type: ignore[method-assign]
     try:
         yield
     finally:
-        Library.bound = bound  # type: ignore[method-assign]
+        CompiledLibrary.bound = bound  # type: ignore[method-assign]
 
 
 def breakdown(model: str, engine: str) -> dict[str, float]:

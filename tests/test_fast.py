@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from shoal.fast.build import kernels
 from shoal.fast.engine import available, choose_engine
-from shoal.fast.kernels import KernelOps
+from shoal.fast.kernels import CompiledLibrary, KernelOps
 from shoal.fast.prefixes import Prefixes, pick
 from shoal.fast.program import Arena, Program, Value
 from shoal.spec import RunSpec
@@ -168,7 +168,7 @@ def with_gradients(operation, tensors):
     """What an operation of the kernels leaves, and the gradients of a weighted sum of it."""
     program = Program(Arena(), torch.zeros(1, 1))
     values = [None if tensor is None else Value(tensor.clone()) for tensor in tensors]
-    found = operation(KernelOps(kernels().library, program), *values)
+    found = operation(KernelOps(CompiledLibrary(kernels().library), program), *values)
     weights = torch.linspace(-1, 1, found.data.numel()).reshape(found.data.shape)
     program.operation(None, lambda: program.add_to_grad(found, weights))
     program.finish()

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shoal.fast.build import kernels
-from shoal.fast.kernels import KernelOps
+from shoal.fast.kernels import CompiledLibrary, KernelOps
 from shoal.fast.ops import TorchOps
 from shoal.fast.program import Arena, Program, Value
 from shoal.fast.scorer import unflattened
@@ -79,7 +79,7 @@ def test_a_program_has_the_values_and_gradients_of_autograd_every_time_it_runs(s
         data, gradients = unflattened(theta, LAYOUT), unflattened(gradient, LAYOUT)
         program = Program(arena, gradient)
         values = {name: Value(data[name], gradients[name], is_parameter=True) for name in LAYOUT}
-        out = built(KernelOps(kernels().library, program), values, steps)
+        out = built(KernelOps(CompiledLibrary(kernels().library), program), values, steps)
         weights = torch.randn(out.data.shape, generator=random)
         program.operation(None, lambda out=out, weights=weights, own=program: own.add_to_grad(out, weights))
         program.finish()
@@ -100,7 +100,7 @@ def test_gradients_are_kept_in_memory_that_values_no_longer_need():
     theta, gradient = torch.randn(1, 64 * 64 + 500 * 64), torch.zeros(1, 64 * 64 + 500 * 64)
     layout = {"weight": torch.Size([64, 64]), "x": torch.Size([500, 64])}
     program, data, gradients = Program(arena, gradient), unflattened(theta, layout), unflattened(gradient, layout)
-    ops, value = KernelOps(kernels().library, program), Value(data["x"], gradients["x"], is_parameter=True)
+    ops, value = KernelOps(CompiledLibrary(kernels().library), program), Value(data["x"], gradients["x"], is_parameter=True)
     weight = Value(data["weight"], gradients["weight"], is_parameter=True)
     for _ in range(layers):
         value = ops.linear(value, weight)
@@ -146,7 +146,7 @@ def test_logits_that_overflow_score_as_they_do_in_pytorch():
     targets, scored = torch.tensor([[3, 2, 1]]), torch.ones(1, 1, 3, dtype=torch.bool)
     expected, right = TorchOps().score(logits, targets, scored, 0.0)
     program = Program(Arena(), torch.zeros(1, 1))
-    loss, accuracy = KernelOps(kernels().library, program).score(Value(logits.clone()), targets, scored, 0.0)
+    loss, accuracy = KernelOps(CompiledLibrary(kernels().library), program).score(Value(logits.clone()), targets, scored, 0.0)
     program.forward()
     torch.testing.assert_close(loss, expected, equal_nan=True)
     assert torch.equal(accuracy, right)

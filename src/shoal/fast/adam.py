@@ -1,6 +1,5 @@
 """Adam and AdamW as one kernel, equal to :mod:`shoal.training.optimizers` but for rounding."""
 
-import ctypes
 from collections.abc import Mapping
 
 import torch
@@ -13,12 +12,12 @@ class FusedAdam:
     """One pass over the parameters of every member.
 
     Args:
-        library: the compiled kernels.
+        library: the kernels.
         decoupled: whether weight decay shrinks the parameters (AdamW) or is added to the gradient (Adam).
     """
 
-    def __init__(self, library: ctypes.CDLL, decoupled: bool) -> None:
-        self.library, self.decoupled = Library(library), decoupled
+    def __init__(self, library: Library, decoupled: bool) -> None:
+        self.library, self.decoupled = library, decoupled
 
     def __call__(
         self,
@@ -45,12 +44,12 @@ class FusedAdam:
             Whether the new parameters were finite, ``(R,)`` bool.
         """
         before, finite, decay = torch.empty_like(theta), moved.clone(), hyper["weight_decay"]
-        self.library.call(
+        self.library.bound(
             *("adam", *theta.shape, theta, before, gradient.contiguous(), state["m"], state["v"], scale),
             *(*(hyper[name] for name in ("lr", "beta1", "beta2", "eps")), count, decay),
             *(int(decay.shape[1] > 1), int(self.decoupled), finite),
-        )
+        )()
         finite |= ~moved
-        if not finite.all():
+        if theta.device.type != "cpu" or not finite.all():  # a card is not looked at
             theta.copy_(torch.where(finite.unsqueeze(1), theta, before))
         return finite

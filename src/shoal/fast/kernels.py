@@ -1,11 +1,11 @@
-"""The fused operations as compiled kernels with their own backwards, for float32 on the CPU, laid into a program.
+"""The fused operations as kernels with their own backwards, for float32, laid into a program.
 
 Equal to :class:`~shoal.fast.ops.TorchOps` but for rounding; ``kernels.c`` says what each kernel computes.
 """
 
 import ctypes
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -15,21 +15,24 @@ from shoal.fast.prefixes import Nodes
 from shoal.fast.program import Program, Value
 
 
-class Library:
-    """The compiled kernels: tensors become pointers, None becomes NULL, integers and floats stay.
+Argument = Tensor | int | float | None
 
-    Tensors are the callers' to keep contiguous where the kernel asks for it.
-    """
+
+class Library(Protocol):
+    """Kernels by name. Tensors are the callers' to keep contiguous where the kernel asks for it."""
+
+    def bound(self, name: str, *arguments: Argument) -> Callable[[], Any]:
+        """A call of a kernel, to be made at any time; the tensors stay where they are until then."""
+
+
+class CompiledLibrary:
+    """See :class:`Library`; in C, for the CPU: tensors become pointers, None becomes NULL, integers and floats stay."""
 
     def __init__(self, library: ctypes.CDLL) -> None:
         self._library = library
 
-    def call(self, name: str, *arguments: Tensor | int | float | None) -> None:
-        """Run a kernel once."""
-        self.bound(name, *arguments)()
-
-    def bound(self, name: str, *arguments: Tensor | int | float | None) -> Callable[[], Any]:
-        """A call of a kernel, to be made at any time; the tensors stay where they are until then."""
+    def bound(self, name: str, *arguments: Argument) -> Callable[[], Any]:
+        """See :class:`Library`."""
         function = self._library[name]
         function.restype = None
         converted = [_converted(argument) for argument in arguments]
@@ -40,7 +43,7 @@ class Library:
         return call
 
 
-def _converted(argument: Tensor | int | float | None) -> Any:
+def _converted(argument: Argument) -> Any:
     if isinstance(argument, Tensor):
         return ctypes.c_void_p(argument.data_ptr())
     if argument is None:
@@ -52,15 +55,15 @@ class KernelOps:
     """See :class:`~shoal.fast.ops.Ops`.
 
     Args:
-        library: the compiled kernels.
+        library: the kernels.
         program: what the operations are laid into.
     """
 
-    def __init__(self, library: ctypes.CDLL, program: Program) -> None:
-        self.library, self.program = Library(library), program
+    def __init__(self, library: Library, program: Program) -> None:
+        self.library, self.program = library, program
         self.join, self.tail, self.apply, self.prepared = program.join, program.tail, program.apply, program.prepared
 
-    def _lay(self, name: str, *arguments: Tensor | int | float | None) -> None:
+    def _lay(self, name: str, *arguments: Argument) -> None:
         self.program.lay(self.library.bound(name, *arguments))
 
     def linear(self, x: Value, weight: Value, bias: Value | None = None) -> Value:

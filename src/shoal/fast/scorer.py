@@ -3,8 +3,7 @@
 ``R`` members, ``N`` examples, ``B`` examples in a batch, ``S`` positions, ``V`` tokens.
 """
 
-import ctypes
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from shoal.fast.gpt import gpt_outputs
-from shoal.fast.kernels import KernelOps
+from shoal.fast.kernels import KernelOps, Library
 from shoal.fast.lstm import lstm_outputs
 from shoal.fast.ops import Array, Ops, TorchOps
 from shoal.fast.prefixes import Nodes, Prefixes, pick
@@ -142,37 +141,43 @@ class PrefixScorer:
 
 
 class CompiledScorer(PrefixScorer):
-    """The same with compiled kernels, in a program for each number of examples, with a gradient or without.
+    """The same with fused kernels, in a program for each number of examples, with a gradient or without.
 
     Without a gradient many examples are scored in parts no larger than a batch of training, or than ``PART``.
 
     Args:
         members: whose.
-        library: the compiled kernels.
+        library_for: the kernels, for a program.
     """
 
-    def __init__(self, members: Members, library: ctypes.CDLL) -> None:
+    def __init__(self, members: Members, library_for: Callable[[Program], Library]) -> None:
         super().__init__(members, TorchOps())
-        self.library, self.arena = library, Arena()
+        self.library_for, self.arena = library_for, Arena()
         self.gradient = torch.zeros_like(self.theta, requires_grad=False)  # (R, P)
         self.programs: dict[tuple[int, float, bool], tuple[Program, _Batch]] = {}
+        self._made_of: dict[tuple[int, float, bool], tuple[Tensor, int]] = {}  # of each program, its batch
 
     def __call__(self, indices: Tensor, training: bool = False) -> dict[str, Tensor]:
         """See :class:`PrefixScorer`. A gradient is valid until the next one is computed."""
         n, label_smoothing = indices.shape[1], self.label_smoothing if training else 0.0
         parts = 1 if torch.is_grad_enabled() else parts_of(n, self.batch_size)
-        found = [self._replayed(part, label_smoothing) for part in indices.tensor_split(parts, 1)]
+        pieces = enumerate(indices.tensor_split(parts, 1))
+        found = [self._replayed(piece, indices, part, label_smoothing) for part, piece in pieces]
         loss, accuracy = (torch.cat(pieces, 1) if parts > 1 else pieces[0] for pieces in zip(*found, strict=True))
         return {"loss": loss, "accuracy": accuracy}
 
-    def _replayed(self, indices: Tensor, label_smoothing: float) -> tuple[Tensor, Tensor]:
+    def _replayed(self, indices: Tensor, whole: Tensor, part: int, label_smoothing: float) -> tuple[Tensor, Tensor]:
+        """Scores of a part of a batch, made anew unless it is the same part of the very tensor of last time."""
         key = (indices.shape[1], label_smoothing, torch.is_grad_enabled())
         if key not in self.programs:
             self.programs[key] = self._laid(indices, *key[1:])
+            self._made_of[key] = whole, part
         program, batch = self.programs[key]
-        if not torch.equal(batch.indices, indices):
+        made_of, made_part = self._made_of[key]
+        if made_of is not whole or made_part != part:
             batch.copy_(self._new_batch(indices))
             program.prepare()
+            self._made_of[key] = whole, part
         scores: tuple[Tensor, Tensor] = Replay.apply(self.theta, program)  # type: ignore[no-untyped-call]
         return scores
 
@@ -181,7 +186,7 @@ class CompiledScorer(PrefixScorer):
         batch = self._new_batch(indices).clone()
         data, gradients = unflattened(self.theta.detach(), self.layout), unflattened(self.gradient, self.layout)
         parameters = {name: Value(data[name], gradients[name], is_parameter=True) for name in self.layout}
-        self._scores(parameters, batch, label_smoothing, KernelOps(self.library, program))
+        self._scores(parameters, batch, label_smoothing, KernelOps(self.library_for(program), program))
         program.finish()
         return program, batch
 

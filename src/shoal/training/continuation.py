@@ -6,8 +6,8 @@ from typing import Any
 
 import torch
 
-from shoal.fast.build import kernels
 from shoal.fast.engine import available
+from shoal.fast.fused import fused_kernels
 from shoal.lab.cohort import CohortFolder
 
 
@@ -24,12 +24,12 @@ def engine_of(folder: CohortFolder, device: torch.device) -> str:
     return engine
 
 
-def kernels_of(folder: CohortFolder, sessions: Iterable[Mapping[str, Any]]) -> str:
+def kernels_of(folder: CohortFolder, sessions: Iterable[Mapping[str, Any]], device: torch.device) -> str:
     """The kernels of this machine, for the record, which says what those of the sessions before were."""
-    key = kernels().key
+    key = fused_kernels(device).key
     if any(session.get("kernels", key) != key for session in sessions):
         warnings.warn(
-            f"cohort {folder.id} goes on with kernels compiled otherwise than before (another compiler, processor or "
+            f"cohort {folder.id} goes on with kernels compiled otherwise than before (another compiler, device or "
             "version of shoal): the last bits of what follows will differ",
             stacklevel=2,
         )

@@ -78,7 +78,7 @@ class Stack:
     def _place_optimizer(self) -> None:
         shared = self.cohort.shared
         self.optimizer = OPTIMIZERS[shared.optimizer]
-        self.fused_update = fused_update(self.engine, shared.optimizer)
+        self.fused_update = fused_update(self.engine, shared.optimizer, self.device)
         self.optimizer_state = self.optimizer.init(self.theta.detach())
         self.partition = Partition.of(self.layout, self.device)
         self.schedule = schedule_of(self.cohort.members, self.device)

@@ -1,0 +1,62 @@
+"""Where the fused kernels of a device come from: compiled from C for the CPU, by Triton for a card."""
+
+import importlib.util
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import version
+
+import torch
+
+from shoal.fast.build import OFF, kernels
+from shoal.fast.card import CardKernels
+from shoal.fast.kernels import CompiledLibrary, Library
+from shoal.fast.program import Program
+from shoal.fast.trial import largest_error
+
+ALLOWED = 1e-3  # of PyTorch's results, for kernels on trial: mistakes are larger, roundings much smaller
+
+
+@dataclass(frozen=True)
+class FusedKernels:
+    """Kernels for a device.
+
+    Attributes:
+        library_for: gives them for what a program lays, or for calls outside of one (None); None where there are none.
+        note: which they are, or why there are none.
+        key: tells them from others that compute other last bits.
+    """
+
+    library_for: Callable[[Program | None], Library] | None
+    note: str
+    key: str = ""
+
+
+def fused_kernels(device: torch.device) -> FusedKernels:
+    """The kernels of a device; made or found on first use."""
+    if device.type != "cpu":
+        return _on_card(device)
+    host = kernels()
+    if host.library is None:
+        return FusedKernels(None, host.note)
+    library = CompiledLibrary(host.library)
+    return FusedKernels(lambda program: library, host.note, host.key)
+
+
+@cache
+def _on_card(device: torch.device) -> FusedKernels:
+    """Triton's, if what they compute on this card is what PyTorch computes there."""
+    if os.environ.get(OFF):
+        return FusedKernels(None, f"{OFF} is set")
+    if importlib.util.find_spec("triton") is None:
+        return FusedKernels(None, "Triton is not installed")
+    compiler = f"Triton {version('triton')}"
+    try:
+        error = largest_error(CardKernels, device)
+    except Exception as failure:  # whatever it is, PyTorch's own operations remain
+        reason = (str(failure).strip().splitlines() or ["no message"])[0]
+        return FusedKernels(None, f"{compiler} did not compile the kernels: {type(failure).__name__}: {reason}")
+    if not error <= ALLOWED:
+        return FusedKernels(None, f"kernels compiled by {compiler} are off by {error:.1g} on this device")
+    return FusedKernels(CardKernels, f"kernels compiled by {compiler}", f"{compiler}, {device}")

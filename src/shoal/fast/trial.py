@@ -1,0 +1,117 @@
+"""Kernels tried on a device before anything is trained with them: what they compute, beside PyTorch."""
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor
+
+from shoal.fast.adam import FusedAdam
+from shoal.fast.kernels import KernelOps, Library
+from shoal.fast.ops import Array, Ops, TorchOps
+from shoal.fast.prefixes import Nodes, Prefixes
+from shoal.fast.program import Arena, Program, Replay, Value
+
+R, N, S, V, D, H = 2, 24, 5, 6, 12, 3  # members, examples, positions, tokens, width, heads
+LAYOUT = {
+    "table": torch.Size([V, D]),
+    "lower.gates": torch.Size([2 * D, 2 * D]),
+    "lower.gates.bias": torch.Size([2 * D]),
+    "upper.gates": torch.Size([2 * D, 2 * D]),
+    "upper.gates.bias": torch.Size([2 * D]),
+    "queries": torch.Size([D, D]),
+    "keys": torch.Size([2 * D, D]),
+    "inner": torch.Size([2 * D, D]),
+    "outer": torch.Size([D, 2 * D]),
+    "bias": torch.Size([D]),
+    "weight": torch.Size([D]),
+    "shift": torch.Size([D]),
+}
+
+
+def largest_error(library_for: Callable[[Program | None], Library], device: torch.device) -> float:
+    """How far losses, gradients and an update of small models are from PyTorch's, relative to the largest of each."""
+    random = torch.Generator().manual_seed(0)
+    sizes = {name: shape.numel() for name, shape in LAYOUT.items()}
+    theta = (0.5 * torch.randn(R, sum(sizes.values()), generator=random)).to(device).requires_grad_()
+    inputs = torch.randint(V, (R, N, S), generator=random)
+    inputs[:, :, 0] = 0  # as an equation begins: prefixes that examples share
+    nodes = Prefixes(inputs.to(device), N, S - 2).nodes(torch.arange(N).expand(R, N).to(device)).clone()
+    targets = torch.randint(V, (R, 2 * N), generator=random).to(device)
+    scored = (torch.rand(R, 2, N, generator=random) < 0.8).to(device)
+    errors = [_update_error(library_for(None), theta.detach().clone(), random)]
+    for outputs in (_recurrent, _attentive):
+        loss, _ = _loss(outputs, _parts(theta), nodes, targets, scored, TorchOps())
+        (expected,) = torch.autograd.grad(loss.sum(), theta)
+        gradient = torch.zeros_like(theta, requires_grad=False)
+        program = Program(Arena(), gradient)
+        data, gradients = _parts(theta.detach()), _parts(gradient)
+        values = {name: Value(data[name], gradients[name], is_parameter=True) for name in LAYOUT}
+        _loss(outputs, values, nodes, targets, scored, KernelOps(library_for(program), program))
+        program.finish()
+        found, _ = Replay.apply(theta, program)  # type: ignore[no-untyped-call]
+        (own,) = torch.autograd.grad(found.sum(), theta)
+        errors += [_error(found, loss), _error(own, expected)]
+    return max(errors)
+
+
+def _parts(flat: Tensor) -> dict[str, Tensor]:
+    parts = torch.split(flat, [shape.numel() for shape in LAYOUT.values()], dim=1)
+    return {name: part.reshape(-1, *shape) for (name, shape), part in zip(LAYOUT.items(), parts, strict=True)}
+
+
+def _loss(
+    outputs: Callable[[Mapping[str, Array], Nodes, Ops[Array]], Array],
+    parameters: Mapping[str, Array],
+    nodes: Nodes,
+    targets: Tensor,
+    scored: Tensor,
+    ops: Ops[Array],
+) -> tuple[Tensor, Tensor]:
+    """Losses of an answer at each of the last two levels."""
+    last = ops.tail(outputs(parameters, nodes, ops), nodes.starts[S - 2])  # (R, 2 N, D)
+    return ops.score(ops.linear(last, parameters["table"]), targets, scored, 0.1)
+
+
+def _recurrent(parameters: Mapping[str, Array], nodes: Nodes, ops: Ops[Array]) -> Array:
+    """Two layers of an LSTM."""
+    x, rows = parameters["table"], nodes.tokens
+    for gates in (["lower", "upper"], ["upper", "lower"]):
+        weight = ops.join([parameters[f"{part}.gates"] for part in gates])
+        bias = ops.join([parameters[f"{part}.gates.bias"] for part in gates])
+        x, rows = ops.lstm_layer(x, rows, weight, bias, nodes), None
+    return x
+
+
+def _attentive(parameters: Mapping[str, Array], nodes: Nodes, ops: Ops[Array]) -> Array:
+    """Attention over rows of a table, then over nodes."""
+    x, norm = parameters["table"], (parameters["weight"], parameters["shift"])
+    rows: Tensor | None = nodes.tokens
+    paths = ops.prepared(lambda: nodes.tokens.gather(1, nodes.paths.flatten(1)).reshape(nodes.paths.shape))
+    for _ in range(2):
+        q, kv = ops.linear(x, parameters["queries"]), ops.linear(x, parameters["keys"])
+        context = ops.attend(q, rows, kv, paths, nodes.lengths, H)
+        inner = ops.gelu(ops.linear(context, parameters["inner"]))
+        x = ops.add_norm(x, rows, ops.linear(inner, parameters["outer"]), parameters["bias"], norm)
+        rows, paths = None, ops.prepared(lambda: nodes.paths)
+    return x
+
+
+def _update_error(library: Library, theta: Tensor, random: torch.Generator) -> float:
+    gradient = torch.randn(theta.shape, generator=random).to(theta.device)
+    expected = theta.clone().requires_grad_()
+    optimizer = torch.optim.AdamW([expected], lr=0.01, weight_decay=0.1)
+    state = {"m": torch.zeros_like(theta), "v": torch.zeros_like(theta)}
+    settings = {"lr": 0.01, "beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "weight_decay": 0.1}
+    column = theta.new_ones(R, 1, dtype=torch.float64)
+    hyper = {name: value * column for name, value in settings.items()}
+    update, moved = FusedAdam(library, decoupled=True), torch.ones(R, dtype=torch.bool, device=theta.device)
+    for step in (1, 2, 3):
+        expected.grad = gradient * step
+        optimizer.step()
+        update(theta, gradient * step, column.float(), state, hyper, step * column, moved)
+    return _error(theta, expected.detach())
+
+
+def _error(found: Tensor, expected: Tensor) -> float:
+    """NaN where there is one: compares as larger than nothing."""
+    return float((found - expected).detach().abs().max() / expected.detach().abs().max())
