@@ -8,6 +8,8 @@ import torch
 
 from shoal.fast.build import kernels
 
+os.environ["TRITON_INTERPRET"] = "1"  # kernels for a card run on the CPU; read when they are first launched
+
 
 @pytest.fixture(autouse=True, scope="session")
 def one_thread():

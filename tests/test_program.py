@@ -100,7 +100,10 @@ def test_gradients_are_kept_in_memory_that_values_no_longer_need():
     theta, gradient = torch.randn(1, 64 * 64 + 500 * 64), torch.zeros(1, 64 * 64 + 500 * 64)
     layout = {"weight": torch.Size([64, 64]), "x": torch.Size([500, 64])}
     program, data, gradients = Program(arena, gradient), unflattened(theta, layout), unflattened(gradient, layout)
-    ops, value = KernelOps(CompiledLibrary(kernels().library), program), Value(data["x"], gradients["x"], is_parameter=True)
+    ops, value = (
+        KernelOps(CompiledLibrary(kernels().library), program),
+        Value(data["x"], gradients["x"], is_parameter=True),
+    )
     weight = Value(data["weight"], gradients["weight"], is_parameter=True)
     for _ in range(layers):
         value = ops.linear(value, weight)
@@ -146,7 +149,9 @@ def test_logits_that_overflow_score_as_they_do_in_pytorch():
     targets, scored = torch.tensor([[3, 2, 1]]), torch.ones(1, 1, 3, dtype=torch.bool)
     expected, right = TorchOps().score(logits, targets, scored, 0.0)
     program = Program(Arena(), torch.zeros(1, 1))
-    loss, accuracy = KernelOps(CompiledLibrary(kernels().library), program).score(Value(logits.clone()), targets, scored, 0.0)
+    loss, accuracy = KernelOps(CompiledLibrary(kernels().library), program).score(
+        Value(logits.clone()), targets, scored, 0.0
+    )
     program.forward()
     torch.testing.assert_close(loss, expected, equal_nan=True)
     assert torch.equal(accuracy, right)

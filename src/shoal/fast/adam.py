@@ -51,5 +51,5 @@ class FusedAdam:
         )()
         finite |= ~moved
         if theta.device.type != "cpu" or not finite.all():  # a card is not looked at
-            theta.copy_(torch.where(finite.unsqueeze(1), theta, before))
+            torch.where(finite.unsqueeze(1), theta, before, out=theta)
         return finite

@@ -10,7 +10,7 @@ from importlib.metadata import version
 import torch
 
 from shoal.fast.build import OFF, kernels
-from shoal.fast.card import CardKernels
+from shoal.fast.card.library import CardKernels
 from shoal.fast.kernels import CompiledLibrary, Library
 from shoal.fast.program import Program
 from shoal.fast.trial import largest_error

@@ -334,9 +334,9 @@ void attend_backward(idx R, idx n, idx S, idx H, idx K, const float *q, idx q_ld
 }
 
 /* LayerNorm of x + a + bias.  x (., D), a (n, D), bias (D) or NULL  ->  y (n, D), inverse deviation (n), and in the place
- * of a the sum, normal (n, D) */
+ * of a the sum, normal (n, D). ld is the stride of bias, weight and shift. */
 void add_norm_forward(idx R, idx n, idx D, const float *x, idx x_stride, const idx *x_rows, float *a, const float *bias,
-                      const float *weight, const float *shift, float eps, float *inverse, float *y) {
+                      const float *weight, const float *shift, idx ld, float eps, float *inverse, float *y) {
     const idx parts = parts_of(R * n * D);
 #pragma omp parallel for schedule(static, 1) if (parts > 1)
     for (idx part = 0; part < parts; part++) {
@@ -344,11 +344,11 @@ void add_norm_forward(idx R, idx n, idx D, const float *x, idx x_stride, const i
         for (idx r = at.r; r < at.R; r++)
             for (idx i = at.i; i < at.n; i++) {
                 const float *restrict xi = x + r * x_stride + (x_rows ? x_rows[r * n + i] : i) * D;
-                const float *restrict w = weight + r * D, *restrict s = shift + r * D;
+                const float *restrict w = weight + r * ld, *restrict s = shift + r * ld;
                 float *restrict z = a + (r * n + i) * D, *restrict yi = y + (r * n + i) * D;
                 float mean = 0.0f, variance = 0.0f;
                 add(z, xi, D);
-                if (bias) add(z, bias + r * D, D);
+                if (bias) add(z, bias + r * ld, D);
 #pragma omp simd reduction(+ : mean)
                 for (idx k = 0; k < D; k++) mean += z[k];
                 mean /= (float)D;
@@ -369,19 +369,20 @@ void add_norm_forward(idx R, idx n, idx D, const float *x, idx x_stride, const i
 }
 
 /* Its backward: d_y (n, D) -> d_sum (n, D), the gradient of x, a and bias alike; added to d_weight, d_shift (D) and,
- * where given, d_bias (D); written to d_x (., D) or, with add, added. */
+ * where given, d_bias (D), of stride d_ld; written to d_x (., D) or, with add, added. */
 void add_norm_backward(idx R, idx n, idx D, const float *normal, const float *inverse, const float *weight,
-                       const float *d_y, float *d_sum, float *d_weight, float *d_shift, float *d_bias, float *d_x,
-                       idx x_stride, const idx *x_rows, idx add_x) {
+                       idx ld, const float *d_y, float *d_sum, float *d_weight, float *d_shift, float *d_bias, idx d_ld,
+                       float *d_x, idx x_stride, const idx *x_rows, idx add_x) {
     const idx parts = parts_of(R * n * D);
 #pragma omp parallel for ordered schedule(static, 1) if (parts > 1)
     for (idx part = 0; part < parts; part++) {
         const Part at = part_of(part, parts, R, n);
-        float *dws = sums(at, d_weight, R, D, D), *dss = sums(at, d_shift, R, D, D), *dbs = sums(at, d_bias, R, D, D);
+        float *dws = sums(at, d_weight, R, d_ld, D), *dss = sums(at, d_shift, R, d_ld, D);
+        float *dbs = sums(at, d_bias, R, d_ld, D);
         float *dxs = x_rows ? sums(at, d_x, R, x_stride, x_stride) : d_x;
         for (idx r = at.r; r < at.R; r++) {
-            float *restrict dw = dws + r * D, *restrict ds = dss + r * D;
-            const float *restrict w = weight + r * D;
+            float *restrict dw = dws + r * d_ld, *restrict ds = dss + r * d_ld;
+            const float *restrict w = weight + r * ld;
             for (idx i = at.i; i < at.n; i++) {
                 const float *restrict z = normal + (r * n + i) * D, *restrict dy = d_y + (r * n + i) * D;
                 float *restrict d = d_sum + (r * n + i) * D;
@@ -399,7 +400,7 @@ void add_norm_backward(idx R, idx n, idx D, const float *normal, const float *in
 #pragma omp simd
                 for (idx k = 0; k < D; k++) d[k] = inv * (dy[k] * w[k] - mean - z[k] * slope);
                 if (dbs) {
-                    float *restrict db = dbs + r * D;
+                    float *restrict db = dbs + r * d_ld;
 #pragma omp simd
                     for (idx k = 0; k < D; k++) db[k] += d[k];
                 }
@@ -412,7 +413,7 @@ void add_norm_backward(idx R, idx n, idx D, const float *normal, const float *in
         }
 #pragma omp ordered
         {
-            add_sums(d_weight, dws, R, D, D), add_sums(d_shift, dss, R, D, D), add_sums(d_bias, dbs, R, D, D);
+            add_sums(d_weight, dws, R, d_ld, D), add_sums(d_shift, dss, R, d_ld, D), add_sums(d_bias, dbs, R, d_ld, D);
             add_sums(d_x, dxs, R, x_stride, x_stride);
         }
     }

@@ -14,7 +14,6 @@ from shoal.fast.ops import Norm, add_norm, normalised
 from shoal.fast.prefixes import Nodes
 from shoal.fast.program import Program, Value
 
-
 Argument = Tensor | int | float | None
 
 
@@ -201,26 +200,23 @@ class KernelOps:
 
             return program.apply(function, x, added, *others)
         vectors = [value for value in (norm[0], norm[1], bias) if value is not None]
-        weight, shift, *shifted = (program.contiguous(value) for value in vectors)
+        weight, shift, *shifted = (value.data for value in vectors)
         y, inverse = program.value(R, n, D), program.take(R, n)
         self._lay(
             *("add_norm_forward", R, n, D, x.data, x.data.stride(0), rows, added.data, shifted[0] if shifted else None),
-            *(weight, shift, 1e-5, inverse, y.data),
+            *(weight, shift, _stride(weight, shift, *shifted), 1e-5, inverse, y.data),
         )
 
         def lay_backward() -> None:
             d_y, (d_added, is_sum) = program.grad(y)[0], program.grad(added)
             assert not is_sum  # what is added is used here alone
-            d_vectors = program.take(len(vectors), R, D)
-            program.lay(d_vectors.zero_)
+            d_weight, d_shift, *d_shifted = (program.zeroed_grad(value) for value in vectors)
             d_x, is_sum = (program.zeroed_grad(x), True) if rows is not None else program.grad(x)
             self._lay(
-                *("add_norm_backward", R, n, D, added.data, inverse, weight, d_y, d_added, d_vectors[0], d_vectors[1]),
-                *(d_vectors[2] if shifted else None, d_x, d_x.stride(0), rows, int(is_sum)),
+                *("add_norm_backward", R, n, D, added.data, inverse, weight, _stride(weight), d_y, d_added, d_weight),
+                *(d_shift, d_shifted[0] if shifted else None, _stride(d_weight, d_shift, *d_shifted), d_x),
+                *(d_x.stride(0), rows, int(is_sum)),
             )
-            for value, part in zip(vectors, d_vectors, strict=True):
-                program.add_to_grad(value, part)
-            program.give_back(d_vectors)
 
         program.operation(y, lay_backward, inverse)
         return y
@@ -253,6 +249,13 @@ class KernelOps:
 
         program.operation(None, lay_backward)
         return program.loss, program.accuracy
+
+
+def _stride(*vectors: Tensor) -> int:
+    """From one member to the next in vectors ``(R, D)`` that lie alike: parameters, or arrays of their own."""
+    strides = {vector.stride(0) for vector in vectors}
+    assert len(strides) == 1 and all(vector.stride(1) == 1 for vector in vectors)
+    return strides.pop()
 
 
 def _lay_sum_of_states(

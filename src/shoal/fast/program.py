@@ -161,7 +161,7 @@ class Program:
     def write_grad(self, value: Value, function: Callable[..., Any], *arguments: Any) -> None:
         """Leave what a function with an argument ``out`` computes in the gradient of a value."""
         grad, add = self.grad(value)
-        if grad.is_contiguous() and not add:
+        if not add and (grad.is_contiguous() or grad.device.type != "cpu"):
             self.lay(function, *arguments, out=grad)
             return
         computed = self.take(*grad.shape)
@@ -193,14 +193,6 @@ class Program:
 
         self.operation(out, lay_backward)
         return out
-
-    def contiguous(self, value: Value) -> Tensor:
-        """The data of a value without gaps, as kernels read it."""
-        if value.data.is_contiguous():
-            return value.data
-        copy = self.take(*value.data.shape)
-        self.lay(copy.copy_, value.data)
-        return copy
 
     def apply(self, function: Callable[..., Tensor], *values: Value) -> Value:
         """Any function of tensors whose backward PyTorch knows."""

@@ -74,7 +74,8 @@ def _loss(
 
 def _recurrent(parameters: Mapping[str, Array], nodes: Nodes, ops: Ops[Array]) -> Array:
     """Two layers of an LSTM."""
-    x, rows = parameters["table"], nodes.tokens
+    x = parameters["table"]
+    rows: Tensor | None = nodes.tokens
     for gates in (["lower", "upper"], ["upper", "lower"]):
         weight = ops.join([parameters[f"{part}.gates"] for part in gates])
         bias = ops.join([parameters[f"{part}.gates.bias"] for part in gates])

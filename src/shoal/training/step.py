@@ -1,5 +1,6 @@
 """One training step of every member at once, and one evaluation. No Python work grows with ``R``."""
 
+import math
 from collections.abc import Callable, Mapping
 from functools import partial
 
@@ -38,15 +39,18 @@ def _learn(stack: Stack) -> None:
     stack.at += 1
     indices, counts = stack.draw()  # (R, B), (R, B)
     losses = stack.score(indices, training=True)["loss"]  # (R, B)
-    loss = torch.where(counts, losses, 0.0).sum(1) / counts.sum(1)  # (R,)
-    (gradient,) = torch.autograd.grad(loss.sum(), stack.theta)  # (R, P): members do not share parameters
+    size = counts.sum(1)  # (R,)
+    share = counts / size.unsqueeze(1)  # (R, B), of an example in its member's loss
+    (gradient,) = torch.autograd.grad(losses, stack.theta, share)  # (R, P): members do not share parameters
     with torch.no_grad():
+        loss = torch.where(counts, losses, 0.0).sum(1) / size  # (R,)
         scale, norm = clip_scale(gradient, stack.hyper["clip"])  # (R, 1), (R,)
         learning = stack.alive & (stack.at <= stack.ends)
-        finite = loss.isfinite() & norm.isfinite()
+        finite = (loss < math.inf) & (norm < math.inf)  # neither is negative, and NaN is not less
         finite &= _move(stack, gradient, scale, learning & finite)  # (R,)
-        stack.diverged_at.copy_(torch.where(learning & ~finite, stack.at, stack.diverged_at))
-        stack.alive &= finite | ~learning
+        diverges = learning & ~finite
+        torch.where(diverges, stack.at, stack.diverged_at, out=stack.diverged_at)
+        stack.alive &= ~diverges
 
 
 def _move(stack: Stack, gradient: Tensor, scale: Tensor, moved: Tensor) -> Tensor:
@@ -59,7 +63,7 @@ def _move(stack: Stack, gradient: Tensor, scale: Tensor, moved: Tensor) -> Tenso
     before = theta.clone()
     stack.optimizer.update(theta, gradient * scale, stack.optimizer_state, hyper, count, stack.partition)
     finite = theta.isfinite().all(1)  # (R,)
-    theta.copy_(torch.where((moved & finite).unsqueeze(1), theta, before))
+    torch.where((moved & finite).unsqueeze(1), theta, before, out=theta)
     return finite
 
 
