@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 SET_UP := $(VENV)/set-up
 TORCH := torch==2.13.0
 # The compiler of kernels for a card, to test them without one. Builds of torch for a card bring it, in one version only.
-TRITON := 'triton>=3.5; platform_system == "Linux" and platform_machine == "x86_64"'
+TRITON := 'triton>=3.7; platform_system == "Linux" and platform_machine == "x86_64"'
 LAB ?= lab
 
 .PHONY: run test test-all lint format bench clean

@@ -93,8 +93,10 @@ def test_kernels_in_c_and_the_cards_pass_their_trial():
 def test_a_card_has_kernels_if_they_pass_their_trial(monkeypatch):
     errors = {"largest": 0.0}
     monkeypatch.setattr(fused, "largest_error", lambda library_for, device: errors["largest"])
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "a card")
     found = fused_kernels(CARD)
-    assert found.library_for is CardKernels and found.note.startswith("kernels compiled by Triton 3")
+    assert found.key.endswith(" for a card")
+    assert found.library_for is CardKernels and found.note.startswith("the kernels of Triton 3")
     for error in (2 * ALLOWED, float("nan"), float("inf")):
         errors["largest"] = error
         fused._on_card.cache_clear()
@@ -107,7 +109,7 @@ def test_a_card_on_which_kernels_fail_falls_back_and_says_why(monkeypatch):
 
     monkeypatch.setattr(fused, "largest_error", fails)
     assert fused_kernels(CARD).library_for is None
-    assert fused_kernels(CARD).note.endswith("did not compile the kernels: RuntimeError: ptxas died")
+    assert fused_kernels(CARD).note.endswith(" do not run on this device: RuntimeError: ptxas died")
     fused._on_card.cache_clear()
     monkeypatch.setenv(OFF, "1")
     assert fused_kernels(CARD) == FusedKernels(None, f"{OFF} is set")

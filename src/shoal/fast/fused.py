@@ -51,12 +51,12 @@ def _on_card(device: torch.device) -> FusedKernels:
         return FusedKernels(None, f"{OFF} is set")
     if importlib.util.find_spec("triton") is None:
         return FusedKernels(None, "Triton is not installed")
-    compiler = f"Triton {version('triton')}"
+    name = f"Triton {version('triton')}"
     try:
         error = largest_error(CardKernels, device)
     except Exception as failure:  # whatever it is, PyTorch's own operations remain
-        reason = (str(failure).strip().splitlines() or ["no message"])[0]
-        return FusedKernels(None, f"{compiler} did not compile the kernels: {type(failure).__name__}: {reason}")
+        said = f"{type(failure).__name__}: {(str(failure).strip().splitlines() or ['no message'])[0]}"
+        return FusedKernels(None, f"the kernels of {name} do not run on this device: {said}")
     if not error <= ALLOWED:
-        return FusedKernels(None, f"kernels compiled by {compiler} are off by {error:.1g} on this device")
-    return FusedKernels(CardKernels, f"kernels compiled by {compiler}", f"{compiler}, {device}")
+        return FusedKernels(None, f"the kernels of {name} are off by {error:.1g} on this device")
+    return FusedKernels(CardKernels, f"the kernels of {name}", f"{name} for {torch.cuda.get_device_name(device)}")

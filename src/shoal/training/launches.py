@@ -6,6 +6,7 @@ call. A recording is the same kernels on the same memory: the work must look at 
 it must change in place.
 """
 
+from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -19,7 +20,7 @@ FIRST = 3  # times before anything is recorded: they allocate what lasts, and le
 
 
 class Launches:
-    """Does one piece of work many times; the same work every time.
+    """Does pieces of work many times; what has a name is the same work every time.
 
     Args:
         device: where it is done.
@@ -31,34 +32,34 @@ class Launches:
         if record is None and device.type == "cuda":  # they take turns, so they may use the same memory
             record = partial(captured, pool=torch.cuda.graph_pool_handle())
         self.record = record
-        self.done = 0  # times without a recording
-        self.recordings: dict[int, Call] = {}  # times -> what does it so often
+        self.done: Counter[str] = Counter()  # times without a recording
+        self.recordings: dict[tuple[str, int], Call] = {}  # name, times -> what does it so often
 
-    def run(self, work: Call, times: int) -> None:
-        """Do the work so many times."""
+    def run(self, name: str, work: Call, times: int = 1) -> None:
+        """Do the work of this name so many times."""
         if self.record is None:
             for _ in range(times):
                 work()
             return
-        while times > 0 and self.done < FIRST:
+        while times > 0 and self.done[name] < FIRST:
             work()
-            self.done += 1
+            self.done[name] += 1
             times -= 1
         for size in (MANY, 1):
             for _ in range(times // size):
-                self._recording(work, size)()
+                self._recording(name, work, size)()
             times %= size
 
-    def _recording(self, work: Call, size: int) -> Call:
-        if size not in self.recordings:
+    def _recording(self, name: str, work: Call, size: int) -> Call:
+        if (name, size) not in self.recordings:
             assert self.record is not None
 
             def repeated() -> None:
                 for _ in range(size):
                     work()
 
-            self.recordings[size] = self.record(repeated)
-        return self.recordings[size]
+            self.recordings[name, size] = self.record(repeated)
+        return self.recordings[name, size]
 
 
 def captured(work: Call, pool: Any = None) -> Call:

@@ -44,6 +44,8 @@ class Stack:
         ends: ``last_steps`` on the device.
         alive: members still learning, ``(R,)`` bool.
         diverged_at: the step at which a member's loss was no longer finite, ``(R,)`` int64, -1 where it was.
+        scores: of the last evaluation, by column, ``(R,)`` float64 each.
+        weights: which evaluated examples belong to each split and each group within it, ``(R, N)`` bool each.
 
     Args:
         cohort: the members.
@@ -74,6 +76,8 @@ class Stack:
         members = Members(cohort.shared, self.model, self.task, self.tensors, self.theta, self.layout)
         self.scorer = choose_scorer(engine, members)
         self.launches = Launches(device)
+        self.scores: dict[str, Tensor] = {}
+        self.weights: dict[str, Tensor] = {}
 
     def _place_optimizer(self) -> None:
         shared = self.cohort.shared

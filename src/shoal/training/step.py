@@ -28,7 +28,7 @@ def train_steps(stack: Stack, n: int) -> None:
     """
     while n > 0:
         prepared = min(n, stack.sampler.prepare(stack.steps))
-        stack.launches.run(partial(_learn, stack), prepared)
+        stack.launches.run("step", partial(_learn, stack), prepared)
         stack.steps += prepared
         n -= prepared
 
@@ -73,19 +73,27 @@ def evaluate(stack: Stack, metrics: Mapping[str, Metric]) -> dict[str, Tensor]:
 
     Splits are scored whole, in passes of ``eval_batch_size``; groups of examples are reported apart.
     """
+    stack.launches.run("evaluation", partial(_score_splits, stack))
+    parameters = stack.parameters()
+    out = {**stack.scores, **{name: measure(name, metric, parameters) for name, metric in metrics.items()}}
+    return dict(zip(out, torch.stack([column.double() for column in out.values()]).cpu(), strict=True))
+
+
+def _score_splits(stack: Stack) -> None:
+    """Leave the scores of each split, and of each group within it, in ``stack.scores``: ``(R,)`` each, float64.
+
+    As a step it may be recorded.
+    """
     scores = [stack.score(part) for part in stack.passes]
-    weights = _weights(stack)  # name -> (R, N)
-    out = {}
+    if not stack.weights:
+        stack.weights = _weights(stack)
     for quantity in scores[0]:
         values = torch.cat([score[quantity] for score in scores], dim=1).double()  # (R, N)
-        for name, weight in weights.items():
+        for name, weight in stack.weights.items():
             split, _, group = name.partition("/")
             column = f"{split}_{quantity}" + (f"_{group}" if group else "")
-            out[column] = torch.where(weight, values, 0.0).sum(1) / weight.sum(1)
-    parameters = stack.parameters()
-    out.update({name: measure(name, metric, parameters) for name, metric in metrics.items()})
-    names = list(out)
-    return dict(zip(names, torch.stack([out[name].double() for name in names]).cpu(), strict=True))
+            mean = torch.where(weight, values, 0.0).sum(1) / weight.sum(1)
+            stack.scores[column] = stack.scores[column].copy_(mean) if column in stack.scores else mean
 
 
 def measure(name: str, metric: Metric, parameters: Mapping[str, Tensor]) -> Tensor:
