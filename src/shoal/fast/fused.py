@@ -52,6 +52,7 @@ def _on_card(device: torch.device) -> FusedKernels:
     if importlib.util.find_spec("triton") is None:
         return FusedKernels(None, "Triton is not installed")
     name = f"Triton {version('triton')}"
+    torch.backends.cuda.matmul.fp32_precision = "ieee"  # as in kernels; every cohort sets what it needs
     try:
         error = largest_error(CardKernels, device)
     except Exception as failure:  # whatever it is, PyTorch's own operations remain
