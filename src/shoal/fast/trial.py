@@ -10,6 +10,7 @@ from shoal.fast.kernels import KernelOps, Library
 from shoal.fast.ops import Array, Ops, TorchOps
 from shoal.fast.prefixes import Nodes, Prefixes
 from shoal.fast.program import Arena, Program, Replay, Value
+from shoal.fast.scorer import unflattened
 
 R, N, S, V, D, H = 2, 72, 5, 6, 12, 3  # members, examples, positions, tokens, width, heads
 LAYOUT = {
@@ -34,8 +35,8 @@ def largest_error(library_for: Callable[[Program | None], Library], device: torc
     NaN where any of them is.
     """
     random = torch.Generator().manual_seed(0)
-    sizes = {name: shape.numel() for name, shape in LAYOUT.items()}
-    theta = (0.5 * torch.randn(R, sum(sizes.values()), generator=random)).to(device).requires_grad_()
+    P = sum(shape.numel() for shape in LAYOUT.values())
+    theta = (0.5 * torch.randn(R, P, generator=random)).to(device).requires_grad_()
     inputs = torch.randint(V, (R, N, S), generator=random)
     inputs *= torch.rand(R, N, S, generator=random) < 0.5  # one token more often than a program adds up at once
     inputs[:, :, 0] = 0  # as an equation begins: prefixes that examples share
@@ -44,11 +45,11 @@ def largest_error(library_for: Callable[[Program | None], Library], device: torc
     scored = (torch.rand(R, 2, N, generator=random) < 0.8).to(device)
     errors = [_update_error(library_for(None), theta.detach().clone(), random)]
     for outputs in (_recurrent, _attentive):
-        loss, right = _loss(outputs, _parts(theta), nodes, targets, scored, TorchOps())
+        loss, right = _loss(outputs, unflattened(theta, LAYOUT), nodes, targets, scored, TorchOps())
         (expected,) = torch.autograd.grad(loss.sum(), theta)
         gradient = torch.zeros_like(theta, requires_grad=False)
         program = Program(Arena(), gradient)
-        data, gradients = _parts(theta.detach()), _parts(gradient)
+        data, gradients = unflattened(theta.detach(), LAYOUT), unflattened(gradient, LAYOUT)
         values = {name: Value(data[name], gradients[name], is_parameter=True) for name in LAYOUT}
         _loss(outputs, values, nodes, targets, scored, KernelOps(library_for(program), program))
         program.finish()
@@ -56,11 +57,6 @@ def largest_error(library_for: Callable[[Program | None], Library], device: torc
         (own,) = torch.autograd.grad(found.sum(), theta)
         errors += [_error(found, loss), _error(own, expected), (found_right - right).abs().max().cpu()]
     return float(torch.stack(errors).max())
-
-
-def _parts(flat: Tensor) -> dict[str, Tensor]:
-    parts = torch.split(flat, [shape.numel() for shape in LAYOUT.values()], dim=1)
-    return {name: part.reshape(-1, *shape) for (name, shape), part in zip(LAYOUT.items(), parts, strict=True)}
 
 
 def _loss(
