@@ -10,6 +10,7 @@ import torch
 from helpers import CPU, one_cohort, tiny_grid
 
 from shoal.fast import engine, fused
+from shoal.fast.adam import FusedAdam
 from shoal.fast.build import OFF
 from shoal.fast.card.library import CardKernels
 from shoal.fast.fused import ALLOWED, FusedKernels, fused_kernels
@@ -81,6 +82,23 @@ def test_a_member_that_becomes_infinite_is_put_back_and_stays(interpreted):
     assert stack.theta.isfinite().all()
     assert stack.diverged_at[0] == -1 and (stack.diverged_at[1:] > 0).all()
     assert stack.alive.tolist() == [True, False, False]
+
+
+def test_an_update_is_taken_back_where_it_is_not_finite_and_only_there():
+    theta, P = torch.ones(5, 1100), 1100  # more than a block
+    lr = torch.tensor([[1e-3], [1e20], [1e39], [1e-3], [1e-3]], dtype=torch.float64)
+    gradient = torch.ones(5, P)
+    gradient[3, -1] = float("nan")
+    column = torch.ones(5, 1, dtype=torch.float64)
+    hyper = {"lr": lr, "beta1": 0.9 * column, "beta2": 0.99 * column, "eps": 1e-8 * column, "weight_decay": 0 * column}
+    moved, state = torch.tensor([True, True, True, True, False]), {name: torch.zeros(5, P) for name in ("m", "v")}
+    update = FusedAdam(CardKernels(), decoupled=True)
+    finite = update(theta, gradient, column.float(), state, hyper, column, moved)
+    assert finite.tolist() == [True, True, False, False, True]
+    torch.testing.assert_close(theta[0], torch.full((P,), 1 - 1e-3))
+    torch.testing.assert_close(theta[1], torch.full((P,), -1e20))
+    assert (theta[2:] == 1).all()
+    assert not state["m"][4].any() and state["m"][0].all()
 
 
 def test_kernels_in_c_and_the_cards_pass_their_trial():
