@@ -29,8 +29,10 @@ def interpreted(monkeypatch):
     monkeypatch.setattr(engine, "fused_kernels", lambda device: FusedKernels(CardKernels, "in Triton's interpreter"))
 
 
-@pytest.fixture(autouse=True)
-def _tried_anew():
+@pytest.fixture
+def tried_anew(monkeypatch):
+    """A card whose kernels have not been tried, and would be compiled."""
+    monkeypatch.delenv("TRITON_INTERPRET")
     fused._on_card.cache_clear()
     yield
     fused._on_card.cache_clear()
@@ -108,12 +110,12 @@ def test_kernels_in_c_and_the_cards_pass_their_trial():
         assert largest_error(host, CPU) < 1e-5
 
 
-def test_a_card_has_kernels_if_they_pass_their_trial(monkeypatch):
+def test_a_card_has_kernels_if_they_pass_their_trial(tried_anew, monkeypatch):
     errors = {"largest": 0.0}
     monkeypatch.setattr(fused, "largest_error", lambda library_for, device: errors["largest"])
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "a card")
     found = fused_kernels(CARD)
-    assert found.key.endswith(" for a card")
+    assert " a card, " in found.key
     assert found.library_for is CardKernels and found.note.startswith("the kernels of Triton 3")
     for error in (2 * ALLOWED, float("nan"), float("inf")):
         errors["largest"] = error
@@ -121,16 +123,29 @@ def test_a_card_has_kernels_if_they_pass_their_trial(monkeypatch):
         assert fused_kernels(CARD) == FusedKernels(None, found.note + f" are off by {error:.1g} on this device")
 
 
-def test_a_card_on_which_kernels_fail_falls_back_and_says_why(monkeypatch):
+def test_a_card_on_which_kernels_fail_falls_back_and_says_why(tried_anew, monkeypatch):
     def fails(library_for, device):
         raise RuntimeError("ptxas died\nand much more")
 
     monkeypatch.setattr(fused, "largest_error", fails)
     assert fused_kernels(CARD).library_for is None
-    assert fused_kernels(CARD).note.endswith(" do not run on this device: RuntimeError: ptxas died")
-    fused._on_card.cache_clear()
-    monkeypatch.setenv(OFF, "1")
-    assert fused_kernels(CARD) == FusedKernels(None, f"{OFF} is set")
+    assert fused_kernels(CARD).note == "Triton's kernels do not run on this device: RuntimeError: ptxas died"
+
+
+@pytest.mark.parametrize("variable", [OFF, "TRITON_INTERPRET"])
+def test_a_card_has_no_kernels_where_the_environment_says_so(tried_anew, monkeypatch, variable):
+    monkeypatch.setenv(variable, "1")
+    assert fused_kernels(CARD).library_for is None
+    assert fused_kernels(CARD).note.startswith(f"{variable} is set")
+
+
+def test_a_card_that_is_full_is_not_taken_for_one_without_kernels(tried_anew, monkeypatch):
+    def fails(library_for, device):
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(fused, "largest_error", fails)
+    with pytest.raises(torch.OutOfMemoryError):
+        fused_kernels(CARD)
 
 
 @pytest.mark.parametrize("capability", [pytest.param(80, marks=pytest.mark.slow), 90])

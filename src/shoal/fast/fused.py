@@ -1,11 +1,11 @@
 """Where the fused kernels of a device come from: compiled from C for the CPU, by Triton for a card."""
 
-import importlib.util
+import hashlib
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
-from importlib.metadata import version
+from pathlib import Path
 
 import torch
 
@@ -49,15 +49,26 @@ def _on_card(device: torch.device) -> FusedKernels:
     """Triton's, if what they compute on this card is what PyTorch computes there."""
     if os.environ.get(OFF):
         return FusedKernels(None, f"{OFF} is set")
-    if importlib.util.find_spec("triton") is None:
-        return FusedKernels(None, "Triton is not installed")
-    name = f"Triton {version('triton')}"
-    torch.backends.cuda.matmul.fp32_precision = "ieee"  # as in kernels; every cohort sets what it needs
+    if os.environ.get("TRITON_INTERPRET"):
+        return FusedKernels(None, "TRITON_INTERPRET is set, and what is interpreted cannot be recorded")
+    torch.backends.cuda.matmul.fp32_precision = "ieee"  # as in the kernels; every cohort sets what it needs
     try:
+        import triton
+
         error = largest_error(CardKernels, device)
+    except torch.OutOfMemoryError:  # says nothing of the kernels
+        raise
     except Exception as failure:  # whatever it is, PyTorch's own operations remain
         said = f"{type(failure).__name__}: {(str(failure).strip().splitlines() or ['no message'])[0]}"
-        return FusedKernels(None, f"the kernels of {name} do not run on this device: {said}")
+        return FusedKernels(None, f"Triton's kernels do not run on this device: {said}")
+    name = f"Triton {triton.__version__}"
     if not error <= ALLOWED:
         return FusedKernels(None, f"the kernels of {name} are off by {error:.1g} on this device")
-    return FusedKernels(CardKernels, f"the kernels of {name}", f"{name} for {torch.cuda.get_device_name(device)}")
+    key = f"{name}, CUDA {torch.version.cuda}, {torch.cuda.get_device_name(device)}, {_source()}"
+    return FusedKernels(CardKernels, f"the kernels of {name}", key)
+
+
+def _source() -> str:
+    """A checksum of the kernels for a card."""
+    files = sorted(Path(__file__).with_name("card").glob("*.py"))
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:16]

@@ -20,6 +20,7 @@ from shoal.training.optimizers import OPTIMIZERS
 
 # What PyTorch says for the CPU, CUDA and its libraries, C++, and oneDNN (with "descriptor" after it: another mistake).
 _SIGNS = re.compile("DefaultCPUAllocator|out of memory|ALLOC_FAILED|bad_alloc|could not create a primitive$")
+MOST = 65_535  # members of a stack: kernels for a card have no larger grids
 SHARE = 0.5  # of what is free, that all cohorts training at once may take together
 
 
@@ -31,7 +32,7 @@ def places(spec: RunSpec, members: int, device: torch.device, engine: str, share
     """
     free, each = free_bytes(device), member_bytes(spec, engine, device.type == "cuda")
     _check_fits(spec, each, free)
-    return max(1, min(members, int(share * free / each)))
+    return max(1, min(members, MOST, int(share * free / each)))
 
 
 def check_parameters(specs: Iterable[RunSpec], device: torch.device) -> None:

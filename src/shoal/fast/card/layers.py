@@ -1,8 +1,8 @@
 """LSTM, attention and GELU on a card. What each kernel computes, and of what, is said in ``kernels.c``.
 
 A kernel is run by many programs at once, each on a block: ``N`` rows (nodes, queries, examples) of ``K`` numbers, both
-powers of two, of which there may be less. ``r`` is the member; offsets that grow with it are 64 bits wide. What belongs
-to a pointer that is None is left out when a kernel is compiled.
+powers of two; masks leave out what is beyond the sizes. ``r`` is the member; offsets that grow with it have 64 bits.
+What belongs to a pointer that is None is left out when a kernel is compiled.
 
 No two programs write the same number, and nothing is added up in an order of the moment: the same work gives the same
 bits. Where C adds to a table place by place, here each row of the table has a program that adds up the places that
@@ -242,12 +242,12 @@ def attend_keys(
     N: tl.constexpr,
     K: tl.constexpr,
 ):
-    """Add to row ``p`` of the keys and values, for one head, what comes of the queries that see it."""
+    """Add to row ``p`` of ``Y`` rows of keys and values, for one head, what comes of the queries that see it."""
     p, h, r = tl.program_id(0), tl.program_id(1), tl.program_id(2).to(tl.int64)
     e = tl.arange(0, K)
     begin, end = tl.load(starts + r * (Y + 1) + p), tl.load(starts + r * (Y + 1) + p + 1)
     if begin < end:
-        of_key, of_value = tl.zeros([K], tl.float32), tl.zeros([K], tl.float32)
+        of_key, of_value = tl.zeros([N, K], tl.float32), tl.zeros([N, K], tl.float32)
         for first in range(begin, end, N):
             at = first + tl.arange(0, N)
             entry = tl.load(order + r * n * S + at, mask=at < end, other=0)
@@ -261,8 +261,8 @@ def attend_keys(
             inside = (at < end)[:, None] & (e < E)[None, :]
             query = tl.load(q + r * q_stride + row[:, None] * q_ld + h * E + e[None, :], mask=inside, other=0.0)
             d_out = tl.load(d_context + (place * H + h)[:, None] * E + e[None, :], mask=inside, other=0.0)
-            of_key += tl.sum(d_score[:, None] * query, 0)
-            of_value += tl.sum(w[:, None] * d_out, 0)
+            of_key += d_score[:, None] * query
+            of_value += w[:, None] * d_out
         own = r * kv_stride + p * kv_ld + h * E + e
-        tl.store(d_k + own, tl.load(d_k + own, mask=e < E, other=0.0) + of_key, mask=e < E)
-        tl.store(d_v + own, tl.load(d_v + own, mask=e < E, other=0.0) + of_value, mask=e < E)
+        tl.store(d_k + own, tl.load(d_k + own, mask=e < E, other=0.0) + tl.sum(of_key, 0), mask=e < E)
+        tl.store(d_v + own, tl.load(d_v + own, mask=e < E, other=0.0) + tl.sum(of_value, 0), mask=e < E)

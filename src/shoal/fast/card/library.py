@@ -17,7 +17,7 @@ from shoal.fast.program import Program
 
 Call = Callable[[], object]
 BLOCK = 1024  # numbers that a program works on at once
-PLACES, COLUMNS = 64, 32  # of those, where it adds up rows
+PLACES, COLUMNS = 64, 32  # a block where rows are added up
 
 
 class CardKernels:
@@ -83,13 +83,14 @@ class CardKernels:
         Y = kv_stride // kv_ld
         d_scores = self._program.take(R, n, H, S)
         own = d_q if q_rows is None else self._program.take(R, n, q_ld)  # of each query
-        keys, entries = (k, v, kv_ld, kv_stride, kv_rows, lengths), (weights, d_context, d_scores)
-        to = own, own.stride(0), q_rows is None
-        of_keys = q, q_ld, q_stride, q_rows, *entries, *self._order(kv_rows, Y, lengths), Y, d_k, d_v, kv_ld, kv_stride
+        read, scores = (k, v, kv_ld, kv_stride, kv_rows, lengths), (weights, d_context, d_scores)
+        order = self._order(kv_rows, Y, lengths)
         grid, scale = (_parts(n, N), H, R), 1 / math.sqrt(E)
+        of_queries = *read, *scores, own, own.stride(0), q_rows is None
+        of_keys = q, q_ld, q_stride, q_rows, *scores, *order, Y, d_k, d_v, kv_ld, kv_stride
         calls = [
-            _launch("attend_backward", grid, n, S, H, E, scale, *keys, *entries, *to, N=N, J=J, K=K),
-            _launch("attend_keys", (Y, H, R), n, S, H, E, *of_keys, N=PLACES, K=K),
+            _launch("attend_backward", grid, n, S, H, E, scale, *of_queries, N=N, J=J, K=K),
+            _launch("attend_keys", (Y, H, R), n, S, H, E, *of_keys, N=max(1, 2 * BLOCK // K), K=K),
         ]
         if q_rows is not None:
             calls.append(self._sum_rows(own, n * q_ld, q_ld, q_rows, q_stride // q_ld, d_q, q_stride))
@@ -121,11 +122,11 @@ class CardKernels:
     def _adam(self, R: int, P: int, theta: Tensor, *rest: Any) -> list[Call]:
         *tensors, per_parameter, decoupled, finite = rest
         blocks, moves = _parts(P, BLOCK), finite.view(torch.uint8)
-        odd = torch.empty(R, blocks, dtype=torch.int8, device=theta.device)
+        infinite = torch.empty(R, blocks, dtype=torch.int8, device=theta.device)
         how = bool(per_parameter), bool(decoupled)
         return [
-            _launch("adam", (blocks, R), P, theta, *tensors, *how, moves, odd, K=BLOCK),
-            lambda: finite.logical_and_(~odd.any(1)),
+            _launch("adam", (blocks, R), P, theta, *tensors, *how, moves, infinite, K=BLOCK),
+            lambda: finite.logical_and_(~infinite.any(1)),
         ]
 
     def _sum_rows(
@@ -154,7 +155,7 @@ class CardKernels:
 
         key = rows.data_ptr(), rows.shape[1], X
         if key not in self._sorted:
-            order = self._program.prepared(lambda: counted().argsort(dim=1, stable=True))
+            order = self._program.prepared(lambda: counted().to(torch.int32).argsort(dim=1, stable=True))
             starts = self._program.prepared(lambda: _starts(counted(), X))
             self._sorted[key] = order, starts
         return self._sorted[key]
@@ -172,6 +173,7 @@ def _one_after_the_other(calls: list[Call]) -> None:
 
 
 def _launch(name: str, grid: tuple[int, ...], *arguments: Any, **constants: Any) -> Call:
+    # products and sums are fused as nvcc does; Triton asks that this is said
     return partial(kernel(name)[grid], *arguments, **constants, enable_fp_fusion=True)
 
 

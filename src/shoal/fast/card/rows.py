@@ -12,17 +12,17 @@ def sum_rows(values, stride, size, order, starts, n, X, out, out_stride, N: tl.c
     k = tl.program_id(1) * K + tl.arange(0, K)
     begin, end = tl.load(starts + r * (X + 1) + p), tl.load(starts + r * (X + 1) + p + 1)
     if begin < end:
-        total = tl.zeros([K], tl.float32)
+        total = tl.zeros([N, K], tl.float32)
         for first in range(begin, end, N):
             at = first + tl.arange(0, N)
             place = tl.load(order + r * n + at, mask=at < end, other=0)
             inside = (at < end)[:, None] & (k < size)[None, :]
-            total += tl.sum(tl.load(values + r * stride + place[:, None] * size + k, mask=inside, other=0.0), 0)
+            total += tl.load(values + r * stride + place[:, None] * size + k, mask=inside, other=0.0)
         to = out + r * out_stride + p * size + k
-        tl.store(to, tl.load(to, mask=k < size, other=0.0) + total, mask=k < size)
+        tl.store(to, tl.load(to, mask=k < size, other=0.0) + tl.sum(total, 0), mask=k < size)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["ld"])  # which is another in a stack of one
 def add_norm_forward(
     n, D, x, x_stride, x_rows, a, bias, weight, shift, ld, eps, inverse, y, N: tl.constexpr, K: tl.constexpr
 ):
@@ -33,20 +33,21 @@ def add_norm_forward(
     if x_rows is not None:
         row = tl.load(x_rows + r * n + i, mask=i < n, other=0)
     at = (r * n + i)[:, None] * D + k
+    of_vector = r * ld + k + tl.zeros(inside.shape, tl.int32)  # laid out as the rows are
     z = tl.load(a + at, mask=inside, other=0.0)
     z += tl.load(x + r * x_stride + row[:, None] * D + k, mask=inside, other=0.0)
     if bias is not None:
-        z += tl.load(bias + r * ld + k, mask=k < D, other=0.0)
+        z += tl.load(bias + of_vector, mask=inside, other=0.0)
     z = tl.where(inside, z - (tl.sum(z, 1) / D)[:, None], 0.0)
     inv = 1.0 / tl.sqrt(tl.sum(z * z, 1) / D + eps)
     z = z * inv[:, None]
     tl.store(inverse + r * n + i, inv, mask=i < n)
     tl.store(a + at, z, mask=inside)
-    w, s = tl.load(weight + r * ld + k, mask=k < D, other=0.0), tl.load(shift + r * ld + k, mask=k < D, other=0.0)
+    w, s = tl.load(weight + of_vector, mask=inside, other=0.0), tl.load(shift + of_vector, mask=inside, other=0.0)
     tl.store(y + at, z * w + s, mask=inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["ld"])
 def add_norm_backward(
     n, D, normal, inverse, weight, ld, d_y, d_sum, d_x, x_stride, adds: tl.constexpr, N: tl.constexpr, K: tl.constexpr
 ):
@@ -55,8 +56,9 @@ def add_norm_backward(
     i, k = tl.program_id(0) * N + tl.arange(0, N), tl.arange(0, K)[None, :]
     inside = (i < n)[:, None] & (k < D)
     at = (r * n + i)[:, None] * D + k
+    of_vector = r * ld + k + tl.zeros(inside.shape, tl.int32)  # laid out as the rows are
     z = tl.load(normal + at, mask=inside, other=0.0)
-    dz = tl.load(d_y + at, mask=inside, other=0.0) * tl.load(weight + r * ld + k, mask=k < D, other=0.0)
+    dz = tl.load(d_y + at, mask=inside, other=0.0) * tl.load(weight + of_vector, mask=inside, other=0.0)
     inv = tl.load(inverse + r * n + i, mask=i < n, other=0.0)
     d = inv[:, None] * (dz - (tl.sum(dz, 1) / D)[:, None] - z * (tl.sum(dz * z, 1) / D)[:, None])
     tl.store(d_sum + at, d, mask=inside)
@@ -67,25 +69,26 @@ def add_norm_backward(
         tl.store(d_x, d, mask=inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["d_ld"])
 def add_norm_columns(n, D, normal, d_y, d_sum, d_weight, d_shift, d_bias, d_ld, N: tl.constexpr, K: tl.constexpr):
     """Add up the gradients of weight, shift and bias over the rows."""
     r = tl.program_id(1).to(tl.int64)
     k = tl.program_id(0) * K + tl.arange(0, K)
-    of_weight, of_shift, of_bias = tl.zeros([K], tl.float32), tl.zeros([K], tl.float32), tl.zeros([K], tl.float32)
-    for first in range(0, n, N):
+    of_weight, of_shift = tl.zeros([N, K], tl.float32), tl.zeros([N, K], tl.float32)
+    of_bias = tl.zeros([N, K], tl.float32)
+    for first in tl.range(0, n, N, num_stages=3):  # rows are fetched while others are added
         i = first + tl.arange(0, N)
         at, inside = (r * n + i)[:, None] * D + k[None, :], (i < n)[:, None] & (k < D)[None, :]
         dy = tl.load(d_y + at, mask=inside, other=0.0)
-        of_weight += tl.sum(dy * tl.load(normal + at, mask=inside, other=0.0), 0)
-        of_shift += tl.sum(dy, 0)
+        of_weight += dy * tl.load(normal + at, mask=inside, other=0.0)
+        of_shift += dy
         if d_bias is not None:
-            of_bias += tl.sum(tl.load(d_sum + at, mask=inside, other=0.0), 0)
+            of_bias += tl.load(d_sum + at, mask=inside, other=0.0)
     own = r * d_ld + k
-    tl.store(d_weight + own, tl.load(d_weight + own, mask=k < D, other=0.0) + of_weight, mask=k < D)
-    tl.store(d_shift + own, tl.load(d_shift + own, mask=k < D, other=0.0) + of_shift, mask=k < D)
+    tl.store(d_weight + own, tl.load(d_weight + own, mask=k < D, other=0.0) + tl.sum(of_weight, 0), mask=k < D)
+    tl.store(d_shift + own, tl.load(d_shift + own, mask=k < D, other=0.0) + tl.sum(of_shift, 0), mask=k < D)
     if d_bias is not None:
-        tl.store(d_bias + own, tl.load(d_bias + own, mask=k < D, other=0.0) + of_bias, mask=k < D)
+        tl.store(d_bias + own, tl.load(d_bias + own, mask=k < D, other=0.0) + tl.sum(of_bias, 0), mask=k < D)
 
 
 @triton.jit
@@ -136,10 +139,10 @@ def adam(
     per_parameter: tl.constexpr,
     decoupled: tl.constexpr,
     moves,
-    odd,
+    infinite,
     K: tl.constexpr,
 ):
-    """``odd`` says of each block whether it has numbers that are not finite."""
+    """``infinite`` says of each block whether it has numbers that are not finite then."""
     r, block = tl.program_id(1).to(tl.int64), tl.program_id(0)
     k = block * K + tl.arange(0, K)
     at, inside = r * P + k, k < P
@@ -165,8 +168,8 @@ def adam(
         tl.store(m + at, mk, mask=inside)
         tl.store(v + at, vk, mask=inside)
         tl.store(theta + at, t, mask=inside)
-        is_odd = tl.max(tl.where(inside & ((t - t) != 0.0), 1, 0), 0)
-        tl.store(odd + r * tl.num_programs(0) + block, is_odd.to(tl.int8))
+        is_infinite = tl.max(tl.where(inside & ((t - t) != 0.0), 1, 0), 0)
+        tl.store(infinite + r * tl.num_programs(0) + block, is_infinite.to(tl.int8))
     else:
         tl.store(before + at, tl.load(theta + at, mask=inside, other=0.0), mask=inside)
-        tl.store(odd + r * tl.num_programs(0) + block, tl.zeros([], tl.int8))
+        tl.store(infinite + r * tl.num_programs(0) + block, tl.zeros([], tl.int8))
