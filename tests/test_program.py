@@ -6,7 +6,7 @@ import weakref
 import pytest
 import torch
 from helpers import CPU, one_cohort, tiny, tiny_grid
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from shoal.fast.build import kernels
@@ -70,6 +70,9 @@ steps = st.lists(
 
 @settings(max_examples=150, deadline=None)
 @given(steps=steps, R=st.integers(1, 3), seed=st.integers(0, 99))
+@example(
+    steps=[("gelu", 0, 0, True), ("linear", 8, 0, True), *[("linear", i, 0, i > 2) for i in (0, 0, 1, 3)]], R=1, seed=2
+)
 def test_a_program_has_the_values_and_gradients_of_autograd_every_time_it_runs(steps, R, seed):
     random = torch.Generator().manual_seed(seed)
     theta = torch.empty(R, sum(shape.numel() for shape in LAYOUT.values()))
@@ -90,7 +93,8 @@ def test_a_program_has_the_values_and_gradients_of_autograd_every_time_it_runs(s
         expected = built(TorchOps(), unflattened(leaf, LAYOUT), steps)
         (expected_gradient,) = torch.autograd.grad((expected * weights).sum(), leaf)
         program.forward()
-        torch.testing.assert_close(out.data, expected, atol=1e-5, rtol=1e-4)
+        scale = 1 + float(expected.detach().abs().max())  # what is small may be a difference of what is not
+        torch.testing.assert_close(out.data, expected, atol=1e-5 * scale, rtol=0)
         found, scale = program.backward(), 1 + float(expected_gradient.abs().max())
         torch.testing.assert_close(found, expected_gradient, atol=2e-5 * scale, rtol=0)
 
