@@ -55,7 +55,7 @@ def built(ops, parameters, steps):
         elif kind == "tail" and rows(x) > 1:
             values.append(ops.linear(ops.tail(x, 1), weight))
         elif kind == "join":
-            values.append(ops.join([x, y]))
+            values.append(ops.join([x, y]) if biased else ops.pairs(x, torch.linspace(-1, 1, 2 * D).reshape(2, D)))
         elif kind == "apply" and rows(x) == rows(y):
             values.append(ops.apply(lambda x, y: x * y.tanh(), x, y))
         elif kind == "square":

@@ -75,9 +75,8 @@ def _embedded(
     values = [parameters[name] for name in names if name in parameters]  # (R, V, D) and, where it learns, (R, S, D)
     S, levels = len(nodes.sizes), nodes.lengths - 1
 
-    def of_pairs(tokens: Tensor, positions: Tensor | None = table) -> Tensor:
-        pairs = tokens.unsqueeze(1).expand(-1, S, -1, -1)  # (R, S, V, D)
-        return (pairs if positions is None else pairs + positions[..., :S, :].unsqueeze(-2)).flatten(1, 2)
+    def of_pairs(tokens: Tensor, positions: Tensor) -> Tensor:
+        return (tokens.unsqueeze(1) + positions[:, :S].unsqueeze(2)).flatten(1, 2)
 
     def of_nodes(tokens: Tensor, positions: Tensor | None = table) -> Tensor:
         x = take(tokens, nodes.tokens)  # (R, M, D)
@@ -86,7 +85,11 @@ def _embedded(
     if nodes.starts[-1] <= S * V:
         return ops.apply(of_nodes, *values), None, levels
     rows = ops.prepared(lambda: nodes.tokens + levels * V)
-    return ops.apply(of_pairs, *values), rows, torch.arange(S, device=levels.device).repeat_interleave(V)
+    if len(values) == 1:
+        pairs = ops.pairs(values[0], torch.zeros(S, 1, device=levels.device) if table is None else table[:S])
+    else:
+        pairs = ops.apply(of_pairs, *values)
+    return pairs, rows, torch.arange(S, device=levels.device).repeat_interleave(V)
 
 
 def _places(rows: Tensor | None, nodes: Nodes, start: int, ops: Ops[Array]) -> tuple[Tensor, Tensor | None]:

@@ -84,6 +84,14 @@ class KernelOps:
         program.operation(y, lay_backward)
         return y
 
+    def pairs(self, x: Value, y: Tensor) -> Value:
+        """See :class:`~shoal.fast.ops.Ops`."""
+        program, (R, V, D), S = self.program, x.data.shape, len(y)
+        out = program.value(R, S * V, D)
+        program.lay(torch.add, x.data.unsqueeze(1), y.unsqueeze(1), out=out.data.view(R, S, V, D))
+        program.operation(out, lambda: program.write_grad(x, torch.sum, program.grad(out)[0].view(R, S, V, D), 1))
+        return out
+
     def gelu(self, x: Value) -> Value:
         """See :class:`~shoal.fast.ops.Ops`. What ``x`` was is used up."""
         program, y = self.program, self.program.value(*x.data.shape)

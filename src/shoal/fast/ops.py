@@ -74,6 +74,9 @@ class Ops(Protocol[Array]):
             label_smoothing: share of the target that is spread over all tokens.
         """
 
+    def pairs(self, x: Array, y: Tensor) -> Array:
+        """Every sum of a row of y and one of x, ``(R, V, D), (S, D or 1) -> (R, S V, D)``."""
+
     def join(self, values: Sequence[Array]) -> Array:
         """Side by side, ``(R, n_i, *dims) -> (R, sum n_i, *dims)``."""
 
@@ -157,6 +160,10 @@ class TorchOps:
         right = (logits.argmax(-1) == targets).reshape(scored.shape) | ~scored
         loss = torch.where(scored, losses, 0.0).sum(1) / scored.sum(1).clamp(min=1)
         return loss, right.all(1).to(loss.dtype)
+
+    def pairs(self, x: Tensor, y: Tensor) -> Tensor:
+        """See :class:`Ops`."""
+        return (x.unsqueeze(1) + y.unsqueeze(1)).flatten(1, 2)
 
     def join(self, values: Sequence[Tensor]) -> Tensor:
         """See :class:`Ops`."""

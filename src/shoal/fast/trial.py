@@ -85,9 +85,10 @@ def _recurrent(parameters: Mapping[str, Array], nodes: Nodes, ops: Ops[Array]) -
 
 def _attentive(parameters: Mapping[str, Array], nodes: Nodes, ops: Ops[Array]) -> Array:
     """Attention over rows of a table, then over nodes."""
-    x, norm = parameters["table"], (parameters["weight"], parameters["shift"])
-    rows: Tensor | None = nodes.tokens
-    paths = ops.prepared(lambda: nodes.tokens.gather(1, nodes.paths.flatten(1)).reshape(nodes.paths.shape))
+    norm = (parameters["weight"], parameters["shift"])
+    x = ops.pairs(parameters["table"], torch.linspace(-1, 1, S * D, device=nodes.lengths.device).reshape(S, D))
+    rows: Tensor | None = (pairs := nodes.tokens + (nodes.lengths - 1) * V)
+    paths = ops.prepared(lambda: pairs.gather(1, nodes.paths.flatten(1)).reshape(nodes.paths.shape))
     for layer in range(2):
         q, kv = ops.linear(x, parameters["queries"]), ops.linear(x, parameters["keys"])
         context = ops.attend(q, rows, kv, paths, nodes.lengths, H)
