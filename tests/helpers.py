@@ -4,6 +4,7 @@ import math
 from typing import Any
 
 import torch
+from hypothesis import strategies as st
 from torch import Tensor
 
 from shoal.fast.engine import choose_engine
@@ -57,3 +58,36 @@ def fastest(spec: RunSpec) -> str:
 def theta(stack: Stack, index: int) -> Tensor:
     """The parameters of one member, ``(P,)``."""
     return stack.theta.detach()[index].clone()
+
+
+def gradients(stack: Stack) -> tuple[dict[str, Tensor], Tensor]:
+    """Scores of the training examples and the gradient of their summed loss, ``(R, P)``."""
+    scores = stack.score(stack.splits["train"])
+    (gradient,) = torch.autograd.grad(scores["loss"].sum(), stack.theta)
+    return {name: value.detach() for name, value in scores.items()}, gradient
+
+
+def scattered(specs: list[RunSpec], engine: str) -> Stack:
+    """A stack away from its initial values, so that biases and norms matter."""
+    stack = Stack(one_cohort(specs), CPU, engine)
+    with torch.no_grad():
+        stack.theta += 0.3 * torch.randn(stack.theta.shape, generator=torch.Generator().manual_seed(1))
+    return stack
+
+
+shapes = st.fixed_dictionaries(
+    {
+        "model": st.sampled_from(["lstm", "gpt"]),
+        "p": st.sampled_from([2, 3, 5]),
+        "operation_orders": st.sampled_from([(2,), (3,), (2, 3)]),
+        "operator": st.sampled_from(["+", "-", "/"]),
+        "equation_format": st.sampled_from(["full", "infix", "operands"]),
+        "train_batch_size": st.sampled_from([1, 3, 7, 64, 512]),
+        "num_layers": st.integers(1, 3),
+        "embedding_size": st.sampled_from([4, 6, 8, 16, 20, 32]),
+        "bias": st.booleans(),
+        "bias_classifier": st.booleans(),
+        "share_embeddings": st.booleans(),
+        "is_symmetric": st.booleans(),
+    }
+)

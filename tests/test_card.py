@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import CPU, one_cohort, tiny_grid
+from helpers import CPU, gradients, one_cohort, scattered, shapes, tiny_grid
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from shoal.fast import engine, fused
 from shoal.fast.adam import FusedAdam
@@ -62,6 +64,19 @@ def test_training_with_the_cards_kernels_equals_training_with_pytorchs_operation
     found, expected = evaluate(fast, {}), evaluate(slow, {})
     for name in expected:
         torch.testing.assert_close(found[name], expected[name], atol=1e-4, rtol=0)
+
+
+@pytest.mark.slow
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(shape=shapes, r_train=st.lists(st.sampled_from([0.4, 0.6]), min_size=1, max_size=2, unique=True))
+def test_losses_and_gradients_of_the_cards_kernels_equal_those_of_the_model(interpreted, shape, r_train):
+    specs = tiny_grid({**shape, "p": min(shape["p"], 3)}, r_train=r_train, seed=[0, 1])
+    slow, fast = scattered(specs, "plain"), scattered(specs, "compiled")
+    (expected, expected_gradient), (found, gradient) = gradients(slow), gradients(fast)
+    torch.testing.assert_close(found["loss"], expected["loss"], atol=2e-5, rtol=1e-5)
+    assert torch.equal(found["accuracy"], expected["accuracy"])
+    scale = expected_gradient.abs().amax(1, keepdim=True)
+    torch.testing.assert_close(gradient / scale, expected_gradient / scale, atol=5e-4, rtol=0)
 
 
 @pytest.mark.parametrize("model", ["lstm", "gpt"])
