@@ -35,9 +35,11 @@ def interpreted(monkeypatch):
 def tried_anew(monkeypatch):
     """A card whose kernels have not been tried, and would be compiled."""
     monkeypatch.delenv("TRITON_INTERPRET")
+    precision = torch.backends.cuda.matmul.fp32_precision
     fused._on_card.cache_clear()
     yield
     fused._on_card.cache_clear()
+    torch.backends.cuda.matmul.fp32_precision = precision
 
 
 CASES = [
@@ -126,11 +128,14 @@ def test_kernels_in_c_and_the_cards_pass_their_trial():
 
 
 def test_a_card_has_kernels_if_they_pass_their_trial(tried_anew, monkeypatch):
-    errors = {"largest": 0.0}
-    monkeypatch.setattr(fused, "largest_error", lambda library_for, device: errors["largest"])
+    errors, products = {"largest": 0.0}, torch.backends.cuda.matmul
+    products.fp32_precision = "tf32"
+    monkeypatch.setattr(
+        fused, "largest_error", lambda library_for, device: errors["largest"] + (products.fp32_precision != "ieee")
+    )
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "a card")
     found = fused_kernels(CARD)
-    assert " a card, " in found.key
+    assert " a card, " in found.key and products.fp32_precision == "tf32"
     assert found.library_for is CardKernels and found.note.startswith("the kernels of Triton 3")
     for error in (2 * ALLOWED, float("nan"), float("inf")):
         errors["largest"] = error

@@ -51,7 +51,8 @@ def _on_card(device: torch.device) -> FusedKernels:
         return FusedKernels(None, f"{OFF} is set")
     if os.environ.get("TRITON_INTERPRET"):
         return FusedKernels(None, "TRITON_INTERPRET is set, and what is interpreted cannot be recorded")
-    torch.backends.cuda.matmul.fp32_precision = "ieee"  # as in the kernels; every cohort sets what it needs
+    products = torch.backends.cuda.matmul
+    precision, products.fp32_precision = products.fp32_precision, "ieee"  # whatever a cohort has asked for
     try:
         import triton
 
@@ -61,6 +62,8 @@ def _on_card(device: torch.device) -> FusedKernels:
     except Exception as failure:  # whatever it is, PyTorch's own operations remain
         said = f"{type(failure).__name__}: {(str(failure).strip().splitlines() or ['no message'])[0]}"
         return FusedKernels(None, f"Triton's kernels do not run on this device: {said}")
+    finally:
+        products.fp32_precision = precision
     name = f"Triton {triton.__version__}"
     if not error <= ALLOWED:
         return FusedKernels(None, f"the kernels of {name} are off by {error:.1g} on this device")
