@@ -4,8 +4,6 @@ VENV := .venv
 BIN := $(VENV)/bin
 SET_UP := $(VENV)/set-up
 TORCH := torch==2.13.0
-# The compiler of kernels for a card, to test them without one. Builds of torch for a card bring it, in one version only.
-TRITON := 'triton>=3.7; platform_system == "Linux" and platform_machine == "x86_64"'
 LAB ?= lab
 
 .PHONY: run test test-all lint format bench clean
@@ -39,7 +37,7 @@ $(SET_UP): requirements.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "shoal needs Python 3.11 or later; name one: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(TORCH) $(TRITON) -r requirements.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(TORCH) -r requirements.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
 
