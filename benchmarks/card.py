@@ -7,6 +7,7 @@ are from each other, and what a step takes. With ``cpu`` as argument the script 
 
 import sys
 import time
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -39,9 +40,9 @@ def apart(one: Tensor, other: Tensor) -> str:
     return "0" if torch.equal(one.cpu(), other.cpu()) else f"{difference:.1e}"
 
 
-def compare(model: str, batch_size: int, device: torch.device, engine: str) -> list[str]:
+def compare(settings: dict[str, Any], device: torch.device, engine: str) -> list[str]:
     """A row of the table."""
-    specs = [RunSpec(model=model, train_batch_size=batch_size, seed=seed) for seed in range(MEMBERS)]
+    specs = [RunSpec(**settings, seed=seed) for seed in range(MEMBERS)]
     many, specs = trained(specs, device, engine), specs[:3]
     stack, host = trained(specs, device, engine), trained(specs, torch.device("cpu"), engine)
     called, alone = trained(specs, device, engine, called=True), trained(specs[1:2], device, engine)
@@ -79,7 +80,7 @@ def main() -> None:
         for model in ("lstm", "gpt"):
             for batch_size in (512, 64):
                 for engine in ("compiled", "prefixes"):
-                    row = compare(model, batch_size, device, engine)
+                    row = compare({"model": model, "train_batch_size": batch_size}, device, engine)
                     print(f"| {model}, B = {batch_size} | {engine} | {' | '.join(row)} |", flush=True)
 
 

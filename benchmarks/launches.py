@@ -45,14 +45,13 @@ class Counted(TorchDispatchMode):
         return call
 
 
-def counts(model: str, engine: str, batch_size: int, work: Callable[[Stack], object]) -> tuple[int, int]:
-    """Operations of PyTorch and kernels in one piece of a default run's work."""
+def counts(spec: RunSpec, engine: str, work: Callable[[Stack], object]) -> tuple[int, int]:
+    """Operations of PyTorch and kernels in one piece of a run's work."""
     counted, found = Counted(), FusedKernels(CardKernels, "counted, not launched")
     with (
         mock.patch.object(engines, "fused_kernels", lambda device: found),
         mock.patch.object(library, "_launch", counted.launch),
     ):
-        spec = RunSpec(model=model, train_batch_size=batch_size)
         stack = Stack(Cohort((spec,)), torch.device("cpu"), engine)
         work(stack)  # what is made once is there
         counted.kernels = 0
@@ -69,7 +68,7 @@ def main() -> None:
     for model in ("lstm", "gpt"):
         for name, batch_size, work in works:
             for engine in ("prefixes", "compiled"):
-                operations, kernels = counts(model, engine, batch_size, work)
+                operations, kernels = counts(RunSpec(model=model, train_batch_size=batch_size), engine, work)
                 print(f"| {model}, {name} | {engine} | {operations} | {kernels} |")
 
 

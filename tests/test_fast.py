@@ -16,7 +16,6 @@ from hypothesis import strategies as st
 
 from shoal.fast.build import kernels
 from shoal.fast.engine import available, choose_engine
-from shoal.fast.fused import fused_kernels
 from shoal.fast.kernels import CompiledLibrary, KernelOps
 from shoal.fast.prefixes import Prefixes, pick
 from shoal.fast.program import Arena, Program, Value
@@ -315,14 +314,14 @@ def test_the_choice_of_an_engine_says_why():
     assert choose_engine(spec, math.inf, torch.device("cuda")).engine == "prefixes"
     assert choose_engine(tiny(precision="bfloat16"), math.inf, CPU).engine == "prefixes"
     assert choose_engine(spec, math.inf, CPU, "plain").engine == "plain"
-    assert available("compiled", torch.device("cuda")) == ("prefixes", fused_kernels(torch.device("cuda")).note)
+    engine, why = available("compiled", torch.device("cuda"))  # which tests do not let it have
+    assert engine == "prefixes" and why.startswith("TRITON_INTERPRET is set")
     assert available("prefixes", CPU)[0] == "prefixes"
 
 
 CHOOSE = """
 import torch
 from shoal.fast.engine import available, choose_engine
-from shoal.fast.fused import fused_kernels
 from shoal.spec import RunSpec
 for seconds in (1, 1000):
     choice = choose_engine(RunSpec(), seconds, torch.device("cpu"))

@@ -130,6 +130,15 @@ def lstm_backward(
 
 
 @triton.jit
+def _keys(i, n, r, h, S, E, kv_ld, kv_stride, kv_rows, lengths, j, e):
+    """Which keys queries see, ``(N, J)``, where a head of these lies, ``(N, J, K)``, and which of that there is."""
+    seen = j[None, :] < tl.load(lengths + i, mask=i < n, other=0)[:, None]
+    row = tl.load(kv_rows + (r * n + i)[:, None] * S + j[None, :], mask=seen, other=0)
+    at = (r * kv_stride + row * kv_ld + h * E)[:, :, None] + e[None, None, :]
+    return seen, at, seen[:, :, None] & (e < E)[None, None, :]
+
+
+@triton.jit
 def attend_forward(
     n,
     S,
@@ -161,10 +170,7 @@ def attend_forward(
         row = tl.load(q_rows + place, mask=i < n, other=0)
     own = (i < n)[:, None] & (e < E)[None, :]
     query = tl.load(q + r * q_stride + row[:, None] * q_ld + h * E + e[None, :], mask=own, other=0.0)
-    seen = j[None, :] < tl.load(lengths + i, mask=i < n, other=0)[:, None]  # (N, J)
-    key = tl.load(kv_rows + place[:, None] * S + j[None, :], mask=seen, other=0)
-    at = (r * kv_stride + key * kv_ld + h * E)[:, :, None] + e[None, None, :]  # (N, J, K)
-    inside = seen[:, :, None] & (e < E)[None, None, :]
+    seen, at, inside = _keys(i, n, r, h, S, E, kv_ld, kv_stride, kv_rows, lengths, j, e)
     scores = scale * tl.sum(query[:, None, :] * tl.load(k + at, mask=inside, other=0.0), 2)
     top = tl.max(tl.where(seen, scores, -float("inf")), 1)
     w = tl.where(seen, tl.exp(scores - top[:, None]), 0.0)
@@ -203,10 +209,7 @@ def attend_backward(
     place = r * n + i
     own = (i < n)[:, None] & (e < E)[None, :]
     d_out = tl.load(d_context + (place * H + h)[:, None] * E + e[None, :], mask=own, other=0.0)
-    seen = j[None, :] < tl.load(lengths + i, mask=i < n, other=0)[:, None]  # (N, J)
-    key = tl.load(kv_rows + place[:, None] * S + j[None, :], mask=seen, other=0)
-    at = (r * kv_stride + key * kv_ld + h * E)[:, :, None] + e[None, None, :]  # (N, J, K)
-    inside = seen[:, :, None] & (e < E)[None, None, :]
+    seen, at, inside = _keys(i, n, r, h, S, E, kv_ld, kv_stride, kv_rows, lengths, j, e)
     of_scores = (place * H + h)[:, None] * S + j[None, :]
     w = tl.load(weights + of_scores, mask=seen, other=0.0)
     d_w = tl.sum(d_out[:, None, :] * tl.load(v + at, mask=inside, other=0.0), 2)
