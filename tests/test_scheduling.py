@@ -187,6 +187,8 @@ def test_places_follow_the_memory_that_is_free(monkeypatch):
     assert memory.places(spec, 100, CPU, "compiled") == 5  # half of what is free
     assert memory.places(spec, 3, CPU, "compiled") == 3
     assert memory.places(spec, 100, CPU, "compiled", share=0.01) == 1
+    monkeypatch.setattr(memory, "free_bytes", lambda device: 10**18)
+    assert memory.places(spec, 10**6, CPU, "compiled") == 65_535
     monkeypatch.setattr(memory, "free_bytes", lambda device: each // 2)
     with pytest.raises(UserError, match=r"embedding_size=128.* needs about .* GiB"):
         memory.places(spec, 1, CPU, "compiled")
