@@ -1,7 +1,7 @@
 """Compile ``kernels.c`` for this machine with its own C compiler, once, and load it."""
 
-import atexit
 import ctypes
+import functools
 import hashlib
 import os
 import platform
@@ -9,11 +9,10 @@ import shlex
 import shutil
 import subprocess
 import tempfile
-from contextlib import suppress
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 
+from shoal.fast import cache
 from shoal.fast.threads import openmp_runtime
 
 SOURCE = Path(__file__).with_name("kernels.c")
@@ -39,7 +38,7 @@ class Kernels:
     key: str = ""
 
 
-@cache
+@functools.cache
 def kernels() -> Kernels:
     """The kernels of this machine, compiled on first use and kept in the user's cache folder."""
     compiler = _compiler()
@@ -55,8 +54,8 @@ def kernels() -> Kernels:
     error, name = "", Path(compiler[0]).name
     for flags in attempts:
         try:
-            library = ctypes.CDLL(str(_compiled(compiler, flags)))
-            return Kernels(library, f"kernels compiled by {name}", _key(compiler, flags))
+            library, unkept = _compiled(compiler, flags)
+            return Kernels(library, f"kernels compiled by {name}{unkept}", _key(compiler, flags))
         except subprocess.CalledProcessError as failure:  # a flag that this compiler does not know, perhaps
             error = (failure.stderr.strip().splitlines() or ["no message"])[0]
         except OSError as failure:
@@ -68,10 +67,10 @@ def kernels() -> Kernels:
 
 
 def is_compiled() -> bool:
-    """Whether :func:`kernels` will find them compiled."""
+    """Whether :func:`kernels` will find them compiled, unless what was kept is damaged."""
     compiler = _compiler()
     try:
-        return compiler is not None and any(_kept(compiler, flags) for flags in _flags(compiler))
+        return compiler is not None and any(cache.has(_prefix(compiler, flags)) for flags in _flags(compiler))
     except (OSError, subprocess.TimeoutExpired):  # a compiler that does not answer: kernels() will say so
         return False
 
@@ -96,78 +95,35 @@ def _flags(compiler: Command) -> list[Command]:
     return [(*FLAGS, *OPENMP, str(runtime)), FLAGS, PLAIN_FLAGS]
 
 
-def _compiled(compiler: Command, flags: Command) -> Path:
-    """The shared library for this source, compiler and processor."""
-    kept = _kept(compiler, flags)
+def _compiled(compiler: Command, flags: Command) -> tuple[ctypes.CDLL, str]:
+    """The library for this source, compiler and processor; and where it is not kept, why not."""
+    prefix = _prefix(compiler, flags)
+    kept = cache.find(prefix)
     if kept is not None:
-        return kept
+        return kept, ""
     with tempfile.TemporaryDirectory(prefix="shoal-") as folder:
         made = Path(folder) / "kernels.so"
         command = [*compiler, "-o", str(made), str(SOURCE), *flags, "-lm"]
         subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
         content = made.read_bytes()
-    name = f"kernels-{_key(compiler, flags)}-{_checksum(content)}.so"
-    cache_folder = _cache_folder()
-    if cache_folder is not None:
-        with suppress(OSError):  # full, or not ours to write
-            return _keep(cache_folder / name, content)
-    return _keep(_own_folder() / name, content)
-
-
-def _kept(compiler: Command, flags: Command) -> Path | None:
-    """What was compiled before. Its checksum is in its name: loading half a library ends the process."""
-    folder = _cache_folder()
-    for path in sorted(folder.glob(f"kernels-{_key(compiler, flags)}-*.so")) if folder else []:
-        with suppress(OSError):
-            if path.stem.endswith(f"-{_checksum(path.read_bytes())}"):
-                return path
-    return None
-
-
-def _keep(path: Path, content: bytes) -> Path:
-    """Write it whole or not at all; several processes may do so at once."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, scratch = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".tmp")
     try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(scratch).replace(path)
-    except OSError:
-        Path(scratch).unlink(missing_ok=True)
-        raise
-    return path
+        return cache.keep(prefix, content), ""
+    except OSError as error:  # full, or not ours to write
+        return cache.load_once(content), f", for this process alone: {error}"
 
 
-@cache
+def _prefix(compiler: Command, flags: Command) -> str:
+    return f"kernels-{_key(compiler, flags)}"
+
+
+@functools.cache
 def _key(compiler: Command, flags: Command) -> str:
     """What the library depends on."""
     parts = [SOURCE.read_text(encoding="utf-8"), _version(compiler), *compiler[1:], " ".join(flags), _processor()]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
 
 
-def _checksum(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()[:16]
-
-
-def _cache_folder() -> Path | None:
-    """Where libraries are kept; None for a user without a home, as in some containers."""
-    try:
-        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "shoal"
-    except RuntimeError:
-        return None
-
-
-@cache
-def _own_folder() -> Path:
-    """A folder of this process alone, for where there is none to keep anything in."""
-    folder = tempfile.mkdtemp(prefix="shoal-")
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    return Path(folder)
-
-
-@cache
+@functools.cache
 def _version(compiler: Command) -> str:
     return subprocess.run([*compiler, "--version"], capture_output=True, text=True, timeout=30).stdout
 

@@ -48,7 +48,8 @@ def _git_commit() -> str | None:
 
 
 def _git(folder: Path, *command: str) -> str:
-    words = ["git", "--no-optional-locks", *command]  # another git may be at work here
+    # another git may be at work here, and a repository that is not ours may name programs to run
+    words = ["git", "--no-optional-locks", "-c", "core.fsmonitor=false", "-c", "core.hooksPath=/dev/null", *command]
     return subprocess.run(words, cwd=folder, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
 
 
