@@ -11,9 +11,7 @@ A flush writes the metrics since the last one and then a checkpoint that counts 
 between leaves one file too many, which the resumed run drops: no row is lost and none is there twice.
 """
 
-import fcntl
 import json
-import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -26,7 +24,7 @@ from torch import Tensor
 from shoal.errors import LabError, UserError
 from shoal.lab.files import read_json, write_json
 from shoal.lab.frames import EMPTY, read_frame, write_frame
-from shoal.lab.locks import locked
+from shoal.lab.locks import is_locked, locked
 from shoal.lab.shapes import Certificate, Manifest, Status
 from shoal.lab.tensors import check_like, load_tensors, save_tensors
 from shoal.spec import RunSpec
@@ -221,14 +219,4 @@ class CohortFolder:
 
     def is_training(self) -> bool:
         """Whether a process is training it now."""
-        try:
-            descriptor = os.open(self.path / "lock", os.O_RDONLY)
-        except OSError:
-            return False
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-        finally:
-            os.close(descriptor)
-        return False
+        return is_locked(self.path / "lock")

@@ -154,4 +154,4 @@ class Lab:
 
 def _is_ours(path: Path) -> bool:
     """What a process leaves that was killed while it made the lab."""
-    return path.name.startswith(f".{_MARK}.") or path.name == "lock"
+    return path.name.startswith((f".{_MARK}.", ".lock-holder.json.")) or path.name in ("lock", "lock-holder.json")

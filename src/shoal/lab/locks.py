@@ -1,36 +1,197 @@
-"""One process at a time."""
+"""One process at a time.
 
+A lock of the kernel's ends with its process, however it ends: ``flock``, or where a file system has none, a lock of the
+open file's bytes, which file systems over a network are likelier to have. Where both are missing, a file that is made
+only if it is not there says who holds the lock; it outlasts a process that is killed, and then counts no longer on the
+machine that the process ran on.
+"""
+
+import errno
 import fcntl
+import json
 import os
+import platform
+import secrets
+import struct
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from shoal.errors import LabError
+
+_MISSING = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL)
+_POLL = 0.05  # seconds
+Lock = Callable[[int, bool], None]
 
 
 @contextmanager
 def locked(path: Path, wait: float, busy: str) -> Iterator[None]:
     """Hold a file lock, waiting up to ``wait`` seconds for it.
 
+    The file has the mode that the umask gives, so that a group can share a lab.
+
     Raises:
         LabError: still held by another process (the message is ``busy``), or the folder cannot be written.
     """
+    deadline = time.monotonic() + wait
+    descriptor = _open(path)
+    made: Path | None = None
     try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-    except OSError as error:
-        raise LabError(f"{path.parent} cannot be written: {error.strerror}") from None
-    try:
-        deadline = time.monotonic() + wait
         while True:
             try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                made = _lock(descriptor, path)
                 break
-            except BlockingIOError:
+            except BlockingIOError as held:
                 if time.monotonic() > deadline:
-                    raise LabError(busy) from None
-                time.sleep(0.05)
+                    raise LabError("; ".join([busy, *map(str, held.args[:1])])) from None
+                time.sleep(_POLL)
         yield
     finally:
+        if made is not None:
+            made.unlink(missing_ok=True)
         os.close(descriptor)
+
+
+def is_locked(path: Path) -> bool:
+    """Whether a process holds the lock now."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError:
+        return False
+    try:
+        for lock in _KINDS:
+            with suppress(NotImplementedError):
+                lock(descriptor, False)
+                return False
+        return _holder(_sign(path)) is not None
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+
+
+def _open(path: Path) -> int:
+    """The file of the lock; another user's that may not be written serves as well."""
+    flags = os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK  # a link or a pipe is no lock
+    try:
+        try:
+            return os.open(path, os.O_RDWR | flags, 0o666)
+        except PermissionError:
+            return os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError as error:
+        raise LabError(f"{path.parent} cannot be written: {error.strerror}") from None
+
+
+def _lock(descriptor: int, path: Path) -> Path | None:
+    """Take the lock; a file that has to be removed to give it back, where there is one.
+
+    Raises:
+        BlockingIOError: another process holds it; with who, where that is known.
+    """
+    for lock in _KINDS:
+        with suppress(NotImplementedError):
+            lock(descriptor, True)
+            return None
+    return _take_sign(_sign(path))
+
+
+def _flock(descriptor: int, exclusive: bool) -> None:
+    _try(lambda: fcntl.flock(descriptor, (fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH) | fcntl.LOCK_NB))
+
+
+def _bytes_lock(descriptor: int, exclusive: bool) -> None:
+    """A lock of the open file, not of the process: closing the file elsewhere in the process leaves it."""
+    command = getattr(fcntl, "F_OFD_SETLK", None)
+    if command is None:  # not Linux, where every local file system has flock
+        raise NotImplementedError
+    kind = fcntl.F_WRLCK if exclusive else fcntl.F_RDLCK
+    about = struct.pack("hhqqi4x", kind, os.SEEK_SET, 0, 0, 0)  # struct flock: from the beginning to the end
+    _try(lambda: fcntl.fcntl(descriptor, command, about))
+
+
+_KINDS: tuple[Lock, ...] = (_flock, _bytes_lock)
+
+
+def _try(act: Callable[[], Any]) -> None:
+    """Tell a lock that is held from one that there is not.
+
+    Raises:
+        BlockingIOError: held.
+        NotImplementedError: the file system has no such lock.
+    """
+    try:
+        act()
+    except BlockingIOError:
+        raise BlockingIOError from None
+    except OSError as error:
+        if error.errno == errno.EACCES:  # what POSIX allows a held lock to say
+            raise BlockingIOError from None
+        if error.errno in _MISSING or error.errno == errno.EBADF:  # EBADF: not open for writing
+            raise NotImplementedError from None
+        raise
+
+
+# the last resort: a file that says who holds the lock
+
+
+def _sign(path: Path) -> Path:
+    return path.with_name(f"{path.name}-holder.json")
+
+
+def _take_sign(sign: Path) -> Path:
+    if (holder := _holder(sign)) is not None:
+        where = f"{holder['host']}, process {holder['process']}"
+        raise BlockingIOError(
+            f"its file system has no locks, so {sign} says that {where} holds it: move it away if that has ended"
+        )
+    own, gone = (sign.with_name(f".{sign.name}.{secrets.token_hex(4)}.tmp") for _ in range(2))
+    try:
+        own.write_text(json.dumps(_self()), encoding="utf-8")
+        with suppress(FileNotFoundError):
+            sign.rename(gone)  # of a process that is gone; one process alone can do this
+            if _holder(gone) is not None:  # another was sooner, and this is its own
+                os.link(gone, sign)
+        os.link(own, sign)  # made whole, and only if there is none
+    except FileExistsError:
+        raise BlockingIOError from None
+    except OSError as error:
+        raise LabError(f"{sign.parent} has no locks and cannot be written: {error.strerror}") from None
+    finally:
+        own.unlink(missing_ok=True)
+        gone.unlink(missing_ok=True)
+    warnings.warn(f"the file system of {sign.parent} has no locks; {sign.name} stands for one", stacklevel=2)
+    return sign
+
+
+def _holder(sign: Path) -> dict[str, Any] | None:
+    """Who holds it, as far as can be known here: a process of this machine that is gone holds nothing."""
+    try:
+        found = dict(json.loads(sign.read_text(encoding="utf-8")))
+        host, process, began = found["host"], int(found["process"]), found["began"]
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError):
+        return {"host": "an unknown machine", "process": "unknown"}
+    gone = host == platform.node() and _began(process) != began
+    return None if gone else found
+
+
+def _self() -> dict[str, Any]:
+    return {"host": platform.node(), "process": os.getpid(), "began": _began(os.getpid())}
+
+
+def _began(process: int) -> str | None:
+    """When a process began, which tells it from an earlier one of its number; None where there is none."""
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return None
+    except PermissionError:
+        pass
+    try:
+        return Path(f"/proc/{process}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[19]
+    except (OSError, IndexError):
+        return "unknown"
