@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 
 from shoal.commands.parsing import Parser
-from shoal.errors import DiskError, RunFailed, UserError, nearest
+from shoal.errors import DiskError, RunFailed, UserError, nearest, printable
 
 COMMANDS = {
     "train": "train runs; any flag may take several values, which makes a grid",
@@ -77,5 +77,5 @@ def _run(arguments: list[str]) -> int:
 
 
 def _fail(problem: object, code: int) -> int:
-    print(f"shoal: {' '.join(str(problem).split())}", file=sys.stderr)
+    print(f"shoal: {printable(' '.join(str(problem).split()))}", file=sys.stderr)
     return code

@@ -1,6 +1,7 @@
 """The errors a user can cause, and how their one line is worded."""
 
 import difflib
+import unicodedata
 from collections.abc import Iterable
 
 
@@ -18,6 +19,15 @@ class DiskError(OSError):
 
 class RunFailed(RuntimeError):
     """A cohort could not be trained for a reason that is not the user's; what it had flushed is intact."""
+
+
+def printable(text: str) -> str:
+    r"""The text with a ``�`` for each character that would steer a terminal: what a lab says may be someone else's.
+
+    >>> printable("a\x1b[31mb")
+    'a�[31mb'
+    """
+    return "".join("�" if unicodedata.category(sign) in ("Cc", "Cf") else sign for sign in text)
 
 
 def nearest(name: str, allowed: Iterable[str]) -> str:

@@ -22,7 +22,7 @@ from pydantic import BaseModel
 from torch import Tensor
 
 from shoal.errors import LabError, UserError
-from shoal.lab.files import read_json, write_json
+from shoal.lab.files import check_own, read_json, write_json
 from shoal.lab.frames import EMPTY, read_frame, write_frame
 from shoal.lab.locks import is_locked, locked
 from shoal.lab.shapes import Certificate, Manifest, Status
@@ -58,6 +58,9 @@ class CohortFolder:
         with self.with_way_out():
             return dict(read_json(self.path / name, shape))
 
+    def _check_own(self) -> None:
+        check_own([self.path, *(self.path / name for name in ("metrics", "models")), *(self.path / "models").glob("*")])
+
     # what was asked
 
     def create(
@@ -74,7 +77,14 @@ class CohortFolder:
             raise LabError(f"these runs are in cohort {self.id}, whose cohort.json is damaged; {self.way_out()}")
 
     def manifest(self) -> dict[str, Any]:
-        """``threads``, ``engine`` and ``why``, ``metrics``, and ``members``, each with its ``run`` and ``spec``."""
+        """``threads``, ``engine`` and ``why``, ``metrics``, and ``members``, each with its ``run`` and ``spec``.
+
+        Whatever is done with a cohort begins with this.
+
+        Raises:
+            LabError: it is damaged, or a folder of the cohort is a link.
+        """
+        self._check_own()
         return self._read("cohort.json", Manifest)
 
     def specs(self) -> list[RunSpec]:
@@ -179,6 +189,21 @@ class CohortFolder:
         with self.with_way_out():
             check_like(self.checkpoint_path, state, like)
 
+    def check_stand(self, state: Mapping[str, Tensor], where: Mapping[str, Any], ends: Mapping[str, int]) -> None:
+        """Raise :class:`LabError` when a checkpoint is of other runs, or has any go on beyond its end.
+
+        Args:
+            state: of the members and then of those parked, ``steps`` and ``last_steps`` among it, ``(R,)`` each.
+            where: as :meth:`save_checkpoint` was given it.
+            ends: the last step of every run of the cohort.
+        """
+        begun = [*where["members"], *where.get("parked", [])]
+        steps, last = (state[name].tolist() if name in state else [] for name in ("steps", "last_steps"))
+        known = ends.keys() >= {*begun, *where["finished"]}
+        if not known or any(not 0 <= a <= b <= ends[run] for run, a, b in zip(begun, steps, last, strict=False)):
+            with self.with_way_out():
+                raise LabError(f"{self.checkpoint_path} is damaged: its steps are not those of the cohort's runs")
+
     # models
 
     def save_model(self, spec: RunSpec, step: int, state: Mapping[str, Tensor]) -> None:
@@ -211,8 +236,9 @@ class CohortFolder:
         """Hold the cohort for training; the hold ends with the process, however it ends.
 
         Raises:
-            LabError: another process still trains it after ``wait`` seconds.
+            LabError: another process still trains it after ``wait`` seconds, or a folder of the cohort is a link.
         """
+        self._check_own()
         busy = f"cohort {self.id} is being trained by another process; once that has ended, the same command goes on"
         with locked(self.path / "lock", wait, busy):
             yield

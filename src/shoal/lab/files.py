@@ -4,6 +4,8 @@ import errno
 import json
 import os
 import secrets
+import stat
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,43 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from shoal.errors import DiskError, LabError
+
+LARGEST_JSON = 2**28  # bytes; a cohort of 100,000 runs has fewer
+LARGEST_PART = 2**32  # of metrics: what is measured in seconds has far fewer
+
+
+def read(path: Path, most: int) -> bytes:
+    """What is in a file of the lab. A lab may be someone else's, so a file is a file: no link, pipe or device.
+
+    Raises:
+        FileNotFoundError: there is none.
+        LabError: it is no regular file, has more than ``most`` bytes, or cannot be read.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        with os.fdopen(descriptor, "rb") as file:
+            about = os.fstat(descriptor)
+            if not stat.S_ISREG(about.st_mode):
+                raise LabError(f"{path} is damaged: it is not a regular file")
+            if about.st_size > most:
+                raise LabError(f"{path} is damaged: it has {about.st_size:,} bytes, at most {most:,} are read")
+            return file.read(most)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        if path.is_symlink():
+            raise LabError(f"{path} is a link; a lab holds files and folders of its own alone") from None
+        raise LabError(f"{path} cannot be read: {error.strerror}") from None
+
+
+def check_own(paths: Iterable[Path]) -> None:
+    """Raise :class:`LabError` where one is a link: what is written or removed there would be elsewhere.
+
+    The lab itself may lie behind a link, nothing in it does.
+    """
+    for path in paths:
+        if path.is_symlink():
+            raise LabError(f"{path} is a link; a lab holds files and folders of its own alone")
 
 
 def write(path: Path, content: bytes) -> None:
@@ -52,7 +91,7 @@ def read_json(path: Path, shape: type[BaseModel] | None = None) -> Any:
         LabError: it is not JSON, or not of that shape.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(read(path, LARGEST_JSON).decode())
         if shape is not None:
             shape.model_validate(content)
     except ValidationError as error:

@@ -7,7 +7,7 @@ from pathlib import Path
 import polars as pl
 
 from shoal.errors import LabError
-from shoal.lab.files import write
+from shoal.lab.files import LARGEST_PART, read, write
 
 # What a lab without a single row still says of its columns.
 EMPTY = {
@@ -19,6 +19,8 @@ EMPTY = {
     "valid_accuracy": pl.Float32,
     "l2_norm": pl.Float32,
 }
+
+_MOST_ROWS = 50_000_000
 
 
 def write_frame(path: Path, frame: pl.DataFrame) -> Path:
@@ -44,14 +46,12 @@ def read_frame(path: Path) -> pl.DataFrame:
         FileNotFoundError: there is none.
         LabError: it is truncated, was changed since it was written, or cannot be read.
     """
-    try:
-        content = path.read_bytes()
-    except FileNotFoundError:
-        raise
-    except OSError as error:
-        raise LabError(f"{path} cannot be read: {error.strerror}") from None
+    content = read(path, LARGEST_PART)
     if path.stem.partition("-")[2] != _digest(content):
         raise LabError(f"{path} is damaged: its checksum does not match its content")
+    rows = pl.scan_parquet(io.BytesIO(content)).select(pl.len()).collect().item()
+    if rows > _MOST_ROWS:  # a file of a few bytes can claim to hold any number
+        raise LabError(f"{path} is damaged: it has {rows:,} rows, at most {_MOST_ROWS:,} are read")
     return pl.read_parquet(io.BytesIO(content))
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from shoal.errors import DiskError, LabError
 from shoal.lab.cohort import CohortFolder
-from shoal.lab.files import read_json, write_json
+from shoal.lab.files import check_own, read_json, write_json
 from shoal.lab.locks import locked
 from shoal.lab.names import check_name, find_run
 from shoal.lab.records import Records
@@ -16,6 +16,7 @@ from shoal.spec import RunSpec
 
 FORMAT = 1
 _MARK = "shoal-lab.json"
+_PARTS = (_MARK, "cohorts", "studies", "reports")
 
 
 class Lab:
@@ -45,6 +46,7 @@ class Lab:
                 raise LabError(f"lab {self.path} is a file; it must be a folder")
             others = [] if not self.path.exists() else [p for p in self.path.iterdir() if not _is_ours(p)]
             marked = mark.exists()
+            check_own(self.path / name for name in _PARTS)
         except OSError as error:
             raise LabError(f"lab {self.path} cannot be read: {error.strerror}") from None
         if marked:
@@ -149,7 +151,9 @@ class Lab:
 
     def report_folder(self, name: str) -> Path:
         """Where the report of this name goes."""
-        return self.path / "reports" / check_name(name, "report")
+        folder = self.path / "reports" / check_name(name, "report")
+        check_own([folder, folder / "figures", folder / "tables"])
+        return folder
 
 
 def _is_ours(path: Path) -> bool:

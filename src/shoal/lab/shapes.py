@@ -6,6 +6,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from shoal.spec import FAMILIES, OPTIMIZERS
 
+Id = Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]  # it becomes part of paths
+
 
 class Shape(BaseModel):
     """Checks and is thrown away: keys beside its own may be there, and those with a default may be missing."""
@@ -24,14 +26,14 @@ class Settings(Shape):
 class Member(Shape):
     """A run of a cohort."""
 
-    run: str
+    run: Id
     spec: Settings
 
 
 class Manifest(Shape):
     """``cohort.json``."""
 
-    threads: Annotated[int, Field(ge=1)]
+    threads: Annotated[int, Field(ge=1, le=1024)]  # more than some systems start in a process
     engine: str = "plain"
     metrics: list[str]
     members: Annotated[list[Member], Field(min_length=1)]
@@ -62,7 +64,7 @@ class Session(Shape):
 class Status(Shape):
     """``status.json``."""
 
-    members: Annotated[dict[str, Stand], Field(min_length=1)]
+    members: Annotated[dict[Id, Stand], Field(min_length=1)]
     sessions: list[Session]
 
 
@@ -78,14 +80,14 @@ class Certificate(Shape):
 
     steps: int
     members: int
-    alone: dict[str, Deviation]
+    alone: dict[Id, Deviation]
     record: float | None
 
 
 class StudyNote(Shape):
     """``studies/NAME.json``."""
 
-    runs: list[str]
+    runs: list[Id]
     quick: bool
     seeds: int | None = None
     settings: dict[str, list[Any]] = {}

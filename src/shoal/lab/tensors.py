@@ -11,7 +11,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from shoal.errors import LabError
-from shoal.lab.files import write
+from shoal.lab.files import check_own, write
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
@@ -34,6 +34,7 @@ def load_tensors(path: Path, like: Mapping[str, Tensor] | None = None) -> tuple[
     Raises:
         LabError: the file is missing, truncated, changed since it was written, or of another shape.
     """
+    check_own([path])
     if not path.is_file():
         raise LabError(f"no checkpoint at {path}")
     try:

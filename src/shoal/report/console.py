@@ -6,7 +6,9 @@ from collections.abc import Container, Mapping, Sequence
 
 from rich.console import Console
 from rich.table import Table as RichTable
+from rich.text import Text
 
+from shoal.errors import printable
 from shoal.lab import Records
 from shoal.report.summary import per_run_table, varying_settings
 from shoal.report.table import Table
@@ -21,13 +23,18 @@ def print_table(table: Table) -> None:
     """A table as text, the best in bold; of a long one the first rows."""
     rich_table = RichTable(box=None, pad_edge=False, header_style="bold")
     for index, name in enumerate(table.header):
-        rich_table.add_column(name, justify="left" if index == 0 else "right", no_wrap=True)
+        rich_table.add_column(_text(name), justify="left" if index == 0 else "right", no_wrap=True)
     for label, cells in table.rows[:_MOST_ROWS]:
-        rich_table.add_row(label, *(f"[bold]{cell.text}[/bold]" if cell.best else cell.text for cell in cells))
+        rich_table.add_row(_text(label), *(_text(cell.text, "bold" if cell.best else "") for cell in cells))
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else _WIDEST
     Console(width=width, highlight=False).print(rich_table)
     if len(table.rows) > _MOST_ROWS:
         print(f"… and {len(table.rows) - _MOST_ROWS} more rows")
+
+
+def _text(text: str, style: str = "") -> Text:
+    """As it stands: nothing in it is markup, or steers the terminal."""
+    return Text(printable(text), style)
 
 
 def print_titled(section: str, table: Table) -> None:
@@ -57,5 +64,5 @@ def print_damage(damage: Mapping[str, str], n: int, unreadable: Sequence[str] = 
     """What is damaged of ``n`` runs, and what to do; 1 where something is."""
     lines = [*damage_sentences(damage, n), *unreadable]
     for line in lines:
-        print(line)
+        print(printable(line))
     return int(bool(lines))

@@ -3,6 +3,8 @@
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from shoal.report.table import as_markdown
+
 if TYPE_CHECKING:
     from shoal.report.page import Report
 
@@ -13,18 +15,18 @@ def to_markdown(report: "Report") -> str:
 
 
 def _lines(report: "Report") -> Iterator[str]:
-    yield from (f"# {report.title}", "", report.lead, "")
-    yield from (f"- {answer}" for answer in report.answers)
+    yield from (f"# {as_markdown(report.title)}", "", as_markdown(report.lead), "")
+    yield from (f"- {as_markdown(answer)}" for answer in report.answers)
     figures = tables = 0
     for section in report.sections:
-        yield from ("", f"## {section.title}", "")
+        yield from ("", f"## {as_markdown(section.title)}", "")
         for paragraph in section.paragraphs:
-            yield from (paragraph, "")
+            yield from (as_markdown(paragraph), "")
         for figure in section.figures:
             figures += 1
             yield from (f"![{figure.name}](figures/{figure.name}.png)", "")
-            yield from (f"**Figure {figures}.** {figure.caption}", "")
+            yield from (f"**Figure {figures}.** {as_markdown(figure.caption)}", "")
         for table in section.tables:
             tables += 1
             grid, _, _ = table.to_markdown().partition("\n\n")
-            yield from (grid, "", f"**Table {tables}.** {table.caption}", "")
+            yield from (grid, "", f"**Table {tables}.** {as_markdown(table.caption)}", "")

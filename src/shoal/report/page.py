@@ -93,8 +93,7 @@ def _page(report: Report) -> str:
             tables += 1
             body += _table(table, tables)
         body += "</section>\n"
-    # "</" cannot stand in a script element
-    data = json.dumps(charts).replace("</", "<\\/")
+    data = json.dumps(charts).replace("<", "\\u003c")  # nothing in it ends or begins an element
     values = {
         "TITLE": html.escape(report.title),
         "LEAD": with_subscripts(report.lead),

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 # The symbols of the tables in plain text: L_train, A_val, r_train, t_f(...), Δt(L).
 _SENTENCE = 32  # characters from which a cell holds words and not a number
 _SUBSCRIPT = re.compile(r"(?<![A-Za-z_])([LArt])_(train|val|f)(?![A-Za-z_])")
+_ELEMENT = re.compile(r"<(?=[A-Za-z/!?])")
 _DELAY = re.compile(r"Δt(?:\(([LA])\))?")
 
 _LATEX = {sign: f"\\{sign}" for sign in "&%#$_{}"} | {
@@ -63,12 +64,12 @@ class Table:
 
     def to_markdown(self) -> str:
         """A pipe table, the best in bold."""
-        lines = [self.header, ["---"] + ["---:"] * (len(self.header) - 1)]
-        lines += [[label, *(f"**{c.text}**" if c.best else c.text for c in cells)] for label, cells in self.rows]
-        return (
-            "".join(f"| {' | '.join(cell.replace('|', '/') for cell in line)} |\n" for line in lines)
-            + f"\n{self.caption}\n"
-        )
+        lines = [[*map(as_markdown, self.header)], ["---"] + ["---:"] * (len(self.header) - 1)]
+        for label, cells in self.rows:
+            texts = [f"**{as_markdown(cell.text)}**" if cell.best else as_markdown(cell.text) for cell in cells]
+            lines.append([as_markdown(label), *texts])
+        grid = "".join(f"| {' | '.join(cell.replace('|', '/') for cell in line)} |\n" for line in lines)
+        return f"{grid}\n{as_markdown(self.caption)}\n"
 
     def to_latex(self) -> str:
         """A ``tabular`` in a ``table`` with the caption, the best in bold; needs the package booktabs."""
@@ -96,6 +97,15 @@ class Table:
         ]
         rows = "".join(f"<tr>{''.join(row)}</tr>\n" for row in body)
         return f"<table>\n<thead><tr>{''.join(head)}</tr></thead>\n<tbody>\n{rows}</tbody>\n</table>\n"
+
+
+def as_markdown(text: str) -> str:
+    """The text on one line, with nothing in it that Markdown takes for an element of HTML or for a link.
+
+    >>> as_markdown("p < 0.01, <b>, [a](b)")
+    'p < 0.01, &lt;b>, [a]&#40;b)'
+    """
+    return _ELEMENT.sub("&lt;", " ".join(text.splitlines())).replace("](", "]&#40;")
 
 
 def with_subscripts(text: str) -> str:

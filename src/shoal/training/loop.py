@@ -141,6 +141,7 @@ class Session:
         checkpoint = self.folder.load_checkpoint()
         if checkpoint is not None:
             state, where, self.parts = checkpoint
+            self.folder.check_stand(state, where, {run: spec.n_steps for run, spec in roster.specs.items()})
             self.generalised = set(where["generalised"])
             self.planned = self.options.places or where["places"]
             roster.places = min(self.most, self.planned)
