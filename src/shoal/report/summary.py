@@ -8,6 +8,7 @@ from typing import Any
 import polars as pl
 
 from shoal.analysis import at_least, extrema, mean_and_std
+from shoal.equations import is_ambiguous
 from shoal.lab import Records
 from shoal.report.certificates import certificates
 from shoal.report.page import Section
@@ -173,6 +174,19 @@ def per_run_table(records: Records, settings: Sequence[str], damaged: Container[
         rows.append((row["run"], [Cell(text) for text in cells]))
     no_delay = f"Δt(A) –: A_train and A_val did not both reach {ARRIVED}."
     return Table("runs", header, rows, f"The runs behind the figures. {SYMBOLS} {no_delay}")
+
+
+def contradictions(runs: pl.DataFrame) -> list[str]:
+    """A sentence where runs learned equations that contradict each other, as labs from before these were refused may
+    hold; ``runs`` as of :meth:`shoal.lab.Records.runs`."""
+    asked = runs.select("p", "q", "operator").rows()
+    n = sum(is_ambiguous(p, q, operator) for p, q, operator in asked)
+    if not n:
+        return []
+    return [
+        f"Contradictory: {n} of {counted(len(runs), 'run')} divided with q < p, where one left side has several "
+        "answers (0 / 1 is 0 and q): no model can be right about all of them."
+    ]
 
 
 def _did_both() -> pl.Expr:
