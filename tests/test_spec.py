@@ -463,6 +463,20 @@ def test_a_grid_keeps_each_run_once():
     assert len(grid(weight_decay=[None, 1.0], operation_orders=["2,3", (3, 2)])) == 1
 
 
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"eval_batch_size": [64, 128]},
+        {"save_statistic_step": [None, 5]},
+        {"seed": [0, 1], "init_seed": 3, "split_seed": 3, "order_seed": 3},
+    ],
+)
+def test_values_that_make_one_run_are_not_dropped(values):
+    (name, (first, other)), *_ = values.items()
+    with pytest.raises(UserError, match=f"^{name}={other} makes the same run as {name}={first}: give one of these"):
+        grid(**values)
+
+
 def test_a_grid_takes_single_values_and_anything_that_can_be_counted_off():
     assert [s.seed for s in grid(seed=range(3), model="gpt", lr=0.1)] == [0, 1, 2]
     assert [s.operation_orders for s in grid(operation_orders=[2, (2, 3)])] == [(2,), (2, 3)]

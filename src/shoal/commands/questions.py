@@ -19,7 +19,7 @@ CERTIFIED_STEPS = {True: 25, False: 50}  # quick form, full form
 
 def run_studies(studies: Mapping[str, Study], form: Form, path: str, execution: Mapping[str, Any]) -> int:
     """Train the runs of every study, each once, and write a report of each; 1 when a run diverged."""
-    specs = {name: form.specs(study) for name, study in studies.items()}
+    specs = {name: _specs(name, study, form) for name, study in studies.items()}
     device = check_execution(**execution)
     lab = Lab(path).create()
     # written first, so that `shoal study report` can show what there is of a run that was interrupted or killed
@@ -41,6 +41,14 @@ def run_studies(studies: Mapping[str, Study], form: Form, path: str, execution: 
         print(f"{len(diverged)} of {len(records)} runs diverged: {' '.join(diverged['run'])}")
         return 1
     return 0
+
+
+def _specs(name: str, study: Study, form: Form) -> list[RunSpec]:
+    """The runs of a study; of what it cannot be asked for, also which study it is."""
+    try:
+        return form.specs(study)
+    except UserError as problem:
+        raise UserError(f"{problem} (study {name})") from None
 
 
 def _tell_of_another(lab: Lab, name: str, form: Form) -> None:

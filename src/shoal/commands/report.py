@@ -2,7 +2,7 @@
 
 import argparse
 
-from shoal.commands.choice import add_choice, choose, flags_of_choice
+from shoal.commands.choice import add_choice, choose, flags_of_choice, unmatched
 from shoal.commands.parsing import Parser, add_lab
 from shoal.errors import UserError
 
@@ -40,9 +40,10 @@ def run(options: argparse.Namespace) -> int:
     unreadable = [] if options.what else lab.unreadable()
     if len(records) == 0:
         raise UserError("; ".join([f"lab {options.lab} holds no runs", *unreadable]))
+    lacking = unmatched(records, options)
     records = choose(records, options, unreadable)
     command = " ".join(word for word in ("shoal report", *options.what, flags) if word)
-    report = report_runs(records, command, unreadable)
+    report = report_runs(records, command, [*unreadable, *lacking])
     code = print_runs(records, unreadable)
     print(f"\nreport: {write_report(report, folder)}")
     return code

@@ -1,8 +1,16 @@
 """``shoal study list | run NAME … | report NAME …``; of reproduction cards, ``report``."""
 
-import argparse
-
-from shoal.commands.parsing import STUDY, Parser, add_execution, add_lab, add_settings, read_execution, read_values
+from shoal.commands.parsing import (
+    STUDY,
+    Options,
+    Parser,
+    add_execution,
+    add_lab,
+    add_settings,
+    read_execution,
+    read_values,
+    refuse_unread,
+)
 from shoal.errors import UserError, nearest
 
 ACTIONS = ("list", "run", "report")
@@ -37,7 +45,7 @@ def add_threshold(parser: Parser) -> None:
     )
 
 
-def run(options: argparse.Namespace) -> int:
+def run(options: Options) -> int:
     """List, run or report."""
     if options.action is None:
         raise UserError(f"study needs to know what to do: one of {' '.join(ACTIONS)}")
@@ -78,14 +86,13 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _refuse_unread(options: argparse.Namespace) -> None:
+def _refuse_unread(options: Options) -> None:
     """Flags that only ``run`` reads, and names where ``--all`` or ``list`` leaves no use for them."""
     if options.names and (options.action == "list" or options.all):
         by = "--all" if options.all else "list"
         raise UserError(
             f"study {options.action} takes no name with {by}, got {options.names[0]!r}".replace(" with list", "")
         )
-    given = options.quick or options.seeds is not None or options.device or options.workers or options.threads
-    allowed = "" if options.action == "list" else ", --all and --threshold"
-    if options.action != "run" and (given or options.engine or options.places or read_values(options)):
-        raise UserError(f"study {options.action} takes no flag but --lab{allowed}")
+    if options.action != "run":
+        more = () if options.action == "list" else ("all", "threshold")
+        refuse_unread(options, f"study {options.action}", "lab", *more)
