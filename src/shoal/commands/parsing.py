@@ -94,7 +94,14 @@ def refuse_unread(options: Options, command: str, *read: str) -> None:
 
 def add_lab(parser: Parser) -> None:
     """``--lab``, which the practical calls ``--log_dir``."""
-    parser.add_argument("--lab", "--log-dir", "--log_dir", dest="lab", default="lab", help="the lab's folder (./lab)")
+    names = ("--lab", "--log-dir", "--log_dir")
+    parser.add_argument(*names, dest="lab", default="lab", type=_folder, help="the lab's folder (./lab)")
+
+
+def _folder(name: str) -> str:
+    if not name:  # to the file system this folder
+        raise argparse.ArgumentTypeError("needs the name of a folder, got ''")
+    return name
 
 
 def add_execution(parser: Parser, new_runs: bool = True) -> None:

@@ -54,35 +54,52 @@ def run(options: Options) -> int:
             f"unknown action {options.action!r}: one of {' '.join(ACTIONS)}{nearest(options.action, ACTIONS)}"
         )
     _refuse_unread(options)
-    from shoal.lab import Lab
-    from shoal.lab.names import check_name
-    from shoal.studies import NAMES, cards, get_study
-
     if options.action == "list":
-        for name in NAMES:
-            print(f"{name:16} {get_study(name).ABOUT}")
-        return 0
+        return list_studies()
+    from shoal.studies import NAMES
+
     if not options.names and not options.all:
         raise UserError(f"study {options.action} needs the name of a study, or --all: {' '.join(NAMES)}")
-    asked = (*NAMES, *(cards.NAMES if options.action == "report" else ())) if options.all else options.names
-    # a card is trained by `shoal reproduce`; what there is of its runs is reported as a study's is
-    find = dict.fromkeys(cards.NAMES, cards.get_card) if options.action == "report" else {}
-    studies = {name: find.get(name, get_study)(check_name(name, "study")) for name in asked}
+    return _run(options) if options.action == "run" else _report(options)
 
-    from shoal.commands.questions import report_studies, run_studies
-    from shoal.studies import Form
+
+def list_studies() -> int:
+    """What each study is about."""
+    from shoal.studies import NAMES, get_study
+
+    for name in NAMES:
+        print(f"{name:16} {get_study(name).ABOUT}")
+    return 0
+
+
+def _run(options: Options) -> int:
+    from shoal.commands.questions import run_studies
+    from shoal.lab.names import check_name
+    from shoal.studies import NAMES, Form, get_study
     from shoal.studies.base import THRESHOLDS
 
-    if options.action == "run":
-        thresholds = tuple(options.threshold or THRESHOLDS)
-        form = Form(options.quick, options.seeds, read_values(options), thresholds)
-        return run_studies(studies, form, options.lab, read_execution(options))
+    asked = NAMES if options.all else options.names
+    studies = {name: get_study(check_name(name, "study")) for name in asked}
+    form = Form(options.quick, options.seeds, read_values(options), tuple(options.threshold or THRESHOLDS))
+    return run_studies(studies, form, options.lab, read_execution(options))
+
+
+def _report(options: Options) -> int:
+    """A card is trained by ``shoal reproduce``; what there is of its runs is reported as a study's is."""
+    from shoal.commands.pages import EVERY, find_pages, pages_of
+    from shoal.commands.questions import report_pages
+    from shoal.lab import Lab
+    from shoal.lab.names import check_name
+
     lab = Lab(options.lab)
     if options.all:
-        studies = {name: study for name, study in studies.items() if lab.study_note(name) is not None}
-        if not studies:
+        pages = [page for name in EVERY for page in pages_of(lab, name).values()]
+        if not pages:
             raise UserError(f"no study was run in lab {lab.path}; shoal study run --all --lab {lab.path}")
-    report_studies(studies, lab, options.threshold)
+    else:
+        found = [page for name in options.names for page in find_pages(lab, check_name(name, "study"))]
+        pages = list({page.name: page for page in found}.values())
+    report_pages(pages, lab, options.threshold)
     return 0
 
 

@@ -83,7 +83,7 @@ class Certificate(Shape):
 
 
 class StudyNote(Shape):
-    """``studies/NAME.json``."""
+    """``studies/NAME/FORM.json``."""
 
     runs: list[str]
     quick: bool

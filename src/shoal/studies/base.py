@@ -5,6 +5,7 @@ form)``, which says what that shows. It may have ``measure(form)``, for what tra
 the runs are done; the report finds what it returned, any JSON, in ``results.measured``.
 """
 
+import hashlib
 import itertools
 import shlex
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
@@ -21,6 +22,7 @@ from shoal.studies.results import Results
 
 THRESHOLDS = (0.9, 0.99)
 SEEDS = (0, 42)  # the practical's
+FULL = "full"
 SEED_AXES = ("seed", *SEEDS_APART)
 
 
@@ -171,10 +173,35 @@ class Form:
     def flags(self) -> str:
         """What to type after the study's name for this form."""
         words = ["--quick"] * self.quick + ([] if self.seeds is None else ["--seeds", str(self.seeds)])
-        if self.thresholds != THRESHOLDS:
-            words += ["--threshold", *(f"{threshold:g}" for threshold in self.thresholds)]
-        words += as_flags(self.settings)
-        return "".join(f" {shlex.quote(word)}" for word in words)
+        return "".join(f" {shlex.quote(word)}" for word in (*words, *self._changes()))
+
+    def _changes(self) -> list[str]:
+        """The flags of what has no short name."""
+        shown = [f"{threshold:g}" for threshold in self.thresholds]
+        return [*(["--threshold", *shown] if self.thresholds != THRESHOLDS else []), *as_flags(self.settings)]
+
+    @property
+    def name(self) -> str:
+        """Tells this form from every other of a study, as part of a path: ``full``, ``quick``, ``quick-seeds-5``; where
+        settings or thresholds are changed, with eight digits of a hash of these flags.
+
+        >>> Form(quick=True, seeds=5).name, Form(settings={"p": ["7"]}).name
+        ('quick-seeds-5', '6e23ae32')
+        """
+        words = ["quick"] * self.quick + ([] if self.seeds is None else [f"seeds-{self.seeds}"])
+        if changes := self._changes():
+            words.append(hashlib.sha256(shlex.join(changes).encode()).hexdigest()[:8])
+        return "-".join(words) or FULL
+
+    def title(self, title: str) -> str:
+        """The title of a page with what tells this form of its study apart.
+
+        >>> Form(quick=True, seeds=5).title("Sanity check"), Form().title("Sanity check")
+        ('Sanity check (quick form, --seeds 5)', 'Sanity check')
+        """
+        flags = replace(self, quick=False).flags().strip()
+        told = ["quick form"] * self.quick + [flags] * bool(flags)
+        return f"{title} ({', '.join(told)})" if told else title
 
     @classmethod
     def from_json(cls, note: Mapping[str, Any]) -> "Form":

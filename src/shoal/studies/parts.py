@@ -36,7 +36,7 @@ def finished(
 ) -> Report:
     """A study's report: its answers first, what is missing before them, then its sections and how it was made."""
     return Report(
-        title=f"{title}{' (quick form)' if form.quick else ''}",
+        title=form.title(title),
         lead=question,
         answers=[*results.shortcomings(), *answers],
         sections=[*sections, provenance(results.records, f"shoal study run {name}{form.flags()}")],
