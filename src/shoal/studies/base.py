@@ -186,7 +186,7 @@ class Form:
         settings or thresholds are changed, with eight digits of a hash of these flags.
 
         >>> Form(quick=True, seeds=5).name, Form(settings={"p": ["7"]}).name
-        ('quick-seeds-5', '6e23ae32')
+        ('quick-seeds-5', 'a3bc6a6f')
         """
         words = ["quick"] * self.quick + ([] if self.seeds is None else [f"seeds-{self.seeds}"])
         if changes := self._changes():
