@@ -54,6 +54,14 @@ def expected_equations(args: dict) -> list[str]:
     return out
 
 
+def answers(data: ArithmeticData) -> dict[str, list[str]]:
+    """What stands right of ``=`` in the equations of each left side."""
+    out: dict[str, list[str]] = {}
+    for left, right in (text.split(" =") for text in words(data)):
+        out.setdefault(left, []).append(right)
+    return out
+
+
 def words(data: ArithmeticData, rows: Tensor | None = None) -> list[str]:
     rows = torch.arange(len(data.tokens)) if rows is None else rows
     return [data.tokenizer.decode(data.tokens[row]).replace(" PAD", "") for row in rows]

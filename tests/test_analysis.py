@@ -146,7 +146,8 @@ def test_means_and_deviations_are_of_the_population(rows):
         values = [value for label, half, value in rows if (label, half) == (row["label"], row["half"])]
         assert row["N"] == len(values)
         assert row["value"] == pytest.approx(statistics.fmean(values), abs=1e-9)
-        assert row["value_std"] == pytest.approx(statistics.pstdev(values), abs=1e-6)
+        deviation = statistics.pstdev(values) if len(values) > 1 else None
+        assert row["value_std"] == (deviation if deviation is None else pytest.approx(deviation, abs=1e-6))
 
 
 @some
@@ -248,6 +249,10 @@ def test_names_of_settings_are_escaped_in_latex():
         (1e-12, 0, False, "1.00e-12 ± 0.0e+00"),
         (82.5, 5.5, True, "82.5 ± 5.5"),
         (0.000132, 3e-8, False, "0.000132000 ± 0.000000030"),
+        (7850, None, True, "7,850"),
+        (-12, None, True, "−12"),
+        (0.99794, None, False, "0.9979"),
+        (0.000132, None, False, "0.000132"),
     ],
 )
 def test_numbers_are_shown_with_the_digits_that_mean_something(mean, std, is_step, text):
@@ -305,18 +310,37 @@ def test_the_best_are_marked_together_where_others_are_worse():
 
 
 def test_what_was_best_at_the_end_is_marked_and_is_not_the_best_step():
-    open_ = {"valid_loss": 0.1, "t_valid_loss": 500.0, "last_step": 500.0}
-    frame = some_extrema(a=open_, b={"t_valid_loss": 900.0, "delay_loss": 7.0})
+    open_ = {"valid_loss": 0.1, "t_valid_loss": 900.0, "last_step": 900.0}
+    frame = some_extrema(a=open_, b={"t_valid_loss": 500.0, "delay_loss": 7.0, "last_step": 900.0})
     rows = dict(ten_figures(frame, LABELS).rows)
-    assert [(cell.text, cell.best) for cell in rows["t_f(L_val)"]] == [("500 ± 0†", False), ("900 ± 0", True)]
+    assert [(cell.text, cell.best) for cell in rows["t_f(L_val)"]] == [("900 ± 0†", False), ("500 ± 0", True)]
     assert [(cell.text, cell.best) for cell in rows["Δt(L)"]] == [("1 ± 0†", False), ("7 ± 0", True)]
     assert [cell.text for cell in rows["t_f(L_train)"]] == ["1 ± 0", "1 ± 0"]
     # an accuracy of 1 cannot become better; one below can, and one run of two is enough
     late = {"t_valid_accuracy": 500.0, "last_step": 500.0}
     marks = dict(ten_figures(some_extrema(a=late, b=late | {"valid_accuracy": 0.95}), LABELS).rows)["t_f(A_val)"]
     assert [cell.text for cell in marks] == ["500 ± 0", "500 ± 0†"]
-    half = frame.with_columns(t_valid_loss=pl.Series([500.0, 300.0, 900.0, 900.0]))
-    assert dict(ten_figures(half, LABELS).rows)["t_f(L_val)"][0].text == "400 ± 100†"
+    half = frame.with_columns(t_valid_loss=pl.Series([900.0, 700.0, 500.0, 500.0]))
+    assert dict(ten_figures(half, LABELS).rows)["t_f(L_val)"][0].text == "800 ± 100†"
+
+
+@some
+@given(st.lists(st.sampled_from([2600.0, 4000.0]), min_size=4, max_size=4))
+def test_the_best_are_only_of_runs_that_were_trained_for_as_many_steps(ends):
+    frame = some_extrema(a={"train_loss": 0.5, "t_valid_loss": 300.0, "delay_accuracy": -5.0}, b={})
+    table = ten_figures(frame.with_columns(last_step=pl.Series(ends)), LABELS)
+    best = [cell.best for _, cells in table.rows for cell in cells]
+    assert any(best) == (len(set(ends)) == 1)
+
+
+def test_one_run_has_no_deviation():
+    frame = some_extrema(a={}, b={"valid_loss": 0.5}).filter(pl.col("run") != "a1")
+    table = ten_figures(frame, LABELS)
+    for _, (one, two) in table.rows:
+        assert "±" not in one.text
+        assert "±" in two.text
+    assert "one run does not have" in table.caption
+    assert "one run does not have" not in ten_figures(some_extrema(a={}, b={}), LABELS).caption
 
 
 def test_runs_that_were_best_at_their_end_are_marked_in_their_table(tmp_path):

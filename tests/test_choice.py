@@ -119,6 +119,15 @@ def test_flags_choose_what_is_listed_and_reported(lab, capsys):
         assert capsys.readouterr().err == f"shoal: {message}\n"
 
 
+def test_a_value_that_no_run_has_is_not_passed_over(lab, capsys):
+    where = ["--lab", str(lab.path)]
+    assert main(["runs", *where, "--seed", "0", "7", "--operation-orders", "2", "3", "--model", "gpt", "lstm"]) == 0
+    said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("no run has")]
+    assert said == ["no run has --operation-orders 3", "no run has --seed 7"]
+    assert main(["report", *where, "--seed", "0", "7", "--name", "seven"]) == 0
+    assert "- no run has --seed 7" in (lab.path / "reports" / "seven" / "report.md").read_text()
+
+
 def test_what_is_damaged_is_chosen_as_it_is_shown(lab, tmp_path, capsys):
     copy = Lab(shutil.copytree(lab.path, tmp_path / "lab"))
     (folder,) = (folder for folder in copy.cohorts() if folder.specs()[0].model == "gpt")

@@ -58,11 +58,31 @@ WRONG = {
     "study list sanity": "study list takes no name",
     "study report sanity --quick": "study report takes no flag but --lab",
     "report sanity --name x": "--name does not apply",
+    "report --name sanity": "--name sanity is kept for pages of sanity",
+    "report --name=": "report name '' is not allowed",
+    "runs --lab=": "needs the name of a folder, got ''",
+    "report power-2022": "'power-2022' was not run in lab",
+    "study report sanity-quick": "unknown study 'sanity-quick'",
     "study run sanity --quick --workers 0": "workers must be an integer of at least 1, got 0",
     "train --num-heads 4": "num_heads=4 does not apply to model 'lstm'; it applies to gpt",
     "train --model lstm gpt --num-heads 4": "does not apply to model 'lstm'",
     "train --momentum 0.9": "momentum=0.9 does not apply to optimizer 'adamw'; it applies to momentum",
-    "train --lr 1 --lr 2": "--lr was given 2 times",
+    "train --lr 1 --lr 2": "--lr was given twice; give all its values at once",
+    "train --p 5 --device cpu --device cpu": "--device was given twice; give it once",
+    "train --log-dir here --p 5": "--log-dir and --lab are one flag; give it once",
+    "runs --state done --state waiting": "--state was given twice; give all its values at once",
+    "train --p 5 --eval-batch-size 1 2": "eval_batch_size=2 makes the same run as eval_batch_size=1: give one",
+    "train --seed 0 1 --init-seed 1 --split-seed 1 --order-seed 1": "seed=1 makes the same run as seed=0",
+    "study run sanity --seed 1 2 3 --seeds 2": "--seeds 2 and --seed 1 2 3 both say which seeds",
+    "study run sanity --model gpt rnn": "unknown model 'rnn': one of lstm gpt",
+    "study run attention --model gpt lstm": r"no runs with model lstm; it has gpt \(study attention\)",
+    "study run --all --model lstm": r"no runs with model lstm; it has gpt \(study attention\)",
+    "study run --all --all": "--all was given twice; give it once",
+    "study run sanity --threshold 0.9 0.90": "threshold was given 0.9 twice",
+    "study run sanity --threshold 0.9 --threshold 0.5": "--threshold was given twice; give all its values at once",
+    "study list --threshold 0.9": "study list takes no flag but --lab, got --threshold",
+    "study report sanity --flush-seconds 3": "study report takes no flag but .*, got --flush-seconds",
+    "reproduce --quick": "reproduce without the name of a card .* takes no flag but --lab, got --quick",
     "train --p 5 --places 0": "places must be an integer of at least 1, got 0",
     "train --p 5 --engine fast": "engine must be one of compiled prefixes plain, got 'fast'",
     "train --p 5 --precision tf32 --device cpu": "precision tf32 needs device cuda, got cpu",
@@ -191,16 +211,15 @@ def test_a_table_in_a_file_is_as_wide_as_it_needs_to_be(capsys):
     assert len(lines[0].rstrip()) > 400
 
 
-def test_a_report_that_gives_way_to_another_form_is_said(tmp_path, capsys):
-    small = ["study", "run", "sanity", "--quick", "--seeds", "1", "--n-steps", "2", "--embedding-size", "8"]
-    small += ["--lab", str(tmp_path / "lab"), "--p"]
-    told = "the report of sanity in another form gives way; again with: "
-    told += "--quick --seeds 1 --p 5 --embedding-size 8 --n-steps 2"
-    assert main([*small, "5"]) == 0
-    assert main([*small, "5"]) == 0
-    assert "gives way" not in capsys.readouterr().out
-    assert main([*small, "7"]) == 0
-    assert f"{told}\n" in capsys.readouterr().out
+def test_a_study_in_another_form_leaves_the_page_of_the_first(tmp_path):
+    small = ["study", "run", "sanity", "--quick", "--n-steps", "2", "--embedding-size", "8", "--p", "5"]
+    small += ["--model", "lstm", "--lab", str(tmp_path / "lab"), "--seeds"]
+    assert main([*small, "1"]) == 0
+    (first,) = (tmp_path / "lab/reports").iterdir()
+    before = {path: path.read_bytes() for path in first.rglob("*") if path.is_file()}
+    assert main([*small, "2"]) == 0
+    assert len(list((tmp_path / "lab/reports").glob("sanity-quick-seeds-?-*/index.html"))) == 2
+    assert {path: path.read_bytes() for path in first.rglob("*") if path.is_file()} == before
 
 
 def test_a_card_is_reproduced_and_reported_again(tmp_path, capsys):
@@ -209,11 +228,12 @@ def test_a_card_is_reproduced_and_reported_again(tmp_path, capsys):
     assert main(["reproduce", "power-2022", *small, *lab]) == 0
     first = capsys.readouterr().out
     assert "Verdict: of 2 published numbers our runs cover" in first
-    (tmp_path / "lab/reports/power-2022/index.html").unlink()
+    (page,) = (tmp_path / "lab/reports").glob("power-2022-quick-seeds-1-*/index.html")
+    page.unlink()
     assert main(["study", "report", "power-2022", *lab]) == 0
     assert "Verdict: of 2 published numbers our runs cover" in capsys.readouterr().out
     assert main(["study", "report", "--all", *lab]) == 0
-    assert (tmp_path / "lab/reports/power-2022/index.html").is_file()
+    assert page.is_file()
 
 
 def snapshot(**changes: object) -> Snapshot:

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import torch
 from helpers import tiny
 
-from shoal.commands.questions import _measure, _measured
+from shoal.commands.questions import _measure, _note
 from shoal.lab import Lab
 from shoal.studies import Form
 from shoal.training import cost
@@ -51,16 +51,14 @@ def test_a_study_is_measured_once_for_the_same_runs(tmp_path):
     study = SimpleNamespace(measure=lambda form: calls.append(form) or {"a": 1})
     specs = CASES["baseline"]
 
-    def asked(specs):
-        lab.note_study("s", {**form.to_json(), "runs": [spec.id for spec in specs], **_measured(lab, "s", specs)})
-        _measure("s", study, form, lab)
-        return lab.study_note("s")["measured"]
+    def asked(specs, form=form):
+        return _measure(_note("sanity", form, specs, lab), study, lab).note["measured"]
 
     assert asked(specs) == {"a": 1}
     assert asked(specs) == {"a": 1}
     assert calls == [form]
+    assert asked(specs, Form(quick=True, thresholds=(0.5,))) == {"a": 1}  # the same runs in another form
+    assert calls == [form]
     asked(specs[:2])
     assert calls == [form] * 2
-    lab.note_study("s", {**form.to_json(), "runs": []})
-    _measure("s", SimpleNamespace(), form, lab)
-    assert "measured" not in lab.study_note("s")
+    assert "measured" not in _measure(_note("attention", form, [], lab), SimpleNamespace(), lab).note

@@ -21,7 +21,7 @@ def whole(tmp_path_factory):
     specs = tiny_grid({"n_steps": 4}, seed=[0, 1]) + tiny_grid({"model": "gpt", "n_steps": 4}, seed=[0, 1])
     shoal.train(specs, path, workers=1)
     lab = Lab(path)
-    lab.note_study("sanity", {"quick": True, "runs": lab.runs()})
+    lab.note_study("sanity", "quick", {"quick": True, "runs": lab.runs()})
     for folder in lab.cohorts():
         folder.write_certificate({"steps": 1, "members": 2, "alone": {}, "record": None})
     return path
@@ -37,7 +37,7 @@ READERS = {
     "cohort.json": lambda lab, folder: folder.manifest(),
     "status.json": lambda lab, folder: folder.status(),
     "certificate.json": lambda lab, folder: folder.certificate(),
-    "sanity.json": lambda lab, folder: lab.study_note("sanity"),
+    "quick.json": lambda lab, folder: lab.study_notes("sanity"),
 }
 
 
@@ -58,7 +58,7 @@ def every_change(value):
 @pytest.mark.parametrize("content", ["{}", "[]", "null", "3", '{"members": [{}]}', '{"members": {"a": 1}}', "{"])
 def test_a_file_that_holds_something_else_is_named_in_one_line(lab, name, content):
     folder = lab.cohorts()[0]
-    path = (lab.path / "studies" if name == "sanity.json" else folder.path) / name
+    path = (lab.path / "studies" / "sanity" if name == "quick.json" else folder.path) / name
     path.write_text(content)
     with pytest.raises(LabError, match=f"{re.escape(str(path))} is damaged") as failure:
         READERS[name](lab, folder)
@@ -122,7 +122,7 @@ def test_runs_and_reports_show_the_others_and_name_what_is_damaged(lab, how, cap
     assert re.search(told, page)
     assert "2 runs in 1 setting" in page
     assert main(["report", "sanity", *path]) == 0
-    assert re.search(told, (lab.path / "reports" / "sanity" / "report.md").read_text())
+    assert re.search(told, (lab.path / "reports" / "sanity-quick" / "report.md").read_text())
     assert main(["report", lost[0], *path]) == 2
     assert re.search(rf"every one of these 1 runs is damaged: {damaged.path}/{named}", capsys.readouterr().err)
 
@@ -177,7 +177,7 @@ def test_a_cohort_of_which_the_runs_cannot_be_known_stops_none_of_the_others(lab
     assert main(["report", *path]) == 1
     assert told in (lab.path / "reports" / "runs" / "report.md").read_text()
     assert main(["report", "sanity", *path]) == 0
-    page = (lab.path / "reports" / "sanity" / "report.md").read_text()
+    page = (lab.path / "reports" / "sanity-quick" / "report.md").read_text()
     assert re.search(rf"Damaged: 2 of 4 runs \(.*\): {told}", page)
     assert main(["report", lost[0], *path]) == 2
     assert told in capsys.readouterr().err

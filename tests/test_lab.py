@@ -138,7 +138,11 @@ def test_a_lab_that_cannot_be_written_is_refused(tmp_path, monkeypatch):
 @pytest.mark.parametrize("name", ["../x", "a/b", "a\\b", "..", ".hidden", "", "a b", "x..y", "/etc"])
 def test_names_that_could_leave_the_lab_are_refused(lab, name):
     with pytest.raises(UserError, match="not allowed"):
-        lab.note_study(name, {})
+        lab.note_study(name, "full", {})
+    with pytest.raises(UserError, match="not allowed"):
+        lab.note_study("sanity", name, {})
+    with pytest.raises(UserError, match="not allowed"):
+        lab.study_notes(name)
     with pytest.raises(UserError, match="not allowed"):
         lab.report_folder(name)
     with pytest.raises(UserError, match="not allowed"):

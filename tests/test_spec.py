@@ -15,6 +15,7 @@ from shoal.models import families, gpt, initialisation
 from shoal.spec import RunSpec, grid
 from shoal.spec.model import INITIALISATIONS
 from shoal.spec.training import SCHEDULES
+from shoal.tasks.build import build_task
 from shoal.training import optimizers, schedules
 
 some = settings(max_examples=25, deadline=None)
@@ -86,6 +87,8 @@ def asked(draw) -> dict:
         chosen.pop("dropout", None)
     if chosen.get("norm") == "none":
         chosen.pop("norm_position", None)
+    if chosen.get("operator") == "/" and chosen.get("q", 31) < chosen.get("p", 31):
+        chosen.pop("q")
     return {"model": model, "optimizer": optimizer, **chosen}
 
 
@@ -124,6 +127,18 @@ def test_permutations_are_120_unless_p_is_given():
     assert RunSpec.restored(spec.model_dump(mode="json")).model_dump() == spec.model_dump()
     assert [spec.p for spec in grid(operator=["+", "s5:xy", "x^2+y^2"])] == [31, 120, 31]
     assert RunSpec().p == 31
+
+
+def test_what_was_trained_on_contradictory_equations_can_still_be_read():
+    for choice in ({"p": 7, "q": 5, "operator": "/"}, {"p": 3, "q": 2, "operator": "/", "operation_orders": "2,3"}):
+        with pytest.raises(UserError, match="division needs q of at least p"):
+            RunSpec(**choice)
+        dump = {**RunSpec(**choice | {"q": 7}).model_dump(mode="json"), "q": choice["q"]}
+        old = RunSpec.restored(dump)
+        assert old.model_dump(mode="json") == dump
+        assert build_task(old).splits["train"].numel()
+        with pytest.raises(UserError, match="division needs q of at least p"):
+            grid(old, seed=[0, 1])
 
 
 @some
@@ -446,6 +461,20 @@ def test_a_grid_is_a_product_whose_last_setting_varies_fastest():
 def test_a_grid_keeps_each_run_once():
     assert [s.seed for s in grid(seed=[1, 0, 1, "0"])] == [1, 0]
     assert len(grid(weight_decay=[None, 1.0], operation_orders=["2,3", (3, 2)])) == 1
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"eval_batch_size": [64, 128]},
+        {"save_statistic_step": [None, 5]},
+        {"seed": [0, 1], "init_seed": 3, "split_seed": 3, "order_seed": 3},
+    ],
+)
+def test_values_that_make_one_run_are_not_dropped(values):
+    (name, (first, other)), *_ = values.items()
+    with pytest.raises(UserError, match=f"^{name}={other} makes the same run as {name}={first}: give one of these"):
+        grid(**values)
 
 
 def test_a_grid_takes_single_values_and_anything_that_can_be_counted_off():

@@ -6,6 +6,7 @@ from dataclasses import replace
 import polars as pl
 import pytest
 import torch
+from helpers import tiny
 
 import shoal
 from shoal.analysis import Metric, compare
@@ -318,6 +319,17 @@ def test_reports_show_what_can_be_shown_of_diverged_and_perfect_runs(tmp_path):
     )
     assert long_curves(curves, "loss").filter(split="training")["value"].to_list() == [1.0, 1e-6, 1e-6]
     assert len(long_curves(curves, "loss").filter(split="validation")) == 2
+
+
+def test_runs_on_contradictory_equations_are_read_and_said_to_be_such(tmp_path):
+    whole = tiny(operator="/")
+    old = RunSpec.restored({**whole.model_dump(mode="json"), "q": 3})  # as labs from before this was refused hold it
+    records = shoal.train([whole, old], tmp_path / "lab", workers=1)
+    for report in (report_runs(records, ""), sanity.report(Results(records), Form())):
+        assert sum(answer.startswith("Contradictory: 1 of 2 runs") for answer in report.answers) == 1
+    records = Lab(tmp_path / "lab").records([whole])
+    assert not any("Contradictory" in answer for answer in report_runs(records, "").answers)
+    assert Lab(tmp_path / "lab").records().model(old.id) is not None
 
 
 def test_a_lab_without_results_is_said_to_be_one(tmp_path):

@@ -25,6 +25,18 @@ SHOWN = runs("model", LSTM=[700, 800, 900, -1000, 950], GPT=[300, 350, 400, 420,
 )
 
 
+def test_no_mean_stands_under_its_median_because_it_was_cut_off():
+    # as in the quick sanity check: one group goes to 4,000, of the other one run ends at 2,600 without
+    table = survival_table("t", runs("model", LSTM=[3000, 3200, 3350, 3400], GPT=[1200, 1500, 1800, -2600]), "model")
+    place = [name.startswith("mean step") for name in table.header[1:]].index(True)
+    means = {label: cells[place].text for label, cells in table.rows}
+    assert table.header[1 + place] == "mean step up to 2,600"
+    assert means["LSTM"] == "–"
+    assert means["GPT"].startswith("1,775")  # of 1,200, 1,500, 1,800 and 2,600
+    whole = survival_table("t", runs("model", LSTM=[3000, 3200], GPT=[1200, 1500]), "model")
+    assert [cells[place].text.split(" ")[0] for _, cells in whole.rows] == ["3,100", "1,350"]
+
+
 def test_the_table_says_how_many_and_when():
     table = survival_table("times", SHOWN, "model")
     assert table.header == [

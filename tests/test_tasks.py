@@ -6,13 +6,14 @@ from collections import Counter
 
 import pytest
 import torch
-from equations_by_hand import expected_equations, orders_of, words
+from equations_by_hand import answers, expected_equations, orders_of, words
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from shoal.equations import (
     CHAINED,
+    COMPOSITIONS,
     FORMATS,
     MIXED,
     OPERATORS,
@@ -41,7 +42,7 @@ def asked(draw) -> dict:
     p = draw(modulus)
     return {
         "p": p,
-        "q": p if operator == MIXED else draw(st.just(p) | modulus),
+        "q": p if operator == MIXED else draw(st.just(p) | (modulus.filter(p.__le__) if operator == "/" else modulus)),
         "operator": operator,
         "r_train": draw(st.floats(0.01, 1)),
         "operation_orders": draw(st.sampled_from([2, 3, (2,), (2, 3), [3, 2]] if operator in CHAINED else [2, (2,)])),
@@ -63,6 +64,25 @@ def test_the_equations_are_all_there_and_right(args):
         assert words(data) == expected
     counts = [count_equations(args["p"], args["operator"], order, args["is_symmetric"]) for order in orders_of(args)]
     assert counts == [int((data.order == order).sum()) for order in orders_of(args)]
+
+
+@settings(max_examples=200, deadline=None)
+@given(asked(), st.sampled_from([2, 3, 4, 5, 6, 7]))
+def test_a_left_side_has_one_answer_or_the_equations_are_refused(args, q):
+    args |= {"q": q}
+    try:
+        get_arithmetic_dataset(**args)
+    except UserError as error:
+        if "division needs q of at least" not in str(error):
+            return  # of a modulus that is no prime
+        assert any(len(set(found)) > 1 for found in answers(arithmetic_data(**args)).values())
+    else:
+        assert all(len(found) == 1 for found in answers(arithmetic_data(**args)).values())
+
+
+@pytest.mark.parametrize("operator", COMPOSITIONS)
+def test_a_composition_has_one_answer(operator):
+    assert all(len(found) == 1 for found in answers(arithmetic_data(120, 120, operator, 0.5)).values())
 
 
 @pytest.mark.parametrize("p", [2, 3, 5, 7])
@@ -189,6 +209,10 @@ def test_training_on_everything_leaves_an_empty_validation_set():
         ({"q": 0}, "q must be an integer of at least 2, got 0"),
         ({"p": 9, "operator": "/"}, "division needs a prime p, got p=9; the nearest is 7"),
         ({"q": 12, "operator": "/"}, "division needs a prime q, got q=12; the nearest is 1[13]"),
+        (
+            {"p": 7, "q": 5, "operator": "/"},
+            "division needs q of at least p, got q=5 and p=7: 0 / 1 would be 0 and 5; the nearest is 7",
+        ),
         ({"operator": "x"}, rf"operator must be one of {re.escape(' '.join(OPERATORS))}, got 'x'"),
         ({"operator": "s5"}, r"operator must be one of .*, got 's5'; did you mean 's5:xy'\?"),
         ({"operator": MIXED, "p": 9}, "division needs a prime p, got p=9; the nearest is 7"),

@@ -107,6 +107,23 @@ def check_arithmetic(
         raise UserError(f"is_symmetric does not apply to operator {operator!r}: permutations do not commute")
 
 
+def is_ambiguous(p: int, q: int, operator: str) -> bool:
+    """Whether some left side has several answers, so that the equations contradict each other.
+
+    A quotient is found from ``a = b c mod q``: quotients that differ by ``q`` give the same ``a``. Every other result
+    is computed from its left side.
+    """
+    return operator == "/" and q < p
+
+
+def check_answers(p: int, q: int, operator: str) -> None:
+    """Raise :class:`UserError` where a left side has several answers, between which nothing can decide."""
+    if is_ambiguous(p, q, operator):
+        raise UserError(
+            f"division needs q of at least p, got q={q} and p={p}: 0 / 1 would be 0 and {q}; the nearest is {p}"
+        )
+
+
 def _check_name(setting: str, name: str, known: Sequence[str]) -> None:
     if name not in known:
         raise UserError(f"{setting} must be one of {' '.join(known)}, got {name!r}{nearest(name, known)}")

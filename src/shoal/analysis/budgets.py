@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import polars as pl
 
 from shoal.analysis.accounts import compute_sequences, training_flop
-from shoal.analysis.extrema import extrema
+from shoal.analysis.extrema import deviation, extrema
 
 SHARES = tuple(k / 10 for k in range(1, 11))
 
@@ -55,14 +55,14 @@ def frontier(frame: pl.DataFrame, by: str, quantity: str, small_is_best: bool = 
 
     Returns:
         One row per distinct budget, in order: ``compute``, ``flop``, the setting, ``steps``, the mean of the quantity
-        over runs under its name, its ``std`` (ddof 0) and ``N``, all of the best setting; ``spent``, what that setting
-        spends.
+        over runs under its name, its ``std`` (ddof 0, null of one run) and ``N``, all of the best setting; ``spent``,
+        what that setting spends.
     """
     groups = (
         frame.group_by(by, "steps", "compute", maintain_order=True)
         .agg(
             pl.col(quantity).mean(),
-            pl.col(quantity).std(ddof=0).alias("std"),
+            deviation(quantity).alias("std"),
             pl.col("flop").mean(),
             pl.len().alias("N"),
         )

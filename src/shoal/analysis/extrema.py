@@ -125,12 +125,19 @@ def mean_and_std(frame: pl.DataFrame, by: Sequence[str]) -> pl.DataFrame:
     """Mean and population standard deviation (ddof 0) of every number, over the rows that agree in ``by``.
 
     Returns:
-        One row per group: ``by``, ``N``, then each column's mean under its name and its deviation with ``_std``.
+        One row per group: ``by``, ``N``, then each column's mean under its name and its deviation with ``_std``, null
+        where there is one row.
     """
     numbers = [name for name, kind in frame.schema.items() if kind.is_numeric() and name not in by]
     means = [pl.col(name).mean() for name in numbers]
-    deviations = [pl.col(name).std(ddof=0).alias(f"{name}_std") for name in numbers]
+    deviations = [deviation(name).alias(f"{name}_std") for name in numbers]
     return frame.group_by(by, maintain_order=True).agg(pl.len().alias("N"), *means, *deviations)
+
+
+def deviation(column: str) -> pl.Expr:
+    """Population standard deviation (ddof 0); null of a single value, which has none."""
+    value = pl.col(column)
+    return pl.when(value.count() > 1).then(value.std(ddof=0))
 
 
 def at_least(column: str, threshold: float) -> pl.Expr:

@@ -29,6 +29,20 @@ def flags_of_choice(options: argparse.Namespace) -> str:
     return shlex.join([*state, *as_flags(read_values(options))])
 
 
+def unmatched(records: "Records", options: argparse.Namespace) -> list[str]:
+    """A line for each value that was asked for beside others and that none of the records has."""
+    from shoal.spec.choice import as_flags, fits, read_choice
+
+    values = read_values(options)
+    cells = records.runs().select(*values).to_dicts()
+    alone = [{name: [value]} for name, own in values.items() if len(own) > 1 for value in own]
+    return [
+        f"no run has {' '.join(as_flags(one))}"
+        for one in alone
+        if not any(fits(row, read_choice(one)) for row in cells)
+    ]
+
+
 def choose(records: "Records", options: argparse.Namespace, unreadable: Sequence[str] = ()) -> "Records":
     """Those of the records that the flags ask for.
 

@@ -7,6 +7,7 @@ line that names the nearest flag, and ``--help`` must answer before anything hea
 import argparse
 import re
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from shoal.errors import UserError, nearest
@@ -23,11 +24,40 @@ _WORDS = {
 }
 
 
+class Options(argparse.Namespace):
+    """What was read: the value of each flag, and under which spelling those were ``given`` that were."""
+
+    __slots__ = ("given",)  # no value of a flag, so not among them
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.given: dict[str, str] = {}
+
+
+class _Once(argparse.Action):
+    """Takes the values of a flag, or that it is there (``nargs`` 0); given again it would have two meanings."""
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option: str | None = None
+    ) -> None:
+        if option is not None:
+            assert isinstance(namespace, Options)
+            if self.dest in namespace.given:
+                first = namespace.given[self.dest]
+                both = f"{option} was given twice" if first == option else f"{first} and {option} are one flag"
+                raise UserError(f"{both}; give {'all its values at once' if self.nargs == '+' else 'it once'}")
+            namespace.given[self.dest] = option
+        setattr(namespace, self.dest, True if self.nargs == 0 else values)
+
+
 class Parser(argparse.ArgumentParser):
     """An argument parser whose errors are :class:`UserError`."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(allow_abbrev=False, usage="%(prog)s [flags]", **options)
+        for kind in (None, "store"):
+            self.register("action", kind, _Once)
+        self.register("action", "store_true", partial(_Once, nargs=0, default=False))
         # argparse takes -1 for a value, but -1e-3 and -inf for flags
         self._negative_number_matcher = re.compile(r"^-(\d+\.?\d*|\.\d+)(e[+-]?\d+)?$|^-(inf|nan)$", re.IGNORECASE)
 
@@ -42,9 +72,9 @@ class Parser(argparse.ArgumentParser):
         spellings = dict.fromkeys([f"--{name.replace('_', '-')}", f"--{name.replace('-', '_')}"])
         self.add_argument(*spellings, dest=name.replace("-", "_"), **options)
 
-    def parse(self, arguments: Sequence[str]) -> argparse.Namespace:
-        """Parse, refusing what is unknown by name."""
-        options, unknown = self.parse_known_args(list(arguments))
+    def parse(self, arguments: Sequence[str]) -> Options:
+        """Parse, refusing what is unknown by name and what is given twice."""
+        options, unknown = self.parse_known_args(list(arguments), Options())
         if unknown:
             known = [spelling for action in self._actions for spelling in action.option_strings]
             name = unknown[0].partition("=")[0]
@@ -53,9 +83,25 @@ class Parser(argparse.ArgumentParser):
         return options
 
 
+def refuse_unread(options: Options, command: str, *read: str) -> None:
+    """Raise :class:`UserError` for a flag that is given and that the command does not read in this form."""
+    from shoal.report.words import listed
+
+    for name, spelling in options.given.items():
+        if name not in read:
+            raise UserError(f"{command} takes no flag but {listed([f'--{flag}' for flag in read])}, got {spelling}")
+
+
 def add_lab(parser: Parser) -> None:
     """``--lab``, which the practical calls ``--log_dir``."""
-    parser.add_argument("--lab", "--log-dir", "--log_dir", dest="lab", default="lab", help="the lab's folder (./lab)")
+    names = ("--lab", "--log-dir", "--log_dir")
+    parser.add_argument(*names, dest="lab", default="lab", type=_folder, help="the lab's folder (./lab)")
+
+
+def _folder(name: str) -> str:
+    if not name:  # to the file system this folder
+        raise argparse.ArgumentTypeError("needs the name of a folder, got ''")
+    return name
 
 
 def add_execution(parser: Parser, new_runs: bool = True) -> None:
@@ -94,26 +140,19 @@ def add_settings(parser: Parser, purpose: str) -> None:
         spellings = dict.fromkeys([f"--{name.replace('_', '-')}", f"--{name}"])
         default = "" if purpose != GRID or info.default is None else f"; {_show(info.default)}"
         about = f"{info.description}{default}".replace("%", "%%")
-        group.add_argument(*spellings, dest=name, nargs="+", action="append", metavar="X", help=about)
+        group.add_argument(*spellings, dest=name, nargs="+", metavar="X", help=about)
 
 
 def read_values(options: argparse.Namespace) -> dict[str, list[str | None]]:
     """The values of the flags of :func:`add_settings` that were given; ``none`` is nothing given
-    where no choice has that name.
-
-    Raises:
-        UserError: a flag was given twice.
-    """
+    where no choice has that name."""
     from shoal.spec import RunSpec
     from shoal.spec.fields import extra
 
     given = {name: values for name in RunSpec.model_fields if (values := getattr(options, name)) is not None}
-    for name, values in given.items():
-        if len(values) > 1:
-            raise UserError(f"--{name.replace('_', '-')} was given {len(values)} times; give all its values at once")
     left_open = {name: "none" if "none" in extra(RunSpec, name)["choices"] else None for name in given}
     return {
-        name: [left_open[name] if value.lower() == "none" else value for value in values[0]]
+        name: [left_open[name] if value.lower() == "none" else value for value in values]
         for name, values in given.items()
     }
 
@@ -122,7 +161,7 @@ def read_settings(options: argparse.Namespace) -> "list[RunSpec]":
     """The grid that the flags of :func:`add_settings` ask for.
 
     Raises:
-        UserError: a value is not allowed, or a flag was given twice.
+        UserError: a value is not allowed, or makes no difference.
     """
     from shoal.spec import grid
 

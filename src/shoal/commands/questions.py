@@ -4,13 +4,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from shoal.commands.pages import Page
 from shoal.commands.training import train_with_progress
 from shoal.errors import UserError
 from shoal.lab import Lab
 from shoal.report import write_report
 from shoal.report.console import print_titled
 from shoal.spec import RunSpec
-from shoal.studies import Form, Results, Study, cards
+from shoal.studies import Form, Results, Study
 from shoal.training.api import check_execution
 from shoal.training.certificate import certify
 
@@ -19,13 +20,13 @@ CERTIFIED_STEPS = {True: 25, False: 50}  # quick form, full form
 
 def run_studies(studies: Mapping[str, Study], form: Form, path: str, execution: Mapping[str, Any]) -> int:
     """Train the runs of every study, each once, and write a report of each; 1 when a run diverged."""
-    specs = {name: form.specs(study) for name, study in studies.items()}
+    specs = {name: _specs(name, study, form) for name, study in studies.items()}
     device = check_execution(**execution)
     lab = Lab(path).create()
     # written first, so that `shoal study report` can show what there is of a run that was interrupted or killed
-    for name, own in specs.items():
-        _tell_of_another(lab, name, form)
-        lab.note_study(name, {**form.to_json(), "runs": [spec.id for spec in own], **_measured(lab, name, own)})
+    pages = [_note(name, form, own, lab) for name, own in specs.items()]
+    for line in [line for study in studies.values() for line in form.same_parts(study)]:
+        print(line)
     wanted = list(dict.fromkeys(spec for own in specs.values() for spec in own))
     records = train_with_progress(wanted, path, **execution)
     for folder in records.cohorts():
@@ -33,9 +34,7 @@ def run_studies(studies: Mapping[str, Study], form: Form, path: str, execution: 
             print(f"certifying cohort {folder.id}: one member alone for {CERTIFIED_STEPS[form.quick]} steps")
             first = [run for run in records.ids if run in folder.status()["members"]][:1]
             certify(folder, first, CERTIFIED_STEPS[form.quick], device)
-    for name, study in studies.items():
-        _measure(name, study, form, lab)
-    report_studies(studies, lab)
+    report_pages([_measure(page, studies[page.study], lab) for page in pages], lab)
     diverged = records.runs().filter(state="diverged")
     if not diverged.is_empty():
         print(f"{len(diverged)} of {len(records)} runs diverged: {' '.join(diverged['run'])}")
@@ -43,39 +42,44 @@ def run_studies(studies: Mapping[str, Study], form: Form, path: str, execution: 
     return 0
 
 
-def _tell_of_another(lab: Lab, name: str, form: Form) -> None:
-    """Say how the report of another form, which the new one replaces, can be had again."""
-    note = lab.study_note(name)
-    if note is not None and (other := Form.from_json(note)) != form:
-        print(f"the report of {name} in another form gives way; again with:{other.flags() or ' no flags'}")
+def _specs(name: str, study: Study, form: Form) -> list[RunSpec]:
+    """The runs of a study; of what it cannot be asked for, also which study it is."""
+    try:
+        return form.specs(study)
+    except UserError as problem:
+        raise UserError(f"{problem} (study {name})") from None
 
 
-def _measure(name: str, study: Study, form: Form, lab: Lab) -> None:
-    """Measure what a study measures beside its runs, unless that is done."""
-    note, measure = lab.study_note(name), getattr(study, "measure", None)
-    if measure is not None and note is not None and "measured" not in note:
-        print(f"measuring for {name}")
-        lab.note_study(name, {**note, "measured": measure(form)})
+def _note(name: str, form: Form, specs: Sequence[RunSpec], lab: Lab) -> Page:
+    """Write down what a study asks for, with what was measured for the same runs before, in whichever form."""
+    note: dict[str, Any] = {**form.to_json(), "runs": [spec.id for spec in specs]}
+    for other in lab.study_notes(name):
+        if "measured" in other and other["runs"] == note["runs"]:
+            note["measured"] = other["measured"]
+    lab.note_study(name, form.name, note)
+    return Page(name, form, note)
 
 
-def _measured(lab: Lab, name: str, specs: Sequence[RunSpec]) -> dict[str, Any]:
-    """What was measured for the same runs before."""
-    note = lab.study_note(name) or {}
-    return {"measured": note["measured"]} if "measured" in note and note["runs"] == [spec.id for spec in specs] else {}
+def _measure(page: Page, study: Study, lab: Lab) -> Page:
+    """With what its study measures beside its runs; measured where that is not done."""
+    measure = getattr(study, "measure", None)
+    if measure is None or "measured" in page.note:
+        return page
+    print(f"measuring for {page.study}")
+    note = {**page.note, "measured": measure(page.form)}
+    lab.note_study(page.study, page.form.name, note)
+    return replace(page, note=note)
 
 
-def report_studies(studies: Mapping[str, Study], lab: Lab, thresholds: Sequence[float] | None = None) -> None:
-    """Write the report of each study that the lab has a note of, from what there is of its runs."""
-    for name, study in studies.items():
-        note = lab.study_note(name)
-        if note is None:
-            how = "reproduce" if name in cards.NAMES else "study run"
-            raise UserError(f"{name!r} was not run in lab {lab.path}; shoal {how} {name} --lab {lab.path}")
-        form = Form.from_json(note)
-        form = form if thresholds is None else replace(form, thresholds=tuple(thresholds))
-        report = study.report(_results(lab, note), form)
-        if len(studies) > 1:
-            print(f"\n## {name}")
+def report_pages(pages: Sequence[Page], lab: Lab, thresholds: Sequence[float] | None = None) -> None:
+    """Write each page from what there is of its runs, with other thresholds beside the page with its own."""
+    if thresholds is not None:
+        pages = [replace(page, form=replace(page.form, thresholds=tuple(thresholds))) for page in pages]
+    shown = {page.name: page for page in pages}
+    for name, page in shown.items():
+        report = page.module.report(_results(lab, page.note), page.form)
+        if len(shown) > 1:
+            print(f"\n## {page.study}{page.form.flags()}")
         for section in report.sections:
             for table in section.tables:
                 print_titled(section.title, table)

@@ -2,14 +2,16 @@
 
 import argparse
 
-from shoal.commands.choice import add_choice, choose, flags_of_choice
+from shoal.commands.choice import add_choice, choose, flags_of_choice, unmatched
 from shoal.commands.parsing import Parser, add_lab
 from shoal.errors import UserError
 
 
 def arguments(parser: Parser) -> None:
     """Flags of the command."""
-    parser.add_argument("what", nargs="*", metavar="STUDY-OR-RUNS", help="a study, or runs; all runs when not given")
+    parser.add_argument(
+        "what", nargs="*", metavar="STUDY-OR-RUNS", help="a study or a card, or runs; all runs when not given"
+    )
     add_lab(parser)
     parser.flag("name", help="name of a report of runs (runs)")
     add_choice(parser)
@@ -17,32 +19,45 @@ def arguments(parser: Parser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Write the page and print its path."""
+    from shoal.commands.pages import study_of
+
+    if len(options.what) == 1 and study_of(options.what[0]) is not None:
+        return _report_study(options)
+    return _report_runs(options)
+
+
+def _report_study(options: argparse.Namespace) -> int:
+    from shoal.commands.pages import find_pages
+    from shoal.commands.questions import report_pages
     from shoal.lab import Lab
-    from shoal.studies import NAMES, get_study
 
-    flags = flags_of_choice(options)
-    if len(options.what) == 1 and options.what[0] in NAMES:
-        from shoal.commands.questions import report_studies
+    if options.name is not None:
+        raise UserError(f"--name does not apply to the report of a study, got {options.name!r}")
+    if flags := flags_of_choice(options):
+        raise UserError(f"the report of a study is of its own runs, got {flags}")
+    lab = Lab(options.lab)
+    report_pages(find_pages(lab, options.what[0]), lab)
+    return 0
 
-        if options.name is not None:
-            raise UserError(f"--name does not apply to the report of a study, got {options.name!r}")
-        if flags:
-            raise UserError(f"the report of a study is of its own runs, got {flags}")
-        report_studies({options.what[0]: get_study(options.what[0])}, Lab(options.lab))
-        return 0
+
+def _report_runs(options: argparse.Namespace) -> int:
+    from shoal.commands.pages import check_own_name
+    from shoal.lab import Lab
     from shoal.report import write_report
     from shoal.report.console import print_runs
     from shoal.report.runs import report_runs
 
     lab = Lab(options.lab)
-    folder = lab.report_folder(options.name or "runs")
+    folder = lab.report_folder("runs" if options.name is None else check_own_name(options.name))
     records = lab.records(options.what or None)
     unreadable = [] if options.what else lab.unreadable()
     if len(records) == 0:
         raise UserError("; ".join([f"lab {options.lab} holds no runs", *unreadable]))
+    lacking = unmatched(records, options)
     records = choose(records, options, unreadable)
+    flags = flags_of_choice(options)
     command = " ".join(word for word in ("shoal report", *options.what, flags) if word)
-    report = report_runs(records, command, unreadable)
+    report = report_runs(records, command, [*unreadable, *lacking])
     code = print_runs(records, unreadable)
     print(f"\nreport: {write_report(report, folder)}")
     return code

@@ -1,8 +1,16 @@
 """``shoal reproduce NAME``: a published setting over many seeds, beside the published numbers."""
 
-import argparse
-
-from shoal.commands.parsing import STUDY, Parser, add_execution, add_lab, add_settings, read_execution, read_values
+from shoal.commands.parsing import (
+    STUDY,
+    Options,
+    Parser,
+    add_execution,
+    add_lab,
+    add_settings,
+    read_execution,
+    read_values,
+    refuse_unread,
+)
 from shoal.commands.study import add_form
 from shoal.errors import UserError
 
@@ -16,11 +24,12 @@ def arguments(parser: Parser) -> None:
     add_settings(parser, STUDY)
 
 
-def run(options: argparse.Namespace) -> int:
+def run(options: Options) -> int:
     """List the cards, or train and judge some."""
     from shoal.studies.cards import NAMES, get_card
 
     if not options.names:
+        refuse_unread(options, "reproduce without the name of a card lists them and", "lab")
         for name in NAMES:
             print(f"{name:18} {get_card(name).ABOUT}")
         return 0

@@ -2,7 +2,7 @@
 
 import argparse
 
-from shoal.commands.choice import add_choice, choose
+from shoal.commands.choice import add_choice, choose, unmatched
 from shoal.commands.parsing import Parser, add_lab
 from shoal.errors import UserError
 
@@ -22,4 +22,8 @@ def run(options: argparse.Namespace) -> int:
     records, unreadable = lab.records(), lab.unreadable()
     if len(records) == 0 and not unreadable:
         raise UserError(f"lab {options.lab} holds no runs")
-    return print_runs(choose(records, options, unreadable), unreadable)
+    chosen = choose(records, options, unreadable)
+    code = print_runs(chosen, unreadable)
+    for line in unmatched(records, options):
+        print(line)
+    return code

@@ -1,8 +1,16 @@
 """``shoal study list | run NAME … | report NAME …``; of reproduction cards, ``report``."""
 
-import argparse
-
-from shoal.commands.parsing import STUDY, Parser, add_execution, add_lab, add_settings, read_execution, read_values
+from shoal.commands.parsing import (
+    STUDY,
+    Options,
+    Parser,
+    add_execution,
+    add_lab,
+    add_settings,
+    read_execution,
+    read_values,
+    refuse_unread,
+)
 from shoal.errors import UserError, nearest
 
 ACTIONS = ("list", "run", "report")
@@ -37,7 +45,7 @@ def add_threshold(parser: Parser) -> None:
     )
 
 
-def run(options: argparse.Namespace) -> int:
+def run(options: Options) -> int:
     """List, run or report."""
     if options.action is None:
         raise UserError(f"study needs to know what to do: one of {' '.join(ACTIONS)}")
@@ -46,46 +54,62 @@ def run(options: argparse.Namespace) -> int:
             f"unknown action {options.action!r}: one of {' '.join(ACTIONS)}{nearest(options.action, ACTIONS)}"
         )
     _refuse_unread(options)
-    from shoal.lab import Lab
-    from shoal.lab.names import check_name
-    from shoal.studies import NAMES, cards, get_study
-
     if options.action == "list":
-        for name in NAMES:
-            print(f"{name:16} {get_study(name).ABOUT}")
-        return 0
+        return list_studies()
+    from shoal.studies import NAMES
+
     if not options.names and not options.all:
         raise UserError(f"study {options.action} needs the name of a study, or --all: {' '.join(NAMES)}")
-    asked = (*NAMES, *(cards.NAMES if options.action == "report" else ())) if options.all else options.names
-    # a card is trained by `shoal reproduce`; what there is of its runs is reported as a study's is
-    find = dict.fromkeys(cards.NAMES, cards.get_card) if options.action == "report" else {}
-    studies = {name: find.get(name, get_study)(check_name(name, "study")) for name in asked}
+    return _run(options) if options.action == "run" else _report(options)
 
-    from shoal.commands.questions import report_studies, run_studies
-    from shoal.studies import Form
-    from shoal.studies.base import THRESHOLDS
 
-    if options.action == "run":
-        thresholds = tuple(options.threshold or THRESHOLDS)
-        form = Form(options.quick, options.seeds, read_values(options), thresholds)
-        return run_studies(studies, form, options.lab, read_execution(options))
-    lab = Lab(options.lab)
-    if options.all:
-        studies = {name: study for name, study in studies.items() if lab.study_note(name) is not None}
-        if not studies:
-            raise UserError(f"no study was run in lab {lab.path}; shoal study run --all --lab {lab.path}")
-    report_studies(studies, lab, options.threshold)
+def list_studies() -> int:
+    """What each study is about."""
+    from shoal.studies import NAMES, get_study
+
+    for name in NAMES:
+        print(f"{name:16} {get_study(name).ABOUT}")
     return 0
 
 
-def _refuse_unread(options: argparse.Namespace) -> None:
+def _run(options: Options) -> int:
+    from shoal.commands.questions import run_studies
+    from shoal.lab.names import check_name
+    from shoal.studies import NAMES, Form, get_study
+    from shoal.studies.base import THRESHOLDS
+
+    asked = NAMES if options.all else options.names
+    studies = {name: get_study(check_name(name, "study")) for name in asked}
+    form = Form(options.quick, options.seeds, read_values(options), tuple(options.threshold or THRESHOLDS))
+    return run_studies(studies, form, options.lab, read_execution(options))
+
+
+def _report(options: Options) -> int:
+    """A card is trained by ``shoal reproduce``; what there is of its runs is reported as a study's is."""
+    from shoal.commands.pages import EVERY, find_pages, pages_of
+    from shoal.commands.questions import report_pages
+    from shoal.lab import Lab
+    from shoal.lab.names import check_name
+
+    lab = Lab(options.lab)
+    if options.all:
+        pages = [page for name in EVERY for page in pages_of(lab, name).values()]
+        if not pages:
+            raise UserError(f"no study was run in lab {lab.path}; shoal study run --all --lab {lab.path}")
+    else:
+        found = [page for name in options.names for page in find_pages(lab, check_name(name, "study"))]
+        pages = list({page.name: page for page in found}.values())
+    report_pages(pages, lab, options.threshold)
+    return 0
+
+
+def _refuse_unread(options: Options) -> None:
     """Flags that only ``run`` reads, and names where ``--all`` or ``list`` leaves no use for them."""
     if options.names and (options.action == "list" or options.all):
         by = "--all" if options.all else "list"
         raise UserError(
             f"study {options.action} takes no name with {by}, got {options.names[0]!r}".replace(" with list", "")
         )
-    given = options.quick or options.seeds is not None or options.device or options.workers or options.threads
-    allowed = "" if options.action == "list" else ", --all and --threshold"
-    if options.action != "run" and (given or options.engine or options.places or read_values(options)):
-        raise UserError(f"study {options.action} takes no flag but --lab{allowed}")
+    if options.action != "run":
+        more = () if options.action == "list" else ("all", "threshold")
+        refuse_unread(options, f"study {options.action}", "lab", *more)

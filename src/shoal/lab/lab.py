@@ -140,14 +140,15 @@ class Lab:
                     found.append(folder)
         return found
 
-    def note_study(self, name: str, note: dict[str, Any]) -> None:
-        """Remember what a study trained."""
-        write_json(self.path / "studies" / f"{check_name(name, 'study')}.json", note)
+    def note_study(self, name: str, form: str, note: dict[str, Any]) -> None:
+        """Remember what a study trained in one of its forms."""
+        write_json(self.path / "studies" / check_name(name, "study") / f"{check_name(form, 'form')}.json", note)
 
-    def study_note(self, name: str) -> dict[str, Any] | None:
-        """What :meth:`note_study` kept; None when the study was never run here."""
-        path = self.path / "studies" / f"{check_name(name, 'study')}.json"
-        return dict(read_json(path, StudyNote)) if path.exists() else None
+    def study_notes(self, name: str) -> list[dict[str, Any]]:
+        """What :meth:`note_study` kept of each form of a study; first that of an earlier version, which kept one."""
+        folder = self.path / "studies" / check_name(name, "study")
+        files = [folder.with_name(f"{folder.name}.json"), *sorted(folder.glob("[!.]*.json"))]
+        return [dict(read_json(path, StudyNote)) for path in files if path.exists()]
 
     def report_folder(self, name: str) -> Path:
         """Where the report of this name goes."""

@@ -85,7 +85,7 @@ class Certificate(Shape):
 
 
 class StudyNote(Shape):
-    """``studies/NAME.json``."""
+    """``studies/NAME/FORM.json``."""
 
     runs: list[Id]
     quick: bool

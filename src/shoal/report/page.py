@@ -2,7 +2,7 @@
 
 import html
 import json
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -14,6 +14,8 @@ from shoal.report.figures import Figure
 from shoal.report.markdown import to_markdown
 from shoal.report.table import Table, with_subscripts
 
+FIGURE_FILES = ("pdf", "svg", "png")
+TABLE_FILES = ("csv", "md", "tex")
 _EXPORTS = "window.vegaEmbed = vegaEmbed;"  # what the page's own script uses of the bundle
 
 
@@ -47,6 +49,8 @@ class Report:
 def write_report(report: Report, folder: Path) -> Path:
     """Write ``index.html``, ``report.md``, ``figures/NAME.{pdf,svg,png}`` and ``tables/NAME.{csv,md,tex}``.
 
+    Figures and tables that an earlier page left there are removed.
+
     Returns:
         The page's path. It needs no network: the charts' code is in it.
     """
@@ -58,7 +62,16 @@ def write_report(report: Report, folder: Path) -> Path:
     write(folder / "report.md", to_markdown(report).encode())
     page = folder / "index.html"
     write(page, _page(report).encode())
+    _remove_others(folder / "figures", [f.name for s in report.sections for f in s.figures], FIGURE_FILES)
+    _remove_others(folder / "tables", [t.name for s in report.sections for t in s.tables], TABLE_FILES)
     return page
+
+
+def _remove_others(folder: Path, names: Container[str], kinds: Container[str]) -> None:
+    """What an earlier page has left, so that nothing beside this one seems to be of it."""
+    for path in list(folder.iterdir()) if folder.is_dir() else []:
+        if path.suffix[1:] in kinds and path.stem not in names and path.is_file():
+            path.unlink()
 
 
 def _write_figure(figure: Figure, folder: Path) -> None:
@@ -113,13 +126,13 @@ def _list(texts: Sequence[str]) -> str:
 
 
 def _figure(figure: Figure, number: int) -> str:
-    files = _links("figures", figure.name, ("pdf", "svg", "png"))
+    files = _links("figures", figure.name, FIGURE_FILES)
     caption = f"<b>Figure {number}.</b> {with_subscripts(figure.caption)} {files}"
     return f'<figure>\n<div class="chart" id="{figure.name}"></div>\n<figcaption>{caption}</figcaption>\n</figure>\n'
 
 
 def _table(table: Table, number: int) -> str:
-    files = _links("tables", table.name, ("csv", "md", "tex"))
+    files = _links("tables", table.name, TABLE_FILES)
     caption = f"<b>Table {number}.</b> {with_subscripts(table.caption)} {files}"
     body = f'<div class="scroll">{table.to_html()}</div>\n<figcaption>{caption}</figcaption>'
     return f'<figure class="table">\n{body}\n</figure>\n'

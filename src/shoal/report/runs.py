@@ -7,7 +7,7 @@ import polars as pl
 from shoal.lab import Records
 from shoal.report.figures import Figure, learning_curves, lines_note
 from shoal.report.page import Report, Section
-from shoal.report.summary import provenance, ten_figures, varying_settings
+from shoal.report.summary import contradictions, provenance, ten_figures, varying_settings
 from shoal.report.words import counted, damage_sentences, setting_text
 
 _MOST_SETTINGS = 12
@@ -43,7 +43,7 @@ def report_runs(records: Records, command: str, notes: Sequence[str] = ()) -> Re
     return Report(
         title="Runs",
         lead=f"{counted(len(records), 'run')} in {counted(n, 'setting')}.",
-        answers=[*damage_sentences(damage, len(records) + len(damage)), *more, *notes],
+        answers=[*damage_sentences(damage, len(records) + len(damage)), *contradictions(records.runs()), *more, *notes],
         sections=[
             Section("Learning curves", figures=figures),
             Section("Ten figures per setting", tables=[ten_figures(every, labels)]),

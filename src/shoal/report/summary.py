@@ -8,6 +8,7 @@ from typing import Any
 import polars as pl
 
 from shoal.analysis import at_least, extrema, mean_and_std
+from shoal.equations import is_ambiguous
 from shoal.lab import Records
 from shoal.report.certificates import certificates
 from shoal.report.page import Section
@@ -43,7 +44,10 @@ QUANTITIES = (
 
 ARRIVED = 0.9  # accuracies that all runs of a group reached, for its steps to be compared
 OPEN = "†"
-COMPETING = f"Steps compete where every run reached A_train and A_val ≥ {ARRIVED}, and none has {OPEN}."
+COMPETING = (
+    f"Only runs that were trained for as many steps are compared, and steps only where every run reached A_train and "
+    f"A_val ≥ {ARRIVED}, and none has {OPEN}."
+)
 STEPS_OF_BEST = (
     f"t_f is a time to memorise or to generalise only where the run did (A_train or A_val ≥ {ARRIVED}); elsewhere "
     "it is the step after which the run got no better."
@@ -74,15 +78,15 @@ def ten_figures(extrema: pl.DataFrame, labels: Mapping[str, str]) -> Table:
         rows.append((q.symbol, [cell_of(row, q, best) for row in groups.values()]))
     n = ", ".join(f"{label}: N = {row['N']}" for label, row in groups.items())
     caption = (
-        f"Mean ± population standard deviation over seeds ({n}); the best of each row in bold, ties both, none where "
-        f"all that compete are equal. {COMPETING} {SYMBOLS}"
+        f"Mean ± population standard deviation over seeds ({n}){one_run(means)}; the best of each row in bold, ties "
+        f"both, none where all that compete are equal. {COMPETING} {SYMBOLS}"
     )
     return Table("ten-figures", ["", *groups], rows, caption)
 
 
 def ten_means(extrema: pl.DataFrame, by: Sequence[str]) -> pl.DataFrame:
     """Mean and std of the ten figures for each group; for each step and delay, also whether it is ``_open`` in some run
-    and whether it ``_competes``.
+    and whether it ``_competes``; and ``first_end`` and ``last_end``, between which its runs were last evaluated.
 
     A step is only good where it leads to something and nothing better can be later: only groups all of whose runs
     memorised and generalised, and whose best values came before their last evaluation, compete for the best steps.
@@ -97,8 +101,14 @@ def ten_means(extrema: pl.DataFrame, by: Sequence[str]) -> pl.DataFrame:
             (arrived & ~is_open(step).any()).alias(f"{step}_competes"),
         )
     ]
+    how += [pl.col("last_step").min().alias("first_end"), pl.col("last_step").max().alias("last_end")]
     means = mean_and_std(extrema.select(*by, *(q.column for q in QUANTITIES)), by)
     return means.join(extrema.group_by(by).agg(how), on=by, how="left", maintain_order="left")
+
+
+def one_run(means: pl.DataFrame) -> str:
+    """What to say of groups of one run beside a deviation; nothing where there are none."""
+    return ", which one run does not have" * bool((means["N"] == 1).any())
 
 
 def is_open(step: str) -> pl.Expr:
@@ -111,7 +121,13 @@ def is_open(step: str) -> pl.Expr:
 
 
 def best_value(means: pl.DataFrame, quantity: Quantity) -> float | None:
-    """The best mean among the groups that compete; None where none does, or where several have all the same."""
+    """The best mean among the groups that compete; None where none does, or where several have all the same.
+
+    Groups compete where all their runs have gone equally far: whoever trains for longer has more to choose its best
+    from, and later steps to reach it at.
+    """
+    if means["first_end"].min() != means["last_end"].max():
+        return None
     values = (means.filter(f"{quantity.column}_competes") if quantity.is_step else means)[quantity.column]
     if values.n_unique() == 1 and (len(values) > 1 or len(means) == 1):
         return None
@@ -126,12 +142,16 @@ def cell_of(row: Mapping[str, Any], quantity: Quantity, best: float | None) -> C
     return Cell(show(row[name], row[f"{name}_std"], quantity.is_step) + mark, bool(competes and row[name] == best))
 
 
-def show(mean: float, std: float, is_step: bool) -> str:
-    """``7,850 ± 350`` for steps, ``0.00080 ± 0.00040`` for the rest: two digits of the deviation.
+def show(mean: float, std: float | None, is_step: bool) -> str:
+    """``7,850 ± 350`` for steps, ``0.00080 ± 0.00040`` for the rest: two digits of the deviation, if there is one.
 
     >>> show(82.5, 5.5, True), show(0.000132, 3e-8, False), show(3e-12, 1e-12, False)
     ('82.5 ± 5.5', '0.000132000 ± 0.000000030', '3.00e-12 ± 1.0e-12')
+    >>> show(7850, None, True), show(1, None, False), show(0.000132, None, False)
+    ('7,850', '1.0000', '0.000132')
     """
+    if std is None:
+        return f"{mean:,.0f}".replace("-", "−") if is_step else f"{mean:.4f}" if abs(mean) >= 0.1 else f"{mean:.3g}"
     if is_step:
         digits = 0 if abs(mean) >= 1000 or (mean == round(mean) and std == round(std)) else 1
         return f"{mean:,.{digits}f} ± {std:,.{digits}f}".replace("-", "−")
@@ -173,6 +193,19 @@ def per_run_table(records: Records, settings: Sequence[str], damaged: Container[
         rows.append((row["run"], [Cell(text) for text in cells]))
     no_delay = f"Δt(A) –: A_train and A_val did not both reach {ARRIVED}."
     return Table("runs", header, rows, f"The runs behind the figures. {SYMBOLS} {no_delay}")
+
+
+def contradictions(runs: pl.DataFrame) -> list[str]:
+    """A sentence where runs learned equations that contradict each other, as labs from before these were refused may
+    hold; ``runs`` as of :meth:`shoal.lab.Records.runs`."""
+    asked = runs.select("p", "q", "operator").rows()
+    n = sum(is_ambiguous(p, q, operator) for p, q, operator in asked)
+    if not n:
+        return []
+    return [
+        f"Contradictory: {n} of {counted(len(runs), 'run')} divided with q < p, where one left side has several "
+        "answers (0 / 1 is 0 and q): no model can be right about all of them."
+    ]
 
 
 def _did_both() -> pl.Expr:

@@ -16,7 +16,7 @@ from shoal.analysis.survival import kaplan_meier, survival_summary
 from shoal.errors import UserError
 from shoal.report.figures import Chart, Figure, styled
 from shoal.report.table import Cell, Table
-from shoal.report.words import listed, number, p_value, with_interval
+from shoal.report.words import NOTHING, listed, number, p_value, with_interval
 
 REACHED = "validation accuracy 0.99"
 
@@ -129,6 +129,8 @@ def _estimated(summary: pl.DataFrame) -> str:
         )
     if smallest < 3:
         parts.append("; fewer than 3 runs have no interval of it")
+    if not all(map(_tells, summary.rows(named=True))):
+        parts.append(f". No mean of a group half of which, or every run, got there after {horizon} steps alone")
     return "".join(parts) + ". –: not reached, or no such end. Steps lie on the grid of evaluations."
 
 
@@ -199,12 +201,25 @@ def _pair(row: dict[str, Any]) -> str:
     return f"{first} before {second} ({p_value(row['p_holm'])})"
 
 
+def _tells(row: dict[str, Any]) -> bool:
+    """Whether a group's mean says when its runs got there, and not mostly where it was cut off.
+
+    A mean up to a horizon stands under the median where half of the runs got there after it alone.
+    """
+    if not row["restricted"] or row["restricted_mean"] is None:
+        return True
+    half_came_later = row["median"] is not None and row["median"] > row["horizon"]
+    return bool(row["restricted_mean"] < row["horizon"] and not half_came_later)
+
+
 def _cells(row: dict[str, Any], counts: list[str]) -> list[str]:
     return [
         *(str(row[count]) for count in counts),
         with_interval(row["rate"], row["rate_low"], row["rate_high"], digits=2),
         with_interval(row["median"], row["median_low"], row["median_high"]),
-        with_interval(row["restricted_mean"], row["restricted_mean_low"], row["restricted_mean_high"]),
+        with_interval(row["restricted_mean"], row["restricted_mean_low"], row["restricted_mean_high"])
+        if _tells(row)
+        else NOTHING,
     ]
 
 

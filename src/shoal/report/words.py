@@ -29,6 +29,15 @@ def with_interval(value: float | None, low: float | None, high: float | None, di
     return f"{number(value, digits)} [{number(low, digits)}, {number(high, digits)}]"
 
 
+def with_deviation(mean: float, std: float | None, digits: int) -> str:
+    """``0.71 ± 0.03``; a mean of one value has no deviation.
+
+    >>> with_deviation(0.712, 0.031, 2), with_deviation(0.712, None, 2)
+    ('0.71 ± 0.03', '0.71')
+    """
+    return f"{mean:.{digits}f}" + ("" if std is None else f" ± {std:.{digits}f}")
+
+
 def p_value(p: float | None) -> str:
     """``p = 0.012``, ``p < 0.0001``.
 

@@ -54,7 +54,10 @@ def as_flags(values: Mapping[str, Iterable[Any]]) -> list[str]:
     """
     words = []
     for name, several in values.items():
-        words += [f"--{name.replace('_', '-')}", *("none" if value is None else str(value) for value in several)]
+        words += [
+            f"--{name.replace('_', '-')}",
+            *("none" if value is None else str(as_cell(value)) for value in several),
+        ]
     return words
 
 

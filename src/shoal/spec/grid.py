@@ -1,7 +1,7 @@
 """Many runs from a few values per setting."""
 
 import itertools
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from shoal.errors import UserError, nearest
@@ -10,6 +10,9 @@ from shoal.spec.run import RunSpec
 
 def grid(base: RunSpec | None = None, **values: Iterable[Any]) -> list[RunSpec]:
     """The product of several values per setting, the last one varying fastest, each run once.
+
+    Raises:
+        UserError: a setting does not exist or does not allow a value, or its values make one and the same run.
 
     >>> [(spec.lr, spec.seed) for spec in grid(RunSpec(model="gpt"), lr=[1e-3, 3e-3], seed=[0, 42])]
     [(0.001, 0), (0.001, 42), (0.003, 0), (0.003, 42)]
@@ -25,7 +28,24 @@ def grid(base: RunSpec | None = None, **values: Iterable[Any]) -> list[RunSpec]:
         RunSpec(**{**given, **dict(zip(choices, combination, strict=True))})
         for combination in itertools.product(*choices.values())
     )
-    return list(dict.fromkeys(specs))
+    return list(each_once(specs))
+
+
+def each_once(specs: Iterable[RunSpec]) -> Iterator[RunSpec]:
+    """The runs, each once.
+
+    Raises:
+        UserError: some are one run though a setting was given several values: those but the first would be dropped.
+    """
+    seen: dict[str, RunSpec] = {}
+    for spec in specs:
+        first = seen.setdefault(spec.id, spec)
+        for name in RunSpec.model_fields:
+            one, other = getattr(first, name), getattr(spec, name)
+            if one != other:
+                raise UserError(f"{name}={other} makes the same run as {name}={one}: give one of these values")
+        if first is spec:
+            yield spec
 
 
 def check_setting(name: str) -> None:

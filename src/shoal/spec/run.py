@@ -8,6 +8,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from shoal.equations import check_answers
 from shoal.errors import UserError
 from shoal.spec.data import DataSettings
 from shoal.spec.fields import check_choices, check_counts, one_line
@@ -35,6 +36,11 @@ class RunSpec(SeedSettings, TrainingSettings, OptimizerSettings, ModelSettings, 
     """
 
     def __init__(self, **settings: Any) -> None:
+        self._read(settings)
+        assert self.q is not None
+        check_answers(self.p, self.q, self.operator)
+
+    def _read(self, settings: Mapping[str, Any]) -> None:
         try:
             super().__init__(**settings)
         except ValidationError as error:
@@ -81,9 +87,12 @@ class RunSpec(SeedSettings, TrainingSettings, OptimizerSettings, ModelSettings, 
         """The spec of a :meth:`model_dump`, with what it had derived from other settings derived again.
 
         So that a grid over a spec read from a lab varies the seeds that follow ``seed``, as it would have at first.
+        What was trained can be read, also where it would not be begun today: equations that contradict each other.
         """
         source = {"q": "p", "hidden_size": "embedding_size", **dict.fromkeys(SEEDS, "seed")}
-        return cls(**{name: v for name, v in dump.items() if name not in source or v != dump[source[name]]})
+        spec = cls.__new__(cls)
+        spec._read({name: v for name, v in dump.items() if name not in source or v != dump[source[name]]})
+        return spec
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, RunSpec) and self.id == other.id

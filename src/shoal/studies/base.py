@@ -5,21 +5,25 @@ form)``, which says what that shows. It may have ``measure(form)``, for what tra
 the runs are done; the report finds what it returned, any JSON, in ``results.measured``.
 """
 
+import hashlib
 import itertools
 import shlex
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Protocol
 
 from shoal.errors import UserError, nearest
 from shoal.report import Report
 from shoal.spec import RunSpec
-from shoal.spec.choice import as_flags
+from shoal.spec.choice import as_flags, read_choice
+from shoal.spec.grid import each_once
+from shoal.spec.training import SEEDS as SEEDS_APART
 from shoal.studies.results import Results
 
 THRESHOLDS = (0.9, 0.99)
 SEEDS = (0, 42)  # the practical's
-SEED_AXES = ("seed", "init_seed", "split_seed", "order_seed")
+FULL = "full"
+SEED_AXES = ("seed", *SEEDS_APART)
 
 
 @dataclass(frozen=True)
@@ -33,12 +37,14 @@ class Grid:
 
     def specs(self) -> Iterator[RunSpec]:
         """The runs."""
-        for values in itertools.product(*self.axes.values()):
-            try:
-                yield RunSpec(**{**self.settings, **dict(zip(self.axes, values, strict=True))})
-            except UserError as problem:
-                where = f" (in the part {self.name!r} of the study)" if self.name else ""
-                raise UserError(f"{problem}{where}") from None
+        combinations = itertools.product(*self.axes.values())
+        try:
+            yield from each_once(
+                RunSpec(**{**self.settings, **dict(zip(self.axes, values, strict=True))}) for values in combinations
+            )
+        except UserError as problem:
+            where = f" (in the part {self.name!r} of the study)" if self.name else ""
+            raise UserError(f"{problem}{where}") from None
 
 
 class Study(Protocol):
@@ -78,20 +84,20 @@ class Form:
         for threshold in self.thresholds:
             if not 0 < threshold <= 1:
                 raise UserError(f"threshold must be an accuracy in (0, 1], got {threshold:g}")
+        shown = [f"{threshold:g}" for threshold in self.thresholds]
+        if twice := [text for text in shown if shown.count(text) > 1]:
+            raise UserError(f"threshold was given {twice[0]} twice")
 
     def specs(self, study: Study) -> list[RunSpec]:
         """The study's runs in this form.
 
         Raises:
-            UserError: a setting was given several values but is no axis of the study, leaves it without runs, or with
-                runs that it has nothing to say of.
+            UserError: a setting was given several values but is no axis of the study, one of its values is not allowed
+                or has no runs, flags contradict each other, or the study has nothing to say of what they leave.
         """
         grids = study.grids(self.quick)
+        self._check(grids)
         specs = list(dict.fromkeys(spec for grid in self._changed(grids) for spec in grid.specs()))
-        if not specs:
-            models = sorted({str(grid.settings.get("model")) for grid in grids})
-            asked = " ".join(map(str, self.settings["model"]))
-            raise UserError(f"the study has no runs with model {asked}; it has {' '.join(models)}")
         check = getattr(study, "check", None)
         if check is not None:
             check(specs)
@@ -102,9 +108,47 @@ class Form:
         changed = self._changed(study.grids(self.quick))
         return {spec.id: grid.name for grid in reversed(changed) for spec in grid.specs()}
 
+    def same_parts(self, study: Study) -> list[str]:
+        """A sentence for each part of the study that this form's settings leave without anything of its own."""
+        first: dict[tuple[str, ...], str] = {}
+        out = []
+        for grid in self._changed(study.grids(self.quick)):
+            other = first.setdefault(tuple(spec.id for spec in grid.specs()), grid.name)
+            if other != grid.name:
+                given = " ".join(as_flags(self.settings))
+                out.append(f"With {given} the part {grid.name!r} of the study is {other!r}: its runs are the same.")
+        return out
+
     def _changed(self, grids: Sequence[Grid]) -> list[Grid]:
         axes = dict.fromkeys(name for grid in grids for name in grid.axes)
         return [changed for grid in grids if (changed := self._change(grid, axes)) is not None]
+
+    def _check(self, grids: Sequence[Grid]) -> None:
+        """Every value that is asked for is one that a run can have, and every model has a grid: none is dropped.
+
+        Not of every form: a lab may keep one that was asked for before this was refused.
+        """
+        for name, values in read_choice(self.settings).items():
+            if not values:
+                raise UserError(f"{name} was given an empty list of values; it needs at least one")
+        self._check_seeds({name for grid in grids for name in grid.axes})
+        models = [grid.settings.get("model") for grid in grids]
+        for model in self.settings.get("model", ()):
+            if None not in models and model not in models:
+                known = " ".join(dict.fromkeys(map(str, models)))
+                raise UserError(f"the study has no runs with model {model}; it has {known}")
+
+    def _check_seeds(self, axes: Container[str]) -> None:
+        """Seeds are said in one way, by number or by name, and where they have an effect."""
+        given = [name for name in SEED_AXES if name in self.settings]
+        for name in given:
+            flag = f"--{name.replace('_', '-')}"
+            if self.seeds is not None and name in axes:
+                told = " ".join(map(str, self.settings[name]))
+                raise UserError(f"--seeds {self.seeds} and {flag} {told} both say which seeds: give one of them")
+            if name == "seed" and all(own in axes for own in SEEDS_APART):
+                apart = " ".join(f"--{own.replace('_', '-')}" for own in SEEDS_APART)
+                raise UserError(f"{flag} has no effect in this study, which sets its seeds apart: {apart}")
 
     def _change(self, grid: Grid, axes: Iterable[str]) -> Grid | None:
         """The grid with what was asked for; None where it has no such model."""
@@ -129,10 +173,35 @@ class Form:
     def flags(self) -> str:
         """What to type after the study's name for this form."""
         words = ["--quick"] * self.quick + ([] if self.seeds is None else ["--seeds", str(self.seeds)])
-        if self.thresholds != THRESHOLDS:
-            words += ["--threshold", *(f"{threshold:g}" for threshold in self.thresholds)]
-        words += as_flags(self.settings)
-        return "".join(f" {shlex.quote(word)}" for word in words)
+        return "".join(f" {shlex.quote(word)}" for word in (*words, *self._changes()))
+
+    def _changes(self) -> list[str]:
+        """The flags of what has no short name."""
+        shown = [f"{threshold:g}" for threshold in self.thresholds]
+        return [*(["--threshold", *shown] if self.thresholds != THRESHOLDS else []), *as_flags(self.settings)]
+
+    @property
+    def name(self) -> str:
+        """Tells this form from every other of a study, as part of a path: ``full``, ``quick``, ``quick-seeds-5``; where
+        settings or thresholds are changed, with eight digits of a hash of these flags.
+
+        >>> Form(quick=True, seeds=5).name, Form(settings={"p": ["7"]}).name
+        ('quick-seeds-5', 'a3bc6a6f')
+        """
+        words = ["quick"] * self.quick + ([] if self.seeds is None else [f"seeds-{self.seeds}"])
+        if changes := self._changes():
+            words.append(hashlib.sha256(shlex.join(changes).encode()).hexdigest()[:8])
+        return "-".join(words) or FULL
+
+    def title(self, title: str) -> str:
+        """The title of a page with what tells this form of its study apart.
+
+        >>> Form(quick=True, seeds=5).title("Sanity check"), Form().title("Sanity check")
+        ('Sanity check (quick form, --seeds 5)', 'Sanity check')
+        """
+        flags = replace(self, quick=False).flags().strip()
+        told = ["quick form"] * self.quick + [flags] * bool(flags)
+        return f"{title} ({', '.join(told)})" if told else title
 
     @classmethod
     def from_json(cls, note: Mapping[str, Any]) -> "Form":

@@ -91,7 +91,9 @@ def _has_beta2(change: Mapping[str, Any]) -> bool:
 def report(results: Results, form: Form) -> Report:
     """Effect sizes, tests, when each variant generalised, and what its steps cost."""
     labels = _times(form.thresholds) | _LOSS
-    frame, answers = _named(_measured(results, form.thresholds), form.names(sys.modules[__name__]))
+    study = sys.modules[__name__]
+    frame, answers = _named(_measured(results, form.thresholds), form.names(study))
+    answers = [*form.same_parts(study), *answers]
     variants = frame["variant"].unique(maintain_order=True).to_list()
     found = None
     if BASELINE not in variants:

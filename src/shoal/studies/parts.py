@@ -15,6 +15,7 @@ from shoal.report.summary import (
     SYMBOLS,
     best_value,
     cell_of,
+    one_run,
     provenance,
     ten_means,
 )
@@ -36,7 +37,7 @@ def finished(
 ) -> Report:
     """A study's report: its answers first, what is missing before them, then its sections and how it was made."""
     return Report(
-        title=f"{title}{' (quick form)' if form.quick else ''}",
+        title=form.title(title),
         lead=question,
         answers=[*results.shortcomings(), *answers],
         sections=[*sections, provenance(results.records, f"shoal study run {name}{form.flags()}")],
@@ -126,7 +127,8 @@ def summary_table(results: Results, settings: Sequence[Axis], name: str) -> Tabl
         cells = [cell_of(row, q, best[q.column, row["model"]]) for q in QUANTITIES]
         rows.append((f"{label} (N = {row['N']})", cells))
     caption = (
-        "Mean ± population standard deviation over seeds; N: runs; the best of each column in bold, for each model, "
+        f"Mean ± population standard deviation over seeds{one_run(groups)}; N: runs; the best of each column in bold, "
+        "for each model, "
         f"none where all that compete are equal. {COMPETING} {SYMBOLS}"
     )
     return Table(name, ["setting", *(q.symbol for q in QUANTITIES)], rows, caption)

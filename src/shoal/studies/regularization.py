@@ -11,7 +11,7 @@ from shoal.analysis import at_least, first_step_at_least
 from shoal.report import Cell, Report, Section, Table
 from shoal.report.panels import CURVES, MODEL, MODELS, Axis, Panel
 from shoal.report.summary import is_open
-from shoal.report.words import counted, listed
+from shoal.report.words import counted, listed, with_deviation
 from shoal.studies.answers import Case, direction, how_it_goes
 from shoal.studies.base import Form, Grid
 from shoal.studies.parts import curves_figure, finished, summary_figure, summary_table, times_section
@@ -181,7 +181,8 @@ def _norm_table(results: Results) -> Table:
         for station in stations:
             known = own[station].drop_nulls()
             values = known.to_numpy()
-            spread = f"{values.mean():.1f} ± {values.std():.1f} ({len(values)})" if len(values) else "–"
+            std = float(values.std()) if len(values) > 1 else None
+            spread = f"{with_deviation(float(values.mean()), std, 1)} ({len(values)})" if len(values) else "–"
             cells.append(Cell(spread))
         rows.append((f"weight decay {decay:g}", cells))
     caption = (

@@ -11,6 +11,7 @@ from shoal.analysis import extrema
 from shoal.equations import split_sizes
 from shoal.errors import LabError
 from shoal.lab import Records
+from shoal.report.summary import contradictions
 from shoal.report.words import damage_sentences
 from shoal.spec import RunSpec
 from shoal.tasks.build import count_run_parameters
@@ -96,7 +97,7 @@ class Results:
         absent = self.runs.join(here, on="run", how="anti", maintain_order="left")
         diverged = here.filter(state="diverged")
         partial = here.filter(~pl.col("state").is_in(["done", "diverged"]))
-        out = damage_sentences(self.damage, len(self.runs) + len(self.damage))
+        out = damage_sentences(self.damage, len(self.runs) + len(self.damage)) + contradictions(self.runs)
         if len(absent):
             out.append(f"Missing: {len(absent)} of {len(self.runs)} runs have no results yet ({_named(absent)}).")
         if len(partial):

@@ -19,7 +19,17 @@ import torch
 from torch import Tensor
 from torch.utils.data import TensorDataset
 
-from shoal.equations import BOS, EOS, EQ, FORMATS, PAD, check_arithmetic, count_equations, special_tokens
+from shoal.equations import (
+    BOS,
+    EOS,
+    EQ,
+    FORMATS,
+    PAD,
+    check_answers,
+    check_arithmetic,
+    count_equations,
+    special_tokens,
+)
 from shoal.objectives import get_loss_and_accuracy, scored_positions
 from shoal.tasks.base import Batch, Model, NextToken, Task
 from shoal.tasks.operators import SOLVE
@@ -66,7 +76,8 @@ def arithmetic_data(
     per_order: bool = False,
     equation_format: str = "full",
 ) -> ArithmeticData:
-    """Build, shuffle and split every equation. Arguments as :func:`get_arithmetic_dataset`."""
+    """Build, shuffle and split every equation. Arguments as :func:`get_arithmetic_dataset`, but for a division also
+    ``q < p``, as it may stand in a lab."""
     orders = sorted([operation_orders] if isinstance(operation_orders, int) else operation_orders)
     check_arithmetic(p, q, operator, r_train, orders, is_symmetric, equation_format)
     tokenizer = Tokenizer([*map(str, range(max(p, q))), *special_tokens(operator, orders, equation_format)])
@@ -109,7 +120,8 @@ def get_arithmetic_dataset(
 
     Args:
         p: operands are ``0 .. p-1``.
-        q: results are taken modulo ``q``; for a division ``a / b = c`` it is ``a`` that is, as ``b c mod q``.
+        q: results are taken modulo ``q``; for a division ``a / b = c`` it is ``a`` that is, as ``b c mod q``, with
+            ``q >= p``: quotients that differ by ``q`` would give the same left side.
         operator: ``+``, ``-``, ``*`` or ``/`` (division needs prime ``p`` and ``q``), or one of the operators of two
             operands in :mod:`shoal.tasks.operators` (the compositions ``s5:...`` need ``p = q = 120``).
         r_train: share of the equations that train, in (0, 1]; the first ``round(N r_train)`` after shuffling.
@@ -131,6 +143,7 @@ def get_arithmetic_dataset(
     data = arithmetic_data(
         p, q, operator, r_train, operation_orders, is_symmetric, shuffle, seed, per_order, equation_format
     )
+    check_answers(p, q, operator)
     train, valid = (TensorDataset(*data.rows(rows)) for rows in (data.train, data.valid))
     return (train, valid), data.tokenizer, data.tokens.shape[1] - 1, data.padding_index
 

@@ -28,7 +28,7 @@ def card_report(card: ModuleType, name: str, results: Results, form: Form) -> Re
     command = f"shoal reproduce {name}{form.flags()}"
     changed = [] if not form.settings else [f"Settings changed for this report: {form.flags().strip()}."]
     return Report(
-        title=f"{card.TITLE}{' (quick form)' if form.quick else ''}",
+        title=form.title(card.TITLE),
         lead="Do our runs of these settings cover what was published?",
         answers=[*results.shortcomings(), *conclusion(verdicts)],
         sections=[
