@@ -12,6 +12,7 @@ from shoal.analysis.scaling_law import LawForm, law_of
 from shoal.errors import UserError
 
 LAW, POWER, MEAN = "L(N, D)", "power law in C", "mean"
+FREE = "all fitted"  # the law whose five parameters are
 
 
 @dataclass(frozen=True, eq=False)
@@ -20,8 +21,8 @@ class HeldOut:
 
     Attributes:
         flop: the largest compute that was fitted.
-        errors: ``predictor`` (the law, a power law of loss in compute, the mean of log loss), ``fitted`` and
-            ``held_out``: root mean square error of log loss.
+        errors: ``predictor`` (the law, the law of the form beside it, a power law of loss in compute, the mean of log
+            loss), ``fitted`` and ``held_out``: root mean square error of log loss.
         residuals: ``row``, ``flop``, ``predictor``, ``part`` (fitted or held out) and ``residual`` (logarithm of
             observed over predicted).
         fitted: how many runs were fitted.
@@ -74,8 +75,11 @@ def hold_out(runs: pl.DataFrame, share: float, form: LawForm) -> HeldOut | None:
         power = fit_power_law(part, "flop", "loss", resamples=0, delta=form.delta).law
     except UserError:
         return None
-    predictions = {
-        LAW: _predict(part, runs, form),
+    predictions = {LAW: _predict(part, runs, form)}
+    other = form.beside
+    if len(part) > other.parameters:
+        predictions[other.said or FREE] = _predict(part, runs, other)
+    predictions |= {
         POWER: np.log(np.asarray(power.predict(flop))),
         MEAN: np.full(len(runs), logs[below].mean()),
     }

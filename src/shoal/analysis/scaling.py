@@ -133,13 +133,10 @@ def fit_scaling(
     else:
         warnings += held_out.warnings
     predicted = np.asarray(chosen.law.loss(*_sizes(frame).T))
-    described = frame.with_columns(
-        pl.Series("predicted", predicted),
-        pl.Series("residual", np.log(frame["loss"].to_numpy() / predicted)),
-        pl.Series("score", score),
-        pl.Series("outlier", outlier),
-    )
-    return ScalingFit(every, without, dropped, described.sort("row"), held_out, form, warnings)
+    residual = np.log(frame["loss"].to_numpy() / predicted)
+    columns = {"predicted": predicted, "residual": residual, "score": score, "outlier": outlier}
+    described = frame.with_columns(pl.Series(name, values) for name, values in columns.items()).sort("row")
+    return ScalingFit(every, without, dropped, described, held_out, form, warnings)
 
 
 def find_outliers(frame: pl.DataFrame, all_runs: PowerSum, form: LawForm) -> tuple[NDArray[np.bool_], Array, PowerSum]:

@@ -86,6 +86,11 @@ class LawForm:
         return 5 - self.tied - (self.irreducible is not None)
 
     @property
+    def beside(self) -> "LawForm":
+        """What to compare with: the law of five parameters, or that with ``α = β`` where this is it."""
+        return LawForm(tied=self.parameters == 5, delta=self.delta)
+
+    @property
     def said(self) -> str:
         """What is not as in the law of five parameters; empty where nothing is.
 
