@@ -1,7 +1,9 @@
 """``shoal fit scaling``: a table in, a table and a page out, and one line for every mistake."""
 
+import gzip
 import json
 import re
+import shlex
 
 import numpy as np
 import polars as pl
@@ -121,6 +123,130 @@ def test_rows_and_outliers_can_be_left_out(here, capsys, undrawn):
     assert "they are left out, and both fits are shown" in capsys.readouterr().out
 
 
+def numbers(folder):
+    return json.loads((folder / "fit.json").read_text(encoding="utf-8"))
+
+
+def test_the_same_table_wrapped_otherwise_gives_the_same_law(here, undrawn):
+    frame = table(12)
+    frame.write_csv("a.csv")
+    wrapped = frame.select(
+        model=pl.lit("gpt"),
+        params=(pl.col("parameters") / 1e6).map_elements(repr, pl.String),
+        tokens=(pl.col("tokens") / 1e9).map_elements(lambda x: f"{x!r}B", pl.String),
+        loss=pl.col("loss").map_elements(repr, pl.String),
+    )
+    other = wrapped.with_columns(model=pl.lit("lstm"), loss=pl.lit(""))
+    german = pl.concat([wrapped, other]).write_csv(separator=";").replace(".", ",")
+    (here / "b.tsv.gz").write_bytes(gzip.compress(german.replace(";", "\t").encode("utf-16")))
+    assert fit("a.csv", *RESAMPLES) == 0
+    flags = ["--units", "params=M", "--where", "model=gpt"]
+    assert fit("b.tsv.gz", *RESAMPLES, *flags) == 0
+    assert fit("b.tsv.gz", *RESAMPLES, "--units", "params=M", "--drop-incomplete", "--out", "c") == 0
+    laws = [numbers(here / name)["all_runs"]["estimates"] for name in ("fit-a", "fit-b", "c")]
+    for name, row in laws[0].items():
+        assert laws[1][name] == pytest.approx(row, rel=1e-6)
+        assert laws[2][name] == laws[1][name]
+    assert numbers(here / "fit-b")["left_out"] == ["12 of 24 rows have model = gpt; the others are left out"]
+
+
+def test_what_is_left_out_is_said_on_the_terminal_and_on_the_page(here, capsys):
+    frame = table(30).with_columns(pl.all().cast(pl.String))
+    for row in (2, 5, 9):
+        frame[row, "loss"] = ""
+    frame[11, "loss"] = "diverged"
+    frame.write_csv("runs.csv")
+    assert fit("runs.csv", "--resamples", "0", "--drop-incomplete", "--drop-rows", "1") == 0
+    out = capsys.readouterr().out
+    assert "25 runs" in out
+    page = (here / "fit-runs" / "index.html").read_text(encoding="utf-8")
+    report = (here / "fit-runs" / "report.md").read_text(encoding="utf-8")
+    for words in (
+        "1 row left out by number: row 1",
+        "4 of 29 rows left out as incomplete",
+        "no loss in 3 (rows 3 6 10)",
+    ):
+        assert words in out
+        assert words in page
+        assert words in report
+
+
+def test_forms_and_predictions_reach_the_page(here, capsys):
+    table(40).write_csv("runs.csv")
+    words = ["--tied", "--irreducible", "1.7", "--delta", "0.0123456789", "--predict", "N=1B,D=2e10", "C=1e24,N=70B"]
+    assert fit("runs.csv", *RESAMPLES, *words) == 0
+    out = capsys.readouterr().out
+    page = (here / "fit-runs" / "index.html").read_text(encoding="utf-8")
+    found = numbers(here / "fit-runs")
+    assert found["form"] == {"tied": True, "irreducible": 1.7, "delta": 0.0123456789}
+    law = {name: row["estimate"] for name, row in found["all_runs"]["estimates"].items()}
+    assert law["alpha"] == law["beta"]
+    assert law["E"] == pytest.approx(1.7, rel=1e-12)
+    inside, beyond = found["predictions"]
+    assert (beyond["parameters"], beyond["tokens"]) == (70e9, pytest.approx(1e24 / 6 / 70e9))
+    for row in (inside, beyond):
+        expected = law["E"] + law["A"] * row["parameters"] ** -law["alpha"] + law["B"] * row["tokens"] ** -law["beta"]
+        assert row["loss"] == pytest.approx(expected)
+        assert row["run_low"] < row["low"] <= row["high"] < row["run_high"]
+    warned = [warning for warning in found["warnings"] if "extrapolated" in warning]
+    N, D = table(40)["parameters"], table(40)["tokens"]
+    for times in (70e9 / N.max(), 1e24 / 6 / 70e9 / D.max(), 1e24 / 6 / (N * D).max()):
+        assert f"{times:,.3g} times the largest" in warned[0]
+    for words in ("α = β", "E held at 1.7", "N = 7e10", "one run, 95%", "Huber losses (delta 0.0123457)"):
+        assert words in page
+    assert "Predicted loss" in out
+    assert warned[0] in out
+    assert (here / "fit-runs" / "tables" / "predicted-loss.csv").is_file()
+
+
+def test_the_command_on_the_page_gives_the_same_again(here, capsys, undrawn):
+    table(20).with_columns(kind=pl.lit("a b")).write_csv("runs.csv")
+    words = [
+        "--resamples",
+        "0",
+        "--irreducible",
+        "0",
+        "--delta",
+        "0.0123456789",
+        "--where",
+        "kind=a b",
+        "--units",
+        "N=1",
+    ]
+    assert fit("runs.csv", *words, "--out", "a") == 0
+    first = numbers(here / "a")
+    assert main([*shlex.split(first["command"])[1:], "--out", "b"]) == 0
+    again = numbers(here / "b")
+    assert {name: value for name, value in again.items() if name != "seconds"} == {
+        name: value for name, value in first.items() if name != "seconds"
+    }
+
+
+def test_a_law_that_is_no_better_than_a_constant_is_warned_of_on_the_page(here, capsys):
+    frame = table(40)
+    share = (frame["parameters"] * frame["tokens"]).log()
+    share = (share - share.min()) / (share.max() - share.min())
+    frame.with_columns(loss=3 + 3 * (share - 0.75).abs()).write_csv("runs.csv")
+    assert fit("runs.csv", "--resamples", "0") == 0
+    (warned,) = (line for line in capsys.readouterr().out.splitlines() if "a constant" in line and "warning" in line)
+    page = (here / "fit-runs" / "report.md").read_text(encoding="utf-8")
+    assert warned.removeprefix("warning: ") in page
+
+
+@pytest.mark.slow
+def test_thousands_of_runs_are_drawn_in_part(here):
+    frame = table(3000)
+    frame[1234, "loss"] *= 1.5
+    frame.write_csv("runs.csv")
+    assert fit("runs.csv", *RESAMPLES) == 0
+    page = here / "fit-runs" / "index.html"
+    text = (here / "fit-runs" / "report.md").read_text(encoding="utf-8")
+    assert re.search("Of 3,000 runs 1,00[01] are drawn", text)
+    assert "| 1235 |" in text
+    assert page.stat().st_size < 4_000_000
+    assert numbers(here / "fit-runs")["all_runs"]["runs"] == 3000
+
+
 @pytest.mark.parametrize("direction", [1, -1])
 def test_a_law_without_a_best_use_is_shown_without_one(here, capsys, direction):
     frame = table(30)
@@ -156,10 +282,14 @@ WRONG = {
     "empty": ("", "is empty"),
     "blank": ("\n\n", "is empty"),
     "header": ("parameters,tokens,loss\n", "holds a header and no training run"),
-    "binary": (b"\x89PNG\r\n\x1a\n\xff\xfe", "not a table of comma-separated values: it is not UTF-8"),
-    "quote": ('parameters,tokens,loss\n1,2,"3\n', "not a table of comma-separated values: line"),
-    "semicolons": (GOOD.replace(",", ";"), "separated by commas"),
-    "ragged": (GOOD + "1,2\n", "line 10, has 2 cells, its header has 3"),
+    "binary": (b"\x89PNG\r\n\x1a\n\xff\xfe", "not a table of separated values: it is not UTF-8"),
+    "wide": (GOOD.encode("utf-16-le"), "holds zero bytes"),
+    "torn-mark": (GOOD.encode("utf-16")[:-1], "it is not utf-16 text"),
+    "torn-gzip": (gzip.compress(GOOD.encode())[:-12], "compressed by gzip and damaged"),
+    "quote": ('parameters,tokens,loss\n1,2,"3\n', r"row 1 \(line 2\) has broken quotes.*--drop-incomplete"),
+    "header-quote": ('parameters,"tokens,loss\n1,2,3\n', "not a table of separated values: line 1, its header"),
+    "one-column": ("loss\n1\n2\n", "no column of parameters"),
+    "ragged": (GOOD + "1,2\n", r"row 9 \(line 10\) has 2 cells, its header has 3"),
     "no-loss": (GOOD.replace("loss", "lost"), "no column of loss .*its columns are parameters tokens lost.*'lost'"),
     "no-size": (GOOD.replace("parameters", "x"), "no column of parameters .*--parameters"),
     "no-data": (GOOD.replace("tokens", "x"), "no column of tokens or training FLOP .*--tokens or --flop"),
@@ -169,7 +299,9 @@ WRONG = {
     "zero": (cell("tokens", 1, "0"), r"row 1 \(line 2\): tokens must be a finite number above 0, got '0'"),
     "nan": (cell("loss", 2, "NaN"), r"row 2 \(line 3\): loss .* got 'NaN'"),
     "inf": (cell("parameters", 2, "inf"), "row 2 .*parameters .* got 'inf'"),
-    "text": (cell("parameters", 8, "7B"), "row 8 .*parameters .* got '7B'"),
+    "text": (cell("parameters", 8, "7Q"), "row 8 .*parameters .* got '7Q'"),
+    "several": (cell("loss", 2, "").replace("\n", ",\n"), "row 2 .*loss .* got ''.*--drop-incomplete"),
+    "contradiction": (cell("loss", 2, "2,1"), "decimal point and .* a decimal comma: say which with --decimal"),
     "missing": (cell("loss", 2, ""), "row 2 .*loss .* got ''"),
     "few": ("\n".join(GOOD.splitlines()[:6]), "at least 6 runs, got 5"),
     "same": (GOOD.splitlines()[0] + 8 * ("\n" + GOOD.splitlines()[1]), "3 or more values of parameters .*got 1"),
@@ -208,6 +340,29 @@ def test_a_bad_table_is_one_line_and_nothing_is_written(name, here, capsys):
         ("fit scaling runs.csv --holdout nan", "holdout must be above 0"),
         ("fit scaling runs.csv --budgets 0", "--budgets must be finite numbers above 0, got 0"),
         ("fit scaling runs.csv --drop-rows 9", "--drop-rows 9: the rows are 1 to 8"),
+        ("fit scaling runs.csv --drop-rows 1 2 --drop-rows 3", "at least 6 runs, got 5"),
+        ("fit scaling runs.csv --where los=2", "no column 'los'.*did you mean 'loss'"),
+        ("fit scaling runs.csv --where loss=2", "no row has loss='2': it is"),
+        ("fit scaling runs.csv --where loss", "must be COLUMN=VALUE"),
+        ("fit scaling runs.csv --units params=Q", "the unit of parameters must be a number, or K M B T, got 'Q'"),
+        ("fit scaling runs.csv --units tokens=GFLOP", "the unit of tokens must be"),
+        ("fit scaling runs.csv --units flop=M", "must be COLUMN=UNIT, of parameters or tokens"),
+        ("fit scaling runs.csv --units token=M", "must be COLUMN=UNIT.*did you mean 'tokens'"),
+        ("fit scaling runs.csv --units D=M --units tokens=B", "the unit of tokens is given twice"),
+        ("fit scaling runs.csv --units D=0", "the unit of tokens must be .*got '0'"),
+        (
+            "fit scaling runs.csv --decimal commma",
+            "--decimal must be point or comma, got 'commma'; did you mean 'comma'",
+        ),
+        ("fit scaling runs.csv --irreducible 1e9", "irreducible must be at least 0 and below the largest loss"),
+        ("fit scaling runs.csv --delta 0", "delta must be above 0 and at most 1"),
+        ("fit scaling runs.csv --delta x", "--delta must be a number, got 'x'"),
+        ("fit scaling runs.csv --predict N=7B", "must be two of N, D and C, such as N=7B,D=2T"),
+        ("fit scaling runs.csv --predict N=7B,D=1T,C=1e21", "must be two of N, D and C"),
+        ("fit scaling runs.csv --predict N=7Q,D=1T", "N must be a number above 0.*got '7Q'"),
+        ("fit scaling runs.csv --predict N=7B,N=8B", "parameters is given twice"),
+        ("fit scaling runs.csv --predict tokenz=7B,N=8B", "unknown 'tokenz': N, D or C; did you mean 'tokens'"),
+        ("fit scaling runs.csv --predict N=7B,D=-1", "D must be a number above 0"),
         ("fit scaling runs.csv --drop-rows 1 2 3", "at least 6 runs, got 5"),
         ("fit scaling runs.csv --keep-outliers --drop-outliers", "not allowed with"),
         ("fit scaling runs.csv --out runs.csv", "--out runs.csv is not a folder"),

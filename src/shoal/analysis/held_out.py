@@ -7,11 +7,12 @@ import polars as pl
 from numpy.typing import NDArray
 
 from shoal.analysis.power_law import fit_power_law
-from shoal.analysis.power_sum import Array, PowerSum
+from shoal.analysis.power_sum import Array
+from shoal.analysis.scaling_law import LawForm, law_of
 from shoal.errors import UserError
 
 LAW, POWER, MEAN = "L(N, D)", "power law in C", "mean"
-_FEWEST_FITTED = 6
+FREE = "all fitted"  # the law whose five parameters are
 
 
 @dataclass(frozen=True, eq=False)
@@ -20,8 +21,8 @@ class HeldOut:
 
     Attributes:
         flop: the largest compute that was fitted.
-        errors: ``predictor`` (the law, a power law of loss in compute, the mean of log loss), ``fitted`` and
-            ``held_out``: root mean square error of log loss.
+        errors: ``predictor`` (the law, the law of the form beside it, a power law of loss in compute, the mean of log
+            loss), ``fitted`` and ``held_out``: root mean square error of log loss.
         residuals: ``row``, ``flop``, ``predictor``, ``part`` (fitted or held out) and ``residual`` (logarithm of
             observed over predicted).
         fitted: how many runs were fitted.
@@ -34,31 +35,51 @@ class HeldOut:
     fitted: int
     held_out: int
 
+    def error(self, predictor: str) -> float:
+        """The root mean square error of log loss that a predictor makes on the runs held out."""
+        return float(self.errors.filter(pl.col("predictor") == predictor)["held_out"].item())
 
-def hold_out(runs: pl.DataFrame, share: float, delta: float) -> HeldOut | None:
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """Where the law predicts more compute no better than a constant does."""
+        law, mean = self.error(LAW), self.error(MEAN)
+        if law < mean:
+            return ()
+        return (
+            f"the law's error on the {self.held_out} runs held out ({law:.2g}, root mean square of log loss) is not "
+            f"below that of the mean of the others, a constant ({mean:.2g}): the law says nothing of runs of more "
+            "compute",
+        )
+
+
+def hold_out(runs: pl.DataFrame, share: float, form: LawForm) -> HeldOut | None:
     """Fit to the runs of smaller compute and predict the rest.
 
     Args:
         runs: ``row``, ``parameters``, ``tokens``, ``flop`` and ``loss``, by rising compute.
         share: of the runs that is held out. Runs of equal compute stay together, on the fitted side.
-        delta: of the Huber loss.
+        form: of the law.
 
     Returns:
-        ``None`` where fewer than 6 runs would be fitted, or none held out, or all fitted are of one compute.
+        ``None`` where no more runs would be fitted than the law has parameters, or none held out, or all fitted are of
+        one compute.
     """
     flop = runs["flop"].to_numpy()
     cut = float(flop[max(0, int(np.ceil(len(flop) * (1 - share))) - 1)])
     below = flop <= cut * (1 + 1e-9)  # equal budgets, up to rounding
-    if below.all() or below.sum() < _FEWEST_FITTED:
+    if below.all() or below.sum() <= form.parameters:
         return None
     part = runs.filter(below)
     logs = np.log(runs["loss"].to_numpy())
     try:
-        power = fit_power_law(part, "flop", "loss", resamples=0, delta=delta).law
+        power = fit_power_law(part, "flop", "loss", resamples=0, delta=form.delta).law
     except UserError:
         return None
-    predictions = {
-        LAW: _predict(part, runs, delta),
+    predictions = {LAW: _predict(part, runs, form)}
+    other = form.beside
+    if len(part) > other.parameters:
+        predictions[other.said or FREE] = _predict(part, runs, other)
+    predictions |= {
         POWER: np.log(np.asarray(power.predict(flop))),
         MEAN: np.full(len(runs), logs[below].mean()),
     }
@@ -77,12 +98,12 @@ def hold_out(runs: pl.DataFrame, share: float, delta: float) -> HeldOut | None:
     )
 
 
-def _predict(part: pl.DataFrame, runs: pl.DataFrame, delta: float) -> Array:
+def _predict(part: pl.DataFrame, runs: pl.DataFrame, form: LawForm) -> Array:
     """Logarithms of the losses of ``runs`` under the law fitted to ``part``."""
-    sizes = ["parameters", "tokens"]
-    fitted = PowerSum.of(part.select(sizes).to_numpy(), part["loss"].to_numpy(), delta=delta)
-    rest = np.log(runs.select(sizes).to_numpy()) - fitted.centre
-    return PowerSum(rest, fitted.centre, np.zeros(len(rest))).log_prediction(fitted.best)
+    fitted = form.of(part.select("parameters", "tokens").to_numpy(), part["loss"].to_numpy())
+    law = law_of(fitted, fitted.best)
+    predicted: Array = np.log(law.loss(runs["parameters"].to_numpy(), runs["tokens"].to_numpy()))
+    return predicted
 
 
 def _rms(residuals: Array, chosen: NDArray[np.bool_]) -> float:

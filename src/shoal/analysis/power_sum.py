@@ -37,8 +37,9 @@ def one_thread() -> threadpool_limits:
 class PowerSum:
     """Points to fit, and the form of the sum.
 
-    ``theta`` is ``(e, a_1 … a_K, α_1 … α_K)``, without ``e`` where there is no constant; ``a_k`` is the logarithm of
-    the term at the geometric mean of ``x_k``.
+    All parameters are ``(e, a_1 … a_K, α_1 … α_K)``, without ``e`` where there is no constant; ``a_k`` is the logarithm
+    of the term at the geometric mean of ``x_k``. ``theta`` holds those that are free: without ``e`` where it is held,
+    with one exponent for all where they are tied.
 
     Attributes:
         x: ``(n, K)``, logarithms, centred.
@@ -46,6 +47,8 @@ class PowerSum:
         y: ``(n,)``, logarithms.
         constant: whether the sum has the term ``E``; then exponents are from 0 to :data:`MOST_EXPONENT`, else free.
         delta: of the Huber loss.
+        held: the value that ``E`` is held at, 0 or more; ``None`` where it is free.
+        tied: whether all exponents are one.
     """
 
     x: Array
@@ -53,13 +56,50 @@ class PowerSum:
     y: Array
     constant: bool = True
     delta: float = DELTA
+    held: float | None = None
+    tied: bool = False
 
     @classmethod
-    def of(cls, x: Array, y: Array, constant: bool = True, delta: float = DELTA) -> "PowerSum":
+    def of(
+        cls,
+        x: Array,
+        y: Array,
+        constant: bool = True,
+        delta: float = DELTA,
+        held: float | None = None,
+        tied: bool = False,
+    ) -> "PowerSum":
         """From positive values: ``x`` is ``(n, K)`` and ``y`` is ``(n,)``."""
         logs = np.log(x)
         centre = logs.mean(axis=0)  # (K,)
-        return cls(logs - centre, centre, np.log(y), constant, delta)
+        return cls(logs - centre, centre, np.log(y), constant, delta, held, tied)
+
+    @cached_property
+    def _free(self) -> list[int]:
+        """Which of all parameters stand in theta, in its order."""
+        K = self.x.shape[1]
+        first = int(self.constant)
+        constant = [0] if self.constant and self.held is None else []
+        exponents = range(first + K, first + K + (1 if self.tied else K))
+        return [*constant, *range(first, first + K), *exponents]
+
+    @cached_property
+    def _all_of_free(self) -> tuple[Array, Array]:
+        """All parameters are ``matrix @ theta + offset``, ``(all, free)`` and ``(all,)``."""
+        K = self.x.shape[1]
+        matrix = np.zeros((int(self.constant) + 2 * K, len(self._free)))
+        matrix[self._free, range(len(self._free))] = 1
+        if self.tied:
+            matrix[-K:, -1] = 1
+        offset = np.zeros(len(matrix))
+        if self.constant and self.held is not None:
+            offset[0] = np.log(self.held) if self.held > 0 else -np.inf
+        return matrix, offset
+
+    def parameters(self, theta: Array) -> Array:
+        """All parameters, ``(…, all)``, of one theta or of a stack along leading axes."""
+        matrix, offset = self._all_of_free
+        return np.asarray(theta @ matrix.T + offset)
 
     @property
     def bounds(self) -> optimize.Bounds | None:
@@ -68,10 +108,9 @@ class PowerSum:
             return None
         K = self.x.shape[1]
         low, high = self.y.min(), self.y.max()
-        return optimize.Bounds(
-            [low - _SMALLEST_CONSTANT, *[low - _SMALLEST_TERM] * K, *[0.0] * K],
-            [high, *[high + _SMALLEST_TERM] * K, *[MOST_EXPONENT] * K],
-        )
+        lower = np.array([low - _SMALLEST_CONSTANT, *[low - _SMALLEST_TERM] * K, *[0.0] * K])
+        upper = np.array([high, *[high + _SMALLEST_TERM] * K, *[MOST_EXPONENT] * K])
+        return optimize.Bounds(lower[self._free], upper[self._free])
 
     @cached_property
     def _rows(self) -> Array:
@@ -82,9 +121,10 @@ class PowerSum:
     def _terms(self, theta: Array) -> tuple[Array, Array]:
         """The predicted logarithms, ``(n,)``, and the share of each term in the sum, ``(terms, n)``."""
         K = self.x.shape[1]
+        everything = self.parameters(theta)
         slopes = np.zeros(len(self._rows))
-        slopes[-K:] = theta[-K:]
-        logs = theta[:-K, None] - slopes[:, None] * self._rows  # (terms, n)
+        slopes[-K:] = everything[-K:]
+        logs = everything[:-K, None] - slopes[:, None] * self._rows  # (terms, n)
         top = logs.max(axis=0)
         shares = np.exp(logs - top)
         total = shares.sum(axis=0)
@@ -106,13 +146,14 @@ class PowerSum:
         loss = inner * (residual - inner * (self.delta / 2))  # r²/2δ inside, |r| − δ/2 outside
         slope = weights * inner
         of_powers = shares[-K:] * self._rows[-K:]
-        return float((weights * loss).sum()), np.concatenate([shares @ slope, -(of_powers @ slope)])
+        gradient = np.concatenate([shares @ slope, -(of_powers @ slope)])  # in all parameters
+        return float((weights * loss).sum()), gradient @ self._all_of_free[0]
 
     def jacobian(self, theta: Array) -> Array:
         """``(n, len(theta))``: derivatives of the predicted logarithms."""
         K = self.x.shape[1]
         shares = self._terms(theta)[1]
-        return np.concatenate([shares, -shares[-K:] * self._rows[-K:]]).T
+        return np.asarray(np.concatenate([shares, -shares[-K:] * self._rows[-K:]]).T @ self._all_of_free[0])
 
     @cached_property
     def starts(self) -> Array:
@@ -122,10 +163,11 @@ class PowerSum:
             slope, level = np.polyfit(self.x[:, 0], self.y, 1)
             return np.array([[level, -slope]])
         y = np.exp(self.y)
+        constants = np.ones((len(y), int(self.held is None)))
         out = []
-        for exponents in product(_EXPONENTS, repeat=K):
-            terms = np.concatenate([np.ones((len(y), 1)), np.exp(-np.array(exponents) * self.x)], axis=1)
-            sizes, _ = optimize.nnls(terms / y[:, None], np.ones(len(y)))
+        for exponents in product(_EXPONENTS, repeat=1 if self.tied else K):
+            terms = np.concatenate([constants, np.exp(-np.array(exponents) * self.x)], axis=1)
+            sizes, _ = optimize.nnls(terms / y[:, None], 1 - (self.held or 0.0) / y)
             out.append([*np.log(np.maximum(sizes, 1e-3 * y.min())), *exponents])
         return np.array(out)
 
@@ -168,7 +210,8 @@ class PowerSum:
     def natural(self, theta: Array) -> tuple[Array, Array, Array]:
         """``E`` (0 without a constant), ``A_k`` and ``α_k``, of one theta or of a stack along leading axes."""
         K = self.x.shape[1]
-        E = np.exp(theta[..., 0]) if self.constant else np.zeros(theta.shape[:-1])
-        exponents = theta[..., -K:]
+        everything = self.parameters(theta)
+        E = np.exp(everything[..., 0]) if self.constant else np.zeros(theta.shape[:-1])
+        exponents = everything[..., -K:]
         with np.errstate(over="ignore"):  # a resample may run off to an infinite A
-            return E, np.exp(theta[..., -2 * K : -K] + exponents * self.centre), exponents
+            return E, np.exp(everything[..., -2 * K : -K] + exponents * self.centre), exponents

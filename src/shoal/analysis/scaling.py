@@ -5,76 +5,30 @@ Source: Hoffmann et al. 2022, "Training Compute-Optimal Large Language Models", 
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from shoal.analysis.bootstrap import LEVEL, bootstrap, check_resampling, interval
+from shoal.analysis.bootstrap import check_resampling
 from shoal.analysis.checks import (
     MOST_CORRELATION,
     MOST_SCORE,
     check_columns,
     clusters,
-    condition_warnings,
-    constant_warnings,
     count_distinct,
-    exponent_warnings,
     scores,
-    size_warnings,
 )
 from shoal.analysis.held_out import HeldOut, hold_out
-from shoal.analysis.power_law import estimates
+from shoal.analysis.law_estimate import Estimate, estimate
 from shoal.analysis.power_sum import DELTA, Array, PowerSum
-from shoal.analysis.scaling_law import FLOP_PER_PARAMETER_AND_TOKEN, ScalingLaw
+from shoal.analysis.scaling_law import FLOP_PER_PARAMETER_AND_TOKEN, LawForm, law_of
 from shoal.errors import UserError
 
-FEWEST_RUNS = 6  # one more than there are parameters
-FEWEST_VALUES = 3  # of N, and of D: two differences for a size and an exponent each
 _FEW_VALUES = 5
+_ROUNDING = 1e-6  # share by which a product may leave the range of the runs
 _ROUNDS = 10
 _MOST_OUTLIERS = 0.2  # share of the runs
-_QUANTITIES = ("E", "A", "B", "alpha", "beta", "a", "b")
-
-
-@dataclass(frozen=True, eq=False)
-class Estimate:
-    """The law of one set of runs.
-
-    Attributes:
-        law: the estimate.
-        resampled: the laws of the resamples, arrays of ``(resamples,)``.
-        runs: how many runs were fitted.
-        objective: the sum of the Huber losses.
-        warnings: what the runs do not determine, one line each.
-    """
-
-    law: ScalingLaw
-    resampled: ScalingLaw
-    runs: int
-    objective: float
-    warnings: tuple[str, ...]
-
-    def estimates(self, level: float = LEVEL) -> pl.DataFrame:
-        """``quantity`` (E, A, B, alpha, beta and the exponents a and b), ``estimate``, ``low`` and ``high``."""
-        return estimates({n: (getattr(self.law, n), getattr(self.resampled, n)) for n in _QUANTITIES}, level)
-
-    def optimum(self, budgets: list[float], level: float = LEVEL) -> pl.DataFrame:
-        """The best use of each budget, in floating-point operations.
-
-        Returns:
-            ``flop``, ``parameters``, ``tokens`` and ``loss``, the first two with ``_low`` and ``_high``.
-        """
-        rows = []
-        for flop in budgets:
-            N, D = self.law.optimum(flop)
-            row: dict[str, Any] = {"flop": flop}
-            for name, value, many in zip(("parameters", "tokens"), (N, D), self.resampled.optimum(flop), strict=True):
-                low, high = interval(np.asarray(many), level)
-                row |= {name: float(value), f"{name}_low": low, f"{name}_high": high}
-            rows.append(row | {"loss": float(self.law.loss(N, D))})
-        return pl.DataFrame(rows)
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,6 +43,7 @@ class ScalingFit:
             ``loss``, ``predicted`` by the chosen estimate, ``residual`` (logarithm of observed over predicted),
             ``score`` and ``outlier``.
         held_out: the error beyond the fitted compute; ``None`` where no runs could be held out.
+        form: which parameters of the law were fitted.
         warnings: of the runs and of the chosen estimate, one line each.
     """
 
@@ -97,12 +52,30 @@ class ScalingFit:
     dropped: bool
     runs: pl.DataFrame
     held_out: HeldOut | None
+    form: LawForm
     warnings: tuple[str, ...]
 
     @property
     def chosen(self) -> Estimate:
         """The estimate that conclusions are drawn from."""
         return self.without if self.dropped and self.without is not None else self.every
+
+    def extrapolation(self, parameters: float, tokens: float) -> dict[str, float]:
+        """How far outside the runs of the chosen estimate a model is.
+
+        Returns:
+            Of N, D, C and D/N those that are outside, each as a multiple of the largest (above 1) or of the smallest
+            (below 1) of the runs.
+        """
+        N, D = _sizes(self.runs.filter(~pl.col("outlier")) if self.dropped else self.runs).T
+        of_runs = {"N": N, "D": D, "C": N * D, "D/N": D / N}
+        asked = {"N": parameters, "D": tokens, "C": parameters * tokens, "D/N": tokens / parameters}
+        out = {}
+        for name, value in asked.items():
+            above, below = value / of_runs[name].max(), value / of_runs[name].min()
+            if above > 1 + _ROUNDING or below < 1 - _ROUNDING:
+                out[name] = float(above if above > 1 else below)
+        return out
 
 
 def fit_scaling(
@@ -114,8 +87,13 @@ def fit_scaling(
     holdout: float = 0.2,
     drop_outliers: bool = False,
     delta: float = DELTA,
+    tied: bool = False,
+    irreducible: float | None = None,
 ) -> ScalingFit:
     """Fit ``L(N, D) = E + A·N^(−α) + B·D^(−β)`` by the Huber loss of the log residuals.
+
+    The same form is fitted everywhere: to all runs and without the outliers, to each resample, and to the runs below
+    those held out.
 
     Args:
         runs: one row per training run: ``parameters`` (N), ``tokens`` (D) and ``loss``, all positive.
@@ -125,7 +103,9 @@ def fit_scaling(
         holdout: share of the runs, those of the largest compute, that the held-out error is taken over.
         drop_outliers: leave the outliers out of what is concluded. They are listed, and the law is fitted with and
             without them, either way.
-        delta: of the Huber loss, in log residuals.
+        delta: of the Huber loss, in log residuals, at most 1. The loss is least squares where all of them are smaller.
+        tied: fit one exponent, ``α = β``.
+        irreducible: hold ``E`` at this value, from 0 to below the largest loss.
 
     Raises:
         UserError: a column is missing, a value is not a positive number, or the runs are too few or too alike.
@@ -134,32 +114,32 @@ def fit_scaling(
     check_resampling(resamples, seed)
     if not 0 < holdout <= 0.5:
         raise UserError(f"holdout must be above 0 and at most 0.5, got {holdout:g}")
-    frame = _ordered(runs)
-    _check_spread(frame)
-    all_runs = _problem(frame, delta)
-    outlier, score, others = find_outliers(frame, all_runs)
-    every = _estimate(all_runs, clusters(frame, group), resamples, seed)
+    frame, form = _ordered(runs), LawForm(tied, irreducible, delta)
+    _check_form(form, frame)
+    _check_spread(frame, form)
+    all_runs = _points(frame, form)
+    outlier, score, others = find_outliers(frame, all_runs, form)
+    every = estimate(all_runs, form, clusters(frame, group), resamples, seed)
     without = None
     if outlier.any():
-        without = _estimate(others, clusters(frame.filter(~outlier), group), resamples, seed)
+        without = estimate(others, form, clusters(frame.filter(~outlier), group), resamples, seed)
     dropped = drop_outliers and without is not None
     used = frame.filter(~outlier) if dropped else frame
-    held_out = hold_out(used, holdout, delta)
+    held_out = hold_out(used, holdout, form)
     chosen = without if dropped and without is not None else every
     warnings = (*_outlier_warnings(outlier, score, dropped), *_run_warnings(used), *chosen.warnings)
     if held_out is None:
         warnings += ("no held-out error: too few runs, or too few different ones, lie below the largest compute",)
+    else:
+        warnings += held_out.warnings
     predicted = np.asarray(chosen.law.loss(*_sizes(frame).T))
-    described = frame.with_columns(
-        pl.Series("predicted", predicted),
-        pl.Series("residual", np.log(frame["loss"].to_numpy() / predicted)),
-        pl.Series("score", score),
-        pl.Series("outlier", outlier),
-    )
-    return ScalingFit(every, without, dropped, described.sort("row"), held_out, warnings)
+    residual = np.log(frame["loss"].to_numpy() / predicted)
+    columns = {"predicted": predicted, "residual": residual, "score": score, "outlier": outlier}
+    described = frame.with_columns(pl.Series(name, values) for name, values in columns.items()).sort("row")
+    return ScalingFit(every, without, dropped, described, held_out, form, warnings)
 
 
-def find_outliers(frame: pl.DataFrame, all_runs: PowerSum) -> tuple[NDArray[np.bool_], Array, PowerSum]:
+def find_outliers(frame: pl.DataFrame, all_runs: PowerSum, form: LawForm) -> tuple[NDArray[np.bool_], Array, PowerSum]:
     """Runs that the law of the others does not describe.
 
     A run is an outlier where its log residual, standardised by the median absolute deviation, is beyond
@@ -174,19 +154,19 @@ def find_outliers(frame: pl.DataFrame, all_runs: PowerSum) -> tuple[NDArray[np.b
     used, kept = ~none, all_runs
     sizes, losses = _sizes(frame), frame["loss"].to_numpy()
     for _ in range(_ROUNDS):
-        score = scores(np.log(losses / np.asarray(_law(kept, kept.best).loss(*sizes.T))), used)
+        score = scores(np.log(losses / np.asarray(law_of(kept, kept.best).loss(*sizes.T))), used)
         inside = np.abs(score) <= MOST_SCORE
         if (inside == used).all():
             break
-        if (~inside).mean() > _MOST_OUTLIERS or not _is_enough(frame.filter(inside)):
+        if (~inside).mean() > _MOST_OUTLIERS or _too_few(frame.filter(inside), form):
             return none, score, all_runs
         used = inside
-        kept = _problem(frame.filter(used), all_runs.delta)
+        kept = _points(frame.filter(used), form)
     return ~used, score, kept
 
 
-def _problem(frame: pl.DataFrame, delta: float) -> PowerSum:
-    return PowerSum.of(_sizes(frame), frame["loss"].to_numpy(), delta=delta)
+def _points(frame: pl.DataFrame, form: LawForm) -> PowerSum:
+    return form.of(_sizes(frame), frame["loss"].to_numpy())
 
 
 def _ordered(runs: pl.DataFrame) -> pl.DataFrame:
@@ -202,44 +182,46 @@ def _sizes(frame: pl.DataFrame) -> Array:
     return frame.select("parameters", "tokens").to_numpy()
 
 
-def _is_enough(frame: pl.DataFrame) -> bool:
-    few = [count_distinct(column) < FEWEST_VALUES for column in _sizes(frame).T]
-    return len(frame) >= FEWEST_RUNS and not any(few)
+def _check_form(form: LawForm, frame: pl.DataFrame) -> None:
+    if not 0 < form.delta <= 1:
+        raise UserError(f"delta must be above 0 and at most 1 (log residuals), got {form.delta:g}")
+    largest = float(frame["loss"].to_numpy().max(initial=0.0))
+    if form.irreducible is not None and not 0 <= form.irreducible < largest:
+        raise UserError(
+            f"irreducible must be at least 0 and below the largest loss, {largest:g}, got {form.irreducible:g}"
+        )
 
 
-def _check_spread(frame: pl.DataFrame) -> None:
-    if len(frame) < FEWEST_RUNS:
-        raise UserError(f"a law of 5 parameters needs at least {FEWEST_RUNS} runs, got {len(frame)}")
-    for name in ("parameters", "tokens"):
-        distinct = count_distinct(frame[name].to_numpy())
-        if distinct < FEWEST_VALUES:
-            raise UserError(
-                f"the law needs {FEWEST_VALUES} or more values of {name} that are at least 1 % apart, got {distinct}: "
-                f"with fewer its term cannot be told from the others"
-            )
+def _check_spread(frame: pl.DataFrame, form: LawForm) -> None:
+    if problem := _too_few(frame, form):
+        raise UserError(problem)
     if frame["loss"].n_unique() == 1:
         raise UserError(f"the loss of all runs is {frame['loss'][0]:g}: there is nothing to fit")
 
 
-def _law(problem: PowerSum, theta: Array) -> ScalingLaw:
-    E, sizes, exponents = problem.natural(theta)
-    return ScalingLaw(E, sizes[..., 0], sizes[..., 1], exponents[..., 0], exponents[..., 1])
+def _too_few(frame: pl.DataFrame, form: LawForm) -> str:
+    """Why the runs cannot determine the law, or nothing.
 
-
-def _estimate(problem: PowerSum, member: NDArray[np.int64], resamples: int, seed: int) -> Estimate:
-    law = _law(problem, problem.best)
-    resampled = _law(problem, bootstrap(problem, member, resamples, seed))
-    ends = {name: interval(np.asarray(getattr(resampled, name))) for name in _QUANTITIES}
-    warnings = [
-        *exponent_warnings("α", float(law.alpha), ends["alpha"][0]),
-        *exponent_warnings("β", float(law.beta), ends["beta"][0]),
-        *constant_warnings("E", float(law.E), ends["E"][0], float(np.exp(problem.y.min()))),
-        *size_warnings("A", *ends["A"]),
-        *size_warnings("B", *ends["B"]),
-        *condition_warnings(problem.jacobian(problem.best)),
-    ]
-    objective = problem.delta * problem.objective(problem.best)[0]
-    return Estimate(law, resampled, len(problem.y), objective, tuple(warnings))
+    Runs at ``n`` values of N and ``d`` of D, even at all pairs, give ``n + d − 1`` independent numbers for a sum of a
+    term in N and one in D. With E and both exponents free each term needs two differences of its own.
+    """
+    if len(frame) <= form.parameters:
+        return f"a law of {form.parameters} parameters needs at least {form.parameters + 1} runs, got {len(frame)}"
+    names = ("parameters", "tokens")
+    distinct = [count_distinct(frame[name].to_numpy()) for name in names]
+    fewest = 3 if form.parameters == 5 else 2
+    for name, values in zip(names, distinct, strict=True):
+        if values < fewest:
+            return (
+                f"the law needs {fewest} or more values of {name} that are at least 1 % apart, got {values}: "
+                "with fewer its term cannot be told from the others"
+            )
+    if sum(distinct) - 1 < form.parameters:
+        return (
+            f"a law of {form.parameters} parameters cannot be told from {distinct[0]} values of parameters and "
+            f"{distinct[1]} of tokens: one of them needs {form.parameters + 1 - min(distinct)} or more, 1 % apart"
+        )
+    return ""
 
 
 def _outlier_warnings(outlier: NDArray[np.bool_], score: Array, dropped: bool) -> list[str]:

@@ -8,7 +8,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from shoal.analysis.power_sum import Array
+from shoal.analysis.power_sum import DELTA, Array, PowerSum
 
 Number = TypeVar("Number", float, Array)
 
@@ -64,3 +64,48 @@ class ScalingLaw:
             pairs = np.log(flop / FLOP_PER_PARAMETER_AND_TOKEN)
             log_N = weights / np.add(self.alpha, self.beta) + self.a * pairs
             return np.exp(log_N), np.exp(pairs - log_N)
+
+
+@dataclass(frozen=True)
+class LawForm:
+    """Which parameters of the law are fitted.
+
+    Attributes:
+        tied: one exponent for both, ``α = β``.
+        irreducible: the value that ``E`` is held at; ``None`` where it is fitted.
+        delta: of the Huber loss, in log residuals.
+    """
+
+    tied: bool = False
+    irreducible: float | None = None
+    delta: float = DELTA
+
+    @property
+    def parameters(self) -> int:
+        """How many are fitted."""
+        return 5 - self.tied - (self.irreducible is not None)
+
+    @property
+    def beside(self) -> "LawForm":
+        """What to compare with: the law of five parameters, or that with ``α = β`` where this is it."""
+        return LawForm(tied=self.parameters == 5, delta=self.delta)
+
+    @property
+    def said(self) -> str:
+        """What is not as in the law of five parameters; empty where nothing is.
+
+        >>> LawForm(tied=True, irreducible=1.69).said
+        'α = β, E held at 1.69'
+        """
+        held = [] if self.irreducible is None else [f"E held at {self.irreducible:g}"]
+        return ", ".join(["α = β"] * self.tied + held)
+
+    def of(self, sizes: Array, losses: Array) -> PowerSum:
+        """The runs to fit: ``(n, 2)`` parameters and tokens, and ``(n,)`` losses."""
+        return PowerSum.of(sizes, losses, delta=self.delta, held=self.irreducible, tied=self.tied)
+
+
+def law_of(points: PowerSum, theta: Array) -> ScalingLaw:
+    """The law that one theta of these points is, or the laws of a stack of them."""
+    E, sizes, exponents = points.natural(theta)
+    return ScalingLaw(E, sizes[..., 0], sizes[..., 1], exponents[..., 0], exponents[..., 1])

@@ -1,8 +1,8 @@
 """``shoal fit scaling FILE``: a scaling law fitted to the user's own table of training runs."""
 
 import argparse
-import hashlib
 import os
+import re
 import shlex
 import time
 from pathlib import Path
@@ -13,9 +13,10 @@ from shoal.errors import UserError, nearest
 
 if TYPE_CHECKING:
     from shoal.analysis import ScalingFit
-    from shoal.commands.run_table import RunTable
+    from shoal.commands.run_table import Reading, RunTable
 
 KINDS = ("scaling",)
+_MARKS = ("point", "comma")
 NUMBERS = "fit.json"  # the numbers of a fit; marks a folder that may be written over
 _COLUMNS = {
     "parameters": "column of parameters (parameters, N, params)",
@@ -29,7 +30,7 @@ _COLUMNS = {
 def arguments(parser: Parser) -> None:
     """Flags of the command."""
     parser.add_argument("kind", metavar="KIND", help=" | ".join(KINDS))
-    parser.add_argument("file", nargs="?", metavar="FILE", help="table of training runs, comma-separated")
+    parser.add_argument("file", nargs="?", metavar="FILE", help="table of training runs: .csv or .tsv, perhaps .gz")
     for name, about in _COLUMNS.items():
         parser.flag(name, metavar="NAME", help=about)
     parser.flag(
@@ -42,12 +43,52 @@ def arguments(parser: Parser) -> None:
         default=0.2,
         help="share of the runs, of the largest compute, held out, at most 0.5 (0.2)",
     )
-    parser.flag("drop-rows", type=int, nargs="+", metavar="ROW", help="rows to leave out, counted below the header")
+    _add_reading(parser)
+    parser.flag("tied", action="store_true", help="one exponent for parameters and tokens, α = β")
+    parser.flag("irreducible", type=float, metavar="E", help="hold E, the irreducible loss, at this value")
+    parser.flag("delta", type=float, default=1e-3, help="of the Huber loss, in log residuals, at most 1 (0.001)")
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--drop-outliers", "--drop_outliers", action="store_true", help="conclude without the outliers")
     which.add_argument("--keep-outliers", "--keep_outliers", action="store_true", help="conclude with them (default)")
-    parser.flag("budgets", type=float, nargs="+", metavar="C", help="budgets of the table of best use, in FLOP")
+    parser.flag(
+        "budgets", type=float, nargs="+", action="extend", metavar="C", help="budgets of the table of best use, in FLOP"
+    )
+    parser.flag(
+        "predict",
+        nargs="+",
+        action="extend",
+        metavar="N=…,D=…",
+        help="models to predict the loss of, such as N=7B,D=2T: two of N parameters, D tokens, C FLOP = 6 N D",
+    )
     parser.flag("out", metavar="DIR", help="folder of the report (./fit- and the file's name)")
+
+
+def _add_reading(parser: Parser) -> None:
+    """Flags that say how the table is to be read, and which of its rows count."""
+    parser.flag(
+        "where",
+        nargs="+",
+        action="extend",
+        metavar="COLUMN=VALUE",
+        help="only rows with this value, or one of several (COLUMN=VALUE,VALUE)",
+    )
+    parser.flag(
+        "drop-rows",
+        type=int,
+        nargs="+",
+        action="extend",
+        metavar="ROW",
+        help="rows to leave out, counted below the header, whatever they hold",
+    )
+    parser.flag("drop-incomplete", action="store_true", help="leave out all rows that lack a number or are torn")
+    parser.flag(
+        "units",
+        nargs="+",
+        action="extend",
+        metavar="COLUMN=UNIT",
+        help="what one stands for: params=M, tokens=B, flop=PFLOP-days, flop=1e18; 1.3B in a cell needs none",
+    )
+    parser.flag("decimal", metavar="MARK", help="point or comma (as the cells show)")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -60,32 +101,72 @@ def run(options: argparse.Namespace) -> int:
     from shoal.commands.run_table import read_runs
 
     path = Path(options.file)
-    table = read_runs(path, {name: getattr(options, name) for name in _COLUMNS})
-    runs = _without_rows(table, options.drop_rows or [])
     budgets = _check_budgets(options.budgets)
-    folder = _free(Path(options.out) if options.out else Path(f"fit-{path.stem}"))
+    models = [_read_model(word) for word in options.predict or []]
+    table = read_runs(path, _reading(options))
+    name = Path(path.name.removesuffix(".gz")).stem
+    folder = _free(Path(options.out) if options.out else Path(f"fit-{name}"))
+    columns = ", ".join(f"{what} {name!r}" for what, name in table.columns.items())
+    print(f"{path.name}: {len(table.runs)} runs, {columns}")
+    for note in (*table.left_out, *table.notes):
+        print(note)
     started = time.monotonic()
     fit = fit_scaling(
-        runs,
+        table.runs,
         group="group" if options.group else None,
         resamples=options.resamples,
         seed=options.seed,
         holdout=options.holdout,
         drop_outliers=options.drop_outliers,
+        delta=options.delta,
+        tied=options.tied,
+        irreducible=options.irreducible,
     )
-    print(f"{path.name}: {len(runs)} runs, {', '.join(f'{what} {name!r}' for what, name in table.columns.items())}")
-    for note in table.notes:
-        print(note)
-    _show(fit, budgets, _source(path, table, options, time.monotonic() - started), folder)
+    _show(fit, budgets, models, _source(path, table, options, time.monotonic() - started), folder)
     return 0
 
 
-def _without_rows(table: "RunTable", rows: list[int]) -> Any:
-    present = table.runs["row"].to_list()
-    for row in rows:
-        if row not in present:
-            raise UserError(f"--drop-rows {row}: the rows are 1 to {len(present)}")
-    return table.runs.filter(~table.runs["row"].is_in(rows))
+def _reading(options: argparse.Namespace) -> "Reading":
+    from shoal.commands.run_table import Reading
+
+    decimal = options.decimal
+    if decimal not in (None, *_MARKS):
+        raise UserError(f"--decimal must be {' or '.join(_MARKS)}, got {decimal!r}{nearest(decimal, _MARKS)}")
+    return Reading(
+        columns={name: getattr(options, name) for name in _COLUMNS},
+        units=options.units or (),
+        where=options.where or (),
+        drop_rows=options.drop_rows or (),
+        drop_incomplete=options.drop_incomplete,
+        decimal=decimal,
+    )
+
+
+def _read_model(word: str) -> tuple[float, float]:
+    """Parameters and tokens, from two of N, D and C as in ``N=7B,D=2T``."""
+    from shoal.commands.quantities import POINT, read_count
+    from shoal.commands.run_table import ALIASES, FLOP_PER_PARAMETER_AND_TOKEN
+
+    known = {alias.casefold(): what for what in ("parameters", "tokens", "flop") for alias in ALIASES[what]}
+    given: dict[str, float] = {}
+    for part in filter(None, re.split(r"[,\s]+", word)):
+        name, _, text = part.partition("=")
+        what = known.get(name.casefold())
+        if what is None:
+            raise UserError(f"--predict {word[:60]}: unknown {name[:30]!r}: N, D or C{nearest(name, known)}")
+        value = read_count(text, POINT, flop=what == "flop")
+        if not 0 < value < float("inf"):
+            raise UserError(f"--predict {word[:60]}: {name} must be a number above 0, such as 7e9 or 7B, got {text!r}")
+        if what in given:
+            raise UserError(f"--predict {word[:60]}: {what} is given twice")
+        given[what] = value
+    if len(given) != 2:
+        raise UserError(f"--predict {word[:60]}: must be two of N, D and C, such as N=7B,D=2T")
+    if "flop" not in given:
+        return given["parameters"], given["tokens"]
+    product = given["flop"] / FLOP_PER_PARAMETER_AND_TOKEN
+    parameters = given.get("parameters") or product / given["tokens"]
+    return parameters, product / parameters
 
 
 def _check_budgets(budgets: list[float] | None) -> list[float] | None:
@@ -126,16 +207,17 @@ def _source(path: Path, table: "RunTable", options: argparse.Namespace, seconds:
 
     words = ["shoal", "fit", options.kind, path.name]
     for name, value in vars(options).items():
-        if name not in ("kind", "file", "out") and value not in (None, False):
+        if name not in ("kind", "file", "out") and value is not None and value is not False:
             values = value if isinstance(value, list) else [] if value is True else [value]
-            words += [f"--{name.replace('_', '-')}", *(f"{v:g}" if isinstance(v, float) else str(v) for v in values)]
+            words += [f"--{name.replace('_', '-')}", *map(_shown, values)]
     return {
         "made_by": "shoal fit",
         "command": shlex.join(words),
         "file": path.name,
-        "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+        "sha256": table.sha256,
         "columns": dict(table.columns),
         "notes": list(table.notes),
+        "left_out": list(table.left_out),
         "resamples": options.resamples,
         "seed": options.seed,
         "seconds": round(seconds, 1),
@@ -143,17 +225,28 @@ def _source(path: Path, table: "RunTable", options: argparse.Namespace, seconds:
     }
 
 
-def _show(fit: "ScalingFit", budgets: list[float] | None, source: dict[str, Any], folder: Path) -> None:
+def _shown(value: Any) -> str:
+    """A value as it may be given again."""
+    return f"{value:g}" if isinstance(value, float) and float(f"{value:g}") == value else str(value)
+
+
+def _show(
+    fit: "ScalingFit",
+    budgets: list[float] | None,
+    models: list[tuple[float, float]],
+    source: dict[str, Any],
+    folder: Path,
+) -> None:
     from shoal.lab.files import write_json
     from shoal.report import write_report
     from shoal.report.console import print_titled
-    from shoal.report.scaling import numbers, report_scaling
+    from shoal.report.scaling import extrapolation_warnings, numbers, report_scaling
 
-    for warning in fit.warnings:
+    for warning in (*fit.warnings, *extrapolation_warnings(fit, models)):
         print(f"warning: {warning}")
-    report = report_scaling(fit, source, budgets)
+    report = report_scaling(fit, source, budgets, models)
     for section in report.sections:
         for table in section.tables:
             print_titled(section.title, table)
-    write_json(folder / NUMBERS, source | numbers(fit))
+    write_json(folder / NUMBERS, source | numbers(fit, models))
     print(f"\nreport: {write_report(report, folder)}")

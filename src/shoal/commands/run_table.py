@@ -1,18 +1,20 @@
-"""A user's own table of training runs: parameters, tokens or training FLOP, and loss, as comma-separated values."""
+"""A user's own table of training runs: parameters, tokens or training FLOP, and loss, as text in a file."""
 
-import csv
-import io
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import polars as pl
 
+from shoal.commands.cells import Cells, Row, read_cells
+from shoal.commands.quantities import COMMA, POINT, decimal_mark, read_count, read_number, read_unit
+from shoal.commands.row_choice import choose_rows, left_out, list_rows
 from shoal.errors import UserError, nearest
 
 FLOP_PER_PARAMETER_AND_TOKEN = 6  # C = 6·N·D
 AGREES = 0.05  # share by which given tokens and FLOP may be apart
+FEW = 1000.0  # parameters or tokens, below which a column is likely to count millions or billions
 
 ALIASES = {
     "parameters": ("parameters", "N", "params", "num_parameters", "n_params"),
@@ -23,6 +25,27 @@ ALIASES = {
 
 
 @dataclass(frozen=True)
+class Reading:
+    """How a table is to be read.
+
+    Attributes:
+        columns: the column of ``parameters``, ``tokens``, ``flop``, ``loss`` and ``group``, where the user named one.
+        units: ``COLUMN=UNIT`` each.
+        where: ``COLUMN=VALUE`` each: only rows that have one of the values of each column.
+        drop_rows: numbers of rows to leave out.
+        drop_incomplete: leave out the rows that cannot be used.
+        decimal: the mark before decimals, ``point`` or ``comma``; found out where it is ``None``.
+    """
+
+    columns: Mapping[str, str | None] = field(default_factory=dict)
+    units: Sequence[str] = ()
+    where: Sequence[str] = ()
+    drop_rows: Sequence[int] = ()
+    drop_incomplete: bool = False
+    decimal: str | None = None
+
+
+@dataclass(frozen=True)
 class RunTable:
     """Training runs as read.
 
@@ -30,38 +53,55 @@ class RunTable:
         runs: ``row`` (counted from 1 below the header), ``parameters``, ``tokens``, ``loss`` and perhaps ``group``.
         columns: which column of the file each was read from.
         notes: what the user should know of the reading, one line each.
+        left_out: which rows were left out and why, one line each.
+        sha256: of the file's bytes.
     """
 
     runs: pl.DataFrame
     columns: Mapping[str, str]
     notes: Sequence[str]
+    left_out: Sequence[str]
+    sha256: str
 
 
-@dataclass(frozen=True)
-class _Cells:
-    """The cells of a file as text."""
-
-    path: Path
-    header: Sequence[str]
-    rows: Sequence[Sequence[str]]
-    lines: Sequence[int]
-
-    def column(self, name: str) -> list[str]:
-        place = self.header.index(name)
-        return [row[place].strip() for row in self.rows]
-
-
-def read_runs(path: Path, named: Mapping[str, str | None]) -> RunTable:
+def read_runs(path: Path, reading: Reading) -> RunTable:
     """Read a table of runs.
-
-    Args:
-        path: of the file.
-        named: the column of ``parameters``, ``tokens``, ``flop``, ``loss`` and ``group``, where the user named one.
 
     Raises:
         UserError: the file cannot be read as such a table; names the column, or the row and the value.
     """
-    cells = _read(path)
+    named = [name for name in reading.columns.values() if name is not None]
+    cells = read_cells(path, [*(alias for several in ALIASES.values() for alias in several), *named])
+    columns = _columns(cells, reading.columns)
+    group = reading.columns.get("group")
+    if group is not None:
+        columns["group"] = str(_choose(cells, "group", group))
+    units = _units(reading.units, columns)
+    rows, said = choose_rows(cells, reading.where, reading.drop_rows, reading.decimal)
+    mark = reading.decimal or _mark(cells, rows, columns)
+    values, faults = _values(cells, rows, columns, units, mark)
+    if faults and not reading.drop_incomplete:
+        raise _unusable(cells, rows, faults)
+    said += left_out(len(rows), faults)
+    if not values:
+        raise UserError(f"{path}: no row is left: {said[-1]}")
+    frame = pl.DataFrame(values, infer_schema_length=None)
+    notes = [*cells.notes, *(["decimal commas"] if mark == COMMA else []), *_unit_notes(units, columns)]
+    N = columns["parameters"]
+    if "tokens" not in columns:
+        tokens = pl.col("flop") / (FLOP_PER_PARAMETER_AND_TOKEN * pl.col("parameters"))
+        frame = frame.with_columns(tokens.alias("tokens"))
+        notes.append(f"tokens: {columns['flop']} / (6 {N})")
+    elif "flop" in columns:
+        notes += _disagreement(columns, frame)
+        columns.pop("flop")
+    notes += _small_notes({what: name for what, name in columns.items() if what not in units}, frame)
+    chosen = ["row", "parameters", "tokens", "loss", *(["group"] if group is not None else [])]
+    return RunTable(frame.select(chosen), columns, notes, said, cells.sha256)
+
+
+def _columns(cells: Cells, named: Mapping[str, str | None]) -> dict[str, str]:
+    """Which column holds what, tokens left out where the user asks for those of the FLOP."""
     chosen = {what: _choose(cells, what, named.get(what)) for what in ALIASES}
     for what in ("parameters", "loss"):
         if chosen[what] is None:
@@ -70,60 +110,10 @@ def read_runs(path: Path, named: Mapping[str, str | None]) -> RunTable:
         raise _missing(cells, "tokens or training FLOP", ["tokens", "flop"])
     if named.get("flop") is not None and named.get("tokens") is None:
         chosen["tokens"] = None
-    columns = {what: name for what, name in chosen.items() if name is not None}
-    second = "tokens" if "tokens" in columns else "flop"
-    values = {what: _numbers(cells, columns[what]) for what in ("parameters", second, "loss")}
-    N, notes = values["parameters"], []
-    if second == "flop":
-        tokens = [C / (FLOP_PER_PARAMETER_AND_TOKEN * n) for C, n in zip(values["flop"], N, strict=True)]
-        notes.append(f"tokens: {columns['flop']} / (6 {columns['parameters']})")
-    else:
-        tokens = values["tokens"]
-        notes += _disagreement(cells, columns, N, tokens)
-        columns.pop("flop", None)
-    frame = {"row": list(range(1, len(N) + 1)), "parameters": N, "tokens": tokens, "loss": values["loss"]}
-    if named.get("group") is not None:
-        columns["group"] = str(_choose(cells, "group", named["group"]))
-        frame["group"] = cells.column(columns["group"])
-    return RunTable(pl.DataFrame(frame), columns, notes)
+    return {what: name for what, name in chosen.items() if name is not None}
 
 
-def _read(path: Path) -> _Cells:
-    rows, lines = _rows(path)
-    if not rows:
-        raise UserError(f"{path} is empty: it must hold a header and one line per training run")
-    header = [name.strip() for name in rows[0]]
-    if len(header) == 1 and any(sign in header[0] for sign in ";\t|"):
-        raise UserError(f"{path} has one column {header[0]!r}: its cells must be separated by commas")
-    for row, line in zip(rows[1:], lines[1:], strict=True):
-        if len(row) != len(header):
-            raise UserError(f"{path}, line {line}, has {len(row)} cells, its header has {len(header)}")
-    if len(rows) == 1:
-        raise UserError(f"{path} holds a header and no training run")
-    return _Cells(path, header, rows[1:], lines[1:])
-
-
-def _rows(path: Path) -> tuple[list[list[str]], list[int]]:
-    """The rows that are not blank, and the line each ends in."""
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError:
-        raise UserError(f"{path} is not a table of comma-separated values: it is not UTF-8 text") from None
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}") from None
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
-    rows, lines = [], []
-    try:
-        for row in reader:
-            if any(cell.strip() for cell in row):
-                rows.append(row)
-                lines.append(reader.line_num)
-    except csv.Error as error:
-        raise UserError(f"{path} is not a table of comma-separated values: line {reader.line_num}: {error}") from None
-    return rows, lines
-
-
-def _choose(cells: _Cells, what: str, named: str | None) -> str | None:
+def _choose(cells: Cells, what: str, named: str | None) -> str | None:
     """The column that was named, or the one whose name says what it holds."""
     if named is not None:
         if named not in cells.header:
@@ -143,7 +133,7 @@ def _choose(cells: _Cells, what: str, named: str | None) -> str | None:
     return found[0] if found else None
 
 
-def _missing(cells: _Cells, what: str, flags: Sequence[str]) -> UserError:
+def _missing(cells: Cells, what: str, flags: Sequence[str]) -> UserError:
     aliases = [alias for flag in flags for alias in ALIASES[flag]]
     close = next((hint for alias in aliases if (hint := nearest(alias, cells.header))), "")
     return UserError(
@@ -152,32 +142,99 @@ def _missing(cells: _Cells, what: str, flags: Sequence[str]) -> UserError:
     )
 
 
-def _numbers(cells: _Cells, name: str) -> list[float]:
-    out = []
-    for row, text in enumerate(cells.column(name), start=1):
-        value = _number(text)
-        if not (math.isfinite(value) and value > 0):
+def _units(words: Sequence[str], columns: Mapping[str, str]) -> dict[str, float]:
+    """What one of a column stands for, of those that the user gave a unit."""
+    out: dict[str, float] = {}
+    for word in words:
+        name, _, unit = word.partition("=")
+        measured = {
+            what: (columns[what], *ALIASES[what]) for what in ("parameters", "tokens", "flop") if what in columns
+        }
+        found = [what for what, names in measured.items() if name.casefold() in {n.casefold() for n in names}]
+        if not found or not unit:
+            known = [name for names in measured.values() for name in names]
             raise UserError(
-                f"{cells.path}, row {row} (line {cells.lines[row - 1]}): {name} must be a finite number above 0, "
-                f"got {text[:60]!r}"
+                f"--units {word[:60]}: must be COLUMN=UNIT, of {' or '.join(measured)}{nearest(name, known)}"
             )
-        out.append(value)
+        if found[0] in out:
+            raise UserError(f"--units {word[:60]}: the unit of {found[0]} is given twice")
+        out[found[0]] = read_unit(found[0], unit)
     return out
 
 
-def _number(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        return math.nan
+def _mark(cells: Cells, rows: Sequence[Row], columns: Mapping[str, str]) -> str:
+    """The decimal mark that the numbers of these rows show."""
+    places = [cells.header.index(name) for what, name in columns.items() if what != "group"]
+    mark, why = decimal_mark(row.cells[place] for row in rows if not row.torn for place in places)
+    if mark is None:
+        raise UserError(f"{cells.path}: {why}: say which with --decimal {POINT} or --decimal {COMMA}")
+    return mark
 
 
-def _disagreement(cells: _Cells, columns: Mapping[str, str], N: Sequence[float], D: Sequence[float]) -> list[str]:
+def _values(
+    cells: Cells, rows: Iterable[Row], columns: Mapping[str, str], units: Mapping[str, float], mark: str
+) -> tuple[list[dict[str, float | str]], dict[Row, tuple[str, str]]]:
+    """The values of each row that can be used; of each other what is wrong, and the cell that shows it."""
+    values, faults = [], {}
+    places = {what: cells.header.index(name) for what, name in columns.items()}
+    checked = [what for what in columns if what != "flop" or "tokens" not in columns]
+    for row in rows:
+        if row.torn:
+            faults[row] = (row.torn, "")
+            continue
+        read: dict[str, float | str] = {"row": row.number}
+        for what, place in places.items():
+            text = row.cells[place]
+            if what == "group":
+                read[what] = text
+            elif what == "loss":
+                read[what] = read_number(text, mark)
+            else:
+                read[what] = read_count(text, mark, units.get(what, 1.0), what == "flop")
+        bad = next((what for what in checked if not _is_usable(read[what])), None)
+        if bad is None:
+            values.append(read)
+        else:
+            allowed = "name a cluster" if bad == "group" else "be a finite number above 0"
+            faults[row] = (f"{columns[bad]} must {allowed}", row.cells[places[bad]])
+    return values, faults
+
+
+def _is_usable(value: float | str) -> bool:
+    return bool(value) if isinstance(value, str) else math.isfinite(value) and value > 0
+
+
+def _unusable(cells: Cells, rows: Sequence[Row], faults: Mapping[Row, tuple[str, str]]) -> UserError:
+    row, (wrong, text) = next(iter(faults.items()))
+    got = f", got {text[:60]!r}" if "must" in wrong else ""
+    also = f"; {len(faults) - 1} more of {len(rows)} rows cannot be used either ({list_rows(list(faults)[1:])})"
+    return UserError(
+        f"{cells.path}, row {row.number} (line {row.line}){':' if 'must' in wrong else ''} {wrong}{got}"
+        f"{also if len(faults) > 1 else ''}: --drop-incomplete leaves such rows out, --drop-rows some"
+    )
+
+
+def _unit_notes(units: Mapping[str, float], columns: Mapping[str, str]) -> list[str]:
+    return [f"{columns[what]} in units of {unit:g}" for what, unit in units.items()]
+
+
+def _small_notes(columns: Mapping[str, str], frame: pl.DataFrame) -> list[str]:
+    """A line for each column that seems to count millions or billions."""
+    out = []
+    for what in ("parameters", "tokens"):
+        largest = frame[what].to_numpy().max()
+        if what in columns and largest < FEW:
+            out.append(
+                f"no run has more than {largest:g} {what}: if {columns[what]} counts millions or billions, say --units "
+                f"{what}=M or B"
+            )
+    return out
+
+
+def _disagreement(columns: Mapping[str, str], frame: pl.DataFrame) -> list[str]:
     """A line where the file's FLOP is not ``6·N·D``, as when embeddings are counted in one and not in the other."""
-    if "flop" not in columns:
-        return []
-    given = map(_number, cells.column(columns["flop"]))
-    ratios = [C / (FLOP_PER_PARAMETER_AND_TOKEN * n * d) for C, n, d in zip(given, N, D, strict=True)]
+    product = FLOP_PER_PARAMETER_AND_TOKEN * pl.col("parameters") * pl.col("tokens")
+    ratios = frame.select(pl.col("flop") / product).to_series().to_list()
     worst = max((abs(ratio - 1) for ratio in ratios if math.isfinite(ratio)), default=0.0)
     if worst <= AGREES:
         return []

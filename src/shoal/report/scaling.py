@@ -8,7 +8,10 @@ import numpy as np
 import polars as pl
 
 from shoal.analysis.bootstrap import LEVEL
-from shoal.analysis.scaling import Estimate, ScalingFit
+from shoal.analysis.held_out import LAW
+from shoal.analysis.law_estimate import Estimate
+from shoal.analysis.scaling import ScalingFit
+from shoal.analysis.scaling_law import FLOP_PER_PARAMETER_AND_TOKEN, LawForm
 from shoal.report import scaling_figures as figures
 from shoal.report.page import Report, Section
 from shoal.report.table import Cell, Table
@@ -19,14 +22,20 @@ _MOST_BUDGETS = 9
 _FORM = "L(N, D) = E + A N^(−α) + B D^(−β)"
 
 
-def report_scaling(fit: ScalingFit, source: Mapping[str, Any], budgets: Sequence[float] | None = None) -> Report:
+def report_scaling(
+    fit: ScalingFit,
+    source: Mapping[str, Any],
+    budgets: Sequence[float] | None = None,
+    models: Sequence[tuple[float, float]] = (),
+) -> Report:
     """Everything there is to say about a fit.
 
     Args:
         fit: the fit.
-        source: ``command``, ``file``, ``sha256``, ``columns``, ``notes``, ``resamples``, ``seed``, ``seconds`` and
-            ``versions``: where the numbers come from.
+        source: ``command``, ``file``, ``sha256``, ``columns``, ``notes``, ``left_out``, ``resamples``, ``seed``,
+            ``seconds`` and ``versions``: where the numbers come from.
         budgets: of the table of best use, in floating-point operations; powers of ten when not given.
+        models: parameters and tokens of models whose loss is to be predicted.
     """
     budgets = sorted(budgets) if budgets else default_budgets(fit.runs["flop"])
     largest = float(fit.runs["flop"].to_numpy().max())
@@ -35,15 +44,15 @@ def report_scaling(fit: ScalingFit, source: Mapping[str, Any], budgets: Sequence
     law = fit.chosen.law
     outliers = int(fit.runs["outlier"].sum())
     lead = (
-        f"{_FORM}, fitted to {fit.chosen.runs} of {len(fit.runs)} runs of {source['file']}: E = {short(law.E)}, "
+        f"{_form(fit)}, fitted to {fit.chosen.runs} of {len(fit.runs)} runs of {source['file']}: E = {short(law.E)}, "
         f"A = {short(law.A)}, B = {short(law.B)}, α = {short(law.alpha)}, β = {short(law.beta)}; the best number of "
         f"parameters grows as C^{short(law.a)}."
     )
     best_use = figures.best_use(fit, budgets, resamples)
     no_best = "The law names no best use of a budget: the loss does not fall with both parameters and tokens."
-    warnings = [f"Warning: {warning}." for warning in fit.warnings]
+    said = [f"{said}." for said in source["left_out"]] + [f"Warning: {warning}." for warning in fit.warnings]
     sections = [
-        Section("The law", warnings, tables=[estimates_table(fit, resamples)]),
+        Section("The law", said, tables=[estimates_table(fit, resamples)]),
         Section("Fit", figures=[figures.loss_against_parameters(fit), figures.residuals(fit)]),
         Section(
             "Best use of a budget",
@@ -52,6 +61,9 @@ def report_scaling(fit: ScalingFit, source: Mapping[str, Any], budgets: Sequence
             tables=[optimum_table(fit.chosen, budgets, largest, resamples)],
         ),
     ]
+    if models:
+        beyond = [f"Warning: {warning}." for warning in extrapolation_warnings(fit, models)]
+        sections.append(Section("Predicted loss", beyond, tables=[prediction_table(fit, models, resamples)]))
     if fit.held_out is not None and extrapolation is not None:
         sections.append(Section("Held-out error", figures=[extrapolation], tables=[held_out_table(fit)]))
     if outliers:
@@ -73,12 +85,16 @@ def estimates_table(fit: ScalingFit, resamples: int) -> Table:
         shown[f"without outliers, {fit.without.runs} runs"] = fit.without
     frames = {label: estimate.estimates() for label, estimate in shown.items()}
     rows = []
+    held = _held(fit.form)
+    symbols = _SYMBOLS | ({"alpha": "α = β"} if fit.form.tied else {})
     for place, name in enumerate(fit.every.estimates()["quantity"]):
+        if fit.form.tied and name == "beta":
+            continue
         cells = []
         for frame in frames.values():
             row = frame.row(place, named=True)
-            cells += [Cell(short(row["estimate"])), Cell(_range(row["low"], row["high"]))]
-        rows.append((_SYMBOLS.get(name, name), cells))
+            cells += [Cell(short(row["estimate"])), Cell(held.get(name) or _range(row["low"], row["high"]))]
+        rows.append((symbols.get(name, name), cells))
     objectives = [[Cell(f"{estimate.objective:.6f}"), Cell("")] for estimate in shown.values()]
     rows.append(("objective", [cell for pair in objectives for cell in pair]))
     header = ["", *(text for label in shown for text in (label, f"{LEVEL:.0%} interval"))]
@@ -91,9 +107,9 @@ def estimates_table(fit: ScalingFit, resamples: int) -> Table:
         )
     )
     caption = (
-        f"{_FORM}: N parameters, D training tokens, L loss. a = β/(α+β) and b = α/(α+β): the best N grows as C^a, the "
-        f"best D as C^b, with C = 6 N D. Intervals: percentile bootstrap, {resamples:,} resamples of the runs. "
-        f"Objective: the sum of the Huber losses (delta 0.001) of the log residuals.{concluded}"
+        f"{_form(fit)}: N parameters, D training tokens, L loss. a = β/(α+β) and b = α/(α+β): the best N grows as C^a, "
+        f"the best D as C^b, with C = 6 N D. Intervals: percentile bootstrap, {resamples:,} resamples of the runs. "
+        f"Objective: the sum of the Huber losses (delta {fit.form.delta:g}) of the log residuals.{concluded}"
     )
     return Table("estimates", header, rows, caption)
 
@@ -122,11 +138,50 @@ def optimum_table(estimate: Estimate, budgets: Sequence[float], largest: float, 
     return Table("best-use", header, rows, caption)
 
 
+def prediction_table(fit: ScalingFit, models: Sequence[tuple[float, float]], resamples: int) -> Table:
+    """The loss of models that were asked for, with the interval of the law and that of a run."""
+    rows = []
+    for row in fit.chosen.predict(models).iter_rows(named=True):
+        N, D = row["parameters"], row["tokens"]
+        cells = [
+            short(D),
+            short(FLOP_PER_PARAMETER_AND_TOKEN * N * D),
+            short(row["loss"]),
+            _range(row["low"], row["high"]),
+            _range(row["run_low"], row["run_high"]),
+            ", ".join(f"{name} {factor:,.3g}×" for name, factor in fit.extrapolation(N, D).items()),
+        ]
+        rows.append((short(N), [Cell(text) for text in cells]))
+    header = ["N", "D", "C (FLOP)", "L", f"law, {LEVEL:.0%}", f"one run, {LEVEL:.0%}", "outside the runs"]
+    error = "" if fit.held_out is None else f" ({fit.held_out.error(LAW):.1%} on the runs held out)"
+    caption = (
+        f"Loss L of N parameters and D tokens by the law fitted to {fit.chosen.runs} runs, with an interval that "
+        "covers the law's own value there, uncertain because its parameters are, and a wider one that covers the loss "
+        f"of one more run. The first is the percentile interval over {resamples:,} bootstrap resamples; the second "
+        "adds the log residuals of the fitted runs, enlarged by √(n/(n−p)) and taken to spread alike everywhere. Both "
+        f"take the form of the law for granted: they do not hold the error that it makes beyond the runs{error}. "
+        "Outside the runs: the multiple of the largest (above 1) or smallest (below 1) value of the runs."
+    )
+    return Table("predicted-loss", header, rows, caption)
+
+
+def extrapolation_warnings(fit: ScalingFit, models: Sequence[tuple[float, float]]) -> list[str]:
+    """A line for each model outside of the runs, which says by how much."""
+    out = []
+    for N, D in models:
+        factors = fit.extrapolation(N, D)
+        if factors:
+            said = [f"{name} {x:,.3g} times the {'largest' if x > 1 else 'smallest'}" for name, x in factors.items()]
+            out.append(f"N = {short(N)}, D = {short(D)} is extrapolated: {', '.join(said)} of the runs")
+    return out
+
+
 def held_out_table(fit: ScalingFit) -> Table:
     """Root mean square errors inside and beyond the fitted compute."""
     held_out = fit.held_out
     assert held_out is not None
     names = held_out.errors["predictor"].to_list()
+    other = f"the same with {names[1]}; " if len(names) > 3 else ""
     rows = []
     for column, label in (
         ("fitted", f"{held_out.fitted} runs fitted"),
@@ -135,9 +190,9 @@ def held_out_table(fit: ScalingFit) -> Table:
         values = held_out.errors[column].to_list()
         rows.append((label, [Cell(f"{value:.4f}", value == min(values)) for value in values]))
     caption = (
-        f"Root mean square error of log loss. Each predictor was fitted to the runs of at most "
-        f"{short(held_out.flop)} FLOP and predicts those of more: {_FORM}; a power law of loss in compute; the mean of "
-        "log loss. The best of each row in bold."
+        "Root mean square error of log loss. Each predictor was fitted to the runs of at most "
+        f"{short(held_out.flop)} FLOP and predicts those of more: {_form(fit)}; {other}a power law of "
+        "loss in compute; the mean of log loss, a constant. The best of each row in bold."
     )
     return Table("held-out", ["", *names], rows, caption)
 
@@ -158,24 +213,27 @@ def outlier_table(fit: ScalingFit) -> Table:
     return Table("outliers", ["row", "N", "D", "C (FLOP)", "L", "predicted", "score"], rows, caption)
 
 
-def numbers(fit: ScalingFit) -> dict[str, Any]:
+def numbers(fit: ScalingFit, models: Sequence[tuple[float, float]] = ()) -> dict[str, Any]:
     """The numbers of the fit as plain values for a JSON file; what is not finite is null."""
 
     def of(estimate: Estimate | None) -> dict[str, Any] | None:
         if estimate is None:
             return None
         rows = {row.pop("quantity"): row for row in estimate.estimates().to_dicts()}
-        finite = {name: {key: _finite(value) for key, value in row.items()} for name, row in rows.items()}
+        finite = {name: _all_finite(row) for name, row in rows.items()}
         return {"runs": estimate.runs, "objective": estimate.objective, "estimates": finite}
 
     errors = None if fit.held_out is None else fit.held_out.errors.to_dicts()
+    form = {"tied": fit.form.tied, "irreducible": fit.form.irreducible, "delta": fit.form.delta}
     return {
+        "form": form,
         "all_runs": of(fit.every),
         "without_outliers": of(fit.without),
         "outliers_dropped": fit.dropped,
         "outlier_rows": fit.runs.filter("outlier")["row"].to_list(),
         "held_out": errors,
-        "warnings": list(fit.warnings),
+        "predictions": [_all_finite(row) for row in fit.chosen.predict(models).to_dicts()],
+        "warnings": [*fit.warnings, *extrapolation_warnings(fit, models)],
     }
 
 
@@ -199,8 +257,19 @@ def _range(low: float, high: float) -> str:
     return "–" if math.isnan(low) or math.isnan(high) else f"{short(low)} to {short(high)}"
 
 
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
+def _all_finite(row: Mapping[str, float]) -> dict[str, float | None]:
+    return {name: value if math.isfinite(value) else None for name, value in row.items()}
+
+
+def _form(fit: ScalingFit) -> str:
+    """The equation, and what of it is not fitted."""
+    return f"{_FORM}{', with ' if fit.form.said else ''}{fit.form.said}"
+
+
+def _held(form: LawForm) -> dict[str, str]:
+    """What stands in place of an interval where the form leaves nothing to estimate."""
+    shares = dict.fromkeys(("a", "b"), "by α = β") if form.tied else {}
+    return shares | ({} if form.irreducible is None else {"E": "held"})
 
 
 def _provenance(fit: ScalingFit, source: Mapping[str, Any]) -> Section:
@@ -210,10 +279,10 @@ def _provenance(fit: ScalingFit, source: Mapping[str, Any]) -> Section:
         f"Made by: {source['command']}",
         f"Data: {source['file']}, SHA-256 {source['sha256']}; {len(fit.runs)} runs; {columns}.",
         *(f"{note}." for note in source["notes"]),
-        "Method: the Huber loss (delta 0.001) of the log residuals, minimised by L-BFGS-B from the likeliest of 36 "
-        f"starts; bootstrap with seed {source['seed']}, each resample searched from the estimate; "
-        f"{source['seconds']:,.1f} seconds. Source: Hoffmann et al. 2022, Training Compute-Optimal Large Language "
-        "Models, approach 3.",
+        f"Method: the Huber loss (delta {fit.form.delta:g}) of the log residuals, minimised by L-BFGS-B from the "
+        f"likeliest of a grid of starts; bootstrap with seed {source['seed']}, each resample searched from the "
+        f"estimate; {source['seconds']:,.1f} seconds. Source: Hoffmann et al. 2022, Training "
+        "Compute-Optimal Large Language Models, approach 3.",
         f"{versions}.",
     ]
     return Section("How this was made", paragraphs)

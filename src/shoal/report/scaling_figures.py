@@ -14,6 +14,7 @@ from shoal.report.figures import Chart, Figure, styled
 _BLUE, _ORANGE, _GREY = "#0072B2", "#D55E00", "#666666"
 _WIDTH, _HEIGHT = 420, 270
 _CURVES, _POINTS, _MOST_TICKS = 5, 120, 8
+_MOST_DRAWN, _MOST_OUTLIERS = 1500, 500  # runs and outliers among them: more only hide each other
 _POWER = "replace(format(datum.value, '~e'), '+', '')"
 _PERCENT_TICKS = [-50, -20, -10, -5, -2, -1, 0, 1, 2, 5, 10, 20, 50]
 
@@ -31,7 +32,8 @@ def loss_against_parameters(fit: ScalingFit) -> Figure:
     scale = alt.Scale(type="log", nice=False, domain=losses)
     x = _logarithmic("parameters", "parameters N", _ends(fit.runs["parameters"], 1.15))
     y = alt.Y("loss:Q", title="loss", scale=scale, axis=_loss_axis(*losses))
-    points = alt.Chart(fit.runs.select("parameters", "loss", "flop", "outlier"))
+    shown, note = _drawn(fit)
+    points = alt.Chart(shown.select("parameters", "loss", "flop", "outlier"))
     layers = [
         alt.Chart(curves).mark_line(clip=True, strokeWidth=1.8).encode(x, y, colour, alt.Detail("flop:N")),
         points.transform_filter("!datum.outlier").mark_circle(size=26, opacity=0.75).encode(x, y, colour),
@@ -44,14 +46,15 @@ def loss_against_parameters(fit: ScalingFit) -> Figure:
         f"Loss against parameters, both axes logarithmic. Points: N = {len(fit.runs)} runs, coloured by compute C = "
         f"6 N D; crosses: the {fit.runs['outlier'].sum()} outliers. Curves: the law fitted to {fit.chosen.runs} runs, "
         f"at equal compute of {budgets.replace('e+', 'e')} FLOP in the same colours; the lowest point of each is the "
-        "best size for that compute."
+        f"best size for that compute.{note}"
     )
     return Figure("loss-parameters", _layer(layers, "Loss and size, by compute"), caption)
 
 
 def residuals(fit: ScalingFit) -> Figure:
     """Residuals against the predicted loss."""
-    frame = fit.runs.select(
+    shown, note = _drawn(fit)
+    frame = shown.select(
         "predicted",
         (100 * (pl.col("loss") / pl.col("predicted") - 1)).alias("percent"),
         pl.when("outlier").then(pl.lit("outlier")).otherwise(pl.lit("run")).alias("kind"),
@@ -70,9 +73,9 @@ def residuals(fit: ScalingFit) -> Figure:
     ]
     caption = (
         f"How far observed loss lies above (+) or below (−) the law's prediction, in percent, against the prediction; "
-        f"N = {len(frame)} runs, the law fitted to {fit.chosen.runs}. The vertical axis is nearly linear within ±1 % "
-        "and logarithmic beyond. An outlier has a log residual of more than 5 robust standard deviations (median "
-        "absolute deviation) under the law of the others."
+        f"N = {len(fit.runs)} runs, the law fitted to {fit.chosen.runs}. The vertical axis is nearly linear within ±1 "
+        "% and logarithmic beyond. An outlier has a log residual of more than 5 robust standard deviations (median "
+        f"absolute deviation) under the law of the others.{note}"
     )
     return Figure("residuals", _layer(layers, "Observed and predicted loss"), caption)
 
@@ -118,9 +121,10 @@ def held_out(fit: ScalingFit) -> Figure | None:
     """Residuals against compute, under laws fitted to the smaller compute alone."""
     if fit.held_out is None:
         return None
-    frame = fit.held_out.residuals.filter(pl.col("predictor").is_in([LAW, POWER])).with_columns(
-        percent=100 * (pl.col("residual").exp() - 1)
-    )
+    shown, note = _drawn(fit)
+    frame = fit.held_out.residuals.filter(
+        pl.col("predictor").is_in([LAW, POWER]) & pl.col("row").is_in(shown["row"].implode())
+    ).with_columns(percent=100 * (pl.col("residual").exp() - 1))
     shape, colour = _kinds("predictor", [LAW, POWER])
     x, y = _logarithmic("flop", "compute (FLOP)", _ends(frame["flop"], 1.2)), _percent(frame)
     points = alt.Chart(frame).mark_point(filled=True, size=28, opacity=0.65)
@@ -134,9 +138,20 @@ def held_out(fit: ScalingFit) -> Figure | None:
         f"How far observed loss lies above (+) or below (−) two predictions, in percent, against compute. Both were "
         f"fitted to the {fit.held_out.fitted} runs left of the dotted line alone and predict the "
         f"{fit.held_out.held_out} runs right of it: {LAW}, and a power law of loss in compute alone. The vertical axis "
-        "is nearly linear within ±1 % and logarithmic beyond."
+        f"is nearly linear within ±1 % and logarithmic beyond.{note}"
     )
     return Figure("held-out", _layer(layers, "Held-out extrapolation"), caption)
+
+
+def _drawn(fit: ScalingFit) -> tuple[pl.DataFrame, str]:
+    """The runs whose points are drawn, and a sentence where they are not all: evenly by compute, the worst outliers."""
+    if len(fit.runs) <= _MOST_DRAWN:
+        return fit.runs, ""
+    runs = fit.runs.sort("flop")
+    even = np.unique(np.linspace(0, len(runs) - 1, _MOST_DRAWN - _MOST_OUTLIERS).round().astype(int))
+    worst = runs.filter("outlier").sort(pl.col("score").abs(), descending=True).head(_MOST_OUTLIERS)
+    drawn = pl.concat([runs[even], worst]).unique("row", maintain_order=True)
+    return drawn, f" Of {len(runs):,} runs {len(drawn):,} are drawn, evenly by compute, with the worst outliers."
 
 
 def _curves(fit: ScalingFit) -> pl.DataFrame:
