@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shoal.analysis.attention import attention_by_position, attention_weights, focus
+from shoal.analysis.attention import attention_by_position, attention_to_one, attention_weights, focus
 from shoal.report.attention import attention_grid
 from shoal.spec import RunSpec
 from shoal.studies.attention import answers, position_names
@@ -44,6 +44,44 @@ def test_even_attention_has_no_focus_and_a_single_key_has_all():
     assert math.isnan(found[0, 0])
 
 
+@settings(max_examples=30, deadline=None)
+@given(st.integers(1, 6), st.integers(1, 2), st.integers(1, 2), st.integers(2, 5), st.data())
+def test_how_often_one_key_has_nearly_all_is_counted(N, L, H, S, data):
+    weights = (5 * causal(N, L, H, S).log()).softmax(-1)  # sharper
+    query, above = data.draw(st.integers(0, S - 1)), data.draw(st.sampled_from([0.5, 0.7, 0.9]))
+    rows = attention_to_one(weights, query, above).to_dicts()
+    found = {(row["layer"], row["head"], row["key"]): row["share"] for row in rows}
+    assert len(rows) == len(found) == L * H * (query + 2)
+    for layer in range(L):
+        for head in range(H):
+            chosen = []
+            for n in range(N):
+                own = [float(weights[n, layer, head, query, key]) for key in range(query + 1)]
+                chosen.append(own.index(max(own)) if max(own) > above else None)
+            for key in (*range(query + 1), None):
+                assert found[layer, head, key] == pytest.approx(chosen.count(key) / N, abs=1e-12)
+
+
+def test_a_mean_of_halves_is_told_from_looks_at_both():
+    names, S = ["a", "+", "b", "="], 4
+    by_turns, both = torch.eye(S).repeat(10, 1, 1, 1, 1), torch.eye(S).repeat(10, 1, 1, 1, 1)  # one layer, one head
+    by_turns[:5, ..., 3, :] = torch.tensor([1.0, 0.0, 0.0, 0.0])
+    by_turns[5:, ..., 3, :] = torch.tensor([0.0, 0.0, 1.0, 0.0])
+    both[..., 3, :] = torch.tensor([0.5, 0.0, 0.5, 0.0])
+    told = []
+    for weights in (by_turns, both):
+        means = attention_by_position(weights).with_columns(run=pl.lit("one"))
+        alone = attention_to_one(weights, 3, 0.9).with_columns(run=pl.lit("one"))
+        told.append(answers(means, alone, names, "10 equations"))
+    assert told[0][1] == told[1][1]
+    assert "0.50 at 'a' and 0.50 at 'b'" in told[0][1]
+    assert "in 100% of the equations" in told[0][2]
+    assert "50% on 'a' and 50% on 'b'" in told[0][2]
+    assert "In 1 of 1 head it depends on the equation" in told[0][2]
+    assert "in 0% of the equations" in told[1][2]
+    assert "In 0 of 1 head it depends on the equation" in told[1][2]
+
+
 def test_weights_are_those_of_the_model():
     spec = RunSpec(model="gpt", p=5, embedding_size=8, num_heads=2, num_layers=2)
     task = build_task(spec)
@@ -62,18 +100,16 @@ def test_the_answer_compares_keys_that_the_same_query_sees():
     everywhere[:, 0, 1, 3] = torch.tensor([0.4, 0.0, 0.6, 0.0])
     everywhere[:, 1, :, 3] = torch.tensor([0.49, 0.01, 0.47, 0.03])
     frame = attention_by_position(everywhere).with_columns(run=pl.lit("one"))
-    assert answers(frame, names, "25 equations") == [
-        "In 1 run whose model has A_val ≥ 0.9, over all 25 equations: from '=', where the result is predicted, most "
-        "weight is on 'a' for 3 of 4 heads and 'b' for 1 of 4 heads (mean over equations).",
-        "Layer 1, from '=': 0.50 ± 0.00 at 'a' and 0.50 ± 0.00 at 'b', and less than 0.05 at any other (mean over "
-        "heads ± standard deviation over 1 run).",
-        "Layer 2, from '=': 0.49 ± 0.00 at 'a' and 0.47 ± 0.00 at 'b', and less than 0.05 at any other (mean over "
-        "heads ± standard deviation over 1 run).",
-        "Before '=', each position looks most, mean over heads and runs: in layer 1 '+' at 'a' (1.00) and 'b' at 'b' "
-        "(0.70); in layer 2 '+' at 'a' (1.00) and 'b' at 'b' (0.70).",
-    ]
-    other = attention_by_position(everywhere.roll(1, -1).tril()).with_columns(run=pl.lit("two"))
-    assert "0.25 ± 0.25 at 'a'" in answers(pl.concat([frame, other]), names, "25 equations")[1]
+    alone = attention_to_one(everywhere, 3, 0.9).with_columns(run=pl.lit("one"))
+    first, one, _, two, _, before = answers(frame, alone, names, "25 equations")
+    assert "'a' for 3 of 4 heads and 'b' for 1 of 4 heads (mean over equations)" in first
+    assert one.startswith("Layer 1, from '=': 0.50 at 'a' and 0.50 at 'b', and less than 0.05 at any other")
+    assert two.startswith("Layer 2, from '=': 0.49 at 'a' and 0.47 at 'b', and less than 0.05 at any other")
+    assert "in layer 1 '+' at 'a' (1.00) and 'b' at 'b' (0.70); in layer 2 '+' at 'a' (1.00)" in before
+    rolled = everywhere.roll(1, -1).tril()
+    frames = pl.concat([frame, attention_by_position(rolled).with_columns(run=pl.lit("two"))])
+    alone = pl.concat([alone, attention_to_one(rolled, 3, 0.9).with_columns(run=pl.lit("two"))])
+    assert "0.25 ± 0.25 at 'a'" in answers(frames, alone, names, "25 equations")[1]
 
 
 @pytest.mark.parametrize(

@@ -121,17 +121,31 @@ def test_the_answer_tells_what_is_looked_at_from_what_is_needed():
     )
     assert why.startswith(
         "So '=' looks at and needs 'a', looks at without needing 'BOS', needs without looking there itself 'b', "
-        "neither looks at nor needs '+' (looks at: more than an even share"
+        "needs '+' in part (88% are left) (looks at: more than an even share"
     )
     same = knockout_answers(knocked, looks([0.0, 0.5, 0.0, 0.5, 0.0]), NAMES, 31)[1]
-    assert same.startswith("So '=' looks at and needs 'a' and 'b', neither looks at nor needs 'BOS' and '+' (")
-    # half of two runs is not what both need
-    other = table_of({None: 0.8, 0: 0.8, 1: 0.1, 2: 0.0, 3: 0.4, 4: 0.0}, "two")
-    told = knockout_answers(pl.concat([knocked, other]), looks([0.0, 0.5, 0.0, 0.5, 0.0]), NAMES, 31)[1]
-    assert told.startswith(
-        "So '=' looks at and needs 'a' and 'b', neither looks at nor needs 'BOS', needs in some runs alone '+' ("
-    )
-    assert "needs: without it, in every run, at most 50% of the results" in told
+    assert same.startswith("So '=' looks at and needs 'a' and 'b', neither looks at nor needs 'BOS', needs '+' in part")
+
+
+@pytest.mark.parametrize(
+    ("left", "said"),
+    [
+        ([0.99, 0.96], "neither looks at nor needs 'BOS' and '+'"),
+        (
+            [0.98, 0.76],
+            "needs '+' in part (76% to 98%, by the run, are left)",
+        ),
+        ([1.0, 0.0], "needs '+' in part (0% to 100%, by the run, are left)"),
+        ([0.6, 0.6], "needs '+' in part (60% are left)"),
+        ([0.5, 0.2], "needs without looking there itself '+'"),
+    ],
+)
+def test_needs_have_degrees_and_are_those_of_every_run(left, said):
+    tables = [table_of({None: 1.0, 0: 1.0, 1: 0.1, 2: share, 3: 0.4, 4: 0.0}, str(n)) for n, share in enumerate(left)]
+    lost, why = knockout_answers(pl.concat(tables), looks([0.0, 0.5, 0.0, 0.5, 0.0]), NAMES, 31)
+    assert said in why
+    low, high, mean = min(left), max(left), sum(left) / 2
+    assert f"{mean:.2f}{f' ({low:.2f} to {high:.2f})' if low < high else ''} without '+'" in lost
 
 
 def test_the_table_is_bold_where_most_is_lost():
@@ -144,4 +158,5 @@ def test_the_table_is_bold_where_most_is_lost():
         ("a", [("0.300 ± 0.100", True), ("0.150 ± 0.050", True)]),
     ]
     untouched = knockout_table(table_of({None: 1.0, 0: 1.0, 1: 1.0}), NAMES, "25 equations")
+    assert not any("±" in cell.text for _, cells in untouched.rows for cell in cells)  # of one run
     assert not any(cell.best for _, cells in untouched.rows for cell in cells)

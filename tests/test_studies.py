@@ -94,6 +94,10 @@ def test_attention_shows_where_heads_look_and_what_is_lost_without(lab, monkeypa
     assert [len(section.figures) for section in report.sections] == [2, 0, 0, 0]
     tables = {table.name: table for section in report.sections for table in section.tables}
     assert tables["by-head"].header == ["", "BOS", "a", "+", "b", "=", "focus"]
+    assert tables["one-position"].header == ["", "BOS", "a", "+", "b", "=", "none"]
+    assert len(tables["one-position"].rows) == 2 * 4  # runs, heads of the one layer
+    for _, cells in tables["one-position"].rows:
+        assert sum(float(cell.text) for cell in cells) == pytest.approx(1, abs=0.004)
     assert tables["knockout"].header == ["without", "result, all layers", "right-hand side, all layers"]
     assert [name for name, _ in tables["knockout"].rows] == ["nothing", "BOS", "a", "+", "b", "="]
     assert "right results over all 25 equations where no later position" in tables["knockout"].caption
@@ -122,7 +126,7 @@ def test_attention_is_asked_of_the_longest_equations_and_says_so(tmp_path, monke
     report = attention.report(Results(Lab(tmp_path / "lab").records(spec.id for spec in specs)), form)
     assert report.sections[1].title == "Where attention goes, over all 27 equations with 3 operands"
     (knockout,) = report.sections[2].tables
-    assert "deviation over 1 run whose model has" in report.sections[1].tables[1].caption
+    assert "of the one run whose model has" in report.sections[1].tables[1].caption
     assert knockout.header[1:4] == ["result, all layers", "result, layer 1", "result, layer 2"]
     assert [name for name, _ in knockout.rows] == ["nothing", "BOS", "a", "+₁", "b", "+₂", "c", "="]
 

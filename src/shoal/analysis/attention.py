@@ -35,6 +35,30 @@ def attention_by_position(weights: Tensor) -> pl.DataFrame:
     return frame.filter(pl.col("key") <= pl.col("query"))
 
 
+def attention_to_one(weights: Tensor, query: int, above: float) -> pl.DataFrame:
+    """How often one key alone has nearly all the weight of a query, and which.
+
+    A mean weight of one half may be of sequences in which two keys share the weight, or of some in which one of them
+    has it and some in which the other has.
+
+    Args:
+        weights: ``(N, L, H, S, S)``.
+        query: the position that looks, from 0.
+        above: the weight from which a key has nearly all, at least 0.5, so that it is one key at most.
+
+    Returns:
+        ``layer``, ``head``, ``key`` (from 0; null: no key alone) and ``share``, of the ``N`` sequences.
+    """
+    assert above >= 0.5
+    shares = (weights[:, :, :, query, : query + 1] > above).double().mean(0)  # (L, H, query + 1)
+    shares = torch.cat([shares, (1 - shares.sum(-1, keepdim=True)).clamp(min=0)], dim=-1)  # the rest last
+    L, H, keys = shares.shape
+    index = torch.cartesian_prod(*(torch.arange(n) for n in (L, H, keys)))  # (L H keys, 3)
+    columns = {name: index[:, i].numpy() for i, name in enumerate(("layer", "head", "key"))}
+    frame = pl.DataFrame({**columns, "share": shares.flatten().numpy()})
+    return frame.with_columns(pl.when(pl.col("key") <= query).then("key"))
+
+
 def focus(weights: Tensor) -> Tensor:
     """How concentrated attention is, 0 (even) to 1 (on one key), ``(N, L, H, S, S) -> (L, H, S)``.
 

@@ -158,9 +158,9 @@ def prediction_table(fit: ScalingFit, models: Sequence[tuple[float, float]], res
         f"Loss L of N parameters and D tokens by the law fitted to {fit.chosen.runs} runs, with an interval that "
         "covers the law's own value there, uncertain because its parameters are, and a wider one that covers the loss "
         f"of one more run. The first is the percentile interval over {resamples:,} bootstrap resamples; the second "
-        "adds the log residuals of the fitted runs, enlarged by √(n/(n−p)) and taken to spread alike everywhere. Both "
-        f"take the form of the law for granted: they do not hold the error that it makes beyond the runs{error}. "
-        "Outside the runs: the multiple of the largest (above 1) or smallest (below 1) value of the runs."
+        "adds the log residuals of the fitted runs, enlarged for the parameters fitted and taken to spread alike "
+        "everywhere. Both take the form of the law for granted: they do not hold the error that it makes beyond the runs"
+        f"{error}. Outside the runs: the multiple of the largest (above 1) or smallest (below 1) value of the runs."
     )
     return Table("predicted-loss", header, rows, caption)
 

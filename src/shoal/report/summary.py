@@ -44,10 +44,7 @@ QUANTITIES = (
 
 ARRIVED = 0.9  # accuracies that all runs of a group reached, for its steps to be compared
 OPEN = "†"
-COMPETING = (
-    f"Only runs that were trained for as many steps are compared, and steps only where every run reached A_train and "
-    f"A_val ≥ {ARRIVED}, and none has {OPEN}."
-)
+COMPETING = f"Steps compete where every run reached A_train and A_val ≥ {ARRIVED}, and none has {OPEN}."
 STEPS_OF_BEST = (
     f"t_f is a time to memorise or to generalise only where the run did (A_train or A_val ≥ {ARRIVED}); elsewhere "
     "it is the step after which the run got no better."
@@ -77,10 +74,7 @@ def ten_figures(extrema: pl.DataFrame, labels: Mapping[str, str]) -> Table:
         best = best_value(means, q)
         rows.append((q.symbol, [cell_of(row, q, best) for row in groups.values()]))
     n = ", ".join(f"{label}: N = {row['N']}" for label, row in groups.items())
-    caption = (
-        f"Mean ± population standard deviation over seeds ({n}){one_run(means)}; the best of each row in bold, ties "
-        f"both, none where all that compete are equal. {COMPETING} {SYMBOLS}"
-    )
+    caption = f"Mean ± population standard deviation over seeds ({n}){one_run(means)}; {_marked(means)}. {SYMBOLS}"
     return Table("ten-figures", ["", *groups], rows, caption)
 
 
@@ -126,12 +120,23 @@ def best_value(means: pl.DataFrame, quantity: Quantity) -> float | None:
     Groups compete where all their runs have gone equally far: whoever trains for longer has more to choose its best
     from, and later steps to reach it at.
     """
-    if means["first_end"].min() != means["last_end"].max():
+    if not _equally_far(means):
         return None
     values = (means.filter(f"{quantity.column}_competes") if quantity.is_step else means)[quantity.column]
     if values.n_unique() == 1 and (len(values) > 1 or len(means) == 1):
         return None
     return (min if quantity.small_is_best else max)(values.to_list(), default=None)
+
+
+def _marked(means: pl.DataFrame) -> str:
+    """What is in bold in a table of :func:`ten_means`, where anything can be."""
+    if not _equally_far(means):
+        return "no best is in bold, because not all were trained for as many steps"
+    return f"the best of each row in bold, ties both, none where all that compete are equal. {COMPETING[:-1]}"
+
+
+def _equally_far(means: pl.DataFrame) -> bool:
+    return bool(means["first_end"].min() == means["last_end"].max())
 
 
 def cell_of(row: Mapping[str, Any], quantity: Quantity, best: float | None) -> Cell:

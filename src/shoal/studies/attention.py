@@ -4,18 +4,21 @@ Source: the practical, problem 4, question 8: for two training equations a grid 
 with labelled axes; which positions are attended to, by all heads or by some.
 """
 
+from itertools import chain
+
 import polars as pl
 import torch
 
 from shoal.analysis import at_least
-from shoal.analysis.attention import attention_by_position, attention_weights, focus
+from shoal.analysis.attention import attention_by_position, attention_to_one, attention_weights, focus
+from shoal.analysis.extrema import deviation
 from shoal.analysis.knockout import knockouts
 from shoal.equations import EQ
 from shoal.lab import Records
 from shoal.models import GPT
 from shoal.report import Cell, Figure, Report, Section, Table
 from shoal.report.attention import attention_grid
-from shoal.report.words import counted, listed
+from shoal.report.words import counted, listed, with_deviation
 from shoal.studies.base import Form, Grid
 from shoal.studies.knockouts import knockout_answers, knockout_table
 from shoal.studies.parts import finished
@@ -27,7 +30,8 @@ from shoal.tasks.build import build_data
 ABOUT = "where the heads of a GPT that has generalised look"
 QUESTION = "Where do the heads of a GPT that has generalised look?"
 GENERALISED = 0.9  # A_val of the kept model
-LITTLE = 0.05  # weights below are not told in words
+LITTLE = 0.05  # weights and shares below are not told in words
+NEARLY_ALL = 0.9  # of the weight, for one position to have it alone
 SAMPLES = 2
 
 
@@ -54,15 +58,24 @@ def report(results: Results, form: Form) -> Report:
     figures = [
         _figure(data, attention_weights(model, data.rows(row.view(1))[0])[0], int(row), spec.seed) for row in pairs
     ]
-    everywhere = pl.concat([_positions(results.records, run).with_columns(run=pl.lit(run)) for run in runs])
+    weights = {run: _weights(results.records, run) for run in runs}
+    query = names.index(EQ)
+    everywhere = pl.concat([attention_by_position(own).with_columns(run=pl.lit(run)) for run, own in weights.items()])
+    alone = pl.concat(
+        [attention_to_one(own, query, NEARLY_ALL).with_columns(run=pl.lit(run)) for run, own in weights.items()]
+    )
     knocked = pl.concat([_knocked(results.records, run).with_columns(run=pl.lit(run)) for run in runs])
     which = _which(data)
-    tables = [_by_head(results.records, shown, names, which), _by_position(everywhere, names, which)]
+    tables = [
+        _by_head(weights[shown], f"run {shown}, seed {spec.seed}", names, which),
+        _by_position(everywhere, names, which),
+        _one_position(alone, names, which),
+    ]
     return finished(
         "attention",
         "Attention",
         QUESTION,
-        [*answers(everywhere, names, which), *knockout_answers(knocked, everywhere, names, spec.q or spec.p)],
+        [*answers(everywhere, alone, names, which), *knockout_answers(knocked, everywhere, names, spec.q or spec.p)],
         [
             Section("Two training equations", figures=figures),
             Section(f"Where attention goes, over all {which}", tables=tables),
@@ -104,11 +117,11 @@ def _which(data: ArithmeticData) -> str:
     return f"{len(longest):,} equations{some}"
 
 
-def _positions(records: Records, run: str) -> pl.DataFrame:
-    """Mean weights over every equation of the run's longest order."""
+def _weights(records: Records, run: str) -> torch.Tensor:
+    """Of every equation of the run's longest order, ``(N, L, H, S, S)``."""
     data = build_data(records.specs[run])
     inputs, model = data.rows(_longest(data))[0], records.model(run)
-    return attention_by_position(torch.cat([attention_weights(model, part) for part in torch.split(inputs, 2048)]))
+    return torch.cat([attention_weights(model, part) for part in torch.split(inputs, 2048)])
 
 
 def _knocked(records: Records, run: str) -> pl.DataFrame:
@@ -118,8 +131,14 @@ def _knocked(records: Records, run: str) -> pl.DataFrame:
     return knockouts(model, *data.rows(_longest(data)))
 
 
-def answers(everywhere: pl.DataFrame, names: list[str], which: str) -> list[str]:
+def answers(everywhere: pl.DataFrame, alone: pl.DataFrame, names: list[str], which: str) -> list[str]:
     """Which positions are attended to, by how many heads, in computed sentences.
+
+    Args:
+        everywhere: ``run`` and the columns of :func:`shoal.analysis.attention.attention_by_position`.
+        alone: ``run`` and those of :func:`shoal.analysis.attention.attention_to_one`, from '='.
+        names: what stands at each position.
+        which: the equations in words.
 
     Keys are only compared where a query sees them all: from one query.
     """
@@ -132,7 +151,9 @@ def answers(everywhere: pl.DataFrame, names: list[str], which: str) -> list[str]
     return [
         f"In {runs} whose model has A_val ≥ {GENERALISED}, over all {which}: from '=', where the result is predicted, "
         f"most weight is on {counts} (mean over equations).",
-        *_by_layer(everywhere, names, query, runs),
+        *chain.from_iterable(
+            zip(_by_layer(everywhere, names, query, runs), _alone_by_layer(alone, names), strict=True)
+        ),
         _before(everywhere, names, query),
     ]
 
@@ -142,15 +163,36 @@ def _by_layer(everywhere: pl.DataFrame, names: list[str], query: int, runs: str)
     per_run = (
         everywhere.filter(query=query).group_by("layer", "run", "key", maintain_order=True).agg(pl.col("weight").mean())
     )
-    means = per_run.group_by("layer", "key").agg(pl.col("weight").mean(), pl.col("weight").std(ddof=0).alias("std"))
+    means = per_run.group_by("layer", "key").agg(pl.col("weight").mean(), deviation("weight").alias("std"))
     out = []
     means = means.sort("layer", "weight", "key", descending=[False, True, False])
     for (layer,), own in means.group_by("layer", maintain_order=True):
         seen = own.filter(pl.col("weight") >= LITTLE).to_dicts()
-        told = listed([f"{row['weight']:.2f} ± {row['std']:.2f} at {names[row['key']]!r}" for row in seen])
+        told = listed([f"{with_deviation(row['weight'], row['std'], 2)} at {names[row['key']]!r}" for row in seen])
         rest = f", and less than {LITTLE} at any other" if len(seen) < len(own) else ""
+        spread = f" ± standard deviation over {runs}" if everywhere["run"].n_unique() > 1 else ""
+        out.append(f"Layer {int(str(layer)) + 1}, from '=': {told}{rest} (mean over equations and heads{spread}).")
+    return out
+
+
+def _alone_by_layer(alone: pl.DataFrame, names: list[str]) -> list[str]:
+    """Of what the means of each layer are: how often one position has nearly all the weight, and in how many heads it
+    depends on the equation which one that is."""
+    out = []
+    for (layer,), own in alone.sort("layer").group_by("layer", maintain_order=True):
+        means = own.group_by("key").agg(pl.col("share").mean()).sort("share", "key", descending=[True, False])
+        seen = means.filter(pl.col("key").is_not_null(), pl.col("share") >= LITTLE).to_dicts()
+        told = [f"{row['share']:.0%} on {names[row['key']]!r}" for row in seen]
+        divided = float(means.filter(pl.col("key").is_null())["share"].item())
+        heads = own.filter(pl.col("key").is_not_null(), pl.col("share") >= LITTLE).group_by("run", "head").len()
+        changing = int((heads["len"] > 1).sum())
+        n = own.select("run", "head").n_unique()
+        which = f": {listed(told)}" if told else ""
         out.append(
-            f"Layer {int(str(layer)) + 1}, from '=': {told}{rest} (mean over heads ± standard deviation over {runs})."
+            f"Of these means in layer {int(str(layer)) + 1}: in {1 - divided:.0%} of the equations, mean over heads, a "
+            f"head puts more than {NEARLY_ALL} of its weight on one position{which}. In {changing} of "
+            f"{counted(n, 'head')} it depends on the equation on which (each of two or more has that in at least "
+            f"{LITTLE:.0%} of them)."
         )
     return out
 
@@ -179,9 +221,7 @@ def _figure(data: ArithmeticData, weights: torch.Tensor, row: int, seed: int) ->
     return Figure(f"attention-{number}", attention_grid(weights, tokens, f"“{text}”"), caption)
 
 
-def _by_head(records: Records, run: str, names: list[str], which: str) -> Table:
-    data = build_data(records.specs[run])
-    weights = attention_weights(records.model(run), data.rows(_longest(data))[0])
+def _by_head(weights: torch.Tensor, run: str, names: list[str], which: str) -> Table:
     query = names.index(EQ)
     mean, concentration = weights.double().mean(0)[:, :, query], focus(weights)[:, :, query]  # (L, H, S), (L, H)
     rows = []
@@ -191,8 +231,8 @@ def _by_head(records: Records, run: str, names: list[str], which: str) -> Table:
             cells = [Cell(f"{w:.3f}", bool(w == own.max())) for w in own]
             rows.append((f"layer {layer + 1}, head {head + 1}", [*cells, Cell(f"{concentration[layer, head]:.2f}")]))
     caption = (
-        f"From the query '=' (where the result is predicted) to each key, mean over all {which}; run "
-        f"{run}, seed {records.specs[run].seed}; the largest in bold. focus: 1 − entropy / its largest value: 0 looks "
+        f"From the query '=' (where the result is predicted) to each key, mean over all {which}; "
+        f"{run}; the largest in bold. focus: 1 − entropy / its largest value: 0 looks "
         "everywhere alike, 1 at one key."
     )
     return Table("by-head", ["", *names[: query + 1], "focus"], rows, caption)
@@ -200,20 +240,36 @@ def _by_head(records: Records, run: str, names: list[str], which: str) -> Table:
 
 def _by_position(everywhere: pl.DataFrame, names: list[str], which: str) -> Table:
     per_run = everywhere.group_by("run", "layer", "query", "key", maintain_order=True).agg(pl.col("weight").mean())
-    means = per_run.group_by("layer", "query", "key").agg(
-        pl.col("weight").mean(), pl.col("weight").std(ddof=0).alias("std")
-    )
+    means = per_run.group_by("layer", "query", "key").agg(pl.col("weight").mean(), deviation("weight").alias("std"))
     rows = []
     for (layer, query), own in means.sort("layer", "query", "key").group_by("layer", "query", maintain_order=True):
         top = own["weight"].max()
         texts = {
-            row["key"]: Cell(f"{row['weight']:.2f} ± {row['std']:.2f}", row["weight"] == top) for row in own.to_dicts()
+            row["key"]: Cell(with_deviation(row["weight"], row["std"], 2), row["weight"] == top)
+            for row in own.to_dicts()
         }
         cells = [texts.get(key, Cell("")) for key in range(len(names))]
         rows.append((f"layer {int(str(layer)) + 1}, from {names[int(str(query))]}", cells))
-    runs = counted(everywhere["run"].n_unique(), "run")
+    runs = everywhere["run"].n_unique()
+    spread = f", ± population standard deviation over {counted(runs, 'run')}" if runs > 1 else " of the one run"
     caption = (
-        f"Mean weight over heads and all {which}, ± population standard deviation over {runs} whose model has A_val ≥ "
-        f"{GENERALISED}; rows: query, columns: key; the largest in bold."
+        f"Mean weight over heads and all {which}{spread} whose model has A_val ≥ {GENERALISED}; rows: query, columns: "
+        "key; the largest in bold."
     )
     return Table("by-position", ["", *names], rows, caption)
+
+
+def _one_position(alone: pl.DataFrame, names: list[str], which: str) -> Table:
+    """In which share of the equations each head of every run looks from '=' at one position alone."""
+    query = names.index(EQ)
+    rows = []
+    for (run, layer, head), own in alone.group_by("run", "layer", "head", maintain_order=True):
+        shares = dict(own.select("key", "share").iter_rows())
+        cells = [Cell(f"{shares[key]:.3f}", shares[key] == max(shares.values())) for key in (*range(query + 1), None)]
+        label = f"{str(run)[:8]}, layer {int(str(layer)) + 1}, head {int(str(head)) + 1}"
+        rows.append((label, cells))
+    caption = (
+        f"Share of all {which} in which a head puts more than {NEARLY_ALL} of its weight from '=' on this position; "
+        "last, on no position alone; the largest in bold; rows: run, layer and head."
+    )
+    return Table("one-position", ["", *names[: query + 1], "none"], rows, caption)

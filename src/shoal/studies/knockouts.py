@@ -1,14 +1,17 @@
 """What a model needs to look at, beside where it looks: the attention study's answer to why heads look there."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import polars as pl
 
+from shoal.analysis.extrema import deviation
 from shoal.equations import EQ
 from shoal.report import Cell, Table
-from shoal.report.words import counted, listed
+from shoal.report.words import counted, listed, with_deviation
 
-LOST = 0.5  # a position is needed when at most this share of what was right is right without it
+# shares of what is right else that are right without a position
+LOST = 0.5  # at most: it is needed
+SPARED = 0.95  # at least: it is not; in between, in part
 
 
 def knockout_answers(knocked: pl.DataFrame, everywhere: pl.DataFrame, names: list[str], results: int) -> list[str]:
@@ -23,19 +26,29 @@ def knockout_answers(knocked: pl.DataFrame, everywhere: pl.DataFrame, names: lis
     everywhere = everywhere.filter(query=names.index(EQ))
     before = pl.col("key") < names.index(EQ)  # what '=' can look back at
     own = knocked.filter(pl.col("layer").is_null())
-    means = own.group_by("key").agg(pl.col("result").mean()).sort("key", nulls_last=True)
-    whole = means.filter(pl.col("key").is_null())["result"].item()
-    lost = listed([f"{left:.2f} without {names[key]!r}" for key, left in means.filter(before).iter_rows()])
+    untouched = own.filter(pl.col("key").is_null()).select("run", whole="result")
+    share = pl.when(pl.col("whole") > 0).then(pl.col("result") / pl.col("whole")).otherwise(1.0)
+    left = own.filter(before).join(untouched, on="run").with_columns(left=share)
+    lost = [
+        f"{_ranged(of_key['result'].to_list())} without {names[int(str(key))]!r}"
+        for (key,), of_key in left.sort("key").group_by("key", maintain_order=True)
+    ]
     runs = counted(knocked["run"].n_unique(), "run")
     first = (
         f"Where no later position may look back at one, in any layer (attention knockout), the share of right results, "
-        f"{whole:.2f} else, is {lost} (mean over {runs}; one of "
-        f"{results} by guessing)."
+        f"{_ranged(untouched['whole'].to_list())} else, is {listed(lost)} (mean over {runs}"
+        f"{', lowest to highest' * (len(untouched) > 1)}; one of {results} by guessing)."
     )
-    untouched = own.filter(pl.col("key").is_null()).select("run", whole="result")
-    needs = own.filter(before).join(untouched, on="run").with_columns(needs=pl.col("result") <= LOST * pl.col("whole"))
-    needed = dict(needs.group_by("key").agg(pl.col("needs").mean()).iter_rows())
-    return [first, _why(needed, _looked_at(everywhere, names), names)]
+    kept = left.group_by("key").agg(pl.col("left").min().alias("low"), pl.col("left").max().alias("high"))
+    ranges = {key: (low, high) for key, low, high in kept.iter_rows()}
+    return [first, _why(ranges, _looked_at(everywhere, names), names)]
+
+
+def _ranged(shares: Sequence[float]) -> str:
+    """``0.87 (0.76 to 0.98)``, or the one share."""
+    mean = f"{sum(shares) / len(shares):.2f}"
+    low, high = (f"{end:.2f}" for end in (min(shares), max(shares)))
+    return mean if low == high else f"{mean} ({low} to {high})"
 
 
 def _looked_at(from_equality: pl.DataFrame, names: list[str]) -> set[int]:
@@ -44,26 +57,38 @@ def _looked_at(from_equality: pl.DataFrame, names: list[str]) -> set[int]:
     return set(means.filter(pl.col("weight") > 1 / (names.index(EQ) + 1))["key"])
 
 
-def _why(needed: Mapping[int, float], looked_at: set[int], names: list[str]) -> str:
-    """``needed``: the share of runs that need each position before '='."""
-    always, never = ({key for key, share in needed.items() if share == all_} for all_ in (1, 0))
+def _percent(low: float, high: float) -> str:
+    """``76% to 98%, by the run,``, or the one share."""
+    return f"{low:.0%}" if f"{low:.0%}" == f"{high:.0%}" else f"{low:.0%} to {high:.0%}, by the run,"
+
+
+def _why(left: Mapping[int, tuple[float, float]], looked_at: set[int], names: list[str]) -> str:
+    """``left``: lowest and highest share, over runs, of what is right else that is right without each position."""
+    needed = {key for key, (_, high) in left.items() if high <= LOST}
+    spared = {key for key, (low, _) in left.items() if low >= SPARED}
+    in_part = {key: left[key] for key in sorted(left.keys() - needed - spared)}
     groups = {
-        "looks at and needs": always & looked_at,
-        "looks at without needing": never & looked_at,
-        "needs without looking there itself": always - looked_at,
-        "neither looks at nor needs": never - looked_at,
-        "needs in some runs alone": needed.keys() - always - never,
+        "looks at and needs": needed & looked_at,
+        "looks at without needing": spared & looked_at,
+        "needs without looking there itself": needed - looked_at,
+        "neither looks at nor needs": spared - looked_at,
     }
     parts = [f"{what} {listed([repr(names[key]) for key in sorted(keys)])}" for what, keys in groups.items() if keys]
+    parts += [
+        f"{'looks at and ' * (key in looked_at)}needs {names[key]!r} in part ({_percent(*ends)} are left)"
+        for key, ends in in_part.items()
+    ]
     return (
         f"So '=' {', '.join(parts)} (looks at: more than an even share of its attention in some layer, mean over heads "
-        f"and runs; needs: without it, in every run, at most {LOST:.0%} of the results that are right else)."
+        f"and runs; needs: without it, in every run, at most {LOST:.0%} of the results that are right else; does not: "
+        f"in every run at least {SPARED:.0%})."
     )
 
 
 def knockout_table(knocked: pl.DataFrame, names: list[str], which: str) -> Table:
     """What is right without each position, in all layers and in each alone."""
-    figures = [pl.col("result", "accuracy").mean(), pl.col("result", "accuracy").std(ddof=0).name.suffix("_std")]
+    kinds = ("result", "accuracy")
+    figures = [pl.col(*kinds).mean(), *(deviation(kind).alias(f"{kind}_std") for kind in kinds)]
     found = {(row["key"], row["layer"]): row for row in knocked.group_by("key", "layer").agg(*figures).to_dicts()}
     layers = [None, *sorted({layer for _, layer in found} - {None})]
     keys = sorted({key for key, _ in found} - {None})
@@ -75,15 +100,17 @@ def knockout_table(knocked: pl.DataFrame, names: list[str], which: str) -> Table
             own = found[key, layer if key is not None else None]
             lowest = min(found[other, layer][figure] for other in keys)
             most_is_lost = key is not None and own[figure] == lowest < found[None, None][figure]
-            cells.append(Cell(f"{own[figure]:.3f} ± {own[f'{figure}_std']:.3f}", most_is_lost))
+            cells.append(Cell(with_deviation(own[figure], own[f"{figure}_std"], 3), most_is_lost))
         return cells
 
+    runs = knocked["run"].n_unique()
+    spread = f"Mean ± population standard deviation over {counted(runs, 'run')}" if runs > 1 else "One run"
     rows = [("nothing", row_of(None)), *((names[key], row_of(key)) for key in keys)]
     caption = (
         f"Attention knockout: share of right results over all {which} where no later position may look back at the one "
         "on the left, in all layers or in one alone; last, in all layers, the share of right-hand sides that are right "
-        "as a whole, with EOS, which is predicted from r, where equations end with it. Mean ± population standard "
-        f"deviation over {counted(knocked['run'].n_unique(), 'run')}; where most is lost in bold."
+        "as a whole, with EOS, which is predicted from r, where equations end with it. "
+        f"{spread}; where most is lost in bold."
     )
     header = [
         "without",

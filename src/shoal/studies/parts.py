@@ -128,7 +128,7 @@ def summary_table(results: Results, settings: Sequence[Axis], name: str) -> Tabl
         rows.append((f"{label} (N = {row['N']})", cells))
     caption = (
         f"Mean ± population standard deviation over seeds{one_run(groups)}; N: runs; the best of each column in bold, "
-        "for each model, "
-        f"none where all that compete are equal. {COMPETING} {SYMBOLS}"
+        "for each model whose runs were all trained for as many steps, none where all that compete are equal. "
+        f"{COMPETING} {SYMBOLS}"
     )
     return Table(name, ["setting", *(q.symbol for q in QUANTITIES)], rows, caption)
