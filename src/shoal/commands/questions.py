@@ -87,8 +87,9 @@ def report_studies(studies: Mapping[str, Study], lab: Lab, thresholds: Sequence[
 
 
 def _results(lab: Lab, note: Mapping[str, Any]) -> Results:
-    """Of the runs of a study; one that the lab does not know of is lost where a cohort cannot be read."""
-    index, unreadable = lab.survey()
-    lost = {run: unreadable[0] for run in note["runs"] if run not in index} if unreadable else {}
+    """Of the runs of a study; those that the lab does not know of are lost, for a reason if there is one."""
+    found = lab.survey()
+    why = found.unknown[0] if found.unknown else f"no cohort of lab {lab.path} holds it"
+    lost = {run: why for run in note["runs"] if run not in found.index}
     records = lab.records(run for run in note["runs"] if run not in lost)
     return Results(records, note.get("measured", {}), lost)
