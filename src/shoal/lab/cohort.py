@@ -16,6 +16,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
@@ -216,7 +217,8 @@ class CohortFolder:
     def save_checkpoint(self, state: Mapping[str, Tensor], where: Mapping[str, Any], parts: Sequence[str]) -> None:
         """Everything as it stands after these files of metrics; ``where`` is any JSON."""
         counted = {"parts": str(len(parts)), "metrics": json.dumps(list(parts))}
-        save_tensors(self.checkpoint_path, state, {"cohort": self.id, "where": json.dumps(where), **counted})
+        metadata = {"cohort": self.id, "where": json.dumps(where), "manifest": json.dumps(self.manifest()), **counted}
+        save_tensors(self.checkpoint_path, state, metadata)
 
     def load_checkpoint(self) -> tuple[dict[str, Tensor], dict[str, Any], list[str] | int] | None:
         """State, ``where`` and the files of metrics of the last flush (how many, of one of an earlier version).
@@ -290,7 +292,15 @@ class CohortFolder:
 
     def models(self, run: str) -> dict[int, Path]:
         """The kept models of a run by step, in order."""
-        return {int(path.stem): path for path in sorted((self.path / "models" / run).glob("[0-9]*.safetensors"))}
+        place = self.path / "models" / run
+        return {int(name[:-12]): place / name for name in names_in(place) if re.fullmatch(r"\d+\.safetensors", name)}
+
+    def check_model(self, run: str, step: int, metadata: Mapping[str, str]) -> None:
+        """Raise :class:`LabError` where the metadata of a model's file are those of another run or step."""
+        of = (metadata.get("run"), metadata.get("step"))
+        if of != (run, str(step)):
+            with self.with_way_out():
+                raise LabError(f"{self.models(run)[step]} holds the model of run {of[0]} at step {of[1]}")
 
     # how it compares with training alone
 

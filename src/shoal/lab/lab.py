@@ -71,7 +71,14 @@ class Lab:
     @contextmanager
     def planning(self) -> Iterator[None]:
         """Hold the lab while deciding who trains what."""
-        with locked(self.path / "lock", 30.0, f"lab {self.path} is held by another process"):
+        with self.held(self.path):
+            yield
+
+    @staticmethod
+    @contextmanager
+    def held(path: Path) -> Iterator[None]:
+        """Hold the lab at ``path``, also where it is damaged."""
+        with locked(path / "lock", 30.0, f"lab {path} is held by another process"):
             yield
 
     def cohorts(self) -> list[CohortFolder]:

@@ -59,14 +59,21 @@ class Parts:
         self._check_rows(rows, runs)
         return rows
 
-    def _read(self, name: str, dropped: bool) -> pl.DataFrame | None:
-        """One file; None where it was dropped by a resumed trainer since it was looked for, if that may have been."""
+    def read_one(self, name: str) -> pl.DataFrame:
+        """The rows of one file; :class:`LabError` where it is damaged or missing."""
         try:
             return read_frame(self.path / name)
         except FileNotFoundError:
+            raise LabError(f"{self.path / name} is missing") from None
+
+    def _read(self, name: str, dropped: bool) -> pl.DataFrame | None:
+        """One file; None where it was dropped by a resumed trainer since it was looked for, if that may have been."""
+        try:
+            return self.read_one(name)
+        except LabError:
             if dropped and not is_there(self.path / name):  # and no link to nowhere
                 return None
-            raise LabError(f"{self.path / name} is missing") from None
+            raise
 
     def _check_listed(self, listed: Sequence[str], there: Collection[str], by: str, most: int) -> None:
         """Raise :class:`LabError` where one of ``listed`` is missing or there are others than ``most`` next ones."""

@@ -227,8 +227,7 @@ class Records:
         step = max(files) if step is None else step
         with self._folders[run].with_way_out():
             state, metadata = load_tensors(files[step], like=model.state_dict())
-            if (metadata.get("run"), metadata.get("step")) != (run, str(step)):
-                raise LabError(f"{files[step]} holds run {metadata.get('run')} at step {metadata.get('step')}")
+        self._folders[run].check_model(run, step, metadata)
         model.load_state_dict(state)
         return model.eval()
 
