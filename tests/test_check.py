@@ -5,31 +5,12 @@ import shutil
 
 import polars as pl
 import pytest
-from helpers import fastest, tiny_grid
+from damaging import SPECS, UNFINISHED, contents, flip, made, of
 
 import shoal
 from shoal.cli import main
 from shoal.lab import Lab
 from shoal.lab.check import examine
-from shoal.training.loop import Options, train_cohort
-from shoal.training.plan import plan
-
-SPECS = tiny_grid({"n_steps": 12, "save_statistic_step": 4, "eval_period": 1}, seed=[0, 1])
-UNFINISHED = tiny_grid({"model": "gpt", "n_steps": 40, "save_statistic_step": 4, "eval_period": 1}, seed=[0, 1])
-
-
-def made(path):
-    """A finished cohort of LSTMs and an interrupted one of GPTs, with three files of metrics each."""
-    lab = Lab(path).create()
-    for specs, steps in ((SPECS, 100), (UNFINISHED, 12)):
-        (cohort,) = plan(specs)
-        folder = lab.cohort(cohort.id)
-        folder.create(list(cohort.members), threads=1, engine=fastest(cohort.shared))
-        asked = iter(range(steps))
-        train_cohort(folder, Options(stop=lambda asked=asked: next(asked, None) is None))
-        assert len(folder.parts.there()) == 3
-    lab.note_study("sanity", {"quick": True, "runs": [spec.id for spec in SPECS]})
-    return lab
 
 
 @pytest.fixture(scope="module")
@@ -41,20 +22,6 @@ def whole(tmp_path_factory):
 def lab(whole, tmp_path):
     """A copy to damage."""
     return Lab(shutil.copytree(whole, tmp_path / "lab"))
-
-
-def of(lab, specs):
-    (cohort,) = plan(specs)
-    return lab.cohort(cohort.id)
-
-
-def contents(path):
-    """Every file but locks and what was set aside, by its name."""
-    return {
-        str(file.relative_to(path)): file.read_bytes()
-        for file in sorted(path.rglob("*"))
-        if file.is_file() and file.name != "lock" and "aside" not in file.relative_to(path).parts[:1]
-    }
 
 
 def test_a_whole_lab_is_clean_and_repair_changes_nothing(lab, capsys):
@@ -75,12 +42,6 @@ def test_a_folder_that_is_no_lab_is_refused_and_nothing_is_made_in_it(tmp_path, 
 
 def lose_cohort(lab, specs):
     (of(lab, specs).path / "cohort.json").unlink()
-
-
-def flip(path):
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
-    path.write_bytes(content)
 
 
 def first_status(lab):

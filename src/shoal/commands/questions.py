@@ -5,8 +5,9 @@ from dataclasses import replace
 from typing import Any
 
 from shoal.commands.training import train_with_progress
-from shoal.errors import UserError
+from shoal.errors import LabError, UserError
 from shoal.lab import Lab
+from shoal.lab.cohort import CohortFolder
 from shoal.report import write_report
 from shoal.report.console import print_titled
 from shoal.spec import RunSpec
@@ -29,7 +30,7 @@ def run_studies(studies: Mapping[str, Study], form: Form, path: str, execution: 
     wanted = list(dict.fromkeys(spec for own in specs.values() for spec in own))
     records = train_with_progress(wanted, path, **execution)
     for folder in records.cohorts():
-        if folder.certificate() is None:
+        if not _is_certified(folder):
             print(f"certifying cohort {folder.id}: one member alone for {CERTIFIED_STEPS[form.quick]} steps")
             first = [run for run in records.ids if run in folder.status()["members"]][:1]
             certify(folder, first, CERTIFIED_STEPS[form.quick], device)
@@ -41,6 +42,14 @@ def run_studies(studies: Mapping[str, Study], form: Form, path: str, execution: 
         print(f"{len(diverged)} of {len(records)} runs diverged: {' '.join(diverged['run'])}")
         return 1
     return 0
+
+
+def _is_certified(folder: CohortFolder) -> bool:
+    """Whether there is a certificate; one that is damaged is named in the report, and not written over."""
+    try:
+        return folder.certificate() is not None
+    except LabError:
+        return True
 
 
 def _tell_of_another(lab: Lab, name: str, form: Form) -> None:
@@ -65,25 +74,42 @@ def _measured(lab: Lab, name: str, specs: Sequence[RunSpec]) -> dict[str, Any]:
 
 
 def report_studies(studies: Mapping[str, Study], lab: Lab, thresholds: Sequence[float] | None = None) -> None:
-    """Write the report of each study that the lab has a note of, from what there is of its runs."""
+    """Write the report of each study that the lab has a note of, from what there is of its runs.
+
+    Raises:
+        UserError: after the other reports, what is in the way of some.
+    """
+    failures: dict[str, UserError] = {}
     for name, study in studies.items():
-        note = lab.study_note(name)
-        if note is None:
-            how = "reproduce" if name in cards.NAMES else "study run"
-            raise UserError(f"{name!r} was not run in lab {lab.path}; shoal {how} {name} --lab {lab.path}")
-        form = Form.from_json(note)
-        form = form if thresholds is None else replace(form, thresholds=tuple(thresholds))
-        report = study.report(_results(lab, note), form)
         if len(studies) > 1:
             print(f"\n## {name}")
-        for section in report.sections:
-            for table in section.tables:
-                print_titled(section.title, table)
-        print(f"\n{report.lead}")
-        for answer in report.answers:
-            print(f"- {answer}")
-        print()
-        print(f"report: {write_report(report, lab.report_folder(name))}", flush=True)
+        try:
+            _report_study(name, study, lab, thresholds)
+        except UserError as error:
+            failures[name] = error
+    if len(studies) == 1:
+        for error in failures.values():
+            raise error
+    if failures:
+        raise UserError("; ".join(f"{name}: {error}" for name, error in failures.items()))
+
+
+def _report_study(name: str, study: Study, lab: Lab, thresholds: Sequence[float] | None) -> None:
+    note = lab.study_note(name)
+    if note is None:
+        how = "reproduce" if name in cards.NAMES else "study run"
+        raise UserError(f"{name!r} was not run in lab {lab.path}; shoal {how} {name} --lab {lab.path}")
+    form = Form.from_json(note)
+    form = form if thresholds is None else replace(form, thresholds=tuple(thresholds))
+    report = study.report(_results(lab, note), form)
+    for section in report.sections:
+        for table in section.tables:
+            print_titled(section.title, table)
+    print(f"\n{report.lead}")
+    for answer in report.answers:
+        print(f"- {answer}")
+    print()
+    print(f"report: {write_report(report, lab.report_folder(name))}", flush=True)
 
 
 def _results(lab: Lab, note: Mapping[str, Any]) -> Results:

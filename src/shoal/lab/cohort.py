@@ -141,7 +141,8 @@ class CohortFolder:
             try:
                 specs.append(RunSpec.restored(member["spec"]))
             except UserError as error:
-                raise LabError(f"run {member['run']} is of a later version of shoal: {error}") from None
+                path = self.path / "cohort.json"
+                raise LabError(f"{path} is damaged or of a later version of shoal: {error}; {self.way_out()}") from None
         return specs
 
     # where it stands

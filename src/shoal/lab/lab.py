@@ -15,7 +15,7 @@ from shoal.lab.shapes import StudyNote
 from shoal.lab.survey import Survey, find_cohorts, survey
 from shoal.spec import RunSpec
 
-FORMAT = 1
+FORMAT = 2  # since 2, JSON has checksums and files of metrics are listed; what 1 wrote is read and gone on with
 MARK = "shoal-lab.json"
 
 
@@ -53,13 +53,13 @@ class Lab:
             raise LabError(f"{self.path} is not a lab (it has no {MARK}); name a lab, an empty folder or a new one")
 
     def create(self) -> "Lab":
-        """Make the folder a lab, if it is none yet.
+        """Make the folder a lab, if it is none yet, and one of today's format, which earlier versions leave alone.
 
         Raises:
             LabError: the folder cannot be written.
         """
         try:
-            if not (self.path / MARK).exists():
+            if not is_there(self.path / MARK) or check_mark(self.path / MARK) < FORMAT:
                 write_mark(self.path)
             with self.planning():
                 pass
@@ -154,12 +154,13 @@ class Lab:
         return self.path / "reports" / check_name(name, "report")
 
 
-def check_mark(path: Path) -> None:
-    """Raise :class:`LabError` for a ``shoal-lab.json`` of a lab that this shoal cannot read."""
+def check_mark(path: Path) -> int:
+    """The format that a ``shoal-lab.json`` says; :class:`LabError` for one that this shoal cannot read."""
     content = read_json(path)
     found = content.get("format") if isinstance(content, dict) else None
     if not isinstance(found, int) or found > FORMAT:
         raise LabError(f"lab {path.parent} has format {found}; this shoal reads formats up to {FORMAT}")
+    return found
 
 
 def write_mark(lab: Path) -> None:

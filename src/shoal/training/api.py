@@ -189,6 +189,8 @@ def resume(
     lab = lab if isinstance(lab, Lab) else Lab(lab)
     on = check_execution(device, workers, None, flush_seconds, places=places)
     folders = lab.unfinished()
+    if folders:
+        lab.create()
     runs = [member["run"] for folder in folders for member in folder.manifest()["members"]]
     workers = workers or choose_workers(folders, [], on, metrics or {})
     _finish(folders, workers, Execution(on, flush_seconds, metrics or {}, places), watch)
