@@ -87,11 +87,10 @@ def report_studies(studies: Mapping[str, Study], lab: Lab, thresholds: Sequence[
             _report_study(name, study, lab, thresholds)
         except UserError as error:
             failures[name] = error
-    if len(studies) == 1:
-        for error in failures.values():
-            raise error
+    if len(studies) == 1 and failures:
+        raise next(iter(failures.values()))
     if failures:
-        raise UserError("; ".join(f"{name}: {error}" for name, error in failures.items()))
+        raise UserError("; ".join(f"{name}: {failure}" for name, failure in failures.items()))
 
 
 def _report_study(name: str, study: Study, lab: Lab, thresholds: Sequence[float] | None) -> None:
