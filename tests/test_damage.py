@@ -6,7 +6,7 @@ import shutil
 
 import polars as pl
 import pytest
-from helpers import tiny_grid
+from helpers import rewrite, tiny_grid
 
 import shoal
 from shoal.cli import main
@@ -84,7 +84,7 @@ DAMAGES = {
     "checksum": (lambda folder: flip(next((folder.path / "metrics").iterdir())), r"metrics/000000-\w+\.parquet"),
     "metrics": (lambda folder: shutil.rmtree(folder.path / "metrics"), "metrics"),
     "status": (lambda folder: (folder.path / "status.json").write_text("{}"), "status.json"),
-    "another's status": (lambda folder: rename_runs(folder.path / "status.json"), "status.json"),
+    "another's status": (lambda folder: rename_runs(folder), "status.json"),
 }
 
 
@@ -94,10 +94,10 @@ def flip(path):
     path.write_bytes(content)
 
 
-def rename_runs(path):
-    status = json.loads(path.read_text())
+def rename_runs(folder):
+    status = folder.status()
     status["members"] = {run[::-1]: member for run, member in status["members"].items()}
-    path.write_text(json.dumps(status))
+    folder.write_status(status)
 
 
 @pytest.mark.parametrize("how", DAMAGES)
@@ -108,7 +108,7 @@ def test_runs_and_reports_show_the_others_and_name_what_is_damaged(lab, how, cap
     damage(damaged)
     path = ["--lab", str(lab.path)]
     told = rf"Damaged: 2 of 4 runs \({lost[0][:8]}, {lost[1][:8]}\): {damaged.path}/{named} is damaged.*"
-    told += rf"; remove {damaged.path} to train it anew\."
+    told += rf"; move {damaged.path} out of the lab to train it anew.*\."
 
     assert main(["runs", *path]) == 1
     *rows, last = capsys.readouterr().out.splitlines()
@@ -139,8 +139,7 @@ def row_figures(row):
 def test_a_lost_last_file_of_metrics_is_noticed_as_well_as_one_before(lab):
     folder = lab.cohorts()[0]
     metrics = folder.metrics()
-    folder.write_metrics(0, metrics.filter(pl.col("step") < 4))
-    folder.write_metrics(1, metrics.filter(pl.col("step") == 4))
+    rewrite(folder, metrics.filter(pl.col("step") < 4), metrics.filter(pl.col("step") == 4))
     assert lab.records().damage() == {}
     first, last = sorted((folder.path / "metrics").iterdir())
     content = last.read_bytes()
@@ -157,7 +156,7 @@ def test_a_run_that_has_not_got_to_its_first_row_is_not_damaged(lab):
     status = folder.status()
     for member in status["members"].values():
         member |= {"state": "waiting", "step": 0}
-    folder.write_status(status)
+    folder.write_status({**status, "metrics": []})
     shutil.rmtree(folder.path / "metrics")
     assert lab.records().damage() == {}
 
@@ -189,7 +188,7 @@ def test_a_cohort_of_which_the_runs_cannot_be_known_stops_none_of_the_others(lab
     assert shoal.train([new], lab, workers=1, say=said.append).runs()["state"].to_list() == ["done"]
     assert [line for line in said if line.startswith(f"warning: {told}")]
     before = {path: path.read_bytes() for path in damaged.path.rglob("*") if path.is_file()}
-    with pytest.raises(LabError, match=rf"cohort {damaged.id}, whose cohort.json is damaged; remove"):
+    with pytest.raises(LabError, match=rf"cohort {damaged.id}, whose cohort.json is damaged or missing; move"):
         shoal.train(specs, lab, workers=1)
     assert {path: path.read_bytes() for path in damaged.path.rglob("*") if path.is_file()} == before
     shutil.rmtree(damaged.path)
@@ -201,19 +200,23 @@ def test_a_damaged_status_stops_the_training_of_its_own_runs_alone(lab):
     (damaged.path / "status.json").write_text("{}")
     shoal.train(tiny_grid({"n_steps": 4}, seed=[7]), lab, workers=1)
     assert lab.unfinished() == []
-    with pytest.raises(LabError, match=f"{damaged.path}/status.json is damaged.*; remove {damaged.path}"):
+    with pytest.raises(LabError, match=f"{damaged.path}/status.json is damaged.*; move {damaged.path}"):
         shoal.train(damaged.specs(), lab, workers=1)
 
 
 def test_of_a_damaged_checkpoint_or_model_it_is_said_what_to_do(lab):
     folder = lab.cohorts()[0]
     folder.checkpoint_path.write_bytes(b"damaged")
-    with pytest.raises(LabError, match=f"checkpoint.safetensors is damaged: .*; remove {folder.path} to train it anew"):
+    with pytest.raises(
+        LabError, match=f"checkpoint.safetensors is damaged: .*; move {folder.path} out of the lab to train it anew"
+    ):
         folder.load_checkpoint()
     run = next(iter(folder.status()["members"]))
     path = next(iter(folder.models(run).values()))
     path.write_bytes(path.read_bytes()[:100])
-    with pytest.raises(LabError, match=f"safetensors is damaged: .*; remove {folder.path} to train it anew"):
+    with pytest.raises(
+        LabError, match=f"safetensors is damaged: .*; move {folder.path} out of the lab to train it anew"
+    ):
         lab.records().model(run)
 
 
@@ -221,7 +224,7 @@ def test_without_its_status_a_finished_cohort_is_damaged_and_not_new(lab, capsys
     folder = lab.cohorts()[0]
     (folder.path / "status.json").unlink()
     assert main(["runs", "--lab", str(lab.path)]) == 1
-    assert f"status.json is missing; remove {folder.path} to train it anew" in capsys.readouterr().out
+    assert f"status.json is missing; move {folder.path} out of the lab to train it anew" in capsys.readouterr().out
     before = [path.read_bytes() for path in sorted((folder.path / "metrics").iterdir())]
     main(["resume", "--lab", str(lab.path)])
     assert [path.read_bytes() for path in sorted((folder.path / "metrics").iterdir())] == before

@@ -1,7 +1,6 @@
 """What is kept stays readable: atomic files, checksums, formats, names."""
 
 import errno
-import json
 import os
 import stat
 import subprocess
@@ -17,8 +16,8 @@ from hypothesis import strategies as st
 import shoal
 from shoal.errors import DiskError, LabError, UserError
 from shoal.lab import Lab, get_all_checkpoints, get_all_checkpoints_per_trials
-from shoal.lab.cohort import CohortFolder
 from shoal.lab.files import read_json, write_json
+from shoal.lab.frames import EMPTY, read_frame, write_frame
 from shoal.lab.names import find_run
 from shoal.lab.tensors import load_tensors, save_tensors
 from shoal.spec import TRAJECTORY_VERSIONS
@@ -91,7 +90,7 @@ def test_a_failed_write_leaves_the_old_file_and_no_scratch(tmp_path, monkeypatch
     monkeypatch.setattr("os.fsync" if call == "fsync" else "pathlib.Path.replace", fail)
     with pytest.raises(DiskError, match=r"could not write .*x\.json: No space left on device"):
         write_json(tmp_path / "x.json", {"a": 2})
-    assert json.loads((tmp_path / "x.json").read_text()) == {"a": 1}
+    assert read_json(tmp_path / "x.json") == {"a": 1}
     assert [path.name for path in tmp_path.iterdir()] == ["x.json"]
 
 
@@ -210,15 +209,6 @@ def test_the_practicals_reading_of_checkpoints(lab):
     assert extrema["min_train_loss"] == pytest.approx(records.extrema()["train_loss"].mean())
 
 
-def test_damaged_metrics_are_named(tmp_path):
-    folder = CohortFolder(tmp_path)
-    folder.write_metrics(0, pl.DataFrame({"run": ["a"], "step": [1]}))
-    (path,) = (tmp_path / "metrics").iterdir()
-    path.write_bytes(path.read_bytes()[:-20])
-    with pytest.raises(LabError, match=r"000000-\w+\.parquet is damaged"):
-        folder.metrics()
-
-
 def test_every_session_says_with_what_it_was_made(lab):
     for folder in lab.records().cohorts():
         (session,) = folder.status()["sessions"]
@@ -226,18 +216,38 @@ def test_every_session_says_with_what_it_was_made(lab):
         assert {"shoal", "device", "precision", "threads", "git_commit", "processor", "time"} <= set(session)
 
 
+ROWS = pl.DataFrame(
+    {"run": ["a", "b"], "step": [1, 2], **{name: [0.5, 0.25] for name in list(EMPTY)[2:]}}, schema_overrides=EMPTY
+)
+
+
 @settings(max_examples=150, deadline=None)
 @given(st.data())
-def test_any_flipped_bit_of_the_metrics_is_found(tmp_path_factory, data):
-    folder = CohortFolder(tmp_path_factory.mktemp("flip"))
-    frame = pl.DataFrame({"run": ["a", "b"], "step": [1, 2], "train_loss": [0.5, 0.25]})
-    folder.write_metrics(0, frame)
-    (path,) = (folder.path / "metrics").iterdir()
+def test_any_flipped_bit_and_any_truncation_of_the_metrics_is_found(tmp_path_factory, data):
+    path = write_frame(tmp_path_factory.mktemp("flip") / "000000", ROWS)
+    assert read_frame(path).equals(ROWS)
     content = bytearray(path.read_bytes())
-    content[data.draw(st.integers(0, len(content) - 1), label="byte")] ^= 1 << data.draw(st.integers(0, 7))
+    if data.draw(st.booleans(), label="truncate"):
+        del content[data.draw(st.integers(0, len(content) - 1), label="length") :]
+    else:
+        content[data.draw(st.integers(0, len(content) - 1), label="byte")] ^= 1 << data.draw(st.integers(0, 7))
     path.write_bytes(content)
-    with pytest.raises(LabError, match="damaged"):
-        folder.metrics()
+    with pytest.raises(LabError, match=r"000000-\w+\.parquet is damaged"):
+        read_frame(path)
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        ROWS.drop("valid_loss"),
+        ROWS.with_columns(pl.col("train_loss").cast(pl.Float64)),
+        ROWS.with_columns(pl.col("step").cast(pl.String)),
+        ROWS.with_columns(pl.lit("x").alias("norm")),
+    ],
+)
+def test_a_table_of_something_else_is_named_also_where_its_checksum_is_right(tmp_path, frame):
+    with pytest.raises(LabError, match="is not a table of metrics"):
+        read_frame(write_frame(tmp_path / "000000", frame))
 
 
 def test_a_lab_whose_making_was_killed_is_still_a_lab_to_be(tmp_path):

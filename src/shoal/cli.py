@@ -18,6 +18,7 @@ COMMANDS = {
     "reproduce": "train published settings and compare with the published numbers",
     "report": "a report of any runs of the lab",
     "runs": "what the lab holds",
+    "check": "examine a lab: checksums, ids, lists and copies; --repair mends what it can without losing anything",
     "resume": "go on with everything that was interrupted",
     "certify": "retrain runs alone and compare them with the stack that trained them",
     "fit": "fit a scaling law to a table of training runs",

@@ -13,6 +13,14 @@ class LabError(UserError):
     """The lab cannot be used as asked: not a lab, damaged, newer, busy or not writable."""
 
 
+class AccessError(LabError):
+    """A file of the lab is there but the system does not let it be read; nothing is known to be wrong with it."""
+
+
+class StrayError(LabError):
+    """There is a file in the lab that its record does not know of; the message says what to do."""
+
+
 class DiskError(OSError):
     """Writing to the lab failed (disk full, permission lost). What was flushed before is intact."""
 

@@ -6,8 +6,9 @@ from typing import Any
 
 from shoal.commands.pages import Page
 from shoal.commands.training import train_with_progress
-from shoal.errors import UserError
+from shoal.errors import LabError, UserError
 from shoal.lab import Lab
+from shoal.lab.cohort import CohortFolder
 from shoal.report import write_report
 from shoal.report.console import print_titled
 from shoal.spec import RunSpec
@@ -30,7 +31,7 @@ def run_studies(studies: Mapping[str, Study], form: Form, path: str, execution: 
     wanted = list(dict.fromkeys(spec for own in specs.values() for spec in own))
     records = train_with_progress(wanted, path, **execution)
     for folder in records.cohorts():
-        if folder.certificate() is None:
+        if not _is_certified(folder):
             print(f"certifying cohort {folder.id}: one member alone for {CERTIFIED_STEPS[form.quick]} steps")
             first = [run for run in records.ids if run in folder.status()["members"]][:1]
             certify(folder, first, CERTIFIED_STEPS[form.quick], device)
@@ -48,6 +49,14 @@ def _specs(name: str, study: Study, form: Form) -> list[RunSpec]:
         return form.specs(study)
     except UserError as problem:
         raise UserError(f"{problem} (study {name})") from None
+
+
+def _is_certified(folder: CohortFolder) -> bool:
+    """Whether there is a certificate; one that is damaged is named in the report, and not written over."""
+    try:
+        return folder.certificate() is not None
+    except LabError:
+        return True
 
 
 def _note(name: str, form: Form, specs: Sequence[RunSpec], lab: Lab) -> Page:
@@ -72,27 +81,44 @@ def _measure(page: Page, study: Study, lab: Lab) -> Page:
 
 
 def report_pages(pages: Sequence[Page], lab: Lab, thresholds: Sequence[float] | None = None) -> None:
-    """Write each page from what there is of its runs, with other thresholds beside the page with its own."""
+    """Write each page from what there is of its runs, with other thresholds beside the page with its own.
+
+    Raises:
+        UserError: after the other pages, what is in the way of some.
+    """
     if thresholds is not None:
         pages = [replace(page, form=replace(page.form, thresholds=tuple(thresholds))) for page in pages]
     shown = {page.name: page for page in pages}
+    failures: dict[str, UserError] = {}
     for name, page in shown.items():
-        report = page.module.report(_results(lab, page.note), page.form)
         if len(shown) > 1:
             print(f"\n## {page.study}{page.form.flags()}")
-        for section in report.sections:
-            for table in section.tables:
-                print_titled(section.title, table)
-        print(f"\n{report.lead}")
-        for answer in report.answers:
-            print(f"- {answer}")
-        print()
-        print(f"report: {write_report(report, lab.report_folder(name))}", flush=True)
+        try:
+            _report_page(page, lab)
+        except UserError as error:
+            failures[name] = error
+    if len(shown) == 1 and failures:
+        raise next(iter(failures.values()))
+    if failures:
+        raise UserError("; ".join(f"{name}: {failure}" for name, failure in failures.items()))
+
+
+def _report_page(page: Page, lab: Lab) -> None:
+    report = page.module.report(_results(lab, page.note), page.form)
+    for section in report.sections:
+        for table in section.tables:
+            print_titled(section.title, table)
+    print(f"\n{report.lead}")
+    for answer in report.answers:
+        print(f"- {answer}")
+    print()
+    print(f"report: {write_report(report, lab.report_folder(page.name))}", flush=True)
 
 
 def _results(lab: Lab, note: Mapping[str, Any]) -> Results:
-    """Of the runs of a study; one that the lab does not know of is lost where a cohort cannot be read."""
-    index, unreadable = lab.survey()
-    lost = {run: unreadable[0] for run in note["runs"] if run not in index} if unreadable else {}
+    """Of the runs of a study; those that the lab does not know of are lost, for a reason if there is one."""
+    found = lab.survey()
+    why = found.unknown[0] if found.unknown else f"no cohort of lab {lab.path} holds it"
+    lost = {run: why for run in note["runs"] if run not in found.index}
     records = lab.records(run for run in note["runs"] if run not in lost)
     return Results(records, note.get("measured", {}), lost)

@@ -7,7 +7,7 @@ from shoal.commands.progress import Progress
 from shoal.lab import Lab, Records
 from shoal.spec import RunSpec
 from shoal.training import Interrupted, plan, resume, train
-from shoal.training.api import check_execution, check_precision
+from shoal.training.api import check_execution, check_precision, unfinished
 
 
 def train_with_progress(specs: Sequence[RunSpec], lab: str, **settings: Any) -> Records:
@@ -40,17 +40,16 @@ def farewell(lab: str, stop: KeyboardInterrupt) -> str:
 def _outline(specs: Sequence[RunSpec], lab: Lab) -> str:
     index = lab.index()
     new = plan(spec for spec in specs if spec.id not in index)
-    begun = {index[spec.id].path: index[spec.id] for spec in specs if spec.id in index}
-    unfinished = {path for path, folder in begun.items() if not folder.is_finished()}
+    begun, damaged = unfinished(index[spec.id] for spec in specs if spec.id in index)
     parts = []
     if new:
         parts.append(f"{_count(sum(map(len, new)), 'new run')} of {_count(len(new), 'shape')}")
     held = sum(spec.id in index for spec in specs)
-    going_on = sum(spec.id in index and index[spec.id].path in unfinished for spec in specs)
+    going_on = sum(spec.id in index and index[spec.id] in begun for spec in specs)
     if going_on:
         parts.append(f"{_count(going_on, 'run')} to go on with")
     if held := held - going_on:
-        parts.append(f"{_count(held, 'run')} already in the lab")
+        parts.append(f"{_count(held, 'run')} already in the lab{' or damaged' if damaged else ''}")
     return f"{_count(len(specs), 'run')}: {', '.join(parts)}"
 
 

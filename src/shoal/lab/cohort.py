@@ -7,13 +7,17 @@
     models/RUN/000010001.safetensors
     certificate.json         how far members trained alone deviate from the stack
 
-A flush writes the metrics since the last one and then a checkpoint that counts the metrics files. A process killed in
-between leaves one file too many, which the resumed run drops: no row is lost and none is there twice.
+A flush writes the metrics since the last one, then a checkpoint and then a status that list all files of metrics. A
+process killed in between leaves one file too many, which readers pass over and the resumed run sets aside, in the
+folder set-aside, until it has measured the same again: no row is lost and none is there twice.
 """
 
+import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +25,26 @@ import polars as pl
 from pydantic import BaseModel
 from torch import Tensor
 
-from shoal.errors import LabError, UserError
-from shoal.lab.files import check_own, read_json, write_json
-from shoal.lab.frames import EMPTY, read_frame, write_frame
+from shoal.errors import AccessError, LabError, StrayError, UserError
+from shoal.lab.files import check_own, is_there, names_in, read_json, write_json
 from shoal.lab.locks import is_locked, locked
+from shoal.lab.parts import Parts
 from shoal.lab.shapes import Certificate, Manifest, Status
 from shoal.lab.tensors import check_like, load_tensors, save_tensors
-from shoal.spec import RunSpec
+from shoal.spec import TRAJECTORY_VERSIONS, RunSpec
+from shoal.spec.run import trajectory_of
 
 FINISHED = ("done", "diverged")
+
+
+def name_of_cohort(runs: Iterable[str]) -> str:
+    """Name of a cohort of these runs in this order: a hash."""
+    return hashlib.sha256(" ".join(runs).encode()).hexdigest()[:16]
+
+
+def is_finished(status: Mapping[str, Any]) -> bool:
+    """Whether every member is done or diverged."""
+    return all(member["state"] in FINISHED for member in status["members"].values())
 
 
 class CohortFolder:
@@ -42,21 +57,33 @@ class CohortFolder:
     def id(self) -> str:
         return self.path.name
 
+    def own_id(self) -> str:
+        """The name that the folder was made with: a hash of its members in order. A copy has another."""
+        return name_of_cohort(member["run"] for member in self.manifest()["members"])
+
     def way_out(self) -> str:
         """What to do when a file of the cohort is damaged."""
-        return f"remove {self.path} to train it anew"
+        return f"move {self.path} out of the lab to train it anew, or see what shoal check finds"
 
     @contextmanager
     def with_way_out(self) -> Iterator[None]:
         """Say besides what is wrong with a file what to do."""
         try:
             yield
+        except StrayError:
+            raise
+        except AccessError as error:
+            raise AccessError(f"{error}; who owns {self.path} can let others read it (chmod -R a+rX)") from None
         except LabError as error:
             raise LabError(f"{error}; {self.way_out()}") from None
 
     def _read(self, name: str, shape: type[BaseModel]) -> dict[str, Any]:
         with self.with_way_out():
             return dict(read_json(self.path / name, shape))
+
+    def contents(self) -> list[str]:
+        """What is in the folder but locks and what is half written."""
+        return [name for name in names_in(self.path) if name != "lock" and not name.startswith(".")]
 
     def _check_own(self) -> None:
         check_own([self.path, *(self.path / name for name in ("metrics", "models")), *(self.path / "models").glob("*")])
@@ -72,9 +99,10 @@ class CohortFolder:
         write_json(self.path / "cohort.json", {**how, "metrics": sorted(metrics), "members": members})
 
     def check_free(self) -> None:
-        """Raise :class:`LabError` where members are written down already: what is there would become someone else's."""
-        if (self.path / "cohort.json").exists():
-            raise LabError(f"these runs are in cohort {self.id}, whose cohort.json is damaged; {self.way_out()}")
+        """Raise :class:`LabError` where there is something already: what is there would become someone else's."""
+        with self.with_way_out():
+            if self.contents():
+                raise LabError(f"these runs are in cohort {self.id}, whose cohort.json is damaged or missing")
 
     def manifest(self) -> dict[str, Any]:
         """``threads``, ``engine`` and ``why``, ``metrics``, and ``members``, each with its ``run`` and ``spec``.
@@ -82,80 +110,109 @@ class CohortFolder:
         Whatever is done with a cohort begins with this.
 
         Raises:
-            LabError: it is damaged, or a folder of the cohort is a link.
+            LabError: it is damaged, a run's id is not that of its settings in any version, or a folder of the cohort is
+                a link.
         """
         self._check_own()
-        return self._read("cohort.json", Manifest)
+        return self._manifest
+
+    @cached_property  # written once, as it is read
+    def _manifest(self) -> dict[str, Any]:
+        manifest = self._read("cohort.json", Manifest)
+        for member in manifest["members"]:
+            if trajectory_of(member["spec"], member["run"]) is None:
+                raise LabError(
+                    f"{self.path / 'cohort.json'} is damaged: the settings of run {member['run']} are not those of "
+                    f"its id; {self.way_out()}"
+                )
+        return manifest
 
     def specs(self) -> list[RunSpec]:
         """The members' specs in the order in which they are stacked.
 
         Raises:
-            LabError: settings of a member are not allowed, or meant something else to the shoal that trained it.
+            LabError: settings of a member are not allowed, or mean something else than to the shoal that trained it.
         """
-        members = self.manifest()["members"]
-        try:
-            specs = [RunSpec.restored(member["spec"]) for member in members]
-        except UserError as error:
-            raise LabError(f"{self.path / 'cohort.json'} is damaged: {error}; {self.way_out()}") from None
-        for member, spec in zip(members, specs, strict=True):
-            if spec.id != member["run"]:
+        specs = []
+        for member in self.manifest()["members"]:
+            version = trajectory_of(member["spec"], member["run"])
+            model = member["spec"]["model"]
+            if version != TRAJECTORY_VERSIONS[model]:
+                age = "an earlier" if version is None or version < TRAJECTORY_VERSIONS[model] else "a later"
                 raise LabError(
-                    f"run {member['run']} is of an earlier version of shoal, whose {spec.model} trained differently "
-                    f"with these settings; {self.way_out()}"
+                    f"run {member['run']} is of {age} version of shoal, whose {model} trained differently with these "
+                    f"settings; to train it as this one does, ask for the same settings"
                 )
+            try:
+                specs.append(RunSpec.restored(member["spec"]))
+            except UserError as error:
+                path = self.path / "cohort.json"
+                raise LabError(f"{path} is damaged or of a later version of shoal: {error}; {self.way_out()}") from None
         return specs
 
     # where it stands
 
     def status(self) -> dict[str, Any]:
-        """``members``: ``{run: {"state", "step"}}``, state waiting, running, done or diverged; and ``sessions``."""
-        if not (self.path / "status.json").exists():
-            if self._metrics_files() and not self.checkpoint_path.exists():  # nothing else says what became of them
-                raise LabError(f"{self.path / 'status.json'} is missing; {self.way_out()}")
-            members = {member["run"]: {"state": "waiting", "step": 0} for member in self.manifest()["members"]}
-            return {"members": members, "sessions": []}
-        return self._read("status.json", Status)
+        """Where every member stands.
+
+        Returns:
+            ``members``: ``{run: {"state", "step"}}``, state waiting, running, done or diverged; ``sessions``; and
+            ``metrics``, the files of metrics (None where that is not on record).
+
+        Raises:
+            LabError: it is damaged or missing, or of other runs.
+        """
+        runs = [member["run"] for member in self.manifest()["members"]]
+        path = self.path / "status.json"
+        with self.with_way_out():
+            if not is_there(path):
+                if self.parts.there() or is_there(self.checkpoint_path):
+                    raise LabError(f"{path} is missing")
+                members = {run: {"state": "waiting", "step": 0} for run in runs}
+                return {"members": members, "sessions": [], "metrics": []}
+            status = {"metrics": None, **read_json(path, Status)}
+            if status["members"].keys() != set(runs):
+                raise LabError(f"{path} is damaged: it does not say where each run stands")
+        return status
 
     def write_status(self, status: Mapping[str, Any]) -> None:
         write_json(self.path / "status.json", status)
 
     def is_finished(self) -> bool:
         """Whether every member is done or diverged."""
-        return all(member["state"] in FINISHED for member in self.status()["members"].values())
+        return is_finished(self.status())
 
     # what was measured
 
-    def write_metrics(self, part: int, frame: pl.DataFrame) -> None:
-        written = write_frame(self.path / "metrics" / f"{part:06d}", frame)
-        for path in self._metrics_files():
-            if path.stem.startswith(f"{part:06d}-") and path != written:
-                path.unlink()
+    @property
+    def parts(self) -> Parts:
+        """The files of metrics."""
+        return Parts(self.path / "metrics")
 
-    def drop_metrics(self, parts: int) -> None:
-        """Remove the files that no checkpoint counts: what they hold will be measured again."""
-        for path in self._metrics_files()[parts:]:
-            path.unlink()
-
-    def _metrics_files(self) -> list[Path]:
-        return sorted((self.path / "metrics").glob("[0-9]*.parquet"))
+    def write_metrics(self, number: int, frame: pl.DataFrame) -> str:
+        """Write the rows of a flush, counted from 0; the name of their file."""
+        return self.parts.write(number, frame)
 
     def metrics(self) -> pl.DataFrame:
         """Every flushed row: ``run``, ``step`` and one column per measured quantity.
 
         Raises:
-            LabError: a file is damaged, or one before the last is missing.
+            LabError: what is there is not whole: a file is damaged, missing, or one too many.
         """
-        files = self._metrics_files()
-        parts = {path.stem.partition("-")[0] for path in files}
-        for part in map("{:06d}".format, range(len(parts))):
-            if part not in parts:
-                raise LabError(f"{self.path / 'metrics'} is damaged: file {part} is missing; {self.way_out()}")
-        frames = []
-        for path in files:
-            with self.with_way_out(), suppress(FileNotFoundError):  # dropped by a resumed trainer since it was listed
-                frames.append(read_frame(path))
-        return pl.concat(frames, how="diagonal") if frames else pl.DataFrame(schema=EMPTY)
+        return self.stand()[1]
+
+    def stand(self) -> tuple[dict[str, Any], pl.DataFrame]:
+        """Status and metrics of one moment, also while a trainer writes them."""
+        status = self.status()
+        while True:
+            try:
+                with self.with_way_out():
+                    return status, self.parts.read(status["metrics"], is_finished(status), status["members"])
+            except LabError:
+                now = self.status()
+                if now == status:
+                    raise
+                status = now  # that was flushed in between
 
     # what exact resume needs
 
@@ -163,26 +220,70 @@ class CohortFolder:
     def checkpoint_path(self) -> Path:
         return self.path / "checkpoint.safetensors"
 
-    def save_checkpoint(self, state: Mapping[str, Tensor], where: Mapping[str, Any], parts: int) -> None:
-        """Everything as it stands after ``parts`` files of metrics; ``where`` is any JSON."""
-        metadata = {"cohort": self.id, "where": json.dumps(where), "parts": str(parts)}
+    def save_checkpoint(self, state: Mapping[str, Tensor], where: Mapping[str, Any], parts: Sequence[str]) -> None:
+        """Everything as it stands after these files of metrics; ``where`` is any JSON."""
+        counted = {"parts": str(len(parts)), "metrics": json.dumps(list(parts))}
+        metadata = {"cohort": self.id, "where": json.dumps(where), "manifest": json.dumps(self.manifest()), **counted}
         save_tensors(self.checkpoint_path, state, metadata)
 
-    def load_checkpoint(self) -> tuple[dict[str, Tensor], dict[str, Any], int] | None:
-        """State, ``where`` and number of metrics files of the last flush; None when there was none.
+    def load_checkpoint(self) -> tuple[dict[str, Tensor], dict[str, Any], list[str] | int] | None:
+        """State, ``where`` and the files of metrics of the last flush (how many, of one of an earlier version).
+
+        None when there was no flush.
 
         Raises:
             LabError: the checkpoint is damaged, or of another cohort.
         """
-        if not self.checkpoint_path.exists():
-            return None
         with self.with_way_out():
+            if not is_there(self.checkpoint_path):
+                return None
             state, metadata = load_tensors(self.checkpoint_path)
             if metadata.get("cohort") != self.id:
                 raise LabError(f"{self.checkpoint_path} is of cohort {metadata.get('cohort')}, expected {self.id}")
             if "where" not in metadata:
                 raise LabError(f"{self.checkpoint_path} is of an earlier version of shoal")
-        return state, json.loads(metadata["where"]), int(metadata["parts"])
+        counted = json.loads(metadata["metrics"]) if "metrics" in metadata else int(metadata["parts"])
+        return state, json.loads(metadata["where"]), counted
+
+    def roll_back(self, counted: Sequence[str] | int | None) -> list[str]:
+        """Make the files of metrics those that the checkpoint counts; a file of a killed flush is set aside.
+
+        Args:
+            counted: as :meth:`load_checkpoint` gave them; None where there is no checkpoint.
+
+        Returns:
+            Their names.
+
+        Raises:
+            LabError: one of them is missing or damaged, or more was measured than the checkpoint knows of, or there
+                should be one. Nothing is changed then.
+        """
+        with self.with_way_out():
+            self.check_going_on(self.status(), counted)
+            names = self.parts.check_counted(counted or [])
+        self.parts.set_aside(names)
+        return names
+
+    def check_going_on(self, status: Mapping[str, Any], counted: Sequence[str] | int | None) -> None:
+        """Raise :class:`LabError` where a status, not of a finished cohort, is ahead of the checkpoint.
+
+        Arguments as for :meth:`roll_back`.
+        """
+        listed = status["metrics"] or []
+        if counted is None:
+            begun = listed or any(member["step"] > 0 for member in status["members"].values())
+            if begun or len(self.parts.there()) > 1:
+                raise LabError(f"{self.checkpoint_path} is missing, without which these runs cannot go on")
+        elif not isinstance(counted, int):
+            later = [name for name in listed if name not in counted]
+            if later:
+                raise LabError(f"{self.checkpoint_path} is older than status.json: it does not count {later[0]}")
+
+    def finish(self) -> None:
+        """Remove what nobody needs any more once the status says that every member is done or diverged."""
+        if is_there(self.path / "set-aside"):
+            self.parts.drop_measured_again(self.metrics())
+        self.checkpoint_path.unlink(missing_ok=True)
 
     def check_checkpoint(self, state: Mapping[str, Tensor], like: Mapping[str, Tensor]) -> None:
         """Raise :class:`LabError` when a loaded state has not the names, shapes and types of ``like``."""
@@ -212,14 +313,22 @@ class CohortFolder:
 
     def models(self, run: str) -> dict[int, Path]:
         """The kept models of a run by step, in order."""
-        return {int(path.stem): path for path in sorted((self.path / "models" / run).glob("[0-9]*.safetensors"))}
+        place = self.path / "models" / run
+        return {int(name[:-12]): place / name for name in names_in(place) if re.fullmatch(r"\d+\.safetensors", name)}
+
+    def check_model(self, run: str, step: int, metadata: Mapping[str, str]) -> None:
+        """Raise :class:`LabError` where the metadata of a model's file are those of another run or step."""
+        of = (metadata.get("run"), metadata.get("step"))
+        if of != (run, str(step)):
+            with self.with_way_out():
+                raise LabError(f"{self.models(run)[step]} holds the model of run {of[0]} at step {of[1]}")
 
     # how it compares with training alone
 
     def certificate(self) -> dict[str, Any] | None:
         """What :func:`shoal.training.certificate.certify` found; None when it was never asked."""
         path = self.path / "certificate.json"
-        return dict(read_json(path, Certificate)) if path.exists() else None
+        return dict(read_json(path, Certificate)) if is_there(path) else None
 
     def write_certificate(self, certificate: Mapping[str, Any]) -> None:
         write_json(self.path / "certificate.json", certificate)

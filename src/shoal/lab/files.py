@@ -1,18 +1,21 @@
 """Writing that is either done or not done, whatever happens to the process or the disk."""
 
 import errno
+import hashlib
 import json
 import os
 import secrets
 import stat
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from shoal.errors import DiskError, LabError
+from shoal.errors import AccessError, DiskError, LabError
+
+CHECKSUM = "sha256"  # the key under which a JSON file carries that of the rest of it
 
 LARGEST_JSON = 2**28  # bytes; a cohort of 100,000 runs has fewer
 LARGEST_PART = 2**32  # of metrics: what is measured in seconds has far fewer
@@ -39,7 +42,7 @@ def read(path: Path, most: int) -> bytes:
     except OSError as error:
         if path.is_symlink():
             raise LabError(f"{path} is a link; a lab holds files and folders of its own alone") from None
-        raise LabError(f"{path} cannot be read: {error.strerror}") from None
+        raise AccessError(f"{path} cannot be read: {error.strerror}") from None
 
 
 def check_own(paths: Iterable[Path]) -> None:
@@ -76,24 +79,43 @@ def write(path: Path, content: bytes) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write ``value`` as indented JSON."""
+    """Write ``value`` as indented JSON; an object with a SHA-256 of what is in it under :data:`CHECKSUM`."""
+    if isinstance(value, Mapping):
+        rest = json.loads(json.dumps({key: entry for key, entry in value.items() if key != CHECKSUM}))
+        value = {**rest, CHECKSUM: _checksum(rest)}
     write(path, (json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode())
 
 
+def _checksum(content: Mapping[str, Any]) -> str:
+    """Of what JSON says, however it is laid out: who sorts the keys or indents otherwise has changed nothing."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def has_checksum(path: Path) -> bool:
+    """Whether a JSON file that can be read carries a checksum; those of earlier versions of shoal do not."""
+    content = json.loads(path.read_text(encoding="utf-8"))
+    return isinstance(content, dict) and CHECKSUM in content
+
+
 def read_json(path: Path, shape: type[BaseModel] | None = None) -> Any:
-    """Read a JSON file of the lab.
+    """Read a JSON file of the lab; one that carries a checksum is held to it, and read without it.
 
     Args:
         path: the file.
         shape: the keys that it must have and the types of their values.
 
     Raises:
-        LabError: it is not JSON, or not of that shape.
+        LabError: it is not JSON, was changed since it was written, or is not of that shape.
+        AccessError: the system does not let it be read.
     """
     try:
         content = json.loads(read(path, LARGEST_JSON).decode())
+        if isinstance(content, dict) and CHECKSUM in content and content.pop(CHECKSUM) != _checksum(content):
+            raise LabError(f"{path} is damaged: its checksum does not match its content")
         if shape is not None:
             shape.model_validate(content)
+    except LabError:
+        raise
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         where = ".".join(map(str, first["loc"])) or "content"
@@ -101,8 +123,63 @@ def read_json(path: Path, shape: type[BaseModel] | None = None) -> Any:
     except (ValueError, RecursionError) as error:
         raise LabError(f"{path} is damaged: {error}") from None
     except OSError as error:
-        raise LabError(f"{path} cannot be read: {error.strerror}") from None
+        raise _unreadable(path, error) from None
     return content
+
+
+def is_there(path: Path) -> bool:
+    """Whether there is anything of this name.
+
+    Raises:
+        AccessError: the system does not let anyone look.
+    """
+    try:
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as error:
+        raise _unreadable(path, error) from None
+    return True
+
+
+def names_in(folder: Path) -> list[str]:
+    """What is in a folder, in the order of the alphabet; nothing where there is no such folder.
+
+    Raises:
+        AccessError: the system does not let it be listed.
+    """
+    try:
+        return sorted(path.name for path in folder.iterdir())
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise _unreadable(folder, error) from None
+
+
+def set_aside(path: Path, to: Path) -> Path:
+    """Move a file or folder into the folder ``to``, beside what was set aside before; where it is then.
+
+    Raises:
+        DiskError: the disk is full or refuses; it is where it was.
+    """
+    target, count = to / path.name, 1
+    while os.path.lexists(target):
+        count += 1
+        target = to / f"{path.name}.{count}"
+    try:
+        _make_folder(to)
+        path.rename(target)
+        _sync_folder(to)
+        _sync_folder(path.parent)
+    except OSError as error:
+        raise DiskError(f"could not move {path} to {target}: {error.strerror or error}") from error
+    return target
+
+
+def _unreadable(path: Path, error: OSError) -> LabError:
+    if isinstance(error, FileNotFoundError):
+        return LabError(f"{path} is missing")
+    return AccessError(f"{path} cannot be read: {error.strerror or error}")
 
 
 def _make_folder(folder: Path) -> None:

@@ -39,8 +39,8 @@ def write_frame(path: Path, frame: pl.DataFrame) -> Path:
     return path
 
 
-def read_frame(path: Path) -> pl.DataFrame:
-    """Read a file of :func:`write_frame`.
+def check_bytes(path: Path) -> bytes:
+    """What is in a file of :func:`write_frame`, as it was written.
 
     Raises:
         FileNotFoundError: there is none.
@@ -49,10 +49,33 @@ def read_frame(path: Path) -> pl.DataFrame:
     content = read(path, LARGEST_PART)
     if path.stem.partition("-")[2] != _digest(content):
         raise LabError(f"{path} is damaged: its checksum does not match its content")
-    rows = pl.scan_parquet(io.BytesIO(content)).select(pl.len()).collect().item()
-    if rows > _MOST_ROWS:  # a file of a few bytes can claim to hold any number
-        raise LabError(f"{path} is damaged: it has {rows:,} rows, at most {_MOST_ROWS:,} are read")
-    return pl.read_parquet(io.BytesIO(content))
+    return content
+
+
+def read_frame(path: Path) -> pl.DataFrame:
+    """Read a file of :func:`write_frame`.
+
+    Raises:
+        FileNotFoundError: there is none.
+        LabError: it is truncated, was changed since it was written, cannot be read, or is no table of metrics.
+    """
+    content = check_bytes(path)
+    try:
+        rows = pl.scan_parquet(io.BytesIO(content)).select(pl.len()).collect().item()
+        if rows > _MOST_ROWS:  # a file of a few bytes can claim to hold any number
+            raise LabError(f"{path} is damaged: it has {rows:,} rows, at most {_MOST_ROWS:,} are read")
+        frame = pl.read_parquet(io.BytesIO(content))
+    except LabError:
+        raise
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, ValueError, OSError) as error:
+        raise LabError(f"{path} is damaged: {str(error).partition(chr(10))[0]}") from None
+    lacking = [name for name in EMPTY if name not in frame.columns]
+    if lacking:
+        raise LabError(f"{path} is not a table of metrics: it has no column {lacking[0]!r}")
+    for name, kind in frame.schema.items():
+        if kind != EMPTY.get(name, pl.Float32):
+            raise LabError(f"{path} is not a table of metrics: its column {name!r} is {kind}")
+    return frame
 
 
 def _digest(content: bytes) -> str:

@@ -27,6 +27,7 @@ class Records:
 
     def __init__(self, folders: Mapping[str, CohortFolder]) -> None:
         self._folders = dict(folders)
+        self._restored: dict[Path, list[RunSpec]] = {}  # written once, and slow to make
 
     def __len__(self) -> int:
         return len(self._folders)
@@ -44,8 +45,13 @@ class Records:
         """The runs' specs by id."""
         found: dict[str, RunSpec] = {}
         for folder in self.cohorts():
-            found.update({spec.id: spec for spec in folder.specs()})
+            found.update({spec.id: spec for spec in self._specs_of(folder)})
         return {run: found[run] for run in self.ids}
+
+    def _specs_of(self, folder: CohortFolder) -> list[RunSpec]:
+        if folder.path not in self._restored:
+            self._restored[folder.path] = folder.specs()
+        return self._restored[folder.path]
 
     def _settings(self) -> dict[str, dict[str, Any]]:
         """Each run's settings as cells of a table, as they stand in the lab: checking them again would take longest."""
@@ -53,6 +59,7 @@ class Records:
             member["run"]: {name: as_cell(value) for name, value in _every(member["spec"]).items()}
             for folder in self.cohorts()
             for member in folder.manifest()["members"]
+            if self._folders.get(member["run"]) is folder
         }
 
     def cohorts(self) -> list[CohortFolder]:
@@ -73,6 +80,8 @@ class Records:
                 continue
             stopped = any(m["state"] == "running" for m in members.values()) and not folder.is_training()
             for run, member in members.items():
+                if self._folders.get(run) is not folder:  # read from another, or not asked for
+                    continue
                 lost = stopped and member["state"] == "running"
                 states[run] = {**member, "state": "interrupted" if lost else member["state"]}
         settings, unknown = self._settings(), {"state": "damaged", "step": None}
@@ -113,23 +122,35 @@ class Records:
         """
         found: dict[str, str] = {}
         for folder in self.cohorts():
-            found |= damage_of(folder)
+            found |= {run: why for run, why in damage_of(folder).items() if self._folders.get(run) is folder}
         return {run: found[run] for run in self.ids if run in found}
+
+    def foreign(self) -> dict[str, str]:
+        """Why a run, though whole, has no spec here, by run: it is of a version of shoal to which it was another."""
+        found: dict[str, str] = {}
+        for folder in self.cohorts():
+            try:
+                self._specs_of(folder)
+            except LabError as error:
+                found |= {run: str(error) for run, own in self._folders.items() if own is folder}
+        return found
 
     def without(self, runs: Container[str]) -> "Records":
         """The other runs."""
-        return Records({run: folder for run, folder in self._folders.items() if run not in runs})
+        left = Records({run: folder for run, folder in self._folders.items() if run not in runs})
+        left._restored = self._restored
+        return left
 
     def whole(self) -> tuple["Records", dict[str, str]]:
-        """The runs that are not damaged, and the damage of the others.
+        """The runs that are not damaged and have specs, and what is wrong with the others.
 
         Raises:
-            LabError: every run is damaged.
+            LabError: there is something wrong with every run.
         """
-        damage = self.damage()
-        if damage and len(damage) == len(self):
-            raise LabError(f"every one of these {len(self)} runs is damaged: {next(iter(damage.values()))}")
-        return self.without(damage), damage
+        wrong = self.foreign() | self.damage()
+        if wrong and len(wrong) == len(self):
+            raise LabError(f"every one of these {len(self)} runs is damaged: {next(iter(wrong.values()))}")
+        return self.without(wrong), wrong
 
     def curves(self) -> pl.DataFrame:
         """Every evaluation of every run.
@@ -203,8 +224,10 @@ class Records:
             raise LabError(f"run {run} has no model of step {step if step is not None else '(any)'}; kept: {kept}")
         spec = self.specs[run]
         model = build_model(spec, build_task(spec))
+        step = max(files) if step is None else step
         with self._folders[run].with_way_out():
-            state, _ = load_tensors(files[max(files) if step is None else step], like=model.state_dict())
+            state, metadata = load_tensors(files[step], like=model.state_dict())
+        self._folders[run].check_model(run, step, metadata)
         model.load_state_dict(state)
         return model.eval()
 

@@ -21,6 +21,10 @@ class Settings(Shape):
     model: Literal[tuple(FAMILIES)]  # type: ignore[valid-type]  # their names stand in one place
     optimizer: Literal[tuple(OPTIMIZERS)]  # type: ignore[valid-type]
     operation_orders: list[int]
+    # what the run's id does not depend on
+    seed: int
+    eval_batch_size: int | None = None
+    save_statistic_step: int | None = None
 
 
 class Member(Shape):
@@ -66,6 +70,7 @@ class Status(Shape):
 
     members: Annotated[dict[Id, Stand], Field(min_length=1)]
     sessions: list[Session]
+    metrics: list[str] | None = None  # earlier versions did not list their files
 
 
 class Deviation(Shape):

@@ -59,8 +59,7 @@ class RunSpec(SeedSettings, TrainingSettings, OptimizerSettings, ModelSettings, 
     @cached_property
     def id(self) -> str:
         """Name of the run: 16 hexadecimal digits, a hash of the canonical form."""
-        text = json.dumps({"trajectory": TRAJECTORY_VERSIONS[self.model], **self.canonical()}, sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
+        return identify(self.model_dump(mode="json"))
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> "RunSpec":
         """Another run: what was asked for, changed. Unlike pydantic's, checked, and derived settings are derived again.
@@ -75,8 +74,7 @@ class RunSpec(SeedSettings, TrainingSettings, OptimizerSettings, ModelSettings, 
 
         Settings at their defaults are left out so that a setting added later does not rename the runs made before it.
         """
-        usual = defaults(self.model, self.optimizer)
-        return {name: v for name, v in self._identity().items() if name in SEEDS or v != usual.get(name)}
+        return _canonical(self.model_dump(mode="json"))
 
     def given(self) -> dict[str, Any]:
         """The settings that were asked for, as they were asked for; the rest are defaults."""
@@ -91,7 +89,7 @@ class RunSpec(SeedSettings, TrainingSettings, OptimizerSettings, ModelSettings, 
         """
         source = {"q": "p", "hidden_size": "embedding_size", **dict.fromkeys(SEEDS, "seed")}
         spec = cls.__new__(cls)
-        spec._read({name: v for name, v in dump.items() if name not in source or v != dump[source[name]]})
+        spec._read({name: v for name, v in dump.items() if name not in source or v != dump.get(source[name])})
         return spec
 
     def __eq__(self, other: object) -> bool:
@@ -100,18 +98,51 @@ class RunSpec(SeedSettings, TrainingSettings, OptimizerSettings, ModelSettings, 
     def __hash__(self) -> int:
         return hash(self.id)
 
-    def _identity(self) -> dict[str, Any]:
-        dropped = (*_OPERATIONAL, "seed")
-        dumped = self.model_dump(mode="json", exclude=set(dropped))
-        settings = {name: v + 0.0 if isinstance(v, float) else v for name, v in dumped.items()}  # -0.0 is 0.0
-        return {**settings, "model": self.model, "optimizer": self.optimizer}
+
+def identify(dump: Mapping[str, Any], trajectory: int | None = None) -> str:
+    """Id of the run of a ``model_dump(mode="json")``, as a lab holds it: a hash, for which nothing is validated.
+
+    Args:
+        dump: its settings; those that are younger than the record need not be there.
+        trajectory: version of its model's trajectories; today's, see :data:`TRAJECTORY_VERSIONS`, when not given.
+    """
+    version = TRAJECTORY_VERSIONS[dump["model"]] if trajectory is None else trajectory
+    text = json.dumps({"trajectory": version, **_canonical(dump)}, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def trajectory_of(dump: Mapping[str, Any], run: str) -> int | None:
+    """The version of trajectories with which a dump is that of a run; None where it cannot be: one of them was changed.
+
+    >>> trajectory_of(RunSpec(seed=0).model_dump(mode="json"), RunSpec(seed=0).id) == TRAJECTORY_VERSIONS["lstm"]
+    True
+    """
+    current: int = TRAJECTORY_VERSIONS[dump["model"]]
+    for version in (current, *range(1, current), *range(current + 1, current + 10)):
+        if identify(dump, version) == run:
+            return int(version)
+    try:  # a setting that is younger than the record may follow from others
+        same: bool = RunSpec.restored(dump).id == run
+    except UserError:
+        return None
+    return current if same else None
+
+
+def _canonical(dump: Mapping[str, Any]) -> dict[str, Any]:
+    usual = defaults(dump["model"], dump["optimizer"])
+    return {name: v for name, v in _identity(dump).items() if name in SEEDS or v != usual.get(name)}
+
+
+def _identity(dump: Mapping[str, Any]) -> dict[str, Any]:
+    dropped = (*_OPERATIONAL, "seed")
+    return {name: v + 0.0 if isinstance(v, float) else v for name, v in dump.items() if name not in dropped}  # -0.0
 
 
 def defaults(model: str, optimizer: str) -> Mapping[str, Any]:
     """What the settings that identify a run are when only its model and optimizer are given."""
     key = (model, optimizer)
     if key not in _DEFAULTS:
-        _DEFAULTS[key] = RunSpec(model=model, optimizer=optimizer)._identity()
+        _DEFAULTS[key] = _identity(RunSpec(model=model, optimizer=optimizer).model_dump(mode="json"))
         del _DEFAULTS[key]["model"], _DEFAULTS[key]["optimizer"]
     return _DEFAULTS[key]
 

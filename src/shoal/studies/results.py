@@ -43,7 +43,8 @@ class Results:
         self.specs = records.specs
         metrics = records.curves()
         if metrics.is_empty():
-            raise LabError("none of these runs has been evaluated yet")
+            why = "".join(f": {reason}" for reason in list(dict.fromkeys(lost.values()))[:1])
+            raise LabError(f"none of these runs has been evaluated yet{why}")
         self.runs = records.runs().with_columns(
             pl.col("run").replace_strict(self._sizes(), return_dtype=pl.Int64).alias("parameters")
         )

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from shoal.errors import UserError, nearest
+from shoal.errors import LabError, UserError, nearest
 from shoal.fast.engine import ENGINES, choose_engine
 from shoal.lab.cohort import CohortFolder
 from shoal.lab.frames import EMPTY
@@ -67,7 +67,7 @@ def train(
 
     Raises:
         Interrupted: stopped by Ctrl-C or SIGTERM; everything is flushed, and the same call goes on.
-        UserError: the request is wrong, the lab cannot be used, or a file of it that these runs need is damaged.
+        UserError: the request is wrong or the lab cannot be used; after the rest was trained, a cohort is damaged.
         DiskError: the disk refused a flush; what was flushed before is intact.
     """
     wanted = list(dict.fromkeys([specs] if isinstance(specs, RunSpec) else specs))
@@ -80,12 +80,13 @@ def train(
     with lab.planning():
         held = _held(lab, wanted, say)
         _check_recorded(held, metrics or {})
-        folders = [folder for folder in dict.fromkeys(held.values()) if not folder.is_finished()]
+        folders, damaged = unfinished(held.values())
         cohorts = _new(wanted, held, on)
         workers = workers or choose_workers(folders, cohorts, on, metrics or {})
         threads = threads or threads_per_worker(workers)
-        folders += _begin(lab, _divided(cohorts, workers), on, threads, engine, metrics or (), say)
-    _finish(folders, workers, Execution(on, flush_seconds, metrics or {}, places), watch)
+        begun, taken = _begin(lab, _divided(cohorts, workers), on, threads, engine, metrics or (), say)
+    execution = Execution(on, flush_seconds, metrics or {}, places)
+    _finish([*folders, *begun], workers, execution, watch, [*damaged, *taken])
     return lab.records(spec.id for spec in wanted)
 
 
@@ -98,10 +99,24 @@ def _new(specs: Sequence[RunSpec], held: Container[str], device: torch.device) -
 
 def _held(lab: Lab, specs: Sequence[RunSpec], say: Callable[[str], None]) -> dict[str, CohortFolder]:
     """The folders of those runs that the lab holds."""
-    index, unreadable = lab.survey()
-    for line in unreadable:
+    found = lab.survey()
+    for line in found.unknown:
         say(f"warning: {line}; such of them as are asked for are trained again")
-    return {spec.id: index[spec.id] for spec in specs if spec.id in index}
+    for line in found.copies:
+        say(f"warning: {line}")
+    return {spec.id: found.index[spec.id] for spec in specs if spec.id in found.index}
+
+
+def unfinished(folders: Iterable[CohortFolder]) -> tuple[list[CohortFolder], list[LabError]]:
+    """Those with members that still have steps to train, each once, and what is wrong with those that do not say."""
+    found, damaged = [], []
+    for folder in {folder.path: folder for folder in folders}.values():
+        try:
+            if not folder.is_finished():
+                found.append(folder)
+        except LabError as error:
+            damaged.append(error)
+    return found, damaged
 
 
 def _check_recorded(held: Mapping[str, CohortFolder], metrics: Iterable[str]) -> None:
@@ -132,15 +147,19 @@ def _begin(
     engine: str | None,
     metrics: Iterable[str],
     say: Callable[[str], None],
-) -> list[CohortFolder]:
-    """Write new cohorts down, with how each will be computed."""
+) -> tuple[list[CohortFolder], list[LabError]]:
+    """Write new cohorts down, with how each will be computed; what is in the way of those that cannot be."""
     folders: list[CohortFolder] = []
+    taken: list[LabError] = []
     said: dict[str, None] = {}
-    for cohort in cohorts:
-        lab.cohort(cohort.id).check_free()
     for cohort in cohorts:
         choice = choose_engine(cohort.shared, cohort.seconds, device, engine)
         folder = lab.cohort(cohort.id)
+        try:
+            folder.check_free()
+        except LabError as error:
+            taken.append(error)
+            continue
         folder.create(list(cohort.members), threads, metrics, choice.engine, choice.why)
         folders.append(folder)
         said[f"{cohort.describe()}: {choice.engine} engine ({choice.why})"] = None
@@ -150,7 +169,7 @@ def _begin(
             said["warning: whether tf32 changes when models generalise has not been measured"] = None
     for line in said:
         say(line)
-    return folders
+    return folders, taken
 
 
 def resume(
@@ -170,6 +189,8 @@ def resume(
     lab = lab if isinstance(lab, Lab) else Lab(lab)
     on = check_execution(device, workers, None, flush_seconds, places=places)
     folders = lab.unfinished()
+    if folders:
+        lab.create()
     runs = [member["run"] for folder in folders for member in folder.manifest()["members"]]
     workers = workers or choose_workers(folders, [], on, metrics or {})
     _finish(folders, workers, Execution(on, flush_seconds, metrics or {}, places), watch)
@@ -261,6 +282,13 @@ def choose_device(name: str | None) -> torch.device:
     return torch.device(name)
 
 
-def _finish(folders: list[CohortFolder], workers: int, execution: Execution, watch: Callable[[Snapshot], None]) -> None:
-    if not execute(folders, workers=workers, execution=execution, watch=watch):
+def _finish(
+    folders: list[CohortFolder],
+    workers: int,
+    execution: Execution,
+    watch: Callable[[Snapshot], None],
+    damaged: Sequence[LabError] = (),
+) -> None:
+    """Train these, and only then say what is wrong with others."""
+    if not execute(folders, workers=workers, execution=execution, watch=watch, failures=damaged):
         raise Interrupted

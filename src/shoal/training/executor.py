@@ -91,8 +91,22 @@ class Execution:
         return Options(self.device, self.flush_seconds, self.metrics, watch, stop, self.places, share)
 
 
-def execute(folders: Sequence[CohortFolder], *, workers: int, execution: Execution, watch: Watch) -> bool:
+def execute(
+    folders: Sequence[CohortFolder],
+    *,
+    workers: int,
+    execution: Execution,
+    watch: Watch,
+    failures: Sequence[UserError] = (),
+) -> bool:
     """Train cohorts to their ends.
+
+    Args:
+        folders: the cohorts.
+        workers: how many at the same time, each in a process of its own.
+        execution: how.
+        watch: is told where each stands.
+        failures: of others, to be raised after these are trained, with what these may add.
 
     Returns:
         False when stopped by a signal before that; everything is flushed then.
@@ -104,28 +118,36 @@ def execute(folders: Sequence[CohortFolder], *, workers: int, execution: Executi
     stop = StopFlag()
     with stop.listening():
         if workers <= 1 or len(folders) <= 1:
-            return _execute_here(folders, execution.options(watch, stop, processes=1))
-        return _execute_in_workers(folders, workers, (execution, min(workers, len(folders))), watch, stop)
+            outcomes = _execute_here(folders, execution.options(watch, stop, processes=1))
+        else:
+            outcomes = _execute_in_workers(folders, workers, (execution, min(workers, len(folders))), watch, stop)
+    own = [outcome for outcome in outcomes if isinstance(outcome, UserError)]
+    for outcome in outcomes:
+        if isinstance(outcome, BaseException) and outcome not in own:
+            raise outcome
+    if outcomes.count("done") + len(own) < len(folders):
+        return False
+    if failed := list({str(failure): failure for failure in [*failures, *own]}.values()):
+        raise failed[0] if len(failed) == 1 else type(failed[0])("; ".join(map(str, failed)))
+    return True
 
 
-def _execute_here(folders: Sequence[CohortFolder], options: Options) -> bool:
+def _execute_here(folders: Sequence[CohortFolder], options: Options) -> list[Any]:
+    """Whether each is done or interrupted, or why it cannot be trained; nothing of those after an interruption."""
     threads = torch.get_num_threads()
-    failures: list[UserError] = []
+    outcomes: list[Any] = []
     try:
         for folder in folders:
-            if options.stop():
-                return False
+            if options.stop() or "interrupted" in outcomes:
+                break
             try:
                 torch.set_num_threads(folder.manifest()["threads"])
-                if train_cohort(folder, options) != "done":
-                    return False
+                outcomes.append(train_cohort(folder, options))
             except UserError as error:  # of this cohort alone: the others can train
-                failures.append(error)
+                outcomes.append(error)
     finally:
         torch.set_num_threads(threads)
-    if failures:
-        raise failures[0]
-    return True
+    return outcomes
 
 
 class _Worker:
@@ -198,7 +220,7 @@ def _without_main(metrics: Mapping[str, Metric]) -> Iterator[None]:
 
 def _execute_in_workers(
     folders: Sequence[CohortFolder], workers: int, settings: tuple[Any, ...], watch: Watch, stop: StopFlag
-) -> bool:
+) -> list[Any]:
     waiting = list(folders)
     running: list[_Worker] = []
     outcomes: list[Any] = []
@@ -219,10 +241,7 @@ def _execute_in_workers(
     finally:
         for worker in running:  # an error of ours, or the second Ctrl-C
             worker.process.terminate()
-    failures = [outcome for outcome in outcomes if isinstance(outcome, BaseException)]
-    if failures:
-        raise failures[0]
-    return outcomes.count("done") == len(folders)
+    return outcomes
 
 
 def _work(path: Path, settings: tuple[Any, ...], pipe: Connection) -> None:

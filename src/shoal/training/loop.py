@@ -100,7 +100,7 @@ class Session:
         self.shared = specs[0]
         self.metrics = {"l2_norm": l2_norm, **self._registered()}
         self.rows: list[pl.DataFrame] = []
-        self.parts = 0
+        self.parts: list[str] = []  # files of metrics that have been written
         self.accuracies = {"train": (0.0, 0.0, 0.0), "valid": (0.0, 0.0, 0.0)}
         self.generalised: set[str] = set()
         self._check_precision()
@@ -137,16 +137,16 @@ class Session:
     def _restore(self) -> None:
         """Stand where the last flush left off."""
         roster = self.roster
-        self.rows, self.generalised, self.parts = [], set(), 0
+        self.rows, self.generalised = [], set()
         checkpoint = self.folder.load_checkpoint()
+        self.parts = self.folder.roll_back(None if checkpoint is None else checkpoint[2])
         if checkpoint is not None:
-            state, where, self.parts = checkpoint
+            state, where, _ = checkpoint
             self.folder.check_stand(state, where, {run: spec.n_steps for run, spec in roster.specs.items()})
             self.generalised = set(where["generalised"])
             self.planned = self.options.places or where["places"]
             roster.places = min(self.most, self.planned)
             roster.restore(state, where, self.folder.check_checkpoint)
-        self.folder.drop_metrics(self.parts)
 
     def _fitting(self, act: Callable[[], None]) -> None:
         """Do something; where memory runs out, go back to the last flush with half as many members side by side."""
@@ -190,7 +190,7 @@ class Session:
                 self._watch("interrupted", now=True)
                 return "interrupted"
         self._write_status()
-        self.folder.checkpoint_path.unlink(missing_ok=True)
+        self.folder.finish()
         self._watch("done", now=True)
         return "done"
 
@@ -287,8 +287,7 @@ class Session:
     def _flush(self) -> None:
         """Metrics first, then the checkpoint that counts them, then the status that readers see."""
         if self.rows:
-            self.folder.write_metrics(self.parts, pl.concat(self.rows, how="diagonal"))
-            self.parts += 1
+            self.parts.append(self.folder.write_metrics(len(self.parts), pl.concat(self.rows, how="diagonal")))
             self.rows = []
         where = {**self.roster.where(), "places": self.planned, "generalised": sorted(self.generalised)}
         self.folder.save_checkpoint(self.roster.state(), where, self.parts)
@@ -301,6 +300,7 @@ class Session:
             run: roster.finished.get(run) or {"state": "running" if run in roster.members else "waiting", "step": step}
             for run, step in roster.steps().items()
         }
+        self.status["metrics"] = self.parts
         session = self.status["sessions"][-1]
         session["to_step"] = self._mean_step()
         session["seconds"] = round(time.monotonic() - self.began, 3)

@@ -1,11 +1,11 @@
 """What fits together: runs whose tensors have the same shapes become one cohort."""
 
-import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
 from shoal.equations import sequence_length
+from shoal.lab.cohort import name_of_cohort
 from shoal.spec import RunSpec
 from shoal.tasks.build import count_run_parameters
 
@@ -27,7 +27,7 @@ class Cohort:
     @cached_property
     def id(self) -> str:
         """Name of the cohort: a hash of its members in order."""
-        return hashlib.sha256(" ".join(spec.id for spec in self.members).encode()).hexdigest()[:16]
+        return name_of_cohort(spec.id for spec in self.members)
 
     @property
     def shared(self) -> RunSpec:

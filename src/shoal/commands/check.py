@@ -1,0 +1,37 @@
+"""``shoal check``: examine a lab, and mend what can be mended without losing anything."""
+
+import argparse
+from pathlib import Path
+
+from shoal.commands.parsing import Parser, add_lab
+
+
+def arguments(parser: Parser) -> None:
+    """Flags of the command."""
+    add_lab(parser)
+    parser.flag(
+        "repair",
+        action="store_true",
+        help="mend what can be mended without losing anything: what is in the way is moved to LAB/aside, never deleted",
+    )
+
+
+def run(options: argparse.Namespace) -> int:
+    """Print a line for each thing that is wrong; 1 where something is, or with ``--repair`` is left."""
+    from shoal.lab.check import examine, repair
+    from shoal.lab.lab import Lab
+    from shoal.report.words import counted
+
+    path = Path(options.lab)
+    if options.repair:
+        examine(path)  # refuses what is no lab before anything is made in it
+        with Lab.held(path):
+            for line in repair(path):
+                print(line)
+    found = examine(path)
+    for finding in found:
+        mend = "; shoal check --repair mends it" if finding.mend is not None and not options.repair else ""
+        print(f"{'damage' if finding.is_damage else 'note'}: {finding.what}{mend}")
+    damage = sum(finding.is_damage for finding in found)
+    print(f"lab {path}: {counted(damage, 'problem') if damage else 'nothing is wrong'}")
+    return int(damage > 0)

@@ -1,0 +1,93 @@
+"""Which cohort of a lab holds which run, and what cannot be known of it."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from shoal.errors import LabError
+from shoal.lab.cohort import FINISHED, CohortFolder
+from shoal.lab.damage import damage_of
+from shoal.lab.files import is_there, names_in
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What a lab holds.
+
+    Attributes:
+        index: the folder of each run that is known of, oldest cohort first.
+        unknown: a line for each cohort of which it cannot be known what runs it holds, with what to do.
+        copies: a line for each cohort that holds runs which are read from another, with what to do.
+    """
+
+    index: Mapping[str, CohortFolder]
+    unknown: list[str]
+    copies: list[str]
+
+
+def survey(path: Path) -> Survey:
+    """Look at every cohort of the lab at ``path``; one that cannot be read is told of and hides no other."""
+    index: dict[str, CohortFolder] = {}
+    held: dict[str, list[CohortFolder]] = {}
+    cohorts, unknown = find_cohorts(path)
+    for folder in cohorts:
+        try:
+            runs = [member["run"] for member in folder.manifest()["members"]]
+        except LabError as error:
+            unknown.append(_unknown(folder, error))
+            continue
+        for run in runs:
+            index.setdefault(run, folder)
+            held.setdefault(run, []).append(folder)
+    several = {run: folders for run, folders in held.items() if len(folders) > 1}
+    chosen = _choose(several)
+    return Survey({**index, **chosen}, unknown, _copies(several, chosen))
+
+
+def find_cohorts(path: Path) -> tuple[list[CohortFolder], list[str]]:
+    """The cohorts of a lab that have a ``cohort.json``, oldest first, and a line for each that has lost it."""
+    found, lost = [], []
+    for name in names_in(path / "cohorts"):
+        folder = CohortFolder(path / "cohorts" / name)
+        try:
+            with folder.with_way_out():
+                if is_there(folder.path / "cohort.json"):
+                    found.append((folder.path.joinpath("cohort.json").lstat().st_mtime_ns, name, folder))
+                elif folder.contents():
+                    raise LabError(f"{folder.path / 'cohort.json'} is missing")
+        except LabError as error:
+            lost.append(_unknown(folder, error))
+    return [folder for _, _, folder in sorted(found, key=lambda entry: entry[:2])], lost
+
+
+def _unknown(folder: CohortFolder, error: LabError) -> str:
+    return f"which runs cohort {folder.id} holds cannot be known: {error}"
+
+
+def _choose(several: Mapping[str, Iterable[CohortFolder]]) -> dict[str, CohortFolder]:
+    """Of folders that hold the same run the one in which it is whole and furthest; else the one of its own name."""
+    folders = {folder.path: folder for held in several.values() for folder in held}
+    ranks: dict[tuple[Path, str], tuple[int, ...]] = {}
+    for folder in folders.values():
+        damage = damage_of(folder)
+        members = {} if damage else folder.status()["members"]
+        for run in (member["run"] for member in folder.manifest()["members"]):
+            at = members.get(run, {"state": "waiting", "step": -1})
+            ranks[folder.path, run] = (at["state"] in FINISHED, at["step"], folder.id == folder.own_id())
+    return {run: max(held, key=lambda folder: ranks[folder.path, run]) for run, held in several.items()}
+
+
+def _copies(several: Mapping[str, Iterable[CohortFolder]], chosen: Mapping[str, CohortFolder]) -> list[str]:
+    """A line for each folder and the one that is read instead."""
+    counts: dict[tuple[str, str], int] = {}
+    path = {folder.id: folder.path for held in several.values() for folder in held}
+    for run, held in several.items():
+        for folder in held:
+            if folder.path != chosen[run].path:
+                pair = (folder.id, chosen[run].id)
+                counts[pair] = counts.get(pair, 0) + 1
+    return [
+        f"cohort {copy} holds {n} run{'s' * (n != 1)} that cohort {kept} holds too, which is the one that is read; "
+        f"move {path[copy]} out of the lab"
+        for (copy, kept), n in counts.items()
+    ]
