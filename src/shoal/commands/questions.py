@@ -83,7 +83,7 @@ def report_studies(studies: Mapping[str, Study], lab: Lab, thresholds: Sequence[
         for answer in report.answers:
             print(f"- {answer}")
         print()
-        print(f"report: {write_report(report, lab.report_folder(name))}", flush=True)
+        print(f"report: {write_report(report, lab.report_folder(name))}")
 
 
 def _results(lab: Lab, note: Mapping[str, Any]) -> Results:

@@ -14,9 +14,9 @@ from shoal.lab.records import Records
 from shoal.spec import RunSpec
 from shoal.tasks.build import build_model, build_task
 from shoal.training.executor import Execution, cores, execute, threads_per_worker
-from shoal.training.loop import Snapshot
 from shoal.training.memory import check_parameters
 from shoal.training.plan import Cohort, plan, spread
+from shoal.training.snapshot import Snapshot
 from shoal.training.step import Metric, measure
 
 WORTH_DIVIDING = 20.0  # seconds of work for one core from which a cohort is divided between several processes
