@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from types import FrameType
 
 from shoal.commands.parsing import Parser
-from shoal.errors import DiskError, RunFailed, UserError, nearest
+from shoal.errors import DiskError, RunFailed, UserError, nearest, shortened
 from shoal.output import Output, printing
 
 COMMANDS = {
@@ -127,5 +127,5 @@ def _run(arguments: list[str]) -> int:
 
 
 def _fail(problem: object, code: int) -> int:
-    print(f"shoal: {' '.join(str(problem).split())}", file=sys.stderr)
+    print(f"shoal: {shortened(' '.join(str(problem).split()))}", file=sys.stderr)
     return code

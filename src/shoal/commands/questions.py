@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from shoal.commands.parsing import tell_of_planning
 from shoal.commands.training import train_with_progress
 from shoal.errors import UserError
 from shoal.lab import Lab
@@ -19,6 +20,7 @@ CERTIFIED_STEPS = {True: 25, False: 50}  # quick form, full form
 
 def run_studies(studies: Mapping[str, Study], form: Form, path: str, execution: Mapping[str, Any]) -> int:
     """Train the runs of every study, each once, and write a report of each; 1 when a run diverged."""
+    tell_of_planning(sum(map(form.count, studies.values())))
     specs = {name: form.specs(study) for name, study in studies.items()}
     device = check_execution(**execution)
     lab = Lab(path).create()

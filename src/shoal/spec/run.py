@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping
+from contextvars import ContextVar
 from functools import cached_property
 from typing import Any
 
@@ -10,15 +11,25 @@ from pydantic import ValidationError
 
 from shoal.errors import UserError
 from shoal.spec.data import DataSettings
-from shoal.spec.fields import check_choices, check_counts, one_line
+from shoal.spec.fields import check_choices, check_counts, check_float32, one_line
 from shoal.spec.model import ModelSettings
-from shoal.spec.training import SEEDS, OptimizerSettings, SeedSettings, TrainingSettings, check_precision, check_warmup
+from shoal.spec.training import (
+    FLOATS,
+    SEEDS,
+    OptimizerSettings,
+    SeedSettings,
+    TrainingSettings,
+    check_precision,
+    check_warmup,
+)
 
 # One is raised when the same spec of that model would give another trajectory than before, so that old records are not
 # taken for new ones. lstm 2: gates start from Xavier's distribution, as in the practical's code.
 TRAJECTORY_VERSIONS = {"lstm": 2, "gpt": 1}
 # What does not change the trajectory or the record of a finished run, and so is no part of its identity.
 _OPERATIONAL = ("eval_batch_size", "save_statistic_step")
+# A run that was trained is what it is, whatever is asked of new ones.
+_ON_RECORD = ContextVar("_ON_RECORD", default=False)
 
 
 # pydantic lists the fields of the last base first
@@ -46,6 +57,8 @@ class RunSpec(SeedSettings, TrainingSettings, OptimizerSettings, ModelSettings, 
         self.resolve_model()
         self.resolve_optimizer()
         self.resolve_seeds()
+        if not _ON_RECORD.get():
+            check_float32(self, FLOATS)
         check_precision(self.dropout, self.precision)
         check_warmup(self.warmup_steps, self.n_steps)
         self.resolve_data()
@@ -83,7 +96,12 @@ class RunSpec(SeedSettings, TrainingSettings, OptimizerSettings, ModelSettings, 
         So that a grid over a spec read from a lab varies the seeds that follow ``seed``, as it would have at first.
         """
         source = {"q": "p", "hidden_size": "embedding_size", **dict.fromkeys(SEEDS, "seed")}
-        return cls(**{name: v for name, v in dump.items() if name not in source or v != dump[source[name]]})
+        given = {name: v for name, v in dump.items() if name not in source or v != dump[source[name]]}
+        before = _ON_RECORD.set(True)
+        try:
+            return cls(**given)
+        finally:
+            _ON_RECORD.reset(before)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, RunSpec) and self.id == other.id

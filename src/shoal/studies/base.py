@@ -6,6 +6,7 @@ the runs are done; the report finds what it returned, any JSON, in ``results.mea
 """
 
 import itertools
+import math
 import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -15,6 +16,7 @@ from shoal.errors import UserError, nearest
 from shoal.report import Report
 from shoal.spec import RunSpec
 from shoal.spec.choice import as_flags
+from shoal.spec.grid import check_count
 from shoal.studies.results import Results
 
 THRESHOLDS = (0.9, 0.99)
@@ -33,6 +35,7 @@ class Grid:
 
     def specs(self) -> Iterator[RunSpec]:
         """The runs."""
+        check_count({name: len(values) for name, values in self.axes.items()})
         for values in itertools.product(*self.axes.values()):
             try:
                 yield RunSpec(**{**self.settings, **dict(zip(self.axes, values, strict=True))})
@@ -96,6 +99,11 @@ class Form:
         if check is not None:
             check(specs)
         return specs
+
+    def count(self, study: Study) -> int:
+        """How many runs that are, before any is made; runs that grids share are counted with each."""
+        grids = self._changed(study.grids(self.quick))
+        return sum(math.prod(len(values) for values in grid.axes.values()) for grid in grids)
 
     def names(self, study: Study) -> dict[str, str]:
         """The name of the first grid that each run is of, by run."""
