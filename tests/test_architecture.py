@@ -13,6 +13,7 @@ SOURCE = Path(shoal.__file__).parent
 # Each may import what stands before it, and within itself.
 ORDER = [
     "errors",
+    "output",
     "equations",
     "spec",
     "keyed",

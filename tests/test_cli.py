@@ -12,7 +12,7 @@ from shoal.cli import COMMANDS, main
 from shoal.commands.progress import Progress, line, time_left
 from shoal.report import Cell, Table
 from shoal.report.console import print_table
-from shoal.training.loop import Snapshot
+from shoal.training.snapshot import Snapshot
 
 TINY_FLAGS = [word for name, value in TINY.items() for word in (f"--{name.replace('_', '-')}", str(value))]
 
@@ -250,6 +250,7 @@ def snapshot(**changes: object) -> Snapshot:
         "generalised": 1,
         "diverged": 0,
         "steps_per_second": 10.0,
+        "seconds_left": 750.0,
     }
     return Snapshot(**{**values, **changes})  # type: ignore[arg-type]
 

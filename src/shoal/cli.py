@@ -1,16 +1,20 @@
 """The command line: ``shoal COMMAND …``.
 
 Each command is a module of :mod:`shoal.commands`, loaded only when it is called, so that help and mistakes answer
-without waiting for torch. Exit codes: 0 done, 1 a run failed or is damaged, 2 the request was wrong, 130 interrupted.
+without waiting for torch. Exit codes: 0 done, also where a reader such as ``| head`` wanted no more; 1 a run failed or
+is damaged, or what was to be printed could not be written; 2 the request was wrong; 130 interrupted.
 """
 
 import importlib
-import os
+import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from types import FrameType
 
 from shoal.commands.parsing import Parser
-from shoal.errors import DiskError, RunFailed, UserError, nearest, printable
+from shoal.errors import DiskError, RunFailed, UserError, nearest, printable, shortened
+from shoal.output import Output, printing
 
 COMMANDS = {
     "train": "train runs; any flag may take several values, which makes a grid",
@@ -39,8 +43,20 @@ def overview() -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command and return the exit code."""
+    """Run one command and return the exit code; ``argv`` as the shell gave it, when not given."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    with printing() as (out, error), _interrupted_once(ends=argv is None):
+        try:
+            code = _guarded(arguments)
+        except SystemExit:  # of argparse, after --help
+            if _account(0, out, error):
+                return 1
+            raise
+        return _account(code, out, error)
+
+
+def _guarded(arguments: list[str]) -> int:
+    """Run one command; what goes wrong becomes a line and a code."""
     try:
         return _run(arguments)
     except UserError as error:
@@ -49,22 +65,58 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(f"{error}; what was flushed before is intact, and `shoal resume` goes on from it", 1)
     except RunFailed as error:
         return _fail(error, 1)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader is gone, as with `| head`
-        return 1
     except KeyboardInterrupt as stop:
         print(f"\n{stop}" if str(stop) else "\ninterrupted", file=sys.stderr)
         return 130
 
 
+@contextmanager
+def _interrupted_once(ends: bool) -> Iterator[None]:
+    """Let Ctrl-C interrupt once; whoever presses it again meets a process that is ending already.
+
+    Args:
+        ends: whether the process ends with the command, and so needs to hear no more of it.
+    """
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        raise KeyboardInterrupt
+
+    try:
+        before = signal.signal(signal.SIGINT, interrupt)
+    except ValueError:  # not the main thread, which has the signals
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.SIG_IGN if ends else before)
+
+
+def _account(code: int, out: Output, error: Output) -> int:
+    """Say on the other stream what one could not write, and let that show in the exit code.
+
+    A reader that has left is told of nothing but training that went on without it.
+    """
+    for stream, other, name in ((out, error, "standard output"), (error, out, "standard error")):
+        if not stream.lost or (stream.is_unread and not stream.again):
+            continue
+        lines = f"{stream.lost} line{'s' * (stream.lost != 1)}"
+        why = stream.why.strerror if stream.why else ""
+        where = f"; {stream.again}" if stream.again else ""
+        print(f"shoal: {lines} could not be written to {name}: {why}{where}", file=other)
+        code = code if code or stream.is_unread else 1
+    return code
+
+
 def _run(arguments: list[str]) -> int:
     if not arguments or arguments[0] in ("-h", "--help"):
-        print(overview(), end="", flush=True)
+        print(overview(), end="")
         return 0 if arguments else 2
     if arguments[0] == "--version":
         from importlib.metadata import version
 
-        print(f"shoal {version('shoal')}", flush=True)
+        print(f"shoal {version('shoal')}")
         return 0
     name = arguments.pop(0)
     if name not in COMMANDS:
@@ -72,11 +124,9 @@ def _run(arguments: list[str]) -> int:
     command = importlib.import_module(f"shoal.commands.{name}")
     parser = Parser(prog=f"shoal {name}", description=COMMANDS[name])
     command.arguments(parser)
-    code = int(command.run(parser.parse(arguments)))
-    sys.stdout.flush()
-    return code
+    return int(command.run(parser.parse(arguments)))
 
 
 def _fail(problem: object, code: int) -> int:
-    print(f"shoal: {printable(' '.join(str(problem).split()))}", file=sys.stderr)
+    print(f"shoal: {printable(shortened(' '.join(str(problem).split())))}", file=sys.stderr)
     return code

@@ -1,17 +1,41 @@
-"""Progress of several cohorts: a live table on a terminal, plain lines elsewhere."""
+"""Progress of several cohorts: a live table on a terminal, plain lines elsewhere.
+
+On a narrow terminal the table leaves out whole columns, in the order of ``_GIVEN_UP``; what is shown is never cut. On a
+short one cohorts that are done give way to those that train.
+"""
 
 import time
-from datetime import timedelta
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Self
 
+from rich.cells import cell_len
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
+from rich.text import Text
 
-from shoal.training.loop import GENERALISED, Snapshot
+from shoal.output import readable
+from shoal.training.loop import GENERALISED
+from shoal.training.snapshot import Accuracies, Snapshot
 
 _LINE_SECONDS = 10.0  # between two plain lines of a cohort
+_UNKNOWN = "–"
+
+_COLUMNS: Mapping[str, Callable[[Snapshot], str]] = {
+    "cohort": lambda s: s.cohort[:4],
+    "model": lambda s: s.title,
+    "runs": lambda s: f"{s.members}" + (f" ({s.diverged} diverged)" if s.diverged else ""),
+    "step": lambda s: f"{s.step:,}",
+    "of": lambda s: f"{s.n_steps:,}",
+    "train acc.": lambda s: _accuracy(s.train_accuracy),
+    "valid acc.": lambda s: _accuracy(s.valid_accuracy),
+    f"A_val ≥ {GENERALISED}": lambda s: f"{s.generalised}/{s.members}",
+    "steps/s": lambda s: _rate(s.steps_per_second),
+    "left": lambda s: time_left(s),
+}
+_LEFT = ("cohort", "model")  # set to the left, being words
+_GIVEN_UP = ("model", "steps/s", f"A_val ≥ {GENERALISED}", "runs", "train acc.", "valid acc.", "of")
 
 
 class Progress:
@@ -32,58 +56,72 @@ class Progress:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self.live:
+            self.live.update(live_table(list(self.latest.values()), self.console.width))
             self.live.__exit__(kind, error, trace)
 
     def __call__(self, snapshot: Snapshot) -> None:
         self.latest[snapshot.cohort] = snapshot
         if self.live:
-            self.live.update(self._table(), refresh=True)
+            shown = _fitting(list(self.latest.values()), self.console.height - 2)  # below the header, above the cursor
+            self.live.update(live_table(shown, self.console.width), refresh=True)
         elif snapshot.state != "running" or self._line_is_due(snapshot.cohort):
             self.printed[snapshot.cohort] = time.monotonic()
-            try:
-                self.console.print(line(snapshot), soft_wrap=True, highlight=False, markup=False)
-            except BrokenPipeError:  # nobody reads any more, which is no reason to stop training
-                self.console.quiet = True
+            self.console.print(line(snapshot), soft_wrap=True, highlight=False, markup=False)
 
     def _line_is_due(self, cohort: str) -> bool:
         return time.monotonic() - self.printed.get(cohort, 0.0) >= _LINE_SECONDS
 
-    def _table(self) -> Table:
-        table = Table(box=None, pad_edge=False)
-        for name in ("cohort", "runs", "step", "train acc.", "valid acc.", f"A_val ≥ {GENERALISED}", "steps/s", "left"):
-            table.add_column(name, justify="left" if name == "cohort" else "right", no_wrap=True)
-        for s in self.latest.values():
-            table.add_row(
-                f"{s.cohort[:4]} {s.title}",
-                f"{s.members}" + (f" ({s.diverged} diverged)" if s.diverged else ""),
-                f"{s.step:,}/{s.n_steps:,}",
-                _accuracy(s.train_accuracy),
-                _accuracy(s.valid_accuracy),
-                f"{s.generalised}/{s.members}",
-                f"{s.steps_per_second:.1f}",
-                time_left(s),
-            )
-        return table
+
+def live_table(snapshots: Sequence[Snapshot], width: int) -> Table:
+    """One row per cohort, with as many columns as fit into ``width``."""
+    cells = {readable(name): [readable(show(s)) for s in snapshots] for name, show in _COLUMNS.items()}
+    widths = {name: max(map(cell_len, [name, *column])) for name, column in cells.items()}
+    for name in map(readable, _GIVEN_UP):
+        if sum(widths.values()) + 2 * (len(widths) - 1) <= width:
+            break
+        del widths[name]
+    table = Table(box=None, pad_edge=False)
+    for name in widths:
+        table.add_column(Text(name), justify="left" if name in _LEFT else "right", no_wrap=True)
+    for index in range(len(snapshots)):
+        table.add_row(*(Text(cells[name][index]) for name in widths))
+    return table
+
+
+def _fitting(snapshots: Sequence[Snapshot], rows: int) -> list[Snapshot]:
+    """As many as there are rows for; of too many, those that have ended are left out first."""
+    by_need = sorted(snapshots, key=lambda s: s.state not in ("starting", "running"))
+    kept = by_need[: max(1, rows)]
+    return [s for s in snapshots if s in kept]
 
 
 def line(s: Snapshot) -> str:
     """One snapshot in words."""
     runs = f"{s.members} run{'s' * (s.members != 1)}"
-    diverged = f" · {s.diverged} diverged" if s.diverged else ""
-    return (
-        f"{s.cohort[:4]} {s.title} · {runs} · step {s.step:,}/{s.n_steps:,} · train {_accuracy(s.train_accuracy)} · "
-        f"valid {_accuracy(s.valid_accuracy)} · {s.generalised}/{s.members} at A_val ≥ {GENERALISED}{diverged} · "
-        f"{s.steps_per_second:.1f} steps/s · {time_left(s)}"
-    )
+    known = [
+        f"train {_accuracy(s.train_accuracy)} · valid {_accuracy(s.valid_accuracy)}" if s.train_accuracy else "",
+        f"{s.generalised}/{s.members} at A_val ≥ {GENERALISED}" if s.train_accuracy else "",
+        f"{s.diverged} diverged" if s.diverged else "",
+        f"{_rate(s.steps_per_second)} steps/s" if s.steps_per_second else "",
+    ]
+    words = [f"{s.cohort[:4]} {s.title}", runs, f"step {s.step:,}/{s.n_steps:,}", *filter(None, known), time_left(s)]
+    return " · ".join(words)
 
 
 def time_left(s: Snapshot) -> str:
-    """``0:02:10 left``, or the state when nothing is left."""
-    if s.state != "running" or s.steps_per_second == 0:
+    """``0:02:10 left``, or the state where nothing is left or it is too early to tell."""
+    if s.state != "running" or s.seconds_left is None:
         return s.state
-    return f"{timedelta(seconds=round((s.n_steps - s.step) / s.steps_per_second))} left"
+    minutes, seconds = divmod(round(s.seconds_left), 60)
+    return f"{minutes // 60}:{minutes % 60:02}:{seconds:02} left"
 
 
-def _accuracy(values: tuple[float, float, float]) -> str:
+def _rate(steps_per_second: float | None) -> str:
+    return _UNKNOWN if steps_per_second is None else f"{steps_per_second:,.1f}"
+
+
+def _accuracy(values: Accuracies | None) -> str:
+    if values is None:
+        return _UNKNOWN
     lowest, median, highest = values
     return f"{median:.2f} [{lowest:.2f}, {highest:.2f}]"

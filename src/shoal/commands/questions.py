@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 from shoal.commands.pages import Page
+from shoal.commands.parsing import tell_of_planning
 from shoal.commands.training import train_with_progress
 from shoal.errors import LabError, UserError
 from shoal.lab import Lab
@@ -21,6 +22,7 @@ CERTIFIED_STEPS = {True: 25, False: 50}  # quick form, full form
 
 def run_studies(studies: Mapping[str, Study], form: Form, path: str, execution: Mapping[str, Any]) -> int:
     """Train the runs of every study, each once, and write a report of each; 1 when a run diverged."""
+    tell_of_planning(sum(map(form.count, studies.values())))
     specs = {name: _specs(name, study, form) for name, study in studies.items()}
     device = check_execution(**execution)
     lab = Lab(path).create()
@@ -112,7 +114,7 @@ def _report_page(page: Page, lab: Lab) -> None:
     for answer in report.answers:
         print(f"- {answer}")
     print()
-    print(f"report: {write_report(report, lab.report_folder(page.name))}", flush=True)
+    print(f"report: {write_report(report, lab.report_folder(page.name))}")
 
 
 def _results(lab: Lab, note: Mapping[str, Any]) -> Results:

@@ -1,8 +1,19 @@
 """``shoal train``: train a grid of runs."""
 
 import argparse
+import math
 
-from shoal.commands.parsing import GRID, Parser, add_execution, add_lab, add_settings, read_execution, read_settings
+from shoal.commands.parsing import (
+    GRID,
+    Parser,
+    add_execution,
+    add_lab,
+    add_settings,
+    read_execution,
+    read_settings,
+    read_values,
+    tell_of_planning,
+)
 
 
 def arguments(parser: Parser) -> None:
@@ -14,6 +25,7 @@ def arguments(parser: Parser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Train, then print how each run did."""
+    tell_of_planning(math.prod(map(len, read_values(options).values())))
     specs = read_settings(options)
 
     from shoal.commands.training import train_with_progress

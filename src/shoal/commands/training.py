@@ -1,10 +1,13 @@
 """What the commands that train share: progress on the terminal, and the words when it stops."""
 
+import signal
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 from shoal.commands.progress import Progress
 from shoal.lab import Lab, Records
+from shoal.output import seen_again
 from shoal.spec import RunSpec
 from shoal.training import Interrupted, plan, resume, train
 from shoal.training.api import check_execution, check_precision, unfinished
@@ -14,27 +17,35 @@ def train_with_progress(specs: Sequence[RunSpec], lab: str, **settings: Any) -> 
     """:func:`shoal.train`, shown; says first what is new, what goes on and what is there already."""
     device = check_execution(**settings)
     check_precision(specs, device, settings.get("engine"))
+    seen_again(_where(lab))
     print(_outline(specs, Lab(lab).create()))
     with Progress() as progress:
         try:
             return train(specs, lab, watch=progress, say=print, **settings)
         except KeyboardInterrupt as stop:
-            raise Interrupted(farewell(lab, stop)) from None
+            raise _stopped(lab, stop) from None
 
 
 def resume_with_progress(lab: str, **settings: Any) -> Records:
     """:func:`shoal.resume`, shown."""
+    seen_again(_where(lab))
     with Progress() as progress:
         try:
             return resume(lab, watch=progress, **settings)
         except KeyboardInterrupt as stop:
-            raise Interrupted(farewell(lab, stop)) from None
+            raise _stopped(lab, stop) from None
 
 
-def farewell(lab: str, stop: KeyboardInterrupt) -> str:
-    """What to do after an interruption."""
+def _where(lab: str) -> str:
+    return f"training went on, and `shoal runs --lab {lab}` shows what became of it"
+
+
+def _stopped(lab: str, stop: KeyboardInterrupt) -> Interrupted:
+    """What to do after an interruption; another would only keep it from being said."""
+    with suppress(ValueError):  # not the main thread, which has the signals
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
     kept = "everything up to this step is kept" if isinstance(stop, Interrupted) else "what was flushed is kept"
-    return f"stopped; {kept}. To go on: shoal resume --lab {lab}"
+    return Interrupted(f"stopped; {kept}. To go on: shoal resume --lab {lab}")
 
 
 def _outline(specs: Sequence[RunSpec], lab: Lab) -> str:

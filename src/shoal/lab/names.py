@@ -5,7 +5,7 @@ from collections.abc import Collection, Sequence
 
 from shoal.errors import UserError, nearest
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")  # file systems have names of up to 255 bytes
 
 
 def check_name(name: str, kind: str) -> str:
@@ -15,7 +15,9 @@ def check_name(name: str, kind: str) -> str:
         UserError: it has path separators, ``..`` or other signs.
     """
     if not _NAME.fullmatch(name) or ".." in name:
-        raise UserError(f"{kind} name {name!r} is not allowed: letters, digits, '-', '_' and '.' only, and no '..'")
+        raise UserError(
+            f"{kind} name {name!r} is not allowed: letters, digits, '-', '_' and '.' only, at most 100, and no '..'"
+        )
     return name
 
 

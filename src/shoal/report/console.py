@@ -1,15 +1,24 @@
-"""Tables on the terminal."""
+"""Tables on the terminal.
 
+Nothing of a table is cut. Where it is wider than the terminal its ids are shortened to beginnings that tell them apart;
+where that is not enough its columns follow each other in blocks, each with the labels of the rows; and where a column
+does not fit beside the labels, both are wrapped between words, of which a number is one.
+"""
+
+import os
+import re
 import shutil
 import sys
 from collections.abc import Container, Mapping, Sequence
 
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
 from shoal.errors import printable
 from shoal.lab import Records
+from shoal.output import readable
 from shoal.report.summary import per_run_table, varying_settings
 from shoal.report.table import Table
 from shoal.report.words import damage_sentences
@@ -17,24 +26,87 @@ from shoal.report.words import damage_sentences
 _MOST_ROWS = 40
 _MOST_SETTINGS = 8  # model and seed among them
 _WIDEST = 2000  # columns of a file or pipe, which has no width of its own: lines there are as long as they need to be
+_GAP = 2  # between two columns
+_ID = re.compile(r"[0-9a-f]{16}")
+_SHORT_ID = 8  # digits of a shortened id, as in sentences: enough for the other runs of most labs, too
 
 
 def print_table(table: Table) -> None:
     """A table as text, the best in bold; of a long one the first rows."""
-    rich_table = RichTable(box=None, pad_edge=False, header_style="bold")
-    for index, name in enumerate(table.header):
-        rich_table.add_column(_text(name), justify="left" if index == 0 else "right", no_wrap=True)
-    for label, cells in table.rows[:_MOST_ROWS]:
-        rich_table.add_row(_text(label), *(_text(cell.text, "bold" if cell.best else "") for cell in cells))
-    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else _WIDEST
-    Console(width=width, highlight=False).print(rich_table)
+    rows = table.rows[:_MOST_ROWS]
+    columns = [[_text(name, "bold")] for name in table.header]
+    for label, cells in rows:
+        columns[0].append(_text(label))
+        for column, cell in zip(columns[1:], cells, strict=True):
+            column.append(_text(cell.text, "bold" if cell.best else ""))
+    width = terminal_width()
+    if sum(map(_width, columns)) + _GAP * (len(columns) - 1) > width:
+        columns[0] = _shortened(columns[0])
+    for number, block in enumerate(blocks([_width(column) for column in columns], width)):
+        if number:
+            print()
+        _print_block([columns[index] for index in block], width)
     if len(table.rows) > _MOST_ROWS:
         print(f"… and {len(table.rows) - _MOST_ROWS} more rows")
 
 
 def _text(text: str, style: str = "") -> Text:
     """As it stands: nothing in it is markup, or steers the terminal."""
-    return Text(printable(text), style)
+    return Text(readable(printable(text)), style)
+
+
+def terminal_width() -> int:
+    """Columns of the terminal, or ``COLUMNS``; without either, more than a table needs."""
+    if sys.stdout.isatty() or "COLUMNS" in os.environ:
+        return shutil.get_terminal_size((_WIDEST, 1)).columns
+    return _WIDEST
+
+
+def blocks(widths: Sequence[int], width: int) -> list[list[int]]:
+    """Which columns of a table stand beside each other: the first in every block, the others in the first with room.
+
+    >>> blocks([16, 6, 6, 12], 80), blocks([16, 6, 6, 12], 32)
+    ([[0, 1, 2, 3]], [[0, 1, 2], [0, 3]])
+    """
+    found, used = [[0]], widths[0]
+    for column, own in enumerate(widths[1:], start=1):
+        if len(found[-1]) > 1 and used + _GAP + own > width:
+            found.append([0])
+            used = widths[0]
+        found[-1].append(column)
+        used += _GAP + own
+    return found
+
+
+def _width(column: Sequence[Text]) -> int:
+    return max(cell_len(text.plain) for text in column)
+
+
+def _longest_word(column: Sequence[Text]) -> int:
+    return max((cell_len(word) for text in column for word in text.plain.split()), default=0)
+
+
+def _shortened(labels: Sequence[Text]) -> list[Text]:
+    """Ids of runs as beginnings that no two share; other labels as they are."""
+    ids = {text.plain for text in labels[1:]}
+    if not ids or not all(map(_ID.fullmatch, ids)):
+        return list(labels)
+    digits = next(n for n in range(_SHORT_ID, 17) if len({run[:n] for run in ids}) == len(ids))
+    return [labels[0], *(text[:digits] for text in labels[1:])]
+
+
+def _print_block(columns: Sequence[Sequence[Text]], width: int) -> None:
+    grid = RichTable(box=None, pad_edge=False, show_header=False)
+    widths = [_width(column) for column in columns]
+    if sum(widths) + _GAP * (len(widths) - 1) > width:  # the labels and one column: half of the terminal for each
+        longest = [_longest_word(column) for column in columns]
+        widths[0] = max(longest[0], min(widths[0], width // 2))
+        widths[1:] = [max(longest[1], min(widths[1], width - _GAP - widths[0]))] if len(widths) > 1 else []
+    for index, own in enumerate(widths):
+        grid.add_column(justify="left" if index == 0 else "right", width=own)
+    for cells in zip(*columns, strict=True):
+        grid.add_row(*cells)
+    Console(width=max(width, sum(widths) + _GAP * (len(widths) - 1)), highlight=False).print(grid)
 
 
 def print_titled(section: str, table: Table) -> None:

@@ -11,6 +11,9 @@ from shoal.errors import UserError, nearest
 SEED: dict[str, Any] = {"allowed": "an integer in [0, 2**32)", "ge": 0, "lt": 2**32}
 LARGEST = 2**31 - 1  # of a count: steps are counted in 64 bits, and some are multiplied
 SHARE: dict[str, Any] = {"allowed": "in [0, 1)", "ge": 0, "lt": 1}
+# of float32, in which runs are computed; smaller ones are denormal and count as 0
+SMALLEST_FLOAT, LARGEST_FLOAT, LARGEST_SHARE = 2.0**-126, (2 - 2.0**-23) * 2.0**127, 1 - 2.0**-24
+ROUNDING = 2.0**-25  # the largest number that float32 does not see beside 1
 
 
 class Settings(BaseModel):
@@ -67,6 +70,23 @@ def check_counts(settings: BaseModel, names: Iterable[str]) -> None:
         value = getattr(settings, name)
         if isinstance(value, int) and value > LARGEST:
             raise UserError(f"{name} must be at most {LARGEST:,}, got {value}")
+
+
+def check_float32(settings: BaseModel, names: Iterable[str]) -> None:
+    """Raise :class:`UserError` for a number that would be another kind of number in float32: 0, 1 or infinite."""
+    for name in names:
+        value = getattr(settings, name)
+        if value is None or value == 0 or math.isinf(value):
+            continue
+        if value < SMALLEST_FLOAT:
+            limit, instead = f"at least {SMALLEST_FLOAT:.3g}", "takes less for 0"
+        elif value > LARGEST_FLOAT:
+            limit, instead = f"at most {LARGEST_FLOAT:.3g}", "takes more for infinite"
+        elif extra(type(settings), name)["allowed"] == SHARE["allowed"] and 1 - value <= ROUNDING:
+            limit, instead = f"at most {LARGEST_SHARE:.8f}", "takes more for 1"
+        else:
+            continue
+        raise UserError(f"{name} must be {limit}, got {value!r}: float32, in which runs are computed, {instead}")
 
 
 def one_line(error: ValidationError, kind: type[BaseModel]) -> str:

@@ -1,11 +1,14 @@
 """Many runs from a few values per setting."""
 
 import itertools
-from collections.abc import Iterable, Iterator
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sized
 from typing import Any
 
 from shoal.errors import UserError, nearest
 from shoal.spec.run import RunSpec
+
+MOST_RUNS = 100_000  # of a grid: each is checked, named and written down, and more would take minutes and gigabytes
 
 
 def grid(base: RunSpec | None = None, **values: Iterable[Any]) -> list[RunSpec]:
@@ -21,9 +24,11 @@ def grid(base: RunSpec | None = None, **values: Iterable[Any]) -> list[RunSpec]:
     choices: dict[str, list[Any]] = {}
     for name, several in values.items():
         check_setting(name)
-        choices[name] = [several] if isinstance(several, str) or not isinstance(several, Iterable) else list(several)
+        alone = isinstance(several, str) or not isinstance(several, Iterable)
+        choices[name] = [several] if alone else _listed(name, several)
         if not choices[name]:
             raise UserError(f"{name} was given an empty list of values; it needs at least one")
+    check_count({name: len(several) for name, several in choices.items()})
     specs = (
         RunSpec(**{**given, **dict(zip(choices, combination, strict=True))})
         for combination in itertools.product(*choices.values())
@@ -46,6 +51,25 @@ def each_once(specs: Iterable[RunSpec]) -> Iterator[RunSpec]:
                 raise UserError(f"{name}={other} makes the same run as {name}={one}: give one of these values")
         if first is spec:
             yield spec
+
+
+def check_count(sizes: Mapping[str, int]) -> None:
+    """Raise :class:`UserError` where so many values per setting make more runs than a grid can have."""
+    n = math.prod(sizes.values())
+    if n > MOST_RUNS:
+        most = max(sizes, key=lambda name: sizes[name])
+        raise UserError(
+            f"these settings make {n:,} runs, and a grid has at most {MOST_RUNS:,}: ask for parts of it one after the "
+            f"other, such as some of the {sizes[most]:,} values of {most}"
+        )
+
+
+def _listed(name: str, several: Iterable[Any]) -> list[Any]:
+    if isinstance(several, Sized):
+        check_count({name: len(several)})
+    values = list(itertools.islice(several, MOST_RUNS + 1))
+    check_count({name: len(values)})
+    return values
 
 
 def check_setting(name: str) -> None:

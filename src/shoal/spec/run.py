@@ -11,9 +11,17 @@ from pydantic import ValidationError
 from shoal.equations import check_answers
 from shoal.errors import UserError
 from shoal.spec.data import DataSettings
-from shoal.spec.fields import check_choices, check_counts, one_line
+from shoal.spec.fields import check_choices, check_counts, check_float32, one_line
 from shoal.spec.model import ModelSettings
-from shoal.spec.training import SEEDS, OptimizerSettings, SeedSettings, TrainingSettings, check_precision, check_warmup
+from shoal.spec.training import (
+    FLOATS,
+    SEEDS,
+    OptimizerSettings,
+    SeedSettings,
+    TrainingSettings,
+    check_precision,
+    check_warmup,
+)
 
 # One is raised when the same spec of that model would give another trajectory than before, so that old records are not
 # taken for new ones. lstm 2: gates start from Xavier's distribution, as in the practical's code.
@@ -37,8 +45,10 @@ class RunSpec(SeedSettings, TrainingSettings, OptimizerSettings, ModelSettings, 
 
     def __init__(self, **settings: Any) -> None:
         self._read(settings)
+        # what was trained before this was refused is what it is: see restored
         assert self.q is not None
         check_answers(self.p, self.q, self.operator)
+        check_float32(self, FLOATS)
 
     def _read(self, settings: Mapping[str, Any]) -> None:
         try:
@@ -85,7 +95,8 @@ class RunSpec(SeedSettings, TrainingSettings, OptimizerSettings, ModelSettings, 
         """The spec of a :meth:`model_dump`, with what it had derived from other settings derived again.
 
         So that a grid over a spec read from a lab varies the seeds that follow ``seed``, as it would have at first.
-        What was trained can be read, also where it would not be begun today: equations that contradict each other.
+        What was trained can be read, also where it would not be begun today: equations that contradict each other, or
+        numbers that float32 does not hold.
         """
         source = {"q": "p", "hidden_size": "embedding_size", **dict.fromkeys(SEEDS, "seed")}
         spec = cls.__new__(cls)

@@ -23,6 +23,10 @@ SEEDS = ("init_seed", "split_seed", "order_seed")
 _WEIGHT_DECAY = {"adamw": 1.0, "lion": 1.0, "muon": 1.0}
 
 
+# what training computes with in float32
+FLOATS = ("lr", "weight_decay", "momentum", "beta1", "beta2", "eps", "clip", "label_smoothing", "dropout")
+
+
 class OptimizerSettings(Settings):
     """What moves the parameters."""
 

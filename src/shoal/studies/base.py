@@ -7,6 +7,7 @@ the runs are done; the report finds what it returned, any JSON, in ``results.mea
 
 import hashlib
 import itertools
+import math
 import shlex
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -16,7 +17,7 @@ from shoal.errors import UserError, nearest
 from shoal.report import Report
 from shoal.spec import RunSpec
 from shoal.spec.choice import as_flags, read_choice
-from shoal.spec.grid import each_once
+from shoal.spec.grid import check_count, each_once
 from shoal.spec.training import SEEDS as SEEDS_APART
 from shoal.studies.results import Results
 
@@ -37,6 +38,7 @@ class Grid:
 
     def specs(self) -> Iterator[RunSpec]:
         """The runs."""
+        check_count({name: len(values) for name, values in self.axes.items()})
         combinations = itertools.product(*self.axes.values())
         try:
             yield from each_once(
@@ -102,6 +104,11 @@ class Form:
         if check is not None:
             check(specs)
         return specs
+
+    def count(self, study: Study) -> int:
+        """How many runs that are, before any is made; runs that grids share are counted with each."""
+        grids = self._changed(study.grids(self.quick))
+        return sum(math.prod(len(values) for values in grid.axes.values()) for grid in grids)
 
     def names(self, study: Study) -> dict[str, str]:
         """The name of the first grid that each run is of, by run."""

@@ -9,7 +9,6 @@ stands after ``=`` is scored:
 - ``operands``: ``a b = r``, as in Nanda et al. 2023 (https://arxiv.org/abs/2301.05217); ``r`` scored.
 """
 
-import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -58,7 +57,7 @@ class ArithmeticData:
         """Index of ``PAD``, where the vocabulary has it."""
         return self.tokenizer.stoi.get(PAD)
 
-    def rows(self, indices: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def rows(self, indices: Tensor | slice) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Inputs ``(n, S)``, targets ``(n, S)``, eq_positions ``(n,)`` and target-aligned mask ``(n, S)``."""
         tokens = self.tokens[indices]
         return tokens[:, :-1], tokens[:, 1:], self.eq_positions[indices], self.mask[indices][:, 1:]
@@ -98,7 +97,7 @@ def arithmetic_data(
         tokens=torch.from_numpy(tokens),
         mask=torch.from_numpy((tokens != tokenizer.stoi.get(PAD, -1)).astype(np.int64)),
         order=torch.from_numpy(order),
-        eq_positions=torch.tensor([equality[o] for o in order.tolist()]),
+        eq_positions=torch.from_numpy(np.select([order == o for o in orders], [np.int64(equality[o]) for o in orders])),
         train=torch.from_numpy(np.flatnonzero(in_train)),
         valid=torch.from_numpy(np.flatnonzero(~in_train)),
     )
@@ -151,8 +150,8 @@ def get_arithmetic_dataset(
 def arithmetic_task(data: ArithmeticData, label_smoothing: float = 0.0) -> Task:
     """The same data as the engine takes it, with one group per operation order where there are several."""
     smoothed = partial(equation_objective, label_smoothing=label_smoothing)
-    inputs, targets, eq_positions, mask = data.rows(torch.arange(len(data.tokens)))
-    orders = sorted(set(data.order.tolist()))
+    inputs, targets, eq_positions, mask = data.rows(slice(None))
+    orders = torch.unique(data.order).tolist()
     return Task(
         tensors={"inputs": inputs, "targets": targets, "eq_positions": eq_positions, "mask": mask},
         splits={"train": data.train, "valid": data.valid},
@@ -184,7 +183,7 @@ def _solved(p: int, q: int, operator: str, order: int, is_symmetric: bool) -> tu
     """Operands ``(N, order)`` and results ``(N,)`` of the equations of one order, the first operand outermost."""
     first_divisor = 1 if operator == "/" else 0
     ranges = [range(p), *[range(first_divisor, p)] * (order - 1)]
-    operands = np.array(list(itertools.product(*ranges)), dtype=np.int64)  # (N, order)
+    operands = np.stack(np.meshgrid(*ranges, indexing="ij"), axis=-1).reshape(-1, order).astype(np.int64)  # (N, order)
     if is_symmetric:
         operands = operands[(np.diff(operands, axis=1) >= 0).all(1)]
     first, result = SOLVE[operator](operands, q)

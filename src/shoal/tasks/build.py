@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from shoal.equations import count_tokens
+from shoal.equations import count_tokens, split_sizes
 from shoal.models.families import FAMILIES, build
 from shoal.spec import RunSpec
 from shoal.tasks.arithmetic import ArithmeticData, arithmetic_data, arithmetic_task
@@ -48,6 +48,18 @@ def count_run_parameters(spec: RunSpec) -> int:
     >>> count_run_parameters(RunSpec(model="gpt"))
     399908
     """
+    return FAMILIES[spec.model].count(spec, count_run_tokens(spec))
+
+
+def count_run_tokens(spec: RunSpec) -> int:
+    """Size of the run's vocabulary, in closed form."""
     assert spec.q is not None
-    vocabulary_size = count_tokens(spec.p, spec.q, spec.operator, spec.operation_orders, spec.equation_format)
-    return FAMILIES[spec.model].count(spec, vocabulary_size)
+    return count_tokens(spec.p, spec.q, spec.operator, spec.operation_orders, spec.equation_format)
+
+
+def count_examples(spec: RunSpec) -> tuple[int, int]:
+    """Training equations of the run and all of them, in closed form."""
+    n_train, n_valid = split_sizes(
+        spec.p, spec.operator, spec.r_train, spec.operation_orders, spec.is_symmetric, spec.split_per_order
+    )
+    return n_train, n_train + n_valid

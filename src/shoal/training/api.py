@@ -12,11 +12,12 @@ from shoal.lab.frames import EMPTY
 from shoal.lab.lab import Lab
 from shoal.lab.records import Records
 from shoal.spec import RunSpec
-from shoal.tasks.build import build_model, build_task
+from shoal.spec.fields import ROUNDING
+from shoal.tasks.build import build_model, build_task, count_examples
 from shoal.training.executor import Execution, cores, execute, threads_per_worker
-from shoal.training.loop import Snapshot
-from shoal.training.memory import check_parameters
+from shoal.training.memory import check_memory
 from shoal.training.plan import Cohort, plan, spread
+from shoal.training.snapshot import Snapshot
 from shoal.training.step import Metric, measure
 
 WORTH_DIVIDING = 20.0  # seconds of work for one core from which a cohort is divided between several processes
@@ -81,7 +82,7 @@ def train(
         held = _held(lab, wanted, say)
         _check_recorded(held, metrics or {})
         folders, damaged = unfinished(held.values())
-        cohorts = _new(wanted, held, on)
+        cohorts = _new(wanted, held, on, engine)
         workers = workers or choose_workers(folders, cohorts, on, metrics or {})
         threads = threads or threads_per_worker(workers)
         begun, taken = _begin(lab, _divided(cohorts, workers), on, threads, engine, metrics or (), say)
@@ -90,10 +91,10 @@ def train(
     return lab.records(spec.id for spec in wanted)
 
 
-def _new(specs: Sequence[RunSpec], held: Container[str], device: torch.device) -> list[Cohort]:
+def _new(specs: Sequence[RunSpec], held: Container[str], device: torch.device, engine: str | None) -> list[Cohort]:
     """The other runs as cohorts; :class:`UserError` for a model that cannot fit."""
     cohorts = plan(spec for spec in specs if spec.id not in held)
-    check_parameters((cohort.shared for cohort in cohorts), device)
+    check_memory((cohort.shared for cohort in cohorts), device, engine)
     return cohorts
 
 
@@ -167,9 +168,33 @@ def _begin(
             said["warning: in 16 seeds of a small GPT, 8 generalised in bfloat16 and 12 in float32 (p = 0.14)"] = None
         if cohort.shared.precision == "tf32":
             said["warning: whether tf32 changes when models generalise has not been measured"] = None
+        said |= dict.fromkeys([*_without_effect(cohort), *_slow_evaluations(cohort)])
     for line in said:
         say(line)
     return folders, taken
+
+
+def _without_effect(cohort: Cohort) -> list[str]:
+    """Lines about weight decays whose step is lost in rounding, as it is in ``torch.optim``."""
+    decoupled = cohort.shared.optimizer in ("adamw", "lion", "muon")
+    pairs = dict.fromkeys((spec.lr, spec.weight_decay or 0.0) for spec in cohort.members if decoupled)
+    return [
+        f"warning: weight_decay {decay:g} at lr {lr:g} has no effect: in float32 1 - {lr * decay:.2g} is 1"
+        for lr, decay in pairs
+        if decay > 0 and lr * decay <= ROUNDING
+    ]
+
+
+def _slow_evaluations(cohort: Cohort) -> list[str]:
+    """A line where evaluations would take longer than training, and minutes."""
+    each, spec = cohort.evaluation_seconds, cohort.shared
+    if each * cohort.evaluations <= max(cohort.seconds, 60.0):
+        return []
+    return [
+        f"evaluations of {cohort.describe()}, p {spec.p}, take longer than its steps: about {each:,.1f} s of one core "
+        f"for {count_examples(spec)[1]:,} equations of each of {len(cohort)} runs, {cohort.evaluations:,} times "
+        "(eval_first and eval_period say when)"
+    ]
 
 
 def resume(

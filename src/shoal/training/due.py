@@ -20,6 +20,16 @@ def is_saved(spec: RunSpec, step: Step) -> Step | bool:
     return (step < 0) if spec.save_model_step is None else (step % spec.save_model_step == 0)
 
 
+def evaluations_left(spec: RunSpec, step: int, last_step: int) -> int:
+    """How often a member that has reached ``step`` is evaluated until its last."""
+    if step >= last_step:
+        return 0
+    first, period = spec.eval_first, spec.eval_period
+    at_first = max(0, min(first, last_step) - step)
+    regular = max(0, last_step // period - max(step, first) // period)
+    return at_first + regular + (last_step > first and last_step % period != 0)
+
+
 def steps_until_due(spec: RunSpec, steps: Tensor, last_steps: Tensor) -> int:
     """Steps after which the schedule first evaluates or saves a member, or flushes, or a member is done.
 

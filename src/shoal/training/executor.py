@@ -8,6 +8,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -22,9 +23,11 @@ import torch
 
 from shoal.errors import DiskError, RunFailed, UserError
 from shoal.lab.cohort import CohortFolder
+from shoal.output import printing
 from shoal.training.groups import cores_allowed
-from shoal.training.loop import Options, Snapshot, train_cohort
+from shoal.training.loop import Options, train_cohort
 from shoal.training.memory import SHARE
+from shoal.training.snapshot import Snapshot
 from shoal.training.step import Metric
 
 Watch = Callable[[Snapshot], None]
@@ -43,6 +46,7 @@ def threads_per_worker(workers: int) -> int:
     return min(share, int(allowed)) if allowed.isdecimal() and int(allowed) else share
 
 
+_LAST_FLUSH = 5.0  # seconds that a worker has for it after it was told to end
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -61,6 +65,7 @@ class StopFlag:
 
         def ask(signum: int, frame: FrameType | None) -> None:
             if self.asked and signum == signal.SIGINT:
+                signal.signal(signal.SIGINT, signal.SIG_IGN)  # a third would meet what cleans up after the second
                 raise KeyboardInterrupt
             self.asked = True
 
@@ -239,9 +244,19 @@ def _execute_in_workers(
                 for worker in running:
                     worker.stop()
     finally:
-        for worker in running:  # an error of ours, or the second Ctrl-C
-            worker.process.terminate()
+        _end(running)  # an error of ours, or the second Ctrl-C
     return outcomes
+
+
+def _end(workers: Sequence[_Worker]) -> None:
+    """Ask to flush and end, and leave nothing behind that does not."""
+    for worker in workers:
+        worker.process.terminate()
+    until = time.monotonic() + _LAST_FLUSH
+    for worker in workers:
+        worker.process.join(max(0.0, until - time.monotonic()))
+        worker.process.kill()
+        worker.process.join()
 
 
 def _work(path: Path, settings: tuple[Any, ...], pipe: Connection) -> None:
@@ -260,11 +275,13 @@ def _work(path: Path, settings: tuple[Any, ...], pipe: Connection) -> None:
         return asked() or pipe.poll()  # a message, or the end of the pipe
 
     try:
-        folder = CohortFolder(path)
-        torch.set_num_threads(folder.manifest()["threads"])
-        tell(train_cohort(folder, execution.options(tell, stop, processes)))
+        with printing():  # a warning that cannot be printed is no reason to fail
+            folder = CohortFolder(path)
+            torch.set_num_threads(folder.manifest()["threads"])
+            tell(train_cohort(folder, execution.options(tell, stop, processes)))
     except (UserError, DiskError) as error:
         tell(error)
     except Exception as error:
-        traceback.print_exc()  # the parent gets one line; what led to it is only known here
+        with printing():
+            traceback.print_exc()  # the parent gets one line; what led to it is only known here
         tell(RunFailed(f"cohort {path.name} failed: {type(error).__name__}: {error}"))

@@ -20,29 +20,12 @@ from shoal.training.due import is_evaluated, is_saved, steps_until_due
 from shoal.training.memory import SHARE, is_out_of_memory, places, release_memory
 from shoal.training.plan import Cohort
 from shoal.training.roster import Roster
+from shoal.training.snapshot import Accuracies, Pace, Snapshot
 from shoal.training.stack import Stack
 from shoal.training.step import Metric, evaluate, l2_norm, train_steps
 
 GENERALISED = 0.99  # validation accuracy from which a member counts as having generalised
 AT_ONCE = {"cpu": 1, "cuda": 100}  # most steps between two looks at what is to be done
-
-
-@dataclass(frozen=True)
-class Snapshot:
-    """Where a cohort stands, for those who watch. Accuracies are (lowest, median, highest) over the members."""
-
-    cohort: str
-    title: str
-    engine: str
-    members: int
-    step: int  # mean over the members, as is n_steps
-    n_steps: int
-    state: str  # running, done, interrupted
-    train_accuracy: tuple[float, float, float]
-    valid_accuracy: tuple[float, float, float]
-    generalised: int
-    diverged: int
-    steps_per_second: float
 
 
 @dataclass
@@ -101,7 +84,7 @@ class Session:
         self.metrics = {"l2_norm": l2_norm, **self._registered()}
         self.rows: list[pl.DataFrame] = []
         self.parts: list[str] = []  # files of metrics that have been written
-        self.accuracies = {"train": (0.0, 0.0, 0.0), "valid": (0.0, 0.0, 0.0)}
+        self.accuracies: dict[str, Accuracies] = {}  # of each split, at the last evaluation
         self.generalised: set[str] = set()
         self._check_precision()
         largest = max(specs, key=lambda spec: spec.r_train)
@@ -116,8 +99,8 @@ class Session:
         self.status["sessions"].append({"from_step": self._mean_step(), **made_with})
         self.began = self.flushed = time.monotonic()
         self.began_cpu = time.process_time()
-        self.start = self._mean_step()
-        self.watched = 0.0
+        self.pace, self.watched = Pace(), 0.0
+        self.since: tuple[float, int] | None = None  # when the first steps were over, and the mean step then
 
     def _check_precision(self) -> None:
         if self.shared.precision == "tf32" and self.options.device.type != "cuda":
@@ -137,13 +120,14 @@ class Session:
     def _restore(self) -> None:
         """Stand where the last flush left off."""
         roster = self.roster
-        self.rows, self.generalised = [], set()
+        self.rows, self.generalised, self.accuracies = [], set(), {}
         checkpoint = self.folder.load_checkpoint()
         self.parts = self.folder.roll_back(None if checkpoint is None else checkpoint[2])
         if checkpoint is not None:
             state, where, _ = checkpoint
             self.folder.check_stand(state, where, {run: spec.n_steps for run, spec in roster.specs.items()})
-            self.generalised = set(where["generalised"])
+            self.generalised, seen = set(where["generalised"]), where.get("accuracies", {})
+            self.accuracies = {split: (low, middle, high) for split, (low, middle, high) in seen.items()}
             self.planned = self.options.places or where["places"]
             roster.places = min(self.most, self.planned)
             roster.restore(state, where, self.folder.check_checkpoint)
@@ -180,6 +164,7 @@ class Session:
     def run(self) -> str:
         """Train until every member is done, or until told to stop."""
         self._write_status()
+        self._watch("starting", now=True)  # making a large stack can take long
         while self.rows or not self.roster.is_done:  # a last flush that fails takes members back
             is_stopped = not self.roster.is_done and self.options.stop()
             if is_stopped or self.roster.is_done:
@@ -216,7 +201,7 @@ class Session:
                 self._record(begins)
         stack = self._stack
         n = min(most, self._ahead(stack))
-        train_steps(stack, n)
+        self._timed(stack, n)
         due = is_evaluated(self.shared, stack.steps) | is_saved(self.shared, stack.steps)
         due = (due | (stack.steps == stack.last_steps)) & (stack.steps <= stack.last_steps)  # (R,)
         if due.any():
@@ -226,6 +211,13 @@ class Session:
             self._flush()
         self._watch("running")
         return n
+
+    def _timed(self, stack: Stack, n: int) -> None:
+        """Steps, of which the session's first do not count as its pace."""
+        began = time.monotonic()
+        train_steps(stack, n)
+        self.pace.steps.add(stack, n * len(self.roster.members), time.monotonic() - began)
+        self.since = self.since or (time.monotonic(), self._mean_step())
 
     @property
     def _stack(self) -> Stack:
@@ -248,11 +240,13 @@ class Session:
             self.folder.save_model(spec, int(stack.steps[place]), stack.member(place))
 
     def _evaluate(self, stack: Stack, kept: Tensor) -> None:
+        began = time.monotonic()
         values = evaluate(stack, self.metrics)
+        self.pace.evaluations.add(stack, int(kept.sum()), time.monotonic() - began)
         columns = {name: column[kept].to(torch.float32).numpy() for name, column in values.items()}
         runs = [run for run, keep in zip(self.roster.members, kept.tolist(), strict=True) if keep]
         self.rows.append(pl.DataFrame({"run": runs, "step": stack.steps[kept].numpy(), **columns}))
-        for split in self.accuracies:
+        for split in ("train", "valid"):
             accuracy = values[f"{split}_accuracy"][kept]
             self.accuracies[split] = (float(accuracy.min()), float(accuracy.quantile(0.5)), float(accuracy.max()))
         reached = kept & (values["valid_accuracy"] >= GENERALISED)
@@ -289,7 +283,8 @@ class Session:
         if self.rows:
             self.parts.append(self.folder.write_metrics(len(self.parts), pl.concat(self.rows, how="diagonal")))
             self.rows = []
-        where = {**self.roster.where(), "places": self.planned, "generalised": sorted(self.generalised)}
+        seen = {"generalised": sorted(self.generalised), "accuracies": self.accuracies}
+        where = {**self.roster.where(), "places": self.planned, **seen}
         self.folder.save_checkpoint(self.roster.state(), where, self.parts)
         self._write_status()
         self.flushed = time.monotonic()
@@ -315,9 +310,10 @@ class Session:
         if not now and at - self.watched < 0.25:
             return
         self.watched = at
-        specs, finished = self.roster.specs, self.roster.finished
-        ends = [finished.get(run, {}).get("step", spec.n_steps) for run, spec in specs.items()]
-        step = self._mean_step()
+        specs, finished, steps = self.roster.specs, self.roster.finished, self.roster.steps()
+        ends = [int(str(finished.get(run, {}).get("step", spec.n_steps))) for run, spec in specs.items()]
+        step = sum(steps.values()) // len(specs)
+        since, from_step = self.since or (at, step)
         self.options.watch(
             Snapshot(
                 cohort=self.folder.id,
@@ -325,12 +321,13 @@ class Session:
                 engine=self.engine,
                 members=len(specs),
                 step=step,
-                n_steps=sum(int(str(end)) for end in ends) // len(ends),
+                n_steps=sum(ends) // len(ends),
                 state=state,
-                train_accuracy=self.accuracies["train"],
-                valid_accuracy=self.accuracies["valid"],
+                train_accuracy=self.accuracies.get("train"),
+                valid_accuracy=self.accuracies.get("valid"),
                 generalised=len(self.generalised),
                 diverged=sum(entry["state"] == "diverged" for entry in finished.values()),
-                steps_per_second=(step - self.start) / max(at - self.began, 1e-9),
+                steps_per_second=(step - from_step) / (at - since) if step > from_step else None,
+                seconds_left=self.pace.seconds_left(zip(steps.values(), ends, strict=True), self.shared),
             )
         )

@@ -9,12 +9,13 @@ from pathlib import Path
 
 import torch
 
-from shoal.equations import count_tokens
+from shoal.equations import sequence_length
 from shoal.errors import UserError
+from shoal.fast.engine import ENGINES
 from shoal.fast.memory import return_freed_memory
 from shoal.fast.scorer import parts_of
 from shoal.spec import RunSpec
-from shoal.tasks.build import build_task, count_run_parameters
+from shoal.tasks.build import count_examples, count_run_parameters, count_run_tokens
 from shoal.training.groups import memory_left
 from shoal.training.optimizers import OPTIMIZERS
 
@@ -35,11 +36,12 @@ def places(spec: RunSpec, members: int, device: torch.device, engine: str, share
     return max(1, min(members, MOST, int(share * free / each)))
 
 
-def check_parameters(specs: Iterable[RunSpec], device: torch.device) -> None:
-    """Raise :class:`UserError` for a run whose parameters alone do not fit; nothing is made to find out."""
+def check_memory(specs: Iterable[RunSpec], device: torch.device, engine: str | None) -> None:
+    """Raise :class:`UserError` for a run that fits with no engine, or not with the one named; makes nothing to see."""
     free = free_bytes(device)
     for spec in specs:
-        _check_fits(spec, parameter_bytes(spec), free)
+        engines = ENGINES if engine is None else [engine]
+        _check_fits(spec, min(member_bytes(spec, name, device.type == "cuda") for name in engines), free)
 
 
 def _check_fits(spec: RunSpec, each: int, free: int) -> None:
@@ -57,24 +59,22 @@ def member_bytes(spec: RunSpec, engine: str, on_card: bool = False) -> int:
     at every position of a batch, or what an evaluation pass holds at once: on a card both, as recorded steps keep
     their memory.
     """
-    task = build_task(spec)
-    data = 2 * sum(tensor.numel() * tensor.element_size() for tensor in task.tensors.values())
-    n_train, n_all = len(task.splits["train"]), sum(map(len, task.splits.values()))
-    position = _floats_per_position(spec) + 4 * task.vocabulary_size
-    trained = min(spec.train_batch_size, n_train) * task.sequence_length * position
+    n_train, n_all = count_examples(spec)
+    S = sequence_length(spec.operation_orders, spec.equation_format)
+    data = 2 * 8 * n_all * (3 * S + 1)  # inputs, targets and mask, and the place of "="
+    position = _floats_per_position(spec) + 4 * count_run_tokens(spec)
+    trained = min(spec.train_batch_size, n_train) * S * position
     n_scored = min(spec.eval_batch_size, n_all)
     if engine == "compiled":  # in parts, but every layer's arrays stay
         n_scored = -(-n_scored // parts_of(n_scored, min(spec.train_batch_size, n_train))) * spec.num_layers
-    evaluated = n_scored * task.sequence_length * position / spec.num_layers
+    evaluated = n_scored * S * position / spec.num_layers
     held = trained + evaluated if on_card else max(trained, evaluated)
     return int(parameter_bytes(spec) + 4 * held + data)
 
 
 def parameter_bytes(spec: RunSpec) -> int:
     """What a member's parameters take, with their gradient, optimizer state and copies."""
-    assert spec.q is not None
-    tokens = count_tokens(spec.p, spec.q, spec.operator, spec.operation_orders, spec.equation_format)
-    parameters = count_run_parameters(spec) + tokens * spec.embedding_size
+    parameters = count_run_parameters(spec) + count_run_tokens(spec) * spec.embedding_size
     optimizer = OPTIMIZERS[spec.optimizer]
     return 4 * parameters * (6 + len(optimizer.state) + optimizer.temporaries)
 

@@ -7,7 +7,8 @@ from functools import cached_property
 from shoal.equations import sequence_length
 from shoal.lab.cohort import name_of_cohort
 from shoal.spec import RunSpec
-from shoal.tasks.build import count_run_parameters
+from shoal.tasks.build import count_examples, count_run_parameters
+from shoal.training.due import evaluations_left
 
 # Settings in which the members of a cohort may differ: values, never shapes or code.
 MEMBER_SETTINGS = frozenset(
@@ -46,6 +47,18 @@ class Cohort:
         positions = spec.train_batch_size * sequence_length(spec.operation_orders, spec.equation_format)
         operations = 6 * count_run_parameters(spec) * positions  # per member and step
         return sum(member.n_steps for member in self.members) * (operations / RATE + OVERHEAD)
+
+    @property
+    def evaluation_seconds(self) -> float:
+        """Likewise, about how long one core evaluates it once."""
+        spec = self.shared
+        positions = count_examples(spec)[1] * sequence_length(spec.operation_orders, spec.equation_format)
+        return len(self) * (2 * count_run_parameters(spec) * positions / RATE + OVERHEAD)
+
+    @property
+    def evaluations(self) -> int:
+        """How often it is evaluated until the last member is done."""
+        return 1 + evaluations_left(self.shared, 0, self.n_steps)
 
     def __len__(self) -> int:
         return len(self.members)

@@ -1,0 +1,165 @@
+"""What is printed, on streams that cannot end a command.
+
+A full disk behind a log, a reader that has left (``| head``), a stream that was closed and an encoding that lacks a
+sign are no reason to stop training. Signs that are lacking are spelled; what cannot be written is counted, so that it
+can be said at the end.
+"""
+
+import errno
+import io
+import os
+import select
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import TextIO, cast
+
+PATIENCE = 5.0  # seconds for which a reader may leave a pipe full that does not block
+_NOBODY = (errno.EPIPE, errno.EBADF)  # it was closed, here or at its other end, by someone who wants no more
+
+# Signs of ours as text that every encoding has. Those that stand in tables remain as wide as they are, where they can.
+_SPELLED = dict(zip("Δ†–−·×ℓ’²₂⊥√", "d+--|xl'22_V", strict=True))
+_SPELLED |= {"≥": ">=", "≤": "<=", "≈": "~", "±": "+/-", "…": "...", "∞": "inf", "→": "->", "÷": "/"}
+_SPELLED |= {"α": "alpha", "β": "beta", "γ": "gamma", "λ": "lambda", "μ": "mu", "ρ": "rho", "σ": "sigma", "χ": "chi"}
+
+
+def spelled(text: str, encoding: str, errors: str = "strict") -> str:
+    r"""The text, with signs that an encoding lacks as text that it has: ours by a name, others by their number.
+
+    >>> spelled("Δt(A) ≥ 1,250 ± 3 é", "latin-1"), spelled("Δt(A) ≥ 1,250 ± 3 é", "ascii")
+    ('dt(A) >= 1,250 ± 3 é', 'dt(A) >= 1,250 +/- 3 \\xe9')
+    """
+    if _has(text, encoding, errors):
+        return text
+    return "".join(
+        sign
+        if _has(sign, encoding, errors)
+        else _SPELLED.get(sign) or sign.encode("ascii", "backslashreplace").decode()
+        for sign in text
+    )
+
+
+def _spelling(sign: str) -> str:
+    return _SPELLED.get(sign) or sign.encode("ascii", "backslashreplace").decode()
+
+
+def readable(text: str) -> str:
+    """The text as standard output can show it; known before it is laid out in columns."""
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    return spelled(text, encoding, getattr(sys.stdout, "errors", None) or "strict")
+
+
+def _has(text: str, encoding: str, errors: str) -> bool:
+    try:
+        text.encode(encoding, errors)
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+class Output(io.TextIOBase):
+    """A stream that takes everything, and knows how many lines of it could not be written.
+
+    Attributes:
+        lost: lines that could not be written.
+        why: what the system said of the last of them.
+        again: how what was lost can be seen, where it is worth saying.
+    """
+
+    def __init__(self, stream: TextIO | None) -> None:
+        self._stream = stream
+        self._descriptor: int | None = None
+        self.lost = 0
+        self.why: OSError | None = None
+        self.again = ""
+        if stream is not None:
+            with suppress(OSError, ValueError):  # one that lives in memory has none
+                self._descriptor = stream.fileno()
+            with suppress(OSError, ValueError):
+                stream.flush()
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override]
+        """Of the stream beneath."""
+        return getattr(self._stream, "encoding", None) or "utf-8"
+
+    @property
+    def errors(self) -> str:  # type: ignore[override]
+        """What the stream beneath does with a sign that it lacks."""
+        return getattr(self._stream, "errors", None) or "strict"
+
+    @property
+    def is_unread(self) -> bool:
+        """Whether what was lost was lost because nobody reads this stream any more."""
+        return self.why is not None and self.why.errno in _NOBODY
+
+    def writable(self) -> bool:
+        return True
+
+    def isatty(self) -> bool:
+        try:
+            return self._stream is not None and self._stream.isatty()
+        except ValueError:  # closed
+            return False
+
+    def fileno(self) -> int:
+        if self._descriptor is None:
+            raise io.UnsupportedOperation("fileno")
+        return self._descriptor
+
+    def write(self, text: str) -> int:
+        """Write, or count what cannot be written."""
+        said = spelled(text, self.encoding, self.errors)
+        try:
+            if self._descriptor is not None:
+                _write(self._descriptor, said.encode(self.encoding, self.errors))
+            elif self._stream is not None:
+                self._stream.write(said)
+            else:
+                raise OSError(errno.EBADF, "it is closed")
+        except (OSError, ValueError) as error:
+            self.lost += text.count("\n")
+            self.why = error if isinstance(error, OSError) else OSError(errno.EBADF, str(error))
+        return len(text)
+
+
+def _write(descriptor: int, data: bytes) -> None:
+    """All of it, past the buffers of Python, which would try what failed again when the process ends."""
+    while data:
+        try:
+            data = data[os.write(descriptor, data) :]
+        except BlockingIOError:
+            if not select.select([], [descriptor], [], PATIENCE)[1]:
+                raise
+
+
+def seen_again(how: str) -> None:
+    """Note how what a command prints can be seen again, should it be lost."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, Output):
+            stream.again = how
+
+
+@contextmanager
+def printing() -> Iterator[tuple[Output, Output]]:
+    """Standard output and standard error as :class:`Output`."""
+    _occupy()
+    before = sys.stdout, sys.stderr
+    out, error = Output(before[0]), Output(before[1])
+    sys.stdout, sys.stderr = cast(TextIO, out), cast(TextIO, error)
+    try:
+        yield out, error
+    finally:
+        sys.stdout, sys.stderr = before
+
+
+def _occupy() -> None:
+    """Leave no number of a standard stream free.
+
+    The next file to be opened, perhaps one of a lab, would get it, and with it whatever libraries print.
+    """
+    for number in (0, 1, 2):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
