@@ -64,8 +64,11 @@ def _measured(lab: Lab, name: str, specs: Sequence[RunSpec]) -> dict[str, Any]:
     return {"measured": note["measured"]} if "measured" in note and note["runs"] == [spec.id for spec in specs] else {}
 
 
-def report_studies(studies: Mapping[str, Study], lab: Lab, thresholds: Sequence[float] | None = None) -> None:
-    """Write the report of each study that the lab has a note of, from what there is of its runs."""
+def report_studies(
+    studies: Mapping[str, Study], lab: Lab, thresholds: Sequence[float] | None = None, stay: int | None = None
+) -> None:
+    """Write the report of each study that the lab has a note of, from what there is of its runs; times to generalise
+    as it was asked for, or by other thresholds and for another stay."""
     for name, study in studies.items():
         note = lab.study_note(name)
         if note is None:
@@ -73,6 +76,7 @@ def report_studies(studies: Mapping[str, Study], lab: Lab, thresholds: Sequence[
             raise UserError(f"{name!r} was not run in lab {lab.path}; shoal {how} {name} --lab {lab.path}")
         form = Form.from_json(note)
         form = form if thresholds is None else replace(form, thresholds=tuple(thresholds))
+        form = form if stay is None else replace(form, stay=stay)
         report = study.report(_results(lab, note), form)
         if len(studies) > 1:
             print(f"\n## {name}")

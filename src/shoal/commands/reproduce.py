@@ -24,8 +24,9 @@ def run(options: argparse.Namespace) -> int:
         for name in NAMES:
             print(f"{name:18} {get_card(name).ABOUT}")
         return 0
-    if options.threshold is not None:
-        raise UserError("--threshold does not apply to a card: each number is judged at the published one")
+    for flag in ("threshold", "stay"):
+        if getattr(options, flag) is not None:
+            raise UserError(f"--{flag} does not apply to a card: each number is judged as it was published")
     cards = {name: get_card(name) for name in options.names}
 
     from shoal.commands.questions import run_studies

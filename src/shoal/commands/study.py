@@ -20,10 +20,15 @@ def arguments(parser: Parser) -> None:
 
 
 def add_form(parser: Parser) -> None:
-    """``--quick`` and ``--seeds``."""
+    """``--quick``, ``--seeds``, ``--threshold`` and ``--stay``."""
     parser.flag("quick", action="store_true", help="a small form that two cores finish in minutes")
     parser.flag("seeds", type=int, help="how many seeds, instead of the study's own number")
     add_threshold(parser)
+    parser.flag(
+        "stay",
+        type=int,
+        help="at how many evaluations in a row a run has to be there, of which the first is its time (1: reached once)",
+    )
 
 
 def add_threshold(parser: Parser) -> None:
@@ -67,14 +72,15 @@ def run(options: argparse.Namespace) -> int:
 
     if options.action == "run":
         thresholds = tuple(options.threshold or THRESHOLDS)
-        form = Form(options.quick, options.seeds, read_values(options), thresholds)
+        stay = 1 if options.stay is None else options.stay
+        form = Form(options.quick, options.seeds, read_values(options), thresholds, stay)
         return run_studies(studies, form, options.lab, read_execution(options))
     lab = Lab(options.lab)
     if options.all:
         studies = {name: study for name, study in studies.items() if lab.study_note(name) is not None}
         if not studies:
             raise UserError(f"no study was run in lab {lab.path}; shoal study run --all --lab {lab.path}")
-    report_studies(studies, lab, options.threshold)
+    report_studies(studies, lab, options.threshold, options.stay)
     return 0
 
 
@@ -86,6 +92,8 @@ def _refuse_unread(options: argparse.Namespace) -> None:
             f"study {options.action} takes no name with {by}, got {options.names[0]!r}".replace(" with list", "")
         )
     given = options.quick or options.seeds is not None or options.device or options.workers or options.threads
-    allowed = "" if options.action == "list" else ", --all and --threshold"
+    allowed = "" if options.action == "list" else ", --all, --threshold and --stay"
+    times = options.threshold is not None or options.stay is not None
+    given = given or (times and options.action == "list")
     if options.action != "run" and (given or options.engine or options.places or read_values(options)):
         raise UserError(f"study {options.action} takes no flag but --lab{allowed}")
