@@ -115,8 +115,10 @@ def decompose(
     """
     check_columns(frame, [value, *factors])
     check_draws("draws", draws, seed)
-    if len(set(factors)) < 2 or len(set(factors)) < len(factors):
-        raise UserError(f"a factorial needs at least two factors, each named once, got {' '.join(factors) or 'none'}")
+    if len(factors) < 2:
+        raise UserError(f"a factorial needs at least two factors, got {' '.join(factors) or 'none'}")
+    if len(set(factors)) < len(factors):
+        raise UserError(f"a factorial has each factor once, got {' '.join(factors)}")
     for name in factors:
         check_values(frame, name, pl.col(name).is_not_null(), "a level of the factor")
     if observed is None:
