@@ -3,8 +3,7 @@
 import argparse
 
 from shoal.commands.parsing import STUDY, Parser, add_execution, add_lab, add_settings, read_execution, read_values
-from shoal.commands.study import add_form
-from shoal.errors import UserError
+from shoal.commands.study import add_form, refuse_times
 
 
 def arguments(parser: Parser) -> None:
@@ -24,9 +23,7 @@ def run(options: argparse.Namespace) -> int:
         for name in NAMES:
             print(f"{name:18} {get_card(name).ABOUT}")
         return 0
-    for flag in ("threshold", "stay"):
-        if getattr(options, flag) is not None:
-            raise UserError(f"--{flag} does not apply to a card: each number is judged as it was published")
+    refuse_times(options)
     cards = {name: get_card(name) for name in options.names}
 
     from shoal.commands.questions import run_studies

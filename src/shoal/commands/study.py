@@ -66,6 +66,8 @@ def run(options: argparse.Namespace) -> int:
     find = dict.fromkeys(cards.NAMES, cards.get_card) if options.action == "report" else {}
     studies = {name: find.get(name, get_study)(check_name(name, "study")) for name in asked}
 
+    if find.keys() & set(options.names):
+        refuse_times(options)
     from shoal.commands.questions import report_studies, run_studies
     from shoal.studies import Form
     from shoal.studies.base import THRESHOLDS
@@ -82,6 +84,13 @@ def run(options: argparse.Namespace) -> int:
             raise UserError(f"no study was run in lab {lab.path}; shoal study run --all --lab {lab.path}")
     report_studies(studies, lab, options.threshold, options.stay)
     return 0
+
+
+def refuse_times(options: argparse.Namespace) -> None:
+    """Raise :class:`UserError` for flags that say when a run has generalised, where a card says it."""
+    for flag in ("threshold", "stay"):
+        if getattr(options, flag) is not None:
+            raise UserError(f"--{flag} does not apply to a card: each number is judged as it was published")
 
 
 def _refuse_unread(options: argparse.Namespace) -> None:
