@@ -95,6 +95,45 @@ def test_extrema_equal_brute_force(trials, t_max, random):
             assert row[f"delay_{q}"] == expected[f"valid_{q}"][1] - expected[f"train_{q}"][1]
 
 
+def test_what_is_nan_throughout_is_named_and_not_the_horizon():
+    """In data frames with its run, in the practical's dictionaries with its split."""
+    curve = {"step": [0, 10], **{name: [0.5, 0.75] for name in COLUMNS}, "valid_loss": [math.nan, math.nan]}
+    for t_max, last in ((None, 10), (0, 0)):
+        with pytest.raises(
+            UserError, match=f"valid_loss of run run0 is NaN in all of . evaluations? .*step {last}"
+        ) as e:
+            extrema(frame([curve]), t_max)
+        with pytest.raises(UserError, match=f"test loss is NaN in all of . evaluations? up to step {last}") as d:
+            get_extrema_performance_steps(practical(curve), t_max)
+        assert "T_max" not in str(e.value) + str(d.value)
+    with pytest.raises(UserError, match="no evaluation up to T_max=5"):
+        get_extrema_performance_steps(practical({"step": [10], **{name: [0.5] for name in COLUMNS}}), 5)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"test": {"loss": [0.5]}}, "the metrics have no test accuracy"),
+        ({"train": {"loss": [0.5, 0.1], "accuracy": [0.5]}}, "train loss has 2 values of 1 steps"),
+        ({"all_steps": [None]}, "all_steps must hold numbers, got None"),
+        ({"all_steps": []}, "no evaluation$"),
+    ],
+)
+def test_dictionaries_of_another_shape_are_refused(change, message):
+    metrics = practical({"step": [10], **{name: [0.5] for name in COLUMNS}}) | change
+    with pytest.raises(UserError, match=message):
+        get_extrema_performance_steps(metrics)
+    with pytest.raises(UserError, match="train loss has 1 trials, all_steps has 2"):
+        get_extrema_performance_steps_per_trials({**metrics, "train": {"loss": [[1.0]]}, "all_steps": [[1], [2]]})
+
+
+def test_the_practicals_steps_may_come_in_any_order():
+    curve = {"step": [20, 0, 10], **{name: [1.0, 0.5, 1.0] for name in COLUMNS}}
+    found = get_extrema_performance_steps(practical(curve))
+    assert found["max_test_accuracy_step"] == 10
+    assert get_extrema_performance_steps(practical(curve), 5)["max_test_accuracy"] == 0.5
+
+
 NAMES = dict(zip(COLUMNS, ("min_train_loss", "min_test_loss", "max_train_accuracy", "max_test_accuracy"), strict=True))
 
 

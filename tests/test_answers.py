@@ -6,12 +6,15 @@ import pytest
 
 import shoal
 from shoal.analysis import at_least, decompose, first_step_at_least
+from shoal.report import survival_table
+from shoal.report.factorial import factorial_test
 from shoal.report.panels import Axis
-from shoal.studies import Form, Results
+from shoal.studies import Form, Results, sanity
 from shoal.studies.answers import Case, direction, how_it_goes, who_scales_better
 from shoal.studies.data_scaling import thresholds, why_there
 from shoal.studies.mixed_orders import _gaps, which_first
 from shoal.studies.model_scaling import with_size
+from shoal.studies.parts import times_of
 from shoal.studies.power_laws import power_laws
 from shoal.studies.regularization import _mixed, norm_answers, norms
 from shoal.studies.seed_variance import FACTORS, _answer
@@ -150,13 +153,39 @@ def test_a_jump_is_not_taken_for_a_power_law_and_few_points_for_none():
     jump = numbered(runs({"gpt": 0})).with_columns(
         pl.when(pl.col("size") == 8).then(1e-4).otherwise(3.0).alias("valid_loss")
     )
-    (sentence,), _ = power_laws(jump, SIZE, "s", "laws")
-    assert sentence.endswith("a power law describes these runs poorly.")
+    (sentence,), table = power_laws(jump, SIZE, "s", "laws")
+    R2 = float(sentence.partition("R² = ")[2].partition(",")[0].replace("−", "-"))
+    assert R2 < 0.8  # of a law that goes through neither
+    assert "no power law" in sentence
+    assert "b =" not in sentence
+    ((_, cells),) = table.rows
+    assert [cell.text for cell in cells[:2]] == ["–", "–"]  # neither coefficient nor exponent
     (sentence,), table = power_laws(jump.filter(size=8), SIZE, "s", "laws")
     assert sentence.startswith("GPT: no power law in s: a power law of 2 parameters needs more than 2 points")
     (alone,), _ = power_laws(jump.filter(size=8).head(1), SIZE, "s", "laws")
     assert alone.endswith("got 1 point at 1.")
     assert table is None
+
+
+def exponent_interval(sentence):
+    ends = sentence.partition("[")[2].partition("]")[0].replace("−", "-").split(", ")
+    return tuple(map(float, ends))
+
+
+def test_whole_settings_are_drawn_again():
+    """Runs that say the same as others of their setting make no interval shorter."""
+    sizes = 2.0 ** np.arange(9)
+    losses = sizes**-0.5 * np.exp(0.5 * np.random.default_rng(5).standard_normal(9))
+    once = numbered(pl.DataFrame({"size": sizes, "valid_loss": losses}).with_columns(model=pl.lit("gpt")))
+    four = numbered(pl.concat([once.drop("run")] * 4))
+    (low, high), (low4, high4) = (
+        exponent_interval(power_laws(frame, SIZE, "s", "laws")[0][0]) for frame in (once, four)
+    )
+    assert high4 - low4 > 0.9 * (high - low)
+    # likewise where a setting's runs have values of their own on the axis
+    spread = four.with_columns(pl.col("size") * (1 + 0.01 * (pl.col("run").cast(pl.Int64) // 9)), setting="size")
+    low4, high4 = exponent_interval(power_laws(spread, SIZE, "s", "laws", "setting")[0][0])
+    assert high4 - low4 > 0.9 * (high - low)
 
 
 class Told:
@@ -165,7 +194,8 @@ class Told:
     def __init__(self, extrema=None, curves=None, specs=None):
         self.extrema, self.curves, self.specs = extrema, curves, specs or {}
         frame = extrema if extrema is not None else curves
-        self.runs = frame.select("run").unique(maintain_order=True)
+        settings = [name for name in ("run", "model", "r_train") if name in frame.columns]
+        self.runs = frame.select(settings).unique(maintain_order=True).with_columns(state=pl.lit("done"), step=0)
         self.models = frame["model"].unique(maintain_order=True).to_list() if "model" in frame.columns else ["lstm"]
 
     def of(self, **settings):
@@ -240,7 +270,7 @@ def test_whether_more_steps_would_help_is_computed():
             for step, value in enumerate(values, 1)
         ]
         found.curves = pl.DataFrame(rows, ["run", "r_train", "step", "valid_accuracy"], orient="row")
-        return why_there(found)
+        return why_there(found, Form())
 
     flat, rising = [(0.3, 0.3), (0.2, 0.208)], [(0.1, 0.3), (0.6, 0.8)]
     assert told({0.1: rising[:1], 0.3: flat, 0.5: [*rising, (0.4, 0.95)]}) == [
@@ -257,7 +287,72 @@ def test_whether_more_steps_would_help_is_computed():
     assert told({0.3: [(0.1, 0.3)]})[1].endswith("in all of them: more steps may move these thresholds down.")
     done = shares({0.6: [1.0]})
     done.curves = done.extrema.select("run", "r_train", step=pl.lit(1), valid_accuracy=pl.lit(1.0))
-    assert why_there(done) == []
+    assert why_there(done, Form()) == []
+
+
+def timed(model, **accuracies):
+    """Results of runs evaluated every 50 steps: A_val of each; all memorise at step 50."""
+    rows = [
+        (run, model, 50 * k, 1.0 if k else 0.1, value) for run, own in accuracies.items() for k, value in enumerate(own)
+    ]
+    columns = ["run", "model", "step", "train_accuracy", "valid_accuracy"]
+    return Told(curves=pl.DataFrame(rows, columns, orient="row"))
+
+
+def median_of(results, form, threshold=0.99):
+    """The median as the table of times shows it."""
+    table = survival_table("t", times_of(results, form, threshold), "model")
+    return table.rows[0][1][table.header[1:].index("median step")].text
+
+
+def test_the_sentence_and_the_table_have_one_median():
+    """Of an even number of runs, of runs that never get there, of those that do not stay."""
+    early, late = [0, 1, 1, 1, 1, 1], [0, 0, 0, 0, 1, 1]
+    never, once = [0, 0, 0, 0, 0, 0], [0, 1, 0, 0, 0, 0]
+    for form in (Form(), Form(stay=2)):
+        for runs_ in ({"a": early, "b": late}, {"a": early, "b": late, "c": never}, {"a": early, "b": late, "c": once}):
+            results = timed("gpt", **runs_)
+            told = sanity.answer(results, form).partition("validation")[2]
+            assert f"at step {median_of(results, form)} in the median" in told
+    assert median_of(timed("gpt", a=early, b=late), Form()) == "125"
+    # where most have not got there, neither has a median
+    few = timed("gpt", a=early, b=late, c=never, d=never, e=never)
+    assert median_of(few, Form()) == "–"
+    assert "2 of 5 runs reached validation accuracy 0.99 (at steps 50 to 200)." in sanity.answer(few, Form())
+    assert sanity.answer(timed("gpt", a=early), Form()) == (
+        "GPT: 1 of 1 runs reached training accuracy 1 (at step 50), and 1 of 1 runs reached validation accuracy 0.99 "
+        "(at step 50)."
+    )
+
+
+def test_the_medians_of_data_scaling_are_those_of_its_table():
+    results = timed("lstm", a=[0, 1, 1, 1], b=[0, 0, 0, 1], c=[0, 0, 1, 1], d=[0, 0, 1, 1])
+    share = pl.when(pl.col("run").is_in(["a", "b"])).then(0.5).otherwise(0.7)
+    results.curves = results.curves.with_columns(r_train=share)
+    results.runs = results.runs.with_columns(r_train=share)
+    results.extrema = results.curves.group_by("run", "r_train").agg(pl.col("train_accuracy", "valid_accuracy").max())
+    (told,) = why_there(results, Form())
+    times = times_of(results, Form(), 0.9).with_columns(pl.col("r_train").cast(pl.String))
+    rows = dict(survival_table("t", times, "r_train").rows)
+    for share in ("0.7", "0.5"):
+        assert rows[share][-2].text in told
+    assert "from 100 at r_train 0.7 to 100 at 0.5" in told  # of 50 and 150
+
+
+def test_a_source_that_can_be_told_from_none_is_named():
+    """Initialisation × split alone, as its F test with Holm's correction finds it."""
+    rng = np.random.default_rng(1)
+    cells = [(i, s, o) for i in range(3) for s in range(3) for o in range(3)]
+    both = 3 * rng.standard_normal((3, 3))
+    times = pl.DataFrame(cells, list(FACTORS), orient="row").with_columns(
+        time=pl.Series([2 ** (12 + both[i, s] + 0.1 * rng.standard_normal()) for i, s, _ in cells]),
+        observed=pl.lit(True),
+    )
+    told = factorial_test(decompose(times, "time", list(FACTORS), observed="observed"))
+    assert "1 of 6 sources can be told from none: initialisation × split (p " in told
+    noise = times.with_columns(time=2 ** (12 + pl.Series(rng.standard_normal(27))))
+    told = factorial_test(decompose(noise, "time", list(FACTORS), observed="observed"))
+    assert "none of 6 sources" in told
 
 
 def test_what_a_seed_brings_is_told_with_what_cannot_be_told():
@@ -268,7 +363,7 @@ def test_what_a_seed_brings_is_told_with_what_cannot_be_told():
     )
     found = decompose(times, "time", list(FACTORS), observed="observed")
     highest = found.table["component_share"][-1]
-    told = _answer(found, "LSTM", 0.9)
+    told = _answer(found, "LSTM", "A_val ≥ 0.9")
     assert highest > 0
     assert told.startswith("LSTM, A_val ≥ 0.9: of the variance of log time, initialisation ")
     assert (
@@ -278,7 +373,7 @@ def test_what_a_seed_brings_is_told_with_what_cannot_be_told():
     assert told.endswith("All 27 runs got there.")
     cut = times.with_columns(time=pl.col("time").clip(upper_bound=1500), observed=pl.col("time") <= 1500)
     never = int((~cut["observed"]).sum())
-    told = _answer(decompose(cut, "time", list(FACTORS), observed="observed"), "LSTM", 0.9)
+    told = _answer(decompose(cut, "time", list(FACTORS), observed="observed"), "LSTM", "A_val ≥ 0.9")
     assert told.endswith(f"{never} of 27 runs, which had not got there, stand at the horizon, step 1,500.")
 
 

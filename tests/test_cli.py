@@ -1,5 +1,6 @@
 """The command line: one clear line for a mistake, exit codes, and one session from training to report."""
 
+import json
 import re
 import subprocess
 import sys
@@ -101,6 +102,11 @@ WRONG = {
     "study run power-2022": "unknown study 'power-2022'",
     "reproduce power": "unknown card 'power'.*did you mean 'power-2022'",
     "reproduce power-2022 --threshold 0.5": "--threshold does not apply to a card",
+    "reproduce power-2022 --stay 2": "--stay does not apply to a card",
+    "study report power-2022 --stay 2": "--stay does not apply to a card",
+    "study run sanity --quick --stay 0": "stay must be a whole number of evaluations of at least 1, got 0",
+    "study run sanity --stay 1.5": "--stay must be an integer, got '1.5'",
+    "study list --stay 2": "study list takes no flag but --lab",
     "certify ../x": "'../x' is not allowed",
     "certify abc": "no run 'abc'",
     "report abc": "no run 'abc'",
@@ -200,6 +206,29 @@ def test_tables_on_the_terminal_have_titles_that_tell_them_apart(tmp_path, capsy
     ]
     assert all(lines[lines.index(title) + 1].startswith("model ") for title in titles)
     assert "How this was made: The runs behind the figures." in lines
+
+
+def test_how_long_a_run_has_to_stay_is_kept_with_the_study_and_can_be_asked_again(tmp_path, capsys):
+    lab = ["--lab", str(tmp_path / "lab")]
+    small = ["--quick", "--seeds", "1", "--p", "5", "--n-steps", "12", "--eval-period", "4", "--embedding-size", "8"]
+    threshold = ["--threshold", "0.05"]
+    assert main(["study", "run", "sanity", *small, *lab, *threshold, "--stay", "2"]) == 0
+    twice = "reached validation accuracy 0.05 at 2 evaluations in a row"
+    assert twice in capsys.readouterr().out
+    page = tmp_path / "lab" / "reports" / "sanity" / "report.md"
+    assert twice in page.read_text()
+    assert "--threshold 0.05 --stay 2" in page.read_text()
+    assert "| fell back |" in page.read_text()
+    assert main(["study", "report", "sanity", *lab]) == 0
+    assert twice in page.read_text()
+    assert main(["study", "report", "sanity", *lab, "--stay", "1"]) == 0
+    assert "reached validation accuracy 0.05 (both models)" in page.read_text()
+    assert "in a row" not in page.read_text()
+    note = tmp_path / "lab" / "studies" / "sanity.json"
+    older = {key: value for key, value in json.loads(note.read_text()).items() if key != "stay"}
+    note.write_text(json.dumps(older))  # of a lab that knew of no stay
+    assert main(["study", "report", "sanity", *lab]) == 0
+    assert "in a row" not in page.read_text()
 
 
 def test_a_table_in_a_file_is_as_wide_as_it_needs_to_be(capsys):

@@ -10,9 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 from polars.testing import assert_frame_equal
+from scipy import stats
 
-from shoal.analysis import decompose
-from shoal.analysis.factorial import SEEDS, sums_of_squares, variance_components
+from shoal.analysis import decompose, holm
+from shoal.analysis.factorial import SEEDS, f_test, sums_of_squares, variance_components
 from shoal.errors import UserError
 from shoal.report import Report, Section, factorial_figure, factorial_notes, factorial_table, write_report
 
@@ -120,13 +121,91 @@ def test_the_shares_that_were_put_in_come_out():
     assert table.filter(pl.col("low") > pl.col("high")).is_empty()
 
 
-def test_intervals_hold_the_share_about_as_often_as_they_say():
-    rng, held = np.random.default_rng(8), []
-    for seed in range(120):
-        values = effects(rng, (4, 4, 4), {(0,): 1.0, (1,): 1.0, (2,): 1.0, (0, 1, 2): 1.0})
-        table = decompose(frame(values), "loss", log2=False, draws=800, seed=seed).table
-        held.append((table["low"].to_numpy()[:3] <= 0.25) & (table["high"].to_numpy()[:3] >= 0.25))
-    assert 0.9 <= np.mean(held) <= 0.99
+REST = (0, 1, 2)
+VARIANCES = {
+    "remainder alone": {REST: 1.0},
+    "one main effect": {(0,): 1.0, REST: 1.0},
+    "main effects": {(0,): 1.0, (1,): 1.0, (2,): 1.0, REST: 1.0},
+    "one interaction": {(0, 1): 10.0, REST: 0.5},
+    "all": dict.fromkeys([(0,), (1,), (2,), (0, 1), (0, 2), (1, 2), REST], 1.0),
+}
+
+
+def simulated(shape, variances, samples, seed=8):
+    """For each source: how often the interval held the true share, and how often p was at most 0.05."""
+    rng, held, rejected = np.random.default_rng(seed), [], []
+    for sample in range(samples):
+        table = decompose(frame(effects(rng, shape, variances)), "loss", log2=False, draws=800, seed=sample).table
+        shares = [variances.get(tuple(SEEDS.index(name) for name in source), 0.0) for source in table["source"]]
+        truth = pl.Series(shares) / sum(shares)
+        held.append(((table["low"] <= truth) & (truth <= table["high"])).to_list())
+        rejected.append(((table["p"] <= 0.05).fill_null(False)).to_list())
+    return np.mean(held, axis=0), np.mean(rejected, axis=0)
+
+
+def test_an_interval_holds_a_remainder_that_is_all_there_is():
+    """Its true share is 1 and that of the others 0: the ends of what a share can be."""
+    held, rejected = simulated((3, 3, 3), VARIANCES["remainder alone"], 100)
+    assert held.min() >= 0.86
+    assert rejected.max() <= 0.14
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", VARIANCES)
+@pytest.mark.parametrize("shape", [(2, 2, 2), (3, 3, 3), (2, 3, 5), (3, 4, 6)])
+def test_intervals_hold_the_share_and_tests_keep_their_level(name, shape):
+    variances = VARIANCES[name]
+    held, rejected = simulated(shape, variances, 300)
+    assert held.min() >= 0.87
+    absent = [source not in variances for source in sums_of_squares(np.zeros(shape))]
+    assert rejected[absent].max(initial=0.0) <= 0.05 + 0.045
+
+
+@pytest.mark.slow
+def test_f_tests_find_what_is_there():
+    _, rejected = simulated((3, 3, 3), VARIANCES["one interaction"], 200)
+    assert rejected[3] >= 0.9
+    _, rejected = simulated((4, 4, 4), VARIANCES["one main effect"], 200)
+    assert rejected[0] >= 0.7
+
+
+@some
+@given(arrays(np.float64, (3, 4), elements=st.integers(-8, 8).map(float)))
+def test_f_of_two_factors_is_that_of_the_two_way_analysis_of_variance(values):
+    """Each main effect over the remainder, as in a textbook of analysis of variance without replication."""
+    cells_ = [(i, j, values[i, j]) for i, j in np.ndindex(values.shape)]
+    table = decompose(
+        pl.DataFrame(cells_, [*SEEDS[:2], "loss"], orient="row"), "loss", SEEDS[:2], log2=False, draws=50
+    ).table
+    rows, columns = values.mean(axis=1, keepdims=True), values.mean(axis=0, keepdims=True)
+    rest = ((values - rows - columns + values.mean()) ** 2).sum() / 6
+    for place, (means, n, df) in enumerate(((rows, 4, 2), (columns, 3, 3))):
+        mean_square = n * ((means - values.mean()) ** 2).sum() / df
+        if min(rest, mean_square) < 1e-9:
+            assert table["F"][place] is table["p"][place] is None
+            continue
+        assert table["F"][place] == pytest.approx(mean_square / rest)
+        assert table["p"][place] == pytest.approx(stats.f.sf(mean_square / rest, df, 6))
+    assert table["p"][-1] is None
+    assert table["p_holm"].to_list() == holm(table["p"].to_list())
+
+
+def test_f_of_three_factors_is_exact_for_pairs_and_satterthwaites_for_single_ones():
+    """The mean squares of 27 runs of an LSTM, by hand."""
+    sources = list(sums_of_squares(np.zeros((3, 3, 3))))
+    df = dict(zip(sources, [2, 2, 2, 4, 4, 4, 8], strict=True))
+    squares = dict(zip(sources, [0.757, 0.362, 0.437, 3.05, 0.806, 0.361, 1.15], strict=True))
+    ms = {source: squares[source] / df[source] for source in sources}
+    F, p = f_test(ms, df, (0, 1))
+    assert pytest.approx(5.304, abs=1e-3) == F
+    assert p == pytest.approx(0.0219, abs=1e-4)
+    # E[MS_A] + E[MS_ABC] = E[MS_AB] + E[MS_AC] where A brings nothing
+    a, ab, ac, rest = 0.3785, 0.7625, 0.2015, 0.14375
+    F, p = f_test(ms, df, (0,))
+    assert pytest.approx((a + rest) / (ab + ac)) == F
+    dfs = (a + rest) ** 2 / (a**2 / 2 + rest**2 / 8), (ab + ac) ** 2 / (ab**2 / 4 + ac**2 / 4)
+    assert p == pytest.approx(stats.f.sf(F, *dfs))
+    assert f_test(ms, df, (0, 1, 2)) == (None, None)
 
 
 @some

@@ -70,6 +70,7 @@ def test_settings_replace_values_and_axes_take_several():
         ({"settings": {"num_heads": ["2"]}}, "num_heads=2 does not apply to model 'lstm'"),
         ({"settings": {"lr": ["x"]}}, "lr must be a finite number above 0, got 'x'"),
         ({"seeds": 0}, "seeds must be an integer of at least 1, got 0"),
+        ({"stay": 0}, "stay must be a whole number of evaluations of at least 1, got 0"),
         ({"thresholds": (1.5,)}, r"threshold must be an accuracy in \(0, 1\], got 1.5"),
     ],
 )
@@ -79,9 +80,9 @@ def test_what_a_form_refuses(form, message):
 
 
 def test_a_form_is_kept_with_the_lab_and_typed_again():
-    form = Form(True, 3, {"lr": ["0.1", "0.2"], "weight_decay": [None]}, (0.5,))
+    form = Form(True, 3, {"lr": ["0.1", "0.2"], "weight_decay": [None]}, (0.5,), stay=3)
     assert Form.from_json({**form.to_json(), "runs": []}) == form
-    assert form.flags() == " --quick --seeds 3 --threshold 0.5 --lr 0.1 0.2 --weight-decay none"
+    assert form.flags() == " --quick --seeds 3 --threshold 0.5 --stay 3 --lr 0.1 0.2 --weight-decay none"
     assert Form.from_json({"quick": False, "runs": []}) == Form()
 
 

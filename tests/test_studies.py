@@ -266,22 +266,6 @@ def test_improve_has_pairs_enough_for_its_own_test(quick):
     assert found["smallest_p"].item() * comparisons < 0.05
 
 
-def test_the_answer_is_computed_from_the_curves():
-    curves = pl.DataFrame(
-        {
-            "run": ["a", "a", "b", "b"],
-            "model": ["gpt"] * 4,
-            "step": [10, 500, 10, 500],
-            "train_accuracy": [1.0, 1.0, 0.5, 1.0],
-            "valid_accuracy": [0.2, 0.995, 0.1, 0.98],
-        }
-    )
-    assert sanity.answer(curves, "gpt") == (
-        "GPT: 2 of 2 runs reached training accuracy 1 (at step 255 in the median, 10 to 500), and 1 of 2 runs reached "
-        "validation accuracy 0.99 (at step 500)."
-    )
-
-
 def test_the_report_of_sanity_has_its_four_figures_and_ten_rows(lab, tmp_path):
     form = form_of("sanity")
     report = sanity.report(results_of(lab, form.specs(sanity)), form)

@@ -1,6 +1,7 @@
 """Times to a threshold, their curves and summaries, against textbooks, brute force and scipy."""
 
 import math
+from fractions import Fraction
 
 import numpy as np
 import polars as pl
@@ -15,12 +16,11 @@ from shoal.analysis import (
     kaplan_meier,
     logrank,
     logrank_pairs,
+    median_time,
     restricted_times,
     survival_summary,
-    time_to,
 )
 from shoal.analysis.survival import outlasting
-from shoal.errors import UserError
 
 some = settings(max_examples=25, deadline=None)
 
@@ -39,69 +39,6 @@ def brute_force_curve(times: list[tuple[int, bool]]) -> dict[int, tuple[float, f
             low, high = survival ** math.exp(half), survival ** math.exp(-half)
         out[step] = (survival, low, high)
     return out
-
-
-# times
-
-
-def test_the_time_is_the_first_evaluated_step_on_the_right_side():
-    curves = pl.DataFrame(
-        {
-            "run": ["a", "a", "a", "b", "b", "c", "c", "d"],
-            "step": [200, 100, 300, 100, 250, 100, 200, 50],
-            "valid_accuracy": [0.99, 0.5, 0.1, 0.5, 0.98, math.nan, None, 1.0],
-            "valid_loss": [0.1, 2.0, 3.0, 2.0, 0.2, math.nan, None, 0.05],
-        }
-    )
-    states = pl.DataFrame(
-        {"run": ["a", "b", "c", "e"], "state": ["diverged", "done", "diverged", "waiting"], "step": [340, 250, 137, 0]}
-    )
-    assert time_to(curves, states=states).rows() == [
-        ("a", 200, True, "diverged"),
-        ("b", 250, False, "done"),
-        ("c", 137, False, "diverged"),
-        ("d", 50, True, None),
-        ("e", 0, False, "waiting"),
-    ]
-    assert time_to(curves, "valid_loss", 0.2, "at most").select("time", "observed").rows() == [
-        (200, True),
-        (250, True),
-        (100, False),
-        (50, True),
-    ]
-    assert time_to(curves, threshold=0.5, states=states.drop("step"))["time"].to_list() == [100, 100, 100, 50, 0]
-
-
-def test_a_threshold_is_met_by_the_number_that_float32_has_for_it():
-    curves = pl.DataFrame({"run": ["a"], "step": [7], "valid_accuracy": pl.Series([0.9], dtype=pl.Float32)})
-    assert time_to(curves, threshold=0.9)["observed"].to_list() == [True]
-
-
-def test_wrong_columns_and_directions_are_named():
-    curves = pl.DataFrame({"run": ["a"], "step": [7], "valid_accuracy": [0.9]})
-    with pytest.raises(UserError, match=r"unknown column 'valid_acuracy'.*did you mean 'valid_accuracy'"):
-        time_to(curves, "valid_acuracy")
-    with pytest.raises(UserError, match="unknown direction 'atmost': 'at least' or 'at most'; did you mean 'at most'"):
-        time_to(curves, direction="atmost")
-    with pytest.raises(UserError, match="unknown column 'modle'"):
-        kaplan_meier(signed(a=[1]), "modle")
-
-
-@some
-@given(st.lists(st.lists(st.sampled_from([0.0, 0.5, 0.9, math.nan, None]), min_size=1, max_size=6), max_size=4))
-def test_times_equal_brute_force(runs):
-    schema = {"run": pl.String, "step": pl.Int64, "valid_accuracy": pl.Float64}
-    rows = [(str(i), 10 * k, value) for i, run in enumerate(runs) for k, value in enumerate(run)]
-    curves, threshold = pl.DataFrame(rows, schema=schema, orient="row"), 0.5
-    for direction in ("at least", "at most"):
-        found = time_to(curves, threshold=threshold, direction=direction)
-        expected = []
-        for i, run in enumerate(runs):
-            known = [(10 * k, v) for k, v in enumerate(run) if v is not None]
-            right = [s for s, v in known if (v >= threshold if direction == "at least" else v <= threshold)]
-            last = known[-1][0] if known else 0
-            expected.append((str(i), right[0] if right else last, bool(right), None))
-        assert found.rows() == expected
 
 
 def test_restricted_times_know_everything():
@@ -194,7 +131,7 @@ def test_diverging_does_not_make_a_setting_look_faster():
         state=pl.when(lost).then(pl.lit("diverged")).otherwise(pl.lit("done")),
     )
     a, b = survival_summary(times, "group").rows(named=True)
-    assert (a["median"], b["median"]) == (500, None)
+    assert (a["median"], b["median"]) == (550, None)
     assert b["restricted_mean"] == pytest.approx((300 + 400 + 4 * 800) / 6)
     assert a["restricted_mean"] == 550
     assert logrank_pairs(times, "group")["z"].item() > 0
@@ -205,29 +142,71 @@ def test_diverging_does_not_make_a_setting_look_faster():
 # the summary
 
 
+def crosses_half(curve: list[tuple[int, Fraction]]) -> float | None:
+    """The median as R's print.survfit takes it from a curve (``minmin``), in exact fractions."""
+    half = Fraction(1, 2)
+    below = [(step, survival) for step, survival in curve if survival <= half]
+    if not below:
+        return None
+    lower = [step for step, survival in below if survival < half]
+    return (below[0][0] + lower[0]) / 2 if below[0][1] == half and lower else below[0][0]
+
+
+def exact_curve(times: list[tuple[int, bool]]) -> list[tuple[int, Fraction]]:
+    """The product limit in exact fractions."""
+    survival, out = Fraction(1), []
+    for step in sorted({time for time, _ in times}):
+        n, d = sum(time >= step for time, _ in times), sum(time == step and seen for time, seen in times)
+        survival *= Fraction(n - d, n)
+        out.append((step, survival))
+    return out
+
+
+@pytest.mark.parametrize(
+    ("times", "median"),  # print(survfit(Surv(abs(x), x > 0) ~ 1)) of R
+    [
+        ([1, 2, 3, 4], 2.5),
+        ([1, 2, 3, 4, 5], 3),
+        ([1, 1, 1, 5, 6, 7], 3),
+        ([1, 2, -3, 4], 3),  # ½ from 2 to 4
+        ([1, 2, -3, -4], 2),  # ½ to the end
+        ([1, -2, 3, 4, 5, 6], 4),  # 5/6 · 3/4 · 2/3 is below ½
+        ([1, -2, -3, -4], None),
+        ([6900, 7400], 7150),
+        ([-6900], None),
+    ],
+)
+def test_the_median_is_the_one_that_r_prints(times, median):
+    assert median_time(signed(a=times)) == median
+    assert survival_summary(signed(a=times))["median"].item() == median
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.tuples(st.integers(1, 9), st.sampled_from([True, True, False])), max_size=24))
+def test_the_median_is_that_of_exact_fractions(runs):
+    """Shares that come to exactly one half, as (5/6)(4/5)(3/4), come to it with rounding."""
+    frame = pl.DataFrame(runs, {"time": pl.Int64, "observed": pl.Boolean}, orient="row")
+    assert median_time(frame) == crosses_half(exact_curve(runs))
+    if runs and all(seen for _, seen in runs):
+        assert median_time(frame) == np.median([time for time, _ in runs])
+
+
 @some
 @given(samples())
-def test_the_interval_of_the_median_holds_the_steps_at_which_the_band_holds_one_half(times):
+def test_the_interval_of_the_median_is_where_the_edges_of_the_band_cross_one_half(times):
     times = pl.concat([times] * 6)  # with fewer than six runs there is none
     row = survival_summary(times).row(0, named=True)
     curve = brute_force_curve(times.select("time", "observed").rows())
-
-    def at(step: float) -> tuple[float, float, float]:
-        passed = [(1.0, 1.0, 1.0), *(values for s, values in curve.items() if s <= step)]
-        survival, low, high = passed[-1]
-        if survival == 0:  # the formula says nothing of the end; the upper edge stays where it was
-            low, high = 0.0, [h for _, _, h in passed if not math.isnan(h)][-1]
-        elif survival == 1:
-            low = high = 1.0
-        return survival, low, high
-
-    last = max(curve)
-    for step in range(0, last + 1, 25):
-        survival, low, high = at(step)
-        assert (row["median"] is not None and step >= row["median"]) == (survival <= 0.5 + 1e-12)
-        inside = row["median_low"] is not None and row["median_low"] <= step
-        inside &= row["median_high"] is None or step < row["median_high"]
-        assert inside == (low <= 0.5 + 1e-12 < high)
+    lows, highs, highest = [], [], 1.0
+    for step, (survival, low, high) in curve.items():
+        # the formula says nothing of the ends; the upper edge stays where it was
+        highest = highest if math.isnan(high) else high
+        lows.append((step, low if 0 < survival < 1 else round(survival)))
+        highs.append((step, highest if survival < 1 else 1.0))
+    survivals = [(step, survival) for step, (survival, _, _) in curve.items()]
+    for name, edge in (("median", survivals), ("median_low", lows), ("median_high", highs)):
+        expected = crosses_half([(step, Fraction(value).limit_denominator(10**9)) for step, value in edge])
+        assert row[name] == expected, name
 
 
 def test_there_is_no_rate_while_runs_are_in_training():

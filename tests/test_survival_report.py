@@ -60,6 +60,15 @@ def test_the_table_says_how_many_and_when():
     assert "still in training, censored where it stands" in waiting.caption
 
 
+def test_the_table_says_how_many_fell_back_where_times_tell():
+    fell_back = pl.Series([True, True, False, False, False] + [False] * 5)
+    table = survival_table("times", SHOWN.with_columns(fell_back=fell_back), "model")
+    place = table.header[1:].index("fell back")
+    assert {label: cells[place].text for label, cells in table.rows} == {"LSTM": "2", "GPT": "0"}
+    assert "Fell back: " in table.caption
+    assert "Fell back: " not in survival_table("times", SHOWN, "model").caption
+
+
 def test_the_log_rank_test_in_words():
     words = logrank_sentence(SHOWN, "model")
     assert words.startswith("Log-rank test over 2 groups of model: χ² = ")

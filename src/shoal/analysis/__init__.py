@@ -6,13 +6,12 @@ from typing import TYPE_CHECKING, Any
 from shoal.analysis.accounts import compute_sequences, training_flop
 from shoal.analysis.correction import holm
 from shoal.analysis.extrema import (
-    at_least,
     extrema,
-    first_step_at_least,
     get_extrema_performance_steps,
     get_extrema_performance_steps_per_trials,
     mean_and_std,
 )
+from shoal.analysis.times import at_least, first_step_at_least, time_to
 
 if TYPE_CHECKING:
     from shoal.analysis.comparison import Metric, compare, pairs
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
     from shoal.analysis.power_law import PowerLaw, PowerLawFit, fit_power_law
     from shoal.analysis.scaling import ScalingFit, fit_scaling
     from shoal.analysis.scaling_law import ScalingLaw
-    from shoal.analysis.survival import kaplan_meier, restricted_times, survival_summary, time_to
+    from shoal.analysis.survival import kaplan_meier, median_time, restricted_times, survival_summary
     from shoal.analysis.trends import SlopeDifference, TrendEstimate, slope_difference, trend
 
 __all__ = [
@@ -49,6 +48,7 @@ __all__ = [
     "logrank",
     "logrank_pairs",
     "mean_and_std",
+    "median_time",
     "pairs",
     "restricted_times",
     "slope_difference",
@@ -67,7 +67,7 @@ _HOMES = {
     "power_law": ("PowerLaw", "PowerLawFit", "fit_power_law"),
     "scaling": ("ScalingFit", "fit_scaling"),
     "scaling_law": ("ScalingLaw",),
-    "survival": ("kaplan_meier", "restricted_times", "survival_summary", "time_to"),
+    "survival": ("kaplan_meier", "median_time", "restricted_times", "survival_summary"),
     "trends": ("SlopeDifference", "TrendEstimate", "slope_difference", "trend"),
 }
 

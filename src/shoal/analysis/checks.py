@@ -45,6 +45,9 @@ def clusters(points: pl.DataFrame, group: str | None) -> NDArray[np.int64]:
         raise UserError(
             f"no column {group!r}: the columns are {' '.join(points.columns)}{nearest(group, points.columns)}"
         )
+    if points[group].null_count():
+        row = int(points[group].is_null().arg_max() or 0) + 1
+        raise UserError(f"row {row}: {group} must name the cluster of the point, got null")
     return points[group].rank("dense").cast(pl.Int64).to_numpy() - 1
 
 

@@ -1,6 +1,7 @@
 """What every analysis asks of the frames it is given."""
 
 from collections.abc import Iterable, Sequence
+from numbers import Real
 from typing import Any
 
 import polars as pl
@@ -20,6 +21,68 @@ def check_columns(frame: pl.DataFrame, names: Iterable[str]) -> None:
     for name in names:
         if name not in frame.columns:
             raise UserError(f"unknown column {name!r}: one of {' '.join(frame.columns)}{nearest(name, frame.columns)}")
+
+
+def check_numbers(frame: pl.DataFrame, names: Iterable[str]) -> None:
+    """Raise :class:`UserError` naming the first of ``names`` that is no column of numbers; one of nulls alone is."""
+    names = list(names)
+    check_columns(frame, names)
+    for name in names:
+        kind = frame.schema[name]
+        if not (kind.is_numeric() or kind == pl.Null):
+            raise UserError(f"column {name!r} must hold numbers, it holds {kind}")
+
+
+def check_values(frame: pl.DataFrame, name: str, right: pl.Expr, allowed: str) -> None:
+    """Raise :class:`UserError` naming the first row, counted from 1, in which ``right`` is not true of ``name``."""
+    wrong = frame.select(place=pl.int_range(pl.len()).filter(~right.fill_null(False)))["place"]
+    if len(wrong):
+        row, value = wrong[0] + 1, frame[name][wrong[0]]
+        got = "null" if value is None else repr(value) if isinstance(value, str) else value
+        raise UserError(f"row {row}: {name} must be {allowed}, got {got}")
+
+
+def check_curves(curves: pl.DataFrame, columns: Iterable[str]) -> None:
+    """Refuse curves in which a value is no number, a run or step is missing, or a run has a step twice.
+
+    Args:
+        curves: ``run``, ``step`` and ``columns``, one row per evaluation in any order; values may be null or NaN.
+        columns: what is looked at.
+
+    Raises:
+        UserError: names the column, the row, counted from 1, or the run and step.
+    """
+    check_columns(curves, ["run"])
+    check_numbers(curves, ["step", *columns])
+    check_values(curves, "run", pl.col("run").is_not_null(), "the name of a run")
+    check_steps(curves)
+    twice = curves.filter(curves.select("run", "step").is_duplicated())
+    if len(twice):
+        raise UserError(f"run {twice['run'][0]!r} has several rows of step {twice['step'][0]}")
+
+
+def check_steps(frame: pl.DataFrame, null: bool = False) -> None:
+    """Raise :class:`UserError` naming the first ``step`` that is no whole number of at least 0 (or null)."""
+    whole = is_count("step") & (pl.col("step").cast(pl.Float64) % 1 == 0)
+    check_values(frame, "step", (pl.col("step").is_null() & null) | whole, "a whole number of at least 0")
+
+
+def check_draws(name: str, draws: int, seed: int) -> None:
+    """Raise :class:`UserError` unless ``draws`` is an integer above 0 and ``seed`` one of at least 0."""
+    for what, value, least in ((name, draws, 1), ("seed", seed, 0)):
+        if not isinstance(value, int) or isinstance(value, bool) or value < least:
+            raise UserError(f"{what} must be an integer of at least {least}, got {value!r}")
+
+
+def is_number(value: Any) -> bool:
+    """Whether a value is a number, and no boolean."""
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
+def is_count(name: str) -> pl.Expr:
+    """Whether a number is finite and at least 0."""
+    value = pl.col(name).cast(pl.Float64)
+    return value.is_finite() & (value >= 0)
 
 
 def rows_with(frame: pl.DataFrame, column: str, values: Sequence[Any]) -> pl.DataFrame:

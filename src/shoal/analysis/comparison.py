@@ -9,7 +9,7 @@ run got there is a tie, and one in which a single run did has a sign but no size
 differences between ranks in the pooled cut-off times, which swap sign when the runs of a pair are swapped, so that
 the sign-flip test stays valid.
 
-The test, the intervals and the effect sizes are those of :mod:`shoal.analysis.paired`.
+The test and the effect sizes are those of :mod:`shoal.analysis.paired`, the interval of the mean is Student's.
 """
 
 from collections.abc import Sequence
@@ -20,10 +20,12 @@ import numpy as np
 import polars as pl
 from scipy import stats
 
-from shoal.analysis.columns import check_columns, rows_with
+from shoal.analysis.columns import check_columns, check_draws, check_numbers, check_values, rows_with
 from shoal.analysis.correction import holm
-from shoal.analysis.paired import cohens_d_z, mean_interval, rank_biserial, sign_flip_test, superiority
+from shoal.analysis.paired import cohens_d_z, rank_biserial, sign_flip_test, superiority
 from shoal.analysis.survival import has_outcome, restricted_times
+from shoal.analysis.times import check_states, check_times
+from shoal.analysis.trends import student_interval
 from shoal.errors import UserError
 
 
@@ -41,7 +43,7 @@ class Metric:
     column: str
     larger_is_better: bool
     observed: str | None = None
-    horizon: int | None = None
+    horizon: float | None = None
 
 
 def pairs(
@@ -64,10 +66,17 @@ def pairs(
         and ``horizon``; null where one run of the pair has no value.
 
     Raises:
-        UserError: a column or value is unknown, or two runs stand for the same half of a pair.
+        UserError: a column or value is unknown, two runs stand for the same half of a pair, a run has no ``pair``, or
+            the metric holds no numbers, or no times (see :func:`shoal.analysis.times.check_times`).
     """
     wanted = [setting, pair, metric.column] + ([] if metric.observed is None else [metric.observed])
     check_columns(frame, wanted)
+    check_values(frame, pair, pl.col(pair).is_not_null(), "what the runs of a pair share")
+    if metric.observed is None:
+        check_numbers(frame, [metric.column])
+        frame = check_states(frame)
+    else:
+        frame = check_times(frame, metric.column, metric.observed)
     own = rows_with(frame, setting, [variant, baseline])
     twice = own.filter(own.select(setting, pair).is_duplicated())
     if len(twice):
@@ -102,7 +111,7 @@ def _valued(runs: pl.DataFrame, metric: Metric, setting: str, pair: str) -> pl.D
         pl.col("time").cast(pl.Float64).alias("value"),
         pl.col("observed").alias("seen"),
         "rank",
-        pl.lit(horizon, dtype=pl.Int64).alias("horizon"),
+        pl.lit(horizon, dtype=pl.Float64).alias("horizon"),
     )
 
 
@@ -139,21 +148,25 @@ def compare(
         setting: the column that tells variants apart.
         baseline: the value with which the others are compared.
         pair: the column in which the runs of a pair agree.
-        resamples: of the bootstrap, and of the test where the patterns of signs are too many to count.
-        seed: of both.
+        resamples: of the test, where the patterns of signs are too many to count.
+        seed: of these.
 
     Returns:
         One row per variant and metric: ``variant``, ``metric``, ``n`` (complete pairs), ``missing_baseline`` and
-        ``missing_variant`` (the pairs of which that run has no value), ``n_censored`` (pairs in which a run did not
-        get there), ``horizon``; ``mean_difference`` with ``low`` and ``high``, and ``median_difference``, all
-        variant − baseline; effect sizes that are positive where the variant is better: ``d_z`` (Cohen's, mean over
-        standard deviation of the differences; biased upwards by about 3/(4n − 5) of itself) with its interval under
-        normal differences, null where pairs are censored, and ``rank_biserial`` in [−1, 1]; ``better``, ``worse`` and
-        ``tied`` pairs and ``superiority`` (share of pairs in which the variant is better, ties counted half) with its
-        Wilson interval; ``p`` of the two-sided sign-flip test, ``smallest_p`` that n pairs can reach, and ``p_holm``,
-        corrected for all rows of this frame. Null where the pairs are too few or all equal.
+        ``missing_variant`` (the pairs of which that run has no value), ``n_censored`` (pairs in which a run did not get
+        there), ``horizon``; ``mean_difference`` with Student's 95 % interval ``low`` and ``high``, and
+        ``median_difference``, all variant − baseline; effect sizes that are positive where the variant is better:
+        ``d_z`` (Cohen's, mean over standard deviation of the differences; biased upwards by about 3/(4n − 5) of itself)
+        with its interval under normal differences, null where pairs are censored, and ``rank_biserial`` in [−1, 1];
+        ``better``, ``worse`` and ``tied`` pairs and ``superiority`` (share of pairs in which the variant is better,
+        ties counted half) with its Wilson interval; ``p`` of the two-sided sign-flip test, ``smallest_p`` that n pairs
+        can reach, and ``p_holm``, corrected for all rows of this frame. Null where the pairs are too few or all equal.
+
+    Raises:
+        UserError: as of :func:`pairs`, or no run has another value of the setting.
     """
     check_columns(frame, [setting])
+    check_draws("resamples", resamples, seed)
     variants = [v for v in frame[setting].unique(maintain_order=True) if v is not None and v != baseline]
     rows = []
     for variant in variants:
@@ -169,7 +182,7 @@ def compare(
 
 _NUMBERS = ("mean_difference", "low", "high", "median_difference", "d_z", "d_z_low", "d_z_high", "rank_biserial")
 _SHARES = ("superiority", "superiority_low", "superiority_high", "p", "smallest_p")
-_OVERRIDES: dict[str, Any] = {"horizon": pl.Int64, **dict.fromkeys((*_NUMBERS, *_SHARES), pl.Float64)}
+_OVERRIDES: dict[str, Any] = {"horizon": pl.Float64, **dict.fromkeys((*_NUMBERS, *_SHARES), pl.Float64)}
 
 
 def _compared(found: pl.DataFrame, metric: Metric, resamples: int, seed: int) -> dict[str, Any]:
@@ -177,7 +190,7 @@ def _compared(found: pl.DataFrame, metric: Metric, resamples: int, seed: int) ->
     differences, scores = complete["difference"].to_numpy(), complete["score"].to_numpy()
     n, n_censored = len(complete), int(complete["censored"].sum())
     better, worse = int((scores > 0).sum()), int((scores < 0).sum())
-    low, high = mean_interval(differences, resamples, seed)
+    low, high = student_interval(differences.tolist())
     share, share_low, share_high = superiority(scores)
     oriented = differences if metric.larger_is_better else -differences
     d_z, d_z_low, d_z_high = (None, None, None) if n_censored else cohens_d_z(oriented)

@@ -9,12 +9,12 @@ called ``test``); :func:`extrema` says the same of data frames.
 """
 
 from collections.abc import Mapping, Sequence
-from numbers import Real
 from typing import Any
 
 import numpy as np
 import polars as pl
 
+from shoal.analysis.columns import check_columns, check_curves, is_number
 from shoal.errors import UserError
 
 # name in data frames -> name in the practical's dictionaries, and split and quantity there
@@ -26,15 +26,18 @@ _BEST = {
 }
 
 
-def first_best(values: Sequence[float], steps: Sequence[int], loss: bool) -> tuple[float, int]:
+def first_best(values: Sequence[float], steps: Sequence[int], loss: bool, what: str = "a value") -> tuple[float, int]:
     """The best of ``values`` and the first of ``steps`` at which it was reached; NaN counts as nothing.
 
     >>> first_best([0.5, 1.0, 1.0], [0, 10, 20], loss=False)
     (1.0, 10)
     """
     array = np.asarray(values, dtype=np.float64)
-    if len(array) == 0 or np.isnan(array).all():
-        raise UserError("there is nothing to take the best of: no evaluation up to T_max")
+    if np.isnan(array).all():
+        raise UserError(
+            f"there is nothing to take the best of: {what} is NaN in all of {len(array)} evaluations up to step "
+            f"{steps[-1]}"
+        )
     best = int((np.nanargmin if loss else np.nanargmax)(array))  # both return the first of equals
     return float(array[best]), int(steps[best])
 
@@ -50,14 +53,41 @@ def get_extrema_performance_steps(all_metrics: Mapping[str, Any], T_max: int | N
     Returns:
         ``min_train_loss``, ``min_train_loss_step``, ``min_test_loss``, ``max_train_accuracy``, ``max_test_accuracy``
         and their ``_step``; on ties the first step.
+
+    Raises:
+        UserError: a curve is missing, is not as long as the steps, or has no value up to ``T_max``.
     """
-    steps = list(all_metrics["all_steps"])
-    kept = len(steps) if T_max is None else sum(step <= T_max for step in steps)
+    _check_t_max("T_max", T_max)
+    steps = list(_entry(all_metrics, "all_steps"))
+    if wrong := [step for step in steps if not is_number(step)]:
+        raise UserError(f"all_steps must hold numbers, got {wrong[0]!r}")
+    kept = [i for i in np.argsort(steps, kind="stable").tolist() if T_max is None or steps[i] <= T_max]
+    if not kept:
+        until = "" if T_max is None else f" up to T_max={T_max}"
+        raise UserError(f"there is nothing to take the best of: no evaluation{until}")
     out: dict[str, Any] = {}
     for name, split, quantity in _BEST.values():
-        curve = all_metrics[split][quantity][:kept]
-        out[name], out[f"{name}_step"] = first_best(curve, steps[:kept], loss=quantity == "loss")
+        curve = _entry(all_metrics, split, quantity)
+        if len(curve) != len(steps):
+            raise UserError(f"{split} {quantity} has {len(curve)} values of {len(steps)} steps")
+        values = [curve[i] for i in kept]
+        best = first_best(values, [steps[i] for i in kept], quantity == "loss", f"{split} {quantity}")
+        out[name], out[f"{name}_step"] = best
     return out
+
+
+def _entry(metrics: Mapping[str, Any], *keys: str) -> Any:
+    found: Any = metrics
+    for key in keys:
+        if not isinstance(found, Mapping) or key not in found:
+            raise UserError(f"the metrics have no {' '.join(keys)}")
+        found = found[key]
+    return found
+
+
+def _check_t_max(name: str, value: Any) -> None:
+    if value is not None and not (is_number(value) and value >= 0):
+        raise UserError(f"{name} must be a number of steps of at least 0, got {value!r}")
 
 
 def get_extrema_performance_steps_per_trials(
@@ -74,11 +104,11 @@ def get_extrema_performance_steps_per_trials(
     """
     trials = [
         get_extrema_performance_steps(
-            {split: {q: all_metrics[split][q][i] for q in ("loss", "accuracy")} for split in ("train", "test")}
+            {split: {q: _trial(all_metrics, i, split, q) for q in ("loss", "accuracy")} for split in ("train", "test")}
             | {"all_steps": steps},
             T_max,
         )
-        for i, steps in enumerate(all_metrics["all_steps"])
+        for i, steps in enumerate(_entry(all_metrics, "all_steps"))
     ]
     if not trials:
         raise UserError("there are no trials to take the mean of")
@@ -87,6 +117,14 @@ def get_extrema_performance_steps_per_trials(
         values = [trial[name] for trial in trials]
         out[name], out[f"{name}_std"] = float(np.mean(values)), float(np.std(values))
     return out
+
+
+def _trial(metrics: Mapping[str, Any], place: int, *keys: str) -> Any:
+    """The curve of one trial."""
+    curves = _entry(metrics, *keys)
+    if len(curves) != (trials := len(_entry(metrics, "all_steps"))):
+        raise UserError(f"{' '.join(keys)} has {len(curves)} trials, all_steps has {trials}")
+    return curves[place]
 
 
 def extrema(curves: pl.DataFrame, t_max: int | None = None) -> pl.DataFrame:
@@ -101,17 +139,21 @@ def extrema(curves: pl.DataFrame, t_max: int | None = None) -> pl.DataFrame:
         ``delay_loss`` and ``delay_accuracy`` (Δt), in steps, and ``last_step``, the last that was evaluated.
 
     Raises:
-        UserError: ``t_max`` is no such number.
+        UserError: ``t_max`` is no such number, the curves are none (see :func:`shoal.analysis.columns.check_curves`),
+            or a column of a run is NaN throughout.
     """
-    if t_max is not None and not (isinstance(t_max, Real) and not isinstance(t_max, bool) and t_max >= 0):
-        raise UserError(f"t_max must be a number of steps of at least 0, got {t_max!r}")
+    _check_t_max("t_max", t_max)
+    check_curves(curves, _BEST)
     kept = curves if t_max is None else curves.filter(pl.col("step") <= t_max)
     rows = []
     for (run,), curve in kept.sort("step").group_by("run", maintain_order=True):
         row: dict[str, Any] = {"run": run}
         for name in _BEST:
             row[name], row[f"t_{name}"] = first_best(
-                curve[name].to_list(), curve["step"].to_list(), loss=name.endswith("loss")
+                curve[name].cast(pl.Float64).to_list(),
+                curve["step"].to_list(),
+                loss=name.endswith("loss"),
+                what=f"{name} of run {run}",
             )
         row["delay_loss"] = row["t_valid_loss"] - row["t_train_loss"]
         row["delay_accuracy"] = row["t_valid_accuracy"] - row["t_train_accuracy"]
@@ -127,7 +169,11 @@ def mean_and_std(frame: pl.DataFrame, by: Sequence[str]) -> pl.DataFrame:
     Returns:
         One row per group: ``by``, ``N``, then each column's mean under its name and its deviation with ``_std``, null
         where there is one row.
+
+    Raises:
+        UserError: a column of ``by`` is unknown.
     """
+    check_columns(frame, by)
     numbers = [name for name, kind in frame.schema.items() if kind.is_numeric() and name not in by]
     means = [pl.col(name).mean() for name in numbers]
     deviations = [deviation(name).alias(f"{name}_std") for name in numbers]
@@ -138,24 +184,3 @@ def deviation(column: str) -> pl.Expr:
     """Population standard deviation (ddof 0); null of a single value, which has none."""
     value = pl.col(column)
     return pl.when(value.count() > 1).then(value.std(ddof=0))
-
-
-def at_least(column: str, threshold: float) -> pl.Expr:
-    """Whether a value on record is at least a threshold; in float32, as it was recorded, in which 9 of 10 are 0.9."""
-    return pl.col(column).cast(pl.Float32) >= pl.lit(threshold, dtype=pl.Float32)
-
-
-def first_step_at_least(curves: pl.DataFrame, column: str, threshold: float) -> pl.DataFrame:
-    """The first evaluated step at which each run's ``column`` is at least ``threshold``; null where it never is.
-
-    Returns:
-        ``run`` and ``step``.
-    """
-    reached = (
-        curves.filter(at_least(column, threshold) & pl.col(column).cast(pl.Float64).is_not_nan())
-        .group_by("run")
-        .agg(pl.col("step").min())
-    )
-    return curves.select(pl.col("run").unique(maintain_order=True)).join(
-        reached, on="run", how="left", maintain_order="left"
-    )

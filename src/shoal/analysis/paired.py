@@ -1,21 +1,23 @@
-"""What differences within pairs say: a test, an interval of their mean, and effect sizes.
+"""What differences within pairs say: a test and effect sizes; the interval of their mean is Student's.
+
+Of few pairs a bootstrap knows too little: where 95 of 100 intervals should hold the mean of normal differences, the BCa
+bootstrap's do in 85 with 5 pairs and in 91 with 12. Student's hold it in 95; of differences of times that are lognormal
+with σ = 1 in 95 to 97, because what skews a time skews both ends of a difference
+(:func:`shoal.analysis.trends.student_interval`).
 
 The test flips the signs of the differences: where variant and baseline are exchangeable, every pattern of signs is
 equally likely, whatever sizes the differences have. All 2ⁿ patterns are counted up to n = 12 pairs; the p value is then
 exact, and never below 2/2ⁿ: five pairs cannot reach 0.05.
 
-Sources: Fisher 1935 (sign flips); Efron 1987 (the BCa bootstrap); Cohen 1988 (d_z) and Cumming and Finch 2001 (its
+Sources: Fisher 1935 (sign flips); Cohen 1988 (d_z) and Cumming and Finch 2001 (its
 interval by the noncentral t); Kerby 2014 (matched rank-biserial correlation); Wilson 1927.
 """
-
-import warnings
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import optimize, stats
 
 Array = NDArray[np.float64]
-Interval = tuple[float | None, float | None]
 Estimate = tuple[float | None, float | None, float | None]
 
 MOST_EXACT = 12
@@ -50,32 +52,6 @@ def sign_flip_test(differences: Array, resamples: int = 9999, seed: int = 0) -> 
         rng=np.random.default_rng(seed),
     )
     return float(result.pvalue), smallest
-
-
-def mean_interval(differences: Array, resamples: int = 9999, seed: int = 0) -> Interval:
-    """95 % bootstrap interval of the mean (BCa) over the pairs.
-
-    With few pairs it is too narrow: where 95 in 100 should hold the mean of normal differences, 84 do with n = 5 and 91
-    with n = 10. None where there are fewer than two pairs or all differences are equal, which a bootstrap cannot tell
-    from certainty.
-    """
-    if len(differences) < 2 or np.ptp(differences) == 0:
-        return None, None
-    with warnings.catch_warnings(), np.errstate(all="ignore"):
-        warnings.filterwarnings("ignore", category=stats.DegenerateDataWarning)
-        interval = None
-        for method in ("BCa", "percentile"):  # the correction fails where nearly all differences are equal
-            interval = stats.bootstrap(
-                (differences,),
-                np.mean,
-                n_resamples=resamples,
-                method=method,
-                rng=np.random.default_rng(seed),
-            ).confidence_interval
-            if np.isfinite([interval.low, interval.high]).all():
-                break
-    assert interval is not None
-    return float(interval.low), float(interval.high)
 
 
 def cohens_d_z(differences: Array) -> Estimate:

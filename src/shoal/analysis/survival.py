@@ -4,93 +4,36 @@ A run that has not reached a threshold by its last evaluation is *censored* ther
 by how much. Leaving such runs out, or putting their horizon in place of their time, would make slow settings look fast;
 the estimators here use what is known of them.
 
+Where times come from says :mod:`shoal.analysis.times`; every function here takes them through its gate.
+
 Three things bound what these numbers mean. Times lie on the grid of evaluations: a run that reached the threshold
 between two evaluations has the later one's step (interval censoring by one evaluation period, which the estimators
 take as exact). A run that diverged without having got there never will: it is followed to where its group's curve ends,
 and not censored where it diverged, which would take it to be like the runs that go on and make a setting look the
 faster the more of its runs diverge. And runs that were ended by what they had reached (``stop_after_generalizing``) are
-censored without regard to the threshold only where the threshold is at most the one that ended them.
+censored without regard to the threshold only where the threshold is at most the one that ended them, and no more is
+asked of them than to reach it.
 
 Sources: Kaplan and Meier 1958; Greenwood 1926 on the log(−log) scale (Kalbfleisch and Prentice 1980); Brookmeyer and
 Crowley 1982 for the interval of the median; Wilson 1927 for that of a rate.
 """
 
 import warnings
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import polars as pl
 from scipy import stats
 
-from shoal.analysis.columns import Names, beside, check_columns, groups
-from shoal.errors import UserError, nearest
+from shoal.analysis.columns import Names, beside, groups
+from shoal.analysis.times import FINISHED, check_horizon, check_times
 
-FINISHED = ("done", "diverged")
-_DIRECTIONS = ("at least", "at most")
 _TAIL = 0.025  # outside each end of an interval
+_TOLERANCE = float(np.sqrt(np.finfo(np.float64).eps))
 _FEWEST = 3  # runs that make an interval of a mean: with two, Student's t is 12.7
 
 
-def time_to(
-    curves: pl.DataFrame,
-    column: str = "valid_accuracy",
-    threshold: float = 0.99,
-    direction: Literal["at least", "at most"] = "at least",
-    states: pl.DataFrame | None = None,
-) -> pl.DataFrame:
-    """First evaluated step at which each run's ``column`` is on the right side of ``threshold``.
-
-    Args:
-        curves: ``run``, ``step`` and ``column``, one row per evaluation in any order. Null means not measured at that
-            step; NaN is a value that reaches no threshold.
-        column: what is watched.
-        threshold: accuracy (``at least``) or loss in nats (``at most``).
-        direction: the right side.
-        states: ``run`` and ``state``, perhaps ``step``, as in :meth:`shoal.lab.Records.runs`. Runs that were never
-            evaluated are censored at step 0.
-
-    Returns:
-        One row per run: ``run``, ``time`` (steps; of a run that never got there its last evaluated step, or the step
-        at which it diverged), ``observed`` (whether it got there) and ``state`` (null where ``states`` does not tell).
-        A run that reached the threshold and diverged later is observed.
-
-    Raises:
-        UserError: a column or the direction is unknown.
-    """
-    check_columns(curves, ["run", "step", column])
-    if direction not in _DIRECTIONS:
-        allowed = " or ".join(map(repr, _DIRECTIONS))
-        raise UserError(f"unknown direction {direction!r}: {allowed}{nearest(direction, _DIRECTIONS)}")
-    if states is None:
-        states = pl.DataFrame(schema={"run": curves.schema["run"], "state": pl.String})
-    check_columns(states, ["run", "state"])
-    if "step" not in states.columns:
-        states = states.with_columns(step=pl.lit(None, dtype=pl.Int64))
-    value, step = pl.col(column), pl.col("step")
-    reached = (value >= threshold if direction == "at least" else value <= threshold) & (
-        value.cast(pl.Float64).is_not_nan()
-    )
-    evaluated = (
-        curves.filter(value.is_not_null())
-        .group_by("run")
-        .agg(step.filter(reached).min().alias("first"), step.max().alias("last"))
-    )
-    ended = pl.when(pl.col("state") == "diverged").then(pl.col("ended"))
-    return (
-        pl.concat([curves.select("run"), states.select("run")])
-        .unique(maintain_order=True)
-        .join(evaluated, on="run", how="left", maintain_order="left")
-        .join(states.select("run", "state", pl.col("step").alias("ended")), on="run", how="left", maintain_order="left")
-        .select(
-            "run",
-            pl.coalesce("first", pl.max_horizontal("last", ended), 0).cast(pl.Int64).alias("time"),
-            pl.col("first").is_not_null().alias("observed"),
-            "state",
-        )
-    )
-
-
-def restricted_times(times: pl.DataFrame, horizon: int | None = None) -> tuple[pl.DataFrame, int | None]:
+def restricted_times(times: pl.DataFrame, horizon: float | None = None) -> tuple[pl.DataFrame, float | None]:
     """Times cut off at one horizon that every run lived to see, so that none is unknown.
 
     A diverged run stands at the horizon, unobserved: no further step would have changed that it never generalised.
@@ -104,13 +47,17 @@ def restricted_times(times: pl.DataFrame, horizon: int | None = None) -> tuple[p
     Returns:
         ``times`` with ``time`` at most the horizon and ``observed`` only up to it, and the horizon (None when there
         are no runs).
+
+    Raises:
+        UserError: times are none (see :func:`shoal.analysis.times.check_times`), or the horizon is no step above 0.
     """
-    check_columns(times, ["time", "observed"])
+    times = check_times(times)
+    check_horizon(horizon)
     censored = times.filter(~pl.col("observed") & ~_diverged(times))["time"]
     latest: Any = times["time"].max() if censored.is_empty() else censored.min()
     if latest is None:
         return times, None
-    end = int(latest) if horizon is None else horizon if censored.is_empty() else min(int(latest), horizon)
+    end = latest if horizon is None else horizon if censored.is_empty() else min(latest, horizon)
     return times.with_columns(
         pl.when(_lost(times) | (pl.col("time") > end)).then(end).otherwise(pl.col("time")).alias("time"),
         pl.col("observed") & (pl.col("time") <= end),
@@ -130,8 +77,11 @@ def kaplan_meier(times: pl.DataFrame, by: Names = ()) -> pl.DataFrame:
         ``survival`` S(t) after that step, ``low`` and ``high`` (95 % interval at each step, not of the curve as a
         whole; null where S is 1 or 0, where its formula says nothing), ``at_risk`` (runs under observation just
         before), ``events`` and ``censored`` (at that step; an event counts before a censoring at the same step).
+
+    Raises:
+        UserError: as of :func:`restricted_times`, or a column of ``by`` is unknown.
     """
-    check_columns(times, ["time", "observed"])
+    times = check_times(times)
     parts = [beside(key, _curve(outlasting(group, times["time"].max()))) for key, group in groups(times, by)]
     return pl.concat(parts) if parts else pl.DataFrame()
 
@@ -145,7 +95,11 @@ def outlasting(group: pl.DataFrame, last: Any = None) -> pl.DataFrame:
     Args:
         group: ``time``, ``observed`` and perhaps ``state``.
         last: in steps, the largest time of all groups; that of this one when not given.
+
+    Raises:
+        UserError: as of :func:`restricted_times`.
     """
+    group = check_times(group)
     living = group.filter(~_lost(group))
     latest = living.filter(pl.col("time") == pl.col("time").max())
     followed = latest["time"].max() if not latest["observed"].all() else last
@@ -175,7 +129,7 @@ def _curve(group: pl.DataFrame) -> pl.DataFrame:
     )
 
 
-def survival_summary(times: pl.DataFrame, by: Names = (), horizon: int | None = None) -> pl.DataFrame:
+def survival_summary(times: pl.DataFrame, by: Names = (), horizon: float | None = None) -> pl.DataFrame:
     """How many runs of each group generalised, and when.
 
     Args:
@@ -185,16 +139,23 @@ def survival_summary(times: pl.DataFrame, by: Names = (), horizon: int | None = 
             in which a run that did not diverge has an outcome, when not given or when that is smaller.
 
     Returns:
-        One row per group: ``by``; ``N``; ``generalised``; ``diverged``, ``unfinished`` and ``censored``, which share
-        the rest among them (diverged, still in training, ended at their horizon); ``rate`` = generalised / N with its
+        One row per group: ``by``; ``N``; ``generalised``; ``fell_back`` (how many of these did; null where times do
+        not tell); ``diverged``, ``unfinished`` and ``censored``, which share the rest among them (diverged, still in
+        training, ended at their horizon); ``rate`` = generalised / N with its
         Wilson interval ``rate_low``, ``rate_high``, where every other run counts as not having generalised, null where
         one is unfinished;
-        ``median`` with ``median_low`` and ``median_high``, the steps at which the 95 % band of S contains ½, null
-        where the curve or the band does not come down to it and where there are fewer than six runs; and
+        ``median`` (see :func:`median_time`) with ``median_low`` and ``median_high``, the steps at which the 95 % band
+        of S contains ½, null where the curve or the band does not come down to it and where there are fewer than six
+        runs; and
         ``restricted_mean`` of the time up to ``horizon`` with an interval (see :func:`_restricted_mean`), null where
         the curve is not known as far. ``restricted`` is false where no curve needed cutting off: the mean is then that
         of the times, and ``horizon`` the largest of them.
+
+    Raises:
+        UserError: as of :func:`kaplan_meier`.
     """
+    times = check_times(times)
+    check_horizon(horizon)
     found = [(key, outlasting(group, times["time"].max())) for key, group in groups(times, by)]
     curves = [_curve(group) for _, group in found]
     known = [_known_up_to(group, curve) for (_, group), curve in zip(found, curves, strict=True)]
@@ -209,6 +170,7 @@ def survival_summary(times: pl.DataFrame, by: Names = (), horizon: int | None = 
         row: dict[str, Any] = {
             "N": n,
             "generalised": generalised,
+            "fell_back": int(group["fell_back"].sum()) if "fell_back" in group.columns else None,
             **others,
             "rate": rate,
             "rate_low": rate_low,
@@ -226,7 +188,7 @@ def survival_summary(times: pl.DataFrame, by: Names = (), horizon: int | None = 
     return pl.concat(rows) if rows else pl.DataFrame()
 
 
-_SUMMARY = {"horizon": pl.Float64} | {
+_SUMMARY = {"fell_back": pl.Int64, "horizon": pl.Float64} | {
     f"{name}{end}": pl.Float64 for name in ("rate", "median", "restricted_mean") for end in ("", "_low", "_high")
 }
 
@@ -261,17 +223,45 @@ def _others(group: pl.DataFrame) -> dict[str, int]:
     return {"diverged": diverged, "unfinished": unfinished, "censored": len(unobserved) - diverged - unfinished}
 
 
+def median_time(times: pl.DataFrame) -> float | None:
+    """The median of times of which some are censored, as sentences and tables give it.
+
+    The step at which the curve of :func:`kaplan_meier` comes below ½; where it stays at exactly ½ for a while, the
+    middle of that while, as R's ``survfit`` has it, so that of times that are all known it is their ordinary median.
+    Where the curve ends at ½, the step at which it came there; None where it does not come down to ½.
+
+    Args:
+        times: ``time``, ``observed`` and perhaps ``state``.
+
+    Raises:
+        UserError: as of :func:`restricted_times`.
+    """
+    return None if times.is_empty() else _crosses_half(_curve(outlasting(times)), pl.col("survival"))
+
+
+def _crosses_half(curve: pl.DataFrame, edge: pl.Expr) -> float | None:
+    """Where a curve or an edge of its band crosses ½; None where it does not.
+
+    Shares multiplied up are off by rounding, so that what is within R's tolerance, 1.5e-8, of ½ counts as ½.
+    """
+    below = curve.filter(edge <= 0.5 + _TOLERANCE).select("step", edge.alias("edge"))
+    if below.is_empty():
+        return None
+    first: Any = below["step"].min()
+    after: Any = below.filter(pl.col("edge") < 0.5 - _TOLERANCE)["step"].min()
+    return float(first if after is None else (first + after) / 2 if below["edge"][0] >= 0.5 - _TOLERANCE else first)
+
+
 def _median(curve: pl.DataFrame) -> tuple[float | None, float | None, float | None]:
-    """The first steps at which S and the band's lower and upper edge are at most ½.
+    """Where S and the band's lower and upper edge cross ½.
 
     The band has neither end where the median lies before (or after) all n runs with a chance of 2⁻ⁿ above 2.5 %: no
     time that was seen can then be an end with its level. n counts the runs under observation at the first event.
     """
     survival = pl.col("survival")
-    edge = pl.when(survival < 1e-12).then(0.0).otherwise(1.0)  # where the band says nothing
+    edge = pl.when(survival < _TOLERANCE).then(0.0).otherwise(1.0)  # where the band says nothing
     edges = (survival, pl.coalesce("low", edge), pl.coalesce("high", 1.0))
-    steps = [curve.filter(e <= 0.5 + 1e-12)["step"].min() for e in edges]
-    median, low, high = (None if step is None else float(step) for step in steps)  # type: ignore[arg-type]
+    median, low, high = (_crosses_half(curve, own) for own in edges)
     return (median, low, high) if 0.5 ** _telling(curve) <= _TAIL else (median, None, None)
 
 

@@ -82,14 +82,17 @@ def _measure(page: Page, study: Study, lab: Lab) -> Page:
     return replace(page, note=note)
 
 
-def report_pages(pages: Sequence[Page], lab: Lab, thresholds: Sequence[float] | None = None) -> None:
-    """Write each page from what there is of its runs, with other thresholds beside the page with its own.
+def report_pages(
+    pages: Sequence[Page], lab: Lab, thresholds: Sequence[float] | None = None, stay: int | None = None
+) -> None:
+    """Write each page from what there is of its runs; with other thresholds or another stay, beside the page as it was.
 
     Raises:
         UserError: after the other pages, what is in the way of some.
     """
-    if thresholds is not None:
-        pages = [replace(page, form=replace(page.form, thresholds=tuple(thresholds))) for page in pages]
+    changes: dict[str, Any] = {} if thresholds is None else {"thresholds": tuple(thresholds)}
+    changes |= {} if stay is None else {"stay": stay}
+    pages = [replace(page, form=replace(page.form, **changes)) for page in pages]
     shown = {page.name: page for page in pages}
     failures: dict[str, UserError] = {}
     for name, page in shown.items():

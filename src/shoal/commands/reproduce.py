@@ -11,8 +11,7 @@ from shoal.commands.parsing import (
     read_values,
     refuse_unread,
 )
-from shoal.commands.study import add_form
-from shoal.errors import UserError
+from shoal.commands.study import add_form, refuse_times
 
 
 def arguments(parser: Parser) -> None:
@@ -33,8 +32,7 @@ def run(options: Options) -> int:
         for name in NAMES:
             print(f"{name:18} {get_card(name).ABOUT}")
         return 0
-    if options.threshold is not None:
-        raise UserError("--threshold does not apply to a card: each number is judged at the published one")
+    refuse_times(options)
     cards = {name: get_card(name) for name in options.names}
 
     from shoal.commands.questions import run_studies

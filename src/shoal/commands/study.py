@@ -28,10 +28,15 @@ def arguments(parser: Parser) -> None:
 
 
 def add_form(parser: Parser) -> None:
-    """``--quick`` and ``--seeds``."""
+    """``--quick``, ``--seeds``, ``--threshold`` and ``--stay``."""
     parser.flag("quick", action="store_true", help="a small form that two cores finish in minutes")
     parser.flag("seeds", type=int, help="how many seeds, instead of the study's own number")
     add_threshold(parser)
+    parser.flag(
+        "stay",
+        type=int,
+        help="at how many evaluations in a row a run has to be there, of which the first is its time (1: reached once)",
+    )
 
 
 def add_threshold(parser: Parser) -> None:
@@ -80,7 +85,9 @@ def _run(options: Options) -> int:
 
     asked = NAMES if options.all else options.names
     studies = {name: get_study(check_name(name, "study")) for name in asked}
-    form = Form(options.quick, options.seeds, read_values(options), tuple(options.threshold or THRESHOLDS))
+    thresholds = tuple(options.threshold or THRESHOLDS)
+    stay = 1 if options.stay is None else options.stay
+    form = Form(options.quick, options.seeds, read_values(options), thresholds, stay)
     return run_studies(studies, form, options.lab, read_execution(options))
 
 
@@ -90,6 +97,7 @@ def _report(options: Options) -> int:
     from shoal.commands.questions import report_pages
     from shoal.lab import Lab
     from shoal.lab.names import check_name
+    from shoal.studies import cards
 
     lab = Lab(options.lab)
     if options.all:
@@ -99,8 +107,17 @@ def _report(options: Options) -> int:
     else:
         found = [page for name in options.names for page in find_pages(lab, check_name(name, "study"))]
         pages = list({page.name: page for page in found}.values())
-    report_pages(pages, lab, options.threshold)
+        if any(page.study in cards.NAMES for page in pages):
+            refuse_times(options)
+    report_pages(pages, lab, options.threshold, options.stay)
     return 0
+
+
+def refuse_times(options: Options) -> None:
+    """Raise :class:`UserError` for flags that say when a run has generalised, where a card says it."""
+    for flag in ("threshold", "stay"):
+        if getattr(options, flag) is not None:
+            raise UserError(f"--{flag} does not apply to a card: each number is judged as it was published")
 
 
 def _refuse_unread(options: Options) -> None:
@@ -111,5 +128,5 @@ def _refuse_unread(options: Options) -> None:
             f"study {options.action} takes no name with {by}, got {options.names[0]!r}".replace(" with list", "")
         )
     if options.action != "run":
-        more = () if options.action == "list" else ("all", "threshold")
+        more = () if options.action == "list" else ("all", "threshold", "stay")
         refuse_unread(options, f"study {options.action}", "lab", *more)

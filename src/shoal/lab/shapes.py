@@ -97,3 +97,4 @@ class StudyNote(Shape):
     seeds: int | None = None
     settings: dict[str, list[Any]] = {}
     thresholds: list[float] = []
+    stay: Annotated[int, Field(ge=1)] = 1

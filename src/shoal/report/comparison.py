@@ -120,8 +120,8 @@ def comparison_table(
         rows.append((label, [Cell(text) for text in cells]))
     caption = (
         (f"{capitalised(compared[0])}. " if len(compared) == 1 else "")
-        + f"Differences variant − {baseline} within pairs of runs from the same seed: mean with its 95 % bootstrap "
-        "interval (BCa; too narrow with fewer than about ten pairs) and median. Effect sizes are positive where the "
+        + f"Differences variant − {baseline} within pairs of runs from the same seed: mean with Student's 95 % "
+        "interval, and median. Effect sizes are positive where the "
         "variant is better: d_z, mean over standard deviation of the differences, with its interval under normal "
         "differences, and the matched rank-biserial correlation. + / − / =: pairs in which the variant is better, "
         "worse, the same. p: two-sided sign-flip test of the differences (of times: of ranks), exact up to 12 pairs; "

@@ -8,11 +8,12 @@ import polars as pl
 from shoal.analysis.factorial import Decomposition
 from shoal.report.figures import Chart, Figure, styled
 from shoal.report.table import Cell, Table
-from shoal.report.words import capitalised, listed, number, with_interval
+from shoal.report.words import capitalised, listed, number, p_value, with_interval
 
 NAMES = {"init_seed": "initialisation", "split_seed": "split", "order_seed": "batch order"}
 _BLUE = "#0072B2"
 _ROUNDING = 1e-12  # of the sum of squares
+LEVEL = 0.05  # of the tests
 _AXIS = "share of the variance"
 
 
@@ -37,7 +38,7 @@ def factorial_figure(name: str, decomposition: Decomposition, title: str, what: 
     caption = (
         f"Shares of the variance of the {_scaled(decomposition, what)} over {_design(decomposition)}: variance "
         "components of a model with random effects, negative ones counted as 0. Lines: 95 % intervals (generalised "
-        "pivotal quantities, normal effects); they are wide where a factor has few levels."
+        "pivotal quantities, normal effects, ends moved into 0 to 1); they are wide where a factor has few levels."
     )
     return Figure(name, variance_shares(decomposition, title), caption)
 
@@ -45,6 +46,7 @@ def factorial_figure(name: str, decomposition: Decomposition, title: str, what: 
 def factorial_table(name: str, decomposition: Decomposition, what: str = "time to generalise") -> Table:
     """One row per source: degrees of freedom, sums of squares, shares, components."""
     header = ["source", "df", "sum of squares", "share (by chance)", "component", "share of components"]
+    header += ["F", "p", "p (Holm)"]
     rows = []
     for label, row in zip(_labels(decomposition), _cleared(decomposition).rows(named=True), strict=True):
         cells = [
@@ -53,13 +55,16 @@ def factorial_table(name: str, decomposition: Decomposition, what: str = "time t
             f"{_percentage(row['share'])} ({_percentage(row['share_by_chance'])})",
             number(row["component"]),
             with_interval(row["component_share"], row["low"], row["high"], 2),
+            *(number(row[name], 2) for name in ("F", "p", "p_holm")),
         ]
         rows.append((label, [Cell(text) for text in cells]))
     caption = (
         f"Variance of the {_scaled(decomposition, what)} over {_design(decomposition)}. Share: of the sum of squares, "
         "in parentheses what it would be if no source mattered more than another; component: variance by the expected "
         "mean squares of random effects, as estimated, negative ones too; share of components: with negative ones as "
-        "0, and its 95 % interval."
+        "0, and its 95 % interval. F and p: of the test that the component is 0, by mean squares that would then be "
+        "expected to be equal (exact where one factor is outside, else with Satterthwaite's degrees of freedom); "
+        f"Holm: corrected for {decomposition.table['p'].drop_nulls().len()} sources. –: the remainder has no test."
     )
     return Table(name, header, rows, caption)
 
@@ -87,6 +92,22 @@ def factorial_notes(decomposition: Decomposition, what: str = "time to generalis
     if d.table["share"].null_count():
         notes.append("all values are equal: there is no variance to take apart.")
     return [f"{capitalised(what)}: {note}" for note in notes]
+
+
+def factorial_test(decomposition: Decomposition) -> str:
+    """Which sources can be told from none by their F tests, in a sentence."""
+    tested = decomposition.table.with_columns(pl.Series("label", _labels(decomposition))).drop_nulls("p_holm")
+    if tested.is_empty():
+        return "No source can be tested: there is no remainder to hold it to."
+    of = f"of {len(tested)} sources"
+    told = [f"{row['label']} ({p_value(row['p_holm'])})" for row in tested.filter(pl.col("p_holm") < LEVEL).to_dicts()]
+    if told:
+        return f"By F tests with Holm's correction {len(told)} {of} can be told from none: {listed(told)}."
+    least = tested.sort("p_holm", "p").row(0, named=True)
+    return (
+        f"By F tests with Holm's correction none {of} can be told from none; the smallest p is that of "
+        f"{least['label']}, {number(least['p_holm'], 2)} ({number(least['p'], 2)} before the correction)."
+    )
 
 
 def _labels(decomposition: Decomposition) -> list[str]:

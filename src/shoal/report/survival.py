@@ -13,6 +13,7 @@ import polars as pl
 from shoal.analysis.columns import check_columns
 from shoal.analysis.log_rank import DRAWS, LogRankTest, logrank, logrank_pairs
 from shoal.analysis.survival import kaplan_meier, survival_summary
+from shoal.analysis.times import check_times
 from shoal.errors import UserError
 from shoal.report.figures import Chart, Figure, styled
 from shoal.report.table import Cell, Table
@@ -88,9 +89,11 @@ def survival_table(name: str, times: pl.DataFrame, by: str, reached: str = REACH
     labelled, labels = _labelled(times, by)
     summary = survival_summary(labelled, "label")
     rows = {row["label"]: row for row in summary.rows(named=True)}
-    counts = ["N", "generalised", "censored", "diverged", *(["unfinished"] if summary["unfinished"].sum() else [])]
+    fell_back = [] if summary["fell_back"].null_count() else ["fell_back"]
+    unfinished = ["unfinished"] if summary["unfinished"].sum() else []
+    counts = ["N", "generalised", *fell_back, "censored", "diverged", *unfinished]
     up_to = f" up to {number(summary['horizon'][0])}" if summary["restricted"][0] else ""
-    header = [by, *counts, "rate", "median step", f"mean step{up_to}"]
+    header = [by, *(count.replace("_", " ") for count in counts), "rate", "median step", f"mean step{up_to}"]
     body = [(label, [Cell(text) for text in _cells(rows[label], counts)]) for label in labels]
     return Table(name, header, body, f"Runs that reached {reached}. {_counted(summary)}{_estimated(summary)}")
 
@@ -99,8 +102,10 @@ def _counted(summary: pl.DataFrame) -> str:
     """What is counted in which column."""
     unfinished, diverged = int(summary["unfinished"].sum()), int(summary["diverged"].sum())
     lost = f"{diverged} diverged and can never get there: median and mean follow such a run to the end without. "
+    fell_back = "Fell back: got there, and were on the wrong side again at a later evaluation. "
     return (
-        "Censored: ended without having got there; diverged: its loss was no longer finite before that"
+        ("" if summary["fell_back"].null_count() else fell_back)
+        + "Censored: ended without having got there; diverged: its loss was no longer finite before that"
         + ("; unfinished: still in training, censored where it stands. " if unfinished else ". ")
         + (lost if diverged else "")
         + "Rate: generalised / N with its 95 % Wilson interval, every other run counted as not having got there"
@@ -116,7 +121,10 @@ def _estimated(summary: pl.DataFrame) -> str:
     )
     restricted, horizon = bool(summary["restricted"][0]), number(summary["horizon"][0])
     smallest = min(summary["N"].to_list())
-    parts = ["Median: step by which half of the runs had got there (Kaplan and Meier)"]
+    parts = [
+        "Median: step by which half of the runs had got there (Kaplan and Meier; where exactly half had for a while, "
+        "the middle of it)"
+    ]
     if banded:
         parts.append(", with the steps at which the 95 % band contains one half (Brookmeyer and Crowley)")
     if smallest < 6:
@@ -225,7 +233,8 @@ def _cells(row: dict[str, Any], counts: list[str]) -> list[str]:
 
 def _labelled(times: pl.DataFrame, by: str) -> tuple[pl.DataFrame, list[str]]:
     """The times with ``label``, the group as text, and the labels: numbers in order, names as they come."""
-    check_columns(times, ["time", "observed", by])
+    check_columns(times, [by])
+    times = check_times(times)
     if times.is_empty():
         raise UserError(f"there are no runs to compare by {by}")
     values = times[by].unique(maintain_order=True).to_list()

@@ -73,12 +73,14 @@ class Form:
         seeds: how many seeds, instead of the study's own number.
         settings: values for settings of its runs; several where the study has an axis.
         thresholds: validation accuracies from which a run counts as having generalised, for the times to get there.
+        stay: at how many evaluations in a row it has to be there, of which the first is its time.
     """
 
     quick: bool = False
     seeds: int | None = None
     settings: Mapping[str, Sequence[str | None]] = field(default_factory=dict)
     thresholds: tuple[float, ...] = THRESHOLDS
+    stay: int = 1
 
     def __post_init__(self) -> None:
         if self.seeds is not None and self.seeds < 1:
@@ -89,6 +91,13 @@ class Form:
         shown = [f"{threshold:g}" for threshold in self.thresholds]
         if twice := [text for text in shown if shown.count(text) > 1]:
             raise UserError(f"threshold was given {twice[0]} twice")
+        if self.stay < 1:
+            raise UserError(f"stay must be a whole number of evaluations of at least 1, got {self.stay}")
+
+    @property
+    def stayed(self) -> str:
+        """What follows ``A_val ≥ 0.9`` in words where reaching it once is not enough."""
+        return f" at {self.stay} evaluations in a row" if self.stay > 1 else ""
 
     def specs(self, study: Study) -> list[RunSpec]:
         """The study's runs in this form.
@@ -185,7 +194,9 @@ class Form:
     def _changes(self) -> list[str]:
         """The flags of what has no short name."""
         shown = [f"{threshold:g}" for threshold in self.thresholds]
-        return [*(["--threshold", *shown] if self.thresholds != THRESHOLDS else []), *as_flags(self.settings)]
+        words = ["--threshold", *shown] if self.thresholds != THRESHOLDS else []
+        words += ["--stay", str(self.stay)] if self.stay > 1 else []
+        return [*words, *as_flags(self.settings)]
 
     @property
     def name(self) -> str:
@@ -214,7 +225,7 @@ class Form:
     def from_json(cls, note: Mapping[str, Any]) -> "Form":
         """What :meth:`to_json` gave, among whatever else the note holds."""
         thresholds = tuple(note.get("thresholds", THRESHOLDS))
-        return cls(note["quick"], note.get("seeds"), note.get("settings", {}), thresholds)
+        return cls(note["quick"], note.get("seeds"), note.get("settings", {}), thresholds, note.get("stay", 1))
 
     def to_json(self) -> dict[str, Any]:
         """For the lab's note of the study."""

@@ -54,7 +54,7 @@ def report(results: Results, form: Form) -> Report:
         tables.append(_best_table(frame, model))
     distinct, told = _distinct(spent, trained_equations(results.spec()))
     answers, trends = _trends(distinct, results.models)
-    laws, law_table = power_laws(distinct.filter(pl.col("steps") > 0), BUDGET, "C", "power-laws")
+    laws, law_table = power_laws(distinct.filter(pl.col("steps") > 0), BUDGET, "C", "power-laws", BATCH.column)
     tables += [law_table] if law_table else []
     return finished(
         "compute-scaling",

@@ -9,13 +9,13 @@ from collections.abc import Mapping, Sequence
 
 import polars as pl
 
-from shoal.analysis import at_least, first_step_at_least
+from shoal.analysis import at_least, median_time
 from shoal.report import Report, Section
 from shoal.report.panels import MODEL, MODELS, Axis
 from shoal.report.words import listed, number
 from shoal.studies.answers import Case, who_scales_better
 from shoal.studies.base import Form, Grid
-from shoal.studies.parts import curves_figure, finished, summary_figure, summary_table, times_section
+from shoal.studies.parts import curves_figure, finished, summary_figure, summary_table, times_of, times_section
 from shoal.studies.power_laws import power_laws
 from shoal.studies.results import Results, trained_equations
 from shoal.studies.settings import per_model
@@ -52,7 +52,7 @@ def report(results: Results, form: Form) -> Report:
         "data-scaling",
         "Scaling data",
         QUESTION,
-        [*scaling, *(told for model in results.models for told in _of_one(results.of(model=model))), *laws],
+        [*scaling, *(told for model in results.models for told in _of_one(results.of(model=model), form)), *laws],
         [
             Section("Learning curves", figures=curves),
             Section("Against the share of training data", figures=[summary], tables=[t for t in tables if t]),
@@ -63,8 +63,8 @@ def report(results: Results, form: Form) -> Report:
     )
 
 
-def _of_one(own: Results) -> list[str]:
-    return [thresholds(own), *why_there(own)]
+def _of_one(own: Results, form: Form) -> list[str]:
+    return [thresholds(own), *why_there(own, form)]
 
 
 def _shares(own: Results) -> tuple[list[float], list[float], list[float]]:
@@ -99,19 +99,18 @@ def thresholds(own: Results) -> str:
     return f"{text}: {_gap(own, min(general), max(memorise))}" if general else f"{text}."
 
 
-def why_there(own: Results) -> list[str]:
+def why_there(own: Results, form: Form) -> list[str]:
     """Whether the thresholds are those of the data or of the number of steps, of one model, in sentences; or none.
 
     Generalising takes the longer the fewer equations train; so a run that only memorises may be one that had no time.
     """
     name, (general, _, memorise), out = MODELS[own.models[0]], _shares(own), []
     if len(general) > 1:
-        reached = first_step_at_least(own.curves, "valid_accuracy", GENERALISES)
-        steps = reached.join(own.extrema.select("run", "r_train"), on="run").group_by("r_train").agg(pl.median("step"))
-        median = dict(steps.iter_rows())
+        times = times_of(own, form, GENERALISES)
+        most, least = (number(median_time(times.filter(r_train=share))) for share in (max(general), min(general)))
         out.append(
-            f"{name}: the median step of A_val ≥ {GENERALISES} goes from {number(median[max(general)], 0)} at r_train "
-            f"{max(general):g} to {number(median[min(general)], 0)} at {min(general):g}."
+            f"{name}: the median step of A_val ≥ {GENERALISES}{form.stayed} goes from {most} at r_train "
+            f"{max(general):g} to {least} at {min(general):g}."
         )
     from_ = pl.col("r_train") >= max(memorise, default=0.0)
     late = own.extrema.filter(~at_least("valid_accuracy", GENERALISES) & from_)

@@ -13,7 +13,7 @@ from typing import Any
 
 import polars as pl
 
-from shoal.analysis import Metric, compare, time_to
+from shoal.analysis import Metric, compare
 from shoal.report import Cell, Report, Section, Table
 from shoal.report.comparison import comparison_figure, comparison_notes, comparison_table
 from shoal.report.survival import survival_table
@@ -21,7 +21,7 @@ from shoal.report.words import counted, setting_text
 from shoal.spec import OPTIMIZERS, RunSpec
 from shoal.studies.answers import with_logs
 from shoal.studies.base import THRESHOLDS, Form, Grid
-from shoal.studies.parts import finished
+from shoal.studies.parts import finished, times_of
 from shoal.studies.results import Results
 from shoal.studies.settings import per_model
 from shoal.training.cost import step_costs
@@ -61,9 +61,9 @@ def _column(threshold: float) -> str:
     return f"time_{threshold:g}"
 
 
-def _times(thresholds: Iterable[float]) -> dict[str, str]:
+def _times(thresholds: Iterable[float], stayed: str = "") -> dict[str, str]:
     """Columns of the times to reach these accuracies, with their labels."""
-    return {_column(threshold): f"time to A_val ≥ {threshold:g}" for threshold in thresholds}
+    return {_column(threshold): f"time to A_val ≥ {threshold:g}{stayed}" for threshold in thresholds}
 
 
 METRICS = _times(THRESHOLDS) | _LOSS  # column -> label, of the usual thresholds
@@ -90,9 +90,9 @@ def _has_beta2(change: Mapping[str, Any]) -> bool:
 
 def report(results: Results, form: Form) -> Report:
     """Effect sizes, tests, when each variant generalised, and what its steps cost."""
-    labels = _times(form.thresholds) | _LOSS
+    labels = _times(form.thresholds, form.stayed) | _LOSS
     study = sys.modules[__name__]
-    frame, answers = _named(_measured(results, form.thresholds), form.names(study))
+    frame, answers = _named(_measured(results, form), form.names(study))
     answers = [*form.same_parts(study), *answers]
     variants = frame["variant"].unique(maintain_order=True).to_list()
     found = None
@@ -119,13 +119,21 @@ def _observed(column: str) -> str:
     return f"{column}_observed"
 
 
-def _measured(results: Results, thresholds: Iterable[float]) -> pl.DataFrame:
+def _fell_back(column: str) -> str:
+    return f"{column}_fell_back"
+
+
+def _measured(results: Results, form: Form) -> pl.DataFrame:
     """What is compared, one row per run that has been evaluated: the others have no outcome yet."""
-    states = results.runs.select("run", "state", "step")
-    frame = with_logs(results.extrema).join(states.select("run", "state"), on="run", how="left", maintain_order="left")
-    for column, threshold in {_column(threshold): threshold for threshold in thresholds}.items():
-        times = time_to(results.curves, "valid_accuracy", threshold, states=states)
-        own = times.select("run", pl.col("time").alias(column), pl.col("observed").alias(_observed(column)))
+    states = results.runs.select("run", "state")
+    frame = with_logs(results.extrema).join(states, on="run", how="left", maintain_order="left")
+    for column, threshold in {_column(threshold): threshold for threshold in form.thresholds}.items():
+        own = times_of(results, form, threshold).select(
+            "run",
+            pl.col("time").alias(column),
+            pl.col("observed").alias(_observed(column)),
+            pl.col("fell_back").alias(_fell_back(column)),
+        )
         frame = frame.join(own, on="run", how="left", maintain_order="left")
     return frame
 
@@ -154,7 +162,7 @@ def _section(frame: pl.DataFrame, found: pl.DataFrame | None, labels: Mapping[st
         figures = [comparison_figure(f"effects-{tag}", found, title, BASELINE, "superiority", labels)]
         tables = [comparison_table(f"effects-{tag}", found, BASELINE, labels)]
     if column not in _LOSS and len(frame):
-        times = frame.select("variant", "state", time=column, observed=_observed(column))
+        times = frame.select("variant", "state", time=column, observed=_observed(column), fell_back=_fell_back(column))
         tables.append(survival_table(f"times-{tag}", times, "variant", heading))
     return Section(heading, notes, figures, tables)
 

@@ -73,6 +73,13 @@ def summary_figure(
     return Figure(name, summary_panels(shown, x, colour, title), caption)
 
 
+def times_of(results: Results, form: Form, threshold: float, column: str = "valid_accuracy") -> pl.DataFrame:
+    """When each run reached a threshold, and stayed there as the form asks, beside its settings."""
+    states = results.runs.select("run", "state", "step")
+    times = time_to(results.curves, column, threshold, states=states, stay=form.stay)
+    return times.join(results.runs.select(pl.exclude("state", "step")), on="run", how="left", maintain_order="left")
+
+
 def times_section(results: Results, axis: Axis, form: Form, by: str = "") -> Section:
     """When runs generalised, by a setting and for each threshold: those that never did are censored, not dropped.
 
@@ -80,32 +87,28 @@ def times_section(results: Results, axis: Axis, form: Form, by: str = "") -> Sec
     """
     figures, tables, words = [], [], []
     prefix = "-".join(["times", *by.split()])
-    states = results.runs.select("run", "state", "step")
     stopped = results.runs["stop_after_generalizing"].is_not_null().any()
     for threshold in form.thresholds:
-        if stopped and threshold > GENERALISED:
+        if stopped and (threshold > GENERALISED or form.stay > 1):
             words.append(
-                f"A_val ≥ {threshold:g}: cannot be told, because runs end some steps after A_val ≥ {GENERALISED} "
-                "(stop_after_generalizing), so that the soonest are seen for the shortest."
+                f"A_val ≥ {threshold:g}{form.stayed}: cannot be told, because runs end some steps after A_val ≥ "
+                f"{GENERALISED} (stop_after_generalizing), so that the soonest are seen for the shortest."
             )
             continue
-        reached = f"validation accuracy {threshold:g}"
-        times = time_to(results.curves, "valid_accuracy", threshold, states=states)
-        times = times.join(
-            results.runs.select(pl.exclude("state", "step")), on="run", how="left", maintain_order="left"
-        )
+        reached = f"validation accuracy {threshold:g}{form.stayed}"
+        times = times_of(results, form, threshold)
         by_model = [(model, times.filter(model=model)) for model in results.models]
         groups = [("", "both models", times)] if axis.names else [(f"-{m}", MODELS[m], own) for m, own in by_model]
         for suffix, name, own in groups:
             tag = f"{threshold:g}".replace(".", "") + suffix
             named = own.with_columns(pl.col(axis.column).replace(dict(axis.names))) if axis.names else own
             named = named.rename({axis.column: axis.title})
-            who = f"{capitalised(name)}, A_val ≥ {threshold:g}"
+            who = f"{capitalised(name)}, A_val ≥ {threshold:g}{form.stayed}"
             tables.append(survival_table(f"{prefix}-{tag}", named, axis.title, f"{reached} ({name})"))
             if not named["observed"].any():
                 words.append(f"{who}: {none_got_there(named)}")
                 continue
-            title = f"{capitalised(name)}: reached A_val ≥ {threshold:g}"
+            title = f"{capitalised(name)}: reached A_val ≥ {threshold:g}{form.stayed}"
             figures.append(survival_figure(f"{prefix}-{tag}", named, axis.title, title, reached, log_x=True))
             words.append(f"{who}: {logrank_sentence(named, axis.title)}")
     return Section(f"Time to generalise{', ' * bool(by)}{by}", words, figures, tables)

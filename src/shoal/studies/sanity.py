@@ -4,17 +4,18 @@ Source: the practical, problem 4, questions 1 and 2: default settings, seeds 0 a
 figures per model.
 """
 
-from statistics import median
+from dataclasses import replace
 
 import polars as pl
 
-from shoal.analysis import first_step_at_least
+from shoal.analysis import median_time
 from shoal.report import Figure, Report, Section, learning_curves
 from shoal.report.figures import lines_note
 from shoal.report.panels import MODEL, MODELS
 from shoal.report.summary import ten_figures
+from shoal.report.words import number
 from shoal.studies.base import Form, Grid
-from shoal.studies.parts import finished, times_section
+from shoal.studies.parts import finished, times_of, times_section
 from shoal.studies.results import Results
 from shoal.studies.settings import per_model
 
@@ -36,7 +37,7 @@ def report(results: Results, form: Form) -> Report:
         "sanity",
         "Sanity check",
         QUESTION,
-        [answer(results.curves, model) for model in results.models],
+        [answer(results.of(model=model), form) for model in results.models],
         [
             Section("Learning curves", figures=figures),
             Section("Ten figures per model", tables=[ten_figures(results.extrema, labels)]),
@@ -47,29 +48,29 @@ def report(results: Results, form: Form) -> Report:
     )
 
 
-def answer(curves: pl.DataFrame, model: str) -> str:
-    """When a model memorised and generalised, in one computed sentence."""
-    own = curves.filter(pl.col("model") == model)
-    memorised = first_step_at_least(own, "train_accuracy", 1.0)["step"]
-    generalised = first_step_at_least(own, "valid_accuracy", GENERALISED)["step"]
-    n = len(memorised)
+def answer(own: Results, form: Form) -> str:
+    """When the runs of one model memorised and generalised, in one computed sentence."""
+    memorised = times_of(own, replace(form, stay=1), 1.0, "train_accuracy")
+    generalised = times_of(own, form, GENERALISED)
     return (
-        f"{MODELS[model]}: {_reached(memorised, n)} training accuracy 1{_at(memorised)}, and "
-        f"{_reached(generalised, n)} validation accuracy {GENERALISED}{_at(generalised)}."
+        f"{MODELS[own.models[0]]}: {_reached(memorised)} training accuracy 1{_at(memorised)}, and "
+        f"{_reached(generalised)} validation accuracy {GENERALISED}{form.stayed}{_at(generalised)}."
     )
 
 
-def _reached(steps: pl.Series, n: int) -> str:
-    return f"{steps.drop_nulls().len()} of {n} runs reached"
+def _reached(times: pl.DataFrame) -> str:
+    return f"{times['observed'].sum()} of {len(times)} runs reached"
 
 
-def _at(steps: pl.Series) -> str:
-    reached = sorted(steps.drop_nulls().to_list())
+def _at(times: pl.DataFrame) -> str:
+    """When those that got there did, and the median over all runs: those that did not count as later."""
+    reached = sorted(times.filter("observed")["time"].to_list())
     if not reached:
         return ""
     if reached[0] == reached[-1]:
         return f" (at step {reached[0]:,})"
-    return f" (at step {median(reached):,.0f} in the median, {reached[0]:,} to {reached[-1]:,})"
+    median, span = median_time(times), f"{reached[0]:,} to {reached[-1]:,}"
+    return f" (at steps {span})" if median is None else f" (at step {number(median)} in the median, {span})"
 
 
 def _figure(results: Results, model: str, quantity: str) -> Figure:

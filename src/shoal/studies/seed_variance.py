@@ -7,14 +7,14 @@ whole of it the order has no effect at all.
 
 import polars as pl
 
-from shoal.analysis import Decomposition, decompose, time_to
+from shoal.analysis import Decomposition, decompose
 from shoal.errors import UserError
 from shoal.report import Report, Section
-from shoal.report.factorial import factorial_figure, factorial_notes, factorial_table
+from shoal.report.factorial import factorial_figure, factorial_notes, factorial_table, factorial_test
 from shoal.report.panels import MODELS
 from shoal.report.survival import survival_figure, survival_table
 from shoal.studies.base import Form, Grid
-from shoal.studies.parts import finished, none_got_there
+from shoal.studies.parts import finished, none_got_there, times_of
 from shoal.studies.results import Results, trained_equations
 from shoal.studies.settings import QUICK, QUICK_OWN
 
@@ -38,39 +38,39 @@ def report(results: Results, form: Form) -> Report:
         own = results.of(model=model)
         figures, tables, notes = [], [], []
         for threshold in form.thresholds:
-            times = time_to(own.curves, "valid_accuracy", threshold, states=own.runs.select("run", "state", "step"))
-            times = times.join(own.runs.select(pl.exclude("state", "step")), on="run", how="left")
-            name, reached = f"{model}-{threshold:g}".replace(".", ""), f"validation accuracy {threshold:g}"
+            times = times_of(own, form, threshold)
+            name = f"{model}-{threshold:g}".replace(".", "")
+            reached, event = f"validation accuracy {threshold:g}{form.stayed}", f"A_val ≥ {threshold:g}{form.stayed}"
             whole = times.with_columns(pl.lit(MODELS[model]).alias("runs"))
-            title = f"{MODELS[model]}: reached A_val ≥ {threshold:g}"
+            title = f"{MODELS[model]}: reached {event}"
             if times["observed"].any():
                 figures.append(survival_figure(f"times-{name}", whole, "runs", title, reached, log_x=True))
             else:
-                notes.append(f"{MODELS[model]}, A_val ≥ {threshold:g}: {none_got_there(times)}")
+                notes.append(f"{MODELS[model]}, {event}: {none_got_there(times)}")
             tables.append(survival_table(f"times-{name}", whole, "runs", reached))
             try:
                 found = decompose(times, "time", list(FACTORS), observed="observed")
             except UserError as problem:
-                answers.append(f"{MODELS[model]}, A_val ≥ {threshold:g}: the variance cannot be decomposed: {problem}.")
+                answers.append(f"{MODELS[model]}, {event}: the variance cannot be decomposed: {problem}.")
                 continue
-            what = f"time to A_val ≥ {threshold:g}"
+            what = f"time to {event}"
             figures.append(
                 factorial_figure(f"variance-{name}", found, f"{MODELS[model]}: variance of the {what}", what)
             )
             tables.append(factorial_table(f"variance-{name}", found, what))
             notes += factorial_notes(found, f"{MODELS[model]}, {what}")
-            answers.append(_answer(found, MODELS[model], threshold))
+            answers.append(_answer(found, MODELS[model], event))
         sections.append(Section(MODELS[model], notes, figures, tables))
     return finished(
         "seed-variance", "Which seed decides", QUESTION, [*answers, *_idle(results)], sections, results, form
     )
 
 
-def _answer(found: Decomposition, model: str, threshold: float) -> str:
+def _answer(found: Decomposition, model: str, event: str) -> str:
     """What each seed brings, and what of the rest cannot be told from noise, in computed sentences."""
     table = found.table
     if table["component_share"].null_count() == len(table):
-        return f"{model}, A_val ≥ {threshold:g}: every run took equally long or none got there; there is no variance."
+        return f"{model}, {event}: every run took equally long or none got there; there is no variance."
     mains = {row["source"][0]: row for row in table.to_dicts() if len(row["source"]) == 1}
     parts = [
         f"{FACTORS[name]} {row['component_share']:.0%} [{row['low']:.0%}, {row['high']:.0%}]"
@@ -80,9 +80,9 @@ def _answer(found: Decomposition, model: str, threshold: float) -> str:
     highest = max(table.to_dicts(), key=lambda row: len(row["source"]))["component_share"]
     never = found.censored + found.diverged
     return (
-        f"{model}, A_val ≥ {threshold:g}: of the variance of log time, {', '.join(parts)} alone, and {rest:.0%} only "
-        f"in combination (variance components with 95 % intervals). The combination of all {len(mains)} makes "
-        f"{highest:.0%} of the variance: with one run per cell it cannot be told from noise. "
+        f"{model}, {event}: of the variance of log time, {', '.join(parts)} alone, and {rest:.0%} only "
+        f"in combination (variance components with 95 % intervals). {factorial_test(found)} The combination of all "
+        f"{len(mains)} makes {highest:.0%} of the variance: with one run per cell it cannot be told from noise. "
         + (
             f"{never} of {found.runs} runs, which had not got there, stand at the horizon, step {found.horizon:,}."
             if never
