@@ -15,11 +15,11 @@ from shoal.errors import UserError, nearest
 from shoal.report import Report
 from shoal.spec import RunSpec
 from shoal.spec.choice import as_flags
+from shoal.studies.crossing import SEED_AXES
 from shoal.studies.results import Results
 
 THRESHOLDS = (0.9, 0.99)
 SEEDS = (0, 42)  # the practical's
-SEED_AXES = ("seed", "init_seed", "split_seed", "order_seed")
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from shoal.report.figures import lines_note
 from shoal.report.panels import MODEL, MODELS
 from shoal.report.summary import ten_figures
 from shoal.studies.base import Form, Grid
-from shoal.studies.parts import finished, times_section
+from shoal.studies.parts import finished, times_sections
 from shoal.studies.results import Results
 from shoal.studies.settings import per_model
 
@@ -40,7 +40,7 @@ def report(results: Results, form: Form) -> Report:
         [
             Section("Learning curves", figures=figures),
             Section("Ten figures per model", tables=[ten_figures(results.extrema, labels)]),
-            times_section(results, MODEL, form),
+            *times_sections(results, {"": MODEL}, form),
         ],
         results,
         form,
