@@ -299,7 +299,8 @@ def _permutation_p(x: Array, y: Array, blocks: Sequence[Rows], draws: int, seed:
     counted = _all_sums(scores)
     if counted is not None:
         far, share = np.abs(counted[0]), counted[1]
-        return float(share[far >= seen].sum()), float(share[far >= far.max() - 1e-9].sum()), True
+        p, smallest = (min(float(share[far >= least].sum()), 1.0) for least in (seen, far.max() - 1e-9))
+        return p, smallest, True
     rng, total = np.random.default_rng(seed), np.zeros(draws)
     for own, other in scores:
         total += rng.permuted(np.tile(other, (draws, 1)), axis=1) @ np.array(own)
