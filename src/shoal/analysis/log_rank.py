@@ -196,27 +196,27 @@ class _Stratum:
     """Runs that are at risk together.
 
     Attributes:
-        rows: their indices, ``(s,)``.
+        rows: their indices, those first that are followed for longest, ``(s,)``.
         excess: events less those expected of a run that is like all others, ``(s,)``.
-        share: of those at risk that each run is at each event, ``(s, m)``.
+        at_risk: how many runs, the first of these, are at risk at each event, ``(m,)``.
         weight: of the covariance at each event, ``(m,)``.
     """
 
     rows: Labels
     excess: Array
-    share: Array
+    at_risk: Labels
     weight: Array
 
     @classmethod
     def of(cls, rows: Labels, time: Array, observed: Array) -> Self:
         """Of the times of all runs, ``(n,)``, those of ``rows``, none before their first event."""
+        rows = rows[np.argsort(-time[rows], kind="stable")]
         time, observed = time[rows], observed[rows]
-        steps = np.unique(time[observed > 0])
-        followed = (time[:, None] >= steps).astype(np.float64)
-        at_risk = followed.sum(axis=0)
-        d = ((time[:, None] == steps) * observed[:, None]).sum(axis=0)
+        steps, d = np.unique(time[observed > 0], return_counts=True)
+        at_risk = np.searchsorted(-time, -steps, side="right")
         weight = np.divide(d * (at_risk - d), at_risk - 1, out=np.zeros(len(steps)), where=at_risk > 1)
-        return cls(rows, observed - followed @ (d / at_risk), followed / at_risk, weight)
+        expected = np.concatenate([[0.0], np.cumsum(d / at_risk)])[np.searchsorted(steps, time, side="right")]
+        return cls(rows, observed - expected, at_risk, weight)
 
 
 def _statistics(labels: Labels, strata: Sequence[_Stratum]) -> tuple[Array, Array, int]:
@@ -238,7 +238,7 @@ def _statistics(labels: Labels, strata: Sequence[_Stratum]) -> tuple[Array, Arra
     for stratum in strata:
         groups = (labels[:, None, stratum.rows] == diagonal[:, None]).astype(np.float64)  # (B, k, s)
         difference += groups @ stratum.excess
-        share = groups @ stratum.share  # (B, k, m)
+        share = np.cumsum(groups, axis=2)[:, :, stratum.at_risk - 1] / stratum.at_risk  # (B, k, m)
         inner = share * stratum.weight
         covariance -= inner @ share.swapaxes(1, 2)
         covariance[:, diagonal, diagonal] += inner.sum(axis=2)
