@@ -18,7 +18,8 @@ from shoal.analysis import (
     logrank,
     logrank_pairs,
 )
-from shoal.analysis.arrangements import arrange, split_blocks
+from shoal.analysis.arrangements import arrange
+from shoal.analysis.correction import Family, shaffer
 
 some = settings(max_examples=25, deadline=None)
 
@@ -47,7 +48,8 @@ def test_the_log_rank_test_of_the_textbook():
     (pair,) = logrank_pairs(LEUKAEMIA, "group").rows(named=True)
     assert (pair["first"], pair["second"]) == ("treated", "placebo")
     assert pair["z"] == pytest.approx(-math.sqrt(16.793), abs=1e-3)  # placebo relapses sooner
-    assert pair["p"] == pair["p_holm"] == test.p == pytest.approx(1 / 10_001, abs=1e-4)  # 4e-5 by the χ² distribution
+    assert pair["p"] == pair["p_corrected"] == test.p
+    assert test.p == pytest.approx(1 / 10_001, abs=1e-4)  # 4e-5 by the χ² distribution
 
 
 @some
@@ -119,19 +121,97 @@ def test_p_counts_the_permutations_of_the_labels(paired, sizes):
             }
         )
         test = logrank(times if paired else times.drop("seed"), "group")
-        assert (test.exact, test.paired) == (True, paired)
+        assert (test.exact, test.blocks) == (True, ("seed",) if paired else ())
         # runs that leave before the first event stay where they are
         first = times.filter("observed")["time"].min()
         assert test.p == pytest.approx(permuted_p(times.filter(pl.col("time") >= first), paired))
         assert test.p >= test.smallest_p
 
 
-def test_labels_change_places_within_seeds_where_all_groups_have_the_same():
-    labels, seeds = np.array([0, 0, 0, 1, 1, 1]), np.array([5, 7, 9, 9, 7, 5])
-    assert [block.tolist() for block in split_blocks(labels, seeds)] == [[0, 5], [1, 4], [2, 3]]
-    assert [block.tolist() for block in split_blocks(labels, np.repeat([5, 7, 9], 2))] == [[0, 1, 2, 3, 4, 5]]
-    assert [block.tolist() for block in split_blocks(labels, np.full(6, 5))] == [[0, 1, 2, 3, 4, 5]]
-    assert len(split_blocks(labels[:5], seeds[:5])) == len(split_blocks(labels, None)) == 1
+CROSSED = [(seed, depth, width) for seed in range(2) for depth in range(3) for width in range(3)]
+
+
+def crossed_times(log_time: np.ndarray, horizon: float = np.inf) -> pl.DataFrame:
+    """Times of runs of every depth at every width, on two seeds, from their logarithms in that order."""
+    time = np.ceil(1000 * np.exp(log_time))
+    return pl.DataFrame(CROSSED, ["seed", "depth", "width"], orient="row").with_columns(
+        time=pl.Series(np.minimum(time, horizon)), observed=pl.Series(time < horizon)
+    )
+
+
+def test_a_setting_is_compared_within_the_other_ones():
+    rng = np.random.default_rng(3)
+    log = np.array([0.8 * depth + 0.4 * width for _, depth, width in CROSSED]) + 0.4 * rng.standard_normal(18)
+    times = crossed_times(log, horizon=4000)
+    test = logrank(times, "width", within="depth")
+    difference, covariance = np.zeros(3), np.zeros((3, 3))
+    for depth in range(3):
+        own = times.filter(depth=depth).rename({"width": "group"})
+        first = own.filter("observed")["time"].min()
+        parts = brute_force_logrank(own.filter(pl.col("time") >= first).sort("group"))
+        difference, covariance = difference + parts[0], covariance + parts[1]
+    assert test.chi2 == pytest.approx(difference @ np.linalg.pinv(covariance) @ difference)
+    assert (test.df, test.exact, test.blocks, test.alone) == (2, True, ("seed", "depth"), 0)
+    # every order of the widths of each seed and depth, by brute force: 6^6 of them, or 6^5 up to names
+    assert test.smallest_p == pytest.approx(6 / 6**6)
+    assert logrank(times, "width").chi2 < test.chi2  # where the depths are noise
+    shuffled = times.sample(fraction=1, shuffle=True, seed=1)
+    assert logrank(shuffled.sort("width"), "width", within="depth").p == pytest.approx(test.p)
+
+
+@some
+@given(samples(groups=3, most=4), st.integers(0, 2**12 - 1))
+def test_strata_add_up_whatever_runs_there_are(times, depths):
+    times = times.with_columns(depth=pl.Series([depths >> i & 1 for i in range(len(times))]))
+    times = times.with_columns(seed=pl.int_range(pl.len()))
+    test = logrank(times, "group", within="depth")
+    names = times["group"].unique(maintain_order=True).to_list()
+    places = {name: i for i, name in enumerate(names)}
+    difference, covariance = np.zeros(len(names)), np.zeros((len(names),) * 2)
+    for _, own in times.group_by("depth"):
+        ours = [places[name] for name in own["group"].unique(maintain_order=True)]
+        parts = brute_force_logrank(own)
+        difference[ours] += parts[0]
+        covariance[np.ix_(ours, ours)] += parts[1]
+    if np.abs(covariance).max() < 1e-12:
+        assert test.p is test.chi2 is None
+    else:
+        assert test.df == np.linalg.matrix_rank(covariance, tol=1e-9)
+        assert test.chi2 == pytest.approx(difference @ np.linalg.pinv(covariance) @ difference, abs=1e-8)
+        assert test.smallest_p <= test.p <= 1
+
+
+def test_which_comes_sooner_is_not_the_doing_of_another_setting():
+    """At either depth a is sooner; a has most of its runs at the slow depth."""
+    times = signed(a=[100, 110, 120, 125, 126, 10], b=[130, 20, 25, 30, 35, 40]).with_columns(
+        depth=pl.Series([3, 3, 3, 3, 3, 1, 3, 1, 1, 1, 1, 1]), seed=pl.int_range(12)
+    )
+    free, within = (logrank_pairs(times, "group", within=names)["z"].item() for names in ((), "depth"))
+    assert free < 0 < within
+
+
+def test_runs_without_a_counterpart_keep_their_labels():
+    log = np.array([0.5 * width for _, _, width in CROSSED]) + 0.1 * np.arange(18) % 0.3
+    whole = crossed_times(log)
+    holes = whole.filter((pl.col("depth") < 2) | (pl.col("width") == 0))  # depth 2 at one width alone
+    found = logrank(holes, "width", within="depth")
+    assert (found.alone, found.blocks) == (2, ("seed", "depth"))
+    without = logrank(holes.filter(pl.col("depth") < 2), "width", within="depth")
+    assert (found.chi2, found.p) == (pytest.approx(without.chi2), pytest.approx(without.p))
+    none = logrank(whole.filter(pl.col("depth") == pl.col("width")), "width", within="depth")
+    assert (none.chi2, none.p, none.alone) == (None, None, 6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("width", "low", "high"), [(0.4, 0.55, 0.75), (0.0, 0.0, 0.075)])
+def test_level_and_power_where_depth_is_crossed_with_width(width, low, high):
+    """0.8 between depths would be noise to a test within seeds alone, which then finds 0.4 in 3 of 100."""
+    rng, found = np.random.default_rng(11), []
+    for _ in range(400):
+        log = np.array([0.8 * depth + width * w for _, depth, w in CROSSED]) + 0.4 * rng.standard_normal(18)
+        test = logrank(crossed_times(log), "width", within="depth", draws=999)
+        found.append(test.p <= 0.05)
+    assert low <= np.mean(found) <= high
 
 
 @pytest.mark.parametrize("draws", [10, 1000])
@@ -155,8 +235,8 @@ def test_arrangements_are_all_there_are_or_random_ones(counts, draws):
 
 
 def test_within_seeds_the_first_stays_as_it_is():
-    labels, seeds = np.array([0, 1, 2, 0, 1, 2]), np.array([0, 0, 0, 1, 1, 1])
-    found = arrange(labels, split_blocks(labels, seeds), 100, seed=0)
+    labels = np.array([0, 1, 2, 0, 1, 2])
+    found = arrange(labels, [np.arange(3), np.arange(3, 6)], 100, seed=0)
     assert sorted(map(tuple, found.labels[:, 3:].tolist())) == list(itertools.permutations(range(3)))
     assert (found.labels[:, :3] == [0, 1, 2]).all()
     assert found.smallest_p == pytest.approx(1 / 6)
@@ -189,7 +269,7 @@ def test_a_run_that_waits_does_not_part_the_pairs():
         seeds, time=pl.when(pl.col("time") == 45).then(0).otherwise("time")
     )
     test = logrank(times, "group")
-    assert test.paired
+    assert test.blocks == ("seed",)
     assert test.smallest_p == pytest.approx(1 / 2**3)  # a has a run more: it cannot change names with b
 
 
@@ -197,9 +277,10 @@ def test_pairs_are_corrected_for_their_number():
     times = signed(a=[1, 2, 3, 4], b=[11, 12, 13, 14], c=[-20, -20, -20, -20], d=[-20] * 4)
     pairs = logrank_pairs(times, "group")
     assert pairs.select("first", "second").rows() == list(itertools.combinations("abcd", 2))
-    assert pairs["p"].to_list()[-1] is pairs["p_holm"].to_list()[-1] is None
-    assert pairs["p_holm"].to_list() == holm(pairs["p"].to_list())
-    assert pairs["smallest_p_holm"].to_list() == [pytest.approx(5 * 2 / math.comb(8, 4))] * 5 + [None]
+    assert pairs["p"].to_list()[-1] is pairs["p_corrected"].to_list()[-1] is None
+    assert pairs["p_corrected"].to_list() == shaffer(pairs["p"].to_list(), groups=4)
+    # of four groups that are not all alike at most three pairs are equal
+    assert pairs["smallest_p_corrected"].to_list() == [pytest.approx(3 * 2 / math.comb(8, 4))] * 5 + [None]
     assert logrank(times, "group").df == 3
 
 
@@ -221,6 +302,54 @@ def test_holm_rejects_what_stepping_down_rejects(p_values, alpha):
             break
         rejected.add(i)
     assert {i for i, p in enumerate(corrected) if p is not None and p <= alpha} == rejected
+
+
+@pytest.mark.parametrize("groups", [2, 3, 4, 5])
+def test_shaffers_correction_multiplies_by_the_pairs_that_can_still_be_equal(groups):
+    """By listing every way in which groups can be alike, but all of them."""
+    pairs = list(itertools.combinations(range(groups), 2))
+    alike = {
+        frozenset(pair for pair in pairs if means[pair[0]] == means[pair[1]])
+        for means in itertools.product(range(groups), repeat=groups)
+    }
+    sizes = sorted({len(equal) for equal in alike if len(equal) < len(pairs)})
+    rng = np.random.default_rng(groups)
+    for _ in range(20):
+        p = rng.random(len(pairs)) ** 3
+        corrected = shaffer(p.tolist(), groups)
+        expected, largest = [0.0] * len(pairs), 0.0
+        for place, index in enumerate(np.argsort(p)):
+            most = max([n for n in sizes if n <= len(pairs) - place] + [1])
+            largest = expected[index] = max(largest, min(most * p[index], 1.0))
+        assert corrected == pytest.approx(expected)
+        assert all(a <= b + 1e-12 for a, b in zip(corrected, holm(p.tolist()), strict=True))
+    assert shaffer([None, 0.04, 0.01], 3) == [None, 0.04, 0.01]
+
+
+@pytest.mark.slow
+def test_pairs_after_a_test_of_all_are_called_different_as_seldom_as_said():
+    """Three groups and four, one of which is far from the others: any word about the others is false."""
+    rng = np.random.default_rng(4)
+    for groups, runs in ((3, 5), (4, 5)):
+        false = 0
+        for _ in range(300):
+            log = rng.standard_normal((groups, runs))
+            log[0] += 5
+            group = np.repeat(np.arange(groups), runs)
+            times = pl.DataFrame({"group": group, "time": np.exp(log).ravel()}).with_columns(observed=pl.lit(True))
+            if logrank(times, "group", draws=199).p > 0.05:
+                continue
+            pairs = logrank_pairs(times, "group", draws=199).filter(pl.col("first") != "0")
+            false += bool((pairs["p_corrected"] <= 0.05).any())
+        assert false / 300 <= 0.075
+
+
+def test_a_family_says_what_it_can_find():
+    family = Family.of([0.01, None, 0.04], [0.001, None, 0.02])
+    assert family.corrected == (0.02, None, 0.04)
+    assert (family.tests, family.floor) == (2, pytest.approx(0.002))
+    assert Family.of([0.2] * 40, [0.03] * 40).floor == 1
+    assert Family.of([None]) == Family((None,), (None,), 0, None)
 
 
 def test_a_lab_does_not_wait_for_scipy():

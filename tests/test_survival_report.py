@@ -8,12 +8,19 @@ from shoal.errors import UserError
 from shoal.report import (
     Report,
     Section,
-    logrank_sentence,
+    TimesQuestion,
+    logrank_sentences,
     survival_curves,
     survival_figure,
     survival_table,
     write_report,
 )
+
+
+def logrank_sentence(times: pl.DataFrame, by: str) -> str:
+    """The answer to one question that is asked alone."""
+    (sentence,) = logrank_sentences([TimesQuestion(times, by)])
+    return sentence
 
 
 def runs(by: str, **groups: list[int]) -> pl.DataFrame:
@@ -91,24 +98,50 @@ def test_pairs_in_words_come_before_others_only_where_they_differ():
         "model", LSTM=[700, 800, 900, -1000, 950], GPT=[300, 350, 400, 420, 300], RNN=[500, 800, -1000, 950, 90]
     )
     words = logrank_sentence(three, "model")
-    assert "Of 3 pairs 1 differs at 0.05 after Holm's correction: GPT before LSTM (p = 0.024). " in words
+    assert "Of 3 pairs 1 differs at 0.05 after correction for their number (Shaffer): GPT before LSTM (p = 0.0" in words
     assert "Not told apart: GPT and RNN (p = 0." in words
     assert "LSTM and RNN (p = 0." in words
     assert words.count("before") == 1
-    none = logrank_sentence(pl.concat([SHOWN, runs("model", RNN=[-1000] * 5)]), "model")
-    assert "Of 3 pairs none differ at 0.05 after Holm's correction. Not told apart: " in none
+    none = logrank_sentence(runs("x", **{name: [*range(i, 16, 3)] for i, name in enumerate("abc", 1)}), "x")
+    assert none.endswith(": no two of them are told apart.")
+    assert "before" not in none
     many = {name: [100 * i + j for j in range(7)] for i, name in enumerate("abcdef", 1)}
     words = logrank_sentence(runs("x", **many), "x")
     assert "Of 15 pairs 15 differ" in words
     assert words.endswith("; ….")
-    few = logrank_sentence(runs("x", a=[1, 2], b=[5, 6], c=[10, 11]), "x")
-    assert few.endswith(
-        "With 2 runs in a group no pair can differ at 0.05 after Holm's correction for 3 pairs: "
-        "no corrected p below 1 is within reach."
-    )
+    few = logrank_sentence(runs("x", a=[1, 2], b=[5, 6], c=[10, 11], d=[20, 21]), "x")
+    assert "no pair can differ at 0.05 after correction for 6 pairs" in few
+    assert few.endswith("no corrected p below 1 is within reach.")
     assert "before" not in few
     alone = logrank_sentence(runs("x", a=[50, 60], b=[-10], c=[-10]), "x")
     assert "before" not in alone
+
+
+def test_answers_are_corrected_for_how_many_questions_a_page_asks():
+    clear = runs("x", a=[1, 2, 3, 4], b=[11, 12, 13, 14])  # p = 2/70
+    vague = runs("x", a=[1, 3, 5, 7], b=[2, 4, 6, 8])
+    (alone,) = logrank_sentences([TimesQuestion(clear, "x")])
+    assert "p = 0.029 by permutation" in alone
+    assert "corrected" not in alone
+    two = logrank_sentences([TimesQuestion(clear, "x"), TimesQuestion(vague, "x")])
+    assert "p = 0.029 by permutation" in two[0]
+    assert "corrected for the 2 log-rank tests of this page (Holm) p = 0.057" in two[0]
+    # pairs are told where the groups differ after correction alone, and are no clearer than they
+    three = runs("x", a=[1, 2, 3, 14], b=[4, 11, 12, 15], c=[21, 22, 23, 24])  # p = 0.014
+    assert " before " in logrank_sentences([TimesQuestion(three, "x")])[0]
+    many = logrank_sentences([TimesQuestion(three, "x")] * 4)
+    assert all(" before " not in sentence for sentence in many)
+
+
+def test_the_other_settings_are_named_and_runs_without_a_counterpart_are_counted():
+    times = runs("width", a=[10, 20, 30, 40], b=[110, 120, 130, 140, 1000]).with_columns(
+        seed=pl.Series([0, 0, 1, 1, 0, 0, 1, 1, 2]), depth=pl.Series([1, 2, 1, 2, 1, 2, 1, 2, 1])
+    )
+    (told,) = logrank_sentences([TimesQuestion(times, "width", within="depth")])
+    assert "among runs of the same seed and depth" in told
+    assert "1 run with none of another group" in told
+    (nothing,) = logrank_sentences([TimesQuestion(times.with_columns(lr=pl.int_range(9)), "width", within="lr")])
+    assert nothing == "Nothing can be compared: no two groups of width have runs that agree in seed and lr."
 
 
 def layer(chart, mark: str) -> pl.DataFrame:

@@ -25,7 +25,7 @@ from shoal.analysis.correction import holm
 from shoal.analysis.paired import cohens_d_z, rank_biserial, sign_flip_test, superiority
 from shoal.analysis.survival import has_outcome, restricted_times
 from shoal.analysis.times import check_states, check_times
-from shoal.analysis.trends import student_interval
+from shoal.analysis.trends import student
 from shoal.errors import UserError
 
 
@@ -190,7 +190,7 @@ def _compared(found: pl.DataFrame, metric: Metric, resamples: int, seed: int) ->
     differences, scores = complete["difference"].to_numpy(), complete["score"].to_numpy()
     n, n_censored = len(complete), int(complete["censored"].sum())
     better, worse = int((scores > 0).sum()), int((scores < 0).sum())
-    low, high = student_interval(differences.tolist())
+    low, high, _ = student(differences.tolist())
     share, share_low, share_high = superiority(scores)
     oriented = differences if metric.larger_is_better else -differences
     d_z, d_z_low, d_z_high = (None, None, None) if n_censored else cohens_d_z(oriented)

@@ -1,6 +1,9 @@
 """What several tests at once do to their p values."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Self
 
 import numpy as np
 
@@ -32,3 +35,63 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
     for place, value in zip(order, corrected, strict=True):
         out[known[place]] = float(value)
     return out
+
+
+def shaffer(p_values: Sequence[float | None], groups: int) -> list[float | None]:
+    """P values of all pairs of groups, corrected for their number where a test of all groups was significant first.
+
+    Of three groups no single pair can be the only one that differs, so that not every number of pairs can be equal.
+    The i-th smallest p value is multiplied by the largest number of pairs that can be while i − 1 are not, and the
+    groups are not all alike; none may fall below a smaller one's. Never larger than Holm's, and with three groups each
+    p value stands as it is. A p value that is None was never computed: it stays None.
+
+    Source: Shaffer 1986, *Modified sequentially rejective multiple test procedures*, procedure S1 after a test of all.
+
+    >>> shaffer([0.01, 0.04, 0.03], groups=3)
+    [0.01, 0.04, 0.04]
+    >>> [shaffer([p] * 6, groups=4)[0] for p in (0.01, 0.03)]
+    [0.03, 0.09]
+    """
+    possible = sorted(_equal_pairs(groups) - {len(p_values)}) or [1]
+    known = sorted((p, index) for index, p in enumerate(p_values) if p is not None)
+    out: list[float | None] = [None] * len(p_values)
+    largest = 0.0
+    for place, (p, index) in enumerate(known):
+        equal = max((n for n in possible if n <= len(p_values) - place), default=1)
+        largest = max(largest, min(p * max(equal, 1), 1.0))
+        out[index] = largest
+    return out
+
+
+@cache
+def _equal_pairs(groups: int) -> frozenset[int]:
+    """How many pairs of so many groups can be equal at once."""
+    if groups < 2:
+        return frozenset({0})
+    sizes = range(1, groups + 1)
+    return frozenset(size * (size - 1) // 2 + rest for size in sizes for rest in _equal_pairs(groups - size))
+
+
+@dataclass(frozen=True)
+class Family:
+    """Tests that are asked together, so that one in twenty would show something where there is nothing.
+
+    Attributes:
+        p: of each, None where there was nothing to test.
+        corrected: the same by Holm's correction for ``tests``.
+        tests: how many have a p.
+        floor: what no corrected p can be below, whatever these runs had shown; None without tests.
+    """
+
+    p: tuple[float | None, ...]
+    corrected: tuple[float | None, ...]
+    tests: int
+    floor: float | None
+
+    @classmethod
+    def of(cls, p: Sequence[float | None], smallest: Sequence[float | None] = ()) -> Self:
+        """Of the p values, and perhaps of the smallest that each test could have come to."""
+        tests = sum(value is not None for value in p)
+        reach = [value for value in smallest if value is not None]
+        floor = min(1.0, tests * min(reach, default=0.0)) if tests else None
+        return cls(tuple(p), tuple(holm(p)), tests, floor)

@@ -3,7 +3,7 @@
 Of few pairs a bootstrap knows too little: where 95 of 100 intervals should hold the mean of normal differences, the BCa
 bootstrap's do in 85 with 5 pairs and in 91 with 12. Student's hold it in 95; of differences of times that are lognormal
 with σ = 1 in 95 to 97, because what skews a time skews both ends of a difference
-(:func:`shoal.analysis.trends.student_interval`).
+(:func:`shoal.analysis.trends.student`).
 
 The test flips the signs of the differences: where variant and baseline are exchangeable, every pattern of signs is
 equally likely, whatever sizes the differences have. All 2ⁿ patterns are counted up to n = 12 pairs; the p value is then

@@ -1,16 +1,20 @@
 """Whether a quantity goes up with a setting, and whether it does so more for one model than for another.
 
-Runs that share a seed are one unit, because a seed shifts all runs made from it: a line is fitted within each seed, its
-slopes are averaged over seeds, and their interval is Student's over seeds. With two seeds it is wide, as it should be:
-drawing two seeds again instead gives an interval without 0 every other time where there is nothing to find. The test of
-a rank correlation permutes values within a seed. Only where no seed has runs at two settings is every run a unit: then
-one line is fitted through all, without an interval, and values are permuted freely.
+What is asked of a setting is asked of runs that agree in their seed and in every other setting that varies, because
+these move a run too: values are ranked within each block of such runs (:mod:`shoal.analysis.blocks`), the correlation
+is that of these ranks, and its test permutes values within blocks. In blocks of one size it is Page's test; in blocks
+of several, ranks count as shares of the block, after van Elteren.
 
-Sources: Spearman 1904; Student 1908.
+Slopes are those of lines with one slope and an intercept of its own for each block. Runs that share a seed are one
+unit, because a seed shifts all runs made from it: a slope is fitted within each seed, slopes are averaged over seeds,
+and their interval and test are Student's over seeds. With two seeds it is wide, as it should be: drawing two seeds
+again instead gives an interval without 0 every other time where there is nothing to find. Where seeds are not shared
+enough to compare runs on one, there is one slope for all, without an interval.
+
+Sources: Spearman 1904; Student 1908; van Elteren 1960, *On the combination of independent two-sample tests of
+Wilcoxon*; Page 1963, *Ordered hypotheses for multiple treatments*.
 """
 
-import itertools
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,11 +24,17 @@ import polars as pl
 from numpy.typing import NDArray
 from scipy import stats
 
-from shoal.analysis.columns import check_columns, rows_with
+from shoal.analysis.arrangements import count_orders, orders
+from shoal.analysis.blocks import Blocks, Rows, comparable
+from shoal.analysis.columns import Names, as_names, check_columns, rows_with
 from shoal.errors import UserError
 
 Array = NDArray[np.float64]
-Rows = NDArray[np.int64]
+Scores = tuple[float, ...]
+
+DRAWS = 10_000
+_MOST_ORDERS = 400_000  # of the values of a block, that are counted: all of 9
+_MOST_SUMS = 2_000_000  # of two blocks, that are counted
 
 
 @dataclass(frozen=True)
@@ -34,10 +44,15 @@ class TrendEstimate:
     Attributes:
         runs: how many were used.
         units: how many seeds they have.
+        names: the columns in which the runs agree that were compared.
+        blocks: how many groups of such runs there are.
+        alone: runs left out because no other at another x agrees with them in these columns.
         dropped: runs left out because x or y is null or NaN.
-        rho: Spearman's rank correlation over all runs, None when x or y takes one value.
-        p: two-sided permutation test of it.
+        rho: correlation of the ranks within blocks, which for one block is Spearman's; None where no runs can be
+            compared or y takes one value in every block.
+        p: two-sided permutation test of it, within blocks.
         smallest_p: that these runs could have come to, however clear the trend.
+        exact: whether p counts all permutations, or random ones.
         slope: of the least-squares lines, mean over seeds, y per doubling of x, or per x where ``log2`` was false.
         low: lower end of its 95 % interval, None where fewer than two seeds have a slope.
         high: upper end.
@@ -45,10 +60,14 @@ class TrendEstimate:
 
     runs: int
     units: int
+    names: tuple[str, ...]
+    blocks: int
+    alone: int
     dropped: int
     rho: float | None
     p: float | None
     smallest_p: float | None
+    exact: bool
     slope: float | None
     low: float | None
     high: float | None
@@ -69,6 +88,7 @@ class SlopeDifference:
         difference: second − first.
         low: lower end of its 95 % interval, None with fewer than two seeds.
         high: upper end.
+        p: two-sided, of Student's test of the seeds' differences; None as for ``low``.
     """
 
     first: str
@@ -81,40 +101,56 @@ class SlopeDifference:
     difference: float | None
     low: float | None
     high: float | None
+    p: float | None
 
 
 def trend(
-    frame: pl.DataFrame, x: str, y: str, unit: str = "seed", log2: bool = True, resamples: int = 1000, seed: int = 0
+    frame: pl.DataFrame,
+    x: str,
+    y: str,
+    unit: Names = "seed",
+    within: Names = (),
+    log2: bool = True,
+    draws: int = DRAWS,
+    seed: int = 0,
 ) -> TrendEstimate:
-    """Rank correlation and slope of ``y`` over ``x``.
+    """Rank correlation and slope of ``y`` over ``x``, among runs that agree in everything else.
 
     Args:
         frame: one row per run.
         x: a setting; above 0 where ``log2``.
         y: a quantity.
-        unit: the column that says which runs share a seed.
+        unit: the columns that say which runs share a seed.
+        within: those of the other settings that vary (:func:`shoal.analysis.blocks.crossed`); for a quantity that is
+            made of settings, as the number of parameters is of depth and width, not those it is made of.
         log2: take the slope over log₂ x.
-        resamples: of the permutation test.
-        seed: likewise.
+        draws: random permutations, where there are too many to count.
+        seed: of these.
 
     Raises:
         UserError: a column is unknown, or x has no logarithm.
     """
-    kept = _usable(frame, x, y, unit, log2)
-    xs, ys = _numbers(kept, x, log2), _numbers(kept, y, log2=False)
-    units = _units(kept, unit)
-    rho = spearman(xs, ys)
-    p, smallest_p = (None, None) if rho is None else _permutation_p(units, xs, ys, resamples, seed)
-    slopes = [own for rows in units if (own := slope(xs[rows], ys[rows])) is not None]
-    low, high = student_interval(slopes)
+    usable = _usable(frame, x, y, [*as_names(unit), *as_names(within)], log2)
+    blocks = comparable(usable, x, unit, within)
+    xs, ys = _numbers(usable, x, log2), _numbers(usable, y, log2=False)
+    rho = rank_correlation(xs, ys, blocks.rows)
+    p, smallest_p, exact = (None, None, False) if rho is None else _permutation_p(xs, ys, blocks.rows, draws, seed)
+    units = _units(usable, unit, blocks)
+    slopes = [own for rows in units.values() if (own := slope(xs, ys, rows)) is not None]
+    used = usable[np.concatenate([[], *blocks.rows]).astype(np.int64)]
+    low, high, _ = student(slopes)
     return TrendEstimate(
-        runs=len(kept),
-        units=len(units),
-        dropped=len(frame) - len(kept),
+        runs=blocks.runs,
+        units=used.select(as_names(unit)).n_unique() if as_names(unit) else min(len(used), 1),
+        names=blocks.names,
+        blocks=len(blocks.rows),
+        alone=blocks.alone,
+        dropped=len(frame) - len(usable),
         rho=rho,
         p=p,
         smallest_p=smallest_p,
-        slope=float(np.mean(slopes)) if slopes else slope(xs, ys),
+        exact=exact,
+        slope=float(np.mean(slopes)) if slopes else None,
         low=low,
         high=high,
     )
@@ -127,7 +163,8 @@ def slope_difference(
     group: str,
     first: Any,
     second: Any,
-    unit: str = "seed",
+    unit: Names = "seed",
+    within: Names = (),
     log2: bool = True,
 ) -> SlopeDifference:
     """How much faster ``y`` rises with ``x`` in the second group than in the first, over the seeds that both have.
@@ -140,61 +177,81 @@ def slope_difference(
         first: the value of one group in it.
         second: of the other.
         unit: as for :func:`trend`.
+        within: likewise; only combinations of these settings that both groups have on a seed are used.
         log2: likewise.
 
     Raises:
         UserError: a column or value is unknown, or x has no logarithm.
     """
+    names, settings = as_names(unit), as_names(within)
     own = rows_with(frame, group, [first, second])
-    usable = _usable(own, x, y, unit, log2)
-    seeds = [set(usable.filter(pl.col(group) == value)[unit]) for value in (first, second)]
-    kept = usable.filter(pl.col(unit).is_in(list(seeds[0] & seeds[1])))
-    xs, ys = _numbers(kept, x, log2), _numbers(kept, y, log2=False)
-    is_first = (kept[group] == first).to_numpy()
-    slopes = []  # of both groups, for each seed that has them
-    for rows in _units(kept, unit):
-        mine, theirs = rows[is_first[rows]], rows[~is_first[rows]]
-        a, b = slope(xs[mine], ys[mine]), slope(xs[theirs], ys[theirs])
-        if a is not None and b is not None:
-            slopes.append((a, b))
-    differences = [b - a for a, b in slopes]
-    low, high = student_interval(differences)
+    usable = _usable(own, x, y, [*names, *settings], log2)
+    halves = [usable.filter(pl.col(group) == value) for value in (first, second)]
+    seeds = [set(half.select(names).rows()) for half in halves]
+    if names or settings:
+        shared = [names + settings] * 2
+        halves = [
+            half.join(other, on=on, how="semi", nulls_equal=True, maintain_order="left")
+            for half, other, on in zip(halves, halves[::-1], shared, strict=True)
+        ]
+    by_unit = [_slopes(half, x, y, names, settings, log2) for half in halves]
+    pairs = [(by_unit[0][key], by_unit[1][key]) for key in by_unit[0] if key in by_unit[1]]
+    differences = [b - a for a, b in pairs]
+    low, high, p = student(differences)
+    missing = sorted(seeds[0] ^ seeds[1])
     return SlopeDifference(
         first=str(first),
         second=str(second),
-        units=len(slopes),
-        missing=tuple(sorted(seeds[0] ^ seeds[1])),
+        units=len(pairs),
+        missing=tuple(key[0] if len(key) == 1 else key for key in missing),
         dropped=len(own) - len(usable),
-        first_slope=float(np.mean([a for a, _ in slopes])) if slopes else None,
-        second_slope=float(np.mean([b for _, b in slopes])) if slopes else None,
-        difference=float(np.mean(differences)) if slopes else None,
+        first_slope=float(np.mean([a for a, _ in pairs])) if pairs else None,
+        second_slope=float(np.mean([b for _, b in pairs])) if pairs else None,
+        difference=float(np.mean(differences)) if pairs else None,
         low=low,
         high=high,
+        p=p,
     )
 
 
-def spearman(x: Array, y: Array) -> float | None:
-    """Spearman's rank correlation; None where x or y takes fewer than two values."""
-    if len(x) < 2 or np.ptp(x) == 0 or np.ptp(y) == 0:
-        return None
-    return float(np.corrcoef(stats.rankdata(x), stats.rankdata(y))[0, 1])
+def rank_correlation(x: Array, y: Array, blocks: Sequence[Rows]) -> float | None:
+    """Correlation of the ranks of x and y within blocks, ``(n,)`` each; None where x or y varies within none.
+
+    Within one block it is Spearman's.
+    """
+    a, b = _scores(x, blocks), _scores(y, blocks)
+    spread = float(np.sqrt((a @ a) * (b @ b)))
+    return float(np.clip(a @ b / spread, -1, 1)) if spread > 0 else None
 
 
-def slope(x: Array, y: Array) -> float | None:
-    """Slope of the least-squares line; None where x takes fewer than two values."""
-    if len(x) < 2 or np.ptp(x) == 0:
-        return None
-    centred = x - x.mean()
-    return float(centred @ (y - y.mean()) / (centred @ centred))
+def slope(x: Array, y: Array, blocks: Sequence[Rows]) -> float | None:
+    """Slope of the least-squares lines that are parallel, one for each block; None where x varies within none."""
+    top, bottom = 0.0, 0.0
+    for rows in blocks:
+        centred = x[rows] - x[rows].mean()
+        top, bottom = top + float(centred @ (y[rows] - y[rows].mean())), bottom + float(centred @ centred)
+    return top / bottom if bottom > 0 else None
 
 
-def _usable(frame: pl.DataFrame, x: str, y: str, unit: str, log2: bool) -> pl.DataFrame:
-    check_columns(frame, [x, y, unit])
+def student(values: Sequence[float]) -> tuple[float | None, float | None, float | None]:
+    """95 % interval of the mean of independent values, and two-sided p of its being 0.
+
+    None where there are fewer than two, or all are the same, which says nothing of how far others would be.
+    """
+    if len(values) < 2 or np.ptp(values) <= 1e-12 * np.abs(values).max():
+        return None, None, None
+    mean, error, df = float(np.mean(values)), float(stats.sem(values)), len(values) - 1
+    reach = float(stats.t.ppf(0.975, df)) * error
+    return mean - reach, mean + reach, float(2 * stats.t.sf(abs(mean) / error, df))
+
+
+def _usable(frame: pl.DataFrame, x: str, y: str, names: Sequence[str], log2: bool) -> pl.DataFrame:
+    check_columns(frame, [x, y, *names])
     finite = [pl.col(name).cast(pl.Float64).is_finite().fill_null(False) for name in (x, y)]
     kept = frame.filter(*finite)
     if log2 and len(wrong := kept.filter(pl.col(x) <= 0)):
         raise UserError(f"{x}={wrong[x][0]} has no logarithm: only values above 0 have; take log2=False")
-    return kept
+    return kept.sort(*names, x, y)  # so that the order of the rows is nothing to the last bit
 
 
 def _numbers(frame: pl.DataFrame, name: str, log2: bool) -> Array:
@@ -202,47 +259,76 @@ def _numbers(frame: pl.DataFrame, name: str, log2: bool) -> Array:
     return np.log2(values) if log2 else values
 
 
-def _units(frame: pl.DataFrame, unit: str) -> list[Rows]:
-    """The rows of each seed."""
-    return [
-        rows["row"].to_numpy()
-        for _, rows in frame.with_columns(row=pl.int_range(pl.len(), dtype=pl.Int64)).group_by(
-            unit, maintain_order=True
-        )
-    ]
+def _units(frame: pl.DataFrame, unit: Names, blocks: Blocks) -> dict[Any, list[Rows]]:
+    """The blocks of each seed, or all blocks where their runs are of several."""
+    names = as_names(unit)
+    if not names or not set(names) <= set(blocks.names):
+        return {(): blocks.rows}
+    units: dict[Any, list[Rows]] = {}
+    for rows in blocks.rows:
+        units.setdefault(frame.select(names).row(int(rows[0])), []).append(rows)
+    return units
 
 
-def student_interval(values: Sequence[float]) -> tuple[float | None, float | None]:
-    """95 % interval of the mean of independent values; None where there are fewer than two, or all are the same, which
-    says nothing of how far others would be.
-    """
-    if len(values) < 2 or np.ptp(values) <= 1e-12 * np.abs(values).max():
-        return None, None
-    reach = stats.t.ppf(0.975, len(values) - 1) * stats.sem(values)
-    return float(np.mean(values) - reach), float(np.mean(values) + reach)
+def _slopes(frame: pl.DataFrame, x: str, y: str, unit: list[str], within: list[str], log2: bool) -> dict[Any, float]:
+    """The slope within each seed that has one."""
+    if frame.is_empty():
+        return {}
+    xs, ys = _numbers(frame, x, log2), _numbers(frame, y, log2=False)
+    blocks = comparable(frame, x, unit, within)
+    units = _units(frame, unit, blocks)
+    return {key: own for key, rows in units.items() if key and (own := slope(xs, ys, rows)) is not None}
 
 
-def _permutation_p(units: Sequence[Rows], x: Array, y: Array, resamples: int, seed: int) -> tuple[float, float]:
-    """Share of permutations whose rank correlation is at least as far from 0, and the smallest share there can be.
-
-    Of all permutations where there are at most ``resamples``; else of so many random ones and the given one. The order
-    of the rows is nothing to it.
-    """
-    a, b = stats.rankdata(x), stats.rankdata(y)
-    a, b = a - a.mean(), b - b.mean()
-    within = any(np.ptp(x[rows]) > 0 for rows in units)
-    blocks = [rows[np.lexsort((b[rows], a[rows]))] for rows in (units if within else [np.arange(len(x))])]
-    blocks.sort(key=lambda rows: (len(rows), *a[rows], *b[rows]))
-    exact = math.prod(math.factorial(len(rows)) for rows in blocks) <= resamples
-    rng, total = np.random.default_rng(seed), np.zeros(1 if exact else resamples)
+def _scores(values: Array, blocks: Sequence[Rows]) -> Array:
+    """The rank of each value within its block over one more than their number, less the block's mean; 0 in none."""
+    out = np.zeros(len(values))
     for rows in blocks:
-        if exact:
-            ways = np.array(list(itertools.permutations(b[rows])))
-            total = np.add.outer(total, ways @ a[rows]).ravel()
-        else:
-            total += rng.permuted(np.tile(b[rows], (resamples, 1)), axis=1) @ a[rows]
-    far = np.abs(total)
-    as_far = int((far >= np.abs(a @ b) - 1e-9).sum())  # ranks are halves: equal sums differ by rounding alone
-    if not exact:
-        return (as_far + 1) / (resamples + 1), 1 / (resamples + 1)
-    return as_far / len(far), float((far >= far.max() - 1e-9).mean())
+        ranks = stats.rankdata(values[rows])
+        out[rows] = (ranks - ranks.mean()) / (len(rows) + 1)
+    return out
+
+
+def _permutation_p(x: Array, y: Array, blocks: Sequence[Rows], draws: int, seed: int) -> tuple[float, float, bool]:
+    """Share of permutations within blocks whose rank correlation is at least as far from 0, the smallest share there
+    can be, and whether all permutations were counted or random ones and the given one.
+    """
+    a, b = _scores(x, blocks), _scores(y, blocks)
+    seen = abs(a @ b) - 1e-9  # equal sums differ by rounding
+    scores = sorted(((tuple(sorted(a[rows])), tuple(sorted(b[rows]))) for rows in blocks), key=lambda s: (len(s[0]), s))
+    counted = _all_sums(scores)
+    if counted is not None:
+        far, share = np.abs(counted[0]), counted[1]
+        p, smallest = (min(float(share[far >= least].sum()), 1.0) for least in (seen, far.max() - 1e-9))
+        return p, smallest, True
+    rng, total = np.random.default_rng(seed), np.zeros(draws)
+    for own, other in scores:
+        total += rng.permuted(np.tile(other, (draws, 1)), axis=1) @ np.array(own)
+    return (int((np.abs(total) >= seen).sum()) + 1) / (draws + 1), 1 / (draws + 1), False
+
+
+def _all_sums(blocks: Sequence[tuple[Scores, Scores]]) -> tuple[Array, Array] | None:
+    """Every sum of products that permuting the second scores within blocks can give, and the share of permutations that
+    give it; None where there are too many.
+    """
+    kinds = dict.fromkeys(blocks)  # blocks without ties are all alike
+    ties = {scores: np.unique(scores[1], return_inverse=True) for scores in kinds}
+    counts = {scores: np.bincount(labels) for scores, (_, labels) in ties.items()}
+    if sum(count_orders(own.tolist()) for own in counts.values()) > _MOST_ORDERS:
+        return None
+    products = {
+        scores: np.unique(
+            np.round(ties[scores][0][orders(counts[scores])] @ np.array(scores[0]), 9), return_counts=True
+        )
+        for scores in kinds
+    }
+    sums: Array = np.zeros(1)
+    share: Array = np.ones(1)
+    for scores in blocks:
+        own, times = products[scores]
+        if len(sums) * len(own) > _MOST_SUMS:
+            return None
+        every, place = np.unique(np.round(np.add.outer(sums, own), 9), return_inverse=True)
+        weights = np.multiply.outer(share, times / times.sum()).ravel()
+        sums, share = every, np.bincount(place.ravel(), weights).astype(np.float64)
+    return sums, share

@@ -10,7 +10,8 @@ from shoal.report.table import Cell, Table
 if TYPE_CHECKING:
     from shoal.report.comparison import comparison_figure, comparison_notes, comparison_table, forest
     from shoal.report.factorial import factorial_figure, factorial_notes, factorial_table, variance_shares
-    from shoal.report.survival import logrank_sentence, survival_curves, survival_figure, survival_table
+    from shoal.report.log_rank import TimesQuestion, logrank_sentences
+    from shoal.report.survival import survival_curves, survival_figure, survival_table
 
 __all__ = [
     "Cell",
@@ -18,6 +19,7 @@ __all__ = [
     "Report",
     "Section",
     "Table",
+    "TimesQuestion",
     "comparison_figure",
     "comparison_notes",
     "comparison_table",
@@ -26,7 +28,7 @@ __all__ = [
     "factorial_table",
     "forest",
     "learning_curves",
-    "logrank_sentence",
+    "logrank_sentences",
     "survival_curves",
     "survival_figure",
     "survival_table",
@@ -38,7 +40,8 @@ __all__ = [
 _HOMES = {
     "comparison": ("comparison_figure", "comparison_notes", "comparison_table", "forest"),
     "factorial": ("factorial_figure", "factorial_notes", "factorial_table", "variance_shares"),
-    "survival": ("logrank_sentence", "survival_curves", "survival_figure", "survival_table"),
+    "log_rank": ("TimesQuestion", "logrank_sentences"),
+    "survival": ("survival_curves", "survival_figure", "survival_table"),
 }
 
 

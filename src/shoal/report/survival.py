@@ -11,21 +11,18 @@ import altair as alt
 import polars as pl
 
 from shoal.analysis.columns import check_columns
-from shoal.analysis.log_rank import DRAWS, LogRankTest, logrank, logrank_pairs
 from shoal.analysis.survival import kaplan_meier, survival_summary
 from shoal.analysis.times import check_times
 from shoal.errors import UserError
 from shoal.report.figures import Chart, Figure, styled
 from shoal.report.table import Cell, Table
-from shoal.report.words import NOTHING, listed, number, p_value, with_interval
+from shoal.report.words import NOTHING, listed, number, with_interval
 
 REACHED = "validation accuracy 0.99"
 
 _COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"]
 _DASHES = [[1, 0], [6, 3], [2, 2], [8, 3, 2, 3]]
-_MOST_PAIRS = 6
 _MOST_BANDS = 4  # more of them hide each other
-_LEVEL = 0.05
 _BAND = (
     "Shaded: its 95 % interval at each step (Greenwood, log(−log) scale), which does not exist before the first run "
     "has got there nor after the last has. "
@@ -45,7 +42,7 @@ def survival_curves(times: pl.DataFrame, by: str, title: str, log_x: bool = Fals
     Raises:
         UserError: there are no runs.
     """
-    labelled, labels = _labelled(times, by)
+    labelled, labels = labelled_times(times, by)
     first, last = _span(times, log_x)
     curves = _shares(kaplan_meier(labelled, "label"), first, last)
     x = alt.X("step:Q", title="training step", scale=_x_scale(first, last, log_x), axis=_x_axis(first, last, log_x))
@@ -72,7 +69,7 @@ def survival_figure(
     name: str, times: pl.DataFrame, by: str, title: str, reached: str = REACHED, log_x: bool = False
 ) -> Figure:
     """The curves with a caption that says what every mark means; ``reached`` names what was waited for."""
-    labelled, labels = _labelled(times, by)
+    labelled, labels = labelled_times(times, by)
     summary = survival_summary(labelled, "label")
     sizes = listed([f"{row['label']}: N = {row['N']}" for row in summary.rows(named=True)])
     caption = (
@@ -86,7 +83,7 @@ def survival_figure(
 
 def survival_table(name: str, times: pl.DataFrame, by: str, reached: str = REACHED) -> Table:
     """One row per group: how many runs got there, and when."""
-    labelled, labels = _labelled(times, by)
+    labelled, labels = labelled_times(times, by)
     summary = survival_summary(labelled, "label")
     rows = {row["label"]: row for row in summary.rows(named=True)}
     fell_back = [] if summary["fell_back"].null_count() else ["fell_back"]
@@ -142,73 +139,6 @@ def _estimated(summary: pl.DataFrame) -> str:
     return "".join(parts) + ". –: not reached, or no such end. Steps lie on the grid of evaluations."
 
 
-def logrank_sentence(times: pl.DataFrame, by: str) -> str:
-    """Whether the groups differ in when they generalised, in words that say what p is."""
-    labelled, _ = _labelled(times, by)
-    test = logrank(labelled, "label")
-    if test.groups < 2:
-        return f"There is one group of {by} only, so that nothing can be compared."
-    if test.p is None or test.chi2 is None:
-        return f"The {test.groups} groups of {by} cannot be told apart by a log-rank test: too few runs got there."
-    sizes = _sizes(labelled)
-    sentence = (
-        f"Log-rank test over {test.groups} groups of {by}: χ² = {test.chi2:.2f} with {test.df} "
-        f"degree{'s' if test.df > 1 else ''} of freedom, {p_value(test.p)} by permutation ({_meaning(test)})"
-    )
-    if test.smallest_p is not None and test.smallest_p > _LEVEL:
-        sentence += f"; with {sizes} no p below {number(test.smallest_p, 2)} is within reach"
-    return f"{sentence}." + (f" {_pairs(logrank_pairs(labelled, 'label'), sizes)}" if test.groups > 2 else "")
-
-
-def _meaning(test: LogRankTest) -> str:
-    """What share the p value is."""
-    which = "all" if test.exact else f"{DRAWS:,} random"
-    where = "runs of the same seed" if test.paired else "runs"
-    return f"the share of {which} exchanges of groups among {where} that give at least this χ²"
-
-
-def _sizes(labelled: pl.DataFrame) -> str:
-    """``2 runs in a group`` or ``2 to 4 runs in a group``."""
-    sizes = labelled.group_by("label").len()["len"].to_list()
-    low, high = min(sizes), max(sizes)
-    count = f"{low} to {high}" if high > low else f"{low}"
-    return f"{count} run{'s' if high > 1 else ''} in a group"
-
-
-def _pairs(pairs: pl.DataFrame, sizes: str) -> str:
-    """Which pairs differ; only of these is one said to come before the other."""
-    known = pairs.filter(pl.col("p_holm").is_not_null()).sort("p_holm", maintain_order=True)
-    floor = known["smallest_p_holm"].min()
-    if not isinstance(floor, float):
-        return "No pair can be compared: too few runs got there."
-    if floor > _LEVEL:
-        return (
-            f"With {sizes} no pair can differ at {_LEVEL} after Holm's correction for {_many(len(known))}: "
-            f"no corrected p below {number(floor, 2)} is within reach."
-        )
-    told = [_pair(row) for row in known.filter(pl.col("p_holm") < _LEVEL).rows(named=True)]
-    open_ones = [_pair(row) for row in known.filter(pl.col("p_holm") >= _LEVEL).rows(named=True)]
-    rest = "; …" if len(told) > _MOST_PAIRS else ""
-    sentence = (
-        f"Of {_many(len(known))} {len(told) or 'none'} differ{'s' if len(told) == 1 else ''} at {_LEVEL} after Holm's "
-        f"correction{': ' if told else ''}{'; '.join(told[:_MOST_PAIRS])}{rest}."
-    )
-    few = len(pairs) <= _MOST_PAIRS and open_ones
-    return sentence + (f" Not told apart: {'; '.join(open_ones)}." if few else "")
-
-
-def _many(pairs: int) -> str:
-    return f"{pairs} pair{'s' if pairs > 1 else ''}"
-
-
-def _pair(row: dict[str, Any]) -> str:
-    """``GPT before LSTM (p = 0.01)`` where the pair differs, ``GPT and LSTM (p = 0.2)`` where it does not."""
-    first, second = (row["first"], row["second"]) if row["z"] > 0 else (row["second"], row["first"])
-    if row["p_holm"] >= _LEVEL:
-        return f"{row['first']} and {row['second']} ({p_value(row['p_holm'])})"
-    return f"{first} before {second} ({p_value(row['p_holm'])})"
-
-
 def _tells(row: dict[str, Any]) -> bool:
     """Whether a group's mean says when its runs got there, and not mostly where it was cut off.
 
@@ -231,7 +161,7 @@ def _cells(row: dict[str, Any], counts: list[str]) -> list[str]:
     ]
 
 
-def _labelled(times: pl.DataFrame, by: str) -> tuple[pl.DataFrame, list[str]]:
+def labelled_times(times: pl.DataFrame, by: str) -> tuple[pl.DataFrame, list[str]]:
     """The times with ``label``, the group as text, and the labels: numbers in order, names as they come."""
     check_columns(times, [by])
     times = check_times(times)

@@ -1,32 +1,53 @@
-"""Answers in words, each computed with what it rests on: how a quantity goes with a setting, and for whom it goes
-faster."""
+"""Answers in words, each computed with what it rests on: how a quantity goes with a setting."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import polars as pl
 
-from shoal.analysis import SlopeDifference, TrendEstimate, slope_difference, trend
-from shoal.analysis.trends import student_interval
+from shoal.analysis import TrendEstimate, trend
+from shoal.analysis.correction import Family
+from shoal.analysis.trends import DRAWS
 from shoal.report import Cell, Table
-from shoal.report.panels import MODELS, Axis
-from shoal.report.words import listed, number, p_value, with_interval
+from shoal.report.panels import Axis
+from shoal.report.words import NOTHING, counted, listed, number, p_value, with_interval
+from shoal.studies.crossing import crossing
 
-UNTOLD, CEILING = "cannot be told", "ceiling"
-HIGHEST = 0.99  # mean A_val from which it can rise no more that would show
-LEVEL = 0.05  # of the test behind "improves" and "worsens"
-_UNCORRECTED = " (not corrected for their number: without any difference one in twenty would show one)."
+LEVEL = 0.05  # of the corrected test behind "improves" and "worsens"
 # what is asked about: column, symbol, whether small is good
 ASKED = (("log_valid_loss", "log₁₀ L_val", True), ("valid_accuracy", "A_val", False))
 
 
 @dataclass(frozen=True)
 class Case:
-    """Runs that differ in one setting: what to call them, the runs with their extrema, and the setting."""
+    """Runs and a setting that is asked for.
+
+    Attributes:
+        name: what to call them.
+        frame: the runs with their extrema and settings.
+        axis: the setting, or a quantity that is computed from settings.
+        made_of: in that case, the columns of these settings.
+    """
 
     name: str
     frame: pl.DataFrame
     axis: Axis
+    made_of: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Trend:
+    """How one quantity goes with the setting of one case.
+
+    Attributes:
+        found: the estimate.
+        corrected: its p, corrected for the tests that are made with it.
+        family: these.
+    """
+
+    found: TrendEstimate
+    corrected: float | None
+    family: Family
 
 
 def with_logs(extrema: pl.DataFrame) -> pl.DataFrame:
@@ -37,199 +58,96 @@ def with_logs(extrema: pl.DataFrame) -> pl.DataFrame:
     )
 
 
-def per(axis: Axis) -> str:
-    """``per doubling of the width d`` or ``per unit of r_train``."""
-    return f"per doubling of {axis.title}" if axis.log else f"per unit of {axis.title}"
-
-
-def who_scales_better(cases: Sequence[Case], name: str) -> tuple[list[str], Table | None]:
-    """Slopes of both models, their difference over the seeds that both have, and whose is better.
-
-    Returns:
-        A sentence per quantity, and the table behind them; a sentence alone where there is one model, or no seed in
-        which both models have two values of the setting.
-    """
-    rows: list[tuple[str, list[Cell]]] = []
-    units = set()
-    verdicts: dict[str, list[str]] = {symbol: [] for _, symbol, _ in ASKED}
-    for case in cases:
-        if not {"lstm", "gpt"} <= set(case.frame["model"]):
-            continue
-        for column, symbol, small in ASKED:
-            found = slope_difference(
-                with_logs(case.frame), case.axis.column, column, "model", "lstm", "gpt", log2=case.axis.log is not None
-            )
-            verdict = CEILING if _at_ceiling(case, column) and found.units else _verdict(found, small)
-            verdicts[symbol].append(verdict)
-            units |= {found.units} if found.units else set()
-            cells = [
-                *(_levels(case, column, model) for model in MODELS),
-                number(found.first_slope),
-                number(found.second_slope),
-                with_interval(found.difference, found.low, found.high),
-            ]
-            rows.append(
-                (f"{symbol} {per(case.axis)}, {case.name}", [Cell(c) for c in (*cells, str(found.units), verdict)])
-            )
-    if not rows:
-        return ["One model alone: there is nothing to compare its scaling with."], None
-    if not units:
-        return [f"Which model scales better cannot be told: {_one_value(cases)}."], None
-    sentences = [_summary(symbol, found) for symbol, found in verdicts.items()]
-    if len(cases) == 1 and _at_ceiling(cases[0], "valid_accuracy"):
-        sentences += _ahead(cases[0])
-    sentences += _unequal(pl.concat([case.frame for case in cases], how="diagonal"))
-    if min(units) < 2:
-        sentences.append("Some of these comparisons rest on one seed: without intervals they stay open.")
-    elif min(units) == 2:
-        sentences.append(
-            "Two seeds leave one degree of freedom: only very large differences show; --seeds 5 shows more."
-        )
-    caption = (
-        "Slope of the least-squares line of each model, fitted within each seed that both have, mean over seeds; their "
-        "difference with Student's 95 % interval over seeds, which two seeds leave wide. A loss scales better the more "
-        "its logarithm falls, an accuracy the more it rises; open: the interval holds 0 or does not exist; ceiling: "
-        f"both end at A_val ≥ {HIGHEST}, so that a steeper line may only mean a worse start; cannot be told: no seed "
-        "has both models at two values. Before the slopes, the mean over runs (of L_val, the geometric) at the "
-        "smallest and at the largest value of the setting. Not corrected for the number of comparisons."
-    )
-    models = list(MODELS.values())
-    header = ["", *models, *(f"slope of {model}" for model in models), "GPT − LSTM [95 %]", "seeds", "scales better"]
-    return sentences, Table(name, header, rows, caption)
-
-
-def _ends(case: Case, column: str, model: str) -> tuple[float, float]:
-    """Mean over a model's runs at the smallest and at the largest value of the setting."""
-    means = with_logs(case.frame).filter(model=model).group_by(case.axis.column).agg(pl.col(column).mean())
-    levels = means.sort(case.axis.column)[column]
-    return float(levels[0]), float(levels[-1])
-
-
-def _levels(case: Case, column: str, model: str) -> str:
-    first, last = (10**end if column.startswith("log_") else end for end in _ends(case, column, model))
-    return f"{number(first)} → {number(last)}"
-
-
-def _at_ceiling(case: Case, column: str) -> bool:
-    """Whether both models end where an accuracy can rise no more: a steeper slope may then only mean a worse start."""
-    both = set(MODELS) <= set(case.frame["model"])
-    return both and column == "valid_accuracy" and all(_ends(case, column, model)[1] >= HIGHEST for model in MODELS)
-
-
-def _ahead(case: Case) -> list[str]:
-    """Whose A_val is higher, mean over the settings that both have, with its interval over seeds; or nothing."""
-    x, both = case.axis.column, case.frame.select("model", "seed", case.axis.column, "valid_accuracy")
-    means = both.group_by("model", "seed", x).agg(pl.col("valid_accuracy").mean())
-    wide = means.pivot("model", index=["seed", x], values="valid_accuracy").drop_nulls(list(MODELS))
-    wide = wide.sort("seed", x)  # sums in one order
-    ahead = wide.group_by("seed", maintain_order=True).agg((pl.col("gpt") - pl.col("lstm")).mean().alias("ahead"))
-    per_seed = ahead["ahead"].to_list()
-    if not per_seed:  # as with P, which no two models share
-        return []
-    low, high = student_interval(per_seed)
-    found = with_interval(sum(per_seed) / len(per_seed), low, high)
-    if low is None or high is None or low <= 0 <= high:
-        who = "neither is clearly ahead"
-    else:
-        who = f"the {MODELS['gpt' if low > 0 else 'lstm']} is ahead"
-    interval = " [95 % over seeds]" if low is not None else ""
-    return [f"Over all settings of {case.axis.title} {who} in A_val: GPT − LSTM is {found} in the mean{interval}."]
-
-
-def _unequal(frame: pl.DataFrame) -> list[str]:
-    """A sentence where the models were not trained for as many steps."""
-    if "n_steps" not in frame.columns:
-        return []
-    steps = frame.group_by("model").agg(pl.col("n_steps").max())
-    if steps["n_steps"].n_unique() == 1:
-        return []
-    told = listed([f"the {MODELS[model]} up to {n:,}" for model, n in steps.sort("model").iter_rows()])
-    return [f"These are models after different numbers of steps: {told}."]
-
-
-def _verdict(found: SlopeDifference, small: bool) -> str:
-    if found.difference is None:
-        return UNTOLD
-    if found.low is None or found.high is None or found.low <= 0 <= found.high:
-        return "open"
-    return "GPT" if (found.difference < 0) == small else "LSTM"
-
-
-def _summary(symbol: str, verdicts: Sequence[str]) -> str:
-    counts = {who: verdicts.count(who) for who in (*MODELS.values(), "open", CEILING, UNTOLD)}
-    same_end = f"both end at A_val ≥ {HIGHEST}, where a steeper line may only mean a worse start"
-    if len(verdicts) == 1:
-        who = verdicts[0]
-        found = {
-            "open": "no model clearly scales better",
-            UNTOLD: "it cannot be told which model scales better",
-            CEILING: f"slopes do not tell which model scales better: {same_end}",
-        }
-        return f"In terms of {symbol} {found.get(who, f'the {who} scales better')}."
-    return (
-        f"In terms of {symbol}, of {len(verdicts)} comparisons the LSTM scales better in {counts['LSTM']}, the GPT in "
-        f"{counts['GPT']}, and {counts['open']} {'is' if counts['open'] == 1 else 'are'} open"
-        + (f"; in {counts[CEILING]} {same_end}" if counts[CEILING] else "")
-        + (f"; {counts[UNTOLD]} cannot be told" if counts[UNTOLD] else "")
-        + ("." if not counts["LSTM"] + counts["GPT"] else _UNCORRECTED)
-    )
-
-
-def _one_value(cases: Sequence[Case]) -> str:
-    """Why there is nothing to compare: mostly that the setting takes one value."""
-    (title,) = {case.axis.title for case in cases}
-    values = pl.concat([case.frame[case.axis.column] for case in cases]).unique()
-    if len(values) == 1:
-        return f"there is one value of {title} alone, {values[0]:g}"
-    return f"no seed has both models at two values of {title}"
-
-
-def how_it_goes(
-    cases: Sequence[Case], columns: Sequence[tuple[str, str]], name: str
-) -> tuple[list[TrendEstimate], Table]:
-    """Rank correlation and slope of quantities over a setting.
+def how_it_goes(cases: Sequence[Case], columns: Sequence[tuple[str, str]], name: str) -> tuple[list[Trend], Table]:
+    """Rank correlation and slope of quantities over a setting, corrected for the number of tests.
 
     Args:
-        cases: the runs.
+        cases: the runs, all that a page asks this of.
         columns: names of columns with their symbols.
         name: of the table.
+
+    Returns:
+        A trend of each column of each case, and the table of them.
     """
-    rows, trends = [], []
+    found, labels = [], []
     for case in cases:
+        unit, within = crossing(case.frame, case.axis.column, case.made_of)
         for column, symbol in columns:
-            found = trend(with_logs(case.frame), case.axis.column, column, log2=case.axis.log is not None)
-            trends.append(found)
-            p = "–" if found.p is None else p_value(found.p).removeprefix("p = ").removeprefix("p ")
-            cells = [
-                number(found.rho, 2),
-                p,
-                with_interval(found.slope, found.low, found.high),
-                str(found.runs),
-                str(found.units),
-            ]
-            rows.append((f"{symbol}, {case.name}", [Cell(cell) for cell in cells]))
-    caption = (
-        "ρ: Spearman's rank correlation over all runs; p: of all permutations of the values within each seed, or of "
-        "1,000 where there are more; slope: "
-        "of the least-squares line within each seed, per doubling of a setting on a logarithmic axis, else per unit, "
-        "mean with Student's 95 % interval over seeds; –: all values are the same. Not corrected for the number of "
-        "tests."
-    )
-    return trends, Table(name, ["", "ρ", "p", "slope [95 %]", "runs", "seeds"], rows, caption)
+            frame, log2 = with_logs(case.frame), case.axis.log is not None
+            found.append(trend(frame, case.axis.column, column, unit, within, log2))
+            labels.append(f"{symbol}, {case.name}")
+    family = Family.of([one.p for one in found], [one.smallest_p for one in found])
+    trends = [Trend(one, corrected, family) for one, corrected in zip(found, family.corrected, strict=True)]
+    header = ["", "ρ", "p", "corrected p", "slope [95 %]", "runs", "seeds", "compared within"]
+    rows = [(label, _cells(one)) for label, one in zip(labels, trends, strict=True)]
+    made = {case.axis.title: case.made_of for case in cases if case.made_of}
+    return trends, Table(name, header, rows, _caption(found, family) + _made_of(made))
 
 
-def direction(found: TrendEstimate, small: bool | None) -> str:
-    """Whether it ``improves``, ``worsens`` or ``shows no clear change``, by the permutation test of ρ; ``falls`` or
-    ``rises`` where neither is good of itself (``small`` None)."""
-    if found.slope is None:
-        return "cannot be told (one setting alone)"
-    if found.rho is None or found.p is None:
+def direction(one: Trend, small: bool | None) -> str:
+    """Whether it ``improves``, ``worsens`` or ``shows no clear change``, by the corrected permutation test of ρ;
+    ``falls`` or ``rises`` where neither is good of itself (``small`` None).
+    """
+    found, floor = one.found, one.family.floor
+    if not found.blocks:
+        return "cannot be told (no two runs differ in this alone)"
+    if found.rho is None or found.p is None or one.corrected is None:
         return "is the same everywhere"
-    evidence = f"(ρ = {number(found.rho, 2)}, {p_value(found.p)})"
+    evidence = f"ρ = {number(found.rho, 2)}, {p_value(found.p)}"
+    if one.family.tests > 1:
+        evidence += f", corrected {bare_p(one.corrected)}"
     if found.smallest_p is not None and found.smallest_p >= LEVEL:
-        return f"cannot be told of so few runs {evidence[:-1]}, and no p below {number(found.smallest_p, 2)} can be)"
-    if found.p >= LEVEL:
-        return f"shows no clear change {evidence}"
+        return f"cannot be told of so few runs ({evidence}, and no p below {number(found.smallest_p, 2)} can be)"
+    if floor is not None and floor >= LEVEL:
+        return f"cannot be told of so few runs ({evidence}, and no corrected p below {number(floor, 2)} can be)"
+    if one.corrected >= LEVEL:
+        return f"shows no clear change ({evidence})"
     if small is None:
-        return f"{'falls' if found.rho < 0 else 'rises'} {evidence}"
-    return f"{'improves' if (found.rho < 0) == small else 'worsens'} {evidence}"
+        return f"{'falls' if found.rho < 0 else 'rises'} ({evidence})"
+    return f"{'improves' if (found.rho < 0) == small else 'worsens'} ({evidence})"
+
+
+def _cells(one: Trend) -> list[Cell]:
+    found = one.found
+    left_out = f" ({found.alone} left out)" if found.alone and found.blocks else ""
+    texts = [
+        number(found.rho, 2),
+        bare_p(found.p),
+        bare_p(one.corrected),
+        with_interval(found.slope, found.low, found.high),
+        f"{found.runs}{left_out}",
+        str(found.units),
+        listed(found.names) if found.blocks and found.names else NOTHING,
+    ]
+    return [Cell(text) for text in texts]
+
+
+def bare_p(p: float | None) -> str:
+    """``0.012`` or ``< 0.0001``, for a table.
+
+    >>> [bare_p(p) for p in (0.0123, 3e-7, None)]
+    ['0.012', '< 0.0001', '–']
+    """
+    return NOTHING if p is None else p_value(p).removeprefix("p = ").removeprefix("p ")
+
+
+def _made_of(made: Mapping[str, tuple[str, ...]]) -> str:
+    """Why some settings are not held."""
+    return "".join(f" With {title}, which is made of {listed(names)}, these vary." for title, names in made.items())
+
+
+def _caption(found: Sequence[TrendEstimate], family: Family) -> str:
+    alone = any(one.alone and one.blocks for one in found)
+    random = any(one.p is not None and not one.exact for one in found)
+    return (
+        "Runs are compared that agree in their seed and in all other settings that vary, the columns named last. ρ: "
+        "rank correlation, the ranks taken within these groups of runs (of one group, Spearman's); p: of all "
+        "permutations of the values within the groups"
+        + (f", or of {DRAWS:,} where there are too many" if random else "")
+        + f"; corrected: by Holm's method for {counted(family.tests, 'test')}, all tests of trends on this page; "
+        "slope: of least-squares lines with an intercept for each group, one slope within each seed, per doubling of a "
+        "setting on a logarithmic axis, else per unit, mean with Student's 95 % interval over seeds, which is not "
+        "corrected"
+        + ("; left out: runs with which no other run agrees in these columns" if alone else "")
+        + "; –: all values are the same, or there is nothing to compare."
+    )

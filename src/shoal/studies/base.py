@@ -19,12 +19,12 @@ from shoal.spec import RunSpec
 from shoal.spec.choice import as_flags, read_choice
 from shoal.spec.grid import check_count, each_once
 from shoal.spec.training import SEEDS as SEEDS_APART
+from shoal.studies.crossing import SEED_AXES
 from shoal.studies.results import Results
 
 THRESHOLDS = (0.9, 0.99)
 SEEDS = (0, 42)  # the practical's
 FULL = "full"
-SEED_AXES = ("seed", *SEEDS_APART)
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from shoal.report.summary import show
 from shoal.report.words import counted, listed, number
 from shoal.studies.answers import Case, direction, how_it_goes
 from shoal.studies.base import Form, Grid
-from shoal.studies.parts import curves_figure, finished, summary_figure, times_section
+from shoal.studies.parts import curves_figure, finished, summary_figure, times_sections
 from shoal.studies.power_laws import power_laws
 from shoal.studies.results import Results, number_of_runs, trained_equations
 from shoal.studies.settings import per_model
@@ -65,7 +65,7 @@ def report(results: Results, form: Form) -> Report:
             Section("Learning curves", figures=curves),
             Section("Under a share of the steps", figures=summaries, tables=[trends]),
             Section("The best way to spend a budget", [_counting(spent), *told], figures=frontiers, tables=tables),
-            times_section(results, BATCH, form),
+            *times_sections(results, {"": BATCH}, form),
         ],
         results,
         form,

@@ -13,12 +13,13 @@ from shoal.analysis import at_least, median_time
 from shoal.report import Report, Section
 from shoal.report.panels import MODEL, MODELS, Axis
 from shoal.report.words import listed, number
-from shoal.studies.answers import Case, who_scales_better
+from shoal.studies.answers import Case
 from shoal.studies.base import Form, Grid
-from shoal.studies.parts import curves_figure, finished, summary_figure, summary_table, times_of, times_section
+from shoal.studies.parts import curves_figure, finished, summary_figure, summary_table, times_of, times_sections
 from shoal.studies.power_laws import power_laws
 from shoal.studies.results import Results, trained_equations
 from shoal.studies.settings import per_model
+from shoal.studies.slopes import who_scales_better
 
 ABOUT = "how much training data it takes to generalise: r_train from 0.1 to 0.9"
 QUESTION = "How much of the table of sums has to train before the rest is understood, and which model needs less?"
@@ -42,7 +43,7 @@ def report(results: Results, form: Form) -> Report:
         curves_figure(results.of(model=model), R_TRAIN, f"curves-{model}", f"{MODELS[model]} by r_train")
         for model in results.models
     ]
-    scaling, slopes = who_scales_better([Case("over r_train", results.extrema, R_TRAIN)], "slopes")
+    ((scaling, slopes),) = who_scales_better({"slopes": [Case("over r_train", results.extrema, R_TRAIN)]})
     equations = {run: trained_equations(spec) for run, spec in results.specs.items()}
     column = pl.col("run").replace_strict(equations, return_dtype=pl.Int64).alias(EQUATIONS.column)
     laws, law_table = power_laws(results.extrema.with_columns(column), EQUATIONS, "n", "power-laws")
@@ -56,7 +57,7 @@ def report(results: Results, form: Form) -> Report:
         [
             Section("Learning curves", figures=curves),
             Section("Against the share of training data", figures=[summary], tables=[t for t in tables if t]),
-            times_section(results, R_TRAIN, form),
+            *times_sections(results, {"": R_TRAIN}, form),
         ],
         results,
         form,

@@ -9,18 +9,20 @@ import polars as pl
 from shoal.report import Report, Section, Table
 from shoal.report.panels import MODEL, MODELS, Axis
 from shoal.report.words import number
-from shoal.studies.answers import ASKED, Case, direction, how_it_goes, who_scales_better
+from shoal.studies.answers import ASKED, Case, direction, how_it_goes
 from shoal.studies.base import Form, Grid
-from shoal.studies.parts import curves_figure, finished, summary_figure, summary_table, times_section
+from shoal.studies.parts import curves_figure, finished, summary_figure, summary_table, times_sections
 from shoal.studies.power_laws import power_laws
 from shoal.studies.results import Results
 from shoal.studies.settings import per_model
+from shoal.studies.slopes import who_scales_better
 
 ABOUT = "depth and width: L layers of width d, against the number of parameters"
 QUESTION = "Does a deeper, wider or larger model generalise better or sooner, and which model gains more from it?"
 WIDTH = Axis("embedding_size", "width d", log=2)
 DEPTH = Axis("num_layers", "layers L")
 SIZE = Axis("parameters", "parameters P", log=10)
+_SIZES = (WIDTH.column, DEPTH.column)  # what P is made of
 
 
 def grids(quick: bool) -> list[Grid]:
@@ -59,8 +61,7 @@ def report(results: Results, form: Form) -> Report:
             Section("Learning curves", figures=curves),
             Section("Against size", figures=summaries, tables=[table, trends, *([law_table] if law_table else [])]),
             Section("Which model scales better", tables=slopes),
-            times_section(results, WIDTH, form, "by width"),
-            times_section(results, DEPTH, form, "by depth"),
+            *times_sections(results, {"by width": WIDTH, "by depth": DEPTH}, form),
         ],
         results,
         form,
@@ -68,9 +69,11 @@ def report(results: Results, form: Form) -> Report:
 
 
 def with_size(results: Results) -> tuple[list[str], Table]:
-    """How each model's validation goes with d, L and P, over all values of the others, and where it is best."""
+    """How each model's validation goes with d at each L, with L at each d, and with P; and where it is best."""
     cases = [
-        Case(f"{MODELS[model]} with {axis.title}", results.of(model=model).extrema, axis)
+        Case(
+            f"{MODELS[model]} with {axis.title}", results.of(model=model).extrema, axis, _SIZES if axis is SIZE else ()
+        )
         for model in results.models
         for axis in (WIDTH, DEPTH, SIZE)
     ]
@@ -103,11 +106,14 @@ def _comparisons(results: Results) -> tuple[list[str], list[Table]]:
             Case(f"d = {width}", results.of(embedding_size=width).extrema, DEPTH)
             for width in results.values("embedding_size")
         ],
-        "With P": [Case("all runs", results.extrema, SIZE)],
+        "With P": [Case("all runs", results.extrema, SIZE, _SIZES)],
     }
-    answers, tables = [], []
-    for (question, cases), name in zip(groups.items(), ("slopes-width", "slopes-depth", "slopes-size"), strict=True):
-        sentences, table = who_scales_better([case for case in cases if not case.frame.is_empty()], name)
-        answers += [f"{question}: {' '.join(sentences)}"]
-        tables += [] if table is None else [table]
-    return answers, tables
+    names = ("slopes-width", "slopes-depth", "slopes-size")
+    found = who_scales_better(
+        {
+            name: [case for case in cases if not case.frame.is_empty()]
+            for name, cases in zip(names, groups.values(), strict=True)
+        }
+    )
+    answers = [f"{question}: {' '.join(told)}" for question, (told, _) in zip(groups, found, strict=True)]
+    return answers, [table for _, table in found if table is not None]

@@ -1,11 +1,13 @@
 """Sections that several studies share."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import polars as pl
 
 from shoal.analysis import time_to
 from shoal.report import Figure, Report, Section, Table
+from shoal.report.log_rank import TimesQuestion, logrank_sentences
 from shoal.report.means import end_together
 from shoal.report.panels import CURVES, MODELS, Axis, Panel, band_note, curve_panels, summary_panels
 from shoal.report.summary import (
@@ -19,9 +21,10 @@ from shoal.report.summary import (
     provenance,
     ten_means,
 )
-from shoal.report.survival import logrank_sentence, survival_figure, survival_table
+from shoal.report.survival import survival_figure, survival_table
 from shoal.report.words import capitalised, counted
 from shoal.studies.base import Form
+from shoal.studies.crossing import crossing
 from shoal.studies.results import Results, number_of_runs
 from shoal.training.loop import GENERALISED
 
@@ -80,20 +83,41 @@ def times_of(results: Results, form: Form, threshold: float, column: str = "vali
     return times.join(results.runs.select(pl.exclude("state", "step")), on="run", how="left", maintain_order="left")
 
 
-def times_section(results: Results, axis: Axis, form: Form, by: str = "") -> Section:
-    """When runs generalised, by a setting and for each threshold: those that never did are censored, not dropped.
+def times_sections(results: Results, axes: Mapping[str, Axis], form: Form) -> list[Section]:
+    """When runs generalised, by each setting and for each threshold: those that never did are censored, not dropped.
 
-    ``by`` names the setting where a report has several such sections.
+    Args:
+        results: the runs.
+        axes: the settings by what to add to the title and the names of figures; ``""`` for nothing.
+        form: with the thresholds.
+
+    Returns:
+        A section for each setting; all their log-rank tests are corrected together.
     """
-    figures, tables, words = [], [], []
+    drafts = {by: _times(results, axis, form, by) for by, axis in axes.items()}
+    told = iter(
+        logrank_sentences([word for _, words in drafts.values() for _, word in words if not isinstance(word, str)])
+    )
+    sections = []
+    for section, words in drafts.values():
+        paragraphs = [f"{who}: {word if isinstance(word, str) else next(told)}" for who, word in words]
+        sections.append(replace(section, paragraphs=paragraphs))
+    return sections
+
+
+def _times(results: Results, axis: Axis, form: Form, by: str) -> tuple[Section, list[tuple[str, str | TimesQuestion]]]:
+    """A section without its sentences; and of whom each is, with the sentence or what it has to answer."""
+    figures, tables = [], []
+    words: list[tuple[str, str | TimesQuestion]] = []
     prefix = "-".join(["times", *by.split()])
     stopped = results.runs["stop_after_generalizing"].is_not_null().any()
     for threshold in form.thresholds:
         if stopped and (threshold > GENERALISED or form.stay > 1):
-            words.append(
-                f"A_val ≥ {threshold:g}{form.stayed}: cannot be told, because runs end some steps after A_val ≥ "
-                f"{GENERALISED} (stop_after_generalizing), so that the soonest are seen for the shortest."
+            told = (
+                f"cannot be told, because runs end some steps after A_val ≥ {GENERALISED} "
+                "(stop_after_generalizing), so that the soonest are seen for the shortest."
             )
+            words.append((f"A_val ≥ {threshold:g}{form.stayed}", told))
             continue
         reached = f"validation accuracy {threshold:g}{form.stayed}"
         times = times_of(results, form, threshold)
@@ -101,17 +125,18 @@ def times_section(results: Results, axis: Axis, form: Form, by: str = "") -> Sec
         groups = [("", "both models", times)] if axis.names else [(f"-{m}", MODELS[m], own) for m, own in by_model]
         for suffix, name, own in groups:
             tag = f"{threshold:g}".replace(".", "") + suffix
+            unit, within = crossing(own, axis.column)
             named = own.with_columns(pl.col(axis.column).replace(dict(axis.names))) if axis.names else own
             named = named.rename({axis.column: axis.title})
             who = f"{capitalised(name)}, A_val ≥ {threshold:g}{form.stayed}"
             tables.append(survival_table(f"{prefix}-{tag}", named, axis.title, f"{reached} ({name})"))
             if not named["observed"].any():
-                words.append(f"{who}: {none_got_there(named)}")
+                words.append((who, none_got_there(named)))
                 continue
             title = f"{capitalised(name)}: reached A_val ≥ {threshold:g}{form.stayed}"
             figures.append(survival_figure(f"{prefix}-{tag}", named, axis.title, title, reached, log_x=True))
-            words.append(f"{who}: {logrank_sentence(named, axis.title)}")
-    return Section(f"Time to generalise{', ' * bool(by)}{by}", words, figures, tables)
+            words.append((who, TimesQuestion(named, axis.title, unit, within)))
+    return Section(f"Time to generalise{', ' * bool(by)}{by}", [], figures, tables), words
 
 
 def none_got_there(times: pl.DataFrame) -> str:

@@ -14,7 +14,7 @@ from shoal.report.summary import is_open
 from shoal.report.words import counted, listed, with_deviation
 from shoal.studies.answers import Case, direction, how_it_goes
 from shoal.studies.base import Form, Grid
-from shoal.studies.parts import curves_figure, finished, summary_figure, summary_table, times_section
+from shoal.studies.parts import curves_figure, finished, summary_figure, summary_table, times_sections
 from shoal.studies.results import Results
 from shoal.studies.settings import per_model
 
@@ -63,7 +63,7 @@ def report(results: Results, form: Form) -> Report:
                 figures=[summary],
                 tables=[summary_table(results, [WEIGHT_DECAY], "by-weight-decay"), table],
             ),
-            times_section(results, WEIGHT_DECAY, form),
+            *times_sections(results, {"": WEIGHT_DECAY}, form),
         ],
         results,
         form,

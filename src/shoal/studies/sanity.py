@@ -15,7 +15,7 @@ from shoal.report.panels import MODEL, MODELS
 from shoal.report.summary import ten_figures
 from shoal.report.words import number
 from shoal.studies.base import Form, Grid
-from shoal.studies.parts import finished, times_of, times_section
+from shoal.studies.parts import finished, times_of, times_sections
 from shoal.studies.results import Results
 from shoal.studies.settings import per_model
 
@@ -41,7 +41,7 @@ def report(results: Results, form: Form) -> Report:
         [
             Section("Learning curves", figures=figures),
             Section("Ten figures per model", tables=[ten_figures(results.extrema, labels)]),
-            times_section(results, MODEL, form),
+            *times_sections(results, {"": MODEL}, form),
         ],
         results,
         form,

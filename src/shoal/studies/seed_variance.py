@@ -5,6 +5,9 @@ what each brings, and their interactions. Batches are smaller than the training 
 whole of it the order has no effect at all.
 """
 
+from collections.abc import Mapping
+from typing import Any
+
 import polars as pl
 
 from shoal.analysis import Decomposition, decompose
@@ -13,6 +16,7 @@ from shoal.report import Report, Section
 from shoal.report.factorial import factorial_figure, factorial_notes, factorial_table, factorial_test
 from shoal.report.panels import MODELS
 from shoal.report.survival import survival_figure, survival_table
+from shoal.report.words import listed
 from shoal.studies.base import Form, Grid
 from shoal.studies.parts import finished, none_got_there, times_of
 from shoal.studies.results import Results, trained_equations
@@ -71,24 +75,27 @@ def _answer(found: Decomposition, model: str, event: str) -> str:
     table = found.table
     if table["component_share"].null_count() == len(table):
         return f"{model}, {event}: every run took equally long or none got there; there is no variance."
-    mains = {row["source"][0]: row for row in table.to_dicts() if len(row["source"]) == 1}
-    parts = [
-        f"{FACTORS[name]} {row['component_share']:.0%} [{row['low']:.0%}, {row['high']:.0%}]"
-        for name, row in mains.items()
-    ]
-    rest = sum(row["component_share"] for row in table.to_dicts() if len(row["source"]) > 1)
-    highest = max(table.to_dicts(), key=lambda row: len(row["source"]))["component_share"]
+    *known, highest = sorted(table.to_dicts(), key=lambda row: len(row["source"]))
+    alone, together = ([row for row in known if (len(row["source"]) > 1) == several] for several in (False, True))
     never = found.censored + found.diverged
     return (
-        f"{model}, {event}: of the variance of log time, {', '.join(parts)} alone, and {rest:.0%} only "
-        f"in combination (variance components with 95 % intervals). {factorial_test(found)} The combination of all "
-        f"{len(mains)} makes {highest:.0%} of the variance: with one run per cell it cannot be told from noise. "
+        f"{model}, {event}: of the variance of log time, {listed(list(map(_share, alone)))} alone, "
+        f"{listed(list(map(_share, together)))} only together (variance components with 95 % intervals). "
+        f"{factorial_test(found)} What all "
+        f"{len(alone)} make together is {_share(highest, name=False)} of the variance: with one run per cell it cannot "
+        "be told from noise. "
         + (
             f"{never} of {found.runs} runs, which had not got there, stand at the horizon, step {found.horizon:,}."
             if never
             else f"All {found.runs} runs got there."
         )
     )
+
+
+def _share(row: Mapping[str, Any], name: bool = True) -> str:
+    """``initialisation × split 71% [6%, 94%]``."""
+    source = f"{' × '.join(FACTORS[factor] for factor in row['source'])} " if name else ""
+    return f"{source}{row['component_share']:.0%} [{row['low']:.0%}, {row['high']:.0%}]"
 
 
 def _idle(results: Results) -> list[str]:

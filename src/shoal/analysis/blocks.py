@@ -1,0 +1,92 @@
+"""Which runs differ in what is asked and in nothing else: blocks, within which a test may exchange them.
+
+Where settings are crossed (each depth at each width, on each seed), the other settings and the seed move a run as much
+as the one that is asked for. Runs are therefore compared with those alone that agree in all of them.
+
+Source: Fisher 1935, *The Design of Experiments*, on blocks.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from shoal.analysis.columns import Names, as_names, check_columns
+
+Rows = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """Runs that can be compared.
+
+    Attributes:
+        rows: the indices of the runs of each block, all blocks with two or more values of what is asked.
+        names: the columns in which the runs of a block agree.
+        alone: how many runs are in no block, because no other run agrees in these and has another value.
+    """
+
+    rows: list[Rows]
+    names: tuple[str, ...]
+    alone: int
+
+    @property
+    def runs(self) -> int:
+        """How many can be compared."""
+        return sum(map(len, self.rows))
+
+
+def crossed(frame: pl.DataFrame, asked: Names, among: Iterable[str]) -> tuple[str, ...]:
+    """The settings that vary beside what is asked, of those in ``among``, in that order.
+
+    One that takes a single value wherever what is asked does goes with it and cannot be told from it (the hidden size
+    that follows the width), and of two that say the same the first stands for both.
+
+    >>> frame = pl.DataFrame({"d": [8, 8, 16], "hidden": [8, 8, 16], "L": [1, 2, 1], "lr": [1, 1, 1]})
+    >>> crossed(frame, "d", frame.columns)
+    ('L',)
+    """
+    kept: list[str] = []
+    for name in among:
+        if name in frame.columns and not (_fixed(frame, as_names(asked), name) or _fixed(frame, kept, name)):
+            kept.append(name)
+    return tuple(kept)
+
+
+def comparable(frame: pl.DataFrame, asked: Names, unit: Names, within: Names = ()) -> Blocks:
+    """The blocks of runs that agree in ``unit`` and ``within``.
+
+    Where runs share seeds so seldom that fewer than half of those that agree in ``within`` can be compared on a seed,
+    the seed is left out of the blocks: runs of different seeds are as good as drawn anew, so that this costs power
+    alone. A setting is never left out: its runs would not be alike.
+
+    Args:
+        frame: one row per run.
+        asked: the columns of the setting that is asked for.
+        unit: those that say which runs share a seed.
+        within: those of the other settings.
+
+    Raises:
+        UserError: a column is unknown.
+    """
+    settings, seeds = as_names(within), as_names(unit)
+    check_columns(frame, [*as_names(asked), *settings, *seeds])
+    blocks = _blocks(frame, as_names(asked), [*seeds, *settings])
+    without = _blocks(frame, as_names(asked), settings)
+    return blocks if 2 * blocks.runs >= without.runs else without
+
+
+def _fixed(frame: pl.DataFrame, by: Sequence[str], name: str) -> bool:
+    """Whether a column takes one value wherever the columns of ``by`` do."""
+    if name in by:
+        return True
+    return frame.select(name, *by).n_unique() == (frame.select(by).n_unique() if by else min(len(frame), 1))
+
+
+def _blocks(frame: pl.DataFrame, asked: list[str], names: list[str]) -> Blocks:
+    numbered = frame.select(*names, _asked=pl.struct(asked), _row=pl.int_range(pl.len(), dtype=pl.Int64))
+    groups = [own for _, own in numbered.group_by(names, maintain_order=True)] if names else [numbered]
+    rows = [own["_row"].to_numpy() for own in groups if own["_asked"].n_unique() > 1]
+    return Blocks(rows, tuple(names), len(frame) - sum(map(len, rows)))

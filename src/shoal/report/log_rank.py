@@ -1,0 +1,127 @@
+"""Whether groups differ in when they generalised, in words, corrected for how often that is asked."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import polars as pl
+
+from shoal.analysis.columns import Names
+from shoal.analysis.correction import Family
+from shoal.analysis.log_rank import DRAWS, LogRankTest, logrank, logrank_pairs
+from shoal.report.survival import labelled_times
+from shoal.report.words import counted, listed, number, p_value
+
+_MOST_PAIRS = 6
+_LEVEL = 0.05
+
+
+@dataclass(frozen=True)
+class TimesQuestion:
+    """Whether groups of runs differ in when they generalised, as a question.
+
+    Attributes:
+        times: ``time``, ``observed``, the columns below and perhaps ``state``, one row per run.
+        by: the setting that tells groups apart.
+        unit: columns that say which runs share a seed.
+        within: the other settings that vary; only runs that agree in them are compared.
+    """
+
+    times: pl.DataFrame
+    by: str
+    unit: Names = "seed"
+    within: Names = ()
+
+
+def logrank_sentences(questions: Sequence[TimesQuestion]) -> list[str]:
+    """An answer to each, in words that say what p is, corrected for all questions together (Holm).
+
+    Of more than two groups pairs are told where the corrected p is below 0.05, corrected for their number (Shaffer).
+
+    Raises:
+        UserError: a column is missing, or a question is about no runs.
+    """
+    labelled = [labelled_times(question.times, question.by)[0] for question in questions]
+    tests = [logrank(own, "label", q.unit, q.within) for own, q in zip(labelled, questions, strict=True)]
+    family = Family.of([test.p for test in tests])
+    return [
+        _sentence(question, own, test, corrected, family.tests)
+        for question, own, test, corrected in zip(questions, labelled, tests, family.corrected, strict=True)
+    ]
+
+
+def _sentence(
+    question: TimesQuestion, labelled: pl.DataFrame, test: LogRankTest, corrected: float | None, tests: int
+) -> str:
+    by = question.by
+    if test.groups < 2:
+        return f"There is one group of {by} only, so that nothing can be compared."
+    if test.p is None or test.chi2 is None or corrected is None:
+        if test.alone == len(labelled):
+            return f"Nothing can be compared: no two groups of {by} have runs that agree in {listed(test.blocks)}."
+        return f"The {test.groups} groups of {by} cannot be told apart by a log-rank test: too few runs got there."
+    sizes = _sizes(labelled)
+    parts = [
+        f"Log-rank test over {test.groups} groups of {by}: χ² = {test.chi2:.2f} with {counted(test.df, 'degree')} of "
+        f"freedom, {p_value(test.p)} by permutation ({_meaning(test)})"
+    ]
+    if tests > 1:
+        parts.append(f"corrected for the {tests} log-rank tests of this page (Holm) {p_value(corrected)}")
+    if test.smallest_p is not None and test.smallest_p > _LEVEL:
+        parts.append(f"with {sizes} no p below {number(test.smallest_p, 2)} is within reach")
+    if test.alone:
+        parts.append(
+            f"{counted(test.alone, 'run')} with none of another group to change places with stay where they are"
+        )
+    if test.groups == 2:
+        return f"{'; '.join(parts)}."
+    if corrected >= _LEVEL:
+        return f"{'; '.join(parts)}: no two of them are told apart."
+    pairs = logrank_pairs(labelled, "label", question.unit, question.within)
+    own = pl.col("p_corrected").clip(lower_bound=corrected)  # a pair is no clearer than that there is any difference
+    return f"{'; '.join(parts)}. {_pairs(pairs.with_columns(own), sizes)}"
+
+
+def _meaning(test: LogRankTest) -> str:
+    """What share the p value is."""
+    which = "all" if test.exact else f"{DRAWS:,} random"
+    where = f"runs of the same {listed(test.blocks)}" if test.blocks else "runs"
+    return f"the share of {which} exchanges of groups among {where} that give at least this χ²"
+
+
+def _sizes(labelled: pl.DataFrame) -> str:
+    """``2 runs in a group`` or ``2 to 4 runs in a group``."""
+    sizes = labelled.group_by("label").len()["len"].to_list()
+    low, high = min(sizes), max(sizes)
+    count = f"{low} to {high}" if high > low else f"{low}"
+    return f"{count} run{'s' if high > 1 else ''} in a group"
+
+
+def _pairs(pairs: pl.DataFrame, sizes: str) -> str:
+    """Which pairs differ; only of these is one said to come before the other."""
+    known = pairs.filter(pl.col("p_corrected").is_not_null()).sort("p_corrected", maintain_order=True)
+    floor, pairs_told = known["smallest_p_corrected"].min(), counted(len(known), "pair")
+    if not isinstance(floor, float):
+        return "No pair can be compared: too few runs got there."
+    if floor > _LEVEL:
+        return (
+            f"With {sizes} no pair can differ at {_LEVEL} after correction for {pairs_told} (Shaffer): no corrected p "
+            f"below {number(floor, 2)} is within reach."
+        )
+    told = [_pair(row) for row in known.filter(pl.col("p_corrected") < _LEVEL).rows(named=True)]
+    open_ones = [_pair(row) for row in known.filter(pl.col("p_corrected") >= _LEVEL).rows(named=True)]
+    rest = "; …" if len(told) > _MOST_PAIRS else ""
+    sentence = (
+        f"Of {pairs_told} {len(told) or 'none'} differ{'s' if len(told) == 1 else ''} at {_LEVEL} after "
+        f"correction for their number (Shaffer){': ' if told else ''}{'; '.join(told[:_MOST_PAIRS])}{rest}."
+    )
+    few = len(pairs) <= _MOST_PAIRS and open_ones
+    return sentence + (f" Not told apart: {'; '.join(open_ones)}." if few else "")
+
+
+def _pair(row: dict[str, Any]) -> str:
+    """``GPT before LSTM (p = 0.01)`` where the pair differs, ``GPT and LSTM (p = 0.2)`` where it does not."""
+    first, second = (row["first"], row["second"]) if row["z"] > 0 else (row["second"], row["first"])
+    if row["p_corrected"] >= _LEVEL:
+        return f"{row['first']} and {row['second']} ({p_value(row['p_corrected'])})"
+    return f"{first} before {second} ({p_value(row['p_corrected'])})"

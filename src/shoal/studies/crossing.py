@@ -1,0 +1,25 @@
+"""What is crossed with a setting that a study asks for: the seeds, and every other setting that varies beside it."""
+
+from collections.abc import Iterable
+
+import polars as pl
+
+from shoal.analysis.blocks import crossed
+from shoal.spec import RunSpec
+from shoal.spec.training import SEEDS
+
+SEED_AXES = ("seed", *SEEDS)
+
+
+def crossing(frame: pl.DataFrame, asked: str, made_of: Iterable[str] = ()) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The seeds and the other settings in which runs have to agree to be compared by what is asked.
+
+    Args:
+        frame: one row per run, with its settings.
+        asked: the column of what is asked.
+        made_of: the settings that it is computed from, where it is none itself: the number of parameters is made of
+            depth and width, so that with these held it could not vary.
+    """
+    columns = [asked, *made_of]
+    seeds = crossed(frame, columns, SEED_AXES) or ("seed",)
+    return seeds, crossed(frame, columns, [name for name in RunSpec.model_fields if name not in SEED_AXES])
