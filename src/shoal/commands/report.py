@@ -40,7 +40,7 @@ def run(options: argparse.Namespace) -> int:
     unreadable = [] if options.what else lab.unreadable()
     if len(records) == 0:
         raise UserError("; ".join([f"lab {options.lab} holds no runs", *unreadable]))
-    records = choose(records, options, unreadable)
+    records = choose(records.snapshot(), options, unreadable)
     command = " ".join(word for word in ("shoal report", *options.what, flags) if word)
     report = report_runs(records, command, unreadable)
     code = print_runs(records, unreadable)

@@ -12,6 +12,11 @@ def to_markdown(report: "Report") -> str:
     return "\n".join(_lines(report))
 
 
+def _alternative(text: str) -> str:
+    """Text that can stand between the brackets of an image."""
+    return text.replace("\\", "\\\\").replace("[", "\\[").replace("]", "\\]").replace("\n", " ")
+
+
 def _lines(report: "Report") -> Iterator[str]:
     yield from (f"# {report.title}", "", report.lead, "")
     yield from (f"- {answer}" for answer in report.answers)
@@ -22,7 +27,7 @@ def _lines(report: "Report") -> Iterator[str]:
             yield from (paragraph, "")
         for figure in section.figures:
             figures += 1
-            yield from (f"![{figure.name}](figures/{figure.name}.png)", "")
+            yield from (f"![{_alternative(figure.alt)}](figures/{figure.name}.png)", "")
             yield from (f"**Figure {figures}.** {figure.caption}", "")
         for table in section.tables:
             tables += 1

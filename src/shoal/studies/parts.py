@@ -6,12 +6,13 @@ import polars as pl
 
 from shoal.analysis import time_to
 from shoal.report import Figure, Report, Section, Table
+from shoal.report.gaps import GAP_NOTE
 from shoal.report.means import end_together
-from shoal.report.panels import CURVES, MODELS, Axis, Panel, band_note, curve_panels, summary_panels
+from shoal.report.panels import CURVES, MODELS, TIMES_NOTE, Axis, Panel, band_note, curve_panels, summary_panels
+from shoal.report.schedule import grid_note
 from shoal.report.summary import (
     COMPETING,
     QUANTITIES,
-    STEPS_OF_BEST,
     SYMBOLS,
     best_value,
     cell_of,
@@ -51,7 +52,9 @@ def curves_figure(results: Results, colour: Axis, name: str, title: str, panels:
     )
     caption = (
         f"{title}. {what} answered whole), on the training and on the validation equations, against the training step "
-        f"(logarithmic, from step 1), coloured by {colour.label}. {band_note(n)}"
+        f"(logarithmic, from step 1), coloured by {colour.label}. "
+        + band_note(n, results.curves[colour.column].n_unique())
+        + f" {GAP_NOTE}"
         + ("" if end_together(results.curves, [colour.column]) else " Dotted: the mean of the runs that go on.")
         + "".join(f" {panel.about}." for panel in panels if panel.about)
     )
@@ -67,7 +70,8 @@ def summary_figure(
     by = "the model" if colour.names else colour.label
     caption = (
         f"{title}: best loss and accuracy of a run and t_f, the first evaluated step of each, against {x.title}, "
-        f"coloured by {by}. {band_note(n)} Points: runs. Loss axes are logarithmic. {STEPS_OF_BEST}"
+        f"coloured by {by}. {band_note(n)} Points: runs. Loss axes are logarithmic. {TIMES_NOTE} "
+        + grid_note(results.specs.values())
     )
     return Figure(name, summary_panels(shown, x, colour, title), caption)
 
@@ -92,7 +96,7 @@ def times_section(results: Results, axis: Axis, form: Form, by: str = "") -> Sec
         times = time_to(results.curves, "valid_accuracy", threshold, states=states)
         times = times.join(
             results.runs.select(pl.exclude("state", "step")), on="run", how="left", maintain_order="left"
-        )
+        ).join(results.followed, on="run", how="left", maintain_order="left")
         by_model = [(model, times.filter(model=model)) for model in results.models]
         groups = [("", "both models", times)] if axis.names else [(f"-{m}", MODELS[m], own) for m, own in by_model]
         for suffix, name, own in groups:

@@ -26,7 +26,7 @@ WEIGHT_DECAY = Axis("weight_decay", "weight decay")
 STEPS = (("t_valid_loss", "t_f(L_val)"), ("t_valid_accuracy", "t_f(A_val)"))
 MEMORISED, GENERALISED = 0.99, 0.99  # A_train and A_val
 _BOTH = f"A_train ≥ {MEMORISED}, A_val ≥ {GENERALISED}"
-NORM = Panel("l2_norm", "‖θ‖₂", about="‖θ‖₂: the ℓ₂ norm of all parameters")
+NORM = Panel("l2_norm", "ℓ2 norm of θ", about="‖θ‖₂: the ℓ₂ norm of all parameters")
 
 
 def grids(quick: bool) -> list[Grid]:

@@ -40,6 +40,7 @@ def report(results: Results, form: Form) -> Report:
         for threshold in form.thresholds:
             times = time_to(own.curves, "valid_accuracy", threshold, states=own.runs.select("run", "state", "step"))
             times = times.join(own.runs.select(pl.exclude("state", "step")), on="run", how="left")
+            times = times.join(own.followed, on="run", how="left")
             name, reached = f"{model}-{threshold:g}".replace(".", ""), f"validation accuracy {threshold:g}"
             whole = times.with_columns(pl.lit(MODELS[model]).alias("runs"))
             title = f"{MODELS[model]}: reached A_val ≥ {threshold:g}"

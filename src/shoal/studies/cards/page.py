@@ -125,4 +125,10 @@ def _figure(verdicts: Sequence[Verdict]) -> Figure:
         "Steps (logarithmic) at which each event happened: circles, our runs, or means over as many as a published "
         "mean has; triangles, those that ended there without it; diamonds, published numbers."
     )
-    return Figure("published", styled(alt.layer(chart)), caption)
+    told = [
+        f"{v.published.what}: published {steps(v.published.value)}, ours {len(v.times.filter('observed'))} of "
+        f"{len(v.times)} there"
+        for v in verdicts
+    ]
+    alternative = f"Published numbers and our runs. {'; '.join(told)}."
+    return Figure("published", styled(alt.layer(chart), alternative), caption)
