@@ -21,7 +21,7 @@ _SPLITS = {"train": TRAIN, "valid": VALID}
 COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"]
 _WIDTH, _HEIGHT = 380, 240
 # Most runs drawn as lines, two of each: of more the eye sees an area without shape, which quantiles have.
-MOST_LINES = 100
+MOST_LINES = 50
 
 # One typeface for all text of page and figures: what vl-convert brings along, and elsewhere those cut to its measures.
 FONT = '"Liberation Sans", Arial, Helvetica, sans-serif'
@@ -128,19 +128,19 @@ def learning_curves(curves: pl.DataFrame, quantity: str, title: str) -> Chart:
     dash = alt.StrokeDash("split:N", title=None, scale=alt.Scale(domain=[TRAIN, VALID], range=[[1, 0], [5, 3]]))
     scale = alt.Scale(type="log", nice=False) if quantity == "loss" else alt.Scale(domain=[0, 1])
     axis = alt.Axis(format="~g", tickCount=6) if quantity == "loss" else alt.Axis(format=".1f")
-    hits = () if quantity == "loss" else HITS
+    log, hits = (True, ()) if quantity == "loss" else (False, HITS)
     long = long_curves(shown, quantity)
     means = with_gaps(mean_curves(long, ["split"], "value").filter("whole"), ["split"])
-    summary = thin_lines(means, ["split"], ["mean", "low", "high"], PER_MEAN, hits, "beside")
+    summary = thin_lines(means, ["split"], ["mean", "low", "high"], PER_MEAN, hits, "beside", log)
 
     def y(field: str) -> alt.Y:
         return alt.Y(f"{field}:Q", scale=scale, title=AXIS[quantity], axis=axis)
 
     runs = long["run"].n_unique()
     if runs > MOST_LINES:
-        behind = _bands(long, means, x, y, colour)
+        behind = _bands(long, means, x, y, colour, log)
     else:
-        lines = thin_lines(long, ["run", "split"], ["value"], points_per_line(2 * runs), hits)
+        lines = thin_lines(long, ["run", "split"], ["value"], points_per_line(2 * runs), hits, log=log)
         behind = [
             alt.Chart(summary.select("split", "step", "low", "high"))
             .mark_area(fillOpacity=0.18)
@@ -163,11 +163,11 @@ def learning_curves(curves: pl.DataFrame, quantity: str, title: str) -> Chart:
     return styled(alt.layer(*layers).properties(width=_WIDTH, height=_HEIGHT, title=title), told)
 
 
-def _bands(long: pl.DataFrame, means: pl.DataFrame, x: alt.X, y: Any, colour: alt.Color) -> list[alt.Chart]:
+def _bands(long: pl.DataFrame, means: pl.DataFrame, x: alt.X, y: Any, colour: alt.Color, log: bool) -> list[alt.Chart]:
     """The middle 90 % and the middle half of the runs, at the steps at which there is a mean of all."""
     columns = ["q05", "q25", "q75", "q95"]
     bands = quantiles(long, ["split", "step"], "value").join(means.select("split", "step"), on=["split", "step"])
-    bands = thin_lines(bands.sort("split", "step"), ["split"], columns, PER_MEAN)
+    bands = thin_lines(bands.sort("split", "step"), ["split"], columns, PER_MEAN, log=log)
     base = alt.Chart(bands.select("split", "step", *columns))
     return [
         base.mark_area(fillOpacity=opacity).encode(x, y(low), alt.Y2(high), colour)

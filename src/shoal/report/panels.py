@@ -119,7 +119,7 @@ def _curve_panel(frame: pl.DataFrame, x: alt.X, colour: Axis, panel: Panel) -> C
     lines = frame[colour.column].n_unique()
     budget, hits = points_per_line(lines), HITS if panel.domain == (0, 1) else ()
     paint, detail = colour_of(colour, frame), alt.Detail("shade:N")
-    thinned = thin_lines(frame, by, ["mean", "low", "high"], budget, hits, "beside").with_columns(
+    thinned = thin_lines(frame, by, ["mean", "low", "high"], budget, hits, "beside", panel.log).with_columns(
         pl.col("mean", "low", "high").round_sig_figs(5)
     )
     all_ = painted(thinned, colour)

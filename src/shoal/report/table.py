@@ -4,29 +4,15 @@ import csv
 import html
 import io
 import re
-import string
 from collections.abc import Sequence
 from dataclasses import dataclass
+
+from shoal.report.latex import to_latex
 
 # The symbols of the tables in plain text: L_train, A_val, r_train, t_f(...), Δt(L).
 _SENTENCE = 32  # characters from which a cell holds words and not a number
 _SUBSCRIPT = re.compile(r"(?<![A-Za-z_])([LArt])_(train|val|f)(?![A-Za-z_])")
 _DELAY = re.compile(r"Δt(?:\(([LA])\))?")
-
-_LATEX = {sign: f"\\{sign}" for sign in "&%#$_{}"} | {
-    "±": "$\\pm$",
-    "Δ": "$\\Delta$",
-    "α": "$\\alpha$",
-    "β": "$\\beta$",
-    "∞": "$\\infty$",
-    "ℓ": "$\\ell$",
-    "₂": "$_2$",
-    "≥": "$\\geq$",
-    "−": "$-$",
-    "^": "\\^{}",
-    "~": "\\~{}",
-    "\\": "\\textbackslash{}",
-}
 
 
 @dataclass(frozen=True)
@@ -71,20 +57,8 @@ class Table:
         )
 
     def to_latex(self) -> str:
-        """A ``tabular`` in a ``table`` with the caption, the best in bold; needs the package booktabs."""
-        lines = [
-            "\\begin{table}",
-            "\\centering",
-            f"\\caption{{{_latex(self.caption)}}}",
-            f"\\begin{{tabular}}{{l{'r' * (len(self.header) - 1)}}}",
-            "\\toprule",
-            " & ".join(map(_latex, self.header)) + " \\\\",
-            "\\midrule",
-        ]
-        for label, cells in self.rows:
-            texts = [f"\\textbf{{{_latex(c.text)}}}" if c.best else _latex(c.text) for c in cells]
-            lines.append(" & ".join([_latex(label), *texts]) + " \\\\")
-        return "\n".join([*lines, "\\bottomrule", "\\end{tabular}", "\\end{table}", ""])
+        """For pdflatex, see :mod:`shoal.report.latex`."""
+        return to_latex(self)
 
     def to_html(self) -> str:
         """A ``table`` element, the best in bold; columns with a sentence are set as text, the others as numbers."""
@@ -111,14 +85,3 @@ def _element(tag: str, cell: Cell, wordy: bool) -> str:
 def _html(text: str) -> str:
     text = _SUBSCRIPT.sub(r"<i>\1</i><sub>\2</sub>", html.escape(text))
     return _DELAY.sub(lambda found: "Δ<i>t</i>" + (f"(<i>{found[1]}</i>)" if found[1] else ""), text)
-
-
-def _latex(text: str) -> str:
-    text = "".join(_LATEX.get(sign, sign) for sign in text).replace("$\\Delta$t", "$\\Delta t$")
-    return re.sub(r"([A-Za-z])\\_(train|val|f)(?![A-Za-z])", _latex_symbol, text)
-
-
-def _latex_symbol(match: re.Match[str]) -> str:
-    letter, index = match.groups()
-    alone = letter in "LArt" and not match.string[: match.start()].endswith(tuple("_" + string.ascii_letters))
-    return f"${letter}_{{\\mathrm{{{index}}}}}$" if alone else match[0]
