@@ -131,7 +131,7 @@ def comparison_table(
         "worse, the same. p: two-sided sign-flip test of the differences (of times: of ranks), exact up to 12 pairs; "
         f"Holm: corrected for {comparison['p'].drop_nulls().len()} comparisons. –: does not exist."
     )
-    return Table(name, header, rows, caption)
+    return Table(name, header, rows, caption, named)
 
 
 def comparison_notes(comparison: pl.DataFrame, metrics: Mapping[str, str] | None = None) -> list[str]:

@@ -2,7 +2,7 @@
 
 import shutil
 import sys
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from rich.console import Console
 from rich.table import Table as RichTable
@@ -37,7 +37,7 @@ def print_titled(section: str, table: Table) -> None:
     print_table(table)
 
 
-def print_extrema(records: Records, damaged: Container[str] = ()) -> None:
+def print_extrema(records: Records, damaged: Collection[str] = ()) -> None:
     """The best accuracies of each run and the first step of each."""
     settings = varying_settings(records)
     print_table(per_run_table(records, settings[:_MOST_SETTINGS], damaged))

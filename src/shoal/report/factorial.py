@@ -63,7 +63,7 @@ def factorial_table(name: str, decomposition: Decomposition, what: str = "time t
         "mean squares of random effects, as estimated, negative ones too; share of components: with negative ones as "
         "0, and its 95 % interval."
     )
-    return Table(name, header, rows, caption)
+    return Table(name, header, rows, caption, _cleared(decomposition))
 
 
 def factorial_notes(decomposition: Decomposition, what: str = "time to generalise") -> list[str]:

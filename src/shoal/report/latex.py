@@ -3,7 +3,6 @@
 Blocks of columns stand one below the other where a table is wider than a page of LaTeX's own classes.
 """
 
-import math
 import re
 import string
 import unicodedata
@@ -146,7 +145,8 @@ def _sign(sign: str) -> str:
     greek = re.fullmatch(r"GREEK (SMALL|CAPITAL) LETTER (\w+)", name)
     if greek and _is_greek(greek[2], greek[1] == "CAPITAL"):
         return f"$\\{greek[2].lower() if greek[1] == 'SMALL' else greek[2].capitalize()}$"
-    base, *marks = unicodedata.normalize("NFD", sign)
+    parts = list(unicodedata.normalize("NFD", sign))
+    base, marks = parts[0], parts[1:]
     if base.isascii() and len(marks) == 1 and marks[0] in _ACCENTS:
         return f"\\{_ACCENTS[marks[0]]}{{{base}}}"
     return _code(sign)

@@ -1,7 +1,7 @@
 """The table of ten figures per model and the provenance that every report carries."""
 
 import math
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,7 @@ from shoal.analysis import at_least, extrema, mean_and_std
 from shoal.lab import Records
 from shoal.report.certificates import certificates
 from shoal.report.page import Section
+from shoal.report.schedule import evaluated_before
 from shoal.report.table import Cell, Table
 from shoal.report.words import counted, setting_text
 from shoal.tasks.build import count_run_parameters
@@ -40,6 +41,8 @@ QUANTITIES = (
     Quantity("delay_loss", "Δt(L)", True, True),
     Quantity("delay_accuracy", "Δt(A)", True, True),
 )
+
+_NUMBERS = (*(q.column for q in QUANTITIES), "last_step")
 
 ARRIVED = 0.9  # accuracies that all runs of a group reached, for its steps to be compared
 OPEN = "†"
@@ -77,7 +80,7 @@ def ten_figures(extrema: pl.DataFrame, labels: Mapping[str, str]) -> Table:
         f"Mean ± population standard deviation over seeds ({n}); the best of each row in bold, ties both, none where "
         f"all that compete are equal. {COMPETING} {SYMBOLS}"
     )
-    return Table("ten-figures", ["", *groups], rows, caption)
+    return Table("ten-figures", ["", *groups], rows, caption, means)
 
 
 def ten_means(extrema: pl.DataFrame, by: Sequence[str]) -> pl.DataFrame:
@@ -143,7 +146,7 @@ def show(mean: float, std: float, is_step: bool) -> str:
     return f"{mean:.{digits}f} ± {std:.{digits}f}"
 
 
-def per_run_table(records: Records, settings: Sequence[str], damaged: Container[str] = ()) -> Table:
+def per_run_table(records: Records, settings: Sequence[str], damaged: Collection[str] = ()) -> Table:
     """One row per run: settings, state, best values and their first steps; of those that are damaged no figures."""
     best = extrema(records.without(damaged).curves())
     frame = records.runs().join(best, on="run", how="left", maintain_order="left")
@@ -153,6 +156,18 @@ def per_run_table(records: Records, settings: Sequence[str], damaged: Container[
     )
     header = ["run", *settings, "state", "A_train", "t_f(A_train)", "A_val", "t_f(A_val)", "L_val", "Δt(A)"]
     rows = []
+    data = frame.with_columns(
+        *(evaluated_before(f"t_{split}_accuracy").alias(f"t_{split}_accuracy_after") for split in ("train", "valid")),
+        state=pl.when(pl.col("run").is_in(list(damaged))).then(pl.lit("damaged")).otherwise("state"),
+    ).select(
+        "run",
+        *settings,
+        "state",
+        "step",
+        *(name for name in frame.columns if name in ("did_both", *_NUMBERS)),
+        pl.col("^t_.*_after$"),
+        pl.col("^.*_open$"),
+    )
     for row in frame.iter_rows(named=True):
         state = "damaged" if row["run"] in damaged else row["state"]
         state = state if state in ("done", "damaged") else f"{state} at step {row['step']:,}"
@@ -172,7 +187,7 @@ def per_run_table(records: Records, settings: Sequence[str], damaged: Container[
             ]
         rows.append((row["run"], [Cell(text) for text in cells]))
     no_delay = f"Δt(A) –: A_train and A_val did not both reach {ARRIVED}."
-    return Table("runs", header, rows, f"The runs behind the figures. {SYMBOLS} {no_delay}")
+    return Table("runs", header, rows, f"The runs behind the figures. {SYMBOLS} {no_delay}", data)
 
 
 def _did_both() -> pl.Expr:

@@ -7,6 +7,8 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import polars as pl
+
 from shoal.report.latex import to_latex
 
 # The symbols of the tables in plain text: L_train, A_val, r_train, t_f(...), Δt(L).
@@ -32,15 +34,24 @@ class Table:
         header: column names; the first is over the row labels.
         rows: row labels with one cell per further column.
         caption: what it shows.
+        data: the same for programs: raw numbers, with a column each for a mean, its deviation, the number of runs and
+            every flag. None where the texts are all there is.
     """
 
     name: str
     header: Sequence[str]
     rows: Sequence[tuple[str, Sequence[Cell]]]
     caption: str
+    data: pl.DataFrame | None = None
 
     def to_csv(self) -> str:
-        """Comma-separated values; what is best is not marked."""
+        """Comma-separated values of ``data``, lists with spaces between; or the texts."""
+        if self.data is not None:
+            return self.data.with_columns(
+                pl.col(name).cast(pl.List(pl.String)).list.join(" ")
+                for name, kind in self.data.schema.items()
+                if isinstance(kind, pl.List)
+            ).write_csv()
         out = io.StringIO()
         writer = csv.writer(out, lineterminator="\n")
         writer.writerow(self.header)

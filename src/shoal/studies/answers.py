@@ -2,7 +2,8 @@
 faster."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import polars as pl
 
@@ -50,6 +51,7 @@ def who_scales_better(cases: Sequence[Case], name: str) -> tuple[list[str], Tabl
         which both models have two values of the setting.
     """
     rows: list[tuple[str, list[Cell]]] = []
+    data: list[dict[str, Any]] = []
     units = set()
     verdicts: dict[str, list[str]] = {symbol: [] for _, symbol, _ in ASKED}
     for case in cases:
@@ -62,6 +64,7 @@ def who_scales_better(cases: Sequence[Case], name: str) -> tuple[list[str], Tabl
             verdict = CEILING if _at_ceiling(case, column) and found.units else _verdict(found, small)
             verdicts[symbol].append(verdict)
             units |= {found.units} if found.units else set()
+            data.append({"case": case.name, "quantity": column, **asdict(found), "scales_better": verdict})
             cells = [
                 *(_levels(case, column, model) for model in MODELS),
                 number(found.first_slope),
@@ -95,7 +98,7 @@ def who_scales_better(cases: Sequence[Case], name: str) -> tuple[list[str], Tabl
     )
     models = list(MODELS.values())
     header = ["", *models, *(f"slope of {model}" for model in models), "GPT − LSTM [95 %]", "seeds", "scales better"]
-    return sentences, Table(name, header, rows, caption)
+    return sentences, Table(name, header, rows, caption, pl.DataFrame(data, infer_schema_length=None))
 
 
 def _ends(case: Case, column: str, model: str) -> tuple[float, float]:
@@ -194,11 +197,12 @@ def how_it_goes(
         columns: names of columns with their symbols.
         name: of the table.
     """
-    rows, trends = [], []
+    rows, trends, data = [], [], []
     for case in cases:
         for column, symbol in columns:
             found = trend(with_logs(case.frame), case.axis.column, column, log2=case.axis.log is not None)
             trends.append(found)
+            data.append({"case": case.name, "quantity": column, **asdict(found)})
             p = "–" if found.p is None else p_value(found.p).removeprefix("p = ").removeprefix("p ")
             cells = [
                 number(found.rho, 2),
@@ -215,7 +219,8 @@ def how_it_goes(
         "mean with Student's 95 % interval over seeds; –: all values are the same. Not corrected for the number of "
         "tests."
     )
-    return trends, Table(name, ["", "ρ", "p", "slope [95 %]", "runs", "seeds"], rows, caption)
+    header = ["", "ρ", "p", "slope [95 %]", "runs", "seeds"]
+    return trends, Table(name, header, rows, caption, pl.DataFrame(data, infer_schema_length=None))
 
 
 def direction(found: TrendEstimate, small: bool | None) -> str:

@@ -184,18 +184,20 @@ def _by_head(records: Records, run: str, names: list[str], which: str) -> Table:
     weights = attention_weights(records.model(run), data.rows(_longest(data))[0])
     query = names.index(EQ)
     mean, concentration = weights.double().mean(0)[:, :, query], focus(weights)[:, :, query]  # (L, H, S), (L, H)
-    rows = []
+    rows, raw = [], []
     for layer in range(mean.shape[0]):
         for head in range(mean.shape[1]):
             own = mean[layer, head, : query + 1]
             cells = [Cell(f"{w:.3f}", bool(w == own.max())) for w in own]
+            place = {"layer": layer + 1, "head": head + 1, "focus": float(concentration[layer, head])}
+            raw += [{**place, "key": key, "at": names[key], "weight": float(w)} for key, w in enumerate(own)]
             rows.append((f"layer {layer + 1}, head {head + 1}", [*cells, Cell(f"{concentration[layer, head]:.2f}")]))
     caption = (
         f"From the query '=' (where the result is predicted) to each key, mean over all {which}; run "
         f"{run}, seed {records.specs[run].seed}; the largest in bold. focus: 1 − entropy / its largest value: 0 looks "
         "everywhere alike, 1 at one key."
     )
-    return Table("by-head", ["", *names[: query + 1], "focus"], rows, caption)
+    return Table("by-head", ["", *names[: query + 1], "focus"], rows, caption, pl.DataFrame(raw))
 
 
 def _by_position(everywhere: pl.DataFrame, names: list[str], which: str) -> Table:
@@ -216,4 +218,6 @@ def _by_position(everywhere: pl.DataFrame, names: list[str], which: str) -> Tabl
         f"Mean weight over heads and all {which}, ± population standard deviation over {runs} whose model has A_val ≥ "
         f"{GENERALISED}; rows: query, columns: key; the largest in bold."
     )
-    return Table("by-position", ["", *names], rows, caption)
+    said = pl.col("query", "key").replace_strict(dict(enumerate(names)), return_dtype=pl.String).name.prefix("at_")
+    data = means.with_columns(said, pl.col("layer") + 1, N=pl.lit(everywhere["run"].n_unique()))
+    return Table("by-position", ["", *names], rows, caption, data.sort("layer", "query", "key"))

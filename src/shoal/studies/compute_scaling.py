@@ -147,7 +147,7 @@ def _iso_figure(own: Results, model: str) -> Figure:
 
 def _best_table(frame: pl.DataFrame, model: str) -> Table:
     """The best batch size for each budget that one of them spends."""
-    rows = []
+    rows, data = [], []
     budgets = sorted(frame["compute"].unique().to_list())
     chosen = sorted({budgets[round(k * (len(budgets) - 1) / 9)] for k in range(10)})
     best = {c: frontier(frame, "train_batch_size", c, small) for c, (_, small) in QUANTITIES.items()}
@@ -161,6 +161,7 @@ def _best_table(frame: pl.DataFrame, model: str) -> Table:
                 Cell(f"{row['flop']:.3g}"),
                 Cell(show(row[column], row["std"], False)),
             ]
+            data.append({"compute": budget, "for": column, **row, "mean": row[column]})
         rows.append((f"{budget:.3g}", cells))
     header = ["C"]
     for symbol, _ in QUANTITIES.values():
@@ -170,7 +171,8 @@ def _best_table(frame: pl.DataFrame, model: str) -> Table:
         "those that spend no more, with the smallest mean L_val and with the largest mean A_val, and the FLOP these "
         "take; mean ± population standard deviation over seeds."
     )
-    return Table(f"best-{model}", header, rows, caption)
+    numbers = pl.DataFrame(data).drop(QUANTITIES, strict=False)
+    return Table(f"best-{model}", header, rows, caption, numbers)
 
 
 def _trends(spent: pl.DataFrame, models: Sequence[str]) -> tuple[list[str], Table]:

@@ -133,4 +133,4 @@ def summary_table(results: Results, settings: Sequence[Axis], name: str) -> Tabl
         "Mean ± population standard deviation over seeds; N: runs; the best of each column in bold, for each model, "
         f"none where all that compete are equal. {COMPETING} {SYMBOLS}"
     )
-    return Table(name, ["setting", *(q.symbol for q in QUANTITIES)], rows, caption)
+    return Table(name, ["setting", *(q.symbol for q in QUANTITIES)], rows, caption, groups)

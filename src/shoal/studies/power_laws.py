@@ -71,8 +71,11 @@ def _sentence(law: _Law, symbol: str) -> str:
 
 
 def _table(laws: list[_Law], axis: Axis, symbol: str, name: str) -> Table:
-    rows = []
+    rows, data = [], []
     for law in laws:
+        estimates = {row.pop("quantity"): row for row in law.fit.estimates().to_dicts()}
+        columns = {f"{name}_{key}": value for name, row in estimates.items() for key, value in row.items()}
+        data.append({"model": law.model, **columns, "r_squared": law.r_squared, "points": law.fit.points})
         a = f"{law.fit.law.a:.3g}"
         cells = [Cell(text) for text in (a, _exponent(law.fit), number(law.r_squared, 2), str(law.fit.points))]
         rows.append((MODELS[law.model], cells))
@@ -81,4 +84,4 @@ def _table(laws: list[_Law], axis: Axis, symbol: str, name: str) -> Table:
         "(δ = 10⁻³), with the 95 % percentile interval over the runs drawn again 1,000 times; R²: the share of the "
         "variance of log L_val that the law explains, below 0 where a constant explains more."
     )
-    return Table(name, ["model", "a", "b [95 %]", "R²", "points"], rows, caption)
+    return Table(name, ["model", "a", "b [95 %]", "R²", "points"], rows, caption, pl.DataFrame(data))

@@ -175,7 +175,7 @@ def _percent(values: pl.Series) -> str:
 def _norm_table(results: Results) -> Table:
     """Mean ± std of the norm at its stations for each weight decay."""
     stations = ("start", "memorised", "peak", "generalised", "end")
-    rows = []
+    rows, data = [], []
     for (decay,), own in norms(results).sort("weight_decay").group_by("weight_decay", maintain_order=True):
         cells = []
         for station in stations:
@@ -183,10 +183,12 @@ def _norm_table(results: Results) -> Table:
             values = known.to_numpy()
             spread = f"{values.mean():.1f} ± {values.std():.1f} ({len(values)})" if len(values) else "–"
             cells.append(Cell(spread))
+            mean, deviation = (float(values.mean()), float(values.std())) if len(values) else (None, None)
+            data.append({"weight_decay": decay, "at": station, "mean": mean, "std": deviation, "N": len(values)})
         rows.append((f"weight decay {decay:g}", cells))
     caption = (
         f"‖θ‖₂, the ℓ₂ norm of all parameters, at the first step, where A_train first was ≥ {MEMORISED}, at its "
         f"largest from there on until A_val first was ≥ {GENERALISED} (or the end, where it never was), there, and at "
         "the last step; mean ± population standard deviation over the (number of) runs that got there."
     )
-    return Table("norms", ["", *stations], rows, caption)
+    return Table("norms", ["", *stations], rows, caption, pl.DataFrame(data, infer_schema_length=None))
