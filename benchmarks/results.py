@@ -181,7 +181,9 @@ def _chart(own: pl.DataFrame, heading: str) -> alt.LayerChart:
         alt.Chart(stacked).mark_line(strokeWidth=2.2).encode(x, y, colour, dash),
         alt.Chart(stacked).mark_point(filled=True, opacity=1, size=45).encode(x, y, colour),
     ]
-    chart = styled(alt.layer(*layers).properties(width=WIDTH, height=HEIGHT, title=heading))
+    told = [f"{row['method']}, R = {row['members']}: {row['milliseconds']:.3g}" for row in own.to_dicts()]
+    alternative = f"{heading}. Milliseconds per member and step: {'; '.join(told)}."
+    chart = styled(alt.layer(*layers).properties(width=WIDTH, height=HEIGHT, title=heading), alternative)
     assert isinstance(chart, alt.LayerChart)
     return chart
 
@@ -194,7 +196,7 @@ def write_results(outcome: Outcome, request: Request, command: str, load: float,
     """
     drawn = figures(outcome.results)
     for figure in drawn:
-        write(folder / "bench" / f"{figure.name}.svg", vl_convert.vegalite_to_svg(figure.chart.to_json()).encode())
+        write(folder / "bench" / f"{figure.name}.svg", vl_convert.vegalite_to_svg(figure.spec).encode())
     write(folder / "bench.csv", frame(outcome.results).write_csv(float_precision=6).encode())
     write(folder / "bench" / "pairs.csv", pairs(outcome.results).write_csv(float_precision=6).encode())
     page = folder / "bench.md"

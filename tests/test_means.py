@@ -57,6 +57,11 @@ def _drawn(chart, layer):
     return chart["datasets"][layer["data"]["name"]]
 
 
+def _values(chart, layer, by):
+    """What a line goes through; rows without a value only break it."""
+    return {(row[by], row["step"]): row["mean"] for row in _drawn(chart, layer) if row["mean"] is not None}
+
+
 def test_a_mean_is_dotted_from_where_the_first_of_its_runs_ends():
     # with weight decay 0 the better run ends at 30, and the mean of what is left is worse than both were before
     curves = _frame(
@@ -68,23 +73,27 @@ def test_a_mean_is_dotted_from_where_the_first_of_its_runs_ends():
     )
     (panel,) = (panel for panel in BEST if panel.column == "valid_loss")
     chart = curve_panels(curves, DECAY, "t", [panel]).to_dict()
-    _, line, dotted = chart["concat"][0]["layer"]
+    _, line, dotted, _, _ = chart["concat"][0]["layer"]
     assert (line["mark"]["strokeDash"], dotted["mark"]["strokeDash"]) == ([1, 0], [1, 3])
-    points = {(row["wd"], row["step"]): row["mean"] for row in _drawn(chart, line)}
+    points = _values(chart, line, "shade")
     assert points == pytest.approx(
         {(0.0, 10): 1, (0.0, 20): 0.3, (0.0, 30): 0.25, **{(1.0, s): v for s, v in ((10, 1), (20, 0.5), (30, 0.4))}}
         | {(1.0, 40): 0.3}
     )
-    after = {(row["wd"], row["step"]): row["mean"] for row in _drawn(chart, dotted)}
+    after = _values(chart, dotted, "shade")
     assert after == pytest.approx({(0.0, 30): 0.25, (0.0, 40): 0.9})  # it begins where the other ends
     vl_convert.vegalite_to_svg(chart)
     together = curve_panels(curves.filter(pl.col("step") <= 30), DECAY, "t", [panel]).to_dict()
-    assert len(together["concat"][0]["layer"]) == 2
+    assert len(together["concat"][0]["layer"]) == 4
 
 
 def test_a_mean_among_its_runs_ends_with_the_first_of_them():
     curves = _frame({(0.0, "a"): {10: 1.0, 20: 0.1}, (0.0, "b"): {10: 1.0, 20: 0.5, 30: 0.9}})
     chart = learning_curves(curves.with_columns(train_loss=pl.col("valid_loss")), "loss", "t").to_dict()
-    _, runs, mean = chart["layer"]
-    assert {row["step"] for row in _drawn(chart, mean)} == {10, 20}
+    _, runs, pale, mean, dots = chart["layer"]
+    for layer in (pale, dots):
+        assert {row["step"] for row in _drawn(chart, layer)} == {10, 20}
+    assert _values(chart, mean, "split").keys() == {
+        (split, step) for split in ("training", "validation") for step in (10, 20)
+    }
     assert {row["step"] for row in _drawn(chart, runs)} == {10, 20, 30}

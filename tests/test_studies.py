@@ -7,6 +7,7 @@ import polars as pl
 import pytest
 import torch
 from helpers import tiny
+from shown import dressed_numbers, foreign_signs, in_words, unset_in_latex
 
 import shoal
 from shoal.analysis import Metric, compare
@@ -76,7 +77,9 @@ def test_every_report_shows_figures_tables_and_answers(name, lab):
     report = EVERY[name].report(results_of(lab, form.specs(EVERY[name])), form)
     figures = [figure for section in report.sections for figure in section.figures]
     for figure in figures:
-        assert figure.chart.to_dict()["datasets"]
+        assert figure.spec["datasets"]
+        assert in_words(figure)
+        assert not foreign_signs(figure.spec)
     assert report.answers
     assert figures or name == "attention"  # nothing has generalised
     assert len({figure.name for figure in figures}) == len(figures)
@@ -84,6 +87,8 @@ def test_every_report_shows_figures_tables_and_answers(name, lab):
     assert len({table.name for table in tables}) == len(tables)
     for table in tables:
         assert all(len(cells) == len(table.header) - 1 for _, cells in table.rows)
+        assert unset_in_latex(table.to_latex()) == []
+        assert dressed_numbers(table.to_csv()) == []
     assert any(form.flags() in paragraph for paragraph in report.sections[-1].paragraphs)
 
 

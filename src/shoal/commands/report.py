@@ -54,7 +54,7 @@ def _report_runs(options: argparse.Namespace) -> int:
     if len(records) == 0:
         raise UserError("; ".join([f"lab {options.lab} holds no runs", *unreadable]))
     lacking = unmatched(records, options)
-    records = choose(records, options, unreadable)
+    records = choose(records.snapshot(), options, unreadable)
     flags = flags_of_choice(options)
     command = " ".join(word for word in ("shoal report", *options.what, flags) if word)
     report = report_runs(records, command, [*unreadable, *lacking])

@@ -114,10 +114,10 @@ class CohortFolder:
                 a link.
         """
         self._check_own()
-        return self._manifest
+        return self._checked_manifest
 
     @cached_property  # written once, as it is read
-    def _manifest(self) -> dict[str, Any]:
+    def _checked_manifest(self) -> dict[str, Any]:
         manifest = self._read("cohort.json", Manifest)
         for member in manifest["members"]:
             if trajectory_of(member["spec"], member["run"]) is None:
@@ -215,6 +215,10 @@ class CohortFolder:
                 status = now  # that was flushed in between
 
     # what exact resume needs
+
+    def has_checkpoint(self) -> bool:
+        """Whether there is anything to go on from."""
+        return is_there(self.checkpoint_path)
 
     @property
     def checkpoint_path(self) -> Path:

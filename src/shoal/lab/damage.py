@@ -7,7 +7,6 @@ import polars as pl
 
 from shoal.errors import LabError
 from shoal.lab.cohort import FINISHED, CohortFolder, is_finished
-from shoal.lab.files import is_there
 
 
 def damage_of(folder: CohortFolder) -> dict[str, str]:
@@ -38,7 +37,7 @@ def _lacks_rows(member: Mapping[str, Any], last: int | None) -> bool:
 
 def _stuck(folder: CohortFolder, status: dict[str, Any]) -> str | None:
     """Why the members that are not finished cannot go on, where that can be seen without reading the checkpoint."""
-    while not is_finished(status) and not is_there(folder.checkpoint_path):
+    while not is_finished(status) and not folder.has_checkpoint():
         now = folder.status()
         if now == status:
             try:

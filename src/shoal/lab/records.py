@@ -13,6 +13,7 @@ from shoal.lab.cohort import CohortFolder
 from shoal.lab.damage import damage_of
 from shoal.lab.frames import EMPTY
 from shoal.lab.names import find_run
+from shoal.lab.snapshot import CohortSnapshot
 from shoal.lab.tensors import load_tensors
 from shoal.spec import RunSpec
 from shoal.spec.choice import as_cell, fits, read_choice
@@ -23,7 +24,7 @@ STATES = ("waiting", "running", "interrupted", "done", "diverged", "damaged")
 
 
 class Records:
-    """The runs of a request, in its order. Everything is read from the lab when asked for."""
+    """The runs of a request, in its order. Everything is read from the lab when asked for; see :meth:`snapshot`."""
 
     def __init__(self, folders: Mapping[str, CohortFolder]) -> None:
         self._folders = dict(folders)
@@ -52,6 +53,17 @@ class Records:
         if folder.path not in self._restored:
             self._restored[folder.path] = folder.specs()
         return self._restored[folder.path]
+
+    def snapshot(self) -> "Records":
+        """The same runs as they stand now: what is read later, and read again, is of this moment. Its models are not.
+
+        For whatever is made of several readings, such as a report, while runs may be training.
+        """
+        taken = {
+            folder.path: folder if isinstance(folder, CohortSnapshot) else CohortSnapshot(folder.path)
+            for folder in self.cohorts()
+        }
+        return Records({run: taken[folder.path] for run, folder in self._folders.items()})
 
     def _settings(self) -> dict[str, dict[str, Any]]:
         """Each run's settings as cells of a table, as they stand in the lab: checking them again would take longest."""

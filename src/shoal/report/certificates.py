@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
+import polars as pl
+
 from shoal.errors import LabError
 from shoal.lab.cohort import CohortFolder
 from shoal.report.table import Cell, Table
@@ -55,6 +57,19 @@ def certificates(folders: Sequence[CohortFolder]) -> tuple[list[str], list[Table
             NOTHING if record is None else f"{record:.2g}",
         ]
         rows.append((cohort, [Cell(text) for text in cells]))
+    data = pl.DataFrame(
+        {
+            "cohort": list(found),
+            "members": [certificate["members"] for certificate in found.values()],
+            "alone": [len(own) for own in alone.values()],
+            "steps": [certificate["steps"] for certificate in found.values()],
+            **{
+                what: [max((one[what] for one in own), default=None) for own in alone.values()]
+                for what in ("loss", "parameters")
+            },
+            "record": [certificate["record"] for certificate in found.values()],
+        }
+    )
     header = ["cohort", "members", "alone", "steps", "losses (nats)", "parameters", "stack against record (nats)"]
     caption = (
         "What stacking changed: the first steps of each cohort, retrained as a stack and again with some of its "
@@ -64,7 +79,7 @@ def certificates(folders: Sequence[CohortFolder]) -> tuple[list[str], list[Table
         "parameters after them; stack against record: largest difference between the losses of the stack retrained and "
         f"those recorded when the runs were made; {NOTHING}: nothing recorded yet."
     )
-    return [sentence, *damaged], [Table("certificates", header, rows, caption)]
+    return [sentence, *damaged], [Table("certificates", header, rows, caption, data)]
 
 
 def _largest(groups: Any, what: str) -> str:

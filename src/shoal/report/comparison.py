@@ -75,11 +75,15 @@ def forest(
         .encode(x, y, shape),
     ]
     panel = alt.layer(*layers).properties(width=360, height=alt.Step(22))
+    told = shown.drop_nulls("effect").sort("effect", descending=True, maintain_order=True).to_dicts()
+    ends = [f"{row['variant']} {number(row['effect'], 2)} ({row['metric']})" for row in (*told[:1], *told[1:][-1:])]
+    what = f"{title}. {capitalised(label)}, for {len(shown)} comparisons"
+    alternative = f"{what}: from {' down to '.join(ends)}." if told else f"{what}: none has a value."
     if shown["metric"].n_unique() == 1:
-        return styled(panel.properties(title=title))
+        return styled(panel.properties(title=title), alternative)
     header = alt.Header(title=None, labelAnchor="start", labelOrient="top", labelFontSize=12, labelPadding=2)
     row = alt.Row("metric:N", header=header, sort=shown["metric"].unique(maintain_order=True).to_list())
-    return styled(panel.facet(row=row).properties(title=title, spacing=14))
+    return styled(panel.facet(row=row).properties(title=title, spacing=14), alternative)
 
 
 def comparison_figure(
@@ -127,7 +131,7 @@ def comparison_table(
         "worse, the same. p: two-sided sign-flip test of the differences (of times: of ranks), exact up to 12 pairs; "
         f"Holm: corrected for {comparison['p'].drop_nulls().len()} comparisons. –: does not exist."
     )
-    return Table(name, header, rows, caption)
+    return Table(name, header, rows, caption, named)
 
 
 def comparison_notes(comparison: pl.DataFrame, metrics: Mapping[str, str] | None = None) -> list[str]:

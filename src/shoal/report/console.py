@@ -9,7 +9,7 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from rich.cells import cell_len
 from rich.console import Console
@@ -116,7 +116,7 @@ def print_titled(section: str, table: Table) -> None:
     print_table(table)
 
 
-def print_extrema(records: Records, damaged: Container[str] = ()) -> None:
+def print_extrema(records: Records, damaged: Collection[str] = ()) -> None:
     """The best accuracies of each run and the first step of each."""
     settings = varying_settings(records)
     print_table(per_run_table(records, settings[:_MOST_SETTINGS], damaged))

@@ -30,7 +30,9 @@ def variance_shares(decomposition: Decomposition, title: str) -> Chart:
         .mark_rule(color="#1a1a1a", strokeWidth=1.4)
         .encode(alt.X("low:Q", title=_AXIS), alt.X2("high:Q"), y),
     ]
-    return styled(alt.layer(*layers).properties(width=360, height=alt.Step(24), title=title))
+    shares = [f"{row['label']} {_percentage(row['component_share'])}" for row in shown.to_dicts()]
+    alternative = f"{title}. Shares of the variance: {', '.join(shares)}."
+    return styled(alt.layer(*layers).properties(width=360, height=alt.Step(24), title=title), alternative)
 
 
 def factorial_figure(name: str, decomposition: Decomposition, title: str, what: str = "time to generalise") -> Figure:
@@ -66,7 +68,7 @@ def factorial_table(name: str, decomposition: Decomposition, what: str = "time t
         "expected to be equal (exact where one factor is outside, else with Satterthwaite's degrees of freedom); "
         f"Holm: corrected for {decomposition.table['p'].drop_nulls().len()} sources. –: the remainder has no test."
     )
-    return Table(name, header, rows, caption)
+    return Table(name, header, rows, caption, _cleared(decomposition))
 
 
 def factorial_notes(decomposition: Decomposition, what: str = "time to generalise") -> list[str]:

@@ -5,20 +5,34 @@ Okabe and Ito's, which colour-blind readers can tell apart.
 """
 
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
 import altair as alt
 import polars as pl
 
-from shoal.report.means import mean_curves
+from shoal.report.gaps import GAP_NOTE, broken, with_gaps
+from shoal.report.means import mean_curves, quantiles
+from shoal.report.thinning import HITS, PER_MEAN, points_per_line, thin_lines
+from shoal.report.words import counted, number
 
 TRAIN, VALID = "training", "validation"
 _SPLITS = {"train": TRAIN, "valid": VALID}
 COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"]
 _WIDTH, _HEIGHT = 380, 240
+# Most runs drawn as lines, two of each: of more the eye sees an area without shape, which quantiles have.
+MOST_LINES = 50
+
+# One typeface for all text of page and figures: what vl-convert brings along, and elsewhere those cut to its measures.
+FONT = '"Liberation Sans", Arial, Helvetica, sans-serif'
+# What it has no signs for: in figures they would be borrowed from another typeface.
+_SUBSTITUTES = {**{ord(sub): str(digit) for digit, sub in enumerate("₀₁₂₃₄₅₆₇₈₉")}, ord("‖"): "|", ord("∝"): "~"}
 
 Chart = alt.LayerChart | alt.FacetChart | alt.ConcatChart
 
 AXIS = {"loss": "loss (nats)", "accuracy": "accuracy"}
+# d3 gives all ticks of an axis one prefix, and writes 0 with it
+STEPS_LABEL = "datum.value === 0 ? '0' : datum.label"
 
 
 @dataclass(frozen=True)
@@ -28,6 +42,43 @@ class Figure:
     name: str
     chart: Chart
     caption: str
+
+    @property
+    def alt(self) -> str:
+        """What the chart shows, in words, for who cannot see it."""
+        return str(self.spec["description"])
+
+    @cached_property
+    def spec(self) -> dict[str, Any]:
+        """The chart as Vega-Lite, of as many rows as it has: how many to draw is for those who make charts to say."""
+        with alt.data_transformers.enable("default", max_rows=None):
+            spec = self.chart.to_dict()
+        return dict(_in_one_typeface(spec))
+
+
+def styled(chart: Chart, alternative: str) -> Chart:
+    """The look that all figures share.
+
+    Args:
+        chart: the chart.
+        alternative: what it shows, in words and numbers, for who cannot see it.
+    """
+    config = {
+        "font": FONT,
+        "view": {"stroke": None},
+        "axis": {"gridColor": "#e6e6e6", "labelFontSize": 11, "titleFontSize": 12, "titleFontWeight": "normal"},
+        "title": {"fontSize": 13, "anchor": "start"},
+        "legend": {"labelFontSize": 11, "symbolStrokeWidth": 2.2},
+    }
+    return chart.properties(config=config, description=alternative)
+
+
+def _in_one_typeface(spec: Any) -> Any:
+    if isinstance(spec, str):
+        return spec.translate(_SUBSTITUTES)
+    if isinstance(spec, list):
+        return [_in_one_typeface(part) for part in spec]
+    return {key: _in_one_typeface(part) for key, part in spec.items()} if isinstance(spec, dict) else spec
 
 
 def long_curves(curves: pl.DataFrame, quantity: str) -> pl.DataFrame:
@@ -51,55 +102,106 @@ def long_curves(curves: pl.DataFrame, quantity: str) -> pl.DataFrame:
 
 def lines_note(runs: int, seeds: str = "") -> str:
     """What the lines of :func:`learning_curves` and their shade are, ``seeds`` said besides."""
+    if runs > MOST_LINES:
+        return (
+            f"N = {runs:,} runs{seeds}, too many to tell apart as lines: lightly shaded the middle 90 % at each step, "
+            f"darker the middle half; thick: their mean, as far as all of them go. {GAP_NOTE}"
+        )
     return (
         f"Thin lines: each of N = {runs} runs{seeds}; thick: their mean, as far as all of them go; shaded: mean ± one "
-        "population standard deviation, kept inside what the runs took."
+        f"population standard deviation, kept inside what the runs took. {GAP_NOTE}"
     )
 
 
 def learning_curves(curves: pl.DataFrame, quantity: str, title: str) -> Chart:
     """Loss or accuracy on both splits against the training step, on a logarithmic axis from step 1.
 
-    Every run is a thin line; the thick one is their mean, with one standard deviation around it, as far as all go.
+    Every run is a thin line; the thick one is their mean, with one standard deviation around it, as far as all go. Of
+    more than :data:`MOST_LINES` runs quantiles take the place of lines. Means and bands are of all runs and steps;
+    lines are thinned (:mod:`shoal.report.thinning`).
     """
     shown = curves.filter(pl.col("step") > 0)
-    x = alt.X("step:Q", title="training step", scale=alt.Scale(type="log", nice=False), axis=_log_steps(shown))
+    x = alt.X("step:Q", title="training step", scale=alt.Scale(type="log", nice=False), axis=log_steps(shown))
     colour = alt.Color(
         "split:N", title=None, scale=alt.Scale(domain=[TRAIN, VALID], range=COLOURS[:2]), legend=_legend()
     )
     dash = alt.StrokeDash("split:N", title=None, scale=alt.Scale(domain=[TRAIN, VALID], range=[[1, 0], [5, 3]]))
     scale = alt.Scale(type="log", nice=False) if quantity == "loss" else alt.Scale(domain=[0, 1])
     axis = alt.Axis(format="~g", tickCount=6) if quantity == "loss" else alt.Axis(format=".1f")
+    log, hits = (True, ()) if quantity == "loss" else (False, HITS)
     long = long_curves(shown, quantity)
-    summary = alt.Chart(mean_curves(long, ["split"], "value").filter("whole"))
+    means = with_gaps(mean_curves(long, ["split"], "value").filter("whole"), ["split"])
+    summary = thin_lines(means, ["split"], ["mean", "low", "high"], PER_MEAN, hits, "beside", log)
 
     def y(field: str) -> alt.Y:
         return alt.Y(f"{field}:Q", scale=scale, title=AXIS[quantity], axis=axis)
 
+    runs = long["run"].n_unique()
+    if runs > MOST_LINES:
+        behind = _bands(long, means, x, y, colour, log)
+    else:
+        lines = thin_lines(long, ["run", "split"], ["value"], points_per_line(2 * runs), hits, log=log)
+        behind = [
+            alt.Chart(summary.select("split", "step", "low", "high"))
+            .mark_area(fillOpacity=0.18)
+            .encode(x, y("low"), alt.Y2("high"), colour),
+            alt.Chart(_numbered(lines))
+            .mark_line(strokeWidth=0.6, strokeOpacity=0.45, strokeJoin="round")
+            .encode(x, y("value"), colour, alt.Detail("run:N")),
+        ]
+    middle = alt.Chart(broken(summary, ["split"], "mean").select("split", "step", "mean"))
+    dots = alt.Chart(summary.filter("beside").select("split", "step", "mean"))
     layers = [
-        summary.mark_area(opacity=0.18).encode(x, y("low"), alt.Y2("high"), colour),
-        alt.Chart(long)
-        .mark_line(strokeWidth=0.6, opacity=0.45, strokeJoin="round")
-        .encode(x, y("value"), colour, alt.Detail("run:N")),
-        summary.mark_line(strokeWidth=2.2, strokeJoin="round").encode(x, y("mean"), colour, dash),
+        *behind,
+        alt.Chart(summary.select("split", "step", "mean"))
+        .mark_line(strokeWidth=0.8, strokeOpacity=0.6)
+        .encode(x, y("mean"), colour),
+        middle.mark_line(strokeWidth=2.2, strokeJoin="round").encode(x, y("mean"), colour, dash),
+        dots.mark_point(filled=True, size=14, opacity=1).encode(x, y("mean"), colour),
     ]
-    return styled(alt.layer(*layers).properties(width=_WIDTH, height=_HEIGHT, title=title))
+    told = f"{title}. {_told(means, quantity)} Mean over {counted(runs, 'run')}."
+    return styled(alt.layer(*layers).properties(width=_WIDTH, height=_HEIGHT, title=title), told)
 
 
-def styled(chart: Chart) -> Chart:
-    """The look that all figures share."""
-    config = {
-        "view": {"stroke": None},
-        "axis": {"gridColor": "#e6e6e6", "labelFontSize": 11, "titleFontSize": 12, "titleFontWeight": "normal"},
-        "title": {"fontSize": 13, "anchor": "start"},
-        "legend": {"labelFontSize": 11, "symbolStrokeWidth": 2.2},
-    }
-    return chart.properties(config=config)
+def _bands(long: pl.DataFrame, means: pl.DataFrame, x: alt.X, y: Any, colour: alt.Color, log: bool) -> list[alt.Chart]:
+    """The middle 90 % and the middle half of the runs, at the steps at which there is a mean of all."""
+    columns = ["q05", "q25", "q75", "q95"]
+    bands = quantiles(long, ["split", "step"], "value").join(means.select("split", "step"), on=["split", "step"])
+    bands = thin_lines(bands.sort("split", "step"), ["split"], columns, PER_MEAN, log=log)
+    base = alt.Chart(bands.select("split", "step", *columns))
+    return [
+        base.mark_area(fillOpacity=opacity).encode(x, y(low), alt.Y2(high), colour)
+        for low, high, opacity in (("q05", "q95", 0.16), ("q25", "q75", 0.28))
+    ]
 
 
-def _log_steps(curves: pl.DataFrame) -> alt.Axis:
+def _numbered(lines: pl.DataFrame) -> pl.DataFrame:
+    """Runs by numbers and values to the digits that can be seen: a page holds many."""
+    return lines.with_columns(
+        (pl.col("run").rank("dense") - 1).cast(pl.Int64).alias("run"), pl.col("value").round_sig_figs(5)
+    )
+
+
+def _told(means: pl.DataFrame, quantity: str) -> str:
+    """Where the mean of each split begins and ends, in words."""
+    parts = []
+    for split in (TRAIN, VALID):
+        own = means.filter(split=split).sort("step")
+        if own.is_empty():
+            continue
+        (first, start), (last, end) = own.select("step", "mean").row(0), own.select("step", "mean").row(-1)
+        text = f"{split} {quantity} goes from {number(start)} at step {first:,} to {number(end)} at step {last:,}"
+        risen = own.filter(pl.col("mean") >= HITS[0])
+        if quantity == "accuracy" and len(risen):
+            text += f", and is at least {HITS[0]} from step {risen['step'][0]:,} on or before"
+        parts.append(text)
+    return "; ".join(parts).capitalize() + "." if parts else "There are no values."
+
+
+def log_steps(curves: pl.DataFrame) -> alt.Axis:
+    """Powers of ten up to the last step."""
     last = int(curves["step"].max() or 1)  # type: ignore[arg-type]  # steps are integers
-    return alt.Axis(values=[10**k for k in range(len(str(last)))], format="~s")
+    return alt.Axis(values=[10**k for k in range(len(str(last)))], format="~s", labelExpr=STEPS_LABEL)
 
 
 def _legend() -> alt.Legend:

@@ -14,6 +14,11 @@ def to_markdown(report: "Report") -> str:
     return "\n".join(_lines(report))
 
 
+def _alternative(text: str) -> str:
+    """Text that can stand between the brackets of an image."""
+    return text.replace("\\", "\\\\").replace("[", "\\[").replace("]", "\\]").replace("\n", " ")
+
+
 def _lines(report: "Report") -> Iterator[str]:
     yield from (f"# {as_markdown(report.title)}", "", as_markdown(report.lead), "")
     yield from (f"- {as_markdown(answer)}" for answer in report.answers)
@@ -24,7 +29,7 @@ def _lines(report: "Report") -> Iterator[str]:
             yield from (as_markdown(paragraph), "")
         for figure in section.figures:
             figures += 1
-            yield from (f"![{figure.name}](figures/{figure.name}.png)", "")
+            yield from (f"![{_alternative(as_markdown(figure.alt))}](figures/{figure.name}.png)", "")
             yield from (f"**Figure {figures}.** {as_markdown(figure.caption)}", "")
         for table in section.tables:
             tables += 1

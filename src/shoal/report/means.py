@@ -40,18 +40,34 @@ def mean_curves(frame: pl.DataFrame, by: Sequence[str], column: str) -> pl.DataF
         As :func:`spread` by ``by`` and ``step``, with ``whole``: no run of the curve has ended before this step.
     """
     ends = frame.group_by([*by, "run"]).agg(pl.col("step").max().alias("end"))
-    steps = spread(frame, [*by, "step"], column)
-    going_on = pl.col("end") >= pl.col("step")
-    runs = (
-        steps.select(*by, "step")
-        .join(ends, on=list(by))
-        .group_by([*by, "step"])
-        .agg(going_on.sum().alias("going_on"), going_on.all().alias("whole"))
+    # runs of a curve that have ended at or before each of their ends
+    ended = (
+        ends.group_by([*by, "end"])
+        .agg(pl.len().alias("ended"))
+        .sort("end")
+        .with_columns(pl.col("ended").cum_sum().over(by))
     )
+    steps = spread(frame, [*by, "step"], column).join(ends.group_by(by).agg(pl.len().alias("runs")), on=list(by))
     return (
-        steps.join(runs, on=[*by, "step"], maintain_order="left")
-        .filter(pl.col("n") == pl.col("going_on"))
-        .drop("going_on")
+        steps.sort("step")
+        .join_asof(
+            ended, left_on="step", right_on="end", by=list(by), allow_exact_matches=False, check_sortedness=False
+        )
+        .with_columns(pl.col("ended").fill_null(0))
+        .filter(pl.col("n") == pl.col("runs") - pl.col("ended"))
+        .with_columns(whole=pl.col("ended") == 0)
+        .drop("runs", "ended", "end")
+        .sort(*by, "step")
+    )
+
+
+def quantiles(frame: pl.DataFrame, by: Sequence[str], column: str) -> pl.DataFrame:
+    """What 5, 25, 75 and 95 % of each group's values are at most, interpolated between neighbours: the columns ``by``,
+    by which it is sorted, ``q05``, ``q25``, ``q75`` and ``q95``."""
+    shares = {f"q{share:02d}": share / 100 for share in (5, 25, 75, 95)}
+    value = pl.col(column)
+    return (
+        frame.group_by(by).agg(value.quantile(share, "linear").alias(name) for name, share in shares.items()).sort(by)
     )
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import vl_convert
 
 from shoal.lab.files import write
-from shoal.report.figures import Figure
+from shoal.report.figures import FONT, Figure
 from shoal.report.markdown import to_markdown
 from shoal.report.table import Table, with_subscripts
 
@@ -75,10 +75,10 @@ def _remove_others(folder: Path, names: Container[str], kinds: Container[str]) -
 
 
 def _write_figure(figure: Figure, folder: Path) -> None:
-    spec = figure.chart.to_json()
-    write(folder / f"{figure.name}.svg", vl_convert.vegalite_to_svg(spec).encode())
-    write(folder / f"{figure.name}.pdf", vl_convert.vegalite_to_pdf(spec))
-    write(folder / f"{figure.name}.png", vl_convert.vegalite_to_png(spec, scale=2))
+    svg = vl_convert.vegalite_to_svg(figure.spec)
+    write(folder / f"{figure.name}.svg", svg.encode())
+    write(folder / f"{figure.name}.pdf", vl_convert.svg_to_pdf(svg))
+    write(folder / f"{figure.name}.png", vl_convert.svg_to_png(svg, scale=2))
 
 
 def _write_table(table: Table, folder: Path) -> None:
@@ -98,7 +98,7 @@ def _page(report: Report) -> str:
             body += '<div class="figures">\n'
         for figure in section.figures:
             figures += 1
-            charts[figure.name] = figure.chart.to_dict()
+            charts[figure.name] = figure.spec
             body += _figure(figure, figures)
         if section.figures:
             body += "</div>\n"
@@ -106,8 +106,10 @@ def _page(report: Report) -> str:
             tables += 1
             body += _table(table, tables)
         body += "</section>\n"
-    data = json.dumps(charts).replace("<", "\\u003c")  # nothing in it ends or begins an element
+    # nothing in it ends or begins an element
+    data = json.dumps(charts, separators=(",", ":")).replace("<", "\\u003c")
     values = {
+        "FONT": FONT,
         "TITLE": html.escape(report.title),
         "LEAD": with_subscripts(report.lead),
         "ANSWERS": _list(report.answers),
@@ -128,13 +130,15 @@ def _list(texts: Sequence[str]) -> str:
 def _figure(figure: Figure, number: int) -> str:
     files = _links("figures", figure.name, FIGURE_FILES)
     caption = f"<b>Figure {number}.</b> {with_subscripts(figure.caption)} {files}"
-    return f'<figure>\n<div class="chart" id="{figure.name}"></div>\n<figcaption>{caption}</figcaption>\n</figure>\n'
+    chart = f'<div class="chart" id="{figure.name}" role="img" aria-label="{html.escape(figure.alt)}"></div>'
+    return f"<figure>\n{chart}\n<figcaption>{caption}</figcaption>\n</figure>\n"
 
 
 def _table(table: Table, number: int) -> str:
     files = _links("tables", table.name, TABLE_FILES)
     caption = f"<b>Table {number}.</b> {with_subscripts(table.caption)} {files}"
-    body = f'<div class="scroll">{table.to_html()}</div>\n<figcaption>{caption}</figcaption>'
+    named = f'role="region" tabindex="0" aria-label="{html.escape(f"Table {number}")}"'  # to be scrolled by keyboard
+    body = f'<div class="scroll" {named}>{table.to_html()}</div>\n<figcaption>{caption}</figcaption>'
     return f'<figure class="table">\n{body}\n</figure>\n'
 
 

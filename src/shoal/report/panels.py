@@ -4,17 +4,24 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import altair as alt
-import numpy as np
 import polars as pl
 
-from shoal.report.figures import COLOURS, Chart, styled
+from shoal.analysis import at_least
+from shoal.report.figures import STEPS_LABEL, Chart, log_steps, styled
+from shoal.report.gaps import broken, with_gaps
 from shoal.report.means import mean_curves, spread
+from shoal.report.schedule import SETTINGS, evaluated_before
+from shoal.report.shades import colour as colour_of
+from shoal.report.shades import painted
+from shoal.report.summary import ARRIVED, is_open
+from shoal.report.thinning import HITS, points_per_line, thin_lines, thin_points
+from shoal.report.words import listed, number
 
-# viridis without its brightest end, which is hard to see on white
-_SHADES = ["#440154", "#472d7b", "#3b528b", "#2c728e", "#21918c", "#28ae80", "#5ec962", "#addc30", "#d2e21b"]
-_SHORT = "format(datum.value, '.3~g')"
+MOST_BANDS = 12  # curves; the bands of more hide each other
+_MOST_POINTS = 1_000  # of a panel; of more those at the same place are drawn once
+_CELLS = 150  # places along each axis of a panel: about its pixels
 _PANEL = {"width": 250, "height": 170}
-_SPACED = alt.Axis(format="~s", labelOverlap="greedy", labelSeparation=6)
+_SPACED = alt.Axis(format="~s", labelExpr=STEPS_LABEL, labelOverlap="greedy", labelSeparation=6)
 
 
 @dataclass(frozen=True)
@@ -35,8 +42,8 @@ class Axis:
 
     @property
     def label(self) -> str:
-        """The title of a colour bar, whose values are logarithms where the axis is logarithmic."""
-        return f"{'' if self.log is None else {2: 'log₂ ', 10: 'log₁₀ '}[self.log]}{self.title}"
+        """The title, with how its colours go."""
+        return self.title if self.log is None else f"{self.title} (logarithmic)"
 
 
 MODEL = Axis("model", "model", names=(("lstm", "LSTM"), ("gpt", "GPT")))
@@ -45,13 +52,23 @@ MODELS = dict(MODEL.names)
 
 @dataclass(frozen=True)
 class Panel:
-    """A quantity of a run: its column, its title, its axis, and what a caption says of it besides."""
+    """A quantity of a run.
+
+    Attributes:
+        column: its column.
+        title: of its axis.
+        log: a logarithmic axis.
+        domain: of its axis.
+        about: what a caption says of it besides.
+        reached: of a first step the accuracy without which it is no time to anything.
+    """
 
     column: str
     title: str
     log: bool = False
     domain: tuple[float, float] | None = None
     about: str = ""
+    reached: str = ""
 
 
 CURVES = (
@@ -62,17 +79,19 @@ CURVES = (
 )
 BEST = (
     *CURVES,
-    Panel("t_train_loss", "t_f(L_train)"),
-    Panel("t_valid_loss", "t_f(L_val)"),
-    Panel("t_train_accuracy", "t_f(A_train)"),
-    Panel("t_valid_accuracy", "t_f(A_val)"),
+    Panel("t_train_loss", "t_f(L_train)", reached="train_accuracy"),
+    Panel("t_valid_loss", "t_f(L_val)", reached="valid_accuracy"),
+    Panel("t_train_accuracy", "t_f(A_train)", reached="train_accuracy"),
+    Panel("t_valid_accuracy", "t_f(A_val)", reached="valid_accuracy"),
 )
 
 
 def curve_panels(curves: pl.DataFrame, colour: Axis, title: str, panels: Sequence[Panel] = CURVES) -> Chart:
     """Mean over runs ± one population standard deviation against the step, one colour per value of a setting.
 
-    The line of a mean is dotted from where the first of its runs ends.
+    The line of a mean is dotted from where the first of its runs ends, and pale across wide gaps between evaluations,
+    with dots at their ends. Of more than :data:`MOST_BANDS` values there are no bands. Means and bands are of all runs
+    and steps; what is drawn of them is thinned (:mod:`shoal.report.thinning`).
 
     Args:
         curves: ``run``, ``step``, the setting's column and those of the panels, one row per run and evaluation.
@@ -81,28 +100,48 @@ def curve_panels(curves: pl.DataFrame, colour: Axis, title: str, panels: Sequenc
         panels: the quantities, one panel each.
     """
     shown = curves.filter(pl.col("step") > 0)
-    last = int(shown["step"].max() or 1)  # type: ignore[arg-type]  # steps are integers
-    ticks = alt.Axis(values=[10**k for k in range(len(str(last)))], format="~s")
-    x = alt.X("step:Q", title="training step", scale=alt.Scale(type="log", nice=False), axis=ticks)
-    charts = []
+    x = alt.X("step:Q", title="training step", scale=alt.Scale(type="log", nice=False), axis=log_steps(shown))
+    charts, told = [], []
     for panel in panels:
         frame = mean_curves(_finite(shown, panel), [colour.column], panel.column)
         if frame.is_empty():
             charts.append(_nothing(panel, _PANEL))
             continue
-        base = alt.Chart(_filled(_coloured(frame, colour)))
-        # with a scale of its own, the area would turn the colour bar into a row of discs
-        fill = alt.Fill("fill:N", scale=None)
-        area = base.mark_area(opacity=0.13).encode(x, _y(panel, "low"), alt.Y2("high"), fill)
-        lines = [
-            alt.Chart(_coloured(part, colour))
-            .mark_line(strokeWidth=1.6, strokeJoin="round", strokeDash=dash)
-            .encode(x, _y(panel, "mean"), _colour(colour, frame), alt.Detail("shade:N"))
-            for part, dash in ((frame.filter("whole"), [1, 0]), (_after_the_first_end(frame, colour), [1, 3]))
-            if not part.is_empty()
-        ]
-        charts.append(alt.layer(area.encode(alt.Detail("shade:N")), *lines).properties(**_PANEL))
-    return styled(alt.concat(*charts, columns=2, title=title))
+        charts.append(_curve_panel(with_gaps(frame, [colour.column]), x, colour, panel))
+        last = frame.group_by(colour.column).agg(pl.col("mean").sort_by("step").last()).sort(colour.column)
+        told.append(f"{panel.title} {_ends_in_words(last, colour, 'mean')}")
+    alternative = f"{title}. Means at the last step: {'; '.join(told)}."
+    return styled(alt.concat(*charts, columns=2, title=title), alternative)
+
+
+def _curve_panel(frame: pl.DataFrame, x: alt.X, colour: Axis, panel: Panel) -> Chart:
+    by = [colour.column]
+    lines = frame[colour.column].n_unique()
+    budget, hits = points_per_line(lines), HITS if panel.domain == (0, 1) else ()
+    paint, detail = colour_of(colour, frame), alt.Detail("shade:N")
+    thinned = thin_lines(frame, by, ["mean", "low", "high"], budget, hits, "beside", panel.log).with_columns(
+        pl.col("mean", "low", "high").round_sig_figs(5)
+    )
+    all_ = painted(thinned, colour)
+    layers = []
+    if lines <= MOST_BANDS:
+        base = alt.Chart(all_.select("step", "low", "high", "shade", "fill"))
+        area = base.mark_area(fillOpacity=0.13)
+        layers.append(area.encode(x, _y(panel, "low"), alt.Y2("high"), alt.Fill("fill:N", scale=None), detail))
+    for part, dash in ((thinned.filter("whole"), [1, 0]), (_after_the_first_end(thinned, colour), [1, 3])):
+        if not part.is_empty():
+            line = painted(broken(part, by, "mean"), colour).select("step", "mean", "shade")
+            mark = alt.Chart(line).mark_line(strokeWidth=1.6, strokeJoin="round", strokeDash=dash)
+            layers.append(mark.encode(x, _y(panel, "mean"), paint, detail))
+    if beside := all_.filter("beside").height:
+        pale = alt.Chart(_across(thinned, colour)).mark_line(strokeWidth=0.7, strokeOpacity=0.6)
+        layers.append(pale.encode(x, _y(panel, "mean"), paint, alt.Detail(["shade:N", "bridge:N"])))
+        # of many curves dots would hide each other
+        dots = alt.Chart(all_.filter("beside").select("step", "mean", "fill")).mark_point(
+            filled=True, stroke=None, opacity=1, size=9 if beside < _MOST_POINTS else 3
+        )
+        layers.append(dots.encode(x, _y(panel, "mean"), alt.Fill("fill:N", scale=None)))
+    return alt.layer(*layers).properties(**_PANEL)
 
 
 def summary_panels(
@@ -110,8 +149,12 @@ def summary_panels(
 ) -> Chart:
     """Every run as a point, their mean ± one population standard deviation as a line, against a setting.
 
+    A first step is a time only of a run that got there and then got no better: others are hollow, and there is a mean
+    where all runs have one. A bar goes down from it to the evaluation before, after which it happened.
+
     Args:
-        extrema: one row per run, with the columns of both axes and of the panels.
+        extrema: one row per run, with the columns of both axes and of the panels, and where these show first steps
+            ``last_step`` and the accuracies; perhaps ``eval_first`` and ``eval_period``.
         x: the setting along the axis.
         colour: the setting told apart by colour.
         title: over the figure.
@@ -125,25 +168,62 @@ def summary_panels(
     # with its digits said: left alone, 0.25 and 0.75 are rounded to what tells ticks apart
     ticks = alt.Axis(values=values, format=".4~g") if len(values) <= 10 and x.log != 10 else _SPACED
     along = alt.X(f"{x.column}:Q", title=x.title, scale=scale, axis=ticks)
-    by = list(dict.fromkeys([x.column, colour.column]))
-    charts, size = [], {"width": 170, "height": 150}
+    charts, told, size = [], [], {"width": 170, "height": 150}
     for panel in panels:
         kept = _finite(extrema, panel)
         if kept.is_empty():
             charts.append(_nothing(panel, size))
             continue
-        frame = _coloured(spread(kept, by, panel.column), colour)
-        points = _coloured(kept.select(*by, panel.column), colour)
-        paint = _colour(colour, frame)
-        layers = [
-            alt.Chart(frame)
-            .mark_rule(strokeWidth=1.2, opacity=0.7)
-            .encode(along, _y(panel, "low"), alt.Y2("high"), paint),
-            alt.Chart(frame).mark_line(strokeWidth=1.6).encode(along, _y(panel, "mean"), paint, alt.Detail("shade:N")),
-            alt.Chart(points).mark_point(size=18, strokeWidth=1.2).encode(along, _y(panel, panel.column), paint),
-        ]
-        charts.append(alt.layer(*layers).properties(**size))
-    return styled(alt.concat(*charts, columns=columns, title=title))
+        charts.append(_summary_panel(_timed(kept, panel), x, colour, panel, along).properties(**size))
+        ends = kept.group_by(x.column).agg(pl.col(panel.column).mean()).sort(x.column)
+        told.append(f"{panel.title} {_ends_in_words(ends, x, panel.column)}")
+    alternative = f"{title}. Means over all runs at the ends of the axis: {'; '.join(told)}."
+    return styled(alt.concat(*charts, columns=columns, title=title), alternative)
+
+
+def _summary_panel(runs: pl.DataFrame, x: Axis, colour: Axis, panel: Panel, along: alt.X) -> Chart:
+    by = list(dict.fromkeys([x.column, colour.column]))
+    all_settled = runs.group_by(by).agg(pl.col("settled").all())
+    means = spread(runs, by, panel.column).join(all_settled, on=by, how="left", maintain_order="left")
+    # a row without a value breaks the line
+    means = means.with_columns(pl.when("settled").then(name).alias(name) for name in ("mean", "low", "high"))
+    means = painted(means, colour)
+    height = pl.col(panel.column).log() if panel.log else pl.col(panel.column)
+    along_x = pl.col(x.column).cast(pl.Float64)
+    places = [along_x if x.log is None else along_x.log(), height]
+    points = painted(thin_points(runs, [colour.column, "settled"], places, _CELLS, _MOST_POINTS), colour)
+    fill = alt.Fill("fill:N", scale=None)
+    # the colour bar is that of lines and hollow points; if none is drawn it would be empty
+    paint, column = colour_of(colour, means), panel.column
+    shown = list(dict.fromkeys([*by, column, "shade", "fill"]))
+    whole = means.filter(pl.col("mean").is_not_null())
+    layers = [
+        alt.Chart(whole)
+        .mark_rule(strokeWidth=1.2, strokeOpacity=0.7)
+        .encode(along, _y(panel, "low"), alt.Y2("high"), paint),
+        alt.Chart(means).mark_line(strokeWidth=1.6).encode(along, _y(panel, "mean"), paint, alt.Detail("shade:N")),
+        alt.Chart(points.filter(~pl.col("settled")).select(shown))
+        .mark_point(size=18, strokeWidth=1.2, opacity=1, strokeOpacity=0.7)
+        .encode(along, _y(panel, column), paint),
+        alt.Chart(points.filter("settled").select(shown))
+        .mark_point(size=18, filled=True, stroke=None, opacity=1, fillOpacity=0.85)
+        .encode(along, _y(panel, column), fill),
+    ]
+    if "after" in points.columns:
+        width = alt.Chart(points.filter("settled").select(*shown, "after"))
+        bars = width.mark_rule(strokeWidth=3, strokeOpacity=0.25)
+        layers.insert(0, bars.encode(along, _y(panel, "after"), alt.Y2(column), paint))
+    return alt.layer(*layers)
+
+
+def _timed(runs: pl.DataFrame, panel: Panel) -> pl.DataFrame:
+    """With ``settled``, whether a value is what it seems, and of a first step ``after``, the evaluation before it."""
+    if not panel.reached:
+        return runs.with_columns(settled=pl.lit(True))
+    settled = at_least(panel.reached, ARRIVED) & ~is_open(panel.column)
+    runs = runs.with_columns(settled=settled)
+    known = set(SETTINGS) <= set(runs.columns)
+    return runs.with_columns(after=evaluated_before(panel.column)) if known else runs
 
 
 def budget_panels(
@@ -170,25 +250,50 @@ def budget_panels(
         scale=alt.Scale(type="log", nice=False, padding=8),
         axis=alt.Axis(format="~e", labelOverlap=True),
     )
-    charts = []
+    charts, told = [], []
     for panel in panels:
         kept = _finite(runs, panel)
-        means = _coloured(kept.group_by(colour.column, x.column).agg(pl.col(panel.column).mean()), colour)
-        shown = alt.Chart(means.sort(x.column)).encode(along, _y(panel, panel.column), _colour(colour, means))
+        means = painted(kept.group_by(colour.column, x.column).agg(pl.col(panel.column).mean()), colour)
+        shown = alt.Chart(means.sort(x.column)).encode(along, _y(panel, panel.column), colour_of(colour, means))
         edge = alt.Chart(best(kept, panel)).encode(along, _y(panel, panel.column))
         layers = [
             shown.mark_line(strokeWidth=1.4).encode(alt.Detail("shade:N")),
             # hollow: filled ones would turn the colour bar into a row of discs
-            shown.mark_point(size=18, strokeWidth=1.2),
+            shown.mark_point(size=18, strokeWidth=1.2, opacity=1, strokeOpacity=0.7),
             edge.mark_line(interpolate="step-after", color="black", strokeWidth=1.2, strokeDash=[4, 2]),
         ]
         charts.append(alt.layer(*layers).properties(width=300, height=220))
-    return styled(alt.concat(*charts, columns=2, title=title))
+        ends = means.group_by(x.column).agg(pl.col(panel.column).mean()).sort(x.column)
+        told.append(f"{panel.title} {_ends_in_words(ends, x, panel.column)}")
+    alternative = f"{title}. Means over all lines at the ends of the axis: {'; '.join(told)}."
+    return styled(alt.concat(*charts, columns=2, title=title), alternative)
 
 
-def band_note(runs: str) -> str:
-    """What lines, points and bands of these figures mean; ``runs`` is how many are behind each value."""
+TIMES_NOTE = (
+    f"Hollow: t_f of a run that did not get there (A_train or A_val ≥ {ARRIVED}) or was best at its last evaluation, "
+    "which is no time to memorise or to generalise; means of t_f stand where all runs have one. Pale bars: from the "
+    "evaluation before."
+)
+
+
+def band_note(runs: str, curves: int = 0) -> str:
+    """What lines, points and bands of these figures mean; ``runs`` is how many are behind each value, ``curves`` how
+    many means a panel has."""
+    if curves > MOST_BANDS:
+        return f"Mean over {runs} runs (seeds), without bands, which of {curves} curves would hide each other."
     return f"Mean over {runs} runs (seeds) ± one population standard deviation, kept inside what the runs took."
+
+
+def _ends_in_words(frame: pl.DataFrame, axis: Axis, column: str, most: int = 4) -> str:
+    """``0.3 (weight decay 0.25), 0.1 (weight decay 1)``: of few values all, of many the first and the last."""
+    rows = frame.select(axis.column, column).rows()
+    rows = rows if len(rows) <= most else [rows[0], rows[-1]]
+    names = dict(axis.names)
+    told = [
+        f"{number(value)} ({names.get(key, f'{axis.title} {number(key) if not isinstance(key, str) else key}')})"
+        for key, value in rows
+    ]
+    return listed(told)
 
 
 def _nothing(panel: Panel, size: dict[str, int]) -> Chart:
@@ -214,44 +319,13 @@ def _after_the_first_end(means: pl.DataFrame, colour: Axis) -> pl.DataFrame:
     return means.filter(~pl.col("whole") | (of_some & (pl.col("step") == last_of_all)))
 
 
-def _coloured(frame: pl.DataFrame, axis: Axis) -> pl.DataFrame:
-    """With the column ``shade`` that the colour is read from."""
-    value = pl.col(axis.column)
-    if axis.names:
-        return frame.with_columns(value.replace_strict(dict(axis.names), default=value).alias("shade"))
-    return frame.with_columns((value if axis.log is None else value.log(axis.log)).cast(pl.Float64).alias("shade"))
-
-
-def _colour(axis: Axis, frame: pl.DataFrame) -> alt.Color:
-    if axis.names:
-        domain = [name for key, name in axis.names if key in set(frame[axis.column])]
-        named = [name for _, name in axis.names]
-        legend = alt.Legend(orient="top", symbolType="stroke", symbolOpacity=1)
-        colours = [COLOURS[named.index(name)] for name in domain]
-        return alt.Color("shade:N", title=None, scale=alt.Scale(domain=domain, range=colours), legend=legend)
-    values = sorted(_coloured(frame, axis)["shade"].unique().to_list())
-    shown = values if len(values) <= 10 else alt.Undefined
-    legend = alt.Legend(orient="right", type="gradient", gradientLength=150, values=shown, labelExpr=_SHORT)
-    return alt.Color("shade:Q", title=axis.label, scale=_shades(axis, frame), legend=legend)
-
-
-def _shades(axis: Axis, frame: pl.DataFrame) -> alt.Scale:
-    values = sorted(_coloured(frame, axis)["shade"].to_list())
-    return alt.Scale(range=_SHADES, domain=[values[0], values[-1]], interpolate="rgb")
-
-
-def _filled(frame: pl.DataFrame) -> pl.DataFrame:
-    """With the column ``fill``: the colour that the scale of :func:`_shades` gives to ``shade``, as the area's own."""
-    low, high = (float(end) for end in (frame["shade"].min(), frame["shade"].max()))  # type: ignore[arg-type]
-    anchors = np.array([[int(shade[i : i + 2], 16) for i in (1, 3, 5)] for shade in _SHADES])
-
-    def colour(value: float) -> str:
-        at = (value - low) / (high - low) * (len(anchors) - 1) if high > low else 0.0
-        channels = [round(float(np.interp(at, range(len(anchors)), anchors[:, i]))) for i in range(3)]
-        return "#" + "".join(f"{channel:02x}" for channel in channels)
-
-    colours = {value: colour(value) for value in frame["shade"].unique().to_list()}
-    return frame.with_columns(pl.col("shade").replace_strict(colours, return_dtype=pl.String).alias("fill"))
+def _across(means: pl.DataFrame, colour: Axis) -> pl.DataFrame:
+    """Both ends of each wide gap, as a line of its own: ``bridge``."""
+    before = {name: pl.col(name).shift(1).over(colour.column) for name in ("step", "mean")}
+    ends = means.with_row_index("bridge")
+    starts = ends.with_columns(**before).filter("gap")
+    bridges = pl.concat([starts, ends.filter("gap")])
+    return painted(bridges, colour).select("bridge", "step", "mean", "shade")
 
 
 def _y(panel: Panel, field: str) -> alt.Y:
@@ -260,5 +334,5 @@ def _y(panel: Panel, field: str) -> alt.Y:
     elif panel.domain is not None:
         scale, axis = alt.Scale(domain=list(panel.domain)), alt.Axis(tickCount=5)
     else:
-        scale, axis = alt.Scale(zero=False), alt.Axis(format="~s", tickCount=5)
+        scale, axis = alt.Scale(zero=False), alt.Axis(format="~s", tickCount=5, labelExpr=STEPS_LABEL)
     return alt.Y(f"{field}:Q", title=panel.title, scale=scale, axis=axis)

@@ -7,8 +7,9 @@ import polars as pl
 from shoal.lab import Records
 from shoal.report.figures import Figure, learning_curves, lines_note
 from shoal.report.page import Report, Section
-from shoal.report.summary import contradictions, provenance, ten_figures, varying_settings
-from shoal.report.words import counted, damage_sentences, setting_text
+from shoal.report.shortcomings import shortcomings
+from shoal.report.summary import provenance, ten_figures, varying_settings
+from shoal.report.words import counted, setting_text
 
 _MOST_SETTINGS = 12
 
@@ -24,9 +25,10 @@ def report_runs(records: Records, command: str, notes: Sequence[str] = ()) -> Re
     Raises:
         LabError: all runs are damaged, or none has been evaluated yet.
     """
-    records, damage = records.whole()
+    records, damage = records.snapshot().whole()
     every = records.extrema()
     labels = _labels(records)
+    lacking = shortcomings(records.runs(), every["run"].to_list(), damage)
     settings = list(dict.fromkeys(labels.values()))[:_MOST_SETTINGS]
     curves = records.curves().with_columns(pl.col("run").replace_strict(labels).alias("label"))
     figures = []
@@ -43,7 +45,7 @@ def report_runs(records: Records, command: str, notes: Sequence[str] = ()) -> Re
     return Report(
         title="Runs",
         lead=f"{counted(len(records), 'run')} in {counted(n, 'setting')}.",
-        answers=[*damage_sentences(damage, len(records) + len(damage)), *contradictions(records.runs()), *more, *notes],
+        answers=[*lacking, *more, *notes],
         sections=[
             Section("Learning curves", figures=figures),
             Section("Ten figures per setting", tables=[ten_figures(every, labels)]),

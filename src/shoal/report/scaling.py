@@ -111,7 +111,8 @@ def estimates_table(fit: ScalingFit, resamples: int) -> Table:
         f"the best D as C^b, with C = 6 N D. Intervals: percentile bootstrap, {resamples:,} resamples of the runs. "
         f"Objective: the sum of the Huber losses (delta {fit.form.delta:g}) of the log residuals.{concluded}"
     )
-    return Table("estimates", header, rows, caption)
+    data = pl.concat(frame.with_columns(fitted_to=pl.lit(label)) for label, frame in frames.items())
+    return Table("estimates", header, rows, caption, data)
 
 
 def optimum_table(estimate: Estimate, budgets: Sequence[float], largest: float, resamples: int) -> Table:
@@ -135,7 +136,8 @@ def optimum_table(estimate: Estimate, budgets: Sequence[float], largest: float, 
         f"{estimate.runs} runs; {LEVEL:.0%}: percentile interval over {resamples:,} bootstrap resamples; beyond the "
         "runs: how many times the largest compute of the runs the budget is."
     )
-    return Table("best-use", header, rows, caption)
+    data = estimate.optimum(list(budgets)).with_columns((pl.col("flop") / largest).alias("beyond"))
+    return Table("best-use", header, rows, caption, data)
 
 
 def prediction_table(fit: ScalingFit, models: Sequence[tuple[float, float]], resamples: int) -> Table:
@@ -194,7 +196,7 @@ def held_out_table(fit: ScalingFit) -> Table:
         f"{short(held_out.flop)} FLOP and predicts those of more: {_form(fit)}; {other}a power law of "
         "loss in compute; the mean of log loss, a constant. The best of each row in bold."
     )
-    return Table("held-out", ["", *names], rows, caption)
+    return Table("held-out", ["", *names], rows, caption, held_out.errors)
 
 
 def outlier_table(fit: ScalingFit) -> Table:
@@ -210,7 +212,9 @@ def outlier_table(fit: ScalingFit) -> Table:
         "median, over 1.4826 times the median absolute deviation; an outlier is beyond ±5. The law is fitted again "
         "without outliers and all runs are judged again until nothing changes, because outliers hide each other."
     )
-    return Table("outliers", ["row", "N", "D", "C (FLOP)", "L", "predicted", "score"], rows, caption)
+    return Table(
+        "outliers", ["row", "N", "D", "C (FLOP)", "L", "predicted", "score"], rows, caption, fit.runs.filter("outlier")
+    )
 
 
 def numbers(fit: ScalingFit, models: Sequence[tuple[float, float]] = ()) -> dict[str, Any]:

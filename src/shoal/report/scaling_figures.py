@@ -10,11 +10,12 @@ from shoal.analysis.held_out import LAW, POWER
 from shoal.analysis.scaling import ScalingFit
 from shoal.analysis.scaling_law import FLOP_PER_PARAMETER_AND_TOKEN
 from shoal.report.figures import Chart, Figure, styled
+from shoal.report.thinning import thin_points
 
 _BLUE, _ORANGE, _GREY = "#0072B2", "#D55E00", "#666666"
 _WIDTH, _HEIGHT = 420, 270
 _CURVES, _POINTS, _MOST_TICKS = 5, 120, 8
-_MOST_DRAWN, _MOST_OUTLIERS = 1500, 500  # runs and outliers among them: more only hide each other
+_MOST_DRAWN, _CELLS = 1_000, 140  # points of a figure, and places along its axes: every third pixel
 _POWER = "replace(format(datum.value, '~e'), '+', '')"
 _PERCENT_TICKS = [-50, -20, -10, -5, -2, -1, 0, 1, 2, 5, 10, 20, 50]
 
@@ -32,11 +33,13 @@ def loss_against_parameters(fit: ScalingFit) -> Figure:
     scale = alt.Scale(type="log", nice=False, domain=losses)
     x = _logarithmic("parameters", "parameters N", _ends(fit.runs["parameters"], 1.15))
     y = alt.Y("loss:Q", title="loss", scale=scale, axis=_loss_axis(*losses))
-    shown, note = _drawn(fit)
-    points = alt.Chart(shown.select("parameters", "loss", "flop", "outlier"))
+    runs = fit.runs.select("parameters", "loss", "flop", "outlier")
+    points = alt.Chart(_once(runs, "outlier", pl.col("parameters").log(), pl.col("loss").log()))
     layers = [
         alt.Chart(curves).mark_line(clip=True, strokeWidth=1.8).encode(x, y, colour, alt.Detail("flop:N")),
-        points.transform_filter("!datum.outlier").mark_circle(size=26, opacity=0.75).encode(x, y, colour),
+        points.transform_filter("!datum.outlier")
+        .mark_circle(size=26, opacity=1, fillOpacity=0.75)
+        .encode(x, y, colour),
         points.transform_filter("datum.outlier")
         .mark_point(size=48, shape="cross", angle=45, filled=True, opacity=1)
         .encode(x, y, colour),
@@ -46,19 +49,24 @@ def loss_against_parameters(fit: ScalingFit) -> Figure:
         f"Loss against parameters, both axes logarithmic. Points: N = {len(fit.runs)} runs, coloured by compute C = "
         f"6 N D; crosses: the {fit.runs['outlier'].sum()} outliers. Curves: the law fitted to {fit.chosen.runs} runs, "
         f"at equal compute of {budgets.replace('e+', 'e')} FLOP in the same colours; the lowest point of each is the "
-        f"best size for that compute.{note}"
+        f"best size for that compute.{_many(len(runs))}"
     )
-    return Figure("loss-parameters", _layer(layers, "Loss and size, by compute"), caption)
+    least, most = _ends(fit.runs["loss"])
+    told = (
+        f"{len(runs)} runs of {ends[0]:.2g} to {ends[1]:.2g} FLOP; loss from {least:.3g} to {most:.3g}, with the law's "
+        "curves at equal compute."
+    )
+    return Figure("loss-parameters", _layer(layers, "Loss and size, by compute", told), caption)
 
 
 def residuals(fit: ScalingFit) -> Figure:
     """Residuals against the predicted loss."""
-    shown, note = _drawn(fit)
-    frame = shown.select(
+    frame = fit.runs.select(
         "predicted",
         (100 * (pl.col("loss") / pl.col("predicted") - 1)).alias("percent"),
         pl.when("outlier").then(pl.lit("outlier")).otherwise(pl.lit("run")).alias("kind"),
     )
+    drawn = _once(frame, "kind", pl.col("predicted").log(), pl.col("percent").arcsinh())
     shape, colour = _kinds("kind", ["run", "outlier"])
     losses, y = _ends(frame["predicted"], 1.02), _percent(frame)
     x = alt.X(
@@ -69,15 +77,16 @@ def residuals(fit: ScalingFit) -> Figure:
     )
     layers = [
         _zero(y),
-        alt.Chart(frame).mark_point(filled=True, size=30, opacity=0.7).encode(x, y, shape, colour),
+        alt.Chart(drawn).mark_point(filled=True, size=30, opacity=1, fillOpacity=0.7).encode(x, y, shape, colour),
     ]
     caption = (
         f"How far observed loss lies above (+) or below (−) the law's prediction, in percent, against the prediction; "
-        f"N = {len(fit.runs)} runs, the law fitted to {fit.chosen.runs}. The vertical axis is nearly linear within ±1 "
-        "% and logarithmic beyond. An outlier has a log residual of more than 5 robust standard deviations (median "
-        f"absolute deviation) under the law of the others.{note}"
+        f"N = {len(frame)} runs, the law fitted to {fit.chosen.runs}. The vertical axis is nearly linear within ±1 % "
+        "and logarithmic beyond. An outlier has a log residual of more than 5 robust standard deviations (median "
+        f"absolute deviation) under the law of the others.{_many(len(frame))}"
     )
-    return Figure("residuals", _layer(layers, "Observed and predicted loss"), caption)
+    told = f"Median distance from the prediction: {_percents(frame, 'kind')}."
+    return Figure("residuals", _layer(layers, "Observed and predicted loss", told), caption)
 
 
 def best_use(fit: ScalingFit, budgets: list[float], resamples: int) -> Figure | None:
@@ -106,7 +115,7 @@ def best_use(fit: ScalingFit, budgets: list[float], resamples: int) -> Figure | 
         base.mark_line(strokeWidth=2.2).encode(x, y, colour, dash),
     ]
     if not within.is_empty():
-        area = alt.Chart(within).mark_area(opacity=0.2, clip=True)
+        area = alt.Chart(within).mark_area(fillOpacity=0.2, clip=True)
         layers.insert(0, area.encode(x, alt.Y("low:Q", scale=scale), alt.Y2("high"), colour))
     bands = f"Bands: pointwise 95 % percentile intervals over {resamples:,} bootstrap resamples of the runs. "
     caption = (
@@ -114,20 +123,25 @@ def best_use(fit: ScalingFit, budgets: list[float], resamples: int) -> Figure | 
         f"{fit.chosen.runs} runs. {bands if resamples else ''}Dotted: the largest compute of the runs; everything to "
         "its right is extrapolated."
     )
-    return Figure("best-use", _layer(layers, "Best use of a budget"), caption)
+    best = frame.row(-1, named=True)
+    told = (
+        f"At {best['flop']:.2g} FLOP the best number of parameters is {best['parameters']:.2g} and of tokens "
+        f"{best['tokens']:.2g}; both rise with the budget as straight lines on logarithmic axes."
+    )
+    return Figure("best-use", _layer(layers, "Best use of a budget", told), caption)
 
 
 def held_out(fit: ScalingFit) -> Figure | None:
     """Residuals against compute, under laws fitted to the smaller compute alone."""
     if fit.held_out is None:
         return None
-    shown, note = _drawn(fit)
-    frame = fit.held_out.residuals.filter(
-        pl.col("predictor").is_in([LAW, POWER]) & pl.col("row").is_in(shown["row"].implode())
-    ).with_columns(percent=100 * (pl.col("residual").exp() - 1))
+    frame = fit.held_out.residuals.filter(pl.col("predictor").is_in([LAW, POWER])).with_columns(
+        percent=100 * (pl.col("residual").exp() - 1)
+    )
     shape, colour = _kinds("predictor", [LAW, POWER])
     x, y = _logarithmic("flop", "compute (FLOP)", _ends(frame["flop"], 1.2)), _percent(frame)
-    points = alt.Chart(frame).mark_point(filled=True, size=28, opacity=0.65)
+    drawn = _once(frame, "predictor", pl.col("flop").log(), pl.col("percent").arcsinh())
+    points = alt.Chart(drawn).mark_point(filled=True, size=28, opacity=1, fillOpacity=0.65)
     cut = pl.DataFrame({"flop": [fit.held_out.flop * 1.02]})
     layers = [
         _zero(y),
@@ -138,20 +152,11 @@ def held_out(fit: ScalingFit) -> Figure | None:
         f"How far observed loss lies above (+) or below (−) two predictions, in percent, against compute. Both were "
         f"fitted to the {fit.held_out.fitted} runs left of the dotted line alone and predict the "
         f"{fit.held_out.held_out} runs right of it: {LAW}, and a power law of loss in compute alone. The vertical axis "
-        f"is nearly linear within ±1 % and logarithmic beyond.{note}"
+        f"is nearly linear within ±1 % and logarithmic beyond.{_many(len(frame))}"
     )
-    return Figure("held-out", _layer(layers, "Held-out extrapolation"), caption)
-
-
-def _drawn(fit: ScalingFit) -> tuple[pl.DataFrame, str]:
-    """The runs whose points are drawn, and a sentence where they are not all: evenly by compute, the worst outliers."""
-    if len(fit.runs) <= _MOST_DRAWN:
-        return fit.runs, ""
-    runs = fit.runs.sort("flop")
-    even = np.unique(np.linspace(0, len(runs) - 1, _MOST_DRAWN - _MOST_OUTLIERS).round().astype(int))
-    worst = runs.filter("outlier").sort(pl.col("score").abs(), descending=True).head(_MOST_OUTLIERS)
-    drawn = pl.concat([runs[even], worst]).unique("row", maintain_order=True)
-    return drawn, f" Of {len(runs):,} runs {len(drawn):,} are drawn, evenly by compute, with the worst outliers."
+    beyond = frame.filter(pl.col("flop") > fit.held_out.flop)
+    told = f"Median distance from the prediction of runs held out: {_percents(beyond, 'predictor')}."
+    return Figure("held-out", _layer(layers, "Held-out extrapolation", told), caption)
 
 
 def _curves(fit: ScalingFit) -> pl.DataFrame:
@@ -169,8 +174,23 @@ def _curves(fit: ScalingFit) -> pl.DataFrame:
     return pl.concat(frames)
 
 
-def _layer(layers: list[alt.Chart], title: str) -> Chart:
-    return styled(alt.layer(*layers).properties(width=_WIDTH, height=_HEIGHT, title=title))
+def _layer(layers: list[alt.Chart], title: str, told: str) -> Chart:
+    return styled(alt.layer(*layers).properties(width=_WIDTH, height=_HEIGHT, title=title), f"{title}. {told}")
+
+
+def _once(points: pl.DataFrame, by: str, *places: pl.Expr) -> pl.DataFrame:
+    """Of many points those at the same place of the figure once; all that ``by`` tells apart has its own."""
+    return thin_points(points, [by], places, _CELLS, _MOST_DRAWN)
+
+
+def _many(points: int) -> str:
+    return f" Of these {points:,} points those at the same place are drawn once." if points > _MOST_DRAWN else ""
+
+
+def _percents(frame: pl.DataFrame, column: str) -> str:
+    """How far the points of each kind lie from what was predicted, in words."""
+    sizes = frame.group_by(column, maintain_order=True).agg(pl.len(), pl.col("percent").abs().median())
+    return ", ".join(f"{row[column]} {row['percent']:.2g} % (N = {row['len']})" for row in sizes.to_dicts())
 
 
 def _ends(values: pl.Series, margin: float = 1.0) -> list[float]:

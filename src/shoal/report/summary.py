@@ -1,17 +1,17 @@
 """The table of ten figures per model and the provenance that every report carries."""
 
 import math
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import polars as pl
 
 from shoal.analysis import at_least, extrema, mean_and_std
-from shoal.equations import is_ambiguous
 from shoal.lab import Records
 from shoal.report.certificates import certificates
 from shoal.report.page import Section
+from shoal.report.schedule import evaluated_before
 from shoal.report.table import Cell, Table
 from shoal.report.words import counted, setting_text
 from shoal.tasks.build import count_run_parameters
@@ -41,6 +41,8 @@ QUANTITIES = (
     Quantity("delay_loss", "Δt(L)", True, True),
     Quantity("delay_accuracy", "Δt(A)", True, True),
 )
+
+_NUMBERS = (*(q.column for q in QUANTITIES), "last_step")
 
 ARRIVED = 0.9  # accuracies that all runs of a group reached, for its steps to be compared
 OPEN = "†"
@@ -75,7 +77,7 @@ def ten_figures(extrema: pl.DataFrame, labels: Mapping[str, str]) -> Table:
         rows.append((q.symbol, [cell_of(row, q, best) for row in groups.values()]))
     n = ", ".join(f"{label}: N = {row['N']}" for label, row in groups.items())
     caption = f"Mean ± population standard deviation over seeds ({n}){one_run(means)}; {_marked(means)}. {SYMBOLS}"
-    return Table("ten-figures", ["", *groups], rows, caption)
+    return Table("ten-figures", ["", *groups], rows, caption, means)
 
 
 def ten_means(extrema: pl.DataFrame, by: Sequence[str]) -> pl.DataFrame:
@@ -168,7 +170,7 @@ def show(mean: float, std: float | None, is_step: bool) -> str:
     return f"{mean:.{digits}f} ± {std:.{digits}f}"
 
 
-def per_run_table(records: Records, settings: Sequence[str], damaged: Container[str] = ()) -> Table:
+def per_run_table(records: Records, settings: Sequence[str], damaged: Collection[str] = ()) -> Table:
     """One row per run: settings, state, best values and their first steps; of those that are damaged no figures."""
     best = extrema(records.without(damaged).curves())
     frame = records.runs().join(best, on="run", how="left", maintain_order="left")
@@ -178,6 +180,18 @@ def per_run_table(records: Records, settings: Sequence[str], damaged: Container[
     )
     header = ["run", *settings, "state", "A_train", "t_f(A_train)", "A_val", "t_f(A_val)", "L_val", "Δt(A)"]
     rows = []
+    data = frame.with_columns(
+        *(evaluated_before(f"t_{split}_accuracy").alias(f"t_{split}_accuracy_after") for split in ("train", "valid")),
+        state=pl.when(pl.col("run").is_in(list(damaged))).then(pl.lit("damaged")).otherwise("state"),
+    ).select(
+        "run",
+        *settings,
+        "state",
+        "step",
+        *(name for name in frame.columns if name in ("did_both", *_NUMBERS)),
+        pl.col("^t_.*_after$"),
+        pl.col("^.*_open$"),
+    )
     for row in frame.iter_rows(named=True):
         state = "damaged" if row["run"] in damaged else row["state"]
         state = state if state in ("done", "damaged") else f"{state} at step {row['step']:,}"
@@ -197,20 +211,7 @@ def per_run_table(records: Records, settings: Sequence[str], damaged: Container[
             ]
         rows.append((row["run"], [Cell(text) for text in cells]))
     no_delay = f"Δt(A) –: A_train and A_val did not both reach {ARRIVED}."
-    return Table("runs", header, rows, f"The runs behind the figures. {SYMBOLS} {no_delay}")
-
-
-def contradictions(runs: pl.DataFrame) -> list[str]:
-    """A sentence where runs learned equations that contradict each other, as labs from before these were refused may
-    hold; ``runs`` as of :meth:`shoal.lab.Records.runs`."""
-    asked = runs.select("p", "q", "operator").rows()
-    n = sum(is_ambiguous(p, q, operator) for p, q, operator in asked)
-    if not n:
-        return []
-    return [
-        f"Contradictory: {n} of {counted(len(runs), 'run')} divided with q < p, where one left side has several "
-        "answers (0 / 1 is 0 and q): no model can be right about all of them."
-    ]
+    return Table("runs", header, rows, f"The runs behind the figures. {SYMBOLS} {no_delay}", data)
 
 
 def _did_both() -> pl.Expr:

@@ -34,7 +34,8 @@ def survival_curves(times: pl.DataFrame, by: str, title: str, log_x: bool = Fals
     """Share of each group's runs that has generalised (1 − S) against the training step.
 
     Args:
-        times: ``time``, ``observed``, ``by`` and perhaps ``state``, one row per run.
+        times: ``time``, ``observed``, ``by`` and perhaps ``state``, one row per run; perhaps ``followed``, the last
+            step at which it was looked at, up to which the axis goes.
         by: the setting that tells groups apart.
         title: above the chart.
         log_x: logarithmic steps.
@@ -54,7 +55,7 @@ def survival_curves(times: pl.DataFrame, by: str, title: str, log_x: bool = Fals
     banded = curves.filter(pl.col("low").is_not_null(), pl.lit(len(labels) <= _MOST_BANDS))
     layers = [
         alt.Chart(banded)
-        .mark_area(opacity=0.13, interpolate="step-after")
+        .mark_area(fillOpacity=0.13, interpolate="step-after")
         .encode(x, alt.Y("low:Q", title=title_y, scale=scale), alt.Y2("high:Q"), colour),
         alt.Chart(curves).mark_line(strokeWidth=2, interpolate="step-after").encode(x, y, colour, dash),
         alt.Chart(ended.filter(~pl.col("diverged")))
@@ -62,7 +63,20 @@ def survival_curves(times: pl.DataFrame, by: str, title: str, log_x: bool = Fals
         .encode(x, y, colour),
         alt.Chart(ended.filter("diverged")).mark_text(text="×", fontSize=16, fontWeight="bold").encode(x, y, colour),
     ]
-    return styled(alt.layer(*layers).properties(width=380, height=240, title=title))
+    return styled(
+        alt.layer(*layers).properties(width=380, height=240, title=title), _told(labelled, labels, title, last)
+    )
+
+
+def _told(labelled: pl.DataFrame, labels: list[str], title: str, last: float) -> str:
+    """How many of each group got there, and in how many steps half of them."""
+    parts = []
+    for label in labels:
+        own = labelled.filter(label=label)
+        reached = sorted(own.filter("observed")["time"])
+        steps = f" between steps {reached[0]:,} and {reached[-1]:,}" if reached else ""
+        parts.append(f"{label}: {len(reached)} of {len(own)}{steps}")
+    return f"{title}. Got there by step {last:,.0f}: {'; '.join(parts)}."
 
 
 def survival_figure(
@@ -92,7 +106,8 @@ def survival_table(name: str, times: pl.DataFrame, by: str, reached: str = REACH
     up_to = f" up to {number(summary['horizon'][0])}" if summary["restricted"][0] else ""
     header = [by, *(count.replace("_", " ") for count in counts), "rate", "median step", f"mean step{up_to}"]
     body = [(label, [Cell(text) for text in _cells(rows[label], counts)]) for label in labels]
-    return Table(name, header, body, f"Runs that reached {reached}. {_counted(summary)}{_estimated(summary)}")
+    caption = f"Runs that reached {reached}. {_counted(summary)}{_estimated(summary)}"
+    return Table(name, header, body, caption, summary.rename({"label": by}))
 
 
 def _counted(summary: pl.DataFrame) -> str:
@@ -178,7 +193,8 @@ def labelled_times(times: pl.DataFrame, by: str) -> tuple[pl.DataFrame, list[str
 
 def _span(times: pl.DataFrame, log_x: bool) -> tuple[float, float]:
     """First and last step of the axis."""
-    last = max(float(times["time"].max()), 1.0)  # type: ignore[arg-type]  # there is at least one
+    ends = [times[name].max() for name in ("time", "followed") if name in times.columns]
+    last = max(float(end) for end in (1, *ends))  # type: ignore[arg-type]  # there is at least one run
     positive = times.filter(pl.col("time") > 0)["time"]
     first = float(positive.min()) / 1.5 if log_x and len(positive) else 0.0  # type: ignore[arg-type]
     return (max(min(first, last / 10), 0.5), last) if log_x else (0.0, last)

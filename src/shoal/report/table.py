@@ -4,30 +4,18 @@ import csv
 import html
 import io
 import re
-import string
 from collections.abc import Sequence
 from dataclasses import dataclass
+
+import polars as pl
+
+from shoal.report.latex import to_latex
 
 # The symbols of the tables in plain text: L_train, A_val, r_train, t_f(...), Δt(L).
 _SENTENCE = 32  # characters from which a cell holds words and not a number
 _SUBSCRIPT = re.compile(r"(?<![A-Za-z_])([LArt])_(train|val|f)(?![A-Za-z_])")
 _ELEMENT = re.compile(r"<(?=[A-Za-z/!?])")
 _DELAY = re.compile(r"Δt(?:\(([LA])\))?")
-
-_LATEX = {sign: f"\\{sign}" for sign in "&%#$_{}"} | {
-    "±": "$\\pm$",
-    "Δ": "$\\Delta$",
-    "α": "$\\alpha$",
-    "β": "$\\beta$",
-    "∞": "$\\infty$",
-    "ℓ": "$\\ell$",
-    "₂": "$_2$",
-    "≥": "$\\geq$",
-    "−": "$-$",
-    "^": "\\^{}",
-    "~": "\\~{}",
-    "\\": "\\textbackslash{}",
-}
 
 
 @dataclass(frozen=True)
@@ -47,15 +35,24 @@ class Table:
         header: column names; the first is over the row labels.
         rows: row labels with one cell per further column.
         caption: what it shows.
+        data: the same for programs: raw numbers, with a column each for a mean, its deviation, the number of runs and
+            every flag. None where the texts are all there is.
     """
 
     name: str
     header: Sequence[str]
     rows: Sequence[tuple[str, Sequence[Cell]]]
     caption: str
+    data: pl.DataFrame | None = None
 
     def to_csv(self) -> str:
-        """Comma-separated values; what is best is not marked."""
+        """Comma-separated values of ``data``, lists with spaces between; or the texts."""
+        if self.data is not None:
+            return self.data.with_columns(
+                pl.col(name).cast(pl.List(pl.String)).list.join(" ")
+                for name, kind in self.data.schema.items()
+                if isinstance(kind, pl.List)
+            ).write_csv()
         out = io.StringIO()
         writer = csv.writer(out, lineterminator="\n")
         writer.writerow(self.header)
@@ -72,20 +69,8 @@ class Table:
         return f"{grid}\n{as_markdown(self.caption)}\n"
 
     def to_latex(self) -> str:
-        """A ``tabular`` in a ``table`` with the caption, the best in bold; needs the package booktabs."""
-        lines = [
-            "\\begin{table}",
-            "\\centering",
-            f"\\caption{{{_latex(self.caption)}}}",
-            f"\\begin{{tabular}}{{l{'r' * (len(self.header) - 1)}}}",
-            "\\toprule",
-            " & ".join(map(_latex, self.header)) + " \\\\",
-            "\\midrule",
-        ]
-        for label, cells in self.rows:
-            texts = [f"\\textbf{{{_latex(c.text)}}}" if c.best else _latex(c.text) for c in cells]
-            lines.append(" & ".join([_latex(label), *texts]) + " \\\\")
-        return "\n".join([*lines, "\\bottomrule", "\\end{tabular}", "\\end{table}", ""])
+        """For pdflatex, see :mod:`shoal.report.latex`."""
+        return to_latex(self)
 
     def to_html(self) -> str:
         """A ``table`` element, the best in bold; columns with a sentence are set as text, the others as numbers."""
@@ -121,14 +106,3 @@ def _element(tag: str, cell: Cell, wordy: bool) -> str:
 def _html(text: str) -> str:
     text = _SUBSCRIPT.sub(r"<i>\1</i><sub>\2</sub>", html.escape(text))
     return _DELAY.sub(lambda found: "Δ<i>t</i>" + (f"(<i>{found[1]}</i>)" if found[1] else ""), text)
-
-
-def _latex(text: str) -> str:
-    text = "".join(_LATEX.get(sign, sign) for sign in text).replace("$\\Delta$t", "$\\Delta t$")
-    return re.sub(r"([A-Za-z])\\_(train|val|f)(?![A-Za-z])", _latex_symbol, text)
-
-
-def _latex_symbol(match: re.Match[str]) -> str:
-    letter, index = match.groups()
-    alone = letter in "LArt" and not match.string[: match.start()].endswith(tuple("_" + string.ascii_letters))
-    return f"${letter}_{{\\mathrm{{{index}}}}}$" if alone else match[0]

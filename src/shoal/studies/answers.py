@@ -1,7 +1,7 @@
 """Answers in words, each computed with what it rests on: how a quantity goes with a setting."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import polars as pl
 
@@ -75,13 +75,18 @@ def how_it_goes(cases: Sequence[Case], columns: Sequence[tuple[str, str]], name:
         for column, symbol in columns:
             frame, log2 = with_logs(case.frame), case.axis.log is not None
             found.append(trend(frame, case.axis.column, column, unit, within, log2))
-            labels.append(f"{symbol}, {case.name}")
+            labels.append((symbol, case.name, column))
     family = Family.of([one.p for one in found], [one.smallest_p for one in found])
     trends = [Trend(one, corrected, family) for one, corrected in zip(found, family.corrected, strict=True)]
     header = ["", "ρ", "p", "corrected p", "slope [95 %]", "runs", "seeds", "compared within"]
-    rows = [(label, _cells(one)) for label, one in zip(labels, trends, strict=True)]
+    rows = [(f"{symbol}, {case}", _cells(one)) for (symbol, case, _), one in zip(labels, trends, strict=True)]
+    data = [
+        {"case": case, "quantity": column, **asdict(one.found), "p_corrected": one.corrected}
+        for (_, case, column), one in zip(labels, trends, strict=True)
+    ]
     made = {case.axis.title: case.made_of for case in cases if case.made_of}
-    return trends, Table(name, header, rows, _caption(found, family) + _made_of(made))
+    caption = _caption(found, family) + _made_of(made)
+    return trends, Table(name, header, rows, caption, pl.DataFrame(data, infer_schema_length=None))
 
 
 def direction(one: Trend, small: bool | None) -> str:

@@ -224,18 +224,20 @@ def _figure(data: ArithmeticData, weights: torch.Tensor, row: int, seed: int) ->
 def _by_head(weights: torch.Tensor, run: str, names: list[str], which: str) -> Table:
     query = names.index(EQ)
     mean, concentration = weights.double().mean(0)[:, :, query], focus(weights)[:, :, query]  # (L, H, S), (L, H)
-    rows = []
+    rows, raw = [], []
     for layer in range(mean.shape[0]):
         for head in range(mean.shape[1]):
             own = mean[layer, head, : query + 1]
             cells = [Cell(f"{w:.3f}", bool(w == own.max())) for w in own]
+            place = {"layer": layer + 1, "head": head + 1, "focus": float(concentration[layer, head])}
+            raw += [{**place, "key": key, "at": names[key], "weight": float(w)} for key, w in enumerate(own)]
             rows.append((f"layer {layer + 1}, head {head + 1}", [*cells, Cell(f"{concentration[layer, head]:.2f}")]))
     caption = (
         f"From the query '=' (where the result is predicted) to each key, mean over all {which}; "
         f"{run}; the largest in bold. focus: 1 − entropy / its largest value: 0 looks "
         "everywhere alike, 1 at one key."
     )
-    return Table("by-head", ["", *names[: query + 1], "focus"], rows, caption)
+    return Table("by-head", ["", *names[: query + 1], "focus"], rows, caption, pl.DataFrame(raw))
 
 
 def _by_position(everywhere: pl.DataFrame, names: list[str], which: str) -> Table:
@@ -256,7 +258,9 @@ def _by_position(everywhere: pl.DataFrame, names: list[str], which: str) -> Tabl
         f"Mean weight over heads and all {which}{spread} whose model has A_val ≥ {GENERALISED}; rows: query, columns: "
         "key; the largest in bold."
     )
-    return Table("by-position", ["", *names], rows, caption)
+    said = pl.col("query", "key").replace_strict(dict(enumerate(names)), return_dtype=pl.String).name.prefix("at_")
+    data = means.with_columns(said, pl.col("layer") + 1, N=pl.lit(runs))
+    return Table("by-position", ["", *names], rows, caption, data.sort("layer", "query", "key"))
 
 
 def _one_position(alone: pl.DataFrame, names: list[str], which: str) -> Table:
@@ -272,4 +276,6 @@ def _one_position(alone: pl.DataFrame, names: list[str], which: str) -> Table:
         f"Share of all {which} in which a head puts more than {NEARLY_ALL} of its weight from '=' on this position; "
         "last, on no position alone; the largest in bold; rows: run, layer and head."
     )
-    return Table("one-position", ["", *names[: query + 1], "none"], rows, caption)
+    at = pl.col("key").replace_strict(dict(enumerate(names)), default="none", return_dtype=pl.String).alias("at_key")
+    data = alone.with_columns(at, pl.col("layer") + 1, pl.col("head") + 1)
+    return Table("one-position", ["", *names[: query + 1], "none"], rows, caption, data)

@@ -120,9 +120,9 @@ def _frontier_figure(frame: pl.DataFrame, model: str) -> Figure:
     n = number_of_runs(frame, ["train_batch_size", "share"])
     caption = (
         f"{MODELS[model]}: best L_val and A_val of runs that have spent a budget C = P·B·T (P fixed), one line per "
-        "batch size B, coloured by log₂ B, points at the shares α of the steps; black: the best (B, T) for each "
-        f"budget. Vertical lines of the grid are lines of equal compute. Mean over {n} runs (seeds). Both axes of the "
-        "loss are logarithmic."
+        "batch size B, coloured by B (logarithmic), points at the shares α of the steps; black: the best (B, T) for "
+        f"each budget. Vertical lines of the grid are lines of equal compute. Mean over {n} runs (seeds). Both axes of "
+        "the loss are logarithmic."
     )
 
     def best(runs: pl.DataFrame, panel: Panel) -> pl.DataFrame:
@@ -139,7 +139,7 @@ def _iso_figure(own: Results, model: str) -> Figure:
     n = number_of_runs(frame, ["train_batch_size", "compute"])
     caption = (
         f"{title}: L_val and A_val against the batch size B where T = C / (P·B), one line per budget C, coloured by "
-        f"log₁₀ C. {band_note(n)} Points: runs."
+        f"C (logarithmic). {band_note(n)} Points: runs."
     )
     chart = summary_panels(frame, BATCH, BUDGET, title, VALIDATION, columns=2)
     return Figure(f"iso-compute-{model}", chart, caption)
@@ -147,7 +147,7 @@ def _iso_figure(own: Results, model: str) -> Figure:
 
 def _best_table(frame: pl.DataFrame, model: str) -> Table:
     """The best batch size for each budget that one of them spends."""
-    rows = []
+    rows, data = [], []
     budgets = sorted(frame["compute"].unique().to_list())
     chosen = sorted({budgets[round(k * (len(budgets) - 1) / 9)] for k in range(10)})
     best = {c: frontier(frame, "train_batch_size", c, small) for c, (_, small) in QUANTITIES.items()}
@@ -161,6 +161,7 @@ def _best_table(frame: pl.DataFrame, model: str) -> Table:
                 Cell(f"{row['flop']:.3g}"),
                 Cell(show(row[column], row["std"], False)),
             ]
+            data.append({"compute": budget, "for": column, **row, "mean": row[column]})
         rows.append((f"{budget:.3g}", cells))
     header = ["C"]
     for symbol, _ in QUANTITIES.values():
@@ -170,7 +171,8 @@ def _best_table(frame: pl.DataFrame, model: str) -> Table:
         "those that spend no more, with the smallest mean L_val and with the largest mean A_val, and the FLOP these "
         "take; mean ± population standard deviation over seeds."
     )
-    return Table(f"best-{model}", header, rows, caption)
+    numbers = pl.DataFrame(data).drop(QUANTITIES, strict=False)
+    return Table(f"best-{model}", header, rows, caption, numbers)
 
 
 def _trends(spent: pl.DataFrame, models: Sequence[str]) -> tuple[list[str], Table]:

@@ -257,4 +257,6 @@ def _costs(results: Results, runs: pl.DataFrame) -> list[Table]:
         "of seven pairs); the engine, plain where the fast ones do not cover the variant, which costs more than the "
         "variant itself; and P, the parameters without embeddings."
     )
-    return [Table("costs", ["", "ms per step", "× baseline", "from, to", "engine", "P"], rows, caption)]
+    header = ["", "ms per step", "× baseline", "from, to", "engine", "P"]
+    data = [{"variant": name, **cost, "parameters": sizes.get(name)} for name, cost in results.measured.items()]
+    return [Table("costs", header, rows, caption, pl.DataFrame(data, infer_schema_length=None))]

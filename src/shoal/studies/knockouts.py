@@ -117,4 +117,7 @@ def knockout_table(knocked: pl.DataFrame, names: list[str], which: str) -> Table
         *("result, all layers" if layer is None else f"result, layer {layer + 1}" for layer in layers),
         "right-hand side, all layers",
     ]
-    return Table("knockout", header, rows, caption)
+    data = knocked.group_by("key", "layer").agg(*figures, pl.col("run").n_unique().alias("N")).sort("layer", "key")
+    at = pl.col("key").replace_strict(dict(enumerate(names)), default="nothing", return_dtype=pl.String)
+    data = data.with_columns(pl.col("layer") + 1, at.alias("without"))
+    return Table("knockout", header, rows, caption, data)

@@ -113,15 +113,17 @@ def _gaps(gaps: Sequence[int], most: int = 4) -> str:
 
 
 def _times_table(results: Results) -> Table:
-    rows = []
+    rows, data = [], []
     for model in results.models:
         frame = first_steps(results.of(model=model))
+        data.append(frame.join(results.runs.select("run", "model", "seed"), on="run", maintain_order="left"))
         for row in frame.to_dicts():
             cells = [Cell("–" if row[c] is None else f"{row[c]:,}") for c in frame.columns if c != "run"]
             rows.append((f"{MODELS[model]}, run {row['run'][:8]}, seed {results.specs[row['run']].seed}", cells))
     header = ["", *(f"{event} {ORDERS[order]}" for event in EVENTS for order in ORDERS)]
     rules = ", ".join(f"{event}: {rule(event)}" for event in EVENTS)
-    return Table("first-steps", header, rows, f"First evaluated step of each event ({rules}); –: not within its steps.")
+    caption = f"First evaluated step of each event ({rules}); –: not within its steps."
+    return Table("first-steps", header, rows, caption, pl.concat(data))
 
 
 def _figures_table(results: Results, order: int | None) -> Table | None:

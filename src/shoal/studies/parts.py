@@ -7,13 +7,14 @@ import polars as pl
 
 from shoal.analysis import time_to
 from shoal.report import Figure, Report, Section, Table
+from shoal.report.gaps import GAP_NOTE
 from shoal.report.log_rank import TimesQuestion, logrank_sentences
 from shoal.report.means import end_together
-from shoal.report.panels import CURVES, MODELS, Axis, Panel, band_note, curve_panels, summary_panels
+from shoal.report.panels import CURVES, MODELS, TIMES_NOTE, Axis, Panel, band_note, curve_panels, summary_panels
+from shoal.report.schedule import grid_note
 from shoal.report.summary import (
     COMPETING,
     QUANTITIES,
-    STEPS_OF_BEST,
     SYMBOLS,
     best_value,
     cell_of,
@@ -55,7 +56,9 @@ def curves_figure(results: Results, colour: Axis, name: str, title: str, panels:
     )
     caption = (
         f"{title}. {what} answered whole), on the training and on the validation equations, against the training step "
-        f"(logarithmic, from step 1), coloured by {colour.label}. {band_note(n)}"
+        f"(logarithmic, from step 1), coloured by {colour.label}. "
+        + band_note(n, results.curves[colour.column].n_unique())
+        + f" {GAP_NOTE}"
         + ("" if end_together(results.curves, [colour.column]) else " Dotted: the mean of the runs that go on.")
         + "".join(f" {panel.about}." for panel in panels if panel.about)
     )
@@ -71,16 +74,19 @@ def summary_figure(
     by = "the model" if colour.names else colour.label
     caption = (
         f"{title}: best loss and accuracy of a run and t_f, the first evaluated step of each, against {x.title}, "
-        f"coloured by {by}. {band_note(n)} Points: runs. Loss axes are logarithmic. {STEPS_OF_BEST}"
+        f"coloured by {by}. {band_note(n)} Points: runs. Loss axes are logarithmic. {TIMES_NOTE} "
+        + grid_note(results.specs.values())
     )
     return Figure(name, summary_panels(shown, x, colour, title), caption)
 
 
 def times_of(results: Results, form: Form, threshold: float, column: str = "valid_accuracy") -> pl.DataFrame:
-    """When each run reached a threshold, and stayed there as the form asks, beside its settings."""
+    """When each run reached a threshold, and stayed there as the form asks, beside its settings, and ``followed``."""
     states = results.runs.select("run", "state", "step")
     times = time_to(results.curves, column, threshold, states=states, stay=form.stay)
-    return times.join(results.runs.select(pl.exclude("state", "step")), on="run", how="left", maintain_order="left")
+    for more in (results.runs.select(pl.exclude("state", "step")), results.followed):
+        times = times.join(more, on="run", how="left", maintain_order="left")
+    return times
 
 
 def times_sections(results: Results, axes: Mapping[str, Axis], form: Form) -> list[Section]:
@@ -159,4 +165,4 @@ def summary_table(results: Results, settings: Sequence[Axis], name: str) -> Tabl
         "for each model whose runs were all trained for as many steps, none where all that compete are equal. "
         f"{COMPETING} {SYMBOLS}"
     )
-    return Table(name, ["setting", *(q.symbol for q in QUANTITIES)], rows, caption)
+    return Table(name, ["setting", *(q.symbol for q in QUANTITIES)], rows, caption, groups)

@@ -84,9 +84,12 @@ def _sentence(law: _Law, symbol: str) -> str:
 
 
 def _table(laws: list[_Law], axis: Axis, symbol: str, name: str) -> Table:
-    rows = []
+    rows, data = [], []
     for law in laws:
         told = law.r_squared >= POOR
+        estimates = {row.pop("quantity"): row for row in law.fit.estimates().to_dicts()}
+        columns = {f"{name}_{key}": value for name, row in estimates.items() for key, value in row.items()}
+        data.append({"model": law.model, **columns, "r_squared": law.r_squared, "points": law.fit.points, "told": told})
         a, b = (f"{law.fit.law.a:.3g}", _exponent(law.fit)) if told else (NOTHING, NOTHING)
         cells = [Cell(text) for text in (a, b, number(law.r_squared), str(law.fit.points))]
         rows.append((MODELS[law.model], cells))
@@ -96,4 +99,4 @@ def _table(laws: list[_Law], axis: Axis, symbol: str, name: str) -> Table:
         f"the variance of log L_val that the law explains, below 0 where a constant explains more. –: R² below {POOR}: "
         "the runs follow no power law, and have no exponent."
     )
-    return Table(name, ["model", "a", "b [95 %]", "R²", "points"], rows, caption)
+    return Table(name, ["model", "a", "b [95 %]", "R²", "points"], rows, caption, pl.DataFrame(data))

@@ -26,7 +26,7 @@ WEIGHT_DECAY = Axis("weight_decay", "weight decay")
 STEPS = (("t_valid_loss", "t_f(L_val)"), ("t_valid_accuracy", "t_f(A_val)"))
 MEMORISED, GENERALISED = 0.99, 0.99  # A_train and A_val
 _BOTH = f"A_train ≥ {MEMORISED}, A_val ≥ {GENERALISED}"
-NORM = Panel("l2_norm", "‖θ‖₂", about="‖θ‖₂: the ℓ₂ norm of all parameters")
+NORM = Panel("l2_norm", "ℓ2 norm of θ", about="‖θ‖₂: the ℓ₂ norm of all parameters")
 
 
 def grids(quick: bool) -> list[Grid]:
@@ -175,7 +175,7 @@ def _percent(values: pl.Series) -> str:
 def _norm_table(results: Results) -> Table:
     """Mean ± std of the norm at its stations for each weight decay."""
     stations = ("start", "memorised", "peak", "generalised", "end")
-    rows = []
+    rows, data = [], []
     for (decay,), own in norms(results).sort("weight_decay").group_by("weight_decay", maintain_order=True):
         cells = []
         for station in stations:
@@ -184,10 +184,12 @@ def _norm_table(results: Results) -> Table:
             std = float(values.std()) if len(values) > 1 else None
             spread = f"{with_deviation(float(values.mean()), std, 1)} ({len(values)})" if len(values) else "–"
             cells.append(Cell(spread))
+            mean, deviation = (float(values.mean()), float(values.std())) if len(values) else (None, None)
+            data.append({"weight_decay": decay, "at": station, "mean": mean, "std": deviation, "N": len(values)})
         rows.append((f"weight decay {decay:g}", cells))
     caption = (
         f"‖θ‖₂, the ℓ₂ norm of all parameters, at the first step, where A_train first was ≥ {MEMORISED}, at its "
         f"largest from there on until A_val first was ≥ {GENERALISED} (or the end, where it never was), there, and at "
         "the last step; mean ± population standard deviation over the (number of) runs that got there."
     )
-    return Table("norms", ["", *stations], rows, caption)
+    return Table("norms", ["", *stations], rows, caption, pl.DataFrame(data, infer_schema_length=None))

@@ -11,8 +11,7 @@ from shoal.analysis import extrema
 from shoal.equations import split_sizes
 from shoal.errors import LabError
 from shoal.lab import Records
-from shoal.report.summary import contradictions
-from shoal.report.words import damage_sentences
+from shoal.report.shortcomings import shortcomings
 from shoal.spec import RunSpec
 from shoal.tasks.build import count_run_parameters
 
@@ -37,7 +36,7 @@ class Results:
         measured: Mapping[str, Any] = MappingProxyType({}),
         lost: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
-        records, damage = records.whole()
+        records, damage = records.snapshot().whole()
         self.damage = {**lost, **damage}
         self.records, self.measured = records, measured
         self.specs = records.specs
@@ -74,6 +73,11 @@ class Results:
         best = extrema(self.curves, t_max)
         return best.join(self.runs.select(pl.exclude("state", "step")), on="run", how="left", maintain_order="left")
 
+    @cached_property
+    def followed(self) -> pl.DataFrame:
+        """``run`` and ``followed``, the last step at which it was evaluated."""
+        return self.curves.group_by("run", maintain_order=True).agg(pl.col("step").max().alias("followed"))
+
     @property
     def models(self) -> list[str]:
         """Model families of which something has been evaluated, in the order of the runs."""
@@ -94,36 +98,7 @@ class Results:
 
     def shortcomings(self) -> list[str]:
         """What is damaged, missing, diverged or unfinished, in sentences; nothing where every run is whole."""
-        here = self.evaluated
-        absent = self.runs.join(here, on="run", how="anti", maintain_order="left")
-        diverged = here.filter(state="diverged")
-        partial = here.filter(~pl.col("state").is_in(["done", "diverged"]))
-        out = damage_sentences(self.damage, len(self.runs) + len(self.damage)) + contradictions(self.runs)
-        if len(absent):
-            out.append(f"Missing: {len(absent)} of {len(self.runs)} runs have no results yet ({_named(absent)}).")
-        if len(partial):
-            out.append(
-                f"Unfinished: {len(partial)} of {len(self.runs)} runs ({_named(partial)}) enter with what they have "
-                "reached; their extrema may still improve, and means over runs end there, or are dotted from there on."
-            )
-        stopped = here.filter(pl.col("state") == "done", pl.col("step") < pl.col("n_steps"))
-        if len(stopped):
-            out.append(
-                f"Stopped: {len(stopped)} of {len(self.runs)} runs ended before their last step, some steps after "
-                "generalising (stop_after_generalizing). Means over runs end there, or are dotted from there on, "
-                "where they may seem to get worse."
-            )
-        if len(diverged):
-            out.append(
-                f"Diverged: {len(diverged)} of {len(self.runs)} runs ({_named(diverged)}) enter with what they "
-                "reached before; means over runs end there, or are dotted from there on."
-            )
-        return out
-
-
-def _named(runs: pl.DataFrame, most: int = 6) -> str:
-    names = [f"{row['run'][:8]} {row['state']} at step {row['step']:,}" for row in runs.head(most).to_dicts()]
-    return ", ".join(names) + (f" and {len(runs) - most} more" if len(runs) > most else "")
+        return shortcomings(self.runs, self.evaluated["run"].to_list(), self.damage)
 
 
 def number_of_runs(frame: pl.DataFrame, by: Sequence[str]) -> str:

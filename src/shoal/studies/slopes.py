@@ -1,7 +1,7 @@
 """Whose quantity goes faster with a setting: answers in words, each computed with what it rests on."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import polars as pl
 
@@ -124,7 +124,14 @@ def _answer(
     models = list(MODELS.values())
     slopes = [f"slope of {model}" for model in models]
     header = ["", *models, *slopes, "GPT − LSTM [95 %]", "p", "corrected p", "seeds", "scales better"]
-    return sentences, Table(name, header, [_row(one, p) for one, p in both], _caption(tests))
+    data = [
+        {"case": one.case.name, "quantity": one.column}
+        | asdict(one.found)
+        | {"p_corrected": p, "scales_better": one.verdict(p)}
+        for one, p in both
+    ]
+    rows = [_row(one, p) for one, p in both]
+    return sentences, Table(name, header, rows, _caption(tests), pl.DataFrame(data, infer_schema_length=None))
 
 
 def _row(one: _Comparison, corrected: float | None) -> tuple[str, list[Cell]]:

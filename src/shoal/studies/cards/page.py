@@ -74,11 +74,16 @@ def _numbered(deviations: Sequence[str]) -> list[str]:
 
 
 def _table(verdicts: Sequence[Verdict]) -> Table:
-    rows = []
+    rows, data = [], []
     for verdict in verdicts:
         published, times = verdict.published, verdict.times
         reached = sorted(times.filter("observed")["time"].to_list())
         ours = f"{steps(median(reached))} [{steps(reached[0])}, {steps(reached[-1])}]" if reached else "–"
+        ends = (median(reached), reached[0], reached[-1]) if reached else (None, None, None)
+        numbers = dict(zip(("median", "earliest", "latest"), ends, strict=True))
+        theirs = {"event": published.what, "published": float(published.value), "published_runs": published.runs}
+        got_there = {"got_there": len(reached), "N": len(times), **numbers}
+        data.append({**theirs, **got_there, "verdict": verdict.word, "why": verdict.why})
         unit = "runs" if published.runs == 1 else "means"
         cells = [published.written(), published.source, f"{len(reached)} / {len(times)} {unit}", ours]
         rows.append((published.what, [Cell(text) for text in (*cells, verdict.word, verdict.why)]))
@@ -87,7 +92,8 @@ def _table(verdicts: Sequence[Verdict]) -> Table:
         "which every one did), the median and range of their steps (of those that got there), and the verdict by the "
         "rule above."
     )
-    return Table("verdicts", ["event", "published", "by", "got there", "ours", "verdict", "why"], rows, caption)
+    frame = pl.DataFrame(data, infer_schema_length=None)
+    return Table("verdicts", ["event", "published", "by", "got there", "ours", "verdict", "why"], rows, caption, frame)
 
 
 def _figure(verdicts: Sequence[Verdict]) -> Figure:
@@ -125,4 +131,10 @@ def _figure(verdicts: Sequence[Verdict]) -> Figure:
         "Steps (logarithmic) at which each event happened: circles, our runs, or means over as many as a published "
         "mean has; triangles, those that ended there without it; diamonds, published numbers."
     )
-    return Figure("published", styled(alt.layer(chart)), caption)
+    told = [
+        f"{v.published.what}: published {steps(v.published.value)}, ours {len(v.times.filter('observed'))} of "
+        f"{len(v.times)} there"
+        for v in verdicts
+    ]
+    alternative = f"Published numbers and our runs. {'; '.join(told)}."
+    return Figure("published", styled(alt.layer(chart), alternative), caption)

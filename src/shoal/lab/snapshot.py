@@ -1,0 +1,74 @@
+"""A cohort as it stood at one moment, for what is made from several of its files while it may be training."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import polars as pl
+
+from shoal.errors import LabError
+from shoal.lab.cohort import FINISHED, CohortFolder
+
+T = TypeVar("T")
+
+
+class CohortSnapshot(CohortFolder):
+    """Reads every record once, at the beginning; what could not be read cannot be read later either.
+
+    A run's ``step`` is that of its last row where it has one beyond what ``status.json`` says: a trainer writes the
+    rows first. Models are read when asked for: each is written once.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        live = CohortFolder(path)
+        # first, so that a process that ended since is not taken to have been interrupted
+        self._training = live.is_training()
+        self._asked = _read(live.manifest)
+        begun = live.has_checkpoint()  # it is removed at the end, and is not there at the beginning
+        self._stand = _read(live.stand)
+        self._begun = begun or live.has_checkpoint()
+        self._status = _read(live.status) if isinstance(self._stand, LabError) else _brought_up(*self._stand)
+        self._certificate = _read(live.certificate)
+
+    def is_training(self) -> bool:
+        return self._training
+
+    def has_checkpoint(self) -> bool:
+        return self._begun
+
+    def manifest(self) -> dict[str, Any]:
+        return _once(self._asked)
+
+    def stand(self) -> tuple[dict[str, Any], pl.DataFrame]:
+        _, rows = _once(self._stand)
+        return _once(self._status), rows
+
+    def certificate(self) -> dict[str, Any] | None:
+        return _once(self._certificate)
+
+    def status(self) -> dict[str, Any]:
+        return _once(self._status)
+
+
+def _brought_up(status: dict[str, Any], metrics: pl.DataFrame) -> dict[str, Any]:
+    """The status with members that are not finished where their last rows are."""
+    last = dict(metrics.group_by("run").agg(pl.col("step").max()).iter_rows())
+    members = {
+        run: member if member["state"] in FINISHED else {**member, "step": max(member["step"], last.get(run, 0))}
+        for run, member in status["members"].items()
+    }
+    return {**status, "members": members}
+
+
+def _read(read: Callable[[], T]) -> T | LabError:
+    try:
+        return read()
+    except LabError as error:
+        return error
+
+
+def _once(found: T | LabError) -> T:
+    if isinstance(found, LabError):
+        raise found
+    return found

@@ -1,0 +1,27 @@
+"""How finely a step on record is known: a run that got there did so after the evaluation before."""
+
+from collections.abc import Iterable
+
+import polars as pl
+
+from shoal.spec import RunSpec
+
+SETTINGS = ("eval_first", "eval_period")
+
+
+def evaluated_before(column: str) -> pl.Expr:
+    """The evaluation before the one at a step that was evaluated; 0 has none before it and gives 0.
+
+    Args:
+        column: the step, in a frame with the settings ``eval_first`` and ``eval_period`` of each run.
+    """
+    step, first, period = pl.col(column), pl.col("eval_first"), pl.col("eval_period")
+    on_the_grid = (step - 1) // period * period
+    return pl.when(step <= first).then(step - 1).otherwise(pl.max_horizontal(first, on_the_grid)).clip(lower_bound=0)
+
+
+def grid_note(specs: Iterable[RunSpec]) -> str:
+    """Between which steps a first step lies, in words."""
+    grids = dict.fromkeys((spec.eval_first, spec.eval_period) for spec in specs)
+    told = " or ".join(f"every step up to {first:,}, then every {period:,}" for first, period in grids)
+    return f"Steps are known to the grid of evaluations ({told}): what is first seen at one came after the one before."
