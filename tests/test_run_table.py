@@ -343,6 +343,24 @@ def test_a_header_with_commas_of_its_own(tmp_path):
     assert table.runs["loss"].to_list() == [2.5, 2.25]
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"where": ["q" * 5000 + "=1"]},
+        {"where": ["c1=" + "7" * 5000]},
+        {"columns": {"loss": "y" * 5000}},
+        {"columns": {"parameters": "c1", "tokens": "c2", "loss": "c3"}, "units": ["z" * 5000]},
+    ],
+)
+def test_messages_stay_short_and_printable(tmp_path, options):
+    header = ["\x1b[31m" + "x" * 5000, *(f"c{i}" for i in range(2000))]
+    with pytest.raises(UserError) as error:
+        read(tmp_path, text([["1"] * 2001], header=header), **options)
+    assert str(error.value).replace(str(tmp_path), "").isprintable()
+    assert len(str(error.value)) < 600
+
+
 @given(st.binary(max_size=200))
 @settings(max_examples=150, deadline=None)
 def test_any_bytes_are_a_table_or_one_line(tmp_path_factory, content):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import polars as pl
 
-from shoal.commands.cells import Cells, Row, read_cells
+from shoal.commands.cells import Cells, Row, list_texts, read_cells
 from shoal.commands.quantities import COMMA, POINT, decimal_mark, read_count, read_number, read_unit
 from shoal.commands.row_choice import choose_rows, left_out, list_rows
 from shoal.errors import UserError, nearest
@@ -118,7 +118,7 @@ def _choose(cells: Cells, what: str, named: str | None) -> str | None:
     if named is not None:
         if named not in cells.header:
             raise UserError(
-                f"{cells.path} has no column {named!r}: its columns are {' '.join(cells.header)}"
+                f"{cells.path} has no column {named[:60]!r}: its columns are {list_texts(cells.header)}"
                 f"{nearest(named, cells.header)}"
             )
         found = [name for name in cells.header if name == named]
@@ -137,7 +137,7 @@ def _missing(cells: Cells, what: str, flags: Sequence[str]) -> UserError:
     aliases = [alias for flag in flags for alias in ALIASES[flag]]
     close = next((hint for alias in aliases if (hint := nearest(alias, cells.header))), "")
     return UserError(
-        f"{cells.path} has no column of {what} ({' '.join(aliases)}): its columns are {' '.join(cells.header)}; "
+        f"{cells.path} has no column of {what} ({' '.join(aliases)}): its columns are {list_texts(cells.header)}; "
         f"name one with {' or '.join(f'--{flag}' for flag in flags)}{close}"
     )
 

@@ -159,8 +159,8 @@ def prediction_table(fit: ScalingFit, models: Sequence[tuple[float, float]], res
         "covers the law's own value there, uncertain because its parameters are, and a wider one that covers the loss "
         f"of one more run. The first is the percentile interval over {resamples:,} bootstrap resamples; the second "
         "adds the log residuals of the fitted runs, enlarged for the parameters fitted and taken to spread alike "
-        "everywhere. Both take the form of the law for granted: they do not hold the error that it makes beyond the runs"
-        f"{error}. Outside the runs: the multiple of the largest (above 1) or smallest (below 1) value of the runs."
+        "everywhere. Both take the form of the law for granted: they do not hold the error that it makes beyond the "
+        f"runs{error}. Outside the runs: the multiple of the largest (above 1) or smallest (below 1) value of the runs."
     )
     return Table("predicted-loss", header, rows, caption)
 
