@@ -171,6 +171,14 @@ def test_what_is_left_out_is_said_on_the_terminal_and_on_the_page(here, capsys):
         assert words in report
 
 
+def test_doubts_about_units_are_warnings_on_the_page(here, capsys):
+    table(12).select("tokens", "loss", pl.col("parameters").alias("size (M)")).write_csv("runs.csv")
+    assert fit("runs.csv", "--resamples", "0", "--parameters", "size (M)") == 0
+    (warned,) = (line for line in capsys.readouterr().out.splitlines() if "--units parameters=M" in line)
+    assert warned.startswith("warning: ")
+    assert warned.removeprefix("warning: ") in (here / "fit-runs" / "report.md").read_text(encoding="utf-8")
+
+
 def test_forms_and_predictions_reach_the_page(here, capsys):
     table(40).write_csv("runs.csv")
     words = ["--tied", "--irreducible", "1.7", "--delta", "0.0123456789", "--predict", "N=1B,D=2e10", "C=1e24,N=70B"]

@@ -298,7 +298,7 @@ def test_intervals_cover_the_law_and_one_more_run_as_often_as_they_say(form):
     inside, beyond = (1e9, 1e10), (3e10, 6e11)
     law = {inside: 0, beyond: 0}
     run = {inside: 0, beyond: 0}
-    alpha, n, noise = 0, 60, 0.02
+    alpha, n, noise = 0, 40, 0.02
     for seed in range(n):
         fit = fit_scaling(runs(60, noise=noise, seed=seed), resamples=100, seed=seed, **form).every
         draws = np.random.default_rng(10_000 + seed)

@@ -112,9 +112,20 @@ def test_units_are_taken_off(tmp_path_factory, units, flop):
 def test_a_column_that_seems_to_count_millions_is_said(tmp_path):
     rows = [[str(N / 1e6), str(D / 1e6), str(L), note] for N, D, L, note in VALUES]
     few = [[str(N / 1e9), str(D), str(L), note] for N, D, L, note in VALUES]
-    assert any("--units parameters=M or B" in note for note in read(tmp_path, text(few)).notes)
-    assert not any("--units" in note for note in read(tmp_path, text(few), units=["N=B"]).notes)
-    assert not any("--units parameters" in note for note in read(tmp_path, text(rows), units=["N=M"]).notes)
+    assert any("--units parameters=M" in doubt for doubt in read(tmp_path, text(few)).doubts)
+    assert read(tmp_path, text(few), units=["N=B"]).doubts == []
+    assert not any("parameters" in doubt for doubt in read(tmp_path, text(rows), units=["N=M"]).doubts)
+
+
+@pytest.mark.parametrize(
+    ("column", "unit"),
+    [("size (M)", "M"), ("params_B", "B"), ("count [millions]", "millions"), ("N", ""), ("n_params", "")],
+)
+def test_a_unit_in_the_name_of_a_column_is_asked_about(tmp_path, column, unit):
+    content = text([["1300", "2e10", "2.5", "a"]], header=[column, "D", "L", "note"])
+    (doubt,) = read(tmp_path, content, columns={"parameters": column}).doubts or [""]
+    assert (f"--units parameters={unit}" in doubt) == bool(unit)
+    assert read(tmp_path, content, columns={"parameters": column}, units=["params=M"]).doubts == []
 
 
 @pytest.mark.parametrize(
@@ -341,6 +352,24 @@ def test_a_header_with_commas_of_its_own(tmp_path):
     content = text(rows, ";", header=["size (N, params)", "D", "L"])
     table = read(tmp_path, content, columns={"parameters": "size (N, params)"})
     assert table.runs["loss"].to_list() == [2.5, 2.25]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"where": ["q" * 5000 + "=1"]},
+        {"where": ["c1=" + "7" * 5000]},
+        {"columns": {"loss": "y" * 5000}},
+        {"columns": {"parameters": "c1", "tokens": "c2", "loss": "c3"}, "units": ["z" * 5000]},
+    ],
+)
+def test_messages_stay_short_and_printable(tmp_path, options):
+    header = ["\x1b[31m" + "x" * 5000, *(f"c{i}" for i in range(2000))]
+    with pytest.raises(UserError) as error:
+        read(tmp_path, text([["1"] * 2001], header=header), **options)
+    assert str(error.value).replace(str(tmp_path), "").isprintable()
+    assert len(str(error.value)) < 600
 
 
 @given(st.binary(max_size=200))

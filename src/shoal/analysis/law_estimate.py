@@ -69,8 +69,8 @@ class Estimate:
         Two intervals, both under the assumption that the law has this form. That of the law covers the law's own value,
         which is uncertain because its parameters are. That of a run covers the loss of one more run: the log residuals
         of the fitted runs, times ``√(n / (n − p))`` because a fit to ``n`` runs with ``p`` parameters makes them too
-        small, are added to the law of each resample. Source: Davison and Hinkley 1997, "Bootstrap Methods and their
-        Application", sections 6.2.3 and 6.3.3.
+        small, are added to the logarithm of the law of each resample. Source: Davison and Hinkley 1997, "Bootstrap
+        Methods and their Application", chapter 6.
 
         Returns:
             ``parameters``, ``tokens``, ``loss``, ``low`` and ``high`` of the law, ``run_low`` and ``run_high`` of one

@@ -102,6 +102,16 @@ def read_cells(path: Path, expected: Collection[str]) -> Cells:
     return Cells(path, header, rows, hashlib.sha256(raw).hexdigest(), notes)
 
 
+def list_texts(texts: Sequence[str], most: int = 20) -> str:
+    r"""Texts of a file in one line that a terminal can show: the first of many, long ones cut, no control characters.
+
+    >>> list_texts(["N", "", "a\x1b[1m", "D"], most=3)
+    "N '' a?[1m …"
+    """
+    shown = ["".join(sign if sign.isprintable() else "?" for sign in text[:40]) or "''" for text in texts[:most]]
+    return " ".join([*shown, *(["…"] if len(texts) > most else [])])
+
+
 def _row(number: int, line: int, cells: list[str], torn: str, columns: int) -> Row:
     if len(cells) > columns and not any(cells[columns:]):
         cells = cells[:columns]  # separators at the end of the line

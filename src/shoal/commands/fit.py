@@ -218,6 +218,7 @@ def _source(path: Path, table: "RunTable", options: argparse.Namespace, seconds:
         "columns": dict(table.columns),
         "notes": list(table.notes),
         "left_out": list(table.left_out),
+        "doubts": list(table.doubts),
         "resamples": options.resamples,
         "seed": options.seed,
         "seconds": round(seconds, 1),
@@ -242,7 +243,7 @@ def _show(
     from shoal.report.console import print_titled
     from shoal.report.scaling import extrapolation_warnings, numbers, report_scaling
 
-    for warning in (*fit.warnings, *extrapolation_warnings(fit, models)):
+    for warning in (*source["doubts"], *fit.warnings, *extrapolation_warnings(fit, models)):
         print(f"warning: {warning}")
     report = report_scaling(fit, source, budgets, models)
     for section in report.sections:

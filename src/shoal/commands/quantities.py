@@ -66,6 +66,19 @@ def read_unit(what: str, text: str) -> float:
     return value
 
 
+def named_unit(column: str, flop: bool) -> str:
+    """The unit that a column's name ends in; empty where it names none, or one of 1.
+
+    >>> named_unit("Size (M)", False), named_unit("tokens_B", False), named_unit("compute [PFLOP-days]", True)
+    ('M', 'B', 'PFLOP-days')
+    >>> named_unit("D", False), named_unit("training_flop", True), named_unit("params", False)
+    ('', '', '')
+    """
+    found = re.search(r"[(\[_\s]\s*([A-Za-z/·*-]+)\s*[)\]]?$", column)
+    scale = None if found is None else factor(found[1], flop)
+    return found[1] if found is not None and scale not in (None, 1.0) else ""
+
+
 def read_number(text: str, mark: str) -> float:
     """A number without a unit; NaN where it is none.
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from math import isclose
 
-from shoal.commands.cells import Cells, Row
+from shoal.commands.cells import Cells, Row, list_texts
 from shoal.commands.quantities import POINT, decimal_mark, read_count
 from shoal.errors import UserError, nearest
 
@@ -98,7 +98,7 @@ def _conditions(cells: Cells, where: Sequence[str], decimal: str | None) -> dict
         if cells.header.count(name) != 1:
             how = "several columns" if name in cells.header else "no column"
             raise UserError(
-                f"--where: {cells.path} has {how} {name[:60]!r}: its columns are {' '.join(cells.header)}"
+                f"--where: {cells.path} has {how} {name[:60]!r}: its columns are {list_texts(cells.header)}"
                 f"{nearest(name, cells.header)}"
             )
         whole = _fitting(cells, name, [text], decimal)
@@ -106,7 +106,10 @@ def _conditions(cells: Cells, where: Sequence[str], decimal: str | None) -> dict
         for value in values:
             if not _fitting(cells, name, [value], decimal):
                 held = _held(cells, name)
-                raise UserError(f"--where: no row has {name}={value[:60]!r}: {_values(held)}{nearest(value, held)}")
+                raise UserError(
+                    f"--where: no row has {name[:60]}={value[:60]!r}: it is {list_texts(held, _MOST_NAMED)}"
+                    f"{nearest(value, held)}"
+                )
         wanted.setdefault(name, []).extend(values)
     return wanted
 
@@ -124,8 +127,3 @@ def _fitting(cells: Cells, name: str, values: Sequence[str], decimal: str | None
     asked = [number for value in values for number in {read_count(value, POINT), read_count(value, mark)}]
     fits = {cell for cell in held if any(isclose(read_count(cell, mark), number, rel_tol=1e-9) for number in asked)}
     return fits | {cell for cell in held if cell in values}
-
-
-def _values(held: Sequence[str]) -> str:
-    shown = [cell[:30] or "''" for cell in held[:_MOST_NAMED]]
-    return f"it is {' '.join(shown)}{' …' if len(held) > _MOST_NAMED else ''}"

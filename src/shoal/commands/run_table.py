@@ -7,8 +7,8 @@ from pathlib import Path
 
 import polars as pl
 
-from shoal.commands.cells import Cells, Row, read_cells
-from shoal.commands.quantities import COMMA, POINT, decimal_mark, read_count, read_number, read_unit
+from shoal.commands.cells import Cells, Row, list_texts, read_cells
+from shoal.commands.quantities import COMMA, POINT, decimal_mark, named_unit, read_count, read_number, read_unit
 from shoal.commands.row_choice import choose_rows, left_out, list_rows
 from shoal.errors import UserError, nearest
 
@@ -54,6 +54,7 @@ class RunTable:
         columns: which column of the file each was read from.
         notes: what the user should know of the reading, one line each.
         left_out: which rows were left out and why, one line each.
+        doubts: what the user is likely to have meant otherwise, one line each.
         sha256: of the file's bytes.
     """
 
@@ -61,6 +62,7 @@ class RunTable:
     columns: Mapping[str, str]
     notes: Sequence[str]
     left_out: Sequence[str]
+    doubts: Sequence[str]
     sha256: str
 
 
@@ -95,9 +97,9 @@ def read_runs(path: Path, reading: Reading) -> RunTable:
     elif "flop" in columns:
         notes += _disagreement(columns, frame)
         columns.pop("flop")
-    notes += _small_notes({what: name for what, name in columns.items() if what not in units}, frame)
+    doubts = _unit_doubts({what: name for what, name in columns.items() if what not in units}, frame)
     chosen = ["row", "parameters", "tokens", "loss", *(["group"] if group is not None else [])]
-    return RunTable(frame.select(chosen), columns, notes, said, cells.sha256)
+    return RunTable(frame.select(chosen), columns, notes, said, doubts, cells.sha256)
 
 
 def _columns(cells: Cells, named: Mapping[str, str | None]) -> dict[str, str]:
@@ -118,7 +120,7 @@ def _choose(cells: Cells, what: str, named: str | None) -> str | None:
     if named is not None:
         if named not in cells.header:
             raise UserError(
-                f"{cells.path} has no column {named!r}: its columns are {' '.join(cells.header)}"
+                f"{cells.path} has no column {named[:60]!r}: its columns are {list_texts(cells.header)}"
                 f"{nearest(named, cells.header)}"
             )
         found = [name for name in cells.header if name == named]
@@ -137,7 +139,7 @@ def _missing(cells: Cells, what: str, flags: Sequence[str]) -> UserError:
     aliases = [alias for flag in flags for alias in ALIASES[flag]]
     close = next((hint for alias in aliases if (hint := nearest(alias, cells.header))), "")
     return UserError(
-        f"{cells.path} has no column of {what} ({' '.join(aliases)}): its columns are {' '.join(cells.header)}; "
+        f"{cells.path} has no column of {what} ({' '.join(aliases)}): its columns are {list_texts(cells.header)}; "
         f"name one with {' or '.join(f'--{flag}' for flag in flags)}{close}"
     )
 
@@ -218,16 +220,17 @@ def _unit_notes(units: Mapping[str, float], columns: Mapping[str, str]) -> list[
     return [f"{columns[what]} in units of {unit:g}" for what, unit in units.items()]
 
 
-def _small_notes(columns: Mapping[str, str], frame: pl.DataFrame) -> list[str]:
-    """A line for each column that seems to count millions or billions."""
+def _unit_doubts(columns: Mapping[str, str], frame: pl.DataFrame) -> list[str]:
+    """A line for each column without a unit whose name has one, or that seems to count millions or billions."""
     out = []
-    for what in ("parameters", "tokens"):
+    for what in ("parameters", "tokens", "flop"):
+        if what not in columns:
+            continue
         largest = frame[what].to_numpy().max()
-        if what in columns and largest < FEW:
-            out.append(
-                f"no run has more than {largest:g} {what}: if {columns[what]} counts millions or billions, say --units "
-                f"{what}=M or B"
-            )
+        if unit := named_unit(columns[what], what == "flop"):
+            out.append(f"column {columns[what]!r} is read as single {what}: --units {what}={unit} if it counts {unit}")
+        elif what != "flop" and largest < FEW:
+            out.append(f"no run has more than {largest:g} {what}: --units {what}=M, or B, if it counts millions, or so")
     return out
 
 

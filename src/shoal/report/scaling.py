@@ -32,8 +32,8 @@ def report_scaling(
 
     Args:
         fit: the fit.
-        source: ``command``, ``file``, ``sha256``, ``columns``, ``notes``, ``left_out``, ``resamples``, ``seed``,
-            ``seconds`` and ``versions``: where the numbers come from.
+        source: ``command``, ``file``, ``sha256``, ``columns``, ``notes``, ``left_out``, ``doubts``, ``resamples``,
+            ``seed``, ``seconds`` and ``versions``: where the numbers come from.
         budgets: of the table of best use, in floating-point operations; powers of ten when not given.
         models: parameters and tokens of models whose loss is to be predicted.
     """
@@ -50,7 +50,8 @@ def report_scaling(
     )
     best_use = figures.best_use(fit, budgets, resamples)
     no_best = "The law names no best use of a budget: the loss does not fall with both parameters and tokens."
-    said = [f"{said}." for said in source["left_out"]] + [f"Warning: {warning}." for warning in fit.warnings]
+    warnings = [f"Warning: {warning}." for warning in (*source["doubts"], *fit.warnings)]
+    said = [*(f"{said}." for said in source["left_out"]), *warnings]
     sections = [
         Section("The law", said, tables=[estimates_table(fit, resamples)]),
         Section("Fit", figures=[figures.loss_against_parameters(fit), figures.residuals(fit)]),
@@ -161,8 +162,8 @@ def prediction_table(fit: ScalingFit, models: Sequence[tuple[float, float]], res
         "covers the law's own value there, uncertain because its parameters are, and a wider one that covers the loss "
         f"of one more run. The first is the percentile interval over {resamples:,} bootstrap resamples; the second "
         "adds the log residuals of the fitted runs, enlarged for the parameters fitted and taken to spread alike "
-        "everywhere. Both take the form of the law for granted: they do not hold the error that it makes beyond the runs"
-        f"{error}. Outside the runs: the multiple of the largest (above 1) or smallest (below 1) value of the runs."
+        "everywhere. Both take the form of the law for granted: they do not hold the error that it makes beyond the "
+        f"runs{error}. Outside the runs: the multiple of the largest (above 1) or smallest (below 1) value of the runs."
     )
     return Table("predicted-loss", header, rows, caption)
 
