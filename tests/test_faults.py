@@ -20,6 +20,7 @@ from shoal.cli import main
 from shoal.errors import LabError
 from shoal.lab import Lab
 from shoal.lab.check import examine
+from shoal.lab.files import read_json
 from shoal.lab.frames import EMPTY, write_frame
 from shoal.spec import RunSpec
 from shoal.training.loop import Options, train_cohort
@@ -456,3 +457,4 @@ def test_a_lab_of_an_earlier_version_is_read_and_gone_on_with(tmp_path):
         assert apart < 1e-4  # another machine rounds otherwise
     assert lab.records().damage() == {}
     assert json.loads((found.cohorts()[0].path / "status.json").read_text())["sha256"]
+    assert read_json(lab.path / "shoal-lab.json") == {"format": 2}  # which earlier versions refuse
