@@ -11,7 +11,9 @@ from helpers import rewrite, tiny_grid
 import shoal
 from shoal.cli import main
 from shoal.errors import LabError
-from shoal.lab import Lab
+from shoal.lab import Lab, Records
+from shoal.lab.cohort import CohortFolder
+from shoal.lab.files import read_json
 
 
 @pytest.fixture(scope="module")
@@ -42,10 +44,11 @@ READERS = {
 
 
 def every_change(value):
-    """The value with one of its parts replaced by something of another type, for each part in turn."""
+    """The value with one of its parts replaced by something of another type, or left out, for each part in turn."""
     yield "nothing"
     if isinstance(value, dict):
         for key in value:
+            yield {other: value[other] for other in value if other != key}
             for change in every_change(value[key]):
                 yield {**value, key: change}
     if isinstance(value, list):
@@ -65,14 +68,16 @@ def test_a_file_that_holds_something_else_is_named_in_one_line(lab, name, conten
     assert "\n" not in str(failure.value)
 
 
-def test_whatever_is_changed_in_a_status_it_is_read_or_refused(lab):
-    folder = lab.cohorts()[0]
-    path = folder.path / "status.json"
+@pytest.mark.parametrize("name", ["cohort.json", "status.json"])
+def test_whatever_is_changed_where_there_is_no_checksum_is_read_or_refused(lab, name):
+    path = lab.cohorts()[0].path / name
     refused = 0
-    for content in every_change(json.loads(path.read_text())):
+    for content in every_change(read_json(path)):
         path.write_text(json.dumps(content))
+        folder = CohortFolder(path.parent)
         try:
             folder.status()
+            Records({spec.id: folder for spec in folder.specs()}).runs()
         except LabError as error:
             assert str(path) in str(error)
             refused += 1

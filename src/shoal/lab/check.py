@@ -248,9 +248,11 @@ def _models(folder: CohortFolder, runs: list[str]) -> Iterator[Finding]:
         members = folder.status()["members"]
     except LabError:
         return  # told of already
-    for run in runs:
-        if members[run]["state"] == "done" and members[run]["step"] not in folder.models(run):
-            yield Finding(f"{place / run} lacks the model of step {members[run]['step']}, the last of run {run}")
+    done = [run for run in runs if members[run]["state"] == "done"]
+    lacking = [run for run in done if members[run]["step"] not in folder.models(run)]
+    if lacking:
+        more = " …" if len(lacking) > 1 else ""
+        yield Finding(f"{place} lacks the last model of {len(lacking)} of {len(done)} runs ({lacking[0]}{more})")
 
 
 # what mends

@@ -166,10 +166,11 @@ class CohortFolder:
         path = self.path / "status.json"
         with self.with_way_out():
             if not is_there(path):
-                if self.parts.there() or is_there(self.checkpoint_path):
+                if not self.parts.there() and not is_there(self.checkpoint_path):
+                    members = {run: {"state": "waiting", "step": 0} for run in runs}
+                    return {"members": members, "sessions": [], "metrics": []}
+                if not is_there(path):  # still: it is written before them
                     raise LabError(f"{path} is missing")
-                members = {run: {"state": "waiting", "step": 0} for run in runs}
-                return {"members": members, "sessions": [], "metrics": []}
             status = {"metrics": None, **read_json(path, Status)}
             if status["members"].keys() != set(runs):
                 raise LabError(f"{path} is damaged: it does not say where each run stands")

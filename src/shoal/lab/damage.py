@@ -38,13 +38,14 @@ def _lacks_rows(member: Mapping[str, Any], last: int | None) -> bool:
 def _stuck(folder: CohortFolder, status: dict[str, Any]) -> str | None:
     """Why the members that are not finished cannot go on, where that can be seen without reading the checkpoint."""
     while not is_finished(status) and not folder.has_checkpoint():
-        now = folder.status()
-        if now == status:
-            try:
-                with folder.with_way_out():
-                    folder.check_going_on(status, None)
-            except LabError as error:
-                return str(error)
+        try:
+            with folder.with_way_out():
+                folder.check_going_on(status, None)
             return None
+        except LabError as error:
+            why = str(error)
+        now = folder.status()
+        if now == status and not folder.has_checkpoint():
+            return why
         status = now  # that was flushed in between
     return None

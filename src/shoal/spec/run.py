@@ -128,15 +128,9 @@ def trajectory_of(dump: Mapping[str, Any], run: str) -> int | None:
     >>> trajectory_of(RunSpec(seed=0).model_dump(mode="json"), RunSpec(seed=0).id) == TRAJECTORY_VERSIONS["lstm"]
     True
     """
-    current: int = TRAJECTORY_VERSIONS[dump["model"]]
-    for version in (current, *range(1, current), *range(current + 1, current + 10)):
-        if identify(dump, version) == run:
-            return int(version)
-    try:  # a setting that is younger than the record may follow from others
-        same: bool = RunSpec.restored(dump).id == run
-    except UserError:
-        return None
-    return current if same else None
+    current = TRAJECTORY_VERSIONS[dump["model"]]
+    versions = (current, *range(1, current), *range(current + 1, current + 10))
+    return next((version for version in versions if identify(dump, version) == run), None)
 
 
 def _canonical(dump: Mapping[str, Any]) -> dict[str, Any]:
