@@ -29,9 +29,9 @@ format: $(SET_UP)
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
-# Measure training steps beside the same runs trained by other means; on an otherwise idle machine.
+# Measure training steps beside the same runs trained by other means, on an otherwise idle machine, into build/bench.
 bench: $(SET_UP)
-	$(BIN)/shoal bench
+	$(BIN)/python -m benchmarks
 
 $(SET_UP): requirements.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

@@ -1,9 +1,9 @@
 """What is measured: configurations, methods, and how long a window is. No heavy imports, so that mistakes answer fast.
 
-A *window* is what is timed at a stretch: ``n`` ordinary steps, then the steps that also flush and that also evaluate,
-each on its own. The practical's default schedule evaluates at 201 of 10,001 steps and ``shoal`` flushes every 20
-seconds; a window that had them in those proportions would take minutes. Timed apart, they are added in exactly these
-proportions (:meth:`Case.milliseconds`), the same for every method.
+A *window* is what is timed at a stretch: ``n`` ordinary steps, then an evaluation and a flush, each on its own. The
+practical's default schedule evaluates at 201 of 10,001 steps and ``shoal`` flushes every 20 seconds; a window that had
+them in those proportions would take minutes. They are added in exactly these proportions (:meth:`Case.milliseconds`),
+the same for every method.
 """
 
 import math

@@ -225,7 +225,7 @@ class Trainer:
         """Train ``n`` steps, with the evaluations that the schedule asks for on the way; returns when they are done."""
         with jax.default_matmul_precision("float32"):
             if self.steps_done == 0:
-                self._record(0, self._evaluate(self.params, self.data))
+                self._record(0, self.evaluate())
             self._state, values = self._train(self._state, self.data, self.keys, self.steps_done, n=n)
         values = {name: np.asarray(value) for name, value in values.items()}  # (n, R) each
         for offset in range(n):
@@ -233,6 +233,11 @@ class Trainer:
             if step <= self.spec.eval_first or step % self.spec.eval_period == 0:
                 self._record(step, {name: value[offset] for name, value in values.items()})
         self.steps_done += n
+
+    def evaluate(self) -> dict[str, np.ndarray]:
+        """The statistics of now, ``(R,)`` each."""
+        with jax.default_matmul_precision("float32"):
+            return {name: np.asarray(value) for name, value in self._evaluate(self.params, self.data).items()}
 
     def _record(self, step: int, values: Mapping[str, Array]) -> None:
         self.history["step"].append(step)

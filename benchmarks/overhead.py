@@ -1,7 +1,7 @@
 """What does not train: help, planning many runs, opening a large lab. ``python -m benchmarks.overhead``.
 
 Medians of five, each in a process of its own where start-up is what counts. What evaluation and recording take of the
-training is in ``shoal bench``: times of ordinary and of evaluating steps stand in its pairs.
+training is in ``python -m benchmarks``, which times both apart.
 """
 
 import json

@@ -135,12 +135,17 @@ class Trainer:
         nn.utils.clip_grad_norm_(self.model.parameters(), self.spec.clip)
         self.optimizer.step()
 
+    def evaluate(self) -> dict[str, float]:
+        """The statistics of now."""
+        values = {}
+        for split, loader in self.eval_loaders.items():
+            values[f"{split}_loss"], values[f"{split}_accuracy"] = self._evaluate(loader)
+        return values
+
     def _record(self) -> None:
         self.history["step"].append(self.steps_done)
-        for split, loader in self.eval_loaders.items():
-            loss, accuracy = self._evaluate(loader)
-            self.history[f"{split}_loss"].append(loss)
-            self.history[f"{split}_accuracy"].append(accuracy)
+        for name, value in self.evaluate().items():
+            self.history[name].append(value)
 
     @torch.no_grad()
     def _evaluate(self, loader: DataLoader[tuple[Tensor, ...]]) -> tuple[float, float]:

@@ -19,6 +19,7 @@ from shoal.report.table import Cell, Table
 from shoal.training.executor import cores
 
 WIDTH, HEIGHT = 420, 240
+LEAST_SET_UP = 0.1  # seconds; a difference between two windows, which differ by as much without
 # Okabe and Ito's colours, told apart in grey by their dashes
 COLOURS = {"shoal": "#0072B2", "plain": "#D55E00", "compiled": "#009E73", "torch_nn": "#CC79A7", "jax": "#000000"}
 DASHES = {"shoal": [1, 0], "plain": [8, 3], "compiled": [4, 3], "torch_nn": [1.5, 2.5], "jax": [8, 3, 1.5, 3]}
@@ -40,9 +41,9 @@ METHOD = """\
 - **One run, alternating.** A window of `plain`, then one of the method, and again. × plain is the median of the ratio
   of such neighbours, beside its lowest and highest; above 1 is faster than `plain`.
 - **A step** is a step on the default schedule, per member: training, its share of evaluations (201 in 10,001 steps)
-  and, for shoal, of flushes (one every 20 s of training; the baselines write nothing). In a window ordinary steps, a
-  step that evaluates and one that flushes are timed apart and added in these proportions; the last two columns say
-  what one evaluation and one flush take, per member. The model that is kept at the end of a run is left out.
+  and, for shoal, of flushes (one every 20 s of training; the baselines write nothing). In a window ordinary steps, an
+  evaluation and a flush are timed, each on its own, and added in these proportions; the last two columns say what one
+  evaluation and one flush take, per member. The model that is kept at the end of a run is left out.
 - **As a reader would run it.** `plain`, `compiled`, `torch_nn` and `jax` are one process with all threads. shoal is one
   process per core, as `shoal train` runs it, each with its share of the members; the slowest counts. Where batches do
   not divide the training set, JAX draws full ones (with replacement) and the others take a smaller last one.
@@ -71,7 +72,7 @@ def _table(case: Case, own: Sequence[Result]) -> Table:
             short(median(result.milliseconds)),
             f"{ratio:.2f}",
             "" if result.subject.method == "plain" else f"{min(result.ratios):.2f}, {max(result.ratios):.2f}",
-            f"{result.set_up:.1f}",
+            f"{result.set_up:.1f}" if result.set_up >= LEAST_SET_UP else f"< {LEAST_SET_UP}",
             f"{result.peak:,.0f}",
             short(result.rate / 1e9),
             f"{result.share:.2f}",

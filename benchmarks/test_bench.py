@@ -1,5 +1,5 @@
 # ruff: noqa: D103
-"""`shoal bench`: it measures in pairs, counts what it says, keeps its results and refuses what it cannot do."""
+"""The benchmark measures in pairs, counts what it says, keeps its results and refuses what it cannot do."""
 
 import csv
 import re
@@ -7,12 +7,11 @@ from contextlib import contextmanager
 
 import pytest
 
-from benchmarks import harness, results
+from benchmarks import bench, harness, results, workers
+from benchmarks.bench import main
 from benchmarks.cases import CONFIGURATIONS, METHODS, Case, Request, Subject, Window
-from benchmarks.workers import Ready
-from shoal import RunSpec, UserError
-from shoal.cli import main
-from shoal.commands import bench
+from benchmarks.workers import Job, Ready
+from shoal import RunSpec
 from shoal.errors import RunFailed
 from shoal.tasks.build import build_data
 
@@ -34,39 +33,43 @@ WRONG = {
 
 @pytest.mark.parametrize("flags", WRONG)
 def test_a_wrong_request_is_one_line_and_exit_code_2(flags, capsys):
-    assert main(["bench", *flags.split()]) == 2
+    assert main(flags.split()) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1
     assert re.search(WRONG[flags], error), error
 
 
-def test_outside_of_a_checkout_one_line_says_what_is_missing(tmp_path, monkeypatch):
-    monkeypatch.setattr(bench, "__file__", str(tmp_path / "python" / "shoal" / "commands" / "bench.py"))
-    with pytest.raises(UserError, match="needs a checkout"):
-        bench._checkout()
+def test_nothing_is_written_over_what_is_published_unless_asked_for(monkeypatch, tmp_path):
+    written = []
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(bench, "measure", lambda request, tell: harness.Outcome([], {}))
+    monkeypatch.setattr(bench, "write_results", lambda *arguments: written.append(arguments[-1]))
+    assert main([]) == main(["--quick"]) == main(["--out", "docs/results"]) == 0
+    assert [str(folder) for folder in written] == ["build/bench", "build/bench", "docs/results"]
 
 
 def test_help_names_every_choice(capsys):
     with pytest.raises(SystemExit):
-        main(["bench", "--help"])
+        main(["--help"])
     out = capsys.readouterr().out
     assert all(name in out for name in (*METHODS, *CONFIGURATIONS))
 
 
 def test_a_tiny_run_is_measured_printed_and_kept(tmp_path, capsys):
     flags = "--configurations tiny --models lstm --methods shoal --members 2 --pairs 1 --steps 1"
-    assert main(["bench", *flags.split(), "--out", str(tmp_path)]) == 0
+    assert main([*flags.split(), "--out", str(tmp_path)]) == 0
     out = capsys.readouterr().out
     page = (tmp_path / "bench.md").read_text()
     for text in (out, page):
         assert re.search(r"^(\| )?plain ", text, re.MULTILINE)
         assert re.search(r"^(\| )?shoal, R = 2 ", text, re.MULTILINE)
-    assert f"shoal bench {flags} --out {tmp_path}" in page
+    assert f"python -m benchmarks {flags} --out {tmp_path}" in page
     with (tmp_path / "bench.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [(row["method"], row["members"]) for row in rows] == [("plain", "1"), ("shoal", "2")]
     for row in rows:
-        positive = ("milliseconds", "times_plain", "peak_mib", "machine_gflop_per_second", "share")
+        positive = ["milliseconds", "times_plain", "evaluation_milliseconds", "peak_mib", "machine_gflop_per_second"]
+        positive += ["share", *(["flush_milliseconds"] if row["method"] == "shoal" else [])]
         assert all(float(row[name]) > 0 for name in positive), row
     assert len((tmp_path / "bench" / "pairs.csv").read_text().splitlines()) == 3
 
@@ -109,6 +112,18 @@ def test_runs_evaluate_at_the_end_of_each_window_and_differ_in_their_seeds():
     assert {(spec.eval_first, spec.eval_period) for spec in specs} == {(0, 12)}
     assert specs[0].n_steps > 12 * 2000
     assert RunSpec(model="gpt").n_steps == Case(CONFIGURATIONS["default"], "gpt").specs(1, 12, 7)[0].n_steps
+
+
+@pytest.mark.parametrize("method", ["plain", "torch_nn", "shoal"])
+def test_an_evaluation_is_timed_itself_however_long_the_step_beside_it_takes(method, tmp_path, monkeypatch):
+    case, calls = Case(CONFIGURATIONS["tiny"], "lstm"), []
+    job = Job(method, tuple(case.specs(1, 4, 9)), 2)
+    monkeypatch.setattr(workers, "_seconds", lambda act: calls.append(act()) or 7.0)  # what is timed took 7 s
+    measure, _ = (workers._baseline if method != "shoal" else workers._shoal)(job, tmp_path)
+    measure()
+    window = measure()
+    assert window.evaluation == 7.0
+    assert window.flush == (7.0 if method == "shoal" else 0.0)
 
 
 # how it is measured, with processes that only say what they took
@@ -188,7 +203,7 @@ def test_plain_alone_has_as_many_windows_as_pairs(log):
 def test_the_page_has_a_table_per_case_a_chart_and_what_is_missing(log, tmp_path):
     request = {"models": ["gpt"], "members": [1, 2, 8]}
     outcome, _ = measured(**request)
-    page = results.write_results(outcome, Request(**request), "shoal bench", 0.5, tmp_path).read_text()
+    page = results.write_results(outcome, Request(**request), "python -m benchmarks", 0.5, tmp_path).read_text()
     assert "**Not measured:** jax: needs jax" in page
     assert "| shoal, R = 8 |" in page
     assert "![default-gpt](bench/default-gpt.svg)" in page

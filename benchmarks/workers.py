@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from benchmarks.cases import FLUSH_SECONDS, Window
 from shoal import RunSpec, UserError
@@ -32,6 +33,7 @@ from shoal.lab import Lab
 from shoal.training.executor import Execution
 from shoal.training.loop import Session
 from shoal.training.plan import plan
+from shoal.training.stack import Stack
 
 Measure = Callable[[], Window]
 PRODUCT_SECONDS = 0.3  # of one measurement of the machine's rate
@@ -194,11 +196,28 @@ def _baseline(job: Job, scratch: Path) -> tuple[Measure, str]:
 
     def measure() -> Window:
         ordinary = _seconds(lambda: trainer.step(job.steps))
-        step = ordinary / job.steps
-        evaluating = _seconds(lambda: trainer.step(1))
-        return Window(step, evaluating - step, 0.0, ordinary + evaluating)
+        last = _seconds(lambda: trainer.step(1))  # and the evaluation that is due, which cannot be timed within it
+        evaluation = _seconds(trainer.evaluate)
+        return Window(ordinary / job.steps, evaluation, 0.0, ordinary + last + evaluation)
 
     return measure, ""
+
+
+class _Clocked(Session):
+    """A session that knows how long its last evaluation and its last flush took, in seconds.
+
+    What one of them takes cannot be had from the difference between a step with it and a step without: steps of small
+    models are as long as what disturbs them.
+    """
+
+    evaluation = flushing = 0.0
+
+    def _evaluate(self, stack: Stack, kept: Tensor) -> None:
+        _wait(self.options.device.type)
+        self.evaluation = _seconds(lambda: super(_Clocked, self)._evaluate(stack, kept))
+
+    def _flush(self) -> None:
+        self.flushing = _seconds(super()._flush)
 
 
 def _shoal(job: Job, scratch: Path) -> tuple[Measure, str]:
@@ -213,17 +232,17 @@ def _shoal(job: Job, scratch: Path) -> tuple[Measure, str]:
         return time.perf_counter() - began
 
     def measure() -> Window:
+        session.evaluation = session.flushing = 0.0
         ordinary = advance(job.steps)
-        step = ordinary / job.steps
-        flushing, evaluating = advance(1, flush_seconds=0.0), advance(1)
-        return Window(step, evaluating - step, flushing - step, ordinary + flushing + evaluating)
+        others = advance(1, flush_seconds=0.0) + advance(1)  # the second is evaluated
+        return Window(ordinary / job.steps, session.evaluation, session.flushing, ordinary + others)
 
     if job.device == "cuda":
         measure()  # the first steps are called; those after them are recorded in the window of the set-up
     return measure, engine
 
 
-def _session(job: Job, scratch: Path) -> tuple[Session, str]:
+def _session(job: Job, scratch: Path) -> tuple[_Clocked, str]:
     """One process's share of a cohort in a lab of its own, set up as :func:`shoal.train` does; no member waits."""
     (cohort,) = plan(job.specs)
     execution = Execution(torch.device(job.device), FLUSH_SECONDS, {}, places=len(job.specs))
@@ -231,7 +250,7 @@ def _session(job: Job, scratch: Path) -> tuple[Session, str]:
     folder = Lab(scratch).create().cohort(cohort.id)
     folder.create(list(cohort.members), job.threads or 1, engine=choice.engine, why=choice.why)
     options = execution.options(lambda snapshot: None, lambda: False, job.processes)
-    return Session(folder, options), choice.engine
+    return _Clocked(folder, options), choice.engine
 
 
 def _products(job: Job, scratch: Path) -> tuple[Measure, str]:

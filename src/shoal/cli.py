@@ -26,7 +26,6 @@ COMMANDS = {
     "resume": "go on with everything that was interrupted",
     "certify": "retrain runs alone and compare them with the stack that trained them",
     "fit": "fit a scaling law to a table of training runs",
-    "bench": "measure training steps beside plain PyTorch, torch.compile, torch.nn and JAX",
 }
 
 
@@ -37,7 +36,7 @@ def overview() -> str:
     return (
         "shoal trains many small sequence models side by side and shows when and why they generalise.\n\n"
         f"usage: shoal COMMAND [flags]\n\ncommands:\n{commands}\n\n"
-        "Flags are written with - or _; every command but fit and bench takes --lab DIR (default ./lab).\n"
+        "Flags are written with - or _; every command but fit takes --lab DIR (default ./lab).\n"
         "shoal COMMAND --help says more.\n"
     )
 
