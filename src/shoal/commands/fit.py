@@ -58,12 +58,14 @@ def run(options: argparse.Namespace) -> int:
         raise UserError(f"fit {options.kind} needs a file: shoal fit {options.kind} FILE.csv")
     from shoal.analysis import fit_scaling
     from shoal.commands.run_table import read_runs
+    from shoal.report import check_drawing
 
     path = Path(options.file)
     table = read_runs(path, {name: getattr(options, name) for name in _COLUMNS})
     runs = _without_rows(table, options.drop_rows or [])
     budgets = _check_budgets(options.budgets)
     folder = _free(Path(options.out) if options.out else Path(f"fit-{path.stem}"))
+    check_drawing()
     started = time.monotonic()
     fit = fit_scaling(
         runs,

@@ -8,7 +8,7 @@ from shoal.commands.parsing import tell_of_planning
 from shoal.commands.training import train_with_progress
 from shoal.errors import UserError
 from shoal.lab import Lab
-from shoal.report import write_report
+from shoal.report import check_drawing, write_report
 from shoal.report.console import print_titled
 from shoal.spec import RunSpec
 from shoal.studies import Form, Results, Study, cards
@@ -23,6 +23,7 @@ def run_studies(studies: Mapping[str, Study], form: Form, path: str, execution: 
     tell_of_planning(sum(map(form.count, studies.values())))
     specs = {name: form.specs(study) for name, study in studies.items()}
     device = check_execution(**execution)
+    check_drawing()
     lab = Lab(path).create()
     # written first, so that `shoal study report` can show what there is of a run that was interrupted or killed
     for name, own in specs.items():
@@ -68,6 +69,7 @@ def _measured(lab: Lab, name: str, specs: Sequence[RunSpec]) -> dict[str, Any]:
 
 def report_studies(studies: Mapping[str, Study], lab: Lab, thresholds: Sequence[float] | None = None) -> None:
     """Write the report of each study that the lab has a note of, from what there is of its runs."""
+    check_drawing()
     for name, study in studies.items():
         note = lab.study_note(name)
         if note is None:

@@ -30,7 +30,7 @@ def run(options: argparse.Namespace) -> int:
             raise UserError(f"the report of a study is of its own runs, got {flags}")
         report_studies({options.what[0]: get_study(options.what[0])}, Lab(options.lab))
         return 0
-    from shoal.report import write_report
+    from shoal.report import check_drawing, write_report
     from shoal.report.console import print_runs
     from shoal.report.runs import report_runs
 
@@ -41,6 +41,7 @@ def run(options: argparse.Namespace) -> int:
     if len(records) == 0:
         raise UserError("; ".join([f"lab {options.lab} holds no runs", *unreadable]))
     records = choose(records, options, unreadable)
+    check_drawing()
     command = " ".join(word for word in ("shoal report", *options.what, flags) if word)
     report = report_runs(records, command, unreadable)
     code = print_runs(records, unreadable)

@@ -4,7 +4,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from shoal.report.figures import Figure, learning_curves
-from shoal.report.page import Report, Section, write_report
+from shoal.report.page import Report, Section, check_drawing, write_report
 from shoal.report.table import Cell, Table
 
 if TYPE_CHECKING:
@@ -18,6 +18,7 @@ __all__ = [
     "Report",
     "Section",
     "Table",
+    "check_drawing",
     "comparison_figure",
     "comparison_notes",
     "comparison_table",
