@@ -29,6 +29,9 @@ COMMANDS = {
 }
 
 
+_NO_MEMORY = ("failed to map segment", "annot allocate memory")  # what the loader of libraries says then
+
+
 def overview() -> str:
     """What ``shoal --help`` prints."""
     width = max(map(len, COMMANDS))
@@ -64,6 +67,12 @@ def _guarded(arguments: list[str]) -> int:
         return _fail(f"{error}; what was flushed before is intact, and `shoal resume` goes on from it", 1)
     except RunFailed as error:
         return _fail(error, 1)
+    except MemoryError:
+        return _fail("memory ran out, or the limit of this process on it (ulimit -v)", 1)
+    except ImportError as error:
+        if not any(sign in str(error) for sign in _NO_MEMORY):
+            raise
+        return _fail(f"memory ran out, or the limit of this process on it (ulimit -v), at {error}", 1)
     except KeyboardInterrupt as stop:
         print(f"\n{stop}" if str(stop) else "\ninterrupted", file=sys.stderr)
         return 130

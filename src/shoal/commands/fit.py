@@ -99,6 +99,7 @@ def run(options: argparse.Namespace) -> int:
         raise UserError(f"fit {options.kind} needs a file: shoal fit {options.kind} FILE.csv")
     from shoal.analysis import fit_scaling
     from shoal.commands.run_table import read_runs
+    from shoal.report import check_drawing
 
     path = Path(options.file)
     budgets = _check_budgets(options.budgets)
@@ -106,6 +107,7 @@ def run(options: argparse.Namespace) -> int:
     table = read_runs(path, _reading(options))
     name = Path(path.name.removesuffix(".gz")).stem
     folder = _free(Path(options.out) if options.out else Path(f"fit-{name}"))
+    check_drawing()
     columns = ", ".join(f"{what} {name!r}" for what, name in table.columns.items())
     print(f"{path.name}: {len(table.runs)} runs, {columns}")
     for note in (*table.left_out, *table.notes):

@@ -10,7 +10,7 @@ from shoal.commands.training import train_with_progress
 from shoal.errors import LabError, UserError
 from shoal.lab import Lab
 from shoal.lab.cohort import CohortFolder
-from shoal.report import write_report
+from shoal.report import check_drawing, write_report
 from shoal.report.console import print_titled
 from shoal.spec import RunSpec
 from shoal.studies import Form, Results, Study
@@ -25,6 +25,7 @@ def run_studies(studies: Mapping[str, Study], form: Form, path: str, execution: 
     tell_of_planning(sum(map(form.count, studies.values())))
     specs = {name: _specs(name, study, form) for name, study in studies.items()}
     device = check_execution(**execution)
+    check_drawing()
     lab = Lab(path).create()
     # written first, so that `shoal study report` can show what there is of a run that was interrupted or killed
     pages = [_note(name, form, own, lab) for name, own in specs.items()]
@@ -90,6 +91,7 @@ def report_pages(
     Raises:
         UserError: after the other pages, what is in the way of some.
     """
+    check_drawing()
     changes: dict[str, Any] = {} if thresholds is None else {"thresholds": tuple(thresholds)}
     changes |= {} if stay is None else {"stay": stay}
     pages = [replace(page, form=replace(page.form, **changes)) for page in pages]

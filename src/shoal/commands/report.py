@@ -43,7 +43,7 @@ def _report_study(options: argparse.Namespace) -> int:
 def _report_runs(options: argparse.Namespace) -> int:
     from shoal.commands.pages import check_own_name
     from shoal.lab import Lab
-    from shoal.report import write_report
+    from shoal.report import check_drawing, write_report
     from shoal.report.console import print_runs
     from shoal.report.runs import report_runs
 
@@ -55,6 +55,7 @@ def _report_runs(options: argparse.Namespace) -> int:
         raise UserError("; ".join([f"lab {options.lab} holds no runs", *unreadable]))
     lacking = unmatched(records, options)
     records = choose(records.snapshot(), options, unreadable)
+    check_drawing()
     flags = flags_of_choice(options)
     command = " ".join(word for word in ("shoal report", *options.what, flags) if word)
     report = report_runs(records, command, [*unreadable, *lacking])

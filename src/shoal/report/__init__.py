@@ -4,7 +4,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from shoal.report.figures import Figure, learning_curves
-from shoal.report.page import Report, Section, write_report
+from shoal.report.page import Report, Section, check_drawing, write_report
 from shoal.report.table import Cell, Table
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ __all__ = [
     "Section",
     "Table",
     "TimesQuestion",
+    "check_drawing",
     "comparison_figure",
     "comparison_notes",
     "comparison_table",

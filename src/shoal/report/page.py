@@ -9,13 +9,16 @@ from pathlib import Path
 
 import vl_convert
 
+from shoal.errors import UserError
 from shoal.lab.files import write
 from shoal.report.figures import FONT, Figure
 from shoal.report.markdown import to_markdown
 from shoal.report.table import Table, with_subscripts
+from shoal.training.groups import left_in_process
 
 FIGURE_FILES = ("pdf", "svg", "png")
 TABLE_FILES = ("csv", "md", "tex")
+_ADDRESSES = 66 * 2**30  # bytes: what the address space of a process grows by at its first figure, and a little
 _EXPORTS = "window.vegaEmbed = vegaEmbed;"  # what the page's own script uses of the bundle
 
 
@@ -46,6 +49,16 @@ class Report:
     answers: Sequence[str] = ()
 
 
+def check_drawing() -> None:
+    """Raise :class:`UserError` where no figure could be drawn: V8 would end the process and not say why."""
+    left = left_in_process()
+    if left is not None and left < _ADDRESSES:
+        raise UserError(
+            f"figures are drawn by V8, which reserves {_ADDRESSES / 2**30:,.0f} GiB of addresses, whatever it uses of "
+            f"them; {left / 2**30:,.1f} GiB are left under the limit of this process (ulimit -v): raise it"
+        )
+
+
 def write_report(report: Report, folder: Path) -> Path:
     """Write ``index.html``, ``report.md``, ``figures/NAME.{pdf,svg,png}`` and ``tables/NAME.{csv,md,tex}``.
 
@@ -53,7 +66,12 @@ def write_report(report: Report, folder: Path) -> Path:
 
     Returns:
         The page's path. It needs no network: the charts' code is in it.
+
+    Raises:
+        UserError: there are figures, and a limit of the process keeps them from being drawn.
     """
+    if any(section.figures for section in report.sections):
+        check_drawing()
     for section in report.sections:
         for figure in section.figures:
             _write_figure(figure, folder / "figures")

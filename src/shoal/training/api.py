@@ -191,9 +191,9 @@ def _slow_evaluations(cohort: Cohort) -> list[str]:
     if each * cohort.evaluations <= max(cohort.seconds, 60.0):
         return []
     return [
-        f"evaluations of {cohort.describe()}, p {spec.p}, take longer than its steps: about {each:,.1f} s of one core "
-        f"for {count_examples(spec)[1]:,} equations of each of {len(cohort)} runs, {cohort.evaluations:,} times "
-        "(eval_first and eval_period say when)"
+        f"evaluations of {cohort.describe()}, p {spec.p}, take longer than its steps: about {each:,.0f} s of one core, "
+        f"{cohort.evaluations:,} times, for {count_examples(spec)[1]:,} equations per run; eval_first and eval_period "
+        "say when"
     ]
 
 

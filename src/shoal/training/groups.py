@@ -1,10 +1,12 @@
-"""What control groups of Linux leave to this process: containers and batch systems set their limits there.
+"""What the limits of this process leave it: its own, and those of control groups of Linux, which containers and batch
+systems set.
 
 A process is in one group of version 2, or in one per controller of version 1; what a group above has as its limit holds
 too. Inside a container paths may be those of the host, but what is mounted at the root is the container's own group.
 """
 
 import math
+import resource
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,6 +21,18 @@ def memory_left() -> int | None:
     """Bytes that may still be taken; None where no group has a limit."""
     left = [_left(group, *names) for group in _groups("memory") for names in _MEMORY]
     return min((number for number in left if number is not None), default=None)
+
+
+def left_in_process() -> int | None:
+    """Bytes that a limit on the addresses of this process leaves (``ulimit -v``, some batch systems), or None."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if limit == resource.RLIM_INFINITY:
+        return None
+    try:
+        used = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0]) * resource.getpagesize()
+    except OSError:  # not Linux
+        return None
+    return max(0, limit - used)
 
 
 def cores_allowed() -> int | None:

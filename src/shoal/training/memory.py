@@ -3,7 +3,6 @@
 import gc
 import os
 import re
-import resource
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from shoal.fast.memory import return_freed_memory
 from shoal.fast.scorer import parts_of
 from shoal.spec import RunSpec
 from shoal.tasks.build import count_examples, count_run_parameters, count_run_tokens
-from shoal.training.groups import memory_left
+from shoal.training.groups import left_in_process, memory_left
 from shoal.training.optimizers import OPTIMIZERS
 
 # What PyTorch says for the CPU, CUDA and its libraries, C++, and oneDNN (with "descriptor" after it: another mistake).
@@ -95,7 +94,7 @@ def free_bytes(device: torch.device) -> int:
     """Memory that can be taken on a device."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
-    free = [_available(), memory_left(), _left_in_process()]
+    free = [_available(), memory_left(), left_in_process()]
     return min(number for number in free if number is not None)
 
 
@@ -123,15 +122,3 @@ def _available() -> int:
         return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
     except (OSError, StopIteration):  # not Linux: half of what there is
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
-
-
-def _left_in_process() -> int | None:
-    """What a limit on the addresses of this process leaves (``ulimit -v``, some batch systems), where there is one."""
-    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
-    if limit == resource.RLIM_INFINITY:
-        return None
-    try:
-        used = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0]) * resource.getpagesize()
-    except OSError:  # not Linux
-        return None
-    return max(0, limit - used)
