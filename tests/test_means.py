@@ -93,5 +93,7 @@ def test_a_mean_among_its_runs_ends_with_the_first_of_them():
     _, runs, pale, mean, dots = chart["layer"]
     for layer in (pale, dots):
         assert {row["step"] for row in _drawn(chart, layer)} == {10, 20}
-    assert _values(chart, mean, "split").keys() == {(split, step) for split in ("training", "validation") for step in (10, 20)}
+    assert _values(chart, mean, "split").keys() == {
+        (split, step) for split in ("training", "validation") for step in (10, 20)
+    }
     assert {row["step"] for row in _drawn(chart, runs)} == {10, 20, 30}

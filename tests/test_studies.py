@@ -6,7 +6,6 @@ from dataclasses import replace
 import polars as pl
 import pytest
 import torch
-
 from shown import dressed_numbers, foreign_signs, in_words, unset_in_latex
 
 import shoal
