@@ -129,7 +129,9 @@ def escaped(text: str) -> str:
     A sign that has no name here is written as its code: ``[U+4E2D]``.
     """
     marked = "".join(map(_sign, text)).replace("$\\Delta$t", "$\\Delta t$")
-    return _SYMBOL.sub(_symbol, _RAISED.sub(_raised, marked))
+    text = _SYMBOL.sub(_symbol, _RAISED.sub(_raised, marked))
+    # after the end of a row either would be read as an argument of it
+    return f"{{}}{text}" if text.lstrip().startswith(("[", "*")) else text
 
 
 def _sign(sign: str) -> str:
