@@ -43,7 +43,8 @@ COMMON = {
     "clip": POSITIVE | st.just(math.inf),
     "decay_all": st.booleans(),
     "lr_schedule": st.sampled_from(["constant", "linear", "cosine"]),
-    "warmup_steps": st.integers(0, 100),
+    "warmup_steps": st.integers(0, 99),
+    "warmup_from_zero": st.booleans(),
     "label_smoothing": FRACTION,
     "n_steps": st.integers(100, 10**6),
     "eval_first": st.integers(0, 200),
@@ -86,6 +87,8 @@ def asked(draw) -> dict:
         chosen.pop("dropout", None)
     if chosen.get("norm") == "none":
         chosen.pop("norm_position", None)
+    if not chosen.get("warmup_steps"):
+        chosen.pop("warmup_from_zero", None)
     return {"model": model, "optimizer": optimizer, **chosen}
 
 
@@ -202,8 +205,9 @@ def test_everything_else_names_another_run():
     ids += [RunSpec(model="gpt", **{name: value}).id for name, value in GPT_CHANGES.items()]
     ids += [RunSpec(operation_orders="2,3", split_per_order=value).id for value in (False, True)]
     ids += [RunSpec(optimizer="momentum", momentum=0.5).id]
+    ids += [RunSpec(warmup_steps=6, warmup_from_zero=value).id for value in (False, True)]
     assert len(set(ids)) == len(ids)
-    untold = {"momentum", "split_per_order", "eval_batch_size", "save_statistic_step"}
+    untold = {"momentum", "split_per_order", "warmup_from_zero", "eval_batch_size", "save_statistic_step"}
     assert CHANGES.keys() | GPT_CHANGES.keys() | untold == RunSpec.model_fields.keys()
 
 
@@ -409,6 +413,14 @@ def test_a_bad_multiplier_is_named(value):
         (
             {"warmup_steps": 200, "n_steps": 100},
             "warmup_steps must be at most n_steps, got warmup_steps=200 and n_steps=100",
+        ),
+        (
+            {"warmup_steps": 100, "n_steps": 100, "warmup_from_zero": True},
+            "warmup_steps must be less than n_steps where it rises from zero, got warmup_steps=100 and n_steps=100",
+        ),
+        (
+            {"warmup_from_zero": True},
+            "warmup_from_zero does not apply to warmup_steps=0; it applies to 1 or more",
         ),
         ({"momentum": 0.9}, "momentum=0.9 does not apply to optimizer 'adamw'; it applies to momentum muon"),
         ({"optimizer": "lion", "eps": 1}, "eps=1.0 does not apply to optimizer 'lion'; it applies to adam adamw muon"),
