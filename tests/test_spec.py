@@ -65,7 +65,7 @@ BY_MODEL = {
         "non_linearity": st.sampled_from(["gelu", "relu", "swiglu"]),
         "norm": st.sampled_from(["layernorm", "rmsnorm", "none"]),
         "norm_position": st.sampled_from(["post", "pre"]),
-        "positions": st.sampled_from(["sinusoidal", "learned", "rotary", "none"]),
+        "positions": st.sampled_from(["sinusoidal", "vaswani", "learned", "rotary", "none"]),
         "bias_ffn": st.booleans(),
         "initialisation": INITIAL,
         "share_embeddings": st.booleans(),
@@ -375,7 +375,7 @@ def test_a_bad_multiplier_is_named(value):
         ),
         (
             {"model": "gpt", "positions": "rope"},
-            "unknown positions 'rope': one of sinusoidal learned rotary none; did you mean 'none'?",
+            "unknown positions 'rope': one of sinusoidal vaswani learned rotary none; did you mean 'none'?",
         ),
         (
             {"model": "gpt", "norm": "none", "norm_position": "pre"},

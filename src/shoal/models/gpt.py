@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from shoal.models.dropout import Dropout
 from shoal.models.norms import NORMS
-from shoal.models.positions import POSITIONS, rotary_angles, rotate
+from shoal.models.positions import POSITIONS, SINUSOIDAL, rotary_angles, rotate
 
 ACTIVATIONS = {"gelu": nn.GELU, "relu": nn.ReLU}
 NON_LINEARITIES = (*ACTIVATIONS, "swiglu")
@@ -263,28 +263,30 @@ class GPTEmbedding(nn.Module):
         super().__init__()
         self.kind = kind
         self.tokens = nn.Embedding(vocabulary_size, embedding_size, padding_idx=padding_index)
-        if kind == "sinusoidal":
-            table = self.create_sinusoidal_embeddings(n_max_positions, embedding_size)
+        if kind in SINUSOIDAL:
+            table = self.create_sinusoidal_embeddings(n_max_positions, embedding_size, kind)
             self.register_buffer("position_encoding", table)
         elif kind == "learned":
             self.positions = nn.Embedding(n_max_positions, embedding_size)
 
     @staticmethod
-    def create_sinusoidal_embeddings(n_positions: int, dimension: int) -> Tensor:
-        """``PE[pos, 2k] = sin(pos / 10000^(k/d))`` and ``PE[pos, 2k+1] = cos(pos / 10000^(k/d))``.
+    def create_sinusoidal_embeddings(n_positions: int, dimension: int, kind: str = "sinusoidal") -> Tensor:
+        """``PE[pos, 2k] = sin(pos / 10000^(c k/d))`` and ``PE[pos, 2k+1] = cos(pos / 10000^(c k/d))``.
+
+        ``c`` is that of the kind: 1 for the practical's ``sinusoidal``, 2 for ``vaswani``.
 
         Returns:
             ``(n_positions, dimension)``, float32.
         """
         i = torch.arange(dimension)  # (D,)
         pos = torch.arange(n_positions).unsqueeze(1)  # (n_positions, 1)
-        angles = pos / 10000 ** (i.div(2, rounding_mode="floor") / dimension)  # (n_positions, D)
+        angles = pos / 10000 ** (SINUSOIDAL[kind] * i.div(2, rounding_mode="floor") / dimension)  # (n_positions, D)
         return torch.where(i % 2 == 0, angles.sin(), angles.cos())
 
     def forward(self, tokens: Tensor) -> Tensor:
         """``(B, S) -> (B, S, D)``."""
         embedded: Tensor = self.tokens(tokens)
-        if self.kind == "sinusoidal":
+        if self.kind in SINUSOIDAL:
             return embedded + self.position_encoding[: tokens.shape[1]]
         if self.kind == "learned":
             return embedded + self.positions.weight[: tokens.shape[1]]

@@ -24,7 +24,7 @@ NON_LINEARITIES = ("gelu", "relu", "swiglu")
 NORMS = ("layernorm", "rmsnorm", "none")
 NORM_POSITIONS = ("post", "pre")
 INITIALISATIONS = ("torch", "xavier", "scaled_normal")
-POSITIONS = ("sinusoidal", "learned", "rotary", "none")
+POSITIONS = ("sinusoidal", "vaswani", "learned", "rotary", "none")
 
 
 class ModelSettings(Settings):
@@ -43,7 +43,7 @@ class ModelSettings(Settings):
     non_linearity: str | None = choice(None, "gpt: activation", NON_LINEARITIES)
     norm: str | None = choice(None, "gpt: what normalises", NORMS)
     norm_position: str | None = choice(None, "gpt: normalise after each residual or before each branch", NORM_POSITIONS)
-    positions: str | None = choice(None, "gpt: position encoding", POSITIONS)
+    positions: str | None = choice(None, "gpt: position encoding (vaswani: sinusoidal as in the original)", POSITIONS)
     bias_ffn: bool | None = setting(None, "gpt: biases in the feed-forward layers", "true or false")
     initialisation: str | None = choice(
         None, "where linear layers start (scaled_normal: all from N(0, 1/embedding_size))", INITIALISATIONS
