@@ -82,6 +82,7 @@ shapes = st.fixed_dictionaries(
         "operation_orders": st.sampled_from([(2,), (3,), (2, 3)]),
         "operator": st.sampled_from(["+", "-", "/"]),
         "equation_format": st.sampled_from(["full", "infix", "operands"]),
+        "zero_operands": st.sampled_from(["any", "none"]),
         "train_batch_size": st.sampled_from([1, 3, 7, 64, 512]),
         "num_layers": st.integers(1, 3),
         "embedding_size": st.sampled_from([4, 6, 8, 16, 20, 32]),
@@ -90,4 +91,4 @@ shapes = st.fixed_dictionaries(
         "share_embeddings": st.booleans(),
         "is_symmetric": st.booleans(),
     }
-)
+).filter(lambda shape: shape["p"] > 2 or shape["zero_operands"] == "any")  # or there is one equation

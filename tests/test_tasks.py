@@ -17,6 +17,7 @@ from shoal.equations import (
     MIXED,
     OPERATORS,
     POLYNOMIALS,
+    ZEROS,
     count_equations,
     count_tokens,
     sequence_length,
@@ -39,6 +40,8 @@ def asked(draw) -> dict:
     operator = draw(st.sampled_from("+-*/") | st.sampled_from([MIXED, *POLYNOMIALS]))
     modulus = st.sampled_from([2, 3, 5, 7]) if operator in ("/", MIXED) else st.integers(2, 7)
     p = draw(modulus)
+    # modulo 2 there is one equation without 0; divisors are never 0
+    zeros = ["any"] if p == 2 else ["any", "none"] if operator == "/" else ZEROS
     return {
         "p": p,
         "q": p if operator == MIXED else draw(st.just(p) | modulus),
@@ -50,6 +53,7 @@ def asked(draw) -> dict:
         "seed": draw(st.integers(0, 2**32 - 1)),
         "per_order": draw(st.booleans()),
         "equation_format": draw(st.sampled_from(["full", "infix", "operands"])),
+        "zero_operands": draw(st.sampled_from(zeros)),
     }
 
 
@@ -61,7 +65,11 @@ def test_the_equations_are_all_there_and_right(args):
     assert Counter(words(data)) == Counter(expected)
     if not args["shuffle"]:
         assert words(data) == expected
-    counts = [count_equations(args["p"], args["operator"], order, args["is_symmetric"]) for order in orders_of(args)]
+    names = ("is_symmetric", "zero_operands")
+    counts = [
+        count_equations(args["p"], args["operator"], order, *(args[name] for name in names))
+        for order in orders_of(args)
+    ]
     assert counts == [int((data.order == order).sum()) for order in orders_of(args)]
 
 
@@ -87,6 +95,7 @@ def test_splits_are_disjoint_and_together_everything(args):
         orders_of(args),
         is_symmetric=args["is_symmetric"],
         per_order=args["per_order"],
+        zero_operands=args["zero_operands"],
     )
     assert (len(data.train), len(data.valid)) == sizes
     whole = torch.ones_like(data.order, dtype=torch.bool)
@@ -94,6 +103,12 @@ def test_splits_are_disjoint_and_together_everything(args):
         first = torch.nonzero(part).flatten()
         n = round(len(first) * args["r_train"])
         assert torch.equal(data.train[part[data.train]], first[:n])
+
+
+def test_products_of_the_grokking_literature():
+    """``x y`` for ``0 <= x < p``, ``0 < y < p``."""
+    found = words(arithmetic_data(97, 97, "*", 0.5, equation_format="infix", zero_operands="first"))
+    assert sorted(found) == sorted(f"{x} * {y} = {x * y % 97}" for x in range(97) for y in range(1, 97))
 
 
 def test_splitting_per_order_halves_each():
@@ -216,6 +231,15 @@ def test_training_on_everything_leaves_an_empty_validation_set():
         (
             {"equation_format": "inflix"},
             r"equation_format must be one of full infix operands, got 'inflix'; did you mean 'infix'\?",
+        ),
+        ({"zero_operands": "non"}, r"zero_operands must be one of any first none, got 'non'; did you mean 'none'\?"),
+        (
+            {"zero_operands": "first", "operator": "/"},
+            "zero_operands=first does not apply to operator '/', whose divisors are never 0",
+        ),
+        (
+            {"zero_operands": "none", "operator": "s5:xy", "p": 120, "q": 120},
+            "zero_operands=none does not apply to operator 's5:xy': no permutation is 0",
         ),
         ({"r_train": 0}, r"r_train must be in \(0, 1\], got 0"),
         ({"r_train": 1.01}, r"r_train must be in \(0, 1\], got 1.01"),

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import TensorDataset
 
-from shoal.equations import BOS, EOS, EQ, FORMATS, PAD, check_arithmetic, count_equations, special_tokens
+from shoal.equations import BOS, EOS, EQ, FORMATS, PAD, check_arithmetic, smallest_operands, special_tokens
 from shoal.objectives import get_loss_and_accuracy, scored_positions
 from shoal.tasks.base import Batch, Model, NextToken, Task
 from shoal.tasks.operators import SOLVE
@@ -65,14 +65,15 @@ def arithmetic_data(
     seed: int = 42,
     per_order: bool = False,
     equation_format: str = "full",
+    zero_operands: str = "any",
 ) -> ArithmeticData:
     """Build, shuffle and split every equation. Arguments as :func:`get_arithmetic_dataset`."""
     orders = sorted([operation_orders] if isinstance(operation_orders, int) else operation_orders)
-    check_arithmetic(p, q, operator, r_train, orders, is_symmetric, equation_format)
+    check_arithmetic(p, q, operator, r_train, orders, is_symmetric, equation_format, zero_operands)
     tokenizer = Tokenizer([*map(str, range(max(p, q))), *special_tokens(operator, orders, equation_format)])
-    solved = [_solved(p, q, operator, order, is_symmetric) for order in orders]
+    solved = [_solved(p, q, operator, order, is_symmetric, zero_operands) for order in orders]
     tokens = np.concatenate([_written(*part, operator, equation_format, tokenizer, max(orders)) for part in solved])
-    order = np.repeat(orders, [count_equations(p, operator, order, is_symmetric) for order in orders])
+    order = np.repeat(orders, [len(result) for _, result in solved])
     if shuffle:
         permutation = np.arange(len(tokens))
         np.random.RandomState(seed).shuffle(permutation)
@@ -104,6 +105,7 @@ def get_arithmetic_dataset(
     seed: int = 42,
     per_order: bool = False,
     equation_format: str = "full",
+    zero_operands: str = "any",
 ) -> tuple[tuple[TensorDataset, TensorDataset], Tokenizer, int, int | None]:
     """All equations of one setting as the practical wants them.
 
@@ -119,6 +121,8 @@ def get_arithmetic_dataset(
         seed: seed of the shuffle.
         per_order: split binary and ternary equations each at ``r_train``, instead of their union.
         equation_format: ``full``, ``infix`` or ``operands``: how equations are written.
+        zero_operands: which operands may be 0: ``any``, the ``first`` alone, or ``none``; not for permutations. Of a
+            division ``a / b = c`` the divisor never is, and with ``none`` neither is ``c``.
 
     Returns:
         ``(train, valid), tokenizer, max_length, padding_index``. Each dataset yields inputs ``(S,)``, targets ``(S,)``,
@@ -129,7 +133,17 @@ def get_arithmetic_dataset(
         UserError: a value outside its range.
     """
     data = arithmetic_data(
-        p, q, operator, r_train, operation_orders, is_symmetric, shuffle, seed, per_order, equation_format
+        p,
+        q,
+        operator,
+        r_train,
+        operation_orders,
+        is_symmetric,
+        shuffle,
+        seed,
+        per_order,
+        equation_format,
+        zero_operands,
     )
     train, valid = (TensorDataset(*data.rows(rows)) for rows in (data.train, data.valid))
     return (train, valid), data.tokenizer, data.tokens.shape[1] - 1, data.padding_index
@@ -167,10 +181,12 @@ def equation_objective(model: Model, batch: Batch, label_smoothing: float = 0.0)
     return {"loss": loss, "accuracy": accuracy}
 
 
-def _solved(p: int, q: int, operator: str, order: int, is_symmetric: bool) -> tuple[np.ndarray, np.ndarray]:
+def _solved(
+    p: int, q: int, operator: str, order: int, is_symmetric: bool, zero_operands: str
+) -> tuple[np.ndarray, np.ndarray]:
     """Operands ``(N, order)`` and results ``(N,)`` of the equations of one order, the first operand outermost."""
-    first_divisor = 1 if operator == "/" else 0
-    ranges = [range(p), *[range(first_divisor, p)] * (order - 1)]
+    smallest, others = smallest_operands(operator, zero_operands)
+    ranges = [range(smallest, p), *[range(others, p)] * (order - 1)]
     operands = np.array(list(itertools.product(*ranges)), dtype=np.int64)  # (N, order)
     if is_symmetric:
         operands = operands[(np.diff(operands, axis=1) >= 0).all(1)]

@@ -23,6 +23,7 @@ def build_data(spec: RunSpec) -> ArithmeticData:
         seed=spec.split_seed,
         per_order=spec.split_per_order,
         equation_format=spec.equation_format,
+        zero_operands=spec.zero_operands,
     )
 
 
