@@ -36,6 +36,7 @@ def expected_equations(args: dict) -> list[str]:
     p, q, operator = args["p"], args["q"], args["operator"]
     between, pattern = {
         "full": (f" {operator} ", "BOS {} = {} EOS"),
+        "eos": (f" {operator} ", "EOS {} = {} EOS"),
         "infix": (f" {operator} ", "{} = {}"),
         "operands": (" ", "{} = {}"),
     }[args["equation_format"]]

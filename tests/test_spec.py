@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from shoal import spec as tables
-from shoal.equations import OPERATORS
+from shoal.equations import FORMATS, OPERATORS
 from shoal.errors import UserError
 from shoal.models import families, gpt, initialisation
 from shoal.spec import RunSpec, grid
@@ -26,7 +26,8 @@ COMMON = {
     "p": st.sampled_from([5, 7, 11, 31]),
     "q": st.sampled_from([5, 7, 31]),
     "operator": st.sampled_from("+-*/"),
-    "equation_format": st.sampled_from(["full", "infix", "operands"]),
+    "equation_format": st.sampled_from(list(FORMATS)),
+    "unused_tokens": st.integers(0, 9),
     "r_train": st.floats(0.2, 0.8),
     "zero_operands": st.sampled_from(["any", "none"]),
     "operation_orders": st.sampled_from([2, 3, "2,3", [3, 2], (2,)]),
@@ -158,6 +159,7 @@ CHANGES = {
     "is_symmetric": True,
     "zero_operands": "first",
     "equation_format": "infix",
+    "unused_tokens": 1,
     "train_batch_size": 64,
     "num_layers": 1,
     "embedding_size": 64,
@@ -297,6 +299,7 @@ NO_NUMBERS = {
     "order_seed": [-1, 2**32],
     "p": [1, 0, -5, 5.5, "prime"],
     "q": [1, 0, 5.5],
+    "unused_tokens": [-1, 0.5, 1_000_001],
     "beta1": [1, -0.1, math.nan],
     "beta2": [1, -0.1, math.nan],
     "eps": [0, -1, math.inf, math.nan],
@@ -361,7 +364,7 @@ def test_a_bad_multiplier_is_named(value):
         ),
         (
             {"equation_format": "operand"},
-            "unknown equation_format 'operand': one of full infix operands; did you mean 'operands'?",
+            "unknown equation_format 'operand': one of full eos infix operands; did you mean 'operands'?",
         ),
         (
             {"optimizer": "adamm"},

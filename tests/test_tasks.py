@@ -4,6 +4,7 @@ import math
 import re
 from collections import Counter
 
+import numpy as np
 import pytest
 import torch
 from equations_by_hand import expected_equations, orders_of, words
@@ -29,7 +30,7 @@ from shoal.objectives import scored_positions
 from shoal.spec import RunSpec
 from shoal.tasks import Task, Tokenizer, get_arithmetic_dataset
 from shoal.tasks.arithmetic import arithmetic_data, arithmetic_task
-from shoal.tasks.build import build_model, build_task, count_run_parameters
+from shoal.tasks.build import build_data, build_model, build_task, count_run_parameters, count_run_tokens
 
 some = settings(max_examples=25, deadline=None)
 
@@ -52,7 +53,8 @@ def asked(draw) -> dict:
         "shuffle": draw(st.booleans()),
         "seed": draw(st.integers(0, 2**32 - 1)),
         "per_order": draw(st.booleans()),
-        "equation_format": draw(st.sampled_from(["full", "infix", "operands"])),
+        "equation_format": draw(st.sampled_from(list(FORMATS))),
+        "unused_tokens": draw(st.sampled_from([0, 0, 3])),
         "zero_operands": draw(st.sampled_from(zeros)),
     }
 
@@ -129,6 +131,8 @@ def test_the_seed_decides_the_order_and_nothing_else():
 VOCABULARY = {
     ("full", False): ["o", "=", "BOS", "EOS", "PAD"],
     ("full", True): ["o", "=", "BOS", "EOS", "PAD"],
+    ("eos", False): ["o", "=", "EOS"],
+    ("eos", True): ["o", "=", "EOS", "PAD"],
     ("infix", False): ["o", "="],
     ("infix", True): ["o", "=", "PAD"],
     ("operands", False): ["="],
@@ -141,22 +145,25 @@ VOCABULARY = {
 def test_rows_are_shifted_padded_and_masked(args):
     (train, valid), tokenizer, S, padding = get_arithmetic_dataset(**args)
     form, n = args["equation_format"], max(args["p"], args["q"])
-    special = VOCABULARY[form, len(orders_of(args)) > 1]
-    assert tokenizer.itos == [*map(str, range(n)), *(args["operator"] if name == "o" else name for name in special)]
-    assert len(tokenizer) == count_tokens(args["p"], args["q"], args["operator"], orders_of(args), form)
-    assert padding == (len(tokenizer) - 1 if "PAD" in special else None)
+    special, unused = VOCABULARY[form, len(orders_of(args)) > 1], args["unused_tokens"]
+    used = [*map(str, range(n)), *(args["operator"] if name == "o" else name for name in special)]
+    assert tokenizer.itos[: len(used)] == used and len(set(tokenizer.itos)) == len(used) + unused
+    assert len(tokenizer) == count_tokens(args["p"], args["q"], args["operator"], orders_of(args), form, unused)
+    assert padding == (len(used) - 1 if "PAD" in special else None)
     longest = max(orders_of(args))
-    assert {"full": 2 * longest + 2, "infix": 2 * longest, "operands": longest + 1}[form] == S
+    assert {"full": 2 * longest + 2, "eos": 2 * longest + 2, "infix": 2 * longest, "operands": longest + 1}[form] == S
     assert sequence_length(orders_of(args), form) == S
     for inputs, targets, eq_position, mask in [*train, *valid]:
         assert inputs.shape == targets.shape == mask.shape == (S,)
         assert torch.equal(inputs[1:], targets[:-1])
         text = tokenizer.decode(targets).split()
-        assert (tokenizer.itos[inputs[0]] == "BOS") == (form == "full")
+        first = {"full": "BOS", "eos": "EOS"}.get(form)
+        assert tokenizer.itos[inputs[0]] == first if first else tokenizer.itos[inputs[0]].isdigit()
+        assert inputs.max() < len(used) and targets.max() < len(used)
         assert text.index("=") == eq_position
         scored = scored_positions(eq_position.unsqueeze(0), mask.unsqueeze(0))[0]
         answer = [token for token, counts in zip(text, scored, strict=True) if counts]
-        assert answer[0].isdigit() and answer[1:] == (["EOS"] if form == "full" else [])
+        assert answer[0].isdigit() and answer[1:] == (["EOS"] if first else [])
         assert [bool(counts) for counts in mask] == [token != "PAD" for token in text]
 
 
@@ -164,6 +171,7 @@ def test_rows_are_shifted_padded_and_masked(args):
     ("form", "words"),
     [
         ("full", {"BOS 1 - 2 = 4 EOS PAD PAD", "BOS 1 - 2 - 3 = 1 EOS"}),
+        ("eos", {"EOS 1 - 2 = 4 EOS PAD PAD", "EOS 1 - 2 - 3 = 1 EOS"}),
         ("infix", {"1 - 2 = 4 PAD PAD", "1 - 2 - 3 = 1"}),
         ("operands", {"1 2 = 4 PAD", "1 2 3 = 1"}),
     ],
@@ -171,6 +179,17 @@ def test_rows_are_shifted_padded_and_masked(args):
 def test_a_format_by_example(form, words):
     data = arithmetic_data(5, 5, "-", 0.5, [2, 3], equation_format=form)
     assert words <= {data.tokenizer.decode(row) for row in data.tokens}
+
+
+def test_the_vocabulary_and_the_split_of_power_2022():
+    """As their code makes them: 239 tokens of all its tasks, and strings shuffled by ``RandomState(0)``."""
+    spec = RunSpec(p=97, operator="/", equation_format="eos", unused_tokens=139, split_seed=0)
+    data, operators = build_data(spec), 20
+    assert len(data.tokenizer) == 2 + operators + 97 + math.factorial(5)  # EOS and =, operators, numbers, permutations
+    theirs = [f"EOS {c * b % 97} / {b} = {c} EOS" for c in range(97) for b in range(1, 97)]
+    np.random.RandomState(seed=0).shuffle(theirs)
+    half = round(len(theirs) * 50.0 / 100)
+    assert words(data, data.train) == theirs[:half] and words(data, data.valid) == theirs[half:]
 
 
 def test_operands_alone_need_one_token_besides_the_numbers():
@@ -185,7 +204,11 @@ def test_operands_alone_need_one_token_besides_the_numbers():
 def test_parameters_are_counted_for_the_vocabulary_of_the_format(model, form, orders):
     sizes = {"num_heads": 2} if model == "gpt" else {}
     spec = RunSpec(model=model, p=5, q=7, operation_orders=orders, equation_format=form, embedding_size=8, **sizes)
-    assert count_run_parameters(spec) == count_parameters(build_model(spec, build_task(spec)))
+    for unused in (0, 4):
+        spec = spec.model_copy(update={"unused_tokens": unused})
+        task = build_task(spec)
+        assert count_run_tokens(spec) == task.vocabulary_size == len(build_data(spec).tokenizer)
+        assert count_run_parameters(spec) == count_parameters(build_model(spec, task))
 
 
 def test_training_on_everything_leaves_an_empty_validation_set():
@@ -230,7 +253,7 @@ def test_training_on_everything_leaves_an_empty_validation_set():
         ),
         (
             {"equation_format": "inflix"},
-            r"equation_format must be one of full infix operands, got 'inflix'; did you mean 'infix'\?",
+            r"equation_format must be one of full eos infix operands, got 'inflix'; did you mean 'infix'\?",
         ),
         ({"zero_operands": "non"}, r"zero_operands must be one of any first none, got 'non'; did you mean 'none'\?"),
         (
@@ -329,5 +352,5 @@ def test_arithmetic_keeps_the_contract_of_a_task(args):
     for name, group in task.groups.items():
         assert torch.equal(group, data.order == int(name.removeprefix("order")))
     has_padding = args["equation_format"] == "full" or len(orders) > 1
-    assert task.padding_index == (len(data.tokenizer) - 1 if has_padding else None)
+    assert task.padding_index == (len(data.tokenizer) - args["unused_tokens"] - 1 if has_padding else None)
     assert task.sequence_length == inputs.shape[1]

@@ -25,11 +25,16 @@ class Format:
 
     Attributes:
         has_operators: the operator stands between operands.
-        has_ends: ``BOS`` stands before and ``EOS`` after the equation.
+        begin: what stands before the equation, where ``EOS`` stands after it; None where neither is written.
     """
 
     has_operators: bool
-    has_ends: bool
+    begin: str | None = None
+
+    @property
+    def has_ends(self) -> bool:
+        """Whether the equation stands between two tokens."""
+        return self.begin is not None
 
     @property
     def first(self) -> int:
@@ -52,28 +57,31 @@ class Format:
 
 FORMATS: Mapping[str, Format] = MappingProxyType(
     {
-        "full": Format(has_operators=True, has_ends=True),
-        "infix": Format(has_operators=True, has_ends=False),
-        "operands": Format(has_operators=False, has_ends=False),
+        "full": Format(has_operators=True, begin=BOS),
+        "eos": Format(has_operators=True, begin=EOS),
+        "infix": Format(has_operators=True),
+        "operands": Format(has_operators=False),
     }
 )
 
 
 def special_tokens(operator: str, orders: Sequence[int], equation_format: str) -> list[str]:
-    """The tokens of a vocabulary after its numbers; without ``BOS`` and ``EOS``, ``PAD`` only where lengths differ.
+    """The tokens of a vocabulary after its numbers; without ``BOS``, ``PAD`` only where lengths differ.
 
     >>> special_tokens("+", [2], "full"), special_tokens("+", [2], "operands"), special_tokens("+", [2, 3], "infix")
     (['+', '=', 'BOS', 'EOS', 'PAD'], ['='], ['+', '=', 'PAD'])
     """
     form = FORMATS[equation_format]
-    ends = [BOS, EOS] if form.has_ends else []
-    padding = [PAD] if form.has_ends or len(orders) > 1 else []
+    ends = [] if form.begin is None else list(dict.fromkeys([form.begin, EOS]))
+    padding = [PAD] if form.begin == BOS or len(orders) > 1 else []
     return [*([operator] if form.has_operators else []), EQ, *ends, *padding]
 
 
-def count_tokens(p: int, q: int, operator: str, orders: Sequence[int], equation_format: str) -> int:
+def count_tokens(
+    p: int, q: int, operator: str, orders: Sequence[int], equation_format: str, unused_tokens: int = 0
+) -> int:
     """Size of the vocabulary."""
-    return max(p, q) + len(special_tokens(operator, orders, equation_format))
+    return max(p, q) + len(special_tokens(operator, orders, equation_format)) + unused_tokens
 
 
 def sequence_length(orders: Sequence[int], equation_format: str) -> int:

@@ -18,7 +18,12 @@ class DataSettings(Settings):
     zero_operands: str = choice("any", "operands that may be 0 (first: the first alone)", ZEROS)
     is_symmetric: bool = setting(False, "keep only a <= b (<= c)", "true or false")
     split_per_order: bool = setting(False, "split binary and ternary equations each at r_train", "true or false")
-    equation_format: str = choice("full", "full is BOS a + b = r EOS, infix a + b = r, operands a b = r", FORMATS)
+    equation_format: str = choice(
+        "full", "full is BOS a + b = r EOS, eos EOS a + b = r EOS, infix a + b = r, operands a b = r", FORMATS
+    )
+    unused_tokens: int = setting(
+        0, "tokens of the vocabulary that stand in no equation", "an integer in [0, 1000000]", ge=0, le=1_000_000
+    )
     train_batch_size: int = setting(512, "equations per step", "an integer of at least 1", ge=1)
     eval_batch_size: int = setting(4096, "equations per evaluation pass", "an integer of at least 1", ge=1)
 

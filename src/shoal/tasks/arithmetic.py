@@ -1,10 +1,11 @@
 """Equations ``a o b = r`` and ``a o b o c = r`` over ``Z/pZ``, results modulo ``q``, or over permutations.
 
 Source: the practical on modular arithmetic. A division ``a / b = c`` is built from ``(c, b)`` as ``a = b c mod q``
-with divisors from 1. Rows are written in one of three formats; inputs drop the last token, targets the first, and what
+with divisors from 1. Rows are written in one of four formats; inputs drop the last token, targets the first, and what
 stands after ``=`` is scored:
 
 - ``full``: ``BOS a o b = r EOS`` padded with ``PAD``, as in the practical; ``r EOS`` scored;
+- ``eos``: ``EOS a o b = r EOS``, as in Power et al. 2022 (https://arxiv.org/abs/2201.02177); ``r EOS`` scored;
 - ``infix``: ``a o b = r``; ``r`` scored;
 - ``operands``: ``a b = r``, as in Nanda et al. 2023 (https://arxiv.org/abs/2301.05217); ``r`` scored.
 """
@@ -19,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import TensorDataset
 
-from shoal.equations import BOS, EOS, EQ, FORMATS, PAD, check_arithmetic, smallest_operands, special_tokens
+from shoal.equations import EOS, EQ, FORMATS, PAD, check_arithmetic, smallest_operands, special_tokens
 from shoal.objectives import get_loss_and_accuracy, scored_positions
 from shoal.tasks.base import Batch, Model, NextToken, Task
 from shoal.tasks.operators import SOLVE
@@ -66,11 +67,13 @@ def arithmetic_data(
     per_order: bool = False,
     equation_format: str = "full",
     zero_operands: str = "any",
+    unused_tokens: int = 0,
 ) -> ArithmeticData:
     """Build, shuffle and split every equation. Arguments as :func:`get_arithmetic_dataset`."""
     orders = sorted([operation_orders] if isinstance(operation_orders, int) else operation_orders)
     check_arithmetic(p, q, operator, r_train, orders, is_symmetric, equation_format, zero_operands)
-    tokenizer = Tokenizer([*map(str, range(max(p, q))), *special_tokens(operator, orders, equation_format)])
+    special = [*special_tokens(operator, orders, equation_format), *(f"UNUSED{n}" for n in range(unused_tokens))]
+    tokenizer = Tokenizer([*map(str, range(max(p, q))), *special])
     solved = [_solved(p, q, operator, order, is_symmetric, zero_operands) for order in orders]
     tokens = np.concatenate([_written(*part, operator, equation_format, tokenizer, max(orders)) for part in solved])
     order = np.repeat(orders, [len(result) for _, result in solved])
@@ -106,6 +109,7 @@ def get_arithmetic_dataset(
     per_order: bool = False,
     equation_format: str = "full",
     zero_operands: str = "any",
+    unused_tokens: int = 0,
 ) -> tuple[tuple[TensorDataset, TensorDataset], Tokenizer, int, int | None]:
     """All equations of one setting as the practical wants them.
 
@@ -120,14 +124,15 @@ def get_arithmetic_dataset(
         shuffle: shuffle before splitting, by ``numpy.random.RandomState(seed)``.
         seed: seed of the shuffle.
         per_order: split binary and ternary equations each at ``r_train``, instead of their union.
-        equation_format: ``full``, ``infix`` or ``operands``: how equations are written.
+        equation_format: ``full``, ``eos``, ``infix`` or ``operands``: how equations are written.
         zero_operands: which operands may be 0: ``any``, the ``first`` alone, or ``none``; not for permutations. Of a
             division ``a / b = c`` the divisor never is, and with ``none`` neither is ``c``.
+        unused_tokens: how many tokens the vocabulary has at its end that stand in no equation.
 
     Returns:
         ``(train, valid), tokenizer, max_length, padding_index``. Each dataset yields inputs ``(S,)``, targets ``(S,)``,
         the position of ``=`` in the targets, and the mask ``(S,)`` of targets other than PAD; ``max_length`` is ``S``;
-        ``padding_index`` is None where the vocabulary has no PAD: in ``infix`` and ``operands`` of one order.
+        ``padding_index`` is None where the vocabulary has no PAD: in formats without BOS, of one order.
 
     Raises:
         UserError: a value outside its range.
@@ -144,6 +149,7 @@ def get_arithmetic_dataset(
         per_order,
         equation_format,
         zero_operands,
+        unused_tokens,
     )
     train, valid = (TensorDataset(*data.rows(rows)) for rows in (data.train, data.valid))
     return (train, valid), data.tokenizer, data.tokens.shape[1] - 1, data.padding_index
@@ -206,7 +212,7 @@ def _written(
         rows[:, form.first + 1 : equality : form.stride] = stoi[operator]
     rows[:, equality] = stoi[EQ]
     rows[:, equality + 1] = result
-    if form.has_ends:
-        rows[:, 0] = stoi[BOS]
+    if form.begin is not None:
+        rows[:, 0] = stoi[form.begin]
         rows[:, equality + 2] = stoi[EOS]
     return rows

@@ -24,6 +24,7 @@ def build_data(spec: RunSpec) -> ArithmeticData:
         per_order=spec.split_per_order,
         equation_format=spec.equation_format,
         zero_operands=spec.zero_operands,
+        unused_tokens=spec.unused_tokens,
     )
 
 
@@ -49,6 +50,15 @@ def count_run_parameters(spec: RunSpec) -> int:
     >>> count_run_parameters(RunSpec(model="gpt"))
     399908
     """
+    return FAMILIES[spec.model].count(spec, count_run_tokens(spec))
+
+
+def count_run_tokens(spec: RunSpec) -> int:
+    """V of the run's model in closed form.
+
+    >>> count_run_tokens(RunSpec()), count_run_tokens(RunSpec(p=97, operator="/", equation_format="eos"))
+    (36, 100)
+    """
     assert spec.q is not None
-    vocabulary_size = count_tokens(spec.p, spec.q, spec.operator, spec.operation_orders, spec.equation_format)
-    return FAMILIES[spec.model].count(spec, vocabulary_size)
+    form = (spec.equation_format, spec.unused_tokens)
+    return count_tokens(spec.p, spec.q, spec.operator, spec.operation_orders, *form)

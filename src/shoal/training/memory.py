@@ -9,12 +9,11 @@ from pathlib import Path
 
 import torch
 
-from shoal.equations import count_tokens
 from shoal.errors import UserError
 from shoal.fast.memory import return_freed_memory
 from shoal.fast.scorer import parts_of
 from shoal.spec import RunSpec
-from shoal.tasks.build import build_task, count_run_parameters
+from shoal.tasks.build import build_task, count_run_parameters, count_run_tokens
 from shoal.training.groups import memory_left
 from shoal.training.optimizers import OPTIMIZERS
 
@@ -72,9 +71,7 @@ def member_bytes(spec: RunSpec, engine: str, on_card: bool = False) -> int:
 
 def parameter_bytes(spec: RunSpec) -> int:
     """What a member's parameters take, with their gradient, optimizer state and copies."""
-    assert spec.q is not None
-    tokens = count_tokens(spec.p, spec.q, spec.operator, spec.operation_orders, spec.equation_format)
-    parameters = count_run_parameters(spec) + tokens * spec.embedding_size
+    parameters = count_run_parameters(spec) + count_run_tokens(spec) * spec.embedding_size
     optimizer = OPTIMIZERS[spec.optimizer]
     return 4 * parameters * (6 + len(optimizer.state) + optimizer.temporaries)
 
