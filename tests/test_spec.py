@@ -60,7 +60,10 @@ COMMON = {
 }
 INITIAL = st.sampled_from(INITIALISATIONS)
 BY_MODEL = {
-    "lstm": {"hidden_size": st.integers(1, 64), "initialisation": INITIAL},
+    "lstm": {
+        "hidden_size": st.integers(1, 64),
+        "initialisation": st.sampled_from([name for name in INITIALISATIONS if name != "torch_attention"]),
+    },
     "gpt": {
         "num_heads": st.sampled_from([1, 2, 4]),
         "multiplier": st.sampled_from([0.5, 2, 4]),
@@ -89,6 +92,8 @@ def asked(draw) -> dict:
         chosen.pop("dropout", None)
     if chosen.get("norm") == "none":
         chosen.pop("norm_position", None)
+    if (chosen.get("initialisation"), chosen.get("share_embeddings")) == ("nanda", True):
+        chosen.pop("share_embeddings")
     if not chosen.get("warmup_steps"):
         chosen.pop("warmup_from_zero", None)
     return {"model": model, "optimizer": optimizer, **chosen}
@@ -411,6 +416,14 @@ def test_a_bad_multiplier_is_named(value):
         ({"multiplier": 2}, "multiplier=2.0 does not apply to model 'lstm'; it applies to gpt"),
         ({"non_linearity": "relu"}, "non_linearity=relu does not apply to model 'lstm'; it applies to gpt"),
         ({"model": "gpt", "hidden_size": 8}, "hidden_size=8 does not apply to model 'gpt'; it applies to lstm"),
+        (
+            {"initialisation": "torch_attention"},
+            "initialisation=torch_attention does not apply to model 'lstm'; it applies to gpt",
+        ),
+        (
+            {"initialisation": "nanda", "share_embeddings": True},
+            "initialisation=nanda does not apply to share_embeddings=True: it draws the classifier apart",
+        ),
         (
             {"lr_schedule": "cosin"},
             "unknown lr_schedule 'cosin': one of constant linear cosine; did you mean 'cosine'?",

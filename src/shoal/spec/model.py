@@ -23,7 +23,7 @@ FAMILIES: Mapping[str, Mapping[str, Any]] = {
 NON_LINEARITIES = ("gelu", "relu", "swiglu")
 NORMS = ("layernorm", "rmsnorm", "none")
 NORM_POSITIONS = ("post", "pre")
-INITIALISATIONS = ("torch", "xavier", "scaled_normal")
+INITIALISATIONS = ("torch", "xavier", "torch_attention", "scaled_normal", "nanda")
 POSITIONS = ("sinusoidal", "vaswani", "learned", "rotary", "none")
 
 
@@ -46,7 +46,10 @@ class ModelSettings(Settings):
     positions: str | None = choice(None, "gpt: position encoding (vaswani: sinusoidal as in the original)", POSITIONS)
     bias_ffn: bool | None = setting(None, "gpt: biases in the feed-forward layers", "true or false")
     initialisation: str | None = choice(
-        None, "where linear layers start (scaled_normal: all from N(0, 1/embedding_size))", INITIALISATIONS
+        None,
+        "where linear layers start; gpt: torch_attention, attention as in torch.nn; scaled_normal, all from "
+        "N(0, 1/embedding_size); nanda, so but the classifier from N(0, 1/tokens)",
+        INITIALISATIONS,
     )
     dropout: float = setting(0.0, "dropout probability", "in [0, 1)", ge=0, lt=1, allow_inf_nan=False)
     bias: bool = setting(True, "biases in the LSTM gates or the attention", "true or false")
@@ -63,6 +66,15 @@ class ModelSettings(Settings):
         for family, own in FAMILIES.items():
             refuse(self, [name for name in own if name not in fitting], "model", family)
         self._check_sizes()
+        self._check_initialisation()
+
+    def _check_initialisation(self) -> None:
+        if self.initialisation == "torch_attention" and self.model != "gpt":
+            refuse(self, ["initialisation"], "model", "gpt")
+        if self.initialisation == "nanda" and self.share_embeddings:
+            raise UserError(
+                "initialisation=nanda does not apply to share_embeddings=True: it draws the classifier apart"
+            )
 
     def _check_sizes(self) -> None:
         if self.num_heads is not None and self.embedding_size % self.num_heads:
