@@ -1,6 +1,7 @@
 """Equations, splits and the contract of a task."""
 
 import math
+import random
 import re
 from collections import Counter
 
@@ -18,6 +19,7 @@ from shoal.equations import (
     MIXED,
     OPERATORS,
     POLYNOMIALS,
+    SHUFFLES,
     ZEROS,
     count_equations,
     count_tokens,
@@ -53,6 +55,7 @@ def asked(draw) -> dict:
         "shuffle": draw(st.booleans()),
         "seed": draw(st.integers(0, 2**32 - 1)),
         "per_order": draw(st.booleans()),
+        "split_shuffle": draw(st.sampled_from(SHUFFLES)),
         "equation_format": draw(st.sampled_from(list(FORMATS))),
         "unused_tokens": draw(st.sampled_from([0, 0, 3])),
         "zero_operands": draw(st.sampled_from(zeros)),
@@ -190,6 +193,17 @@ def test_the_vocabulary_and_the_split_of_power_2022():
     np.random.RandomState(seed=0).shuffle(theirs)
     half = round(len(theirs) * 50.0 / 100)
     assert words(data, data.train) == theirs[:half] and words(data, data.valid) == theirs[half:]
+
+
+@pytest.mark.parametrize(("share", "n_train"), [(0.3, 3830), (0.95, 12130), (0.5, 6384)])
+def test_the_split_of_nanda_2023(share, n_train):
+    """As their code makes it: pairs shuffled by Python after ``random.seed(0)``, the first ``int(share * N)`` train."""
+    pairs = [(a, b, 113) for a in range(113) for b in range(113)]
+    random.Random(0).shuffle(pairs)
+    spec = RunSpec(p=113, equation_format="operands", split_shuffle="python", split_seed=0, r_train=n_train / 113**2)
+    data, n = build_data(spec), int(share * len(pairs))
+    for rows, theirs in ((data.train, pairs[:n]), (data.valid, pairs[n:])):
+        assert [tuple(row) for row in data.rows(rows)[0].tolist()] == theirs
 
 
 def test_operands_alone_need_one_token_besides_the_numbers():

@@ -14,6 +14,7 @@ POLYNOMIALS = ("x^2+y^2", "x^2+xy+y^2", "x^2+xy+y^2+x", "x^3+xy", "x^3+xy^2+y")
 COMPOSITIONS = ("s5:xy", "s5:xyx^-1", "s5:xyx")
 OPERATORS = (*CHAINED, MIXED, *POLYNOMIALS, *COMPOSITIONS)
 ORDERS = (2, 3)
+SHUFFLES = ("numpy", "python")  # whose random numbers shuffle the equations before the split
 ZEROS = ("any", "first", "none")  # which operands may be 0
 S5_SIZE = 120  # permutations of five elements
 BOS, EOS, EQ, PAD = "BOS", "EOS", "=", "PAD"
@@ -98,6 +99,7 @@ def check_arithmetic(
     is_symmetric: bool = False,
     equation_format: str = "full",
     zero_operands: str = "any",
+    split_shuffle: str = "numpy",
 ) -> None:
     """Raise :class:`UserError` for a setting that has no meaning."""
     for name, value in (("p", p), ("q", q)):
@@ -106,6 +108,7 @@ def check_arithmetic(
     _check_name("operator", operator, OPERATORS)
     _check_name("equation_format", equation_format, tuple(FORMATS))
     _check_name("zero_operands", zero_operands, ZEROS)
+    _check_name("split_shuffle", split_shuffle, SHUFFLES)
     if not 0 < r_train <= 1:
         raise UserError(f"r_train must be in (0, 1], got {r_train}")
     if not orders or any(order not in ORDERS for order in orders) or len(set(orders)) != len(orders):

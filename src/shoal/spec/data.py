@@ -1,6 +1,6 @@
 """Which equations a run learns."""
 
-from shoal.equations import COMPOSITIONS, FORMATS, OPERATORS, S5_SIZE, ZEROS, check_arithmetic, split_sizes
+from shoal.equations import COMPOSITIONS, FORMATS, OPERATORS, S5_SIZE, SHUFFLES, ZEROS, check_arithmetic, split_sizes
 from shoal.errors import UserError
 from shoal.spec.fields import Orders, Settings, choice, set_default, setting
 
@@ -18,6 +18,7 @@ class DataSettings(Settings):
     zero_operands: str = choice("any", "operands that may be 0 (first: the first alone)", ZEROS)
     is_symmetric: bool = setting(False, "keep only a <= b (<= c)", "true or false")
     split_per_order: bool = setting(False, "split binary and ternary equations each at r_train", "true or false")
+    split_shuffle: str = choice("numpy", "whose random numbers shuffle the equations before the split", SHUFFLES)
     equation_format: str = choice(
         "full", "full is BOS a + b = r EOS, eos EOS a + b = r EOS, infix a + b = r, operands a b = r", FORMATS
     )

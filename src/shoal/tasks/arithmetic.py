@@ -11,6 +11,7 @@ stands after ``=`` is scored:
 """
 
 import itertools
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -68,18 +69,18 @@ def arithmetic_data(
     equation_format: str = "full",
     zero_operands: str = "any",
     unused_tokens: int = 0,
+    split_shuffle: str = "numpy",
 ) -> ArithmeticData:
     """Build, shuffle and split every equation. Arguments as :func:`get_arithmetic_dataset`."""
     orders = sorted([operation_orders] if isinstance(operation_orders, int) else operation_orders)
-    check_arithmetic(p, q, operator, r_train, orders, is_symmetric, equation_format, zero_operands)
+    check_arithmetic(p, q, operator, r_train, orders, is_symmetric, equation_format, zero_operands, split_shuffle)
     special = [*special_tokens(operator, orders, equation_format), *(f"UNUSED{n}" for n in range(unused_tokens))]
     tokenizer = Tokenizer([*map(str, range(max(p, q))), *special])
     solved = [_solved(p, q, operator, order, is_symmetric, zero_operands) for order in orders]
     tokens = np.concatenate([_written(*part, operator, equation_format, tokenizer, max(orders)) for part in solved])
     order = np.repeat(orders, [len(result) for _, result in solved])
     if shuffle:
-        permutation = np.arange(len(tokens))
-        np.random.RandomState(seed).shuffle(permutation)
+        permutation = _shuffled(len(tokens), seed, split_shuffle)
         tokens, order = tokens[permutation], order[permutation]
     in_train = np.zeros(len(tokens), dtype=bool)
     for part in [order == o for o in orders] if per_order else [np.ones(len(tokens), dtype=bool)]:
@@ -110,6 +111,7 @@ def get_arithmetic_dataset(
     equation_format: str = "full",
     zero_operands: str = "any",
     unused_tokens: int = 0,
+    split_shuffle: str = "numpy",
 ) -> tuple[tuple[TensorDataset, TensorDataset], Tokenizer, int, int | None]:
     """All equations of one setting as the practical wants them.
 
@@ -121,13 +123,14 @@ def get_arithmetic_dataset(
         r_train: share of the equations that train, in (0, 1]; the first ``round(N r_train)`` after shuffling.
         operation_orders: 2 (binary), 3 (ternary) or both.
         is_symmetric: keep only ``a <= b (<= c)``; not for permutations.
-        shuffle: shuffle before splitting, by ``numpy.random.RandomState(seed)``.
+        shuffle: shuffle before splitting.
         seed: seed of the shuffle.
         per_order: split binary and ternary equations each at ``r_train``, instead of their union.
         equation_format: ``full``, ``eos``, ``infix`` or ``operands``: how equations are written.
         zero_operands: which operands may be 0: ``any``, the ``first`` alone, or ``none``; not for permutations. Of a
             division ``a / b = c`` the divisor never is, and with ``none`` neither is ``c``.
         unused_tokens: how many tokens the vocabulary has at its end that stand in no equation.
+        split_shuffle: what shuffles: ``numpy.random.RandomState(seed)``, or ``random.Random(seed)`` of Python.
 
     Returns:
         ``(train, valid), tokenizer, max_length, padding_index``. Each dataset yields inputs ``(S,)``, targets ``(S,)``,
@@ -150,6 +153,7 @@ def get_arithmetic_dataset(
         equation_format,
         zero_operands,
         unused_tokens,
+        split_shuffle,
     )
     train, valid = (TensorDataset(*data.rows(rows)) for rows in (data.train, data.valid))
     return (train, valid), data.tokenizer, data.tokens.shape[1] - 1, data.padding_index
@@ -185,6 +189,17 @@ def equation_objective(model: Model, batch: Batch, label_smoothing: float = 0.0)
         logits, batch["targets"], batch["eq_positions"], batch["mask"], "none", label_smoothing
     )
     return {"loss": loss, "accuracy": accuracy}
+
+
+def _shuffled(n: int, seed: int, split_shuffle: str) -> np.ndarray:
+    """The numbers below ``n`` in the order that a seed gives them, ``(n,)``."""
+    permutation = np.arange(n)
+    if split_shuffle == "python":
+        listed = permutation.tolist()
+        random.Random(seed).shuffle(listed)
+        return np.array(listed)
+    np.random.RandomState(seed).shuffle(permutation)
+    return permutation
 
 
 def _solved(

@@ -25,6 +25,7 @@ def build_data(spec: RunSpec) -> ArithmeticData:
         equation_format=spec.equation_format,
         zero_operands=spec.zero_operands,
         unused_tokens=spec.unused_tokens,
+        split_shuffle=spec.split_shuffle,
     )
 
 
