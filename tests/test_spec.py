@@ -70,7 +70,7 @@ BY_MODEL = {
         "multiplier": st.sampled_from([0.5, 2, 4]),
         "non_linearity": st.sampled_from(["gelu", "relu", "swiglu"]),
         "norm": st.sampled_from(["layernorm", "rmsnorm", "none"]),
-        "norm_position": st.sampled_from(["post", "pre"]),
+        "norm_position": st.sampled_from(["post", "pre", "pre_stream"]),
         "positions": st.sampled_from(["sinusoidal", "vaswani", "learned", "rotary", "none"]),
         "bias_ffn": st.booleans(),
         "initialisation": INITIAL,

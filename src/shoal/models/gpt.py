@@ -22,7 +22,7 @@ from shoal.models.positions import POSITIONS, SINUSOIDAL, rotary_angles, rotate
 
 ACTIVATIONS = {"gelu": nn.GELU, "relu": nn.ReLU}
 NON_LINEARITIES = (*ACTIVATIONS, "swiglu")
-NORM_POSITIONS = ("post", "pre")
+NORM_POSITIONS = ("post", "pre", "pre_stream")
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,8 @@ class Variant:
     Attributes:
         norm: one of :data:`~shoal.models.norms.NORMS`.
         norm_position: ``post``, where each residual sum is normalised; or ``pre`` (Xiong et al. 2020), where what
-            enters attention and feed-forward is, and the sum itself only once, before the classifier.
+            enters attention and feed-forward is, and the sum itself only once, before the classifier; or ``pre_stream``
+            (the code of Lee et al. 2024), where attention is added to the normalised stream.
         positions: one of :data:`~shoal.models.positions.POSITIONS`.
         bias_ffn: whether the feed-forward layers have biases.
     """
@@ -191,7 +192,7 @@ class Block(nn.Module):
         variant: Variant = PRACTICAL,
     ) -> None:
         super().__init__()
-        self.pre_norm = variant.norm_position == "pre"
+        self.norm_position = variant.norm_position
         self.self_attn = MultiHeadedAttention(d_model, num_heads, bias, rotary=variant.positions == "rotary")
         self.self_attn_norm = NORMS[variant.norm](d_model)
         self.ffn = feed_forward(d_model, multiplier, non_linearity, variant.bias_ffn)
@@ -200,10 +201,10 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """``(B, S, D) -> (B, S, D)`` and attention weights ``(B, H, S, S)``."""
-        if self.pre_norm:
+        if self.norm_position != "post":
             normed = self.self_attn_norm(x)
             attended, attention_weights = self.self_attn(normed, normed, normed)
-            x = x + attended
+            x = attended + (normed if self.norm_position == "pre_stream" else x)
             return x + self.ffn_drop(self.ffn(self.ffn_norm(x))), attention_weights
         attended, attention_weights = self.self_attn(x, x, x)
         x = self.self_attn_norm(x + attended)
@@ -227,7 +228,7 @@ class Decoder(nn.Module):
         super().__init__()
         form = (multiplier, dropout, non_linearity, bias, variant)
         self.blocks = nn.ModuleList([Block(d_model, num_heads, *form) for _ in range(num_blocks)])
-        self.norm = NORMS[variant.norm if variant.norm_position == "pre" else "none"](d_model)
+        self.norm = NORMS[variant.norm if variant.norm_position != "post" else "none"](d_model)
 
     def forward(self, x: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """Run the blocks.

@@ -22,7 +22,7 @@ FAMILIES: Mapping[str, Mapping[str, Any]] = {
 }
 NON_LINEARITIES = ("gelu", "relu", "swiglu")
 NORMS = ("layernorm", "rmsnorm", "none")
-NORM_POSITIONS = ("post", "pre")
+NORM_POSITIONS = ("post", "pre", "pre_stream")
 INITIALISATIONS = ("torch", "xavier", "torch_attention", "scaled_normal", "nanda")
 POSITIONS = ("sinusoidal", "vaswani", "learned", "rotary", "none")
 
@@ -42,7 +42,11 @@ class ModelSettings(Settings):
     )
     non_linearity: str | None = choice(None, "gpt: activation", NON_LINEARITIES)
     norm: str | None = choice(None, "gpt: what normalises", NORMS)
-    norm_position: str | None = choice(None, "gpt: normalise after each residual or before each branch", NORM_POSITIONS)
+    norm_position: str | None = choice(
+        None,
+        "gpt: normalise after each residual, before each branch, or the stream itself before attention",
+        NORM_POSITIONS,
+    )
     positions: str | None = choice(None, "gpt: position encoding (vaswani: sinusoidal as in the original)", POSITIONS)
     bias_ffn: bool | None = setting(None, "gpt: biases in the feed-forward layers", "true or false")
     initialisation: str | None = choice(
@@ -58,7 +62,7 @@ class ModelSettings(Settings):
 
     def resolve_model(self) -> None:
         """Fill in what was left open; raise :class:`UserError` for what makes no model."""
-        if self.norm == "none" and self.norm_position == "pre":
+        if self.norm == "none" and self.norm_position != "post":
             refuse(self, ["norm_position"], "norm", "layernorm rmsnorm")
         fitting = FAMILIES[self.model]
         for name, default in fitting.items():
