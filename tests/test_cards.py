@@ -8,6 +8,8 @@ from shoal.studies import Form, Results
 from shoal.studies.cards import NAMES, get_card
 from shoal.studies.cards.page import _table, conclusion
 from shoal.studies.cards.verdict import _TIMES, Published, Verdict, _between, _under, judge
+from shoal.studies.results import trained_equations
+from shoal.tasks.build import build_data, count_run_tokens
 
 N_STEPS = 10_000
 
@@ -226,10 +228,25 @@ def test_cards_hold_the_published_settings():
         (s.p, s.num_layers, s.norm, s.positions, s.beta2, s.weight_decay) for s in Form().specs(get_card("nanda-2023"))
     }
     assert nanda == (113, 1, "none", "learned", 0.98, 1.0)
-    assert {s.r_train for s in Form().specs(get_card("nanda-2023"))} == {0.95, 0.9, 0.8, 0.5, 0.3, 0.28}
+    specs = Form().specs(get_card("nanda-2023"))
+    assert {trained_equations(s) for s in specs} == {int(f * 113**2) for f in (0.95, 0.9, 0.8, 0.5, 0.3, 0.28)}
+    assert {(s.warmup_from_zero, s.split_shuffle, s.split_seed, s.initialisation) for s in specs} == {
+        (True, "python", 0, "nanda")
+    }
     (power,) = {
         (s.p, s.operator, s.optimizer, s.weight_decay, s.norm_position) for s in Form().specs(get_card("power-2022"))
     }
     assert power == (97, "/", "adam", 0.0, "post")
+    (power,) = {
+        (count_run_tokens(s), s.equation_format, s.positions, s.warmup_from_zero, s.split_seed)
+        for s in Form().specs(get_card("power-2022"))
+    }
+    assert power == (239, "eos", "vaswani", True, 0)
+    (grokfast,) = {
+        (sum(split), s.norm_position, s.initialisation, s.warmup_from_zero)
+        for s in Form().specs(get_card("grokfast-baseline"))
+        for split in [build_data(s).train.shape + build_data(s).valid.shape]
+    }
+    assert grokfast == (97 * 96, "pre_stream", "torch_attention", True)
     with pytest.raises(UserError, match=r"unknown card 'nanda'.*did you mean 'nanda-2023'"):
         get_card("nanda")
