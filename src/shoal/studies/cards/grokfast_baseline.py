@@ -7,6 +7,7 @@ import sys
 
 from shoal.report import Report
 from shoal.studies.base import Form, Grid
+from shoal.studies.cards.curves import PublishedCurve
 from shoal.studies.cards.page import card_report
 from shoal.studies.cards.verdict import Published
 from shoal.studies.results import Results
@@ -53,6 +54,7 @@ PUBLISHED = (
     Published("validation accuracy ≥ 0.95", 39_890, "paper, one run", threshold=0.95),
     Published("training accuracy ≥ 0.99", 1e3, "figure, one run", column="train_accuracy", is_bound=True),
 )
+CURVES: tuple[PublishedCurve, ...] = ()
 DEVIATIONS = (
     "Their steps are counted at the start of an epoch of 10 steps whose end they describe, so that each is 10 too few; "
     "ours lie on a grid of 100 steps.",
