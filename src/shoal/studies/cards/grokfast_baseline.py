@@ -58,7 +58,8 @@ CURVES: tuple[PublishedCurve, ...] = ()
 DEVIATIONS = (
     "Their steps are counted at the start of an epoch of 10 steps whose end they describe, so that each is 10 too few; "
     "ours lie on a grid of 100 steps.",
-    "A seed of ours draws a split of its own, as theirs does.",
+    "Training accuracy is that of the whole set after a step; there it is the mean over an epoch's ten batches, each "
+    "before its update.",
 )
 
 

@@ -55,7 +55,8 @@ DEVIATIONS = (
     "The split is theirs, the same for all runs: what our runs differ by is the initial parameters and the order of "
     "batches.",
     "“Near-perfect” is read as an accuracy of 0.99; the numbers are read off a figure with a logarithmic axis.",
-    "Accuracy and loss count the result and the end of the equation, as there; batches keep the last, smaller one.",
+    "Training accuracy is that of the whole set after a step; there it is the mean over an epoch's ten batches, each "
+    "before its update.",
 )
 
 
