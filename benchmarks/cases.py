@@ -119,7 +119,13 @@ class Case:
     def _n_train(self) -> int:
         spec = self.spec
         return split_sizes(
-            spec.p, spec.operator, spec.r_train, spec.operation_orders, spec.is_symmetric, spec.split_per_order
+            spec.p,
+            spec.operator,
+            spec.r_train,
+            spec.operation_orders,
+            spec.is_symmetric,
+            spec.split_per_order,
+            spec.zero_operands,
         )[0]
 
     def steps(self, members: int, wanted: int | None) -> int:

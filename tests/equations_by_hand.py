@@ -36,13 +36,16 @@ def expected_equations(args: dict) -> list[str]:
     p, q, operator = args["p"], args["q"], args["operator"]
     between, pattern = {
         "full": (f" {operator} ", "BOS {} = {} EOS"),
+        "eos": (f" {operator} ", "EOS {} = {} EOS"),
         "infix": (f" {operator} ", "{} = {}"),
         "operands": (" ", "{} = {}"),
     }[args["equation_format"]]
-    out = []
+    zeros, out = args.get("zero_operands", "any"), []
     for order in orders_of(args):
         for first, *others in product(range(p), repeat=order):
             if operator == "/" and 0 in others:
+                continue
+            if (zeros != "any" and 0 in others) or (zeros == "none" and first == 0):
                 continue
             if args["is_symmetric"] and sorted([first, *others]) != [first, *others]:
                 continue

@@ -86,7 +86,9 @@ shapes = st.fixed_dictionaries(
         "p": st.sampled_from([2, 3, 5]),
         "operation_orders": st.sampled_from([(2,), (3,), (2, 3)]),
         "operator": st.sampled_from(["+", "-", "/"]),
-        "equation_format": st.sampled_from(["full", "infix", "operands"]),
+        "equation_format": st.sampled_from(["full", "eos", "infix", "operands"]),
+        "unused_tokens": st.sampled_from([0, 3]),
+        "zero_operands": st.sampled_from(["any", "none"]),
         "train_batch_size": st.sampled_from([1, 3, 7, 64, 512]),
         "num_layers": st.integers(1, 3),
         "embedding_size": st.sampled_from([4, 6, 8, 16, 20, 32]),
@@ -95,7 +97,7 @@ shapes = st.fixed_dictionaries(
         "share_embeddings": st.booleans(),
         "is_symmetric": st.booleans(),
     }
-)
+).filter(lambda shape: shape["p"] > 2 or shape["zero_operands"] == "any")  # or there is one equation
 
 
 def rewrite(folder: CohortFolder, *frames: pl.DataFrame) -> None:

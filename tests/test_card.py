@@ -48,6 +48,14 @@ CASES = [
     {"model": "gpt", "num_layers": 2, "label_smoothing": 0.2, "train_batch_size": 7},
     {"model": "gpt", "num_layers": 1, "bias": False, "num_heads": 1, "embedding_size": 20, "optimizer": "adam"},
     {"model": "gpt", "num_layers": 2, "norm_position": "pre", "p": 3, "operation_orders": (2, 3), "decay_all": False},
+    {
+        "model": "gpt",
+        "num_layers": 2,
+        "norm_position": "pre_stream",
+        "positions": "vaswani",
+        "unused_tokens": 5,
+        "p": 3,
+    },
 ]
 
 

@@ -48,7 +48,7 @@ def test_loss_accuracy_and_gradient_equal_those_of_the_model(engine, shape, r_tr
 
 @pytest.mark.parametrize("engine", FAST)
 @pytest.mark.parametrize("model", ["lstm", "gpt"])
-@pytest.mark.parametrize(("form", "first"), [("full", 4), ("infix", 3), ("operands", 2)])
+@pytest.mark.parametrize(("form", "first"), [("full", 4), ("eos", 4), ("infix", 3), ("operands", 2)])
 def test_members_of_different_operators_are_scored_where_their_results_are(engine, model, form, first):
     base = {"model": model, "p": 7, "train_batch_size": 16, "equation_format": form}
     specs = tiny_grid(base, operator=["+", "/", "x^3+xy^2+y"])

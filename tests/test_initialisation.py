@@ -4,7 +4,9 @@ import math
 
 import pytest
 import torch
+from torch import nn
 
+from shoal.models.families import FAMILIES
 from shoal.spec import RunSpec
 from shoal.tasks.build import build_model, build_task
 
@@ -61,6 +63,39 @@ def test_xavier_and_torch_fill_their_intervals_in_the_layers_alone(model, bias):
             assert 0.99 * largest < float(weight.abs().max()) <= largest, name
             assert float(weight.std()) == pytest.approx(largest / math.sqrt(3), rel=0.05), name
             assert 0.99 / math.sqrt(inputs) < float(pytorch[name].abs().max()) <= 1 / math.sqrt(inputs), name
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_attention_starts_as_that_of_torch_to_the_bit(bias):
+    spec = RunSpec(model="gpt", embedding_size=64, bias=bias, initialisation="torch_attention")
+    usual = RunSpec(model="gpt", embedding_size=64, bias=bias)
+    task = build_task(spec)
+    own, other = build_model(spec, task), build_model(usual, task)
+    with torch.random.fork_rng():
+        torch.manual_seed(spec.init_seed)
+        FAMILIES["gpt"].build(spec, task.vocabulary_size, task.sequence_length, task.padding_index)  # drawn before
+        for block in own.decoder.blocks:
+            theirs, ours = nn.MultiheadAttention(64, spec.num_heads, bias=bias), block.self_attn
+            stacked = torch.cat([ours.W_Q.weight, ours.W_K.weight, ours.W_V.weight])
+            assert torch.equal(stacked, theirs.in_proj_weight)
+            assert torch.equal(ours.W_O.weight, theirs.out_proj.weight)
+            if bias:
+                biases = torch.cat([ours.W_Q.bias, ours.W_K.bias, ours.W_V.bias])
+                assert torch.equal(biases, theirs.in_proj_bias)
+                assert torch.equal(ours.W_O.bias, theirs.out_proj.bias) and not ours.W_O.bias.any()
+    before = dict(other.named_parameters())
+    for name, parameter in own.named_parameters():
+        assert torch.equal(parameter, before[name]) == ("self_attn.W_" not in name), name
+
+
+def test_nanda_draws_the_classifier_by_the_size_of_the_vocabulary():
+    settings = {"p": 113, "equation_format": "operands", "unused_tokens": 400}
+    scaled = parameters("gpt", initialisation="scaled_normal", **settings)
+    found = parameters("gpt", initialisation="nanda", **settings)
+    for name, parameter in found.items():
+        assert torch.equal(parameter, scaled[name]) == (name != "classifier.weight"), name
+    assert float(found["classifier.weight"].std()) == pytest.approx(1 / math.sqrt(114 + 400), rel=0.02)
+    assert not found["classifier.bias"].any()
 
 
 @pytest.mark.parametrize("model", MODELS)

@@ -252,16 +252,18 @@ def test_a_future_token_never_changes_a_past_logit(model, seed, S, data):
 
 
 @some
-@given(st.integers(1, 20), st.integers(1, 9))
-def test_positions_equal_a_literal_double_loop(n, dimension):
-    table = GPTEmbedding.create_sinusoidal_embeddings(n, dimension)
+@given(st.integers(1, 20), st.integers(1, 9), st.sampled_from([("sinusoidal", 1), ("vaswani", 2)]))
+def test_positions_equal_a_literal_double_loop(n, dimension, kind):
+    name, factor = kind
+    table = GPTEmbedding.create_sinusoidal_embeddings(n, dimension, name)
+    assert torch.equal(table, GPTEmbedding(9, dimension, n, kind=name).position_encoding)
     assert table.shape == (n, dimension)
     assert table.dtype == torch.float32
     for pos in range(n):
         for i in range(dimension):
             k = i // 2
             wave = math.cos if i % 2 else math.sin
-            assert table[pos, i].item() == pytest.approx(wave(pos / 10000 ** (k / dimension)), abs=1e-5)
+            assert table[pos, i].item() == pytest.approx(wave(pos / 10000 ** (factor * k / dimension)), abs=1e-5)
 
 
 def test_embedding_adds_positions_and_keeps_them_out_of_training():

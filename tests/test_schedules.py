@@ -1,14 +1,17 @@
 """Learning-rate schedules against torch.optim.lr_scheduler, member by member."""
 
+import math
+
 import pytest
 import torch
 from helpers import CPU, one_cohort, theta, tiny, tiny_grid
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch.optim.lr_scheduler import ConstantLR, CosineAnnealingLR, LinearLR, LRScheduler, SequentialLR
+from torch.optim.lr_scheduler import ConstantLR, CosineAnnealingLR, LambdaLR, LinearLR, LRScheduler, SequentialLR
 
 from shoal import spec as tables
 from shoal.spec import RunSpec
+from shoal.tasks.build import build_model, build_task
 from shoal.training.plan import plan
 from shoal.training.schedules import SCHEDULES, schedule_of
 from shoal.training.stack import Stack
@@ -57,6 +60,47 @@ def test_every_members_rate_is_that_of_torch(name, members):
         expected = torch.tensor(torch_factors(name, warmup, n), dtype=torch.float64)
         torch.testing.assert_close(row[:n], expected, atol=1e-12, rtol=0)
         assert ((row >= 0) & (row <= 1)).all()
+
+
+@some
+@given(n=st.integers(2, 30).flatmap(lambda n: st.tuples(st.integers(1, n - 1), st.just(n))))
+def test_a_rise_from_zero_is_the_one_of_the_grokking_literature(n):
+    warmup, n_steps = n
+    optimizer = torch.optim.AdamW([torch.zeros(1, requires_grad=True)], lr=1.0)
+    scheduler = LambdaLR(optimizer, lambda update: min(update / warmup, 1))
+    expected = []
+    for _ in range(n_steps):
+        expected.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    both = tiny_grid({"warmup_steps": warmup, "n_steps": n_steps}, warmup_from_zero=[True, False])
+    schedule = schedule_of(one_cohort(both).members, CPU)
+    steps = (torch.full((2, 1), float(step), dtype=torch.float64) for step in range(1, n_steps + 1))
+    zero, usual = torch.cat([schedule(step) for step in steps], 1).tolist()
+    assert zero == pytest.approx(expected)
+    assert zero[0] == 0.0 and zero[1:] == usual[:-1]
+
+
+@pytest.mark.parametrize("engine", ["plain", "prefixes", "compiled"])
+@pytest.mark.parametrize("model", ["lstm", "gpt"])
+def test_training_from_a_rate_of_zero_equals_torch(engine, model):
+    spec = tiny(model=model, warmup_steps=3, warmup_from_zero=True, lr=1e-2, weight_decay=0.5, clip=math.inf)
+    stack = Stack(one_cohort([spec]), CPU, engine)
+    module, task = build_model(spec, build_task(spec)), build_task(spec)
+    optimizer = torch.optim.AdamW(module.parameters(), lr=spec.lr, weight_decay=0.5)
+    scheduler = LambdaLR(optimizer, lambda update: min(update / 3, 1))
+    batch = task.batch(task.tensors, task.splits["train"])
+    before = theta(stack, 0)
+    for step in range(6):
+        train_step(stack)
+        assert torch.equal(theta(stack, 0), before) == (step == 0)
+        optimizer.zero_grad()
+        task.objective(module, batch)["loss"].mean().backward()
+        optimizer.step()
+        scheduler.step()
+    for name, parameter in module.named_parameters():
+        if not name.endswith("W_K.bias"):  # softmax does not see it, so that its gradient is rounding
+            torch.testing.assert_close(stack.member(0)[name], parameter.detach(), atol=1e-4, rtol=0)
 
 
 def test_a_rate_rises_in_equal_parts_and_falls_to_nothing():

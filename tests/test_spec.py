@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from shoal import spec as tables
-from shoal.equations import OPERATORS
+from shoal.equations import FORMATS, OPERATORS
 from shoal.errors import UserError
 from shoal.models import families, gpt, initialisation
 from shoal.spec import RunSpec, grid
@@ -27,8 +27,11 @@ COMMON = {
     "p": st.sampled_from([5, 7, 11, 31]),
     "q": st.sampled_from([5, 7, 31]),
     "operator": st.sampled_from("+-*/"),
-    "equation_format": st.sampled_from(["full", "infix", "operands"]),
+    "equation_format": st.sampled_from(list(FORMATS)),
+    "unused_tokens": st.integers(0, 9),
     "r_train": st.floats(0.2, 0.8),
+    "zero_operands": st.sampled_from(["any", "none"]),
+    "split_shuffle": st.sampled_from(["numpy", "python"]),
     "operation_orders": st.sampled_from([2, 3, "2,3", [3, 2], (2,)]),
     "is_symmetric": st.booleans(),
     "split_per_order": st.booleans(),
@@ -44,7 +47,8 @@ COMMON = {
     "clip": POSITIVE | st.just(math.inf),
     "decay_all": st.booleans(),
     "lr_schedule": st.sampled_from(["constant", "linear", "cosine"]),
-    "warmup_steps": st.integers(0, 100),
+    "warmup_steps": st.integers(0, 99),
+    "warmup_from_zero": st.booleans(),
     "label_smoothing": FRACTION,
     "n_steps": st.integers(100, 10**6),
     "eval_first": st.integers(0, 200),
@@ -58,14 +62,17 @@ COMMON = {
 }
 INITIAL = st.sampled_from(INITIALISATIONS)
 BY_MODEL = {
-    "lstm": {"hidden_size": st.integers(1, 64), "initialisation": INITIAL},
+    "lstm": {
+        "hidden_size": st.integers(1, 64),
+        "initialisation": st.sampled_from([name for name in INITIALISATIONS if name != "torch_attention"]),
+    },
     "gpt": {
         "num_heads": st.sampled_from([1, 2, 4]),
         "multiplier": st.sampled_from([0.5, 2, 4]),
         "non_linearity": st.sampled_from(["gelu", "relu", "swiglu"]),
         "norm": st.sampled_from(["layernorm", "rmsnorm", "none"]),
-        "norm_position": st.sampled_from(["post", "pre"]),
-        "positions": st.sampled_from(["sinusoidal", "learned", "rotary", "none"]),
+        "norm_position": st.sampled_from(["post", "pre", "pre_stream"]),
+        "positions": st.sampled_from(["sinusoidal", "vaswani", "learned", "rotary", "none"]),
         "bias_ffn": st.booleans(),
         "initialisation": INITIAL,
         "share_embeddings": st.booleans(),
@@ -89,6 +96,10 @@ def asked(draw) -> dict:
         chosen.pop("norm_position", None)
     if chosen.get("operator") == "/" and chosen.get("q", 31) < chosen.get("p", 31):
         chosen.pop("q")
+    if (chosen.get("initialisation"), chosen.get("share_embeddings")) == ("nanda", True):
+        chosen.pop("share_embeddings")
+    if not chosen.get("warmup_steps"):
+        chosen.pop("warmup_from_zero", None)
     return {"model": model, "optimizer": optimizer, **chosen}
 
 
@@ -167,7 +178,10 @@ CHANGES = {
     "r_train": 0.4,
     "operation_orders": 3,
     "is_symmetric": True,
+    "zero_operands": "first",
+    "split_shuffle": "python",
     "equation_format": "infix",
+    "unused_tokens": 1,
     "train_batch_size": 64,
     "num_layers": 1,
     "embedding_size": 64,
@@ -217,8 +231,9 @@ def test_everything_else_names_another_run():
     ids += [RunSpec(model="gpt", **{name: value}).id for name, value in GPT_CHANGES.items()]
     ids += [RunSpec(operation_orders="2,3", split_per_order=value).id for value in (False, True)]
     ids += [RunSpec(optimizer="momentum", momentum=0.5).id]
+    ids += [RunSpec(warmup_steps=6, warmup_from_zero=value).id for value in (False, True)]
     assert len(set(ids)) == len(ids)
-    untold = {"momentum", "split_per_order", "eval_batch_size", "save_statistic_step"}
+    untold = {"momentum", "split_per_order", "warmup_from_zero", "eval_batch_size", "save_statistic_step"}
     assert CHANGES.keys() | GPT_CHANGES.keys() | untold == RunSpec.model_fields.keys()
 
 
@@ -306,6 +321,7 @@ NO_NUMBERS = {
     "order_seed": [-1, 2**32],
     "p": [1, 0, -5, 5.5, "prime"],
     "q": [1, 0, 5.5],
+    "unused_tokens": [-1, 0.5, 1_000_001],
     "beta1": [1, -0.1, math.nan],
     "beta2": [1, -0.1, math.nan],
     "eps": [0, -1, math.inf, math.nan],
@@ -370,7 +386,7 @@ def test_a_bad_multiplier_is_named(value):
         ),
         (
             {"equation_format": "operand"},
-            "unknown equation_format 'operand': one of full infix operands; did you mean 'operands'?",
+            "unknown equation_format 'operand': one of full eos infix operands; did you mean 'operands'?",
         ),
         (
             {"optimizer": "adamm"},
@@ -386,7 +402,7 @@ def test_a_bad_multiplier_is_named(value):
         ),
         (
             {"model": "gpt", "positions": "rope"},
-            "unknown positions 'rope': one of sinusoidal learned rotary none; did you mean 'none'?",
+            "unknown positions 'rope': one of sinusoidal vaswani learned rotary none; did you mean 'none'?",
         ),
         (
             {"model": "gpt", "norm": "none", "norm_position": "pre"},
@@ -418,12 +434,28 @@ def test_a_bad_multiplier_is_named(value):
         ({"non_linearity": "relu"}, "non_linearity=relu does not apply to model 'lstm'; it applies to gpt"),
         ({"model": "gpt", "hidden_size": 8}, "hidden_size=8 does not apply to model 'gpt'; it applies to lstm"),
         (
+            {"initialisation": "torch_attention"},
+            "initialisation=torch_attention does not apply to model 'lstm'; it applies to gpt",
+        ),
+        (
+            {"initialisation": "nanda", "share_embeddings": True},
+            "initialisation=nanda does not apply to share_embeddings=True: it draws the classifier apart",
+        ),
+        (
             {"lr_schedule": "cosin"},
             "unknown lr_schedule 'cosin': one of constant linear cosine; did you mean 'cosine'?",
         ),
         (
             {"warmup_steps": 200, "n_steps": 100},
             "warmup_steps must be at most n_steps, got warmup_steps=200 and n_steps=100",
+        ),
+        (
+            {"warmup_steps": 100, "n_steps": 100, "warmup_from_zero": True},
+            "warmup_steps must be less than n_steps where it rises from zero, got warmup_steps=100 and n_steps=100",
+        ),
+        (
+            {"warmup_from_zero": True},
+            "warmup_from_zero does not apply to warmup_steps=0; it applies to 1 or more",
         ),
         ({"momentum": 0.9}, "momentum=0.9 does not apply to optimizer 'adamw'; it applies to momentum muon"),
         ({"optimizer": "lion", "eps": 1}, "eps=1.0 does not apply to optimizer 'lion'; it applies to adam adamw muon"),

@@ -1,9 +1,11 @@
 """Equations, splits and the contract of a task."""
 
 import math
+import random
 import re
 from collections import Counter
 
+import numpy as np
 import pytest
 import torch
 from equations_by_hand import answers, expected_equations, orders_of, words
@@ -18,6 +20,8 @@ from shoal.equations import (
     MIXED,
     OPERATORS,
     POLYNOMIALS,
+    SHUFFLES,
+    ZEROS,
     count_equations,
     count_tokens,
     sequence_length,
@@ -29,7 +33,7 @@ from shoal.objectives import scored_positions
 from shoal.spec import RunSpec
 from shoal.tasks import Task, Tokenizer, get_arithmetic_dataset
 from shoal.tasks.arithmetic import arithmetic_data, arithmetic_task
-from shoal.tasks.build import build_model, build_task, count_run_parameters
+from shoal.tasks.build import build_data, build_model, build_task, count_run_parameters, count_run_tokens
 
 some = settings(max_examples=25, deadline=None)
 
@@ -40,6 +44,8 @@ def asked(draw) -> dict:
     operator = draw(st.sampled_from("+-*/") | st.sampled_from([MIXED, *POLYNOMIALS]))
     modulus = st.sampled_from([2, 3, 5, 7]) if operator in ("/", MIXED) else st.integers(2, 7)
     p = draw(modulus)
+    # modulo 2 there is one equation without 0; divisors are never 0
+    zeros = ["any"] if p == 2 else ["any", "none"] if operator == "/" else ZEROS
     return {
         "p": p,
         "q": p if operator == MIXED else draw(st.just(p) | (modulus.filter(p.__le__) if operator == "/" else modulus)),
@@ -50,7 +56,10 @@ def asked(draw) -> dict:
         "shuffle": draw(st.booleans()),
         "seed": draw(st.integers(0, 2**32 - 1)),
         "per_order": draw(st.booleans()),
-        "equation_format": draw(st.sampled_from(["full", "infix", "operands"])),
+        "split_shuffle": draw(st.sampled_from(SHUFFLES)),
+        "equation_format": draw(st.sampled_from(list(FORMATS))),
+        "unused_tokens": draw(st.sampled_from([0, 0, 3])),
+        "zero_operands": draw(st.sampled_from(zeros)),
     }
 
 
@@ -62,7 +71,11 @@ def test_the_equations_are_all_there_and_right(args):
     assert Counter(words(data)) == Counter(expected)
     if not args["shuffle"]:
         assert words(data) == expected
-    counts = [count_equations(args["p"], args["operator"], order, args["is_symmetric"]) for order in orders_of(args)]
+    names = ("is_symmetric", "zero_operands")
+    counts = [
+        count_equations(args["p"], args["operator"], order, *(args[name] for name in names))
+        for order in orders_of(args)
+    ]
     assert counts == [int((data.order == order).sum()) for order in orders_of(args)]
 
 
@@ -107,6 +120,7 @@ def test_splits_are_disjoint_and_together_everything(args):
         orders_of(args),
         is_symmetric=args["is_symmetric"],
         per_order=args["per_order"],
+        zero_operands=args["zero_operands"],
     )
     assert (len(data.train), len(data.valid)) == sizes
     whole = torch.ones_like(data.order, dtype=torch.bool)
@@ -114,6 +128,12 @@ def test_splits_are_disjoint_and_together_everything(args):
         first = torch.nonzero(part).flatten()
         n = round(len(first) * args["r_train"])
         assert torch.equal(data.train[part[data.train]], first[:n])
+
+
+def test_products_of_the_grokking_literature():
+    """``x y`` for ``0 <= x < p``, ``0 < y < p``."""
+    found = words(arithmetic_data(97, 97, "*", 0.5, equation_format="infix", zero_operands="first"))
+    assert sorted(found) == sorted(f"{x} * {y} = {x * y % 97}" for x in range(97) for y in range(1, 97))
 
 
 def test_splitting_per_order_halves_each():
@@ -134,6 +154,8 @@ def test_the_seed_decides_the_order_and_nothing_else():
 VOCABULARY = {
     ("full", False): ["o", "=", "BOS", "EOS", "PAD"],
     ("full", True): ["o", "=", "BOS", "EOS", "PAD"],
+    ("eos", False): ["o", "=", "EOS"],
+    ("eos", True): ["o", "=", "EOS", "PAD"],
     ("infix", False): ["o", "="],
     ("infix", True): ["o", "=", "PAD"],
     ("operands", False): ["="],
@@ -146,22 +168,25 @@ VOCABULARY = {
 def test_rows_are_shifted_padded_and_masked(args):
     (train, valid), tokenizer, S, padding = get_arithmetic_dataset(**args)
     form, n = args["equation_format"], max(args["p"], args["q"])
-    special = VOCABULARY[form, len(orders_of(args)) > 1]
-    assert tokenizer.itos == [*map(str, range(n)), *(args["operator"] if name == "o" else name for name in special)]
-    assert len(tokenizer) == count_tokens(args["p"], args["q"], args["operator"], orders_of(args), form)
-    assert padding == (len(tokenizer) - 1 if "PAD" in special else None)
+    special, unused = VOCABULARY[form, len(orders_of(args)) > 1], args["unused_tokens"]
+    used = [*map(str, range(n)), *(args["operator"] if name == "o" else name for name in special)]
+    assert tokenizer.itos[: len(used)] == used and len(set(tokenizer.itos)) == len(used) + unused
+    assert len(tokenizer) == count_tokens(args["p"], args["q"], args["operator"], orders_of(args), form, unused)
+    assert padding == (len(used) - 1 if "PAD" in special else None)
     longest = max(orders_of(args))
-    assert {"full": 2 * longest + 2, "infix": 2 * longest, "operands": longest + 1}[form] == S
+    assert {"full": 2 * longest + 2, "eos": 2 * longest + 2, "infix": 2 * longest, "operands": longest + 1}[form] == S
     assert sequence_length(orders_of(args), form) == S
     for inputs, targets, eq_position, mask in [*train, *valid]:
         assert inputs.shape == targets.shape == mask.shape == (S,)
         assert torch.equal(inputs[1:], targets[:-1])
         text = tokenizer.decode(targets).split()
-        assert (tokenizer.itos[inputs[0]] == "BOS") == (form == "full")
+        first = {"full": "BOS", "eos": "EOS"}.get(form)
+        assert tokenizer.itos[inputs[0]] == first if first else tokenizer.itos[inputs[0]].isdigit()
+        assert inputs.max() < len(used) and targets.max() < len(used)
         assert text.index("=") == eq_position
         scored = scored_positions(eq_position.unsqueeze(0), mask.unsqueeze(0))[0]
         answer = [token for token, counts in zip(text, scored, strict=True) if counts]
-        assert answer[0].isdigit() and answer[1:] == (["EOS"] if form == "full" else [])
+        assert answer[0].isdigit() and answer[1:] == (["EOS"] if first else [])
         assert [bool(counts) for counts in mask] == [token != "PAD" for token in text]
 
 
@@ -169,6 +194,7 @@ def test_rows_are_shifted_padded_and_masked(args):
     ("form", "words"),
     [
         ("full", {"BOS 1 - 2 = 4 EOS PAD PAD", "BOS 1 - 2 - 3 = 1 EOS"}),
+        ("eos", {"EOS 1 - 2 = 4 EOS PAD PAD", "EOS 1 - 2 - 3 = 1 EOS"}),
         ("infix", {"1 - 2 = 4 PAD PAD", "1 - 2 - 3 = 1"}),
         ("operands", {"1 2 = 4 PAD", "1 2 3 = 1"}),
     ],
@@ -176,6 +202,28 @@ def test_rows_are_shifted_padded_and_masked(args):
 def test_a_format_by_example(form, words):
     data = arithmetic_data(5, 5, "-", 0.5, [2, 3], equation_format=form)
     assert words <= {data.tokenizer.decode(row) for row in data.tokens}
+
+
+def test_the_vocabulary_and_the_split_of_power_2022():
+    """As their code makes them: 239 tokens of all its tasks, and strings shuffled by ``RandomState(0)``."""
+    spec = RunSpec(p=97, operator="/", equation_format="eos", unused_tokens=139, split_seed=0)
+    data, operators = build_data(spec), 20
+    assert len(data.tokenizer) == 2 + operators + 97 + math.factorial(5)  # EOS and =, operators, numbers, permutations
+    theirs = [f"EOS {c * b % 97} / {b} = {c} EOS" for c in range(97) for b in range(1, 97)]
+    np.random.RandomState(seed=0).shuffle(theirs)
+    half = round(len(theirs) * 50.0 / 100)
+    assert words(data, data.train) == theirs[:half] and words(data, data.valid) == theirs[half:]
+
+
+@pytest.mark.parametrize(("share", "n_train"), [(0.3, 3830), (0.95, 12130), (0.5, 6384)])
+def test_the_split_of_nanda_2023(share, n_train):
+    """As their code makes it: pairs shuffled by Python after ``random.seed(0)``, the first ``int(share * N)`` train."""
+    pairs = [(a, b, 113) for a in range(113) for b in range(113)]
+    random.Random(0).shuffle(pairs)
+    spec = RunSpec(p=113, equation_format="operands", split_shuffle="python", split_seed=0, r_train=n_train / 113**2)
+    data, n = build_data(spec), int(share * len(pairs))
+    for rows, theirs in ((data.train, pairs[:n]), (data.valid, pairs[n:])):
+        assert [tuple(row) for row in data.rows(rows)[0].tolist()] == theirs
 
 
 def test_operands_alone_need_one_token_besides_the_numbers():
@@ -190,7 +238,11 @@ def test_operands_alone_need_one_token_besides_the_numbers():
 def test_parameters_are_counted_for_the_vocabulary_of_the_format(model, form, orders):
     sizes = {"num_heads": 2} if model == "gpt" else {}
     spec = RunSpec(model=model, p=5, q=7, operation_orders=orders, equation_format=form, embedding_size=8, **sizes)
-    assert count_run_parameters(spec) == count_parameters(build_model(spec, build_task(spec)))
+    for unused in (0, 4):
+        spec = spec.model_copy(update={"unused_tokens": unused})
+        task = build_task(spec)
+        assert count_run_tokens(spec) == task.vocabulary_size == len(build_data(spec).tokenizer)
+        assert count_run_parameters(spec) == count_parameters(build_model(spec, task))
 
 
 def test_training_on_everything_leaves_an_empty_validation_set():
@@ -239,7 +291,16 @@ def test_training_on_everything_leaves_an_empty_validation_set():
         ),
         (
             {"equation_format": "inflix"},
-            r"equation_format must be one of full infix operands, got 'inflix'; did you mean 'infix'\?",
+            r"equation_format must be one of full eos infix operands, got 'inflix'; did you mean 'infix'\?",
+        ),
+        ({"zero_operands": "non"}, r"zero_operands must be one of any first none, got 'non'; did you mean 'none'\?"),
+        (
+            {"zero_operands": "first", "operator": "/"},
+            "zero_operands=first does not apply to operator '/', whose divisors are never 0",
+        ),
+        (
+            {"zero_operands": "none", "operator": "s5:xy", "p": 120, "q": 120},
+            "zero_operands=none does not apply to operator 's5:xy': no permutation is 0",
         ),
         ({"r_train": 0}, r"r_train must be in \(0, 1\], got 0"),
         ({"r_train": 1.01}, r"r_train must be in \(0, 1\], got 1.01"),
@@ -329,5 +390,5 @@ def test_arithmetic_keeps_the_contract_of_a_task(args):
     for name, group in task.groups.items():
         assert torch.equal(group, data.order == int(name.removeprefix("order")))
     has_padding = args["equation_format"] == "full" or len(orders) > 1
-    assert task.padding_index == (len(data.tokenizer) - 1 if has_padding else None)
+    assert task.padding_index == (len(data.tokenizer) - args["unused_tokens"] - 1 if has_padding else None)
     assert task.sequence_length == inputs.shape[1]

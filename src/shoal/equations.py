@@ -14,6 +14,8 @@ POLYNOMIALS = ("x^2+y^2", "x^2+xy+y^2", "x^2+xy+y^2+x", "x^3+xy", "x^3+xy^2+y")
 COMPOSITIONS = ("s5:xy", "s5:xyx^-1", "s5:xyx")
 OPERATORS = (*CHAINED, MIXED, *POLYNOMIALS, *COMPOSITIONS)
 ORDERS = (2, 3)
+SHUFFLES = ("numpy", "python")  # whose random numbers shuffle the equations before the split
+ZEROS = ("any", "first", "none")  # which operands may be 0
 S5_SIZE = 120  # permutations of five elements
 BOS, EOS, EQ, PAD = "BOS", "EOS", "=", "PAD"
 
@@ -24,11 +26,16 @@ class Format:
 
     Attributes:
         has_operators: the operator stands between operands.
-        has_ends: ``BOS`` stands before and ``EOS`` after the equation.
+        begin: what stands before the equation, where ``EOS`` stands after it; None where neither is written.
     """
 
     has_operators: bool
-    has_ends: bool
+    begin: str | None = None
+
+    @property
+    def has_ends(self) -> bool:
+        """Whether the equation stands between two tokens."""
+        return self.begin is not None
 
     @property
     def first(self) -> int:
@@ -51,28 +58,31 @@ class Format:
 
 FORMATS: Mapping[str, Format] = MappingProxyType(
     {
-        "full": Format(has_operators=True, has_ends=True),
-        "infix": Format(has_operators=True, has_ends=False),
-        "operands": Format(has_operators=False, has_ends=False),
+        "full": Format(has_operators=True, begin=BOS),
+        "eos": Format(has_operators=True, begin=EOS),
+        "infix": Format(has_operators=True),
+        "operands": Format(has_operators=False),
     }
 )
 
 
 def special_tokens(operator: str, orders: Sequence[int], equation_format: str) -> list[str]:
-    """The tokens of a vocabulary after its numbers; without ``BOS`` and ``EOS``, ``PAD`` only where lengths differ.
+    """The tokens of a vocabulary after its numbers; without ``BOS``, ``PAD`` only where lengths differ.
 
     >>> special_tokens("+", [2], "full"), special_tokens("+", [2], "operands"), special_tokens("+", [2, 3], "infix")
     (['+', '=', 'BOS', 'EOS', 'PAD'], ['='], ['+', '=', 'PAD'])
     """
     form = FORMATS[equation_format]
-    ends = [BOS, EOS] if form.has_ends else []
-    padding = [PAD] if form.has_ends or len(orders) > 1 else []
+    ends = [] if form.begin is None else list(dict.fromkeys([form.begin, EOS]))
+    padding = [PAD] if form.begin == BOS or len(orders) > 1 else []
     return [*([operator] if form.has_operators else []), EQ, *ends, *padding]
 
 
-def count_tokens(p: int, q: int, operator: str, orders: Sequence[int], equation_format: str) -> int:
+def count_tokens(
+    p: int, q: int, operator: str, orders: Sequence[int], equation_format: str, unused_tokens: int = 0
+) -> int:
     """Size of the vocabulary."""
-    return max(p, q) + len(special_tokens(operator, orders, equation_format))
+    return max(p, q) + len(special_tokens(operator, orders, equation_format)) + unused_tokens
 
 
 def sequence_length(orders: Sequence[int], equation_format: str) -> int:
@@ -88,6 +98,8 @@ def check_arithmetic(
     orders: Sequence[int],
     is_symmetric: bool = False,
     equation_format: str = "full",
+    zero_operands: str = "any",
+    split_shuffle: str = "numpy",
 ) -> None:
     """Raise :class:`UserError` for a setting that has no meaning."""
     for name, value in (("p", p), ("q", q)):
@@ -95,6 +107,8 @@ def check_arithmetic(
             raise UserError(f"{name} must be an integer of at least 2, got {value!r}")
     _check_name("operator", operator, OPERATORS)
     _check_name("equation_format", equation_format, tuple(FORMATS))
+    _check_name("zero_operands", zero_operands, ZEROS)
+    _check_name("split_shuffle", split_shuffle, SHUFFLES)
     if not 0 < r_train <= 1:
         raise UserError(f"r_train must be in (0, 1], got {r_train}")
     if not orders or any(order not in ORDERS for order in orders) or len(set(orders)) != len(orders):
@@ -105,6 +119,10 @@ def check_arithmetic(
     _check_moduli(p, q, operator)
     if operator in COMPOSITIONS and is_symmetric:
         raise UserError(f"is_symmetric does not apply to operator {operator!r}: permutations do not commute")
+    if operator in COMPOSITIONS and zero_operands != "any":
+        raise UserError(f"zero_operands={zero_operands} does not apply to operator {operator!r}: no permutation is 0")
+    if operator == "/" and zero_operands == "first":
+        raise UserError("zero_operands=first does not apply to operator '/', whose divisors are never 0")
 
 
 def is_ambiguous(p: int, q: int, operator: str) -> bool:
@@ -145,23 +163,38 @@ def _check_moduli(p: int, q: int, operator: str) -> None:
 
 
 def split_sizes(
-    p: int, operator: str, r_train: float, orders: Sequence[int], is_symmetric: bool = False, per_order: bool = False
+    p: int,
+    operator: str,
+    r_train: float,
+    orders: Sequence[int],
+    is_symmetric: bool = False,
+    per_order: bool = False,
+    zero_operands: str = "any",
 ) -> tuple[int, int]:
     """Number of training and validation equations, without building them."""
-    counts = [count_equations(p, operator, order, is_symmetric) for order in sorted(orders)]
+    counts = [count_equations(p, operator, order, is_symmetric, zero_operands) for order in sorted(orders)]
     parts = counts if per_order else [sum(counts)]
     n_train = sum(round(part * r_train) for part in parts)
     return n_train, sum(counts) - n_train
 
 
-def count_equations(p: int, operator: str, order: int, is_symmetric: bool) -> int:
+def smallest_operands(operator: str, zero_operands: str) -> tuple[int, int]:
+    """Where the first operand starts, and the others: of a division, what it is built from, quotient and divisors.
+
+    >>> smallest_operands("/", "any"), smallest_operands("*", "first"), smallest_operands("*", "none")
+    ((0, 1), (0, 1), (1, 1))
+    """
+    return int(zero_operands == "none"), int(operator == "/" or zero_operands != "any")
+
+
+def count_equations(p: int, operator: str, order: int, is_symmetric: bool, zero_operands: str = "any") -> int:
     """Number of equations of one order."""
-    first_divisor = 1 if operator == "/" else 0
+    first, other = smallest_operands(operator, zero_operands)
     if not is_symmetric:
-        return int(p * (p - first_divisor) ** (order - 1))
-    # a <= b (<= c), where a may be 0 but the others start at first_divisor
-    free = math.comb(p - first_divisor + order - 1, order)
-    with_zero = math.comb(p - first_divisor + order - 2, order - 1) if first_divisor else 0
+        return int((p - first) * (p - other) ** (order - 1))
+    # a <= b (<= c), where a may be 0 though the others start at 1
+    free = math.comb(p - other + order - 1, order)
+    with_zero = math.comb(p - other + order - 2, order - 1) if first < other else 0
     return free + with_zero
 
 

@@ -43,10 +43,12 @@ def gpt_outputs(
     for layer in range(config.num_layers):
         block, attention = f"decoder.blocks.{layer}", f"decoder.blocks.{layer}.self_attn"
         norms = (_norm(parameters, f"{block}.self_attn_norm"), _norm(parameters, f"{block}.ffn_norm"))
-        before, after = (norms, (None, None)) if config.norm_position == "pre" else ((None, None), norms)
+        before, after = ((None, None), norms) if config.norm_position == "post" else (norms, (None, None))
         start = nodes.starts[first] if layer == config.num_layers - 1 else 0
         paths, asking_rows = _places(rows, nodes, start, ops)  # (R, n, S), (R, n) or None, rows of x
         normed = ops.norm(x, before[0])  # (R, X or M, D)
+        if config.norm_position == "pre_stream":
+            x = normed
         asking = ops.tail(x, start) if rows is None else x  # (R, X or n, D)
         queries = asking if normed is x else ops.tail(normed, start) if rows is None else normed
         q = ops.linear(queries, *_linear(parameters, ops, f"{attention}.W_Q"))  # (R, X or n, D)

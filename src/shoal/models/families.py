@@ -82,7 +82,7 @@ def decoder_parameters(
     attention = attention_parameters(num_heads, head_size, bias)
     ffn = feed_forward_parameters(d, multiplier, non_linearity, variant.bias_ffn)
     norm = {"layernorm": 2 * d, "rmsnorm": d, "none": 0}[variant.norm]
-    last = norm if variant.norm_position == "pre" else 0
+    last = norm if variant.norm_position != "post" else 0
     return num_layers * (attention + ffn + 2 * norm) + last
 
 

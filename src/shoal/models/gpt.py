@@ -18,11 +18,11 @@ from torch.nn import functional as F
 
 from shoal.models.dropout import Dropout
 from shoal.models.norms import NORMS
-from shoal.models.positions import POSITIONS, rotary_angles, rotate
+from shoal.models.positions import POSITIONS, SINUSOIDAL, rotary_angles, rotate
 
 ACTIVATIONS = {"gelu": nn.GELU, "relu": nn.ReLU}
 NON_LINEARITIES = (*ACTIVATIONS, "swiglu")
-NORM_POSITIONS = ("post", "pre")
+NORM_POSITIONS = ("post", "pre", "pre_stream")
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,8 @@ class Variant:
     Attributes:
         norm: one of :data:`~shoal.models.norms.NORMS`.
         norm_position: ``post``, where each residual sum is normalised; or ``pre`` (Xiong et al. 2020), where what
-            enters attention and feed-forward is, and the sum itself only once, before the classifier.
+            enters attention and feed-forward is, and the sum itself only once, before the classifier; or ``pre_stream``
+            (the code of Lee et al. 2024), where attention is added to the normalised stream.
         positions: one of :data:`~shoal.models.positions.POSITIONS`.
         bias_ffn: whether the feed-forward layers have biases.
     """
@@ -191,7 +192,7 @@ class Block(nn.Module):
         variant: Variant = PRACTICAL,
     ) -> None:
         super().__init__()
-        self.pre_norm = variant.norm_position == "pre"
+        self.norm_position = variant.norm_position
         self.self_attn = MultiHeadedAttention(d_model, num_heads, bias, rotary=variant.positions == "rotary")
         self.self_attn_norm = NORMS[variant.norm](d_model)
         self.ffn = feed_forward(d_model, multiplier, non_linearity, variant.bias_ffn)
@@ -200,10 +201,10 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """``(B, S, D) -> (B, S, D)`` and attention weights ``(B, H, S, S)``."""
-        if self.pre_norm:
+        if self.norm_position != "post":
             normed = self.self_attn_norm(x)
             attended, attention_weights = self.self_attn(normed, normed, normed)
-            x = x + attended
+            x = attended + (normed if self.norm_position == "pre_stream" else x)
             return x + self.ffn_drop(self.ffn(self.ffn_norm(x))), attention_weights
         attended, attention_weights = self.self_attn(x, x, x)
         x = self.self_attn_norm(x + attended)
@@ -227,7 +228,7 @@ class Decoder(nn.Module):
         super().__init__()
         form = (multiplier, dropout, non_linearity, bias, variant)
         self.blocks = nn.ModuleList([Block(d_model, num_heads, *form) for _ in range(num_blocks)])
-        self.norm = NORMS[variant.norm if variant.norm_position == "pre" else "none"](d_model)
+        self.norm = NORMS[variant.norm if variant.norm_position != "post" else "none"](d_model)
 
     def forward(self, x: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """Run the blocks.
@@ -263,28 +264,30 @@ class GPTEmbedding(nn.Module):
         super().__init__()
         self.kind = kind
         self.tokens = nn.Embedding(vocabulary_size, embedding_size, padding_idx=padding_index)
-        if kind == "sinusoidal":
-            table = self.create_sinusoidal_embeddings(n_max_positions, embedding_size)
+        if kind in SINUSOIDAL:
+            table = self.create_sinusoidal_embeddings(n_max_positions, embedding_size, kind)
             self.register_buffer("position_encoding", table)
         elif kind == "learned":
             self.positions = nn.Embedding(n_max_positions, embedding_size)
 
     @staticmethod
-    def create_sinusoidal_embeddings(n_positions: int, dimension: int) -> Tensor:
-        """``PE[pos, 2k] = sin(pos / 10000^(k/d))`` and ``PE[pos, 2k+1] = cos(pos / 10000^(k/d))``.
+    def create_sinusoidal_embeddings(n_positions: int, dimension: int, kind: str = "sinusoidal") -> Tensor:
+        """``PE[pos, 2k] = sin(pos / 10000^(c k/d))`` and ``PE[pos, 2k+1] = cos(pos / 10000^(c k/d))``.
+
+        ``c`` is that of the kind: 1 for the practical's ``sinusoidal``, 2 for ``vaswani``.
 
         Returns:
             ``(n_positions, dimension)``, float32.
         """
         i = torch.arange(dimension)  # (D,)
         pos = torch.arange(n_positions).unsqueeze(1)  # (n_positions, 1)
-        angles = pos / 10000 ** (i.div(2, rounding_mode="floor") / dimension)  # (n_positions, D)
+        angles = pos / 10000 ** (SINUSOIDAL[kind] * i.div(2, rounding_mode="floor") / dimension)  # (n_positions, D)
         return torch.where(i % 2 == 0, angles.sin(), angles.cos())
 
     def forward(self, tokens: Tensor) -> Tensor:
         """``(B, S) -> (B, S, D)``."""
         embedded: Tensor = self.tokens(tokens)
-        if self.kind == "sinusoidal":
+        if self.kind in SINUSOIDAL:
             return embedded + self.position_encoding[: tokens.shape[1]]
         if self.kind == "learned":
             return embedded + self.positions.weight[: tokens.shape[1]]

@@ -12,6 +12,8 @@ from types import MappingProxyType
 import torch
 from torch import nn
 
+from shoal.models.gpt import MultiHeadedAttention
+
 
 def pytorch(model: nn.Module, d_model: int) -> None:
     """Draw every linear layer but the classifier as PyTorch does: weights and biases uniform within ±1/√inputs."""
@@ -39,7 +41,7 @@ def xavier_linear(layer: nn.Linear) -> None:
 def scaled_normal(model: nn.Module, d_model: int) -> None:
     """Draw every matrix, embeddings included, from N(0, 1/d_model) and set every bias to 0; norms keep their values.
 
-    The embedding of padding stays 0. Source: the code of Nanda et al. 2023.
+    The embedding of padding stays 0.
     """
     for module in model.modules():
         if not isinstance(module, (nn.Linear, nn.Embedding)):
@@ -52,8 +54,43 @@ def scaled_normal(model: nn.Module, d_model: int) -> None:
             module.weight[module.padding_idx] = 0.0
 
 
+def nanda(model: nn.Module, d_model: int) -> None:
+    """As :func:`scaled_normal`, but the classifier from N(0, 1/V), as in the code of Nanda et al. 2023."""
+    scaled_normal(model, d_model)
+    classifier = model.get_submodule("classifier")
+    assert isinstance(classifier, nn.Linear)
+    nn.init.normal_(classifier.weight, 0.0, 1 / math.sqrt(classifier.out_features))
+
+
+@torch.no_grad()
+def torch_attention(model: nn.Module, d_model: int) -> None:
+    """Draw attention as ``torch.nn.MultiheadAttention`` does, and leave everything else.
+
+    Queries, keys and values are one matrix ``(3 D, D)`` there, drawn as by :func:`xavier_linear`; the projection back
+    is drawn as by :func:`pytorch`; all biases are 0.
+    """
+    for module in model.modules():
+        if not isinstance(module, MultiHeadedAttention):
+            continue
+        module.W_O.reset_parameters()
+        inner = (module.W_Q, module.W_K, module.W_V)
+        stacked = torch.cat([layer.weight for layer in inner])  # (3 D, D)
+        nn.init.xavier_uniform_(stacked)
+        for layer, weight in zip(inner, stacked.chunk(3), strict=True):
+            layer.weight.copy_(weight)
+        for layer in (*inner, module.W_O):
+            if layer.bias is not None:
+                layer.bias.zero_()
+
+
 INITIALISATIONS: Mapping[str, Callable[[nn.Module, int], None]] = MappingProxyType(
-    {"torch": pytorch, "xavier": xavier, "scaled_normal": scaled_normal}
+    {
+        "torch": pytorch,
+        "xavier": xavier,
+        "torch_attention": torch_attention,
+        "scaled_normal": scaled_normal,
+        "nanda": nanda,
+    }
 )
 
 

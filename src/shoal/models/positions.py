@@ -1,7 +1,7 @@
 """How a transformer knows where a token stands.
 
-- ``sinusoidal``: a fixed table is added to the token embeddings (Vaswani et al. 2017; the practical's exponent is k/d
-  where the original has 2k/d).
+- ``sinusoidal``: a fixed table of sines and cosines is added to the token embeddings; the practical's exponent is k/d.
+- ``vaswani``: the same with the exponent of the original, 2k/d (Vaswani et al. 2017).
 - ``learned``: a table that learns is added (Gehring et al. 2017, as in GPT).
 - ``rotary``: queries and keys are turned by angles that grow with the position (RoPE, Su et al. 2021), so that their
   product depends on the distance between them.
@@ -11,7 +11,8 @@
 import torch
 from torch import Tensor
 
-POSITIONS = ("sinusoidal", "learned", "rotary", "none")
+SINUSOIDAL = {"sinusoidal": 1, "vaswani": 2}  # kind -> c of the exponent c k/d of pair k
+POSITIONS = (*SINUSOIDAL, "learned", "rotary", "none")
 
 
 def rotary_angles(positions: Tensor, head_size: int) -> Tensor:

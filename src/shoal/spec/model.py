@@ -22,9 +22,9 @@ FAMILIES: Mapping[str, Mapping[str, Any]] = {
 }
 NON_LINEARITIES = ("gelu", "relu", "swiglu")
 NORMS = ("layernorm", "rmsnorm", "none")
-NORM_POSITIONS = ("post", "pre")
-INITIALISATIONS = ("torch", "xavier", "scaled_normal")
-POSITIONS = ("sinusoidal", "learned", "rotary", "none")
+NORM_POSITIONS = ("post", "pre", "pre_stream")
+INITIALISATIONS = ("torch", "xavier", "torch_attention", "scaled_normal", "nanda")
+POSITIONS = ("sinusoidal", "vaswani", "learned", "rotary", "none")
 
 
 class ModelSettings(Settings):
@@ -42,11 +42,18 @@ class ModelSettings(Settings):
     )
     non_linearity: str | None = choice(None, "gpt: activation", NON_LINEARITIES)
     norm: str | None = choice(None, "gpt: what normalises", NORMS)
-    norm_position: str | None = choice(None, "gpt: normalise after each residual or before each branch", NORM_POSITIONS)
-    positions: str | None = choice(None, "gpt: position encoding", POSITIONS)
+    norm_position: str | None = choice(
+        None,
+        "gpt: normalise after each residual, before each branch, or the stream itself before attention",
+        NORM_POSITIONS,
+    )
+    positions: str | None = choice(None, "gpt: position encoding (vaswani: sinusoidal as in the original)", POSITIONS)
     bias_ffn: bool | None = setting(None, "gpt: biases in the feed-forward layers", "true or false")
     initialisation: str | None = choice(
-        None, "where linear layers start (scaled_normal: all from N(0, 1/embedding_size))", INITIALISATIONS
+        None,
+        "where linear layers start; gpt: torch_attention, attention as in torch.nn; scaled_normal, all from "
+        "N(0, 1/embedding_size); nanda, so but the classifier from N(0, 1/tokens)",
+        INITIALISATIONS,
     )
     dropout: float = setting(0.0, "dropout probability", "in [0, 1)", ge=0, lt=1, allow_inf_nan=False)
     bias: bool = setting(True, "biases in the LSTM gates or the attention", "true or false")
@@ -55,7 +62,7 @@ class ModelSettings(Settings):
 
     def resolve_model(self) -> None:
         """Fill in what was left open; raise :class:`UserError` for what makes no model."""
-        if self.norm == "none" and self.norm_position == "pre":
+        if self.norm == "none" and self.norm_position != "post":
             refuse(self, ["norm_position"], "norm", "layernorm rmsnorm")
         fitting = FAMILIES[self.model]
         for name, default in fitting.items():
@@ -63,6 +70,15 @@ class ModelSettings(Settings):
         for family, own in FAMILIES.items():
             refuse(self, [name for name in own if name not in fitting], "model", family)
         self._check_sizes()
+        self._check_initialisation()
+
+    def _check_initialisation(self) -> None:
+        if self.initialisation == "torch_attention" and self.model != "gpt":
+            refuse(self, ["initialisation"], "model", "gpt")
+        if self.initialisation == "nanda" and self.share_embeddings:
+            raise UserError(
+                "initialisation=nanda does not apply to share_embeddings=True: it draws the classifier apart"
+            )
 
     def _check_sizes(self) -> None:
         if self.num_heads is not None and self.embedding_size % self.num_heads:

@@ -63,7 +63,7 @@ class RunSpec(SeedSettings, TrainingSettings, OptimizerSettings, ModelSettings, 
         self.resolve_optimizer()
         self.resolve_seeds()
         check_precision(self.dropout, self.precision)
-        check_warmup(self.warmup_steps, self.n_steps)
+        check_warmup(self.warmup_steps, self.warmup_from_zero, self.n_steps)
         self.resolve_data()
 
     @cached_property

@@ -34,6 +34,7 @@ class OptimizerSettings(Settings):
     lr: float = setting(1e-3, "learning rate", "a finite number above 0", gt=0, allow_inf_nan=False)
     lr_schedule: str = choice("constant", "learning rate after the warm-up: constant, or falling to 0", SCHEDULES)
     warmup_steps: int = setting(0, "steps over which the learning rate rises", "an integer of at least 0", ge=0)
+    warmup_from_zero: bool = setting(False, "take the first step at learning rate 0", "true or false")
     weight_decay: float | None = setting(
         None,
         "weight decay; 1 for adamw, lion and muon, otherwise 0, when not given",
@@ -60,6 +61,8 @@ class OptimizerSettings(Settings):
             else:
                 refuse(self, [name], "optimizer", " ".join(o for o, own in OPTIMIZERS.items() if name in own))
         set_default(self, "weight_decay", _WEIGHT_DECAY.get(self.optimizer, 0.0))
+        if self.warmup_from_zero and not self.warmup_steps:
+            raise UserError("warmup_from_zero does not apply to warmup_steps=0; it applies to 1 or more")
 
 
 class TrainingSettings(Settings):
@@ -100,10 +103,11 @@ class SeedSettings(Settings):
             set_default(self, name, self.seed)
 
 
-def check_warmup(warmup_steps: int, n_steps: int) -> None:
+def check_warmup(warmup_steps: int, from_zero: bool, n_steps: int) -> None:
     """Raise :class:`UserError` where the learning rate would not be reached."""
-    if warmup_steps > n_steps:
-        raise UserError(f"warmup_steps must be at most n_steps, got warmup_steps={warmup_steps} and n_steps={n_steps}")
+    if warmup_steps + from_zero > n_steps:
+        most = "less than n_steps where it rises from zero" if from_zero else "at most n_steps"
+        raise UserError(f"warmup_steps must be {most}, got warmup_steps={warmup_steps} and n_steps={n_steps}")
 
 
 def check_precision(dropout: float, precision: str) -> None:

@@ -110,5 +110,12 @@ def number_of_runs(frame: pl.DataFrame, by: Sequence[str]) -> str:
 
 def trained_equations(spec: RunSpec) -> int:
     """How many equations train."""
-    orders = spec.operation_orders
-    return split_sizes(spec.p, spec.operator, spec.r_train, orders, spec.is_symmetric, spec.split_per_order)[0]
+    return split_sizes(
+        spec.p,
+        spec.operator,
+        spec.r_train,
+        spec.operation_orders,
+        spec.is_symmetric,
+        spec.split_per_order,
+        spec.zero_operands,
+    )[0]

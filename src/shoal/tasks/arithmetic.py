@@ -1,14 +1,16 @@
 """Equations ``a o b = r`` and ``a o b o c = r`` over ``Z/pZ``, results modulo ``q``, or over permutations.
 
 Source: the practical on modular arithmetic. A division ``a / b = c`` is built from ``(c, b)`` as ``a = b c mod q``
-with divisors from 1. Rows are written in one of three formats; inputs drop the last token, targets the first, and what
+with divisors from 1. Rows are written in one of four formats; inputs drop the last token, targets the first, and what
 stands after ``=`` is scored:
 
 - ``full``: ``BOS a o b = r EOS`` padded with ``PAD``, as in the practical; ``r EOS`` scored;
+- ``eos``: ``EOS a o b = r EOS``, as in Power et al. 2022 (https://arxiv.org/abs/2201.02177); ``r EOS`` scored;
 - ``infix``: ``a o b = r``; ``r`` scored;
 - ``operands``: ``a b = r``, as in Nanda et al. 2023 (https://arxiv.org/abs/2301.05217); ``r`` scored.
 """
 
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -19,14 +21,13 @@ from torch import Tensor
 from torch.utils.data import TensorDataset
 
 from shoal.equations import (
-    BOS,
     EOS,
     EQ,
     FORMATS,
     PAD,
     check_answers,
     check_arithmetic,
-    count_equations,
+    smallest_operands,
     special_tokens,
 )
 from shoal.objectives import get_loss_and_accuracy, scored_positions
@@ -74,18 +75,21 @@ def arithmetic_data(
     seed: int = 42,
     per_order: bool = False,
     equation_format: str = "full",
+    zero_operands: str = "any",
+    unused_tokens: int = 0,
+    split_shuffle: str = "numpy",
 ) -> ArithmeticData:
     """Build, shuffle and split every equation. Arguments as :func:`get_arithmetic_dataset`, but for a division also
     ``q < p``, as it may stand in a lab."""
     orders = sorted([operation_orders] if isinstance(operation_orders, int) else operation_orders)
-    check_arithmetic(p, q, operator, r_train, orders, is_symmetric, equation_format)
-    tokenizer = Tokenizer([*map(str, range(max(p, q))), *special_tokens(operator, orders, equation_format)])
-    solved = [_solved(p, q, operator, order, is_symmetric) for order in orders]
+    check_arithmetic(p, q, operator, r_train, orders, is_symmetric, equation_format, zero_operands, split_shuffle)
+    special = [*special_tokens(operator, orders, equation_format), *(f"UNUSED{n}" for n in range(unused_tokens))]
+    tokenizer = Tokenizer([*map(str, range(max(p, q))), *special])
+    solved = [_solved(p, q, operator, order, is_symmetric, zero_operands) for order in orders]
     tokens = np.concatenate([_written(*part, operator, equation_format, tokenizer, max(orders)) for part in solved])
-    order = np.repeat(orders, [count_equations(p, operator, order, is_symmetric) for order in orders])
+    order = np.repeat(orders, [len(result) for _, result in solved])
     if shuffle:
-        permutation = np.arange(len(tokens))
-        np.random.RandomState(seed).shuffle(permutation)
+        permutation = _shuffled(len(tokens), seed, split_shuffle)
         tokens, order = tokens[permutation], order[permutation]
     in_train = np.zeros(len(tokens), dtype=bool)
     for part in [order == o for o in orders] if per_order else [np.ones(len(tokens), dtype=bool)]:
@@ -114,6 +118,9 @@ def get_arithmetic_dataset(
     seed: int = 42,
     per_order: bool = False,
     equation_format: str = "full",
+    zero_operands: str = "any",
+    unused_tokens: int = 0,
+    split_shuffle: str = "numpy",
 ) -> tuple[tuple[TensorDataset, TensorDataset], Tokenizer, int, int | None]:
     """All equations of one setting as the practical wants them.
 
@@ -126,21 +133,37 @@ def get_arithmetic_dataset(
         r_train: share of the equations that train, in (0, 1]; the first ``round(N r_train)`` after shuffling.
         operation_orders: 2 (binary), 3 (ternary) or both.
         is_symmetric: keep only ``a <= b (<= c)``; not for permutations.
-        shuffle: shuffle before splitting, by ``numpy.random.RandomState(seed)``.
+        shuffle: shuffle before splitting.
         seed: seed of the shuffle.
         per_order: split binary and ternary equations each at ``r_train``, instead of their union.
-        equation_format: ``full``, ``infix`` or ``operands``: how equations are written.
+        equation_format: ``full``, ``eos``, ``infix`` or ``operands``: how equations are written.
+        zero_operands: which operands may be 0: ``any``, the ``first`` alone, or ``none``; not for permutations. Of a
+            division ``a / b = c`` the divisor never is, and with ``none`` neither is ``c``.
+        unused_tokens: how many tokens the vocabulary has at its end that stand in no equation.
+        split_shuffle: what shuffles: ``numpy.random.RandomState(seed)``, or ``random.Random(seed)`` of Python.
 
     Returns:
         ``(train, valid), tokenizer, max_length, padding_index``. Each dataset yields inputs ``(S,)``, targets ``(S,)``,
         the position of ``=`` in the targets, and the mask ``(S,)`` of targets other than PAD; ``max_length`` is ``S``;
-        ``padding_index`` is None where the vocabulary has no PAD: in ``infix`` and ``operands`` of one order.
+        ``padding_index`` is None where the vocabulary has no PAD: in formats without BOS, of one order.
 
     Raises:
         UserError: a value outside its range.
     """
     data = arithmetic_data(
-        p, q, operator, r_train, operation_orders, is_symmetric, shuffle, seed, per_order, equation_format
+        p,
+        q,
+        operator,
+        r_train,
+        operation_orders,
+        is_symmetric,
+        shuffle,
+        seed,
+        per_order,
+        equation_format,
+        zero_operands,
+        unused_tokens,
+        split_shuffle,
     )
     check_answers(p, q, operator)
     train, valid = (TensorDataset(*data.rows(rows)) for rows in (data.train, data.valid))
@@ -179,10 +202,23 @@ def equation_objective(model: Model, batch: Batch, label_smoothing: float = 0.0)
     return {"loss": loss, "accuracy": accuracy}
 
 
-def _solved(p: int, q: int, operator: str, order: int, is_symmetric: bool) -> tuple[np.ndarray, np.ndarray]:
+def _shuffled(n: int, seed: int, split_shuffle: str) -> np.ndarray:
+    """The numbers below ``n`` in the order that a seed gives them, ``(n,)``."""
+    permutation = np.arange(n)
+    if split_shuffle == "python":
+        listed = permutation.tolist()
+        random.Random(seed).shuffle(listed)
+        return np.array(listed)
+    np.random.RandomState(seed).shuffle(permutation)
+    return permutation
+
+
+def _solved(
+    p: int, q: int, operator: str, order: int, is_symmetric: bool, zero_operands: str
+) -> tuple[np.ndarray, np.ndarray]:
     """Operands ``(N, order)`` and results ``(N,)`` of the equations of one order, the first operand outermost."""
-    first_divisor = 1 if operator == "/" else 0
-    ranges = [range(p), *[range(first_divisor, p)] * (order - 1)]
+    smallest, others = smallest_operands(operator, zero_operands)
+    ranges = [range(smallest, p), *[range(others, p)] * (order - 1)]
     operands = np.stack(np.meshgrid(*ranges, indexing="ij"), axis=-1).reshape(-1, order).astype(np.int64)  # (N, order)
     if is_symmetric:
         operands = operands[(np.diff(operands, axis=1) >= 0).all(1)]
@@ -202,7 +238,7 @@ def _written(
         rows[:, form.first + 1 : equality : form.stride] = stoi[operator]
     rows[:, equality] = stoi[EQ]
     rows[:, equality + 1] = result
-    if form.has_ends:
-        rows[:, 0] = stoi[BOS]
+    if form.begin is not None:
+        rows[:, 0] = stoi[form.begin]
         rows[:, equality + 2] = stoi[EOS]
     return rows

@@ -23,6 +23,9 @@ def build_data(spec: RunSpec) -> ArithmeticData:
         seed=spec.split_seed,
         per_order=spec.split_per_order,
         equation_format=spec.equation_format,
+        zero_operands=spec.zero_operands,
+        unused_tokens=spec.unused_tokens,
+        split_shuffle=spec.split_shuffle,
     )
 
 
@@ -52,14 +55,25 @@ def count_run_parameters(spec: RunSpec) -> int:
 
 
 def count_run_tokens(spec: RunSpec) -> int:
-    """Size of the run's vocabulary, in closed form."""
+    """V of the run's model in closed form.
+
+    >>> count_run_tokens(RunSpec()), count_run_tokens(RunSpec(p=97, operator="/", equation_format="eos"))
+    (36, 100)
+    """
     assert spec.q is not None
-    return count_tokens(spec.p, spec.q, spec.operator, spec.operation_orders, spec.equation_format)
+    form = (spec.equation_format, spec.unused_tokens)
+    return count_tokens(spec.p, spec.q, spec.operator, spec.operation_orders, *form)
 
 
 def count_examples(spec: RunSpec) -> tuple[int, int]:
     """Training equations of the run and all of them, in closed form."""
     n_train, n_valid = split_sizes(
-        spec.p, spec.operator, spec.r_train, spec.operation_orders, spec.is_symmetric, spec.split_per_order
+        spec.p,
+        spec.operator,
+        spec.r_train,
+        spec.operation_orders,
+        spec.is_symmetric,
+        spec.split_per_order,
+        spec.zero_operands,
     )
     return n_train, n_train + n_valid

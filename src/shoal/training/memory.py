@@ -83,7 +83,7 @@ def _floats_per_position(spec: RunSpec) -> float:
     D = spec.embedding_size
     if spec.model == "gpt":
         assert spec.multiplier is not None and spec.num_heads is not None
-        attention = 28 if spec.norm_position == "pre" else 24  # the sum is kept beside what was normalised
+        attention = 28 if spec.norm_position != "post" else 24  # the sum is kept beside what was normalised
         neurons = 8 if spec.non_linearity == "swiglu" else 6  # three arrays of two thirds as many
         return spec.num_layers * (attention * D + neurons * spec.multiplier * D)
     assert spec.hidden_size is not None

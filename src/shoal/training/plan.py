@@ -13,7 +13,7 @@ from shoal.training.due import evaluations_left
 # Settings in which the members of a cohort may differ: values, never shapes or code.
 MEMBER_SETTINGS = frozenset(
     {"seed", "init_seed", "split_seed", "order_seed", "r_train", "operator", "n_steps", "stop_after_generalizing"}
-    | {"lr", "warmup_steps", "weight_decay", "momentum", "beta1", "beta2", "eps", "clip"}
+    | {"lr", "warmup_steps", "warmup_from_zero", "weight_decay", "momentum", "beta1", "beta2", "eps", "clip"}
 )
 RATE = 100e9  # operations per second of one core, products not made counted in
 OVERHEAD = 1e-3  # seconds per member and step

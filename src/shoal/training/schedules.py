@@ -1,9 +1,11 @@
 """What the learning rate of each member is multiplied by at each of its steps.
 
-It rises to 1 in equal parts over ``warmup_steps`` and then stays, or falls to 0 at ``n_steps``, also of a run that ends
-earlier by ``stop_after_generalizing``.
+It rises to 1 in equal parts over ``warmup_steps``, from one part at the first step, or with ``warmup_from_zero`` from 0
+there; then it stays, or falls to 0 at ``n_steps``, also of a run that ends earlier by ``stop_after_generalizing``.
 
 Source: ``torch.optim.lr_scheduler`` (``LinearLR``, ``CosineAnnealingLR``; Loshchilov & Hutter 2017 without restarts).
+From zero it rises as in the code of Power et al. 2022 and Nanda et al. 2023, ``LambdaLR(lambda n: min(n / warmup, 1))``
+with ``n`` the updates made before.
 """
 
 import math
@@ -31,15 +33,17 @@ class Schedule:
         name: one of :data:`SCHEDULES`.
         warmup_steps: of each member, ``(R, 1)`` float64.
         n_steps: likewise.
+        at_zero: steps at learning rate 0 before it rises, likewise.
     """
 
     name: str
     warmup_steps: Tensor
     n_steps: Tensor
+    at_zero: Tensor
 
     def __call__(self, step: Tensor) -> Tensor:
         """The factors at each member's own step, counted from 1: ``(R, 1) -> (R, 1)``, float64."""
-        rise = (step / self.warmup_steps.clamp(min=1)).clamp(max=1)
+        rise = ((step - self.at_zero) / self.warmup_steps.clamp(min=1)).clamp(max=1)
         left = (self.n_steps - self.warmup_steps).clamp(min=1)
         return rise * SCHEDULES[self.name](((step - self.warmup_steps) / left).clamp(0, 1))
 
@@ -49,5 +53,6 @@ def schedule_of(members: Sequence[RunSpec], device: torch.device) -> Schedule | 
     name = members[0].lr_schedule
     if name == "constant" and all(spec.warmup_steps == 0 for spec in members):
         return None
-    steps = torch.tensor([[spec.warmup_steps, spec.n_steps] for spec in members], dtype=torch.float64, device=device)
-    return Schedule(name, steps[:, :1], steps[:, 1:])
+    steps = [[spec.warmup_steps, spec.n_steps, spec.warmup_from_zero] for spec in members]
+    columns = torch.tensor(steps, dtype=torch.float64, device=device)  # (R, 3)
+    return Schedule(name, columns[:, :1], columns[:, 1:2], columns[:, 2:])

@@ -1,5 +1,6 @@
 """The report that every card gives."""
 
+import math
 from collections.abc import Sequence
 from statistics import median
 from types import ModuleType
@@ -7,11 +8,13 @@ from types import ModuleType
 import altair as alt
 import polars as pl
 
+from shoal.analysis import holm
 from shoal.report import Cell, Figure, Report, Section, Table
 from shoal.report.figures import COLOURS, styled
 from shoal.report.summary import provenance
 from shoal.studies.base import Form
-from shoal.studies.cards.verdict import RULE, Verdict, judge, steps
+from shoal.studies.cards.curves import CURVE_RULE, CurveVerdict, judge_curve, worded_curve
+from shoal.studies.cards.verdict import INCONSISTENT, NOT_RUN, RULE, WORDS, Verdict, compare, steps, worded
 from shoal.studies.results import Results
 
 
@@ -19,58 +22,84 @@ def card_report(card: ModuleType, name: str, results: Results, form: Form) -> Re
     """The verdict first, then the distribution beside the published numbers, settings, deviations and provenance.
 
     Args:
-        card: a module with ``TITLE``, ``SOURCE``, ``PUBLISHED`` and ``DEVIATIONS``.
+        card: a module with ``TITLE``, ``SOURCE``, ``PUBLISHED``, ``CURVES`` and ``DEVIATIONS``.
         name: the card's.
         results: its runs.
         form: how they were asked for.
     """
-    verdicts = [judge(published, results) for published in card.PUBLISHED]
+    verdicts, curves = judged(card, results)
     command = f"shoal reproduce {name}{form.flags()}"
     changed = [] if not form.settings else [f"Settings changed for this report: {form.flags().strip()}."]
     return Report(
         title=form.title(card.TITLE),
-        lead="Do our runs of these settings cover what was published?",
-        answers=[*results.shortcomings(), *conclusion(verdicts)],
+        lead="Could what was published be runs of these settings?",
+        answers=[*results.shortcomings(), *conclusion(verdicts, curves)],
         sections=[
             Section("Beside the published numbers", [RULE], [_figure(verdicts)], [_table(verdicts)]),
+            _curves(curves),
             Section("Source and deviations", [f"Source: {card.SOURCE}", *changed, *_numbered(card.DEVIATIONS)]),
             provenance(results.records, command),
         ],
     )
 
 
-def conclusion(verdicts: Sequence[Verdict]) -> list[str]:
-    """How many published numbers ours cover, how many they would if all were alike, and which they do not."""
-    counts = {word: sum(v.word == word for v in verdicts) for word in ("covered", "not covered", "open", "not run")}
-    text = f"Verdict: of {len(verdicts)} published numbers our runs cover {counts['covered']} and do not "
-    text += f"cover {counts['not covered']}; {counts['open']} open, {counts['not run']} not run."
-    chances = [v.chance for v in verdicts if v.chance is not None]
-    if chances:
-        each = " to ".join(f"{chance:.0%}" for chance in dict.fromkeys([min(chances), max(chances)]))
-        text += f" Covered {counts['covered']} of the {len(chances)} decided; expected about {sum(chances):.2g} of "
-        text += f"{len(chances)}, or more, if what was published and our runs came from one distribution ({each} each)."
-    missed = [v for v in verdicts if v.word == "not covered"]
-    return [
-        text + _dependent(verdicts),
-        *(f"Not covered: {v.published.what}, {v.published.written()} ({v.why})." for v in missed),
-    ]
+def judged(card: ModuleType, results: Results) -> tuple[list[Verdict], list[CurveVerdict]]:
+    """The verdicts on a card's numbers and curves, their p values corrected for all that were tried."""
+    verdicts = [compare(published, results) for published in card.PUBLISHED]
+    curves = [judge_curve(curve, results) for curve in card.CURVES]
+    corrected = holm([*(verdict.p for verdict in verdicts), *(curve.p for curve in curves)])
+    numbers = [worded(verdict, p) for verdict, p in zip(verdicts, corrected, strict=False)]
+    return numbers, [worded_curve(curve, p) for curve, p in zip(curves, corrected[len(verdicts) :], strict=True)]
+
+
+def conclusion(verdicts: Sequence[Verdict], curves: Sequence[CurveVerdict] = ()) -> list[str]:
+    """What our runs say of the published numbers that they tried, and which of these they contradict."""
+    tried = [verdict for verdict in verdicts if verdict.word != NOT_RUN]
+    numbers = f"{len(tried)} published number{'s' * (len(tried) != 1)}"
+    text = f"Verdict: none of {len(verdicts)} published numbers was tried."
+    if tried:
+        text = f"Verdict: of the {numbers} tried, {_counted([verdict.word for verdict in tried])}."
+        if len(tried) < len(verdicts):
+            text += f" {len(verdicts) - len(tried)} more that the card lists have no runs here."
+    out = [text + _dependent(tried)]
+    compared = [curve for curve in curves if curve.word != NOT_RUN]
+    if compared:
+        names = [f"{curve.curve.what}: {curve.word} ({_p(curve.p, curve.p_holm)})" for curve in compared]
+        out.append(
+            f"First steps beside {'a published curve' if len(names) == 1 else 'published curves'}: {'; '.join(names)}."
+        )
+    for verdict in tried:
+        if verdict.word == INCONSISTENT:
+            p = _p(verdict.p, verdict.p_holm)
+            out.append(f"Not consistent: {verdict.published.what}, {verdict.published.written()} ({verdict.why}; {p}).")
+    return out
+
+
+def _counted(words: Sequence[str]) -> str:
+    return ", ".join(f"{words.count(word)} {word}" for word in WORDS if word in words)
 
 
 def _dependent(verdicts: Sequence[Verdict]) -> str:
     """Says so where published numbers were compared with the same runs of ours."""
-    decided = [v for v in verdicts if v.chance is not None]
-    sharing = [v for v in decided if any(v is not other and v.runs & other.runs for other in decided)]
-    if not sharing:
+    where = [verdict.published.where for verdict in verdicts]
+    if len({str(sorted(each.items())) for each in where}) == len(where):
         return ""
-    which = "These verdicts" if len(sharing) == len(decided) else f"{len(sharing)} of these verdicts"
     return (
-        f" {which} are not independent of each other: they compare several published numbers with the same runs of "
-        "ours, so that runs which happen to be early or late miss, or cover, several of them at once."
+        " Verdicts on the same runs of ours are not independent: runs that happen to be early or late move several of "
+        "them at once. The correction holds all the same."
     )
 
 
 def _numbered(deviations: Sequence[str]) -> list[str]:
     return [f"Deviation {number}: {text}" for number, text in enumerate(deviations, 1)]
+
+
+def _p(p: float | None, p_holm: float | None) -> str:
+    return "–" if p is None or p_holm is None else f"p {_small(p)}, by Holm {_small(p_holm)}"
+
+
+def _small(p: float) -> str:
+    return f"{p:.2g}" if p >= 0.001 else "< 0.001"
 
 
 def _table(verdicts: Sequence[Verdict]) -> Table:
@@ -81,19 +110,74 @@ def _table(verdicts: Sequence[Verdict]) -> Table:
         ours = f"{steps(median(reached))} [{steps(reached[0])}, {steps(reached[-1])}]" if reached else "–"
         ends = (median(reached), reached[0], reached[-1]) if reached else (None, None, None)
         numbers = dict(zip(("median", "earliest", "latest"), ends, strict=True))
-        theirs = {"event": published.what, "published": float(published.value), "published_runs": published.runs}
+        theirs = {"event": published.what, "published": list(map(float, published.values))}
+        p_values = {"p": verdict.p, "p_holm": verdict.p_holm, "p_rank": verdict.p_rank}
         got_there = {"got_there": len(reached), "N": len(times), **numbers}
-        data.append({**theirs, **got_there, "verdict": verdict.word, "why": verdict.why})
-        unit = "runs" if published.runs == 1 else "means"
-        cells = [published.written(), published.source, f"{len(reached)} / {len(times)} {unit}", ours]
+        data.append({**theirs, **got_there, **p_values, "verdict": verdict.word, "why": verdict.why})
+        shown = [_small(p) if p is not None else "–" for p in p_values.values()]
+        cells = [published.written(), published.source, f"{len(reached)} / {len(times)}", ours, *shown]
         rows.append((published.what, [Cell(text) for text in (*cells, verdict.word, verdict.why)]))
     caption = (
-        "Published steps beside ours: how many of our runs got there (for a published mean, means over as many runs in "
-        "which every one did), the median and range of their steps (of those that got there), and the verdict by the "
-        "rule above."
+        "Published steps beside ours: how many of our runs got there, the median and range of their steps (of those "
+        "that got there), p of the comparison, the same corrected by Holm for what was tried here, p of the published "
+        "number's place among ours (where it is one run's), and the verdict by the rule above."
     )
-    frame = pl.DataFrame(data, infer_schema_length=None)
-    return Table("verdicts", ["event", "published", "by", "got there", "ours", "verdict", "why"], rows, caption, frame)
+    columns = ["event", "published", "by", "got there", "ours", "p", "p (Holm)", "rank p", "verdict", "why"]
+    return Table("verdicts", columns, rows, caption, pl.DataFrame(data, infer_schema_length=None))
+
+
+def _curves(curves: Sequence[CurveVerdict]) -> Section:
+    """The first steps beside published curves, or that there is none."""
+    if not curves:
+        return Section("Curves", ["No published curve: no losses of these runs, step by step, are known to us."])
+    shown = [curve for curve in curves if len(curve.points)]
+    text = [CURVE_RULE, *(f"{curve.curve.what} ({curve.curve.source}): {_ran(curve)}" for curve in curves)]
+    figures = [_curve_figure(curve, number) for number, curve in enumerate(shown, 1)]
+    return Section("Curves", text, figures, [_curve_table(curve, number) for number, curve in enumerate(shown, 1)])
+
+
+def _ran(curve: CurveVerdict) -> str:
+    return f"{curve.n} of our runs, {curve.word}" + (f" ({_p(curve.p, curve.p_holm)})." if curve.p is not None else ".")
+
+
+def _curve_table(verdict: CurveVerdict, number: int) -> Table:
+    rows = []
+    for point in verdict.points.to_dicts():
+        interval = f"{point['low']:.5f} to {point['high']:.5f}"
+        cells = [f"{point['step']}", f"{point['published']:.5f}", interval, _small(point["p"])]
+        rows.append((_named(point["column"]), [Cell(text) for text in cells]))
+    caption = (
+        f"{verdict.curve.what}: losses in nats, where 95 % of runs that begin with the published loss would lie (at "
+        "the first step, of all runs), and p of each step alone, before any correction."
+    )
+    return Table(f"curve-{number}", ["loss", "step", "published", "95 % of runs", "p"], rows, caption, verdict.points)
+
+
+def _named(column: str) -> str:
+    return {"train_loss": "training loss", "valid_loss": "validation loss"}.get(column, column)
+
+
+def _curve_figure(verdict: CurveVerdict, number: int) -> Figure:
+    """Published losses as diamonds in the band of ours."""
+    frame = verdict.points.with_columns(
+        loss=pl.col("column").replace_strict({c: _named(c) for c in verdict.curve.losses})
+    )
+    step = alt.X("step:Q", title="step", scale=alt.Scale(type="symlog"))
+    colour = alt.Color("loss:N", title=None, scale=alt.Scale(range=COLOURS[:2]), legend=alt.Legend(orient="top"))
+    band = (
+        alt.Chart(frame)
+        .mark_area(opacity=0.25)
+        .encode(step, alt.Y("low:Q", title="loss (nats)", scale=alt.Scale(zero=False)), alt.Y2("high:Q"), colour)
+    )
+    points = (
+        alt.Chart(frame).mark_point(shape="diamond", filled=True, size=70).encode(step, alt.Y("published:Q"), colour)
+    )
+    caption = (
+        f"{verdict.curve.what}: published losses (diamonds) of the first steps in the band that holds 95 % of our "
+        "runs, were they to begin with the published loss; at the first step, of all runs."
+    )
+    chart = alt.layer(band, points).properties(width=420, height=240)
+    return Figure(f"curve-{number}", styled(chart, f"{verdict.curve.what}: {_ran(verdict)}"), caption)
 
 
 def _figure(verdicts: Sequence[Verdict]) -> Figure:
@@ -107,34 +191,59 @@ def _figure(verdicts: Sequence[Verdict]) -> Figure:
         for v in verdicts
         for row in v.times.to_dicts()
     ]
-    theirs = [{"event": v.published.what, "step": v.published.value, "kind": "published"} for v in verdicts]
+    theirs = [
+        {"event": v.published.what, "step": value, "kind": "published"}
+        for v in verdicts
+        for value in v.published.values
+    ]
     events = list(dict.fromkeys(v.published.what for v in verdicts))
-    frame = pl.DataFrame(ours + theirs, infer_schema_length=None)
     kinds = ["ours", "ours, not by then", "published"]
-    scale = alt.Scale(domain=kinds, range=[COLOURS[0], COLOURS[5], COLOURS[1]])
-    chart = (
-        alt.Chart(frame)
+    colours = alt.Scale(domain=kinds, range=[COLOURS[0], COLOURS[5], COLOURS[1]])
+    step = alt.X(
+        "step:Q", title="step", scale=alt.Scale(type="log", nice=False, padding=15), axis=alt.Axis(format="~s")
+    )
+    event = alt.Y("event:N", title=None, sort=events, axis=alt.Axis(labelLimit=420, grid=True))
+    points = (
+        alt.Chart(pl.DataFrame(ours + theirs, infer_schema_length=None))
         .mark_point(filled=True, size=70, opacity=0.75)
         .encode(
-            alt.X(
-                "step:Q", title="step", scale=alt.Scale(type="log", nice=False, padding=15), axis=alt.Axis(format="~s")
-            ),
-            alt.Y("event:N", title=None, sort=events, axis=alt.Axis(labelLimit=420, grid=True)),
-            alt.Color("kind:N", title=None, scale=scale, legend=alt.Legend(orient="top")),
+            step,
+            event,
+            alt.Color("kind:N", title=None, scale=colours, legend=alt.Legend(orient="top")),
             alt.Shape(
                 "kind:N", title=None, scale=alt.Scale(domain=kinds, range=["circle", "triangle-right", "diamond"])
             ),
         )
-        .properties(width=420, height=34 * len(events) + 20, title="Published numbers and our runs")
+    )
+    spans = [_span(verdict) for verdict in verdicts]
+    intervals = (
+        alt.Chart(pl.DataFrame([span for span in spans if span], _SPAN))
+        .mark_rule(strokeWidth=2, color=COLOURS[0], opacity=0.5)
+        .encode(alt.X("low:Q"), event, alt.X2("high:Q"))
+    )
+    chart = alt.layer(intervals, points).properties(
+        width=420, height=34 * len(events) + 20, title="Published numbers and our runs"
     )
     caption = (
-        "Steps (logarithmic) at which each event happened: circles, our runs, or means over as many as a published "
-        "mean has; triangles, those that ended there without it; diamonds, published numbers."
+        "Steps (logarithmic) at which each event happened: circles, our runs; triangles, those that ended there "
+        "without it; diamonds, published numbers; lines, where 95 % of such numbers lie by our runs, up to ten times "
+        "what is shown."
     )
     told = [
-        f"{v.published.what}: published {steps(v.published.value)}, ours {len(v.times.filter('observed'))} of "
+        f"{v.published.what}: published {v.published.written()}, ours {len(v.times.filter('observed'))} of "
         f"{len(v.times)} there"
         for v in verdicts
     ]
-    alternative = f"Published numbers and our runs. {'; '.join(told)}."
-    return Figure("published", styled(alt.layer(chart), alternative), caption)
+    return Figure("published", styled(chart, f"Published numbers and our runs. {'; '.join(told)}."), caption)
+
+
+_SPAN = {"event": pl.String, "low": pl.Float64, "high": pl.Float64}
+
+
+def _span(verdict: Verdict) -> dict[str, object] | None:
+    """Ends of the interval of a time, within what the axis should show."""
+    if verdict.interval is None or len(verdict.published.values) > 1:
+        return None
+    seen = [*verdict.published.values, *verdict.times["time"].to_list()]
+    low, high = max(1.0, min(seen) / 10, verdict.interval[0]), min(max(seen) * 10, verdict.interval[1])
+    return {"event": verdict.published.what, "low": low, "high": high if math.isfinite(high) else max(seen) * 10}

@@ -4,6 +4,7 @@ import sys
 
 from shoal.report import Report
 from shoal.studies.base import Form, Grid, first_seeds
+from shoal.studies.cards.curves import PublishedCurve
 from shoal.studies.cards.page import card_report
 from shoal.studies.cards.verdict import Published
 from shoal.studies.results import Results
@@ -12,6 +13,7 @@ from shoal.studies.settings import per_model
 TITLE = "Reproduction: the practical's sanity check"
 ABOUT = "the practical's defaults: when LSTM and GPT generalise, beside three reports"
 SOURCE = "three people's runs of the defaults of the practical on modular arithmetic, problem 4, questions 1 and 2."
+CURVES: tuple[PublishedCurve, ...] = ()
 DEVIATIONS = (
     "Splits and initial parameters of a seed are those of the practical's code, bit for bit; rounding is not, and ten "
     "thousand steps amplify it. The order of batches is shoal's own; here each holds the whole training set.",

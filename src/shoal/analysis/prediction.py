@@ -1,0 +1,151 @@
+"""Whether one more time is like ours: prediction intervals of log-normal times, of which some are censored.
+
+Logarithms of times are taken to be normal, and one new time is asked for: with N of ours, none censored, it lies with
+95 % in ȳ ± t s √(1 + 1/N), Student's t on N − 1 degrees of freedom. Where some are censored, mean and deviation are
+those of maximum likelihood, the variance of the mean is that of the observed information, both variances are enlarged
+by e / (e − 1), and the degrees of freedom are e − 1, where e runs are not censored: without censoring the same numbers.
+
+Sources: Geisser 1993, *Predictive Inference*; Cohen 1959 for the likelihood of a censored normal sample; Fenton 1960
+for the mean of several log-normal times, which is taken to be log-normal with their mean and variance.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import optimize, stats
+
+Array = NDArray[np.float64]
+
+LEVEL = 0.95
+_SMALLEST = 1e-6  # deviation of a logarithm; less is rounding
+
+
+@dataclass(frozen=True)
+class LogNormal:
+    """What a sample says of the distribution of times.
+
+    Attributes:
+        mean, variance: of the logarithm of a time.
+        variance_of_mean: of the estimate of ``mean``.
+        df: degrees of freedom.
+    """
+
+    mean: float
+    variance: float
+    variance_of_mean: float
+    df: int
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Where one more number should lie, and how one that was found agrees.
+
+    Attributes:
+        low, high: the interval that holds it with 95 %; ``low`` alone does where the number is an upper bound.
+        middle: of the interval, on the logarithmic scale.
+        p: how probable a number as far out is, or one as low where the number is an upper bound.
+    """
+
+    low: float
+    middle: float
+    high: float
+    p: float
+
+    @property
+    def factor(self) -> float:
+        """How far the interval reaches to a side."""
+        return self.middle / self.low
+
+
+def fit_log_normal(times: Sequence[float], observed: Sequence[bool], resolution: float = 0.0) -> LogNormal | None:
+    """The distribution of times, by maximum likelihood.
+
+    Args:
+        times: steps, 0 of which counts as 1; where ``observed`` is false the time is longer.
+        observed: one for each time.
+        resolution: spacing of the grid on which times lie, as a difference of logarithms; a deviation below that of
+            rounding to it, ``resolution / √12``, is not believed.
+
+    Returns:
+        None where fewer than two are observed.
+    """
+    steps, seen = np.asarray(times, dtype=np.float64), np.asarray(observed, dtype=bool)
+    y: Array = np.log(np.where(steps > 0, steps, 1))
+    e = int(seen.sum())
+    if e < 2:
+        return None
+    floor = max(_SMALLEST, resolution / math.sqrt(12)) ** 2
+    mean, variance = (float(y.mean()), float(y.var())) if seen.all() else _censored_fit(y, seen)
+    variance = max(variance * e / (e - 1), floor)
+    return LogNormal(mean, variance, _variance_of_mean(y, seen, mean, math.sqrt(variance)), e - 1)
+
+
+def predict(ours: LogNormal, found: float, runs: int = 1, is_bound: bool = False) -> Prediction:
+    """The interval for one more time, or for the mean of several, and how the one that was found agrees.
+
+    Args:
+        ours: the distribution of our times.
+        found: the time, or the mean.
+        runs: of how many runs ``found`` is the mean.
+        is_bound: whether ``found`` is an upper bound of the time.
+    """
+    variance = math.log1p(math.expm1(min(ours.variance, 100.0)) / runs)
+    middle = ours.mean + (ours.variance - variance) / 2
+    error = math.sqrt(variance + ours.variance_of_mean)
+    t = (math.log(found or 1) - middle) / error
+    outside = 1 - LEVEL if is_bound else (1 - LEVEL) / 2
+    reach = float(stats.t.isf(outside, ours.df)) * error
+    p = stats.t.cdf(t, ours.df) if is_bound else 2 * stats.t.sf(abs(t), ours.df)
+    return Prediction(_exp(middle - reach), _exp(middle), math.inf if is_bound else _exp(middle + reach), float(p))
+
+
+def ratio(ours: LogNormal, theirs: LogNormal) -> tuple[float, float]:
+    """95 % interval of the ratio of the medians of two distributions, ours over theirs, by Welch's t."""
+    parts = [(fit.variance_of_mean, fit.df) for fit in (ours, theirs)]
+    total = sum(variance for variance, _ in parts)
+    df = total**2 / sum(variance**2 / df for variance, df in parts)
+    reach = float(stats.t.isf((1 - LEVEL) / 2, df)) * math.sqrt(total)
+    return _exp(ours.mean - theirs.mean - reach), _exp(ours.mean - theirs.mean + reach)
+
+
+def rank_p(found: float, times: Sequence[float], observed: Sequence[bool], is_bound: bool = False) -> float:
+    """Exact p of a number's place among ours; what ended before it without getting there counts for either side."""
+    low = sum(time <= found for time in times)
+    high = sum(time >= found or not seen for time, seen in zip(times, observed, strict=True))
+    return min(1.0, (low + 1 if is_bound else 2 * (min(low, high) + 1)) / (len(times) + 1))
+
+
+def _exp(value: float) -> float:
+    return math.exp(value) if value < 700 else math.inf
+
+
+def _censored_fit(y: Array, seen: NDArray[np.bool_]) -> tuple[float, float]:
+    """Mean and variance of maximum likelihood of a normal sample, of which some values are only known to be larger."""
+
+    def loss(parameters: Array) -> float:
+        mean, log_sigma = parameters
+        z = (y - mean) / math.exp(log_sigma)
+        return -float((stats.norm.logpdf(z[seen]) - log_sigma).sum() + stats.norm.logsf(z[~seen]).sum())
+
+    start = [float(y.mean()), math.log(max(float(y.std()), 1e-3))]
+    bounds = [(None, None), (math.log(_SMALLEST), math.log(50))]
+    found = optimize.minimize(loss, start, method="Nelder-Mead", bounds=bounds, options={"xatol": 1e-8, "fatol": 1e-10})
+    mean, log_sigma = found.x
+    return float(mean), math.exp(2 * log_sigma)
+
+
+def _variance_of_mean(y: Array, seen: NDArray[np.bool_], mean: float, sigma: float) -> float:
+    """The first element of the inverse of the observed information in mean and log σ."""
+    z = (y - mean) / sigma
+    hazard = np.exp(stats.norm.logpdf(z) - stats.norm.logsf(z))
+    slope = hazard * (hazard - z)  # of the hazard
+    by_mean = np.where(seen, 1.0, slope).sum() / sigma**2
+    if seen.all():
+        return float(1 / by_mean)
+    mixed = np.where(seen, 2 * z, hazard + z * slope).sum() / sigma
+    by_sigma = np.where(seen, 2 * z**2, z * hazard + z**2 * slope).sum()
+    left = by_mean - mixed**2 / by_sigma if by_sigma > 0 else by_mean
+    return float(1 / max(left, 1e-12))
