@@ -30,8 +30,8 @@ def run(options: Options) -> int:
 
     if not options.names:
         refuse_unread(options, "reproduce without the name of a card lists them and", "lab")
-        for name in NAMES:
-            print(f"{name:18} {get_card(name).ABOUT}")
+        for name, about in NAMES.items():
+            print(f"{name:18} {about}")
         return 0
     if options.threshold is not None:
         raise UserError("--threshold does not apply to a card: each number is judged at the published one")

@@ -17,19 +17,21 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 from pydantic import BaseModel
-from torch import Tensor
 
 from shoal.errors import LabError, UserError
 from shoal.lab.files import read_json, write_json
 from shoal.lab.frames import EMPTY, read_frame, write_frame
 from shoal.lab.locks import locked
 from shoal.lab.shapes import Certificate, Manifest, Status
-from shoal.lab.tensors import check_like, load_tensors, save_tensors
 from shoal.spec import RunSpec
+
+# torch takes longer to load than most of what is read of a lab without it
+if TYPE_CHECKING:
+    from torch import Tensor
 
 FINISHED = ("done", "diverged")
 
@@ -155,17 +157,21 @@ class CohortFolder:
     def checkpoint_path(self) -> Path:
         return self.path / "checkpoint.safetensors"
 
-    def save_checkpoint(self, state: Mapping[str, Tensor], where: Mapping[str, Any], parts: int) -> None:
+    def save_checkpoint(self, state: "Mapping[str, Tensor]", where: Mapping[str, Any], parts: int) -> None:
         """Everything as it stands after ``parts`` files of metrics; ``where`` is any JSON."""
+        from shoal.lab.tensors import save_tensors
+
         metadata = {"cohort": self.id, "where": json.dumps(where), "parts": str(parts)}
         save_tensors(self.checkpoint_path, state, metadata)
 
-    def load_checkpoint(self) -> tuple[dict[str, Tensor], dict[str, Any], int] | None:
+    def load_checkpoint(self) -> "tuple[dict[str, Tensor], dict[str, Any], int] | None":
         """State, ``where`` and number of metrics files of the last flush; None when there was none.
 
         Raises:
             LabError: the checkpoint is damaged, or of another cohort.
         """
+        from shoal.lab.tensors import load_tensors
+
         if not self.checkpoint_path.exists():
             return None
         with self.with_way_out():
@@ -176,14 +182,18 @@ class CohortFolder:
                 raise LabError(f"{self.checkpoint_path} is of an earlier version of shoal")
         return state, json.loads(metadata["where"]), int(metadata["parts"])
 
-    def check_checkpoint(self, state: Mapping[str, Tensor], like: Mapping[str, Tensor]) -> None:
+    def check_checkpoint(self, state: "Mapping[str, Tensor]", like: "Mapping[str, Tensor]") -> None:
         """Raise :class:`LabError` when a loaded state has not the names, shapes and types of ``like``."""
+        from shoal.lab.tensors import check_like
+
         with self.with_way_out():
             check_like(self.checkpoint_path, state, like)
 
     # models
 
-    def save_model(self, spec: RunSpec, step: int, state: Mapping[str, Tensor]) -> None:
+    def save_model(self, spec: RunSpec, step: int, state: "Mapping[str, Tensor]") -> None:
+        from shoal.lab.tensors import save_tensors
+
         path = self.path / "models" / spec.id / f"{step:09d}.safetensors"
         save_tensors(path, state, {"run": spec.id, "step": str(step), "spec": spec.model_dump_json()})
 

@@ -3,14 +3,13 @@
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from shoal.report.figures import Figure, learning_curves
-from shoal.report.page import Report, Section, write_report
-from shoal.report.table import Cell, Table
-
 if TYPE_CHECKING:
     from shoal.report.comparison import comparison_figure, comparison_notes, comparison_table, forest
     from shoal.report.factorial import factorial_figure, factorial_notes, factorial_table, variance_shares
+    from shoal.report.figures import Figure, learning_curves
+    from shoal.report.page import Report, Section, write_report
     from shoal.report.survival import logrank_sentence, survival_curves, survival_figure, survival_table
+    from shoal.report.table import Cell, Table
 
 __all__ = [
     "Cell",
@@ -34,11 +33,14 @@ __all__ = [
     "write_report",
 ]
 
-# module -> names; loaded when asked for, because they need scipy.stats, which takes most of a second
+# module -> names; loaded when asked for: a table on the terminal needs no altair, and few pages need scipy.stats
 _HOMES = {
     "comparison": ("comparison_figure", "comparison_notes", "comparison_table", "forest"),
     "factorial": ("factorial_figure", "factorial_notes", "factorial_table", "variance_shares"),
+    "figures": ("Figure", "learning_curves"),
+    "page": ("Report", "Section", "write_report"),
     "survival": ("logrank_sentence", "survival_curves", "survival_figure", "survival_table"),
+    "table": ("Cell", "Table"),
 }
 
 

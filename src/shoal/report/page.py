@@ -6,13 +6,14 @@ from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-
-import vl_convert
+from typing import TYPE_CHECKING
 
 from shoal.lab.files import write
-from shoal.report.figures import Figure
 from shoal.report.markdown import to_markdown
 from shoal.report.table import Table, with_subscripts
+
+if TYPE_CHECKING:
+    from shoal.report.figures import Figure
 
 FIGURE_FILES = ("pdf", "svg", "png")
 TABLE_FILES = ("csv", "md", "tex")
@@ -25,7 +26,7 @@ class Section:
 
     title: str
     paragraphs: Sequence[str] = ()
-    figures: Sequence[Figure] = ()
+    figures: "Sequence[Figure]" = ()
     tables: Sequence[Table] = ()
 
 
@@ -74,7 +75,9 @@ def _remove_others(folder: Path, names: Container[str], kinds: Container[str]) -
             path.unlink()
 
 
-def _write_figure(figure: Figure, folder: Path) -> None:
+def _write_figure(figure: "Figure", folder: Path) -> None:
+    import vl_convert
+
     spec = figure.chart.to_json()
     write(folder / f"{figure.name}.svg", vl_convert.vegalite_to_svg(spec).encode())
     write(folder / f"{figure.name}.pdf", vl_convert.vegalite_to_pdf(spec))
@@ -88,6 +91,8 @@ def _write_table(table: Table, folder: Path) -> None:
 
 
 def _page(report: Report) -> str:
+    import vl_convert
+
     template = resources.files("shoal.report").joinpath("page.html").read_text(encoding="utf-8")
     body, charts = "", {}
     figures = tables = 0
@@ -126,7 +131,7 @@ def _list(texts: Sequence[str]) -> str:
     return f'<ul class="answers">\n{items}</ul>\n' if texts else ""
 
 
-def _figure(figure: Figure, number: int) -> str:
+def _figure(figure: "Figure", number: int) -> str:
     files = _links("figures", figure.name, FIGURE_FILES)
     caption = f"<b>Figure {number}.</b> {with_subscripts(figure.caption)} {files}"
     return f'<figure>\n<div class="chart" id="{figure.name}"></div>\n<figcaption>{caption}</figcaption>\n</figure>\n'
