@@ -159,6 +159,26 @@ def test_help_answers_without_importing_anything_heavy():
     assert all(name in out for name in COMMANDS)
 
 
+@pytest.fixture(scope="module")
+def small_lab(tmp_path_factory):
+    path = tmp_path_factory.mktemp("small") / "lab"
+    shoal.train([tiny(), tiny(model="gpt", n_steps=6)], path, workers=1)
+    return path
+
+
+LISTS = ["study list", "reproduce", "runs --lab {}", "runs --model gpt --state done --lab {}"]
+
+
+@pytest.mark.parametrize("command", LISTS)
+def test_what_only_lists_loads_nothing_that_computes(command, small_lab):
+    words = command.format(small_lab).split()
+    heavy = ("torch", "altair", "scipy", "vl_convert", "safetensors")
+    code = f"import sys; from shoal.cli import main; main({words}); print([m for m in {heavy} if m in sys.modules])"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.splitlines()
+    assert len(out) > 2
+    assert out[-1] == "[]"
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_has_help(command, capsys):
     with pytest.raises(SystemExit) as stop:

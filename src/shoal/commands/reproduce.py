@@ -29,8 +29,8 @@ def run(options: Options) -> int:
 
     if not options.names:
         refuse_unread(options, "reproduce without the name of a card lists them and", "lab")
-        for name in NAMES:
-            print(f"{name:18} {get_card(name).ABOUT}")
+        for name, about in NAMES.items():
+            print(f"{name:18} {about}")
         return 0
     refuse_times(options)
     cards = {name: get_card(name) for name in options.names}

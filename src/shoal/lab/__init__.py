@@ -1,6 +1,17 @@
 """What is kept: specs, metrics, checkpoints; append-only, safe to read while it is written."""
 
-from shoal.lab.lab import Lab
-from shoal.lab.records import Records, get_all_checkpoints, get_all_checkpoints_per_trials
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from shoal.lab.lab import Lab
+    from shoal.lab.records import Records, get_all_checkpoints, get_all_checkpoints_per_trials
 
 __all__ = ["Lab", "Records", "get_all_checkpoints", "get_all_checkpoints_per_trials"]
+
+
+def __getattr__(name: str) -> Any:
+    """Loaded when asked for: a module of this package is often wanted without the others."""
+    if name not in __all__:
+        raise AttributeError(f"module 'shoal.lab' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"shoal.lab.{'lab' if name == 'Lab' else 'records'}"), name)

@@ -19,20 +19,22 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 from pydantic import BaseModel
-from torch import Tensor
 
 from shoal.errors import AccessError, LabError, StrayError, UserError
 from shoal.lab.files import check_own, is_there, names_in, read_json, write_json
 from shoal.lab.locks import is_locked, locked
 from shoal.lab.parts import Parts
 from shoal.lab.shapes import Certificate, Manifest, Status
-from shoal.lab.tensors import check_like, load_tensors, save_tensors
 from shoal.spec import TRAJECTORY_VERSIONS, RunSpec
 from shoal.spec.run import trajectory_of
+
+# torch takes longer to load than most of what is read of a lab without it
+if TYPE_CHECKING:
+    from torch import Tensor
 
 FINISHED = ("done", "diverged")
 
@@ -225,13 +227,15 @@ class CohortFolder:
     def checkpoint_path(self) -> Path:
         return self.path / "checkpoint.safetensors"
 
-    def save_checkpoint(self, state: Mapping[str, Tensor], where: Mapping[str, Any], parts: Sequence[str]) -> None:
+    def save_checkpoint(self, state: "Mapping[str, Tensor]", where: Mapping[str, Any], parts: Sequence[str]) -> None:
         """Everything as it stands after these files of metrics; ``where`` is any JSON."""
+        from shoal.lab.tensors import save_tensors
+
         counted = {"parts": str(len(parts)), "metrics": json.dumps(list(parts))}
         metadata = {"cohort": self.id, "where": json.dumps(where), "manifest": json.dumps(self.manifest()), **counted}
         save_tensors(self.checkpoint_path, state, metadata)
 
-    def load_checkpoint(self) -> tuple[dict[str, Tensor], dict[str, Any], list[str] | int] | None:
+    def load_checkpoint(self) -> "tuple[dict[str, Tensor], dict[str, Any], list[str] | int] | None":
         """State, ``where`` and the files of metrics of the last flush (how many, of one of an earlier version).
 
         None when there was no flush.
@@ -239,6 +243,8 @@ class CohortFolder:
         Raises:
             LabError: the checkpoint is damaged, or of another cohort.
         """
+        from shoal.lab.tensors import load_tensors
+
         with self.with_way_out():
             if not is_there(self.checkpoint_path):
                 return None
@@ -290,12 +296,14 @@ class CohortFolder:
             self.parts.drop_measured_again(self.metrics())
         self.checkpoint_path.unlink(missing_ok=True)
 
-    def check_checkpoint(self, state: Mapping[str, Tensor], like: Mapping[str, Tensor]) -> None:
+    def check_checkpoint(self, state: "Mapping[str, Tensor]", like: "Mapping[str, Tensor]") -> None:
         """Raise :class:`LabError` when a loaded state has not the names, shapes and types of ``like``."""
+        from shoal.lab.tensors import check_like
+
         with self.with_way_out():
             check_like(self.checkpoint_path, state, like)
 
-    def check_stand(self, state: Mapping[str, Tensor], where: Mapping[str, Any], ends: Mapping[str, int]) -> None:
+    def check_stand(self, state: "Mapping[str, Tensor]", where: Mapping[str, Any], ends: Mapping[str, int]) -> None:
         """Raise :class:`LabError` when a checkpoint is of other runs, or has any go on beyond its end.
 
         Args:
@@ -312,7 +320,9 @@ class CohortFolder:
 
     # models
 
-    def save_model(self, spec: RunSpec, step: int, state: Mapping[str, Tensor]) -> None:
+    def save_model(self, spec: RunSpec, step: int, state: "Mapping[str, Tensor]") -> None:
+        from shoal.lab.tensors import save_tensors
+
         path = self.path / "models" / spec.id / f"{step:09d}.safetensors"
         save_tensors(path, state, {"run": spec.id, "step": str(step), "spec": spec.model_dump_json()})
 

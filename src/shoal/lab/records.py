@@ -2,10 +2,9 @@
 
 from collections.abc import Container, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
-from torch import nn
 
 from shoal.analysis.extrema import extrema
 from shoal.errors import LabError, UserError, nearest
@@ -14,11 +13,12 @@ from shoal.lab.damage import damage_of
 from shoal.lab.frames import EMPTY
 from shoal.lab.names import find_run
 from shoal.lab.snapshot import CohortSnapshot
-from shoal.lab.tensors import load_tensors
 from shoal.spec import RunSpec
 from shoal.spec.choice import as_cell, fits, read_choice
 from shoal.spec.run import defaults
-from shoal.tasks.build import build_model, build_task
+
+if TYPE_CHECKING:
+    from torch import nn
 
 STATES = ("waiting", "running", "interrupted", "done", "diverged", "damaged")
 
@@ -222,13 +222,16 @@ class Records:
         run = find_run(run, self._folders)
         return self._folders[run].models(run)
 
-    def model(self, run: str, step: int | None = None) -> nn.Module:
+    def model(self, run: str, step: int | None = None) -> "nn.Module":
         """A kept model, ready to evaluate; the last one when no ``step`` is named.
 
         Raises:
             UserError: no run here has such an id, or several have.
             LabError: no model was kept at that step, or its file is damaged.
         """
+        from shoal.lab.tensors import load_tensors
+        from shoal.tasks.build import build_model, build_task
+
         run = find_run(run, self._folders)
         files = self.model_files(run)
         if not files or (step is not None and step not in files):

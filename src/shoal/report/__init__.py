@@ -3,15 +3,14 @@
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from shoal.report.figures import Figure, learning_curves
-from shoal.report.page import Report, Section, check_drawing, write_report
-from shoal.report.table import Cell, Table
-
 if TYPE_CHECKING:
     from shoal.report.comparison import comparison_figure, comparison_notes, comparison_table, forest
     from shoal.report.factorial import factorial_figure, factorial_notes, factorial_table, variance_shares
+    from shoal.report.figures import Figure, learning_curves
     from shoal.report.log_rank import TimesQuestion, logrank_sentences
+    from shoal.report.page import Report, Section, check_drawing, write_report
     from shoal.report.survival import survival_curves, survival_figure, survival_table
+    from shoal.report.table import Cell, Table
 
 __all__ = [
     "Cell",
@@ -37,12 +36,15 @@ __all__ = [
     "write_report",
 ]
 
-# module -> names; loaded when asked for, because they need scipy.stats, which takes most of a second
+# module -> names; loaded when asked for: a table on the terminal needs no altair, and few pages need scipy.stats
 _HOMES = {
     "comparison": ("comparison_figure", "comparison_notes", "comparison_table", "forest"),
     "factorial": ("factorial_figure", "factorial_notes", "factorial_table", "variance_shares"),
+    "figures": ("Figure", "learning_curves"),
     "log_rank": ("TimesQuestion", "logrank_sentences"),
+    "page": ("Report", "Section", "check_drawing", "write_report"),
     "survival": ("survival_curves", "survival_figure", "survival_table"),
+    "table": ("Cell", "Table"),
 }
 
 

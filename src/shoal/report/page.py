@@ -6,15 +6,16 @@ from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-
-import vl_convert
+from typing import TYPE_CHECKING
 
 from shoal.errors import UserError
 from shoal.lab.files import write
-from shoal.report.figures import FONT, Figure
 from shoal.report.markdown import to_markdown
 from shoal.report.table import Table, with_subscripts
 from shoal.training.groups import left_in_process
+
+if TYPE_CHECKING:
+    from shoal.report.figures import Figure
 
 FIGURE_FILES = ("pdf", "svg", "png")
 TABLE_FILES = ("csv", "md", "tex")
@@ -28,7 +29,7 @@ class Section:
 
     title: str
     paragraphs: Sequence[str] = ()
-    figures: Sequence[Figure] = ()
+    figures: "Sequence[Figure]" = ()
     tables: Sequence[Table] = ()
 
 
@@ -92,7 +93,9 @@ def _remove_others(folder: Path, names: Container[str], kinds: Container[str]) -
             path.unlink()
 
 
-def _write_figure(figure: Figure, folder: Path) -> None:
+def _write_figure(figure: "Figure", folder: Path) -> None:
+    import vl_convert
+
     svg = vl_convert.vegalite_to_svg(figure.spec)
     write(folder / f"{figure.name}.svg", svg.encode())
     write(folder / f"{figure.name}.pdf", vl_convert.svg_to_pdf(svg))
@@ -106,6 +109,10 @@ def _write_table(table: Table, folder: Path) -> None:
 
 
 def _page(report: Report) -> str:
+    import vl_convert
+
+    from shoal.report.figures import FONT
+
     template = resources.files("shoal.report").joinpath("page.html").read_text(encoding="utf-8")
     body, charts = "", {}
     figures = tables = 0
@@ -145,7 +152,7 @@ def _list(texts: Sequence[str]) -> str:
     return f'<ul class="answers">\n{items}</ul>\n' if texts else ""
 
 
-def _figure(figure: Figure, number: int) -> str:
+def _figure(figure: "Figure", number: int) -> str:
     files = _links("figures", figure.name, FIGURE_FILES)
     caption = f"<b>Figure {number}.</b> {with_subscripts(figure.caption)} {files}"
     chart = f'<div class="chart" id="{figure.name}" role="img" aria-label="{html.escape(figure.alt)}"></div>'

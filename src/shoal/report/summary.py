@@ -14,7 +14,6 @@ from shoal.report.page import Section
 from shoal.report.schedule import evaluated_before
 from shoal.report.table import Cell, Table
 from shoal.report.words import counted, setting_text
-from shoal.tasks.build import count_run_parameters
 
 _SEEDS = ("init_seed", "split_seed", "order_seed")
 
@@ -269,6 +268,8 @@ def _shared_settings(records: Records) -> str:
 
 
 def _sizes(records: Records) -> str:
+    from shoal.tasks.build import count_run_parameters  # needs torch, which tables do not
+
     sizes = dict.fromkeys((spec.model, count_run_parameters(spec)) for spec in records.specs.values())
     return ", ".join(f"{model} {size:,}" for model, size in sizes)
 

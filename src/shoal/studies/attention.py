@@ -27,7 +27,6 @@ from shoal.studies.settings import per_model
 from shoal.tasks.arithmetic import ArithmeticData
 from shoal.tasks.build import build_data
 
-ABOUT = "where the heads of a GPT that has generalised look"
 QUESTION = "Where do the heads of a GPT that has generalised look?"
 GENERALISED = 0.9  # A_val of the kept model
 LITTLE = 0.05  # weights and shares below are not told in words

@@ -1,8 +1,8 @@
 """What a study is, and the form in which it is asked for: quick or full, with how many seeds, with which settings.
 
-A study is a module with ``ABOUT`` (one line), ``grids(quick)``, which says what it trains, and ``report(results,
-form)``, which says what that shows. It may have ``measure(form)``, for what training does not measure: called once when
-the runs are done; the report finds what it returned, any JSON, in ``results.measured``.
+A study is a module with ``grids(quick)``, which says what it trains, and ``report(results, form)``, which says what
+that shows. It may have ``measure(form)``, for what training does not measure: called once when the runs are done; the
+report finds what it returned, any JSON, in ``results.measured``.
 """
 
 import hashlib
@@ -51,8 +51,6 @@ class Grid:
 
 class Study(Protocol):
     """What a study's module offers."""
-
-    ABOUT: str
 
     def grids(self, quick: bool) -> list[Grid]:
         """What the full or the quick form trains."""

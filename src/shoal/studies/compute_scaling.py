@@ -24,7 +24,6 @@ from shoal.studies.results import Results, number_of_runs, trained_equations
 from shoal.studies.settings import per_model
 from shoal.tasks.build import build_task
 
-ABOUT = "batch size and number of steps: the best way to spend a budget of compute"
 QUESTION = "For a budget of compute, which batch size and how many steps generalise best?"
 BATCH = Axis("train_batch_size", "batch size B", log=2)
 BUDGET = Axis("compute", "C = P·B·T", log=10)

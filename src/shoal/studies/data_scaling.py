@@ -21,7 +21,6 @@ from shoal.studies.results import Results, trained_equations
 from shoal.studies.settings import per_model
 from shoal.studies.slopes import who_scales_better
 
-ABOUT = "how much training data it takes to generalise: r_train from 0.1 to 0.9"
 QUESTION = "How much of the table of sums has to train before the rest is understood, and which model needs less?"
 R_TRAIN = Axis("r_train", "r_train")
 EQUATIONS = Axis("equations", "training equations n", log=10)

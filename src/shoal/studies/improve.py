@@ -26,7 +26,6 @@ from shoal.studies.results import Results
 from shoal.studies.settings import per_model
 from shoal.training.cost import step_costs
 
-ABOUT = "norms, positions, activation, tying, optimizer, smoothing, schedule: what helps a GPT, paired by seed"
 QUESTION = "What makes a GPT generalise sooner or better than the baseline, on the same seeds?"
 BASELINE = "baseline"
 # Changes to the baseline: post-norm LayerNorm, sinusoidal positions, GELU, AdamW, constant learning rate.

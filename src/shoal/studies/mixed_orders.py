@@ -23,7 +23,6 @@ from shoal.studies.parts import finished
 from shoal.studies.results import FIGURES, Results
 from shoal.studies.settings import per_model
 
-ABOUT = "binary and ternary sums learned together, and which of them first"
 QUESTION = "Binary and ternary sums learned together: does one kind come before the other?"
 MEANINGS = {
     "loss": "Loss (nats per scored token, logarithmic)",

@@ -17,7 +17,6 @@ from shoal.studies.results import Results
 from shoal.studies.settings import per_model
 from shoal.studies.slopes import who_scales_better
 
-ABOUT = "depth and width: L layers of width d, against the number of parameters"
 QUESTION = "Does a deeper, wider or larger model generalise better or sooner, and which model gains more from it?"
 WIDTH = Axis("embedding_size", "width d", log=2)
 DEPTH = Axis("num_layers", "layers L")

@@ -18,7 +18,6 @@ from shoal.studies.parts import curves_figure, finished, summary_figure, summary
 from shoal.studies.results import Results
 from shoal.studies.settings import per_model
 
-ABOUT = "weight decay, and the norm of the parameters before and after generalisation"
 QUESTION = (
     "What does weight decay do to loss, accuracy and the steps they take, and what does the norm of the parameters do?"
 )

@@ -19,7 +19,6 @@ from shoal.studies.parts import finished, times_of, times_sections
 from shoal.studies.results import Results
 from shoal.studies.settings import per_model
 
-ABOUT = "an LSTM and a GPT memorise modular addition and much later generalise"
 QUESTION = "Modular addition: do the models memorise the training equations, and do they generalise later?"
 GENERALISED = 0.99
 

@@ -22,7 +22,6 @@ from shoal.studies.parts import finished, none_got_there, times_of
 from shoal.studies.results import Results, trained_equations
 from shoal.studies.settings import QUICK, QUICK_OWN
 
-ABOUT = "initialisation, split or batch order: which seed decides when a run generalises"
 QUESTION = "Of the spread in the time to generalise, how much comes from initialisation, split and batch order?"
 FACTORS = {"init_seed": "initialisation", "split_seed": "split", "order_seed": "batch order"}
 

@@ -13,7 +13,6 @@ from shoal.studies.cards.verdict import Published
 from shoal.studies.results import Results
 
 TITLE = "Reproduction: the baseline of Grokfast"
-ABOUT = "Grokfast's baseline: a · b mod 97, Adam without weight decay; validation accuracy 0.95"
 SOURCE = (
     "Lee et al. 2024, Grokfast: 39,890 steps to a validation accuracy of 95 % without their filter; settings from the "
     "paper and its code."

@@ -14,7 +14,6 @@ from shoal.studies.cards.verdict import Published
 from shoal.studies.results import Results
 
 TITLE = "Reproduction: Nanda et al. 2023"
-ABOUT = "Nanda et al. 2023: a + b mod 113, one layer, no LayerNorm; when the test loss falls below 0.01"
 SOURCE = (
     "Nanda et al. 2023, Progress measures for grokking via mechanistic interpretability: first epoch with a test loss "
     "below 0.01 by share of the data, one run each; settings from the paper and its code."

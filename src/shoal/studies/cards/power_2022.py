@@ -14,7 +14,6 @@ from shoal.studies.cards.verdict import Published
 from shoal.studies.results import Results
 
 TITLE = "Reproduction: Power et al. 2022"
-ABOUT = "Power et al. 2022: a / b mod 97, Adam without weight decay; memorised by 10³ steps, generalised near 10⁶"
 SOURCE = (
     "Power et al. 2022, Grokking: generalization beyond overfitting on small algorithmic datasets, figure 1: modular "
     "division, half of the equations; settings from the paper and its code."

@@ -11,7 +11,6 @@ from shoal.studies.results import Results
 from shoal.studies.settings import per_model
 
 TITLE = "Reproduction: the practical's sanity check"
-ABOUT = "the practical's defaults: when LSTM and GPT generalise, beside three reports"
 SOURCE = "three people's runs of the defaults of the practical on modular arithmetic, problem 4, questions 1 and 2."
 CURVES: tuple[PublishedCurve, ...] = ()
 DEVIATIONS = (
