@@ -81,6 +81,25 @@ def test_a_study_asks_within_what_is_crossed(axis, made_of):
     assert found.found.names == others.get(axis.column, ("seed",))
     assert [cells[-1].text for _, cells in table.rows] == [" and ".join(found.found.names)]
     assert found.corrected == found.found.p  # one test
+    assert "left out" not in table.caption
+
+
+def test_tables_say_which_runs_were_left_out_and_where_seeds_were():
+    frame = GPTS.with_columns(valid_loss=10 ** pl.col("loss"), train_loss=pl.lit(1.0), valid_accuracy=pl.lit(0.5))
+    holes = frame.filter((pl.col("embedding_size") < 256) | (pl.col("num_layers") == 1))
+    (_, table) = how_it_goes([Case("all", holes, DEPTH)], [("log_valid_loss", "L")], "t")
+    assert [cells[4].text for _, cells in table.rows] == ["12 (2 left out)"]
+    assert "left out" in table.caption
+    assert "too few runs share one" not in table.caption
+    (_, table) = how_it_goes(
+        [Case("all", frame.with_columns(seed=pl.int_range(18)), DEPTH)], [("log_valid_loss", "L")], "t"
+    )
+    assert [cells[-1].text for _, cells in table.rows] == ["embedding_size"]
+    assert "too few runs share one" in table.caption
+    both = pl.concat([frame.with_columns(model=pl.lit("gpt")), holes.with_columns(model=pl.lit("lstm"))])
+    ((_, table),) = who_scales_better({"t": [Case("all", both, DEPTH)]})
+    assert {cells[-2].text for _, cells in table.rows} == {"2 (8 runs left out)"}
+    assert "Left out: runs" in table.caption
 
 
 def test_words_go_by_the_corrected_p():
@@ -248,6 +267,7 @@ def test_slopes_are_of_lines_within_the_other_settings():
     # of combinations that one model lacks nothing is used
     holes = frame.filter(~((pl.col("model") == "gpt") & (pl.col("other") == 1)))
     half = slope_difference(holes, "x", "y", "model", "lstm", "gpt", within="other", log2=False)
+    assert (difference.alone, half.alone) == (0, 9)
     only = frame.filter(other=0)
     assert half.first_slope == pytest.approx(
         np.mean([lines(part, ["other"]) for _, part in only.filter(model="lstm").group_by("seed")])

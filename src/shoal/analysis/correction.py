@@ -48,7 +48,7 @@ def shaffer(p_values: Sequence[float | None], groups: int) -> list[float | None]
     Source: Shaffer 1986, *Modified sequentially rejective multiple test procedures*, procedure S1 after a test of all.
 
     >>> shaffer([0.01, 0.04, 0.03], groups=3)
-    [0.01, 0.04, 0.04]
+    [0.01, 0.04, 0.03]
     >>> [shaffer([p] * 6, groups=4)[0] for p in (0.01, 0.03)]
     [0.03, 0.09]
     """

@@ -1,9 +1,7 @@
 """Whether a quantity goes up with a setting, and whether it does so more for one model than for another.
 
 What is asked of a setting is asked of runs that agree in their seed and in every other setting that varies, because
-these move a run too: values are ranked within each block of such runs (:mod:`shoal.analysis.blocks`), the correlation
-is that of these ranks, and its test permutes values within blocks. In blocks of one size it is Page's test; in blocks
-of several, ranks count as shares of the block, after van Elteren.
+these move a run too: ranks are taken and permuted within each block of such runs (:mod:`shoal.analysis.ranks`).
 
 Slopes are those of lines with one slope and an intercept of its own for each block. Runs that share a seed are one
 unit, because a seed shifts all runs made from it: a slope is fitted within each seed, slopes are averaged over seeds,
@@ -11,8 +9,7 @@ and their interval and test are Student's over seeds. With two seeds it is wide,
 again instead gives an interval without 0 every other time where there is nothing to find. Where seeds are not shared
 enough to compare runs on one, there is one slope for all, without an interval.
 
-Sources: Spearman 1904; Student 1908; van Elteren 1960, *On the combination of independent two-sample tests of
-Wilcoxon*; Page 1963, *Ordered hypotheses for multiple treatments*.
+Source: Student 1908.
 """
 
 from collections.abc import Sequence
@@ -24,17 +21,12 @@ import polars as pl
 from numpy.typing import NDArray
 from scipy import stats
 
-from shoal.analysis.arrangements import count_orders, orders
 from shoal.analysis.blocks import Blocks, Rows, comparable
 from shoal.analysis.columns import Names, as_names, check_columns, rows_with
+from shoal.analysis.ranks import DRAWS, permutation_p, rank_correlation
 from shoal.errors import UserError
 
 Array = NDArray[np.float64]
-Scores = tuple[float, ...]
-
-DRAWS = 10_000
-_MOST_ORDERS = 400_000  # of the values of a block, that are counted: all of 9
-_MOST_SUMS = 2_000_000  # of two blocks, that are counted
 
 
 @dataclass(frozen=True)
@@ -82,6 +74,8 @@ class SlopeDifference:
         second: the other group.
         units: how many seeds have a slope in both.
         missing: seeds that only one of them has, which are left out.
+        alone: runs left out because the other group has no such seed or combination of other settings, or because no
+            other at another x agrees with them in these.
         dropped: runs left out because x or y is null or NaN.
         first_slope: y per doubling of x (or per x), mean over these seeds.
         second_slope: likewise.
@@ -95,6 +89,7 @@ class SlopeDifference:
     second: str
     units: int
     missing: tuple[Any, ...]
+    alone: int
     dropped: int
     first_slope: float | None
     second_slope: float | None
@@ -134,7 +129,7 @@ def trend(
     blocks = comparable(usable, x, unit, within)
     xs, ys = _numbers(usable, x, log2), _numbers(usable, y, log2=False)
     rho = rank_correlation(xs, ys, blocks.rows)
-    p, smallest_p, exact = (None, None, False) if rho is None else _permutation_p(xs, ys, blocks.rows, draws, seed)
+    p, smallest_p, exact = (None, None, False) if rho is None else permutation_p(xs, ys, blocks.rows, draws, seed)
     units = _units(usable, unit, blocks)
     slopes = [own for rows in units.values() if (own := slope(xs, ys, rows)) is not None]
     used = usable[np.concatenate([[], *blocks.rows]).astype(np.int64)]
@@ -177,7 +172,8 @@ def slope_difference(
         first: the value of one group in it.
         second: of the other.
         unit: as for :func:`trend`.
-        within: likewise; only combinations of these settings that both groups have on a seed are used.
+        within: likewise; only combinations of these settings and a seed are used at which both groups have two values
+            of x.
         log2: likewise.
 
     Raises:
@@ -189,13 +185,13 @@ def slope_difference(
     halves = [usable.filter(pl.col(group) == value) for value in (first, second)]
     seeds = [set(half.select(names).rows()) for half in halves]
     if names or settings:
-        shared = [names + settings] * 2
-        halves = [
-            half.join(other, on=on, how="semi", nulls_equal=True, maintain_order="left")
-            for half, other, on in zip(halves, halves[::-1], shared, strict=True)
-        ]
+        on = [*names, *settings]
+        telling = [half.group_by(on).agg(pl.col(x).n_unique()).filter(pl.col(x) > 1).select(on) for half in halves]
+        shared = telling[0].join(telling[1], on=on, how="semi", nulls_equal=True)
+        halves = [half.join(shared, on=on, how="semi", nulls_equal=True, maintain_order="left") for half in halves]
     by_unit = [_slopes(half, x, y, names, settings, log2) for half in halves]
-    pairs = [(by_unit[0][key], by_unit[1][key]) for key in by_unit[0] if key in by_unit[1]]
+    both = [(by_unit[0][key], by_unit[1][key]) for key in by_unit[0] if key in by_unit[1]]
+    pairs = [(a, b) for (a, _), (b, _) in both]
     differences = [b - a for a, b in pairs]
     low, high, p = student(differences)
     missing = sorted(seeds[0] ^ seeds[1])
@@ -204,6 +200,7 @@ def slope_difference(
         second=str(second),
         units=len(pairs),
         missing=tuple(key[0] if len(key) == 1 else key for key in missing),
+        alone=len(usable) - sum(first_runs + second_runs for (_, first_runs), (_, second_runs) in both),
         dropped=len(own) - len(usable),
         first_slope=float(np.mean([a for a, _ in pairs])) if pairs else None,
         second_slope=float(np.mean([b for _, b in pairs])) if pairs else None,
@@ -212,16 +209,6 @@ def slope_difference(
         high=high,
         p=p,
     )
-
-
-def rank_correlation(x: Array, y: Array, blocks: Sequence[Rows]) -> float | None:
-    """Correlation of the ranks of x and y within blocks, ``(n,)`` each; None where x or y varies within none.
-
-    Within one block it is Spearman's.
-    """
-    a, b = _scores(x, blocks), _scores(y, blocks)
-    spread = float(np.sqrt((a @ a) * (b @ b)))
-    return float(np.clip(a @ b / spread, -1, 1)) if spread > 0 else None
 
 
 def slope(x: Array, y: Array, blocks: Sequence[Rows]) -> float | None:
@@ -270,65 +257,17 @@ def _units(frame: pl.DataFrame, unit: Names, blocks: Blocks) -> dict[Any, list[R
     return units
 
 
-def _slopes(frame: pl.DataFrame, x: str, y: str, unit: list[str], within: list[str], log2: bool) -> dict[Any, float]:
-    """The slope within each seed that has one."""
+def _slopes(
+    frame: pl.DataFrame, x: str, y: str, unit: list[str], within: list[str], log2: bool
+) -> dict[Any, tuple[float, int]]:
+    """The slope within each seed that has one, and of how many runs it is."""
     if frame.is_empty():
         return {}
     xs, ys = _numbers(frame, x, log2), _numbers(frame, y, log2=False)
     blocks = comparable(frame, x, unit, within)
     units = _units(frame, unit, blocks)
-    return {key: own for key, rows in units.items() if key and (own := slope(xs, ys, rows)) is not None}
-
-
-def _scores(values: Array, blocks: Sequence[Rows]) -> Array:
-    """The rank of each value within its block over one more than their number, less the block's mean; 0 in none."""
-    out = np.zeros(len(values))
-    for rows in blocks:
-        ranks = stats.rankdata(values[rows])
-        out[rows] = (ranks - ranks.mean()) / (len(rows) + 1)
-    return out
-
-
-def _permutation_p(x: Array, y: Array, blocks: Sequence[Rows], draws: int, seed: int) -> tuple[float, float, bool]:
-    """Share of permutations within blocks whose rank correlation is at least as far from 0, the smallest share there
-    can be, and whether all permutations were counted or random ones and the given one.
-    """
-    a, b = _scores(x, blocks), _scores(y, blocks)
-    seen = abs(a @ b) - 1e-9  # equal sums differ by rounding
-    scores = sorted(((tuple(sorted(a[rows])), tuple(sorted(b[rows]))) for rows in blocks), key=lambda s: (len(s[0]), s))
-    counted = _all_sums(scores)
-    if counted is not None:
-        far, share = np.abs(counted[0]), counted[1]
-        p, smallest = (min(float(share[far >= least].sum()), 1.0) for least in (seen, far.max() - 1e-9))
-        return p, smallest, True
-    rng, total = np.random.default_rng(seed), np.zeros(draws)
-    for own, other in scores:
-        total += rng.permuted(np.tile(other, (draws, 1)), axis=1) @ np.array(own)
-    return (int((np.abs(total) >= seen).sum()) + 1) / (draws + 1), 1 / (draws + 1), False
-
-
-def _all_sums(blocks: Sequence[tuple[Scores, Scores]]) -> tuple[Array, Array] | None:
-    """Every sum of products that permuting the second scores within blocks can give, and the share of permutations that
-    give it; None where there are too many.
-    """
-    kinds = dict.fromkeys(blocks)  # blocks without ties are all alike
-    ties = {scores: np.unique(scores[1], return_inverse=True) for scores in kinds}
-    counts = {scores: np.bincount(labels) for scores, (_, labels) in ties.items()}
-    if sum(count_orders(own.tolist()) for own in counts.values()) > _MOST_ORDERS:
-        return None
-    products = {
-        scores: np.unique(
-            np.round(ties[scores][0][orders(counts[scores])] @ np.array(scores[0]), 9), return_counts=True
-        )
-        for scores in kinds
+    return {
+        key: (own, sum(map(len, rows)))
+        for key, rows in units.items()
+        if key and (own := slope(xs, ys, rows)) is not None
     }
-    sums: Array = np.zeros(1)
-    share: Array = np.ones(1)
-    for scores in blocks:
-        own, times = products[scores]
-        if len(sums) * len(own) > _MOST_SUMS:
-            return None
-        every, place = np.unique(np.round(np.add.outer(sums, own), 9), return_inverse=True)
-        weights = np.multiply.outer(share, times / times.sum()).ravel()
-        sums, share = every, np.bincount(place.ravel(), weights).astype(np.float64)
-    return sums, share

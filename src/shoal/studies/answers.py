@@ -7,11 +7,11 @@ import polars as pl
 
 from shoal.analysis import TrendEstimate, trend
 from shoal.analysis.correction import Family
-from shoal.analysis.trends import DRAWS
+from shoal.analysis.ranks import DRAWS
 from shoal.report import Cell, Table
 from shoal.report.panels import Axis
 from shoal.report.words import NOTHING, counted, listed, number, p_value, with_interval
-from shoal.studies.crossing import crossing
+from shoal.studies.crossing import SEED_AXES, crossing
 
 LEVEL = 0.05  # of the corrected test behind "improves" and "worsens"
 # what is asked about: column, symbol, whether small is good
@@ -143,6 +143,7 @@ def _made_of(made: Mapping[str, tuple[str, ...]]) -> str:
 
 def _caption(found: Sequence[TrendEstimate], family: Family) -> str:
     alone = any(one.alone and one.blocks for one in found)
+    unshared = any(one.blocks and not set(SEED_AXES) & set(one.names) for one in found)
     random = any(one.p is not None and not one.exact for one in found)
     return (
         "Runs are compared that agree in their seed and in all other settings that vary, the columns named last. ρ: "
@@ -154,5 +155,6 @@ def _caption(found: Sequence[TrendEstimate], family: Family) -> str:
         "setting on a logarithmic axis, else per unit, mean with Student's 95 % interval over seeds, which is not "
         "corrected"
         + ("; left out: runs with which no other run agrees in these columns" if alone else "")
+        + ("; where no seed is among them, too few runs share one" if unshared else "")
         + "; –: all values are the same, or there is nothing to compare."
     )

@@ -131,11 +131,13 @@ def _answer(
         for one, p in both
     ]
     rows = [_row(one, p) for one, p in both]
-    return sentences, Table(name, header, rows, _caption(tests), pl.DataFrame(data, infer_schema_length=None))
+    caption = _caption(tests, any(one.found.alone and one.found.units for one in compared))
+    return sentences, Table(name, header, rows, caption, pl.DataFrame(data, infer_schema_length=None))
 
 
 def _row(one: _Comparison, corrected: float | None) -> tuple[str, list[Cell]]:
     found = one.found
+    left_out = f" ({counted(found.alone, 'run')} left out)" if found.alone and found.units else ""
     texts = [
         *(_levels(one.case, one.column, model) for model in MODELS),
         number(found.first_slope),
@@ -143,21 +145,23 @@ def _row(one: _Comparison, corrected: float | None) -> tuple[str, list[Cell]]:
         with_interval(found.difference, found.low, found.high),
         bare_p(found.p),
         bare_p(corrected),
-        str(found.units),
+        f"{found.units}{left_out}",
         one.verdict(corrected),
     ]
     return f"{one.symbol} {per(one.case.axis)}, {one.case.name}", [Cell(text) for text in texts]
 
 
-def _caption(tests: int) -> str:
+def _caption(tests: int, left_out: bool) -> str:
     return (
         "Slope of the least-squares line of each model, fitted within each seed that both have, with an intercept for "
         "each combination of other settings that vary, mean over seeds; their difference with Student's 95 % interval "
         "over seeds, which two seeds leave wide and which is not corrected; p: Student's test of it; corrected: by "
         f"Holm's method for {counted(tests, 'comparison')}, all that this page makes of both models. A loss scales "
         "better the more its logarithm falls, an accuracy the more it rises; open: the corrected p is 0.05 or more, or "
-        f"does not exist; ceiling: {_SAME_END}; cannot be told: no seed has both models at two values. Before the "
-        "slopes, the mean over runs (of L_val, the geometric) at the smallest and at the largest value of the setting."
+        f"does not exist; ceiling: {_SAME_END}; cannot be told: no seed has both models at two values. "
+        + ("Left out: runs of a seed and other settings that one model lacks at two values. " if left_out else "")
+        + "Before the slopes, the mean over runs (of L_val, the geometric) at the smallest and at the largest value of "
+        "the setting."
     )
 
 
