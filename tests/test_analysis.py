@@ -329,6 +329,17 @@ def test_the_ten_figures_mark_the_best_of_each_row():
     assert "LSTM: N = 2, GPT: N = 2" in table.caption
 
 
+def test_of_many_settings_each_is_a_row_of_the_ten_figures():
+    letters = "abcdefgh"
+    frame = some_extrema(**{letter: {"valid_accuracy": 0.9 + i / 100} for i, letter in enumerate(letters)})
+    table = ten_figures(frame, {run: run[0].upper() for run in frame["run"]})
+    assert table.header[1:] == [q.symbol for q in QUANTITIES]
+    assert [label.split()[0] for label, _ in table.rows] == [letter.upper() for letter in letters]
+    best = [cells[table.header.index("A_val") - 1].best for _, cells in table.rows]
+    assert best == [False] * 7 + [True]
+    assert table.data.select("label", "N", "valid_accuracy").row(-1) == ("H", 2, pytest.approx(0.97))
+
+
 def test_steps_of_runs_that_never_generalised_are_not_the_best():
     frame = some_extrema(a={"valid_accuracy": 0.1, "t_valid_accuracy": 0.1}, b={"t_valid_accuracy": 9000.0})
     marks = {label: [cell.best for cell in cells] for label, cells in ten_figures(frame, LABELS).rows}

@@ -43,6 +43,7 @@ QUANTITIES = (
 
 _NUMBERS = (*(q.column for q in QUANTITIES), "last_step")
 
+_MOST_BESIDE = 6  # labels side by side
 ARRIVED = 0.9  # accuracies that all runs of a group reached, for its steps to be compared
 OPEN = "†"
 COMPETING = f"Steps compete where every run reached A_train and A_val ≥ {ARRIVED}, and none has {OPEN}."
@@ -61,7 +62,9 @@ SYMBOLS = (
 
 
 def ten_figures(extrema: pl.DataFrame, labels: Mapping[str, str]) -> Table:
-    """Mean ± standard deviation of the ten figures for each label, the best of each row in bold.
+    """Mean ± standard deviation of the ten figures for each label, the best of each figure in bold.
+
+    A figure is a row; of more than a few labels a column, because pages are longer than wide.
 
     Args:
         extrema: one row per run.
@@ -70,13 +73,18 @@ def ten_figures(extrema: pl.DataFrame, labels: Mapping[str, str]) -> Table:
     labelled = extrema.with_columns(pl.col("run").replace_strict(dict(labels)).alias("label"))
     means = ten_means(labelled, ["label"])
     groups = {row["label"]: row for row in means.iter_rows(named=True)}
-    rows = []
-    for q in QUANTITIES:
-        best = best_value(means, q)
-        rows.append((q.symbol, [cell_of(row, q, best) for row in groups.values()]))
-    n = ", ".join(f"{label}: N = {row['N']}" for label, row in groups.items())
-    caption = f"Mean ± population standard deviation over seeds ({n}){one_run(means)}; {_marked(means)}. {SYMBOLS}"
-    return Table("ten-figures", ["", *groups], rows, caption, means)
+    cells = {q.symbol: [cell_of(row, q, best_value(means, q)) for row in groups.values()] for q in QUANTITIES}
+    across = len(groups) > _MOST_BESIDE
+    n = "N: runs" if across else ", ".join(f"{label}: N = {row['N']}" for label, row in groups.items())
+    place = "column" if across else "row"
+    caption = (
+        f"Mean ± population standard deviation over seeds ({n}){one_run(means)}; {_marked(means, place)}. {SYMBOLS}"
+    )
+    if not across:
+        return Table("ten-figures", ["", *groups], list(cells.items()), caption, means)
+    by_label = zip(*cells.values(), strict=True)
+    rows = [(f"{label} (N = {row['N']})", own) for (label, row), own in zip(groups.items(), by_label, strict=True)]
+    return Table("ten-figures", ["setting", *cells], rows, caption, means)
 
 
 def ten_means(extrema: pl.DataFrame, by: Sequence[str]) -> pl.DataFrame:
@@ -129,11 +137,11 @@ def best_value(means: pl.DataFrame, quantity: Quantity) -> float | None:
     return (min if quantity.small_is_best else max)(values.to_list(), default=None)
 
 
-def _marked(means: pl.DataFrame) -> str:
+def _marked(means: pl.DataFrame, place: str) -> str:
     """What is in bold in a table of :func:`ten_means`, where anything can be."""
     if not _equally_far(means):
         return "no best is in bold, because not all were trained for as many steps"
-    return f"the best of each row in bold, ties both, none where all that compete are equal. {COMPETING[:-1]}"
+    return f"the best of each {place} in bold, ties both, none where all that compete are equal. {COMPETING[:-1]}"
 
 
 def _equally_far(means: pl.DataFrame) -> bool:

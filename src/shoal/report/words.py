@@ -88,6 +88,22 @@ def listed(values: Sequence[Any]) -> str:
     return " and ".join([", ".join(texts[:-1]), texts[-1]] if len(texts) > 1 else texts)
 
 
+def in_ranges(values: Sequence[int]) -> str:
+    """Whole numbers in order, three and more that follow each other as a range.
+
+    >>> in_ranges([42, 0, 1, 2, 3, 8, 9])
+    '0 to 3, 8, 9, 42'
+    """
+    runs: list[list[int]] = []
+    for value in sorted(values):
+        if runs and value == runs[-1][-1] + 1:
+            runs[-1].append(value)
+        else:
+            runs.append([value])
+    parts = [[f"{run[0]} to {run[-1]}"] if len(run) > 2 else [str(value) for value in run] for run in runs]
+    return ", ".join(text for part in parts for text in part)
+
+
 def damage_sentences(damage: Mapping[str, str], n: int, most: int = 6) -> list[str]:
     """A sentence for each reason why some of ``n`` runs are damaged.
 

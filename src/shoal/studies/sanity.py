@@ -13,7 +13,7 @@ from shoal.report import Figure, Report, Section, learning_curves
 from shoal.report.figures import lines_note
 from shoal.report.panels import MODEL, MODELS
 from shoal.report.summary import ten_figures
-from shoal.report.words import number
+from shoal.report.words import in_ranges, number
 from shoal.studies.base import Form, Grid
 from shoal.studies.parts import finished, times_of, times_sections
 from shoal.studies.results import Results
@@ -76,7 +76,7 @@ def _figure(results: Results, model: str, quantity: str) -> Figure:
     own = results.curves.filter(pl.col("model") == model)
     n = own["run"].n_unique()
     symbol = {"loss": "L", "accuracy": "A"}[quantity]
-    seeds = ", ".join(map(str, sorted(own["seed"].unique().to_list())))
+    seeds = in_ranges(own["seed"].unique().to_list())
     caption = (
         f"{quantity.capitalize()} {symbol}_train and {symbol}_val of the {MODELS[model]} against the training step "
         f"(logarithmic, from step 1). {lines_note(n, f' (seeds {seeds})')} "
