@@ -43,7 +43,7 @@ COMMON = {
     "bias": st.booleans(),
     "bias_classifier": st.booleans(),
     "lr": POSITIVE,
-    "weight_decay": st.floats(0, 2),
+    "weight_decay": st.just(0.0) | st.floats(1e-6, 2),
     "clip": POSITIVE | st.just(math.inf),
     "decay_all": st.booleans(),
     "lr_schedule": st.sampled_from(["constant", "linear", "cosine"]),

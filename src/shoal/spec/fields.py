@@ -78,11 +78,12 @@ def check_float32(settings: BaseModel, names: Iterable[str]) -> None:
         value = getattr(settings, name)
         if value is None or value == 0 or math.isinf(value):
             continue
-        if value < SMALLEST_FLOAT:
+        is_share = extra(type(settings), name)["allowed"] == SHARE["allowed"]  # a small one may as well be 0
+        if value < SMALLEST_FLOAT and not is_share:
             limit, instead = f"at least {SMALLEST_FLOAT:.3g}", "takes less for 0"
         elif value > LARGEST_FLOAT:
             limit, instead = f"at most {LARGEST_FLOAT:.3g}", "takes more for infinite"
-        elif extra(type(settings), name)["allowed"] == SHARE["allowed"] and 1 - value <= ROUNDING:
+        elif is_share and 1 - value <= ROUNDING:
             limit, instead = f"at most {LARGEST_SHARE:.8f}", "takes more for 1"
         else:
             continue
