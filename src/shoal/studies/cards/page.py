@@ -1,12 +1,12 @@
 """The report that every card gives."""
 
 from collections.abc import Sequence
-from statistics import median
 from types import ModuleType
 
 import altair as alt
 import polars as pl
 
+from shoal.analysis import median_time
 from shoal.report import Cell, Figure, Report, Section, Table
 from shoal.report.figures import COLOURS, styled
 from shoal.report.summary import provenance
@@ -78,14 +78,16 @@ def _table(verdicts: Sequence[Verdict]) -> Table:
     for verdict in verdicts:
         published, times = verdict.published, verdict.times
         reached = sorted(times.filter("observed")["time"].to_list())
-        ours = f"{steps(median(reached))} [{steps(reached[0])}, {steps(reached[-1])}]" if reached else "–"
+        median = median_time(times.with_columns(state=pl.when("diverged").then(pl.lit("diverged"))))
+        middle = "–" if median is None else steps(median)
+        ours = f"{middle} [{steps(reached[0])}, {steps(reached[-1])}]" if reached else "–"
         unit = "runs" if published.runs == 1 else "means"
         cells = [published.written(), published.source, f"{len(reached)} / {len(times)} {unit}", ours]
         rows.append((published.what, [Cell(text) for text in (*cells, verdict.word, verdict.why)]))
     caption = (
         "Published steps beside ours: how many of our runs got there (for a published mean, means over as many runs in "
-        "which every one did), the median and range of their steps (of those that got there), and the verdict by the "
-        "rule above."
+        "which every one did), the median of all (the others count as later; – where fewer than half got there) and "
+        "the range of those that did, and the verdict by the rule above."
     )
     return Table("verdicts", ["event", "published", "by", "got there", "ours", "verdict", "why"], rows, caption)
 
