@@ -402,6 +402,8 @@ def test_a_power_law_warns_and_refuses():
     assert any("c is at 0" in w for w in fit_power_law(straight, "x", "y", saturating=True, resamples=20).warnings)
     with pytest.raises(UserError, match="no column 'q'"):
         fit_power_law(straight, "q", "y")
+    with pytest.raises(UserError, match="row 2: run must name the cluster of the point, got null"):
+        fit_power_law(straight.with_columns(run=pl.Series(["a", None] * 10)), "x", "y", group="run")
     with pytest.raises(UserError, match="got 2 points at 2"):
         fit_power_law(straight[:2], "x", "y")
     with pytest.raises(UserError, match="got 20 points at 1"):
