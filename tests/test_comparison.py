@@ -416,8 +416,8 @@ def shown() -> pl.DataFrame:
     rng = np.random.default_rng(2)
     rows = [
         {"setting": s, "seed": i, "loss": 1.0 + shift + 0.2 * rng.normal(), "accuracy": 1.0, "state": "done",
-         "time": min(int(100 * (1 + shift + rng.random())), 220)}
-        for s, shift in (("old", 0.5), ("smaller step", 0.4), ("much better", -0.99), ("pre-norm", 0.2))
+         "time": min(max(int(100 * (1 + shift + rng.random())), 1), 220)}
+        for s, shift in (("old", 0.5), ("smaller step", 0.4), ("much better", -90.0), ("pre-norm", 0.2))
         for i in range(6)
     ]  # fmt: skip
     frame = pl.DataFrame(rows).with_columns(observed=pl.col("time") < 220)

@@ -339,6 +339,8 @@ def test_what_rounding_leaves_of_no_effect_is_shown_as_nothing():
     rows = [[cell.text for cell in cells] for _, cells in factorial_table("t", found).rows]
     assert not {row[k] for row in rows[:3] for k in (1, 3)} & {"0"}
     assert {row[k] for row in rows[3:] for k in (1, 3)} == {"0"}
+    assert {row[4] for row in rows[3:]} == {"0 [0, 0]"}
+    assert {row[k] for row in rows for k in (5, 6, 7)} == {"–"}  # with nothing to hold it to, nothing is tested
     assert factorial_notes(found) == []
 
 

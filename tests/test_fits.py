@@ -402,6 +402,8 @@ def test_a_power_law_warns_and_refuses():
     assert any("c is at 0" in w for w in fit_power_law(straight, "x", "y", saturating=True, resamples=20).warnings)
     with pytest.raises(UserError, match="no column 'q'"):
         fit_power_law(straight, "q", "y")
+    with pytest.raises(UserError, match="row 2: run must name the cluster of the point, got null"):
+        fit_power_law(straight.with_columns(run=pl.Series(["a", None] * 10)), "x", "y", group="run")
     with pytest.raises(UserError, match="got 2 points at 2"):
         fit_power_law(straight[:2], "x", "y")
     with pytest.raises(UserError, match="got 20 points at 1"):
@@ -411,7 +413,7 @@ def test_a_power_law_warns_and_refuses():
 @pytest.mark.slow
 @pytest.mark.parametrize(("settings_", "least"), [(5, 0.84), (9, 0.88)])
 def test_intervals_over_settings_hold_an_exponent_where_settings_deviate_as_a_whole(settings_, least):
-    """Twice as much as their runs do: intervals over runs hold it in about 70 of 100."""
+    """Twice as much as their runs do: intervals over runs hold it in fewer than 80 of 100."""
     rng, seeds = np.random.default_rng(settings_), 4
     held = {"x": [], "run": []}
     for _ in range(120):

@@ -16,6 +16,7 @@ from shoal.analysis import (
     decompose,
     extrema,
     first_step_at_least,
+    holm,
     kaplan_meier,
     logrank,
     logrank_pairs,
@@ -309,3 +310,38 @@ def test_a_frame_without_rows_has_nothing_to_refuse():
     empty = pl.DataFrame({"time": [], "observed": []})
     assert median_time(empty) is None
     assert kaplan_meier(empty).is_empty()
+
+
+def test_whatever_p_values_holm_is_given_are_corrected_or_refused():
+    for wrong in (math.nan, -0.1, 1.5, math.inf):
+        with pytest.raises(UserError, match="a p value must be from 0 to 1, got"):
+            holm([0.5, wrong, None])
+
+
+ROWS = pl.DataFrame(
+    {"setting": ["a", "a", "b", "b"], "seed": [0, 1, 0, 1], "loss": [1.0, 2.0, 3.0, 5.0], "state": ["done"] * 4}
+)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"loss": pl.lit("1")}, "column 'loss' must hold numbers, it holds String"),
+        ({"seed": pl.Series([0, 1, None, 1])}, "row 3: seed must be .*, got null"),
+        ({"state": pl.lit("finished")}, "row 1: state must be one of done .*, got 'finished'"),
+    ],
+)
+def test_other_quantities_pass_a_gate_too(change, message):
+    frame_ = ROWS.with_columns(**change)
+    with pytest.raises(UserError, match=message):
+        compare(frame_, [Metric("loss", False)], "setting", "a")
+    with pytest.raises(UserError, match=message):
+        decompose(frame_, "loss", ["setting", "seed"])
+
+
+@pytest.mark.parametrize("draws", [0, -1, 1.5, None])
+def test_draws_are_counted_from_one(draws):
+    with pytest.raises(UserError, match="resamples must be an integer of at least 1, got"):
+        compare(ROWS, [Metric("loss", False)], "setting", "a", resamples=draws)
+    with pytest.raises(UserError, match="draws must be an integer of at least 1, got"):
+        decompose(ROWS, "loss", ["setting", "seed"], draws=draws)

@@ -113,19 +113,8 @@ def decompose(
             levels of each factor is left; or a level is null, or values are no numbers, or no times (see
             :func:`shoal.analysis.times.check_times`).
     """
-    check_columns(frame, [value, *factors])
+    frame = _checked(frame, value, factors, observed)
     check_draws("draws", draws, seed)
-    if len(factors) < 2:
-        raise UserError(f"a factorial needs at least two factors, got {' '.join(factors) or 'none'}")
-    if len(set(factors)) < len(factors):
-        raise UserError(f"a factorial has each factor once, got {' '.join(factors)}")
-    for name in factors:
-        check_values(frame, name, pl.col(name).is_not_null(), "a level of the factor")
-    if observed is None:
-        check_numbers(frame, [value])
-        frame = check_states(frame)
-    else:
-        frame = check_times(frame, value, observed)
     ended = has_outcome(frame, observed is not None and pl.col(observed))
     kept = frame.filter(pl.col(value).cast(pl.Float64).is_finite().fill_null(False), ended)
     kept, dropped = _complete_part(kept, factors)
@@ -142,6 +131,21 @@ def decompose(
         horizon=end,
         dropped=dropped,
     )
+
+
+def _checked(frame: pl.DataFrame, value: str, factors: Sequence[str], observed: str | None) -> pl.DataFrame:
+    """The frame, unless it cannot be that of a factorial."""
+    check_columns(frame, [value, *factors])
+    if len(factors) < 2:
+        raise UserError(f"a factorial needs at least two factors, got {' '.join(factors) or 'none'}")
+    if len(set(factors)) < len(factors):
+        raise UserError(f"a factorial has each factor once, got {' '.join(factors)}")
+    for name in factors:
+        check_values(frame, name, pl.col(name).is_not_null(), "a level of the factor")
+    if observed is not None:
+        return check_times(frame, value, observed)
+    check_numbers(frame, [value])
+    return check_states(frame)
 
 
 def _values(kept: pl.DataFrame, value: str, factors: Sequence[str], log2: bool, are_times: bool) -> Array:

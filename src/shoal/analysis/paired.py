@@ -1,16 +1,16 @@
 """What differences within pairs say: a test and effect sizes; the interval of their mean is Student's.
 
 Of few pairs a bootstrap knows too little: where 95 of 100 intervals should hold the mean of normal differences, the BCa
-bootstrap's do in 85 with 5 pairs and in 91 with 12. Student's hold it in 95; of differences of times that are lognormal
-with σ = 1 in 95 to 97, because what skews a time skews both ends of a difference
+bootstrap's do in 85 with 5 pairs and in 91 with 12. Student's hold it in 95, and of differences of times that are
+lognormal with σ = 1 in 94 to 98, because what skews a time skews both ends of a difference
 (:func:`shoal.analysis.trends.student`).
 
 The test flips the signs of the differences: where variant and baseline are exchangeable, every pattern of signs is
 equally likely, whatever sizes the differences have. All 2ⁿ patterns are counted up to n = 12 pairs; the p value is then
 exact, and never below 2/2ⁿ: five pairs cannot reach 0.05.
 
-Sources: Fisher 1935 (sign flips); Cohen 1988 (d_z) and Cumming and Finch 2001 (its
-interval by the noncentral t); Kerby 2014 (matched rank-biserial correlation); Wilson 1927.
+Sources: Fisher 1935 (sign flips); Cohen 1988 (d_z) and Cumming and Finch 2001 (its interval by the noncentral t); Kerby
+2014 (matched rank-biserial correlation); Wilson 1927.
 """
 
 import numpy as np

@@ -139,21 +139,7 @@ def time_to(
     if not isinstance(stay, int) or isinstance(stay, bool) or stay < 1:
         raise UserError(f"stay must be a whole number of evaluations of at least 1, got {stay!r}")
     states = _checked_states_of(curves, states)
-    right, step = (at_least if direction == "at least" else at_most)(column, threshold), pl.col("step")
-    count = pl.col("right").cum_sum().over("run")
-    evaluated = (
-        curves.filter(pl.col(column).is_not_null())
-        .sort("step")
-        .select("run", "step", right.cast(pl.Int64).alias("right"))
-        # of this evaluation and those that follow; null where too few do
-        .with_columns(stays=(count.shift(1 - stay) - count + pl.col("right") == stay).over("run"))
-        .group_by("run")
-        .agg(
-            step.filter("stays").min().alias("first"),
-            step.filter(pl.col("stays").is_not_null()).max().alias("last"),
-            ((pl.col("right") == 0) & (step > step.filter("stays").min())).any().alias("fell_back"),
-        )
-    )
+    evaluated = _evaluated(curves, column, (at_least if direction == "at least" else at_most)(column, threshold), stay)
     ended = pl.when(pl.col("state") == "diverged").then(pl.col("ended"))
     return (
         pl.concat([curves.select("run"), states.select("run")])
@@ -166,6 +152,26 @@ def time_to(
             pl.col("first").is_not_null().alias("observed"),
             pl.col("fell_back").fill_null(False),
             "state",
+        )
+    )
+
+
+def _evaluated(curves: pl.DataFrame, column: str, right: pl.Expr, stay: int) -> pl.DataFrame:
+    """Of each evaluated run the ``first`` step at which it is there and stays, the ``last`` of which that can be known,
+    and whether it ``fell_back``."""
+    step = pl.col("step")
+    count = pl.col("right").cum_sum().over("run")
+    return (
+        curves.filter(pl.col(column).is_not_null())
+        .sort("step")
+        .select("run", "step", right.cast(pl.Int64).alias("right"))
+        # of this evaluation and those that follow; null where too few do
+        .with_columns(stays=(count.shift(1 - stay) - count + pl.col("right") == stay).over("run"))
+        .group_by("run")
+        .agg(
+            step.filter("stays").min().alias("first"),
+            step.filter(pl.col("stays").is_not_null()).max().alias("last"),
+            ((pl.col("right") == 0) & (step > step.filter("stays").min())).any().alias("fell_back"),
         )
     )
 

@@ -124,9 +124,10 @@ def _cleared(decomposition: Decomposition) -> pl.DataFrame:
     table = decomposition.table
     total = float(table["sum_of_squares"].sum())
     least = math.inf if table["share"].null_count() else _ROUNDING * total
+    bounds = dict.fromkeys(("sum_of_squares", "component"), least)
+    bounds |= dict.fromkeys(("component_share", "low", "high"), _ROUNDING)
     return table.with_columns(
-        pl.when(pl.col(name).abs() < least).then(0.0).otherwise(name).alias(name)
-        for name in ("sum_of_squares", "component")
+        pl.when(pl.col(name).abs() < bound).then(0.0).otherwise(name).alias(name) for name, bound in bounds.items()
     )
 
 

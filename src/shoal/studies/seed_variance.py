@@ -94,7 +94,8 @@ def _answer(found: Decomposition, model: str, event: str) -> str:
 def _share(row: Mapping[str, Any], name: bool = True) -> str:
     """``initialisation × split 71% [6%, 94%]``."""
     source = f"{' × '.join(FACTORS[factor] for factor in row['source'])} " if name else ""
-    return f"{source}{row['component_share']:.0%} [{row['low']:.0%}, {row['high']:.0%}]"
+    ends = ", ".join("–" if end is None else f"{end:.0%}" for end in (row["low"], row["high"]))
+    return f"{source}{row['component_share']:.0%} [{ends}]"
 
 
 def _idle(results: Results) -> list[str]:

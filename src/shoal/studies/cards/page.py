@@ -2,13 +2,12 @@
 
 import math
 from collections.abc import Sequence
-from statistics import median
 from types import ModuleType
 
 import altair as alt
 import polars as pl
 
-from shoal.analysis import holm
+from shoal.analysis import holm, median_time
 from shoal.report import Cell, Figure, Report, Section, Table
 from shoal.report.figures import COLOURS, styled
 from shoal.report.summary import provenance
@@ -107,9 +106,14 @@ def _table(verdicts: Sequence[Verdict]) -> Table:
     for verdict in verdicts:
         published, times = verdict.published, verdict.times
         reached = sorted(times.filter("observed")["time"].to_list())
-        ours = f"{steps(median(reached))} [{steps(reached[0])}, {steps(reached[-1])}]" if reached else "–"
-        ends = (median(reached), reached[0], reached[-1]) if reached else (None, None, None)
-        numbers = dict(zip(("median", "earliest", "latest"), ends, strict=True))
+        median = median_time(times.with_columns(state=pl.when("diverged").then(pl.lit("diverged"))))
+        middle = "–" if median is None else steps(median)
+        ours = f"{middle} [{steps(reached[0])}, {steps(reached[-1])}]" if reached else "–"
+        numbers = {
+            "median": median,
+            "earliest": reached[0] if reached else None,
+            "latest": reached[-1] if reached else None,
+        }
         theirs = {"event": published.what, "published": list(map(float, published.values))}
         p_values = {"p": verdict.p, "p_holm": verdict.p_holm, "p_rank": verdict.p_rank}
         got_there = {"got_there": len(reached), "N": len(times), **numbers}
@@ -118,9 +122,10 @@ def _table(verdicts: Sequence[Verdict]) -> Table:
         cells = [published.written(), published.source, f"{len(reached)} / {len(times)}", ours, *shown]
         rows.append((published.what, [Cell(text) for text in (*cells, verdict.word, verdict.why)]))
     caption = (
-        "Published steps beside ours: how many of our runs got there, the median and range of their steps (of those "
-        "that got there), p of the comparison, the same corrected by Holm for what was tried here, p of the published "
-        "number's place among ours (where it is one run's), and the verdict by the rule above."
+        "Published steps beside ours: how many of our runs got there, the median of all (the others count as later; – "
+        "where fewer than half got there) and the range of those that did, p of the comparison, the same corrected by "
+        "Holm for what was tried here, p of the published number's place among ours (where it is one run's), and the "
+        "verdict by the rule above."
     )
     columns = ["event", "published", "by", "got there", "ours", "p", "p (Holm)", "rank p", "verdict", "why"]
     return Table("verdicts", columns, rows, caption, pl.DataFrame(data, infer_schema_length=None))
