@@ -56,8 +56,7 @@ def train(
             set, when not given.
         engine: how new cohorts are computed, one of ``compiled``, ``prefixes`` and ``plain`` (see
             :mod:`shoal.fast.engine`); the fastest that covers them and is worth its start, when not given.
-        places: runs of a cohort to train side by side, while the others wait; as many as fit into half of the memory
-            that is free, when not given.
+        places: runs of a cohort to train side by side; as many as fit into half of the free memory, when not given.
         flush_seconds: longest time between two flushes, at most 30.
         metrics: further quantities to record at every evaluation of new runs, each a function of one member's
             parameters (by name) that returns a scalar tensor. Runs that the lab holds must have been trained with them;
