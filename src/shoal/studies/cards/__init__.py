@@ -1,6 +1,6 @@
 """Reproduction cards: published settings written down exactly, and what our runs of them say of the published numbers.
 
-A card is a study whose module also names its source, the published numbers and every known deviation.
+A card is a study whose module also names its source, the published numbers and curves and every known deviation.
 """
 
 import importlib

@@ -167,7 +167,8 @@ def _curve_figure(verdict: CurveVerdict, number: int) -> Figure:
     frame = verdict.points.with_columns(
         loss=pl.col("column").replace_strict({c: _named(c) for c in verdict.curve.losses})
     )
-    step = alt.X("step:Q", title="step", scale=alt.Scale(type="symlog"))
+    marks = alt.Axis(values=frame["step"].unique().sort().to_list(), format="d")
+    step = alt.X("step:Q", title="step", scale=alt.Scale(type="symlog"), axis=marks)
     colour = alt.Color("loss:N", title=None, scale=alt.Scale(range=COLOURS[:2]), legend=alt.Legend(orient="top"))
     band = (
         alt.Chart(frame)

@@ -60,7 +60,7 @@ DEVIATIONS = (
 
 
 def grids(quick: bool) -> list[Grid]:
-    """Ten times the published steps are out of reach of a CPU: the quick form looks at memorisation alone."""
+    """The published steps are out of reach of a CPU: the quick form looks at memorisation alone, of three seeds."""
     if quick:
         return [Grid({**SETTINGS, "n_steps": 2000, "eval_first": 0, "eval_period": 50}, {"seed": range(3)})]
     stop = {"n_steps": 2_000_000, "eval_period": 1000, "stop_after_generalizing": 0}
