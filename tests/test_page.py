@@ -17,8 +17,8 @@ from shoal.report.panels import BEST, MODEL, Axis, summary_panels
 
 WIDE = Table(
     "wide",
-    ["setting", *(f"t_f(A_val) {i}" for i in range(14))],
-    [(f"GPT, weight_decay {i / 4}", [Cell("7,850 ± 1,350†", best=i == j) for j in range(14)]) for i in range(4)],
+    ["setting", *(f"t_f(A_val) {i}" for i in range(8))],
+    [(f"GPT, weight_decay {i / 4}", [Cell("7,850 ± 1,350†", best=i == j) for j in range(8)]) for i in range(4)],
     "Of “everything” – 100 % & more: χ² ≥ 10⁻³·b, ‖θ‖₂ ∝ Cᵇ, R² of Müller’s Δt(A) → 0; a_b <i> | ^ ~ \\ {x} # $ …",
 )
 LONG = Table("long", ["run", "A_val"], [(f"r{i}", [Cell("−0.5")]) for i in range(130)], "Many.")
