@@ -3,6 +3,11 @@
 import csv
 import io
 import re
+import shutil
+import subprocess
+from pathlib import Path
+
+HAS_PDFLATEX = shutil.which("pdflatex") is not None
 
 # Signs beside ASCII that the typeface of the figures has.
 _SIGNS = set("±×÷−–—‘’“”†…→≤≥≠≈∞·ΔΣαβγδεθλμρσχ°²³ℓé")
@@ -36,3 +41,17 @@ def dressed_numbers(text: str) -> list[str]:
     cells = [cell for line in list(csv.reader(io.StringIO(text)))[1:] for cell in line]
     dressed = re.compile(r"±|†|^−|^–$|^[\d,.−]+ \[|^\d{1,3}(,\d{3})+$|^\d+(\.\d+)? %$|→")
     return [cell for cell in cells if dressed.search(cell)]
+
+
+def faults_of_pdflatex(tables: list[str], folder: Path) -> list[str]:
+    """Why pdflatex stops at these tables, signs it lacks, and by how many points they leave the page."""
+    packages = ",".join(re.findall(r"^% Needs \\usepackage\{(.*)\}", "\n".join(tables), re.MULTILINE))
+    body = "\n\\clearpage\n".join(tables)
+    text = f"\\documentclass{{article}}\\usepackage{{{packages}}}\\begin{{document}}\n{body}\\end{{document}}\n"
+    (folder / "t.tex").write_text(text, encoding="utf-8")
+    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "t.tex"]
+    ran = subprocess.run(command, cwd=folder, capture_output=True, check=False)
+    log = (folder / "t.log").read_text(errors="replace")
+    stopped = re.findall(r"^!.*(?:\n.*){3}", log, re.MULTILINE) if ran.returncode else []
+    wide = [found for found in re.findall(r"Overfull \\hbox \(([\d.]+)pt", log) if float(found) > 1]
+    return [*stopped, *re.findall(r"Missing character.*|.*Float too large.*", log), *wide]

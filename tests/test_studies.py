@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 import torch
 from helpers import tiny
-from shown import dressed_numbers, foreign_signs, in_words, unset_in_latex
+from shown import HAS_PDFLATEX, dressed_numbers, faults_of_pdflatex, foreign_signs, in_words, unset_in_latex
 
 import shoal
 from shoal.analysis import Metric, compare
@@ -91,6 +91,17 @@ def test_every_report_shows_figures_tables_and_answers(name, lab):
         assert unset_in_latex(table.to_latex()) == []
         assert dressed_numbers(table.to_csv()) == []
     assert any(form.flags() in paragraph for paragraph in report.sections[-1].paragraphs)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not HAS_PDFLATEX, reason="there is no pdflatex")
+@pytest.mark.parametrize("name", EVERY)
+def test_every_table_of_every_report_compiles_and_stays_on_the_page(name, lab, tmp_path, monkeypatch):
+    monkeypatch.setattr(attention, "GENERALISED", 0.0)
+    form = form_of(name)
+    report = EVERY[name].report(results_of(lab, form.specs(EVERY[name])), form)
+    tables = [table.to_latex() for section in report.sections for table in section.tables]
+    assert faults_of_pdflatex(tables, tmp_path) == []
 
 
 def test_attention_shows_where_heads_look_and_what_is_lost_without(lab, monkeypatch):

@@ -1,6 +1,6 @@
 """What stacking changed, as a table over the cohorts behind a report."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import polars as pl
@@ -57,19 +57,6 @@ def certificates(folders: Sequence[CohortFolder]) -> tuple[list[str], list[Table
             NOTHING if record is None else f"{record:.2g}",
         ]
         rows.append((cohort, [Cell(text) for text in cells]))
-    data = pl.DataFrame(
-        {
-            "cohort": list(found),
-            "members": [certificate["members"] for certificate in found.values()],
-            "alone": [len(own) for own in alone.values()],
-            "steps": [certificate["steps"] for certificate in found.values()],
-            **{
-                what: [max((one[what] for one in own), default=None) for own in alone.values()]
-                for what in ("loss", "parameters")
-            },
-            "record": [certificate["record"] for certificate in found.values()],
-        }
-    )
     header = ["cohort", "members", "alone", "steps", "losses (nats)", "parameters", "stack against record (nats)"]
     caption = (
         "What stacking changed: the first steps of each cohort, retrained as a stack and again with some of its "
@@ -79,7 +66,28 @@ def certificates(folders: Sequence[CohortFolder]) -> tuple[list[str], list[Table
         "parameters after them; stack against record: largest difference between the losses of the stack retrained and "
         f"those recorded when the runs were made; {NOTHING}: nothing recorded yet."
     )
-    return [sentence, *damaged], [Table("certificates", header, rows, caption, data)]
+    return [sentence, *damaged], [Table("certificates", header, rows, caption, _numbers(found))]
+
+
+def _numbers(found: Mapping[str, dict[str, Any]]) -> pl.DataFrame:
+    """The table with its numbers as they are."""
+    return pl.DataFrame(
+        [
+            {
+                "cohort": cohort,
+                "members": certificate["members"],
+                "alone": len(certificate["alone"]),
+                "steps": certificate["steps"],
+                **{
+                    what: max((one[what] for one in certificate["alone"].values()), default=None)
+                    for what in ("loss", "parameters")
+                },
+                "record": certificate["record"],
+            }
+            for cohort, certificate in found.items()
+        ],
+        infer_schema_length=None,
+    )
 
 
 def _largest(groups: Any, what: str) -> str:

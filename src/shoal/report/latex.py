@@ -3,6 +3,7 @@
 Blocks of columns stand one below the other where a table is wider than a page of LaTeX's own classes.
 """
 
+import math
 import re
 import string
 import unicodedata
@@ -55,7 +56,8 @@ _PAGE, _GAP = 76.0, 2.9
 _NORMAL = 0.8  # of that fits in the size of the text
 _WORDS = 30.0  # widths from which a cell is set in lines
 _WIDE, _BOLD = 1.5, 1.15  # a sign that is wider than a digit, and a bold one
-_LONG = 40  # rows of all blocks from which a table may not fit on one page
+_LONG = 42  # lines from which a table with its caption may not fit on one page
+_CAPTION = 85  # signs of a line of the caption
 
 
 def to_latex(table: "Table") -> str:
@@ -67,7 +69,7 @@ def to_latex(table: "Table") -> str:
     ]
     widths = [min(max(column), _WORDS) for column in (labels, *others)]
     blocks = _blocks(widths)
-    long = len(table.rows) * len(blocks) > _LONG
+    long = len(table.caption) / _CAPTION + sum(_height(table, block) for block in blocks) > _LONG
     small = long or len(blocks) > 1 or sum(widths) + _GAP * len(widths) > _PAGE * _NORMAL
     body = ["\\footnotesize"] * small
     for number, block in enumerate(blocks):
@@ -94,6 +96,12 @@ def _blocks(widths: Sequence[float]) -> list[list[int]]:
         blocks[-1].append(column)
         used += width
     return blocks
+
+
+def _height(table: "Table", block: Sequence[int]) -> int:
+    """Lines of a block, its head and the space before it among them."""
+    rows = [[label, *(cells[column - 1].text for column in block)] for label, cells in table.rows]
+    return 3 + sum(max(math.ceil(1.15 * _width(text) / _WORDS) for text in row) for row in rows)
 
 
 def _block(table: "Table", block: Sequence[int], widths: Sequence[float], long: bool, number: int) -> list[str]:
