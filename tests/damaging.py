@@ -24,7 +24,7 @@ def made(path: Path) -> Lab:
         asked = iter(range(steps))
         train_cohort(folder, Options(stop=lambda asked=asked: next(asked, None) is None))
         assert len(folder.parts.there()) == 3
-    lab.note_study("sanity", {"quick": True, "runs": [spec.id for spec in SPECS]})
+    lab.note_study("sanity", "quick", {"quick": True, "runs": [spec.id for spec in SPECS]})
     return lab
 
 

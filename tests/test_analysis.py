@@ -225,7 +225,7 @@ def test_a_table_as_csv():
 
 def test_a_table_as_markdown():
     assert TABLE.to_markdown().splitlines() == [
-        "|  | A & B <i> | L_val |",
+        "|  | A & B &lt;i> | L_val |",
         "| --- | ---: | ---: |",
         "| t_f(L_val) | **7,850 ± 350** | −1 % |",
         "| Δt(A) | $3 | #4 |",

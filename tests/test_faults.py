@@ -97,14 +97,14 @@ NOT_IN_ID = ("eval_batch_size", "save_statistic_step")
 
 
 @pytest.mark.parametrize("most", MOST)
-@pytest.mark.parametrize("name", ["status.json", "certificate.json", "sanity.json", "shoal-lab.json"])
+@pytest.mark.parametrize("name", ["status.json", "certificate.json", "quick.json", "shoal-lab.json"])
 def test_a_changed_bit_of_any_other_json_is_harmless_or_named(lab, most, name):
     folder = of(lab, SPECS)
     folder.write_certificate({"steps": 1, "members": 2, "alone": {}, "record": None})
     readers = {
         "status.json": (folder.path, folder.status),
         "certificate.json": (folder.path, folder.certificate),
-        "sanity.json": (lab.path / "studies", lambda: lab.study_notes("sanity")),
+        "quick.json": (lab.path / "studies" / "sanity", lambda: lab.study_notes("sanity")),
         "shoal-lab.json": (lab.path, lambda: Lab(lab.path).runs()),
     }
     place, read = readers[name]

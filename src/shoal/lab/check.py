@@ -11,6 +11,7 @@ from pathlib import Path
 
 from shoal.errors import LabError, UserError
 from shoal.lab.cohort import CohortFolder, is_finished
+from shoal.lab.continuing import check_going_on
 from shoal.lab.damage import damage_of
 from shoal.lab.files import is_there, names_in, read_json, set_aside, write_json
 from shoal.lab.lab import MARK, Lab, check_mark, write_mark
@@ -195,7 +196,7 @@ def _check_checkpoint(folder: CohortFolder) -> None:
     checkpoint = folder.load_checkpoint()
     counted = None if checkpoint is None else checkpoint[2]
     with folder.with_way_out():
-        folder.check_going_on(folder.status(), counted)
+        check_going_on(folder, folder.status(), counted)
         folder.parts.check_counted(counted or [])
 
 

@@ -256,40 +256,6 @@ class CohortFolder:
         counted = json.loads(metadata["metrics"]) if "metrics" in metadata else int(metadata["parts"])
         return state, json.loads(metadata["where"]), counted
 
-    def roll_back(self, counted: Sequence[str] | int | None) -> list[str]:
-        """Make the files of metrics those that the checkpoint counts; a file of a killed flush is set aside.
-
-        Args:
-            counted: as :meth:`load_checkpoint` gave them; None where there is no checkpoint.
-
-        Returns:
-            Their names.
-
-        Raises:
-            LabError: one of them is missing or damaged, or more was measured than the checkpoint knows of, or there
-                should be one. Nothing is changed then.
-        """
-        with self.with_way_out():
-            self.check_going_on(self.status(), counted)
-            names = self.parts.check_counted(counted or [])
-        self.parts.set_aside(names)
-        return names
-
-    def check_going_on(self, status: Mapping[str, Any], counted: Sequence[str] | int | None) -> None:
-        """Raise :class:`LabError` where a status, not of a finished cohort, is ahead of the checkpoint.
-
-        Arguments as for :meth:`roll_back`.
-        """
-        listed = status["metrics"] or []
-        if counted is None:
-            begun = listed or any(member["step"] > 0 for member in status["members"].values())
-            if begun or len(self.parts.there()) > 1:
-                raise LabError(f"{self.checkpoint_path} is missing, without which these runs cannot go on")
-        elif not isinstance(counted, int):
-            later = [name for name in listed if name not in counted]
-            if later:
-                raise LabError(f"{self.checkpoint_path} is older than status.json: it does not count {later[0]}")
-
     def finish(self) -> None:
         """Remove what nobody needs any more once the status says that every member is done or diverged."""
         if is_there(self.path / "set-aside"):
@@ -302,21 +268,6 @@ class CohortFolder:
 
         with self.with_way_out():
             check_like(self.checkpoint_path, state, like)
-
-    def check_stand(self, state: "Mapping[str, Tensor]", where: Mapping[str, Any], ends: Mapping[str, int]) -> None:
-        """Raise :class:`LabError` when a checkpoint is of other runs, or has any go on beyond its end.
-
-        Args:
-            state: of the members and then of those parked, ``steps`` and ``last_steps`` among it, ``(R,)`` each.
-            where: as :meth:`save_checkpoint` was given it.
-            ends: the last step of every run of the cohort.
-        """
-        begun = [*where["members"], *where.get("parked", [])]
-        steps, last = (state[name].tolist() if name in state else [] for name in ("steps", "last_steps"))
-        known = ends.keys() >= {*begun, *where["finished"]}
-        if not known or any(not 0 <= a <= b <= ends[run] for run, a, b in zip(begun, steps, last, strict=False)):
-            with self.with_way_out():
-                raise LabError(f"{self.checkpoint_path} is damaged: its steps are not those of the cohort's runs")
 
     # models
 

@@ -7,6 +7,7 @@ import polars as pl
 
 from shoal.errors import LabError
 from shoal.lab.cohort import FINISHED, CohortFolder, is_finished
+from shoal.lab.continuing import check_going_on
 
 
 def damage_of(folder: CohortFolder) -> dict[str, str]:
@@ -40,7 +41,7 @@ def _stuck(folder: CohortFolder, status: dict[str, Any]) -> str | None:
     while not is_finished(status) and not folder.has_checkpoint():
         try:
             with folder.with_way_out():
-                folder.check_going_on(status, None)
+                check_going_on(folder, status, None)
             return None
         except LabError as error:
             why = str(error)

@@ -91,12 +91,6 @@ def _checksum(content: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def has_checksum(path: Path) -> bool:
-    """Whether a JSON file that can be read carries a checksum; those of earlier versions of shoal do not."""
-    content = json.loads(path.read_text(encoding="utf-8"))
-    return isinstance(content, dict) and CHECKSUM in content
-
-
 def read_json(path: Path, shape: type[BaseModel] | None = None) -> Any:
     """Read a JSON file of the lab; one that carries a checksum is held to it, and read without it.
 

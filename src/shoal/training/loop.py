@@ -14,6 +14,7 @@ from shoal.errors import LabError, UserError
 from shoal.fast.denormals import flushed_denormals
 from shoal.fast.memory import keep_freed_memory
 from shoal.lab.cohort import CohortFolder
+from shoal.lab.continuing import check_stand, roll_back
 from shoal.lab.environment import environment
 from shoal.training.continuation import engine_of, kernels_of
 from shoal.training.due import is_evaluated, is_saved, steps_until_due
@@ -122,10 +123,10 @@ class Session:
         roster = self.roster
         self.rows, self.generalised, self.accuracies = [], set(), {}
         checkpoint = self.folder.load_checkpoint()
-        self.parts = self.folder.roll_back(None if checkpoint is None else checkpoint[2])
+        self.parts = roll_back(self.folder, None if checkpoint is None else checkpoint[2])
         if checkpoint is not None:
             state, where, _ = checkpoint
-            self.folder.check_stand(state, where, {run: spec.n_steps for run, spec in roster.specs.items()})
+            check_stand(self.folder, state, where, {run: spec.n_steps for run, spec in roster.specs.items()})
             self.generalised, seen = set(where["generalised"]), where.get("accuracies", {})
             self.accuracies = {split: (low, middle, high) for split, (low, middle, high) in seen.items()}
             self.planned = self.options.places or where["places"]

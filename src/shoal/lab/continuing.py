@@ -1,0 +1,61 @@
+"""Whether a cohort can go on from its checkpoint: only from one that agrees with everything else that is there."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from shoal.errors import LabError
+from shoal.lab.cohort import CohortFolder
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Counted = Sequence[str] | int | None  # files of metrics, as CohortFolder.load_checkpoint gives them; None without one
+
+
+def roll_back(folder: CohortFolder, counted: Counted) -> list[str]:
+    """Make the files of metrics those that the checkpoint counts; a file of a killed flush is set aside.
+
+    Returns:
+        Their names.
+
+    Raises:
+        LabError: one of them is missing or damaged, or more was measured than the checkpoint knows of, or there should
+            be one. Nothing is changed then.
+    """
+    with folder.with_way_out():
+        check_going_on(folder, folder.status(), counted)
+        names = folder.parts.check_counted(counted or [])
+    folder.parts.set_aside(names)
+    return names
+
+
+def check_going_on(folder: CohortFolder, status: Mapping[str, Any], counted: Counted) -> None:
+    """Raise :class:`LabError` where a status, not of a finished cohort, is ahead of the checkpoint."""
+    listed = status["metrics"] or []
+    if counted is None:
+        begun = listed or any(member["step"] > 0 for member in status["members"].values())
+        if begun or len(folder.parts.there()) > 1:
+            raise LabError(f"{folder.checkpoint_path} is missing, without which these runs cannot go on")
+    elif not isinstance(counted, int):
+        later = [name for name in listed if name not in counted]
+        if later:
+            raise LabError(f"{folder.checkpoint_path} is older than status.json: it does not count {later[0]}")
+
+
+def check_stand(
+    folder: CohortFolder, state: "Mapping[str, Tensor]", where: Mapping[str, Any], ends: Mapping[str, int]
+) -> None:
+    """Raise :class:`LabError` when a checkpoint is of other runs, or has any go on beyond its end.
+
+    Args:
+        folder: of the cohort.
+        state: of the members and then of those parked, ``steps`` and ``last_steps`` among it, ``(R,)`` each.
+        where: as :meth:`CohortFolder.save_checkpoint` was given it.
+        ends: the last step of every run of the cohort.
+    """
+    begun = [*where["members"], *where.get("parked", [])]
+    steps, last = (state[name].tolist() if name in state else [] for name in ("steps", "last_steps"))
+    known = ends.keys() >= {*begun, *where["finished"]}
+    if not known or any(not 0 <= a <= b <= ends[run] for run, a, b in zip(begun, steps, last, strict=False)):
+        with folder.with_way_out():
+            raise LabError(f"{folder.checkpoint_path} is damaged: its steps are not those of the cohort's runs")
