@@ -208,10 +208,10 @@ def test_a_card_is_reproduced_and_reported_again(tmp_path, capsys):
     small = ["--quick", "--seeds", "1", "--p", "5", "--n-steps", "12", "--eval-period", "4", "--embedding-size", "8"]
     assert main(["reproduce", "power-2022", *small, *lab]) == 0
     first = capsys.readouterr().out
-    assert "Verdict: of 2 published numbers our runs cover" in first
+    assert "Verdict: of the 2 published numbers tried" in first
     (tmp_path / "lab/reports/power-2022/index.html").unlink()
     assert main(["study", "report", "power-2022", *lab]) == 0
-    assert "Verdict: of 2 published numbers our runs cover" in capsys.readouterr().out
+    assert "Verdict: of the 2 published numbers tried" in capsys.readouterr().out
     assert main(["study", "report", "--all", *lab]) == 0
     assert (tmp_path / "lab/reports/power-2022/index.html").is_file()
 
