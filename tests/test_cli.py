@@ -276,11 +276,11 @@ def test_a_card_is_reproduced_and_reported_again(tmp_path, capsys):
     small = ["--quick", "--seeds", "1", "--p", "5", "--n-steps", "12", "--eval-period", "4", "--embedding-size", "8"]
     assert main(["reproduce", "power-2022", *small, *lab]) == 0
     first = capsys.readouterr().out
-    assert "Verdict: of 2 published numbers our runs cover" in first
+    assert "Verdict: of the 2 published numbers tried" in first
     (page,) = (tmp_path / "lab/reports").glob("power-2022-quick-seeds-1-*/index.html")
     page.unlink()
     assert main(["study", "report", "power-2022", *lab]) == 0
-    assert "Verdict: of 2 published numbers our runs cover" in capsys.readouterr().out
+    assert "Verdict: of the 2 published numbers tried" in capsys.readouterr().out
     assert main(["study", "report", "--all", *lab]) == 0
     assert page.is_file()
 
