@@ -166,7 +166,7 @@ def test_the_smallest_corrected_p_is_below_005(quick):
 
 
 def test_thresholds_make_figures_of_their_own(reported):
-    report = reported(results_of({"baseline": [500], "Muon": [300]}), Form(quick=True, thresholds=(0.5, 0.5)))
+    report = reported(results_of({"baseline": [500], "Muon": [300]}), Form(quick=True, thresholds=(0.5,)))
     assert set(tables_of(report)) == {"variants", "effects-05", "times-05", "effects-loss", "costs"}
     assert report.answers[0] == "Better than the baseline, 0 of 1 variant: none."
     assert report.answers[2].startswith("Compared were 2 figures (time to A_val ≥ 0.5, log₁₀ L_val) by")
