@@ -2,6 +2,7 @@
 
 import math
 
+import altair as alt
 import numpy as np
 import polars as pl
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from shown import in_words
 
-from shoal.report.figures import MOST_LINES, Figure, learning_curves
+from shoal.report.figures import MOST_LINES, Figure, learning_curves, styled
 from shoal.report.gaps import broken, with_gaps
 from shoal.report.panels import BEST, CURVES, MODEL, Axis, curve_panels, summary_panels
 from shoal.report.schedule import evaluated_before
@@ -183,3 +184,9 @@ def test_a_step_is_drawn_as_a_time_only_where_the_run_got_there():
     assert {row["t_valid_accuracy"]: row["after"] for row in drawn["w"]} == {300: 200, 500: 400, 700: 600, 50: 49}
     assert hollow["mark"].get("filled") is not True
     assert filled["mark"]["filled"]
+
+
+def test_a_chart_of_any_number_of_rows_has_a_figure():
+    many = pl.DataFrame({"x": range(6000)})
+    chart = styled(alt.layer(alt.Chart(many).mark_point().encode(x="x:Q")), "many")
+    assert len(next(iter(Figure("f", chart, "").spec["datasets"].values()))) == 6000
