@@ -32,9 +32,14 @@ class Page:
         return self.study if self.form.name == FULL else f"{self.study}-{self.form.name}"
 
     @property
+    def is_card(self) -> bool:
+        """Whether it judges published numbers, each as it was published."""
+        return self.study in cards.NAMES
+
+    @property
     def module(self) -> Study:
         """What makes the page."""
-        return get_study(self.study) if self.study in NAMES else cards.get_card(self.study)
+        return cards.get_card(self.study) if self.is_card else get_study(self.study)
 
 
 def pages_of(lab: Lab, study: str) -> dict[str, Page]:

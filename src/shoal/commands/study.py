@@ -93,7 +93,7 @@ def _run(options: Options) -> int:
 
 def _report(options: Options) -> int:
     """A card is trained by ``shoal reproduce``; what there is of its runs is reported as a study's is."""
-    from shoal.commands.pages import EVERY, find_pages, pages_of
+    from shoal.commands.pages import EVERY, find_pages, pages_of, study_of
     from shoal.commands.questions import report_pages
     from shoal.lab import Lab
     from shoal.lab.names import check_name
@@ -105,10 +105,10 @@ def _report(options: Options) -> int:
         if not pages:
             raise UserError(f"no study was run in lab {lab.path}; shoal study run --all --lab {lab.path}")
     else:
+        if any(study_of(name) in cards.NAMES for name in options.names):
+            refuse_times(options)
         found = [page for name in options.names for page in find_pages(lab, check_name(name, "study"))]
         pages = list({page.name: page for page in found}.values())
-        if any(page.study in cards.NAMES for page in pages):
-            refuse_times(options)
     report_pages(pages, lab, options.threshold, options.stay)
     return 0
 

@@ -12,7 +12,6 @@ from shoal.errors import UserError
 from shoal.lab.files import write
 from shoal.report.markdown import to_markdown
 from shoal.report.table import Table, with_subscripts
-from shoal.training.groups import left_in_process
 
 if TYPE_CHECKING:
     from shoal.report.figures import Figure
@@ -52,6 +51,8 @@ class Report:
 
 def check_drawing() -> None:
     """Raise :class:`UserError` where no figure could be drawn: V8 would end the process and not say why."""
+    from shoal.training.groups import left_in_process
+
     left = left_in_process()
     if left is not None and left < _ADDRESSES:
         raise UserError(
