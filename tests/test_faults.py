@@ -104,7 +104,7 @@ def test_a_changed_bit_of_any_other_json_is_harmless_or_named(lab, most, name):
     readers = {
         "status.json": (folder.path, folder.status),
         "certificate.json": (folder.path, folder.certificate),
-        "quick.json": (lab.path / "studies" / "sanity", lambda: lab.study_notes("sanity")),
+        "quick.json": (lab.path / "studies" / "sanity", lambda: lab.study_notes("sanity")[0]),
         "shoal-lab.json": (lab.path, lambda: Lab(lab.path).runs()),
     }
     place, read = readers[name]

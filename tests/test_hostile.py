@@ -111,7 +111,7 @@ def test_what_is_no_file_is_neither_waited_for_nor_followed(lab, tmp_path, what,
     else:
         path.symlink_to(kept if how == "link" else "/dev/zero")
     acts = {
-        "cohort.json": folder.manifest,
+        "cohort.json": lambda: lab.cohort(folder.id).manifest(),
         "status.json": folder.status,
         "certificate.json": folder.certificate,
         "part": folder.metrics,

@@ -84,7 +84,7 @@ def test_figures_and_tables_can_be_read_without_seeing_and_in_the_dark(tmp_path)
     page = write_report(Report("r", "", [Section("s", figures=[figure], tables=[WIDE])]), tmp_path)
     text = page.read_text()
     assert re.search(r'id="f" role="img" aria-label="A &lt;title&gt; \[of it\]\. Training accuracy[^"]*0\.5', text)
-    assert "![A <title> \\[of it\\]. Training accuracy" in (tmp_path / "report.md").read_text()
+    assert "![A &lt;title> \\[of it\\]. Training accuracy" in (tmp_path / "report.md").read_text()
     assert "prefers-color-scheme: dark" in text
     colours = re.findall(r"(?<![-\w])color: (.*?);", text.partition("</style>")[0])
     assert colours

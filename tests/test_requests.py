@@ -20,7 +20,7 @@ from shoal.report import Report, Section, page
 from shoal.spec import RunSpec, grid
 from shoal.spec.grid import MOST_RUNS
 from shoal.tasks.build import build_task, count_examples, count_run_tokens
-from shoal.training import memory
+from shoal.training import groups, memory
 from shoal.training.plan import Cohort
 
 
@@ -89,8 +89,8 @@ def test_evaluations_that_take_longer_than_training_are_told_of(p, told, tmp_pat
 
 @pytest.mark.parametrize("left", [0, 60 * 2**30])
 def test_a_page_that_cannot_be_drawn_is_refused_and_not_begun(left, tmp_path, monkeypatch):
-    monkeypatch.setattr(page, "left_in_process", lambda: left)
-    monkeypatch.setattr(page, "vl_convert", None)
+    monkeypatch.setattr(groups, "left_in_process", lambda: left)
+    monkeypatch.setitem(sys.modules, "vl_convert", None)
     figure = page.Figure("f", None, "A figure.")  # type: ignore[arg-type]
     with pytest.raises(UserError, match="ulimit -v"):
         page.write_report(Report("t", "", [Section("s", figures=[figure])]), tmp_path / "page")

@@ -36,6 +36,7 @@ class Training:
         self.folder, self.step, self.parts = folder, 300, 1
         folder.create(SPECS, threads=1)
         folder.write_metrics(0, rows(range(0, 301, 100)))
+        folder.checkpoint_path.touch()
         self.tell()
 
     def tell(self) -> None:
@@ -53,7 +54,7 @@ class Training:
 def training(tmp_path, monkeypatch):
     lab = Lab(tmp_path / "lab").create()
     trainer = Training(lab.cohort("c"))
-    read = CohortFolder.metrics
+    read = CohortFolder.stand
     monkeypatch.setattr(CohortFolder, "is_training", lambda folder: True)
 
     def and_get_on(folder):
@@ -61,7 +62,7 @@ def training(tmp_path, monkeypatch):
         trainer.get_on()
         return found
 
-    monkeypatch.setattr(CohortFolder, "metrics", and_get_on)
+    monkeypatch.setattr(CohortFolder, "stand", and_get_on)
     return lab, trainer
 
 

@@ -307,7 +307,7 @@ def test_the_report_of_sanity_has_its_four_figures_and_ten_rows(lab, tmp_path):
     assert "<th>Δ<i>t</i>(<i>L</i>)</th>" in shown
     assert not re.search("Δt", shown)
     text = (page.parent / "report.md").read_text()
-    assert "![lstm-loss](figures/lstm-loss.png)" in text
+    assert "](figures/lstm-loss.png)" in text
     assert "|  | LSTM | GPT |\n| --- | ---: | ---: |\n| L_train |" in text
     assert all(f"- {answer}" in text for answer in report.answers)
 

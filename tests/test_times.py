@@ -30,7 +30,7 @@ from shoal.analysis.survival import outlasting
 from shoal.analysis.times import FINISHED, UNFINISHED, check_times
 from shoal.errors import UserError
 from shoal.lab.records import STATES
-from shoal.report import logrank_sentence, survival_figure, survival_table
+from shoal.report import TimesQuestion, logrank_sentences, survival_figure, survival_table
 
 some = settings(max_examples=50, deadline=None)
 VALUES = st.sampled_from([0.0, 0.5, 0.9, math.nan, None])
@@ -226,7 +226,7 @@ TAKE_TIMES = {
     "decompose": of_cells,
     "survival_table": lambda times: survival_table("t", times, "group").rows,
     "survival_figure": lambda times: survival_figure("t", times, "group", "t").chart.to_dict(),
-    "logrank_sentence": lambda times: logrank_sentence(times, "group"),
+    "logrank_sentences": lambda times: logrank_sentences([TimesQuestion(times, "group")]),
 }
 TIMES = signed(a=[100, 200, -300], b=[150, -250, 350]).with_columns(seed=pl.Series([0, 1, 2] * 2))
 BAD = {

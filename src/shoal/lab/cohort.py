@@ -88,7 +88,10 @@ class CohortFolder:
         return [name for name in names_in(self.path) if name != "lock" and not name.startswith(".")]
 
     def _check_own(self) -> None:
-        check_own([self.path, *(self.path / name for name in ("metrics", "models")), *(self.path / "models").glob("*")])
+        models = self.path / "models"
+        with self.with_way_out():
+            check_own([self.path, self.path / "metrics", models])
+            check_own(models / name for name in names_in(models))
 
     # what was asked
 

@@ -56,6 +56,8 @@ def check_stand(
     begun = [*where["members"], *where.get("parked", [])]
     steps, last = (state[name].tolist() if name in state else [] for name in ("steps", "last_steps"))
     known = ends.keys() >= {*begun, *where["finished"]}
-    if not known or any(not 0 <= a <= b <= ends[run] for run, a, b in zip(begun, steps, last, strict=False)):
+    # members that are done and still have a place may have been counted on
+    places = [place for place in zip(begun, steps, last, strict=False) if place[0] not in where["finished"]]
+    if not known or any(not 0 <= step <= end <= ends[run] for run, step, end in places):
         with folder.with_way_out():
             raise LabError(f"{folder.checkpoint_path} is damaged: its steps are not those of the cohort's runs")

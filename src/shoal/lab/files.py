@@ -51,7 +51,11 @@ def check_own(paths: Iterable[Path]) -> None:
     The lab itself may lie behind a link, nothing in it does.
     """
     for path in paths:
-        if path.is_symlink():
+        try:
+            is_link = path.is_symlink()
+        except OSError as error:
+            raise _unreadable(path, error) from None
+        if is_link:
             raise LabError(f"{path} is a link; a lab holds files and folders of its own alone")
 
 
