@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 import shoal
 from shoal.cli import main
 from shoal.errors import UserError
-from shoal.report import Report, Section, page
+from shoal.report import Figure, Report, Section, page
 from shoal.spec import RunSpec, grid
 from shoal.spec.grid import MOST_RUNS
 from shoal.tasks.build import build_task, count_examples, count_run_tokens
@@ -91,7 +91,7 @@ def test_evaluations_that_take_longer_than_training_are_told_of(p, told, tmp_pat
 def test_a_page_that_cannot_be_drawn_is_refused_and_not_begun(left, tmp_path, monkeypatch):
     monkeypatch.setattr(groups, "left_in_process", lambda: left)
     monkeypatch.setitem(sys.modules, "vl_convert", None)
-    figure = page.Figure("f", None, "A figure.")  # type: ignore[arg-type]
+    figure = Figure("f", None, "A figure.")
     with pytest.raises(UserError, match="ulimit -v"):
         page.write_report(Report("t", "", [Section("s", figures=[figure])]), tmp_path / "page")
     assert not (tmp_path / "page").exists()
