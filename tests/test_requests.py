@@ -90,7 +90,7 @@ def test_evaluations_that_take_longer_than_training_are_told_of(p, told, tmp_pat
 @pytest.mark.parametrize("left", [0, 60 * 2**30])
 def test_a_page_that_cannot_be_drawn_is_refused_and_not_begun(left, tmp_path, monkeypatch):
     monkeypatch.setattr(groups, "left_in_process", lambda: left)
-    monkeypatch.setitem(sys.modules, "vl_convert", None)
+    monkeypatch.setattr(page, "_write_figure", never)
     figure = Figure("f", None, "A figure.")
     with pytest.raises(UserError, match="ulimit -v"):
         page.write_report(Report("t", "", [Section("s", figures=[figure])]), tmp_path / "page")
