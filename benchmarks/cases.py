@@ -12,9 +12,10 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
-from shoal.equations import sequence_length, split_sizes
+from shoal.equations import sequence_length
 from shoal.errors import UserError, nearest
 from shoal.spec import FAMILIES, RunSpec, grid
+from shoal.tasks.build import count_examples
 
 METHODS = MappingProxyType(
     {
@@ -117,16 +118,7 @@ class Case:
 
     @property
     def _n_train(self) -> int:
-        spec = self.spec
-        return split_sizes(
-            spec.p,
-            spec.operator,
-            spec.r_train,
-            spec.operation_orders,
-            spec.is_symmetric,
-            spec.split_per_order,
-            spec.zero_operands,
-        )[0]
+        return count_examples(self.spec)[0]
 
     def steps(self, members: int, wanted: int | None) -> int:
         """Ordinary steps of a window: whole passes, fewer with many members, whose steps take longer."""

@@ -8,12 +8,11 @@ from typing import Any
 import polars as pl
 
 from shoal.analysis import extrema
-from shoal.equations import split_sizes
 from shoal.errors import LabError
 from shoal.lab import Records
 from shoal.report.shortcomings import shortcomings
 from shoal.spec import RunSpec
-from shoal.tasks.build import count_run_parameters
+from shoal.tasks.build import count_examples, count_run_parameters
 
 FIGURES = ("train_loss", "valid_loss", "train_accuracy", "valid_accuracy")
 
@@ -110,12 +109,4 @@ def number_of_runs(frame: pl.DataFrame, by: Sequence[str]) -> str:
 
 def trained_equations(spec: RunSpec) -> int:
     """How many equations train."""
-    return split_sizes(
-        spec.p,
-        spec.operator,
-        spec.r_train,
-        spec.operation_orders,
-        spec.is_symmetric,
-        spec.split_per_order,
-        spec.zero_operands,
-    )[0]
+    return count_examples(spec)[0]
