@@ -203,6 +203,7 @@ class Told:
         frame = extrema if extrema is not None else curves
         settings = [name for name in ("run", "model", "r_train") if name in frame.columns]
         self.runs = frame.select(settings).unique(maintain_order=True).with_columns(state=pl.lit("done"), step=0)
+        self.runs = self.runs.with_columns(stop_after_generalizing=pl.lit(None))
         self.followed = frame.group_by("run", maintain_order=True).agg(followed=pl.lit(0))
         self.models = frame["model"].unique(maintain_order=True).to_list() if "model" in frame.columns else ["lstm"]
 

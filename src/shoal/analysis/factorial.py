@@ -29,7 +29,7 @@ Satterthwaite 1946 and Cochran 1951 for F.
 import itertools
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -59,8 +59,8 @@ class Decomposition:
             ``share`` of the sum of squares (η²) beside ``share_by_chance``, its expectation if no cell differed from
             another but by chance; ``component`` (variance component, perhaps negative), ``component_share`` (of the
             components, negative ones as 0) with its 95 % interval ``low`` and ``high``; ``F``, ``p`` of the test that
-            the component is 0, and ``p_holm``, corrected for all sources that are tested. Shares are null where all
-            values are equal, F and p where nothing is left to divide by.
+            the component is 0, and ``p_holm``, corrected for ``tests``. Shares are null where all values are equal, F
+            and p where nothing is left to divide by.
         factors: the factors and how many levels each has.
         runs: how many runs are in the table.
         log2: whether logarithms to base 2 were taken; components are then in squared doublings.
@@ -68,6 +68,8 @@ class Decomposition:
         diverged: how many stand there because they diverged.
         horizon: the step at which times are cut off; None where the values are no times.
         dropped: levels left out, as ``init_seed 3``, because cells with them have no run.
+        tests: how many p values are corrected together: those of all sources, or of several decompositions
+            (:func:`corrected_together`).
     """
 
     table: pl.DataFrame
@@ -78,6 +80,18 @@ class Decomposition:
     diverged: int
     horizon: float | None
     dropped: tuple[str, ...]
+    tests: int
+
+
+def corrected_together(decompositions: Sequence[Decomposition]) -> list[Decomposition]:
+    """The same with ``p_holm`` corrected for the sources of all of them, where all are asked together."""
+    p = [value for one in decompositions for value in one.table["p"].to_list()]
+    left, tests = iter(holm(p)), sum(value is not None for value in p)
+    out = []
+    for one in decompositions:
+        own = pl.Series("p_holm", [next(left) for _ in range(len(one.table))], dtype=pl.Float64)
+        out.append(replace(one, table=one.table.with_columns(own), tests=tests))
+    return out
 
 
 def decompose(
@@ -122,14 +136,16 @@ def decompose(
     if observed is not None:
         known = kept.with_columns(pl.col(value).alias("time"), pl.col(observed).alias("observed"))
         kept, end = restricted_times(known, horizon)
+    table = _table(_values(kept, value, factors, log2, observed is not None), list(factors), draws, seed)
     return Decomposition(
-        table=_table(_values(kept, value, factors, log2, observed is not None), list(factors), draws, seed),
+        table=table,
         factors={name: kept[name].n_unique() for name in factors},
         runs=len(kept),
         log2=log2,
         **_never(kept, observed is not None),
         horizon=end,
         dropped=dropped,
+        tests=table["p"].count(),
     )
 
 

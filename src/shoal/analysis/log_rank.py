@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from shoal.analysis.arrangements import Array, Labels, arrange
 from shoal.analysis.blocks import comparable
-from shoal.analysis.columns import Names, as_names, check_columns, groups
+from shoal.analysis.columns import Names, as_names, check_columns, check_draws, groups
 from shoal.analysis.correction import shaffer
 from shoal.analysis.survival import outlasting
 
@@ -75,6 +75,7 @@ def logrank(
         draws: random arrangements, where there are more than so many.
         seed: of these.
     """
+    check_draws("draws", draws, seed)
     names, sample = _sample(times, by, unit, within)
     return sample.test(len(names), draws, seed)[0]
 
@@ -90,6 +91,7 @@ def logrank_pairs(
         looked at only after :func:`logrank` of all groups was significant; null where a pair cannot be compared.
         ``smallest_p_corrected`` is the smallest that could have been.
     """
+    check_draws("draws", draws, seed)
     names, sample = _sample(times, by, unit, within)
     rows = []
     for a, b in itertools.combinations(range(len(names)), 2):

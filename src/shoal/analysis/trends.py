@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from shoal.analysis.blocks import Blocks, Rows, comparable
-from shoal.analysis.columns import Names, as_names, check_columns, rows_with
+from shoal.analysis.columns import Names, as_names, check_columns, check_draws, check_numbers, rows_with
 from shoal.analysis.ranks import DRAWS, permutation_p, rank_correlation
 from shoal.errors import UserError
 
@@ -125,6 +125,7 @@ def trend(
     Raises:
         UserError: a column is unknown, or x has no logarithm.
     """
+    check_draws("draws", draws, seed)
     usable = _usable(frame, x, y, [*as_names(unit), *as_names(within)], log2)
     blocks = comparable(usable, x, unit, within)
     xs, ys = _numbers(usable, x, log2), _numbers(usable, y, log2=False)
@@ -194,7 +195,7 @@ def slope_difference(
     pairs = [(a, b) for (a, _), (b, _) in both]
     differences = [b - a for a, b in pairs]
     low, high, p = student(differences)
-    missing = sorted(seeds[0] ^ seeds[1])
+    missing = sorted(seeds[0] ^ seeds[1], key=lambda one: [(value is None, value) for value in one])
     return SlopeDifference(
         first=str(first),
         second=str(second),
@@ -233,7 +234,8 @@ def student(values: Sequence[float]) -> tuple[float | None, float | None, float 
 
 
 def _usable(frame: pl.DataFrame, x: str, y: str, names: Sequence[str], log2: bool) -> pl.DataFrame:
-    check_columns(frame, [x, y, *names])
+    check_numbers(frame, [x, y])
+    check_columns(frame, names)
     finite = [pl.col(name).cast(pl.Float64).is_finite().fill_null(False) for name in (x, y)]
     kept = frame.filter(*finite)
     if log2 and len(wrong := kept.filter(pl.col(x) <= 0)):

@@ -216,7 +216,7 @@ def _source(path: Path, table: "RunTable", options: argparse.Namespace, seconds:
         "made_by": "shoal fit",
         "command": shlex.join(words),
         "file": path.name,
-        "sha256": table.sha256,
+        "file_sha256": table.sha256,
         "columns": dict(table.columns),
         "notes": list(table.notes),
         "left_out": list(table.left_out),

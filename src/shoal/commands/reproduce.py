@@ -32,7 +32,8 @@ def run(options: Options) -> int:
         for name, about in NAMES.items():
             print(f"{name:18} {about}")
         return 0
-    refuse_times(options)
+    for name in options.names:
+        refuse_times(options, name)
     cards = {name: get_card(name) for name in options.names}
 
     from shoal.commands.questions import run_studies

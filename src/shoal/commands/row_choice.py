@@ -40,7 +40,9 @@ def choose_rows(
         shown = " and ".join(f"{name} = {' or '.join(values)}" for name, values in wanted.items())
         if not any(not row.torn for row in rows):
             raise UserError(f"{cells.path}: no row has {shown} together")
-        said.append(f"{len(rows)} of {len(cells.rows)} rows have {shown}; the others are left out")
+        torn = sum(bool(row.torn) for row in rows)
+        of_torn = f", {_count(torn)} that cannot be read may" if torn else ""
+        said.append(f"{len(rows) - torn} of {len(cells.rows)} rows have {shown}{of_torn}; the others are left out")
     for number in drop:
         if not 1 <= number <= len(cells.rows):
             raise UserError(f"--drop-rows {number}: the rows are 1 to {len(cells.rows)}")

@@ -84,6 +84,8 @@ def _run(options: Options) -> int:
     from shoal.studies.base import THRESHOLDS
 
     asked = NAMES if options.all else options.names
+    for name in options.names:
+        refuse_times(options, name)
     studies = {name: get_study(check_name(name, "study")) for name in asked}
     thresholds = tuple(options.threshold or THRESHOLDS)
     stay = 1 if options.stay is None else options.stay
@@ -97,7 +99,6 @@ def _report(options: Options) -> int:
     from shoal.commands.questions import report_pages
     from shoal.lab import Lab
     from shoal.lab.names import check_name
-    from shoal.studies import cards
 
     lab = Lab(options.lab)
     if options.all:
@@ -105,19 +106,26 @@ def _report(options: Options) -> int:
         if not pages:
             raise UserError(f"no study was run in lab {lab.path}; shoal study run --all --lab {lab.path}")
     else:
-        if any(study_of(name) in cards.NAMES for name in options.names):
-            refuse_times(options)
+        for name in options.names:
+            refuse_times(options, study_of(name) or name)
         found = [page for name in options.names for page in find_pages(lab, check_name(name, "study"))]
         pages = list({page.name: page for page in found}.values())
     report_pages(pages, lab, options.threshold, options.stay)
     return 0
 
 
-def refuse_times(options: Options) -> None:
-    """Raise :class:`UserError` for flags that say when a run has generalised, where a card says it."""
+def refuse_times(options: Options, name: str) -> None:
+    """Raise :class:`UserError` for flags that say when a run has generalised, where a page says it itself."""
+    from shoal.studies import cards
+
+    why = {
+        "mixed-orders": "it tells which order comes first",
+        "attention": "it looks into models that have generalised",
+        **dict.fromkeys(cards.NAMES, "each number of a card is judged as it was published"),
+    }
     for flag in ("threshold", "stay"):
-        if getattr(options, flag) is not None:
-            raise UserError(f"--{flag} does not apply to a card: each number is judged as it was published")
+        if name in why and getattr(options, flag) is not None:
+            raise UserError(f"--{flag} does not apply to {name}: {why[name]}")
 
 
 def _refuse_unread(options: Options) -> None:

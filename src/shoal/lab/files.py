@@ -85,7 +85,8 @@ def write(path: Path, content: bytes) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Write ``value`` as indented JSON; an object with a SHA-256 of what is in it under :data:`CHECKSUM`."""
     if isinstance(value, Mapping):
-        rest = json.loads(json.dumps({key: entry for key, entry in value.items() if key != CHECKSUM}))
+        assert CHECKSUM not in value
+        rest = json.loads(json.dumps(value))
         value = {**rest, CHECKSUM: _checksum(rest)}
     write(path, (json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode())
 

@@ -66,7 +66,7 @@ def factorial_table(name: str, decomposition: Decomposition, what: str = "time t
         "mean squares of random effects, as estimated, negative ones too; share of components: with negative ones as "
         "0, and its 95 % interval. F and p: of the test that the component is 0, by mean squares that would then be "
         "expected to be equal (exact where one factor is outside, else with Satterthwaite's degrees of freedom); "
-        f"Holm: corrected for {decomposition.table['p'].drop_nulls().len()} sources. –: the remainder has no test."
+        f"Holm: corrected for {decomposition.tests} tests, all of this kind here. –: the remainder has no test."
     )
     return Table(name, header, rows, caption, _cleared(decomposition))
 
@@ -101,7 +101,8 @@ def factorial_test(decomposition: Decomposition) -> str:
     tested = decomposition.table.with_columns(pl.Series("label", _labels(decomposition))).drop_nulls("p_holm")
     if tested.is_empty():
         return "No source can be tested: there is no remainder to hold it to."
-    of = f"of {len(tested)} sources"
+    more = f" ({decomposition.tests} tests in all)" if decomposition.tests > len(tested) else ""
+    of = f"of {len(tested)} sources{more}"
     told = [f"{row['label']} ({p_value(row['p_holm'])})" for row in tested.filter(pl.col("p_holm") < LEVEL).to_dicts()]
     if told:
         return f"By F tests with Holm's correction {len(told)} {of} can be told from none: {listed(told)}."

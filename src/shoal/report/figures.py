@@ -193,7 +193,7 @@ def _told(means: pl.DataFrame, quantity: str) -> str:
         text = f"{split} {quantity} goes from {number(start)} at step {first:,} to {number(end)} at step {last:,}"
         risen = own.filter(pl.col("mean") >= HITS[0])
         if quantity == "accuracy" and len(risen):
-            text += f", and is at least {HITS[0]} from step {risen['step'][0]:,} on or before"
+            text += f", and is first seen to be at least {HITS[0]} at step {risen['step'][0]:,}"
         parts.append(text)
     return "; ".join(parts).capitalize() + "." if parts else "There are no values."
 

@@ -43,15 +43,15 @@ def logrank_sentences(questions: Sequence[TimesQuestion]) -> list[str]:
     """
     labelled = [labelled_times(question.times, question.by)[0] for question in questions]
     tests = [logrank(own, "label", q.unit, q.within) for own, q in zip(labelled, questions, strict=True)]
-    family = Family.of([test.p for test in tests])
+    family = Family.of([test.p for test in tests], [test.smallest_p for test in tests])
     return [
-        _sentence(question, own, test, corrected, family.tests)
+        _sentence(question, own, test, corrected, family)
         for question, own, test, corrected in zip(questions, labelled, tests, family.corrected, strict=True)
     ]
 
 
 def _sentence(
-    question: TimesQuestion, labelled: pl.DataFrame, test: LogRankTest, corrected: float | None, tests: int
+    question: TimesQuestion, labelled: pl.DataFrame, test: LogRankTest, corrected: float | None, family: Family
 ) -> str:
     by = question.by
     if test.groups < 2:
@@ -65,10 +65,12 @@ def _sentence(
         f"Log-rank test over {test.groups} groups of {by}: χ² = {test.chi2:.2f} with {counted(test.df, 'degree')} of "
         f"freedom, {p_value(test.p)} by permutation ({_meaning(test)})"
     ]
-    if tests > 1:
-        parts.append(f"corrected for the {tests} log-rank tests of this page (Holm) {p_value(corrected)}")
+    if family.tests > 1:
+        parts.append(f"corrected for the {family.tests} log-rank tests of this page (Holm) {p_value(corrected)}")
     if test.smallest_p is not None and test.smallest_p > _LEVEL:
         parts.append(f"with {sizes} no p below {number(test.smallest_p, 2)} is within reach")
+    elif family.floor is not None and family.floor > _LEVEL:
+        parts.append(f"with so many tests no corrected p below {number(family.floor, 2)} is within reach")
     if test.alone:
         parts.append(
             f"{counted(test.alone, 'run')} with none of another group to change places with stay where they are"

@@ -175,8 +175,10 @@ def summary_panels(
             charts.append(_nothing(panel, size))
             continue
         charts.append(_summary_panel(_timed(kept, panel), x, colour, panel, along).properties(**size))
-        ends = kept.group_by(x.column).agg(pl.col(panel.column).mean()).sort(x.column)
-        told.append(f"{panel.title} {_ends_in_words(ends, x, panel.column)}")
+        timed = _timed(kept, panel)
+        known = timed.filter("settled") if "settled" in timed.columns else timed  # what is drawn hollow is no value
+        ends = known.group_by(x.column).agg(pl.col(panel.column).mean()).sort(x.column)
+        told.append(f"{panel.title} {_ends_in_words(ends, x, panel.column) if len(ends) else 'never'}")
     alternative = f"{title}. Means over all runs at the ends of the axis: {'; '.join(told)}."
     return styled(alt.concat(*charts, columns=columns, title=title), alternative)
 

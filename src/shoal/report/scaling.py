@@ -143,8 +143,8 @@ def optimum_table(estimate: Estimate, budgets: Sequence[float], largest: float, 
 
 def prediction_table(fit: ScalingFit, models: Sequence[tuple[float, float]], resamples: int) -> Table:
     """The loss of models that were asked for, with the interval of the law and that of a run."""
-    rows = []
-    for row in fit.chosen.predict(models).iter_rows(named=True):
+    rows, predicted = [], fit.chosen.predict(models)
+    for row in predicted.iter_rows(named=True):
         N, D = row["parameters"], row["tokens"]
         cells = [
             short(D),
@@ -165,7 +165,8 @@ def prediction_table(fit: ScalingFit, models: Sequence[tuple[float, float]], res
         "everywhere. Both take the form of the law for granted: they do not hold the error that it makes beyond the "
         f"runs{error}. Outside the runs: the multiple of the largest (above 1) or smallest (below 1) value of the runs."
     )
-    return Table("predicted-loss", header, rows, caption)
+    flop = (FLOP_PER_PARAMETER_AND_TOKEN * pl.col("parameters") * pl.col("tokens")).alias("flop")
+    return Table("predicted-loss", header, rows, caption, predicted.with_columns(flop))
 
 
 def extrapolation_warnings(fit: ScalingFit, models: Sequence[tuple[float, float]]) -> list[str]:

@@ -69,7 +69,7 @@ def survival_curves(times: pl.DataFrame, by: str, title: str, log_x: bool = Fals
 
 
 def _told(labelled: pl.DataFrame, labels: list[str], title: str, last: float) -> str:
-    """How many of each group got there, and in how many steps half of them."""
+    """How many of each group got there, and between which steps."""
     parts = []
     for label in labels:
         own = labelled.filter(label=label)

@@ -6,6 +6,7 @@ from dataclasses import replace
 import polars as pl
 
 from shoal.analysis import time_to
+from shoal.errors import UserError
 from shoal.report import Figure, Report, Section, Table
 from shoal.report.gaps import GAP_NOTE
 from shoal.report.log_rank import TimesQuestion, logrank_sentences
@@ -81,7 +82,16 @@ def summary_figure(
 
 
 def times_of(results: Results, form: Form, threshold: float, column: str = "valid_accuracy") -> pl.DataFrame:
-    """When each run reached a threshold, and stayed there as the form asks, beside its settings, and ``followed``."""
+    """When each run reached a threshold, and stayed there as the form asks, beside its settings, and ``followed``.
+
+    Raises:
+        UserError: runs that end some steps after generalising are asked to stay, which they cannot show.
+    """
+    if form.stay > 1 and results.runs["stop_after_generalizing"].is_not_null().any():
+        raise UserError(
+            f"--stay {form.stay} cannot be told of runs that end some steps after A_val ≥ {GENERALISED} "
+            "(stop_after_generalizing); take --stay 1"
+        )
     states = results.runs.select("run", "state", "step")
     times = time_to(results.curves, column, threshold, states=states, stay=form.stay)
     for more in (results.runs.select(pl.exclude("state", "step")), results.followed):

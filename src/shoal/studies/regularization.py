@@ -183,8 +183,8 @@ def _norm_table(results: Results) -> Table:
             std = float(values.std()) if len(values) > 1 else None
             spread = f"{with_deviation(float(values.mean()), std, 1)} ({len(values)})" if len(values) else "–"
             cells.append(Cell(spread))
-            mean, deviation = (float(values.mean()), float(values.std())) if len(values) else (None, None)
-            data.append({"weight_decay": decay, "at": station, "mean": mean, "std": deviation, "N": len(values)})
+            mean = float(values.mean()) if len(values) else None
+            data.append({"weight_decay": decay, "at": station, "mean": mean, "std": std, "N": len(values)})
         rows.append((f"weight decay {decay:g}", cells))
     caption = (
         f"‖θ‖₂, the ℓ₂ norm of all parameters, at the first step, where A_train first was ≥ {MEMORISED}, at its "

@@ -11,6 +11,7 @@ from typing import Any
 import polars as pl
 
 from shoal.analysis import Decomposition, decompose
+from shoal.analysis.factorial import corrected_together
 from shoal.errors import UserError
 from shoal.report import Report, Section
 from shoal.report.factorial import factorial_figure, factorial_notes, factorial_table, factorial_test
@@ -24,6 +25,7 @@ from shoal.studies.settings import QUICK, QUICK_OWN
 
 QUESTION = "Of the spread in the time to generalise, how much comes from initialisation, split and batch order?"
 FACTORS = {"init_seed": "initialisation", "split_seed": "split", "order_seed": "batch order"}
+_Asked = tuple[str, float]  # model and threshold
 
 
 def grids(quick: bool) -> list[Grid]:
@@ -36,37 +38,48 @@ def grids(quick: bool) -> list[Grid]:
 
 def report(results: Results, form: Form) -> Report:
     """Shares of the variance for each model and threshold, and when runs generalised."""
+    asked = [(model, threshold) for model in results.models for threshold in form.thresholds]
+    times = {(model, threshold): times_of(results.of(model=model), form, threshold) for model, threshold in asked}
+    found, problems = _decomposed(times)
     answers, sections = [], []
     for model in results.models:
-        own = results.of(model=model)
         figures, tables, notes = [], [], []
         for threshold in form.thresholds:
-            times = times_of(own, form, threshold)
+            own = times[model, threshold]
             name = f"{model}-{threshold:g}".replace(".", "")
             reached, event = f"validation accuracy {threshold:g}{form.stayed}", f"A_val ≥ {threshold:g}{form.stayed}"
-            whole = times.with_columns(pl.lit(MODELS[model]).alias("runs"))
+            whole = own.with_columns(pl.lit(MODELS[model]).alias("runs"))
             title = f"{MODELS[model]}: reached {event}"
-            if times["observed"].any():
+            if own["observed"].any():
                 figures.append(survival_figure(f"times-{name}", whole, "runs", title, reached, log_x=True))
             else:
-                notes.append(f"{MODELS[model]}, {event}: {none_got_there(times)}")
+                notes.append(f"{MODELS[model]}, {event}: {none_got_there(own)}")
             tables.append(survival_table(f"times-{name}", whole, "runs", reached))
-            try:
-                found = decompose(times, "time", list(FACTORS), observed="observed")
-            except UserError as problem:
-                answers.append(f"{MODELS[model]}, {event}: the variance cannot be decomposed: {problem}.")
+            if (model, threshold) in problems:
+                why = problems[model, threshold]
+                answers.append(f"{MODELS[model]}, {event}: the variance cannot be decomposed: {why}.")
                 continue
-            what = f"time to {event}"
-            figures.append(
-                factorial_figure(f"variance-{name}", found, f"{MODELS[model]}: variance of the {what}", what)
-            )
-            tables.append(factorial_table(f"variance-{name}", found, what))
-            notes += factorial_notes(found, f"{MODELS[model]}, {what}")
-            answers.append(_answer(found, MODELS[model], event))
+            one, what = found[model, threshold], f"time to {event}"
+            figures.append(factorial_figure(f"variance-{name}", one, f"{MODELS[model]}: variance of the {what}", what))
+            tables.append(factorial_table(f"variance-{name}", one, what))
+            notes += factorial_notes(one, f"{MODELS[model]}, {what}")
+            answers.append(_answer(one, MODELS[model], event))
         sections.append(Section(MODELS[model], notes, figures, tables))
     return finished(
         "seed-variance", "Which seed decides", QUESTION, [*answers, *_idle(results)], sections, results, form
     )
+
+
+def _decomposed(times: Mapping[_Asked, pl.DataFrame]) -> tuple[dict[_Asked, Decomposition], dict[_Asked, str]]:
+    """The decompositions, their tests corrected together; and what is in the way of the others."""
+    found: dict[_Asked, Decomposition] = {}
+    problems: dict[_Asked, str] = {}
+    for asked, own in times.items():
+        try:
+            found[asked] = decompose(own, "time", list(FACTORS), observed="observed")
+        except UserError as problem:
+            problems[asked] = str(problem)
+    return dict(zip(found, corrected_together(list(found.values())), strict=True)), problems
 
 
 def _answer(found: Decomposition, model: str, event: str) -> str:

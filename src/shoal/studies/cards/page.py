@@ -46,8 +46,9 @@ def judged(card: ModuleType, results: Results) -> tuple[list[Verdict], list[Curv
     """The verdicts on a card's numbers and curves, their p values corrected for all that were tried."""
     verdicts = [compare(published, results) for published in card.PUBLISHED]
     curves = [judge_curve(curve, results) for curve in card.CURVES]
-    corrected = holm([*(verdict.p for verdict in verdicts), *(curve.p for curve in curves)])
-    numbers = [worded(verdict, p) for verdict, p in zip(verdicts, corrected, strict=False)]
+    tried = [*(verdict.p for verdict in verdicts), *(curve.p for curve in curves)]
+    corrected, tests = holm(tried), sum(p is not None for p in tried)
+    numbers = [worded(verdict, p, tests) for verdict, p in zip(verdicts, corrected, strict=False)]
     return numbers, [worded_curve(curve, p) for curve, p in zip(curves, corrected[len(verdicts) :], strict=True)]
 
 

@@ -25,9 +25,10 @@ RULE = (
     "publication has the times of many runs, the two samples are compared by the log-rank test, with the ratio of "
     "their medians. P values are corrected by Holm over what was tried of this card, curves included. Not consistent: "
     "the corrected p is at most 0.05, which happens to a card whose numbers are all of our distributions in at most 5 "
-    "% of cases. Too few runs to tell: it is not, but the interval reaches further than a factor of 3 to a side, or "
-    "fewer than two runs got there, so that a number three times as large could have passed. Consistent: neither. The "
-    "rank p assumes no distribution: it is that of the published number's place among ours."
+    "% of cases. Too few runs to tell: it is not, but the interval, widened for what was tried, reaches further than a "
+    "factor of 3 to a side, or fewer than two runs got there, so that a number three times as large could have passed. "
+    "Consistent: neither. The deviation is at least that of the grid of evaluations on which times lie. The rank p "
+    "assumes no distribution: it is that of the published number's place among ours."
 )
 
 
@@ -80,6 +81,7 @@ class Verdict:
         p: of the comparison; None where there was none.
         p_holm: corrected for what was tried of the card.
         p_rank: of its place among ours.
+        prediction: of one number; what tells how far it reaches.
     """
 
     published: Published
@@ -90,6 +92,7 @@ class Verdict:
     p: float | None = None
     p_holm: float | None = None
     p_rank: float | None = None
+    prediction: Prediction | None = None
 
 
 def steps(value: float) -> str:
@@ -101,10 +104,12 @@ def steps(value: float) -> str:
     return f"{value:,.10g}"
 
 
-def worded(verdict: Verdict, p_holm: float | None) -> Verdict:
-    """The verdict with its corrected p, which may contradict."""
+def worded(verdict: Verdict, p_holm: float | None, tests: int = 1) -> Verdict:
+    """The verdict with its p corrected for so many tests, which may contradict, or may be too wide to."""
     if p_holm is not None and p_holm <= ALPHA:
         return replace(verdict, word=INCONSISTENT, p_holm=p_holm)
+    if verdict.prediction is not None and verdict.prediction.factor(tests) > FACTOR:
+        return replace(verdict, word=TOO_FEW, p_holm=p_holm)
     return replace(verdict, p_holm=p_holm)
 
 
@@ -117,17 +122,15 @@ def compare(published: Published, results: Results) -> Verdict:
     return compare_times(published, times)
 
 
-def compare_times(published: Published, times: pl.DataFrame, resolution: float = 0.0) -> Verdict:
+def compare_times(published: Published, times: pl.DataFrame) -> Verdict:
     """The verdict, before it is corrected, on times of ours: ``time``, ``observed``, ``diverged``, perhaps ``before``.
 
     Args:
         published: the number, or numbers.
-        times: of our runs.
-        resolution: see :func:`shoal.analysis.prediction.fit_log_normal`; that of ``before``, the evaluation before a
-            time, where there is such a column.
+        times: of our runs; with ``before``, the evaluation before each, they lie on that grid.
     """
     times = times.with_columns(time=pl.when("diverged").then(pl.col("time").max()).otherwise("time"))
-    reached = times.filter("observed")
+    reached, resolution = times.filter("observed"), 0.0
     if "before" in times.columns and len(reached):
         resolution = float((reached["time"].clip(1) / reached["before"].clip(1)).log().median() or 0.0)  # type: ignore[arg-type]
     ours = fit_log_normal(times["time"].to_list(), times["observed"].to_list(), resolution)
@@ -142,10 +145,8 @@ def compare_times(published: Published, times: pl.DataFrame, resolution: float =
     if ours is None:
         return replace(verdict, p_rank=p_rank)
     found = predict(ours, value, published.runs, published.is_bound)
-    word = CONSISTENT if found.factor <= FACTOR else TOO_FEW
-    return replace(
-        verdict, word=word, why=_placed(found, times), interval=(found.low, found.high), p=found.p, p_rank=p_rank
-    )
+    ends, why = (found.low, found.high), _placed(found, times)
+    return replace(verdict, word=CONSISTENT, why=why, interval=ends, p=found.p, p_rank=p_rank, prediction=found)
 
 
 def _two_samples(verdict: Verdict, found: tuple[float, float] | None) -> Verdict:
