@@ -60,8 +60,8 @@ DEVIATIONS = (
 
 
 def grids(quick: bool) -> list[Grid]:
-    """The published steps are out of reach of a CPU: the quick form looks at memorisation alone, of three seeds. The full
-    form looks at each of the first 2,000 steps, to tell when the equations were memorised."""
+    """The published steps are out of reach of a CPU: the quick form looks at memorisation alone, of three seeds; the
+    full form looks at each of the first 2,000 steps, to tell when the equations were memorised."""
     if quick:
         return [Grid({**SETTINGS, "n_steps": 2000, "eval_first": 0, "eval_period": 50}, {"seed": range(3)})]
     stop = {"n_steps": 2_000_000, "eval_first": 2000, "eval_period": 1000, "stop_after_generalizing": 0}
