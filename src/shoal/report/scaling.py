@@ -283,7 +283,7 @@ def _provenance(fit: ScalingFit, source: Mapping[str, Any]) -> Section:
     columns = ", ".join(f"{what} from {name!r}" for what, name in source["columns"].items())
     paragraphs = [
         f"Made by: {source['command']}",
-        f"Data: {source['file']}, SHA-256 {source['sha256']}; {len(fit.runs)} runs; {columns}.",
+        f"Data: {source['file']}, SHA-256 {source['file_sha256']}; {len(fit.runs)} runs; {columns}.",
         *(f"{note}." for note in source["notes"]),
         f"Method: the Huber loss (delta {fit.form.delta:g}) of the log residuals, minimised by L-BFGS-B from the "
         f"likeliest of a grid of starts; bootstrap with seed {source['seed']}, each resample searched from the "
