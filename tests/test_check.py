@@ -5,7 +5,7 @@ import shutil
 
 import polars as pl
 import pytest
-from damaging import SPECS, UNFINISHED, contents, flip, made, of
+from damaging import SPECS, UNFINISHED, contents, first_status, flip, made, of
 
 import shoal
 from shoal.cli import main
@@ -42,14 +42,6 @@ def test_a_folder_that_is_no_lab_is_refused_and_nothing_is_made_in_it(tmp_path, 
 
 def lose_cohort(lab, specs):
     (of(lab, specs).path / "cohort.json").unlink()
-
-
-def first_status(lab):
-    """As a backup of the status from before the last flushes puts it back."""
-    folder = of(lab, SPECS)
-    status = folder.status()
-    running = {run: {"state": "running", "step": 4} for run in status["members"]}
-    folder.write_status({**status, "members": running, "metrics": status["metrics"][:1]})
 
 
 def copy_part(lab, specs, name):

@@ -18,6 +18,7 @@ def arguments(parser: Parser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Print a line for each thing that is wrong; 1 where something is, or with ``--repair`` is left."""
+    from shoal.errors import printable
     from shoal.lab.check import examine, repair
     from shoal.lab.lab import Lab
     from shoal.report.words import counted
@@ -27,11 +28,11 @@ def run(options: argparse.Namespace) -> int:
         examine(path)  # refuses what is no lab before anything is made in it
         with Lab.held(path):
             for line in repair(path):
-                print(line)
+                print(printable(line))
     found = examine(path)
     for finding in found:
         mend = "; shoal check --repair mends it" if finding.mend is not None and not options.repair else ""
-        print(f"{'damage' if finding.is_damage else 'note'}: {finding.what}{mend}")
+        print(printable(f"{'damage' if finding.is_damage else 'note'}: {finding.what}{mend}"))
     damage = sum(finding.is_damage for finding in found)
-    print(f"lab {path}: {counted(damage, 'problem') if damage else 'nothing is wrong'}")
+    print(printable(f"lab {path}: {counted(damage, 'problem') if damage else 'nothing is wrong'}"))
     return int(damage > 0)

@@ -1,20 +1,21 @@
 """Examining a lab like a database: every checksum, id and list is held to the files, and to each other.
 
-Nothing is ever deleted: what is in the way is moved into the lab's folder ``aside``, and what is written again is what
-other files say too.
+What is in the way is never deleted but moved into the lab's folder ``aside``, and what is written again is what other
+files say too. Of finished runs goes what their trainer was to remove in the end, and was killed before it did.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from shoal.errors import LabError, UserError
+from shoal.errors import AccessError, DiskError, LabError, UserError
 from shoal.lab.cohort import CohortFolder, is_finished
 from shoal.lab.continuing import check_going_on
 from shoal.lab.damage import damage_of
-from shoal.lab.files import is_there, names_in, read_json, set_aside, write_json
-from shoal.lab.lab import MARK, Lab, check_mark, write_mark
+from shoal.lab.files import check_own, is_there, names_in, read_json, write_json
+from shoal.lab.lab import FORMAT, MARK, PARTS, Lab, check_mark, write_mark
+from shoal.lab.mends import finish, held, move, rename, replace
 from shoal.lab.names import check_name
 from shoal.lab.rebuild import manifest_of, status_of
 from shoal.lab.shapes import StudyNote
@@ -30,7 +31,8 @@ class Finding:
 
     Attributes:
         what: which file, and what is wrong with it, and perhaps what to do.
-        mend: does what cannot lose anything and says what it did; None where that does not help.
+        mend: does what cannot lose anything and says what it did, or nothing where there was nothing left to do; None
+            where that does not help.
         is_damage: whether anything can be wrong with what the lab shows; else it is only good to know.
     """
 
@@ -43,8 +45,10 @@ def examine(path: Path) -> list[Finding]:
     """Everything that is wrong with a lab, and what is good to know.
 
     Raises:
-        LabError: there is no lab, or it is of a newer format.
+        LabError: there is no lab, it is of a newer format, or one of its folders is a link, behind which is nothing of
+            the lab.
     """
+    check_own(path / name for name in PARTS)
     found = list(_mark(path))
     for name in names_in(path / "cohorts"):
         folder = CohortFolder(path / "cohorts" / name)
@@ -59,16 +63,38 @@ def repair(path: Path) -> Iterator[str]:
     """Mend what can be mended without losing anything; says what it did."""
     for _ in range(ROUNDS):
         mends = [finding.mend for finding in examine(path) if finding.mend is not None]
-        for mend in mends:
-            try:
-                yield mend()
-            except LabError as error:  # a trainer has come
-                yield f"not mended: {error}"
         if not mends:
             return
+        try:
+            if _is_old(path):  # versions that know only its format would write beside the checksums of what is mended
+                yield _write_mark(path)
+        except (LabError, DiskError) as error:
+            yield f"not mended: {error}"
+            return
+        for mend in mends:
+            try:
+                did = mend()
+            except (LabError, DiskError) as error:  # a trainer has come, or the disk is full
+                did = f"not mended: {error}"
+            if did:
+                yield did
 
 
 # the lab
+
+
+def _is_old(path: Path) -> bool:
+    """Whether a lab is of an earlier format; :class:`AccessError` where the system does not let that be read."""
+    try:
+        return check_mark(path / MARK) < FORMAT
+    except AccessError:
+        raise
+    except LabError:  # lost or damaged: to write it again is the first mend
+        return False
+
+
+def _write_mark(path: Path) -> str:
+    return replace(path, path / MARK, partial(write_mark, path))
 
 
 def _mark(path: Path) -> Iterator[Finding]:
@@ -76,12 +102,14 @@ def _mark(path: Path) -> Iterator[Finding]:
     if is_there(mark):
         try:
             read_json(mark)
+        except AccessError as error:
+            yield Finding(str(error))
         except LabError as error:
-            yield Finding(str(error), partial(_replace, path, mark, partial(write_mark, path)))
+            yield Finding(str(error), partial(_write_mark, path))
         else:
             check_mark(mark)
     elif is_there(path / "cohorts"):
-        yield Finding(f"{mark} is missing", partial(_replace, path, mark, partial(write_mark, path)))
+        yield Finding(f"{mark} is missing", partial(_write_mark, path))
     else:
         Lab(path)  # raises what is to be said where there is something else
         raise UserError(f"there is no lab at {path}")
@@ -92,6 +120,8 @@ def _copies(path: Path) -> Iterator[Finding]:
     index = survey(path).index
     for name in names_in(path / "cohorts"):
         folder = CohortFolder(path / "cohorts" / name)
+        if folder.is_training():
+            continue  # told of already
         try:
             runs = [member["run"] for member in folder.manifest()["members"]]
         except LabError:
@@ -99,40 +129,57 @@ def _copies(path: Path) -> Iterator[Finding]:
         others = sorted({index[run].id for run in runs if run in index and index[run].path != folder.path})
         if others:
             whole = all(index[run].path != folder.path for run in runs)
-            mend = partial(_move, path, folder.path) if whole else None
+            mend = partial(held, folder, partial(move, path, folder.path)) if whole else None
             yield Finding(f"{folder.path} holds runs that cohort {' '.join(others)} holds too, which is read", mend)
         elif folder.id != folder.own_id():
             free = not is_there(folder.path.with_name(folder.own_id()))
-            mend = partial(_rename, folder) if free else None
+            mend = partial(held, folder, partial(rename, folder)) if free else None
             yield Finding(f"{folder.path} holds the runs of cohort {folder.own_id()}", mend)
 
 
 def _studies(path: Path) -> Iterator[Finding]:
-    index = survey(path).index
-    for note in _notes(path / "studies"):
-        study = note.stem if note.parent.name == "studies" else note.parent.name
+    runs = survey(path).index.keys()
+    for name in names_in(path / "studies"):
         try:
-            check_name(study, "study")
-            check_name(note.stem, "form")
-            runs = read_json(note, StudyNote)["runs"]
-        except UserError as error:
-            yield Finding(f"{error}; to have it again, run the study again", partial(_move, path, note))
+            notes = _notes(path / "studies" / name)
+        except LabError as error:  # a link, or closed to whoever looks
+            yield Finding(str(error))
             continue
-        lost = [run for run in runs if run not in index]
-        if lost:
-            yield Finding(
-                f"{note} asks for {len(lost)} of {len(runs)} runs ({lost[0]}{' …' if len(lost) > 1 else ''}) that no "
-                f"cohort holds; to train them, run study {study} again"
-            )
+        for note in notes:
+            yield from _note(path, note, runs)
 
 
-def _notes(folder: Path) -> Iterator[Path]:
-    """What studies asked for, a file for each form in which one was run; an earlier version kept one for each study."""
-    for name in names_in(folder):
-        inner = names_in(folder / name) if (folder / name).is_dir() and not name.startswith(".") else []
-        for note in [folder / name, *(folder / name / form for form in inner)]:
-            if note.suffix == ".json" and not note.name.startswith("."):
-                yield note
+def _notes(place: Path) -> list[Path]:
+    """What a study asked for, a file for each form in which it was run; an earlier version kept one for each study.
+
+    Raises:
+        LabError: it is a link, or the system does not let it be listed.
+    """
+    if place.name.startswith("."):
+        return []
+    check_own([place])
+    notes = [place, *(place / name for name in names_in(place) if not name.startswith("."))]
+    return [note for note in notes if note.suffix == ".json"]
+
+
+def _note(path: Path, note: Path, known: Collection[str]) -> Iterator[Finding]:
+    study = note.stem if note.parent.name == "studies" else note.parent.name
+    try:
+        check_name(study, "study")
+        check_name(note.stem, "form")
+        runs = read_json(note, StudyNote)["runs"]
+    except AccessError as error:
+        yield Finding(str(error))
+        return
+    except UserError as error:
+        yield Finding(f"{error}; to have it again, run the study again", partial(move, path, note))
+        return
+    lost = [run for run in runs if run not in known]
+    if lost:
+        yield Finding(
+            f"{note} asks for {len(lost)} of {len(runs)} runs ({lost[0]}{' …' if len(lost) > 1 else ''}) that no "
+            f"cohort holds; to train them, run study {study} again"
+        )
 
 
 # a cohort
@@ -143,6 +190,7 @@ def _cohort(folder: CohortFolder) -> Iterator[Finding]:
         yield Finding(f"{folder.path} is being trained: not examined", is_damage=False)
         return
     lab = folder.path.parent.parent
+    folder.check_links()
     if not folder.contents():
         return
     try:
@@ -150,20 +198,41 @@ def _cohort(folder: CohortFolder) -> Iterator[Finding]:
             if not is_there(folder.path / "cohort.json"):
                 raise LabError(f"{folder.path / 'cohort.json'} is missing")
         runs = [member["run"] for member in folder.manifest()["members"]]
+    except AccessError as error:
+        yield Finding(str(error))
+        return
     except LabError as error:
         manifest = manifest_of(folder)
         write = partial(write_json, folder.path / "cohort.json", manifest)
-        mend = partial(_held, folder, partial(_replace, lab, folder.path / "cohort.json", write))
+        mend = partial(held, folder, partial(replace, lab, folder.path / "cohort.json", write))
         yield Finding(str(error), mend if manifest is not None else None)
         return
-    yield from _stand(folder)
-    yield from _models(folder, runs)
+    found = [*_stand(folder), *_models(folder, runs)]
+    yield from found
+    yield from _certificate(folder, runs)
+    yield from _remains(folder, is_whole=not any(finding.is_damage for finding in found))
+
+
+def _certificate(folder: CohortFolder, runs: list[str]) -> Iterator[Finding]:
+    lab = folder.path.parent.parent
     try:
         folder.certificate()
+    except AccessError as error:
+        yield Finding(str(error))
     except LabError as error:
         path = folder.path / "certificate.json"
         again = f"shoal certify {runs[0]} makes it again"
-        yield Finding(f"{error}; {again}", partial(_held, folder, partial(_move, lab, path)))
+        yield Finding(f"{error}; {again}", partial(held, folder, partial(move, lab, path)))
+
+
+def _remains(folder: CohortFolder, is_whole: bool) -> Iterator[Finding]:
+    """What is there for the trainer alone, which removes it in the end."""
+    if is_whole and folder.has_checkpoint() and folder.is_finished():
+        yield Finding(
+            f"{folder.checkpoint_path} is of runs that are all finished: their trainer was killed before it removed it",
+            partial(finish, folder),
+            is_damage=False,
+        )
     aside = [name for name in names_in(folder.path / "set-aside") if name.endswith(".parquet")]
     if aside:
         yield Finding(
@@ -205,15 +274,17 @@ def _stand_again(folder: CohortFolder) -> list[Callable[[], str]]:
     lab, status_path = folder.path.parent.parent, folder.path / "status.json"
     try:
         status = folder.status()
+    except AccessError:
+        return []
     except LabError:
         status = None
     if status is not None and status["metrics"] is not None and _is_sure(folder, status):
         strays = [name for name in folder.parts.there() if name not in status["metrics"]]
-        return [partial(_move, lab, folder.parts.path / name) for name in strays]
+        return [partial(move, lab, folder.parts.path / name) for name in strays]
     again = status_of(folder)
     if again is None or again == status:
         return []
-    return [partial(_replace, lab, status_path, partial(folder.write_status, again))]
+    return [partial(replace, lab, status_path, partial(folder.write_status, again))]
 
 
 def _is_sure(folder: CohortFolder, status: dict[str, object]) -> bool:
@@ -237,7 +308,7 @@ def _models(folder: CohortFolder, runs: list[str]) -> Iterator[Finding]:
     lab, place = folder.path.parent.parent, folder.path / "models"
     for name in names_in(place):
         if name not in runs:
-            mend = partial(_held, folder, partial(_move, lab, place / name))
+            mend = partial(held, folder, partial(move, lab, place / name))
             yield Finding(f"{place / name} is not of a run of cohort {folder.id}", mend)
     for run in runs:
         for step, path in folder.models(run).items():
@@ -254,30 +325,3 @@ def _models(folder: CohortFolder, runs: list[str]) -> Iterator[Finding]:
     if lacking:
         more = " …" if len(lacking) > 1 else ""
         yield Finding(f"{place} lacks the last model of {len(lacking)} of {len(done)} runs ({lacking[0]}{more})")
-
-
-# what mends
-
-
-def _held(folder: CohortFolder, act: Callable[[], str]) -> str:
-    """Do it while nobody trains."""
-    with folder.training(wait=0.0):
-        return act()
-
-
-def _move(lab: Path, path: Path) -> str:
-    """Out of the way, to the same place below the lab's folder ``aside``."""
-    to = set_aside(path, (lab / "aside" / path.relative_to(lab)).parent)
-    return f"moved {path} to {to}"
-
-
-def _replace(lab: Path, path: Path, write: Callable[[], None]) -> str:
-    before = f", and {_move(lab, path)}" if is_there(path) else ""
-    write()
-    return f"wrote {path} again{before}"
-
-
-def _rename(folder: CohortFolder) -> str:
-    to = folder.path.with_name(folder.own_id())
-    folder.path.rename(to)
-    return f"renamed {folder.path} to {to}"

@@ -15,6 +15,7 @@ folder set-aside, until it has measured the same again: no row is lost and none 
 import hashlib
 import json
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
@@ -24,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 from pydantic import BaseModel
 
-from shoal.errors import AccessError, LabError, StrayError, UserError
+from shoal.errors import AccessError, DiskError, LabError, StrayError, UserError
 from shoal.lab.files import check_own, is_there, names_in, read_json, write_json
 from shoal.lab.locks import is_locked, locked
 from shoal.lab.parts import Parts
@@ -87,10 +88,11 @@ class CohortFolder:
         """What is in the folder but locks and what is half written."""
         return [name for name in names_in(self.path) if name != "lock" and not name.startswith(".")]
 
-    def _check_own(self) -> None:
+    def check_links(self) -> None:
+        """Raise :class:`LabError` where the folder or one in it is a link."""
         models = self.path / "models"
         with self.with_way_out():
-            check_own([self.path, self.path / "metrics", models])
+            check_own([self.path, self.path / "metrics", self.path / "set-aside", models])
             check_own(models / name for name in names_in(models))
 
     # what was asked
@@ -115,15 +117,20 @@ class CohortFolder:
         Whatever is done with a cohort begins with this.
 
         Raises:
-            LabError: it is damaged, a run's id is not that of its settings in any version, or a folder of the cohort is
-                a link.
+            LabError: it is damaged, a run's id is not that of its settings in any version or is there twice, or a
+                folder of the cohort is a link.
         """
-        self._check_own()
+        self.check_links()
         return self._checked_manifest
 
     @cached_property  # written once, as it is read
     def _checked_manifest(self) -> dict[str, Any]:
         manifest = self._read("cohort.json", Manifest)
+        runs = [member["run"] for member in manifest["members"]]
+        if twice := [run for run, count in Counter(runs).items() if count > 1]:
+            raise LabError(
+                f"{self.path / 'cohort.json'} is damaged: it names run {twice[0]} more than once; {self.way_out()}"
+            )
         for member in manifest["members"]:
             if trajectory_of(member["spec"], member["run"]) is None:
                 raise LabError(
@@ -235,8 +242,8 @@ class CohortFolder:
         from shoal.lab.tensors import save_tensors
 
         counted = {"parts": str(len(parts)), "metrics": json.dumps(list(parts))}
-        metadata = {"cohort": self.id, "where": json.dumps(where), "manifest": json.dumps(self.manifest()), **counted}
-        save_tensors(self.checkpoint_path, state, metadata)
+        metadata = {"cohort": self.own_id(), "where": json.dumps(where), "manifest": json.dumps(self.manifest())}
+        save_tensors(self.checkpoint_path, state, metadata | counted)
 
     def load_checkpoint(self) -> "tuple[dict[str, Tensor], dict[str, Any], list[str] | int] | None":
         """State, ``where`` and the files of metrics of the last flush (how many, of one of an earlier version).
@@ -252,18 +259,28 @@ class CohortFolder:
             if not is_there(self.checkpoint_path):
                 return None
             state, metadata = load_tensors(self.checkpoint_path)
-            if metadata.get("cohort") != self.id:
-                raise LabError(f"{self.checkpoint_path} is of cohort {metadata.get('cohort')}, expected {self.id}")
+            cohort, own = metadata.get("cohort"), self.own_id()
+            if cohort not in (self.id, own):  # an earlier version wrote the folder's name
+                raise LabError(f"{self.checkpoint_path} is of cohort {cohort}, expected {own}")
             if "where" not in metadata:
                 raise LabError(f"{self.checkpoint_path} is of an earlier version of shoal")
         counted = json.loads(metadata["metrics"]) if "metrics" in metadata else int(metadata["parts"])
         return state, json.loads(metadata["where"]), counted
 
     def finish(self) -> None:
-        """Remove what nobody needs any more once the status says that every member is done or diverged."""
+        """Remove what nobody needs any more once the status says that every member is done or diverged.
+
+        Raises:
+            LabError: files were set aside, and the metrics that are to hold the same are damaged.
+            DiskError: the disk refuses.
+        """
         if is_there(self.path / "set-aside"):
             self.parts.drop_measured_again(self.metrics())
-        self.checkpoint_path.unlink(missing_ok=True)
+        try:
+            self.checkpoint_path.unlink(missing_ok=True)
+        except OSError as error:
+            reason = error.strerror or error
+            raise DiskError(f"could not remove {self.checkpoint_path}: {reason}") from error
 
     def check_checkpoint(self, state: "Mapping[str, Tensor]", like: "Mapping[str, Tensor]") -> None:
         """Raise :class:`LabError` when a loaded state has not the names, shapes and types of ``like``."""
@@ -316,7 +333,7 @@ class CohortFolder:
         Raises:
             LabError: another process still trains it after ``wait`` seconds, or a folder of the cohort is a link.
         """
-        self._check_own()
+        self.check_links()
         busy = f"cohort {self.id} is being trained by another process; once that has ended, the same command goes on"
         with locked(self.path / "lock", wait, busy):
             yield

@@ -17,7 +17,7 @@ from shoal.spec import RunSpec
 
 FORMAT = 2  # since 2, JSON has checksums and files of metrics are listed; what 1 wrote is read and gone on with
 MARK = "shoal-lab.json"
-_PARTS = (MARK, "cohorts", "studies", "reports", "aside")
+PARTS = (MARK, "cohorts", "studies", "reports", "aside")
 
 
 class Lab:
@@ -45,7 +45,7 @@ class Lab:
         if is_there(self.path) and not self.path.is_dir():
             raise LabError(f"lab {self.path} is a file; it must be a folder")
         others = [name for name in names_in(self.path) if not _is_ours(name)]
-        check_own(self.path / name for name in _PARTS)
+        check_own(self.path / name for name in PARTS)
         if is_there(mark):
             check_mark(mark)
         elif "cohorts" in others:

@@ -17,6 +17,7 @@ from shoal.fast.denormals import flushed_denormals
 from shoal.fast.engine import available
 from shoal.lab.cohort import CohortFolder
 from shoal.lab.environment import environment
+from shoal.lab.lab import Lab
 from shoal.training.due import is_evaluated
 from shoal.training.memory import places
 from shoal.training.plan import Cohort
@@ -45,6 +46,7 @@ def certify(
     if steps < 1:
         raise UserError(f"steps must be an integer of at least 1, got {steps}")
     device = device or torch.device("cpu")
+    Lab(folder.path.parent.parent).create()  # of today's format, which what is written below has
     specs = sorted(folder.specs(), key=lambda spec: spec.id not in runs)  # those asked for are among those that fit
     manifest = folder.manifest()
     engine, _ = available(str(manifest.get("engine", "plain")), device)

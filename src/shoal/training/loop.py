@@ -62,7 +62,8 @@ def train_cohort(folder: CohortFolder, options: Options) -> str:
         DiskError: a flush failed; what was flushed before is intact.
     """
     with folder.training(), flushed_denormals():
-        if folder.is_finished():  # by the process that held it until now
+        if folder.is_finished():  # by a process that held it until now, and may have been killed at the very end
+            folder.finish()
             return "done"
         folder.clean()
         return Session(folder, options).run()
