@@ -14,6 +14,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import TextIO, cast
 
+from shoal.errors import printable
+
 PATIENCE = 5.0  # seconds for which a reader may leave a pipe full that does not block
 _NOBODY = (errno.EPIPE, errno.EBADF)  # it was closed, here or at its other end, by someone who wants no more
 
@@ -31,16 +33,16 @@ def spelled(text: str, encoding: str, errors: str = "strict") -> str:
     """
     if _has(text, encoding, errors):
         return text
-    return "".join(
-        sign
-        if _has(sign, encoding, errors)
-        else _SPELLED.get(sign) or sign.encode("ascii", "backslashreplace").decode()
-        for sign in text
-    )
+    return "".join(sign if _has(sign, encoding, errors) else _spelling(sign) for sign in text)
 
 
 def _spelling(sign: str) -> str:
     return _SPELLED.get(sign) or sign.encode("ascii", "backslashreplace").decode()
+
+
+def say(line: str = "") -> None:
+    """Print a line of which parts may be someone else's, such as a lab's: it stays one, and steers no terminal."""
+    print(printable(line))
 
 
 def readable(text: str) -> str:

@@ -3,6 +3,7 @@
 import argparse
 
 from shoal.commands.parsing import Parser, add_lab
+from shoal.output import say
 
 
 def arguments(parser: Parser) -> None:
@@ -26,13 +27,13 @@ def run(options: argparse.Namespace) -> int:
         certificate = certify(folder, records.ids, options.steps, device)
         steps = certificate["steps"]
         all_there_are = " (its shortest run has no more)" if steps < options.steps else ""
-        print(f"cohort {folder.id}: {counted(certificate['members'], 'member')}, first {steps} steps{all_there_are}")
+        say(f"cohort {folder.id}: {counted(certificate['members'], 'member')}, first {steps} steps{all_there_are}")
         for name, deviation in certificate["alone"].items():
-            print(
+            say(
                 f"  {name} alone against stacked: losses differ by at most {deviation['loss']:.2g} nats, parameters by "
                 f"{deviation['parameters']:.2g} ({deviation['parameters_relative']:.2g} of the largest value in "
                 f"{deviation['parameters_where']})"
             )
         if certificate["record"] is not None:
-            print(f"  the stack retrained against the record: losses differ by at most {certificate['record']:.2g}")
+            say(f"  the stack retrained against the record: losses differ by at most {certificate['record']:.2g}")
     return 0

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from shoal.commands.parsing import Parser
 from shoal.errors import UserError, nearest
+from shoal.output import say
 
 if TYPE_CHECKING:
     from shoal.analysis import ScalingFit
@@ -109,9 +110,9 @@ def run(options: argparse.Namespace) -> int:
     folder = _free(Path(options.out) if options.out else Path(f"fit-{name}"))
     check_drawing()
     columns = ", ".join(f"{what} {name!r}" for what, name in table.columns.items())
-    print(f"{path.name}: {len(table.runs)} runs, {columns}")
+    say(f"{path.name}: {len(table.runs)} runs, {columns}")
     for note in (*table.left_out, *table.notes):
-        print(note)
+        say(note)
     started = time.monotonic()
     fit = fit_scaling(
         table.runs,
@@ -246,10 +247,11 @@ def _show(
     from shoal.report.scaling import extrapolation_warnings, numbers, report_scaling
 
     for warning in (*source["doubts"], *fit.warnings, *extrapolation_warnings(fit, models)):
-        print(f"warning: {warning}")
+        say(f"warning: {warning}")
     report = report_scaling(fit, source, budgets, models)
     for section in report.sections:
         for table in section.tables:
             print_titled(section.title, table)
     write_json(folder / NUMBERS, source | numbers(fit, models))
-    print(f"\nreport: {write_report(report, folder)}")
+    say()
+    say(f"report: {write_report(report, folder)}")

@@ -15,6 +15,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from shoal.errors import printable
 from shoal.output import readable
 from shoal.training.loop import GENERALISED
 from shoal.training.snapshot import Accuracies, Snapshot
@@ -23,8 +24,8 @@ _LINE_SECONDS = 10.0  # between two plain lines of a cohort
 _UNKNOWN = "–"
 
 _COLUMNS: Mapping[str, Callable[[Snapshot], str]] = {
-    "cohort": lambda s: s.cohort[:4],
-    "model": lambda s: s.title,
+    "cohort": lambda s: printable(s.cohort[:4]),
+    "model": lambda s: printable(s.title),
     "runs": lambda s: f"{s.members}" + (f" ({s.diverged} diverged)" if s.diverged else ""),
     "step": lambda s: f"{s.step:,}",
     "of": lambda s: f"{s.n_steps:,}",
@@ -104,8 +105,14 @@ def line(s: Snapshot) -> str:
         f"{s.diverged} diverged" if s.diverged else "",
         f"{_rate(s.steps_per_second)} steps/s" if s.steps_per_second else "",
     ]
-    words = [f"{s.cohort[:4]} {s.title}", runs, f"step {s.step:,}/{s.n_steps:,}", *filter(None, known), time_left(s)]
-    return " · ".join(words)
+    words = [
+        f"{s.cohort[:4]} {s.title}",
+        runs,
+        f"step {s.step:,}/{s.n_steps:,}",
+        *filter(None, known),
+        time_left(s),
+    ]
+    return printable(" · ".join(words))
 
 
 def time_left(s: Snapshot) -> str:

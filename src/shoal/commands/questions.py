@@ -10,6 +10,7 @@ from shoal.commands.training import train_with_progress
 from shoal.errors import LabError, UserError
 from shoal.lab import Lab
 from shoal.lab.cohort import CohortFolder
+from shoal.output import say
 from shoal.report import check_drawing, write_report
 from shoal.report.console import print_titled
 from shoal.spec import RunSpec
@@ -30,18 +31,18 @@ def run_studies(studies: Mapping[str, Study], form: Form, path: str, execution: 
     # written first, so that `shoal study report` can show what there is of a run that was interrupted or killed
     pages = [_note(name, form, own, lab) for name, own in specs.items()]
     for line in [line for study in studies.values() for line in form.same_parts(study)]:
-        print(line)
+        say(line)
     wanted = list(dict.fromkeys(spec for own in specs.values() for spec in own))
     records = train_with_progress(wanted, path, **execution)
     for folder in records.cohorts():
         if not _is_certified(folder):
-            print(f"certifying cohort {folder.id}: one member alone for {CERTIFIED_STEPS[form.quick]} steps")
+            say(f"certifying cohort {folder.id}: one member alone for {CERTIFIED_STEPS[form.quick]} steps")
             first = [run for run in records.ids if run in folder.status()["members"]][:1]
             certify(folder, first, CERTIFIED_STEPS[form.quick], device)
     report_pages([_measure(page, studies[page.study], lab) for page in pages], lab)
     diverged = records.runs().filter(state="diverged")
     if not diverged.is_empty():
-        print(f"{len(diverged)} of {len(records)} runs diverged: {' '.join(diverged['run'])}")
+        say(f"{len(diverged)} of {len(records)} runs diverged: {' '.join(diverged['run'])}")
         return 1
     return 0
 
@@ -77,7 +78,7 @@ def _measure(page: Page, study: Study, lab: Lab) -> Page:
     measure = getattr(study, "measure", None)
     if measure is None or "measured" in page.note:
         return page
-    print(f"measuring for {page.study}")
+    say(f"measuring for {page.study}")
     note = {**page.note, "measured": measure(page.form)}
     lab.note_study(page.study, page.form.name, note)
     return replace(page, note=note)
@@ -99,7 +100,8 @@ def report_pages(
     failures: dict[str, UserError] = {}
     for name, page in shown.items():
         if len(shown) > 1:
-            print(f"\n## {page.study}{page.form.flags()}")
+            say()
+            say(f"## {page.study}{page.form.flags()}")
         try:
             _report_page(page, lab)
         except UserError as error:
@@ -115,11 +117,12 @@ def _report_page(page: Page, lab: Lab) -> None:
     for section in report.sections:
         for table in section.tables:
             print_titled(section.title, table)
-    print(f"\n{report.lead}")
+    say()
+    say(f"{report.lead}")
     for answer in report.answers:
-        print(f"- {answer}")
-    print()
-    print(f"report: {write_report(report, lab.report_folder(page.name))}")
+        say(f"- {answer}")
+    say()
+    say(f"report: {write_report(report, lab.report_folder(page.name))}")
 
 
 def _results(lab: Lab, note: Mapping[str, Any]) -> Results:

@@ -5,6 +5,7 @@ import argparse
 from shoal.commands.choice import add_choice, choose, flags_of_choice, unmatched
 from shoal.commands.parsing import Parser, add_lab
 from shoal.errors import UserError
+from shoal.output import say
 
 
 def arguments(parser: Parser) -> None:
@@ -60,5 +61,6 @@ def _report_runs(options: argparse.Namespace) -> int:
     command = " ".join(word for word in ("shoal report", *options.what, flags) if word)
     report = report_runs(records, command, [*unreadable, *lacking])
     code = print_runs(records, unreadable)
-    print(f"\nreport: {write_report(report, folder)}")
+    say()
+    say(f"report: {write_report(report, folder)}")
     return code

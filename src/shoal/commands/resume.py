@@ -3,6 +3,7 @@
 import argparse
 
 from shoal.commands.parsing import Parser, add_execution, add_lab, read_execution
+from shoal.output import say
 
 
 def arguments(parser: Parser) -> None:
@@ -25,7 +26,7 @@ def run(options: argparse.Namespace) -> int:
     held = lab.records()
     damage, unreadable = held.damage(), lab.unreadable()
     if len(records) == 0:
-        print(f"every run of the lab{' that is not damaged' if damage or unreadable else ''} is finished")
+        say(f"every run of the lab{' that is not damaged' if damage or unreadable else ''} is finished")
     else:
         print_extrema(records, damage)
     return print_damage(damage, len(held), unreadable)

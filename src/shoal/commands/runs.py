@@ -5,6 +5,7 @@ import argparse
 from shoal.commands.choice import add_choice, choose, unmatched
 from shoal.commands.parsing import Parser, add_lab
 from shoal.errors import UserError
+from shoal.output import say
 
 
 def arguments(parser: Parser) -> None:
@@ -25,5 +26,5 @@ def run(options: argparse.Namespace) -> int:
     chosen = choose(records, options, unreadable)
     code = print_runs(chosen, unreadable)
     for line in unmatched(records, options):
-        print(line)
+        say(line)
     return code

@@ -12,6 +12,7 @@ from shoal.commands.parsing import (
     refuse_unread,
 )
 from shoal.errors import UserError, nearest
+from shoal.output import say
 
 ACTIONS = ("list", "run", "report")
 
@@ -73,7 +74,7 @@ def list_studies() -> int:
     from shoal.studies import NAMES
 
     for name, about in NAMES.items():
-        print(f"{name:16} {about}")
+        say(f"{name:16} {about}")
     return 0
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from shoal.commands.progress import Progress
 from shoal.lab import Lab, Records
-from shoal.output import seen_again
+from shoal.output import say, seen_again
 from shoal.spec import RunSpec
 from shoal.training import Interrupted, plan, resume, train
 from shoal.training.api import check_execution, check_precision, unfinished
@@ -18,10 +18,10 @@ def train_with_progress(specs: Sequence[RunSpec], lab: str, **settings: Any) -> 
     device = check_execution(**settings)
     check_precision(specs, device, settings.get("engine"))
     seen_again(_where(lab))
-    print(_outline(specs, Lab(lab).create()))
+    say(_outline(specs, Lab(lab).create()))
     with Progress() as progress:
         try:
-            return train(specs, lab, watch=progress, say=print, **settings)
+            return train(specs, lab, watch=progress, say=say, **settings)
         except KeyboardInterrupt as stop:
             raise _stopped(lab, stop) from None
 

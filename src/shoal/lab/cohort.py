@@ -26,10 +26,10 @@ import polars as pl
 from pydantic import BaseModel
 
 from shoal.errors import AccessError, DiskError, LabError, StrayError, UserError
-from shoal.lab.files import check_own, is_there, names_in, read_json, write_json
+from shoal.lab.files import check_own, check_shape, is_there, names_in, read_json, write_json
 from shoal.lab.locks import is_locked, locked
 from shoal.lab.parts import Parts
-from shoal.lab.shapes import Certificate, Manifest, Status
+from shoal.lab.shapes import Certificate, Flush, Manifest, Status
 from shoal.spec import TRAJECTORY_VERSIONS, RunSpec
 from shoal.spec.run import trajectory_of
 
@@ -264,6 +264,7 @@ class CohortFolder:
                 raise LabError(f"{self.checkpoint_path} is of cohort {cohort}, expected {own}")
             if "where" not in metadata:
                 raise LabError(f"{self.checkpoint_path} is of an earlier version of shoal")
+            check_shape(self.checkpoint_path, metadata, Flush)
         counted = json.loads(metadata["metrics"]) if "metrics" in metadata else int(metadata["parts"])
         return state, json.loads(metadata["where"]), counted
 

@@ -54,10 +54,20 @@ def check_stand(
         ends: the last step of every run of the cohort.
     """
     begun = [*where["members"], *where.get("parked", [])]
-    steps, last = (state[name].tolist() if name in state else [] for name in ("steps", "last_steps"))
-    known = ends.keys() >= {*begun, *where["finished"]}
+    steps, last = counts(state, "steps"), counts(state, "last_steps")
+    known = ends.keys() >= {*begun, *where["finished"]} and len({*begun}) == len(begun)
+    known &= bool(where["members"] or not begun)  # whoever is parked waits for someone's place
+    known &= all(ending["step"] <= ends.get(run, 0) for run, ending in where["finished"].items())
     # members that are done and still have a place may have been counted on
     places = [place for place in zip(begun, steps, last, strict=False) if place[0] not in where["finished"]]
     if not known or any(not 0 <= step <= end <= ends[run] for run, step, end in places):
         with folder.with_way_out():
             raise LabError(f"{folder.checkpoint_path} is damaged: its steps are not those of the cohort's runs")
+
+
+def counts(state: "Mapping[str, Tensor]", name: str) -> list[int]:
+    """The integers of a tensor of a checkpoint, ``(R,)``; none where it is missing or of another kind."""
+    tensor = state.get(name)
+    if tensor is None or tensor.ndim != 1 or tensor.is_floating_point() or tensor.is_complex():
+        return []
+    return [int(value) for value in tensor.tolist()]

@@ -19,6 +19,7 @@ CHECKSUM = "sha256"  # the key under which a JSON file carries that of the rest 
 
 LARGEST_JSON = 2**28  # bytes; a cohort of 100,000 runs has fewer
 LARGEST_PART = 2**32  # of metrics: what is measured in seconds has far fewer
+LARGEST_TENSORS = 2**36  # of all members of a cohort together; no card holds more
 
 
 def read(path: Path, most: int) -> bytes:
@@ -31,11 +32,7 @@ def read(path: Path, most: int) -> bytes:
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         with os.fdopen(descriptor, "rb") as file:
-            about = os.fstat(descriptor)
-            if not stat.S_ISREG(about.st_mode):
-                raise LabError(f"{path} is damaged: it is not a regular file")
-            if about.st_size > most:
-                raise LabError(f"{path} is damaged: it has {about.st_size:,} bytes, at most {most:,} are read")
+            _check_regular(path, os.fstat(descriptor), most)
             return file.read(most)
     except FileNotFoundError:
         raise
@@ -57,6 +54,25 @@ def check_own(paths: Iterable[Path]) -> None:
             raise _unreadable(path, error) from None
         if is_link:
             raise LabError(f"{path} is a link; a lab holds files and folders of its own alone")
+
+
+def check_size(path: Path, most: int) -> None:
+    """For what a library opens by its name: as :func:`read`, without reading it.
+
+    Raises:
+        LabError: there is no file, it is no regular file or has more than ``most`` bytes.
+    """
+    try:
+        _check_regular(path, path.lstat(), most)
+    except OSError as error:
+        raise _unreadable(path, error) from None
+
+
+def _check_regular(path: Path, about: os.stat_result, most: int) -> None:
+    if not stat.S_ISREG(about.st_mode):
+        raise LabError(f"{path} is damaged: it is not a regular file")
+    if about.st_size > most:
+        raise LabError(f"{path} is damaged: it has {about.st_size:,} bytes, at most {most:,} are read")
 
 
 def write(path: Path, content: bytes) -> None:
@@ -108,22 +124,34 @@ def read_json(path: Path, shape: type[BaseModel] | None = None) -> Any:
         AccessError: the system does not let it be read.
     """
     try:
-        content = json.loads(read(path, LARGEST_JSON).decode())
+        text = read(path, LARGEST_JSON).decode()
+        content = json.loads(text)
+        if "\\ud" in text.lower():  # half of a sign, which nothing can write down again
+            json.dumps(content, ensure_ascii=False).encode()
         if isinstance(content, dict) and CHECKSUM in content and content.pop(CHECKSUM) != _checksum(content):
             raise LabError(f"{path} is damaged: its checksum does not match its content")
-        if shape is not None:
-            shape.model_validate(content)
     except LabError:
         raise
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        where = ".".join(map(str, first["loc"])) or "content"
-        raise LabError(f"{path} is damaged: {where}: {first['msg'][:1].lower()}{first['msg'][1:]}") from None
     except (ValueError, RecursionError) as error:
         raise LabError(f"{path} is damaged: {error}") from None
     except OSError as error:
         raise _unreadable(path, error) from None
+    if shape is not None:
+        check_shape(path, content, shape)
     return content
+
+
+def check_shape(path: Path, content: Any, shape: type[BaseModel]) -> None:
+    """Raise :class:`LabError` where what a file says lacks keys of a shape, or their values are of other types."""
+    try:
+        shape.model_validate(content)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(map(str, first["loc"])) or "content"
+        said = first["msg"].removeprefix("Value error, ")
+        raise LabError(f"{path} is damaged: {where}: {said[:1].lower()}{said[1:]}") from None
+    except RecursionError as error:
+        raise LabError(f"{path} is damaged: {error}") from None
 
 
 def is_there(path: Path) -> bool:

@@ -146,12 +146,22 @@ class Lab:
         """Remember what a study trained in one of its forms."""
         write_json(self.path / "studies" / check_name(name, "study") / f"{check_name(form, 'form')}.json", note)
 
-    def study_notes(self, name: str) -> list[dict[str, Any]]:
-        """What :meth:`note_study` kept of each form of a study; first that of an earlier version, which kept one."""
+    def study_notes(self, name: str) -> tuple[list[dict[str, Any]], list[str]]:
+        """What :meth:`note_study` kept of each form of a study; first that of an earlier version, which kept one.
+
+        Returns:
+            The notes, and a line for each that cannot be read, with what to do.
+        """
         folder = self.path / "studies" / check_name(name, "study")
         check_own([folder])
         files = [folder.with_name(f"{folder.name}.json"), *sorted(folder.glob("[!.]*.json"))]
-        return [dict(read_json(path, StudyNote)) for path in files if is_there(path)]
+        notes, unreadable = [], []
+        for path in filter(is_there, files):
+            try:
+                notes.append(dict(read_json(path, StudyNote)))
+            except LabError as error:
+                unreadable.append(f"{error}; move {path} out of the lab, and ask for what it noted again")
+        return notes, unreadable
 
     def report_folder(self, name: str) -> Path:
         """Where the report of this name goes."""

@@ -129,7 +129,7 @@ def _try(act: Callable[[], Any]) -> None:
     except OSError as error:
         if error.errno == errno.EACCES:  # what POSIX allows a held lock to say
             raise BlockingIOError from None
-        if error.errno in _MISSING or error.errno == errno.EBADF:  # EBADF: not open for writing
+        if error.errno in _MISSING:
             raise NotImplementedError from None
         raise
 

@@ -7,10 +7,13 @@ import polars as pl
 
 from shoal.errors import LabError
 from shoal.lab.cohort import CohortFolder, name_of_cohort
-from shoal.lab.files import read_json
+from shoal.lab.continuing import check_stand, counts
+from shoal.lab.files import check_shape, read_json
 from shoal.lab.frames import EMPTY
 from shoal.lab.shapes import Manifest, Status
 from shoal.lab.tensors import load_tensors
+from shoal.spec.fields import LARGEST
+from shoal.spec.run import trajectory_of
 
 REBUILT = "written again by shoal check; why this engine is not on record any more"
 
@@ -21,15 +24,35 @@ def manifest_of(folder: CohortFolder) -> dict[str, Any] | None:
     The checkpoint holds a copy. Without one, the kept models say what each run was, the status in which order and
     with how many threads and which engine; that nobody is missing shows in the folder's name, a hash of all runs.
     """
+    candidates = (make(folder) for make in (_from_checkpoint, _from_models))
+    return next((manifest for manifest in candidates if manifest is not None and _is_of(folder, manifest)), None)
+
+
+def _is_of(folder: CohortFolder, manifest: Any) -> bool:
+    """Whether it would be taken for the ``cohort.json`` of this folder; the files may be anyone's."""
+    try:
+        check_shape(folder.path / "cohort.json", manifest, Manifest)
+    except LabError:
+        return False
+    members = manifest["members"]
+    is_whole = name_of_cohort(member["run"] for member in members) == folder.id
+    return is_whole and all(trajectory_of(member["spec"], member["run"]) is not None for member in members)
+
+
+def _from_checkpoint(folder: CohortFolder) -> Any:
     try:
         _, metadata = load_tensors(folder.checkpoint_path)
-        manifest: dict[str, Any] | None = json.loads(metadata["manifest"])
-    except (LabError, KeyError):
-        manifest = _from_models(folder)
-    if manifest is None or name_of_cohort(member["run"] for member in manifest["members"]) != folder.id:
+    except LabError:
         return None
-    Manifest.model_validate(manifest)
-    return manifest
+    return _parsed(metadata.get("manifest", ""))
+
+
+def _parsed(text: str) -> Any:
+    """What a JSON text says; None where it is none."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
 
 
 def _from_models(folder: CohortFolder) -> dict[str, Any] | None:
@@ -59,7 +82,7 @@ def _spec_of(folder: CohortFolder, run: str) -> Any:
         except LabError:
             continue
         if metadata.get("run") == run and "spec" in metadata:
-            return json.loads(metadata["spec"])
+            return _parsed(metadata["spec"])
     return None
 
 
@@ -81,11 +104,20 @@ def status_of(folder: CohortFolder) -> dict[str, Any] | None:
             state, where, counted = checkpoint
             names = folder.parts.check_counted(counted)
             begun = [*where["members"], *where.get("parked", [])]
-            steps = dict(zip(begun, state["steps"].tolist() if begun else [], strict=True))
+            check_stand(folder, state, where, _ends(folder))
+            taken = counts(state, "steps")
+            if len(taken) != len(begun):
+                return None
+            steps = dict(zip(begun, taken, strict=True))
             found = {"members": _places(folder, where, steps), "metrics": names}
     except LabError:
         return None
     return found and {"members": found["members"], "sessions": sessions, "metrics": found["metrics"]}
+
+
+def _ends(folder: CohortFolder) -> dict[str, int]:
+    """The last step of each run; of one whose record does not say it, the last that there can be."""
+    return {member["run"]: member["spec"].get("n_steps") or LARGEST for member in folder.manifest()["members"]}
 
 
 def _places(folder: CohortFolder, where: dict[str, Any], steps: dict[str, int]) -> dict[str, Any]:

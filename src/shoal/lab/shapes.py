@@ -1,12 +1,38 @@
 """What the JSON files of a lab must hold: the keys that are read of them, and the types of their values."""
 
-from typing import Annotated, Any, Literal
+import math
+from types import NoneType
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, Json, create_model
 
-from shoal.spec import FAMILIES, OPTIMIZERS
+from shoal.spec import FAMILIES, OPTIMIZERS, RunSpec
+from shoal.spec.fields import LARGEST
 
 Id = Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]  # it becomes part of paths
+Count = Annotated[int, Field(ge=0, le=LARGEST)]
+Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Engine = Literal["compiled", "prefixes", "plain"]  # shoal.fast.engine.ENGINES, without its torch
+
+
+def _in_64_bits(value: Any) -> Any:
+    if isinstance(value, int) and not -(2**63) <= value < 2**63:
+        raise ValueError("integers have at most 64 bits")
+    return value
+
+
+def _number(value: float) -> float:
+    if math.isnan(value):
+        raise ValueError("it is not a number")
+    return value
+
+
+# what a cell of a table can hold; infinite is a clip that never acts
+_Int = Annotated[int, BeforeValidator(_in_64_bits)]
+_Float = Annotated[float, BeforeValidator(_in_64_bits), AfterValidator(_number)]
+_Orders = list[Annotated[int, Field(ge=0, le=99)]]
+_Value = None | bool | _Int | _Float | str | _Orders
+_KINDS: dict[Any, Any] = {bool: bool, int: _Int, float: _Float, str: str}
 
 
 class Shape(BaseModel):
@@ -15,16 +41,33 @@ class Shape(BaseModel):
     model_config = ConfigDict(strict=True)
 
 
-class Settings(Shape):
-    """What every record of a run's settings says; settings that are younger than the record are not in it."""
+class _Named(Shape):
+    """What every record of a run's settings says, and a value of any other setting that there was or will be."""
+
+    model_config = ConfigDict(strict=True, extra="allow")
+    __pydantic_extra__: dict[str, _Value]
 
     model: Literal[tuple(FAMILIES)]  # type: ignore[valid-type]  # their names stand in one place
     optimizer: Literal[tuple(OPTIMIZERS)]  # type: ignore[valid-type]
-    operation_orders: list[int]
+    operation_orders: _Orders
     # what the run's id does not depend on
-    seed: int
-    eval_batch_size: int | None = None
-    save_statistic_step: int | None = None
+    seed: _Int
+    eval_batch_size: _Int | None = None
+    save_statistic_step: _Int | None = None
+
+
+def _kind_of(setting: str) -> Any:
+    """Of the values that a setting has, whatever it allows of them: a column of a table has one."""
+    annotation = RunSpec.model_fields[setting].annotation
+    (kind,) = {*(get_args(annotation) or [annotation])} - {NoneType}
+    return _KINDS[kind] | None
+
+
+# Settings that are younger than a record are not in it.
+_MORE: dict[str, Any] = {
+    name: (_kind_of(name), None) for name in RunSpec.model_fields if name not in _Named.model_fields
+}
+Settings = create_model("Settings", __base__=_Named, **_MORE)
 
 
 class Member(Shape):
@@ -38,7 +81,7 @@ class Manifest(Shape):
     """``cohort.json``."""
 
     threads: Annotated[int, Field(ge=1, le=1024)]  # more than some systems start in a process
-    engine: str = "plain"
+    engine: Engine = "plain"
     metrics: list[str]
     members: Annotated[list[Member], Field(min_length=1)]
 
@@ -47,7 +90,7 @@ class Stand(Shape):
     """Where a run stands."""
 
     state: Literal["waiting", "running", "done", "diverged"]
-    step: int
+    step: Count
 
 
 class Session(Shape):
@@ -60,9 +103,9 @@ class Session(Shape):
     processor: str
     device: str
     precision: str
-    threads: int
-    engine: str = "plain"
-    seconds: float = 0.0
+    threads: Count
+    engine: Engine = "plain"
+    seconds: Seconds = 0.0
 
 
 class Status(Shape):
@@ -71,6 +114,32 @@ class Status(Shape):
     members: Annotated[dict[Id, Stand], Field(min_length=1)]
     sessions: list[Session]
     metrics: list[str] | None = None  # earlier versions did not list their files
+
+
+class Ending(Stand):
+    """How a run ended."""
+
+    state: Literal["done", "diverged"]
+
+
+class Where(Shape):
+    """Whose state a checkpoint holds; earlier versions parked nobody and did not keep the last accuracies."""
+
+    members: list[Id]
+    parked: list[Id] = []
+    finished: dict[Id, Ending]
+    generalised: list[Id]
+    accuracies: dict[Literal["train", "valid"], tuple[float, float, float]] = {}
+    places: Annotated[int, Field(ge=1, le=LARGEST)]
+
+
+class Flush(Shape):
+    """The metadata of ``checkpoint.safetensors``; earlier versions counted their files of metrics."""
+
+    cohort: str
+    where: Json[Where]
+    metrics: Json[list[str]] | None = None
+    parts: Annotated[str, Field(pattern=r"^[0-9]{1,9}$")]
 
 
 class Deviation(Shape):
@@ -83,8 +152,8 @@ class Deviation(Shape):
 class Certificate(Shape):
     """``certificate.json``."""
 
-    steps: int
-    members: int
+    steps: Count
+    members: Count
     alone: dict[Id, Deviation]
     record: float | None
 
@@ -94,7 +163,7 @@ class StudyNote(Shape):
 
     runs: list[Id]
     quick: bool
-    seeds: int | None = None
+    seeds: Annotated[int, Field(ge=1, le=LARGEST)] | None = None
     settings: dict[str, list[Any]] = {}
     thresholds: list[float] = []
     stay: Annotated[int, Field(ge=1)] = 1

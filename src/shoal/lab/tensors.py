@@ -11,7 +11,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from shoal.errors import LabError
-from shoal.lab.files import check_own, write
+from shoal.lab.files import LARGEST_TENSORS, check_own, check_size, write
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
@@ -35,14 +35,13 @@ def load_tensors(path: Path, like: Mapping[str, Tensor] | None = None) -> tuple[
         LabError: the file is missing, truncated, changed since it was written, or of another shape.
     """
     check_own([path])
-    if not path.is_file():
-        raise LabError(f"no checkpoint at {path}")
+    check_size(path, LARGEST_TENSORS)
     try:
         with safe_open(path, "pt") as file:
             header = dict(file.metadata() or {})
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
-    except (SafetensorError, OSError, ValueError) as error:
-        raise LabError(f"{path} is damaged: {error}") from None
+    except (SafetensorError, OSError, ValueError, RuntimeError, MemoryError) as error:  # also of mapping it
+        raise LabError(f"{path} is damaged: {error or 'it needs more memory than there is'}") from None
     expected = header.pop("sha256", None)
     if expected != _digest(tensors, header):
         raise LabError(f"{path} is damaged: its checksum does not match its content")

@@ -18,7 +18,7 @@ from rich.text import Text
 
 from shoal.errors import printable
 from shoal.lab import Records
-from shoal.output import readable
+from shoal.output import readable, say
 from shoal.report.summary import per_run_table, varying_settings
 from shoal.report.table import Table
 from shoal.report.words import damage_sentences
@@ -44,10 +44,10 @@ def print_table(table: Table) -> None:
         columns[0] = _shortened(columns[0])
     for number, block in enumerate(blocks([_width(column) for column in columns], width)):
         if number:
-            print()
+            say()
         _print_block([columns[index] for index in block], width)
     if len(table.rows) > _MOST_ROWS:
-        print(f"… and {len(table.rows) - _MOST_ROWS} more rows")
+        say(f"… and {len(table.rows) - _MOST_ROWS} more rows")
 
 
 def _text(text: str, style: str = "") -> Text:
@@ -112,7 +112,8 @@ def _print_block(columns: Sequence[Sequence[Text]], width: int) -> None:
 def print_titled(section: str, table: Table) -> None:
     """The table under the title of its section and what its caption says first, which tells like tables apart."""
     said, end, _ = table.caption.partition(". ")
-    print(f"\n{section}: {said}{end.strip()}")
+    say()
+    say(f"{section}: {said}{end.strip()}")
     print_table(table)
 
 
@@ -121,7 +122,7 @@ def print_extrema(records: Records, damaged: Collection[str] = ()) -> None:
     settings = varying_settings(records)
     print_table(per_run_table(records, settings[:_MOST_SETTINGS], damaged))
     if rest := settings[_MOST_SETTINGS:]:
-        print(f"… runs differ in more settings: {', '.join(rest)}")
+        say(f"… runs differ in more settings: {', '.join(rest)}")
 
 
 def print_runs(records: Records, unreadable: Sequence[str] = ()) -> int:
@@ -136,5 +137,5 @@ def print_damage(damage: Mapping[str, str], n: int, unreadable: Sequence[str] = 
     """What is damaged of ``n`` runs, and what to do; 1 where something is."""
     lines = [*damage_sentences(damage, n), *unreadable]
     for line in lines:
-        print(printable(line))
+        say(line)
     return int(bool(lines))

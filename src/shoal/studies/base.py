@@ -83,6 +83,7 @@ class Form:
     def __post_init__(self) -> None:
         if self.seeds is not None and self.seeds < 1:
             raise UserError(f"seeds must be an integer of at least 1, got {self.seeds}")
+        check_count({"seed": self.seeds or 1})  # before there is a list of them
         for threshold in self.thresholds:
             if not 0 < threshold <= 1:
                 raise UserError(f"threshold must be an accuracy in (0, 1], got {threshold:g}")
