@@ -293,6 +293,8 @@ def _complete_part(frame: pl.DataFrame, factors: Sequence[str]) -> tuple[pl.Data
     if len(twice):
         cell = ", ".join(f"{name} {twice[name][0]}" for name in factors)
         raise UserError(f"several runs share the cell {cell}; a factorial has one run per cell")
+    if frame.is_empty():
+        raise UserError("no cell has a run that ended; at least two levels of each factor are needed")
     for name in factors:
         if frame[name].n_unique() < 2:
             raise UserError(f"factor {name!r} has one level with runs; at least two are needed")

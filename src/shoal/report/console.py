@@ -32,8 +32,9 @@ _SHORT_ID = 8  # digits of a shortened id, as in sentences: enough for the other
 
 
 def print_table(table: Table) -> None:
-    """A table as text, the best in bold; of a long one the first rows."""
-    rows = table.rows[:_MOST_ROWS]
+    """A table as text, the best in bold; on a terminal of a long one the first rows, in a file or a pipe all."""
+    most = _MOST_ROWS if sys.stdout.isatty() else len(table.rows)
+    rows = table.rows[:most]
     columns = [[_text(name, "bold")] for name in table.header]
     for label, cells in rows:
         columns[0].append(_text(label))
@@ -46,8 +47,8 @@ def print_table(table: Table) -> None:
         if number:
             say()
         _print_block([columns[index] for index in block], width)
-    if len(table.rows) > _MOST_ROWS:
-        say(f"… and {len(table.rows) - _MOST_ROWS} more rows")
+    if len(table.rows) > most:
+        say(f"… and {len(table.rows) - most} more rows, which a file or a pipe has too")
 
 
 def _text(text: str, style: str = "") -> Text:
