@@ -13,7 +13,7 @@ from shoal.report.certificates import certificates
 from shoal.report.page import Section
 from shoal.report.schedule import evaluated_before
 from shoal.report.table import Cell, Table
-from shoal.report.words import counted, setting_text
+from shoal.report.words import NOTHING, counted, setting_text
 
 _SEEDS = ("init_seed", "split_seed", "order_seed")
 
@@ -55,8 +55,8 @@ SYMBOLS = (
     "L_train and L_val: smallest loss on the training and on the validation equations (nats per scored token, which "
     "are the result and, where equations end with it, EOS) over the evaluated steps; A_train and A_val: largest "
     "accuracy (share of equations whose right-hand side is predicted whole); t_f: first evaluated step of that best "
-    "value; Δt(L) = t_f(L_val) − t_f(L_train), and Δt(A) likewise, the delay between memorising and generalising only "
-    f"in runs that did both. {STEPS_OF_BEST} {OPEN}: of some run the best value is the last evaluated, and "
+    "value; Δt(L) = t_f(L_val) − t_f(L_train), and Δt(A) likewise, the delay between memorising and generalising, "
+    f"told only where every run did both. {STEPS_OF_BEST} {OPEN}: of some run the best value is the last evaluated, and "
     "might have become better still."
 )
 
@@ -92,7 +92,8 @@ def ten_means(extrema: pl.DataFrame, by: Sequence[str]) -> pl.DataFrame:
     and whether it ``_competes``; and ``first_end`` and ``last_end``, between which its runs were last evaluated.
 
     A step is only good where it leads to something and nothing better can be later: only groups all of whose runs
-    memorised and generalised, and whose best values came before their last evaluation, compete for the best steps.
+    memorised and generalised, and whose best values came before their last evaluation, compete for the best steps; and
+    only groups all of whose runs did both have a delay between them, ``delay_accuracy``.
     """
     steps = [q.column for q in QUANTITIES if q.is_step]
     arrived = _did_both().all()
@@ -106,7 +107,10 @@ def ten_means(extrema: pl.DataFrame, by: Sequence[str]) -> pl.DataFrame:
     ]
     how += [pl.col("last_step").min().alias("first_end"), pl.col("last_step").max().alias("last_end")]
     means = mean_and_std(extrema.select(*by, *(q.column for q in QUANTITIES)), by)
-    return means.join(extrema.group_by(by).agg(how), on=by, how="left", maintain_order="left")
+    means = means.join(extrema.group_by(by).agg(*how, did_both=arrived), on=by, how="left", maintain_order="left")
+    # between memorising and generalising there is no delay where some run did not do both
+    delay = [pl.when("did_both").then(name).alias(name) for name in ("delay_accuracy", "delay_accuracy_std")]
+    return means.with_columns(delay).drop("did_both")
 
 
 def one_run(means: pl.DataFrame) -> str:
@@ -151,6 +155,8 @@ def _equally_far(means: pl.DataFrame) -> bool:
 def cell_of(row: Mapping[str, Any], quantity: Quantity, best: float | None) -> Cell:
     """A quantity of a row of :func:`ten_means`, bold where it has the best mean, for which it competes."""
     name = quantity.column
+    if row[name] is None:
+        return Cell(NOTHING)
     mark = OPEN if quantity.is_step and row[f"{name}_open"] else ""
     competes = not quantity.is_step or row[f"{name}_competes"]
     return Cell(show(row[name], row[f"{name}_std"], quantity.is_step) + mark, bool(competes and row[name] == best))
