@@ -1,9 +1,11 @@
 """A small lab to damage, and what is done to it."""
 
 from pathlib import Path
+from typing import Any
 
 from helpers import fastest, tiny_grid
 
+from shoal.errors import LabError
 from shoal.lab import Lab
 from shoal.lab.cohort import CohortFolder
 from shoal.spec import RunSpec
@@ -56,3 +58,11 @@ def first_status(lab: Lab) -> None:
     status = folder.status()
     running = {run: {"state": "running", "step": 4} for run in status["members"]}
     folder.write_status({**status, "members": running, "metrics": status["metrics"][:1]})
+
+
+def the_note(lab: Lab) -> dict[str, Any]:
+    """What the lab noted of its study; what is wrong with it raised."""
+    notes, unreadable = lab.study_notes("sanity")
+    if unreadable:
+        raise LabError(unreadable[0])
+    return notes[0]

@@ -6,6 +6,7 @@ import shutil
 
 import polars as pl
 import pytest
+from damaging import the_note
 from helpers import rewrite, tiny_grid
 
 import shoal
@@ -39,7 +40,7 @@ READERS = {
     "cohort.json": lambda lab, folder: folder.manifest(),
     "status.json": lambda lab, folder: folder.status(),
     "certificate.json": lambda lab, folder: folder.certificate(),
-    "quick.json": lambda lab, folder: lab.study_notes("sanity"),
+    "quick.json": lambda lab, folder: the_note(lab),
 }
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-from damaging import SPECS, UNFINISHED, contents, flip, made, of
+from damaging import SPECS, UNFINISHED, contents, flip, made, of, the_note
 from helpers import rewrite, tiny_grid, unseal
 
 import shoal
@@ -104,7 +104,7 @@ def test_a_changed_bit_of_any_other_json_is_harmless_or_named(lab, most, name):
     readers = {
         "status.json": (folder.path, folder.status),
         "certificate.json": (folder.path, folder.certificate),
-        "quick.json": (lab.path / "studies" / "sanity", lambda: lab.study_notes("sanity")[0]),
+        "quick.json": (lab.path / "studies" / "sanity", lambda: the_note(lab)),
         "shoal-lab.json": (lab.path, lambda: Lab(lab.path).runs()),
     }
     place, read = readers[name]

@@ -24,6 +24,7 @@ from shoal.report import Report, Section, write_report
 from shoal.report.console import print_table
 from shoal.report.markdown import to_markdown
 from shoal.report.table import Cell, Table
+from shoal.spec.run import identify
 from shoal.training.loop import Options, train_cohort
 
 ESCAPES = "\x1b[31mred \x07 \x9b2J \u202e"
@@ -50,6 +51,25 @@ def changed(folder, name, change):
     content.pop("sha256", None)
     change(content)
     path.write_text(json.dumps(content))
+
+
+def resettled(folder, **settings):
+    """Give the first run of a cohort settings, and all that names it the id that they have."""
+    manifest = json.loads((folder.path / "cohort.json").read_text())
+    before = manifest["members"][0]["run"]
+    after = identify({**manifest["members"][0]["spec"], **settings})
+    changed(folder, "cohort.json", lambda content: content["members"][0]["spec"].update(settings))
+    for name in ("cohort.json", "status.json"):
+        path = folder.path / name
+        path.write_text(path.read_text().replace(before, after))
+    status = json.loads((folder.path / "status.json").read_text())
+    status.pop("sha256", None)
+    (part,) = (folder.path / "metrics").iterdir()
+    rows = read_frame(part).with_columns(pl.col("run").replace(before, after))
+    status["metrics"] = [write_frame(part.with_name("000000"), rows).name]
+    part.unlink()
+    (folder.path / "status.json").write_text(json.dumps(status))
+    vars(folder).pop("_checked_manifest", None)
 
 
 def everything_under(path):
@@ -190,10 +210,10 @@ def test_cells_are_text(capsys):
 def test_settings_that_are_no_settings_are_shown_as_text(lab, capsys):
     (folder,) = lab.cohorts()
 
-    def change(content):
-        content["members"][0]["spec"]["operator"] = f"[/bold]{ESCAPES}<script>"
-
-    changed(folder, "cohort.json", change)
+    resettled(folder, operator=f"[/bold]{ESCAPES}<script>")
+    run = folder.manifest()["members"][0]["run"]
+    assert main(["runs", "--lab", str(lab.path)]) == 0
+    assert "<script>" in (shown := capsys.readouterr().out) and run[:8] in shown  # it is a run like any other
     for command in ("runs", "resume", "report"):
         assert main([command, "--lab", str(lab.path)]) in (0, 1, 2)
         said = "".join(capsys.readouterr())

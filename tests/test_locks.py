@@ -144,14 +144,12 @@ def test_a_lock_that_may_only_be_read_serves(tmp_path, monkeypatch):
         assert locks.is_locked(tmp_path / "lock")
 
 
-@pytest.mark.parametrize("what", ["link", "pipe"])
-def test_a_lock_is_a_file(tmp_path, what):
+def test_a_lock_is_no_link(tmp_path):
     path, elsewhere = tmp_path / "lock", tmp_path / "elsewhere"
-    path.symlink_to(elsewhere) if what == "link" else os.mkfifo(path)
-    if what == "link":
-        with pytest.raises(LabError, match="cannot be written"), locks.locked(path, 0, "busy"):
-            pass
-        assert not elsewhere.exists()
+    path.symlink_to(elsewhere)
+    with pytest.raises(LabError, match="cannot be written"), locks.locked(path, 0, "busy"):
+        pass
+    assert not elsewhere.exists()
     assert not locks.is_locked(path)
 
 
@@ -165,3 +163,37 @@ def test_a_file_system_that_says_so_in_its_own_way_is_understood(tmp_path, monke
         warnings.simplefilter("error")
         with locks.locked(tmp_path / "lock", 0, "busy"):
             assert locks.is_locked(tmp_path / "lock")
+
+
+@pytest.mark.parametrize("kinds", [FLOCK, BYTES])
+def test_a_lock_that_has_to_be_written_to_be_held_is_not_replaced_by_a_sign(tmp_path, monkeypatch, kinds):
+    path = tmp_path / "lock"
+    path.touch(0o444)
+    opened = os.open
+
+    def read_only(path, flags, *mode):
+        if flags & os.O_RDWR:
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return opened(path, flags, *mode)
+
+    def unwritable(*_):
+        raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+
+    monkeypatch.setattr(locks.os, "open", read_only)
+    if kinds == FLOCK:  # as over a network, where it is one of bytes
+        monkeypatch.setattr(fcntl, "flock", unwritable)
+    else:
+        monkeypatch.setattr(locks, "_KINDS", locks._KINDS[1:])  # where the kernel refuses by itself
+    with pytest.raises(LabError, match=r"lock cannot be written; .*chmod g\+w"), locks.locked(path, 0, "busy"):
+        pass
+    assert [item.name for item in tmp_path.iterdir()] == ["lock"]
+
+
+@pytest.mark.parametrize("change", [{"process": 10**30}, {"process": -1}, {"process": "1"}, {"host": [1]}, None])
+def test_a_sign_that_no_process_made_is_of_one_that_is_not_known(tmp_path, change):
+    sign = tmp_path / "lock-holder.json"
+    if change is None:
+        os.mkfifo(sign)  # nor waited for
+    else:
+        sign.write_text(locks.json.dumps({**locks._self(), **change}))
+    assert locks._holder(sign)["process"] == "unknown"

@@ -82,9 +82,9 @@ def test_a_page_that_is_not_there_is_named_with_those_that_are(command, lab, cap
 def test_a_lab_from_before_forms_had_names_shows_the_form_that_it_kept(lab):
     note = {"quick": True, "seeds": 1, "settings": {}, "runs": lab.runs()}
     (lab.path / "studies/sanity.json").write_text(json.dumps(note))
-    assert list(pages_of(lab, "sanity")) == ["sanity-quick-seeds-1", "sanity", "sanity-quick"]
+    assert list(pages_of(lab, "sanity")[0]) == ["sanity-quick-seeds-1", "sanity", "sanity-quick"]
     lab.note_study("sanity", "quick-seeds-1", {**note, "runs": lab.runs()[:1]})
-    assert pages_of(lab, "sanity")["sanity-quick-seeds-1"].note["runs"] == lab.runs()[:1]  # what came after
+    assert pages_of(lab, "sanity")[0]["sanity-quick-seeds-1"].note["runs"] == lab.runs()[:1]  # what came after
 
 
 @pytest.mark.parametrize("name", ["sanity", "sanity-quick", "sanity-mine", "nanda-2023", "improve-x", "", "a/b"])

@@ -42,29 +42,46 @@ class Page:
         return cards.get_card(self.study) if self.is_card else get_study(self.study)
 
 
-def pages_of(lab: Lab, study: str) -> dict[str, Page]:
-    """Every page that there can be of a study, by name; of two notes of one form the newer."""
-    notes = lab.study_notes(study)
-    return {page.name: page for page in (Page(study, Form.from_json(note), note) for note in notes)}
+def pages_of(lab: Lab, study: str) -> tuple[dict[str, Page], list[str]]:
+    """Every page that there can be of a study, by name; of two notes of one form the newer.
+
+    Returns:
+        The pages, and a line for each note of which there can be none.
+    """
+    notes, unreadable = lab.study_notes(study)
+    pages = {}
+    for note in notes:
+        try:
+            page = Page(study, Form.from_json(note), note)
+        except UserError as error:
+            unreadable.append(f"lab {lab.path} has a note of {study} that is damaged: {error}")
+        else:
+            pages[page.name] = page
+    return pages, unreadable
 
 
-def find_pages(lab: Lab, name: str) -> list[Page]:
+def find_pages(lab: Lab, name: str) -> tuple[list[Page], list[str]]:
     """The pages of the study or the card of this name, or the one page of this name.
+
+    Returns:
+        The pages, and a line for each note of which there can be none.
 
     Raises:
         UserError: there is no such study or page, or the lab has none of it.
     """
     if name in EVERY:
-        found = list(pages_of(lab, name).values())
+        found, unreadable = pages_of(lab, name)
         if not found:
             how = "reproduce" if name in cards.NAMES else "study run"
-            raise UserError(f"{name!r} was not run in lab {lab.path}; shoal {how} {name} --lab {lab.path}")
-        return found
-    pages = {} if (study := study_of(name)) is None else pages_of(lab, study)
+            again = f"shoal {how} {name} --lab {lab.path}"
+            raise UserError("; ".join([*(unreadable or [f"{name!r} was not run in lab {lab.path}"]), again]))
+        return list(found.values()), unreadable
+    pages, unreadable = ({}, []) if (study := study_of(name)) is None else pages_of(lab, study)
     if name not in pages:
         known = [*EVERY, *pages]
-        raise UserError(f"unknown study {name!r}: one of {' '.join(known)}{nearest(name, known)}")
-    return [pages[name]]
+        unknown = f"unknown study {name!r}: one of {' '.join(known)}{nearest(name, known)}"
+        raise UserError("; ".join([unknown, *unreadable]))
+    return [pages[name]], unreadable
 
 
 def study_of(name: str) -> str | None:

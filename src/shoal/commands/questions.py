@@ -12,7 +12,7 @@ from shoal.lab import Lab
 from shoal.lab.cohort import CohortFolder
 from shoal.output import say
 from shoal.report import check_drawing, write_report
-from shoal.report.console import print_titled
+from shoal.report.console import print_damage, print_titled
 from shoal.spec import RunSpec
 from shoal.studies import Form, Results, Study
 from shoal.training.api import check_execution
@@ -22,12 +22,13 @@ CERTIFIED_STEPS = {True: 25, False: 50}  # quick form, full form
 
 
 def run_studies(studies: Mapping[str, Study], form: Form, path: str, execution: Mapping[str, Any]) -> int:
-    """Train the runs of every study, each once, and write a report of each; 1 when a run diverged."""
+    """Train the runs of every study, each once, and report on each; 1 when a run diverged or a note is damaged."""
     tell_of_planning(sum(map(form.count, studies.values())))
     specs = {name: _specs(name, study, form) for name, study in studies.items()}
     device = check_execution(**execution)
     check_drawing()
     lab = Lab(path).create()
+    code = print_damage({}, 0, [line for name in specs for line in lab.study_notes(name)[1]])
     # written first, so that `shoal study report` can show what there is of a run that was interrupted or killed
     pages = [_note(name, form, own, lab) for name, own in specs.items()]
     for line in [line for study in studies.values() for line in form.same_parts(study)]:
@@ -44,7 +45,7 @@ def run_studies(studies: Mapping[str, Study], form: Form, path: str, execution: 
     if not diverged.is_empty():
         say(f"{len(diverged)} of {len(records)} runs diverged: {' '.join(diverged['run'])}")
         return 1
-    return 0
+    return code
 
 
 def _specs(name: str, study: Study, form: Form) -> list[RunSpec]:
@@ -66,7 +67,7 @@ def _is_certified(folder: CohortFolder) -> bool:
 def _note(name: str, form: Form, specs: Sequence[RunSpec], lab: Lab) -> Page:
     """Write down what a study asks for, with what was measured for the same runs before, in whichever form."""
     note: dict[str, Any] = {**form.to_json(), "runs": [spec.id for spec in specs]}
-    for other in lab.study_notes(name):
+    for other in lab.study_notes(name)[0]:
         if "measured" in other and other["runs"] == note["runs"]:
             note["measured"] = other["measured"]
     lab.note_study(name, form.name, note)

@@ -31,14 +31,17 @@ def _report_study(options: argparse.Namespace) -> int:
     from shoal.commands.pages import find_pages
     from shoal.commands.questions import report_pages
     from shoal.lab import Lab
+    from shoal.report.console import print_damage
 
     if options.name is not None:
         raise UserError(f"--name does not apply to the report of a study, got {options.name!r}")
     if flags := flags_of_choice(options):
         raise UserError(f"the report of a study is of its own runs, got {flags}")
     lab = Lab(options.lab)
-    report_pages(find_pages(lab, options.what[0]), lab)
-    return 0
+    pages, unreadable = find_pages(lab, options.what[0])
+    code = print_damage({}, 0, unreadable)
+    report_pages(pages, lab)
+    return code
 
 
 def _report_runs(options: argparse.Namespace) -> int:

@@ -100,19 +100,23 @@ def _report(options: Options) -> int:
     from shoal.commands.questions import report_pages
     from shoal.lab import Lab
     from shoal.lab.names import check_name
+    from shoal.report.console import print_damage
 
     lab = Lab(options.lab)
     if options.all:
-        pages = [page for name in EVERY for page in pages_of(lab, name).values()]
-        if not pages:
-            raise UserError(f"no study was run in lab {lab.path}; shoal study run --all --lab {lab.path}")
+        found = [(list(pages.values()), lines) for pages, lines in (pages_of(lab, name) for name in EVERY)]
     else:
         for name in options.names:
             refuse_times(options, study_of(name) or name)
-        found = [page for name in options.names for page in find_pages(lab, check_name(name, "study"))]
-        pages = list({page.name: page for page in found}.values())
+        found = [find_pages(lab, check_name(name, "study")) for name in options.names]
+    pages = list({page.name: page for own, _ in found for page in own}.values())
+    unreadable = list(dict.fromkeys(line for _, lines in found for line in lines))
+    if not pages:
+        none = f"no study was run in lab {lab.path}; shoal study run --all --lab {lab.path}"
+        raise UserError("; ".join([*unreadable, none]))
+    code = print_damage({}, 0, unreadable)
     report_pages(pages, lab, options.threshold, options.stay)
-    return 0
+    return code
 
 
 def refuse_times(options: Options, name: str) -> None:

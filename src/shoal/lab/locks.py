@@ -18,12 +18,16 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field
 
 from shoal.errors import LabError
+from shoal.lab.files import check_shape, read
 
 _MISSING = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL)
 _POLL = 0.05  # seconds
+_LARGEST_SIGN = 2**16  # bytes
 Lock = Callable[[int, bool], None]
 
 
@@ -34,7 +38,7 @@ def locked(path: Path, wait: float, busy: str) -> Iterator[None]:
     The file has the mode that the umask gives, so that a group can share a lab.
 
     Raises:
-        LabError: still held by another process (the message is ``busy``), or the folder cannot be written.
+        LabError: still held by another process (the message is ``busy``), or the folder or the file cannot be written.
     """
     deadline = time.monotonic() + wait
     descriptor = _open(path)
@@ -90,11 +94,18 @@ def _lock(descriptor: int, path: Path) -> Path | None:
 
     Raises:
         BlockingIOError: another process holds it; with who, where that is known.
+        LabError: there is such a lock, but not for who may only read the file; a sign would not stop who may write it.
     """
     for lock in _KINDS:
-        with suppress(NotImplementedError):
+        try:
             lock(descriptor, True)
             return None
+        except NotImplementedError:
+            continue
+        except OSError as error:
+            if error.errno != errno.EBADF:
+                raise
+            raise LabError(f"{path} cannot be written; its owner can let others: chmod g+w {path}") from None
     return _take_sign(_sign(path))
 
 
@@ -137,6 +148,16 @@ def _try(act: Callable[[], Any]) -> None:
 # the last resort: a file that says who holds the lock
 
 
+class _Sign(BaseModel):
+    """What it says; other users of the folder could have written it."""
+
+    model_config = ConfigDict(strict=True)
+
+    host: str
+    process: Annotated[int, Field(ge=1, lt=2**31)]
+    began: str
+
+
 def _sign(path: Path) -> Path:
     return path.with_name(f"{path.name}-holder.json")
 
@@ -169,13 +190,13 @@ def _take_sign(sign: Path) -> Path:
 def _holder(sign: Path) -> dict[str, Any] | None:
     """Who holds it, as far as can be known here: a process of this machine that is gone holds nothing."""
     try:
-        found = dict(json.loads(sign.read_text(encoding="utf-8")))
-        host, process, began = found["host"], int(found["process"]), found["began"]
+        found = dict(json.loads(read(sign, _LARGEST_SIGN)))
+        check_shape(sign, found, _Sign)
+        gone = found["host"] == platform.node() and _began(found["process"]) != found["began"]
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, TypeError, RecursionError):
         return {"host": "an unknown machine", "process": "unknown"}
-    gone = host == platform.node() and _began(process) != began
     return None if gone else found
 
 

@@ -41,7 +41,7 @@ def load_tensors(path: Path, like: Mapping[str, Tensor] | None = None) -> tuple[
             header = dict(file.metadata() or {})
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
     except (SafetensorError, OSError, ValueError, RuntimeError, MemoryError) as error:  # also of mapping it
-        raise LabError(f"{path} is damaged: {error or 'it needs more memory than there is'}") from None
+        raise LabError(f"{path} is damaged: {str(error) or 'it needs more memory than there is'}") from None
     expected = header.pop("sha256", None)
     if expected != _digest(tensors, header):
         raise LabError(f"{path} is damaged: its checksum does not match its content")

@@ -56,8 +56,8 @@ SYMBOLS = (
     "are the result and, where equations end with it, EOS) over the evaluated steps; A_train and A_val: largest "
     "accuracy (share of equations whose right-hand side is predicted whole); t_f: first evaluated step of that best "
     "value; Δt(L) = t_f(L_val) − t_f(L_train), and Δt(A) likewise, the delay between memorising and generalising, "
-    f"told only where every run did both. {STEPS_OF_BEST} {OPEN}: of some run the best value is the last evaluated, and "
-    "might have become better still."
+    f"told only where every run did both. {STEPS_OF_BEST} {OPEN}: of some run the best value is the last evaluated, "
+    "and might have become better still."
 )
 
 
