@@ -91,7 +91,7 @@ def test_a_mean_of_several_has_the_moments_of_one(sigma, m, seed):
     assert prediction.middle == pytest.approx(np.exp(np.log(draws).mean()), rel=0.02)
     assert ((prediction.low <= draws) & (draws <= prediction.high)).mean() == pytest.approx(0.95, abs=0.012)
     alone = predict(ours, 1000.0)
-    assert math.log(alone.factor) / math.log(prediction.factor) == pytest.approx(math.sqrt(m), rel=0.15)
+    assert math.log(alone.factor()) / math.log(prediction.factor()) == pytest.approx(math.sqrt(m), rel=0.15)
 
 
 def test_the_ratio_of_two_samples_is_welchs():
@@ -132,7 +132,7 @@ def test_level_and_power(n, m, censored, sigma=0.37, draws=1000):
         prediction = predict(fit, published, m)
         decided += 1
         outside += prediction.p <= 0.05
-        if prediction.factor <= 3:
+        if prediction.factor() <= 3:
             told += 1
             found_out += predict(fit, 3 * published, m).p <= 0.05
     level, wide = outside / decided, decided - told
