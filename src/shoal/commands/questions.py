@@ -40,7 +40,7 @@ def run_studies(studies: Mapping[str, Study], form: Form, path: str, execution: 
             say(f"certifying cohort {folder.id}: one member alone for {CERTIFIED_STEPS[form.quick]} steps")
             first = [run for run in records.ids if run in folder.status()["members"]][:1]
             certify(folder, first, CERTIFIED_STEPS[form.quick], device)
-    report_pages([_measure(page, studies[page.study], lab) for page in pages], lab)
+    code |= report_pages([_measure(page, studies[page.study], lab) for page in pages], lab)
     diverged = records.runs().filter(state="diverged")
     if not diverged.is_empty():
         say(f"{len(diverged)} of {len(records)} runs diverged: {' '.join(diverged['run'])}")
@@ -87,8 +87,11 @@ def _measure(page: Page, study: Study, lab: Lab) -> Page:
 
 def report_pages(
     pages: Sequence[Page], lab: Lab, thresholds: Sequence[float] | None = None, stay: int | None = None
-) -> None:
+) -> int:
     """Write each page from what there is of its runs; with other thresholds or another stay, beside the page as it was.
+
+    Returns:
+        1 where a run of a page is damaged, else 0.
 
     Raises:
         UserError: after the other pages, what is in the way of some.
@@ -99,22 +102,25 @@ def report_pages(
     pages = [page if page.is_card else replace(page, form=replace(page.form, **changes)) for page in pages]
     shown = {page.name: page for page in pages}
     failures: dict[str, UserError] = {}
+    code = 0
     for name, page in shown.items():
         if len(shown) > 1:
             say()
             say(f"## {page.study}{page.form.flags()}")
         try:
-            _report_page(page, lab)
+            code |= _report_page(page, lab)
         except UserError as error:
             failures[name] = error
     if len(shown) == 1 and failures:
         raise next(iter(failures.values()))
     if failures:
         raise UserError("; ".join(f"{name}: {failure}" for name, failure in failures.items()))
+    return code
 
 
-def _report_page(page: Page, lab: Lab) -> None:
-    report = page.module.report(_results(lab, page.note), page.form)
+def _report_page(page: Page, lab: Lab) -> int:
+    results = _results(lab, page.note)
+    report = page.module.report(results, page.form)
     for section in report.sections:
         for table in section.tables:
             print_titled(section.title, table)
@@ -124,6 +130,7 @@ def _report_page(page: Page, lab: Lab) -> None:
         say(f"- {answer}")
     say()
     say(f"report: {write_report(report, lab.report_folder(page.name))}")
+    return int(bool(results.damage))
 
 
 def _results(lab: Lab, note: Mapping[str, Any]) -> Results:

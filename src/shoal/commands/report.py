@@ -40,8 +40,7 @@ def _report_study(options: argparse.Namespace) -> int:
     lab = Lab(options.lab)
     pages, unreadable = find_pages(lab, options.what[0])
     code = print_damage({}, 0, unreadable)
-    report_pages(pages, lab)
-    return code
+    return code | report_pages(pages, lab)
 
 
 def _report_runs(options: argparse.Namespace) -> int:

@@ -115,8 +115,7 @@ def _report(options: Options) -> int:
         none = f"no study was run in lab {lab.path}; shoal study run --all --lab {lab.path}"
         raise UserError("; ".join([*unreadable, none]))
     code = print_damage({}, 0, unreadable)
-    report_pages(pages, lab, options.threshold, options.stay)
-    return code
+    return code | report_pages(pages, lab, options.threshold, options.stay)
 
 
 def refuse_times(options: Options, name: str) -> None:
