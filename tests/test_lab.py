@@ -61,7 +61,7 @@ def test_a_checkpoint_of_another_shape_is_refused(tmp_path):
         load_tensors(tmp_path / "x.safetensors", like={"a": torch.zeros(4)})
     with pytest.raises(LabError, match="holds"):
         load_tensors(tmp_path / "x.safetensors", like={"b": torch.zeros(3)})
-    with pytest.raises(LabError, match="no checkpoint"):
+    with pytest.raises(LabError, match="is missing"):
         load_tensors(tmp_path / "y.safetensors")
 
 
