@@ -230,7 +230,7 @@ def test_a_note_that_cannot_be_read_is_named_and_the_others_are_shown(tmp_path, 
     lab.note_study("sanity", "quick", {"quick": True, "runs": []})
     (lab.path / "studies" / "sanity" / "full.json").write_text(content)
     shown = []
-    monkeypatch.setattr("shoal.commands.questions._report_page", lambda page, lab: shown.append(page.name))
+    monkeypatch.setattr("shoal.commands.questions._report_page", lambda page, lab: shown.append(page.name) or 0)
     for command in (["study", "report", "--all"], ["study", "report", "sanity"], ["report", "sanity"]):
         assert main([*command, "--lab", str(lab.path)]) == 1
         assert "full.json is damaged" in capsys.readouterr().out
@@ -245,7 +245,7 @@ def test_a_note_that_cannot_be_read_does_not_keep_its_study_from_training(tmp_pa
     lab = shoal.Lab(tmp_path / "lab").create()
     lab.note_study("sanity", "quick", {"quick": True, "runs": []})
     (lab.path / "studies" / "sanity" / "quick.json").write_text("{")
-    monkeypatch.setattr("shoal.commands.questions._report_page", lambda page, lab: None)
+    monkeypatch.setattr("shoal.commands.questions._report_page", lambda page, lab: 0)
     tiny = shlex.split("--p 7 --embedding-size 16 --num-layers 1 --n-steps 2 --seeds 1 --engine plain")
     assert main(["study", "run", "sanity", "--quick", *tiny, "--lab", str(lab.path)]) == 1
     assert "quick.json is damaged" in capsys.readouterr().out
