@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tracemalloc
 
 import polars as pl
 import pytest
@@ -18,6 +19,7 @@ from hypothesis import strategies as st
 import shoal
 from shoal.cli import main
 from shoal.errors import LabError, printable
+from shoal.lab.files import LARGEST_JSON, read
 from shoal.lab.frames import read_frame, write_frame
 from shoal.lab.tensors import load_tensors, save_tensors
 from shoal.report import Report, Section, write_report
@@ -234,3 +236,13 @@ def test_a_command_line_says_what_is_wrong_without_steering_the_terminal():
     command = [sys.executable, "-m", "shoal", "runs", "--lab", f"\x1b[31m{'x' * 10}\n/y"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert "\x1b" not in done.stderr + done.stdout
+
+
+def test_reading_a_small_file_takes_no_memory_of_the_largest(tmp_path):
+    (tmp_path / "x").write_bytes(b"{}")
+    tracemalloc.start()
+    try:
+        assert read(tmp_path / "x", LARGEST_JSON) == b"{}"
+        assert tracemalloc.get_traced_memory()[1] < 2**20
+    finally:
+        tracemalloc.stop()

@@ -14,6 +14,7 @@ from recording import recorded
 from test_scheduling import MIXED, alone, begun, results
 
 from shoal.errors import LabError, UserError
+from shoal.lab.cohort import CohortFolder
 from shoal.lab.tensors import load_tensors, save_tensors
 from shoal.training import loop
 from shoal.training.due import is_evaluated, is_saved, steps_until_due
@@ -214,6 +215,18 @@ used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesi
 resource.setrlimit(resource.RLIMIT_AS, (used + 2**29, used + 2**29))
 print(train_cohort(folder, Options(places=16)), len(folder.metrics()))
 """
+
+
+def test_memory_that_runs_out_before_there_is_a_stack_ends_in_words_and_not_never(tmp_path, monkeypatch):
+    folder = begun(tmp_path, tiny_grid({}, seed=range(4)))
+
+    def lacking(*_):
+        monkeypatch.setattr(CohortFolder, "load_checkpoint", lacking)  # from the first step on there is none
+        raise MemoryError
+
+    monkeypatch.setattr("shoal.training.loop.train_steps", lacking)
+    with pytest.warns(UserWarning, match="ran out of memory with"), pytest.raises(UserError, match="one member"):
+        train_cohort(folder, Options(places=4))
 
 
 @pytest.mark.slow

@@ -32,8 +32,9 @@ def read(path: Path, most: int) -> bytes:
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         with os.fdopen(descriptor, "rb") as file:
-            _check_regular(path, os.fstat(descriptor), most)
-            return file.read(most)
+            about = os.fstat(descriptor)
+            _check_regular(path, about, most)
+            return file.read(about.st_size)  # of `most`, memory would be taken at once
     except FileNotFoundError:
         raise
     except OSError as error:

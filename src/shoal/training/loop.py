@@ -149,7 +149,7 @@ class Session:
 
     def _shrink(self, said: str) -> None:
         roster = self.roster
-        tried = roster.tried
+        tried = min(roster.tried, self.most)  # fewer where memory ran out before there was a stack to try
         if tried <= 1:
             raise UserError(f"cohort {self.folder.id} ran out of memory with one member in its stack: {said}")
         roster.places = self.most = tried // 2
