@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
-from shoal.equations import sequence_length
+from shoal.tasks.arithmetic.equations import sequence_length
 from shoal.errors import UserError, nearest
 from shoal.spec import FAMILIES, RunSpec, grid
 from shoal.tasks.build import count_examples

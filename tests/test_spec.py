@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from shoal import spec as tables
-from shoal.equations import FORMATS, OPERATORS
+from shoal.tasks.arithmetic.equations import FORMATS, OPERATORS
 from shoal.errors import UserError
 from shoal.models import families, gpt, initialisation
 from shoal.spec import RunSpec, grid

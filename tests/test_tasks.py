@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from shoal.equations import (
+from shoal.tasks.arithmetic.equations import (
     CHAINED,
     COMPOSITIONS,
     FORMATS,
@@ -32,7 +32,7 @@ from shoal.models.families import count_parameters
 from shoal.objectives import scored_positions
 from shoal.spec import RunSpec
 from shoal.tasks import Task, Tokenizer, get_arithmetic_dataset
-from shoal.tasks.arithmetic import arithmetic_data, arithmetic_task
+from shoal.tasks.arithmetic.data import arithmetic_data, arithmetic_task
 from shoal.tasks.build import build_data, build_model, build_task, count_run_parameters, count_run_tokens
 
 some = settings(max_examples=25, deadline=None)

@@ -130,7 +130,7 @@ def _run(arguments: list[str]) -> int:
     if name not in COMMANDS:
         raise UserError(f"unknown command {name!r}: one of {' '.join(COMMANDS)}{nearest(name, COMMANDS)}")
     command = importlib.import_module(f"shoal.commands.{name}")
-    parser = Parser(prog=f"shoal {name}", description=COMMANDS[name])
+    parser = Parser(arguments, prog=f"shoal {name}", description=COMMANDS[name])
     command.arguments(parser)
     return int(command.run(parser.parse(arguments)))
 

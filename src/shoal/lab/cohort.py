@@ -30,8 +30,8 @@ from shoal.lab.files import check_own, check_shape, is_there, names_in, read_jso
 from shoal.lab.locks import is_locked, locked
 from shoal.lab.parts import Parts
 from shoal.lab.shapes import Certificate, Flush, Manifest, Status
-from shoal.spec import TRAJECTORY_VERSIONS, RunSpec
-from shoal.spec.run import trajectory_of
+from shoal.spec import RunSpec
+from shoal.spec.run import trajectory_of, trajectory_version
 
 # torch takes longer to load than most of what is read of a lab without it
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ class CohortFolder:
         self, specs: list[RunSpec], threads: int, metrics: Iterable[str] = (), engine: str = "plain", why: str = ""
     ) -> None:
         """Write down the members in order, what is recorded of them besides, and how they are computed and why so."""
-        members = [{"run": spec.id, "spec": spec.model_dump(mode="json")} for spec in specs]
+        members = [{"run": spec.id, "spec": spec.dump()} for spec in specs]
         how = {"threads": threads, "engine": engine, "why": why}
         write_json(self.path / "cohort.json", {**how, "metrics": sorted(metrics), "members": members})
 
@@ -149,8 +149,8 @@ class CohortFolder:
         for member in self.manifest()["members"]:
             version = trajectory_of(member["spec"], member["run"])
             model = member["spec"]["model"]
-            if version != TRAJECTORY_VERSIONS[model]:
-                age = "an earlier" if version is None or version < TRAJECTORY_VERSIONS[model] else "a later"
+            if version != (current := trajectory_version(model)):
+                age = "an earlier" if version is None or version < current else "a later"
                 raise LabError(
                     f"run {member['run']} is of {age} version of shoal, whose {model} trained differently with these "
                     f"settings; to train it as this one does, ask for the same settings"
@@ -296,7 +296,7 @@ class CohortFolder:
         from shoal.lab.tensors import save_tensors
 
         path = self.path / "models" / spec.id / f"{step:09d}.safetensors"
-        save_tensors(path, state, {"run": spec.id, "step": str(step), "spec": spec.model_dump_json()})
+        save_tensors(path, state, {"run": spec.id, "step": str(step), "spec": json.dumps(spec.dump())})
 
     def models(self, run: str) -> dict[int, Path]:
         """The kept models of a run by step, in order."""

@@ -1,14 +1,14 @@
 """Who learns: one readable file per family, plain ``torch.nn`` modules that know nothing of training."""
 
-from shoal.models.families import (
-    attention_parameters,
-    count_parameters,
-    decoder_parameters,
-    lstm_parameters,
-)
-from shoal.models.gpt import GPT, Block, Decoder, GPTEmbedding, MultiHeadedAttention, SwiGLU, Variant
-from shoal.models.lstm import LSTM, LSTMLM, LSTMCell
-from shoal.models.norms import LayerNorm, RMSNorm
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from shoal.models.families import attention_parameters, count_parameters, decoder_parameters, lstm_parameters
+    from shoal.models.gpt import GPT, Block, Decoder, GPTEmbedding, MultiHeadedAttention, SwiGLU, Variant
+    from shoal.models.lstm import LSTM, LSTMLM, LSTMCell
+    from shoal.models.norms import LayerNorm, RMSNorm
+    from shoal.models.settings import ModelSettings
 
 __all__ = [
     "GPT",
@@ -19,6 +19,7 @@ __all__ = [
     "GPTEmbedding",
     "LSTMCell",
     "LayerNorm",
+    "ModelSettings",
     "MultiHeadedAttention",
     "RMSNorm",
     "SwiGLU",
@@ -28,3 +29,23 @@ __all__ = [
     "decoder_parameters",
     "lstm_parameters",
 ]
+
+# loaded when asked for: settings are read without torch
+_HOMES = {
+    "families": ("attention_parameters", "count_parameters", "decoder_parameters", "lstm_parameters"),
+    "gpt": ("GPT", "Block", "Decoder", "GPTEmbedding", "MultiHeadedAttention", "SwiGLU", "Variant"),
+    "lstm": ("LSTM", "LSTMLM", "LSTMCell"),
+    "norms": ("LayerNorm", "RMSNorm"),
+    "settings": ("ModelSettings",),
+}
+
+
+def __getattr__(name: str) -> Any:
+    home = next((home for home, names in _HOMES.items() if name in names), None)
+    if home is None:
+        raise AttributeError(f"module 'shoal.models' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"shoal.models.{home}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
