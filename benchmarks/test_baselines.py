@@ -95,7 +95,7 @@ def assert_same_history(found: dict, expected: dict, *, atol: float) -> None:
 @torch.no_grad()
 def test_plain_computes_shoals_logits_loss_and_accuracy(model, orders, atol=1e-5):
     spec = tiny(model, operation_orders=orders)
-    own, trainer = shoal_model(spec.model_copy(update={"init_seed": 7})), plain.Trainer(spec)
+    own, trainer = shoal_model(spec.replace(init_seed=7)), plain.Trainer(spec)
     trainer.model.load_state_dict(own.state_dict())
     inputs, *scoring = every_row(spec)
     logits, expected = trainer.model(inputs)[0], own(inputs)[0]

@@ -239,7 +239,7 @@ def test_parameters_are_counted_for_the_vocabulary_of_the_format(model, form, or
     sizes = {"num_heads": 2} if model == "gpt" else {}
     spec = RunSpec(model=model, p=5, q=7, operation_orders=orders, equation_format=form, embedding_size=8, **sizes)
     for unused in (0, 4):
-        spec = spec.model_copy(update={"unused_tokens": unused})
+        spec = spec.replace(unused_tokens=unused)
         task = build_task(spec)
         assert count_run_tokens(spec) == task.vocabulary_size == len(build_data(spec).tokenizer)
         assert count_run_parameters(spec) == count_parameters(build_model(spec, task))
