@@ -135,6 +135,7 @@ def test_what_is_not_there_is_refused(tmp_path):
     refused(str(tmp_path / "shakespeare.txt" / "a.txt"))
     refused(str(tmp_path / "no" / "where"))
     refused("a\0b")
+    refused("")
     refused("x" * 5000)
     refused(str(tmp_path / "two\nlines"))
     refused()

@@ -11,9 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 from numpy.typing import ArrayLike
-from scipy.stats import t as student
 
-from shoal.analysis.bootstrap import LEVEL
 from shoal.errors import UserError
 
 UNITS = ("nats_per_token", "bits_per_character", "bits_per_byte", "perplexity_per_token", "perplexity_per_word")
@@ -102,7 +100,7 @@ def units(nats: float, counts: TextCounts) -> dict[str, float]:
     }
 
 
-def loss_by_position(nats: ArrayLike, counts: ArrayLike | None = None, level: float = LEVEL) -> pl.DataFrame:
+def loss_by_position(nats: ArrayLike, counts: ArrayLike | None = None, level: float = 0.95) -> pl.DataFrame:
     """The mean loss at each position of the context.
 
     The interval is Student's, of the mean over rows, which it takes as independent: blocks of a text that do not
@@ -120,6 +118,8 @@ def loss_by_position(nats: ArrayLike, counts: ArrayLike | None = None, level: fl
     Raises:
         UserError: nats are no matrix or the mask has another shape, or the level is not between 0 and 1.
     """
+    from scipy.stats import t as student  # takes most of a second, and training needs units alone
+
     values = np.asarray(nats, dtype=np.float64)
     seen = np.ones(values.shape, dtype=bool) if counts is None else np.asarray(counts, dtype=bool)
     if values.ndim != 2 or seen.shape != values.shape:

@@ -10,6 +10,7 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
+from itertools import islice
 from pathlib import Path
 from typing import IO
 
@@ -109,7 +110,7 @@ def _share(value: float) -> Fraction:
 def _files(name: str) -> list[str]:
     """The file of this name, or the texts of the folder."""
     try:
-        about = Path(name).stat()
+        about = os.stat(name)  # noqa: PTH116 (a path without a name is where we are)
     except (OSError, ValueError) as error:
         raise _unreadable(name, error) from None
     if not stat.S_ISDIR(about.st_mode):
@@ -168,7 +169,7 @@ def _read_all(files: Sequence[str]) -> Corpus:
     return Corpus("".join(texts), digest.hexdigest()[:16], tuple(files))
 
 
-def _content(name: str, most: int) -> bytes:
+def _content(name: str, most: int) -> bytearray:
     """The unpacked bytes of a file, at most ``most``."""
     try:
         descriptor = os.open(name, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # opening a pipe must not wait
@@ -183,7 +184,7 @@ def _content(name: str, most: int) -> bytes:
     return content
 
 
-def _unpacked(name: str, file: IO[bytes], most: int) -> bytes:
+def _unpacked(name: str, file: IO[bytes], most: int) -> bytearray:
     try:
         with gzip.GzipFile(fileobj=file, mode="rb") as packed:
             return _at_most(name, packed, most)
@@ -193,17 +194,17 @@ def _unpacked(name: str, file: IO[bytes], most: int) -> bytes:
         raise UserError(f"{_shown(name)} is not a whole gzip file: {error}") from None
 
 
-def _at_most(name: str, file: IO[bytes] | gzip.GzipFile, most: int) -> bytes:
+def _at_most(name: str, file: IO[bytes] | gzip.GzipFile, most: int) -> bytearray:
     """What is in a file, read bit by bit: a few packed bytes may be many."""
     content = bytearray()
     while chunk := file.read(_CHUNK):
         content += chunk
         if len(content) > most:
             raise UserError(f"{_shown(name)} is too large: a text may have {MOST_BYTES:,} bytes, unpacked")
-    return bytes(content)
+    return content
 
 
-def _decoded(name: str, content: bytes) -> str:
+def _decoded(name: str, content: bytearray) -> str:
     try:
         return content.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -216,13 +217,15 @@ def _unreadable(name: str, error: OSError | ValueError) -> UserError:
     if not isinstance(error, OSError):  # a name with a zero in it
         return UserError(f"{_shown(name)} is no name of a file")
     if error.errno in (errno.ENOENT, errno.ENOTDIR):
-        return UserError(f"there is no file or folder {_shown(name)}{nearest(Path(name).name, _beside(name))}")
+        return UserError(
+            f"there is no file or folder {_shown(name) or repr('')}{nearest(Path(name).name, _beside(name))}"
+        )
     return UserError(f"{_shown(name)} cannot be read: {error.strerror or error}")
 
 
 def _beside(name: str) -> list[str]:
     try:
-        return [printable(path.name) for path in Path(name).parent.iterdir()]
+        return [printable(path.name) for path in islice(Path(name).parent.iterdir(), 1000)]
     except OSError:
         return []
 
