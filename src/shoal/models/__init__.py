@@ -1,12 +1,15 @@
 """Who learns: one readable file per family, plain ``torch.nn`` modules that know nothing of training."""
 
+from shoal.models.attention import MultiHeadedAttention
+from shoal.models.cache import DecodingState, select
 from shoal.models.families import (
     attention_parameters,
     count_parameters,
     decoder_parameters,
     lstm_parameters,
 )
-from shoal.models.gpt import GPT, Block, Decoder, GPTEmbedding, MultiHeadedAttention, SwiGLU, Variant
+from shoal.models.feed_forward import SwiGLU
+from shoal.models.gpt import GPT, Block, Decoder, GPTEmbedding, Variant
 from shoal.models.lstm import LSTM, LSTMLM, LSTMCell
 from shoal.models.norms import LayerNorm, RMSNorm
 
@@ -16,6 +19,7 @@ __all__ = [
     "LSTMLM",
     "Block",
     "Decoder",
+    "DecodingState",
     "GPTEmbedding",
     "LSTMCell",
     "LayerNorm",
@@ -27,4 +31,5 @@ __all__ = [
     "count_parameters",
     "decoder_parameters",
     "lstm_parameters",
+    "select",
 ]
