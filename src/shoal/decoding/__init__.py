@@ -1,7 +1,7 @@
 """What models write: tokens, one after the other, of many models and many rows at once.
 
 Nothing here knows a family. A model is ``start(batch_size, length) -> state`` and
-``step(tokens, state, counts) -> (logits, state)``, with a ``context_length`` that may be None (:mod:`shoal.models.cache`).
+``step(tokens, state, counts) -> (logits, state)`` (:mod:`shoal.models.cache`), and has a ``context_length``, or None.
 """
 
 from shoal.decoding.generate import Generated, generate

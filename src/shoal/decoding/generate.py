@@ -2,8 +2,8 @@
 
 Each token of each row is chosen from what that row is, and nothing else: prompts of different lengths are aligned to
 the left, and the number by which a token is drawn is a hash of its member's key, its row's own number and its position
-(:mod:`shoal.keyed`). So a text is the same alone, in any batch and in any order, as far as rounding lets it: products of
-other shapes differ in their last bits, which can tell only where two tokens are within them of each other.
+(:mod:`shoal.keyed`). So a text is the same alone, in any batch and in any order, as far as rounding lets it: products
+of other shapes differ in their last bits, which can tell only where two tokens are within them of each other.
 
 Shapes: ``R`` members, ``N`` rows, ``P`` tokens of the longest prompt, ``V`` vocabulary, ``T`` tokens of the context.
 """
@@ -166,7 +166,8 @@ class _Logits:
             found.append(self._begin(inside) if new == 0 else self._step(inside, new))
         if outside:
             window = self.texts.last(self._index(outside), new, self.context)  # (R, N', T)
-            found.append(self.stacked.logits(window)[:, :, -1])
+            state = self.stacked.start(len(outside), self.context)
+            found.append(self.stacked.step(window, state, last=True)[0][:, :, 0])
         order = self._index(inside + outside).argsort()
         return torch.cat(found, dim=1)[:, order]
 
@@ -180,8 +181,8 @@ class _Logits:
         prompts = self.texts.tokens[:, rows, : max(self.prompt_lengths[row] for row in inside)]
         self.inside = inside
         state = self.stacked.start(len(inside), self.context)
-        logits, self.state = self.stacked.step(prompts, state, counts)  # (R, N', P, V)
-        return logits[:, torch.arange(len(inside), device=rows.device), counts - 1]
+        logits, self.state = self.stacked.step(prompts, state, counts, last=True)  # (R, N', 1, V)
+        return logits[:, :, 0]
 
     def _step(self, inside: list[int], new: int) -> Tensor:
         """One token more of the rows that still fit."""
@@ -189,5 +190,7 @@ class _Logits:
             places = {row: place for place, row in enumerate(self.inside)}
             self.state = self.stacked.select(self.state, self._index([places[row] for row in inside]))
             self.inside = inside
-        logits, self.state = self.stacked.step(self.texts.last(self._index(inside), new, 1), self.state)
+        logits, self.state = self.stacked.step(
+            self.texts.last(self._index(inside), new, 1), self.state
+        )  # (R, N', 1, V)
         return logits[:, :, 0]

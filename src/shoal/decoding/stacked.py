@@ -6,22 +6,22 @@ Shapes: ``R`` members, ``N`` rows, ``n`` tokens of a step, ``V`` vocabulary.
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
 from shoal.models.cache import DecodingState, select
 
 
-class _Method(nn.Module):
-    """A model's method as the forward pass of a module, which is all that ``functional_call`` calls."""
+class _Step(nn.Module):
+    """A model's step as the forward pass of a module, which is all that ``functional_call`` calls."""
 
-    def __init__(self, model: nn.Module, name: str) -> None:
+    def __init__(self, model: nn.Module) -> None:
         super().__init__()
-        self.model, self.name = model, name
+        self.model = model
 
-    def forward(self, *args: Any) -> Any:
-        return getattr(self.model, self.name)(*args)
+    def forward(self, *args: Any, **options: Any) -> Any:
+        model: Any = self.model
+        return model.step(*args, **options)
 
 
 class Stacked:
@@ -40,8 +40,7 @@ class Stacked:
         self.parameters = {f"model.{name}": tensor for name, tensor in parameters.items()}
         first = next(iter(parameters.values()))
         self.size, self.device, self.dtype = first.shape[0], first.device, first.dtype
-        self._step = _Method(model, "step")
-        self._forward = _Method(model, "forward")
+        self._step = _Step(model)
 
     def start(self, batch_size: int, length: int) -> DecodingState:
         """The state of ``N = batch_size`` rows that can have ``length`` tokens, ``(R, N, …)`` each."""
@@ -50,35 +49,27 @@ class Stacked:
         return {name: tensor.expand(self.size, *tensor.shape) for name, tensor in state.items()}
 
     def step(
-        self, tokens: Tensor, state: Mapping[str, Tensor], counts: Tensor | None = None
+        self, tokens: Tensor, state: Mapping[str, Tensor], counts: Tensor | None = None, *, last: bool = False
     ) -> tuple[Tensor, DecodingState]:
         """Predict what follows each of the next tokens.
 
         Args:
             tokens: the next of each row, ``(R, N, n)``, int64, padded on the right.
-            state: ``(R, N, …)`` each.
+            state: ``(R, N, …)`` each; it stays as it is.
             counts: how many of each row's tokens are no padding, ``(N,)``, int64; all when not given.
+            last: predict only what follows the last of each row's tokens.
 
         Returns:
-            Logits ``(R, N, n, V)`` and the state after the tokens.
+            Logits ``(R, N, n or 1, V)`` and the state after the tokens.
         """
 
         def one(parameters: dict[str, Tensor], tokens: Tensor, state: DecodingState) -> tuple[Tensor, DecodingState]:
-            found: tuple[Tensor, DecodingState] = functional_call(self._step, parameters, (tokens, state, counts))
+            args, options = (tokens, state, counts), {"last": last}
+            found: tuple[Tensor, DecodingState] = functional_call(self._step, parameters, args, options)
             return found
 
         found: tuple[Tensor, DecodingState] = vmap(one)(self.parameters, tokens, dict(state))
         return found
-
-    def logits(self, tokens: Tensor) -> Tensor:
-        """Predict the next token at every position, from the first on: ``(R, N, S) -> (R, N, S, V)``."""
-
-        def one(parameters: dict[str, Tensor], tokens: Tensor) -> Tensor:
-            logits: Tensor = functional_call(self._forward, parameters, (tokens,))[0]
-            return logits
-
-        logits: Tensor = vmap(one)(self.parameters, tokens)
-        return logits
 
     def select(self, state: Mapping[str, Tensor], rows: Tensor) -> DecodingState:
         """The state of some rows, ``(N',)`` the same of every member, or ``(R, N')`` each member's own."""

@@ -2,6 +2,7 @@
 
 from shoal.models.attention import MultiHeadedAttention
 from shoal.models.cache import DecodingState, select
+from shoal.models.embedding import GPTEmbedding
 from shoal.models.families import (
     attention_parameters,
     count_parameters,
@@ -9,7 +10,7 @@ from shoal.models.families import (
     lstm_parameters,
 )
 from shoal.models.feed_forward import SwiGLU
-from shoal.models.gpt import GPT, Block, Decoder, GPTEmbedding, Variant
+from shoal.models.gpt import GPT, Block, Decoder, Variant
 from shoal.models.lstm import LSTM, LSTMLM, LSTMCell
 from shoal.models.norms import LayerNorm, RMSNorm
 

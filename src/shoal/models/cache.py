@@ -28,6 +28,17 @@ def select(state: Mapping[str, Tensor], rows: Tensor) -> DecodingState:
     return {name: tensor[rows] for name, tensor in state.items()}
 
 
+def last_of(x: Tensor, counts: Tensor | None = None) -> Tensor:
+    """The last real one of each row: ``(B, n, D) -> (B, 1, D)``, where ``counts`` ``(B,)`` are real, or all.
+
+    Of a row that has none it is the first.
+    """
+    if counts is None:
+        return x[:, -1:]
+    at = (counts - 1).clamp(min=0)[:, None, None].expand(-1, 1, x.shape[-1])  # (B, 1, D)
+    return x.gather(1, at)
+
+
 @dataclass(frozen=True)
 class Slots:
     """Where the tokens of a step stand in the text of their row, and so in its cache.

@@ -17,12 +17,13 @@ import torch
 from torch import Tensor, nn
 
 from shoal.models.attention import MultiHeadedAttention
-from shoal.models.cache import DecodingState, Slots
+from shoal.models.cache import DecodingState, Slots, last_of
 from shoal.models.dropout import Dropout
+from shoal.models.embedding import GPTEmbedding
 from shoal.models.feed_forward import NON_LINEARITIES as NON_LINEARITIES
 from shoal.models.feed_forward import feed_forward
 from shoal.models.norms import NORMS, new_norm
-from shoal.models.positions import POSITIONS, SINUSOIDAL
+from shoal.models.positions import POSITIONS
 
 NORM_POSITIONS = ("post", "pre", "pre_stream")
 DROPOUT_AT = ("feed_forward", "everywhere")
@@ -173,64 +174,6 @@ class Decoder(nn.Module):
         return self.norm(x), after
 
 
-class GPTEmbedding(nn.Module):
-    """Token embedding plus the table of positions: fixed sinusoidal, learned, or none.
-
-    Attributes:
-        n_positions: rows of the table; None where there is none.
-    """
-
-    position_encoding: Tensor
-
-    def __init__(
-        self,
-        vocabulary_size: int,
-        embedding_size: int,
-        n_max_positions: int,
-        padding_index: int | None = None,
-        kind: str = "sinusoidal",
-        dropout: float | None = None,
-    ) -> None:
-        super().__init__()
-        self.kind = kind
-        self.n_positions = n_max_positions if kind in SINUSOIDAL or kind == "learned" else None
-        self.tokens = nn.Embedding(vocabulary_size, embedding_size, padding_idx=padding_index)
-        if kind in SINUSOIDAL:
-            table = self.create_sinusoidal_embeddings(n_max_positions, embedding_size, kind)
-            self.register_buffer("position_encoding", table)
-        elif kind == "learned":
-            self.positions = nn.Embedding(n_max_positions, embedding_size)
-        self.drop = nn.Identity() if dropout is None else Dropout(dropout)
-
-    @staticmethod
-    def create_sinusoidal_embeddings(n_positions: int, dimension: int, kind: str = "sinusoidal") -> Tensor:
-        """``PE[pos, 2k] = sin(pos / 10000^(c k/d))`` and ``PE[pos, 2k+1] = cos(pos / 10000^(c k/d))``.
-
-        ``c`` is that of the kind: 1 for the practical's ``sinusoidal``, 2 for ``vaswani``.
-
-        Returns:
-            ``(n_positions, dimension)``, float32.
-        """
-        i = torch.arange(dimension)  # (D,)
-        pos = torch.arange(n_positions).unsqueeze(1)  # (n_positions, 1)
-        angles = pos / 10000 ** (SINUSOIDAL[kind] * i.div(2, rounding_mode="floor") / dimension)  # (n_positions, D)
-        return torch.where(i % 2 == 0, angles.sin(), angles.cos())
-
-    def forward(self, tokens: Tensor, positions: Tensor | None = None) -> Tensor:
-        """``(B, S) -> (B, S, D)``, of tokens at ``positions`` ``(B, S)``, or from 0 on.
-
-        A position past the table's end has its last row.
-        """
-        embedded: Tensor = self.tokens(tokens)
-        if self.n_positions is not None:
-            table = self.positions.weight if self.kind == "learned" else self.position_encoding
-            if positions is None:
-                embedded = embedded + table[: tokens.shape[1]]
-            else:
-                embedded = embedded + table[positions.clamp(max=self.n_positions - 1)]
-        return self.drop(embedded)  # type: ignore[no-any-return]
-
-
 class GPT(nn.Module):
     """Decoder-only transformer language model.
 
@@ -326,7 +269,7 @@ class GPT(nn.Module):
         return state
 
     def step(
-        self, tokens: Tensor, state: Mapping[str, Tensor], counts: Tensor | None = None
+        self, tokens: Tensor, state: Mapping[str, Tensor], counts: Tensor | None = None, *, last: bool = False
     ) -> tuple[Tensor, DecodingState]:
         """Predict what follows each of the next tokens: a prompt at once, then one token at a time.
 
@@ -334,13 +277,16 @@ class GPT(nn.Module):
             tokens: the next of each row, ``(B, n)``, int64, padded on the right.
             state: of :meth:`start`, :meth:`step` or :func:`~shoal.models.cache.select`; it stays as it is.
             counts: how many of each row's tokens are no padding, ``(B,)``, int64; all when not given.
+            last: predict only what follows the last of each row's tokens.
 
         Returns:
-            Logits ``(B, n, V)``, which mean nothing for padding, and the state after the tokens. A token for which the
-            state has no place has NaN for logits: how long a row is, only its tensor knows.
+            Logits ``(B, n or 1, V)``, which mean nothing for padding, and the state after the tokens. A token for which
+            the state has no place has NaN for logits: how long a row is, only its tensor knows.
         """
         T, n = state["keys.0"].shape[-2], tokens.shape[1]
         slots = Slots.after(state["lengths"], n, T, counts)
         outputs, cache = self.decoder.step(self.embedding(tokens, slots.positions), state, slots)  # (B, n, D)
-        logits = self.classifier(outputs).masked_fill((slots.positions >= T).unsqueeze(-1), math.nan)  # (B, n, V)
-        return logits, {"lengths": slots.lengths, **cache}
+        fits = (slots.positions < T).unsqueeze(-1)  # (B, n, 1)
+        if last:
+            outputs, fits = last_of(outputs, counts), last_of(fits, counts)  # (B, 1, D or 1)
+        return self.classifier(outputs).masked_fill(~fits, math.nan), {"lengths": slots.lengths, **cache}

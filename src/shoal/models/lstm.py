@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from shoal.models.cache import DecodingState
+from shoal.models.cache import DecodingState, last_of
 from shoal.models.dropout import Dropout
 from shoal.models.initialisation import xavier_linear
 
@@ -189,7 +189,7 @@ class LSTMLM(nn.Module):
         return {"lengths": torch.zeros(batch_size, dtype=torch.int64, device=device), **state}
 
     def step(
-        self, tokens: Tensor, state: Mapping[str, Tensor], counts: Tensor | None = None
+        self, tokens: Tensor, state: Mapping[str, Tensor], counts: Tensor | None = None, *, last: bool = False
     ) -> tuple[Tensor, DecodingState]:
         """Predict what follows each of the next tokens: a prompt at once, then one token at a time.
 
@@ -197,13 +197,16 @@ class LSTMLM(nn.Module):
             tokens: the next of each row, ``(B, n)``, int64, padded on the right.
             state: of :meth:`start`, :meth:`step` or :func:`~shoal.models.cache.select`; it stays as it is.
             counts: how many of each row's tokens are no padding, ``(B,)``, int64; all when not given.
+            last: predict only what follows the last of each row's tokens.
 
         Returns:
-            Logits ``(B, n, V)``, which mean nothing for padding, and the state after the tokens.
+            Logits ``(B, n or 1, V)``, which mean nothing for padding, and the state after the tokens.
         """
         n = tokens.shape[1]
         mask = None if counts is None else torch.arange(n, device=tokens.device) < counts.unsqueeze(1)  # (B, n)
         before = state["h"].transpose(0, 1), state["c"].transpose(0, 1)  # (L, B, D) each
         outputs, (h, c) = self.lstm(self.embedding(tokens), before, mask)  # (B, n, D), 2 x (L, B, D)
         after = {"lengths": state["lengths"] + (n if counts is None else counts)}
+        if last:
+            outputs = last_of(outputs, counts)  # (B, 1, D)
         return self.classifier(outputs), after | {"h": h.transpose(0, 1), "c": c.transpose(0, 1)}
