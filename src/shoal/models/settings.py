@@ -190,7 +190,7 @@ class GPTSettings(SequenceModel):
     bias_norm: bool = setting(True, "shift of each LayerNorm", "true or false")
     dropout_at: str = choice(
         "feed_forward",
-        "where dropout acts: on what feed-forward layers add, or everywhere as in GPT-2 (embeddings, attention, branches)",
+        "where dropout acts: on what feed-forward layers add, or everywhere, as in GPT-2",
         DROPOUT_AT,
     )
     bias_ffn: bool = setting(False, "biases in the feed-forward layers", "true or false", may_be_open=True)
