@@ -89,6 +89,7 @@ class Text(TaskSettings):
         "tokens that each scored window adds: the context length (blocks) when not given; fewer give all but the first "
         "a longer context",
         "an integer of at least 1, at most the context length",
+        follows="context_length",
         ge=1,
     )
     label_smoothing: float = setting(
@@ -97,8 +98,7 @@ class Text(TaskSettings):
 
     def fill(self) -> None:
         """Blocks, and a size for byte pairs."""
-        if self.eval_stride is None:
-            object.__setattr__(self, "eval_stride", self.context_length)
+        set_default(self, "eval_stride", self.context_length)
         if self.tokenizer == "bpe":
             set_default(self, "vocabulary_size", BPE_SIZE)
 
