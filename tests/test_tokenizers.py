@@ -287,7 +287,7 @@ DOUBLED = [[97, 97], *([256 + i, 256 + i] for i in range(40))]
         *({"kind": "bpe", "merges": [], "trained_on": bad} for bad in (None, "", "0" * 15, "0" * 17, "G" * 16, [1])),
         *({"kind": "bpe", "merges": bad, "trained_on": "0" * 16} for bad in (
             None, {}, "ab", [PAIR, PAIR], [[97]], [[97, 98, 99]], ["ab"], [[97, "b"]], [[97, 98.0]], [[True, 98]],
-            [[-1, 98]], [[256, 98]], [[97, 10**30]], [[97, None]], [[[97], 98]], DOUBLED, DOUBLED[:10],
+            [[-1, 98]], [[256, 98]], [[97, 10**30]], [[97, None]], [[[97], 98]], DOUBLED, DOUBLED[:11],
         )),
     ],
     ids=lambda hostile: repr(hostile)[:40],
@@ -302,8 +302,8 @@ def test_what_is_no_tokenizer_is_refused(hostile):
 def test_there_are_bounds_to_what_is_read():
     with pytest.raises(UserError, match="1,048,576"):
         from_json({"kind": "bpe", "merges": [PAIR] * (2**20 + 1), "trained_on": "0" * 16})
-    longest = from_json({"kind": "bpe", "merges": DOUBLED[:9], "trained_on": "0" * 16})
-    assert int(longest.token_bytes().max()) == 512
+    longest = from_json({"kind": "bpe", "merges": DOUBLED[:10], "trained_on": "0" * 16})
+    assert int(longest.token_bytes().max()) == bpe.LONGEST_TOKEN == 1024
 
 
 @given(st.lists(st.tuples(st.integers(0, 262), st.integers(0, 262)).map(list), max_size=8))
