@@ -37,12 +37,8 @@ ROLE = {"embedding.weight": "table", "layer.bias": "vector", "classifier.weight"
 def layout_of(shapes: dict[str, tuple[int, ...]], roles: dict[str, str]) -> Layout:
     """A layout of parameters one after the other."""
     starts = torch.tensor([0, *(math.prod(shape) for shape in shapes.values())]).cumsum(0).tolist()
-    return Layout(
-        [
-            Slot(name, torch.Size(shape), start, roles[name])
-            for (name, shape), start in zip(shapes.items(), starts, strict=False)
-        ]
-    )
+    placed = zip(shapes.items(), starts, strict=False)
+    return Layout([Slot(name, torch.Size(shape), start, roles[name]) for (name, shape), start in placed])
 
 
 LAYOUT = layout_of(SHAPES, {name: ROLE.get(name, "matrix") for name in SHAPES})
