@@ -80,7 +80,7 @@ def _measure(page: Page, study: Study, lab: Lab) -> Page:
     if measure is None or "measured" in page.note:
         return page
     say(f"measuring for {page.study}")
-    note = {**page.note, "measured": measure(page.form)}
+    note = {**page.note, "measured": measure(page.form, lab.records(page.note["runs"]))}
     lab.note_study(page.study, page.form.name, note)
     return replace(page, note=note)
 
