@@ -14,6 +14,7 @@ from shoal.lab.records import Records
 from shoal.spec import RunSpec
 from shoal.spec.fields import ROUNDING
 from shoal.tasks.build import build_model, count_examples
+from shoal.training.continuation import places_of
 from shoal.training.executor import Execution, cores, execute, threads_per_worker
 from shoal.training.memory import check_memory
 from shoal.training.plan import Cohort, plan, spread
@@ -87,7 +88,7 @@ def train(
         workers = workers or choose_workers(folders, cohorts, on, metrics or {})
         threads = threads or threads_per_worker(workers)
         begun, taken = _begin(lab, _divided(cohorts, workers), on, threads, engine, metrics or (), say)
-    execution = Execution(on, flush_seconds, metrics or {}, places)
+    execution = Execution(on, flush_seconds, metrics or {}, places, places_of(wanted))
     _finish([*folders, *begun], workers, execution, watch, [*damaged, *taken])
     return lab.records(spec.id for spec in wanted)
 
