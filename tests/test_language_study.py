@@ -123,7 +123,8 @@ def test_differences_are_paired_and_corrected_together(found, lab):
     tests = language.compared(scored, (name, loss))
     assert tests["what"].to_list() == ["GPT − LSTM", f"LSTM − {name}", f"GPT − {name}"]
     own = {
-        model: np.array(scored.filter(model=model).sort("seed")["nats_per_token"].to_list()) for model in ("LSTM", "GPT")
+        model: np.array(scored.filter(model=model).sort("seed")["nats_per_token"].to_list())
+        for model in ("LSTM", "GPT")
     }
     expected = [
         stats.ttest_rel(own["GPT"], own["LSTM"]).pvalue,
@@ -184,7 +185,12 @@ def test_before_it_is_measured_the_curves_are_shown(lab, text):
 
 def test_a_difference_that_is_there_is_found():
     rows = [
-        {"run": f"{model}{seed}", "model": model, "seed": seed, "nats_per_token": 2 + shift + 0.1 * seed + 0.001 * seed * shift}
+        {
+            "run": f"{model}{seed}",
+            "model": model,
+            "seed": seed,
+            "nats_per_token": 2 + shift + 0.1 * seed + 0.001 * seed * shift,
+        }
         for model, shift in (("LSTM", 0.0), ("GPT", 0.2))
         for seed in range(4)
     ]

@@ -70,6 +70,9 @@ TEXT_VARIANTS: Mapping[str, Mapping[str, Any]] = {
 # was tuned.
 _RATES = {"SGD": 30.0, "Lion": 0.2, "Muon": 3.0}
 _LOSS = {"log_valid_loss": "log₁₀ L_val"}
+TEXT_QUESTION = "What makes a GPT predict a text better than the baseline, on the same seeds?"
+TEXT_METRICS = {"valid_loss": "L_val"}  # of a text: nats per token, whose differences are comparable as they are
+_LOSSES = _LOSS.keys() | TEXT_METRICS.keys()
 
 
 def _column(threshold: float) -> str:
@@ -120,7 +123,7 @@ def _has_beta2(change: Mapping[str, Any]) -> bool:
 
 def report(results: Results, form: Form) -> Report:
     """Effect sizes, tests, when each variant generalised, and what its steps cost."""
-    labels = _times(form.thresholds, form.stayed) | _LOSS
+    labels = TEXT_METRICS if _of_text(form) else _times(form.thresholds, form.stayed) | _LOSS
     study = sys.modules[__name__]
     frame, answers = _named(_measured(results, form), form.names(study))
     answers = [*form.same_parts(study), *answers]
@@ -132,7 +135,7 @@ def report(results: Results, form: Form) -> Report:
         answers.append("There is the baseline alone: nothing to compare.")
     else:
         metrics = [
-            Metric(column, larger_is_better=False, observed=None if column in _LOSS else _observed(column))
+            Metric(column, larger_is_better=False, observed=None if column in _LOSSES else _observed(column))
             for column in labels
         ]
         found = compare(frame, metrics, "variant", BASELINE)
@@ -142,7 +145,12 @@ def report(results: Results, form: Form) -> Report:
     costs = _costs(results, frame)
     notes = [] if costs else ["Not measured: `shoal study run improve` measures it when the runs are done."]
     sections.append(Section("What a step costs", notes, tables=costs))
-    return finished("improve", "What improves a GPT", QUESTION, answers, sections, results, form)
+    question = TEXT_QUESTION if _of_text(form) else QUESTION
+    return finished("improve", "What improves a GPT", question, answers, sections, results, form)
+
+
+def _of_text(form: Form) -> bool:
+    return list(form.settings.get("task", ())) == ["text"]
 
 
 def _observed(column: str) -> str:
@@ -157,7 +165,8 @@ def _measured(results: Results, form: Form) -> pl.DataFrame:
     """What is compared, one row per run that has been evaluated: the others have no outcome yet."""
     states = results.runs.select("run", "state")
     frame = with_logs(results.extrema).join(states, on="run", how="left", maintain_order="left")
-    for column, threshold in {_column(threshold): threshold for threshold in form.thresholds}.items():
+    thresholds = {} if _of_text(form) else {_column(threshold): threshold for threshold in form.thresholds}
+    for column, threshold in thresholds.items():
         own = times_of(results, form, threshold).select(
             "run",
             pl.col("time").alias(column),
@@ -183,7 +192,7 @@ def _section(frame: pl.DataFrame, found: pl.DataFrame | None, labels: Mapping[st
     """The comparison in one column, and when runs got there if it is a time."""
     ((column, label),) = labels.items()
     heading = label.removeprefix("time to ")
-    tag = "loss" if column in _LOSS else column.removeprefix("time_").replace(".", "")
+    tag = "loss" if column in _LOSSES else column.removeprefix("time_").replace(".", "")
     notes, figures, tables = [], [], []
     if found is not None:
         # the whole comparison goes to each: its caption counts what Holm's correction was for
@@ -191,7 +200,7 @@ def _section(frame: pl.DataFrame, found: pl.DataFrame | None, labels: Mapping[st
         title = f"Beside the baseline: {label}"
         figures = [comparison_figure(f"effects-{tag}", found, title, BASELINE, "superiority", labels)]
         tables = [comparison_table(f"effects-{tag}", found, BASELINE, labels)]
-    if column not in _LOSS and len(frame):
+    if column not in _LOSSES and len(frame):
         times = frame.select("variant", "state", time=column, observed=_observed(column), fell_back=_fell_back(column))
         tables.append(survival_table(f"times-{tag}", times, "variant", heading))
     return Section(heading, notes, figures, tables)
@@ -220,7 +229,7 @@ def _leading(found: pl.DataFrame, labels: Mapping[str, str]) -> list[str]:
     for column, label in labels.items():
         ahead = found.filter(pl.col("metric") == column, pl.col("better") > pl.col("worse"))
         leading = ahead.sort("superiority", descending=True, maintain_order=True).head(3).to_dicts()
-        if column not in _LOSS and leading:
+        if column not in _LOSSES and leading:
             who = ", ".join(f"{row['variant']} ({row['better']} of {row['n']} pairs)" for row in leading)
             answers.append(f"{label.removeprefix('time to ')}: most often sooner than the baseline: {who}.")
     return answers
@@ -244,7 +253,7 @@ def _changes(form: Form) -> Table:
     rows = []
     for name, own in dumps.items():
         # a setting that the variant has not (the moments of Adam, for SGD) goes with the optimizer that is named
-        differing = [key for key, value in own.items() if value is not None and value != usual[key]]
+        differing = [key for key, value in own.items() if value is not None and value != usual.get(key)]
         rows.append((name, [Cell(", ".join(f"{key} {setting_text(own[key])}" for key in differing))]))
     caption = (
         "What each variant changes. An optimizer comes with a learning rate and a decay of its own, which were not "

@@ -15,9 +15,7 @@ LEVEL = 0.05
 NOT_EQUAL = 0.02  # shares by which the compute of two runs may differ and be called equal
 
 
-def answers_of(
-    scored: pl.DataFrame, tests: pl.DataFrame, baseline: tuple[str, float], results: Results
-) -> list[str]:
+def answers_of(scored: pl.DataFrame, tests: pl.DataFrame, baseline: tuple[str, float], results: Results) -> list[str]:
     """Who is better by how much, whether that can be told, and what it holds for."""
     models = scored["model"].unique(maintain_order=True).to_list()
     return [

@@ -57,9 +57,7 @@ def measured(specs: list[RunSpec], records: Records) -> dict[str, Any]:
                 "nats_strided": split_total(strided),
                 "by_position": split_by_position(nats, context)["loss"].to_list(),
             }
-        samples = {
-            model: _sample(records, run, best[run], data) for model, run in _best_of_each(specs, runs).items()
-        }
+        samples = {model: _sample(records, run, best[run], data) for model, run in _best_of_each(specs, runs).items()}
     return {
         "counts": asdict(split_counts(data)),
         "tokenizer": data.tokenizer.kind,

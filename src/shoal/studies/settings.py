@@ -30,6 +30,7 @@ def per_model(
     usual = {model: {**QUICK, **QUICK_OWN[model]} if quick else {} for model in models}
     return [Grid({"model": model, **usual[model], **settings}, axes) for model in models]
 
+
 # Of a text: GPTs that are small enough for every variant to have its pairs. In the quick form most of what a run takes
 # are its evaluations, each of the whole validation split.
 TEXT: Mapping[str, Any] = {

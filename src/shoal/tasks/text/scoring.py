@@ -81,7 +81,9 @@ def bounds(data: TextData, split: str) -> tuple[int, int]:
         raise UserError(f"unknown split {split!r}: one of {' '.join(SPLITS)}{nearest(split, SPLITS)}")
     begin, end = (0, data.n_train) if split == "train" else (data.n_train, len(data.tokens))
     if end - begin < 2:
-        raise UserError(f"split {split} has {end - begin} tokens; the first is context, so that there must be 2 at least")
+        raise UserError(
+            f"split {split} has {end - begin} tokens; the first is context, so that there must be 2 at least"
+        )
     return begin, end
 
 
