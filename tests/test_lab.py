@@ -18,9 +18,9 @@ from shoal.errors import DiskError, LabError, UserError
 from shoal.lab import Lab, get_all_checkpoints, get_all_checkpoints_per_trials
 from shoal.lab.files import read_json, write_json
 from shoal.lab.frames import read_frame, schema_of, write_frame
-from shoal.measures import EQUATIONS
 from shoal.lab.names import find_run
 from shoal.lab.tensors import load_tensors, save_tensors
+from shoal.measures import EQUATIONS
 from shoal.spec import TRAJECTORY_VERSIONS
 
 
