@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from shoal.errors import LabError, UserError
 from shoal.measures import Measures
-from shoal.registry import TASKS, USUAL, short
+from shoal.registry import KINDS, TASKS, USUAL, short
 from shoal.spec import RunSpec
 from shoal.spec.run import trajectory_of, trajectory_version
 
@@ -34,7 +34,21 @@ def spec_of(member: Mapping[str, Any], path: Path, way_out: str) -> RunSpec:
     try:
         return RunSpec.restored(member["spec"])
     except UserError as error:
+        if (why := absent(member["spec"])) is not None:
+            raise LabError(f"run {member['run']} cannot be built here: {why}") from None
         raise LabError(f"{path} is damaged or of a later version of shoal: {error}; {way_out}") from None
+
+
+def absent(dump: Mapping[str, Any]) -> str | None:
+    """Why a part from outside of shoal that settings name cannot be imported here; None where all can."""
+    for kind, registry in KINDS.items():
+        name = dump.get(kind, USUAL[kind])
+        if registry.is_outside(name):
+            try:
+                registry[name]
+            except UserError as error:
+                return str(error)
+    return None
 
 
 def said_of(spec: RunSpec) -> dict[str, Any] | None:
