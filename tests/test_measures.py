@@ -153,6 +153,17 @@ def test_registered_quantities_stand_beside_what_is_measured(tmp_path):
         shoal.train(asked("Parity", seed=[7]), tmp_path, metrics={"valid_margin": largest})
 
 
+def test_what_an_objective_does_not_give_is_said_and_what_it_gives_besides_is_not_recorded(tmp_path, monkeypatch):
+    import counting
+
+    monkeypatch.setattr(counting.NextBits, "measures", lambda self: Measures((LOSS,)))
+    records = shoal.train(asked("NextBits"), tmp_path / "less", workers=1)
+    assert "valid_accuracy" not in records.curves().columns
+    monkeypatch.setattr(counting.Count, "measures", lambda self: Measures((LOSS, ACCURACY)))
+    with pytest.raises(UserError, match="measures accuracy, and its objective gives only loss"):
+        shoal.train(asked("Count"), tmp_path / "more", workers=1)
+
+
 @pytest.mark.slow
 def test_processes_of_their_own_measure_the_same(task, labs, tmp_path):
     records = shoal.train(asked(task), tmp_path, workers=2)
@@ -432,7 +443,7 @@ def test_a_union_has_everything_once_and_means_only_what_both_mean(one, other):
 
 
 def test_extrema_of_equations_are_named_as_they_were():
-    curves = pl.DataFrame({"run": ["a"] * 2, "step": [0, 1], **dict.fromkeys(EQUATIONS.columns, [0.5, 0.25])})
+    curves = pl.DataFrame({"run": ["a"] * 2, "step": [0, 1], **{name: [0.5, 0.25] for name in EQUATIONS.columns}})
     assert extrema(curves).columns == [
         *("run", "train_loss", "t_train_loss", "valid_loss", "t_valid_loss"),
         *("train_accuracy", "t_train_accuracy", "valid_accuracy", "t_valid_accuracy"),

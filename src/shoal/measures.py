@@ -105,7 +105,10 @@ class Measures:
     def __getitem__(self, name: str) -> Measure:
         """The measure of a name, or of a recorded column."""
         name = name.partition("_")[2] if name.startswith(("train_", "valid_")) else name
-        return next(measure for measure in self.recorded if measure.name == name)
+        found = next((measure for measure in self.recorded if measure.name == name), None)
+        if found is None:
+            raise KeyError(name)
+        return found
 
     @property
     def shown(self) -> Measure:
