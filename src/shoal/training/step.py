@@ -9,7 +9,6 @@ from torch import Tensor
 from torch.func import vmap
 
 from shoal.errors import UserError, nearest
-from shoal.measures import Measures
 from shoal.rules.updates import clip_scale
 from shoal.training.stack import Stack
 
@@ -105,15 +104,6 @@ def _score_splits(stack: Stack) -> None:
             weighted = values if own is None else values * own
             mean = torch.where(inside, weighted, 0.0).sum(1) / weight.sum(1)
             stack.scores[column] = stack.scores[column].copy_(mean) if column in stack.scores else mean
-
-
-def has_generalised(measures: Measures, values: Mapping[str, Tensor]) -> Tensor:
-    """Which members have, by what :func:`evaluate` gives, ``(R,)`` bool; none where the task does not say when."""
-    meant = measures.generalised
-    if meant is None:
-        return torch.zeros_like(values["valid_loss"], dtype=torch.bool)
-    value = values[meant.column]
-    return value >= meant.threshold if measures.shown.higher_is_better else value <= meant.threshold
 
 
 def measure(name: str, metric: Metric, parameters: Mapping[str, Tensor]) -> Tensor:
