@@ -7,14 +7,14 @@ the same for every method.
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
-from shoal.tasks.arithmetic.equations import sequence_length
 from shoal.errors import UserError, nearest
-from shoal.spec import FAMILIES, RunSpec, grid
+from shoal.registry import MODELS
+from shoal.spec import RunSpec, grid
 from shoal.tasks.build import count_examples
 
 METHODS = MappingProxyType(
@@ -113,8 +113,7 @@ class Case:
     @property
     def positions(self) -> float:
         """``B S``: input tokens of a step, on average over a pass."""
-        S = sequence_length(self.spec.operation_orders, self.spec.equation_format)
-        return self._n_train / self.batches * S
+        return self._n_train / self.batches * self.spec.task_part.sizes().sequence_length
 
     @property
     def _n_train(self) -> int:
@@ -176,7 +175,7 @@ class Request:
     """
 
     configurations: Sequence[str] = ("default", "small")
-    models: Sequence[str] = tuple(FAMILIES)
+    models: Sequence[str] = tuple(part.name for part in MODELS.shipped())
     methods: Sequence[str] = tuple(METHODS)
     members: Sequence[int] | None = None
     pairs: int = 5
@@ -185,7 +184,7 @@ class Request:
 
     def __post_init__(self) -> None:
         _check_names("configuration", self.configurations, CONFIGURATIONS)
-        _check_names("model", self.models, FAMILIES)
+        _check_names("model", self.models, MODELS.names())
         _check_names("method", self.methods, METHODS)
         numbers = {
             "members": self.members or (),
@@ -214,7 +213,7 @@ class Request:
                 yield from (Subject(method, R) for R in dict.fromkeys(members.get(method, (1,))))
 
 
-def _check_names(kind: str, names: Sequence[str], allowed: Mapping[str, Any]) -> None:
+def _check_names(kind: str, names: Sequence[str], allowed: Collection[str]) -> None:
     for name in names:
         if name not in allowed:
             raise UserError(f"unknown {kind} {name!r}: one of {' '.join(allowed)}{nearest(name, allowed)}")

@@ -13,7 +13,7 @@ from benchmarks.cases import CONFIGURATIONS, METHODS, Case, Request, Subject, Wi
 from benchmarks.workers import Job, Ready
 from shoal import RunSpec
 from shoal.errors import RunFailed
-from shoal.tasks.build import build_data
+from shoal.tasks.arithmetic.settings import equations_of
 
 WRONG = {
     "--members 0": "members must be an integer of at least 1, got 0",
@@ -81,7 +81,7 @@ def test_a_tiny_run_is_measured_printed_and_kept(tmp_path, capsys):
 @pytest.mark.parametrize("model", ["lstm", "gpt"])
 def test_positions_are_those_of_a_pass_over_the_training_equations(configuration, model):
     case = Case(configuration, model)
-    data = build_data(case.spec)
+    data = equations_of(case.spec)
     inputs, *_ = data.rows(data.train)
     assert case.positions * case.batches == pytest.approx(inputs.numel())
 

@@ -346,10 +346,8 @@ def test_progress_on_a_terminal_is_one_table_that_is_rewritten():
 
 def test_of_many_differing_settings_the_terminal_shows_the_first_and_names_the_rest(tmp_path, capsys):
     one = tiny(model="gpt", n_steps=2)
-    other = one.model_copy(
-        update={"p": 7, "lr": 0.1, "clip": 0.5, "norm": "rmsnorm", "positions": "rotary", "beta2": 0.9}
-        | {"weight_decay": 0.0, "warmup_steps": 1, "bias": False}
-    )
+    changes = {"p": 7, "lr": 0.1, "clip": 0.5, "norm": "rmsnorm", "positions": "rotary", "beta2": 0.9}
+    other = one.replace(**changes, weight_decay=0.0, warmup_steps=1, bias=False)
     shoal.train([one, other], tmp_path / "lab", workers=1)
     assert main(["runs", "--lab", str(tmp_path / "lab")]) == 0
     header, *rows, rest = capsys.readouterr().out.splitlines()

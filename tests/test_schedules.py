@@ -9,11 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.optim.lr_scheduler import ConstantLR, CosineAnnealingLR, LambdaLR, LinearLR, LRScheduler, SequentialLR
 
-from shoal import spec as tables
+from shoal.registry import RULES
+from shoal.rules.schedules import SCHEDULES, schedule_of
 from shoal.spec import RunSpec
 from shoal.tasks.build import build_model, build_task
 from shoal.training.plan import plan
-from shoal.rules.schedules import SCHEDULES, schedule_of
 from shoal.training.stack import Stack
 from shoal.training.step import train_step
 
@@ -86,10 +86,10 @@ def test_a_rise_from_zero_is_the_one_of_the_grokking_literature(n):
 def test_training_from_a_rate_of_zero_equals_torch(engine, model):
     spec = tiny(model=model, warmup_steps=3, warmup_from_zero=True, lr=1e-2, weight_decay=0.5, clip=math.inf)
     stack = Stack(one_cohort([spec]), CPU, engine)
-    module, task = build_model(spec, build_task(spec)), build_task(spec)
+    module, task = build_model(spec), build_task(spec)
     optimizer = torch.optim.AdamW(module.parameters(), lr=spec.lr, weight_decay=0.5)
     scheduler = LambdaLR(optimizer, lambda update: min(update / 3, 1))
-    batch = task.batch(task.tensors, task.splits["train"])
+    batch = task.batch(task.tensors, task.scored["train"])
     before = theta(stack, 0)
     for step in range(6):
         train_step(stack)
@@ -123,7 +123,7 @@ def test_members_may_differ_in_their_warm_up_and_length_but_not_in_the_schedule(
     assert len(plan(tiny_grid({}, label_smoothing=[0.0, 0.1]))) == 2
 
 
-@pytest.mark.parametrize("optimizer", list(tables.OPTIMIZERS))
+@pytest.mark.parametrize("optimizer", RULES.names())
 def test_at_a_rate_of_zero_no_optimizer_moves_anything(optimizer):
     stack = Stack(one_cohort([tiny(optimizer=optimizer, lr_schedule="cosine", n_steps=6)]), CPU)
     for _ in range(5):

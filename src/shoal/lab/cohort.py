@@ -1,6 +1,7 @@
 """The folder of one cohort: what was asked, what was measured, where training stands, and the models kept.
 
     cohort.json              members and their specs, the threads and engine they train with; written once
+    task.json                what the task keeps with its models, such as a tokenizer
     status.json              where each member stands, and the environment of every session that trained it
     metrics/000000-SHA.parquet   what was measured up to the first flush, then 000001-…, one per flush
     checkpoint.safetensors   all that exact resume needs, as of the last flush
@@ -34,6 +35,7 @@ from shoal.lab.shapes import Certificate, Flush, Manifest, Status
 from shoal.measures import Measures
 from shoal.spec import RunSpec
 from shoal.spec.run import trajectory_of
+from shoal.spec.sources import source_of, sources_of
 
 # torch takes longer to load than most of what is read of a lab without it
 if TYPE_CHECKING:
@@ -102,12 +104,41 @@ class CohortFolder:
     def create(
         self, specs: list[RunSpec], threads: int, metrics: Iterable[str] = (), engine: str = "plain", why: str = ""
     ) -> None:
-        """Write down the members in order, what is recorded of them besides, and how they are computed and why so."""
+        """Write down the members in order, what is recorded of them besides, how they are computed and why so.
+
+        With what is needed to use their models without their data, and where parts come from that shoal does not ship.
+        """
+        if kept := specs[0].task_part.kept():
+            write_json(self.path / "task.json", kept)
         members = [{"run": spec.id, "spec": spec.dump()} for spec in specs]
         how: dict[str, Any] = {"threads": threads, "engine": engine, "why": why}
+        if sources := sources_of(specs[0].names):
+            how["parts"] = sources
         if (said := said_of(specs[0])) is not None:
-            how |= {"measures": said}
+            how["measures"] = said
         write_json(self.path / "cohort.json", {**how, "metrics": sorted(metrics), "members": members})
+
+    def kept(self) -> dict[str, Any]:
+        """What the task keeps with its models; nothing of most tasks.
+
+        Raises:
+            LabError: it is damaged.
+        """
+        path = self.path / "task.json"
+        with self.with_way_out():
+            return dict(read_json(path)) if is_there(path) else {}
+
+    def check_sources(self) -> None:
+        """Raise :class:`LabError` where the code of a part from outside of shoal is not what the cohort began with."""
+        for kind, then in self.manifest().get("parts", {}).items():
+            now = source_of(self.manifest()["members"][0]["spec"][kind])
+            if now["source"] != then["source"]:
+                said = [f" ({source['version']})" if source.get("version") else "" for source in (then, now)]
+                raise LabError(
+                    f"package {then['package']} has changed since cohort {self.id} was begun: its code was "
+                    f"{then['source']}{said[0]} and is {now['source']}{said[1]}; go on with the code that it was, or "
+                    "train anew in another lab"
+                )
 
     def check_free(self) -> None:
         """Raise :class:`LabError` where there is something already: what is there would become someone else's."""

@@ -260,6 +260,15 @@ class Records:
         run = find_run(run, self._folders)
         return self._folders[run].models(run)
 
+    def kept(self, run: str) -> dict[str, Any]:
+        """What the run's task keeps with its models: of a text its ``tokenizer``, as JSON.
+
+        Raises:
+            UserError: no run here has such an id, or several have.
+            LabError: it is damaged.
+        """
+        return self._folders[find_run(run, self._folders)].kept()
+
     def model(self, run: str, step: int | None = None) -> "nn.Module":
         """A kept model, ready to evaluate; the last one when no ``step`` is named.
 

@@ -80,6 +80,10 @@ class TaskSettings(Part):
         """
         raise NotImplementedError
 
+    def kept(self) -> Mapping[str, Any]:
+        """What is needed to use a model without its data, such as a tokenizer: JSON, kept with each cohort."""
+        return {}
+
     def check_model(self, spec: "RunSpec") -> None:
         """Raise :class:`UserError` for a run whose other parts do not go with the task."""
 

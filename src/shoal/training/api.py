@@ -81,6 +81,8 @@ def train(
     with lab.planning():
         held = _held(lab, wanted, say)
         _check_recorded(held, metrics or {})
+        for folder in dict.fromkeys(held.values()):
+            folder.check_sources()
         folders, damaged = unfinished(held.values())
         cohorts = _new(wanted, held, on, engine)
         workers = workers or choose_workers(folders, cohorts, on, metrics or {})

@@ -80,6 +80,7 @@ class Session:
         self.folder, self.options = folder, options
         keep_freed_memory()
         self.manifest = folder.manifest()
+        folder.check_sources()
         self.engine = engine_of(folder, options.device)
         specs = folder.specs()
         self.shared = specs[0]
