@@ -23,8 +23,9 @@ from shoal.lab import Lab, get_all_checkpoints_per_trials
 from shoal.lab.check import examine, repair
 from shoal.lab.files import read_json, write_json
 from shoal.measures import ACCURACY, EQUATIONS, LOSS, Generalised, Measure, Measures, union
-from shoal.report.panels import best_panels_of, panels_of
-from shoal.report.quantities import quantities_of, symbols_note
+from shoal.report.figures import Figure
+from shoal.report.panels import Axis, summary_panels, times_note
+from shoal.report.quantities import best_panels_of, did_both, is_open, panels_of, quantities_of, symbols_note
 from shoal.report.runs import report_runs
 from shoal.report.summary import ten_figures
 from shoal.spec import RunSpec, grid
@@ -296,6 +297,48 @@ def test_best_values_are_the_best_in_each_direction(labs):
         values = dict(means.select("label", column).iter_rows())
         bold = [label for label, cell in zip(dict.fromkeys(labels.values()), rows[symbol], strict=True) if cell.best]
         assert bold == [label for label, value in values.items() if value == pick(values.values())]
+
+
+MISTAKES = Measures(
+    (LOSS, Measure("mistakes", "M", "mistakes", bounds=(0.0, 1.0), thresholds=(0.3,))), Generalised("mistakes", 0.1)
+)
+BEST_OF_FOUR = pl.DataFrame(
+    {
+        "run": list("abcd"),
+        "last_step": [10] * 4,
+        "seed": [0, 1, 2, 3],
+        **{f"{split}_loss": [0.5] * 4 for split in ("train", "valid")},
+        **{f"t_{split}_loss": [10, 10, 5, 5] for split in ("train", "valid")},
+        **{f"{split}_mistakes": [0.0, 0.2, 0.3, 0.4] for split in ("train", "valid")},
+        **{f"t_{split}_mistakes": [10, 10, 5, 5] for split in ("train", "valid")},
+    }
+)
+
+
+def test_what_cannot_get_better_is_not_open():
+    marks = BEST_OF_FOUR.select(
+        loss=is_open("t_valid_loss", MISTAKES), mistakes=is_open("t_valid_mistakes", MISTAKES), both=did_both(MISTAKES)
+    )
+    assert marks["loss"].to_list() == [True, True, False, False]
+    assert marks["mistakes"].to_list() == [False, True, False, False]
+    assert marks["both"].to_list() == [True, True, True, False]
+
+
+def hollow(measures):
+    """Runs that a panel of first steps shows hollow."""
+    (panel,) = (panel for panel in best_panels_of(measures) if panel.column == "t_valid_loss")
+    chart = summary_panels(BEST_OF_FOUR, Axis("seed", "seed"), Axis("seed", "seed"), "t", [panel])
+    layers = Figure("f", chart, "").spec["concat"][0]["layer"]
+    data = Figure("f", chart, "").spec["datasets"]
+    (points,) = (layer for layer in layers if layer["mark"]["type"] == "point" and not layer["mark"].get("filled"))
+    return {row["seed"] for row in data[points["data"]["name"]]}
+
+
+def test_a_first_step_is_hollow_where_it_says_nothing():
+    assert hollow(MISTAKES) == {0, 1, 3}  # at the end, at the end, and did not get there
+    assert hollow(Measures(MISTAKES.recorded)) == {0, 1}
+    assert "M_train or M_val ≤ 0.3" in times_note(MISTAKES)
+    assert "get there" not in times_note(Measures(MISTAKES.recorded))
 
 
 def test_steps_compete_only_where_there_is_something_to_get_to(labs):
