@@ -21,7 +21,7 @@ from shoal.studies.equal_compute import EVALUATIONS, flop_per_step, multiplying,
 from shoal.studies.language_scores import best_steps, measured
 from shoal.tasks.build import build_model
 
-WORDS = "to be or not that is the question whether tis nobler in mind".split()
+WORDS = ["to", "be", "or", "not", "that", "is", "the", "question", "whether", "tis", "nobler", "in", "mind"]
 SMALL = {"context_length": ["8"], "embedding_size": ["8"], "n_steps": ["20"], "warmup_steps": ["2"]}
 
 

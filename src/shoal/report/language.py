@@ -25,7 +25,7 @@ def loss_against_compute(
         title: above the chart.
     """
     x = alt.X("flop:Q", title="training compute (FLOP)", axis=alt.Axis(format="~e", tickCount=6))
-    layers = _layers(means, x, baseline, "validation loss (nats per token)")
+    layers = _layers(means, "flop", x, baseline, "validation loss (nats per token)")
     lines = alt.Chart(runs.select("run", "model", "flop", "loss")).mark_line(strokeWidth=0.7, strokeOpacity=0.5)
     layers.insert(1, lines.encode(x, _y("loss", "validation loss (nats per token)"), _colour(means), alt.Detail("run")))
     return styled(alt.layer(*layers).properties(**_PANEL, title=title), f"{title}. {_told(means, 'flop', baseline)}")
@@ -43,15 +43,16 @@ def loss_in_context(means: pl.DataFrame, baseline: tuple[str, float] | None, tit
     values = [2**k for k in range(last.bit_length()) if 2**k <= last]
     scale = alt.Scale(type="log", base=2, nice=False, domain=[1, max(last, 2)])
     x = alt.X("position:Q", title="tokens of the context that were seen", scale=scale, axis=alt.Axis(values=values))
-    layers = _layers(means, x, baseline, "loss (nats per token)")
+    layers = _layers(means, "position", x, baseline, "loss (nats per token)")
     return styled(
         alt.layer(*layers).properties(**_PANEL, title=title), f"{title}. {_told(means, 'position', baseline)}"
     )
 
 
-def _layers(means: pl.DataFrame, x: alt.X, baseline: tuple[str, float] | None, title: str) -> list[alt.Chart]:
+def _layers(
+    means: pl.DataFrame, place: str, x: alt.X, baseline: tuple[str, float] | None, title: str
+) -> list[alt.Chart]:
     colour = _colour(means)
-    place = str(x.to_dict()["field"])
     line = alt.Chart(means.select("model", place, "mean")).mark_line(strokeWidth=2.2, strokeJoin="round")
     dash = alt.StrokeDash("model:N", title=None, scale=alt.Scale(domain=_models(means), range=[[1, 0], [6, 3], [2, 2]]))
     layers = [line.encode(x, _y("mean", title), colour, dash)]

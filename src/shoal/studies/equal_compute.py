@@ -42,7 +42,7 @@ def between_positions(spec: RunSpec) -> float:
     """
     if "num_heads" not in spec:
         return 0.0
-    return 12 * spec.num_layers * spec.context_length * spec.embedding_size / (6 * multiplying(spec))
+    return float(12 * spec.num_layers * spec.context_length * spec.embedding_size / (6 * multiplying(spec)))
 
 
 def steps_for(budget: float, given: Mapping[str, Any]) -> dict[str, int]:

@@ -37,8 +37,8 @@ def _loss(own: pl.DataFrame, model: str) -> str:
     best = own.sort("nats_per_token").row(0, named=True)
     return (
         f"{model}: {texts[0]} nats per token, {texts[1]} bits per character, {texts[2]} bits per byte (mean of "
-        f"{counted(len(own), 'run')}{', with its 95 % interval' * (len(own) > 1)}); the best run {number(best['nats_per_token'], 4)} nats (seed "
-        f"{best['seed']})."
+        f"{counted(len(own), 'run')}{', with its 95 % interval' * (len(own) > 1)}); the best run "
+        f"{number(best['nats_per_token'], 4)} nats (seed {best['seed']})."
     )
 
 
@@ -92,7 +92,10 @@ def _kept(scored: pl.DataFrame, results: Results) -> str:
     last = curves.sort("step").group_by("run").last().rename({"step": "end", "valid_loss": "last"})
     joined = scored.select("run", "step", "nats_per_token").join(last, on="run", how="left")
     early = joined.filter(pl.col("step") < pl.col("end"))
-    told = f"The best checkpoint by the loss of the whole validation split was the last evaluation in {len(joined) - len(early)} of {counted(len(joined), 'run')}"
+    told = (
+        "The best checkpoint by the loss of the whole validation split was the last evaluation in "
+        f"{len(joined) - len(early)} of {counted(len(joined), 'run')}"
+    )
     if early.is_empty():
         return f"{told}: they would have gone on learning."
     lost = float((early["last"].cast(pl.Float64) - early["nats_per_token"]).mean())  # type: ignore[arg-type]
@@ -111,7 +114,7 @@ def _scope(results: Results) -> str:
         else "NOT at equal compute (" + listed([f"{model} {value:.2g}" for model, value in flop.items()]) + " FLOP)"
     )
     return (
-        f"All of this is {equal}, for one text, one size and one learning rate of each model. Intervals are over seeds: "
-        "what another text, size or budget would show, they do not say. The kept models are chosen by the loss that is "
-        "reported, which is lower by that choice than a loss on text never looked at."
+        f"All of this is {equal}, for one text, one size and one learning rate of each model. Intervals are over "
+        "seeds: what another text, size or budget would show, they do not say. The kept models are chosen by the loss "
+        "that is reported, which is lower by that choice than a loss on text never looked at."
     )

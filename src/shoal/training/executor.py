@@ -24,8 +24,8 @@ import torch
 from shoal.errors import DiskError, RunFailed, UserError
 from shoal.lab.cohort import CohortFolder
 from shoal.output import printing
-from shoal.training.groups import cores_allowed
 from shoal.training.continuation import Places
+from shoal.training.groups import cores_allowed
 from shoal.training.loop import Options, train_cohort
 from shoal.training.memory import SHARE
 from shoal.training.snapshot import Snapshot

@@ -62,7 +62,7 @@ def score_split(
         logits_of = _lifted(several, calling)
         found = [
             _score(logits_of, data.tokens[begin:end], table, context_length)
-            for table in windows(0, end - begin, context_length, stride).split(batch)
+            for table in torch.split(windows(0, end - begin, context_length, stride), batch)
         ]
     finally:
         for model, was_training in zip(several, were_training, strict=True):
