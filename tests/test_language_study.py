@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import polars as pl
 import pytest
+import torch
 from scipy import stats
 from shown import dressed_numbers, foreign_signs, in_words, unset_in_latex
 
@@ -19,6 +20,7 @@ from shoal.lab import Lab
 from shoal.studies import NAMES, Form, Results, get_study, improve, language
 from shoal.studies.equal_compute import EVALUATIONS, flop_per_step, multiplying, steps_for
 from shoal.studies.language_scores import best_steps, measured
+from shoal.studies.language_tables import in_groups
 from shoal.tasks.build import build_model
 
 WORDS = ["to", "be", "or", "not", "that", "is", "the", "question", "whether", "tis", "nobler", "in", "mind"]
@@ -117,11 +119,38 @@ def test_what_was_measured_does_not_depend_on_when(lab, found, text):
     assert json.loads(json.dumps(measured(form_of(text).specs(language), lab))) == found
 
 
+def test_half_a_context_more_is_told_of_the_same_tokens(lab, found):
+    run = lab.ids[0]
+    spec = lab.specs[run]
+    data, model = spec.task_part.data(), lab.model(run, found["runs"][run]["step"])
+    gains = []
+    with torch.no_grad():
+        for target in range(9, len(data.valid)):  # behind the first block of 8
+            seen = (target - 1) % 8 + 1
+            if seen <= 4:
+                pair = []
+                for length in (seen, seen + 4):
+                    logits = model(data.valid[target - length : target].unsqueeze(0))[0][0, -1].double()
+                    pair.append(-float(logits.log_softmax(-1)[data.valid[target]]))
+                gains.append(pair[0] - pair[1])
+    assert found["runs"][run]["gain"] == pytest.approx(np.mean(gains), abs=1e-6)
+
+
+@pytest.mark.parametrize(("S", "per_doubling"), [(1, 1), (8, 1), (13, 2), (64, 2), (64, 1)])
+def test_places_are_grouped_once_each(S, per_doubling):
+    long = pl.DataFrame({"run": "a", "model": "m", "position": range(1, S + 1), "loss": [float(s) for s in range(S)]})
+    grouped = in_groups(long, per_doubling)
+    assert [grouped["first"][0], grouped["last"][-1]] == [1, S]
+    assert grouped["first"].to_list()[1:] == [last + 1 for last in grouped["last"].to_list()[:-1]]
+    assert grouped["loss"].to_list() == pytest.approx([position - 1 for position in grouped["position"]])
+
+
 def test_differences_are_paired_and_corrected_together(found, lab):
     scored = language._scored(Results(lab, found))
     name, loss = language.best_ngram(found)
     tests = language.compared(scored, (name, loss))
-    assert tests["what"].to_list() == ["GPT − LSTM", f"LSTM − {name}", f"GPT − {name}"]
+    more = [f"{model}, 4 more tokens before" for model in ("LSTM", "GPT")]
+    assert tests["what"].to_list() == ["GPT − LSTM", f"LSTM − {name}", f"GPT − {name}", *more]
     own = {
         model: np.array(scored.filter(model=model).sort("seed")["nats_per_token"].to_list())
         for model in ("LSTM", "GPT")
@@ -130,6 +159,7 @@ def test_differences_are_paired_and_corrected_together(found, lab):
         stats.ttest_rel(own["GPT"], own["LSTM"]).pvalue,
         stats.ttest_1samp(own["LSTM"], loss).pvalue,
         stats.ttest_1samp(own["GPT"], loss).pvalue,
+        *(stats.ttest_1samp(scored.filter(model=model)["gain"], 0).pvalue for model in ("LSTM", "GPT")),
     ]
     assert tests["p"].to_list() == pytest.approx(expected)
     assert tests["p_holm"].to_list() == pytest.approx(holm(expected))
@@ -170,11 +200,12 @@ def test_intervals_of_one_seed_do_not_exist(lab, found, text):
     for row in tables_of(report)["differences"].data.iter_rows(named=True):
         assert (row["n"], row["low"], row["p"], row["p_holm"]) == (1, None, None, None)
     assert sum("cannot be told whether that is more than chance" in answer for answer in report.answers) == 3
+    assert not any("they help" in answer for answer in report.answers)
 
 
 def test_one_model_alone_is_shown(lab, found, text):
     report = language.report(Results(lab.where(model="gpt"), found), form_of(text, model=["gpt"]))
-    assert tables_of(report)["differences"].data["what"].to_list() == [f"GPT − {language.best_ngram(found)[0]}"]
+    assert tables_of(report)["differences"].data["what"][0] == f"GPT − {language.best_ngram(found)[0]}"
 
 
 def test_before_it_is_measured_the_curves_are_shown(lab, text):
@@ -189,6 +220,7 @@ def test_a_difference_that_is_there_is_found():
             "run": f"{model}{seed}",
             "model": model,
             "seed": seed,
+            "gain": None,
             "nats_per_token": 2 + shift + 0.1 * seed + 0.001 * seed * shift,
         }
         for model, shift in (("LSTM", 0.0), ("GPT", 0.2))

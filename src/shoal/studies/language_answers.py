@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import polars as pl
 
 from shoal.analysis.trends import student
@@ -17,12 +16,12 @@ NOT_EQUAL = 0.02  # shares by which the compute of two runs may differ and be ca
 
 def answers_of(scored: pl.DataFrame, tests: pl.DataFrame, baseline: tuple[str, float], results: Results) -> list[str]:
     """Who is better by how much, whether that can be told, and what it holds for."""
-    models = scored["model"].unique(maintain_order=True).to_list()
+    models, rows = scored["model"].unique(maintain_order=True).to_list(), tests.to_dicts()
     return [
         *(_loss(scored.filter(model=model), model) for model in models),
-        *(_difference(row, baseline) for row in tests.iter_rows(named=True)),
+        *(_difference(row, baseline) for row in rows if " − " in row["what"]),
+        *(_context(row) for row in rows if " − " not in row["what"]),
         _corrected(tests),
-        *(_context(scored.filter(model=model), model) for model in models),
         _kept(scored, results),
         _scope(results),
     ]
@@ -54,7 +53,7 @@ def _difference(row: Mapping[str, Any], baseline: tuple[str, float]) -> str:
     told = f"{what}: {with_interval(row['difference'], row['low'], row['high'])} nats per token"
     if row["p_holm"] is None:
         return f"{told}; of so few runs it cannot be told whether that is more than chance."
-    evidence = f"{p_value(row['p'])}, corrected {p_value(row['p_holm']).removeprefix('p = ').removeprefix('p ')}"
+    evidence = _evidence(row)
     if row["p_holm"] >= LEVEL:
         return f"{told}: which of them is better cannot be told ({evidence})."
     better, worse = (first, second) if row["difference"] < 0 else (second, first)
@@ -69,21 +68,25 @@ def _corrected(tests: pl.DataFrame) -> str:
     )
 
 
-def _context(own: pl.DataFrame, model: str) -> str:
-    """What the first tokens of the context bring, and what the second half does."""
-    losses = np.array(own["by_position"].to_list())  # (N, S)
-    S = losses.shape[1]
-    if S < 4:
-        return f"{model}: a context of {S} is too short to say what it is worth."
-    gain = losses[:, S // 4 : S // 2].mean(1) - losses[:, S // 2 :].mean(1)  # (N,)
-    low, high, p = student(gain.tolist())
-    told = "" if p is None else f", {p_value(p)}"
-    return (
-        f"{model}: {number(losses[:, 0].mean())} nats behind one token, {number(losses[:, S // 4 - 1].mean())} behind "
-        f"{S // 4}, {number(losses[:, -1].mean())} behind {S}. Tokens behind more than half of the context cost "
-        f"{with_interval(float(gain.mean()), low, high, 2)} nats less than those of the quarter before{told} (not "
-        "corrected)."
+def _context(row: Mapping[str, Any]) -> str:
+    """What half a context more before the same tokens brings."""
+    model, _, more = row["what"].partition(", ")
+    gain, ends = -row["difference"], (row["high"], row["low"])
+    low, high = (None if end is None else -end for end in ends)
+    told = (
+        f"{model}: {more.removesuffix(' before')} before the same tokens are worth "
+        f"{with_interval(gain, low, high, 2)} nats each"
     )
+    if row["p_holm"] is None:
+        return f"{told}."
+    evidence = _evidence(row)
+    if row["p_holm"] >= LEVEL:
+        return f"{told}, which cannot be told from nothing ({evidence})."
+    return f"{told}: {'they help' if gain > 0 else 'they harm'} ({evidence})."
+
+
+def _evidence(row: Mapping[str, Any]) -> str:
+    return f"{p_value(row['p'])}, corrected {p_value(row['p_holm']).removeprefix('p = ').removeprefix('p ')}"
 
 
 def _kept(scored: pl.DataFrame, results: Results) -> str:
@@ -97,7 +100,7 @@ def _kept(scored: pl.DataFrame, results: Results) -> str:
         f"{len(joined) - len(early)} of {counted(len(joined), 'run')}"
     )
     if early.is_empty():
-        return f"{told}: they would have gone on learning."
+        return f"{told}: more steps might have helped."
     lost = float((early["last"].cast(pl.Float64) - early["nats_per_token"]).mean())  # type: ignore[arg-type]
     return f"{told}; in the others the last is worse by {number(lost, 2)} nats in the mean."
 

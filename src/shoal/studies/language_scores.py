@@ -8,6 +8,8 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
+import torch
+from torch import Tensor
 
 from shoal.analysis.language import TextCounts
 from shoal.analysis.ngram import ORDERS, fit_ngram
@@ -17,7 +19,7 @@ from shoal.decoding.text import generate_texts
 from shoal.fast.denormals import flushed_denormals
 from shoal.lab import Records
 from shoal.spec import RunSpec
-from shoal.tasks.text.scoring import score_split
+from shoal.tasks.text.scoring import in_blocks, score_split
 
 if TYPE_CHECKING:
     from shoal.tasks.text.data import TextData
@@ -36,8 +38,9 @@ def measured(specs: list[RunSpec], records: Records) -> dict[str, Any]:
 
     Returns:
         ``counts`` of what is scored, ``tokenizer``, ``vocabulary_size``, ``trained`` (tokens of the training split);
-        ``ngrams``: nats of each order; ``runs``: of each kept model the ``step``, its ``nats`` in blocks and
-        ``nats_strided``, and in blocks those ``by_position``; ``samples``: of the best run of each model.
+        ``ngrams``: nats of each order, in all and ``by_position`` of the blocks; ``runs``: of each kept model the
+        ``step``, its ``nats`` in blocks and ``nats_strided``, in blocks those ``by_position`` and the ``gain`` of
+        :func:`half_context`; ``samples``: of the best run of each model.
     """
     spec = specs[0]
     task: Any = spec.task_part
@@ -51,11 +54,13 @@ def measured(specs: list[RunSpec], records: Records) -> dict[str, Any]:
             context = own.get("context_length")
             nats = score_split(model, data, context_length=context, **options)
             strided = score_split(model, data, context_length=context, stride=stride_of(context), **options)
+            gain = half_context(nats, strided, context)
             runs[run] = {
                 "step": best[run],
                 "nats": split_total(nats),
                 "nats_strided": split_total(strided),
                 "by_position": split_by_position(nats, context)["loss"].to_list(),
+                "gain": gain,
             }
         samples = {model: _sample(records, run, best[run], data) for model, run in _best_of_each(specs, runs).items()}
     return {
@@ -63,7 +68,7 @@ def measured(specs: list[RunSpec], records: Records) -> dict[str, Any]:
         "tokenizer": data.tokenizer.kind,
         "vocabulary_size": data.tokenizer.vocabulary_size,
         "trained": len(data.train),
-        "ngrams": ngram_nats(data),
+        "ngrams": ngram_nats(data, task.context_length),
         "runs": runs,
         "samples": samples,
     }
@@ -72,6 +77,25 @@ def measured(specs: list[RunSpec], records: Records) -> dict[str, Any]:
 def stride_of(context_length: int) -> int:
     """The stride of the second scoring: every token but the first few has at least half a context."""
     return max(1, context_length // 2)
+
+
+def half_context(blocks: Tensor, strided: Tensor, context_length: int) -> float | None:
+    """What half a context more is worth before the same tokens, in nats of each.
+
+    The tokens are those of the first halves of all blocks but the first: in blocks the model sees so many tokens before
+    them, with a stride of half a context half a context more. None where there are none.
+
+    Args:
+        blocks: nats in blocks, ``(n,)``.
+        strided: with a stride of half the context length, ``(n,)``.
+        context_length: S, even.
+    """
+    less = (blocks - strided)[context_length:]
+    if not len(less) or context_length % 2:
+        return None
+    differences, counts = in_blocks(less, context_length)  # (blocks, S) each
+    half = counts & (torch.arange(context_length) < context_length // 2)
+    return float(differences[half].mean())
 
 
 def best_steps(records: Records) -> dict[str, int]:
@@ -86,11 +110,19 @@ def best_steps(records: Records) -> dict[str, int]:
     return found
 
 
-def ngram_nats(data: "TextData") -> list[dict[str, Any]]:
-    """``order`` and ``nats``, summed over exactly the tokens that models are scored on: all but the first."""
+def ngram_nats(data: "TextData", context_length: int) -> list[dict[str, Any]]:
+    """``order``, ``nats``, summed over exactly the tokens that models are scored on, all but the first, and
+    ``by_position`` their mean at each place of the models' blocks."""
     fitted = fit_ngram(data.train.numpy(), data.tokenizer.vocabulary_size, max(ORDERS))
     nats = fitted.nats(data.valid.numpy())[:, 1:]
-    return [{"order": order, "nats": float(nats[order - 1].sum())} for order in ORDERS]
+    return [
+        {
+            "order": order,
+            "nats": float(own.sum()),
+            "by_position": split_by_position(torch.from_numpy(own), context_length)["loss"].to_list(),
+        }
+        for order, own in zip(ORDERS, nats, strict=True)
+    ]
 
 
 def counts_of(found: Mapping[str, Any]) -> TextCounts:
