@@ -1,8 +1,8 @@
 """A plain training loop on the characters of a text: nanoGPT's small CPU setting, eager, one run at a time.
 
-Source: github.com/karpathy/nanoGPT at 3adf61e, ``model.py`` and ``train.py``, with the settings that its README gives for
-a CPU. The model draws its parameters in nanoGPT's order and the loop its windows from where that leaves the generator, so
-that a seed trains as it does there when nothing is evaluated on the way, to the bit on one thread.
+Source: github.com/karpathy/nanoGPT at 3adf61e, ``model.py`` and ``train.py``, with the settings that its README gives
+for a CPU. The model draws its parameters in nanoGPT's order and the loop its windows from where that leaves the
+generator, so that a seed trains as it does there when nothing is evaluated on the way, to the bit on one thread.
 
 What differs: nothing is evaluated or kept while it trains, and a loss is that of every token of a split, not of a few
 random windows.
@@ -16,6 +16,8 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from shoal.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -73,8 +75,8 @@ class CausalSelfAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """``(B, S, D) -> (B, S, D)``."""
         B, S, D = x.shape
-        heads = (part.view(B, S, self.n_head, -1).transpose(1, 2) for part in self.c_attn(x).split(D, dim=2))
-        y = F.scaled_dot_product_attention(*heads, is_causal=True)  # (B, H, S, D / H)
+        q, k, v = (part.view(B, S, self.n_head, -1).transpose(1, 2) for part in self.c_attn(x).split(D, dim=2))
+        y = F.scaled_dot_product_attention(q, k, v, is_causal=True)  # (B, H, S, D / H)
         projected: Tensor = self.c_proj(y.transpose(1, 2).reshape(B, S, D))
         return projected
 
@@ -106,8 +108,8 @@ class Block(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """``(B, S, D) -> (B, S, D)``."""
         x = x + self.attn(self.ln_1(x))
-        x = x + self.mlp(self.ln_2(x))
-        return x
+        out: Tensor = x + self.mlp(self.ln_2(x))
+        return out
 
 
 class GPT(nn.Module):
@@ -182,7 +184,7 @@ class Trainer:
         loss: of the last update's batch, before it; nats per token.
 
     Raises:
-        ValueError: a part of the text is not longer than a window.
+        UserError: a part of the text is not longer than a window.
     """
 
     def __init__(
@@ -194,7 +196,7 @@ class Trainer:
         n_train = int(0.9 * len(tokens))
         self.train, self.valid = tokens[:n_train], tokens[n_train:]
         if min(len(self.train), len(self.valid)) <= setting.block_size:
-            raise ValueError(f"a tenth of the text must be longer than {setting.block_size}, got {len(text)} characters")
+            raise UserError(f"a tenth of the text must be longer than {setting.block_size}, got {len(text)} characters")
         torch.manual_seed(seed)
         self.model = GPT(setting, vocab_size).to(self.device)
         self.generator = torch.Generator().set_state(torch.get_rng_state())
@@ -267,24 +269,25 @@ def evaluate(
     Returns:
         The sum of the nats, added in float64, and the number of tokens scored.
     """
-    n, stride = len(tokens) - 1, stride or block_size
+    n, stride = len(tokens) - 1, block_size if stride is None else stride
     if not 1 <= stride <= block_size:
         raise ValueError(f"stride must be from 1 to block_size = {block_size}, got {stride}")
+    scored_before = block_size - stride  # positions of a window that the one before it has scored
+    starts = [start for start in range(0, n, stride) if start == 0 or start + scored_before < n]
+    whole = [start for start in starts if start + block_size <= n]
+    batches = [whole[i : i + batch_size] for i in range(0, len(whole), batch_size)]
+    batches += [starts[len(whole) :]] if len(whole) < len(starts) else []  # one at most, which is shorter
     was_training = model.training
     model.eval()
-    skipped = block_size - stride  # what the window before has scored
     nats, n_scored = 0.0, 0
-    whole = range(0, n - block_size + 1, stride)
-    rest = range(len(whole) * stride, n, stride)[:1] if len(whole) * stride + (skipped if whole else 0) < n else ()
-    batches = [(list(whole[i : i + batch_size]), block_size) for i in range(0, len(whole), batch_size)]
-    batches += [([start], n - start) for start in rest]
-    for starts, S in batches:
-        windows = torch.stack([tokens[start : start + S + 1] for start in starts])  # (B, S + 1)
+    for batch in batches:
+        S = min(block_size, n - batch[0])
+        windows = torch.stack([tokens[start : start + S + 1] for start in batch])  # (B, S + 1)
         logits = model(windows[:, :-1])  # (B, S, V)
-        nll = F.cross_entropy(logits.flatten(0, 1), windows[:, 1:].flatten(), reduction="none").view(-1, S)  # (B, S)
-        counted = torch.ones_like(nll, dtype=torch.bool)  # (B, S)
-        counted[1 if starts[0] == 0 else 0 :, :skipped] = False
-        nats += nll[counted].double().sum().item()
-        n_scored += int(counted.sum())
+        nll = F.cross_entropy(logits.transpose(1, 2), windows[:, 1:], reduction="none")  # (B, S)
+        first = torch.tensor(batch, device=nll.device) == 0  # (B,)
+        counts = first[:, None] | (torch.arange(S, device=nll.device) >= scored_before)  # (B, S), True = counts
+        nats += nll[counts].double().sum().item()
+        n_scored += int(counts.sum())
     model.train(was_training)
     return nats, n_scored

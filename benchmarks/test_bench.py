@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks import bench, harness, results, workers
 from benchmarks.bench import main
-from benchmarks.cases import CONFIGURATIONS, METHODS, Case, Request, Subject, Window
+from benchmarks.cases import CONFIGURATIONS, METHODS, TEXT, Case, Request, Subject, TextRun, Window
 from benchmarks.workers import Job, Ready
 from shoal import RunSpec
 from shoal.errors import RunFailed
@@ -28,6 +28,11 @@ WRONG = {
     "--member 1": "unknown argument '--member'.*did you mean '--members'",
     "--device crad": "device must be cpu.* on this machine, got 'crad'",
     "--out /dev/null/x": "--out /dev/null/x cannot be made",
+    "--configurations text": "configuration text, which needs one: got none",
+    "--text some.txt": "configuration text, which needs one: got 'some.txt' for default small",
+    "--configurations text --text /nowhere.txt": "the text /nowhere.txt cannot be read",
+    "--configurations text --text . --models lstm": "text has the models gpt, got lstm",
+    "--configurations text --text . --methods jax": "text has the methods plain shoal, got jax",
 }
 
 
@@ -77,7 +82,7 @@ def test_a_tiny_run_is_measured_printed_and_kept(tmp_path, capsys):
 # what is counted
 
 
-@pytest.mark.parametrize("configuration", CONFIGURATIONS.values(), ids=lambda c: c.name)
+@pytest.mark.parametrize("configuration", [c for c in CONFIGURATIONS.values() if c.name != TEXT], ids=lambda c: c.name)
 @pytest.mark.parametrize("model", ["lstm", "gpt"])
 def test_positions_are_those_of_a_pass_over_the_training_equations(configuration, model):
     case = Case(configuration, model)
@@ -124,6 +129,65 @@ def test_an_evaluation_is_timed_itself_however_long_the_step_beside_it_takes(met
     window = measure()
     assert window.evaluation == 7.0
     assert window.flush == (7.0 if method == "shoal" else 0.0)
+
+
+# a text
+
+
+@pytest.fixture
+def text(tmp_path):
+    """A file of a hundred lines with an alphabet of 23."""
+    path = tmp_path / "some.txt"
+    path.write_text("The quick brown fox eats.\n" * 100, encoding="utf-8")
+    return path
+
+
+def test_a_text_is_trained_on_in_nanogpts_setting(text):
+    (case,) = Request(["text"], text=str(text)).cases()
+    assert [(s.method, s.members) for s in Request(["text"], text=str(text)).subjects(case)] == [
+        ("shoal", 1),
+        ("shoal", 4),
+    ]
+    assert harness.operations(case) == 6 * 768 * (4 * 12 * 128**2 + 9 * 128 + len(set(text.read_text())) * 128)
+    assert [run.seed for run in case.specs(3, window=12, windows=2)] == [1337, 1338, 1339]
+    assert [case.steps(R, None) for R in (1, 4)] == [10, 10]
+    assert case.milliseconds(Window(0.0, 1.0, 0.0, 9.0)) == pytest.approx(1000 * 9 / 2001)
+
+
+def test_an_unreadable_text_is_one_line(tmp_path, capsys):
+    path = tmp_path / "latin.txt"
+    path.write_bytes(b"caf\xe9 " * 200)
+    assert main(["--configurations", "text", "--text", str(path)]) == 2
+    assert re.search(r"must be UTF-8, and byte 3 is not$", capsys.readouterr().err.strip())
+
+
+@pytest.mark.parametrize("method", ["plain", "shoal"])
+def test_a_window_on_a_text_trains_the_steps_asked_for(method, text, tmp_path, monkeypatch):
+    (case,) = Request(["text"], text=str(text)).cases()
+    job = Job(method, tuple(case.specs(1, 4, 9)), 2)
+    tiny, made = CONFIGURATIONS["tiny"].settings, []
+
+    def spec(run):  # in place of that of a text, which is all that shoal lacks
+        made.append(run)
+        return RunSpec(
+            model="gpt", **tiny, seed=run.seed, n_steps=run.n_steps, eval_first=0, eval_period=run.eval_period
+        )
+
+    monkeypatch.setattr(TextRun, "spec", spec)
+    measure, _ = (workers._baseline if method == "plain" else workers._shoal)(job, tmp_path)
+    window = measure()
+    assert window.step > 0
+    assert window.evaluation > 0
+    assert [run.seed for run in made] == ([1337] if method == "shoal" else [])
+
+
+@pytest.mark.slow
+def test_the_plain_loop_is_measured_on_a_text_and_what_shoal_lacks_is_said(text, tmp_path, capsys):
+    flags = f"--configurations text --text {text} --members 1 --pairs 1 --steps 1 --out {tmp_path}"
+    assert main(flags.split()) == 1
+    out, page = capsys.readouterr().out, (tmp_path / "bench.md").read_text()
+    assert re.search(r"^shoal, R = 1, text-gpt: not measured: ", out, re.MULTILINE)
+    assert re.search(r"^\| plain ", page, re.MULTILINE)
 
 
 # how it is measured, with processes that only say what they took
