@@ -13,7 +13,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from benchmarks.nanogpt import SMALL_CPU, count_parameters
+from benchmarks.nanogpt import SMALL_CPU, count_parameters, count_train
 from shoal.equations import sequence_length
 from shoal.errors import UserError, nearest
 from shoal.spec import FAMILIES, RunSpec, grid
@@ -117,14 +117,16 @@ class TextRun:
         """The text.
 
         Raises:
-            UserError: it cannot be read, or is not UTF-8.
+            UserError: it cannot be read, is not UTF-8, or is too short.
         """
         try:
-            return self.text.read_text(encoding="utf-8")
+            text = self.text.read_text(encoding="utf-8")
         except OSError as error:
             raise UserError(f"the text {self.text} cannot be read: {error.strerror}") from None
         except UnicodeDecodeError as error:
             raise UserError(f"the text {self.text} must be UTF-8, and byte {error.start:,} is not") from None
+        count_train(SMALL_CPU, len(text))
+        return text
 
     def spec(self) -> RunSpec:
         """The same run as shoal trains it.
@@ -235,7 +237,7 @@ class TextCase(Case):
         """``P``, the matrix that token embedding and classifier share included.
 
         Raises:
-            UserError: the text cannot be read.
+            UserError: the text cannot be used.
         """
         return count_parameters(SMALL_CPU, len(set(self._run(SEED, 1, 1).read())))
 
@@ -330,7 +332,7 @@ class Request:
             there = "none" if self.text is None else f"{self.text!r} for {' '.join(self.configurations)}"
             raise UserError(f"--text FILE belongs to the configuration {TEXT}, which needs one: got {there}")
         for case in self.cases():
-            _ = case.parameters  # a text that cannot be read is found out before the time is spent
+            _ = case.parameters  # a text that cannot be used is found out before the time is spent
 
     def cases(self) -> list[Case]:
         """Each model in each configuration, once."""

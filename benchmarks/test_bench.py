@@ -154,11 +154,16 @@ def test_a_text_is_trained_on_in_nanogpts_setting(text):
     assert case.milliseconds(Window(0.0, 1.0, 0.0, 9.0)) == pytest.approx(1000 * 9 / 2001)
 
 
-def test_an_unreadable_text_is_one_line(tmp_path, capsys):
-    path = tmp_path / "latin.txt"
-    path.write_bytes(b"caf\xe9 " * 200)
+@pytest.mark.parametrize(
+    ("content", "said"), [(b"caf\xe9 " * 200, "UTF-8, and byte 3 is not"), (b"ab" * 300, "longer than 64.*got 600")]
+)
+def test_a_text_that_cannot_be_used_is_one_line(content, said, tmp_path, capsys):
+    path = tmp_path / "some.txt"
+    path.write_bytes(content)
     assert main(["--configurations", "text", "--text", str(path)]) == 2
-    assert re.search(r"must be UTF-8, and byte 3 is not$", capsys.readouterr().err.strip())
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert re.search(said, error), error
 
 
 @pytest.mark.parametrize("method", ["plain", "shoal"])
@@ -174,7 +179,7 @@ def test_a_window_on_a_text_trains_the_steps_asked_for(method, text, tmp_path, m
         )
 
     monkeypatch.setattr(TextRun, "spec", spec)
-    measure, _ = (workers._baseline if method == "plain" else workers._shoal)(job, tmp_path)
+    measure, _ = (workers._baseline if method == "plain" else workers._shoal)(job, tmp_path / "scratch")
     window = measure()
     assert window.step > 0
     assert window.evaluation > 0

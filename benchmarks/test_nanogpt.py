@@ -185,7 +185,7 @@ def test_it_learns():
 
 
 def test_a_text_too_short_for_a_window_is_refused():
-    with pytest.raises(ValueError, match="longer than 6, got 60 characters"):
+    with pytest.raises(ValueError, match="longer than 6 characters, got 60 in all"):
         Trainer(0, "x" * 60, setting=SMALL)
     Trainer(0, "xy" * 35, setting=SMALL)
 
