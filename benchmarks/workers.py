@@ -167,10 +167,15 @@ def _work(job: Job, pipe: Connection, barrier: Any, scratch: Path) -> None:
     except EOFError:  # the parent needs no more, or is gone
         pass
     except (ImportError, UserError) as error:
-        pipe.send(RunFailed(str(error)))
+        _give_up(pipe, str(error))
     except Exception as error:
         traceback.print_exc()  # the parent gets one line; what led to it is only known here
-        pipe.send(RunFailed(f"{type(error).__name__}: {error}".partition("\n")[0]))
+        _give_up(pipe, f"{type(error).__name__}: {error}".partition("\n")[0])
+
+
+def _give_up(pipe: Connection, why: str) -> None:
+    with suppress(OSError):  # another process of the team has said so before, and the parent is gone
+        pipe.send(RunFailed(why))
 
 
 def _peak(device: str) -> float:
