@@ -46,7 +46,7 @@ def compare(settings: dict[str, Any], device: torch.device, engine: str) -> list
     many, specs = trained(specs, device, engine), specs[:3]
     stack, host = trained(specs, device, engine), trained(specs, torch.device("cpu"), engine)
     called, alone = trained(specs, device, engine, called=True), trained(specs[1:2], device, engine)
-    wild = trained([specs[0], specs[1].model_copy(update={"lr": 1e30}), specs[2]], device, engine)
+    wild = trained([specs[0], specs[1].replace(lr=1e30), specs[2]], device, engine)
     contained = wild.alive.tolist() == [True, False, True] and torch.equal(wild.theta[::2], stack.theta[::2])
     losses = [evaluate(one, {})["train_loss"] for one in (stack, host)]
     return [

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from benchmarks import jax_baseline, plain, torch_nn
 from shoal import RunSpec
 from shoal.objectives import get_loss_and_accuracy
-from shoal.tasks.build import build_data, build_model, build_task
+from shoal.tasks.build import build_model
 from shoal.training.plan import plan
 from shoal.training.stack import Stack
 from shoal.training.step import evaluate, train_step
@@ -32,7 +32,7 @@ def tiny(model: str, **settings: object) -> RunSpec:
 
 
 def shoal_model(spec: RunSpec) -> nn.Module:
-    return build_model(spec, build_task(spec))
+    return build_model(spec)
 
 
 def shoal_history(specs: list[RunSpec], steps: int) -> dict[str, list[np.ndarray]]:
@@ -52,7 +52,7 @@ def shoal_history(specs: list[RunSpec], steps: int) -> dict[str, list[np.ndarray
 
 
 def every_row(spec: RunSpec) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    data = build_data(spec)
+    data = spec.task_part.data(spec.split_seed)
     return data.rows(torch.arange(len(data.tokens)))
 
 
@@ -95,7 +95,7 @@ def assert_same_history(found: dict, expected: dict, *, atol: float) -> None:
 @torch.no_grad()
 def test_plain_computes_shoals_logits_loss_and_accuracy(model, orders, atol=1e-5):
     spec = tiny(model, operation_orders=orders)
-    own, trainer = shoal_model(spec.model_copy(update={"init_seed": 7})), plain.Trainer(spec)
+    own, trainer = shoal_model(spec.replace(init_seed=7)), plain.Trainer(spec)
     trainer.model.load_state_dict(own.state_dict())
     inputs, *scoring = every_row(spec)
     logits, expected = trainer.model(inputs)[0], own(inputs)[0]

@@ -6,14 +6,17 @@ import re
 from contextlib import contextmanager
 
 import pytest
+import torch
 
 from benchmarks import bench, harness, results, workers
 from benchmarks.bench import main
-from benchmarks.cases import CONFIGURATIONS, METHODS, TEXT, Case, Request, Subject, TextRun, Window
+from benchmarks.cases import CONFIGURATIONS, METHODS, TEXT, Case, Request, Subject, Window
+from benchmarks.nanogpt import SMALL_CPU, count_parameters, get_lr
 from benchmarks.workers import Job, Ready
 from shoal import RunSpec
 from shoal.errors import RunFailed
-from shoal.tasks.build import build_data
+from shoal.rules.schedules import schedule_of
+from shoal.tasks.build import build_model
 
 WRONG = {
     "--members 0": "members must be an integer of at least 1, got 0",
@@ -86,7 +89,7 @@ def test_a_tiny_run_is_measured_printed_and_kept(tmp_path, capsys):
 @pytest.mark.parametrize("model", ["lstm", "gpt"])
 def test_positions_are_those_of_a_pass_over_the_training_equations(configuration, model):
     case = Case(configuration, model)
-    data = build_data(case.spec)
+    data = case.spec.task_part.data(case.spec.split_seed)
     inputs, *_ = data.rows(data.train)
     assert case.positions * case.batches == pytest.approx(inputs.numel())
 
@@ -170,29 +173,30 @@ def test_a_text_that_cannot_be_used_is_one_line(content, said, tmp_path, capsys)
 def test_a_window_on_a_text_trains_the_steps_asked_for(method, text, tmp_path, monkeypatch):
     (case,) = Request(["text"], text=str(text)).cases()
     job = Job(method, tuple(case.specs(1, 4, 9)), 2)
-    tiny, made = CONFIGURATIONS["tiny"].settings, []
-
-    def spec(run):  # in place of that of a text, which is all that shoal lacks
-        made.append(run)
-        return RunSpec(
-            model="gpt", **tiny, seed=run.seed, n_steps=run.n_steps, eval_first=0, eval_period=run.eval_period
-        )
-
-    monkeypatch.setattr(TextRun, "spec", spec)
     measure, _ = (workers._baseline if method == "plain" else workers._shoal)(job, tmp_path / "scratch")
     window = measure()
     assert window.step > 0
     assert window.evaluation > 0
-    assert [run.seed for run in made] == ([1337] if method == "shoal" else [])
 
 
 @pytest.mark.slow
-def test_the_plain_loop_is_measured_on_a_text_and_what_shoal_lacks_is_said(text, tmp_path, capsys):
+def test_shoal_is_measured_beside_nanogpts_loop_on_a_text(text, tmp_path):
     flags = f"--configurations text --text {text} --members 1 --pairs 1 --steps 1 --out {tmp_path}"
-    assert main(flags.split()) == 1
-    out, page = capsys.readouterr().out, (tmp_path / "bench.md").read_text()
-    assert re.search(r"^shoal, R = 1, text-gpt: not measured: ", out, re.MULTILINE)
+    assert main(flags.split()) == 0
+    page = (tmp_path / "bench.md").read_text()
     assert re.search(r"^\| plain ", page, re.MULTILINE)
+    assert re.search(r"^\| shoal, R = 1 ", page, re.MULTILINE)
+
+
+def test_shoals_run_has_nanogpts_parameters_and_learning_rates(text):
+    (case,) = Request(["text"], text=str(text)).cases()
+    spec, V = case.spec, len(set(text.read_text()))
+    own = sum(parameter.numel() for parameter in build_model(spec).parameters())
+    assert own == count_parameters(SMALL_CPU, V) + 64 * 128  # and the table of positions
+    schedule = schedule_of([spec], torch.device("cpu"))
+    for it in (0, 1, 99, 100, 101, 1000, 2000):
+        factor = schedule(torch.tensor([[it + 1.0]], dtype=torch.float64)).item()
+        assert spec.lr * factor == pytest.approx(get_lr(SMALL_CPU, it), rel=1e-12)
 
 
 # how it is measured, with processes that only say what they took

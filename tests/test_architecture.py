@@ -20,6 +20,7 @@ ORDER = [
     "models",
     "objectives",
     "tasks",
+    "decoding",
     "fast",
     "analysis",
     "lab",

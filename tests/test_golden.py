@@ -17,8 +17,8 @@ from shoal.objectives import get_loss_and_accuracy
 from shoal.spec import RunSpec
 from shoal.tasks import get_arithmetic_dataset
 from shoal.tasks.build import build_model, build_task
-from shoal.training.muon import Partition
-from shoal.training.optimizers import OPTIMIZERS, clip_scale
+from shoal.rules.muon import Partition
+from shoal.rules.updates import OPTIMIZERS, clip_scale
 
 NAMES = ["lstm_order2", "lstm_order23", "gpt_order2", "gpt_order23"]
 SPLIT = ("inputs", "targets", "eq_positions", "mask")

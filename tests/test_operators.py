@@ -8,15 +8,15 @@ from equations_by_hand import expected_equations, words
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shoal.equations import (
+from shoal.tasks.arithmetic.equations import (
     CHAINED,
     COMPOSITIONS,
     FORMATS,
     MIXED,
     POLYNOMIALS,
 )
-from shoal.tasks.arithmetic import arithmetic_data
-from shoal.tasks.operators import PERMUTATIONS, invert, multiply
+from shoal.tasks.arithmetic.data import arithmetic_data
+from shoal.tasks.arithmetic.operators import PERMUTATIONS, invert, multiply
 
 some = settings(max_examples=25, deadline=None)
 

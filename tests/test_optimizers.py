@@ -11,8 +11,8 @@ from oracles import torch_optimizers
 from torch import Tensor
 
 from shoal.models.families import FAMILIES
-from shoal.training.muon import Partition, orthogonalised
-from shoal.training.optimizers import OPTIMIZERS, Hyper, clip_scale
+from shoal.rules.muon import Partition, orthogonalised
+from shoal.rules.updates import OPTIMIZERS, Hyper, clip_scale
 from shoal.training.stack import Stack
 from shoal.training.step import train_step
 

@@ -153,7 +153,7 @@ def test_memory_that_runs_out_at_an_import_is_one_line(error, monkeypatch, capsy
 
 
 def test_equations_are_in_the_order_of_loops():
-    from shoal.tasks.arithmetic import arithmetic_data
+    from shoal.tasks.arithmetic.data import arithmetic_data
 
     data = arithmetic_data(5, 5, "/", 0.5, [2, 3], shuffle=False)
     pairs = [(a, b) for a in range(5) for b in range(1, 5)]

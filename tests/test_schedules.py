@@ -13,7 +13,7 @@ from shoal import spec as tables
 from shoal.spec import RunSpec
 from shoal.tasks.build import build_model, build_task
 from shoal.training.plan import plan
-from shoal.training.schedules import SCHEDULES, schedule_of
+from shoal.rules.schedules import SCHEDULES, schedule_of
 from shoal.training.stack import Stack
 from shoal.training.step import train_step
 

@@ -14,7 +14,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from shoal.objectives import get_loss_and_accuracy, scored_positions
 from shoal.spec import RunSpec
 from shoal.tasks.build import build_data, build_model, build_task
-from shoal.training.optimizers import OPTIMIZERS
+from shoal.rules.updates import OPTIMIZERS
 from shoal.training.stack import Stack
 from shoal.training.step import evaluate, l2_norm, train_step
 

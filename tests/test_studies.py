@@ -328,7 +328,7 @@ def test_reports_show_what_can_be_shown_of_diverged_and_perfect_runs(tmp_path):
 
 def test_runs_on_contradictory_equations_are_read_and_said_to_be_such(tmp_path):
     whole = tiny(operator="/")
-    old = RunSpec.restored({**whole.model_dump(mode="json"), "q": 3})  # as labs from before this was refused hold it
+    old = RunSpec.restored({**whole.dump(), "q": 3})  # as labs from before this was refused hold it
     records = shoal.train([whole, old], tmp_path / "lab", workers=1)
     for report in (report_runs(records, ""), sanity.report(Results(records), Form())):
         assert sum(answer.startswith("Contradictory: 1 of 2 runs") for answer in report.answers) == 1

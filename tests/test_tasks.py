@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from shoal.equations import (
+from shoal.tasks.arithmetic.equations import (
     CHAINED,
     COMPOSITIONS,
     FORMATS,
@@ -32,7 +32,7 @@ from shoal.models.families import count_parameters
 from shoal.objectives import scored_positions
 from shoal.spec import RunSpec
 from shoal.tasks import Task, Tokenizer, get_arithmetic_dataset
-from shoal.tasks.arithmetic import arithmetic_data, arithmetic_task
+from shoal.tasks.arithmetic.data import arithmetic_data, arithmetic_task
 from shoal.tasks.build import build_data, build_model, build_task, count_run_parameters, count_run_tokens
 
 some = settings(max_examples=25, deadline=None)
@@ -239,7 +239,7 @@ def test_parameters_are_counted_for_the_vocabulary_of_the_format(model, form, or
     sizes = {"num_heads": 2} if model == "gpt" else {}
     spec = RunSpec(model=model, p=5, q=7, operation_orders=orders, equation_format=form, embedding_size=8, **sizes)
     for unused in (0, 4):
-        spec = spec.model_copy(update={"unused_tokens": unused})
+        spec = spec.replace(unused_tokens=unused)
         task = build_task(spec)
         assert count_run_tokens(spec) == task.vocabulary_size == len(build_data(spec).tokenizer)
         assert count_run_parameters(spec) == count_parameters(build_model(spec, task))

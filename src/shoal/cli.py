@@ -24,6 +24,7 @@ COMMANDS = {
     "runs": "what the lab holds",
     "check": "examine a lab: checksums, ids, lists and copies; --repair mends what it can without losing anything",
     "resume": "go on with everything that was interrupted",
+    "generate": "let kept models of text go on with a prompt",
     "certify": "retrain runs alone and compare them with the stack that trained them",
     "fit": "fit a scaling law to a table of training runs",
 }
@@ -130,7 +131,7 @@ def _run(arguments: list[str]) -> int:
     if name not in COMMANDS:
         raise UserError(f"unknown command {name!r}: one of {' '.join(COMMANDS)}{nearest(name, COMMANDS)}")
     command = importlib.import_module(f"shoal.commands.{name}")
-    parser = Parser(prog=f"shoal {name}", description=COMMANDS[name])
+    parser = Parser(arguments, prog=f"shoal {name}", description=COMMANDS[name])
     command.arguments(parser)
     return int(command.run(parser.parse(arguments)))
 

@@ -1,6 +1,5 @@
 """The errors a user can cause, and how their one line is worded."""
 
-import difflib
 import re
 import unicodedata
 from collections.abc import Iterable
@@ -64,8 +63,36 @@ def printable(text: str) -> str:
 
 
 def nearest(name: str, allowed: Iterable[str]) -> str:
-    """``"; did you mean 'x'?"`` for the closest allowed name, or nothing when none is close."""
-    if len(str(name)) > LONGEST_VALUE:
+    """``"; did you mean 'x'?"`` for the allowed name that was probably meant, or nothing where none is close.
+
+    That is one which differs in case alone, or of which at most a third of the signs have to be changed, left out, put
+    in or swapped with their neighbour.
+
+    >>> nearest("adamW", ["adam", "adamw"]), nearest("gtp", ["lstm", "gpt"]), nearest("mamba", ["lstm", "gpt"])
+    ("; did you mean 'adamw'?", "; did you mean 'gpt'?", '')
+    """
+    name, known = str(name), list(allowed)
+    if len(name) > LONGEST_VALUE:
         return ""
-    close = difflib.get_close_matches(str(name), list(allowed), n=1, cutoff=0.5)
-    return f"; did you mean {close[0]!r}?" if close else ""
+    plain = name.lower().replace("_", "-")
+    distances = [(_edits(plain, other.lower().replace("_", "-")), other) for other in known]
+    close = [(n, other) for n, other in distances if 3 * n <= max(len(plain), len(other))]
+    return f"; did you mean {min(close, key=lambda pair: pair[0])[1]!r}?" if close else ""
+
+
+def _edits(a: str, b: str) -> int:
+    """Signs to change, leave out, put in, or swap with their neighbour to make one word of the other.
+
+    The optimal string alignment distance: Damerau 1964, without edits inside of what was swapped.
+    """
+    before: list[int] = []
+    row = list(range(len(b) + 1))
+    for i, x in enumerate(a, 1):
+        two_before, before = before, row
+        row = [i]
+        for j, y in enumerate(b, 1):
+            cost = min(before[j] + 1, row[j - 1] + 1, before[j - 1] + (x != y))
+            if i > 1 and j > 1 and x == b[j - 2] and a[i - 2] == y:
+                cost = min(cost, two_before[j - 2] + 1)
+            row.append(cost)
+    return row[-1]

@@ -5,6 +5,7 @@ line that names the nearest flag, and ``--help`` must answer before anything hea
 """
 
 import argparse
+import itertools
 import re
 from collections.abc import Sequence
 from functools import partial
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from shoal.errors import UserError, nearest
 
 if TYPE_CHECKING:
-    from shoal.spec import RunSpec
+    from shoal.spec import Part, RunSpec
 
 
 _MANY = 5000  # runs whose planning takes seconds
@@ -30,11 +31,12 @@ _WORDS = {
 class Options(argparse.Namespace):
     """What was read: the value of each flag, and under which spelling those were ``given`` that were."""
 
-    __slots__ = ("given",)  # no value of a flag, so not among them
+    __slots__ = ("given", "settings")  # no value of a flag, so not among them
 
     def __init__(self) -> None:
         super().__init__()
         self.given: dict[str, str] = {}
+        self.settings: tuple[str, ...] = ()  # the flags that are settings of runs
 
 
 class _Once(argparse.Action):
@@ -56,8 +58,10 @@ class _Once(argparse.Action):
 class Parser(argparse.ArgumentParser):
     """An argument parser whose errors are :class:`UserError`."""
 
-    def __init__(self, **options: Any) -> None:
+    def __init__(self, words: Sequence[str] = (), **options: Any) -> None:
         super().__init__(allow_abbrev=False, usage="%(prog)s [flags]", **options)
+        self.settings: list[str] = []  # its flags that are settings of runs
+        self.words = list(words)  # of the command: which flags there are depends on the parts that they choose
         for kind in (None, "store"):
             self.register("action", kind, _Once)
         self.register("action", "store_true", partial(_Once, nargs=0, default=False))
@@ -70,17 +74,53 @@ class Parser(argparse.ArgumentParser):
             message = message.replace(theirs, ours)
         raise UserError(message.removeprefix("argument "))
 
+    def chosen(self, kind: str) -> list[str]:
+        """The parts of a kind that the words of the command choose."""
+        from shoal.registry import USUAL
+
+        flag = f"--{kind}"
+        for place, word in enumerate(self.words):
+            if word == flag:
+                rest = self.words[place + 1 :]
+                names = [*itertools.takewhile(lambda other: not other.startswith("-"), rest)]
+                return names or [USUAL[kind]]
+            if word.startswith(f"{flag}="):
+                return [word.partition("=")[2]]
+        return [USUAL[kind]]
+
+    def suggested(self) -> dict[str, Any]:
+        """Defaults of settings under the task that the words of the command choose."""
+        from shoal.registry import TASKS
+
+        tasks = self.chosen("task")
+        return dict(TASKS[tasks[0]].suggests) if len(tasks) == 1 else {}
+
     def flag(self, name: str, **options: Any) -> None:
         """Declare ``--some-name``, also spelled ``--some_name``."""
         spellings = dict.fromkeys([f"--{name.replace('_', '-')}", f"--{name.replace('-', '_')}"])
         self.add_argument(*spellings, dest=name.replace("-", "_"), **options)
 
+    def _refuse_other(self, flag: str) -> None:
+        """Raise :class:`UserError` for the flag of a part that was not chosen, where others can be."""
+        from shoal.registry import KINDS
+
+        name = flag.removeprefix("--").replace("-", "_")
+        for kind, registry in KINDS.items():
+            if f"--{kind}" not in self._option_string_actions or not flag.startswith("--"):
+                continue
+            fitting = [part.name for part in registry.shipped() if name in part.model_fields]
+            if fitting:
+                chosen = " ".join(self.chosen(kind))
+                raise UserError(f"{flag} does not apply to {kind} {chosen!r}; it applies to {' '.join(fitting)}")
+
     def parse(self, arguments: Sequence[str]) -> Options:
         """Parse, refusing what is unknown by name and what is given twice."""
         options, unknown = self.parse_known_args(list(arguments), Options())
+        options.settings = tuple(self.settings)
         if unknown:
             known = [spelling for action in self._actions for spelling in action.option_strings]
             name = unknown[0].partition("=")[0]
+            self._refuse_other(name)
             meant = nearest(name, known) if name.startswith("-") else ""
             raise UserError(f"unknown argument {unknown[0]!r} of {self.prog}{meant}")
         return options
@@ -135,29 +175,61 @@ CHOICE = "only runs with these settings, each with one value or several"
 
 
 def add_settings(parser: Parser, purpose: str) -> None:
-    """One flag per setting of a run, each taking one or more values; in a grid, what holds without it is said."""
-    from shoal.spec import RunSpec
+    """One flag per setting of a run, each taking one or more values, grouped by the parts that have them.
 
-    group = parser.add_argument_group(purpose)
-    for name, info in RunSpec.model_fields.items():
+    For a grid these are the parts that the words of the command choose, and what holds without a flag is said; else all
+    that shoal has.
+    """
+    from shoal.registry import KINDS, USUAL, short
+    from shoal.spec.run import ALWAYS
+
+    grid = purpose == GRID
+    kinds = parser.add_argument_group(f"parts of the runs; {purpose}")
+    seen = set(KINDS)
+    for kind, registry in KINDS.items():
+        known = f"{' '.join(registry.names())}, or the place package.module:Class of your own"
+        default = f"; {USUAL[kind]}" if grid else ""
+        parser.settings.append(kind)
+        kinds.add_argument(f"--{kind}", dest=kind, nargs="+", metavar="X", help=f"{kind} ({known}){default}")
+    for kind, registry in KINDS.items():
+        for name in parser.chosen(kind) if grid else [part.name for part in registry.shipped()]:
+            _add_part(parser, f"{kind} {short(name)}", registry[name], seen, grid)
+    for part in ALWAYS:
+        _add_part(parser, part.name, part, seen, grid)
+
+
+def _add_part(parser: Parser, title: str, part: "type[Part]", seen: set[str], told: bool) -> None:
+    """The flags of a part's settings, but for those that another has, too."""
+    suggested = parser.suggested() if told else {}
+    group = parser.add_argument_group(title)
+    for name, info in part.model_fields.items():
+        if name in seen:
+            continue
+        seen.add(name)
         spellings = dict.fromkeys([f"--{name.replace('_', '-')}", f"--{name}"])
-        default = "" if purpose != GRID or info.default is None else f"; {_show(info.default)}"
-        about = f"{info.description}{default}".replace("%", "%%")
+        usual = suggested.get(name, info.default)
+        default = f"; {_show(usual)}" if told and usual is not None and not info.is_required() else ""
+        about = f"{info.description or name}{default}".replace("%", "%%")
+        parser.settings.append(name)
         group.add_argument(*spellings, dest=name, nargs="+", metavar="X", help=about)
 
 
 def read_values(options: argparse.Namespace) -> dict[str, list[str | None]]:
     """The values of the flags of :func:`add_settings` that were given; ``none`` is nothing given
     where no choice has that name."""
-    from shoal.spec import RunSpec
+    from shoal.registry import KINDS
     from shoal.spec.fields import extra
+    from shoal.spec.run import owners
 
-    given = {name: values for name in RunSpec.model_fields if (values := getattr(options, name)) is not None}
-    left_open = {name: "none" if "none" in extra(RunSpec, name)["choices"] else None for name in given}
-    return {
-        name: [left_open[name] if value.lower() == "none" else value for value in values]
-        for name, values in given.items()
-    }
+    named = {kind: getattr(options, kind) for kind in KINDS}
+    settings = [name for name in options.settings if getattr(options, name) is not None]
+    values: dict[str, list[str | None]] = {}
+    for name in settings:
+        parts = [] if name in KINDS else owners(name, named)
+        is_name = any("none" in extra(part, name)["choices"] for part in parts)
+        given = getattr(options, name)
+        values[name] = [("none" if is_name else None) if value.lower() == "none" else value for value in given]
+    return values
 
 
 def tell_of_planning(runs: int) -> None:

@@ -17,8 +17,7 @@ from rich.text import Text
 
 from shoal.errors import printable
 from shoal.output import readable
-from shoal.training.loop import GENERALISED
-from shoal.training.snapshot import Accuracies, Snapshot
+from shoal.training.snapshot import Snapshot, Spread
 
 _LINE_SECONDS = 10.0  # between two plain lines of a cohort
 _UNKNOWN = "–"
@@ -29,14 +28,14 @@ _COLUMNS: Mapping[str, Callable[[Snapshot], str]] = {
     "runs": lambda s: f"{s.members}" + (f" ({s.diverged} diverged)" if s.diverged else ""),
     "step": lambda s: f"{s.step:,}",
     "of": lambda s: f"{s.n_steps:,}",
-    "train acc.": lambda s: _accuracy(s.train_accuracy),
-    "valid acc.": lambda s: _accuracy(s.valid_accuracy),
-    f"A_val ≥ {GENERALISED}": lambda s: f"{s.generalised}/{s.members}",
+    "train": lambda s: _spread(s, s.train),
+    "valid": lambda s: _spread(s, s.valid),
+    "generalised": lambda s: f"{s.generalised}/{s.members}" if s.measures.generalised else _UNKNOWN,
     "steps/s": lambda s: _rate(s.steps_per_second),
     "left": lambda s: time_left(s),
 }
 _LEFT = ("cohort", "model")  # set to the left, being words
-_GIVEN_UP = ("model", "steps/s", f"A_val ≥ {GENERALISED}", "runs", "train acc.", "valid acc.", "of")
+_GIVEN_UP = ("model", "steps/s", "generalised", "runs", "train", "valid", "of")
 
 
 class Progress:
@@ -100,8 +99,8 @@ def line(s: Snapshot) -> str:
     """One snapshot in words."""
     runs = f"{s.members} run{'s' * (s.members != 1)}"
     known = [
-        f"train {_accuracy(s.train_accuracy)} · valid {_accuracy(s.valid_accuracy)}" if s.train_accuracy else "",
-        f"{s.generalised}/{s.members} at A_val ≥ {GENERALISED}" if s.train_accuracy else "",
+        f"train {_spread(s, s.train)} · valid {_spread(s, s.valid)}" if s.train else "",
+        f"{s.generalised}/{s.members} at {s.measures.arrived}" if s.train and s.measures.arrived else "",
         f"{s.diverged} diverged" if s.diverged else "",
         f"{_rate(s.steps_per_second)} steps/s" if s.steps_per_second else "",
     ]
@@ -127,8 +126,9 @@ def _rate(steps_per_second: float | None) -> str:
     return _UNKNOWN if steps_per_second is None else f"{steps_per_second:,.1f}"
 
 
-def _accuracy(values: Accuracies | None) -> str:
+def _spread(s: Snapshot, values: Spread | None) -> str:
+    """``A 0.98 [0.90, 1.00]``: the measure that says most, median and range over the members."""
     if values is None:
         return _UNKNOWN
     lowest, median, highest = values
-    return f"{median:.2f} [{lowest:.2f}, {highest:.2f}]"
+    return f"{s.measures.shown.symbol} {median:.2f} [{lowest:.2f}, {highest:.2f}]"

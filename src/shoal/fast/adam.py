@@ -1,4 +1,4 @@
-"""Adam and AdamW as one kernel, equal to :mod:`shoal.training.optimizers` but for rounding."""
+"""Adam and AdamW as one kernel, equal to :mod:`shoal.rules.updates` but for rounding."""
 
 from collections.abc import Mapping
 

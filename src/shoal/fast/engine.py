@@ -15,7 +15,7 @@ from shoal.fast.adam import FusedAdam
 from shoal.fast.build import SECONDS, is_compiled
 from shoal.fast.fused import fused_kernels
 from shoal.fast.ops import TorchOps
-from shoal.fast.scorer import CompiledScorer, Members, PrefixScorer, covers
+from shoal.fast.scorer import CompiledScorer, Members, PrefixScorer, check_served, refusal
 
 ENGINES = ("compiled", "prefixes", "plain")
 
@@ -29,28 +29,38 @@ class Choice:
 
 
 def choose_engine(config: Any, seconds: float, device: torch.device, wanted: str | None = None) -> Choice:
-    """The engine for a cohort.
+    """The engine for a cohort: the first of those that are wanted and do not refuse it.
 
     Args:
-        config: the settings that the members share.
+        config: the spec of any member.
         seconds: about how long the training takes, to see whether compiling is worth its time.
         device: where it trains.
-        wanted: the engine that was asked for.
+        wanted: the engine that was asked for; where it refuses, the next simpler one computes, and says why.
     """
-    if wanted == "plain":
-        return Choice("plain", "asked for")
-    if config.dropout > 0:
-        return Choice("plain", f"dropout={config.dropout} gives equal prefixes unequal states")
-    if wanted == "prefixes":
-        return Choice("prefixes", "asked for")
+    first = ENGINES.index(wanted) if wanted else 0
+    why = "asked for"
+    for engine in ENGINES[first:]:
+        refused = _refusal(engine, config, seconds, device, wanted)
+        if refused is None:
+            return Choice(engine, fused_kernels(device).note if engine == "compiled" and wanted is None else why)
+        why = refused
+    raise AssertionError("plain computes everything")
+
+
+def _refusal(engine: str, config: Any, seconds: float, device: torch.device, wanted: str | None) -> str | None:
+    """Why an engine does not compute a cohort; None where it does."""
+    if engine == "plain":
+        return None
+    if (why := refusal(config)) is not None:
+        return why
+    if engine == "prefixes":
+        return None
     if config.precision == "bfloat16":
-        return Choice("prefixes", "the kernels are for float32, not for bfloat16")
+        return "the kernels are for float32, not for bfloat16"
     if wanted is None and device.type == "cpu" and seconds < 4 * SECONDS and not is_compiled():
-        return Choice("prefixes", f"about {seconds:.0f} s of training are not worth {SECONDS:.0f} s of compiling")
+        return f"about {seconds:.0f} s of training are not worth {SECONDS:.0f} s of compiling"
     found = fused_kernels(device)
-    if found.library_for is None:
-        return Choice("prefixes", found.note)
-    return Choice("compiled", found.note if wanted is None else "asked for")
+    return found.note if found.library_for is None else None
 
 
 def available(engine: str, device: torch.device) -> tuple[str, str]:
@@ -61,12 +71,17 @@ def available(engine: str, device: torch.device) -> tuple[str, str]:
 
 
 def choose_scorer(engine: str, members: Members) -> PrefixScorer | None:
-    """What computes the objective, or None where the model itself has to."""
+    """What computes the objective; None where the model itself does, engine ``plain``.
+
+    Raises:
+        UserError: the engine does not serve these members.
+    """
     config = members.config
     if torch.cuda.is_available():  # the switch is the process's: each cohort sets it
         torch.backends.cuda.matmul.fp32_precision = "tf32" if config.precision == "tf32" else "ieee"
-    if engine == "plain" or not covers(config, members.model, members.task):
+    if engine == "plain":
         return None
+    check_served(members.model, members.task)
     library_for = fused_kernels(members.theta.device).library_for if engine == "compiled" else None
     if library_for is not None:
         return CompiledScorer(members, library_for)
@@ -74,8 +89,7 @@ def choose_scorer(engine: str, members: Members) -> PrefixScorer | None:
     return PrefixScorer(members, ops)
 
 
-def fused_update(engine: str, optimizer: str, device: torch.device) -> FusedAdam | None:
+def fused_update(engine: str, kernel: str | None, device: torch.device) -> FusedAdam | None:
     """The optimizer as one kernel, where there is one."""
-    is_fused = engine == "compiled" and optimizer in ("adam", "adamw")
-    library_for = fused_kernels(device).library_for if is_fused else None
-    return None if library_for is None else FusedAdam(library_for(None), decoupled=optimizer == "adamw")
+    library_for = fused_kernels(device).library_for if engine == "compiled" and kernel else None
+    return None if library_for is None else FusedAdam(library_for(None), decoupled=kernel == "adamw")

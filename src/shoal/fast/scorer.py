@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from shoal.errors import UserError
 from shoal.fast.gpt import gpt_outputs
 from shoal.fast.kernels import KernelOps, Library
 from shoal.fast.lstm import lstm_outputs
@@ -18,18 +19,34 @@ from shoal.fast.prefixes import Nodes, Prefixes, pick
 from shoal.fast.program import Arena, Program, Replay, Value
 from shoal.models.gpt import GPT
 from shoal.models.lstm import LSTMLM
-from shoal.tasks.base import Task
+from shoal.tasks.base import Task, rows
 
 Layout = Mapping[str, torch.Size]
 PART = 512  # examples to score at once, where training has fewer in a step
 
 
-def covers(config: Any, model: nn.Module, task: Task) -> bool:
-    """Whether a model's objective can be computed prefix by prefix.
+def refusal(config: Any) -> str | None:
+    """Why the objective of a run with these settings is not computed prefix by prefix; None where it is."""
+    if not config.task_part.shares_prefixes:
+        return f"the examples of task {config.task!r} share no prefixes"
+    if not config.model_part.shares_prefixes:
+        return f"model {config.model!r} has not been written for shared prefixes"
+    if config.get("dropout", 0.0) > 0:
+        return f"dropout={config.get('dropout', 0.0)} gives equal prefixes unequal states"
+    return None
 
-    Dropout gives equal prefixes unequal states; other models and objectives have not been written for it.
-    """
-    return task.next_token is not None and type(model) in (GPT, LSTMLM) and config.dropout == 0
+
+def check_served(model: nn.Module, task: Task) -> None:
+    """Raise :class:`UserError` for what no settings tell, and what would come out otherwise than the model says."""
+    if task.next_token is None or task.batch is not rows:
+        why = "the task does not say which next tokens it scores, or makes its batches itself"
+    elif type(model) not in (GPT, LSTMLM):
+        why = f"{type(model).__name__} has not been written for them"
+    elif not all(parameter.requires_grad for parameter in model.parameters()):
+        why = "some parameters do not train"
+    else:
+        return
+    raise UserError(f"the engines of shared prefixes do not serve this run, because {why}: ask for engine plain")
 
 
 @dataclass(frozen=True)
@@ -90,10 +107,10 @@ class PrefixScorer:
         self.scored = torch.func.vmap(task.next_token.scored)(tensors)  # (R, N, S), bool
         self.first = int(self.scored.flatten(0, 1).any(0).nonzero().min())
         self.targets, self.scored = self.targets[:, :, self.first :], self.scored[:, :, self.first :]
-        self.batch_size = min(config.train_batch_size, len(task.splits["train"]))
+        self.batch_size = min(config.train_batch_size, task.n_drawn)
         self._known: dict[tuple[int, bool], _Batch] = {}  # the last of each size, to train on and not
         self.prefixes = Prefixes(self.inputs, min(config.train_batch_size, self.inputs.shape[1]), self.first)
-        self.vocabulary_size = task.vocabulary_size
+        self.vocabulary_size = config.task_part.sizes().vocabulary_size
         self.is_gpt = isinstance(model, GPT)
         self.table = dict(model.named_buffers()).get("embedding.position_encoding")  # (S, D)
         self.classifier = ("embedding.tokens" if self.is_gpt else "embedding") + ".weight"

@@ -1,6 +1,7 @@
 """The folder of one cohort: what was asked, what was measured, where training stands, and the models kept.
 
     cohort.json              members and their specs, the threads and engine they train with; written once
+    task.json                what the task keeps with its models, such as a tokenizer
     status.json              where each member stands, and the environment of every session that trained it
     metrics/000000-SHA.parquet   what was measured up to the first flush, then 000001-…, one per flush
     checkpoint.safetensors   all that exact resume needs, as of the last flush
@@ -30,8 +31,9 @@ from shoal.lab.files import check_own, check_shape, is_there, names_in, read_jso
 from shoal.lab.locks import is_locked, locked
 from shoal.lab.parts import Parts
 from shoal.lab.shapes import Certificate, Flush, Manifest, Status
-from shoal.spec import TRAJECTORY_VERSIONS, RunSpec
-from shoal.spec.run import trajectory_of
+from shoal.spec import RunSpec
+from shoal.spec.run import trajectory_of, trajectory_version
+from shoal.spec.sources import source_of, sources_of
 
 # torch takes longer to load than most of what is read of a lab without it
 if TYPE_CHECKING:
@@ -100,10 +102,39 @@ class CohortFolder:
     def create(
         self, specs: list[RunSpec], threads: int, metrics: Iterable[str] = (), engine: str = "plain", why: str = ""
     ) -> None:
-        """Write down the members in order, what is recorded of them besides, and how they are computed and why so."""
-        members = [{"run": spec.id, "spec": spec.model_dump(mode="json")} for spec in specs]
-        how = {"threads": threads, "engine": engine, "why": why}
+        """Write down the members in order, what is recorded of them besides, how they are computed and why so.
+
+        With what is needed to use their models without their data, and where parts come from that shoal does not ship.
+        """
+        if kept := specs[0].task_part.kept():
+            write_json(self.path / "task.json", kept)
+        members = [{"run": spec.id, "spec": spec.dump()} for spec in specs]
+        how: dict[str, Any] = {"threads": threads, "engine": engine, "why": why}
+        if sources := sources_of(specs[0].names):
+            how["parts"] = sources
         write_json(self.path / "cohort.json", {**how, "metrics": sorted(metrics), "members": members})
+
+    def kept(self) -> dict[str, Any]:
+        """What the task keeps with its models; nothing of most tasks.
+
+        Raises:
+            LabError: it is damaged.
+        """
+        path = self.path / "task.json"
+        with self.with_way_out():
+            return dict(read_json(path)) if is_there(path) else {}
+
+    def check_sources(self) -> None:
+        """Raise :class:`LabError` where the code of a part from outside of shoal is not what the cohort began with."""
+        for kind, then in self.manifest().get("parts", {}).items():
+            now = source_of(self.manifest()["members"][0]["spec"][kind])
+            if now["source"] != then["source"]:
+                said = [f" ({source['version']})" if source.get("version") else "" for source in (then, now)]
+                raise LabError(
+                    f"package {then['package']} has changed since cohort {self.id} was begun: its code was "
+                    f"{then['source']}{said[0]} and is {now['source']}{said[1]}; go on with the code that it was, or "
+                    "train anew in another lab"
+                )
 
     def check_free(self) -> None:
         """Raise :class:`LabError` where there is something already: what is there would become someone else's."""
@@ -149,8 +180,8 @@ class CohortFolder:
         for member in self.manifest()["members"]:
             version = trajectory_of(member["spec"], member["run"])
             model = member["spec"]["model"]
-            if version != TRAJECTORY_VERSIONS[model]:
-                age = "an earlier" if version is None or version < TRAJECTORY_VERSIONS[model] else "a later"
+            if version != (current := trajectory_version(model)):
+                age = "an earlier" if version is None or version < current else "a later"
                 raise LabError(
                     f"run {member['run']} is of {age} version of shoal, whose {model} trained differently with these "
                     f"settings; to train it as this one does, ask for the same settings"
@@ -296,7 +327,7 @@ class CohortFolder:
         from shoal.lab.tensors import save_tensors
 
         path = self.path / "models" / spec.id / f"{step:09d}.safetensors"
-        save_tensors(path, state, {"run": spec.id, "step": str(step), "spec": spec.model_dump_json()})
+        save_tensors(path, state, {"run": spec.id, "step": str(step), "spec": json.dumps(spec.dump())})
 
     def models(self, run: str) -> dict[int, Path]:
         """The kept models of a run by step, in order."""

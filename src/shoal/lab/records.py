@@ -13,6 +13,7 @@ from shoal.lab.damage import damage_of
 from shoal.lab.frames import EMPTY
 from shoal.lab.names import find_run
 from shoal.lab.snapshot import CohortSnapshot
+from shoal.registry import USUAL
 from shoal.spec import RunSpec
 from shoal.spec.choice import as_cell, fits, read_choice
 from shoal.spec.run import defaults
@@ -100,8 +101,8 @@ class Records:
         places = {run: states.get(run, unknown) for run in self.ids}
         rows = [{"run": run, "state": at["state"], "step": at["step"], **settings[run]} for run, at in places.items()]
         overrides = {"run": pl.String, "state": pl.String, "step": pl.Int64}
-        columns = ["run", "state", "step", *RunSpec.model_fields]  # also where there are no runs
-        return pl.DataFrame(rows, columns, schema_overrides=overrides, infer_schema_length=None)
+        columns = dict.fromkeys(["run", "state", "step", *(name for row in rows for name in row)])
+        return pl.DataFrame(rows, list(columns), schema_overrides=overrides, infer_schema_length=None)
 
     def where(self, state: str | Iterable[str] | None = None, **values: Any) -> "Records":
         """Those of the runs that have these settings, given as to :func:`shoal.grid`, and are in one of these states.
@@ -222,6 +223,15 @@ class Records:
         run = find_run(run, self._folders)
         return self._folders[run].models(run)
 
+    def kept(self, run: str) -> dict[str, Any]:
+        """What the run's task keeps with its models: of a text its ``tokenizer``, as JSON.
+
+        Raises:
+            UserError: no run here has such an id, or several have.
+            LabError: it is damaged.
+        """
+        return self._folders[find_run(run, self._folders)].kept()
+
     def model(self, run: str, step: int | None = None) -> "nn.Module":
         """A kept model, ready to evaluate; the last one when no ``step`` is named.
 
@@ -230,7 +240,7 @@ class Records:
             LabError: no model was kept at that step, or its file is damaged.
         """
         from shoal.lab.tensors import load_tensors
-        from shoal.tasks.build import build_model, build_task
+        from shoal.tasks.build import build_model
 
         run = find_run(run, self._folders)
         files = self.model_files(run)
@@ -238,7 +248,7 @@ class Records:
             kept = " ".join(map(str, files)) or "none"
             raise LabError(f"run {run} has no model of step {step if step is not None else '(any)'}; kept: {kept}")
         spec = self.specs[run]
-        model = build_model(spec, build_task(spec))
+        model = build_model(spec)
         step = max(files) if step is None else step
         with self._folders[run].with_way_out():
             state, metadata = load_tensors(files[step], like=model.state_dict())
@@ -249,8 +259,9 @@ class Records:
 
 def _every(dump: Mapping[str, Any]) -> dict[str, Any]:
     """Every setting; one that is younger than the record has its default."""
-    usual = defaults(dump["model"], dump["optimizer"])
-    return {name: dump.get(name, usual.get(name, info.default)) for name, info in RunSpec.model_fields.items()}
+    usual, _ = defaults(dump.get("task", USUAL["task"]), dump["model"], dump["optimizer"])
+    own = {name: value for name, value in dump.items() if value is not None or name in usual}
+    return {"task": USUAL["task"], **own, **{name: value for name, value in usual.items() if name not in own}}
 
 
 def get_all_checkpoints(records: Records, run: str, just_files: bool = True) -> tuple[list[Any], dict[str, Any]]:

@@ -2,17 +2,22 @@
 
 import math
 from types import NoneType
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, Json, create_model
 
-from shoal.spec import FAMILIES, OPTIMIZERS, RunSpec
+from shoal.registry import USUAL
 from shoal.spec.fields import LARGEST
+from shoal.spec.run import known_settings
 
 Id = Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]  # it becomes part of paths
 Count = Annotated[int, Field(ge=0, le=LARGEST)]
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Engine = Literal["compiled", "prefixes", "plain"]  # shoal.fast.engine.ENGINES, without its torch
+
+
+# of a part: a word, or the place of one from outside of shoal
+Name = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_.]*(:[A-Za-z_][A-Za-z0-9_]*)?$", max_length=300)]
 
 
 def _in_64_bits(value: Any) -> Any:
@@ -31,8 +36,10 @@ def _number(value: float) -> float:
 _Int = Annotated[int, BeforeValidator(_in_64_bits)]
 _Float = Annotated[float, BeforeValidator(_in_64_bits), AfterValidator(_number)]
 _Orders = list[Annotated[int, Field(ge=0, le=99)]]
-_Value = None | bool | _Int | _Float | str | _Orders
+_Words = Annotated[list[Annotated[str, Field(max_length=4096)]], Field(max_length=1000)]
+_Value = None | bool | _Int | _Float | str | _Orders | _Words
 _KINDS: dict[Any, Any] = {bool: bool, int: _Int, float: _Float, str: str}
+_LISTS: dict[Any, Any] = {int: _Orders, str: _Words}
 
 
 class Shape(BaseModel):
@@ -47,25 +54,29 @@ class _Named(Shape):
     model_config = ConfigDict(strict=True, extra="allow")
     __pydantic_extra__: dict[str, _Value]
 
-    model: Literal[tuple(FAMILIES)]  # type: ignore[valid-type]  # their names stand in one place
-    optimizer: Literal[tuple(OPTIMIZERS)]  # type: ignore[valid-type]
-    operation_orders: _Orders
+    task: Name = USUAL["task"]  # there was no other at first
+    model: Name
+    optimizer: Name
     # what the run's id does not depend on
     seed: _Int
     eval_batch_size: _Int | None = None
     save_statistic_step: _Int | None = None
 
 
-def _kind_of(setting: str) -> Any:
+def _kind_of(setting: str, part: type[BaseModel]) -> Any:
     """Of the values that a setting has, whatever it allows of them: a column of a table has one."""
-    annotation = RunSpec.model_fields[setting].annotation
+    annotation = part.model_fields[setting].annotation
+    if get_origin(annotation) is tuple:
+        return _LISTS[get_args(annotation)[0]] | None
     (kind,) = {*(get_args(annotation) or [annotation])} - {NoneType}
     return _KINDS[kind] | None
 
 
-# Settings that are younger than a record are not in it.
+# Settings that are younger than a record, or of other parts than its own, are not in it.
 _MORE: dict[str, Any] = {
-    name: (_kind_of(name), None) for name in RunSpec.model_fields if name not in _Named.model_fields
+    name: (_kind_of(name, parts[0]), None)
+    for name, parts in known_settings().items()
+    if name not in _Named.model_fields
 }
 Settings = create_model("Settings", __base__=_Named, **_MORE)
 
@@ -77,12 +88,22 @@ class Member(Shape):
     spec: Settings
 
 
+class Source(Shape):
+    """Where a part from outside of shoal came from when the cohort was begun."""
+
+    package: str
+    version: str | None = None
+    source: str
+
+
 class Manifest(Shape):
     """``cohort.json``."""
 
     threads: Annotated[int, Field(ge=1, le=1024)]  # more than some systems start in a process
     engine: Engine = "plain"
     metrics: list[str]
+    parts: dict[str, Source] = {}
+    measures: dict[str, Any] | None = None
     members: Annotated[list[Member], Field(min_length=1)]
 
 

@@ -1,14 +1,18 @@
 """Who learns: one readable file per family, plain ``torch.nn`` modules that know nothing of training."""
 
-from shoal.models.families import (
-    attention_parameters,
-    count_parameters,
-    decoder_parameters,
-    lstm_parameters,
-)
-from shoal.models.gpt import GPT, Block, Decoder, GPTEmbedding, MultiHeadedAttention, SwiGLU, Variant
-from shoal.models.lstm import LSTM, LSTMLM, LSTMCell
-from shoal.models.norms import LayerNorm, RMSNorm
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from shoal.models.attention import MultiHeadedAttention
+    from shoal.models.cache import DecodingState, select
+    from shoal.models.embedding import GPTEmbedding
+    from shoal.models.families import attention_parameters, count_parameters, decoder_parameters, lstm_parameters
+    from shoal.models.feed_forward import SwiGLU
+    from shoal.models.gpt import GPT, Block, Decoder, Variant
+    from shoal.models.lstm import LSTM, LSTMLM, LSTMCell
+    from shoal.models.norms import LayerNorm, RMSNorm
+    from shoal.models.settings import ModelSettings
 
 __all__ = [
     "GPT",
@@ -16,9 +20,11 @@ __all__ = [
     "LSTMLM",
     "Block",
     "Decoder",
+    "DecodingState",
     "GPTEmbedding",
     "LSTMCell",
     "LayerNorm",
+    "ModelSettings",
     "MultiHeadedAttention",
     "RMSNorm",
     "SwiGLU",
@@ -27,4 +33,29 @@ __all__ = [
     "count_parameters",
     "decoder_parameters",
     "lstm_parameters",
+    "select",
 ]
+
+# loaded when asked for: settings are read without torch
+_HOMES = {
+    "families": ("attention_parameters", "count_parameters", "decoder_parameters", "lstm_parameters"),
+    "attention": ("MultiHeadedAttention",),
+    "cache": ("DecodingState", "select"),
+    "embedding": ("GPTEmbedding",),
+    "feed_forward": ("SwiGLU",),
+    "gpt": ("GPT", "Block", "Decoder", "Variant"),
+    "lstm": ("LSTM", "LSTMLM", "LSTMCell"),
+    "norms": ("LayerNorm", "RMSNorm"),
+    "settings": ("ModelSettings",),
+}
+
+
+def __getattr__(name: str) -> Any:
+    home = next((home for home, names in _HOMES.items() if name in names), None)
+    if home is None:
+        raise AttributeError(f"module 'shoal.models' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"shoal.models.{home}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

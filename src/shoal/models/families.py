@@ -1,36 +1,20 @@
-"""The model families a run can name: how each is built from a run's settings, and how large it is.
+"""How models are built from their settings, and how large they are.
 
 Counts follow the practical: P is every learnable parameter except token and position embeddings, be they learned. The
 closed form that it gives for the decoder leaves out the two LayerNorms of each block (4 d parameters); its code and
 shoal count them.
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
-from types import MappingProxyType
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from typing import Any
 
 from torch import nn
 
-from shoal.models.gpt import GPT, PRACTICAL, Variant, feed_forward_width
+from shoal.models.feed_forward import feed_forward_width
+from shoal.models.gpt import GPT, PRACTICAL, Variant
 from shoal.models.initialisation import INITIALISATIONS
 from shoal.models.lstm import LSTMLM
-
-
-@dataclass(frozen=True)
-class Family:
-    """One kind of model.
-
-    Attributes:
-        build: ``(config, vocabulary_size, sequence_length, padding_index) -> module``; ``config`` is anything with the
-            settings as attributes. Initial values are the module's own.
-        count: ``(config, vocabulary_size) -> P``, in closed form.
-        initialisation: the name of the module's own initial values.
-    """
-
-    build: Callable[[Any, int, int, int | None], nn.Module]
-    count: Callable[[Any, int], int]
-    initialisation: str
 
 
 def lstm_parameters(input_size: int, hidden_size: int, num_layers: int, bias: bool = True) -> int:
@@ -81,16 +65,34 @@ def decoder_parameters(
     d = num_heads * head_size
     attention = attention_parameters(num_heads, head_size, bias)
     ffn = feed_forward_parameters(d, multiplier, non_linearity, variant.bias_ffn)
-    norm = {"layernorm": 2 * d, "rmsnorm": d, "none": 0}[variant.norm]
+    norm = {"layernorm": d + d * variant.bias_norm, "rmsnorm": d, "none": 0}[variant.norm]
     last = norm if variant.norm_position != "post" else 0
     return num_layers * (attention + ffn + 2 * norm) + last
 
 
-def count_parameters(model: nn.Module) -> int:
-    """P of a built model: its learnable parameters less those of ``model.embedding``."""
-    total = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    embedding = model.get_submodule("embedding")
-    return total - sum(p.numel() for p in embedding.parameters() if p.requires_grad)
+def count_parameters(model: nn.Module, roles: Mapping[str, str] | None = None) -> int:
+    """P of a built model: its learnable parameters less tables, which are those of ``model.embedding`` if not said."""
+    roles = roles or usual_roles(model, tables=("embedding",))
+    return sum(p.numel() for name, p in model.named_parameters() if p.requires_grad and roles[name] != "table")
+
+
+def usual_roles(model: nn.Module, tables: Sequence[str] = (), heads: Sequence[str] = ()) -> dict[str, str]:
+    """What each parameter of a model is for, by name: ``table``, ``head``, ``matrix`` or ``vector``.
+
+    Args:
+        model: the model.
+        tables: names of modules all of whose parameters are tables, besides every ``nn.Embedding``.
+        heads: names of modules all of whose parameters face the tokens.
+    """
+    inside = {
+        "table": [*tables, *(name for name, module in model.named_modules() if isinstance(module, nn.Embedding))],
+        "head": list(heads),
+    }
+    roles = {}
+    for name, parameter in model.named_parameters():
+        told = (role for role, modules in inside.items() if any(name.startswith(f"{module}.") for module in modules))
+        roles[name] = next(told, "matrix" if parameter.ndim >= 2 else "vector")
+    return roles
 
 
 def _classifier_parameters(config: Any, width: int, vocabulary_size: int) -> int:
@@ -98,49 +100,55 @@ def _classifier_parameters(config: Any, width: int, vocabulary_size: int) -> int
     return weight + (vocabulary_size if config.bias_classifier else 0)
 
 
-def _build_lstm(config: Any, vocabulary_size: int, sequence_length: int, padding_index: int | None) -> nn.Module:
-    return LSTMLM(
-        vocabulary_size=vocabulary_size,
+def build_lstm(config: Any, sizes: Any) -> nn.Module:
+    """An LSTM language model of these settings (:class:`~shoal.models.settings.LSTMSettings`) and sizes."""
+    model = LSTMLM(
+        vocabulary_size=sizes.vocabulary_size,
         embedding_size=config.embedding_size,
         hidden_size=config.hidden_size,
         num_layers=config.num_layers,
         dropout=config.dropout,
-        padding_index=padding_index,
+        padding_index=sizes.padding_index,
         bias_lstm=config.bias,
         bias_classifier=config.bias_classifier,
         share_embeddings=config.share_embeddings,
     )
+    return _initialised(model, config, own="xavier")
 
 
-def _count_lstm(config: Any, vocabulary_size: int) -> int:
+def count_lstm(config: Any, vocabulary_size: int) -> int:
+    """P of :func:`build_lstm`."""
     lstm = lstm_parameters(config.embedding_size, config.hidden_size, config.num_layers, config.bias)
     return lstm + _classifier_parameters(config, config.hidden_size, vocabulary_size)
 
 
-def _build_gpt(config: Any, vocabulary_size: int, sequence_length: int, padding_index: int | None) -> nn.Module:
-    return GPT(
+def build_gpt(config: Any, sizes: Any) -> nn.Module:
+    """A GPT of these settings (:class:`~shoal.models.settings.GPTSettings`) and sizes."""
+    model = GPT(
         num_heads=config.num_heads,
         num_layers=config.num_layers,
         embedding_size=config.embedding_size,
-        vocabulary_size=vocabulary_size,
-        sequence_length=sequence_length,
+        vocabulary_size=sizes.vocabulary_size,
+        sequence_length=sizes.sequence_length,
         multiplier=config.multiplier,
         dropout=config.dropout,
         non_linearity=config.non_linearity,
-        padding_index=padding_index,
+        padding_index=sizes.padding_index,
         bias_attention=config.bias,
         bias_classifier=config.bias_classifier,
         share_embeddings=config.share_embeddings,
         **_variant(config),
     )
+    return _initialised(model, config, own="torch")
 
 
 def _variant(config: Any) -> dict[str, Any]:
-    """The settings that make a :class:`~shoal.models.Variant`."""
-    return {field.name: getattr(config, field.name) for field in fields(Variant)}
+    """The settings that make a :class:`~shoal.models.Variant`; one that a config does not have is the practical's."""
+    return {field.name: getattr(config, field.name, field.default) for field in fields(Variant)}
 
 
-def _count_gpt(config: Any, vocabulary_size: int) -> int:
+def count_gpt(config: Any, vocabulary_size: int) -> int:
+    """P of :func:`build_gpt`."""
     head_size = config.embedding_size // config.num_heads
     decoder = decoder_parameters(
         config.num_heads,
@@ -154,18 +162,8 @@ def _count_gpt(config: Any, vocabulary_size: int) -> int:
     return decoder + _classifier_parameters(config, config.embedding_size, vocabulary_size)
 
 
-FAMILIES: Mapping[str, Family] = MappingProxyType(
-    {
-        "lstm": Family(_build_lstm, _count_lstm, "xavier"),
-        "gpt": Family(_build_gpt, _count_gpt, "torch"),
-    }
-)
-
-
-def build(config: Any, vocabulary_size: int, sequence_length: int, padding_index: int | None) -> nn.Module:
-    """The model that a config names, with initial values from torch's global generator."""
-    family = FAMILIES[config.model]
-    model = family.build(config, vocabulary_size, sequence_length, padding_index)
-    if config.initialisation != family.initialisation:
+def _initialised(model: nn.Module, config: Any, own: str) -> nn.Module:
+    """The model with the initial values that were asked for, where they are not its own."""
+    if config.initialisation != own:
         INITIALISATIONS[config.initialisation](model, config.embedding_size)
     return model

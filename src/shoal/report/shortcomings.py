@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 
 import polars as pl
 
-from shoal.equations import is_ambiguous
 from shoal.report.words import counted, damage_sentences
+from shoal.tasks.arithmetic.equations import is_ambiguous
 
 
 def shortcomings(runs: pl.DataFrame, evaluated: Sequence[str], damage: Mapping[str, str]) -> list[str]:

@@ -1,34 +1,38 @@
 """Some of many runs, chosen by their settings."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from typing import Annotated, Any
 
 from pydantic import TypeAdapter, ValidationError
 
 from shoal.errors import UserError
-from shoal.spec.fields import check_choice, extra
-from shoal.spec.grid import check_setting
-from shoal.spec.run import RunSpec
+from shoal.registry import KINDS
+from shoal.spec.fields import Part, check_choice, extra
+from shoal.spec.run import owners
 
 ALIKE = 1e-6  # numbers that tables show alike
 
 
-def read_choice(values: Mapping[str, Any]) -> dict[str, list[Any]]:
+def read_choice(values: Mapping[str, Any], parts: Mapping[str, Any] = {}) -> dict[str, list[Any]]:
     """Values of settings, one or several each, given as to :func:`shoal.grid`, as a run holds them.
 
     >>> read_choice({"weight_decay": ["0.5", 1], "operation_orders": "2,3", "bias": "false"})
     {'weight_decay': [0.5, 1.0], 'operation_orders': [(2, 3)], 'bias': [False]}
+
+    Args:
+        values: by the setting's name.
+        parts: names of parts that may be from outside of shoal, by their kind.
 
     Raises:
         UserError: there is no such setting, or it does not allow a value.
     """
     choice = {}
     for name, several in values.items():
-        check_setting(name)
+        having = [] if name in KINDS else owners(name, parts)
         listed = [several] if isinstance(several, str) or not isinstance(several, Iterable) else list(several)
-        choice[name] = [_read(name, value) for value in listed]
+        choice[name] = [_read(name, value, having) for value in listed]
     return choice
 
 
@@ -61,20 +65,29 @@ def as_flags(values: Mapping[str, Iterable[Any]]) -> list[str]:
     return words
 
 
-def _read(name: str, value: Any) -> Any:
+def _read(name: str, value: Any, having: Sequence[type[Part]]) -> Any:
     if value is None:
         return None
-    try:
-        read = _adapter(name).validate_python(value)
-    except ValidationError:
-        raise UserError(f"{name} must be {extra(RunSpec, name)['allowed']}, got {value!r}") from None
-    check_choice(RunSpec, name, read)
-    return read
+    if name in KINDS:
+        return KINDS[name].name_of(value)
+    refused: UserError | None = None
+    for part in having:
+        try:
+            read = _adapter(part, name).validate_python(value)
+            check_choice(part, name, read)
+        except ValidationError:
+            refused = UserError(f"{name} must be {extra(part, name)['allowed']}, got {value!r}")
+        except UserError as error:
+            refused = error
+        else:
+            return read
+    assert refused is not None
+    raise refused
 
 
 @cache
-def _adapter(name: str) -> TypeAdapter[Any]:
-    info = RunSpec.model_fields[name]
+def _adapter(part: type[Part], name: str) -> TypeAdapter[Any]:
+    info = part.model_fields[name]
     kind: Any = Annotated[info.annotation, *info.metadata] if info.metadata else info.annotation
     return TypeAdapter(kind)
 

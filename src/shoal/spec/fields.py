@@ -2,7 +2,8 @@
 
 import math
 from collections.abc import Iterable
-from typing import Annotated, Any
+from functools import cached_property
+from typing import Annotated, Any, ClassVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
@@ -16,39 +17,99 @@ SMALLEST_FLOAT, LARGEST_FLOAT, LARGEST_SHARE = 2.0**-126, (2 - 2.0**-23) * 2.0**
 ROUNDING = 2.0**-25  # the largest number that float32 does not see beside 1
 
 
-class Settings(BaseModel):
-    """Settings of one concern; a run has those of all."""
+class Part(BaseModel):
+    """Settings of one concern, which a run is composed of, beside what they configure; light to import.
+
+    A class says of itself what nobody else has to know: how it is called in figures, and in a part from outside of
+    shoal everything that the base class of its kind asks for.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="constants")
 
+    name: ClassVar[str] = ""
+    label: ClassVar[str] = ""
+    trajectory: ClassVar[int] = 1  # raised where the same settings would give another trajectory than before
 
-def setting(default: Any, description: str, allowed: str, choices: Iterable[str] = (), **limits: Any) -> Any:
-    """A field that knows in words what it allows."""
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        check_choices(self)
+        check_counts(self)
+        self.fill()
+        self.check()
+
+    def fill(self) -> None:
+        """Give settings that were left open the values that fit the others."""
+
+    def check(self) -> None:
+        """Raise :class:`UserError` for settings that do not go together."""
+
+    def check_new(self) -> None:
+        """The same, of what is refused in a new run but read of one on record."""
+        check_float32(self, [name for name in type(self).model_fields if extra(type(self), name)["in_float32"]])
+
+    @cached_property
+    def as_json(self) -> dict[str, Any]:
+        """Every setting, as JSON; not to be changed."""
+        return self.model_dump(mode="json")
+
+    @classmethod
+    def usual(cls) -> dict[str, Any]:
+        """The settings where none is given, as JSON."""
+        part = cls.model_construct()
+        part.fill()
+        return part.model_dump(mode="json")
+
+    @classmethod
+    def having(cls, mark: str) -> list[str]:
+        """Names of the settings with a mark of :func:`setting`, such as ``member``."""
+        return [name for name in cls.model_fields if extra(cls, name)[mark]]
+
+
+def setting(
+    default: Any,
+    description: str,
+    allowed: str,
+    choices: Iterable[str] = (),
+    *,
+    member: bool = False,
+    operational: bool = False,
+    in_float32: bool = False,
+    follows: str = "",
+    may_be_open: bool = False,
+    **limits: Any,
+) -> Any:
+    """A field that knows in words what it allows.
+
+    Args:
+        default: what it is where it is not given.
+        description: what it is, in words.
+        allowed: its values, in words.
+        choices: its values, where they are names.
+        member: members of a cohort may differ in it: a value, never a shape or code.
+        operational: it changes neither the trajectory nor the record of a finished run, nor so its id.
+        in_float32: training computes with it in float32, and what that would take for 0, 1 or infinite is refused.
+        follows: the setting of the same part whose value it takes where it is left open.
+        may_be_open: None is the default, too.
+        limits: as pydantic's ``Field`` takes them.
+    """
+    marks: dict[str, Any] = {"member": member, "operational": operational, "in_float32": in_float32, "follows": follows}
     return Field(
         default,
         description=f"{description} ({allowed})",
-        json_schema_extra={"allowed": allowed, "choices": list(choices)},
+        json_schema_extra={"allowed": allowed, "choices": list(choices), "may_be_open": may_be_open, **marks},
         **limits,
     )
 
 
-def choice(default: str | None, description: str, choices: Iterable[str]) -> Any:
+def choice(default: str | None, description: str, choices: Iterable[str], **marks: Any) -> Any:
     """A field with one of some names."""
-    return setting(default, description, f"one of {' '.join(choices)}", choices)
+    return setting(default, description, f"one of {' '.join(choices)}", choices, **marks)
 
 
 def set_default(settings: BaseModel, name: str, value: Any) -> None:
     """Give a setting that was left open its value; the class is frozen for everyone else."""
     if getattr(settings, name) is None:
         object.__setattr__(settings, name, value)
-
-
-def refuse(settings: BaseModel, names: Iterable[str], by: str, fitting: str) -> None:
-    """Raise :class:`UserError` when one of some settings was given though ``by`` leaves no use for it."""
-    for name in names:
-        value = getattr(settings, name)
-        if value is not None:
-            raise UserError(f"{name}={value} does not apply to {by} {getattr(settings, by)!r}; it applies to {fitting}")
 
 
 def check_choices(settings: BaseModel) -> None:
@@ -64,11 +125,11 @@ def check_choice(kind: type[BaseModel], name: str, value: Any) -> None:
         raise UserError(f"unknown {name} {value!r}: {known['allowed']}{nearest(value, known['choices'])}")
 
 
-def check_counts(settings: BaseModel, names: Iterable[str]) -> None:
+def check_counts(settings: BaseModel) -> None:
     """Raise :class:`UserError` for an integer that nothing could count to."""
-    for name in names:
+    for name in type(settings).model_fields:
         value = getattr(settings, name)
-        if isinstance(value, int) and value > LARGEST:
+        if isinstance(value, int) and value > LARGEST and extra(type(settings), name)["allowed"] != SEED["allowed"]:
             raise UserError(f"{name} must be at most {LARGEST:,}, got {value}")
 
 
@@ -102,10 +163,20 @@ def one_line(error: ValidationError, kind: type[BaseModel]) -> str:
 
 
 def extra(kind: type[BaseModel], name: str) -> dict[str, Any]:
-    """What :func:`setting` noted of a field: ``allowed`` in words, and ``choices`` where it has a name."""
-    extra = kind.model_fields[name].json_schema_extra
-    assert isinstance(extra, dict)
-    return extra
+    """What :func:`setting` noted of a field; of one that was declared without it, what can be told."""
+    info = kind.model_fields[name]
+    noted = info.json_schema_extra if isinstance(info.json_schema_extra, dict) else {}
+    return {"allowed": info.description or "a value of its type", **_UNSAID, **noted}
+
+
+_UNSAID: dict[str, Any] = {
+    "choices": [],
+    "may_be_open": False,
+    "member": False,
+    "operational": False,
+    "in_float32": False,
+    "follows": "",
+}
 
 
 def _orders(value: Any) -> Any:

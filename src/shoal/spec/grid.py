@@ -5,8 +5,9 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sized
 from typing import Any
 
-from shoal.errors import UserError, nearest
-from shoal.spec.run import RunSpec
+from shoal.errors import UserError
+from shoal.registry import KINDS
+from shoal.spec.run import RunSpec, owners
 
 MOST_RUNS = 100_000  # of a grid: each is checked, named and written down, and more would take minutes and gigabytes
 
@@ -22,8 +23,10 @@ def grid(base: RunSpec | None = None, **values: Iterable[Any]) -> list[RunSpec]:
     """
     given = {} if base is None else base.given()
     choices: dict[str, list[Any]] = {}
+    named = {kind: values.get(kind, given.get(kind)) for kind in KINDS}
     for name, several in values.items():
-        check_setting(name)
+        if name not in KINDS:
+            owners(name, named)
         alone = isinstance(several, str) or not isinstance(several, Iterable)
         choices[name] = [several] if alone else _listed(name, several)
         if not choices[name]:
@@ -45,8 +48,8 @@ def each_once(specs: Iterable[RunSpec]) -> Iterator[RunSpec]:
     seen: dict[str, RunSpec] = {}
     for spec in specs:
         first = seen.setdefault(spec.id, spec)
-        for name in RunSpec.model_fields:
-            one, other = getattr(first, name), getattr(spec, name)
+        for name in first:
+            one, other = first.get(name), spec.get(name)
             if one != other:
                 raise UserError(f"{name}={other} makes the same run as {name}={one}: give one of these values")
         if first is spec:
@@ -70,9 +73,3 @@ def _listed(name: str, several: Iterable[Any]) -> list[Any]:
     values = list(itertools.islice(several, MOST_RUNS + 1))
     check_count({name: len(values)})
     return values
-
-
-def check_setting(name: str) -> None:
-    """Raise :class:`UserError` when no run has a setting of this name."""
-    if name not in RunSpec.model_fields:
-        raise UserError(f"unknown setting {name!r}{nearest(name, RunSpec.model_fields)}")

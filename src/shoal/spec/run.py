@@ -1,41 +1,34 @@
-"""The settings of all concerns as one value with a name of its own."""
+"""The settings of all parts of a run as one value with a name of its own."""
 
 import hashlib
 import json
-from collections.abc import Mapping
-from functools import cached_property
-from typing import Any
+from collections.abc import Iterator, Mapping
+from functools import cache, cached_property
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from shoal.equations import check_answers
-from shoal.errors import UserError
-from shoal.spec.data import DataSettings
-from shoal.spec.fields import check_choices, check_counts, check_float32, one_line
-from shoal.spec.model import ModelSettings
-from shoal.spec.training import (
-    FLOATS,
-    SEEDS,
-    OptimizerSettings,
-    SeedSettings,
-    TrainingSettings,
-    check_precision,
-    check_warmup,
-)
+from shoal.errors import UserError, nearest
+from shoal.registry import KINDS, MODELS, TASKS, USUAL
+from shoal.spec.fields import Part, extra, one_line
+from shoal.spec.training import SEEDS, Seeds, Training, check_together
 
-# One is raised when the same spec of that model would give another trajectory than before, so that old records are not
-# taken for new ones. lstm 2: gates start from Xavier's distribution, as in the practical's code.
-TRAJECTORY_VERSIONS = {"lstm": 2, "gpt": 1}
-# What does not change the trajectory or the record of a finished run, and so is no part of its identity.
-_OPERATIONAL = ("eval_batch_size", "save_statistic_step")
+if TYPE_CHECKING:
+    from shoal.models.settings import ModelSettings
+    from shoal.rules.settings import Rule
+    from shoal.tasks.settings import TaskSettings
+
+ALWAYS = (Training, Seeds)  # parts that every run has
+_NAMES = (*KINDS, "training", "seeds")  # of a run's parts, in their order
 
 
-# pydantic lists the fields of the last base first
-class RunSpec(SeedSettings, TrainingSettings, OptimizerSettings, ModelSettings, DataSettings):
-    """One run.
+class RunSpec:
+    """One run: a task, a model, an optimizer, how it trains and its seeds, all settings by flat names.
 
-    Settings left at None take the value that fits the others (``hidden_size`` that of ``embedding_size``, the seeds
-    that of ``seed``, ``weight_decay`` 1 for AdamW). A setting that does not apply to the model or optimizer is refused.
+    Settings that are left open take the value that fits the others (``hidden_size`` that of ``embedding_size``, the
+    seeds that of ``seed``, ``weight_decay`` 1 for AdamW). A setting that none of the chosen parts has is refused with
+    those that have it. A task, a model or an optimizer that stands outside of shoal is named by its place.
 
     >>> RunSpec(model="gpt", seed=0).num_heads
     4
@@ -43,64 +36,168 @@ class RunSpec(SeedSettings, TrainingSettings, OptimizerSettings, ModelSettings, 
     True
     """
 
+    parts: Mapping[str, Part]
+    names: Mapping[str, str]
+    if TYPE_CHECKING:  # of the parts that every run has; those of others are what they are
+        task: str
+        model: str
+        optimizer: str
+        train_batch_size: int
+        eval_batch_size: int
+        n_steps: int
+        stop_after_generalizing: int | None
+        patience: int | None
+        keep_best: bool
+        precision: str
+        eval_first: int
+        eval_period: int
+        save_model_step: int | None
+        save_statistic_step: int | None
+        seed: int
+        init_seed: int
+        split_seed: int
+        order_seed: int
+        clip: float
+        lr: float
+        weight_decay: float
+
     def __init__(self, **settings: Any) -> None:
         self._read(settings)
-        # what was trained before this was refused is what it is: see restored
-        assert self.q is not None
-        check_answers(self.p, self.q, self.operator)
-        check_float32(self, FLOATS)
+        for part in self.parts.values():  # what was trained before this was refused is what it is: see restored
+            part.check_new()
 
-    def _read(self, settings: Mapping[str, Any]) -> None:
-        try:
-            super().__init__(**settings)
-        except ValidationError as error:
-            raise UserError(one_line(error, RunSpec)) from None
+    def _read(self, given: Mapping[str, Any]) -> None:
+        names = {kind: _named(kind, given.get(kind)) for kind in KINDS}
+        classes = classes_of(**names)
+        own = _assigned(given, names, classes)
+        suggested = classes["task"].suggests  # type: ignore[attr-defined]
+        parts = {}
+        for role, kind in classes.items():
+            asked = {**{k: v for k, v in suggested.items() if k in kind.model_fields}, **own[role]}
+            parts[role] = _made(kind, asked)
+        self.__dict__["parts"] = MappingProxyType(parts)
+        self.__dict__["names"] = MappingProxyType(names)
+        self.__dict__["_asked"] = tuple(name for name, value in given.items() if value is not None or name in names)
+        self._check_together()
 
-    def model_post_init(self, _context: object) -> None:
-        check_choices(self)
-        check_counts(self, [name for name in type(self).model_fields if name not in SeedSettings.model_fields])
-        self.resolve_model()
-        self.resolve_optimizer()
-        self.resolve_seeds()
-        check_precision(self.dropout, self.precision)
-        check_warmup(self.warmup_steps, self.warmup_from_zero, self.n_steps)
-        self.resolve_data()
+    def _check_together(self) -> None:
+        """What one part alone cannot know."""
+        check_together(
+            self.get("dropout", 0.0),
+            self.precision,
+            self.get("warmup_steps", 0),
+            self.get("warmup_from_zero", False),
+            self.n_steps,
+        )
+        alone = [kind for kind in ("task", "model") if not self.parts[kind].shares_prefixes]  # type: ignore[attr-defined]
+        if alone and self.precision != "float32":
+            raise UserError(
+                f"precision={self.precision} does not apply to {alone[0]} {self.names[alone[0]]!r}: it is "
+                "one of the engines of shared prefixes"
+            )
+        generalised = self.task_part.measures().generalised
+        if generalised is None and self.stop_after_generalizing is not None:
+            raise UserError(
+                f"stop_after_generalizing={self.stop_after_generalizing} does not apply to task {self.task!r}, which "
+                "does not say when a run has generalised"
+            )
+        self.task_part.check_model(self)
+
+    def __getattr__(self, name: str) -> Any:
+        own = self.__dict__
+        if name in own.get("names", ()):
+            return own["names"][name]
+        for part in own.get("parts", {}).values():
+            if name in type(part).model_fields:
+                return getattr(part, name)
+        raise AttributeError(f"no setting {name!r} of this run")
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        raise AttributeError(f"a RunSpec does not change; replace({name}=...) gives another")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return RunSpec.restored, (self.dump(),)
+
+    def __repr__(self) -> str:
+        asked = ", ".join(f"{name}={value!r}" for name, value in self.given().items())
+        return f"RunSpec({asked})"
+
+    # its parts, with what each can do
+
+    @property
+    def task_part(self) -> "TaskSettings":
+        """The settings of its task."""
+        return self.parts["task"]  # type: ignore[return-value]
+
+    @property
+    def model_part(self) -> "ModelSettings":
+        """The settings of its model."""
+        return self.parts["model"]  # type: ignore[return-value]
+
+    @property
+    def rule(self) -> "Rule":
+        """The settings of its optimizer."""
+        return self.parts["optimizer"]  # type: ignore[return-value]
+
+    # its settings
+
+    def __iter__(self) -> Iterator[str]:
+        """Names of all its settings."""
+        for role, part in self.parts.items():
+            if role in self.names:
+                yield role
+            yield from type(part).model_fields
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """A setting that perhaps none of its parts has."""
+        return getattr(self, name, default)
 
     @cached_property
     def id(self) -> str:
         """Name of the run: 16 hexadecimal digits, a hash of the canonical form."""
-        return identify(self.model_dump(mode="json"))
+        return identify(self.dump())
 
-    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> "RunSpec":
-        """Another run: what was asked for, changed. Unlike pydantic's, checked, and derived settings are derived again.
+    def dump(self) -> dict[str, Any]:
+        """Every setting by name, as JSON."""
+        out: dict[str, Any] = {}
+        for role, part in self.parts.items():
+            if role in self.names:
+                out[role] = self.names[role]
+            out |= part.as_json
+        return out
 
-        >>> RunSpec(seed=0).model_copy(update={"seed": 9}).init_seed
+    def replace(self, **changes: Any) -> "RunSpec":
+        """Another run: what was asked for, changed; derived settings are derived again.
+
+        >>> RunSpec(seed=0).replace(seed=9).init_seed
         9
         """
-        return RunSpec(**{**self.given(), **(update or {})})
+        return RunSpec(**{**self.given(), **changes})
 
     def canonical(self) -> dict[str, Any]:
-        """What identifies the run: every setting that differs from the default of its model and optimizer.
+        """What identifies the run: every setting that differs from the default of its task, model and optimizer.
 
         Settings at their defaults are left out so that a setting added later does not rename the runs made before it.
+        Of a part from outside of shoal, whose defaults a reader of the record may not have, all are told.
         """
-        return _canonical(self.model_dump(mode="json"))
+        return _canonical(self.dump())
 
     def given(self) -> dict[str, Any]:
         """The settings that were asked for, as they were asked for; the rest are defaults."""
-        return {name: getattr(self, name) for name in self.model_fields_set}
+        return {name: getattr(self, name) for name in self._asked}
 
     @classmethod
     def restored(cls, dump: Mapping[str, Any]) -> "RunSpec":
-        """The spec of a :meth:`model_dump`, with what it had derived from other settings derived again.
+        """The spec of a :meth:`dump`, with what it had derived from other settings derived again.
 
         So that a grid over a spec read from a lab varies the seeds that follow ``seed``, as it would have at first.
         What was trained can be read, also where it would not be begun today: equations that contradict each other, or
         numbers that float32 does not hold.
         """
-        source = {"q": "p", "hidden_size": "embedding_size", **dict.fromkeys(SEEDS, "seed")}
         spec = cls.__new__(cls)
-        spec._read({name: v for name, v in dump.items() if name not in source or v != dump.get(source[name])})
+        classes = classes_of(**{kind: dump.get(kind, usual) for kind, usual in USUAL.items()}).values()
+        source = {name: extra(kind, name)["follows"] for kind in classes for name in kind.model_fields}
+        spec._read({k: v for k, v in dump.items() if not source.get(k) or v != dump.get(source[k])})
         return spec
 
     def __eq__(self, other: object) -> bool:
@@ -110,46 +207,170 @@ class RunSpec(SeedSettings, TrainingSettings, OptimizerSettings, ModelSettings, 
         return hash(self.id)
 
 
+def _named(kind: str, name: Any) -> str:
+    name = USUAL[kind] if name is None else name
+    if not isinstance(name, str):
+        raise UserError(f"{kind} must be the name of one, got {name!r}")
+    return KINDS[kind].name_of(name)
+
+
+@cache
+def classes_of(task: str, model: str, optimizer: str) -> Mapping[str, type[Part]]:
+    """The class of each part of a run with these names, in order.
+
+    Raises:
+        UserError: a name is unknown, or two parts have a setting of one name.
+    """
+    named = {"task": task, "model": model, "optimizer": optimizer}
+    classes: list[type[Part]] = [*(KINDS[kind][name] for kind, name in named.items()), *ALWAYS]
+    owner: dict[str, type[Part]] = {}
+    for kind in classes:
+        for name in kind.model_fields:
+            other = owner.setdefault(name, kind)
+            if other is not kind or name in KINDS:
+                whose = other.__name__ if other is not kind else "shoal"
+                raise UserError(f"setting {name!r} of {kind.__name__} is also one of {whose}: it needs another name")
+    return MappingProxyType(dict(zip(_NAMES, classes, strict=True)))
+
+
+def _assigned(
+    given: Mapping[str, Any], names: Mapping[str, str], classes: Mapping[str, type[Part]]
+) -> dict[str, dict[str, Any]]:
+    """The settings that were given, by the part that has them."""
+    own: dict[str, dict[str, Any]] = {role: {} for role in classes}
+    for name, value in given.items():
+        if name in names:
+            continue
+        role = next((role for role, kind in classes.items() if name in kind.model_fields), None)
+        if role is None:
+            if value is not None:
+                raise UserError(_not_there(name, value, names, classes))
+        elif value is not None or not extra(classes[role], name)["may_be_open"]:
+            own[role][name] = value
+    return own
+
+
+def _made(kind: type[Part], asked: Mapping[str, Any]) -> Part:
+    """A part; the runs of a grid share those in which they do not differ."""
+    key = (kind, *((name, type(value), value) for name, value in asked.items()))  # 1, 1.0 and True are equal
+    try:
+        known = _MADE.get(key)
+    except TypeError:  # a list
+        known, key = None, ()
+    if known is None:
+        try:
+            known = kind(**asked)
+        except ValidationError as error:
+            raise UserError(one_line(error, kind)) from None
+        if key:
+            _MADE[key] = known
+            if len(_MADE) > _MOST_MADE:
+                del _MADE[next(iter(_MADE))]
+    return known
+
+
+_MOST_MADE = 1024
+_MADE: dict[tuple[Any, ...], Part] = {}
+
+
+def _not_there(name: str, value: Any, names: Mapping[str, str], classes: Mapping[str, type[Part]]) -> str:
+    for kind, registry in KINDS.items():
+        fitting = [part.name for part in registry.shipped() if name in part.model_fields]
+        if fitting:
+            return f"{name}={value} does not apply to {kind} {names[kind]!r}; it applies to {' '.join(fitting)}"
+    known = [*KINDS, *(own for kind in classes.values() for own in kind.model_fields)]
+    return f"unknown setting {name!r}{nearest(name, known)}"
+
+
 def identify(dump: Mapping[str, Any], trajectory: int | None = None) -> str:
-    """Id of the run of a ``model_dump(mode="json")``, as a lab holds it: a hash, for which nothing is validated.
+    """Id of the run of a :meth:`RunSpec.dump`, as a lab holds it: a hash, for which nothing is validated or imported.
 
     Args:
         dump: its settings; those that are younger than the record need not be there.
-        trajectory: version of its model's trajectories; today's, see :data:`TRAJECTORY_VERSIONS`, when not given.
+        trajectory: version of its model's trajectories; today's when not given.
     """
-    version = TRAJECTORY_VERSIONS[dump["model"]] if trajectory is None else trajectory
+    version = trajectory_version(dump["model"]) if trajectory is None else trajectory
     text = json.dumps({"trajectory": version, **_canonical(dump)}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def trajectory_version(model: str) -> int:
+    """Of a model's trajectories; 1 of one from outside, whose source tells versions apart."""
+    return 1 if MODELS.is_outside(model) else MODELS[model].trajectory
 
 
 def trajectory_of(dump: Mapping[str, Any], run: str) -> int | None:
     """The version of trajectories with which a dump is that of a run; None where it cannot be: one of them was changed.
 
-    >>> trajectory_of(RunSpec(seed=0).model_dump(mode="json"), RunSpec(seed=0).id) == TRAJECTORY_VERSIONS["lstm"]
+    >>> trajectory_of(RunSpec(seed=0).dump(), RunSpec(seed=0).id) == trajectory_version("lstm")
     True
     """
-    current = TRAJECTORY_VERSIONS[dump["model"]]
+    current = trajectory_version(dump["model"])
     versions = (current, *range(1, current), *range(current + 1, current + 10))
     return next((version for version in versions if identify(dump, version) == run), None)
 
 
 def _canonical(dump: Mapping[str, Any]) -> dict[str, Any]:
-    usual = defaults(dump["model"], dump["optimizer"])
-    return {name: v for name, v in _identity(dump).items() if name in SEEDS or v != usual.get(name)}
+    usual, operational = defaults(dump.get("task", USUAL["task"]), dump["model"], dump["optimizer"])
+    return {
+        name: value + 0.0 if isinstance(value, float) else value  # -0.0
+        for name, value in dump.items()
+        if name not in operational and (name in SEEDS or value != usual.get(name))
+    }
 
 
-def _identity(dump: Mapping[str, Any]) -> dict[str, Any]:
-    dropped = (*_OPERATIONAL, "seed")
-    return {name: v + 0.0 if isinstance(v, float) else v for name, v in dump.items() if name not in dropped}  # -0.0
+@cache
+def defaults(task: str, model: str, optimizer: str) -> tuple[Mapping[str, Any], frozenset[str]]:
+    """What the settings of a run are when only its parts are named, and which of them are no part of its identity.
+
+    Parts from outside of shoal are left out: nothing is imported for this.
+    """
+    named = {"task": task, "model": model, "optimizer": optimizer}
+    usual: dict[str, Any] = {"task": USUAL["task"]}
+    operational = {"seed"}
+    own = [KINDS[kind][name] for kind, name in named.items() if not KINDS[kind].is_outside(name)]
+    parts: list[type[Part]] = [*own, *ALWAYS]
+    for part in parts:
+        usual |= part.usual()
+        operational |= set(part.having("operational"))
+    if not TASKS.is_outside(task):
+        usual |= {name: value for name, value in TASKS[task].suggests.items() if name in usual}
+    for name in SEEDS:
+        del usual[name]
+    return usual, frozenset(operational)
 
 
-def defaults(model: str, optimizer: str) -> Mapping[str, Any]:
-    """What the settings that identify a run are when only its model and optimizer are given."""
-    key = (model, optimizer)
-    if key not in _DEFAULTS:
-        _DEFAULTS[key] = _identity(RunSpec(model=model, optimizer=optimizer).model_dump(mode="json"))
-        del _DEFAULTS[key]["model"], _DEFAULTS[key]["optimizer"]
-    return _DEFAULTS[key]
+def known_settings() -> dict[str, list[type[Part]]]:
+    """Every setting that some part of shoal's own has, with the classes that have it; in order.
+
+    The names of the parts themselves, ``task``, ``model`` and ``optimizer``, are settings of none.
+    """
+    found: dict[str, list[type[Part]]] = {}
+    parts: list[type[Part]] = [*(part for registry in KINDS.values() for part in registry.shipped()), *ALWAYS]
+    for part in parts:
+        for name in part.model_fields:
+            found.setdefault(name, []).append(part)
+    return found
 
 
-_DEFAULTS: dict[tuple[str, str], dict[str, Any]] = {}
+def owners(name: str, parts: Mapping[str, Any] = MappingProxyType({})) -> list[type[Part]]:
+    """The classes that have a setting of this name.
+
+    Args:
+        name: of the setting.
+        parts: names of parts that may be from outside of shoal, one or several by ``task``, ``model``, ``optimizer``.
+
+    Raises:
+        UserError: there is none.
+    """
+    settings = known_settings()
+    if name in settings:
+        return settings[name]
+    known = [*KINDS, *settings]
+    for kind, names in parts.items():
+        for part in [names] if isinstance(names, str) else names or ():
+            own = KINDS[kind][part]
+            if name in own.model_fields:
+                return [own]
+            known += own.model_fields
+    raise UserError(f"unknown setting {name!r}{nearest(name, known)}")

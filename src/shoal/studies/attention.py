@@ -13,7 +13,6 @@ from shoal.analysis import at_least
 from shoal.analysis.attention import attention_by_position, attention_to_one, attention_weights, focus
 from shoal.analysis.extrema import deviation
 from shoal.analysis.knockout import knockouts
-from shoal.equations import EQ
 from shoal.lab import Records
 from shoal.models import GPT
 from shoal.report import Cell, Figure, Report, Section, Table
@@ -24,8 +23,9 @@ from shoal.studies.knockouts import knockout_answers, knockout_table
 from shoal.studies.parts import finished
 from shoal.studies.results import Results
 from shoal.studies.settings import per_model
-from shoal.tasks.arithmetic import ArithmeticData
-from shoal.tasks.build import build_data
+from shoal.tasks.arithmetic.data import ArithmeticData
+from shoal.tasks.arithmetic.equations import EQ
+from shoal.tasks.arithmetic.settings import equations_of
 
 QUESTION = "Where do the heads of a GPT that has generalised look?"
 GENERALISED = 0.9  # A_val of the kept model
@@ -51,7 +51,7 @@ def report(results: Results, form: Form) -> Report:
         return finished("attention", "Attention", QUESTION, [answer], [], results, form)
     shown = runs[0]
     spec, model = results.specs[shown], results.records.model(shown)
-    data = build_data(spec)
+    data = equations_of(spec)
     names = position_names(data)
     pairs = data.train[:SAMPLES]
     figures = [
@@ -118,14 +118,14 @@ def _which(data: ArithmeticData) -> str:
 
 def _weights(records: Records, run: str) -> torch.Tensor:
     """Of every equation of the run's longest order, ``(N, L, H, S, S)``."""
-    data = build_data(records.specs[run])
+    data = equations_of(records.specs[run])
     inputs, model = data.rows(_longest(data))[0], records.model(run)
     return torch.cat([attention_weights(model, part) for part in torch.split(inputs, 2048)])
 
 
 def _knocked(records: Records, run: str) -> pl.DataFrame:
     """Accuracy over the same equations without each position."""
-    data, model = build_data(records.specs[run]), records.model(run)
+    data, model = equations_of(records.specs[run]), records.model(run)
     assert isinstance(model, GPT)  # the study's grid has no others
     return knockouts(model, *data.rows(_longest(data)))
 

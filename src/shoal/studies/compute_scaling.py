@@ -22,7 +22,6 @@ from shoal.studies.parts import curves_figure, finished, summary_figure, times_s
 from shoal.studies.power_laws import power_laws
 from shoal.studies.results import Results, number_of_runs, trained_equations
 from shoal.studies.settings import per_model
-from shoal.tasks.build import build_task
 
 QUESTION = "For a budget of compute, which batch size and how many steps generalise best?"
 BATCH = Axis("train_batch_size", "batch size B", log=2)
@@ -75,9 +74,8 @@ def _accounts(results: Results) -> pl.DataFrame:
     """The runs with what a step really sees: sequences, in the mean, and tokens in each."""
     seen, tokens = {}, {}
     for run, spec in results.specs.items():
-        task = build_task(spec)
-        seen[run] = sequences_per_step(len(task.splits["train"]), spec.train_batch_size)
-        tokens[run] = task.sequence_length
+        seen[run] = sequences_per_step(spec.task_part.counts().drawn, spec.train_batch_size)
+        tokens[run] = spec.task_part.sizes().sequence_length
     of_run = pl.col("run")
     return results.runs.drop("state", "step").with_columns(
         of_run.replace_strict(seen, return_dtype=pl.Float64).alias("sequences"),

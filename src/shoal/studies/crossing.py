@@ -5,7 +5,8 @@ from collections.abc import Iterable
 import polars as pl
 
 from shoal.analysis.blocks import crossed
-from shoal.spec import RunSpec
+from shoal.registry import KINDS
+from shoal.spec.run import known_settings
 from shoal.spec.training import SEEDS
 
 SEED_AXES = ("seed", *SEEDS)
@@ -22,4 +23,5 @@ def crossing(frame: pl.DataFrame, asked: str, made_of: Iterable[str] = ()) -> tu
     """
     columns = [asked, *made_of]
     seeds = crossed(frame, columns, SEED_AXES) or ("seed",)
-    return seeds, crossed(frame, columns, [name for name in RunSpec.model_fields if name not in SEED_AXES])
+    settings = [name for name in (*KINDS, *known_settings()) if name not in SEED_AXES]
+    return seeds, crossed(frame, columns, settings)

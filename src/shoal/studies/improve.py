@@ -14,11 +14,12 @@ from typing import Any
 import polars as pl
 
 from shoal.analysis import Metric, compare
+from shoal.registry import RULES
 from shoal.report import Cell, Report, Section, Table
 from shoal.report.comparison import comparison_figure, comparison_notes, comparison_table
 from shoal.report.survival import survival_table
 from shoal.report.words import counted, setting_text
-from shoal.spec import OPTIMIZERS, RunSpec
+from shoal.spec import RunSpec
 from shoal.studies.answers import with_logs
 from shoal.studies.base import THRESHOLDS, Form, Grid
 from shoal.studies.parts import finished, times_of
@@ -84,7 +85,7 @@ def grids(quick: bool) -> list[Grid]:
 
 
 def _has_beta2(change: Mapping[str, Any]) -> bool:
-    return "beta2" in OPTIMIZERS[change.get("optimizer", "adamw")] and change.get("optimizer") != "lion"
+    return "beta2" in RULES[change.get("optimizer", "adamw")].model_fields and change.get("optimizer") != "lion"
 
 
 def report(results: Results, form: Form) -> Report:
@@ -208,7 +209,7 @@ def _changes(form: Form) -> Table:
     module = sys.modules[__name__]
     names, dumps = form.names(module), dict[str, dict[str, Any]]()
     for spec in form.specs(module):
-        dumps.setdefault(names[spec.id], spec.model_dump(mode="json"))
+        dumps.setdefault(names[spec.id], spec.dump())
     usual = dumps.pop(BASELINE)
     rows = []
     for name, own in dumps.items():

@@ -5,9 +5,9 @@ from collections.abc import Mapping, Sequence
 import polars as pl
 
 from shoal.analysis.extrema import deviation
-from shoal.equations import EQ
 from shoal.report import Cell, Table
 from shoal.report.words import counted, listed, with_deviation
+from shoal.tasks.arithmetic.equations import EQ
 
 # shares of what is right else that are right without a position
 LOST = 0.5  # at most: it is needed

@@ -7,6 +7,7 @@ import polars as pl
 
 from shoal.analysis import time_to
 from shoal.errors import UserError
+from shoal.measures import EQUATIONS
 from shoal.report import Figure, Report, Section, Table
 from shoal.report.gaps import GAP_NOTE
 from shoal.report.log_rank import TimesQuestion, logrank_sentences
@@ -28,7 +29,9 @@ from shoal.report.words import capitalised, counted
 from shoal.studies.base import Form
 from shoal.studies.crossing import crossing
 from shoal.studies.results import Results, number_of_runs
-from shoal.training.loop import GENERALISED
+
+assert EQUATIONS.generalised is not None
+GENERALISED = EQUATIONS.generalised.threshold
 
 
 def finished(

@@ -45,26 +45,36 @@ class NextToken:
 class Task:
     """One member's data and objective.
 
+    What training draws from and what an evaluation scores are two things: a text is drawn from at every place and
+    scored in blocks.
+
     Attributes:
-        tensors: what examples are made of; members of a cohort may differ in the first dimension.
-        splits: example indices by split, ``(n,)`` int64 each; ``train`` and ``valid`` are disjoint.
-        objective: runs the model on a batch and returns ``loss`` (nats) and ``accuracy`` per example, ``(B,)`` each.
-        vocabulary_size, sequence_length, padding_index: what a model must be built for.
+        tensors: what examples are made of; members of a cohort may differ in the first dimension. Members whose tensors
+            are the very same share them.
+        drawn: the examples that training draws from: their indices ``(n,)`` int64, or how many there are where they
+            have the numbers from 0 on.
+        scored: indices of the examples that are evaluated, by split, ``(n,)`` int64 each: ``train`` and ``valid``.
+        objective: runs the model on a batch and returns what the task measures, by name, per example, ``(B,)`` each:
+            ``loss`` (nats) and the others. Where examples do not count alike it returns their ``weight``, too: tokens
+            that were scored, of which each value is the mean.
         groups: subsets of the examples to report apart, ``(N,)`` bool each.
         batch: turns indices into the tensors of a batch.
         sampler: decides which training examples each step sees.
-        next_token: what the objective scores, where it is of that kind.
+        next_token: what the objective scores, where it is of that kind and ``batch`` takes rows.
         training_objective: what training minimises, where that is not the loss that is reported.
     """
 
     tensors: Mapping[str, Tensor]
-    splits: Mapping[str, Tensor]
+    drawn: Tensor | int
+    scored: Mapping[str, Tensor]
     objective: Objective
-    vocabulary_size: int
-    sequence_length: int
-    padding_index: int | None = None
     groups: Mapping[str, Tensor] = field(default_factory=dict)
     batch: Callable[[Mapping[str, Tensor], Tensor], Batch] = rows
-    sampler: type[Sampler] = EpochSampler
+    sampler: Callable[[Tensor, Tensor, int], Sampler] = EpochSampler
     next_token: NextToken | None = None
     training_objective: Objective | None = None
+
+    @property
+    def n_drawn(self) -> int:
+        """How many examples training draws from."""
+        return self.drawn if isinstance(self.drawn, int) else len(self.drawn)

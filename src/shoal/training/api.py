@@ -13,7 +13,7 @@ from shoal.lab.lab import Lab
 from shoal.lab.records import Records
 from shoal.spec import RunSpec
 from shoal.spec.fields import ROUNDING
-from shoal.tasks.build import build_model, build_task, count_examples
+from shoal.tasks.build import build_model, count_examples
 from shoal.training.executor import Execution, cores, execute, threads_per_worker
 from shoal.training.memory import check_memory
 from shoal.training.plan import Cohort, plan, spread
@@ -80,6 +80,8 @@ def train(
     with lab.planning():
         held = _held(lab, wanted, say)
         _check_recorded(held, metrics or {})
+        for folder in dict.fromkeys(held.values()):
+            folder.check_sources()
         folders, damaged = unfinished(held.values())
         cohorts = _new(wanted, held, on, engine)
         workers = workers or choose_workers(folders, cohorts, on, metrics or {})
@@ -163,8 +165,7 @@ def _begin(
         folder.create(list(cohort.members), threads, metrics, choice.engine, choice.why)
         folders.append(folder)
         said[f"{cohort.describe()}: {choice.engine} engine ({choice.why})"] = None
-        if cohort.shared.model == "gpt" and cohort.shared.precision == "bfloat16":
-            said["warning: in 16 seeds of a small GPT, 8 generalised in bfloat16 and 12 in float32 (p = 0.14)"] = None
+        said |= dict.fromkeys(cohort.shared.model_part.warnings(cohort.shared.precision))
         if cohort.shared.precision == "tf32":
             said["warning: whether tf32 changes when models generalise has not been measured"] = None
         said |= dict.fromkeys([*_without_effect(cohort), *_slow_evaluations(cohort)])
@@ -175,8 +176,8 @@ def _begin(
 
 def _without_effect(cohort: Cohort) -> list[str]:
     """Lines about weight decays whose step is lost in rounding, as it is in ``torch.optim``."""
-    decoupled = cohort.shared.optimizer in ("adamw", "lion", "muon")
-    pairs = dict.fromkeys((spec.lr, spec.weight_decay or 0.0) for spec in cohort.members if decoupled)
+    decoupled = cohort.shared.rule.is_decoupled
+    pairs = dict.fromkeys((spec.lr, spec.weight_decay) for spec in cohort.members if decoupled)
     return [
         f"warning: weight_decay {decay:g} at lr {lr:g} has no effect: in float32 1 - {lr * decay:.2g} is 1"
         for lr, decay in pairs
@@ -189,10 +190,11 @@ def _slow_evaluations(cohort: Cohort) -> list[str]:
     each, spec = cohort.evaluation_seconds, cohort.shared
     if each * cohort.evaluations <= max(cohort.seconds, 60.0):
         return []
+    large = ", ".join(f"{name} {getattr(spec, name)}" for name in spec.task_part.sizes_named()[:1])
     return [
-        f"evaluations of {cohort.describe()}, p {spec.p}, take longer than its steps: about {each:,.0f} s of one core, "
-        f"{cohort.evaluations:,} times, for {count_examples(spec)[1]:,} equations per run; eval_first and eval_period "
-        "say when"
+        f"evaluations of {cohort.describe()}{large and f', {large}'}, take longer than its steps: about {each:,.0f} s "
+        f"of one core, {cohort.evaluations:,} times, for {count_examples(spec)[1]:,} {spec.task_part.things} per run; "
+        "eval_first and eval_period say when"
     ]
 
 
@@ -267,7 +269,7 @@ def check_metrics(metrics: Mapping[str, Metric], specs: Sequence[RunSpec], devic
                 f"metric name {name!r} is taken: train_…, valid_… and {', '.join(list(EMPTY)[:2])}, l2_norm"
             )
     for cohort in plan(specs) if metrics else []:
-        model = build_model(cohort.shared, build_task(cohort.shared)).to(device)
+        model = build_model(cohort.shared).to(device)
         parameters = {name: p.detach().unsqueeze(0) for name, p in model.named_parameters()}  # (1, *shape) each
         for name, metric in metrics.items():
             measure(name, metric, parameters)

@@ -16,16 +16,16 @@ from shoal.fast.memory import keep_freed_memory
 from shoal.lab.cohort import CohortFolder
 from shoal.lab.continuing import check_stand, roll_back
 from shoal.lab.environment import environment
+from shoal.measures import SPLITS
 from shoal.training.continuation import engine_of, kernels_of
 from shoal.training.due import is_evaluated, is_saved, steps_until_due
 from shoal.training.memory import SHARE, is_out_of_memory, places, release_memory
 from shoal.training.plan import Cohort
 from shoal.training.roster import Roster
-from shoal.training.snapshot import Accuracies, Pace, Snapshot
+from shoal.training.snapshot import Pace, Snapshot, Spread
 from shoal.training.stack import Stack
 from shoal.training.step import Metric, evaluate, l2_norm, train_steps
 
-GENERALISED = 0.99  # validation accuracy from which a member counts as having generalised
 AT_ONCE = {"cpu": 1, "cuda": 100}  # most steps between two looks at what is to be done
 
 
@@ -80,16 +80,18 @@ class Session:
         self.folder, self.options = folder, options
         keep_freed_memory()
         self.manifest = folder.manifest()
+        folder.check_sources()
         self.engine = engine_of(folder, options.device)
         specs = folder.specs()
         self.shared = specs[0]
         self.metrics = {"l2_norm": l2_norm, **self._registered()}
         self.rows: list[pl.DataFrame] = []
         self.parts: list[str] = []  # files of metrics that have been written
-        self.accuracies: dict[str, Accuracies] = {}  # of each split, at the last evaluation
+        self.measures = self.shared.task_part.measures()
+        self.shown: dict[str, Spread] = {}  # of what says most, on each split, at the last evaluation
         self.generalised: set[str] = set()
         self._check_precision()
-        largest = max(specs, key=lambda spec: spec.r_train)
+        largest = max(specs, key=lambda spec: spec.task_part.counts().drawn)
         self.planned = options.places or places(largest, len(specs), options.device, self.engine, options.memory_share)
         self.roster = Roster(specs, self.planned, options.device, self.engine)
         self.most = len(specs)  # members that memory has not been found too small for
@@ -122,14 +124,14 @@ class Session:
     def _restore(self) -> None:
         """Stand where the last flush left off."""
         roster = self.roster
-        self.rows, self.generalised, self.accuracies = [], set(), {}
+        self.rows, self.generalised, self.shown = [], set(), {}
         checkpoint = self.folder.load_checkpoint()
         self.parts = roll_back(self.folder, None if checkpoint is None else checkpoint[2])
         if checkpoint is not None:
             state, where, _ = checkpoint
             check_stand(self.folder, state, where, {run: spec.n_steps for run, spec in roster.specs.items()})
             self.generalised, seen = set(where["generalised"]), where.get("accuracies", {})
-            self.accuracies = {split: (low, middle, high) for split, (low, middle, high) in seen.items()}
+            self.shown = {split: (low, middle, high) for split, (low, middle, high) in seen.items()}
             self.planned = self.options.places or where["places"]
             roster.places = min(self.most, self.planned)
             roster.restore(state, where, self.folder.check_checkpoint)
@@ -248,18 +250,30 @@ class Session:
         columns = {name: column[kept].to(torch.float32).numpy() for name, column in values.items()}
         runs = [run for run, keep in zip(self.roster.members, kept.tolist(), strict=True) if keep]
         self.rows.append(pl.DataFrame({"run": runs, "step": stack.steps[kept].numpy(), **columns}))
-        for split in ("train", "valid"):
-            accuracy = values[f"{split}_accuracy"][kept]
-            self.accuracies[split] = (float(accuracy.min()), float(accuracy.quantile(0.5)), float(accuracy.max()))
-        reached = kept & (values["valid_accuracy"] >= GENERALISED)
-        members, specs = self.roster.members, self.roster.specs
-        self.generalised.update(members[place] for place in reached.nonzero().flatten().tolist())
+        for split in SPLITS:
+            shown = values[f"{split}_{self.measures.shown.name}"][kept]
+            self.shown[split] = (float(shown.min()), float(shown.quantile(0.5)), float(shown.max()))
+        self._end_early(stack, kept, values)
+
+    def _end_early(self, stack: Stack, kept: Tensor, values: Mapping[str, Tensor]) -> None:
+        """Members that have generalised, or get no better, end as soon as their settings say."""
+        specs = [self.roster.specs[run] for run in self.roster.members]
+        reached = kept & self._has_generalised(values, kept)
+        self.generalised.update(specs[place].id for place in reached.nonzero().flatten().tolist())
+        tired = kept & stack.keep_best(values["valid_loss"], kept)
         last_steps = stack.last_steps.clone()
-        for place in reached.nonzero().flatten().tolist():
-            patience = specs[members[place]].stop_after_generalizing
-            if patience is not None:
-                last_steps[place] = min(int(last_steps[place]), int(stack.steps[place]) + patience)
+        for place in (reached | tired).nonzero().flatten().tolist():
+            after = 0 if tired[place] else specs[place].stop_after_generalizing
+            if after is not None:
+                last_steps[place] = min(int(last_steps[place]), int(stack.steps[place]) + after)
         stack.set_last_steps(last_steps)
+
+    def _has_generalised(self, values: Mapping[str, Tensor], kept: Tensor) -> Tensor:
+        found = self.measures.generalised
+        if found is None:
+            return torch.zeros_like(kept)
+        value = values[found.column]
+        return value >= found.threshold if self.measures.shown.higher_is_better else value <= found.threshold
 
     def _retire(self, stack: Stack) -> None:
         """Members that are done or diverged leave; of these the last finite parameters are kept."""
@@ -272,6 +286,8 @@ class Session:
                 roster.leave(place, {"state": "diverged", "step": diverged})
             else:
                 roster.leave(place, {"state": "done", "step": int(stack.last_steps[place])})
+            if (best := stack.best_member(place)) is not None:
+                self.folder.save_model(roster.specs[roster.members[place]], *best)
 
     # what is written
 
@@ -285,7 +301,8 @@ class Session:
         if self.rows:
             self.parts.append(self.folder.write_metrics(len(self.parts), pl.concat(self.rows, how="diagonal")))
             self.rows = []
-        seen = {"generalised": sorted(self.generalised), "accuracies": self.accuracies}
+        # labs know what is shown by the name that it has for equations
+        seen = {"generalised": sorted(self.generalised), "accuracies": self.shown}
         where = {**self.roster.where(), "places": self.planned, **seen}
         self.folder.save_checkpoint(self.roster.state(), where, self.parts)
         self._write_status()
@@ -325,8 +342,9 @@ class Session:
                 step=step,
                 n_steps=sum(ends) // len(ends),
                 state=state,
-                train_accuracy=self.accuracies.get("train"),
-                valid_accuracy=self.accuracies.get("valid"),
+                measures=self.measures,
+                train=self.shown.get("train"),
+                valid=self.shown.get("valid"),
                 generalised=len(self.generalised),
                 diverged=sum(entry["state"] == "diverged" for entry in finished.values()),
                 steps_per_second=(step - from_step) / (at - since) if step > from_step else None,

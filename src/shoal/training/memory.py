@@ -8,15 +8,13 @@ from pathlib import Path
 
 import torch
 
-from shoal.equations import sequence_length
 from shoal.errors import UserError
 from shoal.fast.engine import ENGINES
 from shoal.fast.memory import return_freed_memory
 from shoal.fast.scorer import parts_of
 from shoal.spec import RunSpec
-from shoal.tasks.build import count_examples, count_run_parameters, count_run_tokens
+from shoal.tasks.build import count_run_parameters
 from shoal.training.groups import left_in_process, memory_left
-from shoal.training.optimizers import OPTIMIZERS
 
 # What PyTorch says for the CPU, CUDA and its libraries, C++, and oneDNN (with "descriptor" after it: another mistake).
 _SIGNS = re.compile("DefaultCPUAllocator|out of memory|ALLOC_FAILED|bad_alloc|could not create a primitive$")
@@ -45,8 +43,7 @@ def check_memory(specs: Iterable[RunSpec], device: torch.device, engine: str | N
 
 def _check_fits(spec: RunSpec, each: int, free: int) -> None:
     if each > free:
-        names = ["p", "q", "train_batch_size", "model", "num_layers", "embedding_size"]
-        names.append("hidden_size" if spec.model == "lstm" else "multiplier")
+        names = [*spec.task_part.sizes_named(), "train_batch_size", "model", *spec.model_part.sizes_named()]
         sizes = ", ".join(f"{name}={getattr(spec, name)}" for name in names)
         raise UserError(f"one run with {sizes} needs about {each / 2**30:,.1f} GiB; {free / 2**30:,.1f} GiB are free")
 
@@ -58,36 +55,23 @@ def member_bytes(spec: RunSpec, engine: str, on_card: bool = False) -> int:
     at every position of a batch, or what an evaluation pass holds at once: on a card both, as recorded steps keep
     their memory.
     """
-    n_train, n_all = count_examples(spec)
-    S = sequence_length(spec.operation_orders, spec.equation_format)
-    data = 2 * 8 * n_all * (3 * S + 1)  # inputs, targets and mask, and the place of "="
-    position = _floats_per_position(spec) + 4 * count_run_tokens(spec)
+    sizes, counts = spec.task_part.sizes(), spec.task_part.counts()
+    n_train, n_all, S = counts.drawn, counts.scored, sizes.sequence_length
+    data = 8 * counts.held
+    position = spec.model_part.floats_per_position() + 4 * sizes.vocabulary_size
     trained = min(spec.train_batch_size, n_train) * S * position
-    n_scored = min(spec.eval_batch_size, n_all)
+    n_scored, layers = min(spec.eval_batch_size, n_all), spec.get("num_layers", 1)
     if engine == "compiled":  # in parts, but every layer's arrays stay
-        n_scored = -(-n_scored // parts_of(n_scored, min(spec.train_batch_size, n_train))) * spec.num_layers
-    evaluated = n_scored * S * position / spec.num_layers
+        n_scored = -(-n_scored // parts_of(n_scored, min(spec.train_batch_size, n_train))) * layers
+    evaluated = n_scored * S * position / layers
     held = trained + evaluated if on_card else max(trained, evaluated)
     return int(parameter_bytes(spec) + 4 * held + data)
 
 
 def parameter_bytes(spec: RunSpec) -> int:
     """What a member's parameters take, with their gradient, optimizer state and copies."""
-    parameters = count_run_parameters(spec) + count_run_tokens(spec) * spec.embedding_size
-    optimizer = OPTIMIZERS[spec.optimizer]
-    return 4 * parameters * (6 + len(optimizer.state) + optimizer.temporaries)
-
-
-def _floats_per_position(spec: RunSpec) -> float:
-    """What a model keeps at each position, with its gradients."""
-    D = spec.embedding_size
-    if spec.model == "gpt":
-        assert spec.multiplier is not None and spec.num_heads is not None
-        attention = 28 if spec.norm_position != "post" else 24  # the sum is kept beside what was normalised
-        neurons = 8 if spec.non_linearity == "swiglu" else 6  # three arrays of two thirds as many
-        return spec.num_layers * (attention * D + neurons * spec.multiplier * D)
-    assert spec.hidden_size is not None
-    return spec.num_layers * 28 * spec.hidden_size + 2 * D
+    parameters = count_run_parameters(spec) + spec.model_part.count_tables(spec.task_part.sizes())
+    return 4 * parameters * (6 + len(spec.rule.state) + spec.rule.temporaries)
 
 
 def free_bytes(device: torch.device) -> int:

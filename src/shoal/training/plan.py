@@ -1,20 +1,16 @@
 """What fits together: runs whose tensors have the same shapes become one cohort."""
 
+import json
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 
-from shoal.equations import sequence_length
 from shoal.lab.cohort import name_of_cohort
-from shoal.spec import RunSpec
+from shoal.registry import USUAL, short
+from shoal.spec import Part, RunSpec
 from shoal.tasks.build import count_examples, count_run_parameters
 from shoal.training.due import evaluations_left
 
-# Settings in which the members of a cohort may differ: values, never shapes or code.
-MEMBER_SETTINGS = frozenset(
-    {"seed", "init_seed", "split_seed", "order_seed", "r_train", "operator", "n_steps", "stop_after_generalizing"}
-    | {"lr", "warmup_steps", "warmup_from_zero", "weight_decay", "momentum", "beta1", "beta2", "eps", "clip"}
-)
 RATE = 100e9  # operations per second of one core, products not made counted in
 OVERHEAD = 1e-3  # seconds per member and step
 
@@ -44,7 +40,7 @@ class Cohort:
     def seconds(self) -> float:
         """About how long one core trains it, for decisions: by 6 P B S operations per step, and what a step costs."""
         spec = self.shared
-        positions = spec.train_batch_size * sequence_length(spec.operation_orders, spec.equation_format)
+        positions = spec.train_batch_size * spec.task_part.sizes().sequence_length
         operations = 6 * count_run_parameters(spec) * positions  # per member and step
         return sum(member.n_steps for member in self.members) * (operations / RATE + OVERHEAD)
 
@@ -52,7 +48,7 @@ class Cohort:
     def evaluation_seconds(self) -> float:
         """Likewise, about how long one core evaluates it once."""
         spec = self.shared
-        positions = count_examples(spec)[1] * sequence_length(spec.operation_orders, spec.equation_format)
+        positions = count_examples(spec)[1] * spec.task_part.sizes().sequence_length
         return len(self) * (2 * count_run_parameters(spec) * positions / RATE + OVERHEAD)
 
     @property
@@ -64,9 +60,10 @@ class Cohort:
         return len(self.members)
 
     def describe(self) -> str:
-        """``"gpt, 2 layers, d 128"``."""
+        """``"gpt, 2 layers, d 128"``; of another task than equations it comes first."""
         spec = self.shared
-        return f"{spec.model}, {spec.num_layers} layer{'s' * (spec.num_layers > 1)}, d {spec.embedding_size}"
+        task = [] if spec.task == USUAL["task"] else [short(spec.task)]
+        return ", ".join(filter(None, [*task, short(spec.model), spec.model_part.describe()]))
 
 
 def plan(specs: Iterable[RunSpec]) -> list[Cohort]:
@@ -90,4 +87,15 @@ def spread(cohorts: Iterable[Cohort], parts: int) -> list[Cohort]:
 
 
 def _shape(spec: RunSpec) -> str:
-    return spec.model_dump_json(exclude=set(MEMBER_SETTINGS))
+    """The settings in which the members of a cohort agree."""
+    shared: dict[str, object] = dict(spec.names)
+    for part in spec.parts.values():
+        own = member_settings(type(part))
+        shared |= {name: value for name, value in part.as_json.items() if name not in own}
+    return json.dumps(shared)
+
+
+@cache
+def member_settings(part: type[Part]) -> frozenset[str]:
+    """The settings of a part in which members of a cohort may differ: values, never shapes or code."""
+    return frozenset(part.having("member"))

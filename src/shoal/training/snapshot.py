@@ -4,20 +4,24 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from shoal.measures import Measures
 from shoal.spec import RunSpec
 from shoal.training.due import evaluations_left
 
 ENOUGH = 0.5  # seconds of steps from which there is something to estimate from
 RECENT = 30.0  # seconds of which what is older counts half
 
-Accuracies = tuple[float, float, float]
+Spread = tuple[float, float, float]
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """Where a cohort stands. Accuracies are (lowest, median, highest) over the members; None: not known yet.
+    """Where a cohort stands.
 
     Attributes:
+        measures: what its task measures.
+        train, valid: (lowest, median, highest) over the members of the measure that says most, on each split; None: not
+            known yet.
         step: mean over the members, as is ``n_steps``.
         state: starting, running, done or interrupted.
         steps_per_second: of this session, in the same mean steps.
@@ -31,8 +35,9 @@ class Snapshot:
     step: int
     n_steps: int
     state: str
-    train_accuracy: Accuracies | None
-    valid_accuracy: Accuracies | None
+    measures: Measures
+    train: Spread | None
+    valid: Spread | None
     generalised: int
     diverged: int
     steps_per_second: float | None

@@ -5,6 +5,8 @@ Parameters are one flat leaf ``theta`` ``(R, P)``; the model is written for one 
 member does not notice its neighbours.
 """
 
+import math
+import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
@@ -12,16 +14,17 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
+from shoal.errors import UserError
 from shoal.fast.engine import choose_scorer, fused_update
 from shoal.fast.scorer import Members, unflattened
 from shoal.keyed import fold
 from shoal.models.dropout import Dropout
+from shoal.rules.layout import Layout
+from shoal.rules.schedules import schedule_of
+from shoal.rules.updates import Hyper
 from shoal.tasks.base import Batch, Task
 from shoal.tasks.build import build_model, build_task
 from shoal.training.launches import Launches
-from shoal.training.muon import Partition
-from shoal.training.optimizers import OPTIMIZERS, Hyper
-from shoal.training.schedules import schedule_of
 
 if TYPE_CHECKING:
     from shoal.training.plan import Cohort
@@ -39,9 +42,12 @@ class Stack:
         schedule: what the learning rate is multiplied by at each step, or None.
         steps: steps taken by each member, ``(R,)`` int64, on the host.
         last_steps: the step at which each member ends, ``(R,)`` int64, on the host.
-        passes: indices of all examples, split after split, in the parts in which they are evaluated.
+        layout: where each parameter lies in ``theta``, and what it is for.
+        frozen: parameters that do not train, by name: one for all members.
+        passes: indices of all examples that are scored, split after split, in the parts in which they are evaluated.
         at: the step that each member takes, and then has taken, ``(R,)`` int64, on the device.
         ends: ``last_steps`` on the device.
+        best: loss and step of each member's best evaluation, evaluations since, and parameters then; perhaps nothing.
         alive: members still learning, ``(R,)`` bool.
         diverged_at: the step at which a member's loss was no longer finite, ``(R,)`` int64, -1 where it was.
         scores: of the last evaluation, by column, ``(R,)`` float64 each.
@@ -56,14 +62,13 @@ class Stack:
     def __init__(self, cohort: "Cohort", device: torch.device, engine: str = "plain") -> None:
         self.cohort, self.device, self.engine = cohort, device, engine
         tasks = [build_task(spec) for spec in cohort.members]
-        models = [build_model(spec, task) for spec, task in zip(cohort.members, tasks, strict=True)]
+        models = [build_model(spec) for spec in cohort.members]
         self.task = tasks[0]
         self.model = models[0].to(device)
-        self.layout = {name: p.shape for name, p in self.model.named_parameters()}
+        self.layout = Layout.of(self.model, cohort.shared.model_part.roles(self.model), device)
         self.tied = _tied(self.model)
-        self.sizes = [shape.numel() for shape in self.layout.values()]
-        theta = [torch.cat([p.detach().cpu().flatten() for p in model.parameters()]) for model in models]
-        self.theta = torch.stack(theta).to(device).requires_grad_()  # (R, P)
+        self.theta = torch.stack([_flat(model) for model in models]).to(device).requires_grad_()  # (R, P)
+        self.frozen = _shared_by_all(models, device)
         self._place_optimizer()
         self.steps = torch.zeros(len(cohort), dtype=torch.int64)
         self.last_steps = torch.tensor([spec.n_steps for spec in cohort.members])
@@ -71,9 +76,10 @@ class Stack:
         self.ends = self.last_steps.clone().to(device)
         self.alive = torch.ones(len(cohort), dtype=torch.bool, device=device)
         self.diverged_at = torch.full((len(cohort),), -1, device=device)
+        self._place_best()
         self._place_data(tasks)
         self._place_keys()
-        members = Members(cohort.shared, self.model, self.task, self.tensors, self.theta, self.layout)
+        members = Members(cohort.shared, self.model, self.task, self.tensors, self.theta, self.layout.shapes)
         self.scorer = choose_scorer(engine, members)
         self.launches = Launches(device)
         self.scores: dict[str, Tensor] = {}
@@ -81,34 +87,42 @@ class Stack:
 
     def _place_optimizer(self) -> None:
         shared = self.cohort.shared
-        self.optimizer = OPTIMIZERS[shared.optimizer]
-        self.fused_update = fused_update(self.engine, shared.optimizer, self.device)
-        self.optimizer_state = self.optimizer.init(self.theta.detach())
-        self.partition = Partition.of(self.layout, self.device)
+        self.update = shared.rule.build()
+        self.fused_update = fused_update(self.engine, shared.rule.kernel, self.device)
+        self.optimizer_state = {name: torch.zeros_like(self.theta.detach()) for name in shared.rule.state}  # (R, P)
         self.schedule = schedule_of(self.cohort.members, self.device)
-        self.hyper = {name: self._column(name) for name in (*self.optimizer.hyper, "clip")}
+        self.hyper = {name: self._column(name) for name in (*shared.rule.numbers(), "clip")}
         if not shared.decay_all:
-            self.hyper["weight_decay"] = self.hyper["weight_decay"] * self._matrices()  # (R, P)
+            self.hyper["weight_decay"] = self.hyper["weight_decay"] * self.layout.decayed  # (R, P)
+
+    def _place_best(self) -> None:
+        """What is remembered of each member's best evaluation, where its settings ask for it: on the host but theta."""
+        shared, R = self.cohort.shared, len(self.cohort)
+        self.best: dict[str, Tensor] = {}
+        if shared.keep_best or shared.patience is not None:
+            zeros = torch.zeros(R, dtype=torch.int64)
+            self.best = {"loss": torch.full((R,), math.inf, dtype=torch.float64), "step": zeros, "since": zeros.clone()}
+        if self.cohort.shared.keep_best:
+            self.best["theta"] = self.theta.detach().clone()
 
     def _column(self, name: str) -> Tensor:
         values = [[float(getattr(spec, name))] for spec in self.cohort.members]
         return torch.tensor(values, dtype=torch.float64, device=self.device)
 
-    def _matrices(self) -> Tensor:
-        """1 for the parameters of weight matrices, 0 for biases and norms, ``(1, P)``."""
-        parts = [torch.full((shape.numel(),), float(len(shape) > 1)) for shape in self.layout.values()]
-        return torch.cat(parts).unsqueeze(0).to(self.device)
-
     def _place_data(self, tasks: list[Task]) -> None:
         names = tasks[0].tensors
         self.tensors = {name: self._stacked([task.tensors[name] for task in tasks]) for name in names}  # (R, N, ...)
-        self.splits = {}  # name -> (R, n) indices
+        drawn = [task.drawn for task in tasks]
+        self.n_drawn = torch.tensor([task.n_drawn for task in tasks], device=self.device)  # (R,)
+        # (R, n) indices, where they are not the numbers from 0 on
+        self.drawn = None if isinstance(drawn[0], int) else self._stacked([i for i in drawn if not isinstance(i, int)])
+        self.scored = {}  # name -> (R, n) indices
         self.counts = {}  # name -> (R, n) which of them are real
-        for split in tasks[0].splits:
-            indices = [task.splits[split] for task in tasks]
-            self.splits[split] = self._stacked(indices)
+        for split in tasks[0].scored:
+            indices = [task.scored[split] for task in tasks]
+            self.scored[split] = self._stacked(indices)
             self.counts[split] = self._stacked([torch.ones_like(i, dtype=torch.bool) for i in indices])
-        every = torch.cat(list(self.splits.values()), dim=1)  # (R, N)
+        every = torch.cat(list(self.scored.values()), dim=1)  # (R, N)
         self.passes = torch.split(every, self.cohort.shared.eval_batch_size, dim=1)
         self.groups = {name: self._stacked([task.groups[name] for task in tasks]) for name in tasks[0].groups}
 
@@ -126,8 +140,7 @@ class Stack:
         seeds = torch.tensor([spec.order_seed for spec in self.cohort.members], device=self.device)  # (R,)
         self.dropout_keys = fold(fold(torch.zeros_like(seeds), seeds), DROPOUT_STREAM)
         order_keys = fold(fold(torch.zeros_like(seeds), seeds), ORDER_STREAM)
-        sizes = self.counts["train"].sum(1)  # (R,)
-        self.sampler = self.task.sampler(order_keys, sizes, self.cohort.shared.train_batch_size)
+        self.sampler = self.task.sampler(order_keys, self.n_drawn, self.cohort.shared.train_batch_size)
         self._drawn: tuple[Tensor, Tensor] | None = None  # the last positions, and their examples
         self.dropouts = [
             f"{name}.key" for name, module in self.model.named_modules() if isinstance(module, Dropout) and module.p > 0
@@ -149,8 +162,10 @@ class Stack:
         Where they are the same at every step, so is the tensor.
         """
         positions, counts = self.sampler(self.at)  # (R, B), (R, B)
+        if self.drawn is None:
+            return positions, counts
         if self._drawn is None or self._drawn[0] is not positions:
-            self._drawn = positions, self.splits["train"].gather(1, positions)
+            self._drawn = positions, self.drawn.gather(1, positions)
         return self._drawn[1], counts
 
     def hyper_at(self, step: Tensor) -> Hyper:
@@ -159,10 +174,10 @@ class Stack:
 
     def parameters(self) -> dict[str, Tensor]:
         """Views of ``theta`` by parameter name, ``(R, *shape)`` each."""
-        return unflattened(self.theta, self.layout)
+        return unflattened(self.theta, self.layout.shapes)
 
     def score(self, indices: Tensor, training: bool = False) -> dict[str, Tensor]:
-        """The objective of every member on its own examples: loss and accuracy per example, ``(R, B)`` each.
+        """The objective of every member on its own examples: what is measured, per example, ``(R, B)`` each.
 
         Args:
             indices: examples of each member, ``(R, B)``.
@@ -174,9 +189,11 @@ class Stack:
         self.model.train(training)
         objective = (self.task.training_objective if training else None) or self.task.objective
         keys = self._dropout_keys() if training else {}
+        calling = dict(self.cohort.shared.model_part.calling)
 
-        def one(parameters: Mapping[str, Tensor], keys: Mapping[str, Tensor], batch: Batch) -> dict[str, Tensor]:
-            return objective(lambda *x: functional_call(self.model, {**parameters, **keys}, x), batch)
+        def one(own: Mapping[str, Tensor], keys: Mapping[str, Tensor], batch: Batch) -> dict[str, Tensor]:
+            state = {**self.frozen, **own, **keys}
+            return objective(lambda *x: functional_call(self.model, state, x, calling), batch)
 
         return vmap(one)(self.parameters(), keys, vmap(self.task.batch)(self.tensors, indices))
 
@@ -184,19 +201,47 @@ class Stack:
         at_step = fold(self.dropout_keys, self.at)  # (R,)
         return {name: fold(at_step, site) for site, name in enumerate(self.dropouts)}
 
-    def member(self, index: int) -> dict[str, Tensor]:
-        """The state dict of one member's model, buffers included, on the CPU."""
+    def member(self, index: int, theta: Tensor | None = None) -> dict[str, Tensor]:
+        """The state dict of one member's model, buffers included, on the CPU; with other parameters if given."""
         state = {name: buffer.detach().cpu().clone() for name, buffer in self.model.named_buffers()}
-        own = torch.split(self.theta.detach()[index], self.sizes)
-        named = zip(self.layout.items(), own, strict=True)
-        state |= {name: part.reshape(shape).cpu().clone() for (name, shape), part in named}
+        own = (self.theta if theta is None else theta).detach()[index]
+        state |= {name: tensor.cpu().clone() for name, tensor in self.frozen.items()}
+        state |= {p.name: own[p.start : p.start + p.size].reshape(p.shape).cpu().clone() for p in self.layout}
         return state | {alias: state[name].clone() for alias, name in self.tied.items()}
+
+    def keep_best(self, losses: Tensor, evaluated: Tensor) -> Tensor:
+        """Note which members have never had a lower validation loss, and say whose patience is at its end.
+
+        Args:
+            losses: at this evaluation, ``(R,)``.
+            evaluated: members that it counts for, ``(R,)`` bool.
+
+        Returns:
+            ``(R,)`` bool.
+        """
+        if not self.best:
+            return torch.zeros_like(evaluated)
+        better = evaluated & (losses < self.best["loss"])  # never where it is not a number
+        self.best["loss"] = losses.where(better, self.best["loss"])
+        self.best["step"] = self.steps.where(better, self.best["step"])
+        self.best["since"] = (self.best["since"] + evaluated).where(~better, 0)
+        if "theta" in self.best:
+            moved = better.to(self.device).unsqueeze(1)
+            self.best["theta"] = self.theta.detach().where(moved, self.best["theta"])
+        return self.best["since"] >= (self.cohort.shared.patience or sys.maxsize)
+
+    def best_member(self, index: int) -> tuple[int, dict[str, Tensor]] | None:
+        """The step of a member's lowest validation loss and its model then, where that was kept and not its last."""
+        if "theta" not in self.best or int(self.best["step"][index]) == int(self.steps[index]):
+            return None
+        return int(self.best["step"][index]), self.member(index, self.best["theta"])
 
     def state(self) -> dict[str, Tensor]:
         """All that training changes, for a checkpoint, ``(R, ...)`` each."""
         optimizer = {f"optimizer.{name}": tensor for name, tensor in self.optimizer_state.items()}
         where = {"steps": self.steps, "last_steps": self.last_steps, "diverged_at": self.diverged_at}
-        return {"theta": self.theta.detach(), "alive": self.alive, **where, **optimizer}
+        best = {f"best.{name}": tensor for name, tensor in self.best.items()}
+        return {"theta": self.theta.detach(), "alive": self.alive, **where, **optimizer, **best}
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         """Continue the first members from a state; it may be of fewer members than this stack has."""
@@ -207,9 +252,32 @@ class Stack:
 
     def built_model(self, index: int) -> nn.Module:
         """A stand-alone model with the member's current parameters."""
-        model = build_model(self.cohort.members[index], self.task)
+        model = build_model(self.cohort.members[index])
         model.load_state_dict(self.member(index))
         return model.eval()
+
+
+def _flat(model: nn.Module) -> Tensor:
+    """The parameters that train, one after the other, ``(P,)``."""
+    return torch.cat([torch.zeros(0), *(p.detach().cpu().flatten() for p in model.parameters() if p.requires_grad)])
+
+
+def _shared_by_all(models: list[nn.Module], device: torch.device) -> dict[str, Tensor]:
+    """Parameters that do not train, by name: held once for all members.
+
+    Raises:
+        UserError: they differ between members.
+    """
+    frozen = {name: p.detach() for name, p in models[0].named_parameters() if not p.requires_grad}
+    for model in models[1:] if frozen else []:
+        own = dict(model.named_parameters())
+        for name, tensor in frozen.items():
+            if own[name].requires_grad or not torch.equal(own[name].detach().to(tensor.device), tensor):
+                raise UserError(
+                    f"parameter {name} does not train and is not the same in all runs of a cohort; what is frozen is "
+                    "held once for all: set init_seed apart, or give it the same values whatever the seed"
+                )
+    return {name: tensor.to(device) for name, tensor in frozen.items()}
 
 
 def _tied(model: nn.Module) -> dict[str, str]:

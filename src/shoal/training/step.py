@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.func import vmap
 
 from shoal.errors import UserError, nearest
-from shoal.training.optimizers import clip_scale
+from shoal.rules.updates import clip_scale
 from shoal.training.stack import Stack
 
 Metric = Callable[[dict[str, Tensor]], Tensor]
@@ -38,12 +38,15 @@ def _learn(stack: Stack) -> None:
     host, and what changes from step to step changes in place."""
     stack.at += 1
     indices, counts = stack.draw()  # (R, B), (R, B)
-    losses = stack.score(indices, training=True)["loss"]  # (R, B)
-    size = counts.sum(1)  # (R,)
-    share = counts / size.unsqueeze(1)  # (R, B), of an example in its member's loss
+    scores = stack.score(indices, training=True)
+    losses, weights = scores["loss"], scores.get("weight")  # (R, B)
+    counted = counts if weights is None else counts * weights  # (R, B), how much each example counts
+    size = counted.sum(1)  # (R,)
+    share = counted / size.unsqueeze(1)  # (R, B), of an example in its member's loss
     (gradient,) = torch.autograd.grad(losses, stack.theta, share)  # (R, P): members do not share parameters
     with torch.no_grad():
-        loss = torch.where(counts, losses, 0.0).sum(1) / size  # (R,)
+        weighted = losses if weights is None else losses * weights
+        loss = torch.where(counts, weighted, 0.0).sum(1) / size  # (R,)
         scale, norm = clip_scale(gradient, stack.hyper["clip"])  # (R, 1), (R,)
         learning = stack.alive & (stack.at <= stack.ends)
         finite = (loss < math.inf) & (norm < math.inf)  # neither is negative, and NaN is not less
@@ -61,7 +64,7 @@ def _move(stack: Stack, gradient: Tensor, scale: Tensor, moved: Tensor) -> Tenso
     if stack.fused_update is not None:
         return stack.fused_update(theta, gradient, scale, stack.optimizer_state, hyper, count, moved)
     before = theta.clone()
-    stack.optimizer.update(theta, gradient * scale, stack.optimizer_state, hyper, count, stack.partition)
+    stack.update(theta, gradient * scale, stack.optimizer_state, hyper, count, stack.layout)
     finite = theta.isfinite().all(1)  # (R,)
     torch.where((moved & finite).unsqueeze(1), theta, before, out=theta)
     return finite
@@ -69,7 +72,7 @@ def _move(stack: Stack, gradient: Tensor, scale: Tensor, moved: Tensor) -> Tenso
 
 @torch.no_grad()
 def evaluate(stack: Stack, metrics: Mapping[str, Metric]) -> dict[str, Tensor]:
-    """Loss and accuracy on each split, and every registered quantity of the parameters: ``(R,)`` each, on the CPU.
+    """What the task measures on each split, and every registered quantity of the parameters: ``(R,)`` each, on the CPU.
 
     Splits are scored whole, in passes of ``eval_batch_size``; groups of examples are reported apart.
     """
@@ -87,12 +90,15 @@ def _score_splits(stack: Stack) -> None:
     scores = [stack.score(part) for part in stack.passes]
     if not stack.weights:
         stack.weights = _weights(stack)
-    for quantity in scores[0]:
-        values = torch.cat([score[quantity] for score in scores], dim=1).double()  # (R, N)
-        for name, weight in stack.weights.items():
+    whole = {name: torch.cat([score[name] for score in scores], dim=1).double() for name in scores[0]}  # (R, N) each
+    own = whole.pop("weight", None)
+    for quantity, values in whole.items():
+        for name, inside in stack.weights.items():
             split, _, group = name.partition("/")
             column = f"{split}_{quantity}" + (f"_{group}" if group else "")
-            mean = torch.where(weight, values, 0.0).sum(1) / weight.sum(1)
+            weight = inside if own is None else inside * own
+            weighted = values if own is None else values * own
+            mean = torch.where(inside, weighted, 0.0).sum(1) / weight.sum(1)
             stack.scores[column] = stack.scores[column].copy_(mean) if column in stack.scores else mean
 
 

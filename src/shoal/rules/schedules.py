@@ -1,7 +1,8 @@
 """What the learning rate of each member is multiplied by at each of its steps.
 
 It rises to 1 in equal parts over ``warmup_steps``, from one part at the first step, or with ``warmup_from_zero`` from 0
-there; then it stays, or falls to 0 at ``n_steps``, also of a run that ends earlier by ``stop_after_generalizing``.
+there; then it stays, or falls to 0, or to a share of itself, at ``n_steps``, also of a run that ends earlier by
+``stop_after_generalizing``.
 
 Source: ``torch.optim.lr_scheduler`` (``LinearLR``, ``CosineAnnealingLR``; Loshchilov & Hutter 2017 without restarts).
 From zero it rises as in the code of Power et al. 2022 and Nanda et al. 2023, ``LambdaLR(lambda n: min(n / warmup, 1))``
@@ -34,18 +35,21 @@ class Schedule:
         warmup_steps: of each member, ``(R, 1)`` float64.
         n_steps: likewise.
         at_zero: steps at learning rate 0 before it rises, likewise.
+        floor: share to which it falls, likewise; None where that is 0 for all.
     """
 
     name: str
     warmup_steps: Tensor
     n_steps: Tensor
     at_zero: Tensor
+    floor: Tensor | None = None
 
     def __call__(self, step: Tensor) -> Tensor:
         """The factors at each member's own step, counted from 1: ``(R, 1) -> (R, 1)``, float64."""
         rise = ((step - self.at_zero) / self.warmup_steps.clamp(min=1)).clamp(max=1)
         left = (self.n_steps - self.warmup_steps).clamp(min=1)
-        return rise * SCHEDULES[self.name](((step - self.warmup_steps) / left).clamp(0, 1))
+        fall = SCHEDULES[self.name](((step - self.warmup_steps) / left).clamp(0, 1))
+        return rise * (fall if self.floor is None else self.floor + (1 - self.floor) * fall)
 
 
 def schedule_of(members: Sequence[RunSpec], device: torch.device) -> Schedule | None:
@@ -55,4 +59,5 @@ def schedule_of(members: Sequence[RunSpec], device: torch.device) -> Schedule | 
         return None
     steps = [[spec.warmup_steps, spec.n_steps, spec.warmup_from_zero] for spec in members]
     columns = torch.tensor(steps, dtype=torch.float64, device=device)  # (R, 3)
-    return Schedule(name, columns[:, :1], columns[:, 1:2], columns[:, 2:])
+    floors = torch.tensor([[spec.lr_floor] for spec in members], dtype=torch.float64, device=device)  # (R, 1)
+    return Schedule(name, columns[:, :1], columns[:, 1:2], columns[:, 2:], floors if floors.any() else None)

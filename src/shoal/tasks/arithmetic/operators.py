@@ -17,7 +17,7 @@ from types import MappingProxyType
 
 import numpy as np
 
-from shoal.equations import MIXED, OPERATORS
+from shoal.tasks.arithmetic.equations import MIXED, OPERATORS
 
 # (free operands (N, order), q) -> (first operand (N,), result (N,)); only "/" does not take its first operand as given
 Solve = Callable[[np.ndarray, int], tuple[np.ndarray, np.ndarray]]

@@ -1,47 +1,48 @@
 """SGD, momentum, Adam, AdamW, Lion and Muon over a stack, equal to ``torch.optim`` member by member.
 
 Parameters, gradients and state are flat, ``(R, P)``; every hyper-parameter is one number per member, ``(R, 1)``. Steps
-are functions that change parameters and state in place; the partition says which parameters are hidden matrices.
+are functions that change parameters and state in place; the layout says which parameters are hidden matrices.
 
-Source: ``torch.optim`` (Kingma & Ba 2015; Loshchilov & Hutter 2019; Jordan 2024, see :mod:`shoal.training.muon`); Chen
+Source: ``torch.optim`` (Kingma & Ba 2015; Loshchilov & Hutter 2019; Jordan 2024, see :mod:`shoal.rules.muon`); Chen
 et al. 2023 (arXiv 2302.06675, algorithm 2) for Lion; clipping as ``clip_grad_norm_``.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from shoal.training.muon import Partition, muon_steps
+from shoal.rules.layout import Layout
+from shoal.rules.muon import muon_steps
 
 Hyper = Mapping[str, Tensor]  # (R, 1) each, or (R, P) for the weight decay; float64
 State = dict[str, Tensor]  # (R, P) each
+Update = Callable[[Tensor, Tensor, State, Hyper, Tensor, Layout], None]  # theta, gradient, state, hyper, step, layout
 
 
-def sgd(theta: Tensor, gradient: Tensor, state: State, hyper: Hyper, step: Tensor, partition: Partition) -> None:
+def sgd(theta: Tensor, gradient: Tensor, state: State, hyper: Hyper, step: Tensor, layout: Layout) -> None:
     """``θ ← θ − lr (g + λ θ)``."""
     theta.sub_(_as(theta, hyper["lr"]) * _with_decay(gradient, theta, hyper))
 
 
-def momentum(theta: Tensor, gradient: Tensor, state: State, hyper: Hyper, step: Tensor, partition: Partition) -> None:
+def momentum(theta: Tensor, gradient: Tensor, state: State, hyper: Hyper, step: Tensor, layout: Layout) -> None:
     """``v ← μ v + g + λ θ``; ``θ ← θ − lr v``."""
     state["v"].mul_(_as(theta, hyper["momentum"])).add_(_with_decay(gradient, theta, hyper))
     theta.sub_(_as(theta, hyper["lr"]) * state["v"])
 
 
-def adam(theta: Tensor, gradient: Tensor, state: State, hyper: Hyper, step: Tensor, partition: Partition) -> None:
+def adam(theta: Tensor, gradient: Tensor, state: State, hyper: Hyper, step: Tensor, layout: Layout) -> None:
     """Adam with the decay added to the gradient (L2)."""
     _adam_update(theta, _with_decay(gradient, theta, hyper), state, hyper, step)
 
 
-def adamw(theta: Tensor, gradient: Tensor, state: State, hyper: Hyper, step: Tensor, partition: Partition) -> None:
+def adamw(theta: Tensor, gradient: Tensor, state: State, hyper: Hyper, step: Tensor, layout: Layout) -> None:
     """Adam with the decay taken off the parameters, ``θ ← (1 − lr λ) θ`` first."""
     _shrink(theta, hyper)
     _adam_update(theta, gradient, state, hyper, step)
 
 
-def lion(theta: Tensor, gradient: Tensor, state: State, hyper: Hyper, step: Tensor, partition: Partition) -> None:
+def lion(theta: Tensor, gradient: Tensor, state: State, hyper: Hyper, step: Tensor, layout: Layout) -> None:
     """``θ ← (1 − lr λ) θ − lr sign(β₁ m + (1 − β₁) g)``; ``m ← β₂ m + (1 − β₂) g``."""
     beta1, beta2 = (_as(theta, hyper[name]) for name in ("beta1", "beta2"))
     rest1, rest2 = (_as(theta, 1 - hyper[name]) for name in ("beta1", "beta2"))
@@ -52,15 +53,15 @@ def lion(theta: Tensor, gradient: Tensor, state: State, hyper: Hyper, step: Tens
     m.mul_(beta2).add_(rest2 * gradient)
 
 
-def muon(theta: Tensor, gradient: Tensor, state: State, hyper: Hyper, step: Tensor, partition: Partition) -> None:
+def muon(theta: Tensor, gradient: Tensor, state: State, hyper: Hyper, step: Tensor, layout: Layout) -> None:
     """Muon for the hidden matrices, which keep their momentum in ``m`` and leave ``v`` at 0; AdamW for the rest."""
     _shrink(theta, hyper)
     lr, decay = (_as(theta, hyper[name])[:, :, None, None] for name in ("lr", "momentum"))  # (R, 1, 1, 1)
-    for matrices in partition.hidden:
+    for matrices in layout.hidden:
         momentum = matrices.take(state["m"])  # (R, k, m, n)
         matrices.subtract(theta, lr * muon_steps(matrices.take(gradient), momentum, decay))
         matrices.replace(state["m"], momentum)
-    rest = partition.rest
+    rest = layout.rest
     every = {"theta": theta, **state}
     own = {name: tensor.index_select(1, rest) for name, tensor in every.items()}  # (R, P')
     _adam_update(own["theta"], gradient.index_select(1, rest), own, hyper, step)
@@ -89,39 +90,6 @@ def _with_decay(gradient: Tensor, theta: Tensor, hyper: Hyper) -> Tensor:
 def _as(like: Tensor, value: Tensor) -> Tensor:
     """A hyper-parameter in the type of the parameters; until then it is float64, as torch.optim computes with it."""
     return value.to(like.dtype)
-
-
-@dataclass(frozen=True)
-class Optimizer:
-    """An update rule.
-
-    Attributes:
-        update: ``(theta, gradient, state, hyper, step, partition)``, ``step`` counted from 1.
-        state: what it keeps for each parameter.
-        hyper: the hyper-parameters it reads.
-        temporaries: numbers per parameter that it needs for a moment, where that is more than a few.
-    """
-
-    update: Callable[[Tensor, Tensor, State, Hyper, Tensor, Partition], None]
-    state: tuple[str, ...]
-    hyper: tuple[str, ...]
-    temporaries: int = 0
-
-    def init(self, theta: Tensor) -> State:
-        """Zero state for ``theta``, ``(R, P)``."""
-        return {name: torch.zeros_like(theta) for name in self.state}
-
-
-_SHARED = ("lr", "weight_decay")
-_ADAM = (*_SHARED, "beta1", "beta2", "eps")
-OPTIMIZERS = {
-    "sgd": Optimizer(sgd, state=(), hyper=_SHARED),
-    "momentum": Optimizer(momentum, state=("v",), hyper=(*_SHARED, "momentum")),
-    "adam": Optimizer(adam, state=("m", "v"), hyper=_ADAM),
-    "adamw": Optimizer(adamw, state=("m", "v"), hyper=_ADAM),
-    "lion": Optimizer(lion, state=("m",), hyper=(*_SHARED, "beta1", "beta2")),
-    "muon": Optimizer(muon, state=("m", "v"), hyper=(*_ADAM, "momentum"), temporaries=8),
-}
 
 
 def clip_scale(gradient: Tensor, max_norm: Tensor) -> tuple[Tensor, Tensor]:

@@ -20,7 +20,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import TensorDataset
 
-from shoal.equations import (
+from shoal.objectives import get_loss_and_accuracy, scored_positions
+from shoal.tasks.arithmetic.equations import (
     EOS,
     EQ,
     FORMATS,
@@ -30,10 +31,9 @@ from shoal.equations import (
     smallest_operands,
     special_tokens,
 )
-from shoal.objectives import get_loss_and_accuracy, scored_positions
+from shoal.tasks.arithmetic.operators import SOLVE
+from shoal.tasks.arithmetic.tokenizer import Tokenizer
 from shoal.tasks.base import Batch, Model, NextToken, Task
-from shoal.tasks.operators import SOLVE
-from shoal.tasks.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,7 @@ def get_arithmetic_dataset(
         q: results are taken modulo ``q``; for a division ``a / b = c`` it is ``a`` that is, as ``b c mod q``, with
             ``q >= p``: quotients that differ by ``q`` would give the same left side.
         operator: ``+``, ``-``, ``*`` or ``/`` (division needs prime ``p`` and ``q``), or one of the operators of two
-            operands in :mod:`shoal.tasks.operators` (the compositions ``s5:...`` need ``p = q = 120``).
+            operands in :mod:`shoal.tasks.arithmetic.operators` (the compositions ``s5:...`` need ``p = q = 120``).
         r_train: share of the equations that train, in (0, 1]; the first ``round(N r_train)`` after shuffling.
         operation_orders: 2 (binary), 3 (ternary) or both.
         is_symmetric: keep only ``a <= b (<= c)``; not for permutations.
@@ -177,12 +177,10 @@ def arithmetic_task(data: ArithmeticData, label_smoothing: float = 0.0) -> Task:
     orders = torch.unique(data.order).tolist()
     return Task(
         tensors={"inputs": inputs, "targets": targets, "eq_positions": eq_positions, "mask": mask},
-        splits={"train": data.train, "valid": data.valid},
+        drawn=data.train,
+        scored={"train": data.train, "valid": data.valid},
         groups={f"order{order}": data.order == order for order in orders} if len(orders) > 1 else {},
         objective=equation_objective,
-        vocabulary_size=len(data.tokenizer),
-        sequence_length=inputs.shape[1],
-        padding_index=data.padding_index,
         next_token=NextToken(
             "inputs",
             "targets",

@@ -85,6 +85,16 @@ def count_tokens(
     return max(p, q) + len(special_tokens(operator, orders, equation_format)) + unused_tokens
 
 
+def padding_index(p: int, q: int, operator: str, orders: Sequence[int], equation_format: str) -> int | None:
+    """Index of ``PAD``, where the vocabulary has it.
+
+    >>> padding_index(7, 7, "+", [2], "full"), padding_index(7, 7, "+", [2], "operands")
+    (11, None)
+    """
+    special = special_tokens(operator, orders, equation_format)
+    return max(p, q) + special.index(PAD) if PAD in special else None
+
+
 def sequence_length(orders: Sequence[int], equation_format: str) -> int:
     """``S``: tokens that a model reads, which are those of the longest equation but its last."""
     return FORMATS[equation_format].length(max(orders)) - 1

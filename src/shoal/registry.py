@@ -1,0 +1,166 @@
+"""Parts of a run by name: a short one, or the place ``module:Name`` of a class that stands outside of shoal.
+
+A part is found without loading the others: what shoal ships is listed by its place, a package can offer short names as
+entry points (groups ``shoal.tasks``, ``shoal.models``, ``shoal.rules``), and a class can be registered where it is
+defined. What is written down of a part from outside is its place, which finds it in another process, too.
+"""
+
+import importlib
+import re
+import sys
+from collections.abc import Iterator, Mapping
+from functools import cache
+from importlib.metadata import entry_points
+from typing import Any, Generic, TypeVar, cast
+
+from shoal.errors import UserError, nearest
+
+T = TypeVar("T")
+_PLACE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
+
+
+class Registry(Generic[T]):
+    """Classes of one kind by name.
+
+    Args:
+        kind: what they are, as the setting that names one: ``task``, ``model`` or ``optimizer``.
+        base: the place of the class that each must be derived from.
+        shipped: places by short name.
+    """
+
+    def __init__(self, kind: str, base: str, shipped: Mapping[str, str]) -> None:
+        self.kind, self.base = kind, base
+        self._shipped = dict(shipped)
+        self._registered: dict[str, type[T]] = {}
+        self._found: dict[str, type[T]] = {}
+
+    def register(self, part: type[T]) -> type[T]:
+        """Let a class be found by its own ``name`` in this process; a decorator.
+
+        Raises:
+            UserError: shoal has a part of this name.
+        """
+        name = getattr(part, "name", "")
+        if name in self._shipped or not str(name).isidentifier():
+            raise UserError(
+                f"a {self.kind} cannot be registered as {name!r}: it must be a word, and not one of "
+                f"{' '.join(self._shipped)}"
+            )
+        self._registered[name] = part
+        return part
+
+    def names(self) -> list[str]:
+        """Short names: of what shoal ships, then of what was registered or is offered by installed packages."""
+        return list(dict.fromkeys([*self._shipped, *self._registered, *_offered(self.kind)]))
+
+    def shipped(self) -> Iterator[type[T]]:
+        """What shoal ships."""
+        return (self[name] for name in self._shipped)
+
+    def name_of(self, name: str) -> str:
+        """What is written down for a part that was asked for by this name: its place, where it is not shoal's own."""
+        if name in self._shipped:
+            return name
+        part = self[name]
+        if part.__module__ == "__main__" or "<locals>" in part.__qualname__:
+            raise UserError(f"{self.kind} {name!r} must stand in a module that other processes can import, at its top")
+        return f"{part.__module__}:{part.__qualname__}"
+
+    def is_outside(self, name: str) -> bool:
+        """Whether shoal does not ship what has this name."""
+        return name not in self._shipped
+
+    def __getitem__(self, name: str) -> type[T]:
+        """The class of this name.
+
+        Raises:
+            UserError: there is none, it cannot be imported, or it is of another kind.
+        """
+        if name not in self._found:
+            self._found[name] = self._find(name)
+        return self._found[name]
+
+    def _find(self, name: str) -> type[T]:
+        if name in self._registered:
+            return self._registered[name]
+        place = self._shipped.get(name) or _offered(self.kind).get(name) or name
+        if not isinstance(place, str) or not _PLACE.fullmatch(place):
+            known = self.names()
+            raise UserError(
+                f"unknown {self.kind} {name!r}: one of {' '.join(known)}, or the place of your own, such as "
+                f"package.module:Class{nearest(str(name), known)}"
+            )
+        return self._checked(place, name)
+
+    def _checked(self, place: str, name: str) -> type[T]:
+        module, _, attribute = place.partition(":")
+        if module.partition(".")[0] in sys.stdlib_module_names:  # a lab may be someone else's
+            raise UserError(f"{self.kind} {name!r} cannot be imported: {module} is no package of parts")
+        found: Any = getattr(_imported(module, f"{self.kind} {name!r}"), attribute, None)
+        base = load(self.base)
+        if found is None:
+            raise UserError(f"{self.kind} {name!r} cannot be imported: {module} has no {attribute}")
+        if not (isinstance(found, type) and issubclass(found, base)):
+            raise UserError(f"{name!r} is no {self.kind}: it must be a class derived from {self.base}")
+        return cast(type[T], found)
+
+
+def short(name: str) -> str:
+    """The name of a part as people read it: the class of one that is named by its place.
+
+    >>> short("package.module:Reverse"), short("gpt")
+    ('Reverse', 'gpt')
+    """
+    return name.rpartition(":")[2]
+
+
+def load(place: str) -> type:
+    """What stands at a place of shoal's own."""
+    module, _, name = place.partition(":")
+    found: type = getattr(importlib.import_module(module), name)
+    return found
+
+
+def _imported(module: str, what: str) -> object:
+    try:
+        return importlib.import_module(module)
+    except Exception as error:  # whatever a module of someone else does
+        lacks = isinstance(error, ModuleNotFoundError) and module.startswith(str(error.name))
+        how = "; install its package, or name its folder in PYTHONPATH" if lacks else ""
+        said = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(f"{what} cannot be imported: {said}{how}") from error
+
+
+@cache
+def _offered(kind: str) -> Mapping[str, str]:
+    group = {"optimizer": "shoal.rules"}.get(kind, f"shoal.{kind}s")
+    return {entry.name: entry.value for entry in entry_points(group=group)}
+
+
+TASKS: Registry[Any] = Registry(
+    "task",
+    "shoal.tasks.settings:TaskSettings",
+    {
+        "arithmetic": "shoal.tasks.arithmetic.settings:Arithmetic",
+        "text": "shoal.tasks.text.settings:Text",
+    },
+)
+MODELS: Registry[Any] = Registry(
+    "model",
+    "shoal.models.settings:ModelSettings",
+    {"lstm": "shoal.models.settings:LSTMSettings", "gpt": "shoal.models.settings:GPTSettings"},
+)
+RULES: Registry[Any] = Registry(
+    "optimizer",
+    "shoal.rules.settings:Rule",
+    {
+        "sgd": "shoal.rules.settings:SGD",
+        "momentum": "shoal.rules.settings:Momentum",
+        "adam": "shoal.rules.settings:Adam",
+        "adamw": "shoal.rules.settings:AdamW",
+        "lion": "shoal.rules.settings:Lion",
+        "muon": "shoal.rules.settings:Muon",
+    },
+)
+KINDS: Mapping[str, Registry[Any]] = {"task": TASKS, "model": MODELS, "optimizer": RULES}
+USUAL: Mapping[str, str] = {"task": "arithmetic", "model": "lstm", "optimizer": "adamw"}

@@ -1,0 +1,121 @@
+"""Where each parameter lies in the flat parameters of a member, what it is for, and which of them train."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor, nn
+
+ROLES = ("table", "head", "matrix", "vector")
+
+
+@dataclass(frozen=True)
+class Slot:
+    """One parameter.
+
+    Attributes:
+        name: as in the model's state dict.
+        shape: of one member's.
+        start: the place of its first number in the flat parameters.
+        role: one of :data:`ROLES`: a table of embeddings, the head that faces the tokens, a hidden matrix, or a vector.
+    """
+
+    name: str
+    shape: torch.Size
+    start: int
+    role: str
+
+    @property
+    def size(self) -> int:
+        """How many numbers it has."""
+        return self.shape.numel()
+
+
+@dataclass(frozen=True)
+class Matrices:
+    """The hidden matrices of one shape, and where in the flat parameters each starts."""
+
+    shape: tuple[int, int]
+    starts: tuple[int, ...]
+
+    def take(self, flat: Tensor) -> Tensor:
+        """A copy of them, ``(R, P) -> (R, k, m, n)``."""
+        return torch.stack([part.reshape(-1, *self.shape) for part in self._parts(flat)], 1)
+
+    def subtract(self, flat: Tensor, values: Tensor) -> None:
+        """Take ``(R, k, m, n)`` off them in ``(R, P)``."""
+        for part, value in zip(self._parts(flat), values.flatten(2).unbind(1), strict=True):
+            part.sub_(value)
+
+    def replace(self, flat: Tensor, values: Tensor) -> None:
+        """Write ``(R, k, m, n)`` into ``(R, P)``."""
+        for part, value in zip(self._parts(flat), values.flatten(2).unbind(1), strict=True):
+            part.copy_(value)
+
+    def _parts(self, flat: Tensor) -> list[Tensor]:
+        size = self.shape[0] * self.shape[1]
+        return [flat[:, start : start + size] for start in self.starts]
+
+
+class Layout:
+    """The parameters that train, one after the other in ``theta``, ``(R, P)``.
+
+    Args:
+        slots: the parameters, in order.
+        device: of the indices.
+    """
+
+    def __init__(self, slots: Sequence[Slot], device: torch.device | None = None) -> None:
+        self.slots = tuple(slots)
+        self.device = device
+
+    @classmethod
+    def of(cls, model: nn.Module, roles: Mapping[str, str], device: torch.device | None = None) -> "Layout":
+        """Of a model's parameters that require their gradient; the family says what each is for."""
+        slots, start = [], 0
+        for name, parameter in model.named_parameters():
+            if parameter.requires_grad:
+                if roles.get(name) not in ROLES:
+                    raise ValueError(f"parameter {name} has role {roles.get(name)!r}; it must be one of {ROLES}")
+                slots.append(Slot(name, parameter.shape, start, roles[name]))
+                start += parameter.numel()
+        return cls(slots, device)
+
+    def __iter__(self) -> Iterator[Slot]:
+        return iter(self.slots)
+
+    @property
+    def shapes(self) -> dict[str, torch.Size]:
+        """The shape of each parameter, by name, in order."""
+        return {slot.name: slot.shape for slot in self.slots}
+
+    @property
+    def size(self) -> int:
+        """``P``."""
+        return sum(slot.size for slot in self.slots)
+
+    @cached_property
+    def hidden(self) -> tuple[Matrices, ...]:
+        """The hidden matrices, shape by shape; what has role matrix and not two dimensions is none."""
+        starts: dict[tuple[int, int], list[int]] = {}
+        for slot in self.slots:
+            if _is_hidden(slot):
+                starts.setdefault((slot.shape[0], slot.shape[1]), []).append(slot.start)
+        return tuple(Matrices(shape, tuple(places)) for shape, places in starts.items())
+
+    @cached_property
+    def rest(self) -> Tensor:
+        """Indices of all other parameters, ``(P',)`` int64."""
+        rest = [torch.arange(slot.start, slot.start + slot.size) for slot in self.slots if not _is_hidden(slot)]
+        return torch.cat([torch.arange(0), *rest]).to(self.device)
+
+    @cached_property
+    def decayed(self) -> Tensor:
+        """1 for what has at least two dimensions, as matrices and tables, and 0 for biases and norms, ``(1, P)``."""
+        parts = [torch.full((slot.size,), float(len(slot.shape) > 1)) for slot in self.slots]
+        return torch.cat([torch.zeros(0), *parts]).unsqueeze(0).to(self.device)
+
+
+def _is_hidden(slot: Slot) -> bool:
+    return slot.role == "matrix" and len(slot.shape) == 2

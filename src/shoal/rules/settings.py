@@ -1,0 +1,203 @@
+"""How a run learns: what each update rule can be asked for.
+
+``torch`` is imported by what is built, not by what is asked for.
+"""
+
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from shoal.errors import UserError
+from shoal.spec.fields import SHARE, Part, choice, setting
+
+if TYPE_CHECKING:
+    from shoal.rules.updates import Update
+
+SCHEDULES = ("constant", "linear", "cosine")
+
+_DECAY: dict[str, Any] = {
+    "description": "weight decay",
+    "allowed": "a finite number of at least 0",
+    "member": True,
+    "in_float32": True,
+    "may_be_open": True,
+    "ge": 0,
+    "allow_inf_nan": False,
+}
+_SHARE: dict[str, Any] = {"member": True, "in_float32": True, "may_be_open": True, **SHARE}
+
+
+def _momentum(default: float) -> Any:
+    return setting(default, "decay of the momentum", **_SHARE)
+
+
+class Rule(Part):
+    """The settings of an update rule, and the rule.
+
+    What :meth:`build` returns is called with ``(theta, gradient, state, hyper, step, layout)`` and changes parameters
+    and state in place: ``theta``, ``gradient`` and each tensor of ``state`` are ``(R, P)``, ``hyper`` has one number
+    per member, ``(R, 1)`` float64, for each setting of the rule that is a number and in which members may differ,
+    ``step`` is ``(R, 1)``, counted from 1, and ``layout`` a :class:`~shoal.rules.layout.Layout`.
+
+    Attributes:
+        state: what it keeps for each parameter, from 0.
+        temporaries: numbers per parameter that it needs for a moment, where that is more than a few.
+        is_decoupled: the weight decay shrinks the parameters themselves, by ``1 - lr weight_decay``.
+        kernel: the kernel of the engine ``compiled`` that does the same, if there is one.
+    """
+
+    state: ClassVar[tuple[str, ...]] = ()
+    temporaries: ClassVar[int] = 0
+    is_decoupled: ClassVar[bool] = False
+    kernel: ClassVar[str | None] = None
+
+    lr: float = setting(
+        1e-3, "learning rate", "a finite number above 0", member=True, in_float32=True, gt=0, allow_inf_nan=False
+    )
+    lr_schedule: str = choice("constant", "learning rate after the warm-up: constant, or falling", SCHEDULES)
+    lr_floor: float = setting(
+        0.0, "share of the learning rate to which it falls", "in [0, 1)", member=True, in_float32=True, ge=0, lt=1
+    )
+    warmup_steps: int = setting(
+        0, "steps over which the learning rate rises", "an integer of at least 0", member=True, ge=0
+    )
+    warmup_from_zero: bool = setting(False, "take the first step at learning rate 0", "true or false", member=True)
+    # The practical gives weight decay 1 for AdamW, and so it is where the decay shrinks the parameters themselves; the
+    # others add it to the gradient, where 1 would drown it.
+    weight_decay: float = setting(0.0, **_DECAY)
+    clip: float = setting(
+        1.0,
+        "largest norm of the gradient",
+        "a number above 0; inf for no clipping",
+        member=True,
+        in_float32=True,
+        gt=0,
+    )
+    decay_all: bool = setting(True, "decay biases and norms too", "true or false")
+
+    def check(self) -> None:
+        """See :class:`Part`."""
+        if self.warmup_from_zero and not self.warmup_steps:
+            raise UserError("warmup_from_zero does not apply to warmup_steps=0; it applies to 1 or more")
+        if self.lr_floor and self.lr_schedule == "constant":
+            raise UserError(
+                f"lr_floor={self.lr_floor} does not apply to lr_schedule 'constant'; it applies to linear cosine"
+            )
+
+    def build(self) -> "Update":
+        """What moves the parameters."""
+        raise NotImplementedError
+
+    @classmethod
+    def numbers(cls) -> list[str]:
+        """The settings that the rule is given as numbers of each member, the size of clipping apart."""
+        floats = [name for name in cls.having("member") if cls.model_fields[name].annotation is float]
+        return [name for name in floats if name not in ("clip", "lr_floor")]
+
+
+class SGD(Rule):
+    """Stochastic gradient descent."""
+
+    name: ClassVar[str] = "sgd"
+
+    def build(self) -> "Update":
+        """See :class:`Rule`."""
+        from shoal.rules.updates import sgd
+
+        return sgd
+
+
+class Momentum(Rule):
+    """Gradient descent with momentum."""
+
+    name: ClassVar[str] = "momentum"
+    state: ClassVar[tuple[str, ...]] = ("v",)
+
+    momentum: float = _momentum(0.9)
+
+    def build(self) -> "Update":
+        """See :class:`Rule`."""
+        from shoal.rules.updates import momentum
+
+        return momentum
+
+
+class _Moments(Rule):
+    """Rules that keep two moments of the gradient."""
+
+    state: ClassVar[tuple[str, ...]] = ("m", "v")
+
+    beta1: float = setting(0.9, "decay of the first moment", **_SHARE)
+    beta2: float = setting(0.999, "decay of the second moment", **_SHARE)
+    eps: float = setting(
+        1e-8,
+        "added to the denominator",
+        "a finite number above 0",
+        member=True,
+        in_float32=True,
+        may_be_open=True,
+        gt=0,
+        allow_inf_nan=False,
+    )
+
+
+class Adam(_Moments):
+    """Adam with the decay added to the gradient."""
+
+    name: ClassVar[str] = "adam"
+    kernel: ClassVar[str | None] = "adam"
+
+    def build(self) -> "Update":
+        """See :class:`Rule`."""
+        from shoal.rules.updates import adam
+
+        return adam
+
+
+class AdamW(_Moments):
+    """Adam with the decay taken off the parameters."""
+
+    name: ClassVar[str] = "adamw"
+    kernel: ClassVar[str | None] = "adamw"
+    is_decoupled: ClassVar[bool] = True
+
+    weight_decay: float = setting(1.0, **_DECAY)
+
+    def build(self) -> "Update":
+        """See :class:`Rule`."""
+        from shoal.rules.updates import adamw
+
+        return adamw
+
+
+class Lion(Rule):
+    """The sign of an interpolated momentum."""
+
+    name: ClassVar[str] = "lion"
+    state: ClassVar[tuple[str, ...]] = ("m",)
+    is_decoupled: ClassVar[bool] = True
+
+    weight_decay: float = setting(1.0, **_DECAY)
+    beta1: float = setting(0.9, "decay of the momentum in a step", **_SHARE)
+    beta2: float = setting(0.99, "decay of the momentum", **_SHARE)
+
+    def build(self) -> "Update":
+        """See :class:`Rule`."""
+        from shoal.rules.updates import lion
+
+        return lion
+
+
+class Muon(_Moments):
+    """Orthogonalised momentum for hidden matrices, AdamW for the rest."""
+
+    name: ClassVar[str] = "muon"
+    temporaries: ClassVar[int] = 8
+    is_decoupled: ClassVar[bool] = True
+
+    weight_decay: float = setting(1.0, **_DECAY)
+    momentum: float = _momentum(0.95)
+
+    def build(self) -> "Update":
+        """See :class:`Rule`."""
+        from shoal.rules.updates import muon
+
+        return muon

@@ -1,0 +1,1 @@
+"""Modular arithmetic: the task of the practical, and the algebraic tasks of the grokking literature."""
