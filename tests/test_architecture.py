@@ -14,11 +14,13 @@ SOURCE = Path(shoal.__file__).parent
 ORDER = [
     "errors",
     "output",
-    "equations",
+    "registry",
+    "measures",
     "spec",
     "keyed",
     "models",
     "objectives",
+    "rules",
     "tasks",
     "decoding",
     "fast",
@@ -39,7 +41,16 @@ def room(module: str) -> str:
 def imports(path: Path) -> set[str]:
     tree = ast.parse(path.read_text(encoding="utf-8"))
     found = set()
+    for_types = {
+        inner
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
+        for part in node.body
+        for inner in ast.walk(part)
+    }
     for node in ast.walk(tree):
+        if node in for_types:
+            continue
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:

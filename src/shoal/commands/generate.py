@@ -79,4 +79,3 @@ def _models(records: "Records", step: int | None) -> "tuple[dict[str, nn.Module]
                 f"runs {first[:8]} and {run[:8]} have not one shape and vocabulary: ask for them one by one"
             )
     return models, from_json(kept[first])
-
