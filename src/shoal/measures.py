@@ -141,6 +141,13 @@ class Measures:
         both = f" {joined} ".join(self.shown.symbol_of(split) for split in SPLITS)
         return f"{both} {self.shown.side} {self.learned:g}"
 
+    def reached(self, values: Mapping[str, Any], never: Any = False) -> Any:
+        """Whether runs have generalised with these values by column, numbers or tensors; ``never`` where none can."""
+        if self.generalised is None:
+            return never
+        value, threshold = values[self.generalised.column], self.generalised.threshold
+        return value >= threshold if self.shown.higher_is_better else value <= threshold
+
     @property
     def columns(self) -> list[str]:
         """What is recorded, in order: ``train_loss``, ``train_accuracy``, ``valid_loss`` and so on."""

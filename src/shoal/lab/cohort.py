@@ -29,13 +29,12 @@ from pydantic import BaseModel
 from shoal.errors import AccessError, DiskError, LabError, StrayError
 from shoal.lab.files import check_own, check_shape, is_there, names_in, read_json, write_json
 from shoal.lab.locks import is_locked, locked
-from shoal.lab.members import measures_of, said_of, spec_of
+from shoal.lab.members import check_sources, measures_of, said_of, spec_of
 from shoal.lab.parts import Parts
 from shoal.lab.shapes import Certificate, Flush, Manifest, Status
 from shoal.measures import Measures
 from shoal.spec import RunSpec
-from shoal.spec.run import trajectory_of
-from shoal.spec.sources import source_of, sources_of
+from shoal.spec.identity import trajectory_of
 
 # torch takes longer to load than most of what is read of a lab without it
 if TYPE_CHECKING:
@@ -111,11 +110,7 @@ class CohortFolder:
         if kept := specs[0].task_part.kept():
             write_json(self.path / "task.json", kept)
         members = [{"run": spec.id, "spec": spec.dump()} for spec in specs]
-        how: dict[str, Any] = {"threads": threads, "engine": engine, "why": why}
-        if sources := sources_of(specs[0].names):
-            how["parts"] = sources
-        if (said := said_of(specs[0])) is not None:
-            how["measures"] = said
+        how = {"threads": threads, "engine": engine, "why": why, **said_of(specs[0])}
         write_json(self.path / "cohort.json", {**how, "metrics": sorted(metrics), "members": members})
 
     def kept(self) -> dict[str, Any]:
@@ -130,15 +125,7 @@ class CohortFolder:
 
     def check_sources(self) -> None:
         """Raise :class:`LabError` where the code of a part from outside of shoal is not what the cohort began with."""
-        for kind, then in self.manifest().get("parts", {}).items():
-            now = source_of(self.manifest()["members"][0]["spec"][kind])
-            if now["source"] != then["source"]:
-                said = [f" ({source['version']})" if source.get("version") else "" for source in (then, now)]
-                raise LabError(
-                    f"package {then['package']} has changed since cohort {self.id} was begun: its code was "
-                    f"{then['source']}{said[0]} and is {now['source']}{said[1]}; go on with the code that it was, or "
-                    "train anew in another lab"
-                )
+        check_sources(self.manifest(), self.id)
 
     def check_free(self) -> None:
         """Raise :class:`LabError` where there is something already: what is there would become someone else's."""

@@ -10,7 +10,8 @@ from shoal.errors import LabError, UserError
 from shoal.measures import Measures
 from shoal.registry import TASKS, USUAL, short
 from shoal.spec import RunSpec
-from shoal.spec.run import trajectory_of, trajectory_version
+from shoal.spec.identity import trajectory_of, trajectory_version
+from shoal.spec.sources import source_of, sources_of
 
 
 def task_of(manifest: Mapping[str, Any]) -> str:
@@ -37,9 +38,30 @@ def spec_of(member: Mapping[str, Any], path: Path, way_out: str) -> RunSpec:
         raise LabError(f"{path} is damaged or of a later version of shoal: {error}; {way_out}") from None
 
 
-def said_of(spec: RunSpec) -> dict[str, Any] | None:
-    """What is written down of the measures of a task that stands outside of shoal; None where shoal knows them."""
-    return spec.task_part.measures().to_json() if TASKS.is_outside(spec.task) else None
+def said_of(spec: RunSpec) -> dict[str, Any]:
+    """What is written down besides of runs with parts that stand outside of shoal.
+
+    ``parts``, where their code comes from; and ``measures``, which shoal knows of its own tasks.
+    """
+    said: dict[str, Any] = {}
+    if sources := sources_of(spec.names):
+        said["parts"] = sources
+    if TASKS.is_outside(spec.task):
+        said["measures"] = spec.task_part.measures().to_json()
+    return said
+
+
+def check_sources(manifest: Mapping[str, Any], cohort: str) -> None:
+    """Raise :class:`LabError` where the code of a part from outside of shoal is not what the cohort began with."""
+    for kind, then in manifest.get("parts", {}).items():
+        now = source_of(manifest["members"][0]["spec"][kind])
+        if now["source"] != then["source"]:
+            said = [f" ({source['version']})" if source.get("version") else "" for source in (then, now)]
+            raise LabError(
+                f"package {then['package']} has changed since cohort {cohort} was begun: its code was "
+                f"{then['source']}{said[0]} and is {now['source']}{said[1]}; go on with the code that it was, or train "
+                "anew in another lab"
+            )
 
 
 def measures_of(manifest: Mapping[str, Any]) -> Measures:

@@ -18,7 +18,7 @@ from shoal.measures import EQUATIONS, Measures, union
 from shoal.registry import KINDS, USUAL
 from shoal.spec import RunSpec
 from shoal.spec.choice import as_cell, fits, read_choice
-from shoal.spec.run import defaults
+from shoal.spec.identity import defaults
 
 if TYPE_CHECKING:
     from torch import nn

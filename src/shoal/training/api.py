@@ -81,8 +81,6 @@ def train(
     with lab.planning():
         held = _held(lab, wanted, say)
         _check_recorded(held, metrics or {})
-        for folder in dict.fromkeys(held.values()):
-            folder.check_sources()
         folders, damaged = unfinished(held.values())
         cohorts = _new(wanted, held, on, engine)
         workers = workers or choose_workers(folders, cohorts, on, metrics or {})
@@ -123,7 +121,9 @@ def unfinished(folders: Iterable[CohortFolder]) -> tuple[list[CohortFolder], lis
 
 
 def _check_recorded(held: Mapping[str, CohortFolder], metrics: Iterable[str]) -> None:
-    """Raise :class:`UserError` for a metric without which runs of the lab were trained."""
+    """Raise :class:`UserError` for a metric without which runs of the lab were trained, or parts that have changed."""
+    for folder in dict.fromkeys(held.values()):
+        folder.check_sources()
     if not metrics:
         return
     recorded = {folder: folder.manifest()["metrics"] for folder in dict.fromkeys(held.values())}
