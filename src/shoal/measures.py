@@ -141,7 +141,7 @@ class Measures:
         both = f" {joined} ".join(self.shown.symbol_of(split) for split in SPLITS)
         return f"{both} {self.shown.side} {self.learned:g}"
 
-    def reached(self, values: Mapping[str, Any], never: Any = False) -> Any:
+    def has_generalised(self, values: Mapping[str, Any], never: Any = False) -> Any:
         """Whether runs have generalised with these values by column, numbers or tensors; ``never`` where none can."""
         if self.generalised is None:
             return never

@@ -16,7 +16,6 @@ folder set-aside, until it has measured the same again: no row is lost and none 
 import hashlib
 import json
 import re
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
@@ -29,12 +28,11 @@ from pydantic import BaseModel
 from shoal.errors import AccessError, DiskError, LabError, StrayError
 from shoal.lab.files import check_own, check_shape, is_there, names_in, read_json, write_json
 from shoal.lab.locks import is_locked, locked
-from shoal.lab.members import check_sources, measures_of, said_of, spec_of
+from shoal.lab.members import check_members, check_sources, measures_of, said_of, spec_of
 from shoal.lab.parts import Parts
 from shoal.lab.shapes import Certificate, Flush, Manifest, Status
 from shoal.measures import Measures
 from shoal.spec import RunSpec
-from shoal.spec.identity import trajectory_of
 
 # torch takes longer to load than most of what is read of a lab without it
 if TYPE_CHECKING:
@@ -149,19 +147,8 @@ class CohortFolder:
     @cached_property  # written once, as it is read
     def _checked_manifest(self) -> dict[str, Any]:
         manifest = self._read("cohort.json", Manifest)
-        runs = [member["run"] for member in manifest["members"]]
-        if twice := [run for run, count in Counter(runs).items() if count > 1]:
-            raise LabError(
-                f"{self.path / 'cohort.json'} is damaged: it names run {twice[0]} more than once; {self.way_out()}"
-            )
-        for member in manifest["members"]:
-            if trajectory_of(member["spec"], member["run"]) is None:
-                raise LabError(
-                    f"{self.path / 'cohort.json'} is damaged: the settings of run {member['run']} are not those of "
-                    f"its id; {self.way_out()}"
-                )
         try:
-            measures_of(manifest)
+            check_members(manifest)
         except ValueError as error:
             raise LabError(f"{self.path / 'cohort.json'} is damaged: {error}; {self.way_out()}") from None
         return manifest

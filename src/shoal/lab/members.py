@@ -1,5 +1,6 @@
 """What the members of a cohort are, by its ``cohort.json``: their specs, and what their task measures."""
 
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,18 @@ from shoal.registry import TASKS, USUAL, short
 from shoal.spec import RunSpec
 from shoal.spec.identity import trajectory_of, trajectory_version
 from shoal.spec.sources import source_of, sources_of
+
+
+def check_members(manifest: Mapping[str, Any]) -> None:
+    """Raise :class:`ValueError` where a run is there twice or has not the id of its settings in any version, or where
+    it is not on record what is measured."""
+    runs = [member["run"] for member in manifest["members"]]
+    if twice := [run for run, count in Counter(runs).items() if count > 1]:
+        raise ValueError(f"it names run {twice[0]} more than once")
+    for member in manifest["members"]:
+        if trajectory_of(member["spec"], member["run"]) is None:
+            raise ValueError(f"the settings of run {member['run']} are not those of its id")
+    measures_of(manifest)
 
 
 def task_of(manifest: Mapping[str, Any]) -> str:
