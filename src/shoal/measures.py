@@ -86,6 +86,12 @@ class Measures:
         """The one that says most about a run: what generalising is said of, else the loss."""
         return self.recorded[0] if self.generalised is None else self[self.generalised.measure]
 
+    def has_arrived(self, values: Any) -> Any:
+        """Whether values of :attr:`shown` are such as generalising is said of; a number, or tensors of them."""
+        assert self.generalised is not None
+        threshold = self.generalised.threshold
+        return values >= threshold if self.shown.higher_is_better else values <= threshold
+
     @property
     def arrived(self) -> str:
         """``A_val ≥ 0.99``: when a run has generalised; nothing where that is not said."""

@@ -181,7 +181,7 @@ def add_settings(parser: Parser, purpose: str) -> None:
     that shoal has.
     """
     from shoal.registry import KINDS, USUAL, short
-    from shoal.spec.run import ALWAYS
+    from shoal.spec.training import ALWAYS
 
     grid = purpose == GRID
     kinds = parser.add_argument_group(f"parts of the runs; {purpose}")

@@ -31,7 +31,7 @@ from shoal.lab.locks import is_locked, locked
 from shoal.lab.parts import Parts
 from shoal.lab.shapes import Certificate, Flush, Manifest, Status
 from shoal.spec import RunSpec
-from shoal.spec.run import trajectory_of, trajectory_version
+from shoal.spec.identity import trajectory_of, trajectory_version
 
 # torch takes longer to load than most of what is read of a lab without it
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from shoal.lab.frames import EMPTY
 from shoal.lab.shapes import Manifest, Status
 from shoal.lab.tensors import load_tensors
 from shoal.spec.fields import LARGEST
-from shoal.spec.run import trajectory_of
+from shoal.spec.identity import trajectory_of
 
 REBUILT = "written again by shoal check; why this engine is not on record any more"
 

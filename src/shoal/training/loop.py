@@ -269,10 +269,7 @@ class Session:
 
     def _has_generalised(self, values: Mapping[str, Tensor], kept: Tensor) -> Tensor:
         found = self.measures.generalised
-        if found is None:
-            return torch.zeros_like(kept)
-        value = values[found.column]
-        return value >= found.threshold if self.measures.shown.higher_is_better else value <= found.threshold
+        return torch.zeros_like(kept) if found is None else self.measures.has_arrived(values[found.column])
 
     def _retire(self, stack: Stack) -> None:
         """Members that are done or diverged leave; of these the last finite parameters are kept."""
