@@ -24,6 +24,7 @@ COMMANDS = {
     "runs": "what the lab holds",
     "check": "examine a lab: checksums, ids, lists and copies; --repair mends what it can without losing anything",
     "resume": "go on with everything that was interrupted",
+    "generate": "let kept models of text go on with a prompt",
     "certify": "retrain runs alone and compare them with the stack that trained them",
     "fit": "fit a scaling law to a table of training runs",
 }

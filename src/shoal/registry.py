@@ -142,6 +142,7 @@ TASKS: Registry[Any] = Registry(
     "shoal.tasks.settings:TaskSettings",
     {
         "arithmetic": "shoal.tasks.arithmetic.settings:Arithmetic",
+        "text": "shoal.tasks.text.settings:Text",
     },
 )
 MODELS: Registry[Any] = Registry(

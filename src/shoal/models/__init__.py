@@ -4,8 +4,12 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from shoal.models.attention import MultiHeadedAttention
+    from shoal.models.cache import DecodingState, select
+    from shoal.models.embedding import GPTEmbedding
     from shoal.models.families import attention_parameters, count_parameters, decoder_parameters, lstm_parameters
-    from shoal.models.gpt import GPT, Block, Decoder, GPTEmbedding, MultiHeadedAttention, SwiGLU, Variant
+    from shoal.models.feed_forward import SwiGLU
+    from shoal.models.gpt import GPT, Block, Decoder, Variant
     from shoal.models.lstm import LSTM, LSTMLM, LSTMCell
     from shoal.models.norms import LayerNorm, RMSNorm
     from shoal.models.settings import ModelSettings
@@ -16,6 +20,7 @@ __all__ = [
     "LSTMLM",
     "Block",
     "Decoder",
+    "DecodingState",
     "GPTEmbedding",
     "LSTMCell",
     "LayerNorm",
@@ -28,12 +33,17 @@ __all__ = [
     "count_parameters",
     "decoder_parameters",
     "lstm_parameters",
+    "select",
 ]
 
 # loaded when asked for: settings are read without torch
 _HOMES = {
     "families": ("attention_parameters", "count_parameters", "decoder_parameters", "lstm_parameters"),
-    "gpt": ("GPT", "Block", "Decoder", "GPTEmbedding", "MultiHeadedAttention", "SwiGLU", "Variant"),
+    "attention": ("MultiHeadedAttention",),
+    "cache": ("DecodingState", "select"),
+    "embedding": ("GPTEmbedding",),
+    "feed_forward": ("SwiGLU",),
+    "gpt": ("GPT", "Block", "Decoder", "Variant"),
     "lstm": ("LSTM", "LSTMLM", "LSTMCell"),
     "norms": ("LayerNorm", "RMSNorm"),
     "settings": ("ModelSettings",),

@@ -11,7 +11,8 @@ from typing import Any
 
 from torch import nn
 
-from shoal.models.gpt import GPT, PRACTICAL, Variant, feed_forward_width
+from shoal.models.feed_forward import feed_forward_width
+from shoal.models.gpt import GPT, PRACTICAL, Variant
 from shoal.models.initialisation import INITIALISATIONS
 from shoal.models.lstm import LSTMLM
 
@@ -64,7 +65,7 @@ def decoder_parameters(
     d = num_heads * head_size
     attention = attention_parameters(num_heads, head_size, bias)
     ffn = feed_forward_parameters(d, multiplier, non_linearity, variant.bias_ffn)
-    norm = {"layernorm": 2 * d, "rmsnorm": d, "none": 0}[variant.norm]
+    norm = {"layernorm": d + d * variant.bias_norm, "rmsnorm": d, "none": 0}[variant.norm]
     last = norm if variant.norm_position != "post" else 0
     return num_layers * (attention + ffn + 2 * norm) + last
 
@@ -142,8 +143,8 @@ def build_gpt(config: Any, sizes: Any) -> nn.Module:
 
 
 def _variant(config: Any) -> dict[str, Any]:
-    """The settings that make a :class:`~shoal.models.Variant`."""
-    return {field.name: getattr(config, field.name) for field in fields(Variant)}
+    """The settings that make a :class:`~shoal.models.Variant`; one that a config does not have is the practical's."""
+    return {field.name: getattr(config, field.name, field.default) for field in fields(Variant)}
 
 
 def count_gpt(config: Any, vocabulary_size: int) -> int:

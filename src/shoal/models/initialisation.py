@@ -12,7 +12,8 @@ from types import MappingProxyType
 import torch
 from torch import nn
 
-from shoal.models.gpt import MultiHeadedAttention
+from shoal.models.attention import MultiHeadedAttention
+from shoal.models.gpt import Block
 
 
 def pytorch(model: nn.Module, d_model: int) -> None:
@@ -37,21 +38,41 @@ def xavier_linear(layer: nn.Linear) -> None:
         nn.init.zeros_(layer.bias)
 
 
-@torch.no_grad()
 def scaled_normal(model: nn.Module, d_model: int) -> None:
     """Draw every matrix, embeddings included, from N(0, 1/d_model) and set every bias to 0; norms keep their values.
 
     The embedding of padding stays 0.
     """
+    _normal(model, 1 / math.sqrt(d_model))
+
+
+@torch.no_grad()
+def _normal(model: nn.Module, std: float) -> None:
     for module in model.modules():
         if not isinstance(module, (nn.Linear, nn.Embedding)):
             continue
-        module.weight.normal_(0.0, 1 / math.sqrt(d_model))
+        module.weight.normal_(0.0, std)
         if isinstance(module, nn.Linear) and module.bias is not None:
             module.bias.zero_()
     for module in model.modules():  # when all are drawn: a tied classifier has drawn the embedding's weight again
         if isinstance(module, nn.Embedding) and module.padding_idx is not None:
             module.weight[module.padding_idx] = 0.0
+
+
+def gpt2(model: nn.Module, d_model: int) -> None:
+    """Draw every matrix, embeddings included, from N(0, 0.02²), but the last of each residual branch more narrowly.
+
+    Those, ``W_O`` of attention and the last matrix of a feed-forward layer, have a standard deviation of 0.02/√(2 L),
+    so that the sum of ``2 L`` branches does not grow with ``L``. Biases are 0; norms, and the 0 of padding, stay.
+
+    Source: Radford et al. 2019, section 2.3, with the numbers of the code of GPT-2 and nanoGPT.
+    """
+    _normal(model, 0.02)
+    blocks = [module for module in model.modules() if isinstance(module, Block)]
+    for block in blocks:
+        last = [module for module in block.ffn.modules() if isinstance(module, nn.Linear)][-1]
+        for layer in (block.self_attn.W_O, last):
+            nn.init.normal_(layer.weight, 0.0, 0.02 / math.sqrt(2 * len(blocks)))
 
 
 def nanda(model: nn.Module, d_model: int) -> None:
@@ -90,6 +111,7 @@ INITIALISATIONS: Mapping[str, Callable[[nn.Module, int], None]] = MappingProxyTy
         "torch_attention": torch_attention,
         "scaled_normal": scaled_normal,
         "nanda": nanda,
+        "gpt2": gpt2,
     }
 )
 

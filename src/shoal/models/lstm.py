@@ -6,10 +6,13 @@ and parameter names of the practical on modular arithmetic (problem 1).
 Shapes: ``B`` batch, ``S`` sequence, ``D`` width (``hidden_size``), ``V`` vocabulary, ``L`` layers.
 """
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from shoal.models.cache import DecodingState, last_of
 from shoal.models.dropout import Dropout
 from shoal.models.initialisation import xavier_linear
 
@@ -74,12 +77,15 @@ class LSTM(nn.Module):
         )
         self.dropouts = nn.ModuleList([Dropout(dropout) for _ in range(num_layers - 1)])
 
-    def forward(self, x: Tensor, hidden_states: State | None = None) -> tuple[Tensor, State]:
+    def forward(
+        self, x: Tensor, hidden_states: State | None = None, mask: Tensor | None = None
+    ) -> tuple[Tensor, State]:
         """Run every layer over the whole sequence.
 
         Args:
             x: inputs, ``(B, S, input_size)``.
             hidden_states: initial ``(h, c)``, each ``(L, B, D)``; zeros when not given.
+            mask: ``(B, S)``, bool, True = counts; at the others a row stays as it is. All count when not given.
 
         Returns:
             The last layer's outputs ``(B, S, D)`` and the final ``(h, c)``, each ``(L, B, D)``.
@@ -94,8 +100,13 @@ class LSTM(nn.Module):
             assert isinstance(cell, LSTMCell)
             h, c = h_0[layer], c_0[layer]  # (B, D) each
             outputs, fused = [], cell.fused()
-            for x_t in x.unbind(dim=1):  # (B, input_size) each; indexing x would cost a full-size gradient per step
-                h, c = cell(x_t, (h, c), fused)
+            # (B, input_size) each; indexing x would cost a full-size gradient per step
+            for t, x_t in enumerate(x.unbind(dim=1)):
+                before = h, c
+                h, c = cell(x_t, before, fused)
+                if mask is not None:
+                    counts = mask[:, t].unsqueeze(-1)  # (B, 1)
+                    h, c = torch.where(counts, h, before[0]), torch.where(counts, c, before[1])
                 outputs.append(h)
             x = torch.stack(outputs, dim=1)  # (B, S, D)
             if layer < self.num_layers - 1:
@@ -109,7 +120,12 @@ class LSTMLM(nn.Module):
     """Language model: token embedding, LSTM, linear classifier.
 
     ``share_embeddings`` ties the classifier's weight to the embedding's, which needs ``embedding_size == hidden_size``.
+
+    Attributes:
+        context_length: None: it looks back without an end.
     """
+
+    context_length: int | None = None
 
     def __init__(
         self,
@@ -146,3 +162,51 @@ class LSTMLM(nn.Module):
         """
         outputs, states = self.lstm(self.embedding(x), hidden_states)  # (B, S, D), 2 x (L, B, D)
         return self.classifier(outputs), states  # (B, S, V)
+
+    def start(
+        self,
+        batch_size: int,
+        length: int,
+        *,
+        device: torch.device | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> DecodingState:
+        """The state before the first token.
+
+        Args:
+            batch_size: ``B``, rows.
+            length: tokens that a row can have; the state is the same for any.
+            device: of the state; that of the parameters when not given.
+            dtype: of ``h`` and ``c``; that of the parameters when not given.
+
+        Returns:
+            ``lengths`` ``(B,)``, int64, and ``h`` and ``c``, ``(B, L, D)`` each.
+        """
+        like = self.embedding.weight
+        device, dtype = device or like.device, dtype or like.dtype
+        shape = (batch_size, self.lstm.num_layers, self.lstm.hidden_size)
+        state = {name: torch.zeros(shape, dtype=dtype, device=device) for name in ("h", "c")}
+        return {"lengths": torch.zeros(batch_size, dtype=torch.int64, device=device), **state}
+
+    def step(
+        self, tokens: Tensor, state: Mapping[str, Tensor], counts: Tensor | None = None, *, last: bool = False
+    ) -> tuple[Tensor, DecodingState]:
+        """Predict what follows each of the next tokens: a prompt at once, then one token at a time.
+
+        Args:
+            tokens: the next of each row, ``(B, n)``, int64, padded on the right.
+            state: of :meth:`start`, :meth:`step` or :func:`~shoal.models.cache.select`; it stays as it is.
+            counts: how many of each row's tokens are no padding, ``(B,)``, int64; all when not given.
+            last: predict only what follows the last of each row's tokens.
+
+        Returns:
+            Logits ``(B, n or 1, V)``, which mean nothing for padding, and the state after the tokens.
+        """
+        n = tokens.shape[1]
+        mask = None if counts is None else torch.arange(n, device=tokens.device) < counts.unsqueeze(1)  # (B, n)
+        before = state["h"].transpose(0, 1), state["c"].transpose(0, 1)  # (L, B, D) each
+        outputs, (h, c) = self.lstm(self.embedding(tokens), before, mask)  # (B, n, D), 2 x (L, B, D)
+        after = {"lengths": state["lengths"] + (n if counts is None else counts)}
+        if last:
+            outputs = last_of(outputs, counts)  # (B, 1, D)
+        return self.classifier(outputs), after | {"h": h.transpose(0, 1), "c": c.transpose(0, 1)}

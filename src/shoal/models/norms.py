@@ -1,4 +1,4 @@
-"""What normalises the states of a transformer; each learns a scale, and LayerNorm a shift.
+"""What normalises the states of a transformer; each learns a scale, and LayerNorm a shift if asked to.
 
 Sources: Ba et al. 2016 for LayerNorm, Zhang & Sennrich 2019 for RMSNorm.
 """
@@ -8,20 +8,23 @@ from types import MappingProxyType
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 
 class LayerNorm(nn.Module):
-    """Normalise the last dimension to mean 0 and (biased) variance 1, then scale and shift."""
+    """Normalise the last dimension to mean 0 and (biased) variance 1, then scale and, with ``bias``, shift."""
 
-    def __init__(self, hidden_size: int, eps: float = 1e-5) -> None:
+    def __init__(self, hidden_size: int, eps: float = 1e-5, bias: bool = True) -> None:
         super().__init__()
         self.hidden_size = hidden_size
         self.eps = eps
         self.weight = nn.Parameter(torch.ones(hidden_size))
-        self.bias = nn.Parameter(torch.zeros(hidden_size))
+        self.bias = nn.Parameter(torch.zeros(hidden_size)) if bias else None
 
     def forward(self, inputs: Tensor) -> Tensor:
         """``(*dims, hidden_size) -> (*dims, hidden_size)``."""
+        if self.bias is None:  # PyTorch's is sooner; the other rounds as it always has
+            return F.layer_norm(inputs, (self.hidden_size,), eps=self.eps) * self.weight
         centred = inputs - inputs.mean(dim=-1, keepdim=True)  # (*dims, hidden_size)
         variance = centred.square().mean(dim=-1, keepdim=True)  # (*dims, 1)
         return centred * torch.rsqrt(variance + self.eps) * self.weight + self.bias
@@ -46,3 +49,8 @@ class RMSNorm(nn.Module):
 NORMS: Mapping[str, Callable[[int], nn.Module]] = MappingProxyType(
     {"layernorm": LayerNorm, "rmsnorm": RMSNorm, "none": nn.Identity}
 )
+
+
+def new_norm(name: str, width: int, bias: bool = True) -> nn.Module:
+    """One of :data:`NORMS`; ``bias`` says whether a LayerNorm shifts, and nothing for the others."""
+    return LayerNorm(width, bias=bias) if name == "layernorm" else NORMS[name](width)

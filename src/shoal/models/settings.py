@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 NON_LINEARITIES = ("gelu", "relu", "swiglu")
 NORMS = ("layernorm", "rmsnorm", "none")
 NORM_POSITIONS = ("post", "pre", "pre_stream")
+DROPOUT_AT = ("feed_forward", "everywhere")
 POSITIONS = ("sinusoidal", "vaswani", "learned", "rotary", "none")
 
 
@@ -167,6 +168,7 @@ class GPTSettings(SequenceModel):
 
     name: ClassVar[str] = "gpt"
     label: ClassVar[str] = "GPT"
+    calling: ClassVar[Mapping[str, Any]] = {"details": False}
 
     num_heads: int = setting(
         4, "attention heads", "an integer of at least 1 that divides embedding_size", may_be_open=True, ge=1
@@ -185,12 +187,19 @@ class GPTSettings(SequenceModel):
     positions: str = choice(
         "sinusoidal", "position encoding (vaswani: sinusoidal as in the original)", POSITIONS, may_be_open=True
     )
+    bias_norm: bool = setting(True, "shift of each LayerNorm", "true or false")
+    dropout_at: str = choice(
+        "feed_forward",
+        "where dropout acts: on what feed-forward layers add, or everywhere, as in GPT-2",
+        DROPOUT_AT,
+    )
     bias_ffn: bool = setting(False, "biases in the feed-forward layers", "true or false", may_be_open=True)
     initialisation: str = choice(
         "torch",
         "where linear layers start; torch_attention, attention as in torch.nn; scaled_normal, all from "
-        "N(0, 1/embedding_size); nanda, so but the classifier from N(0, 1/tokens)",
-        ("torch", "xavier", "torch_attention", "scaled_normal", "nanda"),
+        "N(0, 1/embedding_size); nanda, so but the classifier from N(0, 1/tokens); gpt2, all from N(0, 0.02²), what is "
+        "added to the residual stream from N(0, 0.02²/2L)",
+        ("torch", "xavier", "torch_attention", "scaled_normal", "nanda", "gpt2"),
         may_be_open=True,
     )
 
@@ -200,6 +209,8 @@ class GPTSettings(SequenceModel):
             raise UserError(
                 f"norm_position={self.norm_position} does not apply to norm 'none'; it applies to layernorm rmsnorm"
             )
+        if not self.bias_norm and self.norm != "layernorm":
+            raise UserError(f"bias_norm=False does not apply to norm {self.norm!r}; it applies to layernorm")
         if self.embedding_size % self.num_heads:
             raise UserError(
                 f"num_heads must divide embedding_size, got num_heads={self.num_heads} and "

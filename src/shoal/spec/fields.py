@@ -30,7 +30,8 @@ class Part(BaseModel):
     label: ClassVar[str] = ""
     trajectory: ClassVar[int] = 1  # raised where the same settings would give another trajectory than before
 
-    def model_post_init(self, _context: object) -> None:
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
         check_choices(self)
         check_counts(self)
         self.fill()

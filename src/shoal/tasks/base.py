@@ -62,7 +62,6 @@ class Task:
         sampler: decides which training examples each step sees.
         next_token: what the objective scores, where it is of that kind and ``batch`` takes rows.
         training_objective: what training minimises, where that is not the loss that is reported.
-        kept: what is needed to read a model without its data, such as a tokenizer: JSON, kept with each cohort.
     """
 
     tensors: Mapping[str, Tensor]
@@ -71,10 +70,9 @@ class Task:
     objective: Objective
     groups: Mapping[str, Tensor] = field(default_factory=dict)
     batch: Callable[[Mapping[str, Tensor], Tensor], Batch] = rows
-    sampler: type[Sampler] = EpochSampler
+    sampler: Callable[[Tensor, Tensor, int], Sampler] = EpochSampler
     next_token: NextToken | None = None
     training_objective: Objective | None = None
-    kept: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def n_drawn(self) -> int:

@@ -83,3 +83,19 @@ class EpochSampler:
         hashes = hashes.where(positions < self.sizes, 2**32)  # beyond the member's own data: sorted to the end
         whole = (self.batches == 1).unsqueeze(1)  # (R, 1)
         self.order.copy_(positions.where(whole, hashes.argsort(dim=1, stable=True)))
+
+
+class RandomSampler:
+    """Examples drawn with replacement: a pure function of key and step, with nothing to prepare."""
+
+    def __init__(self, keys: Tensor, sizes: Tensor, batch_size: int) -> None:
+        self.keys, self.sizes, self.batch_size = keys, sizes.unsqueeze(1), batch_size
+
+    def prepare(self, taken: Tensor) -> int:
+        """See :class:`Sampler`."""
+        return sys.maxsize
+
+    def __call__(self, steps: Tensor) -> tuple[Tensor, Tensor]:
+        """See :class:`Sampler`."""
+        drawn = bits(fold(self.keys, steps), self.batch_size) % self.sizes  # (R, B)
+        return drawn, torch.ones_like(drawn, dtype=torch.bool)

@@ -46,6 +46,7 @@ def certify(
     if steps < 1:
         raise UserError(f"steps must be an integer of at least 1, got {steps}")
     device = device or torch.device("cpu")
+    folder.check_sources()
     Lab(folder.path.parent.parent).create()  # of today's format, which what is written below has
     specs = sorted(folder.specs(), key=lambda spec: spec.id not in runs)  # those asked for are among those that fit
     manifest = folder.manifest()

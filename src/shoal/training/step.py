@@ -65,7 +65,7 @@ def _move(stack: Stack, gradient: Tensor, scale: Tensor, moved: Tensor) -> Tenso
         return stack.fused_update(theta, gradient, scale, stack.optimizer_state, hyper, count, moved)
     before = theta.clone()
     stack.update(theta, gradient * scale, stack.optimizer_state, hyper, count, stack.layout)
-    finite = theta.isfinite().all(1)  # (R,)
+    finite = theta.sum(1, dtype=torch.float64).isfinite()  # (R,): a sum of finite numbers is, in that type
     torch.where((moved & finite).unsqueeze(1), theta, before, out=theta)
     return finite
 

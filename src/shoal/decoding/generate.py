@@ -1,0 +1,196 @@
+"""Greedy search and sampling of R models and N prompts at once.
+
+Each token of each row is chosen from what that row is, and nothing else: prompts of different lengths are aligned to
+the left, and the number by which a token is drawn is a hash of its member's key, its row's own number and its position
+(:mod:`shoal.keyed`). So a text is the same alone, in any batch and in any order, as far as rounding lets it: products
+of other shapes differ in their last bits, which can tell only where two tokens are within them of each other.
+
+Shapes: ``R`` members, ``N`` rows, ``P`` tokens of the longest prompt, ``V`` vocabulary, ``T`` tokens of the context.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from shoal.decoding.sampling import Sampling, draw, filtered
+from shoal.decoding.stacked import Stacked
+from shoal.keyed import fold, uniform
+
+
+@dataclass(frozen=True)
+class Generated:
+    """Prompts with what was written after them.
+
+    Attributes:
+        tokens: ``(R, N, P + max_new_tokens)``, int64: of each row its prompt, the new tokens, then padding.
+        lengths: of each row without padding, ``(N,)``, int64.
+        log_p: of each new token by the model itself, at temperature 1 and of all tokens, in nats,
+            ``(R, N, max_new_tokens)``.
+    """
+
+    tokens: Tensor
+    lengths: Tensor
+    log_p: Tensor
+
+
+@torch.no_grad()
+def generate(
+    model: nn.Module,
+    parameters: Mapping[str, Tensor],
+    prompts: Tensor,
+    lengths: Tensor,
+    max_new_tokens: int,
+    sampling: Sampling | None = None,
+    *,
+    keys: Tensor | None = None,
+    rows: Tensor | None = None,
+    context_length: int | None = None,
+    padding: int = 0,
+) -> Generated:
+    """Go on with every prompt, by every member.
+
+    Where a row is longer than the context, the window slides: its last ``T`` tokens are computed anew for each token,
+    from position 0 on, as if they were the whole text. Until then it is computed token by token, from its state.
+
+    Args:
+        model: of one member; put into evaluation mode meanwhile.
+        parameters: of the members by name, ``(R, *shape)`` each.
+        prompts: ``(N, P)``, int64, padded on the right with anything.
+        lengths: tokens of each prompt, ``(N,)``, int64, from 1 to ``P``.
+        max_new_tokens: of each row.
+        sampling: how tokens are drawn; None takes the likeliest, of equally likely ones the first.
+        keys: of the members, ``(R,)``, int64, as :func:`shoal.keyed.fold` makes them; needed to sample.
+        rows: the rows' own numbers, ``(N,)``, int64; from 0 on when not given.
+        context_length: ``T``; the model's own when not given, which for an LSTM has no end.
+        padding: what stands after a row.
+
+    Raises:
+        ValueError: prompts, lengths or keys are not as described, or the model has no positions for the context.
+    """
+    _check(prompts, lengths, max_new_tokens, sampling, keys, context_length)
+    own: Any = model
+    limit = own.context_length if context_length is None else context_length
+    was_training = model.training
+    model.eval()
+    try:
+        stacked = Stacked(model, parameters)
+        texts = _Texts(stacked, prompts, lengths, max_new_tokens, padding)
+        source = _Logits(stacked, texts, max_new_tokens, limit)
+        log_p = torch.zeros(stacked.size, len(prompts), max_new_tokens, dtype=stacked.dtype, device=stacked.device)
+        for new in range(max_new_tokens):
+            logits = source.next(new)  # (R, N, V)
+            chosen = _choose(logits, sampling, keys, rows, lengths + new)  # (R, N)
+            log_p[:, :, new] = logits.log_softmax(-1).gather(-1, chosen.unsqueeze(-1)).squeeze(-1)
+            texts.append(new, chosen)
+    finally:
+        model.train(was_training)
+    return Generated(texts.tokens, lengths + max_new_tokens, log_p)
+
+
+def _check(
+    prompts: Tensor,
+    lengths: Tensor,
+    max_new_tokens: int,
+    sampling: Sampling | None,
+    keys: Tensor | None,
+    context_length: int | None,
+) -> None:
+    if prompts.ndim != 2 or lengths.shape != prompts.shape[:1]:
+        raise ValueError(f"prompts (N, P) need lengths (N,), got {tuple(prompts.shape)} and {tuple(lengths.shape)}")
+    if len(lengths) and not 1 <= int(lengths.min()) <= int(lengths.max()) <= prompts.shape[1]:
+        raise ValueError(f"lengths of prompts must be from 1 to {prompts.shape[1]}, got {lengths.tolist()}")
+    if max_new_tokens < 0:
+        raise ValueError(f"max_new_tokens must be at least 0, got {max_new_tokens}")
+    if context_length is not None and context_length < 1:
+        raise ValueError(f"context_length must be at least 1, got {context_length}")
+    if sampling is not None and keys is None:
+        raise ValueError("sampling needs the members' keys")
+
+
+def _choose(
+    logits: Tensor, sampling: Sampling | None, keys: Tensor | None, rows: Tensor | None, positions: Tensor
+) -> Tensor:
+    """The tokens at ``positions`` ``(N,)`` by their logits ``(R, N, V)``: ``(R, N)``."""
+    if sampling is None:
+        return logits.argmax(-1)
+    assert keys is not None
+    if rows is None:
+        rows = torch.arange(logits.shape[1], device=logits.device)
+    own = fold(fold(keys.unsqueeze(1), rows), positions)  # (R, N)
+    kept = filtered(logits, sampling.temperature, sampling.top_k, sampling.top_p)
+    return draw(kept.log_softmax(-1), uniform(own, 1).squeeze(-1))
+
+
+class _Texts:
+    """The rows of every member, ``tokens`` ``(R, N, P + max_new_tokens)``, as far as they are written."""
+
+    def __init__(self, stacked: Stacked, prompts: Tensor, lengths: Tensor, max_new_tokens: int, padding: int) -> None:
+        N, P = prompts.shape
+        self.lengths = lengths
+        self.tokens = prompts.new_full((stacked.size, N, P + max_new_tokens), padding)
+        is_prompt = torch.arange(P, device=prompts.device) < lengths.unsqueeze(1)  # (N, P)
+        self.tokens[:, :, :P] = torch.where(is_prompt, prompts, padding)
+
+    def append(self, new: int, chosen: Tensor) -> None:
+        """Write the rows' next tokens, of which ``new`` are there, ``(R, N)``."""
+        at = (self.lengths + new).expand_as(chosen).unsqueeze(-1)  # (R, N, 1)
+        self.tokens.scatter_(2, at, chosen.unsqueeze(-1))
+
+    def last(self, rows: Tensor, new: int, n: int) -> Tensor:
+        """The last ``n`` tokens of some rows ``(N',)`` that have ``new`` new ones, ``(R, N', n)``."""
+        start = self.lengths[rows] + new - n  # (N',)
+        at = start.unsqueeze(1) + torch.arange(n, device=rows.device)  # (N', n)
+        return self.tokens[:, rows].gather(2, at.expand(len(self.tokens), -1, -1))
+
+
+class _Logits:
+    """What follows the rows: from their state while they fit into the context, from their last tokens after."""
+
+    def __init__(self, stacked: Stacked, texts: _Texts, max_new_tokens: int, limit: int | None) -> None:
+        self.stacked, self.texts = stacked, texts
+        self.prompt_lengths: Sequence[int] = texts.lengths.tolist()
+        longest = max(self.prompt_lengths, default=1) + max(max_new_tokens, 1) - 1  # the last is never looked back at
+        self.context = longest if limit is None else min(limit, longest)
+        self.inside: list[int] = []  # rows that have a state
+        self.state: dict[str, Tensor] = {}
+
+    def next(self, new: int) -> Tensor:
+        """The logits ``(R, N, V)`` after rows that have ``new`` new tokens; called for 0, 1, … in turn."""
+        inside = [row for row, length in enumerate(self.prompt_lengths) if length + new <= self.context]
+        outside = [row for row, length in enumerate(self.prompt_lengths) if length + new > self.context]
+        found = []
+        if inside:
+            found.append(self._begin(inside) if new == 0 else self._step(inside, new))
+        if outside:
+            window = self.texts.last(self._index(outside), new, self.context)  # (R, N', T)
+            state = self.stacked.start(len(outside), self.context)
+            found.append(self.stacked.step(window, state, last=True)[0][:, :, 0])
+        order = self._index(inside + outside).argsort()
+        return torch.cat(found, dim=1)[:, order]
+
+    def _index(self, rows: list[int]) -> Tensor:
+        return torch.tensor(rows, dtype=torch.int64, device=self.texts.tokens.device)
+
+    def _begin(self, inside: list[int]) -> Tensor:
+        """The prompts of the rows at once: the logits after each, ``(R, N', V)``."""
+        rows = self._index(inside)
+        counts = self.texts.lengths[rows]  # (N',)
+        prompts = self.texts.tokens[:, rows, : max(self.prompt_lengths[row] for row in inside)]
+        self.inside = inside
+        state = self.stacked.start(len(inside), self.context)
+        logits, self.state = self.stacked.step(prompts, state, counts, last=True)  # (R, N', 1, V)
+        return logits[:, :, 0]
+
+    def _step(self, inside: list[int], new: int) -> Tensor:
+        """One token more of the rows that still fit."""
+        if inside != self.inside:
+            places = {row: place for place, row in enumerate(self.inside)}
+            self.state = self.stacked.select(self.state, self._index([places[row] for row in inside]))
+            self.inside = inside
+        logits, self.state = self.stacked.step(
+            self.texts.last(self._index(inside), new, 1), self.state
+        )  # (R, N', 1, V)
+        return logits[:, :, 0]

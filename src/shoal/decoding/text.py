@@ -1,0 +1,130 @@
+"""Texts that models of one shape go on with: from strings to strings."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from shoal.decoding.generate import generate
+from shoal.decoding.sampling import Sampling
+from shoal.errors import UserError
+from shoal.keyed import fold
+
+if TYPE_CHECKING:
+    from shoal.tasks.text.tokenizers import TextTokenizer
+
+_STREAM = 4  # what samples are drawn by, apart from what a run trained by
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What a model made of a prompt.
+
+    Attributes:
+        run: whose model.
+        prompt: what it was given.
+        number: of the sample, from 0.
+        text: what it went on with.
+        log_p: of each of its tokens, in nats, by the model as it is, without temperature and cuts.
+    """
+
+    run: str
+    prompt: str
+    number: int
+    text: str
+    log_p: tuple[float, ...]
+
+
+def generate_texts(
+    models: Mapping[str, nn.Module],
+    tokenizer: "TextTokenizer",
+    prompts: Sequence[str],
+    max_new_tokens: int = 200,
+    sampling: Sampling | None = None,
+    samples: int = 1,
+    seed: int = 0,
+) -> list[Sample]:
+    """Go on with every prompt, by every model, all at once.
+
+    A sample hangs on its run, its prompt, its number and the seed, and not on what else is asked for beside it.
+
+    Args:
+        models: of one shape, by run.
+        tokenizer: theirs.
+        prompts: at least one token each.
+        max_new_tokens: of each sample.
+        sampling: how tokens are drawn; None takes the likeliest, and then there is one sample.
+        samples: of each model and prompt.
+        seed: of the samples.
+
+    Returns:
+        By prompt, then by number, then by run.
+
+    Raises:
+        UserError: a prompt is empty or has a character that the vocabulary lacks, or a number is out of range.
+    """
+    _check(prompts, max_new_tokens, sampling, samples)
+    rows = [(prompt, number) for prompt in prompts for number in range(samples)]
+    encoded = {prompt: _encoded(tokenizer, prompt) for prompt in prompts}
+    lengths = torch.tensor([len(encoded[prompt]) for prompt, _ in rows])
+    padded = torch.zeros(len(rows), int(lengths.max()), dtype=torch.int64)
+    for row, (prompt, _) in zip(padded, rows, strict=True):
+        row[: len(encoded[prompt])] = encoded[prompt]
+    modules = list(models.values())
+    named = [dict(module.named_parameters()) for module in modules]
+    stacked = {name: torch.stack([own[name].detach() for own in named]) for name in named[0]}
+    with torch.no_grad():
+        made = generate(
+            modules[0],
+            stacked,
+            padded,
+            lengths,
+            max_new_tokens,
+            sampling,
+            keys=_keys(list(models), seed),
+            rows=torch.tensor([_number(prompt, number) for prompt, number in rows]),
+        )
+    return [
+        Sample(
+            run,
+            prompt,
+            number,
+            tokenizer.decode(made.tokens[member, row, int(lengths[row]) : int(lengths[row]) + max_new_tokens]),
+            tuple(made.log_p[member, row].tolist()),
+        )
+        for row, (prompt, number) in enumerate(rows)
+        for member, run in enumerate(models)
+    ]
+
+
+def _check(prompts: Sequence[str], max_new_tokens: int, sampling: Sampling | None, samples: int) -> None:
+    if not prompts:
+        raise UserError("there is nothing to go on with: no prompt was given")
+    for name, value in (("max_new_tokens", max_new_tokens), ("samples", samples)):
+        if value < 1:
+            raise UserError(f"{name} must be an integer of at least 1, got {value}")
+    if sampling is None and samples > 1:
+        raise UserError(f"samples={samples} are all the same without a temperature: the likeliest tokens are one text")
+
+
+def _encoded(tokenizer: "TextTokenizer", prompt: str) -> Tensor:
+    if not prompt:
+        raise UserError("a prompt must have at least one token, got ''")
+    return tokenizer.encode(prompt)
+
+
+def _keys(runs: Sequence[str], seed: int) -> Tensor:
+    """A key of each run, ``(R,)``."""
+    own = torch.tensor([_hashed(run) for run in runs])
+    return fold(fold(fold(torch.zeros_like(own), _STREAM), own), seed)
+
+
+def _number(prompt: str, number: int) -> int:
+    return _hashed(f"{number} {prompt}")
+
+
+def _hashed(text: str) -> int:
+    return int.from_bytes(hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()[:4], "big")

@@ -1,0 +1,70 @@
+"""What enters a transformer: its tokens, and where they stand.
+
+Shapes: ``B`` batch, ``S`` sequence, ``D`` width.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from shoal.models.dropout import Dropout
+from shoal.models.positions import SINUSOIDAL
+
+
+class GPTEmbedding(nn.Module):
+    """Token embedding plus the table of positions: fixed sinusoidal, learned, or none.
+
+    Attributes:
+        n_positions: rows of the table; None where there is none.
+    """
+
+    position_encoding: Tensor
+
+    def __init__(
+        self,
+        vocabulary_size: int,
+        embedding_size: int,
+        n_max_positions: int,
+        padding_index: int | None = None,
+        kind: str = "sinusoidal",
+        dropout: float | None = None,
+    ) -> None:
+        super().__init__()
+        self.kind = kind
+        self.n_positions = n_max_positions if kind in SINUSOIDAL or kind == "learned" else None
+        self.tokens = nn.Embedding(vocabulary_size, embedding_size, padding_idx=padding_index)
+        if kind in SINUSOIDAL:
+            table = self.create_sinusoidal_embeddings(n_max_positions, embedding_size, kind)
+            self.register_buffer("position_encoding", table)
+        elif kind == "learned":
+            self.positions = nn.Embedding(n_max_positions, embedding_size)
+        self.drop = nn.Identity() if dropout is None else Dropout(dropout)
+
+    @staticmethod
+    def create_sinusoidal_embeddings(n_positions: int, dimension: int, kind: str = "sinusoidal") -> Tensor:
+        """``PE[pos, 2k] = sin(pos / 10000^(c k/d))`` and ``PE[pos, 2k+1] = cos(pos / 10000^(c k/d))``.
+
+        ``c`` is that of the kind: 1 for the practical's ``sinusoidal``, 2 for ``vaswani``.
+
+        Returns:
+            ``(n_positions, dimension)``, float32.
+        """
+        i = torch.arange(dimension)  # (D,)
+        pos = torch.arange(n_positions).unsqueeze(1)  # (n_positions, 1)
+        angles = pos / 10000 ** (SINUSOIDAL[kind] * i.div(2, rounding_mode="floor") / dimension)  # (n_positions, D)
+        return torch.where(i % 2 == 0, angles.sin(), angles.cos())
+
+    def forward(self, tokens: Tensor, positions: Tensor | None = None) -> Tensor:
+        """``(B, S) -> (B, S, D)``, of tokens at ``positions`` ``(B, S)``, or from 0 on.
+
+        A position past the table's end has its last row; so many tokens at once are refused with a ValueError.
+        """
+        embedded: Tensor = self.tokens(tokens)
+        if self.n_positions is not None:
+            if positions is None and tokens.shape[1] > self.n_positions:
+                raise ValueError(f"the table of positions ends at {self.n_positions}, got {tokens.shape[1]} tokens")
+            table = self.positions.weight if self.kind == "learned" else self.position_encoding
+            if positions is None:
+                embedded = embedded + table[: tokens.shape[1]]
+            else:
+                embedded = embedded + table[positions.clamp(max=self.n_positions - 1)]
+        return self.drop(embedded)  # type: ignore[no-any-return]

@@ -1,0 +1,1 @@
+"""Language modelling: where text comes from, and what its tokens are."""

@@ -1,0 +1,223 @@
+"""A text as the engine takes it: windows that training draws, windows that are scored, and what is scored of them.
+
+Training draws a window of ``context_length`` tokens at any place of the training split and predicts the token after
+each of its tokens. Scored are, in blocks or with a stride, all tokens of the validation split but the first, each once,
+and a fixed sample of the training split.
+"""
+
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from shoal.errors import UserError
+from shoal.keyed import bits, fold
+from shoal.objectives import token_losses
+from shoal.tasks.base import Batch, Model, Task
+from shoal.tasks.sampling import EpochSampler, RandomSampler
+from shoal.tasks.text.corpus import read_corpus, split
+from shoal.tasks.text.tokenizers import TextTokenizer, make_tokenizer
+
+if TYPE_CHECKING:
+    from shoal.tasks.text.settings import Text
+
+_OFFSET_STREAM = 3  # where blocks of a pass begin, apart from their order
+_KEPT = 4
+
+
+@dataclass(frozen=True)
+class TextData:
+    """A text in tokens.
+
+    Attributes:
+        tokens: of the training split, and then of the validation split, ``(N,)`` int64.
+        n_train: how many of them train.
+        tokenizer: what made them.
+    """
+
+    tokens: Tensor
+    n_train: int
+    tokenizer: TextTokenizer
+
+    @property
+    def train(self) -> Tensor:
+        """The tokens of the training split."""
+        return self.tokens[: self.n_train]
+
+    @property
+    def valid(self) -> Tensor:
+        """The tokens of the validation split."""
+        return self.tokens[self.n_train :]
+
+    @cached_property
+    def _windows(self) -> dict[tuple[int, int, int], tuple[Tensor, Tensor]]:
+        return {}
+
+    def scored_windows(self, context_length: int, stride: int, part: int) -> tuple[Tensor, Tensor]:
+        """The windows that an evaluation scores: first those of the training split.
+
+        Args:
+            context_length: tokens that a window reads.
+            stride: tokens that each window but the first adds to what is scored.
+            part: for so many windows of the validation split one of the training split is scored.
+
+        Returns:
+            ``(start, first, last)`` of each, ``(n, 3)`` int64: it reads from token ``start`` on, and of its predictions
+            those from ``first`` up to ``last`` count. Then which are of the validation split, ``(n,)`` bool.
+        """
+        key = (context_length, stride, part)
+        if key not in self._windows:
+            valid = windows(self.n_train, len(self.tokens), context_length, stride)
+            train = windows(0, self.n_train, context_length, stride)
+            n = max(1, min(len(train), len(valid) // part))
+            train = train[torch.arange(n) * len(train) // n]  # evenly over the split
+            both = torch.cat([train, valid])
+            self._windows[key] = both, torch.arange(len(both)) >= n
+        return self._windows[key]
+
+
+def windows(begin: int, end: int, context_length: int, stride: int) -> Tensor:
+    """Windows of the tokens from ``begin`` to ``end`` that score each but the first once: ``(n, 3)``.
+
+    The first scores all its predictions, each other the last ``stride``, the last what is left.
+
+    >>> windows(0, 8, context_length=4, stride=2)
+    tensor([[0, 0, 4],
+            [2, 2, 4],
+            [4, 2, 3]])
+    """
+    n = end - begin - 1  # tokens that are predicted
+    starts = torch.arange(0, max(1, n - context_length + stride), stride)  # within the split
+    first = torch.where(starts == 0, 0, context_length - stride)
+    last = (n - starts).clamp(max=context_length)
+    return torch.stack([begin + starts, first, last], 1)
+
+
+_loaded: dict[tuple[object, ...], TextData] = {}
+_loading = threading.Lock()
+
+
+def load_text(
+    paths: Sequence[str], key: str | None, tokenizer: str, vocabulary_size: int | None, valid_share: float
+) -> TextData:
+    """A text in tokens; the same to all who ask, so that members of a stack share it.
+
+    Args:
+        paths: where it lies.
+        key: of the content that it must have.
+        tokenizer: see :func:`shoal.tasks.text.tokenizers.make_tokenizer`.
+        vocabulary_size: of ``bpe``.
+        valid_share: of the characters, from the end.
+
+    Raises:
+        UserError: it cannot be read, or has another content.
+    """
+    corpus = read_corpus(paths)
+    if key is not None and corpus.key != key:
+        raise UserError(
+            f"text {', '.join(paths)} is another than the run began with: its content is {corpus.key}, that of the run "
+            f"{key}; name the text that it was with --text, or train anew"
+        )
+    known = (corpus.key, tokenizer, vocabulary_size, valid_share)
+    with _loading:
+        if known not in _loaded:
+            train, valid = split(corpus.text, valid_share)
+            size = vocabulary_size if tokenizer == "bpe" else None
+            made = make_tokenizer(tokenizer, train, corpus.text, size)
+            parts = [made.encode(train), made.encode(valid)]
+            _loaded[known] = TextData(torch.cat(parts), len(parts[0]), made)
+            while len(_loaded) > _KEPT:
+                del _loaded[next(iter(_loaded))]
+        return _loaded[known]
+
+
+class BlockSampler(EpochSampler):
+    """Passes over blocks of the training split that do not overlap, in an order and from a place that are new in each.
+
+    Args:
+        keys: see :class:`~shoal.tasks.sampling.Sampler`.
+        sizes: places at which a window can begin.
+        batch_size: see :class:`~shoal.tasks.sampling.Sampler`.
+        context_length: tokens of a block.
+    """
+
+    def __init__(self, keys: Tensor, sizes: Tensor, batch_size: int, context_length: int) -> None:
+        super().__init__(keys, (sizes // context_length).clamp(min=1), batch_size)
+        self.context_length = context_length
+        self.free = sizes.clamp(max=context_length).unsqueeze(1)  # (R, 1), places at which the first block can begin
+
+    def __call__(self, steps: Tensor) -> tuple[Tensor, Tensor]:
+        """See :class:`~shoal.tasks.sampling.Sampler`."""
+        blocks, counts = super().__call__(steps)  # (R, B)
+        epoch = (steps - 1) // self.batches  # (R,)
+        offset = bits(fold(fold(self.keys, _OFFSET_STREAM), epoch), 1) % self.free  # (R, 1)
+        return blocks * self.context_length + offset, counts
+
+
+def text_task(settings: "Text") -> Task:
+    """The text of these settings as the engine takes it."""
+    data, context = settings.data(), settings.context_length
+    assert settings.eval_stride is not None
+    from shoal.tasks.text.settings import SCORED_SHARE
+
+    table, is_valid = data.scored_windows(context, settings.eval_stride, SCORED_SHARE)
+    places = data.n_train - context
+    number = places + torch.arange(len(table))
+    smoothed = partial(text_objective, label_smoothing=settings.label_smoothing)
+    sampler = RandomSampler if settings.windows == "random" else partial(BlockSampler, context_length=context)
+    return Task(
+        tensors={"tokens": data.tokens, "windows": table},
+        drawn=places,
+        scored={"train": number[~is_valid], "valid": number[is_valid]},
+        objective=text_objective,
+        batch=partial(window_batch, places=places, context_length=context),
+        sampler=sampler,
+        training_objective=smoothed if settings.label_smoothing else None,
+    )
+
+
+def window_batch(tensors: Mapping[str, Tensor], indices: Tensor, places: int, context_length: int) -> Batch:
+    """Windows by number: that which begins at a place of the training split, or one of those that are scored.
+
+    Args:
+        tensors: ``tokens`` ``(N,)``, and ``windows`` ``(n, 3)`` as :meth:`TextData.scored_windows` gives them.
+        indices: ``(B,)``; from ``places`` on they are numbers of scored windows.
+        places: at which training draws.
+        context_length: ``S``.
+
+    Returns:
+        ``inputs`` and ``targets`` ``(B, S)`` int64, and ``scored`` ``(B, S)`` bool.
+    """
+    tokens, table = tensors["tokens"], tensors["windows"]
+    is_drawn = indices < places  # (B,)
+    row = table[(indices - places).clamp(min=0)]  # (B, 3)
+    start = torch.where(is_drawn, indices, row[..., 0])
+    first = torch.where(is_drawn, 0, row[..., 1]).unsqueeze(-1)
+    last = torch.where(is_drawn, context_length, row[..., 2]).unsqueeze(-1)
+    position = torch.arange(context_length + 1, device=indices.device)
+    at = (start.unsqueeze(-1) + position).clamp(max=tokens.shape[0] - 1)  # (B, S + 1)
+    chosen = tokens[at]
+    position = position[:-1]
+    return {
+        "inputs": chosen[..., :-1],
+        "targets": chosen[..., 1:],
+        "scored": (position >= first) & (position < last),
+    }
+
+
+def text_objective(model: Model, batch: Batch, label_smoothing: float = 0.0) -> dict[str, Tensor]:
+    """Loss and accuracy of each window's scored tokens, ``(B,)`` each, and how many those are."""
+    logits, *_ = model(batch["inputs"])  # (B, S, V)
+    scored = batch["scored"]  # (B, S)
+    losses = token_losses(logits, batch["targets"], label_smoothing)  # (B, S)
+    right = (logits.argmax(-1) == batch["targets"]) & scored  # (B, S)
+    n = scored.sum(-1)  # (B,)
+    return {
+        "loss": torch.where(scored, losses, 0.0).sum(-1) / n,
+        "accuracy": right.sum(-1) / n,
+        "weight": n.to(losses.dtype),
+    }

@@ -1,0 +1,189 @@
+"""Which text a run learns, in which tokens, and how it is scored."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+
+from pydantic import BeforeValidator
+
+from shoal.errors import UserError
+from shoal.measures import Measure, Measures
+from shoal.spec.fields import SHARE, choice, set_default, setting
+from shoal.tasks.settings import Counts, Sizes, TaskSettings
+from shoal.tasks.text.corpus import Corpus, read_corpus, split
+
+if TYPE_CHECKING:
+    from shoal.tasks.base import Task
+    from shoal.tasks.text.data import TextData
+
+TOKENIZERS = ("chars", "bytes", "bpe")
+WINDOWS = ("random", "blocks")
+BPE_SIZE = 1024  # of a vocabulary of byte pairs that was not given
+SCORED_SHARE = 4  # of the training split as many windows are scored as this part of the validation split's
+MEASURES = Measures(
+    (
+        Measure("loss", "L", "loss", "nats per token", is_log=True),
+        Measure("accuracy", "A", "share of next tokens that are predicted", "", True, (0.0, 1.0)),
+    )
+)
+
+
+def _paths(value: Any) -> Any:
+    """One path, or several joined by commas, as whole paths: a run may be gone on with from another folder."""
+    several = [value] if isinstance(value, str | Path) else list(value)
+    paths: list[str] = []
+    for given in map(str, several):
+        paths += [given] if Path(given).exists() else given.split(",")
+    if not all(paths):
+        raise ValueError
+    return tuple(str(Path(path).absolute()) for path in paths)
+
+
+Paths = Annotated[tuple[str, ...], BeforeValidator(_paths)]
+
+
+class Text(TaskSettings):
+    """Text: the next token of each window, from those before it.
+
+    The identity of a run hangs on the content of its text (``text_key``), not on where it lies.
+    """
+
+    name: ClassVar[str] = "text"
+    label: ClassVar[str] = "text"
+    things: ClassVar[str] = "windows"
+    suggests: ClassVar[Mapping[str, Any]] = {
+        "train_batch_size": 32,
+        "eval_batch_size": 64,
+        "n_steps": 10_001,
+        "eval_first": 0,
+        "eval_period": 500,
+        "lr_schedule": "cosine",
+        "lr_floor": 0.1,
+        "warmup_steps": 100,
+        "weight_decay": 0.1,
+        "decay_all": False,
+    }
+
+    text: Paths = setting(
+        (), "what is read", "a file, a folder of .txt and .txt.gz files, or several joined by commas", operational=True
+    )
+    text_key: str | None = setting(
+        None, "the text's content, as 16 digits of its SHA-256; found out where the text is given", "16 digits"
+    )
+    tokenizer: str = choice("chars", "what a token is; bpe: byte pairs, learned from the training split", TOKENIZERS)
+    vocabulary_size: int | None = setting(
+        None,
+        f"tokens of bpe ({BPE_SIZE} when not given); chars and bytes have their own",
+        "an integer of at least 2",
+        ge=2,
+    )
+    context_length: int = setting(64, "tokens that a prediction may look back at", "an integer of at least 1", ge=1)
+    windows: str = choice(
+        "random", "how training draws: each window anywhere, or blocks in a new order and place each pass", WINDOWS
+    )
+    valid_share: float = setting(
+        0.1, "share of the text, its end, that validates", "above 0 and below 1", gt=0, lt=1, allow_inf_nan=False
+    )
+    eval_stride: int | None = setting(
+        None,
+        "tokens that each scored window adds: the context length (blocks) when not given; fewer give all but the first "
+        "a longer context",
+        "an integer of at least 1, at most the context length",
+        follows="context_length",
+        ge=1,
+    )
+    label_smoothing: float = setting(
+        0.0, "share of the target spread over all tokens while training", in_float32=True, **SHARE
+    )
+
+    def fill(self) -> None:
+        """Blocks, and a size for byte pairs."""
+        set_default(self, "eval_stride", self.context_length)
+        if self.tokenizer == "bpe":
+            set_default(self, "vocabulary_size", BPE_SIZE)
+
+    def check(self) -> None:
+        """See :class:`Part`."""
+        if not self.text and self.text_key is None:
+            raise UserError("task text needs a text: --text FILE (text=… from Python)")
+        assert self.eval_stride is not None
+        if self.eval_stride > self.context_length:
+            raise UserError(
+                f"eval_stride must be at most the context length, got eval_stride={self.eval_stride} and "
+                f"context_length={self.context_length}"
+            )
+        if self.text_key is None:
+            corpus = read_corpus(self.text)
+            object.__setattr__(self, "text_key", corpus.key)
+            self._check_text(corpus)
+
+    def _check_text(self, corpus: Corpus) -> None:
+        """The vocabulary that the text gives, and whether there is a window in each split."""
+        own = {"chars": len(set(corpus.text)), "bytes": 256}.get(self.tokenizer)
+        if own is not None and self.vocabulary_size not in (None, own):
+            raise UserError(
+                f"vocabulary_size={self.vocabulary_size} does not apply to tokenizer {self.tokenizer!r}, which has "
+                f"{own} tokens here; it applies to bpe"
+            )
+        if own is not None:
+            object.__setattr__(self, "vocabulary_size", own)
+        train, valid = split(corpus.text, self.valid_share)
+        if self.tokenizer == "chars":
+            n_train, n_valid = len(train), len(valid)
+        elif self.tokenizer == "bytes":
+            n_train, n_valid = len(train.encode()), len(valid.encode())
+        else:
+            data = self.data()
+            n_train, n_valid = len(data.train), len(data.valid)
+        check_windows(n_train, n_valid, self.context_length, self.valid_share)
+
+    def measures(self) -> Measures:
+        """See :class:`TaskSettings`: nothing generalises at a moment here."""
+        return MEASURES
+
+    def sizes(self) -> Sizes:
+        """See :class:`TaskSettings`."""
+        assert self.vocabulary_size is not None
+        return Sizes(self.vocabulary_size, self.context_length)
+
+    def counts(self) -> Counts:
+        """See :class:`TaskSettings`."""
+        data = self.data()
+        starts, _ = data.scored_windows(self.context_length, self.eval_stride or self.context_length, SCORED_SHARE)
+        return Counts(len(data.train) - self.context_length, len(starts), held=0)  # one text for all members
+
+    def data(self) -> "TextData":
+        """The text in tokens.
+
+        Raises:
+            UserError: it cannot be read, or is not the one that the run began with.
+        """
+        from shoal.tasks.text.data import load_text
+
+        if not self.text:
+            raise UserError(f"the text {self.text_key} of this run was not named: --text FILE")
+        return load_text(self.text, self.text_key, self.tokenizer, self.vocabulary_size, self.valid_share)
+
+    def kept(self) -> Mapping[str, Any]:
+        """See :class:`TaskSettings`: the tokenizer is part of the model."""
+        return {"tokenizer": self.data().tokenizer.to_json()}
+
+    def build(self, split_seed: int) -> "Task":
+        """See :class:`TaskSettings`; the split is the text's own and hangs on no seed."""
+        from shoal.tasks.text.data import text_task
+
+        return text_task(self)
+
+    def sizes_named(self) -> list[str]:
+        """See :class:`TaskSettings`."""
+        return ["vocabulary_size", "context_length"]
+
+
+def check_windows(n_train: int, n_valid: int, context_length: int, valid_share: float) -> None:
+    """Raise :class:`UserError` where a split has no window: tokens to read and one more to predict."""
+    if n_train <= context_length:
+        raise UserError(
+            f"context_length must be below the {n_train:,} tokens of the training split, got {context_length}"
+        )
+    if n_valid < 2:
+        raise UserError(f"valid_share={valid_share} leaves {n_valid} tokens to validate on; there must be 2 at least")

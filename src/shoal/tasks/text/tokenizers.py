@@ -1,0 +1,231 @@
+"""What the tokens of a text are: characters, bytes, or byte-level byte-pair encoding (BPE).
+
+No tokenizer has special tokens: text that spells one, such as ``<|endoftext|>``, is text like any other.
+"""
+
+import hashlib
+import json
+import unicodedata
+from collections.abc import Iterable, Mapping
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from shoal.errors import LabError, UserError, nearest
+from shoal.tasks.text.bpe import ALPHABET, BytePairTokenizer, as_indices, said, train_bpe, utf8
+
+KINDS = ("chars", "bytes", "bpe")
+_SURROGATES = range(0xD800, 0xE000)
+_ALIKE = {  # what people type for what typesetters put, which Unicode does not say
+    **dict.fromkeys("‘’‚‛′´`", "'"),
+    **dict.fromkeys("“”„‟″«»", '"'),
+    **dict.fromkeys("‐‑‒–—―−", "-"),
+}
+
+
+class TextTokenizer(Protocol):
+    """Text to tokens and back. ``n`` tokens are int64, ``(n,)``; ``V`` is the size of the vocabulary."""
+
+    @property
+    def kind(self) -> str:
+        """One of :data:`KINDS`."""
+
+    @property
+    def vocabulary_size(self) -> int:
+        """V: tokens are from 0 to V − 1."""
+
+    @property
+    def key(self) -> str:
+        """16 hexadecimal digits that agree where every text has the same tokens."""
+
+    def encode(self, text: str) -> Tensor:
+        """The tokens of a text, int64, ``(n,)``.
+
+        Raises:
+            UserError: the text has a character that has no tokens; says which, where, and the nearest that has.
+        """
+
+    def decode(self, tokens: Tensor | Iterable[int]) -> str:
+        """The text of tokens, for people: bytes that are not UTF-8 become ``�``.
+
+        Raises:
+            UserError: a token is not from 0 to V − 1.
+        """
+
+    def decode_bytes(self, tokens: Tensor | Iterable[int]) -> bytes:
+        """The UTF-8 of tokens, exactly; of byte-level tokens it may begin or end within a character.
+
+        Raises:
+            UserError: a token is not from 0 to V − 1.
+        """
+
+    def token_bytes(self) -> Tensor:
+        """How many bytes of UTF-8 each token stands for, int64, ``(V,)``; a part of a character has its own."""
+
+    def to_json(self) -> dict[str, Any]:
+        """All that :func:`from_json` needs, as plain JSON; the same text gives the same, in every process."""
+
+
+class CharTokenizer:
+    """A token per character, in the order of code points.
+
+    >>> tokenizer = CharTokenizer("abc")
+    >>> tokenizer.encode("cab").tolist()
+    [2, 0, 1]
+    """
+
+    kind = "chars"
+
+    def __init__(self, characters: str) -> None:
+        """``characters`` is the vocabulary, sorted, each once."""
+        self.characters = characters
+        self._points = _points(characters)
+
+    @property
+    def vocabulary_size(self) -> int:
+        return len(self.characters)
+
+    @property
+    def key(self) -> str:
+        return _hash(self.to_json())
+
+    def encode(self, text: str) -> Tensor:
+        points = _points(text)
+        indices = np.minimum(np.searchsorted(self._points, points), self.vocabulary_size - 1)
+        unknown = np.flatnonzero(self._points[indices] != points)
+        if len(unknown):
+            raise self._unknown(text, int(unknown[0]))
+        return torch.from_numpy(indices.astype(np.int64))
+
+    def decode(self, tokens: Tensor | Iterable[int]) -> str:
+        points: bytes = self._points[as_indices(tokens, self.vocabulary_size).numpy()].tobytes()
+        return points.decode("utf-32-le")
+
+    def decode_bytes(self, tokens: Tensor | Iterable[int]) -> bytes:
+        return self.decode(tokens).encode()
+
+    def token_bytes(self) -> Tensor:
+        return torch.tensor([len(character.encode()) for character in self.characters], dtype=torch.int64)
+
+    def to_json(self) -> dict[str, Any]:
+        return {"kind": self.kind, "characters": self.characters}
+
+    def _unknown(self, text: str, place: int) -> UserError:
+        before, character = text[:place], text[place]
+        line, column = before.count("\n") + 1, place - before.rfind("\n")
+        return UserError(
+            f"character {character!r} (U+{ord(character):04X}) in line {line:,}, column {column:,} is not one of the "
+            f"vocabulary's {self.vocabulary_size:,}; the nearest that is: {_nearest(character, self.characters)!r}"
+        )
+
+
+class ByteTokenizer:
+    """A token per byte of UTF-8.
+
+    >>> ByteTokenizer().encode("é").tolist()
+    [195, 169]
+    """
+
+    kind = "bytes"
+    vocabulary_size = ALPHABET
+
+    @property
+    def key(self) -> str:
+        return _hash(self.to_json())
+
+    def encode(self, text: str) -> Tensor:
+        return torch.from_numpy(np.frombuffer(utf8(text), dtype=np.uint8).astype(np.int64))
+
+    def decode(self, tokens: Tensor | Iterable[int]) -> str:
+        return self.decode_bytes(tokens).decode("utf-8", "replace")
+
+    def decode_bytes(self, tokens: Tensor | Iterable[int]) -> bytes:
+        return as_indices(tokens, self.vocabulary_size).to(torch.uint8).numpy().tobytes()
+
+    def token_bytes(self) -> Tensor:
+        return torch.ones(self.vocabulary_size, dtype=torch.int64)
+
+    def to_json(self) -> dict[str, Any]:
+        return {"kind": self.kind}
+
+
+def make_tokenizer(kind: str, train_text: str, whole_text: str, vocabulary_size: int | None = None) -> TextTokenizer:
+    """A tokenizer for a text.
+
+    Args:
+        kind: one of :data:`KINDS`.
+        train_text: what ``bpe`` learns its merges from; nothing of what is validated on enters them.
+        whole_text: whose characters ``chars`` has, as in nanoGPT: else some of what is validated on had no tokens.
+        vocabulary_size: of ``bpe``, from 256 (bytes alone) to what the text gives. The others have their own.
+
+    Raises:
+        UserError: the kind is unknown, the size is not possible, the text is empty, or ``tokenizers`` is missing.
+    """
+    if kind not in KINDS:
+        raise UserError(f"unknown tokenizer {kind!r}: one of {' '.join(KINDS)}{nearest(kind, KINDS)}")
+    if kind == "bpe":
+        if vocabulary_size is None:
+            raise UserError("tokenizer bpe needs a vocabulary_size")
+        return train_bpe(train_text, vocabulary_size)
+    if vocabulary_size is not None:
+        raise UserError(f"vocabulary_size is a setting of bpe; the vocabulary of {kind} has a size of its own")
+    if kind == "bytes":
+        return ByteTokenizer()
+    if not whole_text:
+        raise UserError("an empty text has no characters to make a vocabulary of")
+    utf8(whole_text)
+    return CharTokenizer("".join(sorted(set(whole_text))))
+
+
+def from_json(content: Any) -> TextTokenizer:
+    """The tokenizer of which this is the :meth:`TextTokenizer.to_json`.
+
+    It may be someone else's: what it says is held to what it must be, and nothing of it is given to a library before.
+
+    Raises:
+        LabError: it is not of a tokenizer.
+    """
+    if not isinstance(content, Mapping):
+        raise LabError(f"the tokenizer is damaged: it is no JSON object but {type(content).__name__}")
+    kind = content.get("kind")
+    keys = {"chars": {"characters"}, "bytes": set(), "bpe": {"merges", "trained_on"}}
+    if not isinstance(kind, str) or kind not in keys:
+        raise LabError(f"the tokenizer is damaged: its kind must be one of {' '.join(KINDS)}, got {said(kind)}")
+    if set(content) != {"kind"} | keys[kind]:
+        raise LabError(f"the tokenizer is damaged: {kind} has {' '.join(sorted(keys[kind])) or 'nothing'} beside kind")
+    if kind == "bytes":
+        return ByteTokenizer()
+    if kind == "bpe":
+        return BytePairTokenizer(content["merges"], content["trained_on"])
+    characters = content["characters"]
+    if not isinstance(characters, str) or not characters:
+        raise LabError("the tokenizer is damaged: characters must be a text that is not empty")
+    points = _points(characters).astype(np.int64)
+    if (np.diff(points) <= 0).any() or any(ord(character) in _SURROGATES for character in characters):
+        raise LabError("the tokenizer is damaged: characters must be in the order of code points, each once")
+    return CharTokenizer(characters)
+
+
+def _points(text: str) -> np.ndarray[Any, np.dtype[np.uint32]]:
+    """The code points of a text, ``(n,)``."""
+    return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype="<u4")
+
+
+def _hash(content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _nearest(character: str, known: str) -> str:
+    """The known character that looks most like one: without accent, in the other case, or near in Unicode."""
+    wanted = _plain(character)
+
+    def distance(other: str) -> tuple[bool, bool, int]:
+        return _plain(other) != wanted, other.casefold() != character.casefold(), abs(ord(other) - ord(character))
+
+    return min(known, key=distance)
+
+
+def _plain(character: str) -> str:
+    return unicodedata.normalize("NFKD", _ALIKE.get(character, character))[:1].casefold()
