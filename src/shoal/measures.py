@@ -111,11 +111,12 @@ class Measures:
         """The one that says most about a run: what generalising is said of, else the loss."""
         return self.recorded[0] if self.generalised is None else self[self.generalised.measure]
 
-    def has_arrived(self, values: Any) -> Any:
-        """Whether values of :attr:`shown` are such as generalising is said of; a number, or tensors of them."""
-        assert self.generalised is not None
-        threshold = self.generalised.threshold
-        return values >= threshold if self.shown.higher_is_better else values <= threshold
+    def has_generalised(self, values: Mapping[str, Any]) -> Any:
+        """Whether an evaluation, by column, is one of a run that has generalised; numbers, or tensors of them."""
+        if self.generalised is None:
+            return False
+        value, threshold = values[self.generalised.column], self.generalised.threshold
+        return value >= threshold if self.shown.higher_is_better else value <= threshold
 
     @property
     def arrived(self) -> str:
