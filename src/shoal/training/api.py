@@ -121,7 +121,7 @@ def unfinished(folders: Iterable[CohortFolder]) -> tuple[list[CohortFolder], lis
 
 
 def _check_held(held: Mapping[str, CohortFolder], metrics: Iterable[str]) -> None:
-    """Raise :class:`UserError` for runs of the lab that were trained without a metric, or of parts that have changed."""
+    """Raise :class:`UserError` for runs of the lab trained without a metric, or of parts that have changed."""
     _check_recorded(held, metrics)
     for folder in dict.fromkeys(held.values()):
         folder.check_sources()
