@@ -432,7 +432,7 @@ def test_a_bad_multiplier_is_named(value):
         ),
         (
             {"model": "gpt", "norm": "rms"},
-            "unknown norm 'rms': one of layernorm rmsnorm none",
+            "unknown norm 'rms': one of layernorm rmsnorm none; did you mean 'rmsnorm'?",
         ),
         (
             {"model": "gpt", "positions": "rope"},

@@ -111,6 +111,13 @@ class Measures:
         """The one that says most about a run: what generalising is said of, else the loss."""
         return self.recorded[0] if self.generalised is None else self[self.generalised.measure]
 
+    def has_generalised(self, values: Mapping[str, Any]) -> Any:
+        """Whether an evaluation, by column, is one of a run that has generalised; numbers, or tensors of them."""
+        if self.generalised is None:
+            return False
+        value, threshold = values[self.generalised.column], self.generalised.threshold
+        return value >= threshold if self.shown.higher_is_better else value <= threshold
+
     @property
     def arrived(self) -> str:
         """``A_val ≥ 0.99``: when a run has generalised; nothing where that is not said."""
@@ -140,13 +147,6 @@ class Measures:
             return ""
         both = f" {joined} ".join(self.shown.symbol_of(split) for split in SPLITS)
         return f"{both} {self.shown.side} {self.learned:g}"
-
-    def has_generalised(self, values: Mapping[str, Any], never: Any = False) -> Any:
-        """Whether runs have generalised with these values by column, numbers or tensors; ``never`` where none can."""
-        if self.generalised is None:
-            return never
-        value, threshold = values[self.generalised.column], self.generalised.threshold
-        return value >= threshold if self.shown.higher_is_better else value <= threshold
 
     @property
     def columns(self) -> list[str]:

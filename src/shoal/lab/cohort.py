@@ -23,10 +23,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
-from pydantic import BaseModel
 
-from shoal.errors import AccessError, DiskError, LabError, StrayError
-from shoal.lab.files import check_own, check_shape, is_there, names_in, read_json, write_json
+from shoal.errors import DiskError, LabError
+from shoal.lab.files import check_shape, is_there, names_in, read_json, write_json
+from shoal.lab.folder import Folder
 from shoal.lab.locks import is_locked, locked
 from shoal.lab.members import check_members, check_sources, measures_of, said_of, spec_of
 from shoal.lab.parts import Parts
@@ -51,50 +51,12 @@ def is_finished(status: Mapping[str, Any]) -> bool:
     return all(member["state"] in FINISHED for member in status["members"].values())
 
 
-class CohortFolder:
+class CohortFolder(Folder):
     """Reads and writes one cohort's folder."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    @property
-    def id(self) -> str:
-        return self.path.name
 
     def own_id(self) -> str:
         """The name that the folder was made with: a hash of its members in order. A copy has another."""
         return name_of_cohort(member["run"] for member in self.manifest()["members"])
-
-    def way_out(self) -> str:
-        """What to do when a file of the cohort is damaged."""
-        return f"move {self.path} out of the lab to train it anew, or see what shoal check finds"
-
-    @contextmanager
-    def with_way_out(self) -> Iterator[None]:
-        """Say besides what is wrong with a file what to do."""
-        try:
-            yield
-        except StrayError:
-            raise
-        except AccessError as error:
-            raise AccessError(f"{error}; who owns {self.path} can let others read it (chmod -R a+rX)") from None
-        except LabError as error:
-            raise LabError(f"{error}; {self.way_out()}") from None
-
-    def _read(self, name: str, shape: type[BaseModel]) -> dict[str, Any]:
-        with self.with_way_out():
-            return dict(read_json(self.path / name, shape))
-
-    def contents(self) -> list[str]:
-        """What is in the folder but locks and what is half written."""
-        return [name for name in names_in(self.path) if name != "lock" and not name.startswith(".")]
-
-    def check_links(self) -> None:
-        """Raise :class:`LabError` where the folder or one in it is a link."""
-        models = self.path / "models"
-        with self.with_way_out():
-            check_own([self.path, self.path / "metrics", self.path / "set-aside", models])
-            check_own(models / name for name in names_in(models))
 
     # what was asked
 

@@ -259,7 +259,7 @@ class Session:
     def _end_early(self, stack: Stack, kept: Tensor, values: Mapping[str, Tensor]) -> None:
         """Members that have generalised, or get no better, end as soon as their settings say."""
         specs = [self.roster.specs[run] for run in self.roster.members]
-        reached = kept & self.measures.has_generalised(values, torch.zeros_like(kept))
+        reached = kept & self.measures.has_generalised(values)
         self.generalised.update(specs[place].id for place in reached.nonzero().flatten().tolist())
         tired = kept & stack.keep_best(values["valid_loss"], kept)
         last_steps = stack.last_steps.clone()
