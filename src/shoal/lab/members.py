@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from shoal.errors import LabError, UserError
 from shoal.measures import Measures
-from shoal.registry import TASKS, USUAL, short
+from shoal.registry import KINDS, TASKS, USUAL, short
 from shoal.spec import RunSpec
 from shoal.spec.identity import trajectory_of, trajectory_version
 from shoal.spec.sources import source_of, sources_of
@@ -48,6 +48,8 @@ def spec_of(member: Mapping[str, Any], path: Path, way_out: str) -> RunSpec:
     try:
         return RunSpec.restored(member["spec"])
     except UserError as error:
+        if (why := absent(member["spec"])) is not None:
+            raise LabError(f"run {member['run']} cannot be built here: {why}") from None
         raise LabError(f"{path} is damaged or of a later version of shoal: {error}; {way_out}") from None
 
 
@@ -77,6 +79,18 @@ def check_sources(manifest: Mapping[str, Any], cohort: str) -> None:
             )
 
 
+def absent(dump: Mapping[str, Any]) -> str | None:
+    """Why a part from outside of shoal that settings name cannot be imported here; None where all can."""
+    for kind, registry in KINDS.items():
+        name = dump.get(kind, USUAL[kind])
+        if registry.is_outside(name):
+            try:
+                registry[name]
+            except UserError as error:
+                return str(error)
+    return None
+
+
 def measures_of(manifest: Mapping[str, Any]) -> Measures:
     """What the members' task measures: of shoal's own by its code, of another as written down when they were begun.
 
@@ -94,11 +108,14 @@ def measures_of(manifest: Mapping[str, Any]) -> Measures:
 
 
 def _shipped(task: Any, dump: Mapping[str, Any]) -> Measures:
-    """By its settings; by its usual ones where this version would not have these."""
+    """By its settings; of settings that this version would not have, what the task measures whatever they are."""
     own = {name: value for name, value in dump.items() if name in task.model_fields and value is not None}
     try:
         part = task(**own)
     except (UserError, ValidationError):
-        part = task()
-    measures: Measures = part.measures()
+        part = task.__new__(task)
+    try:
+        measures: Measures = part.measures()
+    except AttributeError:  # it hangs on the settings
+        raise ValueError(f"task {task.name} has no such settings in this version") from None
     return measures
