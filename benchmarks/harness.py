@@ -203,12 +203,7 @@ def _machine_rate(case: Case, device: str) -> float:
 
     On a card large products, of 64 times as many rows, in one process: small ones would measure how it is called.
     """
-<<<<<<< HEAD
-    D: int = case.spec.embedding_size
-    n = cores() if device == "cpu" else 1
-=======
     D, n = case.width, cores() if device == "cpu" else 1
->>>>>>> main
     shape = (round(case.positions) * (1 if device == "cpu" else 64), D, 4 * D)
     jobs = [Job("products", threads=1, processes=n, shape=shape, device=device) for _ in range(n)]
     with team(jobs) as (one, _):

@@ -1,8 +1,4 @@
-<<<<<<< HEAD
-"""Parts that stand outside of shoal, as a user would write them, named by their places (``outside:Shifted``)."""
-=======
 """Parts that stand outside of shoal, as a user would write them, named by their places: ``outside:Shifted``."""
->>>>>>> main
 
 from dataclasses import replace
 from typing import ClassVar

@@ -50,20 +50,7 @@ def run_nodes(node: ast.AST) -> Iterator[ast.AST]:
 def imports(path: Path) -> set[str]:
     """What of shoal a file imports, at once or later."""
     found = set()
-<<<<<<< HEAD
     for node in run_nodes(ast.parse(path.read_text(encoding="utf-8"))):
-=======
-    for_types = {
-        inner
-        for node in ast.walk(tree)
-        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
-        for part in node.body
-        for inner in ast.walk(part)
-    }
-    for node in ast.walk(tree):
-        if node in for_types:
-            continue
->>>>>>> main
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:

@@ -1,8 +1,4 @@
-<<<<<<< HEAD
-"""Parts from outside of shoal: objectives with weights, batches of their own, parameters that do not train."""
-=======
 """Parts from outside of shoal in a stack: weighted objectives, batches of their own, parameters that do not train."""
->>>>>>> main
 
 import math
 
