@@ -16,7 +16,8 @@ from shoal.rules import schedules
 from shoal.rules import settings as rule_settings
 from shoal.spec import RunSpec, grid
 from shoal.spec.fields import extra
-from shoal.spec.run import classes_of, known_settings
+from shoal.spec.known import known_settings
+from shoal.spec.run import classes_of
 from shoal.tasks.arithmetic.equations import FORMATS, OPERATORS
 from shoal.tasks.build import build_task
 

@@ -3,6 +3,7 @@
 Training, tables, figures and sentences read it; nothing else knows what a loss or an accuracy is called.
 """
 
+import json
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
@@ -104,7 +105,10 @@ class Measures:
     def __getitem__(self, name: str) -> Measure:
         """The measure of a name, or of a recorded column."""
         name = name.partition("_")[2] if name.startswith(("train_", "valid_")) else name
-        return next(measure for measure in self.recorded if measure.name == name)
+        found = next((measure for measure in self.recorded if measure.name == name), None)
+        if found is None:
+            raise KeyError(name)
+        return found
 
     @property
     def shown(self) -> Measure:
@@ -154,8 +158,9 @@ class Measures:
         return [f"{split}_{measure.name}" for split in SPLITS for measure in self.recorded]
 
     def to_json(self) -> dict[str, Any]:
-        """For a record that can be read where the task is not."""
-        return asdict(self)
+        """For a record that can be read where the task is not: as JSON gives it back, with lists."""
+        plain: dict[str, Any] = json.loads(json.dumps(asdict(self)))
+        return plain
 
     @classmethod
     def from_json(cls, said: Mapping[str, Any]) -> "Measures":

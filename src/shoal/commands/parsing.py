@@ -219,7 +219,7 @@ def read_values(options: argparse.Namespace) -> dict[str, list[str | None]]:
     where no choice has that name."""
     from shoal.registry import KINDS
     from shoal.spec.fields import extra
-    from shoal.spec.run import owners
+    from shoal.spec.known import owners
 
     named = {kind: getattr(options, kind) for kind in KINDS}
     settings = [name for name in options.settings if getattr(options, name) is not None]

@@ -92,8 +92,8 @@ def _measured(dump: Any) -> dict[str, Any]:
     try:
         said = said_of(RunSpec.restored(dump))
     except (UserError, TypeError, KeyError, AttributeError):  # no settings at all; see _is_of
-        said = None
-    return {} if said is None else {"measures": said}
+        said = {}
+    return {name: value for name, value in said.items() if name == "measures"}  # its code may be another by now
 
 
 def _spec_of(folder: CohortFolder, run: str) -> Any:

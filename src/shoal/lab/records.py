@@ -11,7 +11,7 @@ from shoal.errors import LabError, UserError, nearest
 from shoal.lab.cohort import CohortFolder
 from shoal.lab.damage import damage_of
 from shoal.lab.frames import schema_of
-from shoal.lab.members import task_of
+from shoal.lab.members import absent, task_of
 from shoal.lab.names import find_run
 from shoal.lab.snapshot import CohortSnapshot
 from shoal.measures import EQUATIONS, Measures, union
@@ -19,7 +19,7 @@ from shoal.registry import KINDS, USUAL
 from shoal.spec import RunSpec
 from shoal.spec.choice import as_cell, fits, read_choice
 from shoal.spec.identity import defaults
-from shoal.spec.run import known_settings
+from shoal.spec.known import known_settings
 
 if TYPE_CHECKING:
     from torch import nn
@@ -154,12 +154,17 @@ class Records:
         return {run: found[run] for run in self.ids if run in found}
 
     def foreign(self) -> dict[str, str]:
-        """Why a run, though whole, has no spec here, by run: it is of a version of shoal to which it was another."""
+        """Why a run, though whole, has no spec here, by run: it is of a version of shoal to which it was another.
+
+        Not of one whose task, model or optimizer cannot be imported here: what it measured can be shown all the same.
+        """
         found: dict[str, str] = {}
         for folder in self.cohorts():
             try:
                 self._specs_of(folder)
             except LabError as error:
+                if absent(folder.manifest()["members"][0]["spec"]) is not None:
+                    continue
                 found |= {run: str(error) for run, own in self._folders.items() if own is folder}
         return found
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import polars as pl
 
-from shoal.errors import LabError
+from shoal.errors import LabError, UserError
 from shoal.lab import Records
 from shoal.measures import SPLITS, Measure, Measures
 from shoal.registry import KINDS, MODELS, short
@@ -18,14 +18,16 @@ SEEDS = ("init_seed", "split_seed", "order_seed")
 
 
 def model_label(name: str) -> str:
-    """What a model is called in figures and sentences.
+    """What a model is called in figures and sentences; the name of its class, where its package is not here.
 
-    >>> model_label("gpt"), model_label("package.module:Reverse")
+    >>> model_label("gpt"), model_label("no_such_package.models:Reverse")
     ('GPT', 'Reverse')
     """
-    if MODELS.is_outside(name):
-        return short(name)  # without an import: a page reads the same where its package is not
-    return MODELS[name].label or name
+    try:
+        label = str(MODELS[name].label)
+    except UserError:
+        label = ""
+    return label or short(name)
 
 
 def per_run_table(records: Records, settings: Sequence[str], damaged: Collection[str] = ()) -> Table:

@@ -63,7 +63,7 @@ def ten_means(extrema: pl.DataFrame, by: Sequence[str], measures: Measures = EQU
     """
     quantities = quantities_of(measures)
     steps = [q.column for q in quantities if q.is_step]
-    arrived = did_both(measures).all()
+    arrived = did_both(measures).all() if measures.generalised else pl.lit(False)
     how = [
         column
         for step in steps
@@ -74,9 +74,10 @@ def ten_means(extrema: pl.DataFrame, by: Sequence[str], measures: Measures = EQU
     ]
     how += [pl.col("last_step").min().alias("first_end"), pl.col("last_step").max().alias("last_end")]
     means = mean_and_std(extrema.select(*by, *(q.column for q in quantities)), by)
-    means = means.join(extrema.group_by(by).agg(*how, did_both=arrived), on=by, how="left", maintain_order="left")
+    both = {} if measures.generalised is None else {"did_both": arrived}
+    means = means.join(extrema.group_by(by).agg(*how, **both), on=by, how="left", maintain_order="left")
     if measures.generalised is None:
-        return means.drop("did_both")
+        return means
     # between memorising and generalising there is no delay where some run did not do both
     name = f"delay_{measures.shown.name}"
     delay = [pl.when("did_both").then(column).alias(column) for column in (name, f"{name}_std")]

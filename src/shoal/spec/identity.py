@@ -12,7 +12,7 @@ from shoal.spec.training import ALWAYS, SEEDS
 
 
 def identify(dump: Mapping[str, Any], trajectory: int | None = None) -> str:
-    """Id of the run of a :meth:`RunSpec.dump`, as a lab holds it: a hash, for which nothing is validated or imported.
+    """Id of the run of a :meth:`shoal.spec.run.RunSpec.dump`, as a lab holds it: a hash; nothing is validated for it.
 
     Args:
         dump: its settings; those that are younger than the record need not be there.
@@ -31,8 +31,8 @@ def trajectory_version(model: str) -> int:
 def trajectory_of(dump: Mapping[str, Any], run: str) -> int | None:
     """The version of trajectories with which a dump is that of a run; None where it cannot be: one of them was changed.
 
-    >>> from shoal.spec import RunSpec
-    >>> trajectory_of(RunSpec(seed=0).dump(), RunSpec(seed=0).id) == trajectory_version("lstm")
+    >>> dump = {"model": "lstm", "optimizer": "adamw", "init_seed": 0}
+    >>> trajectory_of(dump, identify(dump)) == trajectory_version("lstm")
     True
     """
     current = trajectory_version(dump["model"])
@@ -41,7 +41,7 @@ def trajectory_of(dump: Mapping[str, Any], run: str) -> int | None:
 
 
 def canonical(dump: Mapping[str, Any]) -> dict[str, Any]:
-    """What identifies the run of a dump: see :meth:`~shoal.spec.RunSpec.canonical`."""
+    """The settings of a dump that identify its run, see :meth:`shoal.spec.run.RunSpec.canonical`."""
     usual, operational = defaults(dump.get("task", USUAL["task"]), dump["model"], dump["optimizer"])
     return {
         name: value + 0.0 if isinstance(value, float) else value  # -0.0

@@ -44,6 +44,7 @@ class Stack:
         steps: steps taken by each member, ``(R,)`` int64, on the host.
         last_steps: the step at which each member ends, ``(R,)`` int64, on the host.
         layout: where each parameter lies in ``theta``, and what it is for.
+        measured: names of what the task measures; what its objective gives besides is not recorded.
         frozen: parameters that do not train, by name: one for all members.
         passes: indices of all examples that are scored, split after split, in the parts in which they are evaluated.
         at: the step that each member takes, and then has taken, ``(R,)`` int64, on the device.
@@ -65,6 +66,7 @@ class Stack:
         tasks = [build_task(spec) for spec in cohort.members]
         models = [build_model(spec) for spec in cohort.members]
         self.task = tasks[0]
+        self.measured = [measure.name for measure in cohort.shared.task_part.measures().recorded]
         self.model = models[0].to(device)
         self.layout = Layout.of(self.model, cohort.shared.model_part.roles(self.model), device)
         self.tied = _tied(self.model)
