@@ -253,6 +253,8 @@ GPT_CHANGES = {
     "norm_position": "pre",
     "positions": "rotary",
     "bias_ffn": True,
+    "bias_norm": False,
+    "dropout_at": "everywhere",
     "initialisation": "scaled_normal",
 }
 
