@@ -20,7 +20,11 @@ class GRU(ModelSettings):
 
     embedding_size: int = setting(32, "width of the embeddings", "an integer of at least 1", ge=1)
     hidden_size: int | None = setting(
-        None, "width of the state", "an integer of at least 1; embedding_size when not given", follows="embedding_size", ge=1
+        None,
+        "width of the state (that of the embeddings)",
+        "an integer of at least 1",
+        follows="embedding_size",
+        ge=1,
     )
     gate_bias: float = setting(
         0.0, "where the biases of the update gate start", "a finite number", member=True, allow_inf_nan=False

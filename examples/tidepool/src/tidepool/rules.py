@@ -5,8 +5,9 @@ from typing import TYPE_CHECKING, ClassVar
 from shoal.parts import Rule, setting
 
 if TYPE_CHECKING:
-    from shoal.parts import Hyper, Layout, State, Update
     from torch import Tensor
+
+    from shoal.parts import Hyper, Layout, State, Update
 
 
 class Signum(Rule):
@@ -27,7 +28,7 @@ class Signum(Rule):
 def signum(
     theta: "Tensor", gradient: "Tensor", state: "State", hyper: "Hyper", step: "Tensor", layout: "Layout"
 ) -> None:
-    """``m ← μ m + (1 − μ) g``; ``θ ← (1 − lr λ) θ − lr sign(m)``; parameters and state ``(R, P)``, numbers ``(R, 1)``."""
+    """``m ← μ m + (1 − μ) g``; ``θ ← (1 − lr λ) θ − lr sign(m)``; parameters, state ``(R, P)``, numbers ``(R, 1)``."""
     lr, decay, mu = (hyper[name] for name in ("lr", "weight_decay", "momentum"))  # float64
     m = state["m"]
     m.mul_(mu.to(m.dtype)).add_((1 - mu).to(m.dtype) * gradient)

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from shoal.parts import Counts, Generalised, Measure, Measures, Sizes, TaskSettings, UserError, setting
 
 if TYPE_CHECKING:
-    from shoal.parts import Batch, Model, Task
     from torch import Tensor
+
+    from shoal.parts import Batch, Model, Task
 
 MEASURES = Measures(
     (
@@ -67,6 +68,7 @@ class Reverse(TaskSettings):
     def build(self, split_seed: int) -> "Task":
         """Draw the sequences and split them."""
         import torch
+
         from shoal.parts import Task
 
         chosen = distinct_rows(self.sequences, self.length, self.vocabulary, split_seed)  # (N, n)
