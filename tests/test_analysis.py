@@ -22,8 +22,10 @@ from shoal.analysis import (
 )
 from shoal.errors import UserError
 from shoal.report import Cell, Table
+from shoal.report.each_run import per_run_table
 from shoal.report.panels import BEST, MODEL, Axis, budget_panels, curve_panels, summary_panels
-from shoal.report.summary import QUANTITIES, per_run_table, show, ten_figures
+from shoal.report.quantities import QUANTITIES
+from shoal.report.summary import show, ten_figures
 from shoal.spec import RunSpec
 
 some = settings(max_examples=25, deadline=None)

@@ -21,7 +21,8 @@ from shoal.errors import LabError
 from shoal.lab import Lab
 from shoal.lab.check import examine
 from shoal.lab.files import read_json
-from shoal.lab.frames import EMPTY, write_frame
+from shoal.lab.frames import write_frame
+from shoal.measures import EQUATIONS
 from shoal.spec import RunSpec
 from shoal.training.loop import Options, train_cohort
 
@@ -46,7 +47,7 @@ def shown(path):
     records = records.without(damage)
     rows = {row["run"]: row for row in records.runs().iter_rows(named=True)}
     specs = records.specs
-    curves = records.curves().select(list(EMPTY))
+    curves = records.curves().select("run", "step", *EQUATIONS.columns, "l2_norm")
     return {run: (rows[run], specs[run].given(), curves.filter(run=run).rows()) for run in records.ids}
 
 

@@ -17,9 +17,10 @@ import shoal
 from shoal.errors import DiskError, LabError, UserError
 from shoal.lab import Lab, get_all_checkpoints, get_all_checkpoints_per_trials
 from shoal.lab.files import read_json, write_json
-from shoal.lab.frames import EMPTY, read_frame, write_frame
+from shoal.lab.frames import read_frame, schema_of, write_frame
 from shoal.lab.names import find_run
 from shoal.lab.tensors import load_tensors, save_tensors
+from shoal.measures import EQUATIONS
 from shoal.spec import TRAJECTORY_VERSIONS
 
 
@@ -216,8 +217,9 @@ def test_every_session_says_with_what_it_was_made(lab):
         assert {"shoal", "device", "precision", "threads", "git_commit", "processor", "time"} <= set(session)
 
 
+COLUMNS = schema_of(EQUATIONS.columns)
 ROWS = pl.DataFrame(
-    {"run": ["a", "b"], "step": [1, 2], **{name: [0.5, 0.25] for name in list(EMPTY)[2:]}}, schema_overrides=EMPTY
+    {"run": ["a", "b"], "step": [1, 2], **{name: [0.5, 0.25] for name in list(COLUMNS)[2:]}}, schema_overrides=COLUMNS
 )
 
 
@@ -225,7 +227,7 @@ ROWS = pl.DataFrame(
 @given(st.data())
 def test_any_flipped_bit_and_any_truncation_of_the_metrics_is_found(tmp_path_factory, data):
     path = write_frame(tmp_path_factory.mktemp("flip") / "000000", ROWS)
-    assert read_frame(path).equals(ROWS)
+    assert read_frame(path, EQUATIONS.columns).equals(ROWS)
     content = bytearray(path.read_bytes())
     if data.draw(st.booleans(), label="truncate"):
         del content[data.draw(st.integers(0, len(content) - 1), label="length") :]
@@ -247,7 +249,7 @@ def test_any_flipped_bit_and_any_truncation_of_the_metrics_is_found(tmp_path_fac
 )
 def test_a_table_of_something_else_is_named_also_where_its_checksum_is_right(tmp_path, frame):
     with pytest.raises(LabError, match="is not a table of metrics"):
-        read_frame(write_frame(tmp_path / "000000", frame))
+        read_frame(write_frame(tmp_path / "000000", frame), EQUATIONS.columns)
 
 
 def test_a_lab_whose_making_was_killed_is_still_a_lab_to_be(tmp_path):

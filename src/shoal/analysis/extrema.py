@@ -2,7 +2,8 @@
 
 Source: the practical on modular arithmetic, problem 4. ``L`` is the smallest loss up to ``T_max`` and ``A`` the largest
 accuracy, on the training and the validation split; ``t_f`` is the first step at which each was reached, and
-``Δt = t_f(valid) − t_f(train)``, the delay between memorising and generalising.
+``Δt = t_f(valid) − t_f(train)``, the delay between memorising and generalising. Of other tasks it is what they measure,
+smallest or largest as each says.
 
 ``get_extrema_performance_steps`` and its ``_per_trials`` form speak the practical's dictionaries (where validation is
 called ``test``); :func:`extrema` says the same of data frames.
@@ -16,14 +17,9 @@ import polars as pl
 
 from shoal.analysis.columns import check_columns, check_curves, is_number
 from shoal.errors import UserError
+from shoal.measures import EQUATIONS, Measures
 
-# name in data frames -> name in the practical's dictionaries, and split and quantity there
-_BEST = {
-    "train_loss": ("min_train_loss", "train", "loss"),
-    "valid_loss": ("min_test_loss", "test", "loss"),
-    "train_accuracy": ("max_train_accuracy", "train", "accuracy"),
-    "valid_accuracy": ("max_test_accuracy", "test", "accuracy"),
-}
+_SPLITS = {"train": "train", "valid": "test"}  # name in data frames -> in the practical's dictionaries
 
 
 def first_best(values: Sequence[float], steps: Sequence[int], loss: bool, what: str = "a value") -> tuple[float, int]:
@@ -42,13 +38,16 @@ def first_best(values: Sequence[float], steps: Sequence[int], loss: bool, what: 
     return float(array[best]), int(steps[best])
 
 
-def get_extrema_performance_steps(all_metrics: Mapping[str, Any], T_max: int | None = None) -> dict[str, Any]:
+def get_extrema_performance_steps(
+    all_metrics: Mapping[str, Any], T_max: int | None = None, measures: Measures = EQUATIONS
+) -> dict[str, Any]:
     """Extrema of one trial.
 
     Args:
         all_metrics: ``{"train": {"loss": [...], "accuracy": [...]}, "test": {...}, "all_steps": [...]}``, lists of
             one value per evaluation.
         T_max: use evaluations up to this step only.
+        measures: what was measured.
 
     Returns:
         ``min_train_loss``, ``min_train_loss_step``, ``min_test_loss``, ``max_train_accuracy``, ``max_test_accuracy``
@@ -66,12 +65,14 @@ def get_extrema_performance_steps(all_metrics: Mapping[str, Any], T_max: int | N
         until = "" if T_max is None else f" up to T_max={T_max}"
         raise UserError(f"there is nothing to take the best of: no evaluation{until}")
     out: dict[str, Any] = {}
-    for name, split, quantity in _BEST.values():
-        curve = _entry(all_metrics, split, quantity)
+    for measure, split in ((measure, split) for measure in measures.recorded for split in _SPLITS.values()):
+        what = f"{split} {measure.name}"
+        curve = _entry(all_metrics, split, measure.name)
         if len(curve) != len(steps):
-            raise UserError(f"{split} {quantity} has {len(curve)} values of {len(steps)} steps")
+            raise UserError(f"{what} has {len(curve)} values of {len(steps)} steps")
         values = [curve[i] for i in kept]
-        best = first_best(values, [steps[i] for i in kept], quantity == "loss", f"{split} {quantity}")
+        best = first_best(values, [steps[i] for i in kept], not measure.higher_is_better, what)
+        name = f"{'max' if measure.higher_is_better else 'min'}_{split}_{measure.name}"
         out[name], out[f"{name}_step"] = best
     return out
 
@@ -91,22 +92,25 @@ def _check_t_max(name: str, value: Any) -> None:
 
 
 def get_extrema_performance_steps_per_trials(
-    all_metrics: Mapping[str, Any], T_max: int | None = None
+    all_metrics: Mapping[str, Any], T_max: int | None = None, measures: Measures = EQUATIONS
 ) -> dict[str, float]:
     """Mean and population standard deviation (ddof 0) of the extrema over trials.
 
     Args:
         all_metrics: as for one trial, but each curve is a list of one curve per trial, and so is ``all_steps``.
         T_max: use evaluations up to this step only.
+        measures: what was measured.
 
     Returns:
         The keys of :func:`get_extrema_performance_steps`, holding means, and the same with ``_std``.
     """
+    names = [measure.name for measure in measures.recorded]
     trials = [
         get_extrema_performance_steps(
-            {split: {q: _trial(all_metrics, i, split, q) for q in ("loss", "accuracy")} for split in ("train", "test")}
+            {split: {q: _trial(all_metrics, i, split, q) for q in names} for split in _SPLITS.values()}
             | {"all_steps": steps},
             T_max,
+            measures,
         )
         for i, steps in enumerate(_entry(all_metrics, "all_steps"))
     ]
@@ -127,40 +131,42 @@ def _trial(metrics: Mapping[str, Any], place: int, *keys: str) -> Any:
     return curves[place]
 
 
-def extrema(curves: pl.DataFrame, t_max: int | None = None) -> pl.DataFrame:
+def extrema(curves: pl.DataFrame, t_max: int | None = None, measures: Measures = EQUATIONS) -> pl.DataFrame:
     """Extrema of each run that has been evaluated.
 
     Args:
-        curves: ``run``, ``step``, ``train_loss``, ``valid_loss``, ``train_accuracy`` and ``valid_accuracy``.
+        curves: ``run``, ``step`` and what was measured: ``train_loss``, ``valid_loss``, ``train_accuracy`` and so on.
         t_max: use evaluations up to this step only, a number of at least 0.
+        measures: what the runs' task measures.
 
     Returns:
-        One row per run: the four best values under their names, the step of each as ``t_`` and the name,
-        ``delay_loss`` and ``delay_accuracy`` (Δt), in steps, and ``last_step``, the last that was evaluated.
+        One row per run: the best values under their names, the step of each as ``t_`` and the name, and ``last_step``,
+        the last that was evaluated. Of each measure ``delay_`` and its name (Δt), in steps: ``delay_loss`` and so on.
 
     Raises:
         UserError: ``t_max`` is no such number, the curves are none (see :func:`shoal.analysis.columns.check_curves`),
             or a column of a run is NaN throughout.
     """
     _check_t_max("t_max", t_max)
-    check_curves(curves, _BEST)
+    names = {f"{split}_{measure.name}": measure for measure in measures.recorded for split in _SPLITS}
+    check_curves(curves, names)
     kept = curves if t_max is None else curves.filter(pl.col("step") <= t_max)
     rows = []
     for (run,), curve in kept.sort("step").group_by("run", maintain_order=True):
         row: dict[str, Any] = {"run": run}
-        for name in _BEST:
+        for name, measure in names.items():
             row[name], row[f"t_{name}"] = first_best(
                 curve[name].cast(pl.Float64).to_list(),
                 curve["step"].to_list(),
-                loss=name.endswith("loss"),
+                loss=not measure.higher_is_better,
                 what=f"{name} of run {run}",
             )
-        row["delay_loss"] = row["t_valid_loss"] - row["t_train_loss"]
-        row["delay_accuracy"] = row["t_valid_accuracy"] - row["t_train_accuracy"]
+        for measure in measures.recorded:
+            row[f"delay_{measure.name}"] = row[f"t_valid_{measure.name}"] - row[f"t_train_{measure.name}"]
         rows.append({**row, "last_step": curve["step"][-1]})
-    best = {column: kind for name in _BEST for column, kind in ((name, pl.Float64), (f"t_{name}", pl.Int64))}
-    steps = dict.fromkeys(("delay_loss", "delay_accuracy", "last_step"), pl.Int64)
-    return pl.DataFrame(rows, {"run": curves.schema["run"], **best, **steps})
+    best = {column: kind for name in names for column, kind in ((name, pl.Float64), (f"t_{name}", pl.Int64))}
+    delays = [f"delay_{measure.name}" for measure in measures.recorded]
+    return pl.DataFrame(rows, {"run": curves.schema["run"], **best, **dict.fromkeys([*delays, "last_step"], pl.Int64)})
 
 
 def mean_and_std(frame: pl.DataFrame, by: Sequence[str]) -> pl.DataFrame:

@@ -24,6 +24,7 @@ from shoal.analysis.columns import (
     is_number,
 )
 from shoal.errors import UserError, nearest
+from shoal.measures import Measure, Measures
 
 FINISHED = ("done", "diverged")
 UNFINISHED = ("waiting", "running", "interrupted", "damaged")
@@ -92,6 +93,11 @@ def at_most(column: str, threshold: float) -> pl.Expr:
     """Whether a value on record is at most a threshold; NaN never is."""
     value, most = _as_recorded(column, threshold)
     return (value <= most) & value.is_not_nan()
+
+
+def reaches(column: str, threshold: float, measure: Measure) -> pl.Expr:
+    """Whether a value on record of a measure is on the right side of a threshold: :func:`at_least` or the other."""
+    return (at_least if measure.higher_is_better else at_most)(column, threshold)
 
 
 def _as_recorded(column: str, threshold: float) -> tuple[pl.Expr, pl.Expr]:
@@ -193,6 +199,21 @@ def _checked_states_of(curves: pl.DataFrame, states: pl.DataFrame | None) -> pl.
     if len(twice):
         raise UserError(f"run {twice['run'][0]!r} has several rows of states")
     return check_states(states).with_columns(pl.col("step").cast(pl.Int64))
+
+
+def time_to_generalise(
+    curves: pl.DataFrame, measures: Measures, states: pl.DataFrame | None = None, stay: int = 1
+) -> pl.DataFrame:
+    """:func:`time_to` what a task says that generalising is.
+
+    Raises:
+        UserError: as there; or the task does not say.
+    """
+    meant = measures.generalised
+    if meant is None:
+        raise UserError("the task of these runs does not say when a run has generalised: name a column and a threshold")
+    direction: Literal["at least", "at most"] = "at least" if measures.shown.higher_is_better else "at most"
+    return time_to(curves, meant.column, meant.threshold, direction, states, stay)
 
 
 def first_step_at_least(curves: pl.DataFrame, column: str, threshold: float, stay: int = 1) -> pl.DataFrame:

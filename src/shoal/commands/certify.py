@@ -17,6 +17,7 @@ def arguments(parser: Parser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Certify and print one line per run."""
     from shoal.lab import Lab
+    from shoal.report.certificates import unit_of_losses
     from shoal.report.words import counted
     from shoal.training.api import choose_device
     from shoal.training.certificate import certify
@@ -25,13 +26,13 @@ def run(options: argparse.Namespace) -> int:
     records = Lab(options.lab).records(options.runs)
     for folder in records.cohorts():
         certificate = certify(folder, records.ids, options.steps, device)
-        steps = certificate["steps"]
+        steps, unit = certificate["steps"], unit_of_losses([folder])
         all_there_are = " (its shortest run has no more)" if steps < options.steps else ""
         say(f"cohort {folder.id}: {counted(certificate['members'], 'member')}, first {steps} steps{all_there_are}")
         for name, deviation in certificate["alone"].items():
             say(
-                f"  {name} alone against stacked: losses differ by at most {deviation['loss']:.2g} nats, parameters by "
-                f"{deviation['parameters']:.2g} ({deviation['parameters_relative']:.2g} of the largest value in "
+                f"  {name} alone against stacked: losses differ by at most {deviation['loss']:.2g}{unit}, parameters "
+                f"by {deviation['parameters']:.2g} ({deviation['parameters_relative']:.2g} of the largest value in "
                 f"{deviation['parameters_where']})"
             )
         if certificate["record"] is not None:

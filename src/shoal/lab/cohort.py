@@ -26,13 +26,15 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 from pydantic import BaseModel
 
-from shoal.errors import AccessError, DiskError, LabError, StrayError, UserError
+from shoal.errors import AccessError, DiskError, LabError, StrayError
 from shoal.lab.files import check_own, check_shape, is_there, names_in, read_json, write_json
 from shoal.lab.locks import is_locked, locked
+from shoal.lab.members import measures_of, said_of, spec_of
 from shoal.lab.parts import Parts
 from shoal.lab.shapes import Certificate, Flush, Manifest, Status
+from shoal.measures import Measures
 from shoal.spec import RunSpec
-from shoal.spec.run import trajectory_of, trajectory_version
+from shoal.spec.run import trajectory_of
 from shoal.spec.sources import source_of, sources_of
 
 # torch takes longer to load than most of what is read of a lab without it
@@ -112,6 +114,8 @@ class CohortFolder:
         how: dict[str, Any] = {"threads": threads, "engine": engine, "why": why}
         if sources := sources_of(specs[0].names):
             how["parts"] = sources
+        if (said := said_of(specs[0])) is not None:
+            how |= {"measures": said}
         write_json(self.path / "cohort.json", {**how, "metrics": sorted(metrics), "members": members})
 
     def kept(self) -> dict[str, Any]:
@@ -143,7 +147,8 @@ class CohortFolder:
                 raise LabError(f"these runs are in cohort {self.id}, whose cohort.json is damaged or missing")
 
     def manifest(self) -> dict[str, Any]:
-        """``threads``, ``engine`` and ``why``, ``metrics``, and ``members``, each with its ``run`` and ``spec``.
+        """``threads``, ``engine`` and ``why``, ``metrics``, and ``members``, each with its ``run`` and ``spec``; and
+        ``measures``, where the task stands outside of shoal.
 
         Whatever is done with a cohort begins with this.
 
@@ -168,7 +173,15 @@ class CohortFolder:
                     f"{self.path / 'cohort.json'} is damaged: the settings of run {member['run']} are not those of "
                     f"its id; {self.way_out()}"
                 )
+        try:
+            measures_of(manifest)
+        except ValueError as error:
+            raise LabError(f"{self.path / 'cohort.json'} is damaged: {error}; {self.way_out()}") from None
         return manifest
+
+    def measures(self) -> Measures:
+        """What the task of its runs measures; of one from outside of shoal as the manifest says."""
+        return measures_of(self.manifest())
 
     def specs(self) -> list[RunSpec]:
         """The members' specs in the order in which they are stacked.
@@ -176,22 +189,7 @@ class CohortFolder:
         Raises:
             LabError: settings of a member are not allowed, or mean something else than to the shoal that trained it.
         """
-        specs = []
-        for member in self.manifest()["members"]:
-            version = trajectory_of(member["spec"], member["run"])
-            model = member["spec"]["model"]
-            if version != (current := trajectory_version(model)):
-                age = "an earlier" if version is None or version < current else "a later"
-                raise LabError(
-                    f"run {member['run']} is of {age} version of shoal, whose {model} trained differently with these "
-                    f"settings; to train it as this one does, ask for the same settings"
-                )
-            try:
-                specs.append(RunSpec.restored(member["spec"]))
-            except UserError as error:
-                path = self.path / "cohort.json"
-                raise LabError(f"{path} is damaged or of a later version of shoal: {error}; {self.way_out()}") from None
-        return specs
+        return [spec_of(member, self.path / "cohort.json", self.way_out()) for member in self.manifest()["members"]]
 
     # where it stands
 
@@ -251,7 +249,8 @@ class CohortFolder:
         while True:
             try:
                 with self.with_way_out():
-                    return status, self.parts.read(status["metrics"], is_finished(status), status["members"])
+                    finished, runs = is_finished(status), status["members"]
+                    return status, self.parts.read(status["metrics"], finished, runs, self.measures().columns)
             except LabError:
                 now = self.status()
                 if now == status:

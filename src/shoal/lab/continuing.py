@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from shoal.errors import LabError
 from shoal.lab.cohort import CohortFolder
+from shoal.measures import Measures
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -63,6 +64,18 @@ def check_stand(
     if not known or any(not 0 <= step <= end <= ends[run] for run, step, end in places):
         with folder.with_way_out():
             raise LabError(f"{folder.checkpoint_path} is damaged: its steps are not those of the cohort's runs")
+
+
+def check_measured(folder: CohortFolder, measures: Measures) -> None:
+    """Raise :class:`LabError` where the task of a cohort has come to measure something else since it was begun."""
+    begun, now = folder.measures(), measures
+    if (begun.columns, begun.generalised) != (now.columns, now.generalised):
+        names = [" ".join(measure.name for measure in each.recorded) for each in (begun, now)]
+        also = "" if names[0] != names[1] else f", and generalised is {now.arrived or 'not said of it'}"
+        raise LabError(
+            f"cohort {folder.id} was begun when its task measured {names[0]}; now it measures {names[1]}{also}: go on "
+            "with the task as it was, or give the changed one another name"
+        )
 
 
 def counts(state: "Mapping[str, Tensor]", name: str) -> list[int]:

@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+from collections.abc import Iterable
 from pathlib import Path
 
 import polars as pl
@@ -9,18 +10,18 @@ import polars as pl
 from shoal.errors import LabError
 from shoal.lab.files import LARGEST_PART, read, write
 
-# What a lab without a single row still says of its columns.
-EMPTY = {
-    "run": pl.String,
-    "step": pl.Int64,
-    "train_loss": pl.Float32,
-    "train_accuracy": pl.Float32,
-    "valid_loss": pl.Float32,
-    "valid_accuracy": pl.Float32,
-    "l2_norm": pl.Float32,
-}
+ALWAYS = {"run": pl.String, "step": pl.Int64, "l2_norm": pl.Float32}  # columns of every record
 
 _MOST_ROWS = 50_000_000
+
+
+def schema_of(measured: Iterable[str]) -> dict[str, type[pl.DataType]]:
+    """The columns of a record in which these were measured, as a lab without a single row still says them.
+
+    >>> list(schema_of(["train_loss", "valid_loss"]))
+    ['run', 'step', 'train_loss', 'valid_loss', 'l2_norm']
+    """
+    return {"run": pl.String, "step": pl.Int64, **dict.fromkeys(measured, pl.Float32), "l2_norm": pl.Float32}
 
 
 def write_frame(path: Path, frame: pl.DataFrame) -> Path:
@@ -52,8 +53,12 @@ def check_bytes(path: Path) -> bytes:
     return content
 
 
-def read_frame(path: Path) -> pl.DataFrame:
+def read_frame(path: Path, measured: Iterable[str] = ()) -> pl.DataFrame:
     """Read a file of :func:`write_frame`.
+
+    Args:
+        path: the file.
+        measured: columns that it must have besides :data:`ALWAYS`.
 
     Raises:
         FileNotFoundError: there is none.
@@ -69,11 +74,11 @@ def read_frame(path: Path) -> pl.DataFrame:
         raise
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException, ValueError, OSError) as error:
         raise LabError(f"{path} is damaged: {str(error).partition(chr(10))[0]}") from None
-    lacking = [name for name in EMPTY if name not in frame.columns]
+    lacking = [name for name in schema_of(measured) if name not in frame.columns]
     if lacking:
         raise LabError(f"{path} is not a table of metrics: it has no column {lacking[0]!r}")
     for name, kind in frame.schema.items():
-        if kind != EMPTY.get(name, pl.Float32):
+        if kind != ALWAYS.get(name, pl.Float32):
             raise LabError(f"{path} is not a table of metrics: its column {name!r} is {kind}")
     return frame
 

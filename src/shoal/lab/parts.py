@@ -14,7 +14,7 @@ import polars as pl
 
 from shoal.errors import LabError, StrayError
 from shoal.lab.files import is_there, names_in, set_aside
-from shoal.lab.frames import EMPTY, check_bytes, read_frame, write_frame
+from shoal.lab.frames import check_bytes, read_frame, schema_of, write_frame
 
 _NAME = re.compile(r"(\d{6,})-[0-9a-f]{16}\.parquet")
 
@@ -35,13 +35,16 @@ class Parts:
 
     # reading
 
-    def read(self, listed: Sequence[str] | None, is_finished: bool, runs: Collection[str]) -> pl.DataFrame:
+    def read(
+        self, listed: Sequence[str] | None, is_finished: bool, runs: Collection[str], measured: Collection[str]
+    ) -> pl.DataFrame:
         """Every row of these files.
 
         Args:
             listed: names that the status lists; None where it is of an earlier version, which lists none.
             is_finished: whether no other file can be on its way.
             runs: members of the cohort.
+            measured: the columns of what their task measures.
 
         Raises:
             LabError: a file is missing or one too many, damaged, or holds rows of another cohort or rows twice.
@@ -51,25 +54,26 @@ class Parts:
             self._check_numbers(there)
         else:
             self._check_listed(listed, there, "status.json", most=0 if is_finished else 1)
-        read = [self._read(name, dropped=listed is None) for name in (there if listed is None else listed)]
+        names = there if listed is None else listed
+        read = [self._read(name, measured, dropped=listed is None) for name in names]
         frames = [frame for frame in read if frame is not None]
         if not frames:
-            return pl.DataFrame(schema=EMPTY)
+            return pl.DataFrame(schema=schema_of(measured))
         rows = pl.concat(frames, how="diagonal")
         self._check_rows(rows, runs)
         return rows
 
-    def read_one(self, name: str) -> pl.DataFrame:
-        """The rows of one file; :class:`LabError` where it is damaged or missing."""
+    def read_one(self, name: str, measured: Collection[str] = ()) -> pl.DataFrame:
+        """The rows of one file; :class:`LabError` where it is damaged or missing, or lacks columns."""
         try:
-            return read_frame(self.path / name)
+            return read_frame(self.path / name, measured)
         except FileNotFoundError:
             raise LabError(f"{self.path / name} is missing") from None
 
-    def _read(self, name: str, dropped: bool) -> pl.DataFrame | None:
+    def _read(self, name: str, measured: Collection[str], dropped: bool) -> pl.DataFrame | None:
         """One file; None where it was dropped by a resumed trainer since it was looked for, if that may have been."""
         try:
-            return self.read_one(name)
+            return self.read_one(name, measured)
         except LabError:
             if dropped and not is_there(self.path / name):  # and no link to nowhere
                 return None

@@ -5,13 +5,16 @@ from typing import Any
 
 import polars as pl
 
-from shoal.errors import LabError
+from shoal.errors import LabError, UserError
 from shoal.lab.cohort import CohortFolder, name_of_cohort
 from shoal.lab.continuing import check_stand, counts
 from shoal.lab.files import check_shape, read_json
-from shoal.lab.frames import EMPTY
+from shoal.lab.frames import ALWAYS
+from shoal.lab.members import measures_of, said_of
 from shoal.lab.shapes import Manifest, Status
 from shoal.lab.tensors import load_tensors
+from shoal.measures import SPLITS
+from shoal.spec import RunSpec
 from shoal.spec.fields import LARGEST
 from shoal.spec.run import trajectory_of
 
@@ -36,6 +39,10 @@ def _is_of(folder: CohortFolder, manifest: Any) -> bool:
         return False
     members = manifest["members"]
     is_whole = name_of_cohort(member["run"] for member in members) == folder.id
+    try:
+        measures_of(manifest)
+    except ValueError:
+        return False
     return is_whole and all(trajectory_of(member["spec"], member["run"]) is not None for member in members)
 
 
@@ -69,9 +76,24 @@ def _from_models(folder: CohortFolder) -> dict[str, Any] | None:
         "threads": first["threads"],
         "engine": first.get("engine", "plain"),
         "why": REBUILT,
-        "metrics": sorted({name for frame in frames for name in frame.columns if name not in EMPTY}),
+        "metrics": sorted({name for frame in frames for name in frame.columns if _is_registered(name)}),
+        **_measured(next(iter(specs.values()))),
         "members": [{"run": run, "spec": spec} for run, spec in specs.items()],
     }
+
+
+def _is_registered(column: str) -> bool:
+    """Whether a column is of a quantity that was registered beside what the task measures."""
+    return column not in ALWAYS and not column.startswith(tuple(f"{split}_" for split in SPLITS))
+
+
+def _measured(dump: Any) -> dict[str, Any]:
+    """What a task from outside of shoal measures, as far as it can be imported here."""
+    try:
+        said = said_of(RunSpec.restored(dump))
+    except (UserError, TypeError, KeyError, AttributeError):  # no settings at all; see _is_of
+        said = None
+    return {} if said is None else {"measures": said}
 
 
 def _spec_of(folder: CohortFolder, run: str) -> Any:
@@ -129,11 +151,11 @@ def _places(folder: CohortFolder, where: dict[str, Any], steps: dict[str, int]) 
 
 def _at_the_end(folder: CohortFolder) -> dict[str, Any] | None:
     """Every run done, where their last rows and last models show it."""
-    specs = {spec.id: spec for spec in folder.specs()}
+    ends = _ends(folder)
     names = folder.parts.there()
-    rows = folder.parts.read(None, True, specs.keys())
+    rows = folder.parts.read(None, True, ends.keys(), folder.measures().columns)
     last = dict(rows.group_by("run").agg(pl.col("step").max()).iter_rows())
-    for run, spec in specs.items():
-        if last.get(run) != spec.n_steps or spec.n_steps not in folder.models(run):
+    for run, end in ends.items():
+        if last.get(run) != end or end not in folder.models(run):
             return None
-    return {"members": {run: {"state": "done", "step": spec.n_steps} for run, spec in specs.items()}, "metrics": names}
+    return {"members": {run: {"state": "done", "step": end} for run, end in ends.items()}, "metrics": names}

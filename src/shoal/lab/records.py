@@ -10,10 +10,12 @@ from shoal.analysis.extrema import extrema
 from shoal.errors import LabError, UserError, nearest
 from shoal.lab.cohort import CohortFolder
 from shoal.lab.damage import damage_of
-from shoal.lab.frames import EMPTY
+from shoal.lab.frames import schema_of
+from shoal.lab.members import absent, task_of
 from shoal.lab.names import find_run
 from shoal.lab.snapshot import CohortSnapshot
-from shoal.registry import USUAL
+from shoal.measures import EQUATIONS, Measures, union
+from shoal.registry import KINDS, USUAL
 from shoal.spec import RunSpec
 from shoal.spec.choice import as_cell, fits, read_choice
 from shoal.spec.run import defaults
@@ -79,6 +81,15 @@ class Records:
         """The folders in which the runs were trained, each once."""
         return list({folder.path: folder for folder in self._folders.values()}.values())
 
+    @property
+    def tasks(self) -> list[str]:
+        """Names of the runs' tasks, each once."""
+        return list(dict.fromkeys(task_of(folder.manifest()) for folder in self.cohorts()))
+
+    def measures(self) -> Measures:
+        """What the runs' tasks measure; of several tasks everything that one of them does, see :func:`union`."""
+        return union(folder.measures() for folder in self.cohorts()) if len(self) else EQUATIONS
+
     def runs(self) -> pl.DataFrame:
         """One row per run: ``run``, ``state``, ``step``, settings.
 
@@ -112,9 +123,11 @@ class Records:
         Raises:
             UserError: there is no such setting or state, or a setting does not allow a value.
         """
-        choice, kept = read_choice(values), set(self.ids)
-        if choice:
-            kept = {run for run, own in self._settings().items() if fits(own, choice)}
+        cells, kept = self._settings() if values else {}, set(self.ids)
+        if values:
+            outside = {kind: sorted({own[kind] for own in cells.values() if ":" in own[kind]}) for kind in KINDS}
+            choice = read_choice(values, outside)
+            kept = {run for run, own in cells.items() if fits(own, choice)}
         if state is not None:
             wanted = [state] if isinstance(state, str) else list(state)
             for name in wanted:
@@ -139,12 +152,17 @@ class Records:
         return {run: found[run] for run in self.ids if run in found}
 
     def foreign(self) -> dict[str, str]:
-        """Why a run, though whole, has no spec here, by run: it is of a version of shoal to which it was another."""
+        """Why a run, though whole, has no spec here, by run: it is of a version of shoal to which it was another.
+
+        Not of one whose task, model or optimizer cannot be imported here: what it measured can be shown all the same.
+        """
         found: dict[str, str] = {}
         for folder in self.cohorts():
             try:
                 self._specs_of(folder)
             except LabError as error:
+                if absent(folder.manifest()["members"][0]["spec"]) is not None:
+                    continue
                 found |= {run: str(error) for run, own in self._folders.items() if own is folder}
         return found
 
@@ -169,16 +187,16 @@ class Records:
         """Every evaluation of every run.
 
         Returns:
-            ``run``, ``step``, ``train_loss`` and ``valid_loss`` (nats), ``train_accuracy`` and ``valid_accuracy``,
-            ``l2_norm``, further quantities that were registered, then ``model``, ``seed`` and the settings in which
-            the runs differ.
+            ``run``, ``step``, what the tasks measure on each split, such as ``train_loss`` and ``valid_loss`` (nats),
+            ``train_accuracy`` and ``valid_accuracy``, ``l2_norm``, further quantities that were registered, then
+            ``model``, ``seed`` and the settings in which the runs differ. What a run's task does not measure is null.
 
         Raises:
             LabError: a file is damaged.
         """
         frames = [frame for folder in self.cohorts() if not (frame := folder.metrics()).is_empty()]
         if not frames:
-            return pl.DataFrame(schema={**EMPTY, "model": pl.String, "seed": pl.Int64})
+            return pl.DataFrame(schema={**schema_of(self.measures().columns), "model": pl.String, "seed": pl.Int64})
         cells = self._settings()
         settings = pl.DataFrame([{"run": run, **cells[run]} for run in self.ids], infer_schema_length=None)
         differing = [
@@ -193,14 +211,32 @@ class Records:
         )
 
     def extrema(self, t_max: int | None = None) -> pl.DataFrame:
-        """Best values and the steps of each, per run, up to step ``t_max``; see :func:`shoal.analysis.extrema`."""
+        """Best values and the steps of each, per run, up to step ``t_max``; see :func:`shoal.analysis.extrema`.
+
+        Of runs of several tasks what a run's task does not measure is null.
+        """
         curves = self.curves()
         if curves.is_empty():
             raise LabError("none of these runs has been evaluated yet")
-        return extrema(curves, t_max)
+        return self.best_of(curves, t_max)
+
+    def best_of(self, curves: pl.DataFrame, t_max: int | None = None) -> pl.DataFrame:
+        """The same of :meth:`curves` that have been read already; without a row where they have none."""
+        own = {folder.path: folder.measures() for folder in self.cohorts()}
+        runs: dict[Measures, list[str]] = {}
+        for run, folder in self._folders.items():
+            runs.setdefault(own[folder.path], []).append(run)
+        if len(runs) < 2:
+            return extrema(curves, t_max, self.measures())
+        parts = [extrema(curves.filter(pl.col("run").is_in(several)), t_max, m) for m, several in runs.items()]
+        order = extrema(curves.clear(), t_max, self.measures()).columns
+        best = pl.concat(parts, how="diagonal").select(order)
+        return pl.DataFrame({"run": self.ids}).join(best, on="run", maintain_order="left")
 
     def all_metrics(self, run: str) -> dict[str, Any]:
         """The curves of one run in the practical's form: ``train`` and ``test`` with lists, and ``all_steps``.
+
+        On each split what the run's task measures: ``loss``, ``accuracy`` and so on.
 
         Args:
             run: its id, or an unambiguous beginning of it, as wherever a run is named.
@@ -211,9 +247,10 @@ class Records:
         """
         run = find_run(run, self._folders)
         curve = self._folders[run].metrics().filter(pl.col("run") == run).sort("step")
+        names = [measure.name for measure in self._folders[run].measures().recorded]
         return {
-            "train": {q: curve[f"train_{q}"].to_list() for q in ("loss", "accuracy")},
-            "test": {q: curve[f"valid_{q}"].to_list() for q in ("loss", "accuracy")},
+            "train": {q: curve[f"train_{q}"].to_list() for q in names},
+            "test": {q: curve[f"valid_{q}"].to_list() for q in names},
             "all_steps": curve["step"].to_list(),
             "l2_norm": curve["l2_norm"].to_list(),
         }
@@ -286,9 +323,9 @@ def get_all_checkpoints_per_trials(records: Records, just_files: bool = True) ->
     What :func:`shoal.analysis.get_extrema_performance_steps_per_trials` takes.
     """
     trials = [get_all_checkpoints(records, run, just_files) for run in records.ids]
-    metrics = [trial[1] for trial in trials]
+    metrics, names = [trial[1] for trial in trials], [measure.name for measure in records.measures().recorded]
     together: dict[str, Any] = {
-        split: {q: [m[split][q] for m in metrics] for q in ("loss", "accuracy")} for split in ("train", "test")
+        split: {q: [m[split].get(q) for m in metrics] for q in names} for split in ("train", "test")
     }
     together |= {name: [m[name] for m in metrics] for name in ("all_steps", "l2_norm")}
     return [trial[0] for trial in trials], together

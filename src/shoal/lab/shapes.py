@@ -96,6 +96,38 @@ class Source(Shape):
     source: str
 
 
+_Short = Annotated[str, Field(max_length=300)]
+
+
+class Measured(Shape):
+    """A measure of a task from outside of shoal, as :class:`shoal.measures.Measure`."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]*$", max_length=100)]  # part of columns and file names
+    symbol: _Short
+    words: _Short
+    unit: _Short = ""
+    higher_is_better: bool = False
+    bounds: Annotated[list[_Float], Field(min_length=2, max_length=2)] | None = None
+    is_log: bool = False
+    thresholds: list[_Float] = []
+    about: _Short = ""
+
+
+class Meant(Shape):
+    """What generalised means to it."""
+
+    measure: str
+    threshold: _Float
+
+
+class Said(Shape):
+    """What it measures."""
+
+    recorded: Annotated[list[Measured], Field(min_length=1, max_length=100)]
+    generalised: Meant | None = None
+    things: _Short = "examples"
+
+
 class Manifest(Shape):
     """``cohort.json``."""
 
@@ -103,7 +135,7 @@ class Manifest(Shape):
     engine: Engine = "plain"
     metrics: list[str]
     parts: dict[str, Source] = {}
-    measures: dict[str, Any] | None = None
+    measures: Said | None = None
     members: Annotated[list[Member], Field(min_length=1)]
 
 

@@ -21,6 +21,7 @@ def certificates(folders: Sequence[CohortFolder]) -> tuple[list[str], list[Table
         Nothing where no cohort has a certificate.
     """
     found, damaged = {}, []
+    unit = unit_of_losses(folders)
     for folder in folders:
         try:
             certificate = folder.certificate()
@@ -38,9 +39,9 @@ def certificates(folders: Sequence[CohortFolder]) -> tuple[list[str], list[Table
         f"Certificates: in {counted(len(found), 'cohort')}"
         + (f" (none of {rest} more)" if rest else "")
         + f", losses of {counted(sum(map(len, alone.values())), 'member')} retrained alone differ from the stack's by "
-        f"at most {_largest(alone.values(), 'loss')} nats, parameters by {_largest(alone.values(), 'parameters')}"
+        f"at most {_largest(alone.values(), 'loss')}{unit}, parameters by {_largest(alone.values(), 'parameters')}"
         + (
-            f"; losses of the stack retrained differ from the record by at most {max(records):.2g} nats."
+            f"; losses of the stack retrained differ from the record by at most {max(records):.2g}{unit}."
             if records
             else "."
         )
@@ -57,7 +58,8 @@ def certificates(folders: Sequence[CohortFolder]) -> tuple[list[str], list[Table
             NOTHING if record is None else f"{record:.2g}",
         ]
         rows.append((cohort, [Cell(text) for text in cells]))
-    header = ["cohort", "members", "alone", "steps", "losses (nats)", "parameters", "stack against record (nats)"]
+    within = f" ({unit.strip()})" if unit else ""
+    header = ["cohort", "members", "alone", "steps", f"losses{within}", "parameters", f"stack against record{within}"]
     caption = (
         "What stacking changed: the first steps of each cohort, retrained as a stack and again with some of its "
         "members alone. Members: runs that were retrained in the stack, which may be runs of other studies too; alone: "
@@ -67,6 +69,12 @@ def certificates(folders: Sequence[CohortFolder]) -> tuple[list[str], list[Table
         f"those recorded when the runs were made; {NOTHING}: nothing recorded yet."
     )
     return [sentence, *damaged], [Table("certificates", header, rows, caption, _numbers(found))]
+
+
+def unit_of_losses(folders: Sequence[CohortFolder]) -> str:
+    """The unit of their tasks' losses behind a space; nothing where they have several, or none."""
+    units = {folder.measures().recorded[0].unit for folder in folders}
+    return f" {units.pop()}".rstrip() if len(units) == 1 else ""
 
 
 def _numbers(found: Mapping[str, dict[str, Any]]) -> pl.DataFrame:

@@ -19,7 +19,7 @@ from rich.text import Text
 from shoal.errors import printable
 from shoal.lab import Records
 from shoal.output import readable, say
-from shoal.report.summary import per_run_table, varying_settings
+from shoal.report.each_run import per_run_table, varying_settings
 from shoal.report.table import Table
 from shoal.report.words import damage_sentences
 
@@ -119,7 +119,7 @@ def print_titled(section: str, table: Table) -> None:
 
 
 def print_extrema(records: Records, damaged: Collection[str] = ()) -> None:
-    """The best accuracies of each run and the first step of each."""
+    """The best values of each run and the first steps of those that say most."""
     settings = varying_settings(records)
     print_table(per_run_table(records, settings[:_MOST_SETTINGS], damaged))
     if rest := settings[_MOST_SETTINGS:]:

@@ -11,8 +11,10 @@ from typing import Any
 import altair as alt
 import polars as pl
 
+from shoal.measures import EQUATIONS, Measure, Measures
 from shoal.report.gaps import GAP_NOTE, broken, with_gaps
 from shoal.report.means import mean_curves, quantiles
+from shoal.report.quantities import plain
 from shoal.report.thinning import HITS, PER_MEAN, points_per_line, thin_lines
 from shoal.report.words import counted, number
 
@@ -30,7 +32,6 @@ _SUBSTITUTES = {**{ord(sub): str(digit) for digit, sub in enumerate("₀₁₂�
 
 Chart = alt.LayerChart | alt.FacetChart | alt.ConcatChart
 
-AXIS = {"loss": "loss (nats)", "accuracy": "accuracy"}
 # d3 gives all ticks of an axis one prefix, and writes 0 with it
 STEPS_LABEL = "datum.value === 0 ? '0' : datum.label"
 
@@ -81,7 +82,7 @@ def _in_one_typeface(spec: Any) -> Any:
     return {key: _in_one_typeface(part) for key, part in spec.items()} if isinstance(spec, dict) else spec
 
 
-def long_curves(curves: pl.DataFrame, quantity: str) -> pl.DataFrame:
+def long_curves(curves: pl.DataFrame, quantity: str, measures: Measures = EQUATIONS) -> pl.DataFrame:
     """``run``, ``step``, ``split`` and ``value``: one row per evaluation and split.
 
     Values that are not finite are left out. A loss of exactly 0, which float32 reaches, is shown as the smallest
@@ -94,7 +95,7 @@ def long_curves(curves: pl.DataFrame, quantity: str) -> pl.DataFrame:
         .with_columns(pl.col("split").replace_strict(columns), pl.col("value").cast(pl.Float64))
         .filter(pl.col("value").is_finite())
     )
-    if quantity == "accuracy":
+    if not measures[quantity].is_log:
         return long
     positive = pl.col("value").filter(pl.col("value") > 0)
     return long.with_columns(pl.col("value").clip(lower_bound=positive.min()))
@@ -113,8 +114,8 @@ def lines_note(runs: int, seeds: str = "") -> str:
     )
 
 
-def learning_curves(curves: pl.DataFrame, quantity: str, title: str) -> Chart:
-    """Loss or accuracy on both splits against the training step, on a logarithmic axis from step 1.
+def learning_curves(curves: pl.DataFrame, quantity: str, title: str, measures: Measures = EQUATIONS) -> Chart:
+    """Loss, accuracy or another measure on both splits against the training step, on a logarithmic axis from step 1.
 
     Every run is a thin line; the thick one is their mean, with one standard deviation around it, as far as all go. Of
     more than :data:`MOST_LINES` runs quantiles take the place of lines. Means and bands are of all runs and steps;
@@ -126,15 +127,15 @@ def learning_curves(curves: pl.DataFrame, quantity: str, title: str) -> Chart:
         "split:N", title=None, scale=alt.Scale(domain=[TRAIN, VALID], range=COLOURS[:2]), legend=_legend()
     )
     dash = alt.StrokeDash("split:N", title=None, scale=alt.Scale(domain=[TRAIN, VALID], range=[[1, 0], [5, 3]]))
-    scale = alt.Scale(type="log", nice=False) if quantity == "loss" else alt.Scale(domain=[0, 1])
-    axis = alt.Axis(format="~g", tickCount=6) if quantity == "loss" else alt.Axis(format=".1f")
-    log, hits = (True, ()) if quantity == "loss" else (False, HITS)
-    long = long_curves(shown, quantity)
+    measure = measures[quantity]
+    scale, axis = _value_scale(measure)
+    log, hits = measure.is_log, HITS if measure.bounds == (0, 1) else ()
+    long = long_curves(shown, quantity, measures)
     means = with_gaps(mean_curves(long, ["split"], "value").filter("whole"), ["split"])
     summary = thin_lines(means, ["split"], ["mean", "low", "high"], PER_MEAN, hits, "beside", log)
 
     def y(field: str) -> alt.Y:
-        return alt.Y(f"{field}:Q", scale=scale, title=AXIS[quantity], axis=axis)
+        return alt.Y(f"{field}:Q", scale=scale, title=measure.axis, axis=axis)
 
     runs = long["run"].n_unique()
     if runs > MOST_LINES:
@@ -159,8 +160,18 @@ def learning_curves(curves: pl.DataFrame, quantity: str, title: str) -> Chart:
         middle.mark_line(strokeWidth=2.2, strokeJoin="round").encode(x, y("mean"), colour, dash),
         dots.mark_point(filled=True, size=14, opacity=1).encode(x, y("mean"), colour),
     ]
-    told = f"{title}. {_told(means, quantity)} Mean over {counted(runs, 'run')}."
+    told = f"{title}. {_told(means, measure)} Mean over {counted(runs, 'run')}."
     return styled(alt.layer(*layers).properties(width=_WIDTH, height=_HEIGHT, title=title), told)
+
+
+def _value_scale(measure: Measure) -> tuple[alt.Scale, alt.Axis]:
+    """Logarithmic, between the bounds of the values, or as the values are."""
+    if measure.is_log:
+        return alt.Scale(type="log", nice=False), alt.Axis(format="~g", tickCount=6)
+    bounds = plain(measure.bounds)
+    if bounds is None:
+        return alt.Scale(zero=False), alt.Axis(format="~g", tickCount=6)
+    return alt.Scale(domain=list(bounds)), alt.Axis(format=".1f" if bounds == (0, 1) else "~g")
 
 
 def _bands(long: pl.DataFrame, means: pl.DataFrame, x: alt.X, y: Any, colour: alt.Color, log: bool) -> list[alt.Chart]:
@@ -182,7 +193,7 @@ def _numbered(lines: pl.DataFrame) -> pl.DataFrame:
     )
 
 
-def _told(means: pl.DataFrame, quantity: str) -> str:
+def _told(means: pl.DataFrame, measure: Measure) -> str:
     """Where the mean of each split begins and ends, in words."""
     parts = []
     for split in (TRAIN, VALID):
@@ -190,10 +201,12 @@ def _told(means: pl.DataFrame, quantity: str) -> str:
         if own.is_empty():
             continue
         (first, start), (last, end) = own.select("step", "mean").row(0), own.select("step", "mean").row(-1)
-        text = f"{split} {quantity} goes from {number(start)} at step {first:,} to {number(end)} at step {last:,}"
-        risen = own.filter(pl.col("mean") >= HITS[0])
-        if quantity == "accuracy" and len(risen):
-            text += f", and is first seen to be at least {HITS[0]} at step {risen['step'][0]:,}"
+        text = f"{split} {measure.words} goes from {number(start)} at step {first:,} to {number(end)} at step {last:,}"
+        for threshold in measure.thresholds[:1]:
+            there = own.filter(pl.col("mean") >= threshold if measure.higher_is_better else pl.col("mean") <= threshold)
+            side = "least" if measure.higher_is_better else "most"
+            if len(there):
+                text += f", and is first seen to be at {side} {threshold:g} at step {there['step'][0]:,}"
         parts.append(text)
     return "; ".join(parts).capitalize() + "." if parts else "There are no values."
 

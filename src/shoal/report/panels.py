@@ -6,14 +6,15 @@ from dataclasses import dataclass
 import altair as alt
 import polars as pl
 
-from shoal.analysis import at_least
+from shoal.measures import EQUATIONS, Measures
+from shoal.report.each_run import model_label
 from shoal.report.figures import STEPS_LABEL, Chart, log_steps, styled
 from shoal.report.gaps import broken, with_gaps
 from shoal.report.means import mean_curves, spread
+from shoal.report.quantities import Panel, best_panels_of, got_there, is_open, panels_of
 from shoal.report.schedule import SETTINGS, evaluated_before
 from shoal.report.shades import colour as colour_of
 from shoal.report.shades import painted
-from shoal.report.summary import ARRIVED, is_open
 from shoal.report.thinning import HITS, points_per_line, thin_lines, thin_points
 from shoal.report.words import listed, number
 
@@ -46,44 +47,11 @@ class Axis:
         return self.title if self.log is None else f"{self.title} (logarithmic)"
 
 
-MODEL = Axis("model", "model", names=(("lstm", "LSTM"), ("gpt", "GPT")))
-MODELS = dict(MODEL.names)
+MODEL = Axis("model", "model", names=tuple((name, model_label(name)) for name in ("lstm", "gpt")))
+MODELS = dict(MODEL.names)  # those of the practical, whose questions the studies ask
 
 
-@dataclass(frozen=True)
-class Panel:
-    """A quantity of a run.
-
-    Attributes:
-        column: its column.
-        title: of its axis.
-        log: a logarithmic axis.
-        domain: of its axis.
-        about: what a caption says of it besides.
-        reached: of a first step the accuracy without which it is no time to anything.
-    """
-
-    column: str
-    title: str
-    log: bool = False
-    domain: tuple[float, float] | None = None
-    about: str = ""
-    reached: str = ""
-
-
-CURVES = (
-    Panel("train_loss", "L_train (nats)", log=True),
-    Panel("valid_loss", "L_val (nats)", log=True),
-    Panel("train_accuracy", "A_train", domain=(0, 1)),
-    Panel("valid_accuracy", "A_val", domain=(0, 1)),
-)
-BEST = (
-    *CURVES,
-    Panel("t_train_loss", "t_f(L_train)", reached="train_accuracy"),
-    Panel("t_valid_loss", "t_f(L_val)", reached="valid_accuracy"),
-    Panel("t_train_accuracy", "t_f(A_train)", reached="train_accuracy"),
-    Panel("t_valid_accuracy", "t_f(A_val)", reached="valid_accuracy"),
-)
+CURVES, BEST = panels_of(EQUATIONS), best_panels_of(EQUATIONS)
 
 
 def curve_panels(curves: pl.DataFrame, colour: Axis, title: str, panels: Sequence[Panel] = CURVES) -> Chart:
@@ -154,7 +122,7 @@ def summary_panels(
 
     Args:
         extrema: one row per run, with the columns of both axes and of the panels, and where these show first steps
-            ``last_step`` and the accuracies; perhaps ``eval_first`` and ``eval_period``.
+            ``last_step`` and the best values; perhaps ``eval_first`` and ``eval_period``.
         x: the setting along the axis.
         colour: the setting told apart by colour.
         title: over the figure.
@@ -220,9 +188,10 @@ def _summary_panel(runs: pl.DataFrame, x: Axis, colour: Axis, panel: Panel, alon
 
 def _timed(runs: pl.DataFrame, panel: Panel) -> pl.DataFrame:
     """With ``settled``, whether a value is what it seems, and of a first step ``after``, the evaluation before it."""
-    if not panel.reached:
+    if panel.step_of is None:
         return runs.with_columns(settled=pl.lit(True))
-    settled = at_least(panel.reached, ARRIVED) & ~is_open(panel.column)
+    split = panel.column.split("_")[1]
+    settled = got_there(split, panel.step_of) & ~is_open(panel.column, panel.step_of)
     runs = runs.with_columns(settled=settled)
     known = set(SETTINGS) <= set(runs.columns)
     return runs.with_columns(after=evaluated_before(panel.column)) if known else runs
@@ -271,11 +240,17 @@ def budget_panels(
     return styled(alt.concat(*charts, columns=2, title=title), alternative)
 
 
-TIMES_NOTE = (
-    f"Hollow: t_f of a run that did not get there (A_train or A_val ≥ {ARRIVED}) or was best at its last evaluation, "
-    "which is no time to memorise or to generalise; means of t_f stand where all runs have one. Pale bars: from the "
-    "evaluation before."
-)
+def times_note(measures: Measures) -> str:
+    """What is hollow in :func:`summary_panels`, and what its bars are."""
+    without = "" if measures.generalised is None else f"did not get there ({measures.learned_on('or')}) or "
+    which = "" if measures.generalised is None else ", which is no time to memorise or to generalise"
+    return (
+        f"Hollow: t_f of a run that {without}was best at its last evaluation{which}; means of t_f stand where all runs "
+        "have one. Pale bars: from the evaluation before."
+    )
+
+
+TIMES_NOTE = times_note(EQUATIONS)
 
 
 def band_note(runs: str, curves: int = 0) -> str:

@@ -1,15 +1,18 @@
-"""A report of any runs: their curves by model, the ten figures of each setting, and where they come from."""
+"""A report of any runs of a task: their curves by setting, the best values of each, and where they come from."""
 
 from collections.abc import Sequence
 
 import polars as pl
 
+from shoal.errors import UserError
 from shoal.lab import Records
+from shoal.measures import Measure, Measures
+from shoal.report.each_run import SEEDS, model_label, varying_settings
 from shoal.report.figures import Figure, learning_curves, lines_note
 from shoal.report.page import Report, Section
 from shoal.report.shortcomings import shortcomings
-from shoal.report.summary import provenance, ten_figures, varying_settings
-from shoal.report.words import counted, setting_text
+from shoal.report.summary import TEN_FIGURES, provenance, ten_figures
+from shoal.report.words import capitalised, counted, setting_text
 
 _MOST_SETTINGS = 12
 
@@ -24,41 +27,53 @@ def report_runs(records: Records, command: str, notes: Sequence[str] = ()) -> Re
 
     Raises:
         LabError: all runs are damaged, or none has been evaluated yet.
+        UserError: they are of several tasks.
     """
+    if len(records.tasks) > 1:
+        asked = " or ".join(f"--task {task}" for task in records.tasks)
+        raise UserError(f"these runs are of {len(records.tasks)} tasks, and a page is of one: choose it with {asked}")
     records, damage = records.snapshot().whole()
     every = records.extrema()
-    labels = _labels(records)
+    labels, measures = _labels(records), records.measures()
     lacking = shortcomings(records.runs(), every["run"].to_list(), damage)
     settings = list(dict.fromkeys(labels.values()))[:_MOST_SETTINGS]
     curves = records.curves().with_columns(pl.col("run").replace_strict(labels).alias("label"))
     figures = []
-    for number, setting in enumerate(settings):
+    for place, setting in enumerate(settings):
         own = curves.filter(pl.col("label") == setting)
-        for quantity in ("loss", "accuracy"):
-            caption = (
-                f"{quantity.capitalize()} of {setting} on the training and the validation equations against the "
-                f"training step (logarithmic, from step 1). {lines_note(own['run'].n_unique())}"
-            )
-            figures.append(Figure(f"{number}-{quantity}", learning_curves(own, quantity, setting), caption))
+        figures += [
+            _curves(f"{place}-{measure.name}", own, measure, setting, measures) for measure in measures.recorded
+        ]
     n = len(set(labels.values()))
     more = [f"Figures are of the first {_MOST_SETTINGS} of {n} settings, tables of all."] if n > _MOST_SETTINGS else []
+    table = ten_figures(every, labels, measures)
+    title = "Ten figures per setting" if table.name == TEN_FIGURES else "Best values per setting"
     return Report(
         title="Runs",
         lead=f"{counted(len(records), 'run')} in {counted(n, 'setting')}.",
         answers=[*lacking, *more, *notes],
         sections=[
             Section("Learning curves", figures=figures),
-            Section("Ten figures per setting", tables=[ten_figures(every, labels)]),
+            Section(title, tables=[table]),
             provenance(records, command),
         ],
     )
 
 
+def _curves(name: str, curves: pl.DataFrame, measure: Measure, setting: str, measures: Measures) -> Figure:
+    """Of one setting one measure on both splits."""
+    caption = (
+        f"{capitalised(measure.words)} of {setting} on the training and the validation {measures.things} against the "
+        f"training step (logarithmic, from step 1). {lines_note(curves['run'].n_unique())}"
+    )
+    return Figure(name, learning_curves(curves, measure.name, setting, measures), caption)
+
+
 def _labels(records: Records) -> dict[str, str]:
     """Each run's setting in words: its model and whatever differs between the runs but the seed."""
-    seeds = {"model", "seed", "init_seed", "split_seed", "order_seed"}
+    seeds = {"model", "seed", *SEEDS}
     names = [name for name in varying_settings(records) if name not in seeds]
     return {
-        row["run"]: ", ".join([row["model"].upper(), *(f"{name} {setting_text(row[name])}" for name in names)])
+        row["run"]: ", ".join([model_label(row["model"]), *(f"{name} {setting_text(row[name])}" for name in names)])
         for row in records.runs().iter_rows(named=True)
     }

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import polars as pl
 
+from shoal.registry import USUAL
 from shoal.report.words import counted, damage_sentences
 from shoal.tasks.arithmetic.equations import is_ambiguous
 
@@ -31,8 +32,8 @@ def shortcomings(runs: pl.DataFrame, evaluated: Sequence[str], damage: Mapping[s
     stopped = here.filter(pl.col("state") == "done", pl.col("step") < pl.col("n_steps"))
     if len(stopped):
         out.append(
-            f"Stopped: {len(stopped)} of {len(runs)} runs ended before their last step, some steps after "
-            "generalising (stop_after_generalizing). Means over runs end there, or are dotted from there on, "
+            f"Stopped: {len(stopped)} of {len(runs)} runs ended before their last step, {_why_stopped(stopped)}. "
+            "Means over runs end there, or are dotted from there on, "
             "where they may seem to get worse."
         )
     if len(diverged):
@@ -43,6 +44,16 @@ def shortcomings(runs: pl.DataFrame, evaluated: Sequence[str], damage: Mapping[s
     return out
 
 
+def _why_stopped(runs: pl.DataFrame) -> str:
+    """By which settings runs can have ended early."""
+    why = {
+        "stop_after_generalizing": "some steps after generalising (stop_after_generalizing)",
+        "patience": "after some evaluations without a lower validation loss (patience)",
+    }
+    asked = [text for name, text in why.items() if name in runs.columns and runs[name].is_not_null().any()]
+    return " or ".join(asked or why.values())
+
+
 def _named(runs: pl.DataFrame, most: int = 6) -> str:
     names = [f"{row['run'][:8]} {row['state']} at step {row['step']:,}" for row in runs.head(most).to_dicts()]
     return ", ".join(names) + (f" and {len(runs) - most} more" if len(runs) > most else "")
@@ -51,7 +62,7 @@ def _named(runs: pl.DataFrame, most: int = 6) -> str:
 def _contradictions(runs: pl.DataFrame) -> list[str]:
     """A sentence where runs learned equations that contradict each other, as labs from before these were refused may
     hold; ``runs`` as of :meth:`shoal.lab.Records.runs`."""
-    asked = runs.select("p", "q", "operator").rows()
+    asked = runs.filter(task=USUAL["task"]).select("p", "q", "operator").rows() if "operator" in runs.columns else []
     n = sum(is_ambiguous(p, q, operator) for p, q, operator in asked)
     if not n:
         return []

@@ -14,11 +14,12 @@ from shoal.analysis.columns import check_columns
 from shoal.analysis.survival import kaplan_meier, survival_summary
 from shoal.analysis.times import check_times
 from shoal.errors import UserError
+from shoal.measures import EQUATIONS
 from shoal.report.figures import Chart, Figure, styled
 from shoal.report.table import Cell, Table
 from shoal.report.words import NOTHING, listed, number, with_interval
 
-REACHED = "validation accuracy 0.99"
+REACHED = EQUATIONS.reached
 
 _COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"]
 _DASHES = [[1, 0], [6, 3], [2, 2], [8, 3, 2, 3]]

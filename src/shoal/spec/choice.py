@@ -69,7 +69,7 @@ def _read(name: str, value: Any, having: Sequence[type[Part]]) -> Any:
     if value is None:
         return None
     if name in KINDS:
-        return KINDS[name].name_of(value)
+        return value if ":" in str(value) else KINDS[name].name_of(value)  # what is on record may not be here
     refused: UserError | None = None
     for part in having:
         try:

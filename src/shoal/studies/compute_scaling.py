@@ -13,7 +13,8 @@ import polars as pl
 from shoal.analysis.accounts import sequences_per_step
 from shoal.analysis.budgets import budgeted, frontier, iso_compute
 from shoal.report import Cell, Figure, Report, Section, Table
-from shoal.report.panels import CURVES, MODELS, Axis, Panel, band_note, budget_panels, summary_panels
+from shoal.report.panels import CURVES, MODELS, Axis, band_note, budget_panels, summary_panels
+from shoal.report.quantities import Panel
 from shoal.report.summary import show
 from shoal.report.words import counted, listed, number
 from shoal.studies.answers import Case, direction, how_it_goes

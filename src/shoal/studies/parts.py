@@ -12,18 +12,10 @@ from shoal.report import Figure, Report, Section, Table
 from shoal.report.gaps import GAP_NOTE
 from shoal.report.log_rank import TimesQuestion, logrank_sentences
 from shoal.report.means import end_together
-from shoal.report.panels import CURVES, MODELS, TIMES_NOTE, Axis, Panel, band_note, curve_panels, summary_panels
+from shoal.report.panels import CURVES, MODELS, TIMES_NOTE, Axis, band_note, curve_panels, summary_panels
+from shoal.report.quantities import COMPETING, QUANTITIES, SYMBOLS, Panel
 from shoal.report.schedule import grid_note
-from shoal.report.summary import (
-    COMPETING,
-    QUANTITIES,
-    SYMBOLS,
-    best_value,
-    cell_of,
-    one_run,
-    provenance,
-    ten_means,
-)
+from shoal.report.summary import best_value, cell_of, one_run, provenance, ten_means
 from shoal.report.survival import survival_figure, survival_table
 from shoal.report.words import capitalised, counted
 from shoal.studies.base import Form

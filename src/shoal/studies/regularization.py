@@ -9,8 +9,8 @@ import polars as pl
 
 from shoal.analysis import at_least, first_step_at_least
 from shoal.report import Cell, Report, Section, Table
-from shoal.report.panels import CURVES, MODEL, MODELS, Axis, Panel
-from shoal.report.summary import is_open
+from shoal.report.panels import CURVES, MODEL, MODELS, Axis
+from shoal.report.quantities import Panel, is_open
 from shoal.report.words import counted, listed, with_deviation
 from shoal.studies.answers import Case, direction, how_it_goes
 from shoal.studies.base import Form, Grid

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from shoal.measures import EQUATIONS, Measures
+from shoal.measures import LOSS_AND_ACCURACY, Measures
 from shoal.spec.fields import Part
 
 if TYPE_CHECKING:
@@ -52,16 +52,17 @@ class TaskSettings(Part):
         suggests: defaults of other parts' settings under this task.
         shares_prefixes: examples have prefixes in common and the objective is that of next tokens
             (:class:`~shoal.tasks.base.NextToken`), so that engines which compute a prefix once are worth their while.
-        things: what an example is called, in the plural.
     """
 
     suggests: ClassVar[Mapping[str, Any]] = {}
     shares_prefixes: ClassVar[bool] = False
-    things: ClassVar[str] = "examples"
 
     def measures(self) -> Measures:
-        """What is measured, and what generalised means."""
-        return EQUATIONS
+        """What is measured, and what generalised means; where nothing else is said, loss and accuracy per example.
+
+        The same whatever the settings in which members of a cohort may differ.
+        """
+        return LOSS_AND_ACCURACY
 
     def sizes(self) -> Sizes:
         """What a model must be built for; from the settings alone, so that a model is loaded without its data."""

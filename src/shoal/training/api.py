@@ -8,9 +8,10 @@ import torch
 from shoal.errors import LabError, UserError, nearest
 from shoal.fast.engine import ENGINES, choose_engine
 from shoal.lab.cohort import CohortFolder
-from shoal.lab.frames import EMPTY
+from shoal.lab.frames import ALWAYS
 from shoal.lab.lab import Lab
 from shoal.lab.records import Records
+from shoal.measures import SPLITS
 from shoal.spec import RunSpec
 from shoal.spec.fields import ROUNDING
 from shoal.tasks.build import build_model, count_examples
@@ -191,9 +192,10 @@ def _slow_evaluations(cohort: Cohort) -> list[str]:
     if each * cohort.evaluations <= max(cohort.seconds, 60.0):
         return []
     large = ", ".join(f"{name} {getattr(spec, name)}" for name in spec.task_part.sizes_named()[:1])
+    things = spec.task_part.measures().things
     return [
         f"evaluations of {cohort.describe()}{large and f', {large}'}, take longer than its steps: about {each:,.0f} s "
-        f"of one core, {cohort.evaluations:,} times, for {count_examples(spec)[1]:,} {spec.task_part.things} per run; "
+        f"of one core, {cohort.evaluations:,} times, for {count_examples(spec)[1]:,} {things} per run; "
         "eval_first and eval_period say when"
     ]
 
@@ -264,10 +266,8 @@ def check_metrics(metrics: Mapping[str, Metric], specs: Sequence[RunSpec], devic
     Found out before anything is written down: a cohort records to its end what it was begun with.
     """
     for name in metrics:
-        if name in EMPTY or name.startswith(("train_", "valid_")):
-            raise UserError(
-                f"metric name {name!r} is taken: train_…, valid_… and {', '.join(list(EMPTY)[:2])}, l2_norm"
-            )
+        if name in ALWAYS or name.startswith(tuple(f"{split}_" for split in SPLITS)):
+            raise UserError(f"metric name {name!r} is taken: train_…, valid_… and {', '.join(ALWAYS)}")
     for cohort in plan(specs) if metrics else []:
         model = build_model(cohort.shared).to(device)
         parameters = {name: p.detach().unsqueeze(0) for name, p in model.named_parameters()}  # (1, *shape) each

@@ -14,7 +14,7 @@ from shoal.errors import LabError, UserError
 from shoal.fast.denormals import flushed_denormals
 from shoal.fast.memory import keep_freed_memory
 from shoal.lab.cohort import CohortFolder
-from shoal.lab.continuing import check_stand, roll_back
+from shoal.lab.continuing import check_measured, check_stand, roll_back
 from shoal.lab.environment import environment
 from shoal.measures import SPLITS
 from shoal.training.continuation import engine_of, kernels_of
@@ -88,6 +88,7 @@ class Session:
         self.rows: list[pl.DataFrame] = []
         self.parts: list[str] = []  # files of metrics that have been written
         self.measures = self.shared.task_part.measures()
+        check_measured(folder, self.measures)
         self.shown: dict[str, Spread] = {}  # of what says most, on each split, at the last evaluation
         self.generalised: set[str] = set()
         self._check_precision()

@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING, ClassVar
 
 from shoal.errors import UserError
+from shoal.measures import EQUATIONS, Measures
 from shoal.spec.fields import SHARE, Orders, choice, set_default, setting
 from shoal.tasks.arithmetic.equations import (
     COMPOSITIONS,
@@ -34,7 +35,6 @@ class Arithmetic(TaskSettings):
     name: ClassVar[str] = "arithmetic"
     label: ClassVar[str] = "arithmetic"
     shares_prefixes: ClassVar[bool] = True
-    things: ClassVar[str] = "equations"
 
     p: int = setting(31, "modulus of the operands; 120 with s5 operators", "an integer of at least 2", ge=2)
     q: int | None = setting(
@@ -97,6 +97,10 @@ class Arithmetic(TaskSettings):
         super().check_new()
         assert self.q is not None
         check_answers(self.p, self.q, self.operator)
+
+    def measures(self) -> Measures:
+        """See :class:`TaskSettings`."""
+        return EQUATIONS
 
     def split_sizes(self) -> tuple[int, int]:
         """Training and validation equations, in closed form."""

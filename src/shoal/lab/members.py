@@ -1,0 +1,83 @@
+"""What the members of a cohort are, by its ``cohort.json``: their specs, and what their task measures."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from shoal.errors import LabError, UserError
+from shoal.measures import Measures
+from shoal.registry import KINDS, TASKS, USUAL, short
+from shoal.spec import RunSpec
+from shoal.spec.run import trajectory_of, trajectory_version
+
+
+def task_of(manifest: Mapping[str, Any]) -> str:
+    """The name of the task that all members have; there was no other than the usual one at first."""
+    return str(manifest["members"][0]["spec"].get("task", USUAL["task"]))
+
+
+def spec_of(member: Mapping[str, Any], path: Path, way_out: str) -> RunSpec:
+    """The spec of a member of the ``cohort.json`` at ``path``.
+
+    Raises:
+        LabError: its settings are not allowed, or mean something else than to the shoal that trained it.
+    """
+    version, model = trajectory_of(member["spec"], member["run"]), member["spec"]["model"]
+    if version != (current := trajectory_version(model)):
+        age = "an earlier" if version is None or version < current else "a later"
+        raise LabError(
+            f"run {member['run']} is of {age} version of shoal, whose {model} trained differently with these "
+            f"settings; to train it as this one does, ask for the same settings"
+        )
+    try:
+        return RunSpec.restored(member["spec"])
+    except UserError as error:
+        if (why := absent(member["spec"])) is not None:
+            raise LabError(f"run {member['run']} cannot be built here: {why}") from None
+        raise LabError(f"{path} is damaged or of a later version of shoal: {error}; {way_out}") from None
+
+
+def absent(dump: Mapping[str, Any]) -> str | None:
+    """Why a part from outside of shoal that settings name cannot be imported here; None where all can."""
+    for kind, registry in KINDS.items():
+        name = dump.get(kind, USUAL[kind])
+        if registry.is_outside(name):
+            try:
+                registry[name]
+            except UserError as error:
+                return str(error)
+    return None
+
+
+def said_of(spec: RunSpec) -> dict[str, Any] | None:
+    """What is written down of the measures of a task that stands outside of shoal; None where shoal knows them."""
+    return spec.task_part.measures().to_json() if TASKS.is_outside(spec.task) else None
+
+
+def measures_of(manifest: Mapping[str, Any]) -> Measures:
+    """What the members' task measures: of shoal's own by its code, of another as written down when they were begun.
+
+    Nothing from outside of shoal is imported.
+
+    Raises:
+        ValueError: that is not on record.
+    """
+    task = task_of(manifest)
+    if not TASKS.is_outside(task):
+        return _shipped(TASKS[task], manifest["members"][0]["spec"])
+    if manifest.get("measures") is None:
+        raise ValueError(f"it does not say what task {short(task)} measures")
+    return Measures.from_json(manifest["measures"])
+
+
+def _shipped(task: Any, dump: Mapping[str, Any]) -> Measures:
+    """By its settings; by its usual ones where this version would not have these."""
+    own = {name: value for name, value in dump.items() if name in task.model_fields and value is not None}
+    try:
+        part = task(**own)
+    except (UserError, ValidationError):
+        part = task()
+    measures: Measures = part.measures()
+    return measures

@@ -1,0 +1,172 @@
+"""Runs one by one: a row each, and the settings in which they differ and agree."""
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+import polars as pl
+
+from shoal.errors import LabError, UserError
+from shoal.lab import Records
+from shoal.measures import SPLITS, Measure, Measures
+from shoal.registry import KINDS, MODELS, short
+from shoal.report.quantities import OPEN, did_both, is_open, quantities_of, symbols_note
+from shoal.report.schedule import evaluated_before
+from shoal.report.table import Cell, Table
+from shoal.report.words import NOTHING, counted, setting_text
+
+SEEDS = ("init_seed", "split_seed", "order_seed")
+
+
+def model_label(name: str) -> str:
+    """What a model is called in figures and sentences; the name of its class, where its package is not here.
+
+    >>> model_label("gpt"), model_label("no_such_package.models:Reverse")
+    ('GPT', 'Reverse')
+    """
+    try:
+        label = str(MODELS[name].label)
+    except UserError:
+        label = ""
+    return label or short(name)
+
+
+def per_run_table(records: Records, settings: Sequence[str], damaged: Collection[str] = ()) -> Table:
+    """One row per run: settings, state, best values and their first steps; of those that are damaged no figures."""
+    whole = records.without(damaged)
+    measures = records.measures()
+    shown = measures.shown
+    others = [measure for measure in measures.recorded if measure is not shown]
+    frame = records.runs().join(whole.best_of(whole.curves()), on="run", how="left", maintain_order="left")
+    lacking = [q.column for q in quantities_of(measures) if q.column not in frame.columns]  # all that have it damaged
+    frame = frame.with_columns(pl.lit(None, pl.Float64).alias(name) for name in lacking)
+    frame = _with_marks(frame, measures)
+    header = ["run", *settings, "state"]
+    for split in SPLITS:
+        header += [shown.symbol_of(split), f"t_f({shown.symbol_of(split)})"]
+    header += [measure.symbol_of("valid") for measure in others]
+    header += [f"Δt({shown.symbol})"] if measures.generalised else []
+    rows = []
+    for row in frame.iter_rows(named=True):
+        state = "damaged" if row["run"] in damaged else row["state"]
+        state = state if state in ("done", "damaged") else f"{state} at step {row['step']:,}"
+        cells = [*(_setting(name, row[name]) for name in settings), state, *_best_cells(row, measures, others)]
+        rows.append((row["run"], [Cell(text) for text in cells]))
+    caption = f"The runs behind the figures. {symbols_note(measures)}"
+    if measures.learned is not None:
+        both = " and ".join(shown.symbol_of(split) for split in SPLITS)
+        caption += f" Δt({shown.symbol}) {NOTHING}: {both} did not both reach {measures.learned:g}."
+    return Table("runs", header, rows, caption, _numbers(frame, settings, measures, damaged))
+
+
+def _best_cells(row: Mapping[str, Any], measures: Measures, others: Sequence[Measure]) -> list[str]:
+    """What a row of the table says of a run's best values."""
+    shown, cells = measures.shown, []
+    for split in SPLITS:
+        name = f"{split}_{shown.name}"
+        cells += [_value(row[name], shown), _step(row, f"t_{name}")]
+    cells += [_value(row[f"valid_{measure.name}"], measure) for measure in others]
+    if measures.generalised is not None:
+        cells.append(_step(row, f"delay_{shown.name}") if row["did_both"] else NOTHING)
+    return cells
+
+
+def _value(value: float | None, measure: Measure) -> str:
+    if value is None:
+        return NOTHING
+    return f"{value:.4f}" if measure.bounds == (0, 1) else f"{value:.4g}"
+
+
+def _step(row: Mapping[str, Any], name: str) -> str:
+    if row[name] is None:
+        return NOTHING
+    return f"{row[name]:,}{OPEN * bool(row[f'{name}_open'])}".replace("-", "−")
+
+
+def _setting(name: str, value: Any) -> str:
+    """A setting as a cell; of a part from outside of shoal its class, not its place."""
+    return setting_text(short(value) if name in KINDS and value else value)
+
+
+def _with_marks(frame: pl.DataFrame, measures: Measures) -> pl.DataFrame:
+    """With ``did_both``, where that means anything, and for each step of the table whether it is open."""
+    name = measures.shown.name
+    steps = [f"t_{split}_{name}" for split in SPLITS] + [f"delay_{name}"] * (measures.generalised is not None)
+    marks = {f"{step}_open": is_open(step, measures) for step in steps}
+    both = {} if measures.generalised is None else {"did_both": did_both(measures)}
+    return frame.with_columns(**both, **marks)
+
+
+def _numbers(
+    frame: pl.DataFrame, settings: Sequence[str], measures: Measures, damaged: Collection[str]
+) -> pl.DataFrame:
+    """The table with its numbers as they are."""
+    shown = [f"t_{split}_{measures.shown.name}" for split in SPLITS]
+    numbers = ("did_both", "last_step", *(quantity.column for quantity in quantities_of(measures)))
+    return frame.with_columns(
+        *(evaluated_before(step).alias(f"{step}_after") for step in shown),
+        state=pl.when(pl.col("run").is_in(list(damaged))).then(pl.lit("damaged")).otherwise("state"),
+    ).select(
+        "run",
+        *settings,
+        "state",
+        "step",
+        *(name for name in frame.columns if name in numbers),
+        pl.col("^t_.*_after$"),
+        pl.col("^.*_open$"),
+    )
+
+
+def varying_settings(records: Records) -> list[str]:
+    """``model``, ``seed`` and the settings in which runs of one model and task differ, seeds set apart only where they
+    are; and ``task``, where there are several."""
+    frame = records.runs()
+    fixed = {"run", "state", "step", "task", "model", "seed", "q", "hidden_size"}
+    apart = {s for s in SEEDS if frame[s].equals(frame["seed"], check_names=False)}
+    names = [name for name in frame.columns if name not in fixed | apart]
+    tasks = ["task"] * (frame["task"].n_unique() > 1)
+    return [*tasks, "model", "seed", *(name for name in names if _of_models(frame, name) is None)]
+
+
+def _of_models(frame: pl.DataFrame, name: str) -> dict[str, Any] | None:
+    """What a setting is in all runs of each model that has it; None where runs of one model differ in it.
+
+    Of runs of several tasks each model counts once for each.
+    """
+    several = frame["task"].n_unique() > 1
+    of = pl.concat_str("task", "model", separator=" ") if several else pl.col("model")
+    pairs = frame.select(of.alias("of"), name).unique(maintain_order=True)
+    found = dict(pairs.rows())
+    return {model: value for model, value in found.items() if value is not None} if len(found) == len(pairs) else None
+
+
+def shared_settings(records: Records) -> str:
+    """``p 23, n_steps 4000 (lstm) 2600 (gpt), …``: what no run of the same model has otherwise."""
+    frame = records.runs()
+    models = frame["model"].n_unique()
+    told = []
+    for name in frame.columns:
+        values = None if name in ("run", "state", "step", "seed", *SEEDS) else _of_models(frame, name)
+        if values and len(values) == models and len(set(values.values())) == 1:
+            told.append(f"{name} {setting_text(next(iter(values.values())))}")
+        elif values and name != "model":
+            own = (f"{setting_text(value)} ({short(model)})" for model, value in values.items())
+            told.append(f"{name} {' '.join(own)}")
+    return ", ".join(told)
+
+
+def model_sizes(records: Records) -> str:
+    """``lstm 2,282, gpt 3,370``: the learnable parameters of each model, as far as its code is here."""
+    from shoal.tasks.build import count_run_parameters  # needs torch, which tables do not
+
+    specs, unknown = {}, 0
+    for folder in records.cohorts():
+        try:
+            specs.update({spec.id: spec for spec in folder.specs()})
+        except LabError:
+            unknown += 1
+    known = [specs[run] for run in records.ids if run in specs]
+    sizes = dict.fromkeys((spec.model, count_run_parameters(spec)) for spec in known)
+    told = [f"{short(model)} {size:,}" for model, size in sizes]
+    if unknown:
+        told.append(f"not known of {counted(unknown, 'cohort')}, whose package is not here")
+    return ", ".join(told)

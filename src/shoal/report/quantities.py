@@ -1,0 +1,158 @@
+"""What a run's best values are called, and what is said of them: by what its task measures."""
+
+import math
+from dataclasses import dataclass
+
+import polars as pl
+
+from shoal.analysis.times import reaches
+from shoal.measures import EQUATIONS, SPLITS, Measures
+from shoal.report.words import listed
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """A column of :func:`shoal.analysis.extrema`, its symbol, whether small is good, and whether it is a step."""
+
+    column: str
+    symbol: str
+    small_is_best: bool
+    is_step: bool
+
+
+def quantities_of(measures: Measures) -> tuple[Quantity, ...]:
+    """Best values, then the step of each, and delays where there is anything between which they could be.
+
+    >>> [quantity.symbol for quantity in quantities_of(EQUATIONS)][-3:]
+    ['t_f(A_val)', 'Δt(L)', 'Δt(A)']
+    """
+    both = [(measure, split) for measure in measures.recorded for split in SPLITS]
+    best = [Quantity(f"{s}_{m.name}", m.symbol_of(s), not m.higher_is_better, False) for m, s in both]
+    steps = [Quantity(f"t_{q.column}", f"t_f({q.symbol})", True, True) for q in best]
+    delays = [Quantity(f"delay_{m.name}", f"Δt({m.symbol})", True, True) for m in measures.recorded]
+    return (*best, *steps, *(delays if measures.generalised else ()))
+
+
+OPEN = "†"
+QUANTITIES = quantities_of(EQUATIONS)
+
+
+@dataclass(frozen=True)
+class Panel:
+    """A quantity of a run.
+
+    Attributes:
+        column: its column.
+        title: of its axis.
+        log: a logarithmic axis.
+        domain: of its axis.
+        about: what a caption says of it besides.
+        step_of: of the first step of a best value what the runs' task measures.
+    """
+
+    column: str
+    title: str
+    log: bool = False
+    domain: tuple[float, float] | None = None
+    about: str = ""
+    step_of: Measures | None = None
+
+
+def panels_of(measures: Measures) -> tuple[Panel, ...]:
+    """One for each measure on each split, for curves and for best values."""
+    return tuple(
+        Panel(
+            f"{split}_{measure.name}",
+            measure.symbol_of(split) + (f" ({measure.unit})" if measure.unit else ""),
+            measure.is_log,
+            plain(measure.bounds),
+        )
+        for measure in measures.recorded
+        for split in SPLITS
+    )
+
+
+def best_panels_of(measures: Measures) -> tuple[Panel, ...]:
+    """The same, and one for the first step of each best value."""
+    steps = (
+        Panel(f"t_{split}_{measure.name}", f"t_f({measure.symbol_of(split)})", step_of=measures)
+        for measure in measures.recorded
+        for split in SPLITS
+    )
+    return (*panels_of(measures), *steps)
+
+
+def plain(bounds: tuple[float, float] | None) -> tuple[float, float] | None:
+    """Bounds as those of an axis, whole numbers written as such; None where one of them is infinite."""
+    if bounds is None or not all(map(math.isfinite, bounds)):
+        return None
+    low, high = (int(bound) if bound == int(bound) else bound for bound in bounds)
+    return low, high
+
+
+def competing_note(measures: Measures) -> str:
+    """Which groups compete for the best step."""
+    if measures.generalised is None:
+        return "Steps do not compete: an early best is not a good one."
+    return f"Steps compete where every run reached {measures.learned_on('and')}, and none has {OPEN}."
+
+
+def symbols_note(measures: Measures) -> str:
+    """What each symbol of :func:`quantities_of` stands for."""
+    first, *others = measures.recorded
+    told = []
+    for measure in measures.recorded:
+        text = " and ".join(measure.symbol_of(split) for split in SPLITS) + f": {measure.extreme} {measure.words}"
+        text += f" on the training and on the validation {measures.things}" * (measure is first)
+        text += f" ({about})" if (about := measure.about or measure.unit) else ""
+        told.append(text + " over the evaluated steps" * (measure is first))
+    told.append("t_f: first evaluated step of that best value")
+    if measures.generalised is not None:
+        valid, train = first.symbol_of("valid"), first.symbol_of("train")
+        likewise = f", and {listed([f'Δt({measure.symbol})' for measure in others])} likewise" if others else ""
+        told.append(
+            f"Δt({first.symbol}) = t_f({valid}) − t_f({train}){likewise}, the delay between memorising and "
+            "generalising, told only where every run did both"
+        )
+    return (
+        f"{'; '.join(told)}. {steps_note(measures)} {OPEN}: of some run the best value is the last evaluated, and "
+        "might have become better still."
+    )
+
+
+def steps_note(measures: Measures) -> str:
+    """What the step of a best value is."""
+    if measures.generalised is None:
+        return "t_f is the step after which a run got no better."
+    return (
+        f"t_f is a time to memorise or to generalise only where the run did ({measures.learned_on('or')}); elsewhere "
+        "it is the step after which the run got no better."
+    )
+
+
+COMPETING, SYMBOLS = competing_note(EQUATIONS), symbols_note(EQUATIONS)
+
+
+def is_open(step: str, measures: Measures = EQUATIONS) -> pl.Expr:
+    """Whether a run's best value came at its last evaluation, so that its step or delay may not be the last word."""
+    if step.startswith("delay_"):
+        name = step.removeprefix("delay_")
+        return is_open(f"t_train_{name}", measures) | is_open(f"t_valid_{name}", measures)
+    column = step.removeprefix("t_")
+    measure, at_end = measures[column], pl.col(step) == pl.col("last_step")
+    return at_end if measure.best is None else at_end & ~reaches(column, measure.best, measure)
+
+
+def got_there(split: str, measures: Measures) -> pl.Expr:
+    """Whether a run's best value on a split lets its step be a time to memorise or to generalise.
+
+    True of every run where the task does not say what that is: nothing is told of its steps then.
+    """
+    if measures.learned is None:
+        return pl.lit(True)
+    return reaches(f"{split}_{measures.shown.name}", measures.learned, measures.shown)
+
+
+def did_both(measures: Measures) -> pl.Expr:
+    """Whether a run memorised and generalised."""
+    return pl.all_horizontal(got_there(split, measures) for split in SPLITS)
