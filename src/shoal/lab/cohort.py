@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 from pydantic import BaseModel
 
-from shoal.errors import AccessError, DiskError, LabError, StrayError
+from shoal.errors import AccessError, DiskError, LabError, StrayError, UserError
 from shoal.lab.files import check_own, check_shape, is_there, names_in, read_json, write_json
 from shoal.lab.locks import is_locked, locked
 from shoal.lab.members import measures_of, said_of, spec_of
@@ -131,7 +131,10 @@ class CohortFolder:
     def check_sources(self) -> None:
         """Raise :class:`LabError` where the code of a part from outside of shoal is not what the cohort began with."""
         for kind, then in self.manifest().get("parts", {}).items():
-            now = source_of(self.manifest()["members"][0]["spec"][kind])
+            try:
+                now = source_of(self.manifest()["members"][0]["spec"][kind])
+            except UserError as error:
+                raise LabError(f"cohort {self.id} cannot be gone on with: {error}") from None
             if now["source"] != then["source"]:
                 said = [f" ({source['version']})" if source.get("version") else "" for source in (then, now)]
                 raise LabError(
