@@ -35,13 +35,8 @@ class Installed:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.python = folder / "venv" / "bin" / "python"
-        outside = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "COLUMNS")}
-        self.environment = {
-            **outside,
-            "OMP_NUM_THREADS": "1",
-            "PIP_NO_INDEX": "1",
-            "PIP_DISABLE_PIP_VERSION_CHECK": "1",
-        }
+        self.environment = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "COLUMNS")}
+        self.environment |= {"OMP_NUM_THREADS": "1", "PIP_NO_INDEX": "1", "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
         self._call(sys.executable, "-m", "venv", "--without-pip", str(folder / "venv"))
         (own,) = (folder / "venv" / "lib").glob("python*/site-packages")
         seen = [sysconfig.get_paths()["purelib"], str(Path(shoal.__file__).parents[1])]
@@ -181,13 +176,13 @@ def test_a_study_of_ones_own_is_listed_run_and_reported(installed):
     (page,) = (lab / "reports").iterdir()
     assert page.name.startswith("tidepool.studies.lengths-quick-")
     before = (page / "index.html").read_bytes()
-    for name in ("tidepool.studies:lengths", "tidepool.studies.lengths", "lengths", page.name, "--all"):
-        (page / "index.html").unlink()
-        assert (
-            "longest sequences" in (said := installed.shoal(f"study report {name} --lab asked")) or "No length" in said
-        )
-        assert (page / "index.html").read_bytes() == before
-    assert "nothing is wrong" in installed.shoal("report lengths --lab asked", "check --lab asked")
+    (page / "index.html").unlink()
+    names = ("tidepool.studies:lengths", "tidepool.studies.lengths", "lengths", page.name, "--all")
+    commands = [f"study report {name} --lab asked" for name in names]
+    said = installed.shoal(*commands, "report lengths --lab asked", "check --lab asked")
+    assert said.count(f"{page.name}/index.html") == len(names) + 1
+    assert "nothing is wrong" in said
+    assert (page / "index.html").read_bytes() == before
     assert len(list((lab / "reports").iterdir())) == 1
 
 
