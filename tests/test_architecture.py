@@ -32,6 +32,8 @@ ORDER = [
     "studies",
     "commands",
     "cli",
+    "parts",
+    "testing",
 ]
 
 
@@ -79,7 +81,18 @@ def test_files_and_functions_are_small(path):
 
 
 @pytest.mark.parametrize(
-    "module", ["shoal", "shoal.models", "shoal.tasks", "shoal.analysis", "shoal.lab", "shoal.training", "shoal.report"]
+    "module",
+    [
+        "shoal",
+        "shoal.models",
+        "shoal.tasks",
+        "shoal.analysis",
+        "shoal.lab",
+        "shoal.training",
+        "shoal.report",
+        "shoal.parts",
+        "shoal.testing",
+    ],
 )
 def test_the_public_surface_is_there(module):
     loaded = importlib.import_module(module)

@@ -69,7 +69,10 @@ def said_of(spec: RunSpec) -> dict[str, Any]:
 def check_sources(manifest: Mapping[str, Any], cohort: str) -> None:
     """Raise :class:`LabError` where the code of a part from outside of shoal is not what the cohort began with."""
     for kind, then in manifest.get("parts", {}).items():
-        now = source_of(manifest["members"][0]["spec"][kind])
+        try:
+            now = source_of(manifest["members"][0]["spec"][kind])
+        except UserError as error:
+            raise LabError(f"cohort {cohort} cannot be gone on with: {error}") from None
         if now["source"] != then["source"]:
             said = [f" ({source['version']})" if source.get("version") else "" for source in (then, now)]
             raise LabError(

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from shoal.rules.settings import Rule
     from shoal.tasks.settings import TaskSettings
 
+_TAKEN = ("run", "state", "step", "parameters", "parts", "names")  # of columns of tables, and of what a spec has
 _NAMES = (*KINDS, "training", "seeds")  # of a run's parts, in their order
 
 
@@ -93,7 +94,10 @@ class RunSpec:
                 f"precision={self.precision} does not apply to {alone[0]} {self.names[alone[0]]!r}: it is "
                 "one of the engines of shared prefixes"
             )
-        generalised = self.task_part.measures().generalised
+        try:
+            generalised = self.task_part.measures().generalised
+        except Exception as error:  # whatever a task of someone else does
+            raise UserError(f"task {self.task!r} does not say what it measures: {error}") from error
         if generalised is None and self.stop_after_generalizing is not None:
             raise UserError(
                 f"stop_after_generalizing={self.stop_after_generalizing} does not apply to task {self.task!r}, which "
@@ -225,7 +229,7 @@ def classes_of(task: str, model: str, optimizer: str) -> Mapping[str, type[Part]
     for kind in classes:
         for name in kind.model_fields:
             other = owner.setdefault(name, kind)
-            if other is not kind or name in KINDS:
+            if other is not kind or name in KINDS or name in _TAKEN or hasattr(RunSpec, name):
                 whose = other.__name__ if other is not kind else "shoal"
                 raise UserError(f"setting {name!r} of {kind.__name__} is also one of {whose}: it needs another name")
     return MappingProxyType(dict(zip(_NAMES, classes, strict=True)))
