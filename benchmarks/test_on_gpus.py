@@ -36,7 +36,7 @@ def test_how_far_tensors_are_apart_is_said():
 
 
 @pytest.mark.parametrize("model", ["lstm", "gpt"])
-def test_a_card_is_told_less_with_kernels(model):
+def test_a_gpu_is_told_less_with_kernels(model):
     spec = RunSpec(model=model)
     plain, fused = (launches.counts(spec, engine, train_step) for engine in ("prefixes", "compiled"))
     assert plain[1] == 0 < fused[1] < fused[0]

@@ -1,6 +1,7 @@
 """Reproductions: published settings written down exactly, and what our runs of them say of the published numbers.
 
-A reproduction is a study whose module also names its source, the published numbers and curves and every known deviation.
+A reproduction is a study whose module also names its source, the published numbers and curves, and every known
+deviation.
 """
 
 import importlib

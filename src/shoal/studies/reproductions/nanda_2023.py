@@ -9,7 +9,7 @@ import sys
 from shoal.report import Report
 from shoal.studies.base import Form, Grid
 from shoal.studies.reproductions.curves import PublishedCurve
-from shoal.studies.reproductions.page import card_report
+from shoal.studies.reproductions.page import reproduction_report
 from shoal.studies.reproductions.verdict import Published
 from shoal.studies.results import Results
 
@@ -111,4 +111,4 @@ def grids(quick: bool) -> list[Grid]:
 
 def report(results: Results, form: Form) -> Report:
     """The reproduction."""
-    return card_report(sys.modules[__name__], "nanda-2023", results, form)
+    return reproduction_report(sys.modules[__name__], "nanda-2023", results, form)

@@ -17,7 +17,7 @@ from shoal.studies.reproductions.verdict import INCONSISTENT, NOT_RUN, RULE, WOR
 from shoal.studies.results import Results
 
 
-def card_report(reproduction: ModuleType, name: str, results: Results, form: Form) -> Report:
+def reproduction_report(reproduction: ModuleType, name: str, results: Results, form: Form) -> Report:
     """The verdict first, then the distribution beside the published numbers, settings, deviations and provenance.
 
     Args:
