@@ -6,7 +6,9 @@ from typing import Any
 
 from shoal.errors import UserError, nearest
 from shoal.lab import Lab
-from shoal.studies import NAMES, Form, Study, cards, get_study
+from shoal.lab.files import names_in
+from shoal.registry import offered
+from shoal.studies import NAMES, Form, Study, cards, get_study, name_of_study
 from shoal.studies.base import FULL
 
 EVERY = (*NAMES, *cards.NAMES)
@@ -69,7 +71,8 @@ def find_pages(lab: Lab, name: str) -> tuple[list[Page], list[str]]:
     Raises:
         UserError: there is no such study or page, or the lab has none of it.
     """
-    if name in EVERY:
+    name = page_name(name)
+    if name == (study_of(name) or ""):
         found, unreadable = pages_of(lab, name)
         if not found:
             how = "reproduce" if name in cards.NAMES else "study run"
@@ -86,16 +89,32 @@ def find_pages(lab: Lab, name: str) -> tuple[list[Page], list[str]]:
 
 def study_of(name: str) -> str | None:
     """The study or card whose page has this name, or could have."""
-    return next((study for study in EVERY if name == study or name.startswith(f"{study}-")), None)
+    own = next((study for study in EVERY if name == study or name.startswith(f"{study}-")), None)
+    return own or name_of_study(page_name(name).partition("-")[0])
 
 
-def check_own_name(name: str) -> str:
+def studies_from_outside(lab: Lab) -> list[str]:
+    """Those of which a lab has notes, by the names of their pages."""
+    return [name for name in names_in(lab.path / "studies") if name not in EVERY and name_of_study(name) == name]
+
+
+def page_name(name: str) -> str:
+    """The name of a page of a study that was asked for by its place, or by a short name that a package offers."""
+    if any(name == study or name.startswith(f"{study}-") for study in EVERY):
+        return name
+    study = next((own for own in offered("study") if name == own or name.startswith(f"{own}-")), name.partition("-")[0])
+    return (name_of_study(study) or study) + name.removeprefix(study)
+
+
+def check_own_name(name: str, lab: Lab) -> str:
     """The name of a report of runs, where no page of a study could be in its place.
 
     Raises:
-        UserError: one could.
+        UserError: one could: one of shoal's own, one that a package offers, or one that was run in the lab.
     """
-    if (study := study_of(name)) is not None:
+    study = study_of(name)
+    known = (*EVERY, *map(name_of_study, offered("study")), *studies_from_outside(lab))
+    if study is not None and study in known:
         raise UserError(
             f"--name {name} is kept for pages of {study}, one of which it could replace; free is, say, runs-{name}"
         )

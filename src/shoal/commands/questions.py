@@ -17,6 +17,7 @@ from shoal.spec import RunSpec
 from shoal.studies import Form, Results, Study
 from shoal.training.api import check_execution
 from shoal.training.certificate import certify
+from shoal.training.preflight import check_parts
 
 CERTIFIED_STEPS = {True: 25, False: 50}  # quick form, full form
 
@@ -26,6 +27,7 @@ def run_studies(studies: Mapping[str, Study], form: Form, path: str, execution: 
     tell_of_planning(sum(map(form.count, studies.values())))
     specs = {name: _specs(name, study, form) for name, study in studies.items()}
     device = check_execution(**execution)
+    check_parts(dict.fromkeys(spec for own in specs.values() for spec in own), device)
     check_drawing()
     lab = Lab(path).create()
     code = print_damage({}, 0, [line for name in specs for line in lab.study_notes(name)[1]])

@@ -51,7 +51,7 @@ def _report_runs(options: argparse.Namespace) -> int:
     from shoal.report.runs import report_runs
 
     lab = Lab(options.lab)
-    folder = lab.report_folder("runs" if options.name is None else check_own_name(options.name))
+    folder = lab.report_folder("runs" if options.name is None else check_own_name(options.name, lab))
     records = lab.records(options.what or None)
     unreadable = [] if options.what else lab.unreadable()
     if len(records) == 0:

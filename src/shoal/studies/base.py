@@ -1,8 +1,8 @@
 """What a study is, and the form in which it is asked for: quick or full, with how many seeds, with which settings.
 
-A study is a module with ``grids(quick)``, which says what it trains, and ``report(results, form)``, which says what
-that shows. It may have ``measure(form)``, for what training does not measure: called once when the runs are done; the
-report finds what it returned, any JSON, in ``results.measured``.
+A study is a module, or another value, with ``grids(quick)``, which says what it trains, and ``report(results, form)``,
+which says what that shows. It may have ``measure(form)``, for what training does not measure: called once when the runs
+are done; the report finds what it returned, any JSON, in ``results.measured``.
 """
 
 import hashlib
@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Protocol
 
 from shoal.errors import UserError, nearest
+from shoal.registry import KINDS
 from shoal.report import Report
 from shoal.spec import RunSpec
 from shoal.spec.choice import as_flags, read_choice
@@ -49,8 +50,19 @@ class Grid:
             raise UserError(f"{problem}{where}") from None
 
 
+def parts_of(grids: Iterable[Grid]) -> dict[str, list[str]]:
+    """Names of the tasks, models and optimizers that grids name, by kind."""
+    found: dict[str, dict[str, None]] = {kind: {} for kind in KINDS}
+    for grid in grids:
+        for kind, names in found.items():
+            names |= dict.fromkeys(map(str, grid.axes.get(kind, ())))
+            if grid.settings.get(kind) is not None:
+                names[str(grid.settings[kind])] = None
+    return {kind: list(names) for kind, names in found.items()}
+
+
 class Study(Protocol):
-    """What a study's module offers."""
+    """What a study is: a module or an object with these, and perhaps ``about``, a line that says what it asks."""
 
     def grids(self, quick: bool) -> list[Grid]:
         """What the full or the quick form trains."""
@@ -143,7 +155,7 @@ class Form:
 
         Not of every form: a lab may keep one that was asked for before this was refused.
         """
-        for name, values in read_choice(self.settings).items():
+        for name, values in read_choice(self.settings, parts_of(grids)).items():
             if not values:
                 raise UserError(f"{name} was given an empty list of values; it needs at least one")
         self._check_seeds({name for grid in grids for name in grid.axes})
