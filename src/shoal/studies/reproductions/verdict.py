@@ -26,7 +26,8 @@ RULE = (
     "their medians. P values are corrected by Holm over what was tried of this reproduction, curves included. Not "
     "consistent: the corrected p is at most 0.05, which happens to a reproduction whose numbers are all of our "
     "distributions in at most 5 % of cases. Too few runs to tell: it is not, but the interval, widened for what was "
-    "tried, reaches further than a factor of 3 to a side, or fewer than two runs got there, so that a number three times as large could have passed. "
+    "tried, reaches further than a factor of 3 to a side, or fewer than two runs got there, so that a number three "
+    "times as large could have passed. "
     "Consistent: neither. The deviation is at least that of the grid of evaluations on which times lie. The rank p "
     "assumes no distribution: it is that of the published number's place among ours."
 )
