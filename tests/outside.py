@@ -1,4 +1,4 @@
-"""Parts that stand outside of shoal, as a user would write them; named by their places, ``outside:Shifted`` and so on."""
+"""Parts that stand outside of shoal, as a user would write them, named by their places: ``outside:Shifted``."""
 
 from dataclasses import replace
 from typing import ClassVar

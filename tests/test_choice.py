@@ -89,7 +89,7 @@ def test_a_lab_gives_the_runs_that_are_such(lab):
     assert set(records.where(state="done").ids) == set(records.ids) - {ill.id}
     assert records.where(state="done", lr=1e30).ids == records.where(p=29).ids == []
     assert records.where(p=29).where(state="done").ids == []
-    assert records.where(p=29).runs().columns == records.runs().columns
+    assert {*records.runs().columns} <= {*records.where(p=29).runs().columns}  # also where there are none
     some = records.where(model="lstm")
     assert some.where(model="gpt").ids == []  # not what else is in the lab
     with pytest.raises(UserError, match=r"^unknown state 'don': one of waiting .* damaged; did you mean 'done'\?$"):

@@ -70,7 +70,7 @@ def test_attention_starts_as_that_of_torch_to_the_bit(bias):
     own, other = build_model(spec), build_model(usual)
     with torch.random.fork_rng():
         torch.manual_seed(spec.init_seed)
-        spec.model_part.build(spec.task_part.sizes())  # drawn before
+        usual.model_part.build(usual.task_part.sizes())  # drawn before
         for block in own.decoder.blocks:
             theirs, ours = nn.MultiheadAttention(64, spec.num_heads, bias=bias), block.self_attn
             stacked = torch.cat([ours.W_Q.weight, ours.W_K.weight, ours.W_V.weight])

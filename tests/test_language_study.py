@@ -48,7 +48,7 @@ def lab(text, tmp_path_factory):
 @pytest.fixture(scope="module")
 def found(lab, text):
     """As it comes back from the lab's note."""
-    return json.loads(json.dumps(language.measure(form_of(text), lab), allow_nan=False))
+    return json.loads(json.dumps(language.measure_models(form_of(text), lab), allow_nan=False))
 
 
 @pytest.fixture

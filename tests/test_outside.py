@@ -1,4 +1,4 @@
-"""Parts from outside of shoal in a stack: objectives with weights, batches of their own, parameters that do not train."""
+"""Parts from outside of shoal in a stack: weighted objectives, batches of their own, parameters that do not train."""
 
 import math
 

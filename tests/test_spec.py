@@ -11,17 +11,17 @@ from pydantic import ValidationError
 from shoal.errors import UserError
 from shoal.models import gpt, initialisation, positions
 from shoal.models import settings as model_settings
-from shoal.registry import KINDS, MODELS
+from shoal.registry import KINDS, MODELS, TASKS
 from shoal.rules import schedules
 from shoal.rules import settings as rule_settings
 from shoal.spec import RunSpec, grid
 from shoal.spec.fields import extra
-from shoal.spec.run import classes_of, known_settings
+from shoal.spec.known import known_settings
+from shoal.spec.run import classes_of
 from shoal.tasks.arithmetic.equations import FORMATS, OPERATORS
 from shoal.tasks.build import build_task
 
 some = settings(max_examples=25, deadline=None)
-INITIALISATIONS = extra(MODELS["gpt"], "initialisation")["choices"]
 
 FRACTION = st.floats(0, 0.99)
 POSITIVE = st.floats(1e-6, 10)
@@ -63,11 +63,11 @@ COMMON = {
     "split_seed": SEED,
     "order_seed": SEED,
 }
-INITIAL = st.sampled_from(INITIALISATIONS)
+INITIAL = {model: st.sampled_from(extra(MODELS[model], "initialisation")["choices"]) for model in ("lstm", "gpt")}
 BY_MODEL = {
     "lstm": {
         "hidden_size": st.integers(1, 64),
-        "initialisation": st.sampled_from([name for name in INITIALISATIONS if name != "torch_attention"]),
+        "initialisation": INITIAL["lstm"],
     },
     "gpt": {
         "num_heads": st.sampled_from([1, 2, 4]),
@@ -77,7 +77,7 @@ BY_MODEL = {
         "norm_position": st.sampled_from(["post", "pre", "pre_stream"]),
         "positions": st.sampled_from(["sinusoidal", "vaswani", "learned", "rotary", "none"]),
         "bias_ffn": st.booleans(),
-        "initialisation": INITIAL,
+        "initialisation": INITIAL["gpt"],
         "share_embeddings": st.booleans(),
     },
 }
@@ -253,8 +253,16 @@ GPT_CHANGES = {
     "norm_position": "pre",
     "positions": "rotary",
     "bias_ffn": True,
+    "bias_norm": False,
+    "dropout_at": "everywhere",
     "initialisation": "scaled_normal",
 }
+
+
+def settings_of_equations() -> set[str]:
+    """Every setting that runs of equations can have."""
+    others = {part for part in TASKS.shipped() if part.name != "arithmetic"}
+    return {name for name, parts in known_settings().items() if {*parts} - others}
 
 
 def test_everything_else_names_another_run():
@@ -267,7 +275,7 @@ def test_everything_else_names_another_run():
     assert len(set(ids)) == len(ids)
     untold = {"task", "momentum", "split_per_order", "warmup_from_zero", "lr_floor"}
     untold |= {"eval_batch_size", "save_statistic_step"}  # operational
-    assert CHANGES.keys() | GPT_CHANGES.keys() | untold == {*KINDS, *known_settings()}
+    assert CHANGES.keys() | GPT_CHANGES.keys() | untold == {*KINDS, *settings_of_equations()}
 
 
 def test_a_value_that_equals_another_runs_default_is_told_apart():
@@ -431,7 +439,7 @@ def test_a_bad_multiplier_is_named(value):
         ),
         (
             {"model": "gpt", "norm": "rms"},
-            "unknown norm 'rms': one of layernorm rmsnorm none",
+            "unknown norm 'rms': one of layernorm rmsnorm none; did you mean 'rmsnorm'?",
         ),
         (
             {"model": "gpt", "positions": "rope"},

@@ -30,6 +30,7 @@ from shoal.tasks.arithmetic.equations import (
     ZEROS,
     count_equations,
     count_tokens,
+    padding_index,
     sequence_length,
     split_sizes,
 )
@@ -349,7 +350,7 @@ class Uniform(nn.Module):
         return torch.zeros(*x.shape, self.vocabulary_size), None
 
 
-def check_contract(task: Task) -> None:
+def check_contract(task: Task, vocabulary_size: int) -> None:
     """What the engine relies on, whatever the task is about."""
     N = {len(tensor) for tensor in task.tensors.values()}
     assert len(N) == 1
@@ -365,12 +366,12 @@ def check_contract(task: Task) -> None:
         assert group.shape == (N,)
     rows = task.scored["train"][:3]
     batch = task.batch(task.tensors, rows)
-    scores = task.objective(Uniform(task.vocabulary_size), batch)
+    scores = task.objective(Uniform(vocabulary_size), batch)
     assert {"loss", "accuracy"} <= scores.keys()
     for score in scores.values():
         assert score.shape == rows.shape
         assert score.is_floating_point()
-    assert scores["loss"].tolist() == pytest.approx([math.log(task.vocabulary_size)] * len(rows), abs=1e-5)
+    assert scores["loss"].tolist() == pytest.approx([math.log(vocabulary_size)] * len(rows), abs=1e-5)
     positions, counts = task.sampler(torch.tensor([1]), torch.tensor([len(task.scored["train"])]), 4)(torch.tensor([1]))
     assert positions.shape == counts.shape
     assert (positions[counts] < len(task.scored["train"])).all()
@@ -381,7 +382,7 @@ def check_contract(task: Task) -> None:
 def test_arithmetic_keeps_the_contract_of_a_task(args):
     data = arithmetic_data(**args | {"r_train": 0.5})
     task = arithmetic_task(data)
-    check_contract(task)
+    check_contract(task, len(data.tokenizer))
     inputs, targets, eq_positions, mask = data.rows(task.scored["valid"])
     batch = task.batch(task.tensors, task.scored["valid"])
     for name, tensor in {"inputs": inputs, "targets": targets, "eq_positions": eq_positions, "mask": mask}.items():
@@ -391,5 +392,6 @@ def test_arithmetic_keeps_the_contract_of_a_task(args):
     for name, group in task.groups.items():
         assert torch.equal(group, data.order == int(name.removeprefix("order")))
     has_padding = args["equation_format"] == "full" or len(orders) > 1
-    assert task.padding_index == (len(data.tokenizer) - args["unused_tokens"] - 1 if has_padding else None)
-    assert task.sequence_length == inputs.shape[1]
+    padding = padding_index(args["p"], args["q"], args["operator"], orders, args["equation_format"])
+    assert padding == (len(data.tokenizer) - args["unused_tokens"] - 1 if has_padding else None)
+    assert sequence_length(orders, args["equation_format"]) == inputs.shape[1]

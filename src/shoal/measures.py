@@ -115,6 +115,13 @@ class Measures:
         """The one that says most about a run: what generalising is said of, else the loss."""
         return self.recorded[0] if self.generalised is None else self[self.generalised.measure]
 
+    def has_generalised(self, values: Mapping[str, Any]) -> Any:
+        """Whether an evaluation, by column, is one of a run that has generalised; numbers, or tensors of them."""
+        if self.generalised is None:
+            return False
+        value, threshold = values[self.generalised.column], self.generalised.threshold
+        return value >= threshold if self.shown.higher_is_better else value <= threshold
+
     @property
     def arrived(self) -> str:
         """``A_val ≥ 0.99``: when a run has generalised; nothing where that is not said."""

@@ -93,16 +93,39 @@ class Registry(Generic[T]):
         return self._checked(place, name)
 
     def _checked(self, place: str, name: str) -> type[T]:
-        module, _, attribute = place.partition(":")
-        if module.partition(".")[0] in sys.stdlib_module_names:  # a lab may be someone else's
-            raise UserError(f"{self.kind} {name!r} cannot be imported: {module} is no package of parts")
-        found: Any = getattr(_imported(module, f"{self.kind} {name!r}"), attribute, None)
-        base = load(self.base)
-        if found is None:
-            raise UserError(f"{self.kind} {name!r} cannot be imported: {module} has no {attribute}")
+        found, base = at_place(place, f"{self.kind} {name!r}"), load(self.base)
         if not (isinstance(found, type) and issubclass(found, base)):
             raise UserError(f"{name!r} is no {self.kind}: it must be a class derived from {self.base}")
         return cast(type[T], found)
+
+
+def is_place(name: str) -> bool:
+    """Whether a name says where something stands: ``package.module:Name``."""
+    return _PLACE.fullmatch(name) is not None
+
+
+def at_place(place: str, what: str) -> Any:
+    """What stands at a place outside of shoal.
+
+    Args:
+        place: ``package.module:Name``.
+        what: it is asked for as, for messages.
+
+    Raises:
+        UserError: it cannot be imported.
+    """
+    module, _, attribute = place.partition(":")
+    if module.partition(".")[0] in sys.stdlib_module_names:  # a lab may be someone else's
+        raise UserError(f"{what} cannot be imported: {module} is no package of parts")
+    found: Any = getattr(_imported(module, what), attribute, None)
+    if found is None:
+        raise UserError(f"{what} cannot be imported: {module} has no {attribute}")
+    return found
+
+
+def offered(kind: str) -> Mapping[str, str]:
+    """Places of what installed packages offer of a kind, by short name."""
+    return _offered(kind)
 
 
 def short(name: str) -> str:
@@ -124,16 +147,16 @@ def load(place: str) -> type:
 def _imported(module: str, what: str) -> object:
     try:
         return importlib.import_module(module)
-    except Exception as error:  # whatever a module of someone else does
+    except (Exception, SystemExit) as error:  # whatever a module of someone else does
         lacks = isinstance(error, ModuleNotFoundError) and module.startswith(str(error.name))
         how = "; install its package, or name its folder in PYTHONPATH" if lacks else ""
-        said = " ".join(str(error).split()) or type(error).__name__
+        said = " ".join(f"{type(error).__name__}: {error}".split()) if not lacks else str(error)
         raise UserError(f"{what} cannot be imported: {said}{how}") from error
 
 
 @cache
 def _offered(kind: str) -> Mapping[str, str]:
-    group = {"optimizer": "shoal.rules"}.get(kind, f"shoal.{kind}s")
+    group = {"optimizer": "shoal.rules", "study": "shoal.studies"}.get(kind, f"shoal.{kind}s")
     return {entry.name: entry.value for entry in entry_points(group=group)}
 
 

@@ -68,6 +68,8 @@ def _models(records: "Records", step: int | None) -> "tuple[dict[str, nn.Module]
     for run, spec in specs.items():
         if spec.task != "text":
             raise UserError(f"generate goes on with texts, and run {run[:8]} has task {spec.task}")
+    for folder in records.cohorts():
+        folder.check_sources()
     kept = {run: records.kept(run)["tokenizer"] for run in specs}
     first = next(iter(specs))
     models = {run: records.model(run, step) for run in specs}

@@ -7,8 +7,9 @@ line that names the nearest flag, and ``--help`` must answer before anything hea
 import argparse
 import itertools
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from shoal.errors import UserError, nearest
@@ -31,12 +32,13 @@ _WORDS = {
 class Options(argparse.Namespace):
     """What was read: the value of each flag, and under which spelling those were ``given`` that were."""
 
-    __slots__ = ("given", "settings")  # no value of a flag, so not among them
+    __slots__ = ("given", "parts", "settings")  # no value of a flag, so not among them
 
     def __init__(self) -> None:
         super().__init__()
         self.given: dict[str, str] = {}
         self.settings: tuple[str, ...] = ()  # the flags that are settings of runs
+        self.parts: dict[str, list[str]] = {}  # names of the parts that have them, by kind
 
 
 class _Once(argparse.Action):
@@ -61,6 +63,7 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, words: Sequence[str] = (), **options: Any) -> None:
         super().__init__(allow_abbrev=False, usage="%(prog)s [flags]", **options)
         self.settings: list[str] = []  # its flags that are settings of runs
+        self.parts: dict[str, list[str]] = {}  # names of the parts that have them, by kind
         self.words = list(words)  # of the command: which flags there are depends on the parts that they choose
         for kind in (None, "store"):
             self.register("action", kind, _Once)
@@ -100,6 +103,10 @@ class Parser(argparse.ArgumentParser):
         spellings = dict.fromkeys([f"--{name.replace('_', '-')}", f"--{name.replace('-', '_')}"])
         self.add_argument(*spellings, dest=name.replace("-", "_"), **options)
 
+    def taken(self, spellings: Iterable[str]) -> str:
+        """The first of these that is a flag already; nothing where none is."""
+        return next((flag for flag in spellings if flag in self._option_string_actions), "")
+
     def _refuse_other(self, flag: str) -> None:
         """Raise :class:`UserError` for the flag of a part that was not chosen, where others can be."""
         from shoal.registry import KINDS
@@ -116,7 +123,7 @@ class Parser(argparse.ArgumentParser):
     def parse(self, arguments: Sequence[str]) -> Options:
         """Parse, refusing what is unknown by name and what is given twice."""
         options, unknown = self.parse_known_args(list(arguments), Options())
-        options.settings = tuple(self.settings)
+        options.settings, options.parts = tuple(self.settings), self.parts
         if unknown:
             known = [spelling for action in self._actions for spelling in action.option_strings]
             name = unknown[0].partition("=")[0]
@@ -174,14 +181,19 @@ STUDY = f"{GRID} where the study has an axis; else the study's own"
 CHOICE = "only runs with these settings, each with one value or several"
 
 
-def add_settings(parser: Parser, purpose: str) -> None:
+def add_settings(parser: Parser, purpose: str, more: Mapping[str, Sequence[str]] = MappingProxyType({})) -> None:
     """One flag per setting of a run, each taking one or more values, grouped by the parts that have them.
 
     For a grid these are the parts that the words of the command choose, and what holds without a flag is said; else all
-    that shoal has.
+    that shoal has, and what they choose from outside of it.
+
+    Args:
+        parser: to which they are added.
+        purpose: what they are for: :data:`GRID`, :data:`STUDY` or :data:`CHOICE`.
+        more: names of further parts, by kind.
     """
     from shoal.registry import KINDS, USUAL, short
-    from shoal.spec.run import ALWAYS
+    from shoal.spec.training import ALWAYS
 
     grid = purpose == GRID
     kinds = parser.add_argument_group(f"parts of the runs; {purpose}")
@@ -192,7 +204,11 @@ def add_settings(parser: Parser, purpose: str) -> None:
         parser.settings.append(kind)
         kinds.add_argument(f"--{kind}", dest=kind, nargs="+", metavar="X", help=f"{kind} ({known}){default}")
     for kind, registry in KINDS.items():
-        for name in parser.chosen(kind) if grid else [part.name for part in registry.shipped()]:
+        asked = [*parser.chosen(kind), *more.get(kind, ())]
+        shipped = [part.name for part in registry.shipped()]
+        outside = dict.fromkeys(registry.name_of(name) for name in asked if registry.is_outside(name))
+        parser.parts[kind] = parser.chosen(kind) if grid else [*shipped, *outside]
+        for name in parser.parts[kind]:
             _add_part(parser, f"{kind} {short(name)}", registry[name], seen, grid)
     for part in ALWAYS:
         _add_part(parser, part.name, part, seen, grid)
@@ -207,6 +223,11 @@ def _add_part(parser: Parser, title: str, part: "type[Part]", seen: set[str], to
             continue
         seen.add(name)
         spellings = dict.fromkeys([f"--{name.replace('_', '-')}", f"--{name}"])
+        if taken := parser.taken(spellings):
+            raise UserError(
+                f"setting {name!r} of {part.__name__} cannot be given here, where {taken} is another flag of "
+                f"{parser.prog}: it needs another name"
+            )
         usual = suggested.get(name, info.default)
         default = f"; {_show(usual)}" if told and usual is not None and not info.is_required() else ""
         about = f"{info.description or name}{default}".replace("%", "%%")
@@ -219,13 +240,12 @@ def read_values(options: argparse.Namespace) -> dict[str, list[str | None]]:
     where no choice has that name."""
     from shoal.registry import KINDS
     from shoal.spec.fields import extra
-    from shoal.spec.run import owners
+    from shoal.spec.known import owners
 
-    named = {kind: getattr(options, kind) for kind in KINDS}
     settings = [name for name in options.settings if getattr(options, name) is not None]
     values: dict[str, list[str | None]] = {}
     for name in settings:
-        parts = [] if name in KINDS else owners(name, named)
+        parts = [] if name in KINDS else owners(name, getattr(options, "parts", {}))
         is_name = any("none" in extra(part, name)["choices"] for part in parts)
         given = getattr(options, name)
         values[name] = [("none" if is_name else None) if value.lower() == "none" else value for value in given]

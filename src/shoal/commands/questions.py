@@ -17,6 +17,7 @@ from shoal.spec import RunSpec
 from shoal.studies import Form, Results, Study
 from shoal.training.api import check_execution
 from shoal.training.certificate import certify
+from shoal.training.preflight import check_parts
 
 CERTIFIED_STEPS = {True: 25, False: 50}  # quick form, full form
 
@@ -26,6 +27,7 @@ def run_studies(studies: Mapping[str, Study], form: Form, path: str, execution: 
     tell_of_planning(sum(map(form.count, studies.values())))
     specs = {name: _specs(name, study, form) for name, study in studies.items()}
     device = check_execution(**execution)
+    check_parts(dict.fromkeys(spec for own in specs.values() for spec in own), device)
     check_drawing()
     lab = Lab(path).create()
     code = print_damage({}, 0, [line for name in specs for line in lab.study_notes(name)[1]])
@@ -76,11 +78,14 @@ def _note(name: str, form: Form, specs: Sequence[RunSpec], lab: Lab) -> Page:
 
 def _measure(page: Page, study: Study, lab: Lab) -> Page:
     """With what its study measures beside its runs; measured where that is not done."""
-    measure = getattr(study, "measure", None)
-    if measure is None or "measured" in page.note:
+    measure, look = getattr(study, "measure", None), getattr(study, "measure_models", None)
+    if (measure is None and look is None) or "measured" in page.note:
         return page
     say(f"measuring for {page.study}")
-    note = {**page.note, "measured": measure(page.form, lab.records(page.note["runs"]))}
+    found: dict[str, Any] = {} if measure is None else dict(measure(page.form))
+    if look is not None:
+        found |= look(page.form, lab.records(page.note["runs"]))
+    note = {**page.note, "measured": found}
     lab.note_study(page.study, page.form.name, note)
     return replace(page, note=note)
 
@@ -99,7 +104,7 @@ def report_pages(
     check_drawing()
     changes: dict[str, Any] = {} if thresholds is None else {"thresholds": tuple(thresholds)}
     changes |= {} if stay is None else {"stay": stay}
-    pages = [page if page.is_card else replace(page, form=replace(page.form, **changes)) for page in pages]
+    pages = [page if page.is_reproduction else replace(page, form=replace(page.form, **changes)) for page in pages]
     shown = {page.name: page for page in pages}
     failures: dict[str, UserError] = {}
     code = 0

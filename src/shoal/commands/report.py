@@ -11,7 +11,7 @@ from shoal.output import say
 def arguments(parser: Parser) -> None:
     """Flags of the command."""
     parser.add_argument(
-        "what", nargs="*", metavar="STUDY-OR-RUNS", help="a study or a card, or runs; all runs when not given"
+        "what", nargs="*", metavar="STUDY-OR-RUNS", help="a study or a reproduction, or runs; all runs when not given"
     )
     add_lab(parser)
     parser.flag("name", help="name of a report of runs (runs)")
@@ -51,7 +51,7 @@ def _report_runs(options: argparse.Namespace) -> int:
     from shoal.report.runs import report_runs
 
     lab = Lab(options.lab)
-    folder = lab.report_folder("runs" if options.name is None else check_own_name(options.name))
+    folder = lab.report_folder("runs" if options.name is None else check_own_name(options.name, lab))
     records = lab.records(options.what or None)
     unreadable = [] if options.what else lab.unreadable()
     if len(records) == 0:

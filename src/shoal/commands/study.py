@@ -1,4 +1,4 @@
-"""``shoal study list | run NAME … | report NAME …``; of reproduction cards, ``report``."""
+"""``shoal study list | run NAME … | report NAME …``; of reproductions, ``report``."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -31,7 +31,23 @@ def arguments(parser: Parser) -> None:
     add_lab(parser)
     add_form(parser)
     add_execution(parser)
-    add_settings(parser, STUDY)
+    add_settings(parser, STUDY, _parts_of_studies(parser.words))
+
+
+def _parts_of_studies(words: Sequence[str]) -> dict[str, list[str]]:
+    """Parts that the studies train which the words of the command name and which stand outside of shoal."""
+    from itertools import takewhile
+
+    from shoal.studies import NAMES, get_study, name_of_study
+
+    named = [name for name in takewhile(lambda word: not word.startswith("-"), words) if name not in NAMES]
+    outside = [name for name in named[1:] if name_of_study(name) is not None] if named[:1] == ["run"] else []
+    if not outside:
+        return {}
+    from shoal.studies.base import parts_of
+
+    studies = [get_study(name) for name in outside]
+    return parts_of([grid for study in studies for quick in (True, False) for grid in study.grids(quick)])
 
 
 def add_form(parser: Parser) -> None:
@@ -77,24 +93,32 @@ def run(options: Options) -> int:
 
 def list_studies() -> int:
     """What each study is about."""
-    from shoal.studies import NAMES
+    from shoal.registry import offered
+    from shoal.studies import NAMES, get_study
 
     for name, about in NAMES.items():
         say(f"{name:16} {about}")
+    for name, place in offered("study").items():
+        try:
+            about = str(getattr(get_study(name), "about", "")) or place
+        except UserError as problem:
+            about = str(problem)
+        if name not in NAMES:
+            say(f"{name:16} {about}")
     return 0
 
 
 def _run(options: Options) -> int:
     from shoal.commands.questions import run_studies
     from shoal.lab.names import check_name
-    from shoal.studies import NAMES, Form, get_study
+    from shoal.studies import NAMES, Form, get_study, name_of_study
     from shoal.studies.base import THRESHOLDS
 
     asked = NAMES if options.all else options.names
     values = read_values(options)
     for name in options.names:
         refuse_times(options, name, values.get("task"))
-    studies = {name: get_study(check_name(name, "study")) for name in asked}
+    studies = {check_name(name_of_study(name) or name, "study"): get_study(name) for name in asked}
     if options.all:
         studies = _ready(studies, values)
     thresholds = tuple(options.threshold or THRESHOLDS)
@@ -117,8 +141,8 @@ def _ready(studies: "Mapping[str, Study]", values: Mapping[str, Any]) -> "dict[s
 
 
 def _report(options: Options) -> int:
-    """A card is trained by ``shoal reproduce``; what there is of its runs is reported as a study's is."""
-    from shoal.commands.pages import EVERY, find_pages, pages_of, study_of
+    """A reproduction is trained by ``shoal reproduce``; what there is of its runs is reported as a study's is."""
+    from shoal.commands.pages import EVERY, find_pages, page_name, pages_of, studies_from_outside, study_of
     from shoal.commands.questions import report_pages
     from shoal.lab import Lab
     from shoal.lab.names import check_name
@@ -126,11 +150,12 @@ def _report(options: Options) -> int:
 
     lab = Lab(options.lab)
     if options.all:
-        found = [(list(pages.values()), lines) for pages, lines in (pages_of(lab, name) for name in EVERY)]
+        every = [*EVERY, *studies_from_outside(lab)]
+        found = [(list(pages.values()), lines) for pages, lines in (pages_of(lab, name) for name in every)]
     else:
         for name in options.names:
             refuse_times(options, study_of(name) or name)
-        found = [find_pages(lab, check_name(name, "study")) for name in options.names]
+        found = [find_pages(lab, check_name(page_name(name), "study")) for name in options.names]
     pages = list({page.name: page for own, _ in found for page in own}.values())
     unreadable = list(dict.fromkeys(line for _, lines in found for line in lines))
     if not pages:
@@ -143,12 +168,12 @@ def _report(options: Options) -> int:
 def refuse_times(options: Options, name: str, tasks: Sequence[Any] | None = None) -> None:
     """Raise :class:`UserError` for flags that say when a run has generalised, where a page says it itself, or where
     nothing generalises at a moment."""
-    from shoal.studies import cards
+    from shoal.studies import reproductions
 
     why = {
         "mixed-orders": "it tells which order comes first",
         "attention": "it looks into models that have generalised",
-        **dict.fromkeys(cards.NAMES, "each number of a card is judged as it was published"),
+        **dict.fromkeys(reproductions.NAMES, "each number of a reproduction is judged as it was published"),
     }
     if name == "language" or tasks == ["text"]:
         why[name] = "a text has no accuracy from which a run has generalised"

@@ -11,12 +11,14 @@ from shoal.output import say, seen_again
 from shoal.spec import RunSpec
 from shoal.training import Interrupted, plan, resume, train
 from shoal.training.api import check_execution, check_precision, unfinished
+from shoal.training.preflight import check_parts
 
 
 def train_with_progress(specs: Sequence[RunSpec], lab: str, **settings: Any) -> Records:
     """:func:`shoal.train`, shown; says first what is new, what goes on and what is there already."""
     device = check_execution(**settings)
     check_precision(specs, device, settings.get("engine"))
+    check_parts(specs, device)
     seen_again(_where(lab))
     say(_outline(specs, Lab(lab).create()))
     with Progress() as progress:

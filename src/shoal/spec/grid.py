@@ -7,7 +7,8 @@ from typing import Any
 
 from shoal.errors import UserError
 from shoal.registry import KINDS
-from shoal.spec.run import RunSpec, owners
+from shoal.spec.known import owners
+from shoal.spec.run import RunSpec
 
 MOST_RUNS = 100_000  # of a grid: each is checked, named and written down, and more would take minutes and gigabytes
 
@@ -23,12 +24,12 @@ def grid(base: RunSpec | None = None, **values: Iterable[Any]) -> list[RunSpec]:
     """
     given = {} if base is None else base.given()
     choices: dict[str, list[Any]] = {}
+    values = {name: _listed(name, own) if name in KINDS and _several(own) else own for name, own in values.items()}
     named = {kind: values.get(kind, given.get(kind)) for kind in KINDS}
     for name, several in values.items():
         if name not in KINDS:
             owners(name, named)
-        alone = isinstance(several, str) or not isinstance(several, Iterable)
-        choices[name] = [several] if alone else _listed(name, several)
+        choices[name] = _listed(name, several) if _several(several) else [several]
         if not choices[name]:
             raise UserError(f"{name} was given an empty list of values; it needs at least one")
     check_count({name: len(several) for name, several in choices.items()})
@@ -65,6 +66,10 @@ def check_count(sizes: Mapping[str, int]) -> None:
             f"these settings make {n:,} runs, and a grid has at most {MOST_RUNS:,}: ask for parts of it one after the "
             f"other, such as some of the {sizes[most]:,} values of {most}"
         )
+
+
+def _several(values: Any) -> bool:
+    return isinstance(values, Iterable) and not isinstance(values, str)
 
 
 def _listed(name: str, several: Iterable[Any]) -> list[Any]:

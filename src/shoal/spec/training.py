@@ -69,6 +69,9 @@ class Seeds(Part):
             set_default(self, name, self.seed)
 
 
+ALWAYS: tuple[type[Part], ...] = (Training, Seeds)  # parts that every run has
+
+
 def check_together(dropout: float, precision: str, warmup_steps: int, from_zero: bool, n_steps: int) -> None:
     """Raise :class:`UserError` for a precision that has no way to train, or a learning rate that is never reached."""
     if dropout > 0 and precision != "float32":

@@ -1,4 +1,8 @@
-"""Which questions are asked: one module per study."""
+"""Which questions are asked: one module per study, and studies that stand outside of shoal.
+
+A study from outside is a value at a place ``package.module:study``, which a package can offer under a short name (entry
+points of the group ``shoal.studies``). Its pages are called by the place, with a dot for the colon.
+"""
 
 import importlib
 from collections.abc import Mapping
@@ -6,12 +10,13 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, cast
 
 from shoal.errors import UserError, nearest
+from shoal.registry import at_place, is_place, offered
 
 if TYPE_CHECKING:
     from shoal.studies.base import Form, Grid, Study
     from shoal.studies.results import Results
 
-__all__ = ["NAMES", "Form", "Grid", "Results", "Study", "get_study"]
+__all__ = ["NAMES", "Form", "Grid", "Results", "Study", "get_study", "name_of_study"]
 
 # with what each is about, so that a list needs no study's module
 NAMES: Mapping[str, str] = MappingProxyType(
@@ -33,12 +38,44 @@ NAMES: Mapping[str, str] = MappingProxyType(
 def get_study(name: str) -> "Study":
     """The study of this name.
 
+    Args:
+        name: of shoal's own, a short one that a package offers, a place, or what :func:`name_of_study` made of one.
+
     Raises:
-        UserError: there is none.
+        UserError: there is none, or what stands there is no study.
     """
-    if name not in NAMES:
-        raise UserError(f"unknown study {name!r}: one of {' '.join(NAMES)}{nearest(name, NAMES)}")
-    return cast("Study", importlib.import_module(f"shoal.studies.{name.replace('-', '_')}"))
+    if name in NAMES:
+        return cast("Study", importlib.import_module(f"shoal.studies.{name.replace('-', '_')}"))
+    own = name_of_study(name)
+    if own is None:
+        known = [*NAMES, *offered("study")]
+        raise UserError(
+            f"unknown study {name!r}: one of {' '.join(known)}, or the place of your own, such as package.module:study"
+            f"{nearest(name, known)}"
+        )
+    module, _, attribute = own.rpartition(".")
+    found = at_place(f"{module}:{attribute}", f"study {name!r}")
+    if isinstance(found, type) or not all(callable(getattr(found, part, None)) for part in ("grids", "report")):
+        raise UserError(
+            f"{name!r} is no study: it must be a value, such as a module or an object, that has grids(quick) and "
+            "report(results, form)"
+        )
+    return cast("Study", found)
+
+
+def name_of_study(name: str) -> str | None:
+    """What the pages of a study are called: its own name, of one from outside its place with a dot for the colon.
+
+    >>> name_of_study("sanity"), name_of_study("package.module:study"), name_of_study("nothing")
+    ('sanity', 'package.module.study', None)
+    """
+    if name in NAMES:
+        return name
+    place = offered("study").get(name, name)
+    if not is_place(place):
+        module, _, attribute = place.rpartition(".")
+        place = f"{module}:{attribute}"
+    return place.replace(":", ".") if is_place(place) else None
 
 
 def __getattr__(name: str) -> Any:

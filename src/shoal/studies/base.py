@@ -1,9 +1,10 @@
 """What a study is, and the form in which it is asked for: quick or full, with how many seeds, with which settings.
 
-A study is a module with ``grids(quick)``, which says what it trains, and ``report(results, form)``, which says what
-that shows. It may have ``measure(form, records)``, for what training does not measure: called once when the runs are
-done; the report finds what it returned, any JSON, in ``results.measured``. Of tasks for which it has other runs it says
-so in ``grids_of(task, quick)``.
+A study is a module, or another value, with ``grids(quick)``, which says what it trains, and ``report(results, form)``,
+which says what that shows. It may have ``measure(form)``, for what training does not measure, or ``measure_models(form,
+records)`` where that is of the kept models: called once when the runs are done; the report finds what it returned, any
+JSON, in ``results.measured``. Of tasks for which it has other runs it says so in ``grids_of(task, quick)``, and in
+``NEEDS`` which settings have to be given.
 """
 
 import hashlib
@@ -15,6 +16,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Protocol
 
 from shoal.errors import UserError, nearest
+from shoal.registry import KINDS
 from shoal.report import Report
 from shoal.spec import RunSpec
 from shoal.spec.choice import as_flags, read_choice
@@ -60,8 +62,19 @@ class Grid:
         return RunSpec(**{**(self.completed(given) if self.completed else {}), **given})
 
 
+def parts_of(grids: Iterable[Grid]) -> dict[str, list[str]]:
+    """Names of the tasks, models and optimizers that grids name, by kind."""
+    found: dict[str, dict[str, None]] = {kind: {} for kind in KINDS}
+    for grid in grids:
+        for kind, names in found.items():
+            names |= dict.fromkeys(map(str, grid.axes.get(kind, ())))
+            if grid.settings.get(kind) is not None:
+                names[str(grid.settings[kind])] = None
+    return {kind: list(names) for kind, names in found.items()}
+
+
 class Study(Protocol):
-    """What a study's module offers."""
+    """What a study is: a module or an object with these, and perhaps ``about``, a line that says what it asks."""
 
     def grids(self, quick: bool) -> list[Grid]:
         """What the full or the quick form trains."""
@@ -70,7 +83,8 @@ class Study(Protocol):
         """Figures, tables and answers."""
 
     # and perhaps check(specs), which refuses runs that the study has nothing to say of,
-    # measure(form, records), for what training does not measure, and grids_of(task, quick), for runs of other tasks
+    # measure(form) and measure_models(form, records), for what training does not measure,
+    # grids_of(task, quick), for runs of other tasks, and NEEDS, names of settings that have to be given
 
 
 @dataclass(frozen=True)
@@ -162,7 +176,7 @@ class Form:
 
         Not of every form: a lab may keep one that was asked for before this was refused.
         """
-        for name, values in read_choice(self.settings).items():
+        for name, values in read_choice(self.settings, parts_of(grids)).items():
             if not values:
                 raise UserError(f"{name} was given an empty list of values; it needs at least one")
         self._check_seeds({name for grid in grids for name in grid.axes})

@@ -17,7 +17,6 @@ from typing import Any
 import polars as pl
 
 from shoal.analysis import Metric, compare
-from shoal.lab import Records
 from shoal.registry import RULES
 from shoal.report import Cell, Report, Section, Table
 from shoal.report.comparison import comparison_figure, comparison_notes, comparison_table
@@ -262,7 +261,7 @@ def _changes(form: Form) -> Table:
     return Table("variants", ["", "changed settings"], rows, caption)
 
 
-def measure(form: Form, records: Records) -> dict[str, Any]:
+def measure(form: Form) -> dict[str, Any]:
     """What a step of each variant costs beside the baseline's; what the report's table of costs shows."""
     module = sys.modules[__name__]
     names, cases = form.names(module), dict[str, list[RunSpec]]()

@@ -74,7 +74,7 @@ def grids(quick: bool) -> list[Grid]:
     ]
 
 
-def measure(form: Form, records: Records) -> dict[str, Any]:
+def measure_models(form: Form, records: Records) -> dict[str, Any]:
     """The kept models' loss on every token of the validation split, n-grams, and samples."""
     return measured(form.specs(sys.modules[__name__]), records)
 

@@ -19,6 +19,7 @@ from shoal.training.continuation import places_of
 from shoal.training.executor import Execution, cores, execute, threads_per_worker
 from shoal.training.memory import check_memory
 from shoal.training.plan import Cohort, plan, spread
+from shoal.training.preflight import check_parts
 from shoal.training.snapshot import Snapshot
 from shoal.training.step import Metric, measure
 
@@ -77,13 +78,12 @@ def train(
         raise UserError("there are no runs to train: the list of specs is empty")
     on = check_execution(device, workers, threads, flush_seconds, engine, places)
     check_precision(wanted, on, engine)
+    check_parts(wanted, on)
     check_metrics(metrics or {}, wanted, on)
     lab = (lab if isinstance(lab, Lab) else Lab(lab)).create()
     with lab.planning():
         held = _held(lab, wanted, say)
-        _check_recorded(held, metrics or {})
-        for folder in dict.fromkeys(held.values()):
-            folder.check_sources()
+        _check_held(held, metrics or {})
         folders, damaged = unfinished(held.values())
         cohorts = _new(wanted, held, on, engine)
         workers = workers or choose_workers(folders, cohorts, on, metrics or {})
@@ -123,8 +123,14 @@ def unfinished(folders: Iterable[CohortFolder]) -> tuple[list[CohortFolder], lis
     return found, damaged
 
 
+def _check_held(held: Mapping[str, CohortFolder], metrics: Iterable[str]) -> None:
+    """Raise :class:`UserError` for runs of the lab trained without a metric, or of parts that have changed."""
+    _check_recorded(held, metrics)
+    for folder in dict.fromkeys(held.values()):
+        folder.check_sources()
+
+
 def _check_recorded(held: Mapping[str, CohortFolder], metrics: Iterable[str]) -> None:
-    """Raise :class:`UserError` for a metric without which runs of the lab were trained."""
     if not metrics:
         return
     recorded = {folder: folder.manifest()["metrics"] for folder in dict.fromkeys(held.values())}
@@ -213,17 +219,30 @@ def resume(
 ) -> Records:
     """Go on with every run of a lab that is not finished; arguments as for :func:`train`.
 
-    Cohorts whose ``cohort.json`` or ``status.json`` is damaged are left alone.
+    Cohorts whose ``cohort.json`` or ``status.json`` is damaged are left alone; so are those of parts from outside of
+    shoal whose code has changed, of which a :class:`UserError` tells when the rest is trained.
     """
     lab = lab if isinstance(lab, Lab) else Lab(lab)
     on = check_execution(device, workers, None, flush_seconds, places=places)
-    folders = lab.unfinished()
+    folders, changed = _unchanged(lab.unfinished())
     if folders:
         lab.create()
     runs = [member["run"] for folder in folders for member in folder.manifest()["members"]]
     workers = workers or choose_workers(folders, [], on, metrics or {})
-    _finish(folders, workers, Execution(on, flush_seconds, metrics or {}, places), watch)
+    _finish(folders, workers, Execution(on, flush_seconds, metrics or {}, places), watch, changed)
     return lab.records(runs)
+
+
+def _unchanged(folders: Iterable[CohortFolder]) -> tuple[list[CohortFolder], list[LabError]]:
+    """Those whose parts from outside of shoal are what they were begun with, and what is wrong with the others."""
+    found, changed = [], []
+    for folder in folders:
+        try:
+            folder.check_sources()
+            found.append(folder)
+        except LabError as error:
+            changed.append(error)
+    return found, changed
 
 
 def check_execution(
@@ -279,7 +298,7 @@ def check_metrics(metrics: Mapping[str, Metric], specs: Sequence[RunSpec], devic
 def choose_workers(
     begun: Sequence[CohortFolder], new: Sequence[Cohort], device: torch.device, metrics: Mapping[str, Metric]
 ) -> int:
-    """One per core, but one in all where a card is shared or a metric cannot be sent to another process.
+    """One per core, but one in all where a GPU is shared or a metric cannot be sent to another process.
 
     One cohort is divided between the cores when it takes longer than starting processes does.
     """

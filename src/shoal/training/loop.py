@@ -38,7 +38,7 @@ class Options:
         flush_seconds: longest time between two flushes.
         metrics: further quantities of the parameters to record at every evaluation.
         watch: is told where the cohort stands, a few times a second at most.
-        stop: asked after every step, on a card after up to a hundred; True makes the session flush and end.
+        stop: asked after every step, on a GPU after up to a hundred; True makes the session flush and end.
         places: members to train side by side; as many as fit into ``memory_share`` of what is free, when not given.
         data: where data lie now, by what they are (:func:`shoal.training.continuation.places_of`).
     """
@@ -189,7 +189,7 @@ class Session:
     def advance(self, most: int = sys.maxsize) -> int:
         """Steps of every member up to where the schedule asks for something, and that; members that are done leave.
 
-        One step on the CPU. On a card looking what is to be done is waiting for it, so there may be many, but no more
+        One step on the CPU. On a GPU looking what is to be done is waiting for it, so there may be many, but no more
         than ``most``. Returns how many there were.
         """
         taken = 0
@@ -261,7 +261,7 @@ class Session:
     def _end_early(self, stack: Stack, kept: Tensor, values: Mapping[str, Tensor]) -> None:
         """Members that have generalised, or get no better, end as soon as their settings say."""
         specs = [self.roster.specs[run] for run in self.roster.members]
-        reached = kept & self._has_generalised(values, kept)
+        reached = kept & self.measures.has_generalised(values)
         self.generalised.update(specs[place].id for place in reached.nonzero().flatten().tolist())
         tired = kept & stack.keep_best(values["valid_loss"], kept)
         last_steps = stack.last_steps.clone()
@@ -270,13 +270,6 @@ class Session:
             if after is not None:
                 last_steps[place] = min(int(last_steps[place]), int(stack.steps[place]) + after)
         stack.set_last_steps(last_steps)
-
-    def _has_generalised(self, values: Mapping[str, Tensor], kept: Tensor) -> Tensor:
-        found = self.measures.generalised
-        if found is None:
-            return torch.zeros_like(kept)
-        value = values[found.column]
-        return value >= found.threshold if self.measures.shown.higher_is_better else value <= found.threshold
 
     def _retire(self, stack: Stack) -> None:
         """Members that are done or diverged leave; of these the last finite parameters are kept."""

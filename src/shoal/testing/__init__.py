@@ -1,0 +1,22 @@
+"""Contract suites: what every task, model, rule and engine must hold, for shoal's own and for yours.
+
+A suite is a class of pytest tests; a subclass says of which settings, which are those of a small run::
+
+    from shoal.testing import TaskContract
+
+    class TestReverse(TaskContract):
+        settings = {"task": "tidepool.tasks:Reverse", "length": 3, "sequences": 40}
+
+Only this package of shoal's needs pytest.
+"""
+
+import pytest
+
+pytest.register_assert_rewrite(*(f"shoal.testing.{name}" for name in ("base", "tasks", "models", "rules", "engines")))
+
+from shoal.testing.engines import EngineContract  # noqa: E402 (after their asserts were asked to explain themselves)
+from shoal.testing.models import ModelContract  # noqa: E402
+from shoal.testing.rules import RuleContract  # noqa: E402
+from shoal.testing.tasks import TaskContract  # noqa: E402
+
+__all__ = ["EngineContract", "ModelContract", "RuleContract", "TaskContract"]

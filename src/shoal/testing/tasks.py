@@ -1,0 +1,190 @@
+"""What every task must hold."""
+
+import json
+import os
+import subprocess
+import sys
+from typing import Any, ClassVar
+
+import pytest
+import torch
+from torch import Tensor
+from torch.func import vmap
+
+from shoal.measures import Measures
+from shoal.spec import RunSpec
+from shoal.spec.known import known_settings
+from shoal.tasks.base import Batch, Task
+from shoal.tasks.build import build_model, build_task
+from shoal.testing.base import Contract, assert_close, digest, stack_of
+from shoal.training.step import evaluate
+
+_ELSEWHERE = """
+import json, sys
+from shoal.spec import RunSpec
+from shoal.tasks.build import build_task
+from shoal.testing.base import digest
+print(digest(build_task(RunSpec.restored(json.loads(sys.argv[1])))))
+"""
+
+
+class TaskContract(Contract):
+    """Tests of the task of a small run, with whatever model that has.
+
+    Attributes:
+        tolerance: how far a score may move, as a share of it, with what is computed beside it.
+    """
+
+    tolerance: ClassVar[float] = 1e-5
+
+    @pytest.fixture
+    def task(self, spec: RunSpec) -> Task:
+        """The data and the objective."""
+        return build_task(spec)
+
+    def test_counts_are_those_of_the_data(self, spec: RunSpec, task: Task) -> None:
+        """Time and memory are estimated from them."""
+        counts = spec.task_part.counts()
+        assert counts.drawn == task.n_drawn
+        assert counts.scored == sum(len(indices) for indices in task.scored.values())
+
+    def test_sizes_hold_for_what_the_model_reads(self, spec: RunSpec, task: Task) -> None:
+        """No token beyond the vocabulary, no sequence longer than said."""
+        sizes = spec.task_part.sizes()
+        read: list[Tensor] = []
+        model = build_model(spec).eval()
+
+        def reading(*inputs: Any) -> Any:
+            read.extend(x for x in inputs if isinstance(x, Tensor) and not x.is_floating_point())
+            return model(*inputs, **spec.model_part.calling)
+
+        for indices in (_drawn(task), *task.scored.values()):
+            task.objective(reading, task.batch(task.tensors, indices))
+        assert read, "the objective never gave the model a tensor of tokens"
+        for tokens in read:
+            assert int(tokens.min()) >= 0 and int(tokens.max()) < sizes.vocabulary_size
+            assert tokens.shape[-1] <= sizes.sequence_length
+
+    def test_what_is_drawn_and_scored_are_examples_of_their_splits(self, task: Task) -> None:
+        """Each is scored once; what validates is neither drawn nor scored as training."""
+        assert list(task.scored) == ["train", "valid"]
+        for name, indices in task.scored.items():
+            assert indices.dtype == torch.int64 and indices.ndim == 1 and len(indices) > 0, name
+            assert len(set(indices.tolist())) == len(indices), f"an example of {name} is scored twice"
+            assert int(indices.min()) >= 0
+        train, drawn = set(task.scored["train"].tolist()), set(_drawn(task).tolist())
+        valid = set(task.scored["valid"].tolist())
+        assert len(drawn) == task.n_drawn > 0
+        assert not valid & drawn, "training draws from what validates"
+        assert not valid & train, "what validates is scored as training, too"
+        for name, inside in task.groups.items():
+            assert inside.dtype == torch.bool, f"group {name}"
+
+    def test_a_batch_is_the_same_alone_and_lifted(self, task: Task) -> None:
+        """Batches are made for all members at once by ``vmap``."""
+        several = torch.stack([_some(task, "train"), _some(task, "train").flip(0)])  # (2, B)
+        tensors = {name: torch.stack([tensor, tensor]) for name, tensor in task.tensors.items()}
+        lifted = vmap(task.batch)(tensors, several)
+        for place, indices in enumerate(several):
+            alone = task.batch(task.tensors, indices)
+            assert set(alone) == set(lifted)
+            for name, tensor in alone.items():
+                assert torch.equal(lifted[name][place], tensor), name
+                assert len(tensor) == len(indices), f"{name} of a batch has not one row per example"
+
+    def test_the_objective_gives_what_the_task_measures_per_example(self, spec: RunSpec, task: Task) -> None:
+        """By name, ``(B,)`` each, finite and within their bounds; perhaps with a weight."""
+        measures = spec.task_part.measures()
+        for split in task.scored:
+            indices = _some(task, split)
+            scores = self._score(spec, task, task.batch(task.tensors, indices))
+            assert set(scores) - {"weight"} == {measure.name for measure in measures.recorded}
+            for name, values in scores.items():
+                assert values.shape == indices.shape, f"{name} has shape {tuple(values.shape)}"
+                assert values.is_floating_point() and bool(values.isfinite().all()), name
+            for measure in measures.recorded:
+                low, high = measure.bounds or (-torch.inf, torch.inf)
+                assert bool((scores[measure.name] >= low).all() and (scores[measure.name] <= high).all()), measure.name
+            if "weight" in scores:
+                assert bool((scores["weight"] >= 0).all()) and float(scores["weight"].sum()) > 0
+
+    def test_an_example_is_scored_as_if_it_were_alone(self, spec: RunSpec, task: Task) -> None:
+        """Whatever stands beside it in the batch."""
+        indices = _some(task, "valid")
+        together = self._score(spec, task, task.batch(task.tensors, indices))
+        for place, index in enumerate(indices):
+            alone = self._score(spec, task, task.batch(task.tensors, index.unsqueeze(0)))
+            for name, values in alone.items():
+                assert_close(together[name][place : place + 1], values, self.tolerance, f"{name} of example {index}")
+
+    def test_the_training_loss_has_a_gradient(self, spec: RunSpec) -> None:
+        """Of every member, finite and not 0 throughout."""
+        stack = stack_of(spec, spec.replace(seed=spec.seed + 1))
+        stack.at += 1
+        stack.sampler.prepare(stack.steps)
+        indices, counts = stack.draw()
+        assert indices.shape == counts.shape and counts.dtype == torch.bool and bool(counts.any(1).all())
+        (gradient,) = torch.autograd.grad((stack.score(indices, training=True)["loss"] * counts).sum(), stack.theta)
+        assert bool(gradient.isfinite().all())
+        assert bool((gradient != 0).any(1).all())
+
+    def test_evaluations_do_not_depend_on_how_many_are_scored_at_once(self, spec: RunSpec) -> None:
+        """1, 7, or all."""
+        n = spec.task_part.counts().scored
+        first: dict[str, Tensor] = {}
+        for size in dict.fromkeys((n, min(7, n), 1)):
+            values = evaluate(stack_of(spec.replace(eval_batch_size=size)), {})
+            first = first or values
+            for column in first:
+                assert_close(values[column], first[column], self.tolerance, f"{column} by {size}")
+        assert set(first) >= set(spec.task_part.measures().columns)
+
+    def test_members_are_scored_as_if_they_were_alone(self, spec: RunSpec) -> None:
+        """Also where their data are of other splits."""
+        specs = [spec.replace(seed=spec.seed + n) for n in range(3)]
+        together = evaluate(stack_of(*specs), {})
+        for place, own in enumerate(specs):
+            alone = evaluate(stack_of(own), {})
+            for column, values in alone.items():
+                assert_close(together[column][place : place + 1], values, self.tolerance, f"{column} of member {place}")
+
+    def test_the_same_settings_give_the_same_data_here_and_elsewhere(self, spec: RunSpec, task: Task) -> None:
+        """Nothing random but by the seed: a run that goes on in another process sees what it began with."""
+        torch.rand(1)
+        assert digest(build_task(spec)) == digest(task)
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "PYTHONHASHSEED": "7"}
+        command = [sys.executable, "-c", _ELSEWHERE, json.dumps(spec.dump())]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.split()[-1] == digest(task)
+
+    def test_what_it_suggests_are_settings(self, spec: RunSpec) -> None:
+        """Of any part, and of values that these allow; they hold where nothing else is asked for."""
+        suggests = type(spec.task_part).suggests
+        own = {name for part in spec.parts.values() for name in type(part).model_fields}
+        for name, value in suggests.items():
+            assert name in own | set(known_settings()), f"{name} is no setting"
+            if name in own and name not in self.settings:
+                assert spec.get(name) == value, name
+
+    def test_what_is_measured_and_kept_can_be_written_down(self, spec: RunSpec) -> None:
+        """As JSON, from which both can be read where the task is not."""
+        measures = spec.task_part.measures()
+        assert Measures.from_json(json.loads(json.dumps(measures.to_json()))) == measures
+        kept = spec.task_part.kept()
+        assert json.loads(json.dumps(kept)) == kept
+
+    def _score(self, spec: RunSpec, task: Task, batch: Batch) -> dict[str, Tensor]:
+        model = build_model(spec).eval()
+        with torch.no_grad():
+            return task.objective(lambda *x: model(*x, **spec.model_part.calling), batch)
+
+
+def _drawn(task: Task) -> Tensor:
+    return torch.arange(task.drawn) if isinstance(task.drawn, int) else task.drawn
+
+
+def _some(task: Task, split: str) -> Tensor:
+    """A few examples of a split, from its beginning and its end."""
+    indices = task.scored[split]
+    return torch.cat([indices[:3], indices[3:][-2:]])

@@ -1,0 +1,116 @@
+"""Parts from outside of shoal, tried on a few examples before anything is written down of their runs."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
+from pydantic import ValidationError
+from torch import Tensor
+
+from shoal.errors import UserError
+from shoal.lab.frames import ALWAYS
+from shoal.lab.shapes import Member
+from shoal.registry import KINDS, short
+from shoal.spec import RunSpec
+from shoal.training.plan import Cohort, plan
+from shoal.training.stack import Stack
+
+_EXAMPLES = 3
+_TRIED: set[str] = set()  # ids of cohorts
+
+
+def check_parts(specs: Iterable[RunSpec], device: torch.device) -> None:
+    """Raise :class:`UserError` for a part from outside of shoal that does not do what the others ask of it.
+
+    One run of each shape is tried, once in a process; what a whole suite would find is for :mod:`shoal.testing`.
+    """
+    outside = [spec for spec in specs if any(KINDS[kind].is_outside(name) for kind, name in spec.names.items())]
+    for cohort in plan(outside):
+        if cohort.id in _TRIED:
+            continue
+        _check_record(cohort.shared)
+        with _told(cohort.shared, "cannot be built"):
+            stack = Stack(Cohort(cohort.members[:1]), device)
+        _check_scores(stack)
+        _check_update(stack)
+        _TRIED.add(cohort.id)
+
+
+def _check_record(spec: RunSpec) -> None:
+    """Whether a lab could read again what it would write of the settings."""
+    try:
+        Member.model_validate({"run": spec.id, "spec": spec.dump()})
+    except ValidationError as error:
+        name = next((str(place) for place in error.errors()[0]["loc"] if str(place) in set(spec)), "")
+        raise UserError(
+            f"setting {name!r} of this run cannot be written down as {spec.get(name)!r}: a lab keeps numbers, true or "
+            "false, words, and lists of small integers or of words"
+        ) from None
+    if taken := sorted(set(spec) & {*ALWAYS, *spec.task_part.measures().columns}):
+        raise UserError(f"setting {taken[0]!r} has the name of something that is recorded: it needs another")
+
+
+def _check_scores(stack: Stack) -> None:
+    """Whether the objective gives what the task says, of training and of evaluation."""
+    spec = stack.cohort.shared
+    measures = spec.task_part.measures()
+    with _told(spec, "fails on a few examples"):
+        stack.sampler.prepare(stack.steps)
+        drawn = stack.draw()[0][:, :_EXAMPLES]  # (1, B)
+        asked = [(drawn, True), *((indices[:, :_EXAMPLES], False) for indices in stack.scored.values())]
+        found = [(stack.score(indices, training), indices.shape) for indices, training in asked]
+    for scores, shape in found:
+        _check_shapes(scores, shape, spec)
+    for scores, _ in found[1:]:
+        names = {measure.name for measure in measures.recorded}
+        if lacking := sorted(names - set(scores)):
+            raise UserError(
+                f"task {short(spec.task)} measures {', '.join(sorted(names))}, and its objective gives no {lacking[0]}"
+            )
+        if more := sorted(set(scores) - names - {"weight"}):
+            raise UserError(
+                f"the objective of task {short(spec.task)} gives {more[0]}, which is none of what the task measures: "
+                f"{', '.join(sorted(names))}"
+            )
+
+
+def _check_shapes(scores: Mapping[str, Tensor], shape: torch.Size, spec: RunSpec) -> None:
+    whose = f"the objective of task {short(spec.task)}"
+    if "loss" not in scores:
+        raise UserError(f"{whose} must give a loss, got {', '.join(sorted(scores)) or 'nothing'}")
+    for name, values in scores.items():
+        if values.shape != shape:
+            own, B = tuple(values.shape[1:]), shape[1]
+            raise UserError(f"{whose} must give {name} as one number per example, ({B},) of {B}, got shape {own}")
+        if not values.is_floating_point():
+            raise UserError(f"{whose} must give {name} as floating-point numbers, got {values.dtype}")
+
+
+def _check_update(stack: Stack) -> None:
+    """Whether the rule takes a step with what it says it keeps and reads."""
+    spec = stack.cohort.shared
+    theta = stack.theta.detach().clone()
+    state = {name: tensor.clone() for name, tensor in stack.optimizer_state.items()}
+    step = torch.ones(1, 1, dtype=torch.float64, device=theta.device)
+    with _told(spec, "cannot take a step", "optimizer"):
+        stack.update(theta, torch.ones_like(theta), state, stack.hyper_at(step), step, stack.layout)
+    for name, tensor in {"parameters": theta, **state}.items():
+        known = name == "parameters" or name in stack.optimizer_state
+        if not known or tensor.shape != stack.theta.shape:
+            raise UserError(
+                f"optimizer {short(spec.optimizer)} must keep {' '.join(spec.rule.state) or 'nothing'} as it says, "
+                f"(R, P) each, got {name} of shape {tuple(tensor.shape)}"
+            )
+
+
+@contextmanager
+def _told(spec: RunSpec, what: str, *kinds: str) -> Iterator[None]:
+    """Let what someone else's code raises be one line."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        whose = " with ".join(f"{kind} {short(spec.names[kind])}" for kind in kinds or ("task", "model"))
+        said = " ".join(str(error).split())
+        raise UserError(f"{whose} {what}: {type(error).__name__}: {said}") from error
