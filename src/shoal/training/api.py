@@ -89,8 +89,8 @@ def train(
         workers = workers or choose_workers(folders, cohorts, on, metrics or {})
         threads = threads or threads_per_worker(workers)
         begun, taken = _begin(lab, _divided(cohorts, workers), on, threads, engine, metrics or (), say)
-    execution = Execution(on, flush_seconds, metrics or {}, places, places_of(wanted))
-    _finish([*folders, *begun], workers, execution, watch, [*damaged, *taken])
+    how = Execution(on, flush_seconds, metrics or {}, places, places_of(wanted))
+    _finish([*folders, *begun], workers, how, watch, [*damaged, *taken])
     return lab.records(spec.id for spec in wanted)
 
 
