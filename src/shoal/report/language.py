@@ -1,6 +1,6 @@
 """Figures of language models: loss against what training cost, and what the context is worth."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import altair as alt
 import polars as pl
@@ -45,21 +45,20 @@ def loss_in_context(means: pl.DataFrame, baseline: tuple[str, pl.DataFrame], tit
     values = [2**k for k in range(last.bit_length()) if 2**k <= last]
     scale = alt.Scale(type="log", base=2, nice=False, domain=[1, max(last, 2)])
     x = alt.X("position:Q", title="tokens of the context that were seen", scale=scale, axis=alt.Axis(values=values))
-    layers = _layers(means, "position", x, "loss (nats per token)")
     name, own = baseline
-    line = alt.Chart(own).mark_line(color=_GREY, strokeDash=[3, 3], strokeWidth=1.4)
-    layers.append(line.encode(x, _y("loss", "loss (nats per token)")))
-    text = alt.Chart(own.tail(1).with_columns(name=pl.lit(name)))
-    mark = text.mark_text(align="right", baseline="bottom", dx=-4, dy=-3, color=_GREY, fontSize=11)
-    layers.append(mark.encode(x, _y("loss", "loss (nats per token)"), alt.Text("name:N")))
-    told = _told(means, "position", (name, float(own["loss"][-1])))
+    nothing = pl.lit(None, pl.Float64)
+    beside = own.select(pl.lit(name).alias("model"), "position", mean="loss", low=nothing, high=nothing)
+    every = pl.concat([means.select("model", "position", "mean", "low", "high"), beside])
+    layers = _layers(every, "position", x, "loss (nats per token)", name)
+    told = _told(every, "position", None)
     return styled(alt.layer(*layers).properties(**_PANEL, title=title), f"{title}. {told}")
 
 
-def _layers(means: pl.DataFrame, place: str, x: alt.X, title: str) -> list[alt.Chart]:
-    colour = _colour(means)
+def _layers(means: pl.DataFrame, place: str, x: alt.X, title: str, grey: str = "") -> list[alt.Chart]:
+    """The line of each model and its band; that of the model ``grey``, the last, is dotted."""
+    colour = _colour(means, grey)
     line = alt.Chart(means.select("model", place, "mean")).mark_line(strokeWidth=2.2, strokeJoin="round")
-    dash = alt.StrokeDash("model:N", title=None, scale=alt.Scale(domain=_models(means), range=[[1, 0], [6, 3], [2, 2]]))
+    dash = alt.StrokeDash("model:N", title=None, scale=alt.Scale(domain=_models(means), range=_dashes(means, grey)))
     layers = [line.encode(x, _y("mean", title), colour, dash)]
     band = means.filter(pl.col("low").is_not_null()).select("model", place, "low", "high")
     if not band.is_empty():
@@ -86,14 +85,15 @@ def _models(means: pl.DataFrame) -> list[str]:
     return [str(name) for name in means["model"].unique(maintain_order=True)]
 
 
-def _colour(means: pl.DataFrame) -> alt.Color:
+def _colour(means: pl.DataFrame, grey: str = "") -> alt.Color:
     names = _models(means)
+    shades = [_GREY if name == grey else _SHADES[place % len(_SHADES)] for place, name in enumerate(names)]
     legend = alt.Legend(orient="top", direction="horizontal", symbolType="stroke", symbolOpacity=1, symbolSize=400)
-    return alt.Color("model:N", title=None, scale=alt.Scale(domain=names, range=_shades(names)), legend=legend)
+    return alt.Color("model:N", title=None, scale=alt.Scale(domain=names, range=shades), legend=legend)
 
 
-def _shades(names: Sequence[str]) -> list[str]:
-    return [_SHADES[place % len(_SHADES)] for place in range(len(names))]
+def _dashes(means: pl.DataFrame, grey: str) -> list[list[int]]:
+    return [[2, 3] if name == grey else [[1, 0], [6, 3]][place % 2] for place, name in enumerate(_models(means))]
 
 
 _PLACES: Mapping[str, str] = {"flop": "FLOP", "position": "tokens seen"}

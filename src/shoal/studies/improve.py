@@ -216,7 +216,8 @@ def _differing(found: pl.DataFrame, labels: Mapping[str, str]) -> list[str]:
     return [
         f"Better than the baseline, {better['variant'].n_unique()} {of}: {_listed(better, labels)}.",
         f"Worse than the baseline, {worse['variant'].n_unique()} {of}: {_listed(worse, labels)}.",
-        f"Compared were {len(labels)} figures ({', '.join(labels.values())}) by a sign-flip test over pairs of the "
+        f"Compared {'was' if len(labels) == 1 else 'were'} {counted(len(labels), 'figure')} "
+        f"({', '.join(labels.values())}) by a sign-flip test over pairs of the "
         f"same seed, p < 0.05 after Holm's correction for all {comparisons} comparisons. With these pairs no corrected "
         f"p can be below {floor:.2g}.",
     ]
