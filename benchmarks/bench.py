@@ -21,18 +21,19 @@ BUSY = 0.5  # load average from which something else is running
 FOLDER = "build/bench"
 # torch.compile takes a minute to warm up
 QUICK = {"configurations": ["tiny"], "methods": ["plain", "torch_nn", "jax", "shoal"], "pairs": 2}
-ASKED = ("configurations", "models", "methods", "members", "pairs", "steps", "device")
+ASKED = ("configurations", "models", "methods", "members", "pairs", "steps", "device", "text")
 
 
 def arguments(parser: Parser) -> None:
     """Flags of the script."""
-    parser.flag("configurations", nargs="+", metavar="NAME", help="default small tiny (default small)")
+    parser.flag("configurations", nargs="+", metavar="NAME", help="default small tiny text (default small)")
     parser.flag("models", nargs="+", metavar="MODEL", help="lstm gpt (both)")
     parser.flag("methods", nargs="+", metavar="METHOD", help="plain compiled torch_nn jax shoal (all)")
     parser.flag("members", type=int, nargs="+", metavar="R", help="numbers of members that shoal trains at once")
     parser.flag("pairs", type=int, help="measurements of each method, each beside one of plain (5)")
     parser.flag("steps", type=int, help="training steps of a measurement of few members (10; small: 80)")
     parser.flag("device", help="cpu or cuda (cpu)")
+    parser.flag("text", metavar="FILE", help="what the configuration text trains on, in UTF-8")
     parser.flag("quick", action="store_true", help="a smoke test of under a minute, whose times mean nothing")
     parser.flag("out", metavar="DIR", default=FOLDER, help=f"folder for the results ({FOLDER})")
 

@@ -3,23 +3,24 @@
 A *window* is what is timed at a stretch: ``n`` ordinary steps, then an evaluation and a flush, each on its own. The
 practical's default schedule evaluates at 201 of 10,001 steps and ``shoal`` flushes every 20 seconds; a window that had
 them in those proportions would take minutes. They are added in exactly these proportions (:meth:`Case.milliseconds`),
-the same for every method.
+the same for every method. On a text the proportions are those of nanoGPT's schedule.
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from shoal.tasks.arithmetic.equations import sequence_length
+from benchmarks.nanogpt import SMALL_CPU, count_parameters, count_train
 from shoal.errors import UserError, nearest
-from shoal.spec import FAMILIES, RunSpec, grid
-from shoal.tasks.build import count_examples
+from shoal.spec import RunSpec, grid
+from shoal.tasks.build import count_examples, count_run_parameters
 
 METHODS = MappingProxyType(
     {
-        "plain": "the practical's loop and modules, eager",
+        "plain": "the practical's loop and modules, eager; on a text nanoGPT's",
         "compiled": "the same under torch.compile",
         "torch_nn": "the same loop with torch.nn.LSTM or torch.nn.TransformerEncoder",
         "jax": "JAX: jit, vmap over members, scan over steps, optax",
@@ -28,6 +29,9 @@ METHODS = MappingProxyType(
 )
 FEWEST_STEPS = 3  # of a window
 STACKED = 8  # members from which a window has fewer steps, because each takes longer
+MODELS = ("lstm", "gpt")  # of the practical, which the baselines have too
+TEXT = "text"  # the configuration that needs a file
+SEED = 1337  # nanoGPT's
 FLUSH_SECONDS = 20.0  # between two flushes, as `shoal train` has it
 NOTHING: Mapping[str, Any] = MappingProxyType({})
 
@@ -43,6 +47,8 @@ class Configuration:
         members: numbers of members that shoal trains.
         jax_members: numbers of members that JAX trains.
         steps: ordinary steps of a window of few members.
+        models: that there are of it.
+        methods: that can train it.
     """
 
     name: str
@@ -51,6 +57,8 @@ class Configuration:
     members: tuple[int, ...] = (1,)
     jax_members: tuple[int, ...] = (1,)
     steps: int = 10
+    models: tuple[str, ...] = MODELS
+    methods: tuple[str, ...] = tuple(METHODS)
 
 
 CONFIGURATIONS = MappingProxyType(
@@ -77,9 +85,85 @@ CONFIGURATIONS = MappingProxyType(
                 members=(2,),
                 steps=FEWEST_STEPS,
             ),
+            Configuration(
+                TEXT,
+                "a text's characters, nanoGPT's small CPU setting: four layers, d = 128, 12 windows of 64",
+                members=(1, 4),
+                models=("gpt",),
+                methods=("plain", "shoal"),
+            ),
         )
     }
 )
+
+
+@dataclass(frozen=True)
+class TextRun:
+    """A run on the characters of a text in :data:`benchmarks.nanogpt.SMALL_CPU`.
+
+    Attributes:
+        text: the file.
+        seed: of parameters and windows.
+        eval_period: steps between two evaluations.
+        n_steps: last step.
+    """
+
+    text: Path
+    seed: int
+    eval_period: int
+    n_steps: int
+
+    def read(self) -> str:
+        """The text.
+
+        Raises:
+            UserError: it cannot be read, is not UTF-8, or is too short.
+        """
+        try:
+            text = self.text.read_text(encoding="utf-8")
+        except OSError as error:
+            raise UserError(f"the text {self.text} cannot be read: {error.strerror}") from None
+        except UnicodeDecodeError as error:
+            raise UserError(f"the text {self.text} must be UTF-8, and byte {error.start:,} is not") from None
+        count_train(SMALL_CPU, len(text))
+        return text
+
+    def spec(self) -> RunSpec:
+        """The same run as shoal trains it."""
+        setting = SMALL_CPU
+        return RunSpec(
+            task="text",
+            model="gpt",
+            text=self.text,
+            seed=self.seed,
+            n_steps=self.n_steps,
+            eval_first=0,
+            eval_period=self.eval_period,
+            context_length=setting.block_size,
+            train_batch_size=setting.batch_size,
+            num_layers=setting.n_layer,
+            num_heads=setting.n_head,
+            embedding_size=setting.n_embd,
+            lr=setting.learning_rate,
+            lr_schedule="cosine",
+            lr_floor=setting.min_lr / setting.learning_rate,
+            warmup_steps=setting.warmup_iters + 1,  # in parts of as many: nanoGPT counts its first update as 0
+            beta1=setting.beta1,
+            beta2=setting.beta2,
+            weight_decay=setting.weight_decay,
+            decay_all=False,
+            clip=setting.grad_clip,
+            bias=False,
+            bias_norm=False,
+            bias_classifier=False,
+            share_embeddings=True,
+            norm_position="pre",
+            positions="learned",
+            initialisation="gpt2",
+        )
+
+
+Run = RunSpec | TextRun
 
 
 @dataclass(frozen=True)
@@ -98,7 +182,32 @@ class Case:
         """The run that every method trains."""
         return RunSpec(model=self.model, **self.configuration.settings)
 
-    def specs(self, members: int, window: int, windows: int) -> list[RunSpec]:
+    @property
+    def seed(self) -> int:
+        """The first member's."""
+        return self.spec.seed
+
+    @property
+    def width(self) -> int:
+        """``D``."""
+        width: int = self.spec.embedding_size
+        return width
+
+    @property
+    def parameters(self) -> int:
+        """``P``, without embeddings."""
+        return count_run_parameters(self.spec)
+
+    @property
+    def evaluations(self) -> float:
+        """Evaluations per step on the default schedule."""
+        schedule = RunSpec(model=self.model)
+        evaluated = 1 + min(schedule.eval_first, schedule.n_steps)  # step 0 and the first ones
+        evaluated += schedule.n_steps // schedule.eval_period - schedule.eval_first // schedule.eval_period
+        evaluated += schedule.n_steps % schedule.eval_period > 0  # the last
+        return evaluated / schedule.n_steps
+
+    def specs(self, members: int, window: int, windows: int) -> Sequence[Run]:
         """Runs of consecutive seeds, evaluated at the last step of each window and long enough for all windows."""
         base = self.spec
         schedule = {"eval_first": 0, "eval_period": window, "n_steps": max(base.n_steps, window * windows + 1)}
@@ -113,8 +222,7 @@ class Case:
     @property
     def positions(self) -> float:
         """``B S``: input tokens of a step, on average over a pass."""
-        S = sequence_length(self.spec.operation_orders, self.spec.equation_format)
-        return self._n_train / self.batches * S
+        return self._n_train / self.batches * self.spec.task_part.sizes().sequence_length
 
     @property
     def _n_train(self) -> int:
@@ -128,12 +236,57 @@ class Case:
 
     def milliseconds(self, window: "Window") -> float:
         """What a step costs on the default schedule, with its share of evaluations and flushes."""
-        schedule = RunSpec(model=self.model)
-        evaluated = 1 + min(schedule.eval_first, schedule.n_steps)  # step 0 and the first ones
-        evaluated += schedule.n_steps // schedule.eval_period - schedule.eval_first // schedule.eval_period
-        evaluated += schedule.n_steps % schedule.eval_period > 0  # the last
-        step = window.step + window.evaluation * evaluated / schedule.n_steps
+        step = window.step + window.evaluation * self.evaluations
         return 1e3 * step * (1 + window.flush / FLUSH_SECONDS)
+
+
+@dataclass(frozen=True)
+class TextCase(Case):
+    """nanoGPT's small CPU setting on the characters of a file."""
+
+    text: Path
+
+    @property
+    def spec(self) -> RunSpec:
+        return self._run(SEED, SMALL_CPU.eval_interval, SMALL_CPU.max_iters + 1).spec()
+
+    @property
+    def seed(self) -> int:
+        return SEED
+
+    @property
+    def width(self) -> int:
+        return SMALL_CPU.n_embd
+
+    @property
+    def parameters(self) -> int:
+        """``P``, the matrix that token embedding and classifier share included.
+
+        Raises:
+            UserError: the text cannot be used.
+        """
+        return count_parameters(SMALL_CPU, len(set(self._run(SEED, 1, 1).read())))
+
+    @property
+    def evaluations(self) -> float:
+        """nanoGPT's: step 0 and every 250th of 2,001."""
+        return (1 + SMALL_CPU.max_iters // SMALL_CPU.eval_interval) / (SMALL_CPU.max_iters + 1)
+
+    def specs(self, members: int, window: int, windows: int) -> Sequence[Run]:
+        n_steps = max(SMALL_CPU.max_iters + 1, window * windows + 1)
+        return [self._run(seed, window, n_steps) for seed in range(SEED, SEED + members)]
+
+    @property
+    def batches(self) -> int:
+        """1: windows are drawn with replacement, so there are no passes."""
+        return 1
+
+    @property
+    def positions(self) -> float:
+        return SMALL_CPU.batch_size * SMALL_CPU.block_size
+
+    def _run(self, seed: int, eval_period: int, n_steps: int) -> TextRun:
+        return TextRun(self.text, seed, eval_period, n_steps)
 
 
 @dataclass(frozen=True)
@@ -173,19 +326,21 @@ class Request:
         pairs: measurements of each method, each beside one of ``plain``.
         steps: ordinary steps of a window of few members; those of the configuration when not given.
         device: ``cpu`` or ``cuda``, where PyTorch trains.
+        text: file that the configuration ``text`` trains on, which no other takes.
     """
 
     configurations: Sequence[str] = ("default", "small")
-    models: Sequence[str] = tuple(FAMILIES)
+    models: Sequence[str] = MODELS
     methods: Sequence[str] = tuple(METHODS)
     members: Sequence[int] | None = None
     pairs: int = 5
     steps: int | None = None
     device: str = "cpu"
+    text: str | None = None
 
     def __post_init__(self) -> None:
         _check_names("configuration", self.configurations, CONFIGURATIONS)
-        _check_names("model", self.models, FAMILIES)
+        _check_names("model", self.models, dict.fromkeys(MODELS))
         _check_names("method", self.methods, METHODS)
         numbers = {
             "members": self.members or (),
@@ -196,25 +351,45 @@ class Request:
             wrong = [value for value in values if value < 1]
             if wrong:
                 raise UserError(f"{name} must be an integer of at least 1, got {wrong[0]}")
+        for configuration in (CONFIGURATIONS[name] for name in self.configurations):
+            _check_any("model", self.models, configuration.name, configuration.models)
+            _check_any("method", self.methods, configuration.name, configuration.methods)
+        if (self.text is not None) != (TEXT in self.configurations):
+            there = "none" if self.text is None else f"{self.text!r} for {' '.join(self.configurations)}"
+            raise UserError(f"--text FILE belongs to the configuration {TEXT}, which needs one: got {there}")
+        for case in self.cases():
+            _ = case.parameters  # a text that cannot be used is found out before the time is spent
 
     def cases(self) -> list[Case]:
         """Each model in each configuration, once."""
         return [
-            Case(CONFIGURATIONS[name], model)
+            self._case(CONFIGURATIONS[name], model)
             for name in dict.fromkeys(self.configurations)
             for model in dict.fromkeys(self.models)
+            if model in CONFIGURATIONS[name].models
         ]
+
+    def _case(self, configuration: Configuration, model: str) -> Case:
+        if configuration.name != TEXT:
+            return Case(configuration, model)
+        assert self.text is not None
+        return TextCase(configuration, model, Path(self.text))
 
     def subjects(self, case: Case) -> Iterator[Subject]:
         """What is measured beside ``plain``, in the order of :data:`METHODS`."""
         configuration = case.configuration
         members = {"shoal": self.members or configuration.members, "jax": configuration.jax_members}
         for method in METHODS:
-            if method != "plain" and method in self.methods:
+            if method != "plain" and method in self.methods and method in configuration.methods:
                 yield from (Subject(method, R) for R in dict.fromkeys(members.get(method, (1,))))
 
 
-def _check_names(kind: str, names: Sequence[str], allowed: Mapping[str, Any]) -> None:
+def _check_names(kind: str, names: Sequence[str], allowed: Collection[str]) -> None:
     for name in names:
         if name not in allowed:
             raise UserError(f"unknown {kind} {name!r}: one of {' '.join(allowed)}{nearest(name, allowed)}")
+
+
+def _check_any(kind: str, names: Sequence[str], configuration: str, there: Sequence[str]) -> None:
+    if names and not set(names) & set(there):
+        raise UserError(f"the configuration {configuration} has the {kind}s {' '.join(there)}, got {' '.join(names)}")

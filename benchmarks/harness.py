@@ -11,7 +11,6 @@ from statistics import median
 from benchmarks.cases import Case, Request, Subject, Window
 from benchmarks.workers import Job, Ready, Team, team
 from shoal.errors import RunFailed
-from shoal.tasks.build import count_run_parameters
 from shoal.training.executor import cores
 
 RATE_WINDOWS = 5
@@ -196,7 +195,7 @@ def _jobs(case: Case, subject: Subject, request: Request) -> list[Job]:
 
 def operations(case: Case) -> float:
     """6 P B S: multiplications and additions of a training step of one member, forward and backward."""
-    return 6 * count_run_parameters(case.spec) * case.positions
+    return 6 * case.parameters * case.positions
 
 
 def _machine_rate(case: Case, device: str) -> float:
@@ -204,7 +203,7 @@ def _machine_rate(case: Case, device: str) -> float:
 
     On a card large products, of 64 times as many rows, in one process: small ones would measure how it is called.
     """
-    D, n = case.spec.embedding_size, cores() if device == "cpu" else 1
+    D, n = case.width, cores() if device == "cpu" else 1
     shape = (round(case.positions) * (1 if device == "cpu" else 64), D, 4 * D)
     jobs = [Job("products", threads=1, processes=n, shape=shape, device=device) for _ in range(n)]
     with team(jobs) as (one, _):

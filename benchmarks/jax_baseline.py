@@ -17,7 +17,7 @@ import torch
 
 from benchmarks.plain import History, betas, check, datasets, new_history, with_seed
 from shoal import RunSpec
-from shoal.tasks.build import build_model, build_task
+from shoal.tasks.build import build_model
 
 _MISSING: ImportError | None = None
 try:
@@ -203,7 +203,7 @@ class Trainer:
         rows = [[torch.cat(columns) for columns in zip(*(s.tensors for s in pair), strict=True)] for pair in splits]
         # (R, N, ...) each; indices in 32 bits, which is what JAX has
         self.data = [jnp.array(torch.stack(column).numpy(), dtype=jnp.int32) for column in zip(*rows, strict=True)]
-        models = [dict(build_model(one, build_task(one)).named_parameters()) for one in specs]
+        models = [dict(build_model(one).named_parameters()) for one in specs]
         self.load({name: np.stack([model[name].detach().numpy() for model in models]) for name in models[0]})
         self.keys = jax.vmap(jax.random.key)(jnp.array([one.order_seed for one in specs], dtype=jnp.uint32))
         fixed: dict[str, Any] = {"spec": spec, "n_train": len(splits[0][0])}

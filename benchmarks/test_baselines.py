@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from benchmarks import jax_baseline, plain, torch_nn
 from shoal import RunSpec
 from shoal.objectives import get_loss_and_accuracy
-from shoal.tasks.build import build_data, build_model, build_task
+from shoal.tasks.arithmetic.settings import equations_of
+from shoal.tasks.build import build_model
 from shoal.training.plan import plan
 from shoal.training.stack import Stack
 from shoal.training.step import evaluate, train_step
@@ -32,7 +33,7 @@ def tiny(model: str, **settings: object) -> RunSpec:
 
 
 def shoal_model(spec: RunSpec) -> nn.Module:
-    return build_model(spec, build_task(spec))
+    return build_model(spec)
 
 
 def shoal_history(specs: list[RunSpec], steps: int) -> dict[str, list[np.ndarray]]:
@@ -52,7 +53,7 @@ def shoal_history(specs: list[RunSpec], steps: int) -> dict[str, list[np.ndarray
 
 
 def every_row(spec: RunSpec) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    data = build_data(spec)
+    data = equations_of(spec)
     return data.rows(torch.arange(len(data.tokens)))
 
 

@@ -6,14 +6,18 @@ import re
 from contextlib import contextmanager
 
 import pytest
+import torch
 
 from benchmarks import bench, harness, results, workers
 from benchmarks.bench import main
-from benchmarks.cases import CONFIGURATIONS, METHODS, Case, Request, Subject, Window
+from benchmarks.cases import CONFIGURATIONS, METHODS, TEXT, Case, Request, Subject, Window
+from benchmarks.nanogpt import SMALL_CPU, count_parameters, get_lr
 from benchmarks.workers import Job, Ready
 from shoal import RunSpec
 from shoal.errors import RunFailed
-from shoal.tasks.build import build_data
+from shoal.rules.schedules import schedule_of
+from shoal.tasks.arithmetic.settings import equations_of
+from shoal.tasks.build import build_model
 
 WRONG = {
     "--members 0": "members must be an integer of at least 1, got 0",
@@ -28,6 +32,11 @@ WRONG = {
     "--member 1": "unknown argument '--member'.*did you mean '--members'",
     "--device crad": "device must be cpu.* on this machine, got 'crad'",
     "--out /dev/null/x": "--out /dev/null/x cannot be made",
+    "--configurations text": "configuration text, which needs one: got none",
+    "--text some.txt": "configuration text, which needs one: got 'some.txt' for default small",
+    "--configurations text --text /nowhere.txt": "the text /nowhere.txt cannot be read",
+    "--configurations text --text . --models lstm": "text has the models gpt, got lstm",
+    "--configurations text --text . --methods jax": "text has the methods plain shoal, got jax",
 }
 
 
@@ -77,11 +86,11 @@ def test_a_tiny_run_is_measured_printed_and_kept(tmp_path, capsys):
 # what is counted
 
 
-@pytest.mark.parametrize("configuration", CONFIGURATIONS.values(), ids=lambda c: c.name)
+@pytest.mark.parametrize("configuration", [c for c in CONFIGURATIONS.values() if c.name != TEXT], ids=lambda c: c.name)
 @pytest.mark.parametrize("model", ["lstm", "gpt"])
 def test_positions_are_those_of_a_pass_over_the_training_equations(configuration, model):
     case = Case(configuration, model)
-    data = build_data(case.spec)
+    data = equations_of(case.spec)
     inputs, *_ = data.rows(data.train)
     assert case.positions * case.batches == pytest.approx(inputs.numel())
 
@@ -124,6 +133,71 @@ def test_an_evaluation_is_timed_itself_however_long_the_step_beside_it_takes(met
     window = measure()
     assert window.evaluation == 7.0
     assert window.flush == (7.0 if method == "shoal" else 0.0)
+
+
+# a text
+
+
+@pytest.fixture
+def text(tmp_path):
+    """A file of a hundred lines with an alphabet of 23."""
+    path = tmp_path / "some.txt"
+    path.write_text("The quick brown fox eats.\n" * 100, encoding="utf-8")
+    return path
+
+
+def test_a_text_is_trained_on_in_nanogpts_setting(text):
+    (case,) = Request(["text"], text=str(text)).cases()
+    assert [(s.method, s.members) for s in Request(["text"], text=str(text)).subjects(case)] == [
+        ("shoal", 1),
+        ("shoal", 4),
+    ]
+    assert harness.operations(case) == 6 * 768 * (4 * 12 * 128**2 + 9 * 128 + len(set(text.read_text())) * 128)
+    assert [run.seed for run in case.specs(3, window=12, windows=2)] == [1337, 1338, 1339]
+    assert [case.steps(R, None) for R in (1, 4)] == [10, 10]
+    assert case.milliseconds(Window(0.0, 1.0, 0.0, 9.0)) == pytest.approx(1000 * 9 / 2001)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"), [(b"caf\xe9 " * 200, "UTF-8, and byte 3 is not"), (b"ab" * 300, "longer than 64.*got 600")]
+)
+def test_a_text_that_cannot_be_used_is_one_line(content, said, tmp_path, capsys):
+    path = tmp_path / "some.txt"
+    path.write_bytes(content)
+    assert main(["--configurations", "text", "--text", str(path)]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert re.search(said, error), error
+
+
+@pytest.mark.parametrize("method", ["plain", "shoal"])
+def test_a_window_on_a_text_trains_the_steps_asked_for(method, text, tmp_path, monkeypatch):
+    (case,) = Request(["text"], text=str(text)).cases()
+    job = Job(method, tuple(case.specs(1, 4, 9)), 2)
+    measure, _ = (workers._baseline if method == "plain" else workers._shoal)(job, tmp_path / "scratch")
+    window = measure()
+    assert window.step > 0
+    assert window.evaluation > 0
+
+
+@pytest.mark.slow
+def test_shoal_is_measured_beside_nanogpts_loop_on_a_text(text, tmp_path):
+    flags = f"--configurations text --text {text} --members 1 --pairs 1 --steps 1 --out {tmp_path}"
+    assert main(flags.split()) == 0
+    page = (tmp_path / "bench.md").read_text()
+    assert re.search(r"^\| plain ", page, re.MULTILINE)
+    assert re.search(r"^\| shoal, R = 1 ", page, re.MULTILINE)
+
+
+def test_shoals_run_has_nanogpts_parameters_and_learning_rates(text):
+    (case,) = Request(["text"], text=str(text)).cases()
+    spec, V = case.spec, len(set(text.read_text()))
+    own = sum(parameter.numel() for parameter in build_model(spec).parameters())
+    assert own == count_parameters(SMALL_CPU, V) + 64 * 128  # and the table of positions
+    schedule = schedule_of([spec], torch.device("cpu"))
+    for it in (0, 1, 99, 100, 101, 1000, 2000):
+        factor = schedule(torch.tensor([[it + 1.0]], dtype=torch.float64)).item()
+        assert spec.lr * factor == pytest.approx(get_lr(SMALL_CPU, it), rel=1e-12)
 
 
 # how it is measured, with processes that only say what they took

@@ -25,8 +25,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.cases import FLUSH_SECONDS, Window
-from shoal import RunSpec, UserError
+from benchmarks import nanogpt
+from benchmarks.cases import FLUSH_SECONDS, Run, TextRun, Window
+from shoal import UserError
 from shoal.errors import RunFailed
 from shoal.fast.engine import choose_engine
 from shoal.lab import Lab
@@ -54,7 +55,7 @@ class Job:
     """
 
     method: str
-    specs: tuple[RunSpec, ...] = ()
+    specs: tuple[Run, ...] = ()
     steps: int = 1
     threads: int | None = None
     processes: int = 1
@@ -166,10 +167,15 @@ def _work(job: Job, pipe: Connection, barrier: Any, scratch: Path) -> None:
     except EOFError:  # the parent needs no more, or is gone
         pass
     except (ImportError, UserError) as error:
-        pipe.send(RunFailed(str(error)))
+        _give_up(pipe, str(error))
     except Exception as error:
         traceback.print_exc()  # the parent gets one line; what led to it is only known here
-        pipe.send(RunFailed(f"{type(error).__name__}: {error}".partition("\n")[0]))
+        _give_up(pipe, f"{type(error).__name__}: {error}".partition("\n")[0])
+
+
+def _give_up(pipe: Connection, why: str) -> None:
+    with suppress(OSError):  # another process of the team has said so before, and the parent is gone
+        pipe.send(RunFailed(why))
 
 
 def _peak(device: str) -> float:
@@ -189,10 +195,7 @@ def _peak(device: str) -> float:
 
 def _baseline(job: Job, scratch: Path) -> tuple[Measure, str]:
     os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(scratch)  # what earlier runs compiled would hide the time it takes
-    options: dict[str, Any] = {"compiled": True} if job.method == "compiled" else {}
-    if job.method != "jax":  # which chooses for itself
-        options["device"] = job.device
-    trainer = importlib.import_module(BASELINES[job.method]).Trainer(job.specs[0], len(job.specs), **options)
+    trainer = _trainer(job)
 
     def measure() -> Window:
         ordinary = _seconds(lambda: trainer.step(job.steps))
@@ -201,6 +204,17 @@ def _baseline(job: Job, scratch: Path) -> tuple[Measure, str]:
         return Window(ordinary / job.steps, evaluation, 0.0, ordinary + last + evaluation)
 
     return measure, ""
+
+
+def _trainer(job: Job) -> Any:
+    """What trains the job's runs; it has ``step(n)`` and ``evaluate()``."""
+    first = job.specs[0]
+    if isinstance(first, TextRun):
+        return nanogpt.Trainer(first.seed, first.read(), device=job.device)
+    options: dict[str, Any] = {"compiled": True} if job.method == "compiled" else {}
+    if job.method != "jax":  # which chooses for itself
+        options["device"] = job.device
+    return importlib.import_module(BASELINES[job.method]).Trainer(first, len(job.specs), **options)
 
 
 class _Clocked(Session):
@@ -244,7 +258,7 @@ def _shoal(job: Job, scratch: Path) -> tuple[Measure, str]:
 
 def _session(job: Job, scratch: Path) -> tuple[_Clocked, str]:
     """One process's share of a cohort in a lab of its own, set up as :func:`shoal.train` does; no member waits."""
-    (cohort,) = plan(job.specs)
+    (cohort,) = plan([run.spec() if isinstance(run, TextRun) else run for run in job.specs])
     execution = Execution(torch.device(job.device), FLUSH_SECONDS, {}, places=len(job.specs))
     choice = choose_engine(cohort.shared, cohort.seconds, execution.device)
     folder = Lab(scratch).create().cohort(cohort.id)

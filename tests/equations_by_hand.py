@@ -6,8 +6,8 @@ from itertools import product
 import torch
 from torch import Tensor
 
-from shoal.tasks.arithmetic.equations import MIXED
 from shoal.tasks.arithmetic.data import ArithmeticData
+from shoal.tasks.arithmetic.equations import MIXED
 
 
 def orders_of(args: dict) -> list[int]:

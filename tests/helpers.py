@@ -67,7 +67,7 @@ def theta(stack: Stack, index: int) -> Tensor:
 
 def gradients(stack: Stack) -> tuple[dict[str, Tensor], Tensor]:
     """Scores of the training examples and the gradient of their summed loss, ``(R, P)``."""
-    scores = stack.score(stack.splits["train"])
+    scores = stack.score(stack.scored["train"])
     (gradient,) = torch.autograd.grad(scores["loss"].sum(), stack.theta)
     return {name: value.detach() for name, value in scores.items()}, gradient
 

@@ -12,7 +12,8 @@ from shoal.analysis.attention import attention_by_position, attention_to_one, at
 from shoal.report.attention import attention_grid
 from shoal.spec import RunSpec
 from shoal.studies.attention import answers, position_names
-from shoal.tasks.build import build_data, build_model, build_task
+from shoal.tasks.arithmetic.settings import equations_of
+from shoal.tasks.build import build_model, build_task
 
 
 def causal(N, L, H, S, seed=0):
@@ -85,7 +86,7 @@ def test_a_mean_of_halves_is_told_from_looks_at_both():
 def test_weights_are_those_of_the_model():
     spec = RunSpec(model="gpt", p=5, embedding_size=8, num_heads=2, num_layers=2)
     task = build_task(spec)
-    weights = attention_weights(build_model(spec, task), task.tensors["inputs"][:3])
+    weights = attention_weights(build_model(spec), task.tensors["inputs"][:3])
     assert weights.shape == (3, 2, 2, 6, 6)
     torch.testing.assert_close(weights.sum(-1), torch.ones(3, 2, 2, 6))
     assert weights.triu(1).abs().max() == 0
@@ -121,7 +122,7 @@ def test_the_answer_compares_keys_that_the_same_query_sees():
     ],
 )
 def test_positions_are_named_by_what_stands_there(settings_, names):
-    assert position_names(build_data(RunSpec(model="gpt", p=5, **settings_))) == names
+    assert position_names(equations_of(RunSpec(model="gpt", p=5, **settings_))) == names
 
 
 def test_a_map_has_a_cell_for_every_key_that_a_query_sees():

@@ -27,7 +27,7 @@ from shoal.studies.cards.verdict import (
     worded,
 )
 from shoal.studies.results import trained_equations
-from shoal.tasks.build import build_data, count_run_tokens
+from shoal.tasks.arithmetic.settings import equations_of
 from shoal.training.due import is_evaluated
 
 N_STEPS = 10_000
@@ -327,14 +327,14 @@ def test_cards_hold_the_published_settings():
     }
     assert power == (97, "/", "adam", 0.0, "post")
     (power,) = {
-        (count_run_tokens(s), s.equation_format, s.positions, s.warmup_from_zero, s.split_seed)
+        (s.task_part.sizes().vocabulary_size, s.equation_format, s.positions, s.warmup_from_zero, s.split_seed)
         for s in Form().specs(get_card("power-2022"))
     }
     assert power == (239, "eos", "vaswani", True, 0)
     (grokfast,) = {
         (sum(split), s.norm_position, s.initialisation, s.warmup_from_zero)
         for s in Form().specs(get_card("grokfast-baseline"))
-        for split in [build_data(s).train.shape + build_data(s).valid.shape]
+        for split in [equations_of(s).train.shape + equations_of(s).valid.shape]
     }
     assert grokfast == (97 * 96, "pre_stream", "torch_attention", True)
     with pytest.raises(UserError, match=r"unknown card 'nanda'.*did you mean 'nanda-2023'"):

@@ -47,7 +47,7 @@ def test_runs_are_chosen_by_any_settings_given_as_values_or_as_text(data):
     "spec", [RunSpec(), RunSpec(model="gpt", optimizer="sgd", lr_schedule="cosine")], ids=["lstm", "gpt"]
 )
 def test_every_setting_of_a_run_is_read_back_from_its_text(spec):
-    for name in RunSpec.model_fields:
+    for name in spec:
         value = getattr(spec, name)
         if value is not None:
             assert read_choice({name: [as_text(value)]}) == {name: [value]}
@@ -58,7 +58,6 @@ def test_every_setting_of_a_run_is_read_back_from_its_text(spec):
     ("values", "message"),
     [
         ({"wieght_decay": 1}, "unknown setting 'wieght_decay'; did you mean 'weight_decay'?"),
-        ({"model": "gtp"}, "unknown model 'gtp': one of lstm gpt; did you mean 'gpt'?"),
         ({"r_train": "1.5"}, "r_train must be in (0, 1), got '1.5'"),
         ({"seed": ["0", "x"]}, "seed must be an integer in [0, 2**32), got 'x'"),
         ({"operation_orders": "2,4"}, "operation_orders must be 2, 3 or 2,3 for both, got '2,4'"),
@@ -90,7 +89,7 @@ def test_a_lab_gives_the_runs_that_are_such(lab):
     assert set(records.where(state="done").ids) == set(records.ids) - {ill.id}
     assert records.where(state="done", lr=1e30).ids == records.where(p=29).ids == []
     assert records.where(p=29).where(state="done").ids == []
-    assert records.where(p=29).runs().columns == records.runs().columns
+    assert {*records.runs().columns} <= {*records.where(p=29).runs().columns}  # also where there are none
     some = records.where(model="lstm")
     assert some.where(model="gpt").ids == []  # not what else is in the lab
     with pytest.raises(UserError, match=r"^unknown state 'don': one of waiting .* damaged; did you mean 'done'\?$"):

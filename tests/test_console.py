@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from shoal.commands.progress import Progress, live_table, time_left
+from shoal.measures import EQUATIONS
 from shoal.report import Cell, Table
 from shoal.report.console import blocks, print_table
 from shoal.training.snapshot import Snapshot
@@ -98,8 +99,9 @@ snapshots = st.builds(
     step=st.integers(0, 2**31),
     n_steps=st.integers(1, 2**31 - 1),
     state=st.sampled_from(["starting", "running", "done", "interrupted"]),
-    train_accuracy=st.none() | st.just((0.0, 0.5, 1.0)),
-    valid_accuracy=st.none() | st.just((0.0, 0.25, 1.0)),
+    measures=st.just(EQUATIONS),
+    train=st.none() | st.just((0.0, 0.5, 1.0)),
+    valid=st.none() | st.just((0.0, 0.25, 1.0)),
     generalised=st.integers(0, 70_000),
     diverged=st.integers(0, 99),
     steps_per_second=st.none() | st.floats(0, 1e5),
@@ -122,8 +124,8 @@ def test_what_the_live_table_shows_is_whole_and_says_where_each_cohort_stands(co
         assert line.endswith(time_left(snapshot))
         if re.search(r"\bof\b", header):
             assert f"{snapshot.n_steps:,}" in words
-        if "valid acc." in header and snapshot.valid_accuracy:
-            assert "0.25 [0.00, 1.00]" in line
+        if "valid" in header.split() and snapshot.valid:
+            assert "A 0.25 [0.00, 1.00]" in line
 
 
 @pytest.mark.parametrize("height", [6, 40])

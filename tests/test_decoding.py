@@ -120,8 +120,8 @@ def test_padding_and_neighbours_change_nothing(seed, form, rows, P):
     for tokens in (prompts, other):
         _, state = model.step(tokens, model.start(rows, T), counts)
         logits, _ = model.step(torch.full((rows, 1), 2), state)
-        found.append(logits[0])
-    assert torch.equal(*found)
+        found.append([logits[0], *(tensor[0] for tensor in state.values())])
+    assert all(torch.equal(*pair) for pair in zip(*found, strict=True))
 
 
 @some

@@ -66,7 +66,7 @@ def test_members_of_different_operators_are_scored_where_their_results_are(engin
 def test_a_smoothed_loss_equals_that_of_the_model_and_is_for_training_alone(engine, model):
     smoothed, sharp = (tiny(model=model, operation_orders=(2, 3), p=3, label_smoothing=e) for e in (0.3, 0.0))
     slow, fast, without = scattered([smoothed], "plain"), scattered([smoothed], engine), scattered([sharp], engine)
-    expected, found = (stack.score(stack.splits["train"], training=True)["loss"] for stack in (slow, fast))
+    expected, found = (stack.score(stack.scored["train"], training=True)["loss"] for stack in (slow, fast))
     torch.testing.assert_close(found, expected, atol=2e-5, rtol=1e-5)
     (expected_gradient,) = torch.autograd.grad(expected.sum(), slow.theta)
     (gradient,) = torch.autograd.grad(found.sum(), fast.theta)
@@ -296,7 +296,7 @@ def test_the_nodes_of_a_batch_are_its_prefixes(inputs, batch_size, seed):
 def test_shared_prefixes_are_computed_once():
     stack = Stack(one_cohort([RunSpec(embedding_size=8)]), CPU, "prefixes")
     assert stack.scorer is not None
-    nodes = stack.scorer.prefixes.nodes(stack.splits["train"])
+    nodes = stack.scorer.prefixes.nodes(stack.scored["train"])
     assert nodes.sizes == [1, 31, 31, 480, 480, 480]  # BOS, BOS a, BOS a +, and what each of 480 equations has alone
 
 
@@ -304,7 +304,7 @@ def test_prefixes_are_shared_from_the_first_operand_on_where_nothing_stands_befo
     spec = RunSpec(embedding_size=8, equation_format="operands")
     stack = Stack(one_cohort([spec]), CPU, "prefixes")
     assert stack.scorer is not None
-    assert stack.scorer.prefixes.nodes(stack.splits["train"]).sizes == [31, 480, 480]
+    assert stack.scorer.prefixes.nodes(stack.scored["train"]).sizes == [31, 480, 480]
 
 
 def test_the_choice_of_an_engine_says_why():

@@ -40,12 +40,17 @@ def lab(whole, tmp_path):
     return Lab(shutil.copytree(whole, tmp_path / "lab"))
 
 
+def without_gaps(row):
+    """The settings that a run has; what only others of the table have is left out."""
+    return {name: value for name, value in row.items() if value is not None}
+
+
 def shown(path):
     """What a lab shows of each run that it does not call damaged: its state, step, settings and curve."""
     records = Lab(path).records()
     damage = records.damage()
     records = records.without(damage)
-    rows = {row["run"]: row for row in records.runs().iter_rows(named=True)}
+    rows = {row["run"]: without_gaps(row) for row in records.runs().iter_rows(named=True)}
     specs = records.specs
     curves = records.curves().select("run", "step", *EQUATIONS.columns, "l2_norm")
     return {run: (rows[run], specs[run].given(), curves.filter(run=run).rows()) for run in records.ids}

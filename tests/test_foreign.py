@@ -19,6 +19,7 @@ from shoal.lab.check import examine
 from shoal.lab.rebuild import manifest_of, status_of
 from shoal.lab.shapes import Engine
 from shoal.lab.tensors import load_tensors, save_tensors
+from shoal.measures import EQUATIONS
 from shoal.training.loop import Options, train_cohort
 
 FOREIGN, KEPT = (tiny_grid({"p": p}, seed=[0])[0] for p in (7, 5))
@@ -216,7 +217,7 @@ def test_progress_and_questions_print_text_alone(capsys):
 
     say(f"cohort {ESCAPES}\n")
     said = capsys.readouterr().out + line(
-        Snapshot("\x1b[31m", ESCAPES, "plain", 1, 0, 1, "done", None, None, 0, 0, None, None)
+        Snapshot("\x1b[31m", ESCAPES, "plain", 1, 0, 1, "done", EQUATIONS, None, None, 0, 0, None, None)
     )
     assert not set("\x1b\x07\x9b\u202e") & set(said) and said.count("\n") == 1
 

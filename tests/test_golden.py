@@ -13,12 +13,14 @@ from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_, parameters_to_vector, vector_to_parameters
 
 from shoal.models import GPT, LSTMLM
+from shoal.models.families import usual_roles
 from shoal.objectives import get_loss_and_accuracy
+from shoal.rules.layout import Layout
+from shoal.rules.settings import AdamW
+from shoal.rules.updates import clip_scale
 from shoal.spec import RunSpec
 from shoal.tasks import get_arithmetic_dataset
-from shoal.tasks.build import build_model, build_task
-from shoal.rules.muon import Partition
-from shoal.rules.updates import OPTIMIZERS, clip_scale
+from shoal.tasks.build import build_model
 
 NAMES = ["lstm_order2", "lstm_order23", "gpt_order2", "gpt_order23"]
 SPLIT = ("inputs", "targets", "eq_positions", "mask")
@@ -80,7 +82,7 @@ def test_a_seed_draws_the_same_initial_parameters(reference):
         seed=int(reference.meta["seed"]),
         **{name: int(value) for name, value in sizes.items()},
     )
-    found = dict(build_model(spec, build_task(spec)).named_parameters())
+    found = dict(build_model(spec).named_parameters())
     expected = reference.group("state.")
     assert found.keys() == expected.keys() - {"embedding.position_encoding"}
     for name, parameter in found.items():
@@ -140,14 +142,13 @@ def with_shoal(model: nn.Module, lr: float, weight_decay: float, clip: float) ->
     theta = parameters_to_vector(model.parameters()).detach().unsqueeze(0)  # (1, P)
     settings = {"lr": lr, "weight_decay": weight_decay, "beta1": 0.9, "beta2": 0.999, "eps": 1e-8}
     hyper = {name: torch.tensor([[value]]) for name, value in settings.items()}
-    adamw = OPTIMIZERS["adamw"]
-    state, step = adamw.init(theta), torch.zeros((), dtype=torch.float64)
-    partition = Partition.of({name: parameter.shape for name, parameter in model.named_parameters()})
+    update, layout = AdamW().build(), Layout.of(model, usual_roles(model))
+    state, step = {name: torch.zeros_like(theta) for name in AdamW.state}, torch.zeros((), dtype=torch.float64)
     while True:
         step += 1
         gradient = torch.cat([p.grad.flatten() for p in model.parameters()]).unsqueeze(0)  # (1, P)
         factor, _ = clip_scale(gradient, torch.tensor([[clip]]))
-        adamw.update(theta, gradient * factor, state, hyper, step, partition)
+        update(theta, gradient * factor, state, hyper, step, layout)
         vector_to_parameters(theta[0], model.parameters())
         yield
 

@@ -26,7 +26,7 @@ from shoal.report import Report, Section, write_report
 from shoal.report.console import print_table
 from shoal.report.markdown import to_markdown
 from shoal.report.table import Cell, Table
-from shoal.spec.run import identify
+from shoal.spec.identity import identify
 from shoal.training.loop import Options, train_cohort
 
 ESCAPES = "\x1b[31mred \x07 \x9b2J \u202e"

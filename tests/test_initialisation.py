@@ -6,15 +6,13 @@ import pytest
 import torch
 from torch import nn
 
-from shoal.models.families import FAMILIES
 from shoal.spec import RunSpec
-from shoal.tasks.build import build_model, build_task
+from shoal.tasks.build import build_model
 
 
 def test_scaled_normal_draws_matrices_and_clears_biases_but_not_norms():
     spec = RunSpec(model="gpt", embedding_size=256, positions="learned", bias_ffn=True, initialisation="scaled_normal")
-    task = build_task(spec)
-    model = build_model(spec, task)
+    padding, model = spec.task_part.sizes().padding_index, build_model(spec)
     for name, parameter in model.named_parameters():
         if parameter.dim() > 1 and "embedding" not in name:
             assert float(parameter.detach().std()) == pytest.approx(1 / math.sqrt(256), rel=0.05), name
@@ -23,8 +21,8 @@ def test_scaled_normal_draws_matrices_and_clears_biases_but_not_norms():
         elif parameter.dim() == 1:
             assert not parameter.any(), name
     tokens = model.get_parameter("embedding.tokens.weight")
-    assert not tokens[task.padding_index].any()
-    assert float(tokens[: task.padding_index].detach().std()) == pytest.approx(1 / math.sqrt(256), rel=0.05)
+    assert not tokens[padding].any()
+    assert float(tokens[:padding].detach().std()) == pytest.approx(1 / math.sqrt(256), rel=0.05)
 
 
 MODELS = ("lstm", "gpt")
@@ -33,7 +31,7 @@ OWN = {"lstm": "xavier", "gpt": "torch"}
 
 def parameters(model, **settings):
     spec = RunSpec(model=model, embedding_size=64, **settings)
-    return {name: p.detach() for name, p in build_model(spec, build_task(spec)).named_parameters()}
+    return {name: p.detach() for name, p in build_model(spec).named_parameters()}
 
 
 def inner(name):
@@ -69,11 +67,10 @@ def test_xavier_and_torch_fill_their_intervals_in_the_layers_alone(model, bias):
 def test_attention_starts_as_that_of_torch_to_the_bit(bias):
     spec = RunSpec(model="gpt", embedding_size=64, bias=bias, initialisation="torch_attention")
     usual = RunSpec(model="gpt", embedding_size=64, bias=bias)
-    task = build_task(spec)
-    own, other = build_model(spec, task), build_model(usual, task)
+    own, other = build_model(spec), build_model(usual)
     with torch.random.fork_rng():
         torch.manual_seed(spec.init_seed)
-        FAMILIES["gpt"].build(spec, task.vocabulary_size, task.sequence_length, task.padding_index)  # drawn before
+        usual.model_part.build(usual.task_part.sizes())  # drawn before
         for block in own.decoder.blocks:
             theirs, ours = nn.MultiheadAttention(64, spec.num_heads, bias=bias), block.self_attn
             stacked = torch.cat([ours.W_Q.weight, ours.W_K.weight, ours.W_V.weight])

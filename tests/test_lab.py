@@ -21,7 +21,7 @@ from shoal.lab.frames import read_frame, schema_of, write_frame
 from shoal.lab.names import find_run
 from shoal.lab.tensors import load_tensors, save_tensors
 from shoal.measures import EQUATIONS
-from shoal.spec import TRAJECTORY_VERSIONS
+from shoal.models.settings import LSTMSettings
 
 
 @pytest.fixture(scope="module")
@@ -262,7 +262,7 @@ def test_a_lab_whose_making_was_killed_is_still_a_lab_to_be(tmp_path):
 def test_runs_of_an_earlier_trajectory_are_trained_anew_and_never_shown_as_these(tmp_path, monkeypatch):
     path, spec = tmp_path / "lab", tiny(n_steps=4)
     with monkeypatch.context() as earlier:
-        earlier.setitem(TRAJECTORY_VERSIONS, "lstm", 1)
+        earlier.setattr(LSTMSettings, "trajectory", 1)
         shoal.train([tiny(n_steps=4)], path, workers=1)
         (old,) = Lab(path).runs()
     assert spec.id != old

@@ -127,6 +127,12 @@ def test_losses_by_position_are_means_over_rows():
     assert math.isnan(frame["low"][2])
 
 
+def test_rows_that_do_not_count_have_no_part_in_the_interval():
+    nats = np.array([[1.0, 2.0], [3.0, 4.0], [9.0, 9.0]])
+    frame = loss_by_position(nats, np.array([[True, True], [True, True], [False, True]]))
+    assert frame.row(0) == loss_by_position(nats[:2]).row(0)
+
+
 def test_positions_without_rows_have_no_loss():
     frame = loss_by_position(np.zeros((2, 2)), np.array([[True, False]] * 2))
     assert math.isnan(frame["loss"][1])

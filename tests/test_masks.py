@@ -1,6 +1,7 @@
 """Attention with masks, with fewer queries than keys and without causality, against a triple loop."""
 
 import math
+import weakref
 
 import pytest
 import torch
@@ -141,3 +142,17 @@ def test_without_details_logits_and_gradients_are_the_same_to_the_bit(norm_posit
     x = model.embedding(tokens)
     assert model.decoder(x, details=False)[1] is None
     assert torch.equal(model.decoder(x, details=False)[0], model.decoder(x)[0])
+
+
+@torch.no_grad()
+def test_without_details_no_attention_weights_are_kept_from_layer_to_layer():
+    model, living = GPT(2, 3, 8, 9, 7), []
+    weights = []
+    for block in model.decoder.blocks:
+        block.register_forward_pre_hook(lambda *_: living.append(sum(weight() is not None for weight in weights)))
+        block.register_forward_hook(lambda _, __, outputs: weights.append(weakref.ref(outputs[1])))
+    model(torch.zeros(2, 5, dtype=torch.int64), details=False)
+    assert living == [0, 1, 1]  # the last layer's own name of it
+    weights.clear(), living.clear()
+    model(torch.zeros(2, 5, dtype=torch.int64))
+    assert living == [0, 1, 2]

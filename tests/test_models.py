@@ -12,8 +12,10 @@ from torch.nn import functional as F
 from shoal.keyed import uniform
 from shoal.models import GPT, LSTM, LSTMLM, Block, GPTEmbedding, LayerNorm, MultiHeadedAttention
 from shoal.models.dropout import Dropout
-from shoal.models.families import FAMILIES, attention_parameters, count_parameters, decoder_parameters, lstm_parameters
+from shoal.models.families import attention_parameters, count_parameters, decoder_parameters, lstm_parameters
+from shoal.registry import MODELS
 from shoal.spec import RunSpec
+from shoal.tasks import Sizes
 from shoal.tasks.build import count_run_parameters
 
 some = settings(max_examples=25, deadline=None)
@@ -391,7 +393,7 @@ def counted(model: nn.Module) -> int:
 def specs(draw) -> RunSpec:
     width = 4 * draw(st.integers(1, 4))
     chosen = {name: draw(st.booleans()) for name in ("bias", "bias_classifier", "share_embeddings")}
-    chosen |= {"model": draw(st.sampled_from(list(FAMILIES))), "embedding_size": width, "p": draw(st.integers(3, 9))}
+    chosen |= {"model": draw(st.sampled_from(MODELS.names())), "embedding_size": width, "p": draw(st.integers(3, 9))}
     chosen["num_layers"] = draw(st.integers(1, 3))
     if chosen["model"] == "gpt":
         chosen |= {"num_heads": draw(st.sampled_from([1, 2, 4])), "multiplier": draw(st.sampled_from([0.3, 1, 2.5, 4]))}
@@ -403,9 +405,10 @@ def specs(draw) -> RunSpec:
 @some
 @given(specs())
 def test_closed_form_counts_equal_counting(spec):
-    family, V = FAMILIES[spec.model], spec.p + 5
-    model = family.build(spec, V, 6, V - 1)
-    assert family.count(spec, V) == counted(model) == count_parameters(model) == count_run_parameters(spec)
+    sizes = spec.task_part.sizes()
+    assert sizes.vocabulary_size == spec.p + 5
+    model = spec.model_part.build(sizes)
+    assert spec.model_part.count(sizes) == counted(model) == count_parameters(model) == count_run_parameters(spec)
 
 
 @some
@@ -427,4 +430,4 @@ def test_counts_of_the_parts_equal_counting(D_in, D, layers, heads, bias):
 def test_counts_of_the_documents_models(model, expected):
     specs = [RunSpec(model=model, embedding_size=d) for d in (64, 128, 256)]
     assert [count_run_parameters(spec) for spec in specs] == expected
-    assert counted(FAMILIES[model].build(specs[0], 36, 6, 35)) == expected[0]
+    assert counted(specs[0].model_part.build(Sizes(36, 6, 35))) == expected[0]

@@ -125,7 +125,7 @@ def test_predicting_pad_after_eos_never_counts():
     assert accuracy == 0
 
 
-@pytest.mark.parametrize(("wrong", "words"), [("means", "did you mean 'mean'"), ("summe", "'sum'"), (None, "None")])
+@pytest.mark.parametrize(("wrong", "words"), [("means", "did you mean 'mean'"), ("summ", "'sum'"), (None, "None")])
 def test_an_unknown_reduction_is_refused(wrong, words):
     ones = torch.ones(1, 2, dtype=torch.int64)
     with pytest.raises(ValueError, match=f"mean, sum or none.*{words}"):

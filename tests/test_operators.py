@@ -8,6 +8,7 @@ from equations_by_hand import expected_equations, words
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from shoal.tasks.arithmetic.data import arithmetic_data
 from shoal.tasks.arithmetic.equations import (
     CHAINED,
     COMPOSITIONS,
@@ -15,7 +16,6 @@ from shoal.tasks.arithmetic.equations import (
     MIXED,
     POLYNOMIALS,
 )
-from shoal.tasks.arithmetic.data import arithmetic_data
 from shoal.tasks.arithmetic.operators import PERMUTATIONS, invert, multiply
 
 some = settings(max_examples=25, deadline=None)

@@ -8,18 +8,21 @@ from helpers import CPU, one_cohort, theta, tiny, tiny_grid
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracles import torch_optimizers
-from torch import Tensor
+from torch import Tensor, nn
 
-from shoal.models.families import FAMILIES
-from shoal.rules.muon import Partition, orthogonalised
-from shoal.rules.updates import OPTIMIZERS, Hyper, clip_scale
+from shoal.models.families import usual_roles
+from shoal.registry import MODELS
+from shoal.registry import RULES as RULE_SETTINGS
+from shoal.rules.layout import ROLES, Layout, Slot
+from shoal.rules.muon import orthogonalised
+from shoal.rules.updates import Hyper, State, clip_scale
 from shoal.training.stack import Stack
 from shoal.training.step import train_step
 
 some = settings(max_examples=25, deadline=None)
-RULES = list(OPTIMIZERS)
+RULES = RULE_SETTINGS.names()
 STEPS = 20
-LAYOUT = {
+SHAPES = {
     "embedding.weight": (3, 2),
     "layer.wide": (2, 3),
     "layer.bias": (3,),
@@ -27,8 +30,18 @@ LAYOUT = {
     "other.wide": (2, 3),
     "classifier.weight": (2, 2),
 }
-P = sum(math.prod(shape) for shape in LAYOUT.values())
-PARTITION = Partition.of(LAYOUT)
+P = sum(math.prod(shape) for shape in SHAPES.values())
+ROLE = {"embedding.weight": "table", "layer.bias": "vector", "classifier.weight": "head"}
+
+
+def layout_of(shapes: dict[str, tuple[int, ...]], roles: dict[str, str]) -> Layout:
+    """A layout of parameters one after the other."""
+    starts = torch.tensor([0, *(math.prod(shape) for shape in shapes.values())]).cumsum(0).tolist()
+    placed = zip(shapes.items(), starts, strict=False)
+    return Layout([Slot(name, torch.Size(shape), start, roles[name]) for (name, shape), start in placed])
+
+
+LAYOUT = layout_of(SHAPES, {name: ROLE.get(name, "matrix") for name in SHAPES})
 
 VALUES = {
     "lr": st.floats(1e-5, 1e-2),
@@ -42,12 +55,16 @@ VALUES = {
 
 def tensors(theta: Tensor) -> dict[str, Tensor]:
     """One member's parameters by name."""
-    parts = theta.split([math.prod(shape) for shape in LAYOUT.values()])
-    return {name: part.reshape(shape).detach() for part, (name, shape) in zip(parts, LAYOUT.items(), strict=True)}
+    parts = theta.split([math.prod(shape) for shape in SHAPES.values()])
+    return {name: part.reshape(shape).detach() for part, (name, shape) in zip(parts, SHAPES.items(), strict=True)}
 
 
 def stacked(members: list[dict[str, float]]) -> Hyper:
     return {name: torch.tensor([[member[name]] for member in members], dtype=torch.float64) for name in members[0]}
+
+
+def zero_state(rule: str, theta: Tensor) -> State:
+    return {name: torch.zeros_like(theta) for name in RULE_SETTINGS[rule].state}
 
 
 def by_torch(rule: str, theta: Tensor, gradients: Tensor, member: dict[str, float]) -> Tensor:
@@ -65,15 +82,15 @@ def by_torch(rule: str, theta: Tensor, gradients: Tensor, member: dict[str, floa
 @some
 @given(data=st.data(), seed=st.integers(0, 2**31), R=st.integers(1, 3))
 def test_every_member_moves_as_under_torch(rule, data, seed, R):
-    optimizer = OPTIMIZERS[rule]
-    member = st.fixed_dictionaries({name: VALUES[name] for name in optimizer.hyper})
+    settings_, update = RULE_SETTINGS[rule], RULE_SETTINGS[rule]().build()
+    member = st.fixed_dictionaries({name: VALUES[name] for name in settings_.numbers()})
     members = data.draw(st.lists(member, min_size=R, max_size=R))
     torch.manual_seed(seed)
     start, gradients = (torch.randn(*shape, dtype=torch.float64) for shape in [(R, P), (STEPS, R, P)])
     theta, hyper = start.clone(), stacked(members)
-    state = optimizer.init(theta)
+    state = zero_state(rule, theta)
     for step, gradient in enumerate(gradients, start=1):
-        optimizer.update(theta, gradient, state, hyper, torch.tensor(float(step), dtype=torch.float64), PARTITION)
+        update(theta, gradient, state, hyper, torch.tensor(float(step), dtype=torch.float64), LAYOUT)
     for r, member in enumerate(members):
         expected = by_torch(rule, start[r], gradients[:, r], member)
         torch.testing.assert_close(theta[r], expected, atol=1e-9, rtol=1e-9)
@@ -82,29 +99,46 @@ def test_every_member_moves_as_under_torch(rule, data, seed, R):
 @pytest.mark.parametrize("rule", RULES)
 def test_zero_learning_rate_and_gradient_leave_parameters_as_they_are(rule):
     torch.manual_seed(0)
-    optimizer = OPTIMIZERS[rule]
+    update = RULE_SETTINGS[rule]().build()
     members = [{"lr": 0.01, "weight_decay": 0.5, "momentum": 0.9, "beta1": 0.9, "beta2": 0.999, "eps": 1e-8}] * 2
     theta, hyper = torch.randn(2, P), stacked(members)
     theta[:, 0] = 0
-    state = optimizer.init(theta)
+    state = zero_state(rule, theta)
     for step in (1.0, 2.0, 3.0):
-        optimizer.update(theta, torch.randn(2, P), state, hyper, torch.tensor(step, dtype=torch.float64), PARTITION)
+        update(theta, torch.randn(2, P), state, hyper, torch.tensor(step, dtype=torch.float64), LAYOUT)
     before = theta.clone()
     hyper = {**hyper, "lr": torch.tensor([[0.0], [0.01]], dtype=torch.float64)}
     gradient = torch.randn(2, P)
     gradient[0] = 0
-    optimizer.update(theta, gradient, state, hyper, torch.tensor(4.0, dtype=torch.float64), PARTITION)
+    update(theta, gradient, state, hyper, torch.tensor(4.0, dtype=torch.float64), LAYOUT)
     assert torch.equal(theta[0].view(torch.int32), before[0].view(torch.int32))
     assert not torch.equal(theta[1], before[1])
 
 
-def test_a_rule_has_the_state_and_settings_it_names():
-    theta = torch.randn(2, 3)
-    for name, optimizer in OPTIMIZERS.items():
-        state = optimizer.init(theta)
-        assert state.keys() == set(optimizer.state), name
-        for tensor in state.values():
-            assert torch.equal(tensor, torch.zeros(2, 3))
+class Read(dict):
+    """Notes which of its entries are asked for."""
+
+    def __init__(self, entries: dict[str, Tensor]) -> None:
+        super().__init__(entries)
+        self.read: set[str] = set()
+
+    def __getitem__(self, name: str) -> Tensor:
+        self.read.add(name)
+        return super().__getitem__(name)
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_a_rule_uses_the_state_and_the_numbers_it_names_and_no_others(rule):
+    part = RULE_SETTINGS[rule]
+    spec = tiny(optimizer=rule)
+    hyper = Read(stacked([{name: float(getattr(spec, name)) for name in part.numbers()}]))
+    state = Read(zero_state(rule, torch.zeros(1, P)))
+    part().build()(torch.randn(1, P), torch.randn(1, P), state, hyper, torch.ones(1, 1, dtype=torch.float64), LAYOUT)
+    assert hyper.read == {*part.numbers()}
+    assert {"lr", "weight_decay"} <= hyper.read <= {*part.having("member")}
+    if rule != "muon":  # which walks over all of its state
+        assert state.read == {*part.state}
+    assert rule == "sgd" or any(tensor.any() for tensor in state.values())
 
 
 @some
@@ -142,39 +176,87 @@ def test_a_norm_that_is_not_finite_is_reported():
 
 
 @some
-@given(
-    names=st.lists(st.sampled_from(["embedding.a", "decoder.a", "lstm.a", "classifier.a"]), min_size=1, max_size=6),
-    data=st.data(),
-)
-def test_the_partition_names_every_parameter_once(names, data):
+@given(roles=st.lists(st.sampled_from(ROLES), min_size=1, max_size=6), data=st.data())
+def test_a_layout_names_every_parameter_once(roles, data):
     shape = st.lists(st.integers(1, 4), min_size=1, max_size=3).map(tuple)
-    layout = {f"{name}{i}": data.draw(shape) for i, name in enumerate(names)}
-    flat = torch.arange(sum(math.prod(shape) for shape in layout.values())).repeat(2, 1)
-    partition = Partition.of(layout)
+    shapes = {f"{role}{i}": data.draw(shape) for i, role in enumerate(roles)}
+    flat = torch.arange(sum(math.prod(shape) for shape in shapes.values())).repeat(2, 1)
+    layout = layout_of(shapes, dict(zip(shapes, roles, strict=True)))
+    assert layout.size == flat.shape[1]
+    assert layout.shapes == shapes
     found = {}
-    for matrices in partition.hidden:
+    for matrices in layout.hidden:
         taken = matrices.take(flat)
         assert taken.shape == (2, len(matrices.starts), *matrices.shape)
         found |= {int(matrix[0, 0]): matrix for matrix in taken[1]}
     start, hidden = 0, 0
-    for name, shape in layout.items():
+    for name, shape in shapes.items():
         numbers = torch.arange(start, start + math.prod(shape))
-        if len(shape) == 2 and name.startswith(("decoder", "lstm")):
+        if len(shape) == 2 and name.startswith("matrix"):
             assert torch.equal(found[start], numbers.reshape(shape))
             hidden += 1
         else:
-            assert torch.isin(numbers, partition.rest).all()
+            assert torch.isin(numbers, layout.rest).all()
+        assert (layout.decayed[0, numbers] == (len(shape) > 1)).all()
         start += len(numbers)
     assert len(found) == hidden
-    assert len(partition.rest) == start - sum(matrix.numel() for matrix in found.values())
+    assert len(layout.rest) == start - sum(matrix.numel() for matrix in found.values())
+
+
+def test_matrices_of_a_layout_are_read_and_written_in_their_places():
+    torch.manual_seed(0)
+    (matrices,) = (found for found in LAYOUT.hidden if found.shape == (2, 3))
+    flat = torch.randn(2, P)
+    before = flat.clone()
+    values = torch.randn(2, 2, 2, 3)  # layer.wide and other.wide
+    matrices.replace(flat, values)
+    assert torch.equal(matrices.take(flat), values)
+    matrices.subtract(flat, values)
+    assert not matrices.take(flat).any()
+    untouched = [slot for slot in LAYOUT if not slot.name.endswith("wide")]
+    for slot in untouched:
+        part = slice(slot.start, slot.start + slot.size)
+        assert torch.equal(flat[:, part], before[:, part])
+
+
+def test_a_parameter_has_the_role_that_its_family_gives_it_and_no_other():
+    model = nn.ModuleDict({"a": nn.Linear(2, 3), "b": nn.Embedding(4, 2), "c": nn.LayerNorm(3)})
+    roles = {"a.weight": "head", "a.bias": "vector", "b.weight": "table", "c.weight": "vector", "c.bias": "vector"}
+    model["c"].requires_grad_(False)
+    layout = Layout.of(model, roles)
+    found = [(slot.name, slot.shape, slot.start, slot.role) for slot in layout]
+    assert found == [
+        ("a.weight", (3, 2), 0, "head"),
+        ("a.bias", (3,), 6, "vector"),
+        ("b.weight", (4, 2), 9, "table"),
+    ]
+    assert layout.hidden == () and len(layout.rest) == layout.size == 17
+    for wrong in ({**roles, "b.weight": "tabel"}, {"a.weight": "head"}):
+        with pytest.raises(ValueError, match="role"):
+            Layout.of(model, wrong)
+
+
+def test_the_usual_roles_are_told_by_the_kind_of_module():
+    model = nn.ModuleDict({"wte": nn.Embedding(4, 2), "mix": nn.Linear(2, 2), "norm": nn.LayerNorm(2)})
+    model["out"] = nn.Linear(2, 4)
+    assert usual_roles(model, heads=("out",)) == {
+        "wte.weight": "table",
+        "mix.weight": "matrix",
+        "mix.bias": "vector",
+        "norm.weight": "vector",
+        "norm.bias": "vector",
+        "out.weight": "head",
+        "out.bias": "head",
+    }
+    assert usual_roles(model, tables=("mix",))["mix.bias"] == "table"
 
 
 @pytest.mark.parametrize("share_embeddings", [False, True])
-@pytest.mark.parametrize("model", list(FAMILIES))
+@pytest.mark.parametrize("model", MODELS.names())
 def test_hidden_are_the_matrices_between_embedding_and_classifier(model, share_embeddings):
     stack = Stack(one_cohort([tiny(model=model, share_embeddings=share_embeddings)]), CPU)
-    found = sorted(start for matrices in stack.partition.hidden for start in matrices.starts)
-    starts = dict(zip(stack.layout, torch.tensor([0, *stack.sizes]).cumsum(0).tolist(), strict=False))
+    found = sorted(start for matrices in stack.layout.hidden for start in matrices.starts)
+    starts = {slot.name: slot.start for slot in stack.layout}
     gates = ("forget_gate", "input_gate", "candidate_cell", "output_gate")
     hidden = {
         "lstm": [f"lstm.layers.0.{gate}.weight" for gate in gates],
@@ -246,7 +328,7 @@ def test_a_state_goes_on_exactly(rule):
         train_step(first)
     state = {name: tensor.clone() for name, tensor in first.state().items()}
     assert {name: tensor.shape for name, tensor in state.items() if "optimizer" in name} == {
-        f"optimizer.{name}": whole.theta.shape for name in OPTIMIZERS[rule].state
+        f"optimizer.{name}": whole.theta.shape for name in RULE_SETTINGS[rule].state
     }
     second.load_state(state)
     for _ in range(5):

@@ -96,10 +96,10 @@ def test_after_a_resume_the_first_line_says_the_accuracies_of_the_last_evaluatio
         shoal.train(specs, tmp_path / "lab", workers=1, watch=watch)
     before = seen[-1]
     assert before.state == "interrupted"
-    assert before.train_accuracy is not None and before.train_accuracy[1] > 0
+    assert before.train is not None and before.train[1] > 0
     monkeypatch.setattr(loop.Session, "advance", lambda session: pytest.fail("nothing has been trained yet"))
     with pytest.raises(pytest.fail.Exception):
         shoal.resume(tmp_path / "lab", workers=1, watch=seen.append)
     assert seen[-1].state == "starting"
-    assert seen[-1].train_accuracy == before.train_accuracy
-    assert seen[-1].valid_accuracy == before.valid_accuracy
+    assert seen[-1].train == before.train
+    assert seen[-1].valid == before.valid

@@ -133,7 +133,7 @@ def test_evaluating_uses_the_memory_of_training(model):
 
 def test_values_that_another_pass_has_overwritten_are_not_gone_back_over():
     stack = Stack(one_cohort([tiny()]), CPU, "compiled")
-    examples = stack.splits["train"]
+    examples = stack.scored["train"]
     first = stack.score(examples)["loss"]
     second = stack.score(examples)["loss"]
     with pytest.raises(RuntimeError, match="another pass"):
@@ -181,7 +181,7 @@ def test_a_stack_that_is_dropped_gives_its_memory_back_at_once(model):
         stack = Stack(one_cohort([tiny(model=model)]), CPU, "compiled")
         evaluate(stack, {})
         train_step(stack)
-        stack.score(stack.splits["valid"])  # with a backward that is never made
+        stack.score(stack.scored["valid"])  # with a backward that is never made
         arena = weakref.ref(stack.scorer.arena)
         del stack
         assert arena() is None

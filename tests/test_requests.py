@@ -19,7 +19,8 @@ from shoal.errors import UserError
 from shoal.report import Figure, Report, Section, page
 from shoal.spec import RunSpec, grid
 from shoal.spec.grid import MOST_RUNS
-from shoal.tasks.build import build_task, count_examples, count_run_tokens
+from shoal.tasks.arithmetic.settings import equations_of
+from shoal.tasks.build import build_task, count_examples
 from shoal.training import groups, memory
 from shoal.training.plan import Cohort
 
@@ -57,18 +58,20 @@ def test_the_sizes_of_data_are_known_before_it_is_made(settings, r_train):
     except UserError:
         return
     task = build_task(spec)
-    assert count_run_tokens(spec) == task.vocabulary_size
-    assert count_examples(spec) == (len(task.splits["train"]), sum(map(len, task.splits.values())))
+    sizes = spec.task_part.sizes()
+    assert task.tensors["inputs"].max() < sizes.vocabulary_size == len(equations_of(spec).tokenizer)
+    assert count_examples(spec) == (len(task.scored["train"]), sum(map(len, task.scored.values())))
     stored = sum(tensor.numel() * tensor.element_size() for tensor in task.tensors.values())
     free_of_data = memory.member_bytes(spec, "plain") - 2 * stored
     assert free_of_data > 0
-    S = task.sequence_length
+    S = sizes.sequence_length
+    assert task.tensors["inputs"].shape[1] == S
     assert stored == 8 * len(task.tensors["inputs"]) * (3 * S + 1)  # what the estimate says of it
 
 
 def test_data_that_does_not_fit_is_refused_before_it_is_made(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(memory, "free_bytes", lambda device: 2 * 2**30)
-    monkeypatch.setattr("shoal.tasks.arithmetic.arithmetic_data", never)
+    monkeypatch.setattr("shoal.tasks.arithmetic.data.arithmetic_data", never)
     command = ["train", "--p", "3162", "--embedding-size", "8", "--num-layers", "1", "--lab", str(tmp_path / "lab")]
     assert main(command) == 2
     assert "one run with p=3162" in capsys.readouterr().err

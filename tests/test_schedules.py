@@ -9,11 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.optim.lr_scheduler import ConstantLR, CosineAnnealingLR, LambdaLR, LinearLR, LRScheduler, SequentialLR
 
-from shoal import spec as tables
+from shoal.errors import UserError
+from shoal.registry import RULES
+from shoal.rules.schedules import SCHEDULES, schedule_of
 from shoal.spec import RunSpec
 from shoal.tasks.build import build_model, build_task
 from shoal.training.plan import plan
-from shoal.rules.schedules import SCHEDULES, schedule_of
 from shoal.training.stack import Stack
 from shoal.training.step import train_step
 
@@ -81,15 +82,69 @@ def test_a_rise_from_zero_is_the_one_of_the_grokking_literature(n):
     assert zero[0] == 0.0 and zero[1:] == usual[:-1]
 
 
+def factor(spec: RunSpec, step: int) -> float:
+    """A step's share of the learning rate, as a training loop would write it."""
+    if step <= spec.warmup_steps:
+        return max(step - spec.warmup_from_zero, 0) / spec.warmup_steps
+    way = min(1.0, (step - spec.warmup_steps) / max(1, spec.n_steps - spec.warmup_steps))
+    rise = 1.0
+    if spec.warmup_from_zero:
+        rise = min(1.0, (step - 1) / spec.warmup_steps)
+    fall = {"linear": 1 - way, "cosine": 0.5 * (1 + math.cos(math.pi * way))}[spec.lr_schedule]
+    return rise * (spec.lr_floor + fall * (1 - spec.lr_floor))
+
+
+@pytest.mark.parametrize("name", ["linear", "cosine"])
+@some
+@given(
+    floors=st.lists(st.just(0.0) | st.floats(0.01, 0.99), min_size=1, max_size=4, unique=True),
+    steps=st.integers(2, 30).flatmap(lambda n: st.tuples(st.integers(0, n - 1), st.just(n))),
+    from_zero=st.booleans(),
+)
+def test_a_rate_falls_to_its_floor_and_no_further(name, floors, steps, from_zero):
+    warmup, n_steps = steps
+    base = {
+        "lr_schedule": name,
+        "warmup_steps": warmup,
+        "n_steps": n_steps,
+        "warmup_from_zero": from_zero and warmup > 0,
+    }
+    specs = one_cohort(tiny_grid(base, lr_floor=floors)).members  # members may differ in it
+    schedule = schedule_of(specs, CPU)
+    for step in (*range(1, n_steps + 1), n_steps + 7):
+        found = schedule(torch.full((len(specs), 1), float(step), dtype=torch.float64))[:, 0].tolist()
+        assert found == pytest.approx([factor(spec, step) for spec in specs], abs=1e-12)
+    assert found == pytest.approx(floors, abs=1e-12)
+
+
+def test_a_floor_reaches_the_parameters():
+    """Gradient descent at the last step of a schedule is that at a share of the learning rate."""
+    base = {"optimizer": "sgd", "lr_schedule": "cosine", "n_steps": 1, "lr": 0.5}
+    falls, steady = (
+        Stack(one_cohort([spec]), CPU)
+        for spec in (
+            tiny(**base, lr_floor=0.25),
+            tiny(**{**base, "lr_schedule": "constant", "lr": 0.125}),
+        )
+    )
+    for stack in (falls, steady):
+        train_step(stack)
+    torch.testing.assert_close(falls.theta, steady.theta, atol=1e-7, rtol=0)
+    with pytest.raises(UserError, match="lr_floor"):
+        RunSpec(lr_floor=0.1)
+    with pytest.raises(UserError, match="lr_floor"):
+        RunSpec(lr_schedule="linear", lr_floor=1.0)
+
+
 @pytest.mark.parametrize("engine", ["plain", "prefixes", "compiled"])
 @pytest.mark.parametrize("model", ["lstm", "gpt"])
 def test_training_from_a_rate_of_zero_equals_torch(engine, model):
     spec = tiny(model=model, warmup_steps=3, warmup_from_zero=True, lr=1e-2, weight_decay=0.5, clip=math.inf)
     stack = Stack(one_cohort([spec]), CPU, engine)
-    module, task = build_model(spec, build_task(spec)), build_task(spec)
+    module, task = build_model(spec), build_task(spec)
     optimizer = torch.optim.AdamW(module.parameters(), lr=spec.lr, weight_decay=0.5)
     scheduler = LambdaLR(optimizer, lambda update: min(update / 3, 1))
-    batch = task.batch(task.tensors, task.splits["train"])
+    batch = task.batch(task.tensors, task.scored["train"])
     before = theta(stack, 0)
     for step in range(6):
         train_step(stack)
@@ -123,7 +178,7 @@ def test_members_may_differ_in_their_warm_up_and_length_but_not_in_the_schedule(
     assert len(plan(tiny_grid({}, label_smoothing=[0.0, 0.1]))) == 2
 
 
-@pytest.mark.parametrize("optimizer", list(tables.OPTIMIZERS))
+@pytest.mark.parametrize("optimizer", RULES.names())
 def test_at_a_rate_of_zero_no_optimizer_moves_anything(optimizer):
     stack = Stack(one_cohort([tiny(optimizer=optimizer, lr_schedule="cosine", n_steps=6)]), CPU)
     for _ in range(5):

@@ -4,6 +4,7 @@ import json
 import resource
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,8 +16,10 @@ from shoal.errors import UserError
 from shoal.lab import Lab
 from shoal.lab.cohort import CohortFolder
 from shoal.lab.tensors import load_tensors
+from shoal.measures import EQUATIONS, Generalised
 from shoal.spec import RunSpec
-from shoal.training import executor, loop, memory
+from shoal.tasks.arithmetic.settings import Arithmetic
+from shoal.training import executor, memory
 from shoal.training.loop import Options, Session, train_cohort
 from shoal.training.plan import plan, spread
 from shoal.training.roster import Roster
@@ -149,7 +152,8 @@ def test_the_stack_is_compacted_and_the_waiting_take_places(tmp_path):
 
 
 def test_a_run_that_has_generalised_stops_after_as_many_steps_as_it_was_told(tmp_path, monkeypatch):
-    monkeypatch.setattr(loop, "GENERALISED", 0.1)  # such small tasks are memorised, and no more
+    easily = replace(EQUATIONS, generalised=Generalised("accuracy", 0.1))  # such small tasks are memorised, and no more
+    monkeypatch.setattr(Arithmetic, "measures", lambda self: easily)
     base = {"p": 7, "r_train": 0.8, "lr": 0.01, "seed": 1, "embedding_size": 16}
     easy = {**base, "n_steps": 600, "eval_first": 0, "eval_period": 10}
     whole = begun(tmp_path / "whole", [tiny(**easy)])
@@ -212,6 +216,7 @@ def test_free_memory_ends_where_the_process_may_have_no_more_addresses():
 
 MEASURE = """
 import json, sys, torch
+from dataclasses import replace
 from pathlib import Path
 from shoal.spec import RunSpec, grid
 from shoal.training.plan import plan

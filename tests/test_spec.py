@@ -8,15 +8,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from shoal import spec as tables
-from shoal.tasks.arithmetic.equations import FORMATS, OPERATORS
 from shoal.errors import UserError
-from shoal.models import families, gpt, initialisation
+from shoal.models import gpt, initialisation, positions
+from shoal.models import settings as model_settings
+from shoal.registry import KINDS, MODELS, TASKS
+from shoal.rules import schedules
+from shoal.rules import settings as rule_settings
 from shoal.spec import RunSpec, grid
-from shoal.spec.model import INITIALISATIONS
-from shoal.spec.training import SCHEDULES
+from shoal.spec.fields import extra
+from shoal.spec.known import known_settings
+from shoal.spec.run import classes_of
+from shoal.tasks.arithmetic.equations import FORMATS, OPERATORS
 from shoal.tasks.build import build_task
-from shoal.training import optimizers, schedules
 
 some = settings(max_examples=25, deadline=None)
 
@@ -60,11 +63,11 @@ COMMON = {
     "split_seed": SEED,
     "order_seed": SEED,
 }
-INITIAL = st.sampled_from(INITIALISATIONS)
+INITIAL = {model: st.sampled_from(extra(MODELS[model], "initialisation")["choices"]) for model in ("lstm", "gpt")}
 BY_MODEL = {
     "lstm": {
         "hidden_size": st.integers(1, 64),
-        "initialisation": st.sampled_from([name for name in INITIALISATIONS if name != "torch_attention"]),
+        "initialisation": INITIAL["lstm"],
     },
     "gpt": {
         "num_heads": st.sampled_from([1, 2, 4]),
@@ -74,7 +77,7 @@ BY_MODEL = {
         "norm_position": st.sampled_from(["post", "pre", "pre_stream"]),
         "positions": st.sampled_from(["sinusoidal", "vaswani", "learned", "rotary", "none"]),
         "bias_ffn": st.booleans(),
-        "initialisation": INITIAL,
+        "initialisation": INITIAL["gpt"],
         "share_embeddings": st.booleans(),
     },
 }
@@ -105,7 +108,7 @@ def asked(draw) -> dict:
 
 # These name runs in the labs on users' disks: a change that renames them orphans what was trained.
 FROZEN_IDS = [
-    ("e123e56107bb2555", {}),  # the second name: see TRAJECTORY_VERSIONS
+    ("e123e56107bb2555", {}),  # the second name: see LSTMSettings.trajectory
     ("06cb538b79ead090", {"model": "gpt", "seed": 0}),
     (
         "6b7e2bd5d6f4f4a1",
@@ -123,12 +126,33 @@ def test_settings_left_open_take_the_value_that_fits():
     spec = RunSpec(p=7, embedding_size=64, seed=3)
     assert (spec.q, spec.hidden_size, spec.weight_decay, spec.beta1, spec.beta2) == (7, 64, 1.0, 0.9, 0.999)
     assert (spec.init_seed, spec.split_seed, spec.order_seed) == (3, 3, 3)
-    assert (spec.num_heads, spec.multiplier, spec.non_linearity, spec.momentum) == (None, None, None, None)
+    for name in ("num_heads", "multiplier", "non_linearity", "momentum"):
+        assert_lacks(spec, name)
     spec = RunSpec(model="gpt", optimizer="momentum")
     assert (spec.num_heads, spec.multiplier, spec.non_linearity) == (4, 4.0, "gelu")
     assert (spec.norm, spec.norm_position, spec.positions, spec.bias_ffn) == ("layernorm", "post", "sinusoidal", False)
-    assert (spec.hidden_size, spec.momentum, spec.weight_decay) == (None, 0.9, 0.0)
-    assert (spec.beta1, spec.beta2, spec.eps) == (None, None, None)
+    assert (spec.momentum, spec.weight_decay) == (0.9, 0.0)
+    for name in ("hidden_size", "beta1", "beta2", "eps"):
+        assert_lacks(spec, name)
+
+
+def assert_lacks(spec: RunSpec, name: str) -> None:
+    assert name not in set(spec) and name not in spec.dump()
+    assert spec.get(name) is None and spec.get(name, 7) == 7
+    with pytest.raises(AttributeError, match=name):
+        getattr(spec, name)
+
+
+@some
+@given(asked())
+def test_a_run_has_the_settings_of_its_parts_and_no_others(chosen):
+    spec = RunSpec(**chosen)
+    names = list(spec)
+    assert names == list(spec.dump()) and len(set(names)) == len(names)
+    kinds = classes_of(spec.task, spec.model, spec.optimizer).values()
+    assert set(names) == {*KINDS, *(name for kind in kinds for name in kind.model_fields)}
+    for name in known_settings().keys() - set(names):
+        assert_lacks(spec, name)
 
 
 def test_permutations_are_120_unless_p_is_given():
@@ -147,18 +171,23 @@ def test_what_was_trained_on_contradictory_equations_can_still_be_read():
         dump = {**RunSpec(**choice | {"q": 7}).dump(), "q": choice["q"]}
         old = RunSpec.restored(dump)
         assert old.dump() == dump
-        assert build_task(old).splits["train"].numel()
+        assert build_task(old).scored["train"].numel()
         with pytest.raises(UserError, match="division needs q of at least p"):
             grid(old, seed=[0, 1])
+
+
+def may_be_none(kind, name):
+    return kind.model_fields[name].default is None or extra(kind, name)["may_be_open"]
 
 
 @some
 @given(asked())
 def test_none_or_the_default_itself_name_the_same_run(chosen):
     spec = RunSpec(**chosen)
-    left_open = {name for name, field in RunSpec.model_fields.items() if field.default is None and name not in chosen}
-    with_none = RunSpec(**chosen, **dict.fromkeys(left_open))
-    given_whole = RunSpec(**{name: getattr(spec, name) for name in RunSpec.model_fields})
+    own = {name: type(part) for part in spec.parts.values() for name in type(part).model_fields}
+    filled = {name for name, kind in own.items() if not may_be_none(kind, name)}
+    with_none = RunSpec(**chosen, **dict.fromkeys(known_settings().keys() - filled - chosen.keys()))
+    given_whole = RunSpec(**{name: getattr(spec, name) for name in spec})
     assert spec == with_none == given_whole
     assert spec.id == with_none.id == given_whole.id
     assert hash(spec) == hash(with_none) == hash(given_whole)
@@ -204,6 +233,8 @@ CHANGES = {
     "label_smoothing": 0.1,
     "n_steps": 5,
     "stop_after_generalizing": 0,
+    "patience": 3,
+    "keep_best": True,
     "precision": "bfloat16",
     "eval_first": 5,
     "eval_period": 5,
@@ -222,8 +253,16 @@ GPT_CHANGES = {
     "norm_position": "pre",
     "positions": "rotary",
     "bias_ffn": True,
+    "bias_norm": False,
+    "dropout_at": "everywhere",
     "initialisation": "scaled_normal",
 }
+
+
+def settings_of_equations() -> set[str]:
+    """Every setting that runs of equations can have."""
+    others = {part for part in TASKS.shipped() if part.name != "arithmetic"}
+    return {name for name, parts in known_settings().items() if {*parts} - others}
 
 
 def test_everything_else_names_another_run():
@@ -231,10 +270,12 @@ def test_everything_else_names_another_run():
     ids += [RunSpec(model="gpt", **{name: value}).id for name, value in GPT_CHANGES.items()]
     ids += [RunSpec(operation_orders="2,3", split_per_order=value).id for value in (False, True)]
     ids += [RunSpec(optimizer="momentum", momentum=0.5).id]
+    ids += [RunSpec(lr_schedule="cosine", lr_floor=value).id for value in (0.0, 0.1)]
     ids += [RunSpec(warmup_steps=6, warmup_from_zero=value).id for value in (False, True)]
     assert len(set(ids)) == len(ids)
-    untold = {"momentum", "split_per_order", "warmup_from_zero", "eval_batch_size", "save_statistic_step"}
-    assert CHANGES.keys() | GPT_CHANGES.keys() | untold == RunSpec.model_fields.keys()
+    untold = {"task", "momentum", "split_per_order", "warmup_from_zero", "lr_floor"}
+    untold |= {"eval_batch_size", "save_statistic_step"}  # operational
+    assert CHANGES.keys() | GPT_CHANGES.keys() | untold == {*KINDS, *settings_of_equations()}
 
 
 def test_a_value_that_equals_another_runs_default_is_told_apart():
@@ -272,8 +313,14 @@ def test_a_spec_comes_back_from_its_dump(chosen):
 
 
 def test_a_spec_cannot_be_changed():
+    spec = RunSpec()
+    for name in ("lr", "model", "parts", "num_heads"):
+        with pytest.raises(AttributeError):
+            setattr(spec, name, 1.0)
+    with pytest.raises(TypeError):
+        spec.parts["model"] = None
     with pytest.raises(ValidationError):
-        RunSpec().lr = 1.0
+        spec.rule.lr = 1.0
 
 
 @pytest.mark.parametrize(
@@ -360,10 +407,8 @@ def test_a_bad_multiplier_is_named(value):
 @pytest.mark.parametrize(
     ("chosen", "text"),
     [
-        ({"model": "gtp"}, "unknown model 'gtp': one of lstm gpt; did you mean 'gpt'?"),
-        ({"model": "rwkv"}, "unknown model 'rwkv': one of lstm gpt"),
         ({"operator": "x"}, f"unknown operator 'x': one of {' '.join(OPERATORS)}"),
-        ({"operator": "**"}, f"unknown operator '**': one of {' '.join(OPERATORS)}; did you mean '*'?"),
+        ({"operator": "S5:yx"}, f"unknown operator 'S5:yx': one of {' '.join(OPERATORS)}; did you mean 's5:xy'?"),
         (
             {"operator": "x^2+y2"},
             f"unknown operator 'x^2+y2': one of {' '.join(OPERATORS)}; did you mean 'x^2+y^2'?",
@@ -389,10 +434,6 @@ def test_a_bad_multiplier_is_named(value):
             "unknown equation_format 'operand': one of full eos infix operands; did you mean 'operands'?",
         ),
         (
-            {"optimizer": "adamm"},
-            "unknown optimizer 'adamm': one of sgd momentum adam adamw lion muon; did you mean 'adam'?",
-        ),
-        (
             {"model": "gpt", "non_linearity": "gellu"},
             "unknown non_linearity 'gellu': one of gelu relu swiglu; did you mean 'gelu'?",
         ),
@@ -402,7 +443,7 @@ def test_a_bad_multiplier_is_named(value):
         ),
         (
             {"model": "gpt", "positions": "rope"},
-            "unknown positions 'rope': one of sinusoidal vaswani learned rotary none; did you mean 'none'?",
+            "unknown positions 'rope': one of sinusoidal vaswani learned rotary none",
         ),
         (
             {"model": "gpt", "norm": "none", "norm_position": "pre"},
@@ -430,12 +471,12 @@ def test_a_bad_multiplier_is_named(value):
             "share_embeddings needs hidden_size equal to embedding_size, got 64 and 128",
         ),
         ({"num_heads": 4}, "num_heads=4 does not apply to model 'lstm'; it applies to gpt"),
-        ({"multiplier": 2}, "multiplier=2.0 does not apply to model 'lstm'; it applies to gpt"),
+        ({"multiplier": 2}, "multiplier=2 does not apply to model 'lstm'; it applies to gpt"),
         ({"non_linearity": "relu"}, "non_linearity=relu does not apply to model 'lstm'; it applies to gpt"),
         ({"model": "gpt", "hidden_size": 8}, "hidden_size=8 does not apply to model 'gpt'; it applies to lstm"),
         (
             {"initialisation": "torch_attention"},
-            "initialisation=torch_attention does not apply to model 'lstm'; it applies to gpt",
+            "unknown initialisation 'torch_attention': one of torch xavier scaled_normal nanda",
         ),
         (
             {"initialisation": "nanda", "share_embeddings": True},
@@ -458,14 +499,14 @@ def test_a_bad_multiplier_is_named(value):
             "warmup_from_zero does not apply to warmup_steps=0; it applies to 1 or more",
         ),
         ({"momentum": 0.9}, "momentum=0.9 does not apply to optimizer 'adamw'; it applies to momentum muon"),
-        ({"optimizer": "lion", "eps": 1}, "eps=1.0 does not apply to optimizer 'lion'; it applies to adam adamw muon"),
+        ({"optimizer": "lion", "eps": 1}, "eps=1 does not apply to optimizer 'lion'; it applies to adam adamw muon"),
         (
             {"optimizer": "sgd", "beta1": 0.9},
             "beta1=0.9 does not apply to optimizer 'sgd'; it applies to adam adamw lion muon",
         ),
         (
             {"optimizer": "momentum", "eps": 1},
-            "eps=1.0 does not apply to optimizer 'momentum'; it applies to adam adamw muon",
+            "eps=1 does not apply to optimizer 'momentum'; it applies to adam adamw muon",
         ),
         (
             {"r_train": 1},
@@ -481,6 +522,23 @@ def test_a_bad_multiplier_is_named(value):
 )
 def test_settings_that_do_not_fit_are_refused_in_one_line(chosen, text):
     assert refused(**chosen) == text
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "meant"),
+    [
+        ("model", "gtp", "gpt"),
+        ("model", "rwkv", None),
+        ("model", "LSTM", "lstm"),
+        ("optimizer", "adamm", "adam"),
+        ("optimizer", "AdamW", "adamw"),
+        ("task", "aritmetic", "arithmetic"),
+    ],
+)
+def test_an_unknown_part_is_named_with_those_there_are_and_the_nearest(kind, name, meant):
+    text = refused(**{kind: name})
+    assert text.startswith(f"unknown {kind} {name!r}: one of {' '.join(KINDS[kind].names())}")
+    assert text.endswith(f"did you mean {meant!r}?") if meant else "did you mean" not in text
 
 
 def test_a_grid_is_a_product_whose_last_setting_varies_fastest():
@@ -536,31 +594,27 @@ def test_a_wrong_grid_is_refused(values, text):
     assert str(caught.value) == text
 
 
-def test_the_tables_of_optimizers_and_schedules_agree_with_what_trains():
-    assert tables.OPTIMIZERS.keys() == optimizers.OPTIMIZERS.keys()
-    for name, own in tables.OPTIMIZERS.items():
-        assert {*own, "lr", "weight_decay"} == set(optimizers.OPTIMIZERS[name].hyper)
-    assert tuple(schedules.SCHEDULES) == SCHEDULES
+def test_settings_that_name_something_name_what_there_is():
+    assert tuple(schedules.SCHEDULES) == rule_settings.SCHEDULES
+    assert model_settings.NON_LINEARITIES == gpt.NON_LINEARITIES
+    assert model_settings.NORM_POSITIONS == gpt.NORM_POSITIONS
+    assert model_settings.POSITIONS == positions.POSITIONS
+    named = {name for kind in MODELS.shipped() for name in extra(kind, "initialisation")["choices"]}
+    assert named == {*initialisation.INITIALISATIONS}
 
 
-def test_the_tables_of_names_agree_with_what_is_built_from_them():
-    assert tables.FAMILIES.keys() == families.FAMILIES.keys()
-    assert tables.NON_LINEARITIES == gpt.NON_LINEARITIES
-    assert tuple(initialisation.INITIALISATIONS) == INITIALISATIONS
-    assert {m: own["initialisation"] for m, own in tables.FAMILIES.items()} == {
-        m: family.initialisation for m, family in families.FAMILIES.items()
-    }
-    for own in tables.FAMILIES.values():
-        assert own.keys() <= RunSpec.model_fields.keys()
+def test_every_shipped_part_is_called_what_it_is_listed_as():
+    for registry in KINDS.values():
+        assert [part.name for part in registry.shipped()] == registry.names()
 
 
 def test_a_copy_with_changes_is_another_run_and_checked():
     spec = RunSpec(p=7, embedding_size=16, seed=3)
-    copy = spec.replace(seed=9, "embedding_size": 32)
+    copy = spec.replace(seed=9, embedding_size=32)
     assert copy == RunSpec(p=7, embedding_size=32, seed=9)
     assert (copy.init_seed, copy.hidden_size) == (9, 32)
     assert copy.id != spec.id
-    assert spec.model_copy() == spec
+    assert spec.replace() == spec
     with pytest.raises(UserError, match="unknown model 'lstn'"):
         spec.replace(model="lstn")
     with pytest.raises(UserError, match="sede"):

@@ -12,9 +12,10 @@ from torch.nn import functional as F
 from torch.optim.lr_scheduler import LambdaLR
 
 from shoal.objectives import get_loss_and_accuracy, scored_positions
+from shoal.registry import RULES
 from shoal.spec import RunSpec
-from shoal.tasks.build import build_data, build_model, build_task
-from shoal.rules.updates import OPTIMIZERS
+from shoal.tasks.arithmetic.settings import equations_of
+from shoal.tasks.build import build_model, build_task
 from shoal.training.stack import Stack
 from shoal.training.step import evaluate, l2_norm, train_step
 
@@ -39,12 +40,12 @@ def training_loss(
 def plain_training(spec: RunSpec, steps: int) -> dict[str, torch.Tensor]:
     """The state dict of a run trained by eager modules and torch.optim on the batches that its sampler draws."""
     task = build_task(spec)
-    model = build_model(spec, task)
-    own = {name: value for name in OPTIMIZERS[spec.optimizer].hyper if (value := getattr(spec, name)) is not None}
+    model = build_model(spec)
+    own = {name: getattr(spec, name) for name in spec.rule.numbers()}
     optimizers = torch_optimizers(spec.optimizer, dict(model.named_parameters()), own)
     schedulers = [LambdaLR(optimizer, lambda epoch: factor(spec, epoch + 1)) for optimizer in optimizers]
     sampler = Stack(one_cohort([spec]), CPU).sampler
-    inputs, targets, eq_positions, mask = build_data(spec).rows(task.splits["train"])
+    inputs, targets, eq_positions, mask = equations_of(spec).rows(task.scored["train"])
     for step in range(1, steps + 1):
         sampler.prepare(torch.tensor([step - 1]))
         positions, counts = sampler(torch.tensor([step]))
@@ -73,7 +74,7 @@ def norm_of_what_is_seen(parameters: dict[str, torch.Tensor]) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("model", ["lstm", "gpt"])
-@pytest.mark.parametrize("optimizer", list(OPTIMIZERS))
+@pytest.mark.parametrize("optimizer", RULES.names())
 @pytest.mark.parametrize("train_batch_size", [4, 512])
 def test_every_member_of_a_stack_trains_as_plain_pytorch_does(model, optimizer, train_batch_size, atol=2e-5):
     base = {"model": model, "optimizer": optimizer, "train_batch_size": train_batch_size, "p": 7}
@@ -139,7 +140,7 @@ def test_schedules_and_label_smoothing_are_those_of_plain_pytorch(engine, optimi
 def test_dropout_of_a_member_depends_on_its_own_seed_and_step_alone():
     specs = tiny_grid({"dropout": 0.5, "num_layers": 2, "init_seed": 0, "split_seed": 0}, order_seed=[0, 1])
     stack = Stack(one_cohort(specs), CPU)
-    train = stack.splits["train"]
+    train = stack.scored["train"]
     stack.set_steps(torch.ones(2))
     first = stack.score(train, training=True)["loss"]
     assert torch.equal(first, stack.score(train, training=True)["loss"])
@@ -148,7 +149,7 @@ def test_dropout_of_a_member_depends_on_its_own_seed_and_step_alone():
     assert not torch.equal(first[0], first[1])
     swapped = Stack(one_cohort(specs[::-1]), CPU)
     swapped.set_steps(torch.ones(2))
-    assert torch.equal(first[0], swapped.score(swapped.splits["train"], training=True)["loss"][1])
+    assert torch.equal(first[0], swapped.score(swapped.scored["train"], training=True)["loss"][1])
     evaluated = stack.score(train)["loss"]
     assert torch.equal(evaluated[0], evaluated[1])  # same parameters and data, and no dropout outside of training
 
@@ -158,7 +159,7 @@ def test_evaluation_equals_the_objective_on_whole_splits():
     stack = trained(specs, steps=3)
     values = evaluate(stack, {"l2_norm": l2_norm})
     for index, spec in enumerate(specs):
-        data, model = build_data(spec), stack.built_model(index)
+        data, model = equations_of(spec), stack.built_model(index)
         for split, rows in (("train", data.train), ("valid", data.valid)):
             for suffix, kept in (("", rows), ("_order2", rows[data.order[rows] == 2])):
                 inputs, targets, eq_positions, mask = data.rows(kept)
@@ -169,7 +170,7 @@ def test_evaluation_equals_the_objective_on_whole_splits():
         assert values["l2_norm"][index] == pytest.approx(norm.item(), rel=1e-5)
 
 
-@pytest.mark.parametrize("optimizer", list(OPTIMIZERS))
+@pytest.mark.parametrize("optimizer", RULES.names())
 def test_a_diverging_member_is_frozen_and_its_neighbours_do_not_change_by_one_bit(optimizer):
     specs = tiny_grid({"optimizer": optimizer}, seed=[0, 1, 2])
     healthy, ill = Stack(one_cohort(specs), CPU), Stack(one_cohort(specs), CPU)
@@ -218,7 +219,9 @@ def test_building_a_stack_leaves_the_global_generator_alone():
 def test_biases_and_norms_can_be_left_out_of_the_decay():
     spec = tiny(model="gpt", decay_all=False, lr=0.1, weight_decay=1.0)
     stack = Stack(one_cohort([spec]), CPU)
-    matrices = torch.cat([torch.full((shape.numel(),), float(len(shape) > 1)) for shape in stack.layout.values()])
+    matrices = torch.cat(
+        [torch.full((shape.numel(),), float(len(shape) > 1)) for shape in stack.layout.shapes.values()]
+    )
     assert torch.equal(stack.hyper["weight_decay"][0], matrices)
     assert 0 < matrices.sum() < len(matrices)
     before = theta(stack, 0)

@@ -195,7 +195,7 @@ def test_a_budget_in_flop_counts_the_equations_that_a_step_sees(lab):
     form = form_of("compute-scaling")
     report = EVERY["compute-scaling"].report(results_of(lab, form.specs(EVERY["compute-scaling"])), form)
     told = " ".join(paragraph for section in report.sections for paragraph in section.paragraphs)
-    (n,) = {len(build_task(spec).splits["train"]) for spec in form.specs(EVERY["compute-scaling"])}
+    (n,) = {len(build_task(spec).scored["train"]) for spec in form.specs(EVERY["compute-scaling"])}
     assert n == 18  # of 25 at r_train = 0.7
     assert "(18 at B = 32, 18 at B = 64, 18 at B = 128, 18 at B = 256): FLOP counts these, C counts B." in told
 

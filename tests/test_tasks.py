@@ -13,6 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from shoal.errors import UserError
+from shoal.models.families import count_parameters
+from shoal.objectives import scored_positions
+from shoal.spec import RunSpec
+from shoal.tasks import Sizes, Task, Tokenizer, get_arithmetic_dataset
+from shoal.tasks.arithmetic.data import arithmetic_data, arithmetic_task
 from shoal.tasks.arithmetic.equations import (
     CHAINED,
     COMPOSITIONS,
@@ -24,16 +30,12 @@ from shoal.tasks.arithmetic.equations import (
     ZEROS,
     count_equations,
     count_tokens,
+    padding_index,
     sequence_length,
     split_sizes,
 )
-from shoal.errors import UserError
-from shoal.models.families import count_parameters
-from shoal.objectives import scored_positions
-from shoal.spec import RunSpec
-from shoal.tasks import Task, Tokenizer, get_arithmetic_dataset
-from shoal.tasks.arithmetic.data import arithmetic_data, arithmetic_task
-from shoal.tasks.build import build_data, build_model, build_task, count_run_parameters, count_run_tokens
+from shoal.tasks.arithmetic.settings import equations_of
+from shoal.tasks.build import build_model, build_task, count_run_parameters
 
 some = settings(max_examples=25, deadline=None)
 
@@ -207,7 +209,7 @@ def test_a_format_by_example(form, words):
 def test_the_vocabulary_and_the_split_of_power_2022():
     """As their code makes them: 239 tokens of all its tasks, and strings shuffled by ``RandomState(0)``."""
     spec = RunSpec(p=97, operator="/", equation_format="eos", unused_tokens=139, split_seed=0)
-    data, operators = build_data(spec), 20
+    data, operators = equations_of(spec), 20
     assert len(data.tokenizer) == 2 + operators + 97 + math.factorial(5)  # EOS and =, operators, numbers, permutations
     theirs = [f"EOS {c * b % 97} / {b} = {c} EOS" for c in range(97) for b in range(1, 97)]
     np.random.RandomState(seed=0).shuffle(theirs)
@@ -221,14 +223,15 @@ def test_the_split_of_nanda_2023(share, n_train):
     pairs = [(a, b, 113) for a in range(113) for b in range(113)]
     random.Random(0).shuffle(pairs)
     spec = RunSpec(p=113, equation_format="operands", split_shuffle="python", split_seed=0, r_train=n_train / 113**2)
-    data, n = build_data(spec), int(share * len(pairs))
+    data, n = equations_of(spec), int(share * len(pairs))
     for rows, theirs in ((data.train, pairs[:n]), (data.valid, pairs[n:])):
         assert [tuple(row) for row in data.rows(rows)[0].tolist()] == theirs
 
 
 def test_operands_alone_need_one_token_besides_the_numbers():
-    task = build_task(RunSpec(p=113, equation_format="operands"))
-    assert (task.vocabulary_size, task.sequence_length, task.padding_index) == (114, 3, None)
+    spec = RunSpec(p=113, equation_format="operands")
+    assert spec.task_part.sizes() == Sizes(114, 3, None)
+    task = build_task(spec)
     assert task.tensors["inputs"][:, 2].unique().tolist() == [113]
 
 
@@ -240,9 +243,8 @@ def test_parameters_are_counted_for_the_vocabulary_of_the_format(model, form, or
     spec = RunSpec(model=model, p=5, q=7, operation_orders=orders, equation_format=form, embedding_size=8, **sizes)
     for unused in (0, 4):
         spec = spec.replace(unused_tokens=unused)
-        task = build_task(spec)
-        assert count_run_tokens(spec) == task.vocabulary_size == len(build_data(spec).tokenizer)
-        assert count_run_parameters(spec) == count_parameters(build_model(spec, task))
+        assert spec.task_part.sizes().vocabulary_size == len(equations_of(spec).tokenizer)
+        assert count_run_parameters(spec) == count_parameters(build_model(spec))
 
 
 def test_training_on_everything_leaves_an_empty_validation_set():
@@ -348,31 +350,31 @@ class Uniform(nn.Module):
         return torch.zeros(*x.shape, self.vocabulary_size), None
 
 
-def check_contract(task: Task) -> None:
+def check_contract(task: Task, vocabulary_size: int) -> None:
     """What the engine relies on, whatever the task is about."""
     N = {len(tensor) for tensor in task.tensors.values()}
     assert len(N) == 1
     N = N.pop()
-    assert {"train", "valid"} <= task.splits.keys()
-    for rows in task.splits.values():
+    assert {"train", "valid"} <= task.scored.keys()
+    for rows in task.scored.values():
         assert rows.dtype == torch.int64
         assert rows.unique().numel() == len(rows)
         assert ((rows >= 0) & (rows < N)).all()
-    assert not set(task.splits["train"].tolist()) & set(task.splits["valid"].tolist())
+    assert not set(task.scored["train"].tolist()) & set(task.scored["valid"].tolist())
     for group in task.groups.values():
         assert group.dtype == torch.bool
         assert group.shape == (N,)
-    rows = task.splits["train"][:3]
+    rows = task.scored["train"][:3]
     batch = task.batch(task.tensors, rows)
-    scores = task.objective(Uniform(task.vocabulary_size), batch)
+    scores = task.objective(Uniform(vocabulary_size), batch)
     assert {"loss", "accuracy"} <= scores.keys()
     for score in scores.values():
         assert score.shape == rows.shape
         assert score.is_floating_point()
-    assert scores["loss"].tolist() == pytest.approx([math.log(task.vocabulary_size)] * len(rows), abs=1e-5)
-    positions, counts = task.sampler(torch.tensor([1]), torch.tensor([len(task.splits["train"])]), 4)(torch.tensor([1]))
+    assert scores["loss"].tolist() == pytest.approx([math.log(vocabulary_size)] * len(rows), abs=1e-5)
+    positions, counts = task.sampler(torch.tensor([1]), torch.tensor([len(task.scored["train"])]), 4)(torch.tensor([1]))
     assert positions.shape == counts.shape
-    assert (positions[counts] < len(task.splits["train"])).all()
+    assert (positions[counts] < len(task.scored["train"])).all()
 
 
 @some
@@ -380,9 +382,9 @@ def check_contract(task: Task) -> None:
 def test_arithmetic_keeps_the_contract_of_a_task(args):
     data = arithmetic_data(**args | {"r_train": 0.5})
     task = arithmetic_task(data)
-    check_contract(task)
-    inputs, targets, eq_positions, mask = data.rows(task.splits["valid"])
-    batch = task.batch(task.tensors, task.splits["valid"])
+    check_contract(task, len(data.tokenizer))
+    inputs, targets, eq_positions, mask = data.rows(task.scored["valid"])
+    batch = task.batch(task.tensors, task.scored["valid"])
     for name, tensor in {"inputs": inputs, "targets": targets, "eq_positions": eq_positions, "mask": mask}.items():
         assert torch.equal(batch[name], tensor)
     orders = orders_of(args)
@@ -390,5 +392,6 @@ def test_arithmetic_keeps_the_contract_of_a_task(args):
     for name, group in task.groups.items():
         assert torch.equal(group, data.order == int(name.removeprefix("order")))
     has_padding = args["equation_format"] == "full" or len(orders) > 1
-    assert task.padding_index == (len(data.tokenizer) - args["unused_tokens"] - 1 if has_padding else None)
-    assert task.sequence_length == inputs.shape[1]
+    padding = padding_index(args["p"], args["q"], args["operator"], orders, args["equation_format"])
+    assert padding == (len(data.tokenizer) - args["unused_tokens"] - 1 if has_padding else None)
+    assert sequence_length(orders, args["equation_format"]) == inputs.shape[1]

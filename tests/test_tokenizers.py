@@ -78,6 +78,11 @@ def test_a_part_has_its_own_bytes(learned, text, data):
         assert tokenizer.decode(part) == tokenizer.decode_bytes(part).decode("utf-8", "replace")
 
 
+def test_the_vocabulary_has_the_size_asked_for(learned):
+    assert learned.vocabulary_size == 300
+    assert make_tokenizer("bpe", TRAIN, TRAIN, 257).vocabulary_size == 257
+
+
 def test_people_see_where_bytes_are_no_text(learned):
     for tokenizer in (ByteTokenizer(), learned):
         assert tokenizer.decode([0xC3, 0x61]) == "\ufffda"
@@ -180,12 +185,13 @@ def test_merges_are_learned_from_what_is_trained_on():
 
 
 @pytest.mark.parametrize("piece", [1, 7, 50])
-def test_long_texts_have_the_tokens_of_the_whole(learned, monkeypatch, piece):
-    text = (TRAIN + "it's 'll?!  \n\n x. y,\tz\u00a0 é: \r\n a.b") * 3
+def test_long_texts_have_the_tokens_of_the_whole(monkeypatch, piece):
+    text = (TRAIN + "it's 'll?!  \n\n x. y,\tz\u00a0 é: \r\n a.b    c   d \n\n\n   e") * 3
+    learned = make_tokenizer("bpe", text, text, 320)
     whole = learned.encode(text)
     monkeypatch.setattr(bpe, "PIECE", piece)
     assert learned.encode(text).tolist() == whole.tolist()
-    assert make_tokenizer("bpe", TRAIN, TRAIN, 300).to_json() == learned.to_json()
+    assert make_tokenizer("bpe", text, text, 320).to_json() == learned.to_json()
 
 
 @pytest.mark.parametrize(("size", "says"), [(255, ["255", "256"]), (0, ["256"]), (-1, ["256"]), (2**30, ["1,048,576"])])
@@ -281,7 +287,7 @@ DOUBLED = [[97, 97], *([256 + i, 256 + i] for i in range(40))]
         *({"kind": "bpe", "merges": [], "trained_on": bad} for bad in (None, "", "0" * 15, "0" * 17, "G" * 16, [1])),
         *({"kind": "bpe", "merges": bad, "trained_on": "0" * 16} for bad in (
             None, {}, "ab", [PAIR, PAIR], [[97]], [[97, 98, 99]], ["ab"], [[97, "b"]], [[97, 98.0]], [[True, 98]],
-            [[-1, 98]], [[256, 98]], [[97, 10**30]], [[97, None]], [[[97], 98]], DOUBLED, [PAIR] * (2**20 + 1),
+            [[-1, 98]], [[256, 98]], [[97, 10**30]], [[97, None]], [[[97], 98]], DOUBLED, DOUBLED[:11],
         )),
     ],
     ids=lambda hostile: repr(hostile)[:40],
@@ -291,6 +297,13 @@ def test_what_is_no_tokenizer_is_refused(hostile):
         from_json(hostile)
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 400
+
+
+def test_there_are_bounds_to_what_is_read():
+    with pytest.raises(UserError, match="1,048,576"):
+        from_json({"kind": "bpe", "merges": [PAIR] * (2**20 + 1), "trained_on": "0" * 16})
+    longest = from_json({"kind": "bpe", "merges": DOUBLED[:10], "trained_on": "0" * 16})
+    assert int(longest.token_bytes().max()) == bpe.LONGEST_TOKEN == 1024
 
 
 @given(st.lists(st.tuples(st.integers(0, 262), st.integers(0, 262)).map(list), max_size=8))

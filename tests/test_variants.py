@@ -14,12 +14,12 @@ from torch.nn import functional as F
 from shoal.fast.build import kernels
 from shoal.models import GPT, Block, MultiHeadedAttention, RMSNorm, SwiGLU, Variant
 from shoal.models import gpt as models
-from shoal.models.families import FAMILIES, count_parameters, feed_forward_parameters
+from shoal.models import settings as tables
+from shoal.models.families import count_parameters, feed_forward_parameters
 from shoal.models.norms import NORMS
 from shoal.models.positions import POSITIONS, rotary_angles, rotate
 from shoal.spec import RunSpec
-from shoal.spec import model as tables
-from shoal.tasks.build import build_model, build_task, count_run_parameters
+from shoal.tasks.build import build_model, count_run_parameters
 from shoal.training.memory import member_bytes
 from shoal.training.stack import Stack
 from shoal.training.step import evaluate, train_step
@@ -304,7 +304,7 @@ def test_the_tables_of_names_agree_with_the_specs():
     assert tuple(NORMS) == tables.NORMS
     assert tables.POSITIONS == POSITIONS
     assert tables.NORM_POSITIONS == models.NORM_POSITIONS
-    assert {name: tables.FAMILIES["gpt"][name] for name in PRACTICAL} == PRACTICAL
+    assert {name: tables.GPTSettings.usual()[name] for name in PRACTICAL} == PRACTICAL
 
 
 @st.composite
@@ -321,11 +321,12 @@ def specs(draw) -> RunSpec:
 @settings(max_examples=100, deadline=None)
 @given(specs())
 def test_closed_form_counts_equal_counting(spec):
-    family, V = FAMILIES["gpt"], spec.p + 5
-    model = family.build(spec, V, 6, V - 1)
+    sizes = spec.task_part.sizes()
+    assert sizes.vocabulary_size == spec.p + 5
+    model = spec.model_part.build(sizes)
     names = dict(model.named_parameters())  # a shared weight goes by its first name, the embedding's
     counted = sum(p.numel() for name, p in names.items() if not name.startswith("embedding."))
-    assert family.count(spec, V) == counted == count_parameters(model) == count_run_parameters(spec)
+    assert spec.model_part.count(sizes) == counted == count_parameters(model) == count_run_parameters(spec)
 
 
 @some
@@ -334,7 +335,7 @@ def test_a_spec_comes_back_from_its_dump_and_builds_its_model(spec):
     again = RunSpec.restored(spec.dump())
     assert again == spec and again.dump() == spec.dump()
     assert RunSpec.restored(spec.dump()).id == spec.id
-    model = build_model(spec, build_task(spec))
+    model = build_model(spec)
     assert isinstance(model.decoder.blocks[0].self_attn_norm, NORMS[spec.norm])
     assert model.decoder.blocks[0].self_attn.rotary == (spec.positions == "rotary")
     assert ("decoder.blocks.0.ffn.W_gate.weight" in model.state_dict()) == (spec.non_linearity == "swiglu")
@@ -388,7 +389,7 @@ def test_the_prefix_engines_equal_the_model_as_it_is_written(engine, shape, vari
 
 def gradients(stack: Stack) -> tuple[Tensor, Tensor]:
     """Loss of the training examples and the gradient of its sum, ``(R, P)``."""
-    loss = stack.score(stack.splits["train"])["loss"]
+    loss = stack.score(stack.scored["train"])["loss"]
     (gradient,) = torch.autograd.grad(loss.sum(), stack.theta)
     return loss.detach(), gradient
 
@@ -460,7 +461,7 @@ def test_the_estimate_of_memory_is_above_what_is_kept_for_the_backward_twice(eng
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        stack.score(stack.splits["train"])
+        stack.score(stack.scored["train"])
     assert (
         2 * sum(size for size, _ in kept.values())
         < member_bytes(spec, engine)

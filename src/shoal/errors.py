@@ -66,7 +66,7 @@ def nearest(name: str, allowed: Iterable[str]) -> str:
     """``"; did you mean 'x'?"`` for the allowed name that was probably meant, or nothing where none is close.
 
     That is one which differs in case alone, or of which at most a third of the signs have to be changed, left out, put
-    in or swapped with their neighbour.
+    in or swapped with their neighbour; where there is none, the first that begins with the name.
 
     >>> nearest("adamW", ["adam", "adamw"]), nearest("gtp", ["lstm", "gpt"]), nearest("mamba", ["lstm", "gpt"])
     ("; did you mean 'adamw'?", "; did you mean 'gpt'?", '')
@@ -77,7 +77,9 @@ def nearest(name: str, allowed: Iterable[str]) -> str:
     plain = name.lower().replace("_", "-")
     distances = [(_edits(plain, other.lower().replace("_", "-")), other) for other in known]
     close = [(n, other) for n, other in distances if 3 * n <= max(len(plain), len(other))]
-    return f"; did you mean {min(close, key=lambda pair: pair[0])[1]!r}?" if close else ""
+    begun = [other for other in known if len(plain) > 1 and other.lower().replace("_", "-").startswith(plain)]
+    meant = min(close, key=lambda pair: pair[0])[1] if close else next(iter(begun), None)
+    return f"; did you mean {meant!r}?" if meant is not None else ""
 
 
 def _edits(a: str, b: str) -> int:

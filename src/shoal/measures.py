@@ -3,6 +3,7 @@
 Training, tables, figures and sentences read it; nothing else knows what a loss or an accuracy is called.
 """
 
+import json
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
@@ -104,12 +105,22 @@ class Measures:
     def __getitem__(self, name: str) -> Measure:
         """The measure of a name, or of a recorded column."""
         name = name.partition("_")[2] if name.startswith(("train_", "valid_")) else name
-        return next(measure for measure in self.recorded if measure.name == name)
+        found = next((measure for measure in self.recorded if measure.name == name), None)
+        if found is None:
+            raise KeyError(name)
+        return found
 
     @property
     def shown(self) -> Measure:
         """The one that says most about a run: what generalising is said of, else the loss."""
         return self.recorded[0] if self.generalised is None else self[self.generalised.measure]
+
+    def has_generalised(self, values: Mapping[str, Any]) -> Any:
+        """Whether an evaluation, by column, is one of a run that has generalised; numbers, or tensors of them."""
+        if self.generalised is None:
+            return False
+        value, threshold = values[self.generalised.column], self.generalised.threshold
+        return value >= threshold if self.shown.higher_is_better else value <= threshold
 
     @property
     def arrived(self) -> str:
@@ -147,8 +158,9 @@ class Measures:
         return [f"{split}_{measure.name}" for split in SPLITS for measure in self.recorded]
 
     def to_json(self) -> dict[str, Any]:
-        """For a record that can be read where the task is not."""
-        return asdict(self)
+        """For a record that can be read where the task is not: as JSON gives it back, with lists."""
+        plain: dict[str, Any] = json.loads(json.dumps(asdict(self)))
+        return plain
 
     @classmethod
     def from_json(cls, said: Mapping[str, Any]) -> "Measures":

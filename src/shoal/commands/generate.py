@@ -50,8 +50,9 @@ def run(options: argparse.Namespace) -> int:
     )
     for sample in found:
         number = f", sample {sample.number}" if options.samples > 1 else ""
-        say(f"── run {sample.run[:8]}{number}: {sum(sample.log_p) / len(sample.log_p):.3f} nats per token")
-        say(shown(sample.prompt + sample.text))
+        say(f"── run {sample.run[:8]}{number}: {-sum(sample.log_p) / len(sample.log_p):.3f} nats per token")
+        for line in (sample.prompt + sample.text).split("\n"):
+            say(line)
     return 0
 
 
@@ -80,10 +81,3 @@ def _models(records: "Records", step: int | None) -> "tuple[dict[str, nn.Module]
                 f"runs {first[:8]} and {run[:8]} have not one shape and vocabulary: ask for them one by one"
             )
     return models, from_json(kept[first])
-
-
-def shown(text: str) -> str:
-    """The text with its line ends; other signs that would steer a terminal are shown as such."""
-    from shoal.errors import printable
-
-    return "\n".join(printable(line) for line in text.split("\n"))

@@ -193,7 +193,7 @@ def add_settings(parser: Parser, purpose: str, more: Mapping[str, Sequence[str]]
         more: names of further parts, by kind.
     """
     from shoal.registry import KINDS, USUAL, short
-    from shoal.spec.run import ALWAYS
+    from shoal.spec.training import ALWAYS
 
     grid = purpose == GRID
     kinds = parser.add_argument_group(f"parts of the runs; {purpose}")
@@ -240,7 +240,7 @@ def read_values(options: argparse.Namespace) -> dict[str, list[str | None]]:
     where no choice has that name."""
     from shoal.registry import KINDS
     from shoal.spec.fields import extra
-    from shoal.spec.run import owners
+    from shoal.spec.known import owners
 
     settings = [name for name in options.settings if getattr(options, name) is not None]
     values: dict[str, list[str | None]] = {}

@@ -16,7 +16,6 @@ folder set-aside, until it has measured the same again: no row is lost and none 
 import hashlib
 import json
 import re
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
@@ -24,18 +23,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
-from pydantic import BaseModel
 
-from shoal.errors import AccessError, DiskError, LabError, StrayError, UserError
-from shoal.lab.files import check_own, check_shape, is_there, names_in, read_json, write_json
+from shoal.errors import DiskError, LabError
+from shoal.lab.files import check_shape, is_there, names_in, read_json, write_json
+from shoal.lab.folder import Folder
 from shoal.lab.locks import is_locked, locked
-from shoal.lab.members import measures_of, said_of, spec_of
+from shoal.lab.members import check_members, check_sources, measures_of, said_of, spec_of
 from shoal.lab.parts import Parts
 from shoal.lab.shapes import Certificate, Flush, Manifest, Status
 from shoal.measures import Measures
 from shoal.spec import RunSpec
-from shoal.spec.run import trajectory_of
-from shoal.spec.sources import source_of, sources_of
 
 # torch takes longer to load than most of what is read of a lab without it
 if TYPE_CHECKING:
@@ -54,50 +51,12 @@ def is_finished(status: Mapping[str, Any]) -> bool:
     return all(member["state"] in FINISHED for member in status["members"].values())
 
 
-class CohortFolder:
+class CohortFolder(Folder):
     """Reads and writes one cohort's folder."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    @property
-    def id(self) -> str:
-        return self.path.name
 
     def own_id(self) -> str:
         """The name that the folder was made with: a hash of its members in order. A copy has another."""
         return name_of_cohort(member["run"] for member in self.manifest()["members"])
-
-    def way_out(self) -> str:
-        """What to do when a file of the cohort is damaged."""
-        return f"move {self.path} out of the lab to train it anew, or see what shoal check finds"
-
-    @contextmanager
-    def with_way_out(self) -> Iterator[None]:
-        """Say besides what is wrong with a file what to do."""
-        try:
-            yield
-        except StrayError:
-            raise
-        except AccessError as error:
-            raise AccessError(f"{error}; who owns {self.path} can let others read it (chmod -R a+rX)") from None
-        except LabError as error:
-            raise LabError(f"{error}; {self.way_out()}") from None
-
-    def _read(self, name: str, shape: type[BaseModel]) -> dict[str, Any]:
-        with self.with_way_out():
-            return dict(read_json(self.path / name, shape))
-
-    def contents(self) -> list[str]:
-        """What is in the folder but locks and what is half written."""
-        return [name for name in names_in(self.path) if name != "lock" and not name.startswith(".")]
-
-    def check_links(self) -> None:
-        """Raise :class:`LabError` where the folder or one in it is a link."""
-        models = self.path / "models"
-        with self.with_way_out():
-            check_own([self.path, self.path / "metrics", self.path / "set-aside", models])
-            check_own(models / name for name in names_in(models))
 
     # what was asked
 
@@ -111,11 +70,7 @@ class CohortFolder:
         if kept := specs[0].task_part.kept():
             write_json(self.path / "task.json", kept)
         members = [{"run": spec.id, "spec": spec.dump()} for spec in specs]
-        how: dict[str, Any] = {"threads": threads, "engine": engine, "why": why}
-        if sources := sources_of(specs[0].names):
-            how["parts"] = sources
-        if (said := said_of(specs[0])) is not None:
-            how |= {"measures": said}
+        how = {"threads": threads, "engine": engine, "why": why, **said_of(specs[0])}
         write_json(self.path / "cohort.json", {**how, "metrics": sorted(metrics), "members": members})
 
     def kept(self) -> dict[str, Any]:
@@ -130,18 +85,7 @@ class CohortFolder:
 
     def check_sources(self) -> None:
         """Raise :class:`LabError` where the code of a part from outside of shoal is not what the cohort began with."""
-        for kind, then in self.manifest().get("parts", {}).items():
-            try:
-                now = source_of(self.manifest()["members"][0]["spec"][kind])
-            except UserError as error:
-                raise LabError(f"cohort {self.id} cannot be gone on with: {error}") from None
-            if now["source"] != then["source"]:
-                said = [f" ({source['version']})" if source.get("version") else "" for source in (then, now)]
-                raise LabError(
-                    f"package {then['package']} has changed since cohort {self.id} was begun: its code was "
-                    f"{then['source']}{said[0]} and is {now['source']}{said[1]}; go on with the code that it was, or "
-                    "train anew in another lab"
-                )
+        check_sources(self.manifest(), self.id)
 
     def check_free(self) -> None:
         """Raise :class:`LabError` where there is something already: what is there would become someone else's."""
@@ -165,19 +109,8 @@ class CohortFolder:
     @cached_property  # written once, as it is read
     def _checked_manifest(self) -> dict[str, Any]:
         manifest = self._read("cohort.json", Manifest)
-        runs = [member["run"] for member in manifest["members"]]
-        if twice := [run for run, count in Counter(runs).items() if count > 1]:
-            raise LabError(
-                f"{self.path / 'cohort.json'} is damaged: it names run {twice[0]} more than once; {self.way_out()}"
-            )
-        for member in manifest["members"]:
-            if trajectory_of(member["spec"], member["run"]) is None:
-                raise LabError(
-                    f"{self.path / 'cohort.json'} is damaged: the settings of run {member['run']} are not those of "
-                    f"its id; {self.way_out()}"
-                )
         try:
-            measures_of(manifest)
+            check_members(manifest)
         except ValueError as error:
             raise LabError(f"{self.path / 'cohort.json'} is damaged: {error}; {self.way_out()}") from None
         return manifest

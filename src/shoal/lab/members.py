@@ -1,5 +1,6 @@
 """What the members of a cohort are, by its ``cohort.json``: their specs, and what their task measures."""
 
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,20 @@ from shoal.errors import LabError, UserError
 from shoal.measures import Measures
 from shoal.registry import KINDS, TASKS, USUAL, short
 from shoal.spec import RunSpec
-from shoal.spec.run import trajectory_of, trajectory_version
+from shoal.spec.identity import trajectory_of, trajectory_version
+from shoal.spec.sources import source_of, sources_of
+
+
+def check_members(manifest: Mapping[str, Any]) -> None:
+    """Raise :class:`ValueError` where a run is there twice or has not the id of its settings in any version, or where
+    it is not on record what is measured."""
+    runs = [member["run"] for member in manifest["members"]]
+    if twice := [run for run, count in Counter(runs).items() if count > 1]:
+        raise ValueError(f"it names run {twice[0]} more than once")
+    for member in manifest["members"]:
+        if trajectory_of(member["spec"], member["run"]) is None:
+            raise ValueError(f"the settings of run {member['run']} are not those of its id")
+    measures_of(manifest)
 
 
 def task_of(manifest: Mapping[str, Any]) -> str:
@@ -39,6 +53,35 @@ def spec_of(member: Mapping[str, Any], path: Path, way_out: str) -> RunSpec:
         raise LabError(f"{path} is damaged or of a later version of shoal: {error}; {way_out}") from None
 
 
+def said_of(spec: RunSpec) -> dict[str, Any]:
+    """What is written down besides of runs with parts that stand outside of shoal.
+
+    ``parts``, where their code comes from; and ``measures``, which shoal knows of its own tasks.
+    """
+    said: dict[str, Any] = {}
+    if sources := sources_of(spec.names):
+        said["parts"] = sources
+    if TASKS.is_outside(spec.task):
+        said["measures"] = spec.task_part.measures().to_json()
+    return said
+
+
+def check_sources(manifest: Mapping[str, Any], cohort: str) -> None:
+    """Raise :class:`LabError` where the code of a part from outside of shoal is not what the cohort began with."""
+    for kind, then in manifest.get("parts", {}).items():
+        try:
+            now = source_of(manifest["members"][0]["spec"][kind])
+        except UserError as error:
+            raise LabError(f"cohort {cohort} cannot be gone on with: {error}") from None
+        if now["source"] != then["source"]:
+            said = [f" ({source['version']})" if source.get("version") else "" for source in (then, now)]
+            raise LabError(
+                f"package {then['package']} has changed since cohort {cohort} was begun: its code was "
+                f"{then['source']}{said[0]} and is {now['source']}{said[1]}; go on with the code that it was, or train "
+                "anew in another lab"
+            )
+
+
 def absent(dump: Mapping[str, Any]) -> str | None:
     """Why a part from outside of shoal that settings name cannot be imported here; None where all can."""
     for kind, registry in KINDS.items():
@@ -49,11 +92,6 @@ def absent(dump: Mapping[str, Any]) -> str | None:
             except UserError as error:
                 return str(error)
     return None
-
-
-def said_of(spec: RunSpec) -> dict[str, Any] | None:
-    """What is written down of the measures of a task that stands outside of shoal; None where shoal knows them."""
-    return spec.task_part.measures().to_json() if TASKS.is_outside(spec.task) else None
 
 
 def measures_of(manifest: Mapping[str, Any]) -> Measures:
@@ -73,11 +111,14 @@ def measures_of(manifest: Mapping[str, Any]) -> Measures:
 
 
 def _shipped(task: Any, dump: Mapping[str, Any]) -> Measures:
-    """By its settings; by its usual ones where this version would not have these."""
+    """By its settings; of settings that this version would not have, what the task measures whatever they are."""
     own = {name: value for name, value in dump.items() if name in task.model_fields and value is not None}
     try:
         part = task(**own)
     except (UserError, ValidationError):
-        part = task()
-    measures: Measures = part.measures()
+        part = task.__new__(task)
+    try:
+        measures: Measures = part.measures()
+    except AttributeError:  # it hangs on the settings
+        raise ValueError(f"task {task.name} has no such settings in this version") from None
     return measures

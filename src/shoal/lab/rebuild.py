@@ -16,7 +16,7 @@ from shoal.lab.tensors import load_tensors
 from shoal.measures import SPLITS
 from shoal.spec import RunSpec
 from shoal.spec.fields import LARGEST
-from shoal.spec.run import trajectory_of
+from shoal.spec.identity import trajectory_of
 
 REBUILT = "written again by shoal check; why this engine is not on record any more"
 
@@ -92,8 +92,8 @@ def _measured(dump: Any) -> dict[str, Any]:
     try:
         said = said_of(RunSpec.restored(dump))
     except (UserError, TypeError, KeyError, AttributeError):  # no settings at all; see _is_of
-        said = None
-    return {} if said is None else {"measures": said}
+        said = {}
+    return {name: value for name, value in said.items() if name == "measures"}  # its code may be another by now
 
 
 def _spec_of(folder: CohortFolder, run: str) -> Any:

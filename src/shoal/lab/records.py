@@ -18,7 +18,8 @@ from shoal.measures import EQUATIONS, Measures, union
 from shoal.registry import KINDS, USUAL
 from shoal.spec import RunSpec
 from shoal.spec.choice import as_cell, fits, read_choice
-from shoal.spec.run import defaults
+from shoal.spec.identity import defaults
+from shoal.spec.known import known_settings
 
 if TYPE_CHECKING:
     from torch import nn
@@ -112,7 +113,8 @@ class Records:
         places = {run: states.get(run, unknown) for run in self.ids}
         rows = [{"run": run, "state": at["state"], "step": at["step"], **settings[run]} for run, at in places.items()]
         overrides = {"run": pl.String, "state": pl.String, "step": pl.Int64}
-        columns = dict.fromkeys(["run", "state", "step", *(name for row in rows for name in row)])
+        own = [name for row in rows for name in row] or [*KINDS, *known_settings()]  # also where there are no runs
+        columns = dict.fromkeys(["run", "state", "step", *own])
         return pl.DataFrame(rows, list(columns), schema_overrides=overrides, infer_schema_length=None)
 
     def where(self, state: str | Iterable[str] | None = None, **values: Any) -> "Records":

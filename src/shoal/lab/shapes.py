@@ -8,7 +8,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from shoal.registry import USUAL
 from shoal.spec.fields import LARGEST
-from shoal.spec.run import known_settings
+from shoal.spec.known import known_settings
 
 Id = Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]  # it becomes part of paths
 Count = Annotated[int, Field(ge=0, le=LARGEST)]

@@ -8,6 +8,7 @@ from types import MappingProxyType
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 
 class LayerNorm(nn.Module):
@@ -22,10 +23,11 @@ class LayerNorm(nn.Module):
 
     def forward(self, inputs: Tensor) -> Tensor:
         """``(*dims, hidden_size) -> (*dims, hidden_size)``."""
+        if self.bias is None:  # PyTorch's is sooner; the other rounds as it always has
+            return F.layer_norm(inputs, (self.hidden_size,), eps=self.eps) * self.weight
         centred = inputs - inputs.mean(dim=-1, keepdim=True)  # (*dims, hidden_size)
         variance = centred.square().mean(dim=-1, keepdim=True)  # (*dims, 1)
-        scaled = centred * torch.rsqrt(variance + self.eps) * self.weight  # (*dims, hidden_size)
-        return scaled if self.bias is None else scaled + self.bias
+        return centred * torch.rsqrt(variance + self.eps) * self.weight + self.bias
 
 
 class RMSNorm(nn.Module):

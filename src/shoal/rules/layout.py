@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -61,6 +60,13 @@ class Matrices:
 class Layout:
     """The parameters that train, one after the other in ``theta``, ``(R, P)``.
 
+    What is on a device is put there at once: a step that is recorded for a card copies nothing from the host.
+
+    Attributes:
+        hidden: the hidden matrices, shape by shape; what has role matrix and not two dimensions is none.
+        rest: indices of all other parameters, ``(P',)`` int64.
+        decayed: 1 for what has at least two dimensions, as matrices and tables, and 0 for biases and norms, ``(1, P)``.
+
     Args:
         slots: the parameters, in order.
         device: of the indices.
@@ -68,7 +74,17 @@ class Layout:
 
     def __init__(self, slots: Sequence[Slot], device: torch.device | None = None) -> None:
         self.slots = tuple(slots)
-        self.device = device
+        starts: dict[tuple[int, int], list[int]] = {}
+        rest, decayed = [torch.arange(0)], [torch.zeros(0)]
+        for slot in self.slots:
+            if _is_hidden(slot):
+                starts.setdefault((slot.shape[0], slot.shape[1]), []).append(slot.start)
+            else:
+                rest.append(torch.arange(slot.start, slot.start + slot.size))
+            decayed.append(torch.full((slot.size,), float(len(slot.shape) > 1)))
+        self.hidden = tuple(Matrices(shape, tuple(places)) for shape, places in starts.items())
+        self.rest = torch.cat(rest).to(device)
+        self.decayed = torch.cat(decayed).unsqueeze(0).to(device)
 
     @classmethod
     def of(cls, model: nn.Module, roles: Mapping[str, str], device: torch.device | None = None) -> "Layout":
@@ -94,27 +110,6 @@ class Layout:
     def size(self) -> int:
         """``P``."""
         return sum(slot.size for slot in self.slots)
-
-    @cached_property
-    def hidden(self) -> tuple[Matrices, ...]:
-        """The hidden matrices, shape by shape; what has role matrix and not two dimensions is none."""
-        starts: dict[tuple[int, int], list[int]] = {}
-        for slot in self.slots:
-            if _is_hidden(slot):
-                starts.setdefault((slot.shape[0], slot.shape[1]), []).append(slot.start)
-        return tuple(Matrices(shape, tuple(places)) for shape, places in starts.items())
-
-    @cached_property
-    def rest(self) -> Tensor:
-        """Indices of all other parameters, ``(P',)`` int64."""
-        rest = [torch.arange(slot.start, slot.start + slot.size) for slot in self.slots if not _is_hidden(slot)]
-        return torch.cat([torch.arange(0), *rest]).to(self.device)
-
-    @cached_property
-    def decayed(self) -> Tensor:
-        """1 for what has at least two dimensions, as matrices and tables, and 0 for biases and norms, ``(1, P)``."""
-        parts = [torch.full((slot.size,), float(len(slot.shape) > 1)) for slot in self.slots]
-        return torch.cat([torch.zeros(0), *parts]).unsqueeze(0).to(self.device)
 
 
 def _is_hidden(slot: Slot) -> bool:

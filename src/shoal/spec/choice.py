@@ -10,7 +10,7 @@ from pydantic import TypeAdapter, ValidationError
 from shoal.errors import UserError
 from shoal.registry import KINDS
 from shoal.spec.fields import Part, check_choice, extra
-from shoal.spec.run import owners
+from shoal.spec.known import owners
 
 ALIKE = 1e-6  # numbers that tables show alike
 

@@ -7,7 +7,8 @@ from typing import Any
 
 from shoal.errors import UserError
 from shoal.registry import KINDS
-from shoal.spec.run import RunSpec, owners
+from shoal.spec.known import owners
+from shoal.spec.run import RunSpec
 
 MOST_RUNS = 100_000  # of a grid: each is checked, named and written down, and more would take minutes and gigabytes
 

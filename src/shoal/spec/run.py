@@ -1,7 +1,5 @@
 """The settings of all parts of a run as one value with a name of its own."""
 
-import hashlib
-import json
 from collections.abc import Iterator, Mapping
 from functools import cache, cached_property
 from types import MappingProxyType
@@ -10,16 +8,16 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from shoal.errors import UserError, nearest
-from shoal.registry import KINDS, MODELS, TASKS, USUAL
+from shoal.registry import KINDS, USUAL
 from shoal.spec.fields import Part, extra, one_line
-from shoal.spec.training import SEEDS, Seeds, Training, check_together
+from shoal.spec.identity import canonical, identify
+from shoal.spec.training import ALWAYS, check_together
 
 if TYPE_CHECKING:
     from shoal.models.settings import ModelSettings
     from shoal.rules.settings import Rule
     from shoal.tasks.settings import TaskSettings
 
-ALWAYS = (Training, Seeds)  # parts that every run has
 _TAKEN = ("run", "state", "step", "parameters", "parts", "names")  # of columns of tables, and of what a spec has
 _NAMES = (*KINDS, "training", "seeds")  # of a run's parts, in their order
 
@@ -184,7 +182,7 @@ class RunSpec:
         Settings at their defaults are left out so that a setting added later does not rename the runs made before it.
         Of a part from outside of shoal, whose defaults a reader of the record may not have, all are told.
         """
-        return _canonical(self.dump())
+        return canonical(self.dump())
 
     def given(self) -> dict[str, Any]:
         """The settings that were asked for, as they were asked for; the rest are defaults."""
@@ -284,97 +282,3 @@ def _not_there(name: str, value: Any, names: Mapping[str, str], classes: Mapping
             return f"{name}={value} does not apply to {kind} {names[kind]!r}; it applies to {' '.join(fitting)}"
     known = [*KINDS, *(own for kind in classes.values() for own in kind.model_fields)]
     return f"unknown setting {name!r}{nearest(name, known)}"
-
-
-def identify(dump: Mapping[str, Any], trajectory: int | None = None) -> str:
-    """Id of the run of a :meth:`RunSpec.dump`, as a lab holds it: a hash, for which nothing is validated or imported.
-
-    Args:
-        dump: its settings; those that are younger than the record need not be there.
-        trajectory: version of its model's trajectories; today's when not given.
-    """
-    version = trajectory_version(dump["model"]) if trajectory is None else trajectory
-    text = json.dumps({"trajectory": version, **_canonical(dump)}, sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def trajectory_version(model: str) -> int:
-    """Of a model's trajectories; 1 of one from outside, whose source tells versions apart."""
-    return 1 if MODELS.is_outside(model) else MODELS[model].trajectory
-
-
-def trajectory_of(dump: Mapping[str, Any], run: str) -> int | None:
-    """The version of trajectories with which a dump is that of a run; None where it cannot be: one of them was changed.
-
-    >>> trajectory_of(RunSpec(seed=0).dump(), RunSpec(seed=0).id) == trajectory_version("lstm")
-    True
-    """
-    current = trajectory_version(dump["model"])
-    versions = (current, *range(1, current), *range(current + 1, current + 10))
-    return next((version for version in versions if identify(dump, version) == run), None)
-
-
-def _canonical(dump: Mapping[str, Any]) -> dict[str, Any]:
-    usual, operational = defaults(dump.get("task", USUAL["task"]), dump["model"], dump["optimizer"])
-    return {
-        name: value + 0.0 if isinstance(value, float) else value  # -0.0
-        for name, value in dump.items()
-        if name not in operational and (name in SEEDS or value != usual.get(name))
-    }
-
-
-@cache
-def defaults(task: str, model: str, optimizer: str) -> tuple[Mapping[str, Any], frozenset[str]]:
-    """What the settings of a run are when only its parts are named, and which of them are no part of its identity.
-
-    Parts from outside of shoal are left out: nothing is imported for this.
-    """
-    named = {"task": task, "model": model, "optimizer": optimizer}
-    usual: dict[str, Any] = {"task": USUAL["task"]}
-    operational = {"seed"}
-    own = [KINDS[kind][name] for kind, name in named.items() if not KINDS[kind].is_outside(name)]
-    parts: list[type[Part]] = [*own, *ALWAYS]
-    for part in parts:
-        usual |= part.usual()
-        operational |= set(part.having("operational"))
-    if not TASKS.is_outside(task):
-        usual |= {name: value for name, value in TASKS[task].suggests.items() if name in usual}
-    for name in SEEDS:
-        del usual[name]
-    return usual, frozenset(operational)
-
-
-def known_settings() -> dict[str, list[type[Part]]]:
-    """Every setting that some part of shoal's own has, with the classes that have it; in order.
-
-    The names of the parts themselves, ``task``, ``model`` and ``optimizer``, are settings of none.
-    """
-    found: dict[str, list[type[Part]]] = {}
-    parts: list[type[Part]] = [*(part for registry in KINDS.values() for part in registry.shipped()), *ALWAYS]
-    for part in parts:
-        for name in part.model_fields:
-            found.setdefault(name, []).append(part)
-    return found
-
-
-def owners(name: str, parts: Mapping[str, Any] = MappingProxyType({})) -> list[type[Part]]:
-    """The classes that have a setting of this name.
-
-    Args:
-        name: of the setting.
-        parts: names of parts that may be from outside of shoal, one or several by ``task``, ``model``, ``optimizer``.
-
-    Raises:
-        UserError: there is none.
-    """
-    settings = known_settings()
-    outside = [
-        KINDS[kind][part]
-        for kind, names in parts.items()
-        for part in ([names] if isinstance(names, str) else names or ())
-        if isinstance(part, str) and KINDS[kind].is_outside(part)
-    ]
-    if found := [*settings.get(name, ()), *(part for part in outside if name in part.model_fields)]:
-        return found
-    known = [*KINDS, *settings, *(own for part in outside for own in part.model_fields)]
-    raise UserError(f"unknown setting {name!r}{nearest(name, known)}")

@@ -21,7 +21,7 @@ class Training(Part):
     n_steps: int = setting(10_001, "training steps", "an integer of at least 1", member=True, ge=1)
     stop_after_generalizing: int | None = setting(
         None,
-        "end a run this many steps after its validation accuracy has reached 0.99",
+        "end a run this many steps after it has generalised (equations: validation accuracy 0.99)",
         "an integer of at least 0",
         member=True,
         ge=0,
@@ -67,6 +67,9 @@ class Seeds(Part):
         """Let the three streams follow ``seed`` where they were left open."""
         for name in SEEDS:
             set_default(self, name, self.seed)
+
+
+ALWAYS: tuple[type[Part], ...] = (Training, Seeds)  # parts that every run has
 
 
 def check_together(dropout: float, precision: str, warmup_steps: int, from_zero: bool, n_steps: int) -> None:

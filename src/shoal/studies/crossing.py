@@ -6,7 +6,7 @@ import polars as pl
 
 from shoal.analysis.blocks import crossed
 from shoal.registry import KINDS
-from shoal.spec.run import known_settings
+from shoal.spec.known import known_settings
 from shoal.spec.training import SEEDS
 
 SEED_AXES = ("seed", *SEEDS)

@@ -214,7 +214,7 @@ def _changes(form: Form) -> Table:
     rows = []
     for name, own in dumps.items():
         # a setting that the variant has not (the moments of Adam, for SGD) goes with the optimizer that is named
-        differing = [key for key, value in own.items() if value is not None and value != usual[key]]
+        differing = [key for key, value in own.items() if value is not None and value != usual.get(key)]
         rows.append((name, [Cell(", ".join(f"{key} {setting_text(own[key])}" for key in differing))]))
     caption = (
         "What each variant changes. An optimizer comes with a learning rate and a decay of its own, which were not "

@@ -13,7 +13,7 @@ from torch.func import vmap
 
 from shoal.measures import Measures
 from shoal.spec import RunSpec
-from shoal.spec.run import known_settings
+from shoal.spec.known import known_settings
 from shoal.tasks.base import Batch, Task
 from shoal.tasks.build import build_model, build_task
 from shoal.testing.base import Contract, assert_close, digest, stack_of

@@ -82,9 +82,7 @@ def train(
     lab = (lab if isinstance(lab, Lab) else Lab(lab)).create()
     with lab.planning():
         held = _held(lab, wanted, say)
-        _check_recorded(held, metrics or {})
-        for folder in dict.fromkeys(held.values()):
-            folder.check_sources()
+        _check_held(held, metrics or {})
         folders, damaged = unfinished(held.values())
         cohorts = _new(wanted, held, on, engine)
         workers = workers or choose_workers(folders, cohorts, on, metrics or {})
@@ -124,8 +122,14 @@ def unfinished(folders: Iterable[CohortFolder]) -> tuple[list[CohortFolder], lis
     return found, damaged
 
 
+def _check_held(held: Mapping[str, CohortFolder], metrics: Iterable[str]) -> None:
+    """Raise :class:`UserError` for runs of the lab trained without a metric, or of parts that have changed."""
+    _check_recorded(held, metrics)
+    for folder in dict.fromkeys(held.values()):
+        folder.check_sources()
+
+
 def _check_recorded(held: Mapping[str, CohortFolder], metrics: Iterable[str]) -> None:
-    """Raise :class:`UserError` for a metric without which runs of the lab were trained."""
     if not metrics:
         return
     recorded = {folder: folder.manifest()["metrics"] for folder in dict.fromkeys(held.values())}

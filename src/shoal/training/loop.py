@@ -259,7 +259,7 @@ class Session:
     def _end_early(self, stack: Stack, kept: Tensor, values: Mapping[str, Tensor]) -> None:
         """Members that have generalised, or get no better, end as soon as their settings say."""
         specs = [self.roster.specs[run] for run in self.roster.members]
-        reached = kept & self._has_generalised(values, kept)
+        reached = kept & self.measures.has_generalised(values)
         self.generalised.update(specs[place].id for place in reached.nonzero().flatten().tolist())
         tired = kept & stack.keep_best(values["valid_loss"], kept)
         last_steps = stack.last_steps.clone()
@@ -268,13 +268,6 @@ class Session:
             if after is not None:
                 last_steps[place] = min(int(last_steps[place]), int(stack.steps[place]) + after)
         stack.set_last_steps(last_steps)
-
-    def _has_generalised(self, values: Mapping[str, Tensor], kept: Tensor) -> Tensor:
-        found = self.measures.generalised
-        if found is None:
-            return torch.zeros_like(kept)
-        value = values[found.column]
-        return value >= found.threshold if self.measures.shown.higher_is_better else value <= found.threshold
 
     def _retire(self, stack: Stack) -> None:
         """Members that are done or diverged leave; of these the last finite parameters are kept."""

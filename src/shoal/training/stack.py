@@ -7,7 +7,8 @@ member does not notice its neighbours.
 
 import math
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -43,6 +44,7 @@ class Stack:
         steps: steps taken by each member, ``(R,)`` int64, on the host.
         last_steps: the step at which each member ends, ``(R,)`` int64, on the host.
         layout: where each parameter lies in ``theta``, and what it is for.
+        measured: names of what the task measures; what its objective gives besides is not recorded.
         frozen: parameters that do not train, by name: one for all members.
         passes: indices of all examples that are scored, split after split, in the parts in which they are evaluated.
         at: the step that each member takes, and then has taken, ``(R,)`` int64, on the device.
@@ -64,6 +66,7 @@ class Stack:
         tasks = [build_task(spec) for spec in cohort.members]
         models = [build_model(spec) for spec in cohort.members]
         self.task = tasks[0]
+        self.measured = [measure.name for measure in cohort.shared.task_part.measures().recorded]
         self.model = models[0].to(device)
         self.layout = Layout.of(self.model, cohort.shared.model_part.roles(self.model), device)
         self.tied = _tied(self.model)
@@ -82,6 +85,8 @@ class Stack:
         members = Members(cohort.shared, self.model, self.task, self.tensors, self.theta, self.layout.shapes)
         self.scorer = choose_scorer(engine, members)
         self.launches = Launches(device)
+        # whether one member's training pass is computed without lifting it; None: not tried yet
+        self.unlifted = None if len(cohort) == 1 and device.type == "cpu" else False
         self.scores: dict[str, Tensor] = {}
         self.weights: dict[str, Tensor] = {}
 
@@ -195,7 +200,24 @@ class Stack:
             state = {**self.frozen, **own, **keys}
             return objective(lambda *x: functional_call(self.model, state, x, calling), batch)
 
-        return vmap(one)(self.parameters(), keys, vmap(self.task.batch)(self.tensors, indices))
+        lifted = partial(vmap(one), self.parameters(), keys, vmap(self.task.batch)(self.tensors, indices))
+        if not training or self.unlifted is False:
+            return lifted()
+        first = {name: tensor[0] for name, tensor in self.tensors.items()}
+        own = {name: tensor.squeeze(0) for name, tensor in self.parameters().items()}
+        alone = partial(one, own, {name: key[0] for name, key in keys.items()}, self.task.batch(first, indices[0]))
+        if self.unlifted is None:
+            self.unlifted = self._rounds_alike(lifted, alone)
+        return {name: value.unsqueeze(0) for name, value in alone().items()} if self.unlifted else lifted()
+
+    def _rounds_alike(self, lifted: Callable[[], dict[str, Tensor]], alone: Callable[[], dict[str, Tensor]]) -> bool:
+        """Whether a single member's loss and gradient are the same to the bit without being lifted.
+
+        That is sooner, but some products of small matrices round otherwise; which do, hangs on shapes alone.
+        """
+        losses = [lifted()["loss"], alone()["loss"].unsqueeze(0)]
+        gradients = [torch.autograd.grad(loss, self.theta, torch.ones_like(loss))[0] for loss in losses]
+        return torch.equal(*losses) and torch.equal(*gradients)
 
     def _dropout_keys(self) -> dict[str, Tensor]:
         at_step = fold(self.dropout_keys, self.at)  # (R,)

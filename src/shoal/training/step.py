@@ -65,7 +65,7 @@ def _move(stack: Stack, gradient: Tensor, scale: Tensor, moved: Tensor) -> Tenso
         return stack.fused_update(theta, gradient, scale, stack.optimizer_state, hyper, count, moved)
     before = theta.clone()
     stack.update(theta, gradient * scale, stack.optimizer_state, hyper, count, stack.layout)
-    finite = theta.isfinite().all(1)  # (R,)
+    finite = theta.sum(1, dtype=torch.float64).isfinite()  # (R,): a sum of finite numbers is, in that type
     torch.where((moved & finite).unsqueeze(1), theta, before, out=theta)
     return finite
 
@@ -92,7 +92,11 @@ def _score_splits(stack: Stack) -> None:
         stack.weights = _weights(stack)
     whole = {name: torch.cat([score[name] for score in scores], dim=1).double() for name in scores[0]}  # (R, N) each
     own = whole.pop("weight", None)
-    for quantity, values in whole.items():
+    for quantity in stack.measured:
+        if quantity not in whole:
+            task = stack.cohort.shared.task
+            raise UserError(f"task {task!r} measures {quantity}, and its objective gives only {' '.join(whole)}")
+        values = whole[quantity]
         for name, inside in stack.weights.items():
             split, _, group = name.partition("/")
             column = f"{split}_{quantity}" + (f"_{group}" if group else "")

@@ -82,9 +82,6 @@ class BytePairTokenizer:
     def to_json(self) -> dict[str, Any]:
         return {"kind": self.kind, "merges": [list(pair) for pair in self.merges], "trained_on": self.trained_on}
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_library": None}  # made again where it is needed
-
 
 def train_bpe(text: str, vocabulary_size: int) -> BytePairTokenizer:
     """Merge the most frequent pair of tokens, and again, until there are ``vocabulary_size`` tokens.
@@ -94,7 +91,7 @@ def train_bpe(text: str, vocabulary_size: int) -> BytePairTokenizer:
     Raises:
         UserError: the size is below 256 or above :data:`MOST_TOKENS` or what the text gives; ``tokenizers`` is missing.
     """
-    if isinstance(vocabulary_size, bool) or not isinstance(vocabulary_size, int):
+    if not isinstance(vocabulary_size, int):
         raise UserError(f"vocabulary_size must be an integer, got {vocabulary_size!r}")
     if not ALPHABET <= vocabulary_size <= MOST_TOKENS:
         allowed = f"from {ALPHABET} (the alphabet, of all bytes) to {MOST_TOKENS:,}"

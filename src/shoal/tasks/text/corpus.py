@@ -102,7 +102,7 @@ def _share(value: float) -> Fraction:
         share = Fraction(repr(float(value)))
     except (ValueError, TypeError, OverflowError):
         share = Fraction(0)
-    if isinstance(value, bool) or not 0 < share < 1:
+    if not 0 < share < 1:
         raise UserError(f"valid_share must be above 0 and below 1, got {value!r}")
     return share
 

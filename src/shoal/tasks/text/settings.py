@@ -24,7 +24,8 @@ MEASURES = Measures(
     (
         Measure("loss", "L", "loss", "nats per token", is_log=True),
         Measure("accuracy", "A", "share of next tokens that are predicted", "", True, (0.0, 1.0)),
-    )
+    ),
+    things="windows",
 )
 
 
@@ -50,7 +51,6 @@ class Text(TaskSettings):
 
     name: ClassVar[str] = "text"
     label: ClassVar[str] = "text"
-    things: ClassVar[str] = "windows"
     suggests: ClassVar[Mapping[str, Any]] = {
         "train_batch_size": 32,
         "eval_batch_size": 64,
