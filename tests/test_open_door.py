@@ -2,12 +2,14 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import sysconfig
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -184,6 +186,21 @@ def test_a_study_of_ones_own_is_listed_run_and_reported(installed):
     assert "nothing is wrong" in said
     assert (page / "index.html").read_bytes() == before
     assert len(list((lab / "reports").iterdir())) == 1
+
+
+def test_the_tutorial_says_what_works():
+    text = (EXAMPLE.parents[1] / "docs" / "own-parts.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
+    names: dict[str, Any] = {"__name__": "tutorial"}
+    exec("from shoal.parts import *\nfrom tidepool.tasks import distinct_rows", names)
+    exec("\n".join(block for block in blocks if "shoal.train(" not in block), names)
+    task = names["Reverse"](length=3, sequences=40).build(0)
+    model, V = names["GRU"](embedding_size=4).build(names["Reverse"](length=3).sizes()), 9
+    assert model(task.tensors["rows"][:2, :-1])[0].shape == (2, 6, V)
+    scores = task.objective(model, task.batch(task.tensors, task.scored["valid"]))
+    assert {name: values.shape for name, values in scores.items()} == {"loss": (10,), "right": (10,)}
+    assert names["Signum"]().build() is names["signum"]
+    assert names["TestReverse"].settings["length"] == 3
 
 
 # what is wrong with parts, in one line
@@ -431,7 +448,5 @@ def test_a_study_can_be_any_value_with_grids_and_a_report(module, capsys):
     ],
 )
 def test_what_is_no_study_is_refused(name, words, module, capsys):
-    import re
-
     module("asking_2", STUDY)
     assert re.search(words, refused(capsys, f"study run {name} --quick --lab lab"))
