@@ -29,8 +29,8 @@ class Path:
     """How a family is computed prefix by prefix.
 
     Attributes:
-        outputs: the states that the classifier sees, from ``(scorer, parameters, nodes, ops)``: ``(R, n B, D)``, level by
-            level.
+        outputs: the states that the classifier sees, from ``(scorer, parameters, nodes, ops)``: ``(R, n B, D)``, level
+            by level.
         tokens: the table of tokens, to which a classifier can be tied.
     """
 
