@@ -183,7 +183,7 @@ def _plain_result(
 
 
 def _jobs(case: Case, subject: Subject, request: Request) -> list[Job]:
-    """What each process of a team does: shoal's members are divided between the cores, and not on a card."""
+    """What each process of a team does: shoal's members are divided between the cores, and not on a GPU."""
     R, device = subject.members, request.device
     steps = case.steps(R, request.steps)
     if subject.method != "shoal":
@@ -201,7 +201,7 @@ def operations(case: Case) -> float:
 def _machine_rate(case: Case, device: str) -> float:
     """Operations per second of float32 products ``(B S, D) (D, 4 D)``, one process per core, all at once.
 
-    On a card large products, of 64 times as many rows, in one process: small ones would measure how it is called.
+    On a GPU large products, of 64 times as many rows, in one process: small ones would measure how it is called.
     """
     D, n = case.width, cores() if device == "cpu" else 1
     shape = (round(case.positions) * (1 if device == "cpu" else 64), D, 4 * D)

@@ -1,7 +1,7 @@
-"""How often a card would be told something in a step and in an evaluation: ``python -m benchmarks.launches``.
+"""How often a GPU would be told something in a step and in an evaluation: ``python -m benchmarks.launches``.
 
 Operations are counted on the CPU, kernels as often as they would be launched; nothing is launched. Of PyTorch's
-operations some launch more than one kernel, and the CPU copies gradients of parameters once more than a card does.
+operations some launch more than one kernel, and the CPU copies gradients of parameters once more than a GPU does.
 """
 
 from collections.abc import Callable
@@ -12,9 +12,9 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from shoal.fast import engine as engines
-from shoal.fast.card import library
-from shoal.fast.card.library import CardKernels
 from shoal.fast.fused import FusedKernels
+from shoal.fast.gpu import library
+from shoal.fast.gpu.library import CardKernels
 from shoal.spec import RunSpec
 from shoal.training.plan import Cohort
 from shoal.training.stack import Stack

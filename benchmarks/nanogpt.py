@@ -218,7 +218,7 @@ class Trainer:
             {"params": [p for p in parameters if p.dim() >= 2], "weight_decay": setting.weight_decay},
             {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0},
         ]
-        # nanoGPT takes AdamW's fused form on a card only; on the CPU torch's default is one parameter after another
+        # nanoGPT takes AdamW's fused form on a GPU only; on the CPU torch's default is one parameter after another
         fused = True if self.device.type == "cuda" else None
         self.optimizer = torch.optim.AdamW(
             groups, lr=setting.learning_rate, betas=(setting.beta1, setting.beta2), fused=fused

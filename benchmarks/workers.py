@@ -179,7 +179,7 @@ def _give_up(pipe: Connection, why: str) -> None:
 
 
 def _peak(device: str) -> float:
-    """Largest memory so far, resident or of the card, in MiB."""
+    """Largest memory so far, resident or of the GPU, in MiB."""
     if device == "cuda":
         return torch.cuda.max_memory_reserved() / 2**20
     try:
@@ -286,7 +286,7 @@ def _products(job: Job, scratch: Path) -> tuple[Measure, str]:
 
 
 def _wait(device: str) -> None:
-    """Until a card has done what it was told."""
+    """Until a GPU has done what it was told."""
     if device == "cuda":
         torch.cuda.synchronize()
 

@@ -8,9 +8,9 @@ import torch
 
 from shoal.fast.build import kernels
 
-os.environ["CUDA_VISIBLE_DEVICES"] = ""  # tests are of the CPU, where there is a card too
+os.environ["CUDA_VISIBLE_DEVICES"] = ""  # tests are of the CPU, where there is a GPU too
 os.environ.pop("COLUMNS", None)  # xdist sets it, and tables would be as wide as a terminal
-os.environ["TRITON_INTERPRET"] = "1"  # kernels for a card run on the CPU; read when they are first launched
+os.environ["TRITON_INTERPRET"] = "1"  # kernels for a GPU run on the CPU; read when they are first launched
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -1,4 +1,4 @@
-"""A CUDA graph without a card: operations are recorded with their tensors and done again in the same memory."""
+"""A CUDA graph without a GPU: operations are recorded with their tensors and done again in the same memory."""
 
 from collections.abc import Callable
 from typing import Any
@@ -16,7 +16,7 @@ REFUSED = {
 
 
 class Recording(TorchDispatchMode):
-    """Records operations; those before it in memory are as they were when it ends, as a card does nothing meanwhile."""
+    """Records operations; those before it in memory are as they were when it ends, as a GPU does nothing meanwhile."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -29,7 +29,7 @@ class Recording(TorchDispatchMode):
         kwargs = kwargs or {}
         name = function.overloadpacket.__name__
         if name in REFUSED or (name == "index" and any(i is not None and i.dtype == torch.bool for i in args[1])):
-            raise AssertionError(f"{name} needs the host while the card works")
+            raise AssertionError(f"{name} needs the host while the GPU works")
         for argument, value in zip(function._schema.arguments, args, strict=False):
             if argument.alias_info is not None and argument.alias_info.is_write:
                 self._remember(value)

@@ -2,6 +2,7 @@
 
 from types import SimpleNamespace
 
+from shoal.measures import EQUATIONS
 from shoal.report.certificates import certificates
 
 
@@ -9,7 +10,7 @@ def cohort(name, *alone, record=0.0, steps=25):
     """A cohort of which these members were retrained alone, or one without a certificate."""
     members = {f"{name}-{i}": {"loss": loss, "parameters": parameters} for i, (loss, parameters) in enumerate(alone)}
     certificate = {"members": 20, "steps": steps, "alone": members, "record": record}
-    return SimpleNamespace(id=name, certificate=lambda: certificate if alone else None)
+    return SimpleNamespace(id=name, certificate=lambda: certificate if alone else None, measures=lambda: EQUATIONS)
 
 
 def test_the_worst_of_all_cohorts_is_in_the_sentence_and_each_is_in_the_table():

@@ -119,7 +119,7 @@ def test_a_recording_does_nothing_until_it_is_replayed():
 
 
 def test_a_step_and_an_evaluation_stay_on_the_device():
-    program = Path(__file__).with_name("fake_card.py")
+    program = Path(__file__).with_name("fake_gpu.py")
     done = subprocess.run([sys.executable, "-W", "ignore", str(program)], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     *cases, kernels = done.stdout.splitlines()

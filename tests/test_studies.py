@@ -1,4 +1,4 @@
-"""Every shipped study and card builds and trains, and shows what there is of its runs."""
+"""Every shipped study and reproduction builds and trains, and shows what there is of its runs."""
 
 import re
 from dataclasses import replace
@@ -17,14 +17,16 @@ from shoal.report import write_report
 from shoal.report.figures import long_curves
 from shoal.report.runs import report_runs
 from shoal.spec import RunSpec
-from shoal.studies import NAMES, Form, Results, attention, cards, get_study, improve, sanity
+from shoal.studies import NAMES, Form, Results, attention, get_study, improve, reproductions, sanity
 from shoal.studies.compute_scaling import _distinct
 from shoal.tasks.build import build_task
 from shoal.training.plan import Cohort, plan
 from shoal.training.stack import Stack
 from shoal.training.step import train_step
 
-EVERY = {name: get_study(name) for name in NAMES} | {name: cards.get_card(name) for name in cards.NAMES}
+EVERY = {name: get_study(name) for name in NAMES} | {
+    name: reproductions.get_reproduction(name) for name in reproductions.NAMES
+}
 # runs of all studies in seconds: what changes their shapes is what the studies are about, so it stays
 SMALL = {
     "p": ["5"],

@@ -1,4 +1,4 @@
-"""The pages that a lab can show of its studies and cards: one for each form in which one was run."""
+"""The pages that a lab can show of its studies and reproductions: one for each form in which one was run."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -8,15 +8,15 @@ from shoal.errors import UserError, nearest
 from shoal.lab import Lab
 from shoal.lab.files import names_in
 from shoal.registry import offered
-from shoal.studies import NAMES, Form, Study, cards, get_study, name_of_study
+from shoal.studies import NAMES, Form, Study, get_study, name_of_study, reproductions
 from shoal.studies.base import FULL
 
-EVERY = (*NAMES, *cards.NAMES)
+EVERY = (*NAMES, *reproductions.NAMES)
 
 
 @dataclass(frozen=True)
 class Page:
-    """A form of a study or a card.
+    """A form of a study or a reproduction.
 
     Attributes:
         study: its name.
@@ -34,14 +34,14 @@ class Page:
         return self.study if self.form.name == FULL else f"{self.study}-{self.form.name}"
 
     @property
-    def is_card(self) -> bool:
+    def is_reproduction(self) -> bool:
         """Whether it judges published numbers, each as it was published."""
-        return self.study in cards.NAMES
+        return self.study in reproductions.NAMES
 
     @property
     def module(self) -> Study:
         """What makes the page."""
-        return cards.get_card(self.study) if self.is_card else get_study(self.study)
+        return reproductions.get_reproduction(self.study) if self.is_reproduction else get_study(self.study)
 
 
 def pages_of(lab: Lab, study: str) -> tuple[dict[str, Page], list[str]]:
@@ -63,7 +63,7 @@ def pages_of(lab: Lab, study: str) -> tuple[dict[str, Page], list[str]]:
 
 
 def find_pages(lab: Lab, name: str) -> tuple[list[Page], list[str]]:
-    """The pages of the study or the card of this name, or the one page of this name.
+    """The pages of the study or the reproduction of this name, or the one page of this name.
 
     Returns:
         The pages, and a line for each note of which there can be none.
@@ -75,7 +75,7 @@ def find_pages(lab: Lab, name: str) -> tuple[list[Page], list[str]]:
     if name == (study_of(name) or ""):
         found, unreadable = pages_of(lab, name)
         if not found:
-            how = "reproduce" if name in cards.NAMES else "study run"
+            how = "reproduce" if name in reproductions.NAMES else "study run"
             again = f"shoal {how} {name} --lab {lab.path}"
             raise UserError("; ".join([*(unreadable or [f"{name!r} was not run in lab {lab.path}"]), again]))
         return list(found.values()), unreadable
@@ -88,7 +88,7 @@ def find_pages(lab: Lab, name: str) -> tuple[list[Page], list[str]]:
 
 
 def study_of(name: str) -> str | None:
-    """The study or card whose page has this name, or could have."""
+    """The study or reproduction whose page has this name, or could have."""
     own = next((study for study in EVERY if name == study or name.startswith(f"{study}-")), None)
     return own or name_of_study(page_name(name).partition("-")[0])
 

@@ -101,7 +101,7 @@ def report_pages(
     check_drawing()
     changes: dict[str, Any] = {} if thresholds is None else {"thresholds": tuple(thresholds)}
     changes |= {} if stay is None else {"stay": stay}
-    pages = [page if page.is_card else replace(page, form=replace(page.form, **changes)) for page in pages]
+    pages = [page if page.is_reproduction else replace(page, form=replace(page.form, **changes)) for page in pages]
     shown = {page.name: page for page in pages}
     failures: dict[str, UserError] = {}
     code = 0

@@ -11,7 +11,7 @@ from shoal.output import say
 def arguments(parser: Parser) -> None:
     """Flags of the command."""
     parser.add_argument(
-        "what", nargs="*", metavar="STUDY-OR-RUNS", help="a study or a card, or runs; all runs when not given"
+        "what", nargs="*", metavar="STUDY-OR-RUNS", help="a study or a reproduction, or runs; all runs when not given"
     )
     add_lab(parser)
     parser.flag("name", help="name of a report of runs (runs)")

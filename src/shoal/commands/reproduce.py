@@ -16,7 +16,7 @@ from shoal.commands.study import add_form, refuse_times
 
 def arguments(parser: Parser) -> None:
     """Flags of the command."""
-    parser.add_argument("names", nargs="*", metavar="NAME", help="the cards; without one, their list")
+    parser.add_argument("names", nargs="*", metavar="NAME", help="the reproductions; without one, their list")
     add_lab(parser)
     add_form(parser)
     add_execution(parser)
@@ -24,20 +24,20 @@ def arguments(parser: Parser) -> None:
 
 
 def run(options: Options) -> int:
-    """List the cards, or train and judge some."""
-    from shoal.studies.cards import NAMES, get_card
+    """List the reproductions, or train and judge some."""
+    from shoal.studies.reproductions import NAMES, get_reproduction
 
     if not options.names:
-        refuse_unread(options, "reproduce without the name of a card lists them and", "lab")
+        refuse_unread(options, "reproduce without the name of a reproduction lists them and", "lab")
         for name, about in NAMES.items():
             print(f"{name:18} {about}")
         return 0
     for name in options.names:
         refuse_times(options, name)
-    cards = {name: get_card(name) for name in options.names}
+    reproductions = {name: get_reproduction(name) for name in options.names}
 
     from shoal.commands.questions import run_studies
     from shoal.studies import Form
 
     form = Form(options.quick, options.seeds, read_values(options))
-    return run_studies(cards, form, options.lab, read_execution(options))
+    return run_studies(reproductions, form, options.lab, read_execution(options))

@@ -1,4 +1,4 @@
-"""``shoal study list | run NAME … | report NAME …``; of reproduction cards, ``report``."""
+"""``shoal study list | run NAME … | report NAME …``; of reproductions, ``report``."""
 
 from collections.abc import Sequence
 
@@ -121,7 +121,7 @@ def _run(options: Options) -> int:
 
 
 def _report(options: Options) -> int:
-    """A card is trained by ``shoal reproduce``; what there is of its runs is reported as a study's is."""
+    """A reproduction is trained by ``shoal reproduce``; what there is of its runs is reported as a study's is."""
     from shoal.commands.pages import EVERY, find_pages, page_name, pages_of, studies_from_outside, study_of
     from shoal.commands.questions import report_pages
     from shoal.lab import Lab
@@ -147,12 +147,12 @@ def _report(options: Options) -> int:
 
 def refuse_times(options: Options, name: str) -> None:
     """Raise :class:`UserError` for flags that say when a run has generalised, where a page says it itself."""
-    from shoal.studies import cards
+    from shoal.studies import reproductions
 
     why = {
         "mixed-orders": "it tells which order comes first",
         "attention": "it looks into models that have generalised",
-        **dict.fromkeys(cards.NAMES, "each number of a card is judged as it was published"),
+        **dict.fromkeys(reproductions.NAMES, "each number of a reproduction is judged as it was published"),
     }
     for flag in ("threshold", "stay"):
         if name in why and getattr(options, flag) is not None:

@@ -50,6 +50,6 @@ class FusedAdam:
             *(int(decay.shape[1] > 1), int(self.decoupled), finite),
         )()
         finite |= ~moved
-        if theta.device.type != "cpu" or not finite.all():  # a card is not looked at
+        if theta.device.type != "cpu" or not finite.all():  # a GPU is not looked at
             torch.where(finite.unsqueeze(1), theta, before, out=theta)
         return finite

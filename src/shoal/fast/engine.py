@@ -1,7 +1,7 @@
 """Which engine computes a cohort, and why.
 
-- ``compiled``: prefix by prefix, with kernels compiled for this machine's CPU or card; what it saves is products not
-  made twice, passes over memory and, on a card, launches.
+- ``compiled``: prefix by prefix, with kernels compiled for this machine's CPU or GPU; what it saves is products not
+  made twice, passes over memory and, on a GPU, launches.
 - ``prefixes``: prefix by prefix, with PyTorch's own operations; on any device.
 - ``plain``: the model as it is written, lifted over the members by ``torch.func.vmap``; covers everything.
 """

@@ -1,4 +1,4 @@
-"""Where the fused kernels of a device come from: compiled from C for the CPU, by Triton for a card."""
+"""Where the fused kernels of a device come from: compiled from C for the CPU, by Triton for a GPU."""
 
 import hashlib
 import os
@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from shoal.fast.build import OFF, kernels
-from shoal.fast.card.library import CardKernels
+from shoal.fast.gpu.library import CardKernels
 from shoal.fast.kernels import CompiledLibrary, Library
 from shoal.fast.program import Program
 from shoal.fast.trial import largest_error
@@ -36,7 +36,7 @@ class FusedKernels:
 def fused_kernels(device: torch.device) -> FusedKernels:
     """The kernels of a device; made or found on first use."""
     if device.type != "cpu":
-        return _on_card(device)
+        return _on_gpu(device)
     host = kernels()
     if host.library is None:
         return FusedKernels(None, host.note)
@@ -45,8 +45,8 @@ def fused_kernels(device: torch.device) -> FusedKernels:
 
 
 @cache
-def _on_card(device: torch.device) -> FusedKernels:
-    """Triton's, if what they compute on this card is what PyTorch computes there."""
+def _on_gpu(device: torch.device) -> FusedKernels:
+    """Triton's, if what they compute on this GPU is what PyTorch computes there."""
     if os.environ.get(OFF):
         return FusedKernels(None, f"{OFF} is set")
     if os.environ.get("TRITON_INTERPRET"):
@@ -72,6 +72,6 @@ def _on_card(device: torch.device) -> FusedKernels:
 
 
 def _source() -> str:
-    """A checksum of the kernels for a card."""
-    files = sorted(Path(__file__).with_name("card").glob("*.py"))
+    """A checksum of the kernels for a GPU."""
+    files = sorted(Path(__file__).with_name("GPU").glob("*.py"))
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:16]

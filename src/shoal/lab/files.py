@@ -19,7 +19,7 @@ CHECKSUM = "sha256"  # the key under which a JSON file carries that of the rest 
 
 LARGEST_JSON = 2**28  # bytes; a cohort of 100,000 runs has fewer
 LARGEST_PART = 2**32  # of metrics: what is measured in seconds has far fewer
-LARGEST_TENSORS = 2**36  # of all members of a cohort together; no card holds more
+LARGEST_TENSORS = 2**36  # of all members of a cohort together; no GPU holds more
 
 
 def read(path: Path, most: int) -> bytes:

@@ -60,7 +60,7 @@ class Matrices:
 class Layout:
     """The parameters that train, one after the other in ``theta``, ``(R, P)``.
 
-    What is on a device is put there at once: a step that is recorded for a card copies nothing from the host.
+    What is on a device is put there at once: a step that is recorded for a GPU copies nothing from the host.
 
     Attributes:
         hidden: the hidden matrices, shape by shape; what has role matrix and not two dimensions is none.

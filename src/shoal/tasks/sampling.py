@@ -15,7 +15,7 @@ from shoal.keyed import bits, fold
 class Sampler(Protocol):
     """Draws the training examples of every member of a stack at once.
 
-    Whatever needs the host is done in ``prepare``: to draw is the same work on the device at every step, so that a card
+    Whatever needs the host is done in ``prepare``: to draw is the same work on the device at every step, so that a GPU
     can be told to do many steps at once.
     """
 

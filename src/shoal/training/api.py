@@ -304,7 +304,7 @@ def check_metrics(metrics: Mapping[str, Metric], specs: Sequence[RunSpec], devic
 def choose_workers(
     begun: Sequence[CohortFolder], new: Sequence[Cohort], device: torch.device, metrics: Mapping[str, Metric]
 ) -> int:
-    """One per core, but one in all where a card is shared or a metric cannot be sent to another process.
+    """One per core, but one in all where a GPU is shared or a metric cannot be sent to another process.
 
     One cohort is divided between the cores when it takes longer than starting processes does.
     """

@@ -1,6 +1,6 @@
 """How a device is told what to do again and again.
 
-A processor is called, once for each time. A card is too fast for that: at these sizes a kernel takes less time than
+A processor is called, once for each time. A GPU is too fast for that: at these sizes a kernel takes less time than
 telling it to run. So what is done at every step is recorded once, as a CUDA graph, and many steps are launched with one
 call. A recording is the same kernels on the same memory: the work must look at nothing on the host, and what it changes
 it must change in place.
@@ -24,7 +24,7 @@ class Launches:
 
     Args:
         device: where it is done.
-        record: makes a recording of what a function does and returns what replays it; a CUDA graph on a card, and
+        record: makes a recording of what a function does and returns what replays it; a CUDA graph on a GPU, and
             None, where the device is called each time, elsewhere.
     """
 
@@ -63,7 +63,7 @@ class Launches:
 
 
 def captured(work: Call, pool: Any = None) -> Call:
-    """What a function does on the card, as a CUDA graph in a pool of memory. It does nothing while it is recorded."""
+    """What a function does on the GPU, as a CUDA graph in a pool of memory. It does nothing while it is recorded."""
     graph, stream = torch.cuda.CUDAGraph(), torch.cuda.current_stream()
     try:
         with torch.cuda.graph(graph, pool=pool):

@@ -38,7 +38,7 @@ class Options:
         flush_seconds: longest time between two flushes.
         metrics: further quantities of the parameters to record at every evaluation.
         watch: is told where the cohort stands, a few times a second at most.
-        stop: asked after every step, on a card after up to a hundred; True makes the session flush and end.
+        stop: asked after every step, on a GPU after up to a hundred; True makes the session flush and end.
         places: members to train side by side; as many as fit into ``memory_share`` of what is free, when not given.
     """
 
@@ -187,7 +187,7 @@ class Session:
     def advance(self, most: int = sys.maxsize) -> int:
         """Steps of every member up to where the schedule asks for something, and that; members that are done leave.
 
-        One step on the CPU. On a card looking what is to be done is waiting for it, so there may be many, but no more
+        One step on the CPU. On a GPU looking what is to be done is waiting for it, so there may be many, but no more
         than ``most``. Returns how many there were.
         """
         taken = 0

@@ -18,7 +18,7 @@ from shoal.training.groups import left_in_process, memory_left
 
 # What PyTorch says for the CPU, CUDA and its libraries, C++, and oneDNN (with "descriptor" after it: another mistake).
 _SIGNS = re.compile("DefaultCPUAllocator|out of memory|ALLOC_FAILED|bad_alloc|could not create a primitive$")
-MOST = 65_535  # members of a stack: kernels for a card have no larger grids
+MOST = 65_535  # members of a stack: kernels for a GPU have no larger grids
 SHARE = 0.5  # of what is free, that all cohorts training at once may take together
 
 
@@ -48,11 +48,11 @@ def _check_fits(spec: RunSpec, each: int, free: int) -> None:
         raise UserError(f"one run with {sizes} needs about {each / 2**30:,.1f} GiB; {free / 2**30:,.1f} GiB are free")
 
 
-def member_bytes(spec: RunSpec, engine: str, on_card: bool = False) -> int:
+def member_bytes(spec: RunSpec, engine: str, on_gpu: bool = False) -> int:
     """An estimate, on the high side, of what one member takes while it trains and is evaluated.
 
     Parameters with their gradient, optimizer state and copies; data; and what the forward pass keeps for the backward
-    at every position of a batch, or what an evaluation pass holds at once: on a card both, as recorded steps keep
+    at every position of a batch, or what an evaluation pass holds at once: on a GPU both, as recorded steps keep
     their memory.
     """
     sizes, counts = spec.task_part.sizes(), spec.task_part.counts()
@@ -64,7 +64,7 @@ def member_bytes(spec: RunSpec, engine: str, on_card: bool = False) -> int:
     if engine == "compiled":  # in parts, but every layer's arrays stay
         n_scored = -(-n_scored // parts_of(n_scored, min(spec.train_batch_size, n_train))) * layers
     evaluated = n_scored * S * position / layers
-    held = trained + evaluated if on_card else max(trained, evaluated)
+    held = trained + evaluated if on_gpu else max(trained, evaluated)
     return int(parameter_bytes(spec) + 4 * held + data)
 
 
@@ -83,7 +83,7 @@ def free_bytes(device: torch.device) -> int:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error, or one that it came after, says that memory ran out: of Python, of a card or of a library."""
+    """Whether an error, or one that it came after, says that memory ran out: of Python, of a GPU or of a library."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
     if isinstance(error, RuntimeError) and _SIGNS.search(str(error)):

@@ -1,4 +1,4 @@
-"""The report that every card gives."""
+"""The report that every reproduction gives."""
 
 import math
 from collections.abc import Sequence
@@ -12,40 +12,43 @@ from shoal.report import Cell, Figure, Report, Section, Table
 from shoal.report.figures import COLOURS, styled
 from shoal.report.summary import provenance
 from shoal.studies.base import Form
-from shoal.studies.cards.curves import CURVE_RULE, CurveVerdict, judge_curve, worded_curve
-from shoal.studies.cards.verdict import INCONSISTENT, NOT_RUN, RULE, WORDS, Verdict, compare, steps, worded
+from shoal.studies.reproductions.curves import CURVE_RULE, CurveVerdict, judge_curve, worded_curve
+from shoal.studies.reproductions.verdict import INCONSISTENT, NOT_RUN, RULE, WORDS, Verdict, compare, steps, worded
 from shoal.studies.results import Results
 
 
-def card_report(card: ModuleType, name: str, results: Results, form: Form) -> Report:
+def reproduction_report(reproduction: ModuleType, name: str, results: Results, form: Form) -> Report:
     """The verdict first, then the distribution beside the published numbers, settings, deviations and provenance.
 
     Args:
-        card: a module with ``TITLE``, ``SOURCE``, ``PUBLISHED``, ``CURVES`` and ``DEVIATIONS``.
-        name: the card's.
+        reproduction: a module with ``TITLE``, ``SOURCE``, ``PUBLISHED``, ``CURVES`` and ``DEVIATIONS``.
+        name: the reproduction's.
         results: its runs.
         form: how they were asked for.
     """
-    verdicts, curves = judged(card, results)
+    verdicts, curves = judged(reproduction, results)
     command = f"shoal reproduce {name}{form.flags()}"
     changed = [] if not form.settings else [f"Settings changed for this report: {form.flags().strip()}."]
     return Report(
-        title=form.title(card.TITLE),
+        title=form.title(reproduction.TITLE),
         lead="Could what was published be runs of these settings?",
         answers=[*results.shortcomings(), *conclusion(verdicts, curves)],
         sections=[
             Section("Beside the published numbers", [RULE], [_figure(verdicts)], [_table(verdicts)]),
             _curves(curves),
-            Section("Source and deviations", [f"Source: {card.SOURCE}", *changed, *_numbered(card.DEVIATIONS)]),
+            Section(
+                "Source and deviations",
+                [f"Source: {reproduction.SOURCE}", *changed, *_numbered(reproduction.DEVIATIONS)],
+            ),
             provenance(results.records, command),
         ],
     )
 
 
-def judged(card: ModuleType, results: Results) -> tuple[list[Verdict], list[CurveVerdict]]:
-    """The verdicts on a card's numbers and curves, their p values corrected for all that were tried."""
-    verdicts = [compare(published, results) for published in card.PUBLISHED]
-    curves = [judge_curve(curve, results) for curve in card.CURVES]
+def judged(reproduction: ModuleType, results: Results) -> tuple[list[Verdict], list[CurveVerdict]]:
+    """The verdicts on a reproduction's numbers and curves, their p values corrected for all that were tried."""
+    verdicts = [compare(published, results) for published in reproduction.PUBLISHED]
+    curves = [judge_curve(curve, results) for curve in reproduction.CURVES]
     tried = [*(verdict.p for verdict in verdicts), *(curve.p for curve in curves)]
     corrected, tests = holm(tried), sum(p is not None for p in tried)
     numbers = [worded(verdict, p, tests) for verdict, p in zip(verdicts, corrected, strict=False)]
@@ -60,7 +63,7 @@ def conclusion(verdicts: Sequence[Verdict], curves: Sequence[CurveVerdict] = ())
     if tried:
         text = f"Verdict: of the {numbers} tried, {_counted([verdict.word for verdict in tried])}."
         if len(tried) < len(verdicts):
-            text += f" {len(verdicts) - len(tried)} more that the card lists have no runs here."
+            text += f" {len(verdicts) - len(tried)} more that the reproduction lists have no runs here."
     out = [text + _dependent(tried)]
     compared = [curve for curve in curves if curve.word != NOT_RUN]
     if compared:

@@ -1,4 +1,4 @@
-"""Reproduction cards: the rule of the verdict, and that every card asks for what it says."""
+"""Reproductions: the rule of the verdict, and that every reproduction asks for what it says."""
 
 import math
 from types import SimpleNamespace
@@ -12,10 +12,10 @@ from shoal import RunSpec, grid, train
 from shoal.analysis import holm
 from shoal.errors import UserError
 from shoal.studies import Form, Results
-from shoal.studies.cards import NAMES, get_card
-from shoal.studies.cards.curves import FEWEST, PublishedCurve, compare_curve, worded_curve
-from shoal.studies.cards.page import _table, conclusion, judged
-from shoal.studies.cards.verdict import (
+from shoal.studies.reproductions import NAMES, get_reproduction
+from shoal.studies.reproductions.curves import FEWEST, PublishedCurve, compare_curve, worded_curve
+from shoal.studies.reproductions.page import _table, conclusion, judged
+from shoal.studies.reproductions.verdict import (
     _TIMES,
     CONSISTENT,
     INCONSISTENT,
@@ -177,7 +177,7 @@ def test_a_published_mean_is_compared_with_the_interval_of_a_mean():
     alone, mean = (one(7000, *runs, column="t_valid_accuracy", runs=m) for m in (1, 2))
     assert alone.interval[0] < mean.interval[0] < mean.interval[1] < alone.interval[1]
     assert mean.p_rank is None and alone.p_rank is not None
-    assert {p.runs for p in get_card("practical").PUBLISHED} == {2}
+    assert {p.runs for p in get_reproduction("practical").PUBLISHED} == {2}
 
 
 def card_of(numbers, curves=()):
@@ -296,46 +296,48 @@ def test_a_card_of_true_numbers_is_contradicted_in_one_case_of_twenty(draws=300)
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_published_number_has_runs_in_the_full_form(name):
-    card = get_card(name)
-    specs = Form().specs(card)
-    for published in card.PUBLISHED:
+    reproduction = get_reproduction(name)
+    specs = Form().specs(reproduction)
+    for published in reproduction.PUBLISHED:
         own = [s for s in specs if all(getattr(s, key) == value for key, value in published.where.items())]
         assert len(own) >= 5
         if not published.column.startswith("t_"):
             assert all(spec.n_steps > max(published.values) for spec in own)
-    for curve in card.CURVES:
+    for curve in reproduction.CURVES:
         own = [s for s in specs if all(getattr(s, key) == value for key, value in curve.where.items())]
         assert len(own) >= FEWEST
         for losses in curve.losses.values():
             assert all(is_evaluated(spec, step) and step <= spec.n_steps for spec in own for step in losses)
-    assert card.DEVIATIONS
-    assert len(Form(quick=True).specs(card)) < len(specs)
+    assert reproduction.DEVIATIONS
+    assert len(Form(quick=True).specs(reproduction)) < len(specs)
 
 
 def test_cards_hold_the_published_settings():
     (nanda,) = {
-        (s.p, s.num_layers, s.norm, s.positions, s.beta2, s.weight_decay) for s in Form().specs(get_card("nanda-2023"))
+        (s.p, s.num_layers, s.norm, s.positions, s.beta2, s.weight_decay)
+        for s in Form().specs(get_reproduction("nanda-2023"))
     }
     assert nanda == (113, 1, "none", "learned", 0.98, 1.0)
-    specs = Form().specs(get_card("nanda-2023"))
+    specs = Form().specs(get_reproduction("nanda-2023"))
     assert {trained_equations(s) for s in specs} == {int(f * 113**2) for f in (0.95, 0.9, 0.8, 0.5, 0.3, 0.28)}
     assert {(s.warmup_from_zero, s.split_shuffle, s.split_seed, s.initialisation) for s in specs} == {
         (True, "python", 0, "nanda")
     }
     (power,) = {
-        (s.p, s.operator, s.optimizer, s.weight_decay, s.norm_position) for s in Form().specs(get_card("power-2022"))
+        (s.p, s.operator, s.optimizer, s.weight_decay, s.norm_position)
+        for s in Form().specs(get_reproduction("power-2022"))
     }
     assert power == (97, "/", "adam", 0.0, "post")
     (power,) = {
         (s.task_part.sizes().vocabulary_size, s.equation_format, s.positions, s.warmup_from_zero, s.split_seed)
-        for s in Form().specs(get_card("power-2022"))
+        for s in Form().specs(get_reproduction("power-2022"))
     }
     assert power == (239, "eos", "vaswani", True, 0)
     (grokfast,) = {
         (sum(split), s.norm_position, s.initialisation, s.warmup_from_zero)
-        for s in Form().specs(get_card("grokfast-baseline"))
+        for s in Form().specs(get_reproduction("grokfast-baseline"))
         for split in [equations_of(s).train.shape + equations_of(s).valid.shape]
     }
     assert grokfast == (97 * 96, "pre_stream", "torch_attention", True)
-    with pytest.raises(UserError, match=r"unknown card 'nanda'.*did you mean 'nanda-2023'"):
-        get_card("nanda")
+    with pytest.raises(UserError, match=r"unknown reproduction 'nanda'.*did you mean 'nanda-2023'"):
+        get_reproduction("nanda")

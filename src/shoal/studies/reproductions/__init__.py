@@ -1,6 +1,7 @@
-"""Reproduction cards: published settings written down exactly, and what our runs of them say of the published numbers.
+"""Reproductions: published settings written down exactly, and what our runs of them say of the published numbers.
 
-A card is a study whose module also names its source, the published numbers and curves and every known deviation.
+A reproduction is a study whose module also names its source, the published numbers and curves, and every known
+deviation.
 """
 
 import importlib
@@ -13,7 +14,7 @@ from shoal.errors import UserError, nearest
 if TYPE_CHECKING:
     from shoal.studies.base import Study
 
-# with what each is about, so that a list needs no card's module
+# with what each is about, so that a list needs no reproduction's module
 NAMES: Mapping[str, str] = MappingProxyType(
     {
         "practical": "the practical's defaults: when LSTM and GPT generalise, beside three reports",
@@ -24,12 +25,12 @@ NAMES: Mapping[str, str] = MappingProxyType(
 )
 
 
-def get_card(name: str) -> "Study":
-    """The card of this name.
+def get_reproduction(name: str) -> "Study":
+    """The reproduction of this name.
 
     Raises:
         UserError: there is none.
     """
     if name not in NAMES:
-        raise UserError(f"unknown card {name!r}: one of {' '.join(NAMES)}{nearest(name, NAMES)}")
-    return cast("Study", importlib.import_module(f"shoal.studies.cards.{name.replace('-', '_')}"))
+        raise UserError(f"unknown reproduction {name!r}: one of {' '.join(NAMES)}{nearest(name, NAMES)}")
+    return cast("Study", importlib.import_module(f"shoal.studies.reproductions.{name.replace('-', '_')}"))

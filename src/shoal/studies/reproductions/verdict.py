@@ -23,10 +23,11 @@ RULE = (
     "that had not got there by its end is censored there, one that diverged where the last of ours ended; mean and "
     "deviation are then those of maximum likelihood, with one degree of freedom less than runs that got there. Where a "
     "publication has the times of many runs, the two samples are compared by the log-rank test, with the ratio of "
-    "their medians. P values are corrected by Holm over what was tried of this card, curves included. Not consistent: "
-    "the corrected p is at most 0.05, which happens to a card whose numbers are all of our distributions in at most 5 "
-    "% of cases. Too few runs to tell: it is not, but the interval, widened for what was tried, reaches further than a "
-    "factor of 3 to a side, or fewer than two runs got there, so that a number three times as large could have passed. "
+    "their medians. P values are corrected by Holm over what was tried of this reproduction, curves included. Not "
+    "consistent: the corrected p is at most 0.05, which happens to a reproduction whose numbers are all of our "
+    "distributions in at most 5 % of cases. Too few runs to tell: it is not, but the interval, widened for what was "
+    "tried, reaches further than a factor of 3 to a side, or fewer than two runs got there, so that a number three "
+    "times as large could have passed. "
     "Consistent: neither. The deviation is at least that of the grid of evaluations on which times lie. The rank p "
     "assumes no distribution: it is that of the published number's place among ours."
 )
@@ -79,7 +80,7 @@ class Verdict:
         why: in words.
         interval: low and high end of where it should lie; of several runs, of the ratio of medians, ours over theirs.
         p: of the comparison; None where there was none.
-        p_holm: corrected for what was tried of the card.
+        p_holm: corrected for what was tried of the reproduction.
         p_rank: of its place among ours.
         prediction: of one number; what tells how far it reaches.
     """

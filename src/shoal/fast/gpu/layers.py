@@ -1,4 +1,4 @@
-"""LSTM, attention and GELU on a card. What each kernel computes, and of what, is said in ``kernels.c``.
+"""LSTM, attention and GELU on a GPU. What each kernel computes, and of what, is said in ``kernels.c``.
 
 A kernel is run by many programs at once, each on a block: ``N`` rows (nodes, queries, examples) of ``K`` numbers, both
 powers of two; masks leave out what is beyond the sizes. ``r`` is the member; offsets that grow with it have 64 bits.
@@ -6,7 +6,7 @@ What belongs to a pointer that is None is left out when a kernel is compiled.
 
 No two programs write the same number, and nothing is added up in an order of the moment: the same work gives the same
 bits. Where C adds to a table place by place, here each row of the table has a program that adds up the places that
-belong to it (``attend_keys``, and ``sum_rows`` in :mod:`shoal.fast.card.rows`), and finds them sorted by row.
+belong to it (``attend_keys``, and ``sum_rows`` in :mod:`shoal.fast.gpu.rows`), and finds them sorted by row.
 """
 
 # ruff: noqa: D103

@@ -7,7 +7,7 @@ from typing import Any
 import polars as pl
 
 from shoal.analysis.prediction import fit_log_normal, predict
-from shoal.studies.cards.verdict import ALPHA, CONSISTENT, INCONSISTENT, NOT_RUN, TOO_FEW
+from shoal.studies.reproductions.verdict import ALPHA, CONSISTENT, INCONSISTENT, NOT_RUN, TOO_FEW
 from shoal.studies.results import Results
 
 FEWEST = 4  # runs; with three, Student's t of a corrected interval is above 15
@@ -44,9 +44,9 @@ class CurveVerdict:
         points: one row per column and step: ``column``, ``step``, ``published``, ``low``, ``middle`` and ``high``
             (losses where 95 % of runs that begin as the published one would lie; at the first step of all runs), ``p``.
         n: runs of ours.
-        word: as of a :class:`~shoal.studies.cards.verdict.Verdict`.
+        word: as of a :class:`~shoal.studies.reproductions.verdict.Verdict`.
         p: of the curve.
-        p_holm: corrected for what was tried of the card.
+        p_holm: corrected for what was tried of the reproduction.
     """
 
     curve: PublishedCurve

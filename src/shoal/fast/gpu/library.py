@@ -1,7 +1,7 @@
-"""The fused kernels on a card: under the names and with the arguments of ``kernels.c``, launched as Triton's.
+"""The fused kernels on a GPU: under the names and with the arguments of ``kernels.c``, launched as Triton's.
 
-Triton comes with PyTorch where that is built for a card, and compiles a kernel for the card at hand when it is first
-launched. Without a card it can run kernels in Python, one program after the other (``TRITON_INTERPRET=1``): slowly, to
+Triton comes with PyTorch where that is built for a GPU, and compiles a kernel for the GPU at hand when it is first
+launched. Without a GPU it can run kernels in Python, one program after the other (``TRITON_INTERPRET=1``): slowly, to
 see what they compute.
 """
 
@@ -179,7 +179,7 @@ def _launch(name: str, grid: tuple[int, ...], *arguments: Any, **constants: Any)
 
 def kernel(name: str) -> Any:
     """A kernel by its name."""
-    from shoal.fast.card import layers, rows  # Triton is not everywhere
+    from shoal.fast.gpu import layers, rows  # Triton is not everywhere
 
     return getattr(layers if hasattr(layers, name) else rows, name)
 

@@ -4,9 +4,9 @@ import sys
 
 from shoal.report import Report
 from shoal.studies.base import Form, Grid, first_seeds
-from shoal.studies.cards.curves import PublishedCurve
-from shoal.studies.cards.page import card_report
-from shoal.studies.cards.verdict import Published
+from shoal.studies.reproductions.curves import PublishedCurve
+from shoal.studies.reproductions.page import reproduction_report
+from shoal.studies.reproductions.verdict import Published
 from shoal.studies.results import Results
 from shoal.studies.settings import per_model
 
@@ -46,5 +46,5 @@ def grids(quick: bool) -> list[Grid]:
 
 
 def report(results: Results, form: Form) -> Report:
-    """The card."""
-    return card_report(sys.modules[__name__], "practical", results, form)
+    """The reproduction."""
+    return reproduction_report(sys.modules[__name__], "practical", results, form)

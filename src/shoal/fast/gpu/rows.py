@@ -1,4 +1,4 @@
-"""Sums of rows, norms, scores and Adam on a card; see :mod:`shoal.fast.card.layers` for how to read them."""
+"""Sums of rows, norms, scores and Adam on a GPU; see :mod:`shoal.fast.gpu.layers` for how to read them."""
 
 # ruff: noqa: D103
 import triton

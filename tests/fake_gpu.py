@@ -1,7 +1,7 @@
-"""Steps on a card that is not there: every operation, its shapes and devices, without values.
+"""Steps on a GPU that is not there: every operation, its shapes and devices, without values.
 
 Run as a program, which registers a device with PyTorch for good. Two devices that meet in one operation, or a value
-that is looked at, raise. Kernels are launched with what they are given on the card, and do nothing.
+that is looked at, raise. Kernels are launched with what they are given on the GPU, and do nothing.
 """
 
 import copy
@@ -21,9 +21,9 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
 
 from shoal.fast import engine as engines
-from shoal.fast.card import library
-from shoal.fast.card.library import CardKernels
 from shoal.fast.fused import FusedKernels
+from shoal.fast.gpu import library
+from shoal.fast.gpu.library import CardKernels
 from shoal.training.stack import Stack
 from shoal.training.step import _learn, evaluate, l2_norm, train_step
 
@@ -37,8 +37,8 @@ SETTINGS = [
 ]
 
 
-def on_card(stack: Stack, mode: FakeTensorMode) -> Stack:
-    """A copy whose tensors are on the card, but for those that are said to be on the host."""
+def on_gpu(stack: Stack, mode: FakeTensorMode) -> Stack:
+    """A copy whose tensors are on the GPU, but for those that are said to be on the host."""
     sampler = stack.sampler
     sampler.host_batches = sampler.host_batches.clone()  # on the CPU it is the very tensor that the device has
     host = {id(x) for x in (stack.steps, stack.last_steps, sampler.host_batches, sampler.shuffled, sampler.epoch)}
@@ -47,19 +47,19 @@ def on_card(stack: Stack, mode: FakeTensorMode) -> Stack:
         if id(tensor) in host:
             return tensor.clone()
         shape = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
-        memo[id(tensor)] = FakeTensor(mode, shape, torch.device("card:0"), requires_grad=tensor.requires_grad)
+        memo[id(tensor)] = FakeTensor(mode, shape, torch.device("GPU:0"), requires_grad=tensor.requires_grad)
         return memo[id(tensor)]
 
     with mock.patch.object(Tensor, "__deepcopy__", moved), mock.patch.object(torch.nn.Parameter, "__deepcopy__", moved):
         return copy.deepcopy(stack)
 
 
-class OnCard(TorchDispatchMode):
-    """Refuses operands on the host, of which PyTorch lets single numbers meet what is on a card."""
+class OnGPU(TorchDispatchMode):
+    """Refuses operands on the host, of which PyTorch lets single numbers meet what is on a GPU."""
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         for value in tree_leaves((args, kwargs)):
-            assert not isinstance(value, Tensor) or value.device.type == "card", (function, value)
+            assert not isinstance(value, Tensor) or value.device.type == "GPU", (function, value)
         return function(*args, **(kwargs or {}))
 
 
@@ -67,7 +67,7 @@ def launched(name: str, grid: tuple[int, ...], *arguments: object, **constants: 
     """A kernel that does nothing but look at its arguments."""
     assert all(size > 0 for size in grid)
     for value in arguments:
-        assert not isinstance(value, Tensor) or value.device.type == "card", (name, value)
+        assert not isinstance(value, Tensor) or value.device.type == "GPU", (name, value)
     return lambda: LAUNCHED.update([name])
 
 
@@ -75,9 +75,9 @@ LAUNCHED: Counter[str] = Counter()
 
 
 @contextmanager
-def kernels_of_the_card() -> Iterator[None]:
+def kernels_of_the_gpu() -> Iterator[None]:
     """Kernels on a device without values, whose memory is known by its storage."""
-    found = FusedKernels(CardKernels, "on a card that is not there")
+    found = FusedKernels(CardKernels, "on a GPU that is not there")
     with (
         mock.patch.object(engines, "fused_kernels", lambda device: found),
         mock.patch.object(library, "_launch", launched),
@@ -94,18 +94,18 @@ def check(model: str, engine: str, values: dict[str, object]) -> None:
     if engine != "compiled":  # whose calls are bound to memory on the CPU, once there are any
         train_step(stack)  # what is made once is there
     mode = FakeTensorMode()
-    card = on_card(stack, mode)
-    assert card.theta.device.type == "card"
+    GPU = on_gpu(stack, mode)
+    assert GPU.theta.device.type == "GPU"
     with mode:
-        with OnCard():
-            _learn(card)
-        columns = evaluate(card, {"l2_norm": l2_norm})
+        with OnGPU():
+            _learn(GPU)
+        columns = evaluate(GPU, {"l2_norm": l2_norm})
     assert {column.device for column in columns.values()} == {CPU}  # what the host reads has been brought to it
 
 
 if __name__ == "__main__":
-    _setup_privateuseone_for_python_backend("card")
-    with kernels_of_the_card():
+    _setup_privateuseone_for_python_backend("GPU")
+    with kernels_of_the_gpu():
         for model in ("lstm", "gpt"):
             for engine in ("compiled", "prefixes", "plain"):
                 for values in SETTINGS:

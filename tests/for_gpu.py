@@ -1,4 +1,4 @@
-"""Compiles every kernel that training launches, for a card of the given capability, without one: run as a program."""
+"""Compiles every kernel that training launches, for a GPU of the given capability, without one: run as a program."""
 
 import sys
 from typing import Any
@@ -10,14 +10,14 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 
 from shoal.fast import engine as engines
-from shoal.fast.card import library
-from shoal.fast.card.library import CardKernels, kernel
 from shoal.fast.fused import FusedKernels
+from shoal.fast.gpu import library
+from shoal.fast.gpu.library import CardKernels, kernel
 from shoal.training.stack import Stack
 from shoal.training.step import train_step
 
 
-class NoCard:
+class NoGPU:
     """What Triton asks a driver, to compile a kernel for what it is launched with."""
 
     def get_current_target(self) -> GPUTarget:
@@ -45,7 +45,7 @@ def launch(name: str, grid: tuple[int, ...], *arguments: Any, **constants: Any) 
 
 
 if __name__ == "__main__":
-    driver.set_active(NoCard())
+    driver.set_active(NoGPU())
     found = FusedKernels(CardKernels, "compiled, not run")
     with (
         mock.patch.object(engines, "fused_kernels", lambda device: found),

@@ -1,4 +1,4 @@
-"""The card's kernels without a card: what they compute, in Triton's interpreter, and that they compile for one."""
+"""The GPU's kernels without a GPU: what they compute, in Triton's interpreter, and that they compile for one."""
 
 import os
 import subprocess
@@ -14,31 +14,31 @@ from hypothesis import strategies as st
 from shoal.fast import engine, fused
 from shoal.fast.adam import FusedAdam
 from shoal.fast.build import OFF
-from shoal.fast.card.library import CardKernels
 from shoal.fast.fused import ALLOWED, FusedKernels, fused_kernels
+from shoal.fast.gpu.library import CardKernels
 from shoal.fast.trial import largest_error
 from shoal.training.stack import Stack
 from shoal.training.step import evaluate, train_step
 
 pytest.importorskip("triton", reason="Triton is not installed")
 pytestmark = pytest.mark.filterwarnings("ignore:(invalid value|divide by zero|overflow) encountered:RuntimeWarning")
-CARD = torch.device("cuda")
+GPU = torch.device("cuda")
 
 
 @pytest.fixture
 def interpreted(monkeypatch):
-    """Stacks on the CPU compute with the card's kernels."""
+    """Stacks on the CPU compute with the GPU's kernels."""
     monkeypatch.setattr(engine, "fused_kernels", lambda device: FusedKernels(CardKernels, "in Triton's interpreter"))
 
 
 @pytest.fixture
 def tried_anew(monkeypatch):
-    """A card whose kernels have not been tried, and would be compiled."""
+    """A GPU whose kernels have not been tried, and would be compiled."""
     monkeypatch.delenv("TRITON_INTERPRET")
     precision = torch.backends.cuda.matmul.fp32_precision
-    fused._on_card.cache_clear()
+    fused._on_gpu.cache_clear()
     yield
-    fused._on_card.cache_clear()
+    fused._on_gpu.cache_clear()
     torch.backends.cuda.matmul.fp32_precision = precision
 
 
@@ -141,14 +141,14 @@ def test_a_card_has_kernels_if_they_pass_their_trial(tried_anew, monkeypatch):
     monkeypatch.setattr(
         fused, "largest_error", lambda library_for, device: errors["largest"] + (products.fp32_precision != "ieee")
     )
-    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "a card")
-    found = fused_kernels(CARD)
-    assert " a card, " in found.key and products.fp32_precision == "tf32"
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "a GPU")
+    found = fused_kernels(GPU)
+    assert " a GPU, " in found.key and products.fp32_precision == "tf32"
     assert found.library_for is CardKernels and found.note.startswith("the kernels of Triton 3")
     for error in (2 * ALLOWED, float("nan"), float("inf")):
         errors["largest"] = error
-        fused._on_card.cache_clear()
-        assert fused_kernels(CARD) == FusedKernels(None, found.note + f" are off by {error:.1g} on this device")
+        fused._on_gpu.cache_clear()
+        assert fused_kernels(GPU) == FusedKernels(None, found.note + f" are off by {error:.1g} on this device")
 
 
 def test_a_card_on_which_kernels_fail_falls_back_and_says_why(tried_anew, monkeypatch):
@@ -156,15 +156,15 @@ def test_a_card_on_which_kernels_fail_falls_back_and_says_why(tried_anew, monkey
         raise RuntimeError("ptxas died\nand much more")
 
     monkeypatch.setattr(fused, "largest_error", fails)
-    assert fused_kernels(CARD).library_for is None
-    assert fused_kernels(CARD).note == "Triton's kernels do not run on this device: RuntimeError: ptxas died"
+    assert fused_kernels(GPU).library_for is None
+    assert fused_kernels(GPU).note == "Triton's kernels do not run on this device: RuntimeError: ptxas died"
 
 
 @pytest.mark.parametrize("variable", [OFF, "TRITON_INTERPRET"])
 def test_a_card_has_no_kernels_where_the_environment_says_so(tried_anew, monkeypatch, variable):
     monkeypatch.setenv(variable, "1")
-    assert fused_kernels(CARD).library_for is None
-    assert fused_kernels(CARD).note.startswith(f"{variable} is set")
+    assert fused_kernels(GPU).library_for is None
+    assert fused_kernels(GPU).note.startswith(f"{variable} is set")
 
 
 def test_a_card_that_is_full_is_not_taken_for_one_without_kernels(tried_anew, monkeypatch):
@@ -173,13 +173,13 @@ def test_a_card_that_is_full_is_not_taken_for_one_without_kernels(tried_anew, mo
 
     monkeypatch.setattr(fused, "largest_error", fails)
     with pytest.raises(torch.OutOfMemoryError):
-        fused_kernels(CARD)
+        fused_kernels(GPU)
 
 
 @pytest.mark.parametrize("capability", [pytest.param(80, marks=pytest.mark.slow), 90])
-def test_the_kernels_compile_for_a_card(capability, tmp_path):
+def test_the_kernels_compile_for_a_gpu(capability, tmp_path):
     kept = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    program = Path(__file__).with_name("for_card.py")
+    program = Path(__file__).with_name("for_gpu.py")
     done = subprocess.run(
         [sys.executable, "-W", "ignore", str(program), str(capability)],
         env={**kept, "TRITON_CACHE_DIR": str(tmp_path)},

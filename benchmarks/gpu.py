@@ -1,4 +1,4 @@
-"""What no test can show without a card: ``python -m benchmarks.card``, on one with nothing else to do.
+"""What no test can show without a GPU: ``python -m benchmarks.gpu``, on one with nothing else to do.
 
 For both models, with the whole training set in a step and with a part of it: whether steps that are launched from
 recordings are those that are called, whether a member alone is the same as in a stack, how far its engines and the CPU
@@ -61,7 +61,7 @@ def compare(settings: dict[str, Any], device: torch.device, engine: str) -> list
 def seconds(stack: Stack, steps: int = 100) -> float:
     """What a step takes."""
     train_steps(stack, 20)
-    float(stack.theta.detach().sum())  # waits for the card
+    float(stack.theta.detach().sum())  # waits for the GPU
     start = time.perf_counter()
     train_steps(stack, steps)
     float(stack.theta.detach().sum())

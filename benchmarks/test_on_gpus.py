@@ -1,10 +1,10 @@
 # ruff: noqa: D103
-"""The scripts for a card do what they say where there is none."""
+"""The scripts for a GPU do what they say where there is none."""
 
 import pytest
 import torch
 
-from benchmarks import card, launches
+from benchmarks import GPU, launches
 from shoal import RunSpec
 from shoal.training.step import train_step
 
@@ -22,21 +22,21 @@ def _one_thread():
 @pytest.mark.parametrize("model", ["lstm", "gpt"])
 @pytest.mark.parametrize("engine", ["compiled", "prefixes"])
 def test_on_the_cpu_nothing_differs_from_the_cpu(monkeypatch, model, engine):
-    monkeypatch.setattr(card, "MEMBERS", 3)
+    monkeypatch.setattr(GPU, "MEMBERS", 3)
     heads = {"num_heads": 2} if model == "gpt" else {}
-    row = card.compare({"model": model, **TINY, **heads}, torch.device("cpu"), engine)
+    row = GPU.compare({"model": model, **TINY, **heads}, torch.device("cpu"), engine)
     assert row[:4] == ["0", "0", "contained", "0"]
     assert all(float(milliseconds) > 0 for milliseconds in row[4:])
 
 
 def test_how_far_tensors_are_apart_is_said():
     x = torch.ones(3)
-    assert card.apart(x, x.clone()) == "0"
-    assert card.apart(x, torch.tensor([1.0, 1.0, 1.25])) == "2.5e-01"
+    assert GPU.apart(x, x.clone()) == "0"
+    assert GPU.apart(x, torch.tensor([1.0, 1.0, 1.25])) == "2.5e-01"
 
 
 @pytest.mark.parametrize("model", ["lstm", "gpt"])
-def test_a_card_is_told_less_with_kernels(model):
+def test_a_gpu_is_told_less_with_kernels(model):
     spec = RunSpec(model=model)
     plain, fused = (launches.counts(spec, engine, train_step) for engine in ("prefixes", "compiled"))
     assert plain[1] == 0 < fused[1] < fused[0]

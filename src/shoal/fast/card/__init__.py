@@ -1,1 +1,0 @@
-"""The fused kernels for a card, in Triton."""
