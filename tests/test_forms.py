@@ -129,7 +129,8 @@ def test_every_run_has_the_name_of_its_first_grid():
 
 def test_studies_of_the_same_form_share_runs():
     for quick in (False, True):
-        ids = {name: {s.id for s in Form(quick).specs(get_study(name))} for name in NAMES}
+        every = [name for name in NAMES if name != "language"]  # which needs a text
+        ids = {name: {s.id for s in Form(quick).specs(get_study(name))} for name in every}
         assert ids["attention"] < ids["sanity"]
         if not quick:
             assert ids["sanity"] < ids["data-scaling"]

@@ -78,11 +78,14 @@ def _note(name: str, form: Form, specs: Sequence[RunSpec], lab: Lab) -> Page:
 
 def _measure(page: Page, study: Study, lab: Lab) -> Page:
     """With what its study measures beside its runs; measured where that is not done."""
-    measure = getattr(study, "measure", None)
-    if measure is None or "measured" in page.note:
+    measure, look = getattr(study, "measure", None), getattr(study, "measure_models", None)
+    if (measure is None and look is None) or "measured" in page.note:
         return page
     say(f"measuring for {page.study}")
-    note = {**page.note, "measured": measure(page.form)}
+    found: dict[str, Any] = {} if measure is None else dict(measure(page.form))
+    if look is not None:
+        found |= look(page.form, lab.records(page.note["runs"]))
+    note = {**page.note, "measured": found}
     lab.note_study(page.study, page.form.name, note)
     return replace(page, note=note)
 

@@ -1,6 +1,7 @@
 """``shoal study list | run NAME … | report NAME …``; of reproductions, ``report``."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from shoal.commands.parsing import (
     STUDY,
@@ -15,6 +16,9 @@ from shoal.commands.parsing import (
 )
 from shoal.errors import UserError, nearest
 from shoal.output import say
+
+if TYPE_CHECKING:
+    from shoal.studies import Study
 
 ACTIONS = ("list", "run", "report")
 
@@ -111,13 +115,29 @@ def _run(options: Options) -> int:
     from shoal.studies.base import THRESHOLDS
 
     asked = NAMES if options.all else options.names
+    values = read_values(options)
     for name in options.names:
-        refuse_times(options, name)
+        refuse_times(options, name, values.get("task"))
     studies = {check_name(name_of_study(name) or name, "study"): get_study(name) for name in asked}
+    if options.all:
+        studies = _ready(studies, values)
     thresholds = tuple(options.threshold or THRESHOLDS)
     stay = 1 if options.stay is None else options.stay
-    form = Form(options.quick, options.seeds, read_values(options), thresholds, stay)
+    form = Form(options.quick, options.seeds, values, thresholds, stay)
     return run_studies(studies, form, options.lab, read_execution(options))
+
+
+def _ready(studies: "Mapping[str, Study]", values: Mapping[str, Any]) -> "dict[str, Study]":
+    """Those of all studies that need no settings beyond these; the others are named."""
+    ready = {}
+    for name, study in studies.items():
+        missing = [need for need in getattr(study, "NEEDS", ()) if need not in values]
+        if missing:
+            flag = f"--{missing[0].replace('_', '-')}"
+            say(f"left out: {name}, which needs {flag}; shoal study run {name} {flag} …")
+        else:
+            ready[name] = study
+    return ready
 
 
 def _report(options: Options) -> int:
@@ -145,8 +165,9 @@ def _report(options: Options) -> int:
     return code | report_pages(pages, lab, options.threshold, options.stay)
 
 
-def refuse_times(options: Options, name: str) -> None:
-    """Raise :class:`UserError` for flags that say when a run has generalised, where a page says it itself."""
+def refuse_times(options: Options, name: str, tasks: Sequence[Any] | None = None) -> None:
+    """Raise :class:`UserError` for flags that say when a run has generalised, where a page says it itself, or where
+    nothing generalises at a moment."""
     from shoal.studies import reproductions
 
     why = {
@@ -154,6 +175,8 @@ def refuse_times(options: Options, name: str) -> None:
         "attention": "it looks into models that have generalised",
         **dict.fromkeys(reproductions.NAMES, "each number of a reproduction is judged as it was published"),
     }
+    if name == "language" or tasks == ["text"]:
+        why[name] = "a text has no accuracy from which a run has generalised"
     for flag in ("threshold", "stay"):
         if name in why and getattr(options, flag) is not None:
             raise UserError(f"--{flag} does not apply to {name}: {why[name]}")

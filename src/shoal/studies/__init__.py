@@ -30,6 +30,7 @@ NAMES: Mapping[str, str] = MappingProxyType(
         "attention": "where the heads of a GPT that has generalised look",
         "seed-variance": "initialisation, split or batch order: which seed decides when a run generalises",
         "improve": "norms, positions, activation, tying, optimizer, smoothing, schedule: what helps a GPT, pairwise",
+        "language": "an LSTM and a GPT learn a text (--text FILE) at equal compute, beside n-grams",
     }
 )
 

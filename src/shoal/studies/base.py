@@ -1,15 +1,17 @@
 """What a study is, and the form in which it is asked for: quick or full, with how many seeds, with which settings.
 
 A study is a module, or another value, with ``grids(quick)``, which says what it trains, and ``report(results, form)``,
-which says what that shows. It may have ``measure(form)``, for what training does not measure: called once when the runs
-are done; the report finds what it returned, any JSON, in ``results.measured``.
+which says what that shows. It may have ``measure(form)``, for what training does not measure, or ``measure_models(form,
+records)`` where that is of the kept models: called once when the runs are done; the report finds what it returned, any
+JSON, in ``results.measured``. Of tasks for which it has other runs it says so in ``grids_of(task, quick)``, and in
+``NEEDS`` which settings have to be given.
 """
 
 import hashlib
 import itertools
 import math
 import shlex
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Protocol
 
@@ -30,24 +32,34 @@ FULL = "full"
 
 @dataclass(frozen=True)
 class Grid:
-    """Settings in common, and axes along which every combination is a run, the last one varying fastest; perhaps with a
-    name, where a study compares grids."""
+    """Settings in common, and axes along which every combination is a run, the last one varying fastest.
+
+    Attributes:
+        settings: in common.
+        axes: the values of the others.
+        name: where a study compares grids.
+        completed: gives the settings that follow from all the others, such as steps from a budget; one that is given
+            stays as it is.
+    """
 
     settings: Mapping[str, Any]
     axes: Mapping[str, Sequence[Any]] = field(default_factory=dict)
     name: str = ""
+    completed: Callable[[Mapping[str, Any]], Mapping[str, Any]] | None = None
 
     def specs(self) -> Iterator[RunSpec]:
         """The runs."""
         check_count({name: len(values) for name, values in self.axes.items()})
         combinations = itertools.product(*self.axes.values())
         try:
-            yield from each_once(
-                RunSpec(**{**self.settings, **dict(zip(self.axes, values, strict=True))}) for values in combinations
-            )
+            yield from each_once(self._spec(dict(zip(self.axes, values, strict=True))) for values in combinations)
         except UserError as problem:
             where = f" (in the part {self.name!r} of the study)" if self.name else ""
             raise UserError(f"{problem}{where}") from None
+
+    def _spec(self, own: Mapping[str, Any]) -> RunSpec:
+        given = {**self.settings, **own}
+        return RunSpec(**{**(self.completed(given) if self.completed else {}), **given})
 
 
 def parts_of(grids: Iterable[Grid]) -> dict[str, list[str]]:
@@ -71,7 +83,8 @@ class Study(Protocol):
         """Figures, tables and answers."""
 
     # and perhaps check(specs), which refuses runs that the study has nothing to say of,
-    # and measure(form), for what training does not measure
+    # measure(form) and measure_models(form, records), for what training does not measure,
+    # grids_of(task, quick), for runs of other tasks, and NEEDS, names of settings that have to be given
 
 
 @dataclass(frozen=True)
@@ -117,7 +130,7 @@ class Form:
             UserError: a setting was given several values but is no axis of the study, one of its values is not allowed
                 or has no runs, flags contradict each other, or the study has nothing to say of what they leave.
         """
-        grids = study.grids(self.quick)
+        grids = self._grids(study)
         self._check(grids)
         specs = list(dict.fromkeys(spec for grid in self._changed(grids) for spec in grid.specs()))
         check = getattr(study, "check", None)
@@ -127,24 +140,32 @@ class Form:
 
     def count(self, study: Study) -> int:
         """How many runs that are, before any is made; runs that grids share are counted with each."""
-        grids = self._changed(study.grids(self.quick))
+        grids = self._changed(self._grids(study))
         return sum(math.prod(len(values) for values in grid.axes.values()) for grid in grids)
 
     def names(self, study: Study) -> dict[str, str]:
         """The name of the first grid that each run is of, by run."""
-        changed = self._changed(study.grids(self.quick))
+        changed = self._changed(self._grids(study))
         return {spec.id: grid.name for grid in reversed(changed) for spec in grid.specs()}
 
     def same_parts(self, study: Study) -> list[str]:
         """A sentence for each part of the study that this form's settings leave without anything of its own."""
         first: dict[tuple[str, ...], str] = {}
         out = []
-        for grid in self._changed(study.grids(self.quick)):
+        for grid in self._changed(self._grids(study)):
             other = first.setdefault(tuple(spec.id for spec in grid.specs()), grid.name)
             if other != grid.name:
                 given = " ".join(as_flags(self.settings))
                 out.append(f"With {given} the part {grid.name!r} of the study is {other!r}: its runs are the same.")
         return out
+
+    def _grids(self, study: Study) -> list[Grid]:
+        """The study's, of the task that was asked for where it tells tasks apart."""
+        grids_of, tasks = getattr(study, "grids_of", None), self.settings.get("task", ())
+        if grids_of is None or len(tasks) != 1:
+            return study.grids(self.quick)
+        found: list[Grid] = grids_of(str(tasks[0]), self.quick)
+        return found
 
     def _changed(self, grids: Sequence[Grid]) -> list[Grid]:
         axes = dict.fromkeys(name for grid in grids for name in grid.axes)

@@ -29,3 +29,18 @@ def per_model(
     axes = {**axes, "seed": axes.get("seed", QUICK_SEEDS if quick else SEEDS)}
     usual = {model: {**QUICK, **QUICK_OWN[model]} if quick else {} for model in models}
     return [Grid({"model": model, **usual[model], **settings}, axes) for model in models]
+
+
+# Of a text: GPTs that are small enough for every variant to have its pairs. In the quick form most of what a run takes
+# are its evaluations, each of the whole validation split.
+TEXT: Mapping[str, Any] = {
+    "task": "text",
+    "num_layers": 2,
+    "embedding_size": 64,
+    "lr": 3e-3,
+    "train_batch_size": 16,
+    "context_length": 64,
+    "n_steps": 2000,
+    "eval_period": 500,
+}
+TEXT_QUICK: Mapping[str, Any] = {**TEXT, "num_layers": 1, "context_length": 32, "n_steps": 500, "eval_period": 250}

@@ -84,6 +84,13 @@ class TaskSettings(Part):
         """What is needed to use a model without its data, such as a tokenizer: JSON, kept with each cohort."""
         return {}
 
+    def place(self) -> tuple[str, Mapping[str, Any]] | None:
+        """What data that lie outside of the settings are, by a hash, and the settings that say where they lie.
+
+        They may be elsewhere when a run goes on.
+        """
+        return None
+
     def check_model(self, spec: "RunSpec") -> None:
         """Raise :class:`UserError` for a run whose other parts do not go with the task."""
 

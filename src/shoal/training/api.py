@@ -15,6 +15,7 @@ from shoal.measures import SPLITS
 from shoal.spec import RunSpec
 from shoal.spec.fields import ROUNDING
 from shoal.tasks.build import build_model, count_examples
+from shoal.training.continuation import places_of
 from shoal.training.executor import Execution, cores, execute, threads_per_worker
 from shoal.training.memory import check_memory
 from shoal.training.plan import Cohort, plan, spread
@@ -86,8 +87,8 @@ def train(
         workers = workers or choose_workers(folders, cohorts, on, metrics or {})
         threads = threads or threads_per_worker(workers)
         begun, taken = _begin(lab, _divided(cohorts, workers), on, threads, engine, metrics or (), say)
-    execution = Execution(on, flush_seconds, metrics or {}, places)
-    _finish([*folders, *begun], workers, execution, watch, [*damaged, *taken])
+    how = Execution(on, flush_seconds, metrics or {}, places, places_of(wanted))
+    _finish([*folders, *begun], workers, how, watch, [*damaged, *taken])
     return lab.records(spec.id for spec in wanted)
 
 

@@ -1,7 +1,7 @@
 """What computes a cohort that goes on: as before where this machine can, and a warning where it cannot."""
 
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -9,6 +9,24 @@ import torch
 from shoal.fast.engine import available
 from shoal.fast.fused import fused_kernels
 from shoal.lab.cohort import CohortFolder
+from shoal.spec import RunSpec
+
+Places = Mapping[str, Mapping[str, Any]]  # settings that say where data lie, by what these are
+
+
+def places_of(specs: Iterable[RunSpec]) -> Places:
+    """Where the data of runs lie, as it was asked for."""
+    return dict(place for spec in specs if (place := spec.task_part.place()) is not None)
+
+
+def found_again(specs: Sequence[RunSpec], places: Places) -> list[RunSpec]:
+    """The same runs, whose data are looked for where they were last said to lie."""
+    out = []
+    for spec in specs:
+        place = spec.task_part.place()
+        moved = {} if place is None else places.get(place[0], {})
+        out.append(RunSpec.restored({**spec.dump(), **moved}) if moved else spec)
+    return out
 
 
 def engine_of(folder: CohortFolder, device: torch.device) -> str:

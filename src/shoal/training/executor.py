@@ -12,7 +12,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -24,6 +24,7 @@ import torch
 from shoal.errors import DiskError, RunFailed, UserError
 from shoal.lab.cohort import CohortFolder
 from shoal.output import printing
+from shoal.training.continuation import Places
 from shoal.training.groups import cores_allowed
 from shoal.training.loop import Options, train_cohort
 from shoal.training.memory import SHARE
@@ -89,11 +90,12 @@ class Execution:
     flush_seconds: float
     metrics: Mapping[str, Metric]
     places: int | None = None
+    data: Places = field(default_factory=dict)
 
     def options(self, watch: Watch, stop: Callable[[], bool], processes: int) -> Options:
         """For one of several processes that share the memory."""
         share = SHARE / processes
-        return Options(self.device, self.flush_seconds, self.metrics, watch, stop, self.places, share)
+        return Options(self.device, self.flush_seconds, self.metrics, watch, stop, self.places, share, self.data)
 
 
 def execute(

@@ -17,7 +17,7 @@ from shoal.lab.cohort import CohortFolder
 from shoal.lab.continuing import check_measured, check_stand, roll_back
 from shoal.lab.environment import environment
 from shoal.measures import SPLITS
-from shoal.training.continuation import engine_of, kernels_of
+from shoal.training.continuation import Places, engine_of, found_again, kernels_of
 from shoal.training.due import is_evaluated, is_saved, steps_until_due
 from shoal.training.memory import SHARE, is_out_of_memory, places, release_memory
 from shoal.training.plan import Cohort
@@ -40,6 +40,7 @@ class Options:
         watch: is told where the cohort stands, a few times a second at most.
         stop: asked after every step, on a GPU after up to a hundred; True makes the session flush and end.
         places: members to train side by side; as many as fit into ``memory_share`` of what is free, when not given.
+        data: where data lie now, by what they are (:func:`shoal.training.continuation.places_of`).
     """
 
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
@@ -49,6 +50,7 @@ class Options:
     stop: Callable[[], bool] = lambda: False
     places: int | None = None
     memory_share: float = SHARE
+    data: Places = field(default_factory=dict)
 
 
 def train_cohort(folder: CohortFolder, options: Options) -> str:
@@ -82,7 +84,7 @@ class Session:
         self.manifest = folder.manifest()
         folder.check_sources()
         self.engine = engine_of(folder, options.device)
-        specs = folder.specs()
+        specs = found_again(folder.specs(), options.data)
         self.shared = specs[0]
         self.metrics = {"l2_norm": l2_norm, **self._registered()}
         self.rows: list[pl.DataFrame] = []

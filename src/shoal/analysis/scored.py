@@ -1,0 +1,35 @@
+"""The nats of a scored split in units that tokens do not decide, and by their place in the context."""
+
+from typing import TYPE_CHECKING
+
+import polars as pl
+
+from shoal.analysis.language import TextCounts, count_text, loss_by_position, total_nats, units
+from shoal.tasks.text.scoring import in_blocks, scored_bytes
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from shoal.tasks.text.data import TextData
+
+
+def split_total(nats: "Tensor") -> float:
+    """The nats of all tokens of :func:`shoal.tasks.text.scoring.score_split` of one model, ``(n,)``."""
+    return total_nats([nats.numpy()])[0]
+
+
+def split_counts(data: "TextData", split: str = "valid") -> TextCounts:
+    """How much text is scored of a split: all of its tokens but the first."""
+    tokens = len(data.train if split == "train" else data.valid) - 1
+    return count_text(scored_bytes(data, split), tokens)
+
+
+def split_units(nats: "Tensor", data: "TextData", split: str = "valid") -> dict[str, float]:
+    """The loss of one model on a split, ``(n,)``, in all units of :data:`shoal.analysis.language.UNITS`."""
+    return units(split_total(nats), split_counts(data, split))
+
+
+def split_by_position(nats: "Tensor", context_length: int) -> pl.DataFrame:
+    """The mean loss at each position of the blocks of one model, ``(n,)``; see :func:`loss_by_position`."""
+    blocks, counts = in_blocks(nats, context_length)
+    return loss_by_position(blocks.numpy(), counts.numpy())

@@ -1,0 +1,123 @@
+"""What the study of language says in words, each sentence computed with what it rests on."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import polars as pl
+
+from shoal.analysis.trends import student
+from shoal.report.words import counted, listed, number, p_value, with_interval
+from shoal.studies.equal_compute import flop_per_step
+from shoal.studies.results import Results
+
+LEVEL = 0.05
+NOT_EQUAL = 0.02  # shares by which the compute of two runs may differ and be called equal
+
+
+def answers_of(scored: pl.DataFrame, tests: pl.DataFrame, baseline: tuple[str, float], results: Results) -> list[str]:
+    """Who is better by how much, whether that can be told, and what it holds for."""
+    models, rows = scored["model"].unique(maintain_order=True).to_list(), tests.to_dicts()
+    return [
+        *(_loss(scored.filter(model=model), model) for model in models),
+        *(_difference(row, baseline) for row in rows if " − " in row["what"]),
+        *(_context(row) for row in rows if " − " not in row["what"]),
+        _corrected(tests),
+        _kept(scored, results),
+        _scope(results),
+    ]
+
+
+def _loss(own: pl.DataFrame, model: str) -> str:
+    values = {
+        name: (own[name].mean(), *student(own[name].to_list())[:2])
+        for name in ("nats_per_token", "bits_per_character", "bits_per_byte")
+    }
+    texts = [with_interval(*value, 4) for value in values.values()]  # type: ignore[arg-type]  # means of numbers
+    best = own.sort("nats_per_token").row(0, named=True)
+    return (
+        f"{model}: {texts[0]} nats per token, {texts[1]} bits per character, {texts[2]} bits per byte (mean of "
+        f"{counted(len(own), 'run')}{', with its 95 % interval' * (len(own) > 1)}); the best run "
+        f"{number(best['nats_per_token'], 4)} nats (seed {best['seed']})."
+    )
+
+
+def _difference(row: Mapping[str, Any], baseline: tuple[str, float]) -> str:
+    first, _, second = row["what"].partition(" − ")
+    what = f"{first} less {second}"
+    if second == baseline[0]:
+        what += f" ({baseline[1]:.4f} nats)"
+    else:
+        what += f", paired by seed ({counted(row['n'], 'pair')})"
+    if row["difference"] is None:
+        return f"{what}: no seed is shared."
+    told = f"{what}: {with_interval(row['difference'], row['low'], row['high'])} nats per token"
+    if row["p_holm"] is None:
+        return f"{told}; of so few runs it cannot be told whether that is more than chance."
+    evidence = _evidence(row)
+    if row["p_holm"] >= LEVEL:
+        return f"{told}: which of them is better cannot be told ({evidence})."
+    better, worse = (first, second) if row["difference"] < 0 else (second, first)
+    return f"{told}: the {better} is better than the {worse} ({evidence})."
+
+
+def _corrected(tests: pl.DataFrame) -> str:
+    n = tests["p"].drop_nulls().len()
+    return (
+        f"These are Student's two-sided tests, corrected by Holm's method for {counted(n, 'test')}. Losses are of the "
+        "whole validation split in blocks of the context; the n-gram model looks back over the beginnings of blocks."
+    )
+
+
+def _context(row: Mapping[str, Any]) -> str:
+    """What half a context more before the same tokens brings."""
+    model, _, more = row["what"].partition(", ")
+    gain, ends = -row["difference"], (row["high"], row["low"])
+    low, high = (None if end is None else -end for end in ends)
+    told = (
+        f"{model}: {more.removesuffix(' before')} before the same tokens are worth "
+        f"{with_interval(gain, low, high, 2)} nats each"
+    )
+    if row["p_holm"] is None:
+        return f"{told}."
+    evidence = _evidence(row)
+    if row["p_holm"] >= LEVEL:
+        return f"{told}, which cannot be told from nothing ({evidence})."
+    return f"{told}: {'they help' if gain > 0 else 'they harm'} ({evidence})."
+
+
+def _evidence(row: Mapping[str, Any]) -> str:
+    return f"{p_value(row['p'])}, corrected {p_value(row['p_holm']).removeprefix('p = ').removeprefix('p ')}"
+
+
+def _kept(scored: pl.DataFrame, results: Results) -> str:
+    """Whether the best kept model is the last, and what the last would have lost."""
+    curves = results.curves.select("run", "step", "valid_loss").filter(pl.col("valid_loss").is_finite())
+    last = curves.sort("step").group_by("run").last().rename({"step": "end", "valid_loss": "last"})
+    joined = scored.select("run", "step", "nats_per_token").join(last, on="run", how="left")
+    early = joined.filter(pl.col("step") < pl.col("end"))
+    told = (
+        "The best checkpoint by the loss of the whole validation split was the last evaluation in "
+        f"{len(joined) - len(early)} of {counted(len(joined), 'run')}"
+    )
+    if early.is_empty():
+        return f"{told}: more steps might have helped."
+    lost = float((early["last"].cast(pl.Float64) - early["nats_per_token"]).mean())  # type: ignore[arg-type]
+    return f"{told}; in the others the last is worse by {number(lost, 2)} nats in the mean."
+
+
+def _scope(results: Results) -> str:
+    """What was equal, and what all of this is said of."""
+    ends = dict(results.curves.group_by("run").agg(pl.col("step").max()).iter_rows())
+    flop = {spec.model: flop_per_step(spec) * ends[run] for run, spec in results.specs.items() if run in ends}
+    least, most = min(flop.values()), max(flop.values())
+    amount = f"{most:.2g}".replace("e+", "e")
+    equal = (
+        f"at {amount} FLOP each"
+        if most <= least * (1 + NOT_EQUAL)
+        else "NOT at equal compute (" + listed([f"{model} {value:.2g}" for model, value in flop.items()]) + " FLOP)"
+    )
+    return (
+        f"All of this is {equal}, for one text, one size and one learning rate of each model. Intervals are over "
+        "seeds: what another text, size or budget would show, they do not say. The kept models are chosen by the loss "
+        "that is reported, which is lower by that choice than a loss on text never looked at."
+    )
