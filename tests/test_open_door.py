@@ -17,7 +17,7 @@ import shoal
 from shoal.cli import main
 from shoal.errors import UserError
 from shoal.lab import Lab
-from shoal.registry import TASKS
+from shoal.parts import TaskSettings
 from shoal.spec import RunSpec
 from shoal.training.plan import plan
 
@@ -312,19 +312,11 @@ def test_a_module_that_is_not_there_says_what_to_do(module, capsys):
     assert "PYTHONPATH" in refused(capsys, f"train --task not_there_at_all:Copy {TINY}")
 
 
-def test_what_stands_in_main_or_in_a_function_cannot_be_trained(monkeypatch):
-    from shoal.parts import TaskSettings
-
-    class Local(TaskSettings):
-        name = "local"
-
-    for place, part in (("__main__", type("Mine", (TaskSettings,), {"__module__": "__main__", "name": "mine_here"})),):
-        monkeypatch.setattr(sys.modules[place], "Mine", part, raising=False)
-        with pytest.raises(UserError, match="other processes can import"):
-            RunSpec(task="__main__:Mine")
-    TASKS.register(Local)
+def test_what_stands_in_a_script_cannot_be_trained(monkeypatch):
+    mine = type("Mine", (TaskSettings,), {"__module__": "__main__", "name": "mine_here"})
+    monkeypatch.setattr(sys.modules["__main__"], "Mine", mine, raising=False)
     with pytest.raises(UserError, match="other processes can import"):
-        RunSpec(task="local")
+        RunSpec(task="__main__:Mine")
 
 
 RULE = """
