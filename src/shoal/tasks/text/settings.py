@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 TOKENIZERS = ("chars", "bytes", "bpe")
 WINDOWS = ("random", "blocks")
 BPE_SIZE = 1024  # of a vocabulary of byte pairs that was not given
-SCORED_SHARE = 4  # of the training split as many windows are scored as this part of the validation split's
 MEASURES = Measures(
     (
         Measure("loss", "L", "loss", "nats per token", is_log=True),
@@ -149,7 +148,7 @@ class Text(TaskSettings):
     def counts(self) -> Counts:
         """See :class:`TaskSettings`."""
         data = self.data()
-        starts, _ = data.scored_windows(self.context_length, self.eval_stride or self.context_length, SCORED_SHARE)
+        starts, _ = data.scored_windows(self.context_length, self.eval_stride or self.context_length)
         return Counts(len(data.train) - self.context_length, len(starts), held=0)  # one text for all members
 
     def data(self) -> "TextData":
@@ -176,7 +175,8 @@ class Text(TaskSettings):
         """See :class:`TaskSettings`; the split is the text's own and hangs on no seed."""
         from shoal.tasks.text.data import text_task
 
-        return text_task(self)
+        assert self.eval_stride is not None
+        return text_task(self.data(), self.context_length, self.eval_stride, self.windows, self.label_smoothing)
 
     def sizes_named(self) -> list[str]:
         """See :class:`TaskSettings`."""
