@@ -7,9 +7,10 @@ and a fixed sample of the training split.
 
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property, partial
 
+import polars as pl
 import torch
 from torch import Tensor
 
@@ -19,7 +20,9 @@ from shoal.objectives import token_losses
 from shoal.tasks.base import Batch, Model, Task
 from shoal.tasks.sampling import EpochSampler, RandomSampler
 from shoal.tasks.text.corpus import read_corpus, split
+from shoal.tasks.text.ngram import best_order, ngram_baseline
 from shoal.tasks.text.tokenizers import TextTokenizer, make_tokenizer
+from shoal.tasks.text.units import count_text
 
 SCORED_SHARE = 4  # of the training split as many windows are scored as this part of the validation split's
 _OFFSET_STREAM = 3  # where blocks of a pass begin, apart from their order
@@ -75,6 +78,30 @@ class TextData:
             both = torch.cat([train, valid])
             self._windows[key] = both, torch.arange(len(both)) >= n
         return self._windows[key]
+
+    def counts(self) -> dict[str, int]:
+        """Tokens, characters, bytes and words of what is scored of the validation split: all but its first token."""
+        scored = self.valid[1:]
+        return asdict(count_text(self.tokenizer.decode_bytes(scored), len(scored)))
+
+    def baseline(self) -> dict[str, float]:
+        """The ``order`` and ``nats_per_token`` of the best n-gram on the validation split, of so many ``orders``.
+
+        Its first token counts as well, which no model here predicts: of a text of many that is no difference.
+        """
+        if not self._ngram:
+            found = ngram_baseline(self.train, self.valid, self.tokenizer.vocabulary_size)
+            best = found.row(by_predicate=pl.col("order") == best_order(found), named=True)
+            self._ngram.update(
+                order=best["order"],
+                nats_per_token=best["nats_per_token"],
+                orders=int(found["order"].max()),  # type: ignore[arg-type]
+            )
+        return dict(self._ngram)
+
+    @cached_property
+    def _ngram(self) -> dict[str, float]:
+        return {}
 
 
 def windows(begin: int, end: int, context_length: int, stride: int) -> Tensor:

@@ -1,5 +1,6 @@
 """Which text a run learns, in which tokens, and how it is scored."""
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
@@ -164,12 +165,31 @@ class Text(TaskSettings):
         return load_text(self.text, self.text_key, self.tokenizer, self.vocabulary_size, self.valid_share)
 
     def kept(self) -> Mapping[str, Any]:
-        """See :class:`TaskSettings`: the tokenizer is part of the model."""
-        return {"tokenizer": self.data().tokenizer.to_json()}
+        """See :class:`TaskSettings`: the tokenizer, how much text validates, and how well n-grams predict it."""
+        data = self.data()
+        return {"tokenizer": data.tokenizer.to_json(), "counts": data.counts(), "ngram": data.baseline()}
 
-    def place(self) -> tuple[str, Mapping[str, Any]] | None:
-        """See :class:`TaskSettings`."""
-        return (self.text_key, {"text": list(self.text)}) if self.text and self.text_key else None
+    @classmethod
+    def units(cls, kept: Mapping[str, Any]) -> Mapping[str, float]:
+        """See :class:`TaskSettings`: bits per character and per byte of the validation text."""
+        counts = kept.get("counts", {})
+        return {
+            f"bits/{one}": counts["tokens"] / (math.log(2) * counts[several])
+            for one, several in (("char", "characters"), ("byte", "bytes"))
+            if counts.get(several)
+        }
+
+    @classmethod
+    def beside(cls, kept: Mapping[str, Any]) -> list[str]:
+        """See :class:`TaskSettings`: the best n-gram."""
+        if not kept.get("ngram") or not kept.get("counts"):
+            return []
+        order, loss = kept["ngram"]["order"], kept["ngram"]["nats_per_token"]
+        bits = "".join(f", {loss * factor:.3f} {name}" for name, factor in cls.units(kept).items())
+        return [
+            f"beside: a {order}-gram (Witten–Bell, the best of orders 1 to {kept['ngram']['orders']}) of the training "
+            f"text has {loss:.3f} nats per token{bits} on the {kept['counts']['tokens']:,} tokens that validate"
+        ]
 
     def build(self, split_seed: int) -> "Task":
         """See :class:`TaskSettings`; the split is the text's own and hangs on no seed."""
