@@ -102,7 +102,17 @@ def test_the_public_surface_is_there(module):
 
 
 def test_the_face_of_shoal():
-    assert set(shoal.__all__) == {"Interrupted", "Lab", "Records", "RunSpec", "UserError", "grid", "resume", "train"}
+    assert set(shoal.__all__) == {
+        "Interrupted",
+        "Lab",
+        "Records",
+        "RunSpec",
+        "UserError",
+        "grid",
+        "parts",
+        "resume",
+        "train",
+    }
     with pytest.raises(AttributeError, match="no attribute 'trian'"):
         shoal.trian  # noqa: B018 (the access is the test)
 

@@ -20,7 +20,8 @@ from shoal.parts import (
     setting,
     token_losses,
 )
-from shoal.testing import EngineContract, ModelContract, RuleContract, TaskContract
+from shoal.testing import EngineContract, ExecutorContract, ModelContract, RuleContract, TaskContract
+from shoal.training.executor import execute
 
 SMALL: dict[str, Any] = {"p": 5, "num_layers": 1, "embedding_size": 8, "r_train": 0.6, "n_steps": 30, "lr": 3e-3}
 VARIANT = {"norm": "rmsnorm", "norm_position": "pre", "positions": "rotary", "non_linearity": "swiglu"}
@@ -119,6 +120,16 @@ class TestEnginesOfGPT(EngineContract):
 
 class TestEnginesOfText(OfText, EngineContract):
     settings = {"task": "text", "context_length": 8, "embedding_size": 8, "num_layers": 1, "n_steps": 200}
+
+
+class TestThisProcess(ExecutorContract):
+    pass
+
+
+@pytest.mark.slow
+class TestWorkers(ExecutorContract):
+    def execute(self, folders, execution, watch):
+        return execute(folders, workers=2, execution=execution, watch=watch)
 
 
 # broken parts: each contract finds what is wrong with them

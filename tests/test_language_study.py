@@ -13,7 +13,6 @@ from shown import dressed_numbers, foreign_signs, in_words, unset_in_latex
 
 import shoal
 from shoal.analysis import holm
-from shoal.analysis.language import count_text
 from shoal.cli import main
 from shoal.errors import UserError
 from shoal.lab import Lab
@@ -22,6 +21,7 @@ from shoal.studies.equal_compute import EVALUATIONS, flop_per_step, multiplying,
 from shoal.studies.language_scores import best_steps, measured
 from shoal.studies.language_tables import in_groups
 from shoal.tasks.build import build_model
+from shoal.tasks.text.units import count_text
 
 WORDS = ["to", "be", "or", "not", "that", "is", "the", "question", "whether", "tis", "nobler", "in", "mind"]
 SMALL = {"context_length": ["8"], "embedding_size": ["8"], "n_steps": ["20"], "warmup_steps": ["2"]}

@@ -8,9 +8,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shoal.analysis.language import UNITS, TextCounts, count_text, loss_by_position, total_nats, units
 from shoal.errors import UserError
 from shoal.tasks.text.tokenizers import ByteTokenizer, CharTokenizer
+from shoal.tasks.text.units import UNITS, TextCounts, count_text, loss_by_position, total_nats, units
 
 some = settings(max_examples=50, deadline=None)
 

@@ -10,9 +10,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shoal.analysis.ngram import best_order, fit_ngram, ngram_baseline
 from shoal.errors import UserError
 from shoal.tasks.text.corpus import read_corpus, split
+from shoal.tasks.text.ngram import best_order, fit_ngram, ngram_baseline
 from shoal.tasks.text.tokenizers import make_tokenizer
 
 SHAKESPEARE = Path(__file__).parents[2] / "shared" / "data" / "tinyshakespeare.txt"

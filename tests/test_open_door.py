@@ -2,12 +2,14 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import sysconfig
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,7 +17,7 @@ import shoal
 from shoal.cli import main
 from shoal.errors import UserError
 from shoal.lab import Lab
-from shoal.registry import TASKS
+from shoal.parts import TaskSettings
 from shoal.spec import RunSpec
 from shoal.training.plan import plan
 
@@ -186,6 +188,21 @@ def test_a_study_of_ones_own_is_listed_run_and_reported(installed):
     assert len(list((lab / "reports").iterdir())) == 1
 
 
+def test_the_tutorial_says_what_works():
+    text = (EXAMPLE.parents[1] / "docs" / "own-parts.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
+    names: dict[str, Any] = {"__name__": "tutorial"}
+    exec("from shoal.parts import *\nfrom tidepool.tasks import distinct_rows", names)
+    exec("\n".join(block for block in blocks if "shoal.train(" not in block), names)
+    task = names["Reverse"](length=3, sequences=40).build(0)
+    model, V = names["GRU"](embedding_size=4).build(names["Reverse"](length=3).sizes()), 9
+    assert model(task.tensors["rows"][:2, :-1])[0].shape == (2, 6, V)
+    scores = task.objective(model, task.batch(task.tensors, task.scored["valid"]))
+    assert {name: values.shape for name, values in scores.items()} == {"loss": (10,), "right": (10,)}
+    assert names["Signum"]().build() is names["signum"]
+    assert names["TestReverse"].settings["length"] == 3
+
+
 # what is wrong with parts, in one line
 
 
@@ -295,19 +312,11 @@ def test_a_module_that_is_not_there_says_what_to_do(module, capsys):
     assert "PYTHONPATH" in refused(capsys, f"train --task not_there_at_all:Copy {TINY}")
 
 
-def test_what_stands_in_main_or_in_a_function_cannot_be_trained(monkeypatch):
-    from shoal.parts import TaskSettings
-
-    class Local(TaskSettings):
-        name = "local"
-
-    for place, part in (("__main__", type("Mine", (TaskSettings,), {"__module__": "__main__", "name": "mine_here"})),):
-        monkeypatch.setattr(sys.modules[place], "Mine", part, raising=False)
-        with pytest.raises(UserError, match="other processes can import"):
-            RunSpec(task="__main__:Mine")
-    TASKS.register(Local)
+def test_what_stands_in_a_script_cannot_be_trained(monkeypatch):
+    mine = type("Mine", (TaskSettings,), {"__module__": "__main__", "name": "mine_here"})
+    monkeypatch.setattr(sys.modules["__main__"], "Mine", mine, raising=False)
     with pytest.raises(UserError, match="other processes can import"):
-        RunSpec(task="local")
+        RunSpec(task="__main__:Mine")
 
 
 RULE = """
@@ -431,7 +440,5 @@ def test_a_study_can_be_any_value_with_grids_and_a_report(module, capsys):
     ],
 )
 def test_what_is_no_study_is_refused(name, words, module, capsys):
-    import re
-
     module("asking_2", STUDY)
     assert re.search(words, refused(capsys, f"study run {name} --quick --lab lab"))

@@ -16,7 +16,17 @@ def test_the_python_examples_run_in_order(tmp_path, monkeypatch):
     exec("\n".join(BLOCKS), {})
 
 
-@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "docs/ARCHITECTURE.md", "docs/results/sanity.md"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "README.md",
+        "CONTRIBUTING.md",
+        "docs/ARCHITECTURE.md",
+        "docs/results/sanity.md",
+        "docs/own-parts.md",
+        "examples/tidepool/README.md",
+    ],
+)
 def test_links_lead_somewhere(name):
     path = ROOT / name
     for target in re.findall(r"\]\(([^)#]+)[^)]*\)", path.read_text(encoding="utf-8")):

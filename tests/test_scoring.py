@@ -11,7 +11,6 @@ import torch
 from torch import nn
 
 import shoal
-from shoal.analysis.language import count_text
 from shoal.analysis.scored import split_by_position, split_counts, split_total, split_units
 from shoal.cli import main
 from shoal.errors import UserError
@@ -20,6 +19,7 @@ from shoal.spec import RunSpec
 from shoal.tasks.build import build_model
 from shoal.tasks.text.data import TextData, load_text, windows
 from shoal.tasks.text.scoring import in_blocks, score_split, scored_bytes
+from shoal.tasks.text.units import count_text
 from shoal.training.loop import Options, train_cohort
 from shoal.training.plan import plan
 

@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any
 from shoal.fast.products import ask_for_equal_bits
 
 if TYPE_CHECKING:
+    from shoal import parts
     from shoal.errors import UserError
     from shoal.lab import Lab, Records
     from shoal.spec import RunSpec, grid
     from shoal.training import Interrupted, resume, train
 
-__all__ = ["Interrupted", "Lab", "Records", "RunSpec", "UserError", "grid", "resume", "train"]
+__all__ = ["Interrupted", "Lab", "Records", "RunSpec", "UserError", "grid", "parts", "resume", "train"]
 
 ask_for_equal_bits()  # before PyTorch computes anything
 
@@ -35,6 +36,8 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
+    if name == "parts":
+        return importlib.import_module("shoal.parts")
     if name not in _HOMES:
         raise AttributeError(f"module 'shoal' has no attribute {name!r}")
     return getattr(importlib.import_module(_HOMES[name]), name)

@@ -4,8 +4,8 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
-from shoal.analysis.language import TextCounts, count_text, loss_by_position, total_nats, units
 from shoal.tasks.text.scoring import in_blocks, scored_bytes
+from shoal.tasks.text.units import TextCounts, count_text, loss_by_position, total_nats, units
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -25,7 +25,7 @@ def split_counts(data: "TextData", split: str = "valid") -> TextCounts:
 
 
 def split_units(nats: "Tensor", data: "TextData", split: str = "valid") -> dict[str, float]:
-    """The loss of one model on a split, ``(n,)``, in all units of :data:`shoal.analysis.language.UNITS`."""
+    """The loss of one model on a split, ``(n,)``, in all units of :data:`shoal.tasks.text.units.UNITS`."""
     return units(split_total(nats), split_counts(data, split))
 
 

@@ -22,6 +22,35 @@ from shoal.models.lstm import LSTMLM
 from shoal.tasks.base import Task, rows
 
 Layout = Mapping[str, torch.Size]
+
+
+@dataclass(frozen=True)
+class Path:
+    """How a family is computed prefix by prefix.
+
+    Attributes:
+        outputs: the states that the classifier sees, from ``(scorer, parameters, nodes, ops)``: ``(R, n B, D)``, level
+            by level.
+        tokens: the table of tokens, to which a classifier can be tied.
+    """
+
+    outputs: Callable[..., Any]
+    tokens: str
+
+
+def _gpt(scorer: "PrefixScorer", parameters: Mapping[str, Array], nodes: Nodes, ops: Ops[Array]) -> Array:
+    sizes = (scorer.table, scorer.vocabulary_size, scorer.config)
+    return gpt_outputs(parameters, *sizes, nodes, scorer.first, ops)
+
+
+def _lstm(scorer: "PrefixScorer", parameters: Mapping[str, Array], nodes: Nodes, ops: Ops[Array]) -> Array:
+    return lstm_outputs(parameters, scorer.config.num_layers, nodes, scorer.first, ops)
+
+
+PATHS: Mapping[type[nn.Module], Path] = {
+    GPT: Path(_gpt, "embedding.tokens.weight"),
+    LSTMLM: Path(_lstm, "embedding.weight"),
+}
 PART = 512  # examples to score at once, where training has fewer in a step
 
 
@@ -40,7 +69,7 @@ def check_served(model: nn.Module, task: Task) -> None:
     """Raise :class:`UserError` for what no settings tell, and what would come out otherwise than the model says."""
     if task.next_token is None or task.batch is not rows:
         why = "the task does not say which next tokens it scores, or makes its batches itself"
-    elif type(model) not in (GPT, LSTMLM):
+    elif type(model) not in PATHS:
         why = f"{type(model).__name__} has not been written for them"
     elif not all(parameter.requires_grad for parameter in model.parameters()):
         why = "some parameters do not train"
@@ -111,11 +140,9 @@ class PrefixScorer:
         self._known: dict[tuple[int, bool], _Batch] = {}  # the last of each size, to train on and not
         self.prefixes = Prefixes(self.inputs, min(config.train_batch_size, self.inputs.shape[1]), self.first)
         self.vocabulary_size = config.task_part.sizes().vocabulary_size
-        self.is_gpt = isinstance(model, GPT)
+        self.path = PATHS[type(model)]
         self.table = dict(model.named_buffers()).get("embedding.position_encoding")  # (S, D)
-        self.classifier = ("embedding.tokens" if self.is_gpt else "embedding") + ".weight"
-        if not config.share_embeddings:
-            self.classifier = "classifier.weight"
+        self.classifier = self.path.tokens if config.share_embeddings else "classifier.weight"
 
     def __call__(self, indices: Tensor, training: bool = False) -> dict[str, Tensor]:
         """Loss and accuracy ``(R, B)`` of the examples at ``indices``, ``(R, B)``; in training the loss is smoothed."""
@@ -148,11 +175,7 @@ class PrefixScorer:
         self, parameters: Mapping[str, Array], batch: _Batch, label_smoothing: float, ops: Ops[Array]
     ) -> tuple[Tensor, Tensor]:
         """Loss and accuracy of a batch, ``(R, B)`` each."""
-        nodes, first = batch.nodes, self.first
-        if self.is_gpt:
-            outputs = gpt_outputs(parameters, self.table, self.vocabulary_size, self.config, nodes, first, ops)
-        else:
-            outputs = lstm_outputs(parameters, self.config.num_layers, nodes, first, ops)  # (R, n B, D), level by level
+        outputs = self.path.outputs(self, parameters, batch.nodes, ops)  # (R, n B, D), level by level
         logits = ops.linear(outputs, parameters[self.classifier], parameters.get("classifier.bias"))  # (R, n B, V)
         return ops.score(logits, batch.targets, batch.scored, label_smoothing)
 

@@ -5,6 +5,7 @@ files say too. Of finished runs goes what their trainer was to remove in the end
 """
 
 from collections.abc import Callable, Collection, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -207,10 +208,24 @@ def _cohort(folder: CohortFolder) -> Iterator[Finding]:
         mend = partial(held, folder, partial(replace, lab, folder.path / "cohort.json", write))
         yield Finding(str(error), mend if manifest is not None else None)
         return
-    found = [*_stand(folder), *_models(folder, runs)]
+    found = [*_stand(folder), *_models(folder, runs), *_task(folder)]
     yield from found
     yield from _certificate(folder, runs)
     yield from _remains(folder, is_whole=not any(finding.is_damage for finding in found))
+
+
+def _task(folder: CohortFolder) -> Iterator[Finding]:
+    """What the task keeps with its models; it is made again where the data are there."""
+    try:
+        folder.kept()
+    except AccessError as error:
+        yield Finding(str(error))
+    except LabError as error:
+        lab, path, mend = folder.path.parent.parent, folder.path / "task.json", None
+        with suppress(UserError):
+            write = partial(write_json, path, folder.specs()[0].task_part.kept())
+            mend = partial(held, folder, partial(replace, lab, path, write))
+        yield Finding(str(error), mend)
 
 
 def _certificate(folder: CohortFolder, runs: list[str]) -> Iterator[Finding]:

@@ -67,21 +67,26 @@ class CohortFolder(Folder):
 
         With what is needed to use their models without their data, and where parts come from that shoal does not ship.
         """
-        if kept := specs[0].task_part.kept():
+        kept = specs[0].task_part.kept()
+        if kept:
             write_json(self.path / "task.json", kept)
         members = [{"run": spec.id, "spec": spec.dump()} for spec in specs]
         how = {"threads": threads, "engine": engine, "why": why, **said_of(specs[0])}
+        how |= {"keeps": sorted(kept)} if kept else {}
         write_json(self.path / "cohort.json", {**how, "metrics": sorted(metrics), "members": members})
 
     def kept(self) -> dict[str, Any]:
         """What the task keeps with its models; nothing of most tasks.
 
         Raises:
-            LabError: it is damaged.
+            LabError: it is damaged or missing.
         """
-        path = self.path / "task.json"
+        wanted, path = self.manifest().get("keeps", []), self.path / "task.json"
         with self.with_way_out():
-            return dict(read_json(path)) if is_there(path) else {}
+            kept = dict(read_json(path)) if wanted else {}
+            if lacking := [name for name in wanted if name not in kept]:
+                raise LabError(f"{path} is damaged: it has no {lacking[0]}")
+        return kept
 
     def check_sources(self) -> None:
         """Raise :class:`LabError` where the code of a part from outside of shoal is not what the cohort began with."""

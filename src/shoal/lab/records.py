@@ -1,5 +1,6 @@
 """What a lab holds of some runs, as data frames and as the practical's dictionaries."""
 
+import sys
 from collections.abc import Container, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,7 @@ from shoal.lab.members import absent, task_of
 from shoal.lab.names import find_run
 from shoal.lab.snapshot import CohortSnapshot
 from shoal.measures import EQUATIONS, Measures, union
-from shoal.registry import KINDS, USUAL
+from shoal.registry import KINDS, TASKS, USUAL
 from shoal.spec import RunSpec
 from shoal.spec.choice import as_cell, fits, read_choice
 from shoal.spec.identity import defaults
@@ -271,6 +272,16 @@ class Records:
         """
         return self._folders[find_run(run, self._folders)].kept()
 
+    def beside(self) -> list[str]:
+        """What these results have to be seen beside, as their tasks say: lines, each once."""
+        lines = [line for folder in self.cohorts() for line in told_of(folder, "beside", [])]
+        return list(dict.fromkeys(lines))
+
+    def units(self) -> dict[str, dict[str, float]]:
+        """Further units of the loss of each run, by name, as what it is multiplied by; of most tasks there are none."""
+        found = {folder.path: dict(told_of(folder, "units", {})) for folder in self.cohorts()}
+        return {run: found[folder.path] for run, folder in self._folders.items()}
+
     def model(self, run: str, step: int | None = None) -> "nn.Module":
         """A kept model, ready to evaluate; the last one when no ``step`` is named.
 
@@ -296,38 +307,22 @@ class Records:
         return model.eval()
 
 
+def told_of(folder: CohortFolder, what: str, nothing: Any) -> Any:
+    """What the task of a cohort makes of what it keeps; nothing where that is damaged, or its code is not loaded."""
+    try:
+        name, kept = task_of(folder.manifest()), folder.kept()
+    except LabError:
+        return nothing
+    if not kept or (TASKS.is_outside(name) and name.partition(":")[0] not in sys.modules):
+        return nothing
+    try:
+        return getattr(TASKS[name], what)(kept)
+    except Exception:  # a lab may be someone else's, and what is kept anything
+        return nothing
+
+
 def _every(dump: Mapping[str, Any]) -> dict[str, Any]:
     """Every setting; one that is younger than the record has its default."""
     usual, _ = defaults(dump.get("task", USUAL["task"]), dump["model"], dump["optimizer"])
     own = {name: value for name, value in dump.items() if value is not None or name in usual}
     return {"task": USUAL["task"], **own, **{name: value for name, value in usual.items() if name not in own}}
-
-
-def get_all_checkpoints(records: Records, run: str, just_files: bool = True) -> tuple[list[Any], dict[str, Any]]:
-    """The practical's reading of one trial: its kept models in order of steps, and its metrics.
-
-    Args:
-        records: the runs.
-        run: a run's id, or an unambiguous beginning of it.
-        just_files: return the models' paths instead of the models.
-
-    Returns:
-        Models (or paths), and ``all_metrics`` as in :meth:`Records.all_metrics`.
-    """
-    files = records.model_files(run)
-    models: list[Any] = [files[step] if just_files else records.model(run, step) for step in files]
-    return models, records.all_metrics(run)
-
-
-def get_all_checkpoints_per_trials(records: Records, just_files: bool = True) -> tuple[list[list[Any]], dict[str, Any]]:
-    """The same for several trials; ``all_metrics`` holds one list per trial under the same keys.
-
-    What :func:`shoal.analysis.get_extrema_performance_steps_per_trials` takes.
-    """
-    trials = [get_all_checkpoints(records, run, just_files) for run in records.ids]
-    metrics, names = [trial[1] for trial in trials], [measure.name for measure in records.measures().recorded]
-    together: dict[str, Any] = {
-        split: {q: [m[split].get(q) for m in metrics] for q in names} for split in ("train", "test")
-    }
-    together |= {name: [m[name] for m in metrics] for name in ("all_steps", "l2_norm")}
-    return [trial[0] for trial in trials], together

@@ -135,6 +135,7 @@ class Manifest(Shape):
     engine: Engine = "plain"
     metrics: list[str]
     parts: dict[str, Source] = {}
+    keeps: list[str] = []
     measures: Said | None = None
     members: Annotated[list[Member], Field(min_length=1)]
 

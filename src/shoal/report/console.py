@@ -124,6 +124,8 @@ def print_extrema(records: Records, damaged: Collection[str] = ()) -> None:
     print_table(per_run_table(records, settings[:_MOST_SETTINGS], damaged))
     if rest := settings[_MOST_SETTINGS:]:
         say(f"… runs differ in more settings: {', '.join(rest)}")
+    for line in records.without(damaged).beside():
+        say(line)
 
 
 def print_runs(records: Records, unreadable: Sequence[str] = ()) -> int:

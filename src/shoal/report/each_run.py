@@ -45,16 +45,23 @@ def per_run_table(records: Records, settings: Sequence[str], damaged: Collection
         header += [shown.symbol_of(split), f"t_f({shown.symbol_of(split)})"]
     header += [measure.symbol_of("valid") for measure in others]
     header += [f"Δt({shown.symbol})"] if measures.generalised else []
+    units = whole.units()
+    unit = next((name for own in units.values() for name in own), "")
+    header += [unit] if unit else []
     rows = []
     for row in frame.iter_rows(named=True):
         state = "damaged" if row["run"] in damaged else row["state"]
         state = state if state in ("done", "damaged") else f"{state} at step {row['step']:,}"
         cells = [*(_setting(name, row[name]) for name in settings), state, *_best_cells(row, measures, others)]
+        if unit:
+            cells.append(_in_unit(row["valid_loss"], units.get(row["run"], {}).get(unit)))
         rows.append((row["run"], [Cell(text) for text in cells]))
     caption = f"The runs behind the figures. {symbols_note(measures)}"
     if measures.learned is not None:
         both = " and ".join(shown.symbol_of(split) for split in SPLITS)
         caption += f" Δt({shown.symbol}) {NOTHING}: {both} did not both reach {measures.learned:g}."
+    if unit:
+        caption += f" {unit}: {measures['loss'].symbol_of('valid')} in this unit. {' '.join(whole.beside())}"
     return Table("runs", header, rows, caption, _numbers(frame, settings, measures, damaged))
 
 
@@ -68,6 +75,10 @@ def _best_cells(row: Mapping[str, Any], measures: Measures, others: Sequence[Mea
     if measures.generalised is not None:
         cells.append(_step(row, f"delay_{shown.name}") if row["did_both"] else NOTHING)
     return cells
+
+
+def _in_unit(loss: float | None, factor: float | None) -> str:
+    return NOTHING if loss is None or factor is None else f"{loss * factor:.4g}"
 
 
 def _value(value: float | None, measure: Measure) -> str:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Annotated, Any, ClassVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
@@ -45,7 +45,7 @@ class Part(BaseModel):
 
     def check_new(self) -> None:
         """The same, of what is refused in a new run but read of one on record."""
-        check_float32(self, [name for name in type(self).model_fields if extra(type(self), name)["in_float32"]])
+        check_float32(self, type(self).having("in_float32"))
 
     @cached_property
     def as_json(self) -> dict[str, Any]:
@@ -62,7 +62,7 @@ class Part(BaseModel):
     @classmethod
     def having(cls, mark: str) -> list[str]:
         """Names of the settings with a mark of :func:`setting`, such as ``member``."""
-        return [name for name in cls.model_fields if extra(cls, name)[mark]]
+        return list(_having(cls, mark))
 
 
 def setting(
@@ -167,6 +167,11 @@ def extra(kind: type[BaseModel], name: str) -> dict[str, Any]:
     info = kind.model_fields[name]
     noted = info.json_schema_extra if isinstance(info.json_schema_extra, dict) else {}
     return {"allowed": info.description or "a value of its type", **_UNSAID, **noted}
+
+
+@cache
+def _having(kind: type[Part], mark: str) -> tuple[str, ...]:
+    return tuple(name for name in kind.model_fields if extra(kind, name)[mark])
 
 
 _UNSAID: dict[str, Any] = {

@@ -49,12 +49,13 @@ def each_once(specs: Iterable[RunSpec]) -> Iterator[RunSpec]:
     seen: dict[str, RunSpec] = {}
     for spec in specs:
         first = seen.setdefault(spec.id, spec)
+        if first is spec:
+            yield spec
+            continue
         for name in first:
             one, other = first.get(name), spec.get(name)
             if one != other:
                 raise UserError(f"{name}={other} makes the same run as {name}={one}: give one of these values")
-        if first is spec:
-            yield spec
 
 
 def check_count(sizes: Mapping[str, int]) -> None:

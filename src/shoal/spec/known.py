@@ -34,13 +34,13 @@ def owners(name: str, parts: Mapping[str, Any] = MappingProxyType({})) -> list[t
         UserError: there is none.
     """
     settings = known_settings()
-    if name in settings:
-        return settings[name]
-    known = [*KINDS, *settings]
-    for kind, names in parts.items():
-        for part in [names] if isinstance(names, str) else names or ():
-            own = KINDS[kind][part]
-            if name in own.model_fields:
-                return [own]
-            known += own.model_fields
+    outside = [
+        KINDS[kind][part]
+        for kind, names in parts.items()
+        for part in ([names] if isinstance(names, str) else names or ())
+        if isinstance(part, str) and KINDS[kind].is_outside(part)
+    ]
+    if found := [*settings.get(name, ()), *(part for part in outside if name in part.model_fields)]:
+        return found
+    known = [*KINDS, *settings, *(own for part in outside for own in part.model_fields)]
     raise UserError(f"unknown setting {name!r}{nearest(name, known)}")

@@ -109,9 +109,8 @@ class RunSpec:
         own = self.__dict__
         if name in own.get("names", ()):
             return own["names"][name]
-        for part in own.get("parts", {}).values():
-            if name in type(part).model_fields:
-                return getattr(part, name)
+        if "parts" in own and name in (roles := _roles(**own["names"])):
+            return getattr(own["parts"][roles[name]], name)
         raise AttributeError(f"no setting {name!r} of this run")
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -235,15 +234,22 @@ def classes_of(task: str, model: str, optimizer: str) -> Mapping[str, type[Part]
     return MappingProxyType(dict(zip(_NAMES, classes, strict=True)))
 
 
+@cache
+def _roles(task: str, model: str, optimizer: str) -> Mapping[str, str]:
+    """Which part has each setting of a run with these names."""
+    return {name: role for role, kind in classes_of(task, model, optimizer).items() for name in kind.model_fields}
+
+
 def _assigned(
     given: Mapping[str, Any], names: Mapping[str, str], classes: Mapping[str, type[Part]]
 ) -> dict[str, dict[str, Any]]:
     """The settings that were given, by the part that has them."""
     own: dict[str, dict[str, Any]] = {role: {} for role in classes}
+    roles = _roles(**names)
     for name, value in given.items():
         if name in names:
             continue
-        role = next((role for role, kind in classes.items() if name in kind.model_fields), None)
+        role = roles.get(name)
         if role is None:
             if value is not None:
                 raise UserError(_not_there(name, value, names, classes))

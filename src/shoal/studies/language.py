@@ -13,7 +13,6 @@ from typing import Any
 import polars as pl
 
 from shoal.analysis.correction import Family
-from shoal.analysis.language import units
 from shoal.analysis.trends import student
 from shoal.lab import Records
 from shoal.report import Figure, Report, Section
@@ -39,6 +38,7 @@ from shoal.studies.language_tables import (
 )
 from shoal.studies.parts import finished
 from shoal.studies.results import Results
+from shoal.tasks.text.units import units
 
 QUESTION = "Which of an LSTM and a GPT predicts a text better, at equal training compute, and do they beat n-grams?"
 BUDGETS = {True: 2e12, False: 20e12}  # FLOP of a run, of the quick form and of the full one

@@ -11,15 +11,15 @@ import polars as pl
 import torch
 from torch import Tensor
 
-from shoal.analysis.language import TextCounts
-from shoal.analysis.ngram import ORDERS, fit_ngram
 from shoal.analysis.scored import split_by_position, split_counts, split_total
 from shoal.decoding.sampling import Sampling
 from shoal.decoding.text import generate_texts
 from shoal.fast.denormals import flushed_denormals
 from shoal.lab import Records
 from shoal.spec import RunSpec
+from shoal.tasks.text.ngram import ORDERS, fit_ngram
 from shoal.tasks.text.scoring import in_blocks, score_split
+from shoal.tasks.text.units import TextCounts
 
 if TYPE_CHECKING:
     from shoal.tasks.text.data import TextData

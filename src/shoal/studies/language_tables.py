@@ -5,7 +5,6 @@ from typing import Any
 
 import polars as pl
 
-from shoal.analysis.language import UNITS, units
 from shoal.analysis.trends import student
 from shoal.report import Cell, Table
 from shoal.report.panels import MODELS
@@ -15,6 +14,7 @@ from shoal.studies.answers import bare_p
 from shoal.studies.equal_compute import FLOP_RULE, between_positions, flop_per_step, multiplying, tokens_per_step
 from shoal.studies.language_scores import counts_of, stride_of
 from shoal.studies.results import Results
+from shoal.tasks.text.units import UNITS, units
 
 _NAMES = {
     "nats_per_token": "nats per token",

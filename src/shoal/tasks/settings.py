@@ -91,6 +91,24 @@ class TaskSettings(Part):
         """
         return None
 
+    @classmethod
+    def units(cls, kept: Mapping[str, Any]) -> Mapping[str, float]:
+        """Further units of the loss by name, each as what a loss is multiplied by; shown and never recorded.
+
+        Args:
+            kept: what :meth:`kept` gave when the run began.
+        """
+        return {}
+
+    @classmethod
+    def beside(cls, kept: Mapping[str, Any]) -> list[str]:
+        """What results have to be seen beside, such as a baseline: lines of text.
+
+        Args:
+            kept: what :meth:`kept` gave when the run began.
+        """
+        return []
+
     def check_model(self, spec: "RunSpec") -> None:
         """Raise :class:`UserError` for a run whose other parts do not go with the task."""
 

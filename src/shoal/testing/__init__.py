@@ -1,4 +1,4 @@
-"""Contract suites: what every task, model, rule and engine must hold, for shoal's own and for yours.
+"""Contract suites: what every task, model, rule, engine and executor must hold, for shoal's own and for yours.
 
 A suite is a class of pytest tests; a subclass says of which settings, which are those of a small run::
 
@@ -12,11 +12,14 @@ Only this package of shoal's needs pytest.
 
 import pytest
 
-pytest.register_assert_rewrite(*(f"shoal.testing.{name}" for name in ("base", "tasks", "models", "rules", "engines")))
+pytest.register_assert_rewrite(
+    *(f"shoal.testing.{name}" for name in ("base", "tasks", "models", "rules", "engines", "executors"))
+)
 
 from shoal.testing.engines import EngineContract  # noqa: E402 (after their asserts were asked to explain themselves)
+from shoal.testing.executors import ExecutorContract  # noqa: E402
 from shoal.testing.models import ModelContract  # noqa: E402
 from shoal.testing.rules import RuleContract  # noqa: E402
 from shoal.testing.tasks import TaskContract  # noqa: E402
 
-__all__ = ["EngineContract", "ModelContract", "RuleContract", "TaskContract"]
+__all__ = ["EngineContract", "ExecutorContract", "ModelContract", "RuleContract", "TaskContract"]

@@ -77,9 +77,7 @@ def train(
     if not wanted:
         raise UserError("there are no runs to train: the list of specs is empty")
     on = check_execution(device, workers, threads, flush_seconds, engine, places)
-    check_precision(wanted, on, engine)
-    check_parts(wanted, on)
-    check_metrics(metrics or {}, wanted, on)
+    _check_wanted(wanted, on, engine, metrics or {})
     lab = (lab if isinstance(lab, Lab) else Lab(lab)).create()
     with lab.planning():
         held = _held(lab, wanted, say)
@@ -92,6 +90,15 @@ def train(
     how = Execution(on, flush_seconds, metrics or {}, places, places_of(wanted))
     _finish([*folders, *begun], workers, how, watch, [*damaged, *taken])
     return lab.records(spec.id for spec in wanted)
+
+
+def _check_wanted(
+    specs: Sequence[RunSpec], device: torch.device, engine: str | None, metrics: Mapping[str, Metric]
+) -> None:
+    """Raise :class:`UserError` for what cannot be trained, before anything is written down."""
+    check_precision(specs, device, engine)
+    check_parts(specs, device)
+    check_metrics(metrics, specs, device)
 
 
 def _new(specs: Sequence[RunSpec], held: Container[str], device: torch.device, engine: str | None) -> list[Cohort]:

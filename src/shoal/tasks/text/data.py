@@ -7,10 +7,10 @@ and a fixed sample of the training split.
 
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property, partial
-from typing import TYPE_CHECKING
 
+import polars as pl
 import torch
 from torch import Tensor
 
@@ -20,11 +20,11 @@ from shoal.objectives import token_losses
 from shoal.tasks.base import Batch, Model, Task
 from shoal.tasks.sampling import EpochSampler, RandomSampler
 from shoal.tasks.text.corpus import read_corpus, split
+from shoal.tasks.text.ngram import best_order, ngram_baseline
 from shoal.tasks.text.tokenizers import TextTokenizer, make_tokenizer
+from shoal.tasks.text.units import count_text
 
-if TYPE_CHECKING:
-    from shoal.tasks.text.settings import Text
-
+SCORED_SHARE = 4  # of the training split as many windows are scored as this part of the validation split's
 _OFFSET_STREAM = 3  # where blocks of a pass begin, apart from their order
 _KEPT = 4
 
@@ -57,7 +57,7 @@ class TextData:
     def _windows(self) -> dict[tuple[int, int, int], tuple[Tensor, Tensor]]:
         return {}
 
-    def scored_windows(self, context_length: int, stride: int, part: int) -> tuple[Tensor, Tensor]:
+    def scored_windows(self, context_length: int, stride: int, part: int = SCORED_SHARE) -> tuple[Tensor, Tensor]:
         """The windows that an evaluation scores: first those of the training split.
 
         Args:
@@ -78,6 +78,30 @@ class TextData:
             both = torch.cat([train, valid])
             self._windows[key] = both, torch.arange(len(both)) >= n
         return self._windows[key]
+
+    def counts(self) -> dict[str, int]:
+        """Tokens, characters, bytes and words of what is scored of the validation split: all but its first token."""
+        scored = self.valid[1:]
+        return asdict(count_text(self.tokenizer.decode_bytes(scored), len(scored)))
+
+    def baseline(self) -> dict[str, float]:
+        """The ``order`` and ``nats_per_token`` of the best n-gram on the validation split, of so many ``orders``.
+
+        Its first token counts as well, which no model here predicts: of a text of many that is no difference.
+        """
+        if not self._ngram:
+            found = ngram_baseline(self.train, self.valid, self.tokenizer.vocabulary_size)
+            best = found.row(by_predicate=pl.col("order") == best_order(found), named=True)
+            self._ngram.update(
+                order=best["order"],
+                nats_per_token=best["nats_per_token"],
+                orders=int(found["order"].max()),  # type: ignore[arg-type]
+            )
+        return dict(self._ngram)
+
+    @cached_property
+    def _ngram(self) -> dict[str, float]:
+        return {}
 
 
 def windows(begin: int, end: int, context_length: int, stride: int) -> Tensor:
@@ -158,17 +182,21 @@ class BlockSampler(EpochSampler):
         return blocks * self.context_length + offset, counts
 
 
-def text_task(settings: "Text") -> Task:
-    """The text of these settings as the engine takes it."""
-    data, context = settings.data(), settings.context_length
-    assert settings.eval_stride is not None
-    from shoal.tasks.text.settings import SCORED_SHARE
+def text_task(data: TextData, context: int, stride: int, drawn: str, label_smoothing: float = 0.0) -> Task:
+    """A text as the engine takes it.
 
-    table, is_valid = data.scored_windows(context, settings.eval_stride, SCORED_SHARE)
+    Args:
+        data: the text in tokens.
+        context: tokens that a window reads.
+        stride: see :func:`windows`.
+        drawn: how training draws: ``random`` windows, or passes over ``blocks``.
+        label_smoothing: of the loss that training minimises.
+    """
+    table, is_valid = data.scored_windows(context, stride)
     places = data.n_train - context
     number = places + torch.arange(len(table))
-    smoothed = partial(text_objective, label_smoothing=settings.label_smoothing)
-    sampler = RandomSampler if settings.windows == "random" else partial(BlockSampler, context_length=context)
+    smoothed = partial(text_objective, label_smoothing=label_smoothing)
+    sampler = RandomSampler if drawn == "random" else partial(BlockSampler, context_length=context)
     return Task(
         tensors={"tokens": data.tokens, "windows": table},
         drawn=places,
@@ -176,7 +204,7 @@ def text_task(settings: "Text") -> Task:
         objective=text_objective,
         batch=partial(window_batch, places=places, context_length=context),
         sampler=sampler,
-        training_objective=smoothed if settings.label_smoothing else None,
+        training_objective=smoothed if label_smoothing else None,
     )
 
 

@@ -1,5 +1,6 @@
 """Which text a run learns, in which tokens, and how it is scored."""
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
 TOKENIZERS = ("chars", "bytes", "bpe")
 WINDOWS = ("random", "blocks")
 BPE_SIZE = 1024  # of a vocabulary of byte pairs that was not given
-SCORED_SHARE = 4  # of the training split as many windows are scored as this part of the validation split's
 MEASURES = Measures(
     (
         Measure("loss", "L", "loss", "nats per token", is_log=True),
@@ -149,7 +149,7 @@ class Text(TaskSettings):
     def counts(self) -> Counts:
         """See :class:`TaskSettings`."""
         data = self.data()
-        starts, _ = data.scored_windows(self.context_length, self.eval_stride or self.context_length, SCORED_SHARE)
+        starts, _ = data.scored_windows(self.context_length, self.eval_stride or self.context_length)
         return Counts(len(data.train) - self.context_length, len(starts), held=0)  # one text for all members
 
     def data(self) -> "TextData":
@@ -165,18 +165,38 @@ class Text(TaskSettings):
         return load_text(self.text, self.text_key, self.tokenizer, self.vocabulary_size, self.valid_share)
 
     def kept(self) -> Mapping[str, Any]:
-        """See :class:`TaskSettings`: the tokenizer is part of the model."""
-        return {"tokenizer": self.data().tokenizer.to_json()}
+        """See :class:`TaskSettings`: the tokenizer, how much text validates, and how well n-grams predict it."""
+        data = self.data()
+        return {"tokenizer": data.tokenizer.to_json(), "counts": data.counts(), "ngram": data.baseline()}
 
-    def place(self) -> tuple[str, Mapping[str, Any]] | None:
-        """See :class:`TaskSettings`."""
-        return (self.text_key, {"text": list(self.text)}) if self.text and self.text_key else None
+    @classmethod
+    def units(cls, kept: Mapping[str, Any]) -> Mapping[str, float]:
+        """See :class:`TaskSettings`: bits per character and per byte of the validation text."""
+        counts = kept.get("counts", {})
+        return {
+            f"bits/{one}": counts["tokens"] / (math.log(2) * counts[several])
+            for one, several in (("char", "characters"), ("byte", "bytes"))
+            if counts.get(several)
+        }
+
+    @classmethod
+    def beside(cls, kept: Mapping[str, Any]) -> list[str]:
+        """See :class:`TaskSettings`: the best n-gram."""
+        if not kept.get("ngram") or not kept.get("counts"):
+            return []
+        order, loss = kept["ngram"]["order"], kept["ngram"]["nats_per_token"]
+        bits = "".join(f", {loss * factor:.3f} {name}" for name, factor in cls.units(kept).items())
+        return [
+            f"beside: a {order}-gram (Witten–Bell, the best of orders 1 to {kept['ngram']['orders']}) of the training "
+            f"text has {loss:.3f} nats per token{bits} on the {kept['counts']['tokens']:,} tokens that validate"
+        ]
 
     def build(self, split_seed: int) -> "Task":
         """See :class:`TaskSettings`; the split is the text's own and hangs on no seed."""
         from shoal.tasks.text.data import text_task
 
-        return text_task(self)
+        assert self.eval_stride is not None
+        return text_task(self.data(), self.context_length, self.eval_stride, self.windows, self.label_smoothing)
 
     def sizes_named(self) -> list[str]:
         """See :class:`TaskSettings`."""

@@ -1,0 +1,75 @@
+"""What every executor must hold: whoever trains the cohorts, what is kept of them is the same."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+
+from shoal.errors import UserError
+from shoal.lab import Lab
+from shoal.lab.cohort import CohortFolder
+from shoal.spec import RunSpec
+from shoal.testing.base import CPU, Contract
+from shoal.training.executor import Execution, Watch, execute
+from shoal.training.plan import plan
+from shoal.training.snapshot import Snapshot
+
+
+class ExecutorContract(Contract):
+    """Tests of what trains cohorts, on two small ones: of runs with the settings, and with another batch size.
+
+    A subclass says what is tested by :meth:`execute`; without, it is shoal's own in this process.
+
+    Attributes:
+        settings: of the run; it must take more than two steps.
+    """
+
+    settings: ClassVar[Mapping[str, Any]] = {"p": 5, "num_layers": 1, "embedding_size": 4, "n_steps": 12}
+
+    def execute(self, folders: Sequence[CohortFolder], execution: Execution, watch: Watch) -> bool:
+        """Train cohorts to their ends; False when stopped before that."""
+        return execute(folders, workers=1, execution=execution, watch=watch)
+
+    def test_every_cohort_is_trained_to_the_same_bits(self, spec: RunSpec, tmp_path: Path) -> None:
+        """As by this process alone, one after the other; and is watched to its end."""
+        watched: list[Snapshot] = []
+        folders = self._begun(spec, tmp_path / "own")
+        assert self.execute(folders, _execution(), watched.append)
+        assert execute(self._begun(spec, tmp_path / "here"), workers=1, execution=_execution(), watch=lambda _: None)
+        own, here = (Lab(tmp_path / name).records() for name in ("own", "here"))
+        assert own.runs()["state"].to_list() == ["done"] * len(own)
+        assert own.curves().sort("run", "step").equals(here.curves().sort("run", "step"))
+        assert {last.cohort for last in watched if last.state == "done"} == {folder.id for folder in folders}
+
+    def test_what_is_finished_is_left_as_it_is(self, spec: RunSpec, tmp_path: Path) -> None:
+        """Asked for again, nothing is trained."""
+        folders = self._begun(spec, tmp_path / "own")
+        assert self.execute(folders, _execution(), lambda _: None)
+        sessions = [folder.status()["sessions"] for folder in folders]
+        assert self.execute(folders, _execution(), lambda _: None)
+        assert [folder.status()["sessions"] for folder in folders] == sessions
+
+    def test_a_cohort_that_cannot_be_trained_keeps_no_other_from_it(self, spec: RunSpec, tmp_path: Path) -> None:
+        """What is wrong is raised when the others are done."""
+        damaged, whole = self._begun(spec, tmp_path / "own")
+        (damaged.path / "checkpoint.safetensors").write_bytes(b"nothing of the kind")
+        with pytest.raises(UserError, match=damaged.id):
+            self.execute([damaged, whole], _execution(), lambda _: None)
+        assert whole.is_finished()
+        assert not any(damaged.models(member["run"]) for member in damaged.manifest()["members"])
+
+    def _begun(self, spec: RunSpec, path: Path) -> list[CohortFolder]:
+        """Two cohorts of two runs each, written down and not trained."""
+        lab = Lab(path).create()
+        shapes = (spec, spec.replace(train_batch_size=spec.train_batch_size + 1))
+        folders = []
+        for cohort in plan(shape.replace(seed=seed) for shape in shapes for seed in (0, 1)):
+            folder = lab.cohort(cohort.id)
+            folder.create(list(cohort.members), 1)
+            folders.append(folder)
+        return folders
+
+
+def _execution() -> Execution:
+    return Execution(CPU, 20.0, {})
