@@ -191,6 +191,10 @@ class Text(TaskSettings):
             f"text has {loss:.3f} nats per token{bits} on the {kept['counts']['tokens']:,} tokens that validate"
         ]
 
+    def place(self) -> tuple[str, Mapping[str, Any]] | None:
+        """See :class:`TaskSettings`."""
+        return (self.text_key, {"text": list(self.text)}) if self.text and self.text_key else None
+
     def build(self, split_seed: int) -> "Task":
         """See :class:`TaskSettings`; the split is the text's own and hangs on no seed."""
         from shoal.tasks.text.data import text_task
