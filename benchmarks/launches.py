@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from shoal.fast import engine as engines
 from shoal.fast.fused import FusedKernels
 from shoal.fast.gpu import library
-from shoal.fast.gpu.library import CardKernels
+from shoal.fast.gpu.library import GPUKernels
 from shoal.spec import RunSpec
 from shoal.training.plan import Cohort
 from shoal.training.stack import Stack
@@ -47,7 +47,7 @@ class Counted(TorchDispatchMode):
 
 def counts(spec: RunSpec, engine: str, work: Callable[[Stack], object]) -> tuple[int, int]:
     """Operations of PyTorch and kernels in one piece of a run's work."""
-    counted, found = Counted(), FusedKernels(CardKernels, "counted, not launched")
+    counted, found = Counted(), FusedKernels(GPUKernels, "counted, not launched")
     with (
         mock.patch.object(engines, "fused_kernels", lambda device: found),
         mock.patch.object(library, "_launch", counted.launch),

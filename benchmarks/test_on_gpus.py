@@ -4,7 +4,7 @@
 import pytest
 import torch
 
-from benchmarks import GPU, launches
+from benchmarks import gpu, launches
 from shoal import RunSpec
 from shoal.training.step import train_step
 
@@ -22,17 +22,17 @@ def _one_thread():
 @pytest.mark.parametrize("model", ["lstm", "gpt"])
 @pytest.mark.parametrize("engine", ["compiled", "prefixes"])
 def test_on_the_cpu_nothing_differs_from_the_cpu(monkeypatch, model, engine):
-    monkeypatch.setattr(GPU, "MEMBERS", 3)
+    monkeypatch.setattr(gpu, "MEMBERS", 3)
     heads = {"num_heads": 2} if model == "gpt" else {}
-    row = GPU.compare({"model": model, **TINY, **heads}, torch.device("cpu"), engine)
+    row = gpu.compare({"model": model, **TINY, **heads}, torch.device("cpu"), engine)
     assert row[:4] == ["0", "0", "contained", "0"]
     assert all(float(milliseconds) > 0 for milliseconds in row[4:])
 
 
 def test_how_far_tensors_are_apart_is_said():
     x = torch.ones(3)
-    assert GPU.apart(x, x.clone()) == "0"
-    assert GPU.apart(x, torch.tensor([1.0, 1.0, 1.25])) == "2.5e-01"
+    assert gpu.apart(x, x.clone()) == "0"
+    assert gpu.apart(x, torch.tensor([1.0, 1.0, 1.25])) == "2.5e-01"
 
 
 @pytest.mark.parametrize("model", ["lstm", "gpt"])

@@ -23,7 +23,7 @@ from torch.utils.backend_registration import _setup_privateuseone_for_python_bac
 from shoal.fast import engine as engines
 from shoal.fast.fused import FusedKernels
 from shoal.fast.gpu import library
-from shoal.fast.gpu.library import CardKernels
+from shoal.fast.gpu.library import GPUKernels
 from shoal.training.stack import Stack
 from shoal.training.step import _learn, evaluate, l2_norm, train_step
 
@@ -47,7 +47,7 @@ def on_gpu(stack: Stack, mode: FakeTensorMode) -> Stack:
         if id(tensor) in host:
             return tensor.clone()
         shape = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
-        memo[id(tensor)] = FakeTensor(mode, shape, torch.device("GPU:0"), requires_grad=tensor.requires_grad)
+        memo[id(tensor)] = FakeTensor(mode, shape, torch.device("gpu:0"), requires_grad=tensor.requires_grad)
         return memo[id(tensor)]
 
     with mock.patch.object(Tensor, "__deepcopy__", moved), mock.patch.object(torch.nn.Parameter, "__deepcopy__", moved):
@@ -59,7 +59,7 @@ class OnGPU(TorchDispatchMode):
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         for value in tree_leaves((args, kwargs)):
-            assert not isinstance(value, Tensor) or value.device.type == "GPU", (function, value)
+            assert not isinstance(value, Tensor) or value.device.type == "gpu", (function, value)
         return function(*args, **(kwargs or {}))
 
 
@@ -67,7 +67,7 @@ def launched(name: str, grid: tuple[int, ...], *arguments: object, **constants: 
     """A kernel that does nothing but look at its arguments."""
     assert all(size > 0 for size in grid)
     for value in arguments:
-        assert not isinstance(value, Tensor) or value.device.type == "GPU", (name, value)
+        assert not isinstance(value, Tensor) or value.device.type == "gpu", (name, value)
     return lambda: LAUNCHED.update([name])
 
 
@@ -77,7 +77,7 @@ LAUNCHED: Counter[str] = Counter()
 @contextmanager
 def kernels_of_the_gpu() -> Iterator[None]:
     """Kernels on a device without values, whose memory is known by its storage."""
-    found = FusedKernels(CardKernels, "on a GPU that is not there")
+    found = FusedKernels(GPUKernels, "on a GPU that is not there")
     with (
         mock.patch.object(engines, "fused_kernels", lambda device: found),
         mock.patch.object(library, "_launch", launched),
@@ -94,17 +94,17 @@ def check(model: str, engine: str, values: dict[str, object]) -> None:
     if engine != "compiled":  # whose calls are bound to memory on the CPU, once there are any
         train_step(stack)  # what is made once is there
     mode = FakeTensorMode()
-    GPU = on_gpu(stack, mode)
-    assert GPU.theta.device.type == "GPU"
+    placed = on_gpu(stack, mode)
+    assert placed.theta.device.type == "gpu"
     with mode:
         with OnGPU():
-            _learn(GPU)
-        columns = evaluate(GPU, {"l2_norm": l2_norm})
+            _learn(placed)
+        columns = evaluate(placed, {"l2_norm": l2_norm})
     assert {column.device for column in columns.values()} == {CPU}  # what the host reads has been brought to it
 
 
 if __name__ == "__main__":
-    _setup_privateuseone_for_python_backend("GPU")
+    _setup_privateuseone_for_python_backend("gpu")
     with kernels_of_the_gpu():
         for model in ("lstm", "gpt"):
             for engine in ("compiled", "prefixes", "plain"):

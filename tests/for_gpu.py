@@ -12,7 +12,7 @@ from triton.runtime import driver
 from shoal.fast import engine as engines
 from shoal.fast.fused import FusedKernels
 from shoal.fast.gpu import library
-from shoal.fast.gpu.library import CardKernels, kernel
+from shoal.fast.gpu.library import GPUKernels, kernel
 from shoal.training.stack import Stack
 from shoal.training.step import train_step
 
@@ -46,7 +46,7 @@ def launch(name: str, grid: tuple[int, ...], *arguments: Any, **constants: Any) 
 
 if __name__ == "__main__":
     driver.set_active(NoGPU())
-    found = FusedKernels(CardKernels, "compiled, not run")
+    found = FusedKernels(GPUKernels, "compiled, not run")
     with (
         mock.patch.object(engines, "fused_kernels", lambda device: found),
         mock.patch.object(library, "_launch", launch),

@@ -15,7 +15,7 @@ from shoal.fast import engine, fused
 from shoal.fast.adam import FusedAdam
 from shoal.fast.build import OFF
 from shoal.fast.fused import ALLOWED, FusedKernels, fused_kernels
-from shoal.fast.gpu.library import CardKernels
+from shoal.fast.gpu.library import GPUKernels
 from shoal.fast.trial import largest_error
 from shoal.training.stack import Stack
 from shoal.training.step import evaluate, train_step
@@ -28,7 +28,7 @@ GPU = torch.device("cuda")
 @pytest.fixture
 def interpreted(monkeypatch):
     """Stacks on the CPU compute with the GPU's kernels."""
-    monkeypatch.setattr(engine, "fused_kernels", lambda device: FusedKernels(CardKernels, "in Triton's interpreter"))
+    monkeypatch.setattr(engine, "fused_kernels", lambda device: FusedKernels(GPUKernels, "in Triton's interpreter"))
 
 
 @pytest.fixture
@@ -119,7 +119,7 @@ def test_an_update_is_taken_back_where_it_is_not_finite_and_only_there():
     column = torch.ones(5, 1, dtype=torch.float64)
     hyper = {"lr": lr, "beta1": 0.9 * column, "beta2": 0.99 * column, "eps": 1e-8 * column, "weight_decay": 0 * column}
     moved, state = torch.tensor([True, True, True, True, False]), {name: torch.zeros(5, P) for name in ("m", "v")}
-    update = FusedAdam(CardKernels(), decoupled=True)
+    update = FusedAdam(GPUKernels(), decoupled=True)
     finite = update(theta, gradient, column.float(), state, hyper, column, moved)
     assert finite.tolist() == [True, True, False, False, True]
     torch.testing.assert_close(theta[0], torch.full((P,), 1 - 1e-3))
@@ -129,7 +129,7 @@ def test_an_update_is_taken_back_where_it_is_not_finite_and_only_there():
 
 
 def test_kernels_in_c_and_the_cards_pass_their_trial():
-    assert largest_error(CardKernels, CPU) < 1e-5
+    assert largest_error(GPUKernels, CPU) < 1e-5
     host = fused_kernels(CPU).library_for
     if host is not None:
         assert largest_error(host, CPU) < 1e-5
@@ -144,7 +144,7 @@ def test_a_card_has_kernels_if_they_pass_their_trial(tried_anew, monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "a GPU")
     found = fused_kernels(GPU)
     assert " a GPU, " in found.key and products.fp32_precision == "tf32"
-    assert found.library_for is CardKernels and found.note.startswith("the kernels of Triton 3")
+    assert found.library_for is GPUKernels and found.note.startswith("the kernels of Triton 3")
     for error in (2 * ALLOWED, float("nan"), float("inf")):
         errors["largest"] = error
         fused._on_gpu.cache_clear()

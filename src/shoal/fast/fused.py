@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from shoal.fast.build import OFF, kernels
-from shoal.fast.gpu.library import CardKernels
+from shoal.fast.gpu.library import GPUKernels
 from shoal.fast.kernels import CompiledLibrary, Library
 from shoal.fast.program import Program
 from shoal.fast.trial import largest_error
@@ -56,7 +56,7 @@ def _on_gpu(device: torch.device) -> FusedKernels:
     try:
         import triton
 
-        error = largest_error(CardKernels, device)
+        error = largest_error(GPUKernels, device)
     except torch.OutOfMemoryError:  # says nothing of the kernels
         raise
     except Exception as failure:  # whatever it is, PyTorch's own operations remain
@@ -68,7 +68,7 @@ def _on_gpu(device: torch.device) -> FusedKernels:
     if not error <= ALLOWED:
         return FusedKernels(None, f"the kernels of {name} are off by {error:.1g} on this device")
     key = f"{name}, CUDA {torch.version.cuda}, {torch.cuda.get_device_name(device)}, {_source()}"
-    return FusedKernels(CardKernels, f"the kernels of {name}", key)
+    return FusedKernels(GPUKernels, f"the kernels of {name}", key)
 
 
 def _source() -> str:

@@ -20,7 +20,7 @@ BLOCK = 1024  # numbers that a program works on at once
 PLACES, COLUMNS = 64, 32  # a block where rows are added up
 
 
-class CardKernels:
+class GPUKernels:
     """See :class:`shoal.fast.kernels.Library`.
 
     Args:
