@@ -3,6 +3,7 @@
 import json
 import math
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import polars as pl
@@ -21,6 +22,7 @@ from shoal.studies.equal_compute import EVALUATIONS, flop_per_step, multiplying,
 from shoal.studies.language_scores import best_steps, measured
 from shoal.studies.language_tables import in_groups
 from shoal.tasks.build import build_model
+from shoal.tasks.text.ngram import ngram_baseline
 from shoal.tasks.text.units import count_text
 
 WORDS = ["to", "be", "or", "not", "that", "is", "the", "question", "whether", "tis", "nobler", "in", "mind"]
@@ -113,6 +115,27 @@ def test_the_model_that_is_scored_is_the_best_that_was_kept(lab):
         own = curves.filter(pl.col("run") == run).sort("valid_loss", "step")
         assert step == own["step"][0]
         assert step in lab.model_files(run)
+
+
+def test_of_the_kept_models_the_last_need_not_be_the_best():
+    rows = [("a", 10, 2.0), ("a", 20, 1.5), ("a", 30, 1.7), ("b", 10, 1.0), ("b", 30, 1.2), ("c", 30, math.nan)]
+    curves = pl.DataFrame(rows, ["run", "step", "valid_loss"], orient="row")
+    kept = {"a": [20, 30], "b": [30], "c": [30]}
+    records = SimpleNamespace(ids=list(kept), curves=lambda: curves, model_files=lambda run: dict.fromkeys(kept[run]))
+    assert best_steps(records) == {"a": 20, "b": 30}
+
+
+def test_ngrams_are_scored_on_the_tokens_of_the_models(lab, found):
+    data = lab.specs[lab.ids[0]].task_part.data()
+    train, valid, size = data.train.numpy(), data.valid.numpy(), data.tokenizer.vocabulary_size
+    whole = ngram_baseline(train, valid, size)
+    unigram = np.bincount(train, minlength=size)
+    c, n, types = unigram[valid[0]], unigram.sum(), (unigram > 0).sum()
+    first = -math.log((c + types / size) / (n + types))  # behind nothing, whatever the order
+    for own, row in zip(found["ngrams"], whole.iter_rows(named=True), strict=True):
+        assert own["order"] == row["order"]
+        assert own["nats"] == pytest.approx(row["nats"] - first)
+        assert len(own["by_position"]) == 8
 
 
 def test_what_was_measured_does_not_depend_on_when(lab, found, text):
