@@ -83,7 +83,7 @@ class CohortFolder(Folder):
         """
         wanted, path = self.manifest().get("keeps", []), self.path / "task.json"
         with self.with_way_out():
-            kept = dict(read_json(path)) if wanted else {}
+            kept = dict(read_json(path)) if wanted or is_there(path) else {}
             if lacking := [name for name in wanted if name not in kept]:
                 raise LabError(f"{path} is damaged: it has no {lacking[0]}")
         return kept
