@@ -65,12 +65,12 @@ def _models(records: "Records", step: int | None) -> "tuple[dict[str, nn.Module]
     from shoal.tasks.text.tokenizers import from_json
 
     specs = records.specs
-    for run, spec in specs.items():
-        if spec.task != "text":
-            raise UserError(f"generate goes on with texts, and run {run[:8]} has task {spec.task}")
+    kept = {run: records.kept(run).get("tokenizer") for run in specs}
+    for run, tokenizer in kept.items():
+        if tokenizer is None:
+            raise UserError(f"generate goes on with texts, and run {run[:8]} has task {specs[run].task}")
     for folder in records.cohorts():
         folder.check_sources()
-    kept = {run: records.kept(run)["tokenizer"] for run in specs}
     first = next(iter(specs))
     models = {run: records.model(run, step) for run in specs}
     shapes = {run: {name: p.shape for name, p in model.named_parameters()} for run, model in models.items()}
