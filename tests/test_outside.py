@@ -204,5 +204,5 @@ class Buffered(torch.nn.Module):
 
 def test_buffers_that_differ_between_members_are_refused():
     _shared_by_all([Buffered(1.0, True), Buffered(1.0, True)], torch.device("cpu"))
-    with pytest.raises(UserError, match="table .* every buffer, is held once"):
+    with pytest.raises(UserError, match=r"table .* every buffer, is held once"):
         _shared_by_all([Buffered(1.0, True), Buffered(2.0, True)], torch.device("cpu"))
