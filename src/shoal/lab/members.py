@@ -60,17 +60,20 @@ def check_version(member: Mapping[str, Any]) -> None:
 
 
 def is_loaded(dump: Mapping[str, Any]) -> bool:
-    """Whether no part that settings name has to be imported: each is shoal's own, or its module is loaded already."""
-    for kind, registry in KINDS.items():
-        name = dump.get(kind, USUAL[kind])
-        if not registry.is_outside(name):
-            continue
-        if not is_place(name) or name.partition(":")[0] not in sys.modules:
-            return False
-        try:
-            registry[name]
-        except UserError:
-            return False
+    """Whether no part that settings name has to be imported: see :func:`is_part_loaded`."""
+    return all(is_part_loaded(kind, dump.get(kind, USUAL[kind])) for kind in KINDS)
+
+
+def is_part_loaded(kind: str, name: str) -> bool:
+    """Whether a part can be had without importing anything: it is shoal's own, or its module is loaded already."""
+    if not KINDS[kind].is_outside(name):
+        return True
+    if not is_place(name) or name.partition(":")[0] not in sys.modules:
+        return False
+    try:
+        KINDS[kind][name]
+    except UserError:
+        return False
     return True
 
 

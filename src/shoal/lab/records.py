@@ -1,6 +1,5 @@
 """What a lab holds of some runs, as data frames and as the practical's dictionaries."""
 
-import sys
 from collections.abc import Container, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +11,7 @@ from shoal.errors import LabError, UserError, nearest
 from shoal.lab.cohort import CohortFolder
 from shoal.lab.damage import damage_of
 from shoal.lab.frames import schema_of
-from shoal.lab.members import task_of
+from shoal.lab.members import is_part_loaded, task_of
 from shoal.lab.names import find_run
 from shoal.lab.snapshot import CohortSnapshot
 from shoal.measures import EQUATIONS, Measures, union
@@ -315,7 +314,7 @@ def told_of(folder: CohortFolder, what: str, nothing: Any) -> Any:
         name, kept = task_of(folder.manifest()), folder.kept()
     except LabError:
         return nothing
-    if not kept or (TASKS.is_outside(name) and name.partition(":")[0] not in sys.modules):
+    if not kept or not is_part_loaded("task", name):
         return nothing
     try:
         return getattr(TASKS[name], what)(kept)
