@@ -22,13 +22,19 @@ class Part(BaseModel):
 
     A class says of itself what nobody else has to know: how it is called in figures, and in a part from outside of
     shoal everything that the base class of its kind asks for.
+
+    Attributes:
+        name: the short one, of those that have one.
+        label: in figures.
+        trajectory: of a task, a model or a rule, raised where the same settings would give another trajectory than
+            before.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="constants")
 
     name: ClassVar[str] = ""
     label: ClassVar[str] = ""
-    trajectory: ClassVar[int] = 1  # raised where the same settings would give another trajectory than before
+    trajectory: ClassVar[int] = 1
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)

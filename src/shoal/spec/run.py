@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from shoal.errors import UserError, nearest
-from shoal.registry import KINDS, USUAL
+from shoal.registry import KINDS, USUAL, when_registered
 from shoal.spec.fields import Part, extra, one_line
 from shoal.spec.identity import canonical, identify
 from shoal.spec.training import ALWAYS, check_together
@@ -238,6 +238,10 @@ def classes_of(task: str, model: str, optimizer: str) -> Mapping[str, type[Part]
 def _roles(task: str, model: str, optimizer: str) -> Mapping[str, str]:
     """Which part has each setting of a run with these names."""
     return {name: role for role, kind in classes_of(task, model, optimizer).items() for name in kind.model_fields}
+
+
+when_registered(classes_of.cache_clear)
+when_registered(_roles.cache_clear)
 
 
 def _assigned(
