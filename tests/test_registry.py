@@ -1,5 +1,6 @@
 """Parts by name: short ones, registered ones, those that packages offer, and places."""
 
+import importlib
 import os
 import subprocess
 import sys
@@ -14,6 +15,8 @@ from shoal import registry as registries
 from shoal.errors import UserError
 from shoal.registry import KINDS, Registry, short
 from shoal.spec import RunSpec
+from shoal.spec.run import _roles, classes_of
+from shoal.spec.sources import source_of
 from shoal.tasks.arithmetic.settings import Arithmetic
 from shoal.tasks.settings import TaskSettings
 
@@ -177,10 +180,52 @@ def test_a_class_that_other_processes_could_not_import_names_no_run(tasks, monke
 
         name = "local"
 
-    for part in (Local, type("Main", (Arithmetic,), {"name": "main", "__module__": "__main__"})):
+    main = type("Main", (Arithmetic,), {"name": "main", "__module__": "__main__"})
+    for part in (Local, main, outside.Inner.Hidden):
         tasks.register(part)
         assert tasks[part.name] is part
         assert "other processes can import" in refused(tasks.name_of, part.name)
+
+
+@pytest.fixture
+def short_names(monkeypatch):
+    """What a test registers is forgotten after it."""
+    monkeypatch.setattr(KINDS["optimizer"], "_registered", {})
+    yield
+    for cached in (KINDS["optimizer"]._found.clear, classes_of.cache_clear, _roles.cache_clear):
+        cached()
+
+
+@pytest.mark.usefixtures("short_names")
+def test_a_class_that_is_registered_again_takes_the_place_of_the_one_before(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    text = (
+        "from shoal.registry import RULES\nfrom shoal.rules.settings import SGD\nfrom shoal.spec import setting\n"
+        "@RULES.register\nclass Again(SGD):\n    name = 'again'\n    {}: float = setting({}, 'a', 'a number')\n"
+    )
+    (tmp_path / "registered_again.py").write_text(text.format("one", 1.0))
+    module = importlib.import_module("registered_again")
+    first = tiny(optimizer="again")
+    assert first.one == 1.0
+    (tmp_path / "registered_again.py").write_text(text.format("another", 22.5))
+    importlib.invalidate_caches()
+    module = importlib.reload(module)
+    for name in ("again", first.optimizer):
+        second = tiny(optimizer=name)
+        assert isinstance(second.rule, module.Again) and second.another == 22.5 and "one" not in list(second)
+
+
+def test_code_that_moves_within_a_package_is_other_code(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    sources = []
+    for number, place in enumerate(("one/x.py", "two/x.py", "x.py")):
+        package = tmp_path / f"moved_{number}"
+        for file in ("__init__.py", "one/__init__.py", "two/__init__.py", place):
+            (package / file).parent.mkdir(parents=True, exist_ok=True)
+            (package / file).write_text("K = 1\n" if file == place else "")
+        importlib.invalidate_caches()
+        sources.append(source_of(f"{package.name}:K")["source"])
+    assert len(set(sources)) == 3
 
 
 def test_a_run_of_parts_from_outside_comes_back_from_its_dump():

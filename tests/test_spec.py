@@ -11,14 +11,18 @@ from pydantic import ValidationError
 from shoal.errors import UserError
 from shoal.models import gpt, initialisation, positions
 from shoal.models import settings as model_settings
+from shoal.models.settings import LSTMSettings
 from shoal.registry import KINDS, MODELS, TASKS
 from shoal.rules import schedules
 from shoal.rules import settings as rule_settings
+from shoal.rules.settings import AdamW
 from shoal.spec import RunSpec, grid
 from shoal.spec.fields import extra
+from shoal.spec.identity import trajectory_of, trajectory_version
 from shoal.spec.known import known_settings
 from shoal.spec.run import classes_of
 from shoal.tasks.arithmetic.equations import FORMATS, OPERATORS
+from shoal.tasks.arithmetic.settings import Arithmetic
 from shoal.tasks.build import build_task
 
 some = settings(max_examples=25, deadline=None)
@@ -619,3 +623,15 @@ def test_a_copy_with_changes_is_another_run_and_checked():
         spec.replace(model="lstn")
     with pytest.raises(UserError, match="sede"):
         spec.replace(sede=1)
+
+
+@pytest.mark.parametrize("part", [Arithmetic, AdamW, LSTMSettings])
+def test_another_trajectory_of_any_part_is_another_run(part, monkeypatch):
+    spec = RunSpec()
+    before, dump = spec.id, spec.dump()
+    monkeypatch.setattr(part, "trajectory", part.trajectory + 1)
+    assert RunSpec().id != before
+    found = trajectory_of(dump, before)  # it is known for what it was, and not for one of today's
+    assert found is not None and found != trajectory_version("lstm")
+    assert trajectory_of(dump, RunSpec().id) == trajectory_version("lstm")
+    assert trajectory_of({**dump, "p": 7}, before) is None

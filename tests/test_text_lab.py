@@ -1,7 +1,9 @@
 """A text in the engine and the lab: windows, what is drawn, what is kept, resuming, and the command line."""
 
+import copy
 import math
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,7 +14,9 @@ import shoal
 from shoal.cli import main
 from shoal.errors import LabError, UserError
 from shoal.lab.check import examine
+from shoal.lab.files import read_json, write_json
 from shoal.tasks.build import build_task
+from shoal.tasks.text import settings as text_settings
 from shoal.tasks.text.data import BlockSampler, windows
 from shoal.tasks.text.ngram import fit_ngram
 from shoal.training.plan import Cohort
@@ -126,6 +130,156 @@ def test_training_on_another_text_of_the_same_name_is_refused(tmp_path):
     text_file(tmp_path, "xyz" * 300)
     with pytest.raises(UserError, match="another than the run began with"):
         build_task(spec)
+
+
+def other_text(folder):
+    return text_file(folder, "zyxw vutsrq " * 60, "other.txt")
+
+
+def same_run(one, two):
+    return one.id == two.id and one.dump() == two.dump()
+
+
+COPIES = [lambda spec: shoal.RunSpec.restored(spec.dump()), copy.deepcopy, lambda spec: spec]  # as processes pass it on
+CHANGES = [
+    {"tokenizer": "bytes"},
+    {"seed": 3},
+    {"n_steps": 50},
+    {"lr_schedule": "constant"},
+    {"tokenizer": "bpe", "vocabulary_size": 260},
+]
+
+
+@pytest.mark.parametrize("copied", COPIES)
+@pytest.mark.parametrize("changes", [*CHANGES, {"text": None}])
+def test_what_was_found_out_from_a_text_is_found_out_again_for_another_run(tmp_path, copied, changes):
+    chosen = {"task": "text", "text": text_file(tmp_path), "context_length": 8}
+    changes = {"text": other_text(tmp_path)} if "text" in changes else changes
+    own = copied(shoal.RunSpec(**chosen))
+    direct = shoal.RunSpec(**{**chosen, **changes})
+    assert same_run(own.replace(**changes), direct)
+    assert same_run(shoal.grid(own, **{name: [value] for name, value in changes.items()})[0], direct)
+
+
+@pytest.mark.parametrize("copied", COPIES)
+def test_a_new_text_is_checked_as_the_first_was(tmp_path, copied):
+    own = copied(tiny(tmp_path, context_length=300))
+    with pytest.raises(UserError, match="context_length must be below"):
+        own.replace(text=text_file(tmp_path, SENTENCE * 3, "short.txt"))
+    with pytest.raises(UserError, match="vocabulary_size=9 does not apply"):
+        own.replace(vocabulary_size=9)
+
+
+def test_a_size_of_byte_pairs_that_was_asked_for_is_passed_on(tmp_path):
+    own = shoal.RunSpec.restored(tiny(tmp_path, tokenizer="bpe", vocabulary_size=262).dump())
+    assert own.replace(seed=1).vocabulary_size == 262
+
+
+@pytest.mark.parametrize("copied", COPIES[:2])
+def test_a_run_on_record_needs_no_text(tmp_path, copied, monkeypatch):
+    spec = tiny(tmp_path)
+    Path(spec.text[0]).unlink()
+    monkeypatch.setattr(text_settings, "read_corpus", lambda paths: pytest.fail(f"reads {paths}"))
+    assert same_run(copied(spec), spec)
+    with pytest.raises(UserError, match="text_key is not on record"):
+        shoal.RunSpec.restored({**spec.dump(), "text_key": None})
+
+
+def test_a_text_is_that_which_lies_there_now(tmp_path, monkeypatch):
+    for folder in ("one", "two"):
+        (tmp_path / folder).mkdir()
+        text_file(tmp_path / folder, folder * 200)
+    found = []
+    for folder in ("one", "two"):
+        monkeypatch.chdir(tmp_path / folder)
+        found.append(shoal.RunSpec(task="text", text="text.txt", context_length=8))
+    assert found[0].id != found[1].id
+    assert [Path(spec.text[0]).parent.name for spec in found] == ["one", "two"]
+    text_file(tmp_path / "two", "three" * 200)
+    assert shoal.RunSpec(task="text", text="text.txt", context_length=8).id not in {spec.id for spec in found}
+
+
+def test_commas_join_paths_only_where_they_were_written(tmp_path):
+    for name in ("a", "b", "c,d"):
+        text_file(tmp_path, name * 300, name)
+    one, both = str(tmp_path / "c,d"), f"{tmp_path / 'a'},{tmp_path / 'b'}"
+    spec = shoal.RunSpec(task="text", text=one, context_length=8)
+    (tmp_path / "c,d").unlink()
+    for again in (shoal.RunSpec.restored(spec.dump()), copy.deepcopy(spec)):
+        assert again.text == (one,)
+    assert len(shoal.RunSpec(task="text", text=both, context_length=8).text) == 2
+    with pytest.raises(UserError, match="there is no file"):
+        shoal.RunSpec(task="text", text=[both], context_length=8)
+
+
+@pytest.mark.parametrize("text", ["a" * 300, "a\0b", ["a" * 300], "", [], 5, [5], None])
+def test_a_path_that_is_none_is_told_of_in_one_line(text):
+    with pytest.raises(UserError) as error:
+        shoal.RunSpec(task="text", text=text)
+    assert "\n" not in str(error.value)
+
+
+def test_a_lab_is_listed_without_looking_for_its_texts(lab, monkeypatch):
+    def looked(*_):
+        pytest.fail("the file system is asked")
+
+    monkeypatch.setattr(text_settings, "read_corpus", looked)
+    monkeypatch.setattr(text_settings, "_is_there", looked)
+    for path in lab[0].glob("cohorts/*/cohort.json"):
+        manifest = read_json(path)
+        manifest["members"][0]["spec"]["text"] = ["/" + "a" * 300]
+        write_json(path, manifest)
+    records = shoal.Lab(lab[0]).records()
+    assert len(records.runs()) == len(records) and records.measures() == text_settings.MEASURES
+
+
+@pytest.mark.parametrize("key", ["abc", "A" * 16, "0" * 17, "0123456789abcdef\n"])
+def test_a_key_that_no_text_has_is_refused(tmp_path, key):
+    for more in ({}, {"text": text_file(tmp_path)}):
+        with pytest.raises(UserError, match="text_key must be 16 hexadecimal digits"):
+            shoal.RunSpec(task="text", text_key=key, **more)
+
+
+def test_a_key_is_held_to_its_text(tmp_path):
+    one, other = tiny(tmp_path), other_text(tmp_path)
+    asked = {"vocabulary_size": one.vocabulary_size, "text_key": one.text_key}
+    assert same_run(one.replace(**asked), one)
+    for refused in ({"text_key": "0" * 16, "vocabulary_size": 5}, {"text": other, **asked}):
+        with pytest.raises(UserError, match="text_key must be that of the text"):
+            one.replace(**refused)
+    with pytest.raises(UserError, match="alone does not say how many tokens"):
+        shoal.RunSpec(task="text", text_key=one.text_key)
+
+
+def test_what_is_found_out_has_no_flag(tmp_path, capsys):
+    words = ["train", "--task", "text", "--text", text_file(tmp_path), "--lab", str(tmp_path / "lab")]
+    assert main([*words, "--text-key", "0" * 16]) == 2
+    error = capsys.readouterr().err
+    assert "unknown argument '--text-key'" in error and error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "warmup", "floor"),
+    [
+        ({}, 100, 0.1),
+        ({"n_steps": 100}, 100, 0.1),
+        ({"n_steps": 50}, 5, 0.1),
+        ({"n_steps": "50"}, 5, 0.1),
+        ({"n_steps": 5}, 0, 0.1),
+        ({"n_steps": 100, "warmup_from_zero": "true"}, 10, 0.1),
+        ({"n_steps": 5, "warmup_from_zero": True}, 1, 0.1),
+        ({"lr_schedule": "constant"}, 100, 0.0),
+        ({"n_steps": 50, "warmup_steps": 7, "lr_floor": 0.2}, 7, 0.2),
+    ],
+)
+def test_what_a_task_suggests_gives_way_to_what_is_asked_for(tmp_path, changes, warmup, floor):
+    spec = shoal.RunSpec(task="text", text=text_file(tmp_path), context_length=8, **changes)
+    assert (spec.warmup_steps, spec.lr_floor) == (warmup, floor)
+    assert shoal.RunSpec.restored(spec.dump()).id == spec.id
+    assert spec.replace(warmup_steps=warmup, lr_floor=floor).id == spec.id
+    for refused in ({"n_steps": 50, "warmup_steps": 51}, {"lr_schedule": "constant", "lr_floor": 0.2}):
+        with pytest.raises(UserError, match=r"warmup_steps|lr_floor"):
+            spec.replace(**refused)
 
 
 @pytest.fixture(scope="module")

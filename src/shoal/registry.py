@@ -8,7 +8,7 @@ defined. What is written down of a part from outside is its place, which finds i
 import importlib
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from importlib.metadata import entry_points
 from typing import Any, Generic, TypeVar, cast
@@ -17,6 +17,7 @@ from shoal.errors import UserError, nearest
 
 T = TypeVar("T")
 _PLACE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
+_forgetting: list[Callable[[], None]] = []
 
 
 class Registry(Generic[T]):
@@ -47,11 +48,14 @@ class Registry(Generic[T]):
                 f"{' '.join(self._shipped)}"
             )
         self._registered[name] = part
+        self._found.clear()  # a class that is defined anew is meant by its name, and by its place, from now on
+        for forget in _forgetting:
+            forget()
         return part
 
     def names(self) -> list[str]:
         """Short names: of what shoal ships, then of what was registered or is offered by installed packages."""
-        return list(dict.fromkeys([*self._shipped, *self._registered, *_offered(self.kind)]))
+        return list(dict.fromkeys([*self._shipped, *self._registered, *offered(self.kind)]))
 
     def shipped(self) -> Iterator[type[T]]:
         """What shoal ships."""
@@ -62,7 +66,7 @@ class Registry(Generic[T]):
         if name in self._shipped:
             return name
         part = self[name]
-        if part.__module__ == "__main__" or "<locals>" in part.__qualname__:
+        if part.__module__ == "__main__" or "." in part.__qualname__:
             raise UserError(f"{self.kind} {name!r} must stand in a module that other processes can import, at its top")
         return f"{part.__module__}:{part.__qualname__}"
 
@@ -83,7 +87,7 @@ class Registry(Generic[T]):
     def _find(self, name: str) -> type[T]:
         if name in self._registered:
             return self._registered[name]
-        place = self._shipped.get(name) or _offered(self.kind).get(name) or name
+        place = self._shipped.get(name) or offered(self.kind).get(name) or name
         if not isinstance(place, str) or not _PLACE.fullmatch(place):
             known = self.names()
             raise UserError(
@@ -123,9 +127,16 @@ def at_place(place: str, what: str) -> Any:
     return found
 
 
+def when_registered(forget: Callable[[], None]) -> None:
+    """Have this called whenever a class is registered: it forgets what was found of classes by their names."""
+    _forgetting.append(forget)
+
+
+@cache
 def offered(kind: str) -> Mapping[str, str]:
     """Places of what installed packages offer of a kind, by short name."""
-    return _offered(kind)
+    group = {"optimizer": "shoal.rules", "study": "shoal.studies"}.get(kind, f"shoal.{kind}s")
+    return {entry.name: entry.value for entry in entry_points(group=group)}
 
 
 def short(name: str) -> str:
@@ -152,12 +163,6 @@ def _imported(module: str, what: str) -> object:
         how = "; install its package, or name its folder in PYTHONPATH" if lacks else ""
         said = " ".join(f"{type(error).__name__}: {error}".split()) if not lacks else str(error)
         raise UserError(f"{what} cannot be imported: {said}{how}") from error
-
-
-@cache
-def _offered(kind: str) -> Mapping[str, str]:
-    group = {"optimizer": "shoal.rules", "study": "shoal.studies"}.get(kind, f"shoal.{kind}s")
-    return {entry.name: entry.value for entry in entry_points(group=group)}
 
 
 TASKS: Registry[Any] = Registry(

@@ -115,7 +115,7 @@ class Parser(argparse.ArgumentParser):
         for kind, registry in KINDS.items():
             if f"--{kind}" not in self._option_string_actions or not flag.startswith("--"):
                 continue
-            fitting = [part.name for part in registry.shipped() if name in part.model_fields]
+            fitting = [part.name for part in registry.shipped() if name in _asked_of(part)]
             if fitting:
                 chosen = " ".join(self.chosen(kind))
                 raise UserError(f"{flag} does not apply to {kind} {chosen!r}; it applies to {' '.join(fitting)}")
@@ -185,7 +185,8 @@ def add_settings(parser: Parser, purpose: str, more: Mapping[str, Sequence[str]]
     """One flag per setting of a run, each taking one or more values, grouped by the parts that have them.
 
     For a grid these are the parts that the words of the command choose, and what holds without a flag is said; else all
-    that shoal has, and what they choose from outside of it.
+    that shoal has, and what they choose from outside of it. What is found out and not asked for has a flag only where
+    runs are chosen: of those on record it is known. There a part that cannot be imported here has no flags of its own.
 
     Args:
         parser: to which they are added.
@@ -206,21 +207,44 @@ def add_settings(parser: Parser, purpose: str, more: Mapping[str, Sequence[str]]
     for kind, registry in KINDS.items():
         asked = [*parser.chosen(kind), *more.get(kind, ())]
         shipped = [part.name for part in registry.shipped()]
-        outside = dict.fromkeys(registry.name_of(name) for name in asked if registry.is_outside(name))
+        outside = _outside(kind, asked, purpose == CHOICE)
         parser.parts[kind] = parser.chosen(kind) if grid else [*shipped, *outside]
         for name in parser.parts[kind]:
-            _add_part(parser, f"{kind} {short(name)}", registry[name], seen, grid)
+            _add_part(parser, f"{kind} {short(name)}", registry[name], seen, purpose)
     for part in ALWAYS:
-        _add_part(parser, part.name, part, seen, grid)
+        _add_part(parser, part.name, part, seen, purpose)
 
 
-def _add_part(parser: Parser, title: str, part: "type[Part]", seen: set[str], told: bool) -> None:
+def _outside(kind: str, names: Iterable[str], may_be_absent: bool) -> list[str]:
+    """Those of the parts that stand outside of shoal, by their places, each once."""
+    from shoal.registry import KINDS, is_place
+
+    found = []
+    for name in names:
+        try:
+            if KINDS[kind].is_outside(name):
+                found.append(KINDS[kind].name_of(name))
+        except UserError:
+            if not (may_be_absent and is_place(name)):
+                raise
+    return list(dict.fromkeys(found))
+
+
+def _asked_of(part: "type[Part]") -> list[str]:
+    """The settings of a part that are asked for, and not found out."""
+    derived = part.having("derived")
+    return [name for name in part.model_fields if name not in derived]
+
+
+def _add_part(parser: Parser, title: str, part: "type[Part]", seen: set[str], purpose: str) -> None:
     """The flags of a part's settings, but for those that another has, too."""
+    told = purpose == GRID
     suggested = parser.suggested() if told else {}
     group = parser.add_argument_group(title)
-    for name, info in part.model_fields.items():
+    for name in part.model_fields if purpose == CHOICE else _asked_of(part):
         if name in seen:
             continue
+        info = part.model_fields[name]
         seen.add(name)
         spellings = dict.fromkeys([f"--{name.replace('_', '-')}", f"--{name}"])
         if taken := parser.taken(spellings):

@@ -1,16 +1,15 @@
 """Some of many runs, chosen by their settings."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from functools import cache
-from typing import Annotated, Any
+from collections.abc import Iterable, Mapping
+from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ValidationError
 
 from shoal.errors import UserError
 from shoal.registry import KINDS
-from shoal.spec.fields import Part, check_choice, extra
-from shoal.spec.known import owners
+from shoal.spec.fields import check_choice, extra, read_value
+from shoal.spec.known import owners_here
 
 ALIKE = 1e-6  # numbers that tables show alike
 
@@ -23,16 +22,16 @@ def read_choice(values: Mapping[str, Any], parts: Mapping[str, Any] = {}) -> dic
 
     Args:
         values: by the setting's name.
-        parts: names of parts that may be from outside of shoal, by their kind.
+        parts: names of parts that may be from outside of shoal, by their kind. One is imported only for a setting or
+            a value that shoal's own do not have, and passed over where it cannot be.
 
     Raises:
         UserError: there is no such setting, or it does not allow a value.
     """
     choice = {}
     for name, several in values.items():
-        having = [] if name in KINDS else owners(name, parts)
         listed = [several] if isinstance(several, str) or not isinstance(several, Iterable) else list(several)
-        choice[name] = [_read(name, value, having) for value in listed]
+        choice[name] = [_read(name, value, parts) for value in listed]
     return choice
 
 
@@ -46,8 +45,11 @@ def as_cell(value: Any) -> Any:
 
 
 def fits(cells: Mapping[str, Any], choice: Mapping[str, Iterable[Any]]) -> bool:
-    """Whether each setting that is chosen by has one of its values; numbers that are shown alike are alike."""
-    return all(any(_alike(cells[name], as_cell(value)) for value in values) for name, values in choice.items())
+    """Whether each setting that is chosen by is there with one of these values; numbers that are shown alike are."""
+    return all(
+        name in cells and any(_alike(cells[name], as_cell(value)) for value in values)
+        for name, values in choice.items()
+    )
 
 
 def as_flags(values: Mapping[str, Iterable[Any]]) -> list[str]:
@@ -65,15 +67,15 @@ def as_flags(values: Mapping[str, Iterable[Any]]) -> list[str]:
     return words
 
 
-def _read(name: str, value: Any, having: Sequence[type[Part]]) -> Any:
-    if value is None:
+def _read(name: str, value: Any, parts: Mapping[str, Any]) -> Any:
+    if value is None and (name in KINDS or next(owners_here(name, parts))):
         return None
     if name in KINDS:
         return value if ":" in str(value) else KINDS[name].name_of(value)  # what is on record may not be here
     refused: UserError | None = None
-    for part in having:
+    for part in owners_here(name, parts):
         try:
-            read = _adapter(part, name).validate_python(value)
+            read = read_value(part, name, value)
             check_choice(part, name, read)
         except ValidationError:
             refused = UserError(f"{name} must be {extra(part, name)['allowed']}, got {value!r}")
@@ -83,13 +85,6 @@ def _read(name: str, value: Any, having: Sequence[type[Part]]) -> Any:
             return read
     assert refused is not None
     raise refused
-
-
-@cache
-def _adapter(part: type[Part], name: str) -> TypeAdapter[Any]:
-    info = part.model_fields[name]
-    kind: Any = Annotated[info.annotation, *info.metadata] if info.metadata else info.annotation
-    return TypeAdapter(kind)
 
 
 def _alike(own: Any, asked: Any) -> bool:

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from functools import cache, cached_property
 from typing import Annotated, Any, ClassVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 
 from shoal.errors import UserError, nearest
 
@@ -22,13 +22,21 @@ class Part(BaseModel):
 
     A class says of itself what nobody else has to know: how it is called in figures, and in a part from outside of
     shoal everything that the base class of its kind asks for.
+
+    Attributes:
+        name: the short one, of those that have one.
+        label: in figures.
+        trajectory: of a task, a model or a rule, raised where the same settings would give another trajectory than
+            before.
+        reads_files: what it says hangs on files, too, and so is found out anew whenever it is asked for.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="constants")
 
     name: ClassVar[str] = ""
     label: ClassVar[str] = ""
-    trajectory: ClassVar[int] = 1  # raised where the same settings would give another trajectory than before
+    trajectory: ClassVar[int] = 1
+    reads_files: ClassVar[bool] = False
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
@@ -46,6 +54,13 @@ class Part(BaseModel):
     def check_new(self) -> None:
         """The same, of what is refused in a new run but read of one on record."""
         check_float32(self, type(self).having("in_float32"))
+
+    def derived(self) -> list[str]:
+        """The settings whose values it found out itself, from files, and finds out again for another run.
+
+        A run on record has them from there, and needs no file for them.
+        """
+        return type(self).having("derived")
 
     @cached_property
     def as_json(self) -> dict[str, Any]:
@@ -75,6 +90,7 @@ def setting(
     operational: bool = False,
     in_float32: bool = False,
     follows: str = "",
+    derived: bool = False,
     may_be_open: bool = False,
     **limits: Any,
 ) -> Any:
@@ -89,10 +105,12 @@ def setting(
         operational: it changes neither the trajectory nor the record of a finished run, nor so its id.
         in_float32: training computes with it in float32, and what that would take for 0, 1 or infinite is refused.
         follows: the setting of the same part whose value it takes where it is left open.
+        derived: it is found out from files, and not asked for; see :meth:`Part.derived`.
         may_be_open: None is the default, too.
         limits: as pydantic's ``Field`` takes them.
     """
-    marks: dict[str, Any] = {"member": member, "operational": operational, "in_float32": in_float32, "follows": follows}
+    marks: dict[str, Any] = {"member": member, "operational": operational, "in_float32": in_float32}
+    marks |= {"follows": follows, "derived": derived}
     return Field(
         default,
         description=f"{description} ({allowed})",
@@ -169,6 +187,22 @@ def extra(kind: type[BaseModel], name: str) -> dict[str, Any]:
     return {"allowed": info.description or "a value of its type", **_UNSAID, **noted}
 
 
+def read_value(kind: type[BaseModel], name: str, value: Any) -> Any:
+    """A value of a setting as a part would hold it, such as the number of a text.
+
+    Raises:
+        pydantic.ValidationError: it is of another type, or beyond its limits.
+    """
+    return _adapter(kind, name).validate_python(value)
+
+
+@cache
+def _adapter(kind: type[BaseModel], name: str) -> TypeAdapter[Any]:
+    info = kind.model_fields[name]
+    read: Any = Annotated[info.annotation, *info.metadata] if info.metadata else info.annotation
+    return TypeAdapter(read)
+
+
 @cache
 def _having(kind: type[Part], mark: str) -> tuple[str, ...]:
     return tuple(name for name in kind.model_fields if extra(kind, name)[mark])
@@ -181,6 +215,7 @@ _UNSAID: dict[str, Any] = {
     "operational": False,
     "in_float32": False,
     "follows": "",
+    "derived": False,
 }
 
 

@@ -1,12 +1,13 @@
 """What a run is called: a hash of the settings in which it differs from the defaults of its parts."""
 
 import hashlib
+import itertools
 import json
 from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
-from shoal.registry import KINDS, MODELS, TASKS, USUAL
+from shoal.registry import KINDS, MODELS, RULES, TASKS, USUAL, Registry
 from shoal.spec.fields import Part
 from shoal.spec.training import ALWAYS, SEEDS
 
@@ -18,26 +19,51 @@ def identify(dump: Mapping[str, Any], trajectory: int | None = None) -> str:
         dump: its settings; those that are younger than the record need not be there.
         trajectory: version of its model's trajectories; today's when not given.
     """
-    version = trajectory_version(dump["model"]) if trajectory is None else trajectory
-    text = json.dumps({"trajectory": version, **canonical(dump)}, sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    model, task, rule = _versions(dump)
+    return _hash(canonical(dump), model if trajectory is None else trajectory, task, rule)
 
 
 def trajectory_version(model: str) -> int:
     """Of a model's trajectories; 1 of one from outside, whose source tells versions apart."""
-    return 1 if MODELS.is_outside(model) else MODELS[model].trajectory
+    return _version(MODELS, model)
 
 
 def trajectory_of(dump: Mapping[str, Any], run: str) -> int | None:
-    """The version of trajectories with which a dump is that of a run; None where it cannot be: one of them was changed.
+    """The version of its model's trajectories with which a dump is that of a run.
+
+    0 where its task or its rule was of another version than today's; None where it cannot be that run in any version:
+    one of them was changed.
 
     >>> dump = {"model": "lstm", "optimizer": "adamw", "init_seed": 0}
     >>> trajectory_of(dump, identify(dump)) == trajectory_version("lstm")
     True
     """
-    current = trajectory_version(dump["model"])
-    versions = (current, *range(1, current), *range(current + 1, current + 10))
-    return next((version for version in versions if identify(dump, version) == run), None)
+    now, settings = _versions(dump), canonical(dump)
+    # today's first; what else there was, or will be soon
+    tried = [(own, *range(1, own), *range(own + 1, own + 10)) for own in now]
+    for model, *others in itertools.product(tried[0], *([own] for own in now[1:])):
+        if _hash(settings, model, *others) == run:
+            return model
+    return 0 if any(_hash(settings, *versions) == run for versions in itertools.product(*tried)) else None
+
+
+def _versions(dump: Mapping[str, Any]) -> tuple[int, int, int]:
+    """Of the trajectories of a run's model, task and rule."""
+    return (
+        _version(MODELS, dump["model"]),
+        _version(TASKS, dump.get("task", USUAL["task"])),
+        _version(RULES, dump["optimizer"]),
+    )
+
+
+def _version(registry: Registry[Any], name: str) -> int:
+    return 1 if registry.is_outside(name) else int(registry[name].trajectory)
+
+
+def _hash(settings: Mapping[str, Any], model: int, task: int, rule: int) -> str:
+    more = {"task_trajectory": task, "rule_trajectory": rule}  # younger than the first ids, which are without
+    versions = {"trajectory": model, **{name: version for name, version in more.items() if version != 1}}
+    return hashlib.sha256(json.dumps({**versions, **settings}, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def canonical(dump: Mapping[str, Any]) -> dict[str, Any]:

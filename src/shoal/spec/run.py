@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from shoal.errors import UserError, nearest
-from shoal.registry import KINDS, USUAL
-from shoal.spec.fields import Part, extra, one_line
+from shoal.registry import KINDS, USUAL, when_registered
+from shoal.spec.fields import Part, extra, one_line, read_value
 from shoal.spec.identity import canonical, identify
 from shoal.spec.training import ALWAYS, check_together
 
@@ -69,14 +69,16 @@ class RunSpec:
         names = {kind: _named(kind, given.get(kind)) for kind in KINDS}
         classes = classes_of(**names)
         own = _assigned(given, names, classes)
-        suggested = classes["task"].suggests  # type: ignore[attr-defined]
+        suggested = _suggested(own, classes)
         parts = {}
         for role, kind in classes.items():
             asked = {**{k: v for k, v in suggested.items() if k in kind.model_fields}, **own[role]}
             parts[role] = _made(kind, asked)
         self.__dict__["parts"] = MappingProxyType(parts)
         self.__dict__["names"] = MappingProxyType(names)
-        self.__dict__["_asked"] = tuple(name for name, value in given.items() if value is not None or name in names)
+        # None is kept as such: the task may suggest another value than the default
+        settings = {name: value is None for values in own.values() for name, value in values.items()}
+        self.__dict__["_asked"] = {n: n not in names and settings[n] for n in given if n in names or n in settings}
         self._check_together()
 
     def _check_together(self) -> None:
@@ -185,7 +187,7 @@ class RunSpec:
 
     def given(self) -> dict[str, Any]:
         """The settings that were asked for, as they were asked for; the rest are defaults."""
-        return {name: getattr(self, name) for name in self._asked}
+        return {name: None if is_open else getattr(self, name) for name, is_open in self._asked.items()}
 
     @classmethod
     def restored(cls, dump: Mapping[str, Any]) -> "RunSpec":
@@ -193,12 +195,22 @@ class RunSpec:
 
         So that a grid over a spec read from a lab varies the seeds that follow ``seed``, as it would have at first.
         What was trained can be read, also where it would not be begun today: equations that contradict each other, or
-        numbers that float32 does not hold.
+        numbers that float32 does not hold. No file is read for it: what was found out from one is on record, too, and
+        is found out again for the runs that are made from it, as is what its task suggested.
+
+        Raises:
+            UserError: a part cannot be imported, or does not have these settings or not with these values.
         """
         spec = cls.__new__(cls)
-        classes = classes_of(**{kind: dump.get(kind, usual) for kind, usual in USUAL.items()}).values()
-        source = {name: extra(kind, name)["follows"] for kind in classes for name in kind.model_fields}
-        spec._read({k: v for k, v in dump.items() if not source.get(k) or v != dump.get(source[k])})
+        classes = classes_of(**{kind: dump.get(kind, usual) for kind, usual in USUAL.items()})
+        source = {name: extra(kind, name)["follows"] for kind in classes.values() for name in kind.model_fields}
+        for name in (name for kind in classes.values() for name in kind.having("derived")):
+            if dump.get(name) is None:
+                raise UserError(f"{name} is not on record")
+        given = {k: v for k, v in dump.items() if not source.get(k) or v != dump.get(source[k])}
+        spec._read(given)
+        again = {*_as_suggested(given, classes), *(name for part in spec.parts.values() for name in part.derived())}
+        spec.__dict__["_asked"] = {name: is_open for name, is_open in spec._asked.items() if name not in again}
         return spec
 
     def __eq__(self, other: object) -> bool:
@@ -240,6 +252,10 @@ def _roles(task: str, model: str, optimizer: str) -> Mapping[str, str]:
     return {name: role for role, kind in classes_of(task, model, optimizer).items() for name in kind.model_fields}
 
 
+when_registered(classes_of.cache_clear)
+when_registered(_roles.cache_clear)
+
+
 def _assigned(
     given: Mapping[str, Any], names: Mapping[str, str], classes: Mapping[str, type[Part]]
 ) -> dict[str, dict[str, Any]]:
@@ -258,23 +274,61 @@ def _assigned(
     return own
 
 
+def _suggested(own: Mapping[str, Mapping[str, Any]], classes: Mapping[str, type[Part]]) -> Mapping[str, Any]:
+    """What the task suggests beside the settings that were given, by the part that has them."""
+    task: Any = classes["task"]
+    if not task.suggests:
+        return {}
+    given = {}
+    for role, values in own.items():
+        for name, value in values.items():
+            try:
+                given[name] = None if value is None else read_value(classes[role], name, value)
+            except ValidationError:  # told where the part is made
+                continue
+    suggested: Mapping[str, Any] = task.suggest({name: value for name, value in given.items() if value is not None})
+    return suggested
+
+
+def _as_suggested(given: Mapping[str, Any], classes: Mapping[str, type[Part]]) -> list[str]:
+    """The settings that would be what they are without having been given."""
+    roles = {name: role for role, kind in classes.items() for name in kind.model_fields}
+
+    def suggested(several: Mapping[str, Any]) -> Mapping[str, Any]:
+        own: dict[str, dict[str, Any]] = {role: {} for role in classes}
+        for name, value in several.items():
+            if name in roles:
+                own[roles[name]][name] = value
+        return _suggested(own, classes)
+
+    same = {name: value for name, value in suggested(given).items() if name in given and given[name] == value}
+    again = suggested({name: value for name, value in given.items() if name not in same})
+    return list(same) if all(name in again and again[name] == value for name, value in same.items()) else []
+
+
 def _made(kind: type[Part], asked: Mapping[str, Any]) -> Part:
-    """A part; the runs of a grid share those in which they do not differ."""
+    """A part; the runs of a grid share those in which they do not differ, unless it hangs on files."""
+    if kind.reads_files:
+        return _new(kind, asked)
     key = (kind, *((name, type(value), value) for name, value in asked.items()))  # 1, 1.0 and True are equal
     try:
         known = _MADE.get(key)
     except TypeError:  # a list
         known, key = None, ()
     if known is None:
-        try:
-            known = kind(**asked)
-        except ValidationError as error:
-            raise UserError(one_line(error, kind)) from None
+        known = _new(kind, asked)
         if key:
             _MADE[key] = known
             if len(_MADE) > _MOST_MADE:
                 del _MADE[next(iter(_MADE))]
     return known
+
+
+def _new(kind: type[Part], asked: Mapping[str, Any]) -> Part:
+    try:
+        return kind(**asked)
+    except ValidationError as error:
+        raise UserError(one_line(error, kind)) from None
 
 
 _MOST_MADE = 1024

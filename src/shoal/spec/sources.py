@@ -28,25 +28,27 @@ def source_of(place: str) -> dict[str, str | None]:
     """The top package of a place ``module:Class``, its version where it was installed, and a hash of its code."""
     package = place.partition(":")[0].partition(".")[0]
     digest = hashlib.sha256()
-    for path in _files(package):
+    for name, path in _files(package):
         try:
             content = path.read_bytes()
         except OSError as error:
             raise UserError(f"the code of package {package} cannot be read: {error.strerror}: {path}") from None
-        digest.update(f"{path.name} {len(content)}\n".encode())
+        digest.update(f"{name} {len(content)}\n".encode())
         digest.update(content)
     return {"package": package, "version": _version(package), "source": digest.hexdigest()[:16]}
 
 
-def _files(package: str) -> list[Path]:
-    """The Python files of a package or of a module, in order."""
+def _files(package: str) -> list[tuple[str, Path]]:
+    """The Python files of a package or of a module, in order: what each is called within the package, and its path."""
     found = importlib.util.find_spec(package)
     if found is None or not (found.submodule_search_locations or found.origin):
         raise UserError(f"package {package} cannot be found")
     if not found.submodule_search_locations:
-        return [Path(str(found.origin))]
+        path = Path(str(found.origin))
+        return [(path.name, path)]
     tops = map(Path, found.submodule_search_locations)
-    files = [path for top in tops for path in sorted(top.rglob("*.py"), key=lambda path: path.relative_to(top).parts)]
+    inside = [(top, sorted(path.relative_to(top).parts for path in top.rglob("*.py"))) for top in tops]
+    files = [("/".join(parts), top.joinpath(*parts)) for top, several in inside for parts in several]
     if len(files) > _MOST_FILES:
         raise UserError(f"package {package} has {len(files):,} files of code; {_MOST_FILES:,} at most are looked at")
     return files

@@ -49,13 +49,22 @@ class TaskSettings(Part):
     """The settings of a task, from which its data and objective are built.
 
     Attributes:
-        suggests: defaults of other parts' settings under this task.
+        suggests: defaults of other parts' settings under this task; see :meth:`suggest`.
         shares_prefixes: examples have prefixes in common and the objective is that of next tokens
             (:class:`~shoal.tasks.base.NextToken`), so that engines which compute a prefix once are worth their while.
     """
 
     suggests: ClassVar[Mapping[str, Any]] = {}
     shares_prefixes: ClassVar[bool] = False
+
+    @classmethod
+    def suggest(cls, given: Mapping[str, Any]) -> Mapping[str, Any]:
+        """:attr:`suggests`, but for what does not go with settings that were given: nobody asked for it.
+
+        Args:
+            given: by name, without those that are left open or are none.
+        """
+        return cls.suggests
 
     def measures(self) -> Measures:
         """What is measured, and what generalised means; where nothing else is said, loss and accuracy per example.

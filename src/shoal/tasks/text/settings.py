@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 TOKENIZERS = ("chars", "bytes", "bpe")
 WINDOWS = ("random", "blocks")
 BPE_SIZE = 1024  # of a vocabulary of byte pairs that was not given
+BYTES = 256
 MEASURES = Measures(
     (
         Measure("loss", "L", "loss", "nats per token", is_log=True),
@@ -31,13 +32,19 @@ MEASURES = Measures(
 
 def _paths(value: Any) -> Any:
     """One path, or several joined by commas, as whole paths: a run may be gone on with from another folder."""
-    several = [value] if isinstance(value, str | Path) else list(value)
-    paths: list[str] = []
-    for given in map(str, several):
-        paths += [given] if Path(given).exists() else given.split(",")
-    if not all(paths):
+    if isinstance(value, str):  # a list, such as that of a record, has whole names
+        value = [value] if _is_there(value) else value.split(",")
+    paths = list(value) if isinstance(value, list | tuple) else [value]
+    if not all(isinstance(path, str | Path) and str(path) for path in paths):
         raise ValueError
     return tuple(str(Path(path).absolute()) for path in paths)
+
+
+def _is_there(path: str) -> bool:
+    try:
+        return Path(path).exists()
+    except (OSError, ValueError):  # no name of a file, such as one that is too long
+        return False
 
 
 Paths = Annotated[tuple[str, ...], BeforeValidator(_paths)]
@@ -51,6 +58,7 @@ class Text(TaskSettings):
 
     name: ClassVar[str] = "text"
     label: ClassVar[str] = "text"
+    reads_files: ClassVar[bool] = True
     suggests: ClassVar[Mapping[str, Any]] = {
         "train_batch_size": 32,
         "eval_batch_size": 64,
@@ -68,7 +76,11 @@ class Text(TaskSettings):
         (), "what is read", "a file, a folder of .txt and .txt.gz files, or several joined by commas", operational=True
     )
     text_key: str | None = setting(
-        None, "the text's content, as 16 digits of its SHA-256; found out where the text is given", "16 digits"
+        None,
+        "the text's content, as the first digits of its SHA-256; found out where the text is given",
+        "16 hexadecimal digits",
+        derived=True,
+        pattern="^[0-9a-f]{16}$",
     )
     tokenizer: str = choice("chars", "what a token is; bpe: byte pairs, learned from the training split", TOKENIZERS)
     vocabulary_size: int | None = setting(
@@ -97,10 +109,27 @@ class Text(TaskSettings):
     )
 
     def fill(self) -> None:
-        """Blocks, and a size for byte pairs."""
+        """Blocks, and how many tokens there are where that does not hang on the text."""
         set_default(self, "eval_stride", self.context_length)
-        if self.tokenizer == "bpe":
-            set_default(self, "vocabulary_size", BPE_SIZE)
+        set_default(self, "vocabulary_size", {"bpe": BPE_SIZE, "bytes": BYTES}.get(self.tokenizer))
+
+    @classmethod
+    def suggest(cls, given: Mapping[str, Any]) -> Mapping[str, Any]:
+        """See :class:`TaskSettings`: a warm-up that ends, and no floor where nothing falls."""
+        own = dict(cls.suggests)
+        n_steps, from_zero = given.get("n_steps", own.get("n_steps")), given.get("warmup_from_zero", False)
+        if n_steps is not None and own.get("warmup_steps", 0) + from_zero > n_steps:
+            own["warmup_steps"] = max(n_steps // 10, int(from_zero))
+        if given.get("lr_schedule", own.get("lr_schedule", "constant")) == "constant":
+            own.pop("lr_floor", None)
+        return own
+
+    def derived(self) -> list[str]:
+        """See :class:`Part`: which text it is, and how many tokens it has unless that was asked for."""
+        if not self.text:
+            return []
+        is_own = self.tokenizer != "bpe" or self.vocabulary_size == BPE_SIZE
+        return ["text_key", *(["vocabulary_size"] if is_own else [])]
 
     def check(self) -> None:
         """See :class:`Part`."""
@@ -116,10 +145,24 @@ class Text(TaskSettings):
             corpus = read_corpus(self.text)
             object.__setattr__(self, "text_key", corpus.key)
             self._check_text(corpus)
+        elif self.vocabulary_size is None:
+            raise UserError(
+                f"text_key={self.text_key} alone does not say how many tokens {self.tokenizer} has; that is found out "
+                "where the text is given without it: --text FILE (text=… from Python)"
+            )
+
+    def check_new(self) -> None:
+        """See :class:`Part`: another text than the one that was asked for."""
+        super().check_new()
+        if self.text and "text_key" in self.model_fields_set:
+            corpus = read_corpus(self.text)
+            if corpus.key != self.text_key:
+                raise UserError(f"text_key must be that of the text, {corpus.key}, or left out, got {self.text_key}")
+            self._check_text(corpus)
 
     def _check_text(self, corpus: Corpus) -> None:
         """The vocabulary that the text gives, and whether there is a window in each split."""
-        own = {"chars": len(set(corpus.text)), "bytes": 256}.get(self.tokenizer)
+        own, n_train, n_valid = _sizes_of(corpus, self.tokenizer, self.valid_share)
         if own is not None and self.vocabulary_size not in (None, own):
             raise UserError(
                 f"vocabulary_size={self.vocabulary_size} does not apply to tokenizer {self.tokenizer!r}, which has "
@@ -127,12 +170,7 @@ class Text(TaskSettings):
             )
         if own is not None:
             object.__setattr__(self, "vocabulary_size", own)
-        train, valid = split(corpus.text, self.valid_share)
-        if self.tokenizer == "chars":
-            n_train, n_valid = len(train), len(valid)
-        elif self.tokenizer == "bytes":
-            n_train, n_valid = len(train.encode()), len(valid.encode())
-        else:
+        if own is None:
             data = self.data()
             n_train, n_valid = len(data.train), len(data.valid)
         check_windows(n_train, n_valid, self.context_length, self.valid_share)
@@ -205,6 +243,30 @@ class Text(TaskSettings):
     def sizes_named(self) -> list[str]:
         """See :class:`TaskSettings`."""
         return ["vocabulary_size", "context_length"]
+
+
+def _sizes_of(corpus: Corpus, tokenizer: str, valid_share: float) -> tuple[int | None, int, int]:
+    """Of a text in characters or bytes: tokens that there are, and in each split; of others there is more to do.
+
+    Kept for the runs of a grid, each of which asks.
+    """
+    asked = (corpus.key, tokenizer, valid_share)
+    if asked not in _sizes:
+        train, valid = split(corpus.text, valid_share)
+        if tokenizer == "chars":
+            found = len(set(corpus.text)), len(train), len(valid)
+        elif tokenizer == "bytes":
+            found = BYTES, len(train.encode()), len(valid.encode())
+        else:
+            return None, 0, 0
+        while len(_sizes) >= _KEPT:
+            del _sizes[next(iter(_sizes))]
+        _sizes[asked] = found
+    return _sizes[asked]
+
+
+_KEPT = 64
+_sizes: dict[tuple[str, str, float], tuple[int | None, int, int]] = {}
 
 
 def check_windows(n_train: int, n_valid: int, context_length: int, valid_share: float) -> None:
