@@ -20,16 +20,26 @@ def arguments(parser: Parser) -> None:
     add_lab(parser)
     parser.flag("prompt", nargs="+", help="what to go on with, one text or several")
     parser.flag("max-new-tokens", type=int, default=200, help="tokens of each sample (200)")
-    parser.flag("temperature", type=float, help="of the softmax; without one the likeliest tokens are taken")
+    parser.flag(
+        "temperature",
+        type=float,
+        help="of the softmax (1 where --top-k, --top-p or several --samples ask for draws; else the likeliest token)",
+    )
     parser.flag("top-k", type=int, help="draw from the k likeliest tokens")
     parser.flag("top-p", type=float, help="draw from the likeliest tokens that have this probability together")
     parser.flag("samples", type=int, default=1, help="samples of each run and prompt (1)")
     parser.flag("seed", type=int, default=0, help="of the samples (0)")
-    parser.flag("step", type=int, help="of the models that were kept (the last)")
+    parser.flag(
+        "step",
+        type=int,
+        help="of the models that were kept; --keep-best keeps that of the lowest loss besides the last (the last)",
+    )
 
 
 def run(options: argparse.Namespace) -> int:
     """Print what each run makes of each prompt."""
+    if not 0 <= options.seed < 2**32:
+        raise UserError(f"--seed must be an integer in [0, 2**32), got {options.seed}")
     if not options.prompt:
         raise UserError("generate needs a text to go on with: --prompt TEXT")
 

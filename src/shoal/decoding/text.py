@@ -71,11 +71,7 @@ def generate_texts(
     _check(prompts, max_new_tokens, sampling, samples)
     _check_model(next(iter(models.values())))
     rows = [(prompt, number) for prompt in prompts for number in range(samples)]
-    encoded = {prompt: _encoded(tokenizer, prompt) for prompt in prompts}
-    lengths = torch.tensor([len(encoded[prompt]) for prompt, _ in rows])
-    padded = torch.zeros(len(rows), int(lengths.max()), dtype=torch.int64)
-    for row, (prompt, _) in zip(padded, rows, strict=True):
-        row[: len(encoded[prompt])] = encoded[prompt]
+    padded, lengths = _padded([tokenizer.encode(prompt) for prompt, _ in rows])
     modules = list(models.values())
     named = [dict(module.named_parameters()) for module in modules]
     stacked = {name: torch.stack([own[name].detach() for own in named]) for name in named[0]}
@@ -104,6 +100,8 @@ def generate_texts(
 
 
 def _check(prompts: Sequence[str], max_new_tokens: int, sampling: Sampling | None, samples: int) -> None:
+    if "" in prompts:
+        raise UserError("a prompt must have at least one token, got ''")
     if not prompts:
         raise UserError("there is nothing to go on with: no prompt was given")
     for name, value in (("max_new_tokens", max_new_tokens), ("samples", samples)):
@@ -122,10 +120,13 @@ def _check_model(model: nn.Module) -> None:
         )
 
 
-def _encoded(tokenizer: "TextTokenizer", prompt: str) -> Tensor:
-    if not prompt:
-        raise UserError("a prompt must have at least one token, got ''")
-    return tokenizer.encode(prompt)
+def _padded(prompts: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """Prompts as rows ``(N, P)``, and how long each is, ``(N,)``."""
+    lengths = torch.tensor([len(prompt) for prompt in prompts])
+    padded = torch.zeros(len(prompts), int(lengths.max()), dtype=torch.int64)
+    for row, prompt in zip(padded, prompts, strict=True):
+        row[: len(prompt)] = prompt
+    return padded, lengths
 
 
 def _keys(runs: Sequence[str], seed: int) -> Tensor:

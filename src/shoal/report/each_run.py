@@ -13,6 +13,8 @@ from shoal.report.quantities import OPEN, did_both, is_open, quantities_of, symb
 from shoal.report.schedule import evaluated_before
 from shoal.report.table import Cell, Table
 from shoal.report.words import NOTHING, counted, setting_text
+from shoal.spec.fields import extra
+from shoal.spec.known import known_settings
 
 SEEDS = ("init_seed", "split_seed", "order_seed")
 
@@ -132,6 +134,7 @@ def varying_settings(records: Records) -> list[str]:
     are; and ``task``, where there are several."""
     frame = records.runs()
     fixed = {"run", "state", "step", "task", "model", "seed", "q", "hidden_size"}
+    fixed |= {name for name, parts in known_settings().items() if extra(parts[0], name)["operational"]}
     apart = {s for s in SEEDS if frame[s].equals(frame["seed"], check_names=False)}
     names = [name for name in frame.columns if name not in fixed | apart]
     tasks = ["task"] * (frame["task"].n_unique() > 1)

@@ -39,11 +39,12 @@ def trajectory_of(dump: Mapping[str, Any], run: str) -> int | None:
     True
     """
     now, settings = _versions(dump), canonical(dump)
+    version: int
     # today's first; what else there was, or will be soon
     tried = [(own, *range(1, own), *range(own + 1, own + 10)) for own in now]
-    for model, *others in itertools.product(tried[0], *([own] for own in now[1:])):
-        if _hash(settings, model, *others) == run:
-            return model
+    for version in tried[0]:
+        if _hash(settings, version, *now[1:]) == run:
+            return version
     return 0 if any(_hash(settings, *versions) == run for versions in itertools.product(*tried)) else None
 
 

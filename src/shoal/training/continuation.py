@@ -34,6 +34,23 @@ def found_again(specs: Sequence[RunSpec], places: Places) -> list[RunSpec]:
     return out
 
 
+MOVED = "where it was moved, ask for the same runs with shoal train … {flags}, which goes on with them"
+
+
+def members_of(folder: CohortFolder, places: Places) -> list[RunSpec]:
+    """The runs of a cohort that goes on, when everything about them is what it was: code, data, and what is kept.
+
+    Raises:
+        UserError: it is not, or the data are not found; nothing has been changed then.
+    """
+    folder.check_sources()
+    specs = found_again(folder.specs(), places)
+    with finding_data(specs[0], MOVED):
+        specs[0].task_part.counts()
+    folder.check_kept(specs[0])
+    return specs
+
+
 @contextmanager
 def finding_data(spec: RunSpec, way_out: str) -> Iterator[None]:
     """Say besides what is wrong with the data of a run what to do where they have been moved.

@@ -94,7 +94,7 @@ class TextData:
             found = ngram_baseline(self.train, self.valid, self.tokenizer.vocabulary_size, skip=1)
             losses = dict(found.select("order", "nats_per_token").iter_rows())
             order = best_order(found)
-            self._ngram.update(order=order, nats_per_token=losses[order], orders=max(losses))
+            self._ngram.update(order=order, nats_per_token=round(losses[order], 6), orders=max(losses))
         return dict(self._ngram)
 
     @cached_property

@@ -205,7 +205,8 @@ class Text(TaskSettings):
     def kept(self) -> Mapping[str, Any]:
         """See :class:`TaskSettings`: the tokenizer, how much text validates, and how well n-grams predict it."""
         data = self.data()
-        return {"tokenizer": data.tokenizer.to_json(), "counts": data.counts(), "ngram": data.baseline()}
+        found = {"counts": data.counts(), "ngram": data.baseline()}
+        return {"text_key": self.text_key, "tokenizer": data.tokenizer.to_json(), **found}
 
     @classmethod
     def units(cls, kept: Mapping[str, Any]) -> Mapping[str, float]:
@@ -222,11 +223,12 @@ class Text(TaskSettings):
         """See :class:`TaskSettings`: the best n-gram."""
         if not kept.get("ngram") or not kept.get("counts"):
             return []
-        order, loss = kept["ngram"]["order"], kept["ngram"]["nats_per_token"]
+        found, loss = kept["ngram"], kept["ngram"]["nats_per_token"]
         bits = "".join(f", {loss * factor:.3f} {name}" for name, factor in cls.units(kept).items())
+        whose = f"{str(kept.get('text_key', ''))[:8]} in {kept.get('tokenizer', {}).get('kind', 'tokens')}"
         return [
-            f"beside: a {order}-gram (Witten–Bell, the best of orders 1 to {kept['ngram']['orders']}) of the training "
-            f"text has {loss:.3f} nats per token{bits} on the {kept['counts']['tokens']:,} tokens that validate"
+            f"beside, of text {whose}: the best n-gram (Witten–Bell, order {found['order']} of 1 to {found['orders']}) has "
+            f"{loss:.3f} nats per token{bits} on the same {kept['counts']['tokens']:,} tokens"
         ]
 
     def place(self) -> tuple[str, Mapping[str, Any]] | None:
