@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from shoal.errors import UserError
 from shoal.models.families import usual_roles
 from shoal.parts import (
     Counts,
@@ -331,7 +332,7 @@ def test_what_is_whole_holds_the_contract(kind, name):
 @pytest.mark.parametrize(("kind", "flaw"), FLAWS)
 def test_what_is_broken_does_not(kind, flaw):
     contract, base = BASES[kind]
-    with pytest.raises((AssertionError, RuntimeError, IndexError)):
+    with pytest.raises((AssertionError, RuntimeError, IndexError, UserError)):
         run(contract, FLAWS[kind, flaw], **base, **{WORDS[kind]: flaw})
 
 

@@ -16,7 +16,7 @@ from shoal.objectives import get_loss_and_accuracy
 from shoal.spec import RunSpec
 from shoal.tasks.arithmetic.settings import equations_of
 from shoal.tasks.build import build_model, build_task
-from shoal.training.stack import Stack
+from shoal.training.stack import Stack, _shared_by_all
 from shoal.training.step import evaluate, train_step
 
 SGD = {"optimizer": "sgd", "weight_decay": 0.0, "clip": math.inf, "lr": 0.5, "p": 5, "embedding_size": 4}
@@ -193,3 +193,16 @@ def test_an_update_rule_from_outside_is_given_its_own_numbers_and_the_step():
         for index, spec in enumerate(specs):
             expected = (1 - spec.weight_decay) * before[index] - spec.lr * spec.push * step * gradient[index]
             torch.testing.assert_close(theta(stack, index), expected, atol=1e-5, rtol=0)
+
+
+class Buffered(torch.nn.Module):
+    def __init__(self, value: float, persistent: bool) -> None:
+        super().__init__()
+        self.layer = torch.nn.Linear(2, 2)
+        self.register_buffer("table", torch.full((2,), value), persistent=persistent)
+
+
+def test_buffers_that_differ_between_members_are_refused():
+    _shared_by_all([Buffered(1.0, True), Buffered(1.0, True)], torch.device("cpu"))
+    with pytest.raises(UserError, match=r"table .* every buffer, is held once"):
+        _shared_by_all([Buffered(1.0, True), Buffered(2.0, True)], torch.device("cpu"))

@@ -18,6 +18,7 @@ from shoal.lab.files import read_json, write_json
 from shoal.tasks.build import build_task
 from shoal.tasks.text import settings as text_settings
 from shoal.tasks.text.data import BlockSampler, windows
+from shoal.tasks.text.ngram import fit_ngram
 from shoal.training.plan import Cohort
 from shoal.training.stack import Stack
 from shoal.training.step import evaluate, train_steps
@@ -379,3 +380,11 @@ def test_equations_make_no_text(tmp_path, capsys):
 def test_a_text_that_cannot_be_learned_is_refused(tmp_path, changes, said):
     with pytest.raises(UserError, match=said):
         tiny(tmp_path, **changes)
+
+
+def test_the_ngram_beside_a_text_is_scored_on_the_tokens_of_the_models(tmp_path):
+    spec = tiny(tmp_path)
+    kept, data = spec.task_part.kept(), spec.task_part.data()
+    fitted = fit_ngram(data.train.numpy(), spec.vocabulary_size, 8).nats(data.valid.numpy())[:, 1:].mean(1)
+    assert kept["ngram"]["nats_per_token"] == pytest.approx(fitted.min())
+    assert kept["counts"]["tokens"] == len(data.valid) - 1 == kept["counts"]["characters"]

@@ -4,7 +4,7 @@ import argparse
 from typing import TYPE_CHECKING
 
 from shoal.commands.parsing import Parser, add_lab
-from shoal.errors import UserError
+from shoal.errors import LabError, UserError
 from shoal.output import say
 
 if TYPE_CHECKING:
@@ -61,6 +61,7 @@ def _models(records: "Records", step: int | None) -> "tuple[dict[str, nn.Module]
 
     Raises:
         UserError: a run is of another task than text, or they have not one shape and one vocabulary.
+        LabError: the tokenizer is damaged, or is not that of the models.
     """
     from shoal.tasks.text.tokenizers import from_json
 
@@ -80,4 +81,9 @@ def _models(records: "Records", step: int | None) -> "tuple[dict[str, nn.Module]
             raise UserError(
                 f"runs {first[:8]} and {run[:8]} have not one shape and vocabulary: ask for them one by one"
             )
-    return models, from_json(kept[first])
+    with records.cohorts()[0].with_way_out():
+        tokenizer = from_json(kept[first])
+        size, wanted = tokenizer.vocabulary_size, specs[first].task_part.sizes().vocabulary_size
+        if size != wanted:
+            raise LabError(f"the tokenizer of run {first[:8]} is damaged: it has {size:,} tokens, its model {wanted:,}")
+    return models, tokenizer

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from shoal.tasks.text.tokenizers import TextTokenizer
 
 _STREAM = 4  # what samples are drawn by, apart from what a run trained by
+_NEEDED = ("context_length", "start", "step")  # of a model that decodes, see shoal.models.cache
 
 
 @dataclass(frozen=True)
@@ -64,9 +65,11 @@ def generate_texts(
         By prompt, then by number, then by run.
 
     Raises:
-        UserError: a prompt is empty or has a character that the vocabulary lacks, or a number is out of range.
+        UserError: a prompt is empty or has a character that the vocabulary lacks, a number is out of range, or the
+            models cannot go on token by token.
     """
     _check(prompts, max_new_tokens, sampling, samples)
+    _check_model(next(iter(models.values())))
     rows = [(prompt, number) for prompt in prompts for number in range(samples)]
     encoded = {prompt: _encoded(tokenizer, prompt) for prompt in prompts}
     lengths = torch.tensor([len(encoded[prompt]) for prompt, _ in rows])
@@ -108,6 +111,15 @@ def _check(prompts: Sequence[str], max_new_tokens: int, sampling: Sampling | Non
             raise UserError(f"{name} must be an integer of at least 1, got {value}")
     if sampling is None and samples > 1:
         raise UserError(f"samples={samples} are all the same without a temperature: the likeliest tokens are one text")
+
+
+def _check_model(model: nn.Module) -> None:
+    lacking = [name for name in _NEEDED if not hasattr(model, name)]
+    if lacking:
+        raise UserError(
+            f"{type(model).__name__} cannot go on with a text: it has no {' '.join(lacking)}; a model needs "
+            f"{', '.join(_NEEDED)} for that"
+        )
 
 
 def _encoded(tokenizer: "TextTokenizer", prompt: str) -> Tensor:

@@ -15,6 +15,7 @@ from shoal.lab.cohort import CohortFolder, is_finished
 from shoal.lab.continuing import check_going_on
 from shoal.lab.damage import damage_of
 from shoal.lab.files import check_own, is_there, names_in, read_json, write_json
+from shoal.lab.keeping import others_than
 from shoal.lab.lab import FORMAT, MARK, PARTS, Lab, check_mark, write_mark
 from shoal.lab.mends import finish, held, move, rename, replace
 from shoal.lab.names import check_name
@@ -215,7 +216,7 @@ def _cohort(folder: CohortFolder) -> Iterator[Finding]:
 
 
 def _task(folder: CohortFolder) -> Iterator[Finding]:
-    """What the task keeps with its models; it is made again where the data are there."""
+    """What the task keeps with its models; it is made again where the data are there, and give the same."""
     try:
         folder.kept()
     except AccessError as error:
@@ -223,8 +224,9 @@ def _task(folder: CohortFolder) -> Iterator[Finding]:
     except LabError as error:
         lab, path, mend = folder.path.parent.parent, folder.path / "task.json", None
         with suppress(UserError):
-            write = partial(write_json, path, folder.specs()[0].task_part.kept())
-            mend = partial(held, folder, partial(replace, lab, path, write))
+            again = folder.specs()[0].task_part.kept() if folder.is_loaded() else {}
+            if again and not others_than(folder.manifest().get("keeps", {}), again):
+                mend = partial(held, folder, partial(replace, lab, path, partial(write_json, path, again)))
         yield Finding(str(error), mend)
 
 
@@ -260,7 +262,10 @@ def _remains(folder: CohortFolder, is_whole: bool) -> Iterator[Finding]:
 def _stand(folder: CohortFolder) -> Iterator[Finding]:
     """Status, metrics and checkpoint, held to each other."""
     try:
-        folder.specs()
+        if folder.is_loaded():
+            folder.specs()
+        else:
+            folder.check_versions()
     except LabError as error:
         yield Finding(str(error), is_damage=False)
     reasons = list(dict.fromkeys(damage_of(folder).values()))

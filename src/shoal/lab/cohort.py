@@ -24,13 +24,14 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from shoal.errors import DiskError, LabError
+from shoal.errors import DiskError, LabError, UserError
 from shoal.lab.files import check_shape, is_there, names_in, read_json, write_json
 from shoal.lab.folder import Folder
+from shoal.lab.keeping import keeping, others_than
 from shoal.lab.locks import is_locked, locked
-from shoal.lab.members import check_members, check_sources, measures_of, said_of, spec_of
+from shoal.lab.members import check_members, check_sources, check_version, is_loaded, measures_of, said_of, spec_of
 from shoal.lab.parts import Parts
-from shoal.lab.shapes import Certificate, Flush, Manifest, Status
+from shoal.lab.shapes import Certificate, Flush, Kept, Manifest, Status
 from shoal.measures import Measures
 from shoal.spec import RunSpec
 
@@ -67,26 +68,48 @@ class CohortFolder(Folder):
 
         With what is needed to use their models without their data, and where parts come from that shoal does not ship.
         """
-        kept = specs[0].task_part.kept()
+        kept = dict(specs[0].task_part.kept())
+        try:
+            check_shape(self.path / "task.json", kept, Kept)
+        except LabError as error:
+            why_not = str(error).partition(" is damaged: ")[2]
+            raise UserError(f"task {specs[0].task!r} cannot be trained: what it keeps is wrong: {why_not}") from None
+        members = [{"run": spec.id, "spec": spec.dump()} for spec in specs]
+        how = {"threads": threads, "engine": engine, "why": why, **said_of(specs[0]), **keeping(kept)}
         if kept:
             write_json(self.path / "task.json", kept)
-        members = [{"run": spec.id, "spec": spec.dump()} for spec in specs]
-        how = {"threads": threads, "engine": engine, "why": why, **said_of(specs[0])}
-        how |= {"keeps": sorted(kept)} if kept else {}
         write_json(self.path / "cohort.json", {**how, "metrics": sorted(metrics), "members": members})
 
     def kept(self) -> dict[str, Any]:
         """What the task keeps with its models; nothing of most tasks.
 
         Raises:
-            LabError: it is damaged or missing.
+            LabError: it is damaged or missing, or is not what the cohort was begun with.
         """
-        wanted, path = self.manifest().get("keeps", []), self.path / "task.json"
+        wanted, path = self.manifest().get("keeps", {}), self.path / "task.json"
         with self.with_way_out():
-            kept = dict(read_json(path)) if wanted or is_there(path) else {}
+            kept = dict(read_json(path, Kept)) if wanted or is_there(path) else {}
             if lacking := [name for name in wanted if name not in kept]:
                 raise LabError(f"{path} is damaged: it has no {lacking[0]}")
+            if other := others_than(wanted, kept):
+                raise LabError(f"{path} is damaged: its {other[0]} is not the one that the cohort was begun with")
         return kept
+
+    def check_kept(self, spec: RunSpec) -> None:
+        """Raise :class:`LabError` where the task of a run would keep something else now than when it was begun.
+
+        Its data can be the same and read otherwise, such as by another version of a library that learns a tokenizer.
+        """
+        then = self.kept()
+        if not then:
+            return
+        now = spec.task_part.kept()
+        if other := others_than(keeping(then)["keeps"], now):
+            raise LabError(
+                f"cohort {self.id} cannot be gone on with: its task makes another {other[0]} here than the one that "
+                f"{self.path / 'task.json'} keeps; go on with what the cohort was begun with, or train anew in "
+                "another lab"
+            )
 
     def check_sources(self) -> None:
         """Raise :class:`LabError` where the code of a part from outside of shoal is not what the cohort began with."""
@@ -131,6 +154,18 @@ class CohortFolder(Folder):
             LabError: settings of a member are not allowed, or mean something else than to the shoal that trained it.
         """
         return [spec_of(member, self.path / "cohort.json", self.way_out()) for member in self.manifest()["members"]]
+
+    def is_loaded(self) -> bool:
+        """Whether :meth:`specs` imports nothing: every part is shoal's own, or its module is loaded already."""
+        return all(is_loaded(member["spec"]) for member in self.manifest()["members"])
+
+    def check_versions(self) -> None:
+        """Raise :class:`LabError` where settings mean something else than to the shoal that trained with them.
+
+        As :meth:`specs` does, without importing anything.
+        """
+        for member in self.manifest()["members"]:
+            check_version(member)
 
     # where it stands
 

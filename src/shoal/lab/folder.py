@@ -42,8 +42,13 @@ class Folder:
             return dict(read_json(self.path / name, shape))
 
     def contents(self) -> list[str]:
-        """What is in the folder but locks and what is half written."""
-        return [name for name in names_in(self.path) if name != "lock" and not name.startswith(".")]
+        """What is in the folder but locks and what is half written.
+
+        ``task.json`` alone is half written too: whoever made the folder was killed before ``cohort.json``, which is
+        written next.
+        """
+        names = [name for name in names_in(self.path) if name != "lock" and not name.startswith(".")]
+        return [] if names == ["task.json"] else names
 
     def check_links(self) -> None:
         """Raise :class:`LabError` where the folder or one in it is a link."""

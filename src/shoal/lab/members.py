@@ -1,5 +1,6 @@
 """What the members of a cohort are, by its ``cohort.json``: their specs, and what their task measures."""
 
+import sys
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -7,7 +8,7 @@ from typing import Any
 
 from shoal.errors import LabError, UserError
 from shoal.measures import Measures
-from shoal.registry import KINDS, TASKS, USUAL, short
+from shoal.registry import KINDS, TASKS, USUAL, is_place, short
 from shoal.spec import RunSpec
 from shoal.spec.identity import trajectory_of, trajectory_version
 from shoal.spec.sources import source_of, sources_of
@@ -36,6 +37,17 @@ def spec_of(member: Mapping[str, Any], path: Path, way_out: str) -> RunSpec:
     Raises:
         LabError: its settings are not allowed, or mean something else than to the shoal that trained it.
     """
+    check_version(member)
+    try:
+        return RunSpec.restored(member["spec"])
+    except UserError as error:
+        if (why := absent(member["spec"])) is not None:
+            raise LabError(f"run {member['run']} cannot be built here: {why}") from None
+        raise LabError(f"{path} is damaged or of a later version of shoal: {error}; {way_out}") from None
+
+
+def check_version(member: Mapping[str, Any]) -> None:
+    """Raise :class:`LabError` where a member's settings meant something else to the shoal that trained it."""
     version, model = trajectory_of(member["spec"], member["run"]), member["spec"]["model"]
     if version != (current := trajectory_version(model)):
         age = "an earlier" if version is None or version < current else "a later"
@@ -43,12 +55,24 @@ def spec_of(member: Mapping[str, Any], path: Path, way_out: str) -> RunSpec:
             f"run {member['run']} is of {age} version of shoal, whose {model} trained differently with these "
             f"settings; to train it as this one does, ask for the same settings"
         )
+
+
+def is_loaded(dump: Mapping[str, Any]) -> bool:
+    """Whether no part that settings name has to be imported: see :func:`is_part_loaded`."""
+    return all(is_part_loaded(kind, dump.get(kind, USUAL[kind])) for kind in KINDS)
+
+
+def is_part_loaded(kind: str, name: str) -> bool:
+    """Whether a part can be had without importing anything: it is shoal's own, or its module is loaded already."""
+    if not KINDS[kind].is_outside(name):
+        return True
+    if not is_place(name) or name.partition(":")[0] not in sys.modules:
+        return False
     try:
-        return RunSpec.restored(member["spec"])
-    except UserError as error:
-        if (why := absent(member["spec"])) is not None:
-            raise LabError(f"run {member['run']} cannot be built here: {why}") from None
-        raise LabError(f"{path} is damaged or of a later version of shoal: {error}; {way_out}") from None
+        KINDS[kind][name]
+    except UserError:
+        return False
+    return True
 
 
 def said_of(spec: RunSpec) -> dict[str, Any]:
@@ -68,7 +92,7 @@ def check_sources(manifest: Mapping[str, Any], cohort: str) -> None:
     """Raise :class:`LabError` where the code of a part from outside of shoal is not what the cohort began with."""
     for kind, then in manifest.get("parts", {}).items():
         try:
-            now = source_of(manifest["members"][0]["spec"][kind])
+            now = source_of(manifest["members"][0]["spec"].get(kind, USUAL[kind]))
         except UserError as error:
             raise LabError(f"cohort {cohort} cannot be gone on with: {error}") from None
         if now["source"] != then["source"]:

@@ -10,8 +10,9 @@ from shoal.lab.cohort import CohortFolder, name_of_cohort
 from shoal.lab.continuing import check_stand, counts
 from shoal.lab.files import check_shape, read_json
 from shoal.lab.frames import ALWAYS
-from shoal.lab.members import measures_of, said_of
-from shoal.lab.shapes import Manifest, Status
+from shoal.lab.keeping import keeping
+from shoal.lab.members import is_loaded, measures_of, said_of
+from shoal.lab.shapes import Kept, Manifest, Status
 from shoal.lab.tensors import load_tensors
 from shoal.measures import SPLITS
 from shoal.spec import RunSpec
@@ -78,6 +79,7 @@ def _from_models(folder: CohortFolder) -> dict[str, Any] | None:
         "why": REBUILT,
         "metrics": sorted({name for frame in frames for name in frame.columns if _is_registered(name)}),
         **_measured(next(iter(specs.values()))),
+        **_keeping(folder),
         "members": [{"run": run, "spec": spec} for run, spec in specs.items()],
     }
 
@@ -87,10 +89,18 @@ def _is_registered(column: str) -> bool:
     return column not in ALWAYS and not column.startswith(tuple(f"{split}_" for split in SPLITS))
 
 
-def _measured(dump: Any) -> dict[str, Any]:
-    """What a task from outside of shoal measures, as far as it can be imported here."""
+def _keeping(folder: CohortFolder) -> dict[str, Any]:
+    """What the task keeps, by the file that holds it."""
     try:
-        said = said_of(RunSpec.restored(dump))
+        return keeping(read_json(folder.path / "task.json", Kept))
+    except LabError:
+        return {}
+
+
+def _measured(dump: Any) -> dict[str, Any]:
+    """What a task from outside of shoal measures, as far as it is loaded here."""
+    try:
+        said = said_of(RunSpec.restored(dump)) if is_loaded(dump) else {}
     except (UserError, TypeError, KeyError, AttributeError):  # no settings at all; see _is_of
         said = {}
     return {name: value for name, value in said.items() if name == "measures"}  # its code may be another by now

@@ -1,6 +1,5 @@
 """What a lab holds of some runs, as data frames and as the practical's dictionaries."""
 
-import sys
 from collections.abc import Container, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +11,7 @@ from shoal.errors import LabError, UserError, nearest
 from shoal.lab.cohort import CohortFolder
 from shoal.lab.damage import damage_of
 from shoal.lab.frames import schema_of
-from shoal.lab.members import absent, task_of
+from shoal.lab.members import is_part_loaded, task_of
 from shoal.lab.names import find_run
 from shoal.lab.snapshot import CohortSnapshot
 from shoal.measures import EQUATIONS, Measures, union
@@ -157,15 +156,17 @@ class Records:
     def foreign(self) -> dict[str, str]:
         """Why a run, though whole, has no spec here, by run: it is of a version of shoal to which it was another.
 
-        Not of one whose task, model or optimizer cannot be imported here: what it measured can be shown all the same.
+        Nothing from outside of shoal is imported for this: of runs whose task, model or optimizer is not loaded here
+        only the version is looked at, and what they measured can be shown all the same.
         """
         found: dict[str, str] = {}
         for folder in self.cohorts():
             try:
-                self._specs_of(folder)
+                if folder.is_loaded():
+                    self._specs_of(folder)
+                else:
+                    folder.check_versions()
             except LabError as error:
-                if absent(folder.manifest()["members"][0]["spec"]) is not None:
-                    continue
                 found |= {run: str(error) for run, own in self._folders.items() if own is folder}
         return found
 
@@ -313,7 +314,7 @@ def told_of(folder: CohortFolder, what: str, nothing: Any) -> Any:
         name, kept = task_of(folder.manifest()), folder.kept()
     except LabError:
         return nothing
-    if not kept or (TASKS.is_outside(name) and name.partition(":")[0] not in sys.modules):
+    if not kept or not is_part_loaded("task", name):
         return nothing
     try:
         return getattr(TASKS[name], what)(kept)

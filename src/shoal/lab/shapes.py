@@ -12,6 +12,8 @@ from shoal.spec.known import known_settings
 
 Id = Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]  # it becomes part of paths
 Count = Annotated[int, Field(ge=0, le=LARGEST)]
+Number = Annotated[int, Field(ge=1, le=2**53)]  # of things; a float has it exactly
+Checksum = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Engine = Literal["compiled", "prefixes", "plain"]  # shoal.fast.engine.ENGINES, without its torch
 
@@ -128,14 +130,29 @@ class Said(Shape):
     things: _Short = "examples"
 
 
+class BestNGram(Shape):
+    """How well the best n-gram predicts what a text validates on."""
+
+    order: Number
+    orders: Number
+    nats_per_token: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+class Kept(Shape):
+    """``task.json``: any JSON by name, and of these names what is shown of them."""
+
+    counts: dict[_Short, Annotated[int, Field(ge=0, le=2**53)]] = {}
+    ngram: BestNGram | None = None
+
+
 class Manifest(Shape):
     """``cohort.json``."""
 
     threads: Annotated[int, Field(ge=1, le=1024)]  # more than some systems start in a process
     engine: Engine = "plain"
     metrics: list[str]
-    parts: dict[str, Source] = {}
-    keeps: list[str] = []
+    parts: dict[Literal["task", "model", "optimizer"], Source] = {}
+    keeps: dict[str, Checksum] | list[str] = {}  # an earlier version listed the names alone
     measures: Said | None = None
     members: Annotated[list[Member], Field(min_length=1)]
 

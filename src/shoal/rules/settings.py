@@ -34,7 +34,8 @@ class Rule(Part):
 
     What :meth:`build` returns is called with ``(theta, gradient, state, hyper, step, layout)`` and changes parameters
     and state in place: ``theta``, ``gradient`` and each tensor of ``state`` are ``(R, P)``, ``hyper`` has one number
-    per member, ``(R, 1)`` float64, for each setting of the rule that is a number and in which members may differ,
+    per member, ``(R, 1)`` float64, for each setting of the rule that is a number and in which members may differ
+    (the weight decay ``(R, P)`` where not everything decays),
     ``step`` is ``(R, 1)``, counted from 1, and ``layout`` a :class:`~shoal.rules.layout.Layout`.
 
     Attributes:

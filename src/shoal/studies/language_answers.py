@@ -1,6 +1,6 @@
 """What the study of language says in words, each sentence computed with what it rests on."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import polars as pl
@@ -108,16 +108,25 @@ def _kept(scored: pl.DataFrame, results: Results) -> str:
 def _scope(results: Results) -> str:
     """What was equal, and what all of this is said of."""
     ends = dict(results.curves.group_by("run").agg(pl.col("step").max()).iter_rows())
-    flop = {spec.model: flop_per_step(spec) * ends[run] for run, spec in results.specs.items() if run in ends}
-    least, most = min(flop.values()), max(flop.values())
+    spent: dict[str, list[float]] = {}
+    for run, spec in results.specs.items():
+        if run in ends:
+            spent.setdefault(spec.model, []).append(flop_per_step(spec) * ends[run])
+    least, most = min(map(min, spent.values())), max(map(max, spent.values()))
     amount = f"{most:.2g}".replace("e+", "e")
     equal = (
         f"at {amount} FLOP each"
         if most <= least * (1 + NOT_EQUAL)
-        else "NOT at equal compute (" + listed([f"{model} {value:.2g}" for model, value in flop.items()]) + " FLOP)"
+        else "NOT at equal compute (" + listed([f"{model} {_span(own)}" for model, own in spent.items()]) + " FLOP)"
     )
     return (
         f"All of this is {equal}, for one text, one size and one learning rate of each model. Intervals are over "
         "seeds: what another text, size or budget would show, they do not say. The kept models are chosen by the loss "
         "that is reported, which is lower by that choice than a loss on text never looked at."
     )
+
+
+def _span(values: Sequence[float]) -> str:
+    """``1e+12``, or ``1e+12 to 2e+12`` where they are not all about the same."""
+    low, high = min(values), max(values)
+    return f"{high:.2g}" if high <= low * (1 + NOT_EQUAL) else f"{low:.2g} to {high:.2g}"

@@ -297,7 +297,8 @@ def check_metrics(metrics: Mapping[str, Metric], specs: Sequence[RunSpec], devic
             raise UserError(f"metric name {name!r} is taken: train_…, valid_… and {', '.join(ALWAYS)}")
     for cohort in plan(specs) if metrics else []:
         model = build_model(cohort.shared).to(device)
-        parameters = {name: p.detach().unsqueeze(0) for name, p in model.named_parameters()}  # (1, *shape) each
+        trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        parameters = {name: p.detach().unsqueeze(0) for name, p in trained.items()}  # (1, *shape) each
         for name, metric in metrics.items():
             measure(name, metric, parameters)
 

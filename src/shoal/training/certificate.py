@@ -18,17 +18,23 @@ from shoal.fast.engine import available
 from shoal.lab.cohort import CohortFolder
 from shoal.lab.environment import environment
 from shoal.lab.lab import Lab
+from shoal.training.continuation import Places, finding_data, found_again
 from shoal.training.due import is_evaluated
 from shoal.training.memory import places
 from shoal.training.plan import Cohort
 from shoal.training.stack import Stack
 from shoal.training.step import evaluate, train_step
 
+MOVED = "put it back there to certify what was trained on it (a link is enough), or name its place in data from Python"
 _COMPARED = ("train_loss", "valid_loss")
 
 
 def certify(
-    folder: CohortFolder, runs: Sequence[str], steps: int = 100, device: torch.device | None = None
+    folder: CohortFolder,
+    runs: Sequence[str],
+    steps: int = 100,
+    device: torch.device | None = None,
+    data: Places | None = None,
 ) -> dict[str, Any]:
     """Retrain a cohort's first steps, stacked and each of ``runs`` alone, and keep the largest deviations.
 
@@ -37,6 +43,7 @@ def certify(
         runs: members to train alone.
         steps: how many steps; no more than the shortest of the members has.
         device: where to train; the CPU when not given.
+        data: where data lie now, by what they are; as :func:`shoal.training.continuation.places_of` gives it.
 
     Returns:
         What ``certificate.json`` holds: for each run the largest absolute deviation of the losses (nats) over all
@@ -47,8 +54,12 @@ def certify(
         raise UserError(f"steps must be an integer of at least 1, got {steps}")
     device = device or torch.device("cpu")
     folder.check_sources()
+    # those asked for are among those that fit
+    specs = sorted(found_again(folder.specs(), data or {}), key=lambda spec: spec.id not in runs)
+    with finding_data(specs[0], MOVED):
+        specs[0].task_part.counts()
+    folder.check_kept(specs[0])
     Lab(folder.path.parent.parent).create()  # of today's format, which what is written below has
-    specs = sorted(folder.specs(), key=lambda spec: spec.id not in runs)  # those asked for are among those that fit
     manifest = folder.manifest()
     engine, _ = available(str(manifest.get("engine", "plain")), device)
     cohort = Cohort(tuple(specs[: places(specs[0], len(specs), device, engine)]))

@@ -1,14 +1,17 @@
 """What computes a cohort that goes on: as before where this machine can, and a warning where it cannot."""
 
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 
+from shoal.errors import LabError, UserError
 from shoal.fast.engine import available
 from shoal.fast.fused import fused_kernels
 from shoal.lab.cohort import CohortFolder
+from shoal.registry import TASKS
 from shoal.spec import RunSpec
 
 Places = Mapping[str, Mapping[str, Any]]  # settings that say where data lie, by what these are
@@ -25,8 +28,30 @@ def found_again(specs: Sequence[RunSpec], places: Places) -> list[RunSpec]:
     for spec in specs:
         place = spec.task_part.place()
         moved = {} if place is None else places.get(place[0], {})
-        out.append(RunSpec.restored({**spec.dump(), **moved}) if moved else spec)
+        found = RunSpec.restored({**spec.dump(), **moved}) if moved else spec
+        # a task from outside, all of whose settings count, is another where its data are said to lie elsewhere
+        out.append(found if found.id == spec.id else spec)
     return out
+
+
+@contextmanager
+def finding_data(spec: RunSpec, way_out: str) -> Iterator[None]:
+    """Say besides what is wrong with the data of a run what to do where they have been moved.
+
+    Args:
+        spec: the run.
+        way_out: what to do; ``{flags}`` in it are those that say where data lie.
+    """
+    try:
+        yield
+    except LabError:
+        raise
+    except UserError as error:
+        place = spec.task_part.place()
+        if place is None or TASKS.is_outside(spec.task):  # whose place makes another run, see found_again
+            raise
+        flags = " ".join(f"--{name.replace('_', '-')} NEW" for name in place[1])
+        raise UserError(f"{error}; {way_out.format(flags=flags)}") from None
 
 
 def engine_of(folder: CohortFolder, device: torch.device) -> str:

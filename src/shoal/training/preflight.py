@@ -10,6 +10,7 @@ from torch import Tensor
 from shoal.errors import UserError
 from shoal.lab.frames import ALWAYS
 from shoal.lab.shapes import Member
+from shoal.measures import SPLITS
 from shoal.registry import KINDS, short
 from shoal.spec import RunSpec
 from shoal.training.plan import Cohort, plan
@@ -22,7 +23,8 @@ _TRIED: set[str] = set()  # ids of cohorts
 def check_parts(specs: Iterable[RunSpec], device: torch.device) -> None:
     """Raise :class:`UserError` for a part from outside of shoal that does not do what the others ask of it.
 
-    One run of each shape is tried, once in a process; what a whole suite would find is for :mod:`shoal.testing`.
+    One or two runs of each shape are tried, once in a process; what a whole suite would find is for
+    :mod:`shoal.testing`.
     """
     outside = [spec for spec in specs if any(KINDS[kind].is_outside(name) for kind, name in spec.names.items())]
     for cohort in plan(outside):
@@ -30,7 +32,13 @@ def check_parts(specs: Iterable[RunSpec], device: torch.device) -> None:
             continue
         _check_record(cohort.shared)
         with _told(cohort.shared, "cannot be built"):
+            Stack(Cohort(cohort.members[:2]), device)  # two, which must agree in what they share
             stack = Stack(Cohort(cohort.members[:1]), device)
+        if set(stack.scored) != set(SPLITS):
+            raise UserError(
+                f"task {short(cohort.shared.task)} must score the splits {' and '.join(SPLITS)}, got "
+                f"{' '.join(stack.scored) or 'none'}"
+            )
         _check_scores(stack)
         _check_update(stack)
         _TRIED.add(cohort.id)

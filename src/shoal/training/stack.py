@@ -225,7 +225,8 @@ class Stack:
 
     def member(self, index: int, theta: Tensor | None = None) -> dict[str, Tensor]:
         """The state dict of one member's model, buffers included, on the CPU; with other parameters if given."""
-        state = {name: buffer.detach().cpu().clone() for name, buffer in self.model.named_buffers()}
+        kept = self.model.state_dict().keys()  # without buffers that are made anew with every model
+        state = {name: buffer.detach().cpu().clone() for name, buffer in self.model.named_buffers() if name in kept}
         own = (self.theta if theta is None else theta).detach()[index]
         state |= {name: tensor.cpu().clone() for name, tensor in self.frozen.items()}
         state |= {p.name: own[p.start : p.start + p.size].reshape(p.shape).cpu().clone() for p in self.layout}
@@ -291,13 +292,14 @@ def _shared_by_all(models: list[nn.Module], device: torch.device) -> dict[str, T
         UserError: they differ between members.
     """
     frozen = {name: p.detach() for name, p in models[0].named_parameters() if not p.requires_grad}
-    for model in models[1:] if frozen else []:
-        own = dict(model.named_parameters())
-        for name, tensor in frozen.items():
+    shared = {**frozen, **dict(models[0].named_buffers())}
+    for model in models[1:] if shared else []:
+        own = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+        for name, tensor in shared.items():
             if own[name].requires_grad or not torch.equal(own[name].detach().to(tensor.device), tensor):
                 raise UserError(
-                    f"parameter {name} does not train and is not the same in all runs of a cohort; what is frozen is "
-                    "held once for all: set init_seed apart, or give it the same values whatever the seed"
+                    f"{name} does not train and is not the same in all runs of a cohort; what is frozen, and every "
+                    "buffer, is held once for all: give it the same values whatever the seed"
                 )
     return {name: tensor.to(device) for name, tensor in frozen.items()}
 

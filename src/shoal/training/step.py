@@ -45,7 +45,7 @@ def _learn(stack: Stack) -> None:
     share = counted / size.unsqueeze(1)  # (R, B), of an example in its member's loss
     (gradient,) = torch.autograd.grad(losses, stack.theta, share)  # (R, P): members do not share parameters
     with torch.no_grad():
-        weighted = losses if weights is None else losses * weights
+        weighted, counts = (losses, counts) if weights is None else (losses * weights, counts & (weights > 0))
         loss = torch.where(counts, weighted, 0.0).sum(1) / size  # (R,)
         scale, norm = clip_scale(gradient, stack.hyper["clip"])  # (R, 1), (R,)
         learning = stack.alive & (stack.at <= stack.ends)
@@ -101,8 +101,8 @@ def _score_splits(stack: Stack) -> None:
             split, _, group = name.partition("/")
             column = f"{split}_{quantity}" + (f"_{group}" if group else "")
             weight = inside if own is None else inside * own
-            weighted = values if own is None else values * own
-            mean = torch.where(inside, weighted, 0.0).sum(1) / weight.sum(1)
+            weighted, told = (values, inside) if own is None else (values * own, inside & (own > 0))
+            mean = torch.where(told, weighted, 0.0).sum(1) / weight.sum(1)
             stack.scores[column] = stack.scores[column].copy_(mean) if column in stack.scores else mean
 
 

@@ -114,13 +114,25 @@ def fit_ngram(tokens: ArrayLike, vocabulary_size: int, order: int) -> NGram:
 
 
 def ngram_baseline(
-    train_tokens: ArrayLike, valid_tokens: ArrayLike, vocabulary_size: int, orders: Iterable[int] = ORDERS
+    train_tokens: ArrayLike,
+    valid_tokens: ArrayLike,
+    vocabulary_size: int,
+    orders: Iterable[int] = ORDERS,
+    *,
+    skip: int = 0,
 ) -> pl.DataFrame:
     """How well n-grams of the training text predict the validation text.
 
+    Args:
+        train_tokens: ``(n,)``.
+        valid_tokens: likewise.
+        vocabulary_size: V.
+        orders: of the n-grams.
+        skip: tokens at the beginning of the validation text that are history alone, as models need one.
+
     Returns:
-        A row per order: ``order``, ``nats_per_token`` (the mean over all validation tokens, see :meth:`NGram.nats`)
-        and ``nats``, their sum.
+        A row per order: ``order``, ``nats_per_token`` (the mean over the other validation tokens, see
+        :meth:`NGram.nats`) and ``nats``, their sum.
 
     Raises:
         UserError: a token is not from 0 to V − 1, there is none to validate on, or an order is not possible.
@@ -130,10 +142,10 @@ def ngram_baseline(
         _check_order(order)
     if not chosen:
         raise UserError("a baseline needs at least one order")
-    if not np.size(np.asarray(valid_tokens)):
+    if np.size(np.asarray(valid_tokens)) <= skip:
         raise UserError("a baseline needs at least one token to validate on")
     nats = fit_ngram(train_tokens, vocabulary_size, max(chosen)).nats(valid_tokens)
-    rows = [nats[order - 1] for order in chosen]
+    rows = [nats[order - 1, skip:] for order in chosen]
     return pl.DataFrame(
         {"order": chosen, "nats_per_token": [row.mean() for row in rows], "nats": [row.sum() for row in rows]},
         schema={"order": pl.Int64, "nats_per_token": pl.Float64, "nats": pl.Float64},
