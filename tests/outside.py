@@ -52,6 +52,13 @@ class Weighted(Arithmetic):
         return replace(task, tensors=tensors, objective=weighted_objective, next_token=None)
 
 
+class Patient(Arithmetic):
+    """Equations on which training does not go on for nothing unless it is asked to."""
+
+    name: ClassVar[str] = "patient"
+    suggests: ClassVar = {"patience": 5}
+
+
 class Bag(nn.Module):
     """Tokens through a table, a projection that does not train, and a head that is tied to nothing."""
 

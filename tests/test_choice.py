@@ -1,8 +1,10 @@
 """Some runs of a lab, chosen by settings and state, against literal comparisons."""
 
+import importlib
 import math
 import re
 import shutil
+import sys
 
 import pytest
 from helpers import tiny, tiny_grid
@@ -15,8 +17,11 @@ from shoal.commands import choice
 from shoal.errors import UserError
 from shoal.lab import Lab
 from shoal.lab.records import STATES
+from shoal.registry import KINDS
 from shoal.spec import RunSpec, grid
 from shoal.spec.choice import as_cell, as_flags, fits, read_choice
+from shoal.spec.known import known_settings
+from shoal.spec.run import classes_of
 
 AXES = {
     "model": ["lstm", "gpt"],
@@ -94,6 +99,73 @@ def test_a_lab_gives_the_runs_that_are_such(lab):
     assert some.where(model="gpt").ids == []  # not what else is in the lab
     with pytest.raises(UserError, match=r"^unknown state 'don': one of waiting .* damaged; did you mean 'done'\?$"):
         records.where(state="don")
+
+
+def test_runs_that_do_not_have_a_setting_are_not_such(lab, capsys):
+    records = lab.records()
+    gpts = [run for run, spec in records.specs.items() if spec.model == "gpt"]
+    n_heads = records.specs[gpts[0]].num_heads
+    assert records.where(num_heads=n_heads).ids == records.where(num_heads=[n_heads, n_heads + 1]).ids == gpts
+    assert records.where(context_length=8).ids == records.where(num_heads=n_heads + 1).ids == []
+    assert main(["runs", "--lab", str(lab.path), "--num-heads", str(n_heads), "77"]) == 0
+    out = capsys.readouterr().out
+    assert all(run in out for run in gpts) and "no run has --num-heads 77" in out
+
+
+ABSENT = """
+from shoal.rules.settings import SGD
+from shoal.spec import setting
+class Slow(SGD):
+    slowness: float = setting(2.0, "how slow", "a number")
+"""
+
+
+@pytest.fixture
+def absent(lab, tmp_path, monkeypatch):
+    """A lab with a run whose rule cannot be imported any more, and that run."""
+    shutil.copytree(lab.path, tmp_path / "lab")
+    (tmp_path / "absent_by_now.py").write_text(ABSENT)
+    with monkeypatch.context() as there:
+        there.syspath_prepend(tmp_path)
+        importlib.invalidate_caches()
+        spec = tiny(seed=0, optimizer="absent_by_now:Slow", lr=0.5)
+        shoal.train(spec, tmp_path / "lab", workers=1)
+    del sys.modules["absent_by_now"]
+    forget()
+    yield Lab(tmp_path / "lab"), spec.id
+    forget()
+
+
+def forget():
+    KINDS["optimizer"]._found.clear()
+    classes_of.cache_clear()
+
+
+def test_a_part_that_is_absent_does_not_keep_runs_from_being_chosen(absent, capsys):
+    lab, run = absent
+    records, where = lab.records(), ["--lab", str(lab.path)]
+    assert run in records.where(seed=0).ids and records.where(lr=0.5).ids == [run]
+    assert records.where(optimizer="absent_by_now:Slow").ids == [run]
+    with pytest.raises(UserError, match=r"slowness.*absent_by_now"):
+        records.where(slowness=2.0)
+    with pytest.raises(UserError, match="lr must be"):
+        records.where(lr="x")
+    for flags in ("--lr 0.5", "--optimizer absent_by_now:Slow", "--seed 0 --optimizer absent_by_now:Slow"):
+        assert main(["runs", *where, *flags.split()]) == 0
+        assert run in capsys.readouterr().out
+    for wrong in ("--optimizer adamm", "--lr x"):
+        assert main(["runs", *where, *wrong.split()]) == 2
+        assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_settings_of_shoals_own_parts_need_nothing_from_outside(monkeypatch):
+    known_settings()  # of shoal's own
+    for registry in KINDS.values():
+        monkeypatch.setattr(registry, "_checked", lambda place, name: pytest.fail(f"{place} is imported"))
+    assert read_choice({"lr": "0.5", "seed": 3}, {"model": ["outside:HalfFrozen"], "task": "nowhere:Task"}) == {
+        "lr": [0.5],
+        "seed": [3],
+    }
 
 
 def test_flags_choose_what_is_listed_and_reported(lab, capsys):

@@ -1,5 +1,6 @@
 """Parts by name: short ones, registered ones, those that packages offer, and places."""
 
+import copy
 import importlib
 import os
 import subprocess
@@ -14,7 +15,7 @@ from helpers import tiny
 from shoal import registry as registries
 from shoal.errors import UserError
 from shoal.registry import KINDS, Registry, short
-from shoal.spec import RunSpec
+from shoal.spec import RunSpec, grid
 from shoal.spec.run import _roles, classes_of
 from shoal.spec.sources import source_of
 from shoal.tasks.arithmetic.settings import Arithmetic
@@ -242,6 +243,15 @@ def test_defaults_of_a_part_from_outside_are_part_of_its_runs_names():
     """A reader of the record may not have the class: what it says by default is told."""
     assert tiny(optimizer="outside:Descend").canonical()["push"] == 1.0
     assert "lr" not in tiny().canonical()
+
+
+@pytest.mark.parametrize("copied", [copy.copy, lambda spec: RunSpec.restored(spec.dump()), lambda spec: spec])
+def test_nothing_is_another_value_than_what_a_task_suggests(copied):
+    assert tiny(task="outside:Patient").patience == 5
+    spec = copied(tiny(task="outside:Patient", patience=None))
+    for again in (spec, spec.replace(seed=3), *grid(spec, seed=[1, 2]), spec.replace(seed=1).replace(seed=2)):
+        assert again.patience is None
+    assert spec.replace(patience=7).patience == 7
 
 
 def test_a_setting_of_two_parts_is_refused():

@@ -227,8 +227,8 @@ class Text(TaskSettings):
         bits = "".join(f", {loss * factor:.3f} {name}" for name, factor in cls.units(kept).items())
         whose = f"{str(kept.get('text_key', ''))[:8]} in {kept.get('tokenizer', {}).get('kind', 'tokens')}"
         return [
-            f"beside, of text {whose}: the best n-gram (Witten–Bell, order {found['order']} of 1 to {found['orders']}) has "
-            f"{loss:.3f} nats per token{bits} on the same {kept['counts']['tokens']:,} tokens"
+            f"beside, of text {whose}: the best n-gram (Witten–Bell, order {found['order']} of 1 to {found['orders']}) "
+            f"has {loss:.3f} nats per token{bits} on the same {kept['counts']['tokens']:,} tokens"
         ]
 
     def place(self) -> tuple[str, Mapping[str, Any]] | None:
