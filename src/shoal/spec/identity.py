@@ -39,21 +39,12 @@ def trajectory_of(dump: Mapping[str, Any], run: str) -> int | None:
     True
     """
     now, settings = _versions(dump), canonical(dump)
-    version: int
     # today's first; what else there was, or will be soon
-<<<<<<< HEAD
-    tried = [(own, *range(1, own), *range(own + 1, own + 10)) for own in now]
-    for version in tried[0]:
-        if _hash(settings, version, *now[1:]) == run:
-            return version
-    return 0 if any(_hash(settings, *versions) == run for versions in itertools.product(*tried)) else None
-=======
     models, tasks, rules = ((own, *range(1, own), *range(own + 1, own + 10)) for own in now)
     for model in models:
         if _hash(settings, model, *now[1:]) == run:
             return model
     return 0 if any(_hash(settings, *tried) == run for tried in itertools.product(models, tasks, rules)) else None
->>>>>>> mendspec
 
 
 def _versions(dump: Mapping[str, Any]) -> tuple[int, int, int]:
