@@ -40,10 +40,10 @@ def trajectory_of(dump: Mapping[str, Any], run: str) -> int | None:
     """
     now, settings = _versions(dump), canonical(dump)
     # today's first; what else there was, or will be soon
-    models, tasks, rules = ((own, *range(1, own), *range(own + 1, own + 10)) for own in now)
+    models, tasks, rules = ([own, *range(1, own), *range(own + 1, own + 10)] for own in now)
     for model in models:
         if _hash(settings, model, *now[1:]) == run:
-            return model
+            return int(model)
     return 0 if any(_hash(settings, *tried) == run for tried in itertools.product(models, tasks, rules)) else None
 
 
