@@ -39,12 +39,15 @@ def trajectory_of(dump: Mapping[str, Any], run: str) -> int | None:
     True
     """
     now, settings = _versions(dump), canonical(dump)
-    # today's first; what else there was, or will be soon
-    models, tasks, rules = ([own, *range(1, own), *range(own + 1, own + 10)] for own in now)
-    for model in models:
+    for model in _around(now[0]):
         if _hash(settings, model, *now[1:]) == run:
-            return int(model)
-    return 0 if any(_hash(settings, *tried) == run for tried in itertools.product(models, tasks, rules)) else None
+            return model
+    return 0 if any(_hash(settings, *tried) == run for tried in itertools.product(*map(_around, now))) else None
+
+
+def _around(current: int) -> list[int]:
+    """Versions: today's, those before it, and some of those that may come."""
+    return [current, *range(1, current), *range(current + 1, current + 10)]
 
 
 def _versions(dump: Mapping[str, Any]) -> tuple[int, int, int]:
