@@ -68,8 +68,7 @@ def generate_texts(
         UserError: a prompt is empty or has a character that the vocabulary lacks, a number is out of range, or the
             models cannot go on token by token.
     """
-    _check(prompts, max_new_tokens, sampling, samples)
-    _check_model(next(iter(models.values())))
+    _check(next(iter(models.values())), prompts, max_new_tokens, sampling, samples)
     rows = [(prompt, number) for prompt in prompts for number in range(samples)]
     encoded = {prompt: _encoded(tokenizer, prompt) for prompt in prompts}
     lengths = torch.tensor([len(encoded[prompt]) for prompt, _ in rows])
@@ -103,7 +102,14 @@ def generate_texts(
     ]
 
 
-def _check(prompts: Sequence[str], max_new_tokens: int, sampling: Sampling | None, samples: int) -> None:
+def _check(
+    model: nn.Module, prompts: Sequence[str], max_new_tokens: int, sampling: Sampling | None, samples: int
+) -> None:
+    if lacking := [name for name in _NEEDED if not hasattr(model, name)]:
+        raise UserError(
+            f"{type(model).__name__} cannot go on with a text: it has no {' '.join(lacking)}; a model needs "
+            f"{', '.join(_NEEDED)} for that"
+        )
     if not prompts:
         raise UserError("there is nothing to go on with: no prompt was given")
     for name, value in (("max_new_tokens", max_new_tokens), ("samples", samples)):
@@ -111,15 +117,6 @@ def _check(prompts: Sequence[str], max_new_tokens: int, sampling: Sampling | Non
             raise UserError(f"{name} must be an integer of at least 1, got {value}")
     if sampling is None and samples > 1:
         raise UserError(f"samples={samples} are all the same without a temperature: the likeliest tokens are one text")
-
-
-def _check_model(model: nn.Module) -> None:
-    lacking = [name for name in _NEEDED if not hasattr(model, name)]
-    if lacking:
-        raise UserError(
-            f"{type(model).__name__} cannot go on with a text: it has no {' '.join(lacking)}; a model needs "
-            f"{', '.join(_NEEDED)} for that"
-        )
 
 
 def _encoded(tokenizer: "TextTokenizer", prompt: str) -> Tensor:

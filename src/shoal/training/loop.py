@@ -17,7 +17,7 @@ from shoal.lab.cohort import CohortFolder
 from shoal.lab.continuing import check_measured, check_stand, roll_back
 from shoal.lab.environment import environment
 from shoal.measures import SPLITS
-from shoal.training.continuation import Places, engine_of, finding_data, found_again, kernels_of
+from shoal.training.continuation import MOVED, Places, check_data, engine_of, found_again, kernels_of
 from shoal.training.due import is_evaluated, is_saved, steps_until_due
 from shoal.training.memory import SHARE, is_out_of_memory, places, release_memory
 from shoal.training.plan import Cohort
@@ -26,7 +26,6 @@ from shoal.training.snapshot import Pace, Snapshot, Spread
 from shoal.training.stack import Stack
 from shoal.training.step import Metric, evaluate, l2_norm, train_steps
 
-MOVED = "where it was moved, ask for the same runs with shoal train … {flags}, which goes on with them"
 AT_ONCE = {"cpu": 1, "cuda": 100}  # most steps between two looks at what is to be done
 
 
@@ -87,9 +86,7 @@ class Session:
         self.engine = engine_of(folder, options.device)
         specs = found_again(folder.specs(), options.data)
         self.shared = specs[0]
-        with finding_data(self.shared, MOVED):
-            self.shared.task_part.counts()
-        folder.check_kept(self.shared)
+        check_data(folder, self.shared, MOVED)
         self.metrics = {"l2_norm": l2_norm, **self._registered()}
         self.rows: list[pl.DataFrame] = []
         self.parts: list[str] = []  # files of metrics that have been written
