@@ -68,10 +68,13 @@ def generate_texts(
         UserError: a prompt is empty or has a character that the vocabulary lacks, a number is out of range, or the
             models cannot go on token by token.
     """
-    _check(prompts, max_new_tokens, sampling, samples)
-    _check_model(next(iter(models.values())))
+    _check(next(iter(models.values())), prompts, max_new_tokens, sampling, samples)
     rows = [(prompt, number) for prompt in prompts for number in range(samples)]
-    padded, lengths = _padded([tokenizer.encode(prompt) for prompt, _ in rows])
+    encoded = {prompt: _encoded(tokenizer, prompt) for prompt in prompts}
+    lengths = torch.tensor([len(encoded[prompt]) for prompt, _ in rows])
+    padded = torch.zeros(len(rows), int(lengths.max()), dtype=torch.int64)
+    for row, (prompt, _) in zip(padded, rows, strict=True):
+        row[: len(encoded[prompt])] = encoded[prompt]
     modules = list(models.values())
     named = [dict(module.named_parameters()) for module in modules]
     stacked = {name: torch.stack([own[name].detach() for own in named]) for name in named[0]}
@@ -99,9 +102,14 @@ def generate_texts(
     ]
 
 
-def _check(prompts: Sequence[str], max_new_tokens: int, sampling: Sampling | None, samples: int) -> None:
-    if "" in prompts:
-        raise UserError("a prompt must have at least one token, got ''")
+def _check(
+    model: nn.Module, prompts: Sequence[str], max_new_tokens: int, sampling: Sampling | None, samples: int
+) -> None:
+    if lacking := [name for name in _NEEDED if not hasattr(model, name)]:
+        raise UserError(
+            f"{type(model).__name__} cannot go on with a text: it has no {' '.join(lacking)}; a model needs "
+            f"{', '.join(_NEEDED)} for that"
+        )
     if not prompts:
         raise UserError("there is nothing to go on with: no prompt was given")
     for name, value in (("max_new_tokens", max_new_tokens), ("samples", samples)):
@@ -111,22 +119,10 @@ def _check(prompts: Sequence[str], max_new_tokens: int, sampling: Sampling | Non
         raise UserError(f"samples={samples} are all the same without a temperature: the likeliest tokens are one text")
 
 
-def _check_model(model: nn.Module) -> None:
-    lacking = [name for name in _NEEDED if not hasattr(model, name)]
-    if lacking:
-        raise UserError(
-            f"{type(model).__name__} cannot go on with a text: it has no {' '.join(lacking)}; a model needs "
-            f"{', '.join(_NEEDED)} for that"
-        )
-
-
-def _padded(prompts: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """Prompts as rows ``(N, P)``, and how long each is, ``(N,)``."""
-    lengths = torch.tensor([len(prompt) for prompt in prompts])
-    padded = torch.zeros(len(prompts), int(lengths.max()), dtype=torch.int64)
-    for row, prompt in zip(padded, prompts, strict=True):
-        row[: len(prompt)] = prompt
-    return padded, lengths
+def _encoded(tokenizer: "TextTokenizer", prompt: str) -> Tensor:
+    if not prompt:
+        raise UserError("a prompt must have at least one token, got ''")
+    return tokenizer.encode(prompt)
 
 
 def _keys(runs: Sequence[str], seed: int) -> Tensor:

@@ -18,14 +18,14 @@ from shoal.fast.engine import available
 from shoal.lab.cohort import CohortFolder
 from shoal.lab.environment import environment
 from shoal.lab.lab import Lab
-from shoal.training.continuation import Places, finding_data, found_again
+from shoal.training.continuation import Places, check_data, found_again
 from shoal.training.due import is_evaluated
 from shoal.training.memory import places
 from shoal.training.plan import Cohort
 from shoal.training.stack import Stack
 from shoal.training.step import evaluate, train_step
 
-MOVED = "put it back there to certify what was trained on it (a link is enough), or name its place in data from Python"
+_MOVED = "put it back there to certify what was trained on it (a link is enough), or name its place in data from Python"
 _COMPARED = ("train_loss", "valid_loss")
 
 
@@ -56,9 +56,7 @@ def certify(
     folder.check_sources()
     # those asked for are among those that fit
     specs = sorted(found_again(folder.specs(), data or {}), key=lambda spec: spec.id not in runs)
-    with finding_data(specs[0], MOVED):
-        specs[0].task_part.counts()
-    folder.check_kept(specs[0])
+    check_data(folder, specs[0], _MOVED)
     Lab(folder.path.parent.parent).create()  # of today's format, which what is written below has
     manifest = folder.manifest()
     engine, _ = available(str(manifest.get("engine", "plain")), device)

@@ -1,8 +1,7 @@
 """What computes a cohort that goes on: as before where this machine can, and a warning where it cannot."""
 
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -13,6 +12,8 @@ from shoal.fast.fused import fused_kernels
 from shoal.lab.cohort import CohortFolder
 from shoal.registry import TASKS
 from shoal.spec import RunSpec
+
+MOVED = "where it was moved, ask for the same runs with shoal train … {flags}, which goes on with them"
 
 Places = Mapping[str, Mapping[str, Any]]  # settings that say where data lie, by what these are
 
@@ -34,33 +35,21 @@ def found_again(specs: Sequence[RunSpec], places: Places) -> list[RunSpec]:
     return out
 
 
-MOVED = "where it was moved, ask for the same runs with shoal train … {flags}, which goes on with them"
-
-
-def members_of(folder: CohortFolder, places: Places) -> list[RunSpec]:
-    """The runs of a cohort that goes on, when everything about them is what it was: code, data, and what is kept.
-
-    Raises:
-        UserError: it is not, or the data are not found; nothing has been changed then.
-    """
-    folder.check_sources()
-    specs = found_again(folder.specs(), places)
-    with finding_data(specs[0], MOVED):
-        specs[0].task_part.counts()
-    folder.check_kept(specs[0])
-    return specs
-
-
-@contextmanager
-def finding_data(spec: RunSpec, way_out: str) -> Iterator[None]:
-    """Say besides what is wrong with the data of a run what to do where they have been moved.
+def check_data(folder: CohortFolder, spec: RunSpec, way_out: str) -> None:
+    """Hold the data of a cohort's run to what it was begun with, before anything is changed.
 
     Args:
+        folder: the cohort.
         spec: the run.
-        way_out: what to do; ``{flags}`` in it are those that say where data lie.
+        way_out: what to do where its data have been moved; ``{flags}`` in it are those that say where data lie.
+
+    Raises:
+        UserError: they are not there, or are others.
+        LabError: the task makes something else of them than it keeps.
     """
     try:
-        yield
+        spec.task_part.counts()
+        folder.check_kept(spec)
     except LabError:
         raise
     except UserError as error:

@@ -17,7 +17,7 @@ from shoal.lab.cohort import CohortFolder
 from shoal.lab.continuing import check_measured, check_stand, roll_back
 from shoal.lab.environment import environment
 from shoal.measures import SPLITS
-from shoal.training.continuation import Places, engine_of, kernels_of, members_of
+from shoal.training.continuation import MOVED, Places, check_data, engine_of, found_again, kernels_of
 from shoal.training.due import is_evaluated, is_saved, steps_until_due
 from shoal.training.memory import SHARE, is_out_of_memory, places, release_memory
 from shoal.training.plan import Cohort
@@ -82,9 +82,11 @@ class Session:
         self.folder, self.options = folder, options
         keep_freed_memory()
         self.manifest = folder.manifest()
+        folder.check_sources()
         self.engine = engine_of(folder, options.device)
-        specs = members_of(folder, options.data)
+        specs = found_again(folder.specs(), options.data)
         self.shared = specs[0]
+        check_data(folder, self.shared, MOVED)
         self.metrics = {"l2_norm": l2_norm, **self._registered()}
         self.rows: list[pl.DataFrame] = []
         self.parts: list[str] = []  # files of metrics that have been written
