@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from shown import HAS_PDFLATEX, dressed_numbers, faults_of_pdflatex, unset_in_latex
 
 from shoal.report import Cell, Figure, Report, Section, Table, learning_curves, survival_curves, write_report
-from shoal.report.figures import FONT
+from shoal.report.figures import FONT, log_steps
 from shoal.report.latex import escaped
 from shoal.report.panels import BEST, MODEL, Axis, summary_panels
 
@@ -130,3 +130,12 @@ def test_the_axis_of_a_survival_curve_goes_to_the_horizon(log_x):
     drawn = [(row["step"], row["share"]) for row in spec["datasets"][line["data"]["name"]]]
     assert drawn[-1] == (10_000, 1)  # and there the curve still is
     assert all(a <= b for (a, _), (b, _) in pairwise(drawn))
+
+
+@pytest.mark.parametrize(
+    ("steps", "least"), [([0, 20, 40, 60], 2), ([1, 10_000], 4), ([500], 1), ([0], 1), ([0, 300, 900], 3)]
+)
+def test_an_axis_of_steps_has_numbers_wherever_the_steps_lie(steps, least):
+    values = log_steps(pl.DataFrame({"step": steps})).to_dict()["values"]
+    first, last = min(filter(None, steps), default=1), max(steps)
+    assert len([value for value in values if first <= value <= max(last, 1)]) >= least

@@ -212,9 +212,13 @@ def _told(means: pl.DataFrame, measure: Measure) -> str:
 
 
 def log_steps(curves: pl.DataFrame) -> alt.Axis:
-    """Powers of ten up to the last step."""
-    last = int(curves["step"].max() or 1)  # type: ignore[arg-type]  # steps are integers
-    return alt.Axis(values=[10**k for k in range(len(str(last)))], format="~s", labelExpr=STEPS_LABEL)
+    """Powers of ten up to the last step; numbers between them where fewer than two lie among the steps."""
+    steps = curves.filter(pl.col("step") > 0)["step"]
+    first, last = (int(steps.min() or 1), int(steps.max() or 1)) if len(steps) else (1, 1)  # type: ignore[arg-type]
+    powers = [10**k for k in range(len(str(last)))]
+    if sum(first <= power for power in powers) < 2:
+        powers = [m * power for power in powers for m in (1, 2, 3, 5, 7) if first <= m * power <= last] or [first, last]
+    return alt.Axis(values=powers, format="~s", labelExpr=STEPS_LABEL)
 
 
 def _legend() -> alt.Legend:
