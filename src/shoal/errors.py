@@ -65,8 +65,9 @@ def printable(text: str) -> str:
 def nearest(name: str, allowed: Iterable[str]) -> str:
     """``"; did you mean 'x'?"`` for the allowed name that was probably meant, or nothing where none is close.
 
-    That is one which differs in case alone, or of which at most a third of the signs have to be changed, left out, put
-    in or swapped with their neighbour; where there is none, the first that begins with the name.
+    That is one which differs in case or by one sign; else one that ends or begins with the name (``--heads`` for
+    ``--num-heads``); else one of which at most a third of the signs have to be changed, left out, put in or swapped
+    with their neighbour.
 
     >>> nearest("adamW", ["adam", "adamw"]), nearest("gtp", ["lstm", "gpt"]), nearest("mamba", ["lstm", "gpt"])
     ("; did you mean 'adamw'?", "; did you mean 'gpt'?", '')
@@ -74,12 +75,20 @@ def nearest(name: str, allowed: Iterable[str]) -> str:
     name, known = str(name), list(allowed)
     if len(name) > LONGEST_VALUE:
         return ""
-    plain = name.lower().replace("_", "-")
-    distances = [(_edits(plain, other.lower().replace("_", "-")), other) for other in known]
-    close = [(n, other) for n, other in distances if 3 * n <= max(len(plain), len(other))]
-    begun = [other for other in known if len(plain) > 1 and other.lower().replace("_", "-").startswith(plain)]
-    meant = min(close, key=lambda pair: pair[0])[1] if close else next(iter(begun), None)
+    plain, words = _plain(name), {other: _plain(other) for other in known}
+    distances = [(_edits(plain, word), other) for other, word in words.items()]
+    close = [(n, other) for n, other in distances if 3 * n <= max(len(plain), len(words[other]))]
+    n, meant = min(close, key=lambda pair: pair[0], default=(2, None))
+    stem = plain.lstrip("-")
+    parts = [other for other, word in words.items() if len(stem) > 2 and word.endswith(f"-{stem}")]
+    parts += [other for other, word in words.items() if len(plain) > 1 and word.startswith(plain)]
+    if n > 1 and parts:
+        meant = parts[0]
     return f"; did you mean {meant!r}?" if meant is not None else ""
+
+
+def _plain(name: str) -> str:
+    return name.lower().replace("_", "-")
 
 
 def _edits(a: str, b: str) -> int:

@@ -128,6 +128,10 @@ class Parser(argparse.ArgumentParser):
             known = [spelling for action in self._actions for spelling in action.option_strings]
             name = unknown[0].partition("=")[0]
             self._refuse_other(name)
+            if "--model" in known:  # flags of parts that were not chosen could have been meant, too
+                from shoal.spec.known import known_settings
+
+                known += [f"--{setting.replace('_', '-')}" for setting in known_settings()]
             meant = nearest(name, known) if name.startswith("-") else ""
             raise UserError(f"unknown argument {unknown[0]!r} of {self.prog}{meant}")
         return options
