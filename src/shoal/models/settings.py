@@ -3,7 +3,7 @@
 ``torch`` is imported by what is built, not by what is asked for.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from shoal.errors import UserError
@@ -62,6 +62,10 @@ class ModelSettings(Part):
         from shoal.models.families import usual_roles
 
         return usual_roles(module)
+
+    def without_effect(self, names: Sequence[str]) -> list[str]:
+        """Those of the parameters on which the outputs do not depend, so that rounding alone moves them."""
+        return []
 
     def floats_per_position(self) -> float:
         """Numbers that the forward pass keeps for the backward pass at each position of a batch, with gradients."""
@@ -245,6 +249,10 @@ class GPTSettings(SequenceModel):
         from shoal.models.families import count_gpt
 
         return count_gpt(self, sizes.vocabulary_size)
+
+    def without_effect(self, names: Sequence[str]) -> list[str]:
+        """See :class:`ModelSettings`: biases of keys, which softmax does not see unless positions turn them."""
+        return [] if self.positions == "rotary" else [name for name in names if name.endswith("W_K.bias")]
 
     def floats_per_position(self) -> float:
         """See :class:`ModelSettings`."""

@@ -73,7 +73,7 @@ def certify(
                 if spec.id in runs:
                     alone, alone_losses = _train(Cohort((spec,)), steps, device, engine)
                     loss = float((losses[:, :, index] - alone_losses[:, :, 0]).abs().max())
-                    members[spec.id] = {"loss": loss, **_deviation(stack.member(index), alone.member(0))}
+                    members[spec.id] = {"loss": loss, **_deviation(stack, index, alone)}
     finally:
         torch.set_num_threads(threads)
     certificate = {
@@ -100,17 +100,19 @@ def _train(cohort: Cohort, steps: int, device: torch.device, engine: str) -> tup
     return stack, torch.stack(losses)
 
 
-def _deviation(stacked: dict[str, Tensor], alone: dict[str, Tensor]) -> dict[str, Any]:
-    """Largest absolute deviation of a parameter, in which tensor, and relative to that tensor's largest value.
+def _deviation(stack: Stack, index: int, alone: Stack) -> dict[str, Any]:
+    """Largest absolute deviation of a parameter that trains, in which tensor, and relative to its largest value.
 
-    The biases of attention keys are measured apart: softmax does not see them, so their gradient is rounding, which
-    Adam scales up to whole steps without any effect on what the model computes.
+    Those that the outputs do not depend on are measured apart (the biases of attention keys, which softmax does not
+    see): their gradient is rounding, which Adam scales up to whole steps without any effect.
     """
-    largest = {name: float((tensor - alone[name]).abs().max()) for name, tensor in stacked.items()}
-    keys = [value for name, value in largest.items() if name.endswith("W_K.bias")]
-    seen = {name: value for name, value in largest.items() if not name.endswith("W_K.bias")}
+    own, other = stack.member(index), alone.member(0)
+    largest = {slot.name: float((own[slot.name] - other[slot.name]).abs().max()) for slot in stack.layout}
+    unseen = set(stack.cohort.shared.model_part.without_effect(list(largest)))
+    keys = [value for name, value in largest.items() if name in unseen]
+    seen = {name: value for name, value in largest.items() if name not in unseen}
     where = max(seen, key=lambda name: seen[name])
-    scale = float(alone[where].abs().max())
+    scale = float(other[where].abs().max())
     return {
         "parameters": seen[where],
         "parameters_relative": seen[where] / scale if scale else 0.0,
