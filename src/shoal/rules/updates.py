@@ -73,10 +73,10 @@ def _adam_update(theta: Tensor, gradient: Tensor, state: State, hyper: Hyper, st
     beta1, beta2 = hyper["beta1"], hyper["beta2"]
     m, v = state["m"], state["v"]
     m.lerp_(gradient, _as(m, 1 - beta1))
-    v.mul_(_as(v, beta2)).add_(_as(v, 1 - beta2) * gradient * gradient)
+    v.mul_(_as(v, beta2)).add_((_as(v, 1 - beta2) * gradient).mul_(gradient))
     correction1, correction2 = 1 - beta1**step, 1 - beta2**step  # (R, 1)
-    denominator = (v.sqrt() / _as(v, correction2.sqrt())).add_(_as(v, hyper["eps"]))
-    theta.sub_(_as(theta, hyper["lr"] / correction1) * (m / denominator))
+    denominator = v.sqrt().div_(_as(v, correction2.sqrt())).add_(_as(v, hyper["eps"]))
+    theta.sub_((m / denominator).mul_(_as(theta, hyper["lr"] / correction1)))
 
 
 def _shrink(theta: Tensor, hyper: Hyper) -> None:
