@@ -313,6 +313,7 @@ def test_improve_has_a_baseline_of_text(text):
         assert (len(improve.TEXT_VARIANTS) - 1) * 2 / 2**seeds < 0.05  # the smallest corrected p
 
 
+@pytest.mark.slow
 def test_improve_compares_losses_on_a_text(text, tmp_path):
     form = improve_form(text)
     records = shoal.train(form.specs(improve), tmp_path / "lab", workers=1)

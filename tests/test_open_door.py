@@ -150,6 +150,7 @@ print(*records.runs()["state"], *records.runs()["task"].unique())
 """
 
 
+@pytest.mark.slow
 def test_a_class_registered_in_python_trains_in_workers(installed):
     (installed.folder / "mine.py").write_text(MINE)
     assert installed.run(REGISTERED).split() == ["done"] * 2 + ["mine:Backwards"]
@@ -169,6 +170,7 @@ except SystemExit:
     assert "--operator" not in said and "--num-heads" not in said and "--beta1" not in said
 
 
+@pytest.mark.slow
 def test_a_study_of_ones_own_is_listed_run_and_reported(installed):
     said = installed.shoal(
         "study list", "study run lengths --quick --length 2 --n-steps 40 --sequences 20 --workers 1 --lab asked"
