@@ -206,3 +206,40 @@ def test_buffers_that_differ_between_members_are_refused():
     _shared_by_all([Buffered(1.0, True), Buffered(1.0, True)], torch.device("cpu"))
     with pytest.raises(UserError, match=r"table .* every buffer, is held once"):
         _shared_by_all([Buffered(1.0, True), Buffered(2.0, True)], torch.device("cpu"))
+
+
+def test_what_has_weight_0_counts_for_nothing_whatever_its_value():
+    stack = Stack(one_cohort([RunSpec(p=5, embedding_size=8, num_layers=1, train_batch_size=6)]), CPU)
+    plain = stack.score
+
+    def scored(indices, training=False):
+        found, none = plain(indices, training), indices % 2 == 1
+        weight = (~none).to(torch.float32)
+        return {**{name: values.where(~none, math.nan) for name, values in found.items()}, "weight": weight}
+
+    stack.score = scored
+    with torch.no_grad():
+        every = stack.scored["valid"]
+        expected = plain(every)["loss"][every % 2 == 0].double().mean()
+    assert evaluate(stack, {})["valid_loss"].item() == pytest.approx(expected.item())
+    train_step(stack)
+    assert stack.alive.all() and (stack.diverged_at == -1).all()
+
+
+@pytest.mark.parametrize("positions", ["sinusoidal", "learned", "rotary", "none"])
+def test_the_outputs_do_not_depend_on_what_is_said_to_have_no_effect(positions):
+    spec = RunSpec(model="gpt", p=5, embedding_size=8, num_heads=2, positions=positions)
+    model, tokens = build_model(spec).eval(), torch.tensor([[0, 1, 2, 3]])
+    named = dict(model.named_parameters())
+    unseen = spec.model_part.without_effect(list(named))
+    before = model(tokens)[0].detach()
+    for name in [name for name in named if name.endswith("W_K.bias")]:
+        with torch.no_grad():
+            named[name].add_(torch.linspace(-1, 1, 8))
+    assert torch.allclose(model(tokens)[0], before, atol=1e-5) == bool(unseen)
+
+
+def test_runs_that_differ_in_what_does_not_train_are_refused_before_anything_is_written(tmp_path):
+    with pytest.raises(UserError, match="does not train and is not the same"):
+        shoal.train(half_frozen(drawn_by_seed=True), tmp_path / "lab", workers=1)
+    assert not list((tmp_path / "lab").glob("cohorts/*"))

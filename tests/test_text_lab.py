@@ -342,6 +342,7 @@ def test_samples_hang_on_run_prompt_number_and_seed_alone(trained, capsys):
         ("--prompt the --temperature 0", "temperature must be a positive number, got 0"),
         ("--prompt the --top-k 0", "top_k must be an integer of at least 1, got 0"),
         ("--prompt the --top-p 1.5", "top_p must be in .*, got 1.5"),
+        ("--prompt the --seed -1", "seed must be an integer in .*, got -1"),
         ("--prompt the --samples 0", "samples must be an integer of at least 1, got 0"),
         ("--prompt the --max-new-tokens 0", "max_new_tokens must be an integer of at least 1, got 0"),
         ("", "--prompt TEXT"),
