@@ -9,7 +9,7 @@ from shoal.tasks.base import Task
 
 def build_task(spec: RunSpec) -> Task:
     """The run's data as the engine takes it."""
-    return spec.task_part.build(spec.split_seed)
+    return spec.task_part.build_for(spec.model_part.reads, spec.split_seed)
 
 
 def build_model(spec: RunSpec) -> nn.Module:
@@ -19,7 +19,7 @@ def build_model(spec: RunSpec) -> nn.Module:
     """
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(spec.init_seed)  # torch.manual_seed would touch those of devices, too
-        return spec.model_part.build(spec.task_part.sizes())
+        return spec.model_part.build(spec.sizes())
 
 
 def count_run_parameters(spec: RunSpec) -> int:
@@ -28,7 +28,7 @@ def count_run_parameters(spec: RunSpec) -> int:
     >>> count_run_parameters(RunSpec(model="gpt"))
     399908
     """
-    return spec.model_part.count(spec.task_part.sizes())
+    return spec.model_part.count(spec.sizes())
 
 
 def count_examples(spec: RunSpec) -> tuple[int, int]:

@@ -55,8 +55,8 @@ def member_bytes(spec: RunSpec, engine: str, on_gpu: bool = False) -> int:
     at every position of a batch, or what an evaluation pass holds at once: on a GPU both, as recorded steps keep
     their memory.
     """
-    sizes, counts = spec.task_part.sizes(), spec.task_part.counts()
-    n_train, n_all, S = counts.drawn, counts.scored, sizes.sequence_length
+    sizes, counts = spec.sizes(), spec.task_part.counts()
+    n_train, n_all, S = counts.drawn, counts.scored, sizes.positions
     data = 8 * counts.held
     position = spec.model_part.floats_per_position() + 4 * sizes.vocabulary_size
     trained = min(spec.train_batch_size, n_train) * S * position
@@ -70,7 +70,7 @@ def member_bytes(spec: RunSpec, engine: str, on_gpu: bool = False) -> int:
 
 def parameter_bytes(spec: RunSpec) -> int:
     """What a member's parameters take, with their gradient, optimizer state and copies."""
-    parameters = count_run_parameters(spec) + spec.model_part.count_tables(spec.task_part.sizes())
+    parameters = count_run_parameters(spec) + spec.model_part.count_tables(spec.sizes())
     return 4 * parameters * (6 + len(spec.rule.state) + spec.rule.temporaries)
 
 
