@@ -215,7 +215,7 @@ def test_greedy_search_is_an_argmax_loop_without_a_state(seed, form, R, N, n, co
     found = generate(model, parameters, prompts, lengths, n, context_length=context, padding=7)
     assert found.tokens.shape == (R, N, prompts.shape[1] + n)
     assert found.log_p.shape == (R, N, n)
-    assert torch.equal(found.lengths, lengths + n)
+    assert torch.equal(found.lengths, (lengths + n).expand(found.tokens.shape[:2]))
     for r, member in enumerate(alone):
         for row, length in enumerate(lengths.tolist()):
             limit = context or (T if form else None)
