@@ -50,8 +50,8 @@ class Rows:
         )
 
     def take(self, places: Tensor) -> "Rows":
-        """The rows of some places, ``(R, M')``."""
-        if torch.equal(places, torch.arange(self.prompt.shape[1], device=places.device).expand_as(places)):
+        """The rows of some places, ``(R, M')``; as many are the same ones."""
+        if places.shape == self.prompt.shape:
             return self
         own = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "pool"}
         return Rows(**{name: gathered(x, places) for name, x in own.items()}, pool=self.pool.take(places))
