@@ -77,7 +77,16 @@ def sentences(seed: int, count: int = 4) -> list[list[int]]:
 def ours(values: dict[str, Tensor]) -> GPT:
     """As a model of this package."""
     model = GPT(
-        H, L, D, V, T, bias_classifier=False, norm_position="pre", positions="learned", bias_ffn=True, non_linearity="gelu"
+        H,
+        L,
+        D,
+        V,
+        T,
+        bias_classifier=False,
+        norm_position="pre",
+        positions="learned",
+        bias_ffn=True,
+        non_linearity="gelu",
     )
     state = {
         "embedding.tokens.weight": values["wte.weight"],
@@ -98,7 +107,9 @@ def ours(values: dict[str, Tensor]) -> GPT:
                 "ffn.0": values[f"{theirs}mlp.c_fc.{kind}"],
                 "ffn.2": values[f"{theirs}mlp.c_proj.{kind}"],
             }
-            state |= {f"{own}{name}.{kind}": tensor.T if kind == "weight" else tensor for name, tensor in linear.items()}
+            state |= {
+                f"{own}{name}.{kind}": tensor.T if kind == "weight" else tensor for name, tensor in linear.items()
+            }
             state[f"{own}self_attn_norm.{kind}"] = values[f"{theirs}ln_1.{kind}"]
             state[f"{own}ffn_norm.{kind}"] = values[f"{theirs}ln_2.{kind}"]
     model.load_state_dict(state)
@@ -147,7 +158,9 @@ def beams_of_the_library(
             output_scores=True,
             **{"early_stopping": "never", "length_penalty": 0.0, **how},
         )
-    texts = [text[: text.index(EOS) + 1] if EOS in text else text for text in found.sequences[:, len(prompt) :].tolist()]
+    texts = [
+        text[: text.index(EOS) + 1] if EOS in text else text for text in found.sequences[:, len(prompt) :].tolist()
+    ]
     return list(zip(texts, found.sequences_scores.tolist(), strict=True))
 
 
@@ -156,7 +169,9 @@ def our_beams(
 ) -> tuple[list[list[list[tuple[list[int], float]]]], Searched]:
     """Those of several models and prompts at once: by model, prompt and rank."""
     models = [dict(ours(own).named_parameters()) for own in values]
-    stacked = Stacked(ours(values[0]), {name: torch.stack([own[name].detach() for own in models]) for name in models[0]})
+    stacked = Stacked(
+        ours(values[0]), {name: torch.stack([own[name].detach() for own in models]) for name in models[0]}
+    )
     lengths = torch.tensor([len(prompt) for prompt in prompts])
     tokens = torch.tensor([prompt + [PAD] * (int(lengths.max()) - len(prompt)) for prompt in prompts])
     with torch.no_grad():

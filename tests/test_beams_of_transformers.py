@@ -27,7 +27,9 @@ def same(ours: list, theirs: list) -> int:
     return count
 
 
-@pytest.mark.parametrize("asked", GOLDEN["searched"], ids=lambda own: f"{own['early_stopping']} {own['length_penalty']}")
+@pytest.mark.parametrize(
+    "asked", GOLDEN["searched"], ids=lambda own: f"{own['early_stopping']} {own['length_penalty']}"
+)
 def test_all_hypotheses_of_the_library_and_their_scores(asked):
     models = [gpt2.weights(seed, GOLDEN["sharpness"], GOLDEN["ending"]) for seed in GOLDEN["seeds"]]
     beam = Beam(GOLDEN["width"], "releases", STOPS[asked["early_stopping"]], asked["length_penalty"])

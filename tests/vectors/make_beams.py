@@ -24,7 +24,9 @@ def main() -> None:
     searched = [
         {
             **how,
-            "found": [[gpt2.beams_of_the_library(own, prompt, WIDTH, NEW, **how) for prompt in prompts] for own in models],
+            "found": [
+                [gpt2.beams_of_the_library(own, prompt, WIDTH, NEW, **how) for prompt in prompts] for own in models
+            ],
         }
         for how in ASKED
     ]
