@@ -1,4 +1,4 @@
-"""Models for searches whose answers are known: tables, and hashes of all that stands before a token; literal searches."""
+"""Models whose answers are known, by tables and by hashes of all that stands before a token; and literal searches."""
 
 import functools
 import itertools

@@ -147,7 +147,7 @@ def test_stopping_never_changes_what_is_certain_in_1000_models(finished, alpha):
     for stop in ("optimal", "n_best", "first"):
         saved = found[stop].saved
         assert ((saved == 0) | (saved == T - found[stop].steps)).all()
-        assert 0 < int(saved.sum())
+        assert int(saved.sum()) > 0
         assert int(found[stop].steps.sum()) < int(whole.steps.sum())
     assert (found["optimal"].steps <= found["n_best"].steps).all()
     # The b best are not certain by the rule for the best, and nothing is by the third.
@@ -201,7 +201,7 @@ def test_when_first_stops():
     model = Hashed(range(200), [0], 5, eos=EOS, ending=1.0)
     found = beam_search(model, *model.begin(), 8, Beam(3, "releases", "first"), eos=EOS)
     stopped = found.saved[:, 0] > 0
-    assert 20 < int(stopped.sum())
+    assert int(stopped.sum()) > 20
     assert found.hypotheses.finished[stopped].all()
     earlier = beam_search(model, *model.begin(), 8, Beam(3, "releases", "none"), eos=EOS, record=True)
     for r in stopped.nonzero().squeeze(-1).tolist():

@@ -128,6 +128,7 @@ def test_the_tree_of_the_practical(x):
     triangle = ("a red triangle", round(-4.9 + x, 6))
     greedy = generate_from(table, *table.begin(), 3)
     assert " ".join(WORDS[token] for token in greedy.tokens[0, 0].tolist()) == GREEDY[0]
+    assert named(table, Beam(1)) == [GREEDY]
     ellipse = ("a blue ellipse", -10.3)
     two = named(table, Beam(2))
     assert two == sorted([SQUARE, ellipse, triangle], key=lambda own: -own[1])[:2]  # greedy's is pruned

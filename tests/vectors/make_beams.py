@@ -1,6 +1,6 @@
 """Beam searches of the library transformers for ``tests/test_beams_of_transformers.py``: ``beams.json``.
 
-Run from the project's folder where transformers is installed: ``PYTHONPATH=src:tests python tests/vectors/make_beams.py``.
+Where transformers is installed: ``PYTHONPATH=src:tests python tests/vectors/make_beams.py``.
 """
 
 import json
