@@ -1,8 +1,8 @@
 """What sacreBLEU counts in each sentence: BLEU, BLEU in lower case and chrF2, and whether the sentence is right.
 
 Texts are detokenised and cased: what a reader would see. The counts of a sentence, its tokenisation and the signature
-are the library's (extra ``translation``); what is made of their sums is in :mod:`shoal.analysis.translation`, and is the
-library's corpus score to 1e-9.
+are the library's (extra ``translation``); what is made of their sums is in :mod:`shoal.analysis.translation`, and is
+the library's corpus score to 1e-9.
 
 Source: Post 2018, "A Call for Clarity in Reporting BLEU Scores".
 """
@@ -60,7 +60,9 @@ def text_scores(
         UserError: the numbers of texts differ or are 0, there is no such tokenizer, or sacrebleu is missing.
     """
     if tokenizer not in TOKENIZERS:
-        raise UserError(f"unknown tokenizer {tokenizer!r}: one of {' '.join(TOKENIZERS)}{nearest(tokenizer, TOKENIZERS)}")
+        raise UserError(
+            f"unknown tokenizer {tokenizer!r}: one of {' '.join(TOKENIZERS)}{nearest(tokenizer, TOKENIZERS)}"
+        )
     lengths = {len(texts) for texts in (*hypotheses, *references)}
     if not hypotheses or not references or len(lengths) != 1 or 0 in lengths:
         counts = " and ".join(f"{len(texts):,}" for texts in (*hypotheses, *references)) or "none"

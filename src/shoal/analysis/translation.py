@@ -3,15 +3,15 @@
 A corpus score such as BLEU is a function of sums over sentences, so that per-sentence statistics give the score of any
 subset or resample without looking at a word again: the sums of a resample are one product of matrices.
 
-**Intervals.** Every seed's model translates the same sentences: seeds and sentences are crossed. What a score would have
-been with other seeds and other sentences therefore has three parts: what the sentences do to all seeds alike, what a
-seed does to all sentences alike, and what is left to the pair. Sentences are resampled for all seeds at once, because
+**Intervals.** Every seed's model translates the same sentences: seeds and sentences are crossed. What a score would
+have been with other seeds and other sentences therefore has three parts: what the sentences do to all seeds alike, what
+a seed does to all sentences alike, and what is left to the pair. Sentences are resampled for all seeds at once, because
 drawing them anew within each seed would take what an easy test set gives to every seed for noise that averages out. The
 seeds are the other level. Of three or four the bootstrap knows too little: its intervals lack the factor R / (R − 1) of
-the variance, and Student's quantile. So the sentences' part is the bootstrap's, which knows nothing of BLEU but its sums,
-and the seeds' part is Student's t with R − 1 degrees of freedom, as in :mod:`shoal.analysis.paired`. The deviation
-between seeds on given sentences holds the pairs' part too; that is taken out of the sentences' part, or it would count
-twice. With one seed the interval is over sentences alone, and says so.
+the variance, and Student's quantile. So the sentences' part is the bootstrap's, which needs to know nothing of BLEU but
+its sums, and the seeds' part is Student's t with R − 1 degrees of freedom, as in :mod:`shoal.analysis.paired`. The
+deviation between seeds on given sentences holds the pairs' part too; that is taken out of the sentences' part, or it
+would count twice. With one seed the interval is over sentences alone, and says so.
 
 How many of 100 intervals at 95 % hold the truth, simulated with normal parts (400 sentences; standard deviations of a
 sentence, a seed and a pair as given; ``tests/test_translation_coverage.py``), and how many do where seeds and sentences
@@ -136,7 +136,7 @@ class SentenceStatistics:
 
     @property
     def sentences(self) -> int:
-        """n."""
+        """N."""
         return self.values.shape[1]
 
     def corpus(self, sentences: Sequence[int] | NDArray[np.int64] | slice = slice(None)) -> Array:
@@ -281,8 +281,7 @@ def compare_all(
     found = [compare_settings(settings[a], settings[b], (a, b), resamples, trials, seed) for a, b in pairs]
     corrected = holm([difference.p for difference in found])
     return [
-        ScoreDifference(**{**vars(difference), "corrected": p})
-        for difference, p in zip(found, corrected, strict=True)
+        ScoreDifference(**{**vars(difference), "corrected": p}) for difference, p in zip(found, corrected, strict=True)
     ]
 
 
