@@ -34,7 +34,7 @@ Sources: Efron and Tibshirani 1993; Koehn 2004 (resampled sentences for BLEU); O
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 
 import numpy as np
@@ -132,12 +132,12 @@ class SentenceStatistics:
     @property
     def seeds(self) -> int:
         """R."""
-        return self.values.shape[0]
+        return int(self.values.shape[0])
 
     @property
     def sentences(self) -> int:
         """N."""
-        return self.values.shape[1]
+        return int(self.values.shape[1])
 
     def corpus(self, sentences: Sequence[int] | NDArray[np.int64] | slice = slice(None)) -> Array:
         """The score of each seed, ``(R,)``, on these sentences; one that is named twice counts twice."""
@@ -209,8 +209,8 @@ def score_interval(statistics: SentenceStatistics, resamples: int = 1000, seed: 
     own = statistics.corpus()
     spread = _spread(own, _resampled([statistics], resamples, seed)[0]) if resamples else None
     low, high = (float("nan"),) * 2 if spread is None else spread.interval(*statistics.bounds)
-    by_seed = tuple(map(float, own))
-    return ScoreInterval(statistics.name, float(own.mean()), low, high, *statistics.values.shape[:2], by_seed)
+    by_seed, R, n = tuple(map(float, own)), statistics.seeds, statistics.sentences
+    return ScoreInterval(statistics.name, float(own.mean()), low, high, R, n, by_seed)
 
 
 def compare_settings(
@@ -257,8 +257,8 @@ def compare_settings(
         p = _randomised(first, second, trials, seed) if trials else None
     width = first.bounds[1] - first.bounds[0]
     low, high = (float("nan"),) * 2 if spread is None else spread.interval(-width, width)
-    shape, by_seed = first.values.shape[:2], tuple(map(float, own))
-    return ScoreDifference(first.name, float(own.mean()), low, high, *shape, by_seed, *names, p, p)
+    by_seed, R, n = tuple(map(float, own)), first.seeds, first.sentences
+    return ScoreDifference(first.name, float(own.mean()), low, high, R, n, by_seed, *names, p, p)
 
 
 def compare_all(
@@ -280,9 +280,7 @@ def compare_all(
         pairs = [(name, baseline) for name in settings if name != baseline]
     found = [compare_settings(settings[a], settings[b], (a, b), resamples, trials, seed) for a, b in pairs]
     corrected = holm([difference.p for difference in found])
-    return [
-        ScoreDifference(**{**vars(difference), "corrected": p}) for difference, p in zip(found, corrected, strict=True)
-    ]
+    return [replace(difference, corrected=p) for difference, p in zip(found, corrected, strict=True)]
 
 
 def _told(statistics: SentenceStatistics) -> str:

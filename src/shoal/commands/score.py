@@ -131,7 +131,7 @@ def _show(scores: "Mapping[str, TextScores]", options: argparse.Namespace) -> No
     say(_about(first, options))
     if len(scores) < 2:
         return
-    found = [
+    differences = [
         difference
         for score in (BLEU, CHRF2)
         for difference in compare_all(
@@ -142,8 +142,8 @@ def _show(scores: "Mapping[str, TextScores]", options: argparse.Namespace) -> No
             options.seed,
         )
     ]
-    print_titled("paired", _differences_table(found, next(iter(scores))))
-    say(_about_tests(found[0], options))
+    print_titled("paired", _differences_table(differences, next(iter(scores))))
+    say(_about_tests(differences[0], options))
 
 
 def _about(first: "ScoreInterval", options: argparse.Namespace) -> str:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from shoal.errors import LabError, UserError
-from shoal.lab.files import LARGEST_PART, check_shape, is_there, names_in, read, read_json, write, write_json
+from shoal.lab.files import LARGEST_PART, check_own, check_shape, is_there, names_in, read, read_json, write, write_json
 from shoal.lab.names import check_name
 from shoal.lab.shapes import DecodeNote, ScoreNote
 
@@ -102,6 +102,7 @@ class Decodes:
             DiskError: the disk is full or refuses.
         """
         check_name(name, "decode")
+        check_own([self.path])
         content, newlines = _written(hypotheses)
         said = {
             "run": run,
@@ -171,6 +172,7 @@ class Decodes:
         Returns:
             What the file says: ``decode``, ``hypotheses`` (their SHA-256), ``references``, ``scores``, ``versions``.
         """
+        check_own([self.path, self.scores_path])
         said = {
             "decode": decode.id,
             "hypotheses": self._note(decode.id)["hypotheses"],
