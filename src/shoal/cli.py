@@ -27,6 +27,7 @@ COMMANDS = {
     "generate": "let kept models of text go on with a prompt",
     "certify": "retrain runs alone and compare them with the stack that trained them",
     "fit": "fit a scaling law to a table of training runs",
+    "score": "BLEU and chrF of translations in files, their intervals and paired tests",
 }
 
 
@@ -40,7 +41,7 @@ def overview() -> str:
     return (
         "shoal trains many small sequence models side by side and shows when and why they generalise.\n\n"
         f"usage: shoal COMMAND [flags]\n\ncommands:\n{commands}\n\n"
-        "Flags are written with - or _; every command but fit takes --lab DIR (default ./lab).\n"
+        "Flags are written with - or _; every command but fit and score takes --lab DIR (default ./lab).\n"
         "shoal COMMAND --help says more.\n"
     )
 

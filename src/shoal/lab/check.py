@@ -6,15 +6,16 @@ files say too. Of finished runs goes what their trainer was to remove in the end
 
 from collections.abc import Callable, Collection, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from shoal.errors import AccessError, DiskError, LabError, UserError
+from shoal.lab.check_decodes import check_decodes
 from shoal.lab.cohort import CohortFolder, is_finished
 from shoal.lab.continuing import check_going_on
 from shoal.lab.damage import damage_of
 from shoal.lab.files import check_own, is_there, names_in, read_json, write_json
+from shoal.lab.finding import Finding
 from shoal.lab.keeping import others_than
 from shoal.lab.lab import FORMAT, MARK, PARTS, Lab, check_mark, write_mark
 from shoal.lab.mends import finish, held, move, rename, replace
@@ -25,22 +26,6 @@ from shoal.lab.survey import survey
 from shoal.lab.tensors import load_tensors
 
 ROUNDS = 5  # of repairs, each of which can bring to light what the one before hid
-
-
-@dataclass(frozen=True)
-class Finding:
-    """Something that is not as it should be.
-
-    Attributes:
-        what: which file, and what is wrong with it, and perhaps what to do.
-        mend: does what cannot lose anything and says what it did, or nothing where there was nothing left to do; None
-            where that does not help.
-        is_damage: whether anything can be wrong with what the lab shows; else it is only good to know.
-    """
-
-    what: str
-    mend: Callable[[], str] | None = None
-    is_damage: bool = True
 
 
 def examine(path: Path) -> list[Finding]:
@@ -212,6 +197,7 @@ def _cohort(folder: CohortFolder) -> Iterator[Finding]:
     found = [*_stand(folder), *_models(folder, runs), *_task(folder)]
     yield from found
     yield from _certificate(folder, runs)
+    yield from check_decodes(folder, runs)
     yield from _remains(folder, is_whole=not any(finding.is_damage for finding in found))
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from shoal.errors import AccessError, LabError, StrayError
+from shoal.lab.decodes import Decodes
 from shoal.lab.files import check_own, names_in, read_json
 
 
@@ -20,6 +21,11 @@ class Folder:
     @property
     def id(self) -> str:
         return self.path.name
+
+    @property
+    def decodes(self) -> Decodes:
+        """What its models wrote, and what that scores."""
+        return Decodes(self.path)
 
     def way_out(self) -> str:
         """What to do when a file of the cohort is damaged."""
@@ -54,5 +60,6 @@ class Folder:
         """Raise :class:`LabError` where the folder or one in it is a link."""
         models = self.path / "models"
         with self.with_way_out():
-            check_own([self.path, self.path / "metrics", self.path / "set-aside", models])
+            own = ("metrics", "set-aside", "decodes", "scores")
+            check_own([self.path, *(self.path / name for name in own), models])
             check_own(models / name for name in names_in(models))

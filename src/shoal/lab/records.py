@@ -13,6 +13,7 @@ from shoal.lab.damage import damage_of
 from shoal.lab.frames import schema_of
 from shoal.lab.members import is_part_loaded, task_of
 from shoal.lab.names import find_run
+from shoal.lab.record_decodes import DecodeRecords
 from shoal.lab.snapshot import CohortSnapshot
 from shoal.measures import EQUATIONS, Measures, union
 from shoal.registry import KINDS, TASKS, USUAL
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 STATES = ("waiting", "running", "interrupted", "done", "diverged", "damaged")
 
 
-class Records:
+class Records(DecodeRecords):
     """The runs of a request, in its order. Everything is read from the lab when asked for; see :meth:`snapshot`."""
 
     def __init__(self, folders: Mapping[str, CohortFolder]) -> None:

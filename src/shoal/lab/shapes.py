@@ -238,3 +238,34 @@ class StudyNote(Shape):
     settings: dict[str, list[Any]] = {}
     thresholds: list[float] = []
     stay: Annotated[int, Field(ge=1)] = 1
+
+
+class DecodeNote(Shape):
+    """``decodes/NAME-SHA.json``."""
+
+    run: Id
+    step: Count
+    name: _Short
+    settings: dict[_Short, _Value]
+    source: Checksum
+    lines: Number
+    newlines: dict[Annotated[str, Field(pattern=r"^[0-9]{1,15}$")], list[Annotated[int, Field(ge=0, le=2**53)]]]
+    hypotheses: Checksum
+    versions: dict[_Short, _Short]
+
+
+class Scored(Shape):
+    """A score and how it was computed: sacreBLEU's signature, empty of what needs none."""
+
+    score: Annotated[float, Field(allow_inf_nan=False)]
+    signature: _Short
+
+
+class ScoreNote(Shape):
+    """``scores/NAME-SHA-SHA.json``."""
+
+    decode: _Short
+    hypotheses: Checksum
+    references: Annotated[list[Checksum], Field(min_length=1, max_length=100)]
+    scores: Annotated[dict[_Short, Scored], Field(min_length=1)]
+    versions: dict[_Short, _Short]

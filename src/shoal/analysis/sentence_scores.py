@@ -1,0 +1,134 @@
+"""What sacreBLEU counts in each sentence: BLEU, BLEU in lower case and chrF2, and whether the sentence is right.
+
+Texts are detokenised and cased: what a reader would see. The counts of a sentence, its tokenisation and the signature
+are the library's (extra ``translation``); what is made of their sums is in :mod:`shoal.analysis.translation`, and is
+the library's corpus score to 1e-9.
+
+Source: Post 2018, "A Call for Clarity in Reporting BLEU Scores".
+"""
+
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from shoal.analysis.translation import BLEU_ORDERS, Array, SentenceStatistics, bleu, chrf2
+from shoal.errors import UserError, nearest
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+    from sacrebleu.metrics.base import Metric
+
+TOKENIZERS = ("13a", "intl", "char", "zh", "none")  # of BLEU: those that need no further library and no download
+BLEU, BLEU_LC, CHRF2, EXACT = "BLEU", "BLEU lc", "chrF2", "exact match"
+
+
+@dataclass(frozen=True, eq=False)
+class TextScores:
+    """What the translations of one setting's models are scored by.
+
+    Attributes:
+        statistics: by name of the score: BLEU (cased), BLEU lc, chrF2, and the share of sentences that are a reference
+            sign for sign, in percent.
+        signatures: sacreBLEU's, by the same names; exact match has none.
+        warnings: what has to be said beside the numbers, a line each.
+    """
+
+    statistics: Mapping[str, SentenceStatistics]
+    signatures: Mapping[str, str]
+    warnings: tuple[str, ...]
+
+
+def text_scores(
+    hypotheses: Sequence[Sequence[str]], references: Sequence[Sequence[str]], tokenizer: str = "13a"
+) -> TextScores:
+    """Count in every sentence what makes its scores.
+
+    White space at the end of a line does not count, as sacreBLEU's command strips it, and a line end within a text is
+    a space, as in a file that has a line for each.
+
+    Args:
+        hypotheses: the translations of each of R seeds' models, n texts each.
+        references: one or several references, n texts each.
+        tokenizer: of BLEU, one of :data:`TOKENIZERS`.
+
+    Raises:
+        UserError: the numbers of texts differ or are 0, there is no such tokenizer, or sacrebleu is missing.
+    """
+    if tokenizer not in TOKENIZERS:
+        raise UserError(
+            f"unknown tokenizer {tokenizer!r}: one of {' '.join(TOKENIZERS)}{nearest(tokenizer, TOKENIZERS)}"
+        )
+    lengths = {len(texts) for texts in (*hypotheses, *references)}
+    if not hypotheses or not references or len(lengths) != 1 or 0 in lengths:
+        counts = " and ".join(f"{len(texts):,}" for texts in (*hypotheses, *references)) or "none"
+        raise UserError(f"hypotheses and references must have equally many sentences, at least one; got {counts}")
+    systems = [[_line(text) for text in texts] for texts in hypotheses]
+    wanted = [[_line(text) for text in texts] for texts in references]
+    library = _import()
+    metrics: dict[str, tuple[Metric, Callable[[Array], Array]]] = {
+        BLEU: (library.BLEU(references=wanted, tokenize=tokenizer), bleu),
+        BLEU_LC: (library.BLEU(references=wanted, tokenize=tokenizer, lowercase=True), bleu),
+        CHRF2: (library.CHRF(references=wanted), chrf2),
+    }
+    statistics, signatures = {}, {}
+    with _heard() as warnings:
+        for name, (metric, score) in metrics.items():
+            values = [metric._extract_corpus_statistics(texts, None) for texts in systems]
+            statistics[name] = SentenceStatistics(name, np.array(values, dtype=np.float64), score)
+            signatures[name] = str(metric.get_signature())
+    right = [[100.0 * (text in options) for text, *options in zip(texts, *wanted, strict=True)] for texts in systems]
+    statistics[EXACT] = SentenceStatistics.of_numbers(EXACT, np.array(right))
+    more = [line for sums in statistics[BLEU].values.sum(axis=1) for line in _doubts(sums)]
+    return TextScores(statistics, signatures, tuple(dict.fromkeys([*warnings, *more])))
+
+
+def _line(text: str) -> str:
+    return text.replace("\n", " ").rstrip()
+
+
+def _doubts(sums: Array) -> Iterator[str]:
+    """What makes a corpus BLEU, of the sums of one seed, another thing than it looks like."""
+    right, total = sums[2 : 2 + BLEU_ORDERS], sums[2 + BLEU_ORDERS :]
+    if not right.any():
+        yield "BLEU is 0: no word of a hypothesis is in its reference"
+        return
+    for order in range(1, BLEU_ORDERS + 1):
+        if total[order - 1] == 0:
+            yield f"BLEU is 0: no hypothesis has {order} tokens, so that there is no {order}-gram to count"
+            return
+        if right[order - 1] == 0:
+            counted = f"1/{2 ** int((right[:order] == 0).sum())}"
+            yield f"no {order}-gram of the hypotheses is in its reference: BLEU takes {counted} for one (smooth:exp)"
+
+
+@contextmanager
+def _heard() -> Iterator[list[str]]:
+    """What sacreBLEU warns of, instead of on standard error."""
+    heard: list[str] = []
+
+    class _Handler(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            heard.append(f"sacrebleu: {record.getMessage()}")
+
+    logger, handler = logging.getLogger("sacrebleu"), _Handler(logging.WARNING)
+    before = logger.propagate
+    logger.propagate = False
+    logger.addHandler(handler)
+    try:
+        yield heard
+    finally:
+        logger.removeHandler(handler)
+        logger.propagate = before
+
+
+def _import() -> "ModuleType":
+    try:
+        import sacrebleu
+    except ImportError:
+        raise UserError("scores of translations need the sacrebleu library: pip install 'shoal[translation]'") from None
+    return sacrebleu

@@ -1,0 +1,42 @@
+"""Examining what models of a cohort wrote, and its scores."""
+
+from collections.abc import Callable, Collection, Iterator
+from functools import partial
+from pathlib import Path
+
+from shoal.errors import AccessError, LabError
+from shoal.lab.cohort import CohortFolder
+from shoal.lab.files import is_there
+from shoal.lab.finding import Finding
+from shoal.lab.mends import held, move
+
+
+def check_decodes(folder: CohortFolder, runs: Collection[str]) -> Iterator[Finding]:
+    """Every file of hypotheses and of scores, held to its name, its checksum and its run."""
+    decodes = folder.decodes
+    for key in decodes.there():
+        try:
+            decode = decodes.read(key)
+            if decode.run not in runs:
+                raise LabError(f"{decode.path} is of run {decode.run}, which is not of cohort {folder.id}")
+        except AccessError as error:
+            yield Finding(str(error))
+        except LabError as error:
+            files = [path for end in (".json", ".txt") if is_there(path := decodes.path / f"{key}{end}")]
+            yield Finding(f"{error}; to have it again, decode again", _away(folder, files))
+    for name in decodes.scored():
+        try:
+            decodes.read_scores(name)
+        except AccessError as error:
+            yield Finding(str(error))
+        except LabError as error:
+            files = [decodes.scores_path / f"{name}.json"]
+            yield Finding(f"{error}; to have it again, score again", _away(folder, files))
+    for path in decodes.strays():
+        what = "is no whole record of hypotheses or scores: a process was killed while it wrote, or it was put there"
+        yield Finding(f"{path} {what}", is_damage=False)
+
+
+def _away(folder: CohortFolder, files: Collection[Path]) -> Callable[[], str]:
+    """Moves them aside: what is there again later has the same names."""
+    return partial(held, folder, lambda: "; ".join(move(folder.path.parent.parent, path) for path in files))

@@ -1,0 +1,111 @@
+"""What the models of some runs wrote and what that scores, as :class:`shoal.lab.Records` keep and read it."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import polars as pl
+
+from shoal.errors import UserError
+from shoal.lab.cohort import CohortFolder
+from shoal.lab.decodes import Decode, sha256_of_lines
+from shoal.lab.names import find_run
+
+_SCORES = {
+    "run": pl.String,
+    "step": pl.Int64,
+    "name": pl.String,
+    "decode": pl.String,
+    "references": pl.String,
+    "score": pl.String,
+    "value": pl.Float64,
+    "signature": pl.String,
+}
+
+
+class DecodeRecords:
+    """Hypotheses and scores of runs."""
+
+    _folders: dict[str, CohortFolder]
+
+    def keep_hypotheses(
+        self,
+        run: str,
+        step: int,
+        name: str,
+        hypotheses: Sequence[str],
+        source: Sequence[str],
+        settings: Mapping[str, Any] | None = None,
+    ) -> Decode:
+        """Keep what a run's model wrote, see :meth:`shoal.lab.decodes.Decodes.keep`.
+
+        Args:
+            run: its id, or an unambiguous beginning of it.
+            step: of the model.
+            name: of what was translated, such as ``test_2016_flickr``.
+            hypotheses: one per line of the source, detokenised and cased.
+            source: the lines that were translated.
+            settings: of the search.
+
+        Raises:
+            UserError: no run here has such an id, there are not as many hypotheses as lines of the source, or one
+                cannot be written.
+        """
+        run = find_run(run, self._folders)
+        if len(hypotheses) != len(source):
+            raise UserError(f"{len(hypotheses):,} hypotheses are not of {len(source):,} lines of the source")
+        decodes = self._folders[run].decodes
+        return decodes.keep(run, step, name, hypotheses, settings or {}, sha256_of_lines(source))
+
+    def decodes(self, name: str | None = None) -> list[Decode]:
+        """The hypotheses that were kept of these runs, in the order of the runs; perhaps those of one name alone.
+
+        Raises:
+            LabError: a file is damaged; ``shoal check`` says which others are.
+        """
+        found = [own.read(key) for folder in self._cohorts() for own in [folder.decodes] for key in own.there()]
+        kept = [decode for decode in found if decode.run in self._folders and name in (None, decode.name)]
+        order = {run: place for place, run in enumerate(self._folders)}
+        return sorted(kept, key=lambda decode: (order[decode.run], decode.step, decode.id))
+
+    def keep_scores(
+        self, decode: Decode, references: Sequence[Sequence[str]], tokenizer: str = "13a"
+    ) -> dict[str, Any]:
+        """Score kept hypotheses against one or several references, and keep that with its signatures.
+
+        Returns:
+            What is kept: by name each ``score`` with its ``signature`` under ``scores``; see
+            :func:`shoal.analysis.sentence_scores.text_scores`.
+
+        Raises:
+            UserError: the numbers of lines differ, or sacrebleu is missing.
+        """
+        from shoal.analysis.sentence_scores import text_scores
+
+        found = text_scores([decode.hypotheses], references, tokenizer)
+        scores = {
+            name: (float(statistics.corpus()[0]), found.signatures.get(name, ""))
+            for name, statistics in found.statistics.items()
+        }
+        own = self._folders[find_run(decode.run, self._folders)].decodes
+        return own.keep_scores(decode, [sha256_of_lines(reference) for reference in references], scores)
+
+    def scores(self) -> pl.DataFrame:
+        """Every kept score.
+
+        Returns:
+            One row per score: ``run``, ``step``, ``name``, ``decode``, ``references`` (SHA-256, one or several),
+            ``score`` (its name), ``value`` (percent), ``signature``.
+
+        Raises:
+            LabError: a file is damaged.
+        """
+        rows = []
+        for decode in self.decodes():
+            own = self._folders[decode.run].decodes
+            for said in map(own.read_scores, own.scored(decode.id)):
+                about = (decode.run, decode.step, decode.name, decode.id, " ".join(said["references"]))
+                rows += [(*about, name, it["score"], it["signature"]) for name, it in said["scores"].items()]
+        return pl.DataFrame(rows, _SCORES, orient="row")
+
+    def _cohorts(self) -> list[CohortFolder]:
+        return list({folder.path: folder for folder in self._folders.values()}.values())
