@@ -71,7 +71,9 @@ class PairCodec:
 
     def _fitting(self, number: int, tokens: list[int]) -> list[int]:
         if len(tokens) > self.max_length and not self.cuts:
-            raise UserError(f"source {number:,} has {len(tokens):,} tokens; the model reads {self.max_length:,} at most")
+            raise UserError(
+                f"source {number:,} has {len(tokens):,} tokens; the model reads {self.max_length:,} at most"
+            )
         return tokens[: self.max_length]
 
     def to_json(self) -> dict[str, Any]:
@@ -87,7 +89,12 @@ class PairCodec:
         Raises:
             LabError: it is nothing of the kind.
         """
-        if not isinstance(content, Mapping) or set(content) - {"source"} != {"max_length", "lowercase", "cuts", "target"}:
+        if not isinstance(content, Mapping) or set(content) - {"source"} != {
+            "max_length",
+            "lowercase",
+            "cuts",
+            "target",
+        }:
             raise LabError("what the task kept is damaged: it does not say how texts become tokens")
         length, flags = content["max_length"], (content["lowercase"], content["cuts"])
         if type(length) is not int or length < 1 or not all(isinstance(flag, bool) for flag in flags):

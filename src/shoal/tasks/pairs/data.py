@@ -1,7 +1,7 @@
 """Sources and their targets as the engine takes them: rows of tokens, batches for each way to read them, the objective.
 
-``N`` pairs, ``B`` of a batch, ``S`` tokens of a source and ``T`` of a target, EOS included; what a model reads of a target
-begins with BOS, and so has as many.
+``N`` pairs, ``B`` of a batch, ``S`` tokens of a source and ``T`` of a target, EOS included; what a model reads of a
+target begins with BOS, and so has as many.
 """
 
 from collections.abc import Mapping, Sequence
@@ -123,8 +123,8 @@ def pair_objective(model: Model, batch: Batch, scoring: Scoring | None = None) -
 
     Returns:
         ``loss``, nats per token, and ``accuracy``, share of tokens right, both with the ``weight`` of its tokens; and
-        ``forced_exact``, 1 where all of them are right and else 0, each target counting alike. EOS counts, BOS and PAD do
-        not. With ``scoring``, the loss that training minimises.
+        ``forced_exact``, 1 where all of them are right and else 0, each target counting alike. EOS counts, BOS and PAD
+        do not. With ``scoring``, the loss that training minimises.
     """
     if "source" not in batch:
         logits, *_ = model(batch["inputs"])
@@ -160,8 +160,8 @@ def pair_task(
     Args:
         pairs: all of them.
         reads: see :func:`pair_batch`.
-        train, valid: which train and which validate, ``(n,)`` int64 each. Of those that train a quarter as many as
-            validate are scored, of each group.
+        train: which train, ``(n,)`` int64; a quarter as many as validate are scored, of each group.
+        valid: which validate, likewise.
         groups: to report apart, ``(N,)`` bool each; no pair is in two.
         scoring: what training minimises.
     """
@@ -178,21 +178,26 @@ def pair_task(
     )
 
 
-def n_scored(n_train: int, n_valid: int) -> int:
-    """Pairs of the training split that an evaluation scores."""
-    return max(1, min(n_train, n_valid // SCORED_SHARE))
+def n_scored(sizes: Sequence[int], n_valid: int) -> list[int]:
+    """How many pairs of each group of the training split an evaluation scores: a quarter of what validates, by share.
+
+    Args:
+        sizes: of the groups in the training split, each at least 1.
+        n_valid: pairs that validate.
+    """
+    n_train = sum(sizes)
+    n = min(n_train, n_valid // SCORED_SHARE)
+    return [max(1, n * size // n_train) for size in sizes]
 
 
 def some_of(train: Tensor, n_valid: int, groups: Mapping[str, Tensor]) -> Tensor:
-    """The pairs of the training split that an evaluation scores, evenly over it: ``(n,)``, in their order.
-
-    Where there are groups they stand side by side before so many are taken, so that each has its share.
-    """
-    n = n_scored(len(train), n_valid)
+    """The pairs of the training split that an evaluation scores, evenly over each group: ``(n,)``, in their order."""
     parts = [train[inside[train]] for inside in groups.values()]
-    rest = train[~torch.stack([inside[train] for inside in groups.values()]).any(0)] if groups else train
-    order = torch.cat([*parts, rest])
-    return order[torch.arange(n) * len(order) // n].sort().values
+    grouped = torch.stack([inside[train] for inside in groups.values()]).any(0) if groups else torch.zeros_like(train)
+    parts = [part for part in (*parts, train[~grouped.bool()]) if len(part)]
+    found = n_scored([len(part) for part in parts], n_valid)
+    chosen = [part[torch.arange(n) * len(part) // n] for part, n in zip(parts, found, strict=True)]
+    return torch.cat(chosen).sort().values
 
 
 def count_targets(lines: Sequence[str], tokens: int) -> dict[str, int]:

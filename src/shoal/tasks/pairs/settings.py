@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 CONVENTIONS = ("torch", "fairseq", "joeynmt")
 MEASURES = Measures(
     (
-        Measure("loss", "L", "loss", "nats per token", is_log=True, about="nats per token of the targets, EOS included"),
+        Measure(
+            "loss", "L", "loss", "nats per token", is_log=True, about="nats per token of the targets, EOS included"
+        ),
         Measure(
             "accuracy",
             "A",

@@ -1,13 +1,14 @@
-"""Lines of text as words, and back: a tokeniser by rule, and its exact inverse up to white space.
+r"""Lines of text as words, and back: a tokeniser by rule, and its exact inverse up to white space.
 
 A token is the first of these that fits at a place of the line:
 
 1. an apostrophe (``'`` or ``’``) behind a letter or digit, with the letters and digits after it: ``'s``, ``'t``;
-2. letters, digits and underscores, as many as there are (``\\w`` of Python);
+2. letters, digits and underscores, as many as there are (``\w`` of Python);
 3. any other sign that is not white space, alone.
 
 A token that stands at the beginning of the line or behind white space is written with a space before it, so that
-nothing is lost but which white space it was, and how much: ``"Don't  go!"`` is ``" Don"``, ``"'t"``, ``" go"``, ``"!"``.
+nothing is lost but which white space it was, and how much: ``"Don't  go!"`` is ``" Don"``, ``"'t"``, ``" go"`` and
+``"!"``.
 """
 
 import re
