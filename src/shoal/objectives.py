@@ -4,6 +4,7 @@ Source: the practical on modular arithmetic, problem 3. The mask is aligned with
 EOS never counts.
 """
 
+import math
 from typing import Literal
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor
 from shoal.errors import nearest
 
 Reduction = Literal["mean", "sum", "none"]
+CONVENTIONS = ("torch", "fairseq", "joeynmt")  # of label smoothing
 
 
 def scored_positions(eq_positions: Tensor | None, mask: Tensor) -> Tensor:
@@ -48,6 +50,42 @@ def token_losses(logits: Tensor, targets: Tensor, label_smoothing: float = 0.0) 
     if label_smoothing == 0:
         return nll
     return (1 - label_smoothing) * nll - label_smoothing * log_p.mean(-1)
+
+
+def smoothed_losses(logits: Tensor, targets: Tensor, label_smoothing: float, convention: str = "torch") -> Tensor:
+    """Label-smoothed loss of every token, in nats, as one of three libraries has it; ``ε`` is the share that is spread.
+
+    - ``torch``: ε/V on every token, the right one's included, as ``torch.nn.functional.cross_entropy`` and Szegedy et
+      al. 2016;
+    - ``fairseq``: 1 − ε on the right token and ε/(V − 1) on every other, as ``label_smoothed_nll_loss`` there;
+    - ``joeynmt``: 1 − ε on the right token, 0 on PAD (token 0) and ε/(V − 2) on every other; the Kullback–Leibler
+      divergence from that, as in the Annotated Transformer. Other than the two above, it is 0 at its best.
+
+    At ε = 0 all are the negative log-likelihood.
+
+    Args:
+        logits: ``(*dims, V)``.
+        targets: ``(*dims)``, int64; with ``joeynmt`` none is PAD.
+        label_smoothing: ε, in [0, 1).
+        convention: one of :data:`CONVENTIONS`.
+
+    Returns:
+        ``(*dims)``.
+    """
+    if convention not in CONVENTIONS:
+        known = " ".join(CONVENTIONS)
+        raise ValueError(f"convention must be one of {known}, got {convention!r}{nearest(convention, CONVENTIONS)}")
+    if convention == "torch" or label_smoothing == 0:
+        return token_losses(logits, targets, label_smoothing)
+    log_p = logits.log_softmax(dim=-1)  # (*dims, V)
+    nll = -log_p.gather(-1, targets.unsqueeze(-1)).squeeze(-1)  # (*dims)
+    others = -log_p.sum(-1) - nll  # (*dims), of all tokens but the right one
+    V = logits.shape[-1]
+    if convention == "fairseq":
+        return (1 - label_smoothing) * nll + label_smoothing / (V - 1) * others
+    each = label_smoothing / (V - 2)
+    entropy = (1 - label_smoothing) * math.log(1 - label_smoothing) + label_smoothing * math.log(each)
+    return (1 - label_smoothing) * nll + each * (others + log_p[..., 0]) + entropy
 
 
 def get_loss_and_accuracy(

@@ -171,6 +171,9 @@ TASKS: Registry[Any] = Registry(
     {
         "arithmetic": "shoal.tasks.arithmetic.settings:Arithmetic",
         "text": "shoal.tasks.text.settings:Text",
+        "translation": "shoal.tasks.translation.settings:Translation",
+        "pig_latin": "shoal.tasks.pig_latin.settings:PigLatin",
+        "sorting": "shoal.tasks.sorting.settings:Sorting",
     },
 )
 MODELS: Registry[Any] = Registry(

@@ -56,7 +56,8 @@ class Task:
         scored: indices of the examples that are evaluated, by split, ``(n,)`` int64 each: ``train`` and ``valid``.
         objective: runs the model on a batch and returns what the task measures, by name, per example, ``(B,)`` each:
             ``loss`` (nats) and the others. Where examples do not count alike it returns their ``weight``, too: tokens
-            that were scored, of which each value is the mean.
+            that were scored, of which each value is the mean. A measure whose examples count otherwise than those of
+            the others has a ``weight_NAME`` of its own.
         groups: subsets of the examples to report apart, ``(N,)`` bool each.
         batch: turns indices into the tensors of a batch.
         sampler: decides which training examples each step sees.

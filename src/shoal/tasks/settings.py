@@ -58,6 +58,17 @@ class Counts:
     held: int = 0
 
 
+def fitting(suggests: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """What a task suggests beside settings that were given: a warm-up that ends, and no floor where nothing falls."""
+    own = dict(suggests)
+    n_steps, from_zero = given.get("n_steps", own.get("n_steps")), given.get("warmup_from_zero", False)
+    if n_steps is not None and own.get("warmup_steps", 0) + from_zero > n_steps:
+        own["warmup_steps"] = max(n_steps // 10, int(from_zero))
+    if given.get("lr_schedule", own.get("lr_schedule", "constant")) == "constant":
+        own.pop("lr_floor", None)
+    return own
+
+
 class TaskSettings(Part):
     """The settings of a task, from which its data and objective are built.
 

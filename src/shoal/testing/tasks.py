@@ -50,20 +50,20 @@ class TaskContract(Contract):
 
     def test_sizes_hold_for_what_the_model_reads(self, spec: RunSpec, task: Task) -> None:
         """No token beyond the vocabulary, no sequence longer than said."""
-        sizes = spec.sizes()
-        read: list[Tensor] = []
+        read: list[tuple[Tensor, ...]] = []
         model = build_model(spec).eval()
 
         def reading(*inputs: Any) -> Any:
-            read.extend(x for x in inputs if isinstance(x, Tensor) and not x.is_floating_point())
+            read.append(tuple(x for x in inputs if isinstance(x, Tensor) and not x.is_floating_point()))
             return model(*inputs, **spec.model_part.calling)
 
         for indices in (_drawn(task), *task.scored.values()):
             task.objective(reading, task.batch(task.tensors, indices))
-        assert read, "the objective never gave the model a tensor of tokens"
-        for tokens in read:
-            assert int(tokens.min()) >= 0 and int(tokens.max()) < sizes.vocabulary_size
-            assert tokens.shape[-1] <= sizes.sequence_length
+        assert read and all(read), "the objective never gave the model a tensor of tokens"
+        for inputs in read:
+            for tokens, (vocabulary, length) in zip(inputs, _limits(spec), strict=False):
+                assert int(tokens.min()) >= 0 and int(tokens.max()) < vocabulary
+                assert tokens.shape[-1] <= length
 
     def test_what_is_drawn_and_scored_are_examples_of_their_splits(self, task: Task) -> None:
         """Each is scored once; what validates is neither drawn nor scored as training."""
@@ -98,15 +98,17 @@ class TaskContract(Contract):
         for split in task.scored:
             indices = _some(task, split)
             scores = self._score(spec, task, task.batch(task.tensors, indices))
-            assert set(scores) - {"weight"} == {measure.name for measure in measures.recorded}
+            weights = {name for name in scores if name.startswith("weight")}
+            assert weights <= {"weight", *(f"weight_{measure.name}" for measure in measures.recorded)}
+            assert set(scores) - weights == {measure.name for measure in measures.recorded}
             for name, values in scores.items():
                 assert values.shape == indices.shape, f"{name} has shape {tuple(values.shape)}"
                 assert values.is_floating_point() and bool(values.isfinite().all()), name
             for measure in measures.recorded:
                 low, high = measure.bounds or (-torch.inf, torch.inf)
                 assert bool((scores[measure.name] >= low).all() and (scores[measure.name] <= high).all()), measure.name
-            if "weight" in scores:
-                assert bool((scores["weight"] >= 0).all()) and float(scores["weight"].sum()) > 0
+            for name in weights:
+                assert bool((scores[name] >= 0).all()) and float(scores[name].sum()) > 0
 
     def test_an_example_is_scored_as_if_it_were_alone(self, spec: RunSpec, task: Task) -> None:
         """Whatever stands beside it in the batch."""
@@ -178,6 +180,16 @@ class TaskContract(Contract):
         model = build_model(spec).eval()
         with torch.no_grad():
             return task.objective(lambda *x: model(*x, **spec.model_part.calling), batch)
+
+
+def _limits(spec: RunSpec) -> list[tuple[int, int]]:
+    """Tokens and positions that there are in each tensor of tokens that the model is given, in their order."""
+    sizes = spec.sizes()
+    target = (sizes.vocabulary_size, sizes.sequence_length)
+    if spec.model_part.reads == "sequence":
+        return [target] * 8
+    assert sizes.source_vocabulary_size is not None and sizes.source_length is not None
+    return [(sizes.source_vocabulary_size, sizes.source_length), target]
 
 
 def _drawn(task: Task) -> Tensor:

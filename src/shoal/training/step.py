@@ -91,12 +91,11 @@ def _score_splits(stack: Stack) -> None:
     if not stack.weights:
         stack.weights = _weights(stack)
     whole = {name: torch.cat([score[name] for score in scores], dim=1).double() for name in scores[0]}  # (R, N) each
-    own = whole.pop("weight", None)
     for quantity in stack.measured:
         if quantity not in whole:
             task = stack.cohort.shared.task
             raise UserError(f"task {task!r} measures {quantity}, and its objective gives only {' '.join(whole)}")
-        values = whole[quantity]
+        values, own = whole[quantity], whole.get(f"weight_{quantity}", whole.get("weight"))
         for name, inside in stack.weights.items():
             split, _, group = name.partition("/")
             column = f"{split}_{quantity}" + (f"_{group}" if group else "")

@@ -10,7 +10,7 @@ from pydantic import BeforeValidator
 from shoal.errors import UserError
 from shoal.measures import Measure, Measures
 from shoal.spec.fields import SHARE, choice, set_default, setting
-from shoal.tasks.settings import Counts, Sizes, TaskSettings
+from shoal.tasks.settings import Counts, Sizes, TaskSettings, fitting
 from shoal.tasks.text.corpus import Corpus, read_corpus, split
 
 if TYPE_CHECKING:
@@ -116,13 +116,7 @@ class Text(TaskSettings):
     @classmethod
     def suggest(cls, given: Mapping[str, Any]) -> Mapping[str, Any]:
         """See :class:`TaskSettings`: a warm-up that ends, and no floor where nothing falls."""
-        own = dict(cls.suggests)
-        n_steps, from_zero = given.get("n_steps", own.get("n_steps")), given.get("warmup_from_zero", False)
-        if n_steps is not None and own.get("warmup_steps", 0) + from_zero > n_steps:
-            own["warmup_steps"] = max(n_steps // 10, int(from_zero))
-        if given.get("lr_schedule", own.get("lr_schedule", "constant")) == "constant":
-            own.pop("lr_floor", None)
-        return own
+        return fitting(cls.suggests, given)
 
     def derived(self) -> list[str]:
         """See :class:`Part`: which text it is, and how many tokens it has unless that was asked for."""

@@ -1,0 +1,108 @@
+"""What all tasks of a source and its target can be asked for, and what they measure."""
+
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from shoal.measures import Measure, Measures
+from shoal.spec.fields import SHARE, choice, setting
+from shoal.tasks.settings import TaskSettings, fitting
+
+if TYPE_CHECKING:
+    from shoal.tasks.base import Task
+    from shoal.tasks.pairs.data import Scoring
+
+CONVENTIONS = ("torch", "fairseq", "joeynmt")
+MEASURES = Measures(
+    (
+        Measure(
+            "loss", "L", "loss", "nats per token", is_log=True, about="nats per token of the targets, EOS included"
+        ),
+        Measure(
+            "accuracy",
+            "A",
+            "share of tokens right",
+            "",
+            True,
+            (0.0, 1.0),
+            about="share of the targets' tokens predicted behind the right ones before them",
+        ),
+        Measure(
+            "forced_exact",
+            "X",
+            "share of targets right under teacher forcing",
+            "",
+            True,
+            (0.0, 1.0),
+            about="share of targets all of whose tokens are predicted behind the right ones before them; what a model "
+            "writes on its own is another thing",
+        ),
+    ),
+    things="targets",
+)
+
+
+class PairSettings(TaskSettings):
+    """A task of sources and targets: which words are told of them, and how training scores them.
+
+    What is reported hangs on none of these settings: nats per token over the whole split, EOS included.
+    """
+
+    offers: ClassVar[tuple[str, ...]] = ("sequence", "pair", "source")
+    usual_model: ClassVar[str] = "encoder_decoder"
+    suggests: ClassVar[Mapping[str, Any]] = {
+        "train_batch_size": 128,
+        "eval_batch_size": 128,
+        "n_steps": 5_001,
+        "eval_first": 0,
+        "eval_period": 250,
+        "lr": 5e-4,
+        "lr_schedule": "cosine",
+        "lr_floor": 0.1,
+        "warmup_steps": 100,
+        "weight_decay": 0.01,
+        "decay_all": False,
+    }
+
+    reduction: str = choice(
+        "token",
+        "what training minimises of a batch: the mean over its tokens, or over its targets that of each one's mean",
+        ("token", "sentence"),
+    )
+    label_smoothing: float = setting(0.0, "share of the target spread while training", in_float32=True, **SHARE)
+    label_smoothing_convention: str = choice(
+        "torch",
+        "over which tokens it is spread: torch, ε/V on all V; fairseq, ε/(V-1) on all but the right one; joeynmt, "
+        "ε/(V-2) on all but the right one and PAD, as the Annotated Transformer",
+        CONVENTIONS,
+    )
+
+    @classmethod
+    def suggest(cls, given: Mapping[str, Any]) -> Mapping[str, Any]:
+        """See :class:`TaskSettings`: a warm-up that ends, and no floor where nothing falls."""
+        return fitting(cls.suggests, given)
+
+    def measures(self) -> Measures:
+        """See :class:`TaskSettings`: nothing generalises at a moment here."""
+        return MEASURES
+
+    def build(self, split_seed: int) -> "Task":
+        """See :class:`TaskSettings`; for models that read a source and its target."""
+        return self.build_for("pair", split_seed)
+
+    def scoring(self) -> "Scoring":
+        """What training minimises."""
+        from shoal.tasks.pairs.data import Scoring
+
+        return Scoring(self.reduction, self.label_smoothing, self.label_smoothing_convention)
+
+    @classmethod
+    def units(cls, kept: Mapping[str, Any]) -> Mapping[str, float]:
+        """See :class:`TaskSettings`: nats per word and bits per character of the validation targets, where counted."""
+        counts = kept.get("counts", {})
+        found = {"nats/word": ("words", 1.0), "bits/char": ("characters", math.log(2))}
+        return {
+            name: counts["tokens"] / (factor * counts[several])
+            for name, (several, factor) in found.items()
+            if counts.get(several)
+        }

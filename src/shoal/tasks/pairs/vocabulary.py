@@ -1,0 +1,216 @@
+"""The vocabularies of sources and targets: special tokens first, then words, characters, numbers or byte pairs.
+
+Tokens are numbers and texts are texts: one that spells a special token, such as ``<unk>``, is text like any other.
+"""
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Protocol
+
+from shoal.errors import LabError, UserError, nearest
+from shoal.tasks.pairs.words import join_words, split_words
+from shoal.tasks.text.bpe import BytePairTokenizer, said, train_bpe, utf8
+
+PAD, BOS, EOS, UNK = 0, 1, 2, 3
+UNKNOWN = "<unk>"  # what stands in a decoded text for a token of no type
+MOST_TYPES = 2**24
+SPECIALS = 3  # of every vocabulary: PAD, BOS and EOS
+
+
+def _split_characters(line: str) -> list[str]:
+    return list(line)
+
+
+def _split_numbers(line: str) -> list[str]:
+    return line.split()
+
+
+# how a line becomes types and types a line, and whether what is no type has a token, UNK
+_KINDS: Mapping[str, tuple[Callable[[str], list[str]], Callable[[Iterable[str]], str], bool]] = {
+    "words": (split_words, join_words, True),
+    "chars": (_split_characters, "".join, True),
+    "letters": (_split_characters, "".join, False),
+    "numbers": (_split_numbers, " ".join, False),
+}
+
+
+class Vocabulary(Protocol):
+    """Lines of text to tokens and back; neither BOS nor EOS is added here."""
+
+    @property
+    def size(self) -> int:
+        """V: tokens are from 0 to V − 1, special ones included."""
+
+    @property
+    def key(self) -> str:
+        """16 hexadecimal digits that agree where every line has the same tokens."""
+
+    def encode(self, line: str) -> list[int]:
+        """The tokens of a line.
+
+        Raises:
+            UserError: it has something that has no token.
+        """
+
+    def decode(self, tokens: Iterable[int]) -> str:
+        """The line of tokens up to the first EOS; PAD and BOS stand for nothing.
+
+        Raises:
+            UserError: a token is not from 0 to V − 1.
+        """
+
+    def to_json(self) -> dict[str, Any]:
+        """All that :func:`vocabulary_from_json` needs."""
+
+
+class Types:
+    """A vocabulary of listed types, in the order of their tokens.
+
+    Attributes:
+        kind: ``words`` (:mod:`shoal.tasks.pairs.words`), ``chars``, which have UNK, and ``letters`` and ``numbers``
+            (between white space), which have none.
+        types: each once.
+    """
+
+    def __init__(self, kind: str, types: Sequence[str]) -> None:
+        self.kind, self.types = kind, list(types)
+        self._split, self._join, self.has_unknown = _KINDS[kind]
+        self.first = SPECIALS + self.has_unknown
+        self._tokens = {name: token for token, name in enumerate(self.types, self.first)}
+
+    @property
+    def size(self) -> int:
+        return self.first + len(self.types)
+
+    @property
+    def key(self) -> str:
+        return _hash(self.to_json())
+
+    def encode(self, line: str) -> list[int]:
+        utf8(line)
+        if self.has_unknown:
+            return [self._tokens.get(name, UNK) for name in self._split(line)]
+        found = [self._tokens.get(name, -1) for name in self._split(line)]
+        if -1 in found:
+            wrong = self._split(line)[found.index(-1)]
+            raise UserError(f"{wrong!r:.100} is not in the vocabulary{nearest(wrong, self.types)}")
+        return found
+
+    def decode(self, tokens: Iterable[int]) -> str:
+        own = meant(tokens, self.size)
+        return self._join(self._name(token) for token in own)
+
+    def _name(self, token: int) -> str:
+        if token >= self.first:
+            return self.types[token - self.first]
+        return f" {UNKNOWN}" if self.kind == "words" else UNKNOWN
+
+    def to_json(self) -> dict[str, Any]:
+        return {"kind": self.kind, "types": self.types}
+
+
+class BytePairs:
+    """A vocabulary of byte-level byte pairs behind the special tokens; every line has tokens, and comes back exactly.
+
+    Attributes:
+        tokenizer: see :class:`shoal.tasks.text.bpe.BytePairTokenizer`.
+    """
+
+    kind = "bpe"
+
+    def __init__(self, tokenizer: BytePairTokenizer) -> None:
+        self.tokenizer = tokenizer
+
+    @property
+    def size(self) -> int:
+        return SPECIALS + self.tokenizer.vocabulary_size
+
+    @property
+    def key(self) -> str:
+        return self.tokenizer.key
+
+    def encode(self, line: str) -> list[int]:
+        return [token + SPECIALS for token in self.tokenizer.encode(line).tolist()]
+
+    def decode(self, tokens: Iterable[int]) -> str:
+        return self.tokenizer.decode([token - SPECIALS for token in meant(tokens, self.size)])
+
+    def to_json(self) -> dict[str, Any]:
+        return self.tokenizer.to_json()
+
+
+def meant(tokens: Iterable[int], size: int) -> list[int]:
+    """Of a row of tokens those of its text: up to the first EOS, without PAD and BOS.
+
+    Raises:
+        UserError: a token is not from 0 to ``size`` − 1.
+    """
+    found = []
+    for token in map(int, tokens):
+        if not 0 <= token < size:
+            raise UserError(f"token {token} is not in the vocabulary: from 0 to {size - 1:,}")
+        if token == EOS:
+            break
+        if token not in (PAD, BOS):
+            found.append(token)
+    return found
+
+
+def learn_vocabulary(
+    kind: str, lines: Sequence[str], vocabulary_size: int | None = None, min_frequency: int | None = None
+) -> Vocabulary:
+    """A vocabulary of the training split's lines.
+
+    Types of ``words`` are in the order of their frequency, the most frequent first and equally frequent ones by code
+    points; ``chars`` by code points.
+
+    Args:
+        kind: ``words``, ``chars`` or ``bpe``.
+        lines: to learn it from; nothing that is validated on.
+        vocabulary_size: of ``bpe``, byte pairs; of ``words``, types at most. The special tokens come on top.
+        min_frequency: of ``words``, how often a type must occur; 1 when not given.
+
+    Raises:
+        UserError: the size is not possible, or ``tokenizers`` is missing.
+    """
+    if kind == "bpe":
+        assert vocabulary_size is not None
+        return BytePairs(train_bpe("\n".join(lines), vocabulary_size))
+    if kind == "chars":
+        return Types(kind, sorted({character for line in lines for character in line}))
+    counts = Counter(name for line in lines for name in split_words(line))
+    frequent = [name for name, n in counts.items() if n >= (min_frequency or 1)]
+    if vocabulary_size is not None and vocabulary_size > len(frequent):
+        raise UserError(
+            f"vocabulary_size of words must be at most {len(frequent):,}, the types that occur {min_frequency or 1} "
+            f"times in the training split, got {vocabulary_size:,}"
+        )
+    return Types(kind, sorted(frequent, key=lambda name: (-counts[name], name))[:vocabulary_size])
+
+
+def vocabulary_from_json(content: Any) -> Vocabulary:
+    """What :meth:`Vocabulary.to_json` gave; it may be someone else's, and is held to what it must be.
+
+    Raises:
+        LabError: it is no vocabulary.
+    """
+    if not isinstance(content, Mapping):
+        raise LabError(f"the vocabulary is damaged: it is no JSON object but {type(content).__name__}")
+    kind = content.get("kind")
+    if kind == "bpe" and set(content) == {"kind", "merges", "trained_on"}:
+        return BytePairs(BytePairTokenizer(content["merges"], content["trained_on"]))
+    if not isinstance(kind, str) or kind not in _KINDS or set(content) != {"kind", "types"}:
+        known = " ".join([*_KINDS, "bpe"])
+        raise LabError(f"the vocabulary is damaged: its kind must be one of {known}, with its types, got {said(kind)}")
+    types = content["types"]
+    if not isinstance(types, list) or len(types) > MOST_TYPES or not all(isinstance(name, str) for name in types):
+        raise LabError(f"the vocabulary is damaged: types must be a list of at most {MOST_TYPES:,} texts")
+    if "" in types or len(set(types)) < len(types):
+        raise LabError("the vocabulary is damaged: a type is empty or comes twice")
+    return Types(kind, types)
+
+
+def _hash(content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]

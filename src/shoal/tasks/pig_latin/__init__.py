@@ -1,0 +1,1 @@
+"""English words in Pig Latin, letter by letter."""

@@ -1,0 +1,140 @@
+"""Numbers to sort: first the multisets that validate are chosen, then examples are drawn that have others.
+
+Everything is a pure function of the split's seed (:mod:`shoal.keyed`). ``L`` numbers of an example.
+"""
+
+import threading
+from itertools import combinations_with_replacement
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from shoal.errors import UserError
+from shoal.keyed import bits, fold
+from shoal.tasks.base import Task
+from shoal.tasks.pairs.data import Pairs, pair_task
+from shoal.tasks.pairs.vocabulary import EOS, PAD, SPECIALS
+
+if TYPE_CHECKING:
+    from shoal.tasks.sorting.settings import Sorting
+
+LISTED = 20_000  # multisets of a length that are listed to choose from; of more examples are drawn
+MOST_ROUNDS = 10_000
+_VALID, _TRAIN = 1, 2  # purposes of random numbers
+_KEPT = 4
+_made: dict[tuple[object, ...], Pairs] = {}
+_making = threading.Lock()
+
+
+def sorting_task(settings: "Sorting", reads: str, split_seed: int) -> Task:
+    """Examples as the engine takes them, lengths apart; training ones first, of each length in turn."""
+    pairs = sorting_pairs(settings, split_seed)
+    lengths = pairs.source_length - 1
+    groups = {f"length{length}": lengths == length for length in settings.lengths} if len(settings.lengths) > 1 else {}
+    number, n = torch.arange(len(pairs)), settings.train_examples
+    return pair_task(pairs, reads, number[:n], number[n:], groups, settings.scoring())
+
+
+def sorting_pairs(settings: "Sorting", split_seed: int) -> Pairs:
+    """All examples, those that train first; the same to all who ask."""
+    names = ("digits", "min_length", "max_length", "train_examples", "valid_examples")
+    known = (split_seed, *(getattr(settings, name) for name in names))
+    with _making:
+        if known not in _made:
+            _made[known] = _pairs(settings, split_seed)
+            while len(_made) > _KEPT:
+                del _made[next(iter(_made))]
+        return _made[known]
+
+
+def draw_numbers(key: Tensor, n: int, length: int, digits: int, reserved: Tensor) -> Tensor:
+    """Examples of a length, each number as likely as every other, but none of the reserved multisets.
+
+    Args:
+        key: int64, a scalar.
+        n: how many.
+        length: L.
+        digits: numbers are from 0 to ``digits`` − 1.
+        reserved: multisets, each sorted, ``(m, L)`` int64.
+
+    Returns:
+        ``(n, L)`` int64.
+    """
+    found = torch.empty(n, length, dtype=torch.int64)
+    left = torch.arange(n)
+    for attempt in range(MOST_ROUNDS):
+        keys = fold(fold(key, attempt), left)  # (m,)
+        drawn = bits(keys, length) % digits  # (m, L)
+        is_reserved = _among(drawn.sort(-1).values, reserved)
+        found[left[~is_reserved]] = drawn[~is_reserved]
+        left = left[is_reserved]
+        if not len(left):
+            return found
+    raise UserError(
+        f"almost all examples of {length} of {digits} numbers have multisets that validate: lower valid_examples"
+    )
+
+
+def choose_multisets(key: Tensor, n: int, length: int, digits: int, multisets: int) -> Tensor:
+    """Examples of a length no two of which have the same multiset, ``(n, L)`` int64.
+
+    Where there are few multisets each is as likely as every other; else examples are drawn as those that train.
+
+    Args:
+        key: int64, a scalar.
+        n: how many, at most half of the multisets.
+        length: L.
+        digits: numbers are from 0 to ``digits`` − 1.
+        multisets: how many there are.
+    """
+    if multisets <= LISTED:
+        every = torch.tensor(list(combinations_with_replacement(range(digits), length)), dtype=torch.int64)
+        chosen = every[bits(key, multisets).argsort(stable=True)[:n]]
+        order = bits(fold(fold(key, 1), torch.arange(n)), length).argsort(dim=-1, stable=True)
+        return chosen.gather(-1, order)
+    found = torch.empty(0, length, dtype=torch.int64)
+    for attempt in range(MOST_ROUNDS):
+        missing = n - len(found)
+        if not missing:
+            break
+        drawn = bits(fold(fold(key, attempt), torch.arange(missing)), length) % digits
+        found = _distinct(torch.cat([found, drawn]))
+    return found
+
+
+def _pairs(settings: "Sorting", split_seed: int) -> Pairs:
+    """Of each length what validates, then what trains; dealt out so that lengths take turns."""
+    key, S = fold(torch.tensor(0), split_seed), settings.max_length + 1
+    n_train, n_valid = settings.train_examples, settings.valid_examples
+    source = torch.full((n_train + n_valid, S), PAD)
+    target, turn = source.clone(), len(settings.lengths)
+    for place, length in enumerate(settings.lengths):
+        own = fold(key, length)
+        n = settings.of_each(n_valid)[place], settings.of_each(n_train)[place]
+        valid = choose_multisets(fold(own, _VALID), n[0], length, settings.digits, settings.multisets(length))
+        train = draw_numbers(fold(own, _TRAIN), n[1], length, settings.digits, valid.sort(-1).values)
+        for rows, start, end in ((train, 0, n_train), (valid, n_train, n_train + n_valid)):
+            source[start + place : end : turn, :length] = rows + SPECIALS
+            target[start + place : end : turn, :length] = rows.sort(-1).values + SPECIALS
+        for first in (place, n_train + place):
+            last = n_train if first == place else n_train + n_valid
+            source[first:last:turn, length] = target[first:last:turn, length] = EOS
+    lengths = (source != PAD).sum(-1)
+    return Pairs(source, target, lengths, lengths)
+
+
+def _among(rows: Tensor, known: Tensor) -> Tensor:
+    """Which rows ``(n, L)`` are among the known ones ``(m, L)``: ``(n,)`` bool."""
+    several = {row.tobytes() for row in known.numpy()}
+    return torch.tensor([row.tobytes() in several for row in rows.numpy()], dtype=torch.bool)
+
+
+def _distinct(rows: Tensor) -> Tensor:
+    """The rows that have another multiset than all before them."""
+    seen: set[bytes] = set()
+    fresh = []
+    for row in rows.sort(-1).values.numpy():
+        fresh.append(row.tobytes() not in seen)
+        seen.add(row.tobytes())
+    return rows[torch.tensor(fresh, dtype=torch.bool)]

@@ -1,0 +1,150 @@
+"""Parallel text in tokens: vocabularies from the training split alone, what is left out, and what was counted."""
+
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from shoal.errors import UserError
+from shoal.tasks.base import Task
+from shoal.tasks.pairs.codec import PairCodec
+from shoal.tasks.pairs.data import Pairs, Scoring, count_targets, pair_task
+from shoal.tasks.pairs.vocabulary import Vocabulary, learn_vocabulary
+from shoal.tasks.translation.corpus import ParallelText, read_parallel
+
+_KEPT = 4
+SPLITS = (("train", "source", "target"), ("valid", "valid_source", "valid_target"))
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """How lines become tokens, as the settings of the task say it."""
+
+    tokenizer: str
+    vocabularies: str
+    vocabulary_size: int | None
+    min_frequency: int | None
+    lowercase: bool
+    max_length: int
+    too_long: str
+
+
+@dataclass(frozen=True, eq=False)
+class TranslationData:
+    """Parallel text in tokens.
+
+    Attributes:
+        pairs: those that train, and then those that validate.
+        n_train: how many train.
+        codec: from lines to tokens and back.
+        counts: of the targets that validate: ``targets``, ``tokens``, ``characters``, ``bytes``, ``words``.
+        told: of each split ``train_`` and ``valid_``: pairs with an ``empty`` side and pairs with one that is too
+            ``long``; and ``duplicates``, sources that validate and stand in the training split, too.
+        scored_lines: places, from 0, in the validation files of the pairs that validate.
+    """
+
+    pairs: Pairs
+    n_train: int
+    codec: PairCodec
+    counts: dict[str, int]
+    told: dict[str, int]
+    scored_lines: list[int]
+
+    @property
+    def n_valid(self) -> int:
+        """Pairs that validate."""
+        return len(self.pairs) - self.n_train
+
+
+_loaded: dict[tuple[object, ...], TranslationData] = {}
+_loading = threading.Lock()
+
+
+def load_translation(paths: Mapping[str, str], key: str | None, encoding: Encoding) -> TranslationData:
+    """Parallel text in tokens; the same to all who ask, so that members of a stack share it.
+
+    Raises:
+        UserError: a file cannot be read, or they have another content, or a vocabulary or split is not possible.
+    """
+    text = read_parallel(paths)
+    if key is not None and text.key != key:
+        raise UserError(
+            f"the files {', '.join(paths.values())} are others than the run began with: their content is {text.key}, "
+            f"that of the run {key}; name the files that they were, or train anew"
+        )
+    known = (text.key, encoding)
+    with _loading:
+        if known not in _loaded:
+            _loaded[known] = encode_parallel(text, encoding)
+            while len(_loaded) > _KEPT:
+                del _loaded[next(iter(_loaded))]
+        return _loaded[known]
+
+
+def learn_codec(sources: Sequence[str], targets: Sequence[str], encoding: Encoding) -> PairCodec:
+    """The vocabularies of the lines of the training split."""
+
+    def learn(lines: Sequence[str]) -> Vocabulary:
+        prepared = [line.lower() for line in lines] if encoding.lowercase else lines
+        return learn_vocabulary(encoding.tokenizer, prepared, encoding.vocabulary_size, encoding.min_frequency)
+
+    if encoding.vocabularies == "joint":
+        source = target = learn([*sources, *targets])
+    else:
+        source, target = learn(sources), learn(targets)
+    return PairCodec(source, target, encoding.max_length, encoding.lowercase, cuts=True)
+
+
+def encode_parallel(text: ParallelText, encoding: Encoding) -> TranslationData:
+    """Pairs in tokens. Those with an empty side are left out of both splits, as are those with one that is too long
+    where it is not cut; a cut one keeps its first tokens, and EOS behind them."""
+    codec = learn_codec(text.lines["source"], text.lines["target"], encoding)
+    sources: list[list[int]] = []
+    targets: list[list[int]] = []
+    told: dict[str, int] = {}
+    n, scored_lines, scored_texts = 0, [], []
+    for split, source, target in SPLITS:
+        n = len(sources)
+        told |= {f"{split}_empty": 0, f"{split}_long": 0}
+        for place, lines in enumerate(zip(text.lines[source], text.lines[target], strict=True)):
+            prepared = [codec.prepared(line) for line in lines]
+            rows = codec.source.encode(prepared[0]), codec.target.encode(prepared[1])
+            if not all(rows):
+                told[f"{split}_empty"] += 1
+                continue
+            is_long = max(map(len, rows)) > encoding.max_length
+            told[f"{split}_long"] += is_long
+            if is_long and encoding.too_long == "drop":
+                continue
+            sources.append(rows[0][: encoding.max_length])
+            targets.append(rows[1][: encoding.max_length])
+            if split == "valid":
+                scored_lines.append(place)
+                is_cut = len(rows[1]) > encoding.max_length
+                scored_texts.append(codec.target.decode(targets[-1]) if is_cut else prepared[1])
+    _check_split("training", "source", n, len(text.lines["source"]), told, "train", encoding)
+    _check_split(
+        "validation", "valid_source", len(sources) - n, len(text.lines["valid_source"]), told, "valid", encoding
+    )
+    known = set(text.lines["source"])
+    told["duplicates"] = sum(line in known for line in text.lines["valid_source"])
+    counts = count_targets(scored_texts, sum(len(row) + 1 for row in targets[n:]))
+    return TranslationData(Pairs.of(sources, targets), n, codec, counts, told, scored_lines)
+
+
+def _check_split(
+    words: str, name: str, left: int, lines: int, told: Mapping[str, int], split: str, encoding: Encoding
+) -> None:
+    if left:
+        return
+    raise UserError(
+        f"no pair of the {lines:,} of the {words} split ({name}) is left: {told[f'{split}_empty']:,} have an empty side "
+        f"and {told[f'{split}_long']:,} more than max_length={encoding.max_length} tokens; too_long=cut keeps these"
+    )
+
+
+def translation_task(data: TranslationData, reads: str, scoring: Scoring) -> Task:
+    """Parallel text as the engine takes it; its split is the files' own and hangs on no seed."""
+    number = torch.arange(len(data.pairs))
+    return pair_task(data.pairs, reads, number[: data.n_train], number[data.n_train :], scoring=scoring)

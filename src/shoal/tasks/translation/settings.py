@@ -1,0 +1,251 @@
+"""Which sentences a run learns to translate, and in which tokens."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+
+from pydantic import BeforeValidator
+
+from shoal.errors import UserError
+from shoal.spec.fields import choice, set_default, setting
+from shoal.tasks.pairs.settings import PairSettings
+from shoal.tasks.settings import Counts, Sizes
+from shoal.tasks.translation.corpus import FILES, read_parallel
+
+if TYPE_CHECKING:
+    from shoal.spec.run import RunSpec
+    from shoal.tasks.base import Task
+    from shoal.tasks.translation.data import TranslationData
+
+TOKENIZERS = ("words", "bpe", "chars")
+BPE_SIZE = 8000  # byte pairs of a vocabulary whose size was not given
+MIN_FREQUENCY = 2
+_FOUND = ("source_tokens", "target_tokens", "train_pairs", "valid_pairs")
+
+
+def _path(value: Any) -> Any:
+    """A path as a whole path: a run may be gone on with from another folder."""
+    if not isinstance(value, str | Path):
+        raise ValueError
+    return str(Path(value).absolute()) if str(value) else ""
+
+
+File = Annotated[str, BeforeValidator(_path)]
+
+
+def _file(about: str) -> Any:
+    return setting("", about, "a UTF-8 file, packed if it ends in .gz", operational=True)
+
+
+def _found_out(about: str) -> Any:
+    return setting(None, f"{about}; found out from the files", "an integer of at least 1", derived=True, ge=1)
+
+
+class Translation(PairSettings):
+    """Sentences and their translations, line by line.
+
+    The identity of a run hangs on the content of the four files (``pair_key``), not on where they lie. Vocabularies
+    are those of the training split alone.
+    """
+
+    name: ClassVar[str] = "translation"
+    label: ClassVar[str] = "translation"
+    reads_files: ClassVar[bool] = True
+
+    source: File = _file("sentences to translate that train")
+    target: File = _file("their translations, line by line")
+    valid_source: File = _file("sentences that validate")
+    valid_target: File = _file("their translations, line by line")
+    pair_key: str | None = setting(
+        None,
+        "the content of the files, as the first digits of a SHA-256; found out where they are given",
+        "16 hexadecimal digits",
+        derived=True,
+        pattern="^[0-9a-f]{16}$",
+    )
+    tokenizer: str = choice(
+        "words",
+        "what a token is: words by rule, byte pairs or characters, all learned from the training split",
+        TOKENIZERS,
+    )
+    vocabularies: str = choice("joint", "one vocabulary for sources and targets, or two", ("joint", "separate"))
+    vocabulary_size: int | None = setting(
+        None,
+        f"byte pairs of bpe ({BPE_SIZE} when not given), or words at most; of each vocabulary, special tokens on top",
+        "an integer of at least 1",
+        ge=1,
+    )
+    min_frequency: int | None = setting(
+        None,
+        f"how often a word must occur in the training split to be a token ({MIN_FREQUENCY} when not given)",
+        "an integer of at least 1",
+        ge=1,
+    )
+    lowercase: bool = setting(False, "lower-case both sides", "true or false")
+    max_length: int = setting(
+        64, "tokens of a sentence at most, EOS not counted", "an integer in [1, 10000]", ge=1, le=10_000
+    )
+    too_long: str = choice(
+        "drop", "a pair with a longer sentence is left out of its split, or cut to its first tokens", ("drop", "cut")
+    )
+    source_tokens: int | None = _found_out("tokens of the sources' vocabulary, special ones included")
+    target_tokens: int | None = _found_out("tokens of the targets' vocabulary, special ones included")
+    train_pairs: int | None = _found_out("pairs that train")
+    valid_pairs: int | None = _found_out("pairs that validate")
+
+    def fill(self) -> None:
+        """Sizes of vocabularies that were not asked for."""
+        if self.tokenizer == "bpe":
+            set_default(self, "vocabulary_size", BPE_SIZE)
+        if self.tokenizer == "words":
+            set_default(self, "min_frequency", MIN_FREQUENCY)
+
+    def derived(self) -> list[str]:
+        """See :class:`Part`: which files they are, what is in them, and what was filled in."""
+        if not self.source:
+            return []
+        filled = [("vocabulary_size", "bpe", BPE_SIZE), ("min_frequency", "words", MIN_FREQUENCY)]
+        own = [name for name, kind, usual in filled if self.tokenizer == kind and getattr(self, name) == usual]
+        return ["pair_key", *_FOUND, *own]
+
+    def check(self) -> None:
+        """See :class:`Part`."""
+        given = [name for name in FILES if getattr(self, name)]
+        if missing := [name for name in FILES if name not in given and (given or self.pair_key is None)]:
+            flags = " ".join(f"--{name.replace('_', '-')} FILE" for name in missing)
+            raise UserError(f"task translation needs four files; missing: {flags}")
+        if self.tokenizer == "chars" and self.vocabulary_size is not None:
+            raise UserError(
+                f"vocabulary_size={self.vocabulary_size} does not apply to tokenizer 'chars', which has its own; it "
+                "applies to words bpe"
+            )
+        if self.tokenizer != "words" and self.min_frequency is not None:
+            raise UserError(
+                f"min_frequency={self.min_frequency} does not apply to tokenizer {self.tokenizer!r}; it applies to "
+                "words"
+            )
+        if self.pair_key is None:
+            self._find_out()
+        elif missing := [name for name in _FOUND if getattr(self, name) is None]:
+            raise UserError(
+                f"pair_key={self.pair_key} alone does not say {missing[0]}; that is found out where the four files are "
+                "given without it"
+            )
+
+    def check_new(self) -> None:
+        """See :class:`Part`: other files than those that were asked for."""
+        super().check_new()
+        if self.source and "pair_key" in self.model_fields_set:
+            asked = {name: getattr(self, name) for name in ("pair_key", *_FOUND)}
+            key = read_parallel(self.files()).key
+            if key != self.pair_key:
+                raise UserError(f"pair_key must be that of the files, {key}, or left out, got {self.pair_key}")
+            self._find_out()
+            for name, value in asked.items():
+                if getattr(self, name) != value:
+                    raise UserError(
+                        f"{name} must be that of the files, {getattr(self, name)}, or left out, got {value}"
+                    )
+
+    def check_model(self, spec: "RunSpec") -> None:
+        """See :class:`TaskSettings`: one sequence has one vocabulary."""
+        if spec.model_part.reads == "sequence" and self.vocabularies == "separate":
+            raise UserError(
+                f"vocabularies=separate does not apply to model {spec.model!r}, which reads a source and its target as "
+                "one sequence; vocabularies=joint does"
+            )
+
+    def _find_out(self) -> None:
+        """What hangs on the content of the files; kept for the runs of a grid, each of which asks."""
+        key = read_parallel(self.files()).key
+        asked = (key, *(getattr(self, name) for name in _ENCODING))
+        if asked not in _sizes:
+            data = self._load(key)
+            while len(_sizes) >= _KEPT:
+                del _sizes[next(iter(_sizes))]
+            _sizes[asked] = (data.codec.source.size, data.codec.target.size, data.n_train, data.n_valid)
+        for name, value in zip(("pair_key", *_FOUND), (key, *_sizes[asked]), strict=True):
+            object.__setattr__(self, name, value)
+
+    def files(self) -> dict[str, str]:
+        """Where the four files lie."""
+        return {name: getattr(self, name) for name in FILES}
+
+    def data(self) -> "TranslationData":
+        """The pairs in tokens.
+
+        Raises:
+            UserError: a file cannot be read, or they are not those that the run began with.
+        """
+        if not self.source:
+            flags = " ".join(f"--{name.replace('_', '-')} FILE" for name in FILES)
+            raise UserError(f"the files {self.pair_key} of this run were not named: {flags}")
+        return self._load(self.pair_key)
+
+    def _load(self, key: str | None) -> "TranslationData":
+        from shoal.tasks.translation.data import Encoding, load_translation
+
+        return load_translation(self.files(), key, Encoding(**{name: getattr(self, name) for name in _ENCODING}))
+
+    def sizes(self) -> Sizes:
+        """See :class:`TaskSettings`; positions for the longest sentence that is allowed, and EOS."""
+        assert self.source_tokens is not None and self.target_tokens is not None
+        length = self.max_length + 1
+        return Sizes(self.target_tokens, length, 0, self.source_tokens, length)
+
+    def counts(self) -> Counts:
+        """See :class:`TaskSettings`."""
+        from shoal.tasks.pairs.data import n_scored
+
+        assert self.train_pairs is not None and self.valid_pairs is not None
+        (scored,) = n_scored([self.train_pairs], self.valid_pairs)
+        return Counts(self.train_pairs, self.valid_pairs + scored, held=0)  # one text for all members
+
+    def build_for(self, reads: str, split_seed: int) -> "Task":
+        """See :class:`TaskSettings`."""
+        from shoal.tasks.translation.data import translation_task
+
+        return translation_task(self.data(), reads, self.scoring())
+
+    def kept(self) -> Mapping[str, Any]:
+        """See :class:`TaskSettings`: the vocabularies, and counts of what validates and of what was left out."""
+        data = self.data()
+        left = {**data.told, "too_long": self.too_long, "max_length": self.max_length}
+        return {"pair_key": self.pair_key, "codec": data.codec.to_json(), "counts": data.counts, "left_out": left}
+
+    @classmethod
+    def beside(cls, kept: Mapping[str, Any]) -> list[str]:
+        """See :class:`TaskSettings`: what was left out or cut, and which validation sources train, too."""
+        left, counts = kept.get("left_out"), kept.get("counts")
+        if not left or not counts:
+            return []
+        done = "cut" if left["too_long"] == "cut" else "left out"
+        long, empty = left["train_long"], left["train_empty"]
+        valid_long, valid_empty = left["valid_long"], left["valid_empty"]
+        return [
+            f"beside, of pairs {str(kept.get('pair_key', ''))[:8]}: {counts['targets']:,} targets validate, of "
+            f"{counts['tokens']:,} tokens with EOS and {counts['words']:,} words; longer than {left['max_length']} "
+            f"tokens and {done}: {long:,} to train on and {valid_long:,} to validate on; with an empty side and left out: "
+            f"{empty:,} and {valid_empty:,}; validation sources that train, too: {left['duplicates']:,}"
+        ]
+
+    def place(self) -> tuple[str, Mapping[str, Any]] | None:
+        """See :class:`TaskSettings`."""
+        return (self.pair_key, self.files()) if self.source and self.pair_key else None
+
+    def sizes_named(self) -> list[str]:
+        """See :class:`TaskSettings`."""
+        return ["source_tokens", "target_tokens", "max_length"]
+
+
+_ENCODING = (
+    "tokenizer",
+    "vocabularies",
+    "vocabulary_size",
+    "min_frequency",
+    "lowercase",
+    "max_length",
+    "too_long",
+)
+_KEPT = 64
+_sizes: dict[tuple[Any, ...], tuple[int, int, int, int]] = {}
