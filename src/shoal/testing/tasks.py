@@ -59,7 +59,7 @@ class TaskContract(Contract):
             return model(*inputs, **spec.model_part.calling)
 
         for indices in (_drawn(task), *task.scored.values()):
-            task.objective(reading, task.batch(task.tensors, indices))
+            task.objective(reading, _batch(task, indices))
         assert read, "the objective never gave the model a tensor of tokens"
         for tokens in read:
             assert int(tokens.min()) >= 0 and int(tokens.max()) < sizes.vocabulary_size
@@ -84,9 +84,10 @@ class TaskContract(Contract):
         """Batches are made for all members at once by ``vmap``."""
         several = torch.stack([_some(task, "train"), _some(task, "train").flip(0)])  # (2, B)
         tensors = {name: torch.stack([tensor, tensor]) for name, tensor in task.tensors.items()}
-        lifted = vmap(task.batch)(tensors, several)
+        make = task.batch_in(task.form_of(several))
+        lifted = vmap(make)(tensors, several)
         for place, indices in enumerate(several):
-            alone = task.batch(task.tensors, indices)
+            alone = make(task.tensors, indices)
             assert set(alone) == set(lifted)
             for name, tensor in alone.items():
                 assert torch.equal(lifted[name][place], tensor), name
@@ -97,7 +98,7 @@ class TaskContract(Contract):
         measures = spec.task_part.measures()
         for split in task.scored:
             indices = _some(task, split)
-            scores = self._score(spec, task, task.batch(task.tensors, indices))
+            scores = self._score(spec, task, _batch(task, indices))
             assert set(scores) - {"weight"} == {measure.name for measure in measures.recorded}
             for name, values in scores.items():
                 assert values.shape == indices.shape, f"{name} has shape {tuple(values.shape)}"
@@ -111,9 +112,9 @@ class TaskContract(Contract):
     def test_an_example_is_scored_as_if_it_were_alone(self, spec: RunSpec, task: Task) -> None:
         """Whatever stands beside it in the batch."""
         indices = _some(task, "valid")
-        together = self._score(spec, task, task.batch(task.tensors, indices))
+        together = self._score(spec, task, _batch(task, indices))
         for place, index in enumerate(indices):
-            alone = self._score(spec, task, task.batch(task.tensors, index.unsqueeze(0)))
+            alone = self._score(spec, task, _batch(task, index.unsqueeze(0)))
             for name, values in alone.items():
                 assert_close(together[name][place : place + 1], values, self.tolerance, f"{name} of example {index}")
 
@@ -124,7 +125,8 @@ class TaskContract(Contract):
         stack.sampler.prepare(stack.steps)
         indices, counts = stack.draw()
         assert indices.shape == counts.shape and counts.dtype == torch.bool and bool(counts.any(1).all())
-        (gradient,) = torch.autograd.grad((stack.score(indices, training=True)["loss"] * counts).sum(), stack.theta)
+        loss = stack.score(indices, training=True, form=stack.form)["loss"]
+        (gradient,) = torch.autograd.grad((loss * counts).sum(), stack.theta)
         assert bool(gradient.isfinite().all())
         assert bool((gradient != 0).any(1).all())
 
@@ -178,6 +180,10 @@ class TaskContract(Contract):
         model = build_model(spec).eval()
         with torch.no_grad():
             return task.objective(lambda *x: model(*x, **spec.model_part.calling), batch)
+
+
+def _batch(task: Task, indices: Tensor) -> Batch:
+    return task.batch_in(task.form_of(indices))(task.tensors, indices)
 
 
 def _drawn(task: Task) -> Tensor:
