@@ -67,12 +67,14 @@ class TaskSettings(Part):
         usual_model: the family that learns it where none is named; that of equations where nothing is said.
         shares_prefixes: examples have prefixes in common and the objective is that of next tokens
             (:class:`~shoal.tasks.base.NextToken`), so that engines which compute a prefix once are worth their while.
+        fused_attention: engine ``plain`` may compute attention in one operation, where the family has one.
     """
 
     suggests: ClassVar[Mapping[str, Any]] = {}
     offers: ClassVar[Sequence[str]] = ("sequence",)
     usual_model: ClassVar[str] = ""
     shares_prefixes: ClassVar[bool] = False
+    fused_attention: ClassVar[bool] = False
 
     @classmethod
     def suggest(cls, given: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -24,7 +24,7 @@ from shoal.rules.layout import Layout
 from shoal.rules.schedules import schedule_of
 from shoal.rules.updates import Hyper
 from shoal.tasks.base import Batch, Task
-from shoal.tasks.build import build_model, build_task
+from shoal.tasks.build import build_model, build_task, calling
 from shoal.training.launches import Launches
 
 if TYPE_CHECKING:
@@ -68,6 +68,7 @@ class Stack:
         self.task = tasks[0]
         self.measured = [measure.name for measure in cohort.shared.task_part.measures().recorded]
         self.model = models[0].to(device)
+        self.calling = calling(cohort.shared)
         self.layout = Layout.of(self.model, cohort.shared.model_part.roles(self.model), device)
         self.tied = _tied(self.model)
         self.theta = torch.stack([_flat(model) for model in models]).to(device).requires_grad_()  # (R, P)
@@ -194,11 +195,10 @@ class Stack:
         self.model.train(training)
         objective = (self.task.training_objective if training else None) or self.task.objective
         keys = self._dropout_keys() if training else {}
-        calling = dict(self.cohort.shared.model_part.calling)
 
         def one(own: Mapping[str, Tensor], keys: Mapping[str, Tensor], batch: Batch) -> dict[str, Tensor]:
             state = {**self.frozen, **own, **keys}
-            return objective(lambda *x: functional_call(self.model, state, x, calling), batch)
+            return objective(lambda *x: functional_call(self.model, state, x, self.calling), batch)
 
         lifted = partial(vmap(one), self.parameters(), keys, vmap(self.task.batch)(self.tensors, indices))
         if not training or self.unlifted is False:
