@@ -49,8 +49,7 @@ class _Lifted(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, ...]:
         """For ``torch.func.grad`` alone: of what is only lifted, PyTorch goes back over its own operation."""
-        _, vjp = torch.func.vjp(_explicit, *ctx.saved_tensors)
-        gradients: tuple[Tensor, ...] = vjp(gradient)
+        gradients: tuple[Tensor, ...] = torch.func.vjp(_explicit, *ctx.saved_tensors)[1](gradient)
         return gradients
 
     @staticmethod
@@ -63,7 +62,8 @@ class _Lifted(torch.autograd.Function):
             tensor.expand(R, *tensor.shape) if dim is None else tensor.movedim(dim, 0)
             for tensor, dim in zip((queries, keys, values), in_dims, strict=True)
         ]
-        return fused_attention(*(tensor.flatten(0, 1) for tensor in every)).unflatten(0, (R, -1)), 0
+        context = fused_attention(*(tensor.flatten(0, 1) for tensor in every))  # (R B, H, S, head_size)
+        return context.reshape(every[0].shape), 0
 
 
 def _explicit(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:

@@ -32,7 +32,7 @@ def calling(spec: RunSpec) -> dict[str, Any]:
 
     Attention in one operation rounds otherwise than written out, so it is for tasks that ask for it.
     """
-    fusing = spec.model_part.fusing if spec.task_part.fused_attention else {}
+    fusing = spec.model_part.fusing if spec.task_part.fuses else {}
     return {**spec.model_part.calling, **fusing}
 
 

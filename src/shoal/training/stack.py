@@ -94,7 +94,7 @@ class Stack:
     def _place_optimizer(self) -> None:
         shared = self.cohort.shared
         self.update = shared.rule.build()
-        self.fused_update = fused_update(self.engine, shared.rule.kernel, self.device)
+        self.fused_update = fused_update(self.engine, shared, self.device)
         self.optimizer_state = {name: torch.zeros_like(self.theta.detach()) for name in shared.rule.state}  # (R, P)
         self.schedule = schedule_of(self.cohort.members, self.device)
         self.hyper = {name: self._column(name) for name in (*shared.rule.numbers(), "clip")}
