@@ -79,8 +79,8 @@ def kernels_of(folder: CohortFolder, sessions: Iterable[Mapping[str, Any]], devi
     key = fused_kernels(device).key
     if any(session.get("kernels", key) != key for session in sessions):
         warnings.warn(
-            f"cohort {folder.id} goes on with kernels compiled otherwise than before (another compiler, device or "
-            "version of shoal): the last bits of what follows will differ",
+            f"cohort {folder.id} goes on with kernels compiled otherwise than before (another or no compiler, another "
+            "device or version of shoal): the last bits of what follows will differ",
             stacklevel=2,
         )
     return key
