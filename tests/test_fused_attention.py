@@ -1,4 +1,4 @@
-"""Attention in one operation and Adam in one kernel against what is written out: alone, lifted over members, trained."""
+"""Attention in one operation and Adam in one kernel, against what is written out: alone, lifted, trained."""
 
 import math
 from collections import Counter

@@ -12,7 +12,6 @@ from torch import Tensor
 
 from shoal.errors import LabError, UserError
 from shoal.fast.denormals import flushed_denormals
-from shoal.fast.engine import uses_kernels
 from shoal.fast.memory import keep_freed_memory
 from shoal.lab.cohort import CohortFolder
 from shoal.lab.continuing import check_measured, check_stand, roll_back
@@ -103,8 +102,7 @@ class Session:
         self._fitting(self._restore)
         self.status = folder.status()
         made_with = {**environment(options.device), "precision": self.shared.precision, "engine": self.engine}
-        if uses_kernels(self.engine, self.shared, options.device):
-            made_with["kernels"] = kernels_of(folder, self.status["sessions"], options.device)
+        made_with |= kernels_of(folder, self.status["sessions"], self.engine, self.shared, options.device)
         self.status["sessions"].append({"from_step": self._mean_step(), **made_with})
         self.began = self.flushed = time.monotonic()
         self.began_cpu = time.process_time()
