@@ -195,9 +195,7 @@ def test_intervals_come_out_the_same_twice_and_differ_with_the_seed():
 def test_what_the_sentences_do_to_all_seeds_does_not_average_out_over_seeds():
     rng = np.random.default_rng(6)
     shared = np.repeat(rng.standard_normal((1, 300)), 40, axis=0)
-    widths = [
-        score_interval(SentenceStatistics.of_numbers("x", rows, (-9, 9)), 1000) for rows in (shared[:1], shared)
-    ]
+    widths = [score_interval(SentenceStatistics.of_numbers("x", rows, (-9, 9)), 1000) for rows in (shared[:1], shared)]
     alone, many = (found.high - found.low for found in widths)
     assert many == pytest.approx(alone, rel=0.02)
 

@@ -3,7 +3,8 @@
 - ``compiled``: prefix by prefix, with kernels compiled for this machine's CPU or GPU; what it saves is products not
   made twice, passes over memory and, on a GPU, launches.
 - ``prefixes``: prefix by prefix, with PyTorch's own operations; on any device.
-- ``plain``: the model as it is written, lifted over the members by ``torch.func.vmap``; covers everything.
+- ``plain``: the model as it is written, lifted over the members by ``torch.func.vmap``; covers everything. Where the
+  task fuses, attention is one operation of PyTorch's and Adam one kernel.
 """
 
 from dataclasses import dataclass
@@ -89,7 +90,18 @@ def choose_scorer(engine: str, members: Members) -> PrefixScorer | None:
     return PrefixScorer(members, ops)
 
 
-def fused_update(engine: str, kernel: str | None, device: torch.device) -> FusedAdam | None:
+def uses_kernels(engine: str, config: Any, device: torch.device) -> bool:
+    """Whether kernels compute something of a cohort where this machine has them; they move the last bits.
+
+    ``plain`` has them for the update alone, of tasks that fuse.
+    """
+    if engine == "plain":
+        return config.task_part.fuses and config.rule.kernel is not None and device.type == "cpu"
+    return engine == "compiled"
+
+
+def fused_update(engine: str, config: Any, device: torch.device) -> FusedAdam | None:
     """The optimizer as one kernel, where there is one."""
-    library_for = fused_kernels(device).library_for if engine == "compiled" and kernel else None
+    kernel = config.rule.kernel
+    library_for = fused_kernels(device).library_for if kernel and uses_kernels(engine, config, device) else None
     return None if library_for is None else FusedAdam(library_for(None), decoupled=kernel == "adamw")

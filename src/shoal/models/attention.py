@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from shoal.models.cache import Slots
 from shoal.models.dropout import Dropout
+from shoal.models.fused_attention import fused_attention
 from shoal.models.positions import rotary_angles, rotate
 
 
@@ -126,8 +127,8 @@ class MultiHeadedAttention(nn.Module):
         return rotate(heads, rotary_angles(positions, self.head_size))  # (B, H, S, head_size)
 
     def forward(
-        self, queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
+        self, queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None = None, *, fused: bool = False
+    ) -> tuple[Tensor, Tensor | None]:
         """Project, attend, project back.
 
         Args:
@@ -135,15 +136,18 @@ class MultiHeadedAttention(nn.Module):
             keys: ``(B, K, D)``; the queries again for self-attention.
             values: ``(B, K, D)``; likewise.
             mask: as for :meth:`get_attention_weights`.
+            fused: make no weights where :meth:`_can_fuse` allows; outputs are the same but for rounding.
 
         Returns:
-            Outputs ``(B, Q, D)`` and attention weights ``(B, H, Q, K)``.
+            Outputs ``(B, Q, D)`` and attention weights ``(B, H, Q, K)``, or None where none were made.
         """
         q = self.split_heads(self.W_Q(queries))  # (B, H, Q, head_size)
         k = self.split_heads(self.W_K(keys))  # (B, H, K, head_size)
         v = self.split_heads(self.W_V(values))  # (B, H, K, head_size)
         if self.rotary:
             q, k = self.rotate(q, k.shape[-2] - q.shape[-2]), self.rotate(k)
+        if fused and mask is None and self._can_fuse(q, k):
+            return self.W_O(self.merge_heads(fused_attention(q, k, v))), None
         context, attention_weights = self.apply_attention(q, k, v, mask)
         return self.W_O(context), attention_weights
 
@@ -158,6 +162,11 @@ class MultiHeadedAttention(nn.Module):
         """
         context, attention_weights = self.apply_attention(self.split_heads(self.W_Q(x)), *memory, mask)
         return self.W_O(context), attention_weights
+
+    def _can_fuse(self, q: Tensor, k: Tensor) -> bool:
+        """Whether :func:`fused_attention` is the same, on a device where it gives the same bits every time."""
+        drops = isinstance(self.weights_drop, Dropout) and self.weights_drop.p > 0 and self.training
+        return self.causal and not drops and q.shape[-2] == k.shape[-2] and q.device.type == "cpu"
 
     def step(self, x: Tensor, keys: Tensor, values: Tensor, slots: Slots) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """Causal self-attention of the next tokens over those before, whose keys and values are in a cache.

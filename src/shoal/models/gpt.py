@@ -96,9 +96,12 @@ class Block(nn.Module):
         self.ffn_drop = Dropout(dropout)
         self.ffn_norm = new_norm(variant.norm, d_model, variant.bias_norm)
 
-    def forward(self, x: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """``(B, S, D) -> (B, S, D)`` and attention weights ``(B, H, S, S)``; ``mask`` as for attention."""
-        return self._around(x, lambda y: self.self_attn(y, y, y, mask))
+    def forward(self, x: Tensor, mask: Tensor | None = None, *, fused: bool = False) -> tuple[Tensor, Tensor | None]:
+        """``(B, S, D) -> (B, S, D)`` and attention weights ``(B, H, S, S)``, where ``fused`` perhaps None.
+
+        ``mask`` is as for attention.
+        """
+        return self._around(x, lambda y: self.self_attn(y, y, y, mask, fused=fused))
 
     def step(self, x: Tensor, keys: Tensor, values: Tensor, slots: Slots) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """The next tokens, ``(B, n, D) -> (B, n, D)``, and the cache with them: see :class:`MultiHeadedAttention`."""
@@ -142,12 +145,15 @@ class Decoder(nn.Module):
         self.blocks = nn.ModuleList([Block(d_model, num_heads, *form) for _ in range(num_blocks)])
         self.norm = new_norm(variant.norm if variant.norm_position != "post" else "none", d_model, variant.bias_norm)
 
-    def forward(self, x: Tensor, *, details: bool = True) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
+    def forward(
+        self, x: Tensor, *, details: bool = True, fused: bool = False
+    ) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
         """Run the blocks.
 
         Args:
             x: embeddings, ``(B, S, D)``.
             details: whether to keep what the blocks compute on their way.
+            fused: whether attention without details may be one operation, which rounds otherwise.
 
         Returns:
             Outputs ``(B, S, D)``, then the hidden states ``(B, L + 1, S, D)``, the input first and the last before the
@@ -155,7 +161,7 @@ class Decoder(nn.Module):
         """
         hidden_states, attentions = [x], []
         for block in self.blocks:
-            x, attention_weights = block(x)
+            x, attention_weights = block(x, fused=fused and not details)
             if details:
                 hidden_states.append(x)
                 attentions.append(attention_weights)
@@ -228,18 +234,21 @@ class GPT(nn.Module):
         if share_embeddings:
             self.classifier.weight = self.embedding.tokens.weight
 
-    def forward(self, x: Tensor, *, details: bool = True) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
+    def forward(
+        self, x: Tensor, *, details: bool = True, fused: bool = False
+    ) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
         """Predict the next token at every position.
 
         Args:
             x: token indices, ``(B, S)``, int64.
-            details: whether to return what was computed on the way; logits are the same to the bit.
+            details: whether to return what was computed on the way; logits are the same to the bit unless ``fused``.
+            fused: whether attention without details may be one operation, which is sooner and rounds otherwise.
 
         Returns:
             Logits ``(B, S, V)``, then the hidden states ``(B, L + 1, S, D)`` and the attention weights
             ``(B, L, H, S, S)``, or None for both.
         """
-        outputs, kept = self.decoder(self.embedding(x), details=details)
+        outputs, kept = self.decoder(self.embedding(x), details=details, fused=fused)
         return self.classifier(outputs), kept
 
     def start(

@@ -34,11 +34,14 @@ class ModelSettings(Part):
             its place.
         shares_prefixes: equal prefixes have equal states, and the engines that compute them once know the family.
         calling: keyword arguments with which the module is called where nothing but its logits is wanted.
+        fusing: further ones, for attention in one operation, which rounds otherwise than written out; where the task
+            allows it (:func:`shoal.tasks.build.calling`).
     """
 
     reads: ClassVar[str] = "sequence"
     shares_prefixes: ClassVar[bool] = False
     calling: ClassVar[Mapping[str, Any]] = {}
+    fusing: ClassVar[Mapping[str, Any]] = {}
 
     def build(self, sizes: "Sizes") -> "nn.Module":
         """A module with initial values from torch's global generator."""
@@ -178,6 +181,7 @@ class GPTSettings(SequenceModel):
     name: ClassVar[str] = "gpt"
     label: ClassVar[str] = "GPT"
     calling: ClassVar[Mapping[str, Any]] = {"details": False}
+    fusing: ClassVar[Mapping[str, Any]] = {"fused": True}
 
     num_heads: int = setting(
         4, "attention heads", "an integer of at least 1 that divides embedding_size", may_be_open=True, ge=1

@@ -17,6 +17,7 @@ from shoal.decoding.text import generate_texts
 from shoal.fast.denormals import flushed_denormals
 from shoal.lab import Records
 from shoal.spec import RunSpec
+from shoal.tasks.build import calling
 from shoal.tasks.text.ngram import ORDERS, fit_ngram
 from shoal.tasks.text.scoring import in_blocks, score_split
 from shoal.tasks.text.units import TextCounts
@@ -50,7 +51,7 @@ def measured(specs: list[RunSpec], records: Records) -> dict[str, Any]:
     with flushed_denormals():
         for run in [own.id for own in specs if own.id in best]:
             model, own = records.model(run, best[run]), records.specs[run]
-            options: dict[str, Any] = {"batch": own.eval_batch_size, "calling": own.model_part.calling}
+            options: dict[str, Any] = {"batch": own.eval_batch_size, "calling": calling(own)}
             context = own.get("context_length")
             nats = score_split(model, data, context_length=context, **options)
             strided = score_split(model, data, context_length=context, stride=stride_of(context), **options)

@@ -1,6 +1,6 @@
 """From a spec to the things it names: the task's data and a freshly initialised model."""
 
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -35,6 +35,15 @@ def build_model(spec: RunSpec) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(spec.init_seed)  # torch.manual_seed would touch those of devices, too
         return spec.model_part.build(spec.sizes())
+
+
+def calling(spec: RunSpec) -> dict[str, Any]:
+    """Keyword arguments with which the run's model is called where nothing but its logits is wanted.
+
+    Attention in one operation rounds otherwise than written out, so it is for tasks that ask for it.
+    """
+    fusing = spec.model_part.fusing if spec.task_part.fuses else {}
+    return {**spec.model_part.calling, **fusing}
 
 
 def count_run_parameters(spec: RunSpec) -> int:

@@ -78,12 +78,15 @@ class TaskSettings(Part):
         usual_model: the family that learns it where none is named; that of equations where nothing is said.
         shares_prefixes: examples have prefixes in common and the objective is that of next tokens
             (:class:`~shoal.tasks.base.NextToken`), so that engines which compute a prefix once are worth their while.
+        fuses: engine ``plain`` may compute attention, and on the CPU the update of Adam, in one operation each where
+            there is one; both are sooner and round otherwise than many.
     """
 
     suggests: ClassVar[Mapping[str, Any]] = {}
     offers: ClassVar[Sequence[str]] = ("sequence",)
     usual_model: ClassVar[str] = ""
     shares_prefixes: ClassVar[bool] = False
+    fuses: ClassVar[bool] = False
 
     @classmethod
     def suggest(cls, given: Mapping[str, Any]) -> Mapping[str, Any]:

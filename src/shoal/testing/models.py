@@ -11,7 +11,7 @@ from torch.func import functional_call, vmap
 
 from shoal.rules.layout import ROLES, Layout
 from shoal.spec import RunSpec
-from shoal.tasks.build import build_model
+from shoal.tasks.build import build_model, calling
 from shoal.testing.base import Contract, assert_close, stack_of
 from shoal.training.step import evaluate, train_steps
 
@@ -44,7 +44,7 @@ class ModelContract(Contract):
 
     def test_it_gives_logits_first(self, spec: RunSpec, model: nn.Module, tokens: Tensor) -> None:
         """``(B, S) -> (B, S, V)``, finite, as the first of a tuple."""
-        found = model(tokens, **spec.model_part.calling)
+        found = model(tokens, **calling(spec))
         assert isinstance(found, tuple), "forward must return a tuple, of which the logits are the first"
         assert found[0].shape == (*tokens.shape, spec.sizes().vocabulary_size)
         assert found[0].is_floating_point() and bool(found[0].isfinite().all())
@@ -89,14 +89,14 @@ class ModelContract(Contract):
         leaves = {name: tensor.detach().requires_grad_(tensor.is_floating_point()) for name, tensor in states.items()}
 
         def one(own: dict[str, Tensor]) -> Tensor:
-            logits: Tensor = functional_call(models[0], own, (tokens,), dict(spec.model_part.calling))[0]
+            logits: Tensor = functional_call(models[0], own, (tokens,), calling(spec))[0]
             return logits
 
         lifted = vmap(one)(leaves)  # (R, B, S, V)
         own_of = torch.autograd.grad(lifted.square().mean((1, 2, 3)).sum(), list(leaves.values()), allow_unused=True)
         gradients = dict(zip(leaves, own_of, strict=True))
         for place, own in enumerate(models):
-            logits = own(tokens, **spec.model_part.calling)[0]
+            logits = own(tokens, **calling(spec))[0]
             assert_close(lifted[place], logits, self.tolerance, f"logits of member {place}")
             named = {name: parameter for name, parameter in own.named_parameters() if parameter.requires_grad}
             alone = torch.autograd.grad(logits.square().mean(), list(named.values()), allow_unused=True)
@@ -141,7 +141,7 @@ class ModelContract(Contract):
 
     def _logits(self, spec: RunSpec, model: nn.Module, tokens: Tensor) -> Tensor:
         with torch.no_grad():
-            logits: Tensor = model(tokens, **spec.model_part.calling)[0]
+            logits: Tensor = model(tokens, **calling(spec))[0]
         return logits
 
 

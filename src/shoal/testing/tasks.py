@@ -15,7 +15,7 @@ from shoal.measures import Measures
 from shoal.spec import RunSpec
 from shoal.spec.known import known_settings
 from shoal.tasks.base import Batch, Task
-from shoal.tasks.build import build_model, build_task
+from shoal.tasks.build import build_model, build_task, calling
 from shoal.testing.base import Contract, assert_close, digest, stack_of
 from shoal.training.step import evaluate
 
@@ -55,7 +55,7 @@ class TaskContract(Contract):
 
         def reading(*inputs: Any) -> Any:
             read.append(tuple(x for x in inputs if isinstance(x, Tensor) and not x.is_floating_point()))
-            return model(*inputs, **spec.model_part.calling)
+            return model(*inputs, **calling(spec))
 
         for indices in (_drawn(task), *task.scored.values()):
             task.objective(reading, _batch(task, indices))
@@ -181,7 +181,7 @@ class TaskContract(Contract):
     def _score(self, spec: RunSpec, task: Task, batch: Batch) -> dict[str, Tensor]:
         model = build_model(spec).eval()
         with torch.no_grad():
-            return task.objective(lambda *x: model(*x, **spec.model_part.calling), batch)
+            return task.objective(lambda *x: model(*x, **calling(spec)), batch)
 
 
 def _limits(spec: RunSpec) -> list[tuple[int, int]]:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from shoal.errors import LabError, UserError
-from shoal.fast.engine import available
+from shoal.fast.engine import available, uses_kernels
 from shoal.fast.fused import fused_kernels
 from shoal.lab.cohort import CohortFolder
 from shoal.registry import TASKS
@@ -74,13 +74,20 @@ def engine_of(folder: CohortFolder, device: torch.device) -> str:
     return engine
 
 
-def kernels_of(folder: CohortFolder, sessions: Iterable[Mapping[str, Any]], device: torch.device) -> str:
-    """The kernels of this machine, for the record, which says what those of the sessions before were."""
+def kernels_of(
+    folder: CohortFolder, sessions: Iterable[Mapping[str, Any]], engine: str, spec: RunSpec, device: torch.device
+) -> dict[str, str]:
+    """``kernels``, those of this machine, for the record, which says what those of the sessions before were.
+
+    Nothing where kernels compute nothing of the cohort.
+    """
+    if not uses_kernels(engine, spec, device):
+        return {}
     key = fused_kernels(device).key
     if any(session.get("kernels", key) != key for session in sessions):
         warnings.warn(
-            f"cohort {folder.id} goes on with kernels compiled otherwise than before (another compiler, device or "
-            "version of shoal): the last bits of what follows will differ",
+            f"cohort {folder.id} goes on with kernels compiled otherwise than before (another or no compiler, another "
+            "device or version of shoal): the last bits of what follows will differ",
             stacklevel=2,
         )
-    return key
+    return {"kernels": key}

@@ -102,8 +102,7 @@ class Session:
         self._fitting(self._restore)
         self.status = folder.status()
         made_with = {**environment(options.device), "precision": self.shared.precision, "engine": self.engine}
-        if self.engine == "compiled":
-            made_with["kernels"] = kernels_of(folder, self.status["sessions"], options.device)
+        made_with |= kernels_of(folder, self.status["sessions"], self.engine, self.shared, options.device)
         self.status["sessions"].append({"from_step": self._mean_step(), **made_with})
         self.began = self.flushed = time.monotonic()
         self.began_cpu = time.process_time()

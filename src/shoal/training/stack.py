@@ -24,7 +24,7 @@ from shoal.rules.layout import Layout
 from shoal.rules.schedules import schedule_of
 from shoal.rules.updates import Hyper
 from shoal.tasks.base import Batch, Task
-from shoal.tasks.build import build_model, build_task
+from shoal.tasks.build import build_model, build_task, calling
 from shoal.tasks.sampling import Form, FormSampler
 from shoal.training.forms import check_forms, in_order, passes_of
 from shoal.training.launches import Launches
@@ -71,6 +71,7 @@ class Stack:
         self.task = tasks[0]
         self.measured = [measure.name for measure in cohort.shared.task_part.measures().recorded]
         self.model = models[0].to(device)
+        self.calling = calling(cohort.shared)
         self.layout = Layout.of(self.model, cohort.shared.model_part.roles(self.model), device)
         self.tied = _tied(self.model)
         self.theta = torch.stack([_flat(model) for model in models]).to(device).requires_grad_()  # (R, P)
@@ -96,7 +97,7 @@ class Stack:
     def _place_optimizer(self) -> None:
         shared = self.cohort.shared
         self.update = shared.rule.build()
-        self.fused_update = fused_update(self.engine, shared.rule.kernel, self.device)
+        self.fused_update = fused_update(self.engine, shared, self.device)
         self.optimizer_state = {name: torch.zeros_like(self.theta.detach()) for name in shared.rule.state}  # (R, P)
         self.schedule = schedule_of(self.cohort.members, self.device)
         self.hyper = {name: self._column(name) for name in (*shared.rule.numbers(), "clip")}
@@ -210,11 +211,10 @@ class Stack:
         self.model.train(training)
         objective = (self.task.training_objective if training else None) or self.task.objective
         keys = self._dropout_keys() if training else {}
-        calling = dict(self.cohort.shared.model_part.calling)
 
         def one(own: Mapping[str, Tensor], keys: Mapping[str, Tensor], batch: Batch) -> dict[str, Tensor]:
             state = {**self.frozen, **own, **keys}
-            return objective(lambda *x: functional_call(self.model, state, x, calling), batch)
+            return objective(lambda *x: functional_call(self.model, state, x, self.calling), batch)
 
         batch, known = self.task.batch_in(form), (form, indices.shape[1])
         lifted = partial(vmap(one), self.parameters(), keys, vmap(batch)(self.tensors, indices))

@@ -59,6 +59,7 @@ class Text(TaskSettings):
     name: ClassVar[str] = "text"
     label: ClassVar[str] = "text"
     reads_files: ClassVar[bool] = True
+    fuses: ClassVar[bool] = True
     suggests: ClassVar[Mapping[str, Any]] = {
         "train_batch_size": 32,
         "eval_batch_size": 64,
