@@ -25,6 +25,7 @@ COMMANDS = {
     "check": "examine a lab: checksums, ids, lists and copies; --repair mends what it can without losing anything",
     "resume": "go on with everything that was interrupted",
     "generate": "let kept models of text go on with a prompt",
+    "translate": "let kept models answer every line of a file; --reference scores what they write",
     "certify": "retrain runs alone and compare them with the stack that trained them",
     "fit": "fit a scaling law to a table of training runs",
     "score": "BLEU and chrF of translations in files, their intervals and paired tests",

@@ -49,6 +49,7 @@ class PairSettings(TaskSettings):
     """
 
     offers: ClassVar[tuple[str, ...]] = ("sequence", "pair", "source")
+    scores: ClassVar[tuple[str, ...]] = ("exact match",)  # what is told of texts that models write
     usual_model: ClassVar[str] = "encoder_decoder"
     suggests: ClassVar[Mapping[str, Any]] = {
         "train_batch_size": 128,

@@ -51,6 +51,7 @@ class Translation(PairSettings):
     name: ClassVar[str] = "translation"
     label: ClassVar[str] = "translation"
     reads_files: ClassVar[bool] = True
+    scores: ClassVar[tuple[str, ...]] = ("BLEU", "BLEU lc", "chrF2", "exact match")
 
     source: File = _file("sentences to translate that train")
     target: File = _file("their translations, line by line")
