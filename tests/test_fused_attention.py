@@ -15,6 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import shoal
 from shoal.fast.build import Kernels, kernels
+from shoal.fast.engine import uses_kernels
 from shoal.lab.cohort import CohortFolder
 from shoal.models import GPT, MultiHeadedAttention
 from shoal.models.fused_attention import fused_attention
@@ -141,6 +142,13 @@ def test_what_the_operation_does_not_say_is_written_out(case):
         assert weights is not None
         found.append(outputs)
     assert torch.equal(*found)
+
+
+def test_on_another_device_than_the_cpu_nothing_is_fused(tmp_path):
+    attention, x = attention_of()
+    assert attention.to("meta")(x.to("meta"), x.to("meta"), x.to("meta"), fused=True)[1] is not None
+    spec = of_text(tmp_path)[0]
+    assert [uses_kernels("plain", spec, torch.device(name)) for name in ("cpu", "cuda")] == [True, False]
 
 
 def test_without_dropout_in_evaluation_the_weights_are_not_made():

@@ -42,7 +42,7 @@ class Rule(Part):
         state: what it keeps for each parameter, from 0.
         temporaries: numbers per parameter that it needs for a moment, where that is more than a few.
         is_decoupled: the weight decay shrinks the parameters themselves, by ``1 - lr weight_decay``.
-        kernel: the kernel of the engine ``compiled`` that does the same, if there is one.
+        kernel: the kernel of the engine ``compiled`` that does the same but for rounding, if there is one.
     """
 
     state: ClassVar[tuple[str, ...]] = ()
