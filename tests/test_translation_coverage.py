@@ -7,10 +7,9 @@ import numpy as np
 import pytest
 from test_translation_scores import simulated
 
+from shoal.analysis.corpus_scores import SentenceStatistics, bleu
 from shoal.analysis.sentence_scores import BLEU, EXACT, text_scores
 from shoal.analysis.translation import (
-    SentenceStatistics,
-    bleu,
     compare_settings,
     score_interval,
 )

@@ -9,10 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from shoal.analysis.corpus_scores import SentenceStatistics, bleu
 from shoal.analysis.sentence_scores import BLEU, BLEU_LC, CHRF2, EXACT, TOKENIZERS, text_scores
 from shoal.analysis.translation import (
-    SentenceStatistics,
-    bleu,
     compare_all,
     compare_settings,
     score_interval,

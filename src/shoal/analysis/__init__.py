@@ -15,6 +15,7 @@ from shoal.analysis.times import at_least, first_step_at_least, time_to
 
 if TYPE_CHECKING:
     from shoal.analysis.comparison import Metric, compare, pairs
+    from shoal.analysis.corpus_scores import SentenceStatistics
     from shoal.analysis.factorial import Decomposition, decompose
     from shoal.analysis.log_rank import LogRankTest, logrank, logrank_pairs
     from shoal.analysis.power_law import PowerLaw, PowerLawFit, fit_power_law
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from shoal.analysis.translation import (
         ScoreDifference,
         ScoreInterval,
-        SentenceStatistics,
         compare_all,
         compare_settings,
         score_interval,
@@ -79,6 +79,7 @@ __all__ = [
 # No module may have the name of what is in it, or importing it would put the module in that name's place.
 _HOMES = {
     "comparison": ("Metric", "compare", "pairs"),
+    "corpus_scores": ("SentenceStatistics",),
     "factorial": ("Decomposition", "decompose"),
     "log_rank": ("LogRankTest", "logrank", "logrank_pairs"),
     "power_law": ("PowerLaw", "PowerLawFit", "fit_power_law"),
@@ -89,7 +90,6 @@ _HOMES = {
     "translation": (
         "ScoreDifference",
         "ScoreInterval",
-        "SentenceStatistics",
         "compare_all",
         "compare_settings",
         "score_interval",
