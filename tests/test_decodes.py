@@ -238,4 +238,7 @@ def test_a_linked_folder_is_refused(lab, name, tmp_path):
     for records in (before, before.snapshot()):  # of those who looked before
         with pytest.raises(UserError, match="link"):
             records.keep_scores(decode, [REFERENCE])
+        if name == "decodes":
+            with pytest.raises(LabError, match="link"):
+                records.keep_hypotheses(RUNS[0], 99, "test", SAID, SOURCE)
     assert not list(Path(tmp_path / "elsewhere").iterdir())

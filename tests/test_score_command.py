@@ -141,7 +141,8 @@ def test_without_the_library_one_line_names_the_extra(here, monkeypatch, capsys)
 
 def test_help_and_mistakes_answer_without_what_computes():
     heavy = "[m for m in ('torch', 'polars', 'numpy', 'sacrebleu') if m in sys.modules]"
-    code = f"import sys; from shoal.cli import main; print(main(['score', 'a', '--tokenize', 'x', '--reference', 'b']), {heavy})"
+    words = ["score", "a", "--tokenize", "x", "--reference", "b"]
+    code = f"import sys; from shoal.cli import main; print(main({words}), {heavy})"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout == "2 []\n"
     assert command._TOKENIZERS == sentence_scores.TOKENIZERS

@@ -9,10 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from shoal.analysis.corpus_scores import SentenceStatistics, bleu
 from shoal.analysis.sentence_scores import BLEU, BLEU_LC, CHRF2, EXACT, TOKENIZERS, text_scores
 from shoal.analysis.translation import (
-    SentenceStatistics,
-    bleu,
     compare_all,
     compare_settings,
     score_interval,
@@ -138,12 +137,13 @@ def test_a_mean_of_sentence_scores_is_another_number():
     assert abs(scored(said, wanted) - one_by_one) > 0.5
 
 
-def test_what_the_library_warns_of_is_passed_on_and_not_printed(capfd):
+def test_what_the_library_warns_of_is_passed_on_and_not_printed(capfd, caplog):
     said = ["a dog runs ."] * 100
     found = text_scores([said], [said])
     assert any("detokenize" in line for line in found.warnings)
     assert len(set(found.warnings)) == len(found.warnings)
     assert capfd.readouterr() == ("", "")
+    assert not caplog.records
 
 
 def test_line_ends_and_white_space_count_as_in_a_file():
@@ -213,10 +213,10 @@ def test_intervals_come_out_the_same_twice_and_differ_with_the_seed():
 
 def test_what_the_sentences_do_to_all_seeds_does_not_average_out_over_seeds():
     rng = np.random.default_rng(6)
-    shared = np.repeat(rng.standard_normal((1, 300)), 40, axis=0)
+    shared = np.repeat(rng.standard_normal((1, 300)), 4, axis=0)
     widths = [score_interval(SentenceStatistics.of_numbers("x", rows, (-9, 9)), 1000) for rows in (shared[:1], shared)]
     alone, many = (found.high - found.low for found in widths)
-    assert many == pytest.approx(alone, rel=0.02)
+    assert many == pytest.approx(alone, rel=0.03)
 
 
 def test_of_seeds_alone_the_interval_is_student_s():

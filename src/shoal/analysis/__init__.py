@@ -15,12 +15,21 @@ from shoal.analysis.times import at_least, first_step_at_least, time_to
 
 if TYPE_CHECKING:
     from shoal.analysis.comparison import Metric, compare, pairs
+    from shoal.analysis.corpus_scores import SentenceStatistics
     from shoal.analysis.factorial import Decomposition, decompose
     from shoal.analysis.log_rank import LogRankTest, logrank, logrank_pairs
     from shoal.analysis.power_law import PowerLaw, PowerLawFit, fit_power_law
     from shoal.analysis.scaling import ScalingFit, fit_scaling
     from shoal.analysis.scaling_law import ScalingLaw
+    from shoal.analysis.sentence_scores import TextScores, text_scores
     from shoal.analysis.survival import kaplan_meier, median_time, restricted_times, survival_summary
+    from shoal.analysis.translation import (
+        ScoreDifference,
+        ScoreInterval,
+        compare_all,
+        compare_settings,
+        score_interval,
+    )
     from shoal.analysis.trends import SlopeDifference, TrendEstimate, slope_difference, trend
 
 __all__ = [
@@ -31,10 +40,16 @@ __all__ = [
     "PowerLawFit",
     "ScalingFit",
     "ScalingLaw",
+    "ScoreDifference",
+    "ScoreInterval",
+    "SentenceStatistics",
     "SlopeDifference",
+    "TextScores",
     "TrendEstimate",
     "at_least",
     "compare",
+    "compare_all",
+    "compare_settings",
     "compute_sequences",
     "decompose",
     "extrema",
@@ -51,8 +66,10 @@ __all__ = [
     "median_time",
     "pairs",
     "restricted_times",
+    "score_interval",
     "slope_difference",
     "survival_summary",
+    "text_scores",
     "time_to",
     "training_flop",
     "trend",
@@ -62,12 +79,21 @@ __all__ = [
 # No module may have the name of what is in it, or importing it would put the module in that name's place.
 _HOMES = {
     "comparison": ("Metric", "compare", "pairs"),
+    "corpus_scores": ("SentenceStatistics",),
     "factorial": ("Decomposition", "decompose"),
     "log_rank": ("LogRankTest", "logrank", "logrank_pairs"),
     "power_law": ("PowerLaw", "PowerLawFit", "fit_power_law"),
     "scaling": ("ScalingFit", "fit_scaling"),
     "scaling_law": ("ScalingLaw",),
+    "sentence_scores": ("TextScores", "text_scores"),
     "survival": ("kaplan_meier", "median_time", "restricted_times", "survival_summary"),
+    "translation": (
+        "ScoreDifference",
+        "ScoreInterval",
+        "compare_all",
+        "compare_settings",
+        "score_interval",
+    ),
     "trends": ("SlopeDifference", "TrendEstimate", "slope_difference", "trend"),
 }
 

@@ -1,7 +1,7 @@
 """What sacreBLEU counts in each sentence: BLEU, BLEU in lower case and chrF2, and whether the sentence is right.
 
 Texts are detokenised and cased: what a reader would see. The counts of a sentence, its tokenisation and the signature
-are the library's (extra ``translation``); what is made of their sums is in :mod:`shoal.analysis.translation`, and is
+are the library's (extra ``translation``); what is made of their sums is in :mod:`shoal.analysis.corpus_scores`, and is
 the library's corpus score to 1e-9.
 
 Source: Post 2018, "A Call for Clarity in Reporting BLEU Scores".
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from shoal.analysis.translation import BLEU_ORDERS, Array, SentenceStatistics, bleu, chrf2
+from shoal.analysis.corpus_scores import BLEU_ORDERS, Array, SentenceStatistics, bleu, chrf2
 from shoal.errors import UserError, nearest
 
 if TYPE_CHECKING:
