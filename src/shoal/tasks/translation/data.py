@@ -40,7 +40,7 @@ class TranslationData:
         codec: from lines to tokens and back.
         counts: of the targets that validate: ``targets``, ``tokens``, ``characters``, ``bytes``, ``words``.
         told: of each split ``train_`` and ``valid_``: pairs with an ``empty`` side and pairs with one that is too
-            ``long``; and ``duplicates``, sources that validate and stand in the training split, too.
+            ``long``; and ``duplicates``, pairs that validate whose source stands in the training file, too.
         scored_lines: places, from 0, in the validation files of the pairs that validate.
     """
 
@@ -127,8 +127,8 @@ def encode_parallel(text: ParallelText, encoding: Encoding) -> TranslationData:
     _check_split(
         "validation", "valid_source", len(sources) - n, len(text.lines["valid_source"]), told, "valid", encoding
     )
-    known = set(text.lines["source"])
-    told["duplicates"] = sum(line in known for line in text.lines["valid_source"])
+    known = set(map(codec.prepared, text.lines["source"]))
+    told["duplicates"] = sum(codec.prepared(text.lines["valid_source"][place]) in known for place in scored_lines)
     counts = count_targets(scored_texts, sum(len(row) + 1 for row in targets[n:]))
     return TranslationData(Pairs.of(sources, targets), n, codec, counts, told, scored_lines)
 
@@ -139,8 +139,9 @@ def _check_split(
     if left:
         return
     raise UserError(
-        f"no pair of the {lines:,} of the {words} split ({name}) is left: {told[f'{split}_empty']:,} have an empty side "
-        f"and {told[f'{split}_long']:,} more than max_length={encoding.max_length} tokens; too_long=cut keeps these"
+        f"no pair of the {lines:,} of the {words} split ({name}) is left: {told[f'{split}_empty']:,} have an empty "
+        f"side and {told[f'{split}_long']:,} more than max_length={encoding.max_length} tokens; too_long=cut keeps "
+        "these"
     )
 
 

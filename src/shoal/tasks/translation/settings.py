@@ -225,8 +225,8 @@ class Translation(PairSettings):
         return [
             f"beside, of pairs {str(kept.get('pair_key', ''))[:8]}: {counts['targets']:,} targets validate, of "
             f"{counts['tokens']:,} tokens with EOS and {counts['words']:,} words; longer than {left['max_length']} "
-            f"tokens and {done}: {long:,} to train on and {valid_long:,} to validate on; with an empty side and left out: "
-            f"{empty:,} and {valid_empty:,}; validation sources that train, too: {left['duplicates']:,}"
+            f"tokens and {done}: {long:,} to train on and {valid_long:,} to validate on; with an empty side and left "
+            f"out: {empty:,} and {valid_empty:,}; validation sources that train, too: {left['duplicates']:,}"
         ]
 
     def place(self) -> tuple[str, Mapping[str, Any]] | None:
