@@ -3,8 +3,11 @@
 import torch
 from torch import nn
 
+from shoal.errors import LabError, UserError
+from shoal.registry import short
 from shoal.spec import RunSpec
 from shoal.tasks.base import Task
+from shoal.tasks.settings import Counts
 
 
 def build_task(spec: RunSpec) -> Task:
@@ -33,5 +36,20 @@ def count_run_parameters(spec: RunSpec) -> int:
 
 def count_examples(spec: RunSpec) -> tuple[int, int]:
     """Examples that training draws from, and those that an evaluation scores; for equations all of them."""
-    counts = spec.task_part.counts()
+    counts = counts_of(spec)
     return counts.drawn, counts.scored
+
+
+def counts_of(spec: RunSpec) -> Counts:
+    """How much data a run has.
+
+    Raises:
+        UserError: its data are not there; or the task is someone else's and does not say it.
+    """
+    try:
+        return spec.task_part.counts()
+    except (UserError, LabError):
+        raise
+    except Exception as error:
+        said = " ".join(str(error).split())
+        raise UserError(f"task {short(spec.task)} cannot count its data: {type(error).__name__}: {said}") from error
