@@ -179,7 +179,13 @@ TASKS: Registry[Any] = Registry(
 MODELS: Registry[Any] = Registry(
     "model",
     "shoal.models.settings:ModelSettings",
-    {"lstm": "shoal.models.settings:LSTMSettings", "gpt": "shoal.models.settings:GPTSettings"},
+    {
+        "lstm": "shoal.models.settings:LSTMSettings",
+        "gpt": "shoal.models.settings:GPTSettings",
+        "encoder_decoder": "shoal.models.pair_settings:EncoderDecoderSettings",
+        "encoder_translator": "shoal.models.pair_settings:EncoderTranslatorSettings",
+        "lstm_encoder_decoder": "shoal.models.pair_settings:LSTMEncoderDecoderSettings",
+    },
 )
 RULES: Registry[Any] = Registry(
     "optimizer",

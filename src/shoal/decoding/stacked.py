@@ -12,16 +12,15 @@ from torch.func import functional_call, vmap
 from shoal.models.cache import DecodingState, select
 
 
-class _Step(nn.Module):
-    """A model's step as the forward pass of a module, which is all that ``functional_call`` calls."""
+class _Method(nn.Module):
+    """A model's method as the forward pass of a module, which is all that ``functional_call`` calls."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, name: str) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.name = model, name
 
     def forward(self, *args: Any, **options: Any) -> Any:
-        model: Any = self.model
-        return model.step(*args, **options)
+        return getattr(self.model, self.name)(*args, **options)
 
 
 class Stacked:
@@ -40,13 +39,32 @@ class Stacked:
         self.parameters = {f"model.{name}": tensor for name, tensor in parameters.items()}
         first = next(iter(parameters.values()))
         self.size, self.device, self.dtype = first.shape[0], first.device, first.dtype
-        self._step = _Step(model)
+        self._begin, self._step = _Method(model, "begin"), _Method(model, "step")
 
     def start(self, batch_size: int, length: int) -> DecodingState:
         """The state of ``N = batch_size`` rows that can have ``length`` tokens, ``(R, N, …)`` each."""
         model: Any = self.model
         state: DecodingState = model.start(batch_size, length, device=self.device, dtype=self.dtype)
         return {name: tensor.expand(self.size, *tensor.shape) for name, tensor in state.items()}
+
+    def begin(self, source: Tensor, seen: Tensor, length: int) -> DecodingState:
+        """The state of ``N`` rows before the first token of their targets, of a model that reads pairs.
+
+        Args:
+            source: of each row, the same of every member, ``(N, S)``, int64.
+            seen: which of its tokens count, ``(N, S)``, bool.
+            length: tokens that a target can have.
+
+        Returns:
+            ``(R, N, …)`` each; what begins with ``memory`` is of the source and stays.
+        """
+
+        def one(parameters: dict[str, Tensor]) -> DecodingState:
+            state: DecodingState = functional_call(self._begin, parameters, (source, seen, length))
+            return state
+
+        found: DecodingState = vmap(one)(self.parameters)
+        return found
 
     def step(
         self, tokens: Tensor, state: Mapping[str, Tensor], counts: Tensor | None = None, *, last: bool = False

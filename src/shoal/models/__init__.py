@@ -7,10 +7,14 @@ if TYPE_CHECKING:
     from shoal.models.attention import MultiHeadedAttention
     from shoal.models.cache import DecodingState, select
     from shoal.models.embedding import GPTEmbedding
+    from shoal.models.encoder import Encoder
+    from shoal.models.encoder_decoder import CrossBlock, CrossDecoder, EncoderDecoder
+    from shoal.models.encoder_translator import EncoderTranslator
     from shoal.models.families import attention_parameters, count_parameters, decoder_parameters, lstm_parameters
     from shoal.models.feed_forward import SwiGLU
     from shoal.models.gpt import GPT, Block, Decoder, Variant
     from shoal.models.lstm import LSTM, LSTMLM, LSTMCell
+    from shoal.models.lstm_encoder_decoder import LSTMEncoder, LSTMEncoderDecoder, LuongAttention
     from shoal.models.norms import LayerNorm, RMSNorm
     from shoal.models.settings import ModelSettings
 
@@ -19,11 +23,19 @@ __all__ = [
     "LSTM",
     "LSTMLM",
     "Block",
+    "CrossBlock",
+    "CrossDecoder",
     "Decoder",
     "DecodingState",
+    "Encoder",
+    "EncoderDecoder",
+    "EncoderTranslator",
     "GPTEmbedding",
     "LSTMCell",
+    "LSTMEncoder",
+    "LSTMEncoderDecoder",
     "LayerNorm",
+    "LuongAttention",
     "ModelSettings",
     "MultiHeadedAttention",
     "RMSNorm",
@@ -42,9 +54,13 @@ _HOMES = {
     "attention": ("MultiHeadedAttention",),
     "cache": ("DecodingState", "select"),
     "embedding": ("GPTEmbedding",),
+    "encoder": ("Encoder",),
+    "encoder_decoder": ("CrossBlock", "CrossDecoder", "EncoderDecoder"),
+    "encoder_translator": ("EncoderTranslator",),
     "feed_forward": ("SwiGLU",),
     "gpt": ("GPT", "Block", "Decoder", "Variant"),
     "lstm": ("LSTM", "LSTMLM", "LSTMCell"),
+    "lstm_encoder_decoder": ("LSTMEncoder", "LSTMEncoderDecoder", "LuongAttention"),
     "norms": ("LayerNorm", "RMSNorm"),
     "settings": ("ModelSettings",),
 }

@@ -16,6 +16,13 @@ from shoal.models.dropout import Dropout
 from shoal.models.positions import rotary_angles, rotate
 
 
+def softmax_of_seen(scores: Tensor, seen: Tensor) -> Tensor:
+    """Softmax over what may be seen, ``(*dims, K)``, True = may be seen; 0 elsewhere, and where nothing may be."""
+    blind = ~seen.any(dim=-1, keepdim=True)  # (*dims, 1)
+    # They look at everything and count for nothing: a softmax of -inf alone is NaN, and so is its gradient.
+    return scores.masked_fill(~(seen | blind), -math.inf).softmax(dim=-1).masked_fill(blind, 0.0)
+
+
 class MultiHeadedAttention(nn.Module):
     """Scaled dot-product attention with ``H`` heads of size ``D / H``.
 
@@ -76,9 +83,7 @@ class MultiHeadedAttention(nn.Module):
             return scores.softmax(dim=-1)
         if not some_see_none:
             return scores.masked_fill(~seen, -math.inf).softmax(dim=-1)
-        blind = ~seen.any(dim=-1, keepdim=True)  # (…, Q, 1)
-        # They look at everything and count for nothing: a softmax of -inf alone is NaN, and so is its gradient.
-        return scores.masked_fill(~(seen | blind), -math.inf).softmax(dim=-1).masked_fill(blind, 0.0)
+        return softmax_of_seen(scores, seen)
 
     def visible(self, queries: int, keys: int, device: torch.device) -> Tensor:
         """Which keys a query may see where attention is causal, ``(queries, keys)``, bool.
@@ -140,6 +145,18 @@ class MultiHeadedAttention(nn.Module):
         if self.rotary:
             q, k = self.rotate(q, k.shape[-2] - q.shape[-2]), self.rotate(k)
         context, attention_weights = self.apply_attention(q, k, v, mask)
+        return self.W_O(context), attention_weights
+
+    def remember(self, memory: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values of what :meth:`look_up` attends to, ``(B, K, D) -> (B, H, K, head_size)`` each."""
+        return self.split_heads(self.W_K(memory)), self.split_heads(self.W_V(memory))
+
+    def look_up(self, x: Tensor, memory: tuple[Tensor, Tensor], mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Cross-attention: as :meth:`forward`, of queries ``(B, Q, D)`` over the keys and values of :meth:`remember`.
+
+        Nothing is turned: the two sequences have no positions in common.
+        """
+        context, attention_weights = self.apply_attention(self.split_heads(self.W_Q(x)), *memory, mask)
         return self.W_O(context), attention_weights
 
     def step(self, x: Tensor, keys: Tensor, values: Tensor, slots: Slots) -> tuple[Tensor, tuple[Tensor, Tensor]]:

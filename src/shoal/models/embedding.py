@@ -3,6 +3,8 @@
 Shapes: ``B`` batch, ``S`` sequence, ``D`` width.
 """
 
+import math
+
 import torch
 from torch import Tensor, nn
 
@@ -12,6 +14,8 @@ from shoal.models.positions import SINUSOIDAL
 
 class GPTEmbedding(nn.Module):
     """Token embedding plus the table of positions: fixed sinusoidal, learned, or none.
+
+    With ``scale`` tokens, but not positions, are multiplied by ``sqrt(D)``, as in Vaswani et al. 2017, section 3.4.
 
     Attributes:
         n_positions: rows of the table; None where there is none.
@@ -27,9 +31,11 @@ class GPTEmbedding(nn.Module):
         padding_index: int | None = None,
         kind: str = "sinusoidal",
         dropout: float | None = None,
+        scale: bool = False,
     ) -> None:
         super().__init__()
         self.kind = kind
+        self.scale = math.sqrt(embedding_size) if scale else None
         self.n_positions = n_max_positions if kind in SINUSOIDAL or kind == "learned" else None
         self.tokens = nn.Embedding(vocabulary_size, embedding_size, padding_idx=padding_index)
         if kind in SINUSOIDAL:
@@ -59,6 +65,8 @@ class GPTEmbedding(nn.Module):
         A position past the table's end has its last row; so many tokens at once are refused with a ValueError.
         """
         embedded: Tensor = self.tokens(tokens)
+        if self.scale is not None:
+            embedded = embedded * self.scale
         if self.n_positions is not None:
             if positions is None and tokens.shape[1] > self.n_positions:
                 raise ValueError(f"the table of positions ends at {self.n_positions}, got {tokens.shape[1]} tokens")

@@ -65,9 +65,18 @@ def decoder_parameters(
     d = num_heads * head_size
     attention = attention_parameters(num_heads, head_size, bias)
     ffn = feed_forward_parameters(d, multiplier, non_linearity, variant.bias_ffn)
-    norm = {"layernorm": d + d * variant.bias_norm, "rmsnorm": d, "none": 0}[variant.norm]
+    norm = norm_parameters(d, variant)
     last = norm if variant.norm_position != "post" else 0
     return num_layers * (attention + ffn + 2 * norm) + last
+
+
+def norm_parameters(width: int, variant: Variant = PRACTICAL) -> int:
+    """Learnable parameters of one norm.
+
+    >>> norm_parameters(128)
+    256
+    """
+    return {"layernorm": width + width * variant.bias_norm, "rmsnorm": width, "none": 0}[variant.norm]
 
 
 def count_parameters(model: nn.Module, roles: Mapping[str, str] | None = None) -> int:
@@ -113,7 +122,7 @@ def build_lstm(config: Any, sizes: Any) -> nn.Module:
         bias_classifier=config.bias_classifier,
         share_embeddings=config.share_embeddings,
     )
-    return _initialised(model, config, own="xavier")
+    return initialised(model, config, own="xavier")
 
 
 def count_lstm(config: Any, vocabulary_size: int) -> int:
@@ -137,12 +146,12 @@ def build_gpt(config: Any, sizes: Any) -> nn.Module:
         bias_attention=config.bias,
         bias_classifier=config.bias_classifier,
         share_embeddings=config.share_embeddings,
-        **_variant(config),
+        **variant_of(config),
     )
-    return _initialised(model, config, own="torch")
+    return initialised(model, config, own="torch")
 
 
-def _variant(config: Any) -> dict[str, Any]:
+def variant_of(config: Any) -> dict[str, Any]:
     """The settings that make a :class:`~shoal.models.Variant`; one that a config does not have is the practical's."""
     return {field.name: getattr(config, field.name, field.default) for field in fields(Variant)}
 
@@ -157,12 +166,12 @@ def count_gpt(config: Any, vocabulary_size: int) -> int:
         config.multiplier,
         config.bias,
         config.non_linearity,
-        Variant(**_variant(config)),
+        Variant(**variant_of(config)),
     )
     return decoder + _classifier_parameters(config, config.embedding_size, vocabulary_size)
 
 
-def _initialised(model: nn.Module, config: Any, own: str) -> nn.Module:
+def initialised(model: nn.Module, config: Any, own: str) -> nn.Module:
     """The model with the initial values that were asked for, where they are not its own."""
     if config.initialisation != own:
         INITIALISATIONS[config.initialisation](model, config.embedding_size)

@@ -77,6 +77,7 @@ class Block(nn.Module):
         non_linearity: str = "gelu",
         bias: bool = True,
         variant: Variant = PRACTICAL,
+        causal: bool = True,
     ) -> None:
         super().__init__()
         self.norm_position = variant.norm_position
@@ -86,6 +87,7 @@ class Block(nn.Module):
             num_heads,
             bias,
             rotary=variant.positions == "rotary",
+            causal=causal,
             dropout=dropout if is_everywhere else None,
         )
         self.self_attn_drop = Dropout(dropout) if is_everywhere else nn.Identity()
@@ -94,9 +96,9 @@ class Block(nn.Module):
         self.ffn_drop = Dropout(dropout)
         self.ffn_norm = new_norm(variant.norm, d_model, variant.bias_norm)
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """``(B, S, D) -> (B, S, D)`` and attention weights ``(B, H, S, S)``."""
-        return self._around(x, lambda y: self.self_attn(y, y, y))
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """``(B, S, D) -> (B, S, D)`` and attention weights ``(B, H, S, S)``; ``mask`` as for attention."""
+        return self._around(x, lambda y: self.self_attn(y, y, y, mask))
 
     def step(self, x: Tensor, keys: Tensor, values: Tensor, slots: Slots) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """The next tokens, ``(B, n, D) -> (B, n, D)``, and the cache with them: see :class:`MultiHeadedAttention`."""
@@ -104,14 +106,21 @@ class Block(nn.Module):
 
     def _around(self, x: Tensor, attend: Callable[[Tensor], tuple[Tensor, Kept]]) -> tuple[Tensor, Kept]:
         """The block around an attention, and what else that gives."""
-        if self.norm_position != "post":
-            normed = self.self_attn_norm(x)
-            attended, kept = attend(normed)
-            x = self.self_attn_drop(attended) + (normed if self.norm_position == "pre_stream" else x)
-            return x + self.ffn_drop(self.ffn(self.ffn_norm(x))), kept
-        attended, kept = attend(x)
-        x = self.self_attn_norm(x + self.self_attn_drop(attended))
-        return self.ffn_norm(x + self.ffn_drop(self.ffn(x))), kept
+        x, kept = self._attended(x, attend)
+        return self._fed_forward(x), kept
+
+    def _attended(self, x: Tensor, attend: Callable[[Tensor], tuple[Tensor, Kept]]) -> tuple[Tensor, Kept]:
+        if self.norm_position == "post":
+            attended, kept = attend(x)
+            return self.self_attn_norm(x + self.self_attn_drop(attended)), kept
+        normed = self.self_attn_norm(x)
+        attended, kept = attend(normed)
+        return self.self_attn_drop(attended) + (normed if self.norm_position == "pre_stream" else x), kept
+
+    def _fed_forward(self, x: Tensor) -> Tensor:
+        if self.norm_position == "post":
+            return self.ffn_norm(x + self.ffn_drop(self.ffn(x)))  # type: ignore[no-any-return]
+        return x + self.ffn_drop(self.ffn(self.ffn_norm(x)))  # type: ignore[no-any-return]
 
 
 class Decoder(nn.Module):

@@ -28,6 +28,21 @@ def xavier(model: nn.Module, d_model: int) -> None:
         xavier_linear(layer)
 
 
+@torch.no_grad()
+def xavier_all(model: nn.Module, d_model: int) -> None:
+    """Draw every matrix, embeddings and classifier included, uniformly within ±√(6 / (rows + columns)); biases are 0.
+
+    As ``torch.nn.Transformer`` draws its own, and the Annotated Transformer (Rush 2018) all. The embedding of padding
+    stays 0.
+    """
+    for module in model.modules():
+        if isinstance(module, nn.Linear):
+            xavier_linear(module)
+        elif isinstance(module, nn.Embedding):
+            nn.init.xavier_uniform_(module.weight)
+    _clear_padding(model)
+
+
 def xavier_linear(layer: nn.Linear) -> None:
     """Draw a weight uniformly within ±√(6 / (inputs + outputs)) and set the bias to 0.
 
@@ -54,7 +69,11 @@ def _normal(model: nn.Module, std: float) -> None:
         module.weight.normal_(0.0, std)
         if isinstance(module, nn.Linear) and module.bias is not None:
             module.bias.zero_()
-    for module in model.modules():  # when all are drawn: a tied classifier has drawn the embedding's weight again
+    _clear_padding(model)  # when all are drawn: a tied classifier has drawn the embedding's weight again
+
+
+def _clear_padding(model: nn.Module) -> None:
+    for module in model.modules():
         if isinstance(module, nn.Embedding) and module.padding_idx is not None:
             module.weight[module.padding_idx] = 0.0
 
@@ -63,16 +82,22 @@ def gpt2(model: nn.Module, d_model: int) -> None:
     """Draw every matrix, embeddings included, from N(0, 0.02²), but the last of each residual branch more narrowly.
 
     Those, ``W_O`` of attention and the last matrix of a feed-forward layer, have a standard deviation of 0.02/√(2 L),
-    so that the sum of ``2 L`` branches does not grow with ``L``. Biases are 0; norms, and the 0 of padding, stay.
+    so that the sum of ``2 L`` branches does not grow with ``L``; in a decoder with cross-attention there are ``3 L``.
+    Biases are 0; norms, and the 0 of padding, stay.
 
     Source: Radford et al. 2019, section 2.3, with the numbers of the code of GPT-2 and nanoGPT.
     """
     _normal(model, 0.02)
-    blocks = [module for module in model.modules() if isinstance(module, Block)]
-    for block in blocks:
-        last = [module for module in block.ffn.modules() if isinstance(module, nn.Linear)][-1]
-        for layer in (block.self_attn.W_O, last):
-            nn.init.normal_(layer.weight, 0.0, 0.02 / math.sqrt(2 * len(blocks)))
+    for stack in model.modules():
+        if isinstance(stack, nn.ModuleList):
+            branches = [layer for block in stack if isinstance(block, Block) for layer in _last_of_branches(block)]
+            for layer in branches:
+                nn.init.normal_(layer.weight, 0.0, 0.02 / math.sqrt(len(branches)))
+
+
+def _last_of_branches(block: Block) -> list[nn.Linear]:
+    attentions = [module.W_O for module in block.modules() if isinstance(module, MultiHeadedAttention)]
+    return [*attentions, [module for module in block.ffn.modules() if isinstance(module, nn.Linear)][-1]]
 
 
 def nanda(model: nn.Module, d_model: int) -> None:
@@ -108,6 +133,7 @@ INITIALISATIONS: Mapping[str, Callable[[nn.Module, int], None]] = MappingProxyTy
     {
         "torch": pytorch,
         "xavier": xavier,
+        "xavier_all": xavier_all,
         "torch_attention": torch_attention,
         "scaled_normal": scaled_normal,
         "nanda": nanda,

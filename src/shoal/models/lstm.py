@@ -62,6 +62,29 @@ class LSTMCell(nn.Module):
         h = o.sigmoid() * c.tanh()
         return h, c
 
+    def over(self, x: Tensor, state: State, mask: Tensor | None = None) -> tuple[Tensor, State]:
+        """Run over a sequence.
+
+        Args:
+            x: inputs, ``(B, S, input_size)``.
+            state: initial ``(h, c)``, each ``(B, D)``.
+            mask: ``(B, S)``, bool, True = counts; at the others a row stays as it is. All count when not given.
+
+        Returns:
+            Outputs ``(B, S, D)`` and the final ``(h, c)``, each ``(B, D)``.
+        """
+        outputs, fused = [], self.fused()
+        # (B, input_size) each; indexing x would cost a full-size gradient per step
+        for t, x_t in enumerate(x.unbind(dim=1)):
+            before = state
+            h, c = self(x_t, before, fused)
+            if mask is not None:
+                counts = mask[:, t].unsqueeze(-1)  # (B, 1)
+                h, c = torch.where(counts, h, before[0]), torch.where(counts, c, before[1])
+            state = h, c
+            outputs.append(h)
+        return torch.stack(outputs, dim=1), state  # (B, S, D), 2 x (B, D)
+
 
 class LSTM(nn.Module):
     """Stacked LSTM layers over a batch-first sequence, with dropout between layers (not after the last)."""
@@ -98,17 +121,7 @@ class LSTM(nn.Module):
         last_h, last_c = [], []
         for layer, cell in enumerate(self.layers):
             assert isinstance(cell, LSTMCell)
-            h, c = h_0[layer], c_0[layer]  # (B, D) each
-            outputs, fused = [], cell.fused()
-            # (B, input_size) each; indexing x would cost a full-size gradient per step
-            for t, x_t in enumerate(x.unbind(dim=1)):
-                before = h, c
-                h, c = cell(x_t, before, fused)
-                if mask is not None:
-                    counts = mask[:, t].unsqueeze(-1)  # (B, 1)
-                    h, c = torch.where(counts, h, before[0]), torch.where(counts, c, before[1])
-                outputs.append(h)
-            x = torch.stack(outputs, dim=1)  # (B, S, D)
+            x, (h, c) = cell.over(x, (h_0[layer], c_0[layer]), mask)  # (B, S, D), 2 x (B, D)
             if layer < self.num_layers - 1:
                 x = self.dropouts[layer](x)
             last_h.append(h)

@@ -214,34 +214,8 @@ class GPTSettings(SequenceModel):
 
     def check(self) -> None:
         """See :class:`Part`."""
-        if self.norm == "none" and self.norm_position != "post":
-            raise UserError(
-                f"norm_position={self.norm_position} does not apply to norm 'none'; it applies to layernorm rmsnorm"
-            )
-        if not self.bias_norm and self.norm != "layernorm":
-            raise UserError(f"bias_norm=False does not apply to norm {self.norm!r}; it applies to layernorm")
-        if self.embedding_size % self.num_heads:
-            raise UserError(
-                f"num_heads must divide embedding_size, got num_heads={self.num_heads} and "
-                f"embedding_size={self.embedding_size}"
-            )
-        self._check_neurons()
-        if self.positions == "rotary" and self.embedding_size // self.num_heads % 2:
-            raise UserError(
-                f"positions='rotary' turns pairs and needs an even embedding_size / num_heads, got "
-                f"{self.embedding_size} / {self.num_heads}"
-            )
+        check_transformer(self)
         self._check_nanda(self.initialisation)
-
-    def _check_neurons(self) -> None:
-        neurons, form = self.multiplier * self.embedding_size, ""
-        if self.non_linearity == "swiglu":
-            neurons, form = 2 * neurons / 3, " and non_linearity='swiglu', which has two thirds"
-        if int(neurons) < 1:
-            raise UserError(
-                f"multiplier={self.multiplier} leaves no feed-forward neuron at "
-                f"embedding_size={self.embedding_size}{form}"
-            )
 
     def build(self, sizes: "Sizes") -> "nn.Module":
         """See :class:`ModelSettings`."""
@@ -275,3 +249,31 @@ class GPTSettings(SequenceModel):
         if precision != "bfloat16":
             return []
         return ["warning: in 16 seeds of a small GPT, 8 generalised in bfloat16 and 12 in float32 (p = 0.14)"]
+
+
+def check_transformer(settings: Any) -> None:
+    """Raise :class:`UserError` for a form of blocks whose settings do not go together."""
+    if settings.norm == "none" and settings.norm_position != "post":
+        raise UserError(
+            f"norm_position={settings.norm_position} does not apply to norm 'none'; it applies to layernorm rmsnorm"
+        )
+    if not settings.bias_norm and settings.norm != "layernorm":
+        raise UserError(f"bias_norm=False does not apply to norm {settings.norm!r}; it applies to layernorm")
+    if settings.embedding_size % settings.num_heads:
+        raise UserError(
+            f"num_heads must divide embedding_size, got num_heads={settings.num_heads} and "
+            f"embedding_size={settings.embedding_size}"
+        )
+    neurons, form = settings.multiplier * settings.embedding_size, ""
+    if settings.non_linearity == "swiglu":
+        neurons, form = 2 * neurons / 3, " and non_linearity='swiglu', which has two thirds"
+    if int(neurons) < 1:
+        raise UserError(
+            f"multiplier={settings.multiplier} leaves no feed-forward neuron at "
+            f"embedding_size={settings.embedding_size}{form}"
+        )
+    if settings.positions == "rotary" and settings.embedding_size // settings.num_heads % 2:
+        raise UserError(
+            f"positions='rotary' turns pairs and needs an even embedding_size / num_heads, got "
+            f"{settings.embedding_size} / {settings.num_heads}"
+        )

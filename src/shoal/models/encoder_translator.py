@@ -1,0 +1,88 @@
+"""Translation by an encoder alone, which says at each position of the source what stands there in the target.
+
+Source: the translator of a homework on machine learning (Caltech's or UC San Diego's, 2025, homework 4, problem 2): "a
+one-layer Transformer encoder which can encode a sequence of inputs and produce a final output of possibility of tokens
+in target language", with learned embeddings of tokens and positions.
+
+It answers at once, each token apart from the others: it can put no token of the target where the source has ended, and
+what it says at one position does not hang on what it says at the next.
+
+Shapes: ``B`` batch, ``S`` source, ``D`` width, ``H`` heads, ``V`` vocabulary of the target, ``L`` layers.
+"""
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from shoal.models.embedding import GPTEmbedding
+from shoal.models.encoder import Encoder
+from shoal.models.gpt import Variant
+
+
+class EncoderTranslator(nn.Module):
+    """Embeddings, an encoder and a linear classifier at each position.
+
+    ``share_embeddings`` ties the classifier's weight to the source's embedding, which needs one vocabulary. ``variant``
+    is what :class:`~shoal.models.gpt.Variant` lists, by name; the document's is ``positions="learned"``,
+    ``bias_ffn=True``.
+
+    Attributes:
+        context_length: positions of a source at most, where there is a table of them.
+    """
+
+    def __init__(
+        self,
+        num_heads: int,
+        num_layers: int,
+        embedding_size: int,
+        source_vocabulary_size: int,
+        vocabulary_size: int,
+        source_length: int,
+        multiplier: float = 4,
+        dropout: float = 0.0,
+        non_linearity: str = "relu",
+        padding_index: int | None = None,
+        bias_attention: bool = True,
+        bias_classifier: bool = True,
+        share_embeddings: bool = False,
+        scale_embeddings: bool = False,
+        **variant: Any,
+    ) -> None:
+        super().__init__()
+        chosen = Variant(**variant)
+        self.context_length = source_length
+        self.source_embedding = GPTEmbedding(
+            source_vocabulary_size,
+            embedding_size,
+            source_length,
+            padding_index,
+            chosen.positions,
+            dropout if chosen.dropout_at == "everywhere" else None,
+            scale_embeddings,
+        )
+        self.encoder = Encoder(
+            embedding_size, num_heads, num_layers, multiplier, dropout, non_linearity, bias_attention, chosen
+        )
+        self.classifier = nn.Linear(embedding_size, vocabulary_size, bias=bias_classifier)
+        if share_embeddings:
+            if source_vocabulary_size != vocabulary_size:
+                raise ValueError(
+                    f"share_embeddings needs one vocabulary, got {source_vocabulary_size} and {vocabulary_size} tokens"
+                )
+            self.classifier.weight = self.source_embedding.tokens.weight
+
+    def forward(
+        self, source: Tensor, seen: Tensor, *, details: bool = False
+    ) -> tuple[Tensor, dict[str, Tensor] | None]:
+        """Predict the target's token at every position of the source.
+
+        Args:
+            source: token indices, ``(B, S)``, int64.
+            seen: which of them count, ``(B, S)``, bool. At the others, too, it says something, from those that count.
+            details: whether to return attention weights.
+
+        Returns:
+            Logits ``(B, S, V)``, and the attention weights ``encoder`` ``(B, L, H, S, S)`` or None.
+        """
+        outputs, attentions = self.encoder(self.source_embedding(source), seen, details=details)
+        return self.classifier(outputs), {"encoder": attentions} if details else None

@@ -1,0 +1,179 @@
+"""How models that read a source are built from their settings (:mod:`~shoal.models.pair_settings`), and how large.
+
+Counts are as in :mod:`~shoal.models.families`: every learnable parameter except token and position embeddings; a
+classifier that is tied to an embedding counts as one.
+"""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from torch import nn
+
+from shoal.errors import UserError
+from shoal.models.encoder_decoder import EncoderDecoder
+from shoal.models.encoder_translator import EncoderTranslator
+from shoal.models.families import (
+    attention_parameters,
+    decoder_parameters,
+    initialised,
+    lstm_parameters,
+    norm_parameters,
+    usual_roles,
+    variant_of,
+)
+from shoal.models.gpt import Variant
+from shoal.models.lstm_encoder_decoder import LSTMEncoderDecoder
+
+if TYPE_CHECKING:
+    from shoal.models.pair_settings import (
+        EncoderDecoderSettings,
+        EncoderTranslatorSettings,
+        LSTMEncoderDecoderSettings,
+        PairModel,
+        TransformerOfSources,
+    )
+    from shoal.tasks.settings import Sizes
+
+
+def pair_roles(model: nn.Module) -> Mapping[str, str]:
+    """What each parameter is for: both embeddings are tables, the classifier is the head."""
+    embeddings = [name for name, _ in model.named_children() if name.endswith("_embedding")]
+    return usual_roles(model, tables=embeddings, heads=("classifier",))
+
+
+def source_sizes(config: "PairModel", sizes: "Sizes") -> tuple[int, int]:
+    """Tokens that there are in sources, and the positions of one at most.
+
+    Raises:
+        UserError: all embeddings are to be one, and there are two vocabularies.
+    """
+    own, length = sizes.source_vocabulary_size, sizes.source_length
+    if own is None or length is None:
+        raise ValueError(f"a model of sources needs their sizes, got {sizes}")
+    if config.tie_embeddings == "all" and own != sizes.vocabulary_size:
+        raise UserError(
+            f"tie_embeddings='all' needs one vocabulary, and there are {own} tokens in sources and "
+            f"{sizes.vocabulary_size} in targets; 'decoder' ties within targets"
+        )
+    return own, length
+
+
+def build_encoder_decoder(config: "EncoderDecoderSettings", sizes: "Sizes") -> nn.Module:
+    """A transformer encoder-decoder of these settings and sizes."""
+    assert config.num_encoder_layers is not None and config.num_decoder_layers is not None
+    source_vocabulary_size, source_length = source_sizes(config, sizes)
+    model = EncoderDecoder(
+        num_heads=config.num_heads,
+        num_encoder_layers=config.num_encoder_layers,
+        num_decoder_layers=config.num_decoder_layers,
+        embedding_size=config.embedding_size,
+        vocabulary_size=sizes.vocabulary_size,
+        sequence_length=sizes.sequence_length,
+        source_vocabulary_size=source_vocabulary_size,
+        source_length=source_length,
+        multiplier=config.multiplier,
+        dropout=config.dropout,
+        non_linearity=config.non_linearity,
+        padding_index=sizes.padding_index,
+        bias_attention=config.bias,
+        bias_classifier=config.bias_classifier,
+        tie_embeddings=config.tie_embeddings,
+        scale_embeddings=config.scale_embeddings,
+        **variant_of(config),
+    )
+    return initialised(model, config, own="torch")
+
+
+def build_encoder_translator(config: "EncoderTranslatorSettings", sizes: "Sizes") -> nn.Module:
+    """A translator by an encoder alone of these settings and sizes."""
+    source_vocabulary_size, source_length = source_sizes(config, sizes)
+    model = EncoderTranslator(
+        num_heads=config.num_heads,
+        num_layers=config.num_layers,
+        embedding_size=config.embedding_size,
+        source_vocabulary_size=source_vocabulary_size,
+        vocabulary_size=sizes.vocabulary_size,
+        source_length=source_length,
+        multiplier=config.multiplier,
+        dropout=config.dropout,
+        non_linearity=config.non_linearity,
+        padding_index=sizes.padding_index,
+        bias_attention=config.bias,
+        bias_classifier=config.bias_classifier,
+        share_embeddings=config.tie_embeddings == "all",
+        scale_embeddings=config.scale_embeddings,
+        **variant_of(config),
+    )
+    return initialised(model, config, own="torch")
+
+
+def build_lstm_encoder_decoder(config: "LSTMEncoderDecoderSettings", sizes: "Sizes") -> nn.Module:
+    """An LSTM encoder-decoder with attention of these settings and sizes."""
+    assert config.hidden_size is not None
+    assert config.num_encoder_layers is not None and config.num_decoder_layers is not None
+    model = LSTMEncoderDecoder(
+        vocabulary_size=sizes.vocabulary_size,
+        source_vocabulary_size=source_sizes(config, sizes)[0],
+        embedding_size=config.embedding_size,
+        hidden_size=config.hidden_size,
+        num_encoder_layers=config.num_encoder_layers,
+        num_decoder_layers=config.num_decoder_layers,
+        dropout=config.dropout,
+        padding_index=sizes.padding_index,
+        bias_lstm=config.bias,
+        bias_classifier=config.bias_classifier,
+        bidirectional=config.bidirectional,
+        tie_embeddings=config.tie_embeddings,
+    )
+    return initialised(model, config, own="")
+
+
+def count_encoder_decoder(config: "EncoderDecoderSettings", sizes: "Sizes") -> int:
+    """P of :func:`build_encoder_decoder`: a decoder's layer has a second attention, with its norm."""
+    assert config.num_encoder_layers is not None and config.num_decoder_layers is not None
+    cross = attention_parameters(config.num_heads, config.embedding_size // config.num_heads, config.bias)
+    cross += norm_parameters(config.embedding_size, Variant(**variant_of(config)))
+    layers = _blocks(config, config.num_encoder_layers) + _blocks(config, config.num_decoder_layers)
+    return layers + config.num_decoder_layers * cross + _classifier(config, config.embedding_size, sizes)
+
+
+def count_encoder_translator(config: "EncoderTranslatorSettings", sizes: "Sizes") -> int:
+    """P of :func:`build_encoder_translator`."""
+    return _blocks(config, config.num_layers) + _classifier(config, config.embedding_size, sizes)
+
+
+def count_lstm_encoder_decoder(config: "LSTMEncoderDecoderSettings", sizes: "Sizes") -> int:
+    """P of :func:`build_lstm_encoder_decoder`: attention has three matrices ``(D, D)``, two of them in ``W_c``."""
+    assert config.hidden_size is not None
+    assert config.num_encoder_layers is not None and config.num_decoder_layers is not None
+    D, directions = config.hidden_size, 1 + config.bidirectional
+    encoder = directions * sum(
+        lstm_parameters(D if layer else config.embedding_size, D // directions, 1, config.bias)
+        for layer in range(config.num_encoder_layers)
+    )
+    decoder = lstm_parameters(config.embedding_size, D, config.num_decoder_layers, config.bias)
+    return encoder + decoder + 3 * D**2 + _classifier(config, D, sizes)
+
+
+def count_pair_tables(config: "PairModel", sizes: "Sizes") -> int:
+    """Learnable parameters of embeddings, of positions too."""
+    own, length = source_sizes(config, sizes)
+    rows = own
+    has_target, has_positions = config.reads == "pair", getattr(config, "positions", None) == "learned"
+    if has_target and config.tie_embeddings != "all":
+        rows += sizes.vocabulary_size
+    if has_positions:
+        rows += length + (sizes.sequence_length if has_target else 0)
+    return rows * config.embedding_size
+
+
+def _blocks(config: "TransformerOfSources", num_layers: int) -> int:
+    """Parameters of a stack without cross-attention."""
+    head_size, variant = config.embedding_size // config.num_heads, Variant(**variant_of(config))
+    form = (config.multiplier, config.bias, config.non_linearity, variant)
+    return decoder_parameters(config.num_heads, head_size, num_layers, *form)
+
+
+def _classifier(config: "PairModel", width: int, sizes: "Sizes") -> int:
+    weight = width * sizes.vocabulary_size if config.tie_embeddings == "none" else 0
+    return weight + sizes.vocabulary_size * config.bias_classifier
