@@ -11,11 +11,12 @@ from typing import Any
 
 from torch import Tensor
 
-from shoal.tasks.sampling import EpochSampler, Sampler
+from shoal.tasks.sampling import EpochSampler, Form, Sampler
 
 Batch = Mapping[str, Tensor]
 Model = Callable[..., tuple[Tensor, Any]]
 Objective = Callable[[Model, Batch], dict[str, Tensor]]
+MakeBatch = Callable[[Mapping[str, Tensor], Tensor], Batch]
 
 
 def rows(tensors: Mapping[str, Tensor], indices: Tensor) -> dict[str, Tensor]:
@@ -42,6 +43,23 @@ class NextToken:
 
 
 @dataclass(frozen=True)
+class Forms:
+    """The forms in which a task makes its batches, so that short examples are not padded to the longest.
+
+    Attributes:
+        each: the forms; each takes the examples of those before it, too.
+        of: the first of them that takes an example, ``(N,)`` int64: its place in ``each``.
+    """
+
+    each: tuple[Form, ...]
+    of: Tensor
+
+    def taking(self, indices: Tensor) -> Form:
+        """The first form that takes all of these examples."""
+        return self.each[int(self.of[indices].max())]
+
+
+@dataclass(frozen=True)
 class Task:
     """One member's data and objective.
 
@@ -59,10 +77,13 @@ class Task:
             that were scored, of which each value is the mean. A measure whose examples count otherwise than those of
             the others has a ``weight_NAME`` of its own.
         groups: subsets of the examples to report apart, ``(N,)`` bool each.
-        batch: turns indices into the tensors of a batch.
-        sampler: decides which training examples each step sees.
+        batch: turns indices into the tensors of a batch; where there are forms it is told in which:
+            ``batch(tensors, indices, form)``.
+        sampler: decides which training examples each step sees; where there are forms it is a
+            :class:`~shoal.tasks.sampling.FormSampler`.
         next_token: what the objective scores, where it is of that kind and ``batch`` takes rows.
         training_objective: what training minimises, where that is not the loss that is reported.
+        forms: in which batches are made, where there are several; the same at every step for all members of a cohort.
     """
 
     tensors: Mapping[str, Tensor]
@@ -70,12 +91,23 @@ class Task:
     scored: Mapping[str, Tensor]
     objective: Objective
     groups: Mapping[str, Tensor] = field(default_factory=dict)
-    batch: Callable[[Mapping[str, Tensor], Tensor], Batch] = rows
+    batch: Callable[..., Batch] = rows
     sampler: Callable[[Tensor, Tensor, int], Sampler] = EpochSampler
     next_token: NextToken | None = None
     training_objective: Objective | None = None
+    forms: Forms | None = None
 
     @property
     def n_drawn(self) -> int:
         """How many examples training draws from."""
         return self.drawn if isinstance(self.drawn, int) else len(self.drawn)
+
+    def form_of(self, indices: Tensor) -> Form | None:
+        """A form that takes these examples; None where there are none."""
+        return None if self.forms is None else self.forms.taking(indices)
+
+    def batch_in(self, form: Form | None) -> MakeBatch:
+        """What makes batches of a form from tensors and indices."""
+        if self.forms is None:
+            return self.batch
+        return lambda tensors, indices: self.batch(tensors, indices, form)

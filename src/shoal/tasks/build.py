@@ -1,5 +1,7 @@
 """From a spec to the things it names: the task's data and a freshly initialised model."""
 
+from typing import cast
+
 import torch
 from torch import nn
 
@@ -7,12 +9,22 @@ from shoal.errors import LabError, UserError
 from shoal.registry import short
 from shoal.spec import RunSpec
 from shoal.tasks.base import Task
+from shoal.tasks.sampling import FormSampler
 from shoal.tasks.settings import Counts
 
 
 def build_task(spec: RunSpec) -> Task:
     """The run's data as the engine takes it."""
     return spec.task_part.build_for(spec.model_part.reads, spec.split_seed)
+
+
+def form_period(spec: RunSpec) -> int:
+    """Steps after which the forms of a run's batches come again in the same order; 1 where its task has none."""
+    task = build_task(spec)
+    if task.forms is None:
+        return 1
+    sampler = task.sampler(torch.zeros(1, dtype=torch.int64), torch.tensor([task.n_drawn]), spec.train_batch_size)
+    return cast(FormSampler, sampler).period
 
 
 def build_model(spec: RunSpec) -> nn.Module:

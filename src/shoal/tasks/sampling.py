@@ -4,12 +4,15 @@
 """
 
 import sys
+from collections.abc import Hashable
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from shoal.keyed import bits, fold
+
+Form = Hashable  # what a task makes a batch in: of pairs the widths to which both sides are padded
 
 
 class Sampler(Protocol):
@@ -34,6 +37,22 @@ class Sampler(Protocol):
         ``steps`` ``(R,)`` int64, on the stack's device: the step of each member, from 1 on. Where the batch is the same
         at every step, so may be the tensors; another batch is another tensor.
         """
+
+
+class FormSampler(Sampler, Protocol):
+    """A sampler whose batches have forms: functions of the step alone, the same for every member and every pass.
+
+    So members of a stack have the same at every step where they have taken equally many steps but for whole passes.
+
+    Attributes:
+        period: steps of a pass, after which forms come again in the same order.
+        form: of the steps that were prepared.
+        size: examples of each of these steps.
+    """
+
+    period: int
+    form: Form
+    size: int
 
 
 class EpochSampler:

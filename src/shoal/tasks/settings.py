@@ -109,6 +109,10 @@ class TaskSettings(Part):
         """How much data there is; from the settings alone."""
         raise NotImplementedError
 
+    def batch_positions(self, train_batch_size: int) -> int:
+        """Positions of a training batch at most, padding and sources included: for estimates of time and memory."""
+        return min(train_batch_size, self.counts().drawn) * self.sizes().positions
+
     def build(self, split_seed: int) -> "Task":
         """The data and the objective.
 

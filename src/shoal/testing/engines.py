@@ -36,7 +36,7 @@ class EngineContract(Contract):
             stack.sampler.prepare(stack.steps)
             stack.at += 1
             indices, counts = stack.draw()
-            loss = stack.score(indices, training=True)["loss"].where(counts, 0.0)  # (R, B)
+            loss = stack.score(indices, training=True, form=stack.form)["loss"].where(counts, 0.0)  # (R, B)
             (gradient,) = torch.autograd.grad(loss.sum(), stack.theta)
             stack.at -= 1
             losses.append(loss)

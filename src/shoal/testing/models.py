@@ -127,9 +127,9 @@ class ModelContract(Contract):
         stack.at += 1
         stack.sampler.prepare(stack.steps)
         indices, _ = stack.draw()
-        first = stack.score(indices, training=True)["loss"]
+        first = stack.score(indices, training=True, form=stack.form)["loss"]
         torch.rand(3)
-        assert torch.equal(stack.score(indices, training=True)["loss"], first)
+        assert torch.equal(stack.score(indices, training=True, form=stack.form)["loss"], first)
 
     def test_it_learns(self, spec: RunSpec) -> None:
         """The training loss falls, by the gradient alone."""

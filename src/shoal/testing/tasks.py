@@ -58,7 +58,7 @@ class TaskContract(Contract):
             return model(*inputs, **spec.model_part.calling)
 
         for indices in (_drawn(task), *task.scored.values()):
-            task.objective(reading, task.batch(task.tensors, indices))
+            task.objective(reading, _batch(task, indices))
         assert read and all(read), "the objective never gave the model a tensor of tokens"
         for inputs in read:
             for tokens, (vocabulary, length) in zip(inputs, _limits(spec), strict=False):
@@ -84,9 +84,10 @@ class TaskContract(Contract):
         """Batches are made for all members at once by ``vmap``."""
         several = torch.stack([_some(task, "train"), _some(task, "train").flip(0)])  # (2, B)
         tensors = {name: torch.stack([tensor, tensor]) for name, tensor in task.tensors.items()}
-        lifted = vmap(task.batch)(tensors, several)
+        make = task.batch_in(task.form_of(several))
+        lifted = vmap(make)(tensors, several)
         for place, indices in enumerate(several):
-            alone = task.batch(task.tensors, indices)
+            alone = make(task.tensors, indices)
             assert set(alone) == set(lifted)
             for name, tensor in alone.items():
                 assert torch.equal(lifted[name][place], tensor), name
@@ -97,7 +98,7 @@ class TaskContract(Contract):
         measures = spec.task_part.measures()
         for split in task.scored:
             indices = _some(task, split)
-            scores = self._score(spec, task, task.batch(task.tensors, indices))
+            scores = self._score(spec, task, _batch(task, indices))
             weights = {name for name in scores if name.startswith("weight")}
             assert weights <= {"weight", *(f"weight_{measure.name}" for measure in measures.recorded)}
             assert set(scores) - weights == {measure.name for measure in measures.recorded}
@@ -113,9 +114,9 @@ class TaskContract(Contract):
     def test_an_example_is_scored_as_if_it_were_alone(self, spec: RunSpec, task: Task) -> None:
         """Whatever stands beside it in the batch."""
         indices = _some(task, "valid")
-        together = self._score(spec, task, task.batch(task.tensors, indices))
+        together = self._score(spec, task, _batch(task, indices))
         for place, index in enumerate(indices):
-            alone = self._score(spec, task, task.batch(task.tensors, index.unsqueeze(0)))
+            alone = self._score(spec, task, _batch(task, index.unsqueeze(0)))
             for name, values in alone.items():
                 assert_close(together[name][place : place + 1], values, self.tolerance, f"{name} of example {index}")
 
@@ -126,7 +127,8 @@ class TaskContract(Contract):
         stack.sampler.prepare(stack.steps)
         indices, counts = stack.draw()
         assert indices.shape == counts.shape and counts.dtype == torch.bool and bool(counts.any(1).all())
-        (gradient,) = torch.autograd.grad((stack.score(indices, training=True)["loss"] * counts).sum(), stack.theta)
+        loss = stack.score(indices, training=True, form=stack.form)["loss"]
+        (gradient,) = torch.autograd.grad((loss * counts).sum(), stack.theta)
         assert bool(gradient.isfinite().all())
         assert bool((gradient != 0).any(1).all())
 
@@ -190,6 +192,10 @@ def _limits(spec: RunSpec) -> list[tuple[int, int]]:
         return [target] * 8
     assert sizes.source_vocabulary_size is not None and sizes.source_length is not None
     return [(sizes.source_vocabulary_size, sizes.source_length), target]
+
+
+def _batch(task: Task, indices: Tensor) -> Batch:
+    return task.batch_in(task.form_of(indices))(task.tensors, indices)
 
 
 def _drawn(task: Task) -> Tensor:

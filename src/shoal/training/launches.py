@@ -7,7 +7,7 @@ it must change in place.
 """
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from functools import partial
 from typing import Any
 
@@ -32,10 +32,10 @@ class Launches:
         if record is None and device.type == "cuda":  # they take turns, so they may use the same memory
             record = partial(captured, pool=torch.cuda.graph_pool_handle())
         self.record = record
-        self.done: Counter[str] = Counter()  # times without a recording
-        self.recordings: dict[tuple[str, int], Call] = {}  # name, times -> what does it so often
+        self.done: Counter[Hashable] = Counter()  # times without a recording
+        self.recordings: dict[tuple[Hashable, int], Call] = {}  # name, times -> what does it so often
 
-    def run(self, name: str, work: Call, times: int = 1) -> None:
+    def run(self, name: Hashable, work: Call, times: int = 1) -> None:
         """Do the work of this name so many times."""
         if self.record is None:
             for _ in range(times):
@@ -50,7 +50,7 @@ class Launches:
                 self._recording(name, work, size)()
             times %= size
 
-    def _recording(self, name: str, work: Call, size: int) -> Call:
+    def _recording(self, name: Hashable, work: Call, size: int) -> Call:
         if (name, size) not in self.recordings:
             assert self.record is not None
 

@@ -233,7 +233,7 @@ class Session:
         return self.roster.stack
 
     def _ahead(self, stack: Stack) -> int:
-        most = AT_ONCE[stack.device.type]
+        most = min(AT_ONCE[stack.device.type], self.roster.until_joining())
         return most if most == 1 else min(most, steps_until_due(self.shared, stack.steps, stack.last_steps))
 
     def _record(self, due: Tensor) -> None:

@@ -57,9 +57,10 @@ def member_bytes(spec: RunSpec, engine: str, on_gpu: bool = False) -> int:
     """
     sizes, counts = spec.sizes(), counts_of(spec)
     n_train, n_all, S = counts.drawn, counts.scored, sizes.positions
+    n_batch = spec.task_part.batch_positions(spec.train_batch_size)
     data = 8 * counts.held
     position = spec.model_part.floats_per_position() + 4 * sizes.vocabulary_size
-    trained = min(spec.train_batch_size, n_train) * S * position
+    trained = n_batch * position
     n_scored, layers = min(spec.eval_batch_size, n_all), spec.get("num_layers", 1)
     if engine == "compiled":  # in parts, but every layer's arrays stay
         n_scored = -(-n_scored // parts_of(n_scored, min(spec.train_batch_size, n_train))) * layers

@@ -77,8 +77,9 @@ def _check_scores(stack: Stack) -> None:
     with _told(spec, "fails on a few examples"):
         stack.sampler.prepare(stack.steps)
         drawn = stack.draw()[0][:, :_EXAMPLES]  # (1, B)
-        asked = [(drawn, True), *((indices[:, :_EXAMPLES], False) for indices in stack.scored.values())]
-        found = [(stack.score(indices, training), indices.shape) for indices, training in asked]
+        scored = [indices[:, :_EXAMPLES] for indices in stack.scored.values()]
+        asked = [(drawn, True, stack.form), *((some, False, stack.task.form_of(some[0])) for some in scored)]
+        found = [(stack.score(indices, training, form), indices.shape) for indices, training, form in asked]
     for scores, shape in found:
         _check_shapes(scores, shape, spec)
     for scores, _ in found[1:]:

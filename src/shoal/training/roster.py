@@ -2,18 +2,23 @@
 
 The stack holds as many members as there are places; the others wait. Members leave when they are done; when enough
 places are free, the stack is compacted and members that wait take them. Where there have to be fewer places than
-before, members that have begun wait with what they have become.
+before, members that have begun wait with what they have become. Where batches have forms, which come again every so
+many steps, members of a stack are at the same place of that period: those that wait join where it is theirs.
 
 ``R`` members of the stack.
 """
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from shoal.lab.continuing import counts
 from shoal.spec import RunSpec
+from shoal.tasks.build import form_period
 from shoal.training.plan import Cohort
 from shoal.training.stack import Stack
 
@@ -33,6 +38,7 @@ class Roster:
         parked: what has become of runs that have begun and have no place, each as the state of a stack of one.
         finished: how runs ended that have left.
         n_waiting: runs that want a place.
+        begins: steps within a period at which one of them could take it.
         tried: members of the last stack that there was, or that there was to be.
 
     Args:
@@ -54,7 +60,21 @@ class Roster:
         self.gone = torch.zeros(0, dtype=torch.bool)
         self.parked: dict[str, State] = {}
         self.finished: dict[str, Ending] = {}
-        self.n_waiting = len(self.specs)
+        self._look()
+
+    def _look(self) -> None:
+        """Note who waits: it is asked at every step."""
+        waiting = self.waiting
+        self.n_waiting, self.begins = len(waiting), {self._phase(run) for run in waiting}
+
+    @cached_property
+    def period(self) -> int:
+        """Steps after which forms of batches come again; 1 where there are none."""
+        return form_period(next(iter(self.specs.values())))
+
+    def _phase(self, run: str) -> int:
+        """The place within a period of one that waits."""
+        return int(self.parked[run]["steps"]) % self.period if run in self.parked else 0
 
     @property
     def waiting(self) -> list[str]:
@@ -71,13 +91,22 @@ class Roster:
     def is_settled(self) -> bool:
         """Whether there is nothing to fill: all places that are wanted are taken, by members that train."""
         is_full = not self.n_waiting or len(self.members) >= self.places
-        return self.stack is not None and is_full and not self.gone.any()
+        return self.stack is not None and not self.gone.any() and (is_full or self.until_joining() > 0)
+
+    def until_joining(self) -> int:
+        """Steps until one that waits can take a place; never where nobody waits or too few are free."""
+        if self.stack is None:
+            return 0
+        if not self.n_waiting or (self.places - int((~self.gone).sum())) * COMPACT < self.places:
+            return sys.maxsize
+        now = int(self.stack.steps[0])
+        return min((begin - now) % self.period for begin in self.begins)
 
     def fill(self) -> Tensor:
         """Compact the stack and let the waiting take free places, where that pays; who begins now, ``(R,)`` bool."""
         kept = (~self.gone).nonzero().flatten().tolist()
         free = self.places - len(kept)
-        joining = self.waiting[:free] if free * COMPACT >= self.places else []
+        joining = self._joining(kept)[:free] if free * COMPACT >= self.places else []
         if not (joining or not kept or int(self.gone.sum()) * COMPACT >= len(self.gone)):
             return torch.zeros(len(self.members), dtype=torch.bool)
         members = [self.members[place] for place in kept]
@@ -91,6 +120,14 @@ class Roster:
         begun = sum(len(row["steps"]) for row in rows)
         return torch.arange(len(self.members)) >= begun
 
+    def _joining(self, kept: list[int]) -> list[str]:
+        """Those of the waiting who are at the same place of a period as those who stay, or as the first of them."""
+        waiting = self.waiting
+        if not waiting or (self.begins == {0} and not kept):
+            return waiting
+        now = int(self.stack.steps[kept[0]]) % self.period if self.stack and kept else self._phase(waiting[0])
+        return [run for run in waiting if self._phase(run) == now]
+
     def _restack(self, members: list[str]) -> None:
         self.tried = len(members)
         self.stack = None  # before there is another: there may not be room for both
@@ -99,7 +136,7 @@ class Roster:
             self.stack = Stack(cohort, self.device, self.engine)
         self.members = members
         self.gone = torch.zeros(len(members), dtype=torch.bool)
-        self.n_waiting = len(self.waiting)
+        self._look()
 
     def leave(self, place: int, ending: Ending) -> None:
         """A member has ended; it keeps its place until the stack is compacted."""
@@ -145,7 +182,9 @@ class Roster:
         begun = [*where["members"], *where.get("parked", [])]
         kept = list(where["members"])
         if len(kept) > self.places:
-            kept = [run for run in begun if run not in self.finished][: self.places]
+            steps = dict(zip(begun, counts(state, "steps"), strict=False))  # whose damage is found below
+            phases = {run: steps.get(run, 0) % self.period for run in begun if run not in self.finished}
+            kept = [run for run in phases if phases[run] == next(iter(phases.values()))][: self.places]
         self._restack(kept)
         if self.stack is not None:
             own = self.stack.state()
@@ -158,4 +197,4 @@ class Roster:
             for row, run in enumerate(begun)
             if run not in kept and run not in self.finished
         }
-        self.n_waiting = len(self.waiting)
+        self._look()

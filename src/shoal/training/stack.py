@@ -7,9 +7,9 @@ member does not notice its neighbours.
 
 import math
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +25,8 @@ from shoal.rules.schedules import schedule_of
 from shoal.rules.updates import Hyper
 from shoal.tasks.base import Batch, Task
 from shoal.tasks.build import build_model, build_task
+from shoal.tasks.sampling import Form, FormSampler
+from shoal.training.forms import check_forms, in_order, passes_of
 from shoal.training.launches import Launches
 
 if TYPE_CHECKING:
@@ -46,7 +48,8 @@ class Stack:
         layout: where each parameter lies in ``theta``, and what it is for.
         measured: names of what the task measures; what its objective gives besides is not recorded.
         frozen: parameters that do not train, by name: one for all members.
-        passes: indices of all examples that are scored, split after split, in the parts in which they are evaluated.
+        passes: indices of all examples that are scored, split after split, in the parts in which they are evaluated,
+            and the form of each part.
         at: the step that each member takes, and then has taken, ``(R,)`` int64, on the device.
         ends: ``last_steps`` on the device.
         best: loss and step of each member's best evaluation, evaluations since, and parameters then; perhaps nothing.
@@ -85,8 +88,8 @@ class Stack:
         members = Members(cohort.shared, self.model, self.task, self.tensors, self.theta, self.layout.shapes)
         self.scorer = choose_scorer(engine, members)
         self.launches = Launches(device)
-        # whether one member's training pass is computed without lifting it; None: not tried yet
-        self.unlifted = None if len(cohort) == 1 and device.type == "cpu" else False
+        # whether one member's training pass is computed without lifting it, by what was tried: form, examples
+        self.unlifted: dict[tuple[Form | None, int], bool] = {}
         self.scores: dict[str, Tensor] = {}
         self.weights: dict[str, Tensor] = {}
 
@@ -115,6 +118,7 @@ class Stack:
         return torch.tensor(values, dtype=torch.float64, device=self.device)
 
     def _place_data(self, tasks: list[Task]) -> None:
+        check_forms(self.cohort.shared.task, tasks)
         names = tasks[0].tensors
         self.tensors = {name: self._stacked([task.tensors[name] for task in tasks]) for name in names}  # (R, N, ...)
         drawn = [task.drawn for task in tasks]
@@ -124,11 +128,10 @@ class Stack:
         self.scored = {}  # name -> (R, n) indices
         self.counts = {}  # name -> (R, n) which of them are real
         for split in tasks[0].scored:
-            indices = [task.scored[split] for task in tasks]
+            indices = [in_order(task, task.scored[split]) for task in tasks]
             self.scored[split] = self._stacked(indices)
             self.counts[split] = self._stacked([torch.ones_like(i, dtype=torch.bool) for i in indices])
-        every = torch.cat(list(self.scored.values()), dim=1)  # (R, N)
-        self.passes = torch.split(every, self.cohort.shared.eval_batch_size, dim=1)
+        self.passes = passes_of(tasks[0], self.scored, self.cohort.shared.eval_batch_size)
         self.groups = {name: self._stacked([task.groups[name] for task in tasks]) for name in tasks[0].groups}
 
     def _stacked(self, tensors: list[Tensor]) -> Tensor:
@@ -161,6 +164,18 @@ class Stack:
         self.last_steps.copy_(last_steps)
         self.ends.copy_(last_steps)
 
+    @property
+    def form(self) -> Form | None:
+        """Of the batches of the steps that the sampler has prepared; None where the task has no forms."""
+        return None if self.task.forms is None else cast(FormSampler, self.sampler).form
+
+    @property
+    def step_name(self) -> Hashable:
+        """What is the same work at every step that the sampler has prepared."""
+        if self.task.forms is None:
+            return "step"
+        return ("step", self.form, cast(FormSampler, self.sampler).size)
+
     def draw(self) -> tuple[Tensor, Tensor]:
         """The training examples of the step that members are at, ``(R, B)``, and which of them count.
 
@@ -181,13 +196,14 @@ class Stack:
         """Views of ``theta`` by parameter name, ``(R, *shape)`` each."""
         return unflattened(self.theta, self.layout.shapes)
 
-    def score(self, indices: Tensor, training: bool = False) -> dict[str, Tensor]:
+    def score(self, indices: Tensor, training: bool = False, form: Form | None = None) -> dict[str, Tensor]:
         """The objective of every member on its own examples: what is measured, per example, ``(R, B)`` each.
 
         Args:
             indices: examples of each member, ``(R, B)``.
             training: whether the models are in training mode; they drop out by keys of the members' steps then, and
                 the loss is the one that training minimises.
+            form: in which the batch is made, where the task has forms.
         """
         if self.scorer is not None:
             return self.scorer(indices, training)
@@ -200,15 +216,16 @@ class Stack:
             state = {**self.frozen, **own, **keys}
             return objective(lambda *x: functional_call(self.model, state, x, calling), batch)
 
-        lifted = partial(vmap(one), self.parameters(), keys, vmap(self.task.batch)(self.tensors, indices))
-        if not training or self.unlifted is False:
+        batch, known = self.task.batch_in(form), (form, indices.shape[1])
+        lifted = partial(vmap(one), self.parameters(), keys, vmap(batch)(self.tensors, indices))
+        if not training or len(self.cohort) > 1 or self.device.type != "cpu" or self.unlifted.get(known) is False:
             return lifted()
         first = {name: tensor[0] for name, tensor in self.tensors.items()}
         own = {name: tensor.squeeze(0) for name, tensor in self.parameters().items()}
-        alone = partial(one, own, {name: key[0] for name, key in keys.items()}, self.task.batch(first, indices[0]))
-        if self.unlifted is None:
-            self.unlifted = self._rounds_alike(lifted, alone)
-        return {name: value.unsqueeze(0) for name, value in alone().items()} if self.unlifted else lifted()
+        alone = partial(one, own, {name: key[0] for name, key in keys.items()}, batch(first, indices[0]))
+        if known not in self.unlifted:
+            self.unlifted[known] = self._rounds_alike(lifted, alone)
+        return {name: value.unsqueeze(0) for name, value in alone().items()} if self.unlifted[known] else lifted()
 
     def _rounds_alike(self, lifted: Callable[[], dict[str, Tensor]], alone: Callable[[], dict[str, Tensor]]) -> bool:
         """Whether a single member's loss and gradient are the same to the bit without being lifted.

@@ -28,7 +28,7 @@ def train_steps(stack: Stack, n: int) -> None:
     """
     while n > 0:
         prepared = min(n, stack.sampler.prepare(stack.steps))
-        stack.launches.run("step", partial(_learn, stack), prepared)
+        stack.launches.run(stack.step_name, partial(_learn, stack), prepared)
         stack.steps += prepared
         n -= prepared
 
@@ -38,7 +38,7 @@ def _learn(stack: Stack) -> None:
     host, and what changes from step to step changes in place."""
     stack.at += 1
     indices, counts = stack.draw()  # (R, B), (R, B)
-    scores = stack.score(indices, training=True)
+    scores = stack.score(indices, training=True, form=stack.form)
     losses, weights = scores["loss"], scores.get("weight")  # (R, B)
     counted = counts if weights is None else counts * weights  # (R, B), how much each example counts
     size = counted.sum(1)  # (R,)
@@ -74,7 +74,7 @@ def _move(stack: Stack, gradient: Tensor, scale: Tensor, moved: Tensor) -> Tenso
 def evaluate(stack: Stack, metrics: Mapping[str, Metric]) -> dict[str, Tensor]:
     """What the task measures on each split, and every registered quantity of the parameters: ``(R,)`` each, on the CPU.
 
-    Splits are scored whole, in passes of ``eval_batch_size``; groups of examples are reported apart.
+    Splits are scored whole, in passes of ``eval_batch_size`` and of one form; groups of examples are reported apart.
     """
     stack.launches.run("evaluation", partial(_score_splits, stack))
     parameters = stack.parameters()
@@ -87,7 +87,7 @@ def _score_splits(stack: Stack) -> None:
 
     As a step it may be recorded.
     """
-    scores = [stack.score(part) for part in stack.passes]
+    scores = [stack.score(part, form=form) for part, form in stack.passes]
     if not stack.weights:
         stack.weights = _weights(stack)
     whole = {name: torch.cat([score[name] for score in scores], dim=1).double() for name in scores[0]}  # (R, N) each
@@ -145,7 +145,7 @@ def _weights(stack: Stack) -> dict[str, Tensor]:
         inside[:, before : before + counts.shape[1]] = counts
         weights[split] = inside
         before += counts.shape[1]
-    indices = torch.cat(stack.passes, dim=1)  # (R, N)
+    indices = torch.cat([part for part, _ in stack.passes], dim=1)  # (R, N)
     for split in list(weights):
         for group, members in stack.groups.items():
             weights[f"{split}/{group}"] = weights[split] & members.gather(1, indices)
