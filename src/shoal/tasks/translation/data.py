@@ -3,13 +3,15 @@
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 
 from shoal.errors import UserError
 from shoal.tasks.base import Task
+from shoal.tasks.pairs.buckets import Buckets
 from shoal.tasks.pairs.codec import PairCodec
-from shoal.tasks.pairs.data import Pairs, Scoring, count_targets, pair_task
+from shoal.tasks.pairs.data import Batching, Pairs, Scoring, count_targets, pair_task
 from shoal.tasks.pairs.vocabulary import Vocabulary, learn_vocabulary
 from shoal.tasks.translation.corpus import ParallelText, read_parallel
 
@@ -55,6 +57,11 @@ class TranslationData:
     def n_valid(self) -> int:
         """Pairs that validate."""
         return len(self.pairs) - self.n_train
+
+    @cached_property
+    def buckets(self) -> Buckets:
+        """Of all pairs by their lengths."""
+        return Buckets(self.pairs.source_length, self.pairs.target_length, self.n_train)
 
 
 _loaded: dict[tuple[object, ...], TranslationData] = {}
@@ -145,7 +152,8 @@ def _check_split(
     )
 
 
-def translation_task(data: TranslationData, reads: str, scoring: Scoring) -> Task:
+def translation_task(data: TranslationData, reads: str, scoring: Scoring, batching: Batching | None) -> Task:
     """Parallel text as the engine takes it; its split is the files' own and hangs on no seed."""
     number = torch.arange(len(data.pairs))
-    return pair_task(data.pairs, reads, number[: data.n_train], number[data.n_train :], scoring=scoring)
+    train, valid = number[: data.n_train], number[data.n_train :]
+    return pair_task(data.pairs, reads, train, valid, scoring=scoring, batching=batching)
