@@ -86,6 +86,44 @@ class TestVariantOfGPT(ModelContract):
     settings = {**SMALL, "model": "gpt", "num_heads": 2, "share_embeddings": True, **VARIANT}
 
 
+OF_SOURCES: dict[str, Any] = {"task": "of_sources:Next", "embedding_size": 8, "n_steps": 30, "lr": 3e-3}
+
+
+class TestEncoderDecoder(ModelContract):
+    settings = {**OF_SOURCES, "num_heads": 2, "num_decoder_layers": 1}
+
+
+class TestVariantOfEncoderDecoder(ModelContract):
+    settings = {
+        **OF_SOURCES,
+        **VARIANT,
+        "num_heads": 2,
+        "num_layers": 1,
+        "tie_embeddings": "all",
+        "scale_embeddings": True,
+        "initialisation": "xavier_all",
+        "dropout_at": "feed_forward",
+    }
+
+
+class TestEncoderTranslator(ModelContract):
+    settings = {**OF_SOURCES, "model": "encoder_translator", "num_heads": 2}
+
+
+class TestLSTMEncoderDecoder(ModelContract):
+    settings = {**OF_SOURCES, "model": "lstm_encoder_decoder", "num_decoder_layers": 2}
+
+
+class TestOneWayLSTMEncoderDecoder(ModelContract):
+    settings = {
+        **OF_SOURCES,
+        "model": "lstm_encoder_decoder",
+        "num_encoder_layers": 2,
+        "tie_embeddings": "decoder",
+        "bidirectional": False,
+    }
+
+
 class TestSGD(RuleContract):
     settings = {"optimizer": "sgd"}
 
@@ -197,6 +235,45 @@ class Odd(ModelSettings):
         return {**roles, "classifier.bias": "shift"} if self.fault == "roles" else roles
 
 
+class OddOfSources(Odd):
+    """The same of pairs."""
+
+    reads: ClassVar[str] = "pair"
+
+    def build(self, sizes):
+        return OddModelOfSources(self.fault, sizes.vocabulary_size)
+
+
+class OddModelOfSources(nn.Module):
+    """A target's token beside the mean of the source."""
+
+    def __init__(self, fault, vocabulary):
+        super().__init__()
+        self.fault = fault
+        self.embedding = nn.Embedding(vocabulary, 4)
+        self.classifier = nn.Linear(4, vocabulary)
+
+    def forward(self, source, target, seen):
+        logits, _ = self.step(target, self.begin(source, seen, target.shape[1]))
+        return logits + 1 if self.fault == "steps" else logits, None
+
+    def begin(self, source, seen, length):
+        weights = seen.unsqueeze(-1) * 1.0
+        if self.fault == "padding":
+            weights = torch.ones_like(weights)
+        total = weights.sum(1)
+        mean = (weights * self.embedding(source)).sum(1) / (total if self.fault == "nan" else total.clamp(min=1))
+        return {"memory": mean, "lengths": torch.zeros(len(source), dtype=torch.int64)}
+
+    def step(self, tokens, state):
+        memory = state["memory"]
+        logits = self.classifier(self.embedding(tokens) + memory.unsqueeze(1))
+        if self.fault == "in place":
+            state["lengths"].add_(1)
+        moved = memory + 0.1 if self.fault == "moves" else memory
+        return logits, {"memory": moved, "lengths": state["lengths"] + tokens.shape[1]}
+
+
 class OddModel(nn.Module):
     def __init__(self, fault, vocabulary):
         super().__init__()
@@ -286,8 +363,14 @@ def _tests_of(contract):
 OF_COPY = {"task": f"{__name__}:Copy", "n_steps": 20, "embedding_size": 4, "num_layers": 1}
 OF_ODD = {"task": f"{__name__}:Copy", "model": f"{__name__}:Odd", "n_steps": 20, "lr": 1e-2}
 OF_BAD = {"optimizer": f"{__name__}:Bad"}
-BASES = {"task": (TaskContract, OF_COPY), "model": (ModelContract, OF_ODD), "rule": (RuleContract, OF_BAD)}
-WORDS = {"task": "flaw", "model": "fault", "rule": "slip"}
+OF_PAIRS = {"task": "of_sources:Next", "model": f"{__name__}:OddOfSources", "n_steps": 20, "lr": 1e-2}
+BASES = {
+    "task": (TaskContract, OF_COPY),
+    "model": (ModelContract, OF_ODD),
+    "model of sources": (ModelContract, OF_PAIRS),
+    "rule": (RuleContract, OF_BAD),
+}
+WORDS = {"task": "flaw", "model": "fault", "model of sources": "fault", "rule": "slip"}
 
 FLAWS = {
     ("task", "counts"): "test_counts_are_those_of_the_data",
@@ -310,6 +393,11 @@ FLAWS = {
     ("model", "dropout"): "test_training_draws_by_key_and_step_alone",
     ("model", "lift"): "test_lifted_over_members_it_computes_what_each_does",
     ("model", "stuck"): "test_it_learns",
+    ("model of sources", "padding"): "test_what_pads_a_source_changes_nothing",
+    ("model of sources", "nan"): "test_a_source_of_padding_alone_makes_no_nan",
+    ("model of sources", "steps"): "test_step_by_step_it_says_what_it_says_at_once",
+    ("model of sources", "in place"): "test_step_by_step_it_says_what_it_says_at_once",
+    ("model of sources", "moves"): "test_step_by_step_it_says_what_it_says_at_once",
     ("rule", "neighbours"): "test_members_move_as_if_they_were_alone",
     ("rule", "undeclared"): "test_it_changes_parameters_and_state_in_place_and_nothing_else",
     ("rule", "elsewhere"): "test_it_changes_parameters_and_state_in_place_and_nothing_else",

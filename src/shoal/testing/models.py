@@ -1,7 +1,7 @@
 """What every model family must hold."""
 
 import random
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -18,11 +18,18 @@ from shoal.training.step import evaluate, train_steps
 _B, _R = 3, 3
 
 
+Inputs = tuple[Tensor, ...]
+
+
 class ModelContract(Contract):
-    """Tests of the model of a small run, which reads tokens and gives logits.
+    """Tests of the model of a small run, which reads tokens, or sources, and gives logits.
+
+    What it is called with is what its family says that it ``reads``; one that reads sources must not notice their
+    padding. One that has ``step`` says token by token what it says at once.
 
     Attributes:
-        causal: whether what it says at a position hangs on the tokens up to there alone, as next-token tasks need it.
+        causal: whether what it says at a position hangs on the tokens up to there alone, as next-token tasks need it;
+            asked of no family that reads sources alone.
         tolerance: how far a value may move, as a share of the largest, with what is computed beside it.
         steps: after which its training loss must be lower than at first.
     """
@@ -37,16 +44,28 @@ class ModelContract(Contract):
         return build_model(spec).eval()
 
     @pytest.fixture
-    def tokens(self, spec: RunSpec) -> Tensor:
-        """Random ones of the task's sizes, ``(B, S)``."""
-        sizes, generator = spec.sizes(), torch.Generator().manual_seed(0)
-        return torch.randint(sizes.vocabulary_size, (_B, sizes.sequence_length), generator=generator)
+    def inputs(self, spec: RunSpec) -> Inputs:
+        """What the model is called with: random tokens of the task's sizes, sources of different lengths.
 
-    def test_it_gives_logits_first(self, spec: RunSpec, model: nn.Module, tokens: Tensor) -> None:
-        """``(B, S) -> (B, S, V)``, finite, as the first of a tuple."""
-        found = model(tokens, **spec.model_part.calling)
+        A sequence ``(B, S)``; a source ``(B, S)``, a target ``(B, T)`` and which tokens of the source count ``(B, S)``;
+        or a source and which of its tokens count.
+        """
+        sizes, generator = spec.sizes(), torch.Generator().manual_seed(0)
+        target = torch.randint(sizes.vocabulary_size, (_B, sizes.sequence_length), generator=generator)
+        if (reads := spec.model_part.reads) == "sequence":
+            return (target,)
+        S, V = sizes.source_length, sizes.source_vocabulary_size
+        assert S is not None and V is not None
+        seen = torch.arange(S) < torch.linspace(S, 1, _B).long().unsqueeze(1)  # (B, S)
+        source = torch.randint(V, (_B, S), generator=generator)
+        return (source, target, seen) if reads == "pair" else (source, seen)
+
+    def test_it_gives_logits_first(self, spec: RunSpec, model: nn.Module, inputs: Inputs) -> None:
+        """``(B, S) -> (B, S, V)``, finite, as the first of a tuple; of a pair, at each place of the target."""
+        found = model(*inputs, **spec.model_part.calling)
         assert isinstance(found, tuple), "forward must return a tuple, of which the logits are the first"
-        assert found[0].shape == (*tokens.shape, spec.sizes().vocabulary_size)
+        answered = inputs[spec.model_part.reads == "pair"]
+        assert found[0].shape == (*answered.shape, spec.sizes().vocabulary_size)
         assert found[0].is_floating_point() and bool(found[0].isfinite().all())
 
     def test_the_count_is_that_of_its_parameters(self, spec: RunSpec, model: nn.Module) -> None:
@@ -64,39 +83,94 @@ class ModelContract(Contract):
         layout = Layout.of(model, roles)
         assert layout.size == sum(p.numel() for p in model.parameters() if p.requires_grad) > 0
 
-    def test_the_future_changes_no_logit_of_the_past(self, spec: RunSpec, model: nn.Module, tokens: Tensor) -> None:
-        """Where the family is causal."""
+    def test_the_future_changes_no_logit_of_the_past(self, spec: RunSpec, model: nn.Module, inputs: Inputs) -> None:
+        """Where the family is causal: logits at a place hang on the tokens of the target up to it."""
         if not self.causal:
             pytest.skip("the model is not causal, as this suite was told")
-        before = self._logits(spec, model, tokens)
-        for place in range(1, tokens.shape[1]):
-            changed = tokens.clone()
+        if (reads := spec.model_part.reads) == "source":
+            pytest.skip("the model reads no target")
+        before, at = self._logits(spec, model, inputs), int(reads == "pair")
+        for place in range(1, inputs[at].shape[1]):
+            changed = inputs[at].clone()
             changed[:, place:] = (changed[:, place:] + 1) % spec.sizes().vocabulary_size
-            after = self._logits(spec, model, changed)
+            after = self._logits(spec, model, (*inputs[:at], changed, *inputs[at + 1 :]))
             assert_close(after[:, :place], before[:, :place], 1e-6, f"logits before position {place}")
 
-    def test_a_row_is_computed_as_if_it_were_alone(self, spec: RunSpec, model: nn.Module, tokens: Tensor) -> None:
+    def test_a_row_is_computed_as_if_it_were_alone(self, spec: RunSpec, model: nn.Module, inputs: Inputs) -> None:
         """No normalisation over the batch."""
-        together = self._logits(spec, model, tokens)
-        for place in range(len(tokens)):
-            alone = self._logits(spec, model, tokens[place : place + 1])
+        together = self._logits(spec, model, inputs)
+        for place in range(_B):
+            alone = self._logits(spec, model, tuple(tensor[place : place + 1] for tensor in inputs))
             assert_close(together[place : place + 1], alone, self.tolerance, f"row {place}")
 
-    def test_lifted_over_members_it_computes_what_each_does(self, spec: RunSpec, tokens: Tensor) -> None:
+    def test_what_pads_a_source_changes_nothing(self, spec: RunSpec, model: nn.Module, inputs: Inputs) -> None:
+        """Neither logits nor gradients, by one bit; that there is less of it changes them by rounding."""
+        if spec.model_part.reads == "sequence":
+            pytest.skip("the model reads no source")
+        source, *target, seen = inputs
+        other = torch.where(seen, source, (source + 1) % (spec.sizes().source_vocabulary_size or 1))
+        found = [self._of_source(spec, model, (tokens, *target, seen)) for tokens in (source, other)]
+        for name, value in found[0].items():
+            assert torch.equal(value, found[1][name]), f"padding changes {name}"
+        last = slice(_B - 1, _B)  # the row that has most
+        real = int(seen[last].sum())
+        short = (source[last, :real], *(tensor[last] for tensor in target), seen[last, :real])
+        whole = self._of_source(spec, model, (source[last], *(tensor[last] for tensor in target), seen[last]))
+        for name, value in self._of_source(spec, model, short).items():
+            assert_close(value, whole[name], self.tolerance if name != "logits" else 1e-6, f"{name} without padding")
+
+    def test_a_source_of_padding_alone_makes_no_nan(self, spec: RunSpec, model: nn.Module, inputs: Inputs) -> None:
+        """Neither in logits nor in gradients."""
+        if spec.model_part.reads == "sequence":
+            pytest.skip("the model reads no source")
+        seen = inputs[-1].clone()
+        seen[0] = False
+        with_one = (*inputs[:-1], seen)
+        logits = model(*with_one, **spec.model_part.calling)[0]
+        assert bool(logits.isfinite().all()), "logits"
+        named = dict(model.named_parameters())
+        for name, gradient in zip(
+            named, torch.autograd.grad(logits.square().mean(), list(named.values()), allow_unused=True), strict=True
+        ):
+            assert gradient is None or bool(gradient.isfinite().all()), f"gradient of {name}"
+
+    def test_step_by_step_it_says_what_it_says_at_once(self, spec: RunSpec, model: Any, inputs: Inputs) -> None:
+        """Where the family can write: the state goes in and out, and nothing of it changes in place."""
+        if not hasattr(model, "step"):
+            pytest.skip("the model has no step")
+        is_pair = spec.model_part.reads == "pair"
+        tokens = inputs[int(is_pair)]
+        length = tokens.shape[1]
+        with torch.no_grad():
+            state = model.begin(inputs[0], inputs[2], length) if is_pair else model.start(_B, length)
+            said = []
+            for place in range(length):
+                before = {name: tensor.clone() for name, tensor in state.items()}
+                logits, after = model.step(tokens[:, place : place + 1], state)
+                assert all(torch.equal(before[name], state[name]) for name in before), "a step changed its state"
+                assert {name: x.shape for name, x in after.items()} == {name: x.shape for name, x in before.items()}
+                for name in before:
+                    assert len(before[name]) == _B, f"{name} has no row of each"
+                    assert not name.startswith("memory") or torch.equal(after[name], before[name]), f"{name} moved"
+                said.append(logits)
+                state = after
+        assert_close(torch.cat(said, dim=1), self._logits(spec, model, inputs), self.tolerance, "logits by steps")
+
+    def test_lifted_over_members_it_computes_what_each_does(self, spec: RunSpec, inputs: Inputs) -> None:
         """``vmap`` over parameters: logits, and the gradient of a loss."""
         models = [build_model(spec.replace(init_seed=seed)).eval() for seed in range(_R)]
         states = {name: torch.stack([_state(own)[name] for own in models]) for name in _state(models[0])}
         leaves = {name: tensor.detach().requires_grad_(tensor.is_floating_point()) for name, tensor in states.items()}
 
         def one(own: dict[str, Tensor]) -> Tensor:
-            logits: Tensor = functional_call(models[0], own, (tokens,), dict(spec.model_part.calling))[0]
+            logits: Tensor = functional_call(models[0], own, inputs, dict(spec.model_part.calling))[0]
             return logits
 
         lifted = vmap(one)(leaves)  # (R, B, S, V)
         own_of = torch.autograd.grad(lifted.square().mean((1, 2, 3)).sum(), list(leaves.values()), allow_unused=True)
         gradients = dict(zip(leaves, own_of, strict=True))
         for place, own in enumerate(models):
-            logits = own(tokens, **spec.model_part.calling)[0]
+            logits = own(*inputs, **spec.model_part.calling)[0]
             assert_close(lifted[place], logits, self.tolerance, f"logits of member {place}")
             named = {name: parameter for name, parameter in own.named_parameters() if parameter.requires_grad}
             alone = torch.autograd.grad(logits.square().mean(), list(named.values()), allow_unused=True)
@@ -112,14 +186,14 @@ class ModelContract(Contract):
         assert all(torch.equal(first[name], again[name]) for name in first)
         assert any(not torch.equal(first[name], other[name]) for name in first)
 
-    def test_what_is_kept_of_it_gives_it_back(self, spec: RunSpec, tokens: Tensor) -> None:
+    def test_what_is_kept_of_it_gives_it_back(self, spec: RunSpec, inputs: Inputs) -> None:
         """The state dict of a member of a stack loads, strictly."""
         stack = stack_of(spec, spec.replace(init_seed=spec.init_seed + 1))
         for place, own in enumerate(stack.cohort.members):
             loaded = build_model(own.replace(init_seed=77)).eval()
             loaded.load_state_dict(stack.member(place))
-            expected = self._logits(spec, build_model(own).eval(), tokens)
-            assert torch.equal(self._logits(spec, loaded, tokens), expected)
+            expected = self._logits(spec, build_model(own).eval(), inputs)
+            assert torch.equal(self._logits(spec, loaded, inputs), expected)
 
     def test_training_draws_by_key_and_step_alone(self, spec: RunSpec) -> None:
         """Dropout is that of :class:`shoal.parts.Dropout`; that of torch would follow a global generator."""
@@ -139,10 +213,20 @@ class ModelContract(Contract):
         assert bool(stack.alive.all())
         assert float(evaluate(stack, {})["train_loss"]) < float(before)
 
-    def _logits(self, spec: RunSpec, model: nn.Module, tokens: Tensor) -> Tensor:
+    def _logits(self, spec: RunSpec, model: nn.Module, inputs: Inputs) -> Tensor:
         with torch.no_grad():
-            logits: Tensor = model(tokens, **spec.model_part.calling)[0]
+            logits: Tensor = model(*inputs, **spec.model_part.calling)[0]
         return logits
+
+    def _of_source(self, spec: RunSpec, model: nn.Module, inputs: Inputs) -> dict[str, Tensor]:
+        """Logits where they mean something, and the gradient of a loss that is made from these."""
+        logits = model(*inputs, **spec.model_part.calling)[0]
+        if spec.model_part.reads == "source":
+            logits = logits[inputs[-1]]  # (tokens that count, V)
+        named = dict(model.named_parameters())
+        gradients = torch.autograd.grad(logits.square().mean(), list(named.values()), allow_unused=True)
+        every = {name: torch.zeros(()) if own is None else own for name, own in zip(named, gradients, strict=True)}
+        return {"logits": logits.detach(), **{f"gradient of {name}": own for name, own in every.items()}}
 
 
 def _state(model: nn.Module) -> dict[str, Tensor]:
