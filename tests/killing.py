@@ -1,6 +1,6 @@
 """Trains in a child process that is killed at random moments; run by test_kill.py.
 
-    python killing.py LAB KILLS SEED
+    python killing.py LAB KILLS SEED [ragged]
 
 The parent has imported everything and never computes, so that each child starts training at once.
 """
@@ -15,7 +15,7 @@ import torch
 from helpers import tiny_grid
 
 import shoal
-from shoal.spec import RunSpec
+from shoal.spec import RunSpec, grid
 
 
 def specs() -> list[RunSpec]:
@@ -25,18 +25,28 @@ def specs() -> list[RunSpec]:
     return lstm + gpt
 
 
-def child(lab: str) -> None:
+def ragged() -> list[RunSpec]:
+    """Members that take turns on fewer places, whose batches have several forms."""
+    base = {"task": "ragged:Ragged", "model": "gpt", "num_layers": 1, "num_heads": 2, "embedding_size": 8}
+    base |= {"train_batch_size": 6, "eval_first": 0, "eval_period": 40, "save_model_step": 70}
+    return grid(RunSpec(**base), n_steps=[70, 150, 200], seed=[0, 1])
+
+
+def child(lab: str, which: str) -> None:
     torch.set_num_threads(1)
-    shoal.train(specs(), lab, workers=1, threads=1, flush_seconds=0.05)
+    if which == "ragged":
+        shoal.train(ragged(), lab, workers=1, threads=1, flush_seconds=0.05, places=3)
+    else:
+        shoal.train(specs(), lab, workers=1, threads=1, flush_seconds=0.05)
 
 
-def main(lab: str, kills: int, seed: int) -> None:
+def main(lab: str, kills: int, seed: int, which: str = "") -> None:
     moments = random.Random(seed)
     killed = 0
     while True:
         pid = os.fork()
         if pid == 0:
-            child(lab)
+            child(lab, which)
             os._exit(0)
         if killed < kills:
             time.sleep(moments.uniform(0.05, 0.8))
@@ -50,4 +60,4 @@ def main(lab: str, kills: int, seed: int) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))
+    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), *sys.argv[4:])

@@ -21,7 +21,7 @@ ENVIRONMENT = {**os.environ, "PYTHONPATH": PYTHONPATH, "OMP_NUM_THREADS": "1"}
 
 
 def assert_same_lab(found: Lab, expected: shoal.Records) -> None:
-    records = found.records(killing.specs())
+    records = found.records(list(expected.specs.values()))
     assert records.runs()["state"].to_list() == ["done"] * len(records)
     assert records.curves().equals(expected.curves())
     for run in records.ids:
@@ -43,6 +43,17 @@ def test_killed_at_random_moments_a_lab_ends_with_the_same_bits(tmp_path, kills,
     sessions = [len(folder.status()["sessions"]) for folder in lab.cohorts()]
     assert sum(sessions) > 4  # it did go on from flushes, several times
     assert_same_lab(lab, expected)
+
+
+@pytest.mark.slow
+def test_members_whose_batches_have_forms_end_with_the_bits_that_they_have_alone(tmp_path):
+    """Killed while they join each other's stacks."""
+    expected = shoal.train(killing.ragged(), tmp_path / "whole", workers=1, threads=1, places=1)
+    command = [sys.executable, str(HERE / "killing.py"), str(tmp_path / "killed"), "12", "3", "ragged"]
+    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout.split()[1]) >= 5, done.stdout
+    assert_same_lab(Lab(tmp_path / "killed"), expected)
 
 
 def flags() -> list[str]:

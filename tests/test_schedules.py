@@ -11,7 +11,7 @@ from torch.optim.lr_scheduler import ConstantLR, CosineAnnealingLR, LambdaLR, Li
 
 from shoal.errors import UserError
 from shoal.registry import RULES
-from shoal.rules.schedules import SCHEDULES, schedule_of
+from shoal.rules.schedules import TO_THE_LAST_STEP, schedule_of
 from shoal.spec import RunSpec
 from shoal.tasks.build import build_model, build_task
 from shoal.training.plan import plan
@@ -45,7 +45,7 @@ def torch_factors(name: str, warmup_steps: int, n_steps: int) -> list[float]:
 
 
 @pytest.mark.filterwarnings("ignore:The epoch parameter in")  # SequentialLR's own
-@pytest.mark.parametrize("name", list(SCHEDULES))
+@pytest.mark.parametrize("name", list(TO_THE_LAST_STEP))
 @some
 @given(members=st.lists(st.integers(1, 30).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))), min_size=1))
 def test_every_members_rate_is_that_of_torch(name, members):
@@ -80,6 +80,67 @@ def test_a_rise_from_zero_is_the_one_of_the_grokking_literature(n):
     zero, usual = torch.cat([schedule(step) for step in steps], 1).tolist()
     assert zero == pytest.approx(expected)
     assert zero[0] == 0.0 and zero[1:] == usual[:-1]
+
+
+def vaswani(step: int, warmup: int, d_model: int) -> float:
+    """Vaswani et al. 2017, section 5.3, equation 3."""
+    return d_model**-0.5 * min(step**-0.5, step * warmup**-1.5)
+
+
+def transformers_lambda(current_step: int, num_warmup_steps: int) -> float:
+    """``get_inverse_sqrt_schedule`` of transformers, whose timescale is the warm-up, for ``LambdaLR``."""
+    timescale = num_warmup_steps
+    if current_step < num_warmup_steps:
+        return current_step / max(1, num_warmup_steps)
+    shift = timescale - num_warmup_steps
+    return 1.0 / math.sqrt((current_step + shift) / timescale)
+
+
+@some
+@given(
+    members=st.lists(st.tuples(st.integers(1, 30), st.booleans()), min_size=1, max_size=4, unique=True),
+    n_steps=st.integers(31, 99),
+)
+def test_the_inverse_square_root_is_that_of_the_transformer_whatever_the_number_of_steps(members, n_steps):
+    specs = [
+        tiny(lr_schedule="inverse_sqrt", warmup_steps=warmup, warmup_from_zero=from_zero, n_steps=n_steps)
+        for warmup, from_zero in members
+    ]
+    schedule = schedule_of(one_cohort(specs).members, CPU)
+    for step in (*range(1, 70), 10**6):
+        found = schedule(torch.full((len(specs), 1), float(step), dtype=torch.float64))[:, 0].tolist()
+        for factor, (warmup, from_zero) in zip(found, members, strict=True):
+            literal = step / warmup if step <= warmup else math.sqrt(warmup / step)
+            if from_zero:  # by the updates made before, as transformers and fairseq count them
+                literal = transformers_lambda(step - 1, warmup)
+            else:
+                assert literal == pytest.approx(vaswani(step, warmup, 512) / vaswani(warmup, warmup, 512), rel=1e-12)
+                assert literal == pytest.approx(transformers_lambda(step, warmup), rel=1e-12)
+            assert factor == pytest.approx(literal, rel=1e-12, abs=1e-15)
+
+
+def test_the_inverse_square_root_moves_parameters_as_torch_does():
+    base = {"optimizer": "adam", "lr_schedule": "inverse_sqrt", "warmup_steps": 3, "lr": 1e-2, "clip": math.inf}
+    spec = tiny(**base, weight_decay=0.0)
+    stack, module, task = Stack(one_cohort([spec]), CPU), build_model(spec), build_task(spec)
+    optimizer = torch.optim.Adam(module.parameters(), lr=spec.lr)
+    scheduler = LambdaLR(optimizer, lambda update: transformers_lambda(update + 1, 3))
+    batch = task.batch(task.tensors, task.scored["train"])
+    for _ in range(9):
+        train_step(stack)
+        optimizer.zero_grad()
+        task.objective(module, batch)["loss"].mean().backward()
+        optimizer.step()
+        scheduler.step()
+    for name, parameter in module.named_parameters():
+        torch.testing.assert_close(stack.member(0)[name], parameter.detach(), atol=1e-5, rtol=0)
+
+
+def test_the_inverse_square_root_needs_a_warm_up_and_has_no_floor():
+    with pytest.raises(UserError, match="warmup_steps"):
+        tiny(lr_schedule="inverse_sqrt")
+    with pytest.raises(UserError, match="lr_floor"):
+        tiny(lr_schedule="inverse_sqrt", warmup_steps=3, lr_floor=0.1)
 
 
 def factor(spec: RunSpec, step: int) -> float:

@@ -488,7 +488,7 @@ def test_a_bad_multiplier_is_named(value):
         ),
         (
             {"lr_schedule": "cosin"},
-            "unknown lr_schedule 'cosin': one of constant linear cosine; did you mean 'cosine'?",
+            "unknown lr_schedule 'cosin': one of constant linear cosine inverse_sqrt; did you mean 'cosine'?",
         ),
         (
             {"warmup_steps": 200, "n_steps": 100},

@@ -11,6 +11,7 @@ from shoal.errors import LabError, UserError, nearest
 from shoal.lab.cohort import CohortFolder
 from shoal.lab.damage import damage_of
 from shoal.lab.frames import schema_of
+from shoal.lab.kept import kept_steps
 from shoal.lab.members import is_part_loaded, task_of
 from shoal.lab.names import find_run
 from shoal.lab.snapshot import CohortSnapshot
@@ -283,29 +284,26 @@ class Records:
         found = {folder.path: dict(told_of(folder, "units", {})) for folder in self.cohorts()}
         return {run: found[folder.path] for run, folder in self._folders.items()}
 
-    def model(self, run: str, step: int | None = None) -> "nn.Module":
+    def model(self, run: str, step: int | str | None = None, average: int = 1) -> "nn.Module":
         """A kept model, ready to evaluate; the last one when no ``step`` is named.
 
+        Args:
+            run: its id.
+            step: after which it was kept; ``best`` is that of the lowest validation loss (``keep_best``).
+            average: of so many models, of the last that were kept every ``save_model_step`` up to that step, the mean
+                of the parameters; buffers are those of the last.
+
         Raises:
-            UserError: no run here has such an id, or several have.
-            LabError: no model was kept at that step, or its file is damaged.
+            UserError: no run here has such an id, or several have; or there is no such step, or number of models.
+            LabError: no model was kept at that step, too few were kept to average, or a file is damaged.
         """
-        from shoal.lab.tensors import load_tensors
+        from shoal.lab.averaging import averaged
         from shoal.tasks.build import build_model
 
         run = find_run(run, self._folders)
-        files = self.model_files(run)
-        if not files or (step is not None and step not in files):
-            kept = " ".join(map(str, files)) or "none"
-            raise LabError(f"run {run} has no model of step {step if step is not None else '(any)'}; kept: {kept}")
-        spec = self.specs[run]
-        model = build_model(spec)
-        step = max(files) if step is None else step
-        with self._folders[run].with_way_out():
-            state, metadata = load_tensors(files[step], like=model.state_dict())
-        self._folders[run].check_model(run, step, metadata)
-        model.load_state_dict(state)
-        return model.eval()
+        folder, spec = self._folders[run], self.specs[run]
+        steps = kept_steps(folder, run, step, average, spec.save_model_step)
+        return averaged(folder, run, steps, build_model(spec)).eval()
 
 
 def told_of(folder: CohortFolder, what: str, nothing: Any) -> Any:

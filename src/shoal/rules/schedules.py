@@ -2,11 +2,12 @@
 
 It rises to 1 in equal parts over ``warmup_steps``, from one part at the first step, or with ``warmup_from_zero`` from 0
 there; then it stays, or falls to 0, or to a share of itself, at ``n_steps``, also of a run that ends earlier by
-``stop_after_generalizing``.
+``stop_after_generalizing``, or falls with the inverse square root of the step, whatever ``n_steps`` is.
 
 Source: ``torch.optim.lr_scheduler`` (``LinearLR``, ``CosineAnnealingLR``; Loshchilov & Hutter 2017 without restarts).
 From zero it rises as in the code of Power et al. 2022 and Nanda et al. 2023, ``LambdaLR(lambda n: min(n / warmup, 1))``
-with ``n`` the updates made before.
+with ``n`` the updates made before. The inverse square root is that of Vaswani et al. 2017
+(https://arxiv.org/abs/1706.03762), section 5.3, in units of its highest rate, as fairseq's ``inverse_sqrt`` has it.
 """
 
 import math
@@ -19,11 +20,12 @@ from torch import Tensor
 from shoal.spec import RunSpec
 
 # name -> factor at a share of the way from the end of the warm-up to the last step, in [0, 1]
-SCHEDULES: Mapping[str, Callable[[Tensor], Tensor]] = {
+TO_THE_LAST_STEP: Mapping[str, Callable[[Tensor], Tensor]] = {
     "constant": torch.ones_like,
     "linear": lambda progress: 1 - progress,
     "cosine": lambda progress: (1 + torch.cos(math.pi * progress)) / 2,
 }
+SCHEDULES = (*TO_THE_LAST_STEP, "inverse_sqrt")
 
 
 @dataclass(frozen=True)
@@ -47,8 +49,10 @@ class Schedule:
     def __call__(self, step: Tensor) -> Tensor:
         """The factors at each member's own step, counted from 1: ``(R, 1) -> (R, 1)``, float64."""
         rise = ((step - self.at_zero) / self.warmup_steps.clamp(min=1)).clamp(max=1)
+        if self.name == "inverse_sqrt":
+            return rise * (self.warmup_steps / (step - self.at_zero).maximum(self.warmup_steps)).sqrt()
         left = (self.n_steps - self.warmup_steps).clamp(min=1)
-        fall = SCHEDULES[self.name](((step - self.warmup_steps) / left).clamp(0, 1))
+        fall = TO_THE_LAST_STEP[self.name](((step - self.warmup_steps) / left).clamp(0, 1))
         return rise * (fall if self.floor is None else self.floor + (1 - self.floor) * fall)
 
 

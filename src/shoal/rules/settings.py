@@ -11,7 +11,7 @@ from shoal.spec.fields import SHARE, Part, choice, setting
 if TYPE_CHECKING:
     from shoal.rules.updates import Update
 
-SCHEDULES = ("constant", "linear", "cosine")
+SCHEDULES = ("constant", "linear", "cosine", "inverse_sqrt")
 
 _DECAY: dict[str, Any] = {
     "description": "weight decay",
@@ -76,11 +76,16 @@ class Rule(Part):
 
     def check(self) -> None:
         """See :class:`Part`."""
+        if self.lr_schedule == "inverse_sqrt" and not self.warmup_steps:
+            raise UserError(
+                "lr_schedule 'inverse_sqrt' falls from the end of a warm-up: give warmup_steps of 1 or more"
+            )
         if self.warmup_from_zero and not self.warmup_steps:
             raise UserError("warmup_from_zero does not apply to warmup_steps=0; it applies to 1 or more")
-        if self.lr_floor and self.lr_schedule == "constant":
+        if self.lr_floor and self.lr_schedule not in ("linear", "cosine"):
             raise UserError(
-                f"lr_floor={self.lr_floor} does not apply to lr_schedule 'constant'; it applies to linear cosine"
+                f"lr_floor={self.lr_floor} does not apply to lr_schedule {self.lr_schedule!r}; it applies to linear "
+                "cosine"
             )
 
     def build(self) -> "Update":
