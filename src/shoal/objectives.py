@@ -84,7 +84,9 @@ def smoothed_losses(logits: Tensor, targets: Tensor, label_smoothing: float, con
     if convention == "fairseq":
         return (1 - label_smoothing) * nll + label_smoothing / (V - 1) * others
     each = label_smoothing / (V - 2)
-    entropy = (1 - label_smoothing) * math.log(1 - label_smoothing) + label_smoothing * math.log(each)
+    entropy = (1 - label_smoothing) * math.log(1 - label_smoothing)
+    if each > 0:  # a share so small may be none
+        entropy += label_smoothing * math.log(each)
     return (1 - label_smoothing) * nll + each * (others + log_p[..., 0]) + entropy
 
 

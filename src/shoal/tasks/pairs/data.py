@@ -5,7 +5,7 @@ target begins with BOS, and so has as many.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from functools import cached_property, partial
 
 import torch
@@ -14,12 +14,12 @@ from torch.nn.functional import pad
 
 from shoal.objectives import smoothed_losses
 from shoal.tasks.base import Batch, Model, Task
+from shoal.tasks.pairs.buckets import Buckets, BucketSampler, Widths
 from shoal.tasks.pairs.codec import padded
 from shoal.tasks.pairs.vocabulary import BOS, PAD
 from shoal.tasks.text.units import count_text
 
 SCORED_SHARE = 4  # of the training split as many pairs are scored as this part of the validation split's
-Widths = tuple[int, int]
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,6 +71,21 @@ class Scoring:
     reduction: str = "token"
     label_smoothing: float = 0.0
     convention: str = "torch"
+
+
+@dataclass(frozen=True)
+class Batching:
+    """Batches of pairs of about the same lengths.
+
+    Attributes:
+        buckets: of the pairs, those that train among them as the task draws them.
+        batch_tokens: see :meth:`Buckets.batches`.
+        bucket_seed: of the order of buckets.
+    """
+
+    buckets: Buckets
+    batch_tokens: int | None = None
+    bucket_seed: int = 0
 
 
 def pair_batch(tensors: Mapping[str, Tensor], indices: Tensor, widths: Widths | None = None, *, reads: str) -> Batch:
@@ -154,6 +169,7 @@ def pair_task(
     valid: Tensor,
     groups: Mapping[str, Tensor] | None = None,
     scoring: Scoring | None = None,
+    batching: Batching | None = None,
 ) -> Task:
     """Pairs as the engine takes them.
 
@@ -164,10 +180,11 @@ def pair_task(
         valid: which validate, likewise.
         groups: to report apart, ``(N,)`` bool each; no pair is in two.
         scoring: what training minimises.
+        batching: in buckets, which must be the same for all members; else a pass is shuffled whole.
     """
     scoring = scoring or Scoring()
     is_plain = scoring.label_smoothing == 0 and scoring.reduction == "token"
-    return Task(
+    task = Task(
         tensors=pairs.tensors,
         drawn=train,
         scored={"train": some_of(train, len(valid), groups or {}), "valid": valid},
@@ -176,6 +193,10 @@ def pair_task(
         batch=partial(pair_batch, reads=reads),
         training_objective=None if is_plain else partial(pair_objective, scoring=scoring),
     )
+    if batching is None:
+        return task
+    sampler = partial(BucketSampler, **{field.name: getattr(batching, field.name) for field in fields(batching)})
+    return replace(task, sampler=sampler, forms=batching.buckets.forms)
 
 
 def n_scored(sizes: Sequence[int], n_valid: int) -> list[int]:

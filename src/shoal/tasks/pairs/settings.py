@@ -4,13 +4,15 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from shoal.errors import UserError
 from shoal.measures import Measure, Measures
-from shoal.spec.fields import SHARE, choice, setting
+from shoal.spec.fields import SEED, SHARE, choice, setting
 from shoal.tasks.settings import TaskSettings, fitting
 
 if TYPE_CHECKING:
     from shoal.tasks.base import Task
-    from shoal.tasks.pairs.data import Scoring
+    from shoal.tasks.pairs.buckets import Buckets
+    from shoal.tasks.pairs.data import Batching, Scoring
 
 CONVENTIONS = ("torch", "fairseq", "joeynmt")
 MEASURES = Measures(
@@ -107,3 +109,45 @@ class PairSettings(TaskSettings):
             for name, (several, factor) in found.items()
             if counts.get(several)
         }
+
+
+class BucketedPairs(PairSettings):
+    """A task whose splits hang on no seed as far as lengths go, so that all members can have the same buckets."""
+
+    batching: str = choice(
+        "buckets",
+        "how training makes batches: of pairs of about the same lengths, or of any, padded to the longest of all",
+        ("buckets", "shuffled"),
+    )
+    batch_tokens: int | None = setting(
+        None,
+        "positions of the longer side of a batch of a bucket, padding included, instead of train_batch_size pairs",
+        "an integer of at least 1",
+        ge=1,
+    )
+    bucket_seed: int = setting(0, "of the order of buckets in a pass", **SEED)
+
+    def check(self) -> None:
+        """See :class:`Part`."""
+        if self.batching != "buckets" and (self.batch_tokens is not None or self.bucket_seed):
+            name = "bucket_seed" if self.batch_tokens is None else "batch_tokens"
+            raise UserError(
+                f"{name}={getattr(self, name)} does not apply to batching={self.batching}; it applies to buckets"
+            )
+
+    def buckets(self) -> "Buckets":
+        """The buckets of all pairs."""
+        raise NotImplementedError
+
+    def batched(self) -> "Batching | None":
+        """How training makes batches."""
+        from shoal.tasks.pairs.data import Batching
+
+        is_whole = self.batching != "buckets"
+        return None if is_whole else Batching(self.buckets(), self.batch_tokens, self.bucket_seed)
+
+    def batch_positions(self, train_batch_size: int) -> int:
+        """See :class:`TaskSettings`."""
+        if self.batching != "buckets":
+            return super().batch_positions(train_batch_size)
+        return self.buckets().batch_positions(train_batch_size, self.batch_tokens)

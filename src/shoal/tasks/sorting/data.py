@@ -4,6 +4,7 @@ Everything is a pure function of the split's seed (:mod:`shoal.keyed`). ``L`` nu
 """
 
 import threading
+from functools import lru_cache
 from itertools import combinations_with_replacement
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,7 @@ from torch import Tensor
 from shoal.errors import UserError
 from shoal.keyed import bits, fold
 from shoal.tasks.base import Task
+from shoal.tasks.pairs.buckets import Buckets
 from shoal.tasks.pairs.data import Pairs, pair_task
 from shoal.tasks.pairs.vocabulary import EOS, PAD, SPECIALS
 
@@ -33,7 +35,15 @@ def sorting_task(settings: "Sorting", reads: str, split_seed: int) -> Task:
     lengths = pairs.source_length - 1
     groups = {f"length{length}": lengths == length for length in settings.lengths} if len(settings.lengths) > 1 else {}
     number, n = torch.arange(len(pairs)), settings.train_examples
-    return pair_task(pairs, reads, number[:n], number[n:], groups, settings.scoring())
+    return pair_task(pairs, reads, number[:n], number[n:], groups, settings.scoring(), settings.batched())
+
+
+@lru_cache(maxsize=4)
+def buckets_of(min_length: int, max_length: int, train_examples: int, valid_examples: int) -> Buckets:
+    """Buckets of examples whose lengths take turns, in each split."""
+    turns = [torch.arange(n) % (max_length - min_length + 1) for n in (train_examples, valid_examples)]
+    lengths = torch.cat(turns) + min_length + 1  # with EOS
+    return Buckets(lengths, lengths, train_examples)
 
 
 def sorting_pairs(settings: "Sorting", split_seed: int) -> Pairs:

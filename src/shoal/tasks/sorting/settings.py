@@ -7,17 +7,18 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from shoal.errors import UserError
 from shoal.spec.fields import setting
-from shoal.tasks.pairs.settings import PairSettings
+from shoal.tasks.pairs.settings import BucketedPairs
 from shoal.tasks.settings import Counts, Sizes
 
 if TYPE_CHECKING:
     from shoal.tasks.base import Task
+    from shoal.tasks.pairs.buckets import Buckets
     from shoal.tasks.pairs.codec import PairCodec
 
 MOST_NUMBERS = 200_000_000  # of all examples together
 
 
-class Sorting(PairSettings):
+class Sorting(BucketedPairs):
     """Numbers in their order: those from 0 up to ``digits``, each as one token, as often as they come.
 
     Examples of each length are as many as of every other. What validates is a set of multisets: no example of the
@@ -41,6 +42,7 @@ class Sorting(PairSettings):
 
     def check(self) -> None:
         """See :class:`Part`: whether there are so many multisets, and as many besides to train on."""
+        super().check()
         if self.min_length > self.max_length:
             raise UserError(
                 f"min_length must be at most max_length, got min_length={self.min_length} and "
@@ -97,6 +99,12 @@ class Sorting(PairSettings):
         from shoal.tasks.sorting.data import sorting_task
 
         return sorting_task(self, reads, split_seed)
+
+    def buckets(self) -> "Buckets":
+        """See :class:`BucketedPairs`; lengths take turns whatever the seed."""
+        from shoal.tasks.sorting.data import buckets_of
+
+        return buckets_of(self.min_length, self.max_length, self.train_examples, self.valid_examples)
 
     @cached_property
     def codec(self) -> "PairCodec":

@@ -3,13 +3,15 @@
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 
 from shoal.errors import UserError
 from shoal.tasks.base import Task
+from shoal.tasks.pairs.buckets import Buckets
 from shoal.tasks.pairs.codec import PairCodec
-from shoal.tasks.pairs.data import Pairs, Scoring, count_targets, pair_task
+from shoal.tasks.pairs.data import Batching, Pairs, Scoring, count_targets, pair_task
 from shoal.tasks.pairs.vocabulary import Vocabulary, learn_vocabulary
 from shoal.tasks.translation.corpus import ParallelText, read_parallel
 
@@ -40,7 +42,7 @@ class TranslationData:
         codec: from lines to tokens and back.
         counts: of the targets that validate: ``targets``, ``tokens``, ``characters``, ``bytes``, ``words``.
         told: of each split ``train_`` and ``valid_``: pairs with an ``empty`` side and pairs with one that is too
-            ``long``; and ``duplicates``, sources that validate and stand in the training split, too.
+            ``long``; and ``duplicates``, pairs that validate whose source stands in the training file, too.
         scored_lines: places, from 0, in the validation files of the pairs that validate.
     """
 
@@ -55,6 +57,11 @@ class TranslationData:
     def n_valid(self) -> int:
         """Pairs that validate."""
         return len(self.pairs) - self.n_train
+
+    @cached_property
+    def buckets(self) -> Buckets:
+        """Of all pairs by their lengths."""
+        return Buckets(self.pairs.source_length, self.pairs.target_length, self.n_train)
 
 
 _loaded: dict[tuple[object, ...], TranslationData] = {}
@@ -127,8 +134,8 @@ def encode_parallel(text: ParallelText, encoding: Encoding) -> TranslationData:
     _check_split(
         "validation", "valid_source", len(sources) - n, len(text.lines["valid_source"]), told, "valid", encoding
     )
-    known = set(text.lines["source"])
-    told["duplicates"] = sum(line in known for line in text.lines["valid_source"])
+    known = set(map(codec.prepared, text.lines["source"]))
+    told["duplicates"] = sum(codec.prepared(text.lines["valid_source"][place]) in known for place in scored_lines)
     counts = count_targets(scored_texts, sum(len(row) + 1 for row in targets[n:]))
     return TranslationData(Pairs.of(sources, targets), n, codec, counts, told, scored_lines)
 
@@ -139,12 +146,14 @@ def _check_split(
     if left:
         return
     raise UserError(
-        f"no pair of the {lines:,} of the {words} split ({name}) is left: {told[f'{split}_empty']:,} have an empty side "
-        f"and {told[f'{split}_long']:,} more than max_length={encoding.max_length} tokens; too_long=cut keeps these"
+        f"no pair of the {lines:,} of the {words} split ({name}) is left: {told[f'{split}_empty']:,} have an empty "
+        f"side and {told[f'{split}_long']:,} more than max_length={encoding.max_length} tokens; too_long=cut keeps "
+        "these"
     )
 
 
-def translation_task(data: TranslationData, reads: str, scoring: Scoring) -> Task:
+def translation_task(data: TranslationData, reads: str, scoring: Scoring, batching: Batching | None) -> Task:
     """Parallel text as the engine takes it; its split is the files' own and hangs on no seed."""
     number = torch.arange(len(data.pairs))
-    return pair_task(data.pairs, reads, number[: data.n_train], number[data.n_train :], scoring=scoring)
+    train, valid = number[: data.n_train], number[data.n_train :]
+    return pair_task(data.pairs, reads, train, valid, scoring=scoring, batching=batching)

@@ -8,13 +8,14 @@ from pydantic import BeforeValidator
 
 from shoal.errors import UserError
 from shoal.spec.fields import choice, set_default, setting
-from shoal.tasks.pairs.settings import PairSettings
+from shoal.tasks.pairs.settings import BucketedPairs
 from shoal.tasks.settings import Counts, Sizes
 from shoal.tasks.translation.corpus import FILES, read_parallel
 
 if TYPE_CHECKING:
     from shoal.spec.run import RunSpec
     from shoal.tasks.base import Task
+    from shoal.tasks.pairs.buckets import Buckets
     from shoal.tasks.translation.data import TranslationData
 
 TOKENIZERS = ("words", "bpe", "chars")
@@ -41,7 +42,7 @@ def _found_out(about: str) -> Any:
     return setting(None, f"{about}; found out from the files", "an integer of at least 1", derived=True, ge=1)
 
 
-class Translation(PairSettings):
+class Translation(BucketedPairs):
     """Sentences and their translations, line by line.
 
     The identity of a run hangs on the content of the four files (``pair_key``), not on where they lie. Vocabularies
@@ -111,6 +112,7 @@ class Translation(PairSettings):
 
     def check(self) -> None:
         """See :class:`Part`."""
+        super().check()
         given = [name for name in FILES if getattr(self, name)]
         if missing := [name for name in FILES if name not in given and (given or self.pair_key is None)]:
             flags = " ".join(f"--{name.replace('_', '-')} FILE" for name in missing)
@@ -155,6 +157,8 @@ class Translation(PairSettings):
                 f"vocabularies=separate does not apply to model {spec.model!r}, which reads a source and its target as "
                 "one sequence; vocabularies=joint does"
             )
+        if spec.get("tie_embeddings") == "all" and self.vocabularies == "separate":
+            raise UserError("tie_embeddings=all does not apply to vocabularies=separate; it applies to joint")
 
     def _find_out(self) -> None:
         """What hangs on the content of the files; kept for the runs of a grid, each of which asks."""
@@ -206,7 +210,11 @@ class Translation(PairSettings):
         """See :class:`TaskSettings`."""
         from shoal.tasks.translation.data import translation_task
 
-        return translation_task(self.data(), reads, self.scoring())
+        return translation_task(self.data(), reads, self.scoring(), self.batched())
+
+    def buckets(self) -> "Buckets":
+        """See :class:`BucketedPairs`."""
+        return self.data().buckets
 
     def kept(self) -> Mapping[str, Any]:
         """See :class:`TaskSettings`: the vocabularies, and counts of what validates and of what was left out."""
@@ -226,8 +234,8 @@ class Translation(PairSettings):
         return [
             f"beside, of pairs {str(kept.get('pair_key', ''))[:8]}: {counts['targets']:,} targets validate, of "
             f"{counts['tokens']:,} tokens with EOS and {counts['words']:,} words; longer than {left['max_length']} "
-            f"tokens and {done}: {long:,} to train on and {valid_long:,} to validate on; with an empty side and left out: "
-            f"{empty:,} and {valid_empty:,}; validation sources that train, too: {left['duplicates']:,}"
+            f"tokens and {done}: {long:,} to train on and {valid_long:,} to validate on; with an empty side and left "
+            f"out: {empty:,} and {valid_empty:,}; validation sources that train, too: {left['duplicates']:,}"
         ]
 
     def place(self) -> tuple[str, Mapping[str, Any]] | None:
