@@ -341,13 +341,13 @@ def test_greedy_search_ends(seed, V, T, ending):
 
 def test_bad_requests():
     model = Hashed([1], [1], 3)
-    for width in (0, -2, 2.5):
+    for width in (0, -2, 2.5, math.nan):
         with pytest.raises(UserError, match="at least 1"):
             Beam(width)
     with pytest.raises(UserError, match="9 of 2, so at most that"):
         beam_search(model, *model.begin(), 2, Beam(10))
     beam_search(model, *model.begin(), 2, Beam(9))
-    for new in (0, -1):
+    for new in (0, -1, 1.5):
         with pytest.raises(UserError, match="max_new_tokens"):
             beam_search(model, *model.begin(), new, Beam(1))
     with pytest.raises(UserError, match="did you mean 'optimal'"):
