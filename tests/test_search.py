@@ -109,7 +109,8 @@ def test_keeps_is_equations_12_and_13(seed, V, T, b, ending):
     stopped = beam_search(model, *model.begin(), T, Beam(b, "keeps", "optimal"), eos=EOS)
     for r in range(2):
         for n in range(3):
-            expected, best = equations_12_and_13(model.alone(r, n), b, T, EOS)
+            expected, best, expanded = equations_12_and_13(model.alone(r, n), b, T, EOS)
+            assert int(found.expanded[r, n]) == expanded
             expect(found.hypotheses, r, n, expected[:b])
             assert texts(stopped.hypotheses, r, n)[0] == expected[0][1]
             if stopped.saved[r, n]:
@@ -129,6 +130,18 @@ def test_releases_is_2b_candidates_and_a_certain_list(seed, V, T, b, ending, alp
             expected, steps = two_b_candidates(model.alone(r, n), b, T, EOS, alpha)
             expect(found.hypotheses, r, n, expected)
             assert int(found.steps[r, n]) == steps
+
+
+def test_what_a_place_that_is_kept_costs():
+    after = {(): [-1.0, -0.5, -1.2], (0,): [-4.0, -5.0, -6.0], (2,): [-9.0, -0.1, -9.0]}
+    table = Table(lambda text: after[text])
+    found = {
+        finished: beam_search(table, *table.begin(), 2, Beam(2, finished, "none"), eos=1, from_logits=False)
+        for finished in PLACES
+    }
+    assert texts(found["releases"].hypotheses, 0, 0) == [(1,), (2, 1)]
+    assert texts(found["keeps"].hypotheses, 0, 0) == [(1,), (0, 0)]
+    assert (int(found["releases"].expanded), int(found["keeps"].expanded)) == (3, 2)
 
 
 @pytest.mark.parametrize("finished", PLACES)
