@@ -64,6 +64,14 @@ def test_exhaustive_search_tries_all(seed, V, T, eos, alpha):
     assert sum(model.rows) <= 4 * sum(V**t for t in range(1, T))  # each prefix once
 
 
+@pytest.mark.parametrize("rows", [1, 4, 7, 100])
+def test_prefixes_may_be_computed_in_any_parts(rows):
+    model = Hashed([1, 2], [3, 4], 4, eos=EOS)
+    found = exhaustive_search(model, *model.begin(), 5, 20, eos=EOS, rows_at_once=rows)
+    assert max(model.rows) <= 2 * max(rows, 2)
+    assert equal(found, exhaustive_search(model, *model.begin(), 5, 20, eos=EOS))
+
+
 def test_what_is_too_large_is_refused_at_once():
     with pytest.raises(UserError, match=r"10000\^10 = about 10\^40"):
         check_exhaustive(10_000, 10)
@@ -134,7 +142,7 @@ def test_releases_is_2b_candidates_and_a_certain_list(seed, V, T, b, ending, alp
 
 def test_what_a_place_that_is_kept_costs():
     after = {(): [-1.0, -0.5, -1.2], (0,): [-4.0, -5.0, -6.0], (2,): [-9.0, -0.1, -9.0]}
-    table = Table(lambda text: after[text])
+    table = Table(lambda text: after.get(text, [-9.0] * 3))  # also of places where nothing lives
     found = {
         finished: beam_search(table, *table.begin(), 2, Beam(2, finished, "none"), eos=1, from_logits=False)
         for finished in PLACES
