@@ -126,23 +126,23 @@ def all_texts(model: Model, V: int, T: int, eos: int | None, alpha: float = 0.0)
     return sorted(found, key=lambda own: (-own[0], len(own[1])))
 
 
-def equations_12_and_13(model: Model, b: int, T: int, eos: int) -> tuple[Texts, list[float]]:
-    """T3.4 to the letter: every B_t, and the best finished up to each t; nothing stops it."""
+def equations_12_and_13(model: Model, b: int, T: int, eos: int) -> tuple[Texts, list[float], int]:
+    """T3.4 to the letter: every B_t, and the best finished up to each t; nothing stops it.
+
+    Returns all that have finished or are of T tokens, the best finished up to each t, and how many were expanded.
+    """
     beams: list[tuple[tuple[int, ...], float]] = [((), 0.0)]
     finished: Texts = []
-    best = []
+    best, count = [], 0
     for _ in range(T):
-        expanded = [
-            ((*y, token), s + log_p)
-            for y, s in beams
-            if not (y and y[-1] == eos)
-            for token, log_p in enumerate(model(y))
-        ]
+        live = [(y, s) for y, s in beams if not (y and y[-1] == eos)]
+        count += len(live)
+        expanded = [((*y, token), s + log_p) for y, s in live for token, log_p in enumerate(model(y))]
         beams = sorted(expanded, key=lambda own: -own[1])[:b]
         finished += [(s, y, s) for y, s in beams if y[-1] == eos]
         best.append(max((s for s, _, _ in finished), default=-math.inf))
     cut = [(s, y, s) for y, s in beams if y[-1] != eos]
-    return sorted(finished + cut, key=lambda own: -own[0]), best
+    return sorted(finished + cut, key=lambda own: -own[0]), best, count
 
 
 def two_b_candidates(model: Model, b: int, T: int, eos: int, alpha: float) -> tuple[Texts, int]:

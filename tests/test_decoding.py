@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from shoal.decoding import Sampling, Stacked, generate, generate_from
+from shoal.decoding import Beam, Sampling, Stacked, beam_search, exhaustive_search, generate, generate_from
 from shoal.keyed import fold, uniform
 from shoal.models import GPT, LSTMLM, select
 from shoal.models.gpt import NORM_POSITIONS
@@ -252,6 +252,29 @@ def test_a_row_ends_at_its_first_end_and_its_neighbours_go_on(seed, form, R, N, 
         assert torch.equal(again.lengths, found.lengths - lengths)
         for row, length in enumerate(lengths.tolist()):
             assert torch.equal(again.tokens[:, row], found.tokens[:, row, length : length + n])
+
+
+@every
+def test_searches_find_what_all_texts_without_a_state_say(form):
+    R, n = 2, 2
+    model, parameters, alone = members(form, R)
+    prompts, lengths = ragged(1, 3, 5)
+    stacked = Stacked(model, parameters)
+    logits, state = stacked.step(prompts.expand(R, -1, -1), stacked.start(3, 6), lengths, last=True)
+    whole = exhaustive_search(stacked, state, logits[:, :, 0], n, V**n)
+    beam = beam_search(stacked, state, logits[:, :, 0], n, Beam(V**n)).hypotheses
+    narrow = beam_search(stacked, state, logits[:, :, 0], n, Beam(4)).hypotheses
+    close(beam.scores, whole.scores)
+    every = torch.cartesian_prod(*[torch.arange(V)] * n)  # (V ** n, n)
+    for r, member in enumerate(alone):
+        for row, length in enumerate(lengths.tolist()):
+            texts = torch.cat([prompts[row, :length].expand(len(every), -1), every], dim=1)
+            log_p = member(texts)[0][:, length - 1 : -1].log_softmax(-1)  # (V ** n, n, V)
+            summed = log_p.gather(-1, every.unsqueeze(-1)).squeeze(-1).sum(-1)
+            close(whole.scores[r, row].float(), summed.sort(descending=True).values)
+            for found in (whole, beam, narrow):
+                places = found.tokens[r, row] @ torch.tensor([V, 1])
+                close(found.scores[r, row].float(), summed[places])
 
 
 SAMPLED = Sampling(temperature=1.5, top_k=7, top_p=0.95)

@@ -64,6 +64,14 @@ def test_exhaustive_search_tries_all(seed, V, T, eos, alpha):
     assert sum(model.rows) <= 4 * sum(V**t for t in range(1, T))  # each prefix once
 
 
+@pytest.mark.parametrize("rows", [1, 4, 7, 100])
+def test_prefixes_may_be_computed_in_any_parts(rows):
+    model = Hashed([1, 2], [3, 4], 4, eos=EOS)
+    found = exhaustive_search(model, *model.begin(), 5, 20, eos=EOS, rows_at_once=rows)
+    assert max(model.rows) <= 2 * max(rows, 2)
+    assert equal(found, exhaustive_search(model, *model.begin(), 5, 20, eos=EOS))
+
+
 def test_what_is_too_large_is_refused_at_once():
     with pytest.raises(UserError, match=r"10000\^10 = about 10\^40"):
         check_exhaustive(10_000, 10)
@@ -109,7 +117,8 @@ def test_keeps_is_equations_12_and_13(seed, V, T, b, ending):
     stopped = beam_search(model, *model.begin(), T, Beam(b, "keeps", "optimal"), eos=EOS)
     for r in range(2):
         for n in range(3):
-            expected, best = equations_12_and_13(model.alone(r, n), b, T, EOS)
+            expected, best, expanded = equations_12_and_13(model.alone(r, n), b, T, EOS)
+            assert int(found.expanded[r, n]) == expanded
             expect(found.hypotheses, r, n, expected[:b])
             assert texts(stopped.hypotheses, r, n)[0] == expected[0][1]
             if stopped.saved[r, n]:
@@ -129,6 +138,18 @@ def test_releases_is_2b_candidates_and_a_certain_list(seed, V, T, b, ending, alp
             expected, steps = two_b_candidates(model.alone(r, n), b, T, EOS, alpha)
             expect(found.hypotheses, r, n, expected)
             assert int(found.steps[r, n]) == steps
+
+
+def test_what_a_place_that_is_kept_costs():
+    after = {(): [-1.0, -0.5, -1.2], (0,): [-4.0, -5.0, -6.0], (2,): [-9.0, -0.1, -9.0]}
+    table = Table(lambda text: after.get(text, [-9.0] * 3))  # also of places where nothing lives
+    found = {
+        finished: beam_search(table, *table.begin(), 2, Beam(2, finished, "none"), eos=1, from_logits=False)
+        for finished in PLACES
+    }
+    assert texts(found["releases"].hypotheses, 0, 0) == [(1,), (2, 1)]
+    assert texts(found["keeps"].hypotheses, 0, 0) == [(1,), (0, 0)]
+    assert (int(found["releases"].expanded), int(found["keeps"].expanded)) == (3, 2)
 
 
 @pytest.mark.parametrize("finished", PLACES)
@@ -341,13 +362,13 @@ def test_greedy_search_ends(seed, V, T, ending):
 
 def test_bad_requests():
     model = Hashed([1], [1], 3)
-    for width in (0, -2, 2.5):
+    for width in (0, -2, 2.5, math.nan):
         with pytest.raises(UserError, match="at least 1"):
             Beam(width)
     with pytest.raises(UserError, match="9 of 2, so at most that"):
         beam_search(model, *model.begin(), 2, Beam(10))
     beam_search(model, *model.begin(), 2, Beam(9))
-    for new in (0, -1):
+    for new in (0, -1, 1.5):
         with pytest.raises(UserError, match="max_new_tokens"):
             beam_search(model, *model.begin(), new, Beam(1))
     with pytest.raises(UserError, match="did you mean 'optimal'"):

@@ -85,7 +85,7 @@ class Searched:
 
 def check_beam(width: int, max_new_tokens: int | None = None, vocabulary_size: int | None = None) -> None:
     """Raise a :class:`UserError` for a width that no beam has, or more than there are texts of so many tokens."""
-    if width != int(width) or width < 1:
+    if not isinstance(width, int) or width < 1:
         raise UserError(f"the width of a beam must be an integer of at least 1, got {width}")
     if max_new_tokens is None:
         return
@@ -99,7 +99,7 @@ def check_beam(width: int, max_new_tokens: int | None = None, vocabulary_size: i
 
 def check_length(max_new_tokens: int) -> None:
     """Raise a :class:`UserError` where no token may be written."""
-    if max_new_tokens < 1:
+    if not isinstance(max_new_tokens, int) or max_new_tokens < 1:
         raise UserError(f"max_new_tokens must be an integer of at least 1, got {max_new_tokens}")
 
 

@@ -20,7 +20,6 @@ from shoal.decoding.stopping import Lengths, check_stop
 from shoal.errors import UserError
 
 MOST_TEXTS = 2**21  # of all members and prompts: some 100 MB
-_ROWS_AT_ONCE = 4096
 
 
 def check_exhaustive(
@@ -61,6 +60,7 @@ def exhaustive_search(
     from_logits: bool = True,
     padding: int = 0,
     most: int = MOST_TEXTS,
+    rows_at_once: int = 4096,
 ) -> Hypotheses:
     """The best of all texts that end within ``max_new_tokens`` or are as long, by every member after every prompt.
 
@@ -78,6 +78,7 @@ def exhaustive_search(
         from_logits: whether the model says logits, or log probabilities.
         padding: what stands after a text.
         most: texts of all rows that may be looked at.
+        rows_at_once: prefixes of a member whose states are computed in one step, at most, or one of each prompt.
 
     Raises:
         UserError: there are too many, or fewer than asked for.
@@ -87,7 +88,7 @@ def exhaustive_search(
     check_eos(eos, V)
     check_stop("none", length_penalty)
     letters = torch.tensor([token for token in range(V) if token != eos], device=logits.device)  # (W,)
-    tree = _Tree(model, max_new_tokens, letters, from_logits, [])
+    tree = _Tree(model, max_new_tokens, letters, from_logits, rows_at_once, [])
     for length in range(max_new_tokens):
         shape = (R, N, len(letters) ** length, V)
         tree.levels.append(torch.empty(shape, dtype=torch.float64, device=logits.device))
@@ -111,6 +112,7 @@ class _Tree:
     T: int
     letters: Tensor
     from_logits: bool
+    rows_at_once: int
     levels: list[Tensor]
 
     def grow(self, state: Mapping[str, Tensor], logits: Tensor, so_far: Tensor, first: int, length: int) -> None:
@@ -134,7 +136,7 @@ class _Tree:
         if length + 1 == self.T:
             return
         below = sums[..., self.letters].flatten(2)  # (R, N, m W)
-        block = max(1, _ROWS_AT_ONCE // max(N, 1))
+        block = max(1, self.rows_at_once // max(N, 1))
         for start in range(0, m * W, block):
             children = torch.arange(start, min(start + block, m * W), device=logits.device)
             rows = torch.arange(N, device=logits.device).unsqueeze(1) * m + children // W  # (N, m')
