@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from shoal.decoding.choice import Decoder, decoder_for
 from shoal.decoding.sampling import Sampling, draw, filtered
-from shoal.decoding.stacked import Stacked
 from shoal.keyed import fold, uniform
 
 
@@ -76,10 +76,10 @@ def generate(
     was_training = model.training
     model.eval()
     try:
-        stacked = Stacked(model, parameters)
-        texts = _Texts(stacked, prompts, lengths, max_new_tokens, padding)
-        source = _Logits(stacked, texts, max_new_tokens, limit)
-        log_p = torch.zeros(stacked.size, len(prompts), max_new_tokens, dtype=stacked.dtype, device=stacked.device)
+        decoder = decoder_for(model, parameters)
+        texts = _Texts(decoder, prompts, lengths, max_new_tokens, padding)
+        source = _Logits(decoder, texts, max_new_tokens, limit)
+        log_p = torch.zeros(decoder.size, len(prompts), max_new_tokens, dtype=decoder.dtype, device=decoder.device)
         for new in range(max_new_tokens):
             logits = source.next(new)  # (R, N, V)
             chosen = _choose(logits, sampling, keys, rows, lengths + new)  # (R, N)
@@ -127,10 +127,10 @@ def _choose(
 class _Texts:
     """The rows of every member, ``tokens`` ``(R, N, P + max_new_tokens)``, as far as they are written."""
 
-    def __init__(self, stacked: Stacked, prompts: Tensor, lengths: Tensor, max_new_tokens: int, padding: int) -> None:
+    def __init__(self, decoder: Decoder, prompts: Tensor, lengths: Tensor, max_new_tokens: int, padding: int) -> None:
         N, P = prompts.shape
         self.lengths = lengths
-        self.tokens = prompts.new_full((stacked.size, N, P + max_new_tokens), padding)
+        self.tokens = prompts.new_full((decoder.size, N, P + max_new_tokens), padding)
         is_prompt = torch.arange(P, device=prompts.device) < lengths.unsqueeze(1)  # (N, P)
         self.tokens[:, :, :P] = torch.where(is_prompt, prompts, padding)
 
@@ -149,8 +149,8 @@ class _Texts:
 class _Logits:
     """What follows the rows: from their state while they fit into the context, from their last tokens after."""
 
-    def __init__(self, stacked: Stacked, texts: _Texts, max_new_tokens: int, limit: int | None) -> None:
-        self.stacked, self.texts = stacked, texts
+    def __init__(self, decoder: Decoder, texts: _Texts, max_new_tokens: int, limit: int | None) -> None:
+        self.decoder, self.texts = decoder, texts
         self.prompt_lengths: Sequence[int] = texts.lengths.tolist()
         longest = max(self.prompt_lengths, default=1) + max(max_new_tokens, 1) - 1  # the last is never looked back at
         self.context = longest if limit is None else min(limit, longest)
@@ -166,8 +166,8 @@ class _Logits:
             found.append(self._begin(inside) if new == 0 else self._step(inside, new))
         if outside:
             window = self.texts.last(self._index(outside), new, self.context)  # (R, N', T)
-            state = self.stacked.start(len(outside), self.context)
-            found.append(self.stacked.step(window, state, last=True)[0][:, :, 0])
+            state = self.decoder.start(len(outside), self.context)
+            found.append(self.decoder.step(window, state, last=True)[0][:, :, 0])
         order = self._index(inside + outside).argsort()
         return torch.cat(found, dim=1)[:, order]
 
@@ -180,17 +180,17 @@ class _Logits:
         counts = self.texts.lengths[rows]  # (N',)
         prompts = self.texts.tokens[:, rows, : max(self.prompt_lengths[row] for row in inside)]
         self.inside = inside
-        state = self.stacked.start(len(inside), self.context)
-        logits, self.state = self.stacked.step(prompts, state, counts, last=True)  # (R, N', 1, V)
+        state = self.decoder.start(len(inside), self.context)
+        logits, self.state = self.decoder.step(prompts, state, counts, last=True)  # (R, N', 1, V)
         return logits[:, :, 0]
 
     def _step(self, inside: list[int], new: int) -> Tensor:
         """One token more of the rows that still fit."""
         if inside != self.inside:
             places = {row: place for place, row in enumerate(self.inside)}
-            self.state = self.stacked.select(self.state, self._index([places[row] for row in inside]))
+            self.state = self.decoder.select(self.state, self._index([places[row] for row in inside]))
             self.inside = inside
-        logits, self.state = self.stacked.step(
+        logits, self.state = self.decoder.step(
             self.texts.last(self._index(inside), new, 1), self.state
         )  # (R, N', 1, V)
         return logits[:, :, 0]

@@ -1,0 +1,285 @@
+"""R GPTs of one shape as one, a token sooner: written on stacked weights, with a cache that is written in place.
+
+Equal to :class:`~shoal.models.GPT`, lifted by :class:`~shoal.decoding.stacked.Stacked`, at every position of every row,
+but for rounding; see there for the equations.
+
+Shapes: ``R`` members, ``N`` rows, ``n`` tokens of a step, ``T`` places of a cache, ``D`` width, ``H`` heads, ``L``
+layers, ``V`` vocabulary.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, TypeGuard
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from shoal.decoding.fused import Linear, Norm, Table, flat_rows, last_of_each
+from shoal.models.attention import MultiHeadedAttention
+from shoal.models.cache import DecodingState
+from shoal.models.dropout import Dropout
+from shoal.models.embedding import GPTEmbedding
+from shoal.models.feed_forward import ACTIVATIONS, SwiGLU
+from shoal.models.gpt import GPT, Block, Decoder
+from shoal.models.norms import LayerNorm, RMSNorm
+from shoal.models.positions import rotary_angles
+
+_KNOWN = {GPT, GPTEmbedding, Decoder, Block, MultiHeadedAttention, LayerNorm, RMSNorm, SwiGLU, Dropout}
+_KNOWN |= {nn.Linear, nn.Embedding, nn.Identity, nn.ModuleList, nn.Sequential, *ACTIVATIONS.values()}
+
+
+@dataclass(frozen=True)
+class _Block:
+    """A block of every member; queries, keys and values are one product, and so are the gate and what it gates."""
+
+    qkv: Linear
+    out: Linear
+    attention_norm: Norm
+    up: Linear
+    down: Linear
+    ffn_norm: Norm
+
+
+@dataclass(frozen=True)
+class _Places:
+    """Where the tokens of a step stand, in the text of their row and in its cache.
+
+    Where all rows are as long, and the tokens fit, they are written to one slice of the cache.
+
+    Attributes:
+        first: the slice's first place; None where each row has its own.
+        end: places that are in use after the step.
+        positions: of the tokens, ``(R, N, n)``, ``T`` where one has no place; None where there is a slice.
+        seen: what is added to the scores, 0 or -inf, ``(n, end)`` or ``(R N, 1, n, end)``; None where all is seen.
+    """
+
+    first: int | None
+    end: int
+    positions: Tensor | None
+    seen: Tensor | None
+
+
+class FastGPT:
+    """GPTs, lifted over the first axis of their parameters by hand.
+
+    A state has ``lengths`` ``(R, N)`` and ``cache`` ``(R, N, L, 2, H, T + 1, head_size)``: keys, then values. What has
+    no place, padding or a token past the end, is written to the last, which is never seen. :meth:`step` writes into the
+    state that it is given, which is then the state after the tokens: to go on from one state twice, :meth:`select`
+    all of its rows first, which copies them.
+
+    Args:
+        model: of one member, in evaluation mode; its parameters are not used, its buffers are everybody's.
+        parameters: by name, ``(R, *shape)`` each, as ``named_parameters`` lists them. They are copied.
+    """
+
+    @staticmethod
+    def knows(model: nn.Module) -> TypeGuard[GPT]:
+        """Whether a model is a GPT of the modules that are computed here, and of no others."""
+        if type(model) is not GPT or not all(type(module) in _KNOWN for module in model.modules()):
+            return False
+        gelus = [module for module in model.modules() if isinstance(module, nn.GELU)]
+        return len(model.decoder.blocks) > 0 and all(gelu.approximate == "none" for gelu in gelus)
+
+    @torch.no_grad()
+    def __init__(self, model: GPT, parameters: Mapping[str, Tensor]) -> None:
+        first = next(iter(parameters.values()))
+        self.size, self.device, self.dtype = first.shape[0], first.device, first.dtype
+        blocks: Any = list(model.decoder.blocks)
+        attention = blocks[0].self_attn
+        self.num_heads, self.head_size = attention.num_heads, attention.head_size
+        self.norm_position, self.rotary = blocks[0].norm_position, attention.rotary
+        self.n_positions = model.embedding.n_positions
+        self.activation = _activation(blocks[0].ffn)
+        self.tokens = Table(parameters["embedding.tokens.weight"].contiguous())
+        self.positions = self._table(model, parameters)  # (R or 1, positions, D), or None
+        self.position_rows = None if self.positions is None else Table(self.positions)
+        self.blocks = [self._block(block, f"decoder.blocks.{layer}", parameters) for layer, block in enumerate(blocks)]
+        self.norm = _norm(model.decoder.norm, "decoder.norm", parameters)
+        tied = {} if "classifier.weight" in parameters else {"classifier.weight": parameters["embedding.tokens.weight"]}
+        self.classifier = Linear.of({**parameters, **tied}, "classifier")
+
+    def _table(self, model: GPT, parameters: Mapping[str, Tensor]) -> Tensor | None:
+        if self.n_positions is None:
+            return None
+        if model.embedding.kind == "learned":
+            return parameters["embedding.positions.weight"].contiguous()
+        return model.embedding.position_encoding.to(self.device, self.dtype).unsqueeze(0)
+
+    def _block(self, block: Any, name: str, parameters: Mapping[str, Tensor]) -> _Block:
+        attention, ffn = f"{name}.self_attn", f"{name}.ffn"
+        gated = hasattr(block.ffn, "W_gate")
+        return _Block(
+            qkv=Linear.of(parameters, *(f"{attention}.{matrix}" for matrix in ("W_Q", "W_K", "W_V"))),
+            out=Linear.of(parameters, f"{attention}.W_O"),
+            attention_norm=_norm(block.self_attn_norm, f"{name}.self_attn_norm", parameters),
+            up=Linear.of(parameters, *((f"{ffn}.W_gate", f"{ffn}.W_up") if gated else (f"{ffn}.0",))),
+            down=Linear.of(parameters, f"{ffn}.W_down" if gated else f"{ffn}.2"),
+            ffn_norm=_norm(block.ffn_norm, f"{name}.ffn_norm", parameters),
+        )
+
+    def start(self, batch_size: int, length: int) -> DecodingState:
+        """The state of ``N = batch_size`` rows that can have ``T = length`` tokens.
+
+        Raises:
+            ValueError: the table of positions has no ``length`` rows.
+        """
+        if self.n_positions is not None and length > self.n_positions:
+            raise ValueError(f"the table of positions ends at {self.n_positions}: no state of length {length}")
+        shape = (self.size, batch_size, len(self.blocks), 2, self.num_heads, length + 1, self.head_size)
+        return {
+            "lengths": torch.zeros(self.size, batch_size, dtype=torch.int64, device=self.device),
+            # Finite everywhere: a place that is not seen has weight 0, and 0 times NaN is NaN.
+            "cache": torch.zeros(shape, dtype=self.dtype, device=self.device),
+        }
+
+    @torch.no_grad()
+    def step(
+        self, tokens: Tensor, state: Mapping[str, Tensor], counts: Tensor | None = None, *, last: bool = False
+    ) -> tuple[Tensor, DecodingState]:
+        """Predict what follows each of the next tokens; see :meth:`~shoal.decoding.stacked.Stacked.step`.
+
+        Args:
+            tokens: ``(R, N, n)``, int64, padded on the right.
+            state: of :meth:`start`, :meth:`step` or :meth:`select`; it is changed to the one that is returned.
+            counts: how many of each row's tokens are no padding, ``(N,)``, int64; all when not given.
+            last: predict only what follows the last of each row's tokens.
+
+        Returns:
+            Logits ``(R, N, n or 1, V)``, NaN for a token that has no place, and the state after the tokens.
+        """
+        R, N, n = tokens.shape
+        cache, lengths = state["cache"], state["lengths"]
+        T = cache.shape[-2] - 1
+        places = self._places(lengths, n, T, counts)
+        x = self._embedded(tokens, lengths, places).view(R, N * n, -1)  # (R, N n, D)
+        turns = self._turns(places, n, T) if self.rotary else None
+        for block, part in zip(self.blocks, cache.view(R * N, *cache.shape[2:]).unbind(1), strict=True):
+            x = self._through(block, x, part, places, turns)
+        x = x.view(R, N, n, -1)
+        fits = None if places.positions is None or places.end < T else places.positions.unsqueeze(-1) < T
+        if last and n > 1:
+            x = last_of_each(x, counts)  # (R, N, 1, D)
+            fits = None if fits is None else last_of_each(fits, counts)  # (R, N, 1, 1)
+        logits = self.classifier(self.norm(x.flatten(1, 2))).view(R, N, x.shape[2], -1)
+        lengths.add_(n if counts is None else counts)
+        return logits if fits is None else logits.masked_fill_(~fits, math.nan), dict(state)
+
+    def _places(self, lengths: Tensor, n: int, T: int, counts: Tensor | None) -> _Places:
+        shortest, longest = (int(x) for x in lengths.aminmax()) if lengths.numel() else (0, 0)
+        even = shortest == longest and (counts is None or bool((counts == n).all()))
+        end = min(longest + n, T)
+        place = torch.arange(end, device=self.device) if n > 1 or not even or longest + n > T else None
+        if even and longest + n <= T:
+            seen = None if place is None else self._added(place <= place[longest:].unsqueeze(1))  # (n, end)
+            return _Places(longest, end, None, seen)
+        assert place is not None
+        steps = torch.arange(n, device=self.device)
+        positions = lengths.unsqueeze(-1) + steps  # (R, N, n)
+        seen = self._added(place <= positions.view(-1, 1, n, 1))  # (R N, 1, n, end)
+        written = positions.clamp(max=T)
+        if counts is not None:
+            written = written.masked_fill(steps >= counts.unsqueeze(1), T)
+        return _Places(None, end, written, seen)
+
+    def _added(self, seen: Tensor) -> Tensor:
+        return torch.zeros(seen.shape, dtype=self.dtype, device=self.device).masked_fill_(~seen, -math.inf)
+
+    def _embedded(self, tokens: Tensor, lengths: Tensor, places: _Places) -> Tensor:
+        x = self.tokens(tokens)  # (R, N, n, D)
+        if self.positions is None or self.position_rows is None:
+            return x
+        if places.first is not None:
+            return x.add_(self.positions[:, None, places.first : places.end])
+        assert places.positions is not None and self.n_positions is not None
+        return x.add_(self.position_rows(places.positions.clamp(max=self.n_positions - 1)))
+
+    def _turns(self, places: _Places, n: int, T: int) -> Tensor:
+        """``cos + i sin`` of the angles of the tokens' positions, ``(n or R N, n, 1, 1, head_size / 2)``."""
+        device = self.device
+        positions = places.positions
+        if positions is None:
+            assert places.first is not None
+            positions = torch.arange(places.first, places.end, device=device)
+        angles = rotary_angles(positions, self.head_size).view(-1, n, 1, 1, self.head_size // 2)
+        return torch.complex(angles.cos().to(self.dtype), angles.sin().to(self.dtype))
+
+    def _through(self, block: _Block, x: Tensor, part: Tensor, places: _Places, turns: Tensor | None) -> Tensor:
+        """``x`` ``(R, N n, D)`` through a block, in place where it can be."""
+        is_post = self.norm_position == "post"
+        y = x if is_post else block.attention_norm(x)
+        context = self._attended(block.qkv(y), part, places, turns).view(x.shape)
+        x = block.out.added(y if self.norm_position == "pre_stream" else x, context)
+        if is_post:
+            x = block.attention_norm(x)
+        hidden = self.activation(block.up(x if is_post else block.ffn_norm(x)))  # (R, N n, d_ff)
+        x = block.down.added(x, hidden)
+        return block.ffn_norm(x) if is_post else x
+
+    def _attended(self, qkv: Tensor, part: Tensor, places: _Places, turns: Tensor | None) -> Tensor:
+        """Averages of the values, ``(R N, n, H, head_size)``; new keys and values go into the cache.
+
+        Args:
+            qkv: queries, keys and values, ``(R, N n, 3 D)``.
+            part: of the cache, this layer's, ``(R N, 2, H, T + 1, head_size)``.
+            places: where the tokens go, and what they see.
+            turns: of queries and keys, see :meth:`_turns`.
+        """
+        rows = part.shape[0]
+        heads = qkv.view(rows, -1, 3, self.num_heads, self.head_size)  # (R N, n, 3, H, head_size)
+        if turns is not None:
+            torch.view_as_complex(heads[:, :, :2].view(rows, -1, 2, self.num_heads, self.head_size // 2, 2)).mul_(turns)
+        q, new = heads[:, :, 0].transpose(1, 2), heads[:, :, 1:].permute(0, 2, 3, 1, 4)  # (R N, 2, H, n, head_size)
+        if places.first is not None:
+            part[:, :, :, places.first : places.end] = new
+        else:
+            assert places.positions is not None
+            part.scatter_(3, places.positions.view(rows, 1, 1, -1, 1).expand(new.shape), new)
+        k, v = part[:, :, :, : places.end].unbind(1)  # (R N, H, end, head_size) each
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=places.seen).transpose(1, 2).contiguous()
+
+    def select(self, state: Mapping[str, Tensor], rows: Tensor) -> DecodingState:
+        """A copy of the state of some rows, ``(N',)`` the same of every member, or ``(R, N')`` each member's own."""
+        R, N = state["lengths"].shape
+        index = flat_rows(rows, R, N)
+        return {
+            name: tensor.flatten(0, 1).index_select(0, index).view(R, -1, *tensor.shape[2:])
+            for name, tensor in state.items()
+        }
+
+    @torch.no_grad()
+    def reorder(self, state: Mapping[str, Tensor], rows: Tensor) -> DecodingState:
+        """As :meth:`select` of ``(N,)`` or ``(R, N)`` rows, in place: only what moves, and is in use, is copied."""
+        lengths, cache = state["lengths"], state["cache"]
+        R, N = lengths.shape
+        index = flat_rows(rows, R, N)  # (R N,)
+        to = (index != torch.arange(R * N, device=index.device)).nonzero().squeeze(1)  # rows that move
+        if len(to):
+            source = index[to]
+            used = cache.flatten(0, 1)[..., : int(lengths.max()), :]
+            used.index_copy_(0, to, used.index_select(0, source))
+            lengths.view(-1).index_copy_(0, to, lengths.view(-1)[source])
+        return dict(state)
+
+
+def _activation(ffn: Any) -> Any:
+    """What a feed-forward layer computes between its products, ``(R, M, outputs) -> (R, M, d_ff)``."""
+    if hasattr(ffn, "W_gate"):
+        return _gated
+    return F.gelu if isinstance(ffn[1], nn.GELU) else torch.relu_
+
+
+def _gated(x: Tensor) -> Tensor:
+    gate, up = x.chunk(2, dim=-1)
+    return F.silu(gate).mul_(up)
+
+
+def _norm(module: nn.Module, name: str, parameters: Mapping[str, Tensor]) -> Norm:
+    if not isinstance(module, LayerNorm | RMSNorm):
+        return Norm("none", None, None, 0.0)
+    kind = "layernorm" if isinstance(module, LayerNorm) else "rmsnorm"
+    bias = parameters.get(f"{name}.bias")
+    return Norm(
+        kind, parameters[f"{name}.weight"].unsqueeze(1), None if bias is None else bias.unsqueeze(1), module.eps
+    )
