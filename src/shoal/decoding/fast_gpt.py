@@ -10,7 +10,7 @@ layers, ``V`` vocabulary.
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, TypeGuard
+from typing import Any, NamedTuple, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -61,13 +61,45 @@ class _Places:
     seen: Tensor | None
 
 
+class _Cache(NamedTuple):
+    """A layer's keys and values: where new ones go, ``(R N, H, …)``, and those in use, ``(R N H, …)``."""
+
+    new_keys: Tensor
+    new_values: Tensor
+    keys: Tensor
+    values: Tensor
+
+
+class _Heads:
+    """Queries, keys and values of a layer, one after the other in one array, and views of it.
+
+    Attributes:
+        qkv: ``(R, N n, 3 D)``.
+        q: ``(R N, H, n, head_size)``.
+        k: ``(R N, H, head_size, n)``, as keys are kept.
+        v: ``(R N, H, n, head_size)``.
+        pairs: queries and keys as complex numbers, ``(R N, n, 2, H, head_size / 2)``; None where heads are odd.
+    """
+
+    def __init__(self, sizes: tuple[int, int, int], H: int, head_size: int, like: Tensor) -> None:
+        R, N, n = sizes
+        self.sizes = sizes
+        self.qkv = like.new_empty(R, N * n, 3 * H * head_size)
+        heads = self.qkv.view(R * N, n, 3, H, head_size)
+        self.q, self.v = heads[:, :, 0].transpose(1, 2), heads[:, :, 2].transpose(1, 2)
+        self.k = heads[:, :, 1].permute(0, 2, 3, 1)
+        self.pairs = None
+        if head_size % 2 == 0:
+            self.pairs = torch.view_as_complex(heads[:, :, :2].view(R * N, n, 2, H, head_size // 2, 2))
+
+
 class FastGPT:
     """GPTs, lifted over the first axis of their parameters by hand.
 
-    A state has ``lengths`` ``(R, N)`` and ``cache`` ``(R, N, L, 2, H, T + 1, head_size)``: keys, then values. What has
-    no place, padding or a token past the end, is written to the last, which is never seen. :meth:`step` writes into the
-    state that it is given, which is then the state after the tokens: to go on from one state twice, :meth:`select`
-    all of its rows first, which copies them.
+    A state has ``lengths`` ``(R, N)``, ``keys`` ``(L, R, N, H, head_size, T + 1)`` and ``values``
+    ``(L, R, N, H, T + 1, head_size)``. What has no place, padding or a token past the end, is written to the last, which
+    is never seen. :meth:`step` writes into the state that it is given, which is then the state after the tokens: to go
+    on from one state twice, :meth:`select` all of its rows first, which copies them.
 
     Args:
         model: of one member, in evaluation mode; its parameters are not used, its buffers are everybody's.
@@ -96,8 +128,9 @@ class FastGPT:
         self.positions = self._table(model, parameters)  # (R or 1, positions, D), or None
         self.position_rows = None if self.positions is None else Table(self.positions)
         self.blocks = [self._block(block, f"decoder.blocks.{layer}", parameters) for layer, block in enumerate(blocks)]
-        self.norm = _norm(model.decoder.norm, "decoder.norm", parameters)
+        self.norm = Norm(model.decoder.norm, "decoder.norm", parameters)
         tied = {} if "classifier.weight" in parameters else {"classifier.weight": parameters["embedding.tokens.weight"]}
+        self.heads: _Heads | None = None
         self.classifier = Linear.of({**parameters, **tied}, "classifier")
 
     def _table(self, model: GPT, parameters: Mapping[str, Tensor]) -> Tensor | None:
@@ -111,13 +144,21 @@ class FastGPT:
         attention, ffn = f"{name}.self_attn", f"{name}.ffn"
         gated = hasattr(block.ffn, "W_gate")
         return _Block(
-            qkv=Linear.of(parameters, *(f"{attention}.{matrix}" for matrix in ("W_Q", "W_K", "W_V"))),
+            qkv=self._qkv(attention, parameters),
             out=Linear.of(parameters, f"{attention}.W_O"),
-            attention_norm=_norm(block.self_attn_norm, f"{name}.self_attn_norm", parameters),
+            attention_norm=Norm(block.self_attn_norm, f"{name}.self_attn_norm", parameters),
             up=Linear.of(parameters, *((f"{ffn}.W_gate", f"{ffn}.W_up") if gated else (f"{ffn}.0",))),
             down=Linear.of(parameters, f"{ffn}.W_down" if gated else f"{ffn}.2"),
-            ffn_norm=_norm(block.ffn_norm, f"{name}.ffn_norm", parameters),
+            ffn_norm=Norm(block.ffn_norm, f"{name}.ffn_norm", parameters),
         )
+
+    def _qkv(self, name: str, parameters: Mapping[str, Tensor]) -> Linear:
+        """Queries, over the root of their size already, keys and values as one map."""
+        qkv = Linear.of(parameters, *(f"{name}.{matrix}" for matrix in ("W_Q", "W_K", "W_V")))
+        for tensor in (qkv.weight, qkv.bias):
+            if tensor is not None:
+                tensor[..., : tensor.shape[-1] // 3] /= math.sqrt(self.head_size)
+        return qkv
 
     def start(self, batch_size: int, length: int) -> DecodingState:
         """The state of ``N = batch_size`` rows that can have ``T = length`` tokens.
@@ -127,11 +168,12 @@ class FastGPT:
         """
         if self.n_positions is not None and length > self.n_positions:
             raise ValueError(f"the table of positions ends at {self.n_positions}: no state of length {length}")
-        shape = (self.size, batch_size, len(self.blocks), 2, self.num_heads, length + 1, self.head_size)
+        rows = (len(self.blocks), self.size, batch_size, self.num_heads)
+        # Finite everywhere: a place that is not seen has weight 0, and 0 times NaN is NaN.
         return {
             "lengths": torch.zeros(self.size, batch_size, dtype=torch.int64, device=self.device),
-            # Finite everywhere: a place that is not seen has weight 0, and 0 times NaN is NaN.
-            "cache": torch.zeros(shape, dtype=self.dtype, device=self.device),
+            "keys": torch.zeros(*rows, self.head_size, length + 1, dtype=self.dtype, device=self.device),
+            "values": torch.zeros(*rows, length + 1, self.head_size, dtype=self.dtype, device=self.device),
         }
 
     @torch.no_grad()
@@ -150,24 +192,33 @@ class FastGPT:
             Logits ``(R, N, n or 1, V)``, NaN for a token that has no place, and the state after the tokens.
         """
         R, N, n = tokens.shape
-        cache, lengths = state["cache"], state["lengths"]
-        T = cache.shape[-2] - 1
+        lengths, T = state["lengths"], state["keys"].shape[-1] - 1
         places = self._places(lengths, n, T, counts)
-        x = self._embedded(tokens, lengths, places).view(R, N * n, -1)  # (R, N n, D)
-        turns = self._turns(places, n, T) if self.rotary else None
-        for block, part in zip(self.blocks, cache.view(R * N, *cache.shape[2:]).unbind(1), strict=True):
-            x = self._through(block, x, part, places, turns)
-        x = x.view(R, N, n, -1)
+        if self.heads is None or self.heads.sizes != (R, N, n):
+            self.heads = _Heads((R, N, n), self.num_heads, self.head_size, state["keys"])
+        x = self._embedded(tokens, places).view(R, N * n, -1)  # (R, N n, D)
+        turns = self._turns(places, n) if self.rotary else None
+        for block, cache in zip(self.blocks, self._caches(state, places), strict=True):
+            x = self._through(block, x, cache, self.heads, places, turns)
         fits = None if places.positions is None or places.end < T else places.positions.unsqueeze(-1) < T
         if last and n > 1:
-            x = last_of_each(x, counts)  # (R, N, 1, D)
+            x = last_of_each(x.view(R, N, n, -1), counts).flatten(1, 2)  # (R, N, D)
             fits = None if fits is None else last_of_each(fits, counts)  # (R, N, 1, 1)
-        logits = self.classifier(self.norm(x.flatten(1, 2))).view(R, N, x.shape[2], -1)
+        logits = self.classifier(self.norm(x)).view(R, N, 1 if last else n, -1)
         lengths.add_(n if counts is None else counts)
         return logits if fits is None else logits.masked_fill_(~fits, math.nan), dict(state)
 
+    def _caches(self, state: Mapping[str, Tensor], places: _Places) -> list[_Cache]:
+        """Of each layer."""
+        keys, values = state["keys"].flatten(1, 2), state["values"].flatten(1, 2)  # (L, R N, H, …) each
+        used = keys.flatten(1, 2)[..., : places.end], values.flatten(1, 2)[..., : places.end, :]
+        if places.first is not None:
+            keys, values = keys[..., places.first : places.end], values[..., places.first : places.end, :]
+        return [_Cache(*each) for each in zip(*(x.unbind() for x in (keys, values, *used)), strict=True)]
+
     def _places(self, lengths: Tensor, n: int, T: int, counts: Tensor | None) -> _Places:
-        shortest, longest = (int(x) for x in lengths.aminmax()) if lengths.numel() else (0, 0)
+        known = lengths.flatten().tolist() or [0]
+        shortest, longest = min(known), max(known)
         even = shortest == longest and (counts is None or bool((counts == n).all()))
         end = min(longest + n, T)
         place = torch.arange(end, device=self.device) if n > 1 or not even or longest + n > T else None
@@ -186,7 +237,7 @@ class FastGPT:
     def _added(self, seen: Tensor) -> Tensor:
         return torch.zeros(seen.shape, dtype=self.dtype, device=self.device).masked_fill_(~seen, -math.inf)
 
-    def _embedded(self, tokens: Tensor, lengths: Tensor, places: _Places) -> Tensor:
+    def _embedded(self, tokens: Tensor, places: _Places) -> Tensor:
         x = self.tokens(tokens)  # (R, N, n, D)
         if self.positions is None or self.position_rows is None:
             return x
@@ -195,21 +246,23 @@ class FastGPT:
         assert places.positions is not None and self.n_positions is not None
         return x.add_(self.position_rows(places.positions.clamp(max=self.n_positions - 1)))
 
-    def _turns(self, places: _Places, n: int, T: int) -> Tensor:
+    def _turns(self, places: _Places, n: int) -> Tensor:
         """``cos + i sin`` of the angles of the tokens' positions, ``(n or R N, n, 1, 1, head_size / 2)``."""
-        device = self.device
         positions = places.positions
         if positions is None:
             assert places.first is not None
-            positions = torch.arange(places.first, places.end, device=device)
+            positions = torch.arange(places.first, places.end, device=self.device)
         angles = rotary_angles(positions, self.head_size).view(-1, n, 1, 1, self.head_size // 2)
         return torch.complex(angles.cos().to(self.dtype), angles.sin().to(self.dtype))
 
-    def _through(self, block: _Block, x: Tensor, part: Tensor, places: _Places, turns: Tensor | None) -> Tensor:
+    def _through(
+        self, block: _Block, x: Tensor, cache: _Cache, heads: _Heads, places: _Places, turns: Tensor | None
+    ) -> Tensor:
         """``x`` ``(R, N n, D)`` through a block, in place where it can be."""
         is_post = self.norm_position == "post"
         y = x if is_post else block.attention_norm(x)
-        context = self._attended(block.qkv(y), part, places, turns).view(x.shape)
+        block.qkv(y, out=heads.qkv)
+        context = self._attended(heads, cache, places, turns).view(x.shape)
         x = block.out.added(y if self.norm_position == "pre_stream" else x, context)
         if is_post:
             x = block.attention_norm(x)
@@ -217,48 +270,48 @@ class FastGPT:
         x = block.down.added(x, hidden)
         return block.ffn_norm(x) if is_post else x
 
-    def _attended(self, qkv: Tensor, part: Tensor, places: _Places, turns: Tensor | None) -> Tensor:
-        """Averages of the values, ``(R N, n, H, head_size)``; new keys and values go into the cache.
-
-        Args:
-            qkv: queries, keys and values, ``(R, N n, 3 D)``.
-            part: of the cache, this layer's, ``(R N, 2, H, T + 1, head_size)``.
-            places: where the tokens go, and what they see.
-            turns: of queries and keys, see :meth:`_turns`.
-        """
-        rows = part.shape[0]
-        heads = qkv.view(rows, -1, 3, self.num_heads, self.head_size)  # (R N, n, 3, H, head_size)
+    def _attended(self, heads: _Heads, cache: _Cache, places: _Places, turns: Tensor | None) -> Tensor:
+        """Averages of the values, ``(R N, n, H, head_size)``; new keys and values go into the cache."""
         if turns is not None:
-            torch.view_as_complex(heads[:, :, :2].view(rows, -1, 2, self.num_heads, self.head_size // 2, 2)).mul_(turns)
-        q, new = heads[:, :, 0].transpose(1, 2), heads[:, :, 1:].permute(0, 2, 3, 1, 4)  # (R N, 2, H, n, head_size)
+            assert heads.pairs is not None
+            heads.pairs.mul_(turns)
         if places.first is not None:
-            part[:, :, :, places.first : places.end] = new
+            cache.new_keys.copy_(heads.k)
+            cache.new_values.copy_(heads.v)
         else:
             assert places.positions is not None
-            part.scatter_(3, places.positions.view(rows, 1, 1, -1, 1).expand(new.shape), new)
-        k, v = part[:, :, :, : places.end].unbind(1)  # (R N, H, end, head_size) each
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=places.seen).transpose(1, 2).contiguous()
+            at = places.positions.view(len(heads.q), 1, 1, -1)  # (R N, 1, 1, n)
+            cache.new_keys.scatter_(3, at.expand_as(heads.k), heads.k)
+            cache.new_values.scatter_(2, at.mT.expand_as(heads.v), heads.v)
+        q = heads.q.reshape(len(cache.keys), -1, self.head_size)  # (R N H, n, head_size)
+        scores = torch.bmm(q, cache.keys)  # (R N H, n, end); the scale is in W_Q
+        if places.seen is not None:
+            scores.view(*heads.q.shape[:3], -1).add_(places.seen)
+        context = torch.bmm(scores.softmax(-1), cache.values)  # (R N H, n, head_size)
+        return context.view(heads.q.shape).transpose(1, 2).contiguous()
 
     def select(self, state: Mapping[str, Tensor], rows: Tensor) -> DecodingState:
         """A copy of the state of some rows, ``(N',)`` the same of every member, or ``(R, N')`` each member's own."""
         R, N = state["lengths"].shape
-        index = flat_rows(rows, R, N)
-        return {
-            name: tensor.flatten(0, 1).index_select(0, index).view(R, -1, *tensor.shape[2:])
-            for name, tensor in state.items()
-        }
+        index = flat_rows(rows, R, N)  # (R N',)
+        selected = {"lengths": state["lengths"].view(-1)[index].view(R, -1)}
+        for name in ("keys", "values"):
+            tensor = state[name]
+            selected[name] = tensor.flatten(1, 2).index_select(1, index).view(-1, R, len(index) // R, *tensor.shape[3:])
+        return selected
 
     @torch.no_grad()
     def reorder(self, state: Mapping[str, Tensor], rows: Tensor) -> DecodingState:
         """As :meth:`select` of ``(N,)`` or ``(R, N)`` rows, in place: only what moves, and is in use, is copied."""
-        lengths, cache = state["lengths"], state["cache"]
+        lengths = state["lengths"]
         R, N = lengths.shape
         index = flat_rows(rows, R, N)  # (R N,)
         to = (index != torch.arange(R * N, device=index.device)).nonzero().squeeze(1)  # rows that move
         if len(to):
-            source = index[to]
-            used = cache.flatten(0, 1)[..., : int(lengths.max()), :]
-            used.index_copy_(0, to, used.index_select(0, source))
+            source, used = index[to], int(lengths.max())
+            keys, values = state["keys"].flatten(1, 2)[..., :used], state["values"].flatten(1, 2)[..., :used, :]
+            for tensor in (keys, values):
+                tensor.index_copy_(1, to, tensor.index_select(1, source))
             lengths.view(-1).index_copy_(0, to, lengths.view(-1)[source])
         return dict(state)
 
@@ -273,13 +326,3 @@ def _activation(ffn: Any) -> Any:
 def _gated(x: Tensor) -> Tensor:
     gate, up = x.chunk(2, dim=-1)
     return F.silu(gate).mul_(up)
-
-
-def _norm(module: nn.Module, name: str, parameters: Mapping[str, Tensor]) -> Norm:
-    if not isinstance(module, LayerNorm | RMSNorm):
-        return Norm("none", None, None, 0.0)
-    kind = "layernorm" if isinstance(module, LayerNorm) else "rmsnorm"
-    bias = parameters.get(f"{name}.bias")
-    return Norm(
-        kind, parameters[f"{name}.weight"].unsqueeze(1), None if bias is None else bias.unsqueeze(1), module.eps
-    )

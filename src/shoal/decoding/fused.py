@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
-from torch.nn import functional as F
+from torch import Tensor, nn
+
+from shoal.models.norms import LayerNorm, RMSNorm
 
 
 @dataclass(frozen=True)
@@ -31,9 +32,13 @@ class Linear:
             return cls(weight, None)
         return cls(weight, torch.cat([parameters[f"{name}.bias"] for name in names], dim=1).unsqueeze(1))
 
-    def __call__(self, x: Tensor) -> Tensor:
-        """``(R, M, inputs) -> (R, M, outputs)``."""
-        return torch.bmm(x, self.weight) if self.bias is None else torch.baddbmm(self.bias, x, self.weight)
+    def __call__(self, x: Tensor, out: Tensor | None = None) -> Tensor:
+        """``(R, M, inputs) -> (R, M, outputs)``, written to ``out`` if it is given."""
+        if self.bias is None:
+            return torch.bmm(x, self.weight) if out is None else torch.bmm(x, self.weight, out=out)
+        if out is None:
+            return torch.baddbmm(self.bias, x, self.weight)
+        return torch.baddbmm(self.bias, x, self.weight, out=out)
 
     def added(self, stream: Tensor, x: Tensor) -> Tensor:
         """``stream`` ``(R, M, outputs)`` with the layer's outputs added to it, in place."""
@@ -41,33 +46,34 @@ class Linear:
         return stream if self.bias is None else stream.add_(self.bias)
 
 
-@dataclass(frozen=True)
 class Norm:
     """LayerNorm, RMSNorm or none, of every member: see :mod:`shoal.models.norms`.
 
-    Attributes:
-        kind: one of :data:`~shoal.models.norms.NORMS`.
-        weight: ``(R, 1, D)``, or None where there is no norm.
-        bias: likewise; also None where the norm does not shift.
-        eps: what is added to the variance or the mean square.
+    Args:
+        module: of one member; its parameters are not used.
+        name: of the module.
+        parameters: of the members, by name.
     """
 
-    kind: str
-    weight: Tensor | None
-    bias: Tensor | None
-    eps: float
+    def __init__(self, module: nn.Module, name: str, parameters: Mapping[str, Tensor]) -> None:
+        self.kind = type(module)
+        if not isinstance(module, LayerNorm | RMSNorm):
+            return
+        weight, bias = parameters[f"{name}.weight"], parameters.get(f"{name}.bias")
+        self.shape, self.eps = (weight.shape[-1],), module.eps
+        is_alone = len(weight) == 1  # PyTorch's LayerNorm takes one scale
+        self.weight = weight[0] if is_alone else weight.unsqueeze(1)  # (D,) or (R, 1, D)
+        self.bias = bias if bias is None else bias[0] if is_alone else bias.unsqueeze(1)
+        self.is_alone = is_alone
 
     def __call__(self, x: Tensor) -> Tensor:
         """``(R, M, D) -> (R, M, D)``; without a norm it is ``x`` itself."""
-        if self.weight is None:
-            return x
-        R, _, D = self.weight.shape
-        if self.kind == "rmsnorm":
-            return F.rms_norm(x, (D,), eps=self.eps) * self.weight
-        if R == 1:
-            return F.layer_norm(x, (D,), self.weight[0, 0], None if self.bias is None else self.bias[0, 0], self.eps)
-        normed = F.layer_norm(x, (D,), eps=self.eps)
-        return normed.mul_(self.weight) if self.bias is None else torch.addcmul(self.bias, normed, self.weight)
+        if self.kind is LayerNorm:
+            if self.is_alone:
+                return torch.layer_norm(x, self.shape, self.weight, self.bias, self.eps)
+            normed = torch.layer_norm(x, self.shape, eps=self.eps)
+            return normed.mul_(self.weight) if self.bias is None else torch.addcmul(self.bias, normed, self.weight)
+        return torch.rms_norm(x, self.shape, eps=self.eps).mul_(self.weight) if self.kind is RMSNorm else x
 
 
 class Table:
@@ -84,7 +90,8 @@ class Table:
 
     def __call__(self, index: Tensor) -> Tensor:
         """``(R, N, n)``, int64, to ``(R, N, n, D)``."""
-        return F.embedding(index if self.first is None else index + self.first, self.rows)
+        flat = (index if self.first is None else index + self.first).reshape(-1)
+        return self.rows.index_select(0, flat).view(*index.shape, -1)
 
 
 def last_of_each(x: Tensor, counts: Tensor | None) -> Tensor:
