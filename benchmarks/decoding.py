@@ -1,9 +1,9 @@
 """Decoding beside transformers, on the same weights. ``python -m benchmarks.decoding [ROUNDS]``.
 
-A GPT-2 of nanoGPT's small CPU setting (4 layers, width 128, 4 heads, 65 tokens) with GELU by erf goes on with prompts of
-one token by 63 more: by ``generate`` of the library transformers, with its cache, and by shoal with the same parameters.
-Rounds alternate between the two, on one thread; what is reported are medians of ratios of a round, in processor time and
-in time on the wall. Before that, both must have found the same tokens.
+A GPT-2 of nanoGPT's small CPU setting (4 layers, width 128, 4 heads, 65 tokens; GELU by erf) goes on with prompts of
+one token by 63 more: by ``generate`` of the library transformers, with its cache, and by shoal with the same
+parameters. Rounds alternate between the two, on one thread; what is reported are medians of ratios of a round, in
+processor time and in time on the wall. Before that, both must have found the same tokens.
 
 Shapes: ``R`` members, ``N`` prompts, ``D`` width.
 """
@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from shoal.decoding import Stacked, generate
+from shoal.decoding import generate
 from shoal.models import GPT
 
 NEW, CONTEXT, V, D, H, L = 63, 64, 65, 128, 4, 4

@@ -10,13 +10,14 @@ layers, ``V`` vocabulary.
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeGuard
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from shoal.decoding.fused import Linear, Norm, Table, flat_rows, last_of_each
+from shoal.decoding.places import Cache, Heads, Places
 from shoal.models.attention import MultiHeadedAttention
 from shoal.models.cache import DecodingState
 from shoal.models.dropout import Dropout
@@ -42,63 +43,12 @@ class _Block:
     ffn_norm: Norm
 
 
-@dataclass(frozen=True)
-class _Places:
-    """Where the tokens of a step stand, in the text of their row and in its cache.
-
-    Where all rows are as long, and the tokens fit, they are written to one slice of the cache.
-
-    Attributes:
-        first: the slice's first place; None where each row has its own.
-        end: places that are in use after the step.
-        positions: of the tokens, ``(R, N, n)``, ``T`` where one has no place; None where there is a slice.
-        seen: what is added to the scores, 0 or -inf, ``(n, end)`` or ``(R N, 1, n, end)``; None where all is seen.
-    """
-
-    first: int | None
-    end: int
-    positions: Tensor | None
-    seen: Tensor | None
-
-
-class _Cache(NamedTuple):
-    """A layer's keys and values: where new ones go, ``(R N, H, …)``, and those in use, ``(R N H, …)``."""
-
-    new_keys: Tensor
-    new_values: Tensor
-    keys: Tensor
-    values: Tensor
-
-
-class _Heads:
-    """Queries, keys and values of a layer, one after the other in one array, and views of it.
-
-    Attributes:
-        qkv: ``(R, N n, 3 D)``.
-        q: ``(R N, H, n, head_size)``.
-        k: ``(R N, H, head_size, n)``, as keys are kept.
-        v: ``(R N, H, n, head_size)``.
-        pairs: queries and keys as complex numbers, ``(R N, n, 2, H, head_size / 2)``; None where heads are odd.
-    """
-
-    def __init__(self, sizes: tuple[int, int, int], H: int, head_size: int, like: Tensor) -> None:
-        R, N, n = sizes
-        self.sizes = sizes
-        self.qkv = like.new_empty(R, N * n, 3 * H * head_size)
-        heads = self.qkv.view(R * N, n, 3, H, head_size)
-        self.q, self.v = heads[:, :, 0].transpose(1, 2), heads[:, :, 2].transpose(1, 2)
-        self.k = heads[:, :, 1].permute(0, 2, 3, 1)
-        self.pairs = None
-        if head_size % 2 == 0:
-            self.pairs = torch.view_as_complex(heads[:, :, :2].view(R * N, n, 2, H, head_size // 2, 2))
-
-
 class FastGPT:
     """GPTs, lifted over the first axis of their parameters by hand.
 
     A state has ``lengths`` ``(R, N)``, ``keys`` ``(L, R, N, H, head_size, T + 1)`` and ``values``
-    ``(L, R, N, H, T + 1, head_size)``. What has no place, padding or a token past the end, is written to the last, which
-    is never seen. :meth:`step` writes into the state that it is given, which is then the state after the tokens: to go
+    ``(L, R, N, H, T + 1, head_size)``. What has no place, padding or a token past the end, is written to the last,
+    which is never seen. :meth:`step` writes into the state that it is given, which is then the state after the tokens: to go
     on from one state twice, :meth:`select` all of its rows first, which copies them.
 
     Args:
@@ -130,7 +80,7 @@ class FastGPT:
         self.blocks = [self._block(block, f"decoder.blocks.{layer}", parameters) for layer, block in enumerate(blocks)]
         self.norm = Norm(model.decoder.norm, "decoder.norm", parameters)
         tied = {} if "classifier.weight" in parameters else {"classifier.weight": parameters["embedding.tokens.weight"]}
-        self.heads: _Heads | None = None
+        self.heads: Heads | None = None
         self.classifier = Linear.of({**parameters, **tied}, "classifier")
 
     def _table(self, model: GPT, parameters: Mapping[str, Tensor]) -> Tensor | None:
@@ -193,12 +143,12 @@ class FastGPT:
         """
         R, N, n = tokens.shape
         lengths, T = state["lengths"], state["keys"].shape[-1] - 1
-        places = self._places(lengths, n, T, counts)
-        if self.heads is None or self.heads.sizes != (R, N, n):
-            self.heads = _Heads((R, N, n), self.num_heads, self.head_size, state["keys"])
+        places = Places.after(lengths, n, T, counts, self.dtype)
+        if self.heads is None or not self.heads.serve((R, N, n)):
+            self.heads = Heads((R, N, n), self.num_heads, self.head_size, state["keys"])
         x = self._embedded(tokens, places).view(R, N * n, -1)  # (R, N n, D)
         turns = self._turns(places, n) if self.rotary else None
-        for block, cache in zip(self.blocks, self._caches(state, places), strict=True):
+        for block, cache in zip(self.blocks, Cache.of_layers(state, places), strict=True):
             x = self._through(block, x, cache, self.heads, places, turns)
         fits = None if places.positions is None or places.end < T else places.positions.unsqueeze(-1) < T
         if last and n > 1:
@@ -208,36 +158,7 @@ class FastGPT:
         lengths.add_(n if counts is None else counts)
         return logits if fits is None else logits.masked_fill_(~fits, math.nan), dict(state)
 
-    def _caches(self, state: Mapping[str, Tensor], places: _Places) -> list[_Cache]:
-        """Of each layer."""
-        keys, values = state["keys"].flatten(1, 2), state["values"].flatten(1, 2)  # (L, R N, H, …) each
-        used = keys.flatten(1, 2)[..., : places.end], values.flatten(1, 2)[..., : places.end, :]
-        if places.first is not None:
-            keys, values = keys[..., places.first : places.end], values[..., places.first : places.end, :]
-        return [_Cache(*each) for each in zip(*(x.unbind() for x in (keys, values, *used)), strict=True)]
-
-    def _places(self, lengths: Tensor, n: int, T: int, counts: Tensor | None) -> _Places:
-        known = lengths.flatten().tolist() or [0]
-        shortest, longest = min(known), max(known)
-        even = shortest == longest and (counts is None or bool((counts == n).all()))
-        end = min(longest + n, T)
-        place = torch.arange(end, device=self.device) if n > 1 or not even or longest + n > T else None
-        if even and longest + n <= T:
-            seen = None if place is None else self._added(place <= place[longest:].unsqueeze(1))  # (n, end)
-            return _Places(longest, end, None, seen)
-        assert place is not None
-        steps = torch.arange(n, device=self.device)
-        positions = lengths.unsqueeze(-1) + steps  # (R, N, n)
-        seen = self._added(place <= positions.view(-1, 1, n, 1))  # (R N, 1, n, end)
-        written = positions.clamp(max=T)
-        if counts is not None:
-            written = written.masked_fill(steps >= counts.unsqueeze(1), T)
-        return _Places(None, end, written, seen)
-
-    def _added(self, seen: Tensor) -> Tensor:
-        return torch.zeros(seen.shape, dtype=self.dtype, device=self.device).masked_fill_(~seen, -math.inf)
-
-    def _embedded(self, tokens: Tensor, places: _Places) -> Tensor:
+    def _embedded(self, tokens: Tensor, places: Places) -> Tensor:
         x = self.tokens(tokens)  # (R, N, n, D)
         if self.positions is None or self.position_rows is None:
             return x
@@ -246,7 +167,7 @@ class FastGPT:
         assert places.positions is not None and self.n_positions is not None
         return x.add_(self.position_rows(places.positions.clamp(max=self.n_positions - 1)))
 
-    def _turns(self, places: _Places, n: int) -> Tensor:
+    def _turns(self, places: Places, n: int) -> Tensor:
         """``cos + i sin`` of the angles of the tokens' positions, ``(n or R N, n, 1, 1, head_size / 2)``."""
         positions = places.positions
         if positions is None:
@@ -256,7 +177,7 @@ class FastGPT:
         return torch.complex(angles.cos().to(self.dtype), angles.sin().to(self.dtype))
 
     def _through(
-        self, block: _Block, x: Tensor, cache: _Cache, heads: _Heads, places: _Places, turns: Tensor | None
+        self, block: _Block, x: Tensor, cache: Cache, heads: Heads, places: Places, turns: Tensor | None
     ) -> Tensor:
         """``x`` ``(R, N n, D)`` through a block, in place where it can be."""
         is_post = self.norm_position == "post"
@@ -270,19 +191,12 @@ class FastGPT:
         x = block.down.added(x, hidden)
         return block.ffn_norm(x) if is_post else x
 
-    def _attended(self, heads: _Heads, cache: _Cache, places: _Places, turns: Tensor | None) -> Tensor:
+    def _attended(self, heads: Heads, cache: Cache, places: Places, turns: Tensor | None) -> Tensor:
         """Averages of the values, ``(R N, n, H, head_size)``; new keys and values go into the cache."""
         if turns is not None:
             assert heads.pairs is not None
             heads.pairs.mul_(turns)
-        if places.first is not None:
-            cache.new_keys.copy_(heads.k)
-            cache.new_values.copy_(heads.v)
-        else:
-            assert places.positions is not None
-            at = places.positions.view(len(heads.q), 1, 1, -1)  # (R N, 1, 1, n)
-            cache.new_keys.scatter_(3, at.expand_as(heads.k), heads.k)
-            cache.new_values.scatter_(2, at.mT.expand_as(heads.v), heads.v)
+        cache.write(heads.k, heads.v, places)
         q = heads.q.reshape(len(cache.keys), -1, self.head_size)  # (R N H, n, head_size)
         scores = torch.bmm(q, cache.keys)  # (R N H, n, end); the scale is in W_Q
         if places.seen is not None:

@@ -27,7 +27,10 @@ class Linear:
     @classmethod
     def of(cls, parameters: Mapping[str, Tensor], *names: str) -> "Linear":
         """The layers ``names`` side by side, whose weights are ``(R, outputs, inputs)`` each."""
-        weight = torch.cat([parameters[f"{name}.weight"] for name in names], dim=1).mT.contiguous()
+        rows = torch.cat([parameters[f"{name}.weight"] for name in names], dim=1)  # (R, outputs, inputs)
+        weight = torch.empty(rows.mT.shape, dtype=rows.dtype, device=rows.device)
+        for own, row in zip(weight, rows, strict=True):  # one matrix at a time PyTorch transposes in blocks
+            own.copy_(row.t())
         if f"{names[0]}.bias" not in parameters:
             return cls(weight, None)
         return cls(weight, torch.cat([parameters[f"{name}.bias"] for name in names], dim=1).unsqueeze(1))

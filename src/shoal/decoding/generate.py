@@ -36,7 +36,6 @@ class Generated:
     log_p: Tensor
 
 
-@torch.no_grad()
 def generate(
     model: nn.Module,
     parameters: Mapping[str, Tensor],
@@ -78,13 +77,14 @@ def generate(
     try:
         decoder = decoder_for(model, parameters)
         texts = _Texts(decoder, prompts, lengths, max_new_tokens, padding)
-        source = _Logits(decoder, texts, max_new_tokens, limit)
         log_p = torch.zeros(decoder.size, len(prompts), max_new_tokens, dtype=decoder.dtype, device=decoder.device)
-        for new in range(max_new_tokens):
-            logits = source.next(new)  # (R, N, V)
-            chosen = _choose(logits, sampling, keys, rows, lengths + new)  # (R, N)
-            log_p[:, :, new] = logits.log_softmax(-1).gather(-1, chosen.unsqueeze(-1)).squeeze(-1)
-            texts.append(new, chosen)
+        with torch.inference_mode():  # what is returned was made outside, and is as other tensors
+            source = _Logits(decoder, texts, max_new_tokens, limit)
+            for new in range(max_new_tokens):
+                logits = source.next(new)  # (R, N, V)
+                chosen = _choose(logits, sampling, keys, rows, lengths + new)  # (R, N)
+                log_p[:, :, new] = logits.log_softmax(-1).gather(-1, chosen.unsqueeze(-1)).squeeze(-1)
+                texts.append(new, chosen)
     finally:
         model.train(was_training)
     return Generated(texts.tokens, lengths + max_new_tokens, log_p)
@@ -131,6 +131,7 @@ class _Texts:
         N, P = prompts.shape
         self.lengths = lengths
         self.tokens = prompts.new_full((decoder.size, N, P + max_new_tokens), padding)
+        self.newest = prompts.new_empty(decoder.size, N)  # (R, N), the last that was written
         is_prompt = torch.arange(P, device=prompts.device) < lengths.unsqueeze(1)  # (N, P)
         self.tokens[:, :, :P] = torch.where(is_prompt, prompts, padding)
 
@@ -138,6 +139,7 @@ class _Texts:
         """Write the rows' next tokens, of which ``new`` are there, ``(R, N)``."""
         at = (self.lengths + new).expand_as(chosen).unsqueeze(-1)  # (R, N, 1)
         self.tokens.scatter_(2, at, chosen.unsqueeze(-1))
+        self.newest = chosen
 
     def last(self, rows: Tensor, new: int, n: int) -> Tensor:
         """The last ``n`` tokens of some rows ``(N',)`` that have ``new`` new ones, ``(R, N', n)``."""
@@ -159,15 +161,17 @@ class _Logits:
 
     def next(self, new: int) -> Tensor:
         """The logits ``(R, N, V)`` after rows that have ``new`` new tokens; called for 0, 1, … in turn."""
+        if max(self.prompt_lengths, default=0) + new <= self.context:  # as a rule
+            inside = self.inside or list(range(len(self.prompt_lengths)))
+            return self._begin(inside) if new == 0 else self._step(inside)
         inside = [row for row, length in enumerate(self.prompt_lengths) if length + new <= self.context]
         outside = [row for row, length in enumerate(self.prompt_lengths) if length + new > self.context]
         found = []
         if inside:
-            found.append(self._begin(inside) if new == 0 else self._step(inside, new))
-        if outside:
-            window = self.texts.last(self._index(outside), new, self.context)  # (R, N', T)
-            state = self.decoder.start(len(outside), self.context)
-            found.append(self.decoder.step(window, state, last=True)[0][:, :, 0])
+            found.append(self._begin(inside) if new == 0 else self._step(inside))
+        window = self.texts.last(self._index(outside), new, self.context)  # (R, N', T)
+        state = self.decoder.start(len(outside), self.context)
+        found.append(self.decoder.step(window, state, last=True)[0][:, :, 0])
         order = self._index(inside + outside).argsort()
         return torch.cat(found, dim=1)[:, order]
 
@@ -184,13 +188,13 @@ class _Logits:
         logits, self.state = self.decoder.step(prompts, state, counts, last=True)  # (R, N', 1, V)
         return logits[:, :, 0]
 
-    def _step(self, inside: list[int], new: int) -> Tensor:
+    def _step(self, inside: list[int]) -> Tensor:
         """One token more of the rows that still fit."""
         if inside != self.inside:
             places = {row: place for place, row in enumerate(self.inside)}
             self.state = self.decoder.select(self.state, self._index([places[row] for row in inside]))
             self.inside = inside
-        logits, self.state = self.decoder.step(
-            self.texts.last(self._index(inside), new, 1), self.state
-        )  # (R, N', 1, V)
+        newest = self.texts.newest  # (R, N)
+        tokens = newest if len(inside) == newest.shape[1] else newest[:, self._index(inside)]
+        logits, self.state = self.decoder.step(tokens.unsqueeze(-1), self.state)  # (R, N', 1, V)
         return logits[:, :, 0]
