@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from statistics import median
 from typing import Any
 
@@ -70,8 +71,8 @@ def gpt2(seed: int) -> Any:
 
 def shoal_gpt() -> GPT:
     """The same architecture here."""
-    variant = {"norm_position": "pre", "positions": "learned", "bias_ffn": True}
-    return GPT(H, L, D, V, CONTEXT, bias_classifier=False, share_embeddings=True, **variant).eval()
+    tied: dict[str, Any] = {"bias_classifier": False, "share_embeddings": True}
+    return GPT(H, L, D, V, CONTEXT, norm_position="pre", positions="learned", bias_ffn=True, **tied).eval()
 
 
 def mapped(theirs: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -135,9 +136,8 @@ def measure(case: Case, rounds: int) -> list[tuple[Times, Times]]:
             raise RuntimeError(f"{case}: other tokens than transformers', model {member}")
     times = []
     for turn in range(rounds):
-        other = models[turn % case.R]
-        there = timed(lambda other=other: theirs(other, prompts, case.beam), case.N * NEW)
-        here = timed(lambda: ours(model, stacked, prompts, case.beam), case.R * case.N * NEW)
+        there = timed(partial(theirs, models[turn % case.R], prompts, case.beam), case.N * NEW)
+        here = timed(partial(ours, model, stacked, prompts, case.beam), case.R * case.N * NEW)
         times.append((there, here))
     return times
 

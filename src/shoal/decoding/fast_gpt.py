@@ -48,8 +48,8 @@ class FastGPT:
 
     A state has ``lengths`` ``(R, N)``, ``keys`` ``(L, R, N, H, head_size, T + 1)`` and ``values``
     ``(L, R, N, H, T + 1, head_size)``. What has no place, padding or a token past the end, is written to the last,
-    which is never seen. :meth:`step` writes into the state that it is given, which is then the state after the tokens: to go
-    on from one state twice, :meth:`select` all of its rows first, which copies them.
+    which is never seen. :meth:`step` writes into the state that it is given, which is then the state after the tokens:
+    to go on from one state twice, :meth:`select` all of its rows first, which copies them.
 
     Args:
         model: of one member, in evaluation mode; its parameters are not used, its buffers are everybody's.
@@ -61,8 +61,8 @@ class FastGPT:
         """Whether a model is a GPT of the modules that are computed here, and of no others."""
         if type(model) is not GPT or not all(type(module) in _KNOWN for module in model.modules()):
             return False
-        gelus = [module for module in model.modules() if isinstance(module, nn.GELU)]
-        return len(model.decoder.blocks) > 0 and all(gelu.approximate == "none" for gelu in gelus)
+        layouts = {repr(block) for block in model.decoder.blocks}  # modules, sizes and what they are set to
+        return len(layouts) == 1 and _is_feed_forward(model.decoder.blocks[0])
 
     @torch.no_grad()
     def __init__(self, model: GPT, parameters: Mapping[str, Tensor]) -> None:
@@ -146,15 +146,15 @@ class FastGPT:
         places = Places.after(lengths, n, T, counts, self.dtype)
         if self.heads is None or not self.heads.serve((R, N, n)):
             self.heads = Heads((R, N, n), self.num_heads, self.head_size, state["keys"])
-        x = self._embedded(tokens, places).view(R, N * n, -1)  # (R, N n, D)
+        x = self._embedded(tokens, places).flatten(1, 2)  # (R, N n, D)
         turns = self._turns(places, n) if self.rotary else None
         for block, cache in zip(self.blocks, Cache.of_layers(state, places), strict=True):
             x = self._through(block, x, cache, self.heads, places, turns)
         fits = None if places.positions is None or places.end < T else places.positions.unsqueeze(-1) < T
         if last and n > 1:
-            x = last_of_each(x.view(R, N, n, -1), counts).flatten(1, 2)  # (R, N, D)
+            x = last_of_each(x.view(R, N, n, x.shape[-1]), counts).flatten(1, 2)  # (R, N, D)
             fits = None if fits is None else last_of_each(fits, counts)  # (R, N, 1, 1)
-        logits = self.classifier(self.norm(x)).view(R, N, 1 if last else n, -1)
+        logits = self.classifier(self.norm(x)).view(R, N, 1 if last else n, self.classifier.weight.shape[-1])
         lengths.add_(n if counts is None else counts)
         return logits if fits is None else logits.masked_fill_(~fits, math.nan), dict(state)
 
@@ -197,10 +197,10 @@ class FastGPT:
             assert heads.pairs is not None
             heads.pairs.mul_(turns)
         cache.write(heads.k, heads.v, places)
-        q = heads.q.reshape(len(cache.keys), -1, self.head_size)  # (R N H, n, head_size)
+        q = heads.q.reshape(len(cache.keys), heads.sizes[2], self.head_size)  # (R N H, n, head_size)
         scores = torch.bmm(q, cache.keys)  # (R N H, n, end); the scale is in W_Q
         if places.seen is not None:
-            scores.view(*heads.q.shape[:3], -1).add_(places.seen)
+            scores.view(*heads.q.shape[:3], places.end).add_(places.seen)
         context = torch.bmm(scores.softmax(-1), cache.values)  # (R N H, n, head_size)
         return context.view(heads.q.shape).transpose(1, 2).contiguous()
 
@@ -208,10 +208,11 @@ class FastGPT:
         """A copy of the state of some rows, ``(N',)`` the same of every member, or ``(R, N')`` each member's own."""
         R, N = state["lengths"].shape
         index = flat_rows(rows, R, N)  # (R N',)
-        selected = {"lengths": state["lengths"].view(-1)[index].view(R, -1)}
+        selected = {"lengths": state["lengths"].view(-1)[index].view(R, len(index) // R)}
         for name in ("keys", "values"):
             tensor = state[name]
-            selected[name] = tensor.flatten(1, 2).index_select(1, index).view(-1, R, len(index) // R, *tensor.shape[3:])
+            taken = tensor.flatten(1, 2).index_select(1, index)
+            selected[name] = taken.view(len(taken), R, len(index) // R, *taken.shape[2:])
         return selected
 
     @torch.no_grad()
@@ -228,6 +229,15 @@ class FastGPT:
                 tensor.index_copy_(1, to, tensor.index_select(1, source))
             lengths.view(-1).index_copy_(0, to, lengths.view(-1)[source])
         return dict(state)
+
+
+def _is_feed_forward(block: Any) -> bool:
+    """Whether a block's feed-forward layer is one of those of this library."""
+    layers = [type(layer) for layer in block.ffn.children()]
+    if isinstance(block.ffn, SwiGLU):
+        return True
+    is_plain = len(layers) == 3 and layers[::2] == [nn.Linear] * 2 and layers[1] in ACTIVATIONS.values()
+    return is_plain and getattr(block.ffn[1], "approximate", "none") == "none"
 
 
 def _activation(ffn: Any) -> Any:

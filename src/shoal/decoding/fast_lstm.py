@@ -89,7 +89,7 @@ class FastLSTM:
         x = self.tokens(tokens)  # (R, N, n, inputs)
         ends = []
         for layer, h, c in zip(self.layers, state["h"].unbind(2), state["c"].unbind(2), strict=True):
-            gates = layer.of_input(x.view(R, N * n, -1)).view(R, N, n, -1)  # (R, N, n, 4 D)
+            gates = layer.of_input(x.flatten(1, 2)).view(R, N, n, 4 * self.width)  # (R, N, n, 4 D)
             outputs = []
             for t in range(n):
                 before = h, c
@@ -102,7 +102,7 @@ class FastLSTM:
             ends.append((h, c))
         if last and n > 1:
             x = last_of_each(x, counts)  # (R, N, 1, D)
-        logits = self.classifier(x.flatten(1, 2)).view(R, N, x.shape[2], -1)
+        logits = self.classifier(x.flatten(1, 2)).view(R, N, x.shape[2], self.classifier.weight.shape[-1])
         lengths = state["lengths"] + (n if counts is None else counts)
         h, c = (torch.stack(each, dim=2) for each in zip(*ends, strict=True))  # (R, N, L, D) each
         return logits, {"lengths": lengths, "h": h, "c": c}
@@ -111,10 +111,8 @@ class FastLSTM:
         """A copy of the state of some rows, ``(N',)`` the same of every member, or ``(R, N')`` each member's own."""
         R, N = state["lengths"].shape
         index = flat_rows(rows, R, N)
-        return {
-            name: tensor.flatten(0, 1).index_select(0, index).view(R, -1, *tensor.shape[2:])
-            for name, tensor in state.items()
-        }
+        taken = {name: tensor.flatten(0, 1).index_select(0, index) for name, tensor in state.items()}
+        return {name: tensor.view(R, len(index) // R, *tensor.shape[1:]) for name, tensor in taken.items()}
 
     def reorder(self, state: Mapping[str, Tensor], rows: Tensor) -> DecodingState:
         """As :meth:`select`; there is nothing long to be copied."""

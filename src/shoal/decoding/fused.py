@@ -94,7 +94,7 @@ class Table:
     def __call__(self, index: Tensor) -> Tensor:
         """``(R, N, n)``, int64, to ``(R, N, n, D)``."""
         flat = (index if self.first is None else index + self.first).reshape(-1)
-        return self.rows.index_select(0, flat).view(*index.shape, -1)
+        return self.rows.index_select(0, flat).view(*index.shape, self.rows.shape[1])
 
 
 def last_of_each(x: Tensor, counts: Tensor | None) -> Tensor:

@@ -32,7 +32,7 @@ class Places:
 
     @classmethod
     def after(cls, lengths: Tensor, n: int, T: int, counts: Tensor | None, dtype: torch.dtype) -> "Places":
-        """Those of the next ``n`` tokens of rows that have ``lengths`` ``(R, N)``, of which ``counts`` ``(N,)`` count."""
+        """Those of the next ``n`` tokens of rows of ``lengths`` ``(R, N)``, where ``counts`` ``(N,)`` count."""
         known = lengths.flatten().tolist() or [0]
         shortest, longest = min(known), max(known)
         is_even = shortest == longest and (counts is None or bool((counts == n).all()))
