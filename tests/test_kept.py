@@ -171,10 +171,18 @@ def test_a_moved_text_is_one_line_that_says_what_to_do(tmp_path, capsys):
     (folder,) = shoal.train([again], lab, workers=1).cohorts()
     assert folder.is_finished()
     said = refused(capsys, "certify", spec.id, "--lab", lab)
-    assert "text.txt" in said and "link" in said
+    assert "text.txt" in said and "--text NEW" in said
     assert certify(folder, [spec.id], 1, data=places_of([again]))["alone"]
+    asked = ("certify", spec.id, "--steps", "1", "--lab", lab)
+    assert main([*asked, "--text", moved]) == 0
+    other = tmp_path / "other.txt"
+    other.write_text("of other words " * 20)
+    assert "another" in refused(capsys, *asked, "--text", str(other))
+    equations = shoal.RunSpec(p=3, n_steps=2, embedding_size=4, num_layers=1)
+    shoal.train([equations], lab, workers=1)
+    assert "does not apply" in refused(capsys, "certify", equations.id, "--text", moved, "--lab", lab)
     (tmp_path / "text.txt").symlink_to(moved)
-    assert main(["certify", spec.id, "--steps", "1", "--lab", lab]) == 0
+    assert main([*asked]) == 0
 
 
 def test_runs_whose_place_is_part_of_them_stay_what_they_are(tmp_path, monkeypatch):

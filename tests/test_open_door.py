@@ -288,6 +288,8 @@ BROKEN = {
         "far: tuple[float, ...] = setting((0.5,), 'x', 'y')\n    tokens: int",
         "'far'",
     ),
+    "counts too much": ("Counts(self.tokens // 2, ", "Counts(self.tokens, ", "counts 6 examples that are drawn"),
+    "cannot count": ("Counts(self.tokens // 2, ", "Counts(1 // 0, ", "ZeroDivisionError"),
     "raises": ("class Copy", "raise RuntimeError('fell over')\nclass Copy", "RuntimeError: fell over"),
     "ends the process": ("class Copy", "raise SystemExit(3)\nclass Copy", "SystemExit: 3"),
     "no task": ("class Copy(TaskSettings)", "class Copy(ModelSettings)", "is no task"),
@@ -415,8 +417,13 @@ class Study:
     grids = staticmethod(grids)
     report = staticmethod(report)
 
+class Fails(Study):
+    def grids(self, quick):
+        return 1 / 0
+
 good = Study()
 poor = object()
+fails = Fails()
 """
 
 
@@ -435,6 +442,7 @@ def test_a_study_can_be_any_value_with_grids_and_a_report(module, capsys):
         ("asking_2:poor", "is no study"),
         ("asking_2:Study", "is no study"),
         ("asking_2:nothing", "has no nothing"),
+        ("asking_2:fails", "ZeroDivisionError: division by zero"),
         ("not_there_at_all:study", "PYTHONPATH"),
         ("os:path", "no package of parts"),
         ("sanityy", "did you mean 'sanity'"),

@@ -1,9 +1,17 @@
 """``shoal certify RUN…``: how far runs trained alone deviate from the stack that trained them."""
 
 import argparse
+from typing import TYPE_CHECKING, Any
 
 from shoal.commands.parsing import Parser, add_lab
+from shoal.errors import UserError
 from shoal.output import say
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from shoal.spec import RunSpec
+    from shoal.training.continuation import Places
 
 
 def arguments(parser: Parser) -> None:
@@ -12,6 +20,8 @@ def arguments(parser: Parser) -> None:
     parser.add_argument("runs", nargs="+", metavar="RUN", help="ids, or beginnings of ids")
     parser.flag("steps", type=int, default=100, help="steps to retrain (100)")
     parser.flag("device", help="cpu or cuda; cuda where there is one")
+    for name in _says_where():
+        parser.flag(name, metavar="NEW", help="where the data lie now, if they were moved since")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -24,8 +34,9 @@ def run(options: argparse.Namespace) -> int:
 
     device = choose_device(options.device)
     records = Lab(options.lab).records(options.runs)
+    places = _places(options, records.specs.values())
     for folder in records.cohorts():
-        certificate = certify(folder, records.ids, options.steps, device)
+        certificate = certify(folder, records.ids, options.steps, device, places)
         steps, unit = certificate["steps"], unit_of_losses([folder])
         all_there_are = " (its shortest run has no more)" if steps < options.steps else ""
         say(f"cohort {folder.id}: {counted(certificate['members'], 'member')}, first {steps} steps{all_there_are}")
@@ -38,3 +49,30 @@ def run(options: argparse.Namespace) -> int:
         if certificate["record"] is not None:
             say(f"  the stack retrained against the record: losses differ by at most {certificate['record']:.2g}")
     return 0
+
+
+def _says_where() -> list[str]:
+    """The settings of shoal's tasks that say where data lie."""
+    from shoal.registry import TASKS
+
+    tasks = [task for task in TASKS.shipped() if task.reads_files]
+    return list(dict.fromkeys(name for task in tasks for name in task.having("operational")))
+
+
+def _places(options: argparse.Namespace, specs: "Iterable[RunSpec]") -> "Places":
+    """Where the data of runs lie now, by what they are, as far as it was said.
+
+    Raises:
+        UserError: it was said of what none of the runs has.
+    """
+    told = {name: value for name in _says_where() if (value := getattr(options, name)) is not None}
+    places: dict[str, dict[str, Any]] = {}
+    read: set[str] = set()
+    for spec in specs:
+        place = spec.task_part.place()
+        if place is not None and (own := {name: told[name] for name in told.keys() & place[1].keys()}):
+            places[place[0]] = {**place[1], **own}
+            read |= own.keys()
+    for name in told.keys() - read:
+        raise UserError(f"--{name.replace('_', '-')} does not apply to these runs, whose task has no such data")
+    return places

@@ -93,7 +93,7 @@ def _models(records: "Records", step: int | None) -> "tuple[dict[str, nn.Module]
             )
     with records.cohorts()[0].with_way_out():
         tokenizer = from_json(kept[first])
-        size, wanted = tokenizer.vocabulary_size, specs[first].task_part.sizes().vocabulary_size
+        size, wanted = tokenizer.vocabulary_size, specs[first].sizes().vocabulary_size
         if size != wanted:
             raise LabError(f"the tokenizer of run {first[:8]} is damaged: it has {size:,} tokens, its model {wanted:,}")
     return models, tokenizer

@@ -79,17 +79,23 @@ class Parser(argparse.ArgumentParser):
 
     def chosen(self, kind: str) -> list[str]:
         """The parts of a kind that the words of the command choose."""
-        from shoal.registry import USUAL
-
         flag = f"--{kind}"
         for place, word in enumerate(self.words):
             if word == flag:
                 rest = self.words[place + 1 :]
                 names = [*itertools.takewhile(lambda other: not other.startswith("-"), rest)]
-                return names or [USUAL[kind]]
+                return names or [self.usual(kind)]
             if word.startswith(f"{flag}="):
                 return [word.partition("=")[2]]
-        return [USUAL[kind]]
+        return [self.usual(kind)]
+
+    def usual(self, kind: str) -> str:
+        """The part of a kind that holds where none is named, which may hang on the task that is."""
+        from shoal.registry import USUAL
+        from shoal.spec.names import usual_model
+
+        tasks = self.chosen("task") if kind == "model" else []
+        return usual_model(tasks[0]) if len(tasks) == 1 else USUAL[kind]
 
     def suggested(self) -> dict[str, Any]:
         """Defaults of settings under the task that the words of the command choose."""
@@ -197,7 +203,7 @@ def add_settings(parser: Parser, purpose: str, more: Mapping[str, Sequence[str]]
         purpose: what they are for: :data:`GRID`, :data:`STUDY` or :data:`CHOICE`.
         more: names of further parts, by kind.
     """
-    from shoal.registry import KINDS, USUAL, short
+    from shoal.registry import KINDS, short
     from shoal.spec.training import ALWAYS
 
     grid = purpose == GRID
@@ -205,7 +211,7 @@ def add_settings(parser: Parser, purpose: str, more: Mapping[str, Sequence[str]]
     seen = set(KINDS)
     for kind, registry in KINDS.items():
         known = f"{' '.join(registry.names())}, or the place package.module:Class of your own"
-        default = f"; {USUAL[kind]}" if grid else ""
+        default = f"; {parser.usual(kind)}" if grid else ""
         parser.settings.append(kind)
         kinds.add_argument(f"--{kind}", dest=kind, nargs="+", metavar="X", help=f"{kind} ({known}){default}")
     for kind, registry in KINDS.items():

@@ -44,10 +44,10 @@ def _parts_of_studies(words: Sequence[str]) -> dict[str, list[str]]:
     outside = [name for name in named[1:] if name_of_study(name) is not None] if named[:1] == ["run"] else []
     if not outside:
         return {}
-    from shoal.studies.base import parts_of
+    from shoal.studies.base import grids_of_study, parts_of
 
     studies = [get_study(name) for name in outside]
-    return parts_of([grid for study in studies for quick in (True, False) for grid in study.grids(quick)])
+    return parts_of([grid for study in studies for quick in (True, False) for grid in grids_of_study(study, quick)])
 
 
 def add_form(parser: Parser) -> None:

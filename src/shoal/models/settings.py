@@ -28,10 +28,15 @@ class ModelSettings(Part):
     else after them, or whatever its tasks take. It knows nothing of stacks: the engine lifts it.
 
     Attributes:
+        reads: what its ``forward`` is called with: ``sequence``, tokens ``(B, S)`` of which each predicts the next;
+            ``pair``, a source ``(B, S)``, the target so far ``(B, T)`` and which tokens of the source count ``(B, S)``
+            bool; or ``source``, a source and which of its tokens count, and each predicts the token of the target in
+            its place.
         shares_prefixes: equal prefixes have equal states, and the engines that compute them once know the family.
         calling: keyword arguments with which the module is called where nothing but its logits is wanted.
     """
 
+    reads: ClassVar[str] = "sequence"
     shares_prefixes: ClassVar[bool] = False
     calling: ClassVar[Mapping[str, Any]] = {}
 

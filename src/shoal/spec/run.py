@@ -7,16 +7,17 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from shoal.errors import UserError, nearest
+from shoal.errors import UserError
 from shoal.registry import KINDS, USUAL, when_registered
 from shoal.spec.fields import Part, extra, one_line, read_value
 from shoal.spec.identity import canonical, identify
+from shoal.spec.names import named_parts, not_there
 from shoal.spec.training import ALWAYS, check_together
 
 if TYPE_CHECKING:
     from shoal.models.settings import ModelSettings
     from shoal.rules.settings import Rule
-    from shoal.tasks.settings import TaskSettings
+    from shoal.tasks.settings import Sizes, TaskSettings
 
 _TAKEN = ("run", "state", "step", "parameters", "parts", "names")  # of columns of tables, and of what a spec has
 _NAMES = (*KINDS, "training", "seeds")  # of a run's parts, in their order
@@ -66,7 +67,7 @@ class RunSpec:
             part.check_new()
 
     def _read(self, given: Mapping[str, Any]) -> None:
-        names = {kind: _named(kind, given.get(kind)) for kind in KINDS}
+        names = named_parts(given)
         classes = classes_of(**names)
         own = _assigned(given, names, classes)
         suggested = _suggested(own, classes)
@@ -105,7 +106,18 @@ class RunSpec:
                 f"stop_after_generalizing={self.stop_after_generalizing} does not apply to task {self.task!r}, which "
                 "does not say when a run has generalised"
             )
+        self._check_reading()
         self.task_part.check_model(self)
+
+    def _check_reading(self) -> None:
+        """Whether the model reads what the task has."""
+        offered = self.task_part.offers
+        if self.model_part.reads not in offered:
+            fitting = [part.name for part in KINDS["model"].shipped() if part.reads in offered]
+            without = "" if "pair" in offered else ", which has no sources to read"
+            raise UserError(
+                f"model {self.model!r} does not apply to task {self.task!r}{without}; these do: {' '.join(fitting)}"
+            )
 
     def __getattr__(self, name: str) -> Any:
         own = self.__dict__
@@ -141,6 +153,12 @@ class RunSpec:
     def rule(self) -> "Rule":
         """The settings of its optimizer."""
         return self.parts["optimizer"]  # type: ignore[return-value]
+
+    def sizes(self) -> "Sizes":
+        """What its model must be built for: the task's sizes, a source and its target as one where it reads them so."""
+        sizes = self.task_part.sizes()
+        is_one = self.model_part.reads == "sequence" and sizes.source_length is not None
+        return sizes.joined() if is_one else sizes
 
     # its settings
 
@@ -220,13 +238,6 @@ class RunSpec:
         return hash(self.id)
 
 
-def _named(kind: str, name: Any) -> str:
-    name = USUAL[kind] if name is None else name
-    if not isinstance(name, str):
-        raise UserError(f"{kind} must be the name of one, got {name!r}")
-    return KINDS[kind].name_of(name)
-
-
 @cache
 def classes_of(task: str, model: str, optimizer: str) -> Mapping[str, type[Part]]:
     """The class of each part of a run with these names, in order.
@@ -268,7 +279,7 @@ def _assigned(
         role = roles.get(name)
         if role is None:
             if value is not None:
-                raise UserError(_not_there(name, value, names, classes))
+                raise UserError(not_there(name, value, names, classes.values()))
         elif value is not None or not extra(classes[role], name)["may_be_open"]:
             own[role][name] = value
     return own
@@ -333,12 +344,3 @@ def _new(kind: type[Part], asked: Mapping[str, Any]) -> Part:
 
 _MOST_MADE = 1024
 _MADE: dict[tuple[Any, ...], Part] = {}
-
-
-def _not_there(name: str, value: Any, names: Mapping[str, str], classes: Mapping[str, type[Part]]) -> str:
-    for kind, registry in KINDS.items():
-        fitting = [part.name for part in registry.shipped() if name in part.model_fields]
-        if fitting:
-            return f"{name}={value} does not apply to {kind} {names[kind]!r}; it applies to {' '.join(fitting)}"
-    known = [*KINDS, *(own for kind in classes.values() for own in kind.model_fields)]
-    return f"unknown setting {name!r}{nearest(name, known)}"

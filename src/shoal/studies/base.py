@@ -163,7 +163,7 @@ class Form:
         """The study's, of the task that was asked for where it tells tasks apart."""
         grids_of, tasks = getattr(study, "grids_of", None), self.settings.get("task", ())
         if grids_of is None or len(tasks) != 1:
-            return study.grids(self.quick)
+            return grids_of_study(study, self.quick)
         found: list[Grid] = grids_of(str(tasks[0]), self.quick)
         return found
 
@@ -271,3 +271,18 @@ def first_seeds(own: Sequence[int], n: int) -> list[int]:
     [0, 42, 1, 2]
     """
     return list(own[:n]) + [seed for seed in range(n + len(own)) if seed not in own][: max(0, n - len(own))]
+
+
+def grids_of_study(study: Study, quick: bool) -> list[Grid]:
+    """What a study trains; what someone else's code raises there becomes one line.
+
+    Raises:
+        UserError: the study raised something.
+    """
+    try:
+        return study.grids(quick)
+    except UserError:
+        raise
+    except Exception as error:
+        said = " ".join(str(error).split())
+        raise UserError(f"grids({quick}) of the study fails: {type(error).__name__}: {said}") from error

@@ -3,7 +3,7 @@
 ``torch`` and the data are read by what is built, not by what is asked for.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -20,14 +20,27 @@ class Sizes:
     """What a model must be built for.
 
     Attributes:
-        vocabulary_size: ``V``, tokens that there are.
-        sequence_length: ``S``, positions that it reads at most.
+        vocabulary_size: ``V``, tokens that there are; of a task that has sources, in their targets.
+        sequence_length: ``S``, positions that it reads at most; of a task that has sources, of a target.
         padding_index: of the token that stands where there is none, if there is one.
+        source_vocabulary_size: tokens that there are in sources; None where a task has none.
+        source_length: positions of a source at most; likewise.
     """
 
     vocabulary_size: int
     sequence_length: int
     padding_index: int | None = None
+    source_vocabulary_size: int | None = None
+    source_length: int | None = None
+
+    @property
+    def positions(self) -> int:
+        """Tokens of an example at most, its source included."""
+        return self.sequence_length + (self.source_length or 0)
+
+    def joined(self) -> "Sizes":
+        """For a model that reads a source and its target as one sequence."""
+        return Sizes(self.vocabulary_size, self.positions, self.padding_index)
 
 
 @dataclass(frozen=True)
@@ -50,11 +63,15 @@ class TaskSettings(Part):
 
     Attributes:
         suggests: defaults of other parts' settings under this task; see :meth:`suggest`.
+        offers: what models can read of it, see :attr:`shoal.models.settings.ModelSettings.reads`.
+        usual_model: the family that learns it where none is named; that of equations where nothing is said.
         shares_prefixes: examples have prefixes in common and the objective is that of next tokens
             (:class:`~shoal.tasks.base.NextToken`), so that engines which compute a prefix once are worth their while.
     """
 
     suggests: ClassVar[Mapping[str, Any]] = {}
+    offers: ClassVar[Sequence[str]] = ("sequence",)
+    usual_model: ClassVar[str] = ""
     shares_prefixes: ClassVar[bool] = False
 
     @classmethod
@@ -88,6 +105,15 @@ class TaskSettings(Part):
             UserError: the data are not there, or are not those that the settings name.
         """
         raise NotImplementedError
+
+    def build_for(self, reads: str, split_seed: int) -> "Task":
+        """The data and the objective for models that read them in one of the ways that it offers.
+
+        Args:
+            reads: see :attr:`shoal.models.settings.ModelSettings.reads`.
+            split_seed: of the split.
+        """
+        return self.build(split_seed)
 
     def kept(self) -> Mapping[str, Any]:
         """What is needed to use a model without its data, such as a tokenizer: JSON, kept with each cohort."""

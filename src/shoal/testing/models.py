@@ -39,14 +39,14 @@ class ModelContract(Contract):
     @pytest.fixture
     def tokens(self, spec: RunSpec) -> Tensor:
         """Random ones of the task's sizes, ``(B, S)``."""
-        sizes, generator = spec.task_part.sizes(), torch.Generator().manual_seed(0)
+        sizes, generator = spec.sizes(), torch.Generator().manual_seed(0)
         return torch.randint(sizes.vocabulary_size, (_B, sizes.sequence_length), generator=generator)
 
     def test_it_gives_logits_first(self, spec: RunSpec, model: nn.Module, tokens: Tensor) -> None:
         """``(B, S) -> (B, S, V)``, finite, as the first of a tuple."""
         found = model(tokens, **spec.model_part.calling)
         assert isinstance(found, tuple), "forward must return a tuple, of which the logits are the first"
-        assert found[0].shape == (*tokens.shape, spec.task_part.sizes().vocabulary_size)
+        assert found[0].shape == (*tokens.shape, spec.sizes().vocabulary_size)
         assert found[0].is_floating_point() and bool(found[0].isfinite().all())
 
     def test_the_count_is_that_of_its_parameters(self, spec: RunSpec, model: nn.Module) -> None:
@@ -54,7 +54,7 @@ class ModelContract(Contract):
         part = spec.model_part
         roles = part.roles(model)
         counted = sum(p.numel() for name, p in model.named_parameters() if p.requires_grad and roles[name] != "table")
-        assert part.count(spec.task_part.sizes()) == counted
+        assert part.count(spec.sizes()) == counted
 
     def test_every_parameter_has_a_role(self, spec: RunSpec, model: nn.Module) -> None:
         """From which update rules know the hidden matrices."""
@@ -71,7 +71,7 @@ class ModelContract(Contract):
         before = self._logits(spec, model, tokens)
         for place in range(1, tokens.shape[1]):
             changed = tokens.clone()
-            changed[:, place:] = (changed[:, place:] + 1) % spec.task_part.sizes().vocabulary_size
+            changed[:, place:] = (changed[:, place:] + 1) % spec.sizes().vocabulary_size
             after = self._logits(spec, model, changed)
             assert_close(after[:, :place], before[:, :place], 1e-6, f"logits before position {place}")
 

@@ -50,7 +50,7 @@ class TaskContract(Contract):
 
     def test_sizes_hold_for_what_the_model_reads(self, spec: RunSpec, task: Task) -> None:
         """No token beyond the vocabulary, no sequence longer than said."""
-        sizes = spec.task_part.sizes()
+        sizes = spec.sizes()
         read: list[Tensor] = []
         model = build_model(spec).eval()
 

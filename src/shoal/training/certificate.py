@@ -25,7 +25,7 @@ from shoal.training.plan import Cohort
 from shoal.training.stack import Stack
 from shoal.training.step import evaluate, train_step
 
-_MOVED = "put it back there to certify what was trained on it (a link is enough), or name its place in data from Python"
+_MOVED = "where it was moved, say so: shoal certify RUN {flags} (data=… from Python)"
 _COMPARED = ("train_loss", "valid_loss")
 
 

@@ -12,6 +12,7 @@ from shoal.fast.fused import fused_kernels
 from shoal.lab.cohort import CohortFolder
 from shoal.registry import TASKS
 from shoal.spec import RunSpec
+from shoal.tasks.build import counts_of
 
 MOVED = "where it was moved, ask for the same runs with shoal train … {flags}, which goes on with them"
 
@@ -48,7 +49,7 @@ def check_data(folder: CohortFolder, spec: RunSpec, way_out: str) -> None:
         LabError: the task makes something else of them than it keeps.
     """
     try:
-        spec.task_part.counts()
+        counts_of(spec)
         folder.check_kept(spec)
     except LabError:
         raise

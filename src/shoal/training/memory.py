@@ -13,7 +13,7 @@ from shoal.fast.engine import ENGINES
 from shoal.fast.memory import return_freed_memory
 from shoal.fast.scorer import parts_of
 from shoal.spec import RunSpec
-from shoal.tasks.build import count_run_parameters
+from shoal.tasks.build import count_run_parameters, counts_of
 from shoal.training.groups import left_in_process, memory_left
 
 # What PyTorch says for the CPU, CUDA and its libraries, C++, and oneDNN (with "descriptor" after it: another mistake).
@@ -55,8 +55,8 @@ def member_bytes(spec: RunSpec, engine: str, on_gpu: bool = False) -> int:
     at every position of a batch, or what an evaluation pass holds at once: on a GPU both, as recorded steps keep
     their memory.
     """
-    sizes, counts = spec.task_part.sizes(), spec.task_part.counts()
-    n_train, n_all, S = counts.drawn, counts.scored, sizes.sequence_length
+    sizes, counts = spec.sizes(), counts_of(spec)
+    n_train, n_all, S = counts.drawn, counts.scored, sizes.positions
     data = 8 * counts.held
     position = spec.model_part.floats_per_position() + 4 * sizes.vocabulary_size
     trained = min(spec.train_batch_size, n_train) * S * position
@@ -70,7 +70,7 @@ def member_bytes(spec: RunSpec, engine: str, on_gpu: bool = False) -> int:
 
 def parameter_bytes(spec: RunSpec) -> int:
     """What a member's parameters take, with their gradient, optimizer state and copies."""
-    parameters = count_run_parameters(spec) + spec.model_part.count_tables(spec.task_part.sizes())
+    parameters = count_run_parameters(spec) + spec.model_part.count_tables(spec.sizes())
     return 4 * parameters * (6 + len(spec.rule.state) + spec.rule.temporaries)
 
 

@@ -40,7 +40,7 @@ class Cohort:
     def seconds(self) -> float:
         """About how long one core trains it, for decisions: by 6 P B S operations per step, and what a step costs."""
         spec = self.shared
-        positions = spec.train_batch_size * spec.task_part.sizes().sequence_length
+        positions = spec.train_batch_size * spec.task_part.sizes().positions
         operations = 6 * count_run_parameters(spec) * positions  # per member and step
         return sum(member.n_steps for member in self.members) * (operations / RATE + OVERHEAD)
 
@@ -48,7 +48,7 @@ class Cohort:
     def evaluation_seconds(self) -> float:
         """Likewise, about how long one core evaluates it once."""
         spec = self.shared
-        positions = count_examples(spec)[1] * spec.task_part.sizes().sequence_length
+        positions = count_examples(spec)[1] * spec.task_part.sizes().positions
         return len(self) * (2 * count_run_parameters(spec) * positions / RATE + OVERHEAD)
 
     @property

@@ -13,6 +13,7 @@ from shoal.lab.shapes import Member
 from shoal.measures import SPLITS
 from shoal.registry import KINDS, short
 from shoal.spec import RunSpec
+from shoal.tasks.build import counts_of
 from shoal.training.plan import Cohort, plan
 from shoal.training.stack import Stack
 
@@ -39,6 +40,7 @@ def check_parts(specs: Iterable[RunSpec], device: torch.device) -> None:
                 f"task {short(cohort.shared.task)} must score the splits {' and '.join(SPLITS)}, got "
                 f"{' '.join(stack.scored) or 'none'}"
             )
+        _check_counts(stack)
         _check_scores(stack)
         _check_update(stack)
         _TRIED.add(cohort.id)
@@ -56,6 +58,16 @@ def _check_record(spec: RunSpec) -> None:
         ) from None
     if taken := sorted(set(spec) & {*ALWAYS, *spec.task_part.measures().columns}):
         raise UserError(f"setting {taken[0]!r} has the name of something that is recorded: it needs another")
+
+
+def _check_counts(stack: Stack) -> None:
+    """Whether there is as much data as the task says, by which time and memory are estimated."""
+    spec = stack.cohort.shared
+    counts = counts_of(spec)
+    found = {"drawn": int(stack.n_drawn[0]), "scored": sum(n.shape[1] for n in stack.scored.values())}
+    for name, n in found.items():
+        if (said := getattr(counts, name)) != n:
+            raise UserError(f"task {short(spec.task)} counts {said:,} examples that are {name}, and there are {n:,}")
 
 
 def _check_scores(stack: Stack) -> None:

@@ -1,0 +1,38 @@
+"""Which parts a run has: those that are named, and for the others the usual ones."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from shoal.errors import UserError, nearest
+from shoal.registry import KINDS, USUAL
+from shoal.spec.fields import Part
+
+
+def named_parts(given: Mapping[str, Any]) -> dict[str, str]:
+    """The parts that are named, and for the others the usual ones; what a model usually is hangs on the task."""
+    task = _named("task", USUAL["task"] if given.get("task") is None else given["task"])
+    usual: Any = {**USUAL, "model": usual_model(task)}
+    named = {kind: usual[kind] if given.get(kind) is None else given[kind] for kind in KINDS} | {"task": task}
+    return {kind: _named(kind, name) for kind, name in named.items()}
+
+
+def usual_model(task: str) -> str:
+    """The family that learns a task where none is named."""
+    kind: Any = KINDS["task"][task]
+    return kind.usual_model or USUAL["model"]
+
+
+def _named(kind: str, name: Any) -> str:
+    if not isinstance(name, str):
+        raise UserError(f"{kind} must be the name of one, got {name!r}")
+    return KINDS[kind].name_of(name)
+
+
+def not_there(name: str, value: Any, names: Mapping[str, str], classes: Iterable[type[Part]]) -> str:
+    """What to say of a setting that none of a run's parts has."""
+    for kind, registry in KINDS.items():
+        fitting = [part.name for part in registry.shipped() if name in part.model_fields]
+        if fitting:
+            return f"{name}={value} does not apply to {kind} {names[kind]!r}; it applies to {' '.join(fitting)}"
+    known = [*KINDS, *(own for kind in classes for own in kind.model_fields)]
+    return f"unknown setting {name!r}{nearest(name, known)}"
