@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from shoal.decoding import Sampling, Stacked, generate
+from shoal.decoding import Beam, Sampling, Stacked, beam_search, exhaustive_search, generate, generate_from
 from shoal.keyed import fold, uniform
 from shoal.models import GPT, LSTMLM, select
 from shoal.models.gpt import NORM_POSITIONS
@@ -215,7 +215,7 @@ def test_greedy_search_is_an_argmax_loop_without_a_state(seed, form, R, N, n, co
     found = generate(model, parameters, prompts, lengths, n, context_length=context, padding=7)
     assert found.tokens.shape == (R, N, prompts.shape[1] + n)
     assert found.log_p.shape == (R, N, n)
-    assert torch.equal(found.lengths, lengths + n)
+    assert torch.equal(found.lengths, (lengths + n).expand(found.tokens.shape[:2]))
     for r, member in enumerate(alone):
         for row, length in enumerate(lengths.tolist()):
             limit = context or (T if form else None)
@@ -223,6 +223,58 @@ def test_greedy_search_is_an_argmax_loop_without_a_state(seed, form, R, N, n, co
             assert found.tokens[r, row, : length + n].tolist() == text
             assert (found.tokens[r, row, length + n :] == 7).all()
             close(found.log_p[r, row], torch.tensor(log_p, dtype=torch.float32), atol=1e-4)
+
+
+@some
+@given(seeds, forms, st.integers(1, 3), st.integers(1, 5), st.sampled_from([None, 3, T]), st.booleans())
+def test_a_row_ends_at_its_first_end_and_its_neighbours_go_on(seed, form, R, N, context, drawn):
+    model, parameters, _ = members(form, R, seed)
+    prompts, lengths = ragged(seed, N, 4)
+    how = {"keys": fold(torch.zeros(R, dtype=torch.int64), torch.arange(R)), "context_length": context, "padding": 7}
+    n, sampling = 3 if form and context is None else 6, Sampling(temperature=2.0) if drawn else None
+    endless = generate(model, parameters, prompts, lengths, n, sampling, **how)
+    eos = int(endless.tokens[0, 0, int(lengths[0])])  # which comes at once somewhere
+    found = generate(model, parameters, prompts, lengths, n, sampling, eos=eos, **how)
+    stacked = Stacked(model, parameters)
+    logits, state = stacked.step(prompts.expand(R, -1, -1), stacked.start(N, T), lengths, last=True)
+    for r in range(R):
+        for row, length in enumerate(lengths.tolist()):
+            text = endless.tokens[r, row, length : length + n].tolist()
+            count = text.index(eos) + 1 if eos in text else n
+            assert int(found.lengths[r, row]) == length + count
+            assert found.tokens[r, row, : length + count].tolist() == endless.tokens[r, row, : length + count].tolist()
+            assert (found.tokens[r, row, length + count :] == 7).all()
+            close(found.log_p[r, row, :count], endless.log_p[r, row, :count])
+            assert (found.log_p[r, row, count:] == 0).all()
+    if context is None and not drawn:  # the same from states
+        again = generate_from(stacked, state, logits[:, :, 0], n, eos=eos, padding=7)
+        close(again.log_p, found.log_p, atol=1e-4)
+        assert torch.equal(again.lengths, found.lengths - lengths)
+        for row, length in enumerate(lengths.tolist()):
+            assert torch.equal(again.tokens[:, row], found.tokens[:, row, length : length + n])
+
+
+@every
+def test_searches_find_what_all_texts_without_a_state_say(form):
+    R, n = 2, 2
+    model, parameters, alone = members(form, R)
+    prompts, lengths = ragged(1, 3, 5)
+    stacked = Stacked(model, parameters)
+    logits, state = stacked.step(prompts.expand(R, -1, -1), stacked.start(3, 6), lengths, last=True)
+    whole = exhaustive_search(stacked, state, logits[:, :, 0], n, V**n)
+    beam = beam_search(stacked, state, logits[:, :, 0], n, Beam(V**n)).hypotheses
+    narrow = beam_search(stacked, state, logits[:, :, 0], n, Beam(4)).hypotheses
+    close(beam.scores, whole.scores)
+    every = torch.cartesian_prod(*[torch.arange(V)] * n)  # (V ** n, n)
+    for r, member in enumerate(alone):
+        for row, length in enumerate(lengths.tolist()):
+            texts = torch.cat([prompts[row, :length].expand(len(every), -1), every], dim=1)
+            log_p = member(texts)[0][:, length - 1 : -1].log_softmax(-1)  # (V ** n, n, V)
+            summed = log_p.gather(-1, every.unsqueeze(-1)).squeeze(-1).sum(-1)
+            close(whole.scores[r, row].float(), summed.sort(descending=True).values)
+            for found in (whole, beam, narrow):
+                places = found.tokens[r, row] @ torch.tensor([V, 1])
+                close(found.scores[r, row].float(), summed[places])
 
 
 SAMPLED = Sampling(temperature=1.5, top_k=7, top_p=0.95)

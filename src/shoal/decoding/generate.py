@@ -1,4 +1,4 @@
-"""Greedy search and sampling of R models and N prompts at once.
+"""Greedy search and sampling of R models and N prompts at once, from prompts or from states.
 
 Each token of each row is chosen from what that row is, and nothing else: prompts of different lengths are aligned to
 the left, and the number by which a token is drawn is a hash of its member's key, its row's own number and its position
@@ -16,8 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from shoal.decoding.choice import Decoder, decoder_for
-from shoal.decoding.sampling import Sampling, draw, filtered
-from shoal.keyed import fold, uniform
+from shoal.decoding.sampling import Sampling
+from shoal.decoding.stepping import Steps
+from shoal.decoding.writing import Choice, FromState, write
 
 
 @dataclass(frozen=True)
@@ -26,9 +27,9 @@ class Generated:
 
     Attributes:
         tokens: ``(R, N, P + max_new_tokens)``, int64: of each row its prompt, the new tokens, then padding.
-        lengths: of each row without padding, ``(N,)``, int64.
+        lengths: of each row without padding, the end that it came to included, ``(R, N)``, int64.
         log_p: of each new token by the model itself, at temperature 1 and of all tokens, in nats,
-            ``(R, N, max_new_tokens)``.
+            ``(R, N, max_new_tokens)``; 0 after a row's end.
     """
 
     tokens: Tensor
@@ -36,6 +37,7 @@ class Generated:
     log_p: Tensor
 
 
+@torch.no_grad()
 def generate(
     model: nn.Module,
     parameters: Mapping[str, Tensor],
@@ -48,6 +50,7 @@ def generate(
     rows: Tensor | None = None,
     context_length: int | None = None,
     padding: int = 0,
+    eos: int | None = None,
 ) -> Generated:
     """Go on with every prompt, by every member.
 
@@ -65,6 +68,7 @@ def generate(
         rows: the rows' own numbers, ``(N,)``, int64; from 0 on when not given.
         context_length: ``T``; the model's own when not given, which for an LSTM has no end.
         padding: what stands after a row.
+        eos: the token at which a row ends; rows that every member has ended leave.
 
     Raises:
         ValueError: prompts, lengths or keys are not as described, or the model has no positions for the context.
@@ -77,17 +81,56 @@ def generate(
     try:
         decoder = decoder_for(model, parameters)
         texts = _Texts(decoder, prompts, lengths, max_new_tokens, padding)
-        log_p = torch.zeros(decoder.size, len(prompts), max_new_tokens, dtype=decoder.dtype, device=decoder.device)
-        with torch.inference_mode():  # what is returned was made outside, and is as other tensors
+        with torch.inference_mode():
             source = _Logits(decoder, texts, max_new_tokens, limit)
-            for new in range(max_new_tokens):
-                logits = source.next(new)  # (R, N, V)
-                chosen = _choose(logits, sampling, keys, rows, lengths + new)  # (R, N)
-                log_p[:, :, new] = logits.log_softmax(-1).gather(-1, chosen.unsqueeze(-1)).squeeze(-1)
-                texts.append(new, chosen)
+            tokens, counts, log_p = write(source, max_new_tokens, Choice(sampling, keys, rows, lengths), eos, padding)
     finally:
         model.train(was_training)
-    return Generated(texts.tokens, lengths + max_new_tokens, log_p)
+    at = (lengths.unsqueeze(1) + torch.arange(max_new_tokens, device=lengths.device)).expand_as(tokens)
+    return Generated(texts.tokens.scatter(2, at, tokens), lengths + counts, log_p.clone())  # as other tensors
+
+
+@torch.no_grad()
+def generate_from(
+    model: Steps,
+    state: Mapping[str, Tensor],
+    logits: Tensor,
+    max_new_tokens: int,
+    sampling: Sampling | None = None,
+    *,
+    keys: Tensor | None = None,
+    rows: Tensor | None = None,
+    padding: int = 0,
+    eos: int | None = None,
+) -> Generated:
+    """Go on from every state, by every member; greedy search where nothing is drawn.
+
+    Rows that are done leave together, when an eighth of the places is free.
+
+    Args:
+        model: what steps; in evaluation mode, if it has one.
+        state: after the prompts, ``(R, N, …)`` each, with places for ``max_new_tokens - 1`` more.
+        logits: of the first new token, ``(R, N, V)``.
+        max_new_tokens: of each row, its end included.
+        sampling: see :func:`generate`, as are the others.
+        keys: of the members.
+        rows: the rows' own numbers.
+        padding: what stands after a row.
+        eos: the token at which a row ends.
+
+    Returns:
+        What was written, without prompts: ``tokens`` is ``(R, N, max_new_tokens)``.
+
+    Raises:
+        ValueError: there are no keys to sample by.
+    """
+    if max_new_tokens < 0:
+        raise ValueError(f"max_new_tokens must be at least 0, got {max_new_tokens}")
+    if sampling is not None and keys is None:
+        raise ValueError("sampling needs the members' keys")
+    first = torch.zeros(logits.shape[1], dtype=torch.int64, device=logits.device)
+    choice = Choice(sampling, keys, rows, first)
+    return Generated(*write(FromState(model, state, logits), max_new_tokens, choice, eos, padding))
 
 
 def _check(
@@ -110,20 +153,6 @@ def _check(
         raise ValueError("sampling needs the members' keys")
 
 
-def _choose(
-    logits: Tensor, sampling: Sampling | None, keys: Tensor | None, rows: Tensor | None, positions: Tensor
-) -> Tensor:
-    """The tokens at ``positions`` ``(N,)`` by their logits ``(R, N, V)``: ``(R, N)``."""
-    if sampling is None:
-        return logits.argmax(-1)
-    assert keys is not None
-    if rows is None:
-        rows = torch.arange(logits.shape[1], device=logits.device)
-    own = fold(fold(keys.unsqueeze(1), rows), positions)  # (R, N)
-    kept = filtered(logits, sampling.temperature, sampling.top_k, sampling.top_p)
-    return draw(kept.log_softmax(-1), uniform(own, 1).squeeze(-1))
-
-
 class _Texts:
     """The rows of every member, ``tokens`` ``(R, N, P + max_new_tokens)``, as far as they are written."""
 
@@ -131,7 +160,6 @@ class _Texts:
         N, P = prompts.shape
         self.lengths = lengths
         self.tokens = prompts.new_full((decoder.size, N, P + max_new_tokens), padding)
-        self.newest = prompts.new_empty(decoder.size, N)  # (R, N), the last that was written
         is_prompt = torch.arange(P, device=prompts.device) < lengths.unsqueeze(1)  # (N, P)
         self.tokens[:, :, :P] = torch.where(is_prompt, prompts, padding)
 
@@ -139,7 +167,6 @@ class _Texts:
         """Write the rows' next tokens, of which ``new`` are there, ``(R, N)``."""
         at = (self.lengths + new).expand_as(chosen).unsqueeze(-1)  # (R, N, 1)
         self.tokens.scatter_(2, at, chosen.unsqueeze(-1))
-        self.newest = chosen
 
     def last(self, rows: Tensor, new: int, n: int) -> Tensor:
         """The last ``n`` tokens of some rows ``(N',)`` that have ``new`` new ones, ``(R, N', n)``."""
@@ -153,48 +180,55 @@ class _Logits:
 
     def __init__(self, decoder: Decoder, texts: _Texts, max_new_tokens: int, limit: int | None) -> None:
         self.decoder, self.texts = decoder, texts
+        self.size, self.dtype, self.device = (decoder.size, len(texts.lengths)), decoder.dtype, decoder.device
         self.prompt_lengths: Sequence[int] = texts.lengths.tolist()
         longest = max(self.prompt_lengths, default=1) + max(max_new_tokens, 1) - 1  # the last is never looked back at
         self.context = longest if limit is None else min(limit, longest)
         self.inside: list[int] = []  # rows that have a state
         self.state: dict[str, Tensor] = {}
 
-    def next(self, new: int) -> Tensor:
-        """The logits ``(R, N, V)`` after rows that have ``new`` new tokens; called for 0, 1, … in turn."""
-        if max(self.prompt_lengths, default=0) + new <= self.context:  # as a rule
-            inside = self.inside or list(range(len(self.prompt_lengths)))
-            return self._begin(inside) if new == 0 else self._step(inside)
-        inside = [row for row, length in enumerate(self.prompt_lengths) if length + new <= self.context]
-        outside = [row for row, length in enumerate(self.prompt_lengths) if length + new > self.context]
+    def next(self, new: int, chosen: Tensor | None, is_open: Tensor) -> Tensor:
+        if chosen is not None:
+            self.texts.append(new - 1, chosen)
+        if max(self.prompt_lengths, default=0) + new <= self.context and bool(is_open.any(0).all()):  # as a rule
+            return self._after(list(range(len(self.prompt_lengths))), chosen)
+        rows = is_open.any(0).nonzero().squeeze(-1).tolist()
+        inside = [row for row in rows if self.prompt_lengths[row] + new <= self.context]
+        outside = [row for row in rows if self.prompt_lengths[row] + new > self.context]
         found = []
         if inside:
-            found.append(self._begin(inside) if new == 0 else self._step(inside))
-        window = self.texts.last(self._index(outside), new, self.context)  # (R, N', T)
-        state = self.decoder.start(len(outside), self.context)
-        found.append(self.decoder.step(window, state, last=True)[0][:, :, 0])
-        order = self._index(inside + outside).argsort()
-        return torch.cat(found, dim=1)[:, order]
+            found.append(self._after(inside, chosen))
+        if outside:
+            window = self.texts.last(self._index(outside), new, self.context)  # (R, N', T)
+            state = self.decoder.start(len(outside), self.context)
+            found.append(self.decoder.step(window, state, last=True)[0][:, :, 0])
+        logits = torch.cat(found, dim=1)  # (R, N', V)
+        order = self._index(inside + outside)
+        if len(order) == len(self.prompt_lengths):
+            return logits[:, order.argsort()]
+        return logits.new_zeros(*self.size, logits.shape[-1]).index_copy(1, order, logits)
 
     def _index(self, rows: list[int]) -> Tensor:
         return torch.tensor(rows, dtype=torch.int64, device=self.texts.tokens.device)
 
+    def _after(self, inside: list[int], chosen: Tensor | None) -> Tensor:
+        """The logits ``(R, N', V)`` after rows that fit, from their state: after their prompts, or one token more."""
+        if chosen is None:
+            return self._begin(inside)
+        if inside != self.inside:
+            places = {row: place for place, row in enumerate(self.inside)}
+            self.state = self.decoder.select(self.state, self._index([places[row] for row in inside]))
+            self.inside = inside
+        newest = chosen if len(inside) == chosen.shape[1] else chosen[:, self._index(inside)]  # (R, N')
+        logits, self.state = self.decoder.step(newest.unsqueeze(-1), self.state, last=True)  # (R, N', 1, V)
+        return logits[:, :, 0]
+
     def _begin(self, inside: list[int]) -> Tensor:
-        """The prompts of the rows at once: the logits after each, ``(R, N', V)``."""
+        """The prompts of the rows at once."""
         rows = self._index(inside)
         counts = self.texts.lengths[rows]  # (N',)
         prompts = self.texts.tokens[:, rows, : max(self.prompt_lengths[row] for row in inside)]
         self.inside = inside
         state = self.decoder.start(len(inside), self.context)
         logits, self.state = self.decoder.step(prompts, state, counts, last=True)  # (R, N', 1, V)
-        return logits[:, :, 0]
-
-    def _step(self, inside: list[int]) -> Tensor:
-        """One token more of the rows that still fit."""
-        if inside != self.inside:
-            places = {row: place for place, row in enumerate(self.inside)}
-            self.state = self.decoder.select(self.state, self._index([places[row] for row in inside]))
-            self.inside = inside
-        newest = self.texts.newest  # (R, N)
-        tokens = newest if len(inside) == newest.shape[1] else newest[:, self._index(inside)]
-        logits, self.state = self.decoder.step(tokens.unsqueeze(-1), self.state)  # (R, N', 1, V)
         return logits[:, :, 0]

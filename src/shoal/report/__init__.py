@@ -4,6 +4,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from shoal.report.beam import beam_tree
     from shoal.report.comparison import comparison_figure, comparison_notes, comparison_table, forest
     from shoal.report.factorial import factorial_figure, factorial_notes, factorial_table, variance_shares
     from shoal.report.figures import Figure, learning_curves
@@ -19,6 +20,7 @@ __all__ = [
     "Section",
     "Table",
     "TimesQuestion",
+    "beam_tree",
     "check_drawing",
     "comparison_figure",
     "comparison_notes",
@@ -38,6 +40,7 @@ __all__ = [
 
 # module -> names; loaded when asked for: a table on the terminal needs no altair, and few pages need scipy.stats
 _HOMES = {
+    "beam": ("beam_tree",),
     "comparison": ("comparison_figure", "comparison_notes", "comparison_table", "forest"),
     "factorial": ("factorial_figure", "factorial_notes", "factorial_table", "variance_shares"),
     "figures": ("Figure", "learning_curves"),

@@ -1,0 +1,246 @@
+"""Beam search: R members, N prompts and b beams at once.
+
+Source: Algorithm 1 of the practical on sequence models (R2.3), whose first step expands one hypothesis, because b equal
+ones would stay alike; equations (12) and (13) of T3.4 for what ends, and when to stop.
+
+A row is one prompt of one member. It works on whole tensors; rows that are done leave together, when an eighth of the
+places is free, and a row's hypotheses hang on its own logits alone, which other shapes of a product may round
+differently: ``margins`` says how near the nearest choice was.
+
+Shapes: ``R`` members, ``N`` prompts, ``M`` places of those not yet left, ``w`` hypotheses of each before a step
+(1, then ``b``), ``V`` vocabulary, ``c`` candidates, ``T`` new tokens.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from shoal.decoding.hypotheses import Hypotheses
+from shoal.decoding.ranking import Candidates, candidates
+from shoal.decoding.rows import AT_LENGTH, BY_RULE, EMPTY, Rows, moved
+from shoal.decoding.stepping import Steps, gathered, log_probabilities
+from shoal.decoding.stopping import Lengths, check_stop, may_stop
+from shoal.decoding.tree import CUT, FINISHED, KEPT, BeamTree, Recorder
+from shoal.errors import UserError, nearest
+
+PLACES = {
+    "releases": "its place goes to the next live candidate at once, so that b are live in each step "
+    "(transformers, fairseq)",
+    "keeps": "it keeps one of the b places of its step, so that the live are fewer in the next (T3.4, equation 12)",
+}
+
+
+@dataclass(frozen=True)
+class Beam:
+    """How a beam searches.
+
+    In each step the ``b`` likeliest continuations of the live hypotheses are kept, of equally likely ones the child of
+    the likelier parent, then the lower token. Those of them that end with EOS have finished and are never continued.
+
+    Attributes:
+        width: ``b``, places of each prompt and hypotheses that it is asked for.
+        finished: what a hypothesis that finishes does with its place, one of :data:`PLACES`.
+        stop: when the search is over, one of :data:`~shoal.decoding.stopping.STOPS`.
+        length_penalty: hypotheses are compared by ``log p / length ** length_penalty`` once they have finished.
+    """
+
+    width: int = 5
+    finished: str = "releases"
+    stop: str = "optimal"
+    length_penalty: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_beam(self.width)
+        if self.finished not in PLACES:
+            near = nearest(self.finished, PLACES)
+            raise UserError(f"unknown finished {self.finished!r}: one of {' '.join(PLACES)}{near}")
+        check_stop(self.stop, self.length_penalty)
+
+
+@dataclass(frozen=True)
+class Searched:
+    """What beams have found, ``(R, N)`` each.
+
+    Attributes:
+        hypotheses: of each row the best, ``(R, N, b)``; fewer than ``b`` where there are no more of a probability above
+            0, or where the search was over before as many had finished.
+        steps: tokens up to which it went.
+        saved: steps that were left when its rule stopped it, while hypotheses were live.
+        expanded: hypotheses whose continuations were looked at.
+        margins: by how much, in nats, what was kept was ahead of what was not, in the nearest choice; infinite where
+            there was none. A choice within rounding may fall otherwise on another machine.
+        trees: of each member and prompt, where they were recorded.
+    """
+
+    hypotheses: Hypotheses
+    steps: Tensor
+    saved: Tensor
+    expanded: Tensor
+    margins: Tensor
+    trees: tuple[tuple[BeamTree, ...], ...] = ()
+
+
+def check_beam(width: int, max_new_tokens: int | None = None, vocabulary_size: int | None = None) -> None:
+    """Raise a :class:`UserError` for a width that no beam has, or more than there are texts of so many tokens."""
+    if not isinstance(width, int) or width < 1:
+        raise UserError(f"the width of a beam must be an integer of at least 1, got {width}")
+    if max_new_tokens is None:
+        return
+    check_length(max_new_tokens)
+    if vocabulary_size is not None and width > vocabulary_size**max_new_tokens:
+        raise UserError(
+            f"a beam of {width} is wider than there are texts: {vocabulary_size} tokens make "
+            f"{vocabulary_size**max_new_tokens:,} of {max_new_tokens}, so at most that"
+        )
+
+
+def check_length(max_new_tokens: int) -> None:
+    """Raise a :class:`UserError` where no token may be written."""
+    if not isinstance(max_new_tokens, int) or max_new_tokens < 1:
+        raise UserError(f"max_new_tokens must be an integer of at least 1, got {max_new_tokens}")
+
+
+@torch.no_grad()
+def beam_search(
+    model: Steps,
+    state: Mapping[str, Tensor],
+    logits: Tensor,
+    max_new_tokens: int,
+    beam: Beam | None = None,
+    *,
+    eos: int | None = None,
+    from_logits: bool = True,
+    padding: int = 0,
+    record: bool = False,
+) -> Searched:
+    """Go on from every state, by every member, with a beam.
+
+    Args:
+        model: what steps; in evaluation mode, if it has one.
+        state: after the prompts, ``(R, N, …)`` each, with places for ``max_new_tokens - 1`` more.
+        logits: of the first new token, ``(R, N, V)``.
+        max_new_tokens: ``T``, the end of a sentence included.
+        beam: how; a :class:`Beam` as it comes when not given.
+        eos: the token that ends a sentence; without one all hypotheses have ``T`` tokens.
+        from_logits: whether the model says logits; else log probabilities, which need not sum to 1.
+        padding: what stands after a hypothesis.
+        record: whether to keep every step's candidates as trees.
+
+    Raises:
+        UserError: the beam is wider than there are texts, or no token is asked for.
+        ValueError: the model says something that is no log probability, or there is no such token as ``eos``.
+    """
+    beam = beam or Beam()
+    R, N, V = logits.shape
+    check_beam(beam.width, max_new_tokens, V)
+    check_eos(eos, V)
+    lengths = Lengths.up_to(max_new_tokens, beam.length_penalty)
+    search = _Search(beam, max_new_tokens, lengths, eos, padding, Recorder(R, N) if record else None)
+    rows = left = Rows.starting(R, N, beam.width, max_new_tokens, logits.device, padding)
+    log_p = log_probabilities(logits.unsqueeze(2), from_logits)  # (R, M, w, V)
+    for length in range(1, max_new_tokens + 1):
+        rows, parents = search.extend(rows, log_p, length)
+        rows.close(search.over(rows, length), left)
+        places, state = moved(model, state, rows.is_open, parents, log_p.shape[2])
+        if places is None:
+            break
+        rows = rows.take(places)
+        last = rows.tokens[..., length - 1].flatten(1).unsqueeze(-1)  # (R, M b, 1)
+        logits, state = model.step(last, state, last=True)  # (R, M b, 1, V)
+        log_p = log_probabilities(logits, from_logits).reshape(*rows.tokens.shape[:3], V)
+    trees = () if search.recorder is None else search.recorder.trees(left.steps, left.reason)
+    saved = torch.where(left.reason == BY_RULE, max_new_tokens - left.steps, 0)
+    return Searched(left.pool, left.steps, saved, left.expanded, left.margins, trees)
+
+
+def check_eos(eos: int | None, V: int) -> None:
+    """Raise a ValueError for the end of a sentence that is no token."""
+    if eos is not None and not 0 <= eos < V:
+        raise ValueError(f"eos must be a token from 0 to {V - 1}, got {eos}")
+
+
+@dataclass(frozen=True)
+class _Search:
+    """One step of Algorithm 1, and whether it was the last."""
+
+    beam: Beam
+    T: int
+    lengths: Lengths
+    eos: int | None
+    padding: int
+    recorder: Recorder | None
+
+    def extend(self, rows: Rows, log_p: Tensor, length: int) -> tuple[Rows, Tensor]:
+        """The hypotheses of ``length`` tokens from those before and the next tokens' ``log_p`` ``(R, M, w, V)``.
+
+        Returns:
+            The rows, and which hypothesis each new one continues, ``(R, M, b)``.
+        """
+        b, w = self.beam.width, rows.log_p.shape[-1]
+        found = candidates(rows.log_p, log_p, 2 * b + 1)
+        living, ending = self.fates(found)
+        # At the longest length what lives is cut, and compared with what has finished.
+        cut = living if length == self.T else torch.zeros_like(living)
+        order = (~living).byte().argsort(dim=-1, stable=True)[..., :b]  # the living first, in their order
+        alive = gathered(living, order)
+        scores = found.log_p / self.lengths.divisors[length]
+        if self.recorder is not None:
+            fates = [(CUT, cut), (KEPT, living), (FINISHED, ending)]
+            self.recorder.step(rows.prompt, rows.is_open, found, scores, fates, order, length)
+        tokens = gathered(rows.tokens, found.parent)  # (R, M, c, T)
+        tokens[..., length - 1] = found.token
+        new = Hypotheses(tokens, torch.full_like(found.token, length), found.log_p, scores, ending)
+        own = torch.arange(b, device=order.device) if w == b else torch.zeros_like(order)
+        extended = replace(
+            rows,
+            log_p=gathered(found.log_p, order).masked_fill(~alive, -math.inf),
+            tokens=gathered(tokens, order),
+            pool=rows.pool.joined(new.only(ending | cut, self.padding), b),
+            steps=torch.full_like(rows.steps, length),
+            expanded=rows.expanded + (rows.log_p > -math.inf).sum(-1),
+            margins=torch.minimum(rows.margins, self.margin(found)),
+        )
+        # What lives nowhere stays where it is.
+        return extended, torch.where(alive, gathered(found.parent, order), own)
+
+    def over(self, rows: Rows, length: int) -> Tensor:
+        """Which open rows are done, ``(R, M)``: by their rule, because nothing lives, or at the longest length."""
+        if length == self.T:
+            return rows.is_open
+        empty = rows.log_p.amax(-1) == -math.inf
+        by_rule = may_stop(self.beam.stop, rows.log_p, rows.pool.scores, self.lengths, length)
+        rows.reason = torch.where(empty, EMPTY, torch.where(by_rule, BY_RULE, AT_LENGTH))
+        return rows.is_open & (empty | by_rule)
+
+    def fates(self, found: Candidates) -> tuple[Tensor, Tensor]:
+        """Which candidates live on and which have finished, ``(R, M, c)`` each."""
+        b, alive = self.beam.width, found.log_p > -math.inf
+        is_eos = alive & self.ends(found)
+        first = torch.arange(found.token.shape[-1], device=alive.device) < b
+        going = alive & ~is_eos
+        if self.beam.finished == "keeps":
+            return going & first, is_eos & first
+        return going & (going.cumsum(-1) <= b), is_eos & first
+
+    def ends(self, found: Candidates) -> Tensor:
+        return found.token == (-1 if self.eos is None else self.eos)
+
+    def margin(self, found: Candidates) -> Tensor:
+        """Between what was kept and the next, ``(R, M)``."""
+        b, log_p = self.beam.width, found.log_p
+        ahead = _gap(log_p, b)
+        if self.beam.finished == "keeps":
+            return ahead
+        going = log_p.masked_fill(self.ends(found), -math.inf).sort(dim=-1, descending=True, stable=True).values
+        # A place of the first b decides whether a sentence that ends counts.
+        decides = self.ends(found)[..., b - 1 : b + 1].any(-1)
+        return torch.minimum(_gap(going, b), torch.where(decides, ahead, math.inf))
+
+
+def _gap(log_p: Tensor, b: int) -> Tensor:
+    """Between the ``b``-th and the next of sorted ones ``(*dims, c)``; infinite where there is no next."""
+    next_one = log_p[..., b]
+    return torch.where(next_one > -math.inf, log_p[..., b - 1] - next_one, math.inf)

@@ -1,0 +1,101 @@
+"""Tokens, one after the other: the one loop of greedy search and sampling, wherever logits come from.
+
+Shapes: ``R`` members, ``N`` rows, ``M`` places of those not yet left, ``V`` vocabulary.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from shoal.decoding.rows import moved
+from shoal.decoding.sampling import Sampling, draw, filtered
+from shoal.decoding.stepping import Steps
+from shoal.keyed import fold, uniform
+
+
+class Source(Protocol):
+    """Where logits come from, of ``size = (R, N)`` rows."""
+
+    size: tuple[int, int]
+    dtype: torch.dtype
+    device: torch.device
+
+    def next(self, new: int, chosen: Tensor | None, is_open: Tensor) -> Tensor:
+        """What follows rows that have ``new`` tokens, the last ``chosen`` ``(R, N)``: ``(R, N, V)``.
+
+        Called for 0, 1, … in turn. Rows that are not open, ``(R, N)``, have any logits.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Choice:
+    """How tokens are chosen: the likeliest, or drawn by the keys of members, rows and positions."""
+
+    sampling: Sampling | None
+    keys: Tensor | None
+    rows: Tensor | None
+    lengths: Tensor  # of what stands before the new tokens, (N,)
+
+    def __call__(self, logits: Tensor, new: int) -> Tensor:
+        """The tokens that follow ``new`` others, by their logits ``(R, N, V)``: ``(R, N)``."""
+        if self.sampling is None:
+            return logits.argmax(-1)
+        assert self.keys is not None
+        rows = torch.arange(logits.shape[1], device=logits.device) if self.rows is None else self.rows
+        own = fold(fold(self.keys.unsqueeze(1), rows), self.lengths + new)  # (R, N)
+        kept = filtered(logits, self.sampling.temperature, self.sampling.top_k, self.sampling.top_p)
+        return draw(kept.log_softmax(-1), uniform(own, 1).squeeze(-1))
+
+
+def write(
+    source: Source, max_new_tokens: int, choice: Choice, eos: int | None, padding: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The new tokens ``(R, N, max_new_tokens)``, how many each row has ``(R, N)``, and their log probabilities."""
+    shape = (*source.size, max_new_tokens)
+    tokens = torch.full(shape, padding, dtype=torch.int64, device=source.device)
+    log_p = torch.zeros(shape, dtype=source.dtype, device=source.device)
+    is_open = torch.ones(source.size, dtype=torch.bool, device=source.device)
+    counts = torch.zeros(source.size, dtype=torch.int64, device=source.device)
+    chosen: Tensor | None = None
+    for new in range(max_new_tokens):
+        logits = source.next(new, chosen, is_open)  # (R, N, V)
+        chosen = choice(logits, new)  # (R, N)
+        own = logits.log_softmax(-1).gather(-1, chosen.unsqueeze(-1)).squeeze(-1)
+        tokens[..., new] = torch.where(is_open, chosen, padding)
+        log_p[..., new] = torch.where(is_open, own, 0.0)
+        counts += is_open
+        if eos is None:
+            continue
+        chosen = torch.where(is_open, chosen, eos)  # what the models are given where nothing follows
+        is_open = is_open & (chosen != eos)
+        if not is_open.any():
+            break
+    return tokens, counts, log_p
+
+
+class FromState:
+    """What follows states, from which rows that are done are taken away now and then."""
+
+    def __init__(self, model: Steps, state: Mapping[str, Tensor], logits: Tensor) -> None:
+        R, N, _ = logits.shape
+        self.model, self.state, self.logits = model, state, logits
+        self.size, self.dtype, self.device = (R, N), logits.dtype, logits.device
+        self.rows = torch.arange(N, device=logits.device).repeat(R, 1)  # in the places that are left, (R, M)
+
+    def next(self, new: int, chosen: Tensor | None, is_open: Tensor) -> Tensor:
+        if chosen is None:
+            return self.logits
+        staying = torch.zeros_like(self.rows).unsqueeze(-1)
+        places, state = moved(self.model, self.state, is_open.gather(1, self.rows), staying, 1)
+        assert places is not None  # else there is nothing to go on with
+        self.rows = self.rows.gather(1, places)
+        tokens = chosen.gather(1, self.rows).unsqueeze(-1)  # (R, M, 1)
+        logits, self.state = self.model.step(tokens, state, last=True)  # (R, M, 1, V)
+        if self.rows.shape[1] == self.size[1]:
+            return logits[:, :, 0]
+        every = torch.zeros_like(self.logits)
+        return every.scatter(1, self.rows.unsqueeze(-1).expand(-1, -1, every.shape[-1]), logits[:, :, 0])
