@@ -6,7 +6,10 @@ A search goes on from any state and the logits after it, with whatever steps (:c
 """
 
 from shoal.decoding.beam import PLACES, Beam, Searched, beam_search, check_beam
+from shoal.decoding.choice import Decoder, decoder_for
 from shoal.decoding.exhaustive import check_exhaustive, exhaustive_search
+from shoal.decoding.fast_gpt import FastGPT
+from shoal.decoding.fast_lstm import FastLSTM
 from shoal.decoding.generate import Generated, generate, generate_from
 from shoal.decoding.hypotheses import Hypotheses
 from shoal.decoding.sampling import Sampling, check_sampling, draw, filtered
@@ -21,6 +24,9 @@ __all__ = [
     "Beam",
     "BeamTree",
     "Candidate",
+    "Decoder",
+    "FastGPT",
+    "FastLSTM",
     "Generated",
     "Hypotheses",
     "Sampling",
@@ -31,6 +37,7 @@ __all__ = [
     "check_beam",
     "check_exhaustive",
     "check_sampling",
+    "decoder_for",
     "draw",
     "exhaustive_search",
     "filtered",

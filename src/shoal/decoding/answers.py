@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
 from shoal.decoding.beam import Beam, beam_search, check_beam
+from shoal.decoding.choice import decoder_for
 from shoal.decoding.generate import generate_from
-from shoal.decoding.stacked import Stacked
 from shoal.errors import UserError
 
 if TYPE_CHECKING:
@@ -157,7 +157,7 @@ class _Asking:
         named = [dict(model.named_parameters()) for model in several]
         self.parameters = {name: torch.stack([own[name].detach() for own in named]) for name in named[0]}
         self.reads, self.T, self.beam = reads, max_new_tokens, beam
-        self.decoder = Stacked(self.model, self.parameters)
+        self.decoder: Any = decoder_for(self.model, self.parameters)
 
     def __call__(self, tokens: Tensor, seen: Tensor) -> _Found:
         """Answer to sources ``(n, S)`` of which some tokens count, ``(n, S)`` bool."""

@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from shoal.decoding.choice import Decoder, decoder_for
 from shoal.decoding.sampling import Sampling
-from shoal.decoding.stacked import Stacked
 from shoal.decoding.stepping import Steps
 from shoal.decoding.writing import Choice, FromState, write
 
@@ -79,14 +79,15 @@ def generate(
     was_training = model.training
     model.eval()
     try:
-        stacked = Stacked(model, parameters)
-        texts = _Texts(stacked, prompts, lengths, max_new_tokens, padding)
-        source = _Logits(stacked, texts, max_new_tokens, limit)
-        tokens, counts, log_p = write(source, max_new_tokens, Choice(sampling, keys, rows, lengths), eos, padding)
+        decoder = decoder_for(model, parameters)
+        texts = _Texts(decoder, prompts, lengths, max_new_tokens, padding)
+        with torch.inference_mode():
+            source = _Logits(decoder, texts, max_new_tokens, limit)
+            tokens, counts, log_p = write(source, max_new_tokens, Choice(sampling, keys, rows, lengths), eos, padding)
     finally:
         model.train(was_training)
     at = (lengths.unsqueeze(1) + torch.arange(max_new_tokens, device=lengths.device)).expand_as(tokens)
-    return Generated(texts.tokens.scatter(2, at, tokens), lengths + counts, log_p)
+    return Generated(texts.tokens.scatter(2, at, tokens), lengths + counts, log_p.clone())  # as other tensors
 
 
 @torch.no_grad()
@@ -155,10 +156,10 @@ def _check(
 class _Texts:
     """The rows of every member, ``tokens`` ``(R, N, P + max_new_tokens)``, as far as they are written."""
 
-    def __init__(self, stacked: Stacked, prompts: Tensor, lengths: Tensor, max_new_tokens: int, padding: int) -> None:
+    def __init__(self, decoder: Decoder, prompts: Tensor, lengths: Tensor, max_new_tokens: int, padding: int) -> None:
         N, P = prompts.shape
         self.lengths = lengths
-        self.tokens = prompts.new_full((stacked.size, N, P + max_new_tokens), padding)
+        self.tokens = prompts.new_full((decoder.size, N, P + max_new_tokens), padding)
         is_prompt = torch.arange(P, device=prompts.device) < lengths.unsqueeze(1)  # (N, P)
         self.tokens[:, :, :P] = torch.where(is_prompt, prompts, padding)
 
@@ -177,9 +178,9 @@ class _Texts:
 class _Logits:
     """What follows the rows: from their state while they fit into the context, from their last tokens after."""
 
-    def __init__(self, stacked: Stacked, texts: _Texts, max_new_tokens: int, limit: int | None) -> None:
-        self.stacked, self.texts = stacked, texts
-        self.size, self.dtype, self.device = (stacked.size, len(texts.lengths)), stacked.dtype, stacked.device
+    def __init__(self, decoder: Decoder, texts: _Texts, max_new_tokens: int, limit: int | None) -> None:
+        self.decoder, self.texts = decoder, texts
+        self.size, self.dtype, self.device = (decoder.size, len(texts.lengths)), decoder.dtype, decoder.device
         self.prompt_lengths: Sequence[int] = texts.lengths.tolist()
         longest = max(self.prompt_lengths, default=1) + max(max_new_tokens, 1) - 1  # the last is never looked back at
         self.context = longest if limit is None else min(limit, longest)
@@ -189,16 +190,18 @@ class _Logits:
     def next(self, new: int, chosen: Tensor | None, is_open: Tensor) -> Tensor:
         if chosen is not None:
             self.texts.append(new - 1, chosen)
+        if max(self.prompt_lengths, default=0) + new <= self.context and bool(is_open.any(0).all()):  # as a rule
+            return self._after(list(range(len(self.prompt_lengths))), chosen)
         rows = is_open.any(0).nonzero().squeeze(-1).tolist()
         inside = [row for row in rows if self.prompt_lengths[row] + new <= self.context]
         outside = [row for row in rows if self.prompt_lengths[row] + new > self.context]
         found = []
         if inside:
-            found.append(self._begin(inside) if new == 0 else self._step(inside, new))
+            found.append(self._after(inside, chosen))
         if outside:
             window = self.texts.last(self._index(outside), new, self.context)  # (R, N', T)
-            state = self.stacked.start(len(outside), self.context)
-            found.append(self.stacked.step(window, state, last=True)[0][:, :, 0])
+            state = self.decoder.start(len(outside), self.context)
+            found.append(self.decoder.step(window, state, last=True)[0][:, :, 0])
         logits = torch.cat(found, dim=1)  # (R, N', V)
         order = self._index(inside + outside)
         if len(order) == len(self.prompt_lengths):
@@ -208,23 +211,24 @@ class _Logits:
     def _index(self, rows: list[int]) -> Tensor:
         return torch.tensor(rows, dtype=torch.int64, device=self.texts.tokens.device)
 
+    def _after(self, inside: list[int], chosen: Tensor | None) -> Tensor:
+        """The logits ``(R, N', V)`` after rows that fit, from their state: after their prompts, or one token more."""
+        if chosen is None:
+            return self._begin(inside)
+        if inside != self.inside:
+            places = {row: place for place, row in enumerate(self.inside)}
+            self.state = self.decoder.select(self.state, self._index([places[row] for row in inside]))
+            self.inside = inside
+        newest = chosen if len(inside) == chosen.shape[1] else chosen[:, self._index(inside)]  # (R, N')
+        logits, self.state = self.decoder.step(newest.unsqueeze(-1), self.state, last=True)  # (R, N', 1, V)
+        return logits[:, :, 0]
+
     def _begin(self, inside: list[int]) -> Tensor:
-        """The prompts of the rows at once: the logits after each, ``(R, N', V)``."""
+        """The prompts of the rows at once."""
         rows = self._index(inside)
         counts = self.texts.lengths[rows]  # (N',)
         prompts = self.texts.tokens[:, rows, : max(self.prompt_lengths[row] for row in inside)]
         self.inside = inside
-        state = self.stacked.start(len(inside), self.context)
-        logits, self.state = self.stacked.step(prompts, state, counts, last=True)  # (R, N', 1, V)
-        return logits[:, :, 0]
-
-    def _step(self, inside: list[int], new: int) -> Tensor:
-        """One token more of the rows that still fit."""
-        if inside != self.inside:
-            places = {row: place for place, row in enumerate(self.inside)}
-            self.state = self.stacked.select(self.state, self._index([places[row] for row in inside]))
-            self.inside = inside
-        logits, self.state = self.stacked.step(
-            self.texts.last(self._index(inside), new, 1), self.state
-        )  # (R, N', 1, V)
+        state = self.decoder.start(len(inside), self.context)
+        logits, self.state = self.decoder.step(prompts, state, counts, last=True)  # (R, N', 1, V)
         return logits[:, :, 0]

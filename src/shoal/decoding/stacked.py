@@ -1,4 +1,4 @@
-"""R models of one shape as one: each has the same rows, and a state of its own.
+"""R models of any family as one, lifted as they are: each has the same rows, and a state of its own.
 
 Shapes: ``R`` members, ``N`` rows, ``n`` tokens of a step, ``V`` vocabulary.
 """
@@ -10,6 +10,12 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
 from shoal.models.cache import DecodingState, select
+
+
+def check_parameters(model: nn.Module, parameters: Mapping[str, Tensor]) -> None:
+    """Raise a ValueError if a parameter of the model has no values."""
+    if missing := [name for name, _ in model.named_parameters() if name not in parameters]:
+        raise ValueError(f"no values for the parameters {' '.join(missing)}")
 
 
 class _Method(nn.Module):
@@ -32,9 +38,7 @@ class Stacked:
     """
 
     def __init__(self, model: nn.Module, parameters: Mapping[str, Tensor]) -> None:
-        missing = [name for name, _ in model.named_parameters() if name not in parameters]
-        if missing:
-            raise ValueError(f"no values for the parameters {' '.join(missing)}")
+        check_parameters(model, parameters)
         self.model = model
         self.parameters = {f"model.{name}": tensor for name, tensor in parameters.items()}
         first = next(iter(parameters.values()))
@@ -93,3 +97,12 @@ class Stacked:
         """The state of some rows, ``(N',)`` the same of every member, or ``(R, N')`` each member's own."""
         found: DecodingState = vmap(select, in_dims=(0, 0 if rows.ndim == 2 else None))(dict(state), rows)
         return found
+
+    def reorder(self, state: Mapping[str, Tensor], rows: Tensor) -> DecodingState:
+        """As :meth:`select`, where what a row will never change, called ``memory…``, is the same for all that change.
+
+        ``rows`` ``(N,)`` or ``(R, N)`` take each other's place only within rows of one source.
+        """
+        memory = {name: tensor for name, tensor in state.items() if name.startswith("memory")}
+        others = {name: tensor for name, tensor in state.items() if name not in memory}
+        return self.select(others, rows) | memory

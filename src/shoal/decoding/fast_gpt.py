@@ -1,0 +1,252 @@
+"""R GPTs of one shape as one, a token sooner: written on stacked weights, with a cache that is written in place.
+
+Equal to :class:`~shoal.models.GPT`, lifted by :class:`~shoal.decoding.stacked.Stacked`, at every position of every row,
+but for rounding; see there for the equations.
+
+Shapes: ``R`` members, ``N`` rows, ``n`` tokens of a step, ``T`` places of a cache, ``D`` width, ``H`` heads, ``L``
+layers, ``V`` vocabulary.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, TypeGuard
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from shoal.decoding.fused import Linear, Norm, Table, flat_rows, last_of_each
+from shoal.decoding.places import Cache, Heads, Places
+from shoal.models.attention import MultiHeadedAttention
+from shoal.models.cache import DecodingState
+from shoal.models.dropout import Dropout
+from shoal.models.embedding import GPTEmbedding
+from shoal.models.feed_forward import ACTIVATIONS, SwiGLU
+from shoal.models.gpt import GPT, Block, Decoder
+from shoal.models.norms import LayerNorm, RMSNorm
+from shoal.models.positions import rotary_angles
+
+_KNOWN = {GPT, GPTEmbedding, Decoder, Block, MultiHeadedAttention, LayerNorm, RMSNorm, SwiGLU, Dropout}
+_KNOWN |= {nn.Linear, nn.Embedding, nn.Identity, nn.ModuleList, nn.Sequential, *ACTIVATIONS.values()}
+
+
+@dataclass(frozen=True)
+class _Block:
+    """A block of every member; queries, keys and values are one product, and so are the gate and what it gates."""
+
+    qkv: Linear
+    out: Linear
+    attention_norm: Norm
+    up: Linear
+    down: Linear
+    ffn_norm: Norm
+
+
+class FastGPT:
+    """GPTs, lifted over the first axis of their parameters by hand.
+
+    A state has ``lengths`` ``(R, N)``, ``keys`` ``(L, R, N, H, head_size, T + 1)`` and ``values``
+    ``(L, R, N, H, T + 1, head_size)``. What has no place, padding or a token past the end, is written to the last,
+    which is never seen. :meth:`step` writes into the state that it is given, which is then the state after the tokens:
+    to go on from one state twice, :meth:`select` all of its rows first, which copies them.
+
+    Args:
+        model: of one member, in evaluation mode; its parameters are not used, its buffers are everybody's.
+        parameters: by name, ``(R, *shape)`` each, as ``named_parameters`` lists them. They are copied.
+    """
+
+    @staticmethod
+    def knows(model: nn.Module) -> TypeGuard[GPT]:
+        """Whether a model is a GPT of the modules that are computed here, and of no others."""
+        if type(model) is not GPT or not all(type(module) in _KNOWN for module in model.modules()):
+            return False
+        layouts = {repr(block) for block in model.decoder.blocks}  # modules, sizes and what they are set to
+        return len(layouts) == 1 and _is_feed_forward(model.decoder.blocks[0])
+
+    @torch.no_grad()
+    def __init__(self, model: GPT, parameters: Mapping[str, Tensor]) -> None:
+        first = next(iter(parameters.values()))
+        self.size, self.device, self.dtype = first.shape[0], first.device, first.dtype
+        blocks: Any = list(model.decoder.blocks)
+        attention = blocks[0].self_attn
+        self.num_heads, self.head_size = attention.num_heads, attention.head_size
+        self.norm_position, self.rotary = blocks[0].norm_position, attention.rotary
+        self.n_positions = model.embedding.n_positions
+        self.activation = _activation(blocks[0].ffn)
+        self.tokens = Table(parameters["embedding.tokens.weight"].contiguous())
+        self.positions = self._table(model, parameters)  # (R or 1, positions, D), or None
+        self.position_rows = None if self.positions is None else Table(self.positions)
+        self.blocks = [self._block(block, f"decoder.blocks.{layer}", parameters) for layer, block in enumerate(blocks)]
+        self.norm = Norm(model.decoder.norm, "decoder.norm", parameters)
+        tied = {} if "classifier.weight" in parameters else {"classifier.weight": parameters["embedding.tokens.weight"]}
+        self.heads: Heads | None = None
+        self.classifier = Linear.of({**parameters, **tied}, "classifier")
+
+    def _table(self, model: GPT, parameters: Mapping[str, Tensor]) -> Tensor | None:
+        if self.n_positions is None:
+            return None
+        if model.embedding.kind == "learned":
+            return parameters["embedding.positions.weight"].contiguous()
+        return model.embedding.position_encoding.to(self.device, self.dtype).unsqueeze(0)
+
+    def _block(self, block: Any, name: str, parameters: Mapping[str, Tensor]) -> _Block:
+        attention, ffn = f"{name}.self_attn", f"{name}.ffn"
+        gated = hasattr(block.ffn, "W_gate")
+        return _Block(
+            qkv=self._qkv(attention, parameters),
+            out=Linear.of(parameters, f"{attention}.W_O"),
+            attention_norm=Norm(block.self_attn_norm, f"{name}.self_attn_norm", parameters),
+            up=Linear.of(parameters, *((f"{ffn}.W_gate", f"{ffn}.W_up") if gated else (f"{ffn}.0",))),
+            down=Linear.of(parameters, f"{ffn}.W_down" if gated else f"{ffn}.2"),
+            ffn_norm=Norm(block.ffn_norm, f"{name}.ffn_norm", parameters),
+        )
+
+    def _qkv(self, name: str, parameters: Mapping[str, Tensor]) -> Linear:
+        """Queries, over the root of their size already, keys and values as one map."""
+        qkv = Linear.of(parameters, *(f"{name}.{matrix}" for matrix in ("W_Q", "W_K", "W_V")))
+        for tensor in (qkv.weight, qkv.bias):
+            if tensor is not None:
+                tensor[..., : tensor.shape[-1] // 3] /= math.sqrt(self.head_size)
+        return qkv
+
+    def start(self, batch_size: int, length: int) -> DecodingState:
+        """The state of ``N = batch_size`` rows that can have ``T = length`` tokens.
+
+        Raises:
+            ValueError: the table of positions has no ``length`` rows.
+        """
+        if self.n_positions is not None and length > self.n_positions:
+            raise ValueError(f"the table of positions ends at {self.n_positions}: no state of length {length}")
+        rows = (len(self.blocks), self.size, batch_size, self.num_heads)
+        # Finite everywhere: a place that is not seen has weight 0, and 0 times NaN is NaN.
+        return {
+            "lengths": torch.zeros(self.size, batch_size, dtype=torch.int64, device=self.device),
+            "keys": torch.zeros(*rows, self.head_size, length + 1, dtype=self.dtype, device=self.device),
+            "values": torch.zeros(*rows, length + 1, self.head_size, dtype=self.dtype, device=self.device),
+        }
+
+    @torch.no_grad()
+    def step(
+        self, tokens: Tensor, state: Mapping[str, Tensor], counts: Tensor | None = None, *, last: bool = False
+    ) -> tuple[Tensor, DecodingState]:
+        """Predict what follows each of the next tokens; see :meth:`~shoal.decoding.stacked.Stacked.step`.
+
+        Args:
+            tokens: ``(R, N, n)``, int64, padded on the right.
+            state: of :meth:`start`, :meth:`step` or :meth:`select`; it is changed to the one that is returned.
+            counts: how many of each row's tokens are no padding, ``(N,)``, int64; all when not given.
+            last: predict only what follows the last of each row's tokens.
+
+        Returns:
+            Logits ``(R, N, n or 1, V)``, NaN for a token that has no place, and the state after the tokens.
+        """
+        R, N, n = tokens.shape
+        lengths, T = state["lengths"], state["keys"].shape[-1] - 1
+        places = Places.after(lengths, n, T, counts, self.dtype)
+        if self.heads is None or not self.heads.serve((R, N, n)):
+            self.heads = Heads((R, N, n), self.num_heads, self.head_size, state["keys"])
+        x = self._embedded(tokens, places).flatten(1, 2)  # (R, N n, D)
+        turns = self._turns(places, n) if self.rotary else None
+        for block, cache in zip(self.blocks, Cache.of_layers(state, places), strict=True):
+            x = self._through(block, x, cache, self.heads, places, turns)
+        fits = None if places.positions is None or places.end < T else places.positions.unsqueeze(-1) < T
+        if last and n > 1:
+            x = last_of_each(x.view(R, N, n, x.shape[-1]), counts).flatten(1, 2)  # (R, N, D)
+            fits = None if fits is None else last_of_each(fits, counts)  # (R, N, 1, 1)
+        logits = self.classifier(self.norm(x)).view(R, N, 1 if last else n, self.classifier.weight.shape[-1])
+        lengths.add_(n if counts is None else counts)
+        return logits if fits is None else logits.masked_fill_(~fits, math.nan), dict(state)
+
+    def _embedded(self, tokens: Tensor, places: Places) -> Tensor:
+        x = self.tokens(tokens)  # (R, N, n, D)
+        if self.positions is None or self.position_rows is None:
+            return x
+        if places.first is not None:
+            return x.add_(self.positions[:, None, places.first : places.end])
+        assert places.positions is not None and self.n_positions is not None
+        return x.add_(self.position_rows(places.positions.clamp(max=self.n_positions - 1)))
+
+    def _turns(self, places: Places, n: int) -> Tensor:
+        """``cos + i sin`` of the angles of the tokens' positions, ``(n or R N, n, 1, 1, head_size / 2)``."""
+        positions = places.positions
+        if positions is None:
+            assert places.first is not None
+            positions = torch.arange(places.first, places.end, device=self.device)
+        angles = rotary_angles(positions, self.head_size).view(-1, n, 1, 1, self.head_size // 2)
+        return torch.complex(angles.cos().to(self.dtype), angles.sin().to(self.dtype))
+
+    def _through(
+        self, block: _Block, x: Tensor, cache: Cache, heads: Heads, places: Places, turns: Tensor | None
+    ) -> Tensor:
+        """``x`` ``(R, N n, D)`` through a block, in place where it can be."""
+        is_post = self.norm_position == "post"
+        y = x if is_post else block.attention_norm(x)
+        block.qkv(y, out=heads.qkv)
+        context = self._attended(heads, cache, places, turns).view(x.shape)
+        x = block.out.added(y if self.norm_position == "pre_stream" else x, context)
+        if is_post:
+            x = block.attention_norm(x)
+        hidden = self.activation(block.up(x if is_post else block.ffn_norm(x)))  # (R, N n, d_ff)
+        x = block.down.added(x, hidden)
+        return block.ffn_norm(x) if is_post else x
+
+    def _attended(self, heads: Heads, cache: Cache, places: Places, turns: Tensor | None) -> Tensor:
+        """Averages of the values, ``(R N, n, H, head_size)``; new keys and values go into the cache."""
+        if turns is not None:
+            assert heads.pairs is not None
+            heads.pairs.mul_(turns)
+        cache.write(heads.k, heads.v, places)
+        q = heads.q.reshape(len(cache.keys), heads.sizes[2], self.head_size)  # (R N H, n, head_size)
+        scores = torch.bmm(q, cache.keys)  # (R N H, n, end); the scale is in W_Q
+        if places.seen is not None:
+            scores.view(*heads.q.shape[:3], places.end).add_(places.seen)
+        context = torch.bmm(scores.softmax(-1), cache.values)  # (R N H, n, head_size)
+        return context.view(heads.q.shape).transpose(1, 2).contiguous()
+
+    def select(self, state: Mapping[str, Tensor], rows: Tensor) -> DecodingState:
+        """A copy of the state of some rows, ``(N',)`` the same of every member, or ``(R, N')`` each member's own."""
+        R, N = state["lengths"].shape
+        index = flat_rows(rows, R, N)  # (R N',)
+        selected = {"lengths": state["lengths"].view(-1)[index].view(R, len(index) // R)}
+        for name in ("keys", "values"):
+            tensor = state[name]
+            taken = tensor.flatten(1, 2).index_select(1, index)
+            selected[name] = taken.view(len(taken), R, len(index) // R, *taken.shape[2:])
+        return selected
+
+    @torch.no_grad()
+    def reorder(self, state: Mapping[str, Tensor], rows: Tensor) -> DecodingState:
+        """As :meth:`select` of ``(N,)`` or ``(R, N)`` rows, in place: only what moves, and is in use, is copied."""
+        lengths = state["lengths"]
+        R, N = lengths.shape
+        index = flat_rows(rows, R, N)  # (R N,)
+        to = (index != torch.arange(R * N, device=index.device)).nonzero().squeeze(1)  # rows that move
+        if len(to):
+            source, used = index[to], int(lengths.max())
+            keys, values = state["keys"].flatten(1, 2)[..., :used], state["values"].flatten(1, 2)[..., :used, :]
+            for tensor in (keys, values):
+                tensor.index_copy_(1, to, tensor.index_select(1, source))
+            lengths.view(-1).index_copy_(0, to, lengths.view(-1)[source])
+        return dict(state)
+
+
+def _is_feed_forward(block: Any) -> bool:
+    """Whether a block's feed-forward layer is one of those of this library."""
+    layers = [type(layer) for layer in block.ffn.children()]
+    if isinstance(block.ffn, SwiGLU):
+        return True
+    is_plain = len(layers) == 3 and layers[::2] == [nn.Linear] * 2 and layers[1] in ACTIVATIONS.values()
+    return is_plain and getattr(block.ffn[1], "approximate", "none") == "none"
+
+
+def _activation(ffn: Any) -> Any:
+    """What a feed-forward layer computes between its products, ``(R, M, outputs) -> (R, M, d_ff)``."""
+    if hasattr(ffn, "W_gate"):
+        return _gated
+    return F.gelu if isinstance(ffn[1], nn.GELU) else torch.relu_
+
+
+def _gated(x: Tensor) -> Tensor:
+    gate, up = x.chunk(2, dim=-1)
+    return F.silu(gate).mul_(up)
