@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 SET_UP := $(VENV)/set-up
+ORACLES := $(VENV)/oracles
 TORCH := torch==2.13.0
 LAB ?= lab
 
@@ -16,8 +17,8 @@ run: $(SET_UP)
 test: lint
 	$(BIN)/pytest -n 2 -m "not slow"
 
-# The same with the proofs that take minutes.
-test-all: lint
+# The same with the proofs that take minutes, also those against libraries that nothing else here needs.
+test-all: lint $(ORACLES)
 	$(BIN)/pytest -n 2
 
 lint: $(SET_UP)
@@ -39,6 +40,10 @@ $(SET_UP): requirements.txt pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(TORCH) -r requirements.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(ORACLES): $(SET_UP) requirements-oracles.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-oracles.txt -c requirements.txt
 	@touch $@
 
 clean:
