@@ -1,25 +1,41 @@
 """``shoal generate RUN``: let kept models go on with a text."""
 
 import argparse
-from typing import TYPE_CHECKING
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
+from shoal.commands.kept_models import add_models, add_search, read_beam, read_step
 from shoal.commands.parsing import Parser, add_lab
-from shoal.errors import LabError, UserError
+from shoal.errors import LabError, UserError, printable
 from shoal.output import say
 
 if TYPE_CHECKING:
-    from torch import nn
-
+    from shoal.commands.kept_models import Alike
+    from shoal.decoding.beam import Beam
+    from shoal.decoding.sampling import Sampling
+    from shoal.decoding.text import Sample
+    from shoal.decoding.text_search import Search
     from shoal.lab import Records
     from shoal.tasks.text.tokenizers import TextTokenizer
+
+NEW_TOKENS = 200
+_DRAWN = ("temperature", "top_k", "top_p", "samples", "seed")  # what draws are asked by, and no beam
+_LONGEST_ROOT = 14
+_WRITTEN = {"\\n": "\n", "\\t": "\t"}  # what is hard to type
 
 
 def arguments(parser: Parser) -> None:
     """Flags of the command."""
-    parser.add_argument("runs", nargs="+", metavar="RUN", help="ids, or unambiguous beginnings, of runs of one shape")
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="ids, or unambiguous beginnings, of runs")
     add_lab(parser)
     parser.flag("prompt", nargs="+", help="what to go on with, one text or several")
-    parser.flag("max-new-tokens", type=int, default=200, help="tokens of each sample (200)")
+    parser.flag(
+        "max-new-tokens",
+        type=int,
+        help=f"tokens of each sample or hypothesis ({NEW_TOKENS}; with --beams at most what the context has room for)",
+    )
+    parser.flag("end", metavar="TOKEN", help=r"one token at which a text ends, such as \n (none: all are as long)")
     parser.flag(
         "temperature",
         type=float,
@@ -29,10 +45,12 @@ def arguments(parser: Parser) -> None:
     parser.flag("top-p", type=float, help="draw from the likeliest tokens that have this probability together")
     parser.flag("samples", type=int, default=1, help="samples of each run and prompt (1)")
     parser.flag("seed", type=int, default=0, help="of the samples (0)")
+    add_search(parser)
+    add_models(parser)
     parser.flag(
-        "step",
-        type=int,
-        help="of the models that were kept; --keep-best keeps that of the lowest loss besides the last (the last)",
+        "tree",
+        metavar="FILE",
+        help="what the beam looked at, of one run and one prompt: FILE ends in .html .svg .png .pdf .txt .json",
     )
 
 
@@ -42,58 +60,160 @@ def run(options: argparse.Namespace) -> int:
         raise UserError(f"--seed must be an integer in [0, 2**32), got {options.seed}")
     if not options.prompt:
         raise UserError("generate needs a text to go on with: --prompt TEXT")
+    beam, step = read_beam(options, "tree"), read_step(options.step)
+    if beam is not None:
+        _refuse_draws(options)
 
-    from shoal.decoding.sampling import Sampling, check_sampling
-    from shoal.decoding.text import generate_texts
+    from shoal.commands.kept_models import models_by_shape, notes_of_steps
     from shoal.lab import Lab
 
     records = Lab(options.lab).records(options.runs)
-    models, tokenizer = _models(records, options.step)
-    drawn = (options.temperature, options.top_k, options.top_p)
-    sampling = None
-    if any(value is not None for value in drawn) or options.samples > 1:
-        temperature = 1.0 if options.temperature is None else options.temperature
-        check_sampling(temperature, options.top_k, options.top_p, tokenizer.vocabulary_size)
-        sampling = Sampling(temperature, options.top_k, options.top_p)
-    found = generate_texts(
-        models, tokenizer, options.prompt, options.max_new_tokens, sampling, options.samples, options.seed
-    )
-    for sample in found:
-        number = f", sample {sample.number}" if options.samples > 1 else ""
-        say(f"── run {sample.run[:8]}{number}: {-sum(sample.log_p) / len(sample.log_p):.3f} nats per token")
-        for line in (sample.prompt + sample.text).split("\n"):
-            say(line)
+    _check(records, options)
+    groups = models_by_shape(records, "tokenizer", _tokenizer, step, options.average)
+    for group in groups:
+        _check_size(group)
+    notes = notes_of_steps(records, step, options.average)
+    if beam is None:
+        _print_samples(_samples(groups, options), options)
+    else:
+        _print_searches(_searches(groups, options, beam), options, beam)
+    for note in notes:
+        print(printable(note), file=sys.stderr)
     return 0
 
 
-def _models(records: "Records", step: int | None) -> "tuple[dict[str, nn.Module], TextTokenizer]":
-    """The models by run, and their tokenizer.
+def _refuse_draws(options: argparse.Namespace) -> None:
+    given = getattr(options, "given", {})
+    for name in _DRAWN:
+        if name in given:
+            raise UserError(
+                f"{given[name]} does not apply to --beams {options.beams}: a beam searches and draws nothing"
+            )
 
-    Raises:
-        UserError: a run is of another task than text, or they have not one shape and one vocabulary.
-        LabError: the tokenizer is damaged, or is not that of the models.
-    """
+
+def _check(records: "Records", options: argparse.Namespace) -> None:
+    """Raise :class:`UserError` where a run is of another task than text, or a tree cannot be drawn."""
+    for run, spec in records.specs.items():
+        if records.kept(run).get("tokenizer") is None:
+            other = "; translate answers sources" if "pair" in spec.task_part.offers else ""
+            raise UserError(f"generate goes on with texts, and run {run[:8]} has task {spec.task}{other}")
+    if options.tree is None:
+        return
+    from shoal.report.tree_file import check_tree_file
+
+    if len(records) != 1 or len(options.prompt) != 1:
+        raise UserError(
+            f"--tree is of one run and one prompt, got {len(records)} runs and {len(options.prompt)} prompts"
+        )
+    check_tree_file(options.tree)
+
+
+def _tokenizer(kept: Any) -> "TextTokenizer":
     from shoal.tasks.text.tokenizers import from_json
 
-    specs = records.specs
-    kept = {run: records.kept(run).get("tokenizer") for run in specs}
-    for run, tokenizer in kept.items():
-        if tokenizer is None:
-            raise UserError(f"generate goes on with texts, and run {run[:8]} has task {specs[run].task}")
-    for folder in records.cohorts():
-        folder.check_sources()
-    first = next(iter(specs))
-    models = {run: records.model(run, step) for run in specs}
-    shapes = {run: {name: p.shape for name, p in model.named_parameters()} for run, model in models.items()}
-    for run in specs:
-        same = specs[run].names == specs[first].names and shapes[run] == shapes[first] and kept[run] == kept[first]
-        if not same:
-            raise UserError(
-                f"runs {first[:8]} and {run[:8]} have not one shape and vocabulary: ask for them one by one"
-            )
-    with records.cohorts()[0].with_way_out():
-        tokenizer = from_json(kept[first])
-        size, wanted = tokenizer.vocabulary_size, specs[first].sizes().vocabulary_size
-        if size != wanted:
-            raise LabError(f"the tokenizer of run {first[:8]} is damaged: it has {size:,} tokens, its model {wanted:,}")
-    return models, tokenizer
+    return from_json(kept)
+
+
+def _check_size(group: "Alike") -> None:
+    """Raise :class:`LabError` where a tokenizer is not that of its models."""
+    size, wanted = group.kept.vocabulary_size, group.spec.sizes().vocabulary_size
+    if size != wanted:
+        first = next(iter(group.models))
+        raise LabError(f"the tokenizer of run {first[:8]} is damaged: it has {size:,} tokens, its model {wanted:,}")
+
+
+def _end(options: argparse.Namespace, tokenizer: "TextTokenizer") -> int | None:
+    """The token at which a text ends.
+
+    Raises:
+        UserError: it is no token, or several.
+    """
+    if options.end is None:
+        return None
+    own = tokenizer.encode(_WRITTEN.get(options.end, options.end)).tolist()
+    if len(own) != 1:
+        raise UserError(f"--end must be one token, and {options.end!r} is {len(own)} to {tokenizer.kind}")
+    return int(own[0])
+
+
+def _sampling(options: argparse.Namespace, vocabulary_size: int) -> "Sampling | None":
+    """How tokens are drawn; None takes the likeliest."""
+    from shoal.decoding.sampling import Sampling, check_sampling
+
+    drawn = (options.temperature, options.top_k, options.top_p)
+    if all(value is None for value in drawn) and options.samples <= 1:
+        return None
+    temperature = 1.0 if options.temperature is None else options.temperature
+    check_sampling(temperature, options.top_k, options.top_p, vocabulary_size)
+    return Sampling(temperature, options.top_k, options.top_p)
+
+
+def _samples(groups: "Sequence[Alike]", options: argparse.Namespace) -> "list[Sample]":
+    """By prompt, then by number, then by run."""
+    from shoal.decoding.text import generate_texts
+
+    new = NEW_TOKENS if options.max_new_tokens is None else options.max_new_tokens
+    found = []
+    for group in groups:
+        sampling = _sampling(options, group.kept.vocabulary_size)
+        end = _end(options, group.kept)
+        how = (new, sampling, options.samples, options.seed, end)
+        found += generate_texts(group.models, group.kept, options.prompt, *how)
+    place = {prompt: at for at, prompt in enumerate(options.prompt)}
+    return sorted(found, key=lambda own: (place[own.prompt], own.number))
+
+
+def _print_samples(found: "Sequence[Sample]", options: argparse.Namespace) -> None:
+    for sample in found:
+        number = f", sample {sample.number}" if options.samples > 1 else ""
+        say(f"── run {sample.run[:8]}{number}: {-sum(sample.log_p) / len(sample.log_p):.3f} nats per token")
+        _print_text(sample.prompt + sample.text)
+
+
+def _searches(groups: "Sequence[Alike]", options: argparse.Namespace, beam: "Beam") -> "list[Search]":
+    """By prompt, then by run; the tree is written, too."""
+    from shoal.decoding.text_search import search_texts
+
+    found: list[Search] = []
+    for group in groups:
+        end, new, is_drawn = _end(options, group.kept), options.max_new_tokens, options.tree is not None
+        found += search_texts(group.models, group.kept, options.prompt, new, beam, end=end, record=is_drawn)
+    if options.tree is not None:
+        from shoal.report.tree_file import token_names, write_tree
+
+        (only,), tokenizer = found, groups[0].kept
+        assert only.tree is not None
+        title = f"Run {only.run[:8]}, beam {beam.width}, after {only.prompt!r}"
+        names = token_names(tokenizer.vocabulary_size, tokenizer.decode)
+        write_tree(options.tree, only.tree, title, names, _shown(only.prompt))
+    place = {prompt: at for at, prompt in enumerate(options.prompt)}
+    return sorted(found, key=lambda own: place[own.prompt])
+
+
+def _print_searches(found: "Sequence[Search]", options: argparse.Namespace, beam: "Beam") -> None:
+    """The hypotheses of each run and prompt with their log probabilities, and how many steps were saved."""
+    for search in found:
+        for rank, own in enumerate(search.found, 1):
+            score = f", score {own.score:.4g}" if beam.length_penalty else ""
+            how = "" if options.end is None else ", ended" if own.finished else ", cut"
+            tokens = f"{own.length} token{'s' * (own.length != 1)}"
+            say(f"── run {search.run[:8]}, {rank} of {len(search.found)}: log p {own.log_p:.2f}{score}, {tokens}{how}")
+            _print_text(search.prompt + own.text)
+    mean = sum(own.steps for own in found) / len(found)
+    longest = sum(own.steps + own.saved for own in found) / len(found)
+    several = f" (mean of {len(found)})" if len(found) > 1 else ""
+    best = ", ".join(f"{own.found[0].log_p:.2f}" if own.found else "none" for own in found)
+    say(f"beam {beam.width}, {beam.stop} stop: {mean:.3g} of {longest:.3g} steps needed{several}; best log p {best}")
+    if options.end is None:
+        say("nothing ends without --end: all hypotheses have as many tokens")
+
+
+def _shown(prompt: str) -> str:
+    """A prompt, or its end, as the root of a tree."""
+    said = printable(repr(prompt))
+    return said if len(said) <= _LONGEST_ROOT else f"…{said[1 - _LONGEST_ROOT :]}"
+
+
+def _print_text(text: str) -> None:
+    for line in text.split("\n"):
+        say(line)

@@ -1,20 +1,23 @@
 """``shoal translate RUN… FILE``: let kept models answer every line of a file, and score what they write."""
 
 import argparse
+import re
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from shoal.commands.kept_models import add_models, add_search, read_beam, read_step
 from shoal.commands.parsing import Parser, add_lab
-from shoal.errors import UserError, nearest, printable
+from shoal.errors import UserError, printable
 from shoal.output import say
 
 if TYPE_CHECKING:
     from shoal.decoding.answers import Answered
     from shoal.decoding.beam import Beam
     from shoal.lab import Records
-
-_SEARCH = ("finished", "stop", "length_penalty")  # what only a search with several beams can be asked for
+    from shoal.report.table import Table
+    from shoal.tasks.pairs.codec import PairCodec
 
 
 def arguments(parser: Parser) -> None:
@@ -23,159 +26,195 @@ def arguments(parser: Parser) -> None:
     parser.add_argument("file", metavar="FILE", help="a source on each line: UTF-8, packed if it ends in .gz")
     add_lab(parser)
     parser.flag("reference", metavar="FILE", help="what is right, line by line: prints scores instead of texts")
-    parser.flag("beams", type=int, default=1, help="places of the beam; 1 takes the likeliest token each time (1)")
-    parser.flag(
-        "finished",
-        help="what a hypothesis that ends does with its place: releases it to the next, or keeps it (releases)",
-    )
-    parser.flag("stop", help="when the search is over: optimal, n_best, first or none (optimal)")
-    parser.flag("length-penalty", type=float, help="compare log p / length ** x of hypotheses (0)")
+    add_search(parser)
     parser.flag("max-new-tokens", type=int, help="tokens of an answer at most, its end included (those of the model)")
-    parser.flag("step", help="of the models: a step at which they were kept, or best (the last)")
-    parser.flag("average", type=int, default=1, help="models of so many kept steps up to there, averaged (1)")
+    add_models(parser)
     parser.flag("name", help="what the hypotheses are kept as in the lab (that of the file)")
+    parser.flag(
+        "tree",
+        metavar="FILE",
+        help="what the beam looked at, of one run and a file of one line: FILE ends in .html .svg .png .pdf .txt .json",
+    )
 
 
 def run(options: argparse.Namespace) -> int:
     """Print what each run makes of each line, or how good that is; what was written is kept in the lab."""
     from shoal.lab import Lab
-    from shoal.tasks.text.corpus import read_corpus
-    from shoal.tasks.translation.corpus import lines_of
+    from shoal.lab.names import check_name
 
-    beam = _beam(options)
-    lines = lines_of(read_corpus([options.file]).text)
-    references = None if options.reference is None else lines_of(read_corpus([options.reference]).text)
+    beam = read_beam(options, "tree")
+    step = read_step(options.step)
+    name = check_name(_name(options), "decode")
+    lines = _lines(options.file)
+    references = None if options.reference is None else _lines(options.reference)
     if references is not None and len(references) != len(lines):
         raise UserError(
             f"a source and its reference must have as many lines, got {len(lines):,} in {printable(options.file)} and "
             f"{len(references):,} in {printable(options.reference)}"
         )
     records = Lab(options.lab).records(options.runs)
-    found = _translate(records, lines, options, beam)
+    _check(records, lines, options)
+    groups, notes = _translate(records, lines, options, beam, step)
+    found = [answered for answered, _ in groups]
     texts = {run: answered.best(run) for answered in found for run in answered.runs}
-    paths = _keep(records, texts, lines, options, beam)
-    if references is None:
-        _print_texts(texts)
+    table, about, warnings = (None, [], []) if references is None else _scores(records, texts, references, found)
+    # What is kept is kept once nothing can be wrong any more.
+    if options.tree is not None:
+        _draw(options, *groups[0], lines)
+    paths = _keep(records, texts, lines, name, _settings(options, beam))
+    for note in [*notes, *warnings]:  # beside what may be piped into a file, line by line
+        print(printable(note), file=sys.stderr)
+    if table is None:
+        _print_texts({run: texts[run] for run in records.ids})
         return 0
-    _print_scores(records, texts, references, found)
-    for path in paths:
-        say(f"kept: {printable(path)}")
+    from shoal.report.console import print_table
+
+    print_table(table)
+    for line in [*about, *(f"kept: {path}" for path in paths)]:
+        say(line)
     return 0
 
 
-def _beam(options: argparse.Namespace) -> "Beam | None":
-    """How to search; None takes the likeliest token each time.
+def _name(options: argparse.Namespace) -> str:
+    """What the hypotheses are kept as: of the file's name what a name of ours can have."""
+    if options.name is not None:
+        return str(options.name)
+    stem = re.sub(r"[^A-Za-z0-9_-]+", "_", Path(options.file).name.partition(".")[0])
+    return stem.strip("_-")[:80] or "source"
+
+
+def _lines(path: str) -> list[str]:
+    """The lines of a file.
 
     Raises:
-        UserError: what only a beam can be asked for, or no beam has.
+        UserError: it is a folder, missing, empty, damaged or not UTF-8.
     """
-    asked = {name: value for name in _SEARCH if (value := getattr(options, name)) is not None}
-    if options.beams == 1:
-        for name in asked:
-            raise UserError(
-                f"--{name.replace('_', '-')} does not apply to one beam; it applies to --beams of 2 or more"
-            )
-        return None
-    from shoal.decoding.beam import Beam
+    from shoal.tasks.text.corpus import read_corpus
+    from shoal.tasks.translation.corpus import lines_of
 
-    return Beam(options.beams, **asked)
+    if Path(path).is_dir():
+        raise UserError(f"{printable(path)} is a folder; translate reads one file, line by line")
+    return lines_of(read_corpus([path]).text)
 
 
-def _translate(
-    records: "Records", lines: Sequence[str], options: argparse.Namespace, beam: "Beam | None"
-) -> "list[Answered]":
-    """What the runs answer, those of one shape at once.
-
-    Raises:
-        UserError: a run is of a task without sources, or has no such model; or the lines or the search do not go.
-    """
-    from shoal.commands.kept_models import models_by_shape
-    from shoal.decoding.answers import answer
-    from shoal.tasks.pairs.codec import codec_of
-
+def _check(records: "Records", lines: Sequence[str], options: argparse.Namespace) -> None:
+    """Raise :class:`UserError` where a run is of a task without sources, or a tree cannot be drawn."""
     for run, spec in records.specs.items():
         if "pair" not in spec.task_part.offers:
             raise UserError(
                 f"translate needs sources, and run {run[:8]} has task {spec.task}; generate goes on with texts"
             )
-    found = []
-    for models in models_by_shape(records, "codec", _step(options.step), options.average):
-        first = next(iter(models))
-        spec = records.specs[first]
-        codec = codec_of(records.kept(first))
-        most = spec.task_part.sizes().sequence_length
+        if "codec" not in records.kept(run):
+            raise UserError(f"task {spec.task} of run {run[:8]} keeps no vocabularies: its models read no lines")
+    if options.tree is None:
+        return
+    from shoal.report.tree_file import check_tree_file
+
+    if len(records) != 1 or len(lines) != 1:
+        raise UserError(f"--tree is of one run and one line, got {len(records)} runs and {len(lines):,} lines")
+    if not lines[0].strip():
+        raise UserError("--tree is of a line that is searched, and this one is empty")
+    check_tree_file(options.tree)
+
+
+def _translate(
+    records: "Records", lines: Sequence[str], options: argparse.Namespace, beam: "Beam | None", step: int | str | None
+) -> "tuple[list[tuple[Answered, PairCodec]], list[str]]":
+    """What the runs answer, those of one shape at once, with their vocabularies, and what is worth noting.
+
+    Raises:
+        UserError: a run has no such model; or the lines or the search do not go.
+    """
+    from shoal.commands.kept_models import models_by_shape, notes_of_steps
+    from shoal.decoding.answers import answer
+    from shoal.tasks.pairs.codec import PairCodec
+
+    found, notes = [], notes_of_steps(records, step, options.average)
+    for group in models_by_shape(records, "codec", PairCodec.from_json, step, options.average):
+        first, codec = next(iter(group.models)), group.kept
+        most = group.spec.task_part.sizes().sequence_length
         tokens = most if options.max_new_tokens is None else options.max_new_tokens
         if not 1 <= tokens <= most:
             raise UserError(f"--max-new-tokens must be from 1 to {most}, the positions of the model, got {tokens}")
-        found.append(answer(models, spec.model_part.reads, codec, lines, tokens, beam))
-    return found
+        if codec.cuts and (long := codec.too_long(lines)):
+            notes.append(
+                f"warning: {len(long):,} of {len(lines):,} lines have more than {codec.max_length:,} tokens, which is "
+                f"what run {first[:8]} reads: they are cut there, the first is line {long[0] + 1:,}"
+            )
+        record = options.tree is not None
+        answered = answer(group.models, group.spec.model_part.reads, codec, lines, tokens, beam, record=record)
+        found.append((answered, codec))
+    return found, notes
 
 
-def _step(value: str | None) -> int | str | None:
-    if value is None or value == "best":
-        return value
-    if not value.isdecimal():
-        raise UserError(
-            f"--step must be a step at which models were kept, or best, got {value!r}{nearest(value, ['best'])}"
-        )
-    return int(value)
+def _settings(options: argparse.Namespace, beam: "Beam | None") -> dict[str, Any]:
+    """How was searched, as it is kept with the hypotheses."""
+    from dataclasses import asdict
+
+    how: dict[str, Any] = {"beams": 1} if beam is None else asdict(beam)
+    how |= {"max_new_tokens": options.max_new_tokens, "step": options.step, "average": options.average}
+    return {name: value for name, value in how.items() if value is not None}
 
 
 def _keep(
-    records: "Records",
-    texts: Mapping[str, Sequence[str]],
-    lines: Sequence[str],
-    options: argparse.Namespace,
-    beam: "Beam | None",
+    records: "Records", texts: Mapping[str, Sequence[str]], lines: Sequence[str], name: str, how: Mapping[str, Any]
 ) -> list[str]:
     """Keep what was written in the lab; where."""
-    from dataclasses import asdict
-
-    name = options.name or Path(options.file).name.partition(".")[0]
-    how: dict[str, Any] = {"beams": 1} if beam is None else asdict(beam)
-    how |= {"max_new_tokens": options.max_new_tokens, "step": options.step, "average": options.average}
     paths = []
-    for run, own in texts.items():
-        step = max(records.model_files(run)) if options.step in (None, "best") else int(options.step)
-        kept = records.keep_hypotheses(run, step, name, own, lines, {k: v for k, v in how.items() if v is not None})
-        paths.append(str(kept.path))
+    for run in records.ids:
+        step = records.model_steps(run, read_step(how.get("step")), how["average"])[-1]
+        paths.append(str(records.keep_hypotheses(run, step, name, texts[run], lines, how).path))
     return paths
 
 
+def _draw(options: argparse.Namespace, found: "Answered", codec: "PairCodec", lines: Sequence[str]) -> None:
+    from shoal.report.tree_file import token_names, write_tree
+
+    ((tree,),) = found.trees
+    assert tree is not None
+    names = token_names(codec.target.size, codec.decode_target, ("PAD", "BOS", "EOS"))
+    write_tree(options.tree, tree, f"Run {found.runs[0][:8]}, beam {options.beams}: {printable(lines[0])}", names)
+
+
 def _print_texts(texts: Mapping[str, Sequence[str]]) -> None:
-    """Line by line; which run wrote what, where there are several."""
+    """Line by line; which run wrote what, where there are several. Into files and pipes go the texts as they are."""
+    is_seen = sys.stdout.isatty()
     for several in zip(*texts.values(), strict=True):
         for run, text in zip(texts, several, strict=True):
-            say(text if len(texts) == 1 else f"{run[:8]}  {text}")
+            line = text.replace("\n", " ")
+            print(("" if len(texts) == 1 else f"{run[:8]}  ") + (printable(line) if is_seen else line))
 
 
-def _print_scores(
+def _scores(
     records: "Records", texts: Mapping[str, Sequence[str]], references: Sequence[str], found: "Sequence[Answered]"
-) -> None:
-    """The scores of each setting over its seeds, and by which rules they were computed."""
+) -> "tuple[Table, list[str], list[str]]":
+    """The scores of each setting over its seeds, by which rules they were computed, and warnings."""
     from shoal.analysis.sentence_scores import text_scores
-    from shoal.analysis.translation import score_interval
-    from shoal.report.console import print_table
+    from shoal.analysis.translation import ScoreInterval, score_interval
     from shoal.report.translation import settings_of, translation_table
     from shoal.tasks.pairs.settings import PairSettings
 
-    part = next(iter(records.specs.values())).task_part
-    assert isinstance(part, PairSettings)
+    tasks = [spec.task_part for spec in records.specs.values()]
+    names = list(PairSettings.scores)
+    if all(isinstance(task, PairSettings) for task in tasks):
+        told = [task.scores for task in tasks if isinstance(task, PairSettings)]
+        names = [name for name in told[0] if all(name in own for own in told)]
     groups = settings_of(records.specs.values())
-    rows = {}
+    rows: dict[str, dict[str, ScoreInterval]] = {}
+    signatures: dict[str, str] = {}
+    warnings = []
     for label, runs in groups.items():
         scored = text_scores([texts[run] for run in runs], [references])
-        for warning in scored.warnings:
-            say(f"warning: {printable(warning)}")
-        rows[label] = {name: score_interval(scored.statistics[name]) for name in part.scores}
-        signatures = {name: said for name, said in scored.signatures.items() if name in part.scores}
+        warnings += [f"warning: {label}: {warning}" for warning in scored.warnings]
+        rows[label] = {name: score_interval(scored.statistics[name]) for name in names}
+        signatures |= {name: said for name, said in scored.signatures.items() if name in names}
     saved = {run: own for answered in found for run, own in zip(answered.runs, _saved(answered), strict=True)}
-    print_table(translation_table(rows, {label: [saved[run] for run in runs] for label, runs in groups.items()}))
-    for name, said in signatures.items():
-        say(f"{name}: {said}")
+    table = translation_table(rows, {label: [saved[run] for run in runs] for label, runs in groups.items()})
     seeds = max(map(len, groups.values()))
     over = f"seeds and sentences: up to {seeds} seeds × {len(references):,}" if seeds > 1 else f"{len(references):,}"
-    say(f"[95 % intervals] over {over} sentences; exact match: texts that are the reference, sign for sign")
+    about = [f"{name}: {said}" for name, said in signatures.items()]
+    about.append(f"[95 % intervals] over {over} sentences; exact match: texts that are the reference, sign for sign")
+    return table, about, warnings
 
 
 def _saved(answered: "Answered") -> list[float]:

@@ -15,9 +15,10 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
-from shoal.decoding.beam import Beam, beam_search, check_beam
+from shoal.decoding.beam import Beam, beam_search, check_beam, check_length
 from shoal.decoding.choice import decoder_for
 from shoal.decoding.generate import generate_from
+from shoal.decoding.tree import BeamTree
 from shoal.errors import UserError
 
 if TYPE_CHECKING:
@@ -54,6 +55,7 @@ class Answered:
         steps: tokens up to which the search of a line went, of which a rule of stopping ``saved`` some, ``(R, N)``.
         saved: likewise.
         margins: how near the nearest choice was, in nats, ``(R, N)``; one within rounding may fall otherwise elsewhere.
+        trees: of each run and line, where they were recorded; None of a line that is empty.
     """
 
     runs: tuple[str, ...]
@@ -61,6 +63,7 @@ class Answered:
     steps: Tensor
     saved: Tensor
     margins: Tensor
+    trees: tuple[tuple[BeamTree | None, ...], ...] = ()
 
     def best(self, run: str) -> list[str]:
         """The best text for every line."""
@@ -76,10 +79,12 @@ def answer(
     max_new_tokens: int,
     beam: Beam | None = None,
     at_once: int = AT_ONCE,
+    record: bool = False,
 ) -> Answered:
     """Answer every line, by every model.
 
-    An empty line has an answer too, in its place.
+    A line of nothing but white space has an answer too, in its place, and that is as empty: no task trains on such
+    lines, and what a model would make of one is not asked. It takes no step.
 
     Args:
         models: of one shape, by run; put into evaluation mode meanwhile.
@@ -90,10 +95,11 @@ def answer(
         max_new_tokens: ``T``, the end included.
         beam: how to search; None takes the likeliest token each time.
         at_once: lines that are answered together.
+        record: whether to keep what the beam looked at, as trees.
 
     Raises:
-        UserError: there is no line, a line has something that has no token or too many, the beam is wider than there
-            are texts, or a model that answers position by position was asked to search.
+        UserError: there is no line, no token is asked for, a line has something that has no token or too many, the
+            beam is wider than there are texts, or a model that answers position by position was asked to search.
     """
     if not lines:
         raise UserError("there is nothing to translate: not one line was given")
@@ -103,23 +109,64 @@ def answer(
             f"{type(first).__name__} says the tokens of all positions at once, and there is nothing to search: ask for "
             "greedy search, without beams"
         )
+    check_length(max_new_tokens)
     if beam is not None:
         check_beam(beam.width, max_new_tokens, codec.target.size)
-    tokens, seen = codec.encode_sources(lines)  # (N, S) each
-    order = seen.sum(1).argsort(stable=True)
+    asked = [place for place, line in enumerate(lines) if line.strip()]
+    if not asked:
+        return _all_empty(tuple(models), len(lines))
+    tokens, seen = codec.encode_sources([line if line.strip() else "" for line in lines])  # (N, S) each
+    order = torch.tensor(asked)[seen[asked].sum(1).argsort(stable=True)]
     was_training = first.training
     first.eval()
     try:
-        asking = _Asking(models, reads, max_new_tokens, beam)
+        asking = _Asking(models, reads, max_new_tokens, beam, record)
         parts = [asking(tokens[part], seen[part]) for part in torch.split(order, at_once)]
     finally:
         first.train(was_training)
-    back = order.argsort()
-    whole = _Found(*(torch.cat([getattr(part, name) for part in parts], dim=1)[:, back] for name in _NAMES))
-    answers = tuple(
-        tuple(tuple(whole.read(codec, member, line)) for line in range(len(lines))) for member in range(len(models))
+    joined = {name: torch.cat([getattr(part, name) for part in parts], dim=1) for name in _NAMES}
+    whole = _Found(**joined, trees=[own for part in parts for own in part.trees])
+    return _in_place(whole, order, tuple(models), codec, len(lines))
+
+
+EMPTY = Answer("", (), 0.0, True)  # what a line of nothing has
+
+
+def _all_empty(runs: tuple[str, ...], N: int) -> Answered:
+    none = torch.zeros(len(runs), N, dtype=torch.int64)
+    never = torch.full((len(runs), N), torch.inf, dtype=torch.float64)
+    return Answered(runs, tuple(((EMPTY,),) * N for _ in runs), none, none.clone(), never)
+
+
+def _in_place(
+    found: "_Found",
+    order: Tensor,
+    runs: tuple[str, ...],
+    codec: "PairCodec",
+    N: int,
+) -> Answered:
+    """What was found of the lines ``order`` ``(n,)``, in their places among ``N``; the others are empty.
+
+    Args:
+        found: of those lines, in this order.
+        order: their places.
+        runs: whose models.
+        codec: their vocabularies.
+        N: lines.
+    """
+    empty = _all_empty(runs, N)
+    answers: list[list[tuple[Answer, ...]]] = [list(own) for own in empty.answers]
+    drawn: list[list[BeamTree | None]] = [[None] * N for _ in runs] if found.trees else []
+    for at, line in enumerate(order.tolist()):
+        for member in range(len(runs)):
+            answers[member][line] = tuple(found.read(codec, member, at))
+            if found.trees:
+                drawn[member][line] = found.trees[at][member]
+    steps, saved = (
+        own.index_copy(1, order, new) for own, new in ((empty.steps, found.steps), (empty.saved, found.saved))
     )
-    return Answered(tuple(models), answers, whole.steps, whole.saved, whole.margins)
+    margins = empty.margins.index_copy(1, order, found.margins.double())
+    return Answered(runs, tuple(map(tuple, answers)), steps, saved, margins, tuple(map(tuple, drawn)))
 
 
 @dataclass(frozen=True)
@@ -133,6 +180,7 @@ class _Found:
     steps: Tensor
     saved: Tensor
     margins: Tensor
+    trees: "Sequence[Sequence[BeamTree]]" = ()  # by line, by model
 
     def read(self, codec: "PairCodec", member: int, line: int) -> list[Answer]:
         """The answers of a model to a line; a search may have found fewer than it was asked for."""
@@ -151,12 +199,14 @@ _NAMES = ("tokens", "lengths", "log_p", "finished", "steps", "saved", "margins")
 class _Asking:
     """The models, asked for a portion of lines at a time."""
 
-    def __init__(self, models: Mapping[str, nn.Module], reads: str, max_new_tokens: int, beam: Beam | None) -> None:
+    def __init__(
+        self, models: Mapping[str, nn.Module], reads: str, max_new_tokens: int, beam: Beam | None, record: bool
+    ) -> None:
         several = list(models.values())
         self.model: Any = several[0]
         named = [dict(model.named_parameters()) for model in several]
         self.parameters = {name: torch.stack([own[name].detach() for own in named]) for name in named[0]}
-        self.reads, self.T, self.beam = reads, max_new_tokens, beam
+        self.reads, self.T, self.beam, self.record = reads, max_new_tokens, beam, record
         self.decoder: Any = decoder_for(self.model, self.parameters)
 
     def __call__(self, tokens: Tensor, seen: Tensor) -> _Found:
@@ -168,10 +218,12 @@ class _Asking:
         state, logits = self._behind(tokens, seen)
         if self.beam is None:
             return self._greedy(state, logits)
-        searched = beam_search(self.decoder, state, logits, self.T, self.beam, eos=EOS, padding=PAD)
+        searched = beam_search(self.decoder, state, logits, self.T, self.beam, eos=EOS, padding=PAD, record=self.record)
         own = searched.hypotheses
         about = (searched.steps, searched.saved, searched.margins)
-        return _Found(own.tokens, own.lengths, own.log_p, own.finished, *about)
+        return _Found(
+            own.tokens, own.lengths, own.log_p, own.finished, *about, tuple(zip(*searched.trees, strict=True))
+        )
 
     def _behind(self, tokens: Tensor, seen: Tensor) -> tuple[dict[str, Tensor], Tensor]:
         """The state behind BOS, and the logits of the first token, ``(R, n, V)``."""

@@ -29,7 +29,8 @@ class Sample:
         prompt: what it was given.
         number: of the sample, from 0.
         text: what it went on with.
-        log_p: of each of its tokens, in nats, by the model as it is, without temperature and cuts.
+        log_p: of each of its tokens, its end included where it has one, in nats, by the model as it is, without
+            temperature and cuts.
     """
 
     run: str
@@ -47,6 +48,7 @@ def generate_texts(
     sampling: Sampling | None = None,
     samples: int = 1,
     seed: int = 0,
+    end: int | None = None,
 ) -> list[Sample]:
     """Go on with every prompt, by every model, all at once.
 
@@ -60,6 +62,7 @@ def generate_texts(
         sampling: how tokens are drawn; None takes the likeliest, and then there is one sample.
         samples: of each model and prompt.
         seed: of the samples.
+        end: the token at which a text ends; without one all have as many tokens.
 
     Returns:
         By prompt, then by number, then by run.
@@ -70,7 +73,7 @@ def generate_texts(
     """
     _check(next(iter(models.values())), prompts, max_new_tokens, sampling, samples)
     rows = [(prompt, number) for prompt in prompts for number in range(samples)]
-    encoded = {prompt: _encoded(tokenizer, prompt) for prompt in prompts}
+    encoded = {prompt: encode_prompt(tokenizer, prompt) for prompt in prompts}
     lengths = torch.tensor([len(encoded[prompt]) for prompt, _ in rows])
     padded = torch.zeros(len(rows), int(lengths.max()), dtype=torch.int64)
     for row, (prompt, _) in zip(padded, rows, strict=True):
@@ -88,14 +91,16 @@ def generate_texts(
             sampling,
             keys=_keys(list(models), seed),
             rows=torch.tensor([_number(prompt, number) for prompt, number in rows]),
+            eos=end,
         )
+    made_lengths = made.lengths.expand(made.tokens.shape[:2])  # (R, N), with their prompts
     return [
         Sample(
             run,
             prompt,
             number,
-            tokenizer.decode(made.tokens[member, row, int(lengths[row]) : int(lengths[row]) + max_new_tokens]),
-            tuple(made.log_p[member, row].tolist()),
+            tokenizer.decode(made.tokens[member, row, int(lengths[row]) : int(made_lengths[member, row])]),
+            tuple(made.log_p[member, row, : int(made_lengths[member, row] - lengths[row])].tolist()),
         )
         for row, (prompt, number) in enumerate(rows)
         for member, run in enumerate(models)
@@ -105,13 +110,7 @@ def generate_texts(
 def _check(
     model: nn.Module, prompts: Sequence[str], max_new_tokens: int, sampling: Sampling | None, samples: int
 ) -> None:
-    if lacking := [name for name in _NEEDED if not hasattr(model, name)]:
-        raise UserError(
-            f"{type(model).__name__} cannot go on with a text: it has no {' '.join(lacking)}; a model needs "
-            f"{', '.join(_NEEDED)} for that"
-        )
-    if not prompts:
-        raise UserError("there is nothing to go on with: no prompt was given")
+    check_models(model, prompts)
     for name, value in (("max_new_tokens", max_new_tokens), ("samples", samples)):
         if value < 1:
             raise UserError(f"{name} must be an integer of at least 1, got {value}")
@@ -119,7 +118,23 @@ def _check(
         raise UserError(f"samples={samples} are all the same without a temperature: the likeliest tokens are one text")
 
 
-def _encoded(tokenizer: "TextTokenizer", prompt: str) -> Tensor:
+def check_models(model: nn.Module, prompts: Sequence[str]) -> None:
+    """Raise :class:`UserError` where a model cannot go on token by token, or there is nothing to go on with."""
+    if lacking := [name for name in _NEEDED if not hasattr(model, name)]:
+        raise UserError(
+            f"{type(model).__name__} cannot go on with a text: it has no {' '.join(lacking)}; a model needs "
+            f"{', '.join(_NEEDED)} for that"
+        )
+    if not prompts:
+        raise UserError("there is nothing to go on with: no prompt was given")
+
+
+def encode_prompt(tokenizer: "TextTokenizer", prompt: str) -> Tensor:
+    """The tokens of a prompt, int64, ``(n,)``.
+
+    Raises:
+        UserError: there is none, or it has a character that the vocabulary lacks.
+    """
     if not prompt:
         raise UserError("a prompt must have at least one token, got ''")
     return tokenizer.encode(prompt)

@@ -84,6 +84,14 @@ class Records(DecodeRecords):
         """The folders in which the runs were trained, each once."""
         return list({folder.path: folder for folder in self._folders.values()}.values())
 
+    def cohort_of(self, run: str) -> CohortFolder:
+        """The folder in which a run was trained.
+
+        Raises:
+            UserError: no run here has such an id, or several have.
+        """
+        return self._folders[find_run(run, self._folders)]
+
     @property
     def tasks(self) -> list[str]:
         """Names of the runs' tasks, each once."""
@@ -302,9 +310,18 @@ class Records(DecodeRecords):
         from shoal.tasks.build import build_model
 
         run = find_run(run, self._folders)
-        folder, spec = self._folders[run], self.specs[run]
-        steps = kept_steps(folder, run, step, average, spec.save_model_step)
-        return averaged(folder, run, steps, build_model(spec)).eval()
+        steps = self.model_steps(run, step, average)
+        return averaged(self._folders[run], run, steps, build_model(self.specs[run])).eval()
+
+    def model_steps(self, run: str, step: int | str | None = None, average: int = 1) -> list[int]:
+        """After which steps the model, or those it is the mean of, was kept; the last of them last. As :meth:`model`.
+
+        Raises:
+            UserError: no run here has such an id, or several have; or there is no such step, or number of models.
+            LabError: no model was kept at that step, or too few were kept to average.
+        """
+        run = find_run(run, self._folders)
+        return kept_steps(self._folders[run], run, step, average, self.specs[run].save_model_step)
 
 
 def told_of(folder: CohortFolder, what: str, nothing: Any) -> Any:

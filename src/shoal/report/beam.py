@@ -12,12 +12,16 @@ from shoal.report.figures import COLOURS, Chart, styled
 
 _COLOURS = {KEPT: COLOURS[0], FINISHED: COLOURS[2], CUT: COLOURS[4], PRUNED: "#8c8c8c"}
 _SHAPES = {KEPT: "circle", FINISHED: "square", CUT: "diamond", PRUNED: "cross"}
-_ROW, _STEP = 26, 150  # pixels of a line of text, and from a step to the next
+_ROW, _STEP = 26, 130  # pixels of a line of text, and from a step to the next
+_LONGEST = 14  # signs of a token in a label, whose line is as long as a step
+_TRUNK = "#b0b0b0"
+_ROOM = 0.8  # steps, for the name of the prompt
 MOST_ROWS = 60  # leaves; of more a reader would see a thicket
 
 
 def beam_tree(tree: BeamTree, title: str, names: Sequence[str] | None = None, root: str = "BOS") -> Chart:
-    """Steps from left to right, each candidate below its parent's edge, with the log probability up to it.
+    """Steps from left to right: from each parent a trunk, and from that a line to each child that has its token over
+    it, with the log probability up to there. Nothing crosses a label.
 
     Where there are more than :data:`MOST_ROWS` leaves, those that were pruned are left out, and the words beside the
     picture say so.
@@ -30,7 +34,7 @@ def beam_tree(tree: BeamTree, title: str, names: Sequence[str] | None = None, ro
     """
     shown = _shown(tree)
     heights = _heights(shown)
-    nodes, edges = _drawn(shown, heights, names, root)
+    nodes, edges, trunks = _drawn(shown, heights, names, root)
     colours = alt.Scale(domain=list(_COLOURS), range=list(_COLOURS.values()))
     shapes = alt.Scale(domain=list(_SHAPES), range=list(_SHAPES.values()))
     colour = alt.Color("fate:N", title=None, scale=colours, legend=alt.Legend(orient="bottom"))
@@ -39,39 +43,52 @@ def beam_tree(tree: BeamTree, title: str, names: Sequence[str] | None = None, ro
     x = alt.X(
         "step:Q",
         title="tokens",
-        scale=alt.Scale(domain=[0, last + 0.9], nice=False),  # room for the last labels
+        scale=alt.Scale(domain=[-_ROOM, last + 0.1], nice=False),
         axis=alt.Axis(values=list(range(last + 1)), grid=False, format="d"),
     )
     lowest = max(heights.values())
-    y = alt.Y("y:Q", axis=None, scale=alt.Scale(domain=[lowest + 0.5, -0.5], nice=False))
-    lines = alt.Chart(edges).encode(x, y, alt.X2("step2"), alt.Y2("y2"), colour)
+    y = alt.Y("y:Q", axis=None, scale=alt.Scale(domain=[lowest + 0.5, -0.8], nice=False))
     dash = alt.condition(f"datum.fate === '{PRUNED}'", alt.value([3, 3]), alt.value([1, 0]))
-    layers = [lines.mark_rule(strokeWidth=1.4).encode(strokeDash=dash)]
-    for dy, some in ((-10, nodes.filter(~pl.col("leaf"))), (0, nodes.filter("leaf"))):
-        text = alt.Chart(some).encode(x, y, alt.Text("label:N"))
-        form: Any = {"align": "left", "baseline": "middle", "dx": 8, "dy": dy, "fontSize": 11}
-        # Edges pass behind what stands above a node.
-        layers += [text.mark_text(**form, stroke="white", strokeWidth=4, strokeJoin="round"), text.mark_text(**form)]
-    layers.append(alt.Chart(nodes).mark_point(filled=True, size=60, opacity=1).encode(x, y, colour, shape))
-    size = {"width": _STEP * (last + 1), "height": max(_ROW * (lowest + 1), 2 * _ROW)}
+    text: Any = {"align": "left", "baseline": "bottom", "dx": 6, "dy": -2, "fontSize": 11}
+    first: Any = {"align": "right", "baseline": "middle", "dx": -8, "fontSize": 11}
+    at_first, labels = alt.datum.step == 0, alt.Text("label:N")
+    layers = [
+        alt.Chart(trunks).encode(x, y, alt.Y2("y2")).mark_rule(strokeWidth=1.4, color=_TRUNK),
+        alt.Chart(edges).encode(x, y, alt.X2("step2"), colour).mark_rule(strokeWidth=1.4).encode(strokeDash=dash),
+        alt.Chart(nodes).transform_filter(~at_first).mark_text(**text).encode(alt.X("from:Q"), y, labels),
+        alt.Chart(nodes).transform_filter(at_first).mark_text(**first).encode(x, y, labels),
+        alt.Chart(nodes).mark_point(filled=True, size=60, opacity=1).encode(x, y, colour, shape),
+    ]
+    size = {"width": round(_STEP * (last + _ROOM + 0.1)), "height": max(_ROW * (lowest + 1.3), 2 * _ROW)}
     return styled(alt.layer(*layers).properties(title=title, **size), _told(tree, shown, title, names))
 
 
 def _drawn(
     shown: list[Candidate], heights: dict[int, float], names: Sequence[str] | None, root: str
-) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Nodes with their labels, and edges to them."""
-    parents = {own.parent for own in shown}
+) -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]:
+    """Nodes with their labels and where these begin, lines to them, and trunks from which lines go."""
     steps = {0: 0} | {own.node: own.step for own in shown}
-    nodes = [{"step": 0, "y": heights[0], "label": root, "fate": KEPT, "leaf": not shown}]
-    edges = []
+    nodes = [{"step": 0, "from": 0, "y": heights[0], "label": _short(root), "fate": KEPT}]
+    edges, reach = [], {0: [heights[0]]}
     for own in shown:
         name, y = str(own.token) if names is None else names[own.token], heights[own.node]
-        label = f"{name} −{abs(own.log_p):.2f}"
-        nodes.append({"step": own.step, "y": y, "label": label, "fate": own.fate, "leaf": own.node not in parents})
-        edges.append((steps[own.parent], heights[own.parent], own.step, y, own.fate))
-    columns = {"step": pl.Int64, "y": pl.Float64, "step2": pl.Int64, "y2": pl.Float64, "fate": pl.String}
-    return pl.DataFrame(nodes), pl.DataFrame(edges, schema=columns, orient="row")
+        label, begin = f"{_short(name)} −{abs(own.log_p):.2f}", steps[own.parent]
+        nodes.append({"step": own.step, "from": begin, "y": y, "label": label, "fate": own.fate})
+        edges.append((begin, y, own.step, own.fate))
+        reach.setdefault(own.parent, [heights[own.parent]]).append(y)
+    trunks = [(steps[node], min(own), max(own)) for node, own in reach.items()]
+    lines = {"step": pl.Int64, "y": pl.Float64, "step2": pl.Int64, "fate": pl.String}
+    upright = {"step": pl.Int64, "y": pl.Float64, "y2": pl.Float64}
+    columns = {"step": pl.Int64, "from": pl.Float64, "y": pl.Float64, "label": pl.String, "fate": pl.String}
+    return (
+        pl.DataFrame(nodes, schema=columns),
+        pl.DataFrame(edges, schema=lines, orient="row"),
+        pl.DataFrame(trunks, schema=upright, orient="row"),
+    )
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= _LONGEST else f"{name[: _LONGEST - 1]}…"
 
 
 def _shown(tree: BeamTree) -> list[Candidate]:

@@ -2,7 +2,7 @@
 
 import html
 import json
-from collections.abc import Container, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -94,13 +94,22 @@ def _remove_others(folder: Path, names: Container[str], kinds: Container[str]) -
             path.unlink()
 
 
-def _write_figure(figure: "Figure", folder: Path) -> None:
+def drawn(figure: "Figure", kinds: Sequence[str] = FIGURE_FILES) -> dict[str, bytes]:
+    """A figure as files of some of the kinds of :data:`FIGURE_FILES`, by kind."""
     import vl_convert
 
     svg = vl_convert.vegalite_to_svg(figure.spec)
-    write(folder / f"{figure.name}.svg", svg.encode())
-    write(folder / f"{figure.name}.pdf", vl_convert.svg_to_pdf(svg))
-    write(folder / f"{figure.name}.png", vl_convert.svg_to_png(svg, scale=2))
+    made: dict[str, Callable[[], bytes]] = {
+        "svg": svg.encode,
+        "pdf": lambda: vl_convert.svg_to_pdf(svg),
+        "png": lambda: vl_convert.svg_to_png(svg, scale=2),
+    }
+    return {kind: made[kind]() for kind in kinds}
+
+
+def _write_figure(figure: "Figure", folder: Path) -> None:
+    for kind, content in drawn(figure).items():
+        write(folder / f"{figure.name}.{kind}", content)
 
 
 def _write_table(table: Table, folder: Path) -> None:
@@ -109,7 +118,12 @@ def _write_table(table: Table, folder: Path) -> None:
     write(folder / f"{table.name}.tex", table.to_latex().encode())
 
 
-def _page(report: Report) -> str:
+def lone_page(report: Report) -> str:
+    """The page alone, as HTML, of which no figure or table is a file beside it."""
+    return _page(report, has_files=False)
+
+
+def _page(report: Report, has_files: bool = True) -> str:
     import vl_convert
 
     from shoal.report.figures import FONT
@@ -125,12 +139,12 @@ def _page(report: Report) -> str:
         for figure in section.figures:
             figures += 1
             charts[figure.name] = figure.spec
-            body += _figure(figure, figures)
+            body += _figure(figure, figures, has_files)
         if section.figures:
             body += "</div>\n"
         for table in section.tables:
             tables += 1
-            body += _table(table, tables)
+            body += _table(table, tables, has_files)
         body += "</section>\n"
     # nothing in it ends or begins an element
     data = json.dumps(charts, separators=(",", ":")).replace("<", "\\u003c")
@@ -153,15 +167,15 @@ def _list(texts: Sequence[str]) -> str:
     return f'<ul class="answers">\n{items}</ul>\n' if texts else ""
 
 
-def _figure(figure: "Figure", number: int) -> str:
-    files = _links("figures", figure.name, FIGURE_FILES)
+def _figure(figure: "Figure", number: int, has_files: bool) -> str:
+    files = _links("figures", figure.name, FIGURE_FILES) if has_files else ""
     caption = f"<b>Figure {number}.</b> {with_subscripts(figure.caption)} {files}"
     chart = f'<div class="chart" id="{figure.name}" role="img" aria-label="{html.escape(figure.alt)}"></div>'
     return f"<figure>\n{chart}\n<figcaption>{caption}</figcaption>\n</figure>\n"
 
 
-def _table(table: Table, number: int) -> str:
-    files = _links("tables", table.name, TABLE_FILES)
+def _table(table: Table, number: int, has_files: bool) -> str:
+    files = _links("tables", table.name, TABLE_FILES) if has_files else ""
     caption = f"<b>Table {number}.</b> {with_subscripts(table.caption)} {files}"
     named = f'role="region" tabindex="0" aria-label="{html.escape(f"Table {number}")}"'  # to be scrolled by keyboard
     body = f'<div class="scroll" {named}>{table.to_html()}</div>\n<figcaption>{caption}</figcaption>'

@@ -1,0 +1,154 @@
+"""Beam search from prompts: what models of one shape find likeliest to follow, from strings to strings."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from shoal.decoding.beam import Beam, Searched, beam_search, check_beam, check_length
+from shoal.decoding.choice import decoder_for
+from shoal.decoding.text import check_models, encode_prompt
+from shoal.decoding.tree import BeamTree
+from shoal.errors import UserError
+
+if TYPE_CHECKING:
+    from shoal.tasks.text.tokenizers import TextTokenizer
+
+
+@dataclass(frozen=True)
+class Continuation:
+    """A hypothesis of how a text goes on.
+
+    Attributes:
+        text: what follows the prompt, its end included where it has one.
+        length: its tokens.
+        log_p: of all of them, in nats.
+        score: what hypotheses are ordered by, with the length penalty.
+        finished: whether it has ended; the others were cut at the longest length.
+    """
+
+    text: str
+    length: int
+    log_p: float
+    score: float
+    finished: bool
+
+
+@dataclass(frozen=True)
+class Search:
+    """What a run's model found for a prompt.
+
+    Attributes:
+        run: whose model.
+        prompt: what it was given.
+        found: the best first.
+        steps: tokens up to which the search went.
+        saved: steps that were left when its rule stopped it.
+        tree: what it looked at, where that was recorded.
+    """
+
+    run: str
+    prompt: str
+    found: tuple[Continuation, ...]
+    steps: int
+    saved: int
+    tree: BeamTree | None
+
+
+def fitting_tokens(model: nn.Module, longest: int) -> int | None:
+    """How many new tokens fit into a model's context behind a prompt of so many; None where there is no end.
+
+    The last one is written and not read.
+    """
+    own: Any = model
+    limit: int | None = own.context_length
+    return None if limit is None else limit - longest + 1
+
+
+@torch.no_grad()
+def search_texts(
+    models: Mapping[str, nn.Module],
+    tokenizer: "TextTokenizer",
+    prompts: Sequence[str],
+    max_new_tokens: int | None = None,
+    beam: Beam | None = None,
+    *,
+    end: int | None = None,
+    record: bool = False,
+) -> list[Search]:
+    """Search what follows every prompt, by every model, all at once.
+
+    Args:
+        models: of one shape, by run.
+        tokenizer: theirs.
+        prompts: at least one token each.
+        max_new_tokens: of each hypothesis; as many as fit into the context, and 200 at most, when not given.
+        beam: how to search.
+        end: the token that ends a text; without one all hypotheses have as many tokens.
+        record: whether to keep what was looked at, as trees.
+
+    Returns:
+        By prompt, then by run.
+
+    Raises:
+        UserError: a prompt is empty or has a character that the vocabulary lacks; there are not so many positions, or
+            texts; or the models cannot go on token by token.
+    """
+    modules, beam = list(models.values()), beam or Beam()
+    check_models(modules[0], prompts)
+    encoded = [encode_prompt(tokenizer, prompt) for prompt in prompts]
+    lengths = torch.tensor([len(own) for own in encoded])
+    T = _fitting(modules[0], prompts, lengths.tolist(), max_new_tokens)
+    check_beam(beam.width, T, tokenizer.vocabulary_size)
+    padded = torch.nn.utils.rnn.pad_sequence(encoded, batch_first=True)  # (N, P)
+    named = [dict(module.named_parameters()) for module in modules]
+    decoder = decoder_for(modules[0], {name: torch.stack([own[name].detach() for own in named]) for name in named[0]})
+    state = decoder.start(len(prompts), padded.shape[1] + T - 1)
+    logits, state = decoder.step(padded.expand(len(modules), -1, -1), state, lengths, last=True)
+    searched = beam_search(decoder, state, logits[:, :, 0], T, beam, eos=end, record=record)
+    return [
+        Search(
+            run,
+            prompt,
+            _read(searched, tokenizer, member, row),
+            int(searched.steps[member, row]),
+            int(searched.saved[member, row]),
+            searched.trees[member][row] if record else None,
+        )
+        for row, prompt in enumerate(prompts)
+        for member, run in enumerate(models)
+    ]
+
+
+def _fitting(model: nn.Module, prompts: Sequence[str], lengths: Sequence[int], asked: int | None) -> int:
+    """How many tokens a hypothesis may have."""
+    longest = max(lengths)
+    fit = fitting_tokens(model, longest)
+    if fit is not None and (fit < 1 or (asked or 1) > fit):
+        own: Any = model
+        room = f"{fit:,} new tokens fit" if fit > 1 else "one new token fits" if fit == 1 else "no new token fits"
+        raise UserError(
+            f"a beam goes no further than the context of {own.context_length:,} tokens: behind a prompt of "
+            f"{longest:,} {room}, got max_new_tokens={asked or 1:,}; without --beams the window slides"
+        )
+    if asked is None:
+        return MOST if fit is None else min(MOST, fit)
+    check_length(asked)
+    return asked
+
+
+MOST = 200  # new tokens, where no number is asked for
+
+
+def _read(searched: Searched, tokenizer: "TextTokenizer", member: int, row: int) -> tuple[Continuation, ...]:
+    own, found = searched.hypotheses, []
+    for which, length in enumerate(own.lengths[member, row].tolist()):
+        if length:
+            text = tokenizer.decode(own.written(member, row, which))
+            at = member, row, which
+            found.append(
+                Continuation(text, length, float(own.log_p[at]), float(own.scores[at]), bool(own.finished[at]))
+            )
+    return tuple(found)

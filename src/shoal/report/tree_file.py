@@ -1,0 +1,97 @@
+"""The tree of a beam search as one file: a page, a picture, text or data."""
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from shoal.decoding.tree import BeamTree
+from shoal.errors import UserError, nearest, printable
+from shoal.lab.files import write
+from shoal.report.beam import beam_tree
+from shoal.report.figures import Figure
+from shoal.report.page import FIGURE_FILES, Report, Section, check_drawing, drawn, lone_page
+
+ENDINGS = ("html", *FIGURE_FILES, "txt", "json")
+MOST_TREE_STEPS = 100  # of a picture: a step takes 150 pixels, and renderers give up at some width
+_SPELLED = {"\n": "\\n", "\t": "\\t", "\r": "\\r"}
+
+
+def check_tree_file(path: str) -> str:
+    """The ending of the file, without its dot.
+
+    Raises:
+        UserError: it is none of :data:`ENDINGS`, or there can be no such file.
+    """
+    ending = Path(path).suffix.removeprefix(".")
+    if ending not in ENDINGS:
+        known = [f".{own}" for own in ENDINGS]
+        raise UserError(
+            f"a tree is written to a file that ends in one of {' '.join(known)}, got {printable(path)!r}"
+            f"{nearest(f'.{ending}', known) if ending else ''}"
+        )
+    if not Path(path).parent.is_dir():
+        raise UserError(f"there is no folder {printable(str(Path(path).parent))!r} to write {printable(path)!r} to")
+    if Path(path).is_dir():
+        raise UserError(f"{printable(path)!r} is a folder, and not a file that a tree could be written to")
+    if ending in ("html", *FIGURE_FILES):
+        check_drawing()
+    return ending
+
+
+def write_tree(path: str, tree: BeamTree, title: str, names: Sequence[str], root: str = "BOS") -> None:
+    """Write the tree of one prompt; a file that is there is written over.
+
+    Args:
+        path: see :func:`check_tree_file`.
+        tree: what a search looked at.
+        title: of the picture.
+        names: of the tokens, by index, see :func:`token_names`.
+        root: what the prompt is called.
+
+    Raises:
+        UserError: there can be no such file, or no picture of so many steps.
+        DiskError: it cannot be written.
+    """
+    ending = check_tree_file(path)
+    if ending == "txt":
+        content = f"{tree.text(names, root)}\n".encode()
+    elif ending == "json":
+        said = {"title": title, "root": root, "steps": tree.steps, "why": tree.why, "candidates": tree.rows(names)}
+        content = json.dumps(said, ensure_ascii=False, indent=1).encode()
+    else:
+        content = _drawn(ending, tree, title, names, root)
+    write(Path(path), content)
+
+
+def _drawn(ending: str, tree: BeamTree, title: str, names: Sequence[str], root: str) -> bytes:
+    if tree.steps > MOST_TREE_STEPS:
+        raise UserError(
+            f"a picture shows a tree of {MOST_TREE_STEPS} steps at most, and this one has {tree.steps}: write it to a "
+            "file that ends in .txt or .json, or ask for fewer --max-new-tokens"
+        )
+    about = (
+        "Over the line to each node its token, with the log probability (nats) of the whole hypothesis. "
+        f"{tree.steps} steps: {tree.why}."
+    )
+    figure = Figure("tree", beam_tree(tree, title, names, root), about)
+    if ending == "html":
+        return lone_page(Report("A beam search", title, [Section("What it looked at", (), [figure])])).encode()
+    return drawn(figure, [ending])[ending]
+
+
+def token_names(size: int, decode: Callable[[list[int]], str], special: Sequence[str] = ()) -> list[str]:
+    """What tokens are called in a picture, by index: their text, in which nothing is invisible.
+
+    Args:
+        size: of the vocabulary.
+        decode: the text of tokens.
+        special: names of the first tokens, which have no text.
+    """
+    texts = [decode([token]) for token in range(len(special), size)]
+    named = [_visible(text) if text and "�" not in text else f"#{at}" for at, text in enumerate(texts, len(special))]
+    return [*special, *named]
+
+
+def _visible(text: str) -> str:
+    shown = printable("".join(_SPELLED.get(sign, sign) for sign in text))
+    return f'"{shown}"' if shown.strip() != shown else shown
