@@ -1,0 +1,187 @@
+"""Training to translate beside a plain loop. ``python -m benchmarks.translation SOURCE TARGET VALID_SOURCE VALID_TARGET
+[PAIRS]``.
+
+The same encoder-decoder with the same initial parameters, of the task's default settings, learns from the same batches,
+padded to the same widths: in a plain loop of PyTorch (forward, cross-entropy, backward, ``torch.optim.AdamW``), one run
+at a time, and as a stack of ``R`` runs by the engine ``plain``. One thread; a pair is a window of steps of the loop,
+the same steps of the stack, and the loop again; what is reported are medians and quartiles of the ratios, in the
+processor's time per token that is no padding, sources and targets with their ends. Before that, both must have the same
+loss, but for what drops out.
+
+Besides: which share of positions holds tokens, and what a stack takes in memory, each size in a process of its own.
+
+Shapes: ``R`` members, ``B`` pairs of a batch, ``T`` tokens of a target, ``V`` vocabulary.
+"""
+
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import median, quantiles
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from shoal.spec import RunSpec
+from shoal.tasks.base import Batch
+from shoal.tasks.build import build_model
+from shoal.tasks.pairs.settings import BucketedPairs
+from shoal.training.plan import Cohort
+from shoal.training.stack import Stack
+from shoal.training.step import train_step, train_steps
+
+CPU = torch.device("cpu")
+FILES = ("source", "target", "valid_source", "valid_target")
+WINDOW = 4  # steps between two looks at the clock
+SIZES = (1, 4)  # R of the times
+MEMBERS = (1, 2, 4)  # R of the memory
+PAIRS = 10
+
+
+def cohort(paths: Sequence[str], R: int) -> Cohort:
+    """Runs of default settings and as many seeds."""
+    files: dict[str, Any] = dict(zip(FILES, paths, strict=True))
+    first = RunSpec(task="translation", **files)
+    return Cohort(tuple(first.replace(seed=seed) for seed in range(R)))
+
+
+@dataclass(frozen=True)
+class Step:
+    """What a step of a stack learns from.
+
+    Attributes:
+        batches: of each member.
+        tokens: of all of them, padding not counted.
+    """
+
+    batches: tuple[Batch, ...]
+    tokens: int
+
+
+def steps_of(runs: Cohort, n: int) -> list[Step]:
+    """The first steps of a stack of these runs."""
+    stack, found = Stack(runs, CPU), []
+    tensors = {name: tensor[0] for name, tensor in stack.tensors.items()}
+    for _ in range(n):
+        stack.sampler.prepare(stack.steps)
+        stack.at += 1
+        indices, counts = stack.draw()  # (R, B) each
+        make = stack.task.batch_in(stack.form)
+        own = tuple(make(tensors, indices[member][counts[member]]) for member in range(len(runs)))
+        found.append(Step(own, sum(int(batch["seen"].sum() + batch["scored"].sum()) for batch in own)))
+        stack.steps += 1
+    return found
+
+
+class Loop:
+    """A plain loop of one run."""
+
+    def __init__(self, spec: RunSpec) -> None:
+        self.model = build_model(spec).train()
+        rates = {"lr": spec.lr / max(spec.warmup_steps, 1), "weight_decay": spec.weight_decay}
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), betas=(spec.beta1, spec.beta2), **rates)
+
+    def step(self, batch: Batch) -> Tensor:
+        """Learn from a batch; its loss before that, nats per token."""
+        logits = self.model(batch["source"], batch["inputs"], batch["seen"])[0]  # (B, T, V)
+        loss = F.cross_entropy(logits.flatten(0, 1), batch["targets"].flatten(), ignore_index=0)
+        self.optimizer.zero_grad()
+        loss.backward()
+        self.optimizer.step()
+        return loss.detach()
+
+
+def check(runs: Cohort, step: Step) -> None:
+    """Raise a RuntimeError where the two have not the same models and batches, by their losses of the first step."""
+    stack = Stack(runs, CPU)
+    stack.sampler.prepare(stack.steps)
+    stack.at += 1
+    indices, _ = stack.draw()
+    scores = stack.score(indices, form=stack.form)
+    for member, spec in enumerate(runs.members):
+        loss, weight, loop = scores["loss"][member], scores["weight"][member], Loop(spec)
+        loop.model.eval()
+        ours, theirs = float(((loss * weight).sum() / weight.sum()).detach()), float(loop.step(step.batches[member]))
+        if abs(ours - theirs) > 1e-4 * abs(theirs):
+            raise RuntimeError(f"member {member} has loss {ours} here and {theirs} in the loop")
+
+
+def measure(paths: Sequence[str], R: int, pairs: int) -> tuple[list[float], list[float]]:
+    """Microseconds per token in the loop, and how many times as long the stack takes, of each pair."""
+    runs = cohort(paths, R)
+    steps = steps_of(runs, WINDOW * (pairs + 1))
+    check(runs, steps[0])
+    loop, stack = Loop(runs.shared), Stack(runs, CPU)
+    theirs, ratios = [], []
+    for pair in range(pairs + 1):
+        window = steps[WINDOW * pair : WINDOW * (pair + 1)]
+        alone = sum(int(one.batches[0]["seen"].sum() + one.batches[0]["scored"].sum()) for one in window)
+        before = _looped(loop, window) / alone
+        began = time.process_time()
+        train_steps(stack, WINDOW)
+        own = (time.process_time() - began) / sum(one.tokens for one in window)
+        both = (before + _looped(loop, window) / alone) / 2
+        if pair:  # the first window makes what the others use
+            theirs.append(1e6 * both)
+            ratios.append(own / both)
+    return theirs, ratios
+
+
+def _looped(loop: Loop, window: Sequence[Step]) -> float:
+    began = time.process_time()
+    for step in window:
+        loop.step(step.batches[0])
+    return time.process_time() - began
+
+
+def shares(paths: Sequence[str]) -> tuple[float, float]:
+    """Shares of the positions of a pass that hold tokens: in buckets, and with all padded to the longest."""
+    part = cohort(paths, 1).shared.task_part
+    assert isinstance(part, BucketedPairs)
+    buckets = part.buckets()
+    sides = [side[buckets.drawn] for side in (buckets.source, buckets.target)]
+    longest = sum(int(side.max()) for side in sides)
+    return buckets.real_share()["both"], float(sum(side.sum() for side in sides) / (len(sides[0]) * longest))
+
+
+def memory(paths: Sequence[str], R: int) -> None:
+    """Print the MiB of the corpus as the stack holds it, of what training changes, and of the process at its peak."""
+    stack = Stack(cohort(paths, R), CPU)
+    held = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in stack.tensors.values()}
+    changes = sum(tensor.nbytes for tensor in stack.state().values())
+    for _ in range(3):
+        train_step(stack)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+    print(sum(held.values()) / 2**20, changes / 2**20, peak)
+
+
+def main() -> None:
+    """Measure and print Markdown tables."""
+    torch.set_num_threads(1)
+    paths = sys.argv[1:5]
+    if sys.argv[5:6] == ["--memory"]:
+        memory(paths, int(sys.argv[6]))
+        return
+    pairs = int(sys.argv[5]) if len(sys.argv) > 5 else PAIRS
+    print("| | µs per token, loop | times that, stack (quartiles) | pairs |\n| --- | ---: | ---: | ---: |")
+    for R in SIZES:
+        theirs, ratios = measure(paths, R, pairs)
+        low, _, high = quantiles(ratios, n=4)
+        print(
+            f"| R = {R} | {median(theirs):.1f} | {median(ratios):.2f} ({low:.2f} to {high:.2f}) | {pairs} |", flush=True
+        )
+    buckets, longest = shares(paths)
+    print(f"\ntokens among positions: {100 * buckets:.0f} % in buckets, {100 * longest:.0f} % padded to the longest\n")
+    print("| MiB | corpus | parameters and moments | process, peak |\n| --- | ---: | ---: | ---: |")
+    for R in MEMBERS:
+        command = [sys.executable, "-m", "benchmarks.translation", *paths, "--memory", str(R)]
+        said = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+        print(f"| R = {R} | " + " | ".join(f"{float(value):.1f}" for value in said) + " |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
