@@ -90,7 +90,7 @@ class Loop:
         logits = self.model(batch["source"], batch["inputs"], batch["seen"])[0]  # (B, T, V)
         loss = F.cross_entropy(logits.flatten(0, 1), batch["targets"].flatten(), ignore_index=0)
         self.optimizer.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         self.optimizer.step()
         return loss.detach()
 

@@ -78,13 +78,10 @@ def generate_texts(
     padded = torch.zeros(len(rows), int(lengths.max()), dtype=torch.int64)
     for row, (prompt, _) in zip(padded, rows, strict=True):
         row[: len(encoded[prompt])] = encoded[prompt]
-    modules = list(models.values())
-    named = [dict(module.named_parameters()) for module in modules]
-    stacked = {name: torch.stack([own[name].detach() for own in named]) for name in named[0]}
     with torch.no_grad():
         made = generate(
-            modules[0],
-            stacked,
+            next(iter(models.values())),
+            stacked_parameters(list(models.values())),
             padded,
             lengths,
             max_new_tokens,
@@ -93,18 +90,15 @@ def generate_texts(
             rows=torch.tensor([_number(prompt, number) for prompt, number in rows]),
             eos=end,
         )
-    made_lengths = made.lengths.expand(made.tokens.shape[:2])  # (R, N), with their prompts
-    return [
-        Sample(
-            run,
-            prompt,
-            number,
-            tokenizer.decode(made.tokens[member, row, int(lengths[row]) : int(made_lengths[member, row])]),
-            tuple(made.log_p[member, row, : int(made_lengths[member, row] - lengths[row])].tolist()),
-        )
-        for row, (prompt, number) in enumerate(rows)
-        for member, run in enumerate(models)
-    ]
+    written = made.lengths.expand(made.tokens.shape[:2])  # (R, N), with their prompts
+    found = []
+    for row, (prompt, number) in enumerate(rows):
+        start = int(lengths[row])
+        for member, run in enumerate(models):
+            stop = int(written[member, row])
+            text = tokenizer.decode(made.tokens[member, row, start:stop])
+            found.append(Sample(run, prompt, number, text, tuple(made.log_p[member, row, : stop - start].tolist())))
+    return found
 
 
 def _check(
@@ -116,6 +110,12 @@ def _check(
             raise UserError(f"{name} must be an integer of at least 1, got {value}")
     if sampling is None and samples > 1:
         raise UserError(f"samples={samples} are all the same without a temperature: the likeliest tokens are one text")
+
+
+def stacked_parameters(models: Sequence[nn.Module]) -> dict[str, Tensor]:
+    """Parameters of models of one shape by name, ``(R, *shape)`` each."""
+    named = [dict(model.named_parameters()) for model in models]
+    return {name: torch.stack([own[name].detach() for own in named]) for name in named[0]}
 
 
 def check_models(model: nn.Module, prompts: Sequence[str]) -> None:

@@ -9,7 +9,7 @@ from torch import nn
 
 from shoal.decoding.beam import Beam, Searched, beam_search, check_beam, check_length
 from shoal.decoding.choice import decoder_for
-from shoal.decoding.text import check_models, encode_prompt
+from shoal.decoding.text import check_models, encode_prompt, stacked_parameters
 from shoal.decoding.tree import BeamTree
 from shoal.errors import UserError
 
@@ -103,8 +103,7 @@ def search_texts(
     T = _fitting(modules[0], prompts, lengths.tolist(), max_new_tokens)
     check_beam(beam.width, T, tokenizer.vocabulary_size)
     padded = torch.nn.utils.rnn.pad_sequence(encoded, batch_first=True)  # (N, P)
-    named = [dict(module.named_parameters()) for module in modules]
-    decoder = decoder_for(modules[0], {name: torch.stack([own[name].detach() for own in named]) for name in named[0]})
+    decoder = decoder_for(modules[0], stacked_parameters(modules))
     state = decoder.start(len(prompts), padded.shape[1] + T - 1)
     logits, state = decoder.step(padded.expand(len(modules), -1, -1), state, lengths, last=True)
     searched = beam_search(decoder, state, logits[:, :, 0], T, beam, eos=end, record=record)
