@@ -218,6 +218,22 @@ def test_the_rule_for_log_probabilities_is_wrong_for_normalised_scores(alpha, fi
     assert texts(whole, 0, 0) == [(0, 1)]
 
 
+@pytest.mark.parametrize(
+    ("width", "stop", "alpha", "first"),
+    [
+        (2, "optimal", 0.0, [-1.0, -1.0]),  # at a tie the finished one stays first
+        (1, "n_best", 0.0, [-2.0, -1.0]),
+        (2, "optimal", -1.0, [-0.6, -1.0]),  # of two tokens it would have -1.2, at best
+    ],
+)
+def test_it_stops_as_soon_as_it_may(width, stop, alpha, first):
+    table = Table(lambda text: first if not text else [-0.5, -0.5])
+    found = beam_search(table, *table.begin(), 9, Beam(width, "releases", stop, alpha), eos=1, from_logits=False)
+    assert texts(found.hypotheses, 0, 0) == [(1,)]
+    assert found.steps.tolist() == [[1]]
+    assert found.saved.tolist() == [[8]]
+
+
 def test_when_first_stops():
     model = Hashed(range(200), [0], 5, eos=EOS, ending=1.0)
     found = beam_search(model, *model.begin(), 8, Beam(3, "releases", "first"), eos=EOS)
@@ -283,9 +299,9 @@ def test_what_belongs_to_the_source_is_not_moved_and_models_may_move_rows_themse
     assert 0 < made[1].copied < 5 * 2 * 9
 
 
-def test_rows_that_stay_are_not_moved():
-    table = Table(lambda text: [-0.5, -1.0] if not text else [-0.1, -9.0])  # two beams that never cross
-    calls = []
+@pytest.mark.parametrize("first", [[-0.5, -1.0], [-0.5, -math.inf]])  # two that never cross, and one alone
+def test_rows_that_stay_are_not_moved(first):
+    table, calls = Table(lambda text: first if not text else [-0.1, -math.inf]), []
     table.select = lambda state, rows: calls.append(rows) or Table.select(table, state, rows)
     beam_search(table, *table.begin(), 6, Beam(2), from_logits=False)
     assert len(calls) == 1
