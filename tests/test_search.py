@@ -222,14 +222,14 @@ def test_the_rule_for_log_probabilities_is_wrong_for_normalised_scores(alpha, fi
     ("width", "stop", "alpha", "first"),
     [
         (2, "optimal", 0.0, [-1.0, -1.0]),  # at a tie the finished one stays first
-        (1, "n_best", 0.0, [-2.0, -1.0]),
-        (2, "optimal", -1.0, [-0.6, -1.0]),  # of two tokens it would have -1.2, at best
+        (1, "n_best", 0.0, [-1.0, -1.0]),
+        (2, "optimal", -1.0, [-1.0, -0.6]),  # of two tokens the other would have -1.2, at best
     ],
 )
 def test_it_stops_as_soon_as_it_may(width, stop, alpha, first):
     table = Table(lambda text: first if not text else [-0.5, -0.5])
-    found = beam_search(table, *table.begin(), 9, Beam(width, "releases", stop, alpha), eos=1, from_logits=False)
-    assert texts(found.hypotheses, 0, 0) == [(1,)]
+    found = beam_search(table, *table.begin(), 9, Beam(width, "releases", stop, alpha), eos=0, from_logits=False)
+    assert texts(found.hypotheses, 0, 0) == [(0,)]
     assert found.steps.tolist() == [[1]]
     assert found.saved.tolist() == [[8]]
 
@@ -396,6 +396,14 @@ def test_bad_requests():
             Beam(length_penalty=alpha)
     with pytest.raises(ValueError, match="eos"):
         beam_search(model, *model.begin(), 2, Beam(1), eos=3)
+
+
+@pytest.mark.parametrize("finished", PLACES)
+def test_what_a_model_says_where_nothing_lives_does_not_matter(finished):
+    table = Table(lambda text: [math.nan] * 2 if 1 in text else [-0.5, -math.inf])
+    found = beam_search(table, *table.begin(), 3, Beam(3, finished), from_logits=False)
+    assert texts(found.hypotheses, 0, 0) == [(0, 0, 0)]
+    assert texts(exhaustive_search(table, *table.begin(), 3, from_logits=False), 0, 0) == [(0, 0, 0)]
 
 
 @pytest.mark.parametrize("wrong", [math.nan, 0.5])
