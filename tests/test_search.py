@@ -327,6 +327,15 @@ def test_equally_likely_hypotheses_come_in_the_order_of_their_indices():
     assert beam_search(model, *model.begin(), T, Beam(b)).margins.tolist() == [[0.0]]
 
 
+def test_of_equal_scores_the_shorter_is_first():
+    table = Table(lambda text: [-1.0, -1.0] if not text else [0.0, -9.0])
+    for finished in PLACES:
+        found = beam_search(table, *table.begin(), 3, Beam(2, finished, "none"), eos=0, from_logits=False)
+        assert texts(found.hypotheses, 0, 0) == [(0,), (1, 0)]
+    found = exhaustive_search(table, *table.begin(), 3, 2, eos=0, from_logits=False)
+    assert texts(found, 0, 0) == [(0,), (1, 0)]
+
+
 @some
 @given(seeds, st.integers(2, 5), st.integers(1, 5), st.integers(1, 4))
 def test_margins(seed, V, T, b):
