@@ -178,6 +178,8 @@ MISTAKES = [
     ({"tokenizer": "bpe", "min_frequency": 3}, "min_frequency=3 does not apply"),
     ({"tokenizer": "wrods"}, "unknown tokenizer 'wrods'.*words"),
     ({"max_length": 1}, "no pair .*too_long=cut"),
+    ({"batching": "shuffled", "batch_tokens": 99}, "batch_tokens=99 does not apply to batching=shuffled"),
+    ({"model": "encoder_decoder", "vocabularies": "separate", "tie_embeddings": "all"}, "tie_embeddings=all does not"),
     ({"label_smoothing_convention": "keras"}, "torch fairseq joeynmt"),
     ({"stop_after_generalizing": 5}, "does not apply to task 'translation'"),
     (
