@@ -105,7 +105,9 @@ def test_what_is_left_out_and_what_comes_twice_is_counted(tmp_path):
         assert data.scored_lines == ([0, 1, 4] if too_long == "drop" else [0, 1, 2, 4])
         assert data.counts["tokens"] == int(data.pairs.target_length[n_train:].sum())
         assert data.counts["words"] == n_valid + (too_long == "cut")
-        (told,) = Translation.beside(spec.kept())
+        told, filled = Translation.beside(spec.kept())
+        share = spec.buckets().real_share()["both"]
+        assert f"{100 * share:.0f} %" in filled
         assert "longer than 4 tokens" in told
     assert data.pairs.source[-2].tolist() == [*data.codec.source.encode("ein der ein der"), EOS]
     tokens, seen = data.codec.encode_sources(["ein", "", "kind"])
