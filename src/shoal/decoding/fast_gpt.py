@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from shoal.decoding.fused import Linear, Norm, Table, flat_rows, last_of_each
-from shoal.decoding.places import Cache, Heads, Places
+from shoal.decoding.places import Cache, Heads, Places, may_write
 from shoal.models.attention import MultiHeadedAttention
 from shoal.models.cache import DecodingState
 from shoal.models.dropout import Dropout
@@ -81,6 +81,7 @@ class FastGPT:
         self.norm = Norm(model.decoder.norm, "decoder.norm", parameters)
         tied = {} if "classifier.weight" in parameters else {"classifier.weight": parameters["embedding.tokens.weight"]}
         self.heads: Heads | None = None
+        self.scratch = torch.empty(0, dtype=self.dtype, device=self.device)
         self.classifier = Linear.of({**parameters, **tied}, "classifier")
 
     def _table(self, model: GPT, parameters: Mapping[str, Tensor]) -> Tensor | None:
@@ -141,8 +142,14 @@ class FastGPT:
         Returns:
             Logits ``(R, N, n or 1, V)``, NaN for a token that has no place, and the state after the tokens.
         """
+        if counts is not None:
+            state = self._settled(state)
         R, N, n = tokens.shape
         lengths, T = state["lengths"], state["keys"].shape[-1] - 1
+        at = state.get("places")
+        if at is not None:
+            lying = at.argsort(dim=1)  # which row lies in each place, (R, N)
+            tokens, lengths = tokens.gather(1, lying.unsqueeze(-1).expand(-1, -1, n)), lengths.gather(1, lying)
         places = Places.after(lengths, n, T, counts, self.dtype)
         if self.heads is None or not self.heads.serve((R, N, n)):
             self.heads = Heads((R, N, n), self.num_heads, self.head_size, state["keys"])
@@ -155,8 +162,12 @@ class FastGPT:
             x = last_of_each(x.view(R, N, n, x.shape[-1]), counts).flatten(1, 2)  # (R, N, D)
             fits = None if fits is None else last_of_each(fits, counts)  # (R, N, 1, 1)
         logits = self.classifier(self.norm(x)).view(R, N, 1 if last else n, self.classifier.weight.shape[-1])
-        lengths.add_(n if counts is None else counts)
-        return logits if fits is None else logits.masked_fill_(~fits, math.nan), dict(state)
+        if fits is not None:
+            logits.masked_fill_(~fits, math.nan)
+        if at is not None:
+            logits = logits.gather(1, at[..., None, None].expand(logits.shape))
+        state["lengths"].add_(n if counts is None else counts)
+        return logits, dict(state)
 
     def _embedded(self, tokens: Tensor, places: Places) -> Tensor:
         x = self.tokens(tokens)  # (R, N, n, D)
@@ -208,27 +219,50 @@ class FastGPT:
         """A copy of the state of some rows, ``(N',)`` the same of every member, or ``(R, N')`` each member's own."""
         R, N = state["lengths"].shape
         index = flat_rows(rows, R, N)  # (R N',)
+        lying = index if "places" not in state else flat_rows(state["places"], R, N)[index]
         selected = {"lengths": state["lengths"].view(-1)[index].view(R, len(index) // R)}
         for name in ("keys", "values"):
-            tensor = state[name]
-            taken = tensor.flatten(1, 2).index_select(1, index)
+            taken = state[name].flatten(1, 2).index_select(1, lying)
             selected[name] = taken.view(len(taken), R, len(index) // R, *taken.shape[2:])
         return selected
 
     @torch.no_grad()
     def reorder(self, state: Mapping[str, Tensor], rows: Tensor) -> DecodingState:
-        """As :meth:`select` of ``(N,)`` or ``(R, N)`` rows, in place: only what moves, and is in use, is copied."""
-        lengths = state["lengths"]
-        R, N = lengths.shape
+        """As :meth:`select` of ``(N,)`` or ``(R, N)`` rows, in place, with as little copying as there can be.
+
+        A row that is taken stays where it lies, and ``places`` ``(R, N)`` of the state says where that is. Only if it
+        is taken more than once is it copied, as far as it is in use, to where one lies that is not taken.
+        """
+        R, N = state["lengths"].shape
         index = flat_rows(rows, R, N)  # (R N,)
-        to = (index != torch.arange(R * N, device=index.device)).nonzero().squeeze(1)  # rows that move
-        if len(to):
-            source, used = index[to], int(lengths.max())
-            keys, values = state["keys"].flatten(1, 2)[..., :used], state["values"].flatten(1, 2)[..., :used, :]
-            for tensor in (keys, values):
-                tensor.index_copy_(1, to, tensor.index_select(1, source))
-            lengths.view(-1).index_copy_(0, to, lengths.view(-1)[source])
-        return dict(state)
+        wanted = index if "places" not in state else flat_rows(state["places"], R, N)[index]
+        lying, order = wanted.sort(stable=True)  # by member, as those that are free
+        again = torch.zeros_like(lying, dtype=torch.bool)
+        again[1:] = lying[1:] == lying[:-1]
+        lengths = state["lengths"].view(-1)[index].view(R, N)
+        if bool(again.any()):
+            is_free = torch.ones_like(again).index_fill_(0, wanted, False)
+            source, to = lying[again], is_free.nonzero().squeeze(1)
+            self._copy(state, source, to, int(lengths.max()))
+            wanted = wanted.index_copy(0, order[again], to)
+        first = torch.arange(R, device=rows.device).unsqueeze(1) * N
+        return {**state, "lengths": lengths, "places": wanted.view(R, N) - first}
+
+    def _copy(self, state: Mapping[str, Tensor], source: Tensor, to: Tensor, used: int) -> None:
+        """Copy the first ``used`` places of some of all ``R N`` rows to others."""
+        keys, values = state["keys"].flatten(1, 2)[..., :used], state["values"].flatten(1, 2)[..., :used, :]
+        for tensor in (keys, values):
+            shape = (len(tensor), len(source), *tensor.shape[2:])
+            if self.scratch.numel() < math.prod(shape) or not may_write(self.scratch):  # fresh is dear
+                self.scratch = tensor.new_empty(math.prod(shape))
+            between = self.scratch[: math.prod(shape)].view(shape)
+            tensor.index_copy_(1, to, torch.index_select(tensor, 1, source, out=between))
+
+    def _settled(self, state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """The state with every row in its own place."""
+        if "places" not in state:
+            return state
+        return self.select(state, torch.arange(state["lengths"].shape[1], device=self.device))
 
 
 def _is_feed_forward(block: Any) -> bool:

@@ -105,4 +105,9 @@ class Heads:
 
     def serve(self, sizes: tuple[int, int, int]) -> bool:
         """Whether these can be written to in a step of ``(R, N, n)``."""
-        return self.sizes == sizes and (torch.is_inference_mode_enabled() or not self.qkv.is_inference())
+        return self.sizes == sizes and may_write(self.qkv)
+
+
+def may_write(tensor: Tensor) -> bool:
+    """Whether a tensor may be changed in place: one that was made in inference mode only there."""
+    return torch.is_inference_mode_enabled() or not tensor.is_inference()
