@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from shoal.decoding.fused import Linear, Norm, Table, flat_rows, last_of_each
-from shoal.decoding.places import Cache, Heads, Places, may_write
+from shoal.decoding.places import Cache, Heads, Places, copy_rows
 from shoal.models.attention import MultiHeadedAttention
 from shoal.models.cache import DecodingState
 from shoal.models.dropout import Dropout
@@ -81,7 +81,6 @@ class FastGPT:
         self.norm = Norm(model.decoder.norm, "decoder.norm", parameters)
         tied = {} if "classifier.weight" in parameters else {"classifier.weight": parameters["embedding.tokens.weight"]}
         self.heads: Heads | None = None
-        self.scratch = torch.empty(0, dtype=self.dtype, device=self.device)
         self.classifier = Linear.of({**parameters, **tied}, "classifier")
 
     def _table(self, model: GPT, parameters: Mapping[str, Tensor]) -> Tensor | None:
@@ -243,20 +242,10 @@ class FastGPT:
         if bool(again.any()):
             is_free = torch.ones_like(again).index_fill_(0, wanted, False)
             source, to = lying[again], is_free.nonzero().squeeze(1)
-            self._copy(state, source, to, int(lengths.max()))
+            copy_rows(state, source, to, int(lengths.max()))
             wanted = wanted.index_copy(0, order[again], to)
         first = torch.arange(R, device=rows.device).unsqueeze(1) * N
         return {**state, "lengths": lengths, "places": wanted.view(R, N) - first}
-
-    def _copy(self, state: Mapping[str, Tensor], source: Tensor, to: Tensor, used: int) -> None:
-        """Copy the first ``used`` places of some of all ``R N`` rows to others."""
-        keys, values = state["keys"].flatten(1, 2)[..., :used], state["values"].flatten(1, 2)[..., :used, :]
-        for tensor in (keys, values):
-            shape = (len(tensor), len(source), *tensor.shape[2:])
-            if self.scratch.numel() < math.prod(shape) or not may_write(self.scratch):  # fresh is dear
-                self.scratch = tensor.new_empty(math.prod(shape))
-            between = self.scratch[: math.prod(shape)].view(shape)
-            tensor.index_copy_(1, to, torch.index_select(tensor, 1, source, out=between))
 
     def _settled(self, state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         """The state with every row in its own place."""

@@ -105,9 +105,16 @@ class Heads:
 
     def serve(self, sizes: tuple[int, int, int]) -> bool:
         """Whether these can be written to in a step of ``(R, N, n)``."""
-        return self.sizes == sizes and may_write(self.qkv)
+        return self.sizes == sizes and (torch.is_inference_mode_enabled() or not self.qkv.is_inference())
 
 
-def may_write(tensor: Tensor) -> bool:
-    """Whether a tensor may be changed in place: one that was made in inference mode only there."""
-    return torch.is_inference_mode_enabled() or not tensor.is_inference()
+def copy_rows(state: Mapping[str, Tensor], source: Tensor, to: Tensor, used: int) -> None:
+    """Copy the first ``used`` places of some of all ``R N`` rows ``(k,)`` to others, of which none is a source."""
+    keys, values = state["keys"].flatten(1, 2)[..., :used], state["values"].flatten(1, 2)[..., :used, :]
+    for tensor in (keys, values):
+        if source.is_cuda:
+            tensor[:, to] = tensor[:, source]
+            continue
+        # On a CPU one by one and straight is sooner: 0.7 of the time of 64 rows, 0.1 to 0.4 of that of 512.
+        for here, there in zip(source.tolist(), to.tolist(), strict=True):
+            tensor[:, there].copy_(tensor[:, here])
