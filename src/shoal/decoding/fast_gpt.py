@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from shoal.decoding.fused import Linear, Norm, Table, flat_rows, last_of_each
-from shoal.decoding.places import Cache, Heads, Places, copy_rows
+from shoal.decoding.places import Cache, Heads, Places, copy_rows, kept_in_place
 from shoal.models.attention import MultiHeadedAttention
 from shoal.models.cache import DecodingState
 from shoal.models.dropout import Dropout
@@ -233,19 +233,14 @@ class FastGPT:
         is taken more than once is it copied, as far as it is in use, to where one lies that is not taken.
         """
         R, N = state["lengths"].shape
-        index = flat_rows(rows, R, N)  # (R N,)
-        wanted = index if "places" not in state else flat_rows(state["places"], R, N)[index]
-        lying, order = wanted.sort(stable=True)  # by member, as those that are free
-        again = torch.zeros_like(lying, dtype=torch.bool)
-        again[1:] = lying[1:] == lying[:-1]
-        lengths = state["lengths"].view(-1)[index].view(R, N)
-        if bool(again.any()):
-            is_free = torch.ones_like(again).index_fill_(0, wanted, False)
-            source, to = lying[again], is_free.nonzero().squeeze(1)
-            copy_rows(state, source, to, int(lengths.max()))
-            wanted = wanted.index_copy(0, order[again], to)
-        first = torch.arange(R, device=rows.device).unsqueeze(1) * N
-        return {**state, "lengths": lengths, "places": wanted.view(R, N) - first}
+        rows = rows.expand(R, N)
+        lying = state["places"].tolist() if "places" in state else [list(range(N))] * R
+        found = [kept_in_place([own[row] for row in wanted]) for own, wanted in zip(lying, rows.tolist(), strict=True)]
+        copies = [(r * N + here, r * N + there) for r, (_, pairs) in enumerate(found) for here, there in pairs]
+        if copies:
+            copy_rows(state, copies, int(state["lengths"].max()))
+        places = torch.tensor([each for each, _ in found], dtype=torch.int64, device=rows.device).view(R, N)
+        return {**state, "lengths": state["lengths"].gather(1, rows), "places": places}
 
     def _settled(self, state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         """The state with every row in its own place."""
