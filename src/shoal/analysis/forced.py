@@ -1,7 +1,7 @@
 """What a model gives each token of given targets behind the right ones, and behind what is not right.
 
-A target's tokens can be predicted from its source, and from its own tokens before them. What either is worth shows where
-it is exchanged: the source for that of another sentence, or the order of the tokens before for any other order.
+A target's tokens can be predicted from its source, and from its own tokens before them. What either is worth shows
+where it is exchanged: the source for that of another sentence, or the order of the tokens before for any other order.
 
 Shapes: ``N`` pairs, ``B`` of them at once, ``S`` tokens of a source, ``T`` of a target, EOS included.
 """

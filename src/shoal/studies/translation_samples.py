@@ -56,9 +56,7 @@ def examples(
 
 
 @torch.no_grad()
-def attention_maps(
-    found: Sequence["Models"], best: Mapping[str, str], sources: Sequence[str]
-) -> list[dict[str, Any]]:
+def attention_maps(found: Sequence["Models"], best: Mapping[str, str], sources: Sequence[str]) -> list[dict[str, Any]]:
     """Where decoders look in the source while they write, for the first few sentences of some length.
 
     Returns:

@@ -4,8 +4,10 @@ All of it is JSON, kept with the study's note, so that the report needs neither 
 kept in the lab with its scores, so that others can score it again.
 """
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -41,6 +43,7 @@ SEARCHES: Mapping[str, Beam | None] = {GREEDY: None, BEAM: Beam(5)}
 TESTED = (BLEU, CHRF2)  # scores by which families are compared
 SHUFFLED = 200  # pairs whose history is shuffled: each place of a target is a pass of its own
 GROUPS = 4  # of source lengths
+_DIGITS = 9  # of scores in percent, behind the point; more are rounding
 
 
 @dataclass
@@ -128,7 +131,9 @@ def measured(
         "by_length": by_length(found, sources),
         "examples": examples(found, best, sources, references),
         "maps": attention_maps(found, best, sources),
-        "warnings": list(dict.fromkeys(line for own in found for kept in own.scores.values() for line in kept.warnings)),
+        "warnings": list(
+            dict.fromkeys(line for own in found for kept in own.scores.values() for line in kept.warnings)
+        ),
     }
 
 
@@ -161,8 +166,8 @@ def encoded(codec: PairCodec, sources: Sequence[str], references: Sequence[str])
     kept = [row for place, row in enumerate(rows) if place not in out]
     if not kept:
         raise UserError(
-            f"none of the {len(rows):,} pairs that final scores are of can be scored: each has an empty side, or one of "
-            f"more than max_length={codec.max_length} tokens"
+            f"none of the {len(rows):,} pairs that final scores are of can be scored: each has an empty side, or one "
+            f"of more than max_length={codec.max_length} tokens"
         )
     return Pairs.of(*zip(*kept, strict=True)), out
 
@@ -178,13 +183,13 @@ def _answers(own: Models, sources: Sequence[str], beam: Beam | None, most: int |
 
 def _losses(own: Models, run: str, seed: int, pairs: Pairs, left_out: set[int]) -> dict[str, Any]:
     """What a model gives the tokens of the targets, as they are and with parts of what it reads exchanged."""
-    model, options = own.models[run], {"calling": calling(own.spec)}
-    as_is = forced(model, own.reads, pairs, **options)
-    exchanged = forced(model, own.reads, with_other_sources(pairs), **options)
+    model, how = own.models[run], calling(own.spec)
+    as_is = forced(model, own.reads, pairs, calling=how)
+    exchanged = forced(model, own.reads, with_other_sources(pairs), calling=how)
     few = some_pairs(pairs, SHUFFLED)
     part = None
     if own.reads == "pair":
-        plain, shuffled = forced(model, own.reads, few, **options), forced_shuffled(model, few, **options)
+        plain, shuffled = forced(model, own.reads, few, calling=how), forced_shuffled(model, few, calling=how)
         part = {"tokens": plain.tokens, "nats": plain.total, "shuffled": shuffled.total}
     answered = own.answers[GREEDY].answers[own.answers[GREEDY].runs.index(run)]
     written = [found[0].tokens if found else () for place, found in enumerate(answered) if place not in left_out]
@@ -243,7 +248,7 @@ def oddities(
     words = [text.split() for text in texts]
     n = max(1, len(texts))
     return {
-        "repeating": sum(any(a == b for a, b in zip(own, own[1:], strict=False)) for own in words) / n,
+        "repeating": sum(any(a == b for a, b in pairwise(own)) for own in words) / n,
         "unknown": sum(has_unknown and UNK in own for own in tokens) / n,
         "length": sum(map(len, words)) / max(1, sum(len(text.split()) for text in references)),
     }
@@ -263,8 +268,10 @@ def _scores(found: Iterable[Models]) -> list[dict[str, Any]]:
 
 def _told(found: ScoreInterval) -> dict[str, Any]:
     said = asdict(found)
-    said["by_seed"] = list(found.by_seed)
-    return {name: None if value != value else value for name, value in said.items()}  # JSON has no NaN
+    said["by_seed"] = [round(value, _DIGITS) for value in found.by_seed]
+    for name in ("score", "low", "high"):
+        said[name] = None if math.isnan(said[name]) else round(said[name], _DIGITS)  # JSON has no NaN
+    return said
 
 
 def _differences(found: Sequence[Models]) -> list[dict[str, Any]]:
@@ -276,11 +283,11 @@ def _differences(found: Sequence[Models]) -> list[dict[str, Any]]:
     for first, first_by, second, second_by in pairs:
         seeds = [seed for seed in first.runs if seed in second.runs]
         for name in TESTED if seeds else ():
-            sides = [
+            above, below = (
                 own.seeded(own.scores[by].statistics[name], seeds)
                 for own, by in ((first, first_by), (second, second_by))
-            ]
-            compared = compare_settings(*sides, (f"{first.name}, {first_by}", f"{second.name}, {second_by}"))
+            )
+            compared = compare_settings(above, below, (f"{first.name}, {first_by}", f"{second.name}, {second_by}"))
             out.append(_told(compared))
     corrected = Family.of([row["p"] for row in out]).corrected
     return [row | {"corrected": p} for row, p in zip(out, corrected, strict=True)]
