@@ -79,7 +79,7 @@ def measure_models(form: Form, records: Records) -> dict[str, Any]:
 def report(results: Results, form: Form) -> Report:
     """Scores of the families, what source and history are worth to them, examples and attention."""
     found = results.measured
-    curves = Section("Learning curves", figures=[_curves(results)])
+    curves = Section("Learning curves", figures=[learning_curves(results)])
     if not found:
         told = "Not measured yet: `shoal study run translation` scores the kept models when the runs are done."
         return finished("translation", "Translation", QUESTION, [told], [curves], results, form)
@@ -96,11 +96,12 @@ def report(results: Results, form: Form) -> Report:
     return finished("translation", "Translation", QUESTION, answers_of(found), sections, results, form)
 
 
-def _curves(results: Results) -> Figure:
+def learning_curves(results: Results) -> Figure:
+    """Loss and accuracies of every family against the step."""
     axis = Axis("model", "model", names=tuple((name, model_label(name)) for name in results.models))
     caption = (
         "Nats per token and shares of tokens and of targets right under teacher forcing, on part of the training split "
-        f"and on the whole validation split, against the training step (logarithmic). "
+        "and on the whole validation split, against the training step (logarithmic). "
         f"{band_note(number_of_runs(results.curves, ['model']), len(results.models))} {GAP_NOTE}"
     )
     return Figure("curves", curve_panels(results.curves, axis, "Learning curves", panels_of(MEASURES)), caption)
