@@ -1,0 +1,99 @@
+"""Sorting: which families learn to put numbers in their order, also more numbers than they were trained on.
+
+Source: minGPT's demo sorts 6 of 3 numbers, of which there are 729 inputs; here lengths differ and what is held out are
+multisets, so that no held-out answer is trained on.
+"""
+
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from shoal.analysis.answer_errors import sorting_error
+from shoal.lab import Records
+from shoal.report import Report
+from shoal.spec import RunSpec
+from shoal.studies import free_running
+from shoal.studies.base import Form, Grid
+from shoal.studies.free_running_scores import Asked, check_split, measured
+from shoal.studies.results import Results
+
+COMMON: Mapping[bool, Mapping[str, Any]] = {
+    True: {
+        "digits": 50,
+        "min_length": 4,
+        "max_length": 10,
+        "train_examples": 20_000,
+        "valid_examples": 700,
+        "embedding_size": 64,
+        "train_batch_size": 64,
+        "lr": 2e-3,
+        "n_steps": 1_500,
+        "eval_period": 150,
+    },
+    False: {"embedding_size": 128, "train_batch_size": 128, "lr": 1e-3, "n_steps": 5_000, "eval_period": 250},
+}
+MORE = 4  # numbers beyond those of the longest trained example
+EACH = 100  # sources of each length beyond
+
+
+def _repeats(spec: RunSpec, source: str) -> str:
+    numbers = source.split()
+    return "all different" if len(set(numbers)) == len(numbers) else "some repeated"
+
+
+def _sorted(spec: RunSpec, source: str) -> str:
+    return " ".join(map(str, sorted(map(int, source.split()))))
+
+
+def _copied(spec: RunSpec, source: str) -> str:
+    return source
+
+
+def _without_repeats(spec: RunSpec, source: str) -> str:
+    return " ".join(map(str, sorted(set(map(int, source.split())))))
+
+
+def _longer(spec: RunSpec) -> RunSpec:
+    return spec.replace(
+        min_length=spec.max_length + 1,
+        max_length=spec.max_length + MORE,
+        train_examples=MORE,
+        valid_examples=MORE * EACH,
+    )
+
+
+ASKED = Asked(
+    name="sorting",
+    title="Sorting",
+    question="Which of decoder-only, encoder-decoder, recurrent and encoder-only models learn to sort numbers, and do "
+    "they sort multisets that they have never seen, and longer ones?",
+    things="multisets",
+    groups={"numbers": lambda spec, source: len(source.split()), "repeats": _repeats},
+    main="repeats",
+    rule=_sorted,
+    simpler={"the source as it is": _copied, "sorted, each number once": _without_repeats},
+    error=sorting_error,
+    example=lambda source: len(source.split()) == 6 and len(set(source.split())) < 6,
+    longer=_longer,
+    chosen="TUNED",
+)
+
+
+def grids(quick: bool) -> list[Grid]:
+    """Every family over the same seeds and the same held-out multisets."""
+    return free_running.grids("sorting", COMMON[quick], "vaswani", quick)
+
+
+def check(specs: Sequence[RunSpec]) -> None:
+    """Raise :class:`UserError` unless all hold the same multisets out."""
+    check_split(specs)
+
+
+def measure_models(form: Form, records: Records) -> dict[str, Any]:
+    """What the last models write for every held-out multiset, and for longer sources."""
+    return measured(ASKED, form.specs(sys.modules[__name__]), records)
+
+
+def report(results: Results, form: Form) -> Report:
+    """Exact match in all and by length, beside teacher forcing, and beyond the trained lengths; when; errors; maps."""
+    return free_running.report(ASKED, results, form)
