@@ -104,8 +104,8 @@ def _curves(asked: Asked, results: Results) -> Figure:
 def _group(asked: Asked, name: str, frame: pl.DataFrame) -> Section:
     title = f"{asked.title}: whole {asked.things} right by {name}"
     caption = (
-        f"Share of held-out {asked.things} of each group that the models write right on their own (greedy search), mean "
-        "over runs; lines: 95 % intervals as in the table."
+        f"Share of held-out {asked.things} of each group that the models write right on their own (greedy search): "
+        "mean over runs; lines: 95 % intervals as in the table."
     )
     figure = Figure(f"by-{name}", exact_by_group(frame, name, title), caption)
     return Section(f"By {name}", [], [figure], [group_table(asked, name, frame)])

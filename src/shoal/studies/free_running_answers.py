@@ -14,6 +14,7 @@ from shoal.studies.free_running_tables import percent
 from shoal.studies.results import Results
 
 GOAL = 80.0  # percent
+MANY = 20  # items of a group whose share is told in words
 
 
 def answers_of(
@@ -81,10 +82,10 @@ def _forcing(scored: pl.DataFrame, results: Results) -> str:
         parts.append(f"{model} {100 * sum(tokens) / len(tokens):.1f}, {forced:.1f} and {free:.1f} %")
     return (
         "Tokens right under teacher forcing, whole targets right under it, and whole answers written alone: "
-        f"{'; '.join(parts)}. The last two differ in {differing:,} of {scored.height:,} answers: greedy search that has "
-        "been right so far reads what teacher forcing reads, so that both go wrong at the same token first, and with "
-        "greedy search the one stands for the other. The share of tokens does not: each answer has several, all of "
-        "which must be right."
+        f"{'; '.join(parts)}. The last two differ in {differing:,} of {scored.height:,} answers"
+        f"{' (by rounding)' * (differing > 0)}: greedy search that has been right so far reads what teacher forcing "
+        "reads, so that both go wrong at the same token first. The share of tokens is another thing: an answer has "
+        "several, all of which must be right."
     )
 
 
@@ -95,16 +96,17 @@ def _main(asked: Asked, frame: pl.DataFrame, model: str) -> str:
 
 
 def _lengths(asked: Asked, groups: Mapping[str, pl.DataFrame]) -> list[str]:
-    """Of groups with an order, the model's lowest."""
+    """Of the other groups, where each model is worst."""
     told = []
     for name, frame in groups.items():
         if name == asked.main:
             continue
         parts = []
         for (model,), own in frame.group_by("model", maintain_order=True):
-            low = own.sort("mean").row(0, named=True)
+            many = own.filter(pl.col("items") >= MANY)
+            low = (own if many.is_empty() else many).sort("mean").row(0, named=True)
             parts.append(f"{model} at {low['group']} ({percent(low)} % of {low['items']:,})")
-        told.append(f"By {name} each is worst: {'; '.join(parts)}.")
+        told.append(f"By {name}, of groups of {MANY} and more, each is worst: {'; '.join(parts)}.")
     return told
 
 
@@ -169,6 +171,6 @@ def _scope(asked: Asked, scored: pl.DataFrame, results: Results, form: Form) -> 
     settings = f" {asked.chosen}" if form.quick and not form.settings.keys() - {"text"} else ""
     return (
         f"All of this is of one split, {counted(seeds, 'seed')} and the last models, after "
-        f"{listed([f'{step:,}' for step in steps])} steps, none chosen by what it scores here; each family has one size "
-        f"and one learning rate, so that another setting may turn the order of families.{settings}"
+        f"{listed([f'{step:,}' for step in steps])} steps, none chosen by what it scores here; each family has one "
+        f"size and one learning rate, and with others the order of families may be another.{settings}"
     )

@@ -35,11 +35,11 @@ def exact_table(asked: Asked, scored: pl.DataFrame, results: Results) -> Table:
         free, forced = share_right(own), share_right(own, "forced")
         runs = own["run"].unique(maintain_order=True).to_list()
         tokens = [100 * results.measured["runs"][run]["tokens"] for run in runs]
-        each = [own.filter(run=run)["right"].mean() for run in runs]
+        each = [100 * own.filter(run=run)["right"].sum() / items for run in runs]
         differing = own.filter(pl.col("right") != pl.col("forced")).height
         row = {"model": model, **free, "forced": forced["mean"], "forced_low": forced["low"]}
         row |= {"forced_high": forced["high"], "tokens": sum(tokens) / len(tokens), "differing": differing}
-        row |= {"lowest": 100 * min(each), "highest": 100 * max(each)}  # type: ignore[type-var]  # shares
+        row |= {"lowest": min(each), "highest": max(each)}
         data.append(row)
         spread = f"{row['lowest']:.1f} to {row['highest']:.1f}"
         cells = [percent(free), spread, percent(forced), str(differing), f"{row['tokens']:.2f}"]
