@@ -17,6 +17,9 @@ from shoal.studies.free_running_scores import Asked, check_split, measured
 from shoal.studies.results import Results
 from shoal.tasks.pig_latin.rules import beginning, pig_latin, rule_of
 
+# The learning rate of the quick form is from one run each of 0.002 and 0.004, of 600 steps, on seed 100, which has
+# another split: whole answers right were 99.7 and 99.9 % (encoder-decoder), 94 and 98 % (LSTM encoder-decoder), 90 and
+# 85 % (GPT); the encoder translator's was not tried. The full form's, of larger models, is half of it and not tried.
 COMMON: Mapping[bool, Mapping[str, Any]] = {
     True: {"embedding_size": 64, "train_batch_size": 64, "lr": 4e-3, "n_steps": 800, "eval_period": 50},
     False: {"embedding_size": 128, "train_batch_size": 128, "lr": 2e-3, "n_steps": 5_000, "eval_period": 250},
@@ -46,7 +49,8 @@ ASKED = Asked(
     error=pig_latin_error,
     example=_is_example,
     longer=None,
-    chosen="TUNED",
+    chosen="The learning rate is the better of two for two of the three families that were tried, on another seed and "
+    "split and for fewer steps; sizes and steps are those that two cores train in minutes.",
 )
 
 
