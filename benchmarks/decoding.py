@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from shoal.decoding import generate
+from shoal.decoding import Beam, beam_search, decoder_for, generate
 from shoal.models import GPT
 
 NEW, CONTEXT, V, D, H, L = 63, 64, 65, 128, 4, 4
@@ -38,7 +38,7 @@ class Case:
         return f"{'greedy' if self.beam == 1 else f'beam {self.beam}'}, {self.N} rows, R = {self.R}"
 
 
-CASES = tuple(Case(beam, N, R) for beam in (1,) for N in (1, 16) for R in (1, 8))
+CASES = tuple(Case(beam, N, R) for beam in (1, 4) for N in (1, 16) for R in (1, 8))
 
 
 @dataclass(frozen=True)
@@ -111,8 +111,13 @@ def theirs(model: Any, prompts: Tensor, beam: int) -> Tensor:
 
 def ours(model: GPT, parameters: dict[str, Tensor], prompts: Tensor, beam: int) -> Tensor:
     """The tokens that shoal finds, ``(R, N, 1 + NEW)``."""
-    lengths = torch.ones(len(prompts), dtype=torch.int64)
-    return generate(model, parameters, prompts, lengths, NEW).tokens
+    if beam == 1:
+        return generate(model, parameters, prompts, torch.ones(len(prompts), dtype=torch.int64), NEW).tokens
+    decoder = decoder_for(model, parameters)
+    each = prompts.expand(decoder.size, *prompts.shape)  # (R, N, 1)
+    logits, state = decoder.step(each, decoder.start(len(prompts), CONTEXT), last=True)
+    found = beam_search(decoder, state, logits[:, :, 0], NEW, Beam(width=beam, stop="n_best"))
+    return torch.cat([each, found.hypotheses.tokens[:, :, 0]], dim=-1)
 
 
 def timed(run: Callable[[], Any], tokens: int) -> Times:

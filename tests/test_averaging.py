@@ -112,6 +112,7 @@ class Folder:
     [
         ({0: 2.0, 4: 1.0, 8: 1.5}, [4, 8], 4),
         ({0: 2.0, 4: 1.0, 8: 1.0, 12: 3.0}, [8, 12], 8),  # alike in float32, and the second was lower
+        ({0: 2.0, 4: 1.0, 8: 1.0}, [4, 8], 8),
         ({0: 2.0, 4: float("nan"), 8: float("inf")}, [0, 7], 0),
         ({0: 2.0, 4: 1.0}, [0], None),
         ({0: float("nan")}, [0], None),
@@ -124,3 +125,11 @@ def test_losses_that_are_no_numbers_or_alike(losses, kept, best):
             kept_steps(folder, "a", "best")
     else:
         assert kept_steps(folder, "a", "best") == [best]
+
+
+def test_a_best_model_in_between_is_not_averaged():
+    folder = Folder({5: 1.0, 7: 2.0}, [0, 2, 4, 5, 6, 7])
+    assert kept_steps(folder, "a", None, 4, period=2) == [2, 4, 6, 7]
+    assert kept_steps(folder, "a", "best", 3, period=2) == [2, 4, 5]  # unless it is the last of them
+    with pytest.raises(LabError, match="4 models to average up to step 7, not 5"):
+        kept_steps(folder, "a", None, 5, period=2)

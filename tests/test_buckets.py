@@ -2,7 +2,8 @@
 
 import math
 from collections.abc import Iterator
-from itertools import pairwise
+from dataclasses import replace
+from itertools import groupby, pairwise
 
 import pytest
 import ragged
@@ -16,11 +17,13 @@ from test_scheduling import begun, results
 import shoal
 from shoal.errors import UserError
 from shoal.spec import RunSpec, grid
+from shoal.tasks.base import Forms
 from shoal.tasks.build import build_task, form_period
 from shoal.tasks.pairs.buckets import Buckets, BucketSampler
 from shoal.testing.tasks import TaskContract
 from shoal.training import loop
 from shoal.training.certificate import certify
+from shoal.training.forms import check_forms
 from shoal.training.launches import FIRST, Launches
 from shoal.training.loop import Options, Session, train_cohort
 from shoal.training.memory import member_bytes
@@ -100,7 +103,7 @@ def batches(sampler: BucketSampler, steps: range) -> list[tuple[object, list[lis
         at = torch.full((len(sampler.keys),), step)
         assert sampler.prepare(at - 1) >= 1
         positions, counts = sampler(at)
-        assert counts.all() and positions.shape == (len(sampler.keys), sampler.size)
+        assert counts.all() and counts.shape == positions.shape == (len(sampler.keys), sampler.size)
         found.append((sampler.form, positions.tolist()))
     return found
 
@@ -162,6 +165,15 @@ def test_what_was_prepared_is_of_one_form(pairs, taken, batch_size, batch_tokens
     assert (taken + n) % one.period == 0 or (expected.form, expected.size) != (form, size)
 
 
+def test_all_batches_of_a_form_that_follow_one_another_are_prepared_at_once():
+    sampler = sampler_of(made([(3, 3)] * 20), [7], 2)
+    assert [sampler.prepare(torch.tensor([taken])) for taken in range(12)] == [*range(10, 0, -1), 10, 9]
+    longer = sampler_of(made([(3, 3)] * 5 + [(9, 9)] * 3, least=0), [7], 1)
+    found = [longer.prepare(torch.tensor([taken])) for taken in range(8)]
+    forms = [form for form, _ in batches(longer, range(1, 9))]
+    assert found == [len(list(next(groupby(forms[taken:]))[1])) for taken in range(8)] and max(found) > 1
+
+
 def test_the_seed_of_buckets_shuffles_their_order_and_a_key_the_pairs():
     pairs = [(n, n) for n in range(1, 25) for _ in range(4)]
     orders, drawn = set(), set()
@@ -173,6 +185,8 @@ def test_the_seed_of_buckets_shuffles_their_order_and_a_key_the_pairs():
     assert len(orders) == 4 and len(drawn) == 2
     forms = [form for form, _ in found]
     assert forms != sorted(forms) and forms != sorted(forms, reverse=True)
+    again = batches(sampler_of(made(pairs), [key], 4, bucket_seed=seed), range(25, 49))
+    assert [form for form, _ in again] == forms and again != found  # and a pass the pairs, too
 
 
 def test_members_at_different_places_of_a_pass_cannot_be_in_one_stack():
@@ -242,6 +256,27 @@ def test_runs_whose_pairs_have_other_lengths_are_refused_in_one_stack():
     with pytest.raises(UserError, match="split_seed"):
         Stack(one_cohort(specs), CPU)
     Stack(one_cohort([spec.replace(split_seed=0) for spec in specs]), CPU)
+
+
+def test_members_need_the_same_forms_and_not_the_same_examples():
+    task = build_task(RunSpec(**BASE))
+    each, of = task.forms.each, task.forms.of
+    drawn = torch.arange(task.n_drawn)
+    scored = {**task.scored, "train": len(drawn) - 1 - task.scored["train"]}
+    swapped = replace(
+        task, drawn=drawn.flip(0), scored=scored, forms=Forms(each, torch.cat([of[drawn].flip(0), of[len(drawn) :]]))
+    )
+    check_forms("ragged", [task, replace(task), replace(task, drawn=drawn), swapped])
+    fewer = {**task.scored, "valid": task.scored["valid"][1:]}
+    for other in (
+        replace(swapped, forms=task.forms),  # other forms at the same steps
+        replace(task, forms=Forms(each, of.flip(0))),
+        replace(task, forms=Forms((*each[:-1], (99, 99)), of)),
+        replace(task, forms=None),
+        replace(task, scored=fewer),
+    ):
+        with pytest.raises(UserError, match="split_seed"):
+            check_forms("ragged", [task, other])
 
 
 # Members that leave early, keep their best, get tired, diverge; lengths that are no multiple of a pass.
@@ -346,15 +381,17 @@ def test_parked_members_of_different_places_of_a_pass_do_not_meet():
     assert again.fill().tolist() == [False] * 3 and again.until_joining() == PERIOD - 6
     train_steps(again.stack, PERIOD - 6)
     assert again.fill().tolist() == [False] * 3 + [True] and again.until_joining() > 10**9
-    fewer = Roster(specs, 1, CPU, "plain")
+    fewer = Roster(specs, 2, CPU, "plain")
     where = {"members": [spec.id for spec in specs[:3]], "parked": [], "finished": {specs[0].id: {"step": 5}}}
     fewer.restore(state, where, lambda state, like: None)
     assert fewer.members == [specs[1].id] and list(fewer.parked) == [specs[2].id]
-    for place in range(3):  # one after the other, until nobody is left
+    assert fewer.is_settled and fewer.until_joining() == 1
+    for begins in ([False], [True, True]):  # when all have left, those come who are at the place of the first of them
         fewer.leave(0, {"state": "done", "step": 30})
-        assert fewer.fill().tolist() == [place > 0]
-    assert fewer.members == [specs[4].id] and not fewer.is_done
-    fewer.leave(0, {"state": "done", "step": 30})
+        assert not fewer.is_done and fewer.fill().tolist() == begins
+    assert fewer.members == [specs[3].id, specs[4].id] and fewer.until_joining() > 10**9
+    for place in range(2):
+        fewer.leave(place, {"state": "done", "step": 30})
     assert fewer.is_done
 
 

@@ -16,7 +16,7 @@ from shoal.models import CrossDecoder, Encoder, EncoderDecoder, EncoderTranslato
 from shoal.models.dropout import Dropout
 from shoal.models.families import count_parameters
 from shoal.models.gpt import NORM_POSITIONS
-from shoal.models.pair_settings import EncoderDecoderSettings, EncoderTranslatorSettings
+from shoal.models.pair_settings import EncoderDecoderSettings, EncoderTranslatorSettings, LSTMEncoderDecoderSettings
 from shoal.models.positions import POSITIONS
 from shoal.models.settings import NON_LINEARITIES, NORMS
 from shoal.tasks import Sizes
@@ -570,3 +570,29 @@ def test_what_does_not_go_together_is_refused_in_one_line():
             part.count_tables(Sizes(V, T, 0, VS, S))
     assert EncoderDecoderSettings(num_layers=3, num_decoder_layers=1).describe() == "3 + 1 layers, d 128"
     assert EncoderTranslatorSettings().describe() == "1 layer, d 128"
+
+
+@pytest.mark.parametrize("form", [{}, {"non_linearity": "swiglu", "positions": "rotary"}, {"norm_position": "post"}])
+@pytest.mark.parametrize("kind", [EncoderDecoderSettings, EncoderTranslatorSettings, LSTMEncoderDecoderSettings])
+def test_the_estimate_of_memory_is_above_what_is_kept_for_the_backward_twice(kind, form):
+    if kind is LSTMEncoderDecoderSettings and form:
+        return
+    part, n = kind(embedding_size=32, **form), 12
+    model, kept = part.build(Sizes(V, n, 0, VS, n)), {}
+    weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    for module in model.modules():
+        if isinstance(module, Dropout):
+            module.key = torch.tensor(1)  # as the engine sets it, which keeps more
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            kept[storage.data_ptr()] = (storage.nbytes(), storage)  # held, so that no other takes its place
+        return tensor
+
+    source, seen = torch.randint(VS, (6, n)), torch.ones(6, n).bool()
+    inputs = (source, seen) if part.reads == "source" else (source, source % V, seen)
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        model(*inputs)
+    floats = sum(size for size, _ in kept.values()) / 4 / sum(tokens.numel() for tokens in inputs[:-1])
+    assert 2 * floats < part.floats_per_position() < 8 * floats

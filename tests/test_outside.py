@@ -212,8 +212,8 @@ def test_what_has_weight_0_counts_for_nothing_whatever_its_value():
     stack = Stack(one_cohort([RunSpec(p=5, embedding_size=8, num_layers=1, train_batch_size=6)]), CPU)
     plain = stack.score
 
-    def scored(indices, training=False):
-        found, none = plain(indices, training), indices % 2 == 1
+    def scored(indices, training=False, form=None):
+        found, none = plain(indices, training, form), indices % 2 == 1
         weight = (~none).to(torch.float32)
         return {**{name: values.where(~none, math.nan) for name, values in found.items()}, "weight": weight}
 

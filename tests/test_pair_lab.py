@@ -48,6 +48,13 @@ def test_a_task_is_trained_gone_on_with_and_certified(tmp_path, capsys, task):
     assert numbers.select(pl.all().is_finite().all()).row(0) == (True,) * numbers.width
 
 
+def test_a_task_has_a_usual_model(tmp_path):
+    lab = tmp_path / "lab"
+    flags = [word for word in flags_of("sorting", tmp_path) if word not in ("--model", "gpt")]
+    assert main(["train", *flags, "--n-steps", "3", "--lab", str(lab)]) == 0
+    assert shoal.Lab(lab).records().runs()["model"].to_list() == ["encoder_decoder"]
+
+
 @pytest.mark.slow
 def test_a_page_says_what_was_left_out(tmp_path):
     lab = tmp_path / "lab"

@@ -18,6 +18,7 @@ from shoal.tasks.pairs.codec import codec_of
 from shoal.tasks.pairs.vocabulary import EOS, PAD, UNK, learn_vocabulary
 from shoal.tasks.pig_latin.data import load_words
 from shoal.tasks.pig_latin.rules import RULES, pig_latin, rule_of, words_of
+from shoal.tasks.sorting.data import choose_multisets
 from shoal.tasks.sorting.settings import Sorting
 from shoal.tasks.translation import settings as translation_settings
 from shoal.tasks.translation.corpus import lines_of
@@ -104,7 +105,9 @@ def test_what_is_left_out_and_what_comes_twice_is_counted(tmp_path):
         assert data.scored_lines == ([0, 1, 4] if too_long == "drop" else [0, 1, 2, 4])
         assert data.counts["tokens"] == int(data.pairs.target_length[n_train:].sum())
         assert data.counts["words"] == n_valid + (too_long == "cut")
-        (told,) = Translation.beside(spec.kept())
+        told, filled = Translation.beside(spec.kept())
+        share = spec.buckets().real_share()["both"]
+        assert f"{100 * share:.0f} %" in filled
         assert "longer than 4 tokens" in told
     assert data.pairs.source[-2].tolist() == [*data.codec.source.encode("ein der ein der"), EOS]
     tokens, seen = data.codec.encode_sources(["ein", "", "kind"])
@@ -178,6 +181,8 @@ MISTAKES = [
     ({"tokenizer": "bpe", "min_frequency": 3}, "min_frequency=3 does not apply"),
     ({"tokenizer": "wrods"}, "unknown tokenizer 'wrods'.*words"),
     ({"max_length": 1}, "no pair .*too_long=cut"),
+    ({"batching": "shuffled", "batch_tokens": 99}, "batch_tokens=99 does not apply to batching=shuffled"),
+    ({"model": "encoder_decoder", "vocabularies": "separate", "tie_embeddings": "all"}, "tie_embeddings=all does not"),
     ({"label_smoothing_convention": "keras"}, "torch fairseq joeynmt"),
     ({"stop_after_generalizing": 5}, "does not apply to task 'translation'"),
     (
@@ -217,6 +222,26 @@ def test_the_rules_say_every_word_that_is_split_by_type(tmp_path, moved):
     for word, source, target in zip(words.words, words.pairs.source, words.pairs.target, strict=True):
         assert codec.decode_source(source) == word and codec.decode_target(target) == pig_latin(word, moved)
     assert sorted(set(ENGLISH.split())) == words.words
+
+
+BY_HAND = {
+    "apple": ("appleway", "appleway"),
+    "pig": ("igpay", "igpay"),
+    "string": ("ingstray", "tringsay"),
+    "shop": ("opshay", "opshay"),
+    "the": ("ethay", "ethay"),
+    "quick": ("ickquay", "ickquay"),
+    "square": ("aresquay", "quaresay"),
+    "yellow": ("ellowyay", "ellowyay"),
+    "rhythm": ("ythmrhay", "hythmray"),
+    "y": ("yway", "yay"),
+    "hmm": ("hmmay", "mmhay"),
+}
+
+
+@pytest.mark.parametrize("word", BY_HAND)
+def test_words_are_said_as_by_hand(word):
+    assert tuple(pig_latin(word, moved) for moved in ("cluster", "blocks")) == BY_HAND[word]
 
 
 @settings(max_examples=20, deadline=None)
@@ -301,6 +326,12 @@ def test_no_multiset_is_in_both_splits(shape, data):
     lengths = Counter(map(len, train))
     assert max(lengths.values()) - min(lengths.values()) <= 1
     assert set(task.groups) == ({f"length{n}" for n in range(least, least + more + 1)} if more else set())
+
+
+@given(st.integers(0, 2**32 - 1), st.booleans())
+def test_multisets_that_validate_are_all_different(seed, is_listed):
+    rows = choose_multisets(torch.tensor(seed), 12, 3, 5, 35 if is_listed else 10**9)
+    assert rows.shape == (12, 3) and len({tuple(sorted(row)) for row in rows.tolist()}) == 12
 
 
 def test_numbers_are_drawn_alike_and_hang_on_the_seed():

@@ -218,6 +218,22 @@ def test_the_rule_for_log_probabilities_is_wrong_for_normalised_scores(alpha, fi
     assert texts(whole, 0, 0) == [(0, 1)]
 
 
+@pytest.mark.parametrize(
+    ("width", "stop", "alpha", "first"),
+    [
+        (2, "optimal", 0.0, [-1.0, -1.0]),  # at a tie the finished one stays first
+        (1, "n_best", 0.0, [-1.0, -1.0]),
+        (2, "optimal", -1.0, [-1.0, -0.6]),  # of two tokens the other would have -1.2, at best
+    ],
+)
+def test_it_stops_as_soon_as_it_may(width, stop, alpha, first):
+    table = Table(lambda text: first if not text else [-0.5, -0.5])
+    found = beam_search(table, *table.begin(), 9, Beam(width, "releases", stop, alpha), eos=0, from_logits=False)
+    assert texts(found.hypotheses, 0, 0) == [(0,)]
+    assert found.steps.tolist() == [[1]]
+    assert found.saved.tolist() == [[8]]
+
+
 def test_when_first_stops():
     model = Hashed(range(200), [0], 5, eos=EOS, ending=1.0)
     found = beam_search(model, *model.begin(), 8, Beam(3, "releases", "first"), eos=EOS)
@@ -283,9 +299,9 @@ def test_what_belongs_to_the_source_is_not_moved_and_models_may_move_rows_themse
     assert 0 < made[1].copied < 5 * 2 * 9
 
 
-def test_rows_that_stay_are_not_moved():
-    table = Table(lambda text: [-0.5, -1.0] if not text else [-0.1, -9.0])  # two beams that never cross
-    calls = []
+@pytest.mark.parametrize("first", [[-0.5, -1.0], [-0.5, -math.inf]])  # two that never cross, and one alone
+def test_rows_that_stay_are_not_moved(first):
+    table, calls = Table(lambda text: first if not text else [-0.1, -math.inf]), []
     table.select = lambda state, rows: calls.append(rows) or Table.select(table, state, rows)
     beam_search(table, *table.begin(), 6, Beam(2), from_logits=False)
     assert len(calls) == 1
@@ -309,6 +325,15 @@ def test_equally_likely_hypotheses_come_in_the_order_of_their_indices():
     found = beam_search(model, *model.begin(), T, Beam(b)).hypotheses
     assert texts(found, 0, 0) == [(0, 0, token) for token in range(b)]
     assert beam_search(model, *model.begin(), T, Beam(b)).margins.tolist() == [[0.0]]
+
+
+def test_of_equal_scores_the_shorter_is_first():
+    table = Table(lambda text: [-1.0, -1.0] if not text else [0.0, -9.0])
+    for finished in PLACES:
+        found = beam_search(table, *table.begin(), 3, Beam(2, finished, "none"), eos=0, from_logits=False)
+        assert texts(found.hypotheses, 0, 0) == [(0,), (1, 0)]
+    found = exhaustive_search(table, *table.begin(), 3, 2, eos=0, from_logits=False)
+    assert texts(found, 0, 0) == [(0,), (1, 0)]
 
 
 @some
@@ -380,6 +405,14 @@ def test_bad_requests():
             Beam(length_penalty=alpha)
     with pytest.raises(ValueError, match="eos"):
         beam_search(model, *model.begin(), 2, Beam(1), eos=3)
+
+
+@pytest.mark.parametrize("finished", PLACES)
+def test_what_a_model_says_where_nothing_lives_does_not_matter(finished):
+    table = Table(lambda text: [math.nan] * 2 if 1 in text else [-0.5, -math.inf])
+    found = beam_search(table, *table.begin(), 3, Beam(3, finished), from_logits=False)
+    assert texts(found.hypotheses, 0, 0) == [(0, 0, 0)]
+    assert texts(exhaustive_search(table, *table.begin(), 3, from_logits=False), 0, 0) == [(0, 0, 0)]
 
 
 @pytest.mark.parametrize("wrong", [math.nan, 0.5])

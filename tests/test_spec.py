@@ -266,6 +266,7 @@ GPT_CHANGES = {
 def settings_of_equations() -> set[str]:
     """Every setting that runs of equations can have."""
     others = {part for part in TASKS.shipped() if part.name != "arithmetic"}
+    others |= {part for part in MODELS.shipped() if part.reads != "sequence"}
     return {name for name, parts in known_settings().items() if {*parts} - others}
 
 

@@ -116,15 +116,17 @@ class Parser(argparse.ArgumentParser):
     def _refuse_other(self, flag: str) -> None:
         """Raise :class:`UserError` for the flag of a part that was not chosen, where others can be."""
         from shoal.registry import KINDS
+        from shoal.spec.names import going_with
 
-        name = flag.removeprefix("--").replace("-", "_")
+        name, tasks = flag.removeprefix("--").replace("-", "_"), self.chosen("task")
         for kind, registry in KINDS.items():
             if f"--{kind}" not in self._option_string_actions or not flag.startswith("--"):
                 continue
-            fitting = [part.name for part in registry.shipped() if name in _asked_of(part)]
+            fitting = [part for part in registry.shipped() if name in _asked_of(part)]
             if fitting:
                 chosen = " ".join(self.chosen(kind))
-                raise UserError(f"{flag} does not apply to {kind} {chosen!r}; it applies to {' '.join(fitting)}")
+                told = " ".join(part.name for part in (going_with(tasks[0], fitting) if len(tasks) == 1 else fitting))
+                raise UserError(f"{flag} does not apply to {kind} {chosen!r}; it applies to {told}")
 
     def parse(self, arguments: Sequence[str]) -> Options:
         """Parse, refusing what is unknown by name and what is given twice."""

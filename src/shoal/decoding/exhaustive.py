@@ -8,7 +8,7 @@ Shapes: ``R`` members, ``N`` prompts, ``V`` vocabulary, ``T`` new tokens, ``W`` 
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -88,10 +88,9 @@ def exhaustive_search(
     check_eos(eos, V)
     check_stop("none", length_penalty)
     letters = torch.tensor([token for token in range(V) if token != eos], device=logits.device)  # (W,)
-    tree = _Tree(model, max_new_tokens, letters, from_logits, rows_at_once, [])
-    for length in range(max_new_tokens):
-        shape = (R, N, len(letters) ** length, V)
-        tree.levels.append(torch.empty(shape, dtype=torch.float64, device=logits.device))
+    sizes = [len(letters) ** length for length in range(max_new_tokens)]
+    levels = [torch.empty(R, N, size, V, dtype=torch.float64, device=logits.device) for size in sizes]
+    tree = _Tree(model, max_new_tokens, letters, from_logits, rows_at_once, levels)
     start = torch.zeros(R, N, 1, dtype=torch.float64, device=logits.device)
     tree.grow(state, logits.unsqueeze(2), start, first=0, length=0)
     found = Hypotheses.none((R, N, best), max_new_tokens, logits.device, padding)
@@ -99,8 +98,7 @@ def exhaustive_search(
     divisors = Lengths.up_to(max_new_tokens, length_penalty).divisors
     for length in range(1, max_new_tokens + 1):
         new, prefixes = tree.ranked(prefixes, length, eos, best, padding)
-        new = Hypotheses(new.tokens, new.lengths, new.log_p, new.log_p / divisors[length], new.finished)
-        found = found.joined(new, best)
+        found = found.joined(replace(new, scores=new.log_p / divisors[length]), best)
     return found.only(found.log_p > -math.inf, padding)
 
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from shoal.decoding.fused import Linear, Norm, Table, flat_rows, last_of_each
-from shoal.decoding.places import Cache, Heads, Places
+from shoal.decoding.places import Cache, Heads, Places, copy_rows, kept_in_place
 from shoal.models.attention import MultiHeadedAttention
 from shoal.models.cache import DecodingState
 from shoal.models.dropout import Dropout
@@ -141,8 +141,14 @@ class FastGPT:
         Returns:
             Logits ``(R, N, n or 1, V)``, NaN for a token that has no place, and the state after the tokens.
         """
+        if counts is not None:
+            state = self._settled(state)
         R, N, n = tokens.shape
         lengths, T = state["lengths"], state["keys"].shape[-1] - 1
+        at = state.get("places")
+        if at is not None:
+            lying = at.argsort(dim=1)  # which row lies in each place, (R, N)
+            tokens, lengths = tokens.gather(1, lying.unsqueeze(-1).expand(-1, -1, n)), lengths.gather(1, lying)
         places = Places.after(lengths, n, T, counts, self.dtype)
         if self.heads is None or not self.heads.serve((R, N, n)):
             self.heads = Heads((R, N, n), self.num_heads, self.head_size, state["keys"])
@@ -155,8 +161,12 @@ class FastGPT:
             x = last_of_each(x.view(R, N, n, x.shape[-1]), counts).flatten(1, 2)  # (R, N, D)
             fits = None if fits is None else last_of_each(fits, counts)  # (R, N, 1, 1)
         logits = self.classifier(self.norm(x)).view(R, N, 1 if last else n, self.classifier.weight.shape[-1])
-        lengths.add_(n if counts is None else counts)
-        return logits if fits is None else logits.masked_fill_(~fits, math.nan), dict(state)
+        if fits is not None:
+            logits.masked_fill_(~fits, math.nan)
+        if at is not None:
+            logits = logits.gather(1, at[..., None, None].expand(logits.shape))
+        state["lengths"].add_(n if counts is None else counts)
+        return logits, dict(state)
 
     def _embedded(self, tokens: Tensor, places: Places) -> Tensor:
         x = self.tokens(tokens)  # (R, N, n, D)
@@ -208,27 +218,35 @@ class FastGPT:
         """A copy of the state of some rows, ``(N',)`` the same of every member, or ``(R, N')`` each member's own."""
         R, N = state["lengths"].shape
         index = flat_rows(rows, R, N)  # (R N',)
+        lying = index if "places" not in state else flat_rows(state["places"], R, N)[index]
         selected = {"lengths": state["lengths"].view(-1)[index].view(R, len(index) // R)}
         for name in ("keys", "values"):
-            tensor = state[name]
-            taken = tensor.flatten(1, 2).index_select(1, index)
+            taken = state[name].flatten(1, 2).index_select(1, lying)
             selected[name] = taken.view(len(taken), R, len(index) // R, *taken.shape[2:])
         return selected
 
     @torch.no_grad()
     def reorder(self, state: Mapping[str, Tensor], rows: Tensor) -> DecodingState:
-        """As :meth:`select` of ``(N,)`` or ``(R, N)`` rows, in place: only what moves, and is in use, is copied."""
-        lengths = state["lengths"]
-        R, N = lengths.shape
-        index = flat_rows(rows, R, N)  # (R N,)
-        to = (index != torch.arange(R * N, device=index.device)).nonzero().squeeze(1)  # rows that move
-        if len(to):
-            source, used = index[to], int(lengths.max())
-            keys, values = state["keys"].flatten(1, 2)[..., :used], state["values"].flatten(1, 2)[..., :used, :]
-            for tensor in (keys, values):
-                tensor.index_copy_(1, to, tensor.index_select(1, source))
-            lengths.view(-1).index_copy_(0, to, lengths.view(-1)[source])
-        return dict(state)
+        """As :meth:`select` of ``(N,)`` or ``(R, N)`` rows, in place, with as little copying as there can be.
+
+        A row that is taken stays where it lies, and ``places`` ``(R, N)`` of the state says where that is. Only if it
+        is taken more than once is it copied, as far as it is in use, to where one lies that is not taken.
+        """
+        R, N = state["lengths"].shape
+        rows = rows.expand(R, N)
+        lying = state["places"].tolist() if "places" in state else [list(range(N))] * R
+        found = [kept_in_place([own[row] for row in wanted]) for own, wanted in zip(lying, rows.tolist(), strict=True)]
+        copies = [(r * N + here, r * N + there) for r, (_, pairs) in enumerate(found) for here, there in pairs]
+        if copies:
+            copy_rows(state, copies, int(state["lengths"].max()))
+        places = torch.tensor([each for each, _ in found], dtype=torch.int64, device=rows.device).view(R, N)
+        return {**state, "lengths": state["lengths"].gather(1, rows), "places": places}
+
+    def _settled(self, state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """The state with every row in its own place."""
+        if "places" not in state:
+            return state
+        return self.select(state, torch.arange(state["lengths"].shape[1], device=self.device))
 
 
 def _is_feed_forward(block: Any) -> bool:

@@ -106,3 +106,40 @@ class Heads:
     def serve(self, sizes: tuple[int, int, int]) -> bool:
         """Whether these can be written to in a step of ``(R, N, n)``."""
         return self.sizes == sizes and (torch.is_inference_mode_enabled() or not self.qkv.is_inference())
+
+
+def kept_in_place(wanted: list[int]) -> tuple[list[int], list[tuple[int, int]]]:
+    """Where rows lie that take others' contents, one of each contents where those are.
+
+    Args:
+        wanted: the place whose contents each row takes; there are as many places as rows.
+
+    Returns:
+        The place of each row, and what must be copied from where to where.
+
+    >>> kept_in_place([2, 2, 1])
+    ([2, 0, 1], [(2, 0)])
+    """
+    free = sorted(set(range(len(wanted))) - set(wanted), reverse=True)
+    places, copies, taken = [], [], set()
+    for place in wanted:
+        if place in taken:
+            copies.append((place, free[-1]))
+            places.append(free.pop())
+        else:
+            places.append(place)
+        taken.add(place)
+    return places, copies
+
+
+def copy_rows(state: Mapping[str, Tensor], copies: list[tuple[int, int]], used: int) -> None:
+    """Copy the first ``used`` places of some of all ``R N`` rows to others, of which none is copied itself."""
+    keys, values = state["keys"].flatten(1, 2)[..., :used], state["values"].flatten(1, 2)[..., :used, :]
+    for tensor in (keys, values):
+        if tensor.is_cuda:
+            source, to = torch.tensor(copies, device=tensor.device).unbind(1)
+            tensor[:, to] = tensor[:, source]
+            continue
+        # On a CPU one by one and straight is sooner: 0.7 of the time of 64 rows, 0.1 to 0.4 of that of 512.
+        for here, there in copies:
+            tensor[:, there].copy_(tensor[:, here])

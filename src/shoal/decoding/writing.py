@@ -70,7 +70,6 @@ def write(
         counts += is_open
         if eos is None:
             continue
-        chosen = torch.where(is_open, chosen, eos)  # what the models are given where nothing follows
         is_open = is_open & (chosen != eos)
         if not is_open.any():
             break

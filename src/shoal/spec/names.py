@@ -28,11 +28,18 @@ def _named(kind: str, name: Any) -> str:
     return KINDS[kind].name_of(name)
 
 
+def going_with(task: str, parts: Iterable[Any]) -> list[Any]:
+    """Those of some parts that go with a task, in that it offers what they read; all where none does."""
+    several, offers = [*parts], KINDS["task"][task].offers
+    return [part for part in several if getattr(part, "reads", offers[0]) in offers] or several
+
+
 def not_there(name: str, value: Any, names: Mapping[str, str], classes: Iterable[type[Part]]) -> str:
     """What to say of a setting that none of a run's parts has."""
     for kind, registry in KINDS.items():
-        fitting = [part.name for part in registry.shipped() if name in part.model_fields]
+        fitting = [part for part in registry.shipped() if name in part.model_fields]
         if fitting:
-            return f"{name}={value} does not apply to {kind} {names[kind]!r}; it applies to {' '.join(fitting)}"
+            told = " ".join(part.name for part in going_with(names["task"], fitting))
+            return f"{name}={value} does not apply to {kind} {names[kind]!r}; it applies to {told}"
     known = [*KINDS, *(own for kind in classes for own in kind.model_fields)]
     return f"unknown setting {name!r}{nearest(name, known)}"

@@ -11,7 +11,7 @@ from shoal.errors import UserError
 from shoal.registry import KINDS, USUAL, when_registered
 from shoal.spec.fields import Part, extra, one_line, read_value
 from shoal.spec.identity import canonical, identify
-from shoal.spec.names import named_parts, not_there
+from shoal.spec.names import going_with, named_parts, not_there
 from shoal.spec.training import ALWAYS, check_together
 
 if TYPE_CHECKING:
@@ -113,7 +113,7 @@ class RunSpec:
         """Whether the model reads what the task has."""
         offered = self.task_part.offers
         if self.model_part.reads not in offered:
-            fitting = [part.name for part in KINDS["model"].shipped() if part.reads in offered]
+            fitting = [part.name for part in going_with(self.task, KINDS["model"].shipped())]
             without = "" if "pair" in offered else ", which has no sources to read"
             raise UserError(
                 f"model {self.model!r} does not apply to task {self.task!r}{without}; these do: {' '.join(fitting)}"

@@ -59,12 +59,13 @@ class Counts:
 
 
 def fitting(suggests: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
-    """What a task suggests beside settings that were given: a warm-up that ends, and no floor where nothing falls."""
+    """What a task suggests beside settings that were given: a warm-up that ends, and a floor where there can be one."""
     own = dict(suggests)
+    schedule = given.get("lr_schedule", own.get("lr_schedule", "constant"))
     n_steps, from_zero = given.get("n_steps", own.get("n_steps")), given.get("warmup_from_zero", False)
     if n_steps is not None and own.get("warmup_steps", 0) + from_zero > n_steps:
-        own["warmup_steps"] = max(n_steps // 10, int(from_zero))
-    if given.get("lr_schedule", own.get("lr_schedule", "constant")) == "constant":
+        own["warmup_steps"] = max(n_steps // 10, int(from_zero or schedule == "inverse_sqrt"))
+    if schedule not in ("linear", "cosine"):
         own.pop("lr_floor", None)
     return own
 

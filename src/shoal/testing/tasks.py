@@ -15,7 +15,7 @@ from shoal.measures import Measures
 from shoal.spec import RunSpec
 from shoal.spec.known import known_settings
 from shoal.tasks.base import Batch, Task
-from shoal.tasks.build import build_model, build_task, calling
+from shoal.tasks.build import build_model, build_task, calling, form_period
 from shoal.testing.base import Contract, assert_close, digest, stack_of
 from shoal.training.step import evaluate
 
@@ -119,6 +119,27 @@ class TaskContract(Contract):
             alone = self._score(spec, task, _batch(task, index.unsqueeze(0)))
             for name, values in alone.items():
                 assert_close(together[name][place : place + 1], values, self.tolerance, f"{name} of example {index}")
+
+    def test_another_form_moves_padding_alone(self, spec: RunSpec, task: Task) -> None:
+        """Each takes the examples of those before it and gives them the same scores; steps are of forms that do."""
+        if task.forms is None:
+            pytest.skip("its batches have one form")
+        assert len(task.forms.of) > max(int(indices.max()) for indices in (_drawn(task), *task.scored.values()))
+        assert int(task.forms.of.min()) >= 0 and int(task.forms.of.max()) < len(task.forms.each)
+        for number, form in enumerate(task.forms.each):
+            indices = torch.cat([_drawn(task), *task.scored.values()])
+            indices = indices[task.forms.of[indices] <= number][-5:]
+            if len(indices):
+                found = self._score(spec, task, task.batch_in(form)(task.tensors, indices))
+                expected = self._score(spec, task, _batch(task, indices))
+                for name, values in expected.items():
+                    assert_close(found[name], values, self.tolerance, f"{name} in form {form}")
+        stack, places = stack_of(spec), {form: number for number, form in enumerate(task.forms.each)}
+        for step in range(2 * form_period(spec)):
+            stack.sampler.prepare(torch.tensor([step]))
+            stack.set_steps(torch.tensor([step + 1]))
+            drawn, _ = stack.draw()
+            assert stack.form in places and int(task.forms.of[drawn].max()) <= places[stack.form]
 
     def test_the_training_loss_has_a_gradient(self, spec: RunSpec) -> None:
         """Of every member, finite and not 0 throughout."""

@@ -15,7 +15,7 @@ from shoal.tasks.base import Forms
 
 Widths = tuple[int, int]  # of sources and of targets
 
-MULTIPLE = 4  # of which widths are multiples
+MULTIPLE = 2  # of which widths are multiples: on Multi30k 13 widths fill 91 %, multiples of 4 fill 85 % with 7
 LEAST = 1 / 400  # share of the training pairs that a bucket holds at least
 _SEQUENCE_STREAM = 5  # the order of buckets, apart from what else bucket_seed may order
 

@@ -146,6 +146,22 @@ class BucketedPairs(PairSettings):
         is_whole = self.batching != "buckets"
         return None if is_whole else Batching(self.buckets(), self.batch_tokens, self.bucket_seed)
 
+    def filled(self) -> dict[str, float]:
+        """How many ``widths`` batches have, and which ``real_share`` of their positions holds tokens; for ``kept``."""
+        if self.batching != "buckets":
+            return {}
+        buckets = self.buckets()
+        return {"widths": len(buckets.widths), "real_share": round(buckets.real_share()["both"], 4)}
+
+    @staticmethod
+    def told_filled(kept: Mapping[str, Any]) -> list[str]:
+        """What :meth:`filled` found, as a line."""
+        found = kept.get("batches")
+        if not found:
+            return []
+        share, widths = found["real_share"], found["widths"]
+        return [f"batches: {100 * share:.0f} % of the positions hold tokens and no padding, in {widths} widths"]
+
     def batch_positions(self, train_batch_size: int) -> int:
         """See :class:`TaskSettings`."""
         if self.batching != "buckets":

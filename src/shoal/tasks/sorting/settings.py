@@ -116,8 +116,13 @@ class Sorting(BucketedPairs):
         return PairCodec(numbers, numbers, self.max_length)
 
     def kept(self) -> Mapping[str, Any]:
-        """See :class:`TaskSettings`: how numbers become tokens."""
-        return {"codec": self.codec.to_json()}
+        """See :class:`TaskSettings`: how numbers become tokens, and how full batches are."""
+        return {"codec": self.codec.to_json(), "batches": self.filled()}
+
+    @classmethod
+    def beside(cls, kept: Mapping[str, Any]) -> list[str]:
+        """See :class:`TaskSettings`: how full batches are."""
+        return cls.told_filled(kept)
 
     @classmethod
     def units(cls, kept: Mapping[str, Any]) -> Mapping[str, float]:

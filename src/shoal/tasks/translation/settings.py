@@ -220,7 +220,8 @@ class Translation(BucketedPairs):
         """See :class:`TaskSettings`: the vocabularies, and counts of what validates and of what was left out."""
         data = self.data()
         left = {**data.told, "too_long": self.too_long, "max_length": self.max_length}
-        return {"pair_key": self.pair_key, "codec": data.codec.to_json(), "counts": data.counts, "left_out": left}
+        found = {"counts": data.counts, "left_out": left, "batches": self.filled()}
+        return {"pair_key": self.pair_key, "codec": data.codec.to_json(), **found}
 
     @classmethod
     def beside(cls, kept: Mapping[str, Any]) -> list[str]:
@@ -235,7 +236,8 @@ class Translation(BucketedPairs):
             f"beside, of pairs {str(kept.get('pair_key', ''))[:8]}: {counts['targets']:,} targets validate, of "
             f"{counts['tokens']:,} tokens with EOS and {counts['words']:,} words; longer than {left['max_length']} "
             f"tokens and {done}: {long:,} to train on and {valid_long:,} to validate on; with an empty side and left "
-            f"out: {empty:,} and {valid_empty:,}; validation sources that train, too: {left['duplicates']:,}"
+            f"out: {empty:,} and {valid_empty:,}; validation sources that train, too: {left['duplicates']:,}",
+            *cls.told_filled(kept),
         ]
 
     def place(self) -> tuple[str, Mapping[str, Any]] | None:
