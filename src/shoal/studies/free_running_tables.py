@@ -161,8 +161,8 @@ def examples_table(asked: Asked, scored: pl.DataFrame) -> Table:
             rows.append((f"{model}, seed {row['seed']}", [Cell(text) for text in texts]))
             shown.append({"model": model, **{k: row[k] for k in ("seed", "source", "target", "wrote", "error")}})
     caption = (
-        f"What runs of each model wrote for held-out {asked.things}: of up to {EXAMPLES} kinds of error the first in the "
-        "order of the split, and one that is right."
+        f"What runs of each model wrote for held-out {asked.things}: of up to {EXAMPLES} kinds of error the first in "
+        "the order of the split, and one that is right."
     )
     data = pl.DataFrame(shown, schema_overrides={"error": pl.String}, infer_schema_length=None)
     return Table("examples", ["", "source", "right answer", "written", ""], rows, caption, data)
