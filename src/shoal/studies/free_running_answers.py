@@ -79,7 +79,7 @@ def _forcing(scored: pl.DataFrame, results: Results) -> str:
     for (model,), own in scored.group_by("model", maintain_order=True):
         tokens = [results.measured["runs"][run]["tokens"] for run in own["run"].unique()]
         free, forced = (100 * float(own[name].mean()) for name in ("right", "forced"))  # type: ignore[arg-type]
-        parts.append(f"{model} {100 * sum(tokens) / len(tokens):.1f}, {forced:.1f} and {free:.1f} %")
+        parts.append(f"{model} {100 * sum(tokens) / len(tokens):.2f}, {forced:.2f} and {free:.2f} %")
     return (
         "Tokens right under teacher forcing, whole targets right under it, and whole answers written alone: "
         f"{'; '.join(parts)}. The last two differ in {differing:,} of {scored.height:,} answers"
@@ -142,12 +142,12 @@ def _times(results: Results, form: Form) -> list[str]:
     for share in shares_of(form):
         parts = []
         for row in times.filter(share=share).to_dicts():
-            when = "never" if not row["reached"] else f"step {row['first']:,}"
+            when = "not by the end" if not row["reached"] else f"step {row['first']:,}"
             if row["reached"] and row["last"] != row["first"]:
                 when += f" to {row['last']:,}"
             some = f" ({row['reached']} of {row['runs']} runs)" if 0 < row["reached"] < row["runs"] else ""
             parts.append(f"{row['model']} {when}{some}")
-        told.append(f"A share of {share:g} of whole answers was first right at: {'; '.join(parts)}.")
+        told.append(f"Of whole answers {100 * share:g} % were first right at: {'; '.join(parts)}.")
     return told
 
 

@@ -14,10 +14,10 @@ from shoal.studies.free_running_scores import Asked
 from shoal.studies.results import Results
 from shoal.tasks.pairs.settings import MEASURES
 
-EXAMPLES = 4  # of each model that are wrong, and as many that are right as models
+EXAMPLES = 4  # of each model that are wrong; one more is right
 _INTERVAL = (
     "mean over runs with a 95 % interval over seeds and items together, which are crossed because all runs are asked "
-    "the same (see the module analysis.translation); where all runs are right equally often, Wilson's over the items"
+    "the same; where all runs are right equally often, Wilson's over the items"
 )
 
 
@@ -149,10 +149,10 @@ def errors_table(asked: Asked, scored: pl.DataFrame) -> Table:
 
 
 def examples_table(asked: Asked, scored: pl.DataFrame) -> Table:
-    """Some answers of the first run of each model: the first wrong one of each kind of error, and one that is right."""
+    """Some answers of each model's runs: the first wrong one of each kind of error, and one that is right."""
     rows, shown = [], []
     for (model,), every in scored.group_by("model", maintain_order=True):
-        own = every.filter(run=every["run"][0]).sort("item")
+        own = every.sort("item", maintain_order=True)
         wrong = own.filter(pl.col("error").is_not_null()).unique("error", keep="first", maintain_order=True)
         good = own.filter("right")
         middle = good[len(good) // 2 : len(good) // 2 + 1]
@@ -161,8 +161,8 @@ def examples_table(asked: Asked, scored: pl.DataFrame) -> Table:
             rows.append((f"{model}, seed {row['seed']}", [Cell(text) for text in texts]))
             shown.append({"model": model, **{k: row[k] for k in ("seed", "source", "target", "wrote", "error")}})
     caption = (
-        f"What the first run of each model wrote for held-out {asked.things}: of up to {EXAMPLES} kinds of error the "
-        "first in the order of the split, and one that is right."
+        f"What runs of each model wrote for held-out {asked.things}: of up to {EXAMPLES} kinds of error the first in "
+        "the order of the split, and one that is right."
     )
     data = pl.DataFrame(shown, schema_overrides={"error": pl.String}, infer_schema_length=None)
     return Table("examples", ["", "source", "right answer", "written", ""], rows, caption, data)
