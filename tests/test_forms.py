@@ -91,7 +91,7 @@ def test_no_study_drops_a_model_that_it_does_not_have(name):
     study = get_study(name)
     own = {str(grid.settings["model"]) for grid in study.grids(True)}
     for other in {"lstm", "gpt"} - own:
-        with pytest.raises(UserError, match=f"the study has no runs with model {other}; it has {min(own)}"):
+        with pytest.raises(UserError, match=f"the study has no runs with model {other}; it has .*{min(own)}"):
             Form(quick=True, settings={"model": [min(own), other]}).specs(study)
 
 

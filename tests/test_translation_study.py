@@ -2,6 +2,7 @@
 
 import json
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import polars as pl
@@ -23,7 +24,8 @@ from shoal.studies.reproductions import multi30k
 from shoal.studies.reproductions.scores import PublishedScore, compare_score, judge_scores
 from shoal.studies.reproductions.verdict import CONSISTENT, INCONSISTENT, NOT_RUN, TOO_FEW
 from shoal.studies.translation_answers import answers_of
-from shoal.studies.translation_scores import encoded, families, oddities
+from shoal.studies.translation_samples import examples
+from shoal.studies.translation_scores import GREEDY, by_length, encoded, families, oddities
 from shoal.tasks.pairs.codec import codec_of
 from shoal.tasks.pairs.data import Pairs
 
@@ -229,18 +231,32 @@ def test_maps_are_of_the_tokens_that_were_written(found):
             assert panel["keys"][-1] == "EOS"
 
 
-def test_examples_are_the_worst_and_the_best(found):
-    ranked = [own["chrf"][own["by"]] for own in found["examples"]]
-    kinds = [own["kind"] for own in found["examples"]]
-    assert kinds == ["worst"] * 2 + ["median"] * 2 + ["best"] * 2
-    assert max(ranked[:2]) <= min(ranked[2:4]) and max(ranked[2:4]) <= min(ranked[4:])
+def test_examples_are_the_worst_the_middle_and_the_best(found):
+    references = [f"a dog sleeps {word}." for word in ("here", "there", "now", "then", "alone", "well", "long", "ill")]
+    texts = [text[: 2 + 2 * place] for place, text in enumerate(references)]  # each is more of its reference
+    order = [3, 0, 7, 5, 1, 6, 2, 4]
+    wanted, written = ([lines[place] for place in order] for lines in (references, texts))
+    answered = SimpleNamespace(best=lambda run: written)
+    own = SimpleNamespace(
+        name="encoder_decoder",
+        runs={0: "run"},
+        scores={GREEDY: text_scores([written], [wanted])},
+        answers={GREEDY: answered},
+    )
+    shown = examples([own], {"encoder_decoder": "run"}, wanted, wanted)
+    assert [one["kind"] for one in shown] == ["worst"] * 2 + ["median"] * 2 + ["best"] * 2
+    assert [order[one["line"] - 1] for one in shown] == [0, 1, 3, 4, 7, 6]
+    assert [one["answers"]["encoder_decoder"] for one in shown] == [texts[place] for place in (0, 1, 3, 4, 7, 6)]
+    assert len(found["examples"]) == 6
 
 
-def test_lengths_are_grouped(found):
-    for model in dict.fromkeys(row["model"] for row in found["by_length"]):
-        rows = [row for row in found["by_length"] if row["model"] == model]
-        assert sum(row["lines"] for row in rows) == found["lines"]
-        assert all(row["low"] <= row["high"] for row in rows)
+def test_lengths_are_grouped():
+    sources = [" ".join(["word"] * n) for n in (1, 2, 2, 3, 4, 5, 5, 6, 7, 9, 9, 12)]
+    written = ["right." if place % 3 else "wrong." for place in range(12)]
+    own = SimpleNamespace(name="any", scores={GREEDY: text_scores([written, written], [["right."] * 12])})
+    rows = by_length([own], sources)
+    assert [(row["low"], row["high"], row["lines"]) for row in rows] == [(1, 2, 3), (3, 5, 4), (6, 7, 2), (9, 12, 3)]
+    assert [row["exact"] for row in rows] == pytest.approx([200 / 3, 50, 100, 200 / 3])
 
 
 # the page
