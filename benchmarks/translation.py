@@ -36,7 +36,7 @@ from shoal.training.step import train_step, train_steps
 
 CPU = torch.device("cpu")
 FILES = ("source", "target", "valid_source", "valid_target")
-WINDOW = 4  # steps between two looks at the clock
+WINDOW = 2  # steps between two looks at the clock
 SIZES = (1, 4)  # R of the times
 MEMBERS = (1, 2, 4)  # R of the memory
 PAIRS = 10
