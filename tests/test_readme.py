@@ -7,13 +7,15 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+PAGES = ("README.md", "docs/translation.md")
+BLOCKS = {page: re.findall(r"```python\n(.*?)```", (ROOT / page).read_text("utf-8"), flags=re.DOTALL) for page in PAGES}
 
 
-def test_the_python_examples_run_in_order(tmp_path, monkeypatch):
+@pytest.mark.parametrize(("page", "least"), [("README.md", 3), ("docs/translation.md", 1)])
+def test_the_python_examples_run_in_order(page, least, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert len(BLOCKS) >= 3
-    exec("\n".join(BLOCKS), {})
+    assert len(BLOCKS[page]) >= least
+    exec("\n".join(BLOCKS[page]), {})
 
 
 @pytest.mark.parametrize(
@@ -24,6 +26,7 @@ def test_the_python_examples_run_in_order(tmp_path, monkeypatch):
         "docs/ARCHITECTURE.md",
         "docs/results/sanity.md",
         "docs/own-parts.md",
+        "docs/translation.md",
         "examples/tidepool/README.md",
     ],
 )

@@ -24,9 +24,13 @@ from shoal.training.plan import Cohort, plan
 from shoal.training.stack import Stack
 from shoal.training.step import train_step
 
-# the study of language has tests of its own
-EVERY = {name: get_study(name) for name in NAMES if name != "language"} | {
-    name: reproductions.get_reproduction(name) for name in reproductions.NAMES
+# those that need files, and sorting, have tests of their own
+EVERY = {
+    name: study
+    for get, names in ((get_study, NAMES), (reproductions.get_reproduction, reproductions.NAMES))
+    for name in names
+    for study in [get(name)]
+    if not getattr(study, "NEEDS", ()) and name != "sorting"
 }
 # runs of all studies in seconds: what changes their shapes is what the studies are about, so it stays
 SMALL = {

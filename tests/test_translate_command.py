@@ -17,9 +17,9 @@ from pair_files import parallel, sentences
 
 import shoal
 from shoal.cli import main
-from shoal.commands.kept_models import models_by_shape
 from shoal.decoding import answers
 from shoal.decoding.answers import EMPTY, Answer, Answered
+from shoal.lab.alike import models_by_shape
 from shoal.lab.check import examine
 from shoal.tasks.pairs.codec import PairCodec
 

@@ -384,7 +384,7 @@ def test_the_prefix_engines_equal_the_model_as_it_is_written(engine, shape, vari
     (expected, expected_gradient), (found, gradient) = gradients(slow), gradients(fast)
     torch.testing.assert_close(found, expected, atol=2e-5, rtol=3e-5)
     scale = expected_gradient.abs().amax(1, keepdim=True)
-    # where what enters a ReLU is 0 but for rounding, its gradient is 0 or 1: one such neuron was seen to move it by 0.002
+    # where what enters a ReLU is 0 but for rounding, its gradient is 0 or 1: such a neuron was seen to move it by .002
     atol = 1e-2 if variant.get("non_linearity") == "relu" else 5e-4
     torch.testing.assert_close(gradient / scale, expected_gradient / scale, atol=atol, rtol=0)
 

@@ -11,12 +11,12 @@ from shoal.errors import LabError, UserError, printable
 from shoal.output import say
 
 if TYPE_CHECKING:
-    from shoal.commands.kept_models import Alike
     from shoal.decoding.beam import Beam
     from shoal.decoding.sampling import Sampling
     from shoal.decoding.text import Sample
     from shoal.decoding.text_search import Search
     from shoal.lab import Records
+    from shoal.lab.alike import Alike
     from shoal.tasks.text.tokenizers import TextTokenizer
 
 NEW_TOKENS = 200
@@ -64,8 +64,9 @@ def run(options: argparse.Namespace) -> int:
     if beam is not None:
         _refuse_draws(options)
 
-    from shoal.commands.kept_models import models_by_shape, notes_of_steps
+    from shoal.commands.kept_models import notes_of_steps
     from shoal.lab import Lab
+    from shoal.lab.alike import models_by_shape
 
     records = Lab(options.lab).records(options.runs)
     _check(records, options)

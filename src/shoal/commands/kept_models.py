@@ -1,38 +1,17 @@
-"""Kept models that a command asks for, those of one shape and one vocabulary together, so that they answer at once."""
+"""Flags of commands that let kept models speak: which of them, and how they search."""
 
 import argparse
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from shoal.commands.parsing import Parser
 from shoal.errors import UserError, nearest
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from shoal.decoding.beam import Beam
     from shoal.lab import Records
-    from shoal.spec import RunSpec
 
 BEST = "best"  # shoal.lab.kept.BEST, without its polars
-_UNSEEN = ("initialisation", "dropout", "dropout_at")  # settings that change nothing of what a kept model computes
 _SEARCH = ("finished", "stop", "length_penalty")  # what only a search with several beams can be asked for
-
-
-@dataclass(frozen=True)
-class Alike:
-    """Models of one family, shape and vocabulary.
-
-    Attributes:
-        models: by run.
-        spec: of the first.
-        kept: what their tasks keep of what was asked for, read.
-    """
-
-    models: "dict[str, nn.Module]"
-    spec: "RunSpec"
-    kept: Any
 
 
 def add_models(parser: Parser) -> None:
@@ -87,46 +66,6 @@ def read_beam(options: argparse.Namespace, *others: str) -> "Beam | None":
     from shoal.decoding.beam import Beam
 
     return Beam(options.beams, **asked)
-
-
-def models_by_shape(
-    records: "Records", what: str, read: Callable[[Any], Any], step: int | str | None = None, average: int = 1
-) -> list[Alike]:
-    """The models of runs, those of one family, shape and vocabulary together.
-
-    Args:
-        records: of the runs.
-        what: in what their tasks keep, what they must have in common.
-        read: makes of that what it stands for, or raises :class:`LabError`.
-        step: of the models; the last that was kept when not given, or ``best``.
-        average: how many kept models a model is the mean of.
-
-    Raises:
-        UserError: a model is not there.
-        LabError: its file is damaged.
-    """
-    for folder in records.cohorts():
-        folder.check_sources()
-    groups: list[tuple[Any, Alike]] = []
-    for run, spec in records.specs.items():
-        model, kept = records.model(run, step, average=average), records.kept(run).get(what)
-        # Heads and positions, for example, change what a model computes and none of its shapes.
-        settings = {name: value for name, value in spec.model_part.as_json.items() if name not in _UNSEEN}
-        shape = {name: p.shape for name, p in model.named_parameters()}
-        own = (spec.names["model"], settings, spec.sizes(), shape, kept)
-        for known, group in groups:
-            if known == own and _same_buffers(model, next(iter(group.models.values()))):
-                group.models[run] = model
-                break
-        else:
-            with records.cohort_of(run).with_way_out():
-                groups.append((own, Alike({run: model}, spec, read(kept))))
-    return [group for _, group in groups]
-
-
-def _same_buffers(one: "nn.Module", other: "nn.Module") -> bool:
-    mine, theirs = dict(one.named_buffers()), dict(other.named_buffers())
-    return mine.keys() == theirs.keys() and all(mine[name].equal(theirs[name]) for name in mine)
 
 
 def notes_of_steps(records: "Records", step: int | str | None, average: int) -> list[str]:

@@ -125,8 +125,9 @@ def _translate(
     Raises:
         UserError: a run has no such model; or the lines or the search do not go.
     """
-    from shoal.commands.kept_models import models_by_shape, notes_of_steps
+    from shoal.commands.kept_models import notes_of_steps
     from shoal.decoding.answers import answer
+    from shoal.lab.alike import models_by_shape
     from shoal.tasks.pairs.codec import PairCodec
 
     found, notes = [], notes_of_steps(records, step, options.average)

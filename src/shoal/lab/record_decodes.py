@@ -1,7 +1,7 @@
 """What the models of some runs wrote and what that scores, as :class:`shoal.lab.Records` keep and read it."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import polars as pl
 
@@ -9,6 +9,11 @@ from shoal.errors import UserError
 from shoal.lab.cohort import CohortFolder
 from shoal.lab.decodes import Decode, sha256_of_lines
 from shoal.lab.names import find_run
+
+if TYPE_CHECKING:
+    from shoal.decoding.answers import Answer
+    from shoal.decoding.beam import Beam
+    from shoal.lab.records import Records
 
 _SCORES = {
     "run": pl.String,
@@ -55,6 +60,44 @@ class DecodeRecords:
             raise UserError(f"{len(hypotheses):,} hypotheses are not of {len(source):,} lines of the source")
         decodes = self._folders[run].decodes
         return decodes.keep(run, step, name, hypotheses, settings or {}, sha256_of_lines(source))
+
+    def answers(
+        self,
+        lines: Sequence[str],
+        beam: "Beam | None" = None,
+        max_new_tokens: int | None = None,
+        step: int | str | None = None,
+        average: int = 1,
+    ) -> "dict[str, list[tuple[Answer, ...]]]":
+        """What the kept models of these runs answer to each line; see :func:`shoal.decoding.answers.answer`.
+
+        Args:
+            lines: sources, one each.
+            beam: how to search; None takes the likeliest token each time.
+            max_new_tokens: of an answer at most, its end included; the positions of the model when not given.
+            step: of the models, see :meth:`shoal.lab.Records.model`.
+            average: likewise.
+
+        Returns:
+            By run, for every line the answers, the best first.
+
+        Raises:
+            UserError: a run is of a task without sources, or has no such model, or the lines or the search do not go.
+        """
+        from shoal.decoding.answers import answer
+        from shoal.lab.alike import models_by_shape
+        from shoal.tasks.pairs.codec import PairCodec
+
+        records = cast("Records", self)
+        for run, spec in records.specs.items():
+            if "pair" not in spec.task_part.offers:
+                raise UserError(f"run {run[:8]} has task {spec.task}, which has no sources to answer to")
+        found: dict[str, list[tuple[Answer, ...]]] = {}
+        for group in models_by_shape(records, "codec", PairCodec.from_json, step, average):
+            n = group.spec.task_part.sizes().sequence_length if max_new_tokens is None else max_new_tokens
+            made = answer(group.models, group.spec.model_part.reads, group.kept, lines, n, beam)
+            found |= dict(zip(made.runs, map(list, made.answers), strict=True))
+        return {run: found[run] for run in records.ids}
 
     def decodes(self, name: str | None = None) -> list[Decode]:
         """The hypotheses that were kept of these runs, in the order of the runs; perhaps those of one name alone.

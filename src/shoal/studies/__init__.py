@@ -31,6 +31,9 @@ NAMES: Mapping[str, str] = MappingProxyType(
         "seed-variance": "initialisation, split or batch order: which seed decides when a run generalises",
         "improve": "norms, positions, activation, tying, optimizer, smoothing, schedule: what helps a GPT, pairwise",
         "language": "an LSTM and a GPT learn a text (--text FILE) at equal compute, beside n-grams",
+        "translation": "an encoder alone, a transformer and an LSTM encoder-decoder translate (--source FILE …)",
+        "pig-latin": "which families write unseen words of a text (--text FILE) in Pig Latin on their own",
+        "sorting": "which families sort unseen multisets of numbers on their own, and longer ones",
     }
 )
 

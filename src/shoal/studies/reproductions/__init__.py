@@ -21,6 +21,7 @@ NAMES: Mapping[str, str] = MappingProxyType(
         "nanda-2023": "Nanda et al. 2023: a + b mod 113, one layer, no LayerNorm; when the test loss falls below 0.01",
         "power-2022": "Power et al. 2022: a / b mod 97, Adam, no decay; memorised by 10³, generalised near 10⁶ steps",
         "grokfast-baseline": "Grokfast's baseline: a · b mod 97, Adam without weight decay; validation accuracy 0.95",
+        "multi30k": "Trevett's transformer on Multi30k (--source FILE …): test BLEU 36.52 and perplexity 5.32",
     }
 )
 

@@ -43,13 +43,27 @@ def read_parallel(paths: Mapping[str, str]) -> ParallelText:
         digest.update(corpus.key.encode())
         lines[name] = lines_of(corpus.text)
     for source, target in (FILES[:2], FILES[2:]):
-        n, m = len(lines[source]), len(lines[target])
-        if n != m:
-            raise UserError(
-                f"a source and its target must have as many lines, got {n:,} in {printable(paths[source])} and "
-                f"{m:,} in {printable(paths[target])}"
-            )
+        _check_counts(len(lines[source]), len(lines[target]), paths[source], paths[target])
     return ParallelText(lines, digest.hexdigest()[:16])
+
+
+def _check_counts(n: int, m: int, source: str, target: str) -> None:
+    if n != m:
+        raise UserError(
+            f"a source and its target must have as many lines, got {n:,} in {printable(source)} and {m:,} in "
+            f"{printable(target)}"
+        )
+
+
+def read_sides(source: str, target: str) -> tuple[list[str], list[str]]:
+    """The lines of two files, of which each line of one says what that of the other says.
+
+    Raises:
+        UserError: as :func:`read_parallel`; or there is no line.
+    """
+    sources, targets = (lines_of(read_corpus((path,)).text) for path in (source, target))
+    _check_counts(len(sources), len(targets), source, target)
+    return sources, targets
 
 
 def lines_of(text: str) -> list[str]:

@@ -10,7 +10,7 @@ from shoal.errors import UserError
 from shoal.spec.fields import choice, set_default, setting
 from shoal.tasks.pairs.settings import BucketedPairs
 from shoal.tasks.settings import Counts, Sizes
-from shoal.tasks.translation.corpus import FILES, read_parallel
+from shoal.tasks.translation.corpus import FILES, read_parallel, read_sides
 
 if TYPE_CHECKING:
     from shoal.spec.run import RunSpec
@@ -45,8 +45,8 @@ def _found_out(about: str) -> Any:
 class Translation(BucketedPairs):
     """Sentences and their translations, line by line.
 
-    The identity of a run hangs on the content of the four files (``pair_key``), not on where they lie. Vocabularies
-    are those of the training split alone.
+    The identity of a run hangs on the content of the four files that train and validate (``pair_key``), not on where
+    they lie, and on no test split. Vocabularies are those of the training split alone.
     """
 
     name: ClassVar[str] = "translation"
@@ -58,6 +58,8 @@ class Translation(BucketedPairs):
     target: File = _file("their translations, line by line")
     valid_source: File = _file("sentences that validate")
     valid_target: File = _file("their translations, line by line")
+    test_source: File = _file("sentences that final scores are of; those that validate where none are given")
+    test_target: File = _file("their translations, line by line")
     pair_key: str | None = setting(
         None,
         "the content of the files, as the first digits of a SHA-256; found out where they are given",
@@ -117,6 +119,9 @@ class Translation(BucketedPairs):
         if missing := [name for name in FILES if name not in given and (given or self.pair_key is None)]:
             flags = " ".join(f"--{name.replace('_', '-')} FILE" for name in missing)
             raise UserError(f"task translation needs four files; missing: {flags}")
+        if bool(self.test_source) != bool(self.test_target):
+            missing_test = "source" if self.test_target else "target"
+            raise UserError(f"a test split is a source and its target; missing: --test-{missing_test} FILE")
         if self.tokenizer == "chars" and self.vocabulary_size is not None:
             raise UserError(
                 f"vocabulary_size={self.vocabulary_size} does not apply to tokenizer 'chars', which has its own; it "
@@ -175,6 +180,19 @@ class Translation(BucketedPairs):
     def files(self) -> dict[str, str]:
         """Where the four files lie."""
         return {name: getattr(self, name) for name in FILES}
+
+    def final_lines(self) -> tuple[str, list[str], list[str]]:
+        """What final scores are of: its name, sentences and their translations, as they stand in the files.
+
+        Returns:
+            ``"test"`` or, where no test files were named, ``"valid"``, and as many sources as targets.
+
+        Raises:
+            UserError: a file cannot be read, or the two have not as many lines.
+        """
+        split = "test" if self.test_source else "valid"
+        source, target = (getattr(self, f"{split}_{side}") for side in ("source", "target"))
+        return (split, *read_sides(source, target))
 
     def data(self) -> "TranslationData":
         """The pairs in tokens.

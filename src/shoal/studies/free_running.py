@@ -1,0 +1,151 @@
+"""What studies of models that answer by themselves share: which runs, and how their report is put together.
+
+A model that is fed the right tokens before each one (teacher forcing) is right at most tokens long before it writes
+whole answers. So an answer counts as right here where the model wrote it alone, token by token, and all of it is right.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import polars as pl
+
+from shoal.report import Figure, Report, Section
+from shoal.report.each_run import model_label
+from shoal.report.free_running import attention_maps, exact_by_group
+from shoal.report.panels import Axis, band_note, curve_panels
+from shoal.report.quantities import panels_of
+from shoal.studies.base import Form, Grid
+from shoal.studies.free_running_answers import answers_of
+from shoal.studies.free_running_frames import by_group, compared, longer_of, scored_of, times_of
+from shoal.studies.free_running_scores import Asked
+from shoal.studies.free_running_tables import (
+    differences_table,
+    errors_table,
+    exact_table,
+    examples_table,
+    group_table,
+    times_table,
+)
+from shoal.studies.parts import finished
+from shoal.studies.results import Results, number_of_runs
+from shoal.tasks.pairs.settings import MEASURES
+
+SEEDS = {True: 3, False: 5}
+SPLIT = 0  # of all runs, so that all are asked the same
+FAMILIES = ("encoder_decoder", "gpt", "lstm_encoder_decoder", "encoder_translator")
+MODEL = Axis("model", "model", names=tuple((name, model_label(name)) for name in FAMILIES))
+_PRE: Mapping[str, Any] = {"norm_position": "pre", "initialisation": "gpt2"}
+# dropout is left out of the small form, whose runs end before they could overfit
+_SHARED: Mapping[bool, Mapping[str, Any]] = {True: {"dropout": 0.0}, False: {"dropout": 0.1}}
+_LAYERS = {True: 2, False: 3}
+
+
+def grids(task: str, common: Mapping[str, Any], positions: str, quick: bool, own: Mapping[str, Any] = {}) -> list[Grid]:
+    """Every family over the same seeds, of the same split and for as many steps of as many examples.
+
+    Args:
+        task: its name.
+        common: settings of all.
+        positions: of the transformers.
+        quick: the small form.
+        own: settings by family, instead.
+    """
+    found = []
+    for model in FAMILIES:
+        is_recurrent = model == "lstm_encoder_decoder"
+        settings = {"num_layers": _LAYERS[quick] - is_recurrent} | (
+            {} if is_recurrent else {**_PRE, "positions": positions}
+        )
+        whole = {"task": task, "model": model, "split_seed": SPLIT, **_SHARED[quick], **settings, **common}
+        found.append(Grid({**whole, **own.get(model, {})}, {"seed": range(SEEDS[quick])}))
+    return found
+
+
+def report(asked: Asked, results: Results, form: Form) -> Report:
+    """Curves; exact match of what was written, in all and in groups; when; what is wrong; where models look."""
+    curves = Section(
+        "Learning curves", figures=[_curves(asked, results)], tables=[times_table(times_of(results, form))]
+    )
+    if not results.measured.get("runs"):
+        told = f"Not measured yet: `shoal study run {asked.name}` lets the last models write when the runs are done."
+        return finished(asked.name, asked.title, asked.question, [told], [curves], results, form)
+    scored = scored_of(asked, results)
+    tests = compared(scored)
+    groups = {name: by_group(scored, name) for name in asked.groups}
+    sections = [
+        Section(
+            f"Whole {asked.things} right",
+            [],
+            [],
+            [exact_table(asked, scored, results), differences_table(asked, tests)],
+        ),
+        *(_group(asked, name, frame) for name, frame in groups.items()),
+        *_longer(asked, results),
+        curves,
+        Section("What is wrong", [], [], [errors_table(asked, scored), examples_table(asked, scored)]),
+        _maps(asked, results),
+    ]
+    answers = answers_of(asked, results, form, scored, tests, groups)
+    return finished(asked.name, asked.title, asked.question, answers, sections, results, form)
+
+
+def _curves(asked: Asked, results: Results) -> Figure:
+    title = f"{asked.title}: learning curves"
+    n = number_of_runs(results.curves, ["model"])
+    about = "; ".join(f"{m.symbol_of('train')} and {m.symbol_of('valid')}: {m.about}" for m in MEASURES.recorded)
+    caption = (
+        f"{title}. {about}; on a part of the training split and on the whole validation split, against the training "
+        f"step (logarithmic). {band_note(n, results.curves['model'].n_unique())}"
+    )
+    chart = curve_panels(results.curves, MODEL, title, panels_of(MEASURES))
+    return Figure("curves", chart, caption)
+
+
+def _group(asked: Asked, name: str, frame: pl.DataFrame) -> Section:
+    title = f"{asked.title}: whole {asked.things} right by {name}"
+    caption = (
+        f"Share of held-out {asked.things} of each group that the models write right on their own (greedy search): "
+        "mean over runs; lines: 95 % intervals as in the table."
+    )
+    figure = Figure(f"by-{name}", exact_by_group(frame, name, title), caption)
+    return Section(f"By {name}", [], [figure], [group_table(asked, name, frame)])
+
+
+def _longer(asked: Asked, results: Results) -> list[Section]:
+    """What was written for sources longer than those that were trained on, beside the held-out ones."""
+    if asked.longer is None:
+        return []
+    frame = longer_of(asked, results)
+    refused = results.measured.get("longer", {}).get("refused", {})
+    told = [f"{model_label(model)}: not asked, as {why}." for model, why in refused.items()]
+    if frame.is_empty():
+        return [Section("Beyond the trained lengths", told)]
+    (name,) = list(asked.groups)[:1]
+    trained = max(frame.filter(~pl.col("beyond"))["group"].to_list())
+    title = f"{asked.title}: longer than trained"
+    caption = (
+        f"Share that the models write right on their own by {name}, mean over runs with 95 % intervals; those of more "
+        f"than {trained} are longer than every source that was trained on."
+    )
+    figure = Figure("beyond", exact_by_group(frame, name, title, trained), caption)
+    table = group_table(asked, name, frame.filter("beyond"), "beyond")
+    return [Section("Beyond the trained lengths", told, [figure], [table])]
+
+
+def _maps(asked: Asked, results: Results) -> Section:
+    figures = []
+    for number, own in enumerate(results.measured["maps"], 1):
+        if own["run"] not in results.specs:
+            continue
+        label = model_label(own["model"])
+        title = f"{label}: {own['source']}"
+        looked = "from each place to the source" if own["model"] == "encoder_translator" else "back to what was read"
+        caption = (
+            f"Attention weights of the {label} (seed {results.specs[own['run']].seed}) {looked} as it writes the right "
+            f"answer to {own['source']!r}: the token that is written downwards, those that are read across; a row adds "
+            "up to 1."
+        )
+        figures.append(
+            Figure(f"attention-{number}", attention_maps(own["weights"], own["written"], own["read"], title), caption)
+        )
+    return Section("Where they look", [], figures)

@@ -1,0 +1,168 @@
+"""Tables of what models write on their own."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import polars as pl
+
+from shoal.analysis.translation import ScoreDifference
+from shoal.report import Cell, Table
+from shoal.report.words import NOTHING, counted, number
+from shoal.studies.answers import bare_p
+from shoal.studies.free_running_frames import share_right
+from shoal.studies.free_running_scores import Asked
+from shoal.studies.results import Results
+from shoal.tasks.pairs.settings import MEASURES
+
+EXAMPLES = 4  # of each model that are wrong, and as many that are right as models
+_INTERVAL = (
+    "mean over runs with a 95 % interval over seeds and items together, which are crossed because all runs are asked "
+    "the same (see the module analysis.translation); where all runs are right equally often, Wilson's over the items"
+)
+
+
+def percent(found: Mapping[str, Any]) -> str:
+    """``97.3 [96.5, 98.1]``."""
+    return f"{found['mean']:.1f} [{found['low']:.1f}, {found['high']:.1f}]"
+
+
+def exact_table(asked: Asked, scored: pl.DataFrame, results: Results) -> Table:
+    """Written alone, predicted behind the right tokens, and tokens: each model, and the rules."""
+    rows, data = [], []
+    items = scored["item"].n_unique()
+    for model in scored["model"].unique(maintain_order=True):
+        own = scored.filter(model=model)
+        free, forced = share_right(own), share_right(own, "forced")
+        runs = own["run"].unique(maintain_order=True).to_list()
+        tokens = [100 * results.measured["runs"][run]["tokens"] for run in runs]
+        each = [100 * own.filter(run=run)["right"].sum() / items for run in runs]
+        differing = own.filter(pl.col("right") != pl.col("forced")).height
+        row = {"model": model, **free, "forced": forced["mean"], "forced_low": forced["low"]}
+        row |= {"forced_high": forced["high"], "tokens": sum(tokens) / len(tokens), "differing": differing}
+        row |= {"lowest": min(each), "highest": max(each)}
+        data.append(row)
+        spread = f"{row['lowest']:.1f} to {row['highest']:.1f}"
+        cells = [percent(free), spread, percent(forced), str(differing), f"{row['tokens']:.2f}"]
+        rows.append((f"{model} (N = {len(runs)})", [Cell(text) for text in cells]))
+    for name, share in results.measured["rules"].items():
+        rows.append((name, [Cell(f"{100 * share:.1f}"), *[Cell(NOTHING)] * 4]))
+        data.append({"model": name, "mean": 100 * share, "items": items})
+    caption = (
+        f"Shares of {items:,} held-out {asked.things}, in percent. Written: by the model alone, greedily, all of it "
+        f"right; {_INTERVAL}. Runs: the lowest and the highest. Under teacher forcing: all tokens of the target, EOS "
+        "included, right where each is predicted behind the right ones. Differ: in how many answers of all runs these "
+        "two do. Tokens: share right under teacher forcing. Below: what rules have right that learn nothing."
+    )
+    header = ["", "written", "runs", "under teacher forcing", "differ", "tokens"]
+    return Table("exact-match", header, rows, caption, pl.DataFrame(data, infer_schema_length=None))
+
+
+def differences_table(asked: Asked, tests: Sequence[ScoreDifference]) -> Table:
+    """Every two models."""
+    rows = [
+        (
+            f"{one.first} − {one.second}",
+            [Cell(f"{one.score:.1f} [{one.low:.1f}, {one.high:.1f}]".replace("-", "−"))]
+            + [Cell(bare_p(p)) for p in (one.p, one.corrected)],
+        )
+        for one in tests
+    ]
+    caption = (
+        f"Differences in the share of {asked.things} written right, in points of a percent, paired over seeds and "
+        f"items: mean with its 95 % interval, p, and p by Holm's method for {counted(len(tests), 'comparison')}."
+    )
+    data = pl.DataFrame(
+        [
+            {"first": t.first, "second": t.second, "difference": t.score, "low": t.low, "high": t.high, "p": t.p}
+            | {"p_holm": t.corrected}
+            for t in tests
+        ]
+    )
+    return Table("differences", ["", "difference [95 %]", "p", "p (Holm)"], rows, caption, data)
+
+
+def group_table(asked: Asked, name: str, frame: pl.DataFrame, prefix: str = "by") -> Table:
+    """Shares right by group, a row each."""
+    models = frame["model"].unique(maintain_order=True).to_list()
+    rows = []
+    for group in frame["group"].unique().sort():
+        cells, items = [], 0
+        for model in models:
+            own = frame.filter(model=model, group=group).to_dicts()
+            cells.append(Cell(percent(own[0]) if own else NOTHING))
+            items = own[0]["items"] if own else items
+        rows.append((str(group), [Cell(f"{items:,}"), *cells]))
+    caption = (
+        f"Share of the {asked.things} of each group that are written right, in percent, by {name}: {_INTERVAL}. "
+        f"Items: {asked.things} of the group."
+    )
+    return Table(f"{prefix}-{name}", [name, "items", *models], rows, caption, frame)
+
+
+def times_table(times: pl.DataFrame) -> Table:
+    """The first evaluated step at which measures reached shares."""
+    symbols = {measure.name: measure.symbol_of("valid") for measure in MEASURES.recorded}
+    columns = list(dict.fromkeys(times.select("measure", "share").rows()))
+    rows = []
+    for model in times["model"].unique(maintain_order=True):
+        own = [times.filter(model=model, measure=m, share=s).row(0, named=True) for m, s in columns]
+        rows.append((f"{model} (N = {own[0]['runs']})", [Cell(_time(row)) for row in own]))
+    caption = (
+        "First evaluated step at which a run reached a share on the validation split: the median of the runs, and the "
+        "first to the last of them; of runs that are not all there how many are. "
+        f"{symbols['accuracy']}: share of tokens right under teacher forcing; {symbols['forced_exact']}: of whole "
+        "targets, which greedy search writes right where it is so."
+    )
+    header = ["", *(f"{symbols[measure]} ≥ {share:g}" for measure, share in columns)]
+    return Table("times", header, rows, caption, times)
+
+
+def _time(row: Mapping[str, Any]) -> str:
+    if not row["reached"]:
+        return "none"
+    span = f"{row['first']:,}" if row["first"] == row["last"] else f"{row['first']:,} to {row['last']:,}"
+    if row["median"] is None:
+        return f"{row['reached']} of {row['runs']}: {span}"
+    return span if row["first"] == row["last"] else f"{number(row['median'], 4)} ({span})"
+
+
+def errors_table(asked: Asked, scored: pl.DataFrame) -> Table:
+    """How often each kind of error was made."""
+    models = scored["model"].unique(maintain_order=True).to_list()
+    counts = scored.filter(pl.col("error").is_not_null()).group_by("model", "error").len()
+    kinds = counts.group_by("error").agg(pl.col("len").sum()).sort(["len", "error"], descending=[True, False])["error"]
+    answers = dict(scored.group_by("model").len().iter_rows())
+    rows, data = [], []
+    for kind in kinds:
+        own = dict(counts.filter(error=kind).select("model", "len").iter_rows())
+        data += [{"error": kind, "model": model, "answers": own.get(model, 0)} for model in models]
+        rows.append((kind, [Cell(f"{own.get(model, 0):,}") for model in models]))
+    wrong = dict(counts.group_by("model").agg(pl.col("len").sum()).iter_rows())
+    rows.append(("wrong in all", [Cell(f"{wrong.get(model, 0):,}") for model in models]))
+    rows.append(("of", [Cell(f"{answers[model]:,}") for model in models]))
+    caption = (
+        f"Answers of all runs to the held-out {asked.things} that are wrong, by the kind of error; each counts once, "
+        "with the first kind that applies."
+    )
+    data_frame = pl.DataFrame(data, schema={"error": pl.String, "model": pl.String, "answers": pl.Int64})
+    return Table("errors", ["", *models], rows, caption, data_frame)
+
+
+def examples_table(asked: Asked, scored: pl.DataFrame) -> Table:
+    """Some answers of the first run of each model: the first wrong one of each kind of error, and one that is right."""
+    rows, shown = [], []
+    for (model,), every in scored.group_by("model", maintain_order=True):
+        own = every.filter(run=every["run"][0]).sort("item")
+        wrong = own.filter(pl.col("error").is_not_null()).unique("error", keep="first", maintain_order=True)
+        good = own.filter("right")
+        middle = good[len(good) // 2 : len(good) // 2 + 1]
+        for row in pl.concat([wrong.head(EXAMPLES), middle]).to_dicts():
+            texts = [row["source"], row["target"], row["wrote"], row["error"] or "right"]
+            rows.append((f"{model}, seed {row['seed']}", [Cell(text) for text in texts]))
+            shown.append({"model": model, **{k: row[k] for k in ("seed", "source", "target", "wrote", "error")}})
+    caption = (
+        f"What the first run of each model wrote for held-out {asked.things}: of up to {EXAMPLES} kinds of error the "
+        "first in the order of the split, and one that is right."
+    )
+    data = pl.DataFrame(shown, schema_overrides={"error": pl.String}, infer_schema_length=None)
+    return Table("examples", ["", "source", "right answer", "written", ""], rows, caption, data)

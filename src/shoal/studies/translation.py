@@ -1,0 +1,107 @@
+"""Translation: a translator by an encoder alone, a transformer encoder-decoder and an LSTM encoder-decoder.
+
+Source: the homework's translator (``models/encoder_translator.py``), whose experiment this is, beside models that write
+a target token by token. What they are compared by is computed on a test split where there is one (``--test-source``,
+``--test-target``), and else on the validation split.
+"""
+
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from shoal.lab import Records
+from shoal.report import Figure, Report, Section
+from shoal.report.each_run import model_label
+from shoal.report.gaps import GAP_NOTE
+from shoal.report.panels import Axis, band_note, curve_panels
+from shoal.report.quantities import panels_of
+from shoal.studies.base import Form, Grid
+from shoal.studies.parts import finished
+from shoal.studies.results import Results, number_of_runs
+from shoal.studies.translation_answers import answers_of
+from shoal.studies.translation_scores import measured
+from shoal.studies.translation_tables import (
+    differences_table,
+    examples_table,
+    known_table,
+    length_figure,
+    map_figures,
+    oddities_table,
+    position_figure,
+    scores_table,
+    sizes_table,
+)
+from shoal.tasks.pairs.settings import MEASURES
+
+QUESTION = "What does a translator gain that reads what it has written, over one that says each token from the source?"
+COMMON: Mapping[str, Any] = {"task": "translation", "vocabularies": "separate", "keep_best": True, "dropout": 0.1}
+# Learning rates were not searched for.
+SIZES: Mapping[bool, Mapping[str, Any]] = {
+    True: {
+        "embedding_size": 128,
+        "train_batch_size": 64,
+        "n_steps": 600,
+        "eval_period": 100,
+        "warmup_steps": 50,
+        "lr": 2e-3,
+    },
+    False: {
+        "embedding_size": 256,
+        "train_batch_size": 128,
+        "n_steps": 5000,
+        "eval_period": 250,
+        "warmup_steps": 250,
+        "lr": 1e-3,
+    },
+}
+OWN: Mapping[str, Mapping[str, Any]] = {
+    "encoder_translator": {"num_layers": 1, "num_heads": 4},
+    "encoder_decoder": {"num_layers": 2, "num_heads": 4},
+    "lstm_encoder_decoder": {"num_layers": 1},
+}
+SEEDS = {True: 3, False: 5}
+NEEDS = ("source", "target", "valid_source", "valid_target")  # settings that have no default
+
+
+def grids(quick: bool) -> list[Grid]:
+    """The three families over the same seeds, with as many steps over the same batches."""
+    return [
+        Grid({"model": model, **COMMON, **SIZES[quick], **own}, {"seed": range(SEEDS[quick])})
+        for model, own in OWN.items()
+    ]
+
+
+def measure_models(form: Form, records: Records) -> dict[str, Any]:
+    """The kept models' losses, what they write and what it scores, and where they look."""
+    return measured(form.specs(sys.modules[__name__]), records)
+
+
+def report(results: Results, form: Form) -> Report:
+    """Scores of the families, what source and history are worth to them, examples and attention."""
+    found = results.measured
+    curves = Section("Learning curves", figures=[learning_curves(results)])
+    if not found:
+        told = "Not measured yet: `shoal study run translation` scores the kept models when the runs are done."
+        return finished("translation", "Translation", QUESTION, [told], [curves], results, form)
+    maps = map_figures(found)
+    sections = [
+        Section("Scores", tables=[scores_table(found), differences_table(found)]),
+        curves,
+        Section("Source and history", [], [position_figure(found)], [known_table(found)]),
+        Section("By length of the source", figures=[length_figure(found)]),
+        Section("What they write", tables=[oddities_table(found), examples_table(found)]),
+        *([Section("Where decoders look", figures=maps)] if maps else []),
+        Section("What was trained", tables=[sizes_table(results, found)]),
+    ]
+    return finished("translation", "Translation", QUESTION, answers_of(found), sections, results, form)
+
+
+def learning_curves(results: Results) -> Figure:
+    """Loss and accuracies of every family against the step."""
+    axis = Axis("model", "model", names=tuple((name, model_label(name)) for name in results.models))
+    caption = (
+        "Nats per token and shares of tokens and of targets right under teacher forcing, on part of the training split "
+        "and on the whole validation split, against the training step (logarithmic). "
+        f"{band_note(number_of_runs(results.curves, ['model']), len(results.models))} {GAP_NOTE}"
+    )
+    return Figure("curves", curve_panels(results.curves, axis, "Learning curves", panels_of(MEASURES)), caption)

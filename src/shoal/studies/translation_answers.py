@@ -1,0 +1,170 @@
+"""What the study of translation says in words, each sentence computed with what it rests on."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from shoal.analysis.trends import student
+from shoal.report.each_run import model_label
+from shoal.report.translation_figures import FORCED, FREE
+from shoal.report.words import counted, number, p_value, with_interval
+from shoal.studies.translation_scores import BEAM, GREEDY
+from shoal.studies.translation_tables import (
+    families_of,
+    per_token,
+    perplexity,
+    position_frame,
+    runs_of,
+    scored_lines,
+)
+
+LEVEL = 0.05
+Found = Mapping[str, Any]
+
+
+def answers_of(found: Found) -> list[str]:
+    """Who is better by how much, whether that can be told, and why."""
+    names = families_of(found)
+    return [
+        *(_family(found, model) for model in names),
+        *(_difference(row) for row in found["differences"] if row["name"] == "BLEU"),
+        _corrected(found),
+        *(_history(found, model) for model in names if any(run["part"] for run in runs_of(found, model))),
+        *_translator(found),
+        *_positions(found),
+        *_saved(found),
+        *_buckets(found),
+        _scope(found),
+    ]
+
+
+def _score(found: Found, model: str, search: str, name: str) -> Mapping[str, Any] | None:
+    wanted = (model, search, name)
+    return next((row for row in found["scores"] if (row["model"], row["search"], row["name"]) == wanted), None)
+
+
+def _family(found: Found, model: str) -> str:
+    runs = runs_of(found, model)
+    value = with_interval(*perplexity([per_token(run) for run in runs]))
+    told = []
+    for search in dict.fromkeys(row["search"] for row in found["scores"] if row["model"] == model):
+        score = _score(found, model, search, "BLEU")
+        assert score is not None
+        told.append(f"{with_interval(score['score'], score['low'], score['high'])} by {search}")
+    return (
+        f"{model_label(model)}: perplexity {value} per token and BLEU {' and '.join(told)} on {scored_lines(found)}, "
+        f"mean of {counted(len(runs), 'run')} with 95 % intervals."
+    )
+
+
+def _difference(row: Mapping[str, Any]) -> str:
+    (first, by), (second, other) = (row[side].split(", ", 1) for side in ("first", "second"))
+    names = [model_label(first), model_label(second)] if first != second else [f"{by} search", f"{other} search"]
+    whose = f"{model_label(first)}, " if first == second else ""
+    told = f"{whose}{names[0]} less {names[1]}: {with_interval(row['score'], row['low'], row['high'])} BLEU"
+    if row["corrected"] is None:
+        return f"{told}; whether that is more than chance cannot be told."
+    evidence = f"{p_value(row['p'])}, corrected {p_value(row['corrected']).removeprefix('p = ').removeprefix('p ')}"
+    if row["corrected"] >= LEVEL:
+        return f"{told}: which is better cannot be told ({evidence})."
+    better, worse = names if row["score"] > 0 else names[::-1]
+    return f"{told}: {better} scores above {worse} ({evidence})."
+
+
+def _corrected(found: Found) -> str:
+    n = sum(row["p"] is not None for row in found["differences"])
+    return f"These are paired over seeds and sentences, and corrected by Holm's method for {counted(n, 'test')}."
+
+
+def _history(found: Found, model: str) -> str:
+    """What source and history are worth to a family that reads both."""
+    runs = runs_of(found, model)
+    as_is, other = (perplexity([per_token(run, what) for run in runs]) for what in ("nats", "other_source"))
+    parts = [run["part"] for run in runs if run["part"]]
+    worth = [per_token(run, "other_source") - per_token(run) for run in runs]
+    order = [per_token(part, "shuffled") - per_token(part) for part in parts]
+    return (
+        f"{model_label(model)}: with the source of another sentence, where the tokens before are all that helps, its "
+        f"perplexity is {with_interval(*other)} and not {with_interval(*as_is)}: {_nats(worth)} nats per token more, "
+        "the most that the right source is worth, as a wrong one misleads, too. With the tokens before in a random "
+        f"order it loses {_nats(order)} nats per token: that is what their order is worth."
+    )
+
+
+def _nats(values: list[float]) -> str:
+    low, high, _ = student(values)
+    return with_interval(sum(values) / len(values), low, high)
+
+
+def _translator(found: Found) -> list[str]:
+    """How far the family without a history is from the others, in nats."""
+    names = families_of(found)
+    if "encoder_translator" not in names or len(names) < 2:
+        return []
+    own = perplexity([per_token(run) for run in runs_of(found, "encoder_translator")])
+    out = []
+    for model in names:
+        runs = runs_of(found, model)
+        if not any(run["part"] for run in runs):
+            continue
+        value, alone = (perplexity([per_token(run, what) for run in runs])[0] for what in ("nats", "other_source"))
+        gap = math.log(own[0]) - math.log(value)
+        side = "below" if alone < own[0] else "above"
+        out.append(
+            f"The encoder translator, which reads the source and no tokens before, has perplexity "
+            f"{with_interval(*own)}: {number(abs(gap))} nats per token {'more' if gap > 0 else 'less'} than the "
+            f"{model_label(model)}. Tokens before without the right source give the latter {number(alone)}, {side} "
+            "what the source without tokens before gives the translator."
+        )
+    return out
+
+
+def _positions(found: Found) -> list[str]:
+    """Teacher-forced and free-running accuracy early and late."""
+    frame = position_frame(found)
+    out = []
+    for model in frame["model"].unique(maintain_order=True):
+        own = frame.filter(model=model)
+        shares = {(row["how"], row["position"]): row["share"] for row in own.to_dicts()}
+        last = int(own["position"].max())  # type: ignore[arg-type]  # positions are integers
+        middle = min(last, 8)
+        out.append(
+            f"{model}: of tokens at position 1 {shares[FORCED, 1]:.0%} are right, at position {middle} "
+            f"{shares[FORCED, middle]:.0%} behind the right tokens and {shares[FREE, middle]:.0%} in what it writes on "
+            f"its own, at position {last} {shares[FORCED, last]:.0%} and {shares[FREE, last]:.0%}."
+        )
+    return out
+
+
+def _saved(found: Found) -> list[str]:
+    out = []
+    for model in families_of(found):
+        saved = [run["searches"][BEAM]["saved"] for run in runs_of(found, model) if BEAM in run["searches"]]
+        if saved:
+            out.append(
+                f"{model_label(model)}: the optimal rule of stopping, which never loses the best hypothesis, saved "
+                f"{sum(saved) / len(saved):.0%} of the steps of {BEAM}."
+            )
+    return out
+
+
+def _buckets(found: Found) -> list[str]:
+    share = found["real_share"]
+    if share is None:
+        return []
+    return [f"In batches of buckets {share['both']:.0%} of all positions hold tokens and no padding."]
+
+
+def _scope(found: Found) -> str:
+    warned = "".join(f" {line}." for line in found["warnings"][:3])
+    return (
+        f"Scored are the kept models of the lowest validation loss, on {scored_lines(found)}: "
+        + (
+            "chosen on another split than they are scored on. "
+            if found["split"] == "test"
+            else "on the split that they were chosen on, which flatters them. "
+        )
+        + "Searched by "
+        + f"{GREEDY} search and, where there is something to search, {BEAM}. All of this is of one text, one size and "
+        "one learning rate of each family; intervals are over seeds and sentences." + warned
+    )

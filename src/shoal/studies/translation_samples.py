@@ -1,0 +1,107 @@
+"""Sentences that the study of translation shows: what models make of a few, and where they look meanwhile."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from shoal.analysis.corpus_scores import chrf2
+from shoal.analysis.sentence_scores import CHRF2
+from shoal.tasks.pairs.vocabulary import BOS, EOS
+
+if TYPE_CHECKING:
+    from shoal.studies.translation_scores import Models
+
+EACH = 2  # sentences of each kind
+MAPS = 2  # sentences whose attention is shown
+LENGTHS = (5, 11)  # tokens of their sources, with EOS
+GREEDY = "greedy"
+
+
+def examples(
+    found: Sequence["Models"], best: Mapping[str, str], sources: Sequence[str], references: Sequence[str]
+) -> list[dict[str, Any]]:
+    """The worst, the middle and the best sentences of one family's best model, and what all make of them.
+
+    Sentences are ranked by the chrF2 of each in greedy search; of equals the first comes first. The family is that of
+    the lowest loss among those that read a target, or the first.
+
+    Returns:
+        ``kind`` (``worst``, ``median``, ``best``), ``line`` from 1, ``source``, ``reference``, ``by`` (the family that
+        ranks), and of each family ``answers`` and ``chrf`` in percent.
+    """
+    chrf, texts = {}, {}
+    for own in found:
+        place = list(own.runs.values()).index(best[own.name])
+        chrf[own.name] = chrf2(own.scores[GREEDY].statistics[CHRF2].values[place])  # (n,)
+        texts[own.name] = own.answers[GREEDY].best(best[own.name])
+    ranking = next((own.name for own in found if own.name == "encoder_decoder"), found[-1].name)
+    order = [int(line) for line in np.argsort(chrf[ranking], kind="stable")]
+    middle = max(0, (len(order) - EACH) // 2)
+    kinds = {"worst": order[:EACH], "median": order[middle : middle + EACH], "best": order[::-1][:EACH]}
+    return [
+        {
+            "kind": kind,
+            "line": line + 1,
+            "source": sources[line],
+            "reference": references[line],
+            "by": ranking,
+            "answers": {name: own[line] for name, own in texts.items()},
+            "chrf": {name: float(own[line]) for name, own in chrf.items()},
+        }
+        for kind, lines in kinds.items()
+        for line in lines
+    ]
+
+
+@torch.no_grad()
+def attention_maps(found: Sequence["Models"], best: Mapping[str, str], sources: Sequence[str]) -> list[dict[str, Any]]:
+    """Where decoders look in the source while they write, for the first few sentences of some length.
+
+    Returns:
+        Of each sentence its ``line`` from 1, ``source`` and ``panels``: ``model``, ``layer`` from 1 of ``layers``,
+        ``heads`` over which weights are means, ``keys`` and ``queries`` (tokens of the source, and those written), and
+        ``weights``, one row for each of these.
+    """
+    readers = [own for own in found if own.reads == "pair"]
+    if not readers:
+        return []
+    codec = readers[0].codec
+    lengths = [len(codec.source.encode(codec.prepared(line))) + 1 for line in sources]
+    chosen = [place for place, n in enumerate(lengths) if LENGTHS[0] <= n <= LENGTHS[1]][:MAPS]
+    return [
+        {
+            "line": place + 1,
+            "source": sources[place],
+            "panels": [panel for own in readers for panel in _panels(own, best[own.name], place, sources[place])],
+        }
+        for place in chosen
+    ]
+
+
+def _panels(own: "Models", run: str, place: int, line: str) -> list[dict[str, Any]]:
+    source, seen = own.codec.encode_sources([line])
+    answered = own.answers[GREEDY]
+    (first, *_) = answered.answers[answered.runs.index(run)][place]
+    inputs = torch.tensor([[BOS, *first.tokens[:-1]]])
+    _, details = own.models[run](source, inputs, seen, details=True)
+    cross = details["cross"][0]  # (L, H, T, S)
+    keys = [_named(own.codec.decode_source([token]), token) for token in source[0].tolist()]
+    queries = [_named(own.codec.decode_target([token]), token) for token in first.tokens]
+    return [
+        {
+            "model": own.name,
+            "layer": layer + 1,
+            "layers": len(cross),
+            "heads": cross.shape[1],
+            "keys": keys,
+            "queries": queries,
+            "weights": [[round(weight, 4) for weight in row] for row in weights.mean(0).tolist()],
+        }
+        for layer, weights in enumerate(cross)
+    ]
+
+
+def _named(text: str, token: int) -> str:
+    return "EOS" if token == EOS else text.strip() or "␣"
