@@ -30,13 +30,14 @@ from shoal.spec import RunSpec
 from shoal.tasks.base import Batch
 from shoal.tasks.build import build_model
 from shoal.tasks.pairs.settings import BucketedPairs
+from shoal.tasks.sampling import Form
 from shoal.training.plan import Cohort
 from shoal.training.stack import Stack
 from shoal.training.step import train_step, train_steps
 
 CPU = torch.device("cpu")
 FILES = ("source", "target", "valid_source", "valid_target")
-WINDOW = 4  # steps between two looks at the clock
+WINDOW = 2  # steps between two looks at the clock
 SIZES = (1, 4)  # R of the times
 MEMBERS = (1, 2, 4)  # R of the memory
 PAIRS = 10
@@ -56,10 +57,14 @@ class Step:
     Attributes:
         batches: of each member.
         tokens: of all of them, padding not counted.
+        form: of the batches.
+        indices: their pairs, ``(R, B)``.
     """
 
     batches: tuple[Batch, ...]
     tokens: int
+    form: Form | None
+    indices: Tensor
 
 
 def steps_of(runs: Cohort, n: int) -> list[Step]:
@@ -72,7 +77,11 @@ def steps_of(runs: Cohort, n: int) -> list[Step]:
         indices, counts = stack.draw()  # (R, B) each
         make = stack.task.batch_in(stack.form)
         own = tuple(make(tensors, indices[member][counts[member]]) for member in range(len(runs)))
-        found.append(Step(own, sum(int(batch["seen"].sum() + batch["scored"].sum()) for batch in own)))
+        found.append(
+            Step(
+                own, sum(int(batch["seen"].sum() + batch["scored"].sum()) for batch in own), stack.form, indices.clone()
+            )
+        )
         stack.steps += 1
     return found
 
@@ -81,7 +90,7 @@ class Loop:
     """A plain loop of one run."""
 
     def __init__(self, spec: RunSpec) -> None:
-        self.model = build_model(spec).train()
+        self.model, self.clip = build_model(spec).train(), spec.clip
         rates = {"lr": spec.lr / max(spec.warmup_steps, 1), "weight_decay": spec.weight_decay}
         self.optimizer = torch.optim.AdamW(self.model.parameters(), betas=(spec.beta1, spec.beta2), **rates)
 
@@ -91,6 +100,7 @@ class Loop:
         loss = F.cross_entropy(logits.flatten(0, 1), batch["targets"].flatten(), ignore_index=0)
         self.optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.clip)
         self.optimizer.step()
         return loss.detach()
 
@@ -116,6 +126,8 @@ def measure(paths: Sequence[str], R: int, pairs: int) -> tuple[list[float], list
     steps = steps_of(runs, WINDOW * (pairs + 1))
     check(runs, steps[0])
     loop, stack = Loop(runs.shared), Stack(runs, CPU)
+    for step in {(step.form, step.indices.shape): step for step in steps}.values():
+        stack.score(step.indices, training=True, form=step.form)  # the first of a form tries how it is computed
     theirs, ratios = [], []
     for pair in range(pairs + 1):
         window = steps[WINDOW * pair : WINDOW * (pair + 1)]
