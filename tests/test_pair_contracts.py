@@ -1,10 +1,13 @@
 """The tasks of sources and targets hold the contract of tasks, each with another way to read them."""
 
 import pytest
+import torch
 from pair_files import english, parallel
 
 from shoal.parts import RunSpec
 from shoal.testing import TaskContract
+from shoal.testing.base import stack_of
+from shoal.training.step import train_steps
 
 SMALL = {"n_steps": 200, "train_batch_size": 8, "eval_batch_size": 16, "embedding_size": 8}
 
@@ -38,3 +41,23 @@ class TestSorting(TaskContract):
         "train_examples": 50,
         "valid_examples": 20,
     }
+
+
+def test_a_stack_and_each_member_alone_are_the_same_to_the_bit(tmp_path):
+    files = parallel(tmp_path)
+    small = {"num_layers": 1, "num_heads": 2, "embedding_size": 8, "n_steps": 30}
+    cases = [
+        # buckets of 24 and 16 pairs, of which one is left over when batches have 5 and 15
+        {"task": "translation", **files, "min_frequency": 1, "train_batch_size": 5, "model": "encoder_decoder"},
+        {"task": "translation", **files, "min_frequency": 1, "train_batch_size": 15, "model": "gpt"},
+        # targets are longer than sources, so that padding is read
+        {"task": "pig_latin", "text": english(tmp_path), "train_batch_size": 8, "model": "encoder_translator"},
+    ]
+    for case in cases:
+        specs = [RunSpec(**small, **case, seed=seed) for seed in range(2)]
+        together, alone = stack_of(*specs), [stack_of(spec) for spec in specs]
+        for step in range(1, 9):
+            for stack in (together, *alone):
+                train_steps(stack, 1)
+            for place, own in enumerate(alone):
+                assert torch.equal(together.theta[place], own.theta[0]), f"{case['model']}, member {place}, step {step}"

@@ -41,7 +41,6 @@ class EncoderTranslator(nn.Module):
         multiplier: float = 4,
         dropout: float = 0.0,
         non_linearity: str = "relu",
-        padding_index: int | None = None,
         bias_attention: bool = True,
         bias_classifier: bool = True,
         share_embeddings: bool = False,
@@ -55,7 +54,7 @@ class EncoderTranslator(nn.Module):
             source_vocabulary_size,
             embedding_size,
             source_length,
-            padding_index,
+            None,  # padding is read where a target is longer than its source: its row trains as every other
             chosen.positions,
             dropout if chosen.dropout_at == "everywhere" else None,
             scale_embeddings,

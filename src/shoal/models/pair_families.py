@@ -97,7 +97,6 @@ def build_encoder_translator(config: "EncoderTranslatorSettings", sizes: "Sizes"
         multiplier=config.multiplier,
         dropout=config.dropout,
         non_linearity=config.non_linearity,
-        padding_index=sizes.padding_index,
         bias_attention=config.bias,
         bias_classifier=config.bias_classifier,
         share_embeddings=config.tie_embeddings == "all",

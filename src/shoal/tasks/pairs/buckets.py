@@ -67,6 +67,9 @@ class Buckets:
     def batches(self, batch_size: int, batch_tokens: int | None = None) -> list[tuple[int, int, int]]:
         """The batches of a pass, bucket after bucket, the last, smaller one of each bucket kept.
 
+        A pair that would be left over alone goes with the batch before it: products of one row round otherwise in a
+        stack than alone.
+
         Args:
             batch_size: pairs of a batch.
             batch_tokens: positions of the wider side of a batch, padding included, instead.
@@ -77,7 +80,8 @@ class Buckets:
         found, start = [], 0
         for bucket, n in enumerate(self.of[self.drawn].bincount().tolist()):
             size = batch_size if batch_tokens is None else max(1, batch_tokens // max(self.widths[bucket]))
-            found += [(bucket, start + first, min(size, n - first)) for first in range(0, n, size)]
+            firsts = [first for first in range(0, n, size) if n - first > 1 or size == 1 or first == 0]
+            found += [(bucket, start + a, b - a) for a, b in zip(firsts, [*firsts[1:], n], strict=True)]
             start += n
         return found
 
@@ -99,14 +103,15 @@ class Buckets:
 def _tops(levels: Tensor, drawn: Tensor, least: float) -> list[int]:
     """The highest level of each bucket, from the lowest on."""
     counts = levels[drawn].bincount().tolist()
+    enough = max(least * len(drawn), 2.0 if least else 0.0)  # pairs of a bucket; one alone would be a batch of one
     tops: list[int] = []
     held = 0.0  # pairs of the bucket that is being filled, from the widest down; it is the last of tops
     for level in range(len(counts) - 1, -1, -1):
-        if counts[level] and (not tops or held >= least * len(drawn)):
+        if counts[level] and (not tops or held >= enough):
             tops.append(level)
             held = 0
         held += counts[level]
-    if len(tops) > 1 and held < least * len(drawn):  # too few are left over: they go with the next wider
+    if len(tops) > 1 and held < enough:  # too few are left over: they go with the next wider
         tops.pop()
     beyond = int(levels.max())
     return [*reversed(tops), *([beyond] if beyond > tops[0] else [])]
