@@ -10,7 +10,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from shoal.decoding.rows import moved
+from shoal.decoding.rows import staying
 from shoal.decoding.sampling import Sampling, draw, filtered
 from shoal.decoding.stepping import Steps
 from shoal.keyed import fold, uniform
@@ -81,19 +81,18 @@ class FromState:
 
     def __init__(self, model: Steps, state: Mapping[str, Tensor], logits: Tensor) -> None:
         R, N, _ = logits.shape
-        self.model, self.state, self.logits = model, state, logits
+        self.model, self.state, self.logits = model, dict(state), logits
         self.size, self.dtype, self.device = (R, N), logits.dtype, logits.device
         self.rows = torch.arange(N, device=logits.device).repeat(R, 1)  # in the places that are left, (R, M)
 
     def next(self, new: int, chosen: Tensor | None, is_open: Tensor) -> Tensor:
         if chosen is None:
             return self.logits
-        staying = torch.zeros_like(self.rows).unsqueeze(-1)
-        places, state = moved(self.model, self.state, is_open.gather(1, self.rows), staying, 1)
-        assert places is not None  # else there is nothing to go on with
-        self.rows = self.rows.gather(1, places)
+        places = staying(is_open.gather(1, self.rows))
+        if places is not None:
+            self.rows, self.state = self.rows.gather(1, places), self.model.select(self.state, places)
         tokens = chosen.gather(1, self.rows).unsqueeze(-1)  # (R, M, 1)
-        logits, self.state = self.model.step(tokens, state, last=True)  # (R, M, 1, V)
+        logits, self.state = self.model.step(tokens, self.state, last=True)  # (R, M, 1, V)
         if self.rows.shape[1] == self.size[1]:
             return logits[:, :, 0]
         every = torch.zeros_like(self.logits)
