@@ -17,6 +17,8 @@ from torch.nn import functional as F
 
 from shoal.decoding.stepping import gathered
 
+LARGE = 2048  # vocabulary, from which on each hypothesis has its own likeliest chosen first
+
 
 @dataclass(frozen=True)
 class Candidates:
@@ -74,11 +76,16 @@ def candidates(so_far: Tensor, log_p: Tensor, count: int, are_normal: bool = Fal
     w, V = log_p.shape[2:]
     if not are_normal or w * V <= count:
         return _ranked(so_far, log_p, count)
+    whole, tokens = log_p, None
+    if V > LARGE:  # less to add and to choose among; those left out are behind enough others of their hypothesis
+        log_p, tokens = log_p.topk(min(V, count + 1))  # (R, N, w, k) each
+    k = log_p.shape[-1]
     top, index = (so_far.unsqueeze(-1) + log_p).flatten(2).topk(count + 1)  # (R, N, c + 1) each
     if not (top[..., :-1] > top[..., 1:]).all():  # a tie, also of -inf, or NaN, which would be first
-        return _ranked(so_far, log_p, count)
+        return _ranked(so_far, whole, count)
     index = index[..., :count]
-    return Candidates(top[..., :count], index.div(V, rounding_mode="floor"), index % V, are_distinct=True)
+    token = index % k if tokens is None else gathered(tokens.flatten(2), index)
+    return Candidates(top[..., :count], index.div(k, rounding_mode="floor"), token, are_distinct=True)
 
 
 def _ranked(so_far: Tensor, log_p: Tensor, count: int) -> Candidates:
