@@ -24,7 +24,7 @@ class Decoder(Protocol):
 
     Decoders of families that read a source have ``begin(source, seen, length) -> state`` instead of ``start``, for
     sources ``(N, S)``, the same of every member, of which the tokens ``seen`` ``(N, S)`` count; see
-    :meth:`~shoal.decoding.stacked.Stacked.begin`. Names of their states that begin with ``memory`` belong to the source.
+    :meth:`~shoal.decoding.stacked.Stacked.begin`. What is called ``memory…`` in their states belongs to the source.
 
     Attributes:
         size: ``R``.

@@ -44,8 +44,8 @@ class Extension:
         b = self.b
         found = candidates(rows.log_p, log_p, 2 * b + 1, self.from_logits)
         rows.expanded = rows.expanded + (rows.log_p > -math.inf).sum(-1)
-        # An end behind the first b + 1 is nothing to them.
-        ends = self.eos is not None and bool((found.token[..., : b + 1] == self.eos).any())
+        # An end behind the first b takes no place and does not count; next behind them it is as near as any other.
+        ends = self.eos is not None and bool((found.token[..., :b] == self.eos).any())
         if ends or not found.are_distinct or length == self.T or self.recorder is not None:
             return self.tell(rows, found, length)
         rows.margins = torch.minimum(rows.margins, found.log_p[..., b - 1] - found.log_p[..., b])
