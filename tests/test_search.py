@@ -1,5 +1,6 @@
 """Beam and exhaustive search against literal ones, and what a row owes to its neighbours: nothing."""
 
+import itertools
 import math
 from dataclasses import fields
 
@@ -19,7 +20,7 @@ from shoal.decoding import (
     exhaustive_search,
     generate_from,
 )
-from shoal.decoding.ranking import likeliest
+from shoal.decoding.ranking import candidates, likeliest
 from shoal.errors import UserError
 
 some = settings(max_examples=25, deadline=None)
@@ -317,6 +318,40 @@ def test_the_likeliest_at_a_tie_are_the_lower(values, k):
     order = sorted(range(len(values)), key=lambda token: (-values[token], token))[:k]
     assert tokens.tolist() == [sorted(order)]
     assert found.tolist() == [[float(values[token]) for token in sorted(order)]]
+
+
+@settings(max_examples=200, deadline=None)
+@given(seeds, st.integers(1, 4), st.integers(2, 9), st.integers(1, 7), st.sampled_from([2, 5, 1000]), st.booleans())
+def test_candidates_are_the_first_of_all_sorted(seed, w, V, count, levels, are_large):
+    """Whether one topk finds them, or one for each hypothesis before, or ties have to be told apart."""
+    generator = torch.Generator().manual_seed(seed)
+    so_far, log_p = (
+        -torch.randint(levels, shape, generator=generator).double() / 64 for shape in ((2, 3, w), (2, 3, w, V))
+    )
+    so_far = so_far.sort(descending=True).values
+    so_far[0, 0, w // 2 + 1 :] = -math.inf
+    log_p[0, 0, w // 2 + 1 :] = math.nan
+    log_p[1, :, :, 0] = -math.inf
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("shoal.decoding.ranking.LARGE", 1 if are_large else 100)
+        found = candidates(so_far, log_p, count, are_normal=True)
+    for r, n in itertools.product(range(2), range(3)):
+        sums = [(so_far[r, n, i] + log_p[r, n, i, token]).item() for i, token in itertools.product(range(w), range(V))]
+        sums = [-math.inf if math.isnan(own) else own for own in sums]
+        order = [at for at in sorted(range(w * V), key=lambda at: -sums[at]) if sums[at] > -math.inf][:count]
+        assert found.log_p[r, n].tolist() == [sums[at] for at in order] + [-math.inf] * (count - len(order))
+        k = len(order)
+        assert found.parent[r, n, :k].tolist() == [at // V for at in order]
+        assert found.token[r, n, :k].tolist() == [at % V for at in order]
+
+
+def test_what_is_found_can_be_trained_with():
+    model = Hashed([1, 2], [1, 2], 5, eos=EOS)
+    found = beam_search(model, *model.begin(), 4, Beam(2), eos=EOS)
+    own = [getattr(found.hypotheses, field.name) for field in fields(Hypotheses)]
+    written = generate_from(model, *model.begin(), 4, eos=EOS)
+    own += [found.steps, found.saved, found.expanded, found.margins, written.tokens, written.lengths, written.log_p]
+    assert not any(tensor.is_inference() for tensor in own)
 
 
 def test_equally_likely_hypotheses_come_in_the_order_of_their_indices():

@@ -11,19 +11,18 @@ Shapes: ``R`` members, ``N`` prompts, ``M`` places of those not yet left, ``w`` 
 (1, then ``b``), ``V`` vocabulary, ``c`` candidates, ``T`` new tokens.
 """
 
-import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from shoal.decoding.extension import Extension
 from shoal.decoding.hypotheses import Hypotheses
-from shoal.decoding.ranking import Candidates, candidates
-from shoal.decoding.rows import AT_LENGTH, BY_RULE, EMPTY, Rows, moved
-from shoal.decoding.stepping import Steps, gathered, log_probabilities
-from shoal.decoding.stopping import Lengths, check_stop, may_stop
-from shoal.decoding.tree import CUT, FINISHED, KEPT, BeamTree, Recorder
+from shoal.decoding.rows import BY_RULE, Left, Rows, moved
+from shoal.decoding.stepping import Steps, log_probabilities
+from shoal.decoding.stopping import Lengths, check_stop
+from shoal.decoding.tree import BeamTree, Recorder
 from shoal.errors import UserError, nearest
 
 PLACES = {
@@ -103,7 +102,6 @@ def check_length(max_new_tokens: int) -> None:
         raise UserError(f"max_new_tokens must be an integer of at least 1, got {max_new_tokens}")
 
 
-@torch.no_grad()
 def beam_search(
     model: Steps,
     state: Mapping[str, Tensor],
@@ -120,7 +118,8 @@ def beam_search(
 
     Args:
         model: what steps; in evaluation mode, if it has one.
-        state: after the prompts, ``(R, N, …)`` each, with places for ``max_new_tokens - 1`` more.
+        state: after the prompts, ``(R, N, …)`` each, with places for ``max_new_tokens - 1`` more. **It is used up**:
+            ``select`` all of its rows before, which copies them, to go on from it once more.
         logits: of the first new token, ``(R, N, V)``.
         max_new_tokens: ``T``, the end of a sentence included.
         beam: how; a :class:`Beam` as it comes when not given.
@@ -138,109 +137,41 @@ def beam_search(
     check_beam(beam.width, max_new_tokens, V)
     check_eos(eos, V)
     lengths = Lengths.up_to(max_new_tokens, beam.length_penalty)
-    search = _Search(beam, max_new_tokens, lengths, eos, padding, Recorder(R, N) if record else None)
-    rows = left = Rows.starting(R, N, beam.width, max_new_tokens, logits.device, padding)
-    log_p = log_probabilities(logits.unsqueeze(2), from_logits)  # (R, M, w, V)
-    for length in range(1, max_new_tokens + 1):
-        rows, parents = search.extend(rows, log_p, length)
-        rows.close(search.over(rows, length), left)
-        places, state = moved(model, state, rows.is_open, parents, log_p.shape[2])
-        if places is None:
+    recorder = Recorder(R, N) if record else None
+    search = Extension(
+        beam.width, beam.finished, beam.stop, max_new_tokens, lengths, eos, from_logits, padding, recorder
+    )
+    with torch.inference_mode():
+        left = _search(search, model, state, logits)
+    trees = () if recorder is None else recorder.trees(left.steps, left.reason)
+    saved = torch.where(left.reason == BY_RULE, max_new_tokens - left.steps, 0)
+    found = (left.steps.clone(), saved, left.expanded.clone(), left.margins.clone())  # as other tensors
+    return Searched(left.pool.copied(), *found, trees)
+
+
+def _search(search: Extension, model: Steps, state: Mapping[str, Tensor], logits: Tensor) -> Left:
+    """Algorithm 1, of all rows at once."""
+    R, N, V = logits.shape
+    rows = Rows.starting(R, N, search.b, search.T, logits.device, search.padding)
+    left = Left.none(rows)
+    log_p = log_probabilities(logits.unsqueeze(2), search.from_logits)  # (R, M, w, V)
+    for length in range(1, search.T + 1):
+        parents = search.extend(rows, log_p, length)  # (R, M, b)
+        done, places = search.over(rows, length), None
+        if done is not None:
+            left.close(rows, done, length)
+            places = rows.staying()
+            rows = rows if places is None else rows.take(places)
+        if not rows.prompt.numel():
             break
-        rows = rows.take(places)
+        state = moved(model, state, parents, places, w=log_p.shape[2])
         last = rows.tokens[..., length - 1].flatten(1).unsqueeze(-1)  # (R, M b, 1)
         logits, state = model.step(last, state, last=True)  # (R, M b, 1, V)
-        log_p = log_probabilities(logits, from_logits).reshape(*rows.tokens.shape[:3], V)
-    trees = () if search.recorder is None else search.recorder.trees(left.steps, left.reason)
-    saved = torch.where(left.reason == BY_RULE, max_new_tokens - left.steps, 0)
-    return Searched(left.pool, left.steps, saved, left.expanded, left.margins, trees)
+        log_p = log_probabilities(logits, search.from_logits).reshape(R, -1, search.b, V)
+    return left
 
 
 def check_eos(eos: int | None, V: int) -> None:
     """Raise a ValueError for the end of a sentence that is no token."""
     if eos is not None and not 0 <= eos < V:
         raise ValueError(f"eos must be a token from 0 to {V - 1}, got {eos}")
-
-
-@dataclass(frozen=True)
-class _Search:
-    """One step of Algorithm 1, and whether it was the last."""
-
-    beam: Beam
-    T: int
-    lengths: Lengths
-    eos: int | None
-    padding: int
-    recorder: Recorder | None
-
-    def extend(self, rows: Rows, log_p: Tensor, length: int) -> tuple[Rows, Tensor]:
-        """The hypotheses of ``length`` tokens from those before and the next tokens' ``log_p`` ``(R, M, w, V)``.
-
-        Returns:
-            The rows, and which hypothesis each new one continues, ``(R, M, b)``.
-        """
-        b, w = self.beam.width, rows.log_p.shape[-1]
-        found = candidates(rows.log_p, log_p, 2 * b + 1)
-        living, ending = self.fates(found)
-        # At the longest length what lives is cut, and compared with what has finished.
-        cut = living if length == self.T else torch.zeros_like(living)
-        order = (~living).byte().argsort(dim=-1, stable=True)[..., :b]  # the living first, in their order
-        alive = gathered(living, order)
-        scores = found.log_p / self.lengths.divisors[length]
-        if self.recorder is not None:
-            fates = [(CUT, cut), (KEPT, living), (FINISHED, ending)]
-            self.recorder.step(rows.prompt, rows.is_open, found, scores, fates, order, length)
-        tokens = gathered(rows.tokens, found.parent)  # (R, M, c, T)
-        tokens[..., length - 1] = found.token
-        new = Hypotheses(tokens, torch.full_like(found.token, length), found.log_p, scores, ending)
-        own = torch.arange(b, device=order.device) if w == b else torch.zeros_like(order)
-        extended = replace(
-            rows,
-            log_p=gathered(found.log_p, order).masked_fill(~alive, -math.inf),
-            tokens=gathered(tokens, order),
-            pool=rows.pool.joined(new.only(ending | cut, self.padding), b),
-            steps=torch.full_like(rows.steps, length),
-            expanded=rows.expanded + (rows.log_p > -math.inf).sum(-1),
-            margins=torch.minimum(rows.margins, self.margin(found)),
-        )
-        # What lives nowhere stays where it is.
-        return extended, torch.where(alive, gathered(found.parent, order), own)
-
-    def over(self, rows: Rows, length: int) -> Tensor:
-        """Which open rows are done, ``(R, M)``: by their rule, because nothing lives, or at the longest length."""
-        if length == self.T:
-            return rows.is_open
-        empty = rows.log_p.amax(-1) == -math.inf
-        by_rule = may_stop(self.beam.stop, rows.log_p, rows.pool.scores, self.lengths, length)
-        rows.reason = torch.where(empty, EMPTY, torch.where(by_rule, BY_RULE, AT_LENGTH))
-        return rows.is_open & (empty | by_rule)
-
-    def fates(self, found: Candidates) -> tuple[Tensor, Tensor]:
-        """Which candidates live on and which have finished, ``(R, M, c)`` each."""
-        b, alive = self.beam.width, found.log_p > -math.inf
-        is_eos = alive & self.ends(found)
-        first = torch.arange(found.token.shape[-1], device=alive.device) < b
-        going = alive & ~is_eos
-        if self.beam.finished == "keeps":
-            return going & first, is_eos & first
-        return going & (going.cumsum(-1) <= b), is_eos & first
-
-    def ends(self, found: Candidates) -> Tensor:
-        return found.token == (-1 if self.eos is None else self.eos)
-
-    def margin(self, found: Candidates) -> Tensor:
-        """Between what was kept and the next, ``(R, M)``."""
-        b, log_p = self.beam.width, found.log_p
-        ahead = _gap(log_p, b)
-        if self.beam.finished == "keeps":
-            return ahead
-        going = log_p.masked_fill(self.ends(found), -math.inf).sort(dim=-1, descending=True, stable=True).values
-        # A place of the first b decides whether a sentence that ends counts.
-        decides = self.ends(found)[..., b - 1 : b + 1].any(-1)
-        return torch.minimum(_gap(going, b), torch.where(decides, ahead, math.inf))
-
-
-def _gap(log_p: Tensor, b: int) -> Tensor:
-    """Between the ``b``-th and the next of sorted ones ``(*dims, c)``; infinite where there is no next."""
-    next_one = log_p[..., b]
-    return torch.where(next_one > -math.inf, log_p[..., b - 1] - next_one, math.inf)

@@ -22,6 +22,10 @@ class Decoder(Protocol):
     **A state that was given to** ``step`` **or** ``reorder`` **is used up**: go on from the one that is returned. Some
     decoders write into it, others do not. To go on from one state twice, ``select`` all of its rows, which copies them.
 
+    Decoders of families that read a source have ``begin(source, seen, length) -> state`` instead of ``start``, for
+    sources ``(N, S)``, the same of every member, of which the tokens ``seen`` ``(N, S)`` count; see
+    :meth:`~shoal.decoding.stacked.Stacked.begin`. What is called ``memory…`` in their states belongs to the source.
+
     Attributes:
         size: ``R``.
         device: of parameters and states.

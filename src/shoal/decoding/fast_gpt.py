@@ -207,7 +207,7 @@ class FastGPT:
             assert heads.pairs is not None
             heads.pairs.mul_(turns)
         cache.write(heads.k, heads.v, places)
-        q = heads.q.reshape(len(cache.keys), heads.sizes[2], self.head_size)  # (R N H, n, head_size)
+        q = heads.q.reshape(cache.keys.shape[0], heads.sizes[2], self.head_size)  # (R N H, n, head_size)
         scores = torch.bmm(q, cache.keys)  # (R N H, n, end); the scale is in W_Q
         if places.seen is not None:
             scores.view(*heads.q.shape[:3], places.end).add_(places.seen)

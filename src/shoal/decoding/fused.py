@@ -27,7 +27,8 @@ class Linear:
     @classmethod
     def of(cls, parameters: Mapping[str, Tensor], *names: str) -> "Linear":
         """The layers ``names`` side by side, whose weights are ``(R, outputs, inputs)`` each."""
-        rows = torch.cat([parameters[f"{name}.weight"] for name in names], dim=1)  # (R, outputs, inputs)
+        each = [parameters[f"{name}.weight"] for name in names]
+        rows = each[0] if len(each) == 1 else torch.cat(each, dim=1)  # (R, outputs, inputs)
         weight = torch.empty(rows.mT.shape, dtype=rows.dtype, device=rows.device)
         for own, row in zip(weight, rows, strict=True):  # one matrix at a time PyTorch transposes in blocks
             own.copy_(row.t())

@@ -90,7 +90,6 @@ def generate(
     return Generated(texts.tokens.scatter(2, at, tokens), lengths + counts, log_p.clone())  # as other tensors
 
 
-@torch.no_grad()
 def generate_from(
     model: Steps,
     state: Mapping[str, Tensor],
@@ -109,7 +108,8 @@ def generate_from(
 
     Args:
         model: what steps; in evaluation mode, if it has one.
-        state: after the prompts, ``(R, N, …)`` each, with places for ``max_new_tokens - 1`` more.
+        state: after the prompts, ``(R, N, …)`` each, with places for ``max_new_tokens - 1`` more. **It is used up**:
+            ``select`` all of its rows before, which copies them, to go on from it once more.
         logits: of the first new token, ``(R, N, V)``.
         max_new_tokens: of each row, its end included.
         sampling: see :func:`generate`, as are the others.
@@ -130,7 +130,9 @@ def generate_from(
         raise ValueError("sampling needs the members' keys")
     first = torch.zeros(logits.shape[1], dtype=torch.int64, device=logits.device)
     choice = Choice(sampling, keys, rows, first)
-    return Generated(*write(FromState(model, state, logits), max_new_tokens, choice, eos, padding))
+    with torch.inference_mode():
+        found = write(FromState(model, state, logits), max_new_tokens, choice, eos, padding)
+    return Generated(*(own.clone() for own in found))  # as other tensors
 
 
 def _check(
@@ -184,15 +186,16 @@ class _Logits:
         self.prompt_lengths: Sequence[int] = texts.lengths.tolist()
         longest = max(self.prompt_lengths, default=1) + max(max_new_tokens, 1) - 1  # the last is never looked back at
         self.context = longest if limit is None else min(limit, longest)
+        self.slides = self.context < longest
         self.inside: list[int] = []  # rows that have a state
         self.state: dict[str, Tensor] = {}
 
-    def next(self, new: int, chosen: Tensor | None, is_open: Tensor) -> Tensor:
-        if chosen is not None:
+    def next(self, new: int, chosen: Tensor | None, is_open: Tensor | None) -> Tensor:
+        if chosen is not None and self.slides:
             self.texts.append(new - 1, chosen)
-        if max(self.prompt_lengths, default=0) + new <= self.context and bool(is_open.any(0).all()):  # as a rule
-            return self._after(list(range(len(self.prompt_lengths))), chosen)
-        rows = is_open.any(0).nonzero().squeeze(-1).tolist()
+        rows = list(range(self.size[1])) if is_open is None else is_open.any(0).nonzero().squeeze(-1).tolist()
+        if len(rows) == self.size[1] and max(self.prompt_lengths, default=0) + new <= self.context:  # as a rule
+            return self._after(rows, chosen)
         inside = [row for row in rows if self.prompt_lengths[row] + new <= self.context]
         outside = [row for row in rows if self.prompt_lengths[row] + new > self.context]
         found = []

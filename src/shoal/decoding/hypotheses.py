@@ -40,6 +40,10 @@ class Hypotheses:
         tokens = torch.full((*shape, T), padding, dtype=torch.int64, device=device)
         return cls(tokens, lengths, never, never.clone(), torch.zeros(shape, dtype=torch.bool, device=device))
 
+    def copied(self) -> "Hypotheses":
+        """The same in other tensors."""
+        return Hypotheses(*(getattr(self, field.name).clone() for field in fields(self)))
+
     def take(self, index: Tensor) -> "Hypotheses":
         """Some prompts, ``(R, N')``, or some hypotheses of each, ``(R, N, b')``."""
         return Hypotheses(*(gathered(getattr(self, field.name), index) for field in fields(self)))

@@ -37,9 +37,11 @@ class Places:
         shortest, longest = min(known), max(known)
         is_even = shortest == longest and (counts is None or bool((counts == n).all()))
         end = min(longest + n, T)
+        if is_even and n == 1 and longest < T:
+            return cls(longest, end, None, None)
         place = torch.arange(end, device=lengths.device)
         if is_even and longest + n <= T:
-            return cls(longest, end, None, None if n == 1 else _added(place <= place[longest:].unsqueeze(1), dtype))
+            return cls(longest, end, None, _added(place <= place[longest:].unsqueeze(1), dtype))
         steps = torch.arange(n, device=lengths.device)
         positions = lengths.unsqueeze(-1) + steps  # (R, N, n)
         seen = _added(place <= positions.view(-1, 1, n, 1), dtype)  # (R N, 1, n, end)
@@ -76,7 +78,7 @@ class Cache(NamedTuple):
             self.new_keys.copy_(k)
             self.new_values.copy_(v)
             return
-        at = places.positions.view(len(k), 1, 1, -1)  # (R N, 1, 1, n)
+        at = places.positions.view(k.shape[0], 1, 1, -1)  # (R N, 1, 1, n)
         self.new_keys.scatter_(3, at.expand_as(k), k)
         self.new_values.scatter_(2, at.mT.expand_as(v), v)
 

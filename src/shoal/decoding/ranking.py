@@ -1,7 +1,9 @@
 """The likeliest candidates in an order that is the same everywhere.
 
 Of equally likely ones the lower index is first: the child of the likelier parent, then the lower token. ``topk`` does
-not promise that, so it only chooses, where no tie can change the choice, and a stable sort orders.
+not promise that. So one ``topk`` over all continuations of a row is the whole answer where no two of those that it
+finds are equally likely, nearly always; else it only chooses, where no tie can change the choice, and a stable sort
+orders.
 
 Shapes: ``R`` members, ``N`` prompts, ``w`` hypotheses of a prompt, ``V`` vocabulary, ``c`` candidates.
 """
@@ -15,6 +17,8 @@ from torch.nn import functional as F
 
 from shoal.decoding.stepping import gathered
 
+LARGE = 2048  # vocabulary, from which on each hypothesis has its own likeliest chosen first
+
 
 @dataclass(frozen=True)
 class Candidates:
@@ -24,11 +28,13 @@ class Candidates:
         log_p: of the whole hypothesis, ``(R, N, c)``, float64; -inf where there is none.
         parent: which hypothesis it continues, ``(R, N, c)``, int64.
         token: by which token, likewise.
+        are_distinct: whether each is known to be likelier than the next, in every row.
     """
 
     log_p: Tensor
     parent: Tensor
     token: Tensor
+    are_distinct: bool = False
 
 
 def likeliest(log_p: Tensor, k: int) -> tuple[Tensor, Tensor]:
@@ -54,7 +60,7 @@ def likeliest(log_p: Tensor, k: int) -> tuple[Tensor, Tensor]:
     return log_p.gather(-1, tokens), tokens
 
 
-def candidates(so_far: Tensor, log_p: Tensor, count: int) -> Candidates:
+def candidates(so_far: Tensor, log_p: Tensor, count: int, are_normal: bool = False) -> Candidates:
     """The likeliest continuations of hypotheses by one token.
 
     Args:
@@ -62,10 +68,28 @@ def candidates(so_far: Tensor, log_p: Tensor, count: int) -> Candidates:
             likelier. -inf is none.
         log_p: of each next token, ``(R, N, w, V)``.
         count: ``c``.
+        are_normal: whether these are of a softmax, which says nothing above 0, but NaN it may say.
 
     Raises:
         ValueError: a log probability is not a number or above 0.
     """
+    w, V = log_p.shape[2:]
+    if not are_normal or w * V <= count:
+        return _ranked(so_far, log_p, count)
+    whole, tokens = log_p, None
+    if V > LARGE:  # less to add and to choose among; those left out are behind enough others of their hypothesis
+        log_p, tokens = log_p.topk(min(V, count + 1))  # (R, N, w, k) each
+    k = log_p.shape[-1]
+    top, index = (so_far.unsqueeze(-1) + log_p).flatten(2).topk(count + 1)  # (R, N, c + 1) each
+    if not (top[..., :-1] > top[..., 1:]).all():  # a tie, also of -inf, or NaN, which would be first
+        return _ranked(so_far, whole, count)
+    index = index[..., :count]
+    token = index % k if tokens is None else gathered(tokens.flatten(2), index)
+    return Candidates(top[..., :count], index.div(k, rounding_mode="floor"), token, are_distinct=True)
+
+
+def _ranked(so_far: Tensor, log_p: Tensor, count: int) -> Candidates:
+    """The same, whatever ties there are, and with no more than there is."""
     values, tokens = likeliest(log_p, count)  # (R, N, w, k)
     alive = (so_far > -math.inf).unsqueeze(-1)
     if not (~alive | (values <= 0)).all():  # NaN is refused too

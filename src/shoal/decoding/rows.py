@@ -6,7 +6,8 @@ Shapes: ``R`` members, ``N`` prompts, ``M`` places of those not yet left, ``w`` 
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -27,10 +28,11 @@ class Rows:
     log_p: Tensor  # of the live hypotheses, (R, M, w), -inf where there is none
     tokens: Tensor  # theirs, (R, M, w, T)
     pool: Hypotheses  # the best that have finished, (R, M, b)
-    steps: Tensor
     expanded: Tensor
     margins: Tensor
     reason: Tensor
+    have_finished: bool = False  # whether a pool has anything
+    are_full: bool = False  # whether every place has its hypothesis
 
     @classmethod
     def starting(cls, R: int, N: int, b: int, T: int, device: torch.device, padding: int) -> "Rows":
@@ -43,51 +45,82 @@ class Rows:
             log_p=filled(0, torch.float64).unsqueeze(-1),  # one hypothesis, the empty one
             tokens=torch.full((R, N, 1, T), padding, dtype=torch.int64, device=device),
             pool=Hypotheses.none((R, N, b), T, device, padding),
-            steps=filled(0, torch.int64),
             expanded=filled(0, torch.int64),
             margins=filled(math.inf, torch.float64),
             reason=filled(AT_LENGTH, torch.int64),
         )
 
+    def go_on(self, log_p: Tensor, parents: Tensor, tokens: Tensor, length: int) -> None:
+        """Go on with hypotheses ``(R, M, b)``, of ``length`` tokens, by what they continue and by which token."""
+        self.log_p = log_p
+        self.tokens = gathered(self.tokens, parents)
+        self.tokens[..., length - 1] = tokens
+
+    def staying(self) -> Tensor | None:
+        """The places that stay when those that are done leave together, ``(R, M')``; None where all do."""
+        return staying(self.is_open)
+
     def take(self, places: Tensor) -> "Rows":
-        """The rows of some places, ``(R, M')``; as many are the same ones."""
-        if places.shape == self.prompt.shape:
-            return self
-        own = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "pool"}
-        return Rows(**{name: gathered(x, places) for name, x in own.items()}, pool=self.pool.take(places))
+        """The rows of some places, ``(R, M')``."""
+        tensors = {name: own for name, own in vars(self).items() if isinstance(own, Tensor)}
+        taken: dict[str, Any] = {name: gathered(own, places) for name, own in tensors.items()}
+        return replace(self, **taken, pool=self.pool.take(places))
 
-    def close(self, leaving: Tensor, left: "Rows") -> None:
-        """Write what the open rows of some places have found into their own among the ``N``."""
-        self.is_open = self.is_open & ~leaving
+
+@dataclass(frozen=True)
+class Left:
+    """What rows that are done have found, in the places of their prompts: ``(R, N, …)`` each."""
+
+    pool: Hypotheses
+    steps: Tensor
+    expanded: Tensor
+    margins: Tensor
+    reason: Tensor
+
+    @classmethod
+    def none(cls, rows: Rows) -> "Left":
+        """Places for what all rows of a search will have found."""
+        pool = rows.pool.copied()
+        return cls(pool, rows.expanded.clone(), rows.expanded.clone(), rows.margins.clone(), rows.reason.clone())
+
+    def close(self, rows: Rows, leaving: Tensor, length: int) -> None:
+        """Take over from open rows ``leaving`` ``(R, M)`` what they have found in ``length`` steps."""
+        rows.is_open = rows.is_open & ~leaving
         member, place = leaving.nonzero(as_tuple=True)
-        at = (member, self.prompt[member, place])
-        for name in ("steps", "expanded", "margins", "reason"):
-            getattr(left, name)[at] = getattr(self, name)[member, place]
+        at = (member, rows.prompt[member, place])
+        self.steps[at] = length
+        for name in ("expanded", "margins", "reason"):
+            getattr(self, name)[at] = getattr(rows, name)[member, place]
         for field in fields(Hypotheses):
-            getattr(left.pool, field.name)[at] = getattr(self.pool, field.name)[member, place]
+            getattr(self.pool, field.name)[at] = getattr(rows.pool, field.name)[member, place]
 
 
-def moved(
-    model: Steps, state: Mapping[str, Tensor], is_open: Tensor, parents: Tensor, w: int
-) -> tuple[Tensor | None, DecodingState]:
-    """The places that stay, ``(R, M')``, None where none does, and the state of their hypotheses.
+def staying(is_open: Tensor) -> Tensor | None:
+    """The places that stay of those that are open or not, ``(R, M) -> (R, M')``; None where all do.
+
+    Places are given up together, when an eighth is free: to move the others costs as much as a step. Members have as
+    many places; a member that needs fewer keeps some that are done.
+    """
+    M = is_open.shape[1]
+    count = int(is_open.sum(1).amax()) if is_open.numel() else 0
+    if count and 8 * (M - count) < M:
+        return None
+    return (~is_open).byte().argsort(dim=-1, stable=True)[:, :count]
+
+
+def moved(model: Steps, state: Mapping[str, Tensor], parents: Tensor, places: Tensor | None, w: int) -> DecodingState:
+    """The state of new hypotheses.
 
     Args:
         model: what steps.
         state: of ``M w`` rows.
-        is_open: which places are still searched, ``(R, M)``.
-        parents: which of the ``w`` hypotheses each new one continues, ``(R, M, b)``.
+        parents: which of the ``w`` hypotheses of its place each new one continues, ``(R, M, b)``.
+        places: those that stay, ``(R, M')``; None where all do.
         w: hypotheses of a place before the step.
     """
-    R, M, b = parents.shape
-    staying = int(is_open.sum(1).amax()) if is_open.numel() else 0
-    if staying == 0:
-        return None, dict(state)
-    if 8 * (M - staying) < M:
-        staying = M
-    # Members have as many places; a member that needs fewer keeps some that are done.
-    places = torch.arange(M, device=parents.device).repeat(R, 1)
-    if staying < M:
-        places = (~is_open).byte().argsort(dim=-1, stable=True)[:, :staying]  # (R, M')
-    moving = (places.unsqueeze(-1) * w + gathered(parents, places)).flatten(1)  # (R, M' b)
-    return places, reordered(model, state, moving) if staying == M and w == b else model.select(state, moving)
+    if places is not None:
+        return model.select(state, (places.unsqueeze(-1) * w + gathered(parents, places)).flatten(1))  # (R, M' b)
+    _, M, b = parents.shape
+    first = torch.arange(0, M * w, w, device=parents.device).unsqueeze(-1)  # (M, 1)
+    rows = (parents + first).flatten(1)  # (R, M b)
+    return reordered(model, state, rows) if w == b else model.select(state, rows)

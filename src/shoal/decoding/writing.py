@@ -10,7 +10,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from shoal.decoding.rows import moved
+from shoal.decoding.rows import staying
 from shoal.decoding.sampling import Sampling, draw, filtered
 from shoal.decoding.stepping import Steps
 from shoal.keyed import fold, uniform
@@ -23,10 +23,10 @@ class Source(Protocol):
     dtype: torch.dtype
     device: torch.device
 
-    def next(self, new: int, chosen: Tensor | None, is_open: Tensor) -> Tensor:
+    def next(self, new: int, chosen: Tensor | None, is_open: Tensor | None) -> Tensor:
         """What follows rows that have ``new`` tokens, the last ``chosen`` ``(R, N)``: ``(R, N, V)``.
 
-        Called for 0, 1, … in turn. Rows that are not open, ``(R, N)``, have any logits.
+        Called for 0, 1, … in turn. Rows that are not open, ``(R, N)``, have any logits; all are where it is not given.
         """
         ...
 
@@ -58,19 +58,20 @@ def write(
     shape = (*source.size, max_new_tokens)
     tokens = torch.full(shape, padding, dtype=torch.int64, device=source.device)
     log_p = torch.zeros(shape, dtype=source.dtype, device=source.device)
-    is_open = torch.ones(source.size, dtype=torch.bool, device=source.device)
-    counts = torch.zeros(source.size, dtype=torch.int64, device=source.device)
+    is_open: Tensor | None = None  # as long as all are
+    counts = torch.full(source.size, max_new_tokens, dtype=torch.int64, device=source.device)
     chosen: Tensor | None = None
     for new in range(max_new_tokens):
         logits = source.next(new, chosen, is_open)  # (R, N, V)
         chosen = choice(logits, new)  # (R, N)
         own = logits.log_softmax(-1).gather(-1, chosen.unsqueeze(-1)).squeeze(-1)
-        tokens[..., new] = torch.where(is_open, chosen, padding)
-        log_p[..., new] = torch.where(is_open, own, 0.0)
-        counts += is_open
-        if eos is None:
+        tokens[..., new] = chosen if is_open is None else torch.where(is_open, chosen, padding)
+        log_p[..., new] = own if is_open is None else torch.where(is_open, own, 0.0)
+        if eos is None or not (ends := chosen == eos).any():
             continue
-        is_open = is_open & (chosen != eos)
+        ending = ends if is_open is None else ends & is_open
+        counts[ending] = new + 1
+        is_open = ~ends if is_open is None else is_open & ~ends
         if not is_open.any():
             break
     return tokens, counts, log_p
@@ -81,19 +82,18 @@ class FromState:
 
     def __init__(self, model: Steps, state: Mapping[str, Tensor], logits: Tensor) -> None:
         R, N, _ = logits.shape
-        self.model, self.state, self.logits = model, state, logits
+        self.model, self.state, self.logits = model, dict(state), logits
         self.size, self.dtype, self.device = (R, N), logits.dtype, logits.device
         self.rows = torch.arange(N, device=logits.device).repeat(R, 1)  # in the places that are left, (R, M)
 
-    def next(self, new: int, chosen: Tensor | None, is_open: Tensor) -> Tensor:
+    def next(self, new: int, chosen: Tensor | None, is_open: Tensor | None) -> Tensor:
         if chosen is None:
             return self.logits
-        staying = torch.zeros_like(self.rows).unsqueeze(-1)
-        places, state = moved(self.model, self.state, is_open.gather(1, self.rows), staying, 1)
-        assert places is not None  # else there is nothing to go on with
-        self.rows = self.rows.gather(1, places)
+        places = None if is_open is None else staying(is_open.gather(1, self.rows))
+        if places is not None:
+            self.rows, self.state = self.rows.gather(1, places), self.model.select(self.state, places)
         tokens = chosen.gather(1, self.rows).unsqueeze(-1)  # (R, M, 1)
-        logits, self.state = self.model.step(tokens, state, last=True)  # (R, M, 1, V)
+        logits, self.state = self.model.step(tokens, self.state, last=True)  # (R, M, 1, V)
         if self.rows.shape[1] == self.size[1]:
             return logits[:, :, 0]
         every = torch.zeros_like(self.logits)
