@@ -37,10 +37,10 @@ from dataclasses import dataclass, replace
 from itertools import combinations
 
 import numpy as np
-from scipy.special import stdtr
+from scipy.special import ndtri, stdtr
 
 from shoal.analysis.bootstrap import LEVEL, check_resampling, interval
-from shoal.analysis.corpus_scores import Array, SentenceStatistics
+from shoal.analysis.corpus_scores import Array, SentenceStatistics, mean
 from shoal.analysis.correction import holm
 from shoal.errors import UserError
 
@@ -106,10 +106,19 @@ def score_interval(statistics: SentenceStatistics, resamples: int = 1000, seed: 
     """
     check_resampling(resamples, seed)
     own = statistics.corpus()
-    spread = _spread(own, _resampled([statistics], resamples, seed)[0]) if resamples else None
-    low, high = (float("nan"),) * 2 if spread is None else spread.interval(*statistics.bounds)
-    by_seed, R, n = tuple(map(float, own)), statistics.seeds, statistics.sentences
-    return ScoreInterval(statistics.name, float(own.mean()), low, high, R, n, by_seed)
+    score, R, n = float(own.mean()), statistics.seeds, statistics.sentences
+    low = high = float("nan")
+    if resamples and n > 1:
+        is_share = _is_share(statistics)
+        if is_share and R == 1:
+            low, high = _wilson(score, n, *statistics.bounds)
+        else:
+            drawn = _with_four_more(statistics) if is_share else statistics
+            spread = _spread(own, drawn.corpus(), _resampled([drawn], resamples, seed)[0])
+            low, high = spread.interval(*statistics.bounds)
+        if is_share:
+            low, high = min(low, score), max(high, score)
+    return ScoreInterval(statistics.name, score, low, high, R, n, tuple(map(float, own)))
 
 
 def compare_settings(
@@ -148,9 +157,9 @@ def compare_settings(
         )
     own = first.corpus() - second.corpus()
     spread, p = None, None
-    if resamples:
+    if resamples and first.sentences > 1:
         above, below = _resampled([first, second], resamples, seed)
-        spread = _spread(own, above - below)
+        spread = _spread(own, own, above - below)
         p = spread.p_value()
     if first.seeds == 1:
         p = _randomised(first, second, trials, seed) if trials else None
@@ -240,13 +249,19 @@ class _Spread:
         return (low + high) / 2
 
     def p_value(self) -> float:
-        """Two-sided, of the hypothesis that the score is 0."""
+        """Two-sided, of the hypothesis that the score is 0; of b resamples none can say that it is below 1 / (b + 1)."""
         share = self.below(0.0)
-        return min(1.0, 2 * min(share, 1 - share))
+        return min(1.0, max(2 * min(share, 1 - share), 1 / (len(self.centres) + 1)))
 
 
-def _spread(own: Array, resampled: Array) -> _Spread:
-    """Of the scores of R seeds, ``(R,)``, and the same on resampled sentences, ``(b, R)``."""
+def _spread(scores: Array, own: Array, resampled: Array) -> _Spread:
+    """How far the mean over seeds could be elsewhere.
+
+    Args:
+        scores: of R seeds, ``(R,)``.
+        own: likewise, of the sentences that are resampled.
+        resampled: ``(b, R)``, of resamples of these.
+    """
     R, middle = len(own), float(own.mean())
     shift = resampled.mean(axis=1) - middle
     if R == 1:
@@ -254,9 +269,36 @@ def _spread(own: Array, resampled: Array) -> _Spread:
     # what sentences do to a seed and not to all: it is in the deviation between seeds already
     rest = resampled - own - shift[:, None]
     doubled = float((rest**2).sum(axis=1).mean()) / (R - 1) / R
-    total = float(shift.var())
-    shared = np.sqrt(max(0.0, 1 - doubled / total)) if total > 0 else 0.0
-    return _Spread(middle + shared * shift, float(own.std(ddof=1)) / np.sqrt(R), R - 1)
+    total, between = float(shift.var()), float(scores.var(ddof=1)) / R
+    # Seeds can score alike by chance, and then there is less of it between them than was to be taken out.
+    shared = np.sqrt(max(0.0, 1 - min(doubled, between) / total)) if total > 0 else 0.0
+    return _Spread(middle + shared * shift, float(np.sqrt(between)), R - 1)
+
+
+# scores that are shares: what is right of all
+
+
+def _is_share(statistics: SentenceStatistics) -> bool:
+    """Whether the score is the mean of numbers that are its least or its most each: such as exact match."""
+    return statistics.score is mean and bool(np.isin(statistics.values[..., 0], statistics.bounds).all())
+
+
+def _wilson(score: float, n: int, least: float, most: float) -> tuple[float, float]:
+    """Where the share is, of n sentences and one seed (Wilson 1927)."""
+    z, share = float(ndtri((1 + LEVEL) / 2)), (score - least) / (most - least)
+    middle, half = share + z**2 / (2 * n), z * np.sqrt(share * (1 - share) / n + (z / (2 * n)) ** 2)
+    low, high = (least + (most - least) * (middle + side * half) / (1 + z**2 / n) for side in (-1, 1))
+    return float(low), float(high)
+
+
+def _with_four_more(statistics: SentenceStatistics) -> SentenceStatistics:
+    """Two sentences more that all seeds have right and two that none has (Agresti and Coull 1998).
+
+    Where few or nearly all are right, resamples of the sentences as they are hold too little of what could be.
+    """
+    more = np.ones((statistics.seeds, 4, 2))
+    more[..., 0] = np.repeat(statistics.bounds, 2)
+    return replace(statistics, values=np.concatenate([statistics.values, more], axis=1))
 
 
 def _randomised(first: SentenceStatistics, second: SentenceStatistics, trials: int, seed: int) -> float:
