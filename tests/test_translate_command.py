@@ -288,6 +288,7 @@ def test_a_run_without_a_kept_model_is_refused(lab, capsys):
 
 def test_nothing_is_kept_where_scores_cannot_be_told(lab, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "sacrebleu", None)
+    monkeypatch.setattr(answers, "answer", lambda *_, **__: pytest.fail("searched all the same"))
     shutil.copy("source.txt", "reference.txt")
     before = content()
     assert main(["translate", lab[0], "source.txt", "--reference", "reference.txt"]) == 2

@@ -173,6 +173,19 @@ def test_without_the_library_one_line_names_the_extra(monkeypatch):
         text_scores([["a"]], [["a"]])
 
 
+def test_what_is_not_asked_for_is_not_computed_nor_warned_of(monkeypatch):
+    said = ["a dog runs ."] * 100
+    found = text_scores([said], [said], names=[CHRF2, EXACT])
+    assert list(found.statistics) == [CHRF2, EXACT]
+    assert not found.warnings
+    monkeypatch.setitem(sys.modules, "sacrebleu", None)
+    alone = text_scores([said], [said], names=[EXACT])
+    assert alone.statistics[EXACT].corpus().tolist() == [100]
+    assert not alone.signatures
+    with pytest.raises(UserError, match="chrF2"):
+        text_scores([said], [said], names=["chrf"])
+
+
 # intervals
 
 

@@ -8,7 +8,12 @@ seeds are the other level. Of three or four the bootstrap knows too little: its 
 the variance, and Student's quantile. So the sentences' part is the bootstrap's, which needs to know nothing of BLEU but
 its sums, and the seeds' part is Student's t with R − 1 degrees of freedom, as in :mod:`shoal.analysis.paired`. The
 deviation between seeds on given sentences holds the pairs' part too; that is taken out of the sentences' part, or it
-would count twice. With one seed the interval is over sentences alone, and says so.
+would count twice, but never more of it than is between these seeds: two of them can score alike by chance. With one
+seed the interval is over sentences alone, and says so.
+
+**Shares**, of which each sentence is right or wrong (exact match), have Wilson's interval with one seed; with several,
+four sentences more are resampled, two right and two wrong. None right of 50 is then [0, 7.1] with one seed, and not
+[0, 0]. Of one sentence there is no interval.
 
 How many of 100 intervals at 95 % hold the truth, simulated with normal parts (400 sentences; standard deviations of a
 sentence, a seed and a pair as given; ``tests/test_translation_coverage.py``), and how many do where seeds and sentences
@@ -28,8 +33,14 @@ seed's as seldom as seeds differ: 26 of 100 in the third row. Paired tests at 5 
 1, 2, 4 and 8 seeds where nothing differs. Simulations of 400 to 600 leave ± 2 in each of these numbers. Two seeds are
 few: an interval over them is as wide as Student's t with one degree of freedom makes it.
 
+Shares of 2, 5, 20 and 50 % were simulated with 50 and 1,000 sentences that are all alike, or as unlike as can be, and
+seeds that do not differ (120 to 300 times each). With one seed 89 to 97 of 100 intervals hold the share; Wilson's own
+number for 2 % of 50 sentences is 92. With several 94 to 100 do, and tests at 5 % reject at most 3 of 100 times: they
+are on the safe side, most of all with two and three seeds.
+
 Sources: Efron and Tibshirani 1993; Koehn 2004 (resampled sentences for BLEU); Owen 2007, "The pigeonhole bootstrap"
-(crossed resampling); Riezler and Maxwell 2005 (approximate randomisation); Post 2018 (sacreBLEU).
+(crossed resampling); Riezler and Maxwell 2005 (approximate randomisation); Wilson 1927; Agresti and Coull 1998 (four
+sentences more); Post 2018 (sacreBLEU).
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -249,7 +260,7 @@ class _Spread:
         return (low + high) / 2
 
     def p_value(self) -> float:
-        """Two-sided, of the hypothesis that the score is 0; of b resamples none can say that it is below 1 / (b + 1)."""
+        """Two-sided, of the hypothesis that the score is 0; b resamples cannot tell one below 1 / (b + 1)."""
         share = self.below(0.0)
         return min(1.0, max(2 * min(share, 1 - share), 1 / (len(self.centres) + 1)))
 

@@ -54,10 +54,11 @@ def run(options: argparse.Namespace) -> int:
         )
     records = Lab(options.lab).records(options.runs)
     _check(records, lines, options)
+    names = [] if references is None else _names(records)
     groups, notes = _translate(records, lines, options, beam, step)
     found = [answered for answered, _ in groups]
     texts = {run: answered.best(run) for answered in found for run in answered.runs}
-    table, about, warnings = (None, [], []) if references is None else _scores(records, texts, references, found)
+    table, about, warnings = (None, [], []) if references is None else _scores(records, texts, references, names, found)
     # What is kept is kept once nothing can be wrong any more.
     if options.tree is not None:
         _draw(options, *groups[0], lines)
@@ -186,29 +187,43 @@ def _print_texts(texts: Mapping[str, Sequence[str]]) -> None:
             print(("" if len(texts) == 1 else f"{run[:8]}  ") + (printable(line) if is_seen else line))
 
 
+def _names(records: "Records") -> list[str]:
+    """Of the scores that all tasks of these runs tell.
+
+    Raises:
+        UserError: one of them needs sacrebleu, which is missing.
+    """
+    from shoal.analysis.sentence_scores import check_scores
+    from shoal.tasks.pairs.settings import PairSettings
+
+    tasks = [spec.task_part for spec in records.specs.values()]
+    told = [(task if isinstance(task, PairSettings) else PairSettings).scores for task in tasks]
+    names = [name for name in told[0] if all(name in own for own in told)]
+    check_scores(names)
+    return names
+
+
 def _scores(
-    records: "Records", texts: Mapping[str, Sequence[str]], references: Sequence[str], found: "Sequence[Answered]"
+    records: "Records",
+    texts: Mapping[str, Sequence[str]],
+    references: Sequence[str],
+    names: Sequence[str],
+    found: "Sequence[Answered]",
 ) -> "tuple[Table, list[str], list[str]]":
     """The scores of each setting over its seeds, by which rules they were computed, and warnings."""
     from shoal.analysis.sentence_scores import text_scores
     from shoal.analysis.translation import ScoreInterval, score_interval
     from shoal.report.translation import settings_of, translation_table
-    from shoal.tasks.pairs.settings import PairSettings
 
-    tasks = [spec.task_part for spec in records.specs.values()]
-    names = list(PairSettings.scores)
-    if all(isinstance(task, PairSettings) for task in tasks):
-        told = [task.scores for task in tasks if isinstance(task, PairSettings)]
-        names = [name for name in told[0] if all(name in own for own in told)]
     groups = settings_of(records.specs.values())
     rows: dict[str, dict[str, ScoreInterval]] = {}
     signatures: dict[str, str] = {}
     warnings = []
     for label, runs in groups.items():
-        scored = text_scores([texts[run] for run in runs], [references])
+        scored = text_scores([texts[run] for run in runs], [references], names=names)
         warnings += [f"warning: {label}: {warning}" for warning in scored.warnings]
         rows[label] = {name: score_interval(scored.statistics[name]) for name in names}
-        signatures |= {name: said for name, said in scored.signatures.items() if name in names}
+        signatures |= scored.signatures
     saved = {run: own for answered in found for run, own in zip(answered.runs, _saved(answered), strict=True)}
     table = translation_table(rows, {label: [saved[run] for run in runs] for label, runs in groups.items()})
     seeds = max(map(len, groups.values()))
