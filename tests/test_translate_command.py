@@ -296,6 +296,18 @@ def test_nothing_is_kept_where_scores_cannot_be_told(lab, capsys, monkeypatch):
     assert content() == before
 
 
+def test_what_the_lab_refuses_is_shown_all_the_same(lab, capsys):
+    assert main(["translate", lab[0], "source.txt"]) == 0
+    shown = capsys.readouterr().out
+    (decode,) = decodes(lab[0])
+    assert decode.settings["max_new_tokens"] > 1
+    decode.path.write_text("damaged")
+    assert main(["translate", lab[0], "source.txt"]) == 2
+    out, err = capsys.readouterr()
+    assert out == shown
+    assert "shoal check --repair" in err
+
+
 @pytest.mark.parametrize("name", ["ein text.de.txt", "ü.txt", "-.txt", "..txt"])
 def test_a_file_of_any_name_is_translated(lab, name):
     shutil.copy("source.txt", name)

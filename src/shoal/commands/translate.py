@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from shoal.commands.kept_models import add_models, add_search, read_beam, read_step
 from shoal.commands.parsing import Parser, add_lab
-from shoal.errors import UserError, printable
+from shoal.errors import DiskError, UserError, printable
 from shoal.output import say
 
 if TYPE_CHECKING:
@@ -59,20 +59,22 @@ def run(options: argparse.Namespace) -> int:
     found = [answered for answered, _ in groups]
     texts = {run: answered.best(run) for answered in found for run in answered.runs}
     table, about, warnings = (None, [], []) if references is None else _scores(records, texts, references, names, found)
-    # What is kept is kept once nothing can be wrong any more.
+    # What is kept is kept once nothing else can be wrong any more, and what the lab refuses is shown all the same.
     if options.tree is not None:
         _draw(options, *groups[0], lines)
-    paths = _keep(records, texts, lines, name, _settings(options, beam))
+    paths, refused = _keep(records, texts, lines, name, _settings(options, beam))
     for note in [*notes, *warnings]:  # beside what may be piped into a file, line by line
         print(printable(note), file=sys.stderr)
     if table is None:
         _print_texts({run: texts[run] for run in records.ids})
-        return 0
-    from shoal.report.console import print_table
+    else:
+        from shoal.report.console import print_table
 
-    print_table(table)
-    for line in [*about, *(f"kept: {path}" for path in paths)]:
-        say(line)
+        print_table(table)
+        for line in [*about, *(f"kept: {path}" for path in paths)]:
+            say(line)
+    if refused is not None:
+        raise refused
     return 0
 
 
@@ -160,13 +162,17 @@ def _settings(options: argparse.Namespace, beam: "Beam | None") -> dict[str, Any
 
 def _keep(
     records: "Records", texts: Mapping[str, Sequence[str]], lines: Sequence[str], name: str, how: Mapping[str, Any]
-) -> list[str]:
-    """Keep what was written in the lab; where."""
-    paths = []
+) -> tuple[list[str], UserError | DiskError | None]:
+    """Keep what was written in the lab; where, and what it refused first."""
+    paths, refused = [], None
     for run in records.ids:
         step = records.model_steps(run, read_step(how.get("step")), how["average"])[-1]
-        paths.append(str(records.keep_hypotheses(run, step, name, texts[run], lines, how).path))
-    return paths
+        most = {"max_new_tokens": records.specs[run].task_part.sizes().sequence_length} | how
+        try:
+            paths.append(str(records.keep_hypotheses(run, step, name, texts[run], lines, most).path))
+        except (UserError, DiskError) as error:
+            refused = refused or error
+    return paths, refused
 
 
 def _draw(options: argparse.Namespace, found: "Answered", codec: "PairCodec", lines: Sequence[str]) -> None:
