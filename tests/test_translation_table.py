@@ -3,7 +3,7 @@
 import shoal
 from shoal.report.translation import settings_of
 
-BASE = shoal.RunSpec(task="sorting", digits=20, max_length=6, embedding_size=16)
+BASE = shoal.RunSpec(task="sorting", digits=20, embedding_size=16)
 
 
 def test_a_label_of_one_family_says_what_differs():
@@ -14,9 +14,7 @@ def test_a_label_of_one_family_says_what_differs():
 
 def test_of_several_families_a_label_says_what_differs_within_each():
     specs = [BASE.replace(model="gpt", lr=lr) for lr in (1e-3, 1e-2)]
-    specs += [
-        shoal.RunSpec(task="sorting", digits=20, max_length=6, embedding_size=16, model="lstm", seed=s) for s in (0, 1)
-    ]
+    specs += [shoal.RunSpec(task="sorting", digits=20, embedding_size=16, model="lstm", seed=s) for s in (0, 1)]
     found = settings_of(specs)
     assert {label: len(runs) for label, runs in found.items()} == {
         "model=gpt, lr=0.001": 1,
