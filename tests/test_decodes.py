@@ -203,8 +203,16 @@ def test_damage_is_named_and_moved_aside_and_then_made_again(lab, kind, capsys):
     (scores,) = (only(lab).path / "scores").iterdir()
     DAMAGE[kind](decode.path, decode.path.with_suffix(".json"), scores)
     assert damage(lab)
-    with pytest.raises(LabError):
-        lab.records().scores()
+    records = lab.records()
+    (key,) = records.damaged_decodes().keys() & {decode.id, scores.stem, f"test-{'0' * 16}"} - (
+        {scores.stem}
+        if kind not in ("a bit of the scores", "scores of other hypotheses", "another reference")
+        else set()
+    )
+    assert all("shoal check --repair" in why for why in records.damaged_decodes().values())
+    assert untouched in records.decodes()
+    assert (decode in records.decodes()) == (key == scores.stem)
+    assert records.scores().is_empty()
     assert main(["check", "--lab", str(lab.path)]) == 1
     assert str(scores.parent.parent) in capsys.readouterr().out
     assert main(["check", "--repair", "--lab", str(lab.path)]) == 0
@@ -214,6 +222,37 @@ def test_damage_is_named_and_moved_aside_and_then_made_again(lab, kind, capsys):
     assert [own.id for own in lab.records([RUNS[0]]).decodes()] == [decode.id]
     assert lab.records([RUNS[1]]).decodes() == [untouched]
     assert not damage(lab)
+
+
+def test_what_is_damaged_and_made_again_says_the_way_out(lab):
+    decode = kept(lab)
+    flipped(decode.path)
+    with pytest.raises(LabError, match=f"shoal check --repair --lab {lab.path}"):
+        kept(lab)
+
+
+@pytest.mark.parametrize("name", ["decodes", "scores"])
+def test_a_file_in_the_place_of_a_folder_is_damage_and_moved_aside(lab, name):
+    (only(lab).path / name).write_text("mine")
+    (finding,) = damage(lab)
+    assert str(only(lab).path / name) in finding.what
+    assert lab.records().damaged_decodes()
+    assert lab.records().decodes() == []
+    with pytest.raises(LabError, match="shoal check --repair"):
+        kept(lab)
+    assert main(["check", "--repair", "--lab", str(lab.path)]) == 0
+    assert list(kept(lab).hypotheses) == SAID
+    assert [path.read_text() for path in (lab.path / "aside").rglob(name)] == ["mine"]
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"step": -1}, {"step": "x"}, {"beams": float("nan")}, {"beams": {"a": 1}}, {"beams": object()}]
+)
+def test_a_wrong_argument_is_no_damage_of_the_lab(lab, wrong):
+    with pytest.raises(UserError) as caught:
+        kept(lab, **wrong)
+    assert not isinstance(caught.value, LabError)
+    assert str(lab.path) not in str(caught.value)
 
 
 def test_hypotheses_of_another_cohort_are_damage(lab):

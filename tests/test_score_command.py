@@ -79,6 +79,17 @@ def test_it_says_the_same_twice_and_without_intervals_too(here, capsys):
     assert "[" not in out.replace("[95", "")
 
 
+def test_without_trials_or_more_than_a_sentence_no_test_and_no_interval_is_claimed(here, capsys):
+    assert score("0.txt", "1.txt", "--reference", "reference.txt", "--trials", "0", "--resamples", "50") == 0
+    assert "randomi" not in capsys.readouterr().out
+    written(here / "one.txt", ["a man runs in the park"])
+    assert score("one.txt", "--reference", "one.txt", *FAST) == 0
+    out = capsys.readouterr().out
+    assert "1 sentence" in out
+    assert "sentences" not in out
+    assert "[" not in out
+
+
 def test_packed_files_several_references_and_lines_that_end_at_newlines_alone(here, capsys):
     (here / "reference.gz").write_bytes(gzip.compress((here / "reference.txt").read_bytes()))
     assert score("reference.txt", "--reference", "1.txt", "reference.gz", *FAST) == 0
@@ -109,6 +120,8 @@ WRONG = {
     "0.txx --reference reference.txt": r"did you mean '0\.txt'",
     "0.txt 0.txt --reference reference.txt": "twice",
     "0.txt,0.txt --reference reference.txt": "twice",
+    "0.txt,./0.txt --reference reference.txt": "twice",
+    "0.txt ./0.txt --reference reference.txt": "twice",
     "0.txt, --reference reference.txt": "comma",
     "0.txt,1.txt 2.txt --reference reference.txt": "2 files and '2.txt' 1",
     "0.txt --reference reference.txt --tokenize 13b": "did you mean '13a'",

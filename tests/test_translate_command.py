@@ -288,11 +288,24 @@ def test_a_run_without_a_kept_model_is_refused(lab, capsys):
 
 def test_nothing_is_kept_where_scores_cannot_be_told(lab, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "sacrebleu", None)
+    monkeypatch.setattr(answers, "answer", lambda *_, **__: pytest.fail("searched all the same"))
     shutil.copy("source.txt", "reference.txt")
     before = content()
     assert main(["translate", lab[0], "source.txt", "--reference", "reference.txt"]) == 2
     assert "shoal[translation]" in capsys.readouterr().err
     assert content() == before
+
+
+def test_what_the_lab_refuses_is_shown_all_the_same(lab, capsys):
+    assert main(["translate", lab[0], "source.txt"]) == 0
+    shown = capsys.readouterr().out
+    (decode,) = decodes(lab[0])
+    assert decode.settings["max_new_tokens"] > 1
+    decode.path.write_text("damaged")
+    assert main(["translate", lab[0], "source.txt"]) == 2
+    out, err = capsys.readouterr()
+    assert out == shown
+    assert "shoal check --repair" in err
 
 
 @pytest.mark.parametrize("name", ["ein text.de.txt", "ü.txt", "-.txt", "..txt"])

@@ -46,6 +46,32 @@ def test_with_one_seed_the_interval_holds_the_score_of_this_model_alone():
     assert others / trials < 0.6
 
 
+def right(R, n, share, is_hard, rng):
+    """Exact match of models that have this share right: of every sentence, or less of hard ones."""
+    chance = rng.beta(share, 1 - share, n) if is_hard else share
+    return SentenceStatistics.of_numbers("exact match", 100.0 * (rng.random((R, n)) < chance))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("is_hard", [False, True])
+@pytest.mark.parametrize("n", [50, 1000])
+@pytest.mark.parametrize("R", [1, 2, 3, 5])
+def test_shares_with_few_values_are_held_and_seldom_differ_where_nothing_does(R, n, is_hard):
+    for share in (0.02, 0.05, 0.2, 0.5):
+        rng, trials = np.random.default_rng([R, n, is_hard, int(100 * share)]), 300 if n == 50 else 120
+        ps, held = [], []
+        for trial in range(trials):
+            first, second = (right(R, n, share, is_hard, rng) for _ in range(2))
+            ps.append(compare_settings(first, second, resamples=100, trials=200, seed=trial).p)
+            found = score_interval(first, 100, trial)
+            held.append(found.low <= 100 * share <= found.high)
+            assert found.high - found.low > 0.5
+        # Wilson's interval of 50 sentences holds a share of 0.02 91 times of 100: it leaves out what 4 right ones say
+        assert np.mean(held) > (0.86 if R == 1 else 0.92), (share, np.mean(held))
+        assert np.mean(np.array(ps) < 0.05) < 0.1, share
+        assert np.mean(np.array(ps) < 0.01) < 0.03, share
+
+
 def counts(R, n, rng, quality=0.6):
     """Statistics of BLEU as models of different skill make them on sentences of different ease."""
     lengths = rng.integers(6, 20, n)

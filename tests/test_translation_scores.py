@@ -173,6 +173,19 @@ def test_without_the_library_one_line_names_the_extra(monkeypatch):
         text_scores([["a"]], [["a"]])
 
 
+def test_what_is_not_asked_for_is_not_computed_nor_warned_of(monkeypatch):
+    said = ["a dog runs ."] * 100
+    found = text_scores([said], [said], names=[CHRF2, EXACT])
+    assert list(found.statistics) == [CHRF2, EXACT]
+    assert not found.warnings
+    monkeypatch.setitem(sys.modules, "sacrebleu", None)
+    alone = text_scores([said], [said], names=[EXACT])
+    assert alone.statistics[EXACT].corpus().tolist() == [100]
+    assert not alone.signatures
+    with pytest.raises(UserError, match="chrF2"):
+        text_scores([said], [said], names=["chrf"])
+
+
 # intervals
 
 
@@ -232,6 +245,50 @@ def test_intervals_stay_within_what_a_score_can_be():
     right = SentenceStatistics.of_numbers("exact match", 100.0 * (rng.random((2, 30)) < 0.95))
     found = score_interval(right)
     assert 0 <= found.low <= found.score <= found.high <= 100
+
+
+def shares(*seeds, n=50):
+    """Exact match of so many sentences, of which each seed has these right."""
+    numbers = np.zeros((len(seeds), n))
+    for row, right in zip(numbers, seeds, strict=True):
+        row[list(right)] = 100
+    return SentenceStatistics.of_numbers("exact match", numbers)
+
+
+def test_seeds_that_score_alike_by_chance_do_not_make_it_certain():
+    first, second = shares(range(10), range(10, 20)), shares(range(20, 26), range(26, 32))
+    assert first.corpus().tolist() == [20, 20]
+    found = score_interval(first)
+    assert found.low < 20 - 4 < 20 + 4 < found.high
+    paired = compare_settings(first, second, resamples=200)
+    assert paired.low < 0 < paired.high
+    assert paired.p > 0.05
+
+
+def test_no_p_value_is_smaller_than_resamples_can_tell():
+    far = compare_settings(shares(range(50), range(50)), shares([], []), resamples=99)
+    assert far.p == pytest.approx(0.01)
+
+
+def test_of_one_sentence_nothing_can_be_resampled():
+    for R in (1, 3):
+        one = simulated(R, 1, 1, 0.2, 1, np.random.default_rng(0))
+        for found in (score_interval(one), compare_settings(one, one)):
+            assert math.isnan(found.low) and math.isnan(found.high)
+
+
+@pytest.mark.parametrize(("right", "low", "high"), [(0, 0, 7.1348), (10, 11.2438, 33.0371), (50, 92.8652, 100)])
+def test_a_share_of_one_seed_has_wilson_s_interval(right, low, high):
+    found = score_interval(shares(range(right)))
+    assert (found.low, found.high) == pytest.approx((low, high), abs=1e-3)
+    assert found == score_interval(shares(range(right)), seed=1)
+
+
+@pytest.mark.parametrize("right", [0, 1, 50])
+def test_all_seeds_right_or_wrong_everywhere_is_not_certain(right):
+    found = score_interval(shares(range(right), range(right)))
+    assert 0 <= found.low <= found.score <= found.high <= 100
+    assert found.high - found.low > 5
 
 
 # paired comparisons

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from sacrebleu.metrics.base import Metric
 
 TOKENIZERS = ("13a", "intl", "char", "zh", "none")  # of BLEU: those that need no further library and no download
-BLEU, BLEU_LC, CHRF2, EXACT = "BLEU", "BLEU lc", "chrF2", "exact match"
+BLEU, BLEU_LC, CHRF2, EXACT = SCORES = "BLEU", "BLEU lc", "chrF2", "exact match"
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,10 +32,10 @@ class TextScores:
     """What the translations of one setting's models are scored by.
 
     Attributes:
-        statistics: by name of the score: BLEU (cased), BLEU lc, chrF2, and the share of sentences that are a reference
-            sign for sign, in percent.
+        statistics: by name of the score, in the order of :data:`SCORES`, those that were asked for: BLEU (cased), BLEU
+            lc, chrF2, and the share of sentences that are a reference sign for sign, in percent.
         signatures: sacreBLEU's, by the same names; exact match has none.
-        warnings: what has to be said beside the numbers, a line each.
+        warnings: what has to be said beside these numbers, a line each.
     """
 
     statistics: Mapping[str, SentenceStatistics]
@@ -43,8 +43,24 @@ class TextScores:
     warnings: tuple[str, ...]
 
 
+def check_scores(names: Sequence[str]) -> None:
+    """Whether these scores can be computed here.
+
+    Raises:
+        UserError: there is no such score, or it needs sacrebleu, which is missing.
+    """
+    for name in names:
+        if name not in SCORES:
+            raise UserError(f"unknown score {name!r}: one of {', '.join(SCORES)}{nearest(name, SCORES)}")
+    if set(names) - {EXACT}:
+        _import()
+
+
 def text_scores(
-    hypotheses: Sequence[Sequence[str]], references: Sequence[Sequence[str]], tokenizer: str = "13a"
+    hypotheses: Sequence[Sequence[str]],
+    references: Sequence[Sequence[str]],
+    tokenizer: str = "13a",
+    names: Sequence[str] = SCORES,
 ) -> TextScores:
     """Count in every sentence what makes its scores.
 
@@ -55,10 +71,12 @@ def text_scores(
         hypotheses: the translations of each of R seeds' models, n texts each.
         references: one or several references, n texts each.
         tokenizer: of BLEU, one of :data:`TOKENIZERS`.
+        names: of the scores, of :data:`SCORES`; exact match alone needs no library.
 
     Raises:
-        UserError: the numbers of texts differ or are 0, there is no such tokenizer, or sacrebleu is missing.
+        UserError: the numbers of texts differ or are 0, there is no such tokenizer or score, or sacrebleu is missing.
     """
+    check_scores(names)
     if tokenizer not in TOKENIZERS:
         raise UserError(
             f"unknown tokenizer {tokenizer!r}: one of {' '.join(TOKENIZERS)}{nearest(tokenizer, TOKENIZERS)}"
@@ -69,22 +87,32 @@ def text_scores(
         raise UserError(f"hypotheses and references must have equally many sentences, at least one; got {counts}")
     systems = [[_line(text) for text in texts] for texts in hypotheses]
     wanted = [[_line(text) for text in texts] for texts in references]
-    library = _import()
-    metrics: dict[str, tuple[Metric, Callable[[Array], Array]]] = {
-        BLEU: (library.BLEU(references=wanted, tokenize=tokenizer), bleu),
-        BLEU_LC: (library.BLEU(references=wanted, tokenize=tokenizer, lowercase=True), bleu),
-        CHRF2: (library.CHRF(references=wanted), chrf2),
-    }
     statistics, signatures = {}, {}
     with _heard() as warnings:
-        for name, (metric, score) in metrics.items():
+        for name, (metric, score) in _metrics(names, wanted, tokenizer).items():
             values = [metric._extract_corpus_statistics(texts, None) for texts in systems]
             statistics[name] = SentenceStatistics(name, np.array(values, dtype=np.float64), score)
             signatures[name] = str(metric.get_signature())
-    right = [[100.0 * (text in options) for text, *options in zip(texts, *wanted, strict=True)] for texts in systems]
-    statistics[EXACT] = SentenceStatistics.of_numbers(EXACT, np.array(right))
-    more = [line for sums in statistics[BLEU].values.sum(axis=1) for line in _doubts(sums)]
-    return TextScores(statistics, signatures, tuple(dict.fromkeys([*warnings, *more])))
+    if EXACT in names:
+        rows = [zip(texts, *wanted, strict=True) for texts in systems]
+        right = [[100.0 * (text in options) for text, *options in row] for row in rows]
+        statistics[EXACT] = SentenceStatistics.of_numbers(EXACT, np.array(right))
+    if BLEU in names:
+        warnings += [line for sums in statistics[BLEU].values.sum(axis=1) for line in _doubts(sums)]
+    return TextScores(statistics, signatures, tuple(dict.fromkeys(warnings)))
+
+
+def _metrics(
+    names: Sequence[str], references: Sequence[Sequence[str]], tokenizer: str
+) -> "dict[str, tuple[Metric, Callable[[Array], Array]]]":
+    """Those of the library, and what makes a score of their sums."""
+    found: dict[str, tuple[Metric, Callable[[Array], Array]]] = {}
+    for name in (BLEU, BLEU_LC):
+        if name in names:
+            found[name] = _import().BLEU(references=references, tokenize=tokenizer, lowercase=name == BLEU_LC), bleu
+    if CHRF2 in names:
+        found[CHRF2] = _import().CHRF(references=references), chrf2
+    return found
 
 
 def _line(text: str) -> str:

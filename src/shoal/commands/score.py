@@ -1,6 +1,7 @@
 """``shoal score HYPOTHESES --reference FILE``: BLEU and chrF of translations, how sure they are, and paired tests."""
 
 import argparse
+import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -78,12 +79,15 @@ def _files(words: Sequence[str]) -> dict[str, list[str]]:
         UserError: a word is there twice, names no file, or has another number of files than the first.
     """
     systems: dict[str, list[str]] = {}
+    seen: list[list[str]] = []
     for word in words:
         paths = word.split(",")
         if not all(paths):
             raise UserError(f"{word!r} names no file between or beside its commas")
-        if word in systems or len(set(paths)) < len(paths):
+        files = [os.path.realpath(path) for path in paths]  # h1 and ./h1 are one
+        if files in seen or len(set(files)) < len(files):
             raise UserError(f"{word!r} is given twice: it would be compared with itself")
+        seen.append(files)
         systems[word] = paths
     first = words[0]
     for word, paths in systems.items():
@@ -148,15 +152,19 @@ def _show(scores: "Mapping[str, TextScores]", options: argparse.Namespace) -> No
 
 def _about(first: "ScoreInterval", options: argparse.Namespace) -> str:
     """What the intervals are over."""
+    from shoal.report.words import counted
+
     files = f"{first.seeds} seeds × " if first.seeds > 1 else ""
-    size = f"{files}{first.sentences:,} sentences"
-    if not options.resamples:
+    size = f"{files}{counted(first.sentences, 'sentence')}"
+    if not options.resamples or first.low != first.low:
         return f"{size}; no intervals"
     over = first.over if first.seeds > 1 else "sentences alone, not over seeds"
     return f"[95 % intervals] over {over}: {size}, {options.resamples:,} resamples, seed {options.seed}"
 
 
 def _about_tests(first: "ScoreDifference", options: argparse.Namespace) -> str:
+    if first.p is None:
+        return "no p values"
     how = (
         f"approximate randomisation over sentences, {options.trials:,} trials: of these models, not of other seeds"
         if first.seeds == 1

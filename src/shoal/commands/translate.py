@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from shoal.commands.kept_models import add_models, add_search, read_beam, read_step
 from shoal.commands.parsing import Parser, add_lab
-from shoal.errors import UserError, printable
+from shoal.errors import DiskError, UserError, printable
 from shoal.output import say
 
 if TYPE_CHECKING:
@@ -54,24 +54,27 @@ def run(options: argparse.Namespace) -> int:
         )
     records = Lab(options.lab).records(options.runs)
     _check(records, lines, options)
+    names = [] if references is None else _names(records)
     groups, notes = _translate(records, lines, options, beam, step)
     found = [answered for answered, _ in groups]
     texts = {run: answered.best(run) for answered in found for run in answered.runs}
-    table, about, warnings = (None, [], []) if references is None else _scores(records, texts, references, found)
-    # What is kept is kept once nothing can be wrong any more.
+    table, about, warnings = (None, [], []) if references is None else _scores(records, texts, references, names, found)
+    # What is kept is kept once nothing else can be wrong any more, and what the lab refuses is shown all the same.
     if options.tree is not None:
         _draw(options, *groups[0], lines)
-    paths = _keep(records, texts, lines, name, _settings(options, beam))
+    paths, refused = _keep(records, texts, lines, name, _settings(options, beam))
     for note in [*notes, *warnings]:  # beside what may be piped into a file, line by line
         print(printable(note), file=sys.stderr)
     if table is None:
         _print_texts({run: texts[run] for run in records.ids})
-        return 0
-    from shoal.report.console import print_table
+    else:
+        from shoal.report.console import print_table
 
-    print_table(table)
-    for line in [*about, *(f"kept: {path}" for path in paths)]:
-        say(line)
+        print_table(table)
+        for line in [*about, *(f"kept: {path}" for path in paths)]:
+            say(line)
+    if refused is not None:
+        raise refused
     return 0
 
 
@@ -159,13 +162,17 @@ def _settings(options: argparse.Namespace, beam: "Beam | None") -> dict[str, Any
 
 def _keep(
     records: "Records", texts: Mapping[str, Sequence[str]], lines: Sequence[str], name: str, how: Mapping[str, Any]
-) -> list[str]:
-    """Keep what was written in the lab; where."""
-    paths = []
+) -> tuple[list[str], UserError | DiskError | None]:
+    """Keep what was written in the lab; where, and what it refused first."""
+    paths, refused = [], None
     for run in records.ids:
         step = records.model_steps(run, read_step(how.get("step")), how["average"])[-1]
-        paths.append(str(records.keep_hypotheses(run, step, name, texts[run], lines, how).path))
-    return paths
+        most = {"max_new_tokens": records.specs[run].task_part.sizes().sequence_length, **how}
+        try:
+            paths.append(str(records.keep_hypotheses(run, step, name, texts[run], lines, most).path))
+        except (UserError, DiskError) as error:
+            refused = refused or error
+    return paths, refused
 
 
 def _draw(options: argparse.Namespace, found: "Answered", codec: "PairCodec", lines: Sequence[str]) -> None:
@@ -186,29 +193,43 @@ def _print_texts(texts: Mapping[str, Sequence[str]]) -> None:
             print(("" if len(texts) == 1 else f"{run[:8]}  ") + (printable(line) if is_seen else line))
 
 
+def _names(records: "Records") -> list[str]:
+    """Of the scores that all tasks of these runs tell.
+
+    Raises:
+        UserError: one of them needs sacrebleu, which is missing.
+    """
+    from shoal.analysis.sentence_scores import check_scores
+    from shoal.tasks.pairs.settings import PairSettings
+
+    tasks = [spec.task_part for spec in records.specs.values()]
+    told = [(task if isinstance(task, PairSettings) else PairSettings).scores for task in tasks]
+    names = [name for name in told[0] if all(name in own for own in told)]
+    check_scores(names)
+    return names
+
+
 def _scores(
-    records: "Records", texts: Mapping[str, Sequence[str]], references: Sequence[str], found: "Sequence[Answered]"
+    records: "Records",
+    texts: Mapping[str, Sequence[str]],
+    references: Sequence[str],
+    names: Sequence[str],
+    found: "Sequence[Answered]",
 ) -> "tuple[Table, list[str], list[str]]":
     """The scores of each setting over its seeds, by which rules they were computed, and warnings."""
     from shoal.analysis.sentence_scores import text_scores
     from shoal.analysis.translation import ScoreInterval, score_interval
     from shoal.report.translation import settings_of, translation_table
-    from shoal.tasks.pairs.settings import PairSettings
 
-    tasks = [spec.task_part for spec in records.specs.values()]
-    names = list(PairSettings.scores)
-    if all(isinstance(task, PairSettings) for task in tasks):
-        told = [task.scores for task in tasks if isinstance(task, PairSettings)]
-        names = [name for name in told[0] if all(name in own for own in told)]
     groups = settings_of(records.specs.values())
     rows: dict[str, dict[str, ScoreInterval]] = {}
     signatures: dict[str, str] = {}
     warnings = []
     for label, runs in groups.items():
-        scored = text_scores([texts[run] for run in runs], [references])
+        scored = text_scores([texts[run] for run in runs], [references], names=names)
         warnings += [f"warning: {label}: {warning}" for warning in scored.warnings]
         rows[label] = {name: score_interval(scored.statistics[name]) for name in names}
-        signatures |= {name: said for name, said in scored.signatures.items() if name in names}
+        signatures |= scored.signatures
     saved = {run: own for answered in found for run, own in zip(answered.runs, _saved(answered), strict=True)}
     table = translation_table(rows, {label: [saved[run] for run in runs] for label, runs in groups.items()})
     seeds = max(map(len, groups.values()))

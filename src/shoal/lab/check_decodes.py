@@ -14,6 +14,8 @@ from shoal.lab.mends import held, move
 def check_decodes(folder: CohortFolder, runs: Collection[str]) -> Iterator[Finding]:
     """Every file of hypotheses and of scores, held to its name, its checksum and its run."""
     decodes = folder.decodes
+    places = [path for path in decodes.no_folders() if not path.is_symlink()]  # links are told of already
+    yield from (Finding(f"{path} is damaged: it is not a folder", _away(folder, [path])) for path in places)
     for key in decodes.there():
         try:
             decode = decodes.read(key)

@@ -13,13 +13,14 @@ where, so that it can be read as it was.
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from shoal.errors import LabError, UserError
+from shoal.errors import AccessError, LabError, UserError
 from shoal.lab.files import LARGEST_PART, check_own, check_shape, is_there, names_in, read, read_json, write, write_json
 from shoal.lab.names import check_name
 from shoal.lab.shapes import DecodeNote, ScoreNote
@@ -69,6 +70,27 @@ class Decodes:
         self.path = path / "decodes"
         self.scores_path = path / "scores"
 
+    @contextmanager
+    def with_way_out(self) -> Iterator[None]:
+        """Say besides what is damaged how to have it again."""
+        try:
+            yield
+        except AccessError:
+            raise
+        except LabError as error:
+            mend = f"shoal check --repair --lab {self.path.parent.parent.parent}"
+            raise LabError(f"{error}; {mend} moves it aside, so that it can be made again") from None
+
+    def no_folders(self) -> list[Path]:
+        """Where something else is in the place of a folder."""
+        return [path for path in (self.path, self.scores_path) if is_there(path) and not path.is_dir()]
+
+    def check_folders(self) -> None:
+        """Raise :class:`LabError` where a folder is a link, or something else is in its place."""
+        check_own([self.path, self.scores_path])
+        for path in self.no_folders():
+            raise LabError(f"{path} is damaged: it is not a folder")
+
     # hypotheses
 
     def there(self) -> list[str]:
@@ -97,18 +119,20 @@ class Decodes:
             source: SHA-256 of the source.
 
         Raises:
-            UserError: there is no hypothesis, one cannot be written as UTF-8, or the name is not allowed.
-            LabError: the same is there and damaged, or the settings are no numbers and words.
+            UserError: there is no hypothesis, one cannot be written as UTF-8, the name is not allowed, the step is no
+                step, or the settings are no numbers and words.
+            LabError: the same is there and damaged, or the place of the folder is taken.
             DiskError: the disk is full or refuses.
         """
         check_name(name, "decode")
-        check_own([self.path])
+        with self.with_way_out():
+            self.check_folders()
         content, newlines = _written(hypotheses)
         said = {
             "run": run,
             "step": step,
             "name": name,
-            "settings": json.loads(json.dumps(dict(settings))),
+            "settings": _as_json(settings),
             "source": source,
             "lines": len(hypotheses),
             "newlines": newlines,
@@ -116,11 +140,12 @@ class Decodes:
         }
         key = f"{name}-{_digest(said)}"
         note = self.path / f"{key}.json"
+        _check_kept(note, said | {"versions": _versions()})
         if not is_there(note):
-            check_shape(note, said | {"versions": _versions()}, DecodeNote)
             write(self.path / f"{key}.txt", content)
             write_json(note, said | {"versions": _versions()})
-        return self.read(key)
+        with self.with_way_out():
+            return self.read(key)
 
     def read(self, key: str) -> Decode:
         """The hypotheses as they were kept.
@@ -172,10 +197,12 @@ class Decodes:
         Returns:
             What the file says: ``decode``, ``hypotheses`` (their SHA-256), ``references``, ``scores``, ``versions``.
         """
-        check_own([self.path, self.scores_path])
+        with self.with_way_out():
+            self.check_folders()
+            hypotheses = self._note(decode.id)["hypotheses"]
         said = {
             "decode": decode.id,
-            "hypotheses": self._note(decode.id)["hypotheses"],
+            "hypotheses": hypotheses,
             "references": list(references),
             "scores": {name: {"score": score, "signature": signed} for name, (score, signed) in scores.items()},
             "versions": _versions(),
@@ -185,7 +212,8 @@ class Decodes:
         if not is_there(path):
             check_shape(path, said, ScoreNote)
             write_json(path, said)
-        return self.read_scores(name)
+        with self.with_way_out():
+            return self.read_scores(name)
 
     def read_scores(self, name: str) -> dict[str, Any]:
         """What a file of scores says.
@@ -202,6 +230,21 @@ class Decodes:
         if self._note(said["decode"])["hypotheses"] != said["hypotheses"]:
             raise LabError(f"{path} is damaged: it is of other hypotheses than {said['decode']}")
         return said
+
+
+def _as_json(settings: Mapping[str, Any]) -> Any:
+    try:
+        return json.loads(json.dumps(dict(settings)))
+    except (TypeError, ValueError) as error:
+        raise UserError(f"settings of a search must be numbers and words by name: {error}") from None
+
+
+def _check_kept(note: Path, said: Mapping[str, Any]) -> None:
+    """Raise :class:`UserError` where what is to be kept is not what a note can say."""
+    try:
+        check_shape(note, said, DecodeNote)
+    except LabError as error:
+        raise UserError(f"hypotheses cannot be kept so: {str(error).partition(' is damaged: ')[2]}") from None
 
 
 def _written(hypotheses: Sequence[str]) -> tuple[bytes, dict[str, list[int]]]:

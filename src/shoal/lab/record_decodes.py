@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import polars as pl
 
-from shoal.errors import UserError
+from shoal.errors import LabError, UserError
 from shoal.lab.cohort import CohortFolder
 from shoal.lab.decodes import Decode, sha256_of_lines
 from shoal.lab.names import find_run
@@ -102,13 +102,44 @@ class DecodeRecords:
     def decodes(self, name: str | None = None) -> list[Decode]:
         """The hypotheses that were kept of these runs, in the order of the runs; perhaps those of one name alone.
 
-        Raises:
-            LabError: a file is damaged; ``shoal check`` says which others are.
+        What is damaged is left out, and :meth:`damaged_decodes` names it.
         """
-        found = [own.read(key) for folder in self._cohorts() for own in [folder.decodes] for key in own.there()]
-        kept = [decode for decode in found if decode.run in self._folders and name in (None, decode.name)]
+        kept = [decode for decode in self._read()[0] if name in (None, decode.name)]
         order = {run: place for place, run in enumerate(self._folders)}
         return sorted(kept, key=lambda decode: (order[decode.run], decode.step, decode.id))
+
+    def damaged_decodes(self) -> dict[str, str]:
+        """What is wrong with hypotheses and scores, and what to do, by the names of their files.
+
+        A damaged note does not say of which run it is: those of the cohorts of these runs are all named.
+        """
+        _, wrong = self._read()
+        for folder in self._cohorts():
+            own = folder.decodes
+            for name in own.scored():
+                try:
+                    with own.with_way_out():
+                        own.read_scores(name)
+                except LabError as error:
+                    wrong[name] = str(error)
+        return wrong
+
+    def _read(self) -> tuple[list[Decode], dict[str, str]]:
+        """The hypotheses that are whole, and what is wrong with the others, by the names of their files."""
+        found, wrong = [], {}
+        for own in (folder.decodes for folder in self._cohorts()):
+            try:
+                with own.with_way_out():
+                    own.check_folders()
+            except LabError as error:
+                wrong[own.path.name] = str(error)
+            for key in own.there():
+                try:
+                    with own.with_way_out():
+                        found.append(own.read(key))
+                except LabError as error:
+                    wrong[key] = str(error)
+        return [decode for decode in found if decode.run in self._folders], wrong
 
     def keep_scores(
         self, decode: Decode, references: Sequence[Sequence[str]], tokenizer: str = "13a"
@@ -133,19 +164,17 @@ class DecodeRecords:
         return own.keep_scores(decode, [sha256_of_lines(reference) for reference in references], scores)
 
     def scores(self) -> pl.DataFrame:
-        """Every kept score.
+        """Every kept score; what is damaged is left out, and :meth:`damaged_decodes` names it.
 
         Returns:
             One row per score: ``run``, ``step``, ``name``, ``decode``, ``references`` (SHA-256, one or several),
             ``score`` (its name), ``value`` (percent), ``signature``.
-
-        Raises:
-            LabError: a file is damaged.
         """
-        rows = []
+        rows, wrong = [], self.damaged_decodes()
         for decode in self.decodes():
             own = self._folders[decode.run].decodes
-            for said in map(own.read_scores, own.scored(decode.id)):
+            whole = [name for name in own.scored(decode.id) if name not in wrong]
+            for said in map(own.read_scores, whole):
                 about = (decode.run, decode.step, decode.name, decode.id, " ".join(said["references"]))
                 rows += [(*about, name, it["score"], it["signature"]) for name, it in said["scores"].items()]
         return pl.DataFrame(rows, _SCORES, orient="row")

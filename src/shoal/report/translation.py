@@ -12,8 +12,9 @@ def settings_of(specs: Iterable[RunSpec]) -> dict[str, list[str]]:
     """Runs that differ in their seeds alone, by what tells them from the others.
 
     Returns:
-        Ids of runs by a label such as ``"lr=0.001"``: the settings that are not the same for all; one label where all
-        differ in seeds alone is that of the model.
+        Ids of runs by a label such as ``"lr=0.001"``: the settings that are not the same for all. Of several families
+        it names the family and what is not the same within it: what one family has and another lacks tells nothing
+        that its name does not. One label where all differ in seeds alone is that of the model.
     """
     specs = list(specs)
     groups: dict[tuple[tuple[str, str], ...], list[RunSpec]] = {}
@@ -21,13 +22,21 @@ def settings_of(specs: Iterable[RunSpec]) -> dict[str, list[str]]:
         own = {name: str(value) for name, value in spec.canonical().items() if name not in SEEDS}
         groups.setdefault(tuple(sorted(own.items())), []).append(spec)
     names = [name for name in dict.fromkeys(name for spec in specs for name in spec) if name not in (*SEEDS, "seed")]
-    varying = [name for name in names if len({str(spec.get(name)) for spec in specs}) > 1]
+    models = {model: [spec for spec in specs if spec.model == model] for model in dict.fromkeys(s.model for s in specs)}
     found: dict[str, list[str]] = {}
     for members in groups.values():
         first = members[0]
+        varying = _varying(names, models[first.model])
+        if len(models) > 1:
+            varying = ["model", *(name for name in varying if name != "model")]
         label = ", ".join(f"{name}={first.get(name)}" for name in varying if first.get(name) is not None)
         found.setdefault(label or first.model, []).extend(spec.id for spec in members)
     return found
+
+
+def _varying(names: Sequence[str], specs: Sequence[RunSpec]) -> list[str]:
+    """The settings that are not the same for all of these."""
+    return [name for name in names if len({str(spec.get(name)) for spec in specs}) > 1]
 
 
 def translation_table(
