@@ -196,3 +196,12 @@ def test_a_wrong_request_is_one_line(trained, capsys, monkeypatch, tmp_path, wor
     out, err = asked(trained, capsys, *words.split(), "--prompt", "the", code=2)
     assert out == "" and err.count("\n") == 1 and re.search(said, err)
     assert not list(Path(tmp_path).iterdir())
+
+
+def test_a_tree_writes_over_nothing_of_a_lab(trained, capsys):
+    top, _ = trained
+    place = next((top / "lab" / "cohorts").iterdir()) / "cohort.json"
+    before = place.read_bytes()
+    _, err = asked(trained, capsys, "{0}", "--prompt", "the", "--beams", "2", "--tree", str(place), code=2)
+    assert err.count("\n") == 1 and "is in the lab" in err
+    assert place.read_bytes() == before

@@ -276,6 +276,26 @@ def test_a_tree_that_cannot_be_written_is_refused_before_anything_is_searched(la
     assert capsys.readouterr().err.count("\n") == 1
 
 
+def test_a_tree_writes_over_nothing_of_a_lab_and_nothing_that_is_read(lab, capsys, monkeypatch):
+    monkeypatch.setattr(answers, "answer", lambda *_, **__: pytest.fail("searches"))
+    put("one.txt", "ein hund.\n")
+    put("right.txt", "a dog.\n")
+    shutil.copytree("lab", "other")
+    Path("link").symlink_to("lab", target_is_directory=True)
+    Path("alias.txt").symlink_to("one.txt")
+    cohort = next(Path("lab/cohorts").iterdir()).name
+    places = [f"{own}/cohorts/{cohort}/cohort.json" for own in ("lab", "other", "link", "folder/../lab")]
+    Path("folder").mkdir()
+    before = content(".")
+    for place in [*places, "lab/shoal-lab.json", "lab/reports/../new.txt", "one.txt", "alias.txt", "right.txt"]:
+        Path("lab/reports").mkdir(exist_ok=True)
+        words = ["translate", lab[0], "one.txt", "--reference", "right.txt", "--beams", "2", "--tree", place]
+        assert main(words) == 2
+        out, err = capsys.readouterr()
+        assert out == "" and err.count("\n") == 1 and Path(place).name in err
+    assert content(".") == before
+
+
 def test_a_run_without_a_kept_model_is_refused(lab, capsys):
     for path in shoal.Lab("lab").records([lab[0]]).model_files(lab[0]).values():
         path.unlink()

@@ -114,7 +114,7 @@ def _check(records: "Records", lines: Sequence[str], options: argparse.Namespace
         raise UserError(f"--tree is of one run and one line, got {len(records)} runs and {len(lines):,} lines")
     if not lines[0].strip():
         raise UserError("--tree is of a line that is searched, and this one is empty")
-    check_tree_file(options.tree)
+    check_tree_file(options.tree, options.lab, [own for own in (options.file, options.reference) if own is not None])
 
 
 def _translate(
