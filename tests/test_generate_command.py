@@ -11,7 +11,8 @@ from searching import all_texts
 
 import shoal
 from shoal.cli import main
-from shoal.decoding import Beam
+from shoal.decoding import Beam, Sampling
+from shoal.decoding.text import generate_texts
 from shoal.decoding.text_search import search_texts
 from shoal.errors import UserError
 from shoal.registry import MODELS
@@ -68,6 +69,19 @@ def test_a_beam_goes_to_the_end_of_the_context_and_no_further():
         with pytest.raises(UserError, match=said):
             search_texts(models, LETTERS, [prompt], 2, Beam(2))
     assert search_texts(some("lstm", context=8), LETTERS, ["abc"], 20, Beam(2))[0].steps == 20
+
+
+@pytest.mark.parametrize("family", ["gpt", "lstm"])
+def test_a_model_that_diverged_is_named(family):
+    models = some(family, 3)
+    with torch.no_grad():
+        for parameter in models["run1"].parameters():
+            parameter.fill_(torch.nan)
+    for sampling in (None, Sampling(1.0), Sampling(1.0, 2, 0.9)):
+        with pytest.raises(UserError, match="run run1 gives numbers that are not finite"):
+            generate_texts(models, LETTERS, ["ab", "c"], 3, sampling)
+    with pytest.raises(UserError, match="run run1 gives numbers that are not finite"):
+        search_texts(models, LETTERS, ["ab", "c"], 3, Beam(2))
 
 
 @pytest.fixture(scope="module")

@@ -19,6 +19,7 @@ import shoal
 from shoal.cli import main
 from shoal.decoding import answers
 from shoal.decoding.answers import EMPTY, Answer, Answered
+from shoal.errors import UserError
 from shoal.lab.alike import models_by_shape
 from shoal.lab.check import examine
 from shoal.tasks.pairs.codec import PairCodec
@@ -274,6 +275,26 @@ def test_a_tree_that_cannot_be_written_is_refused_before_anything_is_searched(la
     put("one.txt", "ein hund.\n")
     assert main(["translate", lab[0], "one.txt", "--beams", "2", "--tree", name]) == 2
     assert capsys.readouterr().err.count("\n") == 1
+
+
+@pytest.mark.parametrize("words", [[], ["--beams", "3"], ["--reference", "source.txt"]])
+def test_a_run_that_diverged_is_named_and_nothing_is_kept(lab, capsys, monkeypatch, words):
+    read = shoal.lab.Records.model
+
+    def model(records, run, *args, **options):
+        found = read(records, run, *args, **options)
+        if run == lab[1]:
+            torch.nn.utils.vector_to_parameters(torch.full((10**6,), 1e38), found.parameters())
+        return found
+
+    monkeypatch.setattr(shoal.lab.Records, "model", model)
+    before = content()
+    assert main(["translate", lab[0], lab[1], lab[3], "source.txt", *words]) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and err.count("\n") == 1 and f"run {lab[1][:8]} gives numbers that are not finite" in err
+    assert content() == before
+    with pytest.raises(UserError, match=lab[1][:8]):
+        shoal.Lab("lab").records(lab[:2]).answers(SOURCE)
 
 
 def test_a_tree_writes_over_nothing_of_a_lab_and_nothing_that_is_read(lab, capsys, monkeypatch):
