@@ -142,6 +142,8 @@ def test_an_empty_line_has_an_empty_answer_in_its_place(family):
         for member, run in enumerate(models):
             assert [found.answers[member][place] for place in (0, 2, 4)] == [(EMPTY,)] * 3
             assert [found.best(run)[place] for place in (0, 2, 4)] == [""] * 3
+            assert found.margins[member, [0, 2, 4]].tolist() == [torch.inf] * 3
+            assert bool(found.margins[member, [1, 3]].isnan().all()) == (beam is None)  # not computed, and not far
             assert found.steps[member, [0, 2, 4]].tolist() == [0, 0, 0]
             assert (found.steps[member, [1, 3]] > 0).all()
         nothing = answer(models, reads, codec(), ["", ""], T, beam)
@@ -192,7 +194,7 @@ def test_trees_stand_beside_their_lines():
         ("gpt", [], T, None, "not one line"),
         ("gpt", ["a"], 0, None, "got 0"),
         ("gpt", ["a"], T, V**T + 1, "216"),
-        ("gpt", ["a", "ad"], T, None, "'d' is not in the vocabulary"),
+        ("gpt", ["a", "ad"], T, None, "source 2: 'd' is not in the vocabulary"),
         ("gpt", ["a", "", "abcab"], T, None, "source 3 has 5 tokens"),
         ("encoder_translator", ["a"], T, 2, "all positions at once"),
     ],

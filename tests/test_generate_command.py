@@ -65,9 +65,11 @@ def test_a_beam_goes_to_the_end_of_the_context_and_no_further():
     assert whole.steps + whole.saved == 6  # the last token is not read
     with pytest.raises(UserError, match="6 new tokens fit"):
         search_texts(models, LETTERS, ["abc", "a"], 7, Beam(2))
-    for prompt, said in {"abcabcab": "one new token fits", "abcabcabc": "no new token fits"}.items():
-        with pytest.raises(UserError, match=said):
+    for prompt, said in {"abcabcab": "prompt of 8, one new token fits", "abcabcabc": "9, no new token fits"}.items():
+        with pytest.raises(UserError, match=f"{said}, got max_new_tokens=2;"):
             search_texts(models, LETTERS, [prompt], 2, Beam(2))
+    with pytest.raises(UserError, match="no new token fits;"):
+        search_texts(models, LETTERS, ["abcabcabc"], None, Beam(2))
     assert search_texts(some("lstm", context=8), LETTERS, ["abc"], 20, Beam(2))[0].steps == 20
 
 

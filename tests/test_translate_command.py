@@ -138,6 +138,7 @@ def test_scores_are_those_of_sacrebleu_s_own_command(lab, capsys):
         assert printed[own["name"]] == f"{own['score']:.2f}"
         assert own["signature"] in out
     assert str(decode.path) in out
+    assert "empty sources, whose answers are empty: 1, of which 1 count as exact matches" in out
 
 
 def pretended(monkeypatch, texts):

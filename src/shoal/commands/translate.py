@@ -57,7 +57,7 @@ def run(options: argparse.Namespace) -> int:
     groups, notes = _translate(records, lines, options, beam, step)
     found = [answered for answered, _ in groups]
     texts = {run: answered.best(run) for answered in found for run in answered.runs}
-    table, about, warnings = (None, [], []) if references is None else _scores(records, texts, references, found)
+    table, about, warnings = (None, [], []) if references is None else _scores(records, texts, lines, references, found)
     # What is kept is kept once nothing can be wrong any more.
     if options.tree is not None:
         _draw(options, *groups[0], lines)
@@ -187,7 +187,11 @@ def _print_texts(texts: Mapping[str, Sequence[str]]) -> None:
 
 
 def _scores(
-    records: "Records", texts: Mapping[str, Sequence[str]], references: Sequence[str], found: "Sequence[Answered]"
+    records: "Records",
+    texts: Mapping[str, Sequence[str]],
+    lines: Sequence[str],
+    references: Sequence[str],
+    found: "Sequence[Answered]",
 ) -> "tuple[Table, list[str], list[str]]":
     """The scores of each setting over its seeds, by which rules they were computed, and warnings."""
     from shoal.analysis.sentence_scores import text_scores
@@ -214,8 +218,20 @@ def _scores(
     seeds = max(map(len, groups.values()))
     over = f"seeds and sentences: up to {seeds} seeds × {len(references):,}" if seeds > 1 else f"{len(references):,}"
     about = [f"{name}: {said}" for name, said in signatures.items()]
-    about.append(f"[95 % intervals] over {over} sentences; exact match: texts that are the reference, sign for sign")
+    about.append(
+        f"[95 % intervals] over {over} sentences; exact match: texts that are the reference, sign for sign"
+        + _empty_lines(lines, references)
+    )
     return table, about, warnings
+
+
+def _empty_lines(lines: Sequence[str], references: Sequence[str]) -> str:
+    """How many sources are empty, whose answers no model was asked for, and how many of them count as right."""
+    empty = [reference for line, reference in zip(lines, references, strict=True) if not line.strip()]
+    right = sum(not reference for reference in empty)
+    if not empty:
+        return ""
+    return f"; empty sources, whose answers are empty: {len(empty):,}, of which {right:,} count as exact matches"
 
 
 def _saved(answered: "Answered") -> list[float]:

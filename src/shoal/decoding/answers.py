@@ -55,7 +55,9 @@ class Answered:
         answers: by run, by line, the best first: one of greedy search, as many as the beam has places of a beam.
         steps: tokens up to which the search of a line went, of which a rule of stopping ``saved`` some, ``(R, N)``.
         saved: likewise.
-        margins: how near the nearest choice was, in nats, ``(R, N)``; one within rounding may fall otherwise elsewhere.
+        margins: of a beam, how near the nearest choice of a step was, in nats, ``(R, N)``: within rounding it may fall
+            otherwise elsewhere. See :class:`~shoal.decoding.beam.Searched` for what it leaves out. Infinite of empty
+            lines, of which nothing is chosen; NaN without a beam, where it is not computed.
         trees: of each run and line, where they were recorded; None of a line that is empty.
     """
 
@@ -275,6 +277,6 @@ class _Asking:
 def _single(tokens: Tensor, lengths: Tensor, log_p: Tensor) -> _Found:
     """One answer of each model to each line: ``(R, n, T)``, ``(R, n)`` and ``(R, n)``."""
     last = tokens.gather(-1, (lengths - 1).clamp(min=0).unsqueeze(-1)).squeeze(-1)
-    never = torch.full_like(log_p, torch.inf)
+    unknown = torch.full_like(log_p, torch.nan)
     tokens, counts, log_p, finished = (own.unsqueeze(2) for own in (tokens, lengths, log_p.double(), last == EOS))
-    return _Found(tokens, counts, log_p, finished, lengths, torch.zeros_like(lengths), never)
+    return _Found(tokens, counts, log_p, finished, lengths, torch.zeros_like(lengths), unknown)

@@ -132,9 +132,10 @@ def _fitting(model: nn.Module, prompts: Sequence[str], lengths: Sequence[int], a
     if fit is not None and (fit < 1 or (asked or 1) > fit):
         own: Any = model
         room = f"{fit:,} new tokens fit" if fit > 1 else "one new token fits" if fit == 1 else "no new token fits"
+        got = "" if asked is None else f", got max_new_tokens={asked:,}"
         raise UserError(
             f"a beam goes no further than the context of {own.context_length:,} tokens: behind a prompt of "
-            f"{longest:,} {room}, got max_new_tokens={asked or 1:,}; without --beams the window slides"
+            f"{longest:,}, {room}{got}; without --beams the window slides"
         )
     if asked is None:
         return MOST if fit is None else min(MOST, fit)

@@ -100,7 +100,7 @@ def _drawn(ending: str, tree: BeamTree, title: str, names: Sequence[str], root: 
         )
     about = (
         "Over the line to each node its token, with the log probability (nats) of the whole hypothesis. "
-        f"{tree.steps} steps: {tree.why}."
+        f"{tree.steps} step{'s' * (tree.steps != 1)}: {tree.why}."
     )
     figure = Figure("tree", beam_tree(tree, title, names, root), about)
     if ending == "html":
