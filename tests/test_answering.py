@@ -8,6 +8,7 @@ from searching import all_texts
 
 from shoal.decoding import Beam
 from shoal.decoding.answers import EMPTY, answer
+from shoal.decoding.finite import DivergedError
 from shoal.errors import UserError
 from shoal.registry import MODELS
 from shoal.tasks.pairs.codec import PairCodec
@@ -141,10 +142,36 @@ def test_an_empty_line_has_an_empty_answer_in_its_place(family):
         for member, run in enumerate(models):
             assert [found.answers[member][place] for place in (0, 2, 4)] == [(EMPTY,)] * 3
             assert [found.best(run)[place] for place in (0, 2, 4)] == [""] * 3
+            assert found.margins[member, [0, 2, 4]].tolist() == [torch.inf] * 3
+            assert bool(found.margins[member, [1, 3]].isnan().all()) == (beam is None)  # not computed, and not far
             assert found.steps[member, [0, 2, 4]].tolist() == [0, 0, 0]
             assert (found.steps[member, [1, 3]] > 0).all()
         nothing = answer(models, reads, codec(), ["", ""], T, beam)
         assert nothing.answers == (((EMPTY,),) * 2,) * 2
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("number", [torch.nan, 1e308])
+def test_a_model_that_diverged_is_named(family, number):
+    models, reads = some(family, 3)
+    with torch.no_grad():
+        for parameter in models["run1"].parameters():
+            parameter.fill_(number)
+    for beam in [None] if reads == "source" else [None, Beam(2)]:
+        with pytest.raises(DivergedError, match="run run1 gives") as caught:
+            answer(models, reads, codec(), LINES, T, beam, at_once=2)
+        assert caught.value.runs == ("run1",)
+        assert answer({"run0": models["run0"], "run2": models["run2"]}, reads, codec(), LINES, T, beam).runs
+
+
+@pytest.mark.parametrize("beam", [None, Beam(V)])
+def test_a_model_whose_later_steps_are_not_finite_is_named(beam):
+    models, reads = some("encoder_decoder", 3)
+    with torch.no_grad():
+        models["run2"].target_embedding.tokens.weight[3:] = torch.nan  # of every letter, and not of BOS
+    with pytest.raises(DivergedError) as caught:
+        answer(models, reads, codec(), LINES, T, beam)
+    assert caught.value.runs == ("run2",)
 
 
 def test_trees_stand_beside_their_lines():
@@ -167,7 +194,7 @@ def test_trees_stand_beside_their_lines():
         ("gpt", [], T, None, "not one line"),
         ("gpt", ["a"], 0, None, "got 0"),
         ("gpt", ["a"], T, V**T + 1, "216"),
-        ("gpt", ["a", "ad"], T, None, "'d' is not in the vocabulary"),
+        ("gpt", ["a", "ad"], T, None, "source 2: 'd' is not in the vocabulary"),
         ("gpt", ["a", "", "abcab"], T, None, "source 3 has 5 tokens"),
         ("encoder_translator", ["a"], T, 2, "all positions at once"),
     ],

@@ -83,7 +83,10 @@ def test_buckets_of_a_few_pairs_by_hand():
     assert left.of.tolist() == [0, 0, 1, 1, 1, 1] or left.of.tolist() == [0] * 6
     beyond = made(pairs, drawn=4, multiple=4, least=0)
     assert beyond.widths == ((4, 4), (8, 8), (20, 9)) and beyond.of.tolist() == [0, 0, 1, 1, 2, 2]
-    assert made(pairs, multiple=4, least=0).real_share() == pytest.approx({"source": 42 / 56, "target": 25 / 42, "both": 67 / 98})
+    wanted = {"source": 42 / 56, "target": 25 / 42, "both": 67 / 98}
+    assert made(pairs, multiple=4, least=0).real_share() == pytest.approx(wanted)
+        {"source": 42 / 56, "target": 25 / 42, "both": 67 / 98}
+    )
 
 
 # the sampler

@@ -17,9 +17,10 @@ from shoal.analysis import answer_errors
 from shoal.analysis.answer_errors import edit_distance, pig_latin_error, sorting_error
 from shoal.analysis.translation import score_interval
 from shoal.cli import main
+from shoal.decoding.finite import DivergedError
 from shoal.errors import UserError
 from shoal.lab import Lab
-from shoal.studies import Form, Results, free_running, pig_latin, sorting
+from shoal.studies import Form, Results, free_running, free_running_scores, pig_latin, sorting
 from shoal.studies.free_running_frames import by_group, compared, scored_of, share_right, statistics_of, times_of
 from shoal.studies.free_running_scores import LONGER, _with_more_positions, check_split, measured
 from shoal.tasks.build import build_task
@@ -323,3 +324,17 @@ def test_errors_of_pig_latin(word, written, kind):
 def test_errors_of_sorting(source, written, kind):
     right = " ".join(sorted(source.split(), key=int))
     assert sorting_error(source, right, written) == getattr(answer_errors, kind)
+
+
+def test_models_whose_numbers_are_not_finite_are_left_out(monkeypatch):
+    def written(models, *_):
+        if wrong := [run for run in models if run.startswith("bad")]:
+            raise DivergedError(wrong[:1])
+        return list(models)
+
+    monkeypatch.setattr(free_running_scores, "_written", written)
+    models = dict.fromkeys(["bad0", "good", "bad1"])
+    assert free_running_scores._written_by_some(models) == ["good"]
+    assert list(models) == ["good"]
+    models = dict.fromkeys(["bad0"])
+    assert not free_running_scores._written_by_some(models).texts and not models

@@ -11,7 +11,8 @@ from searching import all_texts
 
 import shoal
 from shoal.cli import main
-from shoal.decoding import Beam
+from shoal.decoding import Beam, Sampling
+from shoal.decoding.text import generate_texts
 from shoal.decoding.text_search import search_texts
 from shoal.errors import UserError
 from shoal.registry import MODELS
@@ -64,10 +65,25 @@ def test_a_beam_goes_to_the_end_of_the_context_and_no_further():
     assert whole.steps + whole.saved == 6  # the last token is not read
     with pytest.raises(UserError, match="6 new tokens fit"):
         search_texts(models, LETTERS, ["abc", "a"], 7, Beam(2))
-    for prompt, said in {"abcabcab": "one new token fits", "abcabcabc": "no new token fits"}.items():
-        with pytest.raises(UserError, match=said):
+    for prompt, said in {"abcabcab": "prompt of 8, one new token fits", "abcabcabc": "9, no new token fits"}.items():
+        with pytest.raises(UserError, match=f"{said}, got max_new_tokens=2;"):
             search_texts(models, LETTERS, [prompt], 2, Beam(2))
+    with pytest.raises(UserError, match="no new token fits;"):
+        search_texts(models, LETTERS, ["abcabcabc"], None, Beam(2))
     assert search_texts(some("lstm", context=8), LETTERS, ["abc"], 20, Beam(2))[0].steps == 20
+
+
+@pytest.mark.parametrize("family", ["gpt", "lstm"])
+def test_a_model_that_diverged_is_named(family):
+    models = some(family, 3)
+    with torch.no_grad():
+        for parameter in models["run1"].parameters():
+            parameter.fill_(torch.nan)
+    for sampling in (None, Sampling(1.0), Sampling(1.0, 2, 0.9)):
+        with pytest.raises(UserError, match="run run1 gives numbers that are not finite"):
+            generate_texts(models, LETTERS, ["ab", "c"], 3, sampling)
+    with pytest.raises(UserError, match="run run1 gives numbers that are not finite"):
+        search_texts(models, LETTERS, ["ab", "c"], 3, Beam(2))
 
 
 @pytest.fixture(scope="module")
@@ -196,3 +212,12 @@ def test_a_wrong_request_is_one_line(trained, capsys, monkeypatch, tmp_path, wor
     out, err = asked(trained, capsys, *words.split(), "--prompt", "the", code=2)
     assert out == "" and err.count("\n") == 1 and re.search(said, err)
     assert not list(Path(tmp_path).iterdir())
+
+
+def test_a_tree_writes_over_nothing_of_a_lab(trained, capsys):
+    top, _ = trained
+    place = next((top / "lab" / "cohorts").iterdir()) / "cohort.json"
+    before = place.read_bytes()
+    _, err = asked(trained, capsys, "{0}", "--prompt", "the", "--beams", "2", "--tree", str(place), code=2)
+    assert err.count("\n") == 1 and "is in the lab" in err
+    assert place.read_bytes() == before

@@ -457,3 +457,34 @@ def test_what_is_no_log_probability_is_refused(wrong):
         beam_search(table, *table.begin(), 3, Beam(1), from_logits=False)
     with pytest.raises(ValueError, match="log probabilities"):
         exhaustive_search(table, *table.begin(), 3, from_logits=False)
+
+
+@pytest.mark.parametrize("T", [1, 3])
+def test_where_the_end_is_all_there_is_it_is_the_one_text(T):
+    model = Hashed([0], [3], 1, eos=0)
+    for found in (
+        exhaustive_search(model, *model.begin(), T, eos=0),
+        beam_search(model, *model.begin(), T, Beam(1), eos=0).hypotheses,
+    ):
+        assert texts(found, 0, 0) == [(0,)]
+        assert found.log_p.tolist() == [[[0.0]]]
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"width": True}, "got True"),
+        ({"width": 2.0}, "got 2.0"),
+        ({"length_penalty": "1"}, "length_penalty must be from -50 to 50, got '1'"),
+        ({"length_penalty": None}, "got None"),
+    ],
+)
+def test_a_setting_of_the_wrong_kind_is_refused(settings, said):
+    with pytest.raises(UserError, match=said):
+        Beam(**settings)
+
+
+def test_a_tree_of_one_step_says_so():
+    model = Hashed([0], [3], 4)
+    (((tree,),),) = (beam_search(model, *model.begin(), 1, Beam(2), record=True).trees,)
+    assert tree.text().splitlines()[-1].startswith("1 step: ")

@@ -19,6 +19,7 @@ import shoal
 from shoal.cli import main
 from shoal.decoding import answers
 from shoal.decoding.answers import EMPTY, Answer, Answered
+from shoal.errors import UserError
 from shoal.lab.alike import models_by_shape
 from shoal.lab.check import examine
 from shoal.tasks.pairs.codec import PairCodec
@@ -137,6 +138,7 @@ def test_scores_are_those_of_sacrebleu_s_own_command(lab, capsys):
         assert printed[own["name"]] == f"{own['score']:.2f}"
         assert own["signature"] in out
     assert str(decode.path) in out
+    assert "empty sources, whose answers are empty: 1, of which 1 count as exact matches" in out
 
 
 def pretended(monkeypatch, texts):
@@ -274,6 +276,46 @@ def test_a_tree_that_cannot_be_written_is_refused_before_anything_is_searched(la
     put("one.txt", "ein hund.\n")
     assert main(["translate", lab[0], "one.txt", "--beams", "2", "--tree", name]) == 2
     assert capsys.readouterr().err.count("\n") == 1
+
+
+@pytest.mark.parametrize("words", [[], ["--beams", "3"], ["--reference", "source.txt"]])
+def test_a_run_that_diverged_is_named_and_nothing_is_kept(lab, capsys, monkeypatch, words):
+    read = shoal.lab.Records.model
+
+    def model(records, run, *args, **options):
+        found = read(records, run, *args, **options)
+        if run == lab[1]:
+            torch.nn.utils.vector_to_parameters(torch.full((10**6,), 1e38), found.parameters())
+        return found
+
+    monkeypatch.setattr(shoal.lab.Records, "model", model)
+    before = content()
+    assert main(["translate", lab[0], lab[1], lab[3], "source.txt", *words]) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and err.count("\n") == 1 and f"run {lab[1][:8]} gives numbers that are not finite" in err
+    assert content() == before
+    with pytest.raises(UserError, match=lab[1][:8]):
+        shoal.Lab("lab").records(lab[:2]).answers(SOURCE)
+
+
+def test_a_tree_writes_over_nothing_of_a_lab_and_nothing_that_is_read(lab, capsys, monkeypatch):
+    monkeypatch.setattr(answers, "answer", lambda *_, **__: pytest.fail("searches"))
+    put("one.txt", "ein hund.\n")
+    put("right.txt", "a dog.\n")
+    shutil.copytree("lab", "other")
+    Path("link").symlink_to("lab", target_is_directory=True)
+    Path("alias.txt").symlink_to("one.txt")
+    cohort = next(Path("lab/cohorts").iterdir()).name
+    places = [f"{own}/cohorts/{cohort}/cohort.json" for own in ("lab", "other", "link", "folder/../lab")]
+    Path("folder").mkdir()
+    before = content(".")
+    for place in [*places, "lab/shoal-lab.json", "lab/reports/../new.txt", "one.txt", "alias.txt", "right.txt"]:
+        Path("lab/reports").mkdir(exist_ok=True)
+        words = ["translate", lab[0], "one.txt", "--reference", "right.txt", "--beams", "2", "--tree", place]
+        assert main(words) == 2
+        out, err = capsys.readouterr()
+        assert out == "" and err.count("\n") == 1 and Path(place).name in err
+    assert content(".") == before
 
 
 def test_a_run_without_a_kept_model_is_refused(lab, capsys):

@@ -106,7 +106,7 @@ def _check(records: "Records", options: argparse.Namespace) -> None:
         raise UserError(
             f"--tree is of one run and one prompt, got {len(records)} runs and {len(options.prompt)} prompts"
         )
-    check_tree_file(options.tree)
+    check_tree_file(options.tree, options.lab)
 
 
 def _tokenizer(kept: Any) -> "TextTokenizer":

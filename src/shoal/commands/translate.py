@@ -58,7 +58,8 @@ def run(options: argparse.Namespace) -> int:
     groups, notes = _translate(records, lines, options, beam, step)
     found = [answered for answered, _ in groups]
     texts = {run: answered.best(run) for answered in found for run in answered.runs}
-    table, about, warnings = (None, [], []) if references is None else _scores(records, texts, references, names, found)
+    scores = None if references is None else _scores(records, texts, lines, references, names, found)
+    table, about, warnings = scores or (None, [], [])
     # What is kept is kept once nothing else can be wrong any more, and what the lab refuses is shown all the same.
     if options.tree is not None:
         _draw(options, *groups[0], lines)
@@ -117,7 +118,7 @@ def _check(records: "Records", lines: Sequence[str], options: argparse.Namespace
         raise UserError(f"--tree is of one run and one line, got {len(records)} runs and {len(lines):,} lines")
     if not lines[0].strip():
         raise UserError("--tree is of a line that is searched, and this one is empty")
-    check_tree_file(options.tree)
+    check_tree_file(options.tree, options.lab, [own for own in (options.file, options.reference) if own is not None])
 
 
 def _translate(
@@ -212,6 +213,7 @@ def _names(records: "Records") -> list[str]:
 def _scores(
     records: "Records",
     texts: Mapping[str, Sequence[str]],
+    lines: Sequence[str],
     references: Sequence[str],
     names: Sequence[str],
     found: "Sequence[Answered]",
@@ -235,8 +237,20 @@ def _scores(
     seeds = max(map(len, groups.values()))
     over = f"seeds and sentences: up to {seeds} seeds × {len(references):,}" if seeds > 1 else f"{len(references):,}"
     about = [f"{name}: {said}" for name, said in signatures.items()]
-    about.append(f"[95 % intervals] over {over} sentences; exact match: texts that are the reference, sign for sign")
+    about.append(
+        f"[95 % intervals] over {over} sentences; exact match: texts that are the reference, sign for sign"
+        + _empty_lines(lines, references)
+    )
     return table, about, warnings
+
+
+def _empty_lines(lines: Sequence[str], references: Sequence[str]) -> str:
+    """How many sources are empty, whose answers no model was asked for, and how many of them count as right."""
+    empty = [reference for line, reference in zip(lines, references, strict=True) if not line.strip()]
+    right = sum(not reference for reference in empty)
+    if not empty:
+        return ""
+    return f"; empty sources, whose answers are empty: {len(empty):,}, of which {right:,} count as exact matches"
 
 
 def _saved(answered: "Answered") -> list[float]:

@@ -17,6 +17,7 @@ from torch.func import functional_call, vmap
 
 from shoal.decoding.beam import Beam, beam_search, check_beam, check_length
 from shoal.decoding.choice import decoder_for
+from shoal.decoding.finite import by_run, check_finite, check_logits
 from shoal.decoding.generate import generate_from
 from shoal.decoding.tree import BeamTree
 from shoal.errors import UserError
@@ -54,7 +55,9 @@ class Answered:
         answers: by run, by line, the best first: one of greedy search, as many as the beam has places of a beam.
         steps: tokens up to which the search of a line went, of which a rule of stopping ``saved`` some, ``(R, N)``.
         saved: likewise.
-        margins: how near the nearest choice was, in nats, ``(R, N)``; one within rounding may fall otherwise elsewhere.
+        margins: of a beam, how near the nearest choice of a step was, in nats, ``(R, N)``: within rounding it may fall
+            otherwise elsewhere. See :class:`~shoal.decoding.beam.Searched` for what it leaves out. Infinite of empty
+            lines, of which nothing is chosen; NaN without a beam, where it is not computed.
         trees: of each run and line, where they were recorded; None of a line that is empty.
     """
 
@@ -100,6 +103,7 @@ def answer(
     Raises:
         UserError: there is no line, no token is asked for, a line has something that has no token or too many, the
             beam is wider than there are texts, or a model that answers position by position was asked to search.
+        DivergedError: models give numbers that are not finite; the others' answers are lost with theirs.
     """
     if not lines:
         raise UserError("there is nothing to translate: not one line was given")
@@ -204,6 +208,7 @@ class _Asking:
     ) -> None:
         several = list(models.values())
         self.model: Any = several[0]
+        self.runs = tuple(models)
         named = [dict(model.named_parameters()) for model in several]
         self.parameters = {name: torch.stack([own[name].detach() for own in named]) for name in named[0]}
         self.reads, self.T, self.beam, self.record = reads, max_new_tokens, beam, record
@@ -216,9 +221,12 @@ class _Asking:
         if self.reads == "source":
             return self._at_once(tokens, seen)
         state, logits = self._behind(tokens, seen)
+        check_logits(logits, self.runs)
         if self.beam is None:
             return self._greedy(state, logits)
-        searched = beam_search(self.decoder, state, logits, self.T, self.beam, eos=EOS, padding=PAD, record=self.record)
+        how: Any = {"eos": EOS, "padding": PAD, "record": self.record}
+        with by_run(self.runs):
+            searched = beam_search(self.decoder, state, logits, self.T, self.beam, **how)
         own = searched.hypotheses
         about = (searched.steps, searched.saved, searched.margins)
         return _Found(
@@ -243,7 +251,9 @@ class _Asking:
         made = generate_from(self.decoder, state, logits, self.T, padding=PAD, eos=EOS)
         lengths = made.lengths.expand(made.tokens.shape[:2])
         counts = torch.arange(self.T) < lengths.unsqueeze(-1)
-        return _single(made.tokens, lengths, torch.where(counts, made.log_p, 0.0).sum(-1))
+        log_p = torch.where(counts, made.log_p, 0.0).sum(-1)
+        check_finite(log_p, self.runs)
+        return _single(made.tokens, lengths, log_p)
 
     def _at_once(self, tokens: Tensor, seen: Tensor) -> _Found:
         """The likeliest token of each position up to the first end."""
@@ -259,12 +269,14 @@ class _Asking:
         ends = chosen == EOS
         lengths = torch.where(ends.any(-1), ends.byte().argmax(-1) + 1, self.T)  # (R, n)
         counts = torch.arange(self.T) < lengths.unsqueeze(-1)
-        return _single(chosen, lengths, torch.where(counts, log_p, 0.0).sum(-1))
+        summed = torch.where(counts, log_p, 0.0).sum(-1)
+        check_finite(summed, self.runs)
+        return _single(chosen, lengths, summed)
 
 
 def _single(tokens: Tensor, lengths: Tensor, log_p: Tensor) -> _Found:
     """One answer of each model to each line: ``(R, n, T)``, ``(R, n)`` and ``(R, n)``."""
     last = tokens.gather(-1, (lengths - 1).clamp(min=0).unsqueeze(-1)).squeeze(-1)
-    never = torch.full_like(log_p, torch.inf)
+    unknown = torch.full_like(log_p, torch.nan)
     tokens, counts, log_p, finished = (own.unsqueeze(2) for own in (tokens, lengths, log_p.double(), last == EOS))
-    return _Found(tokens, counts, log_p, finished, lengths, torch.zeros_like(lengths), never)
+    return _Found(tokens, counts, log_p, finished, lengths, torch.zeros_like(lengths), unknown)

@@ -5,7 +5,7 @@ ones would stay alike; equations (12) and (13) of T3.4 for what ends, and when t
 
 A row is one prompt of one member. It works on whole tensors; rows that are done leave together, when an eighth of the
 places is free, and a row's hypotheses hang on its own logits alone, which other shapes of a product may round
-differently: ``margins`` says how near the nearest choice was.
+differently: ``margins`` says how near the nearest choice of a step was.
 
 Shapes: ``R`` members, ``N`` prompts, ``M`` places of those not yet left, ``w`` hypotheses of each before a step
 (1, then ``b``), ``V`` vocabulary, ``c`` candidates, ``T`` new tokens.
@@ -69,8 +69,10 @@ class Searched:
         steps: tokens up to which it went.
         saved: steps that were left when its rule stopped it, while hypotheses were live.
         expanded: hypotheses whose continuations were looked at.
-        margins: by how much, in nats, what was kept was ahead of what was not, in the nearest choice; infinite where
-            there was none. A choice within rounding may fall otherwise on another machine.
+        margins: by how much, in nats, what a step kept was ahead of what it did not, in the nearest of all steps;
+            infinite where each kept all there was. A choice within rounding may fall otherwise on another machine. It
+            says nothing of the order among those that have finished, nor of when the rule stopped the search, which
+            may be as near whatever it is.
         trees: of each member and prompt, where they were recorded.
     """
 
@@ -84,7 +86,7 @@ class Searched:
 
 def check_beam(width: int, max_new_tokens: int | None = None, vocabulary_size: int | None = None) -> None:
     """Raise a :class:`UserError` for a width that no beam has, or more than there are texts of so many tokens."""
-    if not isinstance(width, int) or width < 1:
+    if not isinstance(width, int) or isinstance(width, bool) or width < 1:
         raise UserError(f"the width of a beam must be an integer of at least 1, got {width}")
     if max_new_tokens is None:
         return
@@ -98,7 +100,7 @@ def check_beam(width: int, max_new_tokens: int | None = None, vocabulary_size: i
 
 def check_length(max_new_tokens: int) -> None:
     """Raise a :class:`UserError` where no token may be written."""
-    if not isinstance(max_new_tokens, int) or max_new_tokens < 1:
+    if not isinstance(max_new_tokens, int) or isinstance(max_new_tokens, bool) or max_new_tokens < 1:
         raise UserError(f"max_new_tokens must be an integer of at least 1, got {max_new_tokens}")
 
 

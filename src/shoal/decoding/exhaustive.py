@@ -87,7 +87,7 @@ def exhaustive_search(
     check_exhaustive(V, max_new_tokens, best, R * N, most)
     check_eos(eos, V)
     check_stop("none", length_penalty)
-    letters = torch.tensor([token for token in range(V) if token != eos], device=logits.device)  # (W,)
+    letters = torch.tensor([token for token in range(V) if token != eos], dtype=torch.int64, device=logits.device)
     sizes = [len(letters) ** length for length in range(max_new_tokens)]
     levels = [torch.empty(R, N, size, V, dtype=torch.float64, device=logits.device) for size in sizes]
     tree = _Tree(model, max_new_tokens, letters, from_logits, rows_at_once, levels)
@@ -96,7 +96,8 @@ def exhaustive_search(
     found = Hypotheses.none((R, N, best), max_new_tokens, logits.device, padding)
     prefixes = torch.zeros(R, N, 1, dtype=torch.int64, device=logits.device)
     divisors = Lengths.up_to(max_new_tokens, length_penalty).divisors
-    for length in range(1, max_new_tokens + 1):
+    longest = max_new_tokens if len(letters) else 1  # where the end is all there is, nothing goes before it
+    for length in range(1, longest + 1):
         new, prefixes = tree.ranked(prefixes, length, eos, best, padding)
         found = found.joined(replace(new, scores=new.log_p / divisors[length]), best)
     return found.only(found.log_p > -math.inf, padding)

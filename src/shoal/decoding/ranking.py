@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from shoal.decoding.stepping import gathered
+from shoal.decoding.stepping import NotFinite, gathered
 
 LARGE = 2048  # vocabulary, from which on each hypothesis has its own likeliest chosen first
 
@@ -93,7 +93,7 @@ def _ranked(so_far: Tensor, log_p: Tensor, count: int) -> Candidates:
     values, tokens = likeliest(log_p, count)  # (R, N, w, k)
     alive = (so_far > -math.inf).unsqueeze(-1)
     if not (~alive | (values <= 0)).all():  # NaN is refused too
-        raise ValueError(_refusal(values, alive))
+        raise _refusal(values, alive)
     sums = torch.where(alive, so_far.unsqueeze(-1) + values.double(), -math.inf).flatten(2)  # (R, N, w k)
     order = sums.argsort(dim=-1, descending=True, stable=True)[..., :count]
     k, missing = values.shape[-1], count - order.shape[-1]
@@ -104,9 +104,10 @@ def _ranked(so_far: Tensor, log_p: Tensor, count: int) -> Candidates:
     )
 
 
-def _refusal(values: Tensor, alive: Tensor) -> str:
+def _refusal(values: Tensor, alive: Tensor) -> NotFinite:
     wrong = (alive & ~(values <= 0)).nonzero()[0].tolist()
-    return (
+    return NotFinite(
+        wrong[0],
         f"log probabilities must be numbers of at most 0, got {float(values[tuple(wrong)])} of member {wrong[0]}: its "
-        "model has diverged, or its state has no place for so many tokens"
+        "model has diverged, or its state has no place for so many tokens",
     )

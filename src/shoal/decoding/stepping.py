@@ -31,6 +31,14 @@ class Steps(Protocol):
         ...
 
 
+class NotFinite(ValueError):
+    """What a member says is no probability; ``member`` is its place, from 0."""
+
+    def __init__(self, member: int, message: str) -> None:
+        super().__init__(message)
+        self.member = member
+
+
 def gathered(x: Tensor, index: Tensor) -> Tensor:
     """``x`` ``(*dims, n, *rest)`` at ``index`` ``(*dims, m)``: ``(*dims, m, *rest)``."""
     rest = x.shape[index.ndim :]

@@ -11,6 +11,7 @@ at length ``t + 1`` where it is negative. Comparing its present score with a fin
 
 import math
 from dataclasses import dataclass
+from numbers import Real
 
 import torch
 from torch import Tensor
@@ -31,9 +32,11 @@ def check_stop(stop: str, length_penalty: float) -> None:
     """Raise a :class:`UserError` for a rule that there is none of, or a penalty that no length can be raised to."""
     if stop not in STOPS:
         raise UserError(f"unknown stop {stop!r}: one of {' '.join(STOPS)}{nearest(stop, STOPS)}")
-    if not abs(length_penalty) <= LARGEST_PENALTY:  # NaN is refused too
+    is_number = isinstance(length_penalty, Real) and not isinstance(length_penalty, bool)
+    if not is_number or not abs(length_penalty) <= LARGEST_PENALTY:  # NaN is refused too
+        got = length_penalty if is_number else repr(length_penalty)
         raise UserError(
-            f"length_penalty must be from {-LARGEST_PENALTY:g} to {LARGEST_PENALTY:g}, got {length_penalty}; 0 takes "
+            f"length_penalty must be from {-LARGEST_PENALTY:g} to {LARGEST_PENALTY:g}, got {got}; 0 takes "
             "the log probability, 1 its mean over the tokens"
         )
 

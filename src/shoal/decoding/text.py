@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from shoal.decoding.finite import check_finite
 from shoal.decoding.generate import generate
 from shoal.decoding.sampling import Sampling
 from shoal.errors import UserError
@@ -70,6 +71,7 @@ def generate_texts(
     Raises:
         UserError: a prompt is empty or has a character that the vocabulary lacks, a number is out of range, or the
             models cannot go on token by token.
+        DivergedError: models give numbers that are not finite.
     """
     _check(next(iter(models.values())), prompts, max_new_tokens, sampling, samples)
     rows = [(prompt, number) for prompt in prompts for number in range(samples)]
@@ -90,6 +92,7 @@ def generate_texts(
             rows=torch.tensor([_number(prompt, number) for prompt, number in rows]),
             eos=end,
         )
+    check_finite(made.log_p, list(models))
     written = made.lengths.expand(made.tokens.shape[:2])  # (R, N), with their prompts
     found = []
     for row, (prompt, number) in enumerate(rows):

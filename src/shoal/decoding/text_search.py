@@ -9,6 +9,7 @@ from torch import nn
 
 from shoal.decoding.beam import Beam, Searched, beam_search, check_beam, check_length
 from shoal.decoding.choice import decoder_for
+from shoal.decoding.finite import by_run, check_logits
 from shoal.decoding.text import check_models, encode_prompt, stacked_parameters
 from shoal.decoding.tree import BeamTree
 from shoal.errors import UserError
@@ -95,6 +96,7 @@ def search_texts(
     Raises:
         UserError: a prompt is empty or has a character that the vocabulary lacks; there are not so many positions, or
             texts; or the models cannot go on token by token.
+        DivergedError: models give numbers that are not finite.
     """
     modules, beam = list(models.values()), beam or Beam()
     check_models(modules[0], prompts)
@@ -106,7 +108,9 @@ def search_texts(
     decoder = decoder_for(modules[0], stacked_parameters(modules))
     state = decoder.start(len(prompts), padded.shape[1] + T - 1)
     logits, state = decoder.step(padded.expand(len(modules), -1, -1), state, lengths, last=True)
-    searched = beam_search(decoder, state, logits[:, :, 0], T, beam, eos=end, record=record)
+    check_logits(logits, list(models))
+    with by_run(list(models)):
+        searched = beam_search(decoder, state, logits[:, :, 0], T, beam, eos=end, record=record)
     return [
         Search(
             run,
@@ -128,9 +132,10 @@ def _fitting(model: nn.Module, prompts: Sequence[str], lengths: Sequence[int], a
     if fit is not None and (fit < 1 or (asked or 1) > fit):
         own: Any = model
         room = f"{fit:,} new tokens fit" if fit > 1 else "one new token fits" if fit == 1 else "no new token fits"
+        got = "" if asked is None else f", got max_new_tokens={asked:,}"
         raise UserError(
             f"a beam goes no further than the context of {own.context_length:,} tokens: behind a prompt of "
-            f"{longest:,} {room}, got max_new_tokens={asked or 1:,}; without --beams the window slides"
+            f"{longest:,}, {room}{got}; without --beams the window slides"
         )
     if asked is None:
         return MOST if fit is None else min(MOST, fit)

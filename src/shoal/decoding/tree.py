@@ -85,7 +85,7 @@ class BeamTree:
                 write(own.node, before + (_GAP if is_last else _BAR))
 
         write(0, "")
-        return "\n".join([*lines, f"{self.steps} steps: {self.why}"])
+        return "\n".join([*lines, f"{self.steps} step{'s' * (self.steps != 1)}: {self.why}"])
 
 
 def _name(token: int, names: Sequence[str] | None) -> str:

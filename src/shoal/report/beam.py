@@ -129,4 +129,5 @@ def _told(tree: BeamTree, shown: list[Candidate], title: str, names: Sequence[st
     counts = ", ".join(f"{sum(own.fate == fate for own in tree.candidates)} {fate}" for fate in FATES)
     hidden = "" if len(shown) == len(tree.candidates) else " Pruned ones are not drawn."
     best = "; ".join(texts) or "none"
-    return f"{title}. Of {len(tree.candidates)} candidates in {tree.steps} steps: {counts}.{hidden} Best: {best}."
+    steps = f"{tree.steps} step{'s' * (tree.steps != 1)}"
+    return f"{title}. Of {len(tree.candidates)} candidates in {steps}: {counts}.{hidden} Best: {best}."

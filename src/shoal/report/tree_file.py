@@ -1,12 +1,13 @@
 """The tree of a beam search as one file: a page, a picture, text or data."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from shoal.decoding.tree import BeamTree
 from shoal.errors import UserError, nearest, printable
 from shoal.lab.files import write
+from shoal.lab.lab import MARK
 from shoal.report.beam import beam_tree
 from shoal.report.figures import Figure
 from shoal.report.page import FIGURE_FILES, Report, Section, check_drawing, drawn, lone_page
@@ -16,11 +17,16 @@ MOST_TREE_STEPS = 100  # of a picture: a step takes 150 pixels, and renderers gi
 _SPELLED = {"\n": "\\n", "\t": "\\t", "\r": "\\r"}
 
 
-def check_tree_file(path: str) -> str:
+def check_tree_file(path: str, lab: str | Path | None = None, kept: Iterable[str | Path] = ()) -> str:
     """The ending of the file, without its dot.
 
+    Args:
+        path: of the file; one that is there would be written over.
+        lab: a folder in which nothing may be written over, beside every folder that says that it is a lab.
+        kept: files that may not be written over, such as those that are read.
+
     Raises:
-        UserError: it is none of :data:`ENDINGS`, or there can be no such file.
+        UserError: it is none of :data:`ENDINGS`, there can be no such file, or there is something that must stay.
     """
     ending = Path(path).suffix.removeprefix(".")
     if ending not in ENDINGS:
@@ -33,9 +39,32 @@ def check_tree_file(path: str) -> str:
         raise UserError(f"there is no folder {printable(str(Path(path).parent))!r} to write {printable(path)!r} to")
     if Path(path).is_dir():
         raise UserError(f"{printable(path)!r} is a folder, and not a file that a tree could be written to")
+    if (found := _lab_around(Path(path), lab)) is not None:
+        raise UserError(
+            f"{printable(path)!r} is in the lab {printable(str(found))!r}, whose files are its own: write the tree to "
+            "another folder"
+        )
+    if any(_are_same(path, own) for own in kept):
+        raise UserError(f"{printable(path)!r} is read, and a tree would be written over it: name another file")
     if ending in ("html", *FIGURE_FILES):
         check_drawing()
     return ending
+
+
+def _lab_around(path: Path, lab: str | Path | None) -> Path | None:
+    """The lab that a file would be in, as it is written or behind links."""
+    around = {folder: None for place in (path.absolute(), path.resolve()) for folder in place.parents}
+    for folder in around:
+        if (folder / MARK).exists() or (lab is not None and _are_same(folder, lab)):
+            return folder
+    return None
+
+
+def _are_same(one: str | Path, other: str | Path) -> bool:
+    try:
+        return Path(one).samefile(other)
+    except OSError:  # one is not there
+        return False
 
 
 def write_tree(path: str, tree: BeamTree, title: str, names: Sequence[str], root: str = "BOS") -> None:
@@ -71,7 +100,7 @@ def _drawn(ending: str, tree: BeamTree, title: str, names: Sequence[str], root: 
         )
     about = (
         "Over the line to each node its token, with the log probability (nats) of the whole hypothesis. "
-        f"{tree.steps} steps: {tree.why}."
+        f"{tree.steps} step{'s' * (tree.steps != 1)}: {tree.why}."
     )
     figure = Figure("tree", beam_tree(tree, title, names, root), about)
     if ending == "html":

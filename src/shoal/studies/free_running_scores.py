@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from shoal.decoding.answers import answer
+from shoal.decoding.finite import DivergedError
 from shoal.errors import UserError
 from shoal.fast.denormals import flushed_denormals
 from shoal.lab import Records
@@ -103,9 +104,13 @@ def measured(asked: Asked, specs: Sequence[RunSpec], records: Records) -> dict[s
         for name, rule in rules.items()
     }
     with flushed_denormals():
-        for own in families.values():
-            models = {spec.id: records.model(spec.id) for spec in own}
-            wrote = _written(models, own[0], codec_of(records.kept(own[0].id)), sources, targets)
+        for name in list(families):
+            models = {spec.id: records.model(spec.id) for spec in families[name]}
+            wrote = _written_by_some(models, families[name][0], codec_of(records.kept(first.id)), sources, targets)
+            own = families[name] = [spec for spec in families[name] if spec.id in models]
+            if not own:
+                del families[name]
+                continue
             for spec in own:
                 written = wrote.texts[spec.id]
                 step = max(records.model_files(spec.id))
@@ -117,6 +122,17 @@ def measured(asked: Asked, specs: Sequence[RunSpec], records: Records) -> dict[s
         if asked.longer is not None:
             found["longer"] = _longer(asked, families, records)
     return found
+
+
+def _written_by_some(models: dict[str, nn.Module], *others: Any) -> "_Written":
+    """As :func:`_written`, without the models whose numbers are not finite, which leave ``models``."""
+    while models:
+        try:
+            return _written(models, *others)
+        except DivergedError as error:
+            for run in error.runs:
+                del models[run]
+    return _Written({}, {})
 
 
 def _by_model(specs: Sequence[RunSpec]) -> dict[str, list[RunSpec]]:

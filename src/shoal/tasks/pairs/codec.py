@@ -43,7 +43,7 @@ class PairCodec:
         Raises:
             UserError: a line has something that has no token, or too many tokens where they are not cut.
         """
-        rows = [self._fitting(number, self.source.encode(self.prepared(line))) for number, line in enumerate(lines, 1)]
+        rows = [self._fitting(number, self._tokens(number, line)) for number, line in enumerate(lines, 1)]
         tokens, lengths = padded(rows)
         return tokens, torch.arange(tokens.shape[1]) < lengths.unsqueeze(1)
 
@@ -66,8 +66,14 @@ class PairCodec:
 
     def too_long(self, lines: Sequence[str]) -> list[int]:
         """Places, from 0, of the sources that have more than :attr:`max_length` tokens."""
-        encoded = (self.source.encode(self.prepared(line)) for line in lines)
+        encoded = (self._tokens(number, line) for number, line in enumerate(lines, 1))
         return [place for place, tokens in enumerate(encoded) if len(tokens) > self.max_length]
+
+    def _tokens(self, number: int, line: str) -> list[int]:
+        try:
+            return self.source.encode(self.prepared(line))
+        except UserError as error:
+            raise UserError(f"source {number:,}: {error}") from None
 
     def _fitting(self, number: int, tokens: list[int]) -> list[int]:
         if len(tokens) > self.max_length and not self.cuts:

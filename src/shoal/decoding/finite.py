@@ -1,0 +1,49 @@
+"""Models whose numbers are not finite, as those of training that diverged may be, told of by the names of their runs.
+
+Shapes: ``R`` models, whose axis is the first.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from torch import Tensor
+
+from shoal.decoding.stepping import NotFinite
+from shoal.errors import UserError
+
+
+class DivergedError(UserError):
+    """Models do not say how likely a token is, because their numbers are not finite.
+
+    Attributes:
+        runs: whose.
+    """
+
+    def __init__(self, runs: Sequence[str]) -> None:
+        self.runs = tuple(runs)
+        named = " ".join(run[:8] for run in runs)
+        whose, give, its, it = ("runs", "give", "their", "them") if len(runs) > 1 else ("run", "gives", "its", "it")
+        super().__init__(
+            f"{whose} {named} {give} numbers that are not finite, because {its} training diverged: leave {it} out"
+        )
+
+
+def check_logits(logits: Tensor, runs: Sequence[str]) -> None:
+    """Raise :class:`DivergedError` where logits ``(R, …, V)`` make no probabilities; some may be -inf, not all."""
+    check_finite(logits.amax(-1), runs)  # NaN is the largest
+
+
+def check_finite(values: Tensor, runs: Sequence[str]) -> None:
+    """Raise :class:`DivergedError` where not all values ``(R, …)`` of a run are finite."""
+    is_finite = values.isfinite().flatten(1).all(1).tolist()
+    if wrong := [run for run, own in zip(runs, is_finite, strict=True) if not own]:
+        raise DivergedError(wrong)
+
+
+@contextmanager
+def by_run(runs: Sequence[str]) -> Iterator[None]:
+    """Let a search that found a member's numbers not finite name its run."""
+    try:
+        yield
+    except NotFinite as error:
+        raise DivergedError([runs[error.member]]) from None
