@@ -3,6 +3,7 @@
 import copy
 import gzip
 from collections import Counter
+from math import comb
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ from shoal.tasks.pairs.codec import codec_of
 from shoal.tasks.pairs.vocabulary import EOS, PAD, UNK, learn_vocabulary
 from shoal.tasks.pig_latin.data import load_words
 from shoal.tasks.pig_latin.rules import RULES, pig_latin, rule_of, words_of
-from shoal.tasks.sorting.data import choose_multisets
+from shoal.tasks.sorting.data import choose_multisets, draw_numbers
 from shoal.tasks.sorting.settings import Sorting
 from shoal.tasks.translation import settings as translation_settings
 from shoal.tasks.translation.corpus import lines_of
@@ -332,6 +333,26 @@ def test_no_multiset_is_in_both_splits(shape, data):
 def test_multisets_that_validate_are_all_different(seed, is_listed):
     rows = choose_multisets(torch.tensor(seed), 12, 3, 5, 35 if is_listed else 10**9)
     assert rows.shape == (12, 3) and len({tuple(sorted(row)) for row in rows.tolist()}) == 12
+
+
+@pytest.mark.parametrize(("digits", "length", "n"), [(3, 200, 10_000), (4, 60, 19_855), (10_000, 2, 999)])
+def test_multisets_that_validate_are_found_where_few_are_likely(digits, length, n):
+    """Drawn number by number the likely ones run out, and none would be left to train on."""
+    rows = choose_multisets(torch.tensor(n), n, length, digits, comb(length + digits - 1, length))
+    assert rows.shape == (n, length) and rows.min() >= 0 and rows.max() < digits
+    assert len(set(map(tuple, rows.sort(-1).values.tolist()))) == n
+    reserved = rows.sort(-1).values
+    train = draw_numbers(torch.tensor(0), 200, length, digits, reserved)
+    assert not set(map(tuple, train.sort(-1).values.tolist())) & set(map(tuple, reserved.tolist()))
+
+
+def test_chosen_multisets_are_alike_likely_where_examples_would_not_be():
+    """Of 200 numbers below 3 any count of zeros k has 201 - k multisets; drawn as examples all would be near 67."""
+    rows = choose_multisets(torch.tensor(0), 10_000, 200, 3, comb(202, 2))
+    zeros = (rows == 0).sum(-1).float()
+    assert abs(zeros.mean() - 67) < 2 and abs(zeros.std() - 47) < 2  # of the triangular distribution: 200 / sqrt(18)
+    first = rows[:, 0].bincount() / len(rows)
+    assert (first - 1 / 3).abs().max() < 0.02  # what stands first is any of them
 
 
 def test_numbers_are_drawn_alike_and_hang_on_the_seed():
