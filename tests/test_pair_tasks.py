@@ -22,7 +22,7 @@ from shoal.tasks.pig_latin.rules import RULES, pig_latin, rule_of, words_of
 from shoal.tasks.sorting.data import choose_multisets, draw_numbers
 from shoal.tasks.sorting.settings import Sorting
 from shoal.tasks.translation import settings as translation_settings
-from shoal.tasks.translation.corpus import lines_of
+from shoal.tasks.translation.corpus import FILES, count_lines, lines_of
 from shoal.tasks.translation.settings import Translation
 
 MODEL = {"model": "gpt", "num_layers": 1, "num_heads": 2, "embedding_size": 8}
@@ -113,6 +113,63 @@ def test_what_is_left_out_and_what_comes_twice_is_counted(tmp_path):
     assert data.pairs.source[-2].tolist() == [*data.codec.source.encode("ein der ein der"), EOS]
     tokens, seen = data.codec.encode_sources(["ein", "", "kind"])
     assert seen.sum(1).tolist() == [2, 1, 2] and tokens[1, 0] == EOS
+
+
+def test_a_vocabulary_of_no_word_is_refused_and_the_share_of_unknown_ones_is_told(tmp_path):
+    for separate in ("joint", "separate"):
+        with pytest.raises(UserError, match="min_frequency must be at most") as error:
+            part(tmp_path, min_frequency=999, vocabularies=separate)
+        assert "\n" not in str(error.value)
+    for tokenizer in ("words", "chars"):
+        with pytest.raises(UserError, match="there is none"):
+            part(tmp_path, tokenizer=tokenizer, source=["", ""], target=["", ""])
+    lines = {"source": ["ein"] * 2, "target": ["a b", "a b"], "valid_source": ["ein"] * 2}
+    spec = part(tmp_path, min_frequency=1, **lines, valid_target=["a c d", "a e"])
+    assert spec.data().unknown == 3 and spec.data().counts["tokens"] == 7
+    assert "42.9 % of the tokens <unk>" in Translation.beside(spec.kept())[0]
+    known = part(tmp_path, min_frequency=1, **lines, valid_target=["a b", "a b"]).kept()
+    assert "<unk>" not in Translation.beside(known)[0]
+    del known["unknown"]  # as it was kept before it was counted
+    assert "<unk>" not in Translation.beside(known)[0]
+
+
+@pytest.mark.parametrize(("widths", "said"), [(1, "in 1 width"), (2, "in 2 widths")])
+def test_one_width_is_one(widths, said):
+    (line,) = Sorting.beside({"batches": {"real_share": 0.5, "widths": widths}})
+    assert line.endswith(said)
+
+
+def test_a_split_of_which_nothing_is_left_says_what_helps(tmp_path):
+    with pytest.raises(UserError, match="empty") as error:
+        part(tmp_path, min_frequency=1, valid_source=["", " "], valid_target=["a", "a"])
+    assert "too_long" not in str(error.value) and "max_length" not in str(error.value)
+    with pytest.raises(UserError, match="too_long=cut") as error:
+        part(tmp_path, min_frequency=1, max_length=1)
+    assert "empty" not in str(error.value)
+
+
+def test_a_byte_order_mark_is_no_part_of_a_text(tmp_path):
+    plain = part(tmp_path, min_frequency=1).data()
+    for path in tmp_path.glob("*.txt"):
+        path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b"\n", b"\r\n"))
+    marked = Translation(**{name: str(tmp_path / f"{name}.txt") for name in FILES}, min_frequency=1).data()
+    assert marked is not plain and marked.codec.to_json() == plain.codec.to_json()
+    assert all(torch.equal(own, plain.pairs.tensors[name]) for name, own in marked.pairs.tensors.items())
+
+
+@given(st.text(alphabet="a\n\r\ufeff"))
+def test_lines_are_counted_as_they_are_divided(text):
+    assert count_lines(text) == len(lines_of(text))
+
+
+def test_members_of_a_stack_ask_again_without_the_files_being_divided(tmp_path, monkeypatch):
+    spec = part(tmp_path, min_frequency=1)
+    data = spec.data()
+    monkeypatch.setattr("shoal.tasks.translation.corpus.lines_of", lambda text: pytest.fail("divides"))
+    assert spec.data() is data
+    own = Sorting(train_examples=200, valid_examples=40)
+    first = [own.build_for("pair", seed).tensors["source"] for seed in range(9)]
+    assert all(own.build_for("pair", seed).tensors["source"] is made for seed, made in enumerate(first))
 
 
 def test_perplexity_is_per_token_and_per_word(tmp_path):

@@ -27,7 +27,7 @@ MOST_ROUNDS = 10_000
 _ROUNDS, _FEW, _FRESH = 100, 64, 1 / 4  # when to give up drawing distinct multisets as examples are drawn
 _AT_ONCE = 2**22  # random numbers
 _VALID, _TRAIN, _SPREAD = 1, 2, 3  # purposes of random numbers
-_KEPT = 4
+_KEPT = 2**25  # numbers of examples that were made, for those who ask again: members of a stack, of many split seeds
 _made: dict[tuple[object, ...], Pairs] = {}
 _making = threading.Lock()
 
@@ -56,7 +56,7 @@ def sorting_pairs(settings: "Sorting", split_seed: int) -> Pairs:
     with _making:
         if known not in _made:
             _made[known] = _pairs(settings, split_seed)
-            while len(_made) > _KEPT:
+            while len(_made) > 1 and sum(pairs.held for pairs in _made.values()) > _KEPT:
                 del _made[next(iter(_made))]
         return _made[known]
 
