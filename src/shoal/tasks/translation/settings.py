@@ -257,8 +257,8 @@ class Translation(BucketedPairs):
         return [
             f"beside, of pairs {str(kept.get('pair_key', ''))[:8]}: {counts['targets']:,} targets validate, of "
             f"{counts['tokens']:,} tokens with EOS and {counts['words']:,} words{unknown}; longer than "
-            f"{left['max_length']} tokens and {done}: {long:,} to train on and {valid_long:,} to validate on; with an empty side and left "
-            f"out: {empty:,} and {valid_empty:,}; validation sources that train, too: {left['duplicates']:,}",
+            f"{left['max_length']} tokens and {done}: {long:,} to train on and {valid_long:,} to validate on; "
+            f"with an empty side and left out: {empty:,} and {valid_empty:,}; validation sources that train, too: {left['duplicates']:,}",
             *cls.told_filled(kept),
         ]
 
