@@ -19,6 +19,7 @@ from shoal.tasks.pairs.codec import codec_of
 from shoal.tasks.pairs.vocabulary import EOS, PAD, UNK, learn_vocabulary
 from shoal.tasks.pig_latin.data import load_words
 from shoal.tasks.pig_latin.rules import RULES, pig_latin, rule_of, words_of
+from shoal.tasks.settings import Sizes
 from shoal.tasks.sorting.data import choose_multisets, draw_numbers
 from shoal.tasks.sorting.settings import Sorting
 from shoal.tasks.translation import settings as translation_settings
@@ -240,7 +241,10 @@ MISTAKES = [
     ({"tokenizer": "wrods"}, "unknown tokenizer 'wrods'.*words"),
     ({"max_length": 1}, "no pair .*too_long=cut"),
     ({"batching": "shuffled", "batch_tokens": 99}, "batch_tokens=99 does not apply to batching=shuffled"),
-    ({"model": "encoder_decoder", "vocabularies": "separate", "tie_embeddings": "all"}, "tie_embeddings=all does not"),
+    (
+        {"model": "encoder_decoder", "vocabularies": "separate", "tie_embeddings": "all"},
+        "tie_embeddings=all.*two.*none and decoder",
+    ),
     ({"label_smoothing_convention": "keras"}, "torch fairseq joeynmt"),
     ({"stop_after_generalizing": 5}, "does not apply to task 'translation'"),
     (
@@ -255,6 +259,18 @@ def test_a_translation_that_cannot_be_learned_is_refused_in_one_line(tmp_path, c
     with pytest.raises(UserError, match=said) as error:
         shoal.RunSpec(**{"task": "translation", **MODEL, **parallel(tmp_path), **changes})
     assert "\n" not in str(error.value)
+
+
+def test_embeddings_tied_across_vocabularies_are_refused_alike_wherever_it_is_seen(tmp_path):
+    for model, others in (("encoder_decoder", "none and decoder"), ("encoder_translator", "none")):
+        with pytest.raises(UserError, match=f"{others} appl") as asked:
+            shoal.RunSpec(
+                task="translation", model=model, tie_embeddings="all", vocabularies="separate", **parallel(tmp_path)
+            )
+        part = shoal.RunSpec(task="sorting", model=model, tie_embeddings="all").model_part
+        with pytest.raises(UserError) as built:
+            part.build(Sizes(9, 5, 0, 8, 5))
+        assert str(built.value) == str(asked.value)
 
 
 def test_files_that_are_no_text_are_refused_in_one_line(tmp_path, monkeypatch):

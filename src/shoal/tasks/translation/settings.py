@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 from pydantic import BeforeValidator
 
 from shoal.errors import UserError
+from shoal.models.pair_settings import PairModel
 from shoal.spec.fields import choice, set_default, setting
 from shoal.tasks.pairs.settings import BucketedPairs
 from shoal.tasks.settings import Counts, Sizes
@@ -162,8 +163,9 @@ class Translation(BucketedPairs):
                 f"vocabularies=separate does not apply to model {spec.model!r}, which reads a source and its target as "
                 "one sequence; vocabularies=joint does"
             )
-        if spec.get("tie_embeddings") == "all" and self.vocabularies == "separate":
-            raise UserError("tie_embeddings=all does not apply to vocabularies=separate; it applies to joint")
+        part = spec.model_part
+        if self.vocabularies == "separate" and isinstance(part, PairModel) and part.tie_embeddings == "all":
+            raise part.tied_across_vocabularies()
 
     def _find_out(self) -> None:
         """What hangs on the content of the files; kept for the runs of a grid, each of which asks."""
@@ -258,7 +260,8 @@ class Translation(BucketedPairs):
             f"beside, of pairs {str(kept.get('pair_key', ''))[:8]}: {counts['targets']:,} targets validate, of "
             f"{counts['tokens']:,} tokens with EOS and {counts['words']:,} words{unknown}; longer than "
             f"{left['max_length']} tokens and {done}: {long:,} to train on and {valid_long:,} to validate on; "
-            f"with an empty side and left out: {empty:,} and {valid_empty:,}; validation sources that train, too: {left['duplicates']:,}",
+            f"with an empty side and left out: {empty:,} and {valid_empty:,}; validation sources that train, too: "
+            f"{left['duplicates']:,}",
             *cls.told_filled(kept),
         ]
 
