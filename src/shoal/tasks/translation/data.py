@@ -7,7 +7,7 @@ from functools import cached_property
 
 import torch
 
-from shoal.errors import UserError
+from shoal.errors import OtherDataError, UserError
 from shoal.tasks.base import Task
 from shoal.tasks.pairs.buckets import Buckets
 from shoal.tasks.pairs.codec import PairCodec
@@ -78,9 +78,11 @@ def load_translation(paths: Mapping[str, str], key: str | None, encoding: Encodi
     """
     text = read_parallel(paths)
     if key is not None and text.key != key:
-        raise UserError(
+        flags = " ".join(f"--{name.replace('_', '-')}" for name in paths)
+        raise OtherDataError(
             f"the files {', '.join(paths.values())} are others than the run began with: their content is {text.key}, "
-            f"that of the run {key}; name the files that they were, or train anew"
+            f"that of the run {key}",
+            f"name the files that they were with {flags}, or train anew",
         )
     known = (text.key, encoding)
     with _loading:
