@@ -21,6 +21,9 @@ TINY_FLAGS = [word for name, value in TINY.items() for word in (f"--{name.replac
 WRONG = {
     "trian": "unknown command 'trian'.*did you mean 'train'",
     "train --wieght-decay 1": "unknown argument '--wieght-decay'.*did you mean '--weight-decay'",
+    "train --task translation --pair-key abc": "--pair-key .*found out from their files$",
+    "train --text_key abc": "--text_key .*found out from their files$",
+    "train --pair-keys abc": "unknown argument '--pair-keys' of shoal train$",
     "train --p 1": "p must be an integer of at least 2, got '1'",
     "train --p two": "p must be an integer of at least 2, got 'two'",
     "train --p 7.5": "p must be an integer of at least 2, got '7.5'",

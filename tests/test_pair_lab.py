@@ -114,6 +114,32 @@ def test_moved_files_are_named_anew(tmp_path, capsys):
     assert len(shoal.Lab(tmp_path / "lab").records()) == 1
 
 
+def test_of_wrong_files_one_thing_is_advised_that_was_not_done(tmp_path, capsys):
+    own, lab = flags_of("translation", tmp_path), ["--lab", str(tmp_path / "lab")]
+    assert main(["train", *own, "--n-steps", "3", *lab]) == 0
+    (run,) = shoal.Lab(tmp_path / "lab").records().ids
+    (tmp_path / "other.txt").write_text("ein\n" * 20)
+    (tmp_path / "source.txt").rename(tmp_path / "moved.txt")
+    files = ("--source", "--target", "--valid-source", "--valid-target")
+
+    def said(*words):
+        assert main(["certify", run, *words, "--steps", "1", *lab]) == 2
+        error = capsys.readouterr().err
+        assert error.count("\n") == 1
+        assert all(f"{flag} " in error.replace(",", " ") for flag in files)
+        return error
+
+    capsys.readouterr()
+    wrong = said("--source", str(tmp_path / "other.txt"))
+    assert "train anew" in wrong and "shoal certify" not in wrong
+    assert "shoal certify" in said()
+    (tmp_path / "source.txt").write_text("der\n" * 20)
+    changed = said()
+    assert "shoal certify" in changed and "train anew" not in changed
+    (tmp_path / "valid_target.txt").unlink()
+    assert "shoal certify" in said("--source", str(tmp_path / "moved.txt"))
+
+
 @pytest.mark.parametrize("words", ["", "--source nowhere.txt", "--valid-share 2"])
 def test_a_mistake_is_one_line(tmp_path, capsys, words):
     task = "pig_latin" if "share" in words else "translation"

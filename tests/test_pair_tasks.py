@@ -3,6 +3,7 @@
 import copy
 import gzip
 from collections import Counter
+from math import comb
 from pathlib import Path
 
 import pytest
@@ -18,10 +19,11 @@ from shoal.tasks.pairs.codec import codec_of
 from shoal.tasks.pairs.vocabulary import EOS, PAD, UNK, learn_vocabulary
 from shoal.tasks.pig_latin.data import load_words
 from shoal.tasks.pig_latin.rules import RULES, pig_latin, rule_of, words_of
-from shoal.tasks.sorting.data import choose_multisets
+from shoal.tasks.settings import Sizes
+from shoal.tasks.sorting.data import choose_multisets, draw_numbers
 from shoal.tasks.sorting.settings import Sorting
 from shoal.tasks.translation import settings as translation_settings
-from shoal.tasks.translation.corpus import lines_of
+from shoal.tasks.translation.corpus import FILES, count_lines, lines_of
 from shoal.tasks.translation.settings import Translation
 
 MODEL = {"model": "gpt", "num_layers": 1, "num_heads": 2, "embedding_size": 8}
@@ -114,6 +116,63 @@ def test_what_is_left_out_and_what_comes_twice_is_counted(tmp_path):
     assert seen.sum(1).tolist() == [2, 1, 2] and tokens[1, 0] == EOS
 
 
+def test_a_vocabulary_of_no_word_is_refused_and_the_share_of_unknown_ones_is_told(tmp_path):
+    for separate in ("joint", "separate"):
+        with pytest.raises(UserError, match="min_frequency must be at most") as error:
+            part(tmp_path, min_frequency=999, vocabularies=separate)
+        assert "\n" not in str(error.value)
+    for tokenizer in ("words", "chars"):
+        with pytest.raises(UserError, match="there is none"):
+            part(tmp_path, tokenizer=tokenizer, source=["", ""], target=["", ""])
+    lines = {"source": ["ein"] * 2, "target": ["a b", "a b"], "valid_source": ["ein"] * 2}
+    spec = part(tmp_path, min_frequency=1, **lines, valid_target=["a c d", "a e"])
+    assert spec.data().unknown == 3 and spec.data().counts["tokens"] == 7
+    assert "42.9 % of the tokens <unk>" in Translation.beside(spec.kept())[0]
+    known = part(tmp_path, min_frequency=1, **lines, valid_target=["a b", "a b"]).kept()
+    assert "<unk>" not in Translation.beside(known)[0]
+    del known["unknown"]  # as it was kept before it was counted
+    assert "<unk>" not in Translation.beside(known)[0]
+
+
+@pytest.mark.parametrize(("widths", "said"), [(1, "in 1 width"), (2, "in 2 widths")])
+def test_one_width_is_one(widths, said):
+    (line,) = Sorting.beside({"batches": {"real_share": 0.5, "widths": widths}})
+    assert line.endswith(said)
+
+
+def test_a_split_of_which_nothing_is_left_says_what_helps(tmp_path):
+    with pytest.raises(UserError, match="empty") as error:
+        part(tmp_path, min_frequency=1, valid_source=["", " "], valid_target=["a", "a"])
+    assert "too_long" not in str(error.value) and "max_length" not in str(error.value)
+    with pytest.raises(UserError, match="too_long=cut") as error:
+        part(tmp_path, min_frequency=1, max_length=1)
+    assert "empty" not in str(error.value)
+
+
+def test_a_byte_order_mark_is_no_part_of_a_text(tmp_path):
+    plain = part(tmp_path, min_frequency=1).data()
+    for path in tmp_path.glob("*.txt"):
+        path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b"\n", b"\r\n"))
+    marked = Translation(**{name: str(tmp_path / f"{name}.txt") for name in FILES}, min_frequency=1).data()
+    assert marked is not plain and marked.codec.to_json() == plain.codec.to_json()
+    assert all(torch.equal(own, plain.pairs.tensors[name]) for name, own in marked.pairs.tensors.items())
+
+
+@given(st.text(alphabet="a\n\r\ufeff"))
+def test_lines_are_counted_as_they_are_divided(text):
+    assert count_lines(text) == len(lines_of(text))
+
+
+def test_members_of_a_stack_ask_again_without_the_files_being_divided(tmp_path, monkeypatch):
+    spec = part(tmp_path, min_frequency=1)
+    data = spec.data()
+    monkeypatch.setattr("shoal.tasks.translation.corpus.lines_of", lambda text: pytest.fail("divides"))
+    assert spec.data() is data
+    own = Sorting(train_examples=200, valid_examples=40)
+    first = [own.build_for("pair", seed).tensors["source"] for seed in range(9)]
+    assert all(own.build_for("pair", seed).tensors["source"] is made for seed, made in enumerate(first))
+
+
 def test_perplexity_is_per_token_and_per_word(tmp_path):
     spec = part(tmp_path, min_frequency=1)
     counts, text = spec.kept()["counts"], sentences(52)[1][40:]
@@ -182,7 +241,10 @@ MISTAKES = [
     ({"tokenizer": "wrods"}, "unknown tokenizer 'wrods'.*words"),
     ({"max_length": 1}, "no pair .*too_long=cut"),
     ({"batching": "shuffled", "batch_tokens": 99}, "batch_tokens=99 does not apply to batching=shuffled"),
-    ({"model": "encoder_decoder", "vocabularies": "separate", "tie_embeddings": "all"}, "tie_embeddings=all does not"),
+    (
+        {"model": "encoder_decoder", "vocabularies": "separate", "tie_embeddings": "all"},
+        "tie_embeddings=all.*two.*none and decoder",
+    ),
     ({"label_smoothing_convention": "keras"}, "torch fairseq joeynmt"),
     ({"stop_after_generalizing": 5}, "does not apply to task 'translation'"),
     (
@@ -197,6 +259,18 @@ def test_a_translation_that_cannot_be_learned_is_refused_in_one_line(tmp_path, c
     with pytest.raises(UserError, match=said) as error:
         shoal.RunSpec(**{"task": "translation", **MODEL, **parallel(tmp_path), **changes})
     assert "\n" not in str(error.value)
+
+
+def test_embeddings_tied_across_vocabularies_are_refused_alike_wherever_it_is_seen(tmp_path):
+    for model, others in (("encoder_decoder", "none and decoder"), ("encoder_translator", "none")):
+        with pytest.raises(UserError, match=f"{others} appl") as asked:
+            shoal.RunSpec(
+                task="translation", model=model, tie_embeddings="all", vocabularies="separate", **parallel(tmp_path)
+            )
+        part = shoal.RunSpec(task="sorting", model=model, tie_embeddings="all").model_part
+        with pytest.raises(UserError) as built:
+            part.build(Sizes(9, 5, 0, 8, 5))
+        assert str(built.value) == str(asked.value)
 
 
 def test_files_that_are_no_text_are_refused_in_one_line(tmp_path, monkeypatch):
@@ -332,6 +406,26 @@ def test_no_multiset_is_in_both_splits(shape, data):
 def test_multisets_that_validate_are_all_different(seed, is_listed):
     rows = choose_multisets(torch.tensor(seed), 12, 3, 5, 35 if is_listed else 10**9)
     assert rows.shape == (12, 3) and len({tuple(sorted(row)) for row in rows.tolist()}) == 12
+
+
+@pytest.mark.parametrize(("digits", "length", "n"), [(3, 200, 10_000), (4, 60, 19_855), (10_000, 2, 999)])
+def test_multisets_that_validate_are_found_where_few_are_likely(digits, length, n):
+    """Drawn number by number the likely ones run out, and none would be left to train on."""
+    rows = choose_multisets(torch.tensor(n), n, length, digits, comb(length + digits - 1, length))
+    assert rows.shape == (n, length) and rows.min() >= 0 and rows.max() < digits
+    assert len(set(map(tuple, rows.sort(-1).values.tolist()))) == n
+    reserved = rows.sort(-1).values
+    train = draw_numbers(torch.tensor(0), 200, length, digits, reserved)
+    assert not set(map(tuple, train.sort(-1).values.tolist())) & set(map(tuple, reserved.tolist()))
+
+
+def test_chosen_multisets_are_alike_likely_where_examples_would_not_be():
+    """Of 200 numbers below 3 any count of zeros k has 201 - k multisets; drawn as examples all would be near 67."""
+    rows = choose_multisets(torch.tensor(0), 10_000, 200, 3, comb(202, 2))
+    zeros = (rows == 0).sum(-1).float()
+    assert abs(zeros.mean() - 67) < 2 and abs(zeros.std() - 47) < 2  # of the triangular distribution: 200 / sqrt(18)
+    first = rows[:, 0].bincount() / len(rows)
+    assert (first - 1 / 3).abs().max() < 0.02  # what stands first is any of them
 
 
 def test_numbers_are_drawn_alike_and_hang_on_the_seed():

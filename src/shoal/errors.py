@@ -33,6 +33,18 @@ class UserError(ValueError):
         super().__init__(shortened(str(message)))
 
 
+class OtherDataError(UserError):
+    """Data are not those that a run began with.
+
+    Attributes:
+        found: the message without its advice, for who knows a better one.
+    """
+
+    def __init__(self, found: str, advice: str = "") -> None:
+        super().__init__(f"{found}; {advice}" if advice else found)
+        self.found = found
+
+
 class LabError(UserError):
     """The lab cannot be used as asked: not a lab, damaged, newer, busy or not writable."""
 

@@ -139,10 +139,21 @@ class Parser(argparse.ArgumentParser):
             if "--model" in known:  # flags of parts that were not chosen could have been meant, too
                 from shoal.spec.known import known_settings
 
-                known += [f"--{setting.replace('_', '-')}" for setting in known_settings()]
+                several = known_settings()
+                _refuse_derived(name, several)
+                asked = [own for own, parts in several.items() if any(own in _asked_of(part) for part in parts)]
+                known += [f"--{setting.replace('_', '-')}" for setting in asked]
             meant = nearest(name, known) if name.startswith("-") else ""
             raise UserError(f"unknown argument {unknown[0]!r} of {self.prog}{meant}")
         return options
+
+
+def _refuse_derived(flag: str, known: "Mapping[str, Sequence[type[Part]]]") -> None:
+    """Raise :class:`UserError` for the flag of a setting that no part is asked for."""
+    name = flag.removeprefix("--").replace("-", "_")
+    parts = known.get(name, ()) if flag.startswith("--") else ()
+    if parts and not any(name in _asked_of(part) for part in parts):
+        raise UserError(f"{flag} cannot be given for new runs: it is found out from their files")
 
 
 def refuse_unread(options: Options, command: str, *read: str) -> None:

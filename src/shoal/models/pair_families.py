@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
-from shoal.errors import UserError
 from shoal.models.encoder_decoder import EncoderDecoder
 from shoal.models.encoder_translator import EncoderTranslator
 from shoal.models.families import (
@@ -51,10 +50,7 @@ def source_sizes(config: "PairModel", sizes: "Sizes") -> tuple[int, int]:
     if own is None or length is None:
         raise ValueError(f"a model of sources needs their sizes, got {sizes}")
     if config.tie_embeddings == "all" and own != sizes.vocabulary_size:
-        raise UserError(
-            f"tie_embeddings='all' needs one vocabulary, and there are {own} tokens in sources and "
-            f"{sizes.vocabulary_size} in targets; 'decoder' ties within targets"
-        )
+        raise config.tied_across_vocabularies()
     return own, length
 
 

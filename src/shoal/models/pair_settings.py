@@ -16,7 +16,7 @@ from shoal.models.settings import (
     ModelSettings,
     check_transformer,
 )
-from shoal.spec.fields import choice, set_default, setting
+from shoal.spec.fields import choice, extra, set_default, setting
 
 if TYPE_CHECKING:
     from torch import nn
@@ -53,6 +53,14 @@ class PairModel(ModelSettings):
     tie_embeddings: str = choice(
         "none", "tie the classifier's weight to the target's embedding, or both to the source's as well", TIES
     )
+
+    def tied_across_vocabularies(self) -> UserError:
+        """What is raised where all embeddings are to be one, and there are two vocabularies."""
+        other = [name for name in extra(type(self), "tie_embeddings")["choices"] if name != "all"]
+        return UserError(
+            "tie_embeddings=all needs one vocabulary for sources and targets, and there are two, to which "
+            f"{' and '.join(other)} {'apply' if len(other) > 1 else 'applies'}"
+        )
 
     def roles(self, module: "nn.Module") -> Mapping[str, str]:
         """See :class:`ModelSettings`."""

@@ -117,6 +117,10 @@ class TaskSettings(Part):
         """Positions of a training batch at most, padding and sources included: for estimates of time and memory."""
         return min(train_batch_size, self.counts().drawn) * self.sizes().positions
 
+    def shuffled(self) -> int:
+        """Examples that a pass of training brings into an order, of each member: for estimates of memory."""
+        return self.counts().drawn
+
     def build(self, split_seed: int) -> "Task":
         """The data and the objective.
 

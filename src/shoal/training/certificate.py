@@ -56,7 +56,8 @@ def certify(
     folder.check_sources()
     # those asked for are among those that fit
     specs = sorted(found_again(folder.specs(), data or {}), key=lambda spec: spec.id not in runs)
-    check_data(folder, specs[0], _MOVED)
+    place = specs[0].task_part.place()
+    check_data(folder, specs[0], _MOVED, place is not None and place[0] in (data or {}))
     Lab(folder.path.parent.parent).create()  # of today's format, which what is written below has
     manifest = folder.manifest()
     engine, _ = available(str(manifest.get("engine", "plain")), device)

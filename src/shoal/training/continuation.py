@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from shoal.errors import LabError, UserError
+from shoal.errors import LabError, OtherDataError, UserError
 from shoal.fast.engine import available, uses_kernels
 from shoal.fast.fused import fused_kernels
 from shoal.lab.cohort import CohortFolder
@@ -36,13 +36,14 @@ def found_again(specs: Sequence[RunSpec], places: Places) -> list[RunSpec]:
     return out
 
 
-def check_data(folder: CohortFolder, spec: RunSpec, way_out: str) -> None:
+def check_data(folder: CohortFolder, spec: RunSpec, way_out: str, is_told: bool = False) -> None:
     """Hold the data of a cohort's run to what it was begun with, before anything is changed.
 
     Args:
         folder: the cohort.
         spec: the run.
         way_out: what to do where its data have been moved; ``{flags}`` in it are those that say where data lie.
+        is_told: it was said where they lie, which is no way out where others lie there.
 
     Raises:
         UserError: they are not there, or are others.
@@ -58,7 +59,10 @@ def check_data(folder: CohortFolder, spec: RunSpec, way_out: str) -> None:
         if place is None or TASKS.is_outside(spec.task):  # whose place makes another run, see found_again
             raise
         flags = " ".join(f"--{name.replace('_', '-')} NEW" for name in place[1])
-        raise UserError(f"{error}; {way_out.format(flags=flags)}") from None
+        if isinstance(error, OtherDataError) and is_told:
+            raise
+        found = error.found if isinstance(error, OtherDataError) else error
+        raise UserError(f"{found}; {way_out.format(flags=flags)}") from None
 
 
 def engine_of(folder: CohortFolder, device: torch.device) -> str:

@@ -19,6 +19,7 @@ from shoal.training.groups import left_in_process, memory_left
 # What PyTorch says for the CPU, CUDA and its libraries, C++, and oneDNN (with "descriptor" after it: another mistake).
 _SIGNS = re.compile("DefaultCPUAllocator|out of memory|ALLOC_FAILED|bad_alloc|could not create a primitive$")
 MOST = 65_535  # members of a stack: kernels for a GPU have no larger grids
+ORDER = 9  # numbers of 8 bytes for each example that a pass shuffles: its order, and hashes and copies while it is made
 SHARE = 0.5  # of what is free, that all cohorts training at once may take together
 
 
@@ -51,14 +52,14 @@ def _check_fits(spec: RunSpec, each: int, free: int) -> None:
 def member_bytes(spec: RunSpec, engine: str, on_gpu: bool = False) -> int:
     """An estimate, on the high side, of what one member takes while it trains and is evaluated.
 
-    Parameters with their gradient, optimizer state and copies; data; and what the forward pass keeps for the backward
-    at every position of a batch, or what an evaluation pass holds at once: on a GPU both, as recorded steps keep
-    their memory.
+    Parameters with their gradient, optimizer state and copies; data, and the order of a pass over them; and what the
+    forward pass keeps for the backward at every position of a batch, or what an evaluation pass holds at once: on a GPU
+    both, as recorded steps keep their memory.
     """
     sizes, counts = spec.sizes(), counts_of(spec)
     n_train, n_all, S = counts.drawn, counts.scored, sizes.positions
     n_batch = spec.task_part.batch_positions(spec.train_batch_size)
-    data = 8 * counts.held
+    data = 8 * (counts.held + ORDER * spec.task_part.shuffled())
     position = spec.model_part.floats_per_position() + 4 * sizes.vocabulary_size
     trained = n_batch * position
     n_scored, layers = min(spec.eval_batch_size, n_all), spec.get("num_layers", 1)

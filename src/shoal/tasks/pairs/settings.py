@@ -159,8 +159,9 @@ class BucketedPairs(PairSettings):
         found = kept.get("batches")
         if not found:
             return []
-        share, widths = found["real_share"], found["widths"]
-        return [f"batches: {100 * share:.0f} % of the positions hold tokens and no padding, in {widths} widths"]
+        share, n = found["real_share"], found["widths"]
+        widths = "1 width" if n == 1 else f"{n} widths"
+        return [f"batches: {100 * share:.0f} % of the positions hold tokens and no padding, in {widths}"]
 
     def batch_positions(self, train_batch_size: int) -> int:
         """See :class:`TaskSettings`."""

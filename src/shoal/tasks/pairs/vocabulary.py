@@ -173,15 +173,26 @@ def learn_vocabulary(
         min_frequency: of ``words``, how often a type must occur; 1 when not given.
 
     Raises:
-        UserError: the size is not possible, or ``tokenizers`` is missing.
+        UserError: the size is not possible, no type is so frequent, or ``tokenizers`` is missing.
     """
     if kind == "bpe":
         assert vocabulary_size is not None
         return BytePairs(train_bpe("\n".join(lines), vocabulary_size))
     if kind == "chars":
-        return Types(kind, sorted({character for line in lines for character in line}))
+        characters = sorted({character for line in lines for character in line})
+        if not characters:
+            raise UserError("a vocabulary of chars needs one in the training split at least; there is none")
+        return Types(kind, characters)
     counts = Counter(name for line in lines for name in split_words(line))
     frequent = [name for name, n in counts.items() if n >= (min_frequency or 1)]
+    if not frequent:
+        most = max(counts.values(), default=0)
+        raise UserError(
+            f"min_frequency must be at most {most:,}, as often as a word occurs in the training split, got "
+            f"{min_frequency or 1:,}: no word would be left"
+            if most
+            else "a vocabulary of words needs one in the training split at least; there is none"
+        )
     if vocabulary_size is not None and vocabulary_size > len(frequent):
         raise UserError(
             f"vocabulary_size of words must be at most {len(frequent):,}, the types that occur {min_frequency or 1} "

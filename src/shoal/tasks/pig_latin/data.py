@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from shoal.errors import UserError
+from shoal.errors import OtherDataError, UserError
 from shoal.keyed import bits, fold
 from shoal.tasks.base import Task
 from shoal.tasks.pairs.codec import PairCodec
@@ -79,9 +79,10 @@ def load_words(paths: Sequence[str], key: str | None, max_length: int, moved: st
     """
     corpus = read_corpus(paths)
     if key is not None and corpus.key != key:
-        raise UserError(
+        raise OtherDataError(
             f"text {', '.join(paths)} is another than the run began with: its content is {corpus.key}, that of the run "
-            f"{key}; name the text that it was with --text, or train anew"
+            f"{key}",
+            "name the text that it was with --text, or train anew",
         )
     known = (corpus.key, max_length, moved)
     with _loading:

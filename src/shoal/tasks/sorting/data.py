@@ -4,8 +4,9 @@ Everything is a pure function of the split's seed (:mod:`shoal.keyed`). ``L`` nu
 """
 
 import threading
+from collections.abc import Iterator
 from functools import lru_cache
-from itertools import combinations_with_replacement
+from itertools import combinations_with_replacement, count
 from typing import TYPE_CHECKING
 
 import torch
@@ -23,8 +24,10 @@ if TYPE_CHECKING:
 
 LISTED = 20_000  # multisets of a length that are listed to choose from; of more examples are drawn
 MOST_ROUNDS = 10_000
-_VALID, _TRAIN = 1, 2  # purposes of random numbers
-_KEPT = 4
+_ROUNDS, _FEW, _FRESH = 100, 64, 1 / 4  # when to give up drawing distinct multisets as examples are drawn
+_AT_ONCE = 2**22  # random numbers
+_VALID, _TRAIN, _SPREAD = 1, 2, 3  # purposes of random numbers
+_KEPT = 2**25  # numbers of examples that were made, for those who ask again: members of a stack, of many split seeds
 _made: dict[tuple[object, ...], Pairs] = {}
 _making = threading.Lock()
 
@@ -53,7 +56,7 @@ def sorting_pairs(settings: "Sorting", split_seed: int) -> Pairs:
     with _making:
         if known not in _made:
             _made[known] = _pairs(settings, split_seed)
-            while len(_made) > _KEPT:
+            while len(_made) > 1 and sum(pairs.held for pairs in _made.values()) > _KEPT:
                 del _made[next(iter(_made))]
         return _made[known]
 
@@ -73,10 +76,11 @@ def draw_numbers(key: Tensor, n: int, length: int, digits: int, reserved: Tensor
     """
     found = torch.empty(n, length, dtype=torch.int64)
     left = torch.arange(n)
+    several = set(_multisets(reserved))
     for attempt in range(MOST_ROUNDS):
         keys = fold(fold(key, attempt), left)  # (m,)
         drawn = bits(keys, length) % digits  # (m, L)
-        is_reserved = _among(drawn.sort(-1).values, reserved)
+        is_reserved = torch.tensor([row in several for row in _multisets(drawn)], dtype=torch.bool)
         found[left[~is_reserved]] = drawn[~is_reserved]
         left = left[is_reserved]
         if not len(left):
@@ -89,7 +93,10 @@ def draw_numbers(key: Tensor, n: int, length: int, digits: int, reserved: Tensor
 def choose_multisets(key: Tensor, n: int, length: int, digits: int, multisets: int) -> Tensor:
     """Examples of a length no two of which have the same multiset, ``(n, L)`` int64.
 
-    Where there are few multisets each is as likely as every other; else examples are drawn as those that train.
+    Where there are few multisets each is as likely as every other. Else examples are drawn as those that train, which
+    is far from it: of 300 numbers below 3 about 100 are of each kind. Where the likely multisets run out, so that most
+    of what is drawn comes twice, each multiset is as likely as every other there, too; and so most of the likely ones
+    are left to train on.
 
     Args:
         key: int64, a scalar.
@@ -103,14 +110,40 @@ def choose_multisets(key: Tensor, n: int, length: int, digits: int, multisets: i
         chosen = every[bits(key, multisets).argsort(stable=True)[:n]]
         order = bits(fold(fold(key, 1), torch.arange(n)), length).argsort(dim=-1, stable=True)
         return chosen.gather(-1, order)
-    found = torch.empty(0, length, dtype=torch.int64)
-    for attempt in range(MOST_ROUNDS):
-        missing = n - len(found)
+    seen: set[bytes] = set()
+    found: list[Tensor] = []
+    for attempt in range(_ROUNDS):
+        missing = n - len(seen)
+        drawn = bits(fold(fold(key, attempt), torch.arange(missing)), length) % digits
+        found.append(_distinct(drawn, seen))
+        if len(seen) == n:
+            return torch.cat(found)
+        if missing >= _FEW and len(found[-1]) < _FRESH * missing:
+            break
+    return _spread_multisets(fold(key, _SPREAD), n, length, digits)
+
+
+def _spread_multisets(key: Tensor, n: int, length: int, digits: int) -> Tensor:
+    """As :func:`choose_multisets`, each multiset as likely as every other.
+
+    A multiset is a choice of places for ``digits`` - 1 bars among ``length`` stars ("stars and bars"): a number is how
+    many bars stand before its star. As at most half of all are chosen, at least every second one that is drawn is new,
+    but for those that come twice in one round.
+    """
+    stars = length + digits - 1
+    rows = max(1, _AT_ONCE // stars)
+    seen: set[bytes] = set()
+    found: list[Tensor] = []
+    for attempt in count():
+        missing = min(n - len(seen), rows)
         if not missing:
             break
-        drawn = bits(fold(fold(key, attempt), torch.arange(missing)), length) % digits
-        found = _distinct(torch.cat([found, drawn]))
-    return found
+        own = fold(fold(key, attempt), torch.arange(missing))  # (m,)
+        places = bits(own, stars).argsort(dim=-1, stable=True)[:, :length].sort(-1).values  # (m, L), of the stars
+        numbers = places - torch.arange(length)
+        order = bits(fold(own, 1), length).argsort(dim=-1, stable=True)
+        found.append(_distinct(numbers.gather(-1, order), seen))
+    return torch.cat(found)
 
 
 def _pairs(settings: "Sorting", split_seed: int) -> Pairs:
@@ -134,17 +167,15 @@ def _pairs(settings: "Sorting", split_seed: int) -> Pairs:
     return Pairs(source, target, lengths, lengths)
 
 
-def _among(rows: Tensor, known: Tensor) -> Tensor:
-    """Which rows ``(n, L)`` are among the known ones ``(m, L)``: ``(n,)`` bool."""
-    several = {row.tobytes() for row in known.numpy()}
-    return torch.tensor([row.tobytes() in several for row in rows.numpy()], dtype=torch.bool)
+def _multisets(rows: Tensor) -> Iterator[bytes]:
+    """What tells the multiset of each row ``(n, L)`` from others."""
+    return (row.tobytes() for row in rows.sort(-1).values.numpy())
 
 
-def _distinct(rows: Tensor) -> Tensor:
-    """The rows that have another multiset than all before them."""
-    seen: set[bytes] = set()
+def _distinct(rows: Tensor, seen: set[bytes]) -> Tensor:
+    """The rows ``(n, L)`` that have another multiset than all before them and than those seen, which become seen."""
     fresh = []
-    for row in rows.sort(-1).values.numpy():
-        fresh.append(row.tobytes() not in seen)
-        seen.add(row.tobytes())
+    for own in _multisets(rows):
+        fresh.append(own not in seen)
+        seen.add(own)
     return rows[torch.tensor(fresh, dtype=torch.bool)]

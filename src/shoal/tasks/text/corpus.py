@@ -19,7 +19,7 @@ from shoal.errors import UserError, nearest, printable
 MOST_BYTES = 2**31  # of all files of a text together, unpacked
 ENDINGS = (".txt", ".txt.gz")  # of a folder's texts
 _CHUNK = 2**20
-_KEPT = 4  # texts, for those who ask again
+_KEPT = 8  # texts, for those who ask again: six files of a translation at once
 _SETTLED = 2 * 10**9  # ns; some file systems count whole or even seconds: what changed since may change unseen
 
 Stamp = tuple[str, int, int, int, int]  # path without links, inode, size, mtime_ns, ctime_ns

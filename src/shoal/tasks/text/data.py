@@ -13,7 +13,7 @@ from functools import cached_property, partial
 import torch
 from torch import Tensor
 
-from shoal.errors import UserError
+from shoal.errors import OtherDataError
 from shoal.keyed import bits, fold
 from shoal.objectives import token_losses
 from shoal.tasks.base import Batch, Model, Task
@@ -140,9 +140,10 @@ def load_text(
     """
     corpus = read_corpus(paths)
     if key is not None and corpus.key != key:
-        raise UserError(
+        raise OtherDataError(
             f"text {', '.join(paths)} is another than the run began with: its content is {corpus.key}, that of the run "
-            f"{key}; name the text that it was with --text, or train anew"
+            f"{key}",
+            "name the text that it was with --text, or train anew",
         )
     known = (corpus.key, tokenizer, vocabulary_size, valid_share)
     with _loading:

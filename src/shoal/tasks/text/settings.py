@@ -185,6 +185,10 @@ class Text(TaskSettings):
         starts, _ = data.scored_windows(self.context_length, self.eval_stride or self.context_length)
         return Counts(len(data.train) - self.context_length, len(starts), held=0)  # one text for all members
 
+    def shuffled(self) -> int:
+        """See :class:`TaskSettings`: blocks; windows that begin anywhere have no order."""
+        return self.counts().drawn // self.context_length if self.windows == "blocks" else 0
+
     def data(self) -> "TextData":
         """The text in tokens.
 

@@ -3,30 +3,37 @@
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 from shoal.errors import UserError, printable
 from shoal.tasks.text.corpus import read_corpus
 
+_MARK = "\ufeff"  # that UTF-8 needs none of; some editors write it
 FILES = ("source", "target", "valid_source", "valid_target")
 
 
 @dataclass(frozen=True)
 class ParallelText:
-    """Lines of four files.
+    """Four files.
 
     Attributes:
-        lines: by the name of :data:`FILES`; those of a source are as many as those of its target.
+        texts: by the name of :data:`FILES`.
         key: 16 hexadecimal digits of a SHA-256 over the content of the four in this order, unpacked, as
             :class:`shoal.tasks.text.corpus.Corpus` has it; neither names nor packing enter it.
     """
 
-    lines: Mapping[str, list[str]] = field(repr=False)
+    texts: Mapping[str, str] = field(repr=False)
     key: str
+
+    @cached_property
+    def lines(self) -> dict[str, list[str]]:
+        """By the name of the file; those of a source are as many as those of its target."""
+        return {name: lines_of(text) for name, text in self.texts.items()}
 
 
 def read_parallel(paths: Mapping[str, str]) -> ParallelText:
-    """The lines of four files, UTF-8 or packed UTF-8 (``.gz``).
+    """Four files of as many lines, which are divided when they are asked for, UTF-8 or packed UTF-8 (``.gz``).
 
     Args:
         paths: by the names of :data:`FILES`.
@@ -35,16 +42,16 @@ def read_parallel(paths: Mapping[str, str]) -> ParallelText:
         UserError: a file is missing, empty, damaged or not UTF-8 (its first such byte is named); or a source has
             another number of lines than its target.
     """
-    digest, lines = hashlib.sha256(), {}
+    digest, texts = hashlib.sha256(), {}
     for name in FILES:
         if Path(paths[name]).is_dir():
             raise UserError(f"{printable(paths[name])} is a folder; --{name.replace('_', '-')} is a file")
         corpus = read_corpus((paths[name],))
         digest.update(corpus.key.encode())
-        lines[name] = lines_of(corpus.text)
+        texts[name] = corpus.text
     for source, target in (FILES[:2], FILES[2:]):
-        _check_counts(len(lines[source]), len(lines[target]), paths[source], paths[target])
-    return ParallelText(lines, digest.hexdigest()[:16])
+        _check_counts(count_lines(texts[source]), count_lines(texts[target]), paths[source], paths[target])
+    return ParallelText(texts, digest.hexdigest()[:16])
 
 
 def _check_counts(n: int, m: int, source: str, target: str) -> None:
@@ -68,12 +75,18 @@ def read_sides(source: str, target: str) -> tuple[list[str], list[str]]:
 
 def lines_of(text: str) -> list[str]:
     r"""The lines of a text, divided at ``\n`` alone; one that ends the text begins no line, and ``\r`` before it is no
-    part of one. What ``str.splitlines`` takes for line ends besides, such as U+2028 or a form feed, stands in lines.
+    part of one, nor is a byte order mark before the first. What ``str.splitlines`` takes for line ends besides, such as
+    U+2028 or a form feed, stands in lines.
 
     >>> lines_of("a\nb\n") == lines_of("a\nb") == lines_of("a\r\nb\r\n") == ["a", "b"]
     True
     """
-    lines = text.split("\n")
+    lines = text.removeprefix(_MARK).split("\n")
     if lines[-1] == "":
         lines.pop()
     return [line.removesuffix("\r") for line in lines]
+
+
+def count_lines(text: str) -> int:
+    """How many lines :func:`lines_of` gives."""
+    return text.count("\n") + (not text.endswith("\n") and text.removeprefix(_MARK) != "")

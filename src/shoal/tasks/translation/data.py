@@ -7,12 +7,12 @@ from functools import cached_property
 
 import torch
 
-from shoal.errors import UserError
+from shoal.errors import OtherDataError, UserError
 from shoal.tasks.base import Task
 from shoal.tasks.pairs.buckets import Buckets
 from shoal.tasks.pairs.codec import PairCodec
 from shoal.tasks.pairs.data import Batching, Pairs, Scoring, count_targets, pair_task
-from shoal.tasks.pairs.vocabulary import Vocabulary, learn_vocabulary
+from shoal.tasks.pairs.vocabulary import UNK, Vocabulary, learn_vocabulary
 from shoal.tasks.translation.corpus import ParallelText, read_parallel
 
 _KEPT = 4
@@ -44,6 +44,7 @@ class TranslationData:
         told: of each split ``train_`` and ``valid_``: pairs with an ``empty`` side and pairs with one that is too
             ``long``; and ``duplicates``, pairs that validate whose source stands in the training file, too.
         scored_lines: places, from 0, in the validation files of the pairs that validate.
+        unknown: tokens of the targets that validate which are UNK.
     """
 
     pairs: Pairs
@@ -52,6 +53,7 @@ class TranslationData:
     counts: dict[str, int]
     told: dict[str, int]
     scored_lines: list[int]
+    unknown: int
 
     @property
     def n_valid(self) -> int:
@@ -76,9 +78,11 @@ def load_translation(paths: Mapping[str, str], key: str | None, encoding: Encodi
     """
     text = read_parallel(paths)
     if key is not None and text.key != key:
-        raise UserError(
+        flags = " ".join(f"--{name.replace('_', '-')}" for name in paths)
+        raise OtherDataError(
             f"the files {', '.join(paths.values())} are others than the run began with: their content is {text.key}, "
-            f"that of the run {key}; name the files that they were, or train anew"
+            f"that of the run {key}",
+            f"name the files that they were with {flags}, or train anew",
         )
     known = (text.key, encoding)
     with _loading:
@@ -137,7 +141,8 @@ def encode_parallel(text: ParallelText, encoding: Encoding) -> TranslationData:
     known = set(map(codec.prepared, text.lines["source"]))
     told["duplicates"] = sum(codec.prepared(text.lines["valid_source"][place]) in known for place in scored_lines)
     counts = count_targets(scored_texts, sum(len(row) + 1 for row in targets[n:]))
-    return TranslationData(Pairs.of(sources, targets), n, codec, counts, told, scored_lines)
+    unknown = sum(row.count(UNK) for row in targets[n:]) if getattr(codec.target, "has_unknown", False) else 0
+    return TranslationData(Pairs.of(sources, targets), n, codec, counts, told, scored_lines, unknown)
 
 
 def _check_split(
@@ -145,10 +150,14 @@ def _check_split(
 ) -> None:
     if left:
         return
+    empty, long = told[f"{split}_empty"], told[f"{split}_long"]
+    if not lines:
+        raise UserError(f"the {words} split ({name}) has no line")
+    found = [f"{empty:,} with an empty side"] if empty else []
+    found += [f"{long:,} with one of more than max_length={encoding.max_length} tokens"] if long else []
+    advice = "; too_long=cut keeps pairs with a long side" if long else ""
     raise UserError(
-        f"no pair of the {lines:,} of the {words} split ({name}) is left: {told[f'{split}_empty']:,} have an empty "
-        f"side and {told[f'{split}_long']:,} more than max_length={encoding.max_length} tokens; too_long=cut keeps "
-        "these"
+        f"no pair of the {words} split ({name}) is left of {lines:,}: all are left out, {' and '.join(found)}{advice}"
     )
 
 

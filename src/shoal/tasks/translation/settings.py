@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 from pydantic import BeforeValidator
 
 from shoal.errors import UserError
+from shoal.models.pair_settings import PairModel
 from shoal.spec.fields import choice, set_default, setting
 from shoal.tasks.pairs.settings import BucketedPairs
 from shoal.tasks.settings import Counts, Sizes
@@ -162,8 +163,9 @@ class Translation(BucketedPairs):
                 f"vocabularies=separate does not apply to model {spec.model!r}, which reads a source and its target as "
                 "one sequence; vocabularies=joint does"
             )
-        if spec.get("tie_embeddings") == "all" and self.vocabularies == "separate":
-            raise UserError("tie_embeddings=all does not apply to vocabularies=separate; it applies to joint")
+        part = spec.model_part
+        if self.vocabularies == "separate" and isinstance(part, PairModel) and part.tie_embeddings == "all":
+            raise part.tied_across_vocabularies()
 
     def _find_out(self) -> None:
         """What hangs on the content of the files; kept for the runs of a grid, each of which asks."""
@@ -238,23 +240,28 @@ class Translation(BucketedPairs):
         """See :class:`TaskSettings`: the vocabularies, and counts of what validates and of what was left out."""
         data = self.data()
         left = {**data.told, "too_long": self.too_long, "max_length": self.max_length}
-        found = {"counts": data.counts, "left_out": left, "batches": self.filled()}
+        found = {"counts": data.counts, "left_out": left, "batches": self.filled(), "unknown": data.unknown}
         return {"pair_key": self.pair_key, "codec": data.codec.to_json(), **found}
 
     @classmethod
     def beside(cls, kept: Mapping[str, Any]) -> list[str]:
-        """See :class:`TaskSettings`: what was left out or cut, and which validation sources train, too."""
+        """See :class:`TaskSettings`: what was left out or cut, what is unknown, and which validation
+        sources train, too."""
         left, counts = kept.get("left_out"), kept.get("counts")
         if not left or not counts:
             return []
+        n_unknown = kept.get("unknown", 0)  # what was begun before did not count them
+        share = 100 * n_unknown / counts["tokens"]
+        unknown = f", {'less than 0.1' if share < 0.1 else f'{share:.1f}'} % of the tokens <unk>" if n_unknown else ""
         done = "cut" if left["too_long"] == "cut" else "left out"
         long, empty = left["train_long"], left["train_empty"]
         valid_long, valid_empty = left["valid_long"], left["valid_empty"]
         return [
             f"beside, of pairs {str(kept.get('pair_key', ''))[:8]}: {counts['targets']:,} targets validate, of "
-            f"{counts['tokens']:,} tokens with EOS and {counts['words']:,} words; longer than {left['max_length']} "
-            f"tokens and {done}: {long:,} to train on and {valid_long:,} to validate on; with an empty side and left "
-            f"out: {empty:,} and {valid_empty:,}; validation sources that train, too: {left['duplicates']:,}",
+            f"{counts['tokens']:,} tokens with EOS and {counts['words']:,} words{unknown}; longer than "
+            f"{left['max_length']} tokens and {done}: {long:,} to train on and {valid_long:,} to validate on; "
+            f"with an empty side and left out: {empty:,} and {valid_empty:,}; validation sources that train, too: "
+            f"{left['duplicates']:,}",
             *cls.told_filled(kept),
         ]
 
