@@ -85,8 +85,6 @@ def test_buckets_of_a_few_pairs_by_hand():
     assert beyond.widths == ((4, 4), (8, 8), (20, 9)) and beyond.of.tolist() == [0, 0, 1, 1, 2, 2]
     wanted = {"source": 42 / 56, "target": 25 / 42, "both": 67 / 98}
     assert made(pairs, multiple=4, least=0).real_share() == pytest.approx(wanted)
-        {"source": 42 / 56, "target": 25 / 42, "both": 67 / 98}
-    )
 
 
 # the sampler
