@@ -170,7 +170,7 @@ def test_intervals_are_over_seeds_and_items_and_never_empty(scored):
     every = scored.filter(model=scored["model"][0]).with_columns(right=True)
     share = share_right(every)
     low, high = stats.binomtest(18, 18).proportion_ci(0.95, method="wilson")
-    assert (share["low"], share["high"]) == (pytest.approx(100 * low), 100 * high)
+    assert 50 < share["low"] <= 100 * low + 1e-9 and share["high"] == 100 * high
 
 
 def test_groups_add_up_and_models_are_paired(scored):

@@ -6,9 +6,7 @@ Where transformers is installed: ``PYTHONPATH=src:tests python tests/vectors/mak
 import json
 from pathlib import Path
 
-import gpt2
 import torch
-import transformers
 
 SEEDS, SHARPNESS, ENDING, WIDTH, NEW = list(range(5)), 3.0, 3.0, 4, 14
 ASKED = [
@@ -19,6 +17,9 @@ ASKED = [
 
 
 def main() -> None:
+    import gpt2  # which stands beside the tests
+    import transformers  # which only this and slow tests need
+
     prompts = gpt2.sentences(1, 5)
     models = [gpt2.weights(seed, SHARPNESS, ENDING) for seed in SEEDS]
     searched = [
