@@ -19,7 +19,7 @@ from shoal.training.groups import left_in_process, memory_left
 # What PyTorch says for the CPU, CUDA and its libraries, C++, and oneDNN (with "descriptor" after it: another mistake).
 _SIGNS = re.compile("DefaultCPUAllocator|out of memory|ALLOC_FAILED|bad_alloc|could not create a primitive$")
 MOST = 65_535  # members of a stack: kernels for a GPU have no larger grids
-ORDER = 12  # numbers of 8 bytes for each example that a pass shuffles: its order, and hashes and copies while it is made
+ORDER = 12  # numbers of 8 bytes for each example that a pass shuffles: its order, and hashes while it is made
 SHARE = 0.5  # of what is free, that all cohorts training at once may take together
 
 
