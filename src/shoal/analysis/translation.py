@@ -36,8 +36,8 @@ from which the pairs' part was taken out without that limit; they are wider now.
 
 Shares of 2, 5, 20 and 50 % were simulated with 50 and 1,000 sentences that are all alike, or as unlike as can be, and
 seeds that do not differ (120 to 300 times each). With one seed 89 to 97 of 100 intervals hold the share; Wilson's own
-number for 2 % of 50 sentences is 92. With several (of five seeds, sentences that are all alike) 94 to 100 do, and tests at 5 % reject at most 3 of 100 times: they
-are on the safe side, most of all with two and three seeds.
+number for 2 % of 50 sentences is 92. With several (of five seeds, sentences that are all alike) 94 to 100 do,
+and tests at 5 % reject at most 3 of 100 times: they are on the safe side, most of all with two and three seeds.
 
 Sources: Efron and Tibshirani 1993; Koehn 2004 (resampled sentences for BLEU); Owen 2007, "The pigeonhole bootstrap"
 (crossed resampling); Riezler and Maxwell 2005 (approximate randomisation); Wilson 1927; Agresti and Coull 1998 (four
