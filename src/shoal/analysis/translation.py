@@ -31,12 +31,13 @@ sentence/seed/pair  R = 2   R = 3   R = 5   R = 10
 With one seed the interval holds the score of *this* model on other sentences (93 to 95 of 100), and that of another
 seed's as seldom as seeds differ: 26 of 100 in the third row. Paired tests at 5 % reject 4, 5, 2 and 6 of 100 times with
 1, 2, 4 and 8 seeds where nothing differs. Simulations of 400 to 600 leave ± 2 in each of these numbers. Two seeds are
-few: an interval over them is as wide as Student's t with one degree of freedom makes it.
+few: an interval over them is as wide as Student's t with one degree of freedom makes it. The last row is of intervals
+from which the pairs' part was taken out without that limit; they are wider now.
 
 Shares of 2, 5, 20 and 50 % were simulated with 50 and 1,000 sentences that are all alike, or as unlike as can be, and
 seeds that do not differ (120 to 300 times each). With one seed 89 to 97 of 100 intervals hold the share; Wilson's own
-number for 2 % of 50 sentences is 92. With several 94 to 100 do, and tests at 5 % reject at most 3 of 100 times: they
-are on the safe side, most of all with two and three seeds.
+number for 2 % of 50 sentences is 92. With several (of five seeds, sentences that are all alike) 94 to 100 do,
+and tests at 5 % reject at most 3 of 100 times: they are on the safe side, most of all with two and three seeds.
 
 Sources: Efron and Tibshirani 1993; Koehn 2004 (resampled sentences for BLEU); Owen 2007, "The pigeonhole bootstrap"
 (crossed resampling); Riezler and Maxwell 2005 (approximate randomisation); Wilson 1927; Agresti and Coull 1998 (four
