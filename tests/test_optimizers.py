@@ -11,10 +11,12 @@ from oracles import torch_optimizers
 from torch import Tensor, nn
 
 from shoal.models.families import usual_roles
+from shoal.registry import MODELS
 from shoal.registry import RULES as RULE_SETTINGS
 from shoal.rules.layout import ROLES, Layout, Slot
 from shoal.rules.muon import orthogonalised
 from shoal.rules.updates import Hyper, State, clip_scale
+from shoal.tasks.settings import Sizes
 from shoal.training.stack import Stack
 from shoal.training.step import train_step
 
@@ -262,6 +264,18 @@ def test_hidden_are_the_matrices_between_embedding_and_classifier(model, share_e
         "gpt": [f"decoder.blocks.0.{w}.weight" for w in ("ffn.0", "ffn.2", *(f"self_attn.W_{x}" for x in "QKVO"))],
     }
     assert found == sorted(starts[name] for name in hidden[model])
+
+
+@pytest.mark.parametrize("model", MODELS.names())
+def test_hidden_of_every_family_are_matrices_and_neither_tables_nor_the_classifier(model):
+    part = MODELS[model](num_layers=1, embedding_size=8)
+    module = part.build(Sizes(9, 5, 0, 11, 6))
+    layout = Layout.of(module, part.roles(module))
+    hidden = {start for matrices in layout.hidden for start in matrices.starts}
+    names = {slot.name for slot in layout if slot.start in hidden}
+    every = {name for name, p in module.named_parameters() if p.ndim == 2}
+    outside = {name for name in every if "embedding" in name or name.startswith("classifier")}
+    assert outside and names == every - outside
 
 
 @some

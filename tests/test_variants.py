@@ -381,12 +381,25 @@ def test_the_prefix_engines_equal_the_model_as_it_is_written(engine, shape, vari
     specs = tiny_grid({"model": "gpt", **shape, **variant}, r_train=[0.4, 0.6], seed=[0, 1])
     slow, fast = scattered(specs, "plain"), scattered(specs, engine)
     assert fast.scorer is not None and slow.scorer is None
+    assume(not is_at_a_kink(slow))
     (expected, expected_gradient), (found, gradient) = gradients(slow), gradients(fast)
     torch.testing.assert_close(found, expected, atol=2e-5, rtol=3e-5)
     scale = expected_gradient.abs().amax(1, keepdim=True)
-    # where what enters a ReLU is 0 but for rounding, its gradient is 0 or 1: such a neuron was seen to move it by .002
-    atol = 1e-2 if variant.get("non_linearity") == "relu" else 5e-4
-    torch.testing.assert_close(gradient / scale, expected_gradient / scale, atol=atol, rtol=0)
+    torch.testing.assert_close(gradient / scale, expected_gradient / scale, atol=5e-4, rtol=0)
+
+
+def is_at_a_kink(stack: Stack, within: float = 3e-6) -> bool:
+    """Whether what enters a ReLU is 0 but for rounding: its gradient may then be 0 in one engine and 1 in another."""
+    entering: list[float] = []
+    for place in range(len(stack.cohort)):
+        model = stack.built_model(place)
+        for module in model.modules():
+            if isinstance(module, nn.ReLU):
+                module.register_forward_pre_hook(lambda _, inputs: entering.append(float(inputs[0].abs().min())))
+        tensors = {name: tensor[place] for name, tensor in stack.tensors.items()}
+        with torch.no_grad():
+            stack.task.objective(model, stack.task.batch(tensors, stack.scored["train"][place]))
+    return any(value < within for value in entering)
 
 
 def gradients(stack: Stack) -> tuple[Tensor, Tensor]:
