@@ -435,19 +435,22 @@ def test_scaled_embeddings_are_tokens_times_the_root_of_the_width_and_positions_
         close(other(tokens) - own(tokens), (math.sqrt(8) - 1) * F.embedding(tokens, own.tokens.weight))
 
 
-def test_dropout_everywhere_acts_on_embeddings_weights_and_branches():
+def test_dropout_everywhere_acts_on_embeddings_weights_and_branches_and_perhaps_neurons():
     where = {
         kind: [
             name for name, module in small({"dropout_at": kind}, dropout=0.5).named_modules() if type(module) is Dropout
         ]
-        for kind in ("feed_forward", "everywhere")
+        for kind in ("feed_forward", "everywhere", "neurons_too")
     }
     assert len(where["feed_forward"]) == 4 and all(name.endswith("ffn_drop") for name in where["feed_forward"])
     assert len(where["everywhere"]) == 2 + 2 * 3 + 2 * 5
-    model, inputs = small({"dropout_at": "everywhere"}, dropout=0.5).train(), (*ragged(0, 2), targets(0, 2))
+    assert {*where["neurons_too"]} - {*where["everywhere"]} == {
+        f"{side}.blocks.{layer}.ffn.drop" for side in ("encoder", "decoder") for layer in (0, 1)
+    }
+    model, inputs = small({"dropout_at": "neurons_too"}, dropout=0.5).train(), (*ragged(0, 2), targets(0, 2))
     source, seen, target = inputs
     expected = model(source, target, seen)[0]
-    for name in where["everywhere"]:
+    for name in where["neurons_too"]:
         for module in model.modules():
             if isinstance(module, Dropout):
                 module.p = 0.0

@@ -251,7 +251,7 @@ class FastGPT:
 
 def _is_feed_forward(block: Any) -> bool:
     """Whether a block's feed-forward layer is one of those of this library."""
-    layers = [type(layer) for layer in block.ffn.children()]
+    layers = [type(layer) for layer in block.ffn.children() if type(layer) is not Dropout]  # none acts: see choice.py
     if isinstance(block.ffn, SwiGLU):
         return True
     is_plain = len(layers) == 3 and layers[::2] == [nn.Linear] * 2 and layers[1] in ACTIVATIONS.values()

@@ -39,7 +39,7 @@ class CrossBlock(Block):
         variant: Variant = PRACTICAL,
     ) -> None:
         super().__init__(d_model, num_heads, multiplier, dropout, non_linearity, bias, variant)
-        is_everywhere = variant.dropout_at == "everywhere"
+        is_everywhere = variant.drops_everywhere
         self.cross_attn = MultiHeadedAttention(
             d_model, num_heads, bias, causal=False, dropout=dropout if is_everywhere else None
         )
@@ -192,7 +192,7 @@ class EncoderDecoder(nn.Module):
         super().__init__()
         chosen = Variant(**variant)
         self.context_length = sequence_length
-        drop = dropout if chosen.dropout_at == "everywhere" else None
+        drop = dropout if chosen.drops_everywhere else None
         form = (padding_index, chosen.positions, drop, scale_embeddings)
         self.source_embedding = GPTEmbedding(source_vocabulary_size, embedding_size, source_length, *form)
         self.target_embedding = GPTEmbedding(vocabulary_size, embedding_size, sequence_length, *form)

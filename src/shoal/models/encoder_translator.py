@@ -56,7 +56,7 @@ class EncoderTranslator(nn.Module):
             source_length,
             None,  # padding is read where a target is longer than its source: its row trains as every other
             chosen.positions,
-            dropout if chosen.dropout_at == "everywhere" else None,
+            dropout if chosen.drops_everywhere else None,
             scale_embeddings,
         )
         self.encoder = Encoder(

@@ -1,24 +1,32 @@
 """What a block of a transformer computes at each position alone."""
 
+from collections import OrderedDict
+
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from shoal.models.dropout import Dropout
 
 ACTIVATIONS = {"gelu": nn.GELU, "relu": nn.ReLU}
 NON_LINEARITIES = (*ACTIVATIONS, "swiglu")
 
 
 class SwiGLU(nn.Module):
-    """``W_down(silu(W_gate x) * W_up x)``: a feed-forward layer whose activation is gated (Shazeer 2020)."""
+    """``W_down(silu(W_gate x) * W_up x)``: a feed-forward layer whose activation is gated (Shazeer 2020).
 
-    def __init__(self, d_model: int, d_ff: int, bias: bool = False) -> None:
+    ``dropout`` acts on what enters ``W_down``; None: nothing does.
+    """
+
+    def __init__(self, d_model: int, d_ff: int, bias: bool = False, dropout: float | None = None) -> None:
         super().__init__()
         self.W_gate = nn.Linear(d_model, d_ff, bias=bias)
         self.W_up = nn.Linear(d_model, d_ff, bias=bias)
+        self.drop = nn.Identity() if dropout is None else Dropout(dropout)
         self.W_down = nn.Linear(d_ff, d_model, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """``(*dims, d_model) -> (*dims, d_model)``."""
-        outputs: Tensor = self.W_down(F.silu(self.W_gate(x)) * self.W_up(x))
+        outputs: Tensor = self.W_down(self.drop(F.silu(self.W_gate(x)) * self.W_up(x)))
         return outputs
 
 
@@ -33,13 +41,20 @@ def feed_forward_width(d_model: int, multiplier: float, non_linearity: str) -> i
     return int(2 * multiplier * d_model / 3 if non_linearity == "swiglu" else multiplier * d_model)
 
 
-def feed_forward(d_model: int, multiplier: float, non_linearity: str, bias: bool) -> nn.Module:
-    """What a block computes at each position alone, ``(*dims, d_model) -> (*dims, d_model)``."""
+def feed_forward(
+    d_model: int, multiplier: float, non_linearity: str, bias: bool, dropout: float | None = None
+) -> nn.Module:
+    """What a block computes at each position alone, ``(*dims, d_model) -> (*dims, d_model)``.
+
+    ``dropout`` acts on the neurons, behind the activation; None: nothing does.
+    """
     d_ff = feed_forward_width(d_model, multiplier, non_linearity)
     if non_linearity == "swiglu":
-        return SwiGLU(d_model, d_ff, bias)
-    return nn.Sequential(
-        nn.Linear(d_model, d_ff, bias=bias),
-        ACTIVATIONS[non_linearity](),
-        nn.Linear(d_ff, d_model, bias=bias),
-    )
+        return SwiGLU(d_model, d_ff, bias, dropout)
+    layers: OrderedDict[str, nn.Module] = OrderedDict()  # parameters keep their names, 0.weight and 2.weight
+    layers["0"] = nn.Linear(d_model, d_ff, bias=bias)
+    layers["1"] = ACTIVATIONS[non_linearity]()
+    if dropout is not None:
+        layers["drop"] = Dropout(dropout)
+    layers["2"] = nn.Linear(d_ff, d_model, bias=bias)
+    return nn.Sequential(layers)

@@ -26,7 +26,7 @@ from shoal.models.norms import NORMS, new_norm
 from shoal.models.positions import POSITIONS
 
 NORM_POSITIONS = ("post", "pre", "pre_stream")
-DROPOUT_AT = ("feed_forward", "everywhere")
+DROPOUT_AT = ("feed_forward", "everywhere", "neurons_too")
 
 Kept = TypeVar("Kept")
 
@@ -44,8 +44,9 @@ class Variant:
         bias_ffn: whether the feed-forward layers have biases.
         bias_norm: whether LayerNorm learns a shift; other norms have none.
         dropout_at: where dropout acts: ``feed_forward``, on what the feed-forward layers add; or ``everywhere``, as in
-            GPT-2, also on the sum of embeddings, the attention weights and what attention adds. A key each has, in the
-            order of the modules: the embedding, then of each block weights, attention, feed-forward.
+            GPT-2, also on the sum of embeddings, the attention weights and what attention adds; or ``neurons_too``, as
+            in ``torch.nn.Transformer``, also behind the activation of the feed-forward layers. A key each has, in the
+            order of the modules: the embedding, then of each block weights, attention, neurons, feed-forward.
     """
 
     norm: str = "layernorm"
@@ -60,6 +61,12 @@ class Variant:
         for name, names in allowed.items():
             if getattr(self, name) not in names:
                 raise ValueError(f"{name} must be one of {' '.join(names)}, got {getattr(self, name)!r}")
+
+
+    @property
+    def drops_everywhere(self) -> bool:
+        """Whether dropout acts on the sum of embeddings, on attention weights and on all that is added."""
+        return self.dropout_at != "feed_forward"
 
 
 PRACTICAL = Variant()
@@ -81,7 +88,7 @@ class Block(nn.Module):
     ) -> None:
         super().__init__()
         self.norm_position = variant.norm_position
-        is_everywhere = variant.dropout_at == "everywhere"
+        is_everywhere = variant.drops_everywhere
         self.self_attn = MultiHeadedAttention(
             d_model,
             num_heads,
@@ -92,7 +99,8 @@ class Block(nn.Module):
         )
         self.self_attn_drop = Dropout(dropout) if is_everywhere else nn.Identity()
         self.self_attn_norm = new_norm(variant.norm, d_model, variant.bias_norm)
-        self.ffn = feed_forward(d_model, multiplier, non_linearity, variant.bias_ffn)
+        in_neurons = dropout if variant.dropout_at == "neurons_too" else None
+        self.ffn = feed_forward(d_model, multiplier, non_linearity, variant.bias_ffn, in_neurons)
         self.ffn_drop = Dropout(dropout)
         self.ffn_norm = new_norm(variant.norm, d_model, variant.bias_norm)
 
@@ -225,7 +233,7 @@ class GPT(nn.Module):
             sequence_length,
             padding_index,
             chosen.positions,
-            dropout if chosen.dropout_at == "everywhere" else None,
+            dropout if chosen.drops_everywhere else None,
         )
         self.decoder = Decoder(
             embedding_size, num_heads, num_layers, multiplier, dropout, non_linearity, bias_attention, chosen

@@ -43,6 +43,18 @@ def xavier_all(model: nn.Module, d_model: int) -> None:
     _clear_padding(model)
 
 
+@torch.no_grad()
+def xavier_weights(model: nn.Module, d_model: int) -> None:
+    """Draw every matrix as :func:`xavier_all` does and leave the biases as they are: uniform within ±1/√inputs.
+
+    As the code of Trevett's "PyTorch Seq2Seq" draws its transformer.
+    """
+    for module in model.modules():
+        if isinstance(module, (nn.Linear, nn.Embedding)):
+            nn.init.xavier_uniform_(module.weight)
+    _clear_padding(model)
+
+
 def xavier_linear(layer: nn.Linear) -> None:
     """Draw a weight uniformly within ±√(6 / (inputs + outputs)) and set the bias to 0.
 
@@ -134,6 +146,7 @@ INITIALISATIONS: Mapping[str, Callable[[nn.Module, int], None]] = MappingProxyTy
         "torch": pytorch,
         "xavier": xavier,
         "xavier_all": xavier_all,
+        "xavier_weights": xavier_weights,
         "torch_attention": torch_attention,
         "scaled_normal": scaled_normal,
         "nanda": nanda,

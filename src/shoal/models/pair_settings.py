@@ -28,6 +28,7 @@ _INITIAL = {
     "torch": "as in torch.nn.Linear",
     "xavier": "inner layers from Xavier's distribution",
     "xavier_all": "embeddings and classifier, too",
+    "xavier_weights": "so, with biases as in torch.nn.Linear",
     "torch_attention": "attention as in torch.nn",
     "scaled_normal": "all from N(0, 1/embedding_size)",
     "gpt2": "all from N(0, 0.02²), what is added to the residual stream more narrowly",
@@ -98,7 +99,7 @@ class TransformerOfSources(PairModel):
     bias_norm: bool = setting(True, "shift of each LayerNorm", "true or false")
     dropout_at: str = choice(
         "everywhere",
-        "where dropout acts: on what feed-forward layers add, or everywhere, as in the original",
+        "where dropout acts: on what feed-forward layers add; everywhere, as in the original; or on their neurons, too",
         DROPOUT_AT,
     )
     bias_ffn: bool = setting(True, "biases in the feed-forward layers", "true or false", may_be_open=True)
@@ -119,6 +120,7 @@ class TransformerOfSources(PairModel):
     def _floats_of_layer(self) -> float:
         """Kept for the backward pass at each position by attention, with maps of some 32 keys, and feed-forward."""
         neurons = 12 if self.non_linearity == "swiglu" else 9
+        neurons += 2 * (self.dropout_at == "neurons_too")
         return 36 * self.embedding_size + 5 * 32 * self.num_heads + neurons * self.multiplier * self.embedding_size
 
 
@@ -235,7 +237,7 @@ class LSTMEncoderDecoderSettings(PairModel):
     bidirectional: bool = setting(
         True, "the encoder runs both ways, with half of hidden_size each", "true or false", may_be_open=True
     )
-    initialisation: str = _initialisation("xavier", ("torch", "xavier", "xavier_all", "scaled_normal"))
+    initialisation: str = _initialisation("xavier", ("torch", "xavier", "xavier_all", "xavier_weights", "scaled_normal"))
 
     def fill(self) -> None:
         """States are as wide as embeddings, encoder and decoder as deep as was said of both."""

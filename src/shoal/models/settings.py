@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 NON_LINEARITIES = ("gelu", "relu", "swiglu")
 NORMS = ("layernorm", "rmsnorm", "none")
 NORM_POSITIONS = ("post", "pre", "pre_stream")
-DROPOUT_AT = ("feed_forward", "everywhere")
+DROPOUT_AT = ("feed_forward", "everywhere", "neurons_too")
 POSITIONS = ("sinusoidal", "vaswani", "learned", "rotary", "none")
 
 
@@ -203,7 +203,7 @@ class GPTSettings(SequenceModel):
     bias_norm: bool = setting(True, "shift of each LayerNorm", "true or false")
     dropout_at: str = choice(
         "feed_forward",
-        "where dropout acts: on what feed-forward layers add, or everywhere, as in GPT-2",
+        "where dropout acts: on what feed-forward layers add; everywhere, as in GPT-2; or on their neurons, too",
         DROPOUT_AT,
     )
     bias_ffn: bool = setting(False, "biases in the feed-forward layers", "true or false", may_be_open=True)
@@ -241,6 +241,7 @@ class GPTSettings(SequenceModel):
         """See :class:`ModelSettings`."""
         attention = 28 if self.norm_position != "post" else 24  # the sum is kept beside what was normalised
         neurons = 8 if self.non_linearity == "swiglu" else 6  # three arrays of two thirds as many
+        neurons += 2 * (self.dropout_at == "neurons_too")
         width = self.embedding_size
         return self.num_layers * (attention * width + neurons * self.multiplier * width)
 

@@ -51,9 +51,9 @@ SETTINGS: Mapping[str, Any] = {
     "norm_position": "post",
     "positions": "learned",
     "scale_embeddings": True,
-    "initialisation": "xavier_all",
+    "initialisation": "xavier_weights",
     "dropout": 0.1,
-    "dropout_at": "everywhere",
+    "dropout_at": "neurons_too",
     "tie_embeddings": "none",
     "optimizer": "adam",
     "lr": 5e-4,
@@ -95,8 +95,6 @@ DEVIATIONS = (
     "Perplexity is the exponential of all nats over all tokens; there it is that of the mean over batches of each "
     "one's mean.",
     "Sources begin with no BOS; there they do.",
-    "Dropout acts on what a feed-forward layer adds; there also within it, behind ReLU.",
-    "Biases begin at 0; there as PyTorch draws them. Weights, embeddings included, are Xavier's in both.",
     "A pass has 232 batches and not 227, because each of 13 buckets of lengths ends in a smaller one; the model is "
     "evaluated behind each of ten passes, and the best by validation loss is scored, as there.",
 )
