@@ -15,9 +15,9 @@ from shoal.report import check_drawing, write_report
 from shoal.report.console import print_damage, print_titled
 from shoal.spec import RunSpec
 from shoal.studies import Form, Results, Study
-from shoal.training.api import check_execution
 from shoal.training.certificate import certify
 from shoal.training.preflight import check_parts
+from shoal.training.requests import check_execution
 
 CERTIFIED_STEPS = {True: 25, False: 50}  # quick form, full form
 

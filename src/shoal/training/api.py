@@ -5,23 +5,23 @@ from pathlib import Path
 
 import torch
 
-from shoal.errors import LabError, UserError, nearest
-from shoal.fast.engine import ENGINES, choose_engine
+from shoal.errors import LabError, UserError
+from shoal.fast.engine import choose_engine
 from shoal.lab.cohort import CohortFolder
-from shoal.lab.frames import ALWAYS
 from shoal.lab.lab import Lab
 from shoal.lab.records import Records
-from shoal.measures import SPLITS
 from shoal.spec import RunSpec
 from shoal.spec.fields import ROUNDING
-from shoal.tasks.build import build_model, count_examples
+from shoal.tasks.build import count_examples
 from shoal.training.continuation import places_of
 from shoal.training.executor import Execution, cores, execute, threads_per_worker
 from shoal.training.memory import check_memory
 from shoal.training.plan import Cohort, plan, spread
 from shoal.training.preflight import check_parts
+from shoal.training.progress import progress_place, watching
+from shoal.training.requests import check_execution, check_metrics, check_precision, check_specs, check_told
 from shoal.training.snapshot import Snapshot
-from shoal.training.step import Metric, measure
+from shoal.training.step import Metric
 
 WORTH_DIVIDING = 20.0  # seconds of work for one core from which a cohort is divided between several processes
 
@@ -41,8 +41,9 @@ def train(
     places: int | None = None,
     flush_seconds: float = 20.0,
     metrics: Mapping[str, Metric] | None = None,
-    watch: Callable[[Snapshot], None] = lambda snapshot: None,
+    watch: Callable[[Snapshot], None] | None = None,
     say: Callable[[str], None] = lambda line: None,
+    progress: bool | None = None,
 ) -> Records:
     """Train runs side by side and return what the lab holds of them.
 
@@ -64,18 +65,20 @@ def train(
         metrics: further quantities to record at every evaluation of new runs, each a function of one member's
             parameters (by name) that returns a scalar tensor. Runs that the lab holds must have been trained with them;
             by name: a lab cannot tell one function from another that is registered under the same name later.
-        watch: is told where each cohort stands.
+        watch: is told where each cohort stands; nothing is shown then besides.
         say: is told how new cohorts are computed, and why so, and of each cohort of which the lab cannot tell what runs
             it holds: unless the very same cohort is asked for, which is refused, they count as new.
+        progress: show one line that is written anew. None: in a notebook and on a terminal, nowhere else; True: in a
+            file or a pipe too, line by line; False: never.
 
     Raises:
         Interrupted: stopped by Ctrl-C or SIGTERM; everything is flushed, and the same call goes on.
         UserError: the request is wrong or the lab cannot be used; after the rest was trained, a cohort is damaged.
         DiskError: the disk refused a flush; what was flushed before is intact.
     """
-    wanted = list(dict.fromkeys([specs] if isinstance(specs, RunSpec) else specs))
-    if not wanted:
-        raise UserError("there are no runs to train: the list of specs is empty")
+    wanted = check_specs(specs)
+    check_told(metrics, watch, say)
+    progress_place(progress)
     on = check_execution(device, workers, threads, flush_seconds, engine, places)
     _check_wanted(wanted, on, engine, metrics or {})
     lab = (lab if isinstance(lab, Lab) else Lab(lab)).create()
@@ -88,7 +91,8 @@ def train(
         threads = threads or threads_per_worker(workers)
         begun, taken = _begin(lab, _divided(cohorts, workers), on, threads, engine, metrics or (), say)
     how = Execution(on, flush_seconds, metrics or {}, places, places_of(wanted))
-    _finish([*folders, *begun], workers, how, watch, [*damaged, *taken])
+    with watching(watch, progress, _members([*folders, *begun])) as told:
+        _finish([*folders, *begun], workers, how, told, [*damaged, *taken])
     return lab.records(spec.id for spec in wanted)
 
 
@@ -106,6 +110,11 @@ def _new(specs: Sequence[RunSpec], held: Container[str], device: torch.device, e
     cohorts = plan(spec for spec in specs if spec.id not in held)
     check_memory((cohort.shared for cohort in cohorts), device, engine)
     return cohorts
+
+
+def _members(folders: Iterable[CohortFolder]) -> int:
+    """How many runs these cohorts have."""
+    return sum(len(folder.manifest()["members"]) for folder in folders)
 
 
 def _held(lab: Lab, specs: Sequence[RunSpec], say: Callable[[str], None]) -> dict[str, CohortFolder]:
@@ -222,7 +231,8 @@ def resume(
     places: int | None = None,
     flush_seconds: float = 20.0,
     metrics: Mapping[str, Metric] | None = None,
-    watch: Callable[[Snapshot], None] = lambda snapshot: None,
+    watch: Callable[[Snapshot], None] | None = None,
+    progress: bool | None = None,
 ) -> Records:
     """Go on with every run of a lab that is not finished; arguments as for :func:`train`.
 
@@ -230,13 +240,15 @@ def resume(
     shoal whose code has changed, of which a :class:`UserError` tells when the rest is trained.
     """
     lab = lab if isinstance(lab, Lab) else Lab(lab)
+    check_told(metrics, watch)
     on = check_execution(device, workers, None, flush_seconds, places=places)
     folders, changed = _unchanged(lab.unfinished())
     if folders:
         lab.create()
     runs = [member["run"] for folder in folders for member in folder.manifest()["members"]]
     workers = workers or choose_workers(folders, [], on, metrics or {})
-    _finish(folders, workers, Execution(on, flush_seconds, metrics or {}, places), watch, changed)
+    with watching(watch, progress, len(runs)) as told:
+        _finish(folders, workers, Execution(on, flush_seconds, metrics or {}, places), told, changed)
     return lab.records(runs)
 
 
@@ -250,57 +262,6 @@ def _unchanged(folders: Iterable[CohortFolder]) -> tuple[list[CohortFolder], lis
         except LabError as error:
             changed.append(error)
     return found, changed
-
-
-def check_execution(
-    device: str | None,
-    workers: int | None,
-    threads: int | None,
-    flush_seconds: float,
-    engine: str | None = None,
-    places: int | None = None,
-) -> torch.device:
-    """The device, when everything about how to train is allowed.
-
-    Raises:
-        UserError: it is not.
-    """
-    if workers is not None and workers < 1:
-        raise UserError(f"workers must be an integer of at least 1, got {workers}")
-    if threads is not None and not 1 <= threads <= cores():
-        raise UserError(f"threads must be an integer from 1 to the {cores()} cores of this machine, got {threads}")
-    if engine is not None and engine not in ENGINES:
-        raise UserError(f"engine must be one of {' '.join(ENGINES)}, got {engine!r}{nearest(engine, ENGINES)}")
-    if places is not None and places < 1:
-        raise UserError(f"places must be an integer of at least 1, got {places}")
-    if not 0 < flush_seconds <= 30:
-        raise UserError(f"flush_seconds must be above 0 and at most 30, got {flush_seconds}")
-    return choose_device(device)
-
-
-def check_precision(specs: Iterable[RunSpec], device: torch.device, engine: str | None) -> None:
-    """Raise :class:`UserError` for a precision that the device or the engine does not have."""
-    lower = [spec.precision for spec in specs if spec.precision != "float32"]
-    if engine == "plain" and lower:
-        raise UserError(f"engine plain computes in float32, got precision={lower[0]}")
-    if device.type != "cuda" and "tf32" in lower:
-        raise UserError(f"precision tf32 needs device cuda, got {device.type}; float32 and bfloat16 run everywhere")
-
-
-def check_metrics(metrics: Mapping[str, Metric], specs: Sequence[RunSpec], device: torch.device) -> None:
-    """Raise :class:`UserError` for a name that is taken, or a metric that does not work on the models of these runs.
-
-    Found out before anything is written down: a cohort records to its end what it was begun with.
-    """
-    for name in metrics:
-        if name in ALWAYS or name.startswith(tuple(f"{split}_" for split in SPLITS)):
-            raise UserError(f"metric name {name!r} is taken: train_…, valid_… and {', '.join(ALWAYS)}")
-    for cohort in plan(specs) if metrics else []:
-        model = build_model(cohort.shared).to(device)
-        trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
-        parameters = {name: p.detach().unsqueeze(0) for name, p in trained.items()}  # (1, *shape) each
-        for name, metric in metrics.items():
-            measure(name, metric, parameters)
 
 
 def choose_workers(
@@ -322,20 +283,6 @@ def _can_be_sent(metric: Metric) -> bool:
     return getattr(metric, "__module__", "__main__") != "__main__" and "<" not in getattr(metric, "__qualname__", "<")
 
 
-def choose_device(name: str | None) -> torch.device:
-    """The device of this name, or the best there is.
-
-    Raises:
-        UserError: no such device here.
-    """
-    available = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
-    if name is None:
-        return torch.device(available[-1])
-    if name not in available:
-        raise UserError(f"device must be {' or '.join(available)} on this machine, got {name!r}")
-    return torch.device(name)
-
-
 def _finish(
     folders: list[CohortFolder],
     workers: int,
@@ -345,4 +292,4 @@ def _finish(
 ) -> None:
     """Train these, and only then say what is wrong with others."""
     if not execute(folders, workers=workers, execution=execution, watch=watch, failures=damaged):
-        raise Interrupted
+        raise Interrupted("training was stopped; everything up to this step is kept, and the same call goes on from it")

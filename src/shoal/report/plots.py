@@ -1,0 +1,253 @@
+"""Figures and tables of runs for Python and notebooks: the charts of pages, as ``Records.plot`` gives them."""
+
+import struct
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, cast
+
+import polars as pl
+
+from shoal.errors import LabError, UserError, nearest
+from shoal.lab import Records
+from shoal.lab.files import write
+from shoal.measures import SPLITS, Measures
+from shoal.report.each_run import per_run_table, varying_settings
+from shoal.report.figures import COLOURS, Figure, learning_curves, lines_note
+from shoal.report.page import FIGURE_FILES, check_drawing, drawn
+from shoal.report.panels import Axis, band_note, curve_panels
+from shoal.report.quantities import Panel, panels_of
+from shoal.report.survival import survival_figure
+from shoal.report.table import with_subscripts
+from shoal.report.words import capitalised, counted, listed, setting_text
+
+TIMES = "time_to_generalise"
+MOST_ROWS = 40  # of a table in a notebook
+_MOST_NAMES = len(COLOURS)  # that are told apart by colour
+_MOST_SETTINGS = 8  # of a table, model and seed among them
+_LABEL = "setting"  # column of what tells curves apart, in words
+
+
+@dataclass(frozen=True, repr=False)
+class Plot(Figure):
+    """A figure that a notebook shows, and that ``save`` writes to a file.
+
+    ``chart`` is the altair chart, to be changed or combined with others; ``caption`` says what lines and bands are.
+    """
+
+    def __repr__(self) -> str:
+        return f"<Plot: {self.alt}>"
+
+    def save(self, path: str | Path) -> Path:
+        """Write the figure to a file, as its suffix says: ``.png``, ``.svg`` or ``.pdf``. Returns the file's path.
+
+        Raises:
+            UserError: the suffix is another, or the file cannot be written.
+        """
+        place = Path(path)
+        kind = place.suffix[1:].lower()
+        if kind not in FIGURE_FILES:
+            raise UserError(f"a figure is written as {' '.join(FIGURE_FILES)}, got {str(path)!r}")
+        check_drawing()
+        content = drawn(self, [kind])[kind]
+        try:
+            write(place, content)
+        except OSError as error:
+            raise UserError(str(error)) from None
+        return place
+
+    def _repr_png_(self) -> tuple[bytes, dict[str, Any]]:
+        """The picture and, as it is drawn at twice its size, how wide it is shown; for IPython."""
+        check_drawing()
+        content = drawn(self, ["png"])["png"]
+        width, height = struct.unpack(">II", content[16:24])  # of the header of a PNG
+        return content, {"width": width // 2, "height": height // 2, "alt": self.alt}
+
+
+def plot_runs(
+    records: Records,
+    quantity: str | Sequence[str] | None = None,
+    by: str | Sequence[str] | None = None,
+    title: str | None = None,
+) -> Plot:
+    """The figure of :meth:`shoal.lab.Records.plot`.
+
+    Raises:
+        UserError: there is no such quantity or setting, or the runs do not differ in it, or in too many values.
+        LabError: every run is damaged, or none has been evaluated yet.
+    """
+    if not len(records):
+        raise UserError("there are no runs to plot")
+    records, damage = records.snapshot().whole()
+    measures = records.measures()
+    names = _names("quantity", quantity) or [measures.shown.name]
+    asked = _names("by", by)
+    if names == [TIMES]:
+        return _times(records, asked, title)
+    curves = records.curves()
+    if curves.is_empty():
+        raise LabError("none of these runs has been evaluated yet")
+    panels = [panel for name in names for panel in _panels(name, curves, measures)]
+    single = [measure for measure in measures.recorded if names == [measure.name]]
+    if single and not asked:
+        title = title or f"{capitalised(single[0].words)} of {counted(len(records), 'run')}"
+        chart = learning_curves(curves, single[0].name, title, measures)
+        caption = f"{capitalised(single[0].words)} on both splits against the training step. {lines_note(len(records))}"
+        return Plot(names[0], chart, caption + _left_out(damage))
+    labelled, axis = told_apart(records, asked)
+    curves = curves.select("run", "step", *(panel.column for panel in panels)).join(labelled, on="run")
+    words = listed([panel.title for panel in panels])
+    title = title or f"{_in_words(names, measures)} by {axis.title}"
+    per_value = sorted(labelled.group_by(axis.column).len()["len"])
+    runs = " to ".join(dict.fromkeys(map(str, (per_value[0], per_value[-1]))))
+    bands = band_note(runs, len(per_value)) if per_value[-1] > 1 else "One run each."
+    caption = f"{words} against the training step, one colour per {axis.title}. {bands}"
+    name = "-".join([*names, *(["by", *asked] if asked else [])])
+    return Plot(name, curve_panels(curves, axis, title, panels), caption + _left_out(damage))
+
+
+def _times(records: Records, by: Sequence[str], title: str | None) -> Plot:
+    """The share of runs that has generalised against the step, one curve per setting."""
+    times, measures = records.times(), records.measures()
+    settings = [*by] or _differing(records)
+    if settings:
+        labelled, axis = told_apart(records, settings)
+    else:
+        labelled, axis = pl.DataFrame({"run": records.ids, "runs": "all"}), Axis("runs", "runs")
+    times = times.join(labelled, on="run", maintain_order="left").rename({axis.column: axis.title})
+    title = title or f"{measures.arrived} by {axis.title}"
+    figure = survival_figure(TIMES, times, axis.title, title, measures.reached, log_x=True)
+    return Plot(figure.name, figure.chart, figure.caption)
+
+
+def _names(what: str, given: str | Sequence[str] | None) -> list[str]:
+    if given is None:
+        return []
+    names = [given] if isinstance(given, str) else given
+    if not isinstance(names, Sequence) or not all(isinstance(name, str) for name in names):
+        raise UserError(f"{what} must be a name or several, got {given!r}")
+    return list(dict.fromkeys(names))
+
+
+def _panels(name: str, curves: pl.DataFrame, measures: Measures) -> list[Panel]:
+    """The panels of a quantity: of a measure both splits, of a column one."""
+    known = {panel.column: panel for panel in panels_of(measures)}
+    if name in [measure.name for measure in measures.recorded]:
+        return [known[f"{split}_{name}"] for split in SPLITS]
+    if name in known:
+        return [known[name]]
+    others = [
+        column
+        for column, kind in curves.schema.items()
+        if kind.is_float() and column not in known and column in _recorded(curves)
+    ]
+    if name in others:
+        return [Panel(name, name)]
+    allowed = [*(measure.name for measure in measures.recorded), *known, *others, TIMES]
+    raise UserError(f"unknown quantity {name!r}: one of {' '.join(allowed)}{nearest(name, allowed)}")
+
+
+def _recorded(curves: pl.DataFrame) -> list[str]:
+    """What was measured at each step; the columns after these are settings."""
+    return curves.columns[: curves.columns.index("model")]
+
+
+def _in_words(names: Sequence[str], measures: Measures) -> str:
+    """``Validation accuracy``: the quantities of a title."""
+    splits = {"train": "training", "valid": "validation"}
+    words = {measure.name: measure.words for measure in measures.recorded}
+    words |= {f"{split}_{name}": f"{splits[split]} {own}" for split in SPLITS for name, own in words.items()}
+    text = listed([words.get(name, name) for name in names])
+    return capitalised(text) if names[0] in words else text
+
+
+def told_apart(records: Records, by: Sequence[str] = ()) -> tuple[pl.DataFrame, Axis]:
+    """The runs with the column by which curves are told apart, and that column as an axis of colours.
+
+    One setting of numbers is a colour bar; names, seeds and combinations of settings have colours of their own.
+
+    Args:
+        records: the runs.
+        by: the settings, or ``run``; where none is named, the settings in which the runs differ besides their seeds, or
+            else the run.
+
+    Returns:
+        ``run`` and the column of the axis.
+
+    Raises:
+        UserError: there is no such setting, the runs do not differ in it, or their values are too many to be told apart
+            by colour.
+    """
+    table = records.runs()
+    settings = [*by] or _differing(records) or ["run"]
+    for name in by:
+        _check_setting(records, table, name)
+    first = table[settings[0]]
+    if len(settings) == 1 and first.dtype.is_numeric() and not first.null_count() and not _is_seed(first.name):
+        return table.select("run", pl.col(first.name)), Axis(first.name, first.name, _base(first))
+    labels = [_label(row) for row in table.select(settings).iter_rows(named=True)]
+    different = list(dict.fromkeys(labels))
+    if len(different) > _MOST_NAMES:
+        raise UserError(
+            f"{listed(settings)}: {len(different)} different values, and a figure tells {_MOST_NAMES} apart by colour; "
+            "plot some of the runs, chosen with where(...), or by another setting"
+        )
+    frame = pl.DataFrame({"run": table["run"], _LABEL: labels})
+    return frame, Axis(_LABEL, listed(settings), names=tuple((label, label) for label in different))
+
+
+def _differing(records: Records) -> list[str]:
+    """The settings in which the runs differ, seeds apart."""
+    table = records.runs()
+    return [name for name in varying_settings(records) if table[name].n_unique() > 1 and not _is_seed(name)]
+
+
+def _is_seed(name: str) -> bool:
+    return name == "seed" or name.endswith("_seed")
+
+
+def _label(row: Mapping[str, Any]) -> str:
+    """``0.5`` of one setting, ``weight_decay 0.5, lr 0.001`` of several."""
+    texts = {name: value[:8] if name == "run" else setting_text(value) for name, value in row.items()}
+    return ", ".join(texts.values() if len(texts) == 1 else (f"{name} {text}" for name, text in texts.items()))
+
+
+def _check_setting(records: Records, table: pl.DataFrame, name: str) -> None:
+    known = [column for column in table.columns if column not in ("state", "step")]
+    if name not in known:
+        raise UserError(f"these runs have no setting {name!r}{nearest(name, known)}")
+    if table[name].n_unique() < 2:
+        several = [column for column in _differing(records) if column in known]
+        several += ["seed"] * (table["seed"].n_unique() > 1)
+        instead = f"they differ in {' '.join(several)}" if several else "they differ in no setting"
+        raise UserError(f"all of these runs have {name} {setting_text(table[name][0])}; {instead}")
+
+
+def _base(values: pl.Series) -> int | None:
+    """The base of a logarithmic colour bar: 2 or 10 of positive values that span a factor of 8 or more, else none."""
+    low, high = cast(float, values.min()), cast(float, values.max())
+    if low <= 0 or high / low < 8:
+        return None
+    return 2 if values.dtype.is_integer() else 10
+
+
+def _left_out(damage: Mapping[str, str]) -> str:
+    return f" Left out: {counted(len(damage), 'run')} that is damaged or of another version." if damage else ""
+
+
+def html_table(records: Records) -> str:
+    """The table of ``shoal runs`` as HTML, of many runs the first; a line where there is nothing to show."""
+    if not len(records):
+        return "<p>no runs</p>"
+    shown = records[:MOST_ROWS]
+    damage = shown.damage()
+    settings = varying_settings(records)
+    table = per_run_table(shown, settings[:_MOST_SETTINGS], damage)
+    rows = [(label[:8], cells) for label, cells in table.rows]
+    said = [f"{counted(len(records), 'run')}{f', of which the first {MOST_ROWS}' if len(records) > MOST_ROWS else ''}."]
+    if rest := settings[_MOST_SETTINGS:]:
+        said.append(f"They differ in more settings: {', '.join(rest)}.")
+    if damage:
+        said.append(f"{counted(len(damage), 'run')} damaged: {next(iter(damage.values()))}.")
+    body = replace(table, rows=rows).to_html()
+    return f'<div style="overflow-x: auto">{body}</div>\n<p>{with_subscripts(" ".join(said))}</p>'
