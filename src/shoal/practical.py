@@ -33,6 +33,7 @@ from shoal.spec.names import named_parts
 from shoal.spec.run import classes_of
 from shoal.tasks import get_arithmetic_dataset
 from shoal.training import train as train_runs
+from shoal.training.requests import choose_device
 
 __all__ = [
     "GPT",
@@ -213,8 +214,11 @@ def eval_model(model: nn.Module, loader: Iterable[Sequence[Tensor]], device: str
         ``loss`` (nats) and ``accuracy``, means over the examples.
 
     Raises:
-        UserError: the loader gives no batch, or batches of another form.
+        UserError: the loader gives no batch, or batches of another form, or there is no such device here.
     """
+    choose_device(str(device).partition(":")[0])
+    if not isinstance(model, nn.Module) or not isinstance(loader, Iterable):
+        raise UserError(f"eval_model takes a torch.nn.Module and batches, got {model!r} and {loader!r}")
     was_training, total, n = model.training, {"loss": 0.0, "accuracy": 0.0}, 0
     model = model.to(device).eval()
     try:

@@ -91,7 +91,7 @@ def train(
         threads = threads or threads_per_worker(workers)
         begun, taken = _begin(lab, _divided(cohorts, workers), on, threads, engine, metrics or (), say)
     how = Execution(on, flush_seconds, metrics or {}, places, places_of(wanted))
-    with watching(watch, progress, _members([*folders, *begun])) as told:
+    with watching(watch, progress, _members([*folders, *begun]), len(wanted)) as told:
         _finish([*folders, *begun], workers, how, told, [*damaged, *taken])
     return lab.records(spec.id for spec in wanted)
 
@@ -247,7 +247,7 @@ def resume(
         lab.create()
     runs = [member["run"] for folder in folders for member in folder.manifest()["members"]]
     workers = workers or choose_workers(folders, [], on, metrics or {})
-    with watching(watch, progress, len(runs)) as told:
+    with watching(watch, progress, len(runs), len(runs)) as told:
         _finish(folders, workers, Execution(on, flush_seconds, metrics or {}, places), told, changed)
     return lab.records(runs)
 

@@ -1,6 +1,6 @@
 """Progress of training in Python: one line that is written anew in a terminal or a notebook, and silence elsewhere."""
 
-import shutil
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -16,6 +16,7 @@ Watch = Callable[[Snapshot], None]
 _EACH = 0.2  # seconds between two states of the line
 _LINE_SECONDS = 10.0  # between two lines where none can be written anew
 _SURE = 2.0  # seconds of training from which the time that is left is estimated from all of it
+_COLUMNS = 80  # of a terminal that does not say how wide it is
 _STILL = ("starting", "running")
 
 
@@ -34,13 +35,19 @@ class Terminal:
 
     def show(self, pieces: list[str], last: bool) -> None:
         """Write over what was there; after the last, go on below."""
-        width = shutil.get_terminal_size().columns - 1
+        width = self._width() - 1
         pieces = [spelled(piece, self.stream.encoding) for piece in pieces]
         while len(pieces) > 1 and len(_joined(pieces)) > width:
             pieces = pieces[:-1]
         line = _joined(pieces)[:width]
         self.stream.write(f"\r{line:<{min(self.before, width)}}" + "\n" * last)
         self.before = len(line)
+
+    def _width(self) -> int:
+        try:
+            return os.get_terminal_size(self.stream.fileno()).columns or _COLUMNS
+        except (OSError, ValueError):
+            return _COLUMNS
 
 
 class Notebook:
@@ -173,12 +180,22 @@ def progress_place(progress: bool | None) -> Place | None:
     return Lines(stream) if progress else None
 
 
-def watching(watch: Watch | None, progress: bool | None, runs: int) -> AbstractContextManager[Watch]:
-    """Who is told of snapshots: ``watch``, where there is one, else a line where it can be shown, else nobody."""
+def watching(watch: Watch | None, progress: bool | None, runs: int, wanted: int) -> AbstractContextManager[Watch]:
+    """The one that is told of snapshots: ``watch``, where there is one, else a line where it can be shown, else nobody.
+
+    Args:
+        watch: a function that was given for it.
+        progress: see :func:`progress_place`.
+        runs: how many are to be trained; where there are none, the line says so.
+        wanted: how many were asked for.
+    """
     place = progress_place(progress)
-    if watch is not None or place is None or not runs:
+    if watch is not None or place is None:
         return nullcontext(watch or _nobody)
-    return Line(place, runs)
+    if runs:
+        return Line(place, runs)
+    place.show([f"{_runs(wanted)}: trained before, and read from the lab"], True)
+    return nullcontext(_nobody)
 
 
 def _nobody(snapshot: Snapshot) -> None:
