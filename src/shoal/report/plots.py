@@ -12,7 +12,7 @@ from shoal.errors import LabError, UserError, nearest
 from shoal.lab import Records
 from shoal.lab.files import write
 from shoal.measures import SPLITS, Measures
-from shoal.report.each_run import per_run_table, varying_settings
+from shoal.report.each_run import model_label, per_run_table, varying_settings
 from shoal.report.figures import COLOURS, Figure, learning_curves, lines_note
 from shoal.report.page import FIGURE_FILES, check_drawing, drawn
 from shoal.report.panels import Axis, band_note, curve_panels
@@ -23,7 +23,11 @@ from shoal.report.words import capitalised, counted, listed, setting_text
 
 TIMES = "time_to_generalise"
 MOST_ROWS = 40  # of a table in a notebook
+_SHARPNESS = 1.5  # pixels of a picture in a notebook, whose file holds it, for each that it takes
 _MOST_NAMES = len(COLOURS)  # that are told apart by colour
+_MOST_APART = 3  # numbers that are told apart by such colours too; of more a bar of shades shows the order
+_FEW = 2  # panels, which may be larger than those of pages
+_SIZE = {"width": 340, "height": 215}  # of one of a few panels
 _MOST_SETTINGS = 8  # of a table, model and seed among them
 _LABEL = "setting"  # column of what tells curves apart, in words
 
@@ -57,11 +61,13 @@ class Plot(Figure):
         return place
 
     def _repr_png_(self) -> tuple[bytes, dict[str, Any]]:
-        """The picture and, as it is drawn at twice its size, how wide it is shown; for IPython."""
+        """The picture for IPython, and the size at which it is shown: it has more pixels, for sharp screens."""
+        import vl_convert
+
         check_drawing()
-        content = drawn(self, ["png"])["png"]
+        content = bytes(vl_convert.svg_to_png(drawn(self, ["svg"])["svg"].decode(), scale=_SHARPNESS))
         width, height = struct.unpack(">II", content[16:24])  # of the header of a PNG
-        return content, {"width": width // 2, "height": height // 2, "alt": self.alt}
+        return content, {"width": round(width / _SHARPNESS), "height": round(height / _SHARPNESS), "alt": self.alt}
 
 
 def plot_runs(
@@ -103,20 +109,29 @@ def plot_runs(
     bands = band_note(runs, len(per_value)) if per_value[-1] > 1 else "One run each."
     caption = f"{words} against the training step, one colour per {axis.title}. {bands}"
     name = "-".join([*names, *(["by", *asked] if asked else [])])
-    return Plot(name, curve_panels(curves, axis, title, panels), caption + _left_out(damage))
+    chart = curve_panels(curves, axis, title, panels)
+    if len(panels) <= _FEW:
+        chart.concat = [panel.properties(**_SIZE) for panel in chart.concat]
+    return Plot(name, chart, caption + _left_out(damage))
 
 
 def _times(records: Records, by: Sequence[str], title: str | None) -> Plot:
     """The share of runs that has generalised against the step, one curve per setting."""
     times, measures = records.times(), records.measures()
     settings = [*by] or _differing(records)
-    if settings:
+    table = records.runs()
+    for name in by:
+        _check_setting(records, table, name)
+    if len(settings) == 1:
+        labelled, which = table.select("run", pl.col(settings).alias("label")), settings[0]
+    elif settings:
         labelled, axis = told_apart(records, settings)
+        labelled, which = labelled.rename({axis.column: "label"}), axis.title
     else:
-        labelled, axis = pl.DataFrame({"run": records.ids, "runs": "all"}), Axis("runs", "runs")
-    times = times.join(labelled, on="run", maintain_order="left").rename({axis.column: axis.title})
-    title = title or f"{measures.arrived} by {axis.title}"
-    figure = survival_figure(TIMES, times, axis.title, title, measures.reached, log_x=True)
+        labelled, which = table.select("run", label=pl.lit("all")), "runs"
+    times = times.join(labelled, on="run", maintain_order="left").rename({"label": which})
+    title = title or f"{measures.arrived} by {which}"
+    figure = survival_figure(TIMES, times, which, title, measures.reached, log_x=True)
     return Plot(figure.name, figure.chart, figure.caption)
 
 
@@ -183,7 +198,7 @@ def told_apart(records: Records, by: Sequence[str] = ()) -> tuple[pl.DataFrame, 
     for name in by:
         _check_setting(records, table, name)
     first = table[settings[0]]
-    if len(settings) == 1 and first.dtype.is_numeric() and not first.null_count() and not _is_seed(first.name):
+    if len(settings) == 1 and _is_scale(first):
         return table.select("run", pl.col(first.name)), Axis(first.name, first.name, _base(first))
     labels = [_label(row) for row in table.select(settings).iter_rows(named=True)]
     different = list(dict.fromkeys(labels))
@@ -206,10 +221,22 @@ def _is_seed(name: str) -> bool:
     return name == "seed" or name.endswith("_seed")
 
 
+def _is_scale(values: pl.Series) -> bool:
+    """Whether values are shown along a bar: numbers whose order says something, and more than a few of them."""
+    if not values.dtype.is_numeric() or values.null_count() or _is_seed(values.name):
+        return False
+    return values.n_unique() > _MOST_APART
+
+
 def _label(row: Mapping[str, Any]) -> str:
-    """``0.5`` of one setting, ``weight_decay 0.5, lr 0.001`` of several."""
-    texts = {name: value[:8] if name == "run" else setting_text(value) for name, value in row.items()}
-    return ", ".join(texts.values() if len(texts) == 1 else (f"{name} {text}" for name, text in texts.items()))
+    """``weight_decay 0.5, lr 0.001``; of a model its name alone."""
+    texts = []
+    for name, value in row.items():
+        if name == "model":
+            texts.append(model_label(value))
+        else:
+            texts.append(f"{name} {value[:8] if name == 'run' else setting_text(value)}")
+    return ", ".join(texts)
 
 
 def _check_setting(records: Records, table: pl.DataFrame, name: str) -> None:
