@@ -16,7 +16,7 @@ from shoal.report.each_run import model_label, per_run_table, varying_settings
 from shoal.report.figures import COLOURS, Figure, learning_curves, lines_note
 from shoal.report.page import FIGURE_FILES, check_drawing, drawn
 from shoal.report.panels import Axis, band_note, curve_panels
-from shoal.report.quantities import Panel, panels_of
+from shoal.report.quantities import OPEN, Panel, panels_of
 from shoal.report.survival import survival_figure
 from shoal.report.table import with_subscripts
 from shoal.report.words import capitalised, counted, listed, setting_text
@@ -274,6 +274,8 @@ def html_table(records: Records) -> str:
     said = [f"{counted(len(records), 'run')}{f', of which the first {MOST_ROWS}' if len(records) > MOST_ROWS else ''}."]
     if rest := settings[_MOST_SETTINGS:]:
         said.append(f"They differ in more settings: {', '.join(rest)}.")
+    if any(OPEN in cell.text for _, cells in rows for cell in cells):
+        said.append(f"{OPEN}: the best value is the last that was evaluated, and might have become better still.")
     if damage:
         said.append(f"{counted(len(damage), 'run')} damaged: {next(iter(damage.values()))}.")
     body = replace(table, rows=rows).to_html()
