@@ -18,7 +18,7 @@ from shoal.training.executor import Execution, cores, execute, threads_per_worke
 from shoal.training.memory import check_memory
 from shoal.training.plan import Cohort, plan, spread
 from shoal.training.preflight import check_parts
-from shoal.training.progress import progress_place, watching
+from shoal.training.progress import watching
 from shoal.training.requests import check_execution, check_metrics, check_precision, check_specs, check_told
 from shoal.training.snapshot import Snapshot
 from shoal.training.step import Metric
@@ -77,23 +77,37 @@ def train(
         DiskError: the disk refused a flush; what was flushed before is intact.
     """
     wanted = check_specs(specs)
-    check_told(metrics, watch, say)
-    progress_place(progress)
+    check_told(metrics, watch, say, progress)
     on = check_execution(device, workers, threads, flush_seconds, engine, places)
     _check_wanted(wanted, on, engine, metrics or {})
     lab = (lab if isinstance(lab, Lab) else Lab(lab)).create()
+    folders, failures, workers = _planned(lab, wanted, on, workers, threads, engine, metrics or {}, say)
+    how = Execution(on, flush_seconds, metrics or {}, places, places_of(wanted))
+    with watching(watch, progress, _members(folders), len(wanted)) as told:
+        _finish(folders, workers, how, told, failures)
+    return lab.records(spec.id for spec in wanted)
+
+
+def _planned(
+    lab: Lab,
+    wanted: Sequence[RunSpec],
+    device: torch.device,
+    workers: int | None,
+    threads: int | None,
+    engine: str | None,
+    metrics: Mapping[str, Metric],
+    say: Callable[[str], None],
+) -> tuple[list[CohortFolder], list[LabError], int]:
+    """Write down who trains what: the cohorts with steps to train, what is wrong with others, and how many at a time."""
     with lab.planning():
         held = _held(lab, wanted, say)
-        _check_held(held, metrics or {})
+        _check_held(held, metrics)
         folders, damaged = unfinished(held.values())
-        cohorts = _new(wanted, held, on, engine)
-        workers = workers or choose_workers(folders, cohorts, on, metrics or {})
+        cohorts = _new(wanted, held, device, engine)
+        workers = workers or choose_workers(folders, cohorts, device, metrics)
         threads = threads or threads_per_worker(workers)
-        begun, taken = _begin(lab, _divided(cohorts, workers), on, threads, engine, metrics or (), say)
-    how = Execution(on, flush_seconds, metrics or {}, places, places_of(wanted))
-    with watching(watch, progress, _members([*folders, *begun]), len(wanted)) as told:
-        _finish([*folders, *begun], workers, how, told, [*damaged, *taken])
-    return lab.records(spec.id for spec in wanted)
+        begun, taken = _begin(lab, _divided(cohorts, workers), device, threads, engine, metrics, say)
+    return [*folders, *begun], [*damaged, *taken], workers
 
 
 def _check_wanted(
@@ -240,7 +254,7 @@ def resume(
     shoal whose code has changed, of which a :class:`UserError` tells when the rest is trained.
     """
     lab = lab if isinstance(lab, Lab) else Lab(lab)
-    check_told(metrics, watch)
+    check_told(metrics, watch, progress=progress)
     on = check_execution(device, workers, None, flush_seconds, places=places)
     folders, changed = _unchanged(lab.unfinished())
     if folders:

@@ -13,6 +13,7 @@ from shoal.spec import RunSpec
 from shoal.tasks.build import build_model
 from shoal.training.executor import cores
 from shoal.training.plan import plan
+from shoal.training.progress import progress_place
 from shoal.training.step import Metric, measure
 
 
@@ -35,8 +36,10 @@ def check_specs(specs: Any) -> list[RunSpec]:
     return list(dict.fromkeys(wanted))
 
 
-def check_told(metrics: Any, watch: Any, say: Any = print) -> None:
-    """Raise :class:`UserError` where metrics are no functions by name, or those who are told no functions."""
+def check_told(metrics: Any, watch: Any, say: Any = print, progress: Any = None) -> None:
+    """Raise :class:`UserError` where metrics are no functions by name, those who are told no functions, or progress is
+    neither shown, hidden nor left open."""
+    progress_place(progress)
     if metrics is not None and not isinstance(metrics, Mapping):
         raise UserError(f"metrics must be functions by name, such as {{'norm': function}}, got {metrics!r}")
     for name, metric in (metrics or {}).items():
@@ -76,7 +79,7 @@ def check_execution(
     if not _is_count(places):
         raise UserError(f"places must be an integer of at least 1, got {places!r}")
     if isinstance(flush_seconds, bool) or not isinstance(flush_seconds, int | float) or not 0 < flush_seconds <= 30:
-        raise UserError(f"flush_seconds must be a number above 0 and at most 30, got {flush_seconds!r}")
+        raise UserError(f"flush_seconds must be above 0 and at most 30, got {flush_seconds!r}")
     return choose_device(device)
 
 
