@@ -66,8 +66,8 @@ def read_corpus(paths: Sequence[str]) -> Corpus:
     stamps = tuple(_stamp(file) for file in files)
     _refuse_twice(files, stamps)
     if stamps in _read:
-        corpus = _read[stamps]
-        return corpus if corpus.files == tuple(files) else Corpus(corpus.text, corpus.key, tuple(files))
+        cached = _read[stamps]
+        return cached if cached.files == tuple(files) else Corpus(cached.text, cached.key, tuple(files))
     asked = time.time_ns()
     corpus = _read_all(files)
     if all(max(stamp[3:]) < asked - _SETTLED for stamp in stamps):
