@@ -120,7 +120,7 @@ class FastLSTM:
 
 
 def _cell(gates: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
-    """States ``(h, c)`` after a step, from gates' sums ``(R, N, 4 D)``, which are overwritten, and cells ``(R, N, D)``."""
+    """States ``(h, c)`` after a step, from gates ``(R, N, 4 D)``, which are overwritten, and cells ``(R, N, D)``."""
     D = c.shape[-1]
     f, i, o = gates[..., : 3 * D].sigmoid_().chunk(3, dim=-1)
     c = (f * c).addcmul_(i, gates[..., 3 * D :].tanh_())
