@@ -102,7 +102,7 @@ def _train(cohort: Cohort, steps: int, device: torch.device, engine: str) -> tup
 
 
 def _deviation(stack: Stack, index: int, alone: Stack) -> dict[str, Any]:
-    """Largest absolute deviation of a trained parameter, the name of its tensor, and that relative to its largest value.
+    """Largest absolute deviation of a trained parameter, its tensor's name, and that relative to its largest value.
 
     Parameters that the outputs do not depend on are measured separately (biases of attention keys, which cancel in
     softmax): their gradient is rounding, which Adam scales up to full steps without any effect.
