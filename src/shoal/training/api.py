@@ -1,4 +1,4 @@
-"""Train runs into a lab: what is there is not trained again, what was begun goes on."""
+"""Training of runs into a lab: finished runs are not trained again, interrupted ones are resumed."""
 
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -23,11 +23,11 @@ from shoal.training.requests import check_execution, check_metrics, check_precis
 from shoal.training.snapshot import Snapshot
 from shoal.training.step import Metric
 
-WORTH_DIVIDING = 20.0  # seconds of work for one core from which a cohort is divided between several processes
+WORTH_DIVIDING = 20.0  # seconds of work for one core from which cohorts are divided between several processes
 
 
 class Interrupted(KeyboardInterrupt):
-    """Training was stopped by a signal, after everything was flushed."""
+    """Signal that training was stopped, after everything was flushed."""
 
 
 def train(
@@ -45,36 +45,37 @@ def train(
     say: Callable[[str], None] = lambda line: None,
     progress: bool | None = None,
 ) -> Records:
-    """Train runs side by side and return what the lab holds of them.
+    """Train runs side by side and return their records in the lab.
 
-    Runs that the lab holds are not trained again; runs that were interrupted go on from their last flush, together with
-    the cohort they were in. The rest are grouped into cohorts by the shapes of their tensors, and a cohort that takes
-    long is divided between the cores.
+    Runs that are finished in the lab are not trained again; interrupted runs are resumed from their last flush,
+    together with their cohort. The rest are grouped into cohorts by the shapes of their tensors, and a cohort that
+    takes long is divided between the cores.
 
     Args:
-        specs: the runs, or one.
-        lab: the folder to keep them in; made if it is not there.
+        specs: the runs, or one run.
+        lab: the lab, or its folder, which is made if it does not exist.
         device: ``cpu`` or ``cuda``; CUDA where there is one, when not given.
-        workers: cohorts to train at the same time, each in a process of its own; as many as cores, when not given.
+        workers: number of cohorts that train at the same time, each in its own process; one per core, when not given.
         threads: threads per new cohort; the cores divided by the workers, at most ``OMP_NUM_THREADS`` where that is
             set, when not given.
-        engine: how new cohorts are computed, one of ``compiled``, ``prefixes`` and ``plain`` (see
-            :mod:`shoal.fast.engine`); the fastest that covers them and is worth its start, when not given.
-        places: runs of a cohort to train side by side; as many as fit into half of the free memory, when not given.
+        engine: engine of new cohorts, one of ``compiled``, ``prefixes`` and ``plain`` (see :mod:`shoal.fast.engine`);
+            the fastest that supports them and is worth its start, when not given.
+        places: number of runs of a cohort that train side by side; as many as fit into half of the free memory, when
+            not given.
         flush_seconds: longest time between two flushes, at most 30.
         metrics: further quantities to record at every evaluation of new runs, each a function of one member's
             parameters (by name) that returns a scalar tensor. Runs that the lab holds must have been trained with them;
             by name: a lab cannot tell one function from another that is registered under the same name later.
-        watch: is told where each cohort stands; nothing is shown then besides.
-        say: is told how new cohorts are computed, and why so, and of each cohort of which the lab cannot tell what runs
-            it holds: unless the very same cohort is asked for, which is refused, they count as new.
-        progress: show one line that is written anew. None: in a notebook and on a terminal, nowhere else; True: in a
-            file or a pipe too, line by line; False: never.
+        watch: callback with a snapshot of each cohort's progress; nothing is shown besides.
+        say: callback with lines about the engines of new cohorts and the reasons, and about cohorts whose runs the lab
+            cannot read: their runs count as new, unless the same cohort is asked for, which is refused.
+        progress: one line that is updated. None shows it in a notebook and on a terminal and nowhere else, True in a
+            file or a pipe too, as lines now and then, False never.
 
     Raises:
-        Interrupted: stopped by Ctrl-C or SIGTERM; everything is flushed, and the same call goes on.
-        UserError: the request is wrong or the lab cannot be used; after the rest was trained, a cohort is damaged.
-        DiskError: the disk refused a flush; what was flushed before is intact.
+        Interrupted: stopped by Ctrl-C or SIGTERM; everything is flushed, and the same call resumes it.
+        UserError: the request is wrong or the lab cannot be used; or, after the rest was trained, a cohort is damaged.
+        DiskError: the disk refused a flush; earlier flushes are intact.
     """
     wanted = check_specs(specs)
     check_told(metrics, watch, say, progress)
@@ -98,7 +99,7 @@ def _planned(
     metrics: Mapping[str, Metric],
     say: Callable[[str], None],
 ) -> tuple[list[CohortFolder], list[LabError], int]:
-    """Write down who trains what: the cohorts with steps to train, what is wrong with others, and how many at a time."""
+    """Cohorts with steps to train, the new ones written down, errors of damaged ones, and the number of workers."""
     with lab.planning():
         held = _held(lab, wanted, say)
         _check_held(held, metrics)
@@ -113,44 +114,44 @@ def _planned(
 def _check_wanted(
     specs: Sequence[RunSpec], device: torch.device, engine: str | None, metrics: Mapping[str, Metric]
 ) -> None:
-    """Raise :class:`UserError` for what cannot be trained, before anything is written down."""
+    """Raise :class:`UserError` for runs that cannot be trained, before anything is written."""
     check_precision(specs, device, engine)
     check_parts(specs, device)
     check_metrics(metrics, specs, device)
 
 
 def _new(specs: Sequence[RunSpec], held: Container[str], device: torch.device, engine: str | None) -> list[Cohort]:
-    """The other runs as cohorts; :class:`UserError` for a model that cannot fit."""
+    """Cohorts of the runs that the lab does not hold; :class:`UserError` for a model that cannot fit."""
     cohorts = plan(spec for spec in specs if spec.id not in held)
     check_memory((cohort.shared for cohort in cohorts), device, engine)
     return cohorts
 
 
 def _members(folders: Iterable[CohortFolder]) -> int:
-    """How many runs these cohorts have."""
+    """Number of runs of these cohorts."""
     return sum(len(folder.manifest()["members"]) for folder in folders)
 
 
 def _held(lab: Lab, specs: Sequence[RunSpec], say: Callable[[str], None]) -> dict[str, CohortFolder]:
-    """The folders of those runs that the lab holds."""
-    found = lab.survey()
-    for line in found.unknown:
+    """Folders of those runs that the lab holds."""
+    survey = lab.survey()
+    for line in survey.unknown:
         say(f"warning: {line}; such of them as are asked for are trained again")
-    for line in found.copies:
+    for line in survey.copies:
         say(f"warning: {line}")
-    return {spec.id: found.index[spec.id] for spec in specs if spec.id in found.index}
+    return {spec.id: survey.index[spec.id] for spec in specs if spec.id in survey.index}
 
 
 def unfinished(folders: Iterable[CohortFolder]) -> tuple[list[CohortFolder], list[LabError]]:
-    """Those with members that still have steps to train, each once, and what is wrong with those that do not say."""
-    found, damaged = [], []
+    """Folders with members that still have steps to train, each once, and the errors of unreadable folders."""
+    unfinished_folders, damaged = [], []
     for folder in {folder.path: folder for folder in folders}.values():
         try:
             if not folder.is_finished():
-                found.append(folder)
+                unfinished_folders.append(folder)
         except LabError as error:
             damaged.append(error)
-    return found, damaged
+    return unfinished_folders, damaged
 
 
 def _check_held(held: Mapping[str, CohortFolder], metrics: Iterable[str]) -> None:
@@ -174,7 +175,7 @@ def _check_recorded(held: Mapping[str, CohortFolder], metrics: Iterable[str]) ->
 
 
 def _divided(cohorts: Sequence[Cohort], workers: int) -> list[Cohort]:
-    """In pieces for the workers, where they take long enough; the longest work first."""
+    """Cohorts divided for the workers, where they take long enough; the longest work first."""
     worth = sum(cohort.seconds for cohort in cohorts) > WORTH_DIVIDING
     return spread(cohorts, workers if worth else 1)
 
@@ -188,10 +189,10 @@ def _begin(
     metrics: Iterable[str],
     say: Callable[[str], None],
 ) -> tuple[list[CohortFolder], list[LabError]]:
-    """Write new cohorts down, with how each will be computed; what is in the way of those that cannot be."""
+    """Write new cohorts to the lab, with the engine of each; the second result holds errors of those that cannot be."""
     folders: list[CohortFolder] = []
     taken: list[LabError] = []
-    said: dict[str, None] = {}
+    lines: dict[str, None] = {}
     for cohort in cohorts:
         choice = choose_engine(cohort.shared, cohort.seconds, device, engine)
         folder = lab.cohort(cohort.id)
@@ -202,18 +203,18 @@ def _begin(
             continue
         folder.create(list(cohort.members), threads, metrics, choice.engine, choice.why)
         folders.append(folder)
-        said[f"{cohort.describe()}: {choice.engine} engine ({choice.why})"] = None
-        said |= dict.fromkeys(cohort.shared.model_part.warnings(cohort.shared.precision))
+        lines[f"{cohort.describe()}: {choice.engine} engine ({choice.why})"] = None
+        lines |= dict.fromkeys(cohort.shared.model_part.warnings(cohort.shared.precision))
         if cohort.shared.precision == "tf32":
-            said["warning: whether tf32 changes when models generalise has not been measured"] = None
-        said |= dict.fromkeys([*_without_effect(cohort), *_slow_evaluations(cohort)])
-    for line in said:
+            lines["warning: whether tf32 changes when models generalise has not been measured"] = None
+        lines |= dict.fromkeys([*_without_effect(cohort), *_slow_evaluations(cohort)])
+    for line in lines:
         say(line)
     return folders, taken
 
 
 def _without_effect(cohort: Cohort) -> list[str]:
-    """Lines about weight decays whose step is lost in rounding, as it is in ``torch.optim``."""
+    """Warnings about weight decays whose step is lost in rounding, as it is in ``torch.optim``."""
     decoupled = cohort.shared.rule.is_decoupled
     pairs = dict.fromkeys((spec.lr, spec.weight_decay) for spec in cohort.members if decoupled)
     return [
@@ -224,7 +225,7 @@ def _without_effect(cohort: Cohort) -> list[str]:
 
 
 def _slow_evaluations(cohort: Cohort) -> list[str]:
-    """A line where evaluations would take longer than training, and minutes."""
+    """Warning where evaluations would take longer than training, and minutes."""
     each, spec = cohort.evaluation_seconds, cohort.shared
     if each * cohort.evaluations <= max(cohort.seconds, 60.0):
         return []
@@ -248,10 +249,10 @@ def resume(
     watch: Callable[[Snapshot], None] | None = None,
     progress: bool | None = None,
 ) -> Records:
-    """Go on with every run of a lab that is not finished; arguments as for :func:`train`.
+    """Resume every run of a lab that is not finished; arguments as for :func:`train`.
 
     Cohorts whose ``cohort.json`` or ``status.json`` is damaged are left alone; so are those of parts from outside of
-    shoal whose code has changed, of which a :class:`UserError` tells when the rest is trained.
+    shoal whose code has changed, about which a :class:`UserError` is raised when the rest is trained.
     """
     lab = lab if isinstance(lab, Lab) else Lab(lab)
     check_told(metrics, watch, progress=progress)
@@ -267,21 +268,21 @@ def resume(
 
 
 def _unchanged(folders: Iterable[CohortFolder]) -> tuple[list[CohortFolder], list[LabError]]:
-    """Those whose parts from outside of shoal are what they were begun with, and what is wrong with the others."""
-    found, changed = [], []
+    """Folders whose parts from outside of shoal have not changed, and the errors of the other folders."""
+    unchanged, changed = [], []
     for folder in folders:
         try:
             folder.check_sources()
-            found.append(folder)
+            unchanged.append(folder)
         except LabError as error:
             changed.append(error)
-    return found, changed
+    return unchanged, changed
 
 
 def choose_workers(
     begun: Sequence[CohortFolder], new: Sequence[Cohort], device: torch.device, metrics: Mapping[str, Metric]
 ) -> int:
-    """One per core, but one in all where a GPU is shared or a metric cannot be sent to another process.
+    """Number of workers: one per core, but a single one for a GPU or a metric that another process cannot import.
 
     One cohort is divided between the cores when it takes longer than starting processes does.
     """
@@ -304,6 +305,6 @@ def _finish(
     watch: Callable[[Snapshot], None],
     damaged: Sequence[LabError] = (),
 ) -> None:
-    """Train these, and only then say what is wrong with others."""
+    """Train these cohorts, and raise the errors of others after that."""
     if not execute(folders, workers=workers, execution=execution, watch=watch, failures=damaged):
         raise Interrupted("training was stopped; everything up to this step is kept, and the same call goes on from it")

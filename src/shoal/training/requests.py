@@ -65,10 +65,10 @@ def check_execution(
     engine: str | None = None,
     places: int | None = None,
 ) -> torch.device:
-    """The device, when everything about how to train is allowed.
+    """Device of the training, after a check of all arguments about execution.
 
     Raises:
-        UserError: it is not.
+        UserError: an argument is outside its range, or of another type.
     """
     if not _is_count(workers):
         raise UserError(f"workers must be an integer of at least 1, got {workers!r}")
@@ -84,7 +84,7 @@ def check_execution(
 
 
 def check_precision(specs: Iterable[RunSpec], device: torch.device, engine: str | None) -> None:
-    """Raise :class:`UserError` for a precision that the device or the engine does not have."""
+    """Raise :class:`UserError` for a precision that the device or the engine does not support."""
     lower = [spec.precision for spec in specs if spec.precision != "float32"]
     if engine == "plain" and lower:
         raise UserError(f"engine plain computes in float32, got precision={lower[0]}")
@@ -95,7 +95,7 @@ def check_precision(specs: Iterable[RunSpec], device: torch.device, engine: str 
 def check_metrics(metrics: Mapping[str, Metric], specs: Sequence[RunSpec], device: torch.device) -> None:
     """Raise :class:`UserError` for a name that is taken, or a metric that does not work on the models of these runs.
 
-    Found out before anything is written down: a cohort records to its end what it was begun with.
+    The check precedes any write: a cohort records to its end the metrics that it was begun with.
     """
     for name in metrics:
         if name in ALWAYS or name.startswith(tuple(f"{split}_" for split in SPLITS)):
