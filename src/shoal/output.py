@@ -61,7 +61,7 @@ def _has(text: str, encoding: str, errors: str) -> bool:
 
 
 def notebook_display() -> Any | None:
-    """The module ``IPython.display`` where the kernel of a notebook runs this process, else None.
+    """Module ``IPython.display`` where the kernel of a notebook runs this process, else None.
 
     IPython is never imported where it is not there already: a kernel has loaded it.
     """

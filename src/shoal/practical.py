@@ -1,4 +1,4 @@
-"""The practical's functions by their own names, signatures and dictionaries, on shoal's engine and files.
+"""Functions of the practical under their own names, with their signatures and dictionaries, on shoal's engine and lab.
 
 Source: the practical on modular arithmetic, problem 4, whose released code has ``train.py``, ``trainer.py``,
 ``checkpointing.py`` and ``plotter.py``. Everything here trains into a lab and can be read by everything else of shoal;
@@ -68,7 +68,7 @@ _OF_SOME = ("num_heads", "hidden_size", "momentum")
 
 
 class Arguments:
-    """The practical's bag of arguments: every setting of a run by its name, and where and how it is trained.
+    """Arguments of the practical's functions: every setting of a run by its name, its lab and its device.
 
     A setting that is not given has the default of the task and the model, which for equations, LSTM and GPT are the
     practical's. One that the chosen model lacks (``num_heads`` of an LSTM) is passed over where the practical's own
@@ -96,7 +96,7 @@ class Arguments:
 
 
 def spec_of(args: Any) -> RunSpec:
-    """The run that arguments ask for.
+    """Spec of the run that arguments ask for.
 
     Args:
         args: :class:`Arguments`, a :class:`shoal.RunSpec`, or any object with the practical's attributes, such as an
@@ -113,7 +113,7 @@ def spec_of(args: Any) -> RunSpec:
 
 
 def _attributes(args: Any) -> dict[str, Any]:
-    """The attributes of an object, on itself or on its class, by the practical's names."""
+    """Attributes of an object and of its class, by name."""
     if args is None or isinstance(args, str | int | float | Mapping | Sequence):
         raise UserError(f"args must be Arguments, a RunSpec or an object with the practical's attributes, got {args!r}")
     names = [name for name in dir(args) if not name.startswith("_") and not callable(getattr(args, name))]
@@ -129,7 +129,7 @@ def _check_argument(name: str) -> None:
 
 
 def _beside(args: Any) -> dict[str, Any]:
-    """The arguments that are no settings, with their defaults."""
+    """Arguments that are no settings of a run, with their defaults."""
     return {name: getattr(args, name, value) for name, value in _BESIDE.items()}
 
 
@@ -288,7 +288,7 @@ def plot_loss_accs(
 
 
 def _curves(statistics: Mapping[str, Any], multiple_runs: bool) -> pl.DataFrame:
-    """The practical's dictionary as a data frame: ``run``, ``step``, ``train_loss`` and so on, a row per evaluation."""
+    """Data frame of the practical's dictionary: ``run``, ``step``, ``train_loss`` and so on, one row per evaluation."""
     all_steps = _curve(statistics, "all_steps")
     trials = all_steps if multiple_runs else [all_steps]
     frames = []

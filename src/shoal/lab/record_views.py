@@ -1,4 +1,4 @@
-"""Runs one by one, as figures and as tables: what :class:`shoal.lab.Records` offer to Python and notebooks."""
+"""Access of Python and notebooks to the runs of :class:`shoal.lab.Records`: one by one, as figures and as tables."""
 
 import importlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -26,18 +26,17 @@ SHOWN_BY = "shoal.report.plots"
 
 
 class Run:
-    """One run of a lab: its spec, where it stands, what was measured, its models.
+    """One run of a lab: its spec, its state, its curve and its models.
 
-    What was measured and the models are read from the lab when asked for, state and step once. The settings are those
-    of ``run.spec``.
+    Curves and models are read from the lab at each call, state and step at the first. Settings are in ``run.spec``.
 
     Args:
         records: the run alone.
-        rows: reads the rows of :meth:`Records.runs` by run, where those of others are read with it.
+        rows: function that returns the rows of :meth:`Records.runs` by run; runs of one iteration share it.
 
     Attributes:
         id: 16 hexadecimal digits.
-        records: the run as :class:`shoal.lab.Records`, for what is not here.
+        records: the run as :class:`shoal.lab.Records`, for all other methods.
     """
 
     def __init__(self, records: "Records", rows: Callable[[], Mapping[str, dict[str, Any]]] | None = None) -> None:
@@ -62,22 +61,22 @@ class Run:
 
     @property
     def spec(self) -> RunSpec:
-        """What was asked for."""
+        """Spec of the run."""
         return self.records.specs[self.id]
 
     @property
     def state(self) -> str:
-        """One of :data:`shoal.lab.records.STATES`."""
+        """State of the run, one of :data:`shoal.lab.records.STATES`."""
         return str(self._row["state"])
 
     @property
     def step(self) -> int | None:
-        """The last step that was trained and flushed; None where the lab does not say."""
+        """Last step that was trained and flushed; None where the record is damaged."""
         step = self._row["step"]
         return None if step is None else int(step)
 
     def curve(self) -> pl.DataFrame:
-        """Every evaluation, one row each, in order: see :meth:`shoal.lab.Records.curves`."""
+        """Evaluations of the run, one row each, by step: see :meth:`shoal.lab.Records.curves`."""
         return self.records.curves().sort("step")
 
     def best(self, t_max: int | None = None) -> dict[str, Any]:
@@ -85,19 +84,19 @@ class Run:
         return self.records.extrema(t_max).row(0, named=True)
 
     def metrics(self) -> dict[str, Any]:
-        """The curve in the practical's form, see :meth:`shoal.lab.Records.all_metrics`."""
+        """Curve of the run as the practical's dictionary, see :meth:`shoal.lab.Records.all_metrics`."""
         return self.records.all_metrics(self.id)
 
     def models(self) -> dict[int, Path]:
-        """The files of the kept models, by step."""
+        """Files of the kept models, by step."""
         return self.records.model_files(self.id)
 
     def model(self, step: int | str | None = None, average: int = 1) -> "nn.Module":
-        """A kept model, the last where no step is named: see :meth:`shoal.lab.Records.model`."""
+        """Kept model of the run, the last where no step is named: see :meth:`shoal.lab.Records.model`."""
         return self.records.model(self.id, step, average)
 
     def plot(self, quantity: str | Sequence[str] | None = None, title: str | None = None) -> "Plot":
-        """A figure of this run alone, see :meth:`shoal.lab.Records.plot`."""
+        """Figure of this run alone, see :meth:`shoal.lab.Records.plot`."""
         return self.records.plot(quantity, title=title)
 
 
@@ -112,7 +111,7 @@ class RecordViews:
             yield Run(self.chosen([run]), rows)
 
     def rows(self) -> dict[str, dict[str, Any]]:
-        """The rows of :meth:`Records.runs` as dictionaries, by run."""
+        """Rows of :meth:`Records.runs` as dictionaries, by run."""
         return {row["run"]: row for row in self._records().runs().iter_rows(named=True)}
 
     def __contains__(self, run: object) -> bool:
@@ -125,17 +124,17 @@ class RecordViews:
     def __getitem__(self, which: slice) -> "Records": ...
 
     def __getitem__(self, which: int | str | RunSpec | slice) -> "Run | Records":
-        """A run by its place, its id (or an unambiguous beginning of it) or its spec; several by a slice.
+        """Run by its position, its id (or an unambiguous beginning of it) or its spec; several runs by a slice.
 
         Raises:
-            IndexError: there is no such place.
+            IndexError: there is no such position.
             UserError: no run here has such an id, or several have; or ``which`` is none of these.
         """
         ids = list(self._folders)
         if isinstance(which, slice):
             return self.chosen(ids[which])
         if isinstance(which, bool) or not isinstance(which, int | str | RunSpec):
-            raise UserError(f"a run is named by its place, its id or its spec, several by a slice, got {which!r}")
+            raise UserError(f"a run is chosen by its position, its id or its spec, several by a slice, got {which!r}")
         if isinstance(which, int):
             if not -len(ids) <= which < len(ids):
                 raise IndexError(f"there is no run {which} among {len(ids)} runs, which are numbered from 0")
@@ -149,13 +148,13 @@ class RecordViews:
         return Run(self.chosen([run]))
 
     def chosen(self, runs: Iterable[str]) -> "Records":
-        """Some of the runs by their whole ids, in the order of these; specs that have been read are not read again."""
+        """Records of some of the runs, in the order of these ids; specs that have been read are not read again."""
         other = cast("Records", type(self)({run: self._folders[run] for run in runs}))  # type: ignore[call-arg]
         other._restored = self._records()._restored
         return other
 
     def filter(self, which: Callable[[Run], Any] | pl.Expr) -> "Records":
-        """The runs for which something holds.
+        """Records of the runs for which a condition holds.
 
         >>> from shoal import Lab
         >>> Lab("no-such-folder").records().filter(lambda run: run.spec.weight_decay > 0.5)
@@ -180,14 +179,14 @@ class RecordViews:
         return self.chosen([run for run in self._folders if run in kept])
 
     def times(self, stay: int = 1) -> pl.DataFrame:
-        """The step at which each run generalised, by what its task says that is; see :func:`shoal.analysis.time_to`.
+        """Time to generalise of each run, by the definition of its task; see :func:`shoal.analysis.time_to`.
 
         Args:
-            stay: for how many evaluations in a row it has to be there.
+            stay: number of evaluations in a row at which the run has to have generalised.
 
         Returns:
-            One row per run: ``run``, ``time`` (of a run that did not generalise the last step at which it was looked
-            at), ``observed`` (whether it did), ``fell_back`` and ``state``.
+            One row per run: ``run``, ``time`` (in steps; of a run that did not generalise, its last evaluated step),
+            ``observed`` (false where the time is censored), ``fell_back`` and ``state``.
 
         Raises:
             UserError: the task does not say when a run has generalised.
@@ -202,7 +201,7 @@ class RecordViews:
         by: str | Sequence[str] | None = None,
         title: str | None = None,
     ) -> "Plot":
-        """The chart of a report's page over these runs, which a notebook shows and ``save`` writes to a file.
+        """Figure of these runs, the chart of a report's page, which a notebook shows and ``save`` writes to a file.
 
         >>> records.plot("valid_accuracy", by="weight_decay").save("accuracy.png")  # doctest: +SKIP
 
@@ -221,12 +220,12 @@ class RecordViews:
         return cast("Plot", importlib.import_module(SHOWN_BY).plot_runs(self, quantity, by, title))
 
     def _repr_html_(self) -> str:
-        """The table of ``shoal runs``, for a notebook."""
+        """Table of ``shoal runs`` as HTML, which a notebook shows."""
         return str(importlib.import_module(SHOWN_BY).html_table(self))
 
 
 def _with_measured(records: "Records", names: Iterable[str]) -> pl.DataFrame:
-    """The runs with their settings, and with their best values where one of these columns is of them."""
+    """Runs with their settings, and with their best values where one of these columns is of them."""
     table = records.runs()
     missing = [name for name in names if name not in table.columns]
     if not missing:

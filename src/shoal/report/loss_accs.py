@@ -25,7 +25,7 @@ def loss_accs(
     linewidth: float = LINEWIDTH,
     fontsize: float = FONTSIZE,
 ) -> Plot:
-    """Two panels of :func:`shoal.report.figures.learning_curves`.
+    """Figure of two panels of :func:`shoal.report.figures.learning_curves`.
 
     Args:
         curves: ``run``, ``step``, and loss and accuracy on both splits, one row per evaluation.
@@ -59,7 +59,7 @@ def loss_accs(
 
 
 def _widened(spec: Any, factor: float) -> Any:
-    """The specification with lines so many times as wide."""
+    """Specification with all lines made wider by a factor."""
     if isinstance(spec, list):
         return [_widened(part, factor) for part in spec]
     if not isinstance(spec, dict):

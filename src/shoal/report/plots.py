@@ -1,4 +1,4 @@
-"""Figures and tables of runs for Python and notebooks: the charts of pages, as ``Records.plot`` gives them."""
+"""Figures and tables of runs for Python and notebooks: the charts of pages, behind :meth:`shoal.lab.Records.plot`."""
 
 import struct
 from collections.abc import Mapping, Sequence
@@ -34,16 +34,16 @@ _LABEL = "setting"  # column of what tells curves apart, in words
 
 @dataclass(frozen=True, repr=False)
 class Plot(Figure):
-    """A figure that a notebook shows, and that ``save`` writes to a file.
+    """Figure that a notebook shows, and that ``save`` writes to a file.
 
-    ``chart`` is the altair chart, to be changed or combined with others; ``caption`` says what lines and bands are.
+    ``chart`` is the altair chart, which can be changed or combined with others; ``caption`` explains lines and bands.
     """
 
     def __repr__(self) -> str:
         return f"<Plot: {self.alt}>"
 
     def save(self, path: str | Path) -> Path:
-        """Write the figure to a file, as its suffix says: ``.png``, ``.svg`` or ``.pdf``. Returns the file's path.
+        """Write the figure to a file with the suffix ``.png``, ``.svg`` or ``.pdf``, and return the path of the file.
 
         Raises:
             UserError: the suffix is another, or the file cannot be written.
@@ -61,7 +61,7 @@ class Plot(Figure):
         return place
 
     def _repr_png_(self) -> tuple[bytes, dict[str, Any]]:
-        """The picture for IPython, and the size at which it is shown: it has more pixels, for sharp screens."""
+        """Picture for IPython, and the size at which it is shown, which is smaller than its number of pixels."""
         import vl_convert
 
         check_drawing()
@@ -76,7 +76,7 @@ def plot_runs(
     by: str | Sequence[str] | None = None,
     title: str | None = None,
 ) -> Plot:
-    """The figure of :meth:`shoal.lab.Records.plot`.
+    """Figure of :meth:`shoal.lab.Records.plot`.
 
     Raises:
         UserError: there is no such quantity or setting, or the runs do not differ in it, or in too many values.
@@ -116,7 +116,7 @@ def plot_runs(
 
 
 def _times(records: Records, by: Sequence[str], title: str | None) -> Plot:
-    """The share of runs that has generalised against the step, one curve per setting."""
+    """Share of runs that have generalised against the step, one curve per setting."""
     times, measures = records.times(), records.measures()
     settings = [*by] or _differing(records)
     table = records.runs()
@@ -145,7 +145,7 @@ def _names(what: str, given: str | Sequence[str] | None) -> list[str]:
 
 
 def _panels(name: str, curves: pl.DataFrame, measures: Measures) -> list[Panel]:
-    """The panels of a quantity: of a measure both splits, of a column one."""
+    """Panels of a quantity: both splits of a measure, or one column."""
     known = {panel.column: panel for panel in panels_of(measures)}
     if name in [measure.name for measure in measures.recorded]:
         return [known[f"{split}_{name}"] for split in SPLITS]
@@ -163,12 +163,12 @@ def _panels(name: str, curves: pl.DataFrame, measures: Measures) -> list[Panel]:
 
 
 def _recorded(curves: pl.DataFrame) -> list[str]:
-    """What was measured at each step; the columns after these are settings."""
+    """Columns of measured quantities, which stand before those of settings."""
     return curves.columns[: curves.columns.index("model")]
 
 
 def _in_words(names: Sequence[str], measures: Measures) -> str:
-    """``Validation accuracy``: the quantities of a title."""
+    """Quantities in the words of a title, such as ``Validation accuracy``."""
     splits = {"train": "training", "valid": "validation"}
     words = {measure.name: measure.words for measure in measures.recorded}
     words |= {f"{split}_{name}": f"{splits[split]} {own}" for split in SPLITS for name, own in words.items()}
@@ -177,7 +177,7 @@ def _in_words(names: Sequence[str], measures: Measures) -> str:
 
 
 def told_apart(records: Records, by: Sequence[str] = ()) -> tuple[pl.DataFrame, Axis]:
-    """The runs with the column by which curves are told apart, and that column as an axis of colours.
+    """Column by which the curves of runs are told apart, and the axis of its colours.
 
     One setting of numbers is a colour bar; names, seeds and combinations of settings have colours of their own.
 
@@ -212,7 +212,7 @@ def told_apart(records: Records, by: Sequence[str] = ()) -> tuple[pl.DataFrame, 
 
 
 def _differing(records: Records) -> list[str]:
-    """The settings in which the runs differ, seeds apart."""
+    """Settings in which the runs differ, seeds excepted."""
     table = records.runs()
     return [name for name in varying_settings(records) if table[name].n_unique() > 1 and not _is_seed(name)]
 
@@ -222,14 +222,14 @@ def _is_seed(name: str) -> bool:
 
 
 def _is_scale(values: pl.Series) -> bool:
-    """Whether values are shown along a bar: numbers whose order says something, and more than a few of them."""
+    """True of values that are shown along a bar of shades: more than a few numbers, and no seeds."""
     if not values.dtype.is_numeric() or values.null_count() or _is_seed(values.name):
         return False
     return values.n_unique() > _MOST_APART
 
 
 def _label(row: Mapping[str, Any]) -> str:
-    """``weight_decay 0.5, lr 0.001``; of a model its name alone."""
+    """Settings of a run as a label, such as ``weight_decay 0.5, lr 0.001``; of a model its name alone."""
     texts = []
     for name, value in row.items():
         if name == "model":
@@ -251,7 +251,7 @@ def _check_setting(records: Records, table: pl.DataFrame, name: str) -> None:
 
 
 def _base(values: pl.Series) -> int | None:
-    """The base of a logarithmic colour bar: 2 or 10 of positive values that span a factor of 8 or more, else none."""
+    """Base of a logarithmic colour bar: 2 or 10 for positive values that span a factor of 8 or more, else None."""
     low, high = cast(float, values.min()), cast(float, values.max())
     if low <= 0 or high / low < 8:
         return None
@@ -263,7 +263,7 @@ def _left_out(damage: Mapping[str, str]) -> str:
 
 
 def html_table(records: Records) -> str:
-    """The table of ``shoal runs`` as HTML, of many runs the first; a line where there is nothing to show."""
+    """Table of ``shoal runs`` as HTML, with the first 40 runs of many."""
     if not len(records):
         return "<p>no runs</p>"
     shown = records[:MOST_ROWS]

@@ -1,4 +1,4 @@
-"""The settings in which a run differs from the defaults of its parts: what a reader has to be told of it."""
+"""Settings in which a run differs from the defaults of its parts: the shortest description of the run."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,7 +10,7 @@ from shoal.spec.training import Seeds
 
 
 def differing(names: Mapping[str, str], parts: Mapping[str, Part]) -> dict[str, Any]:
-    """The name of the model, and every setting that differs from the default of the run's task, model and optimizer.
+    """Name of the model, and every setting that differs from the default of the run's task, model and optimizer.
 
     Settings that follow another one (``hidden_size`` that of ``embedding_size``) are left out where they do, and so is
     what was found out from files. Of a part from outside of shoal, whose defaults are not on record, all settings count
@@ -34,6 +34,6 @@ def differing(names: Mapping[str, str], parts: Mapping[str, Part]) -> dict[str, 
 
 
 def _following(part: Part) -> list[str]:
-    """The settings that have the value of the one that they follow."""
+    """Names of the settings that have the value of the setting that they follow."""
     followed = {name: extra(type(part), name)["follows"] for name in type(part).model_fields}
     return [name for name, other in followed.items() if other and getattr(part, name) == getattr(part, other)]

@@ -1,4 +1,4 @@
-"""Progress of training in Python: one line that is written anew in a terminal or a notebook, and silence elsewhere."""
+"""Progress of training from Python: one line that is updated in a terminal or a notebook, and silence elsewhere."""
 
 import os
 import sys
@@ -20,28 +20,35 @@ _COLUMNS = 80  # of a terminal that does not say how wide it is
 _STILL = ("starting", "running")
 
 
-class Place(Protocol):
-    """Somewhere to write a line."""
+class Display(Protocol):
+    """Destination of the progress line."""
 
     def show(self, pieces: list[str], last: bool) -> None:
-        """Write the line in the place of the one before; of its pieces the first matter most."""
+        """Replace the line that is shown.
+
+        Args:
+            pieces: parts of the line, the most important first.
+            last: no other line will follow.
+        """
 
 
 class Terminal:
-    """The last line of a terminal, never longer than it is wide."""
+    """Progress on the current line of a terminal, never longer than the terminal is wide."""
 
     def __init__(self, stream: Output) -> None:
         self.stream, self.before = stream, 0
 
     def show(self, pieces: list[str], last: bool) -> None:
-        """Write over what was there; after the last, go on below."""
+        """Overwrite the line; the last one ends with a line feed. Pieces at the end that do not fit are left out."""
         width = self._width() - 1
-        pieces = [spelled(piece, self.stream.encoding) for piece in pieces]
-        while len(pieces) > 1 and len(_joined(pieces)) > width:
+        while len(pieces) > 1 and len(self._line(pieces)) > width:
             pieces = pieces[:-1]
-        line = _joined(pieces)[:width]
+        line = self._line(pieces)[:width]
         self.stream.write(f"\r{line:<{min(self.before, width)}}" + "\n" * last)
         self.before = len(line)
+
+    def _line(self, pieces: list[str]) -> str:
+        return spelled(_joined(pieces), self.stream.encoding)
 
     def _width(self) -> int:
         try:
@@ -51,13 +58,13 @@ class Terminal:
 
 
 class Notebook:
-    """One output of a cell, updated."""
+    """Progress as one output of a notebook's cell, which is updated."""
 
     def __init__(self, display: Any) -> None:
         self.display, self.handle = display, None
 
     def show(self, pieces: list[str], last: bool) -> None:
-        """Update the output."""
+        """Update the output of the cell."""
         content = {"text/plain": _joined(pieces)}
         if self.handle is None:
             self.handle = self.display.display(content, raw=True, display_id=True)
@@ -66,15 +73,15 @@ class Notebook:
 
 
 class Lines:
-    """A file or a pipe: a line now and then, and the last."""
+    """Progress in a file or a pipe, where nothing can be overwritten: a line every ten seconds, and the last."""
 
     def __init__(self, stream: Output) -> None:
         self.stream, self.due = stream, time.monotonic() + _LINE_SECONDS
 
     def show(self, pieces: list[str], last: bool) -> None:
-        """Write a line, if it is time for one."""
+        """Write a line, unless the one before is younger than ten seconds."""
         if last or time.monotonic() >= self.due:
-            self.stream.write(spelled(_joined(pieces), self.stream.encoding) + "\n")
+            self.stream.write(_joined(pieces) + "\n")
             self.due = time.monotonic() + _LINE_SECONDS
 
 
@@ -83,15 +90,15 @@ def _joined(pieces: list[str]) -> str:
 
 
 class Line:
-    """Told of snapshots, shows how far all cohorts are. A context manager, which says at its end how long it took.
+    """Progress line of a training, over all of its cohorts: a callback for snapshots, and a context manager.
 
     Args:
-        place: where it is shown.
-        runs: how many are trained.
+        display: destination of the line.
+        runs: number of runs that are trained.
     """
 
-    def __init__(self, place: Place, runs: int) -> None:
-        self.place, self.runs = place, runs
+    def __init__(self, display: Display, runs: int) -> None:
+        self.display, self.runs = display, runs
         self.latest: dict[str, Snapshot] = {}
         self.begun = self.shown = time.monotonic()
         self.first: float | None = None  # share of the steps that were there when this began
@@ -105,7 +112,7 @@ class Line:
             self.first = self._share()
         if time.monotonic() - self.shown >= _EACH:
             self.shown = time.monotonic()
-            self.place.show(
+            self.display.show(
                 [f"{_runs(self.runs)}: {self._share():.0%} of the steps", *self._left(), *self._known()], False
             )
 
@@ -114,15 +121,15 @@ class Line:
     ) -> None:
         took = duration(time.monotonic() - self.begun)
         how = f"trained in {took}" if kind is None else f"stopped after {took}, at {self._share():.0%} of the steps"
-        self.place.show([f"{_runs(self.runs)}: {how}", *self._known()], True)
+        self.display.show([f"{_runs(self.runs)}: {how}", *self._known()], True)
 
     def _share(self) -> float:
-        """Of all steps, those that are done."""
-        done = sum(s.members * (s.step / s.n_steps if s.state in _STILL else 1.0) for s in self.latest.values())
+        """Share of all steps that is done."""
+        done = sum(s.members * (1.0 if s.state == "done" else s.step / s.n_steps) for s in self.latest.values())
         return min(1.0, done / max(self.runs, 1))
 
     def _left(self) -> list[str]:
-        """The time that is left, once it can be told: of cohorts that all train now the longest, else from the pace."""
+        """Estimated time left, if any: the longest of cohorts that all train now, else by the pace so far."""
         running = [s for s in self.latest.values() if s.state in _STILL]
         if sum(s.members for s in self.latest.values()) >= self.runs:
             known = [s.seconds_left for s in running if s.seconds_left is not None]
@@ -133,7 +140,7 @@ class Line:
         return [f"about {duration(elapsed * (1 - self._share()) / gained)} left"]
 
     def _known(self) -> list[str]:
-        """How many have generalised and between what they stand, where all cohorts measure the same."""
+        """Number of runs that have generalised, and the range of their measure, if all cohorts have the same measures."""
         told = [s for s in self.latest.values() if s.valid is not None]
         if not told or len({s.measures for s in told}) > 1:
             return []
@@ -153,7 +160,7 @@ def _runs(n: int) -> str:
 
 
 def duration(seconds: float) -> str:
-    """``0:02:10``.
+    """Time as hours, minutes and seconds.
 
     >>> duration(129.6)
     '0:02:10'
@@ -162,8 +169,10 @@ def duration(seconds: float) -> str:
     return f"{minutes // 60}:{minutes % 60:02}:{rest:02}"
 
 
-def progress_place(progress: bool | None) -> Place | None:
-    """Where progress is shown: a notebook, a terminal behind standard error, where asked for any stream, else nowhere.
+def progress_display(progress: bool | None) -> Display | None:
+    """Destination of the progress line: a notebook, or standard error; None where nothing is shown.
+
+    Standard error is used where it is a terminal, and with ``progress=True`` in any case.
 
     Raises:
         UserError: ``progress`` is neither True, False nor None.
@@ -181,22 +190,22 @@ def progress_place(progress: bool | None) -> Place | None:
 
 
 def watching(watch: Watch | None, progress: bool | None, runs: int, wanted: int) -> AbstractContextManager[Watch]:
-    """The one that is told of snapshots: ``watch``, where there is one, else a line where it can be shown, else nobody.
+    """Callback for snapshots, as a context: ``watch`` where it is given, else a progress line, else one without effect.
 
     Args:
-        watch: a function that was given for it.
-        progress: see :func:`progress_place`.
-        runs: how many are to be trained; where there are none, the line says so.
-        wanted: how many were asked for.
+        watch: a callback of the caller.
+        progress: see :func:`progress_display`.
+        runs: number of runs to be trained; where it is 0, the line says that all are in the lab.
+        wanted: number of runs that were asked for.
     """
-    place = progress_place(progress)
-    if watch is not None or place is None:
+    display = progress_display(progress)
+    if watch is not None or display is None:
         return nullcontext(watch or _nobody)
     if runs:
-        return Line(place, runs)
-    place.show([f"{_runs(wanted)}: trained before, and read from the lab"], True)
+        return Line(display, runs)
+    display.show([f"{_runs(wanted)}: trained before, and read from the lab"], True)
     return nullcontext(_nobody)
 
 
 def _nobody(snapshot: Snapshot) -> None:
-    """Tell nobody."""
+    """Ignore the snapshot."""

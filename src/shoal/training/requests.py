@@ -1,4 +1,4 @@
-"""Requests to train, checked before anything is written down: a mistake is one line, also where a type is wrong."""
+"""Checks of a request to train, before anything is written: a wrong value or a wrong type is an error of one line."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -13,12 +13,12 @@ from shoal.spec import RunSpec
 from shoal.tasks.build import build_model
 from shoal.training.executor import cores
 from shoal.training.plan import plan
-from shoal.training.progress import progress_place
+from shoal.training.progress import progress_display
 from shoal.training.step import Metric, measure
 
 
 def check_specs(specs: Any) -> list[RunSpec]:
-    """The runs of a request, each once.
+    """Runs of a request, each once.
 
     Raises:
         UserError: it is neither a :class:`RunSpec` nor several, or there is none.
@@ -37,9 +37,8 @@ def check_specs(specs: Any) -> list[RunSpec]:
 
 
 def check_told(metrics: Any, watch: Any, say: Any = print, progress: Any = None) -> None:
-    """Raise :class:`UserError` where metrics are no functions by name, those who are told no functions, or progress is
-    neither shown, hidden nor left open."""
-    progress_place(progress)
+    """Raise :class:`UserError` for metrics or callbacks that are no functions, or a ``progress`` that is no boolean."""
+    progress_display(progress)
     if metrics is not None and not isinstance(metrics, Mapping):
         raise UserError(f"metrics must be functions by name, such as {{'norm': function}}, got {metrics!r}")
     for name, metric in (metrics or {}).items():
@@ -53,7 +52,7 @@ def check_told(metrics: Any, watch: Any, say: Any = print, progress: Any = None)
 
 
 def _is_count(value: Any, least: int = 1, most: float = float("inf")) -> bool:
-    """Whether a value is open, or an integer between two others."""
+    """True of None, and of an integer between two others."""
     return value is None or (isinstance(value, int) and not isinstance(value, bool) and least <= value <= most)
 
 
@@ -109,10 +108,10 @@ def check_metrics(metrics: Mapping[str, Metric], specs: Sequence[RunSpec], devic
 
 
 def choose_device(name: str | None) -> torch.device:
-    """The device of this name, or the best there is.
+    """Device of this name, or the best available one.
 
     Raises:
-        UserError: no such device here.
+        UserError: this machine has no such device.
     """
     available = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
     if name is None:
