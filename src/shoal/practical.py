@@ -7,7 +7,7 @@ Source: the practical on modular arithmetic, problem 4, whose released code has 
 >>> args = Arguments(p=7, model="gpt", n_steps=100)
 >>> args.seed = 3
 >>> spec_of(args)
-<RunSpec d2d0ea0f0c2a6b3d: model='gpt', p=7, n_steps=100, seed=3>
+<RunSpec 96bac2f250f77b3b: model='gpt', p=7, n_steps=100, seed=3>
 """
 
 from collections.abc import Iterable, Mapping, Sequence

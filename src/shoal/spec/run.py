@@ -190,10 +190,10 @@ class RunSpec:
         return out
 
     def replace(self, **changes: Any) -> "RunSpec":
-        """Another run: what was asked for, changed; settings that follow others do so again, None is the default.
+        """Another run with some settings changed; settings that follow others follow them again.
 
-        >>> RunSpec(seed=0).replace(seed=9).init_seed, RunSpec(lr=0.1).replace(lr=None) == RunSpec()
-        (9, True)
+        >>> RunSpec(seed=0).replace(seed=9, n_steps=500)
+        <RunSpec 44fa5efbf528bb68: model='lstm', n_steps=500, seed=9>
         """
         return RunSpec(**{**self.given(), **changes})
 

@@ -140,7 +140,7 @@ class Line:
         return [f"about {duration(elapsed * (1 - self._share()) / gained)} left"]
 
     def _known(self) -> list[str]:
-        """Number of runs that have generalised, and the range of their measure, if all cohorts have the same measures."""
+        """Number of runs that have generalised, and the range of their measure, where all cohorts have the same."""
         told = [s for s in self.latest.values() if s.valid is not None]
         if not told or len({s.measures for s in told}) > 1:
             return []
