@@ -316,7 +316,7 @@ def on_terminal(do, columns: int) -> str:
     return sent.decode()
 
 
-@pytest.mark.parametrize("columns", [30, 60, 120])
+@pytest.mark.parametrize("columns", [20, 60, 120])
 def test_a_terminal_is_written_one_line_which_never_wraps(columns, tmp_path, monkeypatch):
     monkeypatch.setattr("shoal.training.progress._EACH", 0.0)
 
