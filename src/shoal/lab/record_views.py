@@ -189,10 +189,15 @@ class RecordViews:
             ``observed`` (false where the time is censored), ``fell_back`` and ``state``.
 
         Raises:
-            UserError: the task does not say when a run has generalised.
+            UserError: the task does not say when a run has generalised, or the runs are of several tasks.
             LabError: a file is damaged.
         """
         records = self._records()
+        if len(records.tasks) > 1:
+            raise UserError(
+                f"these runs are of {len(records.tasks)} tasks, and what generalising means is said by one: choose it "
+                f"with where(task={records.tasks[0]!r})"
+            )
         return time_to_generalise(records.curves(), records.measures(), records.runs(), stay)
 
     def plot(

@@ -41,7 +41,7 @@ class Records(DecodeRecords, RecordViews):
         return len(self._folders)
 
     def __repr__(self) -> str:
-        return f"Records({len(self)} runs)"
+        return f"Records({len(self)} run{'s' * (len(self) != 1)})"
 
     @property
     def ids(self) -> list[str]:
