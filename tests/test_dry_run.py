@@ -21,7 +21,7 @@ FLAGS = [word for name, value in TINY.items() for word in (f"--{name.replace('_'
 @pytest.fixture(autouse=True)
 def short_trials(monkeypatch):
     """Trials of a moment."""
-    monkeypatch.setattr("shoal.training.forecast.TRIAL_SECONDS", 0.05)
+    monkeypatch.setattr("shoal.training.shape_costs.TRIAL_SECONDS", 0.05)
 
 
 def foreseen(specs, path, workers=1, **settings):

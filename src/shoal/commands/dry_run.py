@@ -133,21 +133,23 @@ def _table(found: "Forecast") -> "Table":
 
 def _step(pieces: "Sequence[Piece]") -> str:
     """``0.52 to 0.71 ms``: over the windows of a trial."""
-    windows = [window for piece in pieces for window in piece.costs.steps]
-    low, high = 1e3 * min(window.free for window in windows), 1e3 * max(window.wall for window in windows)
+    low = 1e3 * min(min(piece.costs.steps) for piece in pieces)
+    high = 1e3 * max(max(piece.costs.steps) for piece in pieces)
     return f"{low:.2g} to {high:.2g} ms" if f"{low:.2g}" != f"{high:.2g}" else f"{low:.2g} ms"
 
 
 def _how(found: "Forecast") -> str:
     """How the numbers came about."""
-    from shoal.training.forecast import MOST_TRIED, SLOWER
+    from shoal.training.forecast import SLOWER
+    from shoal.training.shape_costs import MOST_TRIED
 
+    busy = max(piece.costs.busy for piece in found.pieces)
     untried = sum(not piece.costs.is_measured for piece in found.pieces)
     rest = f" {untried} of {len(found.pieces)} cohorts had no trial: theirs follows from their operations."
     return (
         f"estimated from a trial in memory ({found.trial_seconds:.1f} s): up to {MOST_TRIED} runs of each shape took "
-        "steps and were evaluated. The range goes from processor time, as on a machine that does nothing else, to "
-        f"{SLOWER - 1:.0%} more than the trial took on this one as it is now.{rest * bool(untried)}"
+        "steps and were evaluated. The range: from a machine that does nothing else to one as busy as this is "
+        f"now, where trials took {busy:.1f} times their processor time, and {SLOWER - 1:.0%} more.{rest * bool(untried)}"
     )
 
 
