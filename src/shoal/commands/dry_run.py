@@ -146,10 +146,11 @@ def _how(found: "Forecast") -> str:
     busy = max(piece.costs.busy for piece in found.pieces)
     untried = sum(not piece.costs.is_measured for piece in found.pieces)
     rest = f" {untried} of {len(found.pieces)} cohorts had no trial: theirs follows from their operations."
+    tried = f"up to {MOST_TRIED} runs of each shape took steps and were evaluated in memory"
     return (
-        f"estimated from a trial in memory ({found.trial_seconds:.1f} s): up to {MOST_TRIED} runs of each shape took "
-        "steps and were evaluated. The range: from a machine that does nothing else to one as busy as this is "
-        f"now, where trials took {busy:.1f} times their processor time, and {SLOWER - 1:.0%} more.{rest * bool(untried)}"
+        f"estimated by a trial of {found.trial_seconds:.1f} s: {tried}. The range: from a machine that does nothing "
+        f"else to one as busy as this is now, where trials took {busy:.1f} times their processor time, and "
+        f"{SLOWER - 1:.0%} more.{rest * bool(untried)}"
     )
 
 
