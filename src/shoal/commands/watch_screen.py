@@ -141,12 +141,12 @@ def _run_table(runs: Sequence[tuple[SeenCohort, SeenRun]], width: int, signs: st
     ]
 
     def curves(cells: int) -> list[str]:
+        several = {run.run: _curve(cohort, f"valid_{cohort.measures.shown.name}", run.run) for cohort, run in runs}
         out = []
-        for cohort, run in runs:
-            own = cohort.measures.shown
-            curve = _curve(cohort, f"valid_{own.name}", run.run)
-            span = span_of([curve], own.bounds, own.is_log)
-            out.append(sparkline(curve, cells, _last_step(cohort), span, own.is_log, signs))
+        for cohort, run in runs:  # of one cohort on one scale
+            own, beside = cohort.measures.shown, (several[run.run] for run in cohort.runs if run.run in several)
+            span = span_of(beside, own.bounds, own.is_log)
+            out.append(sparkline(several[run.run], cells, _last_step(cohort), span, own.is_log, signs))
         return out
 
     return _table(columns, measure.symbol_of("valid"), curves, width, [run.state for _, run in runs])

@@ -219,7 +219,8 @@ def column_text(name: str, row: Mapping[str, Any], measures: Measures) -> str:
         return value_text(value, measure)
     if name in _COUNTS or name.startswith(("t_", "delay_")):
         return f"{value:,}".replace("-", "−") if isinstance(value, int) else setting_text(value)
-    return f"{value:.4g}" if isinstance(value, float) and name.startswith("last_") else setting_text(value)
+    is_figure = name.startswith("last_") or "/" in name  # a loss in a further unit, such as bits/char
+    return f"{value:.4g}" if isinstance(value, float) and is_figure else setting_text(value)
 
 
 def measure_of(column: str, measures: Measures) -> Measure | None:
