@@ -85,6 +85,13 @@ def test_the_estimate_has_a_range_and_a_memory_that_is_not_below_what_was_seen(t
     assert torch.get_num_threads() == 1
 
 
+def test_shapes_beyond_the_time_for_trials_are_estimated_by_their_operations(tmp_path, monkeypatch):
+    monkeypatch.setattr("shoal.training.shape_costs.ALL_SECONDS", 0.0)
+    _, found = foreseen(tiny_grid({}, num_layers=[1, 2]), tmp_path / "lab")
+    assert [piece.costs.is_measured for piece in found.pieces] == [True, False]
+    assert all(0 < piece.low <= piece.high and piece.memory > 0 for piece in found.pieces)
+
+
 @given(seconds=st.lists(st.floats(0, 100), max_size=12), workers=st.integers(1, 5))
 def test_pieces_go_to_the_worker_that_is_free_first(seconds, workers):
     ends = [0.0] * workers
