@@ -220,6 +220,7 @@ def test_a_sparkline_shows_the_last_value_of_each_cell(curve, width):
     for cell, value in last.items():
         assert line[cell] == BLOCKS[min(7, int(value * 8))]
     assert line[max(last, default=-1) + 1 :].strip() == ""
+    assert " " not in line[min(last, default=0) : max(last, default=-1) + 1]
 
 
 @given(curve=curves, width=st.integers(1, 40), height=st.integers(1, 8), is_log=st.booleans())
