@@ -95,7 +95,6 @@ def test_a_change_is_seen_and_what_has_not_changed_is_not_read_again(lab, monkey
     first = watcher.look()
     monkeypatch.setattr("shoal.lab.parts.read_frame", lambda *arguments: pytest.fail("it was read again"))
     assert watcher.look().count() == first.count()
-    monkeypatch.undo()
     folder = next(folder for folder in shoal.Lab(lab).cohorts() if len(folder.manifest()["members"]) == 4)
     status = folder.status()
     run = next(iter(status["members"]))

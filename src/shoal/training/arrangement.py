@@ -15,7 +15,7 @@ from shoal.training.memory import check_memory
 from shoal.training.plan import Cohort, plan, spread
 from shoal.training.step import Metric
 
-WORTH_DIVIDING = 20.0  # seconds of work for one core from which a cohort is divided between several processes
+WORTH_DIVIDING = 20.0  # seconds of work for one core from which cohorts are divided between several processes
 
 
 @dataclass(frozen=True)
@@ -65,25 +65,25 @@ def arrange(
 
 
 def _held(lab: Lab, specs: Sequence[RunSpec], say: Callable[[str], None]) -> dict[str, CohortFolder]:
-    """The folders of those runs that the lab holds."""
-    found = lab.survey()
-    for line in found.unknown:
+    """Folders of those runs that the lab holds."""
+    survey = lab.survey()
+    for line in survey.unknown:
         say(f"warning: {line}; such of them as are asked for are trained again")
-    for line in found.copies:
+    for line in survey.copies:
         say(f"warning: {line}")
-    return {spec.id: found.index[spec.id] for spec in specs if spec.id in found.index}
+    return {spec.id: survey.index[spec.id] for spec in specs if spec.id in survey.index}
 
 
 def unfinished(folders: Iterable[CohortFolder]) -> tuple[list[CohortFolder], list[LabError]]:
-    """Those with members that still have steps to train, each once, and what is wrong with those that do not say."""
-    found, damaged = [], []
+    """Folders with members that still have steps to train, each once, and the errors of unreadable folders."""
+    unfinished_folders, damaged = [], []
     for folder in {folder.path: folder for folder in folders}.values():
         try:
             if not folder.is_finished():
-                found.append(folder)
+                unfinished_folders.append(folder)
         except LabError as error:
             damaged.append(error)
-    return found, damaged
+    return unfinished_folders, damaged
 
 
 def _check_held(held: Mapping[str, CohortFolder], metrics: Iterable[str]) -> None:
@@ -107,14 +107,14 @@ def _check_recorded(held: Mapping[str, CohortFolder], metrics: Iterable[str]) ->
 
 
 def _new(specs: Sequence[RunSpec], held: Container[str], device: torch.device, engine: str | None) -> list[Cohort]:
-    """The other runs as cohorts; :class:`UserError` for a model that cannot fit."""
+    """Cohorts of the runs that the lab does not hold; :class:`UserError` for a model that cannot fit."""
     cohorts = plan(spec for spec in specs if spec.id not in held)
     check_memory((cohort.shared for cohort in cohorts), device, engine)
     return cohorts
 
 
 def _divided(cohorts: Sequence[Cohort], workers: int) -> list[Cohort]:
-    """In pieces for the workers, where they take long enough; the longest work first."""
+    """Cohorts divided for the workers, where they take long enough; the longest work first."""
     worth = sum(cohort.seconds for cohort in cohorts) > WORTH_DIVIDING
     return spread(cohorts, workers if worth else 1)
 
@@ -122,7 +122,7 @@ def _divided(cohorts: Sequence[Cohort], workers: int) -> list[Cohort]:
 def choose_workers(
     begun: Sequence[CohortFolder], new: Sequence[Cohort], device: torch.device, metrics: Mapping[str, Metric]
 ) -> int:
-    """One per core, but one in all where a GPU is shared or a metric cannot be sent to another process.
+    """Number of workers: one per core, but a single one for a GPU or a metric that another process cannot import.
 
     One cohort is divided between the cores when it takes longer than starting processes does.
     """
