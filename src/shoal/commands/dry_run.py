@@ -139,7 +139,7 @@ def _step(pieces: "Sequence[Piece]") -> str:
 
 
 def _how(found: "Forecast") -> str:
-    """How the numbers came about."""
+    """Explanation of the estimate: its trial and its range."""
     from shoal.training.forecast import SLOWER
     from shoal.training.shape_costs import MOST_TRIED
 

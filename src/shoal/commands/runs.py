@@ -1,4 +1,4 @@
-"""``shoal runs``: what the lab holds, or some of it."""
+"""``shoal runs``: a table of the runs of a lab, or of some of them."""
 
 import argparse
 import sys

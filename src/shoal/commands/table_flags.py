@@ -21,7 +21,7 @@ _FALLING = r"^-[A-Za-z][\w()≥≤Δ.-]*$"  # --sort -valid_accuracy: a value, w
 
 
 def add_table(parser: Parser) -> None:
-    """The flags."""
+    """Declare the flags."""
     parser.flag("columns", nargs="+", metavar="COLUMN", help="columns to show, by name or symbol (A_val, weight_decay)")
     parser.flag(
         "sort",
@@ -71,7 +71,7 @@ def print_chosen(options: argparse.Namespace, records: "Records", unreadable: "S
 
 
 def warn_of_damage(damage: "dict[str, str]", n: int, unreadable: "Sequence[str]") -> int:
-    """What is damaged, on standard error: standard output is for a program."""
+    """Print what is damaged on standard error, as standard output is for a program; 1 where something is."""
     from shoal.report.words import damage_sentences
 
     lines = [*damage_sentences(damage, n), *unreadable]

@@ -44,7 +44,7 @@ class Column:
 
 
 def screen(seen: SeenLab, lab: str, width: int, height: int | None, now: float, signs: str = BLOCKS) -> list[Text]:
-    """The lines of the screen.
+    """Lines of the screen.
 
     Args:
         seen: the lab.
@@ -78,7 +78,7 @@ def screen(seen: SeenLab, lab: str, width: int, height: int | None, now: float, 
 
 
 def _head(seen: SeenLab, lab: str, width: int, now: float) -> Text:
-    """Where, how much, when; what does not fit is left out from the end."""
+    """First line: number of runs by state, time, lab and number of cohorts, as far as they fit."""
     counts = seen.count()
     states = ", ".join(f"{n:,} {state}" for state, n in counts.items())
     parts = [f"{counted(sum(counts.values()), 'run')}: {states}"] * bool(counts)

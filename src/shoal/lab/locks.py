@@ -78,8 +78,8 @@ def is_locked(path: Path) -> bool:
 
 
 def held_locks() -> set[tuple[int, int, int]] | None:
-    """The files whose locks processes of this machine hold, by device (major, minor) and inode; None where the system
-    does not say.
+    """Files whose locks processes of this machine hold, by device (major, minor) and inode; None where the system does
+    not say.
 
     Source: ``/proc/locks`` of Linux. Unlike :func:`is_locked` it takes no lock, which one who only looks must not.
     """
@@ -96,8 +96,10 @@ def held_locks() -> set[tuple[int, int, int]] | None:
 
 
 def is_seen_held(path: Path, held: set[tuple[int, int, int]] | None) -> bool | None:
-    """Whether a lock is among those of :func:`held_locks`, or a file beside it says who holds it; None where that does
-    not settle it, as on file systems that are shared or laid over others, whose devices have other numbers there."""
+    """Test whether a lock is among those of :func:`held_locks`, or held by a file beside it that names its holder.
+
+    None where neither tells, as on file systems that are shared or laid over others, whose devices have other numbers.
+    """
     try:
         about = path.lstat()
     except OSError:

@@ -1,4 +1,4 @@
-"""A lab seen by someone who only looks: no lock is taken, nothing is written, and a file is read again only when it has
+"""Reading of a lab without touching it: no lock is taken, nothing is written, and a file is read again only when it has
 changed.
 
 A trainer flushes at least every 30 seconds, so that is how old what is seen may be.
@@ -81,7 +81,7 @@ class SeenLab:
     lines: Sequence[str] = ()
 
     def count(self) -> dict[str, int]:
-        """How many runs are in each state."""
+        """Number of runs in each state."""
         states = {run.run: run.state for cohort in reversed(self.cohorts) for run in cohort.runs}
         found: dict[str, int] = {}
         for state in states.values():
@@ -101,7 +101,7 @@ class Watcher:
         self._seen: dict[str, _Folder] = {}
 
     def look(self) -> SeenLab:
-        """The lab as it stands now; what went wrong in reading becomes a line."""
+        """Read the lab as it stands now; an error in reading becomes a line."""
         try:
             Lab(self.path)
             names = names_in(self.path / "cohorts")
@@ -174,7 +174,7 @@ class _Parts(Parts):
 
 
 def _stamp(path: Path) -> tuple[int, int, int] | None:
-    """What changes when a file is replaced; None where there is none."""
+    """Time of writing, size and inode of a file, which change when it is replaced; None where there is no file."""
     try:
         about = path.lstat()
     except (FileNotFoundError, NotADirectoryError):

@@ -133,7 +133,7 @@ def forecast(
 
 
 def makespan(seconds: Sequence[float], workers: int) -> float:
-    """When the last piece ends, where each of the workers takes the next as soon as it is free.
+    """Seconds until the last piece ends, where each worker takes the next piece as soon as it is free.
 
     >>> makespan([3.0, 2.0, 2.0], 2)
     4.0
