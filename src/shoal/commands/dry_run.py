@@ -149,7 +149,7 @@ def _how(found: "Forecast") -> str:
     tried = f"up to {MOST_TRIED} runs of each shape took steps and were evaluated in memory"
     return (
         f"estimated by a trial of {found.trial_seconds:.1f} s: {tried}. The range: from a machine that does nothing "
-        f"else to one as busy as this is now, where trials took {busy:.1f} times their processor time, and "
+        f"else to one as busy as this is now, where work takes {busy:.1f} times its processor time, and "
         f"{SLOWER - 1:.0%} more.{rest * bool(untried)}"
     )
 

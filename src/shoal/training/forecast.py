@@ -24,11 +24,12 @@ from shoal.training.plan import Cohort
 from shoal.training.shape_costs import Costs, Trials
 
 # What training does besides, as measured on two cores of an AMD EPYC at 2.5 GHz with a local disk
+START, MOST_START = 1.5, 4.0  # seconds of starting and ending a process over those of its first imports; at most
 LOOP_SECONDS = 0.15e-3  # per step of a cohort: what is due, who is told
 EVALUATION_SECONDS = 0.7e-3  # per evaluation of a cohort, beside computing it
 MODEL_SECONDS = 0.012  # per model written
 LOADED_BYTES = 60 * 2**20  # per process: libraries that write what was measured
-SLOWER = 1.25  # how much slower than in a trial steps are where all cores work
+SLOWER = 1.25  # for what a trial of a moment does not see
 
 
 @dataclass(frozen=True)
@@ -108,9 +109,9 @@ def forecast(
         side_by_side: runs of a cohort that train at the same time; as many as fit, when not given.
         data: where data lie now, see :func:`shoal.training.continuation.places_of`.
     """
-    start = time.process_time()  # until here: what a process needs to load
-    trial = Trials(device)
+    start = min(MOST_START, START * time.process_time())  # until here it has loaded what a process needs first
     processes = min(work.workers, len(work.going_on) + len(work.new)) or 1
+    trial = Trials(device, processes)
     share = SHARE / processes
     pieces = [
         *(_going_on(folder, device, side_by_side, share, trial, data or {}) for folder in work.going_on),

@@ -5,6 +5,7 @@ of a shape are built, take steps and are evaluated for a moment, as training doe
 """
 
 import gc
+import os
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -16,6 +17,7 @@ from typing import TypeVar
 import torch
 
 from shoal.fast.denormals import flushed_denormals
+from shoal.training.executor import cores
 from shoal.training.plan import Cohort
 from shoal.training.stack import Stack
 from shoal.training.step import evaluate, l2_norm, train_steps
@@ -39,7 +41,8 @@ class Costs:
         steps: seconds of a step, one for each window of the trial.
         evaluation: seconds of an evaluation.
         memory: bytes that it was seen to take.
-        busy: how many times as long everything took by the clock.
+        busy: how many times as long it takes by the clock, where other programs go on as they do: as in the trial, or by
+            the load of the last minute, where that says more.
         is_measured: whether there was time for a trial.
     """
 
@@ -57,10 +60,16 @@ class Trials:
     Attributes:
         seconds: that all trials took until now.
         base: bytes of this process before the first.
+        crowd: processes per core that there will be, as far as those of the last minute stay.
+
+    Args:
+        device: where.
+        processes: that will train at the same time.
     """
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device, processes: int) -> None:
         self.device = device
+        self.crowd = (load() + processes) / cores()
         self.seconds = 0.0
         self.base = resident_bytes()
         self._found: dict[tuple[str, str, int], Costs] = {}
@@ -77,14 +86,14 @@ class Trials:
             return Costs(0.0, [ratio * by_operations], evaluation, 0.0, busy, is_measured=False)
         if key not in self._found:
             began = time.monotonic()
-            self._found[key] = measure(tried, self.device, engine, threads)
+            self._found[key] = measure(tried, self.device, engine, threads, self.crowd)
             self.seconds += time.monotonic() - began
             self._ratios.append(median(self._found[key].steps) / by_operations)
         return self._found[key]
 
 
-def measure(cohort: Cohort, device: torch.device, engine: str, threads: int) -> Costs:
-    """The costs of one of the runs of a cohort, all of which are tried side by side."""
+def measure(cohort: Cohort, device: torch.device, engine: str, threads: int, crowd: float) -> Costs:
+    """The costs of one of the runs of a cohort, all of which are tried side by side; ``crowd`` as in :class:`Trials`."""
     before, R = torch.get_num_threads(), len(cohort)
     clock = _Clock(device, threads)
     gc.collect()
@@ -103,7 +112,7 @@ def measure(cohort: Cohort, device: torch.device, engine: str, threads: int) -> 
     finally:
         torch.set_num_threads(before)
     memory = max(0, _from_status("VmHWM") - size) / R
-    return Costs(build / R, steps, evaluation / R, memory, clock.busy)
+    return Costs(build / R, steps, evaluation / R, memory, max(1.0, clock.busy, crowd))
 
 
 class _Clock:
@@ -127,13 +136,21 @@ class _Clock:
     @property
     def busy(self) -> float:
         """By the clock over what was spent."""
-        return max(1.0, self.passed / self.spent) if self.spent else 1.0
+        return self.passed / self.spent if self.spent else 1.0
 
 
 def _twice(clock: _Clock, work: Callable[[], object]) -> float:
     """Seconds of the second time, as the first lays out what later ones use; of the first where that took long."""
     first = clock.time(work)[0]
     return first if first > TRIAL_SECONDS else clock.time(work)[0]
+
+
+def load() -> float:
+    """Processes that computed or wanted to, on average over the last minute; 0 where the system does not say."""
+    try:
+        return os.getloadavg()[0]
+    except (OSError, AttributeError):
+        return 0.0
 
 
 def resident_bytes() -> int:
