@@ -41,8 +41,8 @@ class Costs:
         steps: seconds of a step, one for each window of the trial.
         evaluation: seconds of an evaluation.
         memory: bytes that it was seen to take.
-        busy: how many times as long it takes by the clock, where other programs go on as they do: as in the trial, or by
-            the load of the last minute, where that says more.
+        busy: how many times as long it takes by the clock, where other programs go on as they do: as in the trial, or
+            by the load of the last minute, where that says more.
         is_measured: whether there was time for a trial.
     """
 
@@ -69,7 +69,8 @@ class Trials:
 
     def __init__(self, device: torch.device, processes: int) -> None:
         self.device = device
-        self.crowd = (load() + processes) / cores()
+        # the load is of the machine, of which this process may have a few cores
+        self.crowd = max(processes / cores(), (load() + processes) / (os.cpu_count() or 1))
         self.seconds = 0.0
         self.base = resident_bytes()
         self._found: dict[tuple[str, str, int], Costs] = {}
@@ -93,7 +94,7 @@ class Trials:
 
 
 def measure(cohort: Cohort, device: torch.device, engine: str, threads: int, crowd: float) -> Costs:
-    """The costs of one of the runs of a cohort, all of which are tried side by side; ``crowd`` as in :class:`Trials`."""
+    """The costs of one of the runs of a cohort, which are tried side by side; ``crowd`` is that of :class:`Trials`."""
     before, R = torch.get_num_threads(), len(cohort)
     clock = _Clock(device, threads)
     gc.collect()
