@@ -101,7 +101,7 @@ def _print(found: "Forecast", device: str) -> None:
 
     print_table(_table(found))
     processes = f"{found.workers} process{'es' * (found.workers != 1)} of {counted(found.threads, 'thread')}"
-    say(f"time: {duration(found.low)} to {duration(found.high)} in {processes} on {device}")
+    say(f"time: {duration(found.low)} to {duration(found.high)} in {processes} on {device}; {_busy(found)}")
     sizes = (free_bytes(torch.device(device)), found.memory, found.most_memory)
     free, about, most = (f"{size / 2**30:.2f} GiB" for size in sizes)
     say(f"memory: about {about}, at most {most}; {free} are free")
@@ -143,15 +143,19 @@ def _how(found: "Forecast") -> str:
     from shoal.training.forecast import SLOWER
     from shoal.training.shape_costs import MOST_TRIED
 
-    busy = max(piece.costs.busy for piece in found.pieces)
     untried = sum(not piece.costs.is_measured for piece in found.pieces)
     rest = f" {untried} of {len(found.pieces)} cohorts had no trial: theirs follows from their operations."
-    tried = f"up to {MOST_TRIED} runs of each shape took steps and were evaluated in memory"
     return (
-        f"estimated by a trial of {found.trial_seconds:.1f} s: {tried}. The range: from a machine that does nothing "
-        f"else to one as busy as this is now, where work takes {busy:.1f} times its processor time, and "
-        f"{SLOWER - 1:.0%} more.{rest * bool(untried)}"
+        f"estimated by a trial of {found.trial_seconds:.1f} s: up to {MOST_TRIED} runs of each shape took steps and were "
+        f"evaluated in memory; {SLOWER - 1:.0%} is added to the longer time for what a trial does not see."
+        f"{rest * bool(untried)}"
     )
+
+
+def _busy(found: "Forecast") -> str:
+    """Explanation of the two ends of the range."""
+    busy = max(piece.costs.busy for piece in found.pieces)
+    return f"the shorter where nothing else computes, the longer as busy as this machine is now ({busy:.1f} times)"
 
 
 def duration(seconds: float) -> str:

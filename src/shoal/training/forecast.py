@@ -193,7 +193,7 @@ def _piece(
     evaluations = _evaluations(cohort.shared, spans)
     models = sum(_models(spec, *span) for spec, span in zip(cohort.members, spans, strict=True))
     longest = max(last - step for step, last in spans) * -(-R // fitting)
-    besides = R * costs.build + evaluations * (costs.evaluation + EVALUATION_SECONDS / fitting)
+    besides = costs.layout + R * costs.build + evaluations * (costs.evaluation + EVALUATION_SECONDS / fitting)
     besides += models * MODEL_SECONDS + longest * LOOP_SECONDS
     low, high = (steps * step + besides for step in (min(costs.steps), median(costs.steps)))
     each = member_bytes(largest, engine, on_gpu)

@@ -38,6 +38,8 @@ class Costs:
 
     Attributes:
         build: seconds to build it.
+        layout: seconds that the first evaluation and the first step of a stack take beyond others: they lay out what
+            later ones use.
         steps: seconds of a step, one for each window of the trial.
         evaluation: seconds of an evaluation.
         memory: bytes that it was seen to take.
@@ -47,6 +49,7 @@ class Costs:
     """
 
     build: float
+    layout: float
     steps: Sequence[float]
     evaluation: float
     memory: float
@@ -84,7 +87,7 @@ class Trials:
         if key not in self._found and self.seconds > ALL_SECONDS:
             ratio, busy = median(self._ratios), max(costs.busy for costs in self._found.values())
             evaluation = ratio * tried.evaluation_seconds / len(tried)
-            return Costs(0.0, [ratio * by_operations], evaluation, 0.0, busy, is_measured=False)
+            return Costs(0.0, 0.0, [ratio * by_operations], evaluation, 0.0, busy, is_measured=False)
         if key not in self._found:
             began = time.monotonic()
             self._found[key] = measure(tried, self.device, engine, threads, self.crowd)
@@ -105,15 +108,16 @@ def measure(cohort: Cohort, device: torch.device, engine: str, threads: int, cro
         torch.set_num_threads(threads)
         with flushed_denormals():
             build, stack = clock.time(lambda: Stack(cohort, device, engine))
-            evaluation = _twice(clock, lambda: evaluate(stack, {"l2_norm": l2_norm}))
-            one = _twice(clock, lambda: train_steps(stack, 1))
+            first, evaluation = _twice(clock, lambda: evaluate(stack, {"l2_norm": l2_norm}))
+            first_step, one = _twice(clock, lambda: train_steps(stack, 1))
             n = max(1, int(TRIAL_SECONDS / _WINDOWS / max(one, 1e-6)))
             windows = _WINDOWS if one < TRIAL_SECONDS else 1
             steps = [clock.time(lambda: train_steps(stack, n))[0] / (n * R) for _ in range(windows)]
     finally:
         torch.set_num_threads(before)
     memory = max(0, _from_status("VmHWM") - size) / R
-    return Costs(build / R, steps, evaluation / R, memory, max(1.0, clock.busy, crowd))
+    layout = first - evaluation + first_step - one
+    return Costs(build / R, max(0.0, layout), steps, evaluation / R, memory, max(1.0, clock.busy, crowd))
 
 
 class _Clock:
@@ -140,10 +144,10 @@ class _Clock:
         return self.passed / self.spent if self.spent else 1.0
 
 
-def _twice(clock: _Clock, work: Callable[[], object]) -> float:
-    """Seconds of the second time, as the first lays out what later ones use; of the first where that took long."""
+def _twice(clock: _Clock, work: Callable[[], object]) -> tuple[float, float]:
+    """Seconds of the first and the second time; of the first for both where that took long."""
     first = clock.time(work)[0]
-    return first if first > TRIAL_SECONDS else clock.time(work)[0]
+    return first, first if first > TRIAL_SECONDS else clock.time(work)[0]
 
 
 def load() -> float:
