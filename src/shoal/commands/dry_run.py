@@ -115,7 +115,7 @@ def _table(found: "Forecast") -> "Table":
     from shoal.report.table import Cell, Table
     from shoal.training.forecast import by_shape
 
-    header = ["cohort", "runs", "steps", "engine", "processes", "side by side", "step of a run", "one process"]
+    header = ["cohort", "runs", "steps", "engine", "processes", "side by side", "step of a run", "in one process"]
     rows = []
     for (title, engine), pieces in by_shape(found.pieces).items():
         texts = [
@@ -146,8 +146,8 @@ def _how(found: "Forecast") -> str:
     untried = sum(not piece.costs.is_measured for piece in found.pieces)
     rest = f" {untried} of {len(found.pieces)} cohorts had no trial: theirs follows from their operations."
     return (
-        f"estimated by a trial of {found.trial_seconds:.1f} s: up to {MOST_TRIED} runs of each shape took steps and were "
-        f"evaluated in memory; {SLOWER - 1:.0%} is added to the longer time for what a trial does not see."
+        f"estimated by a trial of {found.trial_seconds:.1f} s: up to {MOST_TRIED} runs of each shape took steps and "
+        f"were evaluated in memory; {SLOWER - 1:.0%} is added to the longer time for what a trial does not see."
         f"{rest * bool(untried)}"
     )
 
