@@ -102,9 +102,9 @@ def _print(found: "Forecast", device: str) -> None:
     print_table(_table(found))
     processes = f"{found.workers} process{'es' * (found.workers != 1)} of {counted(found.threads, 'thread')}"
     say(f"time: {duration(found.low)} to {duration(found.high)} in {processes} on {device}; {_busy(found)}")
-    sizes = (free_bytes(torch.device(device)), found.memory, found.most_memory)
-    free, about, most = (f"{size / 2**30:.2f} GiB" for size in sizes)
-    say(f"memory: about {about}, at most {most}; {free} are free")
+    sizes = (found.memory, found.most_memory, free_bytes(torch.device(device)))
+    low, high, free = (f"{size / 2**30:.2f}" for size in sizes)
+    say(f"memory: {low} to {high} GiB, as seen in a trial and as runs are placed by; {free} GiB are free")
     say(_how(found))
     if found.can_end_early:
         say("Runs that end early (stop_after_generalizing, patience) take less.")
