@@ -34,11 +34,11 @@ def dry_run(specs: "Sequence[RunSpec]", path: str, execution: Mapping[str, Any],
         UserError: as training them would.
     """
     from shoal.lab import Lab
-    from shoal.training.requests import check_execution, check_precision
     from shoal.training.arrangement import arrange
     from shoal.training.continuation import places_of
     from shoal.training.forecast import forecast
     from shoal.training.preflight import check_parts
+    from shoal.training.requests import check_execution, check_precision
 
     device = check_execution(**execution)
     engine = execution.get("engine")
