@@ -150,7 +150,7 @@ class RecordViews:
     def chosen(self, runs: Iterable[str]) -> "Records":
         """Records of some of the runs, in the order of these ids; specs that have been read are not read again."""
         other = cast("Records", type(self)({run: self._folders[run] for run in runs}))  # type: ignore[call-arg]
-        other._restored = self._records()._restored
+        vars(other).update({name: value for name, value in vars(self).items() if name != "_folders"})
         return other
 
     def filter(self, which: Callable[[Run], Any] | pl.Expr) -> "Records":
