@@ -60,8 +60,9 @@ def as_flags(values: Mapping[str, Iterable[Any]]) -> list[str]:
     """
     words = []
     for name, several in values.items():
+        prefix, dot, setting = name.rpartition(".")  # a prefix may be the place of a part
         words += [
-            f"--{name.replace('_', '-')}",
+            f"--{prefix}{dot}{setting.replace('_', '-')}",
             *("none" if value is None else str(as_cell(value)) for value in several),
         ]
     return words

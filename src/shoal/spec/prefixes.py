@@ -108,8 +108,8 @@ def check_prefixes(axes: Axes, given: Mapping[str, Any] = NOTHING) -> None:
             check_prefix(part, setting, {kind: [names[kind] for names in mixes] for kind in KINDS})
 
 
-def check_prefix(part: str, setting: str, chosen: Mapping[str, Sequence[str]]) -> str:
-    """The kind of the part that a prefix names among those that a grid has.
+def check_prefix(part: str, setting: str, chosen: Mapping[str, Sequence[str]]) -> tuple[str, str]:
+    """The kind and the name of the part that a prefix names among those that a grid has.
 
     Args:
         part: the prefix.
@@ -122,8 +122,9 @@ def check_prefix(part: str, setting: str, chosen: Mapping[str, Sequence[str]]) -
     if setting in KINDS:
         raise UserError(f"{part}.{setting}: which {setting} runs have cannot hang on another of their parts")
     for kind, names in chosen.items():
-        if any(kind_of(part, {kind: name}) for name in names):
-            return kind
+        for name in names:
+            if kind_of(part, {kind: name}):
+                return kind, name
     known = [name for registry in KINDS.values() for name in registry.names()]
     if part.replace("-", "_") in (name.replace("-", "_") for name in known):
         has = ", ".join(f"{kind} {' '.join(dict.fromkeys(map(short, names)))}" for kind, names in chosen.items())
@@ -139,17 +140,20 @@ def check_mixed(axes: Axes, given: Mapping[str, Any] = NOTHING) -> None:
     for name, values in axes.items():
         if name in KINDS or "." in name or all(value is None for value in values):
             continue
-        lacking = [names for names in mixes if not any(name in part.model_fields for part in classes_of(**names).values())]
+        lacking = [
+            names for names in mixes if not any(name in part.model_fields for part in classes_of(**names).values())
+        ]
         if not lacking or len(lacking) == len(mixes):  # RunSpec refuses what no run has
             continue
         for kind in KINDS:
             having = [names[kind] for names in mixes if name in classes_of(**names)[kind].model_fields]
             if having:
-                shown = " ".join(f"{short(part)}.{name}" for part in dict.fromkeys(having))
+                shown = [f"{short(part)}.{name}" for part in dict.fromkeys(having)]
+                typed = " ".join(f"--{each.rpartition('.')[0]}.{name.replace('_', '-')}" for each in shown)
                 value = next(value for value in values if value is not None)
                 raise UserError(
                     f"{name}={value} does not apply to {kind} {short(lacking[0][kind])!r}, which other runs of this "
-                    f"grid have; for the runs that it applies to, write {shown}"
+                    f"grid have; for the runs that it applies to alone: {' '.join(shown)} (on the command line {typed})"
                 )
 
 
