@@ -285,7 +285,7 @@ def _words(value: Any) -> list[str]:
     """A value of the file as it would be typed."""
     if isinstance(value, list):
         if not value:
-            raise UserError("an empty list; it needs at least one value")
+            raise UserError("an empty list of values; a flag needs at least one")
         return [_word(each) for each in value]
     return [_word(value)]
 

@@ -122,6 +122,10 @@ class Parser(argparse.ArgumentParser):
         """Every spelling of every flag."""
         return list(self._option_string_actions)
 
+    def actions(self) -> list[argparse.Action]:
+        """Every flag, in order, and what is given without one."""
+        return list(self._actions)
+
     def action(self, spelling: str) -> argparse.Action | None:
         """The flag of a spelling; None where there is none."""
         return self._option_string_actions.get(spelling)

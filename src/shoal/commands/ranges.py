@@ -30,7 +30,7 @@ def expanded(name: str, word: str, parts: "Sequence[type[Part]]") -> list[str]:
     """
     from shoal.spec.grid import check_count
 
-    kinds = {kind for part in parts for kind in _types(part.model_fields[name.rpartition(".")[2]].annotation)}
+    kinds = {kind for part in parts for kind in types_of(part.model_fields[name.rpartition(".")[2]].annotation)}
     if ".." not in word or str in kinds or not kinds & {int, float}:
         return [word]
     if int not in kinds:
@@ -69,13 +69,13 @@ def values_of(name: str, words: Iterable[str], chosen: Mapping[str, Sequence[str
     return [("none" if is_name else None) if value.lower() == "none" else value for value in values]
 
 
-def _types(annotation: Any) -> set[Any]:
+def types_of(annotation: Any) -> set[Any]:
     """The types that an annotation allows, but for those of which a collection is made."""
     members = get_args(annotation)
     if not members or isinstance(annotation, type):
         return {annotation}
     if getattr(annotation, "__metadata__", None):
-        return _types(members[0])
+        return types_of(members[0])
     if getattr(annotation, "__origin__", None) in (tuple, list, set, frozenset, dict):
         return set()
-    return {kind for member in members for kind in _types(member)}
+    return {kind for member in members for kind in types_of(member)}
