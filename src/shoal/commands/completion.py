@@ -52,11 +52,13 @@ function __shoal_complete
     set -l command $before[1]
     set -e before[1]
     set -l answers ($command __complete words $before "$now" 2>/dev/null)
+    set -l flag (string match -r -- '^--[^=]+=' "$now")
+    set -l path (string replace -r -- '^--[^=]+=' '' "$now")
     switch "$answers[1]"
         case ':files'
-            __fish_complete_path "$now"
+            printf '%s\n' "$flag"(__fish_complete_path "$path")
         case ':folders'
-            __fish_complete_directories "$now"
+            printf '%s\n' "$flag"(__fish_complete_directories "$path")
         case '*'
             string join \n -- $answers
     end
