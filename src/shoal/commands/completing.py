@@ -56,6 +56,8 @@ def split_line(line: str) -> tuple[list[str], bool]:
     >>> split_line("shoal runs "), split_line("shoal train --operator 'x^")
     ((['shoal', 'runs', ''], False), (['shoal', 'train', '--operator', 'x^'], True))
     """
+    if line.endswith("\\") and not line.endswith("\\\\"):  # of a sign that is still to come
+        line = line[:-1]
     for closing in ("", "'", '"'):
         try:
             words = shlex.split(line + closing)

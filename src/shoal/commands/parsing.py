@@ -73,8 +73,9 @@ class Parser(argparse.ArgumentParser):
         for kind in (None, "store"):
             self.register("action", kind, _Once)
         self.register("action", "store_true", partial(_Once, nargs=0, default=False))
-        # argparse takes -1 for a value, but -1e-3 and -inf for flags
-        self._negative_number_matcher = re.compile(r"^-(\d+\.?\d*|\.\d+)(e[+-]?\d+)?$|^-(inf|nan)$", re.IGNORECASE)
+        # argparse takes -1 for a value, but -1e-3, -inf and -1..2 for flags
+        number = r"-(\d+\.?\d*|\.\d+)(e[+-]?\d+)?|-(inf|nan)|-\d+\.\..*"
+        self._negative_number_matcher = re.compile(rf"^({number})$", re.IGNORECASE)
 
     def error(self, message: str) -> NoReturn:
         """Raise instead of printing the usage."""
@@ -299,7 +300,7 @@ def read_values(options: argparse.Namespace) -> dict[str, list[str | None]]:
     """The values of the flags of :func:`add_settings` that were given."""
     from shoal.commands.ranges import values_of
 
-    names = [name for name in options.settings if getattr(options, name) is not None]
+    names = [name for name in options.settings if getattr(options, name, None) is not None]
     return {name: values_of(name, getattr(options, name), getattr(options, "parts", {})) for name in names}
 
 
