@@ -19,7 +19,7 @@ from shoal.errors import UserError, nearest
 from shoal.registry import KINDS
 from shoal.report import Report
 from shoal.spec import RunSpec
-from shoal.spec.choice import as_flags, read_choice
+from shoal.spec.choice import as_flags, as_short_flags, read_choice
 from shoal.spec.grid import check_count, each_once
 from shoal.spec.names import named_parts
 from shoal.spec.prefixes import check_prefix, is_prefixed, kind_of, resolved, split_prefix
@@ -159,7 +159,7 @@ class Form:
         for grid in self._changed(self._grids(study)):
             other = first.setdefault(tuple(spec.id for spec in grid.specs()), grid.name)
             if other != grid.name:
-                given = " ".join(as_flags(self.settings))
+                given = " ".join(as_short_flags(self.settings))
                 out.append(f"With {given} the part {grid.name!r} of the study is {other!r}: its runs are the same.")
         return out
 
@@ -238,14 +238,13 @@ class Form:
     def flags(self) -> str:
         """What to type after the study's name for this form."""
         words = ["--quick"] * self.quick + ([] if self.seeds is None else ["--seeds", str(self.seeds)])
-        return "".join(f" {shlex.quote(word)}" for word in (*words, *self._changes()))
+        return "".join(f" {shlex.quote(word)}" for word in (*words, *self._changes(), *as_short_flags(self.settings)))
 
     def _changes(self) -> list[str]:
-        """The flags of what has no short name."""
+        """The flags of how a run's time is found, where it is not as usual."""
         shown = [f"{threshold:g}" for threshold in self.thresholds]
         words = ["--threshold", *shown] if self.thresholds != THRESHOLDS else []
-        words += ["--stay", str(self.stay)] if self.stay > 1 else []
-        return [*words, *as_flags(self.settings)]
+        return words + (["--stay", str(self.stay)] if self.stay > 1 else [])
 
     @property
     def name(self) -> str:
@@ -256,7 +255,7 @@ class Form:
         ('quick-seeds-5', 'a3bc6a6f')
         """
         words = ["quick"] * self.quick + ([] if self.seeds is None else [f"seeds-{self.seeds}"])
-        if changes := self._changes():
+        if changes := [*self._changes(), *as_flags(self.settings)]:
             words.append(hashlib.sha256(shlex.join(changes).encode()).hexdigest()[:8])
         return "-".join(words) or FULL
 
