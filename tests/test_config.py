@@ -2,6 +2,7 @@
 
 import re
 import string
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -240,3 +241,31 @@ def test_what_is_no_integer_takes_no_range():
         specs_of("--workers", "1..2")
     with pytest.raises(UserError, match="operation_orders must be"):
         specs_of("--operation-orders", "2..3")
+
+
+PAGE = (Path(__file__).parent.parent / "docs" / "command-line.md").read_text(encoding="utf-8")
+REFUSED = re.findall(r"^    \$ (shoal .*)\n((?:    shoal: .*\n)+)", PAGE, flags=re.MULTILINE)
+
+
+def test_the_page_shows_what_the_file_gives(file):
+    (text,) = re.findall(r"```toml\n(.*?)```", PAGE, flags=re.DOTALL)
+    options = options_of(train, "--config", file(text), "--seed", "0")
+    assert options.read_from.replace(options.config, "grid.toml") in PAGE
+    shown = re.findall(r"^    ([0-9a-f]{16}) ", PAGE, flags=re.MULTILINE)
+    assert [spec.id for spec in read_settings(options)] == shown
+
+
+@pytest.mark.parametrize(("command", "lines"), REFUSED, ids=[command for command, _ in REFUSED])
+def test_the_page_shows_what_is_refused(command, lines, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    slips = ['model = "gpt"\nsede = 3', "p = 7\nseed = 1\np = 5", 'p = "seven"'] if "slip.toml" in command else [""]
+    expected = [line.strip() for line in lines.splitlines()]
+    assert len(expected) == len(slips)
+    for text, line in zip(slips, expected, strict=True):
+        (tmp_path / "slip.toml").write_text(text)
+        assert main(command.split("#")[0].split()[1:]) == 2
+        assert capsys.readouterr().err.strip() == line
+
+
+def test_the_page_shows_refusals():
+    assert len(REFUSED) >= 5
