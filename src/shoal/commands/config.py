@@ -295,7 +295,7 @@ def _word(value: Any) -> str:
         return str(value).lower()
     if isinstance(value, str | int):
         return str(value)
-    kind = {list: "a list in a list", dict: "a table"}.get(type(value), "a date or a time")
+    kind = "a list in a list" if isinstance(value, list) else "a table" if isinstance(value, dict) else "a date or a time"
     raise UserError(f"a value is text, a number, true or false, or a list of these, not {kind}")
 
 
