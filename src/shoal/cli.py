@@ -49,7 +49,7 @@ def overview() -> str:
 
 
 def versions() -> str:
-    """What ``shoal --version`` prints: the versions of shoal, Python and PyTorch, of which none is imported."""
+    """The versions of shoal, Python and PyTorch for ``shoal --version``; PyTorch is not imported for it."""
     from importlib.metadata import PackageNotFoundError, version
     from platform import python_version
 

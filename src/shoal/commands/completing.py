@@ -50,7 +50,7 @@ def complete(arguments: Sequence[str]) -> list[str]:
 
 
 def split_line(line: str) -> tuple[list[str], bool]:
-    """The words of a line as a shell reads them, the last one empty where it is to begin; and whether its quotes are
+    """The words of a line as a shell reads them, the last one empty where it is to begin; and True where its quotes are
     still open.
 
     >>> split_line("shoal runs "), split_line("shoal train --operator 'x^")
@@ -138,7 +138,7 @@ def _lab(words: Sequence[str]) -> str:
 
 
 def _takes(command: str, rest: Sequence[str], flag: str, n: int) -> bool:
-    """Whether a flag that has ``n`` values takes another."""
+    """True where a flag that has ``n`` values takes another."""
     name = flag.removeprefix("--").replace("-", "_")
     if name in _VALUES and name != "state":
         return n == 0 or name in ("reference", "text")

@@ -214,7 +214,7 @@ def _path(found: Any) -> Iterator[str]:
 
 
 def _no_toml(name: str, text: str, error: ValueError) -> str:
-    """What to say of a text that is no TOML: of a key that is there twice both places, else what tomllib says."""
+    """The message for a text that is no TOML: of a key that is there twice both lines, else the words of tomllib."""
     seen: dict[tuple[str, ...], int] = {}
     for statement in statements(text):
         if first := seen.get(statement.key):
@@ -295,8 +295,9 @@ def _word(value: Any) -> str:
         return str(value).lower()
     if isinstance(value, str | int):
         return str(value)
-    kind = "a list in a list" if isinstance(value, list) else "a table" if isinstance(value, dict) else "a date or a time"
-    raise UserError(f"a value is text, a number, true or false, or a list of these, not {kind}")
+    other = "a list in a list" if isinstance(value, list) else "a table"
+    what = other if isinstance(value, list | dict) else "a date or a time"
+    raise UserError(f"a value is text, a number, true or false, or a list of these, not {what}")
 
 
 def _set(action: argparse.Action, value: Any, parser: "Parser", options: "Options") -> None:

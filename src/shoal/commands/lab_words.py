@@ -65,7 +65,7 @@ def _inside(folder: Path) -> list[Path]:
 
 
 def _read(path: Path) -> bytes:
-    """What is in a regular file of no unlikely size; nothing where it is something else."""
+    """The bytes of a regular file of no unlikely size; none where it is something else."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         with os.fdopen(descriptor, "rb") as file:
