@@ -14,10 +14,19 @@ from pathlib import Path
 import pytest
 
 from shoal.cli import COMMANDS, main
-from shoal.commands.completing import FILES, FOLDERS, answers, complete, split_line
+from shoal.commands import completing
+from shoal.commands.completing import FILES, FOLDERS, split_line
 from shoal.commands.completion import SCRIPTS
 
 RUNS = ["00c0ffee00c0ffee", "0badcafe0badcafe"]
+
+
+def answers(words):
+    return completing.answers([*COMMANDS], words)
+
+
+def complete(arguments):
+    return completing.complete([*COMMANDS], arguments)
 
 
 @pytest.fixture

@@ -145,7 +145,7 @@ def _run(arguments: list[str]) -> int:
     if arguments[0] == "__complete":  # for the scripts of shoal completion
         from shoal.commands.completing import complete
 
-        print("".join(f"{line}\n" for line in complete(arguments[1:])), end="")
+        print("".join(f"{line}\n" for line in complete([*COMMANDS], arguments[1:])), end="")
         return 0
     name = arguments.pop(0)
     if name not in COMMANDS:

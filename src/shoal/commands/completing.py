@@ -29,20 +29,21 @@ _VALUES = {
 }
 
 
-def complete(arguments: Sequence[str]) -> list[str]:
+def complete(commands: Sequence[str], arguments: Sequence[str]) -> list[str]:
     """The lines that a script of :mod:`shoal.commands.completion` asks for.
 
     Args:
+        commands: names of all commands.
         arguments: ``bash`` and the line up to the cursor; or ``words`` and the words after ``shoal``, of which the
             last is the one at the cursor, perhaps empty.
     """
     form, *words = arguments or [""]
     if form == "words":
-        return answers(words)
+        return answers(commands, words)
     if form != "bash" or len(words) != 1:
         return []
     split, is_open = split_line(words[0])
-    found = answers(split[1:])
+    found = answers(commands, split[1:])
     if is_open or found[:1] in ([FILES], [FOLDERS]):  # in quotes bash breaks no words, and keeps what is special
         return found
     head = max((split[-1].rfind(sign) for sign in _BREAKS), default=-1) + 1 if split else 0
@@ -68,11 +69,11 @@ def split_line(line: str) -> tuple[list[str], bool]:
     return line.split(), False
 
 
-def answers(words: Sequence[str]) -> list[str]:
-    """The words that can stand where the last of these begins to."""
+def answers(commands: Sequence[str], words: Sequence[str]) -> list[str]:
+    """The words that can stand where the last of these begins to, which follow ``shoal``."""
     *before, now = words or [""]
     try:
-        found = _candidates(before, now)
+        found = _candidates(commands, before, now)
     except UserError:  # what is typed so far is wrong: nothing follows it
         return []
     if found[:1] in ([FILES], [FOLDERS]):
@@ -80,13 +81,11 @@ def answers(words: Sequence[str]) -> list[str]:
     return [word for word in dict.fromkeys(found) if word.startswith(now) and word.isprintable()]
 
 
-def _candidates(before: Sequence[str], now: str) -> list[str]:
-    from shoal.cli import COMMANDS
-
+def _candidates(commands: Sequence[str], before: Sequence[str], now: str) -> list[str]:
     if not before:
-        return [*COMMANDS, "--help", "--version"]
+        return [*commands, "--help", "--version"]
     command, *rest = before
-    if command not in COMMANDS:
+    if command not in commands:
         return []
     name, is_assigned, _ = now.partition("=")
     if is_assigned and name.startswith("--"):
