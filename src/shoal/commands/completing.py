@@ -16,7 +16,7 @@ from shoal.errors import UserError
 
 FILES, FOLDERS = ":files", ":folders"  # instead of words: the shell itself is to complete these
 SHELLS = ("bash", "zsh", "fish")
-_OF_RUNS = ("report", "certify", "generate", "translate", "label", "delete", "du", "watch")  # RUN arguments
+_OF_RUNS = ("report", "certify", "generate", "translate", "label", "delete", "du")  # RUN arguments
 _BREAKS = ":="  # at which bash begins a new word, and puts its answer
 _SPECIAL = frozenset(" \t*?[]{}()$&;|<>!~#'\"\\`")
 _VALUES = {

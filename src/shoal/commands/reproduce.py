@@ -1,6 +1,7 @@
 """``shoal reproduce NAME``: a published setting over many seeds, beside the published numbers."""
 
 from shoal.commands.config import add_config
+from shoal.commands.dry_run import add_dry_run
 from shoal.commands.parsing import (
     STUDY,
     Options,
@@ -23,6 +24,7 @@ def arguments(parser: Parser) -> None:
     add_lab(parser)
     add_form(parser)
     add_execution(parser)
+    add_dry_run(parser)
     add_settings(parser, STUDY)
 
 
@@ -45,4 +47,4 @@ def run(options: Options) -> int:
     form = Form(options.quick, options.seeds, read_values(options))
     if options.read_from:
         say(options.read_from)
-    return run_studies(reproductions, form, options.lab, read_execution(options))
+    return run_studies(reproductions, form, options.lab, read_execution(options), options.dry_run)

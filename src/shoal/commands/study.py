@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from shoal.commands.config import add_config
+from shoal.commands.dry_run import add_dry_run
 from shoal.commands.parsing import (
     STUDY,
     Options,
@@ -33,6 +34,7 @@ def arguments(parser: Parser) -> None:
     add_lab(parser)
     add_form(parser)
     add_execution(parser)
+    add_dry_run(parser)
     add_settings(parser, STUDY, _parts_of_studies(parser.words))
 
 
@@ -128,7 +130,7 @@ def _run(options: Options) -> int:
     form = Form(options.quick, options.seeds, values, thresholds, stay)
     if options.read_from:
         say(options.read_from)
-    return run_studies(studies, form, options.lab, read_execution(options))
+    return run_studies(studies, form, options.lab, read_execution(options), options.dry_run)
 
 
 def _ready(studies: "Mapping[str, Study]", values: Mapping[str, Any]) -> "dict[str, Study]":

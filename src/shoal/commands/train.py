@@ -1,6 +1,7 @@
 """``shoal train``: train a grid of runs."""
 
 from shoal.commands.config import add_config
+from shoal.commands.dry_run import add_dry_run, dry_run
 from shoal.commands.parsing import (
     GRID,
     Options,
@@ -21,6 +22,7 @@ def arguments(parser: Parser) -> None:
     add_config(parser)
     add_lab(parser)
     add_execution(parser)
+    add_dry_run(parser)
     add_settings(parser, GRID)
 
 
@@ -32,6 +34,8 @@ def run(options: Options) -> int:
     specs = read_settings(options)
     if options.read_from:
         say(options.read_from)
+    if options.dry_run:
+        return dry_run(specs, options.lab, read_execution(options))
 
     from shoal.commands.training import train_with_progress
     from shoal.report.console import print_runs
