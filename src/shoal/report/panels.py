@@ -1,7 +1,9 @@
 """Figures of several panels: curves told apart by a colour bar, and summaries against a setting."""
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import altair as alt
 import polars as pl
@@ -21,6 +23,8 @@ from shoal.report.words import listed, number
 MOST_BANDS = 12  # curves; the bands of more hide each other
 _MOST_POINTS = 1_000  # of a panel; of more those at the same place are drawn once
 _CELLS = 150  # places along each axis of a panel: about its pixels
+_PLACE = "_place"  # column of the places of names
+_LETTERS = 26  # of all names of an axis, beside each other
 _PANEL = {"width": 250, "height": 170}
 _SPACED = alt.Axis(format="~s", labelExpr=STEPS_LABEL, labelOverlap="greedy", labelSeparation=6)
 
@@ -39,7 +43,7 @@ class Axis:
     column: str
     title: str
     log: int | None = None
-    names: tuple[tuple[str, str], ...] = ()
+    names: tuple[tuple[Any, str], ...] = ()
 
     @property
     def label(self) -> str:
@@ -129,13 +133,10 @@ def summary_panels(
         panels: the quantities, one panel each.
         columns: panels side by side.
     """
-    values = sorted(extrema[x.column].unique().to_list())
-    scale = alt.Scale(zero=False, nice=False, padding=12)
-    if x.log is not None:
-        scale = alt.Scale(type="log", base=x.log, nice=False, padding=12)
-    # with its digits said: left alone, 0.25 and 0.75 are rounded to what tells ticks apart
-    ticks = alt.Axis(values=values, format=".4~g") if len(values) <= 10 and x.log != 10 else _SPACED
-    along = alt.X(f"{x.column}:Q", title=x.title, scale=scale, axis=ticks)
+    if x.names:
+        extrema, x, along = _in_places(extrema, x)
+    else:
+        along = _along(sorted(extrema[x.column].unique().to_list()), x)
     charts, told, size = [], [], {"width": 170, "height": 150}
     for panel in panels:
         kept = _finite(extrema, panel)
@@ -149,6 +150,34 @@ def summary_panels(
         told.append(f"{panel.title} {_ends_in_words(ends, x, panel.column) if len(ends) else 'never'}")
     alternative = f"{title}. Means over all runs at the ends of the axis: {'; '.join(told)}."
     return styled(alt.concat(*charts, columns=columns, title=title), alternative)
+
+
+def _along(values: Sequence[float], x: Axis) -> alt.X:
+    """The axis of numbers."""
+    scale = alt.Scale(zero=False, nice=False, padding=12)
+    if x.log is not None:
+        scale = alt.Scale(type="log", base=x.log, nice=False, padding=12)
+    # with its digits said: left alone, 0.25 and 0.75 are rounded to what tells ticks apart
+    ticks = alt.Axis(values=values, format=".4~g") if len(values) <= 10 and x.log != 10 else _SPACED
+    return alt.X(f"{x.column}:Q", title=x.title, scale=scale, axis=ticks)
+
+
+def _in_places(extrema: pl.DataFrame, x: Axis) -> tuple[pl.DataFrame, Axis, alt.X]:
+    """Names as the places 0, 1, … of an axis whose ticks bear them; the axis then has these numbers as its values."""
+    shown = [(key, name) for key, name in x.names if key in set(extrema[x.column])]
+    places = {key: float(place) for place, (key, _) in enumerate(shown)}
+    placed = extrema.with_columns(pl.col(x.column).replace_strict(places, return_dtype=pl.Float64).alias(_PLACE))
+    names = [name for _, name in shown]
+    ticks = alt.Axis(
+        values=list(places.values()),
+        labelExpr=f"{json.dumps(names)}[datum.value]",
+        labelAngle=-30 if max(map(len, names)) * len(names) > _LETTERS else 0,
+        labelLimit=110,
+        grid=False,
+    )
+    scale = alt.Scale(domain=[-0.5, len(names) - 0.5], nice=False, zero=False)
+    axis = Axis(_PLACE, x.title, names=tuple((places[key], name) for key, name in shown))
+    return placed, axis, alt.X(f"{_PLACE}:Q", title=x.title, scale=scale, axis=ticks)
 
 
 def _summary_panel(runs: pl.DataFrame, x: Axis, colour: Axis, panel: Panel, along: alt.X) -> Chart:
@@ -171,7 +200,7 @@ def _summary_panel(runs: pl.DataFrame, x: Axis, colour: Axis, panel: Panel, alon
         alt.Chart(whole)
         .mark_rule(strokeWidth=1.2, strokeOpacity=0.7)
         .encode(along, _y(panel, "low"), alt.Y2("high"), paint),
-        alt.Chart(means).mark_line(strokeWidth=1.6).encode(along, _y(panel, "mean"), paint, alt.Detail("shade:N")),
+        _means(means, is_joined=not x.names).encode(along, _y(panel, "mean"), paint, alt.Detail("shade:N")),
         alt.Chart(points.filter(~pl.col("settled")).select(shown))
         .mark_point(size=18, strokeWidth=1.2, opacity=1, strokeOpacity=0.7)
         .encode(along, _y(panel, column), paint),
@@ -184,6 +213,12 @@ def _summary_panel(runs: pl.DataFrame, x: Axis, colour: Axis, panel: Panel, alon
         bars = width.mark_rule(strokeWidth=3, strokeOpacity=0.25)
         layers.insert(0, bars.encode(along, _y(panel, "after"), alt.Y2(column), paint))
     return alt.layer(*layers)
+
+
+def _means(means: pl.DataFrame, is_joined: bool) -> alt.Chart:
+    """Means as a line; those of names, between which nothing lies, as dashes."""
+    chart = alt.Chart(means)
+    return chart.mark_line(strokeWidth=1.6) if is_joined else chart.mark_tick(orient="horizontal", thickness=2, size=16)
 
 
 def _timed(runs: pl.DataFrame, panel: Panel) -> pl.DataFrame:
@@ -253,12 +288,12 @@ def times_note(measures: Measures) -> str:
 TIMES_NOTE = times_note(EQUATIONS)
 
 
-def band_note(runs: str, curves: int = 0) -> str:
+def band_note(runs: str, curves: int = 0, over: str = "seeds") -> str:
     """What lines, points and bands of these figures mean; ``runs`` is how many are behind each value, ``curves`` how
-    many means a panel has."""
+    many means a panel has, ``over`` in what these runs differ."""
     if curves > MOST_BANDS:
-        return f"Mean over {runs} runs (seeds), without bands, which of {curves} curves would hide each other."
-    return f"Mean over {runs} runs (seeds) ± one population standard deviation, kept inside what the runs took."
+        return f"Mean over {runs} runs ({over}), without bands, which of {curves} curves would hide each other."
+    return f"Mean over {runs} runs ({over}) ± one population standard deviation, kept inside what the runs took."
 
 
 def _ends_in_words(frame: pl.DataFrame, axis: Axis, column: str, most: int = 4) -> str:
