@@ -91,7 +91,7 @@ def axis_of(runs: pl.DataFrame, name: str) -> tuple[Axis, pl.Expr | None]:
     column = pl.col(name)
     missing = texts.pop(None, None)
     named = column.replace_strict(texts, default=None, return_dtype=pl.String) if texts else column.cast(pl.String)
-    return Axis(name, title, names=names), named.fill_null(missing).alias(name)
+    return Axis(name, title, names=names), (named if missing is None else named.fill_null(missing)).alias(name)
 
 
 def value_name(setting: str, value: Any) -> str:

@@ -170,7 +170,7 @@ def comparison_notes(comparison: pl.DataFrame, metrics: Mapping[str, str] | None
 
 
 def comparison_sentence(
-    comparison: pl.DataFrame, baseline: str, metrics: Mapping[str, str], what: str, most: int = 4
+    comparison: pl.DataFrame, baseline: str, metrics: Mapping[str, str], pairs: str, most: int = 4
 ) -> str:
     """Mean differences with their intervals, in how many pairs a variant is better, and p corrected, in a sentence.
 
@@ -178,7 +178,7 @@ def comparison_sentence(
         comparison: as from :func:`shoal.analysis.compare`, of all that a page compares: its p values are corrected.
         baseline: with which variants are compared.
         metrics: names for the metrics, and which of them to tell.
-        what: the setting whose values these are.
+        pairs: what the runs of a pair share.
         most: variants that are told; of more those with the smallest p.
     """
     named = _named(comparison, metrics).filter(pl.col("n") > 0)
@@ -191,14 +191,14 @@ def comparison_sentence(
             f"{row['metric']} {with_interval(row['mean_difference'], row['low'], row['high'])} "
             f"(better in {row['better']} of {row['n']}, {corrected})"
         )
-    clause = "; ".join(f"{variant}: {', '.join(own)}" for variant, own in parts.items())
+    clause = "; ".join(f"{variant} {', '.join(own)}" for variant, own in parts.items())
     left = len(clear) - len(parts)
     more = f"; {counted(left, 'value')} more in the table" if left else ""
     tests = len(comparison["p"].drop_nulls())
     floor = min([1.0, *(tests * p for p in comparison["smallest_p"].drop_nulls())])
     reach = f" With these pairs no corrected p below {number(floor, 2)} is within reach." if floor >= 0.05 else ""
     return (
-        f"Beside {what} {baseline}, on the same seeds, mean differences [95 %]: {clause}{more}. Sign-flip tests, "
+        f"beside {baseline}, in pairs of the same {pairs}, mean differences [95 %]: {clause}{more}; sign-flip tests, "
         f"corrected for {counted(tests, 'comparison')} (Holm).{reach}"
     )
 

@@ -117,17 +117,24 @@ def survival_table(name: str, times: pl.DataFrame, by: str, reached: str = REACH
     return Table(name, header, body, caption, summary.rename({"label": by}))
 
 
-def rates_sentence(times: pl.DataFrame, by: str, reached: str, most: int = 6) -> str:
+def rates_sentence(times: pl.DataFrame, by: str, most: int = 6) -> str:
     """How many runs of each group got there, with Wilson's interval of their rate, and their median step.
 
     Args:
         times: as for :func:`survival_table`.
         by: the setting that tells groups apart.
-        reached: what was waited for, such as ``A_val ≥ 0.9``.
         most: groups that are told one by one; of more the first and the last.
     """
     labelled, labels = labelled_times(times, by)
     rows = {row["label"]: row for row in survival_summary(labelled, "label").rows(named=True)}
+    if not labelled["observed"].any() and not sum(row["unfinished"] for row in rows.values()):
+        sizes = sorted({row["N"] for row in rows.values()})
+        each = f"{sizes[0]}" if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]}"
+        high = number(max(row["rate_high"] for row in rows.values()), 2)
+        return (
+            f"reached by none of {len(labelled)} runs, 0 of {each} at each of {len(labels)} values of {by}; rates 0 "
+            f"with 95 % Wilson intervals up to {high}."
+        )
     told = labels if len(labels) <= most else [labels[0], labels[-1]]
     parts = []
     for row in (rows[label] for label in told):
@@ -136,9 +143,10 @@ def rates_sentence(times: pl.DataFrame, by: str, reached: str, most: int = 6) ->
         still = f"{row['unfinished']} still in training" if row["unfinished"] else ""
         step = "" if row["median"] is None else f"median step {median}"
         more = ", ".join(text for text in (rate, still, step) if text)
-        parts.append(f"{row['generalised']} of {row['N']} at {row['label']} ({more})")
-    between = "" if len(told) == len(labels) else f" (the ends of {len(labels)} values)"
-    return f"Runs that reached {reached}, by {by}{between}: {'; '.join(parts)}; rates with 95 % Wilson intervals."
+        at = f"{by} {row['label']}" if row["label"] == told[0] else row["label"]
+        parts.append(f"{row['generalised']} of {row['N']} at {at} ({more})")
+    between = "" if len(told) == len(labels) else f" (the ends of {len(labels)} values of {by})"
+    return f"reached by {'; '.join(parts)}{between}; rates with 95 % Wilson intervals."
 
 
 def _counted(summary: pl.DataFrame) -> str:

@@ -20,7 +20,7 @@ from shoal.report import Figure, Report, Section, Table
 from shoal.report.by import axis_of, check_axes, value_name, values_in_words
 from shoal.report.each_run import model_label
 from shoal.report.panels import Axis
-from shoal.report.quantities import steps_note
+from shoal.report.quantities import is_open
 from shoal.report.summary import provenance
 from shoal.report.words import capitalised, counted, listed, number, with_interval
 from shoal.spec.fields import extra
@@ -196,23 +196,24 @@ def _trends(grid: Grid, asked: Sequence[tuple[str, str, bool | None]]) -> tuple[
     found, table = how_it_goes(cases, [(column, symbol) for column, symbol, _ in asked], "trends")
     told = []
     for place, case in enumerate(cases):
-        own_trends = found[place * len(asked) : (place + 1) * len(asked)]
-        parts = [_goes(one, symbol, small) for one, (_, symbol, small) in zip(own_trends, asked, strict=True)]
-        steps = f" {steps_note(grid.results.measures)}" if grid.results.measures.generalised else ""
+        trends = found[place * len(asked) : (place + 1) * len(asked)]
+        parts = [
+            _goes(one, case.frame, column, symbol, small, grid.results.measures)
+            for one, (column, symbol, small) in zip(trends, asked, strict=True)
+        ]
         per = f"doubling of {case.axis.title}" if case.axis.log else f"unit of {case.axis.title}"
-        told.append(
-            (
-                case.axis,
-                f"{model_label(case.frame['model'][0])}, with {case.axis.title} (N = {len(case.frame)} runs): "
-                f"{'; '.join(parts)}. Slopes are per {per}, mean over seeds with Student's 95 % interval.{steps}",
-            )
-        )
+        who = f"{model_label(case.frame['model'][0])}, with {case.axis.title} (N = {len(case.frame)} runs)"
+        told.append((case.axis, f"{who}: {'; '.join(parts)}. Slopes [95 % over seeds] are per {per}."))
     return told, table
 
 
-def _goes(one: Trend, symbol: str, small: bool | None) -> str:
-    slope = with_interval(one.found.slope, one.found.low, one.found.high)
-    return f"{symbol} {direction(one, small)}" + ("" if one.found.slope is None else f", slope {slope}")
+def _goes(one: Trend, runs: pl.DataFrame, column: str, symbol: str, small: bool | None, measures: Measures) -> str:
+    """How a quantity goes, its slope, and of how many runs a first step is the end of what was trained."""
+    text = f"{symbol} {direction(one, small)}"
+    if one.found.slope is not None and one.found.rho is not None:
+        text += f", slope {with_interval(one.found.slope, one.found.low, one.found.high)}"
+    last = len(runs.filter(is_open(column, measures))) if small is None else 0
+    return text + (f" (in {last} of {len(runs)} runs the last evaluation is the best)" if last else "")
 
 
 def _made_of(results: Results, axis: Axis) -> tuple[str, ...]:
@@ -231,8 +232,8 @@ def _times(grid: Grid) -> list[tuple[Axis, Section, list[str]]]:
     found = times_told(grid.results, axes, grid.waited)
     out = []
     for axis, (section, told) in zip(axes.values(), found, strict=True):
-        sentences = [f"{one.who}: {' '.join(text for text in (one.rates, str(one.said)) if text)}" for one in told]
-        out.append((axis, section, sentences))
+        said = [one.rates if one.nobody else f"{one.rates} {one.said}".strip() for one in told]
+        out.append((axis, section, [f"{one.who}: {text}" for one, text in zip(told, said, strict=True)]))
     return out
 
 
@@ -305,7 +306,8 @@ def _design(grid: Grid, axis: Axis) -> list[str]:
     runs = grid.results.evaluated
     unit, within = crossing(runs, axis.column, _made_of(grid.results, axis), grid.results.settings)
     told = f"{capitalised(axis.title)}: N = {len(runs)} runs, {values_in_words(runs, axis)}. "
-    told += f"Compared are runs of the same {listed([*unit, *within])}."
+    alike = [name for name in (*unit, *within) if name != axis.column and runs[name].n_unique() > 1]
+    told += f"Compared are runs of the same {listed(alike)}." if alike else "Nothing else varies."
     derived = {name for name, parts in known_settings().items() if _follows(parts[0], name)}
     settings = [
         name for name in grid.results.settings if name not in derived and name not in (*SEED_AXES, "q", *SOURCES)

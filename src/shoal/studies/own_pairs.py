@@ -95,8 +95,8 @@ def pairs_section(pairing: Pairing, every: pl.DataFrame, labels: Mapping[str, st
         f"pairs-{pairing.key}", every, title, base, "superiority", told, f"one for each {pairing.pairs}"
     )
     table = comparison_table(f"pairs-{pairing.key}", every, base, told, f"runs of the same {pairing.pairs}")
-    sentence = comparison_sentence(every, pairing.baseline, told, pairing.axis.title)
-    return f"{pairing.who}: {sentence}", Section(title, comparison_notes(shown, told), [figure], [table])
+    sentence = comparison_sentence(every, base, told, pairing.pairs)
+    return f"{pairing.who}, {sentence}", Section(title, comparison_notes(shown, told), [figure], [table])
 
 
 def metric_labels(results: Results, asked: Sequence[tuple[str, str, bool]], form: Waited) -> dict[str, str]:
@@ -163,11 +163,13 @@ def _pairing(
     own = own.with_columns(pl.concat_str("_unit", *settings).alias("_pair"))
     if own.select("_value", "_pair").is_duplicated().any():  # as of an outside part in two versions
         return None
+    # of times that nobody has every pair is a tie, which would only weaken the other tests
+    metrics = [metric for metric in metrics if metric.observed is None or own[metric.observed].any()]
     found = compare(own, metrics, "_value", names[baseline], "_pair", unit="_unit" if within else None)
     if not found["n"].sum():
         return None
     key = "-".join([axis.column, *([] if model is None else [short(model)])])
-    pairs = listed(unit) + (f" and {listed(within)}, averaged over these" if within else "")
+    pairs = listed(unit) + (f" and {listed(within)}, averaged over {listed(within)}" if within else "")
     who = model_label(model or results.models[0]) if model or len(results.models) == 1 else "All models"
     found = found.with_columns(pl.concat_str(pl.lit(f"{key}:"), "metric").alias("metric"))
     return Pairing(axis, who, key, names[baseline], pairs, found)

@@ -152,12 +152,14 @@ class Told:
     Attributes:
         who: the runs and the threshold, in words.
         said: the sentence, or the question that it will answer.
-        rates: how many of them got there, and when, in a sentence; nothing where none did or it cannot be told.
+        rates: how many of them got there, and when, in a sentence; nothing where it cannot be told.
+        nobody: none of them got there.
     """
 
     who: str
     said: str | TimesQuestion
     rates: str = ""
+    nobody: bool = False
 
 
 def times_sections(results: Results, axes: Mapping[str, Axis], form: Waited) -> list[Section]:
@@ -217,11 +219,11 @@ def _times(results: Results, axis: Axis, form: Waited, by: str) -> tuple[Section
             who = f"{capitalised(name)}, {there}"
             tables.append(survival_table(f"{prefix}-{tag}", named, axis.title, f"{reached} ({name})"))
             if not named["observed"].any():
-                words.append(Told(who, none_got_there(named)))
+                words.append(Told(who, none_got_there(named), rates_sentence(named, axis.title), nobody=True))
                 continue
             title = f"{capitalised(name)}: reached {there}"
             figures.append(survival_figure(f"{prefix}-{tag}", named, axis.title, title, reached, log_x=True))
-            rates = rates_sentence(named, axis.title, there)
+            rates = rates_sentence(named, axis.title)
             words.append(Told(who, TimesQuestion(named, axis.title, unit, within), rates))
     title = "Time to generalise" if results.measures.generalised else f"Time to reach {shown.symbol_of('valid')}"
     return Section(f"{title}{', ' * bool(by)}{by}", [], figures, tables), words
