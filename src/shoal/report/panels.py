@@ -24,6 +24,7 @@ MOST_BANDS = 12  # curves; the bands of more hide each other
 _MOST_POINTS = 1_000  # of a panel; of more those at the same place are drawn once
 _CELLS = 150  # places along each axis of a panel: about its pixels
 _PLACE = "_place"  # column of the places of names
+_BESIDE = 0.6  # width that the colours of one name share, of the distance of two names
 _LETTERS = 26  # of all names of an axis, beside each other
 _PANEL = {"width": 250, "height": 170}
 _SPACED = alt.Axis(format="~s", labelExpr=STEPS_LABEL, labelOverlap="greedy", labelSeparation=6)
@@ -133,8 +134,9 @@ def summary_panels(
         panels: the quantities, one panel each.
         columns: panels side by side.
     """
+    asked = x
     if x.names:
-        extrema, x, along = _in_places(extrema, x)
+        extrema, x, along = _in_places(extrema, x, colour)
     else:
         along = _along(sorted(extrema[x.column].unique().to_list()), x)
     charts, told, size = [], [], {"width": 170, "height": 150}
@@ -146,8 +148,8 @@ def summary_panels(
         charts.append(_summary_panel(_timed(kept, panel), x, colour, panel, along).properties(**size))
         timed = _timed(kept, panel)
         known = timed.filter("settled") if "settled" in timed.columns else timed  # what is drawn hollow is no value
-        ends = known.group_by(x.column).agg(pl.col(panel.column).mean()).sort(x.column)
-        told.append(f"{panel.title} {_ends_in_words(ends, x, panel.column) if len(ends) else 'never'}")
+        ends = known.group_by(asked.column).agg(pl.col(panel.column).mean()).sort(asked.column)
+        told.append(f"{panel.title} {_ends_in_words(ends, asked, panel.column) if len(ends) else 'never'}")
     alternative = f"{title}. Means over all runs at the ends of the axis: {'; '.join(told)}."
     return styled(alt.concat(*charts, columns=columns, title=title), alternative)
 
@@ -158,16 +160,24 @@ def _along(values: Sequence[float], x: Axis) -> alt.X:
     if x.log is not None:
         scale = alt.Scale(type="log", base=x.log, nice=False, padding=12)
     # with its digits said: left alone, 0.25 and 0.75 are rounded to what tells ticks apart
-    ticks = alt.Axis(values=values, format=".4~g") if len(values) <= 10 and x.log != 10 else _SPACED
+    few = len(values) <= 10 and (x.log != 10 or max(values) < 1)  # large ones are told by prefixes
+    ticks = alt.Axis(values=values, format=".4~g", labelOverlap="greedy") if few else _SPACED
     return alt.X(f"{x.column}:Q", title=x.title, scale=scale, axis=ticks)
 
 
-def _in_places(extrema: pl.DataFrame, x: Axis) -> tuple[pl.DataFrame, Axis, alt.X]:
-    """Names as the places 0, 1, … of an axis whose ticks bear them; the axis then has these numbers as its values."""
+def _in_places(extrema: pl.DataFrame, x: Axis, colour: Axis) -> tuple[pl.DataFrame, Axis, alt.X]:
+    """Names as the places 0, 1, … of an axis whose ticks bear them, and each colour a little beside the others."""
     shown = [(key, name) for key, name in x.names if key in set(extrema[x.column])]
     places = {key: float(place) for place, (key, _) in enumerate(shown)}
-    placed = extrema.with_columns(pl.col(x.column).replace_strict(places, return_dtype=pl.Float64).alias(_PLACE))
+    place = pl.col(x.column).replace_strict(places, return_dtype=pl.Float64)
     names = [name for _, name in shown]
+    there = [] if colour.column == x.column else sorted(extrema[colour.column].unique().to_list())
+    colours = [key for key, _ in colour.names if key in there] if colour.names else there
+    if len(colours) > 1:
+        step = _BESIDE / len(colours)
+        asides = {value: step * (i - (len(colours) - 1) / 2) for i, value in enumerate(colours)}
+        place += pl.col(colour.column).replace_strict(asides, return_dtype=pl.Float64)
+    placed = extrema.with_columns(place.alias(_PLACE))
     ticks = alt.Axis(
         values=list(places.values()),
         labelExpr=f"{json.dumps(names)}[datum.value]",
@@ -176,8 +186,7 @@ def _in_places(extrema: pl.DataFrame, x: Axis) -> tuple[pl.DataFrame, Axis, alt.
         grid=False,
     )
     scale = alt.Scale(domain=[-0.5, len(names) - 0.5], nice=False, zero=False)
-    axis = Axis(_PLACE, x.title, names=tuple((places[key], name) for key, name in shown))
-    return placed, axis, alt.X(f"{_PLACE}:Q", title=x.title, scale=scale, axis=ticks)
+    return placed, Axis(_PLACE, x.title, names=x.names), alt.X(f"{_PLACE}:Q", title=x.title, scale=scale, axis=ticks)
 
 
 def _summary_panel(runs: pl.DataFrame, x: Axis, colour: Axis, panel: Panel, along: alt.X) -> Chart:
