@@ -46,7 +46,8 @@ def report_by(options: Options, is_of_studies: bool) -> int:
     from shoal.lab import Lab
     from shoal.report import check_drawing
     from shoal.report.console import print_damage
-    from shoal.studies.own_grid import own_grid, report_own_grid
+    from shoal.studies.own_axes import own_grid
+    from shoal.studies.own_grid import report_own_grid
     from shoal.studies.results import Results
 
     lab = Lab(options.lab)

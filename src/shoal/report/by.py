@@ -44,14 +44,15 @@ def check_axes(runs: pl.DataFrame, names: Sequence[str]) -> list[str]:
         UserError: there is no such column, the runs have one value of it, or it is named twice.
     """
     known = [name for name in runs.columns if name not in _NOT_ASKED]
+    followed = [name for name in SEEDS if name in known and runs[name].equals(runs["seed"], check_names=False)]
     differing = [name for name in known if runs[name].n_unique() > 1]
+    told = " ".join(name for name in differing if name not in followed) or "nothing"
     found: list[str] = []
     for word in names:
         name = word.replace("-", "_")
         if name not in known:
             raise UserError(
-                f"--by {word}: no run here has such a setting; these runs differ in {' '.join(differing) or 'nothing'}"
-                f"{nearest(name, known)}"
+                f"--by {word}: no run here has such a setting; these runs differ in {told}{nearest(name, known)}"
             )
         if name in found:
             raise UserError(f"--by names {name} twice; each setting is an axis once")
@@ -59,7 +60,7 @@ def check_axes(runs: pl.DataFrame, names: Sequence[str]) -> list[str]:
             value = setting_text(runs[name][0])
             raise UserError(
                 f"--by {word}: all {len(runs)} runs have {name} {value}, and an axis needs two values; they differ in "
-                f"{' '.join(differing) or 'nothing'}{nearest(name, differing)}"
+                f"{told}{nearest(name, differing)}"
             )
         found.append(name)
     return found
@@ -95,7 +96,7 @@ def axis_of(runs: pl.DataFrame, name: str) -> tuple[Axis, pl.Expr | None]:
 
 
 def value_name(setting: str, value: Any) -> str:
-    """What a value of a setting is called: ``GPT``, ``true``, ``none``, ``0.5``; of a part from outside its class."""
+    """A name for a value of a setting: ``GPT``, ``true``, ``none``, ``0.5``; of a part from outside its class."""
     if value is None:
         return "none"
     if setting == "model":
@@ -126,7 +127,7 @@ def _unevenness(ordered: Sequence[float]) -> float:
 
 
 def values_in_words(runs: pl.DataFrame, axis: Axis, most: int = 8) -> str:
-    """``0.25 (4), 0.5 (4) and 1 (4)``: the values with how many runs have each; of many the ends."""
+    """Values of an axis with how many runs have each: ``0.25 (4), 0.5 (4) and 1 (4)``; of many the ends."""
     counts = runs.group_by(axis.column, maintain_order=True).len().rows()
     names = dict(axis.names)
     order = {name: place for place, name in enumerate(names)}

@@ -187,10 +187,10 @@ def comparison_sentence(
     parts: dict[str, list[str]] = {}
     for row in named.filter(pl.col("variant").is_in(told)).rows(named=True):
         corrected = "no test" if row["p_holm"] is None else f"corrected {p_value(row['p_holm'])}"
-        parts.setdefault(row["variant"], []).append(
-            f"{row['metric']} {with_interval(row['mean_difference'], row['low'], row['high'])} "
-            f"(better in {row['better']} of {row['n']}, {corrected})"
-        )
+        cut = f", cut off at step {number(row['horizon'])}," if row["n_censored"] else ""
+        mean = with_interval(row["mean_difference"], row["low"], row["high"])
+        told_of = f"{row['metric']}{cut} {mean} (better in {row['better']} of {row['n']}, {corrected})"
+        parts.setdefault(row["variant"], []).append(told_of)
     clause = "; ".join(f"{variant} {', '.join(own)}" for variant, own in parts.items())
     left = len(clear) - len(parts)
     more = f"; {counted(left, 'value')} more in the table" if left else ""

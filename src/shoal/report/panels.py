@@ -224,7 +224,7 @@ def _summary_panel(runs: pl.DataFrame, x: Axis, colour: Axis, panel: Panel, alon
     return alt.layer(*layers)
 
 
-def _means(means: pl.DataFrame, is_joined: bool) -> alt.Chart:
+def _means(means: pl.DataFrame, is_joined: bool) -> Any:
     """Means as a line; those of names, between which nothing lies, as dashes."""
     chart = alt.Chart(means)
     return chart.mark_line(strokeWidth=1.6) if is_joined else chart.mark_tick(orient="horizontal", thickness=2, size=16)

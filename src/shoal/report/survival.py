@@ -118,7 +118,7 @@ def survival_table(name: str, times: pl.DataFrame, by: str, reached: str = REACH
 
 
 def rates_sentence(times: pl.DataFrame, by: str, most: int = 6) -> str:
-    """How many runs of each group got there, with Wilson's interval of their rate, and their median step.
+    """Rates of the runs of each group that got there, with Wilson's intervals, and their median steps.
 
     Args:
         times: as for :func:`survival_table`.

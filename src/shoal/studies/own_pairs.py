@@ -49,24 +49,23 @@ class Pairing:
 
 
 def paired(
-    results: Results, axes: Sequence[Axis], asked: Sequence[tuple[str, str, bool]], form: Waited
+    axes: Sequence[tuple[Axis, Results]], asked: Sequence[tuple[str, str, bool]], form: Waited
 ) -> tuple[list[Pairing], pl.DataFrame]:
     """Every axis but seeds: of names each value beside the baseline, of numbers the largest beside the smallest.
 
     Args:
-        results: the runs.
-        axes: settings.
+        axes: settings, with the runs of each.
         asked: best values to compare: column, symbol, and whether small is good.
         form: thresholds; times to reach them are compared, too.
 
     Returns:
         What shares seeds; and all of it in one frame, p values corrected for their number (Holm).
     """
-    frame, metrics = _measured(results, asked, form)
     found = []
-    for axis in axes:
+    for axis, results in axes:
         if axis.column in SEED_AXES or axis.column == "parameters":
             continue
+        frame, metrics = _measured(results, asked, form)
         models = [None] if axis.column == "model" or len(results.models) == 1 else results.models
         for model in models:
             own = frame if model is None else frame.filter(model=model)

@@ -60,7 +60,7 @@ class Waited(Protocol):
 
     @property
     def stayed(self) -> str:
-        """What follows ``A_val ≥ 0.9`` in words where reaching it once is not enough."""
+        """Words after ``A_val ≥ 0.9`` where reaching it once is not enough."""
 
 
 def curves_figure(
@@ -71,8 +71,10 @@ def curves_figure(
     panels: Sequence[Panel] | None = None,
     over: str = "seeds",
 ) -> Figure:
-    """What was measured on both splits against the step, coloured by a setting; ``over`` says in what else the runs
-    differ. Of equations these are L_train, L_val, A_train and A_val."""
+    """Curves of all that was measured on both splits, coloured by a setting; ``over`` says in what else runs differ.
+
+    Of equations these are L_train, L_val, A_train and A_val.
+    """
     measures = results.measures
     panels = panels_of(measures) if panels is None else panels
     n = number_of_runs(results.curves, [colour.column])
@@ -123,7 +125,7 @@ def summary_figure(
 
 
 def times_of(results: Results, form: Waited, threshold: float, column: str | None = None) -> pl.DataFrame:
-    """When each run reached a threshold, and stayed there as the form asks, beside its settings, and ``followed``.
+    """Times at which runs reached a threshold, and stayed as the form asks, beside their settings, and ``followed``.
 
     Without a ``column``, of the measure that says most of these runs, on the validation split.
 
@@ -147,7 +149,7 @@ def times_of(results: Results, form: Waited, threshold: float, column: str | Non
 
 @dataclass(frozen=True)
 class Told:
-    """Of which runs a sentence about times is, and what it says.
+    """A sentence about times, and the runs that it is of.
 
     Attributes:
         who: the runs and the threshold, in words.
@@ -173,15 +175,15 @@ def times_sections(results: Results, axes: Mapping[str, Axis], form: Waited) -> 
     Returns:
         A section for each setting; all their log-rank tests are corrected together.
     """
-    found = times_told(results, axes, form)
+    found = times_told({by: (axis, results) for by, axis in axes.items()}, form)
     return [
         replace(section, paragraphs=[f"{told.who}: {told.said}" for told in sentences]) for section, sentences in found
     ]
 
 
-def times_told(results: Results, axes: Mapping[str, Axis], form: Waited) -> list[tuple[Section, list[Told]]]:
-    """The sections of :func:`times_sections` without their sentences, and these sentences, of each."""
-    drafts = [_times(results, axis, form, by) for by, axis in axes.items()]
+def times_told(axes: Mapping[str, tuple[Axis, Results]], form: Waited) -> list[tuple[Section, list[Told]]]:
+    """The sections of :func:`times_sections` without their sentences, and these sentences, of each setting and runs."""
+    drafts = [_times(results, axis, form, by) for by, (axis, results) in axes.items()]
     questions = [told.said for _, words in drafts for told in words if not isinstance(told.said, str)]
     answers = iter(logrank_sentences(questions))
     return [

@@ -77,6 +77,18 @@ class Results:
             setattr(both, part, pl.concat(frames, how="diagonal_relaxed"))
         return both
 
+    def once(self) -> "Results":
+        """Each run once: of one that is in several of what was joined the first, which says all that it has to say."""
+        run = self.runs["run"].str.split(":").list.last()
+        if run.n_unique() == len(run):
+            return self
+        kept = object.__new__(Results)
+        kept.records, kept.measured, kept.damage, kept.measures = self.records, self.measured, {}, self.measures
+        kept.runs = self.runs.filter(run.is_first_distinct())
+        kept.specs = {own: self.specs[own] for own in kept.runs["run"]}
+        kept.curves = self.curves.filter(pl.col("run").is_in(kept.runs["run"].to_list()))
+        return kept
+
     def _sizes(self) -> dict[str, int]:
         return {run: count_run_parameters(spec) for run, spec in self.specs.items()}
 
