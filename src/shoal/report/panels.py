@@ -1,6 +1,5 @@
 """Figures of several panels: curves told apart by a colour bar, and summaries against a setting."""
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,6 +8,7 @@ import altair as alt
 import polars as pl
 
 from shoal.measures import EQUATIONS, Measures
+from shoal.report.along import along_numbers, in_places, marked_means
 from shoal.report.each_run import model_label
 from shoal.report.figures import STEPS_LABEL, Chart, log_steps, styled
 from shoal.report.gaps import broken, with_gaps
@@ -23,11 +23,7 @@ from shoal.report.words import listed, number
 MOST_BANDS = 12  # curves; the bands of more hide each other
 _MOST_POINTS = 1_000  # of a panel; of more those at the same place are drawn once
 _CELLS = 150  # places along each axis of a panel: about its pixels
-_PLACE = "_place"  # column of the places of names
-_BESIDE = 0.6  # width that the colours of one name share, of the distance of two names
-_LETTERS = 26  # of all names of an axis, beside each other
 _PANEL = {"width": 250, "height": 170}
-_SPACED = alt.Axis(format="~s", labelExpr=STEPS_LABEL, labelOverlap="greedy", labelSeparation=6)
 
 
 @dataclass(frozen=True)
@@ -136,9 +132,9 @@ def summary_panels(
     """
     asked = x
     if x.names:
-        extrema, x, along = _in_places(extrema, x, colour)
+        extrema, x, along = in_places(extrema, x, colour)
     else:
-        along = _along(sorted(extrema[x.column].unique().to_list()), x)
+        along = along_numbers(sorted(extrema[x.column].unique().to_list()), x)
     charts, told, size = [], [], {"width": 170, "height": 150}
     for panel in panels:
         kept = _finite(extrema, panel)
@@ -152,41 +148,6 @@ def summary_panels(
         told.append(f"{panel.title} {_ends_in_words(ends, asked, panel.column) if len(ends) else 'never'}")
     alternative = f"{title}. Means over all runs at the ends of the axis: {'; '.join(told)}."
     return styled(alt.concat(*charts, columns=columns, title=title), alternative)
-
-
-def _along(values: Sequence[float], x: Axis) -> alt.X:
-    """The axis of numbers."""
-    scale = alt.Scale(zero=False, nice=False, padding=12)
-    if x.log is not None:
-        scale = alt.Scale(type="log", base=x.log, nice=False, padding=12)
-    # with its digits said: left alone, 0.25 and 0.75 are rounded to what tells ticks apart
-    few = len(values) <= 10 and (x.log != 10 or max(values) < 1)  # large ones are told by prefixes
-    ticks = alt.Axis(values=values, format=".4~g", labelOverlap="greedy") if few else _SPACED
-    return alt.X(f"{x.column}:Q", title=x.title, scale=scale, axis=ticks)
-
-
-def _in_places(extrema: pl.DataFrame, x: Axis, colour: Axis) -> tuple[pl.DataFrame, Axis, alt.X]:
-    """Names as the places 0, 1, … of an axis whose ticks bear them, and each colour a little beside the others."""
-    shown = [(key, name) for key, name in x.names if key in set(extrema[x.column])]
-    places = {key: float(place) for place, (key, _) in enumerate(shown)}
-    place = pl.col(x.column).replace_strict(places, return_dtype=pl.Float64)
-    names = [name for _, name in shown]
-    there = [] if colour.column == x.column else sorted(extrema[colour.column].unique().to_list())
-    colours = [key for key, _ in colour.names if key in there] if colour.names else there
-    if len(colours) > 1:
-        step = _BESIDE / len(colours)
-        asides = {value: step * (i - (len(colours) - 1) / 2) for i, value in enumerate(colours)}
-        place += pl.col(colour.column).replace_strict(asides, return_dtype=pl.Float64)
-    placed = extrema.with_columns(place.alias(_PLACE))
-    ticks = alt.Axis(
-        values=list(places.values()),
-        labelExpr=f"{json.dumps(names)}[datum.value]",
-        labelAngle=-30 if max(map(len, names)) * len(names) > _LETTERS else 0,
-        labelLimit=110,
-        grid=False,
-    )
-    scale = alt.Scale(domain=[-0.5, len(names) - 0.5], nice=False, zero=False)
-    return placed, Axis(_PLACE, x.title, names=x.names), alt.X(f"{_PLACE}:Q", title=x.title, scale=scale, axis=ticks)
 
 
 def _summary_panel(runs: pl.DataFrame, x: Axis, colour: Axis, panel: Panel, along: alt.X) -> Chart:
@@ -209,7 +170,7 @@ def _summary_panel(runs: pl.DataFrame, x: Axis, colour: Axis, panel: Panel, alon
         alt.Chart(whole)
         .mark_rule(strokeWidth=1.2, strokeOpacity=0.7)
         .encode(along, _y(panel, "low"), alt.Y2("high"), paint),
-        _means(means, is_joined=not x.names).encode(along, _y(panel, "mean"), paint, alt.Detail("shade:N")),
+        marked_means(means, is_joined=not x.names).encode(along, _y(panel, "mean"), paint, alt.Detail("shade:N")),
         alt.Chart(points.filter(~pl.col("settled")).select(shown))
         .mark_point(size=18, strokeWidth=1.2, opacity=1, strokeOpacity=0.7)
         .encode(along, _y(panel, column), paint),
@@ -222,12 +183,6 @@ def _summary_panel(runs: pl.DataFrame, x: Axis, colour: Axis, panel: Panel, alon
         bars = width.mark_rule(strokeWidth=3, strokeOpacity=0.25)
         layers.insert(0, bars.encode(along, _y(panel, "after"), alt.Y2(column), paint))
     return alt.layer(*layers)
-
-
-def _means(means: pl.DataFrame, is_joined: bool) -> Any:
-    """Means as a line; those of names, between which nothing lies, as dashes."""
-    chart = alt.Chart(means)
-    return chart.mark_line(strokeWidth=1.6) if is_joined else chart.mark_tick(orient="horizontal", thickness=2, size=16)
 
 
 def _timed(runs: pl.DataFrame, panel: Panel) -> pl.DataFrame:
