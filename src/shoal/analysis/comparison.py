@@ -149,8 +149,8 @@ def compare(
         setting: the column that tells variants apart.
         baseline: the value with which the others are compared.
         pair: the column in which the runs of a pair agree.
-        resamples: of the test, where the patterns of signs are too many to count.
-        seed: of these.
+        resamples: number of random patterns of signs, where all patterns are too many to count.
+        seed: seed of the random patterns.
         unit: the column of what several pairs share, such as a seed at several values of another setting. Their
             differences are averaged first: each unit counts once, as if it were a pair.
 
@@ -175,9 +175,9 @@ def compare(
     rows = []
     for variant in variants:
         for metric in metrics:
-            found = pairs(frame, metric, setting, variant, baseline, pair)
-            told = _compared(found, metric, resamples, seed, units)
-            rows.append({"variant": str(variant), "metric": metric.column} | told)
+            paired = pairs(frame, metric, setting, variant, baseline, pair)
+            figures = _compared(paired, metric, resamples, seed, units)
+            rows.append({"variant": str(variant), "metric": metric.column} | figures)
     if not rows:
         raise UserError(f"there is nothing to compare with {setting}={baseline!r}: no run has another value")
     lists = dict.fromkeys(("missing_baseline", "missing_variant"), pl.List(frame.schema[pair]))
@@ -190,3 +190,63 @@ _SHARES = ("superiority", "superiority_low", "superiority_high", "p", "smallest_
 _OVERRIDES: dict[str, Any] = {"horizon": pl.Float64, **dict.fromkeys((*_NUMBERS, *_SHARES), pl.Float64)}
 
 
+def _units(frame: pl.DataFrame, pair: str, unit: str) -> pl.DataFrame:
+    """``pair`` and the ``unit`` of each."""
+    check_columns(frame, [pair, unit])
+    units = frame.select(pl.col(pair).alias("pair"), pl.col(unit).alias("unit")).unique(maintain_order=True)
+    if len(twice := units.filter(units["pair"].is_duplicated())):
+        raise UserError(f"the runs of pair {twice['pair'][0]!r} are of several {unit}; a pair lies within one")
+    return units
+
+
+def _averaged(complete: pl.DataFrame, units: pl.DataFrame) -> pl.DataFrame:
+    """Complete pairs as one row per unit: means of differences and scores, and whether any was censored."""
+    joined = complete.join(units, on="pair", how="left", maintain_order="left")
+    means = joined.group_by("unit", maintain_order=True).agg(
+        pl.col("difference", "score").mean(), pl.col("censored").any(), pl.col("horizon").first()
+    )
+    # the rounding of a mean of differences that cancel is no difference
+    sizes = joined.group_by("unit", maintain_order=True).agg(pl.col("difference", "score").abs().max().name.suffix("_"))
+    return means.join(sizes, on="unit", maintain_order="left").with_columns(
+        pl.when(pl.col(name).abs() > 1e-12 * pl.col(f"{name}_")).then(name).otherwise(0.0).alias(name)
+        for name in ("difference", "score")
+    )
+
+
+def _compared(
+    paired: pl.DataFrame, metric: Metric, resamples: int, seed: int, units: pl.DataFrame | None
+) -> dict[str, Any]:
+    complete = paired.filter(pl.col("difference").is_not_null())
+    if units is not None:
+        complete = _averaged(complete, units)
+    differences, scores = complete["difference"].to_numpy(), complete["score"].to_numpy()
+    n, n_censored = len(complete), int(complete["censored"].sum())
+    better, worse = int((scores > 0).sum()), int((scores < 0).sum())
+    low, high, _ = student(differences.tolist())
+    share, share_low, share_high = superiority(scores)
+    oriented = differences if metric.larger_is_better else -differences
+    d_z, d_z_low, d_z_high = (None, None, None) if n_censored else cohens_d_z(oriented)
+    p, smallest = sign_flip_test(scores, resamples, seed)
+    return {
+        "n": n,
+        "missing_baseline": paired.filter(pl.col("baseline").is_null())["pair"].to_list(),
+        "missing_variant": paired.filter(pl.col("variant").is_null())["pair"].to_list(),
+        "n_censored": n_censored,
+        "horizon": complete["horizon"][0] if n else None,
+        "mean_difference": float(differences.mean()) if n else None,
+        "low": low,
+        "high": high,
+        "median_difference": float(np.median(differences)) if n else None,
+        "d_z": d_z,
+        "d_z_low": d_z_low,
+        "d_z_high": d_z_high,
+        "rank_biserial": rank_biserial(scores),
+        "better": better,
+        "worse": worse,
+        "tied": n - better - worse,
+        "superiority": share,
+        "superiority_low": share_low,
+        "superiority_high": share_high,
+        "p": p,
+        "smallest_p": smallest,
+    }

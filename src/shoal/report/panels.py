@@ -49,7 +49,7 @@ class Axis:
 
 
 MODEL = Axis("model", "model", names=tuple((name, model_label(name)) for name in ("lstm", "gpt")))
-MODELS = dict(MODEL.names)  # those of the practical, whose questions the studies ask
+MODELS: dict[str, str] = dict(MODEL.names)  # those of the practical, whose questions the studies ask
 
 
 CURVES, BEST = panels_of(EQUATIONS), best_panels_of(EQUATIONS)
