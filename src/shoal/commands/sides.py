@@ -62,7 +62,7 @@ def report_by(options: Options, is_of_studies: bool) -> int:
     report = report_own_grid(grid, sides.results, _command(options), [*sides.unreadable, *sides.notes], sides.sections)
     show_report(report, folder)
     code = print_damage({}, 0, sides.unreadable)
-    return code | int(any(own.damage for own in sides.results.values()))
+    return code | int(any(one.damage for one in sides.results.values()))
 
 
 def _axes(options: Options, column: str) -> list[str]:
@@ -79,9 +79,9 @@ def _labs(lab: "Lab", options: Options) -> "dict[str, Lab]":
     if options.other_lab is None:
         return {lab.path.name: lab}
     other = Lab(options.other_lab)
-    for own in (lab, other):
-        if not is_there(own.path):
-            raise UserError(f"there is no lab {own.path}")
+    for one in (lab, other):
+        if not is_there(one.path):
+            raise UserError(f"there is no lab {one.path}")
     if other.path.resolve() == lab.path.resolve():
         raise UserError(f"--other-lab {options.other_lab} is the lab of --lab {options.lab}; name another")
     names = (lab.path.resolve().name, other.path.resolve().name)
@@ -96,20 +96,20 @@ def _of_runs(labs: "Mapping[str, Lab]", options: Options) -> Sides:
     """
     from shoal.studies.results import Results
 
-    found: dict[str, Records] = {}
+    chosen: dict[str, Records] = {}
     unreadable, notes = [], []
     named = _named(labs, options.what)
-    for name, own in labs.items():
-        lines = [] if options.what else own.unreadable()
-        records = own.records(named[name] if options.what else None)
+    for name, lab in labs.items():
+        lines = [] if options.what else lab.unreadable()
+        records = lab.records(named[name] if options.what else None)
         if len(records) == 0:
             which = f"none of the runs {' '.join(options.what)}" if options.what else "no runs"
-            raise UserError("; ".join([f"lab {own.path} holds {which}", *lines]))
+            raise UserError("; ".join([f"lab {lab.path} holds {which}", *lines]))
         unreadable += lines
         notes += [f"{name}: {line}" if len(labs) > 1 else line for line in unmatched(records, options)]
-        found[name] = choose(records.snapshot(), options, lines)
-    _check_task(found)
-    results = {name: Results(records) for name, records in found.items()}
+        chosen[name] = choose(records.snapshot(), options, lines)
+    _check_task(chosen)
+    results = {name: Results(records) for name, records in chosen.items()}
     return Sides(results, "lab" if len(labs) > 1 else "", unreadable, notes)
 
 
@@ -146,17 +146,19 @@ def _of_studies(labs: "Mapping[str, Lab]", options: Options) -> Sides:
     pages: dict[str, tuple[Lab, Page]] = {}
     unreadable: list[str] = []
     for name, lab in labs.items():
-        own, lines = _pages(lab, options.what)
+        forms, lines = _pages(lab, options.what)
         unreadable += lines
-        if len(labs) > 1 and len(own) > 1:
-            raise UserError(f"with --other-lab one form stands beside itself, got {' '.join(own)}")
-        pages |= {name if len(labs) > 1 else page: (lab, found) for page, found in own.items()}
+        if len(labs) > 1 and len(forms) > 1:
+            raise UserError(f"with --other-lab one form stands beside itself, got {' '.join(forms)}")
+        pages |= {name if len(labs) > 1 else form: (lab, page) for form, page in forms.items()}
     results = {name: results_of(lab, page.note) for name, (lab, page) in pages.items()}
-    _check_task({name: own.records for name, own in results.items()})
+    _check_task({name: one.records for name, one in results.items()})
     if len(pages) == 1:
         return Sides(results, "", unreadable)
-    told = [f"{name}: {line}" for name, (_, page) in pages.items() for line in _answers(page, results[name])]
-    return Sides(results, "lab" if len(labs) > 1 else "form", unreadable, (), [Section("What each page answers", told)])
+    answers = [f"{name}: {line}" for name, (_, page) in pages.items() for line in _answers(page, results[name])]
+    return Sides(
+        results, "lab" if len(labs) > 1 else "form", unreadable, (), [Section("Answers of each page", answers)]
+    )
 
 
 def _pages(lab: "Lab", words: Sequence[str]) -> "tuple[dict[str, Page], list[str]]":
@@ -166,8 +168,8 @@ def _pages(lab: "Lab", words: Sequence[str]) -> "tuple[dict[str, Page], list[str
     pages: dict[str, Page] = {}
     unreadable: list[str] = []
     for word in words:
-        found, lines = find_pages(lab, word)
-        pages |= {page.name: page for page in found}
+        forms, lines = find_pages(lab, word)
+        pages |= {page.name: page for page in forms}
         unreadable += lines
     return pages, list(dict.fromkeys(unreadable))
 
@@ -179,7 +181,7 @@ def _answers(page: "Page", results: "Results") -> Sequence[str]:
 
 def _check_task(records: "Mapping[str, Records]") -> None:
     """Raise :class:`UserError` where runs are of several tasks: they do not measure the same."""
-    tasks = list(dict.fromkeys(task for own in records.values() for task in own.tasks))
+    tasks = list(dict.fromkeys(task for one in records.values() for task in one.tasks))
     if len(tasks) > 1:
         asked = " or ".join(f"--task {task}" for task in tasks)
         raise UserError(f"these runs are of {len(tasks)} tasks, and a page is of one: choose it with {asked}")

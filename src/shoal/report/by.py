@@ -46,24 +46,24 @@ def check_axes(runs: pl.DataFrame, names: Sequence[str]) -> list[str]:
     known = [name for name in runs.columns if name not in _NOT_ASKED]
     followed = [name for name in SEEDS if name in known and runs[name].equals(runs["seed"], check_names=False)]
     differing = [name for name in known if runs[name].n_unique() > 1]
-    told = " ".join(name for name in differing if name not in followed) or "nothing"
-    found: list[str] = []
+    choice = " ".join(name for name in differing if name not in followed) or "nothing"
+    checked: list[str] = []
     for word in names:
         name = word.replace("-", "_")
         if name not in known:
             raise UserError(
-                f"--by {word}: no run here has such a setting; these runs differ in {told}{nearest(name, known)}"
+                f"--by {word}: no run here has such a setting; these runs differ in {choice}{nearest(name, known)}"
             )
-        if name in found:
+        if name in checked:
             raise UserError(f"--by names {name} twice; each setting is an axis once")
         if name not in differing:
             value = setting_text(runs[name][0])
             raise UserError(
                 f"--by {word}: all {len(runs)} runs have {name} {value}, and an axis needs two values; they differ in "
-                f"{told}{nearest(name, differing)}"
+                f"{choice}{nearest(name, differing)}"
             )
-        found.append(name)
-    return found
+        checked.append(name)
+    return checked
 
 
 def axis_of(runs: pl.DataFrame, name: str) -> tuple[Axis, pl.Expr | None]:
@@ -132,7 +132,7 @@ def values_in_words(runs: pl.DataFrame, axis: Axis, most: int = 8) -> str:
     names = dict(axis.names)
     order = {name: place for place, name in enumerate(names)}
     counts.sort(key=lambda row: order[row[0]] if names else row[0])
-    told = [f"{names.get(value, setting_text(value))} ({n})" for value, n in counts]
-    if len(told) <= most:
-        return listed(told)
-    return f"{len(told)} values from {told[0]} to {told[-1]}"
+    texts = [f"{names.get(value, setting_text(value))} ({n})" for value, n in counts]
+    if len(texts) <= most:
+        return listed(texts)
+    return f"{len(texts)} values from {texts[0]} to {texts[-1]}"

@@ -1,4 +1,4 @@
-"""A page over any runs by the settings in which they differ: what a study's page has, for an own grid.
+"""A page over any runs by the settings in which they differ: all that a study's page has, for an own grid.
 
 Curves overlaid by each setting with bands over the rest, figures and tables of best values, trends along numbers, pairs
 on shared seeds, and when runs got there. Runs are compared that agree in all else: seeds and every other setting that
@@ -27,7 +27,7 @@ from shoal.studies.crossing import SEED_AXES, SOURCES, crossing
 from shoal.studies.own_axes import Grid, asked_of
 from shoal.studies.own_pairs import metric_labels, paired, pairs_section
 from shoal.studies.own_sources import lacking, provenances, twice
-from shoal.studies.parts import curves_figure, summary_figure, summary_table, times_told
+from shoal.studies.parts import curves_figure, summary_figure, summary_table, times_answers
 from shoal.studies.results import Results
 
 _MOST_PARTS = 6  # figures of curves for one axis
@@ -57,9 +57,9 @@ def report_own_grid(
     answers = [*lacking(sources), *twice(sources), *notes]
     for axis in grid.axes:
         answers += _design(grid, axis)
-        answers += [told for own, told in trends if own is axis]
-        answers += [told for one, (told, _) in zip(pairings, pairs, strict=True) if one.axis is axis]
-        answers += [told for own, _, sentences in times if own is axis for told in sentences]
+        answers += [sentence for of, sentence in trends if of is axis]
+        answers += [sentence for one, (sentence, _) in zip(pairings, pairs, strict=True) if one.axis is axis]
+        answers += [sentence for of, _, sentences in times if of is axis for sentence in sentences]
     titles = listed([axis.title for axis in grid.axes])
     return Report(
         title=f"Runs by {titles}",
@@ -81,24 +81,24 @@ def _trends(grid: Grid, asked: Sequence[tuple[str, str, bool | None]]) -> tuple[
     cases = []
     for axis in grid.axes:
         for model in [] if axis.names else grid.of(axis).models:
-            own = grid.of(axis).of(model=model)
-            if own.extrema[axis.column].n_unique() > 1:
+            runs = grid.of(axis).of(model=model)
+            if runs.extrema[axis.column].n_unique() > 1:
                 name = model_label(model) if len(grid.axes) == 1 else f"{model_label(model)} with {axis.title}"
-                cases.append(Case(name, own.extrema, axis, _made_of(own, axis), grid.results.settings))
+                cases.append(Case(name, runs.extrema, axis, _made_of(runs, axis), grid.results.settings))
     if not cases:
         return [], None
-    found, table = how_it_goes(cases, [(column, symbol) for column, symbol, _ in asked], "trends")
-    told = []
+    estimates, table = how_it_goes(cases, [(column, symbol) for column, symbol, _ in asked], "trends")
+    sentences = []
     for place, case in enumerate(cases):
-        trends = found[place * len(asked) : (place + 1) * len(asked)]
+        trends = estimates[place * len(asked) : (place + 1) * len(asked)]
         parts = [
             _goes(one, case.frame, column, symbol, small, grid.results.measures)
             for one, (column, symbol, small) in zip(trends, asked, strict=True)
         ]
         per = f"doubling of {case.axis.title}" if case.axis.log else f"unit of {case.axis.title}"
         who = f"{model_label(case.frame['model'][0])}, with {case.axis.title} (N = {len(case.frame)} runs)"
-        told.append((case.axis, f"{who}: {'; '.join(parts)}. Slopes [95 % over seeds] are per {per}."))
-    return told, table
+        sentences.append((case.axis, f"{who}: {'; '.join(parts)}. Slopes [95 % over seeds] are per {per}."))
+    return sentences, table
 
 
 def _goes(one: Trend, runs: pl.DataFrame, column: str, symbol: str, small: bool | None, measures: Measures) -> str:
@@ -125,9 +125,9 @@ def _times(grid: Grid) -> list[tuple[Axis, Section, list[str]]]:
         return []
     axes = {("" if len(grid.axes) == 1 else f"by {axis.title}"): (axis, grid.of(axis)) for axis in asked}
     out = []
-    for axis, (section, told) in zip(asked, times_told(axes, grid.waited), strict=True):
-        said = [one.rates if one.nobody else f"{one.rates} {one.said}".strip() for one in told]
-        out.append((axis, section, [f"{one.who}: {text}" for one, text in zip(told, said, strict=True)]))
+    for axis, (section, answers) in zip(asked, times_answers(axes, grid.waited), strict=True):
+        texts = [one.rates if one.nobody else f"{one.rates} {one.answer}".strip() for one in answers]
+        out.append((axis, section, [f"{one.who}: {text}" for one, text in zip(answers, texts, strict=True)]))
     return out
 
 
@@ -143,24 +143,24 @@ def _figures(grid: Grid, axis: Axis) -> list[Figure]:
         parts = grid.results.runs.select(held).unique(maintain_order=True).rows() if held else [()]
     for place, values in enumerate(parts):
         settings = dict(zip(held, values, strict=True))
-        own = (grid.results if set(SOURCES) & set(held) else grid.of(axis)).of(**settings)
-        if own.curves.is_empty():
+        shown = (grid.results if set(SOURCES) & set(held) else grid.of(axis)).of(**settings)
+        if shown.curves.is_empty():
             continue
         title = _titled(grid, settings, f"by {axis.title}")
         name = f"curves-{slug}" + (f"-{place}" if len(parts) > 1 else "")
-        figures.append(curves_figure(own, axis, name, title, over=_over(own, axis)))
+        figures.append(curves_figure(shown, axis, name, title, over=_over(shown, axis)))
     apart: list[str | None] = [None]
     if "model" in others and colour.column != "model":
         apart = [*grid.results.models]
     for model in apart:
         every = grid.results if colour.column in SOURCES else grid.of(axis)
-        own = every if model is None else every.of(model=model)
-        if own.curves.is_empty():
+        shown = every if model is None else every.of(model=model)
+        if shown.curves.is_empty():
             continue
         settings = {} if model is None else {"model": model}
         name = "-".join(["summary", slug, *([] if model is None else [str(apart.index(model))])])
         title = _titled(grid, settings, f"against {axis.title}")
-        figures.append(summary_figure(own, axis, colour, name, title, over=_over(own, axis, colour.column)))
+        figures.append(summary_figure(shown, axis, colour, name, title, over=_over(shown, axis, colour.column)))
     return figures
 
 
@@ -176,13 +176,13 @@ def _colour(grid: Grid, axis: Axis) -> Axis:
 def _titled(grid: Grid, settings: Mapping[str, Any], what: str) -> str:
     """``LSTM, layers L 2: by width d``."""
     titles = {axis.column: axis.title for axis in grid.axes}
-    told = [
+    parts = [
         value_name(name, value) if name == "model" else f"{titles.get(name, name)} {value_name(name, value)}"
         for name, value in settings.items()
     ]
-    if not told and len(grid.results.models) == 1:
-        told = [model_label(grid.results.models[0])]
-    return f"{', '.join(told) or 'All runs'} {what}"
+    if not parts and len(grid.results.models) == 1:
+        parts = [model_label(grid.results.models[0])]
+    return capitalised(f"{', '.join(parts) or 'All runs'} {what}")
 
 
 def _over(results: Results, axis: Axis, *more: str) -> str:
@@ -199,12 +199,12 @@ def _tables(grid: Grid, trends: Table | None) -> list[Table]:
 
 
 def _design(grid: Grid, axis: Axis) -> list[str]:
-    """How many runs have each value, in what runs agree that are compared, and what cannot be told from the axis."""
+    """A sentence: runs of each value, settings in which compared runs agree, and settings that go with the axis."""
     runs = grid.of(axis).evaluated
     unit, within = crossing(runs, axis.column, _made_of(grid.results, axis), grid.results.settings)
-    told = f"{capitalised(axis.title)}: N = {len(runs)} runs, {values_in_words(runs, axis)}. "
+    text = f"{capitalised(axis.title)}: N = {len(runs)} runs, {values_in_words(runs, axis)}. "
     alike = [name for name in (*unit, *within) if name != axis.column and runs[name].n_unique() > 1]
-    told += f"Compared are runs of the same {listed(alike)}." if alike else "Nothing else varies."
+    text += f"Compared are runs of the same {listed(alike)}." if alike else "Nothing else varies."
     derived = {name for name, parts in known_settings().items() if _follows(parts[0], name)}
     settings = [
         name for name in grid.results.settings if name not in derived and name not in (*SEED_AXES, "q", *SOURCES)
@@ -212,8 +212,8 @@ def _design(grid: Grid, axis: Axis) -> list[str]:
     settings = [name for name in settings if runs[name].null_count() == 0]
     going = [name for name in going_with(runs, axis.column, settings) if axis.column not in (_SIZE,)]
     if going:
-        told += f" With it {listed(going)} change{'s' * (len(going) == 1)}, whose effect cannot be told from its own."
-    return [told]
+        text += f" With it {listed(going)} change{'s' * (len(going) == 1)}, whose effect cannot be told from its own."
+    return [text]
 
 
 def _follows(part: Any, name: str) -> bool:
@@ -228,9 +228,9 @@ def _family(trends: Table | None, every: pl.DataFrame, times: Sequence[tuple[Axi
         "of trends": 0 if trends is None or trends.data is None else len(trends.data["p"].drop_nulls()),
         "of pairs": 0 if every.is_empty() else len(every["p"].drop_nulls()),
     }
-    told = [f"{n} {kind}" for kind, n in counts.items() if n]
+    parts = [f"{n} {kind}" for kind, n in counts.items() if n]
     n = sum("Log-rank test" in sentence for _, _, sentences in times for sentence in sentences)
-    told += [f"{n} log-rank"] * bool(n)
-    if not told:
+    parts += [f"{n} log-rank"] * bool(n)
+    if not parts:
         return []
-    return [f"Tests on this page: {listed(told)}; p values are corrected for all tests of their kind (Holm)."]
+    return [f"Tests on this page: {listed(parts)}; p values are corrected for all tests of their kind (Holm)."]

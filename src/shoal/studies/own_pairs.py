@@ -37,7 +37,7 @@ class Pairing:
         key: part of the names of figures and tables, and of the metrics.
         baseline: the value with which the others are compared, as a name.
         pairs: what the runs of a pair share, in words.
-        found: as from :func:`shoal.analysis.compare`, its metrics with the key before them.
+        comparison: as from :func:`shoal.analysis.compare`, its metrics with the key before them.
     """
 
     axis: Axis
@@ -45,7 +45,7 @@ class Pairing:
     key: str
     baseline: str
     pairs: str
-    found: pl.DataFrame
+    comparison: pl.DataFrame
 
 
 def paired(
@@ -61,21 +61,21 @@ def paired(
     Returns:
         What shares seeds; and all of it in one frame, p values corrected for their number (Holm).
     """
-    found = []
+    pairings = []
     for axis, results in axes:
         if axis.column in SEED_AXES or axis.column == "parameters":
             continue
         frame, metrics = _measured(results, asked, form)
         models = [None] if axis.column == "model" or len(results.models) == 1 else results.models
         for model in models:
-            own = frame if model is None else frame.filter(model=model)
-            if (one := _pairing(results, own, axis, model, metrics)) is not None:
-                found.append(one)
-    if not found:
+            runs = frame if model is None else frame.filter(model=model)
+            if (one := _pairing(results, runs, axis, model, metrics)) is not None:
+                pairings.append(one)
+    if not pairings:
         return [], pl.DataFrame()
-    every = pl.concat([one.found for one in found], how="vertical_relaxed")
+    every = pl.concat([one.comparison for one in pairings], how="vertical_relaxed")
     every = every.with_columns(pl.Series("p_holm", holm(every["p"].to_list()), dtype=pl.Float64))
-    return found, every
+    return pairings, every
 
 
 def pairs_section(pairing: Pairing, every: pl.DataFrame, labels: Mapping[str, str]) -> tuple[str, Section]:
@@ -86,16 +86,16 @@ def pairs_section(pairing: Pairing, every: pl.DataFrame, labels: Mapping[str, st
         every: all that the page compares.
         labels: of the metrics, by column.
     """
-    told = {f"{pairing.key}:{column}": label for column, label in labels.items()}
+    metrics = {f"{pairing.key}:{column}": label for column, label in labels.items()}
     base = f"{pairing.axis.title} {pairing.baseline}"
     title = f"Beside {base}, {pairing.who}"
-    shown = every.filter(pl.col("metric").is_in(list(told)))
+    shown = every.filter(pl.col("metric").is_in(list(metrics)))
     figure = comparison_figure(
-        f"pairs-{pairing.key}", every, title, base, "superiority", told, f"one for each {pairing.pairs}"
+        f"pairs-{pairing.key}", every, title, base, "superiority", metrics, f"one for each {pairing.pairs}"
     )
-    table = comparison_table(f"pairs-{pairing.key}", every, base, told, f"runs of the same {pairing.pairs}")
-    sentence = comparison_sentence(every, base, told, pairing.pairs)
-    return f"{pairing.who}, {sentence}", Section(title, comparison_notes(shown, told), [figure], [table])
+    table = comparison_table(f"pairs-{pairing.key}", every, base, metrics, f"runs of the same {pairing.pairs}")
+    sentence = comparison_sentence(every, base, metrics, pairing.pairs)
+    return f"{pairing.who}, {sentence}", Section(title, comparison_notes(shown, metrics), [figure], [table])
 
 
 def metric_labels(results: Results, asked: Sequence[tuple[str, str, bool]], form: Waited) -> dict[str, str]:
@@ -126,10 +126,10 @@ def _measured(
     metrics = [Metric(column, larger_is_better=not small) for column, _, small in asked]
     for threshold in _thresholds(results, form):
         name = _time(threshold)
-        own = times_of(results, form, threshold).select(
+        times = times_of(results, form, threshold).select(
             "run", pl.col("time").alias(name), pl.col("observed").alias(f"{name}_observed")
         )
-        frame = frame.join(own, on="run", how="left", maintain_order="left")
+        frame = frame.join(times, on="run", how="left", maintain_order="left")
         metrics.append(Metric(name, larger_is_better=False, observed=f"{name}_observed"))
     return frame, metrics
 
@@ -148,7 +148,7 @@ def _pairing(
     baseline = _baseline(next(iter(results.specs.values())), axis, values)
     names = dict(axis.names) or {value: value_name(axis.column, value) for value in values}
     order = {value: place for place, value in enumerate(values)}
-    own = (
+    runs = (
         frame.filter(pl.col(axis.column).is_in(values))
         .sort(pl.col(axis.column).replace_strict(order, return_dtype=pl.Int64), maintain_order=True)
         .with_columns(
@@ -159,19 +159,19 @@ def _pairing(
         )
     )
     settings = [pl.concat_str(pl.lit(f", {name} "), pl.col(name).cast(pl.String).fill_null("none")) for name in within]
-    own = own.with_columns(pl.concat_str("_unit", *settings).alias("_pair"))
-    if own.select("_value", "_pair").is_duplicated().any():  # as of an outside part in two versions
+    runs = runs.with_columns(pl.concat_str("_unit", *settings).alias("_pair"))
+    if runs.select("_value", "_pair").is_duplicated().any():  # as of an outside part in two versions
         return None
     # of times that nobody has every pair is a tie, which would only weaken the other tests
-    metrics = [metric for metric in metrics if metric.observed is None or own[metric.observed].any()]
-    found = compare(own, metrics, "_value", names[baseline], "_pair", unit="_unit" if within else None)
-    if not found["n"].sum():
+    metrics = [metric for metric in metrics if metric.observed is None or runs[metric.observed].any()]
+    comparison = compare(runs, metrics, "_value", names[baseline], "_pair", unit="_unit" if within else None)
+    if not comparison["n"].sum():
         return None
     key = "-".join([axis.column, *([] if model is None else [short(model)])])
     pairs = listed(unit) + (f" and {listed(within)}, averaged over {listed(within)}" if within else "")
     who = model_label(model or results.models[0]) if model or len(results.models) == 1 else "All models"
-    found = found.with_columns(pl.concat_str(pl.lit(f"{key}:"), "metric").alias("metric"))
-    return Pairing(axis, who, key, names[baseline], pairs, found)
+    comparison = comparison.with_columns(pl.concat_str(pl.lit(f"{key}:"), "metric").alias("metric"))
+    return Pairing(axis, who, key, names[baseline], pairs, comparison)
 
 
 def _baseline(spec: RunSpec, axis: Axis, values: Sequence[Any]) -> Any:

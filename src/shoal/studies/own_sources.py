@@ -15,7 +15,7 @@ from shoal.studies.results import Results
 def lacking(sources: Mapping[str, Results]) -> list[str]:
     """Sentences about what is damaged, missing or unfinished in each source."""
     return [
-        f"{name}: {line}" if len(sources) > 1 else line for name, own in sources.items() for line in own.shortcomings()
+        f"{name}: {line}" if len(sources) > 1 else line for name, one in sources.items() for line in one.shortcomings()
     ]
 
 
@@ -56,8 +56,8 @@ def _differences(one: Results, other: Results, runs: Sequence[str]) -> tuple[flo
 def provenances(sources: Mapping[str, Results], command: str) -> list[Section]:
     """Sections that say how the runs of each source were made."""
     out = []
-    for place, (name, own) in enumerate(sources.items()):
-        section = provenance(own.records, command)
+    for place, (name, one) in enumerate(sources.items()):
+        section = provenance(one.records, command)
         if len(sources) > 1:
             tables = [replace(table, name=f"{table.name}-{place}") for table in section.tables]
             section = replace(section, title=f"How this was made: {name}", tables=tables)

@@ -148,18 +148,18 @@ def times_of(results: Results, form: Waited, threshold: float, column: str | Non
 
 
 @dataclass(frozen=True)
-class Told:
+class TimesAnswer:
     """A sentence about times, and the runs that it is of.
 
     Attributes:
         who: the runs and the threshold, in words.
-        said: the sentence, or the question that it will answer.
+        answer: the sentence, or the question that it will answer.
         rates: how many of them got there, and when, in a sentence; nothing where it cannot be told.
         nobody: none of them got there.
     """
 
     who: str
-    said: str | TimesQuestion
+    answer: str | TimesQuestion
     rates: str = ""
     nobody: bool = False
 
@@ -175,27 +175,27 @@ def times_sections(results: Results, axes: Mapping[str, Axis], form: Waited) -> 
     Returns:
         A section for each setting; all their log-rank tests are corrected together.
     """
-    found = times_told({by: (axis, results) for by, axis in axes.items()}, form)
+    found = times_answers({by: (axis, results) for by, axis in axes.items()}, form)
     return [
-        replace(section, paragraphs=[f"{told.who}: {told.said}" for told in sentences]) for section, sentences in found
+        replace(section, paragraphs=[f"{one.who}: {one.answer}" for one in sentences]) for section, sentences in found
     ]
 
 
-def times_told(axes: Mapping[str, tuple[Axis, Results]], form: Waited) -> list[tuple[Section, list[Told]]]:
+def times_answers(axes: Mapping[str, tuple[Axis, Results]], form: Waited) -> list[tuple[Section, list[TimesAnswer]]]:
     """The sections of :func:`times_sections` without their sentences, and these sentences, of each setting and runs."""
     drafts = [_times(results, axis, form, by) for by, (axis, results) in axes.items()]
-    questions = [told.said for _, words in drafts for told in words if not isinstance(told.said, str)]
+    questions = [one.answer for _, words in drafts for one in words if not isinstance(one.answer, str)]
     answers = iter(logrank_sentences(questions))
     return [
-        (section, [told if isinstance(told.said, str) else replace(told, said=next(answers)) for told in words])
+        (section, [one if isinstance(one.answer, str) else replace(one, answer=next(answers)) for one in words])
         for section, words in drafts
     ]
 
 
-def _times(results: Results, axis: Axis, form: Waited, by: str) -> tuple[Section, list[Told]]:
+def _times(results: Results, axis: Axis, form: Waited, by: str) -> tuple[Section, list[TimesAnswer]]:
     """A section without its sentences; and of whom each is, with the sentence or what it has to answer."""
     figures, tables = [], []
-    words: list[Told] = []
+    words: list[TimesAnswer] = []
     shown = results.measures.shown
     prefix = "-".join(["times", *by.split()])
     stopped = results.runs["stop_after_generalizing"].is_not_null().any()
@@ -205,7 +205,7 @@ def _times(results: Results, axis: Axis, form: Waited, by: str) -> tuple[Section
                 f"cannot be told, because runs end some steps after A_val ≥ {GENERALISED} "
                 "(stop_after_generalizing), so that the soonest are seen for the shortest."
             )
-            words.append(Told(f"A_val ≥ {threshold:g}{form.stayed}", told))
+            words.append(TimesAnswer(f"A_val ≥ {threshold:g}{form.stayed}", told))
             continue
         there = f"{shown.symbol_of('valid')} {shown.side} {threshold:g}{form.stayed}"
         reached = f"validation {shown.words} {threshold:g}{form.stayed}"
@@ -221,12 +221,12 @@ def _times(results: Results, axis: Axis, form: Waited, by: str) -> tuple[Section
             who = f"{capitalised(name)}, {there}"
             tables.append(survival_table(f"{prefix}-{tag}", named, axis.title, f"{reached} ({name})"))
             if not named["observed"].any():
-                words.append(Told(who, none_got_there(named), rates_sentence(named, axis.title), nobody=True))
+                words.append(TimesAnswer(who, none_got_there(named), rates_sentence(named, axis.title), nobody=True))
                 continue
             title = f"{capitalised(name)}: reached {there}"
             figures.append(survival_figure(f"{prefix}-{tag}", named, axis.title, title, reached, log_x=True))
             rates = rates_sentence(named, axis.title)
-            words.append(Told(who, TimesQuestion(named, axis.title, unit, within), rates))
+            words.append(TimesAnswer(who, TimesQuestion(named, axis.title, unit, within), rates))
     title = "Time to generalise" if results.measures.generalised else f"Time to reach {shown.symbol_of('valid')}"
     return Section(f"{title}{', ' * bool(by)}{by}", [], figures, tables), words
 
