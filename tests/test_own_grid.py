@@ -324,5 +324,13 @@ def test_a_text_has_pairs_and_trends_and_times_where_they_are_asked_for(tmp_path
     times = page(results, "norm", thresholds=[reached])
     (section,) = [section for section in times.sections if section.title.startswith("Time")]
     assert section.tables[0].data["generalised"].to_list() == [2, 2]
+    low = (
+        results.curves.filter(pl.col("valid_loss") <= np.float32(reached))
+        .group_by("run", "norm")
+        .agg(pl.col("step").min())
+    )
+    first = {norm: float(np.mean(steps["step"])) for (norm,), steps in low.group_by("norm")}
+    assert dict(section.tables[0].data.select("norm", "median").iter_rows()) == first
+    assert min(first.values()) > 0
     assert not any("generalis" in figure.caption for figure in section.figures)
     assert dataclasses.asdict(own_grid(results, ["norm"], None, None).waited)["thresholds"] == ()

@@ -191,7 +191,7 @@ def comparison_sentence(
         mean = with_interval(row["mean_difference"], row["low"], row["high"])
         told_of = f"{row['metric']}{cut} {mean} (better in {row['better']} of {row['n']}, {corrected})"
         parts.setdefault(row["variant"], []).append(told_of)
-    clause = "; ".join(f"{variant} {', '.join(own)}" for variant, own in parts.items())
+    clause = "; ".join(f"{variant}: {', '.join(texts)}" for variant, texts in parts.items())
     left = len(clear) - len(parts)
     more = f"; {counted(left, 'value')} more in the table" if left else ""
     tests = len(comparison["p"].drop_nulls())
