@@ -10,7 +10,7 @@ import polars as pl
 from shoal.analysis import extrema
 from shoal.errors import LabError
 from shoal.lab import Records
-from shoal.measures import Measures
+from shoal.measures import EQUATIONS, Measures
 from shoal.report.shortcomings import shortcomings
 from shoal.spec import RunSpec
 from shoal.tasks.build import count_examples, count_run_parameters
@@ -30,6 +30,8 @@ class Results:
         LabError: every run is damaged, or nothing has been evaluated yet.
     """
 
+    measures: Measures = EQUATIONS
+
     def __init__(
         self,
         records: Records,
@@ -40,7 +42,7 @@ class Results:
         self.damage = {**lost, **damage}
         self.records, self.measured = records, measured
         self.specs = records.specs
-        self.measures: Measures = records.measures()
+        self.measures = records.measures()
         metrics = records.curves()
         if metrics.is_empty():
             why = "".join(f": {reason}" for reason in list(dict.fromkeys(lost.values()))[:1])
