@@ -8,6 +8,7 @@ from shoal.commands.parsing import (
     Parser,
     add_execution,
     add_lab,
+    add_label,
     add_settings,
     read_execution,
     read_settings,
@@ -19,6 +20,7 @@ from shoal.commands.parsing import (
 def arguments(parser: Parser) -> None:
     """Flags of the command."""
     add_lab(parser)
+    add_label(parser)
     add_execution(parser)
     add_settings(parser, GRID)
 
@@ -28,8 +30,8 @@ def run(options: argparse.Namespace) -> int:
     tell_of_planning(math.prod(map(len, read_values(options).values())))
     specs = read_settings(options)
 
-    from shoal.commands.training import train_with_progress
+    from shoal.commands.training import read_label, train_with_progress
     from shoal.report.console import print_runs
 
-    records = train_with_progress(specs, options.lab, **read_execution(options))
+    records = train_with_progress(specs, options.lab, **read_execution(options), **read_label(options))
     return print_runs(records)

@@ -8,18 +8,20 @@ import torch
 from shoal.errors import LabError, UserError, nearest
 from shoal.fast.engine import ENGINES, choose_engine
 from shoal.lab.cohort import CohortFolder
+from shoal.lab.deleting import deleted_runs
 from shoal.lab.frames import ALWAYS
 from shoal.lab.lab import Lab
+from shoal.lab.labelling import Change, label_trained, words
 from shoal.lab.records import Records
 from shoal.measures import SPLITS
 from shoal.spec import RunSpec
-from shoal.spec.fields import ROUNDING
-from shoal.tasks.build import build_model, count_examples
+from shoal.tasks.build import build_model
 from shoal.training.continuation import places_of
 from shoal.training.executor import Execution, cores, execute, threads_per_worker
 from shoal.training.memory import check_memory
 from shoal.training.plan import Cohort, plan, spread
 from shoal.training.preflight import check_parts
+from shoal.training.remarks import slow_evaluations, without_effect
 from shoal.training.snapshot import Snapshot
 from shoal.training.step import Metric, measure
 
@@ -41,6 +43,9 @@ def train(
     places: int | None = None,
     flush_seconds: float = 20.0,
     metrics: Mapping[str, Metric] | None = None,
+    name: str | None = None,
+    tag: str | Iterable[str] = (),
+    note: str | None = None,
     watch: Callable[[Snapshot], None] = lambda snapshot: None,
     say: Callable[[str], None] = lambda line: None,
 ) -> Records:
@@ -64,6 +69,10 @@ def train(
         metrics: further quantities to record at every evaluation of new runs, each a function of one member's
             parameters (by name) that returns a scalar tensor. Runs that the lab holds must have been trained with them;
             by name: a lab cannot tell one function from another that is registered under the same name later.
+        name: of the run, or of a group of all the runs where there are several; unique in the lab. Given again with more
+            runs, the group grows.
+        tag: words to add to each run, or to the group.
+        note: free text about them.
         watch: is told where each cohort stands.
         say: is told how new cohorts are computed, and why so, and of each cohort of which the lab cannot tell what runs
             it holds: unless the very same cohort is asked for, which is refused, they count as new.
@@ -78,8 +87,10 @@ def train(
         raise UserError("there are no runs to train: the list of specs is empty")
     on = check_execution(device, workers, threads, flush_seconds, engine, places)
     _check_wanted(wanted, on, engine, metrics or {})
+    label = Change(name, tuple(words(tag)), note=note).checked()
     lab = (lab if isinstance(lab, Lab) else Lab(lab)).create()
     with lab.planning():
+        label_trained(lab.path, [spec.id for spec in wanted], label, write=False)
         held = _held(lab, wanted, say)
         _check_held(held, metrics or {})
         folders, damaged = unfinished(held.values())
@@ -87,9 +98,16 @@ def train(
         workers = workers or choose_workers(folders, cohorts, on, metrics or {})
         threads = threads or threads_per_worker(workers)
         begun, taken = _begin(lab, _divided(cohorts, workers), on, threads, engine, metrics or (), say)
+        label_trained(lab.path, [spec.id for spec in wanted], label)
     how = Execution(on, flush_seconds, metrics or {}, places, places_of(wanted))
     _finish([*folders, *begun], workers, how, watch, [*damaged, *taken])
-    return lab.records(spec.id for spec in wanted)
+    return _left(lab, [spec.id for spec in wanted])
+
+
+def _left(lab: Lab, runs: Iterable[str]) -> Records:
+    """What the lab holds of runs that were trained, without those that someone has deleted since."""
+    deleted = deleted_runs(lab.path).keys() - lab.index().keys()
+    return lab.records(run for run in runs if run not in deleted)
 
 
 def _check_wanted(
@@ -183,35 +201,10 @@ def _begin(
         said |= dict.fromkeys(cohort.shared.model_part.warnings(cohort.shared.precision))
         if cohort.shared.precision == "tf32":
             said["warning: whether tf32 changes when models generalise has not been measured"] = None
-        said |= dict.fromkeys([*_without_effect(cohort), *_slow_evaluations(cohort)])
+        said |= dict.fromkeys([*without_effect(cohort), *slow_evaluations(cohort)])
     for line in said:
         say(line)
     return folders, taken
-
-
-def _without_effect(cohort: Cohort) -> list[str]:
-    """Lines about weight decays whose step is lost in rounding, as it is in ``torch.optim``."""
-    decoupled = cohort.shared.rule.is_decoupled
-    pairs = dict.fromkeys((spec.lr, spec.weight_decay) for spec in cohort.members if decoupled)
-    return [
-        f"warning: weight_decay {decay:g} at lr {lr:g} has no effect: in float32 1 - {lr * decay:.2g} is 1"
-        for lr, decay in pairs
-        if decay > 0 and lr * decay <= ROUNDING
-    ]
-
-
-def _slow_evaluations(cohort: Cohort) -> list[str]:
-    """A line where evaluations would take longer than training, and minutes."""
-    each, spec = cohort.evaluation_seconds, cohort.shared
-    if each * cohort.evaluations <= max(cohort.seconds, 60.0):
-        return []
-    large = ", ".join(f"{name} {getattr(spec, name)}" for name in spec.task_part.sizes_named()[:1])
-    things = spec.task_part.measures().things
-    return [
-        f"evaluations of {cohort.describe()}{large and f', {large}'}, take longer than its steps: about {each:,.0f} s "
-        f"of one core, {cohort.evaluations:,} times, for {count_examples(spec)[1]:,} {things} per run; "
-        "eval_first and eval_period say when"
-    ]
 
 
 def resume(
@@ -237,7 +230,7 @@ def resume(
     runs = [member["run"] for folder in folders for member in folder.manifest()["members"]]
     workers = workers or choose_workers(folders, [], on, metrics or {})
     _finish(folders, workers, Execution(on, flush_seconds, metrics or {}, places), watch, changed)
-    return lab.records(runs)
+    return _left(lab, runs)
 
 
 def _unchanged(folders: Iterable[CohortFolder]) -> tuple[list[CohortFolder], list[LabError]]:
