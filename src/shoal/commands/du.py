@@ -53,7 +53,7 @@ def run(options: Options) -> int:
 
 
 def _of_cohorts(lab: "Lab") -> "pl.DataFrame":
-    """A row per cohort and per what else there is, ``cohort``, ``runs``, bytes by kind and ``total``; the most first."""
+    """A row per cohort and per folder beside them: ``cohort``, ``runs``, bytes by kind, ``total``; the most first."""
     from shoal.errors import LabError
     from shoal.lab.sizes import KINDS, bytes_beside, bytes_of_cohort
 

@@ -20,7 +20,7 @@ def arguments(parser: Parser) -> None:
         "runs",
         nargs="*",
         metavar="RUN",
-        help="ids or their beginnings, or names of runs or groups; without one, a list",
+        help="ids or their beginnings, or names of runs or groups; without one, all labels",
     )
     add_lab(parser)
     parser.flag("name", help="of one run, or a new one of a group; '' removes a run's")
@@ -62,12 +62,11 @@ def _print(
     from shoal.report.table import Cell, Table
     from shoal.report.words import NOTHING, counted
 
-    rows = []
-    for name in labels.groups if groups is None else groups:
-        group = labels.groups[name]
-        rows.append((name, counted(len(group.runs), "run"), group.label))
-    for run in labels.runs if runs is None else runs:
-        rows.append((run, " ".join(labels.groups_of(run)), labels.of(run)))
+    rows = [
+        (name, counted(len(labels.groups[name].runs), "run"), labels.groups[name].label)
+        for name in (labels.groups if groups is None else groups)
+    ]
+    rows += [(run, " ".join(labels.groups_of(run)), labels.of(run)) for run in (labels.runs if runs is None else runs)]
     table = [
         (what, [Cell(text or NOTHING) for text in (_name(label, what), about, " ".join(label.tags), _line(label.note))])
         for what, about, label in rows

@@ -10,12 +10,8 @@ from shoal.output import say
 
 def arguments(parser: Parser) -> None:
     """Flags of the command."""
-    parser.add_argument(
-        "what",
-        nargs="*",
-        metavar="STUDY-OR-RUNS",
-        help="a study or a reproduction, or ids or names of runs or groups; all runs when not given",
-    )
+    about = "a study or a reproduction, or ids or names of runs or groups; all runs when not given"
+    parser.add_argument("what", nargs="*", metavar="STUDY-OR-RUNS", help=about)
     add_lab(parser)
     parser.flag("name", help="name of a report of runs (runs)")
     add_choice(parser)

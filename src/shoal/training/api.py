@@ -69,8 +69,8 @@ def train(
         metrics: further quantities to record at every evaluation of new runs, each a function of one member's
             parameters (by name) that returns a scalar tensor. Runs that the lab holds must have been trained with them;
             by name: a lab cannot tell one function from another that is registered under the same name later.
-        name: of the run, or of a group of all the runs where there are several; unique in the lab. Given again with more
-            runs, the group grows.
+        name: of the run, or of a group of all the runs where there are several; unique in the lab. Given again with
+            more runs, the group grows.
         tag: words to add to each run, or to the group.
         note: free text about them.
         watch: is told where each cohort stands.
