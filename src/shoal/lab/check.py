@@ -23,7 +23,7 @@ from shoal.lab.mends import finish, held, move, rename, replace
 from shoal.lab.names import check_name
 from shoal.lab.rebuild import manifest_of, status_of
 from shoal.lab.shapes import StudyNote
-from shoal.lab.survey import is_pending, survey
+from shoal.lab.survey import is_pending, settled, survey
 from shoal.lab.tensors import load_tensors
 
 ROUNDS = 5  # of repairs, each of which can bring to light what the one before hid
@@ -47,7 +47,7 @@ def examine(path: Path) -> list[Finding]:
         found += own if is_there(folder.path) else []  # it was deleted meanwhile
     known = survey(path)
     labels = check_labels(path, known.index, not known.unknown)
-    return [*found, *_copies(path), *_studies(path), *labels, *check_deletions(path)]
+    return [*found, *settled(path, lambda: [*_copies(path)]), *_studies(path), *labels, *check_deletions(path)]
 
 
 def repair(path: Path) -> Iterator[str]:

@@ -85,7 +85,7 @@ def _check_still(folder: CohortFolder, runs: Collection[str]) -> None:
         )
 
 
-def delete(lab: Path, cuts: Iterable[Cut], labels: Labels) -> None:
+def delete(lab: Path, cuts: Iterable[Cut]) -> None:
     """Delete runs. For who holds the lab.
 
     Raises:
@@ -95,6 +95,7 @@ def delete(lab: Path, cuts: Iterable[Cut], labels: Labels) -> None:
     cuts = list(cuts)
     runs = [run for cut in cuts for run in cut.runs]
     clear(lab)
+    labels = read_labels(lab)
     noted = _note(lab, runs, labels)
     for cut in cuts:
         _delete_of(lab, cut)

@@ -109,7 +109,7 @@ class Lab:
         from another; a label that is damaged, and a group of runs that are not there.
         """
         found, labels = self.survey(), self.labels()
-        absent = [] if found.unknown else labels.absent(found.index)
+        absent = [] if found.unknown else labels.absent({*found.index, *deleted_runs(self.path)})
         return [*found.unknown, *found.copies, *labels.damage.values(), *absent]
 
     def runs(self) -> list[str]:
@@ -226,7 +226,7 @@ class Lab:
         """
         wanted = self.records(runs).ids  # before the lab is touched
         with self.create().planning():
-            delete(self.path, plan_deletion(self.path, wanted), self.labels())
+            delete(self.path, plan_deletion(self.path, wanted))
         return wanted
 
     def clear(self) -> list[Path]:

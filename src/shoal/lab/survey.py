@@ -1,8 +1,9 @@
 """Which cohort of a lab holds which run, and what cannot be known of it."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 from shoal.errors import LabError
 from shoal.lab.cohort import FINISHED, CohortFolder
@@ -11,6 +12,7 @@ from shoal.lab.files import is_there, names_in, read_json
 from shoal.lab.folder import REPLACES
 from shoal.lab.shapes import Replaces
 
+T = TypeVar("T")
 LOOKS = 10  # at most, while cohorts come or go
 
 
@@ -32,13 +34,18 @@ class Survey:
 
 
 def survey(path: Path) -> Survey:
-    """Look at every cohort of the lab at ``path``; one that cannot be read is told of and hides no other.
+    """Look at every cohort of the lab at ``path``; one that cannot be read is told of and hides no other."""
+    return settled(path, lambda: _survey(path))
 
-    Where cohorts come or go meanwhile it looks again: what takes the place of another could be missed with it.
+
+def settled(path: Path, look: Callable[[], T]) -> T:
+    """What a look at the cohorts of a lab finds; a further one where any came or went meanwhile.
+
+    One that takes the place of another could be missed with it, or be taken for a copy of it.
     """
     for _ in range(LOOKS):
         before = names_in(path / "cohorts")
-        found = _survey(path)
+        found = look()
         if names_in(path / "cohorts") == before:
             break
     return found
