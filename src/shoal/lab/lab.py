@@ -1,6 +1,6 @@
 """A lab: a folder that keeps runs. Append-only, safe to read while it is written."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -201,6 +201,22 @@ class Lab:
     ) -> None:
         """Raise :class:`UserError` where runs that are to be trained cannot be labelled so; see :func:`shoal.train`."""
         label_trained(self.path, list(runs), Change(name, tuple(words(tag)), note=note), write=False)
+
+    @contextmanager
+    def labelling(
+        self, runs: Sequence[str], name: str | None, tag: str | Iterable[str], note: str | None
+    ) -> Iterator[None]:
+        """Hold the lab, made if there is none, while deciding who trains what; label these runs when that is done.
+
+        Raises:
+            UserError: they cannot be labelled so; nothing is changed then.
+        """
+        label = Change(name, tuple(words(tag)), note=note)
+        label_trained(self.path, runs, label, write=False)
+        with self.create().planning():
+            label_trained(self.path, runs, label, write=False)
+            yield
+            label_trained(self.path, runs, label)
 
     # what is not wanted any more
 

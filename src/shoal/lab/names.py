@@ -57,7 +57,7 @@ def check_label(text: str, what: str) -> str:
             f"letter or digit, and no '..'{_length(text)}"
         )
     if what != "tag" and is_digits(text):
-        raise UserError(f"{what} {text!r} is not allowed: of the digits 0-9 and a-f alone are ids of runs")
+        raise UserError(f"{what} {text!r} is not allowed: words of the digits 0-9 and a-f alone are ids of runs")
     return text
 
 

@@ -11,7 +11,6 @@ from shoal.lab.cohort import CohortFolder
 from shoal.lab.deleting import deleted_runs
 from shoal.lab.frames import ALWAYS
 from shoal.lab.lab import Lab
-from shoal.lab.labelling import Change, label_trained, words
 from shoal.lab.records import Records
 from shoal.measures import SPLITS
 from shoal.spec import RunSpec
@@ -60,8 +59,7 @@ def train(
         lab: the folder to keep them in; made if it is not there.
         device: ``cpu`` or ``cuda``; CUDA where there is one, when not given.
         workers: cohorts to train at the same time, each in a process of its own; as many as cores, when not given.
-        threads: threads per new cohort; the cores divided by the workers, at most ``OMP_NUM_THREADS`` where that is
-            set, when not given.
+        threads: threads per new cohort; the cores divided by the workers, at most ``OMP_NUM_THREADS``, when not given.
         engine: how new cohorts are computed, one of ``compiled``, ``prefixes`` and ``plain`` (see
             :mod:`shoal.fast.engine`); the fastest that covers them and is worth its start, when not given.
         places: runs of a cohort to train side by side; as many as fit into half of the free memory, when not given.
@@ -69,9 +67,8 @@ def train(
         metrics: further quantities to record at every evaluation of new runs, each a function of one member's
             parameters (by name) that returns a scalar tensor. Runs that the lab holds must have been trained with them;
             by name: a lab cannot tell one function from another that is registered under the same name later.
-        name: of the run, or of a group of all the runs where there are several; unique in the lab. Given again with
-            more runs, the group grows.
-        tag: words to add to each run, or to the group.
+        name: of the run, or of a group of all where there are several; see :meth:`shoal.Lab.label`.
+        tag: words to find them by.
         note: free text about them.
         watch: is told where each cohort stands.
         say: is told how new cohorts are computed, and why so, and of each cohort of which the lab cannot tell what runs
@@ -82,26 +79,29 @@ def train(
         UserError: the request is wrong or the lab cannot be used; after the rest was trained, a cohort is damaged.
         DiskError: the disk refused a flush; what was flushed before is intact.
     """
-    wanted = list(dict.fromkeys([specs] if isinstance(specs, RunSpec) else specs))
-    if not wanted:
-        raise UserError("there are no runs to train: the list of specs is empty")
+    wanted = _each_once(specs)
     on = check_execution(device, workers, threads, flush_seconds, engine, places)
     _check_wanted(wanted, on, engine, metrics or {})
-    label = Change(name, tuple(words(tag)), note=note).checked()
-    lab = (lab if isinstance(lab, Lab) else Lab(lab)).create()
-    with lab.planning():
-        label_trained(lab.path, [spec.id for spec in wanted], label, write=False)
+    lab = lab if isinstance(lab, Lab) else Lab(lab)
+    with lab.labelling([spec.id for spec in wanted], name, tag, note):
         held = _held(lab, wanted, say)
         _check_held(held, metrics or {})
         folders, damaged = unfinished(held.values())
         cohorts = _new(wanted, held, on, engine)
         workers = workers or choose_workers(folders, cohorts, on, metrics or {})
-        threads = threads or threads_per_worker(workers)
-        begun, taken = _begin(lab, _divided(cohorts, workers), on, threads, engine, metrics or (), say)
-        label_trained(lab.path, [spec.id for spec in wanted], label)
+        threads, divided = threads or threads_per_worker(workers), _divided(cohorts, workers)
+        begun, taken = _begin(lab, divided, on, threads, engine, metrics or (), say)
     how = Execution(on, flush_seconds, metrics or {}, places, places_of(wanted))
     _finish([*folders, *begun], workers, how, watch, [*damaged, *taken])
     return _left(lab, [spec.id for spec in wanted])
+
+
+def _each_once(specs: RunSpec | Iterable[RunSpec]) -> list[RunSpec]:
+    """The runs that are asked for, each once; :class:`UserError` where there are none."""
+    wanted = list(dict.fromkeys([specs] if isinstance(specs, RunSpec) else specs))
+    if not wanted:
+        raise UserError("there are no runs to train: the list of specs is empty")
+    return wanted
 
 
 def _left(lab: Lab, runs: Iterable[str]) -> Records:
