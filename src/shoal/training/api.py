@@ -60,8 +60,7 @@ def train(
         device: ``cpu`` or ``cuda``; CUDA where there is one, when not given.
         workers: cohorts to train at the same time, each in a process of its own; as many as cores, when not given.
         threads: threads per new cohort; the cores divided by the workers, at most ``OMP_NUM_THREADS``, when not given.
-        engine: how new cohorts are computed, one of ``compiled``, ``prefixes`` and ``plain`` (see
-            :mod:`shoal.fast.engine`); the fastest that covers them and is worth its start, when not given.
+        engine: ``compiled``, ``prefixes`` or ``plain`` (:mod:`shoal.fast.engine`); the fastest that is worth its start.
         places: runs of a cohort to train side by side; as many as fit into half of the free memory, when not given.
         flush_seconds: longest time between two flushes, at most 30.
         metrics: further quantities to record at every evaluation of new runs, each a function of one member's
@@ -84,8 +83,7 @@ def train(
     _check_wanted(wanted, on, engine, metrics or {})
     lab = lab if isinstance(lab, Lab) else Lab(lab)
     with lab.labelling([spec.id for spec in wanted], name, tag, note):
-        held = _held(lab, wanted, say)
-        _check_held(held, metrics or {})
+        held = _held(lab, wanted, metrics or {}, say)
         folders, damaged = unfinished(held.values())
         cohorts = _new(wanted, held, on, engine)
         workers = workers or choose_workers(folders, cohorts, on, metrics or {})
@@ -126,14 +124,18 @@ def _new(specs: Sequence[RunSpec], held: Container[str], device: torch.device, e
     return cohorts
 
 
-def _held(lab: Lab, specs: Sequence[RunSpec], say: Callable[[str], None]) -> dict[str, CohortFolder]:
-    """The folders of those runs that the lab holds."""
+def _held(
+    lab: Lab, specs: Sequence[RunSpec], metrics: Iterable[str], say: Callable[[str], None]
+) -> dict[str, CohortFolder]:
+    """The folders of those runs that the lab holds; raises as :func:`_check_held`."""
     found = lab.survey()
     for line in found.unknown:
         say(f"warning: {line}; such of them as are asked for are trained again")
     for line in found.copies:
         say(f"warning: {line}")
-    return {spec.id: found.index[spec.id] for spec in specs if spec.id in found.index}
+    held = {spec.id: found.index[spec.id] for spec in specs if spec.id in found.index}
+    _check_held(held, metrics)
+    return held
 
 
 def unfinished(folders: Iterable[CohortFolder]) -> tuple[list[CohortFolder], list[LabError]]:
