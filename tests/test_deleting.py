@@ -2,6 +2,8 @@
 
 import os
 import shutil
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -269,6 +271,21 @@ def test_a_disk_that_refuses_anything_is_told_and_nothing_of_the_others_is_lost(
         assert lab.runs() == left
         assert_nothing_wrong(lab)
         shutil.rmtree(lab.path)
+
+
+@pytest.mark.parametrize(("kills", "seed"), [(5, 3), pytest.param(40, 5, marks=pytest.mark.slow)])
+def test_killed_by_the_system_at_random_moments(lab, kills, seed, uninterrupted):
+    gone = [MIXED[1].id, DONE[0].id, MIXED[3].id, DONE[1].id, MIXED[0].id]
+    left = [run for run in lab.runs() if run not in gone]
+    expected = shown(lab.records(left))
+    command = [sys.executable, str(Path(__file__).with_name("killing.py")), str(lab.path), str(kills), str(seed)]
+    done = subprocess.run([*command, "delete", *gone], capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout.split()[1]) >= min(kills, 3), done.stdout
+    assert lab.runs() == left
+    assert_same(shown(lab.records(left)), expected)
+    assert_nothing_wrong(lab)
+    assert_goes_on(lab, uninterrupted)
 
 
 # beside others
