@@ -53,5 +53,11 @@ def bytes_of_runs(folder: CohortFolder) -> dict[str, dict[str, int]]:
 
 
 def bytes_beside(lab: Path) -> dict[str, int]:
-    """Bytes of what a lab holds beside its cohorts, by name: ``reports``, ``studies``, ``labels`` and the like."""
-    return {name: bytes_below(lab / name) for name in names_in(lab) if name not in ("cohorts", "lock")}
+    """Bytes of what a lab holds beside its cohorts, by name: each page of ``reports``, ``studies``, ``labels`` ….
+
+    >>> bytes_beside(Path("no-such-folder"))
+    {}
+    """
+    names = [name for name in names_in(lab) if name not in ("cohorts", "lock", "reports")]
+    names += [f"reports/{page}" for page in names_in(lab / "reports")]
+    return {name: bytes_below(lab / name) for name in names}
