@@ -24,7 +24,7 @@ COMMANDS = {
     "runs": "what the lab holds",
     "label": "names, tags and notes of runs, and groups of runs",
     "delete": "delete runs, with all that was measured and kept of them",
-    "du": "how much of the disk each cohort and each run takes",
+    "du": "bytes of each cohort or run on the disk",
     "check": "examine a lab: checksums, ids, lists and copies; --repair mends what it can without losing anything",
     "resume": "go on with everything that was interrupted",
     "generate": "let kept models of text go on with a prompt",

@@ -55,7 +55,7 @@ def run(options: Options) -> int:
 
 
 def _there(lab: "Lab", words: "Sequence[str]") -> list[str]:
-    """Those of the words that name runs of the lab; of the others it is said that they are deleted already.
+    """Words that name runs of the lab; of the others is printed that their runs are deleted already.
 
     Raises:
         UserError: a word names nothing.
@@ -95,7 +95,7 @@ def _show(cuts: "Sequence[Cut]", names: dict[str, str]) -> None:
 
 
 def _agreed(n: int) -> bool:
-    """Whether someone at the terminal says yes.
+    """Question at the terminal; true where it is answered with yes.
 
     Raises:
         UserError: nobody can be asked.
@@ -111,7 +111,7 @@ def _runs(n: int) -> str:
 
 
 def in_bytes(n: int) -> str:
-    """A number of bytes in the unit in which it has up to three digits.
+    """Number of bytes in the unit in which it has up to three digits.
 
     >>> in_bytes(999), in_bytes(1234567), in_bytes(5 * 10**9)
     ('999 B', '1.23 MB', '5 GB')

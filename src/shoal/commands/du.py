@@ -1,4 +1,4 @@
-"""``shoal du``: how much of the disk each cohort, or each run, takes."""
+"""``shoal du``: bytes of each cohort, or of each run, on the disk."""
 
 import sys
 from typing import TYPE_CHECKING, Any
@@ -53,7 +53,7 @@ def run(options: Options) -> int:
 
 
 def _of_cohorts(lab: "Lab") -> "pl.DataFrame":
-    """A row per cohort and per folder beside them: ``cohort``, ``runs``, bytes by kind, ``total``; the most first."""
+    """One row per cohort and per folder beside them: ``cohort``, ``runs``, bytes by kind, ``total``; the most first."""
     from shoal.errors import LabError
     from shoal.lab.sizes import KINDS, bytes_beside, bytes_of_cohort
 
@@ -70,7 +70,7 @@ def _of_cohorts(lab: "Lab") -> "pl.DataFrame":
 
 
 def _of_runs(records: "Records") -> "pl.DataFrame":
-    """A row per run: ``run``, ``name`` where some have one, bytes by kind and ``total``; the most first."""
+    """One row per run: ``run``, ``name`` where some have one, bytes by kind and ``total``; the most first."""
     from shoal.lab.sizes import bytes_of_runs
 
     sizes = {folder.path: bytes_of_runs(folder) for folder in records.cohorts()}
@@ -94,7 +94,7 @@ def _sorted(rows: list[dict[str, Any]]) -> "pl.DataFrame":
 
 
 def _print(frame: "pl.DataFrame", by_run: bool) -> None:
-    """The table with readable sizes, and a line that says what they are."""
+    """Print the table with readable sizes, and a line about shared files."""
     from shoal.commands.delete import in_bytes
     from shoal.output import say
     from shoal.report.console import print_table

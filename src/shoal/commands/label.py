@@ -33,7 +33,7 @@ def arguments(parser: Parser) -> None:
 
 
 def run(options: Options) -> int:
-    """Label runs, or print what they are called."""
+    """Label runs and groups, then print their labels."""
     from shoal.commands.pages import check_run_name
     from shoal.lab import Lab
 
@@ -57,7 +57,7 @@ def run(options: Options) -> int:
 def _print(
     lab: "Lab", labels: "Labels", runs: "Collection[str] | None" = None, groups: "Collection[str] | None" = None
 ) -> int:
-    """What runs and groups are called, all of them where none is asked for; 1 where a label is damaged."""
+    """Print labels of runs and groups, of all where none is given; 1 where a label is damaged."""
     from shoal.report.console import print_table
     from shoal.report.table import Cell, Table
     from shoal.report.words import NOTHING, counted

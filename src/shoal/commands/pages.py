@@ -120,7 +120,7 @@ def check_own_name(name: str, lab: Lab) -> str:
 
 
 def check_run_name(name: str, lab: Lab) -> str:
-    """The name of a run or of a group, where ``shoal report`` could not take it for a study.
+    """Name of a run or of a group, after a check that ``shoal report`` cannot take it for a study.
 
     Raises:
         UserError: it could: it is that of a study or a reproduction, or begins with one.
@@ -131,7 +131,7 @@ def check_run_name(name: str, lab: Lab) -> str:
 
 
 def _kept_for(name: str, lab: Lab) -> str | None:
-    """The study of which a page has this name, or could have."""
+    """Study one of whose pages has this name, or could have it; None where there is none."""
     study = study_of(name)
     known = (*EVERY, *map(name_of_study, offered("study")), *studies_from_outside(lab))
     return study if study in known else None

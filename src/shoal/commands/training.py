@@ -33,7 +33,7 @@ def train_with_progress(specs: Sequence[RunSpec], lab: str, **settings: Any) -> 
 
 
 def read_label(options: argparse.Namespace) -> dict[str, Any]:
-    """What the flags of :func:`shoal.commands.parsing.add_label` say, as arguments of :func:`shoal.train`.
+    """Arguments of :func:`shoal.train` from the flags of :func:`shoal.commands.parsing.add_label`.
 
     Raises:
         UserError: a word is not allowed, or a name is that of a study.

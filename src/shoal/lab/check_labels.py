@@ -1,4 +1,4 @@
-"""Examining labels of runs, and what deletions left."""
+"""Examination of labels, and of what killed deletions left."""
 
 from collections.abc import Collection, Iterator
 from functools import partial
@@ -14,12 +14,12 @@ from shoal.lab.shapes import Deleted
 
 
 def check_labels(lab: Path, runs: Collection[str], is_known: bool) -> Iterator[Finding]:
-    """Every label, held to the runs that there are.
+    """Findings about labels: damaged files, names given twice, and runs that no cohort holds.
 
     Args:
         lab: its folder.
-        runs: the ids of all.
-        is_known: whether there can be no others: every cohort says which runs it holds.
+        runs: ids of all runs of the lab.
+        is_known: true where these are all: every ``cohort.json`` could be read.
     """
     labels = read_labels(lab)
     for path, why in labels.damage.items():
@@ -38,7 +38,7 @@ def check_labels(lab: Path, runs: Collection[str], is_known: bool) -> Iterator[F
 
 
 def check_deletions(lab: Path) -> Iterator[Finding]:
-    """The list of runs that were deleted, and what is left of a deletion that was killed."""
+    """Findings about ``deleted.json``, and about files that a killed deletion left."""
     path = lab / DELETED
     if is_there(path):
         try:
@@ -61,6 +61,6 @@ def _clear(lab: Path) -> str:
 
 
 def deleted_of(lab: Path, runs: Collection[str]) -> list[str]:
-    """Those of the runs that were deleted."""
+    """Runs among these that were deleted."""
     deleted = deleted_runs(lab)
     return [run for run in runs if run in deleted]

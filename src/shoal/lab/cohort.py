@@ -142,7 +142,7 @@ class CohortFolder(Folder):
         return manifest
 
     def _check_asked(self) -> None:
-        """Raise :class:`LabError` where the ``cohort.json`` that was read is no longer there: nothing else is, then."""
+        """Raise :class:`LabError` where ``cohort.json``, which was read before, has been deleted or moved away."""
         if not is_there(self.path / "cohort.json"):
             self.check_there()
             raise LabError(f"{self.path / 'cohort.json'} is missing")

@@ -1,4 +1,4 @@
-"""Deleting runs, so that whatever ends it, at whichever moment, every other run is in the lab, whole and once.
+"""Deletion of runs. Whatever ends it, at whichever moment, every other run is in the lab, whole and once.
 
 A cohort all of whose runs go is moved out of ``cohorts`` in one step and then removed. Of one of which some stay the
 rest becomes a cohort of its own (``splitting.py``): made in the folder ``deleting``, moved beside the old one, where it
@@ -33,13 +33,13 @@ DELETING, DELETED = "deleting", "deleted.json"
 
 @dataclass(frozen=True)
 class Cut:
-    """What is to be deleted of one cohort.
+    """Runs to be deleted from one cohort.
 
     Attributes:
         folder: the cohort.
-        runs: those of its runs that go.
-        left: those that stay.
-        bytes: about how many that frees; see :func:`shoal.lab.sizes.bytes_of_runs`.
+        runs: ids of the runs that are deleted.
+        left: ids of the runs that stay.
+        bytes: approximate size of what is deleted; see :func:`shoal.lab.sizes.bytes_of_runs`.
     """
 
     folder: CohortFolder
@@ -49,7 +49,7 @@ class Cut:
 
 
 def plan_deletion(lab: Path, runs: Collection[str]) -> list[Cut]:
-    """What is to be deleted of each cohort; nothing is changed.
+    """Cuts by cohort that a deletion of these runs would make; nothing is changed.
 
     Raises:
         LabError: a run is being trained, or is held by several cohorts; or runs of a damaged cohort are to stay.
@@ -86,7 +86,7 @@ def _check_still(folder: CohortFolder, runs: Collection[str]) -> None:
 
 
 def delete(lab: Path, cuts: Iterable[Cut]) -> None:
-    """Delete runs. For who holds the lab.
+    """Delete runs. The caller holds the lab (:meth:`shoal.lab.Lab.planning`).
 
     Raises:
         LabError: a cohort began to be trained, or is damaged and runs of it are to stay; those before it are deleted.
@@ -125,7 +125,7 @@ def _delete_of(lab: Path, cut: Cut) -> None:
 
 
 def _vacate(lab: Path, target: CohortFolder) -> None:
-    """Make room for a cohort where another deletion was killed; :class:`LabError` where there is anything else."""
+    """Remove what a killed deletion left in the place of a cohort; :class:`LabError` where a cohort is there."""
     if not is_there(target.path):
         return
     if target.contents() and not is_pending(target):
@@ -138,17 +138,17 @@ def _vacate(lab: Path, target: CohortFolder) -> None:
 
 
 def leftovers(lab: Path) -> list[Path]:
-    """What a deletion that was killed has left, which holds nothing that is not elsewhere or was to be deleted."""
+    """Paths that a killed deletion left; their content is elsewhere in the lab too, or was to be deleted."""
     pending = [path for path in _cohorts(lab) if is_pending(CohortFolder(path))]
     marks = [path / REPLACES for path in _cohorts(lab) if path not in pending and is_there(path / REPLACES)]
     return [*(lab / DELETING / name for name in names_in(lab / DELETING)), *pending, *marks]
 
 
 def clear(lab: Path) -> list[Path]:
-    """Remove that, and the labels of runs that are gone. For who holds the lab: nobody else deletes.
+    """Remove the :func:`leftovers` of killed deletions and the labels of deleted runs. The caller holds the lab.
 
     Returns:
-        What was removed.
+        The removed paths.
 
     Raises:
         LabError: the folder of deletions is a link.
@@ -174,7 +174,7 @@ def clear(lab: Path) -> list[Path]:
 
 
 def lost_labels(lab: Path) -> list[str]:
-    """Runs that were deleted and still have a label or a group; none where it cannot be known which runs there are."""
+    """Deleted runs that still have a label or a group; none while a ``cohort.json`` cannot be read."""
     deleted, found = deleted_runs(lab), survey(lab)
     if not deleted or found.unknown:
         return []
@@ -191,9 +191,9 @@ def _cohorts(lab: Path) -> list[Path]:
 
 
 def deleted_runs(lab: Path) -> dict[str, dict[str, Any]]:
-    """When each run was deleted, or was to be, and its name; runs that are there again are among them.
+    """Deletions on record by run: ``at``, the time, and ``name``. Runs trained again since are among them.
 
-    A file that cannot be read says nothing: ``shoal check`` names it.
+    A damaged file counts as empty: ``shoal check`` names it.
     """
     path = lab / DELETED
     try:
@@ -203,14 +203,14 @@ def deleted_runs(lab: Path) -> dict[str, dict[str, Any]]:
 
 
 def find_deleted(word: str, deleted: Mapping[str, Mapping[str, Any]]) -> str | None:
-    """The deleted run that a word means, by its id, a beginning of it that no other has, or its name."""
+    """Id of the deleted run with this id, unambiguous beginning of an id, or name; None where there is none."""
     named = [run for run, own in deleted.items() if own.get("name") == word]
     found = named or [run for run in deleted if word and run.startswith(word)]
     return found[-1] if named or len(found) == 1 else None
 
 
 def _note(lab: Path, runs: Iterable[str], labels: Labels) -> bool:
-    """Note that runs are deleted; false where the disk is full, which is no reason to keep them."""
+    """Write deletions to ``deleted.json``; false where the disk is full, which does not stop a deletion."""
     at = datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
     own = {run: {"at": at, "name": labels.of(run).name} for run in runs}
     before = deleted_runs(lab)
@@ -251,7 +251,7 @@ def _unlink(path: Path) -> None:
 
 
 def _remove(path: Path) -> None:
-    """A file or a folder and all below; links in it are removed and not followed."""
+    """Remove a file, or a folder with all below; links are removed and not followed."""
     try:
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)

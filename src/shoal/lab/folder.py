@@ -52,7 +52,7 @@ class Folder:
             return dict(read_json(self.path / name, shape))
 
     def check_there(self) -> None:
-        """Raise :class:`LabError` where the folder is no longer in the lab, of which this has been read before."""
+        """Raise :class:`LabError` where the folder has been deleted or moved away."""
         if not is_there(self.path):
             raise LabError(
                 f"cohort {self.id} is not in the lab any more: runs of it were deleted, or its folder was moved; what "
@@ -103,7 +103,7 @@ class Folder:
 
     @contextmanager
     def adding(self) -> Iterator[None]:
-        """Hold the lab while something is added to a cohort that nobody holds, such as what its models wrote.
+        """Hold the lab while a file is added without holding the cohort, such as a certificate or hypotheses.
 
         Raises:
             LabError: the cohort is no longer there; what is written then would have no cohort.

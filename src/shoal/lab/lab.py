@@ -103,7 +103,7 @@ class Lab:
         return self.survey().index
 
     def unreadable(self) -> list[str]:
-        """A line for each cohort and each label of which something is not read, with what to do.
+        """Lines about cohorts and labels that cannot be read, each with a remedy.
 
         A cohort whose ``cohort.json`` is damaged or lost, so that its runs are in no index, and one whose runs are read
         from another; a label that is damaged, and a group of runs that are not there.
@@ -138,7 +138,7 @@ class Lab:
         return Records({run: index[run] for run in dict.fromkeys(wanted)})
 
     def _find(self, asked: Iterable[str | RunSpec], found: Survey) -> list[str]:
-        """Ids of what is asked for; that of a spec may be in no cohort."""
+        """Ids of the runs asked for; that of a spec may be in no cohort."""
         labels, wanted = self.labels(), []
         for run in asked:
             if isinstance(run, RunSpec):
@@ -221,7 +221,7 @@ class Lab:
     # what is not wanted any more
 
     def deletion(self, runs: str | RunSpec | Iterable[str | RunSpec]) -> list[Cut]:
-        """What :meth:`delete` would delete, a cohort each; raises as it does."""
+        """Cuts that :meth:`delete` would make, one per cohort; raises as it does."""
         return plan_deletion(self.path, self.records(runs).ids)
 
     def delete(self, runs: str | RunSpec | Iterable[str | RunSpec]) -> list[str]:
@@ -246,7 +246,7 @@ class Lab:
         return wanted
 
     def clear(self) -> list[Path]:
-        """Remove what a deletion that was killed has left; what was removed."""
+        """Remove files that a killed deletion left, and return their paths."""
         with self.create().planning():
             return clear(self.path)
 

@@ -1,4 +1,4 @@
-"""Changing labels: what is asked for is checked as a whole before the first file is written."""
+"""Changes of labels, checked as a whole before the first file is written."""
 
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -11,7 +11,7 @@ from shoal.lab.names import check_label, check_note
 
 @dataclass(frozen=True)
 class Change:
-    """A change of labels; what is None or empty stays as it is.
+    """Change of labels; None or empty leaves a part as it is.
 
     Attributes:
         name: of one run or of one group; ``""`` removes a run's.
@@ -32,7 +32,7 @@ class Change:
     clear: bool = False
 
     def checked(self) -> "Change":
-        """The same, its words in the form in which they are kept.
+        """The change with its words in composed form (NFC).
 
         Raises:
             UserError: a word or the note is not allowed, or a tag is both to be added and to be taken away.
@@ -55,7 +55,7 @@ class Change:
         return self == Change()
 
     def of(self, label: Label) -> Label:
-        """A label after the change."""
+        """Label after the change."""
         before = Label() if self.clear else label
         tags = [tag for tag in dict.fromkeys([*before.tags, *self.tags]) if tag not in self.untag]
         name = before.name if self.name is None else self.name or None
@@ -63,12 +63,12 @@ class Change:
 
 
 def words(value: str | Iterable[str]) -> list[str]:
-    """One word or several as a list."""
+    """List of one word or of several."""
     return [value] if isinstance(value, str) else list(value)
 
 
 def change_labels(lab: Path, runs: Sequence[str], groups: Sequence[str], change: Change) -> None:
-    """Label runs, and groups as such. For who holds the lab.
+    """Label runs, and groups as such. The caller holds the lab.
 
     Raises:
         UserError: a name is taken or is given to several, or there is no such tag or group; nothing is changed then.
@@ -121,7 +121,7 @@ def _check_untag(labels: Labels, runs: Sequence[str], groups: Sequence[str], cha
 
 
 def _regrouped(labels: Labels, members: Sequence[str], change: Change) -> dict[str, Group]:
-    """The groups to which runs are added or from which they are taken, as they are then."""
+    """Groups with runs added or taken out, by name."""
     found: dict[str, Group] = {}
     if change.group is not None:
         if change.group not in labels.groups:
@@ -140,10 +140,10 @@ def _regrouped(labels: Labels, members: Sequence[str], change: Change) -> dict[s
 
 
 def label_trained(lab: Path, runs: Sequence[str], change: Change, write: bool = True) -> None:
-    """Label what is trained: a name is that of the run, or of a group of all where there are several.
+    """Label runs that are to be trained: one run gets the name, of several a group does.
 
     A group of this name grows where all its runs are among these; asked for again, the same stays as it is. Tags and
-    the note are the group's where there is one, else every run's. For who holds the lab.
+    the note are the group's where there is one, else every run's. The caller holds the lab.
 
     Args:
         lab: the folder.

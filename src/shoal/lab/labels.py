@@ -22,7 +22,7 @@ from shoal.lab.shapes import GroupLabel, RunLabel
 
 @dataclass(frozen=True)
 class Label:
-    """What a run is called; of a group likewise."""
+    """Name, tags and note of a run or of a group."""
 
     name: str | None = None
     tags: tuple[str, ...] = ()
@@ -44,7 +44,7 @@ class Group:
 
 @dataclass(frozen=True)
 class Labels:
-    """Every label of a lab at one moment.
+    """All labels of a lab at one moment.
 
     Attributes:
         runs: the label of each run that has one.
@@ -87,7 +87,7 @@ class Labels:
         return list(dict.fromkeys([*self.of(run).tags, *groups]))
 
     def taken(self, name: str) -> str:
-        """By what a name is taken, in words; nothing where it is free."""
+        """Owner of a name, in words; empty where the name is free."""
         if name in self.groups:
             return f"a group of {len(self.groups[name].runs)} runs"
         return f"run {self.names[name][0]}" if name in self.names else ""
@@ -98,7 +98,7 @@ class Labels:
             raise UserError(f"{what} {name!r} is taken by {by}: a name is of one run or of one group")
 
     def tagged(self, tags: Iterable[str], runs: Iterable[str]) -> set[str]:
-        """Those of the runs that have one of these tags.
+        """Runs among these that have one of the tags.
 
         Raises:
             UserError: no run and no group has such a tag.
@@ -121,7 +121,7 @@ class Labels:
         return self.groups[name]
 
     def find(self, word: str, runs: Collection[str], notes: Sequence[str] = ()) -> list[str]:
-        """The runs that a word means: one, by its name or the beginning of its id, or all of a group.
+        """Runs with this id, beginning of an id, or name; of a group all of its runs.
 
         Args:
             word: an id, an unambiguous beginning of one, or the name of a run or of a group.
@@ -139,7 +139,7 @@ class Labels:
         return [find_run(word, runs, notes, {**self.names, **dict.fromkeys(self.groups, ())})]
 
     def absent(self, runs: Collection[str]) -> list[str]:
-        """A line for each group that has runs which the lab does not hold."""
+        """Lines about groups with runs that the lab does not hold."""
         lost = {name: [run for run in group.runs if run not in runs] for name, group in self.groups.items()}
         return [
             f"group {name!r} has {len(own)} of {len(self.groups[name].runs)} runs ({own[0]}"
@@ -159,7 +159,7 @@ def _known(what: str, words: Collection[str]) -> str:
 
 
 def read_labels(lab: Path) -> Labels:
-    """Every label of the lab at ``lab``; what is damaged is named and hides no other."""
+    """Read all labels of the lab at ``lab``; a damaged file is named in ``damage`` and hides no other."""
     runs, groups, damage = {}, {}, {}
     for place, shape in ((lab / "labels" / "runs", RunLabel), (lab / "labels" / "groups", GroupLabel)):
         try:
@@ -194,7 +194,7 @@ def _check_place(path: Path, stem: str) -> None:
 
 
 def _digest(name: str) -> str:
-    """The name of a group's file: file systems know shorter names than there are, and some take two for one."""
+    """Name of a group's file: file systems allow fewer characters than names have, and some ignore case."""
     return hashlib.sha256(name.encode()).hexdigest()[:16]
 
 
@@ -202,7 +202,7 @@ def _digest(name: str) -> str:
 
 
 def write_run(lab: Path, run: str, label: Label) -> None:
-    """Label a run; an empty label is none."""
+    """Write the label of a run; an empty one is removed."""
     path = lab / "labels" / "runs" / f"{run}.json"
     if label.is_empty:
         _remove(path)
@@ -211,7 +211,7 @@ def write_run(lab: Path, run: str, label: Label) -> None:
 
 
 def write_group(lab: Path, name: str, group: Group) -> None:
-    """Keep a group under its name; one without runs is none."""
+    """Write a group under its name; one without runs is removed."""
     path = lab / "labels" / "groups" / f"{_digest(name)}.json"
     if group.runs:
         _write(path, {**_said(group.label), "name": name, "runs": list(group.runs)})

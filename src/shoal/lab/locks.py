@@ -66,7 +66,7 @@ def locked(path: Path, wait: float, busy: str) -> Iterator[None]:
 
 
 def _is_in_place(descriptor: int, path: Path) -> bool:
-    """Whether the file that is open is the one of this name: of two of them each would keep out nobody."""
+    """Test whether the open file is still the one at ``path``: a lock on a file that was moved keeps nobody out."""
     try:
         return os.path.samestat(os.fstat(descriptor), path.lstat())
     except OSError:

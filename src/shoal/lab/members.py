@@ -146,7 +146,7 @@ def _shipped(task: Any, dump: Mapping[str, Any]) -> Measures:
 
 
 def told_of(folder: "CohortFolder", what: str, nothing: Any) -> Any:
-    """What the task of a cohort makes of what it keeps; nothing where that is damaged, or its code is not loaded."""
+    """Result of a task's method on what it keeps; ``nothing`` where that is damaged or its code is not loaded."""
     try:
         name, kept = task_of(folder.manifest()), folder.kept()
     except LabError:

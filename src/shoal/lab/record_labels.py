@@ -11,14 +11,14 @@ COLUMNS = ("name", "group", "tags", "note")
 
 
 class LabelRecords:
-    """Runs and what they are called."""
+    """Runs and their labels."""
 
     def __init__(self, folders: Mapping[str, CohortFolder]) -> None:
         self._folders = dict(folders)
         self._labels: Labels | None = None  # those of a snapshot
 
     def labels(self) -> Labels:
-        """Names, tags, notes and groups of the lab; of runs of several labs those of all."""
+        """Names, tags, notes and groups of the lab, or of all labs of the runs."""
         if self._labels is not None:
             return self._labels
         labs = dict.fromkeys(folder.path.parent.parent for folder in self._folders.values())
@@ -30,7 +30,7 @@ class LabelRecords:
         return Labels(runs, groups, {path: why for labels in several for path, why in labels.damage.items()})
 
     def find(self, run: str) -> str:
-        """The id of the run of this id, beginning of an id, or name.
+        """Id of the run with this id, unambiguous beginning of an id, or name.
 
         Raises:
             UserError: no run here is called so, or several are.
@@ -40,7 +40,7 @@ class LabelRecords:
         return find_run(run, self._folders, names=self.labels().names)
 
     def labelled(self, tag: str | Iterable[str] | None, group: str | Iterable[str] | None) -> set[str]:
-        """The runs that have one of these tags, where one is given, and are in one of these groups, likewise.
+        """Runs with one of these tags and in one of these groups; None asks for none.
 
         Raises:
             UserError: there is no such tag or group.
@@ -56,7 +56,7 @@ class LabelRecords:
         return found
 
     def label_cells(self) -> dict[str, dict[str, str | None]]:
-        """What each run is called, as cells of a table; of :data:`COLUMNS` those of which some run has something."""
+        """Labels of each run as cells of a table: those of :data:`COLUMNS` that some run has."""
         labels, cells = self.labels(), {}
         for run in self._folders:
             own = labels.of(run)

@@ -297,7 +297,7 @@ class GroupLabel(Shape):
 
 
 class Deletion(Shape):
-    """When a run was deleted, or was to be, and what it was called."""
+    """Time at which a run was deleted, or was to be, and its name."""
 
     at: _Short
     name: str | None = None

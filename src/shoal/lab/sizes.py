@@ -1,4 +1,4 @@
-"""Bytes of a lab: of each cohort by what they are, of each run, and of what else there is."""
+"""Bytes of a lab on the disk: of each cohort by kind, of each run, and of the folders beside them."""
 
 import os
 import stat
@@ -19,7 +19,7 @@ def bytes_below(path: Path) -> int:
 
 
 def files_below(path: Path) -> Iterator[tuple[Path, int]]:
-    """Every file at or below a path with its bytes; what is gone or shut away meanwhile counts as none."""
+    """Files at or below a path with their bytes; one that is gone or cannot be read counts as none."""
     try:
         about = path.lstat()
         if not stat.S_ISDIR(about.st_mode):
@@ -33,7 +33,7 @@ def files_below(path: Path) -> Iterator[tuple[Path, int]]:
 
 
 def bytes_of_cohort(folder: CohortFolder) -> dict[str, int]:
-    """Bytes by kind: each of :data:`KINDS`. ``texts`` are what models wrote and its scores."""
+    """Bytes by kind: each of :data:`KINDS`. ``texts`` are hypotheses of models and their scores."""
     found = dict.fromkeys(KINDS, 0)
     for name in names_in(folder.path):
         found[_KIND.get(name, "other")] += bytes_below(folder.path / name)

@@ -1,4 +1,4 @@
-"""The rest of a cohort as a cohort of its own, without some of its runs: the same bits of all others.
+"""Split of a cohort: its members without some, as a cohort of its own, with the same bits of all that stay.
 
     cohort.json              without these members
     status.json              likewise
@@ -30,7 +30,7 @@ _LEFT = ("lock", "lock-holder.json", "replaces.json")
 
 
 def split(folder: CohortFolder, gone: Collection[str], place: Path) -> CohortFolder:
-    """Write down what is left of a cohort, in the folder ``place``. For who holds the cohort.
+    """Write the rest of a cohort as a new one in the folder ``place``. The caller holds the cohort.
 
     Args:
         folder: the cohort, which stays as it is.
@@ -95,7 +95,7 @@ def _link_all(folder: CohortFolder, new: CohortFolder, gone: Collection[str]) ->
 
 
 def _texts_of(folder: CohortFolder, gone: Collection[str]) -> set[Path]:
-    """What models of these runs wrote, and its scores; of a note that is damaged nobody knows whose it is."""
+    """Files of hypotheses and scores of these runs. One whose note is damaged stays: its run is not known."""
     decodes, found = folder.decodes, set()
     for key in decodes.there():
         with suppress(LabError):
@@ -106,7 +106,7 @@ def _texts_of(folder: CohortFolder, gone: Collection[str]) -> set[Path]:
 
 
 def _link(source: Path, target: Path, name: Path, dropped: Collection[Path]) -> None:
-    """A file, or what is in a folder, at the same place of another folder."""
+    """Link a file, or each file in a folder, at the same place of another folder."""
     if name in dropped or (name.name.startswith(".") and name.name.endswith(".tmp")):
         return
     mode = (source / name).lstat().st_mode
@@ -136,7 +136,7 @@ def _copy(source: Path, target: Path) -> None:
 
 
 def _write_metrics(folder: CohortFolder, new: CohortFolder, gone: Collection[str]) -> dict[str, str]:
-    """Every file of metrics without rows of these runs; the new names by the old ones."""
+    """Write each file of metrics without rows of these runs; the new names by the old ones."""
     columns = folder.measures().columns
     there = folder.parts.there()
     names = {name: _write_part(folder.parts, new.parts, name, gone, columns) for name in there}
@@ -174,7 +174,7 @@ def _write_checkpoint(folder: CohortFolder, new: CohortFolder, gone: Collection[
 
 
 def _where(where: Mapping[str, Any], gone: Collection[str]) -> dict[str, Any]:
-    """Whose state a checkpoint holds then; the spread of the last accuracies was of all and is left out."""
+    """``where`` of the new checkpoint. The spread of the last accuracies is left out: it was that of all members."""
     members = [run for run in where["members"] if run not in gone]
     parked = [run for run in where.get("parked", []) if run not in gone]
     if not members:  # whoever is parked waits for someone's place
@@ -186,7 +186,7 @@ def _where(where: Mapping[str, Any], gone: Collection[str]) -> dict[str, Any]:
 
 
 def _write_certificate(folder: CohortFolder, new: CohortFolder, gone: Collection[str]) -> None:
-    """What is certified of the others; nothing where these were all that were trained alone."""
+    """Write the certificate of the others; none where no other was trained alone."""
     certificate = folder.certificate()
     if certificate is None:
         return

@@ -39,7 +39,7 @@ def survey(path: Path) -> Survey:
 
 
 def settled(path: Path, look: Callable[[], T]) -> T:
-    """What a look at the cohorts of a lab finds; a further one where any came or went meanwhile.
+    """Result of a look at the cohorts of a lab, repeated while cohorts come or go.
 
     One that takes the place of another could be missed with it, or be taken for a copy of it.
     """
@@ -91,7 +91,7 @@ def find_cohorts(path: Path) -> tuple[list[CohortFolder], list[str]]:
 
 
 def is_pending(folder: CohortFolder) -> bool:
-    """Whether a cohort is the rest of another from which runs are to be deleted, and that is still there.
+    """Test whether a cohort is the rest of another that is still there, from which runs are to be deleted.
 
     In the moment in which that is moved away, in one step, this takes its place: no run is ever in neither.
     """

@@ -95,7 +95,7 @@ def train(
 
 
 def _each_once(specs: RunSpec | Iterable[RunSpec]) -> list[RunSpec]:
-    """The runs that are asked for, each once; :class:`UserError` where there are none."""
+    """Runs that are asked for, each once; :class:`UserError` where there are none."""
     wanted = list(dict.fromkeys([specs] if isinstance(specs, RunSpec) else specs))
     if not wanted:
         raise UserError("there are no runs to train: the list of specs is empty")
@@ -103,7 +103,7 @@ def _each_once(specs: RunSpec | Iterable[RunSpec]) -> list[RunSpec]:
 
 
 def _left(lab: Lab, runs: Iterable[str]) -> Records:
-    """What the lab holds of runs that were trained, without those that someone has deleted since."""
+    """Records of runs that were trained, without those that were deleted since."""
     deleted = deleted_runs(lab.path).keys() - lab.index().keys()
     return lab.records(run for run in runs if run not in deleted)
 
