@@ -15,7 +15,7 @@ from helpers import fastest, tiny_grid, unseal
 import shoal
 from shoal.cli import main
 from shoal.errors import DiskError, LabError, UserError
-from shoal.lab import Lab
+from shoal.lab import Lab, survey
 from shoal.lab.check import examine, repair
 from shoal.lab.cohort import CohortFolder
 from shoal.training.loop import Options, train_cohort
@@ -377,6 +377,37 @@ def test_who_reads_meanwhile_always_finds_every_other_run(lab):
     stop.set()
     reader.join()
     assert missed == []
+
+
+@pytest.mark.parametrize("seen", [0, 1, 2])
+def test_who_looks_while_one_takes_the_place_of_another_finds_one_of_them(lab, seen, monkeypatch):
+    """The moment of a deletion comes after so many cohorts of three were looked at."""
+    expected = [run for run in lab.runs() if run != LONG]
+    rename = os.rename
+
+    def kill_at_the_moment(source, target, **options):
+        if Path(source).parent.name == "cohorts":
+            raise Killed
+        rename(source, target, **options)
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(os, "rename", kill_at_the_moment)
+        lab.delete(LONG)
+    old = lab.records(LONG).cohorts()[0]
+    asked = iter(range(9))
+
+    def is_pending(folder):
+        answer = looked_at(folder)
+        if next(asked) == seen:
+            old.path.rename(lab.path / "deleting" / old.id)
+        return answer
+
+    looked_at = survey.is_pending
+    monkeypatch.setattr(survey, "is_pending", is_pending)
+    found = lab.survey()
+    assert not old.path.exists()
+    assert list(found.index) == expected
+    assert (found.unknown, found.copies) == ([], [])
 
 
 # what a checkpoint can look like
