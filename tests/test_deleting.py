@@ -25,6 +25,7 @@ from shoal.training.plan import plan
 MIXED = tiny_grid({"model": "gpt", "save_statistic_step": 4, "eval_period": 1}, n_steps=[8, 40], seed=[0, 1])
 DONE = tiny_grid({"n_steps": 8, "save_statistic_step": 4, "save_model_step": 4}, seed=[0, 1, 2])
 SHORT, LONG = MIXED[0].id, MIXED[3].id
+PLACES = [0, *(pytest.param(place, marks=pytest.mark.slow) for place in (1, 2)), 3]
 
 
 def begun(lab, specs, steps, places=None):
@@ -113,7 +114,7 @@ def assert_goes_on(lab, uninterrupted):
     assert_nothing_wrong(lab)
 
 
-@pytest.mark.parametrize("place", range(4))
+@pytest.mark.parametrize("place", PLACES)
 def test_others_of_its_cohort_are_whole_and_go_on_to_the_same_bits(lab, place, uninterrupted):
     gone = MIXED[place].id
     left = [run for run in lab.runs() if run != gone]
@@ -205,12 +206,12 @@ def killed(lab, runs, at):
         lab.delete(runs)
 
 
-MOMENTS = [pytest.param(13, id="some"), pytest.param(1, id="all", marks=pytest.mark.slow)]
+MOMENTS = [pytest.param(17, id="some"), pytest.param(1, id="all", marks=pytest.mark.slow)]
 BOTH = [LONG, DONE[0].id, DONE[1].id]
 
 
 @pytest.mark.parametrize("every", MOMENTS)
-@pytest.mark.parametrize("again", ["delete", "check"])
+@pytest.mark.parametrize("again", ["delete", pytest.param("check", marks=pytest.mark.slow)])
 def test_killed_at_any_moment_nothing_of_the_others_is_lost_and_the_same_again_finishes(
     whole, tmp_path, every, again, capsys
 ):
@@ -273,7 +274,7 @@ def test_a_disk_that_refuses_anything_is_told_and_nothing_of_the_others_is_lost(
         shutil.rmtree(lab.path)
 
 
-@pytest.mark.parametrize(("kills", "seed"), [(5, 3), pytest.param(40, 5, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(("kills", "seed"), [pytest.param(40, 5, marks=pytest.mark.slow)])
 def test_killed_by_the_system_at_random_moments(lab, kills, seed, uninterrupted):
     gone = [MIXED[1].id, DONE[0].id, MIXED[3].id, DONE[1].id, MIXED[0].id]
     left = [run for run in lab.runs() if run not in gone]
@@ -413,7 +414,7 @@ def test_who_looks_while_one_takes_the_place_of_another_finds_one_of_them(lab, s
 # what a checkpoint can look like
 
 
-@pytest.mark.parametrize("place", range(4))
+@pytest.mark.parametrize("place", PLACES)
 def test_members_that_wait_with_what_they_have_become(tmp_path, place, uninterrupted):
     """Four side by side, and then one after the other: the others are parked."""
     lab = Lab(tmp_path / "lab").create()
