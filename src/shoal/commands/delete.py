@@ -35,8 +35,7 @@ def run(options: Options) -> int:
     if not options.runs and not flags:
         raise UserError("delete needs runs: ids, names, or flags that choose some, such as --state diverged")
     lab = Lab(options.lab)
-    if leftovers(lab.path) or lost_labels(lab.path):
-        lab.clear()
+    if (leftovers(lab.path) or lost_labels(lab.path)) and lab.clear():
         say("removed what a deletion that was killed had left")
     words = _there(lab, options.runs)
     if options.runs and not words:

@@ -57,7 +57,8 @@ def check_deletions(lab: Path) -> Iterator[Finding]:
 
 
 def _clear(lab: Path) -> str:
-    return f"removed what a deletion had left in {lab}{'' if clear(lab) else ': labels'}"
+    removed = clear(lab)
+    return f"removed what a deletion had left: {' '.join(map(str, removed))}" if removed else ""
 
 
 def deleted_of(lab: Path, runs: Collection[str]) -> list[str]:

@@ -170,7 +170,7 @@ def clear(lab: Path) -> list[Path]:
         forget(lab, gone, labels)
     with suppress(OSError):
         (lab / DELETING).rmdir()
-    return found
+    return [*found, *(lab / "labels" / "runs" / f"{run}.json" for run in gone)]
 
 
 def lost_labels(lab: Path) -> list[str]:
