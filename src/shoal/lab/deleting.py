@@ -9,6 +9,7 @@ away. What a process that was killed leaves is removed by the next deletion, or 
 gone already, and a study that asks for such a run is not said to have lost it.
 """
 
+import os
 import shutil
 from collections.abc import Collection, Iterable, Mapping
 from contextlib import suppress
@@ -140,7 +141,7 @@ def _vacate(lab: Path, target: CohortFolder) -> None:
 def leftovers(lab: Path) -> list[Path]:
     """Paths that a killed deletion left; their content is elsewhere in the lab too, or was to be deleted."""
     pending = [path for path in _cohorts(lab) if is_pending(CohortFolder(path))]
-    marks = [path / REPLACES for path in _cohorts(lab) if path not in pending and is_there(path / REPLACES)]
+    marks = [path / REPLACES for path in _cohorts(lab) if path not in pending and os.path.lexists(path / REPLACES)]
     return [*(lab / DELETING / name for name in names_in(lab / DELETING)), *pending, *marks]
 
 

@@ -96,13 +96,11 @@ def is_pending(folder: CohortFolder) -> bool:
     In the moment in which that is moved away, in one step, this takes its place: no run is ever in neither.
     """
     path = folder.path / REPLACES
-    if not is_there(path):
-        return False
     try:
-        whole = read_json(path, Replaces)["cohort"]
-    except LabError:
+        whole = read_json(path, Replaces)["cohort"] if is_there(path) else folder.id
+        return whole != folder.id and is_there(folder.path.with_name(whole) / "cohort.json")
+    except LabError:  # it is damaged, or another user's
         return False
-    return whole != folder.id and is_there(folder.path.with_name(whole) / "cohort.json")
 
 
 def _unknown(folder: CohortFolder, error: LabError) -> str:
