@@ -22,6 +22,7 @@ COMMANDS = {
     "reproduce": "train published settings and compare with the published numbers",
     "report": "a report of any runs of the lab",
     "runs": "what the lab holds",
+    "watch": "a live table and small curves of a lab that trains, without touching it",
     "label": "names, tags and notes of runs, and groups of runs",
     "delete": "delete runs, with all that was measured and kept of them",
     "du": "bytes of each cohort or run on the disk",

@@ -1,6 +1,6 @@
 """Training of runs into a lab: finished runs are not trained again, interrupted ones are resumed."""
 
-from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -15,16 +15,14 @@ from shoal.lab.records import Records
 from shoal.measures import SPLITS
 from shoal.spec import RunSpec
 from shoal.tasks.build import build_model
+from shoal.training.arrangement import arrange, choose_workers
 from shoal.training.continuation import places_of
-from shoal.training.executor import Execution, cores, execute, threads_per_worker
-from shoal.training.memory import check_memory
-from shoal.training.plan import Cohort, plan, spread
+from shoal.training.executor import Execution, cores, execute
+from shoal.training.plan import Cohort, plan
 from shoal.training.preflight import check_parts
 from shoal.training.remarks import slow_evaluations, without_effect
 from shoal.training.snapshot import Snapshot
 from shoal.training.step import Metric, measure
-
-WORTH_DIVIDING = 20.0  # seconds of work for one core from which cohorts are divided between several processes
 
 
 class Interrupted(KeyboardInterrupt):
@@ -59,9 +57,12 @@ def train(
         lab: the lab, or its folder, which is made if it does not exist.
         device: ``cpu`` or ``cuda``; CUDA where there is one, when not given.
         workers: number of cohorts that train at the same time, each in its own process; one per core, when not given.
-        threads: threads per new cohort; the cores divided by the workers, at most ``OMP_NUM_THREADS``, when not given.
-        engine: ``compiled``, ``prefixes`` or ``plain`` (:mod:`shoal.fast.engine`); the fastest that is worth its start.
-        places: number of runs of a cohort in one stack; as many as fit into half of the free memory, when not given.
+        threads: threads per new cohort; the cores divided by the workers, at most ``OMP_NUM_THREADS`` where that is
+            set, when not given.
+        engine: engine of new cohorts, one of ``compiled``, ``prefixes`` and ``plain`` (see :mod:`shoal.fast.engine`);
+            the fastest that supports them and is worth its start, when not given.
+        places: number of runs of a cohort that train side by side; as many as fit into half of the free memory, when
+            not given.
         flush_seconds: longest time between two flushes, at most 30.
         metrics: further quantities to record at every evaluation of new runs, each a function of one member's
             parameters (by name) that returns a scalar tensor. Runs that the lab holds must have been trained with them;
@@ -83,14 +84,10 @@ def train(
     _check_wanted(wanted, on, engine, metrics or {})
     lab = lab if isinstance(lab, Lab) else Lab(lab)
     with lab.labelling([spec.id for spec in wanted], name, tag, note):
-        held = _held(lab, wanted, metrics or {}, say)
-        folders, damaged = unfinished(held.values())
-        cohorts = _new(wanted, held, on, engine)
-        workers = workers or choose_workers(folders, cohorts, on, metrics or {})
-        threads, divided = threads or threads_per_worker(workers), _divided(cohorts, workers)
-        begun, taken = _begin(lab, divided, on, threads, engine, metrics or (), say)
+        work = arrange(wanted, lab, on, workers, threads, engine, metrics or {}, say)
+        begun, taken = _begin(lab, work.new, on, work.threads, engine, metrics or (), say)
     how = Execution(on, flush_seconds, metrics or {}, places, places_of(wanted))
-    _finish([*folders, *begun], workers, how, watch, [*damaged, *taken])
+    _finish([*work.going_on, *begun], work.workers, how, watch, [*work.damaged, *taken])
     return _left(lab, [spec.id for spec in wanted])
 
 
@@ -115,65 +112,6 @@ def _check_wanted(
     check_precision(specs, device, engine)
     check_parts(specs, device)
     check_metrics(metrics, specs, device)
-
-
-def _new(specs: Sequence[RunSpec], held: Container[str], device: torch.device, engine: str | None) -> list[Cohort]:
-    """Cohorts of the runs that the lab does not hold; :class:`UserError` for a model that cannot fit."""
-    cohorts = plan(spec for spec in specs if spec.id not in held)
-    check_memory((cohort.shared for cohort in cohorts), device, engine)
-    return cohorts
-
-
-def _held(
-    lab: Lab, specs: Sequence[RunSpec], metrics: Iterable[str], say: Callable[[str], None]
-) -> dict[str, CohortFolder]:
-    """Folders of those runs that the lab holds; raises as :func:`_check_held`."""
-    survey = lab.survey()
-    for line in survey.unknown:
-        say(f"warning: {line}; such of them as are asked for are trained again")
-    for line in survey.copies:
-        say(f"warning: {line}")
-    held = {spec.id: survey.index[spec.id] for spec in specs if spec.id in survey.index}
-    _check_held(held, metrics)
-    return held
-
-
-def unfinished(folders: Iterable[CohortFolder]) -> tuple[list[CohortFolder], list[LabError]]:
-    """Folders with members that still have steps to train, each once, and the errors of unreadable folders."""
-    unfinished_folders, damaged = [], []
-    for folder in {folder.path: folder for folder in folders}.values():
-        try:
-            if not folder.is_finished():
-                unfinished_folders.append(folder)
-        except LabError as error:
-            damaged.append(error)
-    return unfinished_folders, damaged
-
-
-def _check_held(held: Mapping[str, CohortFolder], metrics: Iterable[str]) -> None:
-    """Raise :class:`UserError` for runs of the lab trained without a metric, or of parts that have changed."""
-    _check_recorded(held, metrics)
-    for folder in dict.fromkeys(held.values()):
-        folder.check_sources()
-
-
-def _check_recorded(held: Mapping[str, CohortFolder], metrics: Iterable[str]) -> None:
-    if not metrics:
-        return
-    recorded = {folder: folder.manifest()["metrics"] for folder in dict.fromkeys(held.values())}
-    for name in metrics:
-        lacking = [run for run, folder in held.items() if name not in recorded[folder]]
-        if lacking:
-            raise UserError(
-                f"metric {name!r} is not on record: {len(lacking)} of these runs ({lacking[0][:8]}"
-                f"{' …' if len(lacking) > 1 else ''}) were trained without it; train them with it in another lab"
-            )
-
-
-def _divided(cohorts: Sequence[Cohort], workers: int) -> list[Cohort]:
-    """Cohorts divided for the workers, where they take long enough; the longest work first."""
-    worth = sum(cohort.seconds for cohort in cohorts) > WORTH_DIVIDING
-    return spread(cohorts, workers if worth else 1)
 
 
 def _begin(
@@ -296,25 +234,6 @@ def check_metrics(metrics: Mapping[str, Metric], specs: Sequence[RunSpec], devic
         parameters = {name: p.detach().unsqueeze(0) for name, p in trained.items()}  # (1, *shape) each
         for name, metric in metrics.items():
             measure(name, metric, parameters)
-
-
-def choose_workers(
-    begun: Sequence[CohortFolder], new: Sequence[Cohort], device: torch.device, metrics: Mapping[str, Metric]
-) -> int:
-    """Number of workers: one per core, but a single one for a GPU or a metric that another process cannot import.
-
-    One cohort is divided between the cores when it takes longer than starting processes does.
-    """
-    if device.type == "cuda" or not all(_can_be_sent(metric) for metric in metrics.values()):
-        return 1
-    most = len(begun) + len(new)
-    if sum(cohort.seconds for cohort in new) > WORTH_DIVIDING:
-        most = len(begun) + sum(len(cohort) for cohort in new)
-    return min(cores(), max(1, most))
-
-
-def _can_be_sent(metric: Metric) -> bool:
-    return getattr(metric, "__module__", "__main__") != "__main__" and "<" not in getattr(metric, "__qualname__", "<")
 
 
 def choose_device(name: str | None) -> torch.device:

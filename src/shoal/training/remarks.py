@@ -6,7 +6,7 @@ from shoal.training.plan import Cohort
 
 
 def without_effect(cohort: Cohort) -> list[str]:
-    """Lines about weight decays whose step is lost in rounding, as it is in ``torch.optim``."""
+    """Warnings about weight decays whose step is lost in rounding, as it is in ``torch.optim``."""
     decoupled = cohort.shared.rule.is_decoupled
     pairs = dict.fromkeys((spec.lr, spec.weight_decay) for spec in cohort.members if decoupled)
     return [
@@ -17,7 +17,7 @@ def without_effect(cohort: Cohort) -> list[str]:
 
 
 def slow_evaluations(cohort: Cohort) -> list[str]:
-    """A line where evaluations would take longer than training, and minutes."""
+    """Warning where evaluations would take longer than training, and minutes."""
     each, spec = cohort.evaluation_seconds, cohort.shared
     if each * cohort.evaluations <= max(cohort.seconds, 60.0):
         return []
