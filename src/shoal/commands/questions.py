@@ -12,6 +12,7 @@ from shoal.commands.training import train_with_progress
 from shoal.errors import LabError, UserError
 from shoal.lab import Lab
 from shoal.lab.cohort import CohortFolder
+from shoal.lab.deleting import deleted_runs
 from shoal.output import say
 from shoal.report import Report, check_drawing, write_report
 from shoal.report.console import print_damage, print_titled
@@ -155,6 +156,7 @@ def results_of(lab: Lab, note: Mapping[str, Any]) -> Results:
     """Of the runs of a study; those that the lab does not know of are lost, for a reason if there is one."""
     found = lab.survey()
     why = found.unknown[0] if found.unknown else f"no cohort of lab {lab.path} holds it"
-    lost = {run: why for run in note["runs"] if run not in found.index}
+    deleted = {run: f"it was deleted ({own['at']})" for run, own in deleted_runs(lab.path).items()}
+    lost = {run: deleted.get(run, why) for run in note["runs"] if run not in found.index}
     records = lab.records(run for run in note["runs"] if run not in lost)
     return Results(records, note.get("measured", {}), lost)

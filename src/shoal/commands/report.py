@@ -13,9 +13,8 @@ _OF_AXES = ("threshold", "stay", "other_lab")  # flags that a page without axes 
 
 def arguments(parser: Parser) -> None:
     """Flags of the command."""
-    parser.add_argument(
-        "what", nargs="*", metavar="STUDY-OR-RUNS", help="a study or a reproduction, or runs; all runs when not given"
-    )
+    about = "a study or a reproduction, or ids or names of runs or groups; all runs when not given"
+    parser.add_argument("what", nargs="*", metavar="STUDY-OR-RUNS", help=about)
     add_lab(parser)
     parser.flag("name", help="name of a report of runs (runs; with --by runs-by-AXIS)")
     parser.flag(
@@ -84,7 +83,7 @@ def _report_runs(options: argparse.Namespace) -> int:
     lab = Lab(options.lab)
     folder = lab.report_folder("runs" if options.name is None else check_own_name(options.name, lab))
     records = lab.records(options.what or None)
-    unreadable = [] if options.what else lab.unreadable()
+    unreadable = lab.unreadable() if not options.what or {*options.what} & {*lab.labels().groups} else []
     if len(records) == 0:
         raise UserError("; ".join([f"lab {options.lab} holds no runs", *unreadable]))
     lacking = unmatched(records, options)
