@@ -1,0 +1,115 @@
+"""How a page is to be read: its figures and tables by number, and what is said of several of them, said once.
+
+A caption is a list of sentences: the first says what a figure or a table is of, the others how it is read. A sentence of
+the latter kind that stands in several captions of a page goes to the top of the page, with the numbers of those it is
+about; the files beside the page keep their captions whole, because each of them is read alone.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from shoal.report.words import in_ranges
+
+if TYPE_CHECKING:
+    from shoal.report.page import Report, Section
+
+FIGURE, TABLE = "Figure", "Table"
+_LEAST = 25  # characters: a shorter sentence is no burden where it stands twice
+_ABBREVIATED = ("e.g.", "i.e.", "cf.", "vs.", "et al.", "ca.", "Fig.", "No.")
+_END = re.compile(r"(?<=[.?!…])\s+(?=\S)")
+
+
+@dataclass(frozen=True, order=True)
+class Place:
+    """A figure or a table by its kind and its number on the page."""
+
+    kind: str
+    number: int
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.number}"
+
+
+@dataclass(frozen=True)
+class Shared:
+    """Sentences that are about several figures and tables of a page."""
+
+    places: tuple[Place, ...]
+    sentences: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a page says about reading it.
+
+    Attributes:
+        sections: the figures and tables of each section, in their order.
+        captions: what is left to say beside each of them.
+        shared: what is said once, at the top, in the order of the page.
+    """
+
+    sections: tuple[tuple[Place, ...], ...]
+    captions: Mapping[Place, str]
+    shared: tuple[Shared, ...]
+
+
+def sentences(text: str) -> list[str]:
+    """The sentences of a caption.
+
+    >>> sentences("Loss, e.g. of 0.5 nats. Thin: runs. †: at the last evaluation.")
+    ['Loss, e.g. of 0.5 nats.', 'Thin: runs.', '†: at the last evaluation.']
+    """
+    out: list[str] = []
+    for part in _END.split(text.strip()):
+        if out and out[-1].endswith(_ABBREVIATED):
+            out[-1] += f" {part}"
+        else:
+            out.append(part)
+    return [part for part in out if part]
+
+
+def places_in_words(places: Sequence[Place]) -> str:
+    """``Figures 1 to 3; Table 2``: figures before tables.
+
+    >>> places_in_words([Place(TABLE, 2), Place(FIGURE, 1), Place(FIGURE, 2), Place(FIGURE, 3)])
+    'Figures 1 to 3; Table 2'
+    """
+    parts = []
+    for kind in (FIGURE, TABLE):
+        if numbers := [place.number for place in places if place.kind == kind]:
+            parts.append(f"{kind}{'s' * (len(numbers) > 1)} {in_ranges(numbers)}")
+    return "; ".join(parts)
+
+
+def reading(report: "Report") -> Reading:
+    """The numbers of a report's figures and tables, and its captions without what several of them say."""
+    sections, captions, counts = [], {}, {FIGURE: 0, TABLE: 0}
+    for section in report.sections:
+        own = []
+        for kind, caption in _captions(section):
+            counts[kind] += 1
+            own.append(Place(kind, counts[kind]))
+            captions[own[-1]] = sentences(caption)
+        sections.append(tuple(own))
+    about: dict[str, list[Place]] = {}
+    for place, parts in captions.items():
+        for part in dict.fromkeys(parts[1:]):
+            about.setdefault(part, []).append(place)
+    groups: dict[tuple[Place, ...], list[str]] = {}
+    for part, places in about.items():
+        if len(places) > 1 and len(part) >= _LEAST:
+            groups.setdefault(tuple(places), []).append(part)
+    moved = {part for parts in groups.values() for part in parts}
+    left = {
+        place: " ".join([*parts[:1], *(part for part in parts[1:] if part not in moved)])
+        for place, parts in captions.items()
+    }
+    return Reading(tuple(sections), left, tuple(Shared(places, tuple(parts)) for places, parts in groups.items()))
+
+
+def _captions(section: "Section") -> list[tuple[str, str]]:
+    """The captions of a section's figures, then of its tables, as they stand on the page."""
+    figures = [(FIGURE, figure.caption) for figure in section.figures]
+    return figures + [(TABLE, table.caption) for table in section.tables]
