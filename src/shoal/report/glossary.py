@@ -36,7 +36,7 @@ TERMS = (
         "run",
         "One model, trained once with one value of every setting, its seed included. The settings are hashed into the "
         "run's id, so that equal settings are the same run and are never trained twice.",
-        "runs?",
+        "(?<!study )(?<!shoal )runs?",
     ),
     Term(
         "seed",
@@ -88,8 +88,8 @@ TERMS = (
     ),
     Term(
         "accuracy",
-        "Share of examples whose answer is predicted right, from 0 to 1. An answer counts when every token of it is the "
-        "most probable one.",
+        "Share of what is asked that is predicted right, from 0 to 1. Right is a token that the model gives the largest "
+        "probability, and an equation all of whose answer is.",
         "accurac(?:y|ies)|A_(?:train|val)",
     ),
     Term(
@@ -159,12 +159,12 @@ TERMS = (
     ),
     Term(
         "BLEU",
-        "A score of translations from 0 to 100: how many runs of one to four words stand in the reference too, less a "
-        "penalty for short texts.",
+        "A score of translations from 0 to 100: how many sequences of one to four words stand in the reference too, with "
+        "a penalty for short texts.",
     ),
     Term(
         "chrF2",
-        "A score of translations from 0 to 100: how many runs of one to six characters are shared with the reference, "
+        "A score of translations from 0 to 100: how many sequences of one to six characters are shared with the reference, "
         "with recall counted twice as much as precision.",
         "chrF2?",
     ),
@@ -218,7 +218,7 @@ TERMS = (
         "p value",
         "The probability of a result at least as extreme as the one at hand if there were no difference. Small values "
         "speak against chance; large ones do not show that there is no difference.",
-        r"p values?|p(?= [=<] \d)|p(?=: )",
+        r"p values?|(?-i:p)(?= [=<] \d)|(?-i:p)(?=: )",
     ),
     Term(
         "permutation test",
@@ -344,11 +344,6 @@ def _places(text: str) -> "list[tuple[re.Match[str], Term]]":
     """Every use of a term with the term, from left to right."""
     found = []
     for place in _PATTERN.finditer(text):
-        if place.lastgroup is not None and not _is_shouted(place.group()):
+        if place.lastgroup is not None:
             found.append((place, TERMS[int(place.lastgroup[1:])]))
     return found
-
-
-def _is_shouted(text: str) -> bool:
-    """Whether a form is met in capitals that it does not have, such as ``P`` for ``p``."""
-    return text == "P"
