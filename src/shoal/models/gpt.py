@@ -62,7 +62,6 @@ class Variant:
             if getattr(self, name) not in names:
                 raise ValueError(f"{name} must be one of {' '.join(names)}, got {getattr(self, name)!r}")
 
-
     @property
     def drops_everywhere(self) -> bool:
         """Whether dropout acts on the sum of embeddings, on attention weights and on all that is added."""

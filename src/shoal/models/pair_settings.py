@@ -237,7 +237,9 @@ class LSTMEncoderDecoderSettings(PairModel):
     bidirectional: bool = setting(
         True, "the encoder runs both ways, with half of hidden_size each", "true or false", may_be_open=True
     )
-    initialisation: str = _initialisation("xavier", ("torch", "xavier", "xavier_all", "xavier_weights", "scaled_normal"))
+    initialisation: str = _initialisation(
+        "xavier", ("torch", "xavier", "xavier_all", "xavier_weights", "scaled_normal")
+    )
 
     def fill(self) -> None:
         """States are as wide as embeddings, encoder and decoder as deep as was said of both."""

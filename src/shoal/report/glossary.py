@@ -68,7 +68,7 @@ TERMS = (
         "Ended because loss, gradient or parameters became infinite or undefined. The run is kept as it was before.",
         "diverged?",
     ),
-    Term("practical", f"The course exercise whose questions these studies ask: {PRACTICAL}."),
+    Term("practical", f"The course exercise whose questions several studies ask: {PRACTICAL}.", "practical(?:['’]s)?"),
     # training
     Term(
         "training step",
@@ -82,14 +82,14 @@ TERMS = (
     ),
     Term(
         "loss",
-        "Mean of −ln p over the scored tokens, p being the probability that the model gives the right one. It is 0 for a "
-        "model that is certain and right, and ln V for one that guesses evenly among V tokens.",
+        "Mean of −ln p over the scored tokens, p being the probability that the model gives the right one. It is 0 "
+        "for a model that is certain and right, and ln V for one that guesses evenly among V tokens.",
         "loss(?:es)?|L_(?:train|val)",
     ),
     Term(
         "accuracy",
-        "Share of what is asked that is predicted right, from 0 to 1. Right is a token that the model gives the largest "
-        "probability, and an equation all of whose answer is.",
+        "Share of what is asked that is predicted right, from 0 to 1. Right is a token that the model gives the "
+        "largest probability, and an equation all of whose answer is.",
         "accurac(?:y|ies)|A_(?:train|val)",
     ),
     Term(
@@ -119,7 +119,7 @@ TERMS = (
         "Δt",
         "The steps from a run's best value on the training split to that on the validation split: how much later it "
         "generalised than it memorised.",
-        "Δt",
+        r"Δt(?:\([A-Z]\))?",
     ),
     Term(
         "r_train",
@@ -159,13 +159,13 @@ TERMS = (
     ),
     Term(
         "BLEU",
-        "A score of translations from 0 to 100: how many sequences of one to four words stand in the reference too, with "
-        "a penalty for short texts.",
+        "A score of translations from 0 to 100: how many sequences of one to four words stand in the reference too, "
+        "with a penalty for short texts.",
     ),
     Term(
         "chrF2",
-        "A score of translations from 0 to 100: how many sequences of one to six characters are shared with the reference, "
-        "with recall counted twice as much as precision.",
+        "A score of translations from 0 to 100: how many sequences of one to six characters are shared with the "
+        "reference, with recall counted twice as much as precision.",
         "chrF2?",
     ),
     Term(
@@ -210,8 +210,8 @@ TERMS = (
     ),
     Term(
         "log-rank test",
-        "A test of whether groups of runs generalise at different times. At each step at which some run does it compares "
-        "how many of each group do with how many would if the groups were alike.",
+        "A test of whether groups of runs generalise at different times. At each step at which some run does it "
+        "compares how many of each group do with how many would if the groups were alike.",
         "log-rank tests?",
     ),
     Term(
@@ -222,14 +222,14 @@ TERMS = (
     ),
     Term(
         "permutation test",
-        "A test whose p value is the share of all exchanges of labels among comparable runs that give a result at least "
-        "as extreme. It assumes no distribution; with few runs its p cannot be small.",
+        "A test whose p value is the share of all exchanges of labels among comparable runs that give a result at "
+        "least as extreme. It assumes no distribution; with few runs its p cannot be small.",
         "permutations?(?: tests?)?|sign-flip tests?",
     ),
     Term(
         "Holm's correction",
-        "A correction of p values for the number of tests: the smallest is multiplied by how many there are, the next by "
-        "one less, and so on. It keeps the probability of any false finding below the level.",
+        "A correction of p values for the number of tests: the smallest is multiplied by how many there are, the next "
+        "by one less, and so on. It keeps the probability of any false finding below the level.",
         "Holm(?:[’']s (?:method|correction))?",
     ),
     Term(
@@ -244,13 +244,14 @@ TERMS = (
     ),
     Term(
         "Wilson interval",
-        "An interval for a share of a few trials that stays between 0 and 1 and is not empty where all or none succeed.",
+        "An interval for a share of a few trials that stays between 0 and 1 and is not empty where all or none "
+        "succeed.",
         "Wilson(?:'s)?(?: intervals?)?",
     ),
     Term(
         "Student's interval",
-        "An interval for a mean, by Student's t distribution, which makes up for the deviation being estimated from few "
-        "values.",
+        "An interval for a mean, by Student's t distribution, which makes up for the deviation being estimated from "
+        "few values.",
         "Student[’']s (?:t|(?:95 % )?interval)",
     ),
     Term(
@@ -342,8 +343,4 @@ def terms_in(text: str) -> set[str]:
 
 def _places(text: str) -> "list[tuple[re.Match[str], Term]]":
     """Every use of a term with the term, from left to right."""
-    found = []
-    for place in _PATTERN.finditer(text):
-        if place.lastgroup is not None:
-            found.append((place, TERMS[int(place.lastgroup[1:])]))
-    return found
+    return [(place, TERMS[int(place.lastgroup[1:])]) for place in _PATTERN.finditer(text) if place.lastgroup]

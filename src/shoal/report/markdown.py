@@ -1,10 +1,10 @@
 """A report as Markdown, for a repository or a notebook; its figures are the PNGs beside the page."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from shoal.report.glossary import by_name, terms_in
-from shoal.report.reading import places_in_words, reading
+from shoal.report.reading import Shared, places_in_words, reading
 from shoal.report.table import as_markdown
 
 if TYPE_CHECKING:
@@ -14,7 +14,9 @@ if TYPE_CHECKING:
 def to_markdown(report: "Report") -> str:
     """The page's text, its figures by name and its tables in full."""
     lines = [*_head(report), *_body(report)]
-    entries = [f"- **{term.name}**: {as_markdown(term.meaning)}" for term in by_name(terms_in("\n".join(_prose(report))))]
+    entries = [
+        f"- **{term.name}**: {as_markdown(term.meaning)}" for term in by_name(terms_in("\n".join(_prose(report))))
+    ]
     return "\n".join([*lines, "", "## Glossary", "", *entries, ""] if entries else lines)
 
 
@@ -33,10 +35,14 @@ def _head(report: "Report") -> Iterator[str]:
         for section, places in zip(report.sections, guide.sections, strict=True):
             shown = f" ({places_in_words(places)})" if places else ""
             yield f"- {as_markdown(section.title)}{shown}{f': {as_markdown(section.about)}' if section.about else ''}"
-    if guide.shared:
-        yield from ("", "## How to read this page", "")
-    for shared in guide.shared:
-        yield f"- **{places_in_words(shared.places)}**: {as_markdown(' '.join(shared.sentences))}"
+    if guide.of_several:
+        yield from ("", "## How to read this page", "", *_said_once(guide.of_several))
+
+
+def _said_once(several: Sequence[Shared]) -> Iterator[str]:
+    """What is said of several figures and tables, behind their numbers."""
+    for shared in several:
+        yield f"- **{places_in_words(shared.places)}.** {as_markdown(' '.join(shared.sentences))}"
 
 
 def _body(report: "Report") -> Iterator[str]:
@@ -46,6 +52,8 @@ def _body(report: "Report") -> Iterator[str]:
         yield from ("", f"## {as_markdown(section.title)}", "")
         for paragraph in section.paragraphs:
             yield from (as_markdown(paragraph), "")
+        if several := guide.of_section(places):
+            yield from (*_said_once(several), "")
         for figure, place in zip(section.figures, places, strict=False):
             yield from (f"![{_alternative(as_markdown(figure.alt))}](figures/{figure.name}.png)", "")
             yield from (f"**{place}.** {as_markdown(guide.captions[place])}", "")

@@ -13,7 +13,7 @@ from shoal.errors import UserError
 from shoal.lab.files import write
 from shoal.report.glossary import Linker, Term
 from shoal.report.markdown import to_markdown
-from shoal.report.reading import Place, Reading, places_in_words, reading
+from shoal.report.reading import Place, Reading, Shared, places_in_words, reading
 from shoal.report.table import Table, with_subscripts
 
 if TYPE_CHECKING:
@@ -24,11 +24,13 @@ TABLE_FILES = ("csv", "md", "tex")
 _ADDRESSES = 66 * 2**30  # bytes: what the address space of a process grows by at its first figure, and a little
 _ADDRESS = re.compile(r"https?://[^\s<>&\"]+[^\s<>&\".,;:)]")
 _HOVER = (
-    "Point at a curve, or tap it, to see its values; on a chart that is reached by the tabulator, arrow keys go from point "
-    "to point. "
+    "Point at a curve, or tap it, to see its values. With the keyboard, Tab goes to a chart and the arrow keys from "
+    "point to point. "
 )
-_TERMS = "A word with dots below is explained when it is pointed at, tapped or reached by the tabulator, and in the "\
+_TERMS = (
+    "A word underlined with dots is explained where you point at it, tap it or reach it with Tab, and in the "
     '<a href="#glossary">glossary</a>.'
+)
 _EXPORTS = "window.vegaEmbed = vegaEmbed;"  # what the page's own script uses of the bundle
 
 
@@ -197,12 +199,20 @@ def _start(report: Report, guide: Reading, linked: Linker) -> str:
     if not guide.shared and not has_figures:
         return out
     linked.begin_section()
-    out += '<section id="how-to-read">\n<h2>How to read this page</h2>\n'
-    out += f"<p>{_HOVER if has_figures else ''}{_TERMS}</p>\n"
-    for number, shared in enumerate(guide.shared, 1):
-        items = [f"<li>{linked(sentence)}</li>\n" for sentence in shared.sentences]
-        out += f'<h3 id="read-{number}">{places_in_words(shared.places)}</h3>\n<ul>\n{"".join(items)}</ul>\n'
-    return f"{out}</section>\n"
+    out += (
+        f'<section id="how-to-read">\n<h2>How to read this page</h2>\n<p>{_HOVER if has_figures else ""}{_TERMS}</p>\n'
+    )
+    return f"{out}{_said_once(guide.of_several, guide, linked)}</section>\n"
+
+
+def _said_once(several: Sequence[Shared], guide: Reading, linked: Linker, before: str = "") -> str:
+    """What is said of several figures and tables, each group under their numbers with ``before`` before them."""
+    out = ""
+    for shared in several:
+        items = "".join(f"<li>{linked(sentence)}</li>\n" for sentence in shared.sentences)
+        number = guide.shared.index(shared) + 1
+        out += f'<h3 id="read-{number}">{before}{places_in_words(shared.places)}</h3>\n<ul>\n{items}</ul>\n'
+    return f'<div class="reading">\n{out}</div>\n' if out else ""
 
 
 def _section(
@@ -211,6 +221,7 @@ def _section(
     linked.begin_section()
     out = f'<section id="section-{number}">\n<h2>{with_subscripts(section.title)}</h2>\n'
     out += "".join(f"<p>{linked(paragraph)}</p>\n" for paragraph in section.paragraphs)
+    out += _said_once(guide.of_section(places), guide, linked, "How to read ")
     if section.figures:
         figures = (
             _figure(figure, place, guide, linked, has_files)
@@ -252,6 +263,7 @@ def _glossary(terms: Sequence[Term]) -> str:
     if not terms:
         return ""
     entries = "".join(
-        f'<dt id="term-{term.key}">{with_subscripts(term.name)}</dt><dd>{_dressed(term.meaning)}</dd>\n' for term in terms
+        f'<dt id="term-{term.key}">{with_subscripts(term.name)}</dt><dd>{_dressed(term.meaning)}</dd>\n'
+        for term in terms
     )
     return f'<section id="glossary">\n<h2>Glossary</h2>\n<dl>\n{entries}</dl>\n</section>\n'

@@ -1,8 +1,9 @@
 """How a page is to be read: its figures and tables by number, and what is said of several of them, said once.
 
-A caption is a list of sentences: the first says what a figure or a table is of, the others how it is read. A sentence of
-the latter kind that stands in several captions of a page goes to the top of the page, with the numbers of those it is
-about; the files beside the page keep their captions whole, because each of them is read alone.
+A caption is a list of sentences: the first says what a figure or a table is of, the others how it is read. A sentence
+of the latter kind that stands in several captions is taken out of them and said once, with the numbers of those it is
+about: before the figures of their section, or at the top of the page where they are of several sections. The files
+beside the page keep their captions whole, because each of them is read alone.
 """
 
 import re
@@ -47,12 +48,21 @@ class Reading:
     Attributes:
         sections: the figures and tables of each section, in their order.
         captions: what is left to say beside each of them.
-        shared: what is said once, at the top, in the order of the page.
+        shared: what is said once, in the order of the page.
     """
 
     sections: tuple[tuple[Place, ...], ...]
     captions: Mapping[Place, str]
     shared: tuple[Shared, ...]
+
+    def of_section(self, places: Sequence[Place]) -> list[Shared]:
+        """What is said of the figures and tables of one section alone, given these."""
+        return [shared for shared in self.shared if set(shared.places) <= set(places)]
+
+    @property
+    def of_several(self) -> list[Shared]:
+        """What is said of figures and tables of several sections."""
+        return [s for s in self.shared if not any(s in self.of_section(places) for places in self.sections)]
 
 
 def sentences(text: str) -> list[str]:
@@ -76,11 +86,8 @@ def places_in_words(places: Sequence[Place]) -> str:
     >>> places_in_words([Place(TABLE, 2), Place(FIGURE, 1), Place(FIGURE, 2), Place(FIGURE, 3)])
     'Figures 1 to 3; Table 2'
     """
-    parts = []
-    for kind in (FIGURE, TABLE):
-        if numbers := [place.number for place in places if place.kind == kind]:
-            parts.append(f"{kind}{'s' * (len(numbers) > 1)} {in_ranges(numbers)}")
-    return "; ".join(parts)
+    numbers = {kind: [place.number for place in places if place.kind == kind] for kind in (FIGURE, TABLE)}
+    return "; ".join(f"{kind}{'s' * (len(own) > 1)} {in_ranges(own)}" for kind, own in numbers.items() if own)
 
 
 def reading(report: "Report") -> Reading:

@@ -81,7 +81,10 @@ class Table:
         grid = [[Cell(name) for name in self.header], *([Cell(label), *cells] for label, cells in self.rows)]
         wordy = [any(len(cell.text) > _SENTENCE for cell in column[1:]) for column in zip(*grid, strict=True)]
         head, *body = [
-            [_element("th" if not (i and j) else "td", cell, wordy[j], _html if i else titled) for j, cell in enumerate(row)]
+            [
+                _element("th" if not (i and j) else "td", cell, wordy[j], _html if i else titled)
+                for j, cell in enumerate(row)
+            ]
             for i, row in enumerate(grid)
         ]
         rows = "".join(f"<tr>{''.join(row)}</tr>\n" for row in body)

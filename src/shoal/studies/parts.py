@@ -9,6 +9,7 @@ from shoal.analysis import time_to
 from shoal.errors import UserError
 from shoal.measures import EQUATIONS
 from shoal.report import Figure, Report, Section, Table
+from shoal.report.figures import STEPS_NOTE
 from shoal.report.gaps import GAP_NOTE
 from shoal.report.log_rank import TimesQuestion, logrank_sentences
 from shoal.report.means import end_together
@@ -24,6 +25,26 @@ from shoal.studies.results import Results, number_of_runs
 
 assert EQUATIONS.generalised is not None
 GENERALISED = EQUATIONS.generalised.threshold
+# which of the practical's questions a study asks, by its name
+PRACTICAL_QUESTIONS = {
+    "sanity": "questions 1 and 2",
+    "data-scaling": "question 3",
+    "mixed-orders": "question 4",
+    "model-scaling": "question 5",
+    "compute-scaling": "question 6",
+    "regularization": "question 7",
+    "attention": "question 8",
+}
+POINTS_NOTE = "Points: single runs; loss axes are logarithmic."
+LEARNING = (
+    "how well a model does on the equations that it trains on, and on others, while it trains. Where the curves of "
+    "training are at their best long before those of validation, the model first memorised and later generalised."
+)
+BEST_VALUES = "the best loss and accuracy of each setting, and the steps at which they were first reached."
+TIMES = (
+    "the share of runs that has generalised by each step, runs that never did included; a curve that rises further to "
+    "the left is of sooner runs. The log-rank test asks whether the curves differ by more than chance."
+)
 
 
 def finished(
@@ -36,9 +57,10 @@ def finished(
     form: Form,
 ) -> Report:
     """A study's report: its answers first, what is missing before them, then its sections and how it was made."""
+    asked = f" Source: the practical, problem 4, {PRACTICAL_QUESTIONS[name]}." if name in PRACTICAL_QUESTIONS else ""
     return Report(
         title=form.title(title),
-        lead=question,
+        lead=f"{question}{asked}",
         answers=[*results.shortcomings(), *answers],
         sections=[*sections, provenance(results.records, f"shoal study run {name}{form.flags()}")],
     )
@@ -47,15 +69,17 @@ def finished(
 def curves_figure(results: Results, colour: Axis, name: str, title: str, panels: Sequence[Panel] = CURVES) -> Figure:
     """L_train, L_val, A_train and A_val against the step, coloured by a setting."""
     n = number_of_runs(results.curves, [colour.column])
-    what = (
-        "L_train and L_val: loss (nats per scored token, logarithmic); A_train and A_val: accuracy (share of equations"
-    )
     caption = (
-        f"{title}. {what} answered whole), on the training and on the validation equations, against the training step "
-        f"(logarithmic, from step 1), coloured by {colour.label}. "
+        f"{title}, coloured by {colour.label}. L_train and L_val: loss on the training and on the validation "
+        "equations (nats per scored token, logarithmic). A_train and A_val: accuracy on the same equations (share of "
+        f"them answered whole). {STEPS_NOTE} "
         + band_note(n, results.curves[colour.column].n_unique())
         + f" {GAP_NOTE}"
-        + ("" if end_together(results.curves, [colour.column]) else " Dotted: the mean of the runs that go on.")
+        + (
+            ""
+            if end_together(results.curves, [colour.column])
+            else " Dotted: the mean of the runs that go on after others have ended."
+        )
         + "".join(f" {panel.about}." for panel in panels if panel.about)
     )
     return Figure(name, curve_panels(results.curves, colour, title, panels), caption)
@@ -69,8 +93,8 @@ def summary_figure(
     n = number_of_runs(shown, list(dict.fromkeys(["model", x.column, colour.column])))
     by = "the model" if colour.names else colour.label
     caption = (
-        f"{title}: best loss and accuracy of a run and t_f, the first evaluated step of each, against {x.title}, "
-        f"coloured by {by}. {band_note(n)} Points: runs. Loss axes are logarithmic. {TIMES_NOTE} "
+        f"{title}: best values against {x.title}, coloured by {by}. Best values: the smallest loss and the largest "
+        f"accuracy of a run, and t_f, the first evaluated step of each. {band_note(n)} {POINTS_NOTE} {TIMES_NOTE} "
         + grid_note(results.specs.values())
     )
     return Figure(name, summary_panels(shown, x, colour, title), caption)
@@ -147,7 +171,7 @@ def _times(results: Results, axis: Axis, form: Form, by: str) -> tuple[Section, 
             title = f"{capitalised(name)}: reached A_val ≥ {threshold:g}{form.stayed}"
             figures.append(survival_figure(f"{prefix}-{tag}", named, axis.title, title, reached, log_x=True))
             words.append((who, TimesQuestion(named, axis.title, unit, within)))
-    return Section(f"Time to generalise{', ' * bool(by)}{by}", [], figures, tables), words
+    return Section(f"Time to generalise{', ' * bool(by)}{by}", [], figures, tables, TIMES), words
 
 
 def none_got_there(times: pl.DataFrame) -> str:

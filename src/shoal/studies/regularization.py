@@ -56,7 +56,12 @@ def report(results: Results, form: Form) -> Report:
         QUESTION,
         answers,
         [
-            Section("Learning curves and norm", figures=[curves], tables=[_norm_table(results)]),
+            Section(
+                "Learning curves and norm",
+                figures=[curves],
+                tables=[_norm_table(results)],
+                about="loss, accuracy and the norm of all parameters while training, for each weight decay.",
+            ),
             Section(
                 "Against the weight decay",
                 figures=[summary],

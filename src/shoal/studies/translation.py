@@ -12,6 +12,7 @@ from typing import Any
 from shoal.lab import Records
 from shoal.report import Figure, Report, Section
 from shoal.report.each_run import model_label
+from shoal.report.figures import STEPS_NOTE
 from shoal.report.gaps import GAP_NOTE
 from shoal.report.panels import Axis, band_note, curve_panels
 from shoal.report.quantities import panels_of
@@ -79,7 +80,11 @@ def measure_models(form: Form, records: Records) -> dict[str, Any]:
 def report(results: Results, form: Form) -> Report:
     """Scores of the families, what source and history are worth to them, examples and attention."""
     found = results.measured
-    curves = Section("Learning curves", figures=[learning_curves(results)])
+    curves = Section(
+        "Learning curves",
+        figures=[learning_curves(results)],
+        about="loss and shares right while training, with the right tokens before each scored one (teacher forcing).",
+    )
     if not found:
         told = "Not measured yet: `shoal study run translation` scores the kept models when the runs are done."
         return finished("translation", "Translation", QUESTION, [told], [curves], results, form)
@@ -100,8 +105,8 @@ def learning_curves(results: Results) -> Figure:
     """Loss and accuracies of every family against the step."""
     axis = Axis("model", "model", names=tuple((name, model_label(name)) for name in results.models))
     caption = (
-        "Nats per token and shares of tokens and of targets right under teacher forcing, on part of the training split "
-        "and on the whole validation split, against the training step (logarithmic). "
+        "Nats per token and shares of tokens and of targets right under teacher forcing. Training values are of a "
+        f"part of that split, validation values of the whole split. {STEPS_NOTE} "
         f"{band_note(number_of_runs(results.curves, ['model']), len(results.models))} {GAP_NOTE}"
     )
     return Figure("curves", curve_panels(results.curves, axis, "Learning curves", panels_of(MEASURES)), caption)
