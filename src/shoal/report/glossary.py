@@ -22,7 +22,8 @@ class Term:
     @property
     def key(self) -> str:
         """The name as part of an address in the page."""
-        return re.sub(r"\W+", "-", self.name.lower()).strip("-")
+        plain = self.name.lower().replace("δ", "delta-").replace("²", "2")
+        return re.sub(r"[^a-z0-9_]+", "-", plain).strip("-")
 
 
 PRACTICAL = (

@@ -34,7 +34,7 @@ function pointsOf(scene, spec) {
     for (const item of mark.items) {
       if (item.defined === false || !item.datum || item.opacity === 0) continue;
       const w = item.width ?? 0, h = item.height ?? 0;
-      points.push({ x: x + item.x, y: y + item.y, w, h, datum: item.datum, part, series: mark });
+      points.push({ x: x + item.x, y: y + item.y, w, h, datum: item.datum, part });
     }
   };
   walk(scene, 0, 0);
@@ -49,11 +49,16 @@ function written(value, channel) {
   return String(Number(value.toPrecision(4))).replace("-", "−");
 }
 
-// what a point says, as lines of name and value
-function told({ datum, part }, bands) {
-  const { encoding, siblings } = part, lines = [];
+// the channel that says by its colour what a point is of, from its own part or from another with the same data
+function colourOf({ datum, part: { encoding, siblings } }) {
   const named = [encoding, ...siblings.map((own) => own.encoding ?? {})];
-  const colour = named.map((own) => own.color).find((own) => own?.field && own.field in datum && own.scale !== null);
+  return named.map((own) => own.color).find((own) => own?.field && own.field in datum && own.scale !== null);
+}
+
+// what a point says, as lines of name and value
+function told(point, bands) {
+  const { datum, part: { encoding, siblings } } = point, lines = [];
+  const colour = colourOf(point);
   if (colour) lines.push([colour.title ?? "", written(datum[colour.field], colour)]);
   for (const way of ["x", "y"]) {
     const channel = encoding[way];
@@ -94,6 +99,18 @@ function hide() { values.hidden = spot.hidden = true; }
 function explore(box, view, spec) {
   let read = null, current = null;
   const scene = () => (read ??= pointsOf(view.scenegraph().root, spec));
+  // points of the same panel and colour, whatever they are drawn with, by panel and colour
+  const seriesOf = (points) => {
+    const panels = [], all = new Map();
+    for (const point of points) {
+      let panel = panels.indexOf(point.part.siblings);
+      if (panel < 0) panel = panels.push(point.part.siblings) - 1;
+      const key = `${panel} ${point.datum[colourOf(point)?.field] ?? ""}`;
+      if (!all.has(key)) all.set(key, []);
+      all.get(key).push(point);
+    }
+    return [...all.values()].map((own) => own.sort((a, b) => a.x - b.x || a.y - b.y));
+  };
   const place = ({ clientX, clientY }) => {
     const svg = box.querySelector("svg"), frame = svg.getBoundingClientRect(), [ox, oy] = view.origin();
     const scale = Number(svg.getAttribute("width")) / frame.width;
@@ -119,14 +136,16 @@ function explore(box, view, spec) {
     const { points } = scene();
     if (!points.length) return;
     event.preventDefault();
-    const series = [...new Set(points.map((point) => point.series))];
-    let own = current ?? points[0];
+    const series = seriesOf(points);
+    const here = Math.max(0, series.findIndex((row) => row.includes(current)));
+    let own = series[here][0];
     if (current && across) {
-      const next = series[(series.indexOf(own.series) + across + series.length) % series.length];
-      own = points.filter((point) => point.series === next).reduce((a, b) => (Math.abs(b.x - own.x) < Math.abs(a.x - own.x) ? b : a));
-    } else if (current && along) {
-      const row = points.filter((point) => point.series === own.series).sort((a, b) => a.x - b.x || a.y - b.y);
-      own = row[Math.max(0, Math.min(row.length - 1, row.indexOf(own) + along))];
+      const next = series[(here + across + series.length) % series.length];
+      own = next.reduce((a, b) => (Math.abs(b.x - current.x) < Math.abs(a.x - current.x) ? b : a));
+    } else if (current) {
+      const away = (point) => Math.hypot(point.x - current.x, point.y - current.y) > 0.01; // drawn twice, told once
+      const row = along > 0 ? series[here] : series[here].toReversed();
+      own = row.slice(row.indexOf(current) + 1).find(away) ?? current;
     }
     current = own;
     show(box, view, own, scene().bands);

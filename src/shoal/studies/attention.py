@@ -89,7 +89,7 @@ def report(results: Results, form: Form) -> Report:
             Section(
                 "What is lost without it",
                 tables=[knockout_table(knocked, names, which)],
-                about="the results that stay right when a position may not be looked at: not all that is looked at matters.",
+                about="the results that stay right when a position may not be looked at; not all that is seen matters.",
             ),
         ],
         results,
