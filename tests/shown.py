@@ -9,8 +9,16 @@ from pathlib import Path
 
 HAS_PDFLATEX = shutil.which("pdflatex") is not None
 
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+
 # Signs beside ASCII that the typeface of the figures has.
 _SIGNS = set("±×÷−–—‘’“”†…→≤≥≠≈∞·ΔΣαβγδεθλμρσχ°²³ℓé")
+
+
+def loaded_from_outside(page: str) -> list[str]:
+    """Addresses that a page would load when it is opened; those of links are loaded by who follows them."""
+    followed = re.sub(r"""<a\b[^>]*\bhref=["']https?:[^"']*["'][^>]*>""", "", page)
+    return re.findall(r"""(?:src|href|@import|url)\s*[=(]?\s*["']?https?:[^"'\s>)]*""", followed)
 
 
 def in_words(figure) -> bool:

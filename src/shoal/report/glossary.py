@@ -112,8 +112,7 @@ TERMS = (
     ),
     Term(
         "t_f",
-        "The first evaluated step at which a run has its best value: t_f(A_val) is that of its largest validation "
-        "accuracy.",
+        "The first evaluated step at which a run has the best value, up to its end, of what stands in parentheses.",
         r"t_f(?![A-Za-z_])",
     ),
     Term(
@@ -130,7 +129,7 @@ TERMS = (
     Term(
         "weight decay",
         "A pull of every parameter towards 0 at each step, in proportion to its size. It favours solutions with small "
-        "parameters, which tend to generalise.",
+        "parameters.",
         "weight[ _]decay",
     ),
     Term(

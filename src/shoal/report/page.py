@@ -235,7 +235,7 @@ def _section(
 
 def _figure(figure: "Figure", place: Place, guide: Reading, linked: Linker, has_files: bool) -> str:
     files = _links("figures", figure.name, FIGURE_FILES) if has_files else ""
-    named = f'role="img" tabindex="0" aria-label="{html.escape(figure.alt)}"'  # arrows go through its values
+    named = f'role="img" aria-label="{html.escape(figure.alt)}" tabindex="0"'  # arrows go through its values
     chart = f'<div class="chart" id="{figure.name}" {named}></div>'
     return f"<figure>\n{chart}\n{_caption(place, guide, linked, files)}\n</figure>\n"
 
