@@ -20,8 +20,8 @@ from shoal.report.reading import Place, places_in_words, reading, sentences
 POOL = [f"{mark}: what is said of these figures and tables, number {i}." for i, mark in enumerate("abcdefg")]
 CAPTIONS = st.lists(st.sampled_from(POOL), max_size=5, unique=True)
 FRAME = pl.DataFrame({"run": ["a"] * 3 + ["b"] * 3, "step": [1, 10, 1000] * 2}).with_columns(
-    pl.Series(f"{split}_{name}", [0.1, 0.5, 0.9, 0.2, 0.6, 1.0])
-    for split in ("train", "valid")
+    (pl.Series([0.1, 0.5, 0.9, 0.2, 0.6, 1.0]) * share).alias(f"{split}_{name}")
+    for split, share in (("train", 1), ("valid", 0.5))
     for name in ("loss", "accuracy")
 )
 
@@ -167,7 +167,8 @@ def test_a_browser_shows_values_under_the_pointer_and_by_keys_and_the_meaning_of
     done = subprocess.run([CHROMIUM, *options, *more], capture_output=True, text=True, timeout=120, check=True)
     said = json.loads(html.unescape(re.search(r"<body>\s*(\{.*\})\s*</body>", done.stdout, re.DOTALL)[1]))
     assert any(
-        re.search(r"validation\ntraining step: 1,000\naccuracy: 0\.95\nshaded: 0\.9 to 1", t) for t in said["curves"]
+        re.search(r"validation\ntraining step: 1,000\naccuracy: 0\.475\nshaded: 0\.45 to 0\.5", t)
+        for t in said["curves"]
     )
     assert {"GPT\ntraining step: 10\nL_train (nats): 0.55\nshaded: 0.5 to 0.6"} <= set(said["panels"])
     assert any("training step: 300\nshare of runs that has generalised: 1" in text for text in said["times"])

@@ -34,7 +34,7 @@ function pointsOf(scene, spec) {
     for (const item of mark.items) {
       if (item.defined === false || !item.datum || item.opacity === 0) continue;
       const w = item.width ?? 0, h = item.height ?? 0;
-      points.push({ x: x + item.x, y: y + item.y, w, h, datum: item.datum, part });
+      points.push({ x: x + item.x, y: y + item.y, w, h, datum: item.datum, part, cell: mark.marktype === "rect" });
     }
   };
   walk(scene, 0, 0);
@@ -43,6 +43,8 @@ function pointsOf(scene, spec) {
 
 function written(value, channel) {
   if (typeof value !== "number") return String(value);
+  const names = /^(\[.*\])\[datum\.value\]$/.exec(channel?.axis?.labelExpr ?? "")?.[1];
+  if (names) return JSON.parse(names)[value];
   const base = /pow\((\d+), datum\.value\)/.exec(channel?.legend?.labelExpr ?? "")?.[1];
   if (base) value = Number(base) ** value;
   if (Math.abs(value) >= 1000) return Math.round(value).toLocaleString("en");
@@ -59,11 +61,13 @@ function colourOf({ datum, part: { encoding, siblings } }) {
 function told(point, bands) {
   const { datum, part: { encoding, siblings } } = point, lines = [];
   const colour = colourOf(point);
-  if (colour) lines.push([colour.title ?? "", written(datum[colour.field], colour)]);
+  const shade = colour ? [[colour.title ?? "", written(datum[colour.field], colour)]] : [];
+  if (!point.cell) lines.push(...shade);
   for (const way of ["x", "y"]) {
     const channel = encoding[way];
-    if (channel?.field && datum[channel.field] != null) lines.push([channel.title ?? channel.field, written(datum[channel.field])]);
+    if (channel?.field && datum[channel.field] != null) lines.push([channel.title ?? channel.field, written(datum[channel.field], channel)]);
   }
+  if (point.cell) lines.push(...shade);
   if (encoding.color?.field && encoding.color !== colour && encoding.color.field in datum)
     lines.push([encoding.color.title ?? encoding.color.field, written(datum[encoding.color.field])]);
   const x = encoding.x?.field, which = colour?.field ?? encoding.color?.field;
@@ -99,13 +103,13 @@ function hide() { values.hidden = spot.hidden = true; }
 function explore(box, view, spec) {
   let read = null, current = null;
   const scene = () => (read ??= pointsOf(view.scenegraph().root, spec));
-  // points of the same panel and colour, whatever they are drawn with, by panel and colour
+  // points of the same panel and colour, whatever they are drawn with; of maps the rows
   const seriesOf = (points) => {
     const panels = [], all = new Map();
     for (const point of points) {
       let panel = panels.indexOf(point.part.siblings);
       if (panel < 0) panel = panels.push(point.part.siblings) - 1;
-      const key = `${panel} ${point.datum[colourOf(point)?.field] ?? ""}`;
+      const key = `${panel} ${point.cell ? point.y : point.datum[colourOf(point)?.field] ?? ""}`;
       if (!all.has(key)) all.set(key, []);
       all.get(key).push(point);
     }

@@ -1,5 +1,6 @@
 """Tables of what models write on their own."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -22,8 +23,9 @@ _INTERVAL = (
 
 
 def percent(found: Mapping[str, Any]) -> str:
-    """``97.3 [96.5, 98.1]``."""
-    return f"{found['mean']:.1f} [{found['low']:.1f}, {found['high']:.1f}]"
+    """``97.3 [96.5, 98.1]``; of one item, which has no interval, ``100.0 [–, –]``."""
+    low, high = (NOTHING if math.isnan(found[end]) else f"{found[end]:.1f}" for end in ("low", "high"))
+    return f"{found['mean']:.1f} [{low}, {high}]"
 
 
 def exact_table(asked: Asked, scored: pl.DataFrame, results: Results) -> Table:
