@@ -32,9 +32,9 @@ def _head(report: "Report") -> Iterator[str]:
     yield from (f"- {as_markdown(answer)}" for answer in report.answers)
     if any(section.about for section in report.sections):
         yield from ("", "## On this page", "")
-        for section, places in zip(report.sections, guide.sections, strict=True):
+        for section, places, about in zip(report.sections, guide.sections, guide.abouts, strict=True):
             shown = f" ({places_in_words(places)})" if places else ""
-            yield f"- {as_markdown(section.title)}{shown}{f': {as_markdown(section.about)}' if section.about else ''}"
+            yield f"- {as_markdown(section.title)}{shown}{f': {as_markdown(about)}' if about else ''}"
     if guide.of_several:
         yield from ("", "## How to read this page", "", *_said_once(guide.of_several))
 

@@ -190,9 +190,10 @@ def _start(report: Report, guide: Reading, linked: Linker) -> str:
     out = ""
     if len(report.sections) > 1:
         items = []
-        for number, (section, places) in enumerate(zip(report.sections, guide.sections, strict=True), 1):
+        sections = zip(report.sections, guide.sections, guide.abouts, strict=True)
+        for number, (section, places, seen) in enumerate(sections, 1):
             shown = f" ({places_in_words(places)})" if places else ""
-            about = f": {linked(section.about)}" if section.about else ""
+            about = f": {linked(seen)}" if seen else ""
             items.append(f'<li><a href="#section-{number}">{with_subscripts(section.title)}</a>{shown}{about}</li>\n')
         out += f'<nav>\n<h2>On this page</h2>\n<ul class="contents">\n{"".join(items)}</ul>\n</nav>\n'
     has_figures = any(section.figures for section in report.sections)

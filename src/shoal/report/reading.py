@@ -49,11 +49,13 @@ class Reading:
         sections: the figures and tables of each section, in their order.
         captions: what is left to say beside each of them.
         shared: what is said once, in the order of the page.
+        abouts: what one sees in each section, empty where that has been said of one before.
     """
 
     sections: tuple[tuple[Place, ...], ...]
     captions: Mapping[Place, str]
     shared: tuple[Shared, ...]
+    abouts: tuple[str, ...]
 
     def of_section(self, places: Sequence[Place]) -> list[Shared]:
         """What is said of the figures and tables of one section alone, given these."""
@@ -113,7 +115,10 @@ def reading(report: "Report") -> Reading:
         place: " ".join([*parts[:1], *(part for part in parts[1:] if part not in moved)])
         for place, parts in captions.items()
     }
-    return Reading(tuple(sections), left, tuple(Shared(places, tuple(parts)) for places, parts in groups.items()))
+    shared = tuple(Shared(places, tuple(parts)) for places, parts in groups.items())
+    abouts = [section.about for section in report.sections]
+    new = (about if about not in abouts[:number] else "" for number, about in enumerate(abouts))
+    return Reading(tuple(sections), left, shared, tuple(new))
 
 
 def _captions(section: "Section") -> list[tuple[str, str]]:

@@ -95,8 +95,9 @@ def group_table(asked: Asked, name: str, frame: pl.DataFrame, prefix: str = "by"
             cells.append(Cell(percent(own[0]) if own else NOTHING))
             items = own[0]["items"] if own else items
         rows.append((str(group), [Cell(f"{items:,}"), *cells]))
+    of = "Longer than any that was trained on: s" if prefix == "beyond" else "S"
     caption = (
-        f"Share of the {asked.things} of each group that are written right, in percent, by {name}. "
+        f"{of}hare of the {asked.things} of each group that are written right, in percent, by {name}. "
         f"{capitalised(_INTERVAL)}. Items: {asked.things} of the group."
     )
     return Table(f"{prefix}-{name}", [name, "items", *models], rows, caption, frame)
