@@ -101,7 +101,7 @@ function show(box, view, point, bands) {
 function hide() { values.hidden = spot.hidden = true; }
 
 function explore(box, view, spec) {
-  let read = null, current = null;
+  let read = null, current = null, byKeys = false;
   const scene = () => (read ??= pointsOf(view.scenegraph().root, spec));
   // points of the same panel and colour, whatever they are drawn with; of maps the rows
   const seriesOf = (points) => {
@@ -130,12 +130,13 @@ function explore(box, view, spec) {
     return best;
   };
   const at = (event) => {
+    byKeys = false;
     current = nearest(...place(event));
     if (current) show(box, view, current, scene().bands); else hide();
   };
   const step = (event) => {
     const along = { ArrowLeft: -1, ArrowRight: 1 }[event.key], across = { ArrowUp: -1, ArrowDown: 1 }[event.key];
-    if (event.key === "Escape") return hide();
+    if (event.key === "Escape") { byKeys = false; return hide(); }
     if (!along && !across || event.ctrlKey || event.altKey || event.metaKey) return;
     const { points } = scene();
     if (!points.length) return;
@@ -152,12 +153,19 @@ function explore(box, view, spec) {
       own = row.slice(row.indexOf(current) + 1).find(away) ?? current;
     }
     current = own;
+    byKeys = true;
+    const svg = box.querySelector("svg"), scale = svg.getBoundingClientRect().width / Number(svg.getAttribute("width"));
+    const where = (view.origin()[0] + own.x) * scale - box.scrollLeft; // in a chart that is wider than its box
+    if (where < 20 || where > box.clientWidth - 20) box.scrollLeft += where - box.clientWidth / 2;
     show(box, view, own, scene().bands);
   };
   box.addEventListener("pointermove", at);
   box.addEventListener("pointerdown", at);
   box.addEventListener("pointerleave", (event) => { if (event.pointerType === "mouse") hide(); });
   box.addEventListener("keydown", step);
-  box.addEventListener("blur", hide);
-  addEventListener("scroll", hide, { passive: true, capture: true });
+  box.addEventListener("blur", () => { byKeys = false; hide(); });
+  addEventListener("scroll", () => {
+    if (byKeys) show(box, view, current, scene().bands);
+    else hide();
+  }, { passive: true, capture: true });
 }

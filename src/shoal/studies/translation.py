@@ -36,6 +36,7 @@ from shoal.tasks.pairs.settings import MEASURES
 
 QUESTION = "What does a translator gain that reads what it has written, over one that says each token from the source?"
 COMMON: Mapping[str, Any] = {"task": "translation", "vocabularies": "separate", "keep_best": True, "dropout": 0.1}
+MAPS = "a bright cell is a token of the source (column) that is looked at while a token is written (row)."
 # Learning rates were not searched for.
 SIZES: Mapping[bool, Mapping[str, Any]] = {
     True: {
@@ -90,13 +91,31 @@ def report(results: Results, form: Form) -> Report:
         return finished("translation", "Translation", QUESTION, [told], [curves], results, form)
     maps = map_figures(found)
     sections = [
-        Section("Scores", tables=[scores_table(found), differences_table(found)]),
+        Section(
+            "Scores",
+            tables=[scores_table(found), differences_table(found)],
+            about="perplexity, and scores of what each family writes; then which differences are clear.",
+        ),
         curves,
-        Section("Source and history", [], [position_figure(found)], [known_table(found)]),
-        Section("By length of the source", figures=[length_figure(found)]),
-        Section("What they write", tables=[oddities_table(found), examples_table(found)]),
-        *([Section("Where decoders look", figures=maps)] if maps else []),
-        Section("What was trained", tables=[sizes_table(results, found)]),
+        Section(
+            "Source and history",
+            [],
+            [position_figure(found)],
+            [known_table(found)],
+            "what a model knows from the source, and what from the words that it has written.",
+        ),
+        Section(
+            "By length of the source",
+            figures=[length_figure(found)],
+            about="the same scores for short and for long sentences.",
+        ),
+        Section(
+            "What they write",
+            tables=[oddities_table(found), examples_table(found)],
+            about="signs of trouble such as repeated words, and some translations in full.",
+        ),
+        *([Section("Where decoders look", figures=maps, about=MAPS)] if maps else []),
+        Section("What was trained", tables=[sizes_table(results, found)], about="size and training of each family."),
     ]
     return finished("translation", "Translation", QUESTION, answers_of(found), sections, results, form)
 
