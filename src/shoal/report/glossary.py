@@ -23,7 +23,7 @@ class Term:
     def key(self) -> str:
         """The name as part of an address in the page."""
         plain = self.name.lower().replace("δ", "delta-").replace("²", "2")
-        return re.sub(r"[^a-z0-9_]+", "-", plain).strip("-")
+        return re.sub(r"[^a-z0-9]+", "-", plain).strip("-")
 
 
 PRACTICAL = (

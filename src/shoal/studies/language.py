@@ -108,7 +108,7 @@ def report(results: Results, form: Form) -> Report:
             [],
             [_in_context(scored, found)],
             [places_table(scored, found)],
-            "the loss of a token by how many tokens before it a model could see; a line that goes on falling uses them.",
+            "the loss of a token by how many tokens before it a model could see: a line that goes on falling uses them",
         ),
         Section("n-grams", tables=[ngrams_table(found)], about="models that only count, as a measure of what is easy."),
         Section("What they write", samples(found, results.specs), about="texts that the models go on with."),

@@ -66,6 +66,7 @@ def report(results: Results, form: Form) -> Report:
                 "Against the weight decay",
                 figures=[summary],
                 tables=[summary_table(results, [WEIGHT_DECAY], "by-weight-decay"), table],
+                about="how the best values, and the steps they take, change with the weight decay.",
             ),
             *times_sections(results, {"": WEIGHT_DECAY}, form),
         ],
