@@ -26,7 +26,7 @@ def _alternative(text: str) -> str:
 
 
 def _head(report: "Report") -> Iterator[str]:
-    """What was asked and found, what one sees, and how it is read."""
+    """Title, question and answers, the list of the sections, and the sentences that captions of several share."""
     guide = reading(report)
     yield from (f"# {as_markdown(report.title)}", "", as_markdown(report.lead), "")
     yield from (f"- {as_markdown(answer)}" for answer in report.answers)
@@ -36,11 +36,11 @@ def _head(report: "Report") -> Iterator[str]:
             shown = f" ({places_in_words(places)})" if places else ""
             yield f"- {as_markdown(section.title)}{shown}{f': {as_markdown(about)}' if about else ''}"
     if guide.of_several:
-        yield from ("", "## How to read this page", "", *_said_once(guide.of_several))
+        yield from ("", "## How to read this page", "", *_shared_sentences(guide.of_several))
 
 
-def _said_once(several: Sequence[Shared]) -> Iterator[str]:
-    """What is said of several figures and tables, behind their numbers."""
+def _shared_sentences(several: Sequence[Shared]) -> Iterator[str]:
+    """Sentences that captions share, behind the numbers of their figures and tables."""
     for shared in several:
         yield f"- **{places_in_words(shared.places)}.** {as_markdown(' '.join(shared.sentences))}"
 
@@ -53,7 +53,7 @@ def _body(report: "Report") -> Iterator[str]:
         for paragraph in section.paragraphs:
             yield from (as_markdown(paragraph), "")
         if several := guide.of_section(places):
-            yield from (*_said_once(several), "")
+            yield from (*_shared_sentences(several), "")
         for figure, place in zip(section.figures, places, strict=False):
             yield from (f"![{_alternative(as_markdown(figure.alt))}](figures/{figure.name}.png)", "")
             yield from (f"**{place}.** {as_markdown(guide.captions[place])}", "")
@@ -63,7 +63,7 @@ def _body(report: "Report") -> Iterator[str]:
 
 
 def _prose(report: "Report") -> Iterator[str]:
-    """Everything that the page says in words."""
+    """Texts of the page: question, answers, paragraphs, captions and names of columns."""
     yield from (report.lead, *report.answers)
     for section in report.sections:
         yield from (section.about, *section.paragraphs)

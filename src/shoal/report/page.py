@@ -186,7 +186,7 @@ def _list(texts: Sequence[str], linked: Linker) -> str:
 
 
 def _start(report: Report, guide: Reading, linked: Linker) -> str:
-    """What one sees on the page, and what is said once of several of its figures and tables."""
+    """List of the sections with a line about each, and the sentences that captions of several sections share."""
     out = ""
     if len(report.sections) > 1:
         items = []
@@ -203,11 +203,11 @@ def _start(report: Report, guide: Reading, linked: Linker) -> str:
     out += (
         f'<section id="how-to-read">\n<h2>How to read this page</h2>\n<p>{_HOVER if has_figures else ""}{_TERMS}</p>\n'
     )
-    return f"{out}{_said_once(guide.of_several, guide, linked)}</section>\n"
+    return f"{out}{_shared_sentences(guide.of_several, guide, linked)}</section>\n"
 
 
-def _said_once(several: Sequence[Shared], guide: Reading, linked: Linker, before: str = "") -> str:
-    """What is said of several figures and tables, each group under their numbers with ``before`` before them."""
+def _shared_sentences(several: Sequence[Shared], guide: Reading, linked: Linker, before: str = "") -> str:
+    """Sentences that captions share, under the numbers of their figures and tables with ``before`` before these."""
     out = ""
     for shared in several:
         items = "".join(f"<li>{linked(sentence)}</li>\n" for sentence in shared.sentences)
@@ -222,7 +222,7 @@ def _section(
     linked.begin_section()
     out = f'<section id="section-{number}">\n<h2>{with_subscripts(section.title)}</h2>\n'
     out += "".join(f"<p>{linked(paragraph)}</p>\n" for paragraph in section.paragraphs)
-    out += _said_once(guide.of_section(places), guide, linked, "How to read ")
+    out += _shared_sentences(guide.of_section(places), guide, linked, "How to read ")
     if section.figures:
         figures = (
             _figure(figure, place, guide, linked, has_files)
@@ -249,8 +249,8 @@ def _table(table: Table, place: Place, guide: Reading, linked: Linker, has_files
 
 
 def _caption(place: Place, guide: Reading, linked: Linker, files: str) -> str:
-    said = next((number for number, shared in enumerate(guide.shared, 1) if place in shared.places), None)
-    how = "" if said is None else f' <a class="how" href="#read-{said}">how to read it</a>'
+    group = next((number for number, shared in enumerate(guide.shared, 1) if place in shared.places), None)
+    how = "" if group is None else f' <a class="how" href="#read-{group}">how to read it</a>'
     return f"<figcaption><b>{place}.</b> {linked(guide.captions[place])}{how} {files}</figcaption>"
 
 

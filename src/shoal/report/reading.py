@@ -1,4 +1,4 @@
-"""How a page is to be read: its figures and tables by number, and what is said of several of them, said once.
+"""Captions of a page: its figures and tables by number, and sentences that captions share, said once.
 
 A caption is a list of sentences: the first says what a figure or a table is of, the others how it is read. A sentence
 of the latter kind that stands in several captions is taken out of them and said once, with the numbers of those it is
@@ -43,13 +43,13 @@ class Shared:
 
 @dataclass(frozen=True)
 class Reading:
-    """What a page says about reading it.
+    """A page's captions, with their shared sentences set apart.
 
     Attributes:
         sections: the figures and tables of each section, in their order.
-        captions: what is left to say beside each of them.
-        shared: what is said once, in the order of the page.
-        abouts: what one sees in each section, empty where that has been said of one before.
+        captions: the sentences that stand beside each of them.
+        shared: the sentences that stand in several captions, in the order of the page.
+        abouts: of each section the line about it, empty where an earlier section has the same.
     """
 
     sections: tuple[tuple[Place, ...], ...]
@@ -58,12 +58,16 @@ class Reading:
     abouts: tuple[str, ...]
 
     def of_section(self, places: Sequence[Place]) -> list[Shared]:
-        """What is said of the figures and tables of one section alone, given these."""
+        """Shared sentences about figures and tables of one section alone.
+
+        Args:
+            places: of that section.
+        """
         return [shared for shared in self.shared if set(shared.places) <= set(places)]
 
     @property
     def of_several(self) -> list[Shared]:
-        """What is said of figures and tables of several sections."""
+        """Shared sentences about figures and tables of several sections."""
         return [s for s in self.shared if not any(s in self.of_section(places) for places in self.sections)]
 
 
@@ -89,19 +93,19 @@ def places_in_words(places: Sequence[Place]) -> str:
     'Figures 1 to 3; Table 2'
     """
     numbers = {kind: [place.number for place in places if place.kind == kind] for kind in (FIGURE, TABLE)}
-    return "; ".join(f"{kind}{'s' * (len(own) > 1)} {in_ranges(own)}" for kind, own in numbers.items() if own)
+    return "; ".join(f"{kind}{'s' * (len(n) > 1)} {in_ranges(n)}" for kind, n in numbers.items() if n)
 
 
 def reading(report: "Report") -> Reading:
-    """The numbers of a report's figures and tables, and its captions without what several of them say."""
+    """Numbers of a report's figures and tables, and its captions without the sentences that several of them share."""
     sections, captions, counts = [], {}, {FIGURE: 0, TABLE: 0}
     for section in report.sections:
-        own = []
+        placed = []
         for kind, caption in _captions(section):
             counts[kind] += 1
-            own.append(Place(kind, counts[kind]))
-            captions[own[-1]] = sentences(caption)
-        sections.append(tuple(own))
+            placed.append(Place(kind, counts[kind]))
+            captions[placed[-1]] = sentences(caption)
+        sections.append(tuple(placed))
     about: dict[str, list[Place]] = {}
     for place, parts in captions.items():
         for part in dict.fromkeys(parts[1:]):
