@@ -79,7 +79,7 @@ TERMS = (
     Term(
         "validation split",
         "The examples that are never trained on. What a model gets right there it has not memorised.",
-        "validation (?:split|equations|targets|windows|accuracy|loss)|held-out",
+        "validation (?:split|equations|targets|windows|accuracy|loss)|held-out (?:words|multisets)",
     ),
     Term(
         "loss",
