@@ -89,8 +89,8 @@ TERMS = (
     ),
     Term(
         "accuracy",
-        "Share of what is asked that is predicted right, from 0 to 1. Right is a token that the model gives the "
-        "largest probability, and an equation all of whose answer is.",
+        "Share of what is asked that is predicted right, from 0 to 1. A token is right where the model gives it the "
+        "largest probability, an answer of several tokens where all of them are.",
         "accurac(?:y|ies)|A_(?:train|val)",
     ),
     Term(
