@@ -81,9 +81,15 @@ function told(point, bands) {
   return lines;
 }
 
+// where the scene begins in its drawing
+function originOf(view) {
+  const [x, y] = view.origin(), { left, top } = view.padding();
+  return [x + left, y + top];
+}
+
 function show(box, view, point, bands) {
   const svg = box.querySelector("svg"), frame = svg.getBoundingClientRect();
-  const scale = frame.width / Number(svg.getAttribute("width")), [ox, oy] = view.origin();
+  const scale = frame.width / Number(svg.getAttribute("width")), [ox, oy] = originOf(view);
   const left = frame.left + (ox + point.x + point.w / 2) * scale, top = frame.top + (oy + point.y + point.h / 2) * scale;
   values.replaceChildren(...told(point, bands).map(([name, value]) => {
     const line = document.createElement("div"), strong = document.createElement("b");
@@ -116,7 +122,7 @@ function explore(box, view, spec) {
     return [...all.values()].map((own) => own.sort((a, b) => a.x - b.x || a.y - b.y));
   };
   const place = ({ clientX, clientY }) => {
-    const svg = box.querySelector("svg"), frame = svg.getBoundingClientRect(), [ox, oy] = view.origin();
+    const svg = box.querySelector("svg"), frame = svg.getBoundingClientRect(), [ox, oy] = originOf(view);
     const scale = Number(svg.getAttribute("width")) / frame.width;
     return [(clientX - frame.left) * scale - ox, (clientY - frame.top) * scale - oy];
   };
@@ -155,7 +161,7 @@ function explore(box, view, spec) {
     current = own;
     byKeys = true;
     const svg = box.querySelector("svg"), scale = svg.getBoundingClientRect().width / Number(svg.getAttribute("width"));
-    const where = (view.origin()[0] + own.x) * scale - box.scrollLeft; // in a chart that is wider than its box
+    const where = (originOf(view)[0] + own.x) * scale - box.scrollLeft; // in a chart that is wider than its box
     if (where < 20 || where > box.clientWidth - 20) box.scrollLeft += where - box.clientWidth / 2;
     show(box, view, own, scene().bands);
   };
