@@ -113,8 +113,8 @@ def lines_note(runs: int, seeds: str = "") -> str:
             f"at which the first of them ends. {GAP_NOTE}"
         )
     return (
-        f"{STEPS_NOTE} Thin lines: single runs, N = {runs}{seeds}. Thick lines: their mean, up to the step at which "
-        f"the first of them ends. {BAND_NOTE} {GAP_NOTE}"
+        f"{STEPS_NOTE} Thin lines: single runs, N = {runs}{seeds}. Thick lines: the mean over the runs, up to the "
+        f"step at which the first of them ends. {BAND_NOTE} {GAP_NOTE}"
     )
 
 

@@ -57,7 +57,7 @@ TERMS = (
         "own data, gradient and random numbers.",
         "stack|stacked|stacking",
     ),
-    Term("member", "A run in its place of a cohort or a stack.", "members?"),
+    Term("member", "A run as a part of a cohort or of a stack.", "members?"),
     Term(
         "certificate",
         "A repetition of the first steps of a cohort, as a stack and with some of its runs alone: the largest "
