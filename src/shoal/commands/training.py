@@ -10,7 +10,8 @@ from shoal.lab import Lab, Records
 from shoal.output import say, seen_again
 from shoal.spec import RunSpec
 from shoal.training import Interrupted, plan, resume, train
-from shoal.training.api import check_execution, check_precision, unfinished
+from shoal.training.api import check_execution, check_precision
+from shoal.training.arrangement import unfinished
 from shoal.training.preflight import check_parts
 
 

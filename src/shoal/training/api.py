@@ -1,6 +1,6 @@
 """Training of runs into a lab: finished runs are not trained again, interrupted ones are resumed."""
 
-from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -13,17 +13,15 @@ from shoal.lab.lab import Lab
 from shoal.lab.records import Records
 from shoal.measures import SPLITS
 from shoal.spec import RunSpec
-from shoal.spec.fields import ROUNDING
-from shoal.tasks.build import build_model, count_examples
+from shoal.tasks.build import build_model
+from shoal.training.arrangement import arrange, choose_workers
 from shoal.training.continuation import places_of
-from shoal.training.executor import Execution, cores, execute, threads_per_worker
-from shoal.training.memory import check_memory
-from shoal.training.plan import Cohort, plan, spread
+from shoal.training.executor import Execution, cores, execute
+from shoal.training.plan import Cohort, plan
 from shoal.training.preflight import check_parts
+from shoal.training.remarks import slow_evaluations, without_effect
 from shoal.training.snapshot import Snapshot
 from shoal.training.step import Metric, measure
-
-WORTH_DIVIDING = 20.0  # seconds of work for one core from which cohorts are divided between several processes
 
 
 class Interrupted(KeyboardInterrupt):
@@ -81,15 +79,10 @@ def train(
     _check_wanted(wanted, on, engine, metrics or {})
     lab = (lab if isinstance(lab, Lab) else Lab(lab)).create()
     with lab.planning():
-        held = _held(lab, wanted, say)
-        _check_held(held, metrics or {})
-        folders, damaged = unfinished(held.values())
-        cohorts = _new(wanted, held, on, engine)
-        workers = workers or choose_workers(folders, cohorts, on, metrics or {})
-        threads = threads or threads_per_worker(workers)
-        begun, taken = _begin(lab, _divided(cohorts, workers), on, threads, engine, metrics or (), say)
+        work = arrange(wanted, lab, on, workers, threads, engine, metrics or {}, say)
+        begun, taken = _begin(lab, work.new, on, work.threads, engine, metrics or (), say)
     how = Execution(on, flush_seconds, metrics or {}, places, places_of(wanted))
-    _finish([*folders, *begun], workers, how, watch, [*damaged, *taken])
+    _finish([*work.going_on, *begun], work.workers, how, watch, [*work.damaged, *taken])
     return lab.records(spec.id for spec in wanted)
 
 
@@ -100,61 +93,6 @@ def _check_wanted(
     check_precision(specs, device, engine)
     check_parts(specs, device)
     check_metrics(metrics, specs, device)
-
-
-def _new(specs: Sequence[RunSpec], held: Container[str], device: torch.device, engine: str | None) -> list[Cohort]:
-    """Cohorts of the runs that the lab does not hold; :class:`UserError` for a model that cannot fit."""
-    cohorts = plan(spec for spec in specs if spec.id not in held)
-    check_memory((cohort.shared for cohort in cohorts), device, engine)
-    return cohorts
-
-
-def _held(lab: Lab, specs: Sequence[RunSpec], say: Callable[[str], None]) -> dict[str, CohortFolder]:
-    """Folders of those runs that the lab holds."""
-    survey = lab.survey()
-    for line in survey.unknown:
-        say(f"warning: {line}; such of them as are asked for are trained again")
-    for line in survey.copies:
-        say(f"warning: {line}")
-    return {spec.id: survey.index[spec.id] for spec in specs if spec.id in survey.index}
-
-
-def unfinished(folders: Iterable[CohortFolder]) -> tuple[list[CohortFolder], list[LabError]]:
-    """Folders with members that still have steps to train, each once, and the errors of unreadable folders."""
-    unfinished_folders, damaged = [], []
-    for folder in {folder.path: folder for folder in folders}.values():
-        try:
-            if not folder.is_finished():
-                unfinished_folders.append(folder)
-        except LabError as error:
-            damaged.append(error)
-    return unfinished_folders, damaged
-
-
-def _check_held(held: Mapping[str, CohortFolder], metrics: Iterable[str]) -> None:
-    """Raise :class:`UserError` for runs of the lab trained without a metric, or of parts that have changed."""
-    _check_recorded(held, metrics)
-    for folder in dict.fromkeys(held.values()):
-        folder.check_sources()
-
-
-def _check_recorded(held: Mapping[str, CohortFolder], metrics: Iterable[str]) -> None:
-    if not metrics:
-        return
-    recorded = {folder: folder.manifest()["metrics"] for folder in dict.fromkeys(held.values())}
-    for name in metrics:
-        lacking = [run for run, folder in held.items() if name not in recorded[folder]]
-        if lacking:
-            raise UserError(
-                f"metric {name!r} is not on record: {len(lacking)} of these runs ({lacking[0][:8]}"
-                f"{' …' if len(lacking) > 1 else ''}) were trained without it; train them with it in another lab"
-            )
-
-
-def _divided(cohorts: Sequence[Cohort], workers: int) -> list[Cohort]:
-    """Cohorts divided for the workers, where they take long enough; the longest work first."""
-    worth = sum(cohort.seconds for cohort in cohorts) > WORTH_DIVIDING
-    return spread(cohorts, workers if worth else 1)
 
 
 def _begin(
@@ -184,35 +122,10 @@ def _begin(
         lines |= dict.fromkeys(cohort.shared.model_part.warnings(cohort.shared.precision))
         if cohort.shared.precision == "tf32":
             lines["warning: whether tf32 changes when models generalise has not been measured"] = None
-        lines |= dict.fromkeys([*_without_effect(cohort), *_slow_evaluations(cohort)])
+        lines |= dict.fromkeys([*without_effect(cohort), *slow_evaluations(cohort)])
     for line in lines:
         say(line)
     return folders, taken
-
-
-def _without_effect(cohort: Cohort) -> list[str]:
-    """Warnings about weight decays whose step is lost in rounding, as it is in ``torch.optim``."""
-    decoupled = cohort.shared.rule.is_decoupled
-    pairs = dict.fromkeys((spec.lr, spec.weight_decay) for spec in cohort.members if decoupled)
-    return [
-        f"warning: weight_decay {decay:g} at lr {lr:g} has no effect: in float32 1 - {lr * decay:.2g} is 1"
-        for lr, decay in pairs
-        if decay > 0 and lr * decay <= ROUNDING
-    ]
-
-
-def _slow_evaluations(cohort: Cohort) -> list[str]:
-    """Warning where evaluations would take longer than training, and minutes."""
-    each, spec = cohort.evaluation_seconds, cohort.shared
-    if each * cohort.evaluations <= max(cohort.seconds, 60.0):
-        return []
-    large = ", ".join(f"{name} {getattr(spec, name)}" for name in spec.task_part.sizes_named()[:1])
-    things = spec.task_part.measures().things
-    return [
-        f"evaluations of {cohort.describe()}{large and f', {large}'}, take longer than its steps: about {each:,.0f} s "
-        f"of one core, {cohort.evaluations:,} times, for {count_examples(spec)[1]:,} {things} per run; "
-        "eval_first and eval_period say when"
-    ]
 
 
 def resume(
@@ -302,25 +215,6 @@ def check_metrics(metrics: Mapping[str, Metric], specs: Sequence[RunSpec], devic
         parameters = {name: p.detach().unsqueeze(0) for name, p in trained.items()}  # (1, *shape) each
         for name, metric in metrics.items():
             measure(name, metric, parameters)
-
-
-def choose_workers(
-    begun: Sequence[CohortFolder], new: Sequence[Cohort], device: torch.device, metrics: Mapping[str, Metric]
-) -> int:
-    """Number of workers: one per core, but a single one for a GPU or a metric that another process cannot import.
-
-    One cohort is divided between the cores when it takes longer than starting processes does.
-    """
-    if device.type == "cuda" or not all(_can_be_sent(metric) for metric in metrics.values()):
-        return 1
-    most = len(begun) + len(new)
-    if sum(cohort.seconds for cohort in new) > WORTH_DIVIDING:
-        most = len(begun) + sum(len(cohort) for cohort in new)
-    return min(cores(), max(1, most))
-
-
-def _can_be_sent(metric: Metric) -> bool:
-    return getattr(metric, "__module__", "__main__") != "__main__" and "<" not in getattr(metric, "__qualname__", "<")
 
 
 def choose_device(name: str | None) -> torch.device:
