@@ -108,7 +108,7 @@ def survival_table(name: str, times: pl.DataFrame, by: str, reached: str = REACH
     up_to = f" up to {number(summary['horizon'][0])}" if summary["restricted"][0] else ""
     header = [by, *(count.replace("_", " ") for count in counts), "rate", "median step", f"mean step{up_to}"]
     body = [(label, [Cell(text) for text in _cells(rows[label], counts)]) for label in labels]
-    caption = f"Runs that reached {reached}, by {by}. {_counted(summary)}{_estimated(summary)}"
+    caption = f"Runs that reached {reached}. {_counted(summary)}{_estimated(summary)}"
     return Table(name, header, body, caption, summary.rename({"label": by}))
 
 

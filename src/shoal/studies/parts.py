@@ -164,7 +164,8 @@ def _times(results: Results, axis: Axis, form: Form, by: str) -> tuple[Section, 
             named = own.with_columns(pl.col(axis.column).replace(dict(axis.names))) if axis.names else own
             named = named.rename({axis.column: axis.title})
             who = f"{capitalised(name)}, A_val ≥ {threshold:g}{form.stayed}"
-            tables.append(survival_table(f"{prefix}-{tag}", named, axis.title, f"{reached} ({name})"))
+            whose = name if axis.names else f"{name}, by {axis.title}"
+            tables.append(survival_table(f"{prefix}-{tag}", named, axis.title, f"{reached} ({whose})"))
             if not named["observed"].any():
                 words.append((who, none_got_there(named)))
                 continue
