@@ -19,12 +19,13 @@ _EFFECTS = {
 }
 _MEANINGS = {
     "d_z": (
-        "Cohen's d_z, the mean over the standard deviation of the differences within pairs, turned so that right is "
-        "better; line: 95 % interval under normal differences. Triangles: beyond the axis. No mark: all differences "
-        "are equal, or times are censored"
+        "Points: Cohen's d_z, the mean over the standard deviation of the differences within pairs, turned so that "
+        "right is better; line: 95 % interval under normal differences. Triangles: beyond the axis. No mark: all "
+        "differences are equal, or times are censored"
     ),
     "superiority": (
-        "Share of pairs in which the variant is better than the baseline, ties counted half; line: 95 % Wilson interval"
+        "Points: the share of pairs in which the variant is better than the baseline, ties counted half; lines: its "
+        "95 % Wilson interval"
     ),
 }
 
@@ -99,7 +100,7 @@ def comparison_figure(
     chart = forest(comparison, title, effect, metrics)
     counts = sorted(set(_shown(comparison, effect, metrics)["n"].to_list()))
     n = f"N = {counts[0]}" if len(counts) == 1 else f"N = {counts[0]} to {counts[-1]}"
-    return Figure(name, chart, f"{_MEANINGS[effect]}. {n} pairs with {baseline}, {pairs}.")
+    return Figure(name, chart, f"{title}, {n} pairs with {baseline}, {pairs}. {_MEANINGS[effect]}.")
 
 
 def comparison_table(
@@ -129,12 +130,12 @@ def comparison_table(
         rows.append((label, [Cell(text) for text in cells]))
     caption = (
         (f"{capitalised(compared[0])}. " if len(compared) == 1 else "")
-        + f"Differences variant − {baseline} within pairs of {pairs}: mean with Student's 95 % "
-        "interval, and median. Effect sizes are positive where the "
-        "variant is better: d_z, mean over standard deviation of the differences, with its interval under normal "
-        "differences, and the matched rank-biserial correlation. + / − / =: pairs in which the variant is better, "
-        "worse, the same. p: two-sided sign-flip test of the differences (of times: of ranks), exact up to 12 pairs; "
-        f"Holm: corrected for {comparison['p'].drop_nulls().len()} comparisons. –: does not exist."
+        + f"Differences: variant − {baseline} within pairs of {pairs}, mean with Student's 95 % "
+        "interval, and median. Effect sizes are positive where the variant is better. d_z: mean over standard "
+        "deviation of the differences, with its interval under normal differences. Rank-biserial: the matched "
+        "rank-biserial correlation. + / − / =: pairs in which the variant is better, worse, the same. p: two-sided "
+        "sign-flip test of the differences (of times: of ranks), exact up to 12 pairs. Holm: corrected for "
+        f"{comparison['p'].drop_nulls().len()} comparisons. –: there is no such value."
     )
     return Table(name, header, rows, caption, named)
 

@@ -244,8 +244,8 @@ def times_note(measures: Measures) -> str:
     without = "" if measures.generalised is None else f"did not get there ({measures.learned_on('or')}) or "
     which = "" if measures.generalised is None else ", which is no time to memorise or to generalise"
     return (
-        f"Hollow: t_f of a run that {without}was best at its last evaluation{which}; means of t_f stand where all runs "
-        "have one. Pale bars: from the evaluation before."
+        f"Hollow points: t_f of a run that {without}was best at its last evaluation{which}. A mean of t_f stands where "
+        "all runs have one. Pale bars: back to the evaluation before, after which it happened."
     )
 
 
@@ -256,8 +256,11 @@ def band_note(runs: str, curves: int = 0, over: str = "seeds") -> str:
     """What lines, points and bands of these figures mean; ``runs`` is how many are behind each value, ``curves`` how
     many means a panel has, ``over`` in what these runs differ."""
     if curves > MOST_BANDS:
-        return f"Mean over {runs} runs ({over}), without bands, which of {curves} curves would hide each other."
-    return f"Mean over {runs} runs ({over}) ± one population standard deviation, kept inside what the runs took."
+        return f"Lines: mean over {runs} runs ({over}), without bands, which of {curves} curves would hide each other."
+    return (
+        f"Lines: mean over {runs} runs ({over}), ± one population standard deviation, no farther than the lowest and "
+        "the highest run."
+    )
 
 
 def _ends_in_words(frame: pl.DataFrame, axis: Axis, column: str, most: int = 4) -> str:

@@ -25,10 +25,11 @@ _COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#
 _DASHES = [[1, 0], [6, 3], [2, 2], [8, 3, 2, 3]]
 _MOST_BANDS = 4  # more of them hide each other
 _BAND = (
-    "Shaded: its 95 % interval at each step (Greenwood, log(−log) scale), which does not exist before the first run "
-    "has got there nor after the last has. "
+    "Shaded: the 95 % interval of the share at each step (Greenwood, log(−log) scale), which does not exist before the "
+    "first run has got there nor after the last has. "
 )
-_LOST = "×: where runs diverged; they never will, and the estimate follows them to the end without. "
+_GRID = "Steps are those of evaluations: what is first seen at one happened after the one before."
+_LOST = "×: where runs diverged; they never will get there, and count to the end as runs that have not. "
 
 
 def survival_curves(times: pl.DataFrame, by: str, title: str, log_x: bool = False) -> Chart:
@@ -88,10 +89,10 @@ def survival_figure(
     summary = survival_summary(labelled, "label")
     sizes = listed([f"{row['label']}: N = {row['N']}" for row in summary.rows(named=True)])
     caption = (
-        f"Share of runs that has reached {reached} against the training step"
-        f"{' (logarithmic)' if log_x else ''}, by {by} ({sizes}): one minus the estimate of Kaplan and Meier. "
-        f"{_BAND if len(labels) <= _MOST_BANDS else ''}Ticks: where runs that did not were last seen (censored). "
-        f"{_LOST if summary['diverged'].sum() else ''}Steps lie on the grid of evaluations."
+        f"{title} ({reached}), by {by}: {sizes}. Lines: the share of runs that has got there by each training "
+        f"step{' (logarithmic axis)' if log_x else ''}, one minus the estimate of Kaplan and Meier. "
+        f"{_BAND if len(labels) <= _MOST_BANDS else ''}Ticks: the last evaluation of runs that did not get there "
+        f"(censored). {_LOST if summary['diverged'].sum() else ''}{_GRID}"
     )
     return Figure(name, survival_curves(times, by, title, log_x), caption)
 
@@ -156,10 +157,10 @@ def _counted(summary: pl.DataFrame) -> str:
     fell_back = "Fell back: got there, and were on the wrong side again at a later evaluation. "
     return (
         ("" if summary["fell_back"].null_count() else fell_back)
-        + "Censored: ended without having got there; diverged: its loss was no longer finite before that"
-        + ("; unfinished: still in training, censored where it stands. " if unfinished else ". ")
+        + "Censored: ended without having got there. Diverged: its loss was no longer finite before that. "
+        + ("Unfinished: still in training, censored where it stands. " if unfinished else "")
         + (lost if diverged else "")
-        + "Rate: got there / N with its 95 % Wilson interval, every other run counted as not having got there"
+        + "Rate: got there / N with its 95 % Wilson interval; every other run counts as not having got there"
         + ("; none where runs are unfinished. " if unfinished else ". ")
     )
 
@@ -190,7 +191,7 @@ def _estimated(summary: pl.DataFrame) -> str:
         parts.append("; fewer than 3 runs have no interval of it")
     if not all(map(_tells, summary.rows(named=True))):
         parts.append(f". No mean of a group half of which, or every run, got there after {horizon} steps alone")
-    return "".join(parts) + ". –: not reached, or no such end. Steps lie on the grid of evaluations."
+    return "".join(parts) + f". –: not reached, or no such end of an interval. {_GRID}"
 
 
 def _tells(row: dict[str, Any]) -> bool:

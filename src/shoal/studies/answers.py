@@ -148,15 +148,15 @@ def _caption(found: Sequence[TrendEstimate], family: Family) -> str:
     unshared = any(one.blocks and not set(SEED_AXES) & set(one.names) for one in found)
     random = any(one.p is not None and not one.exact for one in found)
     return (
-        "Runs are compared that agree in their seed and in all other settings that vary, the columns named last. ρ: "
-        "rank correlation, the ranks taken within these groups of runs (of one group, Spearman's); p: of all "
-        "permutations of the values within the groups"
+        "How each quantity changes with each setting. Runs are compared that agree in their seed and in all other "
+        "settings that vary, the columns named last. ρ: rank correlation, the ranks taken within these groups of runs "
+        "(of one group, Spearman's). p: of all permutations of the values within the groups"
         + (f", or of {DRAWS:,} where there are too many" if random else "")
-        + f"; corrected: by Holm's method for {counted(family.tests, 'test')}, all tests of trends on this page; "
-        "slope: of least-squares lines with an intercept for each group, one slope within each seed, per doubling of a "
-        "setting on a logarithmic axis, else per unit, mean with Student's 95 % interval over seeds, which is not "
+        + f". Corrected: by Holm's method for {counted(family.tests, 'test')}, all tests of trends on this page. "
+        "Slope: of least-squares lines with an intercept for each group, one slope within each seed, per doubling of "
+        "a setting on a logarithmic axis, else per unit, mean with Student's 95 % interval over seeds, which is not "
         "corrected"
-        + ("; left out: runs with which no other run agrees in these columns" if alone else "")
-        + ("; where no seed is among them, too few runs share one" if unshared else "")
-        + "; –: all values are the same, or there is nothing to compare."
+        + (". Left out: runs with which no other run agrees in these columns" if alone else "")
+        + (". Where no seed is among them, too few runs share one" if unshared else "")
+        + ". –: all values are the same, or there is nothing to compare."
     )

@@ -41,6 +41,8 @@ from shoal.studies.results import Results
 from shoal.tasks.text.units import units
 
 QUESTION = "Which of an LSTM and a GPT predicts a text better, at equal training compute, and do they beat n-grams?"
+LOSSES = "validation loss against the compute that training took: of two curves the lower one learns more from as much."
+SPENT = "the compute, the size and the steps of each model."
 BUDGETS = {True: 2e12, False: 20e12}  # FLOP of a run, of the quick form and of the full one
 COMMON: Mapping[str, Any] = {"task": "text", "train_batch_size": 16, "keep_best": True}
 # About as many parameters each: 0.22 and 0.23 million of the quick form, 0.82 and 0.80 of the full one. The learning
@@ -87,18 +89,30 @@ def report(results: Results, form: Form) -> Report:
         told = "Not measured yet: `shoal study run language` scores the kept models when the runs are done."
         figures = [_against_compute(results, None)]
         sections = [
-            Section("Learning curves", figures=figures),
-            Section("What was spent", tables=[spent_table(results)]),
+            Section("Learning curves", figures=figures, about=LOSSES),
+            Section("What was spent", tables=[spent_table(results)], about=SPENT),
         ]
         return finished("language", "Language", QUESTION, [told], sections, results, form)
     baseline = best_ngram(found)
     tests = compared(scored, baseline)
     sections = [
-        Section("Losses", [], [_against_compute(results, baseline)], [units_table(scored, found), tests_table(tests)]),
-        Section("What the context is worth", [], [_in_context(scored, found)], [places_table(scored, found)]),
-        Section("n-grams", tables=[ngrams_table(found)]),
-        Section("What they write", samples(found, results.specs)),
-        Section("What was spent", tables=[spent_table(results)]),
+        Section(
+            "Losses",
+            [],
+            [_against_compute(results, baseline)],
+            [units_table(scored, found), tests_table(tests)],
+            LOSSES,
+        ),
+        Section(
+            "What the context is worth",
+            [],
+            [_in_context(scored, found)],
+            [places_table(scored, found)],
+            "the loss of a token by how many tokens before it a model could see: a line that goes on falling uses them",
+        ),
+        Section("n-grams", tables=[ngrams_table(found)], about="models that only count, as a measure of what is easy."),
+        Section("What they write", samples(found, results.specs), about="texts that the models go on with."),
+        Section("What was spent", tables=[spent_table(results)], about=SPENT),
     ]
     answers = answers_of(scored, tests, baseline, results)
     return finished("language", "Language", QUESTION, answers, sections, results, form)

@@ -12,6 +12,7 @@ from shoal.measures import EQUATIONS, SPLITS, Measures
 from shoal.registry import short
 from shoal.report import Figure, Report, Section, Table
 from shoal.report.each_run import model_label
+from shoal.report.figures import STEPS_NOTE
 from shoal.report.gaps import GAP_NOTE
 from shoal.report.log_rank import TimesQuestion, logrank_sentences
 from shoal.report.means import end_together
@@ -27,6 +28,26 @@ from shoal.studies.results import Results, number_of_runs
 
 assert EQUATIONS.generalised is not None
 GENERALISED = EQUATIONS.generalised.threshold
+# which of the practical's questions a study asks, by its name
+PRACTICAL_QUESTIONS = {
+    "sanity": "questions 1 and 2",
+    "data-scaling": "question 3",
+    "mixed-orders": "question 4",
+    "model-scaling": "question 5",
+    "compute-scaling": "question 6",
+    "regularization": "question 7",
+    "attention": "question 8",
+}
+POINTS_NOTE = "Points: single runs; loss axes are logarithmic."
+LEARNING = (
+    "how well a model does on the equations that it trains on, and on others, while it trains. Where the curves of "
+    "training are at their best long before those of validation, the model first memorised and later generalised."
+)
+BEST_VALUES = "the best loss and accuracy of each setting, and the steps at which they were first reached."
+TIMES = (
+    "the share of runs that has generalised by each step, runs that never did included; a curve that rises further to "
+    "the left is of sooner runs. The log-rank test asks whether the curves differ by more than chance."
+)
 
 
 def finished(
@@ -39,9 +60,10 @@ def finished(
     form: Form,
 ) -> Report:
     """A study's report: its answers first, what is missing before them, then its sections and how it was made."""
+    asked = f" Source: the practical, problem 4, {PRACTICAL_QUESTIONS[name]}." if name in PRACTICAL_QUESTIONS else ""
     return Report(
         title=form.title(title),
-        lead=question,
+        lead=f"{question}{asked}",
         answers=[*results.shortcomings(), *answers],
         sections=[*sections, provenance(results.records, f"shoal study run {name}{form.flags()}")],
     )
@@ -79,11 +101,15 @@ def curves_figure(
     panels = panels_of(measures) if panels is None else panels
     n = number_of_runs(results.curves, [colour.column])
     caption = (
-        f"{title}. {_measured(measures)}, on the training and on the validation {measures.things}, against the "
-        f"training step (logarithmic, from step 1), coloured by {colour.label}. "
+        f"{title}, coloured by {colour.label}. {_measured(measures)}, on the training and on the validation "
+        f"{measures.things}. {STEPS_NOTE} "
         + band_note(n, results.curves[colour.column].n_unique(), over)
         + f" {GAP_NOTE}"
-        + ("" if end_together(results.curves, [colour.column]) else " Dotted: the mean of the runs that go on.")
+        + (
+            ""
+            if end_together(results.curves, [colour.column])
+            else " Dotted: the mean of the runs that go on after others have ended."
+        )
         + "".join(f" {panel.about}." for panel in panels if panel.about)
     )
     return Figure(name, curve_panels(results.curves, colour, title, panels), caption)
@@ -117,8 +143,8 @@ def summary_figure(
     best = listed([measure.words for measure in measures.recorded])
     is_log = any(measure.is_log for measure in measures.recorded)
     caption = (
-        f"{title}: best {best} of a run and t_f, the first evaluated step of each, against {x.title}, "
-        f"coloured by {by}. {band_note(n, over=over)} Points: runs. {'Loss axes are logarithmic. ' * is_log}"
+        f"{title}: best values against {x.title}, coloured by {by}. Best values: best {best} of a run, and t_f, the "
+        f"first evaluated step of each. {band_note(n, over=over)} {POINTS_NOTE if is_log else 'Points: single runs.'} "
         f"{times_note(measures)} {grid_note(results.specs.values())}"
     )
     return Figure(name, summary_panels(shown, x, colour, title, best_panels_of(measures)), caption)
@@ -219,7 +245,8 @@ def _times(results: Results, axis: Axis, form: Waited, by: str) -> tuple[Section
             named = own.with_columns(pl.col(axis.column).replace(dict(axis.names))) if axis.names else own
             named = named.rename({axis.column: axis.title})
             who = f"{capitalised(name)}, {there}"
-            tables.append(survival_table(f"{prefix}-{tag}", named, axis.title, f"{reached} ({name})"))
+            whose = name if axis.column == "model" else f"{name}, by {axis.title}"
+            tables.append(survival_table(f"{prefix}-{tag}", named, axis.title, f"{reached} ({whose})"))
             if not named["observed"].any():
                 words.append(TimesAnswer(who, none_got_there(named), rates_sentence(named, axis.title), nobody=True))
                 continue
@@ -228,7 +255,7 @@ def _times(results: Results, axis: Axis, form: Waited, by: str) -> tuple[Section
             rates = rates_sentence(named, axis.title)
             words.append(TimesAnswer(who, TimesQuestion(named, axis.title, unit, within), rates))
     title = "Time to generalise" if results.measures.generalised else f"Time to reach {shown.symbol_of('valid')}"
-    return Section(f"{title}{', ' * bool(by)}{by}", [], figures, tables), words
+    return Section(f"{title}{', ' * bool(by)}{by}", [], figures, tables, TIMES), words
 
 
 def none_got_there(times: pl.DataFrame) -> str:

@@ -236,9 +236,9 @@ def map_figures(found: Found) -> list[Figure]:
     for place, own in enumerate(found["maps"], 1):
         panels = [{**panel, "title": _panel_title(panel)} for panel in own["panels"]]
         caption = (
-            f"Attention from the decoder to the source for line {own['line']}, “{own['source']}”, in what the best run "
-            "of each family writes by greedy search: a row is the token that is written, a column the token of the "
-            "source that is looked at, every row sums to 1."
+            f"Attention from the decoder to the source for line {own['line']}, “{own['source']}”. Shown is what the "
+            "best run of each family writes by greedy search. Rows: the token that is written; columns: the token of "
+            "the source that is looked at; each row adds up to 1."
         )
         chart = attention_maps_figure(panels, f"Attention to the source, line {own['line']}")
         figures.append(Figure(f"attention-{place}", chart, caption))
