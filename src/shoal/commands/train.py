@@ -36,11 +36,11 @@ def run(options: Options) -> int:
     specs = read_settings(options)
     if options.read_from:
         say(options.read_from)
-    if options.dry_run:
-        return dry_run(specs, options.lab, read_execution(options))
-
     from shoal.commands.training import read_label, train_with_progress
     from shoal.report.console import print_runs
+
+    if options.dry_run:
+        return dry_run(specs, options.lab, read_execution(options), label=read_label(options))
 
     records = train_with_progress(specs, options.lab, **read_execution(options), **read_label(options))
     return print_runs(records)
