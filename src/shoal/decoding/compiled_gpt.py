@@ -55,6 +55,12 @@ class _Step(ctypes.Structure):
     )
 
 
+def library_for(parameter: Tensor) -> ctypes.CDLL | None:
+    """The library for parameters like this one: float32 on the CPU, where this machine has a C compiler."""
+    is_served = parameter.device.type == "cpu" and parameter.dtype == torch.float32
+    return compiled(SOURCE).library if is_served else None
+
+
 @dataclass(frozen=True)
 class StackedBlock:
     """A block of every member; queries, keys and values are one product, and so are the gate and what it gates."""
@@ -125,9 +131,7 @@ class CompiledStep:
     @classmethod
     def of(cls, layout: Layout) -> "CompiledStep | None":
         """The step of a layout, where this machine has a C compiler and numbers are float32 on the CPU."""
-        if layout.tokens.device.type != "cpu" or layout.tokens.dtype != torch.float32:
-            return None
-        library = compiled(SOURCE).library
+        library = library_for(layout.tokens)
         return None if library is None else cls(library, layout)
 
     def _pointer(self, tensor: Tensor | None) -> int | None:

@@ -15,8 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from shoal.decoding.choice import Decoder, decoder_for
+from shoal.decoding.choice import Decoder, decoder_for, members_at_once
 from shoal.decoding.sampling import Sampling
+from shoal.decoding.stacked import check_parameters
 from shoal.decoding.stepping import Steps
 from shoal.decoding.writing import Choice, FromState, write
 
@@ -76,18 +77,39 @@ def generate(
     _check(prompts, lengths, max_new_tokens, sampling, keys, context_length)
     own: Any = model
     limit = own.context_length if context_length is None else context_length
+    longest = max(lengths.tolist(), default=1) + max_new_tokens
     was_training = model.training
     model.eval()
     try:
-        decoder = decoder_for(model, parameters)
-        texts = _Texts(decoder, prompts, lengths, max_new_tokens, padding)
-        with torch.inference_mode():
-            source = _Logits(decoder, texts, max_new_tokens, limit)
-            tokens, counts, log_p = write(source, max_new_tokens, Choice(sampling, keys, rows, lengths), eos, padding)
+        check_parameters(model, parameters)
+        n = members_at_once(model, parameters, len(prompts), longest if limit is None else min(limit, longest))
+        found = []
+        for first in range(0, len(next(iter(parameters.values()))), n):
+            decoder = decoder_for(model, {name: own[first : first + n] for name, own in parameters.items()})
+            choice = Choice(sampling, None if keys is None else keys[first : first + n], rows, lengths)
+            found.append(_generated(decoder, prompts, choice, max_new_tokens, limit, eos, padding))
     finally:
         model.train(was_training)
+    return Generated(*(torch.cat(parts) for parts in zip(*found, strict=True)))
+
+
+def _generated(
+    decoder: Decoder,
+    prompts: Tensor,
+    choice: Choice,
+    max_new_tokens: int,
+    limit: int | None,
+    eos: int | None,
+    padding: int,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """What :class:`Generated` holds, of the members of a decoder."""
+    lengths = choice.lengths
+    texts = _Texts(decoder, prompts, lengths, max_new_tokens, padding)
+    with torch.inference_mode():
+        source = _Logits(decoder, texts, max_new_tokens, limit)
+        tokens, counts, log_p = write(source, max_new_tokens, choice, eos, padding)
     at = (lengths.unsqueeze(1) + torch.arange(max_new_tokens, device=lengths.device)).expand_as(tokens)
-    return Generated(texts.tokens.scatter(2, at, tokens), lengths + counts, log_p.clone())  # as other tensors
+    return texts.tokens.scatter(2, at, tokens), lengths + counts, log_p.clone()  # as other tensors
 
 
 def generate_from(
