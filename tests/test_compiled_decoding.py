@@ -207,6 +207,14 @@ def test_a_token_that_there_is_not_is_refused_and_changes_nothing(token):
     assert all(torch.equal(before[name], state[name]) for name in before)
 
 
+def test_tokens_and_counts_of_other_rows_than_the_state_are_refused():
+    model, parameters = members(2, 1, SMALL, {})
+    decoder = decoder_for(model, parameters)
+    for size, counts in (((2, 4, 1), None), ((1, 3, 1), None), ((2, 3, 0), None), ((2, 3, 2), torch.tensor([1, 2]))):
+        with pytest.raises(ValueError, match="counts"):
+            decoder.step(torch.zeros(size, dtype=torch.int64), decoder.start(3, 6), counts)
+
+
 def test_a_state_that_lies_otherwise_and_numbers_of_other_kinds_are_taken_too():
     model, parameters = members(2, 1, SMALL, {"positions": "rotary"})
     decoder, generator = decoder_for(model, parameters), torch.Generator().manual_seed(0)

@@ -164,10 +164,15 @@ class CompiledStep:
             Logits ``(R, N, n or 1, V)``.
 
         Raises:
+            ValueError: tokens or counts are not of as many members and rows as the state.
             IndexError: a token is none of the vocabulary.
             MemoryError: there is no memory for the step.
         """
         R, N, n = tokens.shape
+        if state["lengths"].shape != (R, N) or (counts is not None and counts.shape != (N,)) or n == 0:
+            rows = f"a state of {tuple(state['lengths'].shape)} members and rows needs tokens (R, N, 1 or more)"
+            own = None if counts is None else tuple(counts.shape)
+            raise ValueError(f"{rows} and counts (N,), got {tuple(tokens.shape)} and {own}")
         T = state["keys"].shape[-1] - 1
         tokens, places = tokens.to(torch.int64).contiguous(), state.get("places")
         counts = None if counts is None else counts.to(torch.int64).contiguous()

@@ -1,5 +1,8 @@
 """R GPTs of one shape as one, a token sooner: written on stacked weights, with a cache that is written in place.
 
+A step is one call of a library compiled for this machine (:mod:`shoal.decoding.compiled_gpt`), or PyTorch's operations
+where there is none and for float64.
+
 Equal to :class:`~shoal.models.GPT`, lifted by :class:`~shoal.decoding.stacked.Stacked`, at every position of every row,
 but for rounding; see there for the equations.
 
@@ -70,9 +73,10 @@ class FastGPT:
         tied = {} if "classifier.weight" in parameters else {"classifier.weight": parameters["embedding.tokens.weight"]}
         self.heads: Heads | None = None
         self.classifier = Linear.of({**parameters, **tied}, "classifier")
-        self.compiled = CompiledStep.of(self._layout(parameters["embedding.tokens.weight"], blocks[0].ffn))
+        self.compiled = CompiledStep.of(self._layout(blocks[0].ffn))
 
-    def _layout(self, tokens: Tensor, ffn: Any) -> Layout:
+    def _layout(self, ffn: Any) -> Layout:
+        tokens = self.tokens.rows.view(self.size, -1, self.num_heads * self.head_size)  # (R, V, D)
         activation = "swiglu" if hasattr(ffn, "W_gate") else "gelu" if isinstance(ffn[1], nn.GELU) else "relu"
         return Layout(
             *(tokens, self.positions, self.blocks, self.norm, self.classifier, self.num_heads, self.norm_position),

@@ -56,7 +56,8 @@ def generate(
     """Go on with every prompt, by every member.
 
     Where a row is longer than the context, the window slides: its last ``T`` tokens are computed anew for each token,
-    from position 0 on, as if they were the whole text. Until then it is computed token by token, from its state.
+    from position 0 on, as if they were the whole text. Until then it is computed token by token, from its state. Members
+    are decoded in groups where that is sooner (:func:`~shoal.decoding.choice.members_at_once`).
 
     Args:
         model: of one member; put into evaluation mode meanwhile.

@@ -302,6 +302,15 @@ static void attend(idx H, idx K, idx places, idx seen, const float *q, const flo
 
 static inline idx least(idx a, idx b) { return a < b ? a : b; }
 
+/* Tokens of row i that are no padding. */
+static inline idx real_tokens(const Step *s, idx i) { return s->counts ? least(s->counts[i], s->n) : s->n; }
+
+/* The last of them, or the first where all are padding. */
+static inline idx last_token(const Step *s, idx i) {
+    const idx count = real_tokens(s, i);
+    return count > 0 ? count - 1 : 0;
+}
+
 /* Arrays of a task of M tokens, one after the other in one piece of memory. */
 typedef struct {
     float *x, *y, *qkv, *context, *hidden, *scores;
@@ -328,7 +337,7 @@ static void attend_rows(const Model *model, const Step *s, idx layer, idx r, idx
     const idx D = model->D, H = model->H, K = D / H, n = s->n, T = s->T, row_size = D * (T + 1);
     for (idx i = from; i < to; i++) {
         const idx row = r * s->N + i, length = s->lengths[row], lies = s->places ? s->places[row] : i;
-        const idx start = ((layer * model->R + r) * s->N + lies) * row_size, count = s->counts ? s->counts[i] : n;
+        const idx start = ((layer * model->R + r) * s->N + lies) * row_size, count = real_tokens(s, i);
         float *qkv = at->qkv + (i - from) * n * 3 * D, *context = at->context + (i - from) * n * D;
         for (idx j = 0; j < n; j++) {
             float *own = qkv + j * 3 * D;
@@ -378,16 +387,13 @@ static void embed(const Model *model, const Step *s, idx r, idx from, idx to, fl
 static void predict(const Model *model, const Step *s, idx r, idx from, idx to, const Scratch *at) {
     const idx D = model->D, V = model->V, n = s->n, each = s->last ? 1 : n;
     float *x = at->x, *logits = s->logits + (r * s->N + from) * each * V;
-    for (idx i = from; s->last && i < to; i++) {
-        const idx count = s->counts ? s->counts[i] : n, last = count > 0 ? count - 1 : 0;
-        memmove(x + (i - from) * D, x + ((i - from) * n + last) * D, D * sizeof(float));
-    }
+    for (idx i = from; s->last && i < to; i++)
+        memmove(x + (i - from) * D, x + ((i - from) * n + last_token(s, i)) * D, D * sizeof(float));
     if (model->norm.kind != NO_NORM) normalise(&model->norm, r, (to - from) * each, D, x, x);
     apply(&model->classifier, r, (to - from) * each, x, D, logits, 0);
     for (idx i = from; i < to; i++)
         for (idx j = 0; j < each; j++, logits += V) {
-            const idx count = s->counts ? s->counts[i] : n, last = count > 0 ? count - 1 : 0;
-            if (s->lengths[r * s->N + i] + (s->last ? last : j) < s->T) continue;
+            if (s->lengths[r * s->N + i] + (s->last ? last_token(s, i) : j) < s->T) continue;
             for (idx k = 0; k < V; k++) logits[k] = NAN;
         }
 }
