@@ -288,7 +288,7 @@ BROKEN = {
         "far: tuple[float, ...] = setting((0.5,), 'x', 'y')\n    tokens: int",
         "'far'",
     ),
-    "counts too much": ("Counts(self.tokens // 2, ", "Counts(self.tokens, ", "counts 6 examples that are drawn"),
+    "counts too much": ("Counts(self.tokens // 2, ", "Counts(self.tokens, ", "counts 6 drawn examples"),
     "cannot count": ("Counts(self.tokens // 2, ", "Counts(1 // 0, ", "ZeroDivisionError"),
     "raises": ("class Copy", "raise RuntimeError('fell over')\nclass Copy", "RuntimeError: fell over"),
     "ends the process": ("class Copy", "raise SystemExit(3)\nclass Copy", "SystemExit: 3"),

@@ -24,7 +24,7 @@ def _mix(x: Tensor) -> Tensor:
 
 
 def fold(key: Tensor, data: Tensor | int) -> Tensor:
-    """A new key from ``key`` and ``data``, broadcast against each other.
+    """New key from ``key`` and ``data``, broadcast against each other.
 
     Args:
         key: int64, values in ``[0, 2**32)``.
@@ -38,11 +38,11 @@ def fold(key: Tensor, data: Tensor | int) -> Tensor:
 
 
 def bits(key: Tensor, n: int, device: torch.device | None = None) -> Tensor:
-    """``n`` values in ``[0, 2**32)`` for each key: ``(*dims) -> (*dims, n)``, int64."""
+    """Random bits: ``n`` values in ``[0, 2**32)`` for each key: ``(*dims) -> (*dims, n)``, int64."""
     index = torch.arange(n, device=device if device is not None else key.device)  # (n,)
     return fold(key.unsqueeze(-1), index)  # (*dims, n)
 
 
 def uniform(key: Tensor, n: int, device: torch.device | None = None) -> Tensor:
-    """``n`` numbers in ``[0, 1)`` for each key, multiples of 2**-24: ``(*dims) -> (*dims, n)``, float32."""
+    """Uniform numbers in ``[0, 1)``, ``n`` for each key, multiples of 2**-24: ``(*dims) -> (*dims, n)``, float32."""
     return (bits(key, n, device) >> 8).to(torch.float32) * 2**-24

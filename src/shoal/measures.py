@@ -1,6 +1,6 @@
-"""What a task measures, said once: names, symbols, units, which way is better, and what "generalised" means there.
+"""Measures of a task, defined once: names, symbols, units, direction of the better, and the criterion of generalising.
 
-Training, tables, figures and sentences read it; nothing else knows what a loss or an accuracy is called.
+Training, tables, figures and sentences read them here; no other module names a loss or an accuracy.
 """
 
 import json
@@ -15,19 +15,19 @@ SPLIT_SYMBOLS = {"train": "train", "valid": "val"}
 
 @dataclass(frozen=True)
 class Measure:
-    """One quantity that an objective gives for each example, recorded for each split as ``train_NAME``, ``valid_NAME``.
+    """Quantity that an objective gives for each example, recorded for each split as ``train_NAME``, ``valid_NAME``.
 
     Attributes:
         name: a word, part of the recorded column.
-        symbol: what figures and tables call it, with the split as its index: ``L`` of the training split is L_train.
-        words: what sentences call it.
-        unit: of its values; none for shares.
-        higher_is_better: which extreme is the best.
-        bounds: the values that it can take, where it is bounded.
-        is_log: drawn on a logarithmic axis.
-        thresholds: values from which a run counts as having got there, for the times that takes; the first is the one
-            without which the step of a best value is no time to anything.
-        about: what a value is of or a share of, in captions; its unit, where that says it.
+        symbol: symbol in figures and tables, with the split as its index: ``L`` of the training split is L_train.
+        words: name in sentences.
+        unit: unit of its values; empty for shares.
+        higher_is_better: true where the largest value is the best, false where the smallest is.
+        bounds: smallest and largest possible value, where it is bounded.
+        is_log: true where it is drawn on a logarithmic axis.
+        thresholds: thresholds to which times are measured; below the first, the step of a best value does not count
+            as a time to memorise or to generalise.
+        about: explanation of a value in captions: unit, and the examples that it is a mean or a share of.
     """
 
     name: str
@@ -42,51 +42,51 @@ class Measure:
 
     @property
     def extreme(self) -> str:
-        """``largest`` or ``smallest``: which of its values is the best."""
+        """Best extreme of the values: ``largest`` or ``smallest``."""
         return "largest" if self.higher_is_better else "smallest"
 
     @property
     def side(self) -> str:
-        """``≥`` or ``≤``: on which side of a threshold values are that have reached it."""
+        """Side of a threshold on which values have reached it: ``≥`` or ``≤``."""
         return "≥" if self.higher_is_better else "≤"
 
     @property
     def best(self) -> float | None:
-        """The value that none is better than; None where there is always a better one."""
+        """Best possible value; None where there is always a better one."""
         bound = None if self.bounds is None else self.bounds[int(self.higher_is_better)]
         return bound if bound is not None and math.isfinite(bound) else None
 
     @property
     def axis(self) -> str:
-        """``loss (nats)``: what an axis of its values on any split is called."""
+        """Title of an axis of its values on any split: ``loss (nats)``."""
         return f"{self.words} ({self.unit})" if self.unit else self.words
 
     def symbol_of(self, split: str) -> str:
-        """``L_val`` and the like."""
+        """Symbol of the measure on a split: ``L_val`` and the like."""
         return f"{self.symbol}_{SPLIT_SYMBOLS.get(split, split)}"
 
 
 @dataclass(frozen=True)
 class Generalised:
-    """When a run has memorised, and when it has generalised: a measure that reaches a value on each split."""
+    """Criterion of having memorised and of having generalised: a measure reaches a value on each split."""
 
     measure: str
     threshold: float
 
     @property
     def column(self) -> str:
-        """What is recorded of it on the validation split."""
+        """Recorded column of the measure on the validation split."""
         return f"valid_{self.measure}"
 
 
 @dataclass(frozen=True)
 class Measures:
-    """Everything that a task measures.
+    """Measures of a task.
 
     Attributes:
-        recorded: in the order of figures and tables; the first is what training minimises, its name is ``loss``.
-        generalised: what that means, if anything.
-        things: what an example is called, in the plural.
+        recorded: measures in the order of figures and tables; the first, ``loss``, is minimised by training.
+        generalised: criterion of having generalised, where the task has one.
+        things: word for the examples, in the plural.
     """
 
     recorded: tuple[Measure, ...]
@@ -100,23 +100,23 @@ class Measures:
         if wrong := [name for name in names if not (isinstance(name, str) and name.isidentifier())]:
             raise ValueError(f"a measure's name must be a word, got {wrong[0]!r}")
         if self.generalised is not None and self.generalised.measure not in names:
-            raise ValueError(f"generalised is said of {self.generalised.measure!r}, which is not measured")
+            raise ValueError(f"generalised names the measure {self.generalised.measure!r}, which is not recorded")
 
     def __getitem__(self, name: str) -> Measure:
-        """The measure of a name, or of a recorded column."""
+        """Measure of this name, or of this recorded column."""
         name = name.partition("_")[2] if name.startswith(("train_", "valid_")) else name
-        found = next((measure for measure in self.recorded if measure.name == name), None)
-        if found is None:
+        matching = next((measure for measure in self.recorded if measure.name == name), None)
+        if matching is None:
             raise KeyError(name)
-        return found
+        return matching
 
     @property
     def shown(self) -> Measure:
-        """The one that says most about a run: what generalising is said of, else the loss."""
+        """Most telling measure of a run: that of the criterion of having generalised, else the loss."""
         return self.recorded[0] if self.generalised is None else self[self.generalised.measure]
 
     def has_generalised(self, values: Mapping[str, Any]) -> Any:
-        """Whether an evaluation, by column, is one of a run that has generalised; numbers, or tensors of them."""
+        """Return True if an evaluation, by column, is of a run that has generalised; numbers, or tensors of them."""
         if self.generalised is None:
             return False
         value, threshold = values[self.generalised.column], self.generalised.threshold
@@ -124,29 +124,29 @@ class Measures:
 
     @property
     def arrived(self) -> str:
-        """``A_val ≥ 0.99``: when a run has generalised; nothing where that is not said."""
+        """Criterion of having generalised in symbols, ``A_val ≥ 0.99``; empty where there is none."""
         if self.generalised is None:
             return ""
         return f"{self.shown.symbol_of('valid')} {self.shown.side} {self.generalised.threshold:g}"
 
     @property
     def reached(self) -> str:
-        """``validation accuracy 0.99``: the same in words."""
+        """Criterion of having generalised in words, ``validation accuracy 0.99``; empty where there is none."""
         return "" if self.generalised is None else f"validation {self.shown.words} {self.generalised.threshold:g}"
 
     @property
     def learned(self) -> float | None:
-        """What a run must have reached on a split for its best step to be a time to memorise or to generalise.
+        """Smallest value on a split at which the best step of a run counts as a time to memorise or to generalise.
 
-        Less than what ends a run as having generalised, where the task names a first threshold; None where it does not
-        say what generalised means.
+        It is the first of the measure's thresholds, where it has any; None where there is no criterion of having
+        generalised.
         """
         if self.generalised is None:
             return None
         return next(iter(self.shown.thresholds), self.generalised.threshold)
 
     def learned_on(self, joined: str) -> str:
-        """``A_train or A_val ≥ 0.9``, joined by a word; nothing where the task does not say what generalised means."""
+        """Condition of :attr:`learned` on both splits, ``A_train or A_val ≥ 0.9``; empty where there is none."""
         if self.learned is None:
             return ""
         both = f" {joined} ".join(self.shown.symbol_of(split) for split in SPLITS)
@@ -154,34 +154,34 @@ class Measures:
 
     @property
     def columns(self) -> list[str]:
-        """What is recorded, in order: ``train_loss``, ``train_accuracy``, ``valid_loss`` and so on."""
+        """Recorded columns, in order: ``train_loss``, ``train_accuracy``, ``valid_loss`` and so on."""
         return [f"{split}_{measure.name}" for split in SPLITS for measure in self.recorded]
 
     def to_json(self) -> dict[str, Any]:
-        """For a record that can be read where the task is not: as JSON gives it back, with lists."""
+        """JSON record that can be read where the task is missing, with lists for tuples."""
         plain: dict[str, Any] = json.loads(json.dumps(asdict(self)))
         return plain
 
     @classmethod
-    def from_json(cls, said: Mapping[str, Any]) -> "Measures":
-        """What :meth:`to_json` gave; what a later version says besides is passed over.
+    def from_json(cls, record: Mapping[str, Any]) -> "Measures":
+        """Measures from the record of :meth:`to_json`; entries of later versions are ignored.
 
         Raises:
-            ValueError: it is nothing of the kind.
+            ValueError: it is no such record.
         """
         try:
-            recorded = tuple(Measure(**_known(own, Measure)) for own in said["recorded"])
-            generalised = said.get("generalised")
-            meant = Generalised(**_known(generalised, Generalised)) if generalised else None
-            return cls(recorded, meant, str(said.get("things", cls.things)))
+            recorded = tuple(Measure(**_known(entry, Measure)) for entry in record["recorded"])
+            generalised = record.get("generalised")
+            criterion = Generalised(**_known(generalised, Generalised)) if generalised else None
+            return cls(recorded, criterion, str(record.get("things", cls.things)))
         except (TypeError, KeyError, AttributeError) as error:
             raise ValueError(f"no measures of a task: {error}") from None
 
 
 def union(several: Iterable[Measures]) -> Measures:
-    """All that several tasks measure, each thing once: for tables of runs of all of them.
+    """Measures of several tasks, each once: for tables of runs of all of them.
 
-    What generalised means is kept where all mean the same.
+    The criterion of having generalised is kept where all tasks have the same.
     """
     every = list(dict.fromkeys(several))
     if len(every) == 1:
@@ -190,22 +190,22 @@ def union(several: Iterable[Measures]) -> Measures:
     for measures in every:
         for measure in measures.recorded:
             recorded.setdefault(measure.name, measure)
-    meant, things = {measures.generalised for measures in every}, {measures.things for measures in every}
+    criteria, things = {measures.generalised for measures in every}, {measures.things for measures in every}
     return Measures(
         tuple(recorded.values()),
-        meant.pop() if len(meant) == 1 else None,
+        criteria.pop() if len(criteria) == 1 else None,
         things.pop() if len(things) == 1 else Measures.things,
     )
 
 
-def _known(said: Mapping[str, Any], kind: type) -> dict[str, Any]:
-    """Of what JSON says the fields of a class, lists as the tuples that they were."""
+def _known(record: Mapping[str, Any], kind: type) -> dict[str, Any]:
+    """Fields of a class from a JSON record, with tuples for lists."""
     names = {field.name for field in fields(kind)}
-    return {name: tuple(value) if isinstance(value, list) else value for name, value in said.items() if name in names}
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in record.items() if name in names}
 
 
 def perplexity(nats: float) -> float:
-    """``exp`` of a loss in nats; infinite where that is beyond all numbers."""
+    """Perplexity of a loss in nats, its exponential; infinite where that exceeds the range of floats."""
     return math.exp(nats) if nats < 700 else math.inf
 
 

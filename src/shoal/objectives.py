@@ -1,4 +1,4 @@
-"""How an answer is scored: negative log-likelihood and exact match over the scored positions of each sequence.
+"""Scores of predictions: negative log-likelihood and exact match over the scored positions of each sequence.
 
 Source: the practical on modular arithmetic, problem 3. The mask is aligned with the targets, so predicting PAD after
 EOS never counts.
@@ -17,7 +17,7 @@ CONVENTIONS = ("torch", "fairseq", "joeynmt")  # of label smoothing
 
 
 def scored_positions(eq_positions: Tensor | None, mask: Tensor) -> Tensor:
-    """Which targets count: after the equality sign and before padding.
+    """Mask of the targets that count: after the equality sign and before padding.
 
     Args:
         eq_positions: position of ``=`` in each row of targets, ``(B,)``; None counts every unmasked target.
@@ -53,13 +53,13 @@ def token_losses(logits: Tensor, targets: Tensor, label_smoothing: float = 0.0) 
 
 
 def smoothed_losses(logits: Tensor, targets: Tensor, label_smoothing: float, convention: str = "torch") -> Tensor:
-    """Label-smoothed loss of every token, in nats, as one of three libraries has it; ``ε`` is the share that is spread.
+    """Label-smoothed loss of every token, in nats, by one of three conventions; ``ε`` is the spread share.
 
     - ``torch``: ε/V on every token, the right one's included, as ``torch.nn.functional.cross_entropy`` and Szegedy et
       al. 2016;
     - ``fairseq``: 1 − ε on the right token and ε/(V − 1) on every other, as ``label_smoothed_nll_loss`` there;
     - ``joeynmt``: 1 − ε on the right token, 0 on PAD (token 0) and ε/(V − 2) on every other; the Kullback–Leibler
-      divergence from that, as in the Annotated Transformer. Other than the two above, it is 0 at its best.
+      divergence from that, as in the Annotated Transformer. Unlike the two above, its minimum is 0.
 
     At ε = 0 all are the negative log-likelihood.
 

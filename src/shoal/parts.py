@@ -1,6 +1,6 @@
-"""What a task, a model family, an update rule or a study of one's own is made of: the names that outside code needs.
+"""Public names for a task, a model family, an update rule or a study of one's own.
 
-Settings classes are light; what needs ``torch`` is loaded when it is asked for, so that ``--help`` stays quick::
+Settings classes are light; names that need ``torch`` are loaded when they are used, so that ``--help`` stays quick::
 
     from shoal.parts import ModelSettings, setting
 

@@ -1,8 +1,8 @@
-"""Parts of a run by name: a short one, or the place ``module:Name`` of a class that stands outside of shoal.
+"""Registry of the parts of a run by name: a short one, or the place ``module:Name`` of a class outside of shoal.
 
-A part is found without loading the others: what shoal ships is listed by its place, a package can offer short names as
-entry points (groups ``shoal.tasks``, ``shoal.models``, ``shoal.rules``), and a class can be registered where it is
-defined. What is written down of a part from outside is its place, which finds it in another process, too.
+A part is found without loading the others: shoal's own parts are listed by their places, a package can offer short
+names as entry points (groups ``shoal.tasks``, ``shoal.models``, ``shoal.rules``), and a class can be registered where
+it is defined. A part from outside is recorded by its place, by which another process finds it, too.
 """
 
 import importlib
@@ -21,11 +21,11 @@ _forgetting: list[Callable[[], None]] = []
 
 
 class Registry(Generic[T]):
-    """Classes of one kind by name.
+    """Registry of the classes of one kind by name.
 
     Args:
-        kind: what they are, as the setting that names one: ``task``, ``model`` or ``optimizer``.
-        base: the place of the class that each must be derived from.
+        kind: their kind, which is the setting that names one: ``task``, ``model`` or ``optimizer``.
+        base: place of the class that each must be derived from.
         shipped: places by short name.
     """
 
@@ -36,7 +36,7 @@ class Registry(Generic[T]):
         self._found: dict[str, type[T]] = {}
 
     def register(self, part: type[T]) -> type[T]:
-        """Let a class be found by its own ``name`` in this process; a decorator.
+        """Register a class under its ``name`` in this process; a decorator.
 
         Raises:
             UserError: shoal has a part of this name.
@@ -54,15 +54,15 @@ class Registry(Generic[T]):
         return part
 
     def names(self) -> list[str]:
-        """Short names: of what shoal ships, then of what was registered or is offered by installed packages."""
+        """Short names: of shoal's own parts, then of registered ones and those of installed packages."""
         return list(dict.fromkeys([*self._shipped, *self._registered, *offered(self.kind)]))
 
     def shipped(self) -> Iterator[type[T]]:
-        """What shoal ships."""
+        """Classes that shoal ships."""
         return (self[name] for name in self._shipped)
 
     def name_of(self, name: str) -> str:
-        """What is written down for a part that was asked for by this name: its place, where it is not shoal's own."""
+        """Recorded name of a part that was asked for by this name: its place, where it is not shoal's own."""
         if name in self._shipped:
             return name
         part = self[name]
@@ -71,11 +71,11 @@ class Registry(Generic[T]):
         return f"{part.__module__}:{part.__qualname__}"
 
     def is_outside(self, name: str) -> bool:
-        """Whether shoal does not ship what has this name."""
+        """Return True if shoal does not ship the part of this name."""
         return name not in self._shipped
 
     def __getitem__(self, name: str) -> type[T]:
-        """The class of this name.
+        """Class of this name.
 
         Raises:
             UserError: there is none, it cannot be imported, or it is of another kind.
@@ -97,23 +97,23 @@ class Registry(Generic[T]):
         return self._checked(place, name)
 
     def _checked(self, place: str, name: str) -> type[T]:
-        found, base = at_place(place, f"{self.kind} {name!r}"), load(self.base)
-        if not (isinstance(found, type) and issubclass(found, base)):
+        part, base = at_place(place, f"{self.kind} {name!r}"), load(self.base)
+        if not (isinstance(part, type) and issubclass(part, base)):
             raise UserError(f"{name!r} is no {self.kind}: it must be a class derived from {self.base}")
-        return cast(type[T], found)
+        return cast(type[T], part)
 
 
 def is_place(name: str) -> bool:
-    """Whether a name says where something stands: ``package.module:Name``."""
+    """Return True if a name is a place: ``package.module:Name``."""
     return _PLACE.fullmatch(name) is not None
 
 
 def at_place(place: str, what: str) -> Any:
-    """What stands at a place outside of shoal.
+    """Object at a place outside of shoal.
 
     Args:
         place: ``package.module:Name``.
-        what: it is asked for as, for messages.
+        what: description of the object, for messages.
 
     Raises:
         UserError: it cannot be imported.
@@ -121,26 +121,26 @@ def at_place(place: str, what: str) -> Any:
     module, _, attribute = place.partition(":")
     if module.partition(".")[0] in sys.stdlib_module_names:  # a lab may be someone else's
         raise UserError(f"{what} cannot be imported: {module} is no package of parts")
-    found: Any = getattr(_imported(module, what), attribute, None)
-    if found is None:
+    attribute_value: Any = getattr(_imported(module, what), attribute, None)
+    if attribute_value is None:
         raise UserError(f"{what} cannot be imported: {module} has no {attribute}")
-    return found
+    return attribute_value
 
 
 def when_registered(forget: Callable[[], None]) -> None:
-    """Have this called whenever a class is registered: it forgets what was found of classes by their names."""
+    """Call a function whenever a class is registered, so that it clears what it cached by names."""
     _forgetting.append(forget)
 
 
 @cache
 def offered(kind: str) -> Mapping[str, str]:
-    """Places of what installed packages offer of a kind, by short name."""
+    """Places of the parts of a kind that installed packages offer, by short name."""
     group = {"optimizer": "shoal.rules", "study": "shoal.studies"}.get(kind, f"shoal.{kind}s")
     return {entry.name: entry.value for entry in entry_points(group=group)}
 
 
 def short(name: str) -> str:
-    """The name of a part as people read it: the class of one that is named by its place.
+    """Name of a part for readers: the class of one that is named by its place.
 
     >>> short("package.module:Reverse"), short("gpt")
     ('Reverse', 'gpt')
@@ -149,10 +149,10 @@ def short(name: str) -> str:
 
 
 def load(place: str) -> type:
-    """What stands at a place of shoal's own."""
+    """Class at a place of shoal's own."""
     module, _, name = place.partition(":")
-    found: type = getattr(importlib.import_module(module), name)
-    return found
+    part: type = getattr(importlib.import_module(module), name)
+    return part
 
 
 def _imported(module: str, what: str) -> object:
@@ -160,9 +160,9 @@ def _imported(module: str, what: str) -> object:
         return importlib.import_module(module)
     except (Exception, SystemExit) as error:  # whatever a module of someone else does
         lacks = isinstance(error, ModuleNotFoundError) and module.startswith(str(error.name))
-        how = "; install its package, or name its folder in PYTHONPATH" if lacks else ""
-        said = " ".join(f"{type(error).__name__}: {error}".split()) if not lacks else str(error)
-        raise UserError(f"{what} cannot be imported: {said}{how}") from error
+        advice = "; install its package, or name its folder in PYTHONPATH" if lacks else ""
+        reason = " ".join(f"{type(error).__name__}: {error}".split()) if not lacks else str(error)
+        raise UserError(f"{what} cannot be imported: {reason}{advice}") from error
 
 
 TASKS: Registry[Any] = Registry(

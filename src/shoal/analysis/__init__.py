@@ -1,4 +1,4 @@
-"""What it means: pure functions from data frames to data frames."""
+"""Statistics of runs: pure functions from data frames to data frames."""
 
 import importlib
 from typing import TYPE_CHECKING, Any

@@ -1,4 +1,4 @@
-"""What a training run costs, counted in the two ways that are in use (see E7 of the project's errata).
+"""Compute of a training run, counted in the two ways that are in use (see E7 of the project's errata).
 
 The practical's ``C ≈ P·B·T`` counts sequences, without the tokens in each; the scaling literature counts floating-point
 operations. A report gives both, and says which is which.
@@ -22,7 +22,7 @@ def compute_sequences(P: float, B: float, T: float) -> float:
 
 
 def sequences_per_step(n: int, B: int) -> float:
-    """Training examples that a step sees in the mean: the last batch of a pass over ``n`` holds what is left.
+    """Mean number of training examples per step: the last batch of a pass over ``n`` holds what is left.
 
     >>> sequences_per_step(480, 512), sequences_per_step(480, 256), sequences_per_step(480, 120)
     (480.0, 240.0, 120.0)

@@ -1,4 +1,4 @@
-"""What is wrong with an answer that is not the right one: Pig Latin letter by letter, numbers in their order."""
+"""Kinds of error in a wrong answer: Pig Latin letter by letter, sorted numbers by order and count."""
 
 from collections import Counter
 
@@ -12,7 +12,7 @@ OTHER_NUMBERS, NOT_IN_ORDER = "in order, other numbers", "other numbers, not in 
 
 
 def pig_latin_error(word: str, right: str, written: str) -> str:
-    """What kind of error it is that a word was written so; the first kind that applies.
+    """Kind of error of a wrong Pig Latin word; the first kind that applies.
 
     >>> pig_latin_error("string", "ingstray", "tringsay"), pig_latin_error("string", "ingstray", "ingtsray")
     ('another rule', 'letters in another order')
@@ -32,29 +32,29 @@ def pig_latin_error(word: str, right: str, written: str) -> str:
 
 
 def sorting_error(source: str, right: str, written: str) -> str:
-    """What kind of error it is that numbers were written so; the first kind that applies.
+    """Kind of error of a wrong answer to a sorting question; the first kind that applies.
 
     Args:
-        source: the numbers, with spaces between; nothing is asked of their order.
-        right: in their order.
-        written: what the model wrote.
+        source: the numbers to sort, separated by spaces, in any order.
+        right: the same numbers, sorted.
+        written: the model's answer.
 
     >>> sorting_error("2 1 1", "1 1 2", "1 2"), sorting_error("2 1 3", "1 2 3", "1 3 2")
     ('in order, repeats miscounted', 'right numbers, wrong order')
     """
-    wanted, found = ([int(number) for number in text.split()] for text in (right, written))
-    missing, extra = Counter(wanted) - Counter(found), Counter(found) - Counter(wanted)
+    wanted, given = ([int(number) for number in text.split()] for text in (right, written))
+    missing, extra = Counter(wanted) - Counter(given), Counter(given) - Counter(wanted)
     if not missing and not extra:
         return NUMBER_ORDER
-    if found != sorted(found):
+    if given != sorted(given):
         return NOT_IN_ORDER
-    if set(wanted) == set(found):
+    if set(wanted) == set(given):
         return REPEATS
     return OTHER_NUMBERS if missing and extra else NUMBERS_LEFT_OUT if missing else NUMBERS_TOO_MANY
 
 
 def edit_distance(first: str, second: str) -> int:
-    """Letters to exchange, leave out or add, at least, to make one of the other (Levenshtein 1966).
+    """Edit distance of two words: the fewest letters to exchange, leave out or add (Levenshtein 1966).
 
     >>> edit_distance("kitten", "sitting")
     3

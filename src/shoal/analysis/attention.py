@@ -1,4 +1,4 @@
-"""Where attention goes: weights averaged over many sequences, by layer, head, query and key.
+"""Attention weights averaged over many sequences, by layer, head, query and key.
 
 ``N`` sequences, ``L`` layers, ``H`` heads, ``S`` positions.
 """
@@ -36,7 +36,7 @@ def attention_by_position(weights: Tensor) -> pl.DataFrame:
 
 
 def attention_to_one(weights: Tensor, query: int, above: float) -> pl.DataFrame:
-    """How often one key alone has nearly all the weight of a query, and which.
+    """Share of sequences in which one key alone has nearly all the weight of a query, by layer, head and key.
 
     A mean weight of one half may be of sequences in which two keys share the weight, or of some in which one of them
     has it and some in which the other has.
@@ -60,7 +60,7 @@ def attention_to_one(weights: Tensor, query: int, above: float) -> pl.DataFrame:
 
 
 def focus(weights: Tensor) -> Tensor:
-    """How concentrated attention is, 0 (even) to 1 (on one key), ``(N, L, H, S, S) -> (L, H, S)``.
+    """Concentration of attention, 0 (even) to 1 (on one key), ``(N, L, H, S, S) -> (L, H, S)``.
 
     One minus the entropy over its largest value, log(t + 1), averaged over sequences; NaN for query 0.
     """

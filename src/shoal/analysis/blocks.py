@@ -1,7 +1,7 @@
-"""Which runs differ in what is asked and in nothing else: blocks, within which a test may exchange them.
+"""Blocks of runs that differ in the setting of interest and in nothing else; a test may exchange the runs of a block.
 
 Where settings are crossed (each depth at each width, on each seed), the other settings and the seed move a run as much
-as the one that is asked for. Runs are therefore compared with those alone that agree in all of them.
+as the setting of interest does. Runs are therefore compared only with runs that agree in all of these.
 
 Source: Fisher 1935, *The Design of Experiments*, on blocks.
 """
@@ -20,12 +20,12 @@ Rows = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Blocks:
-    """Runs that can be compared.
+    """Groups of runs that can be compared with each other.
 
     Attributes:
-        rows: the indices of the runs of each block, all blocks with two or more values of what is asked.
+        rows: the indices of the runs of each block; every block has two or more values of the setting of interest.
         names: the columns in which the runs of a block agree.
-        alone: how many runs are in no block, because no other run agrees in these and has another value.
+        alone: number of runs in no block, because no run with another value agrees with them in these columns.
     """
 
     rows: list[Rows]
@@ -34,29 +34,29 @@ class Blocks:
 
     @property
     def runs(self) -> int:
-        """How many can be compared."""
+        """Number of runs that are in a block."""
         return sum(map(len, self.rows))
 
 
 def crossed(frame: pl.DataFrame, asked: Names, among: Iterable[str]) -> tuple[str, ...]:
-    """The settings that vary beside what is asked, of those in ``among``, in that order.
+    """Settings of ``among`` that vary independently of the ``asked`` ones, in the order of ``among``.
 
-    One that takes a single value wherever what is asked does goes with it and cannot be told from it (the hidden size
-    that follows the width), and of two that say the same the first stands for both.
+    A setting that takes a single value wherever the asked ones do cannot be told from them and is left out (a hidden
+    size that follows the width); of two settings that vary together the first stands for both.
 
     >>> frame = pl.DataFrame({"d": [8, 8, 16], "hidden": [8, 8, 16], "L": [1, 2, 1], "lr": [1, 1, 1]})
     >>> crossed(frame, "d", frame.columns)
     ('L',)
     """
-    kept: list[str] = []
+    names: list[str] = []
     for name in among:
-        if name in frame.columns and not (_fixed(frame, as_names(asked), name) or _fixed(frame, kept, name)):
-            kept.append(name)
-    return tuple(kept)
+        if name in frame.columns and not (_fixed(frame, as_names(asked), name) or _fixed(frame, names, name)):
+            names.append(name)
+    return tuple(names)
 
 
 def comparable(frame: pl.DataFrame, asked: Names, unit: Names, within: Names = ()) -> Blocks:
-    """The blocks of runs that agree in ``unit`` and ``within``.
+    """Blocks of runs that agree in ``unit`` and ``within``.
 
     Where runs share seeds so seldom that fewer than half of those that agree in ``within`` can be compared on a seed,
     the seed is left out of the blocks: runs of different seeds are as good as drawn anew, so that this costs power
@@ -64,9 +64,9 @@ def comparable(frame: pl.DataFrame, asked: Names, unit: Names, within: Names = (
 
     Args:
         frame: one row per run.
-        asked: the columns of the setting that is asked for.
-        unit: those that say which runs share a seed.
-        within: those of the other settings.
+        asked: the columns of the setting of interest.
+        unit: the columns in which runs that share a seed agree.
+        within: the columns of the other settings.
 
     Raises:
         UserError: a column is unknown.
@@ -79,7 +79,7 @@ def comparable(frame: pl.DataFrame, asked: Names, unit: Names, within: Names = (
 
 
 def _fixed(frame: pl.DataFrame, by: Sequence[str], name: str) -> bool:
-    """Whether a column takes one value wherever the columns of ``by`` do."""
+    """Return True if a column takes one value wherever the columns of ``by`` do."""
     if name in by:
         return True
     return frame.select(name, *by).n_unique() == (frame.select(by).n_unique() if by else min(len(frame), 1))
@@ -87,6 +87,6 @@ def _fixed(frame: pl.DataFrame, by: Sequence[str], name: str) -> bool:
 
 def _blocks(frame: pl.DataFrame, asked: list[str], names: list[str]) -> Blocks:
     numbered = frame.select(*names, _asked=pl.struct(asked), _row=pl.int_range(pl.len(), dtype=pl.Int64))
-    groups = [own for _, own in numbered.group_by(names, maintain_order=True)] if names else [numbered]
-    rows = [own["_row"].to_numpy() for own in groups if own["_asked"].n_unique() > 1]
+    groups = [block for _, block in numbered.group_by(names, maintain_order=True)] if names else [numbered]
+    rows = [block["_row"].to_numpy() for block in groups if block["_asked"].n_unique() > 1]
     return Blocks(rows, tuple(names), len(frame) - sum(map(len, rows)))

@@ -28,12 +28,12 @@ def check_resampling(resamples: int, seed: int) -> None:
 
 
 def resample_counts(clusters: NDArray[np.int64], resamples: int, seed: int) -> Array:
-    """How often each point is drawn in each resample.
+    """Number of times that each point is drawn in each resample.
 
     Args:
         clusters: ``(n,)``, the cluster of each point, numbered from 0.
-        resamples: how many.
-        seed: of the draws.
+        resamples: number of resamples.
+        seed: seed of the draws.
 
     Returns:
         ``(resamples, n)``. As many clusters are drawn as there are.
@@ -46,15 +46,15 @@ def resample_counts(clusters: NDArray[np.int64], resamples: int, seed: int) -> A
 
 
 def bootstrap(points: PowerSum, clusters: NDArray[np.int64], resamples: int, seed: int) -> Array:
-    """Theta of each resample, ``(resamples, len(theta))``, each searched from the estimate."""
+    """Theta of each resample, ``(resamples, len(theta))``; each search starts from the estimate."""
     counts = resample_counts(clusters, resamples, seed)
     with one_thread():
-        found = [points.search(points.best, row)[1] for row in counts]
-    return np.array(found).reshape(resamples, len(points.best))
+        thetas = [points.search(points.best, row)[1] for row in counts]
+    return np.array(thetas).reshape(resamples, len(points.best))
 
 
 def interval(values: Array, level: float = LEVEL) -> tuple[float, float]:
-    """The middle ``level`` of the values; NaN where there are none."""
+    """Percentile interval: the ends of the middle ``level`` of the values; NaN where there are none."""
     if not len(values):
         return float("nan"), float("nan")
     low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2], method="inverted_cdf")

@@ -1,6 +1,6 @@
-"""Performance under a budget of training compute, and the best way to spend it.
+"""Performance under a budget of training compute, and the best way to spend the budget.
 
-Source: the practical, problem 4, question 6: one run of T steps also says what a run of αT steps would have reached.
+Source: the practical, problem 4, question 6: the first αT steps of a run of T steps stand for a run of αT steps.
 """
 
 import math
@@ -19,13 +19,13 @@ def budgeted(curves: pl.DataFrame, runs: pl.DataFrame, shares: Sequence[float] =
 
     Args:
         curves: as :func:`shoal.analysis.extrema` takes them.
-        runs: one row per run: ``run``, ``n_steps``, ``parameters`` (P), ``train_batch_size`` (B), ``sequences`` (what a
-            step really sees: B, or the training set where that is smaller), ``tokens`` (S) and further settings.
+        runs: one row per run: ``run``, ``n_steps``, ``parameters`` (P), ``train_batch_size`` (B), ``sequences`` (those
+            in a step's batch: B, or the training set where that is smaller), ``tokens`` (S) and further settings.
         shares: the values of α, in (0, 1].
 
     Returns:
         The columns of the extrema and of ``runs``, with ``share`` (α), ``steps`` (⌊αT⌋), ``compute`` (the practical's
-        C = P·B·αT, in parameter-sequences) and ``flop`` (6·P·B·S·αT over the sequences really seen).
+        C = P·B·αT, in parameter-sequences) and ``flop`` (6·P·B·S·αT, with ``sequences`` for B).
     """
     parts = []
     for share in shares:
@@ -45,13 +45,13 @@ def budgeted(curves: pl.DataFrame, runs: pl.DataFrame, shares: Sequence[float] =
 
 
 def frontier(frame: pl.DataFrame, by: str, quantity: str, small_is_best: bool = True) -> pl.DataFrame:
-    """The best way to spend each budget: of all settings that have spent no more, the one with the best mean.
+    """Best way to spend each budget: of all settings that have spent no more, the one with the best mean.
 
     Args:
         frame: as :func:`budgeted` returns it.
         by: the setting that is free besides the steps, ``train_batch_size``.
-        quantity: the column to do well in.
-        small_is_best: whether it is to be small.
+        quantity: the column that is optimised.
+        small_is_best: true where small values of the quantity are good.
 
     Returns:
         One row per distinct budget, in order: ``compute``, ``flop``, the setting, ``steps``, the mean of the quantity
@@ -84,9 +84,9 @@ def iso_compute(curves: pl.DataFrame, runs: pl.DataFrame, levels: int = 6) -> pl
     """Extrema along lines of equal compute: for a budget C each batch size B has T = C / (P·B) steps.
 
     Args:
-        curves: as :func:`budgeted` takes them, of runs with the same P.
-        runs: likewise.
-        levels: how many budgets, each half the next; the largest is what the smallest batch size spends in all.
+        curves: as :func:`budgeted` takes them.
+        runs: as :func:`budgeted` takes them, with the same P.
+        levels: number of budgets, each half the next; the largest is the whole compute of the smallest batch size.
 
     Returns:
         The columns of the extrema and of ``runs``, with ``compute`` (C, in parameter-sequences) and ``steps`` (T).
@@ -100,6 +100,6 @@ def iso_compute(curves: pl.DataFrame, runs: pl.DataFrame, levels: int = 6) -> pl
         for row in runs.with_columns(steps).filter(pl.col("steps").is_between(1, T)).iter_rows(named=True):
             best = extrema(curves.filter(run=row["run"]), row["steps"])
             if not best.is_empty():
-                own = {name: pl.lit(value) for name, value in row.items() if name != "run"}
-                parts.append(best.with_columns(**own, compute=pl.lit(compute)))
+                settings = {name: pl.lit(value) for name, value in row.items() if name != "run"}
+                parts.append(best.with_columns(**settings, compute=pl.lit(compute)))
     return pl.concat(parts, how="vertical_relaxed") if parts else pl.DataFrame()

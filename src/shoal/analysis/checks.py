@@ -1,4 +1,4 @@
-"""What can be wrong with the points of a fit, and with the fit itself."""
+"""Checks of the points of a fit, and warnings about the fit."""
 
 from collections.abc import Sequence
 
@@ -38,7 +38,7 @@ def check_columns(points: pl.DataFrame, names: Sequence[str]) -> None:
 
 
 def clusters(points: pl.DataFrame, group: str | None) -> NDArray[np.int64]:
-    """The cluster of each point, numbered from 0; each its own where ``group`` is ``None``."""
+    """Cluster of each point, numbered from 0; every point is its own cluster where ``group`` is ``None``."""
     if group is None:
         return np.arange(len(points))
     if group not in points.columns:
@@ -52,24 +52,24 @@ def clusters(points: pl.DataFrame, group: str | None) -> NDArray[np.int64]:
 
 
 def count_distinct(values: Array) -> int:
-    """How many positive values there are, those within 1 % of the smallest of their kind counted once.
+    """Number of distinct positive values; values within 1 % of the smallest of their group count once.
 
     >>> count_distinct(np.array([1.0, 1.005, 2.0]))
     2
     """
-    found, low = 0, 0.0
+    distinct, low = 0, 0.0
     for value in np.sort(values):
         if value > low * (1 + SAME):
-            found, low = found + 1, value
-    return found
+            distinct, low = distinct + 1, value
+    return distinct
 
 
 def scores(residuals: Array, used: NDArray[np.bool_]) -> Array:
-    """Log residuals, standardised robustly: less the median, over 1.4826 times the median absolute deviation.
+    """Robustly standardised log residuals: less the median, over 1.4826 times the median absolute deviation.
 
     Args:
-        residuals: ``(n,)``, logarithm of observed over predicted.
-        used: ``(n,)``, the points that median and deviation are taken over.
+        residuals: ``(n,)``, logarithms of observed over predicted values.
+        used: ``(n,)``, true for the points that median and deviation are taken over.
     """
     middle = np.median(residuals[used])
     spread = 1.4826 * np.median(np.abs(residuals[used] - middle))
@@ -77,7 +77,7 @@ def scores(residuals: Array, used: NDArray[np.bool_]) -> Array:
 
 
 def exponent_warnings(name: str, estimate: float, low: float) -> list[str]:
-    """Of an exponent that the search held between 0 and :data:`MOST_EXPONENT`; ``low`` may be NaN."""
+    """Warnings about an exponent that was searched between 0 and :data:`MOST_EXPONENT`; ``low`` may be NaN."""
     if estimate >= MOST_EXPONENT * (1 - _NEGLIGIBLE):
         return [f"{name} is at the upper bound of the search, {MOST_EXPONENT:g}: the points do not determine it"]
     if estimate <= _NEGLIGIBLE:
@@ -88,7 +88,7 @@ def exponent_warnings(name: str, estimate: float, low: float) -> list[str]:
 
 
 def constant_warnings(name: str, estimate: float, low: float, smallest: float) -> list[str]:
-    """Of a constant term, beside the smallest observed value."""
+    """Warnings about a constant term that is near 0 beside the smallest observed value."""
     if estimate < _NEGLIGIBLE * smallest:
         return [f"{name} is at 0: the points do not show where the curve levels off"]
     if low < 0.01 * smallest:
@@ -97,7 +97,7 @@ def constant_warnings(name: str, estimate: float, low: float, smallest: float) -
 
 
 def size_warnings(name: str, low: float, high: float) -> list[str]:
-    """Of a coefficient whose interval spans orders of magnitude."""
+    """Warnings about a coefficient whose interval spans orders of magnitude."""
     if high > MOST_RATIO * low:
         return [
             f"the interval of {name} spans {np.log10(high / low) if low > 0 else np.inf:.1f} orders of magnitude "
@@ -107,7 +107,7 @@ def size_warnings(name: str, low: float, high: float) -> list[str]:
 
 
 def condition_warnings(jacobian: Array) -> list[str]:
-    """Of directions in which the parameters can change together without changing the predictions."""
+    """Warnings about directions in which the parameters can change without changing the predictions."""
     lengths = np.linalg.norm(jacobian, axis=0)
     condition = float(np.linalg.cond(jacobian / lengths)) if (lengths > 0).all() else np.inf
     if condition > MOST_CONDITION:

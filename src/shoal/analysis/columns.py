@@ -1,4 +1,4 @@
-"""What every analysis asks of the frames it is given."""
+"""Checks of the data frames that an analysis is given, and their division into groups."""
 
 from collections.abc import Iterable, Sequence
 from numbers import Real
@@ -24,7 +24,7 @@ def check_columns(frame: pl.DataFrame, names: Iterable[str]) -> None:
 
 
 def check_numbers(frame: pl.DataFrame, names: Iterable[str]) -> None:
-    """Raise :class:`UserError` naming the first of ``names`` that is no column of numbers; one of nulls alone is."""
+    """Raise :class:`UserError` naming the first of ``names`` that is no column of numbers; nulls alone are allowed."""
     names = list(names)
     check_columns(frame, names)
     for name in names:
@@ -47,7 +47,7 @@ def check_curves(curves: pl.DataFrame, columns: Iterable[str]) -> None:
 
     Args:
         curves: ``run``, ``step`` and ``columns``, one row per evaluation in any order; values may be null or NaN.
-        columns: what is looked at.
+        columns: the columns of values.
 
     Raises:
         UserError: names the column, the row, counted from 1, or the run and step.
@@ -75,18 +75,18 @@ def check_draws(name: str, draws: int, seed: int) -> None:
 
 
 def is_number(value: Any) -> bool:
-    """Whether a value is a number, and no boolean."""
+    """Return True if a value is a number and no boolean."""
     return isinstance(value, Real) and not isinstance(value, bool)
 
 
 def is_count(name: str) -> pl.Expr:
-    """Whether a number is finite and at least 0."""
+    """Expression that is true where a column is finite and at least 0."""
     value = pl.col(name).cast(pl.Float64)
     return value.is_finite() & (value >= 0)
 
 
 def rows_with(frame: pl.DataFrame, column: str, values: Sequence[Any]) -> pl.DataFrame:
-    """The rows that have one of ``values`` in ``column``; :class:`UserError` where none has one of them."""
+    """Rows that have one of ``values`` in ``column``; :class:`UserError` where no row has one of them."""
     check_columns(frame, [column])
     for value in values:
         if value not in frame[column]:
@@ -96,9 +96,9 @@ def rows_with(frame: pl.DataFrame, column: str, values: Sequence[Any]) -> pl.Dat
 
 
 def groups(frame: pl.DataFrame, by: Names) -> list[tuple[pl.DataFrame, pl.DataFrame]]:
-    """The rows that agree in ``by``, in the order in which they first appear, each behind a frame of one row.
+    """Groups of rows that agree in ``by``, in order of appearance, each behind a frame of one row: its key.
 
-    That row holds what they agree in; without names all rows are one group. A frame without rows has no groups.
+    The key holds the columns of ``by``; without names all rows are one group. A frame without rows has no groups.
     """
     names = as_names(by)
     check_columns(frame, names)
@@ -110,5 +110,5 @@ def groups(frame: pl.DataFrame, by: Names) -> list[tuple[pl.DataFrame, pl.DataFr
 
 
 def beside(key: pl.DataFrame, rows: pl.DataFrame) -> pl.DataFrame:
-    """``rows`` with the columns of a group's ``key`` before them."""
+    """Rows with the columns of their group's ``key`` before them."""
     return rows.select(*(pl.lit(key[name][0], dtype=key[name].dtype).alias(name) for name in key.columns), pl.all())

@@ -1,13 +1,13 @@
-"""A variant beside its baseline, run by run: both trained from the same seeds.
+"""Comparison of a variant with its baseline, run by run: both are trained from the same seeds.
 
-A seed fixes initialisation, split and batch order, so that the two runs of a pair share what else would differ; only
-differences within pairs are looked at.
+A seed fixes initialisation, split and batch order, which the two runs of a pair therefore share; only
+differences within pairs are tested.
 
 Times of which some are censored are cut off at the horizon that every run of the comparison lived to see
 (:func:`shoal.analysis.restricted_times`): the mean difference is then one of restricted means, a pair in which neither
-run got there is a tie, and one in which a single run did has a sign but no size. Test and rank-biserial use the
-differences between ranks in the pooled cut-off times, which swap sign when the runs of a pair are swapped, so that
-the sign-flip test stays valid.
+run reached the threshold is a tie, and one in which a single run did has a sign but no size. Test and rank-biserial
+use the differences between ranks in the pooled cut-off times, which swap sign when the runs of a pair are swapped, so
+that the sign-flip test stays valid.
 
 The test and the effect sizes are those of :mod:`shoal.analysis.paired`, the interval of the mean is Student's.
 """
@@ -31,11 +31,11 @@ from shoal.errors import UserError
 
 @dataclass(frozen=True)
 class Metric:
-    """A column to compare.
+    """Column to compare, and which of its values are better.
 
     Attributes:
-        column: its name.
-        larger_is_better: orients the effect sizes.
+        column: name of the column.
+        larger_is_better: orientation of the effect sizes.
         observed: for times, the column that is false where the time is censored.
         horizon: for times, the step at which to cut them off, if any censored run lived to see it.
     """
@@ -49,21 +49,21 @@ class Metric:
 def pairs(
     frame: pl.DataFrame, metric: Metric, setting: str, variant: Any, baseline: Any, pair: str = "seed"
 ) -> pl.DataFrame:
-    """The runs of a variant and the baseline side by side.
+    """Runs of a variant and of the baseline, side by side in pairs.
 
     Args:
         frame: one row per run: ``setting``, ``pair``, the metric's columns and perhaps ``state``; runs that are
             neither done nor diverged have no value yet, unless it is a time already observed.
-        metric: what is compared.
+        metric: the column to compare.
         setting: the column that tells variant from baseline.
-        variant: its value in that column.
-        baseline: likewise.
+        variant: the value of the variant's runs in that column.
+        baseline: the value of the baseline's runs.
         pair: the column in which the runs of a pair agree.
 
     Returns:
         ``pair``, ``baseline`` and ``variant`` (values, times cut off), ``difference`` = variant − baseline, ``score``
-        (what is tested, positive where the variant is better), ``censored`` (whether either run did not get there)
-        and ``horizon``; null where one run of the pair has no value.
+        (the tested quantity, positive where the variant is better), ``censored`` (true where either run did not reach
+        the threshold) and ``horizon``; null where one run of the pair has no value.
 
     Raises:
         UserError: a column or value is unknown, two runs stand for the same half of a pair, a run has no ``pair``, or
@@ -77,14 +77,14 @@ def pairs(
         frame = check_states(frame)
     else:
         frame = check_times(frame, metric.column, metric.observed)
-    own = rows_with(frame, setting, [variant, baseline])
-    twice = own.filter(own.select(setting, pair).is_duplicated())
+    chosen = rows_with(frame, setting, [variant, baseline])
+    twice = chosen.filter(chosen.select(setting, pair).is_duplicated())
     if len(twice):
         raise UserError(
             f"several runs have {setting}={twice[setting][0]!r} and {pair}={twice[pair][0]!r}; expected one"
         )
-    valued = _valued(own, metric, setting, pair)
-    every = own.select(pair).unique().sort(pair)
+    valued = _valued(chosen, metric, setting, pair)
+    every = chosen.select(pair).unique().sort(pair)
     halves = [
         every.join(valued.filter(pl.col(setting) == value).drop(setting), on=pair, how="left", maintain_order="left")
         for value in (baseline, variant)
@@ -93,7 +93,7 @@ def pairs(
 
 
 def _valued(runs: pl.DataFrame, metric: Metric, setting: str, pair: str) -> pl.DataFrame:
-    """The runs that have a value, with it, ``seen``, ``rank`` among all of them and ``horizon``."""
+    """Runs that have a value, with their ``value``, ``seen`` (observed), ``rank`` among all and ``horizon``."""
     observed = pl.lit(True) if metric.observed is None else pl.col(metric.observed)
     measured = pl.col(metric.column).is_not_null() & pl.col(metric.column).cast(pl.Float64).is_not_nan()
     ended = has_outcome(runs, metric.observed is not None and observed)
@@ -140,21 +140,21 @@ def compare(
     resamples: int = 9999,
     seed: int = 0,
 ) -> pl.DataFrame:
-    """Compare every other value of ``setting`` with the baseline.
+    """Comparison of every other value of ``setting`` with the baseline.
 
     Args:
         frame: as for :func:`pairs`.
-        metrics: what is compared.
+        metrics: the columns to compare.
         setting: the column that tells variants apart.
         baseline: the value with which the others are compared.
         pair: the column in which the runs of a pair agree.
-        resamples: of the test, where the patterns of signs are too many to count.
-        seed: of these.
+        resamples: number of random patterns of signs, where all patterns are too many to count.
+        seed: seed of the random patterns.
 
     Returns:
         One row per variant and metric: ``variant``, ``metric``, ``n`` (complete pairs), ``missing_baseline`` and
-        ``missing_variant`` (the pairs of which that run has no value), ``n_censored`` (pairs in which a run did not get
-        there), ``horizon``; ``mean_difference`` with Student's 95 % interval ``low`` and ``high``, and
+        ``missing_variant`` (the pairs of which that run has no value), ``n_censored`` (pairs with a censored time),
+        ``horizon``; ``mean_difference`` with Student's 95 % interval ``low`` and ``high``, and
         ``median_difference``, all variant − baseline; effect sizes that are positive where the variant is better:
         ``d_z`` (Cohen's, mean over standard deviation of the differences; biased upwards by about 3/(4n − 5) of itself)
         with its interval under normal differences, null where pairs are censored, and ``rank_biserial`` in [−1, 1];
@@ -171,8 +171,8 @@ def compare(
     rows = []
     for variant in variants:
         for metric in metrics:
-            found = pairs(frame, metric, setting, variant, baseline, pair)
-            rows.append({"variant": str(variant), "metric": metric.column} | _compared(found, metric, resamples, seed))
+            paired = pairs(frame, metric, setting, variant, baseline, pair)
+            rows.append({"variant": str(variant), "metric": metric.column} | _compared(paired, metric, resamples, seed))
     if not rows:
         raise UserError(f"there is nothing to compare with {setting}={baseline!r}: no run has another value")
     lists = dict.fromkeys(("missing_baseline", "missing_variant"), pl.List(frame.schema[pair]))
@@ -185,8 +185,8 @@ _SHARES = ("superiority", "superiority_low", "superiority_high", "p", "smallest_
 _OVERRIDES: dict[str, Any] = {"horizon": pl.Float64, **dict.fromkeys((*_NUMBERS, *_SHARES), pl.Float64)}
 
 
-def _compared(found: pl.DataFrame, metric: Metric, resamples: int, seed: int) -> dict[str, Any]:
-    complete = found.filter(pl.col("difference").is_not_null())
+def _compared(paired: pl.DataFrame, metric: Metric, resamples: int, seed: int) -> dict[str, Any]:
+    complete = paired.filter(pl.col("difference").is_not_null())
     differences, scores = complete["difference"].to_numpy(), complete["score"].to_numpy()
     n, n_censored = len(complete), int(complete["censored"].sum())
     better, worse = int((scores > 0).sum()), int((scores < 0).sum())
@@ -197,8 +197,8 @@ def _compared(found: pl.DataFrame, metric: Metric, resamples: int, seed: int) ->
     p, smallest = sign_flip_test(scores, resamples, seed)
     return {
         "n": n,
-        "missing_baseline": found.filter(pl.col("baseline").is_null())["pair"].to_list(),
-        "missing_variant": found.filter(pl.col("variant").is_null())["pair"].to_list(),
+        "missing_baseline": paired.filter(pl.col("baseline").is_null())["pair"].to_list(),
+        "missing_variant": paired.filter(pl.col("variant").is_null())["pair"].to_list(),
         "n_censored": n_censored,
         "horizon": complete["horizon"][0] if n else None,
         "mean_difference": float(differences.mean()) if n else None,

@@ -1,4 +1,4 @@
-"""What several tests at once do to their p values."""
+"""Corrections of p values for the number of tests."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from shoal.errors import UserError
 
 
 def holm(p_values: Sequence[float | None]) -> list[float | None]:
-    """P values corrected for their number: rejecting those below α keeps the chance of any false rejection below α.
+    """Holm's correction of p values: rejecting those below α keeps the chance of any false rejection below α.
 
     The i-th smallest of m is multiplied by m − i + 1, and none may fall below a smaller one's. A p value that is
     None was never computed: it stays None and is not counted.
@@ -38,12 +38,12 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
 
 
 def shaffer(p_values: Sequence[float | None], groups: int) -> list[float | None]:
-    """P values of all pairs of groups, corrected for their number where a test of all groups was significant first.
+    """Shaffer's correction of the p values of all pairs of groups, after a significant test of all groups at once.
 
     Of three groups no single pair can be the only one that differs, so that not every number of pairs can be equal.
-    The i-th smallest p value is multiplied by the largest number of pairs that can be while i − 1 are not, and the
-    groups are not all alike; none may fall below a smaller one's. Never larger than Holm's, and with three groups each
-    p value stands as it is. A p value that is None was never computed: it stays None.
+    The i-th smallest p value is multiplied by the largest number of pairs that can be equal while i − 1 are not, and
+    the groups are not all equal; no corrected value may fall below that of a smaller p. Never larger than Holm's, and
+    with three groups each p value stays as it is. A p value that is None was never computed: it stays None.
 
     Source: Shaffer 1986, *Modified sequentially rejective multiple test procedures*, procedure S1 after a test of all.
 
@@ -65,7 +65,7 @@ def shaffer(p_values: Sequence[float | None], groups: int) -> list[float | None]
 
 @cache
 def _equal_pairs(groups: int) -> frozenset[int]:
-    """How many pairs of so many groups can be equal at once."""
+    """Numbers of pairs that can be equal at once, among all pairs of ``groups`` groups."""
     if groups < 2:
         return frozenset({0})
     sizes = range(1, groups + 1)
@@ -74,13 +74,13 @@ def _equal_pairs(groups: int) -> frozenset[int]:
 
 @dataclass(frozen=True)
 class Family:
-    """Tests that are asked together, so that one in twenty would show something where there is nothing.
+    """Family of tests whose p values are corrected together.
 
     Attributes:
-        p: of each, None where there was nothing to test.
-        corrected: the same by Holm's correction for ``tests``.
-        tests: how many have a p.
-        floor: what no corrected p can be below, whatever these runs had shown; None without tests.
+        p: p value of each test, None where there was nothing to test.
+        corrected: the p values after Holm's correction for ``tests``.
+        tests: number of tests that have a p value.
+        floor: smallest corrected p value that these runs could have reached; None without tests.
     """
 
     p: tuple[float | None, ...]
@@ -90,8 +90,8 @@ class Family:
 
     @classmethod
     def of(cls, p: Sequence[float | None], smallest: Sequence[float | None] = ()) -> Self:
-        """Of the p values, and perhaps of the smallest that each test could have come to."""
+        """Family of these p values; ``smallest`` are the smallest that each test could have reached."""
         tests = sum(value is not None for value in p)
-        reach = [value for value in smallest if value is not None]
-        floor = min(1.0, tests * min(reach, default=0.0)) if tests else None
+        attainable = [value for value in smallest if value is not None]
+        floor = min(1.0, tests * min(attainable, default=0.0)) if tests else None
         return cls(tuple(p), tuple(holm(p)), tests, floor)

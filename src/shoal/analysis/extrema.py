@@ -2,8 +2,8 @@
 
 Source: the practical on modular arithmetic, problem 4. ``L`` is the smallest loss up to ``T_max`` and ``A`` the largest
 accuracy, on the training and the validation split; ``t_f`` is the first step at which each was reached, and
-``Δt = t_f(valid) − t_f(train)``, the delay between memorising and generalising. Of other tasks it is what they measure,
-smallest or largest as each says.
+``Δt = t_f(valid) − t_f(train)``, the delay between memorising and generalising. For other tasks the same is taken of
+the quantities that they measure, smallest or largest as each quantity says.
 
 ``get_extrema_performance_steps`` and its ``_per_trials`` form speak the practical's dictionaries (where validation is
 called ``test``); :func:`extrema` says the same of data frames.
@@ -23,7 +23,7 @@ _SPLITS = {"train": "train", "valid": "test"}  # name in data frames -> in the p
 
 
 def first_best(values: Sequence[float], steps: Sequence[int], loss: bool, what: str = "a value") -> tuple[float, int]:
-    """The best of ``values`` and the first of ``steps`` at which it was reached; NaN counts as nothing.
+    """Best of ``values`` and the first of ``steps`` at which it was reached; NaN is ignored.
 
     >>> first_best([0.5, 1.0, 1.0], [0, 10, 20], loss=False)
     (1.0, 10)
@@ -47,7 +47,7 @@ def get_extrema_performance_steps(
         all_metrics: ``{"train": {"loss": [...], "accuracy": [...]}, "test": {...}, "all_steps": [...]}``, lists of
             one value per evaluation.
         T_max: use evaluations up to this step only.
-        measures: what was measured.
+        measures: the measured quantities.
 
     Returns:
         ``min_train_loss``, ``min_train_loss_step``, ``min_test_loss``, ``max_train_accuracy``, ``max_test_accuracy``
@@ -60,8 +60,8 @@ def get_extrema_performance_steps(
     steps = list(_entry(all_metrics, "all_steps"))
     if wrong := [step for step in steps if not is_number(step)]:
         raise UserError(f"all_steps must hold numbers, got {wrong[0]!r}")
-    kept = [i for i in np.argsort(steps, kind="stable").tolist() if T_max is None or steps[i] <= T_max]
-    if not kept:
+    chosen = [i for i in np.argsort(steps, kind="stable").tolist() if T_max is None or steps[i] <= T_max]
+    if not chosen:
         until = "" if T_max is None else f" up to T_max={T_max}"
         raise UserError(f"there is nothing to take the best of: no evaluation{until}")
     out: dict[str, Any] = {}
@@ -70,20 +70,20 @@ def get_extrema_performance_steps(
         curve = _entry(all_metrics, split, measure.name)
         if len(curve) != len(steps):
             raise UserError(f"{what} has {len(curve)} values of {len(steps)} steps")
-        values = [curve[i] for i in kept]
-        best = first_best(values, [steps[i] for i in kept], not measure.higher_is_better, what)
+        values = [curve[i] for i in chosen]
+        best = first_best(values, [steps[i] for i in chosen], not measure.higher_is_better, what)
         name = f"{'max' if measure.higher_is_better else 'min'}_{split}_{measure.name}"
         out[name], out[f"{name}_step"] = best
     return out
 
 
 def _entry(metrics: Mapping[str, Any], *keys: str) -> Any:
-    found: Any = metrics
+    entry: Any = metrics
     for key in keys:
-        if not isinstance(found, Mapping) or key not in found:
+        if not isinstance(entry, Mapping) or key not in entry:
             raise UserError(f"the metrics have no {' '.join(keys)}")
-        found = found[key]
-    return found
+        entry = entry[key]
+    return entry
 
 
 def _check_t_max(name: str, value: Any) -> None:
@@ -99,7 +99,7 @@ def get_extrema_performance_steps_per_trials(
     Args:
         all_metrics: as for one trial, but each curve is a list of one curve per trial, and so is ``all_steps``.
         T_max: use evaluations up to this step only.
-        measures: what was measured.
+        measures: the measured quantities.
 
     Returns:
         The keys of :func:`get_extrema_performance_steps`, holding means, and the same with ``_std``.
@@ -124,7 +124,7 @@ def get_extrema_performance_steps_per_trials(
 
 
 def _trial(metrics: Mapping[str, Any], place: int, *keys: str) -> Any:
-    """The curve of one trial."""
+    """Curve of one trial."""
     curves = _entry(metrics, *keys)
     if len(curves) != (trials := len(_entry(metrics, "all_steps"))):
         raise UserError(f"{' '.join(keys)} has {len(curves)} trials, all_steps has {trials}")
@@ -135,13 +135,13 @@ def extrema(curves: pl.DataFrame, t_max: int | None = None, measures: Measures =
     """Extrema of each run that has been evaluated.
 
     Args:
-        curves: ``run``, ``step`` and what was measured: ``train_loss``, ``valid_loss``, ``train_accuracy`` and so on.
+        curves: ``run``, ``step`` and a column per quantity: ``train_loss``, ``valid_loss``, ``train_accuracy`` …
         t_max: use evaluations up to this step only, a number of at least 0.
-        measures: what the runs' task measures.
+        measures: the quantities that the runs' task measures.
 
     Returns:
         One row per run: the best values under their names, the step of each as ``t_`` and the name, and ``last_step``,
-        the last that was evaluated. Of each measure ``delay_`` and its name (Δt), in steps: ``delay_loss`` and so on.
+        the last evaluated step. For each measure ``delay_`` and its name (Δt), in steps: ``delay_loss`` and so on.
 
     Raises:
         UserError: ``t_max`` is no such number, the curves are none (see :func:`shoal.analysis.columns.check_curves`),
@@ -150,9 +150,9 @@ def extrema(curves: pl.DataFrame, t_max: int | None = None, measures: Measures =
     _check_t_max("t_max", t_max)
     names = {f"{split}_{measure.name}": measure for measure in measures.recorded for split in _SPLITS}
     check_curves(curves, names)
-    kept = curves if t_max is None else curves.filter(pl.col("step") <= t_max)
+    chosen = curves if t_max is None else curves.filter(pl.col("step") <= t_max)
     rows = []
-    for (run,), curve in kept.sort("step").group_by("run", maintain_order=True):
+    for (run,), curve in chosen.sort("step").group_by("run", maintain_order=True):
         row: dict[str, Any] = {"run": run}
         for name, measure in names.items():
             row[name], row[f"t_{name}"] = first_best(
@@ -187,6 +187,6 @@ def mean_and_std(frame: pl.DataFrame, by: Sequence[str]) -> pl.DataFrame:
 
 
 def deviation(column: str) -> pl.Expr:
-    """Population standard deviation (ddof 0); null of a single value, which has none."""
+    """Population standard deviation (ddof 0); null for a single value."""
     value = pl.col(column)
     return pl.when(value.count() > 1).then(value.std(ddof=0))

@@ -1,8 +1,8 @@
-"""Which seed decides when a run generalises: the variance of a full factorial, taken apart.
+"""Variance decomposition of a full factorial: the part of each seed in when a run generalises.
 
 Every level of every factor is met with every level of the others, one run per cell (a run repeats itself exactly when
 all its seeds are the same, so a second run of a cell would say nothing). The sum of squares falls apart into main
-effects, interactions, and the interaction of all factors, which is what remains.
+effects, interactions, and the interaction of all factors, which is the remainder.
 
 Seeds are draws of endlessly many, so the factors are *random*: a mean square of a main effect also holds the variance
 of its interactions. The variance components free of these come from the expected mean squares of the balanced design,
@@ -52,7 +52,7 @@ SEEDS = ("init_seed", "split_seed", "order_seed")
 
 @dataclass(frozen=True)
 class Decomposition:
-    """Where the variance comes from.
+    """Analysis of variance of a full factorial.
 
     Attributes:
         table: one row per source: ``source`` (list of factors), ``df``, ``sum_of_squares``, ``mean_square``,
@@ -61,14 +61,14 @@ class Decomposition:
             components, negative ones as 0) with its 95 % interval ``low`` and ``high``; ``F``, ``p`` of the test that
             the component is 0, and ``p_holm``, corrected for ``tests``. Shares are null where all values are equal, F
             and p where nothing is left to divide by.
-        factors: the factors and how many levels each has.
-        runs: how many runs are in the table.
+        factors: the number of levels of each factor.
+        runs: number of runs in the table.
         log2: whether logarithms to base 2 were taken; components are then in squared doublings.
-        censored: how many runs of these stand at the horizon because they had not generalised by then.
-        diverged: how many stand there because they diverged.
+        censored: number of these runs that stand at the horizon because they had not generalised by then.
+        diverged: number of these runs that stand at the horizon because they diverged.
         horizon: the step at which times are cut off; None where the values are no times.
         dropped: levels left out, as ``init_seed 3``, because cells with them have no run.
-        tests: how many p values are corrected together: those of all sources, or of several decompositions
+        tests: number of p values that are corrected together: those of all sources, or of several decompositions
             (:func:`corrected_together`).
     """
 
@@ -84,13 +84,13 @@ class Decomposition:
 
 
 def corrected_together(decompositions: Sequence[Decomposition]) -> list[Decomposition]:
-    """The same with ``p_holm`` corrected for the sources of all of them, where all are asked together."""
+    """The decompositions with ``p_holm`` corrected for the sources of all of them together."""
     p = [value for one in decompositions for value in one.table["p"].to_list()]
-    left, tests = iter(holm(p)), sum(value is not None for value in p)
+    corrected, tests = iter(holm(p)), sum(value is not None for value in p)
     out = []
     for one in decompositions:
-        own = pl.Series("p_holm", [next(left) for _ in range(len(one.table))], dtype=pl.Float64)
-        out.append(replace(one, table=one.table.with_columns(own), tests=tests))
+        column = pl.Series("p_holm", [next(corrected) for _ in range(len(one.table))], dtype=pl.Float64)
+        out.append(replace(one, table=one.table.with_columns(column), tests=tests))
     return out
 
 
@@ -104,23 +104,23 @@ def decompose(
     draws: int = 20_000,
     seed: int = 0,
 ) -> Decomposition:
-    """Take the variance of ``value`` over a full factorial apart.
+    """Variance decomposition of ``value`` over a full factorial.
 
-    Where cells have no run, or one that is still in training, levels are left out, the emptiest first, until the rest
-    is complete; they are named.
+    Where cells have no run, or a run that is still in training, levels are left out, the emptiest first, until the rest
+    is complete; ``dropped`` names them.
 
     Censored times stand at the horizon. That brings runs closer together, so the total sum of squares is at least what
     it is found to be; the shares can be off in either direction.
 
     Args:
         frame: one row per run: ``value``, the factors, and perhaps ``state`` (see :func:`restricted_times`).
-        value: what varies; a time in steps where ``observed`` is given.
+        value: the column whose variance is decomposed; a time in steps where ``observed`` is given.
         factors: two or more columns.
         log2: take logarithms (of times before step 1, those of step 1).
         observed: for times, the column that is false where the time is censored.
         horizon: for times, where to cut them off, if every censored run lived to see it.
-        draws: for the intervals.
-        seed: of these.
+        draws: number of random draws for the intervals.
+        seed: seed of the draws.
 
     Raises:
         UserError: a column is unknown, two runs share a cell, a factor has a single level, or no complete part with two
@@ -130,19 +130,19 @@ def decompose(
     frame = _checked(frame, value, factors, observed)
     check_draws("draws", draws, seed)
     ended = has_outcome(frame, observed is not None and pl.col(observed))
-    kept = frame.filter(pl.col(value).cast(pl.Float64).is_finite().fill_null(False), ended)
-    kept, dropped = _complete_part(kept, factors)
+    cells = frame.filter(pl.col(value).cast(pl.Float64).is_finite().fill_null(False), ended)
+    cells, dropped = _complete_part(cells, factors)
     end = None
     if observed is not None:
-        known = kept.with_columns(pl.col(value).alias("time"), pl.col(observed).alias("observed"))
-        kept, end = restricted_times(known, horizon)
-    table = _table(_values(kept, value, factors, log2, observed is not None), list(factors), draws, seed)
+        known = cells.with_columns(pl.col(value).alias("time"), pl.col(observed).alias("observed"))
+        cells, end = restricted_times(known, horizon)
+    table = _table(_values(cells, value, factors, log2, observed is not None), list(factors), draws, seed)
     return Decomposition(
         table=table,
-        factors={name: kept[name].n_unique() for name in factors},
-        runs=len(kept),
+        factors={name: cells[name].n_unique() for name in factors},
+        runs=len(cells),
         log2=log2,
-        **_never(kept, observed is not None),
+        **_never(cells, observed is not None),
         horizon=end,
         dropped=dropped,
         tests=table["p"].count(),
@@ -150,7 +150,7 @@ def decompose(
 
 
 def _checked(frame: pl.DataFrame, value: str, factors: Sequence[str], observed: str | None) -> pl.DataFrame:
-    """The frame, unless it cannot be that of a factorial."""
+    """The frame, checked to be that of a factorial."""
     check_columns(frame, [value, *factors])
     if len(factors) < 2:
         raise UserError(f"a factorial needs at least two factors, got {' '.join(factors) or 'none'}")
@@ -164,10 +164,10 @@ def _checked(frame: pl.DataFrame, value: str, factors: Sequence[str], observed: 
     return check_states(frame)
 
 
-def _values(kept: pl.DataFrame, value: str, factors: Sequence[str], log2: bool, are_times: bool) -> Array:
-    """The cells' values, one axis per factor."""
-    cells = kept.sort(factors)["time" if are_times else value].cast(pl.Float64).to_numpy()
-    values = cells.reshape([kept[name].n_unique() for name in factors])
+def _values(frame: pl.DataFrame, value: str, factors: Sequence[str], log2: bool, are_times: bool) -> Array:
+    """Values of the cells, one axis per factor."""
+    cells = frame.sort(factors)["time" if are_times else value].cast(pl.Float64).to_numpy()
+    values = cells.reshape([frame[name].n_unique() for name in factors])
     if not log2:
         return values
     if not are_times and (values <= 0).any():
@@ -175,9 +175,9 @@ def _values(kept: pl.DataFrame, value: str, factors: Sequence[str], log2: bool, 
     return np.asarray(np.log2(np.maximum(values, 1.0) if are_times else values))
 
 
-def _never(kept: pl.DataFrame, are_times: bool) -> dict[str, int]:
-    """How many runs stand at the horizon, and why."""
-    never = kept.filter(~pl.col("observed")) if are_times else kept.head(0)
+def _never(frame: pl.DataFrame, are_times: bool) -> dict[str, int]:
+    """Number of runs that stand at the horizon, by reason."""
+    never = frame.filter(~pl.col("observed")) if are_times else frame.head(0)
     diverged = len(never.filter(state="diverged")) if "state" in never.columns else 0
     return {"censored": len(never) - diverged, "diverged": diverged}
 
@@ -209,7 +209,7 @@ def sums_of_squares(values: Array) -> dict[Source, float]:
 
 
 def variance_components(mean_squares: Mapping[Source, Any], shape: Sequence[int]) -> dict[Source, Any]:
-    """The components that make the expected mean squares equal to those given; numbers or arrays of draws."""
+    """Variance components that make the expected mean squares equal those given; numbers or arrays of draws."""
     out = {}
     for source in mean_squares:
         outside = math.prod(size for axis, size in enumerate(shape) if axis not in source)
@@ -221,18 +221,18 @@ def variance_components(mean_squares: Mapping[Source, Any], shape: Sequence[int]
 def f_test(
     mean_squares: Mapping[Source, float], df: Mapping[Source, int], source: Source
 ) -> tuple[float | None, float | None]:
-    """F and p of the test that a source's component is 0; None where there is no mean square to hold it to.
+    """F and p of the test that a source's component is 0; None where no mean square can be the denominator.
 
     Under that hypothesis numerator and denominator have the same expectation: all that the source's mean square holds
     besides its own component.
     """
     above = [other for other in mean_squares if set(other) >= set(source)]
-    own, others = ([s for s in above if (len(s) - len(source)) % 2 == odd] for odd in (0, 1))
-    numerator, denominator = (sum(mean_squares[s] for s in part) for part in (own, others))
+    even, odd_ones = ([s for s in above if (len(s) - len(source)) % 2 == odd] for odd in (0, 1))
+    numerator, denominator = (sum(mean_squares[s] for s in part) for part in (even, odd_ones))
     if min(numerator, denominator) <= _ROUNDING * sum(mean_squares.values()):
         return None, None
     F = numerator / denominator
-    return F, float(stats.f.sf(F, *(_satterthwaite(mean_squares, df, part) for part in (own, others))))
+    return F, float(stats.f.sf(F, *(_satterthwaite(mean_squares, df, part) for part in (even, odd_ones))))
 
 
 def _satterthwaite(mean_squares: Mapping[Source, float], df: Mapping[Source, int], part: Sequence[Source]) -> float:
@@ -279,7 +279,7 @@ def _table(values: Array, factors: list[str], draws: int, seed: int) -> pl.DataF
 
 
 def _share_interval(drawn: Mapping[Source, Array], source: Source) -> tuple[float | None, float | None]:
-    """The middle 95 % of the share that a component has of the sum of all, moved into 0 to 1."""
+    """Middle 95 % of a component's share in the sum of all components, moved into 0 to 1."""
     together: Array = sum(drawn.values())  # type: ignore[assignment]  # of arrays: above 0 but for a 2 × 2 checkerboard
     if not (together > 0).all():
         return None, None
@@ -288,7 +288,7 @@ def _share_interval(drawn: Mapping[Source, Array], source: Source) -> tuple[floa
 
 
 def _complete_part(frame: pl.DataFrame, factors: Sequence[str]) -> tuple[pl.DataFrame, tuple[str, ...]]:
-    """The rows of a full factorial, and the levels that were left out for it, the emptiest first."""
+    """Rows of a full factorial, and the levels that were left out for it, the emptiest first."""
     twice = frame.filter(frame.select(factors).is_duplicated())
     if len(twice):
         cell = ", ".join(f"{name} {twice[name][0]}" for name in factors)
@@ -312,7 +312,7 @@ def _complete_part(frame: pl.DataFrame, factors: Sequence[str]) -> tuple[pl.Data
 
 
 def _emptiest(frame: pl.DataFrame, factors: Sequence[str]) -> tuple[str, Any]:
-    """The level with the smallest share of its cells filled, and its factor: where equal, the one of most levels."""
+    """Factor and level with the smallest share of its cells filled; of equals, that of the factor with most levels."""
     counts = {name: frame.group_by(name).len().sort(name).rows() for name in factors}
     cells = math.prod(map(len, counts.values()))
     levels = [(n * len(rows) / cells, -len(rows), name, level) for name, rows in counts.items() for level, n in rows]

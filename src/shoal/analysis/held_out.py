@@ -1,4 +1,4 @@
-"""How well a scaling law predicts runs of more compute than it was fitted to."""
+"""Held-out error of a scaling law: prediction of runs of more compute than those it was fitted to."""
 
 from dataclasses import dataclass
 
@@ -17,7 +17,7 @@ FREE = "all fitted"  # the law whose five parameters are
 
 @dataclass(frozen=True, eq=False)
 class HeldOut:
-    """The error of the law beyond the compute it was fitted to, beside two that know less.
+    """Error of the law beyond the compute it was fitted to, beside simpler predictors.
 
     Attributes:
         flop: the largest compute that was fitted.
@@ -25,8 +25,8 @@ class HeldOut:
             loss), ``fitted`` and ``held_out``: root mean square error of log loss.
         residuals: ``row``, ``flop``, ``predictor``, ``part`` (fitted or held out) and ``residual`` (logarithm of
             observed over predicted).
-        fitted: how many runs were fitted.
-        held_out: how many were predicted.
+        fitted: number of fitted runs.
+        held_out: number of predicted runs.
     """
 
     flop: float
@@ -36,12 +36,12 @@ class HeldOut:
     held_out: int
 
     def error(self, predictor: str) -> float:
-        """The root mean square error of log loss that a predictor makes on the runs held out."""
+        """Root mean square error of log loss of a predictor on the held-out runs."""
         return float(self.errors.filter(pl.col("predictor") == predictor)["held_out"].item())
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """Where the law predicts more compute no better than a constant does."""
+        """Warning where the law predicts runs of more compute no better than a constant does."""
         law, mean = self.error(LAW), self.error(MEAN)
         if law < mean:
             return ()
@@ -53,12 +53,12 @@ class HeldOut:
 
 
 def hold_out(runs: pl.DataFrame, share: float, form: LawForm) -> HeldOut | None:
-    """Fit to the runs of smaller compute and predict the rest.
+    """Held-out error of a law fitted to the runs of smaller compute.
 
     Args:
         runs: ``row``, ``parameters``, ``tokens``, ``flop`` and ``loss``, by rising compute.
-        share: of the runs that is held out. Runs of equal compute stay together, on the fitted side.
-        form: of the law.
+        share: share of the runs that is held out. Runs of equal compute stay together, on the fitted side.
+        form: form of the law.
 
     Returns:
         ``None`` where no more runs would be fitted than the law has parameters, or none held out, or all fitted are of

@@ -1,7 +1,7 @@
-"""Attention knockout: how much a model still gets right when nobody may look back at a position.
+"""Attention knockout: accuracy of a model where no later position may attend to a given position.
 
-Where attention goes does not say what it is good for: a head may look at a position that nothing depends on. So the
-looks at a position are cut, and what is lost is counted.
+Attention weights do not show what attention is needed for: a head may attend to a position that nothing depends on. So
+attention to a position is cut, and the loss of accuracy is measured.
 
 Source: Geva et al. 2023, "Dissecting Recall of Factual Associations in Auto-Regressive Language Models", section 4.
 """
@@ -21,9 +21,9 @@ CHUNK = 2048  # sequences at once
 
 @contextmanager
 def knocked_out(model: GPT, key: int, layers: Sequence[int] | None = None) -> Iterator[None]:
-    """Within, no position after ``key`` sees it, in these layers (from 0; None: in all).
+    """Context in which no position after ``key`` attends to it, in these layers (from 0; None: in all).
 
-    What the position itself computes stays as it is: what it knows can go nowhere else.
+    The position's own computation stays as it is; its result reaches no other position.
     """
     with ExitStack() as stack:
         for layer in range(len(model.decoder.blocks)) if layers is None else layers:
@@ -35,40 +35,40 @@ def knocked_out(model: GPT, key: int, layers: Sequence[int] | None = None) -> It
 
 @contextmanager
 def _cut(attention: MultiHeadedAttention, key: int) -> Iterator[None]:
-    """Within, no query after ``key`` sees it; what was cut before stays so."""
-    visible, own = attention.visible, vars(attention)
-    before = own.get("visible")
+    """Context in which no query after ``key`` attends to it; earlier cuts stay."""
+    visible, attributes = attention.visible, vars(attention)
+    before = attributes.get("visible")
 
     def without(queries: int, keys: int, device: torch.device) -> Tensor:
         seen = visible(queries, keys, device)
         seen[key + 1 :, key] = False
         return seen
 
-    own["visible"] = without  # stands before the method of its class
+    attributes["visible"] = without  # stands before the method of its class
     try:
         yield
     finally:
         if before is None:
-            del own["visible"]
+            del attributes["visible"]
         else:
-            own["visible"] = before
+            attributes["visible"] = before
 
 
 def knockouts(model: GPT, inputs: Tensor, targets: Tensor, eq_positions: Tensor, mask: Tensor) -> pl.DataFrame:
-    """What is still right without each position in turn.
+    """Accuracy without attention to each position in turn.
 
     Args:
-        model: in which looks are cut, and given back as it was.
+        model: the model; its attention is as before when the function returns.
         inputs: ``(N, S)``, int64.
         targets: ``(N, S)``, int64.
         eq_positions: ``(N,)``; targets after them are scored, as in :func:`shoal.objectives.get_loss_and_accuracy`.
         mask: ``(N, S)``, 1 where the target is not padding.
 
     Returns:
-        ``key`` (from 0, but for the last, which nobody looks back at; null: nothing is cut), ``layer`` (the only one
-        in which looks are cut, from 0; null: all layers; a model of one layer has no rows of its own), ``result``, the
-        share of sequences whose first scored token is right, and ``accuracy``, of those whose every one is. Of these
-        the second and later are predicted where the first has been given.
+        ``key`` (from 0 to the last but one, because no later position attends to the last; null: nothing is cut),
+        ``layer`` (the only layer in which attention is cut, from 0; null: all layers; a model of one layer has only
+        these rows), ``result``, the share of sequences whose first scored token is right, and ``accuracy``, the share
+        of those whose scored tokens are all right (each predicted behind the right tokens before it).
     """
     scored = (inputs, targets, eq_positions, mask)
     layers = len(model.decoder.blocks)
@@ -83,7 +83,7 @@ def knockouts(model: GPT, inputs: Tensor, targets: Tensor, eq_positions: Tensor,
 
 @torch.no_grad()
 def _right(model: GPT, *scored: Tensor) -> tuple[float, float]:
-    """The share of sequences whose first scored token is right, and of those whose every one is."""
+    """Share of sequences whose first scored token is right, and share of those whose scored tokens are all right."""
     first = every = 0.0
     for inputs, targets, eq_positions, mask in zip(*(torch.split(part, CHUNK) for part in scored), strict=True):
         logits = model.eval()(inputs)[0]

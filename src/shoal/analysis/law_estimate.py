@@ -1,4 +1,4 @@
-"""The scaling law of one set of runs, its bootstrap, and what follows from both."""
+"""Estimate of the scaling law from one set of runs, its bootstrap, and the optimum and predictions from both."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,15 +20,15 @@ _MOST_RESIDUALS, _MOST_LAWS = 200, 10_000  # of which the losses of one more run
 
 @dataclass(frozen=True, eq=False)
 class Estimate:
-    """The law of one set of runs.
+    """Scaling law of one set of runs, with its resamples.
 
     Attributes:
         law: the estimate.
         resampled: the laws of the resamples, arrays of ``(resamples,)``.
         residuals: ``(runs,)``, logarithms of observed over predicted loss.
-        form: which parameters were fitted.
+        form: form of the law, which names the fitted parameters.
         objective: the sum of the Huber losses.
-        warnings: what the runs do not determine, one line each.
+        warnings: parameters that the runs do not determine, one line each.
     """
 
     law: ScalingLaw
@@ -40,15 +40,15 @@ class Estimate:
 
     @property
     def runs(self) -> int:
-        """How many runs were fitted."""
+        """Number of fitted runs."""
         return len(self.residuals)
 
     def estimates(self, level: float = LEVEL) -> pl.DataFrame:
-        """``quantity`` (E, A, B, alpha, beta and the exponents a and b), ``estimate``, ``low`` and ``high``."""
+        """Table of ``quantity`` (E, A, B, α, β, exponents a and b), ``estimate``, ``low`` and ``high``."""
         return estimates({n: (getattr(self.law, n), getattr(self.resampled, n)) for n in _QUANTITIES}, level)
 
     def optimum(self, budgets: list[float], level: float = LEVEL) -> pl.DataFrame:
-        """The best use of each budget, in floating-point operations.
+        """Compute-optimal parameters and tokens for each budget, in floating-point operations.
 
         Returns:
             ``flop``, ``parameters``, ``tokens`` and ``loss``, the first two with ``_low`` and ``_high``.
@@ -64,13 +64,13 @@ class Estimate:
         return pl.DataFrame(rows)
 
     def predict(self, sizes: Sequence[tuple[float, float]], level: float = LEVEL) -> pl.DataFrame:
-        """The loss at given parameters and tokens.
+        """Predicted loss at given parameters and tokens.
 
-        Two intervals, both under the assumption that the law has this form. That of the law covers the law's own value,
-        which is uncertain because its parameters are. That of a run covers the loss of one more run: the log residuals
-        of the fitted runs, times ``√(n / (n − p))`` because a fit to ``n`` runs with ``p`` parameters makes them too
-        small, are added to the logarithm of the law of each resample. Source: Davison and Hinkley 1997, "Bootstrap
-        Methods and their Application", chapter 6.
+        Two intervals, both under the assumption that the law has this form. The interval of the law covers its own
+        value, which is uncertain because its parameters are. The interval of a run covers the loss of one more run: the
+        log residuals of the fitted runs, times ``√(n / (n − p))`` because a fit to ``n`` runs with ``p`` parameters
+        makes them too small, are added to the logarithm of the law of each resample. Source: Davison and Hinkley 1997,
+        "Bootstrap Methods and their Application", chapter 6.
 
         Returns:
             ``parameters``, ``tokens``, ``loss``, ``low`` and ``high`` of the law, ``run_low`` and ``run_high`` of one
@@ -93,7 +93,7 @@ class Estimate:
 
 
 def estimate(points: PowerSum, form: LawForm, member: NDArray[np.int64], resamples: int, seed: int) -> Estimate:
-    """The law of these points, which are of this form, with resamples of their clusters ``member``, ``(n,)``."""
+    """Estimate of the law from points of this form, with resamples of their clusters ``member``, ``(n,)``."""
     law = law_of(points, points.best)
     resampled = law_of(points, bootstrap(points, member, resamples, seed))
     residuals = points.y - points.log_prediction(points.best)

@@ -1,13 +1,13 @@
-"""Whether settings differ in when their runs generalise: the log-rank test, by permutation.
+"""Log-rank test of differences between settings in the time to generalise, by permutation.
 
 The statistic's χ² distribution is one of many runs: with 2 to 8 of them a group it calls up to 40 of 100 equal settings
 different at 0.05. The p value is therefore the share of arrangements of the groups' labels that give a statistic as
 large. That is exact where runs are censored without regard to their group, as where all groups have one horizon.
 
-Where other settings are crossed with the groups, what they do to the times is neither noise nor a difference of the
+Where other settings are crossed with the groups, their effect on the times is neither noise nor a difference of the
 groups: runs at risk are counted within each combination of the other settings (a stratified test), and labels change
-places within it and within a seed. Seeds are no strata, because the few runs of one would tell little of what they have
-to tell together.
+places within it and within a seed. Seeds are no strata: a stratum of the few runs of one seed would lose most of the
+test's power.
 
 Sources: Mantel 1966; for several groups and strata Peto and Peto 1972, with the hypergeometric covariance, ties
 included; for the permutation :mod:`shoal.analysis.arrangements`.
@@ -35,19 +35,19 @@ _CHUNK = 2_000_000  # numbers held at once
 
 @dataclass(frozen=True)
 class LogRankTest:
-    """The test that all groups have the same curve.
+    """Test that all groups have the same survival curve.
 
     Attributes:
-        groups: how many groups there are.
+        groups: number of groups.
         chi2: the statistic; None where nothing can be compared (one group, no runs of two groups that agree in all
-            else, or no run that got there while runs of another group were under observation).
+            else, or no event while runs of another group were under observation).
         df: degrees of freedom: the rank of its covariance; with one stratum one less than the groups under observation
             at the first event.
         p: share of arrangements of the labels with a statistic at least as large; None as for ``chi2``.
         smallest_p: the smallest p within reach of so many runs; None as for ``chi2``.
-        exact: whether p counts all arrangements, or random ones.
-        blocks: the columns in which runs agree whose labels changed places.
-        alone: how many runs agree in these with none of another group: they keep their labels.
+        exact: true where p counts all arrangements, false where it counts random ones.
+        blocks: the columns in which runs agree whose labels are permuted.
+        alone: number of runs that agree in these columns with no run of another group: they keep their labels.
     """
 
     groups: int
@@ -63,17 +63,17 @@ class LogRankTest:
 def logrank(
     times: pl.DataFrame, by: Names, unit: Names = "seed", within: Names = (), draws: int = DRAWS, seed: int = 0
 ) -> LogRankTest:
-    """Test whether the groups differ.
+    """Log-rank test of the hypothesis that all groups have the same survival curve.
 
     Args:
         times: ``time``, ``observed``, perhaps ``state`` (see :func:`shoal.analysis.survival.outlasting`), the columns
             of ``by`` and ``within`` and perhaps ``unit``.
-        by: what tells groups apart.
-        unit: columns that say which runs share a seed; where one is missing or null, none do.
-        within: the other settings that vary: what is compared are runs that agree in them, and in their seed where
+        by: the columns whose values are the groups.
+        unit: columns in which runs that share a seed agree; where one is missing or null, seeds are not used.
+        within: the other settings that vary: runs are compared that agree in them, and in their seed where
             enough of them share one (:func:`shoal.analysis.blocks.comparable`).
-        draws: random arrangements, where there are more than so many.
-        seed: of these.
+        draws: number of random arrangements, where there are more than that in all.
+        seed: seed of the random arrangements.
     """
     check_draws("draws", draws, seed)
     names, sample = _sample(times, by, unit, within)
@@ -83,13 +83,13 @@ def logrank(
 def logrank_pairs(
     times: pl.DataFrame, by: Names, unit: Names = "seed", within: Names = (), draws: int = DRAWS, seed: int = 0
 ) -> pl.DataFrame:
-    """The test between every two groups, each by permuting the labels of its own runs.
+    """Log-rank tests of all pairs of groups, each by permuting the labels of the pair's runs.
 
     Returns:
         ``first`` and ``second`` (labels, as text), ``z`` (positive where the first generalises sooner), ``p`` and
         ``p_corrected`` for the number of pairs (:func:`shoal.analysis.correction.shaffer`), which holds where pairs are
         looked at only after :func:`logrank` of all groups was significant; null where a pair cannot be compared.
-        ``smallest_p_corrected`` is the smallest that could have been.
+        ``smallest_p_corrected`` is the smallest that these runs could have reached.
     """
     check_draws("draws", draws, seed)
     names, sample = _sample(times, by, unit, within)
@@ -109,7 +109,7 @@ def logrank_pairs(
 
 @dataclass(frozen=True)
 class _Sample:
-    """Runs in columns, each ``(n,)``: when last seen, whether they had got there, group; and what they agree in."""
+    """Runs in columns, each ``(n,)``: time, event indicator and group; and the columns in which they may agree."""
 
     time: Array
     observed: Array
@@ -119,48 +119,48 @@ class _Sample:
     within: list[str]
 
     def of(self, first: int, second: int) -> Self:
-        """The runs of two groups, which are now 0 and 1."""
-        kept = (self.labels == first) | (self.labels == second)
-        labels = (self.labels[kept] == second).astype(np.int64)
-        frame = self.frame.filter(pl.Series(kept)).with_columns(_group=pl.Series(labels))
-        return type(self)(self.time[kept], self.observed[kept], labels, frame, self.unit, self.within)
+        """Sample of the runs of two groups, now numbered 0 and 1."""
+        chosen = (self.labels == first) | (self.labels == second)
+        labels = (self.labels[chosen] == second).astype(np.int64)
+        frame = self.frame.filter(pl.Series(chosen)).with_columns(_group=pl.Series(labels))
+        return type(self)(self.time[chosen], self.observed[chosen], labels, frame, self.unit, self.within)
 
     def strata(self) -> Labels:
-        """The combination of the other settings of each run, numbered from 0."""
+        """Stratum of each run, its combination of the other settings, numbered from 0."""
         if not self.within or not len(self.time):
             return np.zeros(len(self.time), dtype=np.int64)
         return self.frame.select(pl.struct(self.within).rank("dense")).to_series().to_numpy().astype(np.int64) - 1
 
     def test(self, number: int, draws: int, seed: int) -> tuple[LogRankTest, float]:
-        """The test of ``number`` groups, and how many more runs of the first got there than were expected to."""
-        found = comparable(self.frame, "_group", self.unit, self.within)
+        """Test of ``number`` groups, and the first group's observed less expected events."""
+        design = comparable(self.frame, "_group", self.unit, self.within)
         strata = self.strata()
-        kept = _telling(self.time, self.observed, self.labels, strata)
-        if not found.rows or not kept.any():
-            return LogRankTest(number, None, max(number - 1, 0), None, blocks=found.names, alone=found.alone), 0.0
-        present, labels = np.unique(self.labels[kept], return_inverse=True)
-        # the design says what is a block, also of a run that has left
-        places = np.cumsum(kept) - 1
-        inside = np.concatenate(found.rows)
-        alone = np.setdiff1d(np.arange(len(kept)), inside)[:, None]
-        blocks = [places[block[kept[block]]] for block in (*found.rows, *alone)]
+        telling = _telling(self.time, self.observed, self.labels, strata)
+        if not design.rows or not telling.any():
+            return LogRankTest(number, None, max(number - 1, 0), None, blocks=design.names, alone=design.alone), 0.0
+        present, labels = np.unique(self.labels[telling], return_inverse=True)
+        # blocks are those of the design, also where a run is not under observation at the first event
+        places = np.cumsum(telling) - 1
+        inside = np.concatenate(design.rows)
+        alone = np.setdiff1d(np.arange(len(telling)), inside)[:, None]
+        blocks = [places[block[telling[block]]] for block in (*design.rows, *alone)]
         others = arrange(labels, [block for block in blocks if len(block)], draws, seed)
         parts = [
-            _Stratum.of(own, self.time[kept], self.observed[kept])
-            for stratum in np.unique(strata[kept])
-            for own in [np.flatnonzero(strata[kept] == stratum)]
+            _Stratum.of(rows, self.time[telling], self.observed[telling])
+            for stratum in np.unique(strata[telling])
+            for rows in [np.flatnonzero(strata[telling] == stratum)]
         ]
         (chi2,), (sooner,), df = _statistics(labels[None, :], parts)
         size = max(_CHUNK // (len(labels) * len(present)), 1)
         chunks = [others.labels[start : start + size] for start in range(0, len(others.labels), size)]
         permuted = np.concatenate([_statistics(part, parts)[0] for part in chunks])
         p = others.p(chi2, permuted)
-        test = LogRankTest(number, float(chi2), df, p, others.smallest_p, others.exact, found.names, found.alone)
+        test = LogRankTest(number, float(chi2), df, p, others.smallest_p, others.exact, design.names, design.alone)
         return test, float(sooner)
 
 
 def _sample(times: pl.DataFrame, by: Names, unit: Names, within: Names) -> tuple[list[str], _Sample]:
-    """The labels of the groups as text, and the runs."""
+    """Labels of the groups as text, and the runs as a sample."""
     check_columns(times, ["time", "observed", *as_names(within)])
     numbered = outlasting(times).with_row_index("_row")
     names, labels = [], np.zeros(len(times), dtype=np.int64)
@@ -180,28 +180,28 @@ def _sample(times: pl.DataFrame, by: Names, unit: Names, within: Names) -> tuple
 
 
 def _telling(time: Array, observed: Array, labels: Labels, strata: Labels) -> NDArray[np.bool_]:
-    """Which runs can tell something, ``(n,)``: those under observation at the first event of their stratum, where that
-    leaves runs of two groups and one that goes on."""
-    kept = np.zeros(len(time), dtype=bool)
+    """Mask of the informative runs, ``(n,)``: those under observation at the first event of their stratum, where that
+    leaves runs of two groups and at least one run that outlasts the event."""
+    informative = np.zeros(len(time), dtype=bool)
     for stratum in np.unique(strata):
-        own = strata == stratum
-        first = time[own & (observed > 0)].min(initial=np.inf)
-        seen = own & (time >= first)
+        in_stratum = strata == stratum
+        first = time[in_stratum & (observed > 0)].min(initial=np.inf)
+        seen = in_stratum & (time >= first)
         goes_on = (time[seen] > first) | (observed[seen] == 0)
         if len(np.unique(labels[seen])) > 1 and goes_on.any():
-            kept |= seen
-    return kept
+            informative |= seen
+    return informative
 
 
 @dataclass(frozen=True)
 class _Stratum:
-    """Runs that are at risk together.
+    """Stratum of the test: runs that are at risk together.
 
     Attributes:
-        rows: their indices, those first that are followed for longest, ``(s,)``.
-        excess: events less those expected of a run that is like all others, ``(s,)``.
-        at_risk: how many runs, the first of these, are at risk at each event, ``(m,)``.
-        weight: of the covariance at each event, ``(m,)``.
+        rows: indices of the runs, those with the longest times first, ``(s,)``.
+        excess: observed events less those expected under equal hazards, of each run, ``(s,)``.
+        at_risk: number of runs at risk at each event, ``(m,)``: so many first ``rows``.
+        weight: factor of the covariance at each event, ``(m,)``.
     """
 
     rows: Labels
@@ -211,7 +211,7 @@ class _Stratum:
 
     @classmethod
     def of(cls, rows: Labels, time: Array, observed: Array) -> Self:
-        """Of the times of all runs, ``(n,)``, those of ``rows``, none before their first event."""
+        """Stratum of ``rows`` from the times of all runs, ``(n,)``; none of the rows ends before their first event."""
         rows = rows[np.argsort(-time[rows], kind="stable")]
         time, observed = time[rows], observed[rows]
         steps, d = np.unique(time[observed > 0], return_counts=True)
@@ -222,7 +222,7 @@ class _Stratum:
 
 
 def _statistics(labels: Labels, strata: Sequence[_Stratum]) -> tuple[Array, Array, int]:
-    """χ² = (O − E)ᵀ V⁺ (O − E), the first group's O − E, and the rank of V: sums over strata.
+    """Log-rank χ² = (O − E)ᵀ V⁺ (O − E), the first group's O − E, and the rank of V: sums over strata.
 
     V has the same null space in every arrangement within blocks, because at a stratum's first event each group has as
     many runs at risk as before.

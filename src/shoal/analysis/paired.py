@@ -1,6 +1,6 @@
-"""What differences within pairs say: a test and effect sizes; the interval of their mean is Student's.
+"""Paired tests and effect sizes; the interval of a mean difference is Student's.
 
-Of few pairs a bootstrap knows too little: where 95 of 100 intervals should hold the mean of normal differences, the BCa
+With few pairs bootstrap intervals are too short: where 95 of 100 should hold the mean of normal differences, the BCa
 bootstrap's do in 85 with 5 pairs and in 91 with 12. Student's hold it in 95, and of differences of times that are
 lognormal with σ = 1 in 94 to 98, because what skews a time skews both ends of a difference
 (:func:`shoal.analysis.trends.student`).
@@ -25,12 +25,12 @@ _Z2 = 1.959963984540054**2  # of 95 %
 
 
 def sign_flip_test(differences: Array, resamples: int = 9999, seed: int = 0) -> tuple[float | None, float | None]:
-    """Two-sided test that the differences are as likely to have either sign.
+    """Two-sided sign-flip test that the differences are as likely to have either sign.
 
     Args:
         differences: one per pair, ``(n,)``.
-        resamples: random patterns of signs where n is larger than 12.
-        seed: of these.
+        resamples: number of random patterns of signs, where n is larger than 12.
+        seed: seed of the random patterns.
 
     Returns:
         The p value, and the smallest that this many pairs can reach: 2/2ⁿ, or 2/(resamples + 1) where that is larger;
@@ -55,9 +55,10 @@ def sign_flip_test(differences: Array, resamples: int = 9999, seed: int = 0) -> 
 
 
 def cohens_d_z(differences: Array) -> Estimate:
-    """Mean over standard deviation (ddof 1) of the differences, with its 95 % interval under normal differences.
+    """Cohen's d_z, mean over standard deviation (ddof 1) of the differences, with its 95 % interval.
 
-    The estimate is biased upwards, by a share of about 3/(4n − 5). None for fewer than two pairs or equal differences.
+    The interval assumes normal differences. The estimate is biased upwards, by a share of about 3/(4n − 5). None for
+    fewer than two pairs or equal differences.
     """
     n = len(differences)
     deviation = differences.std(ddof=1) if n > 1 else 0.0
@@ -71,7 +72,7 @@ def cohens_d_z(differences: Array) -> Estimate:
 
 
 def _noncentrality(t: float, df: int, share: float) -> float | None:
-    """The noncentrality at which ``share`` of the t distribution lies below ``t``."""
+    """Noncentrality at which ``share`` of the t distribution lies below ``t``."""
 
     def excess(nc: float) -> float:
         return float(stats.nct.cdf(t, df, nc)) - share

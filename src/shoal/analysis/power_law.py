@@ -34,19 +34,19 @@ class PowerLaw:
     saturating: bool
 
     def predict(self, x: float | Array) -> float | Array:
-        """``y``."""
+        """Predicted ``y`` at ``x``."""
         return self.a * x ** (-self.b if self.saturating else self.b) + self.c
 
 
 @dataclass(frozen=True, eq=False)
 class PowerLawFit:
-    """A fitted power law.
+    """Fitted power law with its resamples.
 
     Attributes:
         law: the estimate.
         resampled: the laws of the resamples, arrays of ``(resamples,)``.
-        points: how many points were fitted.
-        warnings: one line each.
+        points: number of fitted points.
+        warnings: warnings about the fit, one line each.
     """
 
     law: PowerLaw
@@ -55,11 +55,11 @@ class PowerLawFit:
     warnings: tuple[str, ...]
 
     def estimates(self, level: float = LEVEL) -> pl.DataFrame:
-        """``quantity``, ``estimate`` and the ends ``low`` and ``high`` of its percentile interval."""
+        """Table of ``quantity``, ``estimate`` and the ends ``low`` and ``high`` of its percentile interval."""
         return estimates({n: (getattr(self.law, n), getattr(self.resampled, n)) for n in self._names}, level)
 
     def band(self, x: Array, level: float = LEVEL) -> pl.DataFrame:
-        """``x``, ``y`` and the pointwise percentile interval ``low`` to ``high`` of the curve."""
+        """Table of ``x``, ``y`` and the pointwise percentile interval ``low`` to ``high`` of the curve."""
         rows = [(v, self.law.predict(v), *interval(np.asarray(self.resampled.predict(v)), level)) for v in x.tolist()]
         return pl.DataFrame(rows, ["x", "y", "low", "high"], orient="row")
 
@@ -69,7 +69,7 @@ class PowerLawFit:
 
 
 def estimates(quantities: dict[str, tuple[float | Array, float | Array]], level: float = LEVEL) -> pl.DataFrame:
-    """``quantity``, ``estimate``, ``low`` and ``high`` of pairs of an estimate and its resamples."""
+    """Table of ``quantity``, ``estimate``, ``low`` and ``high`` from pairs of an estimate and its resamples."""
     rows = [(name, float(value), *interval(np.asarray(many), level)) for name, (value, many) in quantities.items()]
     return pl.DataFrame(rows, ["quantity", "estimate", "low", "high"], orient="row")
 
@@ -89,13 +89,13 @@ def fit_power_law(
 
     Args:
         points: one row per point.
-        x: its column of the variable (parameters, width, equations), positive.
-        y: its column of the loss, positive.
+        x: the column of the variable (parameters, width, equations), positive.
+        y: the column of the loss, positive.
         saturating: fit ``a·x^(−b) + c`` with ``b ≥ 0`` and ``c > 0`` instead of ``a·x^b``.
-        group: its column of clusters, which are resampled whole.
+        group: the column of clusters, which are resampled whole.
         resamples: number of bootstrap resamples; 0 for none, and then the intervals are NaN.
-        seed: of the resampling.
-        delta: of the Huber loss, in log residuals.
+        seed: seed of the resampling.
+        delta: threshold of the Huber loss, in log residuals.
 
     Raises:
         UserError: a column is missing, a value is not a positive number, or there are fewer than 2 distinct values of

@@ -1,10 +1,10 @@
-"""A sum of powers, ``y = E + Σ_k A_k·x_k^(−α_k)``, fitted to the logarithm of ``y`` with the Huber loss.
+"""Sum of powers, ``y = E + Σ_k A_k·x_k^(−α_k)``, fitted to the logarithm of ``y`` with the Huber loss.
 
 Source: Hoffmann et al. 2022, "Training Compute-Optimal Large Language Models", section 3.3 and appendix D.4. With
 ``e = log E`` and ``a_k = log A_k`` the logarithm of the sum is a logsumexp, which neither overflows nor leaves the
 positive numbers.
 
-Two things are done otherwise than there. The logarithms of ``x`` are centred, which takes the correlation of ``A_k``
+Two things differ from that source. The logarithms of ``x`` are centred, which takes the correlation of ``A_k``
 with ``α_k`` out of the search and makes it the same search in every unit of ``x``. And the starts are a grid of
 exponents alone: given those, the sum is linear in ``E`` and ``A_k``, which non-negative least squares finds.
 """
@@ -43,12 +43,12 @@ class PowerSum:
 
     Attributes:
         x: ``(n, K)``, logarithms, centred.
-        centre: ``(K,)``, what was taken off them.
+        centre: ``(K,)``, the means that were subtracted from them.
         y: ``(n,)``, logarithms.
-        constant: whether the sum has the term ``E``; then exponents are from 0 to :data:`MOST_EXPONENT`, else free.
-        delta: of the Huber loss.
+        constant: true where the sum has the term ``E``; exponents are then from 0 to :data:`MOST_EXPONENT`, else free.
+        delta: threshold of the Huber loss.
         held: the value that ``E`` is held at, 0 or more; ``None`` where it is free.
-        tied: whether all exponents are one.
+        tied: true where all terms share one exponent.
     """
 
     x: Array
@@ -69,14 +69,14 @@ class PowerSum:
         held: float | None = None,
         tied: bool = False,
     ) -> "PowerSum":
-        """From positive values: ``x`` is ``(n, K)`` and ``y`` is ``(n,)``."""
+        """Problem from positive values: ``x`` is ``(n, K)`` and ``y`` is ``(n,)``."""
         logs = np.log(x)
         centre = logs.mean(axis=0)  # (K,)
         return cls(logs - centre, centre, np.log(y), constant, delta, held, tied)
 
     @cached_property
     def _free(self) -> list[int]:
-        """Which of all parameters stand in theta, in its order."""
+        """Indices of the free parameters among all, in the order of theta."""
         K = self.x.shape[1]
         first = int(self.constant)
         constant = [0] if self.constant and self.held is None else []
@@ -85,7 +85,7 @@ class PowerSum:
 
     @cached_property
     def _all_of_free(self) -> tuple[Array, Array]:
-        """All parameters are ``matrix @ theta + offset``, ``(all, free)`` and ``(all,)``."""
+        """Affine map from theta to all parameters, ``matrix @ theta + offset``: ``(all, free)`` and ``(all,)``."""
         K = self.x.shape[1]
         matrix = np.zeros((int(self.constant) + 2 * K, len(self._free)))
         matrix[self._free, range(len(self._free))] = 1
@@ -103,7 +103,7 @@ class PowerSum:
 
     @property
     def bounds(self) -> optimize.Bounds | None:
-        """Of each entry of theta; none for a single power."""
+        """Bounds of each entry of theta; None for a single power."""
         if not self.constant:
             return None
         K = self.x.shape[1]
@@ -114,12 +114,12 @@ class PowerSum:
 
     @cached_property
     def _rows(self) -> Array:
-        """``(terms, n)``: the x of each term, zeros for the constant; rows are contiguous, which numpy adds faster."""
+        """Log x of each term, zeros for the constant, ``(terms, n)``; rows are contiguous, which numpy adds faster."""
         zeros = np.zeros((int(self.constant), len(self.y)))
         return np.concatenate([zeros, self.x.T])
 
     def _terms(self, theta: Array) -> tuple[Array, Array]:
-        """The predicted logarithms, ``(n,)``, and the share of each term in the sum, ``(terms, n)``."""
+        """Predicted logarithms, ``(n,)``, and the share of each term in the sum, ``(terms, n)``."""
         K = self.x.shape[1]
         everything = self.parameters(theta)
         slopes = np.zeros(len(self._rows))
@@ -131,13 +131,13 @@ class PowerSum:
         return top + np.log(total), shares / total
 
     def log_prediction(self, theta: Array) -> Array:
-        """``(n,)``."""
+        """Predicted logarithms of y, ``(n,)``."""
         return self._terms(theta)[0]
 
     def objective(self, theta: Array, weights: Array | float = 1.0) -> tuple[float, Array]:
-        """The sum over points of weight × Huber loss / delta, and its gradient in theta.
+        """Sum over points of weight × Huber loss / delta, and its gradient in theta.
 
-        Divided by delta it counts absolute log residuals, which suits the tolerances of the search.
+        The division by delta makes it a sum of absolute log residuals, which suits the tolerances of the search.
         """
         K = self.x.shape[1]
         value, shares = self._terms(theta)  # (n,), (terms, n)
@@ -150,14 +150,14 @@ class PowerSum:
         return float((weights * loss).sum()), gradient @ self._all_of_free[0]
 
     def jacobian(self, theta: Array) -> Array:
-        """``(n, len(theta))``: derivatives of the predicted logarithms."""
+        """Derivatives of the predicted logarithms in theta, ``(n, len(theta))``."""
         K = self.x.shape[1]
         shares = self._terms(theta)[1]
         return np.asarray(np.concatenate([shares, -shares[-K:] * self._rows[-K:]]).T @ self._all_of_free[0])
 
     @cached_property
     def starts(self) -> Array:
-        """``(starts, len(theta))``."""
+        """Starting points of the search, ``(starts, len(theta))``."""
         K = self.x.shape[1]
         if not self.constant:  # a single power is a straight line in the logarithms
             slope, level = np.polyfit(self.x[:, 0], self.y, 1)
@@ -174,7 +174,7 @@ class PowerSum:
     def search(
         self, start: Array, weights: Array | float = 1.0, tolerance: float = 1e-12, steps: int = 2000
     ) -> tuple[float, Array]:
-        """The objective and theta at the end of one search by L-BFGS-B."""
+        """Objective and theta at the end of one search by L-BFGS-B."""
         options = {"maxiter": steps, "maxfun": 2 * steps, "maxcor": 8, "ftol": tolerance, "gtol": 1e-7}
         out = optimize.minimize(
             self.objective, start, (weights,), "L-BFGS-B", jac=True, bounds=self.bounds, options=options
@@ -183,15 +183,15 @@ class PowerSum:
 
     @cached_property
     def best(self) -> Array:
-        """Theta of the smallest objective, searched from the likeliest starts."""
+        """Theta of the smallest objective, searched from the most promising starts."""
         with one_thread():
             return self._search_widely()
 
     def _search_widely(self) -> Array:
         likely = sorted(self.starts, key=lambda one: self.objective(one)[0])[:_ROUGH]
-        rough = sorted((self.search(one, tolerance=1e-5, steps=100) for one in likely), key=lambda found: found[0])
+        rough = sorted((self.search(one, tolerance=1e-5, steps=100) for one in likely), key=lambda end: end[0])
         fine = (self.search(one, tolerance=1e-9, steps=500) for _, one in rough[:_FINE])
-        value, theta = min(fine, key=lambda found: found[0])
+        value, theta = min(fine, key=lambda end: end[0])
         for _ in range(_MOST_POLISHING):  # a search ends early at the kinks that a small delta leaves
             better, theta_better = self.search(theta, tolerance=1e-15)
             if not better < value * (1 - 1e-12) - 1e-12:
@@ -200,7 +200,7 @@ class PowerSum:
         return self._settled(theta)
 
     def _settled(self, theta: Array) -> Array:
-        """Where a search without gradients goes from there: at a kink none of them says which way is down."""
+        """Theta after a search without gradients: at a kink of the objective gradients do not show the way down."""
         options = {"xatol": 1e-9, "fatol": 1e-13, "maxfev": 2000}
         out = optimize.minimize(
             lambda x: self.objective(x)[0], theta, method="Nelder-Mead", bounds=self.bounds, options=options
@@ -208,7 +208,7 @@ class PowerSum:
         return np.asarray(out.x, dtype=np.float64) if out.fun < self.objective(theta)[0] else theta
 
     def natural(self, theta: Array) -> tuple[Array, Array, Array]:
-        """``E`` (0 without a constant), ``A_k`` and ``α_k``, of one theta or of a stack along leading axes."""
+        """Parameters ``E`` (0 without a constant), ``A_k`` and ``α_k``, of one theta or a stack along leading axes."""
         K = self.x.shape[1]
         everything = self.parameters(theta)
         E = np.exp(everything[..., 0]) if self.constant else np.zeros(theta.shape[:-1])

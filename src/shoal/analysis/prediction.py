@@ -1,7 +1,7 @@
-"""Whether one more time is like ours: prediction intervals of log-normal times, of which some are censored.
+"""Prediction intervals of log-normal times, of which some are censored.
 
-Logarithms of times are taken to be normal, and one new time is asked for: with N of ours, none censored, it lies with
-95 % in ȳ ± t s √(1 + 1/N), Student's t on N − 1 degrees of freedom. Where some are censored, mean and deviation are
+Logarithms of times are taken to be normal. With N times, none censored, one new time lies with probability 95 % in
+ȳ ± t s √(1 + 1/N), Student's t on N − 1 degrees of freedom. Where some are censored, mean and deviation are
 those of maximum likelihood, the variance of the mean is that of the observed information, both variances are enlarged
 by e / (e − 1), and the degrees of freedom are e − 1, where e runs are not censored: without censoring the same numbers.
 
@@ -25,11 +25,11 @@ _SMALLEST = 1e-6  # deviation of a logarithm; less is rounding
 
 @dataclass(frozen=True)
 class LogNormal:
-    """What a sample says of the distribution of times.
+    """Log-normal distribution of times, estimated from a sample.
 
     Attributes:
-        mean, variance: of the logarithm of a time.
-        variance_of_mean: of the estimate of ``mean``.
+        mean, variance: mean and variance of the logarithm of a time.
+        variance_of_mean: variance of the estimate of ``mean``.
         df: degrees of freedom.
     """
 
@@ -41,12 +41,12 @@ class LogNormal:
 
 @dataclass(frozen=True)
 class Prediction:
-    """Where one more number should lie, and how one that was found agrees.
+    """Prediction interval of one more number, and the agreement of an observed one with it.
 
     Attributes:
-        low, high: the interval that holds it with 95 %; ``low`` alone does where the number is an upper bound.
-        middle: of the interval, on the logarithmic scale.
-        p: how probable a number as far out is, or one as low where the number is an upper bound.
+        low, high: ends of the 95 % interval; ``low`` is its only end where the number is an upper bound.
+        middle: middle of the interval, on the logarithmic scale.
+        p: probability of a number as far out, or of one as low where the number is an upper bound.
         df: degrees of freedom.
     """
 
@@ -57,19 +57,19 @@ class Prediction:
     df: int
 
     def factor(self, tests: int = 1) -> float:
-        """How far the interval reaches to a side; of several tests the one that holds all their numbers with 95 %, as
-        the first of Holm's correction does."""
+        """Factor from the middle to an end of the interval; of several tests that of the interval which holds all
+        their numbers with 95 %, as in the first step of Holm's correction."""
         outside = (1 - LEVEL) / (1 if math.isinf(self.high) else 2)
         wider = stats.t.isf(outside / max(tests, 1), self.df) / stats.t.isf(outside, self.df)
         return _exp(float(wider) * math.log(self.middle / self.low))
 
 
 def fit_log_normal(times: Sequence[float], observed: Sequence[bool], resolution: float = 0.0) -> LogNormal | None:
-    """The distribution of times, by maximum likelihood.
+    """Log-normal distribution of times, by maximum likelihood.
 
     Args:
-        times: steps, 0 of which counts as 1; where ``observed`` is false the time is longer.
-        observed: one for each time.
+        times: times in steps, of which 0 counts as 1; where ``observed`` is false the true time is longer.
+        observed: true or false for each time.
         resolution: spacing of the grid on which times lie, as a difference of logarithms; a deviation below that of
             rounding to it, ``resolution / √12``, is not believed.
 
@@ -88,13 +88,13 @@ def fit_log_normal(times: Sequence[float], observed: Sequence[bool], resolution:
 
 
 def predict(ours: LogNormal, found: float, runs: int = 1, is_bound: bool = False) -> Prediction:
-    """The interval for one more time, or for the mean of several, and how the one that was found agrees.
+    """Prediction interval of one more time, or of the mean of several, and the agreement of ``found`` with it.
 
     Args:
         ours: the distribution of our times.
-        found: the time, or the mean.
-        runs: of how many runs ``found`` is the mean.
-        is_bound: whether ``found`` is an upper bound of the time.
+        found: the observed time, or mean of times.
+        runs: number of runs that ``found`` is the mean of.
+        is_bound: true where ``found`` is an upper bound of the time.
     """
     variance = math.log1p(math.expm1(min(ours.variance, 100.0)) / runs)
     middle = ours.mean + (ours.variance - variance) / 2
@@ -108,7 +108,7 @@ def predict(ours: LogNormal, found: float, runs: int = 1, is_bound: bool = False
 
 
 def ratio(ours: LogNormal, theirs: LogNormal) -> tuple[float, float]:
-    """95 % interval of the ratio of the medians of two distributions, ours over theirs, by Welch's t."""
+    """Interval (95 %) of the ratio of two distributions' medians, ours over theirs, by Welch's t."""
     parts = [(fit.variance_of_mean, fit.df) for fit in (ours, theirs)]
     total = sum(variance for variance, _ in parts)
     df = total**2 / sum(variance**2 / df for variance, df in parts)
@@ -117,7 +117,7 @@ def ratio(ours: LogNormal, theirs: LogNormal) -> tuple[float, float]:
 
 
 def rank_p(found: float, times: Sequence[float], observed: Sequence[bool], is_bound: bool = False) -> float:
-    """Exact p of a number's place among ours; what ended before it without getting there counts for either side."""
+    """Exact p value of a number's rank among ours; a run censored before it counts for either side."""
     low = sum(time <= found for time in times)
     high = sum(time >= found or not seen for time, seen in zip(times, observed, strict=True))
     return min(1.0, (low + 1 if is_bound else 2 * (min(low, high) + 1)) / (len(times) + 1))
@@ -128,7 +128,7 @@ def _exp(value: float) -> float:
 
 
 def _censored_fit(y: Array, seen: NDArray[np.bool_]) -> tuple[float, float]:
-    """Mean and variance of maximum likelihood of a normal sample, of which some values are only known to be larger."""
+    """Maximum-likelihood mean and variance of a normal sample with right-censored values."""
 
     def loss(parameters: Array) -> float:
         mean, log_sigma = parameters
@@ -137,13 +137,15 @@ def _censored_fit(y: Array, seen: NDArray[np.bool_]) -> tuple[float, float]:
 
     start = [float(y.mean()), math.log(max(float(y.std()), 1e-3))]
     bounds = [(None, None), (math.log(_SMALLEST), math.log(50))]
-    found = optimize.minimize(loss, start, method="Nelder-Mead", bounds=bounds, options={"xatol": 1e-8, "fatol": 1e-10})
-    mean, log_sigma = found.x
+    optimum = optimize.minimize(
+        loss, start, method="Nelder-Mead", bounds=bounds, options={"xatol": 1e-8, "fatol": 1e-10}
+    )
+    mean, log_sigma = optimum.x
     return float(mean), math.exp(2 * log_sigma)
 
 
 def _variance_of_mean(y: Array, seen: NDArray[np.bool_], mean: float, sigma: float) -> float:
-    """The first element of the inverse of the observed information in mean and log σ."""
+    """Variance of the mean: first element of the inverse of the observed information in mean and log σ."""
     z = (y - mean) / sigma
     hazard = np.exp(stats.norm.logpdf(z) - stats.norm.logsf(z))
     slope = hazard * (hazard - z)  # of the hazard

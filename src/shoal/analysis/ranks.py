@@ -26,9 +26,9 @@ _MOST_SUMS = 2_000_000  # of two blocks, that are counted
 
 
 def rank_correlation(x: Array, y: Array, blocks: Sequence[Rows]) -> float | None:
-    """Correlation of the ranks of x and y within blocks, ``(n,)`` each; None where x or y varies within none.
+    """Correlation of the ranks of x and y within blocks, ``(n,)`` each; None where x or y varies in no block.
 
-    Within one block it is Spearman's.
+    With a single block it is Spearman's correlation.
     """
     a, b = _scores(x, blocks), _scores(y, blocks)
     spread = float(np.sqrt((a @ a) * (b @ b)))
@@ -36,8 +36,10 @@ def rank_correlation(x: Array, y: Array, blocks: Sequence[Rows]) -> float | None
 
 
 def permutation_p(x: Array, y: Array, blocks: Sequence[Rows], draws: int, seed: int) -> tuple[float, float, bool]:
-    """Share of permutations within blocks whose rank correlation is at least as far from 0, the smallest share there
-    can be, and whether all permutations were counted or random ones and the given one.
+    """Permutation p value of the rank correlation, the smallest that it can be, and true where it is exact.
+
+    The p value is the share of permutations within blocks whose correlation is at least as far from 0. It is exact
+    where all permutations are counted; else the observed one and random ones are.
     """
     a, b = _scores(x, blocks), _scores(y, blocks)
     seen = abs(a @ b) - 1e-9  # equal sums differ by rounding
@@ -48,13 +50,13 @@ def permutation_p(x: Array, y: Array, blocks: Sequence[Rows], draws: int, seed: 
         p, smallest = (min(float(share[far >= least].sum()), 1.0) for least in (seen, far.max() - 1e-9))
         return p, smallest, True
     rng, total = np.random.default_rng(seed), np.zeros(draws)
-    for own, other in scores:
-        total += rng.permuted(np.tile(other, (draws, 1)), axis=1) @ np.array(own)
+    for first, second in scores:
+        total += rng.permuted(np.tile(second, (draws, 1)), axis=1) @ np.array(first)
     return (int((np.abs(total) >= seen).sum()) + 1) / (draws + 1), 1 / (draws + 1), False
 
 
 def _scores(values: Array, blocks: Sequence[Rows]) -> Array:
-    """The rank of each value within its block over one more than their number, less the block's mean; 0 in none."""
+    """Centred ranks of the values within their blocks, over one more than the block's size; 0 outside all blocks."""
     out = np.zeros(len(values))
     for rows in blocks:
         ranks = stats.rankdata(values[rows])
@@ -63,28 +65,30 @@ def _scores(values: Array, blocks: Sequence[Rows]) -> Array:
 
 
 def _all_sums(blocks: Sequence[tuple[Scores, Scores]]) -> tuple[Array, Array] | None:
-    """Every sum of products that permuting the second scores within blocks can give, and the share of permutations that
-    give it; None where there are too many.
+    """All sums of products that permuting the second scores within blocks gives, and the share of permutations that
+    give each; None where there are too many.
     """
     kinds = dict.fromkeys(blocks)  # blocks without ties are all alike
     ties = {scores: np.unique(scores[1], return_inverse=True) for scores in kinds}
     counts = {scores: np.bincount(labels) for scores, (_, labels) in ties.items()}
-    if sum(count_orders(own.tolist()) for own in counts.values()) > _MOST_ORDERS:
+    if sum(count_orders(tied.tolist()) for tied in counts.values()) > _MOST_ORDERS:
         return None
     products = {}
     for scores, (values, _) in ties.items():
         sums = values[orders(counts[scores])] @ np.array(scores[0])
         products[scores] = _gathered(sums, np.full(len(sums), 1 / len(sums)))
-    found = np.zeros(1), np.ones(1)
+    distribution = np.zeros(1), np.ones(1)
     for scores in blocks:
-        own, share = products[scores]
-        if len(found[0]) * len(own) > _MOST_SUMS:
+        block_sums, share = products[scores]
+        if len(distribution[0]) * len(block_sums) > _MOST_SUMS:
             return None
-        found = _gathered(np.add.outer(found[0], own).ravel(), np.multiply.outer(found[1], share).ravel())
-    return found
+        distribution = _gathered(
+            np.add.outer(distribution[0], block_sums).ravel(), np.multiply.outer(distribution[1], share).ravel()
+        )
+    return distribution
 
 
 def _gathered(sums: Array, share: Array) -> tuple[Array, Array]:
-    """Each sum once, with all of its share; equal ones differ by rounding."""
+    """Distinct sums, each with its whole share; equal ones differ by rounding."""
     _, first, place = np.unique(np.round(sums, 9), return_index=True, return_inverse=True)
     return sums[first], np.bincount(place, share).astype(np.float64)

@@ -1,4 +1,4 @@
-"""The scaling law ``L(N, D)`` fitted to training runs: estimates, intervals, outliers, warnings, held-out error.
+"""Scaling law ``L(N, D)`` fitted to training runs: estimates, intervals, outliers, warnings, held-out error.
 
 Source: Hoffmann et al. 2022, "Training Compute-Optimal Large Language Models", approach 3; Besiroglu et al. 2024,
 "Chinchilla Scaling: A replication attempt", for the bootstrap over runs and for how much a few outliers weigh.
@@ -33,18 +33,18 @@ _MOST_OUTLIERS = 0.2  # share of the runs
 
 @dataclass(frozen=True, eq=False)
 class ScalingFit:
-    """A fitted scaling law and what is to be said against it.
+    """Fitted scaling law, with its outliers, held-out error and warnings.
 
     Attributes:
-        every: from all runs.
-        without: from all but the outliers; ``None`` where there are none.
-        dropped: whether the outliers are left out of what is concluded.
+        every: estimate from all runs.
+        without: estimate from all but the outliers; ``None`` where there are none.
+        dropped: true where conclusions are drawn without the outliers.
         runs: one row per run, in the order given: ``row`` (counted from 1), ``parameters``, ``tokens``, ``flop``,
             ``loss``, ``predicted`` by the chosen estimate, ``residual`` (logarithm of observed over predicted),
             ``score`` and ``outlier``.
         held_out: the error beyond the fitted compute; ``None`` where no runs could be held out.
-        form: which parameters of the law were fitted.
-        warnings: of the runs and of the chosen estimate, one line each.
+        form: form of the law, which names the fitted parameters.
+        warnings: warnings about the runs and the chosen estimate, one line each.
     """
 
     every: Estimate
@@ -57,15 +57,15 @@ class ScalingFit:
 
     @property
     def chosen(self) -> Estimate:
-        """The estimate that conclusions are drawn from."""
+        """Estimate that conclusions are drawn from."""
         return self.without if self.dropped and self.without is not None else self.every
 
     def extrapolation(self, parameters: float, tokens: float) -> dict[str, float]:
-        """How far outside the runs of the chosen estimate a model is.
+        """Extrapolation of the chosen estimate to a model's size and data, as factors outside the range of its runs.
 
         Returns:
-            Of N, D, C and D/N those that are outside, each as a multiple of the largest (above 1) or of the smallest
-            (below 1) of the runs.
+            For those of N, D, C and D/N that are outside the range: multiple of the runs' largest (above 1) or
+            smallest (below 1) value.
         """
         N, D = _sizes(self.runs.filter(~pl.col("outlier")) if self.dropped else self.runs).T
         of_runs = {"N": N, "D": D, "C": N * D, "D/N": D / N}
@@ -97,13 +97,13 @@ def fit_scaling(
 
     Args:
         runs: one row per training run: ``parameters`` (N), ``tokens`` (D) and ``loss``, all positive.
-        group: its column of clusters, which are resampled whole.
+        group: the column of clusters, which are resampled whole.
         resamples: number of bootstrap resamples; 0 for none, and then the intervals are NaN.
-        seed: of the resampling.
+        seed: seed of the resampling.
         holdout: share of the runs, those of the largest compute, that the held-out error is taken over.
-        drop_outliers: leave the outliers out of what is concluded. They are listed, and the law is fitted with and
+        drop_outliers: draw conclusions without the outliers. They are listed, and the law is fitted with and
             without them, either way.
-        delta: of the Huber loss, in log residuals, at most 1. The loss is least squares where all of them are smaller.
+        delta: threshold of the Huber loss, in log residuals, at most 1; smaller residuals count by their squares.
         tied: fit one exponent, ``α = β``.
         irreducible: hold ``E`` at this value, from 0 to below the largest loss.
 
@@ -140,29 +140,29 @@ def fit_scaling(
 
 
 def find_outliers(frame: pl.DataFrame, all_runs: PowerSum, form: LawForm) -> tuple[NDArray[np.bool_], Array, PowerSum]:
-    """Runs that the law of the others does not describe.
+    """Outliers: runs that the law of the other runs does not describe.
 
     A run is an outlier where its log residual, standardised by the median absolute deviation, is beyond
     :data:`shoal.analysis.checks.MOST_SCORE`. Outliers pull the law to themselves and so hide each other; therefore the
     law is fitted again without them and every run is judged again, until nothing changes.
 
     Returns:
-        Whether each run is an outlier, its score under the law of those that are not, and those to fit. There are no
-        outliers where more than a fifth of the runs would be: then the law is wrong rather than the runs.
+        Mask of the outliers, the score of each run under the law of the others, and the runs to fit. No run counts as
+        an outlier where more than a fifth of the runs would: then the law is wrong rather than the runs.
     """
     none = np.zeros(len(frame), dtype=bool)
-    used, kept = ~none, all_runs
+    used, points = ~none, all_runs
     sizes, losses = _sizes(frame), frame["loss"].to_numpy()
     for _ in range(_ROUNDS):
-        score = scores(np.log(losses / np.asarray(law_of(kept, kept.best).loss(*sizes.T))), used)
+        score = scores(np.log(losses / np.asarray(law_of(points, points.best).loss(*sizes.T))), used)
         inside = np.abs(score) <= MOST_SCORE
         if (inside == used).all():
             break
         if (~inside).mean() > _MOST_OUTLIERS or _too_few(frame.filter(inside), form):
             return none, score, all_runs
         used = inside
-        kept = _points(frame.filter(used), form)
-    return ~used, score, kept
+        points = _points(frame.filter(used), form)
+    return ~used, score, points
 
 
 def _points(frame: pl.DataFrame, form: LawForm) -> PowerSum:
@@ -170,7 +170,7 @@ def _points(frame: pl.DataFrame, form: LawForm) -> PowerSum:
 
 
 def _ordered(runs: pl.DataFrame) -> pl.DataFrame:
-    """With ``row`` and ``flop``, by rising compute, so that the order of the rows changes nothing."""
+    """Runs with ``row`` and ``flop``, by rising compute, so that the order of the rows changes nothing."""
     sizes = [pl.col(name).cast(pl.Float64) for name in ("parameters", "tokens", "loss")]
     flop = (FLOP_PER_PARAMETER_AND_TOKEN * pl.col("parameters") * pl.col("tokens")).alias("flop")
     numbered = runs if "row" in runs.columns else runs.with_row_index("row", offset=1)
@@ -178,7 +178,7 @@ def _ordered(runs: pl.DataFrame) -> pl.DataFrame:
 
 
 def _sizes(frame: pl.DataFrame) -> Array:
-    """``(n, 2)``: parameters and tokens."""
+    """Parameters and tokens of the runs, ``(n, 2)``."""
     return frame.select("parameters", "tokens").to_numpy()
 
 
@@ -200,7 +200,7 @@ def _check_spread(frame: pl.DataFrame, form: LawForm) -> None:
 
 
 def _too_few(frame: pl.DataFrame, form: LawForm) -> str:
-    """Why the runs cannot determine the law, or nothing.
+    """Reason why the runs cannot determine the law; empty where they can.
 
     Runs at ``n`` values of N and ``d`` of D, even at all pairs, give ``n + d − 1`` independent numbers for a sum of a
     term in N and one in D. With E and both exponents free each term needs two differences of its own.

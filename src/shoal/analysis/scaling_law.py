@@ -1,4 +1,4 @@
-"""The law ``L(N, D) = E + A·N^(−α) + B·D^(−β)`` and what it says of the best use of a budget.
+"""Scaling law ``L(N, D) = E + A·N^(−α) + B·D^(−β)`` and its compute-optimal use of a budget.
 
 Source: Hoffmann et al. 2022, "Training Compute-Optimal Large Language Models", equations 2 and 4.
 """
@@ -17,16 +17,16 @@ FLOP_PER_PARAMETER_AND_TOKEN = 6  # C = 6·N·D
 
 @dataclass(frozen=True)
 class ScalingLaw:
-    """Loss against parameters ``N`` and training tokens ``D``.
+    """Scaling law: loss as a function of parameters ``N`` and training tokens ``D``.
 
     The attributes are numbers, or arrays of one shape for many laws at once, such as those of a bootstrap.
 
     Attributes:
-        E: the loss that neither size nor data takes away, in the loss's own unit.
-        A: the loss of one parameter's size, times one.
-        B: the loss of one token's data, times one.
-        alpha: how fast loss falls with parameters.
-        beta: how fast loss falls with tokens.
+        E: irreducible loss, in the unit of the loss.
+        A: coefficient of the term in parameters.
+        B: coefficient of the term in tokens.
+        alpha: exponent of parameters.
+        beta: exponent of tokens.
     """
 
     E: float | Array
@@ -36,17 +36,17 @@ class ScalingLaw:
     beta: float | Array
 
     def loss(self, parameters: float | Array, tokens: float | Array) -> float | Array:
-        """Predicted loss."""
+        """Predicted loss of a model of so many parameters, trained on so many tokens."""
         return self.E + self.A * parameters**-self.alpha + self.B * tokens**-self.beta
 
     @property
     def a(self) -> float | Array:
-        """``β / (α + β)``: the best number of parameters grows as ``C^a``. NaN where both exponents are 0."""
+        """Exponent ``β / (α + β)``: the optimal number of parameters grows as ``C^a``. NaN where α = β = 0."""
         return self._share(self.beta)
 
     @property
     def b(self) -> float | Array:
-        """``α / (α + β)``: the best number of tokens grows as ``C^b``."""
+        """Exponent ``α / (α + β)``: the optimal number of tokens grows as ``C^b``."""
         return self._share(self.alpha)
 
     def _share(self, exponent: float | Array) -> float | Array:
@@ -54,7 +54,7 @@ class ScalingLaw:
             return np.true_divide(exponent, np.add(self.alpha, self.beta))
 
     def optimum(self, flop: float) -> tuple[float | Array, float | Array]:
-        """The parameters and tokens of the smallest loss that ``C = 6·N·D`` operations reach.
+        """Parameters and tokens of the smallest loss that ``C = 6·N·D`` operations reach.
 
         At the optimum ``α·A·N^(−α) = β·B·D^(−β)``. Where the law leaves it open (an exponent is 0) the numbers are 0,
         infinite or NaN.
@@ -68,12 +68,12 @@ class ScalingLaw:
 
 @dataclass(frozen=True)
 class LawForm:
-    """Which parameters of the law are fitted.
+    """Form of the law: the parameters that are fitted and those that are held.
 
     Attributes:
-        tied: one exponent for both, ``α = β``.
+        tied: true for one exponent of both terms, ``α = β``.
         irreducible: the value that ``E`` is held at; ``None`` where it is fitted.
-        delta: of the Huber loss, in log residuals.
+        delta: threshold of the Huber loss, in log residuals.
     """
 
     tied: bool = False
@@ -82,17 +82,17 @@ class LawForm:
 
     @property
     def parameters(self) -> int:
-        """How many are fitted."""
+        """Number of fitted parameters."""
         return 5 - self.tied - (self.irreducible is not None)
 
     @property
     def beside(self) -> "LawForm":
-        """What to compare with: the law of five parameters, or that with ``α = β`` where this is it."""
+        """Form to compare with: the law of five parameters, or that with ``α = β`` where this is it."""
         return LawForm(tied=self.parameters == 5, delta=self.delta)
 
     @property
     def said(self) -> str:
-        """What is not as in the law of five parameters; empty where nothing is.
+        """Description of the constraints; empty for the law of five parameters.
 
         >>> LawForm(tied=True, irreducible=1.69).said
         'α = β, E held at 1.69'
@@ -101,11 +101,11 @@ class LawForm:
         return ", ".join(["α = β"] * self.tied + held)
 
     def of(self, sizes: Array, losses: Array) -> PowerSum:
-        """The runs to fit: ``(n, 2)`` parameters and tokens, and ``(n,)`` losses."""
+        """Problem of fitting runs: ``(n, 2)`` parameters and tokens, and ``(n,)`` losses."""
         return PowerSum.of(sizes, losses, delta=self.delta, held=self.irreducible, tied=self.tied)
 
 
 def law_of(points: PowerSum, theta: Array) -> ScalingLaw:
-    """The law that one theta of these points is, or the laws of a stack of them."""
+    """Law of one theta of these points, or laws of a stack of them."""
     E, sizes, exponents = points.natural(theta)
     return ScalingLaw(E, sizes[..., 0], sizes[..., 1], exponents[..., 0], exponents[..., 1])

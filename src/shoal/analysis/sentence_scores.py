@@ -1,8 +1,8 @@
-"""What sacreBLEU counts in each sentence: BLEU, BLEU in lower case and chrF2, and whether the sentence is right.
+"""Sentence statistics of sacreBLEU: BLEU, BLEU in lower case and chrF2; and exact match.
 
-Texts are detokenised and cased: what a reader would see. The counts of a sentence, its tokenisation and the signature
-are the library's (extra ``translation``); what is made of their sums is in :mod:`shoal.analysis.corpus_scores`, and is
-the library's corpus score to 1e-9.
+Texts are detokenised and cased, as a reader would see them. The counts of a sentence, its tokenisation and the
+signature are the library's (extra ``translation``); corpus scores are made of their sums in
+:mod:`shoal.analysis.corpus_scores` and equal the library's to 1e-9.
 
 Source: Post 2018, "A Call for Clarity in Reporting BLEU Scores".
 """
@@ -29,13 +29,13 @@ BLEU, BLEU_LC, CHRF2, EXACT = SCORES = "BLEU", "BLEU lc", "chrF2", "exact match"
 
 @dataclass(frozen=True, eq=False)
 class TextScores:
-    """What the translations of one setting's models are scored by.
+    """Scores of the translations of one setting's models.
 
     Attributes:
-        statistics: by name of the score, in the order of :data:`SCORES`, those that were asked for: BLEU (cased), BLEU
-            lc, chrF2, and the share of sentences that are a reference sign for sign, in percent.
-        signatures: sacreBLEU's, by the same names; exact match has none.
-        warnings: what has to be said beside these numbers, a line each.
+        statistics: statistics of the requested scores by name, in the order of :data:`SCORES`: BLEU (cased), BLEU lc,
+            chrF2, and the share of sentences that equal a reference character by character, in percent.
+        signatures: sacreBLEU's signatures, by the same names; exact match has none.
+        warnings: warnings to show beside these numbers, one line each.
     """
 
     statistics: Mapping[str, SentenceStatistics]
@@ -44,7 +44,7 @@ class TextScores:
 
 
 def check_scores(names: Sequence[str]) -> None:
-    """Whether these scores can be computed here.
+    """Refuse scores that cannot be computed here.
 
     Raises:
         UserError: there is no such score, or it needs sacrebleu, which is missing.
@@ -62,7 +62,7 @@ def text_scores(
     tokenizer: str = "13a",
     names: Sequence[str] = SCORES,
 ) -> TextScores:
-    """Count in every sentence what makes its scores.
+    """Sentence statistics of translations for each score.
 
     White space at the end of a line does not count, as sacreBLEU's command strips it, and a line end within a text is
     a space, as in a file that has a line for each.
@@ -70,8 +70,8 @@ def text_scores(
     Args:
         hypotheses: the translations of each of R seeds' models, n texts each.
         references: one or several references, n texts each.
-        tokenizer: of BLEU, one of :data:`TOKENIZERS`.
-        names: of the scores, of :data:`SCORES`; exact match alone needs no library.
+        tokenizer: tokenizer of BLEU, one of :data:`TOKENIZERS`.
+        names: names of the scores, from :data:`SCORES`; exact match alone needs no library.
 
     Raises:
         UserError: the numbers of texts differ or are 0, there is no such tokenizer or score, or sacrebleu is missing.
@@ -88,7 +88,7 @@ def text_scores(
     systems = [[_line(text) for text in texts] for texts in hypotheses]
     wanted = [[_line(text) for text in texts] for texts in references]
     statistics, signatures = {}, {}
-    with _heard() as warnings:
+    with _library_warnings() as warnings:
         for name, (metric, score) in _metrics(names, wanted, tokenizer).items():
             values = [metric._extract_corpus_statistics(texts, None) for texts in systems]
             statistics[name] = SentenceStatistics(name, np.array(values, dtype=np.float64), score)
@@ -105,14 +105,14 @@ def text_scores(
 def _metrics(
     names: Sequence[str], references: Sequence[Sequence[str]], tokenizer: str
 ) -> "dict[str, tuple[Metric, Callable[[Array], Array]]]":
-    """Those of the library, and what makes a score of their sums."""
-    found: dict[str, tuple[Metric, Callable[[Array], Array]]] = {}
+    """Metrics of the library, each with the function from sums to its corpus score."""
+    metrics: dict[str, tuple[Metric, Callable[[Array], Array]]] = {}
     for name in (BLEU, BLEU_LC):
         if name in names:
-            found[name] = _import().BLEU(references=references, tokenize=tokenizer, lowercase=name == BLEU_LC), bleu
+            metrics[name] = _import().BLEU(references=references, tokenize=tokenizer, lowercase=name == BLEU_LC), bleu
     if CHRF2 in names:
-        found[CHRF2] = _import().CHRF(references=references), chrf2
-    return found
+        metrics[CHRF2] = _import().CHRF(references=references), chrf2
+    return metrics
 
 
 def _line(text: str) -> str:
@@ -120,7 +120,7 @@ def _line(text: str) -> str:
 
 
 def _doubts(sums: Array) -> Iterator[str]:
-    """What makes a corpus BLEU, of the sums of one seed, another thing than it looks like."""
+    """Warnings where a corpus BLEU, of the sums of one seed, is 0 or smoothed."""
     right, total = sums[2 : 2 + BLEU_ORDERS], sums[2 + BLEU_ORDERS :]
     if not right.any():
         yield "BLEU is 0: no word of a hypothesis is in its reference"
@@ -135,20 +135,20 @@ def _doubts(sums: Array) -> Iterator[str]:
 
 
 @contextmanager
-def _heard() -> Iterator[list[str]]:
-    """What sacreBLEU warns of, instead of on standard error."""
-    heard: list[str] = []
+def _library_warnings() -> Iterator[list[str]]:
+    """Warnings of sacreBLEU, collected instead of printed on standard error."""
+    messages: list[str] = []
 
     class _Handler(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
-            heard.append(f"sacrebleu: {record.getMessage()}")
+            messages.append(f"sacrebleu: {record.getMessage()}")
 
     logger, handler = logging.getLogger("sacrebleu"), _Handler(logging.WARNING)
     before = logger.propagate
     logger.propagate = False
     logger.addHandler(handler)
     try:
-        yield heard
+        yield messages
     finally:
         logger.removeHandler(handler)
         logger.propagate = before

@@ -1,18 +1,18 @@
-"""Time until a run generalises, for runs of which some never do.
+"""Survival analysis of the time until a run generalises, for runs of which some never do.
 
 A run that has not reached a threshold by its last evaluation is *censored* there: its time is known to be longer, not
 by how much. Leaving such runs out, or putting their horizon in place of their time, would make slow settings look fast;
-the estimators here use what is known of them.
+the estimators here use that lower bound.
 
-Where times come from says :mod:`shoal.analysis.times`; every function here takes them through its gate.
+Times come from :mod:`shoal.analysis.times`; every function here checks them by its :func:`check_times`.
 
-Three things bound what these numbers mean. Times lie on the grid of evaluations: a run that reached the threshold
-between two evaluations has the later one's step (interval censoring by one evaluation period, which the estimators
-take as exact). A run that diverged without having got there never will: it is followed to where its group's curve ends,
-and not censored where it diverged, which would take it to be like the runs that go on and make a setting look the
-faster the more of its runs diverge. And runs that were ended by what they had reached (``stop_after_generalizing``) are
-censored without regard to the threshold only where the threshold is at most the one that ended them, and no more is
-asked of them than to reach it.
+These numbers have three limits. Times lie on the grid of evaluations: a run that reached the threshold between two
+evaluations has the later one's step (interval censoring by one evaluation period, which the estimators take as exact).
+A run that diverged without having reached the threshold never will: it is followed to where its group's curve ends, and
+not censored where it diverged, which would take it to be like the runs that go on and make a setting look the faster
+the more of its runs diverge. And runs that ended because they had generalised (``stop_after_generalizing``) are
+censored independently of the threshold only where the threshold is at most the one that ended them, and is asked to be
+reached only once.
 
 Sources: Kaplan and Meier 1958; Greenwood 1926 on the log(−log) scale (Kalbfleisch and Prentice 1980); Brookmeyer and
 Crowley 1982 for the interval of the median; Wilson 1927 for that of a rate.
@@ -34,22 +34,22 @@ _FEWEST = 3  # runs that make an interval of a mean: with two, Student's t is 12
 
 
 def restricted_times(times: pl.DataFrame, horizon: float | None = None) -> tuple[pl.DataFrame, float | None]:
-    """Times cut off at one horizon that every run lived to see, so that none is unknown.
+    """Times cut off at one horizon up to which every run was followed, so that none is unknown.
 
     A diverged run stands at the horizon, unobserved: no further step would have changed that it never generalised.
     Runs that are still in training have no outcome yet and would pull the horizon down: leave them out first.
 
     Args:
         times: ``time``, ``observed`` and perhaps ``state``.
-        horizon: in steps; the smallest time at which a run that did not diverge was censored, when not given or when
-            that is smaller. Where nothing is censored, the largest time.
+        horizon: step at which to cut off; the smallest time at which a run that did not diverge was censored, when not
+            given or when that is smaller. Where nothing is censored, the largest time.
 
     Returns:
         ``times`` with ``time`` at most the horizon and ``observed`` only up to it, and the horizon (None when there
         are no runs).
 
     Raises:
-        UserError: times are none (see :func:`shoal.analysis.times.check_times`), or the horizon is no step above 0.
+        UserError: times are invalid (:func:`shoal.analysis.times.check_times`), or the horizon is no step above 0.
     """
     times = check_times(times)
     check_horizon(horizon)
@@ -65,12 +65,12 @@ def restricted_times(times: pl.DataFrame, horizon: float | None = None) -> tuple
 
 
 def kaplan_meier(times: pl.DataFrame, by: Names = ()) -> pl.DataFrame:
-    """Share of runs that have not yet reached the threshold, by the product-limit estimator.
+    """Kaplan-Meier estimate of the share of runs that have not yet reached the threshold.
 
     Args:
         times: ``time``, ``observed`` and perhaps ``state``, as from :func:`time_to`, with the columns of ``by`` joined
             to them.
-        by: what tells groups apart.
+        by: the columns whose values are the groups.
 
     Returns:
         Per group and distinct time (a run that diverged has that of :func:`outlasting`): ``by``, ``step``,
@@ -87,14 +87,14 @@ def kaplan_meier(times: pl.DataFrame, by: Names = ()) -> pl.DataFrame:
 
 
 def outlasting(group: pl.DataFrame, last: Any = None) -> pl.DataFrame:
-    """The runs of one curve with those that diverged before they got there censored where the curve ends.
+    """Runs of one curve, of which those that diverged before the threshold are censored where the curve ends.
 
-    That is the last time of the other runs where one of them was censored there, so that nothing is claimed beyond
-    what they were followed to; where the last of them got there, or none is left, ``last``.
+    The curve ends at the last time of the other runs where one of them was censored there, so that nothing is claimed
+    beyond the steps that they were followed to; where the last of them is an event, or none is left, at ``last``.
 
     Args:
         group: ``time``, ``observed`` and perhaps ``state``.
-        last: in steps, the largest time of all groups; that of this one when not given.
+        last: largest time of all groups, in steps; that of this group when not given.
 
     Raises:
         UserError: as of :func:`restricted_times`.
@@ -130,18 +130,18 @@ def _curve(group: pl.DataFrame) -> pl.DataFrame:
 
 
 def survival_summary(times: pl.DataFrame, by: Names = (), horizon: float | None = None) -> pl.DataFrame:
-    """How many runs of each group generalised, and when.
+    """Summary per group: number of runs that generalised, rate, median and restricted mean of the time.
 
     Args:
         times: as for :func:`kaplan_meier`.
-        by: what tells groups apart.
+        by: the columns whose values are the groups.
         horizon: step up to which the restricted mean is taken; the largest at which the curve is known of every group
             in which a run that did not diverge has an outcome, when not given or when that is smaller.
 
     Returns:
-        One row per group: ``by``; ``N``; ``generalised``; ``fell_back`` (how many of these did; null where times do
-        not tell); ``diverged``, ``unfinished`` and ``censored``, which share the rest among them (diverged, still in
-        training, ended at their horizon); ``rate`` = generalised / N with its
+        One row per group: ``by``; ``N``; ``generalised``; ``fell_back`` (the number of these that did; null where times
+        have no such column); ``diverged``, ``unfinished`` and ``censored``, which share the rest among them (diverged,
+        still in training, ended at their horizon); ``rate`` = generalised / N with its
         Wilson interval ``rate_low``, ``rate_high``, where every other run counts as not having generalised, null where
         one is unfinished;
         ``median`` (see :func:`median_time`) with ``median_low`` and ``median_high``, the steps at which the 95 % band
@@ -156,13 +156,13 @@ def survival_summary(times: pl.DataFrame, by: Names = (), horizon: float | None 
     """
     times = check_times(times)
     check_horizon(horizon)
-    found = [(key, outlasting(group, times["time"].max())) for key, group in groups(times, by)]
-    curves = [_curve(group) for _, group in found]
-    known = [_known_up_to(group, curve) for (_, group), curve in zip(found, curves, strict=True)]
+    followed = [(key, outlasting(group, times["time"].max())) for key, group in groups(times, by)]
+    curves = [_curve(group) for _, group in followed]
+    known = [_known_up_to(group, curve) for (_, group), curve in zip(followed, curves, strict=True)]
     ends = [float(step) for step in (*known, horizon) if step]  # at step 0 nothing is known
     end = min(ends, default=max((float(curve["step"][-1]) for curve in curves), default=None))
     rows = []
-    for (key, group), curve in zip(found, curves, strict=True):
+    for (key, group), curve in zip(followed, curves, strict=True):
         n, generalised, others = len(group), int(group["observed"].sum()), _others(group)
         rate, rate_low, rate_high = (None, None, None) if others["unfinished"] else _rate(generalised, n)
         median, median_low, median_high = _median(curve)
@@ -194,13 +194,13 @@ _SUMMARY = {"fell_back": pl.Int64, "horizon": pl.Float64} | {
 
 
 def _rate(generalised: int, n: int) -> tuple[float, float, float]:
-    """The share that generalised, and Wilson's interval."""
+    """Share that generalised, with Wilson's interval."""
     interval = stats.binomtest(generalised, n).proportion_ci(0.95, method="wilson")
     return generalised / n, float(interval.low), float(interval.high)
 
 
 def has_outcome(runs: pl.DataFrame, observed: bool | pl.Expr = False) -> pl.Expr:
-    """True for runs that are done, diverged or of unknown state, and for those whose time was ``observed`` already."""
+    """Expression that is true for runs that are done, diverged or of unknown state, or whose time is ``observed``."""
     ended = pl.col("state").is_in(FINISHED).fill_null(True) if "state" in runs.columns else pl.lit(True)
     return ended | observed
 
@@ -210,12 +210,12 @@ def _diverged(times: pl.DataFrame) -> pl.Expr:
 
 
 def _lost(times: pl.DataFrame) -> pl.Expr:
-    """True for runs that diverged before they got there."""
+    """Expression that is true for runs that diverged before they reached the threshold."""
     return _diverged(times) & ~pl.col("observed")
 
 
 def _others(group: pl.DataFrame) -> dict[str, int]:
-    """Of the runs that did not get there: how many diverged, are still in training, came to their end."""
+    """Numbers of runs that did not reach the threshold: diverged, still in training, and censored at their end."""
     unobserved = group.filter(~pl.col("observed"))
     diverged = len(unobserved.filter(_diverged(group)))
     states = unobserved["state"].drop_nulls() if "state" in group.columns else pl.Series([], dtype=pl.String)
@@ -224,11 +224,11 @@ def _others(group: pl.DataFrame) -> dict[str, int]:
 
 
 def median_time(times: pl.DataFrame) -> float | None:
-    """The median of times of which some are censored, as sentences and tables give it.
+    """Median of times of which some are censored, as sentences and tables give it.
 
-    The step at which the curve of :func:`kaplan_meier` comes below ½; where it stays at exactly ½ for a while, the
-    middle of that while, as R's ``survfit`` has it, so that of times that are all known it is their ordinary median.
-    Where the curve ends at ½, the step at which it came there; None where it does not come down to ½.
+    The step at which the curve of :func:`kaplan_meier` falls below ½; where it stays at exactly ½ for a while, the
+    middle of that while, as in R's ``survfit``, so that of times that are all observed it is their ordinary median.
+    Where the curve ends at ½, the step at which it reached ½; None where it does not fall to ½.
 
     Args:
         times: ``time``, ``observed`` and perhaps ``state``.
@@ -240,7 +240,7 @@ def median_time(times: pl.DataFrame) -> float | None:
 
 
 def _crosses_half(curve: pl.DataFrame, edge: pl.Expr) -> float | None:
-    """Where a curve or an edge of its band crosses ½; None where it does not.
+    """Step at which a curve or an edge of its band crosses ½; None where it does not.
 
     Shares multiplied up are off by rounding, so that what is within R's tolerance, 1.5e-8, of ½ counts as ½.
     """
@@ -253,7 +253,7 @@ def _crosses_half(curve: pl.DataFrame, edge: pl.Expr) -> float | None:
 
 
 def _median(curve: pl.DataFrame) -> tuple[float | None, float | None, float | None]:
-    """Where S and the band's lower and upper edge cross ½.
+    """Steps at which S and its band's lower and upper edge cross ½.
 
     The band has neither end where the median lies before (or after) all n runs with a chance of 2⁻ⁿ above 2.5 %: no
     time that was seen can then be an end with its level. n counts the runs under observation at the first event.
@@ -261,17 +261,17 @@ def _median(curve: pl.DataFrame) -> tuple[float | None, float | None, float | No
     survival = pl.col("survival")
     edge = pl.when(survival < _TOLERANCE).then(0.0).otherwise(1.0)  # where the band says nothing
     edges = (survival, pl.coalesce("low", edge), pl.coalesce("high", 1.0))
-    median, low, high = (_crosses_half(curve, own) for own in edges)
+    median, low, high = (_crosses_half(curve, one_edge) for one_edge in edges)
     return (median, low, high) if 0.5 ** _telling(curve) <= _TAIL else (median, None, None)
 
 
 def _telling(curve: pl.DataFrame) -> int:
-    """How many runs were under observation when the first of them got there; 0 where none did."""
+    """Number of runs under observation at the first event; 0 where there is none."""
     return int(curve.filter(pl.col("events") > 0)["at_risk"].max() or 0)  # type: ignore[arg-type]  # they are integers
 
 
 def _known_up_to(group: pl.DataFrame, curve: pl.DataFrame) -> float | None:
-    """The step up to which a group's curve is known; None where it came down to 0, where it stays for ever.
+    """Last step up to which a group's curve is known; None where it fell to 0, where it stays.
 
     None also where every run that did not diverge is still in training: such a group has no outcome to compare yet,
     and would pull the horizon of all groups down to wherever its runs happen to be.
@@ -284,7 +284,7 @@ def _known_up_to(group: pl.DataFrame, curve: pl.DataFrame) -> float | None:
 def _restricted_mean(
     curve: pl.DataFrame, horizon: float | None, bounded: bool
 ) -> tuple[float | None, float | None, float | None]:
-    """Area A under S up to the horizon h, with its 95 % interval.
+    """Restricted mean time: the area A under S up to the horizon h, with its 95 % interval.
 
     The interval is that of Student's t with n − 1 degrees of freedom and Greenwood's variance times n / (n − 1), which
     of times that are all known is the sample variance over n (``_telling`` says which n). It is taken on the scale of

@@ -1,10 +1,10 @@
-"""Times to a threshold: taken from curves, and what every analysis of such times asks of them.
+"""Times to a threshold: their extraction from curves, and the checks that every analysis of them makes.
 
 A time is the *first* evaluated step on the right side of the threshold. A run may fall back afterwards: ``fell_back``
-says of which runs that was seen, and ``stay`` asks for more, that a run be on the right side at so many evaluations in
-a row; the time is then the first of these. Whether a run stays is known only where enough evaluations follow. So a run
-that did not is censored at the last evaluation which ``stay − 1`` others follow, whatever it showed after: were it
-followed to its end only where its last evaluations are on the wrong side, censoring would tell of the time itself.
+marks the runs in which that was seen. ``stay`` requires that a run be on the right side at so many evaluations in a
+row; the time is then the first of these. Staying is known only where enough evaluations follow. A run that did not stay
+is therefore censored at the last evaluation which ``stay − 1`` others follow, whatever its last values are: otherwise
+censoring would depend on the time itself.
 
 Values are compared in float32, as they were recorded, in which 9 of 10 are 0.9.
 """
@@ -32,10 +32,10 @@ _DIRECTIONS = ("at least", "at most")
 
 
 def check_times(times: pl.DataFrame, time: str = "time", observed: str = "observed") -> pl.DataFrame:
-    """The gate through which times pass before anything is made of them.
+    """Check of times, which every function that uses them makes first.
 
     Args:
-        times: the columns ``time`` and ``observed``, whatever they are called, and perhaps ``state``.
+        times: a column of times and one of event indicators, named below, and perhaps ``state``.
         time: name of the column of times, finite numbers of at least 0.
         observed: name of the column that is false where a time is censored; booleans, or 0 and 1.
 
@@ -61,13 +61,13 @@ def check_times(times: pl.DataFrame, time: str = "time", observed: str = "observ
 
 
 def check_horizon(horizon: Any) -> None:
-    """Raise :class:`UserError` unless it is None or a finite number above 0."""
+    """Raise :class:`UserError` unless the horizon is None or a finite number above 0."""
     if horizon is not None and not (is_number(horizon) and np.isfinite(horizon) and horizon > 0):
         raise UserError(f"horizon must be a finite number of steps above 0, got {horizon!r}")
 
 
 def check_states(frame: pl.DataFrame) -> pl.DataFrame:
-    """The frame with ``state``, if it has one, as text.
+    """The frame with its column ``state``, where it has one, as text.
 
     Raises:
         UserError: ``state`` holds anything but states and null.
@@ -84,19 +84,19 @@ def check_states(frame: pl.DataFrame) -> pl.DataFrame:
 
 
 def at_least(column: str, threshold: float) -> pl.Expr:
-    """Whether a value on record is at least a threshold; NaN never is."""
+    """Expression that is true where a recorded value is at least a threshold; NaN never is."""
     value, least = _as_recorded(column, threshold)
     return (value >= least) & value.is_not_nan()
 
 
 def at_most(column: str, threshold: float) -> pl.Expr:
-    """Whether a value on record is at most a threshold; NaN never is."""
+    """Expression that is true where a recorded value is at most a threshold; NaN never is."""
     value, most = _as_recorded(column, threshold)
     return (value <= most) & value.is_not_nan()
 
 
 def reaches(column: str, threshold: float, measure: Measure) -> pl.Expr:
-    """Whether a value on record of a measure is on the right side of a threshold: :func:`at_least` or the other."""
+    """Expression that is true where a recorded value of a measure is on the right side of a threshold."""
     return (at_least if measure.higher_is_better else at_most)(column, threshold)
 
 
@@ -121,18 +121,18 @@ def time_to(
     Args:
         curves: ``run``, ``step`` and ``column``, one row per evaluation in any order. Null means not measured at that
             step; NaN is a value that reaches no threshold.
-        column: what is watched.
+        column: the watched quantity.
         threshold: accuracy (``at least``) or loss in nats (``at most``).
         direction: the right side.
         states: ``run`` and ``state``, perhaps ``step``, as in :meth:`shoal.lab.Records.runs`. Runs that were never
             evaluated are censored at step 0.
-        stay: at how many evaluations in a row it has to be there, of which the first is the time.
+        stay: number of evaluations in a row at which it must be there; the first of them is the time.
 
     Returns:
-        One row per run: ``run``, ``time`` (steps; of a run that never got there its last evaluated step which
-        ``stay − 1`` others follow, or the step at which it diverged), ``observed`` (whether it got there),
-        ``fell_back`` (whether it got there and was on the wrong side at a later evaluation) and ``state`` (null where
-        ``states`` does not tell). A run that reached the threshold and diverged later is observed.
+        One row per run: ``run``, ``time`` (steps; of a run that never reached the threshold its last evaluated step
+        which ``stay − 1`` others follow, or the step at which it diverged), ``observed`` (true where it reached the
+        threshold), ``fell_back`` (true where it did and was on the wrong side at a later evaluation) and ``state``
+        (null where ``states`` lacks the run). A run that reached the threshold and diverged later is observed.
 
     Raises:
         UserError: a column, the direction or a state is unknown, a value is no number, a run or step is missing, or
@@ -163,8 +163,8 @@ def time_to(
 
 
 def _evaluated(curves: pl.DataFrame, column: str, right: pl.Expr, stay: int) -> pl.DataFrame:
-    """Of each evaluated run the ``first`` step at which it is there and stays, the ``last`` of which that can be known,
-    and whether it ``fell_back``."""
+    """Per evaluated run: the ``first`` step at which it is there and stays, the ``last`` step of which that is known,
+    and ``fell_back``, true where it was on the wrong side later."""
     step = pl.col("step")
     count = pl.col("right").cum_sum().over("run")
     return (
@@ -183,7 +183,7 @@ def _evaluated(curves: pl.DataFrame, column: str, right: pl.Expr, stay: int) -> 
 
 
 def _checked_states_of(curves: pl.DataFrame, states: pl.DataFrame | None) -> pl.DataFrame:
-    """``run``, ``state`` and ``step`` of each run that states tell of."""
+    """Table of ``run``, ``state`` and ``step`` of the runs in ``states``."""
     kind = curves.schema["run"]
     if states is None:
         return pl.DataFrame(schema={"run": kind, "state": pl.String, "step": pl.Int64})
@@ -204,20 +204,20 @@ def _checked_states_of(curves: pl.DataFrame, states: pl.DataFrame | None) -> pl.
 def time_to_generalise(
     curves: pl.DataFrame, measures: Measures, states: pl.DataFrame | None = None, stay: int = 1
 ) -> pl.DataFrame:
-    """:func:`time_to` what a task says that generalising is.
+    """Times of :func:`time_to` for the threshold at which the task counts a run as generalised.
 
     Raises:
-        UserError: as there; or the task does not say.
+        UserError: as there; or the task has no such threshold.
     """
-    meant = measures.generalised
-    if meant is None:
+    criterion = measures.generalised
+    if criterion is None:
         raise UserError("the task of these runs does not say when a run has generalised: name a column and a threshold")
     direction: Literal["at least", "at most"] = "at least" if measures.shown.higher_is_better else "at most"
-    return time_to(curves, meant.column, meant.threshold, direction, states, stay)
+    return time_to(curves, criterion.column, criterion.threshold, direction, states, stay)
 
 
 def first_step_at_least(curves: pl.DataFrame, column: str, threshold: float, stay: int = 1) -> pl.DataFrame:
-    """The times of :func:`time_to` that were seen: null of a run that never got there.
+    """Observed times of :func:`time_to`: null for a run that never reached the threshold.
 
     Returns:
         ``run`` and ``step``.

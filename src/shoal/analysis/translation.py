@@ -1,23 +1,23 @@
-"""What translations score, how sure that is, and whether two settings differ.
+"""Translation scores: their intervals over seeds and sentences, and tests of differences between settings.
 
-**Intervals.** Every seed's model translates the same sentences: seeds and sentences are crossed. What a score would
-have been with other seeds and other sentences therefore has three parts: what the sentences do to all seeds alike, what
-a seed does to all sentences alike, and what is left to the pair. Sentences are resampled for all seeds at once, because
-drawing them anew within each seed would take what an easy test set gives to every seed for noise that averages out. The
-seeds are the other level. Of three or four the bootstrap knows too little: its intervals lack the factor R / (R − 1) of
-the variance, and Student's quantile. So the sentences' part is the bootstrap's, which needs to know nothing of BLEU but
-its sums, and the seeds' part is Student's t with R − 1 degrees of freedom, as in :mod:`shoal.analysis.paired`. The
-deviation between seeds on given sentences holds the pairs' part too; that is taken out of the sentences' part, or it
-would count twice, but never more of it than is between these seeds: two of them can score alike by chance. With one
-seed the interval is over sentences alone, and says so.
+**Intervals.** Every seed's model translates the same sentences: seeds and sentences are crossed. The deviation of a
+score under other seeds and other sentences therefore has three parts: the effect of the sentences on all seeds alike,
+the effect of a seed on all sentences alike, and the effect of the pair. Sentences are resampled for all seeds at once,
+because drawing them anew within each seed would take the effect of an easy test set on every seed for noise that
+averages out. The seeds are the other level. Resampling three or four of them gives intervals that are too short: they
+lack the factor R / (R − 1) of the variance, and Student's quantile. So the sentences' part is the bootstrap's, which
+needs only the sums that BLEU is made of, and the seeds' part is Student's t with R − 1 degrees of freedom, as in
+:mod:`shoal.analysis.paired`. The deviation between seeds on given sentences holds the pairs' part too; that is taken
+out of the sentences' part, or it would count twice, but never more of it than is between these seeds: two of them can
+score alike by chance. With one seed the interval is over sentences alone (:attr:`ScoreInterval.over`).
 
 **Shares**, of which each sentence is right or wrong (exact match), have Wilson's interval with one seed; with several,
 four sentences more are resampled, two right and two wrong. None right of 50 is then [0, 7.1] with one seed, and not
 [0, 0]. Of one sentence there is no interval.
 
-How many of 100 intervals at 95 % hold the truth, simulated with normal parts (400 sentences; standard deviations of a
-sentence, a seed and a pair as given; ``tests/test_translation_coverage.py``), and how many do where seeds and sentences
-are resampled and the percentiles taken, which counts the pairs' part twice and knows too little of few seeds:
+Coverage of the 95 % intervals in percent, simulated with normal parts (400 sentences; standard deviations of a
+sentence, a seed and a pair as given; ``tests/test_translation_coverage.py``), and behind it the coverage of percentile
+intervals of resampled seeds and sentences, which count the pairs' part twice and are too short with few seeds:
 
 ==================  ======  ======  ======  =======
 sentence/seed/pair  R = 2   R = 3   R = 5   R = 10
@@ -62,16 +62,16 @@ _SAME = 1e-9  # scores that differ by less are equal: sums of the same numbers i
 
 @dataclass(frozen=True)
 class ScoreInterval:
-    """A mean over seeds of a corpus score, or of a difference of two, and its interval at 95 %.
+    """Mean over seeds of a corpus score, or of a difference of two, with its 95 % interval.
 
     Attributes:
-        name: of the score.
-        score: the mean over seeds of the corpus score.
+        name: name of the score.
+        score: mean over seeds of the corpus score.
         low: lower end; NaN without resamples.
         high: upper end.
-        seeds: R.
-        sentences: n.
-        by_seed: the score of each seed.
+        seeds: number of seeds, R.
+        sentences: number of sentences, n.
+        by_seed: score of each seed.
     """
 
     name: str
@@ -84,19 +84,19 @@ class ScoreInterval:
 
     @property
     def over(self) -> str:
-        """What the interval is over: other seeds and other sentences, or other sentences alone."""
+        """Sources of variation that the interval covers: seeds and sentences, or sentences alone."""
         return "seeds and sentences" if self.seeds > 1 else "sentences"
 
 
 @dataclass(frozen=True)
 class ScoreDifference(ScoreInterval):
-    """How much the first of two settings scores above the second, on common seeds and sentences.
+    """Difference of the scores of two settings, first less second, on common seeds and sentences.
 
     Attributes:
-        first: name of the setting.
-        second: name of the one that it is compared with.
-        p: of the hypothesis that they do not differ, two-sided; None without resamples.
-        corrected: the same by Holm's correction for all that were compared with it.
+        first: name of the first setting.
+        second: name of the setting that it is compared with.
+        p: two-sided p value of the hypothesis that they do not differ; None without resamples.
+        corrected: the p value after Holm's correction for all comparisons made with it.
     """
 
     first: str = ""
@@ -106,19 +106,19 @@ class ScoreDifference(ScoreInterval):
 
 
 def score_interval(statistics: SentenceStatistics, resamples: int = 1000, seed: int = 0) -> ScoreInterval:
-    """The mean over seeds of the corpus score, and its interval over seeds and sentences.
+    """Mean over seeds of the corpus score, with its interval over seeds and sentences.
 
     Args:
-        statistics: of R seeds and n sentences.
-        resamples: of the sentences; 0 for no interval.
-        seed: of these: the same gives the same interval.
+        statistics: sentence statistics of R seeds and n sentences.
+        resamples: number of resamples of the sentences; 0 for no interval.
+        seed: seed of the resamples: the same seed gives the same interval.
 
     Raises:
         UserError: as :func:`shoal.analysis.bootstrap.check_resampling`.
     """
     check_resampling(resamples, seed)
-    own = statistics.corpus()
-    score, R, n = float(own.mean()), statistics.seeds, statistics.sentences
+    by_seed = statistics.corpus()
+    score, R, n = float(by_seed.mean()), statistics.seeds, statistics.sentences
     low = high = float("nan")
     if resamples and n > 1:
         is_share = _is_share(statistics)
@@ -126,11 +126,11 @@ def score_interval(statistics: SentenceStatistics, resamples: int = 1000, seed: 
             low, high = _wilson(score, n, *statistics.bounds)
         else:
             drawn = _with_four_more(statistics) if is_share else statistics
-            spread = _spread(own, drawn.corpus(), _resampled([drawn], resamples, seed)[0])
+            spread = _spread(by_seed, drawn.corpus(), _resampled([drawn], resamples, seed)[0])
             low, high = spread.interval(*statistics.bounds)
         if is_share:
             low, high = min(low, score), max(high, score)
-    return ScoreInterval(statistics.name, score, low, high, R, n, tuple(map(float, own)))
+    return ScoreInterval(statistics.name, score, low, high, R, n, tuple(map(float, by_seed)))
 
 
 def compare_settings(
@@ -141,7 +141,7 @@ def compare_settings(
     trials: int = 10_000,
     seed: int = 0,
 ) -> ScoreDifference:
-    """How much one setting scores above another, paired over seeds and sentences.
+    """Difference of the scores of two settings, paired over seeds and sentences.
 
     With several seeds the interval is that of :func:`score_interval` for the differences of the pairs, and the p value
     is of the same distribution: it is below 0.05 where the interval leaves out 0. With one seed the p value is
@@ -150,12 +150,12 @@ def compare_settings(
     which are equal to the observed one count: two models that translate alike have p = 1 here, and there the smallest.
 
     Args:
-        first: of R seeds and n sentences.
-        second: of the same seeds and sentences in the same order.
-        names: of the settings.
-        resamples: of the sentences; 0 for no interval.
-        trials: of the randomisation.
-        seed: of both.
+        first: statistics of the first setting, of R seeds and n sentences.
+        second: statistics of the second, of the same seeds and sentences in the same order.
+        names: names of the settings.
+        resamples: number of resamples of the sentences; 0 for no interval.
+        trials: number of trials of the randomisation.
+        seed: seed of resamples and trials.
 
     Raises:
         UserError: the settings have not the same score, seeds or sentences; or as :func:`score_interval`.
@@ -164,21 +164,21 @@ def compare_settings(
     check_resampling(trials, seed)
     if first.name != second.name or first.values.shape != second.values.shape:
         raise UserError(
-            f"{names[0]} and {names[1]} cannot be paired: {_told(first)} against {_told(second)}; both must have the "
-            "same score, seeds and sentences"
+            f"{names[0]} and {names[1]} cannot be paired: {_description(first)} against {_description(second)}; both "
+            "must have the same score, seeds and sentences"
         )
-    own = first.corpus() - second.corpus()
+    gains = first.corpus() - second.corpus()
     spread, p = None, None
     if resamples and first.sentences > 1:
         above, below = _resampled([first, second], resamples, seed)
-        spread = _spread(own, own, above - below)
+        spread = _spread(gains, gains, above - below)
         p = spread.p_value()
     if first.seeds == 1:
         p = _randomised(first, second, trials, seed) if trials else None
     width = first.bounds[1] - first.bounds[0]
     low, high = (float("nan"),) * 2 if spread is None else spread.interval(-width, width)
-    by_seed, R, n = tuple(map(float, own)), first.seeds, first.sentences
-    return ScoreDifference(first.name, float(own.mean()), low, high, R, n, by_seed, *names, p, p)
+    by_seed, R, n = tuple(map(float, gains)), first.seeds, first.sentences
+    return ScoreDifference(first.name, float(gains.mean()), low, high, R, n, by_seed, *names, p, p)
 
 
 def compare_all(
@@ -188,7 +188,7 @@ def compare_all(
     trials: int = 10_000,
     seed: int = 0,
 ) -> list[ScoreDifference]:
-    """Every setting compared with the baseline, or every two without one; p values corrected for their number by Holm.
+    """Comparison of every setting with the baseline, or of all pairs without one; p values corrected by Holm.
 
     Raises:
         UserError: there is no such setting; or as :func:`compare_settings`.
@@ -198,12 +198,12 @@ def compare_all(
     pairs = [(b, a) for a, b in combinations(settings, 2)]
     if baseline is not None:
         pairs = [(name, baseline) for name in settings if name != baseline]
-    found = [compare_settings(settings[a], settings[b], (a, b), resamples, trials, seed) for a, b in pairs]
-    corrected = holm([difference.p for difference in found])
-    return [replace(difference, corrected=p) for difference, p in zip(found, corrected, strict=True)]
+    differences = [compare_settings(settings[a], settings[b], (a, b), resamples, trials, seed) for a, b in pairs]
+    corrected = holm([difference.p for difference in differences])
+    return [replace(difference, corrected=p) for difference, p in zip(differences, corrected, strict=True)]
 
 
-def _told(statistics: SentenceStatistics) -> str:
+def _description(statistics: SentenceStatistics) -> str:
     return f"{statistics.name} of {statistics.seeds} seeds and {statistics.sentences:,} sentences"
 
 
@@ -220,7 +220,7 @@ def _resampled(several: Sequence[SentenceStatistics], resamples: int, seed: int)
 
 
 def _portions(total: int, n: int) -> Iterator[int]:
-    """How many resamples at a time."""
+    """Sizes of the batches in which so many resamples are drawn."""
     at_once = max(1, _AT_ONCE // n)
     for start in range(0, total, at_once):
         yield min(at_once, total - start)
@@ -228,12 +228,12 @@ def _portions(total: int, n: int) -> Iterator[int]:
 
 @dataclass(frozen=True, eq=False)
 class _Spread:
-    """Where the score could be with other seeds and sentences: a mixture of Student's t around resampled scores.
+    """Distribution of the mean score under other seeds and sentences: Student's t around resampled scores.
 
     Attributes:
-        centres: ``(b,)``, by the sentences.
-        scale: of the seeds' t; 0 with one seed.
-        df: of it.
+        centres: ``(b,)``, the resampled scores.
+        scale: scale of the seeds' t; 0 with one seed.
+        df: degrees of freedom of that t.
     """
 
     centres: Array
@@ -241,13 +241,13 @@ class _Spread:
     df: int
 
     def below(self, x: float) -> float:
-        """The share below x, of what is equal to it half."""
+        """Probability of a score below x, with half of the probability of x itself."""
         if self.scale == 0:
             return float((self.centres < x - _SAME).mean() + (self.centres <= x + _SAME).mean()) / 2
         return float(stdtr(self.df, (x - self.centres) / self.scale).mean())
 
     def interval(self, least: float, most: float) -> tuple[float, float]:
-        """The middle 95 %, within what the score can be."""
+        """Middle 95 %, within the bounds of the score."""
         if self.scale == 0:
             return interval(self.centres)
         tails = (1 - LEVEL) / 2, (1 + LEVEL) / 2
@@ -261,25 +261,25 @@ class _Spread:
         return (low + high) / 2
 
     def p_value(self) -> float:
-        """Two-sided, of the hypothesis that the score is 0; b resamples cannot tell one below 1 / (b + 1)."""
+        """Two-sided p value of the hypothesis that the score is 0; with b resamples at least 1 / (b + 1)."""
         share = self.below(0.0)
         return min(1.0, max(2 * min(share, 1 - share), 1 / (len(self.centres) + 1)))
 
 
-def _spread(scores: Array, own: Array, resampled: Array) -> _Spread:
-    """How far the mean over seeds could be elsewhere.
+def _spread(scores: Array, unresampled: Array, resampled: Array) -> _Spread:
+    """Distribution of the mean over seeds under other seeds and sentences.
 
     Args:
-        scores: of R seeds, ``(R,)``.
-        own: likewise, of the sentences that are resampled.
-        resampled: ``(b, R)``, of resamples of these.
+        scores: scores of R seeds, ``(R,)``.
+        unresampled: scores of the sentences that are resampled, ``(R,)``.
+        resampled: scores of resamples of these sentences, ``(b, R)``.
     """
-    R, middle = len(own), float(own.mean())
+    R, middle = len(unresampled), float(unresampled.mean())
     shift = resampled.mean(axis=1) - middle
     if R == 1:
         return _Spread(middle + shift, 0.0, 0)
-    # what sentences do to a seed and not to all: it is in the deviation between seeds already
-    rest = resampled - own - shift[:, None]
+    # the effect of sentences on one seed and not on all: it is in the deviation between seeds already
+    rest = resampled - unresampled - shift[:, None]
     doubled = float((rest**2).sum(axis=1).mean()) / (R - 1) / R
     total, between = float(shift.var()), float(scores.var(ddof=1)) / R
     # Seeds can score alike by chance, and then there is less of it between them than was to be taken out.
@@ -291,12 +291,12 @@ def _spread(scores: Array, own: Array, resampled: Array) -> _Spread:
 
 
 def _is_share(statistics: SentenceStatistics) -> bool:
-    """Whether the score is the mean of numbers that are its least or its most each: such as exact match."""
+    """Return True if the score is the mean of numbers that are its smallest or largest each, as exact match is."""
     return statistics.score is mean and bool(np.isin(statistics.values[..., 0], statistics.bounds).all())
 
 
 def _wilson(score: float, n: int, least: float, most: float) -> tuple[float, float]:
-    """Where the share is, of n sentences and one seed (Wilson 1927)."""
+    """Wilson's interval (1927) of a share, of n sentences and one seed."""
     z, share = float(ndtri((1 + LEVEL) / 2)), (score - least) / (most - least)
     middle, half = share + z**2 / (2 * n), z * np.sqrt(share * (1 - share) / n + (z / (2 * n)) ** 2)
     low, high = (least + (most - least) * (middle + side * half) / (1 + z**2 / n) for side in (-1, 1))
@@ -304,7 +304,7 @@ def _wilson(score: float, n: int, least: float, most: float) -> tuple[float, flo
 
 
 def _with_four_more(statistics: SentenceStatistics) -> SentenceStatistics:
-    """Two sentences more that all seeds have right and two that none has (Agresti and Coull 1998).
+    """Statistics with four sentences more: two that all seeds have right, two that none has (Agresti and Coull 1998).
 
     Where few or nearly all are right, resamples of the sentences as they are hold too little of what could be.
     """

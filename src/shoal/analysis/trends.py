@@ -1,7 +1,7 @@
-"""Whether a quantity goes up with a setting, and whether it does so more for one model than for another.
+"""Trends of a quantity with a setting, and differences of slopes between groups of runs.
 
-What is asked of a setting is asked of runs that agree in their seed and in every other setting that varies, because
-these move a run too: ranks are taken and permuted within each block of such runs (:mod:`shoal.analysis.ranks`).
+Runs are compared that agree in their seed and in every other setting that varies, because these have an effect too:
+ranks are taken and permuted within each block of such runs (:mod:`shoal.analysis.ranks`).
 
 Slopes are those of lines with one slope and an intercept of its own for each block. Runs that share a seed are one
 unit, because a seed shifts all runs made from it: a slope is fitted within each seed, slopes are averaged over seeds,
@@ -31,22 +31,22 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class TrendEstimate:
-    """How ``y`` goes with ``x``.
+    """Trend of ``y`` with ``x``: rank correlation and slope.
 
     Attributes:
-        runs: how many were used.
-        units: how many seeds they have.
-        names: the columns in which the runs agree that were compared.
-        blocks: how many groups of such runs there are.
+        runs: number of runs used.
+        units: number of their seeds.
+        names: columns in which the compared runs agree.
+        blocks: number of groups of such runs.
         alone: runs left out because no other at another x agrees with them in these columns.
         dropped: runs left out because x or y is null or NaN.
         rho: correlation of the ranks within blocks, which for one block is Spearman's; None where no runs can be
             compared or y takes one value in every block.
-        p: two-sided permutation test of it, within blocks.
-        smallest_p: that these runs could have come to, however clear the trend.
-        exact: whether p counts all permutations, or random ones.
-        slope: of the least-squares lines, mean over seeds, y per doubling of x, or per x where ``log2`` was false.
-        low: lower end of its 95 % interval, None where fewer than two seeds have a slope.
+        p: two-sided p value of its permutation test, within blocks.
+        smallest_p: the smallest p value that these runs could have reached, however clear the trend.
+        exact: true where p counts all permutations, false where it counts random ones.
+        slope: slope of the least-squares lines, mean over seeds, y per doubling of x, or per x without ``log2``.
+        low: lower end of the slope's 95 % interval, None where fewer than two seeds have a slope.
         high: upper end.
     """
 
@@ -67,22 +67,22 @@ class TrendEstimate:
 
 @dataclass(frozen=True)
 class SlopeDifference:
-    """Whose ``y`` rises faster with ``x``.
+    """Difference of the slopes of ``y`` over ``x`` in two groups, second less first.
 
     Attributes:
         first: the group whose slope is subtracted from the second's.
         second: the other group.
-        units: how many seeds have a slope in both.
-        missing: seeds that only one of them has, which are left out.
+        units: number of seeds that have a slope in both groups.
+        missing: seeds that only one group has, which are left out.
         alone: runs left out because the other group has no such seed or combination of other settings, or because no
             other at another x agrees with them in these.
         dropped: runs left out because x or y is null or NaN.
-        first_slope: y per doubling of x (or per x), mean over these seeds.
-        second_slope: likewise.
+        first_slope: slope of the first group, y per doubling of x (or per x), mean over these seeds.
+        second_slope: the same of the second group.
         difference: second − first.
         low: lower end of its 95 % interval, None with fewer than two seeds.
         high: upper end.
-        p: two-sided, of Student's test of the seeds' differences; None as for ``low``.
+        p: two-sided p value of Student's test of the seeds' differences; None as for ``low``.
     """
 
     first: str
@@ -115,12 +115,12 @@ def trend(
         frame: one row per run.
         x: a setting; above 0 where ``log2``.
         y: a quantity.
-        unit: the columns that say which runs share a seed.
-        within: those of the other settings that vary (:func:`shoal.analysis.blocks.crossed`); for a quantity that is
+        unit: the columns in which runs that share a seed agree.
+        within: the other settings that vary (:func:`shoal.analysis.blocks.crossed`); for a quantity that is
             made of settings, as the number of parameters is of depth and width, not those it is made of.
         log2: take the slope over log₂ x.
-        draws: random permutations, where there are too many to count.
-        seed: of these.
+        draws: number of random permutations, where there are too many to count.
+        seed: seed of the random permutations.
 
     Raises:
         UserError: a column is unknown, or x has no logarithm.
@@ -132,7 +132,7 @@ def trend(
     rho = rank_correlation(xs, ys, blocks.rows)
     p, smallest_p, exact = (None, None, False) if rho is None else permutation_p(xs, ys, blocks.rows, draws, seed)
     units = _units(usable, unit, blocks)
-    slopes = [own for rows in units.values() if (own := slope(xs, ys, rows)) is not None]
+    slopes = [one for rows in units.values() if (one := slope(xs, ys, rows)) is not None]
     used = usable[np.concatenate([[], *blocks.rows]).astype(np.int64)]
     low, high, _ = student(slopes)
     return TrendEstimate(
@@ -163,32 +163,32 @@ def slope_difference(
     within: Names = (),
     log2: bool = True,
 ) -> SlopeDifference:
-    """How much faster ``y`` rises with ``x`` in the second group than in the first, over the seeds that both have.
+    """Difference of the slopes of ``y`` over ``x`` in two groups, over the seeds that both have.
 
     Args:
         frame: one row per run.
         x: as for :func:`trend`.
-        y: likewise.
+        y: as for :func:`trend`.
         group: the column that tells the groups apart.
-        first: the value of one group in it.
-        second: of the other.
+        first: the value of the first group in that column.
+        second: the value of the second group.
         unit: as for :func:`trend`.
-        within: likewise; only combinations of these settings and a seed are used at which both groups have two values
-            of x.
-        log2: likewise.
+        within: as for :func:`trend`; only combinations of these settings and a seed are used at which both groups have
+            two values of x.
+        log2: as for :func:`trend`.
 
     Raises:
         UserError: a column or value is unknown, or x has no logarithm.
     """
     names, settings = as_names(unit), as_names(within)
-    own = rows_with(frame, group, [first, second])
-    usable = _usable(own, x, y, [*names, *settings], log2)
+    chosen = rows_with(frame, group, [first, second])
+    usable = _usable(chosen, x, y, [*names, *settings], log2)
     halves = [usable.filter(pl.col(group) == value) for value in (first, second)]
     seeds = [set(half.select(names).rows()) for half in halves]
     if names or settings:
         on = [*names, *settings]
-        telling = [half.group_by(on).agg(pl.col(x).n_unique()).filter(pl.col(x) > 1).select(on) for half in halves]
-        shared = telling[0].join(telling[1], on=on, how="semi", nulls_equal=True)
+        informative = [half.group_by(on).agg(pl.col(x).n_unique()).filter(pl.col(x) > 1).select(on) for half in halves]
+        shared = informative[0].join(informative[1], on=on, how="semi", nulls_equal=True)
         halves = [half.join(shared, on=on, how="semi", nulls_equal=True, maintain_order="left") for half in halves]
     by_unit = [_slopes(half, x, y, names, settings, log2) for half in halves]
     both = [(by_unit[0][key], by_unit[1][key]) for key in by_unit[0] if key in by_unit[1]]
@@ -202,7 +202,7 @@ def slope_difference(
         units=len(pairs),
         missing=tuple(key[0] if len(key) == 1 else key for key in missing),
         alone=len(usable) - sum(first_runs + second_runs for (_, first_runs), (_, second_runs) in both),
-        dropped=len(own) - len(usable),
+        dropped=len(chosen) - len(usable),
         first_slope=float(np.mean([a for a, _ in pairs])) if pairs else None,
         second_slope=float(np.mean([b for _, b in pairs])) if pairs else None,
         difference=float(np.mean(differences)) if pairs else None,
@@ -213,7 +213,7 @@ def slope_difference(
 
 
 def slope(x: Array, y: Array, blocks: Sequence[Rows]) -> float | None:
-    """Slope of the least-squares lines that are parallel, one for each block; None where x varies within none."""
+    """Common slope of least-squares lines, one line for each block; None where x varies in no block."""
     top, bottom = 0.0, 0.0
     for rows in blocks:
         centred = x[rows] - x[rows].mean()
@@ -222,9 +222,9 @@ def slope(x: Array, y: Array, blocks: Sequence[Rows]) -> float | None:
 
 
 def student(values: Sequence[float]) -> tuple[float | None, float | None, float | None]:
-    """95 % interval of the mean of independent values, and two-sided p of its being 0.
+    """Student's 95 % interval of the mean of independent values, and two-sided p of the mean being 0.
 
-    None where there are fewer than two, or all are the same, which says nothing of how far others would be.
+    None where there are fewer than two values, or all are equal, which gives no estimate of their spread.
     """
     if len(values) < 2 or np.ptp(values) <= 1e-12 * np.abs(values).max():
         return None, None, None
@@ -237,10 +237,10 @@ def _usable(frame: pl.DataFrame, x: str, y: str, names: Sequence[str], log2: boo
     check_numbers(frame, [x, y])
     check_columns(frame, names)
     finite = [pl.col(name).cast(pl.Float64).is_finite().fill_null(False) for name in (x, y)]
-    kept = frame.filter(*finite)
-    if log2 and len(wrong := kept.filter(pl.col(x) <= 0)):
+    finite_rows = frame.filter(*finite)
+    if log2 and len(wrong := finite_rows.filter(pl.col(x) <= 0)):
         raise UserError(f"{x}={wrong[x][0]} has no logarithm: only values above 0 have; take log2=False")
-    return kept.sort(*names, x, y)  # so that the order of the rows is nothing to the last bit
+    return finite_rows.sort(*names, x, y)  # so that the order of the rows is nothing to the last bit
 
 
 def _numbers(frame: pl.DataFrame, name: str, log2: bool) -> Array:
@@ -249,7 +249,7 @@ def _numbers(frame: pl.DataFrame, name: str, log2: bool) -> Array:
 
 
 def _units(frame: pl.DataFrame, unit: Names, blocks: Blocks) -> dict[Any, list[Rows]]:
-    """The blocks of each seed, or all blocks where their runs are of several."""
+    """Blocks of each seed, or all blocks where their runs are of several seeds."""
     names = as_names(unit)
     if not names or not set(names) <= set(blocks.names):
         return {(): blocks.rows}
@@ -262,14 +262,14 @@ def _units(frame: pl.DataFrame, unit: Names, blocks: Blocks) -> dict[Any, list[R
 def _slopes(
     frame: pl.DataFrame, x: str, y: str, unit: list[str], within: list[str], log2: bool
 ) -> dict[Any, tuple[float, int]]:
-    """The slope within each seed that has one, and of how many runs it is."""
+    """Slope within each seed that has one, and the number of its runs."""
     if frame.is_empty():
         return {}
     xs, ys = _numbers(frame, x, log2), _numbers(frame, y, log2=False)
     blocks = comparable(frame, x, unit, within)
     units = _units(frame, unit, blocks)
     return {
-        key: (own, sum(map(len, rows)))
+        key: (one, sum(map(len, rows)))
         for key, rows in units.items()
-        if key and (own := slope(xs, ys, rows)) is not None
+        if key and (one := slope(xs, ys, rows)) is not None
     }

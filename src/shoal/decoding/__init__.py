@@ -1,8 +1,8 @@
-"""What models write: tokens, one after the other, of many models and many rows at once.
+"""Decoding: the tokens that models write, one after the other, for many models and many rows at once.
 
-Nothing here knows a family. A model is ``start(batch_size, length) -> state`` and
-``step(tokens, state, counts) -> (logits, state)`` (:mod:`shoal.models.cache`), and has a ``context_length``, or None.
-A search goes on from any state and the logits after it, with whatever steps (:class:`Steps`).
+Searches are independent of model families. A model has ``start(batch_size, length) -> state``,
+``step(tokens, state, counts) -> (logits, state)`` (:mod:`shoal.models.cache`) and a ``context_length``, or None. A
+search continues from any state and the logits after it, by any object that steps (:class:`Steps`).
 """
 
 from shoal.decoding.beam import PLACES, Beam, Searched, beam_search, check_beam

@@ -1,7 +1,7 @@
-"""What models of one shape answer to sources: from lines of text to lines of text, whatever way they read.
+"""Answers of models of one shape to sources: from lines of text to lines of text, whatever way the models read.
 
-Lines are answered in portions of similar length, for all models at once. Which others stand beside a line changes no
-more than the last bits of its numbers.
+Lines are answered in portions of similar length, for all models at once. The other lines of a portion change no more
+than the last bits of a line's numbers.
 
 Shapes: ``R`` models, ``N`` lines, ``n`` of them at once, ``S`` tokens of a source, ``T`` of an answer,
 ``V`` vocabulary.
@@ -31,13 +31,13 @@ AT_ONCE = 64  # lines
 
 @dataclass(frozen=True)
 class Answer:
-    """One of the texts that a model has for a line, the best first.
+    """Text that a model gives for a line; several are ordered from the best.
 
     Attributes:
-        text: detokenised.
-        tokens: its tokens, the end included where it has one.
-        log_p: of all of them, in nats.
-        finished: whether it has ended; the others were cut at the longest length.
+        text: detokenised text.
+        tokens: its tokens, EOS included where it has one.
+        log_p: log probability of all tokens, in nats.
+        finished: true where it has ended; others were cut at the longest length.
     """
 
     text: str
@@ -48,17 +48,17 @@ class Answer:
 
 @dataclass(frozen=True)
 class Answered:
-    """What every model answers to every line.
+    """Answers of every model to every line.
 
     Attributes:
-        runs: whose models.
-        answers: by run, by line, the best first: one of greedy search, as many as the beam has places of a beam.
-        steps: tokens up to which the search of a line went, of which a rule of stopping ``saved`` some, ``(R, N)``.
-        saved: likewise.
-        margins: of a beam, how near the nearest choice of a step was, in nats, ``(R, N)``: within rounding it may fall
-            otherwise elsewhere. See :class:`~shoal.decoding.beam.Searched` for what it leaves out. Infinite of empty
-            lines, of which nothing is chosen; NaN without a beam, where it is not computed.
-        trees: of each run and line, where they were recorded; None of a line that is empty.
+        runs: ids of the models' runs.
+        answers: answers by run and line, the best first: one by greedy search, up to the width of the beam by a beam.
+        steps: number of steps of each line's search, ``(R, N)``.
+        saved: number of steps that the stopping rule saved, ``(R, N)``.
+        margins: margin of a beam's closest choice, in nats, ``(R, N)``: one within rounding may turn out differently
+            on another machine. See :class:`~shoal.decoding.beam.Searched` for choices that it leaves out. Infinite for
+            empty lines, for which nothing is chosen; NaN without a beam.
+        trees: search tree of each run and line, where recorded; None for an empty line.
     """
 
     runs: tuple[str, ...]
@@ -69,8 +69,8 @@ class Answered:
     trees: tuple[tuple[BeamTree | None, ...], ...] = ()
 
     def best(self, run: str) -> list[str]:
-        """The best text for every line."""
-        return [found[0].text if found else "" for found in self.answers[self.runs.index(run)]]
+        """Best text for every line."""
+        return [answers[0].text if answers else "" for answers in self.answers[self.runs.index(run)]]
 
 
 @torch.no_grad()
@@ -86,31 +86,30 @@ def answer(
 ) -> Answered:
     """Answer every line, by every model.
 
-    A line of nothing but white space has an answer too, in its place, and that is as empty: no task trains on such
-    lines, and what a model would make of one is not asked. It takes no step.
+    A line of white space alone has an empty answer, without a step of a model: no task trains on such lines.
 
     Args:
-        models: of one shape, by run; put into evaluation mode meanwhile.
+        models: models of one shape, by run; in evaluation mode meanwhile.
         reads: how they read, see :attr:`shoal.models.settings.ModelSettings.reads`. One that answers position by
-            position says all tokens at once: it is not searched.
+            position predicts all tokens at once: there is no search.
         codec: their vocabularies.
         lines: one source each.
-        max_new_tokens: ``T``, the end included.
-        beam: how to search; None takes the likeliest token each time.
-        at_once: lines that are answered together.
-        record: whether to keep what the beam looked at, as trees.
+        max_new_tokens: ``T``, EOS included.
+        beam: settings of the beam search; None for greedy search.
+        at_once: number of lines that are answered together.
+        record: true to record the search trees of the beam.
 
     Raises:
-        UserError: there is no line, no token is asked for, a line has something that has no token or too many, the
-            beam is wider than there are texts, or a model that answers position by position was asked to search.
-        DivergedError: models give numbers that are not finite; the others' answers are lost with theirs.
+        UserError: there is no line, no token is asked for, a part of a line has no token, a line has too many, the
+            beam is wider than there are texts, or a beam was asked for with a model that answers position by position.
+        DivergedError: models give numbers that are not finite; there are no answers of the other models either.
     """
     if not lines:
         raise UserError("there is nothing to translate: not one line was given")
     first = next(iter(models.values()))
     if reads == "source" and beam is not None:
         raise UserError(
-            f"{type(first).__name__} says the tokens of all positions at once, and there is nothing to search: ask for "
+            f"{type(first).__name__} predicts the tokens of all positions at once, without a search: ask for "
             "greedy search, without beams"
         )
     check_length(max_new_tokens)
@@ -129,11 +128,11 @@ def answer(
     finally:
         first.train(was_training)
     joined = {name: torch.cat([getattr(part, name) for part in parts], dim=1) for name in _NAMES}
-    whole = _Found(**joined, trees=[own for part in parts for own in part.trees])
+    whole = _Results(**joined, trees=[tree for part in parts for tree in part.trees])
     return _in_place(whole, order, tuple(models), codec, len(lines))
 
 
-EMPTY = Answer("", (), 0.0, True)  # what a line of nothing has
+EMPTY = Answer("", (), 0.0, True)  # of a line of white space
 
 
 def _all_empty(runs: tuple[str, ...], N: int) -> Answered:
@@ -143,39 +142,39 @@ def _all_empty(runs: tuple[str, ...], N: int) -> Answered:
 
 
 def _in_place(
-    found: "_Found",
+    results: "_Results",
     order: Tensor,
     runs: tuple[str, ...],
     codec: "PairCodec",
     N: int,
 ) -> Answered:
-    """What was found of the lines ``order`` ``(n,)``, in their places among ``N``; the others are empty.
+    """Answers to the lines ``order`` ``(n,)`` in their places among all ``N``; the other lines are empty.
 
     Args:
-        found: of those lines, in this order.
-        order: their places.
-        runs: whose models.
+        results: results for those lines, in this order.
+        order: indices of the lines.
+        runs: ids of the models' runs.
         codec: their vocabularies.
-        N: lines.
+        N: number of lines.
     """
     empty = _all_empty(runs, N)
-    answers: list[list[tuple[Answer, ...]]] = [list(own) for own in empty.answers]
-    drawn: list[list[BeamTree | None]] = [[None] * N for _ in runs] if found.trees else []
+    answers: list[list[tuple[Answer, ...]]] = [list(of_run) for of_run in empty.answers]
+    drawn: list[list[BeamTree | None]] = [[None] * N for _ in runs] if results.trees else []
     for at, line in enumerate(order.tolist()):
         for member in range(len(runs)):
-            answers[member][line] = tuple(found.read(codec, member, at))
-            if found.trees:
-                drawn[member][line] = found.trees[at][member]
+            answers[member][line] = tuple(results.read(codec, member, at))
+            if results.trees:
+                drawn[member][line] = results.trees[at][member]
     steps, saved = (
-        own.index_copy(1, order, new) for own, new in ((empty.steps, found.steps), (empty.saved, found.saved))
+        none.index_copy(1, order, new) for none, new in ((empty.steps, results.steps), (empty.saved, results.saved))
     )
-    margins = empty.margins.index_copy(1, order, found.margins.double())
+    margins = empty.margins.index_copy(1, order, results.margins.double())
     return Answered(runs, tuple(map(tuple, answers)), steps, saved, margins, tuple(map(tuple, drawn)))
 
 
 @dataclass(frozen=True)
-class _Found:
-    """Of each line of a portion, ``(R, n, b)`` each, with ``tokens`` ``(R, n, b, T)`` and the last three ``(R, n)``."""
+class _Results:
+    """Results for a portion of lines, ``(R, n, b)`` each; ``tokens`` ``(R, n, b, T)``, the last three ``(R, n)``."""
 
     tokens: Tensor
     lengths: Tensor
@@ -187,21 +186,21 @@ class _Found:
     trees: "Sequence[Sequence[BeamTree]]" = ()  # by line, by model
 
     def read(self, codec: "PairCodec", member: int, line: int) -> list[Answer]:
-        """The answers of a model to a line; a search may have found fewer than it was asked for."""
-        found = []
+        """Answers of a model to a line; a search may have found fewer than it was asked for."""
+        answers = []
         for which, length in enumerate(self.lengths[member, line].tolist()):
             if length:
-                own: list[int] = self.tokens[member, line, which, :length].tolist()
+                tokens: list[int] = self.tokens[member, line, which, :length].tolist()
                 log_p, finished = float(self.log_p[member, line, which]), bool(self.finished[member, line, which])
-                found.append(Answer(codec.decode_target(own), tuple(own), log_p, finished))
-        return found
+                answers.append(Answer(codec.decode_target(tokens), tuple(tokens), log_p, finished))
+        return answers
 
 
 _NAMES = ("tokens", "lengths", "log_p", "finished", "steps", "saved", "margins")
 
 
 class _Asking:
-    """The models, asked for a portion of lines at a time."""
+    """Models that answer a portion of lines at a time."""
 
     def __init__(
         self, models: Mapping[str, nn.Module], reads: str, max_new_tokens: int, beam: Beam | None, record: bool
@@ -210,12 +209,12 @@ class _Asking:
         self.model: Any = several[0]
         self.runs = tuple(models)
         named = [dict(model.named_parameters()) for model in several]
-        self.parameters = {name: torch.stack([own[name].detach() for own in named]) for name in named[0]}
+        self.parameters = {name: torch.stack([of_model[name].detach() for of_model in named]) for name in named[0]}
         self.reads, self.T, self.beam, self.record = reads, max_new_tokens, beam, record
         self.decoder: Any = decoder_for(self.model, self.parameters)
 
-    def __call__(self, tokens: Tensor, seen: Tensor) -> _Found:
-        """Answer to sources ``(n, S)`` of which some tokens count, ``(n, S)`` bool."""
+    def __call__(self, tokens: Tensor, seen: Tensor) -> _Results:
+        """Answer sources ``(n, S)`` whose tokens ``seen``, ``(n, S)`` bool, count."""
         longest = int(seen.sum(1).max())
         tokens, seen = tokens[:, :longest], seen[:, :longest]
         if self.reads == "source":
@@ -227,14 +226,19 @@ class _Asking:
         how: Any = {"eos": EOS, "padding": PAD, "record": self.record}
         with by_run(self.runs):
             searched = beam_search(self.decoder, state, logits, self.T, self.beam, **how)
-        own = searched.hypotheses
+        hypotheses = searched.hypotheses
         about = (searched.steps, searched.saved, searched.margins)
-        return _Found(
-            own.tokens, own.lengths, own.log_p, own.finished, *about, tuple(zip(*searched.trees, strict=True))
+        return _Results(
+            hypotheses.tokens,
+            hypotheses.lengths,
+            hypotheses.log_p,
+            hypotheses.finished,
+            *about,
+            tuple(zip(*searched.trees, strict=True)),
         )
 
     def _behind(self, tokens: Tensor, seen: Tensor) -> tuple[dict[str, Tensor], Tensor]:
-        """The state behind BOS, and the logits of the first token, ``(R, n, V)``."""
+        """State behind BOS, and logits of the first token, ``(R, n, V)``."""
         n, R = len(tokens), self.decoder.size
         if self.reads == "pair":
             state = self.decoder.begin(tokens, seen, self.T)
@@ -247,7 +251,7 @@ class _Asking:
         logits, state = self.decoder.step(prompts.expand(R, -1, -1), state, lengths + 1, last=True)
         return state, logits[:, :, 0]
 
-    def _greedy(self, state: Mapping[str, Tensor], logits: Tensor) -> _Found:
+    def _greedy(self, state: Mapping[str, Tensor], logits: Tensor) -> _Results:
         made = generate_from(self.decoder, state, logits, self.T, padding=PAD, eos=EOS)
         lengths = made.lengths.expand(made.tokens.shape[:2])
         counts = torch.arange(self.T) < lengths.unsqueeze(-1)
@@ -255,8 +259,8 @@ class _Asking:
         check_finite(log_p, self.runs)
         return _single(made.tokens, lengths, log_p)
 
-    def _at_once(self, tokens: Tensor, seen: Tensor) -> _Found:
-        """The likeliest token of each position up to the first end."""
+    def _at_once(self, tokens: Tensor, seen: Tensor) -> _Results:
+        """Likeliest token of each position up to the first EOS."""
         more = max(0, self.T - tokens.shape[1])
         tokens = torch.nn.functional.pad(tokens, (0, more), value=PAD)
         seen = torch.nn.functional.pad(seen, (0, more), value=False)
@@ -274,9 +278,9 @@ class _Asking:
         return _single(chosen, lengths, summed)
 
 
-def _single(tokens: Tensor, lengths: Tensor, log_p: Tensor) -> _Found:
-    """One answer of each model to each line: ``(R, n, T)``, ``(R, n)`` and ``(R, n)``."""
+def _single(tokens: Tensor, lengths: Tensor, log_p: Tensor) -> _Results:
+    """Results with one answer of each model to each line: ``(R, n, T)``, ``(R, n)`` and ``(R, n)``."""
     last = tokens.gather(-1, (lengths - 1).clamp(min=0).unsqueeze(-1)).squeeze(-1)
     unknown = torch.full_like(log_p, torch.nan)
-    tokens, counts, log_p, finished = (own.unsqueeze(2) for own in (tokens, lengths, log_p.double(), last == EOS))
-    return _Found(tokens, counts, log_p, finished, lengths, torch.zeros_like(lengths), unknown)
+    tokens, counts, log_p, finished = (tensor.unsqueeze(2) for tensor in (tokens, lengths, log_p.double(), last == EOS))
+    return _Results(tokens, counts, log_p, finished, lengths, torch.zeros_like(lengths), unknown)

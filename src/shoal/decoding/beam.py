@@ -1,11 +1,11 @@
-"""Beam search: R members, N prompts and b beams at once.
+"""Beam search of R members, N prompts and b beams at once.
 
 Source: Algorithm 1 of the practical on sequence models (R2.3), whose first step expands one hypothesis, because b equal
-ones would stay alike; equations (12) and (13) of T3.4 for what ends, and when to stop.
+ones would stay equal; equations (12) and (13) of T3.4 for finished hypotheses and for stopping.
 
-A row is one prompt of one member. It works on whole tensors; rows that are done leave together, when an eighth of the
-places is free, and a row's hypotheses hang on its own logits alone, which other shapes of a product may round
-differently: ``margins`` says how near the nearest choice of a step was.
+A row is one prompt of one member. The search works on whole tensors; rows that are done are removed together, when an
+eighth of the places is free. A row's hypotheses depend on its own logits alone, which products of other shapes may
+round differently: ``margins`` is the margin of the closest choice of all steps.
 
 Shapes: ``R`` members, ``N`` prompts, ``M`` places of those not yet left, ``w`` hypotheses of each before a step
 (1, then ``b``), ``V`` vocabulary, ``c`` candidates, ``T`` new tokens.
@@ -34,15 +34,15 @@ PLACES = {
 
 @dataclass(frozen=True)
 class Beam:
-    """How a beam searches.
+    """Settings of a beam search.
 
-    In each step the ``b`` likeliest continuations of the live hypotheses are kept, of equally likely ones the child of
-    the likelier parent, then the lower token. Those of them that end with EOS have finished and are never continued.
+    In each step the ``b`` likeliest continuations of the live hypotheses are kept; among equally likely ones the child
+    of the likelier parent comes first, then the lower token. Those that end with EOS are finished and not continued.
 
     Attributes:
-        width: ``b``, places of each prompt and hypotheses that it is asked for.
-        finished: what a hypothesis that finishes does with its place, one of :data:`PLACES`.
-        stop: when the search is over, one of :data:`~shoal.decoding.stopping.STOPS`.
+        width: ``b``, number of places, and of hypotheses returned, for each prompt.
+        finished: use of the place of a finished hypothesis, one of :data:`PLACES`.
+        stop: stopping rule, one of :data:`~shoal.decoding.stopping.STOPS`.
         length_penalty: hypotheses are compared by ``log p / length ** length_penalty`` once they have finished.
     """
 
@@ -61,19 +61,19 @@ class Beam:
 
 @dataclass(frozen=True)
 class Searched:
-    """What beams have found, ``(R, N)`` each.
+    """Results of beam searches, ``(R, N)`` each.
 
     Attributes:
-        hypotheses: of each row the best, ``(R, N, b)``; fewer than ``b`` where there are no more of a probability above
-            0, or where the search was over before as many had finished.
-        steps: tokens up to which it went.
-        saved: steps that were left when its rule stopped it, while hypotheses were live.
-        expanded: hypotheses whose continuations were looked at.
-        margins: by how much, in nats, what a step kept was ahead of what it did not, in the nearest of all steps;
-            infinite where each kept all there was. A choice within rounding may fall otherwise on another machine. It
-            says nothing of the order among those that have finished, nor of when the rule stopped the search, which
-            may be as near whatever it is.
-        trees: of each member and prompt, where they were recorded.
+        hypotheses: best hypotheses of each row, ``(R, N, b)``; fewer than ``b`` where there are no more of a
+            probability above 0, or where the search was over before as many had finished.
+        steps: number of steps.
+        saved: number of steps that were left when the stopping rule ended the search, while hypotheses were live.
+        expanded: number of hypotheses that were expanded.
+        margins: smallest difference over all steps, in nats, between the last kept and the first pruned candidate;
+            infinite where every step kept all candidates. A choice within rounding may turn out differently on another
+            machine. The order among finished hypotheses and the moment of stopping may depend on smaller differences,
+            which are not counted.
+        trees: search tree of each member and prompt, where recorded.
     """
 
     hypotheses: Hypotheses
@@ -85,7 +85,7 @@ class Searched:
 
 
 def check_beam(width: int, max_new_tokens: int | None = None, vocabulary_size: int | None = None) -> None:
-    """Raise a :class:`UserError` for a width that no beam has, or more than there are texts of so many tokens."""
+    """Raise a :class:`UserError` for an invalid width, or one above the number of texts of so many tokens."""
     if not isinstance(width, int) or isinstance(width, bool) or width < 1:
         raise UserError(f"the width of a beam must be an integer of at least 1, got {width}")
     if max_new_tokens is None:
@@ -99,7 +99,7 @@ def check_beam(width: int, max_new_tokens: int | None = None, vocabulary_size: i
 
 
 def check_length(max_new_tokens: int) -> None:
-    """Raise a :class:`UserError` where no token may be written."""
+    """Raise a :class:`UserError` for a number of new tokens below 1."""
     if not isinstance(max_new_tokens, int) or isinstance(max_new_tokens, bool) or max_new_tokens < 1:
         raise UserError(f"max_new_tokens must be an integer of at least 1, got {max_new_tokens}")
 
@@ -116,23 +116,23 @@ def beam_search(
     padding: int = 0,
     record: bool = False,
 ) -> Searched:
-    """Go on from every state, by every member, with a beam.
+    """Beam search from every state, by every member.
 
     Args:
-        model: what steps; in evaluation mode, if it has one.
-        state: after the prompts, ``(R, N, …)`` each, with places for ``max_new_tokens - 1`` more. **It is used up**:
-            ``select`` all of its rows before, which copies them, to go on from it once more.
-        logits: of the first new token, ``(R, N, V)``.
-        max_new_tokens: ``T``, the end of a sentence included.
-        beam: how; a :class:`Beam` as it comes when not given.
-        eos: the token that ends a sentence; without one all hypotheses have ``T`` tokens.
-        from_logits: whether the model says logits; else log probabilities, which need not sum to 1.
-        padding: what stands after a hypothesis.
-        record: whether to keep every step's candidates as trees.
+        model: models that step; in evaluation mode, if they have one.
+        state: state after the prompts, ``(R, N, …)`` each, with places for ``max_new_tokens - 1`` more. **It is
+            overwritten**: to continue from it again, copy it first by ``select`` of all its rows.
+        logits: logits of the first new token, ``(R, N, V)``.
+        max_new_tokens: ``T``, EOS included.
+        beam: settings; those of a default :class:`Beam` when not given.
+        eos: token that ends a sentence; without one all hypotheses have ``T`` tokens.
+        from_logits: true where the model gives logits; else log probabilities, which need not sum to 1.
+        padding: token after the end of a hypothesis.
+        record: true to record every step's candidates as trees.
 
     Raises:
         UserError: the beam is wider than there are texts, or no token is asked for.
-        ValueError: the model says something that is no log probability, or there is no such token as ``eos``.
+        ValueError: the model gives a value that is no log probability, or there is no such token as ``eos``.
     """
     beam = beam or Beam()
     R, N, V = logits.shape
@@ -147,12 +147,12 @@ def beam_search(
         left = _search(search, model, state, logits)
     trees = () if recorder is None else recorder.trees(left.steps, left.reason)
     saved = torch.where(left.reason == BY_RULE, max_new_tokens - left.steps, 0)
-    found = (left.steps.clone(), saved, left.expanded.clone(), left.margins.clone())  # as other tensors
-    return Searched(left.pool.copied(), *found, trees)
+    counts = (left.steps.clone(), saved, left.expanded.clone(), left.margins.clone())  # no inference tensors
+    return Searched(left.pool.copied(), *counts, trees)
 
 
 def _search(search: Extension, model: Steps, state: Mapping[str, Tensor], logits: Tensor) -> Left:
-    """Algorithm 1, of all rows at once."""
+    """Run Algorithm 1 for all rows at once."""
     R, N, V = logits.shape
     rows = Rows.starting(R, N, search.b, search.T, logits.device, search.padding)
     left = Left.none(rows)
@@ -174,6 +174,6 @@ def _search(search: Extension, model: Steps, state: Mapping[str, Tensor], logits
 
 
 def check_eos(eos: int | None, V: int) -> None:
-    """Raise a ValueError for the end of a sentence that is no token."""
+    """Raise a ValueError for an ``eos`` that is no token."""
     if eos is not None and not 0 <= eos < V:
         raise ValueError(f"eos must be a token from 0 to {V - 1}, got {eos}")

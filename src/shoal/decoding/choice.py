@@ -1,4 +1,4 @@
-"""How R models of one shape are decoded: by what was written for their family, or lifted as they are.
+"""Choice of the decoder of R models of one shape: one written for their family, or the models lifted as they are.
 
 Shapes: ``R`` members, ``N`` rows, ``n`` tokens of a step, ``V`` vocabulary.
 """
@@ -16,23 +16,23 @@ from shoal.decoding.stacked import Stacked, check_parameters
 from shoal.models.cache import DecodingState
 from shoal.models.dropout import Dropout
 
-CACHED = 12 * 2**20  # bytes of weights, keys and values that decode soonest together; measured, see docs/speed.md
+CACHED = 12 * 2**20  # bytes of weights, keys and values of a group of members; measured, see docs/speed.md
 
 
 class Decoder(Protocol):
-    """R models with the same rows, and a state of their own each.
+    """Decoder of R models with the same rows and separate states.
 
-    **A state that was given to** ``step`` **or** ``reorder`` **is used up**: go on from the one that is returned. Some
-    decoders write into it, others do not. To go on from one state twice, ``select`` all of its rows, which copies them.
+    **A state given to** ``step`` **or** ``reorder`` **is overwritten**: continue from the one that is returned. Some
+    decoders write into it, others do not. To continue from one state twice, copy it by ``select`` of all its rows.
 
     Decoders of families that read a source have ``begin(source, seen, length) -> state`` instead of ``start``, for
-    sources ``(N, S)``, the same of every member, of which the tokens ``seen`` ``(N, S)`` count; see
-    :meth:`~shoal.decoding.stacked.Stacked.begin`. What is called ``memory…`` in their states belongs to the source.
+    sources ``(N, S)``, the same for every member, of which the tokens ``seen`` ``(N, S)`` count; see
+    :meth:`~shoal.decoding.stacked.Stacked.begin`. Entries ``memory…`` of their states belong to the source.
 
     Attributes:
-        size: ``R``.
-        device: of parameters and states.
-        dtype: likewise.
+        size: number of models, ``R``.
+        device: device of parameters and states.
+        dtype: type of parameters and states.
     """
 
     size: int
@@ -40,7 +40,7 @@ class Decoder(Protocol):
     dtype: torch.dtype
 
     def start(self, batch_size: int, length: int) -> DecodingState:
-        """The state of ``N = batch_size`` rows that can have ``length`` tokens, ``(R, N, …)`` each."""
+        """State of ``N = batch_size`` rows that can have ``length`` tokens, ``(R, N, …)`` each."""
 
     def step(
         self, tokens: Tensor, state: Mapping[str, Tensor], counts: Tensor | None = None, *, last: bool = False
@@ -48,21 +48,21 @@ class Decoder(Protocol):
         """Logits ``(R, N, n or 1, V)`` after tokens ``(R, N, n)``, of which ``(N,)`` count, and the state."""
 
     def select(self, state: Mapping[str, Tensor], rows: Tensor) -> DecodingState:
-        """A copy of the state of some rows, ``(N',)`` the same of every member, or ``(R, N')`` each member's own."""
+        """Copy of the state of some rows, ``(N',)`` the same for every member, or ``(R, N')`` for each member."""
 
     def reorder(self, state: Mapping[str, Tensor], rows: Tensor) -> DecodingState:
-        """As ``select`` with as many rows as there are, but the state is used up; nothing called ``memory…`` moves."""
+        """State of all rows in a new order; the given state is overwritten, and entries ``memory…`` do not move."""
 
 
 def decoder_for(model: nn.Module, parameters: Mapping[str, Tensor]) -> Decoder:
-    """The soonest decoder of the members of one architecture.
+    """Fastest decoder of the members of one architecture.
 
-    A GPT or LSTM of this library, as this library makes it, is decoded by what was written for its family: no subclass,
-    no module exchanged, no hook, no dropout that acts. Everything else is lifted as it is.
+    An unmodified GPT or LSTM of this library has a decoder of its own: no subclass, no module exchanged, no hook, no
+    active dropout. Every other model is lifted as it is.
 
     Args:
-        model: of one member; its parameters are not used, its buffers are everybody's.
-        parameters: by name, ``(R, *shape)`` each, as ``named_parameters`` lists them: what is tied is there once.
+        model: model of one member; its parameters are not used, its buffers are shared by all.
+        parameters: parameters by name, ``(R, *shape)`` each, as ``named_parameters`` lists them, tied ones once.
 
     Raises:
         ValueError: a parameter has no values.
@@ -77,17 +77,17 @@ def decoder_for(model: nn.Module, parameters: Mapping[str, Tensor]) -> Decoder:
 
 
 def members_at_once(model: nn.Module, parameters: Mapping[str, Tensor], batch_size: int, length: int) -> int:
-    """How many members are decoded soonest side by side, if others may be decoded after them: from 1 to ``R``.
+    """Number of members to decode side by side, from 1 to ``R``, one group after the other, in the least time.
 
-    A step of all members reads the weights of each and what its rows have in use. Where that is more than a cache
-    holds, every step reads it from memory; a few members whose share fits are sooner, one group after the other. Each
-    thread has a member at least. Only a step that is one call is short enough for this to pay.
+    A step of all members reads the weights, keys and values of each. Where these exceed a processor's cache, every
+    step reads them from memory; groups of members whose weights, keys and values fit take less time. A group has a
+    member for each thread at least. A decoder whose step is many calls gains nothing and is not divided.
 
     Args:
-        model: of one member.
-        parameters: of the members by name, ``(R, *shape)`` each.
-        batch_size: rows.
-        length: tokens that a row can have.
+        model: model of one member.
+        parameters: parameters of the members by name, ``(R, *shape)`` each.
+        batch_size: number of rows.
+        length: largest number of tokens of a row.
     """
     first = next(iter(parameters.values()))
     R = len(first)
@@ -99,7 +99,7 @@ def members_at_once(model: nn.Module, parameters: Mapping[str, Tensor], batch_si
 
 
 def _is_simple(model: nn.Module, parameters: Mapping[str, Tensor]) -> bool:
-    """Whether a model computes what its modules say, with numbers of one kind in one place."""
+    """Return True if a model computes what its modules define, with numbers of one type on one device."""
     kinds = {(tensor.dtype, tensor.device) for tensor in parameters.values()}
     is_one_kind = len(kinds) == 1 and next(iter(kinds))[0] in (torch.float32, torch.float64)
     drops = any(isinstance(module, Dropout) and module.training and module.p for module in model.modules())

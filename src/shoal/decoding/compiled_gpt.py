@@ -1,4 +1,4 @@
-"""A step of R GPTs in one call of a library compiled for this machine (``gpt_step.c``), for float32 on the CPU.
+"""Decoding step of R GPTs in one call of a library compiled for this machine (``gpt_step.c``): float32, on the CPU.
 
 Shapes: ``R`` members, ``N`` rows, ``n`` tokens of a step, ``T`` places of a cache, ``D`` width, ``H`` heads, ``L``
 layers, ``V`` vocabulary.
@@ -56,14 +56,14 @@ class _Step(ctypes.Structure):
 
 
 def library_for(parameter: Tensor) -> ctypes.CDLL | None:
-    """The library for parameters like this one: float32 on the CPU, where this machine has a C compiler."""
+    """Compiled library for parameters of this type: float32 on the CPU, with a C compiler at hand; else None."""
     is_served = parameter.device.type == "cpu" and parameter.dtype == torch.float32
     return compiled(SOURCE).library if is_served else None
 
 
 @dataclass(frozen=True)
 class StackedBlock:
-    """A block of every member; queries, keys and values are one product, and so are the gate and what it gates."""
+    """Block of every member; queries, keys and values are one product, and so are the gate and its values."""
 
     qkv: Linear
     out: Linear
@@ -75,18 +75,18 @@ class StackedBlock:
 
 @dataclass(frozen=True)
 class Layout:
-    """What a step of R GPTs is computed of.
+    """Parameters and settings of R GPTs, as a decoding step reads them.
 
     Attributes:
         tokens: embeddings, ``(R, V, D)``.
-        positions: of the tokens, ``(R or 1, positions, D)``; None where nothing is added.
-        blocks: from the lowest.
-        norm: of what the classifier reads.
-        classifier: to logits.
+        positions: position embeddings, ``(R or 1, positions, D)``; None where none are added.
+        blocks: blocks from the lowest to the highest.
+        norm: normalisation of the classifier's input.
+        classifier: map from states to logits.
         num_heads: ``H``.
         norm_position: one of :data:`NORM_POSITIONS`.
-        activation: of the feed-forward layers, one of :data:`ACTIVATIONS`.
-        rotary: whether queries and keys are turned by their position.
+        activation: activation of the feed-forward layers, one of :data:`ACTIVATIONS`.
+        rotary: True where queries and keys are rotated by their position.
     """
 
     tokens: Tensor
@@ -101,13 +101,13 @@ class Layout:
 
 
 class CompiledStep:
-    """A step in one call; see :class:`~shoal.decoding.fast_gpt.FastGPT`, whose states these are.
+    """Decoding step in one call; see :class:`~shoal.decoding.fast_gpt.FastGPT`, whose states these are.
 
-    A row's logits are the same bits whatever other rows and members there are, and however many.
+    A row's logits are the same bits in a batch of any size, beside any other rows and members.
 
     Args:
-        library: compiled from :data:`SOURCE`.
-        layout: of float32 on the CPU.
+        library: library compiled from :data:`SOURCE`.
+        layout: parameters, float32 on the CPU.
     """
 
     def __init__(self, library: ctypes.CDLL, layout: Layout) -> None:
@@ -130,7 +130,7 @@ class CompiledStep:
 
     @classmethod
     def of(cls, layout: Layout) -> "CompiledStep | None":
-        """The step of a layout, where this machine has a C compiler and numbers are float32 on the CPU."""
+        """Compiled step of a layout; None for other types than float32 on the CPU or without a C compiler."""
         library = library_for(layout.tokens)
         return None if library is None else cls(library, layout)
 
@@ -154,11 +154,11 @@ class CompiledStep:
         return _Block(*linears, self._norm(block.attention_norm), self._norm(block.ffn_norm))
 
     def takes(self, state: Mapping[str, Tensor]) -> bool:
-        """Whether a state lies in memory as it was started."""
+        """True if the arrays of a state are contiguous, as those of a new one are."""
         return state["keys"].is_contiguous() and state["values"].is_contiguous() and state["lengths"].is_contiguous()
 
     def __call__(self, tokens: Tensor, state: Mapping[str, Tensor], counts: Tensor | None, last: bool) -> Tensor:
-        """See :meth:`~shoal.decoding.fast_gpt.FastGPT.step`; the state's lengths are the caller's to add to.
+        """Compute a step as :meth:`~shoal.decoding.fast_gpt.FastGPT.step` does, but leave the state's lengths.
 
         Returns:
             Logits ``(R, N, n or 1, V)``.

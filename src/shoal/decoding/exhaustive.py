@@ -1,6 +1,6 @@
 """Exhaustive search: all texts of up to T tokens, by the tree of their prefixes, so that each prefix is computed once.
 
-What beam search is held to, and the answer itself where a vocabulary is small and texts are short.
+It is the reference for beam search, and usable itself where a vocabulary is small and texts are short.
 
 Shapes: ``R`` members, ``N`` prompts, ``V`` vocabulary, ``T`` new tokens, ``W`` tokens that do not end a text: ``V``, or
 ``V - 1`` where one does. A prefix of ``t`` of these is a number of ``t`` digits to the base ``W``.
@@ -25,14 +25,14 @@ MOST_TEXTS = 2**21  # of all members and prompts: some 100 MB
 def check_exhaustive(
     vocabulary_size: int, max_new_tokens: int, best: int = 1, rows: int = 1, most: int = MOST_TEXTS
 ) -> None:
-    """Raise a :class:`UserError` where there are too many texts to look at, or fewer than are asked for.
+    """Raise a :class:`UserError` where there are too many texts to search, or fewer than are asked for.
 
     Args:
         vocabulary_size: ``V``.
         max_new_tokens: ``T``.
-        best: how many are asked for.
-        rows: members times prompts, of which each has its own.
-        most: texts of all rows.
+        best: number of texts asked for.
+        rows: number of rows, members times prompts.
+        most: largest number of texts of all rows together.
     """
     check_length(max_new_tokens)
     V, T = vocabulary_size, max_new_tokens
@@ -62,26 +62,26 @@ def exhaustive_search(
     most: int = MOST_TEXTS,
     rows_at_once: int = 4096,
 ) -> Hypotheses:
-    """The best of all texts that end within ``max_new_tokens`` or are as long, by every member after every prompt.
+    """Best of all texts that end within ``max_new_tokens`` or are as long, by every member after every prompt.
 
-    What is equally good is ordered as beam search orders it: the shorter first, then the child of the likelier parent,
-    then the lower token.
+    Equally good texts are ordered as by beam search: the shorter first, then the child of the likelier parent, then the
+    lower token.
 
     Args:
-        model: what steps; see :func:`~shoal.decoding.beam.beam_search` for the others.
-        state: after the prompts, ``(R, N, …)`` each.
-        logits: of the first new token, ``(R, N, V)``.
+        model: models that step; see :func:`~shoal.decoding.beam.beam_search` for the other arguments.
+        state: state after the prompts, ``(R, N, …)`` each.
+        logits: logits of the first new token, ``(R, N, V)``.
         max_new_tokens: ``T``.
-        best: how many of each row.
-        eos: the token that ends a text.
+        best: number of texts returned for each row.
+        eos: token that ends a text.
         length_penalty: see :mod:`.stopping`.
-        from_logits: whether the model says logits, or log probabilities.
-        padding: what stands after a text.
-        most: texts of all rows that may be looked at.
-        rows_at_once: prefixes of a member whose states are computed in one step, at most, or one of each prompt.
+        from_logits: true where the model gives logits, false for log probabilities.
+        padding: token after the end of a text.
+        most: largest number of texts of all rows together.
+        rows_at_once: largest number of prefixes of a member that are computed in one step, or one of each prompt.
 
     Raises:
-        UserError: there are too many, or fewer than asked for.
+        UserError: there are too many texts, or fewer than asked for.
     """
     R, N, V = logits.shape
     check_exhaustive(V, max_new_tokens, best, R * N, most)
@@ -93,19 +93,19 @@ def exhaustive_search(
     tree = _Tree(model, max_new_tokens, letters, from_logits, rows_at_once, levels)
     start = torch.zeros(R, N, 1, dtype=torch.float64, device=logits.device)
     tree.grow(state, logits.unsqueeze(2), start, first=0, length=0)
-    found = Hypotheses.none((R, N, best), max_new_tokens, logits.device, padding)
+    pool = Hypotheses.none((R, N, best), max_new_tokens, logits.device, padding)
     prefixes = torch.zeros(R, N, 1, dtype=torch.int64, device=logits.device)
     divisors = Lengths.up_to(max_new_tokens, length_penalty).divisors
-    longest = max_new_tokens if len(letters) else 1  # where the end is all there is, nothing goes before it
+    longest = max_new_tokens if len(letters) else 1  # where EOS is the only token, nothing goes before it
     for length in range(1, longest + 1):
         new, prefixes = tree.ranked(prefixes, length, eos, best, padding)
-        found = found.joined(replace(new, scores=new.log_p / divisors[length]), best)
-    return found.only(found.log_p > -math.inf, padding)
+        pool = pool.joined(replace(new, scores=new.log_p / divisors[length]), best)
+    return pool.only(pool.log_p > -math.inf, padding)
 
 
 @dataclass(frozen=True)
 class _Tree:
-    """Log probabilities of all prefixes with one token more, ``levels[t]`` ``(R, N, W ** t, V)``, float64."""
+    """Tree of log probabilities of all prefixes with one token more: ``levels[t]``, ``(R, N, W ** t, V)``, float64."""
 
     model: Steps
     T: int
@@ -118,11 +118,11 @@ class _Tree:
         """Fill the levels below some prefixes, depth first, so that few states are there at once.
 
         Args:
-            state: of the prefixes, ``(R, N m, …)`` each.
-            logits: after each, ``(R, N, m, V)``.
-            so_far: their log probabilities, ``(R, N, m)``.
-            first: the number of the first; they follow each other.
-            length: theirs.
+            state: state of the prefixes, ``(R, N m, …)`` each.
+            logits: logits after each prefix, ``(R, N, m, V)``.
+            so_far: log probabilities of the prefixes, ``(R, N, m)``.
+            first: number of the first prefix; the others follow.
+            length: length of the prefixes.
         """
         R, N, m, V = logits.shape
         W = len(self.letters)
@@ -141,24 +141,25 @@ class _Tree:
             rows = torch.arange(N, device=logits.device).unsqueeze(1) * m + children // W  # (N, m')
             tokens = self.letters[children % W].repeat(N).expand(R, -1).unsqueeze(-1)  # (R, N m', 1)
             selected = self.model.select(state, rows.flatten().expand(R, -1))
-            found, after = self.model.step(tokens, selected, last=True)
-            logits_below = found.reshape(R, N, len(children), V)
+            logits_of_rows, after = self.model.step(tokens, selected, last=True)
+            logits_below = logits_of_rows.reshape(R, N, len(children), V)
             self.grow(after, logits_below, below[..., children], first * W + start, length + 1)
 
     def ranked(
         self, prefixes: Tensor, length: int, eos: int | None, best: int, padding: int
     ) -> tuple[Hypotheses, Tensor]:
-        """The texts of ``length`` tokens in their order.
+        """Texts of ``length`` tokens in their order.
 
         Args:
-            prefixes: all of a token less in their order, ``(R, N, W ** (length - 1))``.
-            length: from 1 to ``T``.
-            eos: the token that ends a text.
-            best: how many are wanted.
-            padding: what stands after a text.
+            prefixes: all prefixes of a token less in their order, ``(R, N, W ** (length - 1))``.
+            length: length of the texts, from 1 to ``T``.
+            eos: token that ends a text.
+            best: number of texts wanted.
+            padding: token after the end of a text.
 
         Returns:
-            The likeliest that have ended, or are of length ``T``, without scores, and the others in their order.
+            The likeliest texts that have ended, or are of length ``T``, without scores, and the other texts in their
+            order.
         """
         V, W = self.levels[0].shape[-1], len(self.letters)
         sums = gathered(self.levels[length - 1], prefixes).flatten(2)  # (R, N, W ** (length - 1) V)

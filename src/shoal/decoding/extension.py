@@ -1,7 +1,7 @@
-"""One step of a beam search, of R members, N prompts and b beams: what is kept, what finishes, and whether it is over.
+"""One step of a beam search of R members, N prompts and b beams: the fate of each candidate, and the check for the end.
 
-As a rule the ``b`` likeliest candidates of every row just go on. Only where one of them ends, where some are as likely
-or missing, or where all are cut or recorded, fates are told one by one.
+Usually the ``b`` likeliest candidates of every row are continued. Only where one of them ends, where some are equally
+likely or missing, or where all are cut or recorded, the fate of each candidate is determined.
 
 Shapes: ``R`` members, ``M`` places of the rows that are searched, ``w`` hypotheses of each before a step (1, then
 ``b``), ``V`` vocabulary, ``c`` candidates, ``T`` new tokens.
@@ -23,7 +23,7 @@ from shoal.decoding.tree import CUT, FINISHED, KEPT, Recorder
 
 @dataclass(frozen=True)
 class Extension:
-    """One step of Algorithm 1, and whether it was the last; see :class:`~shoal.decoding.beam.Beam` for the words."""
+    """Step of Algorithm 1, and the check that it was the last; see :class:`~shoal.decoding.beam.Beam` for terms."""
 
     b: int
     finished: str
@@ -36,53 +36,53 @@ class Extension:
     recorder: Recorder | None
 
     def extend(self, rows: Rows, log_p: Tensor, length: int) -> Tensor:
-        """From the hypotheses of the rows, by the next tokens' ``log_p`` ``(R, M, w, V)``, those of ``length`` tokens.
+        """Extend the hypotheses of the rows to ``length`` tokens, by the next tokens' ``log_p`` ``(R, M, w, V)``.
 
         Returns:
-            Which hypothesis each new one continues, ``(R, M, b)``.
+            Parent of each new hypothesis among the old ones, ``(R, M, b)``.
         """
         b = self.b
-        found = candidates(rows.log_p, log_p, 2 * b + 1, self.from_logits)
+        likeliest = candidates(rows.log_p, log_p, 2 * b + 1, self.from_logits)
         rows.expanded = rows.expanded + (rows.log_p > -math.inf).sum(-1)
         # An end behind the first b takes no place and does not count; next behind them it is as near as any other.
-        ends = self.eos is not None and bool((found.token[..., :b] == self.eos).any())
-        if ends or not found.are_distinct or length == self.T or self.recorder is not None:
-            return self.tell(rows, found, length)
-        rows.margins = torch.minimum(rows.margins, found.log_p[..., b - 1] - found.log_p[..., b])
-        parents = found.parent[..., :b]
-        rows.go_on(found.log_p[..., :b], parents, found.token[..., :b], length)
+        ends = self.eos is not None and bool((likeliest.token[..., :b] == self.eos).any())
+        if ends or not likeliest.are_distinct or length == self.T or self.recorder is not None:
+            return self.tell(rows, likeliest, length)
+        rows.margins = torch.minimum(rows.margins, likeliest.log_p[..., b - 1] - likeliest.log_p[..., b])
+        parents = likeliest.parent[..., :b]
+        rows.go_on(likeliest.log_p[..., :b], parents, likeliest.token[..., :b], length)
         rows.are_full = True
         return parents
 
-    def tell(self, rows: Rows, found: Candidates, length: int) -> Tensor:
-        """The same, where some of the candidates may end, be cut or be none."""
+    def tell(self, rows: Rows, candidates: Candidates, length: int) -> Tensor:
+        """Extend the hypotheses where some of the candidates may end, be cut or be missing."""
         b, w = self.b, rows.log_p.shape[-1]
-        rows.margins = torch.minimum(rows.margins, self.margin(found))
-        living, ending = self.fates(found)
+        rows.margins = torch.minimum(rows.margins, self.margin(candidates))
+        living, ending = self.fates(candidates)
         # At the longest length what lives is cut, and compared with what has finished.
         cut = living if length == self.T else torch.zeros_like(living)
         order = (~living).byte().argsort(dim=-1, stable=True)[..., :b]  # the living first, in their order
-        scores = found.log_p / self.lengths.divisors[length]
+        scores = candidates.log_p / self.lengths.divisors[length]
         if self.recorder is not None:
             fates = [(CUT, cut), (KEPT, living), (FINISHED, ending)]
-            self.recorder.step(rows.prompt, rows.is_open, found, scores, fates, order, length)
+            self.recorder.step(rows.prompt, rows.is_open, candidates, scores, fates, order, length)
         done = ending | cut
         if done.any():
-            tokens = gathered(rows.tokens, found.parent)  # (R, M, c, T)
-            tokens[..., length - 1] = found.token
-            new = Hypotheses(tokens, torch.full_like(found.token, length), found.log_p, scores, ending)
+            tokens = gathered(rows.tokens, candidates.parent)  # (R, M, c, T)
+            tokens[..., length - 1] = candidates.token
+            new = Hypotheses(tokens, torch.full_like(candidates.token, length), candidates.log_p, scores, ending)
             rows.pool, rows.have_finished = rows.pool.joined(new.only(done, self.padding), b), True
-        alive, parents = gathered(living, order), gathered(found.parent, order)
-        kept = gathered(found.log_p, order).masked_fill(~alive, -math.inf)
-        rows.go_on(kept, parents, gathered(found.token, order), length)
+        alive, parents = gathered(living, order), gathered(candidates.parent, order)
+        log_p = gathered(candidates.log_p, order).masked_fill(~alive, -math.inf)
+        rows.go_on(log_p, parents, gathered(candidates.token, order), length)
         rows.are_full = bool(alive.all())
         if rows.are_full:
             return parents
-        # What lives nowhere stays where it is.
+        # The state of a hypothesis without a living child is not moved.
         return torch.where(alive, parents, torch.arange(b, device=order.device) if w == b else 0)
 
     def over(self, rows: Rows, length: int) -> Tensor | None:
-        """Which open rows are done, ``(R, M)``: by their rule, because nothing lives, or at the longest length.
+        """Mask of the open rows that are done, ``(R, M)``: by their rule, without live hypotheses, or at full length.
 
         None where none is.
         """
@@ -96,32 +96,32 @@ class Extension:
         done = rows.is_open & (empty | by_rule)
         return done if done.any() else None
 
-    def fates(self, found: Candidates) -> tuple[Tensor, Tensor]:
-        """Which candidates live on and which have finished, ``(R, M, c)`` each."""
-        alive = found.log_p > -math.inf
-        is_eos = alive & self.ends(found)
-        first = torch.arange(found.token.shape[-1], device=alive.device) < self.b
+    def fates(self, candidates: Candidates) -> tuple[Tensor, Tensor]:
+        """Masks of the candidates that live on and of those that have finished, ``(R, M, c)`` each."""
+        alive = candidates.log_p > -math.inf
+        is_eos = alive & self.ends(candidates)
+        first = torch.arange(candidates.token.shape[-1], device=alive.device) < self.b
         going = alive & ~is_eos
         if self.finished == "keeps":
             return going & first, is_eos & first
         return going & (going.cumsum(-1) <= self.b), is_eos & first
 
-    def ends(self, found: Candidates) -> Tensor:
-        return found.token == (-1 if self.eos is None else self.eos)
+    def ends(self, candidates: Candidates) -> Tensor:
+        return candidates.token == (-1 if self.eos is None else self.eos)
 
-    def margin(self, found: Candidates) -> Tensor:
-        """Between what was kept and the next, ``(R, M)``."""
-        ahead = _gap(found.log_p, self.b)
+    def margin(self, candidates: Candidates) -> Tensor:
+        """Difference of log probability between the last kept candidate and the next, ``(R, M)``."""
+        ahead = _gap(candidates.log_p, self.b)
         if self.finished == "keeps":
             return ahead
-        going = found.log_p.masked_fill(self.ends(found), -math.inf)
+        going = candidates.log_p.masked_fill(self.ends(candidates), -math.inf)
         going = going.sort(dim=-1, descending=True, stable=True).values
         # A place of the first b decides whether a sentence that ends counts.
-        decides = self.ends(found)[..., self.b - 1 : self.b + 1].any(-1)
+        decides = self.ends(candidates)[..., self.b - 1 : self.b + 1].any(-1)
         return torch.minimum(_gap(going, self.b), torch.where(decides, ahead, math.inf))
 
 
 def _gap(log_p: Tensor, b: int) -> Tensor:
-    """Between the ``b``-th and the next of sorted ones ``(*dims, c)``; infinite where there is no next."""
+    """Difference between the ``b``-th and the next of sorted values ``(*dims, c)``; infinite without a next."""
     next_one = log_p[..., b]
     return torch.where(next_one > -math.inf, log_p[..., b - 1] - next_one, math.inf)

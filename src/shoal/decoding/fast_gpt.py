@@ -1,4 +1,4 @@
-"""R GPTs of one shape as one, a token sooner: written on stacked weights, with a cache that is written in place.
+"""Fast decoder of R GPTs of one shape: written on stacked weights, with a cache that is written in place.
 
 A step is one call of a library compiled for this machine (:mod:`shoal.decoding.compiled_gpt`), or PyTorch's operations
 where there is none and for float64.
@@ -35,21 +35,21 @@ _KNOWN |= {nn.Linear, nn.Embedding, nn.Identity, nn.ModuleList, nn.Sequential, *
 
 
 class FastGPT:
-    """GPTs, lifted over the first axis of their parameters by hand.
+    """Decoder of GPTs, lifted over the first axis of their parameters by hand.
 
     A state has ``lengths`` ``(R, N)``, ``keys`` ``(L, R, N, H, head_size, T + 1)`` and ``values``
-    ``(L, R, N, H, T + 1, head_size)``. What has no place, padding or a token past the end, is written to the last,
+    ``(L, R, N, H, T + 1, head_size)``. Tokens without a place, padding or past the end, are written to the last place,
     which is never seen. :meth:`step` writes into the state that it is given, which is then the state after the tokens:
-    to go on from one state twice, :meth:`select` all of its rows first, which copies them.
+    to continue from one state twice, copy it first by :meth:`select` of all its rows.
 
     Args:
-        model: of one member, in evaluation mode; its parameters are not used, its buffers are everybody's.
-        parameters: by name, ``(R, *shape)`` each, as ``named_parameters`` lists them. They are copied.
+        model: model of one member, in evaluation mode; its parameters are not used, its buffers are shared by all.
+        parameters: parameters by name, ``(R, *shape)`` each, as ``named_parameters`` lists them. They are copied.
     """
 
     @staticmethod
     def knows(model: nn.Module) -> TypeGuard[GPT]:
-        """Whether a model is a GPT of the modules that are computed here, and of no others."""
+        """Return True if a model is a GPT of the modules that are computed here, and of no others."""
         if type(model) is not GPT or not all(type(module) in _KNOWN for module in model.modules()):
             return False
         layouts = {repr(block) for block in model.decoder.blocks}  # modules, sizes and what they are set to
@@ -103,7 +103,7 @@ class FastGPT:
         )
 
     def _qkv(self, name: str, parameters: Mapping[str, Tensor]) -> Linear:
-        """Queries, over the root of their size already, keys and values as one map."""
+        """Linear map to queries, divided by the root of their size, keys and values."""
         qkv = Linear.of(parameters, *(f"{name}.{matrix}" for matrix in ("W_Q", "W_K", "W_V")))
         for tensor in (qkv.weight, qkv.bias):
             if tensor is not None:
@@ -111,7 +111,7 @@ class FastGPT:
         return qkv
 
     def start(self, batch_size: int, length: int) -> DecodingState:
-        """The state of ``N = batch_size`` rows that can have ``T = length`` tokens.
+        """State of ``N = batch_size`` rows that can have ``T = length`` tokens.
 
         Raises:
             ValueError: the table of positions has no ``length`` rows.
@@ -130,13 +130,13 @@ class FastGPT:
     def step(
         self, tokens: Tensor, state: Mapping[str, Tensor], counts: Tensor | None = None, *, last: bool = False
     ) -> tuple[Tensor, DecodingState]:
-        """Predict what follows each of the next tokens; see :meth:`~shoal.decoding.stacked.Stacked.step`.
+        """Next-token logits after each of the next tokens; see :meth:`~shoal.decoding.stacked.Stacked.step`.
 
         Args:
             tokens: ``(R, N, n)``, int64, padded on the right.
-            state: of :meth:`start`, :meth:`step` or :meth:`select`; it is changed to the one that is returned.
-            counts: how many of each row's tokens are no padding, ``(N,)``, int64; all when not given.
-            last: predict only what follows the last of each row's tokens.
+            state: state from :meth:`start`, :meth:`step` or :meth:`select`; it is changed to the one that is returned.
+            counts: number of each row's tokens that are no padding, ``(N,)``, int64; all when not given.
+            last: true for logits after the last of each row's tokens alone.
 
         Returns:
             Logits ``(R, N, n or 1, V)``, NaN for a token that has no place, and the state after the tokens.
@@ -185,7 +185,7 @@ class FastGPT:
         return x.add_(self.position_rows(places.positions.clamp(max=self.n_positions - 1)))
 
     def _turns(self, places: Places, n: int) -> Tensor:
-        """``cos + i sin`` of the angles of the tokens' positions, ``(n or R N, n, 1, 1, head_size / 2)``."""
+        """Rotations ``cos + i sin`` by the angles of the tokens' positions, ``(n or R N, n, 1, 1, head_size / 2)``."""
         positions = places.positions
         if positions is None:
             assert places.first is not None
@@ -196,7 +196,7 @@ class FastGPT:
     def _through(
         self, block: StackedBlock, x: Tensor, cache: Cache, heads: Heads, places: Places, turns: Tensor | None
     ) -> Tensor:
-        """``x`` ``(R, N n, D)`` through a block, in place where it can be."""
+        """Apply a block to ``x`` ``(R, N n, D)``, in place where possible."""
         is_post = self.norm_position == "post"
         y = x if is_post else block.attention_norm(x)
         block.qkv(y, out=heads.qkv)
@@ -209,7 +209,7 @@ class FastGPT:
         return block.ffn_norm(x) if is_post else x
 
     def _attended(self, heads: Heads, cache: Cache, places: Places, turns: Tensor | None) -> Tensor:
-        """Averages of the values, ``(R N, n, H, head_size)``; new keys and values go into the cache."""
+        """Attention's averages of the values, ``(R N, n, H, head_size)``; new keys and values go into the cache."""
         if turns is not None:
             assert heads.pairs is not None
             heads.pairs.mul_(turns)
@@ -222,7 +222,7 @@ class FastGPT:
         return context.view(heads.q.shape).transpose(1, 2).contiguous()
 
     def select(self, state: Mapping[str, Tensor], rows: Tensor) -> DecodingState:
-        """A copy of the state of some rows, ``(N',)`` the same of every member, or ``(R, N')`` each member's own."""
+        """Copy of the state of some rows, ``(N',)`` the same for every member, or ``(R, N')`` for each member."""
         R, N = state["lengths"].shape
         index = flat_rows(rows, R, N)  # (R N',)
         lying = index if "places" not in state else flat_rows(state["places"], R, N)[index]
@@ -234,30 +234,30 @@ class FastGPT:
 
     @torch.no_grad()
     def reorder(self, state: Mapping[str, Tensor], rows: Tensor) -> DecodingState:
-        """As :meth:`select` of ``(N,)`` or ``(R, N)`` rows, in place, with as little copying as there can be.
+        """State of ``(N,)`` or ``(R, N)`` rows in a new order, as :meth:`select`, in place and with little copying.
 
-        A row that is taken stays where it lies, and ``places`` ``(R, N)`` of the state says where that is. Only if it
-        is taken more than once is it copied, as far as it is in use, to where one lies that is not taken.
+        A row that is taken stays in its place, and ``places`` ``(R, N)`` of the state maps rows to places. Only a row
+        that is taken more than once is copied, as far as it is in use, to the place of one that is not taken.
         """
         R, N = state["lengths"].shape
         rows = rows.expand(R, N)
         lying = state["places"].tolist() if "places" in state else [list(range(N))] * R
-        found = [kept_in_place([own[row] for row in wanted]) for own, wanted in zip(lying, rows.tolist(), strict=True)]
-        copies = [(r * N + here, r * N + there) for r, (_, pairs) in enumerate(found) for here, there in pairs]
+        moves = [kept_in_place([at[row] for row in wanted]) for at, wanted in zip(lying, rows.tolist(), strict=True)]
+        copies = [(r * N + here, r * N + there) for r, (_, pairs) in enumerate(moves) for here, there in pairs]
         if copies:
             copy_rows(state, copies, int(state["lengths"].max()))
-        places = torch.tensor([each for each, _ in found], dtype=torch.int64, device=rows.device).view(R, N)
+        places = torch.tensor([each for each, _ in moves], dtype=torch.int64, device=rows.device).view(R, N)
         return {**state, "lengths": state["lengths"].gather(1, rows), "places": places}
 
     def _settled(self, state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        """The state with every row in its own place."""
+        """State with every row in its own place."""
         if "places" not in state:
             return state
         return self.select(state, torch.arange(state["lengths"].shape[1], device=self.device))
 
 
 def _is_feed_forward(block: Any) -> bool:
-    """Whether a block's feed-forward layer is one of those of this library."""
+    """Return True if a block's feed-forward layer is one of those of this library."""
     layers = [type(layer) for layer in block.ffn.children() if type(layer) is not Dropout]  # none acts: see choice.py
     if isinstance(block.ffn, SwiGLU):
         return True
@@ -266,7 +266,7 @@ def _is_feed_forward(block: Any) -> bool:
 
 
 def _activation(ffn: Any) -> Any:
-    """What a feed-forward layer computes between its products, ``(R, M, outputs) -> (R, M, d_ff)``."""
+    """Activation of a feed-forward layer, ``(R, M, outputs) -> (R, M, d_ff)``."""
     if hasattr(ffn, "W_gate"):
         return _gated
     return F.gelu if isinstance(ffn[1], nn.GELU) else torch.relu_

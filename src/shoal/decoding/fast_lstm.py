@@ -1,4 +1,4 @@
-"""R LSTMs of one shape as one, a token sooner: written on stacked weights.
+"""Fast decoder of R LSTMs of one shape: written on stacked weights.
 
 Equal to :class:`~shoal.models.LSTMLM`, lifted by :class:`~shoal.decoding.stacked.Stacked`, at every position of every
 row, but for rounding; see there for the equations.
@@ -24,25 +24,25 @@ _GATES = ("forget_gate", "input_gate", "output_gate", "candidate_cell")
 
 @dataclass(frozen=True)
 class _Layer:
-    """The four gates of every member as one map, of the input and of the last output."""
+    """Layer of every member: its four gates as one map, of the input and of the last output."""
 
     of_input: Linear
     of_output: Tensor  # (R, D, 4 D)
 
 
 class FastLSTM:
-    """LSTM language models, lifted over the first axis of their parameters by hand.
+    """Decoder of LSTM language models, lifted over the first axis of their parameters by hand.
 
-    A state has ``lengths`` ``(R, N)``, ``h`` and ``c`` ``(R, N, L, D)``; :meth:`step` leaves it as it is.
+    A state has ``lengths`` ``(R, N)``, ``h`` and ``c`` ``(R, N, L, D)``; :meth:`step` does not change it.
 
     Args:
-        model: of one member, in evaluation mode; its parameters are not used.
-        parameters: by name, ``(R, *shape)`` each, as ``named_parameters`` lists them. They are copied.
+        model: model of one member, in evaluation mode; its parameters are not used.
+        parameters: parameters by name, ``(R, *shape)`` each, as ``named_parameters`` lists them. They are copied.
     """
 
     @staticmethod
     def knows(model: nn.Module) -> TypeGuard[LSTMLM]:
-        """Whether a model is an LSTM of the modules that are computed here, and of no others."""
+        """Return True if a model is an LSTM of the modules that are computed here, and of no others."""
         return type(model) is LSTMLM and all(type(module) in _KNOWN for module in model.modules())
 
     @torch.no_grad()
@@ -61,7 +61,7 @@ class FastLSTM:
         return _Layer(Linear(fused.weight[:, :inputs], fused.bias), fused.weight[:, inputs:])
 
     def start(self, batch_size: int, length: int) -> DecodingState:
-        """The state of ``N = batch_size`` rows, the same for any ``length``."""
+        """State of ``N = batch_size`` rows, the same for any ``length``."""
         shape = (self.size, batch_size, self.num_layers, self.width)
         lengths = torch.zeros(self.size, batch_size, dtype=torch.int64, device=self.device)
         h, c = (torch.zeros(shape, dtype=self.dtype, device=self.device) for _ in range(2))
@@ -71,13 +71,13 @@ class FastLSTM:
     def step(
         self, tokens: Tensor, state: Mapping[str, Tensor], counts: Tensor | None = None, *, last: bool = False
     ) -> tuple[Tensor, DecodingState]:
-        """Predict what follows each of the next tokens; see :meth:`~shoal.decoding.stacked.Stacked.step`.
+        """Next-token logits after each of the next tokens; see :meth:`~shoal.decoding.stacked.Stacked.step`.
 
         Args:
             tokens: ``(R, N, n)``, int64, padded on the right.
-            state: of :meth:`start`, :meth:`step` or :meth:`select`.
-            counts: how many of each row's tokens are no padding, ``(N,)``, int64; all when not given.
-            last: predict only what follows the last of each row's tokens.
+            state: state from :meth:`start`, :meth:`step` or :meth:`select`.
+            counts: number of each row's tokens that are no padding, ``(N,)``, int64; all when not given.
+            last: true for logits after the last of each row's tokens alone.
 
         Returns:
             Logits ``(R, N, n or 1, V)`` and the state after the tokens.
@@ -108,19 +108,19 @@ class FastLSTM:
         return logits, {"lengths": lengths, "h": h, "c": c}
 
     def select(self, state: Mapping[str, Tensor], rows: Tensor) -> DecodingState:
-        """A copy of the state of some rows, ``(N',)`` the same of every member, or ``(R, N')`` each member's own."""
+        """Copy of the state of some rows, ``(N',)`` the same for every member, or ``(R, N')`` for each member."""
         R, N = state["lengths"].shape
         index = flat_rows(rows, R, N)
         taken = {name: tensor.flatten(0, 1).index_select(0, index) for name, tensor in state.items()}
         return {name: tensor.view(R, len(index) // R, *tensor.shape[1:]) for name, tensor in taken.items()}
 
     def reorder(self, state: Mapping[str, Tensor], rows: Tensor) -> DecodingState:
-        """As :meth:`select`; there is nothing long to be copied."""
+        """State of all rows in a new order, as :meth:`select`: states are small, so that copying costs little."""
         return self.select(state, rows)
 
 
 def _cell(gates: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
-    """``(h, c)`` after a step, from the sums ``(R, N, 4 D)``, which are changed, and the cells ``(R, N, D)`` before."""
+    """States ``(h, c)`` after a step, from gates ``(R, N, 4 D)``, which are overwritten, and cells ``(R, N, D)``."""
     D = c.shape[-1]
     f, i, o = gates[..., : 3 * D].sigmoid_().chunk(3, dim=-1)
     c = (f * c).addcmul_(i, gates[..., 3 * D :].tanh_())

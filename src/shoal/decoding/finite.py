@@ -1,4 +1,4 @@
-"""Models whose numbers are not finite, as those of training that diverged may be, told of by the names of their runs.
+"""Checks for models whose numbers are not finite, as after training that diverged, by the names of their runs.
 
 Shapes: ``R`` models, whose axis is the first.
 """
@@ -13,10 +13,10 @@ from shoal.errors import UserError
 
 
 class DivergedError(UserError):
-    """Models do not say how likely a token is, because their numbers are not finite.
+    """Error for models that give no probabilities, because their numbers are not finite.
 
     Attributes:
-        runs: whose.
+        runs: ids of their runs.
     """
 
     def __init__(self, runs: Sequence[str]) -> None:
@@ -36,13 +36,13 @@ def check_logits(logits: Tensor, runs: Sequence[str]) -> None:
 def check_finite(values: Tensor, runs: Sequence[str]) -> None:
     """Raise :class:`DivergedError` where not all values ``(R, …)`` of a run are finite."""
     is_finite = values.isfinite().flatten(1).all(1).tolist()
-    if wrong := [run for run, own in zip(runs, is_finite, strict=True) if not own]:
+    if wrong := [run for run, one in zip(runs, is_finite, strict=True) if not one]:
         raise DivergedError(wrong)
 
 
 @contextmanager
 def by_run(runs: Sequence[str]) -> Iterator[None]:
-    """Let a search that found a member's numbers not finite name its run."""
+    """Context that turns a search's error about a member into one that names its run."""
     try:
         yield
     except NotFinite as error:

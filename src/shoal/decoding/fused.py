@@ -1,4 +1,4 @@
-"""What the decoders written for a family share: layers of R members on stacked weights, and rows of all members.
+"""Layers and rows that the decoders written for a family share: R members on stacked weights.
 
 Shapes: ``R`` members, ``N`` rows, ``M`` rows of states of one member, ``D`` width, ``V`` vocabulary.
 """
@@ -14,10 +14,10 @@ from shoal.models.norms import LayerNorm, RMSNorm
 
 @dataclass(frozen=True)
 class Linear:
-    """``x W + b`` of every member, and several such maps of the same ``x`` as one.
+    """Linear layer ``x W + b`` of every member, or several such layers of the same ``x`` as one.
 
     Attributes:
-        weight: ``(R, inputs, outputs)``, as products of few rows read it soonest.
+        weight: ``(R, inputs, outputs)``, the order in which products of few rows are fastest.
         bias: ``(R, 1, outputs)``, or None.
     """
 
@@ -26,18 +26,18 @@ class Linear:
 
     @classmethod
     def of(cls, parameters: Mapping[str, Tensor], *names: str) -> "Linear":
-        """The layers ``names`` side by side, whose weights are ``(R, outputs, inputs)`` each."""
+        """Layers ``names`` as one, whose weights are ``(R, outputs, inputs)`` each."""
         each = [parameters[f"{name}.weight"] for name in names]
         rows = each[0] if len(each) == 1 else torch.cat(each, dim=1)  # (R, outputs, inputs)
         weight = torch.empty(rows.mT.shape, dtype=rows.dtype, device=rows.device)
-        for own, row in zip(weight, rows, strict=True):  # one matrix at a time PyTorch transposes in blocks
-            own.copy_(row.t())
+        for transposed, row in zip(weight, rows, strict=True):  # one matrix at a time PyTorch transposes in blocks
+            transposed.copy_(row.t())
         if f"{names[0]}.bias" not in parameters:
             return cls(weight, None)
         return cls(weight, torch.cat([parameters[f"{name}.bias"] for name in names], dim=1).unsqueeze(1))
 
     def __call__(self, x: Tensor, out: Tensor | None = None) -> Tensor:
-        """``(R, M, inputs) -> (R, M, outputs)``, written to ``out`` if it is given."""
+        """Apply the layer: ``(R, M, inputs) -> (R, M, outputs)``, written to ``out`` if it is given."""
         if self.bias is None:
             return torch.bmm(x, self.weight) if out is None else torch.bmm(x, self.weight, out=out)
         if out is None:
@@ -45,18 +45,18 @@ class Linear:
         return torch.baddbmm(self.bias, x, self.weight, out=out)
 
     def added(self, stream: Tensor, x: Tensor) -> Tensor:
-        """``stream`` ``(R, M, outputs)`` with the layer's outputs added to it, in place."""
+        """Add the layer's outputs to ``stream`` ``(R, M, outputs)``, in place."""
         stream.baddbmm_(x, self.weight)
         return stream if self.bias is None else stream.add_(self.bias)
 
 
 class Norm:
-    """LayerNorm, RMSNorm or none, of every member: see :mod:`shoal.models.norms`.
+    """Norm of every member, LayerNorm, RMSNorm or none: see :mod:`shoal.models.norms`.
 
     Args:
-        module: of one member; its parameters are not used.
-        name: of the module.
-        parameters: of the members, by name.
+        module: norm of one member; its parameters are not used.
+        name: name of the module.
+        parameters: parameters of the members, by name.
     """
 
     def __init__(self, module: nn.Module, name: str, parameters: Mapping[str, Tensor]) -> None:
@@ -71,7 +71,7 @@ class Norm:
         self.is_alone = is_alone
 
     def __call__(self, x: Tensor) -> Tensor:
-        """``(R, M, D) -> (R, M, D)``; without a norm it is ``x`` itself."""
+        """Apply the norm: ``(R, M, D) -> (R, M, D)``; without a norm it is ``x`` itself."""
         if self.kind is LayerNorm:
             if self.is_alone:
                 return torch.layer_norm(x, self.shape, self.weight, self.bias, self.eps)
@@ -81,25 +81,25 @@ class Norm:
 
 
 class Table:
-    """Rows by number, every member its own: an embedding.
+    """Embedding table of every member.
 
     Args:
-        weight: ``(R, V, D)``, or ``(1, V, D)`` where all have the same.
+        weight: ``(R, V, D)``, or ``(1, V, D)`` where all members have the same.
     """
 
     def __init__(self, weight: Tensor) -> None:
-        own, size, _ = weight.shape
+        members, size, _ = weight.shape
         self.rows = weight.reshape(-1, weight.shape[-1])  # (R V, D)
-        self.first = (torch.arange(own, device=weight.device) * size).view(-1, 1, 1) if own > 1 else None
+        self.first = (torch.arange(members, device=weight.device) * size).view(-1, 1, 1) if members > 1 else None
 
     def __call__(self, index: Tensor) -> Tensor:
-        """``(R, N, n)``, int64, to ``(R, N, n, D)``."""
+        """Look up rows: ``(R, N, n)``, int64, to ``(R, N, n, D)``."""
         flat = (index if self.first is None else index + self.first).reshape(-1)
         return self.rows.index_select(0, flat).view(*index.shape, self.rows.shape[1])
 
 
 def last_of_each(x: Tensor, counts: Tensor | None) -> Tensor:
-    """The last real one of each row: ``(R, N, n, D) -> (R, N, 1, D)``, where ``counts`` ``(N,)`` are real, or all."""
+    """Last real position of each row: ``(R, N, n, D) -> (R, N, 1, D)``, where ``counts`` ``(N,)`` are real, or all."""
     if counts is None:
         return x[:, :, -1:]
     at = (counts - 1).clamp(min=0)[:, None, None].expand(x.shape[0], -1, 1, x.shape[-1])  # (R, N, 1, D)
@@ -107,7 +107,7 @@ def last_of_each(x: Tensor, counts: Tensor | None) -> Tensor:
 
 
 def flat_rows(rows: Tensor, R: int, N: int) -> Tensor:
-    """Which of all ``R N`` rows ``rows`` are: ``(N',)`` the same of every member, or ``(R, N')`` each its own.
+    """Indices among all ``R N`` rows of ``rows``: ``(N',)`` the same for every member, or ``(R, N')`` for each.
 
     Returns:
         ``(R N',)``.

@@ -1,9 +1,9 @@
 """Greedy search and sampling of R models and N prompts at once, from prompts or from states.
 
-Each token of each row is chosen from what that row is, and nothing else: prompts of different lengths are aligned to
-the left, and the number by which a token is drawn is a hash of its member's key, its row's own number and its position
-(:mod:`shoal.keyed`). So a text is the same alone, in any batch and in any order, as far as rounding lets it: products
-of other shapes differ in their last bits, which can tell only where two tokens are within them of each other.
+Each token of a row depends on that row alone: prompts of different lengths are aligned to the left, and the random
+number of a token is a hash of its member's key, its row's number and its position (:mod:`shoal.keyed`). So a text is
+the same alone, in any batch and in any order, up to rounding: products of other shapes differ in their last bits, which
+matter only where two tokens are within them of each other.
 
 Shapes: ``R`` members, ``N`` rows, ``P`` tokens of the longest prompt, ``V`` vocabulary, ``T`` tokens of the context.
 """
@@ -24,12 +24,12 @@ from shoal.decoding.writing import Choice, FromState, write
 
 @dataclass(frozen=True)
 class Generated:
-    """Prompts with what was written after them.
+    """Prompts and the tokens that were written after them.
 
     Attributes:
-        tokens: ``(R, N, P + max_new_tokens)``, int64: of each row its prompt, the new tokens, then padding.
-        lengths: of each row without padding, the end that it came to included, ``(R, N)``, int64.
-        log_p: of each new token by the model itself, at temperature 1 and of all tokens, in nats,
+        tokens: ``(R, N, P + max_new_tokens)``, int64: the prompt of each row, its new tokens, then padding.
+        lengths: length of each row without padding, EOS included, ``(R, N)``, int64.
+        log_p: log probability of each new token by the model itself, at temperature 1 among all tokens, in nats,
             ``(R, N, max_new_tokens)``; 0 after a row's end.
     """
 
@@ -53,31 +53,31 @@ def generate(
     padding: int = 0,
     eos: int | None = None,
 ) -> Generated:
-    """Go on with every prompt, by every member.
+    """Continue every prompt, by every member.
 
     Where a row is longer than the context, the window slides: its last ``T`` tokens are computed anew for each token,
-    from position 0 on, as if they were the whole text. Until then it is computed token by token, from its state. Members
-    are decoded in groups where that is sooner (:func:`~shoal.decoding.choice.members_at_once`).
+    from position 0 on, as if they were the whole text. Until then it is computed token by token, from its state.
+    Members are decoded in groups where that takes less time (:func:`~shoal.decoding.choice.members_at_once`).
 
     Args:
-        model: of one member; put into evaluation mode meanwhile.
-        parameters: of the members by name, ``(R, *shape)`` each.
-        prompts: ``(N, P)``, int64, padded on the right with anything.
-        lengths: tokens of each prompt, ``(N,)``, int64, from 1 to ``P``.
-        max_new_tokens: of each row.
-        sampling: how tokens are drawn; None takes the likeliest, of equally likely ones the first.
-        keys: of the members, ``(R,)``, int64, as :func:`shoal.keyed.fold` makes them; needed to sample.
-        rows: the rows' own numbers, ``(N,)``, int64; from 0 on when not given.
-        context_length: ``T``; the model's own when not given, which for an LSTM has no end.
-        padding: what stands after a row.
-        eos: the token at which a row ends; rows that every member has ended leave.
+        model: model of one member; in evaluation mode meanwhile.
+        parameters: parameters of the members by name, ``(R, *shape)`` each.
+        prompts: ``(N, P)``, int64, padded on the right with any tokens.
+        lengths: number of tokens of each prompt, ``(N,)``, int64, from 1 to ``P``.
+        max_new_tokens: number of new tokens of each row.
+        sampling: settings of sampling; None for greedy search, which takes the first of equally likely tokens.
+        keys: keys of the members, ``(R,)``, int64, as :func:`shoal.keyed.fold` makes them; needed to sample.
+        rows: numbers of the rows, ``(N,)``, int64, which enter the random numbers; from 0 on when not given.
+        context_length: ``T``; the model's own when not given, which for an LSTM is unbounded.
+        padding: token after the end of a row.
+        eos: token at which a row ends; rows that every member has ended are no longer computed.
 
     Raises:
         ValueError: prompts, lengths or keys are not as described, or the model has no positions for the context.
     """
     _check(prompts, lengths, max_new_tokens, sampling, keys, context_length)
-    own: Any = model
-    limit = own.context_length if context_length is None else context_length
+    untyped: Any = model
+    limit = untyped.context_length if context_length is None else context_length
     longest = max(lengths.tolist(), default=1) + max_new_tokens
     was_training = model.training
     model.eval()
@@ -103,7 +103,7 @@ def _generated(
     eos: int | None,
     padding: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """What :class:`Generated` holds, of the members of a decoder."""
+    """Fields of :class:`Generated`, of the members of a decoder."""
     lengths = choice.lengths
     texts = _Texts(decoder, prompts, lengths, max_new_tokens, padding)
     with torch.inference_mode():
@@ -125,24 +125,24 @@ def generate_from(
     padding: int = 0,
     eos: int | None = None,
 ) -> Generated:
-    """Go on from every state, by every member; greedy search where nothing is drawn.
+    """Continue from every state, by every member; by greedy search without ``sampling``.
 
-    Rows that are done leave together, when an eighth of the places is free.
+    Rows that are done are removed together, when an eighth of the places is free.
 
     Args:
-        model: what steps; in evaluation mode, if it has one.
-        state: after the prompts, ``(R, N, …)`` each, with places for ``max_new_tokens - 1`` more. **It is used up**:
-            ``select`` all of its rows before, which copies them, to go on from it once more.
-        logits: of the first new token, ``(R, N, V)``.
-        max_new_tokens: of each row, its end included.
-        sampling: see :func:`generate`, as are the others.
-        keys: of the members.
-        rows: the rows' own numbers.
-        padding: what stands after a row.
-        eos: the token at which a row ends.
+        model: models that step; in evaluation mode, if they have one.
+        state: state after the prompts, ``(R, N, …)`` each, with places for ``max_new_tokens - 1`` more. **It is
+            overwritten**: to continue from it again, copy it first by ``select`` of all its rows.
+        logits: logits of the first new token, ``(R, N, V)``.
+        max_new_tokens: number of new tokens of each row, EOS included.
+        sampling: see :func:`generate`, as for the following arguments.
+        keys: keys of the members.
+        rows: numbers of the rows.
+        padding: token after the end of a row.
+        eos: token at which a row ends.
 
     Returns:
-        What was written, without prompts: ``tokens`` is ``(R, N, max_new_tokens)``.
+        The new tokens, without prompts: ``tokens`` is ``(R, N, max_new_tokens)``.
 
     Raises:
         ValueError: there are no keys to sample by.
@@ -154,8 +154,8 @@ def generate_from(
     first = torch.zeros(logits.shape[1], dtype=torch.int64, device=logits.device)
     choice = Choice(sampling, keys, rows, first)
     with torch.inference_mode():
-        found = write(FromState(model, state, logits), max_new_tokens, choice, eos, padding)
-    return Generated(*(own.clone() for own in found))  # as other tensors
+        written = write(FromState(model, state, logits), max_new_tokens, choice, eos, padding)
+    return Generated(*(tensor.clone() for tensor in written))  # no inference tensors
 
 
 def _check(
@@ -179,7 +179,7 @@ def _check(
 
 
 class _Texts:
-    """The rows of every member, ``tokens`` ``(R, N, P + max_new_tokens)``, as far as they are written."""
+    """Rows of every member, ``tokens`` ``(R, N, P + max_new_tokens)``, as far as they are written."""
 
     def __init__(self, decoder: Decoder, prompts: Tensor, lengths: Tensor, max_new_tokens: int, padding: int) -> None:
         N, P = prompts.shape
@@ -189,19 +189,19 @@ class _Texts:
         self.tokens[:, :, :P] = torch.where(is_prompt, prompts, padding)
 
     def append(self, new: int, chosen: Tensor) -> None:
-        """Write the rows' next tokens, of which ``new`` are there, ``(R, N)``."""
+        """Write the rows' next tokens ``(R, N)`` behind ``new`` earlier ones."""
         at = (self.lengths + new).expand_as(chosen).unsqueeze(-1)  # (R, N, 1)
         self.tokens.scatter_(2, at, chosen.unsqueeze(-1))
 
     def last(self, rows: Tensor, new: int, n: int) -> Tensor:
-        """The last ``n`` tokens of some rows ``(N',)`` that have ``new`` new ones, ``(R, N', n)``."""
+        """Last ``n`` tokens of some rows ``(N',)`` that have ``new`` new ones, ``(R, N', n)``."""
         start = self.lengths[rows] + new - n  # (N',)
         at = start.unsqueeze(1) + torch.arange(n, device=rows.device)  # (N', n)
         return self.tokens[:, rows].gather(2, at.expand(len(self.tokens), -1, -1))
 
 
 class _Logits:
-    """What follows the rows: from their state while they fit into the context, from their last tokens after."""
+    """Source of next-token logits: from states while rows fit into the context, then from their last tokens."""
 
     def __init__(self, decoder: Decoder, texts: _Texts, max_new_tokens: int, limit: int | None) -> None:
         self.decoder, self.texts = decoder, texts
@@ -221,14 +221,14 @@ class _Logits:
             return self._after(rows, chosen)
         inside = [row for row in rows if self.prompt_lengths[row] + new <= self.context]
         outside = [row for row in rows if self.prompt_lengths[row] + new > self.context]
-        found = []
+        parts = []
         if inside:
-            found.append(self._after(inside, chosen))
+            parts.append(self._after(inside, chosen))
         if outside:
             window = self.texts.last(self._index(outside), new, self.context)  # (R, N', T)
             state = self.decoder.start(len(outside), self.context)
-            found.append(self.decoder.step(window, state, last=True)[0][:, :, 0])
-        logits = torch.cat(found, dim=1)  # (R, N', V)
+            parts.append(self.decoder.step(window, state, last=True)[0][:, :, 0])
+        logits = torch.cat(parts, dim=1)  # (R, N', V)
         order = self._index(inside + outside)
         if len(order) == len(self.prompt_lengths):
             return logits[:, order.argsort()]
@@ -238,7 +238,7 @@ class _Logits:
         return torch.tensor(rows, dtype=torch.int64, device=self.texts.tokens.device)
 
     def _after(self, inside: list[int], chosen: Tensor | None) -> Tensor:
-        """The logits ``(R, N', V)`` after rows that fit, from their state: after their prompts, or one token more."""
+        """Logits ``(R, N', V)`` after rows that fit, from their state: after their prompts, or one token more."""
         if chosen is None:
             return self._begin(inside)
         if inside != self.inside:
@@ -250,7 +250,7 @@ class _Logits:
         return logits[:, :, 0]
 
     def _begin(self, inside: list[int]) -> Tensor:
-        """The prompts of the rows at once."""
+        """Logits after the prompts of the rows, all tokens at once."""
         rows = self._index(inside)
         counts = self.texts.lengths[rows]  # (N',)
         prompts = self.texts.tokens[:, rows, : max(self.prompt_lengths[row] for row in inside)]

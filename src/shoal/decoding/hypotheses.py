@@ -1,4 +1,4 @@
-"""Hypotheses, the best first, as tensors.
+"""Hypotheses of a search as tensors, the best first.
 
 Shapes: ``R`` members, ``N`` prompts, ``b`` hypotheses of each, ``T`` tokens of the longest.
 """
@@ -14,16 +14,16 @@ from shoal.decoding.stepping import gathered
 
 @dataclass(frozen=True)
 class Hypotheses:
-    """The best that a search has found for each prompt, the best first.
+    """Best hypotheses of a search for each prompt, the best first.
 
-    Of equal scores that which was finished first is first, then that which was ranked first (:mod:`.ranking`).
+    Among equal scores the one that finished first is first, then the one that was ranked first (:mod:`.ranking`).
 
     Attributes:
-        tokens: what was written, its end among it, then padding, ``(R, N, b, T)``, int64.
-        lengths: tokens of each, ``(R, N, b)``, int64; 0 where there are fewer hypotheses.
-        log_p: of all of its tokens, in nats, ``(R, N, b)``, float64; -inf where there is none.
-        scores: what they are ordered by, likewise (:mod:`.stopping`).
-        finished: whether it has ended; the others were cut at the longest length.
+        tokens: tokens, EOS included, then padding, ``(R, N, b, T)``, int64.
+        lengths: number of tokens of each, ``(R, N, b)``, int64; 0 where there are fewer hypotheses.
+        log_p: log probability of all tokens, in nats, ``(R, N, b)``, float64; -inf where there is no hypothesis.
+        scores: scores that order them (:mod:`.stopping`), ``(R, N, b)``, float64.
+        finished: true where it has ended, ``(R, N, b)``; others were cut at the longest length.
     """
 
     tokens: Tensor
@@ -34,29 +34,29 @@ class Hypotheses:
 
     @classmethod
     def none(cls, shape: tuple[int, ...], T: int, device: torch.device, padding: int = 0) -> "Hypotheses":
-        """Places for hypotheses, ``shape = (R, N, b)``."""
+        """Empty places for hypotheses, ``shape = (R, N, b)``."""
         never = torch.full(shape, -math.inf, dtype=torch.float64, device=device)
         lengths = torch.zeros(shape, dtype=torch.int64, device=device)
         tokens = torch.full((*shape, T), padding, dtype=torch.int64, device=device)
         return cls(tokens, lengths, never, never.clone(), torch.zeros(shape, dtype=torch.bool, device=device))
 
     def copied(self) -> "Hypotheses":
-        """The same in other tensors."""
+        """Copy in new tensors."""
         return Hypotheses(*(getattr(self, field.name).clone() for field in fields(self)))
 
     def take(self, index: Tensor) -> "Hypotheses":
-        """Some prompts, ``(R, N')``, or some hypotheses of each, ``(R, N, b')``."""
+        """Hypotheses of some prompts, ``(R, N')``, or some hypotheses of each prompt, ``(R, N, b')``."""
         return Hypotheses(*(gathered(getattr(self, field.name), index) for field in fields(self)))
 
     def joined(self, other: "Hypotheses", best: int) -> "Hypotheses":
-        """The best of both; of equal scores those of this one are first."""
+        """Best hypotheses of both; among equal scores those of ``self`` are first."""
         both = Hypotheses(
-            *(torch.cat([getattr(own, field.name) for own in (self, other)], dim=2) for field in fields(self))
+            *(torch.cat([getattr(one, field.name) for one in (self, other)], dim=2) for field in fields(self))
         )
         return both.take(both.scores.argsort(dim=-1, descending=True, stable=True)[..., :best])
 
     def only(self, counts: Tensor, padding: int = 0) -> "Hypotheses":
-        """Those of which ``counts`` ``(R, N, b)`` is true; the others become none, and stay where they are."""
+        """Hypotheses for which ``counts`` ``(R, N, b)`` is true; the places of the others become empty."""
         return replace(
             self,
             tokens=self.tokens.masked_fill(~counts.unsqueeze(-1), padding),
@@ -67,6 +67,6 @@ class Hypotheses:
         )
 
     def written(self, member: int, prompt: int, which: int = 0) -> list[int]:
-        """The tokens of one of them."""
-        own: list[int] = self.tokens[member, prompt, which, : int(self.lengths[member, prompt, which])].tolist()
-        return own
+        """Tokens of one hypothesis."""
+        tokens: list[int] = self.tokens[member, prompt, which, : int(self.lengths[member, prompt, which])].tolist()
+        return tokens

@@ -1,4 +1,4 @@
-"""Where the tokens of a step go in caches that are written in place, and what they see there.
+"""Places of a step's tokens in caches that are written in place, and the places that they see.
 
 Shapes: ``R`` members, ``N`` rows, ``n`` tokens of a step, ``T`` places of a cache, ``H`` heads, ``L`` layers.
 """
@@ -14,15 +14,15 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Places:
-    """Where the tokens of a step stand, in the text of their row and in its cache.
+    """Places of a step's tokens in the text of their row and in its cache.
 
-    Where all rows are as long, and the tokens fit, they are written to one slice of the cache.
+    Where all rows have the same length, and the tokens fit, they are written to one slice of the cache.
 
     Attributes:
         first: the slice's first place; None where each row has its own.
-        end: places that are in use after the step.
-        positions: of the tokens, ``(R, N, n)``, ``T`` where one has no place; None where there is a slice.
-        seen: what is added to the scores, 0 or -inf, ``(n, end)`` or ``(R N, 1, n, end)``; None where all is seen.
+        end: number of places in use after the step.
+        positions: positions of the tokens, ``(R, N, n)``, ``T`` for one without a place; None where there is a slice.
+        seen: mask to add to the scores, 0 or -inf, ``(n, end)`` or ``(R N, 1, n, end)``; None where all is seen.
     """
 
     first: int | None
@@ -32,7 +32,7 @@ class Places:
 
     @classmethod
     def after(cls, lengths: Tensor, n: int, T: int, counts: Tensor | None, dtype: torch.dtype) -> "Places":
-        """Those of the next ``n`` tokens of rows of ``lengths`` ``(R, N)``, where ``counts`` ``(N,)`` count."""
+        """Places of the next ``n`` tokens of rows of ``lengths`` ``(R, N)``, of which ``counts`` ``(N,)`` count."""
         known = lengths.flatten().tolist() or [0]
         shortest, longest = min(known), max(known)
         is_even = shortest == longest and (counts is None or bool((counts == n).all()))
@@ -65,7 +65,7 @@ class Cache(NamedTuple):
 
     @classmethod
     def of_layers(cls, state: Mapping[str, Tensor], places: Places) -> "list[Cache]":
-        """Views of ``keys`` ``(L, R, N, H, head_size, T + 1)`` and ``values`` ``(L, R, N, H, T + 1, head_size)``."""
+        """Caches on ``keys`` ``(L, R, N, H, head_size, T + 1)`` and ``values`` ``(L, R, N, H, T + 1, head_size)``."""
         keys, values = state["keys"].flatten(1, 2), state["values"].flatten(1, 2)  # (L, R N, H, …) each
         used = keys.flatten(1, 2)[..., : places.end], values.flatten(1, 2)[..., : places.end, :]
         if places.first is not None:
@@ -73,7 +73,7 @@ class Cache(NamedTuple):
         return [cls(*each) for each in zip(*(x.unbind() for x in (keys, values, *used)), strict=True)]
 
     def write(self, k: Tensor, v: Tensor, places: Places) -> None:
-        """Keys ``(R N, H, head_size, n)`` and values ``(R N, H, n, head_size)`` to their places."""
+        """Write keys ``(R N, H, head_size, n)`` and values ``(R N, H, n, head_size)`` to their places."""
         if places.positions is None:
             self.new_keys.copy_(k)
             self.new_values.copy_(v)
@@ -84,12 +84,12 @@ class Cache(NamedTuple):
 
 
 class Heads:
-    """Queries, keys and values of a layer, one after the other in one array, and views of it.
+    """Array of queries, keys and values of a layer, one after the other, and views of it.
 
     Attributes:
         qkv: ``(R, N n, 3 D)``.
         q: ``(R N, H, n, head_size)``.
-        k: ``(R N, H, head_size, n)``, as keys are kept.
+        k: ``(R N, H, head_size, n)``, the layout of cached keys.
         v: ``(R N, H, n, head_size)``.
         pairs: queries and keys as complex numbers, ``(R N, n, 2, H, head_size / 2)``; None where heads are odd.
     """
@@ -106,18 +106,18 @@ class Heads:
             self.pairs = torch.view_as_complex(heads[:, :, :2].view(R * N, n, 2, H, head_size // 2, 2))
 
     def serve(self, sizes: tuple[int, int, int]) -> bool:
-        """Whether these can be written to in a step of ``(R, N, n)``."""
+        """Return True if the array can be written to in a step of ``(R, N, n)``."""
         return self.sizes == sizes and (torch.is_inference_mode_enabled() or not self.qkv.is_inference())
 
 
 def kept_in_place(wanted: list[int]) -> tuple[list[int], list[tuple[int, int]]]:
-    """Where rows lie that take others' contents, one of each contents where those are.
+    """Places of rows that take over others' contents, with as few copies as possible.
 
     Args:
         wanted: the place whose contents each row takes; there are as many places as rows.
 
     Returns:
-        The place of each row, and what must be copied from where to where.
+        The place of each row, and the copies that are needed, as pairs of places, from and to.
 
     >>> kept_in_place([2, 2, 1])
     ([2, 0, 1], [(2, 0)])
@@ -135,13 +135,13 @@ def kept_in_place(wanted: list[int]) -> tuple[list[int], list[tuple[int, int]]]:
 
 
 def copy_rows(state: Mapping[str, Tensor], copies: list[tuple[int, int]], used: int) -> None:
-    """Copy the first ``used`` places of some of all ``R N`` rows to others, of which none is copied itself."""
+    """Copy the first ``used`` places of some of all ``R N`` rows to other rows, none of which is a source itself."""
     keys, values = state["keys"].flatten(1, 2)[..., :used], state["values"].flatten(1, 2)[..., :used, :]
     for tensor in (keys, values):
         if tensor.is_cuda:
             source, to = torch.tensor(copies, device=tensor.device).unbind(1)
             tensor[:, to] = tensor[:, source]
             continue
-        # On a CPU one by one and straight is sooner: 0.7 of the time of 64 rows, 0.1 to 0.4 of that of 512.
+        # On a CPU single copies are faster: they take 0.7 of the time of 64 rows at once, 0.1 to 0.4 of that of 512.
         for here, there in copies:
             tensor[:, there].copy_(tensor[:, here])

@@ -1,9 +1,8 @@
-"""The likeliest candidates in an order that is the same everywhere.
+"""Ranking of the likeliest candidates, in an order that is the same on all machines.
 
-Of equally likely ones the lower index is first: the child of the likelier parent, then the lower token. ``topk`` does
-not promise that. So one ``topk`` over all continuations of a row is the whole answer where no two of those that it
-finds are equally likely, nearly always; else it only chooses, where no tie can change the choice, and a stable sort
-orders.
+Among equally likely candidates the lower index is first: the child of the likelier parent, then the lower token.
+``topk`` does not promise that. So one ``topk`` over all continuations of a row decides where no two of its results are
+equally likely, as nearly always; else it chooses only where no tie can change the choice, and a stable sort orders.
 
 Shapes: ``R`` members, ``N`` prompts, ``w`` hypotheses of a prompt, ``V`` vocabulary, ``c`` candidates.
 """
@@ -17,18 +16,18 @@ from torch.nn import functional as F
 
 from shoal.decoding.stepping import NotFinite, gathered
 
-LARGE = 2048  # vocabulary, from which on each hypothesis has its own likeliest chosen first
+LARGE = 2048  # size of a vocabulary from which on the likeliest tokens of each hypothesis are chosen first
 
 
 @dataclass(frozen=True)
 class Candidates:
-    """Hypotheses with one token more, the likeliest first.
+    """Candidates: hypotheses with one token more, the likeliest first.
 
     Attributes:
-        log_p: of the whole hypothesis, ``(R, N, c)``, float64; -inf where there is none.
-        parent: which hypothesis it continues, ``(R, N, c)``, int64.
-        token: by which token, likewise.
-        are_distinct: whether each is known to be likelier than the next, in every row.
+        log_p: log probability of the whole hypothesis, ``(R, N, c)``, float64; -inf where there is none.
+        parent: index of the hypothesis that it continues, ``(R, N, c)``, int64.
+        token: the token that it adds, ``(R, N, c)``, int64.
+        are_distinct: true where each is known to be likelier than the next, in every row.
     """
 
     log_p: Tensor
@@ -38,7 +37,7 @@ class Candidates:
 
 
 def likeliest(log_p: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The ``k`` likeliest tokens, of equally likely ones the lower, or all where there are no more.
+    """Likeliest ``k`` tokens, the lower of equally likely ones, or all where there are no more.
 
     Args:
         log_p: ``(*dims, V)``; NaN counts as likelier than all.
@@ -52,7 +51,7 @@ def likeliest(log_p: Tensor, k: int) -> tuple[Tensor, Tensor]:
         return log_p, torch.arange(V, device=log_p.device).expand(log_p.shape)
     top = log_p.topk(k + 1, dim=-1)
     last, next_one = top.values[..., k - 1], top.values[..., k]
-    if ((last == next_one) & (last > -math.inf)).any():  # which of the tied was chosen is anybody's guess
+    if ((last == next_one) & (last > -math.inf)).any():  # topk may have chosen any of the tied ones
         tokens = log_p.argsort(dim=-1, descending=True, stable=True)[..., :k]
     else:
         tokens = top.indices[..., :k]
@@ -61,14 +60,14 @@ def likeliest(log_p: Tensor, k: int) -> tuple[Tensor, Tensor]:
 
 
 def candidates(so_far: Tensor, log_p: Tensor, count: int, are_normal: bool = False) -> Candidates:
-    """The likeliest continuations of hypotheses by one token.
+    """Likeliest continuations of hypotheses by one token.
 
     Args:
-        so_far: log probability of each hypothesis, ``(R, N, w)``, float64; of equally likely ones the first counts as
+        so_far: log probability of each hypothesis, ``(R, N, w)``, float64; the first of equally likely ones counts as
             likelier. -inf is none.
-        log_p: of each next token, ``(R, N, w, V)``.
+        log_p: log probability of each next token, ``(R, N, w, V)``.
         count: ``c``.
-        are_normal: whether these are of a softmax, which says nothing above 0, but NaN it may say.
+        are_normal: true where these come from a softmax, whose values are at most 0 or NaN.
 
     Raises:
         ValueError: a log probability is not a number or above 0.
@@ -89,7 +88,7 @@ def candidates(so_far: Tensor, log_p: Tensor, count: int, are_normal: bool = Fal
 
 
 def _ranked(so_far: Tensor, log_p: Tensor, count: int) -> Candidates:
-    """The same, whatever ties there are, and with no more than there is."""
+    """Likeliest continuations where there may be ties, or fewer candidates than asked for."""
     values, tokens = likeliest(log_p, count)  # (R, N, w, k)
     alive = (so_far > -math.inf).unsqueeze(-1)
     if not (~alive | (values <= 0)).all():  # NaN is refused too

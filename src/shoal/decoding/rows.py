@@ -1,4 +1,4 @@
-"""Rows of a search: which are still searched, where, and how they and their states move.
+"""Rows of a search: those still searched, their places, and moves of them and their states.
 
 Shapes: ``R`` members, ``N`` prompts, ``M`` places of those not yet left, ``w`` hypotheses of each before a step
 (1, then ``b``), ``T`` new tokens.
@@ -16,14 +16,14 @@ from shoal.decoding.hypotheses import Hypotheses
 from shoal.decoding.stepping import Steps, gathered, reordered
 from shoal.models.cache import DecodingState
 
-AT_LENGTH, BY_RULE, EMPTY = range(3)  # why a row is done
+AT_LENGTH, BY_RULE, EMPTY = range(3)  # reasons why a row is done
 
 
 @dataclass
 class Rows:
-    """Rows that are searched: ``(R, M, …)`` each."""
+    """Rows that are still searched: ``(R, M, …)`` each."""
 
-    prompt: Tensor  # which of the N
+    prompt: Tensor  # index among the N
     is_open: Tensor
     log_p: Tensor  # of the live hypotheses, (R, M, w), -inf where there is none
     tokens: Tensor  # theirs, (R, M, w, T)
@@ -31,8 +31,8 @@ class Rows:
     expanded: Tensor
     margins: Tensor
     reason: Tensor
-    have_finished: bool = False  # whether a pool has anything
-    are_full: bool = False  # whether every place has its hypothesis
+    have_finished: bool = False  # True if a pool has a hypothesis
+    are_full: bool = False  # True if every place has its hypothesis
 
     @classmethod
     def starting(cls, R: int, N: int, b: int, T: int, device: torch.device, padding: int) -> "Rows":
@@ -51,25 +51,25 @@ class Rows:
         )
 
     def go_on(self, log_p: Tensor, parents: Tensor, tokens: Tensor, length: int) -> None:
-        """Go on with hypotheses ``(R, M, b)``, of ``length`` tokens, by what they continue and by which token."""
+        """Continue with hypotheses ``(R, M, b)`` of ``length`` tokens, given by their parents and new tokens."""
         self.log_p = log_p
         self.tokens = gathered(self.tokens, parents)
         self.tokens[..., length - 1] = tokens
 
     def staying(self) -> Tensor | None:
-        """The places that stay when those that are done leave together, ``(R, M')``; None where all do."""
+        """Places that stay when rows that are done are removed together, ``(R, M')``; None where all do."""
         return staying(self.is_open)
 
     def take(self, places: Tensor) -> "Rows":
-        """The rows of some places, ``(R, M')``."""
-        tensors = {name: own for name, own in vars(self).items() if isinstance(own, Tensor)}
-        taken: dict[str, Any] = {name: gathered(own, places) for name, own in tensors.items()}
+        """Rows of some places, ``(R, M')``."""
+        tensors = {name: tensor for name, tensor in vars(self).items() if isinstance(tensor, Tensor)}
+        taken: dict[str, Any] = {name: gathered(tensor, places) for name, tensor in tensors.items()}
         return replace(self, **taken, pool=self.pool.take(places))
 
 
 @dataclass(frozen=True)
 class Left:
-    """What rows that are done have found, in the places of their prompts: ``(R, N, …)`` each."""
+    """Results of rows that are done, in the order of their prompts: ``(R, N, …)`` each."""
 
     pool: Hypotheses
     steps: Tensor
@@ -79,12 +79,12 @@ class Left:
 
     @classmethod
     def none(cls, rows: Rows) -> "Left":
-        """Places for what all rows of a search will have found."""
+        """Empty results for all rows of a search."""
         pool = rows.pool.copied()
         return cls(pool, rows.expanded.clone(), rows.expanded.clone(), rows.margins.clone(), rows.reason.clone())
 
     def close(self, rows: Rows, leaving: Tensor, length: int) -> None:
-        """Take over from open rows ``leaving`` ``(R, M)`` what they have found in ``length`` steps."""
+        """Store the results of open rows ``leaving`` ``(R, M)`` after ``length`` steps."""
         rows.is_open = rows.is_open & ~leaving
         member, place = leaving.nonzero(as_tuple=True)
         at = (member, rows.prompt[member, place])
@@ -96,10 +96,10 @@ class Left:
 
 
 def staying(is_open: Tensor) -> Tensor | None:
-    """The places that stay of those that are open or not, ``(R, M) -> (R, M')``; None where all do.
+    """Places that stay when those that are not open are removed, ``(R, M) -> (R, M')``; None where all do.
 
-    Places are given up together, when an eighth is free: to move the others costs as much as a step. Members have as
-    many places; a member that needs fewer keeps some that are done.
+    Places are removed together, when an eighth is free: moving the others costs as much as a step. All members have the
+    same number of places; a member that needs fewer keeps some that are done.
     """
     M = is_open.shape[1]
     count = int(is_open.sum(1).amax()) if is_open.numel() else 0
@@ -109,14 +109,14 @@ def staying(is_open: Tensor) -> Tensor | None:
 
 
 def moved(model: Steps, state: Mapping[str, Tensor], parents: Tensor, places: Tensor | None, w: int) -> DecodingState:
-    """The state of new hypotheses.
+    """State of new hypotheses.
 
     Args:
-        model: what steps.
-        state: of ``M w`` rows.
-        parents: which of the ``w`` hypotheses of its place each new one continues, ``(R, M, b)``.
-        places: those that stay, ``(R, M')``; None where all do.
-        w: hypotheses of a place before the step.
+        model: models that step.
+        state: state of ``M w`` rows.
+        parents: index, among the ``w`` hypotheses of its place, of the parent of each new one, ``(R, M, b)``.
+        places: places that stay, ``(R, M')``; None where all do.
+        w: number of hypotheses of a place before the step.
     """
     if places is not None:
         return model.select(state, (places.unsqueeze(-1) * w + gathered(parents, places)).flatten(1))  # (R, M' b)

@@ -1,4 +1,4 @@
-"""From logits to a token: temperature, then top-k, then top-p, then a draw.
+"""Sampling of a token from logits: temperature, then top-k, then top-p, then a draw.
 
 The order, and that ties at k are all kept, are those of the library transformers. Sources: Fan et al. 2018 for top-k,
 Holtzman et al. 2020 for top-p (nucleus sampling).
@@ -17,7 +17,7 @@ _FLOAT32 = torch.finfo(torch.float32)
 
 @dataclass(frozen=True)
 class Sampling:
-    """How tokens are drawn; see :func:`filtered`. What it takes is what :func:`check_sampling` lets through."""
+    """Settings of sampling; see :func:`filtered` for their meaning and :func:`check_sampling` for their ranges."""
 
     temperature: float = 1.0
     top_k: int | None = None
@@ -48,20 +48,20 @@ def check_sampling(
 
 
 def filtered(logits: Tensor, temperature: float = 1.0, top_k: int | None = None, top_p: float | None = None) -> Tensor:
-    """Logits over the temperature, -inf where a token may not be drawn.
+    """Filtered logits: over the temperature, and -inf where a token may not be drawn.
 
     Args:
-        logits: ``(*dims, V)``; -inf is a token that cannot be drawn.
+        logits: ``(*dims, V)``; a token of -inf cannot be drawn.
         temperature: positive.
         top_k: keep the ``k`` likeliest tokens and those that are as likely as the least of them, so that more than
             ``k`` are kept at a tie; all where ``k`` is at least ``V``.
-        top_p: of what is left, keep the smallest set of likeliest tokens whose probability reaches ``p``, at least one;
-            at a tie the lower index is first.
+        top_p: of the remaining tokens, keep the smallest set of likeliest ones whose probability reaches ``p``, at
+            least one; at a tie the lower index is first.
 
     Returns:
         ``(*dims, V)``, 0 for the likeliest token.
     """
-    # The largest is taken off first, which no probability notices: a low temperature would make it infinite.
+    # The largest is subtracted first, which changes no probability: a low temperature would make it infinite.
     logits = (logits - logits.amax(dim=-1, keepdim=True)) / temperature
     if top_k is not None and top_k < logits.shape[-1]:
         least = logits.topk(top_k, dim=-1).values[..., -1:]  # (*dims, 1)
@@ -76,7 +76,7 @@ def filtered(logits: Tensor, temperature: float = 1.0, top_k: int | None = None,
 
 
 def draw(log_p: Tensor, uniform: Tensor) -> Tensor:
-    """Tokens by the inverse of the cumulative probabilities.
+    """Draw tokens by the inverse of the cumulative probabilities.
 
     A token of probability 0 is never drawn.
 

@@ -1,4 +1,4 @@
-"""R models of any family as one, lifted as they are: each has the same rows, and a state of its own.
+"""Decoder of R models of any family, lifted as they are: with the same rows and separate states.
 
 Shapes: ``R`` members, ``N`` rows, ``n`` tokens of a step, ``V`` vocabulary.
 """
@@ -19,7 +19,7 @@ def check_parameters(model: nn.Module, parameters: Mapping[str, Tensor]) -> None
 
 
 class _Method(nn.Module):
-    """A model's method as the forward pass of a module, which is all that ``functional_call`` calls."""
+    """Module whose forward pass is a model's method, for ``functional_call``, which calls forward passes alone."""
 
     def __init__(self, model: nn.Module, name: str) -> None:
         super().__init__()
@@ -30,11 +30,12 @@ class _Method(nn.Module):
 
 
 class Stacked:
-    """Members of one architecture, lifted over the first axis of their parameters.
+    """Decoder of members of one architecture, lifted over the first axis of their parameters.
 
     Args:
-        model: of one member; its parameters are not used, its buffers are everybody's. Dropout acts if it trains.
-        parameters: by name, ``(R, *shape)`` each, as ``named_parameters`` lists them: what is tied is there once.
+        model: model of one member; its parameters are not used, its buffers are shared by all. Dropout acts in its
+            training mode.
+        parameters: parameters by name, ``(R, *shape)`` each, as ``named_parameters`` lists them, tied ones once.
     """
 
     def __init__(self, model: nn.Module, parameters: Mapping[str, Tensor]) -> None:
@@ -46,40 +47,40 @@ class Stacked:
         self._begin, self._step = _Method(model, "begin"), _Method(model, "step")
 
     def start(self, batch_size: int, length: int) -> DecodingState:
-        """The state of ``N = batch_size`` rows that can have ``length`` tokens, ``(R, N, …)`` each."""
+        """State of ``N = batch_size`` rows that can have ``length`` tokens, ``(R, N, …)`` each."""
         model: Any = self.model
         state: DecodingState = model.start(batch_size, length, device=self.device, dtype=self.dtype)
         return {name: tensor.expand(self.size, *tensor.shape) for name, tensor in state.items()}
 
     def begin(self, source: Tensor, seen: Tensor, length: int) -> DecodingState:
-        """The state of ``N`` rows before the first token of their targets, of a model that reads pairs.
+        """State of ``N`` rows before the first token of their targets, for models that read pairs.
 
         Args:
-            source: of each row, the same of every member, ``(N, S)``, int64.
-            seen: which of its tokens count, ``(N, S)``, bool.
-            length: tokens that a target can have.
+            source: source of each row, the same for every member, ``(N, S)``, int64.
+            seen: mask of its tokens that count, ``(N, S)``, bool.
+            length: largest number of tokens of a target.
 
         Returns:
-            ``(R, N, …)`` each; what begins with ``memory`` is of the source and stays.
+            ``(R, N, …)`` each; entries that begin with ``memory`` belong to the source and never change.
         """
 
         def one(parameters: dict[str, Tensor]) -> DecodingState:
             state: DecodingState = functional_call(self._begin, parameters, (source, seen, length))
             return state
 
-        found: DecodingState = vmap(one)(self.parameters)
-        return found
+        states: DecodingState = vmap(one)(self.parameters)
+        return states
 
     def step(
         self, tokens: Tensor, state: Mapping[str, Tensor], counts: Tensor | None = None, *, last: bool = False
     ) -> tuple[Tensor, DecodingState]:
-        """Predict what follows each of the next tokens.
+        """Next-token logits after each of the next tokens.
 
         Args:
-            tokens: the next of each row, ``(R, N, n)``, int64, padded on the right.
-            state: ``(R, N, …)`` each; it stays as it is.
-            counts: how many of each row's tokens are no padding, ``(N,)``, int64; all when not given.
-            last: predict only what follows the last of each row's tokens.
+            tokens: next tokens of each row, ``(R, N, n)``, int64, padded on the right.
+            state: ``(R, N, …)`` each; it is not changed.
+            counts: number of each row's tokens that are no padding, ``(N,)``, int64; all when not given.
+            last: true for logits after the last of each row's tokens alone.
 
         Returns:
             Logits ``(R, N, n or 1, V)`` and the state after the tokens.
@@ -87,21 +88,21 @@ class Stacked:
 
         def one(parameters: dict[str, Tensor], tokens: Tensor, state: DecodingState) -> tuple[Tensor, DecodingState]:
             args, options = (tokens, state, counts), {"last": last}
-            found: tuple[Tensor, DecodingState] = functional_call(self._step, parameters, args, options)
-            return found
+            result: tuple[Tensor, DecodingState] = functional_call(self._step, parameters, args, options)
+            return result
 
-        found: tuple[Tensor, DecodingState] = vmap(one)(self.parameters, tokens, dict(state))
-        return found
+        results: tuple[Tensor, DecodingState] = vmap(one)(self.parameters, tokens, dict(state))
+        return results
 
     def select(self, state: Mapping[str, Tensor], rows: Tensor) -> DecodingState:
-        """The state of some rows, ``(N',)`` the same of every member, or ``(R, N')`` each member's own."""
-        found: DecodingState = vmap(select, in_dims=(0, 0 if rows.ndim == 2 else None))(dict(state), rows)
-        return found
+        """State of some rows, ``(N',)`` the same for every member, or ``(R, N')`` for each member."""
+        selected: DecodingState = vmap(select, in_dims=(0, 0 if rows.ndim == 2 else None))(dict(state), rows)
+        return selected
 
     def reorder(self, state: Mapping[str, Tensor], rows: Tensor) -> DecodingState:
-        """As :meth:`select`, where what a row will never change, called ``memory…``, is the same for all that change.
+        """State of all rows in a new order, as :meth:`select`, where entries ``memory…`` do not move.
 
-        ``rows`` ``(N,)`` or ``(R, N)`` take each other's place only within rows of one source.
+        ``rows``, ``(N,)`` or ``(R, N)``, may exchange only rows of one source.
         """
         memory = {name: tensor for name, tensor in state.items() if name.startswith("memory")}
         others = {name: tensor for name, tensor in state.items() if name not in memory}

@@ -1,7 +1,8 @@
-"""What a search asks of models: a step from a state, and to move its rows.
+"""Interface between a search and models: a step from a state, and moves of its rows.
 
-A search knows no family. It works from a state and the logits after a prompt, with whatever has ``step`` and ``select``
-as :class:`~shoal.decoding.stacked.Stacked` has. What can move rows in place offers ``reorder(state, rows)`` besides.
+A search is independent of model families. It works from a state and the logits after a prompt, with any object that has
+``step`` and ``select`` of :class:`~shoal.decoding.stacked.Stacked`. Decoders that can move rows in place also have
+``reorder(state, rows)``.
 
 Shapes: ``R`` members, ``N`` rows, ``n`` tokens of a step, ``V`` vocabulary.
 """
@@ -14,11 +15,11 @@ from torch import Tensor
 
 from shoal.models.cache import DecodingState
 
-MEMORY = "memory"  # names of a state that begin so belong to the row's source and never change
+MEMORY = "memory"  # entries of a state whose names begin so belong to the row's source and never change
 
 
 class Steps(Protocol):
-    """R models at once, row by row; :class:`~shoal.decoding.stacked.Stacked` says what each method does."""
+    """Models that step, R at once, row by row; see :class:`~shoal.decoding.stacked.Stacked` for each method."""
 
     def step(
         self, tokens: Tensor, state: Mapping[str, Tensor], counts: Tensor | None = None, *, last: bool = False
@@ -27,12 +28,12 @@ class Steps(Protocol):
         ...
 
     def select(self, state: Mapping[str, Tensor], rows: Tensor) -> DecodingState:
-        """The state of some rows, ``(N',)`` or each member's own ``(R, N')``, as often as they are named."""
+        """State of some rows, ``(N',)`` or ``(R, N')`` for each member; a row that is named twice is there twice."""
         ...
 
 
 class NotFinite(ValueError):
-    """What a member says is no probability; ``member`` is its place, from 0."""
+    """Error for a member that gives no probabilities; ``member`` is its index, from 0."""
 
     def __init__(self, member: int, message: str) -> None:
         super().__init__(message)
@@ -40,31 +41,31 @@ class NotFinite(ValueError):
 
 
 def gathered(x: Tensor, index: Tensor) -> Tensor:
-    """``x`` ``(*dims, n, *rest)`` at ``index`` ``(*dims, m)``: ``(*dims, m, *rest)``."""
+    """Entries of ``x`` ``(*dims, n, *rest)`` at ``index`` ``(*dims, m)``: ``(*dims, m, *rest)``."""
     rest = x.shape[index.ndim :]
     wide = index.reshape(*index.shape, *(1 for _ in rest)).expand(*index.shape, *rest)
     return x.gather(index.ndim - 1, wide)
 
 
 def reordered(model: Steps, state: Mapping[str, Tensor], rows: Tensor) -> DecodingState:
-    """The state with each row's place taken by a row of the same source, ``(R, N)``; ``state`` may be used up.
+    """State with each row replaced by a row of the same source, ``(R, N)``; ``state`` may be overwritten.
 
-    Only what has to be moved is: nothing where every row stays, never what belongs to the source, and as little as the
-    models know to where they offer ``reorder(state, rows)``, which may change the state in place.
+    Nothing is moved where every row stays, and entries of the source never; where models have ``reorder(state, rows)``,
+    which may change the state in place, it is used.
     """
     if torch.equal(rows, torch.arange(rows.shape[1], device=rows.device).expand_as(rows)):
         return dict(state)
-    own: Any = model
-    if hasattr(own, "reorder"):
-        found: DecodingState = own.reorder(state, rows)
-        return found
+    untyped: Any = model
+    if hasattr(untyped, "reorder"):
+        moved: DecodingState = untyped.reorder(state, rows)
+        return moved
     memory = {name: tensor for name, tensor in state.items() if name.startswith(MEMORY)}
     moving = {name: tensor for name, tensor in state.items() if name not in memory}
     return model.select(moving, rows) | memory
 
 
 def log_probabilities(logits: Tensor, from_logits: bool = True) -> Tensor:
-    """Of each token, ``(*dims, V)``, in float32 or better; what is no logit is taken as it is."""
+    """Log probabilities of each token, ``(*dims, V)``, in float32 or better; without ``from_logits`` as given."""
     if not from_logits:
         return logits
     return logits.log_softmax(-1, dtype=torch.promote_types(logits.dtype, torch.float32))

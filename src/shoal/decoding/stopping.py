@@ -1,6 +1,6 @@
-"""When a beam search may stop, and what a hypothesis of some length is worth.
+"""Stopping rules of a beam search, and scores of hypotheses by their length.
 
-The score of a hypothesis is ``log p / length ** length_penalty`` (Wu et al. 2016 use another form), where its length
+The score of a hypothesis is ``log p / length ** length_penalty`` (Wu et al. 2016 use another form), where the length
 counts the tokens written, the end of the sentence among them, and neither the prompt nor padding. So at 0 it is the log
 probability, at 1 the mean log probability of a token, and more favours longer ones.
 
@@ -29,7 +29,7 @@ LARGEST_PENALTY = 50.0  # in size: 10^6 tokens to its power are still a finite n
 
 
 def check_stop(stop: str, length_penalty: float) -> None:
-    """Raise a :class:`UserError` for a rule that there is none of, or a penalty that no length can be raised to."""
+    """Raise a :class:`UserError` for an unknown rule, or a penalty outside its range."""
     if stop not in STOPS:
         raise UserError(f"unknown stop {stop!r}: one of {' '.join(STOPS)}{nearest(stop, STOPS)}")
     is_number = isinstance(length_penalty, Real) and not isinstance(length_penalty, bool)
@@ -43,11 +43,11 @@ def check_stop(stop: str, length_penalty: float) -> None:
 
 @dataclass(frozen=True)
 class Lengths:
-    """What log probabilities are divided by.
+    """Divisors of log probabilities, by length.
 
     Attributes:
-        divisors: of each length from 0 on, ``(T + 1,)``, float64; that of 0 is never used.
-        largest: of those lengths that a hypothesis can still reach, by its own, ``(T,)``, float64.
+        divisors: divisor of each length from 0 on, ``(T + 1,)``, float64; that of 0 is never used.
+        largest: largest divisor of the lengths that a hypothesis can still reach, by its length, ``(T,)``, float64.
     """
 
     divisors: tuple[float, ...]
@@ -55,20 +55,20 @@ class Lengths:
 
     @classmethod
     def up_to(cls, T: int, length_penalty: float) -> "Lengths":
-        """Of up to ``T`` tokens."""
+        """Divisors of lengths up to ``T`` tokens."""
         divisors = (1.0, *(float(length) ** length_penalty for length in range(1, T + 1)))
         return cls(divisors, tuple(max(divisors[length + 1 :]) for length in range(T)))
 
 
 def may_stop(stop: str, live: Tensor, pool: Tensor, lengths: Lengths, length: int) -> Tensor:
-    """Whether a search is over by its rule.
+    """Mask of the searches that are over by their rule.
 
     Args:
         stop: one of :data:`STOPS`.
         live: log probabilities of the live hypotheses, ``(*dims, b)``; -inf is none.
-        pool: scores of the finished, the best first, likewise.
-        lengths: what these are divided by.
-        length: of the live hypotheses, less than the longest.
+        pool: scores of the finished hypotheses, the best first, ``(*dims, b)``.
+        lengths: divisors of the scores.
+        length: length of the live hypotheses, less than the longest.
 
     Returns:
         ``(*dims)``, bool.

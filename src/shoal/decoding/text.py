@@ -1,4 +1,4 @@
-"""Texts that models of one shape go on with: from strings to strings."""
+"""Continuations of texts by models of one shape: from strings to strings."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -17,21 +17,21 @@ from shoal.keyed import fold
 if TYPE_CHECKING:
     from shoal.tasks.text.tokenizers import TextTokenizer
 
-_STREAM = 4  # what samples are drawn by, apart from what a run trained by
+_STREAM = 4  # of the random numbers of samples, separate from those of training
 _NEEDED = ("context_length", "start", "step")  # of a model that decodes, see shoal.models.cache
 
 
 @dataclass(frozen=True)
 class Sample:
-    """What a model made of a prompt.
+    """Continuation of a prompt by a model.
 
     Attributes:
-        run: whose model.
-        prompt: what it was given.
-        number: of the sample, from 0.
-        text: what it went on with.
-        log_p: of each of its tokens, its end included where it has one, in nats, by the model as it is, without
-            temperature and cuts.
+        run: id of the model's run.
+        prompt: the prompt.
+        number: number of the sample, from 0.
+        text: the continuation.
+        log_p: log probability of each of its tokens, EOS included where it has one, in nats, at temperature 1 among
+            all tokens.
     """
 
     run: str
@@ -51,26 +51,26 @@ def generate_texts(
     seed: int = 0,
     end: int | None = None,
 ) -> list[Sample]:
-    """Go on with every prompt, by every model, all at once.
+    """Continue every prompt, by every model, all at once.
 
-    A sample hangs on its run, its prompt, its number and the seed, and not on what else is asked for beside it.
+    A sample depends on its run, its prompt, its number and the seed alone, and not on other prompts or samples.
 
     Args:
-        models: of one shape, by run.
-        tokenizer: theirs.
-        prompts: at least one token each.
-        max_new_tokens: of each sample.
-        sampling: how tokens are drawn; None takes the likeliest, and then there is one sample.
-        samples: of each model and prompt.
-        seed: of the samples.
-        end: the token at which a text ends; without one all have as many tokens.
+        models: models of one shape, by run.
+        tokenizer: their tokenizer.
+        prompts: prompts, of at least one token each.
+        max_new_tokens: number of new tokens of each sample.
+        sampling: settings of sampling; None for greedy search, and then there is one sample.
+        samples: number of samples of each model and prompt.
+        seed: seed of the samples.
+        end: token at which a text ends; without one all have ``max_new_tokens`` tokens.
 
     Returns:
-        By prompt, then by number, then by run.
+        Samples by prompt, then by number, then by run.
 
     Raises:
         UserError: a prompt is empty or has a character that the vocabulary lacks, a number is out of range, or the
-            models cannot go on token by token.
+            models cannot continue texts token by token.
         DivergedError: models give numbers that are not finite.
     """
     _check(next(iter(models.values())), prompts, max_new_tokens, sampling, samples)
@@ -94,14 +94,16 @@ def generate_texts(
         )
     check_finite(made.log_p, list(models))
     written = made.lengths.expand(made.tokens.shape[:2])  # (R, N), with their prompts
-    found = []
+    samples_made = []
     for row, (prompt, number) in enumerate(rows):
         start = int(lengths[row])
         for member, run in enumerate(models):
             stop = int(written[member, row])
             text = tokenizer.decode(made.tokens[member, row, start:stop])
-            found.append(Sample(run, prompt, number, text, tuple(made.log_p[member, row, : stop - start].tolist())))
-    return found
+            samples_made.append(
+                Sample(run, prompt, number, text, tuple(made.log_p[member, row, : stop - start].tolist()))
+            )
+    return samples_made
 
 
 def _check(
@@ -118,25 +120,25 @@ def _check(
 def stacked_parameters(models: Sequence[nn.Module]) -> dict[str, Tensor]:
     """Parameters of models of one shape by name, ``(R, *shape)`` each."""
     named = [dict(model.named_parameters()) for model in models]
-    return {name: torch.stack([own[name].detach() for own in named]) for name in named[0]}
+    return {name: torch.stack([of_model[name].detach() for of_model in named]) for name in named[0]}
 
 
 def check_models(model: nn.Module, prompts: Sequence[str]) -> None:
-    """Raise :class:`UserError` where a model cannot go on token by token, or there is nothing to go on with."""
+    """Raise :class:`UserError` where a model cannot continue texts token by token, or there is no prompt."""
     if lacking := [name for name in _NEEDED if not hasattr(model, name)]:
         raise UserError(
-            f"{type(model).__name__} cannot go on with a text: it has no {' '.join(lacking)}; a model needs "
+            f"{type(model).__name__} cannot continue a text: it has no {' '.join(lacking)}; a model needs "
             f"{', '.join(_NEEDED)} for that"
         )
     if not prompts:
-        raise UserError("there is nothing to go on with: no prompt was given")
+        raise UserError("there is nothing to continue: no prompt was given")
 
 
 def encode_prompt(tokenizer: "TextTokenizer", prompt: str) -> Tensor:
-    """The tokens of a prompt, int64, ``(n,)``.
+    """Tokens of a prompt, int64, ``(n,)``.
 
     Raises:
-        UserError: there is none, or it has a character that the vocabulary lacks.
+        UserError: it has no token, or a character that the vocabulary lacks.
     """
     if not prompt:
         raise UserError("a prompt must have at least one token, got ''")
@@ -144,9 +146,9 @@ def encode_prompt(tokenizer: "TextTokenizer", prompt: str) -> Tensor:
 
 
 def _keys(runs: Sequence[str], seed: int) -> Tensor:
-    """A key of each run, ``(R,)``."""
-    own = torch.tensor([_hashed(run) for run in runs])
-    return fold(fold(fold(torch.zeros_like(own), _STREAM), own), seed)
+    """Random key of each run, ``(R,)``."""
+    hashes = torch.tensor([_hashed(run) for run in runs])
+    return fold(fold(fold(torch.zeros_like(hashes), _STREAM), hashes), seed)
 
 
 def _number(prompt: str, number: int) -> int:

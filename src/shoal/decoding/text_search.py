@@ -1,4 +1,4 @@
-"""Beam search from prompts: what models of one shape find likeliest to follow, from strings to strings."""
+"""Beam search from prompts by models of one shape: from strings to strings."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,14 +20,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Continuation:
-    """A hypothesis of how a text goes on.
+    """Hypothesis of the continuation of a text.
 
     Attributes:
-        text: what follows the prompt, its end included where it has one.
-        length: its tokens.
-        log_p: of all of them, in nats.
-        score: what hypotheses are ordered by, with the length penalty.
-        finished: whether it has ended; the others were cut at the longest length.
+        text: text after the prompt, EOS included where it has one.
+        length: number of its tokens.
+        log_p: log probability of all tokens, in nats.
+        score: score that orders hypotheses, with the length penalty.
+        finished: true where it has ended; others were cut at the longest length.
     """
 
     text: str
@@ -39,15 +39,15 @@ class Continuation:
 
 @dataclass(frozen=True)
 class Search:
-    """What a run's model found for a prompt.
+    """Search result of a run's model for a prompt.
 
     Attributes:
-        run: whose model.
-        prompt: what it was given.
-        found: the best first.
-        steps: tokens up to which the search went.
-        saved: steps that were left when its rule stopped it.
-        tree: what it looked at, where that was recorded.
+        run: id of the model's run.
+        prompt: the prompt.
+        found: the hypotheses, the best first.
+        steps: number of steps of the search.
+        saved: number of steps that were left when the stopping rule ended it.
+        tree: search tree, where it was recorded.
     """
 
     run: str
@@ -59,12 +59,12 @@ class Search:
 
 
 def fitting_tokens(model: nn.Module, longest: int) -> int | None:
-    """How many new tokens fit into a model's context behind a prompt of so many; None where there is no end.
+    """Number of new tokens that fit into a model's context behind a prompt of length ``longest``; None if unbounded.
 
-    The last one is written and not read.
+    The last new token is written and not read.
     """
-    own: Any = model
-    limit: int | None = own.context_length
+    untyped: Any = model
+    limit: int | None = untyped.context_length
     return None if limit is None else limit - longest + 1
 
 
@@ -79,29 +79,29 @@ def search_texts(
     end: int | None = None,
     record: bool = False,
 ) -> list[Search]:
-    """Search what follows every prompt, by every model, all at once.
+    """Search the continuations of every prompt, by every model, all at once.
 
     Args:
-        models: of one shape, by run.
-        tokenizer: theirs.
-        prompts: at least one token each.
-        max_new_tokens: of each hypothesis; as many as fit into the context, and 200 at most, when not given.
-        beam: how to search.
-        end: the token that ends a text; without one all hypotheses have as many tokens.
-        record: whether to keep what was looked at, as trees.
+        models: models of one shape, by run.
+        tokenizer: their tokenizer.
+        prompts: prompts, of at least one token each.
+        max_new_tokens: largest number of new tokens; when not given, as many as fit into the context, up to 200.
+        beam: settings of the beam search.
+        end: token that ends a text; without one all hypotheses have the same number of tokens.
+        record: true to record the search trees.
 
     Returns:
-        By prompt, then by run.
+        Search results by prompt, then by run.
 
     Raises:
         UserError: a prompt is empty or has a character that the vocabulary lacks; there are not so many positions, or
-            texts; or the models cannot go on token by token.
+            texts; or the models cannot continue texts token by token.
         DivergedError: models give numbers that are not finite.
     """
     modules, beam = list(models.values()), beam or Beam()
     check_models(modules[0], prompts)
     encoded = [encode_prompt(tokenizer, prompt) for prompt in prompts]
-    lengths = torch.tensor([len(own) for own in encoded])
+    lengths = torch.tensor([len(tokens) for tokens in encoded])
     T = _fitting(modules[0], prompts, lengths.tolist(), max_new_tokens)
     check_beam(beam.width, T, tokenizer.vocabulary_size)
     padded = torch.nn.utils.rnn.pad_sequence(encoded, batch_first=True)  # (N, P)
@@ -126,15 +126,15 @@ def search_texts(
 
 
 def _fitting(model: nn.Module, prompts: Sequence[str], lengths: Sequence[int], asked: int | None) -> int:
-    """How many tokens a hypothesis may have."""
+    """Largest number of tokens of a hypothesis."""
     longest = max(lengths)
     fit = fitting_tokens(model, longest)
     if fit is not None and (fit < 1 or (asked or 1) > fit):
-        own: Any = model
+        untyped: Any = model
         room = f"{fit:,} new tokens fit" if fit > 1 else "one new token fits" if fit == 1 else "no new token fits"
         got = "" if asked is None else f", got max_new_tokens={asked:,}"
         raise UserError(
-            f"a beam goes no further than the context of {own.context_length:,} tokens: behind a prompt of "
+            f"a beam goes no further than the context of {untyped.context_length:,} tokens: behind a prompt of "
             f"{longest:,}, {room}{got}; without --beams the window slides"
         )
     if asked is None:
@@ -147,12 +147,18 @@ MOST = 200  # new tokens, where no number is asked for
 
 
 def _read(searched: Searched, tokenizer: "TextTokenizer", member: int, row: int) -> tuple[Continuation, ...]:
-    own, found = searched.hypotheses, []
-    for which, length in enumerate(own.lengths[member, row].tolist()):
+    hypotheses, continuations = searched.hypotheses, []
+    for which, length in enumerate(hypotheses.lengths[member, row].tolist()):
         if length:
-            text = tokenizer.decode(own.written(member, row, which))
+            text = tokenizer.decode(hypotheses.written(member, row, which))
             at = member, row, which
-            found.append(
-                Continuation(text, length, float(own.log_p[at]), float(own.scores[at]), bool(own.finished[at]))
+            continuations.append(
+                Continuation(
+                    text,
+                    length,
+                    float(hypotheses.log_p[at]),
+                    float(hypotheses.scores[at]),
+                    bool(hypotheses.finished[at]),
+                )
             )
-    return tuple(found)
+    return tuple(continuations)

@@ -1,6 +1,6 @@
-"""The tree of a beam search: what each step looked at, kept and let go, as plain data and as text.
+"""Search tree of a beam search: the candidates of each step, kept and pruned, as plain data and as text.
 
-Of each step the ``2 b + 1`` likeliest candidates are kept, which are those that a step of a beam chooses among.
+The tree holds the ``2 b + 1`` likeliest candidates of each step, among which the step of a beam chooses.
 """
 
 import math
@@ -20,19 +20,18 @@ _BAR, _TEE, _END, _GAP = "│  ", "├─ ", "└─ ", "   "
 
 @dataclass(frozen=True)
 class Candidate:
-    """A hypothesis that a step looked at.
+    """Candidate of a step.
 
     Attributes:
         step: its length in tokens, from 1.
-        rank: among the step's candidates, the likeliest first, from 0.
-        node: its own number, from 1; 0 is the root.
-        parent: the node that it continues.
-        token: by which token.
+        rank: rank among the step's candidates, the likeliest first, from 0.
+        node: its number, from 1; 0 is the root.
+        parent: number of the node that it continues.
+        token: the token that it adds.
         added: log probability of that token, in nats.
-        log_p: of the whole hypothesis.
-        score: that with its length penalty.
-        fate: one of :data:`FATES`: kept, to go on; finished, by the end of the sentence; cut, at the longest length; or
-            pruned.
+        log_p: log probability of the whole hypothesis.
+        score: log probability with the length penalty.
+        fate: one of :data:`FATES`: kept, and continued; finished, with EOS; cut, at the longest length; or pruned.
     """
 
     step: int
@@ -48,12 +47,12 @@ class Candidate:
 
 @dataclass(frozen=True)
 class BeamTree:
-    """What a beam search of one prompt looked at.
+    """Search tree of a beam search of one prompt.
 
     Attributes:
-        candidates: by step, then by rank.
-        steps: how far it went.
-        why: why no further.
+        candidates: candidates by step, then by rank.
+        steps: number of steps.
+        why: reason why the search ended.
     """
 
     candidates: tuple[Candidate, ...]
@@ -61,28 +60,30 @@ class BeamTree:
     why: str
 
     def rows(self, names: Sequence[str] | None = None) -> list[dict[str, Any]]:
-        """Of each candidate its fields by name, and its token as ``name``; a data frame takes it as it is."""
-        return [{**vars(own), "name": _name(own.token, names)} for own in self.candidates]
+        """Rows for a data frame: the fields of each candidate by name, and its token as ``name``."""
+        return [{**vars(candidate), "name": _name(candidate.token, names)} for candidate in self.candidates]
 
     def text(self, names: Sequence[str] | None = None, root: str = "BOS") -> str:
-        """The tree as lines, children under their parents, with the log probability up to each.
+        """Tree as lines of text, children under their parents, with the log probability up to each.
 
         Args:
-            names: of the tokens, by index; their numbers when not given.
-            root: what the prompt is called.
+            names: names of the tokens, by index; their numbers when not given.
+            root: name of the prompt.
         """
         children: dict[int, list[Candidate]] = {}
-        for own in self.candidates:
-            children.setdefault(own.parent, []).append(own)
+        for candidate in self.candidates:
+            children.setdefault(candidate.parent, []).append(candidate)
         lines = [root]
 
         def write(node: int, before: str) -> None:
-            below = sorted(children.get(node, []), key=lambda own: (-own.added, own.token))
-            for own in below:
-                is_last = own is below[-1]
-                fate = "" if own.fate == KEPT else f"  {own.fate}"
-                lines.append(f"{before}{_END if is_last else _TEE}{_name(own.token, names)} {own.log_p:.2f}{fate}")
-                write(own.node, before + (_GAP if is_last else _BAR))
+            below = sorted(children.get(node, []), key=lambda candidate: (-candidate.added, candidate.token))
+            for candidate in below:
+                is_last = candidate is below[-1]
+                fate = "" if candidate.fate == KEPT else f"  {candidate.fate}"
+                lines.append(
+                    f"{before}{_END if is_last else _TEE}{_name(candidate.token, names)} {candidate.log_p:.2f}{fate}"
+                )
+                write(candidate.node, before + (_GAP if is_last else _BAR))
 
         write(0, "")
         return "\n".join([*lines, f"{self.steps} step{'s' * (self.steps != 1)}: {self.why}"])
@@ -93,7 +94,7 @@ def _name(token: int, names: Sequence[str] | None) -> str:
 
 
 class Recorder:
-    """Keeps what the steps of a search looked at, of ``R`` members and ``N`` prompts."""
+    """Recorder of the candidates of a search's steps, of ``R`` members and ``N`` prompts."""
 
     def __init__(self, R: int, N: int) -> None:
         self.found: list[list[list[Candidate]]] = [[[] for _ in range(N)] for _ in range(R)]
@@ -112,20 +113,20 @@ class Recorder:
         """Add a step.
 
         Args:
-            prompts: which of the ``N`` each place holds, ``(R, M)``.
-            is_open: whether it is still searched, ``(R, M)``.
-            candidates: ``(R, M, c)``.
-            scores: theirs, ``(R, M, c)``.
-            fates: which of them have each fate, ``(R, M, c)``; those of which nothing is said are pruned.
-            order: which of them live on in each of the ``b`` places, ``(R, M, b)``.
-            length: theirs in tokens.
+            prompts: index of the prompt in each place, ``(R, M)``.
+            is_open: true where the place is still searched, ``(R, M)``.
+            candidates: the candidates, ``(R, M, c)``.
+            scores: scores of the candidates, ``(R, M, c)``.
+            fates: mask of the candidates of each fate, ``(R, M, c)``; those in no mask are pruned.
+            order: index of the candidate that lives on in each of the ``b`` places, ``(R, M, b)``.
+            length: length of the candidates in tokens.
         """
         listed = (candidates.log_p, candidates.parent, candidates.token, scores)
         log_p, parents, tokens, scored = (tensor.tolist() for tensor in listed)
-        of = [(fate, own.tolist()) for fate, own in fates]
+        of = [(fate, mask.tolist()) for fate, mask in fates]
         living, prompt_of = order.tolist(), prompts.tolist()
         for r, m in is_open.nonzero().tolist():
-            found, before = self.found[r][prompt_of[r][m]], self.live[r][prompt_of[r][m]]
+            recorded, before = self.found[r][prompt_of[r][m]], self.live[r][prompt_of[r][m]]
             new: dict[int, Candidate] = {}
             for rank, value in enumerate(log_p[r][m]):
                 if value == -math.inf:
@@ -134,22 +135,23 @@ class Recorder:
                 new[rank] = Candidate(
                     step=length,
                     rank=rank,
-                    node=len(found) + 1,
+                    node=len(recorded) + 1,
                     parent=0 if parent is None else parent.node,
                     token=tokens[r][m][rank],
                     added=value - (0.0 if parent is None else parent.log_p),
                     log_p=value,
                     score=scored[r][m][rank],
-                    fate=next((fate for fate, own in of if own[r][m][rank]), PRUNED),
+                    fate=next((fate for fate, mask in of if mask[r][m][rank]), PRUNED),
                 )
-                found.append(new[rank])
+                recorded.append(new[rank])
             self.live[r][prompt_of[r][m]] = [new[rank] for rank in living[r][m] if rank in new]
 
     def trees(self, steps: Tensor, reasons: Tensor) -> tuple[tuple[BeamTree, ...], ...]:
-        """Of each member and prompt, with how far it went and why no further, ``(R, N)`` each."""
+        """Trees of each member and prompt, with numbers of steps and reasons of ending, ``(R, N)`` each."""
         return tuple(
             tuple(
-                BeamTree(tuple(found), int(steps[r, n]), WHY[int(reasons[r, n])]) for n, found in enumerate(of_member)
+                BeamTree(tuple(candidates), int(steps[r, n]), WHY[int(reasons[r, n])])
+                for n, candidates in enumerate(of_member)
             )
             for r, of_member in enumerate(self.found)
         )

@@ -1,4 +1,4 @@
-"""Tokens, one after the other: the one loop of greedy search and sampling, wherever logits come from.
+"""Loop of greedy search and sampling, token by token, for any source of logits.
 
 Shapes: ``R`` members, ``N`` rows, ``M`` places of those not yet left, ``V`` vocabulary.
 """
@@ -17,44 +17,45 @@ from shoal.keyed import fold, uniform
 
 
 class Source(Protocol):
-    """Where logits come from, of ``size = (R, N)`` rows."""
+    """Source of logits for ``size = (R, N)`` rows."""
 
     size: tuple[int, int]
     dtype: torch.dtype
     device: torch.device
 
     def next(self, new: int, chosen: Tensor | None, is_open: Tensor | None) -> Tensor:
-        """What follows rows that have ``new`` tokens, the last ``chosen`` ``(R, N)``: ``(R, N, V)``.
+        """Next-token logits after rows of ``new`` new tokens, the last ``chosen`` ``(R, N)``: ``(R, N, V)``.
 
-        Called for 0, 1, … in turn. Rows that are not open, ``(R, N)``, have any logits; all are where it is not given.
+        Called for 0, 1, … in turn. Logits of rows that are not open, ``(R, N)``, are arbitrary; all rows are open where
+        it is not given.
         """
         ...
 
 
 @dataclass(frozen=True)
 class Choice:
-    """How tokens are chosen: the likeliest, or drawn by the keys of members, rows and positions."""
+    """Rule by which tokens are chosen: the likeliest, or drawn by the keys of members, rows and positions."""
 
     sampling: Sampling | None
     keys: Tensor | None
     rows: Tensor | None
-    lengths: Tensor  # of what stands before the new tokens, (N,)
+    lengths: Tensor  # of the prompts, (N,)
 
     def __call__(self, logits: Tensor, new: int) -> Tensor:
-        """The tokens that follow ``new`` others, by their logits ``(R, N, V)``: ``(R, N)``."""
+        """Tokens behind ``new`` earlier ones, from their logits ``(R, N, V)``: ``(R, N)``."""
         if self.sampling is None:
             return logits.argmax(-1)
         assert self.keys is not None
         rows = torch.arange(logits.shape[1], device=logits.device) if self.rows is None else self.rows
-        own = fold(fold(self.keys.unsqueeze(1), rows), self.lengths + new)  # (R, N)
-        kept = filtered(logits, self.sampling.temperature, self.sampling.top_k, self.sampling.top_p)
-        return draw(kept.log_softmax(-1), uniform(own, 1).squeeze(-1))
+        token_keys = fold(fold(self.keys.unsqueeze(1), rows), self.lengths + new)  # (R, N)
+        logits = filtered(logits, self.sampling.temperature, self.sampling.top_k, self.sampling.top_p)
+        return draw(logits.log_softmax(-1), uniform(token_keys, 1).squeeze(-1))
 
 
 def write(
     source: Source, max_new_tokens: int, choice: Choice, eos: int | None, padding: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The new tokens ``(R, N, max_new_tokens)``, how many each row has ``(R, N)``, and their log probabilities."""
+    """New tokens ``(R, N, max_new_tokens)``, the number of each row ``(R, N)``, and their log probabilities."""
     shape = (*source.size, max_new_tokens)
     tokens = torch.full(shape, padding, dtype=torch.int64, device=source.device)
     log_p = torch.zeros(shape, dtype=source.dtype, device=source.device)
@@ -64,9 +65,9 @@ def write(
     for new in range(max_new_tokens):
         logits = source.next(new, chosen, is_open)  # (R, N, V)
         chosen = choice(logits, new)  # (R, N)
-        own = logits.log_softmax(-1).gather(-1, chosen.unsqueeze(-1)).squeeze(-1)
+        log_p_chosen = logits.log_softmax(-1).gather(-1, chosen.unsqueeze(-1)).squeeze(-1)
         tokens[..., new] = chosen if is_open is None else torch.where(is_open, chosen, padding)
-        log_p[..., new] = own if is_open is None else torch.where(is_open, own, 0.0)
+        log_p[..., new] = log_p_chosen if is_open is None else torch.where(is_open, log_p_chosen, 0.0)
         if eos is None or not (ends := chosen == eos).any():
             continue
         ending = ends if is_open is None else ends & is_open
@@ -78,7 +79,7 @@ def write(
 
 
 class FromState:
-    """What follows states, from which rows that are done are taken away now and then."""
+    """Source of logits from states; rows that are done are removed from time to time."""
 
     def __init__(self, model: Steps, state: Mapping[str, Tensor], logits: Tensor) -> None:
         R, N, _ = logits.shape

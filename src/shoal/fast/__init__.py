@@ -1,5 +1,5 @@
-"""The same mathematics, sooner: what equal prefixes share is computed once, and what is not a product is fused.
+"""Fast paths with the mathematics of the models: shared prefixes are computed once, elementwise operations fused.
 
-Everything clever about speed lives here, behind one function, :func:`~shoal.fast.engine.choose_scorer`. The models in
-:mod:`shoal.models` stay as a student reads them; a test holds each path here to them.
+All code for speed is here, behind one function, :func:`~shoal.fast.engine.choose_scorer`. The models in
+:mod:`shoal.models` stay as a student reads them; a test compares each path here with them.
 """

@@ -9,11 +9,11 @@ from shoal.fast.kernels import Library
 
 
 class FusedAdam:
-    """One pass over the parameters of every member.
+    """Fused update of Adam or AdamW: one pass over the parameters of every member.
 
     Args:
         library: the kernels.
-        decoupled: whether weight decay shrinks the parameters (AdamW) or is added to the gradient (Adam).
+        decoupled: true where weight decay shrinks the parameters (AdamW), false where it adds to the gradient (Adam).
     """
 
     def __init__(self, library: Library, decoupled: bool) -> None:
@@ -29,19 +29,19 @@ class FusedAdam:
         count: Tensor,
         moved: Tensor,
     ) -> Tensor:
-        """Change parameters and state of the members that move, in place; put parameters back that are not finite then.
+        """Update parameters and state of chosen members, in place; restore parameters that are not finite after it.
 
         Args:
             theta: ``(R, P)`` float32.
-            gradient: likewise.
-            scale: what the gradient is multiplied by first, ``(R, 1)``.
+            gradient: ``(R, P)`` float32.
+            scale: factor of the gradient, such as that of clipping, ``(R, 1)``.
             state: ``m`` and ``v``, ``(R, P)``.
             hyper: ``lr``, ``beta1``, ``beta2``, ``eps``, ``(R, 1)``, and ``weight_decay``, ``(R, 1 or P)``; float64.
             count: the step of each member, ``(R, 1)`` float64.
-            moved: members to change, ``(R,)`` bool.
+            moved: mask of the members to update, ``(R,)`` bool.
 
         Returns:
-            Whether the new parameters were finite, ``(R,)`` bool.
+            Mask of the members whose new parameters were finite, ``(R,)`` bool.
         """
         before, finite, decay = torch.empty_like(theta), moved.clone(), hyper["weight_decay"]
         self.library.bound(
@@ -50,6 +50,6 @@ class FusedAdam:
             *(int(decay.shape[1] > 1), int(self.decoupled), finite),
         )()
         finite |= ~moved
-        if theta.device.type != "cpu" or not finite.all():  # a GPU is not looked at
+        if theta.device.type != "cpu" or not finite.all():  # to read from a GPU would wait for it
             torch.where(finite.unsqueeze(1), theta, before, out=theta)
         return finite

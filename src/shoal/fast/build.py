@@ -1,4 +1,4 @@
-"""Libraries in C, compiled for this machine with its own C compiler, once each, and loaded."""
+"""Compilation of C sources for this machine with its own C compiler, once each, and loading of the libraries."""
 
 import ctypes
 import functools
@@ -23,15 +23,15 @@ FLAGS = (
     "--param=vect-max-peeling-for-alignment=0",
 )
 OPENMP = ("-fopenmp", "-Wl,--as-needed")  # and torch's own runtime: two would take the cores from each other
-PLAIN_FLAGS = ("-O3", "-fopenmp-simd", "-fno-math-errno", "-shared", "-fPIC")  # what any C compiler takes
+PLAIN_FLAGS = ("-O3", "-fopenmp-simd", "-fno-math-errno", "-shared", "-fPIC")  # of any C compiler
 OFF = "SHOAL_NO_KERNELS"
 Command = tuple[str, ...]
-SECONDS = 3.0  # that compiling takes, for estimates
+SECONDS = 3.0  # duration of compiling, for estimates
 
 
 @dataclass(frozen=True)
 class Kernels:
-    """The compiled library, or why there is none; and what tells it from one that computes other last bits."""
+    """Compiled library or None, a note that names it or says why there is none, and a key of its last bits."""
 
     library: ctypes.CDLL | None
     note: str
@@ -40,13 +40,13 @@ class Kernels:
 
 @functools.cache
 def kernels() -> Kernels:
-    """The kernels of training for this machine; see :func:`compiled`."""
+    """Kernels of training for this machine; see :func:`compiled`."""
     return compiled(SOURCE)
 
 
 @functools.cache
 def compiled(source: Path) -> Kernels:
-    """The library of a source file for this machine, compiled on first use and kept in the user's cache folder."""
+    """Library of a C source for this machine, compiled on first use and kept in the user's cache folder."""
     compiler = _compiler()
     if os.environ.get(OFF):
         return Kernels(None, f"{OFF} is set")
@@ -73,7 +73,7 @@ def compiled(source: Path) -> Kernels:
 
 
 def is_compiled() -> bool:
-    """Whether :func:`kernels` will find them compiled, unless what was kept is damaged."""
+    """Return True if :func:`kernels` will find a compiled library, unless the cached one is damaged."""
     compiler = _compiler()
     try:
         return compiler is not None and any(cache.has(_prefix(SOURCE, compiler, flags)) for flags in _flags(compiler))
@@ -82,19 +82,19 @@ def is_compiled() -> bool:
 
 
 def _compiler() -> Command | None:
-    """The compiler with its own arguments: ``CC`` may have some."""
+    """C compiler with its own arguments, of which ``CC`` may have some."""
     try:
         wanted = shlex.split(os.environ.get("CC", ""))
     except ValueError:  # an open quotation mark
         return None
     for name, *arguments in [wanted] if wanted else [["cc"], ["gcc"], ["clang"]]:
-        if found := shutil.which(name):
-            return (found, *arguments)
+        if path := shutil.which(name):
+            return (path, *arguments)
     return None
 
 
 def _flags(compiler: Command) -> list[Command]:
-    """What to compile with, best first. Threads need gcc, whose OpenMP runtime torch brings along on Linux."""
+    """Sets of compiler flags, best first. Threads need gcc, whose OpenMP runtime torch brings along on Linux."""
     runtime = openmp_runtime()
     if runtime is None or "Free Software Foundation" not in _version(compiler):
         return [FLAGS, PLAIN_FLAGS]
@@ -102,11 +102,11 @@ def _flags(compiler: Command) -> list[Command]:
 
 
 def _compiled(source: Path, compiler: Command, flags: Command) -> tuple[ctypes.CDLL, str]:
-    """The library of this source, compiler and processor; and where it is not kept, why not."""
+    """Library of this source, compiler and processor; and where it is not cached, the reason."""
     prefix = _prefix(source, compiler, flags)
-    kept = cache.find(prefix)
-    if kept is not None:
-        return kept, ""
+    cached = cache.find(prefix)
+    if cached is not None:
+        return cached, ""
     with tempfile.TemporaryDirectory(prefix="shoal-") as folder:
         made = Path(folder) / f"{source.stem}.so"
         command = [*compiler, "-o", str(made), str(source), *flags, "-lm"]
@@ -124,7 +124,7 @@ def _prefix(source: Path, compiler: Command, flags: Command) -> str:
 
 @functools.cache
 def _key(source: Path, compiler: Command, flags: Command) -> str:
-    """What the library depends on."""
+    """Hash of everything that the library depends on."""
     parts = [source.read_text(encoding="utf-8"), _version(compiler), *compiler[1:], " ".join(flags), _processor()]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
 
@@ -135,7 +135,7 @@ def _version(compiler: Command) -> str:
 
 
 def _processor() -> str:
-    """What ``-march=native`` depends on: a cache folder may be shared between machines."""
+    """Description of the processor for ``-march=native``: a cache folder may be shared between machines."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         return next(line for line in lines if line.startswith(("flags", "Features")))

@@ -1,9 +1,9 @@
-"""The user's folder of compiled libraries, into which nobody else can put anything.
+"""Cache folder of compiled libraries, into which only its user can write.
 
 A library that is loaded is code that runs. So the folder has to be the user's own and closed to everyone else; a file
-in it has to be the user's own, and no link; and what was hashed is what is loaded, whatever happens to the path in
-between. Where that cannot be had, as with a home or a cache folder that several users share or with ``sudo`` in
-another's home, nothing is kept: the library is compiled for one process.
+in it has to be the user's own, and no link; and the file that is hashed is the one that is loaded, whatever happens to
+the path in between. Where that is impossible, as with a home or a cache folder that several users share or with
+``sudo`` in another's home, nothing is cached: the library is compiled for one process.
 """
 
 import ctypes
@@ -23,7 +23,7 @@ _HOLD = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def folder() -> Path | None:
-    """Where libraries are kept; None for a user without a home, as in some containers."""
+    """Path of the cache folder; None for a user without a home, as in some containers."""
     try:
         return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "shoal"
     except RuntimeError:
@@ -31,7 +31,7 @@ def folder() -> Path | None:
 
 
 def find(prefix: str) -> ctypes.CDLL | None:
-    """Load the library of this prefix that was kept, if it is whole and nobody else can have written it."""
+    """Load the cached library of this prefix, if it is whole and nobody else can have written it."""
     with suppress(OSError), _opened() as directory:
         for name in _names(directory, prefix):
             with suppress(OSError):
@@ -40,14 +40,14 @@ def find(prefix: str) -> ctypes.CDLL | None:
 
 
 def has(prefix: str) -> bool:
-    """Whether :func:`find` would look at a library of this prefix."""
+    """Return True if :func:`find` would look at a library of this prefix."""
     with suppress(OSError), _opened() as directory:
         return bool(_names(directory, prefix))
     return False
 
 
 def keep(prefix: str, content: bytes) -> ctypes.CDLL:
-    """Keep a library and load it. Its checksum is in its name: loading half a library ends the process.
+    """Cache a library and load it. Its checksum is in its name: loading half a library ends the process.
 
     Several processes may do so at once.
 
@@ -71,7 +71,7 @@ def keep(prefix: str, content: bytes) -> ctypes.CDLL:
 
 
 def load_once(content: bytes) -> ctypes.CDLL:
-    """Load a library that is kept nowhere: its file is gone as soon as it is loaded."""
+    """Load a library without caching it: its file is removed as soon as it is loaded."""
     place = tempfile.mkdtemp(prefix="shoal-")  # the user's own, mode 0700
     try:
         path = Path(place, "kernels.so")
@@ -83,7 +83,7 @@ def load_once(content: bytes) -> ctypes.CDLL:
 
 @contextmanager
 def _opened(make: bool = False) -> Iterator[int]:
-    """The folder itself, not its path: what is done with it cannot be led elsewhere.
+    """Descriptor of the folder itself: later changes of its path have no effect.
 
     Raises:
         OSError: there is none, or it is not the user's own.
@@ -93,7 +93,7 @@ def _opened(make: bool = False) -> Iterator[int]:
         raise FileNotFoundError("no home")
     if make and not place.exists():
         place.parent.mkdir(parents=True, exist_ok=True)
-        if place.parent.stat().st_uid not in (_ROOT, os.geteuid()):  # whose it is could not use what is kept there
+        if place.parent.stat().st_uid not in (_ROOT, os.geteuid()):  # its owner could not use the cached files
             raise PermissionError(f"{place.parent} is another user's")
         with suppress(FileExistsError):
             place.mkdir(mode=0o700)
@@ -103,7 +103,7 @@ def _opened(make: bool = False) -> Iterator[int]:
         if about.st_uid != os.geteuid():
             raise PermissionError(f"{place} is another user's")
         if about.st_mode & 0o077:
-            os.fchmod(descriptor, 0o700)  # what others may have put there is theirs, and is not loaded
+            os.fchmod(descriptor, 0o700)  # files that others may have put there are theirs, and are not loaded
         yield descriptor
     finally:
         os.close(descriptor)
@@ -115,7 +115,7 @@ def _names(directory: int, prefix: str) -> list[str]:
 
 
 def _load(directory: int, name: str) -> ctypes.CDLL:
-    """Load a file of the folder if it is what its name says and can only be the user's own.
+    """Load a file of the folder if its checksum is in its name and only the user can have written it.
 
     Raises:
         OSError: it is not, or it cannot be loaded.
@@ -123,8 +123,8 @@ def _load(directory: int, name: str) -> ctypes.CDLL:
     descriptor = os.open(name, _HOLD | os.O_NONBLOCK, dir_fd=directory)
     try:
         about = os.fstat(descriptor)
-        own = stat.S_ISREG(about.st_mode) and about.st_uid == os.geteuid() and about.st_nlink == 1
-        if not own or about.st_mode & _OTHERS:
+        is_own = stat.S_ISREG(about.st_mode) and about.st_uid == os.geteuid() and about.st_nlink == 1
+        if not is_own or about.st_mode & _OTHERS:
             raise PermissionError(f"{name} can be another user's")
         with os.fdopen(os.dup(descriptor), "rb") as file:
             content = file.read()

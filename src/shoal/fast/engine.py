@@ -1,7 +1,7 @@
-"""Which engine computes a cohort, and why.
+"""Choice of the engine that computes a cohort.
 
-- ``compiled``: prefix by prefix, with kernels compiled for this machine's CPU or GPU; what it saves is products not
-  made twice, passes over memory and, on a GPU, launches.
+- ``compiled``: prefix by prefix, with kernels compiled for this machine's CPU or GPU; it saves repeated products,
+  passes over memory and, on a GPU, launches.
 - ``prefixes``: prefix by prefix, with PyTorch's own operations; on any device.
 - ``plain``: the model as it is written, lifted over the members by ``torch.func.vmap``; covers everything. Where the
   task fuses, attention is one operation of PyTorch's and Adam one kernel.
@@ -23,20 +23,20 @@ ENGINES = ("compiled", "prefixes", "plain")
 
 @dataclass(frozen=True)
 class Choice:
-    """An engine and why it was chosen."""
+    """Engine and the reason for its choice."""
 
     engine: str
     why: str
 
 
 def choose_engine(config: Any, seconds: float, device: torch.device, wanted: str | None = None) -> Choice:
-    """The engine for a cohort: the first of those that are wanted and do not refuse it.
+    """Engine for a cohort: the first of the wanted ones that does not refuse it.
 
     Args:
         config: the spec of any member.
-        seconds: about how long the training takes, to see whether compiling is worth its time.
-        device: where it trains.
-        wanted: the engine that was asked for; where it refuses, the next simpler one computes, and says why.
+        seconds: approximate duration of the training, to decide whether compiling is worth its time.
+        device: device of the training.
+        wanted: engine that was asked for; where it refuses, the next simpler one is chosen, with the reason.
     """
     first = ENGINES.index(wanted) if wanted else 0
     why = "asked for"
@@ -49,7 +49,7 @@ def choose_engine(config: Any, seconds: float, device: torch.device, wanted: str
 
 
 def _refusal(engine: str, config: Any, seconds: float, device: torch.device, wanted: str | None) -> str | None:
-    """Why an engine does not compute a cohort; None where it does."""
+    """Reason why an engine does not compute a cohort; None where it does."""
     if engine == "plain":
         return None
     if (why := refusal(config)) is not None:
@@ -60,19 +60,19 @@ def _refusal(engine: str, config: Any, seconds: float, device: torch.device, wan
         return "the kernels are for float32, not for bfloat16"
     if wanted is None and device.type == "cpu" and seconds < 4 * SECONDS and not is_compiled():
         return f"about {seconds:.0f} s of training are not worth {SECONDS:.0f} s of compiling"
-    found = fused_kernels(device)
-    return found.note if found.library_for is None else None
+    kernels = fused_kernels(device)
+    return kernels.note if kernels.library_for is None else None
 
 
 def available(engine: str, device: torch.device) -> tuple[str, str]:
-    """The engine with which a cohort that was begun with ``engine`` can go on here, and why that one."""
+    """Engine with which a cohort that was begun with ``engine`` can be resumed here, and the reason."""
     if engine == "compiled" and fused_kernels(device).library_for is None:
         return "prefixes", fused_kernels(device).note
     return engine, "the same"
 
 
 def choose_scorer(engine: str, members: Members) -> PrefixScorer | None:
-    """What computes the objective; None where the model itself does, engine ``plain``.
+    """Scorer that computes the objective; None where the model itself does, engine ``plain``.
 
     Raises:
         UserError: the engine does not serve these members.
@@ -91,7 +91,7 @@ def choose_scorer(engine: str, members: Members) -> PrefixScorer | None:
 
 
 def uses_kernels(engine: str, config: Any, device: torch.device) -> bool:
-    """Whether kernels compute something of a cohort where this machine has them; they move the last bits.
+    """Return True if kernels compute a part of a cohort where this machine has them; they change the last bits.
 
     ``plain`` has them for the update alone, of tasks that fuse.
     """
@@ -101,7 +101,7 @@ def uses_kernels(engine: str, config: Any, device: torch.device) -> bool:
 
 
 def fused_update(engine: str, config: Any, device: torch.device) -> FusedAdam | None:
-    """The optimizer as one kernel, where there is one."""
+    """Update rule as one kernel, where there is one."""
     kernel = config.rule.kernel
     library_for = fused_kernels(device).library_for if kernel and uses_kernels(engine, config, device) else None
     return None if library_for is None else FusedAdam(library_for(None), decoupled=kernel == "adamw")

@@ -1,4 +1,4 @@
-"""Where the fused kernels of a device come from: compiled from C for the CPU, by Triton for a GPU."""
+"""Fused kernels of a device: compiled from C for the CPU, by Triton for a GPU."""
 
 import hashlib
 import os
@@ -15,7 +15,7 @@ from shoal.fast.kernels import CompiledLibrary, Library
 from shoal.fast.program import Program
 from shoal.fast.trial import largest_error
 
-ALLOWED = 1e-3  # of PyTorch's results, for kernels on trial: mistakes are larger, roundings much smaller
+ALLOWED = 1e-3  # relative error of kernels on trial: mistakes are larger, rounding errors much smaller
 
 
 @dataclass(frozen=True)
@@ -23,9 +23,9 @@ class FusedKernels:
     """Kernels for a device.
 
     Attributes:
-        library_for: gives them for what a program lays, or for calls outside of one (None); None where there are none.
-        note: which they are, or why there are none.
-        key: tells them from others that compute other last bits.
+        library_for: function from a program, or None for calls outside of one, to the kernels; None without kernels.
+        note: name of the kernels, or the reason why there are none.
+        key: key that differs between kernels of different last bits.
     """
 
     library_for: Callable[[Program | None], Library] | None
@@ -34,7 +34,7 @@ class FusedKernels:
 
 
 def fused_kernels(device: torch.device) -> FusedKernels:
-    """The kernels of a device; made or found on first use."""
+    """Kernels of a device, compiled or loaded on first use."""
     if device.type != "cpu":
         return _on_gpu(device)
     host = kernels()
@@ -46,7 +46,7 @@ def fused_kernels(device: torch.device) -> FusedKernels:
 
 @cache
 def _on_gpu(device: torch.device) -> FusedKernels:
-    """Triton's, if what they compute on this GPU is what PyTorch computes there."""
+    """Triton's kernels, if their results on this GPU agree with PyTorch's."""
     if os.environ.get(OFF):
         return FusedKernels(None, f"{OFF} is set")
     if os.environ.get("TRITON_INTERPRET"):
@@ -60,8 +60,8 @@ def _on_gpu(device: torch.device) -> FusedKernels:
     except torch.OutOfMemoryError:  # says nothing of the kernels
         raise
     except Exception as failure:  # whatever it is, PyTorch's own operations remain
-        said = f"{type(failure).__name__}: {(str(failure).strip().splitlines() or ['no message'])[0]}"
-        return FusedKernels(None, f"Triton's kernels do not run on this device: {said}")
+        reason = f"{type(failure).__name__}: {(str(failure).strip().splitlines() or ['no message'])[0]}"
+        return FusedKernels(None, f"Triton's kernels do not run on this device: {reason}")
     finally:
         products.fp32_precision = precision
     name = f"Triton {triton.__version__}"
@@ -72,6 +72,6 @@ def _on_gpu(device: torch.device) -> FusedKernels:
 
 
 def _source() -> str:
-    """A checksum of the kernels for a GPU."""
+    """Checksum of the kernels for a GPU."""
     files = sorted(Path(__file__).with_name("GPU").glob("*.py"))
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:16]

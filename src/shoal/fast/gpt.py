@@ -25,18 +25,18 @@ def gpt_outputs(
     first: int,
     ops: Ops[Array],
 ) -> Array:
-    """What enters the classifier at the nodes from level ``first`` on, ``(R, n, D)``.
+    """Inputs of the classifier at the nodes from level ``first`` on, ``(R, n, D)``.
 
-    The last layer is computed only where outputs are asked for; before it every node has keys and values.
+    The last layer is computed for these nodes alone; before it every node has keys and values.
 
     Args:
-        parameters: of the members by their names in the model, ``(R, *shape)`` each.
-        table: what is added to the embeddings at each position, ``(S, D)``, where it is fixed.
-        V: tokens in the vocabulary.
+        parameters: parameters of the members by their names in the model, ``(R, *shape)`` each.
+        table: fixed table of positions that is added to the embeddings, ``(S, D)``, where there is one.
+        V: size of the vocabulary.
         config: the settings that the members share.
         nodes: the tree.
         first: a level of the tree that is not shared.
-        ops: how to compute it.
+        ops: the operations.
     """
     D, H = config.embedding_size, config.num_heads
     x, rows, levels = _embedded(parameters, table, V, nodes, ops)  # (R, X, D), (R, M) or None, (X,)
@@ -69,9 +69,9 @@ def gpt_outputs(
 def _embedded(
     parameters: Mapping[str, Array], table: Tensor | None, V: int, nodes: Nodes, ops: Ops[Array]
 ) -> tuple[Array, Tensor | None, Tensor]:
-    """What enters the first layer, which row of it each node has, and the level of each row.
+    """Inputs of the first layer, the row of it that each node has, and the level of each row.
 
-    It depends on a node's token and level alone: where there are fewer such pairs than nodes, a row for each pair.
+    They depend on a node's token and level alone: where there are fewer such pairs than nodes, each pair has a row.
     """
     names = ("embedding.tokens.weight", "embedding.positions.weight")
     values = [parameters[name] for name in names if name in parameters]  # (R, V, D) and, where it learns, (R, S, D)
@@ -95,7 +95,7 @@ def _embedded(
 
 
 def _places(rows: Tensor | None, nodes: Nodes, start: int, ops: Ops[Array]) -> tuple[Tensor, Tensor | None]:
-    """The rows of a table, or without it the nodes, along the path of each query, and those of the queries."""
+    """Rows of a table, or without it nodes, along the path of each query, and those of the queries."""
     if rows is None:
         return ops.prepared(lambda: nodes.paths[:, start:]), None
     paths = nodes.paths[:, start:]
@@ -106,7 +106,7 @@ def _places(rows: Tensor | None, nodes: Nodes, start: int, ops: Ops[Array]) -> t
 def _feed_forward(
     parameters: Mapping[str, Array], name: str, x: Array, non_linearity: str, ops: Ops[Array]
 ) -> tuple[Array, Array | None]:
-    """The feed-forward layer but for its last bias, ``(R, n, D)``, and that, ``(R, D)``."""
+    """Feed-forward layer without its last bias, ``(R, n, D)``, and that bias, ``(R, D)``."""
     if non_linearity == "swiglu":
         both = ops.linear(x, *_linear(parameters, ops, f"{name}.W_gate", f"{name}.W_up"))
         inner, last = ops.apply(_swiglu, both), f"{name}.W_down"  # (R, n, d_ff)
@@ -117,19 +117,19 @@ def _feed_forward(
 
 
 def _swiglu(both: Tensor) -> Tensor:
-    """``silu(gate) up``: ``(R, n, 2 d_ff) -> (R, n, d_ff)``."""
+    """SwiGLU activation ``silu(gate) up``: ``(R, n, 2 d_ff) -> (R, n, d_ff)``."""
     gate, up = both.chunk(2, -1)
     return F.silu(gate) * up
 
 
 def _rotated(x: Tensor, angles: Tensor, H: int) -> Tensor:
-    """Queries or keys of every head, ``(R, X, D)``, turned by the angles of their rows, ``(1, X, D / H / 2)``."""
+    """Queries or keys of every head, ``(R, X, D)``, rotated by the angles of their rows, ``(1, X, D / H / 2)``."""
     R, X, D = x.shape
     return rotate(x.reshape(R, X, H, D // H), angles.unsqueeze(2)).flatten(2)
 
 
 def _rotated_keys(kv: Tensor, angles: Tensor, H: int) -> Tensor:
-    """Keys turned and values as they are, ``(R, X, 2 D)``."""
+    """Rotated keys and unchanged values, ``(R, X, 2 D)``."""
     k, v = kv.chunk(2, -1)
     return torch.cat([_rotated(k, angles, H), v], -1)
 
@@ -143,6 +143,6 @@ def _linear(parameters: Mapping[str, Array], ops: Ops[Array], *names: str) -> tu
 
 
 def _norm(parameters: Mapping[str, Array], name: str) -> Norm[Array]:
-    """A norm of the model, which has it where it has its weight."""
+    """Parameters of a norm of the model; None where it has no such norm."""
     weight = parameters.get(f"{name}.weight")
     return None if weight is None else (weight, parameters.get(f"{name}.bias"))

@@ -1,6 +1,6 @@
-"""The fused operations as kernels with their own backwards, for float32, laid into a program.
+"""Fused operations as kernels with their own backward passes, for float32, recorded in a program.
 
-Equal to :class:`~shoal.fast.ops.TorchOps` but for rounding; ``kernels.c`` says what each kernel computes.
+Equal to :class:`~shoal.fast.ops.TorchOps` but for rounding; ``kernels.c`` describes each kernel.
 """
 
 import ctypes
@@ -18,14 +18,14 @@ Argument = Tensor | int | float | None
 
 
 class Library(Protocol):
-    """Kernels by name. Tensors are the callers' to keep contiguous where the kernel asks for it."""
+    """Library of kernels by name. The caller keeps tensors contiguous where the kernel needs it."""
 
     def bound(self, name: str, *arguments: Argument) -> Callable[[], Any]:
-        """A call of a kernel, to be made at any time; the tensors stay where they are until then."""
+        """Call of a kernel, to be made later; the tensors must stay in their memory until then."""
 
 
 class CompiledLibrary:
-    """See :class:`Library`; in C, for the CPU: tensors become pointers, None becomes NULL, integers and floats stay."""
+    """Library in C, for the CPU: tensors become pointers, None becomes NULL, integers and floats stay."""
 
     def __init__(self, library: ctypes.CDLL) -> None:
         self._library = library
@@ -55,7 +55,7 @@ class KernelOps:
 
     Args:
         library: the kernels.
-        program: what the operations are laid into.
+        program: program that records the operations.
     """
 
     def __init__(self, library: Library, program: Program) -> None:
@@ -93,7 +93,7 @@ class KernelOps:
         return out
 
     def gelu(self, x: Value) -> Value:
-        """See :class:`~shoal.fast.ops.Ops`. What ``x`` was is used up."""
+        """See :class:`~shoal.fast.ops.Ops`. It overwrites ``x``."""
         program, y = self.program, self.program.value(*x.data.shape)
         self._lay("gelu", x.data.numel(), x.data, y.data)
         program.operation(y, lambda: program.write_grad(x, torch.mul, program.grad(y)[0], x.data))
@@ -102,7 +102,7 @@ class KernelOps:
     def lstm_layer(self, x: Value, rows: Tensor | None, weight: Value, bias: Value | None, nodes: Nodes) -> Value:
         """See :class:`~shoal.fast.ops.Ops`.
 
-        A product and a kernel per level forwards, and back; few products for the weight. Everything between the
+        One product and one kernel per level forwards, and back; few products for the weight. Everything between the
         products happens in place, in one array of gates.
         """
         program, (R, X, _), M, D = self.program, x.data.shape, nodes.starts[-1], weight.data.shape[1] // 4
@@ -145,9 +145,9 @@ class KernelOps:
         gates: Tensor,
         c: Tensor,
     ) -> None:
-        """Lay the backward of a layer: gates become their gradients, and the gradient of h is used up."""
+        """Record the backward pass of a layer: gates become their gradients, and the gradient of h is overwritten."""
         program, (R, M, D), X = self.program, h.data.shape, x.data.shape[1]
-        shared = nodes.starts[nodes.n_shared]  # nodes whose children are elsewhere than right under them
+        shared = nodes.starts[nodes.n_shared]  # nodes whose children are not at their own places of the next level
         d_h, d_c = program.zeroed_grad(h), program.take(R, M, D)
         d_shared = program.take(R, shared, 4 * D)  # gradient of their projections
         d_table = None if rows is None else program.take(R, X, 4 * D)
@@ -197,7 +197,7 @@ class KernelOps:
         return context
 
     def add_norm(self, x: Value, rows: Tensor | None, added: Value, bias: Value | None, norm: Norm[Value]) -> Value:
-        """See :class:`~shoal.fast.ops.Ops`. What was ``added`` is used up."""
+        """See :class:`~shoal.fast.ops.Ops`. It overwrites ``added``."""
         program, (R, n, D) = self.program, added.data.shape
         if norm is None or norm[1] is None:  # the kernel is LayerNorm's
             others = [value for value in (bias, norm and norm[0]) if value is not None]
@@ -260,7 +260,7 @@ class KernelOps:
 
 
 def _stride(*vectors: Tensor) -> int:
-    """From one member to the next in vectors ``(R, D)`` that lie alike: parameters, or arrays of their own."""
+    """Stride from one member to the next in vectors ``(R, D)`` of one layout: parameters, or separate arrays."""
     strides = {vector.stride(0) for vector in vectors}
     assert len(strides) == 1 and all(vector.stride(1) == 1 for vector in vectors)
     return strides.pop()
@@ -269,7 +269,7 @@ def _stride(*vectors: Tensor) -> int:
 def _lay_sum_of_states(
     program: Program, out: Tensor, d_gates: Tensor, d_shared: Tensor, h: Tensor, nodes: Nodes
 ) -> None:
-    """Lay the gradient of the states' weight, ``(R, 4 D, D)``, from those of the gates and of shared projections."""
+    """Record the gradient of the states' weight, ``(R, 4 D, D)``, from those of gates and shared projections."""
     shared, last = d_shared.shape[1], nodes.starts[-2]
     d_children = d_gates[:, d_gates.shape[1] - (last - shared) :]  # of nodes that have their parent to themselves
     program.lay(out.baddbmm_, d_children.transpose(1, 2), h[:, shared:last], beta=0)

@@ -1,4 +1,4 @@
-"""The LSTM language model over the distinct prefixes of a batch.
+"""LSTM language model over the distinct prefixes of a batch.
 
 Equal to :class:`shoal.models.LSTMLM` on every example; see there for the equations.
 """
@@ -16,7 +16,7 @@ GATES = ("forget_gate", "input_gate", "output_gate", "candidate_cell")  # as LST
 def lstm_outputs(parameters: Mapping[str, Array], num_layers: int, nodes: Nodes, first: int, ops: Ops[Array]) -> Array:
     """Outputs of the last layer at the nodes from level ``first`` on, ``(R, n, D)``.
 
-    What enters the first layer is a row of the embedding, so only its V rows are projected.
+    Inputs of the first layer are rows of the embedding, so only its V rows are projected.
     """
     x = parameters["embedding.weight"]  # (R, V, D)
     rows: Tensor | None = nodes.tokens

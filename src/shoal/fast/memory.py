@@ -1,4 +1,4 @@
-"""Keep the memory that a step frees, for the next step takes it again; and let go of it where there is too little.
+"""Retention of the memory that a step frees, for the next step; and its return to the system where it is scarce.
 
 glibc gives freed blocks of some megabytes back to the system, which clears every page of the next one anew: on a step
 that allocates as much as it computes, an eighth of the time, and more where members are many and arrays large.
@@ -12,7 +12,7 @@ _TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX = -1, -2, -4  # of mallopt(3)
 
 
 def keep_freed_memory() -> None:
-    """Tell the C library of this process not to return freed memory before it ends; no more than a wish elsewhere."""
+    """Tell glibc to keep freed memory until this process ends; no effect with other C libraries."""
     mallopt = _from_glibc("mallopt")
     if mallopt is not None:
         mallopt(_MMAP_MAX, 0)  # a block with pages of its own, as any of 32 MiB would be, goes back when it is freed
@@ -21,7 +21,7 @@ def keep_freed_memory() -> None:
 
 
 def return_freed_memory() -> None:
-    """Return to the system what this process has freed; no more than a wish where the C library is another."""
+    """Return the memory that this process has freed to the system; no effect without glibc."""
     trim = _from_glibc("malloc_trim")
     if trim is not None:
         trim(ctypes.c_size_t(0))

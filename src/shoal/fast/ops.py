@@ -1,7 +1,7 @@
-"""What a fast path is built from, and how PyTorch computes it: what the kernels are held to, for any device.
+"""Operations of a fast path, and their reference in PyTorch, for any device, with which kernels are compared.
 
-``R`` members, ``M`` nodes (see :mod:`shoal.fast.prefixes`), ``D`` width, ``X`` rows of a table. ``rows`` say which row
-of its table stands at each node; without them node ``i`` has row ``i``.
+``R`` members, ``M`` nodes (see :mod:`shoal.fast.prefixes`), ``D`` width, ``X`` rows of a table. ``rows`` hold the row
+of its table at each node; without them node ``i`` has row ``i``.
 """
 
 import math
@@ -21,21 +21,21 @@ Norm = tuple[Array, Array | None] | None
 
 
 class Ops(Protocol[Array]):
-    """What a fast path is built from. Nothing else may read ``x`` of ``gelu`` and what is ``added`` in ``add_norm``."""
+    """Operations of a fast path. ``x`` of ``gelu`` and ``added`` of ``add_norm`` may be overwritten."""
 
     def linear(self, x: Array, weight: Array, bias: Array | None = None) -> Array:
-        """``nn.Linear`` of each member: ``(R, n, D), (R, E, D), (R, E) -> (R, n, E)``."""
+        """Linear layer of each member: ``(R, n, D), (R, E, D), (R, E) -> (R, n, E)``."""
 
     def gelu(self, x: Array) -> Array:
         """GELU with the exact normal distribution function, of any shape."""
 
     def lstm_layer(self, x: Array, rows: Tensor | None, weight: Array, bias: Array | None, nodes: Nodes) -> Array:
-        """An LSTM layer over the tree.
+        """LSTM layer over the tree.
 
         Args:
             x: inputs, ``(R, X, D_in)``.
-            rows: which input each node has, ``(R, M)``.
-            weight: of the gates as in ``LSTMCell.fused``, ``(R, 4 D, D_in + D)``.
+            rows: the row of ``x`` at each node, ``(R, M)``.
+            weight: weights of the gates as in ``LSTMCell.fused``, ``(R, 4 D, D_in + D)``.
             bias: ``(R, 4 D)``.
             nodes: the tree.
 
@@ -51,7 +51,7 @@ class Ops(Protocol[Array]):
             q_rows: ``(R, n)``.
             kv: keys, then values, ``(R, Y, 2 D)``.
             paths: rows of ``kv`` along each path, ``(R, n, S)``.
-            lengths: how many of them each query sees, ``(n,)``.
+            lengths: number of them that each query sees, ``(n,)``.
             H: heads.
 
         Returns:
@@ -59,10 +59,10 @@ class Ops(Protocol[Array]):
         """
 
     def add_norm(self, x: Array, rows: Tensor | None, added: Array, bias: Array | None, norm: Norm[Array]) -> Array:
-        """The norm of ``x + added + bias``: ``(R, X, D)``, ``(R, n)``, ``(R, n, D)``, ``(R, D)`` -> ``(R, n, D)``."""
+        """Norm of ``x + added + bias``: ``(R, X, D)``, ``(R, n)``, ``(R, n, D)``, ``(R, D)`` -> ``(R, n, D)``."""
 
     def norm(self, x: Array, norm: Norm[Array]) -> Array:
-        """Each row of ``x``, ``(R, n, D)``, normalised."""
+        """Normalised rows of ``x``, ``(R, n, D)``."""
 
     def score(self, logits: Array, targets: Tensor, scored: Tensor, label_smoothing: float) -> tuple[Tensor, Tensor]:
         """Loss and accuracy of examples as :func:`shoal.objectives.get_loss_and_accuracy`, ``(R, B)`` each.
@@ -70,32 +70,32 @@ class Ops(Protocol[Array]):
         Args:
             logits: level by level, ``(R, n B, V)``.
             targets: ``(R, n B)``.
-            scored: which of them count, ``(R, n, B)``.
+            scored: mask of those that count, ``(R, n, B)``.
             label_smoothing: share of the target that is spread over all tokens.
         """
 
     def pairs(self, x: Array, y: Tensor) -> Array:
-        """Every sum of a row of y and one of x, ``(R, V, D), (S, D or 1) -> (R, S V, D)``."""
+        """Sums of every row of y and every row of x, ``(R, V, D), (S, D or 1) -> (R, S V, D)``."""
 
     def join(self, values: Sequence[Array]) -> Array:
-        """Side by side, ``(R, n_i, *dims) -> (R, sum n_i, *dims)``."""
+        """Concatenation along the second axis, ``(R, n_i, *dims) -> (R, sum n_i, *dims)``."""
 
     def tail(self, x: Array, start: int) -> Array:
-        """The rows from ``start`` on, ``(R, n, D) -> (R, n - start, D)``."""
+        """Rows from ``start`` on, ``(R, n, D) -> (R, n - start, D)``."""
 
     def apply(self, function: Callable[..., Tensor], *values: Array) -> Array:
-        """Any differentiable function of tensors."""
+        """Result of a differentiable function of tensors."""
 
     def prepared(self, compute: Callable[[], Tensor]) -> Tensor:
-        """What depends on the batch alone."""
+        """Value that depends on the batch alone, from a function that computes it."""
 
 
 class TorchOps:
-    """Written with PyTorch's own operations, for any device.
+    """Reference operations in PyTorch, for any device.
 
     Args:
-        products: type in which products are computed, where it is not the parameters' own; they come out in that type
-            and go on in the parameters' own.
+        products: type in which products are computed, where it is not that of the parameters, to which they are cast
+            back.
     """
 
     def __init__(self, products: torch.dtype | None = None) -> None:
@@ -126,8 +126,8 @@ class TorchOps:
                 gates = gates + (projected if parents is None else take(projected, parents))
                 c = c if parents is None else take(c, parents)
             f, i, o, c_tilde = gates.chunk(4, dim=-1)
-            kept = 0.0 if c is None else f.sigmoid() * c
-            c = kept + i.sigmoid() * c_tilde.tanh()  # (R, n_t, D)
+            remembered = 0.0 if c is None else f.sigmoid() * c
+            c = remembered + i.sigmoid() * c_tilde.tanh()  # (R, n_t, D)
             h = o.sigmoid() * c.tanh()
             states.append(h)
         return torch.cat(states, 1)
@@ -189,7 +189,7 @@ def add_norm(x: Tensor, rows: Tensor | None, added: Tensor, bias: Tensor | None,
 
 
 def normalised(x: Tensor, norm: Norm[Tensor]) -> Tensor:
-    """Each row of ``x``, ``(R, n, D)``, normalised."""
+    """Normalised rows of ``x``, ``(R, n, D)``."""
     if norm is None:
         return x
     weight, shift = norm
@@ -206,7 +206,7 @@ def take(table: Tensor, rows: Tensor) -> Tensor:
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """``nn.Linear`` of each member: ``(R, n, D), (R, E, D), (R, E) -> (R, n, E)``."""
+    """Linear layer of each member: ``(R, n, D), (R, E, D), (R, E) -> (R, n, E)``."""
     if bias is None:
         return torch.bmm(x, weight.transpose(1, 2))
     return torch.baddbmm(bias.unsqueeze(1), x, weight.transpose(1, 2))

@@ -1,6 +1,6 @@
-"""Which positions of a batch are the same: the tree of prefixes.
+"""Tree of the distinct prefixes of a batch.
 
-A causal model gives equal prefixes equal states. Of ``BOS a + b = r`` the prefixes ``BOS``, ``BOS a`` and ``BOS a +``
+A causal model gives equal prefixes equal states. For ``BOS a + b = r`` the prefixes ``BOS``, ``BOS a`` and ``BOS a +``
 are few and common to many examples, so their states are computed once. Positions whose distinct prefixes are few in the
 whole data set are *shared levels*; from the first other position on, every example has its own nodes.
 
@@ -19,16 +19,16 @@ from torch.func import vmap
 
 @dataclass(frozen=True)
 class Nodes:
-    """The distinct prefixes of a batch, level by level: level ``t`` is the slice ``starts[t] : starts[t + 1]``.
+    """Nodes of a batch's distinct prefixes, level by level: level ``t`` is the slice ``starts[t] : starts[t + 1]``.
 
     Attributes:
         tokens: last token of each node's prefix, ``(R, M)``.
         parents: for each level the place of each node's parent in the level before, ``(R, n_t)``, or None where node
             ``i`` continues node ``i``; level 0 has none.
         paths: nodes along each prefix, the node itself last and then repeated, ``(R, M, S)``.
-        lengths: how many of a path count, ``(M,)``: the level plus one.
+        lengths: number of nodes of a path that count, ``(M,)``: the level plus one.
         starts: first node of each level and, last, ``M``.
-        n_shared: levels that are shared; at the others node ``i`` belongs to example ``i``.
+        n_shared: number of shared levels; at the others node ``i`` belongs to example ``i``.
     """
 
     tokens: Tensor
@@ -40,34 +40,34 @@ class Nodes:
 
     @property
     def sizes(self) -> list[int]:
-        """Nodes at each level."""
+        """Number of nodes at each level."""
         return [end - start for start, end in pairwise(self.starts)]
 
     def level(self, t: int) -> slice:
-        """The nodes of level ``t``."""
+        """Slice of the nodes of level ``t``."""
         return slice(self.starts[t], self.starts[t + 1])
 
     def clone(self) -> "Nodes":
-        """The same nodes in tensors of their own, one after the other in memory."""
-        own = partial(torch.clone, memory_format=torch.contiguous_format)
-        parents = [None if parent is None else own(parent) for parent in self.parents]
-        return replace(self, tokens=own(self.tokens), parents=parents, paths=own(self.paths))
+        """Copy of the nodes in contiguous tensors."""
+        copied = partial(torch.clone, memory_format=torch.contiguous_format)
+        parents = [None if parent is None else copied(parent) for parent in self.parents]
+        return replace(self, tokens=copied(self.tokens), parents=parents, paths=copied(self.paths))
 
     def copy_(self, other: "Nodes") -> None:
-        """Become the nodes of another batch of as many examples."""
+        """Overwrite the nodes with those of another batch of as many examples."""
         self.tokens.copy_(other.tokens)
         self.paths.copy_(other.paths)
-        for own, parent in zip(self.parents, other.parents, strict=True):
-            if own is not None and parent is not None:
-                own.copy_(parent)
+        for mine, parent in zip(self.parents, other.parents, strict=True):
+            if mine is not None and parent is not None:
+                mine.copy_(parent)
 
 
 class Prefixes:
-    """The prefixes of every member's whole data set, from which the nodes of a batch are drawn.
+    """Prefixes of every member's whole data set, from which the nodes of a batch are taken.
 
     Args:
         inputs: tokens, ``(R, N, S)``.
-        batch_size: examples in a training step; a level is shared when it has at most half as many nodes.
+        batch_size: number of examples in a training step; a level is shared when it has at most half as many nodes.
         last_shared: levels from this one on are never shared, so that every example has nodes of its own there.
     """
 
@@ -98,19 +98,19 @@ class Prefixes:
         """Paths of the shared nodes, ``(R, shared nodes, S)``."""
         R, paths = len(self.inputs), []
         for t, tokens in enumerate(self.tokens):
-            own = torch.arange(tokens.shape[1], device=tokens.device).expand(R, -1)  # (R, n_t)
-            path = [own] * (S - t)
+            index = torch.arange(tokens.shape[1], device=tokens.device).expand(R, -1)  # (R, n_t)
+            path = [index] * (S - t)
             for s in range(t, 0, -1):
                 parents = self.parents[s]
                 assert parents is not None
-                own = parents.gather(1, own)
-                path.insert(0, own)
+                index = parents.gather(1, index)
+                path.insert(0, index)
             offsets = torch.tensor([self.starts[min(s, t)] for s in range(S)], device=tokens.device)
             paths.append(torch.stack(path, -1) + offsets)
         return torch.cat(paths, 1) if paths else self.inputs.new_zeros(R, 0, S)
 
     def nodes(self, indices: Tensor) -> Nodes:
-        """The distinct prefixes of the examples at ``indices``, ``(R, B)``."""
+        """Nodes of the distinct prefixes of the examples at ``indices``, ``(R, B)``."""
         R, B = indices.shape
         S, c, shared = self.inputs.shape[2], self.n_shared, self.starts[-1]
         if B not in self._own_parts:
@@ -119,7 +119,7 @@ class Prefixes:
         own_tokens = pick(self.inputs, indices)[:, :, c:].transpose(1, 2)  # (R, S - c, B)
         node_of = pick(self.node_of, indices)  # (R, B, c)
         ancestors = node_of + self.offsets  # in the tree
-        own = torch.cat(
+        all_paths = torch.cat(
             [ancestors.unsqueeze(1).expand(R, S - c, B, c), own_paths.expand(R, *own_paths.shape)], -1
         ).reshape(R, -1, S)
         starts = (*self.starts[:-1], *range(shared, shared + (S - c + 1) * B, B))
@@ -127,15 +127,15 @@ class Prefixes:
         return Nodes(
             tokens=torch.cat([*self.tokens, own_tokens.reshape(R, -1)], 1),
             parents=(*self.parents, first_own, *[None] * (S - c - 1)),
-            paths=torch.cat([self.paths, own], 1),
+            paths=torch.cat([self.paths, all_paths], 1),
             lengths=lengths,
             starts=starts,
             n_shared=c,
         )
 
     def _own_part(self, B: int) -> tuple[Tensor, Tensor]:
-        """What depends on the number of examples alone: paths of their own nodes among each other,
-        ``(S - c, B, S - c)``, and the lengths of the paths of all nodes, ``(M,)``."""
+        """Paths among the examples' own nodes, ``(S - c, B, S - c)``, and lengths of the paths of all nodes, ``(M,)``,
+        which depend on the number of examples alone."""
         S, c, shared, device = self.inputs.shape[2], self.n_shared, self.starts[-1], self.inputs.device
         levels = torch.arange(S - c, device=device)
         path = levels.unsqueeze(1).minimum(levels)  # (S - c, S - c): own nodes up to each level, then the level itself
@@ -146,17 +146,17 @@ class Prefixes:
 
 
 def pick(tensor: Tensor, indices: Tensor) -> Tensor:
-    """``(R, N, *dims), (R, B) -> (R, B, *dims)``."""
-    picked: Tensor = vmap(lambda own, index: own[index])(tensor, indices)
+    """Rows of each member's tensor at its indices: ``(R, N, *dims), (R, B) -> (R, B, *dims)``."""
+    picked: Tensor = vmap(lambda of_member, index: of_member[index])(tensor, indices)
     return picked
 
 
 def _distinct(keys: Tensor) -> tuple[Tensor, Tensor]:
-    """Each member's distinct values, padded with its first, ``(R, n)``, and which of them each key is, ``(R, N)``."""
+    """Distinct values of each member, padded with its first, ``(R, n)``, and the index of each key, ``(R, N)``."""
     if keys.stride(0) == 0 or len(keys) == 1 or bool((keys == keys[:1]).all()):
         values, place = torch.unique(keys[0], return_inverse=True)
         return values.expand(len(keys), -1), place.expand(len(keys), -1)
-    found = [torch.unique(own, return_inverse=True) for own in keys]
-    longest = max(len(values) for values, _ in found)
-    values = torch.stack([torch.cat([own, own[:1].expand(longest - len(own))]) for own, _ in found])
-    return values, torch.stack([place for _, place in found])
+    distinct = [torch.unique(of_member, return_inverse=True) for of_member in keys]
+    longest = max(len(values) for values, _ in distinct)
+    padded = [torch.cat([values, values[:1].expand(longest - len(values))]) for values, _ in distinct]
+    return torch.stack(padded), torch.stack([place for _, place in distinct])

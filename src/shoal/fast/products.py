@@ -1,8 +1,8 @@
-"""Matrix products of the same bits wherever their operands lie in memory.
+"""Matrix products whose bits do not depend on the place of their operands in memory.
 
-In a stack the parameters of a member begin where those of its neighbours end. On processors of AMD, MKL rounds by how
-its operands are aligned, unless it is asked for conditional numerical reproducibility, strictly; as far as measured
-that costs nothing there. On those of Intel stacks and single members were found equal without.
+In a stack the parameters of a member begin where those of its neighbours end. On AMD processors, the rounding of MKL
+depends on the alignment of its operands, unless it is asked for strict conditional numerical reproducibility; no cost
+of that was measured. On Intel processors stacks and single members were found equal without it.
 """
 
 import os
@@ -12,7 +12,7 @@ VARIABLE, STRICT = "MKL_CBWR", "AUTO,STRICT"
 
 
 def ask_for_equal_bits() -> None:
-    """Ask MKL, which reads this once, before its first product; what is set already stays."""
+    """Ask MKL for strict reproducibility before its first product, when it reads this; a set value stays."""
     if _vendor() == "AuthenticAMD":
         os.environ.setdefault(VARIABLE, STRICT)
 

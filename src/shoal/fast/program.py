@@ -1,11 +1,11 @@
-"""A forward and a backward pass, laid out once and run again at every step.
+"""Program of a forward and a backward pass, recorded once and run at every step.
 
 The shapes of a step do not change, so neither do its operations, their order or their arrays. A program is the list of
-calls, each with its arguments: running it makes no array, looks up no parameter and records no graph. Between the
-products of small models that is most of what a step costs.
+calls, each with its arguments: running it allocates no array, looks up no parameter and records no graph, which is
+most of the time that a step of a small model takes between its products.
 
-The backward is laid out from the last operation to the first. Whether a gradient is written or added is known then, and
-so is when an array has been read for the last time: it is used again for gradients still to come.
+The backward pass is recorded from the last operation to the first. It is known then whether a gradient is written or
+added, and when an array is read for the last time: its memory is used again for later gradients.
 """
 
 from collections.abc import Callable, Sequence
@@ -24,14 +24,14 @@ Call = Callable[[], Any]
 
 @dataclass(eq=False)
 class Value:
-    """An array of a program, ``(R, *dims)``, and the gradient of the loss with respect to it.
+    """Array of a program, ``(R, *dims)``, and the gradient of the loss with respect to it.
 
     Attributes:
-        data: what it is.
-        grad: where its gradient is or will be.
-        is_written: whether the calls laid so far leave something in ``grad``.
-        is_parameter: whether ``data`` and ``grad`` are views of the flat parameters and their gradient.
-        whole, start: of what this is the rows from ``start`` on.
+        data: the array.
+        grad: array of its gradient, once it has one.
+        is_written: true where the calls recorded so far write to ``grad``.
+        is_parameter: true where ``data`` and ``grad`` are views of the flat parameters and their gradient.
+        whole, start: the value of which this is the rows from ``start`` on.
     """
 
     data: Tensor
@@ -43,7 +43,7 @@ class Value:
 
 
 class Arena:
-    """Memory that several programs use in turns; a new forward pass of any ends what the one before has left."""
+    """Memory that several programs use in turns; a new forward pass of any overwrites the values of the one before."""
 
     def __init__(self) -> None:
         self.blocks: list[Tensor] = []
@@ -51,16 +51,17 @@ class Arena:
 
 
 class Program:
-    """Calls in their order, and the memory they work on.
+    """Program: calls in their order, and the memory they work on.
 
     Attributes:
-        loss, accuracy: of each example, ``(R, B)``: where the forward leaves them.
-        d_loss: where the backward looks for the gradient of the losses, ``(R, B)``.
+        loss, accuracy: outputs of the forward pass for each example, ``(R, B)``.
+        d_loss: input of the backward pass, the gradient of the losses, ``(R, B)``.
 
     Args:
-        arena: where its memory comes from.
-        gradient: of all parameters, ``(R, P)``; zeros, of which the backward overwrites what it knows of.
-        is_differentiable: whether there will be a backward.
+        arena: source of its memory.
+        gradient: gradient of all parameters, ``(R, P)``; zeros, which the backward pass overwrites for the parameters
+            that it uses.
+        is_differentiable: true where there will be a backward pass.
     """
 
     loss: Tensor
@@ -74,13 +75,13 @@ class Program:
         self._preparation: list[Call] = []
         self._forward: list[Call] = []
         self._backward: list[Call] = []
-        self._laid = self._forward  # where calls are added
+        self._laid = self._forward  # the list to which calls are added
         self._operations: list[tuple[Value | None, Call, Sequence[Tensor]]] = []
 
     # running it
 
     def prepare(self) -> None:
-        """Compute what depends on the batch alone."""
+        """Compute the values that depend on the batch alone."""
         for call in self._preparation:
             call()
 
@@ -99,22 +100,22 @@ class Program:
     # laying it out
 
     def lay(self, function: Callable[..., Any], *arguments: Any, **named: Any) -> None:
-        """Add a call."""
+        """Record a call."""
         self._laid.append(partial(function, *arguments, **named) if arguments or named else function)
 
     def operation(self, out: Value | None, lay_backward: Call, *temporaries: Tensor) -> None:
-        """Say how to lay the backward of what has been laid for ``out``, and which arrays only that backward reads."""
+        """Register the backward pass of the operation that gives ``out``, and arrays that only it reads."""
         if self.is_differentiable:
             self._operations.append((out, lay_backward, temporaries))
 
     def prepared(self, compute: Callable[[], Tensor]) -> Tensor:
-        """What depends on the batch alone; the same array for every batch."""
-        found = compute().clone(memory_format=torch.contiguous_format)
-        self._preparation.append(lambda: found.copy_(compute()))
-        return found
+        """Value that depends on the batch alone; the same array for every batch."""
+        array = compute().clone(memory_format=torch.contiguous_format)
+        self._preparation.append(lambda: array.copy_(compute()))
+        return array
 
     def take(self, *shape: int) -> Tensor:
-        """Memory for an array, float32, with anything in it."""
+        """Uninitialised memory for an array, float32."""
         size = prod(shape)
         fitting = [block for block in self._free if size <= block.numel() <= 2 * size]
         if fitting:
@@ -127,15 +128,15 @@ class Program:
         return block[:size].view(shape)
 
     def give_back(self, array: Tensor) -> None:
-        """Let memory be used again by what is laid from here on."""
+        """Release memory to the operations that are recorded from here on."""
         self._free.append(self._blocks[array.untyped_storage().data_ptr()])
 
     def value(self, *shape: int) -> Value:
-        """A new value."""
+        """New value with uninitialised memory."""
         return Value(self.take(*shape))
 
     def grad(self, value: Value) -> tuple[Tensor, bool]:
-        """Where the gradient of a value is to be left, and whether it is to be added to what is there."""
+        """Array for the gradient of a value, and true if it must be added to the array's content."""
         add, value.is_written = value.is_written, True
         if value.grad is None and value.whole is not None:
             whole, add = self.grad(value.whole)
@@ -147,19 +148,19 @@ class Program:
         return value.grad, add
 
     def zeroed_grad(self, value: Value) -> Tensor:
-        """Where to add to the gradient of a value."""
+        """Array of the gradient of a value, zeroed where nothing was written to it."""
         grad, add = self.grad(value)
         if not add:
             self.lay(grad.zero_)
         return grad
 
     def add_to_grad(self, value: Value, part: Tensor) -> None:
-        """Leave the values of an array, when the call is made, in the gradient of a value."""
+        """Add an array to the gradient of a value when the program runs."""
         grad, add = self.grad(value)
         self.lay(grad.add_ if add else grad.copy_, part)
 
     def write_grad(self, value: Value, function: Callable[..., Any], *arguments: Any) -> None:
-        """Leave what a function with an argument ``out`` computes in the gradient of a value."""
+        """Add the result of a function with an argument ``out`` to the gradient of a value."""
         grad, add = self.grad(value)
         if not add and (grad.is_contiguous() or grad.device.type != "cpu"):
             self.lay(function, *arguments, out=grad)
@@ -170,18 +171,18 @@ class Program:
         self.give_back(computed)
 
     def multiply_grad(self, value: Value, a: Tensor, b: Tensor) -> None:
-        """Leave the products ``a b`` in the gradient of a value."""
+        """Add the products ``a b`` to the gradient of a value."""
         if value.is_written and not value.is_parameter and value.whole is None:
             self.lay(self.grad(value)[0].baddbmm_, a, b)
         else:  # a part of something is contiguous in a stack of one alone, and has to be rounded as in any other
             self.write_grad(value, torch.bmm, a, b)
 
     def tail(self, value: Value, start: int) -> Value:
-        """The rows of a value from ``start`` on."""
+        """Rows of a value from ``start`` on."""
         return Value(value.data[:, start:], whole=value, start=start) if start else value
 
     def join(self, values: Sequence[Value]) -> Value:
-        """Side by side, ``(R, n_i, *dims) -> (R, sum n_i, *dims)``."""
+        """Concatenation along the second axis, ``(R, n_i, *dims) -> (R, sum n_i, *dims)``."""
         R, _, *dims = values[0].data.shape
         sizes = [value.data.shape[1] for value in values]
         out = self.value(R, sum(sizes), *dims)
@@ -195,7 +196,7 @@ class Program:
         return out
 
     def apply(self, function: Callable[..., Tensor], *values: Value) -> Value:
-        """Any function of tensors whose backward PyTorch knows."""
+        """Result of a function of tensors that PyTorch can differentiate."""
         with torch.no_grad():
             out = self.value(*function(*[value.data for value in values]).shape)
         inputs: list[Tensor] = []
@@ -212,8 +213,8 @@ class Program:
             d_out, grads = self.grad(out)[0], [self.grad(value) for value in values]
 
             def backward() -> None:
-                for (grad, add), own in zip(grads, torch.autograd.grad(outputs, inputs, [d_out]), strict=True):
-                    (grad.add_ if add else grad.copy_)(own)
+                for (grad, add), d_input in zip(grads, torch.autograd.grad(outputs, inputs, [d_out]), strict=True):
+                    (grad.add_ if add else grad.copy_)(d_input)
                 outputs.clear()
 
             self.lay(backward)
@@ -223,7 +224,7 @@ class Program:
         return out
 
     def finish(self) -> None:
-        """Lay the backward, where there is one: the program is whole then."""
+        """Record the backward pass, where there is one, which completes the program."""
         self._laid = self._backward
         for out, lay, temporaries in reversed(self._operations):
             lay()
@@ -237,7 +238,7 @@ class Program:
 
 
 class Replay(Function):
-    """A program as one operation of PyTorch: from the parameters, which it knows, to losses and accuracies."""
+    """Program as one operation of PyTorch: from the parameters, on which it is recorded, to losses and accuracies."""
 
     @staticmethod
     def forward(ctx: Any, theta: Tensor, program: Program) -> tuple[Tensor, Tensor]:
@@ -252,10 +253,10 @@ class Replay(Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, d_loss: Tensor, d_accuracy: Tensor) -> tuple[Tensor, None]:
-        """The gradient of the parameters: the program's own tensor, valid until the next backward."""
+        """Gradient of the parameters: the program's own tensor, valid until the next backward pass."""
         _ = ctx.saved_tensors  # raises if the parameters have been changed since
         if ctx.turn != ctx.program.arena.turn:
             raise RuntimeError("another pass has used this memory since: there is nothing left to go back over")
-        ctx.turn = None  # the backward uses up the values
+        ctx.turn = None  # the backward pass overwrites the values
         ctx.program.d_loss.copy_(d_loss)
         return ctx.program.backward(), None

@@ -1,4 +1,4 @@
-"""The objective of a causal model, computed prefix by prefix.
+"""Objective of a causal model, computed prefix by prefix.
 
 ``R`` members, ``N`` examples, ``B`` examples in a batch, ``S`` positions, ``V`` tokens.
 """
@@ -26,12 +26,12 @@ Layout = Mapping[str, torch.Size]
 
 @dataclass(frozen=True)
 class Path:
-    """How a family is computed prefix by prefix.
+    """Fast path of a family, prefix by prefix.
 
     Attributes:
-        outputs: the states that the classifier sees, from ``(scorer, parameters, nodes, ops)``: ``(R, n B, D)``, level
-            by level.
-        tokens: the table of tokens, to which a classifier can be tied.
+        outputs: function from ``(scorer, parameters, nodes, ops)`` to the inputs of the classifier, ``(R, n B, D)``,
+            level by level.
+        tokens: name of the token embedding, to which a classifier can be tied.
     """
 
     outputs: Callable[..., Any]
@@ -55,7 +55,7 @@ PART = 512  # examples to score at once, where training has fewer in a step
 
 
 def refusal(config: Any) -> str | None:
-    """Why the objective of a run with these settings is not computed prefix by prefix; None where it is."""
+    """Reason why the objective of a run with these settings is not computed prefix by prefix; None where it is."""
     if not config.task_part.shares_prefixes:
         return f"the examples of task {config.task!r} share no prefixes"
     if not config.model_part.shares_prefixes:
@@ -66,7 +66,7 @@ def refusal(config: Any) -> str | None:
 
 
 def check_served(model: nn.Module, task: Task) -> None:
-    """Raise :class:`UserError` for what no settings tell, and what would come out otherwise than the model says."""
+    """Raise :class:`UserError` for models and tasks that settings do not describe and fast paths would miscompute."""
     if task.next_token is None or task.batch is not rows:
         why = "the task does not say which next tokens it scores, or makes its batches itself"
     elif type(model) not in PATHS:
@@ -80,8 +80,8 @@ def check_served(model: nn.Module, task: Task) -> None:
 
 @dataclass(frozen=True)
 class _Batch:
-    """Examples ``indices`` ``(R, B)`` as a tree; their targets at the levels that are scored, ``(R, n B)``, level by
-    level, and which of them count, ``(R, n, B)``."""
+    """Batch of examples ``indices`` ``(R, B)`` as a tree; its targets at the scored levels, ``(R, n B)``, level by
+    level, and the mask of those that count, ``(R, n, B)``."""
 
     indices: Tensor
     nodes: Nodes
@@ -89,8 +89,8 @@ class _Batch:
     scored: Tensor
 
     def clone(self) -> "_Batch":
-        own = (tensor.clone(memory_format=torch.contiguous_format) for tensor in (self.targets, self.scored))
-        return _Batch(self.indices.clone(), self.nodes.clone(), *own)
+        copies = (tensor.clone(memory_format=torch.contiguous_format) for tensor in (self.targets, self.scored))
+        return _Batch(self.indices.clone(), self.nodes.clone(), *copies)
 
     def copy_(self, other: "_Batch") -> None:
         self.nodes.copy_(other.nodes)
@@ -100,12 +100,12 @@ class _Batch:
 
 @dataclass(frozen=True)
 class Members:
-    """What is to be scored.
+    """Members whose examples are scored.
 
     Attributes:
         config: the settings that the members share.
-        model: one member's, for the layout of its position encodings and ties.
-        task: one member's, for its objective.
+        model: model of one member, for the layout of its position encodings and ties.
+        task: task of one member, for its objective.
         tensors: the members' data, ``(R, N, ...)`` each.
         theta: their parameters, ``(R, P)``: the tensor that training changes in place.
         layout: shapes of one member's parameters in their order in ``theta``, by name.
@@ -120,11 +120,11 @@ class Members:
 
 
 class PrefixScorer:
-    """Loss and accuracy of every member's examples, equal to the task's objective of the model.
+    """Scorer of every member's examples, equal to the task's objective of the model.
 
     Args:
-        members: whose.
-        ops: how to compute.
+        members: the members.
+        ops: the operations.
     """
 
     def __init__(self, members: Members, ops: TorchOps) -> None:
@@ -152,9 +152,9 @@ class PrefixScorer:
         return {"loss": loss, "accuracy": accuracy}
 
     def _batch(self, indices: Tensor, training: bool) -> _Batch:
-        """A batch; made once where it is the very tensor of last time, as it is when the training set is one batch.
+        """Batch at these indices; rebuilt unless ``indices`` is the tensor of last time, as when one batch is all data.
 
-        A recorded step reads that one as long as there is the stack, so that no evaluation may take its place.
+        A recorded step reads its batch as long as the stack exists, so that no evaluation may overwrite it.
         """
         key = indices.shape[1], training
         known = self._known.get(key)
@@ -181,13 +181,13 @@ class PrefixScorer:
 
 
 class CompiledScorer(PrefixScorer):
-    """The same with fused kernels, in a program for each number of examples, with a gradient or without.
+    """Scorer with fused kernels, in a program for each number of examples, with a gradient or without.
 
     Without a gradient many examples are scored in parts no larger than a batch of training, or than ``PART``.
 
     Args:
-        members: whose.
-        library_for: the kernels, for a program.
+        members: the members.
+        library_for: function from a program to the kernels.
     """
 
     def __init__(self, members: Members, library_for: Callable[[Program], Library]) -> None:
@@ -202,12 +202,12 @@ class CompiledScorer(PrefixScorer):
         n, label_smoothing = indices.shape[1], self.label_smoothing if training else 0.0
         parts = 1 if torch.is_grad_enabled() else parts_of(n, self.batch_size)
         pieces = enumerate(indices.tensor_split(parts, 1))
-        found = [self._replayed(piece, indices, part, label_smoothing) for part, piece in pieces]
-        loss, accuracy = (torch.cat(pieces, 1) if parts > 1 else pieces[0] for pieces in zip(*found, strict=True))
+        scores = [self._replayed(piece, indices, part, label_smoothing) for part, piece in pieces]
+        loss, accuracy = (torch.cat(pieces, 1) if parts > 1 else pieces[0] for pieces in zip(*scores, strict=True))
         return {"loss": loss, "accuracy": accuracy}
 
     def _replayed(self, indices: Tensor, whole: Tensor, part: int, label_smoothing: float) -> tuple[Tensor, Tensor]:
-        """Scores of a part of a batch, made anew unless it is the same part of the very tensor of last time."""
+        """Scores of a part of a batch, which is rebuilt unless it is the same part of the tensor of last time."""
         key = (indices.shape[1], label_smoothing, torch.is_grad_enabled())
         if key not in self.programs:
             self.programs[key] = self._laid(indices, *key[1:])
@@ -232,11 +232,11 @@ class CompiledScorer(PrefixScorer):
 
 
 def parts_of(n: int, batch_size: int) -> int:
-    """In how many parts ``n`` examples are scored without a gradient, where training has ``batch_size`` in a step."""
+    """Number of parts in which ``n`` examples are scored without a gradient, for training batches of ``batch_size``."""
     return -(-n // max(batch_size, PART))
 
 
 def unflattened(flat: Tensor, layout: Layout) -> dict[str, Tensor]:
-    """Views of parameters, or of what else is like them, by name: ``(R, P) -> (R, *shape)`` each."""
+    """Views of flat parameters, or of tensors of their layout, by name: ``(R, P) -> (R, *shape)`` each."""
     parts = torch.split(flat, [shape.numel() for shape in layout.values()], dim=1)
     return {name: part.reshape(-1, *shape) for (name, shape), part in zip(layout.items(), parts, strict=True)}

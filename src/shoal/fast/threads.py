@@ -1,4 +1,4 @@
-"""The threads that PyTorch divides its work between: on Linux those of GNU's OpenMP runtime, which it brings along."""
+"""Threads that PyTorch divides its work between: on Linux those of GNU's OpenMP runtime, which it brings along."""
 
 import ctypes
 from collections.abc import Callable
@@ -8,15 +8,15 @@ import torch
 
 
 def openmp_runtime() -> Path | None:
-    """The runtime's library, where there is one."""
+    """Path of the OpenMP runtime's library, where there is one."""
     return next((Path(torch.__file__).parent / "lib").glob("libgomp*.so*"), None)
 
 
 def in_every_thread(act: Callable[[], object]) -> None:
     """Call a function once in this thread and once in each that works for it.
 
-    For what belongs to a thread, which those that are there already do not inherit. Where the runtime is another, only
-    in this thread.
+    It sets modes that belong to a thread, which existing threads do not inherit. With another runtime it acts in this
+    thread alone.
     """
     runtime, n = openmp_runtime(), torch.get_num_threads()
     if runtime is None or n == 1:

@@ -1,4 +1,4 @@
-"""Kernels tried on a device before anything is trained with them: what they compute, beside PyTorch."""
+"""Trial of kernels on a device before anything is trained with them: their results beside PyTorch's."""
 
 from collections.abc import Callable, Mapping
 
@@ -30,7 +30,7 @@ LAYOUT = {
 
 
 def largest_error(library_for: Callable[[Program | None], Library], device: torch.device) -> float:
-    """How far losses, gradients and an update of small models are from PyTorch's, relative to the largest of each.
+    """Largest error of losses, gradients and an update of small models, relative to the largest of each in PyTorch.
 
     NaN where any of them is.
     """
@@ -53,9 +53,9 @@ def largest_error(library_for: Callable[[Program | None], Library], device: torc
         values = {name: Value(data[name], gradients[name], is_parameter=True) for name in LAYOUT}
         _loss(outputs, values, nodes, targets, scored, KernelOps(library_for(program), program))
         program.finish()
-        found, found_right = Replay.apply(theta, program)  # type: ignore[no-untyped-call]
-        (own,) = torch.autograd.grad(found.sum(), theta)
-        errors += [_error(found, loss), _error(own, expected), (found_right - right).abs().max().cpu()]
+        losses, rights = Replay.apply(theta, program)  # type: ignore[no-untyped-call]
+        (d_theta,) = torch.autograd.grad(losses.sum(), theta)
+        errors += [_error(losses, loss), _error(d_theta, expected), (rights - right).abs().max().cpu()]
     return float(torch.stack(errors).max())
 
 
@@ -73,7 +73,7 @@ def _loss(
 
 
 def _recurrent(parameters: Mapping[str, Array], nodes: Nodes, ops: Ops[Array]) -> Array:
-    """Two layers of an LSTM."""
+    """Outputs of two layers of an LSTM."""
     x = parameters["table"]
     rows: Tensor | None = nodes.tokens
     for gates in (["lower", "upper"], ["upper", "lower"]):
@@ -115,5 +115,5 @@ def _update_error(library: Library, theta: Tensor, random: torch.Generator) -> T
     return _error(theta, expected.detach())
 
 
-def _error(found: Tensor, expected: Tensor) -> Tensor:
-    return ((found - expected).abs().max() / expected.abs().max()).detach().cpu()
+def _error(result: Tensor, expected: Tensor) -> Tensor:
+    return ((result - expected).abs().max() / expected.abs().max()).detach().cpu()

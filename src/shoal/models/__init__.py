@@ -1,4 +1,4 @@
-"""Who learns: one readable file per family, plain ``torch.nn`` modules that know nothing of training."""
+"""Model families: one readable file per family, plain ``torch.nn`` modules without any code of training."""
 
 import importlib
 from typing import TYPE_CHECKING, Any

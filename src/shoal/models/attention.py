@@ -18,9 +18,9 @@ from shoal.models.positions import rotary_angles, rotate
 
 
 def softmax_of_seen(scores: Tensor, seen: Tensor) -> Tensor:
-    """Softmax over what may be seen, ``(*dims, K)``, True = may be seen; 0 elsewhere, and where nothing may be."""
+    """Softmax over the visible keys, ``(*dims, K)``, True = may be seen; 0 elsewhere, and where none is visible."""
     blind = ~seen.any(dim=-1, keepdim=True)  # (*dims, 1)
-    # They look at everything and count for nothing: a softmax of -inf alone is NaN, and so is its gradient.
+    # Rows that see nothing get finite scores and are zeroed after: a softmax of -inf alone is NaN, as is its gradient.
     return scores.masked_fill(~(seen | blind), -math.inf).softmax(dim=-1).masked_fill(blind, 0.0)
 
 
@@ -30,10 +30,10 @@ class MultiHeadedAttention(nn.Module):
     Args:
         d_model: ``D``.
         num_heads: ``H``, a divisor of ``D``.
-        bias: whether the four projections have biases.
-        rotary: turn queries and keys by their positions, which needs an even size of the heads.
+        bias: true for biases in the four projections.
+        rotary: rotate queries and keys by their positions, which needs an even size of the heads.
         causal: query ``i`` stands at key ``K - Q + i`` and sees that key and those before it; else it sees all.
-        dropout: of the weights, or None for an attention that has no such module.
+        dropout: dropout probability of the weights, or None for an attention that has no such module.
     """
 
     def __init__(
@@ -61,12 +61,12 @@ class MultiHeadedAttention(nn.Module):
         self.weights_drop = nn.Identity() if dropout is None else Dropout(dropout)
 
     def get_attention_weights(self, queries: Tensor, keys: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Softmax of ``q k^T / sqrt(head_size)`` over the keys that a query may see.
+        """Attention weights: softmax of ``q k^T / sqrt(head_size)`` over the keys that a query may see.
 
         Args:
             queries: ``(B, H, Q, head_size)``.
             keys: ``(B, H, K, head_size)``.
-            mask: ``(B, 1 or H, Q, K)`` or what broadcasts to it, bool, True = may be seen; what is causal hides more.
+            mask: ``(B, 1 or H, Q, K)`` or what broadcasts to it, bool, True = may be seen; the causal mask is added.
 
         Returns:
             Weights ``(B, H, Q, K)``, 0 where a key may not be seen. Each row sums to 1, or to 0 where it may see none.
@@ -87,9 +87,9 @@ class MultiHeadedAttention(nn.Module):
         return softmax_of_seen(scores, seen)
 
     def visible(self, queries: int, keys: int, device: torch.device) -> Tensor:
-        """Which keys a query may see where attention is causal, ``(queries, keys)``, bool.
+        """Causal mask: the keys that each query may see, ``(queries, keys)``, bool.
 
-        The last query stands at the last key, and each sees its own place and those before.
+        The last query stands at the last key; each query sees its own position and those before.
         """
         return torch.ones(queries, keys, dtype=torch.bool, device=device).tril(keys - queries)
 
@@ -122,7 +122,7 @@ class MultiHeadedAttention(nn.Module):
         return tensor.transpose(1, 2).reshape(B, S, H * dim)  # (B, S, H * dim)
 
     def rotate(self, heads: Tensor, first: int = 0) -> Tensor:
-        """Turn queries or keys ``(B, H, S, head_size)`` by their positions ``first ... first + S - 1``."""
+        """Rotate queries or keys ``(B, H, S, head_size)`` by their positions ``first ... first + S - 1``."""
         positions = torch.arange(first, first + heads.shape[-2], device=heads.device)
         return rotate(heads, rotary_angles(positions, self.head_size))  # (B, H, S, head_size)
 
@@ -134,12 +134,12 @@ class MultiHeadedAttention(nn.Module):
         Args:
             queries: ``(B, Q, D)``.
             keys: ``(B, K, D)``; the queries again for self-attention.
-            values: ``(B, K, D)``; likewise.
+            values: ``(B, K, D)``; the queries again for self-attention.
             mask: as for :meth:`get_attention_weights`.
-            fused: make no weights where :meth:`_can_fuse` allows; outputs are the same but for rounding.
+            fused: compute no weights where :meth:`_can_fuse` allows; outputs are the same but for rounding.
 
         Returns:
-            Outputs ``(B, Q, D)`` and attention weights ``(B, H, Q, K)``, or None where none were made.
+            Outputs ``(B, Q, D)`` and attention weights ``(B, H, Q, K)``, or None where none were computed.
         """
         q = self.split_heads(self.W_Q(queries))  # (B, H, Q, head_size)
         k = self.split_heads(self.W_K(keys))  # (B, H, K, head_size)
@@ -152,19 +152,19 @@ class MultiHeadedAttention(nn.Module):
         return self.W_O(context), attention_weights
 
     def remember(self, memory: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys and values of what :meth:`look_up` attends to, ``(B, K, D) -> (B, H, K, head_size)`` each."""
+        """Keys and values for :meth:`look_up`, ``(B, K, D) -> (B, H, K, head_size)`` each."""
         return self.split_heads(self.W_K(memory)), self.split_heads(self.W_V(memory))
 
     def look_up(self, x: Tensor, memory: tuple[Tensor, Tensor], mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Cross-attention: as :meth:`forward`, of queries ``(B, Q, D)`` over the keys and values of :meth:`remember`.
 
-        Nothing is turned: the two sequences have no positions in common.
+        There are no rotary positions: the two sequences have no positions in common.
         """
         context, attention_weights = self.apply_attention(self.split_heads(self.W_Q(x)), *memory, mask)
         return self.W_O(context), attention_weights
 
     def _can_fuse(self, q: Tensor, k: Tensor) -> bool:
-        """Whether :func:`fused_attention` is the same, on a device where it gives the same bits every time."""
+        """Return True if :func:`fused_attention` computes the same, on a device where it is deterministic."""
         drops = isinstance(self.weights_drop, Dropout) and self.weights_drop.p > 0 and self.training
         return self.causal and not drops and q.shape[-2] == k.shape[-2] and q.device.type == "cpu"
 
@@ -173,9 +173,9 @@ class MultiHeadedAttention(nn.Module):
 
         Args:
             x: states of the next ``n`` tokens, ``(B, n, D)``.
-            keys: the cache, ``(B, H, T, head_size)``.
-            values: likewise.
-            slots: where in the cache the tokens go.
+            keys: the cache of keys, ``(B, H, T, head_size)``.
+            values: the cache of values, ``(B, H, T, head_size)``.
+            slots: places of the tokens in the cache.
 
         Returns:
             Outputs ``(B, n, D)`` and the cache with the tokens in it.

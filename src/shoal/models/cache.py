@@ -1,7 +1,7 @@
-"""State for decoding, as an argument: a plain dict of tensors of fixed shape, whose first axis is the row.
+"""Decoding state, an explicit argument: a plain dict of tensors of fixed shape, whose first axis is the row.
 
-A model is ``start(batch_size, length) -> state`` and ``step(tokens, state, counts) -> (logits, state)``. Nothing is
-hidden in a module, no shape depends on how far a row is, and no tensor is changed in place: so rows can be taken,
+A model has ``start(batch_size, length) -> state`` and ``step(tokens, state, counts) -> (logits, state)``. Nothing is
+hidden in a module, no shape depends on the length of a row, and no tensor is changed in place: so rows can be taken,
 repeated and reordered (:func:`select`), each row has its own length, and ``torch.func.vmap`` lifts it all over members.
 
 Rows are aligned to the left: token ``t`` of a row stands in place ``t`` of its cache, whatever its neighbours do.
@@ -19,19 +19,19 @@ DecodingState = dict[str, Tensor]
 
 
 def select(state: Mapping[str, Tensor], rows: Tensor) -> DecodingState:
-    """The state of some rows, in an order, as often as they are named.
+    """State of chosen rows, in the given order; a row that is named twice is there twice.
 
     Args:
-        state: of ``B`` rows.
-        rows: ``(B',)``, int64, from 0 to ``B - 1``.
+        state: state of ``B`` rows.
+        rows: indices of the rows, ``(B',)``, int64, from 0 to ``B - 1``.
     """
     return {name: tensor[rows] for name, tensor in state.items()}
 
 
 def last_of(x: Tensor, counts: Tensor | None = None) -> Tensor:
-    """The last real one of each row: ``(B, n, D) -> (B, 1, D)``, where ``counts`` ``(B,)`` are real, or all.
+    """Last real position of each row: ``(B, n, D) -> (B, 1, D)``, where ``counts`` ``(B,)`` are real, or all.
 
-    Of a row that has none it is the first.
+    For a row without real positions it is the first.
     """
     if counts is None:
         return x[:, -1:]
@@ -41,14 +41,14 @@ def last_of(x: Tensor, counts: Tensor | None = None) -> Tensor:
 
 @dataclass(frozen=True)
 class Slots:
-    """Where the tokens of a step stand in the text of their row, and so in its cache.
+    """Places of a step's tokens in the text of their row, and so in its cache.
 
     Attributes:
         positions: ``(B, n)``, int64; also of padding, and past the cache's end.
-        lengths: of each row after the step, ``(B,)``, int64.
-        seen: which places each token sees, ``(B, 1, n, T)``, bool: its own and those before.
-        source: which of the tokens goes to a place, ``(B, T)``, int64.
-        written: whether one does, ``(B, T)``, bool.
+        lengths: length of each row after the step, ``(B,)``, int64.
+        seen: the places that each token sees, ``(B, 1, n, T)``, bool: its own and those before.
+        source: index of the token that is written to a place, ``(B, T)``, int64.
+        written: true where a token is written to the place, ``(B, T)``, bool.
     """
 
     positions: Tensor
@@ -59,9 +59,9 @@ class Slots:
 
     @classmethod
     def after(cls, lengths: Tensor, n: int, T: int, counts: Tensor | None = None) -> "Slots":
-        """Those of the next ``n`` tokens of rows that have ``lengths`` ``(B,)``, of which ``counts`` ``(B,)`` are real.
+        """Slots of the next ``n`` tokens of rows of ``lengths`` ``(B,)``, of which ``counts`` ``(B,)`` are real.
 
-        What is padding, or past the end, is written nowhere.
+        Padding, and tokens past the end of the cache, are written nowhere.
         """
         place = torch.arange(T, device=lengths.device)  # (T,)
         positions = lengths.unsqueeze(1) + torch.arange(n, device=lengths.device)  # (B, n)
@@ -76,7 +76,7 @@ class Slots:
         )
 
     def write(self, cache: Tensor, new: Tensor) -> Tensor:
-        """The cache ``(B, H, T, dim)`` with the tokens' ``new`` ``(B, H, n, dim)`` in their places."""
+        """Cache ``(B, H, T, dim)`` with the tokens' ``new`` entries ``(B, H, n, dim)`` in their places."""
         if new.shape[-2] > 1:
             index = self.source[:, None, :, None].expand(-1, cache.shape[1], -1, cache.shape[-1])  # (B, H, T, dim)
             new = new.gather(-2, index)

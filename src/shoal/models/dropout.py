@@ -11,9 +11,9 @@ from shoal.keyed import uniform
 
 
 class Dropout(nn.Module):
-    """Zero each element with probability ``p`` while training and scale the rest by ``1 / (1 - p)``.
+    """Dropout: zero each element with probability ``p`` while training and scale the rest by ``1 / (1 - p)``.
 
-    ``key`` is a buffer of no value in ordinary use. The training engine sets it to an int64 scalar per member and step
+    ``key`` is a buffer, None in ordinary use. The training engine sets it to an int64 scalar per member and step
     (through ``torch.func.functional_call``), which makes the mask reproducible for that member alone.
     """
 
@@ -27,10 +27,10 @@ class Dropout(nn.Module):
         self.register_buffer("key", None, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """``(*dims) -> (*dims)``."""
+        """Drop elements: ``(*dims) -> (*dims)``."""
         if not self.training or self.p == 0:
             return x
         if self.key is None:
             return F.dropout(x, self.p)
-        kept = uniform(self.key, x.numel(), x.device).reshape(x.shape) >= self.p  # (*dims)
-        return x * kept / (1 - self.p)
+        mask = uniform(self.key, x.numel(), x.device).reshape(x.shape) >= self.p  # (*dims)
+        return x * mask / (1 - self.p)

@@ -1,4 +1,4 @@
-"""What enters a transformer: its tokens, and where they stand.
+"""Embedding of a transformer: token embeddings and positions.
 
 Shapes: ``B`` batch, ``S`` sequence, ``D`` width.
 """
@@ -47,9 +47,9 @@ class GPTEmbedding(nn.Module):
 
     @staticmethod
     def create_sinusoidal_embeddings(n_positions: int, dimension: int, kind: str = "sinusoidal") -> Tensor:
-        """``PE[pos, 2k] = sin(pos / 10000^(c k/d))`` and ``PE[pos, 2k+1] = cos(pos / 10000^(c k/d))``.
+        """Sinusoids ``PE[pos, 2k] = sin(pos / 10000^(c k/d))`` and ``PE[pos, 2k+1] = cos(pos / 10000^(c k/d))``.
 
-        ``c`` is that of the kind: 1 for the practical's ``sinusoidal``, 2 for ``vaswani``.
+        ``c`` depends on the kind: 1 for the practical's ``sinusoidal``, 2 for ``vaswani``.
 
         Returns:
             ``(n_positions, dimension)``, float32.
@@ -60,9 +60,10 @@ class GPTEmbedding(nn.Module):
         return torch.where(i % 2 == 0, angles.sin(), angles.cos())
 
     def forward(self, tokens: Tensor, positions: Tensor | None = None) -> Tensor:
-        """``(B, S) -> (B, S, D)``, of tokens at ``positions`` ``(B, S)``, or from 0 on.
+        """Embed tokens at ``positions`` ``(B, S)``, or from 0 on: ``(B, S) -> (B, S, D)``.
 
-        A position past the table's end has its last row; so many tokens at once are refused with a ValueError.
+        A given position past the table's end takes its last row; without ``positions``, more tokens than the table has
+        rows raise a ValueError.
         """
         embedded: Tensor = self.tokens(tokens)
         if self.scale is not None:

@@ -1,4 +1,4 @@
-"""Encoder: blocks in which every position attends to every other one that counts.
+"""Encoder: blocks in which every position attends to all positions that are no padding.
 
 Source: Vaswani et al. 2017, section 3.1, from the blocks of :mod:`~shoal.models.gpt` and their variants.
 
@@ -13,7 +13,7 @@ from shoal.models.norms import new_norm
 
 
 class Encoder(nn.Module):
-    """``L`` blocks that look both ways; a last norm after them where they normalise before their layers."""
+    """Stack of ``L`` bidirectional blocks; a last norm after them where they normalise before their layers."""
 
     def __init__(
         self,
@@ -36,12 +36,13 @@ class Encoder(nn.Module):
 
         Args:
             x: embeddings, ``(B, S, D)``.
-            seen: ``(B, S)``, bool, True = counts; what does not is seen by no position. It sees what counts itself.
-            details: whether to keep the attention weights.
+            seen: ``(B, S)``, bool, True = counts; no position attends to those that do not count, which attend to the
+                others all the same.
+            details: true to return the attention weights.
 
         Returns:
-            Outputs ``(B, S, D)``, and the attention weights ``(B, L, H, S, S)`` or None. A row in which nothing counts
-            attends to nothing.
+            Outputs ``(B, S, D)``, and the attention weights ``(B, L, H, S, S)`` or None. A row in which no position
+            counts attends to nothing.
         """
         attentions = []
         for block in self.blocks:

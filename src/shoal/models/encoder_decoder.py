@@ -1,8 +1,8 @@
-"""Transformer encoder-decoder: a target is written token by token, looking at the whole source.
+"""Transformer encoder-decoder: a target is written token by token, with attention to the whole source.
 
 Source: Vaswani et al. 2017, with the blocks of :mod:`~shoal.models.gpt` and their variants. Each block of the decoder
 has a second attention, over the outputs of the encoder (cross-attention). It has no rotary positions, because source
-and target stand on no common line, and where blocks normalise before their layers it does so, too.
+and target have no positions in common, and it normalises before or after its layer as the block's other layers do.
 
 Shapes: ``B`` batch, ``S`` source, ``T`` target, ``D`` width, ``H`` heads, ``V`` vocabulary of the target, ``L`` layers.
 """
@@ -26,7 +26,7 @@ Memory = tuple[Tensor, Tensor]  # keys and values of the source, (B, H, S, head_
 
 
 class CrossBlock(Block):
-    """Causal self-attention, cross-attention and a feed-forward layer, each with its residual and its norm."""
+    """Block of causal self-attention, cross-attention and a feed-forward layer, each with its residual and its norm."""
 
     def __init__(
         self,
@@ -49,23 +49,23 @@ class CrossBlock(Block):
     def forward(  # type: ignore[override]  # it reads a memory, too
         self, x: Tensor, memory: Memory, seen: Tensor
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        """One layer over a whole target.
+        """Run one layer over a whole target.
 
         Args:
             x: states of the target, ``(B, T, D)``.
-            memory: of the source, from ``cross_attn.remember``.
-            seen: which keys of the source may be seen, ``(B, 1, 1, S)``, bool.
+            memory: keys and values of the source, from ``cross_attn.remember``.
+            seen: the keys of the source that may be seen, ``(B, 1, 1, S)``, bool.
 
         Returns:
             ``(B, T, D)``, and the weights of both attentions, ``(B, H, T, T)`` and ``(B, H, T, S)``.
         """
-        x, own, cross = self._layer(x, lambda y: self.self_attn(y, y, y), memory, seen)
-        return x, (own, cross)
+        x, self_weights, cross_weights = self._layer(x, lambda y: self.self_attn(y, y, y), memory, seen)
+        return x, (self_weights, cross_weights)
 
     def next(
         self, x: Tensor, cache: Memory, slots: Slots, memory: Memory, seen: Tensor
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        """The next tokens, ``(B, n, D) -> (B, n, D)``, and the cache with them."""
+        """Run one layer over the next tokens, ``(B, n, D) -> (B, n, D)``; returns the cache with them, too."""
         x, cache, _ = self._layer(x, lambda y: self.self_attn.step(y, *cache, slots), memory, seen)
         return x, cache
 
@@ -83,7 +83,7 @@ class CrossBlock(Block):
 
 
 class CrossDecoder(nn.Module):
-    """``L`` blocks with cross-attention; a last norm after them where they normalise before their layers."""
+    """Stack of ``L`` blocks with cross-attention; a last norm where they normalise before their layers."""
 
     def __init__(
         self,
@@ -103,11 +103,11 @@ class CrossDecoder(nn.Module):
 
     @property
     def layers(self) -> Sequence[CrossBlock]:
-        """The blocks, with the type that they have lost as a list of modules."""
+        """Blocks, with the type that they lose as a list of modules."""
         return list(self.blocks)  # type: ignore[arg-type]
 
     def remember(self, memory: Tensor) -> list[Memory]:
-        """Keys and values of each layer, of the encoder's outputs ``(B, S, D)``."""
+        """Keys and values of each layer from the encoder's outputs ``(B, S, D)``."""
         return [block.cross_attn.remember(memory) for block in self.layers]
 
     def forward(
@@ -118,21 +118,21 @@ class CrossDecoder(nn.Module):
         Args:
             x: embeddings of the target, ``(B, T, D)``.
             memory: outputs of the encoder, ``(B, S, D)``.
-            seen: which positions of the source count, ``(B, S)``, bool; a row without one looks nothing up.
-            details: whether to keep the attention weights.
+            seen: the positions of the source that count, ``(B, S)``, bool; a row without any attends to nothing.
+            details: true to return the attention weights.
 
         Returns:
             Outputs ``(B, T, D)``, and the weights ``(B, L, H, T, T)`` over the target and ``(B, L, H, T, S)`` over the
             source, or None.
         """
-        kept = []
-        for block, own in zip(self.layers, self.remember(memory), strict=True):
-            x, weights = block(x, own, seen[:, None, None, :])
+        attentions = []
+        for block, layer_memory in zip(self.layers, self.remember(memory), strict=True):
+            x, weights = block(x, layer_memory, seen[:, None, None, :])
             if details:
-                kept.append(weights)
+                attentions.append(weights)
         if not details:
             return self.norm(x), None
-        self_weights, cross_weights = (torch.stack(each, dim=1) for each in zip(*kept, strict=True))
+        self_weights, cross_weights = (torch.stack(each, dim=1) for each in zip(*attentions, strict=True))
         return self.norm(x), (self_weights, cross_weights)
 
     def step(self, x: Tensor, state: Mapping[str, Tensor], slots: Slots) -> tuple[Tensor, DecodingState]:
@@ -140,8 +140,8 @@ class CrossDecoder(nn.Module):
 
         Args:
             x: embeddings of the next tokens, ``(B, n, D)``.
-            state: as of :meth:`EncoderDecoder.begin`.
-            slots: where in the cache the tokens go.
+            state: state of :meth:`EncoderDecoder.begin`.
+            slots: places of the tokens in the cache.
 
         Returns:
             Outputs ``(B, n, D)`` and the state with the tokens in it.
@@ -156,9 +156,9 @@ class CrossDecoder(nn.Module):
 
 
 class EncoderDecoder(nn.Module):
-    """Sequence to sequence: what follows each token of a target, given its source.
+    """Sequence-to-sequence transformer: next-token logits of a target, given its source.
 
-    ``variant`` is what :class:`~shoal.models.gpt.Variant` lists, by name.
+    ``variant`` holds the attributes of :class:`~shoal.models.gpt.Variant` by name.
 
     Args:
         tie_embeddings: ``none``; ``decoder``, the classifier's weight is the target's embedding (Press and Wolf 2017);
@@ -166,7 +166,7 @@ class EncoderDecoder(nn.Module):
         scale_embeddings: multiply tokens by ``sqrt(D)`` before positions are added.
 
     Attributes:
-        context_length: tokens of a target at most, where there is a table of positions.
+        context_length: largest number of tokens of a target, where there is a table of positions.
     """
 
     def __init__(
@@ -205,29 +205,31 @@ class EncoderDecoder(nn.Module):
     def forward(
         self, source: Tensor, target: Tensor, seen: Tensor, *, details: bool = False
     ) -> tuple[Tensor, dict[str, Tensor] | None]:
-        """Predict what follows each token of the target.
+        """Predict the next token at every position of the target.
 
         Args:
             source: token indices, ``(B, S)``, int64.
-            target: likewise, ``(B, T)``, from BOS on. Logits at ``t`` hang on ``target[:, : t + 1]`` alone.
-            seen: which tokens of the source count, ``(B, S)``, bool.
-            details: whether to return attention weights.
+            target: token indices from BOS on, ``(B, T)``. Logits at ``t`` depend on ``target[:, : t + 1]`` alone.
+            seen: true for the tokens of the source that count, ``(B, S)``, bool.
+            details: true to return attention weights.
 
         Returns:
             Logits ``(B, T, V)``, and the attention weights of the ``encoder`` ``(B, L, H, S, S)``, the ``decoder``
             ``(B, L, H, T, T)`` and from it to the source, ``cross`` ``(B, L, H, T, S)``; or None.
         """
         memory, encoder = self.encoder(self.source_embedding(source), seen, details=details)  # (B, S, D)
-        outputs, kept = self.decoder(self.target_embedding(target), memory, seen, details=details)  # (B, T, D)
+        outputs, attentions = self.decoder(self.target_embedding(target), memory, seen, details=details)  # (B, T, D)
         logits = self.classifier(outputs)  # (B, T, V)
-        return logits, dict(zip(("encoder", "decoder", "cross"), (encoder, *kept), strict=True)) if details else None
+        return logits, dict(
+            zip(("encoder", "decoder", "cross"), (encoder, *attentions), strict=True)
+        ) if details else None
 
     def begin(self, source: Tensor, seen: Tensor, length: int) -> DecodingState:
-        """The state before the first token of the targets of some sources.
+        """Decoding state before the first token of the targets of these sources.
 
         Args:
             source: token indices, ``(B, S)``, int64.
-            seen: which of them count, ``(B, S)``, bool.
+            seen: true for the tokens that count, ``(B, S)``, bool.
             length: ``T``, tokens that a target can have, BOS included.
 
         Returns:
@@ -252,17 +254,17 @@ class EncoderDecoder(nn.Module):
     def step(
         self, tokens: Tensor, state: Mapping[str, Tensor], counts: Tensor | None = None, *, last: bool = False
     ) -> tuple[Tensor, DecodingState]:
-        """Predict what follows each of the next tokens of a target: a beginning at once, then one token at a time.
+        """Next-token logits after each of the next tokens of a target: a prefix at once, then token by token.
 
         Args:
-            tokens: the next of each row, ``(B, n)``, int64, padded on the right; BOS at first.
-            state: of :meth:`begin`, :meth:`step` or :func:`~shoal.models.cache.select`; it stays as it is.
-            counts: how many of each row's tokens are no padding, ``(B,)``, int64; all when not given.
-            last: predict only what follows the last of each row's tokens.
+            tokens: the next tokens of each row, ``(B, n)``, int64, padded on the right; BOS at first.
+            state: from :meth:`begin`, :meth:`step` or :func:`~shoal.models.cache.select`; it is not changed.
+            counts: number of each row's tokens that are no padding, ``(B,)``, int64; all when not given.
+            last: true for logits after the last of each row's tokens alone.
 
         Returns:
-            Logits ``(B, n or 1, V)``, which mean nothing for padding, and the state after the tokens. A token for which
-            the state has no place has NaN for logits.
+            Logits ``(B, n or 1, V)``, which are arbitrary for padding, and the state after the tokens. A token for
+            which the state has no place gets NaN for logits.
         """
         T = state["keys.0"].shape[-2]
         slots = Slots.after(state["lengths"], tokens.shape[1], T, counts)
@@ -274,10 +276,10 @@ class EncoderDecoder(nn.Module):
 
 
 def tie(source: nn.Embedding, target: nn.Embedding, classifier: nn.Linear, which: str) -> None:
-    """Make the weights of two embeddings and a classifier one; see :class:`EncoderDecoder`.
+    """Tie the weights of two embeddings and a classifier; see :class:`EncoderDecoder`.
 
     Raises:
-        ValueError: they have other shapes.
+        ValueError: their shapes differ.
     """
     if which == "none":
         return

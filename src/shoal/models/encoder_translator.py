@@ -1,11 +1,11 @@
-"""Translation by an encoder alone, which says at each position of the source what stands there in the target.
+"""Translation by an encoder alone, which predicts the token of the target at each position of the source.
 
 Source: the translator of a homework on machine learning (Caltech's or UC San Diego's, 2025, homework 4, problem 2): "a
 one-layer Transformer encoder which can encode a sequence of inputs and produce a final output of possibility of tokens
 in target language", with learned embeddings of tokens and positions.
 
-It answers at once, each token apart from the others: it can put no token of the target where the source has ended, and
-what it says at one position does not hang on what it says at the next.
+It predicts all tokens at once and independently of each other: it can put no token of the target where the source has
+ended, and the prediction at one position does not depend on those at others.
 
 Shapes: ``B`` batch, ``S`` source, ``D`` width, ``H`` heads, ``V`` vocabulary of the target, ``L`` layers.
 """
@@ -20,14 +20,14 @@ from shoal.models.gpt import Variant
 
 
 class EncoderTranslator(nn.Module):
-    """Embeddings, an encoder and a linear classifier at each position.
+    """Encoder-only translator: embeddings, an encoder and a linear classifier at each position.
 
     ``share_embeddings`` ties the classifier's weight to the source's embedding, which needs one vocabulary. ``variant``
-    is what :class:`~shoal.models.gpt.Variant` lists, by name; the document's is ``positions="learned"``,
-    ``bias_ffn=True``.
+    holds the attributes of :class:`~shoal.models.gpt.Variant` by name; the homework's variant is
+    ``positions="learned"``, ``bias_ffn=True``.
 
     Attributes:
-        context_length: positions of a source at most, where there is a table of them.
+        context_length: largest number of positions of a source, where there is a table of them.
     """
 
     def __init__(
@@ -77,8 +77,8 @@ class EncoderTranslator(nn.Module):
 
         Args:
             source: token indices, ``(B, S)``, int64.
-            seen: which of them count, ``(B, S)``, bool. At the others, too, it says something, from those that count.
-            details: whether to return attention weights.
+            seen: true for those that count, ``(B, S)``, bool. Predictions at the others are made from these, too.
+            details: true to return attention weights.
 
         Returns:
             Logits ``(B, S, V)``, and the attention weights ``encoder`` ``(B, L, H, S, S)`` or None.

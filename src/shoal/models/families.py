@@ -1,8 +1,8 @@
-"""How models are built from their settings, and how large they are.
+"""Construction of models from their settings, and their numbers of parameters.
 
-Counts follow the practical: P is every learnable parameter except token and position embeddings, be they learned. The
-closed form that it gives for the decoder leaves out the two LayerNorms of each block (4 d parameters); its code and
-shoal count them.
+Counts follow the practical: P is the number of learnable parameters except token and position embeddings, be they
+learned. The closed form that it gives for the decoder leaves out the two LayerNorms of each block (4 d parameters); its
+code and shoal count them.
 """
 
 from collections.abc import Mapping, Sequence
@@ -80,18 +80,18 @@ def norm_parameters(width: int, variant: Variant = PRACTICAL) -> int:
 
 
 def count_parameters(model: nn.Module, roles: Mapping[str, str] | None = None) -> int:
-    """P of a built model: its learnable parameters less tables, which are those of ``model.embedding`` if not said."""
+    """Number of learnable parameters P of a built model, without tables, by default those of ``model.embedding``."""
     roles = roles or usual_roles(model, tables=("embedding",))
     return sum(p.numel() for name, p in model.named_parameters() if p.requires_grad and roles[name] != "table")
 
 
 def usual_roles(model: nn.Module, tables: Sequence[str] = (), heads: Sequence[str] = ()) -> dict[str, str]:
-    """What each parameter of a model is for, by name: ``table``, ``head``, ``matrix`` or ``vector``.
+    """Role of each parameter of a model, by name: ``table``, ``head``, ``matrix`` or ``vector``.
 
     Args:
         model: the model.
         tables: names of modules all of whose parameters are tables, besides every ``nn.Embedding``.
-        heads: names of modules all of whose parameters face the tokens.
+        heads: names of modules all of whose parameters belong to the head, which gives the logits.
     """
     inside = {
         "table": [*tables, *(name for name, module in model.named_modules() if isinstance(module, nn.Embedding))],
@@ -99,8 +99,10 @@ def usual_roles(model: nn.Module, tables: Sequence[str] = (), heads: Sequence[st
     }
     roles = {}
     for name, parameter in model.named_parameters():
-        told = (role for role, modules in inside.items() if any(name.startswith(f"{module}.") for module in modules))
-        roles[name] = next(told, "matrix" if parameter.ndim >= 2 else "vector")
+        matching = (
+            role for role, modules in inside.items() if any(name.startswith(f"{module}.") for module in modules)
+        )
+        roles[name] = next(matching, "matrix" if parameter.ndim >= 2 else "vector")
     return roles
 
 
@@ -110,7 +112,7 @@ def _classifier_parameters(config: Any, width: int, vocabulary_size: int) -> int
 
 
 def build_lstm(config: Any, sizes: Any) -> nn.Module:
-    """An LSTM language model of these settings (:class:`~shoal.models.settings.LSTMSettings`) and sizes."""
+    """LSTM language model of these settings (:class:`~shoal.models.settings.LSTMSettings`) and sizes."""
     model = LSTMLM(
         vocabulary_size=sizes.vocabulary_size,
         embedding_size=config.embedding_size,
@@ -122,17 +124,17 @@ def build_lstm(config: Any, sizes: Any) -> nn.Module:
         bias_classifier=config.bias_classifier,
         share_embeddings=config.share_embeddings,
     )
-    return initialised(model, config, own="xavier")
+    return initialised(model, config, default="xavier")
 
 
 def count_lstm(config: Any, vocabulary_size: int) -> int:
-    """P of :func:`build_lstm`."""
+    """Number of parameters P of :func:`build_lstm`."""
     lstm = lstm_parameters(config.embedding_size, config.hidden_size, config.num_layers, config.bias)
     return lstm + _classifier_parameters(config, config.hidden_size, vocabulary_size)
 
 
 def build_gpt(config: Any, sizes: Any) -> nn.Module:
-    """A GPT of these settings (:class:`~shoal.models.settings.GPTSettings`) and sizes."""
+    """GPT of these settings (:class:`~shoal.models.settings.GPTSettings`) and sizes."""
     model = GPT(
         num_heads=config.num_heads,
         num_layers=config.num_layers,
@@ -148,16 +150,16 @@ def build_gpt(config: Any, sizes: Any) -> nn.Module:
         share_embeddings=config.share_embeddings,
         **variant_of(config),
     )
-    return initialised(model, config, own="torch")
+    return initialised(model, config, default="torch")
 
 
 def variant_of(config: Any) -> dict[str, Any]:
-    """The settings that make a :class:`~shoal.models.Variant`; one that a config does not have is the practical's."""
+    """Settings that make a :class:`~shoal.models.Variant`; those that a config lacks are the practical's."""
     return {field.name: getattr(config, field.name, field.default) for field in fields(Variant)}
 
 
 def count_gpt(config: Any, vocabulary_size: int) -> int:
-    """P of :func:`build_gpt`."""
+    """Number of parameters P of :func:`build_gpt`."""
     head_size = config.embedding_size // config.num_heads
     decoder = decoder_parameters(
         config.num_heads,
@@ -171,8 +173,8 @@ def count_gpt(config: Any, vocabulary_size: int) -> int:
     return decoder + _classifier_parameters(config, config.embedding_size, vocabulary_size)
 
 
-def initialised(model: nn.Module, config: Any, own: str) -> nn.Module:
-    """The model with the initial values that were asked for, where they are not its own."""
-    if config.initialisation != own:
+def initialised(model: nn.Module, config: Any, default: str) -> nn.Module:
+    """Model with the initial values that its settings name, where these are not its ``default``."""
+    if config.initialisation != default:
         INITIALISATIONS[config.initialisation](model, config.embedding_size)
     return model

@@ -1,4 +1,4 @@
-"""What a block of a transformer computes at each position alone."""
+"""Feed-forward layer of a transformer block, which acts at each position alone."""
 
 from collections import OrderedDict
 
@@ -12,9 +12,9 @@ NON_LINEARITIES = (*ACTIVATIONS, "swiglu")
 
 
 class SwiGLU(nn.Module):
-    """``W_down(silu(W_gate x) * W_up x)``: a feed-forward layer whose activation is gated (Shazeer 2020).
+    """Gated feed-forward layer, ``W_down(silu(W_gate x) * W_up x)`` (Shazeer 2020).
 
-    ``dropout`` acts on what enters ``W_down``; None: nothing does.
+    ``dropout`` acts on the inputs of ``W_down``; None: there is no dropout.
     """
 
     def __init__(self, d_model: int, d_ff: int, bias: bool = False, dropout: float | None = None) -> None:
@@ -25,15 +25,15 @@ class SwiGLU(nn.Module):
         self.W_down = nn.Linear(d_ff, d_model, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        """``(*dims, d_model) -> (*dims, d_model)``."""
+        """Apply the layer: ``(*dims, d_model) -> (*dims, d_model)``."""
         outputs: Tensor = self.W_down(self.drop(F.silu(self.W_gate(x)) * self.W_up(x)))
         return outputs
 
 
 def feed_forward_width(d_model: int, multiplier: float, non_linearity: str) -> int:
-    """Neurons of a feed-forward layer: ``multiplier d_model``, of which SwiGLU has two thirds.
+    """Number of neurons of a feed-forward layer: ``multiplier d_model``, or two thirds of that in SwiGLU.
 
-    So its three matrices have as many parameters as the two of the others.
+    The three matrices of SwiGLU then have as many parameters as the two of the others.
 
     >>> feed_forward_width(96, 4, "relu"), feed_forward_width(96, 4, "swiglu")
     (384, 256)
@@ -44,9 +44,9 @@ def feed_forward_width(d_model: int, multiplier: float, non_linearity: str) -> i
 def feed_forward(
     d_model: int, multiplier: float, non_linearity: str, bias: bool, dropout: float | None = None
 ) -> nn.Module:
-    """What a block computes at each position alone, ``(*dims, d_model) -> (*dims, d_model)``.
+    """Feed-forward layer of a block, ``(*dims, d_model) -> (*dims, d_model)``.
 
-    ``dropout`` acts on the neurons, behind the activation; None: nothing does.
+    ``dropout`` acts on the neurons, behind the activation; None: there is no dropout.
     """
     d_ff = feed_forward_width(d_model, multiplier, non_linearity)
     if non_linearity == "swiglu":

@@ -1,4 +1,4 @@
-"""Causal attention as one operation, which makes no map of weights; members of a stack are more rows of its batch.
+"""Causal attention as one operation, which stores no weights; members of a stack are more rows of its batch.
 
 Source: PyTorch's ``scaled_dot_product_attention`` (Dao et al. 2022), which ``torch.func.vmap`` would call once for each
 member.
@@ -15,14 +15,14 @@ from torch.nn import functional as F
 
 
 def fused_attention(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-    """Softmax of ``q k^T / sqrt(head_size)`` over a query's own place and those before, times the values.
+    """Causal attention: softmax of ``q k^T / sqrt(head_size)`` over own and earlier positions, times the values.
 
-    It rounds otherwise than the explicit products.
+    Its rounding differs from that of the explicit products.
 
     Args:
         queries: ``(B, H, S, head_size)``.
-        keys: likewise; as many as queries.
-        values: likewise.
+        keys: ``(B, H, S, head_size)``.
+        values: ``(B, H, S, head_size)``.
 
     Returns:
         Context ``(B, H, S, head_size)``.
@@ -34,7 +34,7 @@ def fused_attention(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
 
 
 class _Lifted(torch.autograd.Function):
-    """The same under ``torch.func``: lifted over ``R`` members it is one call for all of them."""
+    """Fused attention under ``torch.func``: lifted over ``R`` members it is one call for all of them."""
 
     @staticmethod
     def forward(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
@@ -43,12 +43,12 @@ class _Lifted(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        """Keep what the backward computes again."""
+        """Save the inputs, from which the backward pass computes the weights again."""
         ctx.save_for_backward(*inputs)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, ...]:
-        """For ``torch.func.grad`` alone: of what is only lifted, PyTorch goes back over its own operation."""
+        """Gradients for ``torch.func.grad``; under ``vmap`` alone PyTorch differentiates its own operation."""
         gradients: tuple[Tensor, ...] = torch.func.vjp(_explicit, *ctx.saved_tensors)[1](gradient)
         return gradients
 

@@ -33,20 +33,21 @@ Kept = TypeVar("Kept")
 
 @dataclass(frozen=True)
 class Variant:
-    """What other papers do differently; the defaults are the practical's.
+    """Architectural variants from other papers; the defaults are the practical's.
 
     Attributes:
         norm: one of :data:`~shoal.models.norms.NORMS`.
-        norm_position: ``post``, where each residual sum is normalised; or ``pre`` (Xiong et al. 2020), where what
-            enters attention and feed-forward is, and the sum itself only once, before the classifier; or ``pre_stream``
+        norm_position: ``post``, where each residual sum is normalised; or ``pre`` (Xiong et al. 2020), where the inputs
+            of attention and feed-forward are, and the sum itself only once, before the classifier; or ``pre_stream``
             (the code of Lee et al. 2024), where attention is added to the normalised stream.
         positions: one of :data:`~shoal.models.positions.POSITIONS`.
-        bias_ffn: whether the feed-forward layers have biases.
-        bias_norm: whether LayerNorm learns a shift; other norms have none.
-        dropout_at: where dropout acts: ``feed_forward``, on what the feed-forward layers add; or ``everywhere``, as in
-            GPT-2, also on the sum of embeddings, the attention weights and what attention adds; or ``neurons_too``, as
-            in ``torch.nn.Transformer``, also behind the activation of the feed-forward layers. A key each has, in the
-            order of the modules: the embedding, then of each block weights, attention, neurons, feed-forward.
+        bias_ffn: true for biases in the feed-forward layers.
+        bias_norm: true for a learned shift in LayerNorm; other norms have none.
+        dropout_at: place of dropout: ``feed_forward``, on the outputs of the feed-forward layers; or ``everywhere``, as
+            in GPT-2, also on the sum of embeddings, the attention weights and the outputs of attention; or
+            ``neurons_too``, as in ``torch.nn.Transformer``, also behind the activation of the feed-forward layers. Keys
+            are given in the order of the modules: the embedding, then in each block weights, attention, neurons,
+            feed-forward.
     """
 
     norm: str = "layernorm"
@@ -62,10 +63,9 @@ class Variant:
             if getattr(self, name) not in names:
                 raise ValueError(f"{name} must be one of {' '.join(names)}, got {getattr(self, name)!r}")
 
-
     @property
     def drops_everywhere(self) -> bool:
-        """Whether dropout acts on the sum of embeddings, on attention weights and on all that is added."""
+        """Return True if dropout acts on the sum of embeddings, on attention weights and on all residual branches."""
         return self.dropout_at != "feed_forward"
 
 
@@ -73,7 +73,7 @@ PRACTICAL = Variant()
 
 
 class Block(nn.Module):
-    """Attention and a feed-forward layer, each with its residual and its norm: after the sum, or before the layer."""
+    """Transformer block: attention and a feed-forward layer, each with its residual and its norm."""
 
     def __init__(
         self,
@@ -105,18 +105,18 @@ class Block(nn.Module):
         self.ffn_norm = new_norm(variant.norm, d_model, variant.bias_norm)
 
     def forward(self, x: Tensor, mask: Tensor | None = None, *, fused: bool = False) -> tuple[Tensor, Tensor | None]:
-        """``(B, S, D) -> (B, S, D)`` and attention weights ``(B, H, S, S)``, where ``fused`` perhaps None.
+        """Run the block: ``(B, S, D) -> (B, S, D)``, and attention weights ``(B, H, S, S)``, with ``fused`` or None.
 
         ``mask`` is as for attention.
         """
         return self._around(x, lambda y: self.self_attn(y, y, y, mask, fused=fused))
 
     def step(self, x: Tensor, keys: Tensor, values: Tensor, slots: Slots) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        """The next tokens, ``(B, n, D) -> (B, n, D)``, and the cache with them: see :class:`MultiHeadedAttention`."""
+        """Run the block over the next tokens, ``(B, n, D) -> (B, n, D)``; returns the cache with them, too."""
         return self._around(x, lambda y: self.self_attn.step(y, keys, values, slots))
 
     def _around(self, x: Tensor, attend: Callable[[Tensor], tuple[Tensor, Kept]]) -> tuple[Tensor, Kept]:
-        """The block around an attention, and what else that gives."""
+        """Block around a given attention; returns the second output of that attention, too."""
         x, kept = self._attended(x, attend)
         return self._fed_forward(x), kept
 
@@ -135,7 +135,7 @@ class Block(nn.Module):
 
 
 class Decoder(nn.Module):
-    """``L`` blocks in sequence; a last norm after them where they normalise before their layers."""
+    """Stack of ``L`` blocks; a last norm after them where they normalise before their layers."""
 
     def __init__(
         self,
@@ -160,8 +160,8 @@ class Decoder(nn.Module):
 
         Args:
             x: embeddings, ``(B, S, D)``.
-            details: whether to keep what the blocks compute on their way.
-            fused: whether attention without details may be one operation, which rounds otherwise.
+            details: true to return hidden states and attention weights.
+            fused: true to let attention without details be one operation, whose rounding differs.
 
         Returns:
             Outputs ``(B, S, D)``, then the hidden states ``(B, L + 1, S, D)``, the input first and the last before the
@@ -183,7 +183,7 @@ class Decoder(nn.Module):
         Args:
             x: embeddings of the next tokens, ``(B, n, D)``.
             state: ``keys.l`` and ``values.l`` of each layer ``l``, ``(B, H, T, head_size)`` each.
-            slots: where in the cache the tokens go.
+            slots: places of the tokens in the cache.
 
         Returns:
             Outputs ``(B, n, D)`` and the state with the tokens in it.
@@ -200,8 +200,8 @@ class Decoder(nn.Module):
 class GPT(nn.Module):
     """Decoder-only transformer language model.
 
-    ``share_embeddings`` ties the classifier's weight to the token embedding's. ``variant`` is what :class:`Variant`
-    lists, by name: ``GPT(..., norm="rmsnorm", norm_position="pre", positions="rotary")``.
+    ``share_embeddings`` ties the classifier's weight to the token embedding's. ``variant`` holds the attributes of
+    :class:`Variant` by name: ``GPT(..., norm="rmsnorm", norm_position="pre", positions="rotary")``.
 
     Attributes:
         context_length: the ``sequence_length`` that it was built for. Without a table of positions it takes longer
@@ -249,15 +249,15 @@ class GPT(nn.Module):
 
         Args:
             x: token indices, ``(B, S)``, int64.
-            details: whether to return what was computed on the way; logits are the same to the bit unless ``fused``.
-            fused: whether attention without details may be one operation, which is sooner and rounds otherwise.
+            details: true to return hidden states and attention weights; logits are bitwise the same unless ``fused``.
+            fused: true to let attention without details be one operation, which is faster and whose rounding differs.
 
         Returns:
             Logits ``(B, S, V)``, then the hidden states ``(B, L + 1, S, D)`` and the attention weights
             ``(B, L, H, S, S)``, or None for both.
         """
-        outputs, kept = self.decoder(self.embedding(x), details=details, fused=fused)
-        return self.classifier(outputs), kept
+        outputs, details_of_blocks = self.decoder(self.embedding(x), details=details, fused=fused)
+        return self.classifier(outputs), details_of_blocks
 
     def start(
         self,
@@ -267,16 +267,16 @@ class GPT(nn.Module):
         device: torch.device | None = None,
         dtype: torch.dtype | None = None,
     ) -> DecodingState:
-        """The state before the first token.
+        """Decoding state before the first token.
 
         Args:
-            batch_size: ``B``, rows.
-            length: ``T``, tokens that a row can have.
-            device: of the state; that of the parameters when not given.
-            dtype: of keys and values; that of the parameters when not given.
+            batch_size: number of rows, ``B``.
+            length: largest number of tokens of a row, ``T``.
+            device: device of the state; that of the parameters when not given.
+            dtype: type of keys and values; that of the parameters when not given.
 
         Returns:
-            ``lengths`` ``(B,)``, int64, and of each layer ``l`` ``keys.l`` and ``values.l``,
+            ``lengths`` ``(B,)``, int64, and for each layer ``l`` ``keys.l`` and ``values.l``,
             ``(B, H, T, head_size)`` each.
 
         Raises:
@@ -297,17 +297,17 @@ class GPT(nn.Module):
     def step(
         self, tokens: Tensor, state: Mapping[str, Tensor], counts: Tensor | None = None, *, last: bool = False
     ) -> tuple[Tensor, DecodingState]:
-        """Predict what follows each of the next tokens: a prompt at once, then one token at a time.
+        """Next-token logits after each of the next tokens: a prompt at once, then one token at a time.
 
         Args:
-            tokens: the next of each row, ``(B, n)``, int64, padded on the right.
-            state: of :meth:`start`, :meth:`step` or :func:`~shoal.models.cache.select`; it stays as it is.
-            counts: how many of each row's tokens are no padding, ``(B,)``, int64; all when not given.
-            last: predict only what follows the last of each row's tokens.
+            tokens: the next tokens of each row, ``(B, n)``, int64, padded on the right.
+            state: from :meth:`start`, :meth:`step` or :func:`~shoal.models.cache.select`; it is not changed.
+            counts: number of each row's tokens that are no padding, ``(B,)``, int64; all when not given.
+            last: true for logits after the last of each row's tokens alone.
 
         Returns:
-            Logits ``(B, n or 1, V)``, which mean nothing for padding, and the state after the tokens. A token for which
-            the state has no place has NaN for logits: how long a row is, only its tensor knows.
+            Logits ``(B, n or 1, V)``, which are arbitrary for padding, and the state after the tokens. A token for
+            which the state has no place gets NaN for logits: lengths are tensors and cannot be checked beforehand.
         """
         T, n = state["keys.0"].shape[-2], tokens.shape[1]
         slots = Slots.after(state["lengths"], n, T, counts)

@@ -1,8 +1,8 @@
-"""Initial values other than a model's own.
+"""Initial values of parameters, other than a model's default.
 
-A model's own are, as in the practical: PyTorch's for embeddings, the classifier and every linear layer of a GPT; Xavier
-and zero biases for the gates of an LSTM. With them a seed gives the initial parameters of the practical's code, bit for
-bit.
+The defaults are those of the practical: PyTorch's for embeddings, the classifier and every linear layer of a GPT;
+Xavier and zero biases for the gates of an LSTM. With them a seed gives the initial parameters of the practical's code,
+bit for bit.
 """
 
 import math
@@ -32,8 +32,8 @@ def xavier(model: nn.Module, d_model: int) -> None:
 def xavier_all(model: nn.Module, d_model: int) -> None:
     """Draw every matrix, embeddings and classifier included, uniformly within ±√(6 / (rows + columns)); biases are 0.
 
-    As ``torch.nn.Transformer`` draws its own, and the Annotated Transformer (Rush 2018) all. The embedding of padding
-    stays 0.
+    ``torch.nn.Transformer`` draws its own matrices so, the Annotated Transformer (Rush 2018) all. The embedding of
+    padding stays 0.
     """
     for module in model.modules():
         if isinstance(module, nn.Linear):
@@ -47,7 +47,7 @@ def xavier_all(model: nn.Module, d_model: int) -> None:
 def xavier_weights(model: nn.Module, d_model: int) -> None:
     """Draw every matrix as :func:`xavier_all` does and leave the biases as they are: uniform within ±1/√inputs.
 
-    As the code of Trevett's "PyTorch Seq2Seq" draws its transformer.
+    The code of Trevett's "PyTorch Seq2Seq" draws its transformer so.
     """
     for module in model.modules():
         if isinstance(module, (nn.Linear, nn.Embedding)):
@@ -113,7 +113,7 @@ def _last_of_branches(block: Block) -> list[nn.Linear]:
 
 
 def nanda(model: nn.Module, d_model: int) -> None:
-    """As :func:`scaled_normal`, but the classifier from N(0, 1/V), as in the code of Nanda et al. 2023."""
+    """Draw as :func:`scaled_normal`, but the classifier from N(0, 1/V), as in the code of Nanda et al. 2023."""
     scaled_normal(model, d_model)
     classifier = model.get_submodule("classifier")
     assert isinstance(classifier, nn.Linear)

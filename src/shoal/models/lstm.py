@@ -20,7 +20,7 @@ State = tuple[Tensor, Tensor]
 
 
 class LSTMCell(nn.Module):
-    """One step of an LSTM layer: ``(x_t, (h_{t-1}, c_{t-1})) -> (h_t, c_t)``.
+    """One layer of an LSTM, which advances by a time step: ``(x_t, (h_{t-1}, c_{t-1})) -> (h_t, c_t)``.
 
     Each gate is a linear layer over ``[x_t, h_{t-1}]``, so its weight is ``[W U]``, of shape
     ``(hidden_size, input_size + hidden_size)``. Weights start from Xavier's uniform distribution, biases from 0.
@@ -39,7 +39,7 @@ class LSTMCell(nn.Module):
             xavier_linear(gate)
 
     def fused(self) -> tuple[Tensor, Tensor | None]:
-        """The four gates as one linear map over ``[x, h]``: weight ``(4 D, input_size + D)`` and bias ``(4 D,)``."""
+        """Fused weights of the four gates, a linear map over ``[x, h]``: ``(4 D, input_size + D)`` and ``(4 D,)``."""
         gates = (self.forget_gate, self.input_gate, self.output_gate, self.candidate_cell)
         bias = None if gates[0].bias is None else torch.cat([gate.bias for gate in gates])
         return torch.cat([gate.weight for gate in gates]), bias
@@ -50,7 +50,7 @@ class LSTMCell(nn.Module):
         Args:
             x: input, ``(B, input_size)``.
             state: ``(h, c)`` of the previous step, each ``(B, D)``.
-            fused: what :meth:`fused` returns, to share it between the steps of a sequence.
+            fused: weights from :meth:`fused`, to share them between the steps of a sequence.
 
         Returns:
             The new ``(h, c)``, each ``(B, D)``.
@@ -68,7 +68,7 @@ class LSTMCell(nn.Module):
         Args:
             x: inputs, ``(B, S, input_size)``.
             state: initial ``(h, c)``, each ``(B, D)``.
-            mask: ``(B, S)``, bool, True = counts; at the others a row stays as it is. All count when not given.
+            mask: ``(B, S)``, bool, True = counts; elsewhere a row's state does not change. All count when not given.
 
         Returns:
             Outputs ``(B, S, D)`` and the final ``(h, c)``, each ``(B, D)``.
@@ -87,7 +87,7 @@ class LSTMCell(nn.Module):
 
 
 class LSTM(nn.Module):
-    """Stacked LSTM layers over a batch-first sequence, with dropout between layers (not after the last)."""
+    """Stack of LSTM layers over a batch-first sequence, with dropout between layers (not after the last)."""
 
     def __init__(
         self, input_size: int, hidden_size: int, num_layers: int, dropout: float = 0.0, bias: bool = True
@@ -108,7 +108,7 @@ class LSTM(nn.Module):
         Args:
             x: inputs, ``(B, S, input_size)``.
             hidden_states: initial ``(h, c)``, each ``(L, B, D)``; zeros when not given.
-            mask: ``(B, S)``, bool, True = counts; at the others a row stays as it is. All count when not given.
+            mask: ``(B, S)``, bool, True = counts; elsewhere a row's state does not change. All count when not given.
 
         Returns:
             The last layer's outputs ``(B, S, D)`` and the final ``(h, c)``, each ``(L, B, D)``.
@@ -130,12 +130,12 @@ class LSTM(nn.Module):
 
 
 class LSTMLM(nn.Module):
-    """Language model: token embedding, LSTM, linear classifier.
+    """LSTM language model: token embedding, LSTM, linear classifier.
 
     ``share_embeddings`` ties the classifier's weight to the embedding's, which needs ``embedding_size == hidden_size``.
 
     Attributes:
-        context_length: None: it looks back without an end.
+        context_length: None, as its context is unbounded.
     """
 
     context_length: int | None = None
@@ -184,13 +184,13 @@ class LSTMLM(nn.Module):
         device: torch.device | None = None,
         dtype: torch.dtype | None = None,
     ) -> DecodingState:
-        """The state before the first token.
+        """Decoding state before the first token.
 
         Args:
-            batch_size: ``B``, rows.
-            length: tokens that a row can have; the state is the same for any.
-            device: of the state; that of the parameters when not given.
-            dtype: of ``h`` and ``c``; that of the parameters when not given.
+            batch_size: number of rows, ``B``.
+            length: largest number of tokens of a row; the state does not depend on it.
+            device: device of the state; that of the parameters when not given.
+            dtype: type of ``h`` and ``c``; that of the parameters when not given.
 
         Returns:
             ``lengths`` ``(B,)``, int64, and ``h`` and ``c``, ``(B, L, D)`` each.
@@ -204,16 +204,16 @@ class LSTMLM(nn.Module):
     def step(
         self, tokens: Tensor, state: Mapping[str, Tensor], counts: Tensor | None = None, *, last: bool = False
     ) -> tuple[Tensor, DecodingState]:
-        """Predict what follows each of the next tokens: a prompt at once, then one token at a time.
+        """Next-token logits after each of the next tokens: a prompt at once, then one token at a time.
 
         Args:
-            tokens: the next of each row, ``(B, n)``, int64, padded on the right.
-            state: of :meth:`start`, :meth:`step` or :func:`~shoal.models.cache.select`; it stays as it is.
-            counts: how many of each row's tokens are no padding, ``(B,)``, int64; all when not given.
-            last: predict only what follows the last of each row's tokens.
+            tokens: the next tokens of each row, ``(B, n)``, int64, padded on the right.
+            state: from :meth:`start`, :meth:`step` or :func:`~shoal.models.cache.select`; it is not changed.
+            counts: number of each row's tokens that are no padding, ``(B,)``, int64; all when not given.
+            last: true for logits after the last of each row's tokens alone.
 
         Returns:
-            Logits ``(B, n or 1, V)``, which mean nothing for padding, and the state after the tokens.
+            Logits ``(B, n or 1, V)``, which are arbitrary for padding, and the state after the tokens.
         """
         n = tokens.shape[1]
         mask = None if counts is None else torch.arange(n, device=tokens.device) < counts.unsqueeze(1)  # (B, n)

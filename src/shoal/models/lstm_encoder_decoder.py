@@ -1,4 +1,4 @@
-"""LSTM encoder-decoder with attention: a target is written token by token, with a weighted look at the source.
+"""LSTM encoder-decoder with attention: a target is written token by token, with attention to the source.
 
 Source: Luong, Pham and Manning 2015, global attention with the "general" score (section 3.1, equations 5 to 8), whose
 vector ``h~`` is not fed back into the decoder (without section 3.3), so that all places of a target are computed at
@@ -21,9 +21,9 @@ from shoal.models.lstm import LSTM, LSTMCell, State
 
 
 class LSTMEncoder(nn.Module):
-    """Stacked LSTM layers over padded sequences, one way or both, with dropout between layers.
+    """Stack of LSTM layers over padded sequences, in one direction or both, with dropout between layers.
 
-    Both ways a layer is two cells of half the units, whose states stand side by side.
+    A bidirectional layer is two cells of half the units, whose states are concatenated.
     """
 
     def __init__(
@@ -38,10 +38,10 @@ class LSTMEncoder(nn.Module):
         super().__init__()
         if bidirectional and hidden_size % 2:
             raise ValueError(f"a bidirectional encoder needs an even hidden_size, got {hidden_size}")
-        own = hidden_size // 2 if bidirectional else hidden_size
+        units = hidden_size // 2 if bidirectional else hidden_size
         widths = [input_size, *[hidden_size] * (num_layers - 1)]
-        self.forwards = nn.ModuleList([LSTMCell(width, own, bias) for width in widths])
-        self.backwards = nn.ModuleList([LSTMCell(width, own, bias) for width in widths if bidirectional])
+        self.forwards = nn.ModuleList([LSTMCell(width, units, bias) for width in widths])
+        self.backwards = nn.ModuleList([LSTMCell(width, units, bias) for width in widths if bidirectional])
         self.dropouts = nn.ModuleList([Dropout(dropout) for _ in range(num_layers - 1)])
 
     def forward(self, x: Tensor, seen: Tensor) -> tuple[Tensor, State]:
@@ -49,7 +49,7 @@ class LSTMEncoder(nn.Module):
 
         Args:
             x: inputs, ``(B, S, input_size)``.
-            seen: ``(B, S)``, bool, True = counts; at the others a row stays as it is.
+            seen: ``(B, S)``, bool, True = counts; elsewhere the state of a row does not change.
 
         Returns:
             The last layer's outputs ``(B, S, D)`` and the final ``(h, c)``, each ``(L, B, D)``.
@@ -76,7 +76,7 @@ def _from_zero(cell: nn.Module, x: Tensor, seen: Tensor) -> tuple[Tensor, State]
 
 
 class LuongAttention(nn.Module):
-    """``score = h^T W_a s``, ``c = sum(softmax(score) s)``, ``h~ = tanh(W_c [c, h])``."""
+    """Luong attention: ``score = h^T W_a s``, ``c = sum(softmax(score) s)``, ``h~ = tanh(W_c [c, h])``."""
 
     def __init__(self, hidden_size: int) -> None:
         super().__init__()
@@ -84,13 +84,13 @@ class LuongAttention(nn.Module):
         self.W_c = nn.Linear(2 * hidden_size, hidden_size, bias=False)
 
     def forward(self, h: Tensor, keys: Tensor, values: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
-        """Look at the source from each place of the target.
+        """Attend to the source from each position of the target.
 
         Args:
             h: states of the decoder, ``(B, T, D)``.
             keys: ``W_a s`` of the encoder's outputs, ``(B, S, D)``.
             values: the outputs ``s``, ``(B, S, D)``.
-            seen: which of them count, ``(B, S)``, bool; of a row without one ``c`` is 0.
+            seen: true for those that count, ``(B, S)``, bool; for a row without any ``c`` is 0.
 
         Returns:
             ``h~`` ``(B, T, D)`` and the weights ``(B, T, S)``.
@@ -100,17 +100,17 @@ class LuongAttention(nn.Module):
 
 
 class LSTMEncoderDecoder(nn.Module):
-    """Sequence to sequence: what follows each token of a target, given its source.
+    """Sequence-to-sequence LSTM: next-token logits of a target, given its source.
 
     The decoder's layer ``l`` starts from the final state of the encoder's, or of its last where it has fewer. Dropout
-    acts on embeddings, between layers and on ``h~`` (Zaremba et al. 2014: on all that does not recur).
+    acts on embeddings, between layers and on ``h~`` (Zaremba et al. 2014: on all connections but the recurrent ones).
 
     Args:
         tie_embeddings: ``none``; ``decoder``, the classifier's weight is the target's embedding, which needs
             ``embedding_size == hidden_size``; or ``all``, the source's, too, which needs one vocabulary.
 
     Attributes:
-        context_length: None: a target has no end.
+        context_length: None, as the length of a target is unbounded.
     """
 
     context_length: int | None = None
@@ -145,13 +145,13 @@ class LSTMEncoderDecoder(nn.Module):
     def forward(
         self, source: Tensor, target: Tensor, seen: Tensor, *, details: bool = False
     ) -> tuple[Tensor, dict[str, Tensor] | None]:
-        """Predict what follows each token of the target.
+        """Predict the next token at every position of the target.
 
         Args:
             source: token indices, ``(B, S)``, int64.
-            target: likewise, ``(B, T)``, from BOS on. Logits at ``t`` hang on ``target[:, : t + 1]`` alone.
-            seen: which tokens of the source count, ``(B, S)``, bool.
-            details: whether to return attention weights.
+            target: token indices from BOS on, ``(B, T)``. Logits at ``t`` depend on ``target[:, : t + 1]`` alone.
+            seen: true for the tokens of the source that count, ``(B, S)``, bool.
+            details: true to return attention weights.
 
         Returns:
             Logits ``(B, T, V)``, and the attention weights from the decoder to the source, ``cross``
@@ -164,18 +164,18 @@ class LSTMEncoderDecoder(nn.Module):
         return logits, {"cross": weights[:, None, None]} if details else None
 
     def _encode(self, source: Tensor, seen: Tensor) -> tuple[Tensor, State]:
-        """The encoder's outputs ``(B, S, D)`` and the decoder's first ``(h, c)``, each ``(L, B, D)``."""
+        """Encoder outputs ``(B, S, D)`` and the decoder's first ``(h, c)``, each ``(L, B, D)``."""
         memory, (h, c) = self.encoder(self.source_drop(self.source_embedding(source)), seen)
         layers = [min(layer, len(h) - 1) for layer in range(self.decoder.num_layers)]
         return memory, (torch.stack([h[layer] for layer in layers]), torch.stack([c[layer] for layer in layers]))
 
     def begin(self, source: Tensor, seen: Tensor, length: int) -> DecodingState:
-        """The state before the first token of the targets of some sources.
+        """Decoding state before the first token of the targets of these sources.
 
         Args:
             source: token indices, ``(B, S)``, int64.
-            seen: which of them count, ``(B, S)``, bool.
-            length: tokens that a target can have; the state is the same for any.
+            seen: true for the tokens that count, ``(B, S)``, bool.
+            length: largest number of tokens of a target; the state does not depend on it.
 
         Returns:
             ``lengths`` ``(B,)``, int64, ``h`` and ``c``, ``(B, L, D)`` each, and of the source ``memory_keys`` and
@@ -189,16 +189,16 @@ class LSTMEncoderDecoder(nn.Module):
     def step(
         self, tokens: Tensor, state: Mapping[str, Tensor], counts: Tensor | None = None, *, last: bool = False
     ) -> tuple[Tensor, DecodingState]:
-        """Predict what follows each of the next tokens of a target: a beginning at once, then one token at a time.
+        """Next-token logits after each of the next tokens of a target: a prefix at once, then token by token.
 
         Args:
-            tokens: the next of each row, ``(B, n)``, int64, padded on the right; BOS at first.
-            state: of :meth:`begin`, :meth:`step` or :func:`~shoal.models.cache.select`; it stays as it is.
-            counts: how many of each row's tokens are no padding, ``(B,)``, int64; all when not given.
-            last: predict only what follows the last of each row's tokens.
+            tokens: the next tokens of each row, ``(B, n)``, int64, padded on the right; BOS at first.
+            state: from :meth:`begin`, :meth:`step` or :func:`~shoal.models.cache.select`; it is not changed.
+            counts: number of each row's tokens that are no padding, ``(B,)``, int64; all when not given.
+            last: true for logits after the last of each row's tokens alone.
 
         Returns:
-            Logits ``(B, n or 1, V)``, which mean nothing for padding, and the state after the tokens.
+            Logits ``(B, n or 1, V)``, which are arbitrary for padding, and the state after the tokens.
         """
         n = tokens.shape[1]
         mask = None if counts is None else torch.arange(n, device=tokens.device) < counts.unsqueeze(1)  # (B, n)

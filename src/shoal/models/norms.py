@@ -1,4 +1,4 @@
-"""What normalises the states of a transformer; each learns a scale, and LayerNorm a shift if asked to.
+"""Normalisation layers of a transformer; each learns a scale, and LayerNorm a shift where asked to.
 
 Sources: Ba et al. 2016 for LayerNorm, Zhang & Sennrich 2019 for RMSNorm.
 """
@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 
 class LayerNorm(nn.Module):
-    """Normalise the last dimension to mean 0 and (biased) variance 1, then scale and, with ``bias``, shift."""
+    """Layer normalisation of the last dimension to mean 0 and (biased) variance 1, with a scale and perhaps a shift."""
 
     def __init__(self, hidden_size: int, eps: float = 1e-5, bias: bool = True) -> None:
         super().__init__()
@@ -22,8 +22,8 @@ class LayerNorm(nn.Module):
         self.bias = nn.Parameter(torch.zeros(hidden_size)) if bias else None
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """``(*dims, hidden_size) -> (*dims, hidden_size)``."""
-        if self.bias is None:  # PyTorch's is sooner; the other rounds as it always has
+        """Normalise: ``(*dims, hidden_size) -> (*dims, hidden_size)``."""
+        if self.bias is None:  # PyTorch's is faster; the other keeps the rounding of earlier versions
             return F.layer_norm(inputs, (self.hidden_size,), eps=self.eps) * self.weight
         centred = inputs - inputs.mean(dim=-1, keepdim=True)  # (*dims, hidden_size)
         variance = centred.square().mean(dim=-1, keepdim=True)  # (*dims, 1)
@@ -31,7 +31,7 @@ class LayerNorm(nn.Module):
 
 
 class RMSNorm(nn.Module):
-    """Divide the last dimension by its root mean square, then scale: a LayerNorm that neither centres nor shifts."""
+    """Root-mean-square normalisation of the last dimension, with a scale: LayerNorm without centring and shift."""
 
     def __init__(self, hidden_size: int, eps: float = 1e-5) -> None:
         super().__init__()
@@ -40,7 +40,7 @@ class RMSNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(hidden_size))
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """``(*dims, hidden_size) -> (*dims, hidden_size)``."""
+        """Normalise: ``(*dims, hidden_size) -> (*dims, hidden_size)``."""
         mean_square = inputs.square().mean(dim=-1, keepdim=True)  # (*dims, 1)
         return inputs * torch.rsqrt(mean_square + self.eps) * self.weight
 
@@ -52,5 +52,5 @@ NORMS: Mapping[str, Callable[[int], nn.Module]] = MappingProxyType(
 
 
 def new_norm(name: str, width: int, bias: bool = True) -> nn.Module:
-    """One of :data:`NORMS`; ``bias`` says whether a LayerNorm shifts, and nothing for the others."""
+    """Norm of a name in :data:`NORMS`; ``bias`` gives a LayerNorm its shift and is ignored by the others."""
     return LayerNorm(width, bias=bias) if name == "layernorm" else NORMS[name](width)

@@ -1,6 +1,6 @@
-"""How models that read a source are built from their settings (:mod:`~shoal.models.pair_settings`), and how large.
+"""Construction of models that read a source (:mod:`~shoal.models.pair_settings`), and their numbers of parameters.
 
-Counts are as in :mod:`~shoal.models.families`: every learnable parameter except token and position embeddings; a
+Counts are as in :mod:`~shoal.models.families`: all learnable parameters except token and position embeddings; a
 classifier that is tied to an embedding counts as one.
 """
 
@@ -35,27 +35,27 @@ if TYPE_CHECKING:
 
 
 def pair_roles(model: nn.Module) -> Mapping[str, str]:
-    """What each parameter is for: both embeddings are tables, the classifier is the head."""
+    """Role of each parameter: both embeddings are tables, the classifier is the head."""
     embeddings = [name for name, _ in model.named_children() if name.endswith("_embedding")]
     return usual_roles(model, tables=embeddings, heads=("classifier",))
 
 
 def source_sizes(config: "PairModel", sizes: "Sizes") -> tuple[int, int]:
-    """Tokens that there are in sources, and the positions of one at most.
+    """Size of the sources' vocabulary and largest length of a source.
 
     Raises:
-        UserError: all embeddings are to be one, and there are two vocabularies.
+        UserError: all embeddings are to be tied, and there are two vocabularies.
     """
-    own, length = sizes.source_vocabulary_size, sizes.source_length
-    if own is None or length is None:
+    vocabulary, length = sizes.source_vocabulary_size, sizes.source_length
+    if vocabulary is None or length is None:
         raise ValueError(f"a model of sources needs their sizes, got {sizes}")
-    if config.tie_embeddings == "all" and own != sizes.vocabulary_size:
+    if config.tie_embeddings == "all" and vocabulary != sizes.vocabulary_size:
         raise config.tied_across_vocabularies()
-    return own, length
+    return vocabulary, length
 
 
 def build_encoder_decoder(config: "EncoderDecoderSettings", sizes: "Sizes") -> nn.Module:
-    """A transformer encoder-decoder of these settings and sizes."""
+    """Transformer encoder-decoder of these settings and sizes."""
     assert config.num_encoder_layers is not None and config.num_decoder_layers is not None
     source_vocabulary_size, source_length = source_sizes(config, sizes)
     model = EncoderDecoder(
@@ -77,11 +77,11 @@ def build_encoder_decoder(config: "EncoderDecoderSettings", sizes: "Sizes") -> n
         scale_embeddings=config.scale_embeddings,
         **variant_of(config),
     )
-    return initialised(model, config, own="torch")
+    return initialised(model, config, default="torch")
 
 
 def build_encoder_translator(config: "EncoderTranslatorSettings", sizes: "Sizes") -> nn.Module:
-    """A translator by an encoder alone of these settings and sizes."""
+    """Encoder-only translator of these settings and sizes."""
     source_vocabulary_size, source_length = source_sizes(config, sizes)
     model = EncoderTranslator(
         num_heads=config.num_heads,
@@ -99,11 +99,11 @@ def build_encoder_translator(config: "EncoderTranslatorSettings", sizes: "Sizes"
         scale_embeddings=config.scale_embeddings,
         **variant_of(config),
     )
-    return initialised(model, config, own="torch")
+    return initialised(model, config, default="torch")
 
 
 def build_lstm_encoder_decoder(config: "LSTMEncoderDecoderSettings", sizes: "Sizes") -> nn.Module:
-    """An LSTM encoder-decoder with attention of these settings and sizes."""
+    """LSTM encoder-decoder with attention of these settings and sizes."""
     assert config.hidden_size is not None
     assert config.num_encoder_layers is not None and config.num_decoder_layers is not None
     model = LSTMEncoderDecoder(
@@ -120,11 +120,11 @@ def build_lstm_encoder_decoder(config: "LSTMEncoderDecoderSettings", sizes: "Siz
         bidirectional=config.bidirectional,
         tie_embeddings=config.tie_embeddings,
     )
-    return initialised(model, config, own="")
+    return initialised(model, config, default="")
 
 
 def count_encoder_decoder(config: "EncoderDecoderSettings", sizes: "Sizes") -> int:
-    """P of :func:`build_encoder_decoder`: a decoder's layer has a second attention, with its norm."""
+    """Number of parameters P of :func:`build_encoder_decoder`: its decoder has a second attention per layer."""
     assert config.num_encoder_layers is not None and config.num_decoder_layers is not None
     cross = attention_parameters(config.num_heads, config.embedding_size // config.num_heads, config.bias)
     cross += norm_parameters(config.embedding_size, Variant(**variant_of(config)))
@@ -133,12 +133,12 @@ def count_encoder_decoder(config: "EncoderDecoderSettings", sizes: "Sizes") -> i
 
 
 def count_encoder_translator(config: "EncoderTranslatorSettings", sizes: "Sizes") -> int:
-    """P of :func:`build_encoder_translator`."""
+    """Number of parameters P of :func:`build_encoder_translator`."""
     return _blocks(config, config.num_layers) + _classifier(config, config.embedding_size, sizes)
 
 
 def count_lstm_encoder_decoder(config: "LSTMEncoderDecoderSettings", sizes: "Sizes") -> int:
-    """P of :func:`build_lstm_encoder_decoder`: attention has three matrices ``(D, D)``, two of them in ``W_c``."""
+    """Number of parameters P of :func:`build_lstm_encoder_decoder`: attention has three ``(D, D)`` matrices."""
     assert config.hidden_size is not None
     assert config.num_encoder_layers is not None and config.num_decoder_layers is not None
     D, directions = config.hidden_size, 1 + config.bidirectional
@@ -151,9 +151,8 @@ def count_lstm_encoder_decoder(config: "LSTMEncoderDecoderSettings", sizes: "Siz
 
 
 def count_pair_tables(config: "PairModel", sizes: "Sizes") -> int:
-    """Learnable parameters of embeddings, of positions too."""
-    own, length = source_sizes(config, sizes)
-    rows = own
+    """Number of learnable parameters of embeddings, those of positions included."""
+    rows, length = source_sizes(config, sizes)
     has_target, has_positions = config.reads == "pair", getattr(config, "positions", None) == "learned"
     if has_target and config.tie_embeddings != "all":
         rows += sizes.vocabulary_size
@@ -163,7 +162,7 @@ def count_pair_tables(config: "PairModel", sizes: "Sizes") -> int:
 
 
 def _blocks(config: "TransformerOfSources", num_layers: int) -> int:
-    """Parameters of a stack without cross-attention."""
+    """Number of parameters of a stack of blocks without cross-attention."""
     head_size, variant = config.embedding_size // config.num_heads, Variant(**variant_of(config))
     form = (config.multiplier, config.bias, config.non_linearity, variant)
     return decoder_parameters(config.num_heads, head_size, num_layers, *form)

@@ -1,6 +1,6 @@
-"""What the families that read a source can be asked for: with a target that they write, or position by position.
+"""Settings of the model families that read a source: with a target that they write, or position by position.
 
-``torch`` is imported by what is built, not by what is asked for.
+``torch`` is imported where a model is built, not with its settings.
 """
 
 from collections.abc import Mapping, Sequence
@@ -36,13 +36,13 @@ _INITIAL = {
 
 
 def _initialisation(default: str, names: Sequence[str]) -> str:
-    told = "; ".join(f"{name}, {_INITIAL[name]}" for name in names)
-    start: str = choice(default, f"where linear layers start; {told}", names, may_be_open=True)
+    explained = "; ".join(f"{name}, {_INITIAL[name]}" for name in names)
+    start: str = choice(default, f"initialisation of linear layers; {explained}", names, may_be_open=True)
     return start
 
 
 class PairModel(ModelSettings):
-    """What the families that read a source share."""
+    """Settings that all families which read a source share."""
 
     reads: ClassVar[str] = "pair"
 
@@ -56,7 +56,7 @@ class PairModel(ModelSettings):
     )
 
     def tied_across_vocabularies(self) -> UserError:
-        """What is raised where all embeddings are to be one, and there are two vocabularies."""
+        """Error for embeddings that are all to be tied across two vocabularies."""
         other = [name for name in extra(type(self), "tie_embeddings")["choices"] if name != "all"]
         return UserError(
             "tie_embeddings=all needs one vocabulary for sources and targets, and there are two, to which "
@@ -77,7 +77,7 @@ class PairModel(ModelSettings):
 
 
 class TransformerOfSources(PairModel):
-    """What the transformers among them share, with the variants that GPT has."""
+    """Settings that the transformers among them share, with the variants that GPT has."""
 
     num_heads: int = setting(
         4, "attention heads", "an integer of at least 1 that divides embedding_size", may_be_open=True, ge=1
@@ -86,7 +86,7 @@ class TransformerOfSources(PairModel):
         4.0, "feed-forward width over embedding_size", "a positive number", may_be_open=True, gt=0, allow_inf_nan=False
     )
     non_linearity: str = choice("relu", "activation", NON_LINEARITIES, may_be_open=True)
-    norm: str = choice("layernorm", "what normalises", NORMS, may_be_open=True)
+    norm: str = choice("layernorm", "normalisation layer", NORMS, may_be_open=True)
     norm_position: str = choice(
         "pre",
         "normalise after each residual, before each branch, or the stream itself before self-attention",
@@ -99,7 +99,7 @@ class TransformerOfSources(PairModel):
     bias_norm: bool = setting(True, "shift of each LayerNorm", "true or false")
     dropout_at: str = choice(
         "everywhere",
-        "where dropout acts: on what feed-forward layers add; everywhere, as in the original; or on their neurons, too",
+        "place of dropout: outputs of feed-forward layers; everywhere, as in the original; or on their neurons, too",
         DROPOUT_AT,
     )
     bias_ffn: bool = setting(True, "biases in the feed-forward layers", "true or false", may_be_open=True)
@@ -113,19 +113,19 @@ class TransformerOfSources(PairModel):
         check_transformer(self)
 
     def without_effect(self, names: Sequence[str]) -> list[str]:
-        """See :class:`ModelSettings`: biases of keys; rotary positions turn those of self-attention alone."""
+        """See :class:`ModelSettings`: biases of keys; rotary positions rotate self-attention alone."""
         without = ("cross_attn.W_K.bias",) if self.positions == "rotary" else ("W_K.bias",)
         return [name for name in names if name.endswith(without)]
 
     def _floats_of_layer(self) -> float:
-        """Kept for the backward pass at each position by attention, with maps of some 32 keys, and feed-forward."""
+        """Number of floats per position kept for the backward pass by attention (some 32 keys) and feed-forward."""
         neurons = 12 if self.non_linearity == "swiglu" else 9
         neurons += 2 * (self.dropout_at == "neurons_too")
         return 36 * self.embedding_size + 5 * 32 * self.num_heads + neurons * self.multiplier * self.embedding_size
 
 
 class EncoderDecoderSettings(TransformerOfSources):
-    """The transformer encoder-decoder.
+    """Settings of the transformer encoder-decoder.
 
     Its defaults are for some ten thousand sentence pairs and a CPU, where time goes with parameters: two layers of
     width 128 on either side, 0.9 million beside embeddings and classifier; norms before the layers, which train
@@ -145,7 +145,7 @@ class EncoderDecoderSettings(TransformerOfSources):
     )
 
     def fill(self) -> None:
-        """Encoder and decoder are as deep as was said of both."""
+        """Set the depths of encoder and decoder to ``num_layers`` where not given."""
         set_default(self, "num_encoder_layers", self.num_layers)
         set_default(self, "num_decoder_layers", self.num_layers)
 
@@ -165,11 +165,11 @@ class EncoderDecoderSettings(TransformerOfSources):
         """See :class:`ModelSettings`; of the deeper of the two, as one may have nearly all positions."""
         assert self.num_encoder_layers is not None and self.num_decoder_layers is not None
         cross = 16 * self.embedding_size + 5 * 32 * self.num_heads
-        own = self._floats_of_layer()
-        return max(self.num_encoder_layers * own, self.num_decoder_layers * (own + cross)) + 4 * self.embedding_size
+        layer = self._floats_of_layer()
+        return max(self.num_encoder_layers * layer, self.num_decoder_layers * (layer + cross)) + 4 * self.embedding_size
 
     def describe(self) -> str:
-        """``"2 + 2 layers, d 128"``."""
+        """Short description of the size: ``"2 + 2 layers, d 128"``."""
         return _depths(self.num_encoder_layers, self.num_decoder_layers, self.embedding_size)
 
     def sizes_named(self) -> list[str]:
@@ -178,7 +178,7 @@ class EncoderDecoderSettings(TransformerOfSources):
 
 
 class EncoderTranslatorSettings(TransformerOfSources):
-    """The translator by an encoder alone, as the document that asks for it has it: one layer, post-norm, ReLU."""
+    """Settings of the encoder-only translator, by default as in the homework: one layer, post-norm, ReLU."""
 
     name: ClassVar[str] = "encoder_translator"
     label: ClassVar[str] = "encoder translator"
@@ -215,9 +215,9 @@ class EncoderTranslatorSettings(TransformerOfSources):
 
 
 class LSTMEncoderDecoderSettings(PairModel):
-    """The LSTM encoder-decoder with attention.
+    """Settings of the LSTM encoder-decoder with attention.
 
-    One layer on either side is the default: an LSTM takes its positions one after the other, so that on a CPU depth
+    One layer on either side is the default: an LSTM computes its positions one after the other, so that on a CPU depth
     costs time as length does.
     """
 
@@ -237,10 +237,12 @@ class LSTMEncoderDecoderSettings(PairModel):
     bidirectional: bool = setting(
         True, "the encoder runs both ways, with half of hidden_size each", "true or false", may_be_open=True
     )
-    initialisation: str = _initialisation("xavier", ("torch", "xavier", "xavier_all", "xavier_weights", "scaled_normal"))
+    initialisation: str = _initialisation(
+        "xavier", ("torch", "xavier", "xavier_all", "xavier_weights", "scaled_normal")
+    )
 
     def fill(self) -> None:
-        """States are as wide as embeddings, encoder and decoder as deep as was said of both."""
+        """Set the width of the states and the depths of encoder and decoder where not given."""
         set_default(self, "hidden_size", self.embedding_size)
         set_default(self, "num_encoder_layers", self.num_layers)
         set_default(self, "num_decoder_layers", self.num_layers)
@@ -276,7 +278,7 @@ class LSTMEncoderDecoderSettings(PairModel):
         return deepest * 32 * self.hidden_size + 16 * self.hidden_size + 5 * 32 + 4 * self.embedding_size
 
     def describe(self) -> str:
-        """``"1 + 1 layers, d 128"``."""
+        """Short description of the size: ``"1 + 1 layers, d 128"``."""
         return _depths(self.num_encoder_layers, self.num_decoder_layers, self.embedding_size)
 
     def sizes_named(self) -> list[str]:

@@ -1,11 +1,11 @@
-"""How a transformer knows where a token stands.
+"""Position encodings of a transformer.
 
 - ``sinusoidal``: a fixed table of sines and cosines is added to the token embeddings; the practical's exponent is k/d.
 - ``vaswani``: the same with the exponent of the original, 2k/d (Vaswani et al. 2017).
 - ``learned``: a table that learns is added (Gehring et al. 2017, as in GPT).
-- ``rotary``: queries and keys are turned by angles that grow with the position (RoPE, Su et al. 2021), so that their
+- ``rotary``: queries and keys are rotated by angles that grow with the position (RoPE, Su et al. 2021), so that their
   product depends on the distance between them.
-- ``none``: only the causal mask tells (Haviv et al. 2022).
+- ``none``: positions show through the causal mask alone (Haviv et al. 2022).
 """
 
 import torch
@@ -16,7 +16,7 @@ POSITIONS = (*SINUSOIDAL, "learned", "rotary", "none")
 
 
 def rotary_angles(positions: Tensor, head_size: int) -> Tensor:
-    """``pos / 10000^(2i / head_size)`` for pair ``i`` of a head.
+    """Rotary angles ``pos / 10000^(2i / head_size)`` for pair ``i`` of a head.
 
     Args:
         positions: of any shape ``(*dims)``, from 0.
@@ -30,7 +30,7 @@ def rotary_angles(positions: Tensor, head_size: int) -> Tensor:
 
 
 def rotate(x: Tensor, angles: Tensor) -> Tensor:
-    """Turn the pairs ``(x_2i, x_2i+1)`` by an angle each, equation 34 of Su et al. 2021.
+    """Rotate the pairs ``(x_2i, x_2i+1)`` by an angle each, equation 34 of Su et al. 2021.
 
     The pairs are neighbours, as in the paper. Some libraries pair ``i`` with ``i + head_size / 2``, which is the same
     model with the rows of ``W_Q`` and ``W_K`` in another order.

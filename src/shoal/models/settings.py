@@ -1,6 +1,6 @@
-"""Who learns: what each model family can be asked for, how it is built from that, and how large it is.
+"""Settings of the model families, from which models are built and their sizes counted.
 
-``torch`` is imported by what is built, not by what is asked for.
+``torch`` is imported where a model is built, not with its settings.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,19 +22,19 @@ POSITIONS = ("sinusoidal", "vaswani", "learned", "rotary", "none")
 
 
 class ModelSettings(Part):
-    """The settings of a model family, from which it is built.
+    """Settings of a model family, from which a model is built.
 
     A family is a ``torch.nn.Module`` whose ``forward(tokens (B, S))`` gives logits ``(B, S, V)`` first and anything
-    else after them, or whatever its tasks take. It knows nothing of stacks: the engine lifts it.
+    else after them, or whatever its tasks take. It is written for one model: the engine lifts it to a stack.
 
     Attributes:
-        reads: what its ``forward`` is called with: ``sequence``, tokens ``(B, S)`` of which each predicts the next;
-            ``pair``, a source ``(B, S)``, the target so far ``(B, T)`` and which tokens of the source count ``(B, S)``
-            bool; or ``source``, a source and which of its tokens count, and each predicts the token of the target in
+        reads: inputs of its ``forward``: ``sequence``, tokens ``(B, S)`` of which each predicts the next; ``pair``, a
+            source ``(B, S)``, the target so far ``(B, T)`` and a mask of the source's tokens that count ``(B, S)``
+            bool; or ``source``, a source and the mask of its tokens, of which each predicts the token of the target in
             its place.
-        shares_prefixes: equal prefixes have equal states, and the engines that compute them once know the family.
-        calling: keyword arguments with which the module is called where nothing but its logits is wanted.
-        fusing: further ones, for attention in one operation, which rounds otherwise than written out; where the task
+        shares_prefixes: equal prefixes have equal states, and the engines that compute them once support the family.
+        calling: keyword arguments of the module's call where only its logits are used.
+        fusing: further keyword arguments, for attention in one operation, whose rounding differs; used where the task
             allows it (:func:`shoal.tasks.build.calling`).
     """
 
@@ -44,11 +44,11 @@ class ModelSettings(Part):
     fusing: ClassVar[Mapping[str, Any]] = {}
 
     def build(self, sizes: "Sizes") -> "nn.Module":
-        """A module with initial values from torch's global generator."""
+        """Module with initial values from torch's global generator."""
         raise NotImplementedError
 
     def count(self, sizes: "Sizes") -> int:
-        """P: learnable parameters without embeddings; counted on a model without values, where no closed form is."""
+        """Number of learnable parameters P without embeddings; by default counted on a model without values."""
         import torch
 
         from shoal.models.families import count_parameters
@@ -58,45 +58,45 @@ class ModelSettings(Part):
         return count_parameters(module, self.roles(module))
 
     def count_tables(self, sizes: "Sizes") -> int:
-        """Learnable parameters of embeddings, about."""
+        """Approximate number of learnable parameters of embeddings."""
         return sizes.vocabulary_size * int(getattr(self, "embedding_size", 0))
 
     def roles(self, module: "nn.Module") -> Mapping[str, str]:
-        """What each parameter is for, by name: ``table``, ``head``, ``matrix`` or ``vector``.
+        """Role of each parameter, by name: ``table``, ``head``, ``matrix`` or ``vector``.
 
-        By the kind of module that holds it, of what is not said otherwise: those of ``nn.Embedding`` are tables, what
-        has at least two dimensions is a matrix, and all else a vector.
+        The default goes by the module that holds it: parameters of ``nn.Embedding`` are tables, others of at least two
+        dimensions are matrices, and the rest are vectors.
         """
         from shoal.models.families import usual_roles
 
         return usual_roles(module)
 
     def without_effect(self, names: Sequence[str]) -> list[str]:
-        """Those of the parameters on which the outputs do not depend, so that rounding alone moves them."""
+        """Names of the parameters on which the outputs do not depend, so that rounding alone moves them."""
         return []
 
     def floats_per_position(self) -> float:
-        """Numbers that the forward pass keeps for the backward pass at each position of a batch, with gradients."""
+        """Number of floats kept for the backward pass at each position of a batch, gradients included."""
         width = int(getattr(self, "embedding_size", 0)) or 64
         return 40.0 * width * int(getattr(self, "num_layers", 2))
 
     def warnings(self, precision: str) -> list[str]:
-        """Lines about what is known of training the family in a precision."""
+        """Warnings about training the family in a precision, one line each."""
         return []
 
     def describe(self) -> str:
-        """``"2 layers, d 128"``; nothing where there is nothing to say."""
+        """Short description of the size: ``"2 layers, d 128"``; empty where there is none."""
         layers, width = getattr(self, "num_layers", None), getattr(self, "embedding_size", None)
-        said = [] if layers is None else [f"{layers} layer{'s' * (layers > 1)}"]
-        return ", ".join([*said, *([] if width is None else [f"d {width}"])])
+        depth = [] if layers is None else [f"{layers} layer{'s' * (layers > 1)}"]
+        return ", ".join([*depth, *([] if width is None else [f"d {width}"])])
 
     def sizes_named(self) -> list[str]:
-        """The settings that make the model large."""
+        """Names of the settings that determine the model's size."""
         return [name for name in ("num_layers", "embedding_size") if name in type(self).model_fields]
 
 
 class SequenceModel(ModelSettings):
-    """What the families of the practical share."""
+    """Settings that the families of the practical share."""
 
     num_layers: int = setting(2, "layers", "an integer of at least 1", ge=1)
     embedding_size: int = setting(128, "width of the embeddings", "an integer of at least 1", ge=1)
@@ -108,7 +108,7 @@ class SequenceModel(ModelSettings):
     shares_prefixes: ClassVar[bool] = True
 
     def roles(self, module: "nn.Module") -> Mapping[str, str]:
-        """What each parameter is for: embeddings are tables, the classifier is the head."""
+        """Role of each parameter: embeddings are tables, the classifier is the head."""
         from shoal.models.families import usual_roles
 
         return usual_roles(module, tables=("embedding",), heads=("classifier",))
@@ -121,7 +121,7 @@ class SequenceModel(ModelSettings):
 
 
 class LSTMSettings(SequenceModel):
-    """The LSTM of the practical."""
+    """Settings of the LSTM of the practical."""
 
     name: ClassVar[str] = "lstm"
     label: ClassVar[str] = "LSTM"
@@ -132,14 +132,14 @@ class LSTMSettings(SequenceModel):
     )
     initialisation: str = choice(
         "xavier",
-        "where linear layers start; scaled_normal, all from N(0, 1/embedding_size); nanda, so but the classifier from "
-        "N(0, 1/tokens)",
+        "initialisation of linear layers; scaled_normal, all from N(0, 1/embedding_size); nanda, so but the classifier "
+        "from N(0, 1/tokens)",
         ("torch", "xavier", "scaled_normal", "nanda"),
         may_be_open=True,
     )
 
     def fill(self) -> None:
-        """States are as wide as embeddings."""
+        """Set the width of the states to that of the embeddings where not given."""
         set_default(self, "hidden_size", self.embedding_size)
 
     def check(self) -> None:
@@ -176,7 +176,7 @@ class LSTMSettings(SequenceModel):
 
 
 class GPTSettings(SequenceModel):
-    """The GPT of the practical, and its variants."""
+    """Settings of the GPT of the practical, and of its variants."""
 
     name: ClassVar[str] = "gpt"
     label: ClassVar[str] = "GPT"
@@ -190,7 +190,7 @@ class GPTSettings(SequenceModel):
         4.0, "feed-forward width over embedding_size", "a positive number", may_be_open=True, gt=0, allow_inf_nan=False
     )
     non_linearity: str = choice("gelu", "activation", NON_LINEARITIES, may_be_open=True)
-    norm: str = choice("layernorm", "what normalises", NORMS, may_be_open=True)
+    norm: str = choice("layernorm", "normalisation layer", NORMS, may_be_open=True)
     norm_position: str = choice(
         "post",
         "normalise after each residual, before each branch, or the stream itself before attention",
@@ -203,13 +203,13 @@ class GPTSettings(SequenceModel):
     bias_norm: bool = setting(True, "shift of each LayerNorm", "true or false")
     dropout_at: str = choice(
         "feed_forward",
-        "where dropout acts: on what feed-forward layers add; everywhere, as in GPT-2; or on their neurons, too",
+        "place of dropout: outputs of feed-forward layers; everywhere, as in GPT-2; or on their neurons, too",
         DROPOUT_AT,
     )
     bias_ffn: bool = setting(False, "biases in the feed-forward layers", "true or false", may_be_open=True)
     initialisation: str = choice(
         "torch",
-        "where linear layers start; torch_attention, attention as in torch.nn; scaled_normal, all from "
+        "initialisation of linear layers; torch_attention, attention as in torch.nn; scaled_normal, all from "
         "N(0, 1/embedding_size); nanda, so but the classifier from N(0, 1/tokens); gpt2, all from N(0, 0.02²), what is "
         "added to the residual stream from N(0, 0.02²/2L)",
         ("torch", "xavier", "torch_attention", "scaled_normal", "nanda", "gpt2"),
@@ -234,7 +234,7 @@ class GPTSettings(SequenceModel):
         return count_gpt(self, sizes.vocabulary_size)
 
     def without_effect(self, names: Sequence[str]) -> list[str]:
-        """See :class:`ModelSettings`: biases of keys, which softmax does not see unless positions turn them."""
+        """See :class:`ModelSettings`: biases of keys, which cancel in softmax unless positions are rotary."""
         return [] if self.positions == "rotary" else [name for name in names if name.endswith("W_K.bias")]
 
     def floats_per_position(self) -> float:
@@ -257,7 +257,7 @@ class GPTSettings(SequenceModel):
 
 
 def check_transformer(settings: Any) -> None:
-    """Raise :class:`UserError` for a form of blocks whose settings do not go together."""
+    """Raise :class:`UserError` for settings of blocks that do not go together."""
     if settings.norm == "none" and settings.norm_position != "post":
         raise UserError(
             f"norm_position={settings.norm_position} does not apply to norm 'none'; it applies to layernorm rmsnorm"

@@ -1,1 +1,1 @@
-"""What moves the parameters: update rules, their settings, and schedules of the learning rate."""
+"""Update rules, their settings, and schedules of the learning rate."""

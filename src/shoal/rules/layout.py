@@ -1,4 +1,4 @@
-"""Where each parameter lies in the flat parameters of a member, what it is for, and which of them train."""
+"""Layout of the flat parameters of a member: place and role of each parameter, and the parameters that train."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,13 +11,13 @@ ROLES = ("table", "head", "matrix", "vector")
 
 @dataclass(frozen=True)
 class Slot:
-    """One parameter.
+    """Place of one parameter in the flat parameters.
 
     Attributes:
-        name: as in the model's state dict.
-        shape: of one member's.
-        start: the place of its first number in the flat parameters.
-        role: one of :data:`ROLES`: a table of embeddings, the head that faces the tokens, a hidden matrix, or a vector.
+        name: name in the model's state dict.
+        shape: shape of one member's parameter.
+        start: index of its first number in the flat parameters.
+        role: one of :data:`ROLES`: a table of embeddings, the head that gives logits, a hidden matrix, or a vector.
     """
 
     name: str
@@ -27,28 +27,28 @@ class Slot:
 
     @property
     def size(self) -> int:
-        """How many numbers it has."""
+        """Number of its elements."""
         return self.shape.numel()
 
 
 @dataclass(frozen=True)
 class Matrices:
-    """The hidden matrices of one shape, and where in the flat parameters each starts."""
+    """Hidden matrices of one shape, and the index in the flat parameters at which each starts."""
 
     shape: tuple[int, int]
     starts: tuple[int, ...]
 
     def take(self, flat: Tensor) -> Tensor:
-        """A copy of them, ``(R, P) -> (R, k, m, n)``."""
+        """Copy of the matrices, ``(R, P) -> (R, k, m, n)``."""
         return torch.stack([part.reshape(-1, *self.shape) for part in self._parts(flat)], 1)
 
     def subtract(self, flat: Tensor, values: Tensor) -> None:
-        """Take ``(R, k, m, n)`` off them in ``(R, P)``."""
+        """Subtract ``(R, k, m, n)`` from the matrices in ``(R, P)``, in place."""
         for part, value in zip(self._parts(flat), values.flatten(2).unbind(1), strict=True):
             part.sub_(value)
 
     def replace(self, flat: Tensor, values: Tensor) -> None:
-        """Write ``(R, k, m, n)`` into ``(R, P)``."""
+        """Write ``(R, k, m, n)`` into the matrices in ``(R, P)``, in place."""
         for part, value in zip(self._parts(flat), values.flatten(2).unbind(1), strict=True):
             part.copy_(value)
 
@@ -58,18 +58,18 @@ class Matrices:
 
 
 class Layout:
-    """The parameters that train, one after the other in ``theta``, ``(R, P)``.
+    """Order of the trained parameters, one after the other in ``theta``, ``(R, P)``.
 
-    What is on a device is put there at once: a step that is recorded for a GPU copies nothing from the host.
+    Its tensors are put on the device once: a step that is recorded for a GPU copies nothing from the host.
 
     Attributes:
-        hidden: the hidden matrices, shape by shape; what has role matrix and not two dimensions is none.
+        hidden: the hidden matrices, shape by shape; a parameter of role matrix without two dimensions is not one.
         rest: indices of all other parameters, ``(P',)`` int64.
-        decayed: 1 for what has at least two dimensions, as matrices and tables, and 0 for biases and norms, ``(1, P)``.
+        decayed: 1 for parameters of at least two dimensions (matrices, tables), 0 for biases and norms, ``(1, P)``.
 
     Args:
         slots: the parameters, in order.
-        device: of the indices.
+        device: device of the indices.
     """
 
     def __init__(self, slots: Sequence[Slot], device: torch.device | None = None) -> None:
@@ -88,7 +88,7 @@ class Layout:
 
     @classmethod
     def of(cls, model: nn.Module, roles: Mapping[str, str], device: torch.device | None = None) -> "Layout":
-        """Of a model's parameters that require their gradient; the family says what each is for."""
+        """Layout of a model's parameters that require their gradient; ``roles`` are those of its family."""
         slots, start = [], 0
         for name, parameter in model.named_parameters():
             if parameter.requires_grad:
@@ -103,12 +103,12 @@ class Layout:
 
     @property
     def shapes(self) -> dict[str, torch.Size]:
-        """The shape of each parameter, by name, in order."""
+        """Shape of each parameter, by name, in order."""
         return {slot.name: slot.shape for slot in self.slots}
 
     @property
     def size(self) -> int:
-        """``P``."""
+        """Number of trained parameters, ``P``."""
         return sum(slot.size for slot in self.slots)
 
 

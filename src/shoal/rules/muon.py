@@ -2,7 +2,7 @@
 
 Source: Jordan et al. 2024 (https://kellerjordan.github.io/posts/muon/), with the length of a step of Liu et al. 2025
 (arXiv 2502.16982). As ``torch.optim.Muon(adjust_lr_fn="match_rms_adamw")``, but iterated in the type of the parameters,
-float32, where that one is in bfloat16: small matrices have nothing to save, and a step is as exact as any other's.
+float32, and not in bfloat16, which would save nothing on small matrices: a step is as exact as that of other rules.
 
 ``R`` members, ``P`` parameters, ``k`` matrices of one shape ``(m, n)``.
 """
@@ -19,7 +19,7 @@ RMS = 0.2  # of AdamW's steps, which these shall match
 
 
 def orthogonalised(matrices: Tensor) -> Tensor:
-    """About ``U Vᵀ`` of each matrix ``U Σ Vᵀ``, by Newton-Schulz iteration: ``(N, m, n) -> (N, m, n)``."""
+    """Approximate ``U Vᵀ`` of each matrix ``U Σ Vᵀ``, by Newton-Schulz iteration: ``(N, m, n) -> (N, m, n)``."""
     a, b, c = COEFFICIENTS
     tall = matrices.shape[1] > matrices.shape[2]
     x = matrices.mT if tall else matrices  # (N, m, n) with m <= n, so that the products are the smaller ones
@@ -31,12 +31,12 @@ def orthogonalised(matrices: Tensor) -> Tensor:
 
 
 def muon_steps(gradient: Tensor, momentum: Tensor, decay: Tensor) -> Tensor:
-    """What the hidden matrices of one shape move by at a learning rate of 1; their momentum is changed in place.
+    """Muon's steps of the hidden matrices of one shape at learning rate 1; their momentum is updated in place.
 
     Args:
         gradient: ``(R, k, m, n)``.
-        momentum: likewise.
-        decay: of the momentum, ``(R, 1, 1, 1)``.
+        momentum: ``(R, k, m, n)``.
+        decay: decay of the momentum, ``(R, 1, 1, 1)``.
 
     Returns:
         ``(R, k, m, n)``.

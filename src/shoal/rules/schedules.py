@@ -1,8 +1,8 @@
-"""What the learning rate of each member is multiplied by at each of its steps.
+"""Learning-rate schedules: the factor of each member's learning rate at each of its steps.
 
-It rises to 1 in equal parts over ``warmup_steps``, from one part at the first step, or with ``warmup_from_zero`` from 0
-there; then it stays, or falls to 0, or to a share of itself, at ``n_steps``, also of a run that ends earlier by
-``stop_after_generalizing``, or falls with the inverse square root of the step, whatever ``n_steps`` is.
+The factor rises to 1 in equal parts over ``warmup_steps``, from one part at the first step, or with
+``warmup_from_zero`` from 0 there; then it stays, or falls to 0, or to ``lr_floor``, at ``n_steps``, also in a run that
+ends earlier by ``stop_after_generalizing``, or falls with the inverse square root of the step, whatever ``n_steps`` is.
 
 Source: ``torch.optim.lr_scheduler`` (``LinearLR``, ``CosineAnnealingLR``; Loshchilov & Hutter 2017 without restarts).
 From zero it rises as in the code of Power et al. 2022 and Nanda et al. 2023, ``LambdaLR(lambda n: min(n / warmup, 1))``
@@ -30,14 +30,14 @@ SCHEDULES = (*TO_THE_LAST_STEP, "inverse_sqrt")
 
 @dataclass(frozen=True)
 class Schedule:
-    """The schedule of a cohort.
+    """Learning-rate schedule of a cohort.
 
     Attributes:
         name: one of :data:`SCHEDULES`.
-        warmup_steps: of each member, ``(R, 1)`` float64.
-        n_steps: likewise.
-        at_zero: steps at learning rate 0 before it rises, likewise.
-        floor: share to which it falls, likewise; None where that is 0 for all.
+        warmup_steps: warm-up steps of each member, ``(R, 1)`` float64.
+        n_steps: steps of each member, ``(R, 1)`` float64.
+        at_zero: steps at learning rate 0 before it rises, ``(R, 1)`` float64.
+        floor: share to which the learning rate falls, ``(R, 1)`` float64; None where that is 0 for all.
     """
 
     name: str
@@ -47,7 +47,7 @@ class Schedule:
     floor: Tensor | None = None
 
     def __call__(self, step: Tensor) -> Tensor:
-        """The factors at each member's own step, counted from 1: ``(R, 1) -> (R, 1)``, float64."""
+        """Factors at each member's current step, counted from 1: ``(R, 1) -> (R, 1)``, float64."""
         rise = ((step - self.at_zero) / self.warmup_steps.clamp(min=1)).clamp(max=1)
         if self.name == "inverse_sqrt":
             return rise * (self.warmup_steps / (step - self.at_zero).maximum(self.warmup_steps)).sqrt()
@@ -57,7 +57,7 @@ class Schedule:
 
 
 def schedule_of(members: Sequence[RunSpec], device: torch.device) -> Schedule | None:
-    """The schedule of members that share ``lr_schedule``; None where every learning rate stays as it is."""
+    """Schedule of members that share ``lr_schedule``; None where every learning rate is constant."""
     name = members[0].lr_schedule
     if name == "constant" and all(spec.warmup_steps == 0 for spec in members):
         return None

@@ -1,6 +1,6 @@
-"""How a run learns: what each update rule can be asked for.
+"""Settings of the update rules.
 
-``torch`` is imported by what is built, not by what is asked for.
+``torch`` is imported where a rule is built, not with its settings.
 """
 
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -30,19 +30,19 @@ def _momentum(default: float) -> Any:
 
 
 class Rule(Part):
-    """The settings of an update rule, and the rule.
+    """Settings of an update rule, from which the rule is built.
 
-    What :meth:`build` returns is called with ``(theta, gradient, state, hyper, step, layout)`` and changes parameters
-    and state in place: ``theta``, ``gradient`` and each tensor of ``state`` are ``(R, P)``, ``hyper`` has one number
-    per member, ``(R, 1)`` float64, for each setting of the rule that is a number and in which members may differ
-    (the weight decay ``(R, P)`` where not everything decays),
-    ``step`` is ``(R, 1)``, counted from 1, and ``layout`` a :class:`~shoal.rules.layout.Layout`.
+    The function from :meth:`build` is called with ``(theta, gradient, state, hyper, step, layout)`` and changes
+    parameters and state in place: ``theta``, ``gradient`` and each tensor of ``state`` are ``(R, P)``, ``hyper`` has
+    one number per member, ``(R, 1)`` float64, for each setting of the rule that is a number and in which members may
+    differ (the weight decay ``(R, P)`` where not everything decays), ``step`` is ``(R, 1)``, counted from 1, and
+    ``layout`` a :class:`~shoal.rules.layout.Layout`.
 
     Attributes:
-        state: what it keeps for each parameter, from 0.
-        temporaries: numbers per parameter that it needs for a moment, where that is more than a few.
-        is_decoupled: the weight decay shrinks the parameters themselves, by ``1 - lr weight_decay``.
-        kernel: the kernel of the engine ``compiled`` that does the same but for rounding, if there is one.
+        state: names of the state tensors that it keeps for each parameter, which start from 0.
+        temporaries: number of temporary floats per parameter, where it needs more than a few.
+        is_decoupled: true where the weight decay shrinks the parameters themselves, by ``1 - lr weight_decay``.
+        kernel: kernel of the engine ``compiled`` that computes the same but for rounding, where there is one.
     """
 
     state: ClassVar[tuple[str, ...]] = ()
@@ -89,18 +89,18 @@ class Rule(Part):
             )
 
     def build(self) -> "Update":
-        """What moves the parameters."""
+        """Update function of these settings."""
         raise NotImplementedError
 
     @classmethod
     def numbers(cls) -> list[str]:
-        """The settings that the rule is given as numbers of each member, the size of clipping apart."""
+        """Settings that the rule receives as one number per member, without those of clipping and schedule."""
         floats = [name for name in cls.having("member") if cls.model_fields[name].annotation is float]
         return [name for name in floats if name not in ("clip", "lr_floor")]
 
 
 class SGD(Rule):
-    """Stochastic gradient descent."""
+    """Settings of stochastic gradient descent."""
 
     name: ClassVar[str] = "sgd"
 
@@ -112,7 +112,7 @@ class SGD(Rule):
 
 
 class Momentum(Rule):
-    """Gradient descent with momentum."""
+    """Settings of gradient descent with momentum."""
 
     name: ClassVar[str] = "momentum"
     state: ClassVar[tuple[str, ...]] = ("v",)
@@ -127,7 +127,7 @@ class Momentum(Rule):
 
 
 class _Moments(Rule):
-    """Rules that keep two moments of the gradient."""
+    """Settings of rules that keep two moments of the gradient."""
 
     state: ClassVar[tuple[str, ...]] = ("m", "v")
 
@@ -146,7 +146,7 @@ class _Moments(Rule):
 
 
 class Adam(_Moments):
-    """Adam with the decay added to the gradient."""
+    """Settings of Adam with the weight decay added to the gradient."""
 
     name: ClassVar[str] = "adam"
     kernel: ClassVar[str | None] = "adam"
@@ -159,7 +159,7 @@ class Adam(_Moments):
 
 
 class AdamW(_Moments):
-    """Adam with the decay taken off the parameters."""
+    """Settings of AdamW: Adam with the weight decay subtracted from the parameters."""
 
     name: ClassVar[str] = "adamw"
     kernel: ClassVar[str | None] = "adamw"
@@ -175,7 +175,7 @@ class AdamW(_Moments):
 
 
 class Lion(Rule):
-    """The sign of an interpolated momentum."""
+    """Settings of Lion: steps by the sign of an interpolated momentum."""
 
     name: ClassVar[str] = "lion"
     state: ClassVar[tuple[str, ...]] = ("m",)
@@ -193,7 +193,7 @@ class Lion(Rule):
 
 
 class Muon(_Moments):
-    """Orthogonalised momentum for hidden matrices, AdamW for the rest."""
+    """Settings of Muon: orthogonalised momentum for hidden matrices, AdamW for the rest."""
 
     name: ClassVar[str] = "muon"
     temporaries: ClassVar[int] = 8

@@ -21,29 +21,29 @@ Update = Callable[[Tensor, Tensor, State, Hyper, Tensor, Layout], None]  # theta
 
 
 def sgd(theta: Tensor, gradient: Tensor, state: State, hyper: Hyper, step: Tensor, layout: Layout) -> None:
-    """``θ ← θ − lr (g + λ θ)``."""
+    """Gradient descent: ``θ ← θ − lr (g + λ θ)``."""
     theta.sub_(_as(theta, hyper["lr"]) * _with_decay(gradient, theta, hyper))
 
 
 def momentum(theta: Tensor, gradient: Tensor, state: State, hyper: Hyper, step: Tensor, layout: Layout) -> None:
-    """``v ← μ v + g + λ θ``; ``θ ← θ − lr v``."""
+    """Gradient descent with momentum: ``v ← μ v + g + λ θ``; ``θ ← θ − lr v``."""
     state["v"].mul_(_as(theta, hyper["momentum"])).add_(_with_decay(gradient, theta, hyper))
     theta.sub_(_as(theta, hyper["lr"]) * state["v"])
 
 
 def adam(theta: Tensor, gradient: Tensor, state: State, hyper: Hyper, step: Tensor, layout: Layout) -> None:
-    """Adam with the decay added to the gradient (L2)."""
+    """Adam with the weight decay added to the gradient (L2)."""
     _adam_update(theta, _with_decay(gradient, theta, hyper), state, hyper, step)
 
 
 def adamw(theta: Tensor, gradient: Tensor, state: State, hyper: Hyper, step: Tensor, layout: Layout) -> None:
-    """Adam with the decay taken off the parameters, ``θ ← (1 − lr λ) θ`` first."""
+    """Adam with decoupled weight decay, ``θ ← (1 − lr λ) θ`` first."""
     _shrink(theta, hyper)
     _adam_update(theta, gradient, state, hyper, step)
 
 
 def lion(theta: Tensor, gradient: Tensor, state: State, hyper: Hyper, step: Tensor, layout: Layout) -> None:
-    """``θ ← (1 − lr λ) θ − lr sign(β₁ m + (1 − β₁) g)``; ``m ← β₂ m + (1 − β₂) g``."""
+    """Lion: ``θ ← (1 − lr λ) θ − lr sign(β₁ m + (1 − β₁) g)``; ``m ← β₂ m + (1 − β₂) g``."""
     beta1, beta2 = (_as(theta, hyper[name]) for name in ("beta1", "beta2"))
     rest1, rest2 = (_as(theta, 1 - hyper[name]) for name in ("beta1", "beta2"))
     m = state["m"]
@@ -63,10 +63,10 @@ def muon(theta: Tensor, gradient: Tensor, state: State, hyper: Hyper, step: Tens
         matrices.replace(state["m"], momentum)
     rest = layout.rest
     every = {"theta": theta, **state}
-    own = {name: tensor.index_select(1, rest) for name, tensor in every.items()}  # (R, P')
-    _adam_update(own["theta"], gradient.index_select(1, rest), own, hyper, step)
+    others = {name: tensor.index_select(1, rest) for name, tensor in every.items()}  # (R, P')
+    _adam_update(others["theta"], gradient.index_select(1, rest), others, hyper, step)
     for name, tensor in every.items():
-        tensor.index_copy_(1, rest, own[name])
+        tensor.index_copy_(1, rest, others[name])
 
 
 def _adam_update(theta: Tensor, gradient: Tensor, state: State, hyper: Hyper, step: Tensor) -> None:
@@ -88,12 +88,12 @@ def _with_decay(gradient: Tensor, theta: Tensor, hyper: Hyper) -> Tensor:
 
 
 def _as(like: Tensor, value: Tensor) -> Tensor:
-    """A hyper-parameter in the type of the parameters; until then it is float64, as torch.optim computes with it."""
+    """Hyper-parameter in the type of the parameters; it is float64 before, as in torch.optim."""
     return value.to(like.dtype)
 
 
 def clip_scale(gradient: Tensor, max_norm: Tensor) -> tuple[Tensor, Tensor]:
-    """What to multiply each member's gradient by so that its ℓ₂ norm is at most ``max_norm``.
+    """Clipping factors of each member's gradient, after which its ℓ₂ norm is at most ``max_norm``.
 
     Args:
         gradient: ``(R, P)``.

@@ -1,4 +1,4 @@
-"""What a run learns: data, vocabulary, splits, and what is scored; a folder per task."""
+"""Tasks: data, vocabulary, splits and objective of what a run learns; a folder per task."""
 
 import importlib
 from typing import TYPE_CHECKING, Any

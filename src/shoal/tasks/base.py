@@ -1,8 +1,8 @@
-"""What the engine asks of a task: tensors, splits, a sampler of indices and an objective.
+"""Interface between the engine and a task: tensors, splits, a sampler of indices and an objective.
 
-The engine never looks inside a batch. It asks the sampler which examples a step trains on, lets ``batch`` turn indices
-into tensors, and lets ``objective`` run the model and score it. Equations gather rows; windows of a long text can index
-a corpus; data made on the fly can hash the index.
+The engine never looks inside a batch. The sampler gives the indices of a step's examples, ``batch`` turns them into
+tensors, and ``objective`` runs the model and scores it. Equations gather rows; windows of a long text can index a
+corpus; data made on the fly can hash the index.
 """
 
 from collections.abc import Callable, Mapping
@@ -20,19 +20,19 @@ MakeBatch = Callable[[Mapping[str, Tensor], Tensor], Batch]
 
 
 def rows(tensors: Mapping[str, Tensor], indices: Tensor) -> dict[str, Tensor]:
-    """The default ``batch``: row ``i`` of every tensor, ``(N, *dims), (B,) -> (B, *dims)``."""
+    """Rows ``indices`` of every tensor, the default ``batch``: ``(N, *dims), (B,) -> (B, *dims)``."""
     return {name: tensor[indices] for name, tensor in tensors.items()}
 
 
 @dataclass(frozen=True)
 class NextToken:
-    """What an objective scores when it is the mean negative log-likelihood of next tokens, and all of them right.
+    """Description of an objective that is the mean negative log-likelihood of next tokens, and all of them right.
 
     With it a causal model can be computed prefix by prefix, without the objective.
 
     Attributes:
         inputs, targets: names of the tensors of tokens, ``(N, S)`` each.
-        scored: which targets of a batch count, ``(B, S)`` bool.
+        scored: function from a batch to the mask of its targets that count, ``(B, S)`` bool.
         label_smoothing: share of the target that the training objective spreads over all tokens.
     """
 
@@ -44,46 +44,45 @@ class NextToken:
 
 @dataclass(frozen=True)
 class Forms:
-    """The forms in which a task makes its batches, so that short examples are not padded to the longest.
+    """Forms in which a task makes its batches, so that short examples are not padded to the longest.
 
     Attributes:
         each: the forms; each takes the examples of those before it, too.
-        of: the first of them that takes an example, ``(N,)`` int64: its place in ``each``.
+        of: index in ``each`` of the first form that takes the example, ``(N,)`` int64.
     """
 
     each: tuple[Form, ...]
     of: Tensor
 
     def taking(self, indices: Tensor) -> Form:
-        """The first form that takes all of these examples."""
+        """First form that takes all of these examples."""
         return self.each[int(self.of[indices].max())]
 
 
 @dataclass(frozen=True)
 class Task:
-    """One member's data and objective.
+    """Data and objective of one member.
 
-    What training draws from and what an evaluation scores are two things: a text is drawn from at every place and
-    scored in blocks.
+    Training and evaluation may use different examples: a text is drawn from at every place and scored in blocks.
 
     Attributes:
-        tensors: what examples are made of; members of a cohort may differ in the first dimension. Members whose tensors
-            are the very same share them.
-        drawn: the examples that training draws from: their indices ``(n,)`` int64, or how many there are where they
-            have the numbers from 0 on.
+        tensors: data that batches are made of; members of a cohort may differ in the first dimension. Members whose
+            tensors are identical objects share them.
+        drawn: the examples that training draws from: their indices ``(n,)`` int64, or their number where the indices
+            begin at 0 without gaps.
         scored: indices of the examples that are evaluated, by split, ``(n,)`` int64 each: ``train`` and ``valid``.
-        objective: runs the model on a batch and returns what the task measures, by name, per example, ``(B,)`` each:
-            ``loss`` (nats) and the others. Where examples do not count alike it returns their ``weight``, too: tokens
-            that were scored, of which each value is the mean. A measure whose examples count otherwise than those of
-            the others has a ``weight_NAME`` of its own.
-        groups: subsets of the examples to report apart, ``(N,)`` bool each.
-        batch: turns indices into the tensors of a batch; where there are forms it is told in which:
+        objective: function that runs the model on a batch and returns the task's measures, by name, per example,
+            ``(B,)`` each: ``loss`` (nats) and the others. Where examples have different weights it returns their
+            ``weight``, too: the number of scored tokens that each value is the mean of. A measure whose examples are
+            weighted otherwise has a ``weight_NAME`` of its own.
+        groups: subsets of the examples to report separately, ``(N,)`` bool each.
+        batch: function from indices to the tensors of a batch; where there are forms it is called with the form:
             ``batch(tensors, indices, form)``.
-        sampler: decides which training examples each step sees; where there are forms it is a
+        sampler: class that chooses the training examples of each step; where there are forms it is a
             :class:`~shoal.tasks.sampling.FormSampler`.
-        next_token: what the objective scores, where it is of that kind and ``batch`` takes rows.
-        training_objective: what training minimises, where that is not the loss that is reported.
-        forms: in which batches are made, where there are several; the same at every step for all members of a cohort.
+        next_token: description of the objective, where it is one of next tokens and ``batch`` takes rows.
+        training_objective: objective that training minimises, where it is not the reported loss.
+        forms: forms of the batches, where there are several; the same at every step for all members of a cohort.
     """
 
     tensors: Mapping[str, Tensor]
@@ -99,15 +98,15 @@ class Task:
 
     @property
     def n_drawn(self) -> int:
-        """How many examples training draws from."""
+        """Number of examples that training draws from."""
         return self.drawn if isinstance(self.drawn, int) else len(self.drawn)
 
     def form_of(self, indices: Tensor) -> Form | None:
-        """A form that takes these examples; None where there are none."""
+        """Form that takes these examples; None where the task has no forms."""
         return None if self.forms is None else self.forms.taking(indices)
 
     def batch_in(self, form: Form | None) -> MakeBatch:
-        """What makes batches of a form from tensors and indices."""
+        """Function that makes batches of a form from tensors and indices."""
         if self.forms is None:
             return self.batch
         return lambda tensors, indices: self.batch(tensors, indices, form)

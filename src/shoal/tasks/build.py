@@ -1,4 +1,4 @@
-"""From a spec to the things it names: the task's data and a freshly initialised model."""
+"""Construction of a run's task and of its freshly initialised model from its spec."""
 
 from typing import Any, cast
 
@@ -14,12 +14,12 @@ from shoal.tasks.settings import Counts
 
 
 def build_task(spec: RunSpec) -> Task:
-    """The run's data as the engine takes it."""
+    """Task of the run for the engine."""
     return spec.task_part.build_for(spec.model_part.reads, spec.split_seed)
 
 
 def form_period(spec: RunSpec) -> int:
-    """Steps after which the forms of a run's batches come again in the same order; 1 where its task has none."""
+    """Number of steps after which the forms of a run's batches repeat; 1 where its task has none."""
     task = build_task(spec)
     if task.forms is None:
         return 1
@@ -28,9 +28,9 @@ def form_period(spec: RunSpec) -> int:
 
 
 def build_model(spec: RunSpec) -> nn.Module:
-    """The run's model with its initial parameters, on the CPU; the global generator is left as it was.
+    """Model of the run with its initial parameters, on the CPU; the global generator is left unchanged.
 
-    Parameters are drawn on the CPU whatever the device, so that a run starts from the same point everywhere.
+    Parameters are drawn on the CPU whatever the device, so that a run starts from the same parameters everywhere.
     """
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(spec.init_seed)  # torch.manual_seed would touch those of devices, too
@@ -38,16 +38,16 @@ def build_model(spec: RunSpec) -> nn.Module:
 
 
 def calling(spec: RunSpec) -> dict[str, Any]:
-    """Keyword arguments with which the run's model is called where nothing but its logits is wanted.
+    """Keyword arguments of the call of the run's model where only its logits are used.
 
-    Attention in one operation rounds otherwise than written out, so it is for tasks that ask for it.
+    Attention in one operation has another rounding than explicit products, so only tasks that ask for it get it.
     """
     fusing = spec.model_part.fusing if spec.task_part.fuses else {}
     return {**spec.model_part.calling, **fusing}
 
 
 def count_run_parameters(spec: RunSpec) -> int:
-    """P of the run's model: learnable parameters without embeddings.
+    """Number of learnable parameters P of the run's model, without embeddings.
 
     >>> count_run_parameters(RunSpec(model="gpt"))
     399908
@@ -56,21 +56,21 @@ def count_run_parameters(spec: RunSpec) -> int:
 
 
 def count_examples(spec: RunSpec) -> tuple[int, int]:
-    """Examples that training draws from, and those that an evaluation scores; for equations all of them."""
+    """Numbers of examples that training draws from, and that an evaluation scores; for equations all of them."""
     counts = counts_of(spec)
     return counts.drawn, counts.scored
 
 
 def counts_of(spec: RunSpec) -> Counts:
-    """How much data a run has.
+    """Amounts of data of a run.
 
     Raises:
-        UserError: its data are not there; or the task is someone else's and does not say it.
+        UserError: its data are missing; or the task is a foreign one and cannot count them.
     """
     try:
         return spec.task_part.counts()
     except (UserError, LabError):
         raise
     except Exception as error:
-        said = " ".join(str(error).split())
-        raise UserError(f"task {short(spec.task)} cannot count its data: {type(error).__name__}: {said}") from error
+        reason = " ".join(str(error).split())
+        raise UserError(f"task {short(spec.task)} cannot count its data: {type(error).__name__}: {reason}") from error

@@ -1,4 +1,4 @@
-"""Which training examples a step sees: pure functions of each member's key and the step.
+"""Samplers of the training examples of a step: pure functions of each member's key and the step.
 
 ``R`` members, ``B`` examples per step.
 """
@@ -12,42 +12,46 @@ from torch import Tensor
 
 from shoal.keyed import bits, fold
 
-Form = Hashable  # what a task makes a batch in: of pairs the widths to which both sides are padded
+Form = Hashable  # of a batch: for pairs the widths to which both sides are padded
 
 
 class Sampler(Protocol):
-    """Draws the training examples of every member of a stack at once.
+    """Sampler that draws the training examples of every member of a stack at once.
 
-    Whatever needs the host is done in ``prepare``: to draw is the same work on the device at every step, so that a GPU
-    can be told to do many steps at once.
+    All work on the host is done in ``prepare``: drawing is the same work on the device at every step, so that many
+    steps can be recorded for a GPU and launched at once.
     """
 
     def __init__(self, keys: Tensor, sizes: Tensor, batch_size: int) -> None:
-        """``keys`` ``(R,)`` int64, ``sizes`` of the training sets ``(R,)`` int64, both on the stack's device."""
+        """Take ``keys`` ``(R,)`` int64 and ``sizes`` of the training sets ``(R,)`` int64, on the stack's device."""
 
     def prepare(self, taken: Tensor) -> int:
-        """Get ready for the next step of every member; how many can be drawn then before it has to be asked again.
+        """Do host work, such as reshuffling, before the next step of every member.
 
-        ``taken`` ``(R,)`` int64, on the host: steps that each member has taken.
+        Args:
+            taken: number of steps that each member has taken, ``(R,)`` int64, on the host.
+
+        Returns:
+            Number of steps for which ``__call__`` may be used before this must be called again.
         """
 
     def __call__(self, steps: Tensor) -> tuple[Tensor, Tensor]:
-        """Positions in the training split ``(R, B)`` and which of them count ``(R, B)`` bool.
+        """Positions in the training split ``(R, B)``, and a mask that is true where they count ``(R, B)`` bool.
 
         ``steps`` ``(R,)`` int64, on the stack's device: the step of each member, from 1 on. Where the batch is the same
-        at every step, so may be the tensors; another batch is another tensor.
+        at every step, the same tensors may be returned; another batch must be in new tensors.
         """
 
 
 class FormSampler(Sampler, Protocol):
-    """A sampler whose batches have forms: functions of the step alone, the same for every member and every pass.
+    """Sampler whose batches have forms: functions of the step alone, the same for every member and every pass.
 
-    So members of a stack have the same at every step where they have taken equally many steps but for whole passes.
+    Members of a stack have the same form at every step if their numbers of steps differ by whole passes alone.
 
     Attributes:
-        period: steps of a pass, after which forms come again in the same order.
-        form: of the steps that were prepared.
-        size: examples of each of these steps.
+        period: number of steps of a pass, after which forms repeat in the same order.
+        form: form of the prepared steps.
+        size: number of examples of each of these steps.
     """
 
     period: int
@@ -56,10 +60,10 @@ class FormSampler(Sampler, Protocol):
 
 
 class EpochSampler:
-    """Passes over the training set in a new order each time, the last, smaller batch of a pass kept.
+    """Sampler of passes over the training set, each in a new order, with the last, smaller batch of a pass kept.
 
-    A member whose training set fits in one batch sees it whole, in its own order, at every step: shuffling it would
-    change nothing but rounding.
+    A member whose training set fits in one batch sees it whole, in the order of the data, at every step: shuffling it
+    would change nothing but rounding.
     """
 
     def __init__(self, keys: Tensor, sizes: Tensor, batch_size: int) -> None:
@@ -95,7 +99,7 @@ class EpochSampler:
         return self.order.gather(1, positions.where(counts, 0)), counts
 
     def _shuffle(self, epoch: Tensor) -> None:
-        """Every member's order for its epoch, in place: its examples sorted by a hash of key, epoch and position."""
+        """Set every member's order for its epoch in place: examples sorted by a hash of key, epoch and position."""
         self.epoch = epoch
         hashes = bits(fold(self.keys, epoch.to(self.keys.device)), self.longest)  # (R, longest)
         positions = torch.arange(self.longest, device=hashes.device).expand_as(hashes)
@@ -105,7 +109,7 @@ class EpochSampler:
 
 
 class RandomSampler:
-    """Examples drawn with replacement: a pure function of key and step, with nothing to prepare."""
+    """Sampler with replacement: a pure function of key and step, without host work."""
 
     def __init__(self, keys: Tensor, sizes: Tensor, batch_size: int) -> None:
         self.keys, self.sizes, self.batch_size = keys, sizes.unsqueeze(1), batch_size

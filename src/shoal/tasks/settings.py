@@ -1,6 +1,6 @@
-"""What a task can be asked for, and what is known of it from that alone: sizes, counts, what is measured.
+"""Settings of a task, and what follows from them alone: sizes, counts, measures.
 
-``torch`` and the data are read by what is built, not by what is asked for.
+``torch`` and the data are loaded where a task is built, not with its settings.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,14 +17,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Sizes:
-    """What a model must be built for.
+    """Sizes that a model is built for.
 
     Attributes:
-        vocabulary_size: ``V``, tokens that there are; of a task that has sources, in their targets.
-        sequence_length: ``S``, positions that it reads at most; of a task that has sources, of a target.
-        padding_index: of the token that stands where there is none, if there is one.
-        source_vocabulary_size: tokens that there are in sources; None where a task has none.
-        source_length: positions of a source at most; likewise.
+        vocabulary_size: size of the vocabulary ``V``; of the targets' in a task that has sources.
+        sequence_length: largest number of positions ``S``; of a target in a task that has sources.
+        padding_index: index of the padding token, where there is one.
+        source_vocabulary_size: size of the sources' vocabulary; None in a task without sources.
+        source_length: largest number of positions of a source; None in a task without sources.
     """
 
     vocabulary_size: int
@@ -35,22 +35,22 @@ class Sizes:
 
     @property
     def positions(self) -> int:
-        """Tokens of an example at most, its source included."""
+        """Largest number of tokens of an example, its source included."""
         return self.sequence_length + (self.source_length or 0)
 
     def joined(self) -> "Sizes":
-        """For a model that reads a source and its target as one sequence."""
+        """Sizes for a model that reads a source and its target as one sequence."""
         return Sizes(self.vocabulary_size, self.positions, self.padding_index)
 
 
 @dataclass(frozen=True)
 class Counts:
-    """How much data there is, for estimates of time and memory.
+    """Amounts of data, for estimates of time and memory.
 
     Attributes:
-        drawn: examples that training draws from.
-        scored: examples that an evaluation scores, of all splits together.
-        held: numbers of 8 bytes that all data of one member take; what members share is counted once.
+        drawn: number of examples that training draws from.
+        scored: number of examples that an evaluation scores, of all splits together.
+        held: number of 8-byte elements of all data of one member, without data that members share.
     """
 
     drawn: int
@@ -59,28 +59,28 @@ class Counts:
 
 
 def fitting(suggests: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
-    """What a task suggests beside settings that were given: a warm-up that ends, and a floor where there can be one."""
-    own = dict(suggests)
-    schedule = given.get("lr_schedule", own.get("lr_schedule", "constant"))
-    n_steps, from_zero = given.get("n_steps", own.get("n_steps")), given.get("warmup_from_zero", False)
-    if n_steps is not None and own.get("warmup_steps", 0) + from_zero > n_steps:
-        own["warmup_steps"] = max(n_steps // 10, int(from_zero or schedule == "inverse_sqrt"))
+    """Suggested defaults that go with given settings: a warm-up that ends, and a floor where the schedule falls."""
+    defaults = dict(suggests)
+    schedule = given.get("lr_schedule", defaults.get("lr_schedule", "constant"))
+    n_steps, from_zero = given.get("n_steps", defaults.get("n_steps")), given.get("warmup_from_zero", False)
+    if n_steps is not None and defaults.get("warmup_steps", 0) + from_zero > n_steps:
+        defaults["warmup_steps"] = max(n_steps // 10, int(from_zero or schedule == "inverse_sqrt"))
     if schedule not in ("linear", "cosine"):
-        own.pop("lr_floor", None)
-    return own
+        defaults.pop("lr_floor", None)
+    return defaults
 
 
 class TaskSettings(Part):
-    """The settings of a task, from which its data and objective are built.
+    """Settings of a task, from which its data and objective are built.
 
     Attributes:
         suggests: defaults of other parts' settings under this task; see :meth:`suggest`.
-        offers: what models can read of it, see :attr:`shoal.models.settings.ModelSettings.reads`.
-        usual_model: the family that learns it where none is named; that of equations where nothing is said.
-        shares_prefixes: examples have prefixes in common and the objective is that of next tokens
-            (:class:`~shoal.tasks.base.NextToken`), so that engines which compute a prefix once are worth their while.
-        fuses: engine ``plain`` may compute attention, and on the CPU the update of Adam, in one operation each where
-            there is one; both are sooner and round otherwise than many.
+        offers: ways in which models can read it, see :attr:`shoal.models.settings.ModelSettings.reads`.
+        usual_model: default model family; where empty, that of equations.
+        shares_prefixes: true where examples have prefixes in common and the objective is that of next tokens
+            (:class:`~shoal.tasks.base.NextToken`), so that engines which compute a prefix once save time.
+        fuses: true where engine ``plain`` may compute attention, and on the CPU the update of Adam, in one operation
+            each where there is one; both are faster and have another rounding.
     """
 
     suggests: ClassVar[Mapping[str, Any]] = {}
@@ -91,85 +91,85 @@ class TaskSettings(Part):
 
     @classmethod
     def suggest(cls, given: Mapping[str, Any]) -> Mapping[str, Any]:
-        """:attr:`suggests`, but for what does not go with settings that were given: nobody asked for it.
+        """Defaults of :attr:`suggests`, without those that do not go with settings that were given.
 
         Args:
-            given: by name, without those that are left open or are none.
+            given: the given settings by name, without those that are left open or are None.
         """
         return cls.suggests
 
     def measures(self) -> Measures:
-        """What is measured, and what generalised means; where nothing else is said, loss and accuracy per example.
+        """Measures of the task; by default loss and accuracy per example.
 
-        The same whatever the settings in which members of a cohort may differ.
+        They must not depend on settings in which members of a cohort may differ.
         """
         return LOSS_AND_ACCURACY
 
     def sizes(self) -> Sizes:
-        """What a model must be built for; from the settings alone, so that a model is loaded without its data."""
+        """Sizes that a model is built for; from the settings alone, so that a model is loaded without its data."""
         raise NotImplementedError
 
     def counts(self) -> Counts:
-        """How much data there is; from the settings alone."""
+        """Amounts of data; from the settings alone."""
         raise NotImplementedError
 
     def batch_positions(self, train_batch_size: int) -> int:
-        """Positions of a training batch at most, padding and sources included: for estimates of time and memory."""
+        """Largest number of positions of a training batch, padding and sources included: for estimates."""
         return min(train_batch_size, self.counts().drawn) * self.sizes().positions
 
     def shuffled(self) -> int:
-        """Examples that a pass of training brings into an order, of each member: for estimates of memory."""
+        """Number of examples that a pass of training shuffles, per member: for estimates of memory."""
         return self.counts().drawn
 
     def build(self, split_seed: int) -> "Task":
-        """The data and the objective.
+        """Data and objective of the task.
 
         Raises:
-            UserError: the data are not there, or are not those that the settings name.
+            UserError: the data are missing, or are not those that the settings name.
         """
         raise NotImplementedError
 
     def build_for(self, reads: str, split_seed: int) -> "Task":
-        """The data and the objective for models that read them in one of the ways that it offers.
+        """Data and objective for models that read examples in one of the ways that the task offers.
 
         Args:
             reads: see :attr:`shoal.models.settings.ModelSettings.reads`.
-            split_seed: of the split.
+            split_seed: seed of the split.
         """
         return self.build(split_seed)
 
     def kept(self) -> Mapping[str, Any]:
-        """What is needed to use a model without its data, such as a tokenizer: JSON, kept with each cohort."""
+        """Record that is needed to use a model without its data, such as a tokenizer: JSON, kept with each cohort."""
         return {}
 
     def place(self) -> tuple[str, Mapping[str, Any]] | None:
-        """What data that lie outside of the settings are, by a hash, and the settings that say where they lie.
+        """Identity of data outside of the settings, by a hash, and the settings that hold their paths.
 
-        They may be elsewhere when a run goes on.
+        The paths may be others when a run is resumed.
         """
         return None
 
     @classmethod
     def units(cls, kept: Mapping[str, Any]) -> Mapping[str, float]:
-        """Further units of the loss by name, each as what a loss is multiplied by; shown and never recorded.
+        """Further units of the loss: the factor of each by name; shown and never recorded.
 
         Args:
-            kept: what :meth:`kept` gave when the run began.
+            kept: record of :meth:`kept` from when the run began.
         """
         return {}
 
     @classmethod
     def beside(cls, kept: Mapping[str, Any]) -> list[str]:
-        """What results have to be seen beside, such as a baseline: lines of text.
+        """Reference values to show beside results, such as a baseline: lines of text.
 
         Args:
-            kept: what :meth:`kept` gave when the run began.
+            kept: record of :meth:`kept` from when the run began.
         """
         return []
 
     def check_model(self, spec: "RunSpec") -> None:
-        """Raise :class:`UserError` for a run whose other parts do not go with the task."""
+        """Raise :class:`UserError` for a run whose model or update rule does not go with the task."""
 
     def sizes_named(self) -> list[str]:
-        """The settings that make the data large."""
+        """Names of the settings that determine the amount of data."""
         return []

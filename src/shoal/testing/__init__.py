@@ -1,6 +1,6 @@
-"""Contract suites: what every task, model, rule, engine and executor must hold, for shoal's own and for yours.
+"""Contract suites: tests that every task, model, rule, engine and executor must pass, shoal's own and yours.
 
-A suite is a class of pytest tests; a subclass says of which settings, which are those of a small run::
+A suite is a class of pytest tests; a subclass gives the settings of a small run::
 
     from shoal.testing import TaskContract
 

@@ -1,4 +1,4 @@
-"""What the suites have in common: a small run, and data that can be compared."""
+"""Base of the contract suites: a small run, and data that can be compared."""
 
 import hashlib
 import json
@@ -19,21 +19,21 @@ CPU = torch.device("cpu")
 
 
 class Contract:
-    """Tests of what a small run has.
+    """Contract of any part, tested on a small run.
 
     Attributes:
-        settings: of the run, as :class:`shoal.RunSpec` takes them; small enough to train in a moment.
+        settings: settings of the run, as :class:`shoal.RunSpec` takes them; small enough to train in a second.
     """
 
     settings: ClassVar[Mapping[str, Any]] = {}
 
     @pytest.fixture
     def spec(self) -> RunSpec:
-        """The run."""
+        """Spec of the run."""
         return RunSpec(**self.settings)
 
     def test_the_settings_can_be_written_down_and_read_again(self, spec: RunSpec) -> None:
-        """What a lab keeps of them is JSON of the types that it reads, and gives the same run."""
+        """Settings in a lab are JSON of the types that it reads, and give the same run."""
         dump = json.loads(json.dumps(spec.dump(), allow_nan=True))
         Member.model_validate_json(json.dumps({"run": spec.id, "spec": dump}))
         again = RunSpec.restored(dump)
@@ -42,26 +42,26 @@ class Contract:
         assert spec.replace(seed=spec.seed + 1).id != spec.id
 
     def test_every_setting_says_what_it_allows(self, spec: RunSpec) -> None:
-        """``--help`` and the messages about mistakes are made from that."""
+        """Every setting has a description, from which ``--help`` and messages about mistakes are made."""
         for part in spec.parts.values():
             for name, field in type(part).model_fields.items():
                 assert field.description, f"{name} of {type(part).__name__} has no description: use setting(...)"
 
 
 def cohort_of(*specs: RunSpec) -> Cohort:
-    """Runs that fit together, as one cohort."""
+    """Cohort of runs that fit together."""
     cohorts = plan(specs)
     assert len(cohorts) == 1, "members differ in a setting that is not marked as one of members"
     return cohorts[0]
 
 
 def stack_of(*specs: RunSpec, engine: str = "plain") -> Stack:
-    """Runs that fit together, side by side on the CPU."""
+    """Stack of runs that fit together, on the CPU."""
     return Stack(cohort_of(*specs), CPU, engine)
 
 
 def digest(task: Task) -> str:
-    """A hash of the data of a task: tensors, groups, what is drawn and what is scored."""
+    """Hash of the data of a task: tensors, groups, drawn and scored examples."""
     drawn = torch.arange(task.drawn) if isinstance(task.drawn, int) else task.drawn
     every: dict[str, Tensor] = {"drawn": drawn}
     for kind in ("tensors", "scored", "groups"):
@@ -74,7 +74,7 @@ def digest(task: Task) -> str:
 
 
 def assert_close(found: Tensor, expected: Tensor, tolerance: float, what: str) -> None:
-    """No further apart than a share of the largest value, or than that share of 1."""
+    """Assert that the largest difference is at most a share of the largest value, or that share of 1."""
     assert found.shape == expected.shape, f"{what}: shapes {tuple(found.shape)} and {tuple(expected.shape)}"
     scale = max(1.0, float(expected.detach().abs().max())) if expected.numel() else 1.0
     apart = float((found.detach() - expected.detach()).abs().max()) if expected.numel() else 0.0

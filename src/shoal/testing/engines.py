@@ -1,4 +1,4 @@
-"""What every engine must hold: it computes what the model says, or refuses."""
+"""Contract of engines: an engine computes the results of the model, or refuses."""
 
 import math
 from typing import ClassVar
@@ -14,11 +14,11 @@ from shoal.training.step import evaluate, train_steps
 
 
 class EngineContract(Contract):
-    """Tests of every engine on a small run, beside the model as it is written.
+    """Contract of every engine, tested on a small run beside the model as it is written.
 
     Attributes:
-        tolerance: how far losses may be apart, and gradients as a share of their largest.
-        steps: after which they are compared again.
+        tolerance: largest difference of losses, and of gradients as a share of their largest.
+        steps: number of steps after which they are compared again.
     """
 
     tolerance: ClassVar[float] = 1e-4
@@ -26,7 +26,7 @@ class EngineContract(Contract):
 
     @pytest.mark.parametrize("wanted", ENGINES)
     def test_it_computes_what_the_model_says(self, spec: RunSpec, wanted: str) -> None:
-        """Scores, the gradient, and where a few steps lead; by the engine that is written down when this is wanted."""
+        """Scores, gradient and a few steps agree, with the engine that is recorded when this one is wanted."""
         engine = choose_engine(spec, math.inf, CPU, wanted).engine
         specs = (spec, spec.replace(seed=spec.seed + 1))
         slow, fast = stack_of(*specs), stack_of(*specs, engine=engine)
@@ -46,14 +46,14 @@ class EngineContract(Contract):
         for n in (0, self.steps):
             train_steps(slow, n)
             train_steps(fast, n)
-            expected, found = evaluate(slow, {}), evaluate(fast, {})
+            plain_scores, fast_scores = evaluate(slow, {}), evaluate(fast, {})
             for column in spec.task_part.measures().columns:
                 if column.endswith("_loss"):
-                    assert_close(found[column], expected[column], self.tolerance, f"{column} after {n} steps")
+                    assert_close(fast_scores[column], plain_scores[column], self.tolerance, f"{column} after {n} steps")
 
     @pytest.mark.parametrize("engine", ENGINES)
     def test_an_engine_that_does_not_serve_the_run_says_so(self, spec: RunSpec, engine: str) -> None:
-        """It is not written down as the one that computes, and computes nothing where it is forced to."""
+        """Such an engine is not recorded as the one that computes, and raises where it is forced to compute."""
         if choose_engine(spec, math.inf, CPU, engine).engine == engine:
             pytest.skip("it serves the run")
         with pytest.raises(UserError):

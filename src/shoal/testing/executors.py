@@ -1,4 +1,4 @@
-"""What every executor must hold: whoever trains the cohorts, what is kept of them is the same."""
+"""Contract of executors: records do not depend on the executor."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,12 +17,12 @@ from shoal.training.snapshot import Snapshot
 
 
 class ExecutorContract(Contract):
-    """Tests of what trains cohorts, on two small ones: of runs with the settings, and with another batch size.
+    """Contract of executors, tested on two small cohorts: of runs with the settings, and with another batch size.
 
-    A subclass says what is tested by :meth:`execute`; without, it is shoal's own in this process.
+    A subclass gives the tested executor as :meth:`execute`; the default is shoal's own in this process.
 
     Attributes:
-        settings: of the run; it must take more than two steps.
+        settings: settings of the run, which must take more than two steps.
     """
 
     settings: ClassVar[Mapping[str, Any]] = {"p": 5, "num_layers": 1, "embedding_size": 4, "n_steps": 12}
@@ -32,18 +32,18 @@ class ExecutorContract(Contract):
         return execute(folders, workers=1, execution=execution, watch=watch)
 
     def test_every_cohort_is_trained_to_the_same_bits(self, spec: RunSpec, tmp_path: Path) -> None:
-        """As by this process alone, one after the other; and is watched to its end."""
+        """Records have the same bits as by this process alone; each cohort is watched to its end."""
         watched: list[Snapshot] = []
         folders = self._begun(spec, tmp_path / "own")
         assert self.execute(folders, _execution(), watched.append)
         assert execute(self._begun(spec, tmp_path / "here"), workers=1, execution=_execution(), watch=lambda _: None)
-        own, here = (Lab(tmp_path / name).records() for name in ("own", "here"))
-        assert own.runs()["state"].to_list() == ["done"] * len(own)
-        assert own.curves().sort("run", "step").equals(here.curves().sort("run", "step"))
+        tested, here = (Lab(tmp_path / name).records() for name in ("own", "here"))
+        assert tested.runs()["state"].to_list() == ["done"] * len(tested)
+        assert tested.curves().sort("run", "step").equals(here.curves().sort("run", "step"))
         assert {last.cohort for last in watched if last.state == "done"} == {folder.id for folder in folders}
 
     def test_what_is_finished_is_left_as_it_is(self, spec: RunSpec, tmp_path: Path) -> None:
-        """Asked for again, nothing is trained."""
+        """Finished cohorts are not trained again."""
         folders = self._begun(spec, tmp_path / "own")
         assert self.execute(folders, _execution(), lambda _: None)
         sessions = [folder.status()["sessions"] for folder in folders]
@@ -51,7 +51,7 @@ class ExecutorContract(Contract):
         assert [folder.status()["sessions"] for folder in folders] == sessions
 
     def test_a_cohort_that_cannot_be_trained_keeps_no_other_from_it(self, spec: RunSpec, tmp_path: Path) -> None:
-        """What is wrong is raised when the others are done."""
+        """Errors of a cohort are raised when the others are done."""
         damaged, whole = self._begun(spec, tmp_path / "own")
         (damaged.path / "checkpoint.safetensors").write_bytes(b"nothing of the kind")
         with pytest.raises(UserError, match=damaged.id):
@@ -60,7 +60,7 @@ class ExecutorContract(Contract):
         assert not any(damaged.models(member["run"]) for member in damaged.manifest()["members"])
 
     def _begun(self, spec: RunSpec, path: Path) -> list[CohortFolder]:
-        """Two cohorts of two runs each, written down and not trained."""
+        """Folders of two cohorts of two runs each, written and not trained."""
         lab = Lab(path).create()
         shapes = (spec, spec.replace(train_batch_size=spec.train_batch_size + 1))
         folders = []

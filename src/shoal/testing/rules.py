@@ -1,4 +1,4 @@
-"""What every update rule must hold."""
+"""Contract of update rules."""
 
 from typing import ClassVar
 
@@ -21,12 +21,12 @@ _SHAPES = {
 
 
 class RuleContract(Contract):
-    """Tests of the optimizer of a run, on parameters of no model.
+    """Contract of an update rule, tested on parameters without a model.
 
     Attributes:
-        tolerance: how far a member may move, as a share of its largest parameter, with what is computed beside it.
-        lr: at which it comes closer to the minimum of a quadratic form.
-        steps: within which it does.
+        tolerance: largest change of a member, as a share of its largest parameter, with other members beside it.
+        lr: learning rate at which it approaches the minimum of a quadratic form.
+        steps: number of steps within which it does.
     """
 
     tolerance: ClassVar[float] = 1e-7
@@ -35,11 +35,11 @@ class RuleContract(Contract):
 
     @pytest.fixture
     def stand(self, spec: RunSpec) -> "Stand":
-        """Parameters of three members, whose settings differ."""
+        """Stand with parameters of three members, whose settings differ."""
         return Stand(spec)
 
     def test_it_changes_parameters_and_state_in_place_and_nothing_else(self, stand: "Stand") -> None:
-        """Of its state it keeps what it says, and it reads the numbers that it says."""
+        """State tensors are those that the rule names, and it reads the numbers that it names."""
         theta, state = stand.theta, stand.state
         hyper, step = {name: value.clone() for name, value in stand.hyper.items()}, stand.step.clone()
         places = {name: tensor.data_ptr() for name, tensor in {**state, "theta": theta}.items()}
@@ -56,7 +56,7 @@ class RuleContract(Contract):
         assert bool((theta != before).any(1).all()), "a member did not move"
 
     def test_members_move_as_if_they_were_alone(self, spec: RunSpec) -> None:
-        """Each with its own numbers and its own step."""
+        """Steps of a member, with its own numbers and step count, do not depend on other members."""
         together = Stand(spec, steps=(1, 2, 7))
         for n in range(4):
             together.move(n)
@@ -69,7 +69,7 @@ class RuleContract(Contract):
                 assert_close(together.state[name][member], tensor[0], self.tolerance, f"{name} of member {member}")
 
     def test_a_member_that_diverges_leaves_the_others_alone(self, spec: RunSpec) -> None:
-        """A gradient that is no number stays where it is."""
+        """NaN in one member's gradient does not reach the others."""
         whole, broken = Stand(spec), Stand(spec)
         gradient = broken.gradient(0)
         whole.apply(gradient)
@@ -78,7 +78,7 @@ class RuleContract(Contract):
         assert torch.equal(whole.theta[1:], broken.theta[1:])
 
     def test_the_same_step_twice_is_the_same(self, spec: RunSpec) -> None:
-        """Nothing is remembered but in the state, and nothing drawn."""
+        """Steps depend on the arguments and the state alone, without random numbers."""
         first, second = Stand(spec), Stand(spec)
         for n in range(3):
             first.move(n)
@@ -90,7 +90,7 @@ class RuleContract(Contract):
         assert torch.equal(first.theta, second.theta)
 
     def test_without_a_gradient_only_the_decay_acts(self, spec: RunSpec) -> None:
-        """``θ ← (1 − lr λ) θ`` where the rule says that its decay is decoupled; without decay nothing moves."""
+        """Decoupled decay gives ``θ ← (1 − lr λ) θ`` without a gradient; without decay nothing moves."""
         still = Stand(spec, weight_decay=0.0)
         before = still.theta.clone()
         still.apply(torch.zeros_like(before))
@@ -102,17 +102,19 @@ class RuleContract(Contract):
             assert_close(shrunk.theta, expected, 1e-6, "what the decay left")
 
     def test_the_decay_can_be_one_number_per_parameter(self, spec: RunSpec) -> None:
-        """As it is where biases are spared: those that do not decay go where they would go without."""
+        """Parameters that are spared from the decay, such as biases, move as without decay."""
         spared, none = Stand(spec, weight_decay=0.5), Stand(spec, weight_decay=0.0)
         spared.hyper["weight_decay"] = spared.hyper["weight_decay"] * spared.layout.decayed  # (R, P)
         spared.move(0)
         none.move(0)
-        kept = spared.layout.decayed[0] == 0
-        assert_close(spared.theta[:, kept], none.theta[:, kept], self.tolerance, "parameters that do not decay")
-        assert not torch.equal(spared.theta[:, ~kept], none.theta[:, ~kept])
+        undecayed = spared.layout.decayed[0] == 0
+        assert_close(
+            spared.theta[:, undecayed], none.theta[:, undecayed], self.tolerance, "parameters that do not decay"
+        )
+        assert not torch.equal(spared.theta[:, ~undecayed], none.theta[:, ~undecayed])
 
     def test_it_finds_the_minimum_of_a_quadratic_form(self, spec: RunSpec) -> None:
-        """From anywhere: the distance to it falls to a quarter."""
+        """Distance to the minimum of a quadratic form falls to a quarter."""
         stand = Stand(spec, weight_decay=0.0)
         stand.hyper["lr"] = torch.full_like(stand.hyper["lr"], self.lr)
         goal = stand.theta + 0.5 * torch.randn(stand.theta.shape, generator=torch.Generator().manual_seed(3))
@@ -123,14 +125,14 @@ class RuleContract(Contract):
         assert bool((after < before / 4).all()), f"distances {before.tolist()} became {after.tolist()}"
 
     def test_the_run_is_one_that_can_be_trained(self, spec: RunSpec) -> None:
-        """Its numbers are those in which members may differ."""
+        """Numbers of the rule are floats of the spec, among them ``lr`` and ``weight_decay``."""
         for name in spec.rule.numbers():
             assert isinstance(getattr(spec, name), float)
         assert {"lr", "weight_decay"} <= set(spec.rule.numbers())
 
 
 class Stand:
-    """Parameters, state and numbers of a few members, and a rule."""
+    """Test stand: parameters, state and numbers of a few members, and a rule."""
 
     def __init__(self, spec: RunSpec, steps: tuple[int, ...] = (1,) * _R, **numbers: float) -> None:
         slots, start = [], 0
@@ -141,32 +143,32 @@ class Stand:
         self.layout = Layout(slots, CPU)
         self.theta = torch.randn(_R, start, generator=torch.Generator().manual_seed(1))
         self.state = {name: torch.zeros_like(self.theta) for name in spec.rule.state}
-        own = {name: float(getattr(spec, name)) for name in (*spec.rule.numbers(), "clip")} | numbers
-        self.hyper = {name: torch.full((_R, 1), value, dtype=torch.float64) for name, value in own.items()}
+        settings = {name: float(getattr(spec, name)) for name in (*spec.rule.numbers(), "clip")} | numbers
+        self.hyper = {name: torch.full((_R, 1), value, dtype=torch.float64) for name, value in settings.items()}
         self.hyper["lr"] = self.hyper["lr"] * torch.tensor([[1.0], [2.0], [0.5]], dtype=torch.float64)
         self.step = torch.tensor(steps, dtype=torch.float64).unsqueeze(1)
 
     def of(self, member: int) -> "Stand":
-        """The same with one member."""
-        own = slice(member, member + 1)
-        self.theta, self.step = self.theta[own].clone(), self.step[own].clone()
-        self.state = {name: tensor[own].clone() for name, tensor in self.state.items()}
-        self.hyper = {name: value[own].clone() for name, value in self.hyper.items()}
-        self.member = own
+        """Reduce the stand to one member."""
+        only = slice(member, member + 1)
+        self.theta, self.step = self.theta[only].clone(), self.step[only].clone()
+        self.state = {name: tensor[only].clone() for name, tensor in self.state.items()}
+        self.hyper = {name: value[only].clone() for name, value in self.hyper.items()}
+        self.member = only
         return self
 
     member = slice(None)
 
     def gradient(self, n: int) -> Tensor:
-        """Some numbers, ``(R, P)``."""
+        """Random gradient number ``n``, ``(R, P)``."""
         shape = (_R, self.layout.size)
         return torch.randn(shape, generator=torch.Generator().manual_seed(10 + n))[self.member].clone()
 
     def apply(self, gradient: Tensor) -> None:
-        """One step, and count it."""
+        """Take one step, and count it."""
         self.update(self.theta, gradient, self.state, self.hyper, self.step, self.layout)
         self.step = self.step + 1
 
     def move(self, n: int) -> None:
-        """One step by the gradient of this number."""
+        """Take one step by gradient number ``n``."""
         self.apply(self.gradient(n))

@@ -1,4 +1,4 @@
-"""What every task must hold."""
+"""Contract of tasks."""
 
 import json
 import os
@@ -29,27 +29,27 @@ print(digest(build_task(RunSpec.restored(json.loads(sys.argv[1])))))
 
 
 class TaskContract(Contract):
-    """Tests of the task of a small run, with whatever model that has.
+    """Contract of a task, tested on a small run with its model.
 
     Attributes:
-        tolerance: how far a score may move, as a share of it, with what is computed beside it.
+        tolerance: largest change of a score, as a share of it, with other examples or members beside it.
     """
 
     tolerance: ClassVar[float] = 1e-5
 
     @pytest.fixture
     def task(self, spec: RunSpec) -> Task:
-        """The data and the objective."""
+        """Task with its data and objective."""
         return build_task(spec)
 
     def test_counts_are_those_of_the_data(self, spec: RunSpec, task: Task) -> None:
-        """Time and memory are estimated from them."""
+        """Counts, from which time and memory are estimated, agree with the data."""
         counts = spec.task_part.counts()
         assert counts.drawn == task.n_drawn
         assert counts.scored == sum(len(indices) for indices in task.scored.values())
 
     def test_sizes_hold_for_what_the_model_reads(self, spec: RunSpec, task: Task) -> None:
-        """No token beyond the vocabulary, no sequence longer than said."""
+        """Tokens are below the size of the vocabulary, and sequences are not longer than the sizes."""
         read: list[tuple[Tensor, ...]] = []
         model = build_model(spec).eval()
 
@@ -66,7 +66,7 @@ class TaskContract(Contract):
                 assert tokens.shape[-1] <= length
 
     def test_what_is_drawn_and_scored_are_examples_of_their_splits(self, task: Task) -> None:
-        """Each is scored once; what validates is neither drawn nor scored as training."""
+        """Examples are scored once; validation examples are neither drawn nor scored as training."""
         assert list(task.scored) == ["train", "valid"]
         for name, indices in task.scored.items():
             assert indices.dtype == torch.int64 and indices.ndim == 1 and len(indices) > 0, name
@@ -81,7 +81,7 @@ class TaskContract(Contract):
             assert inside.dtype == torch.bool, f"group {name}"
 
     def test_a_batch_is_the_same_alone_and_lifted(self, task: Task) -> None:
-        """Batches are made for all members at once by ``vmap``."""
+        """Batches under ``vmap``, by which they are made for all members at once, are the same."""
         several = torch.stack([_some(task, "train"), _some(task, "train").flip(0)])  # (2, B)
         tensors = {name: torch.stack([tensor, tensor]) for name, tensor in task.tensors.items()}
         make = task.batch_in(task.form_of(several))
@@ -94,7 +94,7 @@ class TaskContract(Contract):
                 assert len(tensor) == len(indices), f"{name} of a batch has not one row per example"
 
     def test_the_objective_gives_what_the_task_measures_per_example(self, spec: RunSpec, task: Task) -> None:
-        """By name, ``(B,)`` each, finite and within their bounds; perhaps with a weight."""
+        """Measures of the objective, ``(B,)`` each by name, are finite and within bounds; weights may be added."""
         measures = spec.task_part.measures()
         for split in task.scored:
             indices = _some(task, split)
@@ -112,7 +112,7 @@ class TaskContract(Contract):
                 assert bool((scores[name] >= 0).all()) and float(scores[name].sum()) > 0
 
     def test_an_example_is_scored_as_if_it_were_alone(self, spec: RunSpec, task: Task) -> None:
-        """Whatever stands beside it in the batch."""
+        """Scores of an example do not depend on the other examples of its batch."""
         indices = _some(task, "valid")
         together = self._score(spec, task, _batch(task, indices))
         for place, index in enumerate(indices):
@@ -121,7 +121,7 @@ class TaskContract(Contract):
                 assert_close(together[name][place : place + 1], values, self.tolerance, f"{name} of example {index}")
 
     def test_another_form_moves_padding_alone(self, spec: RunSpec, task: Task) -> None:
-        """Each takes the examples of those before it and gives them the same scores; steps are of forms that do."""
+        """Forms take the examples of the forms before them and give the same scores; steps are of forms that do."""
         if task.forms is None:
             pytest.skip("its batches have one form")
         assert len(task.forms.of) > max(int(indices.max()) for indices in (_drawn(task), *task.scored.values()))
@@ -130,10 +130,10 @@ class TaskContract(Contract):
             indices = torch.cat([_drawn(task), *task.scored.values()])
             indices = indices[task.forms.of[indices] <= number][-5:]
             if len(indices):
-                found = self._score(spec, task, task.batch_in(form)(task.tensors, indices))
+                scores = self._score(spec, task, task.batch_in(form)(task.tensors, indices))
                 expected = self._score(spec, task, _batch(task, indices))
                 for name, values in expected.items():
-                    assert_close(found[name], values, self.tolerance, f"{name} in form {form}")
+                    assert_close(scores[name], values, self.tolerance, f"{name} in form {form}")
         stack, places = stack_of(spec), {form: number for number, form in enumerate(task.forms.each)}
         for step in range(2 * form_period(spec)):
             stack.sampler.prepare(torch.tensor([step]))
@@ -142,7 +142,7 @@ class TaskContract(Contract):
             assert stack.form in places and int(task.forms.of[drawn].max()) <= places[stack.form]
 
     def test_the_training_loss_has_a_gradient(self, spec: RunSpec) -> None:
-        """Of every member, finite and not 0 throughout."""
+        """Gradients of every member are finite and not 0 throughout."""
         stack = stack_of(spec, spec.replace(seed=spec.seed + 1))
         stack.at += 1
         stack.sampler.prepare(stack.steps)
@@ -154,7 +154,7 @@ class TaskContract(Contract):
         assert bool((gradient != 0).any(1).all())
 
     def test_evaluations_do_not_depend_on_how_many_are_scored_at_once(self, spec: RunSpec) -> None:
-        """1, 7, or all."""
+        """Evaluations in batches of 1, 7 and all examples agree."""
         n = spec.task_part.counts().scored
         first: dict[str, Tensor] = {}
         for size in dict.fromkeys((n, min(7, n), 1)):
@@ -165,16 +165,16 @@ class TaskContract(Contract):
         assert set(first) >= set(spec.task_part.measures().columns)
 
     def test_members_are_scored_as_if_they_were_alone(self, spec: RunSpec) -> None:
-        """Also where their data are of other splits."""
+        """Evaluations of a member do not depend on other members, also of other splits."""
         specs = [spec.replace(seed=spec.seed + n) for n in range(3)]
         together = evaluate(stack_of(*specs), {})
-        for place, own in enumerate(specs):
-            alone = evaluate(stack_of(own), {})
+        for place, member in enumerate(specs):
+            alone = evaluate(stack_of(member), {})
             for column, values in alone.items():
                 assert_close(together[column][place : place + 1], values, self.tolerance, f"{column} of member {place}")
 
     def test_the_same_settings_give_the_same_data_here_and_elsewhere(self, spec: RunSpec, task: Task) -> None:
-        """Nothing random but by the seed: a run that goes on in another process sees what it began with."""
+        """Data are a function of settings and seed: a run that is resumed in another process sees the same."""
         torch.rand(1)
         assert digest(build_task(spec)) == digest(task)
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "PYTHONHASHSEED": "7"}
@@ -184,20 +184,20 @@ class TaskContract(Contract):
         assert done.stdout.split()[-1] == digest(task)
 
     def test_what_it_suggests_are_settings(self, spec: RunSpec) -> None:
-        """Of any part, and of values that these allow; they hold where nothing else is asked for."""
+        """Suggested defaults are settings of some part with allowed values, and hold where nothing else is given."""
         suggests = type(spec.task_part).suggests
-        own = {name for part in spec.parts.values() for name in type(part).model_fields}
+        names = {name for part in spec.parts.values() for name in type(part).model_fields}
         for name, value in suggests.items():
-            assert name in own | set(known_settings()), f"{name} is no setting"
-            if name in own and name not in self.settings:
+            assert name in names | set(known_settings()), f"{name} is no setting"
+            if name in names and name not in self.settings:
                 assert spec.get(name) == value, name
 
     def test_what_is_measured_and_kept_can_be_written_down(self, spec: RunSpec) -> None:
-        """As JSON, from which both can be read where the task is not."""
+        """Measures and the task's record survive JSON, from which both can be read where the task is missing."""
         measures = spec.task_part.measures()
         assert Measures.from_json(json.loads(json.dumps(measures.to_json()))) == measures
-        kept = spec.task_part.kept()
-        assert json.loads(json.dumps(kept)) == kept
+        record = spec.task_part.kept()
+        assert json.loads(json.dumps(record)) == record
 
     def _score(self, spec: RunSpec, task: Task, batch: Batch) -> dict[str, Tensor]:
         model = build_model(spec).eval()
@@ -206,7 +206,7 @@ class TaskContract(Contract):
 
 
 def _limits(spec: RunSpec) -> list[tuple[int, int]]:
-    """Tokens and positions that there are in each tensor of tokens that the model is given, in their order."""
+    """Vocabulary size and positions of each tensor of tokens that the model is given, in their order."""
     sizes = spec.sizes()
     target = (sizes.vocabulary_size, sizes.sequence_length)
     if spec.model_part.reads == "sequence":
@@ -224,6 +224,6 @@ def _drawn(task: Task) -> Tensor:
 
 
 def _some(task: Task, split: str) -> Tensor:
-    """A few examples of a split, from its beginning and its end."""
+    """Indices of a few examples of a split, from its beginning and its end."""
     indices = task.scored[split]
     return torch.cat([indices[:3], indices[3:][-2:]])

@@ -1,4 +1,4 @@
-"""How a cohort learns: plan, stack, step, loop; in this process or in one per core."""
+"""Training of cohorts: plan, stack, step, loop; in this process or in one per core."""
 
 from shoal.training.api import Interrupted, resume, train
 from shoal.training.plan import Cohort, plan

@@ -1,4 +1,4 @@
-"""Train runs into a lab: what is there is not trained again, what was begun goes on."""
+"""Training of runs into a lab: finished runs are not trained again, interrupted ones are resumed."""
 
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -23,11 +23,11 @@ from shoal.training.preflight import check_parts
 from shoal.training.snapshot import Snapshot
 from shoal.training.step import Metric, measure
 
-WORTH_DIVIDING = 20.0  # seconds of work for one core from which a cohort is divided between several processes
+WORTH_DIVIDING = 20.0  # seconds of work for one core from which cohorts are divided between several processes
 
 
 class Interrupted(KeyboardInterrupt):
-    """Training was stopped by a signal, after everything was flushed."""
+    """Signal that training was stopped, after everything was flushed."""
 
 
 def train(
@@ -44,34 +44,35 @@ def train(
     watch: Callable[[Snapshot], None] = lambda snapshot: None,
     say: Callable[[str], None] = lambda line: None,
 ) -> Records:
-    """Train runs side by side and return what the lab holds of them.
+    """Train runs side by side and return their records in the lab.
 
-    Runs that the lab holds are not trained again; runs that were interrupted go on from their last flush, together with
-    the cohort they were in. The rest are grouped into cohorts by the shapes of their tensors, and a cohort that takes
-    long is divided between the cores.
+    Runs that are finished in the lab are not trained again; interrupted runs are resumed from their last flush,
+    together with their cohort. The rest are grouped into cohorts by the shapes of their tensors, and a cohort that
+    takes long is divided between the cores.
 
     Args:
-        specs: the runs, or one.
-        lab: the folder to keep them in; made if it is not there.
+        specs: the runs, or one run.
+        lab: the lab, or its folder, which is made if it does not exist.
         device: ``cpu`` or ``cuda``; CUDA where there is one, when not given.
-        workers: cohorts to train at the same time, each in a process of its own; as many as cores, when not given.
+        workers: number of cohorts that train at the same time, each in its own process; one per core, when not given.
         threads: threads per new cohort; the cores divided by the workers, at most ``OMP_NUM_THREADS`` where that is
             set, when not given.
-        engine: how new cohorts are computed, one of ``compiled``, ``prefixes`` and ``plain`` (see
-            :mod:`shoal.fast.engine`); the fastest that covers them and is worth its start, when not given.
-        places: runs of a cohort to train side by side; as many as fit into half of the free memory, when not given.
+        engine: engine of new cohorts, one of ``compiled``, ``prefixes`` and ``plain`` (see :mod:`shoal.fast.engine`);
+            the fastest that supports them and is worth its start, when not given.
+        places: number of runs of a cohort that train side by side; as many as fit into half of the free memory, when
+            not given.
         flush_seconds: longest time between two flushes, at most 30.
         metrics: further quantities to record at every evaluation of new runs, each a function of one member's
             parameters (by name) that returns a scalar tensor. Runs that the lab holds must have been trained with them;
             by name: a lab cannot tell one function from another that is registered under the same name later.
-        watch: is told where each cohort stands.
-        say: is told how new cohorts are computed, and why so, and of each cohort of which the lab cannot tell what runs
-            it holds: unless the very same cohort is asked for, which is refused, they count as new.
+        watch: callback with a snapshot of each cohort's progress.
+        say: callback with lines about the engines of new cohorts and the reasons, and about cohorts whose runs the lab
+            cannot read: their runs count as new, unless the same cohort is asked for, which is refused.
 
     Raises:
-        Interrupted: stopped by Ctrl-C or SIGTERM; everything is flushed, and the same call goes on.
-        UserError: the request is wrong or the lab cannot be used; after the rest was trained, a cohort is damaged.
-        DiskError: the disk refused a flush; what was flushed before is intact.
+        Interrupted: stopped by Ctrl-C or SIGTERM; everything is flushed, and the same call resumes it.
+        UserError: the request is wrong or the lab cannot be used; or, after the rest was trained, a cohort is damaged.
+        DiskError: the disk refused a flush; earlier flushes are intact.
     """
     wanted = list(dict.fromkeys([specs] if isinstance(specs, RunSpec) else specs))
     if not wanted:
@@ -95,39 +96,39 @@ def train(
 def _check_wanted(
     specs: Sequence[RunSpec], device: torch.device, engine: str | None, metrics: Mapping[str, Metric]
 ) -> None:
-    """Raise :class:`UserError` for what cannot be trained, before anything is written down."""
+    """Raise :class:`UserError` for runs that cannot be trained, before anything is written."""
     check_precision(specs, device, engine)
     check_parts(specs, device)
     check_metrics(metrics, specs, device)
 
 
 def _new(specs: Sequence[RunSpec], held: Container[str], device: torch.device, engine: str | None) -> list[Cohort]:
-    """The other runs as cohorts; :class:`UserError` for a model that cannot fit."""
+    """Cohorts of the runs that the lab does not hold; :class:`UserError` for a model that cannot fit."""
     cohorts = plan(spec for spec in specs if spec.id not in held)
     check_memory((cohort.shared for cohort in cohorts), device, engine)
     return cohorts
 
 
 def _held(lab: Lab, specs: Sequence[RunSpec], say: Callable[[str], None]) -> dict[str, CohortFolder]:
-    """The folders of those runs that the lab holds."""
-    found = lab.survey()
-    for line in found.unknown:
+    """Folders of those runs that the lab holds."""
+    survey = lab.survey()
+    for line in survey.unknown:
         say(f"warning: {line}; such of them as are asked for are trained again")
-    for line in found.copies:
+    for line in survey.copies:
         say(f"warning: {line}")
-    return {spec.id: found.index[spec.id] for spec in specs if spec.id in found.index}
+    return {spec.id: survey.index[spec.id] for spec in specs if spec.id in survey.index}
 
 
 def unfinished(folders: Iterable[CohortFolder]) -> tuple[list[CohortFolder], list[LabError]]:
-    """Those with members that still have steps to train, each once, and what is wrong with those that do not say."""
-    found, damaged = [], []
+    """Folders with members that still have steps to train, each once, and the errors of unreadable folders."""
+    unfinished_folders, damaged = [], []
     for folder in {folder.path: folder for folder in folders}.values():
         try:
             if not folder.is_finished():
-                found.append(folder)
+                unfinished_folders.append(folder)
         except LabError as error:
             damaged.append(error)
-    return found, damaged
+    return unfinished_folders, damaged
 
 
 def _check_held(held: Mapping[str, CohortFolder], metrics: Iterable[str]) -> None:
@@ -151,7 +152,7 @@ def _check_recorded(held: Mapping[str, CohortFolder], metrics: Iterable[str]) ->
 
 
 def _divided(cohorts: Sequence[Cohort], workers: int) -> list[Cohort]:
-    """In pieces for the workers, where they take long enough; the longest work first."""
+    """Cohorts divided for the workers, where they take long enough; the longest work first."""
     worth = sum(cohort.seconds for cohort in cohorts) > WORTH_DIVIDING
     return spread(cohorts, workers if worth else 1)
 
@@ -165,10 +166,10 @@ def _begin(
     metrics: Iterable[str],
     say: Callable[[str], None],
 ) -> tuple[list[CohortFolder], list[LabError]]:
-    """Write new cohorts down, with how each will be computed; what is in the way of those that cannot be."""
+    """Write new cohorts to the lab, with the engine of each; the second result holds errors of those that cannot be."""
     folders: list[CohortFolder] = []
     taken: list[LabError] = []
-    said: dict[str, None] = {}
+    lines: dict[str, None] = {}
     for cohort in cohorts:
         choice = choose_engine(cohort.shared, cohort.seconds, device, engine)
         folder = lab.cohort(cohort.id)
@@ -179,18 +180,18 @@ def _begin(
             continue
         folder.create(list(cohort.members), threads, metrics, choice.engine, choice.why)
         folders.append(folder)
-        said[f"{cohort.describe()}: {choice.engine} engine ({choice.why})"] = None
-        said |= dict.fromkeys(cohort.shared.model_part.warnings(cohort.shared.precision))
+        lines[f"{cohort.describe()}: {choice.engine} engine ({choice.why})"] = None
+        lines |= dict.fromkeys(cohort.shared.model_part.warnings(cohort.shared.precision))
         if cohort.shared.precision == "tf32":
-            said["warning: whether tf32 changes when models generalise has not been measured"] = None
-        said |= dict.fromkeys([*_without_effect(cohort), *_slow_evaluations(cohort)])
-    for line in said:
+            lines["warning: whether tf32 changes when models generalise has not been measured"] = None
+        lines |= dict.fromkeys([*_without_effect(cohort), *_slow_evaluations(cohort)])
+    for line in lines:
         say(line)
     return folders, taken
 
 
 def _without_effect(cohort: Cohort) -> list[str]:
-    """Lines about weight decays whose step is lost in rounding, as it is in ``torch.optim``."""
+    """Warnings about weight decays whose step is lost in rounding, as it is in ``torch.optim``."""
     decoupled = cohort.shared.rule.is_decoupled
     pairs = dict.fromkeys((spec.lr, spec.weight_decay) for spec in cohort.members if decoupled)
     return [
@@ -201,7 +202,7 @@ def _without_effect(cohort: Cohort) -> list[str]:
 
 
 def _slow_evaluations(cohort: Cohort) -> list[str]:
-    """A line where evaluations would take longer than training, and minutes."""
+    """Warning where evaluations would take longer than training, and minutes."""
     each, spec = cohort.evaluation_seconds, cohort.shared
     if each * cohort.evaluations <= max(cohort.seconds, 60.0):
         return []
@@ -224,10 +225,10 @@ def resume(
     metrics: Mapping[str, Metric] | None = None,
     watch: Callable[[Snapshot], None] = lambda snapshot: None,
 ) -> Records:
-    """Go on with every run of a lab that is not finished; arguments as for :func:`train`.
+    """Resume every run of a lab that is not finished; arguments as for :func:`train`.
 
     Cohorts whose ``cohort.json`` or ``status.json`` is damaged are left alone; so are those of parts from outside of
-    shoal whose code has changed, of which a :class:`UserError` tells when the rest is trained.
+    shoal whose code has changed, about which a :class:`UserError` is raised when the rest is trained.
     """
     lab = lab if isinstance(lab, Lab) else Lab(lab)
     on = check_execution(device, workers, None, flush_seconds, places=places)
@@ -241,15 +242,15 @@ def resume(
 
 
 def _unchanged(folders: Iterable[CohortFolder]) -> tuple[list[CohortFolder], list[LabError]]:
-    """Those whose parts from outside of shoal are what they were begun with, and what is wrong with the others."""
-    found, changed = [], []
+    """Folders whose parts from outside of shoal have not changed, and the errors of the other folders."""
+    unchanged, changed = [], []
     for folder in folders:
         try:
             folder.check_sources()
-            found.append(folder)
+            unchanged.append(folder)
         except LabError as error:
             changed.append(error)
-    return found, changed
+    return unchanged, changed
 
 
 def check_execution(
@@ -260,10 +261,10 @@ def check_execution(
     engine: str | None = None,
     places: int | None = None,
 ) -> torch.device:
-    """The device, when everything about how to train is allowed.
+    """Device of the training, after a check of all arguments about execution.
 
     Raises:
-        UserError: it is not.
+        UserError: an argument is outside its range.
     """
     if workers is not None and workers < 1:
         raise UserError(f"workers must be an integer of at least 1, got {workers}")
@@ -279,7 +280,7 @@ def check_execution(
 
 
 def check_precision(specs: Iterable[RunSpec], device: torch.device, engine: str | None) -> None:
-    """Raise :class:`UserError` for a precision that the device or the engine does not have."""
+    """Raise :class:`UserError` for a precision that the device or the engine does not support."""
     lower = [spec.precision for spec in specs if spec.precision != "float32"]
     if engine == "plain" and lower:
         raise UserError(f"engine plain computes in float32, got precision={lower[0]}")
@@ -290,7 +291,7 @@ def check_precision(specs: Iterable[RunSpec], device: torch.device, engine: str 
 def check_metrics(metrics: Mapping[str, Metric], specs: Sequence[RunSpec], device: torch.device) -> None:
     """Raise :class:`UserError` for a name that is taken, or a metric that does not work on the models of these runs.
 
-    Found out before anything is written down: a cohort records to its end what it was begun with.
+    The check precedes any write: a cohort records to its end the metrics that it was begun with.
     """
     for name in metrics:
         if name in ALWAYS or name.startswith(tuple(f"{split}_" for split in SPLITS)):
@@ -306,7 +307,7 @@ def check_metrics(metrics: Mapping[str, Metric], specs: Sequence[RunSpec], devic
 def choose_workers(
     begun: Sequence[CohortFolder], new: Sequence[Cohort], device: torch.device, metrics: Mapping[str, Metric]
 ) -> int:
-    """One per core, but one in all where a GPU is shared or a metric cannot be sent to another process.
+    """Number of workers: one per core, but a single one for a GPU or a metric that another process cannot import.
 
     One cohort is divided between the cores when it takes longer than starting processes does.
     """
@@ -323,10 +324,10 @@ def _can_be_sent(metric: Metric) -> bool:
 
 
 def choose_device(name: str | None) -> torch.device:
-    """The device of this name, or the best there is.
+    """Device of this name, or the best available one.
 
     Raises:
-        UserError: no such device here.
+        UserError: this machine has no such device.
     """
     available = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
     if name is None:
@@ -343,6 +344,6 @@ def _finish(
     watch: Callable[[Snapshot], None],
     damaged: Sequence[LabError] = (),
 ) -> None:
-    """Train these, and only then say what is wrong with others."""
+    """Train these cohorts, and raise the errors of others after that."""
     if not execute(folders, workers=workers, execution=execution, watch=watch, failures=damaged):
         raise Interrupted

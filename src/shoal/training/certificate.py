@@ -1,7 +1,7 @@
-"""The stacking certificate: members trained alone, compared with the stack that trained them.
+"""Stacking certificate: members trained alone, compared with the stack that trained them.
 
-In exact arithmetic the two are equal. What is left is the order in which floating-point sums are taken, and what
-training makes of it; the certificate states it instead of assuming it away.
+In exact arithmetic the two are equal. They differ by the order of floating-point sums, and by the growth of these
+differences in training; the certificate measures both.
 """
 
 import math
@@ -25,7 +25,7 @@ from shoal.training.plan import Cohort
 from shoal.training.stack import Stack
 from shoal.training.step import evaluate, train_step
 
-_MOVED = "where it was moved, say so: shoal certify RUN {flags} (data=… from Python)"
+_MOVED = "if it was moved, name its path: shoal certify RUN {flags} (data=… from Python)"
 _COMPARED = ("train_loss", "valid_loss")
 
 
@@ -36,17 +36,17 @@ def certify(
     device: torch.device | None = None,
     data: Places | None = None,
 ) -> dict[str, Any]:
-    """Retrain a cohort's first steps, stacked and each of ``runs`` alone, and keep the largest deviations.
+    """Retrain a cohort's first steps, stacked and each of ``runs`` alone, and record the largest deviations.
 
     Args:
         folder: the cohort.
         runs: members to train alone.
-        steps: how many steps; no more than the shortest of the members has.
-        device: where to train; the CPU when not given.
-        data: where data lie now, by what they are; as :func:`shoal.training.continuation.places_of` gives it.
+        steps: number of steps; at most those of the shortest member.
+        device: device of the training; the CPU when not given.
+        data: current paths of data, by their identity; as :func:`shoal.training.continuation.places_of` gives them.
 
     Returns:
-        What ``certificate.json`` holds: for each run the largest absolute deviation of the losses (nats) over all
+        Content of ``certificate.json``: for each run the largest absolute deviation of the losses (nats) over all
         evaluations up to ``steps``, and of the parameters after them, absolute and relative; and under ``record`` the
         largest deviation of the retrained stack's losses from the recorded ones.
     """
@@ -54,11 +54,11 @@ def certify(
         raise UserError(f"steps must be an integer of at least 1, got {steps}")
     device = device or torch.device("cpu")
     folder.check_sources()
-    # those asked for are among those that fit
+    # the requested runs are among those that fit
     specs = sorted(found_again(folder.specs(), data or {}), key=lambda spec: spec.id not in runs)
     place = specs[0].task_part.place()
     check_data(folder, specs[0], _MOVED, place is not None and place[0] in (data or {}))
-    Lab(folder.path.parent.parent).create()  # of today's format, which what is written below has
+    Lab(folder.path.parent.parent).create()  # of today's format, that of the certificate
     manifest = folder.manifest()
     engine, _ = available(str(manifest.get("engine", "plain")), device)
     cohort = Cohort(tuple(specs[: places(specs[0], len(specs), device, engine)]))
@@ -89,7 +89,7 @@ def certify(
 
 
 def _train(cohort: Cohort, steps: int, device: torch.device, engine: str) -> tuple[Stack, Tensor]:
-    """The stack after ``steps``, and its losses at each scheduled evaluation, ``(T, 2, R)`` float64."""
+    """Stack after ``steps``, and its losses at each scheduled evaluation, ``(T, 2, R)`` float64."""
     stack = Stack(cohort, device, engine)
     losses = []
     for step in range(steps + 1):
@@ -102,18 +102,18 @@ def _train(cohort: Cohort, steps: int, device: torch.device, engine: str) -> tup
 
 
 def _deviation(stack: Stack, index: int, alone: Stack) -> dict[str, Any]:
-    """Largest absolute deviation of a parameter that trains, in which tensor, and relative to its largest value.
+    """Largest absolute deviation of a trained parameter, its tensor's name, and that relative to its largest value.
 
-    Those that the outputs do not depend on are measured apart (the biases of attention keys, which softmax does not
-    see): their gradient is rounding, which Adam scales up to whole steps without any effect.
+    Parameters that the outputs do not depend on are measured separately (biases of attention keys, which cancel in
+    softmax): their gradient is rounding, which Adam scales up to full steps without any effect.
     """
-    own, other = stack.member(index), alone.member(0)
-    largest = {slot.name: float((own[slot.name] - other[slot.name]).abs().max()) for slot in stack.layout}
+    stacked, single = stack.member(index), alone.member(0)
+    largest = {slot.name: float((stacked[slot.name] - single[slot.name]).abs().max()) for slot in stack.layout}
     unseen = set(stack.cohort.shared.model_part.without_effect(list(largest)))
     keys = [value for name, value in largest.items() if name in unseen]
     seen = {name: value for name, value in largest.items() if name not in unseen}
     where = max(seen, key=lambda name: seen[name])
-    scale = float(other[where].abs().max())
+    scale = float(single[where].abs().max())
     return {
         "parameters": seen[where],
         "parameters_relative": seen[where] / scale if scale else 0.0,
@@ -138,7 +138,7 @@ def _record_deviation(folder: CohortFolder, cohort: Cohort, steps: int, losses: 
 
 
 def _gap(now: float, then: float) -> float:
-    """Distance of two losses; a NaN is at no distance from another and infinitely far from a number."""
+    """Distance of two losses; 0 between NaN and NaN, infinite between NaN and a number."""
     if math.isnan(now) or math.isnan(then):
         return 0.0 if math.isnan(now) and math.isnan(then) else math.inf
     return 0.0 if now == then else abs(now - then)

@@ -1,4 +1,4 @@
-"""What computes a cohort that goes on: as before where this machine can, and a warning where it cannot."""
+"""Data, engine and kernels of a cohort that is resumed: as before where possible, else with a warning."""
 
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,40 +14,40 @@ from shoal.registry import TASKS
 from shoal.spec import RunSpec
 from shoal.tasks.build import counts_of
 
-MOVED = "where it was moved, ask for the same runs with shoal train … {flags}, which goes on with them"
+MOVED = "if it was moved, ask for the same runs with shoal train … {flags}, which resumes them"
 
-Places = Mapping[str, Mapping[str, Any]]  # settings that say where data lie, by what these are
+Places = Mapping[str, Mapping[str, Any]]  # settings that hold paths of data, by the data's identity
 
 
 def places_of(specs: Iterable[RunSpec]) -> Places:
-    """Where the data of runs lie, as it was asked for."""
+    """Paths of the data of runs, as their specs give them."""
     return dict(place for spec in specs if (place := spec.task_part.place()) is not None)
 
 
 def found_again(specs: Sequence[RunSpec], places: Places) -> list[RunSpec]:
-    """The same runs, whose data are looked for where they were last said to lie."""
+    """Specs of the same runs with the current paths of their data."""
     out = []
     for spec in specs:
         place = spec.task_part.place()
         moved = {} if place is None else places.get(place[0], {})
-        found = RunSpec.restored({**spec.dump(), **moved}) if moved else spec
-        # a task from outside, all of whose settings count, is another where its data are said to lie elsewhere
-        out.append(found if found.id == spec.id else spec)
+        moved_spec = RunSpec.restored({**spec.dump(), **moved}) if moved else spec
+        # a task from outside, all of whose settings count into the id, is another one with other paths
+        out.append(moved_spec if moved_spec.id == spec.id else spec)
     return out
 
 
 def check_data(folder: CohortFolder, spec: RunSpec, way_out: str, is_told: bool = False) -> None:
-    """Hold the data of a cohort's run to what it was begun with, before anything is changed.
+    """Check that the data of a cohort's run are those that it was begun with, before anything is changed.
 
     Args:
         folder: the cohort.
         spec: the run.
-        way_out: what to do where its data have been moved; ``{flags}`` in it are those that say where data lie.
-        is_told: it was said where they lie, which is no way out where others lie there.
+        way_out: advice for data that have been moved; ``{flags}`` in it are the flags of their paths.
+        is_told: true where current paths were given, so that the advice does not help against other data there.
 
     Raises:
-        UserError: they are not there, or are others.
-        LabError: the task makes something else of them than it keeps.
+        UserError: the data are missing, or others.
+        LabError: the task's record of them differs from the recorded one.
     """
     try:
         counts_of(spec)
@@ -56,17 +56,17 @@ def check_data(folder: CohortFolder, spec: RunSpec, way_out: str, is_told: bool 
         raise
     except UserError as error:
         place = spec.task_part.place()
-        if place is None or TASKS.is_outside(spec.task):  # whose place makes another run, see found_again
+        if place is None or TASKS.is_outside(spec.task):  # whose paths count into the run's id, see found_again
             raise
         flags = " ".join(f"--{name.replace('_', '-')} NEW" for name in place[1])
         if isinstance(error, OtherDataError) and is_told:
             raise
-        found = error.found if isinstance(error, OtherDataError) else error
-        raise UserError(f"{found}; {way_out.format(flags=flags)}") from None
+        reason = error.found if isinstance(error, OtherDataError) else error
+        raise UserError(f"{reason}; {way_out.format(flags=flags)}") from None
 
 
 def engine_of(folder: CohortFolder, device: torch.device) -> str:
-    """The engine that the cohort was begun with, where this machine has it."""
+    """Engine that the cohort was begun with, or a simpler one where this machine lacks it."""
     wanted = str(folder.manifest().get("engine", "plain"))
     engine, why = available(wanted, device)
     if engine != wanted:
@@ -81,9 +81,9 @@ def engine_of(folder: CohortFolder, device: torch.device) -> str:
 def kernels_of(
     folder: CohortFolder, sessions: Iterable[Mapping[str, Any]], engine: str, spec: RunSpec, device: torch.device
 ) -> dict[str, str]:
-    """``kernels``, those of this machine, for the record, which says what those of the sessions before were.
+    """Record entry ``kernels`` of this machine, compared with those of earlier sessions.
 
-    Nothing where kernels compute nothing of the cohort.
+    Empty where kernels compute nothing of the cohort.
     """
     if not uses_kernels(engine, spec, device):
         return {}

@@ -1,8 +1,8 @@
-"""What a training step costs beside another's, measured in turns.
+"""Cost of a training step relative to another's, measured in turns.
 
-Seconds that were spent while a study trained are of no use for this: cohorts differ in size, and a machine is faster
-and slower by the minute. So a step of each case is measured here next to one of the baseline's, window by window, and
-only windows that are neighbours in time are compared.
+Durations that were recorded while a study trained cannot be compared: cohorts differ in size, and the speed of a
+machine varies by the minute. So steps of each case are measured here next to steps of the baseline, window by window,
+and only windows that are neighbours in time are compared.
 """
 
 import time
@@ -19,19 +19,19 @@ from shoal.training.plan import Cohort
 from shoal.training.stack import Stack
 from shoal.training.step import train_step
 
-MEMBERS = 4  # trained side by side: what a step costs apart from its runs is shared, as in a study
+MEMBERS = 4  # trained side by side: the fixed cost of a step is shared, as in a study
 
 
 @dataclass(frozen=True)
 class StepCost:
-    """What a step of one run costs.
+    """Cost of a step of one run.
 
     Attributes:
         seconds: processor time, median over windows.
-        ratio: over the baseline's, median over pairs of windows.
-        low: the lowest of them.
-        high: the highest.
-        engine: what computed it; ``plain`` where the fast engines do not cover the model.
+        ratio: ratio to the baseline's, median over pairs of windows.
+        low: lowest ratio.
+        high: highest ratio.
+        engine: engine that computed it; ``plain`` where the fast engines do not support the model.
     """
 
     seconds: float
@@ -44,13 +44,13 @@ class StepCost:
 def step_costs(
     cases: Mapping[str, Sequence[RunSpec]], baseline: str, pairs: int = 7, steps: int = 10
 ) -> dict[str, StepCost]:
-    """The cost of a training step of each case, on one thread of this machine's processor.
+    """Cost of a training step of each case, on one thread of this machine's processor.
 
     Args:
-        cases: runs by the name of what they have in common; the first few of each are trained side by side.
-        baseline: the name of the case that the others are measured beside.
-        pairs: of windows, one of the case and one of the baseline.
-        steps: in a window.
+        cases: runs by the name of their case; the first few of each are trained side by side.
+        baseline: name of the case that the others are compared with.
+        pairs: number of pairs of windows, one of the case and one of the baseline.
+        steps: number of steps of a window.
     """
     threads = torch.get_num_threads()
     try:
@@ -75,18 +75,18 @@ def _stack(specs: Sequence[RunSpec]) -> Stack:
 
 
 def _beside(case: Stack, usual: Stack, pairs: int, steps: int) -> StepCost:
-    own, ratios = [], []
+    seconds, ratios = [], []
     for pair in range(pairs):
         order = [case, usual] if pair % 2 else [usual, case]
         spent = {stack: _window(stack, steps) for stack in dict.fromkeys(order)}
-        own.append(spent[case])
+        seconds.append(spent[case])
         ratios.append(spent[case] / spent[usual])
     engine = "plain" if case.scorer is None else case.engine
-    return StepCost(median(own), median(ratios), min(ratios), max(ratios), engine)
+    return StepCost(median(seconds), median(ratios), min(ratios), max(ratios), engine)
 
 
 def _window(stack: Stack, steps: int) -> float:
-    """Seconds of processor time of a step of one member."""
+    """Processor time of a step of one member, in seconds."""
     began = time.process_time()
     for _ in range(steps):
         train_step(stack)

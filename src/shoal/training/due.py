@@ -1,4 +1,4 @@
-"""At which steps a run is evaluated, its model kept and its metrics written, by its spec alone."""
+"""Steps at which a run is evaluated, its model saved and its metrics written, by its spec alone."""
 
 from typing import TypeVar
 
@@ -11,17 +11,17 @@ Step = TypeVar("Step", int, Tensor)
 
 
 def is_evaluated(spec: RunSpec, step: Step) -> Step | bool:
-    """Whether the schedule evaluates a step, or each of several: 0, up to ``eval_first``, and every ``eval_period``."""
+    """Return True if the schedule evaluates a step: 0, up to ``eval_first``, and every ``eval_period``."""
     return (step <= spec.eval_first) | (step % spec.eval_period == 0)
 
 
 def is_saved(spec: RunSpec, step: Step) -> Step | bool:
-    """Whether the schedule keeps the model of a step, or of each: every ``save_model_step``, 0 included."""
+    """Return True if the schedule saves the model of a step: every ``save_model_step``, 0 included."""
     return (step < 0) if spec.save_model_step is None else (step % spec.save_model_step == 0)
 
 
 def evaluations_left(spec: RunSpec, step: int, last_step: int) -> int:
-    """How often a member that has reached ``step`` is evaluated until its last."""
+    """Number of evaluations of a member after ``step`` until its last."""
     if step >= last_step:
         return 0
     first, period = spec.eval_first, spec.eval_period
@@ -31,12 +31,12 @@ def evaluations_left(spec: RunSpec, step: int, last_step: int) -> int:
 
 
 def steps_until_due(spec: RunSpec, steps: Tensor, last_steps: Tensor) -> int:
-    """Steps after which the schedule first evaluates or saves a member, or flushes, or a member is done.
+    """Number of steps until the schedule first evaluates or saves a member, or flushes, or a member is done.
 
     Args:
-        spec: any member's.
-        steps: that each has taken, ``(R,)``.
-        last_steps: at which each is done, ``(R,)``.
+        spec: spec of any member.
+        steps: number of steps that each member has taken, ``(R,)``.
+        last_steps: step at which each is done, ``(R,)``.
     """
     learning = steps < last_steps
     steps = steps[learning]

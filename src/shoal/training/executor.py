@@ -1,6 +1,6 @@
-"""Who trains which cohort: this process, or one worker process per cohort, up to the number of cores.
+"""Execution of cohorts: in this process, or in one worker process per cohort, up to the number of cores.
 
-Several small stacks share two cores best as one process each with few threads. The number of threads is written down
+Several small stacks share cores best as one process each with few threads. The number of threads is recorded
 with the cohort, because it can change the order of a sum and so the last bit: a resumed cohort keeps it.
 """
 
@@ -35,24 +35,24 @@ Watch = Callable[[Snapshot], None]
 
 
 def cores() -> int:
-    """Cores this process may use."""
+    """Number of cores that this process may use."""
     there = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return min(there, cores_allowed() or there)
 
 
 def threads_per_worker(workers: int) -> int:
-    """The cores divided between the workers; no more than ``OMP_NUM_THREADS`` allows a process, where that is set."""
+    """Number of threads per worker: the cores divided, at most ``OMP_NUM_THREADS`` where that is set."""
     share = max(1, cores() // workers)
     allowed = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
     return min(share, int(allowed)) if allowed.isdecimal() and int(allowed) else share
 
 
-_LAST_FLUSH = 5.0  # seconds that a worker has for it after it was told to end
+_LAST_FLUSH = 5.0  # seconds that a worker has for its last flush after it was asked to end
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class StopFlag:
-    """Asked for by the first Ctrl-C or SIGTERM; a second Ctrl-C ends the process at once."""
+    """Flag that the first Ctrl-C or SIGTERM sets; a second Ctrl-C ends the process at once."""
 
     def __init__(self) -> None:
         self.asked = False
@@ -62,11 +62,11 @@ class StopFlag:
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Listen to the signals, where this thread may."""
+        """Context that listens to the signals, where this thread may."""
 
         def ask(signum: int, frame: FrameType | None) -> None:
             if self.asked and signum == signal.SIGINT:
-                signal.signal(signal.SIGINT, signal.SIG_IGN)  # a third would meet what cleans up after the second
+                signal.signal(signal.SIGINT, signal.SIG_IGN)  # a third would interrupt the cleaning up after the second
                 raise KeyboardInterrupt
             self.asked = True
 
@@ -84,7 +84,7 @@ class StopFlag:
 
 @dataclass(frozen=True)
 class Execution:
-    """How to train, whichever process does: see :class:`~shoal.training.loop.Options`."""
+    """Options of the training, independent of the process: see :class:`~shoal.training.loop.Options`."""
 
     device: torch.device
     flush_seconds: float
@@ -93,7 +93,7 @@ class Execution:
     data: Places = field(default_factory=dict)
 
     def options(self, watch: Watch, stop: Callable[[], bool], processes: int) -> Options:
-        """For one of several processes that share the memory."""
+        """Options for one of several processes that share the memory."""
         share = SHARE / processes
         return Options(self.device, self.flush_seconds, self.metrics, watch, stop, self.places, share, self.data)
 
@@ -110,13 +110,13 @@ def execute(
 
     Args:
         folders: the cohorts.
-        workers: how many at the same time, each in a process of its own.
-        execution: how.
-        watch: is told where each stands.
-        failures: of others, to be raised after these are trained, with what these may add.
+        workers: number of cohorts that train at the same time, each in its own process.
+        execution: options of the training.
+        watch: callback with a snapshot of each cohort's progress.
+        failures: errors of other cohorts, to be raised together with those of these cohorts, after the training.
 
     Returns:
-        False when stopped by a signal before that; everything is flushed then.
+        False when stopped by a signal before the end; everything is flushed then.
 
     Raises:
         UserError: a cohort cannot be trained, after the others were.
@@ -128,19 +128,19 @@ def execute(
             outcomes = _execute_here(folders, execution.options(watch, stop, processes=1))
         else:
             outcomes = _execute_in_workers(folders, workers, (execution, min(workers, len(folders))), watch, stop)
-    own = [outcome for outcome in outcomes if isinstance(outcome, UserError)]
+    errors = [outcome for outcome in outcomes if isinstance(outcome, UserError)]
     for outcome in outcomes:
-        if isinstance(outcome, BaseException) and outcome not in own:
+        if isinstance(outcome, BaseException) and outcome not in errors:
             raise outcome
-    if outcomes.count("done") + len(own) < len(folders):
+    if outcomes.count("done") + len(errors) < len(folders):
         return False
-    if failed := list({str(failure): failure for failure in [*failures, *own]}.values()):
+    if failed := list({str(failure): failure for failure in [*failures, *errors]}.values()):
         raise failed[0] if len(failed) == 1 else type(failed[0])("; ".join(map(str, failed)))
     return True
 
 
 def _execute_here(folders: Sequence[CohortFolder], options: Options) -> list[Any]:
-    """Whether each is done or interrupted, or why it cannot be trained; nothing of those after an interruption."""
+    """Outcome of each cohort: done, interrupted, or its error; cohorts after an interruption have none."""
     threads = torch.get_num_threads()
     outcomes: list[Any] = []
     try:
@@ -158,7 +158,7 @@ def _execute_here(folders: Sequence[CohortFolder], options: Options) -> list[Any
 
 
 class _Worker:
-    """A process that trains one cohort, and the pipe to it: snapshots and its outcome come in, "stop" goes out."""
+    """Process that trains one cohort, and the pipe to it: snapshots and its outcome come in, "stop" goes out."""
 
     def __init__(self, folder: CohortFolder, settings: tuple[Any, ...]) -> None:
         context = multiprocessing.get_context("spawn")
@@ -172,7 +172,7 @@ class _Worker:
         self.outcome: Any = None
 
     def listen(self, watch: Watch) -> bool:
-        """Take one message; False once there will be no more."""
+        """Receive one message; returns False once there will be no more."""
         try:
             message = self.pipe.recv()
         except (EOFError, OSError):
@@ -195,7 +195,7 @@ class _Worker:
 
 @contextmanager
 def _unheard() -> Iterator[None]:
-    """Signals wait, here until this is over, in a process that is started here until it listens to them itself.
+    """Context in which signals are blocked, also in processes that it starts, until these listen themselves.
 
     Otherwise Ctrl-C, which reaches the whole group, would end a worker in the middle of its imports.
     """
@@ -209,7 +209,7 @@ def _unheard() -> Iterator[None]:
 
 @contextmanager
 def _without_main(metrics: Mapping[str, Metric]) -> Iterator[None]:
-    """Do not let a process that is started here run the script that starts it once more.
+    """Context in which a process that is started does not run the main script again.
 
     Workers need nothing of it, unless a metric is defined there: then the script has to hide what it does behind
     ``if __name__ == "__main__"``.
@@ -251,7 +251,7 @@ def _execute_in_workers(
 
 
 def _end(workers: Sequence[_Worker]) -> None:
-    """Ask to flush and end, and leave nothing behind that does not."""
+    """Ask workers to flush and end, and kill those that do not."""
     for worker in workers:
         worker.process.terminate()
     until = time.monotonic() + _LAST_FLUSH
@@ -262,7 +262,7 @@ def _end(workers: Sequence[_Worker]) -> None:
 
 
 def _work(path: Path, settings: tuple[Any, ...], pipe: Connection) -> None:
-    """One worker: train one cohort, tell the parent, and stop when it says so or is gone."""
+    """Body of a worker: train one cohort, report to the parent, and stop when it asks or is gone."""
     asked = StopFlag()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
     signal.signal(signal.SIGTERM, lambda *_: setattr(asked, "asked", True))
@@ -270,7 +270,7 @@ def _work(path: Path, settings: tuple[Any, ...], pipe: Connection) -> None:
     execution, processes = settings
 
     def tell(message: object) -> None:
-        with suppress(OSError):  # the parent is gone, which stop() will find out
+        with suppress(OSError):  # the parent is gone, which stop() will see
             pipe.send(message)
 
     def stop() -> bool:
@@ -285,5 +285,5 @@ def _work(path: Path, settings: tuple[Any, ...], pipe: Connection) -> None:
         tell(error)
     except Exception as error:
         with printing():
-            traceback.print_exc()  # the parent gets one line; what led to it is only known here
+            traceback.print_exc()  # the parent gets one line; the traceback is known here alone
         tell(RunFailed(f"cohort {path.name} failed: {type(error).__name__}: {error}"))

@@ -1,4 +1,4 @@
-"""Batches of several forms: what members of a stack must have in common, and passes of one form each.
+"""Batches of several forms: the check that members of a stack agree in them, and passes of one form each.
 
 ``R`` members, ``N`` examples.
 """
@@ -18,8 +18,8 @@ def check_forms(name: str, tasks: Sequence[Task]) -> None:
     """Raise :class:`UserError` where the batches of members cannot have the same form at every step and in every pass.
 
     Args:
-        name: the task's.
-        tasks: of each member.
+        name: name of the task.
+        tasks: task of each member.
     """
     if tasks[0].forms is None:
         return
@@ -27,8 +27,8 @@ def check_forms(name: str, tasks: Sequence[Task]) -> None:
     for task in tasks[1:]:
         if task is tasks[0] or (task.forms is tasks[0].forms and _same_examples(task, tasks[0])):
             continue
-        own = _forms(task)
-        if task.forms is None or task.forms.each != tasks[0].forms.each or not all(map(torch.equal, own, known)):
+        forms = _forms(task)
+        if task.forms is None or task.forms.each != tasks[0].forms.each or not all(map(torch.equal, forms, known)):
             raise UserError(
                 f"task {short(name)} makes batches of several forms, which must be the same for all runs of a cohort "
                 "at every step, and those of these runs are not: give the runs the same split_seed"
@@ -40,7 +40,7 @@ def _same_examples(one: Task, other: Task) -> bool:
 
 
 def _forms(task: Task) -> list[Tensor]:
-    """The forms of the examples that are drawn, and of those that are scored in the order of passes."""
+    """Forms of the drawn examples, and of the scored ones in the order of passes."""
     if task.forms is None:
         return []
     drawn = torch.arange(task.drawn) if isinstance(task.drawn, int) else task.drawn
@@ -48,17 +48,17 @@ def _forms(task: Task) -> list[Tensor]:
 
 
 def in_order(task: Task, indices: Tensor) -> Tensor:
-    """Examples ``(n,)`` in the order in which they are scored: by their forms, where there are any."""
+    """Indices of examples ``(n,)`` in the order in which they are scored: by their forms, where there are any."""
     return indices if task.forms is None else indices[task.forms.of[indices].argsort(stable=True)]
 
 
 def passes_of(task: Task, scored: Mapping[str, Tensor], size: int) -> list[tuple[Tensor, Form | None]]:
-    """The parts in which examples are scored, split after split: indices ``(R, B)`` and their form.
+    """Passes in which examples are scored, split after split: indices ``(R, B)`` and their form.
 
     Args:
-        task: any member's.
+        task: task of any member.
         scored: examples of each split, ``(R, n)``; by their forms, where there are any.
-        size: ``B``, at most.
+        size: largest ``B``.
     """
     if task.forms is None:
         return [(part, None) for part in torch.split(torch.cat(list(scored.values()), dim=1), size, dim=1)]

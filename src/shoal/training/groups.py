@@ -1,8 +1,8 @@
-"""What the limits of this process leave it: its own, and those of control groups of Linux, which containers and batch
+"""Limits of memory and cores of this process: its own, and those of Linux control groups, which containers and batch
 systems set.
 
-A process is in one group of version 2, or in one per controller of version 1; what a group above has as its limit holds
-too. Inside a container paths may be those of the host, but what is mounted at the root is the container's own group.
+A process is in one group of version 2, or in one per controller of version 1; limits of the groups above hold, too.
+Inside a container paths may be those of the host, but the group that is mounted at the root is the container's own.
 """
 
 import math
@@ -11,20 +11,20 @@ from collections.abc import Iterator
 from pathlib import Path
 
 _ROOT, _OWN = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
-_MEMORY = (  # of versions 2 and 1: what is used, the limit, and what of the use is given back when it is wanted
+_MEMORY = (  # of versions 2 and 1: the use, the limit, and the part of the use that can be reclaimed
     ("memory.current", "memory.max", "inactive_file"),
     ("memory.usage_in_bytes", "memory.limit_in_bytes", "total_inactive_file"),
 )
 
 
 def memory_left() -> int | None:
-    """Bytes that may still be taken; None where no group has a limit."""
+    """Bytes of memory that the control groups leave; None where no group has a limit."""
     left = [_left(group, *names) for group in _groups("memory") for names in _MEMORY]
     return min((number for number in left if number is not None), default=None)
 
 
 def left_in_process() -> int | None:
-    """Bytes that a limit on the addresses of this process leaves (``ulimit -v``, some batch systems), or None."""
+    """Bytes that a limit on this process's address space leaves (``ulimit -v``, some batch systems), or None."""
     limit, _ = resource.getrlimit(resource.RLIMIT_AS)
     if limit == resource.RLIM_INFINITY:
         return None
@@ -36,13 +36,13 @@ def left_in_process() -> int | None:
 
 
 def cores_allowed() -> int | None:
-    """Cores whose time may be used, rounded up; None where no group has a limit."""
+    """Number of cores that the control groups allow, rounded up; None where no group has a limit."""
     shares = [_share(group) for group in _groups("cpu")]
     return min((max(1, math.ceil(share)) for share in shares if share is not None), default=None)
 
 
 def _groups(controller: str) -> Iterator[Path]:
-    """The group of this process, and those above it."""
+    """Control group of this process, and those above it."""
     try:
         lines = _OWN.read_text(encoding="utf-8").splitlines()
     except OSError:  # not Linux

@@ -1,9 +1,9 @@
-"""How a device is told what to do again and again.
+"""Launches of repeated work on a device.
 
-A processor is called, once for each time. A GPU is too fast for that: at these sizes a kernel takes less time than
-telling it to run. So what is done at every step is recorded once, as a CUDA graph, and many steps are launched with one
-call. A recording is the same kernels on the same memory: the work must look at nothing on the host, and what it changes
-it must change in place.
+On a CPU the work is called once for each repetition. A GPU is too fast for that: at these sizes a kernel takes less
+time than its launch. So the work of a step is recorded once, as a CUDA graph, and many steps are launched with one
+call. A recording repeats the same kernels on the same memory: the work must not read from the host, and must make its
+changes in place.
 """
 
 from collections import Counter
@@ -15,28 +15,28 @@ import torch
 
 Call = Callable[[], object]
 
-MANY = 10  # times in the longer recording
-FIRST = 3  # times before anything is recorded: they allocate what lasts, and let libraries choose their kernels
+MANY = 10  # repetitions in the longer recording
+FIRST = 3  # repetitions before the recording: they allocate lasting memory, and let libraries choose their kernels
 
 
 class Launches:
-    """Does pieces of work many times; what has a name is the same work every time.
+    """Launcher of repeated work; work of one name must be the same every time.
 
     Args:
-        device: where it is done.
-        record: makes a recording of what a function does and returns what replays it; a CUDA graph on a GPU, and
-            None, where the device is called each time, elsewhere.
+        device: device of the work.
+        record: function that records the work of a function and returns a function that replays it; a CUDA graph on a
+            GPU, and None elsewhere, where the work is called each time.
     """
 
     def __init__(self, device: torch.device, record: Callable[[Call], Call] | None = None) -> None:
         if record is None and device.type == "cuda":  # they take turns, so they may use the same memory
             record = partial(captured, pool=torch.cuda.graph_pool_handle())
         self.record = record
-        self.done: Counter[Hashable] = Counter()  # times without a recording
-        self.recordings: dict[tuple[Hashable, int], Call] = {}  # name, times -> what does it so often
+        self.done: Counter[Hashable] = Counter()  # repetitions without a recording
+        self.recordings: dict[tuple[Hashable, int], Call] = {}  # name, repetitions -> recording
 
     def run(self, name: Hashable, work: Call, times: int = 1) -> None:
-        """Do the work of this name so many times."""
+        """Do the work of this name ``times`` times."""
         if self.record is None:
             for _ in range(times):
                 work()
@@ -63,7 +63,7 @@ class Launches:
 
 
 def captured(work: Call, pool: Any = None) -> Call:
-    """What a function does on the GPU, as a CUDA graph in a pool of memory. It does nothing while it is recorded."""
+    """CUDA graph of a function's work, in a pool of memory. Nothing is computed while it is recorded."""
     graph, stream = torch.cuda.CUDAGraph(), torch.cuda.current_stream()
     try:
         with torch.cuda.graph(graph, pool=pool):

@@ -1,4 +1,4 @@
-"""How a cohort learns: steps, evaluations, flushes, and exact continuation."""
+"""Training loop of a cohort: steps, evaluations, flushes, and exact continuation."""
 
 import sys
 import time
@@ -26,21 +26,23 @@ from shoal.training.snapshot import Pace, Snapshot, Spread
 from shoal.training.stack import Stack
 from shoal.training.step import Metric, evaluate, l2_norm, train_steps
 
-AT_ONCE = {"cpu": 1, "cuda": 100}  # most steps between two looks at what is to be done
+AT_ONCE = {"cpu": 1, "cuda": 100}  # most steps between two checks of the schedule
 
 
 @dataclass
 class Options:
-    """What the caller wants of a training session.
+    """Options of a training session.
 
     Attributes:
-        device: where the tensors live.
+        device: device of the tensors.
         flush_seconds: longest time between two flushes.
         metrics: further quantities of the parameters to record at every evaluation.
-        watch: is told where the cohort stands, a few times a second at most.
-        stop: asked after every step, on a GPU after up to a hundred; True makes the session flush and end.
-        places: members to train side by side; as many as fit into ``memory_share`` of what is free, when not given.
-        data: where data lie now, by what they are (:func:`shoal.training.continuation.places_of`).
+        watch: callback with a snapshot of the cohort's progress, a few times a second at most.
+        stop: function that is called after every step, on a GPU after up to a hundred; True makes the session flush and
+            end.
+        places: number of members that train side by side; as many as fit into ``memory_share`` of the free memory, when
+            not given.
+        data: current paths of data, by their identity (:func:`shoal.training.continuation.places_of`).
     """
 
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
@@ -54,14 +56,14 @@ class Options:
 
 
 def train_cohort(folder: CohortFolder, options: Options) -> str:
-    """Train a cohort to its end, or until told to stop, from wherever its folder stands.
+    """Train a cohort from its last flush to its end, or until asked to stop.
 
     Returns:
         ``done`` or ``interrupted``.
 
     Raises:
         LabError: the checkpoint is damaged, or another process trains this cohort.
-        DiskError: a flush failed; what was flushed before is intact.
+        DiskError: a flush failed; earlier flushes are intact.
     """
     with folder.training(), flushed_denormals():
         if folder.is_finished():  # by a process that held it until now, and may have been killed at the very end
@@ -72,10 +74,10 @@ def train_cohort(folder: CohortFolder, options: Options) -> str:
 
 
 class Session:
-    """One process training one cohort for a while.
+    """Session of one process that trains one cohort.
 
-    A member that has reached its last step or diverged leaves. Where memory runs out in spite of all estimates, half as
-    many train side by side from the last flush on.
+    A member that has reached its last step or diverged leaves the stack. Where memory runs out in spite of the
+    estimates, half as many members train side by side from the last flush on.
     """
 
     def __init__(self, folder: CohortFolder, options: Options) -> None:
@@ -89,16 +91,16 @@ class Session:
         check_data(folder, self.shared, MOVED)
         self.metrics = {"l2_norm": l2_norm, **self._registered()}
         self.rows: list[pl.DataFrame] = []
-        self.parts: list[str] = []  # files of metrics that have been written
+        self.parts: list[str] = []  # names of the written files of metrics
         self.measures = self.shared.task_part.measures()
         check_measured(folder, self.measures)
-        self.shown: dict[str, Spread] = {}  # of what says most, on each split, at the last evaluation
+        self.shown: dict[str, Spread] = {}  # of the most telling measure, on each split, at the last evaluation
         self.generalised: set[str] = set()
         self._check_precision()
         largest = max(specs, key=lambda spec: spec.task_part.counts().drawn)
         self.planned = options.places or places(largest, len(specs), options.device, self.engine, options.memory_share)
         self.roster = Roster(specs, self.planned, options.device, self.engine)
-        self.most = len(specs)  # members that memory has not been found too small for
+        self.most = len(specs)  # members for which memory has not run out yet
         self._fitting(self._restore)
         self.status = folder.status()
         made_with = {**environment(options.device), "precision": self.shared.precision, "engine": self.engine}
@@ -114,18 +116,18 @@ class Session:
             raise LabError(f"cohort {self.folder.id} has precision tf32, which needs device cuda")
 
     def _registered(self) -> dict[str, Metric]:
-        """The further quantities that the cohort was begun with, all of them and no others."""
+        """Further metrics that the cohort was begun with, all of them and no others."""
         names = self.manifest["metrics"]
         missing = [name for name in names if name not in self.options.metrics]
         if missing:
             raise LabError(
                 f"cohort {self.folder.id} records {missing[0]!r} at every evaluation; "
-                "go on from Python, with the same function in metrics"
+                "resume it from Python, with the same function in metrics"
             )
         return {name: self.options.metrics[name] for name in names}
 
     def _restore(self) -> None:
-        """Stand where the last flush left off."""
+        """Restore the state of the last flush."""
         roster = self.roster
         self.rows, self.generalised, self.shown = [], set(), {}
         checkpoint = self.folder.load_checkpoint()
@@ -140,7 +142,7 @@ class Session:
             roster.restore(state, where, self.folder.check_checkpoint)
 
     def _fitting(self, act: Callable[[], None]) -> None:
-        """Do something; where memory runs out, go back to the last flush with half as many members side by side."""
+        """Call a function; where memory runs out, return to the last flush with half as many members side by side."""
         while True:
             try:
                 act()
@@ -148,28 +150,28 @@ class Session:
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
-                said = str(error).partition("\n")[0] or type(error).__name__
-            self._shrink(said)  # now that the error is gone, and with it what it held
+                reason = str(error).partition("\n")[0] or type(error).__name__
+            self._shrink(reason)  # now that the error is gone, and with it what it held
             act = self._restore
 
-    def _shrink(self, said: str) -> None:
+    def _shrink(self, reason: str) -> None:
         roster = self.roster
         tried = min(roster.tried, self.most)  # fewer where memory ran out before there was a stack to try
         if tried <= 1:
-            raise UserError(f"cohort {self.folder.id} ran out of memory with one member in its stack: {said}")
+            raise UserError(f"cohort {self.folder.id} ran out of memory with one member in its stack: {reason}")
         roster.places = self.most = tried // 2
         roster.clear()
         release_memory(self.options.device)
         warnings.warn(
             f"cohort {self.folder.id} ran out of memory with {tried} members side by side; from its last flush on it "
-            f"trains {self.most} ({said})",
+            f"trains {self.most} ({reason})",
             stacklevel=2,
         )
 
     # one step
 
     def run(self) -> str:
-        """Train until every member is done, or until told to stop."""
+        """Train until every member is done, or until asked to stop."""
         self._write_status()
         self._watch("starting", now=True)  # making a large stack can take long
         while self.rows or not self.roster.is_done:  # a last flush that fails takes members back
@@ -187,10 +189,10 @@ class Session:
         return "done"
 
     def advance(self, most: int = sys.maxsize) -> int:
-        """Steps of every member up to where the schedule asks for something, and that; members that are done leave.
+        """Train up to the next step at which an evaluation, model or flush is due, and do that; done members leave.
 
-        One step on the CPU. On a GPU looking what is to be done is waiting for it, so there may be many, but no more
-        than ``most``. Returns how many there were.
+        One step on the CPU. On a GPU a check of the schedule must wait for it, so that there may be many steps, at most
+        ``most``. Returns the number of steps.
         """
         taken = 0
 
@@ -220,7 +222,7 @@ class Session:
         return n
 
     def _timed(self, stack: Stack, n: int) -> None:
-        """Steps, of which the session's first do not count as its pace."""
+        """Train ``n`` steps and time them; the session's first do not count towards its pace."""
         began = time.monotonic()
         train_steps(stack, n)
         self.pace.steps.add(stack, n * len(self.roster.members), time.monotonic() - began)
@@ -236,7 +238,7 @@ class Session:
         return most if most == 1 else min(most, steps_until_due(self.shared, stack.steps, stack.last_steps))
 
     def _record(self, due: Tensor) -> None:
-        """Evaluate members and keep their models where the schedule says so, and at their last step."""
+        """Evaluate members and save their models where the schedule says so, and at their last step."""
         stack = self._stack
         evaluated = due & (is_evaluated(self.shared, stack.steps) | (stack.steps == stack.last_steps))
         if evaluated.any():
@@ -246,24 +248,24 @@ class Session:
             spec = self.roster.specs[self.roster.members[place]]
             self.folder.save_model(spec, int(stack.steps[place]), stack.member(place))
 
-    def _evaluate(self, stack: Stack, kept: Tensor) -> None:
+    def _evaluate(self, stack: Stack, evaluated: Tensor) -> None:
         began = time.monotonic()
         values = evaluate(stack, self.metrics)
-        self.pace.evaluations.add(stack, int(kept.sum()), time.monotonic() - began)
-        columns = {name: column[kept].to(torch.float32).numpy() for name, column in values.items()}
-        runs = [run for run, keep in zip(self.roster.members, kept.tolist(), strict=True) if keep]
-        self.rows.append(pl.DataFrame({"run": runs, "step": stack.steps[kept].numpy(), **columns}))
+        self.pace.evaluations.add(stack, int(evaluated.sum()), time.monotonic() - began)
+        columns = {name: column[evaluated].to(torch.float32).numpy() for name, column in values.items()}
+        runs = [run for run, keep in zip(self.roster.members, evaluated.tolist(), strict=True) if keep]
+        self.rows.append(pl.DataFrame({"run": runs, "step": stack.steps[evaluated].numpy(), **columns}))
         for split in SPLITS:
-            shown = values[f"{split}_{self.measures.shown.name}"][kept]
+            shown = values[f"{split}_{self.measures.shown.name}"][evaluated]
             self.shown[split] = (float(shown.min()), float(shown.quantile(0.5)), float(shown.max()))
-        self._end_early(stack, kept, values)
+        self._end_early(stack, evaluated, values)
 
-    def _end_early(self, stack: Stack, kept: Tensor, values: Mapping[str, Tensor]) -> None:
-        """Members that have generalised, or get no better, end as soon as their settings say."""
+    def _end_early(self, stack: Stack, evaluated: Tensor, values: Mapping[str, Tensor]) -> None:
+        """End members that have generalised, or no longer improve, where their settings ask for it."""
         specs = [self.roster.specs[run] for run in self.roster.members]
-        reached = kept & self.measures.has_generalised(values)
+        reached = evaluated & self.measures.has_generalised(values)
         self.generalised.update(specs[place].id for place in reached.nonzero().flatten().tolist())
-        tired = kept & stack.keep_best(values["valid_loss"], kept)
+        tired = evaluated & stack.keep_best(values["valid_loss"], evaluated)
         last_steps = stack.last_steps.clone()
         for place in (reached | tired).nonzero().flatten().tolist():
             after = 0 if tired[place] else specs[place].stop_after_generalizing
@@ -272,7 +274,7 @@ class Session:
         stack.set_last_steps(last_steps)
 
     def _retire(self, stack: Stack) -> None:
-        """Members that are done or diverged leave; of these the last finite parameters are kept."""
+        """Remove members that are done or diverged; the last finite parameters of diverged ones are kept."""
         roster = self.roster
         leaving = ~roster.gone & (~stack.alive.cpu() | (stack.steps >= stack.last_steps))
         for place in leaving.nonzero().flatten().tolist():
@@ -285,7 +287,7 @@ class Session:
             if (best := stack.best_member(place)) is not None:
                 self.folder.save_model(roster.specs[roster.members[place]], *best)
 
-    # what is written
+    # writing
 
     def _flush_is_due(self) -> bool:
         period, stack = self.shared.save_statistic_step, self.roster.stack
@@ -293,11 +295,11 @@ class Session:
         return timely or (period is not None and stack is not None and bool((stack.steps % period == 0).any()))
 
     def _flush(self) -> None:
-        """Metrics first, then the checkpoint that counts them, then the status that readers see."""
+        """Write metrics first, then the checkpoint that counts them, then the status that readers see."""
         if self.rows:
             self.parts.append(self.folder.write_metrics(len(self.parts), pl.concat(self.rows, how="diagonal")))
             self.rows = []
-        # labs know what is shown by the name that it has for equations
+        # the format names the shown measure as for equations
         seen = {"generalised": sorted(self.generalised), "accuracies": self.shown}
         where = {**self.roster.where(), "places": self.planned, **seen}
         self.folder.save_checkpoint(self.roster.state(), where, self.parts)

@@ -1,4 +1,4 @@
-"""How many members fit into the memory that is free."""
+"""Memory estimates: the number of members that fit into free memory."""
 
 import gc
 import os
@@ -19,12 +19,12 @@ from shoal.training.groups import left_in_process, memory_left
 # What PyTorch says for the CPU, CUDA and its libraries, C++, and oneDNN (with "descriptor" after it: another mistake).
 _SIGNS = re.compile("DefaultCPUAllocator|out of memory|ALLOC_FAILED|bad_alloc|could not create a primitive$")
 MOST = 65_535  # members of a stack: kernels for a GPU have no larger grids
-ORDER = 12  # numbers of 8 bytes for each example that a pass shuffles: its order, and hashes while it is made
-SHARE = 0.5  # of what is free, that all cohorts training at once may take together
+ORDER = 12  # 8-byte numbers for each example that a pass shuffles: its order, and hashes while it is shuffled
+SHARE = 0.5  # of the free memory, that all cohorts training at once may take together
 
 
 def places(spec: RunSpec, members: int, device: torch.device, engine: str, share: float = SHARE) -> int:
-    """How many of a cohort's members to train side by side; the others wait their turn.
+    """Number of a cohort's members that train side by side; the others wait their turn.
 
     Raises:
         UserError: not even one fits.
@@ -35,7 +35,7 @@ def places(spec: RunSpec, members: int, device: torch.device, engine: str, share
 
 
 def check_memory(specs: Iterable[RunSpec], device: torch.device, engine: str | None) -> None:
-    """Raise :class:`UserError` for a run that fits with no engine, or not with the one named; makes nothing to see."""
+    """Raise :class:`UserError` for a run that fits with no engine, or not with the named one; allocates nothing."""
     free = free_bytes(device)
     for spec in specs:
         engines = ENGINES if engine is None else [engine]
@@ -50,11 +50,11 @@ def _check_fits(spec: RunSpec, each: int, free: int) -> None:
 
 
 def member_bytes(spec: RunSpec, engine: str, on_gpu: bool = False) -> int:
-    """An estimate, on the high side, of what one member takes while it trains and is evaluated.
+    """Estimate, on the high side, of the memory of one member in training and evaluation.
 
-    Parameters with their gradient, optimizer state and copies; data, and the order of a pass over them; and what the
-    forward pass keeps for the backward at every position of a batch, or what an evaluation pass holds at once: on a GPU
-    both, as recorded steps keep their memory.
+    It counts parameters with their gradient, optimizer state and copies; data, and the order of a pass over them; and
+    the numbers that the forward pass keeps for the backward pass at every position of a batch, or those of an
+    evaluation pass: on a GPU both, as recorded steps keep their memory.
     """
     sizes, counts = spec.sizes(), counts_of(spec)
     n_train, n_all, S = counts.drawn, counts.scored, sizes.positions
@@ -71,13 +71,13 @@ def member_bytes(spec: RunSpec, engine: str, on_gpu: bool = False) -> int:
 
 
 def parameter_bytes(spec: RunSpec) -> int:
-    """What a member's parameters take, with their gradient, optimizer state and copies."""
+    """Memory of a member's parameters, with their gradient, optimizer state and copies."""
     parameters = count_run_parameters(spec) + spec.model_part.count_tables(spec.sizes())
     return 4 * parameters * (6 + len(spec.rule.state) + spec.rule.temporaries)
 
 
 def free_bytes(device: torch.device) -> int:
-    """Memory that can be taken on a device."""
+    """Free memory of a device, in bytes."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
     free = [_available(), memory_left(), left_in_process()]
@@ -85,7 +85,7 @@ def free_bytes(device: torch.device) -> int:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error, or one that it came after, says that memory ran out: of Python, of a GPU or of a library."""
+    """Return True if an error, or one before it, says that memory ran out: of Python, of a GPU or of a library."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
     if isinstance(error, RuntimeError) and _SIGNS.search(str(error)):
@@ -95,7 +95,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def release_memory(device: torch.device) -> None:
-    """Give back what nothing refers to any more."""
+    """Release memory that is no longer referenced."""
     gc.collect()
     return_freed_memory()
     if device.type == "cuda":
@@ -106,5 +106,5 @@ def _available() -> int:
     try:
         lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
         return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
-    except (OSError, StopIteration):  # not Linux: half of what there is
+    except (OSError, StopIteration):  # not Linux: half of all memory
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2

@@ -1,4 +1,4 @@
-"""What fits together: runs whose tensors have the same shapes become one cohort."""
+"""Plan of cohorts: runs whose tensors have the same shapes become one cohort."""
 
 import json
 from collections.abc import Iterable
@@ -11,13 +11,13 @@ from shoal.spec import Part, RunSpec
 from shoal.tasks.build import count_examples, count_run_parameters
 from shoal.training.due import evaluations_left
 
-RATE = 100e9  # operations per second of one core, products not made counted in
+RATE = 100e9  # operations per second of one core, as if no products were shared
 OVERHEAD = 1e-3  # seconds per member and step
 
 
 @dataclass(frozen=True)
 class Cohort:
-    """Runs that train as one stack, in a fixed order."""
+    """Cohort of runs that train as one stack, in a fixed order."""
 
     members: tuple[RunSpec, ...]
 
@@ -28,17 +28,17 @@ class Cohort:
 
     @property
     def shared(self) -> RunSpec:
-        """A member, to read the settings from in which all agree."""
+        """Spec of one member, for the settings in which all agree."""
         return self.members[0]
 
     @property
     def n_steps(self) -> int:
-        """Steps until the last member is done."""
+        """Number of steps until the last member is done."""
         return max(spec.n_steps for spec in self.members)
 
     @property
     def seconds(self) -> float:
-        """About how long one core trains it, for decisions: by 6 P B S operations per step, and what a step costs."""
+        """Approximate seconds of training on one core: by 6 P B S operations per step, and a fixed cost of a step."""
         spec = self.shared
         positions = spec.train_batch_size * spec.task_part.sizes().positions
         operations = 6 * count_run_parameters(spec) * positions  # per member and step
@@ -46,21 +46,21 @@ class Cohort:
 
     @property
     def evaluation_seconds(self) -> float:
-        """Likewise, about how long one core evaluates it once."""
+        """Approximate seconds of one evaluation on one core."""
         spec = self.shared
         positions = count_examples(spec)[1] * spec.task_part.sizes().positions
         return len(self) * (2 * count_run_parameters(spec) * positions / RATE + OVERHEAD)
 
     @property
     def evaluations(self) -> int:
-        """How often it is evaluated until the last member is done."""
+        """Number of evaluations until the last member is done."""
         return 1 + evaluations_left(self.shared, 0, self.n_steps)
 
     def __len__(self) -> int:
         return len(self.members)
 
     def describe(self) -> str:
-        """``"gpt, 2 layers, d 128"``; of another task than equations it comes first."""
+        """Short description: ``"gpt, 2 layers, d 128"``, behind the task where it is not arithmetic."""
         spec = self.shared
         task = [] if spec.task == USUAL["task"] else [short(spec.task)]
         return ", ".join(filter(None, [*task, short(spec.model), spec.model_part.describe()]))
@@ -75,9 +75,9 @@ def plan(specs: Iterable[RunSpec]) -> list[Cohort]:
 
 
 def spread(cohorts: Iterable[Cohort], parts: int) -> list[Cohort]:
-    """Each cohort in as many pieces as there are parts, or members if those are fewer; the longest work first.
+    """Cohorts divided into ``parts`` pieces each, or one per member if those are fewer; the longest work first.
 
-    So that every core has work to its end, and starts with what takes longest.
+    So every core has work until the end, and starts with the longest.
     """
     pieces = []
     for cohort in cohorts:
@@ -87,15 +87,15 @@ def spread(cohorts: Iterable[Cohort], parts: int) -> list[Cohort]:
 
 
 def _shape(spec: RunSpec) -> str:
-    """The settings in which the members of a cohort agree."""
+    """Key of the settings in which the members of a cohort agree."""
     shared: dict[str, object] = dict(spec.names)
     for part in spec.parts.values():
-        own = member_settings(type(part))
-        shared |= {name: value for name, value in part.as_json.items() if name not in own}
+        differing = member_settings(type(part))
+        shared |= {name: value for name, value in part.as_json.items() if name not in differing}
     return json.dumps(shared)
 
 
 @cache
 def member_settings(part: type[Part]) -> frozenset[str]:
-    """The settings of a part in which members of a cohort may differ: values, never shapes or code."""
+    """Settings of a part in which members of a cohort may differ: values, never shapes or code."""
     return frozenset(part.having("member"))

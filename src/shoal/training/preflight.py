@@ -1,4 +1,4 @@
-"""Parts from outside of shoal, tried on a few examples before anything is written down of their runs."""
+"""Preflight of parts from outside of shoal: a trial on a few examples before anything of their runs is written."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -22,9 +22,9 @@ _TRIED: set[str] = set()  # ids of cohorts
 
 
 def check_parts(specs: Iterable[RunSpec], device: torch.device) -> None:
-    """Raise :class:`UserError` for a part from outside of shoal that does not do what the others ask of it.
+    """Raise :class:`UserError` for a part from outside of shoal that breaks its contract.
 
-    One or two runs of each shape are tried, once in a process; what a whole suite would find is for
+    One or two runs of each shape are tried, once in a process; the full test suites are in
     :mod:`shoal.testing`.
     """
     outside = [spec for spec in specs if any(KINDS[kind].is_outside(name) for kind, name in spec.names.items())]
@@ -32,7 +32,7 @@ def check_parts(specs: Iterable[RunSpec], device: torch.device) -> None:
         if cohort.id in _TRIED:
             continue
         _check_record(cohort.shared)
-        with _told(cohort.shared, "cannot be built"):
+        with _in_one_line(cohort.shared, "cannot be built"):
             Stack(Cohort(cohort.members[:2]), device)  # two, which must agree in what they share
             stack = Stack(Cohort(cohort.members[:1]), device)
         if set(stack.scored) != set(SPLITS):
@@ -47,7 +47,7 @@ def check_parts(specs: Iterable[RunSpec], device: torch.device) -> None:
 
 
 def _check_record(spec: RunSpec) -> None:
-    """Whether a lab could read again what it would write of the settings."""
+    """Check that a lab can read again the settings that it would write."""
     try:
         Member.model_validate({"run": spec.id, "spec": spec.dump()})
     except ValidationError as error:
@@ -57,32 +57,32 @@ def _check_record(spec: RunSpec) -> None:
             "false, words, and lists of small integers or of words"
         ) from None
     if taken := sorted(set(spec) & {*ALWAYS, *spec.task_part.measures().columns}):
-        raise UserError(f"setting {taken[0]!r} has the name of something that is recorded: it needs another")
+        raise UserError(f"setting {taken[0]!r} has the name of a recorded column: it needs another")
 
 
 def _check_counts(stack: Stack) -> None:
-    """Whether there is as much data as the task says, by which time and memory are estimated."""
+    """Check the task's counts of its data, by which time and memory are estimated."""
     spec = stack.cohort.shared
     counts = counts_of(spec)
-    found = {"drawn": int(stack.n_drawn[0]), "scored": sum(n.shape[1] for n in stack.scored.values())}
-    for name, n in found.items():
-        if (said := getattr(counts, name)) != n:
-            raise UserError(f"task {short(spec.task)} counts {said:,} examples that are {name}, and there are {n:,}")
+    actual = {"drawn": int(stack.n_drawn[0]), "scored": sum(n.shape[1] for n in stack.scored.values())}
+    for name, n in actual.items():
+        if (counted := getattr(counts, name)) != n:
+            raise UserError(f"task {short(spec.task)} counts {counted:,} {name} examples, and there are {n:,}")
 
 
 def _check_scores(stack: Stack) -> None:
-    """Whether the objective gives what the task says, of training and of evaluation."""
+    """Check that the objective gives the task's measures, in training and in evaluation."""
     spec = stack.cohort.shared
     measures = spec.task_part.measures()
-    with _told(spec, "fails on a few examples"):
+    with _in_one_line(spec, "fails on a few examples"):
         stack.sampler.prepare(stack.steps)
         drawn = stack.draw()[0][:, :_EXAMPLES]  # (1, B)
         scored = [indices[:, :_EXAMPLES] for indices in stack.scored.values()]
         asked = [(drawn, True, stack.form), *((some, False, stack.task.form_of(some[0])) for some in scored)]
-        found = [(stack.score(indices, training, form), indices.shape) for indices, training, form in asked]
-    for scores, shape in found:
+        results = [(stack.score(indices, training, form), indices.shape) for indices, training, form in asked]
+    for scores, shape in results:
         _check_shapes(scores, shape, spec)
-    for scores, _ in found[1:]:
+    for scores, _ in results[1:]:
         names = {measure.name for measure in measures.recorded}
         if lacking := sorted(names - set(scores)):
             raise UserError(
@@ -90,7 +90,7 @@ def _check_scores(stack: Stack) -> None:
             )
         if more := sorted(set(scores) - names - {"weight"}):
             raise UserError(
-                f"the objective of task {short(spec.task)} gives {more[0]}, which is none of what the task measures: "
+                f"the objective of task {short(spec.task)} gives {more[0]}, which is none of the task's measures: "
                 f"{', '.join(sorted(names))}"
             )
 
@@ -101,19 +101,21 @@ def _check_shapes(scores: Mapping[str, Tensor], shape: torch.Size, spec: RunSpec
         raise UserError(f"{whose} must give a loss, got {', '.join(sorted(scores)) or 'nothing'}")
     for name, values in scores.items():
         if values.shape != shape:
-            own, B = tuple(values.shape[1:]), shape[1]
-            raise UserError(f"{whose} must give {name} as one number per example, ({B},) of {B}, got shape {own}")
+            shape_of_example, B = tuple(values.shape[1:]), shape[1]
+            raise UserError(
+                f"{whose} must give {name} as one number per example, ({B},) of {B}, got shape {shape_of_example}"
+            )
         if not values.is_floating_point():
             raise UserError(f"{whose} must give {name} as floating-point numbers, got {values.dtype}")
 
 
 def _check_update(stack: Stack) -> None:
-    """Whether the rule takes a step with what it says it keeps and reads."""
+    """Check that the rule takes a step with the state and the numbers that it names."""
     spec = stack.cohort.shared
     theta = stack.theta.detach().clone()
     state = {name: tensor.clone() for name, tensor in stack.optimizer_state.items()}
     step = torch.ones(1, 1, dtype=torch.float64, device=theta.device)
-    with _told(spec, "cannot take a step", "optimizer"):
+    with _in_one_line(spec, "cannot take a step", "optimizer"):
         stack.update(theta, torch.ones_like(theta), state, stack.hyper_at(step), step, stack.layout)
     for name, tensor in {"parameters": theta, **state}.items():
         known = name == "parameters" or name in stack.optimizer_state
@@ -125,13 +127,13 @@ def _check_update(stack: Stack) -> None:
 
 
 @contextmanager
-def _told(spec: RunSpec, what: str, *kinds: str) -> Iterator[None]:
-    """Let what someone else's code raises be one line."""
+def _in_one_line(spec: RunSpec, what: str, *kinds: str) -> Iterator[None]:
+    """Context that turns an error of foreign code into a :class:`UserError` of one line."""
     try:
         yield
     except UserError:
         raise
     except Exception as error:
         whose = " with ".join(f"{kind} {short(spec.names[kind])}" for kind in kinds or ("task", "model"))
-        said = " ".join(str(error).split())
-        raise UserError(f"{whose} {what}: {type(error).__name__}: {said}") from error
+        reason = " ".join(str(error).split())
+        raise UserError(f"{whose} {what}: {type(error).__name__}: {reason}") from error

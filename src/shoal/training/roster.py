@@ -1,9 +1,9 @@
-"""Which members of a cohort are in the stack, which wait for a place, and which have left.
+"""Roster of a cohort: members in the stack, members that wait for a place, and members that have left.
 
 The stack holds as many members as there are places; the others wait. Members leave when they are done; when enough
-places are free, the stack is compacted and members that wait take them. Where there have to be fewer places than
-before, members that have begun wait with what they have become. Where batches have forms, which come again every so
-many steps, members of a stack are at the same place of that period: those that wait join where it is theirs.
+places are free, the stack is compacted and waiting members take them. Where there have to be fewer places than before,
+members that have begun wait with their state. Where batches have forms, which repeat with a period, all members of a
+stack are at the same step of that period: a waiting member joins when the stack reaches its step.
 
 ``R`` members of the stack.
 """
@@ -29,23 +29,23 @@ Ending = dict[str, object]  # {"state": "done" or "diverged", "step": …}
 
 
 class Roster:
-    """The members of a cohort, by their runs.
+    """Roster of the members of a cohort, by their runs.
 
     Attributes:
-        stack: of those that have a place; None where none has.
+        stack: stack of the members that have a place; None where none has.
         members: runs in the stack, in its order.
-        gone: members that have left and still have a place, ``(R,)`` bool.
-        parked: what has become of runs that have begun and have no place, each as the state of a stack of one.
-        finished: how runs ended that have left.
-        n_waiting: runs that want a place.
-        begins: steps within a period at which one of them could take it.
-        tried: members of the last stack that there was, or that there was to be.
+        gone: mask of members that have left and still have a place, ``(R,)`` bool.
+        parked: states of runs that have begun and have no place, each as that of a stack of one.
+        finished: endings of runs that have left.
+        n_waiting: number of runs that wait for a place.
+        begins: steps within a period at which one of them could take a place.
+        tried: number of members of the last stack that was made or tried.
 
     Args:
         specs: the runs.
-        places: how many train side by side.
-        device: where the stack lives.
-        engine: how it is computed.
+        places: number of members that train side by side.
+        device: device of the stack.
+        engine: engine of the stack.
     """
 
     def __init__(self, specs: Sequence[RunSpec], places: int, device: torch.device, engine: str) -> None:
@@ -54,7 +54,7 @@ class Roster:
         self.clear()
 
     def clear(self) -> None:
-        """Nobody has begun."""
+        """Reset to the state in which no member has begun."""
         self.stack: Stack | None = None
         self.members: list[str] = []
         self.gone = torch.zeros(0, dtype=torch.bool)
@@ -63,38 +63,38 @@ class Roster:
         self._look()
 
     def _look(self) -> None:
-        """Note who waits: it is asked at every step."""
+        """Update the numbers of waiting members, which are needed at every step."""
         waiting = self.waiting
         self.n_waiting, self.begins = len(waiting), {self._phase(run) for run in waiting}
 
     @cached_property
     def period(self) -> int:
-        """Steps after which forms of batches come again; 1 where there are none."""
+        """Number of steps after which forms of batches repeat; 1 where there are none."""
         return form_period(next(iter(self.specs.values())))
 
     def _phase(self, run: str) -> int:
-        """The place within a period of one that waits."""
+        """Step within the period of a waiting member."""
         return int(self.parked[run]["steps"]) % self.period if run in self.parked else 0
 
     @property
     def waiting(self) -> list[str]:
-        """Runs that want a place; those that have begun come first."""
+        """Runs that wait for a place; those that have begun come first."""
         known = self.finished.keys() | set(self.members) | self.parked.keys()
         return [*self.parked, *(run for run in self.specs if run not in known)]
 
     @property
     def is_done(self) -> bool:
-        """Whether every member has left."""
+        """Return True if every member has left."""
         return not self.n_waiting and bool(self.gone.all())
 
     @property
     def is_settled(self) -> bool:
-        """Whether there is nothing to fill: all places that are wanted are taken, by members that train."""
+        """Return True if there is nothing to fill: all needed places are taken, by members that train."""
         is_full = not self.n_waiting or len(self.members) >= self.places
         return self.stack is not None and not self.gone.any() and (is_full or self.until_joining() > 0)
 
     def until_joining(self) -> int:
-        """Steps until one that waits can take a place; never where nobody waits or too few are free."""
+        """Number of steps until a waiting member can take a place; ``sys.maxsize`` where none can."""
         if self.stack is None:
             return 0
         if not self.n_waiting or (self.places - int((~self.gone).sum())) * COMPACT < self.places:
@@ -103,16 +103,16 @@ class Roster:
         return min((begin - now) % self.period for begin in self.begins)
 
     def fill(self) -> Tensor:
-        """Compact the stack and let the waiting take free places, where that pays; who begins now, ``(R,)`` bool."""
-        kept = (~self.gone).nonzero().flatten().tolist()
-        free = self.places - len(kept)
-        joining = self._joining(kept)[:free] if free * COMPACT >= self.places else []
-        if not (joining or not kept or int(self.gone.sum()) * COMPACT >= len(self.gone)):
+        """Compact the stack and fill free places, where that pays; returns the mask of members that begin, ``(R,)``."""
+        staying = (~self.gone).nonzero().flatten().tolist()
+        free = self.places - len(staying)
+        joining = self._joining(staying)[:free] if free * COMPACT >= self.places else []
+        if not (joining or not staying or int(self.gone.sum()) * COMPACT >= len(self.gone)):
             return torch.zeros(len(self.members), dtype=torch.bool)
-        members = [self.members[place] for place in kept]
+        members = [self.members[place] for place in staying]
         rows: list[State] = []
-        if self.stack is not None and kept:
-            rows.append({name: tensor[kept].cpu() for name, tensor in self.stack.state().items()})
+        if self.stack is not None and staying:
+            rows.append({name: tensor[staying].cpu() for name, tensor in self.stack.state().items()})
         rows += [self.parked.pop(run) for run in joining if run in self.parked]
         self._restack(members + joining)
         if rows and self.stack is not None:
@@ -120,17 +120,17 @@ class Roster:
         begun = sum(len(row["steps"]) for row in rows)
         return torch.arange(len(self.members)) >= begun
 
-    def _joining(self, kept: list[int]) -> list[str]:
-        """Those of the waiting who are at the same place of a period as those who stay, or as the first of them."""
+    def _joining(self, staying: list[int]) -> list[str]:
+        """Waiting runs at the same step of a period as the staying members, or else as the first of the waiting."""
         waiting = self.waiting
-        if not waiting or (self.begins == {0} and not kept):
+        if not waiting or (self.begins == {0} and not staying):
             return waiting
-        now = int(self.stack.steps[kept[0]]) % self.period if self.stack and kept else self._phase(waiting[0])
+        now = int(self.stack.steps[staying[0]]) % self.period if self.stack and staying else self._phase(waiting[0])
         return [run for run in waiting if self._phase(run) == now]
 
     def _restack(self, members: list[str]) -> None:
         self.tried = len(members)
-        self.stack = None  # before there is another: there may not be room for both
+        self.stack = None  # before another is made: there may not be memory for both
         if members:
             cohort = Cohort(tuple(self.specs[run] for run in members))
             self.stack = Stack(cohort, self.device, self.engine)
@@ -139,12 +139,12 @@ class Roster:
         self._look()
 
     def leave(self, place: int, ending: Ending) -> None:
-        """A member has ended; it keeps its place until the stack is compacted."""
+        """Mark a member as ended; it keeps its place until the stack is compacted."""
         self.finished[self.members[place]] = ending
         self.gone[place] = True
 
     def steps(self) -> dict[str, int]:
-        """Steps taken by each run."""
+        """Number of steps taken by each run."""
         now = {} if self.stack is None else dict(zip(self.members, self.stack.steps.tolist(), strict=True))
         now |= {run: int(row["steps"]) for run, row in self.parked.items()}
         taken = {run: int(str(ending["step"])) for run, ending in self.finished.items()}
@@ -153,9 +153,9 @@ class Roster:
     # for a checkpoint
 
     def state(self) -> State:
-        """What has become of the members in the stack, and then of those parked, ``(R + parked, ...)`` each.
+        """State of the members in the stack, then of the parked ones, ``(R + parked, ...)`` each.
 
-        With the members that are done and still have a place, so that training goes on in the very same stack.
+        Members that are done and still have a place are included, so that training resumes in the very same stack.
         """
         rows = [*([] if self.stack is None else [self.stack.state()]), *self.parked.values()]
         if len(rows) < 2:
@@ -163,38 +163,38 @@ class Roster:
         return {name: torch.cat([row[name].cpu() for row in rows]) for name in rows[0]}
 
     def where(self) -> dict[str, Any]:
-        """Whose state it is, and who has left: JSON."""
+        """Runs of the state in order, and endings of those that have left, as JSON."""
         return {"members": self.members, "parked": list(self.parked), "finished": self.finished}
 
     def restore(self, state: State, where: Mapping[str, Any], check: Callable[[State, State], None]) -> None:
-        """Stand where a checkpoint says.
+        """Restore the roster of a checkpoint.
 
-        The very same stack, if there are places enough; else the first of its members have them, and the others are
+        The stack is the very same, if there are places enough; else its first members have them, and the others are
         parked.
 
         Args:
-            state: as :meth:`state` gave it.
-            where: as :meth:`where` gave it.
-            check: is told what the state is and what it must look like.
+            state: tensors of :meth:`state`.
+            where: JSON of :meth:`where`.
+            check: function that compares the state with an example of its shapes and types.
         """
         self.clear()
         self.finished = dict(where["finished"])
         begun = [*where["members"], *where.get("parked", [])]
-        kept = list(where["members"])
-        if len(kept) > self.places:
+        members = list(where["members"])
+        if len(members) > self.places:
             steps = dict(zip(begun, counts(state, "steps"), strict=False))  # whose damage is found below
             phases = {run: steps.get(run, 0) % self.period for run in begun if run not in self.finished}
-            kept = [run for run in phases if phases[run] == next(iter(phases.values()))][: self.places]
-        self._restack(kept)
+            members = [run for run in phases if phases[run] == next(iter(phases.values()))][: self.places]
+        self._restack(members)
         if self.stack is not None:
-            own = self.stack.state()
-            check(state, {name: tensor[:1].expand(len(begun), *tensor.shape[1:]) for name, tensor in own.items()})
-            rows = [begun.index(run) for run in kept]
+            example = self.stack.state()
+            check(state, {name: tensor[:1].expand(len(begun), *tensor.shape[1:]) for name, tensor in example.items()})
+            rows = [begun.index(run) for run in members]
             self.stack.load_state({name: tensor[rows] for name, tensor in state.items()})
-        self.gone = torch.tensor([run in self.finished for run in kept], dtype=torch.bool)
+        self.gone = torch.tensor([run in self.finished for run in members], dtype=torch.bool)
         self.parked = {
             run: {name: tensor[row : row + 1].clone() for name, tensor in state.items()}
             for row, run in enumerate(begun)
-            if run not in kept and run not in self.finished
+            if run not in members and run not in self.finished
         }
         self._look()

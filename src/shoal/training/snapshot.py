@@ -1,4 +1,4 @@
-"""Where a cohort stands, how fast it gets on, and so how long it still takes: for those who watch."""
+"""Snapshots of a cohort's progress, its pace, and an estimate of the time left."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -8,24 +8,24 @@ from shoal.measures import Measures
 from shoal.spec import RunSpec
 from shoal.training.due import evaluations_left
 
-ENOUGH = 0.5  # seconds of steps from which there is something to estimate from
-RECENT = 30.0  # seconds of which what is older counts half
+ENOUGH = 0.5  # seconds of steps that an estimate needs at least
+RECENT = 30.0  # seconds after which older measurements count half
 
 Spread = tuple[float, float, float]
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """Where a cohort stands.
+    """Snapshot of a cohort's progress.
 
     Attributes:
-        measures: what its task measures.
-        train, valid: (lowest, median, highest) over the members of the measure that says most, on each split; None: not
-            known yet.
-        step: mean over the members, as is ``n_steps``.
+        measures: measures of its task.
+        train, valid: (lowest, median, highest) over the members of the shown measure, on each split; None before the
+            first evaluation.
+        step: mean step of the members; ``n_steps`` is a mean, too.
         state: starting, running, done or interrupted.
-        steps_per_second: of this session, in the same mean steps.
-        seconds_left: an estimate, of training alone.
+        steps_per_second: mean steps per second of this session.
+        seconds_left: estimated seconds until the end of training.
     """
 
     cohort: str
@@ -45,14 +45,14 @@ class Snapshot:
 
 
 class Cost:
-    """Seconds of one of many like things; the first of a stack, which lays out what the others use, is not counted."""
+    """Mean duration of repeated work; the first of a stack, which allocates for the others, is not counted."""
 
     def __init__(self) -> None:
         self.seconds = self.count = 0.0
         self._of: object = None
 
     def add(self, of: object, count: int, seconds: float) -> None:
-        """So many took so long with the stack ``of``."""
+        """Count ``count`` repetitions with the stack ``of``, which took ``seconds``."""
         if of is not self._of:
             self._of = of
             return
@@ -63,26 +63,25 @@ class Cost:
 
     @property
     def each(self) -> float:
-        """Seconds of one; 0 where none was counted."""
+        """Seconds of one repetition; 0 where none was counted."""
         return self.seconds / self.count if self.count else 0.0
 
 
 class Pace:
-    """What a step and an evaluation of one member cost in this session.
+    """Pace of this session: durations of a step and of an evaluation of one member.
 
-    Apart, because at first every step is evaluated and later one in a hundred: the seconds of the first steps say
-    little of the others.
+    They are measured separately, because at first every step is evaluated and later one in a hundred.
     """
 
     def __init__(self) -> None:
         self.steps, self.evaluations = Cost(), Cost()
 
     def seconds_left(self, spans: Iterable[tuple[int, int]], spec: RunSpec) -> float | None:
-        """How long it takes until every member has ended; None while there is nothing to estimate from.
+        """Estimated seconds until every member has ended; None while there are too few measurements.
 
         Args:
-            spans: the step that each member has reached, and its last.
-            spec: any member's, for its schedule.
+            spans: current and last step of each member.
+            spec: spec of any member, for its schedule.
         """
         if self.steps.seconds < ENOUGH:
             return None

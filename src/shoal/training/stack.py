@@ -1,8 +1,8 @@
-"""The members of a cohort as one set of tensors with a leading axis ``R``.
+"""Stack: the members of a cohort as one set of tensors with a leading axis ``R``.
 
 Parameters are one flat leaf ``theta`` ``(R, P)``; the model is written for one member and lifted over the stack, by
-``torch.func`` or by the faster engines of :mod:`shoal.fast`. Every random number comes from a member's own keys, so a
-member does not notice its neighbours.
+``torch.func`` or by the faster engines of :mod:`shoal.fast`. Every random number comes from a member's own keys, so
+that a member does not depend on its neighbours.
 """
 
 import math
@@ -36,32 +36,33 @@ ORDER_STREAM, DROPOUT_STREAM = 1, 2  # purposes that share order_seed
 
 
 class Stack:
-    """Parameters, optimizer state, hyper-parameters and data of every member of a cohort.
+    """Stack of every member's parameters, optimizer state, hyper-parameters and data.
 
     Attributes:
         theta: parameters, ``(R, P)``, float32, a leaf that requires its gradient.
-        optimizer_state: as the optimizer keeps it, ``(R, P)`` each.
-        hyper: one number per member, ``(R, 1)`` each; the learning rate before its schedule.
-        schedule: what the learning rate is multiplied by at each step, or None.
-        steps: steps taken by each member, ``(R,)`` int64, on the host.
+        optimizer_state: state of the optimizer, ``(R, P)`` each.
+        hyper: hyper-parameters, one number per member, ``(R, 1)`` each; the learning rate before its schedule.
+        schedule: factor of the learning rate at each step, or None.
+        steps: number of steps taken by each member, ``(R,)`` int64, on the host.
         last_steps: the step at which each member ends, ``(R,)`` int64, on the host.
-        layout: where each parameter lies in ``theta``, and what it is for.
-        measured: names of what the task measures; what its objective gives besides is not recorded.
+        layout: place of each parameter in ``theta``, and its role.
+        measured: names of the task's measures; other outputs of its objective are not recorded.
         frozen: parameters that do not train, by name: one for all members.
-        passes: indices of all examples that are scored, split after split, in the parts in which they are evaluated,
-            and the form of each part.
-        at: the step that each member takes, and then has taken, ``(R,)`` int64, on the device.
+        passes: indices of all scored examples, split after split, in the parts in which they are evaluated, and the
+            form of each part.
+        at: step that each member takes, and then has taken, ``(R,)`` int64, on the device.
         ends: ``last_steps`` on the device.
-        best: loss and step of each member's best evaluation, evaluations since, and parameters then; perhaps nothing.
-        alive: members still learning, ``(R,)`` bool.
-        diverged_at: the step at which a member's loss was no longer finite, ``(R,)`` int64, -1 where it was.
-        scores: of the last evaluation, by column, ``(R,)`` float64 each.
-        weights: which evaluated examples belong to each split and each group within it, ``(R, N)`` bool each.
+        best: loss and step of each member's best evaluation, number of evaluations since, and its parameters; empty
+            where no setting asks for them.
+        alive: mask of members that still learn, ``(R,)`` bool.
+        diverged_at: step at which a member's loss was no longer finite, ``(R,)`` int64, -1 where it is finite.
+        scores: scores of the last evaluation, by column, ``(R,)`` float64 each.
+        weights: masks of the evaluated examples of each split and each group within it, ``(R, N)`` bool each.
 
     Args:
         cohort: the members.
-        device: where the tensors live.
-        engine: how the models are computed, one of :data:`shoal.fast.engine.ENGINES`.
+        device: device of the tensors.
+        engine: engine of the models, one of :data:`shoal.fast.engine.ENGINES`.
     """
 
     def __init__(self, cohort: "Cohort", device: torch.device, engine: str = "plain") -> None:
@@ -89,7 +90,7 @@ class Stack:
         members = Members(cohort.shared, self.model, self.task, self.tensors, self.theta, self.layout.shapes)
         self.scorer = choose_scorer(engine, members)
         self.launches = Launches(device)
-        # whether one member's training pass is computed without lifting it, by what was tried: form, examples
+        # True where one member's training pass is computed without lifting it, by form and number of examples
         self.unlifted: dict[tuple[Form | None, int], bool] = {}
         self.scores: dict[str, Tensor] = {}
         self.weights: dict[str, Tensor] = {}
@@ -105,7 +106,7 @@ class Stack:
             self.hyper["weight_decay"] = self.hyper["weight_decay"] * self.layout.decayed  # (R, P)
 
     def _place_best(self) -> None:
-        """What is remembered of each member's best evaluation, where its settings ask for it: on the host but theta."""
+        """Allocate the record of each member's best evaluation, where settings ask for it: on the host but theta."""
         shared, R = self.cohort.shared, len(self.cohort)
         self.best: dict[str, Tensor] = {}
         if shared.keep_best or shared.patience is not None:
@@ -127,7 +128,7 @@ class Stack:
         # (R, n) indices, where they are not the numbers from 0 on
         self.drawn = None if isinstance(drawn[0], int) else self._stacked([i for i in drawn if not isinstance(i, int)])
         self.scored = {}  # name -> (R, n) indices
-        self.counts = {}  # name -> (R, n) which of them are real
+        self.counts = {}  # name -> (R, n) mask of those that are no padding
         for split in tasks[0].scored:
             indices = [in_order(task, task.scored[split]) for task in tasks]
             self.scored[split] = self._stacked(indices)
@@ -136,7 +137,7 @@ class Stack:
         self.groups = {name: self._stacked([task.groups[name] for task in tasks]) for name in tasks[0].groups}
 
     def _stacked(self, tensors: list[Tensor]) -> Tensor:
-        """``R`` tensors ``(n_r, ...)`` as one ``(R, max n, ...)``, padded with zeros; a shared one is not copied."""
+        """Stack ``R`` tensors ``(n_r, ...)`` as ``(R, max n, ...)``, padded with zeros; a shared one is not copied."""
         if all(tensor is tensors[0] for tensor in tensors):
             return tensors[0].to(self.device).expand(len(tensors), *tensors[0].shape)
         longest = max(len(tensor) for tensor in tensors)
@@ -156,31 +157,31 @@ class Stack:
         ]
 
     def set_steps(self, steps: Tensor) -> None:
-        """Let the members have taken so many steps, ``(R,)``."""
+        """Set the number of steps that the members have taken, ``(R,)``."""
         self.steps.copy_(steps)
         self.at.copy_(steps)
 
     def set_last_steps(self, last_steps: Tensor) -> None:
-        """Let the members end at these steps, ``(R,)``."""
+        """Set the steps at which the members end, ``(R,)``."""
         self.last_steps.copy_(last_steps)
         self.ends.copy_(last_steps)
 
     @property
     def form(self) -> Form | None:
-        """Of the batches of the steps that the sampler has prepared; None where the task has no forms."""
+        """Form of the batches of the prepared steps; None where the task has no forms."""
         return None if self.task.forms is None else cast(FormSampler, self.sampler).form
 
     @property
     def step_name(self) -> Hashable:
-        """What is the same work at every step that the sampler has prepared."""
+        """Name of the work of the prepared steps, for :class:`~shoal.training.launches.Launches`."""
         if self.task.forms is None:
             return "step"
         return ("step", self.form, cast(FormSampler, self.sampler).size)
 
     def draw(self) -> tuple[Tensor, Tensor]:
-        """The training examples of the step that members are at, ``(R, B)``, and which of them count.
+        """Training examples of the step that members are at, ``(R, B)``, and the mask of those that count.
 
-        Where they are the same at every step, so is the tensor.
+        Where they are the same at every step, the same tensor is returned.
         """
         positions, counts = self.sampler(self.at)  # (R, B), (R, B)
         if self.drawn is None:
@@ -190,7 +191,7 @@ class Stack:
         return self._drawn[1], counts
 
     def hyper_at(self, step: Tensor) -> Hyper:
-        """The hyper-parameters at each member's own step, ``(R, 1)``, counted from 1."""
+        """Hyper-parameters at each member's step, ``(R, 1)``, counted from 1."""
         return self.hyper if self.schedule is None else {**self.hyper, "lr": self.hyper["lr"] * self.schedule(step)}
 
     def parameters(self) -> dict[str, Tensor]:
@@ -198,13 +199,13 @@ class Stack:
         return unflattened(self.theta, self.layout.shapes)
 
     def score(self, indices: Tensor, training: bool = False, form: Form | None = None) -> dict[str, Tensor]:
-        """The objective of every member on its own examples: what is measured, per example, ``(R, B)`` each.
+        """Objective of every member on its own examples: the task's measures, per example, ``(R, B)`` each.
 
         Args:
             indices: examples of each member, ``(R, B)``.
-            training: whether the models are in training mode; they drop out by keys of the members' steps then, and
-                the loss is the one that training minimises.
-            form: in which the batch is made, where the task has forms.
+            training: true for training mode: dropout by keys of the members' steps, and the loss that training
+                minimises.
+            form: form of the batch, where the task has forms.
         """
         if self.scorer is not None:
             return self.scorer(indices, training)
@@ -212,8 +213,8 @@ class Stack:
         objective = (self.task.training_objective if training else None) or self.task.objective
         keys = self._dropout_keys() if training else {}
 
-        def one(own: Mapping[str, Tensor], keys: Mapping[str, Tensor], batch: Batch) -> dict[str, Tensor]:
-            state = {**self.frozen, **own, **keys}
+        def one(parameters: Mapping[str, Tensor], keys: Mapping[str, Tensor], batch: Batch) -> dict[str, Tensor]:
+            state = {**self.frozen, **parameters, **keys}
             return objective(lambda *x: functional_call(self.model, state, x, self.calling), batch)
 
         batch, known = self.task.batch_in(form), (form, indices.shape[1])
@@ -221,16 +222,16 @@ class Stack:
         if not training or len(self.cohort) > 1 or self.device.type != "cpu" or self.unlifted.get(known) is False:
             return lifted()
         first = {name: tensor[0] for name, tensor in self.tensors.items()}
-        own = {name: tensor.squeeze(0) for name, tensor in self.parameters().items()}
-        alone = partial(one, own, {name: key[0] for name, key in keys.items()}, batch(first, indices[0]))
+        single = {name: tensor.squeeze(0) for name, tensor in self.parameters().items()}
+        alone = partial(one, single, {name: key[0] for name, key in keys.items()}, batch(first, indices[0]))
         if known not in self.unlifted:
             self.unlifted[known] = self._rounds_alike(lifted, alone)
         return {name: value.unsqueeze(0) for name, value in alone().items()} if self.unlifted[known] else lifted()
 
     def _rounds_alike(self, lifted: Callable[[], dict[str, Tensor]], alone: Callable[[], dict[str, Tensor]]) -> bool:
-        """Whether a single member's loss and gradient are the same to the bit without being lifted.
+        """Return True if a single member's loss and gradient have the same bits without being lifted.
 
-        That is sooner, but some products of small matrices round otherwise; which do, hangs on shapes alone.
+        That is faster, but the rounding of some products of small matrices differs, depending on their shapes alone.
         """
         losses = [lifted()["loss"], alone()["loss"].unsqueeze(0)]
         gradients = [torch.autograd.grad(loss, self.theta, torch.ones_like(loss))[0] for loss in losses]
@@ -241,23 +242,22 @@ class Stack:
         return {name: fold(at_step, site) for site, name in enumerate(self.dropouts)}
 
     def member(self, index: int, theta: Tensor | None = None) -> dict[str, Tensor]:
-        """The state dict of one member's model, buffers included, on the CPU; with other parameters if given."""
-        kept = self.model.state_dict().keys()  # without buffers that are made anew with every model
-        state = {name: buffer.detach().cpu().clone() for name, buffer in self.model.named_buffers() if name in kept}
-        own = (self.theta if theta is None else theta).detach()[index]
+        """State dict of one member's model, buffers included, on the CPU; with other parameters if given."""
+        persistent = self.model.state_dict().keys()  # without buffers that are made anew with every model
+        state = {
+            name: buffer.detach().cpu().clone() for name, buffer in self.model.named_buffers() if name in persistent
+        }
+        flat = (self.theta if theta is None else theta).detach()[index]
         state |= {name: tensor.cpu().clone() for name, tensor in self.frozen.items()}
-        state |= {p.name: own[p.start : p.start + p.size].reshape(p.shape).cpu().clone() for p in self.layout}
+        state |= {p.name: flat[p.start : p.start + p.size].reshape(p.shape).cpu().clone() for p in self.layout}
         return state | {alias: state[name].clone() for alias, name in self.tied.items()}
 
     def keep_best(self, losses: Tensor, evaluated: Tensor) -> Tensor:
-        """Note which members have never had a lower validation loss, and say whose patience is at its end.
+        """Update the best evaluations, and return the mask of the members whose patience is at its end, ``(R,)``.
 
         Args:
-            losses: at this evaluation, ``(R,)``.
-            evaluated: members that it counts for, ``(R,)`` bool.
-
-        Returns:
-            ``(R,)`` bool.
+            losses: validation losses of this evaluation, ``(R,)``.
+            evaluated: mask of the evaluated members, ``(R,)`` bool.
         """
         if not self.best:
             return torch.zeros_like(evaluated)
@@ -271,39 +271,39 @@ class Stack:
         return self.best["since"] >= (self.cohort.shared.patience or sys.maxsize)
 
     def best_member(self, index: int) -> tuple[int, dict[str, Tensor]] | None:
-        """The step of a member's lowest validation loss and its model then, where that was kept and not its last."""
+        """Step and model of a member's lowest validation loss, where they are kept and not its last."""
         if "theta" not in self.best or int(self.best["step"][index]) == int(self.steps[index]):
             return None
         return int(self.best["step"][index]), self.member(index, self.best["theta"])
 
     def state(self) -> dict[str, Tensor]:
-        """All that training changes, for a checkpoint, ``(R, ...)`` each."""
+        """State that training changes, for a checkpoint, ``(R, ...)`` each."""
         optimizer = {f"optimizer.{name}": tensor for name, tensor in self.optimizer_state.items()}
         where = {"steps": self.steps, "last_steps": self.last_steps, "diverged_at": self.diverged_at}
         best = {f"best.{name}": tensor for name, tensor in self.best.items()}
         return {"theta": self.theta.detach(), "alive": self.alive, **where, **optimizer, **best}
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
-        """Continue the first members from a state; it may be of fewer members than this stack has."""
+        """Load a state into the first members; it may be of fewer members than this stack has."""
         for name, tensor in self.state().items():
             tensor[: len(state[name])].copy_(state[name])
         self.at.copy_(self.steps)
         self.ends.copy_(self.last_steps)
 
     def built_model(self, index: int) -> nn.Module:
-        """A stand-alone model with the member's current parameters."""
+        """Stand-alone model with the member's current parameters."""
         model = build_model(self.cohort.members[index])
         model.load_state_dict(self.member(index))
         return model.eval()
 
 
 def _flat(model: nn.Module) -> Tensor:
-    """The parameters that train, one after the other, ``(P,)``."""
+    """Flat parameters that train, one after the other, ``(P,)``."""
     return torch.cat([torch.zeros(0), *(p.detach().cpu().flatten() for p in model.parameters() if p.requires_grad)])
 
 
 def _shared_by_all(models: list[nn.Module], device: torch.device) -> dict[str, Tensor]:
-    """Parameters that do not train, by name: held once for all members.
+    """Parameters that do not train, by name; they are held once for all members.
 
     Raises:
         UserError: they differ between members.
@@ -311,9 +311,9 @@ def _shared_by_all(models: list[nn.Module], device: torch.device) -> dict[str, T
     frozen = {name: p.detach() for name, p in models[0].named_parameters() if not p.requires_grad}
     shared = {**frozen, **dict(models[0].named_buffers())}
     for model in models[1:] if shared else []:
-        own = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+        named = {**dict(model.named_parameters()), **dict(model.named_buffers())}
         for name, tensor in shared.items():
-            if own[name].requires_grad or not torch.equal(own[name].detach().to(tensor.device), tensor):
+            if named[name].requires_grad or not torch.equal(named[name].detach().to(tensor.device), tensor):
                 raise UserError(
                     f"{name} does not train and is not the same in all runs of a cohort; what is frozen, and every "
                     "buffer, is held once for all: give it the same values whatever the seed"
@@ -322,7 +322,7 @@ def _shared_by_all(models: list[nn.Module], device: torch.device) -> dict[str, T
 
 
 def _tied(model: nn.Module) -> dict[str, str]:
-    """Further names of shared parameters, with the name under which ``named_parameters`` lists each."""
+    """Further names of tied parameters, with the name under which ``named_parameters`` lists each."""
     first = {parameter: name for name, parameter in model.named_parameters()}
     every = model.named_parameters(remove_duplicate=False)
     return {name: first[parameter] for name, parameter in every if name != first[parameter]}

@@ -1,4 +1,4 @@
-"""One training step of every member at once, and one evaluation. No Python work grows with ``R``."""
+"""Training step and evaluation of every member at once. No Python work grows with ``R``."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -16,15 +16,15 @@ Metric = Callable[[dict[str, Tensor]], Tensor]
 
 
 def train_step(stack: Stack) -> None:
-    """Move every member one step on."""
+    """Train every member for one step."""
     train_steps(stack, 1)
 
 
 def train_steps(stack: Stack, n: int) -> None:
-    """Move every member ``n`` steps on, in as few launches as the device allows.
+    """Train every member for ``n`` steps, in as few launches as the device allows.
 
-    A member whose loss, gradient or update is not finite is put back to where it was and stays there; so does a member
-    past its last step.
+    A member whose loss, gradient or update is not finite is put back to its last state and stays there; so does a
+    member past its last step.
     """
     while n > 0:
         prepared = min(n, stack.sampler.prepare(stack.steps))
@@ -34,8 +34,8 @@ def train_steps(stack: Stack, n: int) -> None:
 
 
 def _learn(stack: Stack) -> None:
-    """One step on the device, of which it may keep a record: nothing here is looked at, allocated on or copied from the
-    host, and what changes from step to step changes in place."""
+    """Compute one step on the device, in a form that can be recorded: nothing here is read by, allocated on or copied
+    from the host, and values that change from step to step change in place."""
     stack.at += 1
     indices, counts = stack.draw()  # (R, B), (R, B)
     scores = stack.score(indices, training=True, form=stack.form)
@@ -57,7 +57,7 @@ def _learn(stack: Stack) -> None:
 
 
 def _move(stack: Stack, gradient: Tensor, scale: Tensor, moved: Tensor) -> Tensor:
-    """Update the members that move, but for those it would make infinite; say which are finite, ``(R,)``."""
+    """Update the members of a mask, but for those it would make infinite; returns the finite ones, ``(R,)``."""
     theta = stack.theta.detach()
     count = stack.at.to(torch.float64).unsqueeze(1)  # (R, 1)
     hyper = stack.hyper_at(count)
@@ -72,9 +72,9 @@ def _move(stack: Stack, gradient: Tensor, scale: Tensor, moved: Tensor) -> Tenso
 
 @torch.no_grad()
 def evaluate(stack: Stack, metrics: Mapping[str, Metric]) -> dict[str, Tensor]:
-    """What the task measures on each split, and every registered quantity of the parameters: ``(R,)`` each, on the CPU.
+    """Measures of the task on each split, and every registered metric of the parameters: ``(R,)`` each, on the CPU.
 
-    Splits are scored whole, in passes of ``eval_batch_size`` and of one form; groups of examples are reported apart.
+    Splits are scored whole, in passes of ``eval_batch_size`` and of one form; groups of examples are reported, too.
     """
     stack.launches.run("evaluation", partial(_score_splits, stack))
     parameters = stack.parameters()
@@ -83,9 +83,9 @@ def evaluate(stack: Stack, metrics: Mapping[str, Metric]) -> dict[str, Tensor]:
 
 
 def _score_splits(stack: Stack) -> None:
-    """Leave the scores of each split, and of each group within it, in ``stack.scores``: ``(R,)`` each, float64.
+    """Write the scores of each split, and of each group within it, to ``stack.scores``: ``(R,)`` each, float64.
 
-    As a step it may be recorded.
+    It may be recorded, as a step may.
     """
     scores = [stack.score(part, form=form) for part, form in stack.passes]
     if not stack.weights:
@@ -95,30 +95,30 @@ def _score_splits(stack: Stack) -> None:
         if quantity not in whole:
             task = stack.cohort.shared.task
             raise UserError(f"task {task!r} measures {quantity}, and its objective gives only {' '.join(whole)}")
-        values, own = whole[quantity], whole.get(f"weight_{quantity}", whole.get("weight"))
+        values, weights = whole[quantity], whole.get(f"weight_{quantity}", whole.get("weight"))
         for name, inside in stack.weights.items():
             split, _, group = name.partition("/")
             column = f"{split}_{quantity}" + (f"_{group}" if group else "")
-            weight = inside if own is None else inside * own
-            weighted, told = (values, inside) if own is None else (values * own, inside & (own > 0))
-            mean = torch.where(told, weighted, 0.0).sum(1) / weight.sum(1)
+            weight = inside if weights is None else inside * weights
+            weighted, counts = (values, inside) if weights is None else (values * weights, inside & (weights > 0))
+            mean = torch.where(counts, weighted, 0.0).sum(1) / weight.sum(1)
             stack.scores[column] = stack.scores[column].copy_(mean) if column in stack.scores else mean
 
 
 def measure(name: str, metric: Metric, parameters: Mapping[str, Tensor]) -> Tensor:
-    """A registered quantity of every member, ``(R,)``.
+    """Registered metric of every member, ``(R,)``.
 
     Args:
-        name: the quantity's.
-        metric: gives it, a scalar, from one member's parameters.
-        parameters: by name, ``(R, *shape)`` each.
+        name: name of the metric.
+        metric: function from one member's parameters to a scalar.
+        parameters: parameters by name, ``(R, *shape)`` each.
 
     Raises:
-        UserError: the metric returns no scalar tensor, or asks for a parameter that there is not.
+        UserError: the metric returns no scalar tensor, or asks for an unknown parameter.
     """
 
-    def one(own: dict[str, Tensor]) -> Tensor:
-        value = metric(own)
+    def one(of_member: dict[str, Tensor]) -> Tensor:
+        value = metric(of_member)
         if not isinstance(value, Tensor):
             raise UserError(f"metric {name!r} must return a scalar tensor, got {type(value).__name__}")
         if value.ndim:
@@ -138,7 +138,7 @@ def measure(name: str, metric: Metric, parameters: Mapping[str, Tensor]) -> Tens
 
 
 def _weights(stack: Stack) -> dict[str, Tensor]:
-    """Which evaluated examples belong to each split, and to each group within it: ``(R, N)`` bool."""
+    """Masks of the evaluated examples of each split, and of each group within it: ``(R, N)`` bool."""
     weights, before, total = {}, 0, sum(count.shape[1] for count in stack.counts.values())
     for split, counts in stack.counts.items():
         inside = counts.new_zeros(len(counts), total)
@@ -153,5 +153,5 @@ def _weights(stack: Stack) -> dict[str, Tensor]:
 
 
 def l2_norm(parameters: dict[str, Tensor]) -> Tensor:
-    """ℓ₂ norm of one member's parameters, a scalar."""
+    """Norm (ℓ₂) of one member's parameters, a scalar."""
     return torch.stack([p.square().sum() for p in parameters.values()]).sum().sqrt()

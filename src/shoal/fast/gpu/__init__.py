@@ -1,1 +1,1 @@
-"""The fused kernels for a GPU, in Triton."""
+"""Fused kernels for a GPU, in Triton."""

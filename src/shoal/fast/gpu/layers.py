@@ -1,12 +1,12 @@
-"""LSTM, attention and GELU on a GPU. What each kernel computes, and of what, is said in ``kernels.c``.
+"""Kernels of LSTM, attention and GELU on a GPU. Their inputs and results are described in ``kernels.c``.
 
 A kernel is run by many programs at once, each on a block: ``N`` rows (nodes, queries, examples) of ``K`` numbers, both
-powers of two; masks leave out what is beyond the sizes. ``r`` is the member; offsets that grow with it have 64 bits.
-What belongs to a pointer that is None is left out when a kernel is compiled.
+powers of two; masks leave out numbers beyond the sizes. ``r`` is the member; offsets that grow with it have 64 bits.
+Code for a pointer that is None is left out when a kernel is compiled.
 
-No two programs write the same number, and nothing is added up in an order of the moment: the same work gives the same
-bits. Where C adds to a table place by place, here each row of the table has a program that adds up the places that
-belong to it (``attend_keys``, and ``sum_rows`` in :mod:`shoal.fast.gpu.rows`), and finds them sorted by row.
+No two programs write the same number, and sums have a fixed order: the same work gives the same bits. Where C adds to a
+table place by place, here each row of the table has a program that adds up the places that belong to it
+(``attend_keys``, and ``sum_rows`` in :mod:`shoal.fast.gpu.rows`), which are sorted by row.
 """
 
 # ruff: noqa: D103
@@ -25,18 +25,18 @@ def _tanh(x):
 @triton.jit
 def gelu(n, x, y, K: tl.constexpr):
     at = tl.program_id(0).to(tl.int64) * K + tl.arange(0, K)
-    own = tl.load(x + at, mask=at < n, other=0.0)
-    p = 0.5 * (1.0 + tl.erf(own * 0.70710678))
-    tl.store(y + at, own * p, mask=at < n)
-    tl.store(x + at, p + own * tl.exp(-0.5 * own * own) * 0.39894228, mask=at < n)
+    value = tl.load(x + at, mask=at < n, other=0.0)
+    p = 0.5 * (1.0 + tl.erf(value * 0.70710678))
+    tl.store(y + at, value * p, mask=at < n)
+    tl.store(x + at, p + value * tl.exp(-0.5 * value * value) * 0.39894228, mask=at < n)
 
 
 @triton.jit
-def _entering(gate, D, own, fresh: tl.constexpr, table, bias, projected, inside):
-    """What enters the non-linearity of a gate; pointers to the first gate's part of it, ``(N, K)``."""
+def _entering(gate, D, node_inputs, fresh: tl.constexpr, table, bias, projected, inside):
+    """Inputs of the non-linearity of a gate, ``(N, K)``; pointers are to those of the first gate."""
     total = tl.zeros(inside.shape, tl.float32)
     if not fresh:
-        total += tl.load(own + gate * D, mask=inside, other=0.0)
+        total += tl.load(node_inputs + gate * D, mask=inside, other=0.0)
     if table is not None:
         total += tl.load(table + gate * D, mask=inside, other=0.0)
     if bias is not None:
@@ -101,7 +101,7 @@ def lstm_forward(
 def lstm_backward(
     M, D, start, n, gates, c, d_h, d_c, parents, c_parents, d_c_parents, N: tl.constexpr, K: tl.constexpr
 ):
-    """What goes to the parents is added to them, or left in ``d_c`` of the nodes where a parent may have several."""
+    """Gradients for parents are added to them, or left in ``d_c`` of the nodes where a parent may have several."""
     r = tl.program_id(1).to(tl.int64)
     i, k = tl.program_id(0) * N + tl.arange(0, N), tl.arange(0, K)[None, :]
     inside = (i < n)[:, None] & (k < D)
@@ -131,7 +131,7 @@ def lstm_backward(
 
 @triton.jit
 def _keys(i, n, r, h, S, E, kv_ld, kv_stride, kv_rows, lengths, j, e):
-    """Which keys queries see, ``(N, J)``, where a head of these lies, ``(N, J, K)``, and which of that there is."""
+    """Mask of the keys that queries see, ``(N, J)``, offsets of a head of them, ``(N, J, K)``, and their mask."""
     seen = j[None, :] < tl.load(lengths + i, mask=i < n, other=0)[:, None]
     row = tl.load(kv_rows + (r * n + i)[:, None] * S + j[None, :], mask=seen, other=0)
     at = (r * kv_stride + row * kv_ld + h * E)[:, :, None] + e[None, None, :]
@@ -161,15 +161,15 @@ def attend_forward(
     J: tl.constexpr,
     K: tl.constexpr,
 ):
-    """One head, ``E`` numbers, of ``N`` queries, each with ``J`` keys."""
+    """Attention of one head, ``E`` numbers, of ``N`` queries, each with ``J`` keys."""
     h, r = tl.program_id(1), tl.program_id(2).to(tl.int64)
     i, j, e = tl.program_id(0) * N + tl.arange(0, N), tl.arange(0, J), tl.arange(0, K)
     place = r * n + i
     row = i
     if q_rows is not None:
         row = tl.load(q_rows + place, mask=i < n, other=0)
-    own = (i < n)[:, None] & (e < E)[None, :]
-    query = tl.load(q + r * q_stride + row[:, None] * q_ld + h * E + e[None, :], mask=own, other=0.0)
+    query_mask = (i < n)[:, None] & (e < E)[None, :]
+    query = tl.load(q + r * q_stride + row[:, None] * q_ld + h * E + e[None, :], mask=query_mask, other=0.0)
     seen, at, inside = _keys(i, n, r, h, S, E, kv_ld, kv_stride, kv_rows, lengths, j, e)
     scores = scale * tl.sum(query[:, None, :] * tl.load(k + at, mask=inside, other=0.0), 2)
     top = tl.max(tl.where(seen, scores, -float("inf")), 1)
@@ -177,7 +177,7 @@ def attend_forward(
     w = w / tl.sum(w, 1)[:, None]
     tl.store(weights + (place * H + h)[:, None] * S + j[None, :], w, mask=(i < n)[:, None] & (j < S)[None, :])
     out = tl.sum(w[:, :, None] * tl.load(v + at, mask=inside, other=0.0), 1)
-    tl.store(context + (place * H + h)[:, None] * E + e[None, :], out, mask=own)
+    tl.store(context + (place * H + h)[:, None] * E + e[None, :], out, mask=query_mask)
 
 
 @triton.jit
@@ -207,8 +207,8 @@ def attend_backward(
     h, r = tl.program_id(1), tl.program_id(2).to(tl.int64)
     i, j, e = tl.program_id(0) * N + tl.arange(0, N), tl.arange(0, J), tl.arange(0, K)
     place = r * n + i
-    own = (i < n)[:, None] & (e < E)[None, :]
-    d_out = tl.load(d_context + (place * H + h)[:, None] * E + e[None, :], mask=own, other=0.0)
+    query_mask = (i < n)[:, None] & (e < E)[None, :]
+    d_out = tl.load(d_context + (place * H + h)[:, None] * E + e[None, :], mask=query_mask, other=0.0)
     seen, at, inside = _keys(i, n, r, h, S, E, kv_ld, kv_stride, kv_rows, lengths, j, e)
     of_scores = (place * H + h)[:, None] * S + j[None, :]
     w = tl.load(weights + of_scores, mask=seen, other=0.0)
@@ -218,8 +218,8 @@ def attend_backward(
     total = tl.sum(d_score[:, :, None] * tl.load(k + at, mask=inside, other=0.0), 1)
     d_q += r * d_q_stride + i[:, None] * H * E + h * E + e[None, :]
     if adds:
-        total += tl.load(d_q, mask=own, other=0.0)
-    tl.store(d_q, total, mask=own)
+        total += tl.load(d_q, mask=query_mask, other=0.0)
+    tl.store(d_q, total, mask=query_mask)
 
 
 @triton.jit
@@ -245,7 +245,7 @@ def attend_keys(
     N: tl.constexpr,
     K: tl.constexpr,
 ):
-    """Add to row ``p`` of ``Y`` rows of keys and values, for one head, what comes of the queries that see it."""
+    """Gradient of row ``p`` of ``Y`` rows of keys and values, for one head, from the queries that see it."""
     p, h, r = tl.program_id(0), tl.program_id(1), tl.program_id(2).to(tl.int64)
     e = tl.arange(0, K)
     begin, end = tl.load(starts + r * (Y + 1) + p), tl.load(starts + r * (Y + 1) + p + 1)
@@ -266,6 +266,6 @@ def attend_keys(
             d_out = tl.load(d_context + (place * H + h)[:, None] * E + e[None, :], mask=inside, other=0.0)
             of_key += d_score[:, None] * query
             of_value += w[:, None] * d_out
-        own = r * kv_stride + p * kv_ld + h * E + e
-        tl.store(d_k + own, tl.load(d_k + own, mask=e < E, other=0.0) + tl.sum(of_key, 0), mask=e < E)
-        tl.store(d_v + own, tl.load(d_v + own, mask=e < E, other=0.0) + tl.sum(of_value, 0), mask=e < E)
+        offsets = r * kv_stride + p * kv_ld + h * E + e
+        tl.store(d_k + offsets, tl.load(d_k + offsets, mask=e < E, other=0.0) + tl.sum(of_key, 0), mask=e < E)
+        tl.store(d_v + offsets, tl.load(d_v + offsets, mask=e < E, other=0.0) + tl.sum(of_value, 0), mask=e < E)

@@ -1,8 +1,8 @@
-"""The fused kernels on a GPU: under the names and with the arguments of ``kernels.c``, launched as Triton's.
+"""Fused kernels on a GPU, with the names and arguments of ``kernels.c``, launched by Triton.
 
 Triton comes with PyTorch where that is built for a GPU, and compiles a kernel for the GPU at hand when it is first
-launched. Without a GPU it can run kernels in Python, one program after the other (``TRITON_INTERPRET=1``): slowly, to
-see what they compute.
+launched. Without a GPU it can run kernels in Python, one program after the other (``TRITON_INTERPRET=1``): slowly, for
+tests.
 """
 
 import math
@@ -24,7 +24,7 @@ class GPUKernels:
     """See :class:`shoal.fast.kernels.Library`.
 
     Args:
-        program: what the calls are laid into, where they need memory of their own or sort places by row; None where
+        program: program that receives the calls, where they need temporary memory or sort places by row; None where
             they do neither.
     """
 
@@ -53,7 +53,7 @@ class GPUKernels:
     def _lstm_backward(
         self, R: int, M: int, D: int, start: int, n: int, before: int, gates: Tensor, c: Tensor, *rest: Any
     ) -> list[Call]:
-        """What C adds up at every level for the whole layer is added up here once, after the last: level 0."""
+        """Launches of one level; sums for the whole layer, which C makes at every level, follow after level 0."""
         d_h, d_c, parents, n_parents, d_projected, projected_stride, d_x, x_stride, x_rows, d_bias = rest
         N, K = _block(D)
         of_parents = (None, None) if before < 0 else (c[:, before:], d_c[:, before:])
@@ -76,25 +76,25 @@ class GPUKernels:
         return [_launch("attend_forward", grid, n, S, H, E, scale, *rest, N=N, J=J, K=K)]
 
     def _attend_backward(self, R: int, n: int, S: int, H: int, E: int, *rest: Any) -> list[Call]:
-        """Scores and queries, then keys and values, then the rows of a table of queries."""
+        """Launches for scores and queries, then keys and values, then the rows of a table of queries."""
         q, q_ld, q_stride, q_rows, k, v, kv_ld, kv_stride, kv_rows, lengths, weights, d_context, d_q, d_k, d_v = rest
         assert self._program is not None
         N, J, K = _attention_block(S, E)
         Y = kv_stride // kv_ld
         d_scores = self._program.take(R, n, H, S)
-        own = d_q if q_rows is None else self._program.take(R, n, q_ld)  # of each query
+        of_each_query = d_q if q_rows is None else self._program.take(R, n, q_ld)  # of each query
         read, scores = (k, v, kv_ld, kv_stride, kv_rows, lengths), (weights, d_context, d_scores)
         order = self._order(kv_rows, Y, lengths)
         grid, scale = (_parts(n, N), H, R), 1 / math.sqrt(E)
-        of_queries = *read, *scores, own, own.stride(0), q_rows is None
+        of_queries = *read, *scores, of_each_query, of_each_query.stride(0), q_rows is None
         of_keys = q, q_ld, q_stride, q_rows, *scores, *order, Y, d_k, d_v, kv_ld, kv_stride
         calls = [
             _launch("attend_backward", grid, n, S, H, E, scale, *of_queries, N=N, J=J, K=K),
             _launch("attend_keys", (Y, H, R), n, S, H, E, *of_keys, N=max(1, 2 * BLOCK // K), K=K),
         ]
         if q_rows is not None:
-            calls.append(self._sum_rows(own, n * q_ld, q_ld, q_rows, q_stride // q_ld, d_q, q_stride))
-            self._program.give_back(own)
+            calls.append(self._sum_rows(of_each_query, n * q_ld, q_ld, q_rows, q_stride // q_ld, d_q, q_stride))
+            self._program.give_back(of_each_query)
         self._program.give_back(d_scores)
         return calls
 
@@ -103,7 +103,7 @@ class GPUKernels:
         return [_launch("add_norm_forward", (_parts(n, N), R), n, D, *rest, N=N, K=K)]
 
     def _add_norm_backward(self, R: int, n: int, D: int, *rest: Any) -> list[Call]:
-        """Rows, then columns, then the rows of a table that x is."""
+        """Launches for rows, then columns, then the rows of the table that x is."""
         normal, inverse, weight, ld, d_y, d_sum, d_weight, d_shift, d_bias, d_ld, d_x, x_stride, x_rows, add_x = rest
         N, K = _block(D)
         rows = normal, inverse, weight, ld, d_y, d_sum, d_x if x_rows is None else None, x_stride, bool(add_x)
@@ -138,12 +138,12 @@ class GPUKernels:
         return _launch("sum_rows", grid, values, stride, size, *order, n, X, out, out_stride, N=PLACES, K=COLUMNS)
 
     def _order(self, rows: Tensor, X: int, lengths: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """The places sorted by their rows, ``(R, n)``, and where those of each row begin and end, ``(R, X + 1)``.
+        """Places sorted by their rows, ``(R, n)``, and the bounds of those of each row, ``(R, X + 1)``.
 
         Args:
-            rows: of a table of ``X`` rows, ``(R, n)``, or with lengths ``(R, n, S)``.
-            X: the table's.
-            lengths: how many of each ``S`` count, ``(n,)``; the others are last, in no row.
+            rows: rows of a table, ``(R, n)``, or with lengths ``(R, n, S)``.
+            X: number of rows of the table.
+            lengths: number of each ``S`` that count, ``(n,)``; the others are last, in no row.
         """
         assert self._program is not None
 
@@ -162,7 +162,7 @@ class GPUKernels:
 
 
 def _starts(rows: Tensor, X: int) -> Tensor:
-    """How many places belong to rows before each, ``(R, X + 1)``."""
+    """Number of places that belong to rows before each, ``(R, X + 1)``."""
     counts = torch.zeros(len(rows), X + 2, dtype=torch.int64, device=rows.device)
     return counts.scatter_add_(1, rows + 1, torch.ones_like(rows)).cumsum(1)[:, : X + 1]
 
@@ -178,7 +178,7 @@ def _launch(name: str, grid: tuple[int, ...], *arguments: Any, **constants: Any)
 
 
 def kernel(name: str) -> Any:
-    """A kernel by its name."""
+    """Kernel of this name."""
     from shoal.fast.gpu import layers, rows  # Triton is not everywhere
 
     return getattr(layers if hasattr(layers, name) else rows, name)
@@ -189,17 +189,17 @@ def _parts(n: int, size: int) -> int:
 
 
 def _power(n: int) -> int:
-    """The least power of two that is no less."""
+    """Smallest power of two that is at least ``n``."""
     return 1 << (n - 1).bit_length()
 
 
 def _block(D: int) -> tuple[int, int]:
-    """How many rows of ``D`` numbers, and numbers of each, a program works on."""
+    """Number of rows of ``D`` numbers that a program works on, and ``D`` as a power of two."""
     K = _power(D)
     return max(1, BLOCK // K), K
 
 
 def _attention_block(S: int, E: int) -> tuple[int, int, int]:
-    """Queries, keys of each and numbers of a head's keys that a program works on."""
+    """Numbers of queries, of keys of each and of elements of a head that a program works on."""
     J, K = _power(S), _power(E)
     return max(1, 2 * BLOCK // (J * K)), J, K

@@ -1,4 +1,4 @@
-"""Sums of rows, norms, scores and Adam on a GPU; see :mod:`shoal.fast.gpu.layers` for how to read them."""
+"""Kernels of sums of rows, norms, scores and Adam on a GPU; see :mod:`shoal.fast.gpu.layers` for conventions."""
 
 # ruff: noqa: D103
 import triton
@@ -84,23 +84,23 @@ def add_norm_columns(n, D, normal, d_y, d_sum, d_weight, d_shift, d_bias, d_ld, 
         of_shift += dy
         if d_bias is not None:
             of_bias += tl.load(d_sum + at, mask=inside, other=0.0)
-    own = r * d_ld + k
-    tl.store(d_weight + own, tl.load(d_weight + own, mask=k < D, other=0.0) + tl.sum(of_weight, 0), mask=k < D)
-    tl.store(d_shift + own, tl.load(d_shift + own, mask=k < D, other=0.0) + tl.sum(of_shift, 0), mask=k < D)
+    offsets = r * d_ld + k
+    tl.store(d_weight + offsets, tl.load(d_weight + offsets, mask=k < D, other=0.0) + tl.sum(of_weight, 0), mask=k < D)
+    tl.store(d_shift + offsets, tl.load(d_shift + offsets, mask=k < D, other=0.0) + tl.sum(of_shift, 0), mask=k < D)
     if d_bias is not None:
-        tl.store(d_bias + own, tl.load(d_bias + own, mask=k < D, other=0.0) + tl.sum(of_bias, 0), mask=k < D)
+        tl.store(d_bias + offsets, tl.load(d_bias + offsets, mask=k < D, other=0.0) + tl.sum(of_bias, 0), mask=k < D)
 
 
 @triton.jit
 def score(n, B, V, logits, targets, share, smoothing, loss, accuracy, d_logits, K: tl.constexpr):
-    """One example, answer after answer."""
+    """Scores of one example, answer after answer."""
     b, r = tl.program_id(0), tl.program_id(1).to(tl.int64)
     k = tl.arange(0, K)
     total_loss, right = 0.0, 1.0
     for answer in range(n):
         i = (r * n + answer) * B + b
         counts = tl.load(share + i)
-        if counts == 0.0:  # of no interest, whatever it is
+        if counts == 0.0:  # not scored
             tl.store(d_logits + i * V + k, tl.zeros([K], tl.float32), mask=k < V)
         else:
             target = tl.load(targets + i)
@@ -108,8 +108,8 @@ def score(n, B, V, logits, targets, share, smoothing, loss, accuracy, d_logits, 
             top = tl.max(z, 0)
             e = tl.where(k < V, tl.exp(z - top), 0.0)
             total = tl.sum(e, 0)
-            own = tl.load(logits + i * V + target)
-            value = tl.log(total) + (1.0 - smoothing) * (top - own)
+            of_target = tl.load(logits + i * V + target)
+            value = tl.log(total) + (1.0 - smoothing) * (top - of_target)
             if smoothing > 0.0:  # the mean may be infinite
                 value += smoothing * (top - tl.sum(tl.where(k < V, z, 0.0), 0) / V)
             total_loss += counts * value
@@ -142,7 +142,7 @@ def adam(
     infinite,
     K: tl.constexpr,
 ):
-    """``infinite`` says of each block whether it has numbers that are not finite then."""
+    """Update of one block of one member; ``infinite`` of each block is 1 if it has numbers that are not finite."""
     r, block = tl.program_id(1).to(tl.int64), tl.program_id(0)
     k = block * K + tl.arange(0, K)
     at, inside = r * P + k, k < P

@@ -1,8 +1,8 @@
 """Equations ``a o b = r`` and ``a o b o c = r`` over ``Z/pZ``, results modulo ``q``, or over permutations.
 
 Source: the practical on modular arithmetic. A division ``a / b = c`` is built from ``(c, b)`` as ``a = b c mod q``
-with divisors from 1. Rows are written in one of four formats; inputs drop the last token, targets the first, and what
-stands after ``=`` is scored:
+with divisors from 1. Rows are written in one of four formats; inputs drop the last token, targets the first, and the
+tokens after ``=`` are scored:
 
 - ``full``: ``BOS a o b = r EOS`` padded with ``PAD``, as in the practical; ``r EOS`` scored;
 - ``eos``: ``EOS a o b = r EOS``, as in Power et al. 2022 (https://arxiv.org/abs/2201.02177); ``r EOS`` scored;
@@ -38,7 +38,7 @@ from shoal.tasks.base import Batch, Model, NextToken, Task
 
 @dataclass(frozen=True)
 class ArithmeticData:
-    """Every equation of one setting, encoded, with its split.
+    """All equations of one setting, encoded, with their split.
 
     ``tokens`` and ``mask`` are ``(N, S + 1)``, ``order`` is ``(N,)``, ``train`` and ``valid`` are row indices;
     ``eq_positions`` is the position of ``=`` in each row of targets, ``(N,)``: in full 3 for binary, 5 for ternary
@@ -59,7 +59,7 @@ class ArithmeticData:
         return self.tokenizer.stoi.get(PAD)
 
     def rows(self, indices: Tensor | slice) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Inputs ``(n, S)``, targets ``(n, S)``, eq_positions ``(n,)`` and target-aligned mask ``(n, S)``."""
+        """Inputs ``(n, S)``, targets ``(n, S)``, positions of ``=`` ``(n,)`` and target-aligned mask ``(n, S)``."""
         tokens = self.tokens[indices]
         return tokens[:, :-1], tokens[:, 1:], self.eq_positions[indices], self.mask[indices][:, 1:]
 
@@ -79,8 +79,11 @@ def arithmetic_data(
     unused_tokens: int = 0,
     split_shuffle: str = "numpy",
 ) -> ArithmeticData:
-    """Build, shuffle and split every equation. Arguments as :func:`get_arithmetic_dataset`, but for a division also
-    ``q < p``, as it may stand in a lab."""
+    """Equations of one setting, shuffled and split.
+
+    Arguments are those of :func:`get_arithmetic_dataset`, but for a division ``q < p`` is allowed, as it may stand in a
+    lab of an earlier version.
+    """
     orders = sorted([operation_orders] if isinstance(operation_orders, int) else operation_orders)
     check_arithmetic(p, q, operator, r_train, orders, is_symmetric, equation_format, zero_operands, split_shuffle)
     special = [*special_tokens(operator, orders, equation_format), *(f"UNUSED{n}" for n in range(unused_tokens))]
@@ -122,11 +125,11 @@ def get_arithmetic_dataset(
     unused_tokens: int = 0,
     split_shuffle: str = "numpy",
 ) -> tuple[tuple[TensorDataset, TensorDataset], Tokenizer, int, int | None]:
-    """All equations of one setting as the practical wants them.
+    """Equations of one setting, in the form that the practical asks for.
 
     Args:
         p: operands are ``0 .. p-1``.
-        q: results are taken modulo ``q``; for a division ``a / b = c`` it is ``a`` that is, as ``b c mod q``, with
+        q: results are taken modulo ``q``; for a division ``a / b = c`` instead ``a`` is, as ``b c mod q``, with
             ``q >= p``: quotients that differ by ``q`` would give the same left side.
         operator: ``+``, ``-``, ``*`` or ``/`` (division needs prime ``p`` and ``q``), or one of the operators of two
             operands in :mod:`shoal.tasks.arithmetic.operators` (the compositions ``s5:...`` need ``p = q = 120``).
@@ -137,10 +140,10 @@ def get_arithmetic_dataset(
         seed: seed of the shuffle.
         per_order: split binary and ternary equations each at ``r_train``, instead of their union.
         equation_format: ``full``, ``eos``, ``infix`` or ``operands``: how equations are written.
-        zero_operands: which operands may be 0: ``any``, the ``first`` alone, or ``none``; not for permutations. Of a
+        zero_operands: operands that may be 0: ``any``, the ``first`` alone, or ``none``; not for permutations. Of a
             division ``a / b = c`` the divisor never is, and with ``none`` neither is ``c``.
-        unused_tokens: how many tokens the vocabulary has at its end that stand in no equation.
-        split_shuffle: what shuffles: ``numpy.random.RandomState(seed)``, or ``random.Random(seed)`` of Python.
+        unused_tokens: number of tokens at the end of the vocabulary that occur in no equation.
+        split_shuffle: generator of the shuffle: ``numpy.random.RandomState(seed)`` or Python's ``random.Random(seed)``.
 
     Returns:
         ``(train, valid), tokenizer, max_length, padding_index``. Each dataset yields inputs ``(S,)``, targets ``(S,)``,
@@ -171,7 +174,7 @@ def get_arithmetic_dataset(
 
 
 def arithmetic_task(data: ArithmeticData, label_smoothing: float = 0.0) -> Task:
-    """The same data as the engine takes it, with one group per operation order where there are several."""
+    """Task of these equations for the engine, with one group per operation order where there are several."""
     smoothed = partial(equation_objective, label_smoothing=label_smoothing)
     inputs, targets, eq_positions, mask = data.rows(slice(None))
     orders = torch.unique(data.order).tolist()
@@ -201,7 +204,7 @@ def equation_objective(model: Model, batch: Batch, label_smoothing: float = 0.0)
 
 
 def _shuffled(n: int, seed: int, split_shuffle: str) -> np.ndarray:
-    """The numbers below ``n`` in the order that a seed gives them, ``(n,)``."""
+    """Permutation of the numbers below ``n`` for a seed, ``(n,)``."""
     permutation = np.arange(n)
     if split_shuffle == "python":
         listed = permutation.tolist()
@@ -227,7 +230,7 @@ def _solved(
 def _written(
     operands: np.ndarray, result: np.ndarray, operator: str, equation_format: str, tokenizer: Tokenizer, longest: int
 ) -> np.ndarray:
-    """Equations of one order encoded, as long as those of the longest order, ``(N, S + 1)``."""
+    """Equations of one order as tokens, padded to the length of the longest order, ``(N, S + 1)``."""
     form, stoi, order = FORMATS[equation_format], tokenizer.stoi, operands.shape[1]
     equality = form.equality(order)
     rows = np.full((len(operands), form.length(longest)), stoi.get(PAD, -1), dtype=np.int64)  # (N, S + 1)

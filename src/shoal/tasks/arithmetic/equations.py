@@ -1,4 +1,4 @@
-"""The rules of equations, without tensors: what exists, how it is written, how many there are, and what is refused."""
+"""Rules of equations, without tensors: which exist, their formats, their numbers, and the settings that are refused."""
 
 import itertools
 import math
@@ -14,19 +14,19 @@ POLYNOMIALS = ("x^2+y^2", "x^2+xy+y^2", "x^2+xy+y^2+x", "x^3+xy", "x^3+xy^2+y")
 COMPOSITIONS = ("s5:xy", "s5:xyx^-1", "s5:xyx")
 OPERATORS = (*CHAINED, MIXED, *POLYNOMIALS, *COMPOSITIONS)
 ORDERS = (2, 3)
-SHUFFLES = ("numpy", "python")  # whose random numbers shuffle the equations before the split
-ZEROS = ("any", "first", "none")  # which operands may be 0
+SHUFFLES = ("numpy", "python")  # generators that shuffle the equations before the split
+ZEROS = ("any", "first", "none")  # operands that may be 0
 S5_SIZE = 120  # permutations of five elements
 BOS, EOS, EQ, PAD = "BOS", "EOS", "=", "PAD"
 
 
 @dataclass(frozen=True)
 class Format:
-    """How an equation is written.
+    """Format in which equations are written.
 
     Attributes:
         has_operators: the operator stands between operands.
-        begin: what stands before the equation, where ``EOS`` stands after it; None where neither is written.
+        begin: token before the equation, where ``EOS`` stands after it; None where neither is written.
     """
 
     has_operators: bool
@@ -34,7 +34,7 @@ class Format:
 
     @property
     def has_ends(self) -> bool:
-        """Whether the equation stands between two tokens."""
+        """Return True if the equation stands between two tokens."""
         return self.begin is not None
 
     @property
@@ -67,7 +67,7 @@ FORMATS: Mapping[str, Format] = MappingProxyType(
 
 
 def special_tokens(operator: str, orders: Sequence[int], equation_format: str) -> list[str]:
-    """The tokens of a vocabulary after its numbers; without ``BOS``, ``PAD`` only where lengths differ.
+    """Tokens of a vocabulary after its numbers; without ``BOS``, ``PAD`` only where lengths differ.
 
     >>> special_tokens("+", [2], "full"), special_tokens("+", [2], "operands"), special_tokens("+", [2, 3], "infix")
     (['+', '=', 'BOS', 'EOS', 'PAD'], ['='], ['+', '=', 'PAD'])
@@ -96,7 +96,7 @@ def padding_index(p: int, q: int, operator: str, orders: Sequence[int], equation
 
 
 def sequence_length(orders: Sequence[int], equation_format: str) -> int:
-    """``S``: tokens that a model reads, which are those of the longest equation but its last."""
+    """Number of tokens that a model reads, ``S``: those of the longest equation but its last."""
     return FORMATS[equation_format].length(max(orders)) - 1
 
 
@@ -111,7 +111,7 @@ def check_arithmetic(
     zero_operands: str = "any",
     split_shuffle: str = "numpy",
 ) -> None:
-    """Raise :class:`UserError` for a setting that has no meaning."""
+    """Raise :class:`UserError` for settings outside their range, or that do not go together."""
     for name, value in (("p", p), ("q", q)):
         if isinstance(value, bool) or not isinstance(value, int) or value < 2:
             raise UserError(f"{name} must be an integer of at least 2, got {value!r}")
@@ -136,7 +136,7 @@ def check_arithmetic(
 
 
 def is_ambiguous(p: int, q: int, operator: str) -> bool:
-    """Whether some left side has several answers, so that the equations contradict each other.
+    """Return True if some left side has several answers, so that equations contradict each other.
 
     A quotient is found from ``a = b c mod q``: quotients that differ by ``q`` give the same ``a``. Every other result
     is computed from its left side.
@@ -145,7 +145,7 @@ def is_ambiguous(p: int, q: int, operator: str) -> bool:
 
 
 def check_answers(p: int, q: int, operator: str) -> None:
-    """Raise :class:`UserError` where a left side has several answers, between which nothing can decide."""
+    """Raise :class:`UserError` where a left side has several answers, which no model could tell apart."""
     if is_ambiguous(p, q, operator):
         raise UserError(
             f"division needs q of at least p, got q={q} and p={p}: 0 / 1 would be 0 and {q}; the nearest is {p}"
@@ -189,7 +189,7 @@ def split_sizes(
 
 
 def smallest_operands(operator: str, zero_operands: str) -> tuple[int, int]:
-    """Where the first operand starts, and the others: of a division, what it is built from, quotient and divisors.
+    """Smallest first operand, and smallest other operand; of a division, smallest quotient and divisor.
 
     >>> smallest_operands("/", "any"), smallest_operands("*", "first"), smallest_operands("*", "none")
     ((0, 1), (0, 1), (1, 1))

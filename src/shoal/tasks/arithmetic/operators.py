@@ -1,4 +1,4 @@
-"""What each operator makes of its operands.
+"""Operators of equations: the result of each for given operands.
 
 Sources: the practical on modular arithmetic for ``+ - * /``; Power et al. 2022, "Grokking: generalization beyond
 overfitting on small algorithmic datasets" (https://arxiv.org/abs/2201.02177), appendix A.1.1, for the others. Those
@@ -28,7 +28,7 @@ _DIGITS = PERMUTATIONS @ _PLACES  # (120,), increasing
 
 
 def multiply(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """The number of each product ``x y`` of numbered permutations, ``x`` acting first, ``(N,), (N,) -> (N,)``.
+    """Products ``x y`` of numbered permutations, ``x`` acting first, as numbers: ``(N,), (N,) -> (N,)``.
 
     >>> first, second = 1, 6  # 0 1 2 4 3 and 0 2 1 3 4
     >>> PERMUTATIONS[multiply(np.array([first]), np.array([second]))].tolist()
@@ -39,12 +39,12 @@ def multiply(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def invert(x: np.ndarray) -> np.ndarray:
-    """The number of each inverse of a numbered permutation, ``(N,) -> (N,)``."""
+    """Inverses of numbered permutations, as numbers: ``(N,) -> (N,)``."""
     return _numbers(PERMUTATIONS[x].argsort(axis=1))
 
 
 def _numbers(permutations: np.ndarray) -> np.ndarray:
-    """``(N, 5) -> (N,)``."""
+    """Numbers of permutations: ``(N, 5) -> (N,)``."""
     numbers: np.ndarray = np.searchsorted(_DIGITS, permutations @ _PLACES)
     return numbers
 

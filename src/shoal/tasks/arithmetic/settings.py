@@ -1,4 +1,4 @@
-"""Which equations a run learns."""
+"""Settings of the task of modular arithmetic."""
 
 from typing import TYPE_CHECKING, ClassVar
 
@@ -30,7 +30,7 @@ _MOST_EQUATIONS = 10_000_000  # of all splits; more would not fit into memory wh
 
 
 class Arithmetic(TaskSettings):
-    """The equations, how they are written, split and scored."""
+    """Settings of the equations: their operator and moduli, format, split and scores."""
 
     name: ClassVar[str] = "arithmetic"
     label: ClassVar[str] = "arithmetic"
@@ -48,7 +48,7 @@ class Arithmetic(TaskSettings):
     zero_operands: str = choice("any", "operands that may be 0 (first: the first alone)", ZEROS)
     is_symmetric: bool = setting(False, "keep only a <= b (<= c)", "true or false")
     split_per_order: bool = setting(False, "split binary and ternary equations each at r_train", "true or false")
-    split_shuffle: str = choice("numpy", "whose random numbers shuffle the equations before the split", SHUFFLES)
+    split_shuffle: str = choice("numpy", "generator that shuffles the equations before the split", SHUFFLES)
     equation_format: str = choice(
         "full", "full is BOS a + b = r EOS, eos EOS a + b = r EOS, infix a + b = r, operands a b = r", FORMATS
     )
@@ -60,7 +60,7 @@ class Arithmetic(TaskSettings):
     )
 
     def fill(self) -> None:
-        """Permutations are 120; results have the modulus of the operands."""
+        """Set ``p`` to 120 for permutations, and ``q`` to ``p``, where not given."""
         if self.operator in COMPOSITIONS and "p" not in self.model_fields_set:
             object.__setattr__(self, "p", S5_SIZE)
         set_default(self, "q", self.p)
@@ -103,7 +103,7 @@ class Arithmetic(TaskSettings):
         return EQUATIONS
 
     def split_sizes(self) -> tuple[int, int]:
-        """Training and validation equations, in closed form."""
+        """Numbers of training and validation equations, in closed form."""
         return split_sizes(
             self.p,
             self.operator,
@@ -131,7 +131,7 @@ class Arithmetic(TaskSettings):
         return Counts(n_train, n_all, held=2 * n_all * (3 * S + 1))  # inputs, targets and mask, and the place of "="
 
     def data(self, split_seed: int) -> "ArithmeticData":
-        """The equations and their split."""
+        """Equations and their split."""
         from shoal.tasks.arithmetic.data import arithmetic_data
 
         assert self.q is not None
@@ -162,12 +162,12 @@ class Arithmetic(TaskSettings):
 
 
 def equations_of(spec: "RunSpec") -> "ArithmeticData":
-    """The equations of a run of this task, and their split.
+    """Equations of a run of this task, and their split.
 
     Raises:
-        UserError: its task is another.
+        UserError: the run's task is another.
     """
     part = spec.task_part
     if not isinstance(part, Arithmetic):
-        raise UserError(f"this is about equations, and run {spec.id} has task {spec.task}")
+        raise UserError(f"equations are of task arithmetic, and run {spec.id} has task {spec.task}")
     return part.data(spec.split_seed)

@@ -1,4 +1,4 @@
-"""A vocabulary of whole words separated by spaces."""
+"""Tokenizer of whole words separated by spaces."""
 
 from collections.abc import Iterable, Sequence
 
@@ -9,7 +9,7 @@ from shoal.errors import UserError, nearest
 
 
 class Tokenizer:
-    """Maps tokens to indices and back.
+    """Vocabulary that maps tokens to indices and back.
 
     >>> tokenizer = Tokenizer(["0", "1", "+", "="])
     >>> tokenizer.encode("1 + 0 =").tolist()

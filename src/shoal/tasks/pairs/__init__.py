@@ -1,1 +1,1 @@
-"""What tasks of a source and its target share: vocabularies, rows, batches, objective."""
+"""Parts that tasks of a source and its target share: vocabularies, rows, batches, objective."""

@@ -1,7 +1,7 @@
 """Length buckets: pairs of about the same lengths make a batch, which is padded to the widths of their bucket.
 
-The order of buckets is a function of the data and of ``bucket_seed``, the same in every pass and for every member;
-which pairs of a bucket a batch holds comes from the member's key. So a member has the same batches alone and in a
+The order of buckets is a function of the data and of ``bucket_seed``, the same in every pass and for every member; the
+choice of a bucket's pairs for a batch comes from the member's key. So a member has the same batches alone and in a
 stack, and all members of a stack have batches of one shape.
 
 ``N`` pairs, ``R`` members, ``B`` pairs of a batch, ``K`` buckets.
@@ -15,7 +15,7 @@ from shoal.tasks.base import Forms
 
 Widths = tuple[int, int]  # of sources and of targets
 
-MULTIPLE = 2  # of which widths are multiples: on Multi30k 13 widths fill 91 %, multiples of 4 fill 85 % with 7
+MULTIPLE = 2  # divisor of all widths: on Multi30k 13 widths fill 91 %, multiples of 4 fill 85 % with 7
 LEAST = 1 / 400  # share of the training pairs that a bucket holds at least
 _SEQUENCE_STREAM = 5  # the order of buckets, apart from what else bucket_seed may order
 
@@ -29,18 +29,18 @@ class Buckets:
     Pairs that are longer than every training pair have a bucket of their own.
 
     Attributes:
-        widths: of each bucket, ``K``, from the narrowest on.
-        of: the bucket of each pair, ``(N,)`` int64.
+        widths: widths of each bucket, ``K``, from the narrowest on.
+        of: bucket of each pair, ``(N,)`` int64.
         source, target: lengths of the sides, ``(N,)`` int64.
         drawn: pairs that train, ``(n,)`` int64.
-        forms: as a task holds them.
+        forms: forms of the batches for the task.
 
     Args:
         source: positions of each source, its end included, ``(N,)`` int64, 1 or more.
-        target: positions of each target, likewise.
-        drawn: pairs that training draws from, ``(n,)`` int64, or how many where they are the first ones; all where it
-            is not given.
-        multiple: of which widths are multiples.
+        target: positions of each target, its end included, ``(N,)`` int64, 1 or more.
+        drawn: pairs that training draws from, ``(n,)`` int64, or their number where they are the first ones; all where
+            it is not given.
+        multiple: divisor of all widths.
         least: share of the training pairs that a bucket holds at least.
     """
 
@@ -65,34 +65,34 @@ class Buckets:
         self.forms = Forms(self.widths, self.of)
 
     def batches(self, batch_size: int, batch_tokens: int | None = None) -> list[tuple[int, int, int]]:
-        """The batches of a pass, bucket after bucket, the last, smaller one of each bucket kept.
+        """Batches of a pass, bucket after bucket, the last, smaller one of each bucket kept.
 
-        A pair that would be left over alone goes with the batch before it: products of one row round otherwise in a
-        stack than alone.
+        A single pair that would be left over goes with the batch before it: products of one row are rounded differently
+        in a stack and alone.
 
         Args:
             batch_size: pairs of a batch.
             batch_tokens: positions of the wider side of a batch, padding included, instead.
 
         Returns:
-            ``(bucket, start, size)`` of each: it holds the training pairs from ``start`` on, sorted by bucket.
+            ``(bucket, start, size)`` of each batch, which holds the training pairs from ``start`` on, sorted by bucket.
         """
-        found, start = [], 0
+        batches, start = [], 0
         for bucket, n in enumerate(self.of[self.drawn].bincount().tolist()):
             size = batch_size if batch_tokens is None else max(1, batch_tokens // max(self.widths[bucket]))
             firsts = [first for first in range(0, n, size) if n - first > 1 or size == 1 or first == 0]
-            found += [(bucket, start + a, b - a) for a, b in zip(firsts, [*firsts[1:], n], strict=True)]
+            batches += [(bucket, start + a, b - a) for a, b in zip(firsts, [*firsts[1:], n], strict=True)]
             start += n
-        return found
+        return batches
 
     def batch_positions(self, batch_size: int, batch_tokens: int | None = None) -> int:
-        """Positions of the largest batch, both sides, padding included: what memory is estimated from."""
+        """Number of positions of the largest batch, both sides and padding included, for estimates of memory."""
         return max(size * sum(self.widths[bucket]) for bucket, _, size in self.batches(batch_size, batch_tokens))
 
     def real_share(self) -> dict[str, float]:
         """Share of a pass's positions that hold tokens and no padding: of ``source``, ``target`` and ``both``.
 
-        That of any batch size, because no batch is filled up with pairs that do not count.
+        It is the same for any batch size, because no batch is filled up with pairs that do not count.
         """
         real = torch.stack([self.source[self.drawn].sum(), self.target[self.drawn].sum()])  # (2,)
         padded = torch.tensor(self.widths)[self.of[self.drawn]].sum(0)  # (2,)
@@ -101,7 +101,7 @@ class Buckets:
 
 
 def _tops(levels: Tensor, drawn: Tensor, least: float) -> list[int]:
-    """The highest level of each bucket, from the lowest on."""
+    """Highest level of each bucket, from the lowest on."""
     counts = levels[drawn].bincount().tolist()
     enough = max(least * len(drawn), 2.0 if least else 0.0)  # pairs of a bucket; one alone would be a batch of one
     tops: list[int] = []
@@ -118,13 +118,13 @@ def _tops(levels: Tensor, drawn: Tensor, least: float) -> list[int]:
 
 
 def _rounded(lengths: Tensor, of: Tensor, K: int, multiple: int) -> list[int]:
-    """The width of each bucket on one side."""
+    """Width of each bucket on one side."""
     longest = torch.zeros(K, dtype=torch.int64).scatter_reduce(0, of, lengths, "amax")
     return (-(-longest // multiple) * multiple).clamp(max=int(lengths.max())).cummax(0).values.tolist()
 
 
 class BucketSampler:
-    """Passes over the training pairs, each pair once, in batches of one bucket each: a :class:`FormSampler`.
+    """Sampler of passes over the training pairs, each pair once, in batches of one bucket each.
 
     The order of the batches' buckets is the same in every pass; the pairs of each bucket are shuffled anew. A bucket's
     last batch of a pass is smaller where its pairs are no multiple of a batch.
@@ -133,9 +133,9 @@ class BucketSampler:
         keys: see :class:`~shoal.tasks.sampling.Sampler`.
         sizes: see :class:`~shoal.tasks.sampling.Sampler`; all of ``n``.
         batch_size: see :class:`~shoal.tasks.sampling.Sampler`.
-        buckets: of the pairs, whose ``n`` of ``drawn`` train.
+        buckets: buckets of the pairs; the ``n`` pairs of their ``drawn`` train.
         batch_tokens: see :meth:`Buckets.batches`.
-        bucket_seed: of the order of buckets.
+        bucket_seed: seed of the order of buckets.
     """
 
     def __init__(
@@ -163,7 +163,7 @@ class BucketSampler:
         self.order = torch.arange(len(of), device=keys.device).repeat(len(keys), 1)  # (R, n)
 
     def prepare(self, taken: Tensor) -> int:
-        """See :class:`~shoal.tasks.sampling.Sampler`: what can be drawn then is of one form and size."""
+        """See :class:`~shoal.tasks.sampling.Sampler`: the steps that can then be drawn are of one form and size."""
         epoch, place = taken // self.period, int(taken[0]) % self.period
         assert bool((taken % self.period == place).all()), "members of a stack are at the same place of a pass"
         if (epoch != self.epoch).any():
@@ -181,9 +181,9 @@ class BucketSampler:
 
 
 def _alike(shapes: list[tuple[Widths, int]]) -> list[int]:
-    """From each batch on, how many have its shape, up to the end of the pass."""
-    found = [1] * len(shapes)
+    """Number of batches of the same shape from each batch on, up to the end of the pass."""
+    runs = [1] * len(shapes)
     for place in range(len(shapes) - 2, -1, -1):
         if shapes[place] == shapes[place + 1]:
-            found[place] += found[place + 1]
-    return found
+            runs[place] += runs[place + 1]
+    return runs

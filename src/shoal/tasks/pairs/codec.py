@@ -1,4 +1,4 @@
-"""From lines of text to rows of tokens and back: all that a model of sources and targets needs beside its weights.
+"""Codec between lines of text and rows of tokens: all that a model of sources and targets needs beside its weights.
 
 A source is its tokens and EOS. A target is its tokens and EOS, and a model reads it behind BOS. Padding is on the
 right. ``N`` lines, ``S`` and ``T`` tokens of the longest source and target.
@@ -15,13 +15,13 @@ from shoal.tasks.pairs.vocabulary import EOS, PAD, Vocabulary, vocabulary_from_j
 
 
 class PairCodec:
-    """Lines of text as rows of tokens.
+    """Codec between lines of text and rows of tokens.
 
     Attributes:
         source, target: the vocabularies; the same object where there is one for both.
-        max_length: tokens of a source at most, EOS not counted.
+        max_length: largest number of tokens of a source, EOS not counted.
         lowercase: lines are lower-cased (``str.lower``) before they become tokens.
-        cuts: a source of more tokens loses those beyond; else it is refused.
+        cuts: true to cut longer sources to their first tokens; else they are refused.
     """
 
     def __init__(
@@ -31,29 +31,29 @@ class PairCodec:
         self.max_length, self.lowercase, self.cuts = max_length, lowercase, cuts
 
     def prepared(self, line: str) -> str:
-        """The line as it becomes tokens."""
+        """Line in the form in which it is split into tokens."""
         return line.lower() if self.lowercase else line
 
     def encode_sources(self, lines: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """Sources as a model reads them: an empty line is EOS alone, and stays in its place.
+        """Tokens of sources as a model reads them; an empty line is EOS alone, and stays in its place.
 
         Returns:
             ``tokens`` ``(N, S)`` int64, and ``seen`` ``(N, S)`` bool, True where there is a token and no padding.
 
         Raises:
-            UserError: a line has something that has no token, or too many tokens where they are not cut.
+            UserError: a line has a part without a token, or too many tokens where they are not cut.
         """
         rows = [self._fitting(number, self._tokens(number, line)) for number, line in enumerate(lines, 1)]
         tokens, lengths = padded(rows)
         return tokens, torch.arange(tokens.shape[1]) < lengths.unsqueeze(1)
 
     def encode_targets(self, lines: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """Targets with their EOS as a model is scored on them, of any length: as :meth:`encode_sources`."""
+        """Tokens of targets with EOS as a model is scored on them, of any length: as :meth:`encode_sources`."""
         tokens, lengths = padded([self.target.encode(self.prepared(line)) for line in lines])
         return tokens, torch.arange(tokens.shape[1]) < lengths.unsqueeze(1)
 
     def decode_target(self, tokens: Tensor | Iterable[int]) -> str:
-        """The text of a target's tokens, up to the first EOS; PAD and BOS are passed over.
+        """Text of a target's tokens, up to the first EOS; PAD and BOS are skipped.
 
         Raises:
             UserError: a token is not of the vocabulary.
@@ -61,11 +61,11 @@ class PairCodec:
         return self.target.decode(tokens.tolist() if isinstance(tokens, Tensor) else tokens)
 
     def decode_source(self, tokens: Tensor | Iterable[int]) -> str:
-        """As :meth:`decode_target`, of a source."""
+        """Text of a source's tokens, as :meth:`decode_target`."""
         return self.source.decode(tokens.tolist() if isinstance(tokens, Tensor) else tokens)
 
     def too_long(self, lines: Sequence[str]) -> list[int]:
-        """Places, from 0, of the sources that have more than :attr:`max_length` tokens."""
+        """Indices, from 0, of the sources that have more than :attr:`max_length` tokens."""
         encoded = (self._tokens(number, line) for number, line in enumerate(lines, 1))
         return [place for place, tokens in enumerate(encoded) if len(tokens) > self.max_length]
 
@@ -83,17 +83,17 @@ class PairCodec:
         return tokens[: self.max_length]
 
     def to_json(self) -> dict[str, Any]:
-        """All that :meth:`from_json` needs; ``source`` is left out where it is the target's vocabulary."""
+        """JSON from which :meth:`from_json` makes the codec; without ``source`` where it is the target's vocabulary."""
         out = {"max_length": self.max_length, "lowercase": self.lowercase, "cuts": self.cuts}
-        own = {} if self.source is self.target else {"source": self.source.to_json()}
-        return {**out, **own, "target": self.target.to_json()}
+        source_entry = {} if self.source is self.target else {"source": self.source.to_json()}
+        return {**out, **source_entry, "target": self.target.to_json()}
 
     @classmethod
     def from_json(cls, content: Any) -> "PairCodec":
-        """What :meth:`to_json` gave.
+        """Codec from the JSON of :meth:`to_json`.
 
         Raises:
-            LabError: it is nothing of the kind.
+            LabError: the content is not such JSON.
         """
         if not isinstance(content, Mapping) or set(content) - {"source"} != {
             "max_length",
@@ -101,26 +101,26 @@ class PairCodec:
             "cuts",
             "target",
         }:
-            raise LabError("what the task kept is damaged: it does not say how texts become tokens")
+            raise LabError("the task's record is damaged: it has no codec from texts to tokens")
         length, flags = content["max_length"], (content["lowercase"], content["cuts"])
         if type(length) is not int or length < 1 or not all(isinstance(flag, bool) for flag in flags):
-            raise LabError("what the task kept is damaged: max_length, lowercase or cuts is none")
+            raise LabError("the task's record is damaged: max_length, lowercase or cuts is of another type")
         target = vocabulary_from_json(content["target"])
         source = vocabulary_from_json(content["source"]) if "source" in content else target
         return cls(source, target, length, *flags)
 
 
 def codec_of(kept: Mapping[str, Any]) -> PairCodec:
-    """The codec of what a task of sources and targets keeps with its models (``TaskSettings.kept``).
+    """Codec in the record that a task of sources and targets keeps with its models (``TaskSettings.kept``).
 
     Raises:
-        LabError: it was another task's, or is damaged.
+        LabError: the record is of another task, or damaged.
     """
     return PairCodec.from_json(kept.get("codec"))
 
 
 def padded(rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
-    """Rows of tokens with EOS behind each and then padding: ``(N, S)`` int64; and lengths with EOS, ``(N,)`` int64.
+    """Rows of tokens with EOS behind each and then padding, ``(N, S)`` int64; and lengths with EOS, ``(N,)`` int64.
 
     >>> padded([[5, 6], []])
     (tensor([[5, 6, 2],

@@ -1,7 +1,7 @@
-"""Sources and their targets as the engine takes them: rows of tokens, batches for each way to read them, the objective.
+"""Data of sources and targets for the engine: rows of tokens, batches for each way to read them, the objective.
 
-``N`` pairs, ``B`` of a batch, ``S`` tokens of a source and ``T`` of a target, EOS included; what a model reads of a
-target begins with BOS, and so has as many.
+``N`` pairs, ``B`` of a batch, ``S`` tokens of a source and ``T`` of a target, EOS included; a model reads a target
+behind BOS and without EOS, which are ``T`` tokens, too.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,16 +19,16 @@ from shoal.tasks.pairs.codec import padded
 from shoal.tasks.pairs.vocabulary import BOS, PAD
 from shoal.tasks.text.units import count_text
 
-SCORED_SHARE = 4  # of the training split as many pairs are scored as this part of the validation split's
+SCORED_SHARE = 4  # the number of scored training pairs is that of validation pairs over this
 
 
 @dataclass(frozen=True, eq=False)
 class Pairs:
-    """Pairs in tokens, those that train and then those that validate, or as the task has them.
+    """Pairs of sources and targets in tokens, in the order of the task, such as those that train first.
 
     Attributes:
         source: ``(N, S)`` int64, padded on the right.
-        target: ``(N, T)`` int64, likewise.
+        target: ``(N, T)`` int64, padded on the right.
         source_length, target_length: tokens of each with EOS, ``(N,)`` int64.
     """
 
@@ -48,23 +48,23 @@ class Pairs:
 
     @cached_property
     def tensors(self) -> dict[str, Tensor]:
-        """By name; the same tensors whenever they are asked for, so that members share them."""
+        """Tensors by name; the same objects at every call, so that members share them."""
         names = ("source", "target", "source_length", "target_length")
         return {name: getattr(self, name) for name in names}
 
     @property
     def held(self) -> int:
-        """Numbers that they take."""
+        """Number of elements of all tensors together."""
         return sum(tensor.numel() for tensor in self.tensors.values())
 
 
 @dataclass(frozen=True)
 class Scoring:
-    """What training minimises, where that is not the loss that is reported.
+    """Objective that training minimises, where it is not the reported loss.
 
     Attributes:
-        reduction: ``token``, the mean over all tokens of a batch, or ``sentence``, over its targets the mean of each
-            one's mean over its tokens.
+        reduction: ``token``, the mean over all tokens of a batch, or ``sentence``, the mean over its targets of the
+            mean over each one's tokens.
         label_smoothing, convention: see :func:`shoal.objectives.smoothed_losses`.
     """
 
@@ -78,9 +78,9 @@ class Batching:
     """Batches of pairs of about the same lengths.
 
     Attributes:
-        buckets: of the pairs, those that train among them as the task draws them.
+        buckets: buckets of the pairs, whose ``drawn`` are those that the task draws.
         batch_tokens: see :meth:`Buckets.batches`.
-        bucket_seed: of the order of buckets.
+        bucket_seed: seed of the order of buckets.
     """
 
     buckets: Buckets
@@ -89,13 +89,13 @@ class Batching:
 
 
 def pair_batch(tensors: Mapping[str, Tensor], indices: Tensor, widths: Widths | None = None, *, reads: str) -> Batch:
-    """Pairs by number, for models that read them in one of three ways.
+    """Batch of pairs for models that read them in one of three ways.
 
     Args:
         tensors: as :attr:`Pairs.tensors`.
         indices: ``(B,)``.
-        widths: of sources and of targets, with EOS, at least those of the batch's longest; all that there is where not
-            given. Another width moves padding alone.
+        widths: widths of sources and of targets, with EOS, at least those of the batch's longest; those of the tensors
+            where not given. Another width changes padding alone.
         reads: see :attr:`shoal.models.settings.ModelSettings.reads`.
 
     Returns:
@@ -134,7 +134,7 @@ def pair_batch(tensors: Mapping[str, Tensor], indices: Tensor, widths: Widths | 
 
 
 def pair_objective(model: Model, batch: Batch, scoring: Scoring | None = None) -> dict[str, Tensor]:
-    """What is measured of each target, ``(B,)`` each: every token is predicted behind the right ones before it.
+    """Measures of each target, ``(B,)`` each: every token is predicted behind the right ones before it.
 
     Returns:
         ``loss``, nats per token, and ``accuracy``, share of tokens right, both with the ``weight`` of its tokens; and
@@ -171,16 +171,16 @@ def pair_task(
     scoring: Scoring | None = None,
     batching: Batching | None = None,
 ) -> Task:
-    """Pairs as the engine takes them.
+    """Task of pairs for the engine.
 
     Args:
-        pairs: all of them.
+        pairs: all pairs.
         reads: see :func:`pair_batch`.
-        train: which train, ``(n,)`` int64; a quarter as many as validate are scored, of each group.
-        valid: which validate, likewise.
-        groups: to report apart, ``(N,)`` bool each; no pair is in two.
-        scoring: what training minimises.
-        batching: in buckets, which must be the same for all members; else a pass is shuffled whole.
+        train: indices of the training pairs, ``(n,)`` int64; a quarter as many as validate are scored, of each group.
+        valid: indices of the validation pairs, ``(n,)`` int64.
+        groups: groups of pairs to report separately, ``(N,)`` bool each; no pair is in two.
+        scoring: objective that training minimises.
+        batching: batches by length, whose buckets must be the same for all members; else a pass is shuffled whole.
     """
     scoring = scoring or Scoring()
     is_plain = scoring.label_smoothing == 0 and scoring.reduction == "token"
@@ -200,11 +200,11 @@ def pair_task(
 
 
 def n_scored(sizes: Sequence[int], n_valid: int) -> list[int]:
-    """How many pairs of each group of the training split an evaluation scores: a quarter of what validates, by share.
+    """Number of scored pairs of each group of the training split: a quarter of the validation pairs in all, by share.
 
     Args:
-        sizes: of the groups in the training split, each at least 1.
-        n_valid: pairs that validate.
+        sizes: sizes of the groups in the training split, each at least 1.
+        n_valid: number of validation pairs.
     """
     n_train = sum(sizes)
     n = min(n_train, n_valid // SCORED_SHARE)
@@ -212,17 +212,17 @@ def n_scored(sizes: Sequence[int], n_valid: int) -> list[int]:
 
 
 def some_of(train: Tensor, n_valid: int, groups: Mapping[str, Tensor]) -> Tensor:
-    """The pairs of the training split that an evaluation scores, evenly over each group: ``(n,)``, in their order."""
+    """Training pairs that an evaluation scores, evenly over each group: ``(n,)``, in their order."""
     parts = [train[inside[train]] for inside in groups.values()]
     grouped = torch.stack([inside[train] for inside in groups.values()]).any(0) if groups else torch.zeros_like(train)
     parts = [part for part in (*parts, train[~grouped.bool()]) if len(part)]
-    found = n_scored([len(part) for part in parts], n_valid)
-    chosen = [part[torch.arange(n) * len(part) // n] for part, n in zip(parts, found, strict=True)]
+    counts = n_scored([len(part) for part in parts], n_valid)
+    chosen = [part[torch.arange(n) * len(part) // n] for part, n in zip(parts, counts, strict=True)]
     return torch.cat(chosen).sort().values
 
 
 def count_targets(lines: Sequence[str], tokens: int) -> dict[str, int]:
-    """Tokens, characters, bytes and words of the targets that are scored, EOS counted as a token alone."""
+    """Numbers of tokens, characters, bytes and words of the scored targets; EOS counts as a token alone."""
     each = [count_text(line, 0) for line in lines]
     return {
         "targets": len(lines),

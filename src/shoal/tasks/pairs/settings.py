@@ -1,4 +1,4 @@
-"""What all tasks of a source and its target can be asked for, and what they measure."""
+"""Settings and measures that all tasks of a source and its target share."""
 
 import math
 from collections.abc import Mapping
@@ -36,8 +36,8 @@ MEASURES = Measures(
             "",
             True,
             (0.0, 1.0),
-            about="share of targets all of whose tokens are predicted behind the right ones before them; what a model "
-            "writes on its own is another thing",
+            about="share of targets all of whose tokens are predicted behind the right ones before them; freely "
+            "decoded answers are scored separately",
         ),
     ),
     things="targets",
@@ -45,13 +45,13 @@ MEASURES = Measures(
 
 
 class PairSettings(TaskSettings):
-    """A task of sources and targets: which words are told of them, and how training scores them.
+    """Settings of a task of sources and targets: scores of its texts, and how training scores them.
 
-    What is reported hangs on none of these settings: nats per token over the whole split, EOS included.
+    Reported losses depend on none of these settings: nats per token over the whole split, EOS included.
     """
 
     offers: ClassVar[tuple[str, ...]] = ("sequence", "pair", "source")
-    scores: ClassVar[tuple[str, ...]] = ("exact match",)  # what is told of texts that models write
+    scores: ClassVar[tuple[str, ...]] = ("exact match",)  # of texts that models write
     usual_model: ClassVar[str] = "encoder_decoder"
     suggests: ClassVar[Mapping[str, Any]] = {
         "train_batch_size": 128,
@@ -69,13 +69,13 @@ class PairSettings(TaskSettings):
 
     reduction: str = choice(
         "token",
-        "what training minimises of a batch: the mean over its tokens, or over its targets that of each one's mean",
+        "training loss of a batch: the mean over its tokens, or the mean over its targets of each one's mean",
         ("token", "sentence"),
     )
     label_smoothing: float = setting(0.0, "share of the target spread while training", in_float32=True, **SHARE)
     label_smoothing_convention: str = choice(
         "torch",
-        "over which tokens it is spread: torch, ε/V on all V; fairseq, ε/(V-1) on all but the right one; joeynmt, "
+        "tokens over which it is spread: torch, ε/V on all V; fairseq, ε/(V-1) on all but the right one; joeynmt, "
         "ε/(V-2) on all but the right one and PAD, as the Annotated Transformer",
         CONVENTIONS,
     )
@@ -86,7 +86,7 @@ class PairSettings(TaskSettings):
         return fitting(cls.suggests, given)
 
     def measures(self) -> Measures:
-        """See :class:`TaskSettings`: nothing generalises at a moment here."""
+        """See :class:`TaskSettings`: there is no criterion of having generalised."""
         return MEASURES
 
     def build(self, split_seed: int) -> "Task":
@@ -94,7 +94,7 @@ class PairSettings(TaskSettings):
         return self.build_for("pair", split_seed)
 
     def scoring(self) -> "Scoring":
-        """What training minimises."""
+        """Objective that training minimises."""
         from shoal.tasks.pairs.data import Scoring
 
         return Scoring(self.reduction, self.label_smoothing, self.label_smoothing_convention)
@@ -103,20 +103,20 @@ class PairSettings(TaskSettings):
     def units(cls, kept: Mapping[str, Any]) -> Mapping[str, float]:
         """See :class:`TaskSettings`: nats per word and bits per character of the validation targets, where counted."""
         counts = kept.get("counts", {})
-        found = {"nats/word": ("words", 1.0), "bits/char": ("characters", math.log(2))}
+        factors = {"nats/word": ("words", 1.0), "bits/char": ("characters", math.log(2))}
         return {
             name: counts["tokens"] / (factor * counts[several])
-            for name, (several, factor) in found.items()
+            for name, (several, factor) in factors.items()
             if counts.get(several)
         }
 
 
 class BucketedPairs(PairSettings):
-    """A task whose splits hang on no seed as far as lengths go, so that all members can have the same buckets."""
+    """Settings of a task whose lengths depend on no seed, so that all members can have the same buckets."""
 
     batching: str = choice(
         "buckets",
-        "how training makes batches: of pairs of about the same lengths, or of any, padded to the longest of all",
+        "pairs of a training batch: of about the same lengths, or any, padded to the longest of all",
         ("buckets", "shuffled"),
     )
     batch_tokens: int | None = setting(
@@ -125,7 +125,7 @@ class BucketedPairs(PairSettings):
         "an integer of at least 1",
         ge=1,
     )
-    bucket_seed: int = setting(0, "of the order of buckets in a pass", **SEED)
+    bucket_seed: int = setting(0, "seed of the order of buckets in a pass", **SEED)
 
     def check(self) -> None:
         """See :class:`Part`."""
@@ -136,18 +136,18 @@ class BucketedPairs(PairSettings):
             )
 
     def buckets(self) -> "Buckets":
-        """The buckets of all pairs."""
+        """Buckets of all pairs."""
         raise NotImplementedError
 
     def batched(self) -> "Batching | None":
-        """How training makes batches."""
+        """Batches by length, or None where a pass is shuffled whole."""
         from shoal.tasks.pairs.data import Batching
 
         is_whole = self.batching != "buckets"
         return None if is_whole else Batching(self.buckets(), self.batch_tokens, self.bucket_seed)
 
     def filled(self) -> dict[str, float]:
-        """How many ``widths`` batches have, and which ``real_share`` of their positions holds tokens; for ``kept``."""
+        """Number of ``widths`` of batches, and ``real_share`` of their positions that holds tokens; for ``kept``."""
         if self.batching != "buckets":
             return {}
         buckets = self.buckets()
@@ -155,11 +155,11 @@ class BucketedPairs(PairSettings):
 
     @staticmethod
     def told_filled(kept: Mapping[str, Any]) -> list[str]:
-        """What :meth:`filled` found, as a line."""
-        found = kept.get("batches")
-        if not found:
+        """Line about the numbers of :meth:`filled`."""
+        numbers = kept.get("batches")
+        if not numbers:
             return []
-        share, n = found["real_share"], found["widths"]
+        share, n = numbers["real_share"], numbers["widths"]
         widths = "1 width" if n == 1 else f"{n} widths"
         return [f"batches: {100 * share:.0f} % of the positions hold tokens and no padding, in {widths}"]
 

@@ -1,6 +1,6 @@
-"""The vocabularies of sources and targets: special tokens first, then words, characters, numbers or byte pairs.
+"""Vocabularies of sources and targets: special tokens first, then words, characters, numbers or byte pairs.
 
-Tokens are numbers and texts are texts: one that spells a special token, such as ``<unk>``, is text like any other.
+Text that spells a special token, such as ``<unk>``, is text like any other.
 """
 
 import hashlib
@@ -14,7 +14,7 @@ from shoal.tasks.pairs.words import join_words, split_words
 from shoal.tasks.text.bpe import BytePairTokenizer, said, train_bpe, utf8
 
 PAD, BOS, EOS, UNK = 0, 1, 2, 3
-UNKNOWN = "<unk>"  # what stands in a decoded text for a token of no type
+UNKNOWN = "<unk>"  # decoded text of a token of no type
 MOST_TYPES = 2**24
 SPECIALS = 3  # of every vocabulary: PAD, BOS and EOS
 
@@ -27,7 +27,7 @@ def _split_numbers(line: str) -> list[str]:
     return line.split()
 
 
-# how a line becomes types and types a line, and whether what is no type has a token, UNK
+# split of a line into types, its inverse, and true where other text has the token UNK
 _KINDS: Mapping[str, tuple[Callable[[str], list[str]], Callable[[Iterable[str]], str], bool]] = {
     "words": (split_words, join_words, True),
     "chars": (_split_characters, "".join, True),
@@ -37,41 +37,41 @@ _KINDS: Mapping[str, tuple[Callable[[str], list[str]], Callable[[Iterable[str]],
 
 
 class Vocabulary(Protocol):
-    """Lines of text to tokens and back; neither BOS nor EOS is added here."""
+    """Vocabulary between lines of text and tokens; it adds neither BOS nor EOS."""
 
     @property
     def size(self) -> int:
-        """V: tokens are from 0 to V − 1, special ones included."""
+        """Size of the vocabulary V: tokens are from 0 to V − 1, special ones included."""
 
     @property
     def key(self) -> str:
-        """16 hexadecimal digits that agree where every line has the same tokens."""
+        """Key of 16 hexadecimal digits, equal for vocabularies that give every line the same tokens."""
 
     def encode(self, line: str) -> list[int]:
-        """The tokens of a line.
+        """Tokens of a line.
 
         Raises:
-            UserError: it has something that has no token.
+            UserError: a part of the line has no token.
         """
 
     def decode(self, tokens: Iterable[int]) -> str:
-        """The line of tokens up to the first EOS; PAD and BOS stand for nothing.
+        """Line of tokens up to the first EOS; PAD and BOS are skipped.
 
         Raises:
             UserError: a token is not from 0 to V − 1.
         """
 
     def to_json(self) -> dict[str, Any]:
-        """All that :func:`vocabulary_from_json` needs."""
+        """JSON from which :func:`vocabulary_from_json` makes the vocabulary."""
 
 
 class Types:
-    """A vocabulary of listed types, in the order of their tokens.
+    """Vocabulary of listed types, in the order of their tokens.
 
     Attributes:
         kind: ``words`` (:mod:`shoal.tasks.pairs.words`), ``chars``, which have UNK, and ``letters`` and ``numbers``
             (between white space), which have none.
-        types: each once.
+        types: the types, each once.
     """
 
     def __init__(self, kind: str, types: Sequence[str]) -> None:
@@ -92,15 +92,15 @@ class Types:
         utf8(line)
         if self.has_unknown:
             return [self._tokens.get(name, UNK) for name in self._split(line)]
-        found = [self._tokens.get(name, -1) for name in self._split(line)]
-        if -1 in found:
-            wrong = self._split(line)[found.index(-1)]
+        tokens = [self._tokens.get(name, -1) for name in self._split(line)]
+        if -1 in tokens:
+            wrong = self._split(line)[tokens.index(-1)]
             raise UserError(f"{wrong!r:.100} is not in the vocabulary{nearest(wrong, self.types)}")
-        return found
+        return tokens
 
     def decode(self, tokens: Iterable[int]) -> str:
-        own = meant(tokens, self.size)
-        return self._join(self._name(token) for token in own)
+        text_tokens = meant(tokens, self.size)
+        return self._join(self._name(token) for token in text_tokens)
 
     def _name(self, token: int) -> str:
         if token >= self.first:
@@ -112,7 +112,7 @@ class Types:
 
 
 class BytePairs:
-    """A vocabulary of byte-level byte pairs behind the special tokens; every line has tokens, and comes back exactly.
+    """Vocabulary of byte-level byte pairs behind the special tokens; it encodes every line, and decodes it exactly.
 
     Attributes:
         tokenizer: see :class:`shoal.tasks.text.bpe.BytePairTokenizer`.
@@ -142,35 +142,36 @@ class BytePairs:
 
 
 def meant(tokens: Iterable[int], size: int) -> list[int]:
-    """Of a row of tokens those of its text: up to the first EOS, without PAD and BOS.
+    """Text tokens of a row: those up to the first EOS, without PAD and BOS.
 
     Raises:
         UserError: a token is not from 0 to ``size`` − 1.
     """
-    found = []
+    text_tokens = []
     for token in map(int, tokens):
         if not 0 <= token < size:
             raise UserError(f"token {token} is not in the vocabulary: from 0 to {size - 1:,}")
         if token == EOS:
             break
         if token not in (PAD, BOS):
-            found.append(token)
-    return found
+            text_tokens.append(token)
+    return text_tokens
 
 
 def learn_vocabulary(
     kind: str, lines: Sequence[str], vocabulary_size: int | None = None, min_frequency: int | None = None
 ) -> Vocabulary:
-    """A vocabulary of the training split's lines.
+    """Vocabulary learned from the training split's lines.
 
     Types of ``words`` are in the order of their frequency, the most frequent first and equally frequent ones by code
     points; ``chars`` by code points.
 
     Args:
         kind: ``words``, ``chars`` or ``bpe``.
-        lines: to learn it from; nothing that is validated on.
-        vocabulary_size: of ``bpe``, byte pairs; of ``words``, types at most. The special tokens come on top.
-        min_frequency: of ``words``, how often a type must occur; 1 when not given.
+        lines: lines of the training split alone.
+        vocabulary_size: number of byte pairs for ``bpe``, largest number of types for ``words``; special tokens come
+            on top.
+        min_frequency: smallest number of occurrences of a type for ``words``; 1 when not given.
 
     Raises:
         UserError: the size is not possible, no type is so frequent, or ``tokenizers`` is missing.
@@ -202,7 +203,7 @@ def learn_vocabulary(
 
 
 def vocabulary_from_json(content: Any) -> Vocabulary:
-    """What :meth:`Vocabulary.to_json` gave; it may be someone else's, and is held to what it must be.
+    """Vocabulary from the JSON of :meth:`Vocabulary.to_json`, which is checked, as it may be someone else's.
 
     Raises:
         LabError: it is no vocabulary.

@@ -1,4 +1,4 @@
-r"""Lines of text as words, and back: a tokeniser by rule, and its exact inverse up to white space.
+r"""Tokeniser of lines into words by rule, and its exact inverse up to white space.
 
 A token is the first of these that fits at a place of the line:
 
@@ -6,9 +6,8 @@ A token is the first of these that fits at a place of the line:
 2. letters, digits and underscores, as many as there are (``\w`` of Python);
 3. any other sign that is not white space, alone.
 
-A token that stands at the beginning of the line or behind white space is written with a space before it, so that
-nothing is lost but which white space it was, and how much: ``"Don't  go!"`` is ``" Don"``, ``"'t"``, ``" go"`` and
-``"!"``.
+A token that stands at the beginning of the line or behind white space is written with a space before it, so that only
+the kind and amount of white space are lost: ``"Don't  go!"`` is ``" Don"``, ``"'t"``, ``" go"`` and ``"!"``.
 """
 
 import re
@@ -18,21 +17,21 @@ _TOKEN = re.compile(r"(?<=\w)['’]\w+|\w+|[^\w\s]")
 
 
 def split_words(line: str) -> list[str]:
-    """The tokens of a line.
+    """Tokens of a line.
 
     >>> split_words("Don't  go!")
     [' Don', "'t", ' go', '!']
     """
-    found = []
+    tokens = []
     for match in _TOKEN.finditer(line):
         start = match.start()
         is_joined = start > 0 and not line[start - 1].isspace()
-        found.append(match.group() if is_joined else f" {match.group()}")
-    return found
+        tokens.append(match.group() if is_joined else f" {match.group()}")
+    return tokens
 
 
 def join_words(tokens: Iterable[str]) -> str:
-    """The line of tokens, with one space where there was white space, and none at its ends.
+    """Line of these tokens, with one space where there was white space, and none at its ends.
 
     >>> join_words([" Don", "'t", " go", "!"])
     "Don't go!"

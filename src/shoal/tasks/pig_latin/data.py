@@ -1,4 +1,4 @@
-"""The words of a text and their Pig Latin in letters, split by word: no word of one split is in the other."""
+"""Words of a text and their Pig Latin in letters, split by word: no word of one split is in the other."""
 
 import threading
 from collections.abc import Sequence
@@ -22,13 +22,13 @@ _KEPT = 4
 
 @dataclass(frozen=True, eq=False)
 class Words:
-    """The different words of a text.
+    """Distinct words of a text.
 
     Attributes:
-        words: each once, in alphabetical order.
-        pairs: they and their Pig Latin, in this order.
-        groups: which of them each rule applies to, ``(N,)`` bool; of rules with at least two words.
-        occurrences: words of the text, each as often as it comes.
+        words: the words, each once, in alphabetical order.
+        pairs: the words and their Pig Latin, in this order.
+        groups: mask of the words of each rule, ``(N,)`` bool; for rules with at least two words.
+        occurrences: number of words of the text, repetitions included.
     """
 
     words: list[str]
@@ -37,10 +37,10 @@ class Words:
     occurrences: int
 
     def split(self, valid_share: float, split_seed: int) -> tuple[Tensor, Tensor]:
-        """Which words train and which validate, of each rule the same share; one of each at least.
+        """Training and validation words; each rule has the same share in both, and at least one word in each.
 
         Returns:
-            Indices ``(n,)`` int64 of each, in alphabetical order. How many hangs on no seed.
+            Indices ``(n,)`` int64 of each, in alphabetical order. Their numbers depend on no seed.
         """
         order = bits(fold(torch.tensor(0), split_seed), len(self.words)).argsort(stable=True)  # (N,)
         parts = [order[inside[order]] for inside in self.groups.values()]
@@ -51,12 +51,12 @@ class Words:
 
 
 def n_valid(words: int, valid_share: float) -> int:
-    """How many of the words of one rule, at least two, validate."""
+    """Number of validation words among the words of one rule, of which there are at least two."""
     return min(max(1, round(words * valid_share)), words - 1)
 
 
 def letters_codec(max_length: int) -> PairCodec:
-    """Letters as tokens, a to z."""
+    """Codec whose tokens are the letters a to z."""
     letters = Types("letters", list(ALPHABET))
     return PairCodec(letters, letters, max_length, lowercase=True)
 
@@ -66,12 +66,12 @@ _loading = threading.Lock()
 
 
 def load_words(paths: Sequence[str], key: str | None, max_length: int, moved: str) -> Words:
-    """The different words of a text; the same to all who ask, so that members of a stack share them.
+    """Distinct words of a text; the same object at every call, so that members of a stack share them.
 
     Args:
         paths: see :func:`shoal.tasks.text.corpus.read_corpus`.
-        key: of the content that it must have.
-        max_length: letters of a word at most.
+        key: key of the content that the text must have.
+        max_length: largest number of letters of a word.
         moved: see :mod:`shoal.tasks.pig_latin.rules`.
 
     Raises:
@@ -100,7 +100,7 @@ def _words(text: str, max_length: int, moved: str) -> Words:
     targets = [codec.target.encode(pig_latin(word, moved)) for word in words]
     pairs = Pairs.of([codec.source.encode(word) for word in words], targets)
     rules = [rule_of(word, moved) for word in words]
-    inside = {rule: torch.tensor([own == rule for own in rules], dtype=torch.bool) for rule in RULES}
+    inside = {rule: torch.tensor([of_word == rule for of_word in rules], dtype=torch.bool) for rule in RULES}
     groups = {rule: which for rule, which in inside.items() if which.sum() > 1}
     if not groups:
         raise UserError(
@@ -111,6 +111,6 @@ def _words(text: str, max_length: int, moved: str) -> Words:
 
 
 def pig_latin_task(words: Words, reads: str, valid_share: float, split_seed: int, scoring: Scoring) -> Task:
-    """Words as the engine takes them, rules apart."""
+    """Task of words for the engine, with one group per rule."""
     train, valid = words.split(valid_share, split_seed)
     return pair_task(words.pairs, reads, train, valid, words.groups, scoring)

@@ -1,12 +1,12 @@
-"""Pig Latin by rule, and the words of a text.
+"""Rules of Pig Latin, and the words of a text.
 
-What moves is the word's beginning, to its end, before ``ay``:
+The beginning of a word moves to its end, before ``ay``:
 
 - ``vowel``: a word that begins with a, e, i, o or u moves nothing and gets ``way``: ``apple`` is ``appleway``;
 - ``consonant``: a word that begins with one consonant moves it: ``pig`` is ``igpay``;
 - ``cluster``: a word that begins with several moves them together: ``string`` is ``ingstray``, ``the`` is ``ethay``.
 
-The consonants of a beginning are told in one of two ways. ``cluster``: all letters before the first vowel, where y is a
+The consonants that move are defined in one of two ways. ``cluster``: all letters before the first vowel, where y is a
 vowel unless it begins the word, and u belongs to a q before it (``quick`` is ``ickquay``, ``square`` is ``aresquay``);
 a word without a vowel gets ``ay`` and no more (``hmm`` is ``hmmay``). ``blocks``: the first letter alone, unless the
 word begins with one of :data:`BLOCKS`, which moves as a block (``shop`` is ``opshay``, ``string`` is ``tringsay``).
@@ -27,15 +27,15 @@ _BLOCK = re.compile("|".join([*BLOCKS, "[^aeiou]"]))
 
 
 def beginning(word: str, moved: str = "cluster") -> str:
-    """The letters that move.
+    """Letters of a word that move.
 
     >>> [beginning(word) for word in ("apple", "yellow", "quick", "rhythm")]
     ['', 'y', 'qu', 'rh']
     >>> [beginning(word, "blocks") for word in ("apple", "string", "shop", "quick")]
     ['', 's', 'sh', 'qu']
     """
-    found = (_BEGINNING if moved == "cluster" else _BLOCK).match(word)
-    return found.group() if found else ""
+    match = (_BEGINNING if moved == "cluster" else _BLOCK).match(word)
+    return match.group() if match else ""
 
 
 def pig_latin(word: str, moved: str = "cluster") -> str:
@@ -49,12 +49,12 @@ def pig_latin(word: str, moved: str = "cluster") -> str:
 
 
 def rule_of(word: str, moved: str = "cluster") -> str:
-    """Which of :data:`RULES` a word falls under."""
+    """Rule of a word, one of :data:`RULES`."""
     return RULES[min(len(beginning(word, moved)), 2)]
 
 
 def words_of(text: str, max_length: int) -> Iterator[str]:
-    """The words of a text in lower case, as often as they come.
+    """Words of a text in lower case, repetitions included.
 
     A word is letters of any alphabet, with apostrophes between them; those that have another letter than a to z, or an
     apostrophe, or more than ``max_length`` letters, are left out.

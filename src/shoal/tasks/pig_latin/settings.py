@@ -1,4 +1,4 @@
-"""Which words a run learns to say in Pig Latin."""
+"""Settings of the task of Pig Latin."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -19,10 +19,10 @@ LETTERS = 26
 
 
 class PigLatin(PairSettings):
-    """The different words of an English text and their Pig Latin, in letters (:mod:`shoal.tasks.pig_latin.rules`).
+    """Settings of Pig Latin: the distinct words of an English text, in letters (:mod:`shoal.tasks.pig_latin.rules`).
 
-    Split by word, so that no word is in both splits; scores are reported by rule, too. As of a text, a run's identity
-    hangs on the content (``text_key``) and not on where it lies.
+    Words are split so that none is in both splits; scores are reported by rule, too. A run's identity depends on the
+    content of the text (``text_key``) and not on its path.
     """
 
     name: ClassVar[str] = "pig_latin"
@@ -30,27 +30,27 @@ class PigLatin(PairSettings):
     reads_files: ClassVar[bool] = True
 
     text: Paths = setting(
-        (), "what is read", "a file, a folder of .txt and .txt.gz files, or several joined by commas", operational=True
+        (), "the text", "a file, a folder of .txt and .txt.gz files, or several joined by commas", operational=True
     )
     text_key: str | None = setting(
         None,
-        "the text's content, as the first digits of its SHA-256; found out where the text is given",
+        "the text's content, as the first digits of its SHA-256; computed where the text is given",
         "16 hexadecimal digits",
         derived=True,
         pattern="^[0-9a-f]{16}$",
     )
     moved: str = choice(
-        "cluster", "what moves to the end: all consonants at the beginning, or one or a block such as sh", MOVED
+        "cluster", "letters that move to the end: all first consonants, or one or a block such as sh", MOVED
     )
     max_length: int = setting(
-        20, "letters of a word at most; longer ones are left out", "an integer in [1, 100]", ge=1, le=100
+        20, "largest number of letters; longer words are left out", "an integer in [1, 100]", ge=1, le=100
     )
     valid_share: float = setting(
         0.1, "share of the words that validates, of each rule", "above 0 and below 1", gt=0, lt=1, allow_inf_nan=False
     )
 
     def derived(self) -> list[str]:
-        """See :class:`Part`: which text it is."""
+        """See :class:`Part`: the key of the text."""
         return ["text_key"] if self.text else []
 
     def check(self) -> None:
@@ -62,18 +62,18 @@ class PigLatin(PairSettings):
             self.words()
 
     def check_new(self) -> None:
-        """See :class:`Part`: another text than the one that was asked for."""
+        """See :class:`Part`: the text must be the one that its key names."""
         super().check_new()
         if self.text and "text_key" in self.model_fields_set:
-            found = read_corpus(self.text).key
-            if found != self.text_key:
-                raise UserError(f"text_key must be that of the text, {found}, or left out, got {self.text_key}")
+            key = read_corpus(self.text).key
+            if key != self.text_key:
+                raise UserError(f"text_key must be that of the text, {key}, or left out, got {self.text_key}")
 
     def words(self) -> "Words":
-        """The different words.
+        """Distinct words of the text.
 
         Raises:
-            UserError: the text cannot be read, or is not the one that the run began with.
+            UserError: the text cannot be read, or is not that of the run.
         """
         from shoal.tasks.pig_latin.data import load_words
 
@@ -106,7 +106,7 @@ class PigLatin(PairSettings):
         return pig_latin_task(self.words(), reads, self.valid_share, split_seed, self.scoring())
 
     def kept(self) -> Mapping[str, Any]:
-        """See :class:`TaskSettings`: how letters become tokens, and how many words there are by rule."""
+        """See :class:`TaskSettings`: the codec of letters, and the number of words by rule."""
         from shoal.tasks.pig_latin.data import letters_codec
 
         words = self.words()
@@ -115,13 +115,13 @@ class PigLatin(PairSettings):
 
     @classmethod
     def beside(cls, kept: Mapping[str, Any]) -> list[str]:
-        """See :class:`TaskSettings`: how many words there are, by rule."""
+        """See :class:`TaskSettings`: the number of words by rule."""
         rules = kept.get("words") or {}
         if not rules:
             return []
-        told = ", ".join(f"{n:,} {rule}" for rule, n in rules.items())
+        by_rule = ", ".join(f"{n:,} {rule}" for rule, n in rules.items())
         return [
-            f"beside, of text {str(kept.get('text_key', ''))[:8]}: {sum(rules.values()):,} different words ({told})"
+            f"beside, of text {str(kept.get('text_key', ''))[:8]}: {sum(rules.values()):,} different words ({by_rule})"
         ]
 
     def place(self) -> tuple[str, Mapping[str, Any]] | None:

@@ -1,1 +1,1 @@
-"""Numbers in their order."""
+"""Task of sorting numbers."""

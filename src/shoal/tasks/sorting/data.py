@@ -1,4 +1,4 @@
-"""Numbers to sort: first the multisets that validate are chosen, then examples are drawn that have others.
+"""Data of the sorting task: validation multisets are chosen first, then training examples of other multisets are drawn.
 
 Everything is a pure function of the split's seed (:mod:`shoal.keyed`). ``L`` numbers of an example.
 """
@@ -22,18 +22,18 @@ from shoal.tasks.pairs.vocabulary import EOS, PAD, SPECIALS
 if TYPE_CHECKING:
     from shoal.tasks.sorting.settings import Sorting
 
-LISTED = 20_000  # multisets of a length that are listed to choose from; of more examples are drawn
+LISTED = 20_000  # a length of at most so many multisets has them listed to choose from; else examples are drawn
 MOST_ROUNDS = 10_000
 _ROUNDS, _FEW, _FRESH = 100, 64, 1 / 4  # when to give up drawing distinct multisets as examples are drawn
 _AT_ONCE = 2**22  # random numbers
 _VALID, _TRAIN, _SPREAD = 1, 2, 3  # purposes of random numbers
-_KEPT = 2**25  # numbers of examples that were made, for those who ask again: members of a stack, of many split seeds
+_KEPT = 2**25  # numbers of examples that are cached for members of a stack, of many split seeds
 _made: dict[tuple[object, ...], Pairs] = {}
 _making = threading.Lock()
 
 
 def sorting_task(settings: "Sorting", reads: str, split_seed: int) -> Task:
-    """Examples as the engine takes them, lengths apart; training ones first, of each length in turn."""
+    """Task of examples for the engine, with one group per length; training ones first, lengths in turn."""
     pairs = sorting_pairs(settings, split_seed)
     lengths = pairs.source_length - 1
     groups = {f"length{length}": lengths == length for length in settings.lengths} if len(settings.lengths) > 1 else {}
@@ -50,7 +50,7 @@ def buckets_of(min_length: int, max_length: int, train_examples: int, valid_exam
 
 
 def sorting_pairs(settings: "Sorting", split_seed: int) -> Pairs:
-    """All examples, those that train first; the same to all who ask."""
+    """All examples, training ones first; the same object at every call."""
     names = ("digits", "min_length", "max_length", "train_examples", "valid_examples")
     known = (split_seed, *(getattr(settings, name) for name in names))
     with _making:
@@ -62,11 +62,11 @@ def sorting_pairs(settings: "Sorting", split_seed: int) -> Pairs:
 
 
 def draw_numbers(key: Tensor, n: int, length: int, digits: int, reserved: Tensor) -> Tensor:
-    """Examples of a length, each number as likely as every other, but none of the reserved multisets.
+    """Random examples of a length: each number is equally likely, and reserved multisets are excluded.
 
     Args:
         key: int64, a scalar.
-        n: how many.
+        n: number of examples.
         length: L.
         digits: numbers are from 0 to ``digits`` − 1.
         reserved: multisets, each sorted, ``(m, L)`` int64.
@@ -74,36 +74,36 @@ def draw_numbers(key: Tensor, n: int, length: int, digits: int, reserved: Tensor
     Returns:
         ``(n, L)`` int64.
     """
-    found = torch.empty(n, length, dtype=torch.int64)
+    examples = torch.empty(n, length, dtype=torch.int64)
     left = torch.arange(n)
     several = set(_multisets(reserved))
     for attempt in range(MOST_ROUNDS):
         keys = fold(fold(key, attempt), left)  # (m,)
         drawn = bits(keys, length) % digits  # (m, L)
         is_reserved = torch.tensor([row in several for row in _multisets(drawn)], dtype=torch.bool)
-        found[left[~is_reserved]] = drawn[~is_reserved]
+        examples[left[~is_reserved]] = drawn[~is_reserved]
         left = left[is_reserved]
         if not len(left):
-            return found
+            return examples
     raise UserError(
-        f"almost all examples of {length} of {digits} numbers have multisets that validate: lower valid_examples"
+        f"almost all examples of {length} of {digits} numbers have validation multisets: lower valid_examples"
     )
 
 
 def choose_multisets(key: Tensor, n: int, length: int, digits: int, multisets: int) -> Tensor:
-    """Examples of a length no two of which have the same multiset, ``(n, L)`` int64.
+    """Random examples of a length, no two of which have the same multiset, ``(n, L)`` int64.
 
-    Where there are few multisets each is as likely as every other. Else examples are drawn as those that train, which
-    is far from it: of 300 numbers below 3 about 100 are of each kind. Where the likely multisets run out, so that most
-    of what is drawn comes twice, each multiset is as likely as every other there, too; and so most of the likely ones
-    are left to train on.
+    Where there are few multisets each is equally likely. Else examples are drawn as training examples are, which
+    favours even multisets: of 300 numbers below 3 about 100 are of each kind. Where the likely multisets run out, so
+    that most draws are repetitions, each multiset is equally likely there, too; so most of the likely ones are left to
+    train on.
 
     Args:
         key: int64, a scalar.
-        n: how many, at most half of the multisets.
+        n: number of examples, at most half of the multisets.
         length: L.
         digits: numbers are from 0 to ``digits`` − 1.
-        multisets: how many there are.
+        multisets: number of multisets of this length.
     """
     if multisets <= LISTED:
         every = torch.tensor(list(combinations_with_replacement(range(digits), length)), dtype=torch.int64)
@@ -111,20 +111,20 @@ def choose_multisets(key: Tensor, n: int, length: int, digits: int, multisets: i
         order = bits(fold(fold(key, 1), torch.arange(n)), length).argsort(dim=-1, stable=True)
         return chosen.gather(-1, order)
     seen: set[bytes] = set()
-    found: list[Tensor] = []
+    examples: list[Tensor] = []
     for attempt in range(_ROUNDS):
         missing = n - len(seen)
         drawn = bits(fold(fold(key, attempt), torch.arange(missing)), length) % digits
-        found.append(_distinct(drawn, seen))
+        examples.append(_distinct(drawn, seen))
         if len(seen) == n:
-            return torch.cat(found)
-        if missing >= _FEW and len(found[-1]) < _FRESH * missing:
+            return torch.cat(examples)
+        if missing >= _FEW and len(examples[-1]) < _FRESH * missing:
             break
     return _spread_multisets(fold(key, _SPREAD), n, length, digits)
 
 
 def _spread_multisets(key: Tensor, n: int, length: int, digits: int) -> Tensor:
-    """As :func:`choose_multisets`, each multiset as likely as every other.
+    """Random examples as in :func:`choose_multisets`, where each multiset is equally likely.
 
     A multiset is a choice of places for ``digits`` - 1 bars among ``length`` stars ("stars and bars"): a number is how
     many bars stand before its star. As at most half of all are chosen, at least every second one that is drawn is new,
@@ -133,30 +133,30 @@ def _spread_multisets(key: Tensor, n: int, length: int, digits: int) -> Tensor:
     stars = length + digits - 1
     rows = max(1, _AT_ONCE // stars)
     seen: set[bytes] = set()
-    found: list[Tensor] = []
+    examples: list[Tensor] = []
     for attempt in count():
         missing = min(n - len(seen), rows)
         if not missing:
             break
-        own = fold(fold(key, attempt), torch.arange(missing))  # (m,)
-        places = bits(own, stars).argsort(dim=-1, stable=True)[:, :length].sort(-1).values  # (m, L), of the stars
+        keys = fold(fold(key, attempt), torch.arange(missing))  # (m,)
+        places = bits(keys, stars).argsort(dim=-1, stable=True)[:, :length].sort(-1).values  # (m, L), of the stars
         numbers = places - torch.arange(length)
-        order = bits(fold(own, 1), length).argsort(dim=-1, stable=True)
-        found.append(_distinct(numbers.gather(-1, order), seen))
-    return torch.cat(found)
+        order = bits(fold(keys, 1), length).argsort(dim=-1, stable=True)
+        examples.append(_distinct(numbers.gather(-1, order), seen))
+    return torch.cat(examples)
 
 
 def _pairs(settings: "Sorting", split_seed: int) -> Pairs:
-    """Of each length what validates, then what trains; dealt out so that lengths take turns."""
+    """Pairs of each length, validation and then training; dealt out so that lengths take turns."""
     key, S = fold(torch.tensor(0), split_seed), settings.max_length + 1
     n_train, n_valid = settings.train_examples, settings.valid_examples
     source = torch.full((n_train + n_valid, S), PAD)
     target, turn = source.clone(), len(settings.lengths)
     for place, length in enumerate(settings.lengths):
-        own = fold(key, length)
+        length_key = fold(key, length)
         n = settings.of_each(n_valid)[place], settings.of_each(n_train)[place]
-        valid = choose_multisets(fold(own, _VALID), n[0], length, settings.digits, settings.multisets(length))
-        train = draw_numbers(fold(own, _TRAIN), n[1], length, settings.digits, valid.sort(-1).values)
+        valid = choose_multisets(fold(length_key, _VALID), n[0], length, settings.digits, settings.multisets(length))
+        train = draw_numbers(fold(length_key, _TRAIN), n[1], length, settings.digits, valid.sort(-1).values)
         for rows, start, end in ((train, 0, n_train), (valid, n_train, n_train + n_valid)):
             source[start + place : end : turn, :length] = rows + SPECIALS
             target[start + place : end : turn, :length] = rows.sort(-1).values + SPECIALS
@@ -168,14 +168,14 @@ def _pairs(settings: "Sorting", split_seed: int) -> Pairs:
 
 
 def _multisets(rows: Tensor) -> Iterator[bytes]:
-    """What tells the multiset of each row ``(n, L)`` from others."""
+    """Key of the multiset of each row ``(n, L)``."""
     return (row.tobytes() for row in rows.sort(-1).values.numpy())
 
 
 def _distinct(rows: Tensor, seen: set[bytes]) -> Tensor:
-    """The rows ``(n, L)`` that have another multiset than all before them and than those seen, which become seen."""
+    """Rows ``(n, L)`` whose multiset is in no earlier row and not in ``seen``, to which it is added."""
     fresh = []
-    for own in _multisets(rows):
-        fresh.append(own not in seen)
-        seen.add(own)
+    for multiset in _multisets(rows):
+        fresh.append(multiset not in seen)
+        seen.add(multiset)
     return rows[torch.tensor(fresh, dtype=torch.bool)]

@@ -1,4 +1,4 @@
-"""Which numbers a run learns to sort."""
+"""Settings of the task of sorting numbers."""
 
 from collections.abc import Mapping
 from functools import cached_property
@@ -19,10 +19,10 @@ MOST_NUMBERS = 200_000_000  # of all examples together
 
 
 class Sorting(BucketedPairs):
-    """Numbers in their order: those from 0 up to ``digits``, each as one token, as often as they come.
+    """Settings of sorting numbers from 0 up to ``digits``, one token each, repetitions included.
 
-    Examples of each length are as many as of every other. What validates is a set of multisets: no example of the
-    training split has the same numbers in whatever order. Beside all, each length is reported apart.
+    There are equally many examples of each length. The validation split is a set of multisets: no training example has
+    the same numbers in whatever order. Each length is reported separately, too.
     """
 
     name: ClassVar[str] = "sorting"
@@ -41,7 +41,7 @@ class Sorting(BucketedPairs):
     )
 
     def check(self) -> None:
-        """See :class:`Part`: whether there are so many multisets, and as many besides to train on."""
+        """See :class:`Part`: there must be twice as many multisets as validate."""
         super().check()
         if self.min_length > self.max_length:
             raise UserError(
@@ -65,15 +65,15 @@ class Sorting(BucketedPairs):
 
     @property
     def lengths(self) -> range:
-        """From the shortest to the longest."""
+        """Lengths of examples, from the shortest to the longest."""
         return range(self.min_length, self.max_length + 1)
 
     def of_each(self, n: int) -> list[int]:
-        """How many of so many examples have each length."""
+        """Number of examples of each length, of ``n`` in all."""
         return [len(range(place, n, len(self.lengths))) for place in range(len(self.lengths))]
 
     def multisets(self, length: int) -> int:
-        """How many there are of a length.
+        """Number of multisets of a length.
 
         >>> Sorting(min_length=6, max_length=6, digits=3, valid_examples=7).multisets(6)
         28
@@ -108,7 +108,7 @@ class Sorting(BucketedPairs):
 
     @cached_property
     def codec(self) -> "PairCodec":
-        """From ``"3 1 2"`` to tokens, and back."""
+        """Codec between ``"3 1 2"`` and tokens."""
         from shoal.tasks.pairs.codec import PairCodec
         from shoal.tasks.pairs.vocabulary import Types
 
@@ -116,17 +116,17 @@ class Sorting(BucketedPairs):
         return PairCodec(numbers, numbers, self.max_length)
 
     def kept(self) -> Mapping[str, Any]:
-        """See :class:`TaskSettings`: how numbers become tokens, and how full batches are."""
+        """See :class:`TaskSettings`: the codec of numbers, and the share of padding in batches."""
         return {"codec": self.codec.to_json(), "batches": self.filled()}
 
     @classmethod
     def beside(cls, kept: Mapping[str, Any]) -> list[str]:
-        """See :class:`TaskSettings`: how full batches are."""
+        """See :class:`TaskSettings`: the share of padding in batches."""
         return cls.told_filled(kept)
 
     @classmethod
     def units(cls, kept: Mapping[str, Any]) -> Mapping[str, float]:
-        """See :class:`TaskSettings`: nats per token are all."""
+        """See :class:`TaskSettings`: there are no units besides nats per token."""
         return {}
 
     def sizes_named(self) -> list[str]:

@@ -1,1 +1,1 @@
-"""Language modelling: where text comes from, and what its tokens are."""
+"""Task of language modelling: text files, tokenizers, windows, scores."""

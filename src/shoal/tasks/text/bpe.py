@@ -4,8 +4,8 @@ Sources: Sennrich, Haddow and Birch 2016, "Neural Machine Translation of Rare Wo
 2019 (GPT-2) for bytes as the alphabet and for the pattern that divides a text before pairs are merged: within words,
 numbers, punctuation and white space, a space belonging to what follows.
 
-Tokens 0 to 255 are the bytes; then comes a token per merge that makes a new one. So a list of pairs of tokens says it
-all, the library is given nothing else, and decoding does without it.
+Tokens 0 to 255 are the bytes; then comes a token per merge that makes a new one. So a list of pairs of tokens defines
+the tokenizer, the library is given nothing else, and decoding does not need it.
 """
 
 import hashlib
@@ -25,25 +25,25 @@ ALPHABET = 256
 MOST_TOKENS = 2**20
 LONGEST_TOKEN = 2**10  # bytes; a few merges of a token with itself would make gigabytes
 MOST_TOKEN_BYTES = 2**26  # of all tokens together
-PIECE = 2**20  # characters that the library is given at once
+PIECE = 2**20  # characters of one call of the library
 _CUT = re.compile(r"(?<=[A-Za-z.,;:!?])(?=[ \n])")  # where the pattern always divides, whatever stands around
 
 
 class BytePairTokenizer:
-    """Byte-level BPE, given by its merges.
+    """Byte-level BPE tokenizer, given by its merges.
 
     Attributes:
         merges: pairs of tokens in the order of their priority.
-        trained_on: 16 hexadecimal digits of the SHA-256 of the text that they were learned from.
+        trained_on: 16 hexadecimal digits of the SHA-256 of the text that the merges were learned from.
     """
 
     kind = "bpe"
 
     def __init__(self, merges: Any, trained_on: Any) -> None:
-        """Args are as the attributes, from anywhere.
+        """Take the attributes, which are checked.
 
         Raises:
-            LabError: they are not what training makes.
+            LabError: they cannot come from training.
         """
         if not isinstance(trained_on, str) or not re.fullmatch("[0-9a-f]{16}", trained_on):
             raise LabError(
@@ -60,8 +60,8 @@ class BytePairTokenizer:
 
     @property
     def key(self) -> str:
-        said = json.dumps({"kind": self.kind, "merges": self.merges}, sort_keys=True)
-        return hashlib.sha256(said.encode()).hexdigest()[:16]
+        content = json.dumps({"kind": self.kind, "merges": self.merges}, sort_keys=True)
+        return hashlib.sha256(content.encode()).hexdigest()[:16]
 
     def encode(self, text: str) -> Tensor:
         utf8(text)
@@ -84,9 +84,9 @@ class BytePairTokenizer:
 
 
 def train_bpe(text: str, vocabulary_size: int) -> BytePairTokenizer:
-    """Merge the most frequent pair of tokens, and again, until there are ``vocabulary_size`` tokens.
+    """Train a tokenizer: merge the most frequent pair of tokens until there are ``vocabulary_size`` tokens.
 
-    Pairs that are as frequent go by the library's order of tokens; processes and threads have no influence.
+    Equally frequent pairs are ordered by the library's order of tokens; processes and threads have no influence.
 
     Raises:
         UserError: the size is below 256 or above :data:`MOST_TOKENS` or what the text gives; ``tokenizers`` is missing.
@@ -110,17 +110,17 @@ def train_bpe(text: str, vocabulary_size: int) -> BytePairTokenizer:
     )
     trained.train_from_iterator(_pieces(text), trainer)
     merges = _as_indices_of_bytes(json.loads(trained.to_str())["model"]["merges"])
-    found = BytePairTokenizer(merges, hashlib.sha256(content).hexdigest()[:16])
-    if found.vocabulary_size < vocabulary_size:
+    tokenizer = BytePairTokenizer(merges, hashlib.sha256(content).hexdigest()[:16])
+    if tokenizer.vocabulary_size < vocabulary_size:
         raise UserError(
-            f"vocabulary_size of bpe must be at most {found.vocabulary_size:,}, which is all that this text gives, "
+            f"vocabulary_size of bpe must be at most {tokenizer.vocabulary_size:,}, which is all that this text gives, "
             f"got {vocabulary_size:,}"
         )
-    return found
+    return tokenizer
 
 
 def as_indices(tokens: Tensor | Iterable[int], vocabulary_size: int) -> Tensor:
-    """The tokens on the CPU, int64, ``(n,)``; :class:`UserError` where one is not from 0 to V − 1."""
+    """Tokens on the CPU, int64, ``(n,)``; :class:`UserError` where one is not from 0 to V − 1."""
     if not isinstance(tokens, Tensor):
         tokens = torch.tensor(list(tokens), dtype=torch.int64)
     tokens = tokens.detach().reshape(-1).to("cpu", torch.int64)
@@ -131,7 +131,7 @@ def as_indices(tokens: Tensor | Iterable[int], vocabulary_size: int) -> Tensor:
 
 
 def utf8(text: str) -> bytes:
-    """The text in UTF-8; :class:`UserError` names the first half of a surrogate pair in it, which has none."""
+    """UTF-8 of a text; :class:`UserError` names the first half of a surrogate pair in it, which has none."""
     try:
         return text.encode()
     except UnicodeEncodeError as error:
@@ -140,12 +140,12 @@ def utf8(text: str) -> bytes:
 
 
 def said(value: Any) -> str:
-    """A value of someone else's JSON, short enough for a message."""
+    """Description of a value of foreign JSON, short enough for a message."""
     return f"{value!r:.100}" if isinstance(value, str) else type(value).__name__
 
 
 def _signs() -> str:
-    """The character by which the library's byte-level vocabularies write each byte, in the order of bytes.
+    """Characters by which the library's byte-level vocabularies write the bytes, in the order of bytes.
 
     Printable ones stand for themselves, the others for those from U+0100 on, in their order (GPT-2's
     ``bytes_to_unicode``).
@@ -160,7 +160,7 @@ _BYTES = {sign: byte for byte, sign in enumerate(_SIGNS)}
 
 
 def _tokens_of(merges: Any) -> list[bytes]:
-    """The bytes of every token."""
+    """Bytes of every token."""
     if not isinstance(merges, list) or len(merges) > MOST_TOKENS:
         raise LabError(f"the tokenizer is damaged: merges must be a list of at most {MOST_TOKENS:,} pairs")
     tokens = [bytes([byte]) for byte in range(ALPHABET)]
@@ -186,7 +186,7 @@ def _is_pair(pair: Any, tokens: int) -> bool:
 
 
 def _as_indices_of_bytes(merges: Iterable[tuple[str, str]]) -> list[tuple[int, int]]:
-    """The library's merges, of texts of signs, as pairs of tokens."""
+    """Merges as pairs of tokens, from the library's pairs of texts."""
     indices = dict(_BYTES)
     pairs = []
     for first, second in merges:
@@ -196,7 +196,7 @@ def _as_indices_of_bytes(merges: Iterable[tuple[str, str]]) -> list[tuple[int, i
 
 
 def _build(tokens: list[bytes], merges: list[tuple[int, int]]) -> Any:
-    """The library's tokenizer that has these tokens under these numbers."""
+    """Tokenizer of the library that has these tokens under these numbers."""
     library = _import()
     signs = ["".join(_SIGNS[byte] for byte in token) for token in tokens]
     vocabulary = {sign: token for token, sign in enumerate(signs)}
@@ -207,11 +207,11 @@ def _build(tokens: list[bytes], merges: list[tuple[int, int]]) -> Any:
 
 
 def _pieces(text: str) -> Iterator[str]:
-    """The text in pieces that have the tokens that they have in the whole, if there are places to divide it at."""
+    """Pieces of a text, cut where tokens always end, so that their tokens are those of the whole text."""
     start = 0
     while len(text) - start > PIECE:
-        found = _CUT.search(text, start + PIECE)
-        end = found.start() if found else len(text)
+        match = _CUT.search(text, start + PIECE)
+        end = match.start() if match else len(text)
         yield text[start:end]
         start = end
     if start < len(text):
@@ -219,7 +219,7 @@ def _pieces(text: str) -> Iterator[str]:
 
 
 def _import() -> Any:
-    """The library, on one thread unless asked otherwise: it warns in forked processes once it has used several."""
+    """Import the library, on one thread by default: it warns in forked processes once it has used several."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     try:
         import tokenizers

@@ -1,4 +1,4 @@
-"""Text from files and folders, identified by what it says and not by where it lies."""
+"""Text from files and folders, identified by its content and not by its path."""
 
 import errno
 import gzip
@@ -19,7 +19,7 @@ from shoal.errors import UserError, nearest, printable
 MOST_BYTES = 2**31  # of all files of a text together, unpacked
 ENDINGS = (".txt", ".txt.gz")  # of a folder's texts
 _CHUNK = 2**20
-_KEPT = 8  # texts, for those who ask again: six files of a translation at once
+_KEPT = 8  # cached texts: six files of a translation at once
 _SETTLED = 2 * 10**9  # ns; some file systems count whole or even seconds: what changed since may change unseen
 
 Stamp = tuple[str, int, int, int, int]  # path without links, inode, size, mtime_ns, ctime_ns
@@ -28,13 +28,13 @@ _read: dict[tuple[Stamp, ...], "Corpus"] = {}
 
 @dataclass(frozen=True)
 class Corpus:
-    """A text.
+    """Text of one or several files.
 
     Attributes:
-        text: of all files, one after the other with nothing between them, line ends and all as they are.
+        text: text of all files, one after the other with nothing between them and line ends unchanged.
         key: 16 hexadecimal digits of the SHA-256 of the files' bytes in UTF-8, unpacked, each behind its length in 8
             bytes (little-endian). Neither names nor packing enter it.
-        files: which were read, in this order.
+        files: the files, in the order of the text.
     """
 
     text: str = field(repr=False)
@@ -43,16 +43,16 @@ class Corpus:
 
 
 def read_corpus(paths: Sequence[str]) -> Corpus:
-    """The text of files and folders.
+    """Read the text of files and folders.
 
     A file is UTF-8, or packed UTF-8 if its name ends in ``.gz``. A folder stands for its regular files, at any depth,
-    that end in ``.txt`` or ``.txt.gz``, in the order of the code points of their paths below it. What begins with a dot
-    is left out, linked folders are not entered, and a linked text is refused. A path that is asked for may be a link.
+    that end in ``.txt`` or ``.txt.gz``, in the order of the code points of their paths below it. Names that begin with
+    a dot are left out, linked folders are not entered, and a linked text is refused. A path in ``paths`` may be a link.
 
-    What was read is kept and given again while its files have the same inodes, sizes and times of change.
+    Texts are cached and returned again while their files have the same inodes, sizes and times of change.
 
     Args:
-        paths: of files and folders, in the order of the text.
+        paths: paths of files and folders, in the order of the text.
 
     Raises:
         UserError: a path is missing, cannot be read, is no regular file (a pipe, a device) or comes twice; a file is
@@ -66,8 +66,8 @@ def read_corpus(paths: Sequence[str]) -> Corpus:
     stamps = tuple(_stamp(file) for file in files)
     _refuse_twice(files, stamps)
     if stamps in _read:
-        found = _read[stamps]
-        return found if found.files == tuple(files) else Corpus(found.text, found.key, tuple(files))
+        cached = _read[stamps]
+        return cached if cached.files == tuple(files) else Corpus(cached.text, cached.key, tuple(files))
     asked = time.time_ns()
     corpus = _read_all(files)
     if all(max(stamp[3:]) < asked - _SETTLED for stamp in stamps):
@@ -78,7 +78,7 @@ def read_corpus(paths: Sequence[str]) -> Corpus:
 
 
 def split(text: str, valid_share: float) -> tuple[str, str]:
-    """The beginning of a text to train on, and the rest to validate on.
+    """Split of a text: its beginning to train on, and the rest to validate on.
 
     The first ⌊n (1 − share)⌋ of n characters are trained on, as in nanoGPT, with the share taken as the decimal
     number that it is written as: 0.1 is a tenth.
@@ -108,21 +108,21 @@ def _share(value: float) -> Fraction:
 
 
 def _files(name: str) -> list[str]:
-    """The file of this name, or the texts of the folder."""
+    """Path of this file, or paths of the texts of this folder."""
     try:
         about = os.stat(name)  # noqa: PTH116 (a path without a name is where we are)
     except (OSError, ValueError) as error:
         raise _unreadable(name, error) from None
     if not stat.S_ISDIR(about.st_mode):
         return [name]
-    found = sorted(_texts(Path(name)), key=lambda path: path.relative_to(name).as_posix())
-    if not found:
+    texts = sorted(_texts(Path(name)), key=lambda path: path.relative_to(name).as_posix())
+    if not texts:
         raise UserError(f"{_shown(name)} holds no text: none of its files ends in {' or '.join(ENDINGS)}")
-    return [str(path) for path in found]
+    return [str(path) for path in texts]
 
 
 def _texts(top: Path) -> list[Path]:
-    found, folders = [], [top]
+    paths, folders = [], [top]
     while folders:
         folder = folders.pop()
         try:
@@ -135,10 +135,10 @@ def _texts(top: Path) -> list[Path]:
                 elif path.name.endswith(ENDINGS) and not path.is_dir():
                     if stat.S_ISLNK(about.st_mode):
                         raise UserError(f"{_shown(path)} is a link; the texts of a folder are files of its own")
-                    found.append(path)
+                    paths.append(path)
         except OSError as error:
             raise _unreadable(str(folder), error) from None
-    return found
+    return paths
 
 
 def _stamp(name: str) -> Stamp:
@@ -150,7 +150,7 @@ def _stamp(name: str) -> Stamp:
 
 
 def _refuse_twice(files: Sequence[str], stamps: Sequence[Stamp]) -> None:
-    """A text that comes twice would be trained on and validated on."""
+    """Refuse a file that is given twice, which would be trained on and validated on."""
     seen: set[str] = set()
     for file, stamp in zip(files, stamps, strict=True):
         if stamp[0] in seen:
@@ -170,7 +170,7 @@ def _read_all(files: Sequence[str]) -> Corpus:
 
 
 def _content(name: str, most: int) -> bytearray:
-    """The unpacked bytes of a file, at most ``most``."""
+    """Unpacked bytes of a file, at most ``most``."""
     try:
         descriptor = os.open(name, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # opening a pipe must not wait
         with os.fdopen(descriptor, "rb") as file:
@@ -195,7 +195,7 @@ def _unpacked(name: str, file: IO[bytes], most: int) -> bytearray:
 
 
 def _at_most(name: str, file: IO[bytes] | gzip.GzipFile, most: int) -> bytearray:
-    """What is in a file, read bit by bit: a few packed bytes may be many."""
+    """Bytes of a file, read piece by piece: a few packed bytes may be many."""
     content = bytearray()
     while chunk := file.read(_CHUNK):
         content += chunk
@@ -231,5 +231,5 @@ def _beside(name: str) -> list[str]:
 
 
 def _shown(path: str | Path) -> str:
-    """A path on one line: file names may have any bytes but two."""
+    """Path as printable text on one line: file names may have any bytes but two."""
     return printable(os.fsencode(path).decode("utf-8", "replace"))

@@ -1,8 +1,8 @@
-"""A text as the engine takes it: windows that training draws, windows that are scored, and what is scored of them.
+"""Data of a text for the engine: windows that training draws, windows that are scored, and their objective.
 
 Training draws a window of ``context_length`` tokens at any place of the training split and predicts the token after
-each of its tokens. Scored are, in blocks or with a stride, all tokens of the validation split but the first, each once,
-and a fixed sample of the training split.
+each of its tokens. An evaluation scores, in blocks or with a stride, all tokens of the validation split but the first,
+each once, and a fixed sample of the training split.
 """
 
 import threading
@@ -23,7 +23,7 @@ from shoal.tasks.text.ngram import best_order, ngram_baseline
 from shoal.tasks.text.tokenizers import TextTokenizer, make_tokenizer
 from shoal.tasks.text.units import count_text
 
-SCORED_SHARE = 4  # of the training split as many windows are scored as this part of the validation split's
+SCORED_SHARE = 4  # the number of scored training windows is that of validation windows over this
 MOST_COUNTED = 20_000_000
 _OFFSET_STREAM = 3  # where blocks of a pass begin, apart from their order
 _KEPT = 4
@@ -31,12 +31,12 @@ _KEPT = 4
 
 @dataclass(frozen=True)
 class TextData:
-    """A text in tokens.
+    """Text in tokens.
 
     Attributes:
-        tokens: of the training split, and then of the validation split, ``(N,)`` int64.
-        n_train: how many of them train.
-        tokenizer: what made them.
+        tokens: tokens of the training split, then of the validation split, ``(N,)`` int64.
+        n_train: number of training tokens.
+        tokenizer: tokenizer of the text.
     """
 
     tokens: Tensor
@@ -45,12 +45,12 @@ class TextData:
 
     @property
     def train(self) -> Tensor:
-        """The tokens of the training split."""
+        """Tokens of the training split."""
         return self.tokens[: self.n_train]
 
     @property
     def valid(self) -> Tensor:
-        """The tokens of the validation split."""
+        """Tokens of the validation split."""
         return self.tokens[self.n_train :]
 
     @cached_property
@@ -58,12 +58,12 @@ class TextData:
         return {}
 
     def scored_windows(self, context_length: int, stride: int, part: int = SCORED_SHARE) -> tuple[Tensor, Tensor]:
-        """The windows that an evaluation scores: first those of the training split.
+        """Windows that an evaluation scores, those of the training split first.
 
         Args:
-            context_length: tokens that a window reads.
-            stride: tokens that each window but the first adds to what is scored.
-            part: for so many windows of the validation split one of the training split is scored.
+            context_length: number of tokens of a window.
+            stride: number of scored tokens that each window but the first adds.
+            part: number of validation windows for which one training window is scored.
 
         Returns:
             ``(start, first, last)`` of each, ``(n, 3)`` int64: it reads from token ``start`` on, and of its predictions
@@ -80,20 +80,20 @@ class TextData:
         return self._windows[key]
 
     def counts(self) -> dict[str, int]:
-        """Tokens, characters, bytes and words of what is scored of the validation split: all but its first token."""
+        """Numbers of scored tokens, characters, bytes and words of the validation split: all but its first token."""
         scored = self.valid[1:]
         return asdict(count_text(self.tokenizer.decode_bytes(scored), len(scored)))
 
     def baseline(self) -> dict[str, float]:
-        """The ``order`` and ``nats_per_token`` of the best n-gram of so many ``orders`` on the validation split.
+        """Best n-gram on the validation split: its ``order``, ``nats_per_token``, and the number of ``orders`` tried.
 
-        On the same tokens as models: all but the first. Nothing for a text of more than :data:`MOST_COUNTED` tokens,
-        whose n-grams would take gigabytes.
+        Scored on the same tokens as models: all but the first. Empty for a text of more than :data:`MOST_COUNTED`
+        tokens, whose n-grams would take gigabytes.
         """
         if not self._ngram and len(self.tokens) <= MOST_COUNTED:
-            found = ngram_baseline(self.train, self.valid, self.tokenizer.vocabulary_size, skip=1)
-            losses = dict(found.select("order", "nats_per_token").iter_rows())
-            order = best_order(found)
+            losses_by_order = ngram_baseline(self.train, self.valid, self.tokenizer.vocabulary_size, skip=1)
+            losses = dict(losses_by_order.select("order", "nats_per_token").iter_rows())
+            order = best_order(losses_by_order)
             self._ngram.update(order=order, nats_per_token=round(losses[order], 6), orders=max(losses))
         return dict(self._ngram)
 
@@ -103,9 +103,9 @@ class TextData:
 
 
 def windows(begin: int, end: int, context_length: int, stride: int) -> Tensor:
-    """Windows of the tokens from ``begin`` to ``end`` that score each but the first once: ``(n, 3)``.
+    """Windows of the tokens from ``begin`` to ``end`` that score each token but the first once: ``(n, 3)``.
 
-    The first scores all its predictions, each other the last ``stride``, the last what is left.
+    The first window scores all its predictions, each other the last ``stride``, the last those that are left.
 
     >>> windows(0, 8, context_length=4, stride=2)
     tensor([[0, 0, 4],
@@ -126,17 +126,17 @@ _loading = threading.Lock()
 def load_text(
     paths: Sequence[str], key: str | None, tokenizer: str, vocabulary_size: int | None, valid_share: float
 ) -> TextData:
-    """A text in tokens; the same to all who ask, so that members of a stack share it.
+    """Text in tokens; the same object at every call, so that members of a stack share it.
 
     Args:
-        paths: where it lies.
-        key: of the content that it must have.
+        paths: paths of its files and folders.
+        key: key of the content that it must have.
         tokenizer: see :func:`shoal.tasks.text.tokenizers.make_tokenizer`.
-        vocabulary_size: of ``bpe``.
-        valid_share: of the characters, from the end.
+        vocabulary_size: vocabulary size of ``bpe``.
+        valid_share: share of the characters, from the end, that validates.
 
     Raises:
-        UserError: it cannot be read, or has another content.
+        UserError: the text cannot be read, or has another content.
     """
     corpus = read_corpus(paths)
     if key is not None and corpus.key != key:
@@ -159,13 +159,13 @@ def load_text(
 
 
 class BlockSampler(EpochSampler):
-    """Passes over blocks of the training split that do not overlap, in an order and from a place that are new in each.
+    """Sampler of passes over blocks of the training split that do not overlap, in a new order and place each pass.
 
     Args:
         keys: see :class:`~shoal.tasks.sampling.Sampler`.
-        sizes: places at which a window can begin.
+        sizes: numbers of places at which a window can begin.
         batch_size: see :class:`~shoal.tasks.sampling.Sampler`.
-        context_length: tokens of a block.
+        context_length: number of tokens of a block.
     """
 
     def __init__(self, keys: Tensor, sizes: Tensor, batch_size: int, context_length: int) -> None:
@@ -182,14 +182,14 @@ class BlockSampler(EpochSampler):
 
 
 def text_task(data: TextData, context: int, stride: int, drawn: str, label_smoothing: float = 0.0) -> Task:
-    """A text as the engine takes it.
+    """Task of a text for the engine.
 
     Args:
         data: the text in tokens.
-        context: tokens that a window reads.
+        context: number of tokens of a window.
         stride: see :func:`windows`.
-        drawn: how training draws: ``random`` windows, or passes over ``blocks``.
-        label_smoothing: of the loss that training minimises.
+        drawn: training windows: ``random`` ones, or passes over ``blocks``.
+        label_smoothing: label smoothing of the loss that training minimises.
     """
     table, is_valid = data.scored_windows(context, stride)
     places = data.n_train - context
@@ -208,12 +208,12 @@ def text_task(data: TextData, context: int, stride: int, drawn: str, label_smoot
 
 
 def window_batch(tensors: Mapping[str, Tensor], indices: Tensor, places: int, context_length: int) -> Batch:
-    """Windows by number: that which begins at a place of the training split, or one of those that are scored.
+    """Batch of windows by number: one that begins at a place of the training split, or one of the scored windows.
 
     Args:
         tensors: ``tokens`` ``(N,)``, and ``windows`` ``(n, 3)`` as :meth:`TextData.scored_windows` gives them.
-        indices: ``(B,)``; from ``places`` on they are numbers of scored windows.
-        places: at which training draws.
+        indices: ``(B,)``; those from ``places`` on are numbers of scored windows.
+        places: number of places at which training draws.
         context_length: ``S``.
 
     Returns:
@@ -237,7 +237,7 @@ def window_batch(tensors: Mapping[str, Tensor], indices: Tensor, places: int, co
 
 
 def text_objective(model: Model, batch: Batch, label_smoothing: float = 0.0) -> dict[str, Tensor]:
-    """Loss and accuracy of each window's scored tokens, ``(B,)`` each, and how many those are."""
+    """Loss and accuracy of each window's scored tokens, and their number, ``(B,)`` each."""
     logits, *_ = model(batch["inputs"])  # (B, S, V)
     scored = batch["scored"]  # (B, S)
     losses = token_losses(logits, batch["targets"], label_smoothing)  # (B, S)

@@ -1,13 +1,13 @@
-"""n-gram models of tokens, the baseline that every language model of a text is shown beside.
+"""N-gram models of tokens, the baseline beside every language model of a text.
 
 Source: Witten and Bell 1991, "The zero-frequency problem", method C, in the interpolated form of Chen and Goodman 1998,
 section 2.4: for a token w behind the last m tokens h,
 
     p_m(w | h) = (c(h w) + T(h) p_{m-1}(w | h')) / (c(h) + T(h))
 
-where c counts occurrences in the training text, T(h) is how many different tokens follow h in it, and h' is h without
-its first token. A history that was never followed by anything leaves p_{m-1}; below the unigram stands 1 / V. An n-gram
-model of order n has histories of n − 1 tokens. There is nothing to tune.
+where c counts occurrences in the training text, T(h) is the number of distinct tokens that follow h in it, and h' is h
+without its first token. A history that is not in the training text gives p_{m-1}; the unigram is interpolated with 1 /
+V. An n-gram model of order n has histories of n − 1 tokens. It has no hyper-parameters.
 """
 
 from collections.abc import Iterable
@@ -27,10 +27,10 @@ Ints = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class _Level:
-    """Histories of one length, numbered from 0 in the order of their keys, and what follows them.
+    """Histories of one length, numbered from 0 in the order of their keys, and counts of the tokens after them.
 
-    A key is the number of something shorter times V plus a token: of the history without its first token and that token
-    (``histories``), of a history and the token behind it (``pairs``). So keys fit into 64 bits at every order.
+    A key is the number of a shorter history times V plus a token: of the history without its last token and that token
+    (``histories``), or of a history and the token behind it (``pairs``). So keys fit into 64 bits at every order.
     """
 
     histories: Ints  # (number of histories,), sorted
@@ -46,20 +46,20 @@ class NGram:
 
     Attributes:
         vocabulary_size: V.
-        levels: of histories of 0, 1, … tokens.
+        levels: levels of histories of 0, 1, … tokens.
     """
 
     vocabulary_size: int
     levels: tuple[_Level, ...]
 
     def nats(self, tokens: ArrayLike) -> NDArray[np.float64]:
-        """−ln p of every token by every order, ``(orders, n)``.
+        """Negative log-likelihood of every token by every order, in nats, ``(orders, n)``.
 
-        The histories are of these tokens alone: the first has none, the second the first, and so on, so that the first
-        few are scored by shorter ones than their order has.
+        Histories are of these tokens alone: the first token has none, the second has the first, and so on, so that the
+        first few are scored by shorter histories than their order has.
 
         Args:
-            tokens: ``(n,)``, a text that is scored from its beginning to its end.
+            tokens: ``(n,)``, the text to score.
 
         Raises:
             UserError: a token is not from 0 to V − 1.
@@ -83,12 +83,12 @@ class NGram:
 
 
 def fit_ngram(tokens: ArrayLike, vocabulary_size: int, order: int) -> NGram:
-    """Count n-grams of all orders to ``order``.
+    """N-gram models of all orders to ``order``, counted on a training text.
 
     Args:
         tokens: ``(n,)``, the training text.
         vocabulary_size: V.
-        order: n, of histories of n − 1 tokens.
+        order: n, for histories of n − 1 tokens.
 
     Raises:
         UserError: a token is not from 0 to V − 1, or the order is not from 1 to :data:`MOST_ORDERS`.
@@ -121,13 +121,13 @@ def ngram_baseline(
     *,
     skip: int = 0,
 ) -> pl.DataFrame:
-    """How well n-grams of the training text predict the validation text.
+    """Loss of n-gram models of the training text on the validation text, per order.
 
     Args:
-        train_tokens: ``(n,)``.
-        valid_tokens: likewise.
+        train_tokens: ``(n,)``, the training text.
+        valid_tokens: ``(n,)``, the validation text.
         vocabulary_size: V.
-        orders: of the n-grams.
+        orders: orders of the n-grams.
         skip: tokens at the beginning of the validation text that are history alone, as models need one.
 
     Returns:
@@ -153,9 +153,9 @@ def ngram_baseline(
 
 
 def best_order(baseline: pl.DataFrame) -> int:
-    """The order of the lowest loss in a frame of :func:`ngram_baseline`, the smallest of equals.
+    """Order of the lowest loss in a frame of :func:`ngram_baseline`, the smallest of equals.
 
-    It is chosen on what it is scored on, which makes the baseline no easier to beat.
+    It is chosen on the validation text that scores it, which makes the baseline no easier to beat.
     """
     return int(baseline.sort("nats_per_token", "order")["order"][0])
 
@@ -168,7 +168,7 @@ def _longer(history: Ints, sequence: Ints, m: int, V: int) -> Ints:
 
 
 def _find(keys: Ints, wanted: Ints) -> Ints:
-    """Where in the sorted ``keys`` each wanted one is, -1 where it is not."""
+    """Index in the sorted ``keys`` of each wanted one, -1 where it is missing."""
     if not len(keys):
         return np.full(len(wanted), -1)
     place = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
@@ -176,7 +176,7 @@ def _find(keys: Ints, wanted: Ints) -> Ints:
 
 
 def _taken(values: Ints, places: Ints) -> Ints:
-    """The values at the places; of -1 anything."""
+    """Values at these places; arbitrary for -1."""
     return values[places] if len(values) else np.zeros(len(places), dtype=np.int64)
 
 

@@ -1,7 +1,7 @@
-"""What a model, or several of one shape, gives every token of a split: nats in the order of the text.
+"""Token scores of a split by a model, or by several of one shape: nats in the order of the text.
 
 A split is scored as training evaluates it: windows that overlap by the context length less the stride, each token but
-the first once (:func:`shoal.tasks.text.data.windows`). Which tokens are scored hangs on neither stride nor batch.
+the first once (:func:`shoal.tasks.text.data.windows`). The scored tokens depend on neither stride nor batch.
 
 Shapes: ``R`` models, ``n`` scored tokens, ``S`` tokens of the context, ``V`` vocabulary.
 """
@@ -31,17 +31,17 @@ def score_split(
     batch: int = 64,
     calling: Mapping[str, Any] = {},
 ) -> Tensor:
-    """−ln p of every token of a split but the first, which is context alone.
+    """Negative log-likelihood of every token of a split but the first, which is context alone, in nats.
 
     Args:
-        models: one, or several of one shape, that give logits ``(B, S, V)`` first for tokens ``(B, S)``; they are put
-            into evaluation mode meanwhile.
+        models: one model, or several of one shape, that give logits ``(B, S, V)`` first for tokens ``(B, S)``; they are
+            in evaluation mode meanwhile.
         data: the text.
         split: ``train`` or ``valid``.
-        context_length: S, tokens that a prediction may look back at.
-        stride: tokens that each window but the first adds; S (blocks) when not given.
-        batch: windows of a pass; another one moves nothing but the last bits.
-        calling: keyword arguments with which the models are called.
+        context_length: S, largest number of tokens that a prediction sees.
+        stride: number of scored tokens that each window but the first adds; S (blocks) when not given.
+        batch: number of windows per forward pass; another number changes only the last bits.
+        calling: keyword arguments of the models' calls.
 
     Returns:
         float64, ``(n,)`` of one model and ``(R, n)`` of several, in the order of the text.
@@ -60,22 +60,22 @@ def score_split(
         model.eval()
     try:
         logits_of = _lifted(several, calling)
-        found = [
+        parts = [
             _score(logits_of, data.tokens[begin:end], table, context_length)
             for table in torch.split(windows(0, end - begin, context_length, stride), batch)
         ]
     finally:
         for model, was_training in zip(several, were_training, strict=True):
             model.train(was_training)
-    nats = torch.cat(found, dim=1)  # (R, n)
+    nats = torch.cat(parts, dim=1)  # (R, n)
     return nats[0] if isinstance(models, nn.Module) else nats
 
 
 def bounds(data: TextData, split: str) -> tuple[int, int]:
-    """Where in ``data.tokens`` a split begins and ends.
+    """Bounds of a split in ``data.tokens``.
 
     Raises:
-        UserError: there is no such split, or it has fewer than two tokens: none would be scored.
+        UserError: there is no such split, or it has fewer than two tokens, so that none would be scored.
     """
     if split not in SPLITS:
         raise UserError(f"unknown split {split!r}: one of {' '.join(SPLITS)}{nearest(split, SPLITS)}")
@@ -88,21 +88,21 @@ def bounds(data: TextData, split: str) -> tuple[int, int]:
 
 
 def scored_bytes(data: TextData, split: str = "valid") -> bytes:
-    """The UTF-8 of exactly the tokens that are scored: of all but the first."""
+    """Bytes of UTF-8 of exactly the scored tokens: of all but the first."""
     begin, end = bounds(data, split)
     return data.tokenizer.decode_bytes(data.tokens[begin + 1 : end])
 
 
 def in_blocks(nats: Tensor, context_length: int) -> tuple[Tensor, Tensor]:
-    """Nats that were scored in blocks, by block and position.
+    """Nats of tokens that were scored in blocks, by block and position.
 
     Args:
-        nats: of :func:`score_split` with the stride of the context length, ``(*dims, n)``.
+        nats: result of :func:`score_split` with a stride of the context length, ``(*dims, n)``.
         context_length: S.
 
     Returns:
-        ``(*dims, blocks, S)``, of which the last block may be padded with zeros; and which of them count, bool,
-        ``(blocks, S)``.
+        ``(*dims, blocks, S)``, of which the last block may be padded with zeros; and the mask of those that count,
+        bool, ``(blocks, S)``.
     """
     n = nats.shape[-1]
     blocks = -(-n // context_length)
@@ -113,7 +113,7 @@ def in_blocks(nats: Tensor, context_length: int) -> tuple[Tensor, Tensor]:
 
 
 def _score(logits_of: Any, tokens: Tensor, table: Tensor, context_length: int) -> Tensor:
-    """The scored tokens of some windows ``(B, 3)``, ``(R, n)``: window after window."""
+    """Nats of the scored tokens of some windows ``(B, 3)``, ``(R, n)``: window after window."""
     start, first, last = table.unbind(1)  # (B,) each
     position = torch.arange(context_length + 1)
     chosen = tokens[(start.unsqueeze(1) + position).clamp(max=len(tokens) - 1)]  # (B, S + 1)
@@ -125,15 +125,15 @@ def _score(logits_of: Any, tokens: Tensor, table: Tensor, context_length: int) -
 
 
 def _lifted(models: Sequence[nn.Module], calling: Mapping[str, Any]) -> Any:
-    """The logits of all models for the same tokens, ``(B, S) -> (R, B, S, V)``."""
+    """Function from tokens to the logits of all models, ``(B, S) -> (R, B, S, V)``."""
     first = models[0]
     if len(models) == 1:
         return lambda tokens: first(tokens, **calling)[0].unsqueeze(0)
     named = [dict(model.named_parameters()) for model in models]
     shapes = {name: parameter.shape for name, parameter in named[0].items()}
-    if any({name: parameter.shape for name, parameter in own.items()} != shapes for own in named):
+    if any({name: parameter.shape for name, parameter in of_model.items()} != shapes for of_model in named):
         raise UserError("models that are scored together must have one shape")
-    stacked = {name: torch.stack([own[name].detach() for own in named]) for name in shapes}
+    stacked = {name: torch.stack([of_model[name].detach() for of_model in named]) for name in shapes}
 
     def one(parameters: Mapping[str, Tensor], tokens: Tensor) -> Tensor:
         logits: Tensor = functional_call(first, dict(parameters), (tokens,), dict(calling))[0]

@@ -1,4 +1,4 @@
-"""Which text a run learns, in which tokens, and how it is scored."""
+"""Settings of the task of language modelling."""
 
 import math
 from collections.abc import Mapping
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 TOKENIZERS = ("chars", "bytes", "bpe")
 WINDOWS = ("random", "blocks")
-BPE_SIZE = 1024  # of a vocabulary of byte pairs that was not given
+BPE_SIZE = 1024  # default size of a vocabulary of byte pairs
 BYTES = 256
 MEASURES = Measures(
     (
@@ -31,7 +31,7 @@ MEASURES = Measures(
 
 
 def _paths(value: Any) -> Any:
-    """One path, or several joined by commas, as whole paths: a run may be gone on with from another folder."""
+    """Absolute paths from one path, or several joined by commas: a run may be resumed from another folder."""
     if isinstance(value, str):  # a list, such as that of a record, has whole names
         value = [value] if _is_there(value) else value.split(",")
     paths = list(value) if isinstance(value, list | tuple) else [value]
@@ -51,9 +51,9 @@ Paths = Annotated[tuple[str, ...], BeforeValidator(_paths)]
 
 
 class Text(TaskSettings):
-    """Text: the next token of each window, from those before it.
+    """Settings of language modelling: the next token of each window is predicted from those before it.
 
-    The identity of a run hangs on the content of its text (``text_key``), not on where it lies.
+    The identity of a run depends on the content of its text (``text_key``), not on its path.
     """
 
     name: ClassVar[str] = "text"
@@ -74,25 +74,25 @@ class Text(TaskSettings):
     }
 
     text: Paths = setting(
-        (), "what is read", "a file, a folder of .txt and .txt.gz files, or several joined by commas", operational=True
+        (), "the text", "a file, a folder of .txt and .txt.gz files, or several joined by commas", operational=True
     )
     text_key: str | None = setting(
         None,
-        "the text's content, as the first digits of its SHA-256; found out where the text is given",
+        "the text's content, as the first digits of its SHA-256; computed where the text is given",
         "16 hexadecimal digits",
         derived=True,
         pattern="^[0-9a-f]{16}$",
     )
-    tokenizer: str = choice("chars", "what a token is; bpe: byte pairs, learned from the training split", TOKENIZERS)
+    tokenizer: str = choice("chars", "kind of tokens; bpe: byte pairs, learned from the training split", TOKENIZERS)
     vocabulary_size: int | None = setting(
         None,
         f"tokens of bpe ({BPE_SIZE} when not given); chars and bytes have their own",
         "an integer of at least 2",
         ge=2,
     )
-    context_length: int = setting(64, "tokens that a prediction may look back at", "an integer of at least 1", ge=1)
+    context_length: int = setting(64, "most tokens that a prediction can see", "an integer of at least 1", ge=1)
     windows: str = choice(
-        "random", "how training draws: each window anywhere, or blocks in a new order and place each pass", WINDOWS
+        "random", "training windows: each anywhere, or blocks in a new order and place each pass", WINDOWS
     )
     valid_share: float = setting(
         0.1, "share of the text, its end, that validates", "above 0 and below 1", gt=0, lt=1, allow_inf_nan=False
@@ -110,7 +110,7 @@ class Text(TaskSettings):
     )
 
     def fill(self) -> None:
-        """Blocks, and how many tokens there are where that does not hang on the text."""
+        """Set the stride to the context length, and the vocabulary size where it does not depend on the text."""
         set_default(self, "eval_stride", self.context_length)
         set_default(self, "vocabulary_size", {"bpe": BPE_SIZE, "bytes": BYTES}.get(self.tokenizer))
 
@@ -120,11 +120,11 @@ class Text(TaskSettings):
         return fitting(cls.suggests, given)
 
     def derived(self) -> list[str]:
-        """See :class:`Part`: which text it is, and how many tokens it has unless that was asked for."""
+        """See :class:`Part`: the key of the text, and the vocabulary size unless it was given."""
         if not self.text:
             return []
-        is_own = self.tokenizer != "bpe" or self.vocabulary_size == BPE_SIZE
-        return ["text_key", *(["vocabulary_size"] if is_own else [])]
+        is_default = self.tokenizer != "bpe" or self.vocabulary_size == BPE_SIZE
+        return ["text_key", *(["vocabulary_size"] if is_default else [])]
 
     def check(self) -> None:
         """See :class:`Part`."""
@@ -142,12 +142,12 @@ class Text(TaskSettings):
             self._check_text(corpus)
         elif self.vocabulary_size is None:
             raise UserError(
-                f"text_key={self.text_key} alone does not say how many tokens {self.tokenizer} has; that is found out "
+                f"text_key={self.text_key} alone does not give the vocabulary size of {self.tokenizer}; it is computed "
                 "where the text is given without it: --text FILE (text=… from Python)"
             )
 
     def check_new(self) -> None:
-        """See :class:`Part`: another text than the one that was asked for."""
+        """See :class:`Part`: the text must be the one that its key names."""
         super().check_new()
         if self.text and "text_key" in self.model_fields_set:
             corpus = read_corpus(self.text)
@@ -156,22 +156,22 @@ class Text(TaskSettings):
             self._check_text(corpus)
 
     def _check_text(self, corpus: Corpus) -> None:
-        """The vocabulary that the text gives, and whether there is a window in each split."""
-        own, n_train, n_valid = _sizes_of(corpus, self.tokenizer, self.valid_share)
-        if own is not None and self.vocabulary_size not in (None, own):
+        """Set the vocabulary size that the text gives, and check that each split has a window."""
+        vocabulary, n_train, n_valid = _sizes_of(corpus, self.tokenizer, self.valid_share)
+        if vocabulary is not None and self.vocabulary_size not in (None, vocabulary):
             raise UserError(
                 f"vocabulary_size={self.vocabulary_size} does not apply to tokenizer {self.tokenizer!r}, which has "
-                f"{own} tokens here; it applies to bpe"
+                f"{vocabulary} tokens here; it applies to bpe"
             )
-        if own is not None:
-            object.__setattr__(self, "vocabulary_size", own)
-        if own is None:
+        if vocabulary is not None:
+            object.__setattr__(self, "vocabulary_size", vocabulary)
+        if vocabulary is None:
             data = self.data()
             n_train, n_valid = len(data.train), len(data.valid)
         check_windows(n_train, n_valid, self.context_length, self.valid_share)
 
     def measures(self) -> Measures:
-        """See :class:`TaskSettings`: nothing generalises at a moment here."""
+        """See :class:`TaskSettings`: there is no criterion of having generalised."""
         return MEASURES
 
     def sizes(self) -> Sizes:
@@ -190,10 +190,10 @@ class Text(TaskSettings):
         return self.counts().drawn // self.context_length if self.windows == "blocks" else 0
 
     def data(self) -> "TextData":
-        """The text in tokens.
+        """Text in tokens.
 
         Raises:
-            UserError: it cannot be read, or is not the one that the run began with.
+            UserError: the text cannot be read, or is not that of the run.
         """
         from shoal.tasks.text.data import load_text
 
@@ -202,10 +202,10 @@ class Text(TaskSettings):
         return load_text(self.text, self.text_key, self.tokenizer, self.vocabulary_size, self.valid_share)
 
     def kept(self) -> Mapping[str, Any]:
-        """See :class:`TaskSettings`: the tokenizer, how much text validates, and how well n-grams predict it."""
+        """See :class:`TaskSettings`: the tokenizer, the amount of validation text, and the n-gram baseline."""
         data = self.data()
-        found = {"counts": data.counts(), "ngram": data.baseline()}
-        return {"text_key": self.text_key, "tokenizer": data.tokenizer.to_json(), **found}
+        numbers = {"counts": data.counts(), "ngram": data.baseline()}
+        return {"text_key": self.text_key, "tokenizer": data.tokenizer.to_json(), **numbers}
 
     @classmethod
     def units(cls, kept: Mapping[str, Any]) -> Mapping[str, float]:
@@ -222,12 +222,12 @@ class Text(TaskSettings):
         """See :class:`TaskSettings`: the best n-gram."""
         if not kept.get("ngram") or not kept.get("counts"):
             return []
-        found, loss = kept["ngram"], kept["ngram"]["nats_per_token"]
+        baseline, loss = kept["ngram"], kept["ngram"]["nats_per_token"]
         bits = "".join(f", {loss * factor:.3f} {name}" for name, factor in cls.units(kept).items())
         whose = f"{str(kept.get('text_key', ''))[:8]} in {kept.get('tokenizer', {}).get('kind', 'tokens')}"
         return [
-            f"beside, of text {whose}: the best n-gram (Witten–Bell, order {found['order']} of 1 to {found['orders']}) "
-            f"has {loss:.3f} nats per token{bits} on the same {kept['counts']['tokens']:,} tokens"
+            f"beside, of text {whose}: the best n-gram (Witten–Bell, order {baseline['order']} of 1 to "
+            f"{baseline['orders']}) has {loss:.3f} nats per token{bits} on the same {kept['counts']['tokens']:,} tokens"
         ]
 
     def place(self) -> tuple[str, Mapping[str, Any]] | None:
@@ -235,7 +235,7 @@ class Text(TaskSettings):
         return (self.text_key, {"text": list(self.text)}) if self.text and self.text_key else None
 
     def build(self, split_seed: int) -> "Task":
-        """See :class:`TaskSettings`; the split is the text's own and hangs on no seed."""
+        """See :class:`TaskSettings`; the split is the text's own and depends on no seed."""
         from shoal.tasks.text.data import text_task
 
         assert self.eval_stride is not None
@@ -247,22 +247,22 @@ class Text(TaskSettings):
 
 
 def _sizes_of(corpus: Corpus, tokenizer: str, valid_share: float) -> tuple[int | None, int, int]:
-    """Of a text in characters or bytes: tokens that there are, and in each split; of others there is more to do.
+    """Vocabulary size, and number of tokens of each split, of a text in characters or bytes; None for other tokens.
 
-    Kept for the runs of a grid, each of which asks.
+    The sizes are cached for the runs of a grid, each of which needs them.
     """
     asked = (corpus.key, tokenizer, valid_share)
     if asked not in _sizes:
         train, valid = split(corpus.text, valid_share)
         if tokenizer == "chars":
-            found = len(set(corpus.text)), len(train), len(valid)
+            sizes = len(set(corpus.text)), len(train), len(valid)
         elif tokenizer == "bytes":
-            found = BYTES, len(train.encode()), len(valid.encode())
+            sizes = BYTES, len(train.encode()), len(valid.encode())
         else:
             return None, 0, 0
         while len(_sizes) >= _KEPT:
             del _sizes[next(iter(_sizes))]
-        _sizes[asked] = found
+        _sizes[asked] = sizes
     return _sizes[asked]
 
 
@@ -271,7 +271,7 @@ _sizes: dict[tuple[str, str, float], tuple[int | None, int, int]] = {}
 
 
 def check_windows(n_train: int, n_valid: int, context_length: int, valid_share: float) -> None:
-    """Raise :class:`UserError` where a split has no window: tokens to read and one more to predict."""
+    """Raise :class:`UserError` where a split has too few tokens for a window."""
     if n_train <= context_length:
         raise UserError(
             f"context_length must be below the {n_train:,} tokens of the training split, got {context_length}"

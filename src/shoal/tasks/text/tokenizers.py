@@ -1,4 +1,4 @@
-"""What the tokens of a text are: characters, bytes, or byte-level byte-pair encoding (BPE).
+"""Tokenizers of text: characters, bytes, or byte-level byte-pair encoding (BPE).
 
 No tokenizer has special tokens: text that spells one, such as ``<|endoftext|>``, is text like any other.
 """
@@ -18,7 +18,7 @@ from shoal.tasks.text.bpe import ALPHABET, BytePairTokenizer, as_indices, said, 
 
 KINDS = ("chars", "bytes", "bpe")
 _SURROGATES = range(0xD800, 0xE000)
-_ALIKE = {  # what people type for what typesetters put, which Unicode does not say
+_ALIKE = {  # typed characters for typeset ones, which Unicode does not relate
     **dict.fromkeys("‘’‚‛′´`", "'"),
     **dict.fromkeys("“”„‟″«»", '"'),
     **dict.fromkeys("‐‑‒–—―−", "-"),
@@ -26,50 +26,50 @@ _ALIKE = {  # what people type for what typesetters put, which Unicode does not 
 
 
 class TextTokenizer(Protocol):
-    """Text to tokens and back. ``n`` tokens are int64, ``(n,)``; ``V`` is the size of the vocabulary."""
+    """Tokenizer between text and tokens. ``n`` tokens are int64, ``(n,)``; ``V`` is the size of the vocabulary."""
 
     @property
     def kind(self) -> str:
-        """One of :data:`KINDS`."""
+        """Kind of tokenizer, one of :data:`KINDS`."""
 
     @property
     def vocabulary_size(self) -> int:
-        """V: tokens are from 0 to V − 1."""
+        """Size of the vocabulary V: tokens are from 0 to V − 1."""
 
     @property
     def key(self) -> str:
-        """16 hexadecimal digits that agree where every text has the same tokens."""
+        """Key of 16 hexadecimal digits, equal for tokenizers that give every text the same tokens."""
 
     def encode(self, text: str) -> Tensor:
-        """The tokens of a text, int64, ``(n,)``.
+        """Tokens of a text, int64, ``(n,)``.
 
         Raises:
-            UserError: the text has a character that has no tokens; says which, where, and the nearest that has.
+            UserError: the text has a character without tokens; names it, its place, and the nearest that has tokens.
         """
 
     def decode(self, tokens: Tensor | Iterable[int]) -> str:
-        """The text of tokens, for people: bytes that are not UTF-8 become ``�``.
+        """Text of tokens, for people: bytes that are not UTF-8 become ``�``.
 
         Raises:
             UserError: a token is not from 0 to V − 1.
         """
 
     def decode_bytes(self, tokens: Tensor | Iterable[int]) -> bytes:
-        """The UTF-8 of tokens, exactly; of byte-level tokens it may begin or end within a character.
+        """Bytes of UTF-8 of tokens, exactly; those of byte-level tokens may begin or end within a character.
 
         Raises:
             UserError: a token is not from 0 to V − 1.
         """
 
     def token_bytes(self) -> Tensor:
-        """How many bytes of UTF-8 each token stands for, int64, ``(V,)``; a part of a character has its own."""
+        """Number of bytes of UTF-8 of each token, int64, ``(V,)``; parts of a character count their own bytes."""
 
     def to_json(self) -> dict[str, Any]:
-        """All that :func:`from_json` needs, as plain JSON; the same text gives the same, in every process."""
+        """JSON from which :func:`from_json` makes the tokenizer; the same text gives the same in every process."""
 
 
 class CharTokenizer:
-    """A token per character, in the order of code points.
+    """Tokenizer with a token per character, in the order of code points.
 
     >>> tokenizer = CharTokenizer("abc")
     >>> tokenizer.encode("cab").tolist()
@@ -79,7 +79,7 @@ class CharTokenizer:
     kind = "chars"
 
     def __init__(self, characters: str) -> None:
-        """``characters`` is the vocabulary, sorted, each once."""
+        """Take the vocabulary: ``characters``, sorted, each once."""
         self.characters = characters
         self._points = _points(characters)
 
@@ -122,7 +122,7 @@ class CharTokenizer:
 
 
 class ByteTokenizer:
-    """A token per byte of UTF-8.
+    """Tokenizer with a token per byte of UTF-8.
 
     >>> ByteTokenizer().encode("é").tolist()
     [195, 169]
@@ -152,13 +152,13 @@ class ByteTokenizer:
 
 
 def make_tokenizer(kind: str, train_text: str, whole_text: str, vocabulary_size: int | None = None) -> TextTokenizer:
-    """A tokenizer for a text.
+    """Tokenizer for a text.
 
     Args:
         kind: one of :data:`KINDS`.
-        train_text: what ``bpe`` learns its merges from; nothing of what is validated on enters them.
-        whole_text: whose characters ``chars`` has, as in nanoGPT: else some of what is validated on had no tokens.
-        vocabulary_size: of ``bpe``, from 256 (bytes alone) to what the text gives. The others have their own.
+        train_text: text of the training split, from which ``bpe`` learns its merges.
+        whole_text: text of both splits, whose characters ``chars`` has, as in nanoGPT, so that all have tokens.
+        vocabulary_size: vocabulary size of ``bpe``, from 256 (bytes alone) to what the text gives; not for the others.
 
     Raises:
         UserError: the kind is unknown, the size is not possible, the text is empty, or ``tokenizers`` is missing.
@@ -180,12 +180,12 @@ def make_tokenizer(kind: str, train_text: str, whole_text: str, vocabulary_size:
 
 
 def from_json(content: Any) -> TextTokenizer:
-    """The tokenizer of which this is the :meth:`TextTokenizer.to_json`.
+    """Tokenizer from the JSON of :meth:`TextTokenizer.to_json`.
 
-    It may be someone else's: what it says is held to what it must be, and nothing of it is given to a library before.
+    The JSON may be someone else's: it is checked before anything of it is given to a library.
 
     Raises:
-        LabError: it is not of a tokenizer.
+        LabError: it is not JSON of a tokenizer.
     """
     if not isinstance(content, Mapping):
         raise LabError(f"the tokenizer is damaged: it is no JSON object but {type(content).__name__}")
@@ -209,7 +209,7 @@ def from_json(content: Any) -> TextTokenizer:
 
 
 def _points(text: str) -> np.ndarray[Any, np.dtype[np.uint32]]:
-    """The code points of a text, ``(n,)``."""
+    """Code points of a text, ``(n,)``."""
     return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype="<u4")
 
 
@@ -218,7 +218,7 @@ def _hash(content: Mapping[str, Any]) -> str:
 
 
 def _nearest(character: str, known: str) -> str:
-    """The known character that looks most like one: without accent, in the other case, or near in Unicode."""
+    """Known character that looks most like a given one: without accent, in the other case, or near in Unicode."""
     wanted = _plain(character)
 
     def distance(other: str) -> tuple[bool, bool, int]:

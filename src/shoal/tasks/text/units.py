@@ -1,4 +1,4 @@
-"""Units of a language model's loss, and where in its context it makes it.
+"""Units of a language model's loss, and its loss by position in the context.
 
 A loss in nats per token can be compared only between models of the same tokens. Per character, byte or word of the text
 that was scored, models of characters, bytes and byte pairs stand in one table.
@@ -19,13 +19,13 @@ UNITS = ("nats_per_token", "bits_per_character", "bits_per_byte", "perplexity_pe
 
 @dataclass(frozen=True)
 class TextCounts:
-    """How much text was scored.
+    """Amounts of scored text.
 
     Attributes:
-        tokens: whose loss was summed.
-        characters: Unicode code points; one that is cut counts where its first byte is.
-        bytes: of UTF-8.
-        words: runs of characters that are not white space (``str.split``).
+        tokens: number of tokens whose loss was summed.
+        characters: number of Unicode code points; one that is cut counts where its first byte is.
+        bytes: number of bytes of UTF-8.
+        words: number of runs of characters that are not white space (``str.split``).
     """
 
     tokens: int
@@ -35,12 +35,12 @@ class TextCounts:
 
 
 def count_text(text: str | bytes, tokens: int) -> TextCounts:
-    """Count a text that was scored.
+    """Amounts of a scored text.
 
     Args:
-        text: of the scored tokens alone: if the first token of a text only serves as context, without it. As bytes
-            where tokens are parts of characters; bytes that are not UTF-8 count as bytes.
-        tokens: in how many tokens.
+        text: text of the scored tokens alone: without the first token if that only serves as context. As bytes where
+            tokens are parts of characters; bytes that are not UTF-8 count as bytes.
+        tokens: number of its tokens.
 
     >>> count_text("é🐕", tokens=6)
     TextCounts(tokens=6, characters=2, bytes=6, words=1)
@@ -52,13 +52,13 @@ def count_text(text: str | bytes, tokens: int) -> TextCounts:
 
 
 def total_nats(nats: Iterable[ArrayLike], counts: Iterable[ArrayLike] | None = None) -> tuple[float, int]:
-    """The loss of all tokens of all batches together, and how many they are.
+    """Total loss of all tokens of all batches, and their number.
 
-    The sum is that of the values without an error of rounding but the last, so that it is the same to the bit however
-    tokens are put into batches and rows.
+    The sum is exact before one final rounding, so that it is bitwise the same however tokens are divided into batches
+    and rows.
 
     Args:
-        nats: a batch at a time, of any shape.
+        nats: losses of each batch, of any shape.
         counts: a mask for each batch, of its shape: True where a token counts (no padding). Without, all do.
 
     Raises:
@@ -74,14 +74,14 @@ def total_nats(nats: Iterable[ArrayLike], counts: Iterable[ArrayLike] | None = N
 
 
 def units(nats: float, counts: TextCounts) -> dict[str, float]:
-    """A loss in all units of :data:`UNITS`.
+    """Loss in all units of :data:`UNITS`.
 
-    Perplexities are exp(nats / tokens) and exp(nats / words), never a mean over batches. What has no units to be
-    divided by is NaN, and what is too large for a float is infinite.
+    Perplexities are exp(nats / tokens) and exp(nats / words), never a mean over batches. A loss per zero units is NaN,
+    and one that is too large for a float is infinite.
 
     Args:
-        nats: summed over all scored tokens.
-        counts: of the text that they are.
+        nats: sum over all scored tokens.
+        counts: amounts of the scored text.
 
     Raises:
         UserError: there are no tokens, or nats are negative.
@@ -101,19 +101,19 @@ def units(nats: float, counts: TextCounts) -> dict[str, float]:
 
 
 def loss_by_position(nats: ArrayLike, counts: ArrayLike | None = None, level: float = 0.95) -> pl.DataFrame:
-    """The mean loss at each position of the context.
+    """Mean loss at each position of the context, with its interval.
 
     The interval is Student's, of the mean over rows, which it takes as independent: blocks of a text that do not
     overlap nearly are, windows that overlap are not, and their intervals are too narrow.
 
     Args:
-        nats: ``(n, S)``, of n rows of S scored tokens.
+        nats: ``(n, S)``, losses of n rows of S scored tokens.
         counts: ``(n, S)``, True where a token counts; without, all do.
-        level: of the interval.
+        level: level of the interval.
 
     Returns:
-        ``position`` (from 1: how many tokens of the row the model has seen), ``loss`` in nats, ``low``, ``high`` (NaN
-        of fewer than two rows) and ``n``, the rows that count there; S rows.
+        ``position`` (from 1: the number of tokens of the row that the model has seen), ``loss`` in nats, ``low``,
+        ``high`` (NaN with fewer than two rows) and ``n``, the rows that count there; S rows.
 
     Raises:
         UserError: nats are no matrix or the mask has another shape, or the level is not between 0 and 1.

@@ -1,1 +1,1 @@
-"""Sentences of one language, from those of another."""
+"""Task of translating sentences of one language to another."""

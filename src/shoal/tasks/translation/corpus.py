@@ -1,4 +1,4 @@
-"""Parallel text: files of which line n of one says what line n of the other says, identified by what they say."""
+"""Parallel text: files whose lines translate each other, identified by their content."""
 
 import hashlib
 from collections.abc import Mapping
@@ -9,16 +9,16 @@ from pathlib import Path
 from shoal.errors import UserError, printable
 from shoal.tasks.text.corpus import read_corpus
 
-_MARK = "\ufeff"  # that UTF-8 needs none of; some editors write it
+_MARK = "\ufeff"  # byte order mark, which UTF-8 does not need; some editors write it
 FILES = ("source", "target", "valid_source", "valid_target")
 
 
 @dataclass(frozen=True)
 class ParallelText:
-    """Four files.
+    """Parallel text of four files.
 
     Attributes:
-        texts: by the name of :data:`FILES`.
+        texts: their texts, by the names of :data:`FILES`.
         key: 16 hexadecimal digits of a SHA-256 over the content of the four in this order, unpacked, as
             :class:`shoal.tasks.text.corpus.Corpus` has it; neither names nor packing enter it.
     """
@@ -28,15 +28,15 @@ class ParallelText:
 
     @cached_property
     def lines(self) -> dict[str, list[str]]:
-        """By the name of the file; those of a source are as many as those of its target."""
+        """Lines by the name of the file; a source has as many as its target."""
         return {name: lines_of(text) for name, text in self.texts.items()}
 
 
 def read_parallel(paths: Mapping[str, str]) -> ParallelText:
-    """Four files of as many lines, which are divided when they are asked for, UTF-8 or packed UTF-8 (``.gz``).
+    """Read four files, UTF-8 or packed UTF-8 (``.gz``), of which sources have as many lines as targets.
 
     Args:
-        paths: by the names of :data:`FILES`.
+        paths: their paths, by the names of :data:`FILES`.
 
     Raises:
         UserError: a file is missing, empty, damaged or not UTF-8 (its first such byte is named); or a source has
@@ -63,7 +63,7 @@ def _check_counts(n: int, m: int, source: str, target: str) -> None:
 
 
 def read_sides(source: str, target: str) -> tuple[list[str], list[str]]:
-    """The lines of two files, of which each line of one says what that of the other says.
+    """Lines of two files whose lines translate each other.
 
     Raises:
         UserError: as :func:`read_parallel`; or there is no line.
@@ -74,9 +74,9 @@ def read_sides(source: str, target: str) -> tuple[list[str], list[str]]:
 
 
 def lines_of(text: str) -> list[str]:
-    r"""The lines of a text, divided at ``\n`` alone; one that ends the text begins no line, and ``\r`` before it is no
-    part of one, nor is a byte order mark before the first. What ``str.splitlines`` takes for line ends besides, such as
-    U+2028 or a form feed, stands in lines.
+    r"""Lines of a text, divided at ``\n`` alone; one that ends the text begins no line. A ``\r`` before ``\n`` is no
+    part of a line, nor is a byte order mark before the first. Other line ends of ``str.splitlines``, such as U+2028 or
+    a form feed, do not divide lines.
 
     >>> lines_of("a\nb\n") == lines_of("a\nb") == lines_of("a\r\nb\r\n") == ["a", "b"]
     True
@@ -88,5 +88,5 @@ def lines_of(text: str) -> list[str]:
 
 
 def count_lines(text: str) -> int:
-    """How many lines :func:`lines_of` gives."""
+    """Number of lines that :func:`lines_of` gives."""
     return text.count("\n") + (not text.endswith("\n") and text.removeprefix(_MARK) != "")

@@ -1,4 +1,4 @@
-"""Parallel text in tokens: vocabularies from the training split alone, what is left out, and what was counted."""
+"""Parallel text in tokens: vocabularies from the training split alone, pairs that are left out, and counts."""
 
 import threading
 from collections.abc import Mapping, Sequence
@@ -21,7 +21,7 @@ SPLITS = (("train", "source", "target"), ("valid", "valid_source", "valid_target
 
 @dataclass(frozen=True)
 class Encoding:
-    """How lines become tokens, as the settings of the task say it."""
+    """Encoding of lines as tokens, by the settings of the task."""
 
     tokenizer: str
     vocabularies: str
@@ -37,14 +37,14 @@ class TranslationData:
     """Parallel text in tokens.
 
     Attributes:
-        pairs: those that train, and then those that validate.
-        n_train: how many train.
-        codec: from lines to tokens and back.
-        counts: of the targets that validate: ``targets``, ``tokens``, ``characters``, ``bytes``, ``words``.
-        told: of each split ``train_`` and ``valid_``: pairs with an ``empty`` side and pairs with one that is too
-            ``long``; and ``duplicates``, pairs that validate whose source stands in the training file, too.
-        scored_lines: places, from 0, in the validation files of the pairs that validate.
-        unknown: tokens of the targets that validate which are UNK.
+        pairs: training pairs, then validation pairs.
+        n_train: number of training pairs.
+        codec: codec between lines and tokens.
+        counts: amounts of the validation targets: ``targets``, ``tokens``, ``characters``, ``bytes``, ``words``.
+        told: numbers to report, of each split ``train_`` and ``valid_``: pairs with an ``empty`` side and pairs with a
+            side that is too ``long``; and ``duplicates``, validation pairs whose source is in the training file, too.
+        scored_lines: indices, from 0, in the validation files of the validation pairs.
+        unknown: number of UNK tokens in the validation targets.
     """
 
     pairs: Pairs
@@ -57,12 +57,12 @@ class TranslationData:
 
     @property
     def n_valid(self) -> int:
-        """Pairs that validate."""
+        """Number of validation pairs."""
         return len(self.pairs) - self.n_train
 
     @cached_property
     def buckets(self) -> Buckets:
-        """Of all pairs by their lengths."""
+        """Buckets of all pairs by their lengths."""
         return Buckets(self.pairs.source_length, self.pairs.target_length, self.n_train)
 
 
@@ -71,7 +71,7 @@ _loading = threading.Lock()
 
 
 def load_translation(paths: Mapping[str, str], key: str | None, encoding: Encoding) -> TranslationData:
-    """Parallel text in tokens; the same to all who ask, so that members of a stack share it.
+    """Parallel text in tokens; the same object at every call, so that members of a stack share it.
 
     Raises:
         UserError: a file cannot be read, or they have another content, or a vocabulary or split is not possible.
@@ -94,7 +94,7 @@ def load_translation(paths: Mapping[str, str], key: str | None, encoding: Encodi
 
 
 def learn_codec(sources: Sequence[str], targets: Sequence[str], encoding: Encoding) -> PairCodec:
-    """The vocabularies of the lines of the training split."""
+    """Codec with the vocabularies of the training split's lines."""
 
     def learn(lines: Sequence[str]) -> Vocabulary:
         prepared = [line.lower() for line in lines] if encoding.lowercase else lines
@@ -108,24 +108,24 @@ def learn_codec(sources: Sequence[str], targets: Sequence[str], encoding: Encodi
 
 
 def encode_parallel(text: ParallelText, encoding: Encoding) -> TranslationData:
-    """Pairs in tokens. Those with an empty side are left out of both splits, as are those with one that is too long
-    where it is not cut; a cut one keeps its first tokens, and EOS behind them."""
+    """Parallel text in tokens. Pairs with an empty side are left out of both splits, as are those with a side that is
+    too long, unless it is cut to its first tokens, with EOS behind them."""
     codec = learn_codec(text.lines["source"], text.lines["target"], encoding)
     sources: list[list[int]] = []
     targets: list[list[int]] = []
-    told: dict[str, int] = {}
+    left_out: dict[str, int] = {}
     n, scored_lines, scored_texts = 0, [], []
     for split, source, target in SPLITS:
         n = len(sources)
-        told |= {f"{split}_empty": 0, f"{split}_long": 0}
+        left_out |= {f"{split}_empty": 0, f"{split}_long": 0}
         for place, lines in enumerate(zip(text.lines[source], text.lines[target], strict=True)):
             prepared = [codec.prepared(line) for line in lines]
             rows = codec.source.encode(prepared[0]), codec.target.encode(prepared[1])
             if not all(rows):
-                told[f"{split}_empty"] += 1
+                left_out[f"{split}_empty"] += 1
                 continue
             is_long = max(map(len, rows)) > encoding.max_length
-            told[f"{split}_long"] += is_long
+            left_out[f"{split}_long"] += is_long
             if is_long and encoding.too_long == "drop":
                 continue
             sources.append(rows[0][: encoding.max_length])
@@ -134,35 +134,35 @@ def encode_parallel(text: ParallelText, encoding: Encoding) -> TranslationData:
                 scored_lines.append(place)
                 is_cut = len(rows[1]) > encoding.max_length
                 scored_texts.append(codec.target.decode(targets[-1]) if is_cut else prepared[1])
-    _check_split("training", "source", n, len(text.lines["source"]), told, "train", encoding)
+    _check_split("training", "source", n, len(text.lines["source"]), left_out, "train", encoding)
     _check_split(
-        "validation", "valid_source", len(sources) - n, len(text.lines["valid_source"]), told, "valid", encoding
+        "validation", "valid_source", len(sources) - n, len(text.lines["valid_source"]), left_out, "valid", encoding
     )
     known = set(map(codec.prepared, text.lines["source"]))
-    told["duplicates"] = sum(codec.prepared(text.lines["valid_source"][place]) in known for place in scored_lines)
+    left_out["duplicates"] = sum(codec.prepared(text.lines["valid_source"][place]) in known for place in scored_lines)
     counts = count_targets(scored_texts, sum(len(row) + 1 for row in targets[n:]))
     unknown = sum(row.count(UNK) for row in targets[n:]) if getattr(codec.target, "has_unknown", False) else 0
-    return TranslationData(Pairs.of(sources, targets), n, codec, counts, told, scored_lines, unknown)
+    return TranslationData(Pairs.of(sources, targets), n, codec, counts, left_out, scored_lines, unknown)
 
 
 def _check_split(
-    words: str, name: str, left: int, lines: int, told: Mapping[str, int], split: str, encoding: Encoding
+    words: str, name: str, left: int, lines: int, left_out: Mapping[str, int], split: str, encoding: Encoding
 ) -> None:
     if left:
         return
-    empty, long = told[f"{split}_empty"], told[f"{split}_long"]
+    empty, long = left_out[f"{split}_empty"], left_out[f"{split}_long"]
     if not lines:
         raise UserError(f"the {words} split ({name}) has no line")
-    found = [f"{empty:,} with an empty side"] if empty else []
-    found += [f"{long:,} with one of more than max_length={encoding.max_length} tokens"] if long else []
+    reasons = [f"{empty:,} with an empty side"] if empty else []
+    reasons += [f"{long:,} with one of more than max_length={encoding.max_length} tokens"] if long else []
     advice = "; too_long=cut keeps pairs with a long side" if long else ""
     raise UserError(
-        f"no pair of the {words} split ({name}) is left of {lines:,}: all are left out, {' and '.join(found)}{advice}"
+        f"no pair of the {words} split ({name}) is left of {lines:,}: all are left out, {' and '.join(reasons)}{advice}"
     )
 
 
 def translation_task(data: TranslationData, reads: str, scoring: Scoring, batching: Batching | None) -> Task:
-    """Parallel text as the engine takes it; its split is the files' own and hangs on no seed."""
+    """Task of parallel text for the engine; its split is that of the files and depends on no seed."""
     number = torch.arange(len(data.pairs))
     train, valid = number[: data.n_train], number[data.n_train :]
     return pair_task(data.pairs, reads, train, valid, scoring=scoring, batching=batching)

@@ -1,4 +1,4 @@
-"""Which sentences a run learns to translate, and in which tokens."""
+"""Settings of the task of translation."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
     from shoal.tasks.translation.data import TranslationData
 
 TOKENIZERS = ("words", "bpe", "chars")
-BPE_SIZE = 8000  # byte pairs of a vocabulary whose size was not given
+BPE_SIZE = 8000  # default number of byte pairs of a vocabulary
 MIN_FREQUENCY = 2
 _FOUND = ("source_tokens", "target_tokens", "train_pairs", "valid_pairs")
 
 
 def _path(value: Any) -> Any:
-    """A path as a whole path: a run may be gone on with from another folder."""
+    """Absolute path: a run may be resumed from another folder."""
     if not isinstance(value, str | Path):
         raise ValueError
     return str(Path(value).absolute()) if str(value) else ""
@@ -40,14 +40,14 @@ def _file(about: str) -> Any:
 
 
 def _found_out(about: str) -> Any:
-    return setting(None, f"{about}; found out from the files", "an integer of at least 1", derived=True, ge=1)
+    return setting(None, f"{about}; counted in the files", "an integer of at least 1", derived=True, ge=1)
 
 
 class Translation(BucketedPairs):
-    """Sentences and their translations, line by line.
+    """Settings of translation: sentences and their translations, line by line.
 
-    The identity of a run hangs on the content of the four files that train and validate (``pair_key``), not on where
-    they lie, and on no test split. Vocabularies are those of the training split alone.
+    The identity of a run depends on the content of the four files of training and validation (``pair_key``), not on
+    their paths, and on no test split. Vocabularies are those of the training split alone.
     """
 
     name: ClassVar[str] = "translation"
@@ -55,22 +55,22 @@ class Translation(BucketedPairs):
     reads_files: ClassVar[bool] = True
     scores: ClassVar[tuple[str, ...]] = ("BLEU", "BLEU lc", "chrF2", "exact match")
 
-    source: File = _file("sentences to translate that train")
+    source: File = _file("sentences to train on, to be translated")
     target: File = _file("their translations, line by line")
-    valid_source: File = _file("sentences that validate")
+    valid_source: File = _file("sentences to validate on")
     valid_target: File = _file("their translations, line by line")
-    test_source: File = _file("sentences that final scores are of; those that validate where none are given")
+    test_source: File = _file("sentences for final scores; those of validation where none are given")
     test_target: File = _file("their translations, line by line")
     pair_key: str | None = setting(
         None,
-        "the content of the files, as the first digits of a SHA-256; found out where they are given",
+        "the content of the files, as the first digits of a SHA-256; computed where they are given",
         "16 hexadecimal digits",
         derived=True,
         pattern="^[0-9a-f]{16}$",
     )
     tokenizer: str = choice(
         "words",
-        "what a token is: words by rule, byte pairs or characters, all learned from the training split",
+        "kind of tokens: words by rule, byte pairs or characters, all learned from the training split",
         TOKENIZERS,
     )
     vocabularies: str = choice("joint", "one vocabulary for sources and targets, or two", ("joint", "separate"))
@@ -82,7 +82,7 @@ class Translation(BucketedPairs):
     )
     min_frequency: int | None = setting(
         None,
-        f"how often a word must occur in the training split to be a token ({MIN_FREQUENCY} when not given)",
+        f"fewest occurrences in the training split of a word that is a token ({MIN_FREQUENCY} when not given)",
         "an integer of at least 1",
         ge=1,
     )
@@ -99,19 +99,19 @@ class Translation(BucketedPairs):
     valid_pairs: int | None = _found_out("pairs that validate")
 
     def fill(self) -> None:
-        """Sizes of vocabularies that were not asked for."""
+        """Set sizes of vocabularies that were not given."""
         if self.tokenizer == "bpe":
             set_default(self, "vocabulary_size", BPE_SIZE)
         if self.tokenizer == "words":
             set_default(self, "min_frequency", MIN_FREQUENCY)
 
     def derived(self) -> list[str]:
-        """See :class:`Part`: which files they are, what is in them, and what was filled in."""
+        """See :class:`Part`: the key of the files, numbers counted in them, and defaults that were filled in."""
         if not self.source:
             return []
         filled = [("vocabulary_size", "bpe", BPE_SIZE), ("min_frequency", "words", MIN_FREQUENCY)]
-        own = [name for name, kind, usual in filled if self.tokenizer == kind and getattr(self, name) == usual]
-        return ["pair_key", *_FOUND, *own]
+        defaulted = [name for name, kind, usual in filled if self.tokenizer == kind and getattr(self, name) == usual]
+        return ["pair_key", *_FOUND, *defaulted]
 
     def check(self) -> None:
         """See :class:`Part`."""
@@ -137,12 +137,12 @@ class Translation(BucketedPairs):
             self._find_out()
         elif missing := [name for name in _FOUND if getattr(self, name) is None]:
             raise UserError(
-                f"pair_key={self.pair_key} alone does not say {missing[0]}; that is found out where the four files are "
+                f"pair_key={self.pair_key} alone does not give {missing[0]}; it is counted where the four files are "
                 "given without it"
             )
 
     def check_new(self) -> None:
-        """See :class:`Part`: other files than those that were asked for."""
+        """See :class:`Part`: the files must be those that their key names."""
         super().check_new()
         if self.source and "pair_key" in self.model_fields_set:
             asked = {name: getattr(self, name) for name in ("pair_key", *_FOUND)}
@@ -157,7 +157,7 @@ class Translation(BucketedPairs):
                     )
 
     def check_model(self, spec: "RunSpec") -> None:
-        """See :class:`TaskSettings`: one sequence has one vocabulary."""
+        """See :class:`TaskSettings`: a model that reads one sequence needs one vocabulary."""
         if spec.model_part.reads == "sequence" and self.vocabularies == "separate":
             raise UserError(
                 f"vocabularies=separate does not apply to model {spec.model!r}, which reads a source and its target as "
@@ -168,7 +168,7 @@ class Translation(BucketedPairs):
             raise part.tied_across_vocabularies()
 
     def _find_out(self) -> None:
-        """What hangs on the content of the files; kept for the runs of a grid, each of which asks."""
+        """Set numbers that depend on the content of the files; they are cached for the runs of a grid."""
         key = read_parallel(self.files()).key
         asked = (key, *(getattr(self, name) for name in _ENCODING))
         if asked not in _sizes:
@@ -180,11 +180,11 @@ class Translation(BucketedPairs):
             object.__setattr__(self, name, value)
 
     def files(self) -> dict[str, str]:
-        """Where the four files lie."""
+        """Paths of the four files."""
         return {name: getattr(self, name) for name in FILES}
 
     def final_lines(self) -> tuple[str, list[str], list[str]]:
-        """What final scores are of: its name, sentences and their translations, as they stand in the files.
+        """Test set of final scores: its name, sentences and their translations, as they stand in the files.
 
         Returns:
             ``"test"`` or, where no test files were named, ``"valid"``, and as many sources as targets.
@@ -197,10 +197,10 @@ class Translation(BucketedPairs):
         return (split, *read_sides(source, target))
 
     def data(self) -> "TranslationData":
-        """The pairs in tokens.
+        """Pairs in tokens.
 
         Raises:
-            UserError: a file cannot be read, or they are not those that the run began with.
+            UserError: a file cannot be read, or the files are not those of the run.
         """
         if not self.source:
             flags = " ".join(f"--{name.replace('_', '-')} FILE" for name in FILES)
@@ -237,20 +237,20 @@ class Translation(BucketedPairs):
         return self.data().buckets
 
     def kept(self) -> Mapping[str, Any]:
-        """See :class:`TaskSettings`: the vocabularies, and counts of what validates and of what was left out."""
+        """See :class:`TaskSettings`: the codec, and counts of validation targets and of pairs that were left out."""
         data = self.data()
         left = {**data.told, "too_long": self.too_long, "max_length": self.max_length}
-        found = {"counts": data.counts, "left_out": left, "batches": self.filled(), "unknown": data.unknown}
-        return {"pair_key": self.pair_key, "codec": data.codec.to_json(), **found}
+        numbers = {"counts": data.counts, "left_out": left, "batches": self.filled(), "unknown": data.unknown}
+        return {"pair_key": self.pair_key, "codec": data.codec.to_json(), **numbers}
 
     @classmethod
     def beside(cls, kept: Mapping[str, Any]) -> list[str]:
-        """See :class:`TaskSettings`: what was left out or cut, what is unknown, and which validation
-        sources train, too."""
+        """See :class:`TaskSettings`: numbers of pairs that were left out or cut, of unknown tokens, and of validation
+        sources that are trained on, too."""
         left, counts = kept.get("left_out"), kept.get("counts")
         if not left or not counts:
             return []
-        n_unknown = kept.get("unknown", 0)  # what was begun before did not count them
+        n_unknown = kept.get("unknown", 0)  # earlier versions did not count them
         share = 100 * n_unknown / counts["tokens"]
         unknown = f", {'less than 0.1' if share < 0.1 else f'{share:.1f}'} % of the tokens <unk>" if n_unknown else ""
         done = "cut" if left["too_long"] == "cut" else "left out"
