@@ -172,6 +172,10 @@ def test_past_the_end_there_is_nan_and_nothing_is_written_to_a_place_that_is_see
     logits, state = decoder.step(torch.zeros(2, 3, 4, dtype=torch.int64), decoder.start(3, T), counts)
     kept = state["keys"].clone(), state["values"].clone()
     assert state["keys"][:, :, 1, ..., 2:T].abs().max() == 0  # padding
+    for real, is_past in ((None, True), (torch.tensor([1, 3, 2]), False)):
+        again = decoder.select(state, torch.arange(3))
+        last, _ = decoder.step(torch.ones(2, 3, 3, dtype=torch.int64), again, real, last=True)
+        assert last.isnan().all(-1).tolist() == [[[is_past], [False], [False]]] * 2
     logits, state = decoder.step(torch.ones(2, 3, 3, dtype=torch.int64), state)
     assert logits.isnan().all(-1).tolist() == [[[False, True, True], [False, False, False], [False, False, False]]] * 2
     assert torch.equal(state["keys"][:, :, 0, ..., :4], kept[0][:, :, 0, ..., :4])
