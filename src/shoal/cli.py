@@ -22,6 +22,7 @@ COMMANDS = {
     "reproduce": "train published settings and compare with the published numbers",
     "report": "a report of any runs of the lab",
     "runs": "what the lab holds",
+    "watch": "a live table and small curves of a lab that trains, without touching it",
     "check": "examine a lab: checksums, ids, lists and copies; --repair mends what it can without losing anything",
     "resume": "go on with everything that was interrupted",
     "generate": "let kept models of text go on with a prompt",

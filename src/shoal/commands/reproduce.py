@@ -1,5 +1,6 @@
 """``shoal reproduce NAME``: a published setting over many seeds, beside the published numbers."""
 
+from shoal.commands.dry_run import add_dry_run
 from shoal.commands.parsing import (
     STUDY,
     Options,
@@ -20,6 +21,7 @@ def arguments(parser: Parser) -> None:
     add_lab(parser)
     add_form(parser)
     add_execution(parser)
+    add_dry_run(parser)
     add_settings(parser, STUDY)
 
 
@@ -40,4 +42,4 @@ def run(options: Options) -> int:
     from shoal.studies import Form
 
     form = Form(options.quick, options.seeds, read_values(options))
-    return run_studies(reproductions, form, options.lab, read_execution(options))
+    return run_studies(reproductions, form, options.lab, read_execution(options), options.dry_run)

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from shoal.commands.dry_run import add_dry_run
 from shoal.commands.parsing import (
     STUDY,
     Options,
@@ -31,6 +32,7 @@ def arguments(parser: Parser) -> None:
     add_lab(parser)
     add_form(parser)
     add_execution(parser)
+    add_dry_run(parser)
     add_settings(parser, STUDY, _parts_of_studies(parser.words))
 
 
@@ -124,7 +126,7 @@ def _run(options: Options) -> int:
     thresholds = tuple(options.threshold or THRESHOLDS)
     stay = 1 if options.stay is None else options.stay
     form = Form(options.quick, options.seeds, values, thresholds, stay)
-    return run_studies(studies, form, options.lab, read_execution(options))
+    return run_studies(studies, form, options.lab, read_execution(options), options.dry_run)
 
 
 def _ready(studies: "Mapping[str, Study]", values: Mapping[str, Any]) -> "dict[str, Study]":

@@ -3,6 +3,7 @@
 import argparse
 import math
 
+from shoal.commands.dry_run import add_dry_run, dry_run
 from shoal.commands.parsing import (
     GRID,
     Parser,
@@ -20,6 +21,7 @@ def arguments(parser: Parser) -> None:
     """Flags of the command."""
     add_lab(parser)
     add_execution(parser)
+    add_dry_run(parser)
     add_settings(parser, GRID)
 
 
@@ -27,6 +29,8 @@ def run(options: argparse.Namespace) -> int:
     """Train, then print how each run did."""
     tell_of_planning(math.prod(map(len, read_values(options).values())))
     specs = read_settings(options)
+    if options.dry_run:
+        return dry_run(specs, options.lab, read_execution(options))
 
     from shoal.commands.training import train_with_progress
     from shoal.report.console import print_runs

@@ -22,6 +22,8 @@ def grid(base: RunSpec | None = None, **values: Iterable[Any]) -> list[RunSpec]:
     >>> [(spec.lr, spec.seed) for spec in grid(RunSpec(model="gpt"), lr=[1e-3, 3e-3], seed=[0, 42])]
     [(0.001, 0), (0.001, 42), (0.003, 0), (0.003, 42)]
     """
+    if base is not None and not isinstance(base, RunSpec):
+        raise UserError(f"a grid begins with a RunSpec, got {base!r}; settings are given by name: grid(seed=[0, 1])")
     given = {} if base is None else base.given()
     choices: dict[str, list[Any]] = {}
     values = {name: _listed(name, own) if name in KINDS and _several(own) else own for name, own in values.items()}
