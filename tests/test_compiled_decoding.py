@@ -253,6 +253,15 @@ def test_without_a_library_logits_are_the_same_but_for_rounding(seed, size, form
             close(mine, theirs)
 
 
+def test_rotary_angles_reach_as_far_as_the_longest_state():
+    model, parameters = members(1, 1, SMALL, {"positions": "rotary"})
+    decoder, tokens = decoder_for(model, parameters), torch.arange(11).view(1, 1, 11)
+    decoder.step(tokens[..., :1], decoder.start(1, 1))
+    found, _ = decoder.step(tokens, decoder.start(1, 12))
+    expected, _ = decoder_for(model, parameters).step(tokens, decoder.start(1, 12))
+    assert torch.equal(found, expected)
+
+
 def test_only_float32_is_computed_by_the_library():
     model, parameters = members(1, 1, SMALL, {})
     assert decoder_for(model, parameters).compiled is not None
@@ -285,6 +294,14 @@ def member_bytes(model: GPT, parameters: dict[str, Tensor], N: int, T: int) -> i
     state = decoder_for(model, {name: own[:1] for name, own in parameters.items()}).start(N, T)
     each = [*(own[0] for own in parameters.values()), state["keys"], state["values"]]
     return sum(4 * tensor.numel() for tensor in each)
+
+
+def test_rows_count_as_their_keys_and_values():
+    model, parameters = members(6, 2, SMALL, {})
+    bytes_each = member_bytes(model, parameters, 50, 12)
+    for cached, expected in ((2 * bytes_each - 1, 1), (2 * bytes_each, 2), (3 * bytes_each - 1, 2)):
+        with mock.patch.object(choice, "CACHED", cached):
+            assert choice.members_at_once(model, parameters, 50, 12) == expected
 
 
 def test_members_stay_together_where_a_step_is_many_calls_and_threads_have_one_each():
