@@ -47,7 +47,7 @@ def test_no_mean_stands_under_its_median_because_it_was_cut_off():
 def test_the_table_says_how_many_and_when():
     table = survival_table("times", SHOWN, "model")
     assert table.header == [
-        "model", "N", "generalised", "censored", "diverged", "rate", "median step", "mean step up to 1,000",
+        "model", "N", "got there", "censored", "diverged", "rate", "median step", "mean step up to 1,000",
     ]  # fmt: skip
     rows = {label: [cell.text for cell in cells] for label, cells in table.rows}
     assert rows["LSTM"][:5] == ["5", "4", "1", "0", "0.8 [0.38, 0.96]"]

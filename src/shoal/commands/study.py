@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from shoal.commands.config import add_config
 from shoal.commands.dry_run import add_dry_run
 from shoal.commands.parsing import (
     STUDY,
@@ -26,6 +27,7 @@ ACTIONS = ("list", "run", "report")
 
 def arguments(parser: Parser) -> None:
     """Flags of the command."""
+    add_config(parser)
     parser.add_argument("action", nargs="?", metavar="ACTION", help=" | ".join(ACTIONS))
     parser.add_argument("names", nargs="*", metavar="NAME", help="the studies")
     parser.flag("all", action="store_true", help="every study; runs that several ask for are trained once")
@@ -126,6 +128,8 @@ def _run(options: Options) -> int:
     thresholds = tuple(options.threshold or THRESHOLDS)
     stay = 1 if options.stay is None else options.stay
     form = Form(options.quick, options.seeds, values, thresholds, stay)
+    if options.read_from:
+        say(options.read_from)
     return run_studies(studies, form, options.lab, read_execution(options), options.dry_run)
 
 

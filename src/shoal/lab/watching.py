@@ -19,6 +19,7 @@ from shoal.lab.lab import Lab
 from shoal.lab.locks import held_locks, is_seen_held
 from shoal.lab.members import is_part_loaded
 from shoal.lab.parts import Parts
+from shoal.lab.survey import is_pending
 from shoal.measures import Measures
 from shoal.registry import MODELS, short
 
@@ -110,6 +111,7 @@ class Watcher:
         except OSError as error:
             return SeenLab(lines=[f"lab {self.path} cannot be read: {error.strerror}"])
         held, now = held_locks(), time.time()
+        names = [name for name in names if not is_pending(CohortFolder(self.path / "cohorts" / name))]
         self._seen = {name: self._seen.get(name) or _Folder(self.path / "cohorts" / name) for name in names}
         cohorts, lines = [], []
         for name, folder in self._seen.items():

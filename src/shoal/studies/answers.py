@@ -27,12 +27,14 @@ class Case:
         frame: the runs with their extrema and settings.
         axis: the setting, or a quantity that is computed from settings.
         made_of: in that case, the columns of these settings.
+        more: columns of settings that only parts from outside of shoal have.
     """
 
     name: str
     frame: pl.DataFrame
     axis: Axis
     made_of: tuple[str, ...] = ()
+    more: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,7 @@ def how_it_goes(cases: Sequence[Case], columns: Sequence[tuple[str, str]], name:
     """
     found, labels = [], []
     for case in cases:
-        unit, within = crossing(case.frame, case.axis.column, case.made_of)
+        unit, within = crossing(case.frame, case.axis.column, case.made_of, case.more)
         for column, symbol in columns:
             frame, log2 = with_logs(case.frame), case.axis.log is not None
             found.append(trend(frame, case.axis.column, column, unit, within, log2))

@@ -10,6 +10,7 @@ import polars as pl
 from shoal.analysis import extrema
 from shoal.errors import LabError
 from shoal.lab import Records
+from shoal.measures import EQUATIONS, Measures
 from shoal.report.shortcomings import shortcomings
 from shoal.spec import RunSpec
 from shoal.tasks.build import count_examples, count_run_parameters
@@ -29,6 +30,8 @@ class Results:
         LabError: every run is damaged, or nothing has been evaluated yet.
     """
 
+    measures: Measures = EQUATIONS
+
     def __init__(
         self,
         records: Records,
@@ -39,6 +42,7 @@ class Results:
         self.damage = {**lost, **damage}
         self.records, self.measured = records, measured
         self.specs = records.specs
+        self.measures = records.measures()
         metrics = records.curves()
         if metrics.is_empty():
             why = "".join(f": {reason}" for reason in list(dict.fromkeys(lost.values()))[:1])
@@ -50,6 +54,43 @@ class Results:
         settings = self.runs.select(pl.exclude("state", "step"))
         self.curves = metrics.select(own).join(settings, on="run", how="left", maintain_order="left")
 
+    @classmethod
+    def joined(cls, several: Mapping[str, "Results"], column: str) -> "Results":
+        """Runs of several labs, or of several forms of a study, side by side.
+
+        Args:
+            several: the results by the name of what they are of, a prefix of the ids of its runs: a run may be in all.
+            column: of these names.
+
+        Returns:
+            Results of all; their ``records`` are those of the first.
+        """
+        first = next(iter(several.values()))
+        both = object.__new__(cls)
+        both.records, both.measured, both.damage, both.measures = first.records, {}, {}, first.measures
+        both.specs = {f"{name}:{run}": spec for name, own in several.items() for run, spec in own.specs.items()}
+        for part in ("runs", "curves"):
+            frames = [
+                getattr(own, part).with_columns(
+                    pl.concat_str(pl.lit(name), pl.lit(":"), "run").alias("run"), pl.lit(name).alias(column)
+                )
+                for name, own in several.items()
+            ]
+            setattr(both, part, pl.concat(frames, how="diagonal_relaxed"))
+        return both
+
+    def once(self) -> "Results":
+        """Each run once: of one that is in several of what was joined the first, which says all that it has to say."""
+        run = self.runs["run"].str.split(":").list.last()
+        if run.n_unique() == len(run):
+            return self
+        kept = object.__new__(Results)
+        kept.records, kept.measured, kept.damage, kept.measures = self.records, self.measured, {}, self.measures
+        kept.runs = self.runs.filter(run.is_first_distinct())
+        kept.specs = {own: self.specs[own] for own in kept.runs["run"]}
+        kept.curves = self.curves.filter(pl.col("run").is_in(kept.runs["run"].to_list()))
+        return kept
+
     def _sizes(self) -> dict[str, int]:
         return {run: count_run_parameters(spec) for run, spec in self.specs.items()}
 
@@ -57,9 +98,20 @@ class Results:
         """Those of the runs that have these settings."""
         kept = object.__new__(Results)
         kept.records, kept.measured, kept.damage = self.records, self.measured, {}
+        kept.measures = self.measures
         kept.runs = self.runs.filter(**settings)
         kept.specs = {run: self.specs[run] for run in kept.runs["run"]}
         kept.curves = self.curves.filter(pl.col("run").is_in(kept.runs["run"].to_list()))
+        return kept
+
+    def renamed(self, columns: Sequence[pl.Expr]) -> "Results":
+        """The same with other values in some columns of settings, such as names in place of true and false."""
+        if not columns:
+            return self
+        kept = object.__new__(Results)
+        kept.records, kept.measured, kept.damage = self.records, self.measured, self.damage
+        kept.measures, kept.specs = self.measures, self.specs
+        kept.runs, kept.curves = self.runs.with_columns(columns), self.curves.with_columns(columns)
         return kept
 
     @cached_property
@@ -69,13 +121,18 @@ class Results:
 
     def extrema_until(self, t_max: int | None) -> pl.DataFrame:
         """The same up to step ``t_max``."""
-        best = extrema(self.curves, t_max)
+        best = extrema(self.curves, t_max, self.measures)
         return best.join(self.runs.select(pl.exclude("state", "step")), on="run", how="left", maintain_order="left")
 
     @cached_property
     def followed(self) -> pl.DataFrame:
         """``run`` and ``followed``, the last step at which it was evaluated."""
         return self.curves.group_by("run", maintain_order=True).agg(pl.col("step").max().alias("followed"))
+
+    @property
+    def settings(self) -> tuple[str, ...]:
+        """Columns of :attr:`runs` that are settings, those of parts from outside of shoal among them."""
+        return tuple(name for name in self.runs.columns if name not in ("run", "state", "step", "parameters"))
 
     @property
     def models(self) -> list[str]:
