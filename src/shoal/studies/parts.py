@@ -1,4 +1,4 @@
-"""Sections that several studies share."""
+"""Report sections, figures and tables that several studies share."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -35,7 +35,7 @@ def finished(
     results: Results,
     form: Form,
 ) -> Report:
-    """A study's report: its answers first, what is missing before them, then its sections and how it was made."""
+    """Report of a study: shortcomings and answers first, then its sections and its provenance."""
     return Report(
         title=form.title(title),
         lead=question,
@@ -45,7 +45,7 @@ def finished(
 
 
 def curves_figure(results: Results, colour: Axis, name: str, title: str, panels: Sequence[Panel] = CURVES) -> Figure:
-    """L_train, L_val, A_train and A_val against the step, coloured by a setting."""
+    """Figure of L_train, L_val, A_train and A_val against the step, coloured by a setting."""
     n = number_of_runs(results.curves, [colour.column])
     what = (
         "L_train and L_val: loss (nats per scored token, logarithmic); A_train and A_val: accuracy (share of equations"
@@ -55,7 +55,7 @@ def curves_figure(results: Results, colour: Axis, name: str, title: str, panels:
         f"(logarithmic, from step 1), coloured by {colour.label}. "
         + band_note(n, results.curves[colour.column].n_unique())
         + f" {GAP_NOTE}"
-        + ("" if end_together(results.curves, [colour.column]) else " Dotted: the mean of the runs that go on.")
+        + ("" if end_together(results.curves, [colour.column]) else " Dotted: the mean of the runs that train longer.")
         + "".join(f" {panel.about}." for panel in panels if panel.about)
     )
     return Figure(name, curve_panels(results.curves, colour, title, panels), caption)
@@ -64,7 +64,7 @@ def curves_figure(results: Results, colour: Axis, name: str, title: str, panels:
 def summary_figure(
     results: Results, x: Axis, colour: Axis, name: str, title: str, extrema: pl.DataFrame | None = None
 ) -> Figure:
-    """The four best values and the steps of each against a setting."""
+    """Figure of the four best values and their steps against a setting."""
     shown = results.extrema if extrema is None else extrema
     n = number_of_runs(shown, list(dict.fromkeys(["model", x.column, colour.column])))
     by = "the model" if colour.names else colour.label
@@ -77,7 +77,7 @@ def summary_figure(
 
 
 def times_of(results: Results, form: Form, threshold: float, column: str = "valid_accuracy") -> pl.DataFrame:
-    """When each run reached a threshold, and stayed there as the form asks, beside its settings, and ``followed``.
+    """Times at which each run reached a threshold, and stayed as the form asks, with its settings, and ``followed``.
 
     Raises:
         UserError: runs that end some steps after generalising are asked to stay, which they cannot show.
@@ -95,49 +95,57 @@ def times_of(results: Results, form: Form, threshold: float, column: str = "vali
 
 
 def times_sections(results: Results, axes: Mapping[str, Axis], form: Form) -> list[Section]:
-    """When runs generalised, by each setting and for each threshold: those that never did are censored, not dropped.
+    """Sections on the times to generalise, by each setting and threshold; runs that never did are censored.
 
     Args:
         results: the runs.
         axes: the settings by what to add to the title and the names of figures; ``""`` for nothing.
-        form: with the thresholds.
+        form: form of the study, with the thresholds.
 
     Returns:
-        A section for each setting; all their log-rank tests are corrected together.
+        One section per setting; all their log-rank tests are corrected together.
     """
     drafts = {by: _times(results, axis, form, by) for by, axis in axes.items()}
-    told = iter(
+    sentences = iter(
         logrank_sentences([word for _, words in drafts.values() for _, word in words if not isinstance(word, str)])
     )
     sections = []
     for section, words in drafts.values():
-        paragraphs = [f"{who}: {word if isinstance(word, str) else next(told)}" for who, word in words]
+        paragraphs = [f"{who}: {word if isinstance(word, str) else next(sentences)}" for who, word in words]
         sections.append(replace(section, paragraphs=paragraphs))
     return sections
 
 
 def _times(results: Results, axis: Axis, form: Form, by: str) -> tuple[Section, list[tuple[str, str | TimesQuestion]]]:
-    """A section without its sentences; and of whom each is, with the sentence or what it has to answer."""
+    """Section without its sentences; and for each sentence its subject, with its text or the question to answer."""
     figures, tables = [], []
     words: list[tuple[str, str | TimesQuestion]] = []
     prefix = "-".join(["times", *by.split()])
     stopped = results.runs["stop_after_generalizing"].is_not_null().any()
     for threshold in form.thresholds:
         if stopped and (threshold > GENERALISED or form.stay > 1):
-            told = (
+            note = (
                 f"cannot be told, because runs end some steps after A_val ≥ {GENERALISED} "
                 "(stop_after_generalizing), so that the soonest are seen for the shortest."
             )
-            words.append((f"A_val ≥ {threshold:g}{form.stayed}", told))
+            words.append((f"A_val ≥ {threshold:g}{form.stayed}", note))
             continue
         reached = f"validation accuracy {threshold:g}{form.stayed}"
         times = times_of(results, form, threshold)
         by_model = [(model, times.filter(model=model)) for model in results.models]
-        groups = [("", "both models", times)] if axis.names else [(f"-{m}", MODELS[m], own) for m, own in by_model]
-        for suffix, name, own in groups:
+        groups = (
+            [("", "both models", times)]
+            if axis.names
+            else [(f"-{m}", MODELS[m], times_of_group) for m, times_of_group in by_model]
+        )
+        for suffix, name, times_of_group in groups:
             tag = f"{threshold:g}".replace(".", "") + suffix
-            unit, within = crossing(own, axis.column)
-            named = own.with_columns(pl.col(axis.column).replace(dict(axis.names))) if axis.names else own
+            unit, within = crossing(times_of_group, axis.column)
+            named = (
+                times_of_group.with_columns(pl.col(axis.column).replace(dict(axis.names)))
+                if axis.names
+                else times_of_group
+            )
             named = named.rename({axis.column: axis.title})
             who = f"{capitalised(name)}, A_val ≥ {threshold:g}{form.stayed}"
             tables.append(survival_table(f"{prefix}-{tag}", named, axis.title, f"{reached} ({name})"))
@@ -151,15 +159,19 @@ def _times(results: Results, axis: Axis, form: Form, by: str) -> tuple[Section, 
 
 
 def none_got_there(times: pl.DataFrame) -> str:
-    """What stands instead of a figure of times that nobody has."""
+    """Sentence in place of a figure of times where no run has one."""
     return f"none of {counted(len(times), 'run')} got there, so that there is no figure of when."
 
 
 def summary_table(results: Results, settings: Sequence[Axis], name: str) -> Table:
-    """Ten figures per combination of settings, mean ± std over seeds, the best of each column and model in bold."""
+    """Table of ten figures per combination of settings, mean ± std over seeds, the best per column and model bold."""
     by = ["model", *(axis.column for axis in settings if axis.column != "model")]
     groups = ten_means(results.extrema, by).sort(by)
-    best = {(q.column, model): best_value(own, q) for (model,), own in groups.group_by("model") for q in QUANTITIES}
+    best = {
+        (q.column, model): best_value(of_model, q)
+        for (model,), of_model in groups.group_by("model")
+        for q in QUANTITIES
+    }
     rows = []
     for row in groups.iter_rows(named=True):
         label = ", ".join([MODELS[row["model"]], *(f"{c} {row[c]:g}" for c in by[1:])])
