@@ -1,5 +1,5 @@
 # ruff: noqa: D103
-"""The baselines compute what the engine computes: same logits, loss, trajectory and schedule."""
+"""Tests that the baselines have the engine's logits, loss, trajectory and schedule."""
 
 import math
 import os
@@ -25,7 +25,7 @@ QUANTITIES = ("train_loss", "train_accuracy", "valid_loss", "valid_accuracy")
 
 
 def tiny(model: str, **settings: object) -> RunSpec:
-    """A run of less than a second."""
+    """Spec of a run of less than a second."""
     heads = {"num_heads": 2} if model == "gpt" else {"hidden_size": 12}
     schedule = {"eval_first": 3, "eval_period": 5}
     base = {"p": 5, "num_layers": 2, "embedding_size": 8, "r_train": 0.6, "lr": 3e-3, "clip": 0.2}  # so that it clips
@@ -37,7 +37,7 @@ def shoal_model(spec: RunSpec) -> nn.Module:
 
 
 def shoal_history(specs: list[RunSpec], steps: int) -> dict[str, list[np.ndarray]]:
-    """What the engine's own steps give, evaluated on the schedule, ``(R,)`` each."""
+    """Statistics of the engine's own steps, evaluated on the schedule, ``(R,)`` each."""
     (cohort,) = plan(specs)
     stack = Stack(cohort, torch.device("cpu"))
     history: dict[str, list[np.ndarray]] = {name: [] for name in ("step", *QUANTITIES)}
@@ -58,29 +58,29 @@ def every_row(spec: RunSpec) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 
 def as_library_state(state: dict[str, Tensor], model: str) -> dict[str, Tensor]:
-    """A shoal model's parameters as :mod:`benchmarks.torch_nn` names them, what shoal does not have being 0."""
-    kept = {name: tensor for name, tensor in state.items() if name.startswith(("embedding.", "classifier."))}
+    """Parameters of a shoal model by their names in :mod:`benchmarks.torch_nn`, 0 for those that shoal lacks."""
+    parameters = {name: tensor for name, tensor in state.items() if name.startswith(("embedding.", "classifier."))}
     layers = range(2)
     if model == "lstm":
         for layer in layers:
             weights = torch.cat([state[f"lstm.layers.{layer}.{gate}.weight"] for gate in GATES])  # (4 D, input + D)
             bias = torch.cat([state[f"lstm.layers.{layer}.{gate}.bias"] for gate in GATES])
             input_size = weights.shape[1] - weights.shape[0] // 4
-            kept[f"lstm.weight_ih_l{layer}"] = weights[:, :input_size]
-            kept[f"lstm.weight_hh_l{layer}"] = weights[:, input_size:]
-            kept[f"lstm.bias_ih_l{layer}"], kept[f"lstm.bias_hh_l{layer}"] = bias, torch.zeros_like(bias)
-        return kept
+            parameters[f"lstm.weight_ih_l{layer}"] = weights[:, :input_size]
+            parameters[f"lstm.weight_hh_l{layer}"] = weights[:, input_size:]
+            parameters[f"lstm.bias_ih_l{layer}"], parameters[f"lstm.bias_hh_l{layer}"] = bias, torch.zeros_like(bias)
+        return parameters
     names = {"self_attn.W_O": "self_attn.out_proj", "self_attn_norm": "norm1", "ffn_norm": "norm2"}
     for layer in layers:
         ours, theirs = f"decoder.blocks.{layer}", f"encoder.layers.{layer}"
         for part in ("weight", "bias"):
             in_proj = torch.cat([state[f"{ours}.self_attn.{W}.{part}"] for W in ("W_Q", "W_K", "W_V")])
-            kept[f"{theirs}.self_attn.in_proj_{part}"] = in_proj
-            kept |= {f"{theirs}.{new}.{part}": state[f"{ours}.{old}.{part}"] for old, new in names.items()}
+            parameters[f"{theirs}.self_attn.in_proj_{part}"] = in_proj
+            parameters |= {f"{theirs}.{new}.{part}": state[f"{ours}.{old}.{part}"] for old, new in names.items()}
         for old, new in (("ffn.0", "linear1"), ("ffn.2", "linear2")):
             weight = state[f"{ours}.{old}.weight"]
-            kept[f"{theirs}.{new}.weight"], kept[f"{theirs}.{new}.bias"] = weight, torch.zeros(len(weight))
-    return kept
+            parameters[f"{theirs}.{new}.weight"], parameters[f"{theirs}.{new}.bias"] = weight, torch.zeros(len(weight))
+    return parameters
 
 
 def assert_same_history(found: dict, expected: dict, *, atol: float) -> None:
@@ -188,7 +188,7 @@ def test_without_jax_the_message_says_what_to_install(monkeypatch):
 
 @pytest.fixture(scope="module")
 def jax():
-    """JAX where it is installed, with quick instead of good code."""
+    """Module of JAX where it is installed, with fast compilation instead of fast code."""
     pytest.importorskip("optax")
     os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")  # read at the first use
     return pytest.importorskip("jax")

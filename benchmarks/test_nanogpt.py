@@ -1,5 +1,5 @@
 # ruff: noqa: D103
-"""The plain loop on a text is nanoGPT's: its sizes, schedule, model, updates; and its loss is that of every token."""
+"""Tests that the plain loop on a text has nanoGPT's sizes, schedule, model and updates, and the loss of every token."""
 
 import math
 
@@ -54,7 +54,7 @@ def test_initial_parameters_have_nanogpts_standard_deviations():
 
 
 def explicit_logits(model, idx, n_head):
-    """The model written out: one head and one position after another."""
+    """Logits of the model written out: one head and one position after another."""
     p = dict(model.named_parameters())
     D, S = p["wpe.weight"].shape[1], idx.shape[1]
 
@@ -68,10 +68,12 @@ def explicit_logits(model, idx, n_head):
         q, k, v = (norm(x, p[f"{name}.ln_1.weight"]) @ p[f"{name}.attn.c_attn.weight"].T).chunk(3, dim=-1)
         y = torch.zeros_like(x)
         for head in range(n_head):
-            own = slice(head * D // n_head, (head + 1) * D // n_head)
+            of_head = slice(head * D // n_head, (head + 1) * D // n_head)
             for t in range(S):
-                scores = (k[:, : t + 1, own] * q[:, t : t + 1, own]).sum(-1) / math.sqrt(D / n_head)  # (B, t + 1)
-                y[:, t, own] = (scores.softmax(-1)[..., None] * v[:, : t + 1, own]).sum(1)
+                scores = (k[:, : t + 1, of_head] * q[:, t : t + 1, of_head]).sum(-1) / math.sqrt(
+                    D / n_head
+                )  # (B, t + 1)
+                y[:, t, of_head] = (scores.softmax(-1)[..., None] * v[:, : t + 1, of_head]).sum(1)
         x = x + y @ p[f"{name}.attn.c_proj.weight"].T
         z = norm(x, p[f"{name}.ln_2.weight"]) @ p[f"{name}.mlp.c_fc.weight"].T
         x = x + (z * 0.5 * (1 + torch.erf(z / math.sqrt(2)))) @ p[f"{name}.mlp.c_proj.weight"].T

@@ -150,4 +150,4 @@ def _maps(asked: Asked, results: Results) -> Section:
         figures.append(
             Figure(f"attention-{number}", attention_maps(one["weights"], one["written"], one["read"], title), caption)
         )
-    return Section("Where they look", [], figures)
+    return Section("Attention maps", [], figures)

@@ -91,8 +91,8 @@ def units_table(scored: pl.DataFrame, measured: Mapping[str, Any]) -> Table:
     caption = (
         f"The kept models of the lowest validation loss, scored on {counts.tokens:,} tokens ({measured['tokenizer']}, "
         f"vocabulary {measured['vocabulary_size']:,}), which are {counts.characters:,} characters, {counts.bytes:,} "
-        f"bytes and {counts.words:,} words: all of the validation split but its first token. Mean over runs with Student's "
-        "95 % interval. Scored in blocks of the context length; last column: nats per token with a stride of "
+        f"bytes and {counts.words:,} words: all of the validation split but its first token. Mean over runs with "
+        "Student's 95 % interval. Scored in blocks of the context length; last column: nats per token with a stride of "
         f"{stride}, so that all tokens but the first few have at least {stride} before them. Perplexity per word: of "
         "runs of characters between white space."
     )
@@ -150,8 +150,8 @@ def ngrams_table(measured: Mapping[str, Any]) -> Table:
     ]
     caption = (
         f"Interpolated Witten–Bell n-grams of the {measured['trained']:,} training tokens on the same {tokens:,} "
-        "tokens, in nats per token; their histories run through the whole split. In bold the best order, chosen on the split "
-        "that it is scored on, which makes it no easier to beat. There are no hyper-parameters."
+        "tokens, in nats per token; their histories run through the whole split. In bold the best order, chosen on the "
+        "split that it is scored on, which makes it no easier to beat. There are no hyper-parameters."
     )
     return Table("ngrams", ["", "nats per token"], rows, caption, data)
 

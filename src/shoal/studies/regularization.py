@@ -81,7 +81,8 @@ def _mixed(results: Results, threshold: float) -> str:
         return f"These are first steps of the best values; every run generalised (A_val ≥ {threshold:g}; {by_decay})."
     return (
         f"These are first steps of the best values: {n} of {runs} runs generalised (A_val ≥ {threshold:g}; "
-        f"{by_decay}), and only of these is t_f(A_val) a time to generalise. Of the others it is where they got no better."
+        f"{by_decay}), and only of these is t_f(A_val) a time to generalise. Of the others it is where they "
+        "got no better."
     )
 
 

@@ -81,9 +81,9 @@ def scores_table(measured: Found) -> Table:
     caption = (
         f"Final scores on {scored_lines(measured)}, of each run's kept model of the lowest validation loss. "
         f"Perplexity: exp of nats per token, EOS included, of the {measured['tokens']:,} tokens of all references"
-        f"{sides}, mean over runs with Student's 95 % interval. BLEU, BLEU in lower case, chrF2 and exact match: of detokenised texts, in "
-        "percent, with 95 % intervals over seeds and sentences. Last column: steps that the optimal rule of stopping "
-        f"saved. Signatures: {signatures}."
+        f"{sides}, mean over runs with Student's 95 % interval. BLEU, BLEU in lower case, chrF2 and "
+        "exact match: of detokenised texts, in percent, with 95 % intervals over seeds and sentences. "
+        f"Last column: steps that the optimal rule of stopping saved. Signatures: {signatures}."
     )
     return Table("scores", ["", "perplexity", *names, "steps saved"], rows, caption, pl.DataFrame(data))
 
