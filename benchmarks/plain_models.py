@@ -163,7 +163,7 @@ class Decoder(nn.Module):
         self.blocks = nn.ModuleList([Block(d_model, num_heads, multiplier) for _ in range(num_layers)])
 
     def forward(self, x: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        """Run the blocks: ``(B, S, D)`` -> outputs ``(B, S, D)``, states ``(B, L + 1, S, D)``, maps ``(B, L, H, S, S)``."""
+        """Run the blocks: ``(B, S, D)`` -> ``(B, S, D)``, states ``(B, L + 1, S, D)``, maps ``(B, L, H, S, S)``."""
         hidden_states, attentions = [x], []
         for block in self.blocks:
             x, attention_weights = block(x)

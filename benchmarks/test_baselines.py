@@ -96,21 +96,21 @@ def assert_same_history(found: dict, expected: dict, *, atol: float) -> None:
 @torch.no_grad()
 def test_plain_computes_shoals_logits_loss_and_accuracy(model, orders, atol=1e-5):
     spec = tiny(model, operation_orders=orders)
-    own, trainer = shoal_model(spec.replace(init_seed=7)), plain.Trainer(spec)
-    trainer.model.load_state_dict(own.state_dict())
+    shoal_one, trainer = shoal_model(spec.replace(init_seed=7)), plain.Trainer(spec)
+    trainer.model.load_state_dict(shoal_one.state_dict())
     inputs, *scoring = every_row(spec)
-    logits, expected = trainer.model(inputs)[0], own(inputs)[0]
+    logits, expected = trainer.model(inputs)[0], shoal_one(inputs)[0]
     torch.testing.assert_close(logits, expected, atol=atol, rtol=0)
-    found = trainer.objective(inputs, *scoring)
-    torch.testing.assert_close(found, get_loss_and_accuracy(expected, *scoring), atol=atol, rtol=0)
+    scores = trainer.objective(inputs, *scoring)
+    torch.testing.assert_close(scores, get_loss_and_accuracy(expected, *scoring), atol=atol, rtol=0)
 
 
 @MODELS
 def test_plain_starts_where_shoal_starts(model):
     spec = tiny(model, seed=3)
-    found, expected = plain.Trainer(spec).model.state_dict(), shoal_model(spec).state_dict()
-    assert found.keys() == expected.keys()
-    for name, tensor in found.items():
+    state, expected = plain.Trainer(spec).model.state_dict(), shoal_model(spec).state_dict()
+    assert state.keys() == expected.keys()
+    for name, tensor in state.items():
         torch.testing.assert_close(tensor, expected[name], atol=1e-6, rtol=0)
 
 
@@ -155,11 +155,11 @@ def test_compiled_trains_through_torch_compile(model, monkeypatch):
 @torch.no_grad()
 def test_the_librarys_layers_compute_shoals_logits(model, orders, training, atol=1e-5):
     spec = tiny(model, operation_orders=orders)
-    own, trainer = shoal_model(spec), torch_nn.Trainer(spec)
-    trainer.model.load_state_dict(as_library_state(own.state_dict(), model))
+    shoal_one, trainer = shoal_model(spec), torch_nn.Trainer(spec)
+    trainer.model.load_state_dict(as_library_state(shoal_one.state_dict(), model))
     trainer.model.train(training)  # in evaluation the library may take another path
     inputs, *_ = every_row(spec)
-    torch.testing.assert_close(trainer.model(inputs)[0], own(inputs)[0], atol=atol, rtol=0)
+    torch.testing.assert_close(trainer.model(inputs)[0], shoal_one(inputs)[0], atol=atol, rtol=0)
 
 
 @MODELS
@@ -197,8 +197,8 @@ def jax():
 @MODELS
 def test_jax_computes_shoals_logits_and_loss(jax, model, atol=1e-5):
     spec = tiny(model, operation_orders=(2, 3))
-    own, (inputs, *scoring) = shoal_model(spec).requires_grad_(False), every_row(spec)
-    params = {name: tensor.numpy() for name, tensor in own.named_parameters()}
+    shoal_one, (inputs, *scoring) = shoal_model(spec).requires_grad_(False), every_row(spec)
+    params = {name: tensor.numpy() for name, tensor in shoal_one.named_parameters()}
     batch = [tensor.numpy().astype(np.int32) for tensor in (inputs, *scoring)]
     logits, *scores = jax.jit(
         lambda: (
@@ -206,11 +206,11 @@ def test_jax_computes_shoals_logits_and_loss(jax, model, atol=1e-5):
             *jax_baseline.loss_and_accuracy(params, batch, spec),
         )
     )()
-    expected = own(inputs)[0]
+    expected = shoal_one(inputs)[0]
     np.testing.assert_allclose(logits, expected.numpy(), atol=atol, rtol=0)
     wanted = get_loss_and_accuracy(expected, *scoring, reduction="none")
-    for found, one in zip(scores, wanted, strict=True):
-        np.testing.assert_allclose(found, one.numpy(), atol=atol, rtol=0)
+    for score, one in zip(scores, wanted, strict=True):
+        np.testing.assert_allclose(score, one.numpy(), atol=atol, rtol=0)
 
 
 @MODELS

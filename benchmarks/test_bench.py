@@ -96,8 +96,8 @@ def test_positions_are_those_of_a_pass_over_the_training_equations(configuration
 
 
 def test_operations_of_the_default_run():
-    found = {model: harness.operations(Case(CONFIGURATIONS["default"], model)) / 1e9 for model in ("lstm", "gpt")}
-    assert found == {"lstm": pytest.approx(4.63, abs=0.01), "gpt": pytest.approx(6.91, abs=0.01)}
+    giga = {model: harness.operations(Case(CONFIGURATIONS["default"], model)) / 1e9 for model in ("lstm", "gpt")}
+    assert giga == {"lstm": pytest.approx(4.63, abs=0.01), "gpt": pytest.approx(6.91, abs=0.01)}
 
 
 def test_a_step_has_its_share_of_evaluations_and_flushes():
@@ -192,8 +192,8 @@ def test_shoal_is_measured_beside_nanogpts_loop_on_a_text(text, tmp_path):
 def test_shoals_run_has_nanogpts_parameters_and_learning_rates(text):
     (case,) = Request(["text"], text=str(text)).cases()
     spec, V = case.spec, len(set(text.read_text()))
-    own = sum(parameter.numel() for parameter in build_model(spec).parameters())
-    assert own == count_parameters(SMALL_CPU, V) + 64 * 128  # and the table of positions
+    parameters = sum(parameter.numel() for parameter in build_model(spec).parameters())
+    assert parameters == count_parameters(SMALL_CPU, V) + 64 * 128  # and the table of positions
     schedule = schedule_of([spec], torch.device("cpu"))
     for it in (0, 1, 99, 100, 101, 1000, 2000):
         factor = schedule(torch.tensor([[it + 1.0]], dtype=torch.float64)).item()

@@ -91,7 +91,7 @@ def test_the_model_is_what_nanogpt_says(atol=1e-5):
 
 
 def test_updates_are_those_of_adamw_written_out(atol=1e-5):
-    own, other = Trainer(3, TEXT, setting=SMALL), Trainer(3, TEXT, setting=SMALL)
+    trainer, other = Trainer(3, TEXT, setting=SMALL), Trainer(3, TEXT, setting=SMALL)
     parameters = list(other.model.parameters())
     moments = [(torch.zeros_like(p), torch.zeros_like(p)) for p in parameters]
     losses, clipped = [], []
@@ -111,19 +111,19 @@ def test_updates_are_those_of_adamw_written_out(atol=1e-5):
                 p *= 1 - lr * (SMALL.weight_decay if p.dim() >= 2 else 0)
                 scale = torch.sqrt(v / (1 - SMALL.beta2 ** (it + 1))) + 1e-8
                 p -= lr * m / (1 - SMALL.beta1 ** (it + 1)) / scale
-        own.step()
-        losses.append((own.loss.item(), loss.item()))
-    assert own.steps_done == 8
-    for found, expected in losses:
-        assert found == pytest.approx(expected, abs=atol)
+        trainer.step()
+        losses.append((trainer.loss.item(), loss.item()))
+    assert trainer.steps_done == 8
+    for loss_of_trainer, expected in losses:
+        assert loss_of_trainer == pytest.approx(expected, abs=atol)
     torch.testing.assert_close(
-        list(own.model.parameters()), [torch.nn.Parameter(p) for p in parameters], atol=atol, rtol=0
+        list(trainer.model.parameters()), [torch.nn.Parameter(p) for p in parameters], atol=atol, rtol=0
     )
 
 
 def test_a_step_is_that_of_a_literal_loop_with_torchs_adamw():
     setting = Setting(**{**vars(SMALL), "grad_clip": 0.1, "learning_rate": 0.03})  # so that it clips and moves
-    own, other = Trainer(5, TEXT, setting=setting), Trainer(5, TEXT, setting=setting)
+    trainer, other = Trainer(5, TEXT, setting=setting), Trainer(5, TEXT, setting=setting)
     named = dict(other.model.named_parameters())
     norms = [p for name, p in named.items() if "ln_" in name]
     rest = [p for name, p in named.items() if "ln_" not in name]
@@ -138,9 +138,9 @@ def test_a_step_is_that_of_a_literal_loop_with_torchs_adamw():
         loss.backward()
         assert torch.nn.utils.clip_grad_norm_(other.model.parameters(), 0.1) > 0.1
         optimizer.step()
-        own.step()
+        trainer.step()
         losses.append(loss.item())
-        assert own.loss.item() == pytest.approx(loss.item(), abs=1e-6)
+        assert trainer.loss.item() == pytest.approx(loss.item(), abs=1e-6)
     assert len(set(losses)) == 4
 
 
