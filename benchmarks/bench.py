@@ -15,7 +15,7 @@ from benchmarks.results import tables, write_results
 from shoal.commands.parsing import Options, Parser
 from shoal.errors import RunFailed, UserError
 from shoal.report.console import print_table
-from shoal.training.api import choose_device
+from shoal.training.requests import choose_device
 
 BUSY = 0.5  # load average from which something else is running
 FOLDER = "build/bench"

@@ -3,6 +3,7 @@
 import ast
 import importlib
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -29,6 +30,7 @@ ORDER = [
     "lab",
     "training",
     "report",
+    "practical",
     "studies",
     "commands",
     "cli",
@@ -71,6 +73,19 @@ def test_imports_flow_one_way(path):
         assert ORDER.index(room(name)) <= ORDER.index(own), f"{path} imports {name}, which stands after it"
 
 
+def places(path: Path) -> set[str]:
+    """Modules of shoal that a file holds the places of, to load them by these."""
+    values = [node.value for node in ast.parse(path.read_text("utf-8")).body if isinstance(node, ast.Assign)]
+    texts = {node.value for node in values if isinstance(node, ast.Constant) and isinstance(node.value, str)}
+    return {text for text in texts if text.startswith("shoal.") and text.replace(".", "").replace("_", "").isalpha()}
+
+
+def test_one_place_alone_is_loaded_against_the_order():
+    """Records plot themselves by what stands behind them; nothing else of shoal reaches backwards by a name."""
+    found = {(str(path.relative_to(SOURCE)), place) for path in FILES for place in places(path)}
+    assert found == {("lab/record_views.py", "shoal.report.plots")}
+
+
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(SOURCE)))
 def test_files_and_functions_are_small(path):
     text = path.read_text(encoding="utf-8")
@@ -110,9 +125,11 @@ def test_the_face_of_shoal():
         "UserError",
         "grid",
         "parts",
+        "practical",
         "resume",
         "train",
     }
+    assert shoal.__version__ == version("shoal")
     with pytest.raises(AttributeError, match="no attribute 'trian'"):
         shoal.trian  # noqa: B018 (the access is the test)
 

@@ -199,7 +199,7 @@ def test_every_command_has_help(command, capsys):
     with pytest.raises(SystemExit) as stop:
         main([command, "--help"])
     assert stop.value.code == 0
-    assert command in ("fit", "score") or "--lab" in capsys.readouterr().out
+    assert command in ("fit", "score", "completion") or "--lab" in capsys.readouterr().out
 
 
 def test_one_session_from_training_to_report(tmp_path, capsys):

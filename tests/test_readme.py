@@ -7,11 +7,11 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-PAGES = ("README.md", "docs/translation.md")
+PAGES = ("README.md", "docs/translation.md", "docs/practical.md")
 BLOCKS = {page: re.findall(r"```python\n(.*?)```", (ROOT / page).read_text("utf-8"), flags=re.DOTALL) for page in PAGES}
 
 
-@pytest.mark.parametrize(("page", "least"), [("README.md", 3), ("docs/translation.md", 1)])
+@pytest.mark.parametrize(("page", "least"), [("README.md", 3), ("docs/translation.md", 1), ("docs/practical.md", 2)])
 def test_the_python_examples_run_in_order(page, least, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert len(BLOCKS[page]) >= least
@@ -27,6 +27,7 @@ def test_the_python_examples_run_in_order(page, least, tmp_path, monkeypatch):
         "docs/results/sanity.md",
         "docs/own-parts.md",
         "docs/translation.md",
+        "docs/practical.md",
         "examples/tidepool/README.md",
     ],
 )

@@ -12,13 +12,15 @@ from typing import TYPE_CHECKING, Any
 from shoal.fast.products import ask_for_equal_bits
 
 if TYPE_CHECKING:
-    from shoal import parts
+    from shoal import parts, practical
     from shoal.errors import UserError
     from shoal.lab import Lab, Records
     from shoal.spec import RunSpec, grid
     from shoal.training import Interrupted, resume, train
 
-__all__ = ["Interrupted", "Lab", "Records", "RunSpec", "UserError", "grid", "parts", "resume", "train"]
+    __version__: str
+
+__all__ = ["Interrupted", "Lab", "Records", "RunSpec", "UserError", "grid", "parts", "practical", "resume", "train"]
 
 ask_for_equal_bits()  # before PyTorch computes anything
 
@@ -36,12 +38,24 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    if name == "parts":
-        return importlib.import_module("shoal.parts")
+    if name == "__version__":
+        return _version()
+    if name in ("parts", "practical"):
+        return importlib.import_module(f"shoal.{name}")
     if name not in _HOMES:
         raise AttributeError(f"module 'shoal' has no attribute {name!r}")
     return getattr(importlib.import_module(_HOMES[name]), name)
 
 
+def _version() -> str:
+    """The version that is installed; ``unknown`` of a source tree that is not."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("shoal")
+    except PackageNotFoundError:
+        return "unknown"
+
+
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted({*globals(), *__all__, "__version__"})

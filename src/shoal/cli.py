@@ -22,6 +22,7 @@ COMMANDS = {
     "reproduce": "train published settings and compare with the published numbers",
     "report": "a report of any runs of the lab",
     "runs": "what the lab holds",
+    "watch": "a live table and small curves of a lab that trains, without touching it",
     "check": "examine a lab: checksums, ids, lists and copies; --repair mends what it can without losing anything",
     "resume": "go on with everything that was interrupted",
     "generate": "let kept models of text go on with a prompt",
@@ -29,6 +30,7 @@ COMMANDS = {
     "certify": "retrain runs alone and compare them with the stack that trained them",
     "fit": "fit a scaling law to a table of training runs",
     "score": "BLEU and chrF of translations in files, their intervals and paired tests",
+    "completion": "print the script by which bash, zsh or fish completes these commands",
 }
 
 
@@ -42,9 +44,23 @@ def overview() -> str:
     return (
         "shoal trains many small sequence models side by side and shows when and why they generalise.\n\n"
         f"usage: shoal COMMAND [flags]\n\ncommands:\n{commands}\n\n"
-        "Flags are written with - or _; every command but fit and score takes --lab DIR (default ./lab).\n"
+        "Flags are written with - or _; every command but fit, score and completion takes --lab DIR (default ./lab).\n"
         "shoal COMMAND --help says more.\n"
     )
+
+
+def versions() -> str:
+    """The versions of shoal, Python and PyTorch for ``shoal --version``; PyTorch is not imported for it."""
+    from importlib.metadata import PackageNotFoundError, version
+    from platform import python_version
+
+    def installed(name: str) -> str:
+        try:
+            return version(name)
+        except PackageNotFoundError:
+            return "(not installed)"
+
+    return f"shoal {installed('shoal')}, Python {python_version()}, PyTorch {installed('torch')}"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -125,9 +141,12 @@ def _run(arguments: list[str]) -> int:
         print(overview(), end="")
         return 0 if arguments else 2
     if arguments[0] == "--version":
-        from importlib.metadata import version
+        print(versions())
+        return 0
+    if arguments[0] == "__complete":  # for the scripts of shoal completion
+        from shoal.commands.completing import complete
 
-        print(f"shoal {version('shoal')}")
+        print("".join(f"{line}\n" for line in complete([*COMMANDS], arguments[1:])), end="")
         return 0
     name = arguments.pop(0)
     if name not in COMMANDS:

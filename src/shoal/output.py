@@ -6,13 +6,14 @@ can be said at the end.
 """
 
 import errno
+import importlib
 import io
 import os
 import select
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import TextIO, cast
+from typing import Any, TextIO, cast
 
 from shoal.errors import printable
 
@@ -57,6 +58,15 @@ def _has(text: str, encoding: str, errors: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+def notebook_display() -> Any | None:
+    """Module ``IPython.display`` where the kernel of a notebook runs this process, else None.
+
+    IPython is never imported where it is not there already: a kernel has loaded it.
+    """
+    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+    return None if getattr(shell, "kernel", None) is None else importlib.import_module("IPython.display")
 
 
 class Output(io.TextIOBase):

@@ -29,8 +29,8 @@ def run(options: argparse.Namespace) -> int:
     from shoal.lab import Lab
     from shoal.report.certificates import unit_of_losses
     from shoal.report.words import counted
-    from shoal.training.api import choose_device
     from shoal.training.certificate import certify
+    from shoal.training.requests import choose_device
 
     device = choose_device(options.device)
     records = Lab(options.lab).records(options.runs)

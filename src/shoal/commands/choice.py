@@ -23,24 +23,25 @@ def add_choice(parser: Parser) -> None:
 
 def flags_of_choice(options: argparse.Namespace) -> str:
     """The flags of :func:`add_choice` that were given, as they can be typed again."""
-    from shoal.spec.choice import as_flags
+    from shoal.spec.choice import as_short_flags
 
     state = ["--state", *options.state] if options.state else []
-    return shlex.join([*state, *as_flags(read_values(options))])
+    return shlex.join([*state, *as_short_flags(read_values(options))])
 
 
 def unmatched(records: "Records", options: argparse.Namespace) -> list[str]:
-    """A line for each value that was asked for beside others and that none of the records has."""
-    from shoal.spec.choice import as_flags, fits, read_choice
+    """A line for each value that was asked for beside others and that none of the records has; one for many seeds."""
+    from shoal.spec.choice import as_short_flags, fits, read_choice
 
     values = read_values(options)
     cells = records.runs().select(*values).to_dicts()
-    alone = [{name: [value]} for name, own in values.items() if len(own) > 1 for value in own]
-    return [
-        f"no run has {' '.join(as_flags(one))}"
-        for one in alone
-        if not any(fits(row, read_choice(one)) for row in cells)
-    ]
+    lines = []
+    for name, asked in values.items():
+        if len(asked) > 1:
+            absent = [value for value in asked if not any(fits(row, read_choice({name: [value]})) for row in cells)]
+            flag, *words = as_short_flags({name: absent})
+            lines += [f"no run has {flag} {word}" for word in words]
+    return lines
 
 
 def choose(records: "Records", options: argparse.Namespace, unreadable: Sequence[str] = ()) -> "Records":

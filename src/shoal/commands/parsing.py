@@ -12,9 +12,12 @@ from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from shoal.commands.asked import asked_of, outside_parts, refuse_derived
+from shoal.commands.prefixed import add_prefixed, refuse_prefixed
 from shoal.errors import UserError, nearest
 
 if TYPE_CHECKING:
+    from shoal.commands.config import Config
     from shoal.spec import Part, RunSpec
 
 
@@ -32,13 +35,14 @@ _WORDS = {
 class Options(argparse.Namespace):
     """What was read: the value of each flag, and under which spelling those were ``given`` that were."""
 
-    __slots__ = ("given", "parts", "settings")  # no value of a flag, so not among them
+    __slots__ = ("given", "parts", "read_from", "settings")  # no value of a flag, so not among them
 
     def __init__(self) -> None:
         super().__init__()
         self.given: dict[str, str] = {}
         self.settings: tuple[str, ...] = ()  # the flags that are settings of runs
         self.parts: dict[str, list[str]] = {}  # names of the parts that have them, by kind
+        self.read_from = ""  # a line on what a file gave
 
 
 class _Once(argparse.Action):
@@ -64,12 +68,14 @@ class Parser(argparse.ArgumentParser):
         super().__init__(allow_abbrev=False, usage="%(prog)s [flags]", **options)
         self.settings: list[str] = []  # its flags that are settings of runs
         self.parts: dict[str, list[str]] = {}  # names of the parts that have them, by kind
+        self.config: Config | None = None  # a file with flags that are not among the words
         self.words = list(words)  # of the command: which flags there are depends on the parts that they choose
         for kind in (None, "store"):
             self.register("action", kind, _Once)
         self.register("action", "store_true", partial(_Once, nargs=0, default=False))
-        # argparse takes -1 for a value, but -1e-3 and -inf for flags
-        self._negative_number_matcher = re.compile(r"^-(\d+\.?\d*|\.\d+)(e[+-]?\d+)?$|^-(inf|nan)$", re.IGNORECASE)
+        # argparse takes -1 for a value, but -1e-3, -inf and -1..2 for flags
+        number = r"-(\d+\.?\d*|\.\d+)(e[+-]?\d+)?|-(inf|nan)|-\d+\.\..*"
+        self._negative_number_matcher = re.compile(rf"^({number})$", re.IGNORECASE)
 
     def error(self, message: str) -> NoReturn:
         """Raise instead of printing the usage."""
@@ -78,7 +84,7 @@ class Parser(argparse.ArgumentParser):
         raise UserError(message.removeprefix("argument "))
 
     def chosen(self, kind: str) -> list[str]:
-        """The parts of a kind that the words of the command choose."""
+        """The parts of a kind that the words of the command choose, or its file."""
         flag = f"--{kind}"
         for place, word in enumerate(self.words):
             if word == flag:
@@ -87,7 +93,7 @@ class Parser(argparse.ArgumentParser):
                 return names or [self.usual(kind)]
             if word.startswith(f"{flag}="):
                 return [word.partition("=")[2]]
-        return [self.usual(kind)]
+        return (self.config.parts(kind) if self.config else []) or [self.usual(kind)]
 
     def usual(self, kind: str) -> str:
         """The part of a kind that holds where none is named, which may hang on the task that is."""
@@ -113,7 +119,36 @@ class Parser(argparse.ArgumentParser):
         """The first of these that is a flag already; nothing where none is."""
         return next((flag for flag in spellings if flag in self._option_string_actions), "")
 
-    def _refuse_other(self, flag: str) -> None:
+    def flags(self) -> list[str]:
+        """Every spelling of every flag."""
+        return list(self._option_string_actions)
+
+    def actions(self) -> list[argparse.Action]:
+        """Every flag, in order, and what is given without one."""
+        return list(self._actions)
+
+    def action(self, spelling: str) -> argparse.Action | None:
+        """The flag of a spelling; None where there is none."""
+        return self._option_string_actions.get(spelling)
+
+    def spelled(self, dest: str, spelling: str) -> argparse.Action:
+        """The flag whose values are kept under ``dest``, from now on also spelled like this."""
+        (action,) = (action for action in self._actions if action.dest == dest)
+        self._option_string_actions[spelling] = action
+        return action
+
+    def converted(self, action: argparse.Action, word: str) -> Any:
+        """A word as a value of a flag.
+
+        Raises:
+            UserError: it is none.
+        """
+        try:
+            return self._get_value(action, word)
+        except argparse.ArgumentError as error:
+            self.error(str(error))
+
+    def refuse_other(self, flag: str) -> None:
         """Raise :class:`UserError` for the flag of a part that was not chosen, where others can be."""
         from shoal.registry import KINDS
         from shoal.spec.names import going_with
@@ -122,7 +157,7 @@ class Parser(argparse.ArgumentParser):
         for kind, registry in KINDS.items():
             if f"--{kind}" not in self._option_string_actions or not flag.startswith("--"):
                 continue
-            fitting = [part for part in registry.shipped() if name in _asked_of(part)]
+            fitting = [part for part in registry.shipped() if name in asked_of(part)]
             if fitting:
                 chosen = " ".join(self.chosen(kind))
                 told = " ".join(part.name for part in (going_with(tasks[0], fitting) if len(tasks) == 1 else fitting))
@@ -133,27 +168,23 @@ class Parser(argparse.ArgumentParser):
         options, unknown = self.parse_known_args(list(arguments), Options())
         options.settings, options.parts = tuple(self.settings), self.parts
         if unknown:
-            known = [spelling for action in self._actions for spelling in action.option_strings]
+            known = self.flags()
             name = unknown[0].partition("=")[0]
-            self._refuse_other(name)
+            self.refuse_other(name)
             if "--model" in known:  # flags of parts that were not chosen could have been meant, too
                 from shoal.spec.known import known_settings
 
                 several = known_settings()
-                _refuse_derived(name, several)
-                asked = [own for own, parts in several.items() if any(own in _asked_of(part) for part in parts)]
+                refuse_derived(name, several)
+                asked = [own for own, parts in several.items() if any(own in asked_of(part) for part in parts)]
                 known += [f"--{setting.replace('_', '-')}" for setting in asked]
             meant = nearest(name, known) if name.startswith("-") else ""
             raise UserError(f"unknown argument {unknown[0]!r} of {self.prog}{meant}")
+        if self.config:
+            self.config.apply(self, options)
+            options.read_from = self.config.summary()
+            options.settings = tuple(self.settings)  # of which the file may have brought more
         return options
-
-
-def _refuse_derived(flag: str, known: "Mapping[str, Sequence[type[Part]]]") -> None:
-    """Raise :class:`UserError` for the flag of a setting that no part is asked for."""
-    name = flag.removeprefix("--").replace("-", "_")
-    parts = known.get(name, ()) if flag.startswith("--") else ()
-    if parts and not any(name in _asked_of(part) for part in parts):
-        raise UserError(f"{flag} cannot be given for new runs: it is found out from their files")
 
 
 def refuse_unread(options: Options, command: str, *read: str) -> None:
@@ -230,33 +261,16 @@ def add_settings(parser: Parser, purpose: str, more: Mapping[str, Sequence[str]]
     for kind, registry in KINDS.items():
         asked = [*parser.chosen(kind), *more.get(kind, ())]
         shipped = [part.name for part in registry.shipped()]
-        outside = _outside(kind, asked, purpose == CHOICE)
+        outside = outside_parts(kind, asked, purpose == CHOICE)
         parser.parts[kind] = parser.chosen(kind) if grid else [*shipped, *outside]
         for name in parser.parts[kind]:
             _add_part(parser, f"{kind} {short(name)}", registry[name], seen, purpose)
     for part in ALWAYS:
         _add_part(parser, part.name, part, seen, purpose)
-
-
-def _outside(kind: str, names: Iterable[str], may_be_absent: bool) -> list[str]:
-    """Those of the parts that stand outside of shoal, by their places, each once."""
-    from shoal.registry import KINDS, is_place
-
-    found = []
-    for name in names:
-        try:
-            if KINDS[kind].is_outside(name):
-                found.append(KINDS[kind].name_of(name))
-        except UserError:
-            if not (may_be_absent and is_place(name)):
-                raise
-    return list(dict.fromkeys(found))
-
-
-def _asked_of(part: "type[Part]") -> list[str]:
-    """The settings of a part that are asked for, and not found out."""
-    derived = part.having("derived")
-    return [name for name in part.model_fields if name not in derived]
+    if purpose == CHOICE:
+        refuse_prefixed(parser)
+    else:
+        add_prefixed(parser)
 
 
 def _add_part(parser: Parser, title: str, part: "type[Part]", seen: set[str], purpose: str) -> None:
@@ -264,7 +278,7 @@ def _add_part(parser: Parser, title: str, part: "type[Part]", seen: set[str], pu
     told = purpose == GRID
     suggested = parser.suggested() if told else {}
     group = parser.add_argument_group(title)
-    for name in part.model_fields if purpose == CHOICE else _asked_of(part):
+    for name in part.model_fields if purpose == CHOICE else asked_of(part):
         if name in seen:
             continue
         info = part.model_fields[name]
@@ -283,20 +297,11 @@ def _add_part(parser: Parser, title: str, part: "type[Part]", seen: set[str], pu
 
 
 def read_values(options: argparse.Namespace) -> dict[str, list[str | None]]:
-    """The values of the flags of :func:`add_settings` that were given; ``none`` is nothing given
-    where no choice has that name."""
-    from shoal.registry import KINDS
-    from shoal.spec.fields import extra
-    from shoal.spec.known import owners
+    """The values of the flags of :func:`add_settings` that were given."""
+    from shoal.commands.ranges import values_of
 
-    settings = [name for name in options.settings if getattr(options, name) is not None]
-    values: dict[str, list[str | None]] = {}
-    for name in settings:
-        parts = [] if name in KINDS else owners(name, getattr(options, "parts", {}))
-        is_name = any("none" in extra(part, name)["choices"] for part in parts)
-        given = getattr(options, name)
-        values[name] = [("none" if is_name else None) if value.lower() == "none" else value for value in given]
-    return values
+    names = [name for name in options.settings if getattr(options, name, None) is not None]
+    return {name: values_of(name, getattr(options, name), getattr(options, "parts", {})) for name in names}
 
 
 def tell_of_planning(runs: int) -> None:

@@ -17,6 +17,7 @@ from rich.text import Text
 
 from shoal.errors import printable
 from shoal.output import readable
+from shoal.training.progress import duration
 from shoal.training.snapshot import Snapshot, Spread
 
 _LINE_SECONDS = 10.0  # between two plain lines of a cohort
@@ -118,8 +119,7 @@ def time_left(s: Snapshot) -> str:
     """``0:02:10 left``, or the state where nothing is left or it is too early to tell."""
     if s.state != "running" or s.seconds_left is None:
         return s.state
-    minutes, seconds = divmod(round(s.seconds_left), 60)
-    return f"{minutes // 60}:{minutes % 60:02}:{seconds:02} left"
+    return f"{duration(s.seconds_left)} left"
 
 
 def _rate(steps_per_second: float | None) -> str:

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from shoal.commands.dry_run import dry_run
 from shoal.commands.pages import Page
 from shoal.commands.parsing import tell_of_planning
 from shoal.commands.training import train_with_progress
@@ -15,27 +16,34 @@ from shoal.report import check_drawing, write_report
 from shoal.report.console import print_damage, print_titled
 from shoal.spec import RunSpec
 from shoal.studies import Form, Results, Study
-from shoal.training.api import check_execution
 from shoal.training.certificate import certify
 from shoal.training.preflight import check_parts
+from shoal.training.requests import check_execution
 
 CERTIFIED_STEPS = {True: 25, False: 50}  # quick form, full form
 
 
-def run_studies(studies: Mapping[str, Study], form: Form, path: str, execution: Mapping[str, Any]) -> int:
-    """Train the runs of every study, each once, and report on each; 1 when a run diverged or a note is damaged."""
+def run_studies(
+    studies: Mapping[str, Study], form: Form, path: str, execution: Mapping[str, Any], is_dry: bool = False
+) -> int:
+    """Train the runs of every study, each once, and report on each; 1 when a run diverged or a note is damaged.
+
+    A dry run estimates what that would take, and does none of it.
+    """
     tell_of_planning(sum(map(form.count, studies.values())))
     specs = {name: _specs(name, study, form) for name, study in studies.items()}
     device = check_execution(**execution)
-    check_parts(dict.fromkeys(spec for own in specs.values() for spec in own), device)
+    wanted = list(dict.fromkeys(spec for own in specs.values() for spec in own))
+    check_parts(wanted, device)
     check_drawing()
+    if is_dry:
+        return dry_run(wanted, path, execution, "Certificates and pages come on top.")
     lab = Lab(path).create()
     code = print_damage({}, 0, [line for name in specs for line in lab.study_notes(name)[1]])
     # written first, so that `shoal study report` can show what there is of a run that was interrupted or killed
     pages = [_note(name, form, own, lab) for name, own in specs.items()]
     for line in [line for study in studies.values() for line in form.same_parts(study)]:
         say(line)
-    wanted = list(dict.fromkeys(spec for own in specs.values() for spec in own))
     records = train_with_progress(wanted, path, **execution)
     for folder in records.cohorts():
         if not _is_certified(folder):

@@ -1,5 +1,7 @@
 """``shoal reproduce NAME``: a published setting over many seeds, beside the published numbers."""
 
+from shoal.commands.config import add_config
+from shoal.commands.dry_run import add_dry_run
 from shoal.commands.parsing import (
     STUDY,
     Options,
@@ -12,14 +14,17 @@ from shoal.commands.parsing import (
     refuse_unread,
 )
 from shoal.commands.study import add_form, refuse_times
+from shoal.output import say
 
 
 def arguments(parser: Parser) -> None:
     """Flags of the command."""
+    add_config(parser)
     parser.add_argument("names", nargs="*", metavar="NAME", help="the reproductions; without one, their list")
     add_lab(parser)
     add_form(parser)
     add_execution(parser)
+    add_dry_run(parser)
     add_settings(parser, STUDY)
 
 
@@ -40,4 +45,6 @@ def run(options: Options) -> int:
     from shoal.studies import Form
 
     form = Form(options.quick, options.seeds, read_values(options))
-    return run_studies(reproductions, form, options.lab, read_execution(options))
+    if options.read_from:
+        say(options.read_from)
+    return run_studies(reproductions, form, options.lab, read_execution(options), options.dry_run)

@@ -1,30 +1,35 @@
-"""``shoal runs``: what the lab holds, or some of it."""
+"""``shoal runs``: a table of the runs of a lab, or of some of them."""
 
 import argparse
+import sys
 
 from shoal.commands.choice import add_choice, choose, unmatched
 from shoal.commands.parsing import Parser, add_lab
-from shoal.errors import UserError
-from shoal.output import say
+from shoal.commands.table_flags import add_table, check_table, print_chosen
+from shoal.errors import UserError, printable
 
 
 def arguments(parser: Parser) -> None:
     """Flags of the command."""
     add_lab(parser)
+    add_table(parser)
     add_choice(parser)
 
 
 def run(options: argparse.Namespace) -> int:
     """Print one line per run, and one per reason why some are damaged; 1 where some are."""
+    check_table(options)
+
     from shoal.lab import Lab
-    from shoal.report.console import print_runs
 
     lab = Lab(options.lab)
     records, unreadable = lab.records(), lab.unreadable()
     if len(records) == 0 and not unreadable:
         raise UserError(f"lab {options.lab} holds no runs")
-    chosen = choose(records, options, unreadable)
-    code = print_runs(chosen, unreadable)
+    if options.state:
+        records = records.snapshot()
+    chosen = choose(records, options, unreadable).snapshot()
+    code = print_chosen(options, chosen, unreadable)
     for line in unmatched(records, options):
-        say(line)
+        print(printable(line), file=sys.stderr if options.csv or options.json else sys.stdout)
     return code

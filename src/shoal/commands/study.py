@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from shoal.commands.config import add_config
+from shoal.commands.dry_run import add_dry_run
 from shoal.commands.parsing import (
     STUDY,
     Options,
@@ -25,12 +27,14 @@ ACTIONS = ("list", "run", "report")
 
 def arguments(parser: Parser) -> None:
     """Flags of the command."""
+    add_config(parser)
     parser.add_argument("action", nargs="?", metavar="ACTION", help=" | ".join(ACTIONS))
     parser.add_argument("names", nargs="*", metavar="NAME", help="the studies")
     parser.flag("all", action="store_true", help="every study; runs that several ask for are trained once")
     add_lab(parser)
     add_form(parser)
     add_execution(parser)
+    add_dry_run(parser)
     add_settings(parser, STUDY, _parts_of_studies(parser.words))
 
 
@@ -124,7 +128,9 @@ def _run(options: Options) -> int:
     thresholds = tuple(options.threshold or THRESHOLDS)
     stay = 1 if options.stay is None else options.stay
     form = Form(options.quick, options.seeds, values, thresholds, stay)
-    return run_studies(studies, form, options.lab, read_execution(options))
+    if options.read_from:
+        say(options.read_from)
+    return run_studies(studies, form, options.lab, read_execution(options), options.dry_run)
 
 
 def _ready(studies: "Mapping[str, Study]", values: Mapping[str, Any]) -> "dict[str, Study]":

@@ -1,10 +1,10 @@
 """``shoal train``: train a grid of runs."""
 
-import argparse
-import math
-
+from shoal.commands.config import add_config
+from shoal.commands.dry_run import add_dry_run, dry_run
 from shoal.commands.parsing import (
     GRID,
+    Options,
     Parser,
     add_execution,
     add_lab,
@@ -14,19 +14,28 @@ from shoal.commands.parsing import (
     read_values,
     tell_of_planning,
 )
+from shoal.output import say
 
 
 def arguments(parser: Parser) -> None:
     """Flags of the command."""
+    add_config(parser)
     add_lab(parser)
     add_execution(parser)
+    add_dry_run(parser)
     add_settings(parser, GRID)
 
 
-def run(options: argparse.Namespace) -> int:
+def run(options: Options) -> int:
     """Train, then print how each run did."""
-    tell_of_planning(math.prod(map(len, read_values(options).values())))
+    from shoal.spec.prefixes import count_runs
+
+    tell_of_planning(count_runs(read_values(options)))
     specs = read_settings(options)
+    if options.read_from:
+        say(options.read_from)
+    if options.dry_run:
+        return dry_run(specs, options.lab, read_execution(options))
 
     from shoal.commands.training import train_with_progress
     from shoal.report.console import print_runs

@@ -10,8 +10,9 @@ from shoal.lab import Lab, Records
 from shoal.output import say, seen_again
 from shoal.spec import RunSpec
 from shoal.training import Interrupted, plan, resume, train
-from shoal.training.api import check_execution, check_precision, unfinished
+from shoal.training.arrangement import unfinished
 from shoal.training.preflight import check_parts
+from shoal.training.requests import check_execution, check_precision
 
 
 def train_with_progress(specs: Sequence[RunSpec], lab: str, **settings: Any) -> Records:

@@ -6,14 +6,15 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from shoal.lab.lab import Lab
     from shoal.lab.practical import get_all_checkpoints, get_all_checkpoints_per_trials
+    from shoal.lab.record_views import Run
     from shoal.lab.records import Records
 
-__all__ = ["Lab", "Records", "get_all_checkpoints", "get_all_checkpoints_per_trials"]
+__all__ = ["Lab", "Records", "Run", "get_all_checkpoints", "get_all_checkpoints_per_trials"]
 
 
 def __getattr__(name: str) -> Any:
     """Loaded when asked for: a module of this package is often wanted without the others."""
     if name not in __all__:
         raise AttributeError(f"module 'shoal.lab' has no attribute {name!r}")
-    home = {"Lab": "lab", "Records": "records"}.get(name, "practical")
+    home = {"Lab": "lab", "Records": "records", "Run": "record_views"}.get(name, "practical")
     return getattr(importlib.import_module(f"shoal.lab.{home}"), name)

@@ -34,6 +34,8 @@ class Lab:
     """
 
     def __init__(self, path: str | Path = "lab") -> None:
+        if not isinstance(path, str | Path):
+            raise LabError(f"a lab is named by the path of its folder, got {path!r}")
         self.path = Path(path)
         self._check()
 

@@ -23,7 +23,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from shoal.errors import LabError
-from shoal.lab.files import check_shape, read
+from shoal.lab.files import check_shape, is_there, read
 
 _MISSING = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL)
 _POLL = 0.05  # seconds
@@ -75,6 +75,41 @@ def is_locked(path: Path) -> bool:
         return True
     finally:
         os.close(descriptor)
+
+
+def held_locks() -> set[tuple[int, int, int]] | None:
+    """Files whose locks processes of this machine hold, by device (major, minor) and inode; None where the system does
+    not say.
+
+    Source: ``/proc/locks`` of Linux. Unlike :func:`is_locked` it takes no lock, which one who only looks must not.
+    """
+    try:
+        lines = Path("/proc/locks").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return None
+    held = set()
+    for words in map(str.split, lines):
+        if len(words) > 5 and words[1] != "->" and words[3] == "WRITE":  # "->": waits for it
+            major, minor, inode = words[5].split(":")
+            held.add((int(major, 16), int(minor, 16), int(inode)))
+    return held
+
+
+def is_seen_held(path: Path, held: set[tuple[int, int, int]] | None) -> bool | None:
+    """Test whether a lock is among those of :func:`held_locks`, or held by a file beside it that names its holder.
+
+    None where neither tells, as on file systems that are shared or laid over others, whose devices have other numbers.
+    """
+    try:
+        about = path.lstat()
+    except OSError:
+        return False
+    major, minor = os.major(about.st_dev), os.minor(about.st_dev)
+    if held is not None and (major, minor, about.st_ino) in held:
+        return True
+    if is_there(_sign(path)):
+        return _holder(_sign(path)) is not None
+    return None if held is None or major == 0 else False  # 0: no device of this machine's own
 
 
 def _open(path: Path) -> int:

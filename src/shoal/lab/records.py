@@ -15,6 +15,7 @@ from shoal.lab.kept import kept_steps
 from shoal.lab.members import is_part_loaded, task_of
 from shoal.lab.names import find_run
 from shoal.lab.record_decodes import DecodeRecords
+from shoal.lab.record_views import RecordViews
 from shoal.lab.snapshot import CohortSnapshot
 from shoal.measures import EQUATIONS, Measures, union
 from shoal.registry import KINDS, TASKS, USUAL
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 STATES = ("waiting", "running", "interrupted", "done", "diverged", "damaged")
 
 
-class Records(DecodeRecords):
+class Records(DecodeRecords, RecordViews):
     """The runs of a request, in its order. Everything is read from the lab when asked for; see :meth:`snapshot`."""
 
     def __init__(self, folders: Mapping[str, CohortFolder]) -> None:
@@ -40,7 +41,7 @@ class Records(DecodeRecords):
         return len(self._folders)
 
     def __repr__(self) -> str:
-        return f"Records({len(self)} runs)"
+        return f"Records({len(self)} run{'s' * (len(self) != 1)})"
 
     @property
     def ids(self) -> list[str]:
@@ -141,7 +142,7 @@ class Records(DecodeRecords):
             choice = read_choice(values, outside)
             kept = {run for run, own in cells.items() if fits(own, choice)}
         if state is not None:
-            wanted = [state] if isinstance(state, str) else list(state)
+            wanted = list(state) if isinstance(state, Iterable) and not isinstance(state, str) else [state]
             for name in wanted:
                 if name not in STATES:
                     raise UserError(f"unknown state {name!r}: one of {' '.join(STATES)}{nearest(name, STATES)}")
@@ -182,9 +183,7 @@ class Records(DecodeRecords):
 
     def without(self, runs: Container[str]) -> "Records":
         """The other runs."""
-        left = Records({run: folder for run, folder in self._folders.items() if run not in runs})
-        left._restored = self._restored
-        return left
+        return self.chosen(run for run in self._folders if run not in runs)
 
     def whole(self) -> tuple["Records", dict[str, str]]:
         """The runs that are not damaged and have specs, and what is wrong with the others.

@@ -10,12 +10,14 @@ if TYPE_CHECKING:
     from shoal.report.figures import Figure, learning_curves
     from shoal.report.log_rank import TimesQuestion, logrank_sentences
     from shoal.report.page import Report, Section, check_drawing, write_report
+    from shoal.report.plots import Plot
     from shoal.report.survival import survival_curves, survival_figure, survival_table
     from shoal.report.table import Cell, Table
 
 __all__ = [
     "Cell",
     "Figure",
+    "Plot",
     "Report",
     "Section",
     "Table",
@@ -46,6 +48,7 @@ _HOMES = {
     "figures": ("Figure", "learning_curves"),
     "log_rank": ("TimesQuestion", "logrank_sentences"),
     "page": ("Report", "Section", "check_drawing", "write_report"),
+    "plots": ("Plot",),
     "survival": ("survival_curves", "survival_figure", "survival_table"),
     "table": ("Cell", "Table"),
 }

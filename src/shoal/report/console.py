@@ -9,7 +9,7 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 from rich.cells import cell_len
 from rich.console import Console
@@ -118,10 +118,12 @@ def print_titled(section: str, table: Table) -> None:
     print_table(table)
 
 
-def print_extrema(records: Records, damaged: Collection[str] = ()) -> None:
-    """The best values of each run and the first steps of those that say most."""
+def print_extrema(
+    records: Records, damaged: Collection[str] = (), arranged: Callable[[Table], Table] = lambda table: table
+) -> None:
+    """The best values of each run and the first steps of those that say most, as ``arranged`` orders them."""
     settings = varying_settings(records)
-    print_table(per_run_table(records, settings[:_MOST_SETTINGS], damaged))
+    print_table(arranged(per_run_table(records, settings[:_MOST_SETTINGS], damaged)))
     if rest := settings[_MOST_SETTINGS:]:
         say(f"… runs differ in more settings: {', '.join(rest)}")
     for line in records.without(damaged).beside():

@@ -72,8 +72,8 @@ def _best_cells(row: Mapping[str, Any], measures: Measures, others: Sequence[Mea
     shown, cells = measures.shown, []
     for split in SPLITS:
         name = f"{split}_{shown.name}"
-        cells += [_value(row[name], shown), _step(row, f"t_{name}")]
-    cells += [_value(row[f"valid_{measure.name}"], measure) for measure in others]
+        cells += [value_text(row[name], shown), _step(row, f"t_{name}")]
+    cells += [value_text(row[f"valid_{measure.name}"], measure) for measure in others]
     if measures.generalised is not None:
         cells.append(_step(row, f"delay_{shown.name}") if row["did_both"] else NOTHING)
     return cells
@@ -83,7 +83,8 @@ def _in_unit(loss: float | None, factor: float | None) -> str:
     return NOTHING if loss is None or factor is None else f"{loss * factor:.4g}"
 
 
-def _value(value: float | None, measure: Measure) -> str:
+def value_text(value: float | None, measure: Measure) -> str:
+    """A value of a measure: four digits after the point of a share, four significant digits of everything else."""
     if value is None:
         return NOTHING
     return f"{value:.4f}" if measure.bounds == (0, 1) else f"{value:.4g}"

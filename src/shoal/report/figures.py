@@ -114,15 +114,19 @@ def lines_note(runs: int, seeds: str = "") -> str:
     )
 
 
-def learning_curves(curves: pl.DataFrame, quantity: str, title: str, measures: Measures = EQUATIONS) -> Chart:
+def learning_curves(
+    curves: pl.DataFrame, quantity: str, title: str, measures: Measures = EQUATIONS, log_x: bool = True
+) -> Chart:
     """Loss, accuracy or another measure on both splits against the training step, on a logarithmic axis from step 1.
 
     Every run is a thin line; the thick one is their mean, with one standard deviation around it, as far as all go. Of
     more than :data:`MOST_LINES` runs quantiles take the place of lines. Means and bands are of all runs and steps;
-    lines are thinned (:mod:`shoal.report.thinning`).
+    lines are thinned (:mod:`shoal.report.thinning`). Without ``log_x`` the axis is linear, from step 0.
     """
-    shown = curves.filter(pl.col("step") > 0)
+    shown = curves.filter(pl.col("step") > 0) if log_x else curves
     x = alt.X("step:Q", title="training step", scale=alt.Scale(type="log", nice=False), axis=log_steps(shown))
+    if not log_x:
+        x = alt.X("step:Q", title="training step", axis=alt.Axis(format="~s", tickCount=6, labelExpr=STEPS_LABEL))
     colour = alt.Color(
         "split:N", title=None, scale=alt.Scale(domain=[TRAIN, VALID], range=COLOURS[:2]), legend=_legend()
     )

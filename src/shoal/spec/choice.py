@@ -11,6 +11,7 @@ from shoal.registry import KINDS
 from shoal.spec.fields import check_choice, extra, read_value
 from shoal.spec.known import owners_here
 
+_MANY_SEEDS = 5  # in a row, which are shown as a range
 ALIKE = 1e-6  # numbers that tables show alike
 
 
@@ -60,11 +61,32 @@ def as_flags(values: Mapping[str, Iterable[Any]]) -> list[str]:
     """
     words = []
     for name, several in values.items():
+        prefix, dot, setting = name.rpartition(".")  # a prefix may be the place of a part
         words += [
-            f"--{name.replace('_', '-')}",
+            f"--{prefix}{dot}{setting.replace('_', '-')}",
             *("none" if value is None else str(as_cell(value)) for value in several),
         ]
     return words
+
+
+def as_short_flags(values: Mapping[str, Iterable[Any]]) -> list[str]:
+    """The same with five or more seeds in a row as a range.
+
+    >>> as_short_flags({"seed": [7, 0, 1, 2, 3, 4], "p": [5, 7]})
+    ['--seed', '7', '0..4', '--p', '5', '7']
+    """
+    return as_flags({name: _in_ranges(own) if name.endswith("seed") else own for name, own in values.items()})
+
+
+def _in_ranges(values: Iterable[Any]) -> list[str]:
+    rows: list[list[str]] = []
+    for value in ("none" if value is None else str(value) for value in values):
+        follows = rows and value.isdecimal() and rows[-1][-1].isdecimal() and int(value) == int(rows[-1][-1]) + 1
+        if follows:
+            rows[-1].append(value)
+        else:
+            rows.append([value])
+    return [word for row in rows for word in ([f"{row[0]}..{row[-1]}"] if len(row) >= _MANY_SEEDS else row)]
 
 
 def _read(name: str, value: Any, parts: Mapping[str, Any]) -> Any:

@@ -8,6 +8,7 @@ from typing import Any
 from shoal.errors import UserError
 from shoal.registry import KINDS
 from shoal.spec.known import owners
+from shoal.spec.prefixes import check_mixed, check_prefixes, combinations, count_runs, split_prefix
 from shoal.spec.run import RunSpec
 
 MOST_RUNS = 100_000  # of a grid: each is checked, named and written down, and more would take minutes and gigabytes
@@ -16,28 +17,33 @@ MOST_RUNS = 100_000  # of a grid: each is checked, named and written down, and m
 def grid(base: RunSpec | None = None, **values: Iterable[Any]) -> list[RunSpec]:
     """The product of several values per setting, the last one varying fastest, each run once.
 
+    A setting of some runs alone has the name of a part of theirs before it, and then the parts vary slowest.
+
     Raises:
-        UserError: a setting does not exist or does not allow a value, or its values make one and the same run.
+        UserError: a setting does not exist or does not allow a value, or its values make one and the same run; or it
+            applies to no run, or without a prefix to some runs only.
 
     >>> [(spec.lr, spec.seed) for spec in grid(RunSpec(model="gpt"), lr=[1e-3, 3e-3], seed=[0, 42])]
     [(0.001, 0), (0.001, 42), (0.003, 0), (0.003, 42)]
+    >>> [(spec.model, spec.get("num_heads")) for spec in grid(model=["lstm", "gpt"], **{"gpt.num_heads": [2, 4]})]
+    [('lstm', None), ('gpt', 2), ('gpt', 4)]
     """
+    if base is not None and not isinstance(base, RunSpec):
+        raise UserError(f"a grid begins with a RunSpec, got {base!r}; settings are given by name: grid(seed=[0, 1])")
     given = {} if base is None else base.given()
     choices: dict[str, list[Any]] = {}
     values = {name: _listed(name, own) if name in KINDS and _several(own) else own for name, own in values.items()}
     named = {kind: values.get(kind, given.get(kind)) for kind in KINDS}
     for name, several in values.items():
         if name not in KINDS:
-            owners(name, named)
+            owners(split_prefix(name)[1], named)
         choices[name] = _listed(name, several) if _several(several) else [several]
         if not choices[name]:
             raise UserError(f"{name} was given an empty list of values; it needs at least one")
-    check_count({name: len(several) for name, several in choices.items()})
-    specs = (
-        RunSpec(**{**given, **dict(zip(choices, combination, strict=True))})
-        for combination in itertools.product(*choices.values())
-    )
-    return list(each_once(specs))
+    check_prefixes(choices, given)
+    check_count({name: len(several) for name, several in choices.items()}, count_runs(choices, given))
+    check_mixed(choices, given)
+    return list(each_once(RunSpec(**{**given, **own}) for own in combinations(choices, given)))
 
 
 def each_once(specs: Iterable[RunSpec]) -> Iterator[RunSpec]:
@@ -58,9 +64,14 @@ def each_once(specs: Iterable[RunSpec]) -> Iterator[RunSpec]:
                 raise UserError(f"{name}={other} makes the same run as {name}={one}: give one of these values")
 
 
-def check_count(sizes: Mapping[str, int]) -> None:
-    """Raise :class:`UserError` where so many values per setting make more runs than a grid can have."""
-    n = math.prod(sizes.values())
+def check_count(sizes: Mapping[str, int], n: int | None = None) -> None:
+    """Raise :class:`UserError` where so many values per setting make more runs than a grid can have.
+
+    Args:
+        sizes: number of values of each setting.
+        n: number of runs, where it is not the product of these.
+    """
+    n = math.prod(sizes.values()) if n is None else n
     if n > MOST_RUNS:
         most = max(sizes, key=lambda name: sizes[name])
         raise UserError(

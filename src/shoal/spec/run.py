@@ -9,6 +9,7 @@ from pydantic import ValidationError
 
 from shoal.errors import UserError
 from shoal.registry import KINDS, USUAL, when_registered
+from shoal.spec.differing import differing
 from shoal.spec.fields import Part, extra, one_line, read_value
 from shoal.spec.identity import canonical, identify
 from shoal.spec.names import going_with, named_parts, not_there
@@ -134,8 +135,9 @@ class RunSpec:
         return RunSpec.restored, (self.dump(),)
 
     def __repr__(self) -> str:
-        asked = ", ".join(f"{name}={value!r}" for name, value in self.given().items())
-        return f"RunSpec({asked})"
+        """``<RunSpec 477d12fa0f2d8966: model='lstm', seed=0>``: id, model and what differs from the defaults."""
+        settings = differing(self.names, self.parts)
+        return f"<RunSpec {self.id}: {', '.join(f'{name}={value!r}' for name, value in settings.items())}>"
 
     # its parts, with what each can do
 
@@ -188,10 +190,10 @@ class RunSpec:
         return out
 
     def replace(self, **changes: Any) -> "RunSpec":
-        """Another run: what was asked for, changed; derived settings are derived again.
+        """Another run with some settings changed; settings that follow others follow them again.
 
-        >>> RunSpec(seed=0).replace(seed=9).init_seed
-        9
+        >>> RunSpec(seed=0).replace(seed=9, n_steps=500)
+        <RunSpec 44fa5efbf528bb68: model='lstm', n_steps=500, seed=9>
         """
         return RunSpec(**{**self.given(), **changes})
 

@@ -19,8 +19,10 @@ from shoal.errors import UserError, nearest
 from shoal.registry import KINDS
 from shoal.report import Report
 from shoal.spec import RunSpec
-from shoal.spec.choice import as_flags, read_choice
+from shoal.spec.choice import as_flags, as_short_flags, read_choice
 from shoal.spec.grid import check_count, each_once
+from shoal.spec.names import named_parts
+from shoal.spec.prefixes import check_prefix, is_prefixed, kind_of, resolved, split_prefix
 from shoal.spec.training import SEEDS as SEEDS_APART
 from shoal.studies.crossing import SEED_AXES
 from shoal.studies.results import Results
@@ -35,7 +37,8 @@ class Grid:
     """Grid of runs: common settings, and axes of which every combination is a run, the last one varying fastest.
 
     Attributes:
-        settings: settings that all runs have in common.
+        settings: settings that all runs have in common; one with a prefix (``gpt.num_heads``) is for the runs with that
+            part alone.
         axes: values of the other settings.
         name: name of the grid, where a study compares grids.
         completed: function from all given settings to those that follow from them, such as steps from a budget; given
@@ -59,6 +62,8 @@ class Grid:
 
     def _spec(self, values: Mapping[str, Any]) -> RunSpec:
         given = {**self.settings, **values}
+        if is_prefixed(given):
+            given = resolved(given, named_parts({name: given[name] for name in KINDS if name in given}))
         return RunSpec(**{**(self.completed(given) if self.completed else {}), **given})
 
 
@@ -155,7 +160,7 @@ class Form:
         for grid in self._changed(self._grids(study)):
             other = first.setdefault(tuple(spec.id for spec in grid.specs()), grid.name)
             if other != grid.name:
-                given = " ".join(as_flags(self.settings))
+                given = " ".join(as_short_flags(self.settings))
                 out.append(f"With {given} the part {grid.name!r} of the study is {other!r}: its runs are the same.")
         return out
 
@@ -176,15 +181,28 @@ class Form:
 
         Not checked for forms from a lab, which may be older than this check.
         """
-        for name, values in read_choice(self.settings, parts_of(grids)).items():
-            if not values:
+        for name, values in self.settings.items():
+            read = read_choice({split_prefix(name)[1]: values}, parts_of(grids))
+            if not all(read.values()):
                 raise UserError(f"{name} was given an empty list of values; it needs at least one")
+            if "." in name:
+                self._check_prefixed(name, grids)
         self._check_seeds({name for grid in grids for name in grid.axes})
         models = [grid.settings.get("model") for grid in grids]
         for model in self.settings.get("model", ()):
             if None not in models and model not in models:
                 known = " ".join(dict.fromkeys(map(str, models)))
                 raise UserError(f"the study has no runs with model {model}; it has {known}")
+
+    def _check_prefixed(self, name: str, grids: Sequence[Grid]) -> None:
+        """Check that some run has the part of a prefix, and that the setting is no axis of the runs that have it."""
+        part, setting = split_prefix(name)
+        changed = self._changed(grids)
+        mixes = [names for grid in changed for names in _mixes_of(grid)]
+        check_prefix(part, setting, {kind: [names[kind] for names in mixes] for kind in KINDS})
+        having = [grid for grid in changed if any(kind_of(part, names) for names in _mixes_of(grid))]
+        if any(setting in grid.axes for grid in having):
+            raise UserError(f"{name} does not apply: {setting} is what the runs of this study differ in")
 
     def _check_seeds(self, axes: Container[str]) -> None:
         """Check that seeds are given in one way, by number or by name, and where they have an effect."""
@@ -221,14 +239,13 @@ class Form:
     def flags(self) -> str:
         """Flags of this form, to type after the study's name."""
         words = ["--quick"] * self.quick + ([] if self.seeds is None else ["--seeds", str(self.seeds)])
-        return "".join(f" {shlex.quote(word)}" for word in (*words, *self._changes()))
+        return "".join(f" {shlex.quote(word)}" for word in (*words, *self._changes(), *as_short_flags(self.settings)))
 
     def _changes(self) -> list[str]:
-        """Flags of changed thresholds, ``stay`` and settings."""
+        """Flags of changed thresholds and ``stay``."""
         shown = [f"{threshold:g}" for threshold in self.thresholds]
         words = ["--threshold", *shown] if self.thresholds != THRESHOLDS else []
-        words += ["--stay", str(self.stay)] if self.stay > 1 else []
-        return [*words, *as_flags(self.settings)]
+        return words + (["--stay", str(self.stay)] if self.stay > 1 else [])
 
     @property
     def name(self) -> str:
@@ -240,7 +257,7 @@ class Form:
         ('quick-seeds-5', 'a3bc6a6f')
         """
         words = ["quick"] * self.quick + ([] if self.seeds is None else [f"seeds-{self.seeds}"])
-        if changes := self._changes():
+        if changes := [*self._changes(), *as_flags(self.settings)]:
             words.append(hashlib.sha256(shlex.join(changes).encode()).hexdigest()[:8])
         return "-".join(words) or FULL
 
@@ -263,6 +280,13 @@ class Form:
     def to_json(self) -> dict[str, Any]:
         """JSON of the form, for the lab's note of the study."""
         return asdict(self)
+
+
+def _mixes_of(grid: Grid) -> list[dict[str, str]]:
+    """Names of the parts that runs of a grid have together, by kind."""
+    given = {**{name: [value] for name, value in grid.settings.items()}, **grid.axes}
+    kinds = {kind: given[kind] for kind in KINDS if kind in given}
+    return [named_parts(dict(zip(kinds, names, strict=True))) for names in itertools.product(*kinds.values())]
 
 
 def first_seeds(usual: Sequence[int], n: int) -> list[int]:

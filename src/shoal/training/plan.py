@@ -31,6 +31,11 @@ class Cohort:
         """Spec of one member, for the settings in which all agree."""
         return self.members[0]
 
+    @cached_property
+    def shape(self) -> str:
+        """The settings in which the members agree, as text: equal for pieces of one cohort."""
+        return _shape(self.shared)
+
     @property
     def n_steps(self) -> int:
         """Number of steps until the last member is done."""

@@ -1,0 +1,226 @@
+"""Reading of a lab without touching it: no lock is taken, nothing is written, and a file is read again only when it has
+changed.
+
+A trainer flushes at least every 30 seconds, so that is how old what is seen may be.
+"""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from shoal.errors import LabError
+from shoal.lab.cohort import FINISHED, CohortFolder, is_finished
+from shoal.lab.files import names_in
+from shoal.lab.lab import Lab
+from shoal.lab.locks import held_locks, is_seen_held
+from shoal.lab.members import is_part_loaded
+from shoal.lab.parts import Parts
+from shoal.measures import Measures
+from shoal.registry import MODELS, short
+
+_ENOUGH = 20  # steps of a session from which its pace says something
+FRESH = 60.0  # seconds since a flush within which a cohort is taken to be training where locks do not tell
+
+
+@dataclass(frozen=True)
+class SeenRun:
+    """A run: its settings as they stand in the lab, where it stands, and its last step."""
+
+    run: str
+    state: str
+    step: int
+    n_steps: int
+    settings: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class SeenCohort:
+    """A cohort at one moment.
+
+    Attributes:
+        id: its name.
+        title: its model in words.
+        runs: its members.
+        measures: what its task measures.
+        curves: every flushed evaluation, see :meth:`shoal.lab.cohort.CohortFolder.metrics`.
+        state: waiting, running, interrupted or done.
+        flushed: when ``status.json`` was written, in seconds since 1970.
+        seconds_left: an estimate by the pace of the last session; None where there is none.
+    """
+
+    id: str
+    title: str
+    runs: Sequence[SeenRun]
+    measures: Measures
+    curves: pl.DataFrame
+    state: str
+    flushed: float
+    seconds_left: float | None
+
+    @property
+    def step(self) -> int:
+        """Mean over the members."""
+        return sum(run.step for run in self.runs) // len(self.runs)
+
+    @property
+    def n_steps(self) -> int:
+        """Mean over the members; of those that have ended their last step."""
+        return sum(run.step if run.state in FINISHED else run.n_steps for run in self.runs) // len(self.runs)
+
+
+@dataclass(frozen=True)
+class SeenLab:
+    """A lab at one moment: its cohorts, those that train first, then the one that was flushed last; and a line for what
+    cannot be read."""
+
+    cohorts: Sequence[SeenCohort] = ()
+    lines: Sequence[str] = ()
+
+    def count(self) -> dict[str, int]:
+        """Number of runs in each state."""
+        states = {run.run: run.state for cohort in reversed(self.cohorts) for run in cohort.runs}
+        found: dict[str, int] = {}
+        for state in states.values():
+            found[state] = found.get(state, 0) + 1
+        return found
+
+
+class Watcher:
+    """Looks at a lab again and again.
+
+    Args:
+        path: the lab's folder; it may come into being, change and vanish in between.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self._seen: dict[str, _Folder] = {}
+
+    def look(self) -> SeenLab:
+        """Read the lab as it stands now; an error in reading becomes a line."""
+        try:
+            Lab(self.path)
+            names = names_in(self.path / "cohorts")
+        except LabError as error:
+            return SeenLab(lines=[str(error)])
+        except OSError as error:
+            return SeenLab(lines=[f"lab {self.path} cannot be read: {error.strerror}"])
+        held, now = held_locks(), time.time()
+        self._seen = {name: self._seen.get(name) or _Folder(self.path / "cohorts" / name) for name in names}
+        cohorts, lines = [], []
+        for name, folder in self._seen.items():
+            try:
+                if (cohort := folder.look(held, now)) is not None:
+                    cohorts.append(cohort)
+            except (LabError, OSError) as error:
+                lines.append(f"cohort {name[:8]}: {error}")
+        order = {"running": 0, "interrupted": 1, "waiting": 2, "done": 3}
+        return SeenLab(sorted(cohorts, key=lambda cohort: (order[cohort.state], -cohort.flushed)), lines)
+
+
+@dataclass
+class _Folder:
+    """A cohort's folder and what was read of it."""
+
+    path: Path
+    stamps: tuple[Any, ...] = ()
+    folder: CohortFolder | None = None
+    read: dict[str, pl.DataFrame] = field(default_factory=dict)
+    status: dict[str, Any] = field(default_factory=dict)
+    curves: pl.DataFrame = field(default_factory=pl.DataFrame)
+    title: str = ""
+
+    def look(self, held: set[tuple[int, int, int]] | None, now: float) -> SeenCohort | None:
+        """The cohort; None where there is none yet."""
+        asked = _stamp(self.path / "cohort.json")
+        if asked is None:
+            return None
+        stamps = (asked, _stamp(self.path / "status.json"))
+        if stamps != self.stamps or self.folder is None:
+            if self.folder is None or asked != self.stamps[0]:
+                self.folder, self.read = _Reader(self.path, self.read), {}
+                self.title = _title(self.folder.manifest())
+            self.status, self.curves = self.folder.stand()
+            self.stamps = stamps  # of before it was read: what changed since is read next time
+        flushed = asked[0] / 1e9 if stamps[1] is None else stamps[1][0] / 1e9
+        return _cohort(self, self.folder.manifest(), is_seen_held(self.path / "lock", held), flushed, now)
+
+
+class _Reader(CohortFolder):
+    """A cohort whose files of metrics, which are written once, are read once."""
+
+    def __init__(self, path: Path, read: dict[str, pl.DataFrame]) -> None:
+        super().__init__(path)
+        self._parts = _Parts(path / "metrics", read)
+
+    @property
+    def parts(self) -> Parts:
+        return self._parts
+
+
+class _Parts(Parts):
+    def __init__(self, path: Path, read: dict[str, pl.DataFrame]) -> None:
+        super().__init__(path)
+        self._read_already = read
+
+    def read_one(self, name: str, measured: Any = ()) -> pl.DataFrame:
+        if name not in self._read_already:
+            self._read_already[name] = super().read_one(name, measured)
+        return self._read_already[name]
+
+
+def _stamp(path: Path) -> tuple[int, int, int] | None:
+    """Time of writing, size and inode of a file, which change when it is replaced; None where there is no file."""
+    try:
+        about = path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    return about.st_mtime_ns, about.st_size, about.st_ino
+
+
+def _title(manifest: Mapping[str, Any]) -> str:
+    """``gpt, 2 layers, d 128``; of a model whose code is not loaded here its name alone."""
+    dump = manifest["members"][0]["spec"]
+    name = str(dump["model"])
+    if not is_part_loaded("model", name):
+        return short(name)
+    try:
+        model = MODELS[name]
+        own = {setting: value for setting, value in dump.items() if setting in model.model_fields}
+        return ", ".join(filter(None, [short(name), str(model.model_construct(**own).describe())]))
+    except Exception:  # settings of another version, or someone else's code
+        return short(name)
+
+
+def _cohort(own: _Folder, manifest: Mapping[str, Any], is_held: bool | None, flushed: float, now: float) -> SeenCohort:
+    assert own.folder is not None
+    status = own.status
+    begun = any(member["state"] == "running" for member in status["members"].values())
+    trains = now - flushed < FRESH if is_held is None else is_held
+    if is_finished(status):
+        state = "done"
+    elif trains and begun:
+        state = "running"
+    else:
+        state = "interrupted" if begun else "waiting"
+    runs = []
+    for member in manifest["members"]:
+        at, spec = status["members"][member["run"]], member["spec"]
+        lost = at["state"] == "running" and state == "interrupted"
+        n_steps = int(spec.get("n_steps") or at["step"])
+        runs.append(SeenRun(member["run"], "interrupted" if lost else at["state"], at["step"], n_steps, spec))
+    seen = SeenCohort(own.path.name, own.title, runs, own.folder.measures(), own.curves, state, flushed, None)
+    left = _seconds_left(seen, status["sessions"], now) if state == "running" else None
+    return SeenCohort(**{**seen.__dict__, "seconds_left": left})
+
+
+def _seconds_left(cohort: SeenCohort, sessions: Sequence[Mapping[str, Any]], now: float) -> float | None:
+    session = sessions[-1] if sessions else {}
+    seconds, steps = float(session.get("seconds", 0)), int(session.get("to_step", 0)) - int(session.get("from_step", 0))
+    if seconds <= 0 or steps < _ENOUGH:
+        return None
+    return max(0.0, (cohort.n_steps - cohort.step) * seconds / steps - (now - cohort.flushed))

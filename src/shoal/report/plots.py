@@ -1,0 +1,282 @@
+"""Figures and tables of runs for Python and notebooks: the charts of pages, behind :meth:`shoal.lab.Records.plot`."""
+
+import struct
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, cast
+
+import polars as pl
+
+from shoal.errors import LabError, UserError, nearest
+from shoal.lab import Records
+from shoal.lab.files import write
+from shoal.measures import SPLITS, Measures
+from shoal.report.each_run import model_label, per_run_table, varying_settings
+from shoal.report.figures import COLOURS, Figure, learning_curves, lines_note
+from shoal.report.page import FIGURE_FILES, check_drawing, drawn
+from shoal.report.panels import Axis, band_note, curve_panels
+from shoal.report.quantities import OPEN, Panel, panels_of
+from shoal.report.survival import survival_figure
+from shoal.report.table import with_subscripts
+from shoal.report.words import capitalised, counted, listed, setting_text
+
+TIMES = "time_to_generalise"
+MOST_ROWS = 40  # of a table in a notebook
+_SHARPNESS = 1.5  # pixels of a picture in a notebook, whose file holds it, for each that it takes
+_MOST_NAMES = len(COLOURS)  # that are told apart by colour
+_MOST_APART = 3  # numbers that are told apart by such colours too; of more a bar of shades shows the order
+_FEW = 2  # panels, which may be larger than those of pages
+_SIZE = {"width": 340, "height": 215}  # of one of a few panels
+_MOST_SETTINGS = 8  # of a table, model and seed among them
+_LABEL = "setting"  # column of what tells curves apart, in words
+
+
+@dataclass(frozen=True, repr=False)
+class Plot(Figure):
+    """Figure that a notebook shows, and that ``save`` writes to a file.
+
+    ``chart`` is the altair chart, which can be changed or combined with others; ``caption`` explains lines and bands.
+    """
+
+    def __repr__(self) -> str:
+        return f"<Plot: {self.alt}>"
+
+    def save(self, path: str | Path) -> Path:
+        """Write the figure to a file with the suffix ``.png``, ``.svg`` or ``.pdf``, and return the path of the file.
+
+        Raises:
+            UserError: the suffix is another, or the file cannot be written.
+        """
+        place = Path(path)
+        kind = place.suffix[1:].lower()
+        if kind not in FIGURE_FILES:
+            raise UserError(f"a figure is written as {' '.join(FIGURE_FILES)}, got {str(path)!r}")
+        check_drawing()
+        content = drawn(self, [kind])[kind]
+        try:
+            write(place, content)
+        except OSError as error:
+            raise UserError(str(error)) from None
+        return place
+
+    def _repr_png_(self) -> tuple[bytes, dict[str, Any]]:
+        """Picture for IPython, and the size at which it is shown, which is smaller than its number of pixels."""
+        import vl_convert
+
+        check_drawing()
+        content = bytes(vl_convert.svg_to_png(drawn(self, ["svg"])["svg"].decode(), scale=_SHARPNESS))
+        width, height = struct.unpack(">II", content[16:24])  # of the header of a PNG
+        return content, {"width": round(width / _SHARPNESS), "height": round(height / _SHARPNESS), "alt": self.alt}
+
+
+def plot_runs(
+    records: Records,
+    quantity: str | Sequence[str] | None = None,
+    by: str | Sequence[str] | None = None,
+    title: str | None = None,
+) -> Plot:
+    """Figure of :meth:`shoal.lab.Records.plot`.
+
+    Raises:
+        UserError: there is no such quantity or setting, or the runs do not differ in it, or in too many values.
+        LabError: every run is damaged, or none has been evaluated yet.
+    """
+    if not len(records):
+        raise UserError("there are no runs to plot")
+    records, damage = records.snapshot().whole()
+    measures = records.measures()
+    names = _names("quantity", quantity) or [measures.shown.name]
+    asked = _names("by", by)
+    if names == [TIMES]:
+        return _times(records, asked, title)
+    curves = records.curves()
+    if curves.is_empty():
+        raise LabError("none of these runs has been evaluated yet")
+    panels = [panel for name in names for panel in _panels(name, curves, measures)]
+    single = [measure for measure in measures.recorded if names == [measure.name]]
+    if single and not asked:
+        title = title or f"{capitalised(single[0].words)} of {counted(len(records), 'run')}"
+        chart = learning_curves(curves, single[0].name, title, measures)
+        caption = f"{capitalised(single[0].words)} on both splits against the training step. {lines_note(len(records))}"
+        return Plot(names[0], chart, caption + _left_out(damage))
+    labelled, axis = told_apart(records, asked)
+    curves = curves.select("run", "step", *(panel.column for panel in panels)).join(labelled, on="run")
+    words = listed([panel.title for panel in panels])
+    title = title or f"{_in_words(names, measures)} by {axis.title}"
+    per_value = sorted(labelled.group_by(axis.column).len()["len"])
+    runs = " to ".join(dict.fromkeys(map(str, (per_value[0], per_value[-1]))))
+    bands = band_note(runs, len(per_value)) if per_value[-1] > 1 else "One run each."
+    caption = f"{words} against the training step, one colour per {axis.title}. {bands}"
+    name = "-".join([*names, *(["by", *asked] if asked else [])])
+    chart = curve_panels(curves, axis, title, panels)
+    if len(panels) <= _FEW:
+        chart.concat = [panel.properties(**_SIZE) for panel in chart.concat]
+    return Plot(name, chart, caption + _left_out(damage))
+
+
+def _times(records: Records, by: Sequence[str], title: str | None) -> Plot:
+    """Share of runs that have generalised against the step, one curve per setting."""
+    times, measures = records.times(), records.measures()
+    settings = [*by] or _differing(records)
+    table = records.runs()
+    for name in by:
+        _check_setting(records, table, name)
+    if len(settings) == 1:
+        labelled, which = table.select("run", pl.col(settings).alias("label")), settings[0]
+    elif settings:
+        labelled, axis = told_apart(records, settings)
+        labelled, which = labelled.rename({axis.column: "label"}), axis.title
+    else:
+        labelled, which = table.select("run", label=pl.lit("all")), "runs"
+    times = times.join(labelled, on="run", maintain_order="left").rename({"label": which})
+    title = title or f"{measures.arrived} by {which}"
+    figure = survival_figure(TIMES, times, which, title, measures.reached, log_x=True)
+    return Plot(figure.name, figure.chart, figure.caption)
+
+
+def _names(what: str, given: str | Sequence[str] | None) -> list[str]:
+    if given is None:
+        return []
+    names = [given] if isinstance(given, str) else given
+    if not isinstance(names, Sequence) or not all(isinstance(name, str) for name in names):
+        raise UserError(f"{what} must be a name or several, got {given!r}")
+    return list(dict.fromkeys(names))
+
+
+def _panels(name: str, curves: pl.DataFrame, measures: Measures) -> list[Panel]:
+    """Panels of a quantity: both splits of a measure, or one column."""
+    known = {panel.column: panel for panel in panels_of(measures)}
+    if name in [measure.name for measure in measures.recorded]:
+        return [known[f"{split}_{name}"] for split in SPLITS]
+    if name in known:
+        return [known[name]]
+    others = [
+        column
+        for column, kind in curves.schema.items()
+        if kind.is_float() and column not in known and column in _recorded(curves)
+    ]
+    if name in others:
+        return [Panel(name, name)]
+    allowed = [*(measure.name for measure in measures.recorded), *known, *others, TIMES]
+    raise UserError(f"unknown quantity {name!r}: one of {' '.join(allowed)}{nearest(name, allowed)}")
+
+
+def _recorded(curves: pl.DataFrame) -> list[str]:
+    """Columns of measured quantities, which stand before those of settings."""
+    return curves.columns[: curves.columns.index("model")]
+
+
+def _in_words(names: Sequence[str], measures: Measures) -> str:
+    """Quantities in the words of a title, such as ``Validation accuracy``."""
+    splits = {"train": "training", "valid": "validation"}
+    words = {measure.name: measure.words for measure in measures.recorded}
+    words |= {f"{split}_{name}": f"{splits[split]} {own}" for split in SPLITS for name, own in words.items()}
+    text = listed([words.get(name, name) for name in names])
+    return capitalised(text) if names[0] in words else text
+
+
+def told_apart(records: Records, by: Sequence[str] = ()) -> tuple[pl.DataFrame, Axis]:
+    """Column by which the curves of runs are told apart, and the axis of its colours.
+
+    One setting of numbers is a colour bar; names, seeds and combinations of settings have colours of their own.
+
+    Args:
+        records: the runs.
+        by: the settings, or ``run``; where none is named, the settings in which the runs differ besides their seeds, or
+            else the run.
+
+    Returns:
+        ``run`` and the column of the axis.
+
+    Raises:
+        UserError: there is no such setting, the runs do not differ in it, or their values are too many to be told apart
+            by colour.
+    """
+    table = records.runs()
+    settings = [*by] or _differing(records) or ["run"]
+    for name in by:
+        _check_setting(records, table, name)
+    first = table[settings[0]]
+    if len(settings) == 1 and _is_scale(first):
+        return table.select("run", pl.col(first.name)), Axis(first.name, first.name, _base(first))
+    labels = [_label(row) for row in table.select(settings).iter_rows(named=True)]
+    different = list(dict.fromkeys(labels))
+    if len(different) > _MOST_NAMES:
+        raise UserError(
+            f"{listed(settings)}: {len(different)} different values, and a figure tells {_MOST_NAMES} apart by colour; "
+            "plot some of the runs, chosen with where(...), or by another setting"
+        )
+    frame = pl.DataFrame({"run": table["run"], _LABEL: labels})
+    return frame, Axis(_LABEL, listed(settings), names=tuple((label, label) for label in different))
+
+
+def _differing(records: Records) -> list[str]:
+    """Settings in which the runs differ, seeds excepted."""
+    table = records.runs()
+    return [name for name in varying_settings(records) if table[name].n_unique() > 1 and not _is_seed(name)]
+
+
+def _is_seed(name: str) -> bool:
+    return name == "seed" or name.endswith("_seed")
+
+
+def _is_scale(values: pl.Series) -> bool:
+    """True of values that are shown along a bar of shades: more than a few numbers, and no seeds."""
+    if not values.dtype.is_numeric() or values.null_count() or _is_seed(values.name):
+        return False
+    return values.n_unique() > _MOST_APART
+
+
+def _label(row: Mapping[str, Any]) -> str:
+    """Settings of a run as a label, such as ``weight_decay 0.5, lr 0.001``; of a model its name alone."""
+    texts = []
+    for name, value in row.items():
+        if name == "model":
+            texts.append(model_label(value))
+        else:
+            texts.append(f"{name} {value[:8] if name == 'run' else setting_text(value)}")
+    return ", ".join(texts)
+
+
+def _check_setting(records: Records, table: pl.DataFrame, name: str) -> None:
+    known = [column for column in table.columns if column not in ("state", "step")]
+    if name not in known:
+        raise UserError(f"these runs have no setting {name!r}{nearest(name, known)}")
+    if table[name].n_unique() < 2:
+        several = [column for column in _differing(records) if column in known]
+        several += ["seed"] * (table["seed"].n_unique() > 1)
+        instead = f"they differ in {' '.join(several)}" if several else "they differ in no setting"
+        raise UserError(f"all of these runs have {name} {setting_text(table[name][0])}; {instead}")
+
+
+def _base(values: pl.Series) -> int | None:
+    """Base of a logarithmic colour bar: 2 or 10 for positive values that span a factor of 8 or more, else None."""
+    low, high = cast(float, values.min()), cast(float, values.max())
+    if low <= 0 or high / low < 8:
+        return None
+    return 2 if values.dtype.is_integer() else 10
+
+
+def _left_out(damage: Mapping[str, str]) -> str:
+    return f" Left out: {counted(len(damage), 'run')} that is damaged or of another version." if damage else ""
+
+
+def html_table(records: Records) -> str:
+    """Table of ``shoal runs`` as HTML, with the first 40 runs of many."""
+    if not len(records):
+        return "<p>no runs</p>"
+    shown = records[:MOST_ROWS]
+    damage = shown.damage()
+    settings = varying_settings(records)
+    table = per_run_table(shown, settings[:_MOST_SETTINGS], damage)
+    rows = [(label[:8], cells) for label, cells in table.rows]
+    said = [f"{counted(len(records), 'run')}{f', of which the first {MOST_ROWS}' if len(records) > MOST_ROWS else ''}."]
+    if rest := settings[_MOST_SETTINGS:]:
+        said.append(f"They differ in more settings: {', '.join(rest)}.")
+    if any(OPEN in cell.text for _, cells in rows for cell in cells):
+        said.append(f"{OPEN}: the best value is the last that was evaluated, and might have become better still.")
+    if damage:
+        said.append(f"{counted(len(damage), 'run')} damaged: {next(iter(damage.values()))}.")
+    body = replace(table, rows=rows).to_html()
+    return f'<div style="overflow-x: auto">{body}</div>\n<p>{with_subscripts(" ".join(said))}</p>'
