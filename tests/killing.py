@@ -1,6 +1,7 @@
-"""Trains in a child process that is killed at random moments; run by test_kill.py.
+"""Trains, or deletes, in a child process that is killed at random moments; run by test_kill.py and test_deleting.py.
 
     python killing.py LAB KILLS SEED [ragged]
+    python killing.py LAB KILLS SEED delete RUN…   deletes instead
 
 The parent has imported everything and never computes, so that each child starts training at once.
 """
@@ -15,6 +16,7 @@ import torch
 from helpers import tiny_grid
 
 import shoal
+from shoal.lab import Lab
 from shoal.spec import RunSpec, grid
 
 
@@ -40,16 +42,27 @@ def child(lab: str, which: str) -> None:
         shoal.train(specs(), lab, workers=1, threads=1, flush_seconds=0.05)
 
 
-def main(lab: str, kills: int, seed: int, which: str = "") -> None:
+def delete(lab: str, runs: list[str]) -> None:
+    """Deletes runs one after the other, those that are there."""
+    for run in runs:
+        if run in Lab(lab).runs():
+            Lab(lab).delete(run)
+    Lab(lab).clear()
+
+
+def main(lab: str, kills: int, seed: int, which: str = "", *runs: str) -> None:
     moments = random.Random(seed)
-    killed = 0
+    killed, longest = 0, 0.15 if which == "delete" else 0.8
     while True:
         pid = os.fork()
         if pid == 0:
-            child(lab, which)
+            if which == "delete":
+                delete(lab, list(runs))
+            else:
+                child(lab, which)
             os._exit(0)
         if killed < kills:
-            time.sleep(moments.uniform(0.05, 0.8))
+            time.sleep(moments.uniform(0.05, longest))
             os.kill(pid, signal.SIGKILL)
         _, status = os.waitpid(pid, 0)
         if os.WIFSIGNALED(status):

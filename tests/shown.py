@@ -1,6 +1,7 @@
 """What figures and tables must be, whatever they show."""
 
 import csv
+import html
 import io
 import re
 import shutil
@@ -9,8 +10,21 @@ from pathlib import Path
 
 HAS_PDFLATEX = shutil.which("pdflatex") is not None
 
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+
 # Signs beside ASCII that the typeface of the figures has.
 _SIGNS = set("±×÷−–—‘’“”†…→≤≥≠≈∞·ΔΣαβγδεθλμρσχ°²³ℓé")
+
+
+def loaded_from_outside(page: str) -> list[str]:
+    """Addresses that a page would load when it is opened; those of links are loaded by who follows them."""
+    followed = re.sub(r"""<a\b[^>]*\bhref=["']https?:[^"']*["'][^>]*>""", "", page)
+    return re.findall(r"""(?:src|href|@import|url)\s*[=(]?\s*["']?https?:[^"'\s>)]*""", followed)
+
+
+def text_of(page: str) -> str:
+    """The words of a page without its elements, as a reader sees them."""
+    return html.unescape(re.sub(r"<[^>]*>", "", page.partition("<body>")[2].partition("<script")[0]))
 
 
 def in_words(figure) -> bool:

@@ -7,6 +7,7 @@ import sys
 
 import pytest
 from helpers import TINY, tiny
+from shown import loaded_from_outside, text_of
 
 import shoal
 from shoal.cli import COMMANDS, main
@@ -223,8 +224,8 @@ def test_one_session_from_training_to_report(tmp_path, capsys):
     assert str(page) in capsys.readouterr().out
     text = page.read_text()
     assert run in text
-    assert "Certificates: in 1 cohort (none of 1 more), losses of 1 member retrained alone" in text
-    assert 'src="http' not in text and 'href="http' not in text
+    assert "Certificates: in 1 cohort (none of 1 more), losses of 1 member retrained alone" in text_of(text)
+    assert loaded_from_outside(text) == []
     assert {path.suffix for path in (page.parent / "figures").iterdir()} == {".pdf", ".svg", ".png"}
     assert {path.suffix for path in (page.parent / "tables").iterdir()} == {".csv", ".md", ".tex"}
 

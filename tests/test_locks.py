@@ -6,6 +6,7 @@ import os
 import stat
 import subprocess
 import sys
+import threading
 import warnings
 
 import pytest
@@ -65,6 +66,27 @@ def test_a_lock_is_one_process_at_a_time(kind, tmp_path):
     assert not locks.is_locked(path)
     with locks.locked(path, 0.1, "busy"):
         pass
+
+
+@pytest.mark.filterwarnings("ignore:the file system of")
+def test_who_waits_for_a_lock_that_is_moved_away_gets_the_one_in_its_place(kind, tmp_path):
+    path = tmp_path / "cohort" / "lock"
+    path.parent.mkdir()
+    seen = []
+
+    def wait():
+        with locks.locked(path, 5.0, "busy"):
+            seen.append(locks.is_locked(path))
+
+    waiter = threading.Thread(target=wait)
+    with locks.locked(path, 0.1, "busy"):
+        waiter.start()
+        waiter.join(0.2)
+        path.parent.rename(tmp_path / "away")
+        path.parent.mkdir()
+    waiter.join()
+    assert seen == [True]
+    assert not locks.is_locked(path)
 
 
 @pytest.mark.filterwarnings("ignore:the file system of")

@@ -15,6 +15,7 @@ from shoal.errors import LabError
 from shoal.lab import Lab
 from shoal.report import write_report
 from shoal.report.figures import long_curves
+from shoal.report.reading import sentences
 from shoal.report.runs import report_runs
 from shoal.spec import RunSpec
 from shoal.studies import NAMES, Form, Results, attention, get_study, improve, reproductions, sanity
@@ -98,6 +99,9 @@ def test_every_report_shows_figures_tables_and_answers(name, lab):
         assert unset_in_latex(table.to_latex()) == []
         assert dressed_numbers(table.to_csv()) == []
     assert any(form.flags() in paragraph for paragraph in report.sections[-1].paragraphs)
+    assert all(section.about for section in report.sections)  # what one sees there
+    firsts = [sentences(shown.caption)[0] for shown in (*figures, *tables)]
+    assert sorted(firsts) == sorted(set(firsts))  # no two captions say that they are of the same
 
 
 @pytest.mark.slow

@@ -139,6 +139,7 @@ def compare(
     pair: str = "seed",
     resamples: int = 9999,
     seed: int = 0,
+    unit: str | None = None,
 ) -> pl.DataFrame:
     """Comparison of every other value of ``setting`` with the baseline.
 
@@ -150,6 +151,8 @@ def compare(
         pair: the column in which the runs of a pair agree.
         resamples: number of random patterns of signs, where all patterns are too many to count.
         seed: seed of the random patterns.
+        unit: the column of what several pairs share, such as a seed at several values of another setting. Their
+            differences are averaged first: each unit counts once, as if it were a pair.
 
     Returns:
         One row per variant and metric: ``variant``, ``metric``, ``n`` (complete pairs), ``missing_baseline`` and
@@ -168,11 +171,13 @@ def compare(
     check_columns(frame, [setting])
     check_draws("resamples", resamples, seed)
     variants = [v for v in frame[setting].unique(maintain_order=True) if v is not None and v != baseline]
+    units = None if unit is None else _units(frame, pair, unit)
     rows = []
     for variant in variants:
         for metric in metrics:
             paired = pairs(frame, metric, setting, variant, baseline, pair)
-            rows.append({"variant": str(variant), "metric": metric.column} | _compared(paired, metric, resamples, seed))
+            figures = _compared(paired, metric, resamples, seed, units)
+            rows.append({"variant": str(variant), "metric": metric.column} | figures)
     if not rows:
         raise UserError(f"there is nothing to compare with {setting}={baseline!r}: no run has another value")
     lists = dict.fromkeys(("missing_baseline", "missing_variant"), pl.List(frame.schema[pair]))
@@ -185,8 +190,35 @@ _SHARES = ("superiority", "superiority_low", "superiority_high", "p", "smallest_
 _OVERRIDES: dict[str, Any] = {"horizon": pl.Float64, **dict.fromkeys((*_NUMBERS, *_SHARES), pl.Float64)}
 
 
-def _compared(paired: pl.DataFrame, metric: Metric, resamples: int, seed: int) -> dict[str, Any]:
+def _units(frame: pl.DataFrame, pair: str, unit: str) -> pl.DataFrame:
+    """``pair`` and the ``unit`` of each."""
+    check_columns(frame, [pair, unit])
+    units = frame.select(pl.col(pair).alias("pair"), pl.col(unit).alias("unit")).unique(maintain_order=True)
+    if len(twice := units.filter(units["pair"].is_duplicated())):
+        raise UserError(f"the runs of pair {twice['pair'][0]!r} are of several {unit}; a pair lies within one")
+    return units
+
+
+def _averaged(complete: pl.DataFrame, units: pl.DataFrame) -> pl.DataFrame:
+    """Complete pairs as one row per unit: means of differences and scores, and whether any was censored."""
+    joined = complete.join(units, on="pair", how="left", maintain_order="left")
+    means = joined.group_by("unit", maintain_order=True).agg(
+        pl.col("difference", "score").mean(), pl.col("censored").any(), pl.col("horizon").first()
+    )
+    # the rounding of a mean of differences that cancel is no difference
+    sizes = joined.group_by("unit", maintain_order=True).agg(pl.col("difference", "score").abs().max().name.suffix("_"))
+    return means.join(sizes, on="unit", maintain_order="left").with_columns(
+        pl.when(pl.col(name).abs() > 1e-12 * pl.col(f"{name}_")).then(name).otherwise(0.0).alias(name)
+        for name in ("difference", "score")
+    )
+
+
+def _compared(
+    paired: pl.DataFrame, metric: Metric, resamples: int, seed: int, units: pl.DataFrame | None
+) -> dict[str, Any]:
     complete = paired.filter(pl.col("difference").is_not_null())
+    if units is not None:
+        complete = _averaged(complete, units)
     differences, scores = complete["difference"].to_numpy(), complete["score"].to_numpy()
     n, n_censored = len(complete), int(complete["censored"].sum())
     better, worse = int((scores > 0).sum()), int((scores < 0).sum())

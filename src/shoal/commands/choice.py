@@ -16,8 +16,10 @@ STATES = "waiting running interrupted done diverged damaged"
 
 
 def add_choice(parser: Parser) -> None:
-    """``--state`` and a flag per setting."""
+    """``--state``, ``--tag``, ``--group`` and a flag per setting."""
     parser.flag("state", nargs="+", metavar="X", help=f"only runs in these states ({STATES})")
+    parser.flag("tag", nargs="+", metavar="X", help="only runs that have one of these tags, or whose group has")
+    parser.flag("group", nargs="+", metavar="X", help="only runs of these groups")
     add_settings(parser, CHOICE)
 
 
@@ -25,8 +27,8 @@ def flags_of_choice(options: argparse.Namespace) -> str:
     """The flags of :func:`add_choice` that were given, as they can be typed again."""
     from shoal.spec.choice import as_short_flags
 
-    state = ["--state", *options.state] if options.state else []
-    return shlex.join([*state, *as_short_flags(read_values(options))])
+    given = [[f"--{name}", *values] for name in ("state", "tag", "group") if (values := getattr(options, name))]
+    return shlex.join([*(word for flag in given for word in flag), *as_short_flags(read_values(options))])
 
 
 def unmatched(records: "Records", options: argparse.Namespace) -> list[str]:
@@ -57,7 +59,7 @@ def choose(records: "Records", options: argparse.Namespace, unreadable: Sequence
     """
     from shoal.report.words import counted
 
-    chosen = records.where(state=options.state, **read_values(options))
+    chosen = records.where(options.state, options.tag, options.group, **read_values(options))
     if len(records) and not len(chosen):
         none = f"of {counted(len(records), 'run')} none is such: {flags_of_choice(options)}"
         raise UserError("; ".join([none, *unreadable]))

@@ -4,6 +4,7 @@ import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from shoal.commands.parsing import Parser
@@ -21,7 +22,13 @@ def add_dry_run(parser: Parser) -> None:
     parser.flag("dry-run", action="store_true", help="say what would be trained, for how long and in how much memory")
 
 
-def dry_run(specs: "Sequence[RunSpec]", path: str, execution: Mapping[str, Any], besides: str = "") -> int:
+def dry_run(
+    specs: "Sequence[RunSpec]",
+    path: str,
+    execution: Mapping[str, Any],
+    besides: str = "",
+    label: Mapping[str, Any] = MappingProxyType({}),
+) -> int:
     """Print what a request comes to, and write nothing, not even the lab's folder; 0.
 
     Args:
@@ -29,6 +36,7 @@ def dry_run(specs: "Sequence[RunSpec]", path: str, execution: Mapping[str, Any],
         path: of the lab.
         execution: how to train, see :func:`shoal.commands.parsing.read_execution`.
         besides: a sentence about what the estimate leaves out.
+        label: name, tag and note that the runs would have, as arguments of :meth:`shoal.Lab.check_label`.
 
     Raises:
         UserError: as training them would.
@@ -45,6 +53,7 @@ def dry_run(specs: "Sequence[RunSpec]", path: str, execution: Mapping[str, Any],
     check_precision(specs, device, engine)
     check_parts(specs, device)
     lab, wanted = Lab(path), list(dict.fromkeys(specs))
+    lab.check_label([spec.id for spec in wanted], **label)
     with _kernels_kept_nowhere():
         work = arrange(wanted, lab, device, execution.get("workers"), execution.get("threads"), engine, {}, say)
         found = forecast(work, device, engine, execution.get("places"), places_of(wanted))

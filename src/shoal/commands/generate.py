@@ -27,7 +27,7 @@ _WRITTEN = {"\\n": "\n", "\\t": "\t"}  # what is hard to type
 
 def arguments(parser: Parser) -> None:
     """Flags of the command."""
-    parser.add_argument("runs", nargs="+", metavar="RUN", help="ids, or unambiguous beginnings, of runs")
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="ids or their beginnings, or names of runs or groups")
     add_lab(parser)
     parser.flag("prompt", nargs="+", help="what to go on with, one text or several")
     parser.flag(

@@ -112,10 +112,26 @@ def check_own_name(name: str, lab: Lab) -> str:
     Raises:
         UserError: one could: one of shoal's own, one that a package offers, or one that was run in the lab.
     """
-    study = study_of(name)
-    known = (*EVERY, *map(name_of_study, offered("study")), *studies_from_outside(lab))
-    if study is not None and study in known:
+    if (study := _kept_for(name, lab)) is not None:
         raise UserError(
             f"--name {name} is kept for pages of {study}, one of which it could replace; free is, say, runs-{name}"
         )
     return name
+
+
+def check_run_name(name: str, lab: Lab) -> str:
+    """Name of a run or of a group, after a check that ``shoal report`` cannot take it for a study.
+
+    Raises:
+        UserError: it could: it is that of a study or a reproduction, or begins with one.
+    """
+    if (study := _kept_for(name, lab)) is not None:
+        raise UserError(f"name {name!r} is taken by study {study} and its pages; free is, say, 'runs-{name}'")
+    return name
+
+
+def _kept_for(name: str, lab: Lab) -> str | None:
+    """Study one of whose pages has this name, or could have it; None where there is none."""
+    study = study_of(name)
+    known = (*EVERY, *map(name_of_study, offered("study")), *studies_from_outside(lab))
+    return study if study in known else None

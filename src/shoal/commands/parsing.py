@@ -202,6 +202,13 @@ def add_lab(parser: Parser) -> None:
     parser.add_argument(*names, dest="lab", default="lab", type=_folder, help="the lab's folder (./lab)")
 
 
+def add_label(parser: Parser) -> None:
+    """``--name``, ``--tag`` and ``--note`` of what is trained."""
+    parser.flag("name", help="name of the run, or of a group of all where there are several")
+    parser.flag("tag", nargs="+", metavar="T", help="words to find the runs by")
+    parser.flag("note", metavar="TEXT", help="free text about them")
+
+
 def _folder(name: str) -> str:
     if not name:  # to the file system this folder
         raise argparse.ArgumentTypeError("needs the name of a folder, got ''")

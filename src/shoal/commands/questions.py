@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from shoal.commands.dry_run import dry_run
@@ -11,8 +12,9 @@ from shoal.commands.training import train_with_progress
 from shoal.errors import LabError, UserError
 from shoal.lab import Lab
 from shoal.lab.cohort import CohortFolder
+from shoal.lab.deleting import deleted_runs
 from shoal.output import say
-from shoal.report import check_drawing, write_report
+from shoal.report import Report, check_drawing, write_report
 from shoal.report.console import print_damage, print_titled
 from shoal.spec import RunSpec
 from shoal.studies import Form, Results, Study
@@ -132,8 +134,13 @@ def report_pages(
 
 
 def _report_page(page: Page, lab: Lab) -> int:
-    results = _results(lab, page.note)
-    report = page.module.report(results, page.form)
+    results = results_of(lab, page.note)
+    show_report(page.module.report(results, page.form), lab.report_folder(page.name))
+    return int(bool(results.damage))
+
+
+def show_report(report: Report, folder: Path) -> None:
+    """Print the tables and answers of a report, and write its page."""
     for section in report.sections:
         for table in section.tables:
             print_titled(section.title, table)
@@ -142,14 +149,14 @@ def _report_page(page: Page, lab: Lab) -> int:
     for answer in report.answers:
         say(f"- {answer}")
     say()
-    say(f"report: {write_report(report, lab.report_folder(page.name))}")
-    return int(bool(results.damage))
+    say(f"report: {write_report(report, folder)}")
 
 
-def _results(lab: Lab, note: Mapping[str, Any]) -> Results:
+def results_of(lab: Lab, note: Mapping[str, Any]) -> Results:
     """Of the runs of a study; those that the lab does not know of are lost, for a reason if there is one."""
     found = lab.survey()
     why = found.unknown[0] if found.unknown else f"no cohort of lab {lab.path} holds it"
-    lost = {run: why for run in note["runs"] if run not in found.index}
+    deleted = {run: f"it was deleted ({own['at']})" for run, own in deleted_runs(lab.path).items()}
+    lost = {run: deleted.get(run, why) for run in note["runs"] if run not in found.index}
     records = lab.records(run for run in note["runs"] if run not in lost)
     return Results(records, note.get("measured", {}), lost)

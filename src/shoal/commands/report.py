@@ -1,30 +1,60 @@
-"""``shoal report STUDY-OR-RUNS``: a page about a study or about any runs."""
+"""``shoal report STUDY-OR-RUNS``: a page about a study or about any runs, also by the settings in which they differ."""
 
 import argparse
+import shlex
 
 from shoal.commands.choice import add_choice, choose, flags_of_choice, unmatched
-from shoal.commands.parsing import Parser, add_lab
+from shoal.commands.parsing import Options, Parser, add_lab
 from shoal.errors import UserError
 from shoal.output import say
+
+_OF_AXES = ("threshold", "stay", "other_lab")  # flags that a page without axes does not read
 
 
 def arguments(parser: Parser) -> None:
     """Flags of the command."""
-    parser.add_argument(
-        "what", nargs="*", metavar="STUDY-OR-RUNS", help="a study or a reproduction, or runs; all runs when not given"
-    )
+    about = "a study or a reproduction, or ids or names of runs or groups; all runs when not given"
+    parser.add_argument("what", nargs="*", metavar="STUDY-OR-RUNS", help=about)
     add_lab(parser)
-    parser.flag("name", help="name of a report of runs (runs)")
+    parser.flag("name", help="name of a report of runs (runs; with --by runs-by-AXIS)")
+    parser.flag(
+        "by",
+        nargs="+",
+        metavar="AXIS",
+        help="settings in which the runs differ: curves overlaid by their values, times, rates, trends, pairs on "
+        "shared seeds, and tests with correction",
+    )
+    parser.flag("other-lab", metavar="DIR", help="a second lab, whose runs stand beside those of --lab (axis lab)")
+    parser.flag(
+        "threshold",
+        type=float,
+        nargs="+",
+        help="with --by: values that runs are waited for to reach on the validation split (those of their task)",
+    )
+    parser.flag("stay", type=int, help="with --by: at how many evaluations in a row a run has to be there (1)")
     add_choice(parser)
 
 
-def run(options: argparse.Namespace) -> int:
+def run(options: Options) -> int:
     """Write the page and print its path."""
     from shoal.commands.pages import study_of
 
-    if len(options.what) == 1 and study_of(options.what[0]) is not None:
-        return _report_study(options)
-    return _report_runs(options)
+    studies = [study_of(word) is not None for word in options.what]
+    if any(studies) and not all(studies):
+        word = options.what[studies.index(False)]
+        raise UserError(
+            f"a report is of studies or of runs, and {word!r} is no study beside {options.what[studies.index(True)]!r}"
+        )
+    if options.by is not None or options.other_lab is not None or sum(studies) > 1:
+        from shoal.commands.sides import report_by
+
+        return report_by(options, is_of_studies=any(studies))
+    for name in _OF_AXES:
+        if getattr(options, name) is not None:
+            raise UserError(
+                f"{options.given[name]} is read with --by AXIS; shoal report … --by AXIS {options.given[name]} …"
+            )
+    return _report_study(options) if any(studies) else _report_runs(options)
 
 
 def _report_study(options: argparse.Namespace) -> int:
@@ -53,14 +83,14 @@ def _report_runs(options: argparse.Namespace) -> int:
     lab = Lab(options.lab)
     folder = lab.report_folder("runs" if options.name is None else check_own_name(options.name, lab))
     records = lab.records(options.what or None)
-    unreadable = [] if options.what else lab.unreadable()
+    unreadable = lab.unreadable() if not options.what or {*options.what} & {*lab.labels().groups} else []
     if len(records) == 0:
         raise UserError("; ".join([f"lab {options.lab} holds no runs", *unreadable]))
     lacking = unmatched(records, options)
     records = choose(records.snapshot(), options, unreadable)
     check_drawing()
     flags = flags_of_choice(options)
-    command = " ".join(word for word in ("shoal report", *options.what, flags) if word)
+    command = " ".join(word for word in ("shoal report", *map(shlex.quote, options.what), flags) if word)
     report = report_runs(records, command, [*unreadable, *lacking])
     code = print_runs(records, unreadable)
     say()

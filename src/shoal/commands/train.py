@@ -8,6 +8,7 @@ from shoal.commands.parsing import (
     Parser,
     add_execution,
     add_lab,
+    add_label,
     add_settings,
     read_execution,
     read_settings,
@@ -21,6 +22,7 @@ def arguments(parser: Parser) -> None:
     """Flags of the command."""
     add_config(parser)
     add_lab(parser)
+    add_label(parser)
     add_execution(parser)
     add_dry_run(parser)
     add_settings(parser, GRID)
@@ -34,11 +36,11 @@ def run(options: Options) -> int:
     specs = read_settings(options)
     if options.read_from:
         say(options.read_from)
-    if options.dry_run:
-        return dry_run(specs, options.lab, read_execution(options))
-
-    from shoal.commands.training import train_with_progress
+    from shoal.commands.training import read_label, train_with_progress
     from shoal.report.console import print_runs
 
-    records = train_with_progress(specs, options.lab, **read_execution(options))
+    if options.dry_run:
+        return dry_run(specs, options.lab, read_execution(options), label=read_label(options))
+
+    records = train_with_progress(specs, options.lab, **read_execution(options), **read_label(options))
     return print_runs(records)

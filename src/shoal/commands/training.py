@@ -1,5 +1,6 @@
 """What the commands that train share: progress on the terminal, and the words when it stops."""
 
+import argparse
 import signal
 from collections.abc import Sequence
 from contextlib import suppress
@@ -7,6 +8,7 @@ from typing import Any
 
 from shoal.commands.progress import Progress
 from shoal.lab import Lab, Records
+from shoal.lab.names import check_label
 from shoal.output import say, seen_again
 from shoal.spec import RunSpec
 from shoal.training import Interrupted, plan, resume, train
@@ -17,16 +19,32 @@ from shoal.training.requests import check_execution, check_precision
 
 def train_with_progress(specs: Sequence[RunSpec], lab: str, **settings: Any) -> Records:
     """:func:`shoal.train`, shown; says first what is new, what goes on and what is there already."""
+    label = {name: settings.pop(name) for name in ("name", "tag", "note") if name in settings}
     device = check_execution(**settings)
     check_precision(specs, device, settings.get("engine"))
     check_parts(specs, device)
+    Lab(lab).check_label([spec.id for spec in specs], **label)
     seen_again(_where(lab))
     say(_outline(specs, Lab(lab).create()))
     with Progress() as progress:
         try:
-            return train(specs, lab, watch=progress, say=say, **settings)
+            return train(specs, lab, watch=progress, say=say, **settings, **label)
         except KeyboardInterrupt as stop:
             raise _stopped(lab, stop) from None
+
+
+def read_label(options: argparse.Namespace) -> dict[str, Any]:
+    """Arguments of :func:`shoal.train` from the flags of :func:`shoal.commands.parsing.add_label`.
+
+    Raises:
+        UserError: a word is not allowed, or a name is that of a study.
+    """
+    from shoal.commands.pages import check_run_name
+
+    said = {name: value for name in ("name", "tag", "note") if (value := getattr(options, name)) is not None}
+    if options.name is not None:
+        check_run_name(check_label(options.name, "name"), Lab(options.lab))
+    return said
 
 
 def resume_with_progress(lab: str, **settings: Any) -> Records:

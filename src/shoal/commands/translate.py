@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 def arguments(parser: Parser) -> None:
     """Flags of the command."""
-    parser.add_argument("runs", nargs="+", metavar="RUN", help="ids, or unambiguous beginnings, of runs")
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="ids or their beginnings, or names of runs or groups")
     parser.add_argument("file", metavar="FILE", help="a source on each line: UTF-8, packed if it ends in .gz")
     add_lab(parser)
     parser.flag("reference", metavar="FILE", help="what is right, line by line: prints scores instead of texts")

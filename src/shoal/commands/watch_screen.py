@@ -7,7 +7,7 @@ Every line is at most as wide as the terminal. Where there is less room whole co
 import math
 import statistics
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import polars as pl
@@ -71,7 +71,7 @@ def screen(seen: SeenLab, lab: str, width: int, height: int | None, now: float, 
     rows = _MOST_ROWS if room == math.inf else int(room) - 3
     if rows >= 1:
         rows += len(runs) <= rows + 1  # no line that says how many more there are
-        lines += [Text(), *_run_table(runs[:rows], width, signs)]
+        lines += [Text(), *_run_table(runs[:rows], seen.names, width, signs)]
         if len(runs) > rows:
             lines.append(Text(f"… and {counted(len(runs) - rows, 'more run')}", "dim"))
     return lines
@@ -124,7 +124,15 @@ def _cohort_table(cohorts: Sequence[SeenCohort], width: int, now: float, signs: 
     return _table(columns, "median", curves, width, [cohort.state for cohort in cohorts])
 
 
-def _run_table(runs: Sequence[tuple[SeenCohort, SeenRun]], width: int, signs: str) -> list[Text]:
+def _called(run: str, names: Mapping[str, str]) -> str:
+    """Name of a run, at most 16 characters of it, or the beginning of its id where it has none."""
+    name = names.get(run, run[:8])
+    return name if len(name) <= 16 else f"{name[:15]}…"
+
+
+def _run_table(
+    runs: Sequence[tuple[SeenCohort, SeenRun]], names: Mapping[str, str], width: int, signs: str
+) -> list[Text]:
     measure = runs[0][0].measures.shown
     differing = _differing([run for _, run in runs])
     last = {
@@ -132,7 +140,7 @@ def _run_table(runs: Sequence[tuple[SeenCohort, SeenRun]], width: int, signs: st
         for split in SPLITS
     }
     columns = [
-        Column("run", [run.run[:8] for _, run in runs], is_right=False),
+        Column("run", [_called(run.run, names) for _, run in runs], is_right=False),
         *(Column(name, [_setting(name, run) for _, run in runs], name="setting") for name in differing),
         Column("step", [f"{run.step:,}" for _, run in runs], name="step"),
         Column(measure.symbol_of("train"), last["train"], name="A_train"),

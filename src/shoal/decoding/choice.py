@@ -9,11 +9,14 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from shoal.decoding.compiled_gpt import library_for
 from shoal.decoding.fast_gpt import FastGPT
 from shoal.decoding.fast_lstm import FastLSTM
 from shoal.decoding.stacked import Stacked, check_parameters
 from shoal.models.cache import DecodingState
 from shoal.models.dropout import Dropout
+
+CACHED = 12 * 2**20  # bytes of weights, keys and values of a group of members; measured, see docs/speed.md
 
 
 class Decoder(Protocol):
@@ -71,6 +74,28 @@ def decoder_for(model: nn.Module, parameters: Mapping[str, Tensor]) -> Decoder:
         if FastLSTM.knows(model):
             return FastLSTM(model, parameters)
     return Stacked(model, parameters)
+
+
+def members_at_once(model: nn.Module, parameters: Mapping[str, Tensor], batch_size: int, length: int) -> int:
+    """Number of members to decode side by side, from 1 to ``R``, one group after the other, in the least time.
+
+    A step of all members reads the weights, keys and values of each. Where these exceed a processor's cache, every
+    step reads them from memory; groups of members whose weights, keys and values fit take less time. A group has a
+    member for each thread at least. A decoder whose step is many calls gains nothing and is not divided.
+
+    Args:
+        model: model of one member.
+        parameters: parameters of the members by name, ``(R, *shape)`` each.
+        batch_size: number of rows.
+        length: largest number of tokens of a row.
+    """
+    first = next(iter(parameters.values()))
+    R = len(first)
+    if R == 1 or not (_is_simple(model, parameters) and FastGPT.knows(model)) or library_for(first) is None:
+        return R
+    numbers = sum(parameter[0].numel() for parameter in parameters.values())
+    numbers += 2 * len(model.decoder.blocks) * batch_size * (length + 1) * model.embedding.tokens.weight.shape[1]
+    return min(R, max(1, torch.get_num_threads(), CACHED // (first.element_size() * numbers)))
 
 
 def _is_simple(model: nn.Module, parameters: Mapping[str, Tensor]) -> bool:

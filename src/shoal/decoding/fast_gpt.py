@@ -1,5 +1,8 @@
 """Fast decoder of R GPTs of one shape: written on stacked weights, with a cache that is written in place.
 
+A step is one call of a library compiled for this machine (:mod:`shoal.decoding.compiled_gpt`), or PyTorch's operations
+where there is none and for float64.
+
 Equal to :class:`~shoal.models.GPT`, lifted by :class:`~shoal.decoding.stacked.Stacked`, at every position of every row,
 but for rounding; see there for the equations.
 
@@ -9,13 +12,13 @@ layers, ``V`` vocabulary.
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from shoal.decoding.compiled_gpt import CompiledStep, Layout, StackedBlock
 from shoal.decoding.fused import Linear, Norm, Table, flat_rows, last_of_each
 from shoal.decoding.places import Cache, Heads, Places, copy_rows, kept_in_place
 from shoal.models.attention import MultiHeadedAttention
@@ -29,18 +32,6 @@ from shoal.models.positions import rotary_angles
 
 _KNOWN = {GPT, GPTEmbedding, Decoder, Block, MultiHeadedAttention, LayerNorm, RMSNorm, SwiGLU, Dropout}
 _KNOWN |= {nn.Linear, nn.Embedding, nn.Identity, nn.ModuleList, nn.Sequential, *ACTIVATIONS.values()}
-
-
-@dataclass(frozen=True)
-class _Block:
-    """Block of every member; queries, keys and values are one product, and so are the gate and its values."""
-
-    qkv: Linear
-    out: Linear
-    attention_norm: Norm
-    up: Linear
-    down: Linear
-    ffn_norm: Norm
 
 
 class FastGPT:
@@ -82,6 +73,15 @@ class FastGPT:
         tied = {} if "classifier.weight" in parameters else {"classifier.weight": parameters["embedding.tokens.weight"]}
         self.heads: Heads | None = None
         self.classifier = Linear.of({**parameters, **tied}, "classifier")
+        self.compiled = CompiledStep.of(self._layout(blocks[0].ffn))
+
+    def _layout(self, ffn: Any) -> Layout:
+        tokens = self.tokens.rows.view(self.size, -1, self.num_heads * self.head_size)  # (R, V, D)
+        activation = "swiglu" if hasattr(ffn, "W_gate") else "gelu" if isinstance(ffn[1], nn.GELU) else "relu"
+        return Layout(
+            *(tokens, self.positions, self.blocks, self.norm, self.classifier, self.num_heads, self.norm_position),
+            *(activation, self.rotary),
+        )
 
     def _table(self, model: GPT, parameters: Mapping[str, Tensor]) -> Tensor | None:
         if self.n_positions is None:
@@ -90,10 +90,10 @@ class FastGPT:
             return parameters["embedding.positions.weight"].contiguous()
         return model.embedding.position_encoding.to(self.device, self.dtype).unsqueeze(0)
 
-    def _block(self, block: Any, name: str, parameters: Mapping[str, Tensor]) -> _Block:
+    def _block(self, block: Any, name: str, parameters: Mapping[str, Tensor]) -> StackedBlock:
         attention, ffn = f"{name}.self_attn", f"{name}.ffn"
         gated = hasattr(block.ffn, "W_gate")
-        return _Block(
+        return StackedBlock(
             qkv=self._qkv(attention, parameters),
             out=Linear.of(parameters, f"{attention}.W_O"),
             attention_norm=Norm(block.self_attn_norm, f"{name}.self_attn_norm", parameters),
@@ -141,8 +141,16 @@ class FastGPT:
         Returns:
             Logits ``(R, N, n or 1, V)``, NaN for a token that has no place, and the state after the tokens.
         """
-        if counts is not None:
-            state = self._settled(state)
+        if self.compiled is not None and self.compiled.takes(state):
+            logits = self.compiled(tokens, state, counts, last)
+        else:
+            state = state if counts is None else self._settled(state)
+            logits = self._logits(tokens, state, counts, last)
+        state["lengths"].add_(tokens.shape[2] if counts is None else counts)
+        return logits, dict(state)
+
+    def _logits(self, tokens: Tensor, state: Mapping[str, Tensor], counts: Tensor | None, last: bool) -> Tensor:
+        """As :meth:`step`, by PyTorch's operations; lengths stay."""
         R, N, n = tokens.shape
         lengths, T = state["lengths"], state["keys"].shape[-1] - 1
         at = state.get("places")
@@ -165,8 +173,7 @@ class FastGPT:
             logits.masked_fill_(~fits, math.nan)
         if at is not None:
             logits = logits.gather(1, at[..., None, None].expand(logits.shape))
-        state["lengths"].add_(n if counts is None else counts)
-        return logits, dict(state)
+        return logits
 
     def _embedded(self, tokens: Tensor, places: Places) -> Tensor:
         x = self.tokens(tokens)  # (R, N, n, D)
@@ -187,7 +194,7 @@ class FastGPT:
         return torch.complex(angles.cos().to(self.dtype), angles.sin().to(self.dtype))
 
     def _through(
-        self, block: _Block, x: Tensor, cache: Cache, heads: Heads, places: Places, turns: Tensor | None
+        self, block: StackedBlock, x: Tensor, cache: Cache, heads: Heads, places: Places, turns: Tensor | None
     ) -> Tensor:
         """Apply a block to ``x`` ``(R, N n, D)``, in place where possible."""
         is_post = self.norm_position == "post"

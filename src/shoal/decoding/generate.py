@@ -15,8 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from shoal.decoding.choice import Decoder, decoder_for
+from shoal.decoding.choice import Decoder, decoder_for, members_at_once
 from shoal.decoding.sampling import Sampling
+from shoal.decoding.stacked import check_parameters
 from shoal.decoding.stepping import Steps
 from shoal.decoding.writing import Choice, FromState, write
 
@@ -56,6 +57,7 @@ def generate(
 
     Where a row is longer than the context, the window slides: its last ``T`` tokens are computed anew for each token,
     from position 0 on, as if they were the whole text. Until then it is computed token by token, from its state.
+    Members are decoded in groups where that takes less time (:func:`~shoal.decoding.choice.members_at_once`).
 
     Args:
         model: model of one member; in evaluation mode meanwhile.
@@ -76,18 +78,39 @@ def generate(
     _check(prompts, lengths, max_new_tokens, sampling, keys, context_length)
     untyped: Any = model
     limit = untyped.context_length if context_length is None else context_length
+    longest = max(lengths.tolist(), default=1) + max_new_tokens
     was_training = model.training
     model.eval()
     try:
-        decoder = decoder_for(model, parameters)
-        texts = _Texts(decoder, prompts, lengths, max_new_tokens, padding)
-        with torch.inference_mode():
-            source = _Logits(decoder, texts, max_new_tokens, limit)
-            tokens, counts, log_p = write(source, max_new_tokens, Choice(sampling, keys, rows, lengths), eos, padding)
+        check_parameters(model, parameters)
+        n = members_at_once(model, parameters, len(prompts), longest if limit is None else min(limit, longest))
+        outputs = []
+        for first in range(0, len(next(iter(parameters.values()))), n):
+            decoder = decoder_for(model, {name: value[first : first + n] for name, value in parameters.items()})
+            choice = Choice(sampling, None if keys is None else keys[first : first + n], rows, lengths)
+            outputs.append(_generated(decoder, prompts, choice, max_new_tokens, limit, eos, padding))
     finally:
         model.train(was_training)
+    return Generated(*(torch.cat(parts) for parts in zip(*outputs, strict=True)))
+
+
+def _generated(
+    decoder: Decoder,
+    prompts: Tensor,
+    choice: Choice,
+    max_new_tokens: int,
+    limit: int | None,
+    eos: int | None,
+    padding: int,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Fields of :class:`Generated`, of the members of a decoder."""
+    lengths = choice.lengths
+    texts = _Texts(decoder, prompts, lengths, max_new_tokens, padding)
+    with torch.inference_mode():
+        source = _Logits(decoder, texts, max_new_tokens, limit)
+        tokens, counts, log_p = write(source, max_new_tokens, choice, eos, padding)
     at = (lengths.unsqueeze(1) + torch.arange(max_new_tokens, device=lengths.device)).expand_as(tokens)
-    return Generated(texts.tokens.scatter(2, at, tokens), lengths + counts, log_p.clone())  # as other tensors
+    return texts.tokens.scatter(2, at, tokens), lengths + counts, log_p.clone()  # as other tensors
 
 
 def generate_from(

@@ -1,4 +1,4 @@
-"""Compilation of ``kernels.c`` for this machine with its own C compiler, once, and loading of the library."""
+"""Compilation of C sources for this machine with its own C compiler, once each, and loading of the libraries."""
 
 import ctypes
 import functools
@@ -15,7 +15,7 @@ from pathlib import Path
 from shoal.fast import cache
 from shoal.fast.threads import openmp_runtime
 
-SOURCE = Path(__file__).with_name("kernels.c")
+SOURCE = Path(__file__).with_name("kernels.c")  # of training
 # An unlimited peel would make the order of a sum depend on where in memory a row begins.
 FLAGS = (
     *("-O3", "-march=native", "-fopenmp-simd", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC"),
@@ -40,7 +40,13 @@ class Kernels:
 
 @functools.cache
 def kernels() -> Kernels:
-    """Kernels of this machine, compiled on first use and kept in the user's cache folder."""
+    """Kernels of training for this machine; see :func:`compiled`."""
+    return compiled(SOURCE)
+
+
+@functools.cache
+def compiled(source: Path) -> Kernels:
+    """Library of a C source for this machine, compiled on first use and kept in the user's cache folder."""
     compiler = _compiler()
     if os.environ.get(OFF):
         return Kernels(None, f"{OFF} is set")
@@ -54,8 +60,8 @@ def kernels() -> Kernels:
     error, name = "", Path(compiler[0]).name
     for flags in attempts:
         try:
-            library, unkept = _compiled(compiler, flags)
-            return Kernels(library, f"kernels compiled by {name}{unkept}", _key(compiler, flags))
+            library, unkept = _compiled(source, compiler, flags)
+            return Kernels(library, f"kernels compiled by {name}{unkept}", _key(source, compiler, flags))
         except subprocess.CalledProcessError as failure:  # a flag that this compiler does not know, perhaps
             error = (failure.stderr.strip().splitlines() or ["no message"])[0]
         except OSError as failure:
@@ -70,7 +76,7 @@ def is_compiled() -> bool:
     """Return True if :func:`kernels` will find a compiled library, unless the cached one is damaged."""
     compiler = _compiler()
     try:
-        return compiler is not None and any(cache.has(_prefix(compiler, flags)) for flags in _flags(compiler))
+        return compiler is not None and any(cache.has(_prefix(SOURCE, compiler, flags)) for flags in _flags(compiler))
     except (OSError, subprocess.TimeoutExpired):  # a compiler that does not answer: kernels() will say so
         return False
 
@@ -95,15 +101,15 @@ def _flags(compiler: Command) -> list[Command]:
     return [(*FLAGS, *OPENMP, str(runtime)), FLAGS, PLAIN_FLAGS]
 
 
-def _compiled(compiler: Command, flags: Command) -> tuple[ctypes.CDLL, str]:
-    """Library for this source, compiler and processor; and where it is not cached, the reason."""
-    prefix = _prefix(compiler, flags)
+def _compiled(source: Path, compiler: Command, flags: Command) -> tuple[ctypes.CDLL, str]:
+    """Library of this source, compiler and processor; and where it is not cached, the reason."""
+    prefix = _prefix(source, compiler, flags)
     cached = cache.find(prefix)
     if cached is not None:
         return cached, ""
     with tempfile.TemporaryDirectory(prefix="shoal-") as folder:
-        made = Path(folder) / "kernels.so"
-        command = [*compiler, "-o", str(made), str(SOURCE), *flags, "-lm"]
+        made = Path(folder) / f"{source.stem}.so"
+        command = [*compiler, "-o", str(made), str(source), *flags, "-lm"]
         subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
         content = made.read_bytes()
     try:
@@ -112,14 +118,14 @@ def _compiled(compiler: Command, flags: Command) -> tuple[ctypes.CDLL, str]:
         return cache.load_once(content), f", for this process alone: {error}"
 
 
-def _prefix(compiler: Command, flags: Command) -> str:
-    return f"kernels-{_key(compiler, flags)}"
+def _prefix(source: Path, compiler: Command, flags: Command) -> str:
+    return f"{source.stem}-{_key(source, compiler, flags)}"
 
 
 @functools.cache
-def _key(compiler: Command, flags: Command) -> str:
+def _key(source: Path, compiler: Command, flags: Command) -> str:
     """Hash of everything that the library depends on."""
-    parts = [SOURCE.read_text(encoding="utf-8"), _version(compiler), *compiler[1:], " ".join(flags), _processor()]
+    parts = [source.read_text(encoding="utf-8"), _version(compiler), *compiler[1:], " ".join(flags), _processor()]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from shoal.errors import AccessError, DiskError, LabError, UserError
 from shoal.lab.check_decodes import check_decodes
+from shoal.lab.check_labels import check_deletions, check_labels, deleted_of
 from shoal.lab.cohort import CohortFolder, is_finished
 from shoal.lab.continuing import check_going_on
 from shoal.lab.damage import damage_of
@@ -22,7 +23,7 @@ from shoal.lab.mends import finish, held, move, rename, replace
 from shoal.lab.names import check_name
 from shoal.lab.rebuild import manifest_of, status_of
 from shoal.lab.shapes import StudyNote
-from shoal.lab.survey import survey
+from shoal.lab.survey import is_pending, settled, survey
 from shoal.lab.tensors import load_tensors
 
 ROUNDS = 5  # of repairs, each of which can bring to light what the one before hid
@@ -40,10 +41,13 @@ def examine(path: Path) -> list[Finding]:
     for name in names_in(path / "cohorts"):
         folder = CohortFolder(path / "cohorts" / name)
         try:
-            found += _cohort(folder)
+            own = [] if is_pending(folder) else [*_cohort(folder)]
         except LabError as error:
-            found.append(Finding(str(error)))
-    return [*found, *_copies(path), *_studies(path)]
+            own = [Finding(str(error))]
+        found += own if is_there(folder.path) else []  # it was deleted meanwhile
+    known = survey(path)
+    labels = check_labels(path, known.index, not known.unknown)
+    return [*found, *settled(path, lambda: [*_copies(path)]), *_studies(path), *labels, *check_deletions(path)]
 
 
 def repair(path: Path) -> Iterator[str]:
@@ -107,7 +111,7 @@ def _copies(path: Path) -> Iterator[Finding]:
     index = survey(path).index
     for name in names_in(path / "cohorts"):
         folder = CohortFolder(path / "cohorts" / name)
-        if folder.is_training():
+        if folder.is_training() or is_pending(folder):
             continue  # told of already
         try:
             runs = [member["run"] for member in folder.manifest()["members"]]
@@ -162,11 +166,12 @@ def _note(path: Path, note: Path, known: Collection[str]) -> Iterator[Finding]:
         yield Finding(f"{error}; to have it again, run the study again", partial(move, path, note))
         return
     lost = [run for run in runs if run not in known]
-    if lost:
-        yield Finding(
-            f"{note} asks for {len(lost)} of {len(runs)} runs ({lost[0]}{' …' if len(lost) > 1 else ''}) that no "
-            f"cohort holds; to train them, run study {study} again"
-        )
+    deleted = deleted_of(path, lost)
+    for some, why in ((deleted, "were deleted"), ([run for run in lost if run not in deleted], "no cohort holds")):
+        if some:
+            more = " …" if len(some) > 1 else ""
+            told = f"{note} asks for {len(some)} of {len(runs)} runs ({some[0]}{more}) that {why}; to train them, "
+            yield Finding(f"{told}run study {study} again", is_damage=some is not deleted)
 
 
 # a cohort

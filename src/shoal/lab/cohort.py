@@ -16,8 +16,7 @@ folder set-aside, until it has measured the same again: no row is lost and none 
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,7 +27,6 @@ from shoal.errors import DiskError, LabError, UserError
 from shoal.lab.files import check_shape, is_there, names_in, read_json, write_json
 from shoal.lab.folder import Folder
 from shoal.lab.keeping import keeping, others_than
-from shoal.lab.locks import is_locked, locked
 from shoal.lab.members import check_members, check_sources, check_version, is_loaded, measures_of, said_of, spec_of
 from shoal.lab.parts import Parts
 from shoal.lab.shapes import Certificate, Flush, Kept, Manifest, Status
@@ -143,6 +141,12 @@ class CohortFolder(Folder):
             raise LabError(f"{self.path / 'cohort.json'} is damaged: {error}; {self.way_out()}") from None
         return manifest
 
+    def _check_asked(self) -> None:
+        """Raise :class:`LabError` where ``cohort.json``, which was read before, has been deleted or moved away."""
+        if not is_there(self.path / "cohort.json"):
+            self.check_there()
+            raise LabError(f"{self.path / 'cohort.json'} is missing")
+
     def measures(self) -> Measures:
         """What the task of its runs measures; of one from outside of shoal as the manifest says."""
         return measures_of(self.manifest())
@@ -183,6 +187,7 @@ class CohortFolder(Folder):
         path = self.path / "status.json"
         with self.with_way_out():
             if not is_there(path):
+                self._check_asked()
                 if not self.parts.there() and not is_there(self.checkpoint_path):
                     members = {run: {"state": "waiting", "step": 0} for run in runs}
                     return {"members": members, "sessions": [], "metrics": []}
@@ -324,27 +329,5 @@ class CohortFolder(Folder):
         return dict(read_json(path, Certificate)) if is_there(path) else None
 
     def write_certificate(self, certificate: Mapping[str, Any]) -> None:
-        write_json(self.path / "certificate.json", certificate)
-
-    # one trainer at a time
-
-    def clean(self) -> None:
-        """Remove the half-written files of a process that was killed. Only for who holds the cohort."""
-        for path in self.path.rglob(".*.tmp"):
-            path.unlink(missing_ok=True)
-
-    @contextmanager
-    def training(self, wait: float = 10.0) -> Iterator[None]:
-        """Hold the cohort for training; the hold ends with the process, however it ends.
-
-        Raises:
-            LabError: another process still trains it after ``wait`` seconds, or a folder of the cohort is a link.
-        """
-        self.check_links()
-        busy = f"cohort {self.id} is being trained by another process; once that has ended, the same command goes on"
-        with locked(self.path / "lock", wait, busy):
-            yield
-
-    def is_training(self) -> bool:
-        """Whether a process is training it now."""
-        return is_locked(self.path / "lock")
+        with self.adding():
+            write_json(self.path / "certificate.json", certificate)

@@ -92,7 +92,7 @@ def write(path: Path, content: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         scratch.replace(path)
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
     except OSError as error:
         with suppress(OSError):
             scratch.unlink(missing_ok=True)
@@ -197,8 +197,8 @@ def set_aside(path: Path, to: Path) -> Path:
     try:
         _make_folder(to)
         path.rename(target)
-        _sync_folder(to)
-        _sync_folder(path.parent)
+        sync_folder(to)
+        sync_folder(path.parent)
     except OSError as error:
         raise DiskError(f"could not move {path} to {target}: {error.strerror or error}") from error
     return target
@@ -215,10 +215,10 @@ def _make_folder(folder: Path) -> None:
     missing = [parent for parent in (folder, *folder.parents) if not parent.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     for made in missing:
-        _sync_folder(made.parent)
+        sync_folder(made.parent)
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
     """Where the file system has no such thing, as some over a network, nothing more can be done."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:

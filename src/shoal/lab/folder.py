@@ -9,7 +9,10 @@ from pydantic import BaseModel
 
 from shoal.errors import AccessError, LabError, StrayError
 from shoal.lab.decodes import Decodes
-from shoal.lab.files import check_own, names_in, read_json
+from shoal.lab.files import check_own, is_there, names_in, read_json
+from shoal.lab.locks import is_locked, locked
+
+REPLACES = "replaces.json"  # of the rest of a cohort that a deletion makes: names the cohort
 
 
 class Folder:
@@ -44,8 +47,17 @@ class Folder:
             raise LabError(f"{error}; {self.way_out()}") from None
 
     def _read(self, name: str, shape: type[BaseModel]) -> dict[str, Any]:
+        self.check_there()
         with self.with_way_out():
             return dict(read_json(self.path / name, shape))
+
+    def check_there(self) -> None:
+        """Raise :class:`LabError` where the folder has been deleted or moved away."""
+        if not is_there(self.path):
+            raise LabError(
+                f"cohort {self.id} is not in the lab any more: runs of it were deleted, or its folder was moved; what "
+                "is left of it the same command finds again"
+            )
 
     def contents(self) -> list[str]:
         """What is in the folder but locks and what is half written.
@@ -63,3 +75,40 @@ class Folder:
             own = ("metrics", "set-aside", "decodes", "scores")
             check_own([self.path, *(self.path / name for name in own), models])
             check_own(models / name for name in names_in(models))
+
+    # one trainer at a time
+
+    def clean(self) -> None:
+        """Remove the half-written files of a process that was killed. Only for who holds the cohort."""
+        for path in [*self.path.rglob(".*.tmp"), self.path / REPLACES]:
+            path.unlink(missing_ok=True)
+
+    @contextmanager
+    def training(self, wait: float = 10.0) -> Iterator[None]:
+        """Hold the cohort for training; the hold ends with the process, however it ends.
+
+        Raises:
+            LabError: another process still trains it after ``wait`` seconds, a folder of the cohort is a link, or the
+                cohort is no longer there.
+        """
+        self.check_links()
+        self.check_there()
+        busy = f"cohort {self.id} is being trained by another process; once that has ended, the same command goes on"
+        with locked(self.path / "lock", wait, busy):
+            yield
+
+    def is_training(self) -> bool:
+        """Whether a process is training it now."""
+        return is_locked(self.path / "lock")
+
+    @contextmanager
+    def adding(self) -> Iterator[None]:
+        """Hold the lab while a file is added without holding the cohort, such as a certificate or hypotheses.
+
+        Raises:
+            LabError: the cohort is no longer there; what is written then would have no cohort.
+        """
+        lab = self.path.parent.parent
+        with locked(lab / "lock", 30.0, f"lab {lab} is held by another process"):
+            self.check_there()
+            yield

@@ -1,15 +1,18 @@
 """A lab: a folder that keeps runs. Append-only, safe to read while it is written."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from shoal.errors import DiskError, LabError
+from shoal.errors import DiskError, LabError, UserError
 from shoal.lab.cohort import CohortFolder
+from shoal.lab.deleting import DELETED, DELETING, Cut, clear, delete, deleted_runs, find_deleted, plan_deletion
 from shoal.lab.files import check_own, is_there, names_in, read_json, write_json
+from shoal.lab.labelling import Change, change_labels, label_trained, words
+from shoal.lab.labels import Labels, read_labels
 from shoal.lab.locks import locked
-from shoal.lab.names import check_name, find_run
+from shoal.lab.names import check_name
 from shoal.lab.records import Records
 from shoal.lab.shapes import StudyNote
 from shoal.lab.survey import Survey, find_cohorts, survey
@@ -17,7 +20,7 @@ from shoal.spec import RunSpec
 
 FORMAT = 2  # since 2, JSON has checksums and files of metrics are listed; what 1 wrote is read and gone on with
 MARK = "shoal-lab.json"
-PARTS = (MARK, "cohorts", "studies", "reports", "aside")
+PARTS = (MARK, "cohorts", "studies", "reports", "labels", "aside", DELETING, DELETED)
 
 
 class Lab:
@@ -102,13 +105,14 @@ class Lab:
         return self.survey().index
 
     def unreadable(self) -> list[str]:
-        """A line for each cohort of which something is not read, with what to do.
+        """Lines about cohorts and labels that cannot be read, each with a remedy.
 
-        One whose ``cohort.json`` is damaged or lost, so that its runs are in no index, and one whose runs are read from
-        another.
+        A cohort whose ``cohort.json`` is damaged or lost, so that its runs are in no index, and one whose runs are read
+        from another; a label that is damaged, and a group of runs that are not there.
         """
-        found = self.survey()
-        return [*found.unknown, *found.copies]
+        found, labels = self.survey(), self.labels()
+        absent = [] if found.unknown else labels.absent({*found.index, *deleted_runs(self.path)})
+        return [*found.unknown, *found.copies, *labels.damage.values(), *absent]
 
     def runs(self) -> list[str]:
         """Ids of all runs, oldest cohort first."""
@@ -118,7 +122,7 @@ class Lab:
         """What the lab holds of some runs, or of all.
 
         Args:
-            runs: ids, unambiguous beginnings of ids, or specs; several, or one.
+            runs: ids, unambiguous beginnings of ids, names of runs or of groups, or specs; several, or one.
 
         Raises:
             LabError: a run is not in the lab.
@@ -127,13 +131,126 @@ class Lab:
         index = found.index
         if runs is None:
             return Records(index)
-        runs = [runs] if isinstance(runs, str | RunSpec) else runs
-        wanted = [run.id if isinstance(run, RunSpec) else find_run(run, index, found.unknown) for run in runs]
+        asked = [runs] if isinstance(runs, str | RunSpec) else list(runs)
+        wanted = self._find(asked, found)
         missing = [run for run in wanted if run not in index]
         if missing:
             known = "; ".join([f"which holds {len(index)} runs", *found.unknown])
             raise LabError(f"run {missing[0]} is not in lab {self.path}, {known}")
         return Records({run: index[run] for run in dict.fromkeys(wanted)})
+
+    def _find(self, asked: Iterable[str | RunSpec], found: Survey) -> list[str]:
+        """Ids of the runs asked for; that of a spec may be in no cohort."""
+        labels, wanted = self.labels(), []
+        for run in asked:
+            if isinstance(run, RunSpec):
+                wanted.append(run.id)
+                continue
+            try:
+                wanted += labels.find(run, found.index, [*found.unknown, *labels.damage.values()])
+            except LabError:
+                raise
+            except UserError as error:
+                deleted = deleted_runs(self.path)
+                if (gone := find_deleted(run, deleted)) is None or gone in found.index:
+                    raise
+                raise UserError(f"{error}; run {gone} was deleted ({deleted[gone]['at']})") from None
+        return wanted
+
+    # what runs are called
+
+    def labels(self) -> Labels:
+        """Names, tags and notes of runs, and groups."""
+        return read_labels(self.path)
+
+    def label(
+        self,
+        runs: str | RunSpec | Iterable[str | RunSpec],
+        *,
+        name: str | None = None,
+        tag: str | Iterable[str] = (),
+        untag: str | Iterable[str] = (),
+        note: str | None = None,
+        group: str | None = None,
+        ungroup: str | None = None,
+        clear: bool = False,
+    ) -> None:
+        """Label runs, and put them into groups or take them out; what is not given stays as it is.
+
+        Args:
+            runs: as for :meth:`records`; the name of a group labels the group.
+            name: of one run or one group, unique in the lab; ``""`` removes a run's.
+            tag: words to add.
+            untag: words to take away.
+            note: free text in the place of the one before; ``""`` removes it.
+            group: the name of a group, new or there already, that the runs are added to.
+            ungroup: the name of a group that they are taken out of.
+            clear: remove name, tags and note first; of a group, if that is all, the group.
+
+        Raises:
+            UserError: a word is not allowed or a name is taken, or there is no such run, tag or group; nothing is
+                changed then.
+        """
+        change = Change(name, tuple(words(tag)), tuple(words(untag)), note, group, ungroup, clear).checked()
+        with self.create().planning():
+            asked = [runs] if isinstance(runs, str | RunSpec) else list(runs)
+            labels, index = self.labels(), self.index()
+            groups = [run for run in asked if isinstance(run, str) and run in labels.groups and run not in index]
+            change_labels(self.path, self.records(run for run in asked if run not in groups).ids, groups, change)
+
+    def check_label(
+        self, runs: Iterable[str], name: str | None = None, tag: str | Iterable[str] = (), note: str | None = None
+    ) -> None:
+        """Raise :class:`UserError` where runs that are to be trained cannot be labelled so; see :func:`shoal.train`."""
+        label_trained(self.path, list(runs), Change(name, tuple(words(tag)), note=note), write=False)
+
+    @contextmanager
+    def labelling(
+        self, runs: Sequence[str], name: str | None, tag: str | Iterable[str], note: str | None
+    ) -> Iterator[None]:
+        """Hold the lab, made if there is none, while deciding who trains what; label these runs when that is done.
+
+        Raises:
+            UserError: they cannot be labelled so; nothing is changed then.
+        """
+        label = Change(name, tuple(words(tag)), note=note)
+        label_trained(self.path, runs, label, write=False)
+        with self.create().planning():
+            label_trained(self.path, runs, label, write=False)
+            yield
+            label_trained(self.path, runs, label)
+
+    # what is not wanted any more
+
+    def deletion(self, runs: str | RunSpec | Iterable[str | RunSpec]) -> list[Cut]:
+        """Cuts that :meth:`delete` would make, one per cohort; raises as it does."""
+        return plan_deletion(self.path, self.records(runs).ids)
+
+    def delete(self, runs: str | RunSpec | Iterable[str | RunSpec]) -> list[str]:
+        """Delete runs with all that was measured and kept of them; the others of their cohorts stay as they are.
+
+        Safe while others train, read or are killed, and against being killed itself: see
+        :mod:`shoal.lab.deleting`. Pages of reports that are there already are left alone.
+
+        Args:
+            runs: as for :meth:`records`.
+
+        Returns:
+            Their ids.
+
+        Raises:
+            LabError: a run is being trained or is not in the lab, or the record of others of its cohort is damaged.
+            DiskError: the disk refuses.
+        """
+        wanted = self.records(runs).ids  # before the lab is touched
+        with self.create().planning():
+            delete(self.path, plan_deletion(self.path, wanted))
+        return wanted
+
+    def clear(self) -> list[Path]:
+        """Remove files that a killed deletion left, and return their paths."""
+        with self.create().planning():
+            return clear(self.path)
 
     def unfinished(self) -> list[CohortFolder]:
         """Cohorts with members that still have steps to train, of those whose files say so."""

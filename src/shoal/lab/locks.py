@@ -47,16 +47,35 @@ def locked(path: Path, wait: float, busy: str) -> Iterator[None]:
         while True:
             try:
                 made = _lock(descriptor, path)
-                break
+                if _is_in_place(descriptor, path):
+                    break
+                _given_back(made)
+                made = None
+                os.close(descriptor)  # its folder was moved away while this waited
+                descriptor = -1
+                descriptor = _open(path)
             except BlockingIOError as held:
                 if time.monotonic() > deadline:
                     raise LabError("; ".join([busy, *map(str, held.args[:1])])) from None
                 time.sleep(_POLL)
         yield
     finally:
-        if made is not None:
-            made.unlink(missing_ok=True)
-        os.close(descriptor)
+        _given_back(made)
+        if descriptor >= 0:
+            os.close(descriptor)
+
+
+def _is_in_place(descriptor: int, path: Path) -> bool:
+    """Test whether the open file is still the one at ``path``: a lock on a file that was moved keeps nobody out."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.lstat())
+    except OSError:
+        return False
+
+
+def _given_back(made: Path | None) -> None:
+    if made is not None:
+        made.unlink(missing_ok=True)
 
 
 def is_locked(path: Path) -> bool:

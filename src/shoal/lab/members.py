@@ -4,7 +4,7 @@ import sys
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from shoal.errors import LabError, UserError
 from shoal.measures import Measures
@@ -12,6 +12,9 @@ from shoal.registry import KINDS, TASKS, USUAL, is_place, short
 from shoal.spec import RunSpec
 from shoal.spec.identity import trajectory_of, trajectory_version
 from shoal.spec.sources import source_of, sources_of
+
+if TYPE_CHECKING:
+    from shoal.lab.cohort import CohortFolder
 
 
 def check_members(manifest: Mapping[str, Any]) -> None:
@@ -140,3 +143,17 @@ def _shipped(task: Any, dump: Mapping[str, Any]) -> Measures:
     except (AttributeError, TypeError, ValueError):  # it hangs on settings that this version would not have
         raise ValueError(f"task {task.name} has no such settings in this version") from None
     return measures
+
+
+def told_of(folder: "CohortFolder", what: str, nothing: Any) -> Any:
+    """Result of a task's method on what it keeps; ``nothing`` where that is damaged or its code is not loaded."""
+    try:
+        name, kept = task_of(folder.manifest()), folder.kept()
+    except LabError:
+        return nothing
+    if not kept or not is_part_loaded("task", name):
+        return nothing
+    try:
+        return getattr(TASKS[name], what)(kept)
+    except Exception:  # a lab may be someone else's, and what is kept anything
+        return nothing

@@ -8,7 +8,7 @@ import polars as pl
 from shoal.errors import LabError, UserError
 from shoal.lab.cohort import CohortFolder
 from shoal.lab.decodes import Decode, sha256_of_lines
-from shoal.lab.names import find_run
+from shoal.lab.record_labels import LabelRecords
 
 if TYPE_CHECKING:
     from shoal.decoding.answers import Answer
@@ -27,10 +27,8 @@ _SCORES = {
 }
 
 
-class DecodeRecords:
+class DecodeRecords(LabelRecords):
     """Hypotheses and scores of runs."""
-
-    _folders: dict[str, CohortFolder]
 
     def keep_hypotheses(
         self,
@@ -44,7 +42,7 @@ class DecodeRecords:
         """Keep what a run's model wrote, see :meth:`shoal.lab.decodes.Decodes.keep`.
 
         Args:
-            run: its id, or an unambiguous beginning of it.
+            run: its id, an unambiguous beginning of it, or its name.
             step: of the model.
             name: of what was translated, such as ``test_2016_flickr``.
             hypotheses: one per line of the source, detokenised and cased.
@@ -55,11 +53,12 @@ class DecodeRecords:
             UserError: no run here has such an id, there are not as many hypotheses as lines of the source, or one
                 cannot be written.
         """
-        run = find_run(run, self._folders)
+        run = self.find(run)
         if len(hypotheses) != len(source):
             raise UserError(f"{len(hypotheses):,} hypotheses are not of {len(source):,} lines of the source")
-        decodes = self._folders[run].decodes
-        return decodes.keep(run, step, name, hypotheses, settings or {}, sha256_of_lines(source))
+        folder = self._folders[run]
+        with folder.adding():
+            return folder.decodes.keep(run, step, name, hypotheses, settings or {}, sha256_of_lines(source))
 
     def answers(
         self,
@@ -160,8 +159,9 @@ class DecodeRecords:
             name: (float(statistics.corpus()[0]), found.signatures.get(name, ""))
             for name, statistics in found.statistics.items()
         }
-        own = self._folders[find_run(decode.run, self._folders)].decodes
-        return own.keep_scores(decode, [sha256_of_lines(reference) for reference in references], scores)
+        folder = self._folders[self.find(decode.run)]
+        with folder.adding():
+            return folder.decodes.keep_scores(decode, [sha256_of_lines(lines) for lines in references], scores)
 
     def scores(self) -> pl.DataFrame:
         """Every kept score; what is damaged is left out, and :meth:`damaged_decodes` names it.

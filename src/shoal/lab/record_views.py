@@ -11,7 +11,6 @@ import polars as pl
 from shoal.analysis.times import time_to_generalise
 from shoal.errors import UserError, nearest
 from shoal.lab.cohort import CohortFolder
-from shoal.lab.names import find_run
 from shoal.spec import RunSpec
 
 if TYPE_CHECKING:
@@ -124,7 +123,7 @@ class RecordViews:
     def __getitem__(self, which: slice) -> "Records": ...
 
     def __getitem__(self, which: int | str | RunSpec | slice) -> "Run | Records":
-        """Run by its position, its id (or an unambiguous beginning of it) or its spec; several runs by a slice.
+        """Run by its position, its name, its id (or an unambiguous beginning of it) or its spec; several by a slice.
 
         Raises:
             IndexError: there is no such position.
@@ -139,7 +138,7 @@ class RecordViews:
             if not -len(ids) <= which < len(ids):
                 raise IndexError(f"there is no run {which} among {len(ids)} runs, which are numbered from 0")
             return self._one(ids[which])
-        return self._one(find_run(which.id if isinstance(which, RunSpec) else which, self._folders))
+        return self._one(self._records().find(which.id if isinstance(which, RunSpec) else which))
 
     def _records(self) -> "Records":
         return cast("Records", self)

@@ -12,13 +12,12 @@ from shoal.lab.cohort import CohortFolder
 from shoal.lab.damage import damage_of
 from shoal.lab.frames import schema_of
 from shoal.lab.kept import kept_steps
-from shoal.lab.members import is_part_loaded, task_of
-from shoal.lab.names import find_run
+from shoal.lab.members import task_of, told_of
 from shoal.lab.record_decodes import DecodeRecords
 from shoal.lab.record_views import RecordViews
 from shoal.lab.snapshot import CohortSnapshot
 from shoal.measures import EQUATIONS, Measures, union
-from shoal.registry import KINDS, TASKS, USUAL
+from shoal.registry import KINDS, USUAL
 from shoal.spec import RunSpec
 from shoal.spec.choice import as_cell, fits, read_choice
 from shoal.spec.identity import defaults
@@ -34,7 +33,7 @@ class Records(DecodeRecords, RecordViews):
     """The runs of a request, in its order. Everything is read from the lab when asked for; see :meth:`snapshot`."""
 
     def __init__(self, folders: Mapping[str, CohortFolder]) -> None:
-        self._folders = dict(folders)
+        super().__init__(folders)
         self._restored: dict[Path, list[RunSpec]] = {}  # written once, and slow to make
 
     def __len__(self) -> int:
@@ -70,7 +69,9 @@ class Records(DecodeRecords, RecordViews):
             folder.path: folder if isinstance(folder, CohortSnapshot) else CohortSnapshot(folder.path)
             for folder in self.cohorts()
         }
-        return Records({run: taken[folder.path] for run, folder in self._folders.items()})
+        snapshot = Records({run: taken[folder.path] for run, folder in self._folders.items()})
+        snapshot._labels = self.labels()
+        return snapshot
 
     def _settings(self) -> dict[str, dict[str, Any]]:
         """Each run's settings as cells of a table, as they stand in the lab: checking them again would take longest."""
@@ -91,7 +92,7 @@ class Records(DecodeRecords, RecordViews):
         Raises:
             UserError: no run here has such an id, or several have.
         """
-        return self._folders[find_run(run, self._folders)]
+        return self._folders[self.find(run)]
 
     @property
     def tasks(self) -> list[str]:
@@ -103,7 +104,8 @@ class Records(DecodeRecords, RecordViews):
         return union(folder.measures() for folder in self.cohorts()) if len(self) else EQUATIONS
 
     def runs(self) -> pl.DataFrame:
-        """One row per run: ``run``, ``state``, ``step``, settings.
+        """One row per run: ``run``, ``state``, ``step``; ``name``, ``group``, ``tags`` and ``note``, each where some
+        run has one, several with spaces between; settings.
 
         The state is one of :data:`STATES`, ``damaged`` (with no step) where the lab does not say; what was measured is
         not looked at, see :meth:`damage`.
@@ -122,21 +124,32 @@ class Records(DecodeRecords, RecordViews):
                 states[run] = {**member, "state": "interrupted" if lost else member["state"]}
         settings, unknown = self._settings(), {"state": "damaged", "step": None}
         places = {run: states.get(run, unknown) for run in self.ids}
-        rows = [{"run": run, "state": at["state"], "step": at["step"], **settings[run]} for run, at in places.items()]
+        said = self.label_cells()
+        rows = [
+            {"run": run, "state": at["state"], "step": at["step"], **said[run], **settings[run]}
+            for run, at in places.items()
+        ]
         overrides = {"run": pl.String, "state": pl.String, "step": pl.Int64}
         own = [name for row in rows for name in row] or [*KINDS, *known_settings()]  # also where there are no runs
         columns = dict.fromkeys(["run", "state", "step", *own])
         return pl.DataFrame(rows, list(columns), schema_overrides=overrides, infer_schema_length=None)
 
-    def where(self, state: str | Iterable[str] | None = None, **values: Any) -> "Records":
-        """Those of the runs that have these settings, given as to :func:`shoal.grid`, and are in one of these states.
+    def where(
+        self,
+        state: str | Iterable[str] | None = None,
+        tag: str | Iterable[str] | None = None,
+        group: str | Iterable[str] | None = None,
+        **values: Any,
+    ) -> "Records":
+        """Those of the runs that have these settings, given as to :func:`shoal.grid`, and are in one of these states,
+        have one of these tags and are in one of these groups.
 
         Whatever is damaged is ``damaged``; with a state everything that was measured is read.
 
         Raises:
-            UserError: there is no such setting or state, or a setting does not allow a value.
+            UserError: there is no such setting, state, tag or group, or a setting does not allow a value.
         """
-        cells, kept = self._settings() if values else {}, set(self.ids)
+        cells, kept = self._settings() if values else {}, self.labelled(tag, group)
         if values:
             outside = {kind: sorted({own[kind] for own in cells.values() if ":" in own[kind]}) for kind in KINDS}
             choice = read_choice(values, outside)
@@ -151,7 +164,7 @@ class Records(DecodeRecords, RecordViews):
                 run: "damaged" if run in damage else state for run, state in self.runs()["run", "state"].iter_rows()
             }
             kept = {run for run in kept if states.get(run) in wanted}
-        return Records({run: folder for run, folder in self._folders.items() if run in kept})
+        return self.without({*self.ids} - kept)
 
     def damage(self) -> dict[str, str]:
         """What is wrong with the record of a run, and what to do, by run; nothing where every run is whole.
@@ -252,13 +265,13 @@ class Records(DecodeRecords, RecordViews):
         On each split what the run's task measures: ``loss``, ``accuracy`` and so on.
 
         Args:
-            run: its id, or an unambiguous beginning of it, as wherever a run is named.
+            run: its id, an unambiguous beginning of it, or its name, as wherever a run is named.
 
         Raises:
             UserError: no run here has such an id, or several have.
             LabError: a file is damaged.
         """
-        run = find_run(run, self._folders)
+        run = self.find(run)
         curve = self._folders[run].metrics().filter(pl.col("run") == run).sort("step")
         names = [measure.name for measure in self._folders[run].measures().recorded]
         return {
@@ -270,7 +283,7 @@ class Records(DecodeRecords, RecordViews):
 
     def model_files(self, run: str) -> dict[int, Path]:
         """The kept models of a run by step."""
-        run = find_run(run, self._folders)
+        run = self.find(run)
         return self._folders[run].models(run)
 
     def kept(self, run: str) -> dict[str, Any]:
@@ -280,7 +293,7 @@ class Records(DecodeRecords, RecordViews):
             UserError: no run here has such an id, or several have.
             LabError: it is damaged.
         """
-        return self._folders[find_run(run, self._folders)].kept()
+        return self._folders[self.find(run)].kept()
 
     def beside(self) -> list[str]:
         """What these results have to be seen beside, as their tasks say: lines, each once."""
@@ -308,7 +321,7 @@ class Records(DecodeRecords, RecordViews):
         from shoal.lab.averaging import averaged
         from shoal.tasks.build import build_model
 
-        run = find_run(run, self._folders)
+        run = self.find(run)
         steps = self.model_steps(run, step, average)
         return averaged(self._folders[run], run, steps, build_model(self.specs[run])).eval()
 
@@ -319,22 +332,8 @@ class Records(DecodeRecords, RecordViews):
             UserError: no run here has such an id, or several have; or there is no such step, or number of models.
             LabError: no model was kept at that step, or too few were kept to average.
         """
-        run = find_run(run, self._folders)
+        run = self.find(run)
         return kept_steps(self._folders[run], run, step, average, self.specs[run].save_model_step)
-
-
-def told_of(folder: CohortFolder, what: str, nothing: Any) -> Any:
-    """What the task of a cohort makes of what it keeps; nothing where that is damaged, or its code is not loaded."""
-    try:
-        name, kept = task_of(folder.manifest()), folder.kept()
-    except LabError:
-        return nothing
-    if not kept or not is_part_loaded("task", name):
-        return nothing
-    try:
-        return getattr(TASKS[name], what)(kept)
-    except Exception:  # a lab may be someone else's, and what is kept anything
-        return nothing
 
 
 def _every(dump: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, Json, create_model
 
+from shoal.lab.names import check_label, check_note
 from shoal.registry import USUAL
 from shoal.spec.fields import LARGEST
 from shoal.spec.known import known_settings
@@ -269,3 +270,46 @@ class ScoreNote(Shape):
     references: Annotated[list[Checksum], Field(min_length=1, max_length=100)]
     scores: Annotated[dict[_Short, Scored], Field(min_length=1)]
     versions: dict[_Short, _Short]
+
+
+# labels, which may be anyone's
+
+_Called = Annotated[str, AfterValidator(lambda text: check_label(text, "name"))]
+_Tags = Annotated[list[Annotated[str, AfterValidator(lambda text: check_label(text, "tag"))]], Field(max_length=1000)]
+_Note = Annotated[str, AfterValidator(check_note)]
+
+
+class RunLabel(Shape):
+    """``labels/runs/RUN.json``."""
+
+    name: _Called | None = None
+    tags: _Tags = []
+    note: _Note = ""
+
+
+class GroupLabel(Shape):
+    """``labels/groups/SHA.json``."""
+
+    name: _Called
+    runs: list[Id]
+    tags: _Tags = []
+    note: _Note = ""
+
+
+class Deletion(Shape):
+    """Time at which a run was deleted, or was to be, and its name."""
+
+    at: _Short
+    name: str | None = None
+
+
+class Deleted(Shape):
+    """``deleted.json``."""
+
+    runs: dict[Id, Deletion]
+
+
+class Replaces(Shape):
+    """``replaces.json`` of a cohort that a deletion makes: the cohort that it is the rest of."""
+
+    cohort: Annotated[str, Field(pattern=r"^[^/\x00]{1,255}$")]

@@ -1,13 +1,19 @@
 """Which cohort of a lab holds which run, and what cannot be known of it."""
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 from shoal.errors import LabError
 from shoal.lab.cohort import FINISHED, CohortFolder
 from shoal.lab.damage import damage_of
-from shoal.lab.files import is_there, names_in
+from shoal.lab.files import is_there, names_in, read_json
+from shoal.lab.folder import REPLACES
+from shoal.lab.shapes import Replaces
+
+T = TypeVar("T")
+LOOKS = 10  # at most, while cohorts come or go
 
 
 @dataclass(frozen=True)
@@ -18,15 +24,34 @@ class Survey:
         index: the folder of each run that is known of, oldest cohort first.
         unknown: a line for each cohort of which it cannot be known what runs it holds, with what to do.
         copies: a line for each cohort that holds runs which are read from another, with what to do.
+        held: the folders that hold a run, of those that several hold.
     """
 
     index: Mapping[str, CohortFolder]
     unknown: list[str]
     copies: list[str]
+    held: Mapping[str, list[CohortFolder]] = field(default_factory=dict)
 
 
 def survey(path: Path) -> Survey:
     """Look at every cohort of the lab at ``path``; one that cannot be read is told of and hides no other."""
+    return settled(path, lambda: _survey(path))
+
+
+def settled(path: Path, look: Callable[[], T]) -> T:
+    """Result of a look at the cohorts of a lab, repeated while cohorts come or go.
+
+    One that takes the place of another could be missed with it, or be taken for a copy of it.
+    """
+    for _ in range(LOOKS):
+        before = names_in(path / "cohorts")
+        found = look()
+        if names_in(path / "cohorts") == before:
+            break
+    return found
+
+
+def _survey(path: Path) -> Survey:
     index: dict[str, CohortFolder] = {}
     held: dict[str, list[CohortFolder]] = {}
     cohorts, unknown = find_cohorts(path)
@@ -41,16 +66,21 @@ def survey(path: Path) -> Survey:
             held.setdefault(run, []).append(folder)
     several = {run: folders for run, folders in held.items() if len(folders) > 1}
     chosen = _choose(several)
-    return Survey({**index, **chosen}, unknown, _copies(several, chosen))
+    return Survey({**index, **chosen}, unknown, _copies(several, chosen), several)
 
 
 def find_cohorts(path: Path) -> tuple[list[CohortFolder], list[str]]:
-    """The cohorts of a lab that have a ``cohort.json``, oldest first, and a line for each that has lost it."""
+    """The cohorts of a lab that have a ``cohort.json``, oldest first, and a line for each that has lost it.
+
+    One that a deletion has not put into the place of another yet is none.
+    """
     found, lost = [], []
     for name in names_in(path / "cohorts"):
         folder = CohortFolder(path / "cohorts" / name)
         try:
             with folder.with_way_out():
+                if is_pending(folder):
+                    continue
                 if is_there(folder.path / "cohort.json"):
                     found.append((folder.path.joinpath("cohort.json").lstat().st_mtime_ns, name, folder))
                 elif folder.contents():
@@ -58,6 +88,19 @@ def find_cohorts(path: Path) -> tuple[list[CohortFolder], list[str]]:
         except LabError as error:
             lost.append(_unknown(folder, error))
     return [folder for _, _, folder in sorted(found, key=lambda entry: entry[:2])], lost
+
+
+def is_pending(folder: CohortFolder) -> bool:
+    """Test whether a cohort is the rest of another that is still there, from which runs are to be deleted.
+
+    In the moment in which that is moved away, in one step, this takes its place: no run is ever in neither.
+    """
+    path = folder.path / REPLACES
+    try:
+        whole = read_json(path, Replaces)["cohort"] if is_there(path) else folder.id
+        return whole != folder.id and is_there(folder.path.with_name(whole) / "cohort.json")
+    except LabError:  # it is damaged, or another user's
+        return False
 
 
 def _unknown(folder: CohortFolder, error: LabError) -> str:

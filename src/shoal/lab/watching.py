@@ -16,9 +16,11 @@ from shoal.errors import LabError
 from shoal.lab.cohort import FINISHED, CohortFolder, is_finished
 from shoal.lab.files import names_in
 from shoal.lab.lab import Lab
+from shoal.lab.labels import read_labels
 from shoal.lab.locks import held_locks, is_seen_held
 from shoal.lab.members import is_part_loaded
 from shoal.lab.parts import Parts
+from shoal.lab.survey import is_pending
 from shoal.measures import Measures
 from shoal.registry import MODELS, short
 
@@ -74,11 +76,17 @@ class SeenCohort:
 
 @dataclass(frozen=True)
 class SeenLab:
-    """A lab at one moment: its cohorts, those that train first, then the one that was flushed last; and a line for what
-    cannot be read."""
+    """A lab at one moment.
+
+    Attributes:
+        cohorts: those that train first, then the one that was flushed last.
+        lines: one for each cohort that cannot be read.
+        names: names of the runs that have one, by run.
+    """
 
     cohorts: Sequence[SeenCohort] = ()
     lines: Sequence[str] = ()
+    names: Mapping[str, str] = field(default_factory=dict)
 
     def count(self) -> dict[str, int]:
         """Number of runs in each state."""
@@ -110,6 +118,7 @@ class Watcher:
         except OSError as error:
             return SeenLab(lines=[f"lab {self.path} cannot be read: {error.strerror}"])
         held, now = held_locks(), time.time()
+        names = [name for name in names if not is_pending(CohortFolder(self.path / "cohorts" / name))]
         self._seen = {name: self._seen.get(name) or _Folder(self.path / "cohorts" / name) for name in names}
         cohorts, lines = [], []
         for name, folder in self._seen.items():
@@ -119,7 +128,15 @@ class Watcher:
             except (LabError, OSError) as error:
                 lines.append(f"cohort {name[:8]}: {error}")
         order = {"running": 0, "interrupted": 1, "waiting": 2, "done": 3}
-        return SeenLab(sorted(cohorts, key=lambda cohort: (order[cohort.state], -cohort.flushed)), lines)
+        cohorts.sort(key=lambda cohort: (order[cohort.state], -cohort.flushed))
+        return SeenLab(cohorts, lines, self._names())
+
+    def _names(self) -> dict[str, str]:
+        try:
+            labels = read_labels(self.path)
+        except OSError:  # it vanished meanwhile
+            return {}
+        return {run: label.name for run, label in labels.runs.items() if label.name is not None}
 
 
 @dataclass

@@ -62,11 +62,11 @@ def certificates(folders: Sequence[CohortFolder]) -> tuple[list[str], list[Table
     header = ["cohort", "members", "alone", "steps", f"losses{within}", "parameters", f"stack against record{within}"]
     caption = (
         "What stacking changed: the first steps of each cohort, retrained as a stack and again with some of its "
-        "members alone. Members: runs that were retrained in the stack, which may be runs of other studies too; alone: "
-        "how many of them were retrained alone; steps: how many of the first; losses and parameters: largest absolute "
-        "difference between a member alone and the same member in the stack, of the losses over these steps and of the "
-        "parameters after them; stack against record: largest difference between the losses of the stack retrained and "
-        f"those recorded when the runs were made; {NOTHING}: nothing recorded yet."
+        "members alone. Members: runs that were retrained in the stack, some of which may be of other studies. Alone: "
+        "how many of them were retrained alone. Steps: how many of the first steps. Losses and parameters: the "
+        "largest absolute difference between a member alone and the same member in the stack. Stack against record: "
+        "the largest difference between the losses of the stack retrained and those recorded when the runs were made. "
+        f"{NOTHING}: nothing recorded yet."
     )
     return [sentence, *damaged], [Table("certificates", header, rows, caption, _numbers(found))]
 

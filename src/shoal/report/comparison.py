@@ -8,7 +8,7 @@ import polars as pl
 from shoal.errors import UserError, nearest
 from shoal.report.figures import Chart, Figure, styled
 from shoal.report.table import Cell, Table
-from shoal.report.words import capitalised, listed, number, with_interval
+from shoal.report.words import capitalised, counted, listed, number, p_value, with_interval
 
 _BLUE = "#0072B2"
 _FARTHEST = 5.0  # where the axis of d_z ends: beyond it nothing overlaps any more
@@ -19,12 +19,13 @@ _EFFECTS = {
 }
 _MEANINGS = {
     "d_z": (
-        "Cohen's d_z, the mean over the standard deviation of the differences within pairs, turned so that right is "
-        "better; line: 95 % interval under normal differences. Triangles: beyond the axis. No mark: all differences "
-        "are equal, or times are censored"
+        "Points: Cohen's d_z, the mean over the standard deviation of the differences within pairs, turned so that "
+        "right is better; line: 95 % interval under normal differences. Triangles: beyond the axis. No mark: all "
+        "differences are equal, or times are censored"
     ),
     "superiority": (
-        "Share of pairs in which the variant is better than the baseline, ties counted half; line: 95 % Wilson interval"
+        "Points: the share of pairs in which the variant is better than the baseline, ties counted half; lines: its "
+        "95 % Wilson interval"
     ),
 }
 
@@ -93,18 +94,23 @@ def comparison_figure(
     baseline: str,
     effect: str = "d_z",
     metrics: Mapping[str, str] | None = None,
+    pairs: str = "one per seed",
 ) -> Figure:
-    """The forest plot with a caption that says what its marks mean."""
+    """The forest plot with a caption that says what its marks mean; ``pairs`` says what a pair is."""
     chart = forest(comparison, title, effect, metrics)
     counts = sorted(set(_shown(comparison, effect, metrics)["n"].to_list()))
     n = f"N = {counts[0]}" if len(counts) == 1 else f"N = {counts[0]} to {counts[-1]}"
-    return Figure(name, chart, f"{_MEANINGS[effect]}. {n} pairs with {baseline}, one per seed.")
+    return Figure(name, chart, f"{title}, {n} pairs with {baseline}, {pairs}. {_MEANINGS[effect]}.")
 
 
 def comparison_table(
-    name: str, comparison: pl.DataFrame, baseline: str, metrics: Mapping[str, str] | None = None
+    name: str,
+    comparison: pl.DataFrame,
+    baseline: str,
+    metrics: Mapping[str, str] | None = None,
+    pairs: str = "runs from the same seed",
 ) -> Table:
-    """One row per variant and metric; where there is one metric the caption names it."""
+    """One row per variant and metric; where there is one metric the caption names it; ``pairs`` says what a pair is."""
     header = ["", "pairs", "mean difference", "median", "d_z", "rank-biserial", "+ / − / =", "p", "p (Holm)"]
     rows = []
     named = _named(comparison, metrics)
@@ -124,12 +130,12 @@ def comparison_table(
         rows.append((label, [Cell(text) for text in cells]))
     caption = (
         (f"{capitalised(compared[0])}. " if len(compared) == 1 else "")
-        + f"Differences variant − {baseline} within pairs of runs from the same seed: mean with Student's 95 % "
-        "interval, and median. Effect sizes are positive where the "
-        "variant is better: d_z, mean over standard deviation of the differences, with its interval under normal "
-        "differences, and the matched rank-biserial correlation. + / − / =: pairs in which the variant is better, "
-        "worse, the same. p: two-sided sign-flip test of the differences (of times: of ranks), exact up to 12 pairs; "
-        f"Holm: corrected for {comparison['p'].drop_nulls().len()} comparisons. –: does not exist."
+        + f"Differences: variant − {baseline} within pairs of {pairs}, mean with Student's 95 % "
+        "interval, and median. Effect sizes are positive where the variant is better. d_z: mean over standard "
+        "deviation of the differences, with its interval under normal differences. Rank-biserial: the matched "
+        "rank-biserial correlation. + / − / =: pairs in which the variant is better, worse, the same. p: two-sided "
+        "sign-flip test of the differences (of times: of ranks), exact up to 12 pairs. Holm: corrected for "
+        f"{comparison['p'].drop_nulls().len()} comparisons. –: there is no such value."
     )
     return Table(name, header, rows, caption, named)
 
@@ -162,6 +168,40 @@ def comparison_notes(comparison: pl.DataFrame, metrics: Mapping[str, str] | None
             "2/2ⁿ is the smallest there is, before any correction."
         )
     return notes
+
+
+def comparison_sentence(
+    comparison: pl.DataFrame, baseline: str, metrics: Mapping[str, str], pairs: str, most: int = 4
+) -> str:
+    """Mean differences with their intervals, in how many pairs a variant is better, and p corrected, in a sentence.
+
+    Args:
+        comparison: as from :func:`shoal.analysis.compare`, of all that a page compares: its p values are corrected.
+        baseline: with which variants are compared.
+        metrics: names for the metrics, and which of them to tell.
+        pairs: what the runs of a pair share.
+        most: variants that are told; of more those with the smallest p.
+    """
+    named = _named(comparison, metrics).filter(pl.col("n") > 0)
+    clear = named.group_by("variant", maintain_order=True).agg(pl.col("p_holm").min(), pl.col("p").min())
+    told = set(clear.sort("p_holm", "p", nulls_last=True, maintain_order=True)["variant"].head(most))
+    parts: dict[str, list[str]] = {}
+    for row in named.filter(pl.col("variant").is_in(told)).rows(named=True):
+        corrected = "no test" if row["p_holm"] is None else f"corrected {p_value(row['p_holm'])}"
+        cut = f", cut off at step {number(row['horizon'])}," if row["n_censored"] else ""
+        mean = with_interval(row["mean_difference"], row["low"], row["high"])
+        told_of = f"{row['metric']}{cut} {mean} (better in {row['better']} of {row['n']}, {corrected})"
+        parts.setdefault(row["variant"], []).append(told_of)
+    clause = "; ".join(f"{variant}: {', '.join(texts)}" for variant, texts in parts.items())
+    left = len(clear) - len(parts)
+    more = f"; {counted(left, 'value')} more in the table" if left else ""
+    tests = len(comparison["p"].drop_nulls())
+    floor = min([1.0, *(tests * p for p in comparison["smallest_p"].drop_nulls())])
+    reach = f" With these pairs no corrected p below {number(floor, 2)} is within reach." if floor >= 0.05 else ""
+    return (
+        f"beside {baseline}, in pairs of the same {pairs}, mean differences [95 %]: {clause}{more}; sign-flip tests, "
+        f"corrected for {counted(tests, 'comparison')} (Holm).{reach}"
+    )
 
 
 def _named(comparison: pl.DataFrame, metrics: Mapping[str, str] | None) -> pl.DataFrame:

@@ -7,6 +7,7 @@ import polars as pl
 
 from shoal.errors import LabError, UserError
 from shoal.lab import Records
+from shoal.lab.record_labels import COLUMNS
 from shoal.measures import SPLITS, Measure, Measures
 from shoal.registry import KINDS, MODELS, short
 from shoal.report.quantities import OPEN, did_both, is_open, quantities_of, symbols_note
@@ -42,7 +43,8 @@ def per_run_table(records: Records, settings: Sequence[str], damaged: Collection
     lacking = [q.column for q in quantities_of(measures) if q.column not in frame.columns]  # all that have it damaged
     frame = frame.with_columns(pl.lit(None, pl.Float64).alias(name) for name in lacking)
     frame = _with_marks(frame, measures)
-    header = ["run", *settings, "state"]
+    called = [name for name in ("name", "tags") if name in frame.columns]
+    header = ["run", *called, *settings, "state"]
     for split in SPLITS:
         header += [shown.symbol_of(split), f"t_f({shown.symbol_of(split)})"]
     header += [measure.symbol_of("valid") for measure in others]
@@ -54,7 +56,8 @@ def per_run_table(records: Records, settings: Sequence[str], damaged: Collection
     for row in frame.iter_rows(named=True):
         state = "damaged" if row["run"] in damaged else row["state"]
         state = state if state in ("done", "damaged") else f"{state} at step {row['step']:,}"
-        cells = [*(_setting(name, row[name]) for name in settings), state, *_best_cells(row, measures, others)]
+        said = [*(row[name] or NOTHING for name in called), *(_setting(name, row[name]) for name in settings)]
+        cells = [*said, state, *_best_cells(row, measures, others)]
         if unit:
             cells.append(_in_unit(row["valid_loss"], units.get(row["run"], {}).get(unit)))
         rows.append((row["run"], [Cell(text) for text in cells]))
@@ -64,7 +67,7 @@ def per_run_table(records: Records, settings: Sequence[str], damaged: Collection
         caption += f" Δt({shown.symbol}) {NOTHING}: {both} did not both reach {measures.learned:g}."
     if unit:
         caption += f" {unit}: {measures['loss'].symbol_of('valid')} in this unit. {' '.join(whole.beside())}"
-    return Table("runs", header, rows, caption, _numbers(frame, settings, measures, damaged))
+    return Table("runs", header, rows, caption, _numbers(frame, [*called, *settings], measures, damaged))
 
 
 def _best_cells(row: Mapping[str, Any], measures: Measures, others: Sequence[Measure]) -> list[str]:
@@ -134,7 +137,7 @@ def varying_settings(records: Records) -> list[str]:
     """``model``, ``seed`` and the settings in which runs of one model and task differ, seeds set apart only where they
     are; and ``task``, where there are several."""
     frame = records.runs()
-    fixed = {"run", "state", "step", "task", "model", "seed", "q", "hidden_size"}
+    fixed = {"run", "state", "step", *COLUMNS, "task", "model", "seed", "q", "hidden_size"}
     fixed |= {name for name, parts in known_settings().items() if extra(parts[0], name)["operational"]}
     apart = {s for s in SEEDS if frame[s].equals(frame["seed"], check_names=False)}
     names = [name for name in frame.columns if name not in fixed | apart]
@@ -160,7 +163,7 @@ def shared_settings(records: Records) -> str:
     models = frame["model"].n_unique()
     told = []
     for name in frame.columns:
-        values = None if name in ("run", "state", "step", "seed", *SEEDS) else _of_models(frame, name)
+        values = None if name in ("run", "state", "step", *COLUMNS, "seed", *SEEDS) else _of_models(frame, name)
         if values and len(values) == models and len(set(values.values())) == 1:
             told.append(f"{name} {setting_text(next(iter(values.values())))}")
         elif values and name != "model":

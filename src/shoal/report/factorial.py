@@ -38,9 +38,9 @@ def variance_shares(decomposition: Decomposition, title: str) -> Chart:
 def factorial_figure(name: str, decomposition: Decomposition, title: str, what: str = "time to generalise") -> Figure:
     """The bars with a caption that says what they mean."""
     caption = (
-        f"Shares of the variance of the {_scaled(decomposition, what)} over {_design(decomposition)}: variance "
+        f"Shares of the variance of the {_scaled(decomposition, what)} over {_design(decomposition)}. Bars: variance "
         "components of a model with random effects, negative ones counted as 0. Lines: 95 % intervals (generalised "
-        "pivotal quantities, normal effects, ends moved into 0 to 1); they are wide where a factor has few levels."
+        "pivotal quantities, normal effects, ends moved into 0 to 1), wide where a factor has few levels."
     )
     return Figure(name, variance_shares(decomposition, title), caption)
 
@@ -62,11 +62,12 @@ def factorial_table(name: str, decomposition: Decomposition, what: str = "time t
         rows.append((label, [Cell(text) for text in cells]))
     caption = (
         f"Variance of the {_scaled(decomposition, what)} over {_design(decomposition)}. Share: of the sum of squares, "
-        "in parentheses what it would be if no source mattered more than another; component: variance by the expected "
-        "mean squares of random effects, as estimated, negative ones too; share of components: with negative ones as "
-        "0, and its 95 % interval. F and p: of the test that the component is 0, by mean squares that would then be "
-        "expected to be equal (exact where one factor is outside, else with Satterthwaite's degrees of freedom); "
-        f"Holm: corrected for {decomposition.tests} tests, all of this kind here. –: the remainder has no test."
+        "and in parentheses what it would be if no source mattered more than another. Component: variance by the "
+        "expected mean squares of random effects, as estimated, negative ones too. Share of components: with negative "
+        "ones as 0, and its 95 % interval. F and p: of the test that the component is 0, by mean squares that would "
+        "then be expected to be equal (exact where one factor is outside, else with Satterthwaite's degrees of "
+        f"freedom). Holm: corrected for {decomposition.tests} tests, all of this kind here. –: the remainder has no "
+        "test."
     )
     return Table(name, header, rows, caption, _cleared(decomposition))
 

@@ -30,6 +30,9 @@ FONT = '"Liberation Sans", Arial, Helvetica, sans-serif'
 # What it has no signs for: in figures they would be borrowed from another typeface.
 _SUBSTITUTES = {**{ord(sub): str(digit) for digit, sub in enumerate("₀₁₂₃₄₅₆₇₈₉")}, ord("‖"): "|", ord("∝"): "~"}
 
+STEPS_NOTE = "Across: the training step, on a logarithmic axis from step 1."
+BAND_NOTE = "Shaded: mean ± one population standard deviation, no farther than the lowest and the highest run."
+
 Chart = alt.LayerChart | alt.FacetChart | alt.ConcatChart
 
 # d3 gives all ticks of an axis one prefix, and writes 0 with it
@@ -105,12 +108,13 @@ def lines_note(runs: int, seeds: str = "") -> str:
     """What the lines of :func:`learning_curves` and their shade are, ``seeds`` said besides."""
     if runs > MOST_LINES:
         return (
-            f"N = {runs:,} runs{seeds}, too many to tell apart as lines: lightly shaded the middle 90 % at each step, "
-            f"darker the middle half; thick: their mean, as far as all of them go. {GAP_NOTE}"
+            f"{STEPS_NOTE} N = {runs:,} runs{seeds}, too many to tell apart as lines. Lightly shaded: the middle 90 % "
+            "of the runs at each step. Darker: the middle half. Thick lines: the mean over the runs, up to the step "
+            f"at which the first of them ends. {GAP_NOTE}"
         )
     return (
-        f"Thin lines: each of N = {runs} runs{seeds}; thick: their mean, as far as all of them go; shaded: mean ± one "
-        f"population standard deviation, kept inside what the runs took. {GAP_NOTE}"
+        f"{STEPS_NOTE} Thin lines: single runs, N = {runs}{seeds}. Thick lines: the mean over the runs, up to the "
+        f"step at which the first of them ends. {BAND_NOTE} {GAP_NOTE}"
     )
 
 

@@ -10,8 +10,8 @@ import polars as pl
 
 WIDE = 1.15  # ratio of two steps evaluated one after the other from which the eye takes what is between for a course
 GAP_NOTE = (
-    "Dots: evaluations with a wide gap beside them; what happened between two of them was not measured, and only pale "
-    "lines and shades go on."
+    "Dots: evaluations with a wide gap beside them; nothing was measured between two of them, and only a pale line or "
+    "shade joins them."
 )
 
 

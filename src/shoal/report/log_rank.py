@@ -85,10 +85,10 @@ def _sentence(
 
 
 def _meaning(test: LogRankTest) -> str:
-    """What share the p value is."""
+    """Exchanges among which the p value is a share."""
     which = "all" if test.exact else f"{DRAWS:,} random"
     where = f"runs of the same {listed(test.blocks)}" if test.blocks else "runs"
-    return f"the share of {which} exchanges of groups among {where} that give at least this χ²"
+    return f"{which} exchanges of groups among {where}"
 
 
 def _sizes(labelled: pl.DataFrame) -> str:

@@ -2,6 +2,7 @@
 
 import html
 import json
+import re
 from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
 from importlib import resources
@@ -10,7 +11,9 @@ from typing import TYPE_CHECKING
 
 from shoal.errors import UserError
 from shoal.lab.files import write
+from shoal.report.glossary import Linker, Term
 from shoal.report.markdown import to_markdown
+from shoal.report.reading import Place, Reading, Shared, places_in_words, reading
 from shoal.report.table import Table, with_subscripts
 
 if TYPE_CHECKING:
@@ -19,17 +22,35 @@ if TYPE_CHECKING:
 FIGURE_FILES = ("pdf", "svg", "png")
 TABLE_FILES = ("csv", "md", "tex")
 _ADDRESSES = 66 * 2**30  # bytes: what the address space of a process grows by at its first figure, and a little
+_ADDRESS = re.compile(r"https?://[^\s<>&\"]+[^\s<>&\".,;:)]")
+_HOVER = (
+    "Point at a curve, or tap it, to see its values. With the keyboard, Tab goes to a chart and the arrow keys from "
+    "point to point. "
+)
+_TERMS = (
+    "A word underlined with dots is explained where you point at it, tap it or reach it with Tab, and in the "
+    '<a href="#glossary">glossary</a>.'
+)
 _EXPORTS = "window.vegaEmbed = vegaEmbed;"  # what the page's own script uses of the bundle
 
 
 @dataclass(frozen=True)
 class Section:
-    """A heading with paragraphs, figures and tables, in this order."""
+    """A heading with paragraphs, figures and tables, in this order.
+
+    Attributes:
+        title: the heading.
+        paragraphs: before the figures.
+        figures: before the tables.
+        tables: at the end.
+        about: what one sees there, in a sentence or two, for the list of sections at the top of the page.
+    """
 
     title: str
     paragraphs: Sequence[str] = ()
     figures: "Sequence[Figure]" = ()
     tables: Sequence[Table] = ()
+    about: str = ""
 
 
 @dataclass(frozen=True)
@@ -128,33 +149,25 @@ def _page(report: Report, has_files: bool = True) -> str:
 
     from shoal.report.figures import FONT
 
-    template = resources.files("shoal.report").joinpath("page.html").read_text(encoding="utf-8")
-    body, charts = "", {}
-    figures = tables = 0
-    for section in report.sections:
-        body += f"<section>\n<h2>{with_subscripts(section.title)}</h2>\n"
-        body += "".join(f"<p>{with_subscripts(paragraph)}</p>\n" for paragraph in section.paragraphs)
-        if section.figures:
-            body += '<div class="figures">\n'
-        for figure in section.figures:
-            figures += 1
-            charts[figure.name] = figure.spec
-            body += _figure(figure, figures, has_files)
-        if section.figures:
-            body += "</div>\n"
-        for table in section.tables:
-            tables += 1
-            body += _table(table, tables, has_files)
-        body += "</section>\n"
+    package = resources.files("shoal.report")
+    template, hover = (package.joinpath(name).read_text(encoding="utf-8") for name in ("page.html", "hover.js"))
+    guide, linked = reading(report), Linker(_dressed)
+    charts = {figure.name: figure.spec for section in report.sections for figure in section.figures}
     # nothing in it ends or begins an element
     data = json.dumps(charts, separators=(",", ":")).replace("<", "\\u003c")
     values = {
         "FONT": FONT,
         "TITLE": html.escape(report.title),
-        "LEAD": with_subscripts(report.lead),
-        "ANSWERS": _list(report.answers),
-        "BODY": body,
+        "LEAD": linked(report.lead),
+        "ANSWERS": _list(report.answers, linked),
+        "START": _start(report, guide, linked),
+        "BODY": "".join(
+            _section(section, number, places, guide, linked, has_files)
+            for number, (section, places) in enumerate(zip(report.sections, guide.sections, strict=True), 1)
+        ),
+        "GLOSSARY": _glossary(linked.used),
         "CHARTS": data,
+        "HOVER": hover,
         "VEGA": vl_convert.javascript_bundle(_EXPORTS) if charts else "",
     }
     for name, value in values.items():
@@ -162,26 +175,96 @@ def _page(report: Report, has_files: bool = True) -> str:
     return template
 
 
-def _list(texts: Sequence[str]) -> str:
-    items = "".join(f"<li>{with_subscripts(text)}</li>\n" for text in texts)
+def _dressed(text: str) -> str:
+    """HTML with subscripts, and with addresses as links."""
+    return _ADDRESS.sub(r'<a href="\g<0>">\g<0></a>', with_subscripts(text))
+
+
+def _list(texts: Sequence[str], linked: Linker) -> str:
+    items = "".join(f"<li>{linked(text)}</li>\n" for text in texts)
     return f'<ul class="answers">\n{items}</ul>\n' if texts else ""
 
 
-def _figure(figure: "Figure", number: int, has_files: bool) -> str:
+def _start(report: Report, guide: Reading, linked: Linker) -> str:
+    """List of the sections with a line about each, and the sentences that captions of several sections share."""
+    out = ""
+    if len(report.sections) > 1:
+        items = []
+        sections = zip(report.sections, guide.sections, guide.abouts, strict=True)
+        for number, (section, places, seen) in enumerate(sections, 1):
+            shown = f" ({places_in_words(places)})" if places else ""
+            about = f": {linked(seen)}" if seen else ""
+            items.append(f'<li><a href="#section-{number}">{with_subscripts(section.title)}</a>{shown}{about}</li>\n')
+        out += f'<nav>\n<h2>On this page</h2>\n<ul class="contents">\n{"".join(items)}</ul>\n</nav>\n'
+    has_figures = any(section.figures for section in report.sections)
+    if not guide.shared and not has_figures:
+        return out
+    linked.begin_section()
+    out += (
+        f'<section id="how-to-read">\n<h2>How to read this page</h2>\n<p>{_HOVER if has_figures else ""}{_TERMS}</p>\n'
+    )
+    return f"{out}{_shared_sentences(guide.of_several, guide, linked)}</section>\n"
+
+
+def _shared_sentences(several: Sequence[Shared], guide: Reading, linked: Linker, before: str = "") -> str:
+    """Sentences that captions share, under the numbers of their figures and tables with ``before`` before these."""
+    out = ""
+    for shared in several:
+        items = "".join(f"<li>{linked(sentence)}</li>\n" for sentence in shared.sentences)
+        number = guide.shared.index(shared) + 1
+        out += f'<h3 id="read-{number}">{before}{places_in_words(shared.places)}</h3>\n<ul>\n{items}</ul>\n'
+    return f'<div class="reading">\n{out}</div>\n' if out else ""
+
+
+def _section(
+    section: Section, number: int, places: Sequence[Place], guide: Reading, linked: Linker, has_files: bool
+) -> str:
+    linked.begin_section()
+    out = f'<section id="section-{number}">\n<h2>{with_subscripts(section.title)}</h2>\n'
+    out += "".join(f"<p>{linked(paragraph)}</p>\n" for paragraph in section.paragraphs)
+    out += _shared_sentences(guide.of_section(places), guide, linked, "How to read ")
+    if section.figures:
+        figures = (
+            _figure(figure, place, guide, linked, has_files)
+            for figure, place in zip(section.figures, places, strict=False)
+        )
+        out += f'<div class="figures">\n{"".join(figures)}</div>\n'
+    for table, place in zip(section.tables, places[len(section.figures) :], strict=True):
+        out += _table(table, place, guide, linked, has_files)
+    return f"{out}</section>\n"
+
+
+def _figure(figure: "Figure", place: Place, guide: Reading, linked: Linker, has_files: bool) -> str:
     files = _links("figures", figure.name, FIGURE_FILES) if has_files else ""
-    caption = f"<b>Figure {number}.</b> {with_subscripts(figure.caption)} {files}"
-    chart = f'<div class="chart" id="{figure.name}" role="img" aria-label="{html.escape(figure.alt)}"></div>'
-    return f"<figure>\n{chart}\n<figcaption>{caption}</figcaption>\n</figure>\n"
+    named = f'role="img" aria-label="{html.escape(figure.alt)}" tabindex="0"'  # arrows go through its values
+    chart = f'<div class="chart" id="{figure.name}" {named}></div>'
+    return f"<figure>\n{chart}\n{_caption(place, guide, linked, files)}\n</figure>\n"
 
 
-def _table(table: Table, number: int, has_files: bool) -> str:
+def _table(table: Table, place: Place, guide: Reading, linked: Linker, has_files: bool) -> str:
     files = _links("tables", table.name, TABLE_FILES) if has_files else ""
-    caption = f"<b>Table {number}.</b> {with_subscripts(table.caption)} {files}"
-    named = f'role="region" tabindex="0" aria-label="{html.escape(f"Table {number}")}"'  # to be scrolled by keyboard
-    body = f'<div class="scroll" {named}>{table.to_html()}</div>\n<figcaption>{caption}</figcaption>'
+    named = f'role="region" tabindex="0" aria-label="{place}"'  # to be scrolled by keyboard
+    body = f'<div class="scroll" {named}>{table.to_html(linked)}</div>\n{_caption(place, guide, linked, files)}'
     return f'<figure class="table">\n{body}\n</figure>\n'
+
+
+def _caption(place: Place, guide: Reading, linked: Linker, files: str) -> str:
+    group = next((number for number, shared in enumerate(guide.shared, 1) if place in shared.places), None)
+    how = "" if group is None else f' <a class="how" href="#read-{group}">how to read it</a>'
+    return f"<figcaption><b>{place}.</b> {linked(guide.captions[place])}{how} {files}</figcaption>"
 
 
 def _links(folder: str, name: str, kinds: Sequence[str]) -> str:
     links = " ".join(f'<a href="{folder}/{name}.{kind}">{kind}</a>' for kind in kinds)
     return f'<span class="files">{links}</span>'
+
+
+def _glossary(terms: Sequence[Term]) -> str:
+    """The terms that are linked, each with its meaning."""
+    if not terms:
+        return ""
+    entries = "".join(
+        f'<dt id="term-{term.key}">{with_subscripts(term.name)}</dt><dd>{_dressed(term.meaning)}</dd>\n'
+        for term in terms
+    )
+    return f'<section id="glossary">\n<h2>Glossary</h2>\n<dl>\n{entries}</dl>\n</section>\n'

@@ -2,11 +2,13 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import altair as alt
 import polars as pl
 
 from shoal.measures import EQUATIONS, Measures
+from shoal.report.along import along_numbers, in_places, marked_means
 from shoal.report.each_run import model_label
 from shoal.report.figures import STEPS_LABEL, Chart, log_steps, styled
 from shoal.report.gaps import broken, with_gaps
@@ -22,7 +24,6 @@ MOST_BANDS = 12  # curves; the bands of more hide each other
 _MOST_POINTS = 1_000  # of a panel; of more those at the same place are drawn once
 _CELLS = 150  # places along each axis of a panel: about its pixels
 _PANEL = {"width": 250, "height": 170}
-_SPACED = alt.Axis(format="~s", labelExpr=STEPS_LABEL, labelOverlap="greedy", labelSeparation=6)
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class Axis:
     column: str
     title: str
     log: int | None = None
-    names: tuple[tuple[str, str], ...] = ()
+    names: tuple[tuple[Any, str], ...] = ()
 
     @property
     def label(self) -> str:
@@ -48,7 +49,7 @@ class Axis:
 
 
 MODEL = Axis("model", "model", names=tuple((name, model_label(name)) for name in ("lstm", "gpt")))
-MODELS = dict(MODEL.names)  # those of the practical, whose questions the studies ask
+MODELS: dict[str, str] = dict(MODEL.names)  # those of the practical, whose questions the studies ask
 
 
 CURVES, BEST = panels_of(EQUATIONS), best_panels_of(EQUATIONS)
@@ -129,13 +130,11 @@ def summary_panels(
         panels: the quantities, one panel each.
         columns: panels side by side.
     """
-    values = sorted(extrema[x.column].unique().to_list())
-    scale = alt.Scale(zero=False, nice=False, padding=12)
-    if x.log is not None:
-        scale = alt.Scale(type="log", base=x.log, nice=False, padding=12)
-    # with its digits said: left alone, 0.25 and 0.75 are rounded to what tells ticks apart
-    ticks = alt.Axis(values=values, format=".4~g") if len(values) <= 10 and x.log != 10 else _SPACED
-    along = alt.X(f"{x.column}:Q", title=x.title, scale=scale, axis=ticks)
+    asked = x
+    if x.names:
+        extrema, x, along = in_places(extrema, x, colour)
+    else:
+        along = along_numbers(sorted(extrema[x.column].unique().to_list()), x)
     charts, told, size = [], [], {"width": 170, "height": 150}
     for panel in panels:
         kept = _finite(extrema, panel)
@@ -145,8 +144,8 @@ def summary_panels(
         charts.append(_summary_panel(_timed(kept, panel), x, colour, panel, along).properties(**size))
         timed = _timed(kept, panel)
         known = timed.filter("settled") if "settled" in timed.columns else timed  # what is drawn hollow is no value
-        ends = known.group_by(x.column).agg(pl.col(panel.column).mean()).sort(x.column)
-        told.append(f"{panel.title} {_ends_in_words(ends, x, panel.column) if len(ends) else 'never'}")
+        ends = known.group_by(asked.column).agg(pl.col(panel.column).mean()).sort(asked.column)
+        told.append(f"{panel.title} {_ends_in_words(ends, asked, panel.column) if len(ends) else 'never'}")
     alternative = f"{title}. Means over all runs at the ends of the axis: {'; '.join(told)}."
     return styled(alt.concat(*charts, columns=columns, title=title), alternative)
 
@@ -171,7 +170,7 @@ def _summary_panel(runs: pl.DataFrame, x: Axis, colour: Axis, panel: Panel, alon
         alt.Chart(whole)
         .mark_rule(strokeWidth=1.2, strokeOpacity=0.7)
         .encode(along, _y(panel, "low"), alt.Y2("high"), paint),
-        alt.Chart(means).mark_line(strokeWidth=1.6).encode(along, _y(panel, "mean"), paint, alt.Detail("shade:N")),
+        marked_means(means, is_joined=not x.names).encode(along, _y(panel, "mean"), paint, alt.Detail("shade:N")),
         alt.Chart(points.filter(~pl.col("settled")).select(shown))
         .mark_point(size=18, strokeWidth=1.2, opacity=1, strokeOpacity=0.7)
         .encode(along, _y(panel, column), paint),
@@ -245,20 +244,23 @@ def times_note(measures: Measures) -> str:
     without = "" if measures.generalised is None else f"did not get there ({measures.learned_on('or')}) or "
     which = "" if measures.generalised is None else ", which is no time to memorise or to generalise"
     return (
-        f"Hollow: t_f of a run that {without}was best at its last evaluation{which}; means of t_f stand where all runs "
-        "have one. Pale bars: from the evaluation before."
+        f"Hollow points: t_f of a run that {without}was best at its last evaluation{which}. A mean of t_f stands where "
+        "all runs have one. Pale bars: back to the evaluation before, after which it happened."
     )
 
 
 TIMES_NOTE = times_note(EQUATIONS)
 
 
-def band_note(runs: str, curves: int = 0) -> str:
+def band_note(runs: str, curves: int = 0, over: str = "seeds") -> str:
     """What lines, points and bands of these figures mean; ``runs`` is how many are behind each value, ``curves`` how
-    many means a panel has."""
+    many means a panel has, ``over`` in what these runs differ."""
     if curves > MOST_BANDS:
-        return f"Mean over {runs} runs (seeds), without bands, which of {curves} curves would hide each other."
-    return f"Mean over {runs} runs (seeds) ± one population standard deviation, kept inside what the runs took."
+        return f"Lines: mean over {runs} runs ({over}), without bands, which of {curves} curves would hide each other."
+    return (
+        f"Lines: mean over {runs} runs ({over}), ± one population standard deviation, no farther than the lowest and "
+        "the highest run."
+    )
 
 
 def _ends_in_words(frame: pl.DataFrame, axis: Axis, column: str, most: int = 4) -> str:

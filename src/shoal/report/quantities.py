@@ -112,10 +112,10 @@ def symbols_note(measures: Measures) -> str:
         likewise = f", and {listed([f'Δt({measure.symbol})' for measure in others])} likewise" if others else ""
         told.append(
             f"Δt({first.symbol}) = t_f({valid}) − t_f({train}){likewise}, the delay between memorising and "
-            "generalising, told only where every run did both"
+            "generalising, given only where every run did both"
         )
     return (
-        f"{'; '.join(told)}. {steps_note(measures)} {OPEN}: of some run the best value is the last evaluated, and "
+        f"{'. '.join(told)}. {steps_note(measures)} {OPEN}: the best value of some run is its last evaluation, and "
         "might have become better still."
     )
 

@@ -53,8 +53,12 @@ def report_runs(records: Records, command: str, notes: Sequence[str] = ()) -> Re
         lead=f"{counted(len(records), 'run')} in {counted(n, 'setting')}.",
         answers=[*lacking, *more, *notes],
         sections=[
-            Section("Learning curves", figures=figures),
-            Section(title, tables=[table]),
+            Section(
+                "Learning curves",
+                figures=figures,
+                about="what each setting's runs measured on both splits while they trained.",
+            ),
+            Section(title, tables=[table], about="the best values of each setting, and when they were first reached."),
             provenance(records, command),
         ],
     )
@@ -63,8 +67,8 @@ def report_runs(records: Records, command: str, notes: Sequence[str] = ()) -> Re
 def _curves(name: str, curves: pl.DataFrame, measure: Measure, setting: str, measures: Measures) -> Figure:
     """Of one setting one measure on both splits."""
     caption = (
-        f"{capitalised(measure.words)} of {setting} on the training and the validation {measures.things} against the "
-        f"training step (logarithmic, from step 1). {lines_note(curves['run'].n_unique())}"
+        f"{capitalised(measure.words)} of {setting} on the training and the validation {measures.things}. "
+        f"{lines_note(curves['run'].n_unique())}"
     )
     return Figure(name, learning_curves(curves, measure.name, setting, measures), caption)
 

@@ -53,13 +53,18 @@ def report_scaling(
     warnings = [f"Warning: {warning}." for warning in (*source["doubts"], *fit.warnings)]
     said = [*(f"{said}." for said in source["left_out"]), *warnings]
     sections = [
-        Section("The law", said, tables=[estimates_table(fit, resamples)]),
-        Section("Fit", figures=[figures.loss_against_parameters(fit), figures.residuals(fit)]),
+        Section("The law", said, tables=[estimates_table(fit, resamples)], about="what was fitted, with intervals."),
+        Section(
+            "Fit",
+            figures=[figures.loss_against_parameters(fit), figures.residuals(fit)],
+            about="how closely the law follows the runs; what it leaves should scatter without a pattern.",
+        ),
         Section(
             "Best use of a budget",
             [] if best_use else [no_best],
             figures=[best_use] if best_use else [],
             tables=[optimum_table(fit.chosen, budgets, largest, resamples)],
+            about="how many parameters and tokens a budget of compute is best divided into.",
         ),
     ]
     if models:

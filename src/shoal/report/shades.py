@@ -1,5 +1,6 @@
 """Colours of a setting: names in Okabe and Ito's, numbers along a bar that says their values."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import altair as alt
@@ -25,7 +26,7 @@ def painted(frame: pl.DataFrame, axis: "Axis") -> pl.DataFrame:
     value = pl.col(axis.column)
     if axis.names:
         shaded = frame.with_columns(value.replace_strict(dict(axis.names), default=value).alias("shade"))
-        colours: dict[Any, str] = {name: COLOURS[i] for i, (_, name) in enumerate(axis.names)}
+        colours: dict[Any, str] = _of_names([name for _, name in axis.names])
     else:
         shaded = frame.with_columns(
             (value if axis.log is None else value.log(axis.log)).cast(pl.Float64).alias("shade")
@@ -40,9 +41,9 @@ def colour(axis: "Axis", frame: pl.DataFrame) -> alt.Color:
     """The colour of lines, with its legend; ``frame`` holds every value that is shown."""
     if axis.names:
         domain = [name for key, name in axis.names if key in set(frame[axis.column])]
-        named = [name for _, name in axis.names]
-        legend = alt.Legend(orient="top", symbolType="stroke", symbolOpacity=1)
-        colours = [COLOURS[named.index(name)] for name in domain]
+        legend = alt.Legend(orient="top", symbolType="stroke", symbolOpacity=1, columns=4, labelLimit=240)
+        named = _of_names([name for _, name in axis.names])
+        colours = [named[name] for name in domain]
         return alt.Color("shade:N", title=None, scale=alt.Scale(domain=domain, range=colours), legend=legend)
     values = sorted(painted(frame, axis)["shade"].unique().to_list())
     shown = values if len(values) <= _MOST_NAMED else alt.Undefined
@@ -50,6 +51,14 @@ def colour(axis: "Axis", frame: pl.DataFrame) -> alt.Color:
     legend = alt.Legend(orient="right", type="gradient", gradientLength=150, values=shown, labelExpr=label)
     scale = alt.Scale(range=_SHADES, domain=[values[0], values[-1]], interpolate="rgb")
     return alt.Color("shade:Q", title=axis.title, scale=scale, legend=legend)
+
+
+def _of_names(names: Sequence[str]) -> dict[str, str]:
+    """The colour of each name: Okabe and Ito's seven, of more names evenly spaced shades of the bar."""
+    if len(names) <= len(COLOURS):
+        return dict(zip(names, COLOURS, strict=False))
+    shades = _along_the_bar(pl.Series(range(len(names)), dtype=pl.Float64))
+    return {name: shades[float(place)] for place, name in enumerate(names)}
 
 
 def _raised(base: int) -> str:

@@ -163,7 +163,8 @@ def provenance(records: Records, command: str) -> Section:
         *certified,
     ]
     runs = per_run_table(records, varying_settings(records))
-    return Section("How this was made", paragraphs, tables=[runs, *certificate_table])
+    about = "the command, all settings, every run, and what training runs together changed."
+    return Section("How this was made", paragraphs, tables=[runs, *certificate_table], about=about)
 
 
 def _environment(session: Mapping[str, Any]) -> str:

@@ -25,10 +25,11 @@ _COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#
 _DASHES = [[1, 0], [6, 3], [2, 2], [8, 3, 2, 3]]
 _MOST_BANDS = 4  # more of them hide each other
 _BAND = (
-    "Shaded: its 95 % interval at each step (Greenwood, log(−log) scale), which does not exist before the first run "
-    "has got there nor after the last has. "
+    "Shaded: the 95 % interval of the share at each step (Greenwood, log(−log) scale), which does not exist before the "
+    "first run has got there nor after the last has. "
 )
-_LOST = "×: where runs diverged; they never will, and the estimate follows them to the end without. "
+_GRID = "Steps are those of evaluations: what is first seen at one happened after the one before."
+_LOST = "×: where runs diverged; they never will get there, and count to the end as runs that have not. "
 
 
 def survival_curves(times: pl.DataFrame, by: str, title: str, log_x: bool = False) -> Chart:
@@ -48,7 +49,7 @@ def survival_curves(times: pl.DataFrame, by: str, title: str, log_x: bool = Fals
     first, last = _span(times, log_x)
     curves = _shares(kaplan_meier(labelled, "label"), first, last)
     x = alt.X("step:Q", title="training step", scale=_x_scale(first, last, log_x), axis=_x_axis(first, last, log_x))
-    scale, title_y = alt.Scale(domain=[0, 1]), "share of runs that has generalised"
+    scale, title_y = alt.Scale(domain=[0, 1]), "share of runs that got there"
     y = alt.Y("share:Q", title=title_y, scale=scale)
     colour = alt.Color("label:N", title=by, sort=labels, scale=_colours(labels, times.schema[by]), legend=_legend())
     dash = alt.StrokeDash("label:N", title=by, sort=labels, scale=_dashes(labels))
@@ -88,10 +89,10 @@ def survival_figure(
     summary = survival_summary(labelled, "label")
     sizes = listed([f"{row['label']}: N = {row['N']}" for row in summary.rows(named=True)])
     caption = (
-        f"Share of runs that has reached {reached} against the training step"
-        f"{' (logarithmic)' if log_x else ''}, by {by} ({sizes}): one minus the estimate of Kaplan and Meier. "
-        f"{_BAND if len(labels) <= _MOST_BANDS else ''}Ticks: where runs that did not were last seen (censored). "
-        f"{_LOST if summary['diverged'].sum() else ''}Steps lie on the grid of evaluations."
+        f"{title} ({reached}), by {by}: {sizes}. Lines: the share of runs that has got there by each training "
+        f"step{' (logarithmic axis)' if log_x else ''}, one minus the estimate of Kaplan and Meier. "
+        f"{_BAND if len(labels) <= _MOST_BANDS else ''}Ticks: the last evaluation of runs that did not get there "
+        f"(censored). {_LOST if summary['diverged'].sum() else ''}{_GRID}"
     )
     return Figure(name, survival_curves(times, by, title, log_x), caption)
 
@@ -105,10 +106,48 @@ def survival_table(name: str, times: pl.DataFrame, by: str, reached: str = REACH
     unfinished = ["unfinished"] if summary["unfinished"].sum() else []
     counts = ["N", "generalised", *fell_back, "censored", "diverged", *unfinished]
     up_to = f" up to {number(summary['horizon'][0])}" if summary["restricted"][0] else ""
-    header = [by, *(count.replace("_", " ") for count in counts), "rate", "median step", f"mean step{up_to}"]
+    header = [
+        by,
+        *("got there" if c == "generalised" else c.replace("_", " ") for c in counts),
+        "rate",
+        "median step",
+        f"mean step{up_to}",
+    ]
     body = [(label, [Cell(text) for text in _cells(rows[label], counts)]) for label in labels]
     caption = f"Runs that reached {reached}. {_counted(summary)}{_estimated(summary)}"
     return Table(name, header, body, caption, summary.rename({"label": by}))
+
+
+def rates_sentence(times: pl.DataFrame, by: str, most: int = 6) -> str:
+    """Rates of the runs of each group that got there, with Wilson's intervals, and their median steps.
+
+    Args:
+        times: as for :func:`survival_table`.
+        by: the setting that tells groups apart.
+        most: groups that are told one by one; of more the first and the last.
+    """
+    labelled, labels = labelled_times(times, by)
+    rows = {row["label"]: row for row in survival_summary(labelled, "label").rows(named=True)}
+    if not labelled["observed"].any() and not sum(row["unfinished"] for row in rows.values()):
+        sizes = sorted({row["N"] for row in rows.values()})
+        each = f"{sizes[0]}" if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]}"
+        high = number(max(row["rate_high"] for row in rows.values()), 2)
+        return (
+            f"reached by none of {len(labelled)} runs, 0 of {each} at each of {len(labels)} values of {by}; rates 0 "
+            f"with 95 % Wilson intervals up to {high}."
+        )
+    told = labels if len(labels) <= most else [labels[0], labels[-1]]
+    parts = []
+    for row in (rows[label] for label in told):
+        rate = "" if row["rate"] is None else f"rate {with_interval(row['rate'], row['rate_low'], row['rate_high'], 2)}"
+        median = with_interval(row["median"], row["median_low"], row["median_high"])
+        still = f"{row['unfinished']} still in training" if row["unfinished"] else ""
+        step = "" if row["median"] is None else f"median step {median}"
+        more = ", ".join(text for text in (rate, still, step) if text)
+        at = f"{by} {row['label']}" if row["label"] == told[0] else row["label"]
+        parts.append(f"{row['generalised']} of {row['N']} at {at} ({more})")
+    between = "" if len(told) == len(labels) else f" (the ends of {len(labels)} values of {by})"
+    return f"reached by {'; '.join(parts)}{between}; rates with 95 % Wilson intervals."
 
 
 def _counted(summary: pl.DataFrame) -> str:
@@ -118,10 +157,10 @@ def _counted(summary: pl.DataFrame) -> str:
     fell_back = "Fell back: got there, and were on the wrong side again at a later evaluation. "
     return (
         ("" if summary["fell_back"].null_count() else fell_back)
-        + "Censored: ended without having got there; diverged: its loss was no longer finite before that"
-        + ("; unfinished: still in training, censored where it stands. " if unfinished else ". ")
+        + "Censored: ended without having got there. Diverged: its loss was no longer finite before that. "
+        + ("Unfinished: still in training, censored where it stands. " if unfinished else "")
         + (lost if diverged else "")
-        + "Rate: generalised / N with its 95 % Wilson interval, every other run counted as not having got there"
+        + "Rate: got there / N with its 95 % Wilson interval; every other run counts as not having got there"
         + ("; none where runs are unfinished. " if unfinished else ". ")
     )
 
@@ -152,7 +191,7 @@ def _estimated(summary: pl.DataFrame) -> str:
         parts.append("; fewer than 3 runs have no interval of it")
     if not all(map(_tells, summary.rows(named=True))):
         parts.append(f". No mean of a group half of which, or every run, got there after {horizon} steps alone")
-    return "".join(parts) + ". –: not reached, or no such end. Steps lie on the grid of evaluations."
+    return "".join(parts) + f". –: not reached, or no such end of an interval. {_GRID}"
 
 
 def _tells(row: dict[str, Any]) -> bool:

@@ -4,7 +4,7 @@ import csv
 import html
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import polars as pl
@@ -72,12 +72,19 @@ class Table:
         """For pdflatex, see :mod:`shoal.report.latex`."""
         return to_latex(self)
 
-    def to_html(self) -> str:
-        """A ``table`` element, the best in bold; columns with a sentence are set as text, the others as numbers."""
+    def to_html(self, titled: Callable[[str], str] | None = None) -> str:
+        """A ``table`` element, the best in bold; columns with a sentence are set as text, the others as numbers.
+
+        Args:
+            titled: makes HTML of the name of a column; as of a cell when not given.
+        """
         grid = [[Cell(name) for name in self.header], *([Cell(label), *cells] for label, cells in self.rows)]
         wordy = [any(len(cell.text) > _SENTENCE for cell in column[1:]) for column in zip(*grid, strict=True)]
         head, *body = [
-            [_element("th" if not (i and j) else "td", cell, wordy[j]) for j, cell in enumerate(row)]
+            [
+                _element("th" if not (i and j) else "td", cell, wordy[j], _html if i else titled)
+                for j, cell in enumerate(row)
+            ]
             for i, row in enumerate(grid)
         ]
         rows = "".join(f"<tr>{''.join(row)}</tr>\n" for row in body)
@@ -98,8 +105,9 @@ def with_subscripts(text: str) -> str:
     return _html(text)
 
 
-def _element(tag: str, cell: Cell, wordy: bool) -> str:
-    text = f"<b>{_html(cell.text)}</b>" if cell.best else _html(cell.text)
+def _element(tag: str, cell: Cell, wordy: bool, dressed: Callable[[str], str] | None) -> str:
+    text = (dressed or _html)(cell.text)
+    text = f"<b>{text}</b>" if cell.best else text
     return f'<{tag} class="words">{text}</{tag}>' if wordy else f"<{tag}>{text}</{tag}>"
 
 

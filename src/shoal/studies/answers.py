@@ -27,12 +27,14 @@ class Case:
         frame: the runs with their extrema and settings.
         axis: the setting, or a quantity that is computed from settings.
         made_of: columns of the settings that such a quantity is computed from.
+        more: columns of settings that only parts from outside of shoal have.
     """
 
     name: str
     frame: pl.DataFrame
     axis: Axis
     made_of: tuple[str, ...] = ()
+    more: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,7 @@ def how_it_goes(cases: Sequence[Case], columns: Sequence[tuple[str, str]], name:
     """
     estimates, labels = [], []
     for case in cases:
-        unit, within = crossing(case.frame, case.axis.column, case.made_of)
+        unit, within = crossing(case.frame, case.axis.column, case.made_of, case.more)
         for column, symbol in columns:
             frame, log2 = with_logs(case.frame), case.axis.log is not None
             estimates.append(trend(frame, case.axis.column, column, unit, within, log2))
@@ -148,15 +150,15 @@ def _caption(estimates: Sequence[TrendEstimate], family: Family) -> str:
     unshared = any(one.blocks and not set(SEED_AXES) & set(one.names) for one in estimates)
     random = any(one.p is not None and not one.exact for one in estimates)
     return (
-        "Runs are compared that agree in their seed and in all other settings that vary, the columns named last. ρ: "
-        "rank correlation, the ranks taken within these groups of runs (of one group, Spearman's); p: of all "
-        "permutations of the values within the groups"
+        "How each quantity changes with each setting. Runs are compared that agree in their seed and in all other "
+        "settings that vary, the columns named last. ρ: rank correlation, the ranks taken within these groups of runs "
+        "(of one group, Spearman's). p: of all permutations of the values within the groups"
         + (f", or of {DRAWS:,} where there are too many" if random else "")
-        + f"; corrected: by Holm's method for {counted(family.tests, 'test')}, all tests of trends on this page; "
-        "slope: of least-squares lines with an intercept for each group, one slope within each seed, per doubling of a "
-        "setting on a logarithmic axis, else per unit, mean with Student's 95 % interval over seeds, which is not "
+        + f". Corrected: by Holm's method for {counted(family.tests, 'test')}, all tests of trends on this page. "
+        "Slope: of least-squares lines with an intercept for each group, one slope within each seed, per doubling of "
+        "a setting on a logarithmic axis, else per unit, mean with Student's 95 % interval over seeds, which is not "
         "corrected"
-        + ("; left out: runs with which no other run agrees in these columns" if alone else "")
-        + ("; where no seed is among them, too few runs share one" if unshared else "")
-        + "; –: all values are the same, or there is nothing to compare."
+        + (". Left out: runs with which no other run agrees in these columns" if alone else "")
+        + (". Where no seed is among them, too few runs share one" if unshared else "")
+        + ". –: all values are the same, or there is nothing to compare."
     )

@@ -76,9 +76,21 @@ def report(results: Results, form: Form) -> Report:
         QUESTION,
         [*answers(everywhere, alone, names, which), *knockout_answers(knocked, everywhere, names, spec.q or spec.p)],
         [
-            Section("Two training equations", figures=figures),
-            Section(f"Attention weights over all {which}", tables=tables),
-            Section("Attention knockout", tables=[knockout_table(knocked, names, which)]),
+            Section(
+                "Two training equations",
+                figures=figures,
+                about="a map for each head: a bright cell is a position (column) that a position (row) looks at.",
+            ),
+            Section(
+                f"Attention weights over all {which}",
+                tables=tables,
+                about="the same as means, so that two equations do not stand for all.",
+            ),
+            Section(
+                "Attention knockout",
+                tables=[knockout_table(knocked, names, which)],
+                about="the results that stay right when a position may not be looked at; not all that is seen matters.",
+            ),
         ],
         results,
         form,
@@ -214,8 +226,8 @@ def _figure(data: ArithmeticData, weights: torch.Tensor, row: int, seed: int) ->
     tokens = data.tokenizer.decode(data.rows(torch.tensor([row]))[0][0]).split()
     text = " ".join(tokens)
     caption = (
-        f"Attention weights of the GPT of seed {seed} for the training equation “{text}”: rows of the grid are layers, "
-        "columns heads; in each map a row is the query, a column the key it looks at, and every row sums to 1. Keys "
+        f"Attention weights of the GPT of seed {seed} for the training equation “{text}”. Rows of the grid are layers, "
+        "columns heads. In each map a row is the query, a column the key that it looks at; each row adds up to 1. Keys "
         "after the query cannot be seen and are left blank."
     )
     number = "-".join(token for token in tokens if token.isdigit())

@@ -19,7 +19,7 @@ from shoal.report.summary import show
 from shoal.report.words import counted, listed, number
 from shoal.studies.answers import Case, direction, how_it_goes
 from shoal.studies.base import Form, Grid
-from shoal.studies.parts import curves_figure, finished, summary_figure, times_sections
+from shoal.studies.parts import LEARNING, POINTS_NOTE, curves_figure, finished, summary_figure, times_sections
 from shoal.studies.power_laws import power_laws
 from shoal.studies.results import Results, number_of_runs, trained_equations
 from shoal.studies.settings import per_model
@@ -61,9 +61,20 @@ def report(results: Results, form: Form) -> Report:
         QUESTION,
         [*notes, *answers, *laws],
         [
-            Section("Learning curves", figures=curves),
-            Section("Under a share of the steps", figures=summaries, tables=[trends]),
-            Section("The best way to spend a budget", [_counting(spent), *notes], figures=frontiers, tables=tables),
+            Section("Learning curves", figures=curves, about=LEARNING),
+            Section(
+                "Under a share of the steps",
+                figures=summaries,
+                tables=[trends],
+                about="the best values of runs that had been stopped earlier, against the batch size.",
+            ),
+            Section(
+                "The best way to spend a budget",
+                [_counting(spent), *notes],
+                frontiers,
+                tables,
+                "which batch size and number of steps leave the lowest loss for the same compute.",
+            ),
             *times_sections(results, {"": BATCH}, form),
         ],
         results,
@@ -117,10 +128,10 @@ def _counting(spent: pl.DataFrame) -> str:
 def _frontier_figure(frame: pl.DataFrame, model: str) -> Figure:
     n = number_of_runs(frame, ["train_batch_size", "share"])
     caption = (
-        f"{MODELS[model]}: best L_val and A_val of runs that have spent a budget C = P·B·T (P fixed), one line per "
-        "batch size B, coloured by B (logarithmic), points at the shares α of the steps; black: the best (B, T) for "
-        f"each budget. Vertical lines of the grid are lines of equal compute. Mean over {n} runs (seeds). Both axes of "
-        "the loss are logarithmic."
+        f"{MODELS[model]}: best L_val and A_val of runs that have spent a budget C = P·B·T (P fixed). One line per "
+        "batch size B, coloured by B (logarithmic), points at the shares α of the steps. Black: the best (B, T) for "
+        f"each budget. Vertical lines of the grid are lines of equal compute. Mean over {n} runs (seeds). Both axes "
+        "of the loss are logarithmic."
     )
 
     def best(runs: pl.DataFrame, panel: Panel) -> pl.DataFrame:
@@ -136,8 +147,8 @@ def _iso_figure(of_model: Results, model: str) -> Figure:
     title = f"{MODELS[model]}: along lines of equal compute"
     n = number_of_runs(frame, ["train_batch_size", "compute"])
     caption = (
-        f"{title}: L_val and A_val against the batch size B where T = C / (P·B), one line per budget C, coloured by "
-        f"C (logarithmic). {band_note(n)} Points: runs."
+        f"{title}. L_val and A_val against the batch size B where T = C / (P·B), one line per budget C, coloured by C "
+        f"(logarithmic). {band_note(n)} {POINTS_NOTE}"
     )
     chart = summary_panels(frame, BATCH, BUDGET, title, VALIDATION, columns=2)
     return Figure(f"iso-compute-{model}", chart, caption)
@@ -165,9 +176,9 @@ def _best_table(frame: pl.DataFrame, model: str) -> Table:
     for symbol, _ in QUANTITIES.values():
         header += [*(f"{what} for {symbol}" for what in ("B", "T", "FLOP")), symbol]
     caption = (
-        f"{MODELS[model]}: for a budget C = P·B·T (parameter-sequences), the batch size B and number of steps T, of "
-        "those that spend no more, with the smallest mean L_val and with the largest mean A_val, and the FLOP these "
-        "take; mean ± population standard deviation over seeds."
+        f"{MODELS[model]}: the best use of each budget. Of a budget C = P·B·T (parameter-sequences) the batch size B "
+        "and the number of steps T, of those that spend no more, with the smallest mean L_val and with the largest "
+        "mean A_val, and the FLOP these take; mean ± population standard deviation over seeds."
     )
     numbers = pl.DataFrame(data).drop(QUANTITIES, strict=False)
     return Table(f"best-{model}", header, rows, caption, numbers)

@@ -10,9 +10,12 @@ from shoal.spec.known import known_settings
 from shoal.spec.training import SEEDS
 
 SEED_AXES = ("seed", *SEEDS)
+SOURCES = ("lab", "form")  # columns of runs of several labs, or of several forms of a study, beside each other
 
 
-def crossing(frame: pl.DataFrame, asked: str, made_of: Iterable[str] = ()) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def crossing(
+    frame: pl.DataFrame, asked: str, made_of: Iterable[str] = (), more: Iterable[str] = ()
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Seeds and other settings in which runs have to agree to be compared by the asked setting.
 
     Args:
@@ -20,8 +23,9 @@ def crossing(frame: pl.DataFrame, asked: str, made_of: Iterable[str] = ()) -> tu
         asked: column of the setting or quantity of interest.
         made_of: settings that a quantity is computed from: the number of parameters is made of depth and width, so that
             it could not vary with these held.
+        more: columns of further settings, which only parts from outside of shoal have.
     """
     columns = [asked, *made_of]
     seeds = crossed(frame, columns, SEED_AXES) or ("seed",)
-    settings = [name for name in (*KINDS, *known_settings()) if name not in SEED_AXES]
-    return seeds, crossed(frame, columns, settings)
+    known = dict.fromkeys((*SOURCES, *KINDS, *known_settings(), *more))
+    return seeds, crossed(frame, columns, [name for name in known if name not in SEED_AXES])

@@ -15,7 +15,15 @@ from shoal.report.panels import MODEL, MODELS, Axis
 from shoal.report.words import listed, number
 from shoal.studies.answers import Case
 from shoal.studies.base import Form, Grid
-from shoal.studies.parts import curves_figure, finished, summary_figure, summary_table, times_of, times_sections
+from shoal.studies.parts import (
+    LEARNING,
+    curves_figure,
+    finished,
+    summary_figure,
+    summary_table,
+    times_of,
+    times_sections,
+)
 from shoal.studies.power_laws import power_laws
 from shoal.studies.results import Results, trained_equations
 from shoal.studies.settings import per_model
@@ -54,8 +62,13 @@ def report(results: Results, form: Form) -> Report:
         QUESTION,
         [*scaling, *(line for model in results.models for line in _of_one(results.of(model=model), form)), *laws],
         [
-            Section("Learning curves", figures=curves),
-            Section("Against the share of training data", figures=[summary], tables=[t for t in tables if t]),
+            Section("Learning curves", figures=curves, about=LEARNING),
+            Section(
+                "Against the share of training data",
+                figures=[summary],
+                tables=[t for t in tables if t],
+                about="how the best values, and the steps they take, change as more equations train.",
+            ),
             *times_sections(results, {"": R_TRAIN}, form),
         ],
         results,

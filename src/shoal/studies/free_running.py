@@ -11,6 +11,7 @@ import polars as pl
 
 from shoal.report import Figure, Report, Section
 from shoal.report.each_run import model_label
+from shoal.report.figures import STEPS_NOTE
 from shoal.report.free_running import attention_maps, exact_by_group
 from shoal.report.panels import Axis, band_note, curve_panels
 from shoal.report.quantities import panels_of
@@ -66,7 +67,10 @@ def grids(
 def report(asked: Asked, results: Results, form: Form) -> Report:
     """Report with curves; exact match of free-running answers, in all and in groups; times; errors; attention maps."""
     curves = Section(
-        "Learning curves", figures=[_curves(asked, results)], tables=[times_table(times_of(results, form))]
+        "Learning curves",
+        figures=[_curves(asked, results)],
+        tables=[times_table(times_of(results, form))],
+        about="loss and shares right while training, with the right tokens before each scored one (teacher forcing).",
     )
     if not results.measured.get("runs"):
         note = f"Not measured yet: `shoal study run {asked.name}` lets the last models write when the runs are done."
@@ -80,11 +84,19 @@ def report(asked: Asked, results: Results, form: Form) -> Report:
             [],
             [],
             [exact_table(asked, scored, results), differences_table(asked, tests)],
+            f"the share of {asked.things} that were not trained on and that each model writes right on its own, to "
+            "the end.",
         ),
         *(_group(asked, name, frame) for name, frame in groups.items()),
         *_longer(asked, results),
         curves,
-        Section("Errors", [], [], [errors_table(asked, scored), examples_table(asked, scored)]),
+        Section(
+            "Errors",
+            [],
+            [],
+            [errors_table(asked, scored), examples_table(asked, scored)],
+            "kinds of error, how often each happened, and examples of them.",
+        ),
         _maps(asked, results),
     ]
     answers = answers_of(asked, results, form, scored, tests, groups)
@@ -94,10 +106,10 @@ def report(asked: Asked, results: Results, form: Form) -> Report:
 def _curves(asked: Asked, results: Results) -> Figure:
     title = f"{asked.title}: learning curves"
     n = number_of_runs(results.curves, ["model"])
-    about = "; ".join(f"{m.symbol_of('train')} and {m.symbol_of('valid')}: {m.about}" for m in MEASURES.recorded)
+    about = ". ".join(f"{m.symbol_of('train')} and {m.symbol_of('valid')}: {m.about}" for m in MEASURES.recorded)
     caption = (
-        f"{title}. {about}; on a part of the training split and on the whole validation split, against the training "
-        f"step (logarithmic). {band_note(n, results.curves['model'].n_unique())}"
+        f"{title}. {about}. Training values are of a part of that split, validation values of the whole split. "
+        f"{STEPS_NOTE} {band_note(n, results.curves['model'].n_unique())}"
     )
     chart = curve_panels(results.curves, MODEL, title, panels_of(MEASURES))
     return Figure("curves", chart, caption)
@@ -106,11 +118,12 @@ def _curves(asked: Asked, results: Results) -> Figure:
 def _group(asked: Asked, name: str, frame: pl.DataFrame) -> Section:
     title = f"{asked.title}: whole {asked.things} right by {name}"
     caption = (
-        f"Share of held-out {asked.things} of each group that the models write right on their own (greedy search): "
-        "mean over runs; lines: 95 % intervals as in the table."
+        f"Held-out {asked.things} that the models write right on their own, by {name}. Points: the share of each "
+        "group, written by greedy search, mean over runs; lines: 95 % intervals as in the table."
     )
     figure = Figure(f"by-{name}", exact_by_group(frame, name, title), caption)
-    return Section(f"By {name}", [], [figure], [group_table(asked, name, frame)])
+    about = f"the same share for {asked.things} of each group."
+    return Section(f"By {name}", [], [figure], [group_table(asked, name, frame)], about)
 
 
 def _longer(asked: Asked, results: Results) -> list[Section]:
@@ -131,7 +144,8 @@ def _longer(asked: Asked, results: Results) -> list[Section]:
     )
     figure = Figure("beyond", exact_by_group(frame, name, title, trained), caption)
     table = group_table(asked, name, frame.filter("beyond"), "beyond")
-    return [Section("Beyond the trained lengths", notes, [figure], [table])]
+    about = "whether what was learned holds for sources that are longer than any that was trained on."
+    return [Section("Beyond the trained lengths", notes, [figure], [table], about)]
 
 
 def _maps(asked: Asked, results: Results) -> Section:
@@ -143,11 +157,16 @@ def _maps(asked: Asked, results: Results) -> Section:
         title = f"{label}: {one['source']}"
         looked = "from each place to the source" if one["model"] == "encoder_translator" else "back to what was read"
         caption = (
-            f"Attention weights of the {label} (seed {results.specs[one['run']].seed}) {looked} as it writes the right "
-            f"answer to {one['source']!r}: the token that is written downwards, those that are read across; a row adds "
-            "up to 1."
+            f"Attention weights of the {label} (seed {results.specs[one['run']].seed}) {looked} as it writes the "
+            f"right answer to {one['source']!r}. Rows: the token that is written; columns: the tokens that are read; "
+            "each row adds up to 1."
         )
         figures.append(
             Figure(f"attention-{number}", attention_maps(one["weights"], one["written"], one["read"], title), caption)
         )
-    return Section("Attention maps", [], figures)
+    return Section(
+        "Attention maps",
+        [],
+        figures,
+        about="a bright cell is a token (column) that is read while one is written (row).",
+    )

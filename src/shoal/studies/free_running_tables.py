@@ -1,5 +1,6 @@
 """Tables of the answers of free-running models."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -7,7 +8,7 @@ import polars as pl
 
 from shoal.analysis.translation import ScoreDifference
 from shoal.report import Cell, Table
-from shoal.report.words import NOTHING, counted, number
+from shoal.report.words import NOTHING, capitalised, counted, number
 from shoal.studies.answers import bare_p
 from shoal.studies.free_running_frames import share_right
 from shoal.studies.free_running_scores import Asked
@@ -22,8 +23,9 @@ _INTERVAL = (
 
 
 def percent(share: Mapping[str, Any]) -> str:
-    """Share with its interval, ``97.3 [96.5, 98.1]``."""
-    return f"{share['mean']:.1f} [{share['low']:.1f}, {share['high']:.1f}]"
+    """Share with its interval, ``97.3 [96.5, 98.1]``; of one item, which has no interval, ``100.0 [–, –]``."""
+    low, high = (NOTHING if math.isnan(share[end]) else f"{share[end]:.1f}" for end in ("low", "high"))
+    return f"{share['mean']:.1f} [{low}, {high}]"
 
 
 def exact_table(asked: Asked, scored: pl.DataFrame, results: Results) -> Table:
@@ -49,9 +51,10 @@ def exact_table(asked: Asked, scored: pl.DataFrame, results: Results) -> Table:
         data.append({"model": name, "mean": 100 * share, "items": items})
     caption = (
         f"Shares of {items:,} held-out {asked.things}, in percent. Written: by the model alone, greedily, all of it "
-        f"right; {_INTERVAL}. Runs: the lowest and the highest. Under teacher forcing: all tokens of the target, EOS "
-        "included, right where each is predicted behind the right ones. Differ: in how many answers of all runs these "
-        "two do. Tokens: share right under teacher forcing. Below: what rules have right that learn nothing."
+        f"right. {capitalised(_INTERVAL)}. Runs: the lowest and the highest. Under teacher forcing: all tokens of the "
+        "target, EOS included, right where each is predicted behind the right ones. Differ: in how many answers of "
+        "all runs these two do. Tokens: share right under teacher forcing. Below: what rules have right that learn "
+        "nothing."
     )
     header = ["", "written", "runs", "under teacher forcing", "differ", "tokens"]
     return Table("exact-match", header, rows, caption, pl.DataFrame(data, infer_schema_length=None))
@@ -92,9 +95,10 @@ def group_table(asked: Asked, name: str, frame: pl.DataFrame, prefix: str = "by"
             cells.append(Cell(percent(shares[0]) if shares else NOTHING))
             items = shares[0]["items"] if shares else items
         rows.append((str(group), [Cell(f"{items:,}"), *cells]))
+    of = "Longer than any that was trained on: s" if prefix == "beyond" else "S"
     caption = (
-        f"Share of the {asked.things} of each group that are written right, in percent, by {name}: {_INTERVAL}. "
-        f"Items: {asked.things} of the group."
+        f"{of}hare of the {asked.things} of each group that are written right, in percent, by {name}. "
+        f"{capitalised(_INTERVAL)}. Items: {asked.things} of the group."
     )
     return Table(f"{prefix}-{name}", [name, "items", *models], rows, caption, frame)
 

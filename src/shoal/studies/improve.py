@@ -139,11 +139,17 @@ def report(results: Results, form: Form) -> Report:
         ]
         comparison = compare(frame, metrics, "variant", BASELINE)
         answers += [*_differing(comparison, labels), *_leading(comparison, labels)]
-    sections = [Section("Variants", tables=[_changes(form)])]
+    sections = [
+        Section(
+            "Variants",
+            tables=[_changes(form)],
+            about="the baseline and every change to it; each variant has a run for each seed of the baseline.",
+        )
+    ]
     sections += [_section(frame, comparison, {column: label}) for column, label in labels.items()]
     costs = _costs(results, frame)
     notes = [] if costs else ["Not measured: `shoal study run improve` measures it when the runs are done."]
-    sections.append(Section("Cost of a step", notes, tables=costs))
+    sections.append(Section("Cost of a step", notes, tables=costs, about="the time of a training step."))
     question = TEXT_QUESTION if _of_text(form) else QUESTION
     return finished("improve", "What improves a GPT", question, answers, sections, results, form)
 
@@ -202,7 +208,10 @@ def _section(frame: pl.DataFrame, comparison: pl.DataFrame | None, labels: Mappi
     if column not in _LOSSES and len(frame):
         times = frame.select("variant", "state", time=column, observed=_observed(column), fell_back=_fell_back(column))
         tables.append(survival_table(f"times-{tag}", times, "variant", heading))
-    return Section(heading, notes, figures, tables)
+    about = (
+        "each variant beside the baseline on the same seeds; an interval that reaches the middle is no clear effect."
+    )
+    return Section(heading, notes, figures, tables, about)
 
 
 def _differing(comparison: pl.DataFrame, labels: Mapping[str, str]) -> list[str]:

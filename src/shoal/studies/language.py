@@ -41,6 +41,8 @@ from shoal.studies.results import Results
 from shoal.tasks.text.units import units
 
 QUESTION = "Which of an LSTM and a GPT predicts a text better, at equal training compute, and do they beat n-grams?"
+LOSSES = "validation loss against the compute that training took: of two curves the lower one learns more from as much."
+SPENT = "the compute, the size and the steps of each model."
 BUDGETS = {True: 2e12, False: 20e12}  # FLOP per run of the quick form and of the full one
 COMMON: Mapping[str, Any] = {"task": "text", "train_batch_size": 16, "keep_best": True}
 # About as many parameters each: 0.22 and 0.23 million of the quick form, 0.82 and 0.80 of the full one. The learning
@@ -87,20 +89,32 @@ def report(results: Results, form: Form) -> Report:
         note = "Not measured yet: `shoal study run language` scores the kept models when the runs are done."
         figures = [_against_compute(results, None)]
         sections = [
-            Section("Learning curves", figures=figures),
-            Section("Training compute", tables=[spent_table(results)]),
+            Section("Learning curves", figures=figures, about=LOSSES),
+            Section("Training compute", tables=[spent_table(results)], about=SPENT),
         ]
         return finished("language", "Language", QUESTION, [note], sections, results, form)
     baseline = best_ngram(measured)
     tests = compared(scored, baseline)
     sections = [
         Section(
-            "Losses", [], [_against_compute(results, baseline)], [units_table(scored, measured), tests_table(tests)]
+            "Losses",
+            [],
+            [_against_compute(results, baseline)],
+            [units_table(scored, measured), tests_table(tests)],
+            LOSSES,
         ),
-        Section("Value of the context", [], [_in_context(scored, measured)], [places_table(scored, measured)]),
-        Section("n-grams", tables=[ngrams_table(measured)]),
-        Section("Samples", samples(measured, results.specs)),
-        Section("Training compute", tables=[spent_table(results)]),
+        Section(
+            "Value of the context",
+            [],
+            [_in_context(scored, measured)],
+            [places_table(scored, measured)],
+            "the loss of a token by how many tokens before it a model could see: a line that goes on falling uses them",
+        ),
+        Section(
+            "n-grams", tables=[ngrams_table(measured)], about="models that only count, as a measure of what is easy."
+        ),
+        Section("Samples", samples(measured, results.specs), about="continuations by the models."),
+        Section("Training compute", tables=[spent_table(results)], about=SPENT),
     ]
     answers = answers_of(scored, tests, baseline, results)
     return finished("language", "Language", QUESTION, answers, sections, results, form)

@@ -19,7 +19,7 @@ from shoal.report.summary import ten_figures
 from shoal.report.words import counted, listed
 from shoal.spec import RunSpec
 from shoal.studies.base import Form, Grid
-from shoal.studies.parts import finished
+from shoal.studies.parts import BEST_VALUES, finished
 from shoal.studies.results import FIGURES, Results
 from shoal.studies.settings import per_model
 
@@ -51,13 +51,23 @@ def check(specs: Sequence[RunSpec]) -> None:
 def report(results: Results, form: Form) -> Report:
     """Report with curves of all equations and of each order, the ten figures of each, and the order learned first."""
     sections = [
-        Section(MODELS[model], figures=[figure for order in (None, 2, 3) for figure in _figures(results, model, order)])
+        Section(
+            MODELS[model],
+            figures=[figure for order in (None, 2, 3) for figure in _figures(results, model, order)],
+            about="loss and accuracy while training, over all equations, the binary ones and the ternary ones.",
+        )
         for model in results.models
     ]
     answers = [which_first(results.of(model=model)) for model in results.models]
     ten = [table for order in (None, 2, 3) if (table := _figures_table(results, order))]
-    sections.append(Section("Ten figures of each order", tables=ten))
-    sections.append(Section("Order learned first", tables=[_times_table(results)]))
+    sections.append(Section("Ten figures of each order", tables=ten, about=BEST_VALUES))
+    sections.append(
+        Section(
+            "Order learned first",
+            tables=[_times_table(results)],
+            about="the first steps at which each kind of equation was memorised and understood.",
+        )
+    )
     return finished("mixed-orders", "Mixed orders", QUESTION, answers, sections, results, form)
 
 
@@ -150,8 +160,8 @@ def _figures(results: Results, model: str, order: int | None) -> list[Figure]:
     for quantity in ("loss", "accuracy"):
         title = f"{MODELS[model]}, {equations}: {quantity}"
         caption = (
-            f"{MEANINGS[quantity]} of the {MODELS[model]} on {equations}, those that train and those that validate, "
-            f"against the training step (logarithmic, from step 1). {lines_note(curves['run'].n_unique())}"
+            f"{MEANINGS[quantity]} of the {MODELS[model]} on {equations}. Training and validation: on the equations "
+            f"that train and on those that do not. {lines_note(curves['run'].n_unique())}"
         )
         name = f"{model}-{'all' if order is None else ORDERS[order]}-{quantity}"
         figures.append(Figure(name, learning_curves(curves, quantity, title), caption))

@@ -11,7 +11,7 @@ from shoal.report.panels import MODEL, MODELS, Axis
 from shoal.report.words import number
 from shoal.studies.answers import ASKED, Case, direction, how_it_goes
 from shoal.studies.base import Form, Grid
-from shoal.studies.parts import curves_figure, finished, summary_figure, summary_table, times_sections
+from shoal.studies.parts import LEARNING, curves_figure, finished, summary_figure, summary_table, times_sections
 from shoal.studies.power_laws import power_laws
 from shoal.studies.results import Results
 from shoal.studies.settings import per_model
@@ -57,9 +57,18 @@ def report(results: Results, form: Form) -> Report:
         QUESTION,
         [*sizes, *scaling, *laws],
         [
-            Section("Learning curves", figures=curves),
-            Section("Against size", figures=summaries, tables=[table, trends, *([law_table] if law_table else [])]),
-            Section("Comparison of scaling", tables=slopes),
+            Section("Learning curves", figures=curves, about=LEARNING),
+            Section(
+                "Against size",
+                figures=summaries,
+                tables=[table, trends, *([law_table] if law_table else [])],
+                about="how the best values change with depth, with width and with the number of parameters.",
+            ),
+            Section(
+                "Comparison of scaling",
+                tables=slopes,
+                about="how steeply LSTM and GPT improve as they grow, and whether the difference is more than chance.",
+            ),
             *times_sections(results, {"by width": WIDTH, "by depth": DEPTH}, form),
         ],
         results,

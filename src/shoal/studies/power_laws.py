@@ -98,7 +98,7 @@ def _table(laws: list[_Law], axis: Axis, symbol: str, name: str) -> Table:
     caption = (
         f"The best L_val of a run as a·{symbol}ᵇ, {symbol}: {axis.title}. Fitted to log L_val by the Huber loss "
         "(δ = 10⁻³), with the 95 % percentile interval over whole settings drawn again 1,000 times, which of 4 to 6 "
-        "settings holds the exponent in about 8 of 10 grids only; R²: the share of "
+        "settings holds the exponent in about 8 of 10 grids only. R²: the share of "
         f"the variance of log L_val that the law explains, below 0 where a constant explains more. –: R² below {POOR}: "
         "the runs follow no power law, and have no exponent."
     )

@@ -56,11 +56,17 @@ def report(results: Results, form: Form) -> Report:
         QUESTION,
         answers,
         [
-            Section("Learning curves and norm", figures=[curves], tables=[_norm_table(results)]),
+            Section(
+                "Learning curves and norm",
+                figures=[curves],
+                tables=[_norm_table(results)],
+                about="loss, accuracy and the norm of all parameters while training, for each weight decay.",
+            ),
             Section(
                 "Against the weight decay",
                 figures=[summary],
                 tables=[summary_table(results, [WEIGHT_DECAY], "by-weight-decay"), table],
+                about="how the best values, and the steps they take, change with the weight decay.",
             ),
             *times_sections(results, {"": WEIGHT_DECAY}, form),
         ],

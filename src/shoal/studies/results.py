@@ -10,6 +10,7 @@ import polars as pl
 from shoal.analysis import extrema
 from shoal.errors import LabError
 from shoal.lab import Records
+from shoal.measures import EQUATIONS, Measures
 from shoal.report.shortcomings import shortcomings
 from shoal.spec import RunSpec
 from shoal.tasks.build import count_examples, count_run_parameters
@@ -29,6 +30,8 @@ class Results:
         LabError: every run is damaged, or nothing has been evaluated yet.
     """
 
+    measures: Measures = EQUATIONS
+
     def __init__(
         self,
         records: Records,
@@ -39,6 +42,7 @@ class Results:
         self.damage = {**lost, **damage}
         self.records, self.measured = records, measured
         self.specs = records.specs
+        self.measures = records.measures()
         metrics = records.curves()
         if metrics.is_empty():
             why = "".join(f": {reason}" for reason in list(dict.fromkeys(lost.values()))[:1])
@@ -50,6 +54,48 @@ class Results:
         settings = self.runs.select(pl.exclude("state", "step"))
         self.curves = metrics.select(names).join(settings, on="run", how="left", maintain_order="left")
 
+    @classmethod
+    def joined(cls, several: Mapping[str, "Results"], column: str) -> "Results":
+        """Runs of several labs, or of several forms of a study, side by side.
+
+        Args:
+            several: the results by the name of what they are of, a prefix of the ids of its runs: a run may be in all.
+            column: of these names.
+
+        Returns:
+            Results of all; their ``records`` are those of the first.
+        """
+        first = next(iter(several.values()))
+        both = object.__new__(cls)
+        both.records, both.measured, both.damage, both.measures = first.records, {}, {}, first.measures
+        both.specs = {f"{name}:{run}": spec for name, results in several.items() for run, spec in results.specs.items()}
+        for part in ("runs", "curves"):
+            frames = [
+                getattr(results, part).with_columns(
+                    pl.concat_str(pl.lit(name), pl.lit(":"), "run").alias("run"), pl.lit(name).alias(column)
+                )
+                for name, results in several.items()
+            ]
+            setattr(both, part, pl.concat(frames, how="diagonal_relaxed"))
+        return both
+
+    def once(self) -> "Results":
+        """Results with each run once: of a run that is in several of the joined results, the first."""
+        run = self.runs["run"].str.split(":").list.last()
+        if run.n_unique() == len(run):
+            return self
+        distinct = object.__new__(Results)
+        distinct.records, distinct.measured, distinct.damage, distinct.measures = (
+            self.records,
+            self.measured,
+            {},
+            self.measures,
+        )
+        distinct.runs = self.runs.filter(run.is_first_distinct())
+        distinct.specs = {one: self.specs[one] for one in distinct.runs["run"]}
+        distinct.curves = self.curves.filter(pl.col("run").is_in(distinct.runs["run"].to_list()))
+        return distinct
+
     def _sizes(self) -> dict[str, int]:
         return {run: count_run_parameters(spec) for run, spec in self.specs.items()}
 
@@ -57,10 +103,21 @@ class Results:
         """Results of the runs that have these settings."""
         part = object.__new__(Results)
         part.records, part.measured, part.damage = self.records, self.measured, {}
+        part.measures = self.measures
         part.runs = self.runs.filter(**settings)
         part.specs = {run: self.specs[run] for run in part.runs["run"]}
         part.curves = self.curves.filter(pl.col("run").is_in(part.runs["run"].to_list()))
         return part
+
+    def renamed(self, columns: Sequence[pl.Expr]) -> "Results":
+        """Results with other values in some columns of settings, such as names in place of true and false."""
+        if not columns:
+            return self
+        out = object.__new__(Results)
+        out.records, out.measured, out.damage = self.records, self.measured, self.damage
+        out.measures, out.specs = self.measures, self.specs
+        out.runs, out.curves = self.runs.with_columns(columns), self.curves.with_columns(columns)
+        return out
 
     @cached_property
     def extrema(self) -> pl.DataFrame:
@@ -69,13 +126,18 @@ class Results:
 
     def extrema_until(self, t_max: int | None) -> pl.DataFrame:
         """Extrema of each run up to step ``t_max``, with its settings."""
-        best = extrema(self.curves, t_max)
+        best = extrema(self.curves, t_max, self.measures)
         return best.join(self.runs.select(pl.exclude("state", "step")), on="run", how="left", maintain_order="left")
 
     @cached_property
     def followed(self) -> pl.DataFrame:
         """Frame of ``run`` and ``followed``, the last step at which it was evaluated."""
         return self.curves.group_by("run", maintain_order=True).agg(pl.col("step").max().alias("followed"))
+
+    @property
+    def settings(self) -> tuple[str, ...]:
+        """Columns of :attr:`runs` that are settings, those of parts from outside of shoal among them."""
+        return tuple(name for name in self.runs.columns if name not in ("run", "state", "step", "parameters"))
 
     @property
     def models(self) -> list[str]:

@@ -15,12 +15,16 @@ from shoal.report.panels import MODEL, MODELS
 from shoal.report.summary import ten_figures
 from shoal.report.words import in_ranges, number
 from shoal.studies.base import Form, Grid
-from shoal.studies.parts import finished, times_of, times_sections
+from shoal.studies.parts import BEST_VALUES, LEARNING, finished, times_of, times_sections
 from shoal.studies.results import Results
 from shoal.studies.settings import per_model
 
 QUESTION = "Modular addition: do the models memorise the training equations, and do they generalise later?"
 GENERALISED = 0.99
+MEANINGS = {
+    "loss": "Loss: in nats per scored token, on a logarithmic axis.",
+    "accuracy": "Accuracy: the share of equations whose right-hand side is predicted whole.",
+}
 
 
 def grids(quick: bool) -> list[Grid]:
@@ -38,8 +42,8 @@ def report(results: Results, form: Form) -> Report:
         QUESTION,
         [answer(results.of(model=model), form) for model in results.models],
         [
-            Section("Learning curves", figures=figures),
-            Section("Ten figures per model", tables=[ten_figures(results.extrema, labels)]),
+            Section("Learning curves", figures=figures, about=LEARNING),
+            Section("Ten figures per model", tables=[ten_figures(results.extrema, labels)], about=BEST_VALUES),
             *times_sections(results, {"": MODEL}, form),
         ],
         results,
@@ -78,9 +82,8 @@ def _figure(results: Results, model: str, quantity: str) -> Figure:
     symbol = {"loss": "L", "accuracy": "A"}[quantity]
     seeds = in_ranges(curves["seed"].unique().to_list())
     caption = (
-        f"{quantity.capitalize()} {symbol}_train and {symbol}_val of the {MODELS[model]} against the training step "
-        f"(logarithmic, from step 1). {lines_note(n, f' (seeds {seeds})')} "
-        + ("Loss in nats per scored token, logarithmic." if quantity == "loss" else "Accuracy counts whole equations.")
+        f"{quantity.capitalize()} {symbol}_train and {symbol}_val of the {MODELS[model]}. "
+        f"{lines_note(n, f' (seeds {seeds})')} {MEANINGS[quantity]}"
     )
     title = f"{MODELS[model]}: {quantity}"
     return Figure(f"{model}-{quantity}", learning_curves(curves, quantity, title), caption)

@@ -24,6 +24,10 @@ from shoal.studies.results import Results, trained_equations
 from shoal.studies.settings import QUICK, QUICK_OWN
 
 QUESTION = "Of the spread in the time to generalise, how much comes from initialisation, split and batch order?"
+ABOUT = (
+    "when the runs generalised, and which share of the differences between them comes from each seed; a bar that "
+    "reaches far to the right is of a seed that decides."
+)
 FACTORS = {"init_seed": "initialisation", "split_seed": "split", "order_seed": "batch order"}
 _Asked = tuple[str, float]  # model and threshold
 
@@ -54,7 +58,7 @@ def report(results: Results, form: Form) -> Report:
                 figures.append(survival_figure(f"times-{name}", whole, "runs", title, reached, log_x=True))
             else:
                 notes.append(f"{MODELS[model]}, {event}: {none_got_there(model_times)}")
-            tables.append(survival_table(f"times-{name}", whole, "runs", reached))
+            tables.append(survival_table(f"times-{name}", whole, "runs", f"{reached} ({MODELS[model]})"))
             if (model, threshold) in problems:
                 why = problems[model, threshold]
                 answers.append(f"{MODELS[model]}, {event}: the variance cannot be decomposed: {why}.")
@@ -64,7 +68,7 @@ def report(results: Results, form: Form) -> Report:
             tables.append(factorial_table(f"variance-{name}", one, what))
             notes += factorial_notes(one, f"{MODELS[model]}, {what}")
             answers.append(_answer(one, MODELS[model], event))
-        sections.append(Section(MODELS[model], notes, figures, tables))
+        sections.append(Section(MODELS[model], notes, figures, tables, ABOUT))
     return finished(
         "seed-variance", "Which seed decides", QUESTION, [*answers, *_idle(results)], sections, results, form
     )

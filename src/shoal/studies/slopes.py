@@ -130,7 +130,8 @@ def _answer(
         for one, p in both
     ]
     rows = [_row(one, p) for one, p in both]
-    caption = _caption(tests, any(one.found.alone and one.found.units for one in compared))
+    setting = listed(list(dict.fromkeys(case.axis.title for case in cases)))
+    caption = _caption(setting, tests, any(one.found.alone and one.found.units for one in compared))
     return sentences, Table(name, header, rows, caption, pl.DataFrame(data, infer_schema_length=None))
 
 
@@ -150,14 +151,15 @@ def _row(one: _Comparison, corrected: float | None) -> tuple[str, list[Cell]]:
     return f"{one.symbol} {per(one.case.axis)}, {one.case.name}", [Cell(text) for text in texts]
 
 
-def _caption(tests: int, left_out: bool) -> str:
+def _caption(setting: str, tests: int, left_out: bool) -> str:
     return (
-        "Slope of the least-squares line of each model, fitted within each seed that both have, with an intercept for "
-        "each combination of other settings that vary, mean over seeds; their difference with Student's 95 % interval "
-        "over seeds, which two seeds leave wide and which is not corrected; p: Student's test of it; corrected: by "
-        f"Holm's method for {counted(tests, 'comparison')}, all that this page makes of both models. A loss scales "
-        "better the more its logarithm falls, an accuracy the more it rises; open: the corrected p is 0.05 or more, or "
-        f"does not exist; ceiling: {_SAME_END}; cannot be told: no seed has both models at two values. "
+        f"How both models change with {setting}. Slope: of the least-squares line of each model, fitted within each "
+        "seed that both have, with an intercept for each combination of other settings that vary, mean over seeds. "
+        "Their difference has Student's 95 % interval over seeds, which two seeds leave wide and which is not "
+        f"corrected. p: Student's test of it. Corrected: by Holm's method for {counted(tests, 'comparison')}, all "
+        "that this page makes of both models. A loss scales better the more its logarithm falls, an accuracy the more "
+        f"it rises. Open: the corrected p is 0.05 or more, or does not exist. Ceiling: {_SAME_END}. Cannot be told: "
+        "no seed has both models at two values. "
         + ("Left out: runs of a seed and other settings that one model lacks at two values. " if left_out else "")
         + "Before the slopes, the mean over runs (of L_val, the geometric) at the smallest and at the largest value of "
         "the setting."

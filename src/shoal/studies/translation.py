@@ -12,6 +12,7 @@ from typing import Any
 from shoal.lab import Records
 from shoal.report import Figure, Report, Section
 from shoal.report.each_run import model_label
+from shoal.report.figures import STEPS_NOTE
 from shoal.report.gaps import GAP_NOTE
 from shoal.report.panels import Axis, band_note, curve_panels
 from shoal.report.quantities import panels_of
@@ -35,6 +36,7 @@ from shoal.tasks.pairs.settings import MEASURES
 
 QUESTION = "What does a translator gain that reads what it has written, over one that says each token from the source?"
 COMMON: Mapping[str, Any] = {"task": "translation", "vocabularies": "separate", "keep_best": True, "dropout": 0.1}
+MAPS = "a bright cell is a token of the source (column) that is looked at while a token is written (row)."
 # Learning rates were not searched for.
 SIZES: Mapping[bool, Mapping[str, Any]] = {
     True: {
@@ -79,19 +81,43 @@ def measure_models(form: Form, records: Records) -> dict[str, Any]:
 def report(results: Results, form: Form) -> Report:
     """Report with scores of the families, the value of source and history, examples and attention."""
     measured = results.measured
-    curves = Section("Learning curves", figures=[learning_curves(results)])
+    curves = Section(
+        "Learning curves",
+        figures=[learning_curves(results)],
+        about="loss and shares right while training, with the right tokens before each scored one (teacher forcing).",
+    )
     if not measured:
         note = "Not measured yet: `shoal study run translation` scores the kept models when the runs are done."
         return finished("translation", "Translation", QUESTION, [note], [curves], results, form)
     maps = map_figures(measured)
     sections = [
-        Section("Scores", tables=[scores_table(measured), differences_table(measured)]),
+        Section(
+            "Scores",
+            tables=[scores_table(measured), differences_table(measured)],
+            about="perplexity, and scores of what each family writes; then which differences are clear.",
+        ),
         curves,
-        Section("Source and history", [], [position_figure(measured)], [known_table(measured)]),
-        Section("By length of the source", figures=[length_figure(measured)]),
-        Section("Answers", tables=[oddities_table(measured), examples_table(measured)]),
-        *([Section("Attention of decoders", figures=maps)] if maps else []),
-        Section("Sizes and training", tables=[sizes_table(results, measured)]),
+        Section(
+            "Source and history",
+            [],
+            [position_figure(measured)],
+            [known_table(measured)],
+            "what a model knows from the source, and what from the words that it has written.",
+        ),
+        Section(
+            "By length of the source",
+            figures=[length_figure(measured)],
+            about="the same scores for short and for long sentences.",
+        ),
+        Section(
+            "Answers",
+            tables=[oddities_table(measured), examples_table(measured)],
+            about="signs of trouble such as repeated words, and some translations in full.",
+        ),
+        *([Section("Attention of decoders", figures=maps, about=MAPS)] if maps else []),
+        Section(
+            "Sizes and training", tables=[sizes_table(results, measured)], about="size and training of each family."
+        ),
     ]
     return finished("translation", "Translation", QUESTION, answers_of(measured), sections, results, form)
 
@@ -100,8 +126,8 @@ def learning_curves(results: Results) -> Figure:
     """Figure of loss and accuracies of every family against the step."""
     axis = Axis("model", "model", names=tuple((name, model_label(name)) for name in results.models))
     caption = (
-        "Nats per token and shares of tokens and of targets right under teacher forcing, on part of the training split "
-        "and on the whole validation split, against the training step (logarithmic). "
+        "Nats per token and shares of tokens and of targets right under teacher forcing. Training values are of a "
+        f"part of that split, validation values of the whole split. {STEPS_NOTE} "
         f"{band_note(number_of_runs(results.curves, ['model']), len(results.models))} {GAP_NOTE}"
     )
     return Figure("curves", curve_panels(results.curves, axis, "Learning curves", panels_of(MEASURES)), caption)

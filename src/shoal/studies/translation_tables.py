@@ -244,9 +244,9 @@ def map_figures(measured: Found) -> list[Figure]:
     for place, one in enumerate(measured["maps"], 1):
         panels = [{**panel, "title": _panel_title(panel)} for panel in one["panels"]]
         caption = (
-            f"Attention from the decoder to the source for line {one['line']}, “{one['source']}”, in what the best run "
-            "of each family writes by greedy search: a row is the token that is written, a column the token of the "
-            "source that is looked at, every row sums to 1."
+            f"Attention from the decoder to the source for line {one['line']}, “{one['source']}”. Shown is what the "
+            "best run of each family writes by greedy search. Rows: the token that is written; columns: the token of "
+            "the source that is looked at; each row adds up to 1."
         )
         chart = attention_maps_figure(panels, f"Attention to the source, line {one['line']}")
         figures.append(Figure(f"attention-{place}", chart, caption))

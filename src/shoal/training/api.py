@@ -8,6 +8,7 @@ import torch
 from shoal.errors import LabError
 from shoal.fast.engine import choose_engine
 from shoal.lab.cohort import CohortFolder
+from shoal.lab.deleting import deleted_runs
 from shoal.lab.lab import Lab
 from shoal.lab.records import Records
 from shoal.spec import RunSpec
@@ -38,6 +39,9 @@ def train(
     places: int | None = None,
     flush_seconds: float = 20.0,
     metrics: Mapping[str, Metric] | None = None,
+    name: str | None = None,
+    tag: str | Iterable[str] = (),
+    note: str | None = None,
     watch: Callable[[Snapshot], None] | None = None,
     say: Callable[[str], None] = lambda line: None,
     progress: bool | None = None,
@@ -63,6 +67,9 @@ def train(
         metrics: further quantities to record at every evaluation of new runs, each a function of one member's
             parameters (by name) that returns a scalar tensor. Runs that the lab holds must have been trained with them;
             by name: a lab cannot tell one function from another that is registered under the same name later.
+        name: name of the run, or of a group of all where there are several; see :meth:`shoal.Lab.label`.
+        tag: words to find them by.
+        note: free text about them.
         watch: callback with a snapshot of each cohort's progress; nothing is shown besides.
         say: callback with lines about the engines of new cohorts and the reasons, and about cohorts whose runs the lab
             cannot read: their runs count as new, unless the same cohort is asked for, which is refused.
@@ -78,15 +85,21 @@ def train(
     check_told(metrics, watch, say, progress)
     on = check_execution(device, workers, threads, flush_seconds, engine, places)
     _check_wanted(wanted, on, engine, metrics or {})
-    lab = (lab if isinstance(lab, Lab) else Lab(lab)).create()
-    with lab.planning():
+    lab = lab if isinstance(lab, Lab) else Lab(lab)
+    with lab.labelling([spec.id for spec in wanted], name, tag, note):
         work = arrange(wanted, lab, on, workers, threads, engine, metrics or {}, say)
         begun, taken = _begin(lab, work.new, on, work.threads, engine, metrics or (), say)
     how = Execution(on, flush_seconds, metrics or {}, places, places_of(wanted))
     folders = [*work.going_on, *begun]
     with watching(watch, progress, _members(folders), len(wanted)) as callback:
         _finish(folders, work.workers, how, callback, [*work.damaged, *taken])
-    return lab.records(spec.id for spec in wanted)
+    return _left(lab, [spec.id for spec in wanted])
+
+
+def _left(lab: Lab, runs: Iterable[str]) -> Records:
+    """Records of runs that were trained, without those that were deleted since."""
+    deleted = deleted_runs(lab.path).keys() - lab.index().keys()
+    return lab.records(run for run in runs if run not in deleted)
 
 
 def _check_wanted(
@@ -162,7 +175,7 @@ def resume(
     workers = workers or choose_workers(folders, [], on, metrics or {})
     with watching(watch, progress, len(runs), len(runs)) as callback:
         _finish(folders, workers, Execution(on, flush_seconds, metrics or {}, places), callback, changed)
-    return lab.records(runs)
+    return _left(lab, runs)
 
 
 def _unchanged(folders: Iterable[CohortFolder]) -> tuple[list[CohortFolder], list[LabError]]:

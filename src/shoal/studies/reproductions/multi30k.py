@@ -13,6 +13,7 @@ from shoal.lab import Records
 from shoal.report import Report, Section
 from shoal.report.summary import provenance
 from shoal.studies.base import Form, Grid
+from shoal.studies.reproductions.page import ABOUT_DEVIATIONS, BESIDE
 from shoal.studies.reproductions.scores import (
     SCORE_RULE,
     PublishedScore,
@@ -146,7 +147,7 @@ def report(results: Results, form: Form) -> Report:
     verdicts = judge_scores(PUBLISHED, ours(measured), results)
     changed = [] if not form.settings else [f"Settings changed for this report: {form.flags().strip()}."]
     numbered = [f"Deviation {place}: {text}" for place, text in enumerate(DEVIATIONS, 1)]
-    sections = [Section("Beside the published numbers", [SCORE_RULE], tables=[scores_beside(verdicts)])]
+    sections = [Section("Beside the published numbers", [SCORE_RULE], tables=[scores_beside(verdicts)], about=BESIDE)]
     sections.append(Section("Learning curves", figures=[learning_curves(results)]))
     if measured:
         sections += [
@@ -154,7 +155,9 @@ def report(results: Results, form: Form) -> Report:
             Section("Examples of the best run", tables=[examples_table(measured)]),
             Section("Attention of its decoder", figures=map_figures(measured)),
         ]
-    sections.append(Section("Source and deviations", [f"Source: {SOURCE}", *changed, *numbered]))
+    sections.append(
+        Section("Source and deviations", [f"Source: {SOURCE}", *changed, *numbered], about=ABOUT_DEVIATIONS)
+    )
     sections.append(provenance(results.records, f"shoal reproduce multi30k{form.flags()}"))
     return Report(
         title=form.title(TITLE),

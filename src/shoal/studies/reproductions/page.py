@@ -16,6 +16,10 @@ from shoal.studies.reproductions.curves import CURVE_RULE, CurveVerdict, judge_c
 from shoal.studies.reproductions.verdict import INCONSISTENT, NOT_RUN, RULE, WORDS, Verdict, compare, steps, worded
 from shoal.studies.results import Results
 
+CURVES = "published losses, step by step, beside the range of our runs."
+BESIDE = "what was published beside our runs of the same settings, and whether it could be one of them."
+ABOUT_DEVIATIONS = "where the published numbers are found, and in what our runs differ from what was published."
+
 
 def reproduction_report(reproduction: ModuleType, name: str, results: Results, form: Form) -> Report:
     """Report with the verdict first, then our times beside the published ones, settings, deviations and provenance.
@@ -34,11 +38,12 @@ def reproduction_report(reproduction: ModuleType, name: str, results: Results, f
         lead="Could what was published be runs of these settings?",
         answers=[*results.shortcomings(), *conclusion(verdicts, curves)],
         sections=[
-            Section("Beside the published numbers", [RULE], [_figure(verdicts)], [_table(verdicts)]),
+            Section("Beside the published numbers", [RULE], [_figure(verdicts)], [_table(verdicts)], BESIDE),
             _curves(curves),
             Section(
                 "Source and deviations",
                 [f"Source: {reproduction.SOURCE}", *changed, *_numbered(reproduction.DEVIATIONS)],
+                about=ABOUT_DEVIATIONS,
             ),
             provenance(results.records, command),
         ],
@@ -138,11 +143,13 @@ def _table(verdicts: Sequence[Verdict]) -> Table:
 def _curves(curves: Sequence[CurveVerdict]) -> Section:
     """Section on the first steps beside published curves, or on their absence."""
     if not curves:
-        return Section("Curves", ["No published curve: no losses of these runs, step by step, are known to us."])
+        unknown = "No published curve: no losses of these runs, step by step, are known to us."
+        return Section("Curves", [unknown], about=CURVES)
     shown = [curve for curve in curves if len(curve.points)]
     text = [CURVE_RULE, *(f"{curve.curve.what} ({curve.curve.source}): {_ran(curve)}" for curve in curves)]
     figures = [_curve_figure(curve, number) for number, curve in enumerate(shown, 1)]
-    return Section("Curves", text, figures, [_curve_table(curve, number) for number, curve in enumerate(shown, 1)])
+    tables = [_curve_table(curve, number) for number, curve in enumerate(shown, 1)]
+    return Section("Curves", text, figures, tables, CURVES)
 
 
 def _ran(curve: CurveVerdict) -> str:

@@ -1,0 +1,438 @@
+/* A step of R GPTs of one shape in one call: the next tokens of N rows in, logits out, keys and values into the cache.
+ *
+ * Equal to shoal.decoding.fast_gpt.FastGPT on PyTorch's operations but for rounding; see there for the equations. Arrays
+ * are row-major float32, indices int64; a vector or a matrix that each member has of its own has the members as its first
+ * axis. What comes in as NaN comes out as NaN.
+ *
+ * Every number of a row is made by the same operations in the same order, however many rows, members and threads there are:
+ * a row's logits are the same bits in every batch. Work is shared between the threads of torch by members and rows, so no
+ * thread waits for another within a step.
+ */
+#include <math.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+#ifdef _OPENMP
+#include <omp.h>
+#else
+#define omp_get_max_threads() 1 /* of torch, which has the same runtime */
+#endif
+
+typedef int64_t idx;
+
+/* ---- products of few rows. The matrix is read once for a block of rows whose sums stay in registers; a library that packs
+ * the matrix first, as is best for many rows, reads and writes it all for 16. */
+
+#if defined(__AVX512F__)
+#define BYTES 64 /* of a vector */
+#elif defined(__AVX__)
+#define BYTES 32
+#else
+#define BYTES 16
+#endif
+#if defined(__AVX512F__) || defined(__aarch64__)
+#define TALL 8 /* rows of a block: 16 sums in 32 registers */
+#else
+#define TALL 4 /* 8 sums in 16 registers */
+#endif
+#define W (BYTES / 4)
+#define UNROLLED _Pragma("GCC unroll 32")
+
+typedef float Vector __attribute__((vector_size(BYTES)));
+typedef float Unaligned __attribute__((vector_size(BYTES), aligned(4), may_alias));
+
+/* y (M, N) = x (M, K) w (K, N) + bias (N), if there is one, and with add also + y; ld are the lengths of rows. */
+typedef struct {
+    idx M, K, N;
+    const float *x;
+    idx x_ld;
+    const float *w;
+    idx w_ld;
+    const float *bias;
+    float *y;
+    idx y_ld, add;
+} Product;
+
+/* Rows m to m + MR of NV vectors of columns from n on; the first skip columns of a single vector are not written. */
+#define TILE(MR, NV)                                                                             \
+    static void tile_##MR##_##NV(const Product *p, idx m, idx n, idx skip) {                     \
+        const idx K = p->K, x_ld = p->x_ld, w_ld = p->w_ld;                                      \
+        const float *x = p->x + m * x_ld, *w = p->w + n;                                         \
+        Vector sum[MR][NV];                                                                      \
+        UNROLLED for (int v = 0; v < NV; v++) {                                                  \
+            Vector first = {0};                                                                  \
+            if (p->bias) first = *(const Unaligned *)(p->bias + n + v * W);                      \
+            UNROLLED for (int i = 0; i < MR; i++) sum[i][v] = first;                             \
+        }                                                                                        \
+        for (idx k = 0; k < K; k++, w += w_ld) {                                                 \
+            Vector column[NV];                                                                   \
+            UNROLLED for (int v = 0; v < NV; v++) column[v] = *(const Unaligned *)(w + v * W);   \
+            UNROLLED for (int i = 0; i < MR; i++) {                                              \
+                const float factor = x[i * x_ld + k];                                            \
+                UNROLLED for (int v = 0; v < NV; v++) sum[i][v] += factor * column[v];           \
+            }                                                                                    \
+        }                                                                                        \
+        UNROLLED for (int i = 0; i < MR; i++) UNROLLED for (int v = 0; v < NV; v++) {            \
+            float *y = p->y + (m + i) * p->y_ld + n + v * W;                                     \
+            Vector found = sum[i][v];                                                            \
+            if (p->add) found += *(Unaligned *)y;                                                \
+            if (NV == 1 && skip) /* columns that the vector before has written */                \
+                memcpy(y + skip, (const float *)&found + skip, (W - skip) * sizeof(float));      \
+            else                                                                                 \
+                *(Unaligned *)y = found;                                                         \
+        }                                                                                        \
+    }
+#define ROWS(MR, NV) \
+    for (; p->M - m >= MR; m += MR) tile_##MR##_##NV(p, m, n, skip);
+
+TILE(1, 8)
+TILE(1, 4) TILE(2, 4) TILE(1, 2) TILE(2, 2) TILE(4, 2) TILE(1, 1) TILE(2, 1) TILE(4, 1)
+#if TALL == 8
+TILE(4, 4) TILE(8, 2) TILE(8, 1)
+#endif
+
+/* Fewer columns than a vector has. */
+static void narrow(const Product *p) {
+    for (idx m = 0; m < p->M; m++) {
+        const float *x = p->x + m * p->x_ld, *w = p->w;
+        float sum[W], *y = p->y + m * p->y_ld;
+        for (idx n = 0; n < p->N; n++) sum[n] = p->bias ? p->bias[n] : 0.0f;
+        for (idx k = 0; k < p->K; k++, w += p->w_ld)
+            for (idx n = 0; n < p->N; n++) sum[n] += x[k] * w[n];
+        for (idx n = 0; n < p->N; n++) y[n] = p->add ? y[n] + sum[n] : sum[n];
+    }
+}
+
+/* The rows of one vector of columns. */
+static void column(const Product *p, idx n, idx skip) {
+    idx m = 0;
+#if TALL == 8
+    ROWS(8, 1)
+#endif
+    ROWS(4, 1) ROWS(2, 1) ROWS(1, 1)
+}
+
+static void multiply(const Product *p) {
+    const idx M = p->M, N = p->N, skip = 0;
+    if (N < W) {
+        narrow(p);
+        return;
+    }
+    idx n = 0;
+    for (; M == 1 && N - n >= 8 * W; n += 8 * W) tile_1_8(p, 0, n, 0);
+    for (; M < TALL && N - n >= 4 * W; n += 4 * W) {
+        idx m = 0;
+#if TALL == 8
+        ROWS(4, 4)
+#endif
+        ROWS(2, 4) ROWS(1, 4)
+    }
+    for (; N - n >= 2 * W; n += 2 * W) {
+        idx m = 0;
+#if TALL == 8
+        ROWS(8, 2)
+#endif
+        ROWS(4, 2) ROWS(2, 2) ROWS(1, 2)
+    }
+    for (; N - n >= W; n += W) column(p, n, 0);
+    if (n < N) column(p, N - W, n - (N - W));
+}
+
+/* ---- functions of one number. As in fast/kernels.c, whose checksum is on record and which is therefore a file of its own. */
+
+/* exp(x), about 1 ulp, vectorisable: 2^n by the exponent bits, the rest by a polynomial. */
+static inline float exp_(float x) {
+    x = x > 88.0f ? 88.0f : x; /* not fminf: a NaN must stay one */
+    x = x < -87.0f ? -87.0f : x;
+    float n = x * 1.44269504f;
+    n = (n + 12582912.0f) - 12582912.0f; /* round to the nearest integer */
+    float r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
+    float p = 1.9875691500e-4f;
+    p = p * r + 1.3981999507e-3f;
+    p = p * r + 8.3334519073e-3f;
+    p = p * r + 4.1665795894e-2f;
+    p = p * r + 1.6666665459e-1f;
+    p = p * r + 5.0000001201e-1f;
+    p = (p * r) * r + r + 1.0f;
+    union { int32_t i; float f; } two_n = {((int32_t)n + 127) << 23};
+    return p * two_n.f;
+}
+
+/* GELU, x times the normal distribution function: Abramowitz & Stegun 7.1.26, absolute error of the latter 1.5e-7. */
+static inline float gelu_(float x) {
+    const float e = exp_(-0.5f * x * x), u = fabsf(x) * 0.70710678f, t = 1.0f / (1.0f + 0.3275911f * u);
+    const float tail = t * (0.254829592f + t * (-0.284496736f + t * (1.421413741f + t * (-1.453152027f
+                       + t * 1.061405429f)))) * e * 0.5f;
+    return x * (x < 0.0f ? tail : 1.0f - tail);
+}
+
+/* ---- the model; shoal/decoding/compiled_gpt.py has the same structures */
+
+typedef struct {
+    const float *weight, *bias; /* (R, inputs, outputs), (R, outputs) or NULL */
+    idx inputs, outputs;
+} Linear;
+
+enum { NO_NORM, LAYER_NORM, RMS_NORM };
+
+typedef struct {
+    const float *weight, *bias; /* (R, D) each; bias may be NULL */
+    float eps;
+    idx kind;
+} Norm;
+
+typedef struct {
+    Linear qkv, out, up, down; /* queries come out divided by the root of their size */
+    Norm attention_norm, ffn_norm;
+} Block;
+
+enum { PRE, POST, PRE_STREAM };
+enum { RELU, GELU, SWIGLU };
+
+typedef struct {
+    idx R, L, V, D, H, n_positions;
+    idx norm_position, activation;
+    const float *tokens;    /* (R, V, D) */
+    const float *positions; /* (R, n_positions, D), or of one for all, or NULL */
+    idx own_positions;
+    const Block *blocks; /* (L) */
+    Norm norm;
+    Linear classifier;
+} Model;
+
+/* What the members are told, and what they know: N rows of n tokens, of which counts (N) are no padding, or all; places of
+ * the cache that each row has in use, lengths (R, N), and where it lies there, places (R, N), or row i in place i. Turns (T,
+ * head_size / 2, 2) are cosines and sines of rotary positions, or NULL. The last of the T + 1 places is for what has none. */
+typedef struct {
+    idx N, n, T, last;
+    const idx *tokens, *counts, *lengths, *places;
+    float *keys;   /* (L, R, N, H, head_size, T + 1) */
+    float *values; /* (L, R, N, H, T + 1, head_size) */
+    const float *turns;
+    float *logits; /* (R, N, n, V), or (R, N, 1, V) with last */
+} Step;
+
+static void apply(const Linear *linear, idx r, idx M, const float *x, idx x_ld, float *y, idx add) {
+    const idx K = linear->inputs, N = linear->outputs;
+    const float *bias = linear->bias ? linear->bias + r * N : NULL;
+    const Product p = {M, K, N, x, x_ld, linear->weight + r * K * N, N, bias, y, N, add};
+    multiply(&p);
+}
+
+/* Rows x (M, D) to y, which may be x. */
+static void normalise(const Norm *norm, idx r, idx M, idx D, const float *x, float *y) {
+    const float *weight = norm->weight + r * D, *bias = norm->bias ? norm->bias + r * D : NULL;
+    for (idx m = 0; m < M; m++, x += D, y += D) {
+        float mean = 0.0f, square = 0.0f;
+        if (norm->kind == LAYER_NORM) {
+#pragma omp simd reduction(+ : mean)
+            for (idx k = 0; k < D; k++) mean += x[k];
+            mean /= (float)D;
+        }
+#pragma omp simd reduction(+ : square)
+        for (idx k = 0; k < D; k++) {
+            const float centred = x[k] - mean;
+            square += centred * centred;
+        }
+        const float inverse = 1.0f / sqrtf(square / (float)D + norm->eps);
+        if (bias)
+#pragma omp simd
+            for (idx k = 0; k < D; k++) y[k] = (x[k] - mean) * inverse * weight[k] + bias[k];
+        else
+#pragma omp simd
+            for (idx k = 0; k < D; k++) y[k] = (x[k] - mean) * inverse * weight[k];
+    }
+}
+
+/* What stands between the products of a feed-forward layer: x (M, outputs), in place. */
+static void activate(idx kind, idx M, idx outputs, float *x) {
+    for (idx m = 0; m < M; m++, x += outputs) {
+        if (kind == RELU)
+#pragma omp simd
+            for (idx k = 0; k < outputs; k++) x[k] = x[k] < 0.0f ? 0.0f : x[k];
+        else if (kind == GELU)
+#pragma omp simd
+            for (idx k = 0; k < outputs; k++) x[k] = gelu_(x[k]);
+        else
+#pragma omp simd
+            for (idx k = 0; k < outputs / 2; k++) x[k] = x[k] / (1.0f + exp_(-x[k])) * x[outputs / 2 + k];
+    }
+}
+
+/* Turn the pairs of queries and keys, 2 D numbers, by their position's angles. */
+static void turn(idx D, idx head_size, float *restrict x, const float *restrict turns) {
+    for (idx head = 0; head < 2 * D; head += head_size)
+        for (idx k = 0; k < head_size; k += 2) {
+            float *restrict pair = x + head + k;
+            const float even = pair[0], odd = pair[1];
+            pair[0] = even * turns[k] - odd * turns[k + 1];
+            pair[1] = even * turns[k + 1] + odd * turns[k];
+        }
+}
+
+static void keep(idx H, idx K, idx places, idx place, const float *k, const float *v, float *keys, float *values) {
+    for (idx h = 0; h < H; h++) {
+        for (idx e = 0; e < K; e++) keys[(h * K + e) * places + place] = k[h * K + e];
+        memcpy(values + (h * places + place) * K, v + h * K, K * sizeof(float));
+    }
+}
+
+/* Averages of the values in the first seen places, (H K), by softmax of the scores, for which there is room. */
+static void attend(idx H, idx K, idx places, idx seen, const float *q, const float *keys, const float *values,
+                   float *scores, float *context) {
+    const idx whole = (seen + W - 1) / W * W, N = whole < places ? whole : places; /* some more, in whole vectors */
+    for (idx h = 0; h < H; h++) {
+        const Product dots = {1, K, N, q + h * K, K, keys + h * K * places, places, NULL, scores, N, 0};
+        multiply(&dots);
+        float top = scores[0], total = 0.0f;
+#pragma omp simd reduction(max : top)
+        for (idx t = 0; t < seen; t++) top = scores[t] > top ? scores[t] : top;
+#pragma omp simd reduction(+ : total)
+        for (idx t = 0; t < seen; t++) {
+            scores[t] = exp_(scores[t] - top);
+            total += scores[t];
+        }
+        const float share = 1.0f / total;
+#pragma omp simd
+        for (idx t = 0; t < seen; t++) scores[t] *= share;
+        const Product average = {1, seen, K, scores, seen, values + h * places * K, K, NULL, context + h * K, K, 0};
+        multiply(&average);
+    }
+}
+
+static inline idx least(idx a, idx b) { return a < b ? a : b; }
+
+/* Tokens of row i that are no padding. */
+static inline idx real_tokens(const Step *s, idx i) { return s->counts ? least(s->counts[i], s->n) : s->n; }
+
+/* The last of them, or the first where all are padding. */
+static inline idx last_token(const Step *s, idx i) {
+    const idx count = real_tokens(s, i);
+    return count > 0 ? count - 1 : 0;
+}
+
+/* Arrays of a task of M tokens, one after the other in one piece of memory. */
+typedef struct {
+    float *x, *y, *qkv, *context, *hidden, *scores;
+} Scratch;
+
+/* Room for some numbers, in whole cache lines. */
+static float *taken(float **free, idx numbers) {
+    float *here = *free;
+    *free += (numbers + 15) / 16 * 16;
+    return here;
+}
+
+static Scratch laid(const Model *model, const Step *s, idx M, float *memory, idx *numbers) {
+    float *end = memory;
+    const idx D = model->D;
+    const Scratch scratch = {taken(&end, M * D), taken(&end, M * D), taken(&end, M * 3 * D), taken(&end, M * D),
+                             taken(&end, M * model->blocks[0].up.outputs), taken(&end, s->T + 1 + W)};
+    *numbers = end - memory;
+    return scratch;
+}
+
+/* The attention of a block: from queries, keys and values to contexts, with the new ones in the cache. */
+static void attend_rows(const Model *model, const Step *s, idx layer, idx r, idx from, idx to, const Scratch *at) {
+    const idx D = model->D, H = model->H, K = D / H, n = s->n, T = s->T, row_size = D * (T + 1);
+    for (idx i = from; i < to; i++) {
+        const idx row = r * s->N + i, length = s->lengths[row], lies = s->places ? s->places[row] : i;
+        const idx start = ((layer * model->R + r) * s->N + lies) * row_size, count = real_tokens(s, i);
+        float *qkv = at->qkv + (i - from) * n * 3 * D, *context = at->context + (i - from) * n * D;
+        for (idx j = 0; j < n; j++) {
+            float *own = qkv + j * 3 * D;
+            const idx place = j < count ? least(length + j, T) : T;
+            if (s->turns) turn(D, K, own, s->turns + least(length + j, T - 1) * K);
+            keep(H, K, T + 1, place, own + D, own + 2 * D, s->keys + start, s->values + start);
+        }
+        for (idx j = 0; j < n; j++)
+            attend(H, K, T + 1, least(length + j + 1, T), qkv + j * 3 * D, s->keys + start, s->values + start,
+                   at->scores, context + j * D);
+    }
+}
+
+static void through(const Model *model, const Step *s, idx layer, idx r, idx from, idx to, const Scratch *at) {
+    const Block *block = model->blocks + layer;
+    const idx M = (to - from) * s->n, D = model->D, hidden = block->up.outputs, is_post = model->norm_position == POST;
+    float *x = at->x, *y = is_post || block->attention_norm.kind == NO_NORM ? x : at->y;
+    if (y != x) normalise(&block->attention_norm, r, M, D, x, y);
+    apply(&block->qkv, r, M, y, D, at->qkv, 0);
+    attend_rows(model, s, layer, r, from, to, at);
+    if (model->norm_position == PRE_STREAM && y != x) memcpy(x, y, M * D * sizeof(float));
+    apply(&block->out, r, M, at->context, D, x, 1);
+    if (is_post && block->attention_norm.kind != NO_NORM) normalise(&block->attention_norm, r, M, D, x, x);
+    y = is_post || block->ffn_norm.kind == NO_NORM ? x : at->y;
+    if (y != x) normalise(&block->ffn_norm, r, M, D, x, y);
+    apply(&block->up, r, M, y, D, at->hidden, 0);
+    activate(model->activation, M, hidden, at->hidden);
+    apply(&block->down, r, M, at->hidden, hidden, x, 1);
+    if (is_post && block->ffn_norm.kind != NO_NORM) normalise(&block->ffn_norm, r, M, D, x, x);
+}
+
+static void embed(const Model *model, const Step *s, idx r, idx from, idx to, float *x) {
+    const idx D = model->D;
+    for (idx i = from; i < to; i++)
+        for (idx j = 0; j < s->n; j++, x += D) {
+            const idx row = r * s->N + i, place = least(s->lengths[row] + j, model->n_positions - 1);
+            const float *token = model->tokens + (r * model->V + s->tokens[row * s->n + j]) * D;
+            memcpy(x, token, D * sizeof(float));
+            if (!model->positions) continue;
+            const float *position = model->positions + ((model->own_positions ? r * model->n_positions : 0) + place) * D;
+#pragma omp simd
+            for (idx k = 0; k < D; k++) x[k] += position[k];
+        }
+}
+
+/* Logits of the rows; NaN for a token that has no place. */
+static void predict(const Model *model, const Step *s, idx r, idx from, idx to, const Scratch *at) {
+    const idx D = model->D, V = model->V, n = s->n, each = s->last ? 1 : n;
+    float *x = at->x, *logits = s->logits + (r * s->N + from) * each * V;
+    for (idx i = from; s->last && i < to; i++)
+        memmove(x + (i - from) * D, x + ((i - from) * n + last_token(s, i)) * D, D * sizeof(float));
+    if (model->norm.kind != NO_NORM) normalise(&model->norm, r, (to - from) * each, D, x, x);
+    apply(&model->classifier, r, (to - from) * each, x, D, logits, 0);
+    for (idx i = from; i < to; i++)
+        for (idx j = 0; j < each; j++, logits += V) {
+            if (s->lengths[r * s->N + i] + (s->last ? last_token(s, i) : j) < s->T) continue;
+            for (idx k = 0; k < V; k++) logits[k] = NAN;
+        }
+}
+
+#define TOKENS 64     /* of a task: its states stay in the second cache, and a matrix is read for many */
+#define WORTH 1000000 /* products of two numbers for which it is worth telling the threads */
+
+enum { DONE, NO_SUCH_TOKEN, NO_MEMORY };
+
+/* The step; nothing is changed where a token is none of the vocabulary. */
+int gpt_step(const Model *model, const Step *s) {
+    const idx R = model->R, N = s->N, n = s->n, D = model->D, V = model->V;
+    for (idx i = 0; i < R * N * n; i++)
+        if (s->tokens[i] < 0 || s->tokens[i] >= V) return NO_SUCH_TOKEN;
+    if (N == 0 || n == 0) return DONE;
+    const Block *first = model->blocks;
+    const idx work = R * N * n * (model->L * D * (4 * D + first->up.outputs + first->down.inputs) + D * V);
+    const idx threads = work < WORTH ? 1 : omp_get_max_threads();
+    idx parts = (N * n + TOKENS - 1) / TOKENS; /* of the rows of a member */
+    if (parts < (threads + R - 1) / R) parts = (threads + R - 1) / R;
+    idx rows = (N + parts - 1) / parts;
+    if (n == 1) rows = (rows + TALL - 1) / TALL * TALL;
+    parts = (N + rows - 1) / rows;
+    int outcome = DONE;
+#pragma omp parallel for schedule(static, 1) reduction(max : outcome) if (threads > 1)
+    for (idx task = 0; task < R * parts; task++) {
+        const idx r = task / parts, from = task % parts * rows, to = least(from + rows, N);
+        idx numbers;
+        laid(model, s, (to - from) * n, NULL, &numbers);
+        float *memory = aligned_alloc(64, numbers * sizeof(float));
+        if (!memory) {
+            outcome = NO_MEMORY;
+            continue;
+        }
+        const Scratch at = laid(model, s, (to - from) * n, memory, &numbers);
+        embed(model, s, r, from, to, at.x);
+        for (idx layer = 0; layer < model->L; layer++) through(model, s, layer, r, from, to, &at);
+        predict(model, s, r, from, to, &at);
+        free(memory);
+    }
+    return outcome;
+}

@@ -1,0 +1,66 @@
+"""Runs by their names, tags and groups, as :class:`shoal.lab.Records` find and show them."""
+
+from collections.abc import Iterable, Mapping
+
+from shoal.lab.cohort import CohortFolder
+from shoal.lab.labelling import words
+from shoal.lab.labels import Labels, read_labels
+from shoal.lab.names import find_run, is_digits
+
+COLUMNS = ("name", "group", "tags", "note")
+
+
+class LabelRecords:
+    """Runs and their labels."""
+
+    def __init__(self, folders: Mapping[str, CohortFolder]) -> None:
+        self._folders = dict(folders)
+        self._labels: Labels | None = None  # those of a snapshot
+
+    def labels(self) -> Labels:
+        """Names, tags, notes and groups of the lab, or of all labs of the runs."""
+        if self._labels is not None:
+            return self._labels
+        labs = dict.fromkeys(folder.path.parent.parent for folder in self._folders.values())
+        several = [read_labels(lab) for lab in labs]
+        if len(several) == 1:
+            return several[0]
+        runs = {run: label for labels in several for run, label in labels.runs.items()}
+        groups = {name: group for labels in several for name, group in labels.groups.items()}
+        return Labels(runs, groups, {path: why for labels in several for path, why in labels.damage.items()})
+
+    def find(self, run: str) -> str:
+        """Id of the run with this id, unambiguous beginning of an id, or name.
+
+        Raises:
+            UserError: no run here is called so, or several are.
+        """
+        if run in self._folders or is_digits(run):
+            return find_run(run, self._folders)
+        return find_run(run, self._folders, names=self.labels().names)
+
+    def labelled(self, tag: str | Iterable[str] | None, group: str | Iterable[str] | None) -> set[str]:
+        """Runs with one of these tags and in one of these groups; None asks for none.
+
+        Raises:
+            UserError: there is no such tag or group.
+        """
+        found = {*self._folders}
+        if tag is None and group is None:
+            return found
+        labels = self.labels()
+        if tag is not None:
+            found &= labels.tagged(words(tag), self._folders)
+        if group is not None:
+            found &= labels.grouped(words(group))
+        return found
+
+    def label_cells(self) -> dict[str, dict[str, str | None]]:
+        """Labels of each run as cells of a table: those of :data:`COLUMNS` that some run has."""
+        labels, cells = self.labels(), {}
+        for run in self._folders:
+            own = labels.of(run)
+            several = (own.name, " ".join(labels.groups_of(run)), " ".join(labels.tags_of(run)), own.note)
+            cells[run] = {column: value or None for column, value in zip(COLUMNS, several, strict=True)}
+        there = [column for column in COLUMNS if any(own[column] for own in cells.values())]
+        return {run: {column: own[column] for column in there} for run, own in cells.items()}

@@ -1,0 +1,60 @@
+"""Axes of settings: numbers where they are, names at places beside each other."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import altair as alt
+import polars as pl
+
+from shoal.report.figures import STEPS_LABEL
+
+if TYPE_CHECKING:
+    from shoal.report.panels import Axis
+
+_PLACE = "_place"  # column of the places of names
+_BESIDE = 0.6  # width that the colours of one name share, of the distance of two names
+_LETTERS = 26  # of all names of an axis, beside each other
+_SPACED = alt.Axis(format="~s", labelExpr=STEPS_LABEL, labelOverlap="greedy", labelSeparation=6)
+
+
+def along_numbers(values: Sequence[float], x: "Axis") -> alt.X:
+    """The axis of numbers."""
+    scale = alt.Scale(zero=False, nice=False, padding=12)
+    if x.log is not None:
+        scale = alt.Scale(type="log", base=x.log, nice=False, padding=12)
+    # with its digits said: left alone, 0.25 and 0.75 are rounded to what tells ticks apart
+    few = len(values) <= 10 and (x.log != 10 or max(values) < 1)  # large ones are told by prefixes
+    ticks = alt.Axis(values=values, format=".4~g", labelOverlap="greedy") if few else _SPACED
+    return alt.X(f"{x.column}:Q", title=x.title, scale=scale, axis=ticks)
+
+
+def in_places(extrema: pl.DataFrame, x: "Axis", colour: "Axis") -> "tuple[pl.DataFrame, Axis, alt.X]":
+    """Names as the places 0, 1, … of an axis whose ticks bear them, and each colour a little beside the others."""
+    shown = [(key, name) for key, name in x.names if key in set(extrema[x.column])]
+    places = {key: float(place) for place, (key, _) in enumerate(shown)}
+    place = pl.col(x.column).replace_strict(places, return_dtype=pl.Float64)
+    names = [name for _, name in shown]
+    there = [] if colour.column == x.column else sorted(extrema[colour.column].unique().to_list())
+    colours = [key for key, _ in colour.names if key in there] if colour.names else there
+    if len(colours) > 1:
+        step = _BESIDE / len(colours)
+        asides = {value: step * (i - (len(colours) - 1) / 2) for i, value in enumerate(colours)}
+        place += pl.col(colour.column).replace_strict(asides, return_dtype=pl.Float64)
+    placed = extrema.with_columns(place.alias(_PLACE))
+    ticks = alt.Axis(
+        values=list(places.values()),
+        labelExpr=f"{json.dumps(names)}[datum.value]",
+        labelAngle=-30 if max(map(len, names)) * len(names) > _LETTERS else 0,
+        labelLimit=110,
+        grid=False,
+    )
+    scale = alt.Scale(domain=[-0.5, len(names) - 0.5], nice=False, zero=False)
+    return placed, replace(x, column=_PLACE), alt.X(f"{_PLACE}:Q", title=x.title, scale=scale, axis=ticks)
+
+
+def marked_means(means: pl.DataFrame, is_joined: bool) -> Any:
+    """Means as a line; those of names, between which nothing lies, as dashes."""
+    chart = alt.Chart(means)
+    return chart.mark_line(strokeWidth=1.6) if is_joined else chart.mark_tick(orient="horizontal", thickness=2, size=16)

@@ -1,0 +1,138 @@
+"""Settings as axes: how the values of any setting stand along an axis, in a legend and in words.
+
+Numbers have an order and distances. Everything else is a name: text, true and false, nothing, and seeds, of which none
+is larger than another.
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
+from typing import Any
+
+import polars as pl
+
+from shoal.errors import UserError, nearest
+from shoal.registry import KINDS, short
+from shoal.report.each_run import SEEDS, model_label
+from shoal.report.panels import Axis
+from shoal.report.words import listed, setting_text
+
+# Titles of settings whose names alone would be taken for something else; of others the name is the title.
+_TITLES = {
+    "p": "modulus p",
+    "q": "modulus q",
+    "lr": "learning rate",
+    "r_train": "r_train",
+    "embedding_size": "width d",
+    "num_layers": "layers L",
+    "parameters": "parameters P",
+    "train_batch_size": "batch size B",
+    "n_steps": "n_steps",
+}
+_WIDE = 10.0  # ratio of two values from which they stand on a logarithmic axis
+_NOT_ASKED = ("run", "state", "step")  # columns of runs that are no settings
+
+
+def check_axes(runs: pl.DataFrame, names: Sequence[str]) -> list[str]:
+    """The names of columns in which runs differ, as they are spelled.
+
+    Args:
+        runs: one row per run, as of :meth:`shoal.lab.Records.runs`.
+        names: of settings, with ``-`` or ``_``.
+
+    Raises:
+        UserError: there is no such column, the runs have one value of it, or it is named twice.
+    """
+    known = [name for name in runs.columns if name not in _NOT_ASKED]
+    followed = [name for name in SEEDS if name in known and runs[name].equals(runs["seed"], check_names=False)]
+    differing = [name for name in known if runs[name].n_unique() > 1]
+    choice = " ".join(name for name in differing if name not in followed) or "nothing"
+    checked: list[str] = []
+    for word in names:
+        name = word.replace("-", "_")
+        if name not in known:
+            raise UserError(
+                f"--by {word}: no run here has such a setting; these runs differ in {choice}{nearest(name, known)}"
+            )
+        if name in checked:
+            raise UserError(f"--by names {name} twice; each setting is an axis once")
+        if name not in differing:
+            value = setting_text(runs[name][0])
+            raise UserError(
+                f"--by {word}: all {len(runs)} runs have {name} {value}, and an axis needs two values; they differ in "
+                f"{choice}{nearest(name, differing)}"
+            )
+        checked.append(name)
+    return checked
+
+
+def axis_of(runs: pl.DataFrame, name: str) -> tuple[Axis, pl.Expr | None]:
+    """A setting as an axis, and what its column becomes where its values are names.
+
+    Args:
+        runs: one row per run, with the column of the setting.
+        name: of the setting.
+
+    Returns:
+        The axis. Numbers have a logarithmic one where their ratios are more alike than their differences: of base 2
+        where all ratios are powers of 2, else of base 10. Names stand in the order of the runs, seeds in their own.
+        The expression gives the names in place of the values; None of numbers.
+    """
+    values = runs[name].unique(maintain_order=True).to_list()
+    title = _TITLES.get(name, name.replace("_", " "))
+    is_number = runs.schema[name].is_numeric() and None not in values and name not in ("seed", *SEEDS)
+    if is_number:
+        return Axis(name, title, log_base(values)), None
+    if runs.schema[name].is_numeric() or runs.schema[name] == pl.Boolean:
+        values.sort(key=lambda value: (value is None, value))
+    texts = {value: value_name(name, value) for value in values}
+    if name == "model":  # told apart by its own names everywhere
+        return Axis(name, title, names=tuple(texts.items())), None
+    names = tuple((text, text) for text in dict.fromkeys(texts.values()))
+    column = pl.col(name)
+    missing = texts.pop(None, None)
+    named = column.replace_strict(texts, default=None, return_dtype=pl.String) if texts else column.cast(pl.String)
+    return Axis(name, title, names=names), (named if missing is None else named.fill_null(missing)).alias(name)
+
+
+def value_name(setting: str, value: Any) -> str:
+    """A name for a value of a setting: ``GPT``, ``true``, ``none``, ``0.5``; of a part from outside its class."""
+    if value is None:
+        return "none"
+    if setting == "model":
+        return model_label(value)
+    return setting_text(short(value) if setting in KINDS else value)
+
+
+def log_base(values: Iterable[float]) -> int | None:
+    """The base of the logarithmic axis on which numbers stand evenly; None where they do on a linear one.
+
+    >>> [log_base(own) for own in ([64, 128, 256], [1e-4, 3e-4, 1e-3], [1, 2, 3], [0.25, 0.5, 1], [0, 1, 10], [1, 2])]
+    [2, 10, None, 2, None, None]
+    """
+    ordered = sorted(set(values))
+    if len(ordered) < 2 or ordered[0] <= 0 or not all(map(math.isfinite, ordered)):
+        return None
+    logs = [math.log2(value) for value in ordered]
+    is_log = ordered[1] / ordered[0] >= _WIDE if len(ordered) == 2 else _unevenness(logs) < _unevenness(ordered)
+    if not is_log:
+        return None
+    return 2 if all(abs(log - logs[0] - round(log - logs[0])) < 1e-9 for log in logs) else 10
+
+
+def _unevenness(ordered: Sequence[float]) -> float:
+    """Largest over smallest distance of neighbours."""
+    distances = [after - before for before, after in pairwise(ordered)]
+    return max(distances) / min(distances)
+
+
+def values_in_words(runs: pl.DataFrame, axis: Axis, most: int = 8) -> str:
+    """Values of an axis with how many runs have each: ``0.25 (4), 0.5 (4) and 1 (4)``; of many the ends."""
+    counts = runs.group_by(axis.column, maintain_order=True).len().rows()
+    names = dict(axis.names)
+    order = {name: place for place, name in enumerate(names)}
+    counts.sort(key=lambda row: order[row[0]] if names else row[0])
+    texts = [f"{names.get(value, setting_text(value))} ({n})" for value, n in counts]
+    if len(texts) <= most:
+        return listed(texts)
+    return f"{len(texts)} values from {texts[0]} to {texts[-1]}"
