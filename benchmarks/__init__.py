@@ -1,1 +1,1 @@
-"""What the engine is compared with: the same runs, trained by other means."""
+"""Benchmarks of the engine beside the same runs trained by other means."""

@@ -1,4 +1,4 @@
-"""``python -m benchmarks``: see :mod:`benchmarks.bench`."""
+"""Entry point of ``python -m benchmarks``: see :mod:`benchmarks.bench`."""
 
 import sys
 

@@ -1,6 +1,6 @@
-"""How long a training step takes, beside the same runs trained by other means: ``python -m benchmarks``.
+"""Benchmark of a training step beside the same runs trained by other means: ``python -m benchmarks``.
 
-What it compares with is in this folder, which an installed package does not have: it is run in a checkout.
+Its baselines are in this folder, which an installed package does not have: it is run in a checkout.
 """
 
 import os
@@ -33,13 +33,13 @@ def arguments(parser: Parser) -> None:
     parser.flag("pairs", type=int, help="measurements of each method, each beside one of plain (5)")
     parser.flag("steps", type=int, help="training steps of a measurement of few members (10; small: 80)")
     parser.flag("device", help="cpu or cuda (cpu)")
-    parser.flag("text", metavar="FILE", help="what the configuration text trains on, in UTF-8")
+    parser.flag("text", metavar="FILE", help="text of the configuration text, in UTF-8")
     parser.flag("quick", action="store_true", help="a smoke test of under a minute, whose times mean nothing")
     parser.flag("out", metavar="DIR", default=FOLDER, help=f"folder for the results ({FOLDER})")
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """Measure as the words ask; 1 where something of shoal's own could not be, 2 where they ask for what is not."""
+    """Run the benchmark of these arguments; returns 1 where shoal could not be measured, 2 for wrong arguments."""
     parser = Parser(prog="python -m benchmarks", description="training steps beside PyTorch, torch.compile and JAX")
     arguments(parser)
     try:
@@ -50,7 +50,7 @@ def main(words: Sequence[str] | None = None) -> int:
 
 
 def run(options: Options) -> int:
-    """Measure, print the tables and keep them."""
+    """Measure, print the tables and write them."""
     given = {name: value for name in ASKED if (value := getattr(options, name)) is not None}
     request = Request(**({**QUICK, **given} if options.quick else given))
     if request.device != "cpu":
@@ -68,7 +68,7 @@ def run(options: Options) -> int:
 
 
 def _command(options: Options) -> str:
-    """What was asked for, for the record."""
+    """Command line of the request, for the record."""
     words = ["python", "-m", "benchmarks"]
     for name in options.given:
         value = getattr(options, name)
@@ -78,7 +78,7 @@ def _command(options: Options) -> str:
 
 
 def _writable(folder: Path) -> Path:
-    """The folder itself, made and found writable before the time is spent."""
+    """Folder of the results, made and checked to be writable before the measurement."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -1,6 +1,6 @@
-"""What is measured: configurations, methods, and how long a window is. No heavy imports, so that mistakes answer fast.
+"""Cases of the benchmark: configurations, methods, and lengths of windows. No heavy imports: mistakes show fast.
 
-A *window* is what is timed at a stretch: ``n`` ordinary steps, then an evaluation and a flush, each on its own. The
+A *window* is timed as a unit: ``n`` ordinary steps, then an evaluation and a flush, each on its own. The
 practical's default schedule evaluates at 201 of 10,001 steps and ``shoal`` flushes every 20 seconds; a window that had
 them in those proportions would take minutes. They are added in exactly these proportions (:meth:`Case.milliseconds`),
 the same for every method. On a text the proportions are those of nanoGPT's schedule.
@@ -32,23 +32,23 @@ STACKED = 8  # members from which a window has fewer steps, because each takes l
 MODELS = ("lstm", "gpt")  # of the practical, which the baselines have too
 TEXT = "text"  # the configuration that needs a file
 SEED = 1337  # nanoGPT's
-FLUSH_SECONDS = 20.0  # between two flushes, as `shoal train` has it
+FLUSH_SECONDS = 20.0  # between two flushes, as in `shoal train`
 NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
 class Configuration:
-    """Runs of one shape, for each model.
+    """Configuration of runs of one shape, for each model.
 
     Attributes:
-        name: names it in tables and files.
-        about: in words.
-        settings: what differs from the practical's default run.
+        name: name in tables and files.
+        about: description in words.
+        settings: settings that differ from the practical's default run.
         members: numbers of members that shoal trains.
         jax_members: numbers of members that JAX trains.
         steps: ordinary steps of a window of few members.
-        models: that there are of it.
-        methods: that can train it.
+        models: its models.
+        methods: methods that can train it.
     """
 
     name: str
@@ -99,11 +99,11 @@ CONFIGURATIONS = MappingProxyType(
 
 @dataclass(frozen=True)
 class TextRun:
-    """A run on the characters of a text in :data:`benchmarks.nanogpt.SMALL_CPU`.
+    """Run on the characters of a text in :data:`benchmarks.nanogpt.SMALL_CPU`.
 
     Attributes:
         text: the file.
-        seed: of parameters and windows.
+        seed: seed of parameters and windows.
         eval_period: steps between two evaluations.
         n_steps: last step.
     """
@@ -114,7 +114,7 @@ class TextRun:
     n_steps: int
 
     def read(self) -> str:
-        """The text.
+        """Text of the file.
 
         Raises:
             UserError: it cannot be read, is not UTF-8, or is too short.
@@ -129,7 +129,7 @@ class TextRun:
         return text
 
     def spec(self) -> RunSpec:
-        """The same run as shoal trains it."""
+        """Spec of the same run in shoal."""
         setting = SMALL_CPU
         return RunSpec(
             task="text",
@@ -168,7 +168,7 @@ Run = RunSpec | TextRun
 
 @dataclass(frozen=True)
 class Case:
-    """One model in one configuration."""
+    """Case: one model in one configuration."""
 
     configuration: Configuration
     model: str
@@ -179,28 +179,28 @@ class Case:
 
     @property
     def spec(self) -> RunSpec:
-        """The run that every method trains."""
+        """Spec of the run that every method trains."""
         return RunSpec(model=self.model, **self.configuration.settings)
 
     @property
     def seed(self) -> int:
-        """The first member's."""
+        """Seed of the first member."""
         return self.spec.seed
 
     @property
     def width(self) -> int:
-        """``D``."""
+        """Width of the model, ``D``."""
         width: int = self.spec.embedding_size
         return width
 
     @property
     def parameters(self) -> int:
-        """``P``, without embeddings."""
+        """Number of parameters ``P``, without embeddings."""
         return count_run_parameters(self.spec)
 
     @property
     def evaluations(self) -> float:
-        """Evaluations per step on the default schedule."""
+        """Number of evaluations per step on the default schedule."""
         schedule = RunSpec(model=self.model)
         evaluated = 1 + min(schedule.eval_first, schedule.n_steps)  # step 0 and the first ones
         evaluated += schedule.n_steps // schedule.eval_period - schedule.eval_first // schedule.eval_period
@@ -216,12 +216,12 @@ class Case:
 
     @property
     def batches(self) -> int:
-        """Batches in a pass over the training equations; the last is smaller where they do not divide."""
+        """Number of batches in a pass over the training equations; the last may be smaller."""
         return math.ceil(self._n_train / self.spec.train_batch_size)
 
     @property
     def positions(self) -> float:
-        """``B S``: input tokens of a step, on average over a pass."""
+        """Number of input tokens of a step, ``B S``, on average over a pass."""
         return self._n_train / self.batches * self.spec.task_part.sizes().sequence_length
 
     @property
@@ -229,20 +229,20 @@ class Case:
         return count_examples(self.spec)[0]
 
     def steps(self, members: int, wanted: int | None) -> int:
-        """Ordinary steps of a window: whole passes, fewer with many members, whose steps take longer."""
+        """Number of ordinary steps of a window: whole passes, fewer with many members, whose steps take longer."""
         most = wanted or self.configuration.steps
         steps = max(min(most, FEWEST_STEPS), most * STACKED // max(members, STACKED))
         return math.ceil(steps / self.batches) * self.batches
 
     def milliseconds(self, window: "Window") -> float:
-        """What a step costs on the default schedule, with its share of evaluations and flushes."""
+        """Duration of a step on the default schedule, with its share of evaluations and flushes."""
         step = window.step + window.evaluation * self.evaluations
         return 1e3 * step * (1 + window.flush / FLUSH_SECONDS)
 
 
 @dataclass(frozen=True)
 class TextCase(Case):
-    """nanoGPT's small CPU setting on the characters of a file."""
+    """Case of nanoGPT's small CPU setting on the characters of a file."""
 
     text: Path
 
@@ -260,7 +260,7 @@ class TextCase(Case):
 
     @property
     def parameters(self) -> int:
-        """``P``, the matrix that token embedding and classifier share included.
+        """Number of parameters ``P``, the matrix that token embedding and classifier share included.
 
         Raises:
             UserError: the text cannot be used.
@@ -269,7 +269,7 @@ class TextCase(Case):
 
     @property
     def evaluations(self) -> float:
-        """nanoGPT's: step 0 and every 250th of 2,001."""
+        """Number of evaluations per step in nanoGPT: step 0 and every 250th of 2,001."""
         return (1 + SMALL_CPU.max_iters // SMALL_CPU.eval_interval) / (SMALL_CPU.max_iters + 1)
 
     def specs(self, members: int, window: int, windows: int) -> Sequence[Run]:
@@ -278,7 +278,7 @@ class TextCase(Case):
 
     @property
     def batches(self) -> int:
-        """1: windows are drawn with replacement, so there are no passes."""
+        """Number of batches in a pass, 1: windows are drawn with replacement, so that there are no passes."""
         return 1
 
     @property
@@ -291,7 +291,7 @@ class TextCase(Case):
 
 @dataclass(frozen=True)
 class Window:
-    """What one process took.
+    """Durations of one process.
 
     Attributes:
         step: seconds of an ordinary step, on average over the window.
@@ -308,7 +308,7 @@ class Window:
 
 @dataclass(frozen=True)
 class Subject:
-    """A method with its number of members."""
+    """Method with its number of members."""
 
     method: str
     members: int = 1
@@ -316,7 +316,7 @@ class Subject:
 
 @dataclass(frozen=True)
 class Request:
-    """What to measure; checked when it is made.
+    """Request of a measurement; checked when it is made.
 
     Attributes:
         configurations: names; ``default`` and ``small`` when not given.
@@ -358,10 +358,10 @@ class Request:
             there = "none" if self.text is None else f"{self.text!r} for {' '.join(self.configurations)}"
             raise UserError(f"--text FILE belongs to the configuration {TEXT}, which needs one: got {there}")
         for case in self.cases():
-            _ = case.parameters  # a text that cannot be used is found out before the time is spent
+            _ = case.parameters  # raises for a text that cannot be used before the measurement
 
     def cases(self) -> list[Case]:
-        """Each model in each configuration, once."""
+        """Cases of each model in each configuration, once."""
         return [
             self._case(CONFIGURATIONS[name], model)
             for name in dict.fromkeys(self.configurations)
@@ -376,7 +376,7 @@ class Request:
         return TextCase(configuration, model, Path(self.text))
 
     def subjects(self, case: Case) -> Iterator[Subject]:
-        """What is measured beside ``plain``, in the order of :data:`METHODS`."""
+        """Subjects that are measured beside ``plain``, in the order of :data:`METHODS`."""
         configuration = case.configuration
         members = {"shoal": self.members or configuration.members, "jax": configuration.jax_members}
         for method in METHODS:

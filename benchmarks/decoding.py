@@ -1,9 +1,9 @@
-"""Decoding beside transformers, on the same weights. ``python -m benchmarks.decoding [ROUNDS]``.
+"""Benchmark of decoding beside transformers, on the same weights. ``python -m benchmarks.decoding [ROUNDS]``.
 
-A GPT-2 of nanoGPT's small CPU setting (4 layers, width 128, 4 heads, 65 tokens; GELU by erf) goes on with prompts of
-one token by 63 more: by ``generate`` of the library transformers, with its cache, and by shoal with the same
-parameters. Rounds alternate between the two, on one thread; what is reported are medians of ratios of a round, in
-processor time and in time on the wall. Before that, both must have found the same tokens.
+A GPT-2 of nanoGPT's small CPU setting (4 layers, width 128, 4 heads, 65 tokens; GELU by erf) continues prompts of one
+token by 63 more: by ``generate`` of the library transformers, with its cache, and by shoal with the same parameters.
+Rounds alternate between the two, on one thread; medians of the ratios of a round are reported, in processor time and in
+wall time. Before that, both must give the same tokens.
 
 Shapes: ``R`` members, ``N`` prompts, ``D`` width.
 """
@@ -28,7 +28,7 @@ SCALE = 4.0  # of initial matrices, so that no two tokens are nearly as likely
 
 @dataclass(frozen=True)
 class Case:
-    """What is decoded: ``beam`` hypotheses of each of ``N`` prompts, 1 for greedy search, by ``R`` members."""
+    """Case of decoding: ``beam`` hypotheses of each of ``N`` prompts, 1 for greedy search, by ``R`` members."""
 
     beam: int
     N: int
@@ -43,11 +43,11 @@ CASES = tuple(Case(beam, N, R) for beam in (1, 4) for N in (1, 16) for R in (1, 
 
 @dataclass(frozen=True)
 class Times:
-    """Microseconds per new token of a row and member, of one round.
+    """Times of one round, in microseconds per new token of a row and member.
 
     Attributes:
         cpu: processor time.
-        wall: time on the wall.
+        wall: wall time.
     """
 
     cpu: float
@@ -55,7 +55,7 @@ class Times:
 
 
 def gpt2(seed: int) -> Any:
-    """A ``GPT2LMHeadModel`` of a seed, in evaluation mode; it has no token that ends a text."""
+    """Model ``GPT2LMHeadModel`` of a seed, in evaluation mode; it has no token that ends a text."""
     from transformers import GPT2Config, GPT2LMHeadModel  # an extra; nothing else here needs it
 
     torch.manual_seed(seed)
@@ -70,14 +70,14 @@ def gpt2(seed: int) -> Any:
 
 
 def shoal_gpt() -> GPT:
-    """The same architecture here."""
+    """Model of the same architecture in shoal."""
     tied: dict[str, Any] = {"bias_classifier": False, "share_embeddings": True}
     return GPT(H, L, D, V, CONTEXT, norm_position="pre", positions="learned", bias_ffn=True, **tied).eval()
 
 
 def mapped(theirs: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The parameters of a ``GPT2LMHeadModel`` by their names here; its matrices are ``(inputs, outputs)``."""
-    own = {
+    """Parameters of a ``GPT2LMHeadModel`` by their names in shoal; its matrices are ``(inputs, outputs)``."""
+    parameters = {
         "embedding.tokens.weight": theirs["transformer.wte.weight"],
         "embedding.positions.weight": theirs["transformer.wpe.weight"],
         "decoder.norm.weight": theirs["transformer.ln_f.weight"],
@@ -89,15 +89,15 @@ def mapped(theirs: dict[str, Tensor]) -> dict[str, Tensor]:
         there, here = f"transformer.h.{layer}", f"decoder.blocks.{layer}"
         for kind in ("weight", "bias"):
             parts = theirs[f"{there}.attn.c_attn.{kind}"].chunk(3, dim=-1)
-            own |= {f"{here}.self_attn.W_{x}.{kind}": part.t() for x, part in zip("QKV", parts, strict=True)}
-            own |= {f"{here}.{name}.{kind}": theirs[f"{there}.{old}.{kind}"].t() for old, name in names.items()}
-            own |= {f"{here}.{name}.{kind}": theirs[f"{there}.{old}.{kind}"] for old, name in norms.items()}
-    return {name: tensor.detach().contiguous() for name, tensor in own.items()}
+            parameters |= {f"{here}.self_attn.W_{x}.{kind}": part.t() for x, part in zip("QKV", parts, strict=True)}
+            parameters |= {f"{here}.{name}.{kind}": theirs[f"{there}.{old}.{kind}"].t() for old, name in names.items()}
+            parameters |= {f"{here}.{name}.{kind}": theirs[f"{there}.{old}.{kind}"] for old, name in norms.items()}
+    return {name: tensor.detach().contiguous() for name, tensor in parameters.items()}
 
 
 def theirs(model: Any, prompts: Tensor, beam: int) -> Tensor:
-    """The tokens that transformers finds, ``(N, 1 + NEW)``."""
-    found: Tensor = model.generate(
+    """Tokens by transformers, ``(N, 1 + NEW)``."""
+    tokens: Tensor = model.generate(
         prompts,
         attention_mask=torch.ones_like(prompts),
         max_new_tokens=NEW,
@@ -106,22 +106,22 @@ def theirs(model: Any, prompts: Tensor, beam: int) -> Tensor:
         length_penalty=0.0,
         early_stopping="never" if beam > 1 else False,
     )
-    return found
+    return tokens
 
 
 def ours(model: GPT, parameters: dict[str, Tensor], prompts: Tensor, beam: int) -> Tensor:
-    """The tokens that shoal finds, ``(R, N, 1 + NEW)``."""
+    """Tokens by shoal, ``(R, N, 1 + NEW)``."""
     if beam == 1:
         return generate(model, parameters, prompts, torch.ones(len(prompts), dtype=torch.int64), NEW).tokens
     decoder = decoder_for(model, parameters)
     each = prompts.expand(decoder.size, *prompts.shape)  # (R, N, 1)
     logits, state = decoder.step(each, decoder.start(len(prompts), CONTEXT), last=True)
-    found = beam_search(decoder, state, logits[:, :, 0], NEW, Beam(width=beam, stop="n_best"))
-    return torch.cat([each, found.hypotheses.tokens[:, :, 0]], dim=-1)
+    searched = beam_search(decoder, state, logits[:, :, 0], NEW, Beam(width=beam, stop="n_best"))
+    return torch.cat([each, searched.hypotheses.tokens[:, :, 0]], dim=-1)
 
 
 def timed(run: Callable[[], Any], tokens: int) -> Times:
-    """What one call takes, per token."""
+    """Times of one call, per token."""
     wall, cpu = time.perf_counter(), time.process_time()
     run()
     cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
@@ -129,15 +129,15 @@ def timed(run: Callable[[], Any], tokens: int) -> Times:
 
 
 def measure(case: Case, rounds: int) -> list[tuple[Times, Times]]:
-    """Both in turns: transformers, on one of the models, then shoal, on all of them."""
+    """Measure both in turns: transformers, on one of the models, then shoal, on all of them."""
     models = [gpt2(seed) for seed in range(case.R)]
     each = [mapped(model.state_dict()) for model in models]
-    stacked = {name: torch.stack([own[name] for own in each]) for name in each[0]}
+    stacked = {name: torch.stack([state_dict[name] for state_dict in each]) for name in each[0]}
     prompts = torch.arange(case.N).unsqueeze(1) % V  # (N, 1)
     model = shoal_gpt()
-    found = ours(model, stacked, prompts, case.beam)
+    shoal_tokens = ours(model, stacked, prompts, case.beam)
     for member, other in enumerate(models):
-        if not torch.equal(found[member], theirs(other, prompts, case.beam)):
+        if not torch.equal(shoal_tokens[member], theirs(other, prompts, case.beam)):
             raise RuntimeError(f"{case}: other tokens than transformers', model {member}")
     times = []
     for turn in range(rounds):

@@ -1,8 +1,8 @@
-"""What no test can show without a GPU: ``python -m benchmarks.gpu``, on one with nothing else to do.
+"""Checks and times that need a GPU: ``python -m benchmarks.gpu``, on an idle one.
 
-For both models, with the whole training set in a step and with a part of it: whether steps that are launched from
-recordings are those that are called, whether a member alone is the same as in a stack, how far its engines and the CPU
-are from each other, and what a step takes. With ``cpu`` as argument the script itself is tried.
+For both models, with the whole training set in a step and with a part of it: differences between recorded and called
+steps, between a member alone and in a stack, and between engines and the CPU, and the duration of a step. With ``cpu``
+as argument the script itself is tried.
 """
 
 import sys
@@ -24,7 +24,7 @@ MEMBERS = 32  # of the stack that is timed
 
 
 def trained(specs: list[RunSpec], device: torch.device, engine: str, called: bool = False) -> Stack:
-    """A stack after a few steps and evaluations."""
+    """Stack after a few steps and evaluations."""
     stack = Stack(Cohort(tuple(specs)), device, engine)
     if called:
         stack.launches.record = None
@@ -35,13 +35,13 @@ def trained(specs: list[RunSpec], device: torch.device, engine: str, called: boo
 
 
 def apart(one: Tensor, other: Tensor) -> str:
-    """How far two tensors are from each other."""
+    """Largest difference between two tensors, as text."""
     difference = float((one.detach().cpu() - other.detach().cpu()).abs().max())
     return "0" if torch.equal(one.cpu(), other.cpu()) else f"{difference:.1e}"
 
 
 def compare(settings: dict[str, Any], device: torch.device, engine: str) -> list[str]:
-    """A row of the table."""
+    """Row of the table."""
     specs = [RunSpec(**settings, seed=seed) for seed in range(MEMBERS)]
     many, specs = trained(specs, device, engine), specs[:3]
     stack, host = trained(specs, device, engine), trained(specs, torch.device("cpu"), engine)
@@ -59,7 +59,7 @@ def compare(settings: dict[str, Any], device: torch.device, engine: str) -> list
 
 
 def seconds(stack: Stack, steps: int = 100) -> float:
-    """What a step takes."""
+    """Duration of a step in seconds."""
     train_steps(stack, 20)
     float(stack.theta.detach().sum())  # waits for the GPU
     start = time.perf_counter()

@@ -1,6 +1,6 @@
-"""Measures methods beside ``plain``: one window of ``plain``, one of the method, and again, in one run.
+"""Harness that measures methods beside ``plain``: one window of ``plain``, one of the method, and again, in one run.
 
-Machines are noisy and drift, so that what counts is the ratio of two windows that stand next to each other; its median
+Machines are noisy and drift, so that ratios of two neighbouring windows are taken; their median
 and range over the pairs are reported. At any time one team of processes trains and at most two are in memory.
 """
 
@@ -21,14 +21,14 @@ Tell = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Result:
-    """What was measured of a method in one case.
+    """Result of a method in one case.
 
     Attributes:
         case: configuration and model.
         subject: method and number of members.
-        processes: that trained at the same time.
-        threads: of each.
-        engine: how shoal computed; empty for others.
+        processes: number of processes that trained at the same time.
+        threads: number of threads of each.
+        engine: engine of shoal; empty for other methods.
         milliseconds: per member and step, one number per pair.
         plain: the same of ``plain``'s window before it.
         evaluation: milliseconds of one evaluation per member, median.
@@ -55,37 +55,37 @@ class Result:
 
     @property
     def ratios(self) -> tuple[float, ...]:
-        """How many times as fast as ``plain``, pair by pair."""
-        return tuple(plain / own for plain, own in zip(self.plain, self.milliseconds, strict=True))
+        """Speed relative to ``plain``, pair by pair."""
+        return tuple(plain / method for plain, method in zip(self.plain, self.milliseconds, strict=True))
 
     @property
     def rate(self) -> float:
-        """Operations per second that the model as it is written would need."""
+        """Operations per second of the model as it is written."""
         return 1e3 * self.operations / median(self.milliseconds)
 
     @property
     def share(self) -> float:
-        """``rate`` over what the machine multiplies; above 1 is possible where work is avoided."""
+        """Share of ``rate`` in the machine's rate of products; above 1 is possible where work is avoided."""
         return self.rate / self.machine_rate
 
 
 @dataclass
 class Outcome:
-    """All results, and why what is missing is missing."""
+    """Outcome: all results, and reasons for missing ones."""
 
     results: list[Result]
     missing: dict[str, str]
 
     @property
     def is_whole(self) -> bool:
-        """Whether nothing of shoal's own is missing."""
+        """Return True if no result of shoal is missing."""
         return not any(name.startswith("shoal") for name in self.missing)
 
 
 def measure(request: Request, tell: Tell) -> Outcome:
-    """Measure every case; ``tell`` is told of each result when it is there.
+    """Measure every case; ``tell`` is called with a line about each result.
 
-    A baseline that cannot run is left out and said so; without ``plain`` there is nothing to compare with.
+    A baseline that cannot run is left out and reported; without ``plain`` there is nothing to compare with.
 
     Raises:
         RunFailed: ``plain`` cannot run.
@@ -99,25 +99,25 @@ def measure(request: Request, tell: Tell) -> Outcome:
         steps, windows = case.steps(1, request.steps), 2 + request.pairs * (1 + len(list(request.subjects(case))))
         job = Job("plain", tuple(case.specs(1, steps + 1, windows)), steps, device=request.device)
         with team([job]) as (plain, ready):
-            own = []
+            measured = []
             for subject in request.subjects(case):
                 if subject.method not in outcome.missing:
-                    own += _measured(case, subject, request, plain, rate, outcome, tell)
-            alone = [] if own else [plain.windows()[0] for _ in range(request.pairs)]
-            first = _plain_result(case, own, alone, plain, ready, rate)
+                    measured += _measured(case, subject, request, plain, rate, outcome, tell)
+            alone = [] if measured else [plain.windows()[0] for _ in range(request.pairs)]
+            first = _plain_result(case, measured, alone, plain, ready, rate)
         tell(_line(first))
-        outcome.results += [first, *(result for result, _ in own)]
+        outcome.results += [first, *(result for result, _ in measured)]
     return outcome
 
 
 def _measured(
     case: Case, subject: Subject, request: Request, plain: Team, rate: float, outcome: Outcome, tell: Tell
 ) -> list[tuple[Result, list[Window]]]:
-    """The result with the windows of ``plain`` beside it, or nothing where the method cannot run."""
+    """Result with the windows of ``plain`` beside it, or nothing where the method cannot run."""
     try:
         one = _pairs(case, subject, request, plain, rate)
     except RunFailed as failure:
-        # what one number of members cannot do, another may; a baseline that is not there is not asked again
+        # another number of members may work; a baseline that is missing is not tried again
         name = f"{title(subject)}, {case.name}" if subject.method == "shoal" else subject.method
         outcome.missing[name] = str(failure)
         tell(f"{name}: not measured: {failure}")
@@ -129,11 +129,11 @@ def _measured(
 def _pairs(case: Case, subject: Subject, request: Request, plain: Team, rate: float) -> tuple[Result, list[Window]]:
     jobs = _jobs(case, subject, request)
     beside: list[Window] = []
-    own: list[list[Window]] = []
+    method_windows: list[list[Window]] = []
     with team(jobs) as (others, ready):
         for _ in range(request.pairs):
             beside += plain.windows()
-            own.append(others.windows())
+            method_windows.append(others.windows())
         peak = others.peak()
     R = subject.members
     result = Result(
@@ -142,11 +142,13 @@ def _pairs(case: Case, subject: Subject, request: Request, plain: Team, rate: fl
         processes=len(jobs),
         threads=jobs[0].threads or cores(),
         engine=ready[0].engine,
-        milliseconds=tuple(max(map(case.milliseconds, windows)) / R for windows in own),  # the slowest process
+        milliseconds=tuple(
+            max(map(case.milliseconds, windows)) / R for windows in method_windows
+        ),  # the slowest process
         plain=tuple(map(case.milliseconds, beside)),
-        evaluation=1e3 * median(max(window.evaluation for window in windows) for windows in own) / R,
-        flush=1e3 * median(max(window.flush for window in windows) for windows in own) / R,
-        set_up=_set_up(ready, own),
+        evaluation=1e3 * median(max(window.evaluation for window in windows) for windows in method_windows) / R,
+        flush=1e3 * median(max(window.flush for window in windows) for windows in method_windows) / R,
+        set_up=_set_up(ready, method_windows),
         peak=peak,
         operations=operations(case),
         machine_rate=rate,
@@ -162,7 +164,7 @@ def _plain_result(
     ready: list[Ready],
     rate: float,
 ) -> Result:
-    """``plain`` over all its windows, each as fast as itself."""
+    """Result of ``plain`` over all its windows, each as fast as itself."""
     windows = [window for _, beside in own for window in beside] + alone
     milliseconds = tuple(map(case.milliseconds, windows))
     return Result(
@@ -183,7 +185,7 @@ def _plain_result(
 
 
 def _jobs(case: Case, subject: Subject, request: Request) -> list[Job]:
-    """What each process of a team does: shoal's members are divided between the cores, and not on a GPU."""
+    """Job of each process of a team: shoal's members are divided between the cores, and not on a GPU."""
     R, device = subject.members, request.device
     steps = case.steps(R, request.steps)
     if subject.method != "shoal":
@@ -194,14 +196,14 @@ def _jobs(case: Case, subject: Subject, request: Request) -> list[Job]:
 
 
 def operations(case: Case) -> float:
-    """6 P B S: multiplications and additions of a training step of one member, forward and backward."""
+    """Operations of a training step of one member, forward and backward: 6 P B S multiplications and additions."""
     return 6 * case.parameters * case.positions
 
 
 def _machine_rate(case: Case, device: str) -> float:
     """Operations per second of float32 products ``(B S, D) (D, 4 D)``, one process per core, all at once.
 
-    On a GPU large products, of 64 times as many rows, in one process: small ones would measure how it is called.
+    On a GPU large products, of 64 times as many rows, in one process: small ones would measure its launches.
     """
     D, n = case.width, cores() if device == "cpu" else 1
     shape = (round(case.positions) * (1 if device == "cpu" else 64), D, 4 * D)
@@ -218,7 +220,7 @@ def _set_up(ready: Sequence[Ready], windows: Sequence[Sequence[Window]]) -> floa
 
 
 def title(subject: Subject) -> str:
-    """``plain``, ``shoal, R = 8``."""
+    """Title of a subject: ``plain``, ``shoal, R = 8``."""
     return f"{subject.method}, R = {subject.members}" if subject.method in ("shoal", "jax") else subject.method
 
 

@@ -1,9 +1,9 @@
-"""The same models in JAX: ``jit``, ``vmap`` over runs, ``lax.scan`` over steps, optax for AdamW.
+"""Baseline of the same models in JAX: ``jit``, ``vmap`` over runs, ``lax.scan`` over steps, optax for AdamW.
 
 Parameters have shoal's names and shapes and start from shoal's initial values, so that runs of the same seed can be
-compared. What depends on JAX: a training set that does not fit in one batch is sampled with replacement, by a key per
-run and step. What is left to XLA: the four gates of an LSTM layer are one product, and their input part is computed for
-all time steps at once. Products are in full float32 on every device.
+compared. A training set that does not fit in one batch is sampled with replacement, by a key per run and step. The four
+gates of an LSTM layer are one product, and their input part is computed for all time steps at once; the rest is left to
+XLA. Products are in full float32 on every device.
 
 Shapes: ``R`` members, ``B`` batch, ``S`` sequence, ``D`` width, ``H`` heads, ``V`` vocabulary, ``N`` examples.
 """
@@ -34,20 +34,20 @@ State = tuple[Parameters, Any]  # parameters and the optimizer's state
 
 
 def linear(params: Parameters, name: str, x: Array) -> Array:
-    """``x W^T + b`` by ``name``; without ``b`` where the layer has none."""
+    """Linear layer ``x W^T + b`` of this name; without ``b`` where the layer has none."""
     y = x @ params[f"{name}.weight"].T
     return y + params[f"{name}.bias"] if f"{name}.bias" in params else y
 
 
 def layer_norm(params: Parameters, name: str, x: Array, eps: float = 1e-5) -> Array:
-    """``(*dims, D) -> (*dims, D)``."""
+    """Layer normalisation, ``(*dims, D) -> (*dims, D)``."""
     centred = x - x.mean(axis=-1, keepdims=True)
     variance = jnp.square(centred).mean(axis=-1, keepdims=True)
     return centred * jax.lax.rsqrt(variance + eps) * params[f"{name}.weight"] + params[f"{name}.bias"]
 
 
 def lstm_layer(params: Parameters, name: str, x: Array) -> Array:
-    """``(B, S, input_size) -> (B, S, D)``."""
+    """LSTM layer, ``(B, S, input_size) -> (B, S, D)``."""
     gates = [f"{name}.{gate}" for gate in ("forget_gate", "input_gate", "output_gate", "candidate_cell")]
     weight = jnp.concatenate([params[f"{gate}.weight"] for gate in gates])  # (4 D, input_size + D)
     bias = jnp.concatenate([params[f"{gate}.bias"] for gate in gates])  # (4 D,)
@@ -67,7 +67,7 @@ def lstm_layer(params: Parameters, name: str, x: Array) -> Array:
 
 
 def lstm(params: Parameters, tokens: Array, spec: RunSpec) -> Array:
-    """Tokens ``(B, S)`` -> logits ``(B, S, V)``."""
+    """LSTM language model: tokens ``(B, S)`` -> logits ``(B, S, V)``."""
     x = params["embedding.weight"][tokens]  # (B, S, D)
     for layer in range(spec.num_layers):
         x = lstm_layer(params, f"lstm.layers.{layer}", x)
@@ -85,14 +85,14 @@ def attention(params: Parameters, name: str, x: Array, num_heads: int) -> Array:
 
 
 def sinusoidal_embeddings(n_positions: int, dimension: int) -> np.ndarray:
-    """The practical's position encoding, ``(n_positions, D)``."""
+    """Position encoding of the practical, ``(n_positions, D)``."""
     i = np.arange(dimension)  # (D,)
     angles = np.arange(n_positions)[:, None] / 10000 ** (i // 2 / dimension)  # (n_positions, D)
     return np.where(i % 2 == 0, np.sin(angles), np.cos(angles)).astype(np.float32)
 
 
 def gpt(params: Parameters, tokens: Array, spec: RunSpec) -> Array:
-    """Tokens ``(B, S)`` -> logits ``(B, S, V)``."""
+    """GPT: tokens ``(B, S)`` -> logits ``(B, S, V)``."""
     assert spec.num_heads is not None
     x = params["embedding.tokens.weight"][tokens]  # (B, S, D)
     x = x + sinusoidal_embeddings(tokens.shape[1], spec.embedding_size)
@@ -122,14 +122,14 @@ def loss_and_accuracy(params: Parameters, batch: Sequence[Array], spec: RunSpec)
 
 
 def make_optimizer(spec: RunSpec) -> Any:
-    """AdamW after clipping, as the practical's loop has it."""
+    """AdamW after clipping, as in the practical's loop."""
     beta1, beta2 = betas(spec)
     adamw = optax.adamw(spec.lr, b1=beta1, b2=beta2, eps=spec.eps, weight_decay=spec.weight_decay)
     return optax.chain(optax.clip_by_global_norm(spec.clip), adamw)
 
 
 def train_one(state: State, data: Data, key: Array, step: Array, spec: RunSpec, n_train: int) -> State:
-    """One step of one member: the whole training set where it fits in a batch, otherwise a batch drawn by the key."""
+    """Train one member for one step: on the whole training set where it fits in a batch, else on a random batch."""
     params, optimizer_state = state
     batch = [tensor[:n_train] for tensor in data]
     if spec.train_batch_size < n_train:
@@ -155,7 +155,7 @@ def evaluate_one(params: Parameters, data: Data, spec: RunSpec, n_train: int) ->
 def train_many(
     state: State, data: Data, keys: Array, done: Array, n: int, spec: RunSpec, n_train: int
 ) -> tuple[State, dict[str, Array]]:
-    """``n`` steps of every member after ``done`` of them.
+    """Train every member for ``n`` steps after ``done`` of them.
 
     Returns:
         The new state, and the statistics after every step, ``(n, R)`` each; 0 where the schedule does not evaluate.
@@ -177,13 +177,13 @@ def train_many(
 
 
 class Trainer:
-    """Several runs at once.
+    """Trainer of several runs at once.
 
     ``step(n)`` is one compiled call; each new ``n`` is compiled anew, so warm up with the ``n`` to be timed.
 
     Args:
-        spec: what to train; settings that the baselines do not have are refused.
-        members: how many runs, of the seeds from ``spec.seed`` on.
+        spec: spec of the runs; settings that the baselines do not have are refused.
+        members: number of runs, of the seeds from ``spec.seed`` on.
         seeds: the seeds themselves, in place of ``members``.
 
     Attributes:
@@ -222,7 +222,7 @@ class Trainer:
         self._state: State = stacked, jax.vmap(make_optimizer(self.spec).init)(stacked)
 
     def step(self, n: int) -> None:
-        """Train ``n`` steps, with the evaluations that the schedule asks for on the way; returns when they are done."""
+        """Train ``n`` steps, with the evaluations of the schedule; returns when they are done."""
         with jax.default_matmul_precision("float32"):
             if self.steps_done == 0:
                 self._record(0, self.evaluate())
@@ -235,7 +235,7 @@ class Trainer:
         self.steps_done += n
 
     def evaluate(self) -> dict[str, np.ndarray]:
-        """The statistics of now, ``(R,)`` each."""
+        """Current statistics, ``(R,)`` each."""
         with jax.default_matmul_precision("float32"):
             return {name: np.asarray(value) for name, value in self._evaluate(self.params, self.data).items()}
 

@@ -1,4 +1,4 @@
-"""How often a GPU would be told something in a step and in an evaluation: ``python -m benchmarks.launches``.
+"""Numbers of GPU launches in a step and in an evaluation: ``python -m benchmarks.launches``.
 
 Operations are counted on the CPU, kernels as often as they would be launched; nothing is launched. Of PyTorch's
 operations some launch more than one kernel, and the CPU copies gradients of parameters once more than a GPU does.
@@ -24,7 +24,7 @@ BATCHES = (512, 64)  # the whole training set, and a part of it
 
 
 class Counted(TorchDispatchMode):
-    """Counts operations that compute or move something, and kernels."""
+    """Counter of operations that compute or move something, and of kernels."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -37,7 +37,7 @@ class Counted(TorchDispatchMode):
         return function(*args, **(kwargs or {}))
 
     def launch(self, *arguments: Any, **constants: Any) -> Callable[[], None]:
-        """A kernel, to be counted when it would be launched."""
+        """Launch of a kernel, which is counted instead."""
 
         def call() -> None:
             self.kernels += 1
@@ -46,10 +46,10 @@ class Counted(TorchDispatchMode):
 
 
 def counts(spec: RunSpec, engine: str, work: Callable[[Stack], object]) -> tuple[int, int]:
-    """Operations of PyTorch and kernels in one piece of a run's work."""
-    counted, found = Counted(), FusedKernels(GPUKernels, "counted, not launched")
+    """Numbers of PyTorch's operations and of kernels in one piece of a run's work."""
+    counted, kernels = Counted(), FusedKernels(GPUKernels, "counted, not launched")
     with (
-        mock.patch.object(engines, "fused_kernels", lambda device: found),
+        mock.patch.object(engines, "fused_kernels", lambda device: kernels),
         mock.patch.object(library, "_launch", counted.launch),
     ):
         stack = Stack(Cohort((spec,)), torch.device("cpu"), engine)

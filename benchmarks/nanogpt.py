@@ -1,10 +1,10 @@
-"""A plain training loop on the characters of a text: nanoGPT's small CPU setting, eager, one run at a time.
+"""Baseline of a plain training loop on the characters of a text: nanoGPT's small CPU setting, eager, one run at a time.
 
 Source: github.com/karpathy/nanoGPT at 3adf61e, ``model.py`` and ``train.py``, with the settings that its README gives
 for a CPU. The model draws its parameters in nanoGPT's order and the loop its windows from where that leaves the
 generator, so that a seed trains as it does there when nothing is evaluated on the way, to the bit on one thread.
 
-What differs: nothing is evaluated or kept while it trains, and a loss is that of every token of a split, not of a few
+Differences: nothing is evaluated or kept while it trains, and a loss is that of every token of a split, not of a few
 random windows.
 
 Shapes: ``B`` batch, ``S`` sequence, ``D`` width, ``H`` heads, ``V`` vocabulary, ``L`` layers.
@@ -22,7 +22,7 @@ from shoal.errors import UserError
 
 @dataclass(frozen=True)
 class Setting:
-    """nanoGPT's settings by its names; the values are those of its README for a CPU.
+    """Settings of nanoGPT by its names; the values are those of its README for a CPU.
 
     Attributes:
         block_size: tokens of a window.
@@ -59,12 +59,12 @@ class LayerNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(n_embd))
 
     def forward(self, x: Tensor) -> Tensor:
-        """``(*dims, D) -> (*dims, D)``."""
+        """Normalise: ``(*dims, D) -> (*dims, D)``."""
         return F.layer_norm(x, self.weight.shape, self.weight)
 
 
 class CausalSelfAttention(nn.Module):
-    """Attention of ``H`` heads; queries, keys and values are one product."""
+    """Causal attention of ``H`` heads; queries, keys and values are one product."""
 
     def __init__(self, setting: Setting) -> None:
         super().__init__()
@@ -73,7 +73,7 @@ class CausalSelfAttention(nn.Module):
         self.c_proj = nn.Linear(setting.n_embd, setting.n_embd, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """``(B, S, D) -> (B, S, D)``."""
+        """Apply the layer: ``(B, S, D) -> (B, S, D)``."""
         B, S, D = x.shape
         q, k, v = (part.view(B, S, self.n_head, -1).transpose(1, 2) for part in self.c_attn(x).split(D, dim=2))
         y = F.scaled_dot_product_attention(q, k, v, is_causal=True)  # (B, H, S, D / H)
@@ -82,7 +82,7 @@ class CausalSelfAttention(nn.Module):
 
 
 class MLP(nn.Module):
-    """Two products with a GELU (erf) between them."""
+    """Feed-forward layer: two products with a GELU (erf) between them."""
 
     def __init__(self, n_embd: int) -> None:
         super().__init__()
@@ -90,13 +90,13 @@ class MLP(nn.Module):
         self.c_proj = nn.Linear(4 * n_embd, n_embd, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """``(B, S, D) -> (B, S, D)``."""
+        """Apply the layer: ``(B, S, D) -> (B, S, D)``."""
         projected: Tensor = self.c_proj(F.gelu(self.c_fc(x)))
         return projected
 
 
 class Block(nn.Module):
-    """Attention and MLP, each behind its LayerNorm and beside its residual."""
+    """Block of attention and MLP, each behind its LayerNorm and beside its residual."""
 
     def __init__(self, setting: Setting) -> None:
         super().__init__()
@@ -106,14 +106,14 @@ class Block(nn.Module):
         self.mlp = MLP(setting.n_embd)
 
     def forward(self, x: Tensor) -> Tensor:
-        """``(B, S, D) -> (B, S, D)``."""
+        """Apply the layer: ``(B, S, D) -> (B, S, D)``."""
         x = x + self.attn(self.ln_1(x))
         out: Tensor = x + self.mlp(self.ln_2(x))
         return out
 
 
 class GPT(nn.Module):
-    """Learned positions, pre-norm blocks, and a classifier whose weights are those of the token embedding.
+    """GPT with learned positions, pre-norm blocks, and a classifier tied to the token embedding.
 
     Every matrix starts from N(0, 0.02²), those that write to the residual stream from N(0, 0.02² / 2L).
     """
@@ -135,7 +135,7 @@ class GPT(nn.Module):
                 nn.init.normal_(parameter, std=0.02 / math.sqrt(2 * setting.n_layer))
 
     def forward(self, idx: Tensor) -> Tensor:
-        """Tokens ``(B, S)`` -> logits ``(B, S, V)``."""
+        """Predict the next tokens: tokens ``(B, S)`` -> logits ``(B, S, V)``."""
         x = self.wte(idx) + self.wpe(torch.arange(idx.shape[1], device=idx.device))  # (B, S, D)
         for block in self.h:
             x = block(x)
@@ -144,7 +144,7 @@ class GPT(nn.Module):
 
 
 def count_parameters(setting: Setting, vocab_size: int) -> int:
-    """Parameters without the table of positions, which nanoGPT's ``get_num_params`` leaves out too.
+    """Number of parameters without the table of positions, which nanoGPT's ``get_num_params`` leaves out too.
 
     >>> count_parameters(SMALL_CPU, vocab_size=65)
     795904
@@ -171,7 +171,7 @@ def encode(text: str) -> tuple[Tensor, int]:
 
 
 def count_train(setting: Setting, n: int) -> int:
-    """How many of ``n`` tokens are trained on: the first nine tenths, as nanoGPT rounds them.
+    """Number of ``n`` tokens that are trained on: the first nine tenths, as nanoGPT rounds them.
 
     Raises:
         UserError: those or the others make no window with its next token.
@@ -186,17 +186,17 @@ def count_train(setting: Setting, n: int) -> int:
 
 
 class Trainer:
-    """One run on a text, whose first nine tenths are trained on and the rest is validated on.
+    """Trainer of one run on a text, whose first nine tenths are trained on and the rest is validated on.
 
     Args:
-        seed: of parameters and windows.
-        text: what is learned.
+        seed: seed of parameters and windows.
+        text: the text.
         setting: sizes and optimisation.
-        device: where model and windows go.
+        device: device of model and windows.
 
     Attributes:
         steps_done: updates so far.
-        loss: of the last update's batch, before it; nats per token.
+        loss: loss of the last update's batch, before it; nats per token.
 
     Raises:
         UserError: the text is too short for a window.
@@ -253,7 +253,7 @@ class Trainer:
         self.steps_done += 1
 
     def evaluate(self) -> dict[str, float]:
-        """Nats per token, in blocks, of the validation part and of as many first characters of the training part."""
+        """Losses in nats per token, in blocks, of the validation part and of equally many first training characters."""
         parts = {"train": self.train[: len(self.valid)], "valid": self.valid}
         values = {}
         for name, tokens in parts.items():
@@ -266,7 +266,7 @@ class Trainer:
 def evaluate(
     model: nn.Module, tokens: Tensor, block_size: int, *, stride: int | None = None, batch_size: int = 128
 ) -> tuple[float, int]:
-    """Nats over every token but the first, each scored once.
+    """Total loss in nats over every token but the first, each scored once.
 
     Windows of ``block_size`` inputs start every ``stride`` tokens, and all but the first score their last ``stride``
     tokens, which have at least ``block_size - stride`` tokens before them in the window. The last window ends with the
@@ -276,11 +276,11 @@ def evaluate(
         model: tokens ``(B, S)`` -> logits ``(B, S, V)``.
         tokens: ``(n,)``, at least two.
         block_size: inputs of a window.
-        stride: from one window to the next; ``block_size``, blocks side by side, when not given.
-        batch_size: windows at once.
+        stride: tokens from one window to the next; ``block_size``, blocks side by side, when not given.
+        batch_size: number of windows per forward pass.
 
     Returns:
-        The sum of the nats, added in float64, and the number of tokens scored.
+        The sum of the nats, in float64, and the number of scored tokens.
     """
     n, stride = len(tokens) - 1, block_size if stride is None else stride
     if not 1 <= stride <= block_size:

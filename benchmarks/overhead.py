@@ -1,7 +1,7 @@
-"""What does not train: help, planning many runs, opening a large lab. ``python -m benchmarks.overhead``.
+"""Benchmark of overheads: help, planning many runs, opening a large lab. ``python -m benchmarks.overhead``.
 
-Medians of five, each in a process of its own where start-up is what counts. What evaluation and recording take of the
-training is in ``python -m benchmarks``, which times both apart.
+Medians of five, each in its own process where start-up is measured. The shares of evaluation and recording in training
+are measured by ``python -m benchmarks``.
 """
 
 import json
@@ -38,7 +38,7 @@ def command(*words: str) -> None:
 
 
 def large_lab(path: Path, specs: list[RunSpec]) -> Lab:
-    """A lab of finished runs with a row of metrics each, without training them."""
+    """Lab of finished runs with a row of metrics each, made without training them."""
     lab = Lab(path).create()
     for start in range(0, len(specs), PER_COHORT):
         members = specs[start : start + PER_COHORT]
@@ -56,20 +56,20 @@ def main() -> None:
     """Measure and print one JSON object, in seconds."""
     base = RunSpec(model="gpt")
     values = {"weight_decay": [0.1 * i for i in range(1, 11)], "lr": [1e-4 * i for i in range(1, 11)]}
-    found = {"help": seconds(lambda: command("--help")), "train help": seconds(lambda: command("train", "--help"))}
+    results = {"help": seconds(lambda: command("--help")), "train help": seconds(lambda: command("train", "--help"))}
     specs = grid(base, **values, seed=range(RUNS // 100))
     assert len(specs) == RUNS
-    found["grid of 10,000"] = seconds(lambda: grid(base, **values, seed=range(RUNS // 100)), 3)
+    results["grid of 10,000"] = seconds(lambda: grid(base, **values, seed=range(RUNS // 100)), 3)
     fresh = [grid(base, **values, seed=range(RUNS // 100)) for _ in range(3)]
-    found["plan of 10,000"] = seconds(lambda: spread(plan(fresh.pop()), 2), 3)
+    results["plan of 10,000"] = seconds(lambda: spread(plan(fresh.pop()), 2), 3)
     with tempfile.TemporaryDirectory() as folder:
         lab = large_lab(Path(folder) / "lab", specs)
-        found["open: index"] = seconds(lambda: Lab(lab.path).index())
-        found["open: records and runs"] = seconds(lambda: Lab(lab.path).records().runs())
-        found["open: curves"] = seconds(lambda: Lab(lab.path).records().curves())
-        found["open: damage"] = seconds(lambda: Lab(lab.path).records().damage())
-        found["10,000 held runs asked for"] = seconds(lambda: Lab(lab.path).records(spec.id for spec in specs))
-    print(json.dumps({name: round(value, 3) for name, value in found.items()}, indent=1))
+        results["open: index"] = seconds(lambda: Lab(lab.path).index())
+        results["open: records and runs"] = seconds(lambda: Lab(lab.path).records().runs())
+        results["open: curves"] = seconds(lambda: Lab(lab.path).records().curves())
+        results["open: damage"] = seconds(lambda: Lab(lab.path).records().damage())
+        results["10,000 held runs asked for"] = seconds(lambda: Lab(lab.path).records(spec.id for spec in specs))
+    print(json.dumps({name: round(value, 3) for name, value in results.items()}, indent=1))
 
 
 if __name__ == "__main__":

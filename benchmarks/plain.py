@@ -1,7 +1,7 @@
-"""The practical's training loop: eager modules, a DataLoader, one run after another.
+"""Baseline of the practical's training loop: eager modules, a DataLoader, one run after another.
 
 Source: the practical on modular arithmetic, problems 3 and 4; the models are in :mod:`benchmarks.plain_models`. Nothing
-is shared between runs. What the engine does beside training and scoring (writing files, the norm of the parameters) is
+is shared between runs. Work of the engine besides training and scoring (writing files, the norm of the parameters) is
 left out.
 
 Shapes: ``B`` batch, ``S`` sequence, ``V`` vocabulary.
@@ -22,7 +22,7 @@ from shoal.tasks import get_arithmetic_dataset
 History = dict[str, list[Any]]  # "step", then loss and accuracy of train and valid, one entry per evaluation
 Batch = Sequence[Tensor]  # inputs (B, S), targets (B, S), eq_positions (B,), mask (B, S)
 
-# What the baselines take as given; other values are refused, never ignored.
+# Settings that the baselines fix; other values are refused, never ignored.
 FIXED = {
     "optimizer": "adamw",
     "decay_all": True,
@@ -33,7 +33,7 @@ FIXED = {
     "share_embeddings": False,
     "equation_format": "full",
 }
-INITIALISATION = {"lstm": "xavier", "gpt": "torch"}  # the models' own
+INITIALISATION = {"lstm": "xavier", "gpt": "torch"}  # defaults of the models
 
 
 def get_loss_and_accuracy(logits: Tensor, targets: Tensor, eq_positions: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
@@ -55,13 +55,13 @@ def get_loss_and_accuracy(logits: Tensor, targets: Tensor, eq_positions: Tensor,
 
 
 class Trainer:
-    """One run.
+    """Trainer of one run.
 
     Args:
-        spec: what to train; settings that the baselines do not have are refused.
+        spec: spec of the run; settings that the baselines do not have are refused.
         members: 1; this baseline trains one run at a time.
         compiled: wrap forward and loss in ``torch.compile``; each size of batch compiles, to train and to score.
-        device: where model and batches go.
+        device: device of model and batches.
 
     Attributes:
         steps_done: optimisation steps so far.
@@ -100,7 +100,7 @@ class Trainer:
         self.history = new_history()
 
     def build(self, vocabulary_size: int, sequence_length: int, pad: int) -> nn.Module:
-        """The model that the spec names, with initial parameters from torch's global generator."""
+        """Model of the spec, with initial parameters from torch's global generator."""
         spec = self.spec
         if spec.model == "lstm":
             assert spec.hidden_size is not None
@@ -108,7 +108,7 @@ class Trainer:
         return GPT(vocabulary_size, sequence_length, pad, spec)
 
     def step(self, n: int) -> None:
-        """Train ``n`` steps, with the evaluations that the schedule asks for on the way; returns when they are done."""
+        """Train ``n`` steps, with the evaluations of the schedule; returns when they are done."""
         if self.steps_done == 0:
             self._record()
         for _ in range(n):
@@ -136,7 +136,7 @@ class Trainer:
         self.optimizer.step()
 
     def evaluate(self) -> dict[str, float]:
-        """The statistics of now."""
+        """Current statistics."""
         values = {}
         for split, loader in self.eval_loaders.items():
             values[f"{split}_loss"], values[f"{split}_accuracy"] = self._evaluate(loader)
@@ -173,7 +173,7 @@ def run(
 
 
 def check(spec: RunSpec) -> None:
-    """Raise ValueError when the spec asks for something that the baselines do not have."""
+    """Raise ValueError for settings that the baselines do not have."""
     for name, fixed in {**FIXED, "initialisation": INITIALISATION[spec.model]}.items():
         value = spec.get(name)
         if value is not None and value != fixed:
@@ -181,7 +181,7 @@ def check(spec: RunSpec) -> None:
 
 
 def datasets(spec: RunSpec) -> tuple[TensorDataset, TensorDataset, int, int, int]:
-    """Train and valid of a run, then vocabulary size, sequence length and padding index."""
+    """Training and validation data of a run, then vocabulary size, sequence length and padding index."""
     assert spec.q is not None and spec.split_seed is not None
     (train, valid), tokenizer, sequence_length, pad = get_arithmetic_dataset(
         spec.p,
@@ -198,7 +198,7 @@ def datasets(spec: RunSpec) -> tuple[TensorDataset, TensorDataset, int, int, int
 
 
 def with_seed(spec: RunSpec, seed: int) -> RunSpec:
-    """The same run of another seed."""
+    """Spec of the same run with another seed."""
     return RunSpec(**{**spec.given(), "seed": seed})
 
 
@@ -208,7 +208,7 @@ def new_history() -> History:
 
 
 def betas(spec: RunSpec) -> tuple[float, float]:
-    """``(beta1, beta2)`` of AdamW."""
+    """Settings ``(beta1, beta2)`` of AdamW."""
     return _given(spec.beta1), _given(spec.beta2)
 
 

@@ -1,4 +1,4 @@
-"""The practical's models with the gaps filled in, as a reader of the handout would.
+"""Models of the practical with the gaps filled in, as a reader of the handout would.
 
 Source: the practical on modular arithmetic, problems 1 and 2. One linear layer per gate and per projection, a loop over
 time steps and layers, nothing fused. Parameters have the practical's names, so a shoal model's state dict fits.
@@ -17,7 +17,7 @@ from shoal import RunSpec
 
 
 class LSTMCell(nn.Module):
-    """One step of an LSTM layer, a linear layer per gate."""
+    """LSTM cell: one time step of a layer, with a linear layer per gate."""
 
     def __init__(self, input_size: int, hidden_size: int) -> None:
         super().__init__()
@@ -30,7 +30,7 @@ class LSTMCell(nn.Module):
             nn.init.zeros_(gate.bias)
 
     def forward(self, x: Tensor, state: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-        """``x`` ``(B, input_size)`` and ``(h, c)`` ``(B, D)`` each -> the new ``(h, c)``."""
+        """Advance a time step: ``x`` ``(B, input_size)`` and ``(h, c)`` ``(B, D)`` each -> the new ``(h, c)``."""
         h, c = state
         combined = torch.cat([x, h], dim=1)  # (B, input_size + D)
         f = torch.sigmoid(self.forget_gate(combined))
@@ -54,7 +54,7 @@ class LSTM(nn.Module):
         )
 
     def forward(self, x: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        """``(B, S, input_size)`` -> outputs ``(B, S, D)`` and the final ``(h, c)``, ``(L, B, D)`` each."""
+        """Run all layers: ``(B, S, input_size)`` -> outputs ``(B, S, D)``, final ``(h, c)``, ``(L, B, D)`` each."""
         B, S, _ = x.shape
         h = [torch.zeros(B, self.hidden_size, device=x.device, dtype=x.dtype) for _ in self.layers]
         c = [torch.zeros(B, self.hidden_size, device=x.device, dtype=x.dtype) for _ in self.layers]
@@ -69,7 +69,7 @@ class LSTM(nn.Module):
 
 
 class LSTMLM(nn.Module):
-    """Token embedding, LSTM, linear classifier."""
+    """Language model: token embedding, LSTM, linear classifier."""
 
     def __init__(self, vocabulary_size: int, embedding_size: int, hidden_size: int, num_layers: int, pad: int) -> None:
         super().__init__()
@@ -78,7 +78,7 @@ class LSTMLM(nn.Module):
         self.classifier = nn.Linear(hidden_size, vocabulary_size)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Any]:
-        """Tokens ``(B, S)`` -> logits ``(B, S, V)`` and the final states."""
+        """Predict the next tokens: tokens ``(B, S)`` -> logits ``(B, S, V)`` and the final states."""
         outputs, states = self.lstm(self.embedding(x))
         return self.classifier(outputs), states
 
@@ -93,14 +93,14 @@ class LayerNorm(nn.Module):
         self.bias = nn.Parameter(torch.zeros(hidden_size))
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """``(*dims, D) -> (*dims, D)``."""
+        """Normalise: ``(*dims, D) -> (*dims, D)``."""
         mean = inputs.mean(dim=-1, keepdim=True)
         variance = inputs.var(dim=-1, keepdim=True, unbiased=False)
         return (inputs - mean) / torch.sqrt(variance + self.eps) * self.weight + self.bias
 
 
 class MultiHeadedAttention(nn.Module):
-    """Causal attention of ``H`` heads, a linear layer per projection."""
+    """Causal attention of ``H`` heads, with a linear layer per projection."""
 
     def __init__(self, d_model: int, num_heads: int) -> None:
         super().__init__()
@@ -112,24 +112,24 @@ class MultiHeadedAttention(nn.Module):
         self.W_O = nn.Linear(d_model, d_model)
 
     def split_heads(self, tensor: Tensor) -> Tensor:
-        """``(B, S, D) -> (B, H, S, D / H)``."""
+        """Split heads: ``(B, S, D) -> (B, H, S, D / H)``."""
         B, S, _ = tensor.shape
         return tensor.view(B, S, self.num_heads, self.head_size).transpose(1, 2)
 
     def merge_heads(self, tensor: Tensor) -> Tensor:
-        """``(B, H, S, D / H) -> (B, S, D)``."""
+        """Merge heads: ``(B, H, S, D / H) -> (B, S, D)``."""
         B, H, S, dim = tensor.shape
         return tensor.transpose(1, 2).contiguous().view(B, S, H * dim)
 
     def get_attention_weights(self, queries: Tensor, keys: Tensor) -> Tensor:
-        """``(B, H, S, D / H)`` each -> ``(B, H, S, S)``."""
+        """Attention weights: queries and keys ``(B, H, S, D / H)`` -> ``(B, H, S, S)``."""
         S = queries.shape[2]
         scores = torch.matmul(queries, keys.transpose(-2, -1)) / math.sqrt(self.head_size)  # (B, H, S, S)
         mask = torch.tril(torch.ones(S, S, device=queries.device))  # (S, S), 1 = may be seen
         return F.softmax(scores.masked_fill(mask == 0, -math.inf), dim=-1)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """``(B, S, D)`` -> outputs ``(B, S, D)`` and attention weights ``(B, H, S, S)``."""
+        """Attend: ``(B, S, D)`` -> outputs ``(B, S, D)`` and attention weights ``(B, H, S, S)``."""
         queries = self.split_heads(self.W_Q(x))
         keys = self.split_heads(self.W_K(x))
         values = self.split_heads(self.W_V(x))
@@ -138,7 +138,7 @@ class MultiHeadedAttention(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention and a bias-free MLP, each followed by its residual and LayerNorm."""
+    """Block of attention and a bias-free MLP, each followed by its residual and LayerNorm."""
 
     def __init__(self, d_model: int, num_heads: int, multiplier: float) -> None:
         super().__init__()
@@ -149,21 +149,21 @@ class Block(nn.Module):
         self.ffn_norm = LayerNorm(d_model)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """``(B, S, D) -> (B, S, D)`` and attention weights ``(B, H, S, S)``."""
+        """Run the block: ``(B, S, D) -> (B, S, D)`` and attention weights ``(B, H, S, S)``."""
         attended, attention_weights = self.self_attn(x)
         x = self.self_attn_norm(x + attended)
         return self.ffn_norm(x + self.ffn(x)), attention_weights
 
 
 class Decoder(nn.Module):
-    """``L`` blocks in sequence."""
+    """Stack of ``L`` blocks."""
 
     def __init__(self, d_model: int, num_heads: int, num_layers: int, multiplier: float) -> None:
         super().__init__()
         self.blocks = nn.ModuleList([Block(d_model, num_heads, multiplier) for _ in range(num_layers)])
 
     def forward(self, x: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        """``(B, S, D) -> (B, S, D)``, hidden states ``(B, L + 1, S, D)`` and attentions ``(B, L, H, S, S)``."""
+        """Run the blocks: ``(B, S, D)`` -> ``(B, S, D)``, states ``(B, L + 1, S, D)``, maps ``(B, L, H, S, S)``."""
         hidden_states, attentions = [x], []
         for block in self.blocks:
             x, attention_weights = block(x)
@@ -183,7 +183,7 @@ class GPTEmbedding(nn.Module):
         self.register_buffer("position_encoding", sinusoidal_embeddings(sequence_length, embedding_size))
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """``(B, S) -> (B, S, D)``."""
+        """Embed tokens: ``(B, S) -> (B, S, D)``."""
         embedded: Tensor = self.tokens(tokens)
         return embedded + self.position_encoding[: tokens.shape[1]]
 
@@ -199,13 +199,13 @@ class GPT(nn.Module):
         self.classifier = nn.Linear(spec.embedding_size, vocabulary_size)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Any]:
-        """Tokens ``(B, S)`` -> logits ``(B, S, V)``, then hidden states and attention weights."""
+        """Predict the next tokens: tokens ``(B, S)`` -> logits ``(B, S, V)``, hidden states and attention weights."""
         outputs, states = self.decoder(self.embedding(x))
         return self.classifier(outputs), states
 
 
 def sinusoidal_embeddings(n_positions: int, dimension: int) -> Tensor:
-    """``sin(pos / 10000^(k/d))`` where ``i = 2k`` and the cosine where ``i = 2k + 1``: ``(n_positions, D)``."""
+    """Sinusoids ``sin(pos / 10000^(k/d))`` where ``i = 2k`` and cosines where ``i = 2k + 1``: ``(n_positions, D)``."""
     encoding = torch.zeros(n_positions, dimension)
     for i in range(dimension):
         angles = torch.arange(n_positions) / 10000 ** ((i // 2) / dimension)  # (n_positions,)

@@ -1,4 +1,4 @@
-"""Does a lower precision change when models generalise? ``python -m benchmarks.precision --lab DIR``.
+"""Comparison of the times to generalise in lower precisions. ``python -m benchmarks.precision --lab DIR``.
 
 Trains the quick form of the study ``sanity`` over many seeds in float32 and in the other precisions, and compares the
 steps at which validation accuracy first reached 0.99. Runs that never did count as later than all that did. The test is
@@ -19,10 +19,10 @@ PERMUTATIONS = 20_000
 
 
 def times(records: shoal.Records) -> list[float]:
-    """Step at which each run generalised, infinite where it did not."""
+    """Steps at which the runs generalised, infinite where they did not."""
     reached = records.curves().filter(pl.col("valid_accuracy") >= 0.99).group_by("run").agg(pl.col("step").min())
-    found = dict(reached.iter_rows())
-    return [float(found.get(run, np.inf)) for run in records.ids]
+    first_steps = dict(reached.iter_rows())
+    return [float(first_steps.get(run, np.inf)) for run in records.ids]
 
 
 def p_value(one: Sequence[float], other: Sequence[float], seed: int = 0) -> float:
@@ -42,11 +42,11 @@ def p_value(one: Sequence[float], other: Sequence[float], seed: int = 0) -> floa
     return (more + 1) / (PERMUTATIONS + 1)
 
 
-def describe(found: Sequence[float]) -> str:
-    """Median, quartiles, and how many generalised."""
-    quartiles = np.quantile(np.array(found), [0.25, 0.5, 0.75], method="inverted_cdf")
+def describe(steps: Sequence[float]) -> str:
+    """Median, quartiles, and number of runs that generalised, as text."""
+    quartiles = np.quantile(np.array(steps), [0.25, 0.5, 0.75], method="inverted_cdf")
     low, middle, high = (f"{value:,.0f}" if np.isfinite(value) else "never" for value in quartiles)
-    return f"median {middle} ({low} to {high}), {int(np.isfinite(found).sum())} of {len(found)} runs"
+    return f"median {middle} ({low} to {high}), {int(np.isfinite(steps).sum())} of {len(steps)} runs"
 
 
 def main() -> None:

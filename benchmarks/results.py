@@ -1,4 +1,4 @@
-"""What was measured, as tables, charts, numbers and a page about all of them."""
+"""Results of the benchmark as tables, charts, numbers and a page."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -59,14 +59,14 @@ METHOD = """\
 
 
 def tables(results: Sequence[Result]) -> list[Table]:
-    """One table per case, the fastest in bold."""
+    """Tables of each case, the fastest method in bold."""
     return [_table(case, [r for r in results if r.case == case]) for case in dict.fromkeys(r.case for r in results)]
 
 
-def _table(case: Case, own: Sequence[Result]) -> Table:
-    best = max(median(result.ratios) for result in own)
+def _table(case: Case, case_results: Sequence[Result]) -> Table:
+    best = max(median(result.ratios) for result in case_results)
     rows = []
-    for result in own:
+    for result in case_results:
         ratio = median(result.ratios)
         texts = [
             f"{result.processes} × {result.threads}",
@@ -82,23 +82,24 @@ def _table(case: Case, own: Sequence[Result]) -> Table:
         ]
         cells = [Cell(text, column in (1, 2) and ratio == best) for column, text in enumerate(texts)]
         rows.append((title(result.subject) + (f" (engine: {result.engine})" if result.engine else ""), cells))
-    n = min(len(result.ratios) for result in own)  # plain stands beside each of the others
-    spread = f"{short(min(own[0].milliseconds))} to {short(max(own[0].milliseconds))}"
+    n = min(len(result.ratios) for result in case_results)  # plain stands beside each of the others
+    spread = f"{short(min(case_results[0].milliseconds))} to {short(max(case_results[0].milliseconds))}"
     caption = (
         f"{case.model.upper()}, {case.configuration.about}. Milliseconds per member and step; N = {n} "
         f"pair{'s' * (n != 1)} of windows for each method. `plain` took {spread} ms over all its windows, "
-        f"N = {len(own[0].milliseconds)}. The machine's products: {short(own[0].machine_rate / 1e9)} GFLOP/s."
+        f"N = {len(case_results[0].milliseconds)}. The machine's products: "
+        f"{short(case_results[0].machine_rate / 1e9)} GFLOP/s."
     )
     return Table(case.name, HEADER, rows, caption)
 
 
 def short(value: float) -> str:
-    """Three digits, and never an exponent for what is large."""
+    """Number with three digits, without an exponent for large ones."""
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
 def frame(results: Sequence[Result]) -> pl.DataFrame:
-    """A row per case, method and number of members; medians with lowest and highest."""
+    """Frame of one row per case, method and number of members; medians with lowest and highest."""
     return pl.DataFrame(
         [
             {
@@ -123,12 +124,12 @@ def frame(results: Sequence[Result]) -> pl.DataFrame:
 
 
 def pairs(results: Sequence[Result]) -> pl.DataFrame:
-    """A row per pair of windows: milliseconds per member and step of the method and of ``plain`` before it."""
+    """Frame of one row per pair of windows: milliseconds per member and step of the method and of ``plain``."""
     return pl.DataFrame(
         [
-            {**_names(result), "pair": pair, "milliseconds": own, "plain_milliseconds": plain}
+            {**_names(result), "pair": pair, "milliseconds": method, "plain_milliseconds": plain}
             for result in results
-            for pair, (own, plain) in enumerate(zip(result.milliseconds, result.plain, strict=True))
+            for pair, (method, plain) in enumerate(zip(result.milliseconds, result.plain, strict=True))
         ]
     )
 
@@ -144,25 +145,25 @@ def _spread(name: str, values: Sequence[float]) -> dict[str, float]:
 
 
 def figures(results: Sequence[Result]) -> list[Figure]:
-    """What a step of a member costs against the number of members, where shoal was measured with several numbers."""
+    """Figures of the cost of a member's step against the number of members, where shoal was measured with several."""
     rows = frame(results)
     made = []
     for case in dict.fromkeys(result.case for result in results):
-        own = rows.filter(configuration=case.configuration.name, model=case.model)
-        if own.filter(method="shoal")["members"].n_unique() > 1:
+        of_case = rows.filter(configuration=case.configuration.name, model=case.model)
+        if of_case.filter(method="shoal")["members"].n_unique() > 1:
             caption = (
                 f"{case.model.upper()}, {case.configuration.about}: milliseconds per member and step against the "
                 "number of members R that train at once. Points: medians; bars: lowest to highest; "
                 "horizontal lines: one run at a time."
             )
-            made.append(Figure(case.name, _chart(own, f"{case.model.upper()}, {case.configuration.name}"), caption))
+            made.append(Figure(case.name, _chart(of_case, f"{case.model.upper()}, {case.configuration.name}"), caption))
     return made
 
 
-def _chart(own: pl.DataFrame, heading: str) -> alt.LayerChart:
-    stacked = own.filter(pl.col("members").n_unique().over("method") > 1)
-    alone = own.filter(pl.col("members").n_unique().over("method") == 1)
-    shown = [method for method in COLOURS if method in own["method"]]
+def _chart(rows: pl.DataFrame, heading: str) -> alt.LayerChart:
+    stacked = rows.filter(pl.col("members").n_unique().over("method") > 1)
+    alone = rows.filter(pl.col("members").n_unique().over("method") == 1)
+    shown = [method for method in COLOURS if method in rows["method"]]
     x = alt.X(
         "members:Q",
         title="members R",
@@ -183,8 +184,8 @@ def _chart(own: pl.DataFrame, heading: str) -> alt.LayerChart:
         alt.Chart(stacked).mark_line(strokeWidth=2.2).encode(x, y, colour, dash),
         alt.Chart(stacked).mark_point(filled=True, opacity=1, size=45).encode(x, y, colour),
     ]
-    told = [f"{row['method']}, R = {row['members']}: {row['milliseconds']:.3g}" for row in own.to_dicts()]
-    alternative = f"{heading}. Milliseconds per member and step: {'; '.join(told)}."
+    texts = [f"{row['method']}, R = {row['members']}: {row['milliseconds']:.3g}" for row in rows.to_dicts()]
+    alternative = f"{heading}. Milliseconds per member and step: {'; '.join(texts)}."
     chart = styled(alt.layer(*layers).properties(width=WIDTH, height=HEIGHT, title=heading), alternative)
     assert isinstance(chart, alt.LayerChart)
     return chart
@@ -225,7 +226,7 @@ def _page(outcome: Outcome, request: Request, command: str, load: float, drawn: 
 
 
 def _machine(load: float, request: Request) -> str:
-    """Where, when and with what it was measured."""
+    """Description of the machine, the time and the versions of the measurement."""
     here = environment(torch.device(request.device))
     configurations = "; ".join(
         f"{name}: {CONFIGURATIONS[name].about}" for name in dict.fromkeys(request.configurations)

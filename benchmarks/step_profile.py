@@ -1,4 +1,4 @@
-"""Where the time of one training step goes, before and after. ``python -m benchmarks.step_profile [THREADS]``.
+"""Profile of one training step on each engine. ``python -m benchmarks.step_profile [THREADS]``.
 
 One member of the default run on one thread, or as many as asked for, on each engine: self time by kind of operation,
 from ``torch.profiler``, and the median step without the profiler.
@@ -48,14 +48,14 @@ KINDS = {
 
 
 def kind(name: str) -> str:
-    """The kind of an operation, by its name."""
+    """Kind of an operation, by its name."""
     plain = name.removeprefix("aten::").removesuffix("Backward")
     return next((kind for kind, parts in KINDS.items() if any(part in plain for part in parts)), "the rest")
 
 
 @contextmanager
 def kernels_recorded() -> Iterator[None]:
-    """Let the profiler see the calls of kernels that are laid in the meantime."""
+    """Context in which recorded calls of kernels are visible to the profiler."""
     bound = CompiledLibrary.bound
 
     def recorded(self: CompiledLibrary, name: str, *arguments: Any) -> Callable[[], Any]:
@@ -89,10 +89,10 @@ def breakdown(model: str, engine: str) -> dict[str, float]:
         with profile(activities=[ProfilerActivity.CPU]) as recorded:
             for _ in range(STEPS):
                 train_step(stack)
-    found: dict[str, float] = defaultdict(float)
+    by_kind: dict[str, float] = defaultdict(float)
     for event in recorded.key_averages():
-        found[kind(event.key)] += event.self_cpu_time_total / 1e3 / STEPS
-    return {"median step": median(times[5:]), **found}
+        by_kind[kind(event.key)] += event.self_cpu_time_total / 1e3 / STEPS
+    return {"median step": median(times[5:]), **by_kind}
 
 
 def main() -> None:
@@ -103,7 +103,9 @@ def main() -> None:
     print("| | " + " | ".join(f"{model} {engine}" for model, engine in columns) + " |")
     print("| --- |" + " ---: |" * len(columns))
     for name in ("median step", *KINDS, "the rest"):
-        cells = [f"{found[name]:.1f}" if found.get(name) else "–" for found in columns.values()]
+        cells = [
+            f"{cells_of_column[name]:.1f}" if cells_of_column.get(name) else "–" for cells_of_column in columns.values()
+        ]
         print(f"| {name} | " + " | ".join(cells) + " |")
 
 

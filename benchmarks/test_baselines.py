@@ -1,5 +1,5 @@
 # ruff: noqa: D103
-"""The baselines compute what the engine computes: same logits, loss, trajectory and schedule."""
+"""Tests that the baselines have the engine's logits, loss, trajectory and schedule."""
 
 import math
 import os
@@ -25,7 +25,7 @@ QUANTITIES = ("train_loss", "train_accuracy", "valid_loss", "valid_accuracy")
 
 
 def tiny(model: str, **settings: object) -> RunSpec:
-    """A run of less than a second."""
+    """Spec of a run of less than a second."""
     heads = {"num_heads": 2} if model == "gpt" else {"hidden_size": 12}
     schedule = {"eval_first": 3, "eval_period": 5}
     base = {"p": 5, "num_layers": 2, "embedding_size": 8, "r_train": 0.6, "lr": 3e-3, "clip": 0.2}  # so that it clips
@@ -37,7 +37,7 @@ def shoal_model(spec: RunSpec) -> nn.Module:
 
 
 def shoal_history(specs: list[RunSpec], steps: int) -> dict[str, list[np.ndarray]]:
-    """What the engine's own steps give, evaluated on the schedule, ``(R,)`` each."""
+    """Statistics of the engine's own steps, evaluated on the schedule, ``(R,)`` each."""
     (cohort,) = plan(specs)
     stack = Stack(cohort, torch.device("cpu"))
     history: dict[str, list[np.ndarray]] = {name: [] for name in ("step", *QUANTITIES)}
@@ -58,29 +58,29 @@ def every_row(spec: RunSpec) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 
 def as_library_state(state: dict[str, Tensor], model: str) -> dict[str, Tensor]:
-    """A shoal model's parameters as :mod:`benchmarks.torch_nn` names them, what shoal does not have being 0."""
-    kept = {name: tensor for name, tensor in state.items() if name.startswith(("embedding.", "classifier."))}
+    """Parameters of a shoal model by their names in :mod:`benchmarks.torch_nn`, 0 for those that shoal lacks."""
+    parameters = {name: tensor for name, tensor in state.items() if name.startswith(("embedding.", "classifier."))}
     layers = range(2)
     if model == "lstm":
         for layer in layers:
             weights = torch.cat([state[f"lstm.layers.{layer}.{gate}.weight"] for gate in GATES])  # (4 D, input + D)
             bias = torch.cat([state[f"lstm.layers.{layer}.{gate}.bias"] for gate in GATES])
             input_size = weights.shape[1] - weights.shape[0] // 4
-            kept[f"lstm.weight_ih_l{layer}"] = weights[:, :input_size]
-            kept[f"lstm.weight_hh_l{layer}"] = weights[:, input_size:]
-            kept[f"lstm.bias_ih_l{layer}"], kept[f"lstm.bias_hh_l{layer}"] = bias, torch.zeros_like(bias)
-        return kept
+            parameters[f"lstm.weight_ih_l{layer}"] = weights[:, :input_size]
+            parameters[f"lstm.weight_hh_l{layer}"] = weights[:, input_size:]
+            parameters[f"lstm.bias_ih_l{layer}"], parameters[f"lstm.bias_hh_l{layer}"] = bias, torch.zeros_like(bias)
+        return parameters
     names = {"self_attn.W_O": "self_attn.out_proj", "self_attn_norm": "norm1", "ffn_norm": "norm2"}
     for layer in layers:
         ours, theirs = f"decoder.blocks.{layer}", f"encoder.layers.{layer}"
         for part in ("weight", "bias"):
             in_proj = torch.cat([state[f"{ours}.self_attn.{W}.{part}"] for W in ("W_Q", "W_K", "W_V")])
-            kept[f"{theirs}.self_attn.in_proj_{part}"] = in_proj
-            kept |= {f"{theirs}.{new}.{part}": state[f"{ours}.{old}.{part}"] for old, new in names.items()}
+            parameters[f"{theirs}.self_attn.in_proj_{part}"] = in_proj
+            parameters |= {f"{theirs}.{new}.{part}": state[f"{ours}.{old}.{part}"] for old, new in names.items()}
         for old, new in (("ffn.0", "linear1"), ("ffn.2", "linear2")):
             weight = state[f"{ours}.{old}.weight"]
-            kept[f"{theirs}.{new}.weight"], kept[f"{theirs}.{new}.bias"] = weight, torch.zeros(len(weight))
-    return kept
+            parameters[f"{theirs}.{new}.weight"], parameters[f"{theirs}.{new}.bias"] = weight, torch.zeros(len(weight))
+    return parameters
 
 
 def assert_same_history(found: dict, expected: dict, *, atol: float) -> None:
@@ -96,21 +96,21 @@ def assert_same_history(found: dict, expected: dict, *, atol: float) -> None:
 @torch.no_grad()
 def test_plain_computes_shoals_logits_loss_and_accuracy(model, orders, atol=1e-5):
     spec = tiny(model, operation_orders=orders)
-    own, trainer = shoal_model(spec.replace(init_seed=7)), plain.Trainer(spec)
-    trainer.model.load_state_dict(own.state_dict())
+    shoal_one, trainer = shoal_model(spec.replace(init_seed=7)), plain.Trainer(spec)
+    trainer.model.load_state_dict(shoal_one.state_dict())
     inputs, *scoring = every_row(spec)
-    logits, expected = trainer.model(inputs)[0], own(inputs)[0]
+    logits, expected = trainer.model(inputs)[0], shoal_one(inputs)[0]
     torch.testing.assert_close(logits, expected, atol=atol, rtol=0)
-    found = trainer.objective(inputs, *scoring)
-    torch.testing.assert_close(found, get_loss_and_accuracy(expected, *scoring), atol=atol, rtol=0)
+    scores = trainer.objective(inputs, *scoring)
+    torch.testing.assert_close(scores, get_loss_and_accuracy(expected, *scoring), atol=atol, rtol=0)
 
 
 @MODELS
 def test_plain_starts_where_shoal_starts(model):
     spec = tiny(model, seed=3)
-    found, expected = plain.Trainer(spec).model.state_dict(), shoal_model(spec).state_dict()
-    assert found.keys() == expected.keys()
-    for name, tensor in found.items():
+    state, expected = plain.Trainer(spec).model.state_dict(), shoal_model(spec).state_dict()
+    assert state.keys() == expected.keys()
+    for name, tensor in state.items():
         torch.testing.assert_close(tensor, expected[name], atol=1e-6, rtol=0)
 
 
@@ -155,11 +155,11 @@ def test_compiled_trains_through_torch_compile(model, monkeypatch):
 @torch.no_grad()
 def test_the_librarys_layers_compute_shoals_logits(model, orders, training, atol=1e-5):
     spec = tiny(model, operation_orders=orders)
-    own, trainer = shoal_model(spec), torch_nn.Trainer(spec)
-    trainer.model.load_state_dict(as_library_state(own.state_dict(), model))
+    shoal_one, trainer = shoal_model(spec), torch_nn.Trainer(spec)
+    trainer.model.load_state_dict(as_library_state(shoal_one.state_dict(), model))
     trainer.model.train(training)  # in evaluation the library may take another path
     inputs, *_ = every_row(spec)
-    torch.testing.assert_close(trainer.model(inputs)[0], own(inputs)[0], atol=atol, rtol=0)
+    torch.testing.assert_close(trainer.model(inputs)[0], shoal_one(inputs)[0], atol=atol, rtol=0)
 
 
 @MODELS
@@ -188,7 +188,7 @@ def test_without_jax_the_message_says_what_to_install(monkeypatch):
 
 @pytest.fixture(scope="module")
 def jax():
-    """JAX where it is installed, with quick instead of good code."""
+    """Module of JAX where it is installed, with fast compilation instead of fast code."""
     pytest.importorskip("optax")
     os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")  # read at the first use
     return pytest.importorskip("jax")
@@ -197,8 +197,8 @@ def jax():
 @MODELS
 def test_jax_computes_shoals_logits_and_loss(jax, model, atol=1e-5):
     spec = tiny(model, operation_orders=(2, 3))
-    own, (inputs, *scoring) = shoal_model(spec).requires_grad_(False), every_row(spec)
-    params = {name: tensor.numpy() for name, tensor in own.named_parameters()}
+    shoal_one, (inputs, *scoring) = shoal_model(spec).requires_grad_(False), every_row(spec)
+    params = {name: tensor.numpy() for name, tensor in shoal_one.named_parameters()}
     batch = [tensor.numpy().astype(np.int32) for tensor in (inputs, *scoring)]
     logits, *scores = jax.jit(
         lambda: (
@@ -206,11 +206,11 @@ def test_jax_computes_shoals_logits_and_loss(jax, model, atol=1e-5):
             *jax_baseline.loss_and_accuracy(params, batch, spec),
         )
     )()
-    expected = own(inputs)[0]
+    expected = shoal_one(inputs)[0]
     np.testing.assert_allclose(logits, expected.numpy(), atol=atol, rtol=0)
     wanted = get_loss_and_accuracy(expected, *scoring, reduction="none")
-    for found, one in zip(scores, wanted, strict=True):
-        np.testing.assert_allclose(found, one.numpy(), atol=atol, rtol=0)
+    for score, one in zip(scores, wanted, strict=True):
+        np.testing.assert_allclose(score, one.numpy(), atol=atol, rtol=0)
 
 
 @MODELS

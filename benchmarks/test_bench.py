@@ -1,5 +1,5 @@
 # ruff: noqa: D103
-"""The benchmark measures in pairs, counts what it says, keeps its results and refuses what it cannot do."""
+"""Tests that the benchmark measures in pairs, counts rightly, writes its results and refuses wrong requests."""
 
 import csv
 import re
@@ -96,8 +96,8 @@ def test_positions_are_those_of_a_pass_over_the_training_equations(configuration
 
 
 def test_operations_of_the_default_run():
-    found = {model: harness.operations(Case(CONFIGURATIONS["default"], model)) / 1e9 for model in ("lstm", "gpt")}
-    assert found == {"lstm": pytest.approx(4.63, abs=0.01), "gpt": pytest.approx(6.91, abs=0.01)}
+    giga = {model: harness.operations(Case(CONFIGURATIONS["default"], model)) / 1e9 for model in ("lstm", "gpt")}
+    assert giga == {"lstm": pytest.approx(4.63, abs=0.01), "gpt": pytest.approx(6.91, abs=0.01)}
 
 
 def test_a_step_has_its_share_of_evaluations_and_flushes():
@@ -140,7 +140,7 @@ def test_an_evaluation_is_timed_itself_however_long_the_step_beside_it_takes(met
 
 @pytest.fixture
 def text(tmp_path):
-    """A file of a hundred lines with an alphabet of 23."""
+    """Path of a file of a hundred lines with an alphabet of 23."""
     path = tmp_path / "some.txt"
     path.write_text("The quick brown fox eats.\n" * 100, encoding="utf-8")
     return path
@@ -192,8 +192,8 @@ def test_shoal_is_measured_beside_nanogpts_loop_on_a_text(text, tmp_path):
 def test_shoals_run_has_nanogpts_parameters_and_learning_rates(text):
     (case,) = Request(["text"], text=str(text)).cases()
     spec, V = case.spec, len(set(text.read_text()))
-    own = sum(parameter.numel() for parameter in build_model(spec).parameters())
-    assert own == count_parameters(SMALL_CPU, V) + 64 * 128  # and the table of positions
+    parameters = sum(parameter.numel() for parameter in build_model(spec).parameters())
+    assert parameters == count_parameters(SMALL_CPU, V) + 64 * 128  # and the table of positions
     schedule = schedule_of([spec], torch.device("cpu"))
     for it in (0, 1, 99, 100, 101, 1000, 2000):
         factor = schedule(torch.tensor([[it + 1.0]], dtype=torch.float64)).item()
@@ -204,7 +204,7 @@ def test_shoals_run_has_nanogpts_parameters_and_learning_rates(text):
 
 
 class FakeTeam:
-    """Trains nothing; a step of ``plain`` takes 8 s, one of process ``i`` of another method 4 + i seconds."""
+    """Fake team that trains nothing; a step of ``plain`` takes 8 s, of process ``i`` of another method 4 + i s."""
 
     def __init__(self, jobs, log):
         self.jobs, self.log = jobs, log
@@ -220,7 +220,7 @@ class FakeTeam:
 
 @pytest.fixture
 def log(monkeypatch):
-    """What trained, in order; JAX is not installed."""
+    """Methods that trained, in order; JAX is not installed."""
     log = []
 
     @contextmanager
@@ -235,16 +235,16 @@ def log(monkeypatch):
 
 
 def measured(**request):
-    said = []
-    outcome = harness.measure(Request(**{"configurations": ["default"], "pairs": 2, **request}), said.append)
-    return outcome, said
+    lines = []
+    outcome = harness.measure(Request(**{"configurations": ["default"], "pairs": 2, **request}), lines.append)
+    return outcome, lines
 
 
 def test_each_window_stands_beside_one_of_plain(log):
-    outcome, said = measured(models=["gpt"], methods=["torch_nn", "shoal"], members=[4])
+    outcome, lines = measured(models=["gpt"], methods=["torch_nn", "shoal"], members=[4])
     assert log[harness.RATE_WINDOWS :] == ["plain", "torch_nn"] * 2 + ["plain", "shoal"] * 2
     plain, torch_nn, shoal = outcome.results
-    assert len(said) == 3
+    assert len(lines) == 3
     assert plain.ratios == (1.0,) * 4
     assert torch_nn.ratios == (2.0,) * 2
     assert shoal.milliseconds == (5000 / 4,) * 2  # the slower of two processes, over four members
@@ -261,10 +261,10 @@ def test_members_are_divided_between_the_cores(monkeypatch):
 
 
 def test_without_jax_the_rest_goes_on(log):
-    outcome, said = measured(methods=["jax", "torch_nn"])
+    outcome, lines = measured(methods=["jax", "torch_nn"])
     assert outcome.missing == {"jax": "needs jax"}
     assert outcome.is_whole
-    assert said.count("jax: not measured: needs jax") == 1  # though there are two models
+    assert lines.count("jax: not measured: needs jax") == 1  # though there are two models
     assert [r.subject.method for r in outcome.results] == ["plain", "torch_nn"] * 2
 
 

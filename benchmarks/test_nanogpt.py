@@ -1,5 +1,5 @@
 # ruff: noqa: D103
-"""The plain loop on a text is nanoGPT's: its sizes, schedule, model, updates; and its loss is that of every token."""
+"""Tests that the plain loop on a text has nanoGPT's sizes, schedule, model and updates, and the loss of every token."""
 
 import math
 
@@ -54,7 +54,7 @@ def test_initial_parameters_have_nanogpts_standard_deviations():
 
 
 def explicit_logits(model, idx, n_head):
-    """The model written out: one head and one position after another."""
+    """Logits of the model written out: one head and one position after another."""
     p = dict(model.named_parameters())
     D, S = p["wpe.weight"].shape[1], idx.shape[1]
 
@@ -68,10 +68,12 @@ def explicit_logits(model, idx, n_head):
         q, k, v = (norm(x, p[f"{name}.ln_1.weight"]) @ p[f"{name}.attn.c_attn.weight"].T).chunk(3, dim=-1)
         y = torch.zeros_like(x)
         for head in range(n_head):
-            own = slice(head * D // n_head, (head + 1) * D // n_head)
+            of_head = slice(head * D // n_head, (head + 1) * D // n_head)
             for t in range(S):
-                scores = (k[:, : t + 1, own] * q[:, t : t + 1, own]).sum(-1) / math.sqrt(D / n_head)  # (B, t + 1)
-                y[:, t, own] = (scores.softmax(-1)[..., None] * v[:, : t + 1, own]).sum(1)
+                scores = (k[:, : t + 1, of_head] * q[:, t : t + 1, of_head]).sum(-1) / math.sqrt(
+                    D / n_head
+                )  # (B, t + 1)
+                y[:, t, of_head] = (scores.softmax(-1)[..., None] * v[:, : t + 1, of_head]).sum(1)
         x = x + y @ p[f"{name}.attn.c_proj.weight"].T
         z = norm(x, p[f"{name}.ln_2.weight"]) @ p[f"{name}.mlp.c_fc.weight"].T
         x = x + (z * 0.5 * (1 + torch.erf(z / math.sqrt(2)))) @ p[f"{name}.mlp.c_proj.weight"].T
@@ -89,7 +91,7 @@ def test_the_model_is_what_nanogpt_says(atol=1e-5):
 
 
 def test_updates_are_those_of_adamw_written_out(atol=1e-5):
-    own, other = Trainer(3, TEXT, setting=SMALL), Trainer(3, TEXT, setting=SMALL)
+    trainer, other = Trainer(3, TEXT, setting=SMALL), Trainer(3, TEXT, setting=SMALL)
     parameters = list(other.model.parameters())
     moments = [(torch.zeros_like(p), torch.zeros_like(p)) for p in parameters]
     losses, clipped = [], []
@@ -109,19 +111,19 @@ def test_updates_are_those_of_adamw_written_out(atol=1e-5):
                 p *= 1 - lr * (SMALL.weight_decay if p.dim() >= 2 else 0)
                 scale = torch.sqrt(v / (1 - SMALL.beta2 ** (it + 1))) + 1e-8
                 p -= lr * m / (1 - SMALL.beta1 ** (it + 1)) / scale
-        own.step()
-        losses.append((own.loss.item(), loss.item()))
-    assert own.steps_done == 8
-    for found, expected in losses:
-        assert found == pytest.approx(expected, abs=atol)
+        trainer.step()
+        losses.append((trainer.loss.item(), loss.item()))
+    assert trainer.steps_done == 8
+    for loss_of_trainer, expected in losses:
+        assert loss_of_trainer == pytest.approx(expected, abs=atol)
     torch.testing.assert_close(
-        list(own.model.parameters()), [torch.nn.Parameter(p) for p in parameters], atol=atol, rtol=0
+        list(trainer.model.parameters()), [torch.nn.Parameter(p) for p in parameters], atol=atol, rtol=0
     )
 
 
 def test_a_step_is_that_of_a_literal_loop_with_torchs_adamw():
     setting = Setting(**{**vars(SMALL), "grad_clip": 0.1, "learning_rate": 0.03})  # so that it clips and moves
-    own, other = Trainer(5, TEXT, setting=setting), Trainer(5, TEXT, setting=setting)
+    trainer, other = Trainer(5, TEXT, setting=setting), Trainer(5, TEXT, setting=setting)
     named = dict(other.model.named_parameters())
     norms = [p for name, p in named.items() if "ln_" in name]
     rest = [p for name, p in named.items() if "ln_" not in name]
@@ -136,9 +138,9 @@ def test_a_step_is_that_of_a_literal_loop_with_torchs_adamw():
         loss.backward()
         assert torch.nn.utils.clip_grad_norm_(other.model.parameters(), 0.1) > 0.1
         optimizer.step()
-        own.step()
+        trainer.step()
         losses.append(loss.item())
-        assert own.loss.item() == pytest.approx(loss.item(), abs=1e-6)
+        assert trainer.loss.item() == pytest.approx(loss.item(), abs=1e-6)
     assert len(set(losses)) == 4
 
 

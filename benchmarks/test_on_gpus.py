@@ -1,5 +1,5 @@
 # ruff: noqa: D103
-"""The scripts for a GPU do what they say where there is none."""
+"""Tests of the scripts for a GPU on a machine without one."""
 
 import pytest
 import torch

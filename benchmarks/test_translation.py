@@ -1,5 +1,5 @@
 # ruff: noqa: D103
-"""The plain loop that translates learns from the batches of the stack, with its models, and as it does."""
+"""Tests that the plain loop of translation has the models, the batches and the losses of the stack."""
 
 import pytest
 from pair_files import parallel
@@ -11,8 +11,8 @@ from shoal.training.step import train_steps
 
 @pytest.fixture
 def paths(tmp_path):
-    found = parallel(tmp_path, 150, 8)
-    return [found[name] for name in FILES]
+    files = parallel(tmp_path, 150, 8)
+    return [files[name] for name in FILES]
 
 
 def test_both_have_the_same_models_and_batches(paths):

@@ -1,7 +1,7 @@
-"""The same task with the library's own layers: ``torch.nn.LSTM`` and ``torch.nn.TransformerEncoder``.
+"""Baseline of the same task with the library's own layers: ``torch.nn.LSTM`` and ``torch.nn.TransformerEncoder``.
 
-Data, loop and evaluation are those of :mod:`benchmarks.plain`. The models differ from the practical's in what the
-library gives:
+Data, loop and evaluation are those of :mod:`benchmarks.plain`. The models differ from the practical's where the
+library's layers do:
 
 - ``nn.LSTM`` has two bias vectors per gate where the practical has one; their sum acts, and AdamW moves each.
 - ``nn.LSTM`` draws every parameter from ``U(±1/sqrt(D))``; the practical's gates from ``U(±1/sqrt(input_size + D))``.
@@ -11,7 +11,7 @@ library gives:
 - ``nn.TransformerEncoder`` copies one layer, so all its layers start from the same parameters.
 - Each stack of layers returns its last output, not the hidden states and attention weights of every layer.
 
-``torch.compile`` leaves ``nn.LSTM`` itself as it is and compiles what stands around it.
+``torch.compile`` leaves ``nn.LSTM`` itself as it is and compiles the code around it.
 
 Shapes: ``B`` batch, ``S`` sequence, ``D`` width, ``V`` vocabulary.
 """
@@ -27,7 +27,7 @@ from shoal import RunSpec
 
 
 class LSTMLM(nn.Module):
-    """Token embedding, ``nn.LSTM``, linear classifier."""
+    """Language model: token embedding, ``nn.LSTM``, linear classifier."""
 
     def __init__(self, vocabulary_size: int, embedding_size: int, hidden_size: int, num_layers: int, pad: int) -> None:
         super().__init__()
@@ -36,13 +36,13 @@ class LSTMLM(nn.Module):
         self.classifier = nn.Linear(hidden_size, vocabulary_size)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Any]:
-        """Tokens ``(B, S)`` -> logits ``(B, S, V)`` and the final states."""
+        """Predict the next tokens: tokens ``(B, S)`` -> logits ``(B, S, V)`` and the final states."""
         outputs, states = self.lstm(self.embedding(x))
         return self.classifier(outputs), states
 
 
 class GPT(nn.Module):
-    """Embedding with the practical's positions, ``nn.TransformerEncoder`` under a causal mask, linear classifier."""
+    """GPT: embedding with the practical's positions, causal ``nn.TransformerEncoder``, linear classifier."""
 
     mask: Tensor
 
@@ -65,13 +65,13 @@ class GPT(nn.Module):
         self.register_buffer("mask", mask, persistent=False)
 
     def forward(self, x: Tensor) -> tuple[Tensor, None]:
-        """Tokens ``(B, S)`` -> logits ``(B, S, V)``."""
+        """Predict the next tokens: tokens ``(B, S)`` -> logits ``(B, S, V)``."""
         outputs = self.encoder(self.embedding(x), mask=self.mask, is_causal=True)  # (B, S, D)
         return self.classifier(outputs), None
 
 
 class Trainer(plain.Trainer):
-    """One run with the library's layers; arguments as :class:`benchmarks.plain.Trainer`."""
+    """Trainer of one run with the library's layers; arguments as :class:`benchmarks.plain.Trainer`."""
 
     def build(self, vocabulary_size: int, sequence_length: int, pad: int) -> nn.Module:
         spec = self.spec

@@ -1,14 +1,14 @@
-"""Training to translate beside a plain loop. ``python -m benchmarks.translation SOURCE TARGET VALID_SOURCE VALID_TARGET
-[PAIRS]``.
+"""Benchmark of translation beside a plain loop.
+
+Usage: ``python -m benchmarks.translation SOURCE TARGET VALID_SOURCE VALID_TARGET [PAIRS]``.
 
 The same encoder-decoder with the same initial parameters, of the task's default settings, learns from the same batches,
 padded to the same widths: in a plain loop of PyTorch (forward, cross-entropy, backward, ``torch.optim.AdamW``), one run
 at a time, and as a stack of ``R`` runs by the engine ``plain``. One thread; a pair is a window of steps of the loop,
-the same steps of the stack, and the loop again; what is reported are medians and quartiles of the ratios, in the
-processor's time per token that is no padding, sources and targets with their ends. Before that, both must have the same
-loss, but for what drops out.
+the same steps of the stack, and the loop again; medians and quartiles of the ratios are reported, in processor time per
+token that is no padding, sources and targets with their EOS. Before that, both must have the same loss, up to dropout.
 
-Besides: which share of positions holds tokens, and what a stack takes in memory, each size in a process of its own.
+It also reports the share of positions that hold tokens, and the memory of a stack, each size in its own process.
 
 Shapes: ``R`` members, ``B`` pairs of a batch, ``T`` tokens of a target, ``V`` vocabulary.
 """
@@ -37,14 +37,14 @@ from shoal.training.step import train_step, train_steps
 
 CPU = torch.device("cpu")
 FILES = ("source", "target", "valid_source", "valid_target")
-WINDOW = 2  # steps between two looks at the clock
+WINDOW = 2  # steps between two readings of the clock
 SIZES = (1, 4)  # R of the times
 MEMBERS = (1, 2, 4)  # R of the memory
 PAIRS = 10
 
 
 def cohort(paths: Sequence[str], R: int) -> Cohort:
-    """Runs of default settings and as many seeds."""
+    """Cohort of ``R`` runs of default settings and different seeds."""
     files: dict[str, Any] = dict(zip(FILES, paths, strict=True))
     first = RunSpec(task="translation", **files)
     return Cohort(tuple(first.replace(seed=seed) for seed in range(R)))
@@ -52,13 +52,13 @@ def cohort(paths: Sequence[str], R: int) -> Cohort:
 
 @dataclass(frozen=True)
 class Step:
-    """What a step of a stack learns from.
+    """Training data of a step of a stack.
 
     Attributes:
-        batches: of each member.
-        tokens: of all of them, padding not counted.
-        form: of the batches.
-        indices: their pairs, ``(R, B)``.
+        batches: batch of each member.
+        tokens: number of tokens of all batches, padding not counted.
+        form: form of the batches.
+        indices: indices of their pairs, ``(R, B)``.
     """
 
     batches: tuple[Batch, ...]
@@ -68,26 +68,29 @@ class Step:
 
 
 def steps_of(runs: Cohort, n: int) -> list[Step]:
-    """The first steps of a stack of these runs."""
-    stack, found = Stack(runs, CPU), []
+    """Training data of the first steps of a stack of these runs."""
+    stack, steps = Stack(runs, CPU), []
     tensors = {name: tensor[0] for name, tensor in stack.tensors.items()}
     for _ in range(n):
         stack.sampler.prepare(stack.steps)
         stack.at += 1
         indices, counts = stack.draw()  # (R, B) each
         make = stack.task.batch_in(stack.form)
-        own = tuple(make(tensors, indices[member][counts[member]]) for member in range(len(runs)))
-        found.append(
+        batches = tuple(make(tensors, indices[member][counts[member]]) for member in range(len(runs)))
+        steps.append(
             Step(
-                own, sum(int(batch["seen"].sum() + batch["scored"].sum()) for batch in own), stack.form, indices.clone()
+                batches,
+                sum(int(batch["seen"].sum() + batch["scored"].sum()) for batch in batches),
+                stack.form,
+                indices.clone(),
             )
         )
         stack.steps += 1
-    return found
+    return steps
 
 
 class Loop:
-    """A plain loop of one run."""
+    """Plain training loop of one run."""
 
     def __init__(self, spec: RunSpec) -> None:
         self.model, self.clip = build_model(spec).train(), spec.clip
@@ -95,7 +98,7 @@ class Loop:
         self.optimizer = torch.optim.AdamW(self.model.parameters(), betas=(spec.beta1, spec.beta2), **rates)
 
     def step(self, batch: Batch) -> Tensor:
-        """Learn from a batch; its loss before that, nats per token."""
+        """Train on a batch; returns its loss before the update, in nats per token."""
         logits = self.model(batch["source"], batch["inputs"], batch["seen"])[0]  # (B, T, V)
         loss = F.cross_entropy(logits.flatten(0, 1), batch["targets"].flatten(), ignore_index=0)
         self.optimizer.zero_grad()
@@ -106,7 +109,7 @@ class Loop:
 
 
 def check(runs: Cohort, step: Step) -> None:
-    """Raise a RuntimeError where the two have not the same models and batches, by their losses of the first step."""
+    """Raise a RuntimeError where losses of the first step show that models or batches differ."""
     stack = Stack(runs, CPU)
     stack.sampler.prepare(stack.steps)
     stack.at += 1
@@ -121,7 +124,7 @@ def check(runs: Cohort, step: Step) -> None:
 
 
 def measure(paths: Sequence[str], R: int, pairs: int) -> tuple[list[float], list[float]]:
-    """Microseconds per token in the loop, and how many times as long the stack takes, of each pair."""
+    """Microseconds per token in the loop, and the ratio of the stack's time to it, of each pair."""
     runs = cohort(paths, R)
     steps = steps_of(runs, WINDOW * (pairs + 1))
     check(runs, steps[0])
@@ -135,11 +138,11 @@ def measure(paths: Sequence[str], R: int, pairs: int) -> tuple[list[float], list
         before = _looped(loop, window) / alone
         began = time.process_time()
         train_steps(stack, WINDOW)
-        own = (time.process_time() - began) / sum(one.tokens for one in window)
+        per_token_stack = (time.process_time() - began) / sum(one.tokens for one in window)
         both = (before + _looped(loop, window) / alone) / 2
         if pair:  # the first window makes what the others use
             theirs.append(1e6 * both)
-            ratios.append(own / both)
+            ratios.append(per_token_stack / both)
     return theirs, ratios
 
 
@@ -191,8 +194,8 @@ def main() -> None:
     print("| MiB | corpus | parameters and moments | process, peak |\n| --- | ---: | ---: | ---: |")
     for R in MEMBERS:
         command = [sys.executable, "-m", "benchmarks.translation", *paths, "--memory", str(R)]
-        said = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
-        print(f"| R = {R} | " + " | ".join(f"{float(value):.1f}" for value in said) + " |", flush=True)
+        values = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+        print(f"| R = {R} | " + " | ".join(f"{float(value):.1f}" for value in values) + " |", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""The processes that are measured: they set up, then train a window each time they are told.
+"""Worker processes that are measured: they set up, then train a window each time they are asked to.
 
 Each baseline is one process with all threads, as its reader would run it. shoal is one process per core, as
-:func:`shoal.train` runs it, each with its share of the members, in a lab of its own. A team's processes begin each
+:func:`shoal.train` runs it, each with its share of the members, in its own lab. A team's processes begin each
 window together; in between they wait and take no time from others.
 """
 
@@ -42,16 +42,16 @@ PRODUCT_SECONDS = 0.3  # of one measurement of the machine's rate
 
 @dataclass(frozen=True)
 class Job:
-    """What one process of a team does.
+    """Job of one process of a team.
 
     Attributes:
         method: one of :data:`benchmarks.cases.METHODS`, or ``products``.
         specs: the runs it trains.
         steps: ordinary steps of a window.
-        threads: threads of torch; as many as torch takes by itself, when not given.
-        processes: how many share the machine with it, itself included.
+        threads: threads of torch; torch's default when not given.
+        processes: number of processes that share the machine, itself included.
         shape: ``products``: sizes ``(m, k, n)`` of a matrix product.
-        device: where PyTorch trains.
+        device: device on which PyTorch trains.
     """
 
     method: str
@@ -65,11 +65,11 @@ class Job:
 
 @dataclass(frozen=True)
 class Ready:
-    """A process has set up and trained its first window.
+    """Message that a process has set up and trained its first window.
 
     Attributes:
-        seconds: that it took, without starting Python and importing.
-        engine: how it computes, where that was chosen.
+        seconds: duration, without starting Python and importing.
+        engine: engine, where one was chosen.
     """
 
     seconds: float
@@ -77,7 +77,7 @@ class Ready:
 
 
 class Team:
-    """Processes that train side by side."""
+    """Team of processes that train side by side."""
 
     def __init__(self, jobs: Sequence[Job], scratch: Path) -> None:
         context = multiprocessing.get_context("spawn")
@@ -94,10 +94,10 @@ class Team:
             self.processes.append(process)
 
     def receive(self) -> list[Any]:
-        """One message of each process.
+        """Messages of all processes, one each.
 
         Raises:
-            RunFailed: a process could not go on.
+            RunFailed: a process failed.
         """
         messages = []
         for pipe, process in zip(self.pipes, self.processes, strict=True):
@@ -112,14 +112,14 @@ class Team:
         return messages
 
     def ask(self, what: str) -> list[Any]:
-        """Tell every process to do something and wait for what it says."""
+        """Ask every process for something and wait for the answers."""
         for pipe in self.pipes:
-            with suppress(OSError):  # a process that is gone is found out when it should answer
+            with suppress(OSError):  # a process that is gone shows when it should answer
                 pipe.send(what)
         return self.receive()
 
     def windows(self) -> list[Window]:
-        """Let all train a window at the same time."""
+        """Train a window in all processes at the same time."""
         return self.ask("window")
 
     def peak(self) -> float:
@@ -137,7 +137,7 @@ class Team:
 
 @contextmanager
 def team(jobs: Sequence[Job]) -> Iterator[tuple[Team, list[Ready]]]:
-    """Processes that have set up and trained their first window; they end with the context."""
+    """Context of a team that has set up and trained its first window; its processes end with it."""
     with tempfile.TemporaryDirectory(prefix="shoal-bench-", ignore_cleanup_errors=True) as scratch:
         one = Team(jobs, Path(scratch))
         try:
@@ -147,7 +147,7 @@ def team(jobs: Sequence[Job]) -> Iterator[tuple[Team, list[Ready]]]:
 
 
 def _work(job: Job, pipe: Connection, barrier: Any, scratch: Path) -> None:
-    """One process of a team: set up, then do what it is told until the pipe ends."""
+    """Body of a process of a team: set up, then answer requests until the pipe ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent ends its teams
     try:
         scratch.mkdir()
@@ -169,7 +169,7 @@ def _work(job: Job, pipe: Connection, barrier: Any, scratch: Path) -> None:
     except (ImportError, UserError) as error:
         _give_up(pipe, str(error))
     except Exception as error:
-        traceback.print_exc()  # the parent gets one line; what led to it is only known here
+        traceback.print_exc()  # the parent gets one line; the traceback is known here alone
         _give_up(pipe, f"{type(error).__name__}: {error}".partition("\n")[0])
 
 
@@ -190,11 +190,11 @@ def _peak(device: str) -> float:
         return peak / 2 ** (20 if sys.platform == "darwin" else 10)
 
 
-# what the processes do: a job -> what trains a window, and the engine where one was chosen
+# work of the processes: a job -> function that trains a window, and the engine where one was chosen
 
 
 def _baseline(job: Job, scratch: Path) -> tuple[Measure, str]:
-    os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(scratch)  # what earlier runs compiled would hide the time it takes
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(scratch)  # code of earlier runs would hide the time of compiling
     trainer = _trainer(job)
 
     def measure() -> Window:
@@ -207,7 +207,7 @@ def _baseline(job: Job, scratch: Path) -> tuple[Measure, str]:
 
 
 def _trainer(job: Job) -> Any:
-    """What trains the job's runs; it has ``step(n)`` and ``evaluate()``."""
+    """Trainer of the job's runs; it has ``step(n)`` and ``evaluate()``."""
     first = job.specs[0]
     if isinstance(first, TextRun):
         return nanogpt.Trainer(first.seed, first.read(), device=job.device)
@@ -218,17 +218,17 @@ def _trainer(job: Job) -> Any:
 
 
 class _Clocked(Session):
-    """A session that knows how long its last evaluation and its last flush took, in seconds.
+    """Session that records the durations of its last evaluation and its last flush, in seconds.
 
-    What one of them takes cannot be had from the difference between a step with it and a step without: steps of small
-    models are as long as what disturbs them.
+    They cannot be computed from the difference between a step with and a step without: steps of small models are no
+    longer than disturbances.
     """
 
     evaluation = flushing = 0.0
 
-    def _evaluate(self, stack: Stack, kept: Tensor) -> None:
+    def _evaluate(self, stack: Stack, evaluated: Tensor) -> None:
         _wait(self.options.device.type)
-        self.evaluation = _seconds(lambda: super(_Clocked, self)._evaluate(stack, kept))
+        self.evaluation = _seconds(lambda: super(_Clocked, self)._evaluate(stack, evaluated))
 
     def _flush(self) -> None:
         self.flushing = _seconds(super()._flush)
@@ -257,7 +257,7 @@ def _shoal(job: Job, scratch: Path) -> tuple[Measure, str]:
 
 
 def _session(job: Job, scratch: Path) -> tuple[_Clocked, str]:
-    """One process's share of a cohort in a lab of its own, set up as :func:`shoal.train` does; no member waits."""
+    """Session of one process's share of a cohort in its own lab, set up as by :func:`shoal.train`; no member waits."""
     (cohort,) = plan([run.spec() if isinstance(run, TextRun) else run for run in job.specs])
     execution = Execution(torch.device(job.device), FLUSH_SECONDS, {}, places=len(job.specs))
     choice = choose_engine(cohort.shared, cohort.seconds, execution.device)
@@ -286,7 +286,7 @@ def _products(job: Job, scratch: Path) -> tuple[Measure, str]:
 
 
 def _wait(device: str) -> None:
-    """Until a GPU has done what it was told."""
+    """Wait until a GPU has finished its work."""
     if device == "cuda":
         torch.cuda.synchronize()
 

@@ -152,7 +152,7 @@ def test_attention_is_asked_of_the_longest_equations_and_says_so(tmp_path, monke
     specs = form.specs(attention)
     shoal.train(specs, tmp_path / "lab", workers=1)
     report = attention.report(Results(Lab(tmp_path / "lab").records(spec.id for spec in specs)), form)
-    assert report.sections[1].title == "Where attention goes, over all 27 equations with 3 operands"
+    assert report.sections[1].title == "Attention weights over all 27 equations with 3 operands"
     (knockout,) = report.sections[2].tables
     assert "of the one run whose model has" in report.sections[1].tables[1].caption
     assert knockout.header[1:4] == ["result, all layers", "result, layer 1", "result, layer 2"]

@@ -188,9 +188,9 @@ def train_m_models(
 
 def _seeds(first: int, M: int | None, seeds: Sequence[int] | None) -> list[int]:
     if seeds is not None:
-        if isinstance(seeds, str) or not isinstance(seeds, Iterable) or not (found := list(seeds)):
+        if isinstance(seeds, str) or not isinstance(seeds, Iterable) or not (numbers := list(seeds)):
             raise UserError(f"seeds must be one integer or more, got {seeds!r}")
-        return found
+        return numbers
     if M is None:
         raise UserError("train_m_models needs M, how many seeds, or seeds, which ones")
     if isinstance(M, bool) or not isinstance(M, int) or M < 1:
@@ -321,14 +321,14 @@ def _frame(columns: Mapping[str, Sequence[Any]]) -> pl.DataFrame:
 
 
 def _curve(statistics: Mapping[str, Any], *keys: str) -> Sequence[Any]:
-    found: Any = statistics
+    curve: Any = statistics
     for key in keys:
-        if not isinstance(found, Mapping) or key not in found:
+        if not isinstance(curve, Mapping) or key not in curve:
             raise UserError(f"statistics have no {' '.join(keys)}; they are what train and train_m_models return")
-        found = found[key]
-    if not isinstance(found, Sequence) or isinstance(found, str):
-        raise UserError(f"{' '.join(keys)} must be a list, got {found!r}")
-    return found
+        curve = curve[key]
+    if not isinstance(curve, Sequence) or isinstance(curve, str):
+        raise UserError(f"{' '.join(keys)} must be a list, got {curve!r}")
+    return curve
 
 
 def _display(figure: Plot) -> None:

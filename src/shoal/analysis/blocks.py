@@ -56,17 +56,17 @@ def crossed(frame: pl.DataFrame, asked: Names, among: Iterable[str]) -> tuple[st
 
 
 def going_with(frame: pl.DataFrame, asked: Names, among: Iterable[str]) -> tuple[str, ...]:
-    """The settings that change with what is asked and with it alone, so that the two cannot be told apart.
+    """Settings that change with the asked one and with it alone, so that the two cannot be told apart.
 
     >>> frame = pl.DataFrame({"d": [8, 8, 16], "lr": [0.1, 0.1, 0.2], "L": [1, 2, 1], "p": [5, 5, 5]})
     >>> going_with(frame, "d", frame.columns)
     ('lr',)
     """
-    own = as_names(asked)
+    names = as_names(asked)
     return tuple(
         name
         for name in among
-        if name in frame.columns and name not in own and frame[name].n_unique() > 1 and _fixed(frame, own, name)
+        if name in frame.columns and name not in names and frame[name].n_unique() > 1 and _fixed(frame, names, name)
     )
 
 

@@ -193,15 +193,15 @@ def sums_of_squares(values: Array) -> dict[Source, float]:
     """
     every = tuple(range(values.ndim))
     means = {
-        kept: values.mean(axis=tuple(axis for axis in every if axis not in kept), keepdims=True)
-        for kept in [(), *_sources(values.ndim)]
+        axes_kept: values.mean(axis=tuple(axis for axis in every if axis not in axes_kept), keepdims=True)
+        for axes_kept in [(), *_sources(values.ndim)]
     }
     out = {}
     for source in _sources(values.ndim):
         effect = sum(
-            (-1) ** (len(source) - size) * means[kept]
+            (-1) ** (len(source) - size) * means[axes_kept]
             for size in range(len(source) + 1)
-            for kept in itertools.combinations(source, size)
+            for axes_kept in itertools.combinations(source, size)
         )
         outside = math.prod(values.shape[axis] for axis in every if axis not in source)
         out[source] = float(outside * np.square(effect).sum())

@@ -320,8 +320,8 @@ def _randomised(first: SentenceStatistics, second: SentenceStatistics, trials: i
     a, b = first.values[0], second.values[0]  # (n, K)
     both, extreme = a.sum(axis=0) + b.sum(axis=0), 0
     for rows in _portions(trials, first.sentences):
-        kept = generator.integers(2, size=(rows, first.sentences), dtype=np.int8).astype(np.float64)
-        one = b.sum(axis=0) + kept @ (a - b)  # (rows, K)
+        unswapped = generator.integers(2, size=(rows, first.sentences), dtype=np.int8).astype(np.float64)
+        one = b.sum(axis=0) + unswapped @ (a - b)  # (rows, K)
         differences = first.score(one) - first.score(both - one)
         extreme += int((np.abs(differences) >= observed - _SAME).sum())
     return (extreme + 1) / (trials + 1)

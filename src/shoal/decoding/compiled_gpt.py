@@ -154,7 +154,7 @@ class CompiledStep:
         return _Block(*linears, self._norm(block.attention_norm), self._norm(block.ffn_norm))
 
     def takes(self, state: Mapping[str, Tensor]) -> bool:
-        """True if the arrays of a state are contiguous, as those of a new one are."""
+        """Return True if the arrays of a state are contiguous, as those of a new one are."""
         return state["keys"].is_contiguous() and state["values"].is_contiguous() and state["lengths"].is_contiguous()
 
     def __call__(self, tokens: Tensor, state: Mapping[str, Tensor], counts: Tensor | None, last: bool) -> Tensor:
@@ -171,8 +171,8 @@ class CompiledStep:
         R, N, n = tokens.shape
         if state["lengths"].shape != (R, N) or (counts is not None and counts.shape != (N,)) or n == 0:
             rows = f"a state of {tuple(state['lengths'].shape)} members and rows needs tokens (R, N, 1 or more)"
-            own = None if counts is None else tuple(counts.shape)
-            raise ValueError(f"{rows} and counts (N,), got {tuple(tokens.shape)} and {own}")
+            shape_of_counts = None if counts is None else tuple(counts.shape)
+            raise ValueError(f"{rows} and counts (N,), got {tuple(tokens.shape)} and {shape_of_counts}")
         T = state["keys"].shape[-1] - 1
         tokens, places = tokens.to(torch.int64).contiguous(), state.get("places")
         counts = None if counts is None else counts.to(torch.int64).contiguous()

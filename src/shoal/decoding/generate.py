@@ -84,14 +84,14 @@ def generate(
     try:
         check_parameters(model, parameters)
         n = members_at_once(model, parameters, len(prompts), longest if limit is None else min(limit, longest))
-        found = []
+        outputs = []
         for first in range(0, len(next(iter(parameters.values()))), n):
-            decoder = decoder_for(model, {name: own[first : first + n] for name, own in parameters.items()})
+            decoder = decoder_for(model, {name: value[first : first + n] for name, value in parameters.items()})
             choice = Choice(sampling, None if keys is None else keys[first : first + n], rows, lengths)
-            found.append(_generated(decoder, prompts, choice, max_new_tokens, limit, eos, padding))
+            outputs.append(_generated(decoder, prompts, choice, max_new_tokens, limit, eos, padding))
     finally:
         model.train(was_training)
-    return Generated(*(torch.cat(parts) for parts in zip(*found, strict=True)))
+    return Generated(*(torch.cat(parts) for parts in zip(*outputs, strict=True)))
 
 
 def _generated(

@@ -94,16 +94,14 @@ def generate_texts(
         )
     check_finite(made.log_p, list(models))
     written = made.lengths.expand(made.tokens.shape[:2])  # (R, N), with their prompts
-    samples_made = []
+    out = []
     for row, (prompt, number) in enumerate(rows):
         start = int(lengths[row])
         for member, run in enumerate(models):
             stop = int(written[member, row])
             text = tokenizer.decode(made.tokens[member, row, start:stop])
-            samples_made.append(
-                Sample(run, prompt, number, text, tuple(made.log_p[member, row, : stop - start].tolist()))
-            )
-    return samples_made
+            out.append(Sample(run, prompt, number, text, tuple(made.log_p[member, row, : stop - start].tolist())))
+    return out
 
 
 def _check(

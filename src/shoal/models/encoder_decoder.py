@@ -19,7 +19,7 @@ from shoal.models.cache import DecodingState, Slots, last_of
 from shoal.models.dropout import Dropout
 from shoal.models.embedding import GPTEmbedding
 from shoal.models.encoder import Encoder
-from shoal.models.gpt import PRACTICAL, Block, Kept, Variant
+from shoal.models.gpt import PRACTICAL, Block, Extra, Variant
 from shoal.models.norms import new_norm
 
 Memory = tuple[Tensor, Tensor]  # keys and values of the source, (B, H, S, head_size) each
@@ -70,16 +70,16 @@ class CrossBlock(Block):
         return x, cache
 
     def _layer(
-        self, x: Tensor, attend: Callable[[Tensor], tuple[Tensor, Kept]], memory: Memory, seen: Tensor
-    ) -> tuple[Tensor, Kept, Tensor]:
-        x, kept = self._attended(x, attend)
+        self, x: Tensor, attend: Callable[[Tensor], tuple[Tensor, Extra]], memory: Memory, seen: Tensor
+    ) -> tuple[Tensor, Extra, Tensor]:
+        x, extra = self._attended(x, attend)
         if self.norm_position == "post":
             looked_up, weights = self.cross_attn.look_up(x, memory, seen)
             x = self.cross_attn_norm(x + self.cross_attn_drop(looked_up))
         else:
             looked_up, weights = self.cross_attn.look_up(self.cross_attn_norm(x), memory, seen)
             x = x + self.cross_attn_drop(looked_up)
-        return self._fed_forward(x), kept, weights
+        return self._fed_forward(x), extra, weights
 
 
 class CrossDecoder(nn.Module):

@@ -28,7 +28,7 @@ from shoal.models.positions import POSITIONS
 NORM_POSITIONS = ("post", "pre", "pre_stream")
 DROPOUT_AT = ("feed_forward", "everywhere", "neurons_too")
 
-Kept = TypeVar("Kept")
+Extra = TypeVar("Extra")
 
 
 @dataclass(frozen=True)
@@ -115,18 +115,18 @@ class Block(nn.Module):
         """Run the block over the next tokens, ``(B, n, D) -> (B, n, D)``; returns the cache with them, too."""
         return self._around(x, lambda y: self.self_attn.step(y, keys, values, slots))
 
-    def _around(self, x: Tensor, attend: Callable[[Tensor], tuple[Tensor, Kept]]) -> tuple[Tensor, Kept]:
+    def _around(self, x: Tensor, attend: Callable[[Tensor], tuple[Tensor, Extra]]) -> tuple[Tensor, Extra]:
         """Block around a given attention; returns the second output of that attention, too."""
-        x, kept = self._attended(x, attend)
-        return self._fed_forward(x), kept
+        x, extra = self._attended(x, attend)
+        return self._fed_forward(x), extra
 
-    def _attended(self, x: Tensor, attend: Callable[[Tensor], tuple[Tensor, Kept]]) -> tuple[Tensor, Kept]:
+    def _attended(self, x: Tensor, attend: Callable[[Tensor], tuple[Tensor, Extra]]) -> tuple[Tensor, Extra]:
         if self.norm_position == "post":
-            attended, kept = attend(x)
-            return self.self_attn_norm(x + self.self_attn_drop(attended)), kept
+            attended, extra = attend(x)
+            return self.self_attn_norm(x + self.self_attn_drop(attended)), extra
         normed = self.self_attn_norm(x)
-        attended, kept = attend(normed)
-        return self.self_attn_drop(attended) + (normed if self.norm_position == "pre_stream" else x), kept
+        attended, extra = attend(normed)
+        return self.self_attn_drop(attended) + (normed if self.norm_position == "pre_stream" else x), extra
 
     def _fed_forward(self, x: Tensor) -> Tensor:
         if self.norm_position == "post":

@@ -1,4 +1,4 @@
-"""Which questions are asked: one module per study, and studies that stand outside of shoal.
+"""Studies: one module per question, and studies from outside of shoal.
 
 A study from outside is a value at a place ``package.module:study``, which a package can offer under a short name (entry
 points of the group ``shoal.studies``). Its pages are called by the place, with a dot for the colon.
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["NAMES", "Form", "Grid", "Results", "Study", "get_study", "name_of_study"]
 
-# with what each is about, so that a list needs no study's module
+# with the question of each, so that a list needs no study's module
 NAMES: Mapping[str, str] = MappingProxyType(
     {
         "sanity": "an LSTM and a GPT memorise modular addition and much later generalise",
@@ -39,35 +39,36 @@ NAMES: Mapping[str, str] = MappingProxyType(
 
 
 def get_study(name: str) -> "Study":
-    """The study of this name.
+    """Study of this name.
 
     Args:
-        name: of shoal's own, a short one that a package offers, a place, or what :func:`name_of_study` made of one.
+        name: name of one of shoal's own, a short one that a package offers, a place, or a result of
+            :func:`name_of_study`.
 
     Raises:
-        UserError: there is none, or what stands there is no study.
+        UserError: there is none, or the object at the place is no study.
     """
     if name in NAMES:
         return cast("Study", importlib.import_module(f"shoal.studies.{name.replace('-', '_')}"))
-    own = name_of_study(name)
-    if own is None:
+    outside = name_of_study(name)
+    if outside is None:
         known = [*NAMES, *offered("study")]
         raise UserError(
             f"unknown study {name!r}: one of {' '.join(known)}, or the place of your own, such as package.module:study"
             f"{nearest(name, known)}"
         )
-    module, _, attribute = own.rpartition(".")
-    found = at_place(f"{module}:{attribute}", f"study {name!r}")
-    if isinstance(found, type) or not all(callable(getattr(found, part, None)) for part in ("grids", "report")):
+    module, _, attribute = outside.rpartition(".")
+    study = at_place(f"{module}:{attribute}", f"study {name!r}")
+    if isinstance(study, type) or not all(callable(getattr(study, part, None)) for part in ("grids", "report")):
         raise UserError(
             f"{name!r} is no study: it must be a value, such as a module or an object, that has grids(quick) and "
             "report(results, form)"
         )
-    return cast("Study", found)
+    return cast("Study", study)
 
 
 def name_of_study(name: str) -> str | None:
-    """What the pages of a study are called: its own name, of one from outside its place with a dot for the colon.
+    """Name of a study's pages: its own name, or the place of one from outside with a dot for the colon.
 
     >>> name_of_study("sanity"), name_of_study("package.module:study"), name_of_study("nothing")
     ('sanity', 'package.module.study', None)
@@ -82,7 +83,7 @@ def name_of_study(name: str) -> str | None:
 
 
 def __getattr__(name: str) -> Any:
-    """Loaded when asked for, because results need what is measured and shown."""
+    """Load a name on first use, because results import statistics and figures."""
     if name not in __all__:
         raise AttributeError(f"module 'shoal.studies' has no attribute {name!r}")
     return getattr(importlib.import_module(f"shoal.studies.{'results' if name == 'Results' else 'base'}"), name)

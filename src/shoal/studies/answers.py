@@ -1,4 +1,4 @@
-"""Answers in words, each computed with what it rests on: how a quantity goes with a setting."""
+"""Answers in words about the trend of a quantity with a setting, each computed with its evidence."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -14,19 +14,19 @@ from shoal.report.words import NOTHING, counted, listed, number, p_value, with_i
 from shoal.studies.crossing import SEED_AXES, crossing
 
 LEVEL = 0.05  # of the corrected test behind "improves" and "worsens"
-# what is asked about: column, symbol, whether small is good
+# quantities of the questions: column, symbol, True where small values are good
 ASKED = (("log_valid_loss", "log₁₀ L_val", True), ("valid_accuracy", "A_val", False))
 
 
 @dataclass(frozen=True)
 class Case:
-    """Runs and a setting that is asked for.
+    """Runs and the setting whose effect is asked for.
 
     Attributes:
-        name: what to call them.
+        name: name of the runs.
         frame: the runs with their extrema and settings.
         axis: the setting, or a quantity that is computed from settings.
-        made_of: in that case, the columns of these settings.
+        made_of: columns of the settings that such a quantity is computed from.
         more: columns of settings that only parts from outside of shoal have.
     """
 
@@ -39,12 +39,12 @@ class Case:
 
 @dataclass(frozen=True)
 class Trend:
-    """How one quantity goes with the setting of one case.
+    """Trend of one quantity with the setting of one case.
 
     Attributes:
         found: the estimate.
-        corrected: its p, corrected for the tests that are made with it.
-        family: these.
+        corrected: its p value, corrected for all tests of its family.
+        family: the tests that are corrected together.
     """
 
     found: TrendEstimate
@@ -53,7 +53,7 @@ class Trend:
 
 
 def with_logs(extrema: pl.DataFrame) -> pl.DataFrame:
-    """With ``log_train_loss`` and ``log_valid_loss``, log₁₀; a loss that float32 took to 0 counts as its smallest."""
+    """Extrema with ``log_train_loss`` and ``log_valid_loss``, log₁₀; a loss of 0 counts as 1e-38."""
     return extrema.with_columns(
         pl.col(name).cast(pl.Float64).clip(lower_bound=1e-38).log10().alias(f"log_{name}")
         for name in ("train_loss", "valid_loss")
@@ -61,25 +61,25 @@ def with_logs(extrema: pl.DataFrame) -> pl.DataFrame:
 
 
 def how_it_goes(cases: Sequence[Case], columns: Sequence[tuple[str, str]], name: str) -> tuple[list[Trend], Table]:
-    """Rank correlation and slope of quantities over a setting, corrected for the number of tests.
+    """Trends of quantities over a setting: rank correlation and slope, corrected for the number of tests.
 
     Args:
-        cases: the runs, all that a page asks this of.
+        cases: all cases of a page.
         columns: names of columns with their symbols.
-        name: of the table.
+        name: name of the table.
 
     Returns:
-        A trend of each column of each case, and the table of them.
+        Trend of each column of each case, and the table of them.
     """
-    found, labels = [], []
+    estimates, labels = [], []
     for case in cases:
         unit, within = crossing(case.frame, case.axis.column, case.made_of, case.more)
         for column, symbol in columns:
             frame, log2 = with_logs(case.frame), case.axis.log is not None
-            found.append(trend(frame, case.axis.column, column, unit, within, log2))
+            estimates.append(trend(frame, case.axis.column, column, unit, within, log2))
             labels.append((symbol, case.name, column))
-    family = Family.of([one.p for one in found], [one.smallest_p for one in found])
-    trends = [Trend(one, corrected, family) for one, corrected in zip(found, family.corrected, strict=True)]
+    family = Family.of([one.p for one in estimates], [one.smallest_p for one in estimates])
+    trends = [Trend(one, corrected, family) for one, corrected in zip(estimates, family.corrected, strict=True)]
     header = ["", "ρ", "p", "corrected p", "slope [95 %]", "runs", "seeds", "compared within"]
     rows = [(f"{symbol}, {case}", _cells(one)) for (symbol, case, _), one in zip(labels, trends, strict=True)]
     data = [
@@ -87,50 +87,52 @@ def how_it_goes(cases: Sequence[Case], columns: Sequence[tuple[str, str]], name:
         for (_, case, column), one in zip(labels, trends, strict=True)
     ]
     made = {case.axis.title: case.made_of for case in cases if case.made_of}
-    caption = _caption(found, family) + _made_of(made)
+    caption = _caption(estimates, family) + _made_of(made)
     return trends, Table(name, header, rows, caption, pl.DataFrame(data, infer_schema_length=None))
 
 
 def direction(one: Trend, small: bool | None) -> str:
-    """Whether it ``improves``, ``worsens`` or ``shows no clear change``, by the corrected permutation test of ρ;
-    ``falls`` or ``rises`` where neither is good of itself (``small`` None).
+    """Direction of a trend in words, by the corrected permutation test of ρ.
+
+    It ``improves``, ``worsens`` or ``shows no clear change``; or it ``falls`` or ``rises`` where neither is good
+    (``small`` None).
     """
-    found, floor = one.found, one.family.floor
-    if not found.blocks:
+    estimate, floor = one.found, one.family.floor
+    if not estimate.blocks:
         return "cannot be told (no two runs differ in this alone)"
-    if found.rho is None or found.p is None or one.corrected is None:
+    if estimate.rho is None or estimate.p is None or one.corrected is None:
         return "is the same everywhere"
-    evidence = f"ρ = {number(found.rho, 2)}, {p_value(found.p)}"
+    evidence = f"ρ = {number(estimate.rho, 2)}, {p_value(estimate.p)}"
     if one.family.tests > 1:
         evidence += f", corrected {bare_p(one.corrected)}"
-    if found.smallest_p is not None and found.smallest_p >= LEVEL:
-        return f"cannot be told of so few runs ({evidence}, and no p below {number(found.smallest_p, 2)} can be)"
+    if estimate.smallest_p is not None and estimate.smallest_p >= LEVEL:
+        return f"cannot be told of so few runs ({evidence}, and no p below {number(estimate.smallest_p, 2)} can be)"
     if floor is not None and floor >= LEVEL:
         return f"cannot be told of so few runs ({evidence}, and no corrected p below {number(floor, 2)} can be)"
     if one.corrected >= LEVEL:
         return f"shows no clear change ({evidence})"
     if small is None:
-        return f"{'falls' if found.rho < 0 else 'rises'} ({evidence})"
-    return f"{'improves' if (found.rho < 0) == small else 'worsens'} ({evidence})"
+        return f"{'falls' if estimate.rho < 0 else 'rises'} ({evidence})"
+    return f"{'improves' if (estimate.rho < 0) == small else 'worsens'} ({evidence})"
 
 
 def _cells(one: Trend) -> list[Cell]:
-    found = one.found
-    left_out = f" ({found.alone} left out)" if found.alone and found.blocks else ""
+    estimate = one.found
+    left_out = f" ({estimate.alone} left out)" if estimate.alone and estimate.blocks else ""
     texts = [
-        number(found.rho, 2),
-        bare_p(found.p),
+        number(estimate.rho, 2),
+        bare_p(estimate.p),
         bare_p(one.corrected),
-        with_interval(found.slope, found.low, found.high),
-        f"{found.runs}{left_out}",
-        str(found.units),
-        listed(found.names) if found.blocks and found.names else NOTHING,
+        with_interval(estimate.slope, estimate.low, estimate.high),
+        f"{estimate.runs}{left_out}",
+        str(estimate.units),
+        listed(estimate.names) if estimate.blocks and estimate.names else NOTHING,
     ]
     return [Cell(text) for text in texts]
 
 
 def bare_p(p: float | None) -> str:
-    """``0.012`` or ``< 0.0001``, for a table.
+    """P value for a table, ``0.012`` or ``< 0.0001``.
 
     >>> [bare_p(p) for p in (0.0123, 3e-7, None)]
     ['0.012', '< 0.0001', '–']
@@ -139,14 +141,14 @@ def bare_p(p: float | None) -> str:
 
 
 def _made_of(made: Mapping[str, tuple[str, ...]]) -> str:
-    """Why some settings are not held."""
+    """Sentences on settings that vary although runs are compared: those that the quantity is made of."""
     return "".join(f" With {title}, which is made of {listed(names)}, these vary." for title, names in made.items())
 
 
-def _caption(found: Sequence[TrendEstimate], family: Family) -> str:
-    alone = any(one.alone and one.blocks for one in found)
-    unshared = any(one.blocks and not set(SEED_AXES) & set(one.names) for one in found)
-    random = any(one.p is not None and not one.exact for one in found)
+def _caption(estimates: Sequence[TrendEstimate], family: Family) -> str:
+    alone = any(one.alone and one.blocks for one in estimates)
+    unshared = any(one.blocks and not set(SEED_AXES) & set(one.names) for one in estimates)
+    random = any(one.p is not None and not one.exact for one in estimates)
     return (
         "How each quantity changes with each setting. Runs are compared that agree in their seed and in all other "
         "settings that vary, the columns named last. ρ: rank correlation, the ranks taken within these groups of runs "

@@ -1,4 +1,4 @@
-"""Attention: where a GPT that has generalised looks.
+"""Study of attention: the weights of a GPT that has generalised.
 
 Source: the practical, problem 4, question 8: for two training equations a grid of layers × heads of attention weights,
 with labelled axes; which positions are attended to, by all heads or by some.
@@ -28,19 +28,19 @@ from shoal.tasks.arithmetic.equations import EQ
 from shoal.tasks.arithmetic.settings import equations_of
 
 QUESTION = "Where do the heads of a GPT that has generalised look?"
-GENERALISED = 0.9  # A_val of the kept model
-LITTLE = 0.05  # weights and shares below are not told in words
+GENERALISED = 0.9  # least A_val of the kept model
+LITTLE = 0.05  # weights and shares below are left out of sentences
 NEARLY_ALL = 0.9  # of the weight, for one position to have it alone
 SAMPLES = 2
 
 
 def grids(quick: bool) -> list[Grid]:
-    """The GPTs of the sanity check."""
+    """Grids of the GPTs of the sanity check."""
     return per_model(quick, models=("gpt",))
 
 
 def report(results: Results, form: Form) -> Report:
-    """Maps of two training equations of the first run that generalised, and where attention goes in all that did."""
+    """Report with maps of two training equations of the first run that generalised, and attention of all that did."""
     runs = _generalised(results)
     if not runs:
         best = float(results.extrema["valid_accuracy"].max())  # type: ignore[arg-type]  # accuracies are numbers
@@ -59,9 +59,9 @@ def report(results: Results, form: Form) -> Report:
     ]
     weights = {run: _weights(results.records, run) for run in runs}
     query = names.index(EQ)
-    everywhere = pl.concat([attention_by_position(own).with_columns(run=pl.lit(run)) for run, own in weights.items()])
+    everywhere = pl.concat([attention_by_position(w).with_columns(run=pl.lit(run)) for run, w in weights.items()])
     alone = pl.concat(
-        [attention_to_one(own, query, NEARLY_ALL).with_columns(run=pl.lit(run)) for run, own in weights.items()]
+        [attention_to_one(w, query, NEARLY_ALL).with_columns(run=pl.lit(run)) for run, w in weights.items()]
     )
     knocked = pl.concat([_knocked(results.records, run).with_columns(run=pl.lit(run)) for run in runs])
     which = _which(data)
@@ -82,12 +82,12 @@ def report(results: Results, form: Form) -> Report:
                 about="a map for each head: a bright cell is a position (column) that a position (row) looks at.",
             ),
             Section(
-                f"Where attention goes, over all {which}",
+                f"Attention weights over all {which}",
                 tables=tables,
                 about="the same as means, so that two equations do not stand for all.",
             ),
             Section(
-                "What is lost without it",
+                "Attention knockout",
                 tables=[knockout_table(knocked, names, which)],
                 about="the results that stay right when a position may not be looked at; not all that is seen matters.",
             ),
@@ -98,16 +98,16 @@ def report(results: Results, form: Form) -> Report:
 
 
 def _generalised(results: Results) -> list[str]:
-    """Runs whose kept model, the last of them, was evaluated and is at least at the threshold, in order."""
-    kept = {run: max(files) for run in results.runs["run"] if (files := results.records.model_files(run))}
-    at_kept = pl.col("step") == pl.col("run").replace_strict(kept, default=None, return_dtype=pl.Int64)
+    """Runs whose last kept model was evaluated and reaches the threshold, in order."""
+    last_models = {run: max(files) for run in results.runs["run"] if (files := results.records.model_files(run))}
+    at_kept = pl.col("step") == pl.col("run").replace_strict(last_models, default=None, return_dtype=pl.Int64)
     good = set(results.curves.filter(at_kept & at_least("valid_accuracy", GENERALISED))["run"])
-    return [run for run in kept if run in good]
+    return [run for run in last_models if run in good]
 
 
 def position_names(data: ArithmeticData) -> list[str]:
-    """What stands at each input position of an equation of the longest order, ``BOS a + b = r``, each by a name of its
-    own: ``BOS a +₁ b +₂ c = r``."""
+    """Names of the input positions of an equation of the longest order, ``BOS a + b = r``, each distinct:
+    ``BOS a +₁ b +₂ c = r``."""
     letters, out = iter("abc"), list[str]()
     for token in data.tokenizer.decode(data.rows(_longest(data)[:1])[0][0]).split():
         out.append((next(letters, "r") if EQ not in out else "r") if token.isdigit() else token)
@@ -117,41 +117,41 @@ def position_names(data: ArithmeticData) -> list[str]:
 
 
 def _longest(data: ArithmeticData) -> torch.Tensor:
-    """Rows of the equations whose positions :func:`position_names` names."""
+    """Rows of the equations of the longest order, whose positions :func:`position_names` names."""
     return (data.order == data.order.max()).nonzero().flatten()
 
 
 def _which(data: ArithmeticData) -> str:
-    """These equations in words."""
+    """Description of these equations in words."""
     longest = _longest(data)
     some = f" with {int(data.order.max())} operands" if len(longest) < len(data.order) else ""
     return f"{len(longest):,} equations{some}"
 
 
 def _weights(records: Records, run: str) -> torch.Tensor:
-    """Of every equation of the run's longest order, ``(N, L, H, S, S)``."""
+    """Attention weights for every equation of the run's longest order, ``(N, L, H, S, S)``."""
     data = equations_of(records.specs[run])
     inputs, model = data.rows(_longest(data))[0], records.model(run)
     return torch.cat([attention_weights(model, part) for part in torch.split(inputs, 2048)])
 
 
 def _knocked(records: Records, run: str) -> pl.DataFrame:
-    """Accuracy over the same equations without each position."""
+    """Accuracy over the same equations without attention to each position."""
     data, model = equations_of(records.specs[run]), records.model(run)
     assert isinstance(model, GPT)  # the study's grid has no others
     return knockouts(model, *data.rows(_longest(data)))
 
 
 def answers(everywhere: pl.DataFrame, alone: pl.DataFrame, names: list[str], which: str) -> list[str]:
-    """Which positions are attended to, by how many heads, in computed sentences.
+    """Sentences on the positions that are attended to, and by how many heads.
 
     Args:
         everywhere: ``run`` and the columns of :func:`shoal.analysis.attention.attention_by_position`.
-        alone: ``run`` and those of :func:`shoal.analysis.attention.attention_to_one`, from '='.
-        names: what stands at each position.
+        alone: ``run`` and the columns of :func:`shoal.analysis.attention.attention_to_one`, from '='.
+        names: names of the positions.
         which: the equations in words.
 
-    Keys are only compared where a query sees them all: from one query.
+    Keys are compared from one query alone, which sees them all.
     """
     runs = counted(everywhere["run"].n_unique(), "run")
     query = names.index(EQ)
@@ -170,35 +170,35 @@ def answers(everywhere: pl.DataFrame, alone: pl.DataFrame, names: list[str], whi
 
 
 def _by_layer(everywhere: pl.DataFrame, names: list[str], query: int, runs: str) -> list[str]:
-    """What each layer looks at from one query, mean over heads; what is next to nothing is left out."""
+    """Sentences on the keys that each layer attends to from one query, mean over heads, small weights left out."""
     per_run = (
         everywhere.filter(query=query).group_by("layer", "run", "key", maintain_order=True).agg(pl.col("weight").mean())
     )
     means = per_run.group_by("layer", "key").agg(pl.col("weight").mean(), deviation("weight").alias("std"))
     out = []
     means = means.sort("layer", "weight", "key", descending=[False, True, False])
-    for (layer,), own in means.group_by("layer", maintain_order=True):
-        seen = own.filter(pl.col("weight") >= LITTLE).to_dicts()
-        told = listed([f"{with_deviation(row['weight'], row['std'], 2)} at {names[row['key']]!r}" for row in seen])
-        rest = f", and less than {LITTLE} at any other" if len(seen) < len(own) else ""
+    for (layer,), of_layer in means.group_by("layer", maintain_order=True):
+        seen = of_layer.filter(pl.col("weight") >= LITTLE).to_dicts()
+        shown = listed([f"{with_deviation(row['weight'], row['std'], 2)} at {names[row['key']]!r}" for row in seen])
+        rest = f", and less than {LITTLE} at any other" if len(seen) < len(of_layer) else ""
         spread = f" ± standard deviation over {runs}" if everywhere["run"].n_unique() > 1 else ""
-        out.append(f"Layer {int(str(layer)) + 1}, from '=': {told}{rest} (mean over equations and heads{spread}).")
+        out.append(f"Layer {int(str(layer)) + 1}, from '=': {shown}{rest} (mean over equations and heads{spread}).")
     return out
 
 
 def _alone_by_layer(alone: pl.DataFrame, names: list[str]) -> list[str]:
-    """Of what the means of each layer are: how often one position has nearly all the weight, and in how many heads it
-    depends on the equation which one that is."""
+    """Sentences on the equations in which one position has nearly all the weight, and on the heads in which that
+    position depends on the equation."""
     out = []
-    for (layer,), own in alone.sort("layer").group_by("layer", maintain_order=True):
-        means = own.group_by("key").agg(pl.col("share").mean()).sort("share", "key", descending=[True, False])
+    for (layer,), of_layer in alone.sort("layer").group_by("layer", maintain_order=True):
+        means = of_layer.group_by("key").agg(pl.col("share").mean()).sort("share", "key", descending=[True, False])
         seen = means.filter(pl.col("key").is_not_null(), pl.col("share") >= LITTLE).to_dicts()
-        told = [f"{row['share']:.0%} on {names[row['key']]!r}" for row in seen]
+        shown = [f"{row['share']:.0%} on {names[row['key']]!r}" for row in seen]
         divided = float(means.filter(pl.col("key").is_null())["share"].item())
-        heads = own.filter(pl.col("key").is_not_null(), pl.col("share") >= LITTLE).group_by("run", "head").len()
+        heads = of_layer.filter(pl.col("key").is_not_null(), pl.col("share") >= LITTLE).group_by("run", "head").len()
         changing = int((heads["len"] > 1).sum())
-        n = own.select("run", "head").n_unique()
-        which = f": {listed(told)}" if told else ""
+        n = of_layer.select("run", "head").n_unique()
+        which = f": {listed(shown)}" if shown else ""
         out.append(
             f"Of these means in layer {int(str(layer)) + 1}: in {1 - divided:.0%} of the equations, mean over heads, a "
             f"head puts more than {NEARLY_ALL} of its weight on one position{which}. In {changing} of "
@@ -209,13 +209,15 @@ def _alone_by_layer(alone: pl.DataFrame, names: list[str]) -> list[str]:
 
 
 def _before(everywhere: pl.DataFrame, names: list[str], query: int) -> str:
-    """Where the positions before ``query`` look most, but for the first, which sees itself alone."""
+    """Sentence on the keys that positions before ``query`` attend to most, but the first, which sees only itself."""
     means = everywhere.filter(pl.col("query").is_between(1, query - 1)).group_by("layer", "query", "key")
     weights = means.agg(pl.col("weight").mean()).sort("weight", "key", descending=[False, True])
     tops = weights.group_by("layer", "query").last().sort("layer", "query")
     layers = []
-    for (layer,), own in tops.group_by("layer", maintain_order=True):
-        looks = [f"{names[row['query']]!r} at {names[row['key']]!r} ({row['weight']:.2f})" for row in own.to_dicts()]
+    for (layer,), of_layer in tops.group_by("layer", maintain_order=True):
+        looks = [
+            f"{names[row['query']]!r} at {names[row['key']]!r} ({row['weight']:.2f})" for row in of_layer.to_dicts()
+        ]
         layers.append(f"in layer {int(str(layer)) + 1} {listed(looks)}")
     return f"Before '=', each position looks most, mean over heads and runs: {'; '.join(layers)}."
 
@@ -238,10 +240,10 @@ def _by_head(weights: torch.Tensor, run: str, names: list[str], which: str) -> T
     rows, raw = [], []
     for layer in range(mean.shape[0]):
         for head in range(mean.shape[1]):
-            own = mean[layer, head, : query + 1]
-            cells = [Cell(f"{w:.3f}", bool(w == own.max())) for w in own]
+            weights_to = mean[layer, head, : query + 1]
+            cells = [Cell(f"{w:.3f}", bool(w == weights_to.max())) for w in weights_to]
             place = {"layer": layer + 1, "head": head + 1, "focus": float(concentration[layer, head])}
-            raw += [{**place, "key": key, "at": names[key], "weight": float(w)} for key, w in enumerate(own)]
+            raw += [{**place, "key": key, "at": names[key], "weight": float(w)} for key, w in enumerate(weights_to)]
             rows.append((f"layer {layer + 1}, head {head + 1}", [*cells, Cell(f"{concentration[layer, head]:.2f}")]))
     caption = (
         f"From the query '=' (where the result is predicted) to each key, mean over all {which}; "
@@ -255,11 +257,11 @@ def _by_position(everywhere: pl.DataFrame, names: list[str], which: str) -> Tabl
     per_run = everywhere.group_by("run", "layer", "query", "key", maintain_order=True).agg(pl.col("weight").mean())
     means = per_run.group_by("layer", "query", "key").agg(pl.col("weight").mean(), deviation("weight").alias("std"))
     rows = []
-    for (layer, query), own in means.sort("layer", "query", "key").group_by("layer", "query", maintain_order=True):
-        top = own["weight"].max()
+    for (layer, query), of_query in means.sort("layer", "query", "key").group_by("layer", "query", maintain_order=True):
+        top = of_query["weight"].max()
         texts = {
             row["key"]: Cell(with_deviation(row["weight"], row["std"], 2), row["weight"] == top)
-            for row in own.to_dicts()
+            for row in of_query.to_dicts()
         }
         cells = [texts.get(key, Cell("")) for key in range(len(names))]
         rows.append((f"layer {int(str(layer)) + 1}, from {names[int(str(query))]}", cells))
@@ -269,17 +271,17 @@ def _by_position(everywhere: pl.DataFrame, names: list[str], which: str) -> Tabl
         f"Mean weight over heads and all {which}{spread} whose model has A_val ≥ {GENERALISED}; rows: query, columns: "
         "key; the largest in bold."
     )
-    said = pl.col("query", "key").replace_strict(dict(enumerate(names)), return_dtype=pl.String).name.prefix("at_")
-    data = means.with_columns(said, pl.col("layer") + 1, N=pl.lit(runs))
+    labels = pl.col("query", "key").replace_strict(dict(enumerate(names)), return_dtype=pl.String).name.prefix("at_")
+    data = means.with_columns(labels, pl.col("layer") + 1, N=pl.lit(runs))
     return Table("by-position", ["", *names], rows, caption, data.sort("layer", "query", "key"))
 
 
 def _one_position(alone: pl.DataFrame, names: list[str], which: str) -> Table:
-    """In which share of the equations each head of every run looks from '=' at one position alone."""
+    """Table of the shares of equations in which a head of a run attends from '=' to one position alone."""
     query = names.index(EQ)
     rows = []
-    for (run, layer, head), own in alone.group_by("run", "layer", "head", maintain_order=True):
-        shares = dict(own.select("key", "share").iter_rows())
+    for (run, layer, head), of_head in alone.group_by("run", "layer", "head", maintain_order=True):
+        shares = dict(of_head.select("key", "share").iter_rows())
         cells = [Cell(f"{shares[key]:.3f}", shares[key] == max(shares.values())) for key in (*range(query + 1), None)]
         label = f"{str(run)[:8]}, layer {int(str(layer)) + 1}, head {int(str(head)) + 1}"
         rows.append((label, cells))

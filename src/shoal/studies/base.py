@@ -1,10 +1,10 @@
-"""What a study is, and the form in which it is asked for: quick or full, with how many seeds, with which settings.
+"""Interface of a study, and the form in which it is asked for: quick or full, number of seeds, changed settings.
 
-A study is a module, or another value, with ``grids(quick)``, which says what it trains, and ``report(results, form)``,
-which says what that shows. It may have ``measure(form)``, for what training does not measure, or ``measure_models(form,
-records)`` where that is of the kept models: called once when the runs are done; the report finds what it returned, any
-JSON, in ``results.measured``. Of tasks for which it has other runs it says so in ``grids_of(task, quick)``, and in
-``NEEDS`` which settings have to be given.
+A study is a module, or another value, with ``grids(quick)``, which gives the runs to train, and ``report(results,
+form)``, which gives the page about them. It may have ``measure(form)``, for quantities that training does not measure,
+or ``measure_models(form, records)`` where they are of the kept models: called once when the runs are done; the report
+finds its result, any JSON, in ``results.measured``. Runs for other tasks come from ``grids_of(task, quick)``, and
+``NEEDS`` names settings that have to be given.
 """
 
 import hashlib
@@ -28,20 +28,21 @@ from shoal.studies.crossing import SEED_AXES
 from shoal.studies.results import Results
 
 THRESHOLDS = (0.9, 0.99)
-SEEDS = (0, 42)  # the practical's
+SEEDS = (0, 42)  # of the practical
 FULL = "full"
 
 
 @dataclass(frozen=True)
 class Grid:
-    """Settings in common, and axes along which every combination is a run, the last one varying fastest.
+    """Grid of runs: common settings, and axes of which every combination is a run, the last one varying fastest.
 
     Attributes:
-        settings: in common; one with a prefix (``gpt.num_heads``) is for the runs with that part alone.
-        axes: the values of the others.
-        name: where a study compares grids.
-        completed: gives the settings that follow from all the others, such as steps from a budget; one that is given
-            stays as it is.
+        settings: settings that all runs have in common; one with a prefix (``gpt.num_heads``) is for the runs with that
+            part alone.
+        axes: values of the other settings.
+        name: name of the grid, where a study compares grids.
+        completed: function from all given settings to those that follow from them, such as steps from a budget; given
+            settings take precedence.
     """
 
     settings: Mapping[str, Any]
@@ -50,7 +51,7 @@ class Grid:
     completed: Callable[[Mapping[str, Any]], Mapping[str, Any]] | None = None
 
     def specs(self) -> Iterator[RunSpec]:
-        """The runs."""
+        """Specs of the runs."""
         check_count({name: len(values) for name, values in self.axes.items()})
         combinations = itertools.product(*self.axes.values())
         try:
@@ -59,48 +60,48 @@ class Grid:
             where = f" (in the part {self.name!r} of the study)" if self.name else ""
             raise UserError(f"{problem}{where}") from None
 
-    def _spec(self, own: Mapping[str, Any]) -> RunSpec:
-        given = {**self.settings, **own}
+    def _spec(self, values: Mapping[str, Any]) -> RunSpec:
+        given = {**self.settings, **values}
         if is_prefixed(given):
             given = resolved(given, named_parts({name: given[name] for name in KINDS if name in given}))
         return RunSpec(**{**(self.completed(given) if self.completed else {}), **given})
 
 
 def parts_of(grids: Iterable[Grid]) -> dict[str, list[str]]:
-    """Names of the tasks, models and optimizers that grids name, by kind."""
-    found: dict[str, dict[str, None]] = {kind: {} for kind in KINDS}
+    """Names of the tasks, models and optimizers of grids, by kind."""
+    names_by_kind: dict[str, dict[str, None]] = {kind: {} for kind in KINDS}
     for grid in grids:
-        for kind, names in found.items():
+        for kind, names in names_by_kind.items():
             names |= dict.fromkeys(map(str, grid.axes.get(kind, ())))
             if grid.settings.get(kind) is not None:
                 names[str(grid.settings[kind])] = None
-    return {kind: list(names) for kind, names in found.items()}
+    return {kind: list(names) for kind, names in names_by_kind.items()}
 
 
 class Study(Protocol):
-    """What a study is: a module or an object with these, and perhaps ``about``, a line that says what it asks."""
+    """Interface of a study: a module or an object with these, and perhaps ``about``, its question in one line."""
 
     def grids(self, quick: bool) -> list[Grid]:
-        """What the full or the quick form trains."""
+        """Grids of the runs of the full or the quick form."""
 
     def report(self, results: Results, form: "Form") -> Report:
-        """Figures, tables and answers."""
+        """Report with figures, tables and answers."""
 
-    # and perhaps check(specs), which refuses runs that the study has nothing to say of,
-    # measure(form) and measure_models(form, records), for what training does not measure,
+    # and perhaps check(specs), which refuses runs that the study cannot report on,
+    # measure(form) and measure_models(form, records), for quantities that training does not measure,
     # grids_of(task, quick), for runs of other tasks, and NEEDS, names of settings that have to be given
 
 
 @dataclass(frozen=True)
 class Form:
-    """How a study is asked for.
+    """Form in which a study is asked for.
 
     Attributes:
-        quick: the small form.
-        seeds: how many seeds, instead of the study's own number.
+        quick: true for the small form.
+        seeds: number of seeds, instead of the study's own number.
         settings: values for settings of its runs; several where the study has an axis.
-        thresholds: validation accuracies from which a run counts as having generalised, for the times to get there.
-        stay: at how many evaluations in a row it has to be there, of which the first is its time.
+        thresholds: validation accuracies from which a run counts as having generalised, for the times to reach them.
+        stay: number of evaluations in a row that must reach the threshold; the first of them is the time.
     """
 
     quick: bool = False
@@ -124,15 +125,15 @@ class Form:
 
     @property
     def stayed(self) -> str:
-        """What follows ``A_val ≥ 0.9`` in words where reaching it once is not enough."""
+        """Words behind ``A_val ≥ 0.9`` where reaching it once is not enough; else empty."""
         return f" at {self.stay} evaluations in a row" if self.stay > 1 else ""
 
     def specs(self, study: Study) -> list[RunSpec]:
-        """The study's runs in this form.
+        """Specs of the study's runs in this form.
 
         Raises:
             UserError: a setting was given several values but is no axis of the study, one of its values is not allowed
-                or has no runs, flags contradict each other, or the study has nothing to say of what they leave.
+                or has no runs, flags contradict each other, or the study cannot report on the runs that they leave.
         """
         grids = self._grids(study)
         self._check(grids)
@@ -143,17 +144,17 @@ class Form:
         return specs
 
     def count(self, study: Study) -> int:
-        """How many runs that are, before any is made; runs that grids share are counted with each."""
+        """Number of runs, before any spec is made; runs that grids share are counted with each."""
         grids = self._changed(self._grids(study))
         return sum(math.prod(len(values) for values in grid.axes.values()) for grid in grids)
 
     def names(self, study: Study) -> dict[str, str]:
-        """The name of the first grid that each run is of, by run."""
+        """Name of the first grid of each run, by run."""
         changed = self._changed(self._grids(study))
         return {spec.id: grid.name for grid in reversed(changed) for spec in grid.specs()}
 
     def same_parts(self, study: Study) -> list[str]:
-        """A sentence for each part of the study that this form's settings leave without anything of its own."""
+        """Sentences on parts of the study whose runs are those of another part with this form's settings."""
         first: dict[tuple[str, ...], str] = {}
         out = []
         for grid in self._changed(self._grids(study)):
@@ -164,21 +165,21 @@ class Form:
         return out
 
     def _grids(self, study: Study) -> list[Grid]:
-        """The study's, of the task that was asked for where it tells tasks apart."""
+        """Grids of the study, for the given task where it distinguishes tasks."""
         grids_of, tasks = getattr(study, "grids_of", None), self.settings.get("task", ())
         if grids_of is None or len(tasks) != 1:
             return grids_of_study(study, self.quick)
-        found: list[Grid] = grids_of(str(tasks[0]), self.quick)
-        return found
+        grids: list[Grid] = grids_of(str(tasks[0]), self.quick)
+        return grids
 
     def _changed(self, grids: Sequence[Grid]) -> list[Grid]:
         axes = dict.fromkeys(name for grid in grids for name in grid.axes)
         return [changed for grid in grids if (changed := self._change(grid, axes)) is not None]
 
     def _check(self, grids: Sequence[Grid]) -> None:
-        """Every value that is asked for is one that a run can have, and every model has a grid: none is dropped.
+        """Check that every given value is one that a run can have, and that every model has a grid.
 
-        Not of every form: a lab may keep one that was asked for before this was refused.
+        Not checked for forms from a lab, which may be older than this check.
         """
         for name, values in self.settings.items():
             read = read_choice({split_prefix(name)[1]: values}, parts_of(grids))
@@ -194,7 +195,7 @@ class Form:
                 raise UserError(f"the study has no runs with model {model}; it has {known}")
 
     def _check_prefixed(self, name: str, grids: Sequence[Grid]) -> None:
-        """Some run has the part of a prefix, and the setting is no axis of those that have."""
+        """Check that some run has the part of a prefix, and that the setting is no axis of the runs that have it."""
         part, setting = split_prefix(name)
         changed = self._changed(grids)
         mixes = [names for grid in changed for names in _mixes_of(grid)]
@@ -204,19 +205,19 @@ class Form:
             raise UserError(f"{name} does not apply: {setting} is what the runs of this study differ in")
 
     def _check_seeds(self, axes: Container[str]) -> None:
-        """Seeds are said in one way, by number or by name, and where they have an effect."""
+        """Check that seeds are given in one way, by number or by name, and where they have an effect."""
         given = [name for name in SEED_AXES if name in self.settings]
         for name in given:
             flag = f"--{name.replace('_', '-')}"
             if self.seeds is not None and name in axes:
-                told = " ".join(map(str, self.settings[name]))
-                raise UserError(f"--seeds {self.seeds} and {flag} {told} both say which seeds: give one of them")
-            if name == "seed" and all(own in axes for own in SEEDS_APART):
-                apart = " ".join(f"--{own.replace('_', '-')}" for own in SEEDS_APART)
+                values = " ".join(map(str, self.settings[name]))
+                raise UserError(f"--seeds {self.seeds} and {flag} {values} both say which seeds: give one of them")
+            if name == "seed" and all(seed in axes for seed in SEEDS_APART):
+                apart = " ".join(f"--{seed.replace('_', '-')}" for seed in SEEDS_APART)
                 raise UserError(f"{flag} has no effect in this study, which sets its seeds apart: {apart}")
 
     def _change(self, grid: Grid, axes: Iterable[str]) -> Grid | None:
-        """The grid with what was asked for; None where it has no such model."""
+        """Grid with the given settings; None where it has no such model."""
         own_axes, settings = dict(grid.axes), dict(grid.settings)
         if self.seeds is not None:
             own_axes |= {name: first_seeds(own_axes[name], self.seeds) for name in SEED_AXES if name in own_axes}
@@ -236,20 +237,21 @@ class Form:
         return replace(grid, settings=settings, axes=own_axes)
 
     def flags(self) -> str:
-        """What to type after the study's name for this form."""
+        """Flags of this form, to type after the study's name."""
         words = ["--quick"] * self.quick + ([] if self.seeds is None else ["--seeds", str(self.seeds)])
         return "".join(f" {shlex.quote(word)}" for word in (*words, *self._changes(), *as_short_flags(self.settings)))
 
     def _changes(self) -> list[str]:
-        """The flags of how a run's time is found, where it is not as usual."""
+        """Flags of changed thresholds and ``stay``."""
         shown = [f"{threshold:g}" for threshold in self.thresholds]
         words = ["--threshold", *shown] if self.thresholds != THRESHOLDS else []
         return words + (["--stay", str(self.stay)] if self.stay > 1 else [])
 
     @property
     def name(self) -> str:
-        """Tells this form from every other of a study, as part of a path: ``full``, ``quick``, ``quick-seeds-5``; where
-        settings or thresholds are changed, with eight digits of a hash of these flags.
+        """Name of this form, unique among those of a study, as part of a path: ``full``, ``quick``, ``quick-seeds-5``.
+
+        Where settings or thresholds are changed, it ends in eight digits of a hash of these flags.
 
         >>> Form(quick=True, seeds=5).name, Form(settings={"p": ["7"]}).name
         ('quick-seeds-5', 'a3bc6a6f')
@@ -260,23 +262,23 @@ class Form:
         return "-".join(words) or FULL
 
     def title(self, title: str) -> str:
-        """The title of a page with what tells this form of its study apart.
+        """Title of a page with the flags of this form.
 
         >>> Form(quick=True, seeds=5).title("Sanity check"), Form().title("Sanity check")
         ('Sanity check (quick form, --seeds 5)', 'Sanity check')
         """
         flags = replace(self, quick=False).flags().strip()
-        told = ["quick form"] * self.quick + [flags] * bool(flags)
-        return f"{title} ({', '.join(told)})" if told else title
+        details = ["quick form"] * self.quick + [flags] * bool(flags)
+        return f"{title} ({', '.join(details)})" if details else title
 
     @classmethod
     def from_json(cls, note: Mapping[str, Any]) -> "Form":
-        """What :meth:`to_json` gave, among whatever else the note holds."""
+        """Form from the JSON of :meth:`to_json`, which may have other entries."""
         thresholds = tuple(note.get("thresholds", THRESHOLDS))
         return cls(note["quick"], note.get("seeds"), note.get("settings", {}), thresholds, note.get("stay", 1))
 
     def to_json(self) -> dict[str, Any]:
-        """For the lab's note of the study."""
+        """JSON of the form, for the lab's note of the study."""
         return asdict(self)
 
 
@@ -287,17 +289,17 @@ def _mixes_of(grid: Grid) -> list[dict[str, str]]:
     return [named_parts(dict(zip(kinds, names, strict=True))) for names in itertools.product(*kinds.values())]
 
 
-def first_seeds(own: Sequence[int], n: int) -> list[int]:
-    """The first ``n`` of a study's own seeds, and of the smallest numbers beyond.
+def first_seeds(usual: Sequence[int], n: int) -> list[int]:
+    """First ``n`` of a study's own seeds and then of the smallest other numbers.
 
     >>> first_seeds([0, 42], 4)
     [0, 42, 1, 2]
     """
-    return list(own[:n]) + [seed for seed in range(n + len(own)) if seed not in own][: max(0, n - len(own))]
+    return list(usual[:n]) + [seed for seed in range(n + len(usual)) if seed not in usual][: max(0, n - len(usual))]
 
 
 def grids_of_study(study: Study, quick: bool) -> list[Grid]:
-    """What a study trains; what someone else's code raises there becomes one line.
+    """Grids of a study; an error of foreign code becomes a :class:`UserError` of one line.
 
     Raises:
         UserError: the study raised something.
@@ -307,5 +309,5 @@ def grids_of_study(study: Study, quick: bool) -> list[Grid]:
     except UserError:
         raise
     except Exception as error:
-        said = " ".join(str(error).split())
-        raise UserError(f"grids({quick}) of the study fails: {type(error).__name__}: {said}") from error
+        reason = " ".join(str(error).split())
+        raise UserError(f"grids({quick}) of the study fails: {type(error).__name__}: {reason}") from error

@@ -33,25 +33,25 @@ QUANTITIES = {"valid_loss": ("L_val", True), "valid_accuracy": ("A_val", False)}
 
 
 def grids(quick: bool) -> list[Grid]:
-    """Both models over the batch size and the seeds."""
+    """Grids of both models over the batch size and the seeds."""
     if quick:
         return per_model(quick, train_batch_size=[32, 64, 128, 256])
     return per_model(quick, {"n_steps": 20_001}, train_batch_size=[32, 64, 128, 256, 512])
 
 
 def report(results: Results, form: Form) -> Report:
-    """Curves by B, the eight figures against B for each α, the frontier, and the answers."""
+    """Report with curves by B, the eight figures against B for each α, the frontier, and the answers."""
     spent = budgeted(results.curves, _accounts(results))
     curves, summaries, frontiers, tables = [], [], [], []
     for model in results.models:
-        own, name = results.of(model=model), MODELS[model]
+        of_model, name = results.of(model=model), MODELS[model]
         frame = spent.filter(model=model)
-        curves.append(curves_figure(own, BATCH, f"curves-{model}", f"{name} by batch size"))
+        curves.append(curves_figure(of_model, BATCH, f"curves-{model}", f"{name} by batch size"))
         title = f"{name} against B, under a share α of the steps"
-        summaries.append(summary_figure(own, BATCH, SHARE, f"summary-{model}", title, frame))
-        frontiers += [_frontier_figure(frame, model), _iso_figure(own, model)]
+        summaries.append(summary_figure(of_model, BATCH, SHARE, f"summary-{model}", title, frame))
+        frontiers += [_frontier_figure(frame, model), _iso_figure(of_model, model)]
         tables.append(_best_table(frame, model))
-    distinct, told = _distinct(spent, trained_equations(results.spec()))
+    distinct, notes = _distinct(spent, trained_equations(results.spec()))
     answers, trends = _trends(distinct, results.models)
     laws, law_table = power_laws(distinct.filter(pl.col("steps") > 0), BUDGET, "C", "power-laws", BATCH.column)
     tables += [law_table] if law_table else []
@@ -59,7 +59,7 @@ def report(results: Results, form: Form) -> Report:
         "compute-scaling",
         "Scaling compute",
         QUESTION,
-        [*told, *answers, *laws],
+        [*notes, *answers, *laws],
         [
             Section("Learning curves", figures=curves, about=LEARNING),
             Section(
@@ -70,7 +70,7 @@ def report(results: Results, form: Form) -> Report:
             ),
             Section(
                 "The best way to spend a budget",
-                [_counting(spent), *told],
+                [_counting(spent), *notes],
                 frontiers,
                 tables,
                 "which batch size and number of steps leave the lowest loss for the same compute.",
@@ -83,7 +83,7 @@ def report(results: Results, form: Form) -> Report:
 
 
 def _accounts(results: Results) -> pl.DataFrame:
-    """The runs with what a step really sees: sequences, in the mean, and tokens in each."""
+    """Runs with ``sequences``, the mean number in a step's batch, and ``tokens`` of each sequence."""
     seen, tokens = {}, {}
     for run, spec in results.specs.items():
         seen[run] = sequences_per_step(spec.task_part.counts().drawn, spec.train_batch_size)
@@ -96,17 +96,17 @@ def _accounts(results: Results) -> pl.DataFrame:
 
 
 def _distinct(spent: pl.DataFrame, equations: int) -> tuple[pl.DataFrame, list[str]]:
-    """The runs without those that are others by another name, and a sentence where there are such: from the first batch
-    size that holds the whole training set on, every step is the same."""
+    """Runs without duplicates, and a sentence where there are such: from the first batch size that holds the whole
+    training set on, every step is the same."""
     whole = sorted(size for size in spent["train_batch_size"].unique() if size >= equations)
     if len(whole) < 2:
         return spent, []
-    told = (
+    note = (
         f"B = {listed(whole)} hold all {equations} training equations: every step sees the whole training set, and "
         f"these runs differ in name alone. Trends and power laws leave out B > {whole[0]}; figures and tables show "
         "them all, at a C that counts B."
     )
-    return spent.filter(pl.col("train_batch_size") <= whole[0]), [told]
+    return spent.filter(pl.col("train_batch_size") <= whole[0]), [note]
 
 
 def _counting(spent: pl.DataFrame) -> str:
@@ -142,8 +142,8 @@ def _frontier_figure(frame: pl.DataFrame, model: str) -> Figure:
     return Figure(f"frontier-{model}", chart, caption)
 
 
-def _iso_figure(own: Results, model: str) -> Figure:
-    frame = iso_compute(own.curves, _accounts(own))
+def _iso_figure(of_model: Results, model: str) -> Figure:
+    frame = iso_compute(of_model.curves, _accounts(of_model))
     title = f"{MODELS[model]}: along lines of equal compute"
     n = number_of_runs(frame, ["train_batch_size", "compute"])
     caption = (
@@ -155,15 +155,15 @@ def _iso_figure(own: Results, model: str) -> Figure:
 
 
 def _best_table(frame: pl.DataFrame, model: str) -> Table:
-    """The best batch size for each budget that one of them spends."""
+    """Table of the best batch size for each budget that one of them spends."""
     rows, data = [], []
     budgets = sorted(frame["compute"].unique().to_list())
     chosen = sorted({budgets[round(k * (len(budgets) - 1) / 9)] for k in range(10)})
     best = {c: frontier(frame, "train_batch_size", c, small) for c, (_, small) in QUANTITIES.items()}
     for budget in chosen:
         cells = []
-        for column, found in best.items():
-            row = found.filter(pl.col("compute") == budget).to_dicts()[0]
+        for column, optima in best.items():
+            row = optima.filter(pl.col("compute") == budget).to_dicts()[0]
             cells += [
                 Cell(f"{row['train_batch_size']}"),
                 Cell(f"{row['steps']:,}"),
@@ -185,26 +185,26 @@ def _best_table(frame: pl.DataFrame, model: str) -> Table:
 
 
 def _trends(spent: pl.DataFrame, models: Sequence[str]) -> tuple[list[str], Table]:
-    """Whether validation improves with B, at the smallest, the middle and the largest α; and by how much with α.
+    """Trends of validation with B, at the smallest, the middle and the largest α, and changes with α.
 
-    Along α a best value can only get better, so that there is nothing to test.
+    Along α a best value can only improve, so that there is nothing to test.
     """
     cases, longer = [], []
     for model in models:
-        own = spent.filter(model=model)
-        shares, sizes = (sorted(own[name].unique().to_list()) for name in ("share", "train_batch_size"))
+        of_model = spent.filter(model=model)
+        shares, sizes = (sorted(of_model[name].unique().to_list()) for name in ("share", "train_batch_size"))
         cases += [
-            Case(f"{MODELS[model]} with B at α = {share:g}", own.filter(share=share), BATCH)
+            Case(f"{MODELS[model]} with B at α = {share:g}", of_model.filter(share=share), BATCH)
             for share in (shares[0], shares[len(shares) // 2 - 1], shares[-1])
         ]
         longer += [
-            _longer(own.filter(train_batch_size=size), f"{MODELS[model]} at B = {size}")
+            _longer(of_model.filter(train_batch_size=size), f"{MODELS[model]} at B = {size}")
             for size in dict.fromkeys((sizes[0], sizes[-1]))
         ]
     columns = [("log_valid_loss", "log₁₀ L_val"), ("valid_accuracy", "A_val")]
-    found, table = how_it_goes(cases, columns, "trends")
+    trends, table = how_it_goes(cases, columns, "trends")
     sentences = []
-    for case, loss, accuracy in zip(cases, found[::2], found[1::2], strict=True):
+    for case, loss, accuracy in zip(cases, trends[::2], trends[1::2], strict=True):
         best = [_best_at(case.frame, column) for column in QUANTITIES]
         sentences.append(
             f"{case.name}: L_val {direction(loss, True)}, A_val {direction(accuracy, False)}; the best mean L_val is "
@@ -213,20 +213,20 @@ def _trends(spent: pl.DataFrame, models: Sequence[str]) -> tuple[list[str], Tabl
     return [*sentences, *longer], table
 
 
-def _best_at(own: pl.DataFrame, column: str) -> str:
-    """The batch sizes with the best mean, most often one; a trend does not tell where within the grid that is."""
-    means = own.group_by("train_batch_size").agg(pl.col(column).mean()).sort("train_batch_size")
+def _best_at(runs: pl.DataFrame, column: str) -> str:
+    """Batch sizes with the best mean, usually one, which a trend does not show."""
+    means = runs.group_by("train_batch_size").agg(pl.col(column).mean()).sort("train_batch_size")
     best = means[column].min() if QUANTITIES[column][1] else means[column].max()
     return listed(means.filter(pl.col(column) == best)["train_batch_size"].to_list())
 
 
-def _longer(own: pl.DataFrame, name: str) -> str:
-    """How much further a batch size gets from the smallest α to the largest."""
-    shares = sorted(own["share"].unique().to_list())
-    first, last = (own.filter(share=share) for share in (shares[0], shares[-1]))
+def _longer(frame: pl.DataFrame, name: str) -> str:
+    """Sentence on the change of the best values from the smallest α to the largest, for a batch size."""
+    shares = sorted(frame["share"].unique().to_list())
+    first, last = (frame.filter(share=share) for share in (shares[0], shares[-1]))
     moves = [
         f"{symbol} goes from {number(first[column].mean())} to {number(last[column].mean())}"  # type: ignore[arg-type]  # mean of floats
         for column, (symbol, _) in QUANTITIES.items()
     ]
-    runs = counted(own["run"].n_unique(), "run")
+    runs = counted(frame["run"].n_unique(), "run")
     return f"{name}, from α = {shares[0]:g} to {shares[-1]:g} the best {' and '.join(moves)} (mean over {runs})."

@@ -1,4 +1,4 @@
-"""What is crossed with a setting that a study asks for: the seeds, and every other setting that varies beside it."""
+"""Settings crossed with the one that a study asks for: the seeds, and every other setting that varies with it."""
 
 from collections.abc import Iterable
 
@@ -16,13 +16,13 @@ SOURCES = ("lab", "form")  # columns of runs of several labs, or of several form
 def crossing(
     frame: pl.DataFrame, asked: str, made_of: Iterable[str] = (), more: Iterable[str] = ()
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The seeds and the other settings in which runs have to agree to be compared by what is asked.
+    """Seeds and other settings in which runs have to agree to be compared by the asked setting.
 
     Args:
         frame: one row per run, with its settings.
-        asked: the column of what is asked.
-        made_of: the settings that it is computed from, where it is none itself: the number of parameters is made of
-            depth and width, so that with these held it could not vary.
+        asked: column of the setting or quantity of interest.
+        made_of: settings that a quantity is computed from: the number of parameters is made of depth and width, so that
+            it could not vary with these held.
         more: columns of further settings, which only parts from outside of shoal have.
     """
     columns = [asked, *made_of]

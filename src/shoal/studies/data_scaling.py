@@ -32,12 +32,12 @@ from shoal.studies.slopes import who_scales_better
 QUESTION = "How much of the table of sums has to train before the rest is understood, and which model needs less?"
 R_TRAIN = Axis("r_train", "r_train")
 EQUATIONS = Axis("equations", "training equations n", log=10)
-GENERALISES, MEMORISES, ONLY = 0.9, 0.99, 0.5  # A_val from which, A_train from which, A_val up to which
-RISES = 0.01  # by which mean A_val has to differ from one quarter of the steps to the next
+GENERALISES, MEMORISES, ONLY = 0.9, 0.99, 0.5  # least A_val, least A_train, largest A_val of memorising only
+RISES = 0.01  # least difference of mean A_val between two quarters of the steps
 
 
 def grids(quick: bool) -> list[Grid]:
-    """Both models over r_train and the seeds."""
+    """Grids of both models over r_train and the seeds."""
     if quick:
         # the whole training set at every step, as in the full form: a last batch of a few equations would be noise
         return per_model(quick, {"train_batch_size": 512}, r_train=[0.3, 0.4, 0.5, 0.6, 0.7, 0.8])
@@ -45,7 +45,7 @@ def grids(quick: bool) -> list[Grid]:
 
 
 def report(results: Results, form: Form) -> Report:
-    """Curves, eight summary plots, the table, and the answers."""
+    """Report with curves, eight summary plots, the table, and the answers."""
     curves = [
         curves_figure(results.of(model=model), R_TRAIN, f"curves-{model}", f"{MODELS[model]} by r_train")
         for model in results.models
@@ -60,7 +60,7 @@ def report(results: Results, form: Form) -> Report:
         "data-scaling",
         "Scaling data",
         QUESTION,
-        [*scaling, *(told for model in results.models for told in _of_one(results.of(model=model), form)), *laws],
+        [*scaling, *(line for model in results.models for line in _of_one(results.of(model=model), form)), *laws],
         [
             Section("Learning curves", figures=curves, about=LEARNING),
             Section(
@@ -76,28 +76,28 @@ def report(results: Results, form: Form) -> Report:
     )
 
 
-def _of_one(own: Results, form: Form) -> list[str]:
-    return [thresholds(own), *why_there(own, form)]
+def _of_one(results: Results, form: Form) -> list[str]:
+    return [thresholds(results), *why_there(results, form)]
 
 
-def _shares(own: Results) -> tuple[list[float], list[float], list[float]]:
-    """Every r_train at which all runs generalise, at which one does, and at which all only memorise, in order."""
+def _shares(results: Results) -> tuple[list[float], list[float], list[float]]:
+    """Values of r_train at which all runs generalise, at least one does, and all only memorise, in order."""
     generalises, memorises = at_least("valid_accuracy", GENERALISES), at_least("train_accuracy", MEMORISES)
-    found = own.extrema.group_by("r_train").agg(
+    by_share = results.extrema.group_by("r_train").agg(
         generalises.all().alias("all_generalise"),
         generalises.any().alias("one_generalises"),
         (memorises & (pl.col("valid_accuracy") <= ONLY)).all().alias("all_memorise"),
     )
     all_, one, none = (
-        sorted(found.filter(name)["r_train"]) for name in ("all_generalise", "one_generalises", "all_memorise")
+        sorted(by_share.filter(name)["r_train"]) for name in ("all_generalise", "one_generalises", "all_memorise")
     )
     return all_, one, none
 
 
-def thresholds(own: Results) -> str:
-    """The smallest r_train that generalises and the largest that only memorises, of one model, and what is between."""
-    general, first, memorise = _shares(own)
-    name = MODELS[own.models[0]]
+def thresholds(results: Results) -> str:
+    """Sentence on the smallest r_train that generalises, the largest that only memorises, and the gap, of one model."""
+    general, first, memorise = _shares(results)
+    name = MODELS[results.models[0]]
     if general:
         text = (
             f"{name}: the smallest r_train at which every run generalises (A_val ≥ {GENERALISES}) is {min(general):g}"
@@ -109,31 +109,31 @@ def thresholds(own: Results) -> str:
     if not memorise:
         return f"{text}; at none do all runs only memorise (A_train ≥ {MEMORISES}, A_val ≤ {ONLY})."
     text += f"; the largest at which all only memorise (A_train ≥ {MEMORISES}, A_val ≤ {ONLY}) is {max(memorise):g}"
-    return f"{text}: {_gap(own, min(general), max(memorise))}" if general else f"{text}."
+    return f"{text}: {_gap(results, min(general), max(memorise))}" if general else f"{text}."
 
 
-def why_there(own: Results, form: Form) -> list[str]:
-    """Whether the thresholds are those of the data or of the number of steps, of one model, in sentences; or none.
+def why_there(results: Results, form: Form) -> list[str]:
+    """Sentences that show whether the data or the number of steps set the thresholds of one model; may be empty.
 
-    Generalising takes the longer the fewer equations train; so a run that only memorises may be one that had no time.
+    Fewer training equations take longer to generalise; a run that only memorises may have had too few steps.
     """
-    name, (general, _, memorise), out = MODELS[own.models[0]], _shares(own), []
+    name, (general, _, memorise), out = MODELS[results.models[0]], _shares(results), []
     if len(general) > 1:
-        times = times_of(own, form, GENERALISES)
+        times = times_of(results, form, GENERALISES)
         most, least = (number(median_time(times.filter(r_train=share))) for share in (max(general), min(general)))
         out.append(
             f"{name}: the median step of A_val ≥ {GENERALISES}{form.stayed} goes from {most} at r_train "
             f"{max(general):g} to {least} at {min(general):g}."
         )
     from_ = pl.col("r_train") >= max(memorise, default=0.0)
-    late = own.extrema.filter(~at_least("valid_accuracy", GENERALISES) & from_)
-    if rises := _rises(own.curves.join(late.select("run"), on="run", how="semi")):
+    late = results.extrema.filter(~at_least("valid_accuracy", GENERALISES) & from_)
+    if rises := _rises(results.curves.join(late.select("run"), on="run", how="semi")):
         out.append(f"{name}, {_still_rising(rises)}")
     return out
 
 
 def _rises(curves: pl.DataFrame) -> dict[float, list[tuple[float, float]]]:
-    """Mean A_val in the third and in the last quarter of the steps, of each run of each share in order."""
+    """Mean A_val in the third and in the last quarter of the steps, for each run of each share in order."""
     step, accuracy = pl.col("step"), pl.col("valid_accuracy")
     quarter = (4 * step / step.max().over("run")).ceil()
     means = (
@@ -143,22 +143,22 @@ def _rises(curves: pl.DataFrame) -> dict[float, list[tuple[float, float]]]:
         .drop_nulls()
         .sort("r_train", "run")
     )
-    found: dict[float, list[tuple[float, float]]] = {}
+    by_share: dict[float, list[tuple[float, float]]] = {}
     for share, third, last in means.select("r_train", "third", "last").iter_rows():
-        found.setdefault(share, []).append((third, last))
-    return found
+        by_share.setdefault(share, []).append((third, last))
+    return by_share
 
 
 def _still_rising(rises: Mapping[float, Sequence[tuple[float, float]]]) -> str:
-    told, lift = [], []
+    changes, lift = [], []
     for share, runs in rises.items():
         third, last = (sum(ends) / len(runs) for ends in zip(*runs, strict=True))
         rising = sum(after - before >= RISES for before, after in runs)
-        told.append(f"at {share:g} from {third:.3f} to {last:.3f} (by {RISES} or more in {rising} of {len(runs)})")
+        changes.append(f"at {share:g} from {third:.3f} to {last:.3f} (by {RISES} or more in {rising} of {len(runs)})")
         lift += [share] * (rising == len(runs))
     text = (
         f"runs from r_train {min(rises):g} on that did not generalise: from the third to the last quarter of the steps "
-        f"mean A_val goes {listed(told)}. "
+        f"mean A_val goes {listed(changes)}. "
     )
     if len(lift) == len(rises):
         return text + "It still rises in all of them: more steps may move these thresholds down."
@@ -166,16 +166,16 @@ def _still_rising(rises: Mapping[float, Sequence[tuple[float, float]]]) -> str:
     return f"{text}{where}Where it does not, these steps cannot tell a plateau before generalising from an end."
 
 
-def _gap(own: Results, smallest: float, largest: float) -> str:
-    """What lies between the largest share that only memorises and the smallest that generalises."""
+def _gap(results: Results, smallest: float, largest: float) -> str:
+    """Description of the gap between the largest share that only memorises and the smallest that generalises."""
     if smallest <= largest:
         return "these runs do not generalise more the more they are shown."
-    sizes = {spec.r_train: trained_equations(spec) for spec in own.specs.values()}
+    sizes = {spec.r_train: trained_equations(spec) for spec in results.specs.values()}
     width = (
         f"a gap of {smallest - largest:.2g}, {sizes[smallest] - sizes[largest]} equations "
         f"({sizes[largest]} → {sizes[smallest]})"
     )
-    between = own.extrema.filter(pl.col("r_train").is_between(largest, smallest, closed="none"))
+    between = results.extrema.filter(pl.col("r_train").is_between(largest, smallest, closed="none"))
     if between.is_empty():
         return f"{width}, one step of this grid: the change may be as sharp as that, or sharper."
     generalised = len(between.filter(at_least("valid_accuracy", GENERALISES)))

@@ -1,4 +1,4 @@
-"""Steps that cost the same compute, whatever the model.
+"""Numbers of steps that cost equal compute for different models.
 
 Source: Kaplan et al. 2020, "Scaling laws for neural language models", section 2.1: to train on a token takes 6 FLOP for
 each parameter that multiplies something, two in the forward and four in the backward pass.
@@ -18,14 +18,14 @@ FLOP_RULE = (
 
 
 def multiplying(spec: RunSpec) -> int:
-    """Parameters that multiply something for each token: all but tables, and the classifier in any case."""
+    """Number of parameters that multiply something for each token: all but tables, and the classifier in any case."""
     sizes = spec.task_part.sizes()
     tied = sizes.vocabulary_size * spec.get("embedding_size", 0) if spec.get("share_embeddings", False) else 0
     return count_run_parameters(spec) + tied
 
 
 def tokens_per_step(spec: RunSpec) -> int:
-    """Tokens that a step of a run on a text trains on."""
+    """Number of tokens of a training step of a run on a text."""
     return int(spec.train_batch_size * spec.get("context_length", 1))
 
 
@@ -35,7 +35,7 @@ def flop_per_step(spec: RunSpec) -> int:
 
 
 def between_positions(spec: RunSpec) -> float:
-    """What attention computes between positions, over what :func:`flop_per_step` counts; 0 of a model without it.
+    """Compute of attention between positions, as a share of :func:`flop_per_step`; 0 for a model without attention.
 
     Scores and the mean of the values take 4 S d FLOP for a token and layer in the forward pass and twice that in the
     backward pass, whether or not half of them are masked.
@@ -46,10 +46,10 @@ def between_positions(spec: RunSpec) -> float:
 
 
 def steps_for(budget: float, given: Mapping[str, Any]) -> dict[str, int]:
-    """``n_steps`` that spend a budget, and ``eval_period`` by which it is evaluated :data:`EVALUATIONS` times.
+    """Settings ``n_steps`` that spend a budget, and ``eval_period`` for :data:`EVALUATIONS` evaluations.
 
     Args:
-        budget: in FLOP.
+        budget: compute in FLOP.
         given: the other settings of a run.
     """
     spec = RunSpec(**{**given, "n_steps": 10_001})

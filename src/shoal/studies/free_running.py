@@ -1,7 +1,7 @@
-"""What studies of models that answer by themselves share: which runs, and how their report is put together.
+"""Grids and report that studies of free-running models share.
 
-A model that is fed the right tokens before each one (teacher forcing) is right at most tokens long before it writes
-whole answers. So an answer counts as right here where the model wrote it alone, token by token, and all of it is right.
+A model that is given the right tokens before each one (teacher forcing) predicts most tokens long before it writes
+whole answers. So an answer counts as right here where the model wrote it alone, token by token, without an error.
 """
 
 from collections.abc import Mapping
@@ -32,7 +32,7 @@ from shoal.studies.results import Results, number_of_runs
 from shoal.tasks.pairs.settings import MEASURES
 
 SEEDS = {True: 3, False: 5}
-SPLIT = 0  # of all runs, so that all are asked the same
+SPLIT = 0  # split_seed of all runs, so that all have the same held-out items
 FAMILIES = ("encoder_decoder", "gpt", "lstm_encoder_decoder", "encoder_translator")
 MODEL = Axis("model", "model", names=tuple((name, model_label(name)) for name in FAMILIES))
 _PRE: Mapping[str, Any] = {"norm_position": "pre", "initialisation": "gpt2"}
@@ -41,29 +41,31 @@ _SHARED: Mapping[bool, Mapping[str, Any]] = {True: {"dropout": 0.0}, False: {"dr
 _LAYERS = {True: 2, False: 3}
 
 
-def grids(task: str, common: Mapping[str, Any], positions: str, quick: bool, own: Mapping[str, Any] = {}) -> list[Grid]:
-    """Every family over the same seeds, of the same split and for as many steps of as many examples.
+def grids(
+    task: str, common: Mapping[str, Any], positions: str, quick: bool, by_family: Mapping[str, Any] = {}
+) -> list[Grid]:
+    """Grids of every family over the same seeds, with the same split, steps and batch size.
 
     Args:
-        task: its name.
-        common: settings of all.
-        positions: of the transformers.
-        quick: the small form.
-        own: settings by family, instead.
+        task: name of the task.
+        common: settings of all families.
+        positions: position encoding of the transformers.
+        quick: true for the small form.
+        by_family: settings by family, which replace common ones.
     """
-    found = []
+    family_grids = []
     for model in FAMILIES:
         is_recurrent = model == "lstm_encoder_decoder"
         settings = {"num_layers": _LAYERS[quick] - is_recurrent} | (
             {} if is_recurrent else {**_PRE, "positions": positions}
         )
         whole = {"task": task, "model": model, "split_seed": SPLIT, **_SHARED[quick], **settings, **common}
-        found.append(Grid({**whole, **own.get(model, {})}, {"seed": range(SEEDS[quick])}))
-    return found
+        family_grids.append(Grid({**whole, **by_family.get(model, {})}, {"seed": range(SEEDS[quick])}))
+    return family_grids
 
 
 def report(asked: Asked, results: Results, form: Form) -> Report:
-    """Curves; exact match of what was written, in all and in groups; when; what is wrong; where models look."""
+    """Report with curves; exact match of free-running answers, in all and in groups; times; errors; attention maps."""
     curves = Section(
         "Learning curves",
         figures=[_curves(asked, results)],
@@ -71,8 +73,8 @@ def report(asked: Asked, results: Results, form: Form) -> Report:
         about="loss and shares right while training, with the right tokens before each scored one (teacher forcing).",
     )
     if not results.measured.get("runs"):
-        told = f"Not measured yet: `shoal study run {asked.name}` lets the last models write when the runs are done."
-        return finished(asked.name, asked.title, asked.question, [told], [curves], results, form)
+        note = f"Not measured yet: `shoal study run {asked.name}` lets the last models write when the runs are done."
+        return finished(asked.name, asked.title, asked.question, [note], [curves], results, form)
     scored = scored_of(asked, results)
     tests = compared(scored)
     groups = {name: by_group(scored, name) for name in asked.groups}
@@ -89,7 +91,7 @@ def report(asked: Asked, results: Results, form: Form) -> Report:
         *_longer(asked, results),
         curves,
         Section(
-            "What is wrong",
+            "Errors",
             [],
             [],
             [errors_table(asked, scored), examples_table(asked, scored)],
@@ -125,14 +127,14 @@ def _group(asked: Asked, name: str, frame: pl.DataFrame) -> Section:
 
 
 def _longer(asked: Asked, results: Results) -> list[Section]:
-    """What was written for sources longer than those that were trained on, beside the held-out ones."""
+    """Section on answers to sources longer than those that were trained on, beside the held-out ones."""
     if asked.longer is None:
         return []
     frame = longer_of(asked, results)
     refused = results.measured.get("longer", {}).get("refused", {})
-    told = [f"{model_label(model)}: not asked, as {why}." for model, why in refused.items()]
+    notes = [f"{model_label(model)}: not asked, as {why}." for model, why in refused.items()]
     if frame.is_empty():
-        return [Section("Beyond the trained lengths", told)]
+        return [Section("Beyond the trained lengths", notes)]
     (name,) = list(asked.groups)[:1]
     trained = max(frame.filter(~pl.col("beyond"))["group"].to_list())
     title = f"{asked.title}: longer than trained"
@@ -143,27 +145,27 @@ def _longer(asked: Asked, results: Results) -> list[Section]:
     figure = Figure("beyond", exact_by_group(frame, name, title, trained), caption)
     table = group_table(asked, name, frame.filter("beyond"), "beyond")
     about = "whether what was learned holds for sources that are longer than any that was trained on."
-    return [Section("Beyond the trained lengths", told, [figure], [table], about)]
+    return [Section("Beyond the trained lengths", notes, [figure], [table], about)]
 
 
 def _maps(asked: Asked, results: Results) -> Section:
     figures = []
-    for number, own in enumerate(results.measured["maps"], 1):
-        if own["run"] not in results.specs:
+    for number, one in enumerate(results.measured["maps"], 1):
+        if one["run"] not in results.specs:
             continue
-        label = model_label(own["model"])
-        title = f"{label}: {own['source']}"
-        looked = "from each place to the source" if own["model"] == "encoder_translator" else "back to what was read"
+        label = model_label(one["model"])
+        title = f"{label}: {one['source']}"
+        looked = "from each place to the source" if one["model"] == "encoder_translator" else "back to what was read"
         caption = (
-            f"Attention weights of the {label} (seed {results.specs[own['run']].seed}) {looked} as it writes the "
-            f"right answer to {own['source']!r}. Rows: the token that is written; columns: the tokens that are read; "
+            f"Attention weights of the {label} (seed {results.specs[one['run']].seed}) {looked} as it writes the "
+            f"right answer to {one['source']!r}. Rows: the token that is written; columns: the tokens that are read; "
             "each row adds up to 1."
         )
         figures.append(
-            Figure(f"attention-{number}", attention_maps(own["weights"], own["written"], own["read"], title), caption)
+            Figure(f"attention-{number}", attention_maps(one["weights"], one["written"], one["read"], title), caption)
         )
     return Section(
-        "Where they look",
+        "Attention maps",
         [],
         figures,
         about="a bright cell is a token (column) that is read while one is written (row).",

@@ -1,4 +1,4 @@
-"""What studies of models that answer by themselves say in words, each sentence computed with what it rests on."""
+"""Answers in words of studies of free-running models, each computed with its evidence."""
 
 from collections.abc import Mapping, Sequence
 
@@ -14,7 +14,7 @@ from shoal.studies.free_running_tables import percent
 from shoal.studies.results import Results
 
 GOAL = 80.0  # percent
-MANY = 20  # items of a group whose share is told in words
+MANY = 20  # least number of items of a group whose share is in a sentence
 
 
 def answers_of(
@@ -25,7 +25,7 @@ def answers_of(
     tests: Sequence[ScoreDifference],
     groups: Mapping[str, pl.DataFrame],
 ) -> list[str]:
-    """Who writes how much right, whether they differ, what teacher forcing hides, and where it goes wrong."""
+    """Sentences on shares of right answers, their differences, teacher forcing, and errors."""
     models = scored["model"].unique(maintain_order=True).to_list()
     return [
         *(_exact(asked, scored.filter(model=model), model) for model in models),
@@ -41,9 +41,9 @@ def answers_of(
     ]
 
 
-def _exact(asked: Asked, own: pl.DataFrame, model: str) -> str:
-    found = share_right(own)
-    each = [100 * share for share in own.group_by("run").agg(pl.col("right").mean())["right"]]
+def _exact(asked: Asked, scored: pl.DataFrame, model: str) -> str:
+    overall = share_right(scored)
+    each = [100 * share for share in scored.group_by("run").agg(pl.col("right").mean())["right"]]
     above = sum(share > GOAL for share in each)
     verdict = (
         f"above {GOAL:g} % in every run (the lowest {min(each):.1f} %)"
@@ -51,8 +51,8 @@ def _exact(asked: Asked, own: pl.DataFrame, model: str) -> str:
         else f"above {GOAL:g} % in {above} of {counted(len(each), 'run')} ({min(each):.1f} to {max(each):.1f} %)"
     )
     return (
-        f"{model}: it writes {percent(found)} % of {found['items']:,} held-out {asked.things} right on its own (exact "
-        f"match, greedy; mean of {counted(int(found['runs']), 'run')} with its 95 % interval), {verdict}."
+        f"{model}: it writes {percent(overall)} % of {overall['items']:,} held-out {asked.things} right on its own "
+        f"(exact match, greedy; mean of {counted(int(overall['runs']), 'run')} with its 95 % interval), {verdict}."
     )
 
 
@@ -68,17 +68,19 @@ def _differences(tests: Sequence[ScoreDifference]) -> list[str]:
             p = "no p value" if one.corrected is None else f"corrected p {bare_p(one.corrected)}"
             open_.append(f"{ahead} and {behind} ({abs(one.score):.1f} points, {p})")
     how = f"{counted(len(tests), 'comparison')} paired over seeds and items, corrected by Holm's method"
-    told = [f"Of {how}, {len(clear)} can be told: {'; '.join(clear)}." if clear else f"Of {how}, none can be told."]
-    return told + ([f"Cannot be told apart: {'; '.join(open_)}."] if open_ else [])
+    sentences = [
+        f"Of {how}, {len(clear)} can be told: {'; '.join(clear)}." if clear else f"Of {how}, none can be told."
+    ]
+    return sentences + ([f"Cannot be told apart: {'; '.join(open_)}."] if open_ else [])
 
 
 def _forcing(scored: pl.DataFrame, results: Results) -> str:
-    """What teacher forcing hides, and what it does not."""
+    """Sentence on teacher-forced and free-running shares side by side."""
     differing = scored.filter(pl.col("right") != pl.col("forced")).height
     parts = []
-    for (model,), own in scored.group_by("model", maintain_order=True):
-        tokens = [results.measured["runs"][run]["tokens"] for run in own["run"].unique()]
-        free, forced = (100 * float(own[name].mean()) for name in ("right", "forced"))  # type: ignore[arg-type]
+    for (model,), of_model in scored.group_by("model", maintain_order=True):
+        tokens = [results.measured["runs"][run]["tokens"] for run in of_model["run"].unique()]
+        free, forced = (100 * float(of_model[name].mean()) for name in ("right", "forced"))  # type: ignore[arg-type]
         parts.append(f"{model} {100 * sum(tokens) / len(tokens):.2f}, {forced:.2f} and {free:.2f} %")
     return (
         "Tokens right under teacher forcing, whole targets right under it, and whole answers written alone: "
@@ -96,18 +98,18 @@ def _main(asked: Asked, frame: pl.DataFrame, model: str) -> str:
 
 
 def _lengths(asked: Asked, groups: Mapping[str, pl.DataFrame]) -> list[str]:
-    """Of the other groups, where each model is worst."""
-    told = []
+    """Sentences on the groups in which each model is worst, for the other ways of grouping."""
+    sentences = []
     for name, frame in groups.items():
         if name == asked.main:
             continue
         parts = []
-        for (model,), own in frame.group_by("model", maintain_order=True):
-            many = own.filter(pl.col("items") >= MANY)
-            low = (own if many.is_empty() else many).sort("mean").row(0, named=True)
+        for (model,), of_model in frame.group_by("model", maintain_order=True):
+            many = of_model.filter(pl.col("items") >= MANY)
+            low = (of_model if many.is_empty() else many).sort("mean").row(0, named=True)
             parts.append(f"{model} at {low['group']} ({percent(low)} % of {low['items']:,})")
-        told.append(f"By {name}, of groups of {MANY} and more, each is worst: {'; '.join(parts)}.")
-    return told
+        sentences.append(f"By {name}, of groups of {MANY} and more, each is worst: {'; '.join(parts)}.")
+    return sentences
 
 
 def _beyond(asked: Asked, results: Results) -> list[str]:
@@ -116,9 +118,9 @@ def _beyond(asked: Asked, results: Results) -> list[str]:
     frame = longer_of(asked, results)
     if frame.is_empty():
         return []
-    name, told = next(iter(asked.groups)), []
-    for (model,), own in frame.group_by("model", maintain_order=True):
-        inside, more = own.filter(~pl.col("beyond")).sort("group"), own.filter("beyond").sort("group")
+    name, sentences = next(iter(asked.groups)), []
+    for (model,), of_model in frame.group_by("model", maintain_order=True):
+        inside, more = of_model.filter(~pl.col("beyond")).sort("group"), of_model.filter("beyond").sort("group")
         last = inside.row(-1, named=True)
         parts = [f"{row['group']}: {percent(row)} %" for row in more.to_dicts()]
         first = more.row(0, named=True)
@@ -129,16 +131,16 @@ def _beyond(asked: Asked, results: Results) -> list[str]:
             if first["high"] < last["low"]
             else "whether it goes beyond cannot be told"
         )
-        told.append(
+        sentences.append(
             f"{model}, longer than trained, where {last['group']} {name} have {percent(last)} %: {'; '.join(parts)}: "
             f"{verdict}."
         )
-    return told
+    return sentences
 
 
 def _times(results: Results, form: Form) -> list[str]:
-    """When whole targets were right so often."""
-    times, told = times_of(results, form).filter(measure="forced_exact"), []
+    """Sentences on the steps at which shares of whole targets were first right."""
+    times, sentences = times_of(results, form).filter(measure="forced_exact"), []
     for share in shares_of(form):
         parts = []
         for row in times.filter(share=share).to_dicts():
@@ -147,17 +149,19 @@ def _times(results: Results, form: Form) -> list[str]:
                 when += f" to {row['last']:,}"
             some = f" ({row['reached']} of {row['runs']} runs)" if 0 < row["reached"] < row["runs"] else ""
             parts.append(f"{row['model']} {when}{some}")
-        told.append(f"Of whole answers {100 * share:g} % were first right at: {'; '.join(parts)}.")
-    return told
+        sentences.append(f"Of whole answers {100 * share:g} % were first right at: {'; '.join(parts)}.")
+    return sentences
 
 
-def _errors(own: pl.DataFrame, model: str) -> str:
-    counts = own.filter(pl.col("error").is_not_null())["error"].value_counts().sort(["count", "error"], descending=True)
+def _errors(scored: pl.DataFrame, model: str) -> str:
+    counts = (
+        scored.filter(pl.col("error").is_not_null())["error"].value_counts().sort(["count", "error"], descending=True)
+    )
     if counts.is_empty():
-        return f"{model}: none of {own.height:,} answers is wrong."
+        return f"{model}: none of {scored.height:,} answers is wrong."
     wrong = int(counts["count"].sum())
     parts = [f"{kind} ({n:,})" for kind, n in counts.head(3).iter_rows()]
-    return f"{model}: {wrong:,} of {own.height:,} answers are wrong, most often by {listed(parts)}."
+    return f"{model}: {wrong:,} of {scored.height:,} answers are wrong, most often by {listed(parts)}."
 
 
 def _rules(asked: Asked, results: Results) -> str:
@@ -167,7 +171,7 @@ def _rules(asked: Asked, results: Results) -> str:
 
 def _scope(asked: Asked, scored: pl.DataFrame, results: Results, form: Form) -> str:
     seeds = scored["seed"].n_unique()
-    steps = sorted({own["step"] for own in results.measured["runs"].values()})
+    steps = sorted({one["step"] for one in results.measured["runs"].values()})
     settings = f" {asked.chosen}" if form.quick and not form.settings.keys() - {"text"} else ""
     return (
         f"All of this is of one split, {counted(seeds, 'seed')} and the last models, after "

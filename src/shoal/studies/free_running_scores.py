@@ -1,4 +1,4 @@
-"""What models write on their own for all that was held out, beside what they predict behind the right tokens.
+"""Measurements of free-running models: their answers to all held-out items, beside teacher-forced predictions.
 
 The search is greedy. All of it is JSON, kept with the study's note; the texts themselves are kept with their cohort.
 """
@@ -25,27 +25,27 @@ if TYPE_CHECKING:
     from shoal.tasks.pairs.codec import PairCodec
 
 _AT_ONCE = 256  # items that are scored together
-HELD_OUT, LONGER = "held-out", "longer"  # what hypotheses are kept as
+HELD_OUT, LONGER = "held-out", "longer"  # names of kept hypotheses
 DIGITS = 4  # of attention weights
 
 
 @dataclass(frozen=True)
 class Asked:
-    """What a study asks of one task.
+    """Question of a study about one task.
 
     Attributes:
-        name: of the study.
-        title: of its page.
-        question: what it asks.
-        things: what is held out, such as ``"words"``.
-        groups: by name, what tells a source's group: a text, or a number where groups have an order.
-        main: the name of the group that goes into sentences.
-        rule: the right answer to a source, by rule and without learning.
+        name: name of the study.
+        title: title of its page.
+        question: its question.
+        things: word for the held-out items, such as ``"words"``.
+        groups: by name, function to a source's group: a text, or a number where groups have an order.
+        main: name of the groups that are in sentences.
+        rule: function to the right answer to a source, without learning.
         simpler: by name, simpler rules, as baselines.
-        error: the kind of error of a source, its right answer and what was written instead.
-        example: whether a source is one to show maps of.
-        longer: the run's settings with sources longer than those that it was trained on; None where that is not asked.
-        chosen: how the settings were chosen, a sentence.
+        error: function from a source, its right answer and the model's answer to the kind of error.
+        example: function that is true for sources to show attention maps of.
+        longer: function to the run's settings with longer sources than those of training; None where not asked.
+        chosen: sentence on the choice of settings.
     """
 
     name: str
@@ -63,10 +63,10 @@ class Asked:
 
 
 def check_split(specs: Sequence[RunSpec]) -> None:
-    """All runs must hold the same out, so that they can be compared item by item.
+    """Check that all runs have the same held-out items, so that they can be compared item by item.
 
     Raises:
-        UserError: they do not.
+        UserError: they have not.
     """
     seeds = sorted({spec.split_seed for spec in specs})
     if len(seeds) > 1:
@@ -77,29 +77,29 @@ def check_split(specs: Sequence[RunSpec]) -> None:
 
 
 def measured(asked: Asked, specs: Sequence[RunSpec], records: Records) -> dict[str, Any]:
-    """Everything that the report needs and training does not record.
+    """Measurements that the report needs and training does not record.
 
     Args:
-        asked: of the task.
-        specs: of the runs, which say where a text lies now.
-        records: the same runs.
+        asked: question of the study.
+        specs: specs of the runs, with the current path of a text.
+        records: records of the same runs.
 
     Returns:
         ``items``: ``sources`` and ``targets``, as texts. ``rules``: by name, the share that each rule has right.
-        ``runs``: of each last model its ``step``, what it ``wrote`` where that is not right, by the item's place, which
-        are ``unfinished``, which are not whole under teacher forcing, ``forced_wrong``, the share of the tokens right
-        under it, ``tokens``, and the ``decode`` under which the texts are kept. ``longer``: the same of longer sources,
-        or why of a run there is nothing, ``refused``. ``maps``: see :func:`_maps`.
+        ``runs``: for each last model its ``step``, its wrong answers ``wrote`` by the index of the item, indices of
+        ``unfinished`` answers and of those wrong under teacher forcing, ``forced_wrong``, the share of ``tokens`` right
+        under it, and the ``decode`` under which the texts are kept. ``longer``: the same for longer sources, or the
+        reason why a family has none, ``refused``. ``maps``: see :func:`_maps`.
     """
     families = _by_model([spec for spec in specs if spec.id in records.specs and records.model_files(spec.id)])
     if not families:
         return {}
     first = next(iter(families.values()))[0]
     sources, targets = _items(records, first)
-    found: dict[str, Any] = {"items": {"sources": sources, "targets": targets}, "runs": {}, "maps": []}
+    note: dict[str, Any] = {"items": {"sources": sources, "targets": targets}, "runs": {}, "maps": []}
     rules = {"the rule": asked.rule, **asked.simpler}
     pairs = list(zip(sources, targets, strict=True))
-    found["rules"] = {
+    note["rules"] = {
         name: sum(rule(first, source) == target for source, target in pairs) / len(pairs)
         for name, rule in rules.items()
     }
@@ -107,25 +107,25 @@ def measured(asked: Asked, specs: Sequence[RunSpec], records: Records) -> dict[s
         for name in list(families):
             models = {spec.id: records.model(spec.id) for spec in families[name]}
             wrote = _written_by_some(models, families[name][0], codec_of(records.kept(first.id)), sources, targets)
-            own = families[name] = [spec for spec in families[name] if spec.id in models]
-            if not own:
+            of_family = families[name] = [spec for spec in families[name] if spec.id in models]
+            if not of_family:
                 del families[name]
                 continue
-            for spec in own:
+            for spec in of_family:
                 written = wrote.texts[spec.id]
                 step = max(records.model_files(spec.id))
-                settings = {"beams": 1, "max_new_tokens": own[0].task_part.sizes().sequence_length}
-                kept = records.keep_hypotheses(spec.id, step, HELD_OUT, written, sources, settings)
+                settings = {"beams": 1, "max_new_tokens": of_family[0].task_part.sizes().sequence_length}
+                decode = records.keep_hypotheses(spec.id, step, HELD_OUT, written, sources, settings)
                 forced = _forced(models[spec.id], spec)
-                found["runs"][spec.id] = {"step": step, "decode": kept.id, **wrote.told[spec.id], **forced}
-            found["maps"] += _maps(asked, own[0], models[own[0].id], records, sources, targets)
+                note["runs"][spec.id] = {"step": step, "decode": decode.id, **wrote.entries[spec.id], **forced}
+            note["maps"] += _maps(asked, of_family[0], models[of_family[0].id], records, sources, targets)
         if asked.longer is not None:
-            found["longer"] = _longer(asked, families, records)
-    return found
+            note["longer"] = _longer(asked, families, records)
+    return note
 
 
 def _written_by_some(models: dict[str, nn.Module], *others: Any) -> "_Written":
-    """As :func:`_written`, without the models whose numbers are not finite, which leave ``models``."""
+    """Answers as of :func:`_written`, after removing models whose numbers are not finite from ``models``."""
     while models:
         try:
             return _written(models, *others)
@@ -136,10 +136,10 @@ def _written_by_some(models: dict[str, nn.Module], *others: Any) -> "_Written":
 
 
 def _by_model(specs: Sequence[RunSpec]) -> dict[str, list[RunSpec]]:
-    found: dict[str, list[RunSpec]] = {}
+    by_model: dict[str, list[RunSpec]] = {}
     for spec in specs:
-        found.setdefault(spec.model, []).append(spec)
-    return found
+        by_model.setdefault(spec.model, []).append(spec)
+    return by_model
 
 
 def _items(records: Records, spec: RunSpec) -> tuple[list[str], list[str]]:
@@ -152,34 +152,34 @@ def _items(records: Records, spec: RunSpec) -> tuple[list[str], list[str]]:
 
 @dataclass(frozen=True)
 class _Written:
-    """Texts by run, and what the note says of them."""
+    """Texts by run, and their entries in the study's note."""
 
     texts: Mapping[str, list[str]]
-    told: Mapping[str, dict[str, Any]]
+    entries: Mapping[str, dict[str, Any]]
 
 
 def _written(
     models: Mapping[str, nn.Module], spec: RunSpec, codec: "PairCodec", sources: list[str], targets: list[str]
 ) -> _Written:
-    found = answer(models, spec.model_part.reads, codec, sources, spec.task_part.sizes().sequence_length)
-    texts, told = {}, {}
-    for run, answers in zip(found.runs, found.answers, strict=True):
-        texts[run] = [own[0].text for own in answers]
-        ended = [own[0].finished for own in answers]
+    answered = answer(models, spec.model_part.reads, codec, sources, spec.task_part.sizes().sequence_length)
+    texts, entries = {}, {}
+    for run, answers in zip(answered.runs, answered.answers, strict=True):
+        texts[run] = [hypotheses[0].text for hypotheses in answers]
+        ended = [hypotheses[0].finished for hypotheses in answers]
         right = [t == w and e for t, w, e in zip(texts[run], targets, ended, strict=True)]
-        told[run] = {
+        entries[run] = {
             "wrote": {str(place): texts[run][place] for place, is_right in enumerate(right) if not is_right},
             "unfinished": [place for place, is_ended in enumerate(ended) if not is_ended],
         }
-    return _Written(texts, told)
+    return _Written(texts, entries)
 
 
 @torch.no_grad()
 def _forced(model: nn.Module, spec: RunSpec) -> dict[str, Any]:
-    """What of the validation split is right behind the right tokens."""
+    """Teacher-forced accuracy on the validation split."""
     task = build_task(spec)
     valid = task.scored["valid"]
-    parts = [pair_objective(model, task.batch(task.tensors, own)) for own in torch.split(valid, _AT_ONCE)]
+    parts = [pair_objective(model, task.batch(task.tensors, rows)) for rows in torch.split(valid, _AT_ONCE)]
     exact, share, tokens = (
         torch.cat([part[name] for part in parts]) for name in ("forced_exact", "accuracy", "weight")
     )
@@ -188,43 +188,43 @@ def _forced(model: nn.Module, spec: RunSpec) -> dict[str, Any]:
 
 
 def _longer(asked: Asked, families: Mapping[str, Sequence[RunSpec]], records: Records) -> dict[str, Any]:
-    """What the models write for sources longer than any that they were trained on."""
+    """Answers of the models to sources longer than any that they were trained on."""
     assert asked.longer is not None
-    found: dict[str, Any] = {"runs": {}, "refused": {}}
-    for own in families.values():
-        spec = asked.longer(own[0])
-        if own[0].get("positions") == "learned":
-            found["refused"][own[0].model] = "its positions are learned, and there are none beyond those trained"
+    note: dict[str, Any] = {"runs": {}, "refused": {}}
+    for of_family in families.values():
+        spec = asked.longer(of_family[0])
+        if of_family[0].get("positions") == "learned":
+            note["refused"][of_family[0].model] = "its positions are learned, and there are none beyond those trained"
             continue
-        models = {run.id: _with_more_positions(records.model(run.id), spec) for run in own}
+        models = {run.id: _with_more_positions(records.model(run.id), spec) for run in of_family}
         codec, task = codec_of(spec.task_part.kept()), build_task(spec)
         valid = task.scored["valid"]
         sources = [codec.decode_source(row) for row in task.tensors["source"][valid]]
         targets = [codec.decode_target(row) for row in task.tensors["target"][valid]]
-        found["items"] = {"sources": sources, "targets": targets}
+        note["items"] = {"sources": sources, "targets": targets}
         wrote = _written(models, spec, codec, sources, targets)
-        for run in own:
+        for run in of_family:
             step = max(records.model_files(run.id))
             settings = {"beams": 1, "max_new_tokens": spec.task_part.sizes().sequence_length}
-            kept = records.keep_hypotheses(run.id, step, LONGER, wrote.texts[run.id], sources, settings)
-            found["runs"][run.id] = {"step": step, "decode": kept.id, **wrote.told[run.id]}
-    return found
+            decode = records.keep_hypotheses(run.id, step, LONGER, wrote.texts[run.id], sources, settings)
+            note["runs"][run.id] = {"step": step, "decode": decode.id, **wrote.entries[run.id]}
+    return note
 
 
 def _with_more_positions(model: nn.Module, spec: RunSpec) -> nn.Module:
-    """The same parameters in a model whose positions, none of them learned, go further."""
+    """Model of the same parameters with more positions, none of which are learned."""
     longer = build_model(spec)
-    own = dict(model.named_parameters())
+    parameters = dict(model.named_parameters())
     with torch.no_grad():
         for name, parameter in longer.named_parameters():
-            parameter.copy_(own[name])
+            parameter.copy_(parameters[name])
     return longer.eval()
 
 
 def _maps(
     asked: Asked, spec: RunSpec, model: nn.Module, records: Records, sources: list[str], targets: list[str]
 ) -> list[dict[str, Any]]:
-    """Where a model looks when it writes the right answer: of two examples where it looks back from a target, else one.
+    """Attention maps of a model that writes the right answer: two examples where it attends from a target, else one.
 
     Returns:
         ``model``, ``run``, ``source``, ``weights`` ``(L, H, Q, K)``, the tokens that are ``written`` (Q) and those that
@@ -233,20 +233,20 @@ def _maps(
     chosen = [place for place, source in enumerate(sources) if asked.example(source)] or [0]
     number = 2 if spec.model_part.reads == "pair" else 1
     codec = codec_of(records.kept(spec.id))
-    found = []
+    maps = []
     for place in chosen[:: max(1, len(chosen) // number)][:number]:
         source, target = codec.source.encode(sources[place]), codec.target.encode(targets[place])
         weights, written, read = _attention(model, spec, source, target)
         names = [[_name(codec, token) for token in tokens] for tokens in (written, read)]
         rounded = torch.round(weights, decimals=DIGITS).tolist()
         about = {"model": spec.model, "run": spec.id, "source": sources[place]}
-        found.append({**about, "weights": rounded, "written": names[0], "read": names[1]})
-    return found
+        maps.append({**about, "weights": rounded, "written": names[0], "read": names[1]})
+    return maps
 
 
 @torch.no_grad()
 def _attention(model: Any, spec: RunSpec, source: list[int], target: list[int]) -> tuple[Tensor, list[int], list[int]]:
-    """Weights ``(L, H, Q, K)``, the tokens that are written and those that are read."""
+    """Attention weights ``(L, H, Q, K)``, the tokens that are written and those that are read."""
     reads = spec.model_part.reads
     batch = pair_batch(Pairs.of([source], [target]).tensors, torch.tensor([0]), reads=reads)
     written, read = [*target, EOS], [*source, EOS]
@@ -261,5 +261,5 @@ def _attention(model: Any, spec: RunSpec, source: list[int], target: list[int]) 
 
 
 def _name(codec: "PairCodec", token: int) -> str:
-    """What a token is called on an axis."""
+    """Label of a token on an axis."""
     return {BOS: "BOS", EOS: "EOS"}.get(token) or codec.target.decode([token])

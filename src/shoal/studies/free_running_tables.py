@@ -1,4 +1,4 @@
-"""Tables of what models write on their own."""
+"""Tables of the answers of free-running models."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -22,23 +22,23 @@ _INTERVAL = (
 )
 
 
-def percent(found: Mapping[str, Any]) -> str:
-    """``97.3 [96.5, 98.1]``; of one item, which has no interval, ``100.0 [–, –]``."""
-    low, high = (NOTHING if math.isnan(found[end]) else f"{found[end]:.1f}" for end in ("low", "high"))
-    return f"{found['mean']:.1f} [{low}, {high}]"
+def percent(share: Mapping[str, Any]) -> str:
+    """Share with its interval, ``97.3 [96.5, 98.1]``; of one item, which has no interval, ``100.0 [–, –]``."""
+    low, high = (NOTHING if math.isnan(share[end]) else f"{share[end]:.1f}" for end in ("low", "high"))
+    return f"{share['mean']:.1f} [{low}, {high}]"
 
 
 def exact_table(asked: Asked, scored: pl.DataFrame, results: Results) -> Table:
-    """Written alone, predicted behind the right tokens, and tokens: each model, and the rules."""
+    """Table of shares right, free-running and teacher-forced, of each model, and of the rules."""
     rows, data = [], []
     items = scored["item"].n_unique()
     for model in scored["model"].unique(maintain_order=True):
-        own = scored.filter(model=model)
-        free, forced = share_right(own), share_right(own, "forced")
-        runs = own["run"].unique(maintain_order=True).to_list()
+        of_model = scored.filter(model=model)
+        free, forced = share_right(of_model), share_right(of_model, "forced")
+        runs = of_model["run"].unique(maintain_order=True).to_list()
         tokens = [100 * results.measured["runs"][run]["tokens"] for run in runs]
-        each = [100 * own.filter(run=run)["right"].sum() / items for run in runs]
-        differing = own.filter(pl.col("right") != pl.col("forced")).height
+        each = [100 * of_model.filter(run=run)["right"].sum() / items for run in runs]
+        differing = of_model.filter(pl.col("right") != pl.col("forced")).height
         row = {"model": model, **free, "forced": forced["mean"], "forced_low": forced["low"]}
         row |= {"forced_high": forced["high"], "tokens": sum(tokens) / len(tokens), "differing": differing}
         row |= {"lowest": min(each), "highest": max(each)}
@@ -61,7 +61,7 @@ def exact_table(asked: Asked, scored: pl.DataFrame, results: Results) -> Table:
 
 
 def differences_table(asked: Asked, tests: Sequence[ScoreDifference]) -> Table:
-    """Every two models."""
+    """Table of the differences between all pairs of models."""
     rows = [
         (
             f"{one.first} − {one.second}",
@@ -85,15 +85,15 @@ def differences_table(asked: Asked, tests: Sequence[ScoreDifference]) -> Table:
 
 
 def group_table(asked: Asked, name: str, frame: pl.DataFrame, prefix: str = "by") -> Table:
-    """Shares right by group, a row each."""
+    """Table of shares right, one row per group."""
     models = frame["model"].unique(maintain_order=True).to_list()
     rows = []
     for group in frame["group"].unique().sort():
         cells, items = [], 0
         for model in models:
-            own = frame.filter(model=model, group=group).to_dicts()
-            cells.append(Cell(percent(own[0]) if own else NOTHING))
-            items = own[0]["items"] if own else items
+            shares = frame.filter(model=model, group=group).to_dicts()
+            cells.append(Cell(percent(shares[0]) if shares else NOTHING))
+            items = shares[0]["items"] if shares else items
         rows.append((str(group), [Cell(f"{items:,}"), *cells]))
     of = "Longer than any that was trained on: s" if prefix == "beyond" else "S"
     caption = (
@@ -104,13 +104,13 @@ def group_table(asked: Asked, name: str, frame: pl.DataFrame, prefix: str = "by"
 
 
 def times_table(times: pl.DataFrame) -> Table:
-    """The first evaluated step at which measures reached shares."""
+    """Table of the first evaluated steps at which measures reached shares."""
     symbols = {measure.name: measure.symbol_of("valid") for measure in MEASURES.recorded}
     columns = list(dict.fromkeys(times.select("measure", "share").rows()))
     rows = []
     for model in times["model"].unique(maintain_order=True):
-        own = [times.filter(model=model, measure=m, share=s).row(0, named=True) for m, s in columns]
-        rows.append((f"{model} (N = {own[0]['runs']})", [Cell(_time(row)) for row in own]))
+        of_model = [times.filter(model=model, measure=m, share=s).row(0, named=True) for m, s in columns]
+        rows.append((f"{model} (N = {of_model[0]['runs']})", [Cell(_time(row)) for row in of_model]))
     caption = (
         "First evaluated step at which a run reached a share on the validation split: the median of the runs, and the "
         "first to the last of them; of runs that are not all there how many are. "
@@ -131,16 +131,16 @@ def _time(row: Mapping[str, Any]) -> str:
 
 
 def errors_table(asked: Asked, scored: pl.DataFrame) -> Table:
-    """How often each kind of error was made."""
+    """Table of the number of answers with each kind of error."""
     models = scored["model"].unique(maintain_order=True).to_list()
     counts = scored.filter(pl.col("error").is_not_null()).group_by("model", "error").len()
     kinds = counts.group_by("error").agg(pl.col("len").sum()).sort(["len", "error"], descending=[True, False])["error"]
     answers = dict(scored.group_by("model").len().iter_rows())
     rows, data = [], []
     for kind in kinds:
-        own = dict(counts.filter(error=kind).select("model", "len").iter_rows())
-        data += [{"error": kind, "model": model, "answers": own.get(model, 0)} for model in models]
-        rows.append((kind, [Cell(f"{own.get(model, 0):,}") for model in models]))
+        by_model = dict(counts.filter(error=kind).select("model", "len").iter_rows())
+        data += [{"error": kind, "model": model, "answers": by_model.get(model, 0)} for model in models]
+        rows.append((kind, [Cell(f"{by_model.get(model, 0):,}") for model in models]))
     wrong = dict(counts.group_by("model").agg(pl.col("len").sum()).iter_rows())
     rows.append(("wrong in all", [Cell(f"{wrong.get(model, 0):,}") for model in models]))
     rows.append(("of", [Cell(f"{answers[model]:,}") for model in models]))
@@ -153,12 +153,12 @@ def errors_table(asked: Asked, scored: pl.DataFrame) -> Table:
 
 
 def examples_table(asked: Asked, scored: pl.DataFrame) -> Table:
-    """Some answers of each model's runs: the first wrong one of each kind of error, and one that is right."""
+    """Table of examples of each model's runs: the first wrong answer of each kind of error, and a right one."""
     rows, shown = [], []
     for (model,), every in scored.group_by("model", maintain_order=True):
-        own = every.sort("item", maintain_order=True)
-        wrong = own.filter(pl.col("error").is_not_null()).unique("error", keep="first", maintain_order=True)
-        good = own.filter("right")
+        in_order = every.sort("item", maintain_order=True)
+        wrong = in_order.filter(pl.col("error").is_not_null()).unique("error", keep="first", maintain_order=True)
+        good = in_order.filter("right")
         middle = good[len(good) // 2 : len(good) // 2 + 1]
         for row in pl.concat([wrong.head(EXAMPLES), middle]).to_dicts():
             texts = [row["source"], row["target"], row["wrote"], row["error"] or "right"]

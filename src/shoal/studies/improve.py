@@ -1,12 +1,12 @@
-"""What improves a GPT that learns arithmetic, or a text: variants paired with the baseline on the same seeds.
+"""Study of improvements to a GPT that learns arithmetic, or a text: variants paired with the baseline by seed.
 
 Source: the language-model document's question on improving its model (L1.II), asked here with the practical's GPT:
 norms, positions, activation, tying, optimizer (with a learning rate and a decay of its own), label smoothing and
 learning-rate schedule, one change at a time. Every comparison is paired by seed, tested by flipping signs, and
 corrected for the number of comparisons in the whole report (Holm).
 
-Of equations it is asked when runs generalise and how low their validation loss gets; of a text (``--task text --text
-FILE``), where nothing generalises at a moment, the lowest validation loss alone.
+For equations the compared quantities are times to generalise and the lowest validation loss; for a text (``--task text
+--text FILE``), where there is no moment of generalisation, the lowest validation loss alone.
 """
 
 import sys
@@ -53,7 +53,7 @@ VARIANTS: Mapping[str, Mapping[str, Any]] = {
     "cosine": {"lr_schedule": "cosine"},
     "warm-up, linear": {"warmup_steps": 100, "lr_schedule": "linear"},
 }
-# Of a text the baseline has a warm-up and a cosine, and a tenth of the decay.
+# For a text the baseline has a warm-up and a cosine, and a tenth of the decay.
 TEXT_VARIANTS: Mapping[str, Mapping[str, Any]] = {
     **{name: change for name, change in VARIANTS.items() if not {"lr_schedule", "warmup_steps"} & change.keys()},
     "Lion": {"optimizer": "lion", "weight_decay": 0.5},
@@ -79,7 +79,7 @@ def _column(threshold: float) -> str:
 
 
 def _times(thresholds: Iterable[float], stayed: str = "") -> dict[str, str]:
-    """Columns of the times to reach these accuracies, with their labels."""
+    """Labels of the times to reach these accuracies, by column."""
     return {_column(threshold): f"time to A_val ≥ {threshold:g}{stayed}" for threshold in thresholds}
 
 
@@ -87,24 +87,24 @@ METRICS = _times(THRESHOLDS) | _LOSS  # column -> label, of the usual thresholds
 
 
 def grids(quick: bool) -> list[Grid]:
-    """Every variant of the GPT over the same seeds.
+    """Grids of every variant of the GPT over the same seeds.
 
-    So many that a variant which is better on every one of them passes the corrected test: with n pairs the smallest p
-    is 2^(1 − n), and 51 comparisons are made (17 variants; two times and the loss).
+    The number of seeds lets a variant that is better on every one of them pass the corrected test: with n pairs the
+    smallest p is 2^(1 − n), and 51 comparisons are made (17 variants; two times and the loss).
     """
-    found = []
+    variants = []
     for name, change in VARIANTS.items():
         (base,) = per_model(quick, models=("gpt",), seed=range(12 if quick else 16))
-        own = {key: value for key, value in base.settings.items() if key != "beta2" or _has_beta2(change)}
-        rate = float(own.get("lr", 1e-3)) * _RATES.get(name, 1.0)
-        found.append(replace(base, name=name, settings={**own, "lr": rate, **change}))
-    return found
+        settings = {key: value for key, value in base.settings.items() if key != "beta2" or _has_beta2(change)}
+        rate = float(settings.get("lr", 1e-3)) * _RATES.get(name, 1.0)
+        variants.append(replace(base, name=name, settings={**settings, "lr": rate, **change}))
+    return variants
 
 
 def grids_of(task: str, quick: bool) -> list[Grid]:
-    """Every variant of a task over the same seeds.
+    """Grids of every variant of a task over the same seeds.
 
-    Of a text the loss alone is compared, so that fewer seeds are enough: with 17 comparisons of n pairs no corrected p
+    For a text the loss alone is compared, so that fewer seeds are enough: with 17 comparisons of n pairs no corrected p
     is below 17 · 2^(1 − n), 0.033 with ten.
     """
     if task != "text":
@@ -121,13 +121,13 @@ def _has_beta2(change: Mapping[str, Any]) -> bool:
 
 
 def report(results: Results, form: Form) -> Report:
-    """Effect sizes, tests, when each variant generalised, and what its steps cost."""
+    """Report with effect sizes, tests, times to generalise of each variant, and costs of its steps."""
     labels = TEXT_METRICS if _of_text(form) else _times(form.thresholds, form.stayed) | _LOSS
     study = sys.modules[__name__]
     frame, answers = _named(_measured(results, form), form.names(study))
     answers = [*form.same_parts(study), *answers]
     variants = frame["variant"].unique(maintain_order=True).to_list()
-    found = None
+    comparison = None
     if BASELINE not in variants:
         answers.append("The baseline has no results yet: there is nothing to compare the variants with.")
     elif len(variants) == 1:
@@ -137,19 +137,19 @@ def report(results: Results, form: Form) -> Report:
             Metric(column, larger_is_better=False, observed=None if column in _LOSSES else _observed(column))
             for column in labels
         ]
-        found = compare(frame, metrics, "variant", BASELINE)
-        answers += [*_differing(found, labels), *_leading(found, labels)]
+        comparison = compare(frame, metrics, "variant", BASELINE)
+        answers += [*_differing(comparison, labels), *_leading(comparison, labels)]
     sections = [
         Section(
-            "What is compared",
+            "Variants",
             tables=[_changes(form)],
             about="the baseline and every change to it; each variant has a run for each seed of the baseline.",
         )
     ]
-    sections += [_section(frame, found, {column: label}) for column, label in labels.items()]
+    sections += [_section(frame, comparison, {column: label}) for column, label in labels.items()]
     costs = _costs(results, frame)
     notes = [] if costs else ["Not measured: `shoal study run improve` measures it when the runs are done."]
-    sections.append(Section("What a step costs", notes, tables=costs, about="the time of a training step."))
+    sections.append(Section("Cost of a step", notes, tables=costs, about="the time of a training step."))
     question = TEXT_QUESTION if _of_text(form) else QUESTION
     return finished("improve", "What improves a GPT", question, answers, sections, results, form)
 
@@ -167,44 +167,44 @@ def _fell_back(column: str) -> str:
 
 
 def _measured(results: Results, form: Form) -> pl.DataFrame:
-    """What is compared, one row per run that has been evaluated: the others have no outcome yet."""
+    """Compared quantities, one row per evaluated run; other runs have no outcome yet."""
     states = results.runs.select("run", "state")
     frame = with_logs(results.extrema).join(states, on="run", how="left", maintain_order="left")
     thresholds = {} if _of_text(form) else {_column(threshold): threshold for threshold in form.thresholds}
     for column, threshold in thresholds.items():
-        own = times_of(results, form, threshold).select(
+        times = times_of(results, form, threshold).select(
             "run",
             pl.col("time").alias(column),
             pl.col("observed").alias(_observed(column)),
             pl.col("fell_back").alias(_fell_back(column)),
         )
-        frame = frame.join(own, on="run", how="left", maintain_order="left")
+        frame = frame.join(times, on="run", how="left", maintain_order="left")
     return frame
 
 
 def _named(frame: pl.DataFrame, names: Mapping[str, str]) -> tuple[pl.DataFrame, list[str]]:
-    """The runs with their ``variant``, and a sentence where some are of none: the study was another one when they were
-    trained."""
+    """Runs with their ``variant``, and a sentence where some have none: they were trained for another version of the
+    study."""
     named = frame.with_columns(
         pl.col("run").replace_strict(names, default=None, return_dtype=pl.String).alias("variant")
     )
     others = named["variant"].null_count()
-    told = f"Left out: {others} of {len(named)} runs are of no variant of this study."
-    return named.filter(pl.col("variant").is_not_null()), [told] if others else []
+    note = f"Left out: {others} of {len(named)} runs are of no variant of this study."
+    return named.filter(pl.col("variant").is_not_null()), [note] if others else []
 
 
-def _section(frame: pl.DataFrame, found: pl.DataFrame | None, labels: Mapping[str, str]) -> Section:
-    """The comparison in one column, and when runs got there if it is a time."""
+def _section(frame: pl.DataFrame, comparison: pl.DataFrame | None, labels: Mapping[str, str]) -> Section:
+    """Section on the comparison of one quantity, with the times of runs if it is a time."""
     ((column, label),) = labels.items()
     heading = label.removeprefix("time to ")
     tag = "loss" if column in _LOSSES else column.removeprefix("time_").replace(".", "")
     notes, figures, tables = [], [], []
-    if found is not None:
+    if comparison is not None:
         # the whole comparison goes to each: its caption counts what Holm's correction was for
-        notes = comparison_notes(found, labels)
+        notes = comparison_notes(comparison, labels)
         title = f"Beside the baseline: {label}"
-        figures = [comparison_figure(f"effects-{tag}", found, title, BASELINE, "superiority", labels)]
-        tables = [comparison_table(f"effects-{tag}", found, BASELINE, labels)]
+        figures = [comparison_figure(f"effects-{tag}", comparison, title, BASELINE, "superiority", labels)]
+        tables = [comparison_table(f"effects-{tag}", comparison, BASELINE, labels)]
     if column not in _LOSSES and len(frame):
         times = frame.select("variant", "state", time=column, observed=_observed(column), fell_back=_fell_back(column))
         tables.append(survival_table(f"times-{tag}", times, "variant", heading))
@@ -214,14 +214,14 @@ def _section(frame: pl.DataFrame, found: pl.DataFrame | None, labels: Mapping[st
     return Section(heading, notes, figures, tables, about)
 
 
-def _differing(found: pl.DataFrame, labels: Mapping[str, str]) -> list[str]:
-    """Which variants differ from the baseline in what, by the corrected test, and what that test can tell."""
-    clear = found.filter(pl.col("p_holm") < 0.05)
+def _differing(comparison: pl.DataFrame, labels: Mapping[str, str]) -> list[str]:
+    """Sentences on the variants that differ from the baseline by the corrected test, and on the power of that test."""
+    clear = comparison.filter(pl.col("p_holm") < 0.05)
     better = clear.filter(pl.col("better") > pl.col("worse"))
     worse = clear.filter(pl.col("better") < pl.col("worse"))
-    comparisons = found["p"].drop_nulls().len()
-    floor = min([1.0, *(comparisons * p for p in found["smallest_p"].drop_nulls())])
-    of = f"of {counted(found['variant'].n_unique(), 'variant')}"
+    comparisons = comparison["p"].drop_nulls().len()
+    floor = min([1.0, *(comparisons * p for p in comparison["smallest_p"].drop_nulls())])
+    of = f"of {counted(comparison['variant'].n_unique(), 'variant')}"
     return [
         f"Better than the baseline, {better['variant'].n_unique()} {of}: {_listed(better, labels)}.",
         f"Worse than the baseline, {worse['variant'].n_unique()} {of}: {_listed(worse, labels)}.",
@@ -232,11 +232,11 @@ def _differing(found: pl.DataFrame, labels: Mapping[str, str]) -> list[str]:
     ]
 
 
-def _leading(found: pl.DataFrame, labels: Mapping[str, str]) -> list[str]:
-    """A sentence for each time in which some variants are mostly sooner."""
+def _leading(comparison: pl.DataFrame, labels: Mapping[str, str]) -> list[str]:
+    """Sentences on the variants that generalise sooner in most pairs, for each time."""
     answers = []
     for column, label in labels.items():
-        ahead = found.filter(pl.col("metric") == column, pl.col("better") > pl.col("worse"))
+        ahead = comparison.filter(pl.col("metric") == column, pl.col("better") > pl.col("worse"))
         leading = ahead.sort("superiority", descending=True, maintain_order=True).head(3).to_dicts()
         if column not in _LOSSES and leading:
             who = ", ".join(f"{row['variant']} ({row['better']} of {row['n']} pairs)" for row in leading)
@@ -245,34 +245,34 @@ def _leading(found: pl.DataFrame, labels: Mapping[str, str]) -> list[str]:
 
 
 def _listed(rows: pl.DataFrame, labels: Mapping[str, str]) -> str:
-    """``Muon (time to A_val ≥ 0.9, log₁₀ L_val), cosine (log₁₀ L_val)``."""
+    """List of variants, ``Muon (time to A_val ≥ 0.9, log₁₀ L_val), cosine (log₁₀ L_val)``."""
     figures: dict[str, list[str]] = {}
     for row in rows.to_dicts():
         figures.setdefault(row["variant"], []).append(labels[row["metric"]])
-    return ", ".join(f"{variant} ({', '.join(own)})" for variant, own in figures.items()) or "none"
+    return ", ".join(f"{variant} ({', '.join(columns)})" for variant, columns in figures.items()) or "none"
 
 
 def _changes(form: Form) -> Table:
-    """The settings in which the runs of each variant differ from the baseline's."""
+    """Table of the settings in which each variant differs from the baseline."""
     module = sys.modules[__name__]
     names, dumps = form.names(module), dict[str, dict[str, Any]]()
     for spec in form.specs(module):
         dumps.setdefault(names[spec.id], spec.dump())
     usual = dumps.pop(BASELINE)
     rows = []
-    for name, own in dumps.items():
-        # a setting that the variant has not (the moments of Adam, for SGD) goes with the optimizer that is named
-        differing = [key for key, value in own.items() if value is not None and value != usual.get(key)]
-        rows.append((name, [Cell(", ".join(f"{key} {setting_text(own[key])}" for key in differing))]))
+    for name, settings in dumps.items():
+        # a setting that the variant lacks (the moments of Adam, for SGD) is implied by the named optimizer
+        differing = [key for key, value in settings.items() if value is not None and value != usual.get(key)]
+        rows.append((name, [Cell(", ".join(f"{key} {setting_text(settings[key])}" for key in differing))]))
     caption = (
-        "What each variant changes. An optimizer comes with a learning rate and a decay of its own, which were not "
-        "tuned; what is compared is the whole."
+        "Settings that each variant changes. An optimizer has its own learning rate and weight decay, which were not "
+        "tuned; all its changes are compared together."
     )
     return Table("variants", ["", "changed settings"], rows, caption)
 
 
 def measure(form: Form) -> dict[str, Any]:
-    """What a step of each variant costs beside the baseline's; what the report's table of costs shows."""
+    """Cost of a step of each variant relative to the baseline's, for the report's table of costs."""
     module = sys.modules[__name__]
     names, cases = form.names(module), dict[str, list[RunSpec]]()
     for spec in form.specs(module):
@@ -281,7 +281,7 @@ def measure(form: Form) -> dict[str, Any]:
 
 
 def _costs(results: Results, runs: pl.DataFrame) -> list[Table]:
-    """The processor's time for a step of each variant, and its size; nothing where it was not measured."""
+    """Table of the processor time for a step of each variant, and its size; none where it was not measured."""
     sizes = {row["variant"]: row["parameters"] for row in runs.unique("variant", keep="first").to_dicts()}
     rows = [
         (

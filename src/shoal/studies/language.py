@@ -1,4 +1,4 @@
-"""Language: which of an LSTM and a GPT learns a text better, at equal compute.
+"""Study of language modelling: an LSTM and a GPT on a text, at equal compute.
 
 Source: the language-model document, question 1 (L1.I and L1.II): a Transformer language model, and a rigorous answer to
 whether something else does better. Both models are trained over the same seeds for as many FLOP; every number is of the
@@ -43,7 +43,7 @@ from shoal.tasks.text.units import units
 QUESTION = "Which of an LSTM and a GPT predicts a text better, at equal training compute, and do they beat n-grams?"
 LOSSES = "validation loss against the compute that training took: of two curves the lower one learns more from as much."
 SPENT = "the compute, the size and the steps of each model."
-BUDGETS = {True: 2e12, False: 20e12}  # FLOP of a run, of the quick form and of the full one
+BUDGETS = {True: 2e12, False: 20e12}  # FLOP per run of the quick form and of the full one
 COMMON: Mapping[str, Any] = {"task": "text", "train_batch_size": 16, "keep_best": True}
 # About as many parameters each: 0.22 and 0.23 million of the quick form, 0.82 and 0.80 of the full one. The learning
 # rates of the quick form are from one run each of 0.001, 0.002, … 0.032, half as long, on Tiny Shakespeare with seed
@@ -65,78 +65,81 @@ NEEDS = ("text",)  # settings that have no default
 
 
 def grids(quick: bool) -> list[Grid]:
-    """Both models over the same seeds, with steps that cost the same compute."""
+    """Grids of both models over the same seeds, with steps that cost the same compute."""
     return [
         Grid(
-            {"model": model, **COMMON, **own, **(GPT if model == "gpt" else {})},
+            {"model": model, **COMMON, **settings, **(GPT if model == "gpt" else {})},
             {"seed": range(SEEDS[quick])},
             completed=partial(steps_for, BUDGETS[quick]),
         )
-        for model, own in OWN[quick].items()
+        for model, settings in OWN[quick].items()
     ]
 
 
 def measure_models(form: Form, records: Records) -> dict[str, Any]:
-    """The kept models' loss on every token of the validation split, n-grams, and samples."""
+    """Measurements of the kept models: loss on every token of the validation split, n-grams, and samples."""
     return measured(form.specs(sys.modules[__name__]), records)
 
 
 def report(results: Results, form: Form) -> Report:
-    """Losses in all units beside n-grams, what the context is worth, samples, and what was spent."""
-    found = results.measured
+    """Report with losses in all units beside n-grams, the value of the context, samples, and training compute."""
+    measured = results.measured
     scored = _scored(results)
     if scored.is_empty():
-        told = "Not measured yet: `shoal study run language` scores the kept models when the runs are done."
+        note = "Not measured yet: `shoal study run language` scores the kept models when the runs are done."
         figures = [_against_compute(results, None)]
         sections = [
             Section("Learning curves", figures=figures, about=LOSSES),
-            Section("What was spent", tables=[spent_table(results)], about=SPENT),
+            Section("Training compute", tables=[spent_table(results)], about=SPENT),
         ]
-        return finished("language", "Language", QUESTION, [told], sections, results, form)
-    baseline = best_ngram(found)
+        return finished("language", "Language", QUESTION, [note], sections, results, form)
+    baseline = best_ngram(measured)
     tests = compared(scored, baseline)
     sections = [
         Section(
             "Losses",
             [],
             [_against_compute(results, baseline)],
-            [units_table(scored, found), tests_table(tests)],
+            [units_table(scored, measured), tests_table(tests)],
             LOSSES,
         ),
         Section(
-            "What the context is worth",
+            "Value of the context",
             [],
-            [_in_context(scored, found)],
-            [places_table(scored, found)],
+            [_in_context(scored, measured)],
+            [places_table(scored, measured)],
             "the loss of a token by how many tokens before it a model could see: a line that goes on falling uses them",
         ),
-        Section("n-grams", tables=[ngrams_table(found)], about="models that only count, as a measure of what is easy."),
-        Section("What they write", samples(found, results.specs), about="texts that the models go on with."),
-        Section("What was spent", tables=[spent_table(results)], about=SPENT),
+        Section(
+            "n-grams", tables=[ngrams_table(measured)], about="models that only count, as a measure of what is easy."
+        ),
+        Section("Samples", samples(measured, results.specs), about="continuations by the models."),
+        Section("Training compute", tables=[spent_table(results)], about=SPENT),
     ]
     answers = answers_of(scored, tests, baseline, results)
     return finished("language", "Language", QUESTION, answers, sections, results, form)
 
 
 def _scored(results: Results) -> pl.DataFrame:
-    """One row per run whose kept model was scored: ``run``, ``model`` (its name), ``seed``, ``step``, all units,
-    ``strided`` (nats per token with at least half a context), ``by_position``, and ``gain`` of half a context more."""
-    found, rows = results.measured, []
+    """Frame of one row per run whose kept model was scored: ``run``, ``model`` (its name), ``seed``, ``step``, all
+    units, ``strided`` (nats per token with at least half a context), ``by_position``, and ``gain`` of half a context
+    more."""
+    measured, rows = results.measured, []
     for run, spec in results.specs.items():
-        own = found.get("runs", {}).get(run)
-        if own is not None:
-            counts = counts_of(found)
+        scores = measured.get("runs", {}).get(run)
+        if scores is not None:
+            counts = counts_of(measured)
             rows.append(
                 {
                     "run": run,
                     "model": MODELS.get(spec.model, spec.model),
                     "seed": spec.seed,
                     "context_length": spec.get("context_length"),
-                    "step": own["step"],
-                    **units(own["nats"], counts),
-                    "strided": own["nats_strided"] / counts.tokens,
-                    "by_position": own["by_position"],
-                    "gain": own["gain"],
+                    "step": scores["step"],
+                    **units(scores["nats"], counts),
+                    "strided": scores["nats_strided"] / counts.tokens,
+                    "by_position": scores["by_position"],
+                    "gain": scores["gain"],
                 }
             )
     return pl.DataFrame(rows, infer_schema_length=None)
@@ -147,18 +150,18 @@ def compared(scored: pl.DataFrame, baseline: tuple[str, float]) -> pl.DataFrame:
     half a context more to without, on the same tokens.
 
     Returns:
-        ``what``, ``n``, ``difference`` with Student's 95 % interval ``low``, ``high``, ``p`` of his two-sided test, and
+        ``what``, ``n``, ``difference`` with Student's 95 % interval ``low``, ``high``, ``p`` of the two-sided test, and
         ``p_holm``, corrected for all of these; null where there are fewer than two runs.
     """
     models = scored["model"].unique(maintain_order=True).to_list()
-    own = {model: dict(scored.filter(model=model).select("seed", "nats_per_token").iter_rows()) for model in models}
+    losses = {model: dict(scored.filter(model=model).select("seed", "nats_per_token").iter_rows()) for model in models}
     cases = []
     for place, first in enumerate(models):
         for second in models[place + 1 :]:
-            shared = [seed for seed in own[first] if seed in own[second]]
-            cases.append((f"{second} − {first}", [own[second][seed] - own[first][seed] for seed in shared]))
+            shared = [seed for seed in losses[first] if seed in losses[second]]
+            cases.append((f"{second} − {first}", [losses[second][seed] - losses[first][seed] for seed in shared]))
     name, loss = baseline
-    cases += [(f"{model} − {name}", [value - loss for value in own[model].values()]) for model in models]
+    cases += [(f"{model} − {name}", [value - loss for value in losses[model].values()]) for model in models]
     if scored["gain"].null_count() == 0:
         more = stride_of(int(scored["context_length"][0]))
         cases += [
@@ -196,8 +199,8 @@ def _against_compute(results: Results, baseline: tuple[str, float] | None) -> Fi
     return Figure("loss-compute", loss_against_compute(means, runs, baseline, "Validation loss and compute"), caption)
 
 
-def _in_context(scored: pl.DataFrame, found: Mapping[str, Any]) -> Figure:
-    name, own = ngram_by_place(found)
+def _in_context(scored: pl.DataFrame, measured: Mapping[str, Any]) -> Figure:
+    name, by_place_of_ngram = ngram_by_place(measured)
     means = over_seeds(in_groups(by_place(scored), 2), ["model", "position", "last"], "loss")
     caption = (
         "Loss of the token that follows so many tokens of a block, mean over all blocks of the validation split, over "
@@ -206,5 +209,5 @@ def _in_context(scored: pl.DataFrame, found: Mapping[str, Any]) -> Figure:
         f"by which all lines move together: that of the {name}, on the same tokens, looks back over the beginnings of "
         "blocks and would be level but for them."
     )
-    baseline = name, in_groups(own, 2).select("position", "loss")
-    return Figure("context", loss_in_context(means, baseline, "What the context is worth"), caption)
+    baseline = name, in_groups(by_place_of_ngram, 2).select("position", "loss")
+    return Figure("context", loss_in_context(means, baseline, "Value of the context"), caption)

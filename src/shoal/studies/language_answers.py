@@ -1,4 +1,4 @@
-"""What the study of language says in words, each sentence computed with what it rests on."""
+"""Answers in words of the study of language, each computed with its evidence."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,11 +11,11 @@ from shoal.studies.equal_compute import flop_per_step
 from shoal.studies.results import Results
 
 LEVEL = 0.05
-NOT_EQUAL = 0.02  # shares by which the compute of two runs may differ and be called equal
+NOT_EQUAL = 0.02  # share by which the compute of two runs may differ and be called equal
 
 
 def answers_of(scored: pl.DataFrame, tests: pl.DataFrame, baseline: tuple[str, float], results: Results) -> list[str]:
-    """Who is better by how much, whether that can be told, and what it holds for."""
+    """Sentences on losses, their differences with tests, the context, and the scope of all this."""
     models, rows = scored["model"].unique(maintain_order=True).to_list(), tests.to_dicts()
     return [
         *(_loss(scored.filter(model=model), model) for model in models),
@@ -27,16 +27,16 @@ def answers_of(scored: pl.DataFrame, tests: pl.DataFrame, baseline: tuple[str, f
     ]
 
 
-def _loss(own: pl.DataFrame, model: str) -> str:
+def _loss(scored: pl.DataFrame, model: str) -> str:
     values = {
-        name: (own[name].mean(), *student(own[name].to_list())[:2])
+        name: (scored[name].mean(), *student(scored[name].to_list())[:2])
         for name in ("nats_per_token", "bits_per_character", "bits_per_byte")
     }
     texts = [with_interval(*value, 4) for value in values.values()]  # type: ignore[arg-type]  # means of numbers
-    best = own.sort("nats_per_token").row(0, named=True)
+    best = scored.sort("nats_per_token").row(0, named=True)
     return (
         f"{model}: {texts[0]} nats per token, {texts[1]} bits per character, {texts[2]} bits per byte (mean of "
-        f"{counted(len(own), 'run')}{', with its 95 % interval' * (len(own) > 1)}); the best run "
+        f"{counted(len(scored), 'run')}{', with its 95 % interval' * (len(scored) > 1)}); the best run "
         f"{number(best['nats_per_token'], 4)} nats (seed {best['seed']})."
     )
 
@@ -50,14 +50,14 @@ def _difference(row: Mapping[str, Any], baseline: tuple[str, float]) -> str:
         what += f", paired by seed ({counted(row['n'], 'pair')})"
     if row["difference"] is None:
         return f"{what}: no seed is shared."
-    told = f"{what}: {with_interval(row['difference'], row['low'], row['high'])} nats per token"
+    sentence = f"{what}: {with_interval(row['difference'], row['low'], row['high'])} nats per token"
     if row["p_holm"] is None:
-        return f"{told}; of so few runs it cannot be told whether that is more than chance."
+        return f"{sentence}; of so few runs it cannot be told whether that is more than chance."
     evidence = _evidence(row)
     if row["p_holm"] >= LEVEL:
-        return f"{told}: which of them is better cannot be told ({evidence})."
+        return f"{sentence}: which of them is better cannot be told ({evidence})."
     better, worse = (first, second) if row["difference"] < 0 else (second, first)
-    return f"{told}: the {better} is better than the {worse} ({evidence})."
+    return f"{sentence}: the {better} is better than the {worse} ({evidence})."
 
 
 def _corrected(tests: pl.DataFrame) -> str:
@@ -69,20 +69,20 @@ def _corrected(tests: pl.DataFrame) -> str:
 
 
 def _context(row: Mapping[str, Any]) -> str:
-    """What half a context more before the same tokens brings."""
+    """Sentence on the gain from half a context more before the same tokens."""
     model, _, more = row["what"].partition(", ")
     gain, ends = -row["difference"], (row["high"], row["low"])
     low, high = (None if end is None else -end for end in ends)
-    told = (
+    sentence = (
         f"{model}: {more.removesuffix(' before')} before the same tokens are worth "
         f"{with_interval(gain, low, high, 2)} nats each"
     )
     if row["p_holm"] is None:
-        return f"{told}."
+        return f"{sentence}."
     evidence = _evidence(row)
     if row["p_holm"] >= LEVEL:
-        return f"{told}, which cannot be told from nothing ({evidence})."
-    return f"{told}: {'they help' if gain > 0 else 'they harm'} ({evidence})."
+        return f"{sentence}, which cannot be told from nothing ({evidence})."
+    return f"{sentence}: {'they help' if gain > 0 else 'they harm'} ({evidence})."
 
 
 def _evidence(row: Mapping[str, Any]) -> str:
@@ -90,23 +90,23 @@ def _evidence(row: Mapping[str, Any]) -> str:
 
 
 def _kept(scored: pl.DataFrame, results: Results) -> str:
-    """Whether the best kept model is the last, and what the last would have lost."""
+    """Sentence on the runs whose best kept model is the last, and on the loss of choosing the last."""
     curves = results.curves.select("run", "step", "valid_loss").filter(pl.col("valid_loss").is_finite())
     last = curves.sort("step").group_by("run").last().rename({"step": "end", "valid_loss": "last"})
     joined = scored.select("run", "step", "nats_per_token").join(last, on="run", how="left")
     early = joined.filter(pl.col("step") < pl.col("end"))
-    told = (
+    sentence = (
         "The best checkpoint by the loss of the whole validation split was the last evaluation in "
         f"{len(joined) - len(early)} of {counted(len(joined), 'run')}"
     )
     if early.is_empty():
-        return f"{told}: more steps might have helped."
-    lost = float((early["last"].cast(pl.Float64) - early["nats_per_token"]).mean())  # type: ignore[arg-type]
-    return f"{told}; in the others the last is worse by {number(lost, 2)} nats in the mean."
+        return f"{sentence}: more steps might have helped."
+    loss = float((early["last"].cast(pl.Float64) - early["nats_per_token"]).mean())  # type: ignore[arg-type]
+    return f"{sentence}; in the others the last is worse by {number(loss, 2)} nats in the mean."
 
 
 def _scope(results: Results) -> str:
-    """What was equal, and what all of this is said of."""
+    """Sentence on the equality of compute, and on the scope of the study."""
     ends = dict(results.curves.group_by("run").agg(pl.col("step").max()).iter_rows())
     spent: dict[str, list[float]] = {}
     for run, spec in results.specs.items():
@@ -117,7 +117,7 @@ def _scope(results: Results) -> str:
     equal = (
         f"at {amount} FLOP each"
         if most <= least * (1 + NOT_EQUAL)
-        else "NOT at equal compute (" + listed([f"{model} {_span(own)}" for model, own in spent.items()]) + " FLOP)"
+        else "NOT at equal compute (" + listed([f"{model} {_span(flop)}" for model, flop in spent.items()]) + " FLOP)"
     )
     return (
         f"All of this is {equal}, for one text, one size and one learning rate of each model. Intervals are over "
@@ -127,6 +127,6 @@ def _scope(results: Results) -> str:
 
 
 def _span(values: Sequence[float]) -> str:
-    """``1e+12``, or ``1e+12 to 2e+12`` where they are not all about the same."""
+    """Range of values, ``1e+12 to 2e+12``, or ``1e+12`` where all are about the same."""
     low, high = min(values), max(values)
     return f"{high:.2g}" if high <= low * (1 + NOT_EQUAL) else f"{low:.2g} to {high:.2g}"

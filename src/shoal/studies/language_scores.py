@@ -1,4 +1,4 @@
-"""What the study of language measures beside training: the kept models' loss on every token, n-grams, and samples.
+"""Measurements of the study of language: the kept models' loss on every token, n-grams, and samples.
 
 All of it is JSON, kept with the study's note, so that the report needs neither models nor text.
 """
@@ -31,28 +31,27 @@ PROMPT = 24  # characters
 
 
 def measured(specs: list[RunSpec], records: Records) -> dict[str, Any]:
-    """Everything that the report needs and training does not record.
+    """Measurements that the report needs and training does not record.
 
     Args:
-        specs: of the runs on one text, which say where it lies now.
-        records: the same runs.
+        specs: specs of the runs on one text, with its current path.
+        records: records of the same runs.
 
     Returns:
-        ``counts`` of what is scored, ``tokenizer``, ``vocabulary_size``, ``trained`` (tokens of the training split);
-        ``ngrams``: nats of each order, in all and ``by_position`` of the blocks; ``runs``: of each kept model the
+        ``counts`` of the scored text, ``tokenizer``, ``vocabulary_size``, ``trained`` (tokens of the training split);
+        ``ngrams``: nats of each order, in all and ``by_position`` of the blocks; ``runs``: for each kept model the
         ``step``, its ``nats`` in blocks and ``nats_strided``, in blocks those ``by_position`` and the ``gain`` of
-        :func:`half_context`; ``samples``: of the best run of each model.
+        :func:`half_context`; ``samples``: samples of the best run of each model.
     """
-    spec = specs[0]
-    task: Any = spec.task_part
+    task: Any = specs[0].task_part
     data: TextData = task.data()
     best = best_steps(records)
     runs = {}
     with flushed_denormals():
-        for run in [own.id for own in specs if own.id in best]:
-            model, own = records.model(run, best[run]), records.specs[run]
-            options: dict[str, Any] = {"batch": own.eval_batch_size, "calling": calling(own)}
-            context = own.get("context_length")
+        for run in [spec.id for spec in specs if spec.id in best]:
+            model, spec = records.model(run, best[run]), records.specs[run]
+            options: dict[str, Any] = {"batch": spec.eval_batch_size, "calling": calling(spec)}
+            context = spec.get("context_length")
             nats = score_split(model, data, context_length=context, **options)
             strided = score_split(model, data, context_length=context, stride=stride_of(context), **options)
             gain = half_context(nats, strided, context)
@@ -76,19 +75,19 @@ def measured(specs: list[RunSpec], records: Records) -> dict[str, Any]:
 
 
 def stride_of(context_length: int) -> int:
-    """The stride of the second scoring: every token but the first few has at least half a context."""
+    """Stride of the second scoring: every token but the first few has at least half a context."""
     return max(1, context_length // 2)
 
 
 def half_context(blocks: Tensor, strided: Tensor, context_length: int) -> float | None:
-    """What half a context more is worth before the same tokens, in nats of each.
+    """Gain from half a context more before the same tokens, in nats per token.
 
     The tokens are those of the first halves of all blocks but the first: in blocks the model sees so many tokens before
     them, with a stride of half a context half a context more. None where there are none.
 
     Args:
         blocks: nats in blocks, ``(n,)``.
-        strided: with a stride of half the context length, ``(n,)``.
+        strided: nats with a stride of half the context length, ``(n,)``.
         context_length: S, even.
     """
     less = (blocks - strided)[context_length:]
@@ -100,39 +99,39 @@ def half_context(blocks: Tensor, strided: Tensor, context_length: int) -> float 
 
 
 def best_steps(records: Records) -> dict[str, int]:
-    """The step of each run's kept model of the lowest validation loss on record; runs without one are left out."""
+    """Step of each run's kept model of the lowest recorded validation loss; runs without one are left out."""
     curves = records.curves().select("run", "step", "valid_loss")
-    found = {}
+    best = {}
     for run in records.ids:
-        kept = list(records.model_files(run))
-        own = curves.filter(pl.col("run") == run, pl.col("step").is_in(kept), pl.col("valid_loss").is_finite())
-        if not own.is_empty():
-            found[run] = int(own.sort("valid_loss", "step")["step"][0])
-    return found
+        steps = list(records.model_files(run))
+        curve = curves.filter(pl.col("run") == run, pl.col("step").is_in(steps), pl.col("valid_loss").is_finite())
+        if not curve.is_empty():
+            best[run] = int(curve.sort("valid_loss", "step")["step"][0])
+    return best
 
 
 def ngram_nats(data: "TextData", context_length: int) -> list[dict[str, Any]]:
-    """``order``, ``nats``, summed over exactly the tokens that models are scored on, all but the first, and
-    ``by_position`` their mean at each place of the models' blocks."""
+    """Scores of n-grams: ``order``, ``nats``, summed over exactly the tokens that models are scored on, all but the
+    first, and ``by_position`` their mean at each place of the models' blocks."""
     fitted = fit_ngram(data.train.numpy(), data.tokenizer.vocabulary_size, max(ORDERS))
     nats = fitted.nats(data.valid.numpy())[:, 1:]
     return [
         {
             "order": order,
-            "nats": float(own.sum()),
-            "by_position": split_by_position(torch.from_numpy(own), context_length)["loss"].to_list(),
+            "nats": float(of_order.sum()),
+            "by_position": split_by_position(torch.from_numpy(of_order), context_length)["loss"].to_list(),
         }
-        for order, own in zip(ORDERS, nats, strict=True)
+        for order, of_order in zip(ORDERS, nats, strict=True)
     ]
 
 
-def counts_of(found: Mapping[str, Any]) -> TextCounts:
-    """How much text was scored."""
-    return TextCounts(**found["counts"])
+def counts_of(measured: Mapping[str, Any]) -> TextCounts:
+    """Amounts of scored text."""
+    return TextCounts(**measured["counts"])
 
 
 def _best_of_each(specs: list[RunSpec], runs: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
-    """The run of the lowest loss, by model."""
+    """Run of the lowest loss, by model."""
     best: dict[str, str] = {}
     for spec in specs:
         if spec.id in runs:
@@ -143,7 +142,7 @@ def _best_of_each(specs: list[RunSpec], runs: Mapping[str, Mapping[str, Any]]) -
 
 
 def _sample(records: Records, run: str, step: int, data: "TextData") -> dict[str, Any]:
-    """What a model goes on with behind the beginning of the validation split."""
+    """Sample of a model behind the beginning of the validation split."""
     prompt = data.tokenizer.decode(data.valid[: 4 * PROMPT])[:PROMPT]
     models = {run: records.model(run, step)}
     (sample,) = generate_texts(models, data.tokenizer, [prompt], SAMPLE_TOKENS, SAMPLING)

@@ -1,4 +1,4 @@
-"""Mixed orders: binary and ternary sums learned together.
+"""Study of mixed orders: binary and ternary sums learned together.
 
 Source: the practical, problem 4, question 4: p = 11, orders 2 and 3, half of each order trains; loss and accuracy on
 all equations and on each order apart.
@@ -34,7 +34,7 @@ _BOTH = {"operation_orders": (2, 3), "split_per_order": True}
 
 
 def grids(quick: bool) -> list[Grid]:
-    """Both models over the seeds; the quick form has a smaller modulus."""
+    """Grids of both models over the seeds; the quick form has a smaller modulus."""
     if quick:
         return per_model(quick, {**_BOTH, "p": 7, "train_batch_size": 512})
     return per_model(quick, {**_BOTH, "p": 11})
@@ -45,11 +45,11 @@ def check(specs: Sequence[RunSpec]) -> None:
     for spec in specs:
         if spec.operation_orders != tuple(ORDERS):
             orders = ",".join(map(str, spec.operation_orders))
-            raise UserError(f"mixed-orders is about operation_orders 2,3, got {orders}")
+            raise UserError(f"mixed-orders needs operation_orders 2,3, got {orders}")
 
 
 def report(results: Results, form: Form) -> Report:
-    """Curves of all equations and of each order, the ten figures of each, and which order comes first."""
+    """Report with curves of all equations and of each order, the ten figures of each, and the order learned first."""
     sections = [
         Section(
             MODELS[model],
@@ -63,7 +63,7 @@ def report(results: Results, form: Form) -> Report:
     sections.append(Section("Ten figures of each order", tables=ten, about=BEST_VALUES))
     sections.append(
         Section(
-            "Which order is learned first",
+            "Order learned first",
             tables=[_times_table(results)],
             about="the first steps at which each kind of equation was memorised and understood.",
         )
@@ -71,23 +71,23 @@ def report(results: Results, form: Form) -> Report:
     return finished("mixed-orders", "Mixed orders", QUESTION, answers, sections, results, form)
 
 
-def first_steps(own: Results) -> pl.DataFrame:
-    """For each run the first steps at which it memorised and generalised each order; null where it did not.
+def first_steps(results: Results) -> pl.DataFrame:
+    """First steps at which each run memorised and generalised each order; null where it did not.
 
     Returns:
         ``run`` and ``memorised_2``, ``memorised_3``, ``generalised_2`` and ``generalised_3``.
     """
-    frame = own.runs.select("run")
+    frame = results.runs.select("run")
     for event, (split, threshold) in EVENTS.items():
         for order in ORDERS:
-            steps = first_step_at_least(own.curves, f"{split}_accuracy_order{order}", threshold)
+            steps = first_step_at_least(results.curves, f"{split}_accuracy_order{order}", threshold)
             frame = frame.join(steps.rename({"step": f"{event}_{order}"}), on="run", how="left", maintain_order="left")
     return frame
 
 
-def which_first(own: Results) -> str:
-    """Which order one model learned first, in computed sentences; a run that never gets there counts as later."""
-    frame, parts = first_steps(own), []
+def which_first(results: Results) -> str:
+    """Sentences on the order that one model learned first; a run that never reaches an event counts as later."""
+    frame, parts = first_steps(results), []
     for event in EVENTS:
         two, three = (pl.col(f"{event}_{order}").cast(pl.Float64).fill_null(float("inf")) for order in ORDERS)
         same = (two == three) & two.is_finite()
@@ -97,22 +97,22 @@ def which_first(own: Results) -> str:
             "both at the same evaluation": same,
             "neither": two.is_infinite() & three.is_infinite(),
         }
-        told = [f"{what} in {n}" for what, mask in counts.items() if (n := len(frame.filter(mask)))]
+        counts_of_runs = [f"{what} in {n}" for what, mask in counts.items() if (n := len(frame.filter(mask)))]
         both = frame.drop_nulls([f"{event}_2", f"{event}_3"])
         gaps = (both[f"{event}_3"] - both[f"{event}_2"]).sort().to_list()
-        parts.append(f"{event.capitalize()} ({rule(event)}): {listed(told)}{_gaps(gaps)}.")
-    return f"{MODELS[own.models[0]]}, {counted(len(frame), 'run')}. {' '.join(parts)}"
+        parts.append(f"{event.capitalize()} ({rule(event)}): {listed(counts_of_runs)}{_gaps(gaps)}.")
+    return f"{MODELS[results.models[0]]}, {counted(len(frame), 'run')}. {' '.join(parts)}"
 
 
 def rule(event: str) -> str:
-    """From which accuracy on an event has happened."""
+    """Accuracy from which an event has happened, in symbols."""
     split, threshold = EVENTS[event]
     return f"A_{'val' if split == 'valid' else split} of that order ≥ {threshold}"
 
 
 def _gaps(gaps: Sequence[int], most: int = 4) -> str:
-    """How many steps later the ternary equations were, in each run or, of many, in the middle and at both ends."""
-    if not any(gaps):  # where both came at once every time, that has been said
+    """Steps by which ternary equations were later, for each run or, of many, median and extremes."""
+    if not any(gaps):  # both at the same evaluation every time, which the sentence has already
         return ""
     middle, *signed = (f"{gap:+,.0f}".replace("-", "−") if gap else "0" for gap in (median(gaps), *gaps))
     if len(gaps) <= most:
@@ -136,7 +136,7 @@ def _times_table(results: Results) -> Table:
 
 
 def _figures_table(results: Results, order: int | None) -> Table | None:
-    """The ten figures of both models on all equations or on those of one order; None where it lacks a split."""
+    """Table of the ten figures of both models on all equations or on one order; None where it lacks a split."""
     of_models = [of_order(results.of(model=model).curves, order) for model in results.models]
     if any(curves[name].is_nan().all() for curves in of_models for name in FIGURES):
         return None
@@ -147,22 +147,22 @@ def _figures_table(results: Results, order: int | None) -> Table | None:
 
 
 def of_order(curves: pl.DataFrame, order: int | None) -> pl.DataFrame:
-    """The curves with loss and accuracy those of one order; None for all equations."""
+    """Curves of loss and accuracy on one order; None for all equations."""
     if order is None:
         return curves
     return curves.drop(FIGURES).rename({f"{name}_order{order}": name for name in FIGURES})
 
 
 def _figures(results: Results, model: str, order: int | None) -> list[Figure]:
-    own = of_order(results.of(model=model).curves, order)
+    curves = of_order(results.of(model=model).curves, order)
     equations = "all equations" if order is None else f"{ORDERS[order]} equations"
     figures = []
     for quantity in ("loss", "accuracy"):
         title = f"{MODELS[model]}, {equations}: {quantity}"
         caption = (
             f"{MEANINGS[quantity]} of the {MODELS[model]} on {equations}. Training and validation: on the equations "
-            f"that train and on those that do not. {lines_note(own['run'].n_unique())}"
+            f"that train and on those that do not. {lines_note(curves['run'].n_unique())}"
         )
         name = f"{model}-{'all' if order is None else ORDERS[order]}-{quantity}"
-        figures.append(Figure(name, learning_curves(own, quantity, title), caption))
+        figures.append(Figure(name, learning_curves(curves, quantity, title), caption))
     return figures

@@ -1,4 +1,4 @@
-"""Scaling models: depth and width.
+"""Study of model scaling: depth and width.
 
 Source: the practical, problem 4, question 5: L in 1, 2, 3 and d in 64, 128, 256 (the LSTM's hidden size is d), curves
 for each L coloured by log2 d, the eight figures against d, L and P, the parameters without embeddings.
@@ -21,30 +21,30 @@ QUESTION = "Does a deeper, wider or larger model generalise better or sooner, an
 WIDTH = Axis("embedding_size", "width d", log=2)
 DEPTH = Axis("num_layers", "layers L")
 SIZE = Axis("parameters", "parameters P", log=10)
-_SIZES = (WIDTH.column, DEPTH.column)  # what P is made of
+_SIZES = (WIDTH.column, DEPTH.column)  # settings that determine P
 
 
 def grids(quick: bool) -> list[Grid]:
-    """Both models over depth, width and the seeds."""
+    """Grids of both models over depth, width and the seeds."""
     if quick:
         return per_model(quick, num_layers=[1, 2], embedding_size=[16, 32, 64])
     return per_model(quick, num_layers=[1, 2, 3], embedding_size=[64, 128, 256])
 
 
 def report(results: Results, form: Form) -> Report:
-    """Curves per depth, summaries against d, L and P, the table, times by d and by L, and the answers."""
+    """Report with curves per depth, summaries against d, L and P, the table, times by d and by L, and the answers."""
     curves = [
-        curves_figure(own, WIDTH, f"curves-{model}-{depth}", f"{MODELS[model]}, L = {depth}")
+        curves_figure(part, WIDTH, f"curves-{model}-{depth}", f"{MODELS[model]}, L = {depth}")
         for model in results.models
         for depth in results.of(model=model).values("num_layers")
-        if not (own := results.of(model=model, num_layers=depth)).curves.is_empty()
+        if not (part := results.of(model=model, num_layers=depth)).curves.is_empty()
     ]
     summaries = []
     for model in results.models:
-        own, name = results.of(model=model), MODELS[model]
+        of_model, name = results.of(model=model), MODELS[model]
         summaries += [
-            summary_figure(own, WIDTH, DEPTH, f"by-width-{model}", f"{name} against d, by L"),
-            summary_figure(own, DEPTH, WIDTH, f"by-depth-{model}", f"{name} against L, by d"),
+            summary_figure(of_model, WIDTH, DEPTH, f"by-width-{model}", f"{name} against d, by L"),
+            summary_figure(of_model, DEPTH, WIDTH, f"by-depth-{model}", f"{name} against L, by d"),
         ]
     summaries.append(summary_figure(results, SIZE, MODEL, "by-size", "Both models against P"))
     table = summary_table(results, [DEPTH, WIDTH], "by-depth-and-width")
@@ -65,7 +65,7 @@ def report(results: Results, form: Form) -> Report:
                 about="how the best values change with depth, with width and with the number of parameters.",
             ),
             Section(
-                "Which model scales better",
+                "Comparison of scaling",
                 tables=slopes,
                 about="how steeply LSTM and GPT improve as they grow, and whether the difference is more than chance.",
             ),
@@ -77,7 +77,7 @@ def report(results: Results, form: Form) -> Report:
 
 
 def with_size(results: Results) -> tuple[list[str], Table]:
-    """How each model's validation goes with d at each L, with L at each d, and with P; and where it is best."""
+    """Trends of each model's validation with d at each L, with L at each d, and with P; and the best size."""
     cases = [
         Case(
             f"{MODELS[model]} with {axis.title}", results.of(model=model).extrema, axis, _SIZES if axis is SIZE else ()
@@ -85,16 +85,16 @@ def with_size(results: Results) -> tuple[list[str], Table]:
         for model in results.models
         for axis in (WIDTH, DEPTH, SIZE)
     ]
-    found, table = how_it_goes(cases, [(column, symbol) for column, symbol, _ in ASKED], "trends")
-    told = [
+    trends, table = how_it_goes(cases, [(column, symbol) for column, symbol, _ in ASKED], "trends")
+    sentences = [
         f"{case.name}: L_val {direction(loss, True)}, A_val {direction(accuracy, False)}."
-        for case, loss, accuracy in zip(cases, found[::2], found[1::2], strict=True)
+        for case, loss, accuracy in zip(cases, trends[::2], trends[1::2], strict=True)
     ]
-    return [*told, *(_best(results.of(model=model).extrema, MODELS[model]) for model in results.models)], table
+    return [*sentences, *(_best(results.of(model=model).extrema, MODELS[model]) for model in results.models)], table
 
 
 def _best(extrema: pl.DataFrame, name: str) -> str:
-    """Where within the grid the mean L_val is smallest; a trend does not tell."""
+    """Sentence on the size with the smallest mean L_val, which a trend does not show."""
     means = extrema.group_by("num_layers", "embedding_size", "parameters").agg(pl.col("valid_loss").mean())
     best = means.sort("valid_loss", "parameters").row(0, named=True)
     largest = int(means["parameters"].max() or 0)  # type: ignore[arg-type]  # counts are integers
@@ -105,7 +105,7 @@ def _best(extrema: pl.DataFrame, name: str) -> str:
 
 
 def _comparisons(results: Results) -> tuple[list[str], list[Table]]:
-    """Which model scales better with d for each L, with L for each d, and with P: sentences, and a table of each."""
+    """Comparisons of both models' scaling with d for each L, with L for each d, and with P: sentences and tables."""
     groups = {
         "For fixed L, with d": [
             Case(f"L = {depth}", results.of(num_layers=depth).extrema, WIDTH) for depth in results.values("num_layers")
@@ -117,11 +117,13 @@ def _comparisons(results: Results) -> tuple[list[str], list[Table]]:
         "With P": [Case("all runs", results.extrema, SIZE, _SIZES)],
     }
     names = ("slopes-width", "slopes-depth", "slopes-size")
-    found = who_scales_better(
+    comparisons = who_scales_better(
         {
             name: [case for case in cases if not case.frame.is_empty()]
             for name, cases in zip(names, groups.values(), strict=True)
         }
     )
-    answers = [f"{question}: {' '.join(told)}" for question, (told, _) in zip(groups, found, strict=True)]
-    return answers, [table for _, table in found if table is not None]
+    answers = [
+        f"{question}: {' '.join(sentences)}" for question, (sentences, _) in zip(groups, comparisons, strict=True)
+    ]
+    return answers, [table for _, table in comparisons if table is not None]

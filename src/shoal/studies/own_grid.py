@@ -77,7 +77,7 @@ def report_own_grid(
 
 
 def _trends(grid: Grid, asked: Sequence[tuple[str, str, bool | None]]) -> tuple[list[tuple[Axis, str]], Table | None]:
-    """How every quantity goes with each axis of numbers, of each model: sentences by axis, and their table."""
+    """Trends of every quantity along each axis of numbers, of each model: sentences by axis, and their table."""
     cases = []
     for axis in grid.axes:
         for model in [] if axis.names else grid.of(axis).models:
@@ -102,7 +102,7 @@ def _trends(grid: Grid, asked: Sequence[tuple[str, str, bool | None]]) -> tuple[
 
 
 def _goes(one: Trend, runs: pl.DataFrame, column: str, symbol: str, small: bool | None, measures: Measures) -> str:
-    """How a quantity goes, its slope, and of how many runs a first step is the end of what was trained."""
+    """Sentence on a quantity's trend and slope, and the number of runs whose first step is their last."""
     text = f"{symbol} {direction(one, small)}"
     if one.found.slope is not None and one.found.rho is not None:
         text += f", slope {with_interval(one.found.slope, one.found.low, one.found.high)}"
@@ -119,7 +119,7 @@ def _made_of(results: Results, axis: Axis) -> tuple[str, ...]:
 
 
 def _times(grid: Grid) -> list[tuple[Axis, Section, list[str]]]:
-    """When runs reached the thresholds, by each axis: a section, and its sentences, for the top of the page."""
+    """Section on the times at which runs reached the thresholds, by each axis, and its sentences."""
     asked = [axis for axis in grid.axes if axis.column != _SIZE]
     if not grid.waited.thresholds or not asked:
         return []
@@ -165,7 +165,7 @@ def _figures(grid: Grid, axis: Axis) -> list[Figure]:
 
 
 def _colour(grid: Grid, axis: Axis) -> Axis:
-    """What tells points apart: the axis after this one, else the model."""
+    """Axis that colours points: the one after this one, else the model."""
     others = [other for other in grid.axes if other is not axis]
     if others:
         return others[grid.axes.index(axis) % len(others)]
@@ -217,13 +217,13 @@ def _design(grid: Grid, axis: Axis) -> list[str]:
 
 
 def _follows(part: Any, name: str) -> bool:
-    """Settings that another decides where they are left open, and those that change nothing of what is trained."""
+    """Return True if a setting is decided by another where it is left open, or changes nothing of what is trained."""
     known = extra(part, name)
     return bool(known["follows"] or known["operational"] or known["derived"]) or name == "hidden_size"
 
 
 def _family(trends: Table | None, every: pl.DataFrame, times: Sequence[tuple[Axis, Section, list[str]]]) -> list[str]:
-    """How many tests of each kind there are, for which p values are corrected."""
+    """Sentences on the number of tests of each kind, for which p values are corrected."""
     counts = {
         "of trends": 0 if trends is None or trends.data is None else len(trends.data["p"].drop_nulls()),
         "of pairs": 0 if every.is_empty() else len(every["p"].drop_nulls()),

@@ -99,7 +99,7 @@ def pairs_section(pairing: Pairing, every: pl.DataFrame, labels: Mapping[str, st
 
 
 def metric_labels(results: Results, asked: Sequence[tuple[str, str, bool]], form: Waited) -> dict[str, str]:
-    """What is compared, by column: the best values, and times to the thresholds."""
+    """Labels of the compared metrics by column: the best values, and times to the thresholds."""
     shown = results.measures.shown
     there = f"{shown.symbol_of('valid')} {shown.side}"
     times = {_time(at): f"time to {there} {at:g}{form.stayed}" for at in _thresholds(results, form)}
@@ -120,7 +120,7 @@ def _time(threshold: float) -> str:
 def _measured(
     results: Results, asked: Sequence[tuple[str, str, bool]], form: Waited
 ) -> tuple[pl.DataFrame, list[Metric]]:
-    """What is compared, one row per run that has been evaluated, and as what."""
+    """Frame of the compared metrics, one row per evaluated run, and these metrics."""
     states = results.runs.select("run", "state")
     frame = with_logs(results.extrema).join(states, on="run", how="left", maintain_order="left")
     metrics = [Metric(column, larger_is_better=not small) for column, _, small in asked]

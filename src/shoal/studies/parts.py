@@ -1,4 +1,4 @@
-"""Sections that several studies share."""
+"""Report sections, figures and tables that several studies share."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -59,7 +59,7 @@ def finished(
     results: Results,
     form: Form,
 ) -> Report:
-    """A study's report: its answers first, what is missing before them, then its sections and how it was made."""
+    """Report of a study: shortcomings and answers first, then its sections and its provenance."""
     asked = f" Source: the practical, problem 4, {PRACTICAL_QUESTIONS[name]}." if name in PRACTICAL_QUESTIONS else ""
     return Report(
         title=form.title(title),
@@ -70,7 +70,7 @@ def finished(
 
 
 class Waited(Protocol):
-    """Thresholds that runs are waited for to reach, as a :class:`~shoal.studies.base.Form` has them."""
+    """Thresholds that runs are expected to reach, as a :class:`~shoal.studies.base.Form` has them."""
 
     @property
     def thresholds(self) -> tuple[float, ...]:
@@ -78,7 +78,7 @@ class Waited(Protocol):
 
     @property
     def stay(self) -> int:
-        """At how many evaluations in a row a run has to be there."""
+        """Number of evaluations in a row at which a run has to be there."""
 
     @property
     def stayed(self) -> str:
@@ -93,9 +93,9 @@ def curves_figure(
     panels: Sequence[Panel] | None = None,
     over: str = "seeds",
 ) -> Figure:
-    """Curves of all that was measured on both splits, coloured by a setting; ``over`` says in what else runs differ.
+    """Figure of all measures on both splits against the step, coloured by a setting.
 
-    Of equations these are L_train, L_val, A_train and A_val.
+    Of equations these are L_train, L_val, A_train and A_val. ``over`` names the other settings in which runs differ.
     """
     measures = results.measures
     panels = panels_of(measures) if panels is None else panels
@@ -116,14 +116,14 @@ def curves_figure(
 
 
 def _measured(measures: Measures) -> str:
-    """``L_train and L_val: loss (nats, logarithmic); …``: what panels of curves show."""
-    told = []
+    """Description of the panels of curves: ``L_train and L_val: loss (nats, logarithmic); …``."""
+    descriptions = []
     for measure in measures.recorded:
         notes = [measure.about or measure.unit] if measure.about or measure.unit else []
         notes += ["logarithmic"] * measure.is_log
         both = " and ".join(measure.symbol_of(split) for split in SPLITS)
-        told.append(f"{both}: {measure.words}" + (f" ({'; '.join(notes)})" if notes else ""))
-    return "; ".join(told)
+        descriptions.append(f"{both}: {measure.words}" + (f" ({'; '.join(notes)})" if notes else ""))
+    return "; ".join(descriptions)
 
 
 def summary_figure(
@@ -135,7 +135,7 @@ def summary_figure(
     extrema: pl.DataFrame | None = None,
     over: str = "seeds",
 ) -> Figure:
-    """The best values and the steps of each against a setting; ``over`` as in :func:`curves_figure`."""
+    """Figure of the best values and their steps against a setting; ``over`` as in :func:`curves_figure`."""
     measures = results.measures
     shown = results.extrema if extrema is None else extrema
     n = number_of_runs(shown, list(dict.fromkeys(["model", x.column, colour.column])))
@@ -151,9 +151,9 @@ def summary_figure(
 
 
 def times_of(results: Results, form: Waited, threshold: float, column: str | None = None) -> pl.DataFrame:
-    """Times at which runs reached a threshold, and stayed as the form asks, beside their settings, and ``followed``.
+    """Times at which each run reached a threshold, and stayed as the form asks, with its settings, and ``followed``.
 
-    Without a ``column``, of the measure that says most of these runs, on the validation split.
+    Without a ``column``, of the most telling measure of these runs, on the validation split.
 
     Raises:
         UserError: runs that end some steps after generalising are asked to stay, which they cannot show.
@@ -175,13 +175,13 @@ def times_of(results: Results, form: Waited, threshold: float, column: str | Non
 
 @dataclass(frozen=True)
 class TimesAnswer:
-    """A sentence about times, and the runs that it is of.
+    """Sentence about the times of some runs.
 
     Attributes:
         who: the runs and the threshold, in words.
         answer: the sentence, or the question that it will answer.
-        rates: how many of them got there, and when, in a sentence; nothing where it cannot be told.
-        nobody: none of them got there.
+        rates: sentence on the number of runs that reached the threshold, and their times; empty where unknown.
+        nobody: True if none of them reached it.
     """
 
     who: str
@@ -191,24 +191,24 @@ class TimesAnswer:
 
 
 def times_sections(results: Results, axes: Mapping[str, Axis], form: Waited) -> list[Section]:
-    """When runs generalised, by each setting and for each threshold: those that never did are censored, not dropped.
+    """Sections on the times to generalise, by each setting and threshold; runs that never did are censored.
 
     Args:
         results: the runs.
         axes: the settings by what to add to the title and the names of figures; ``""`` for nothing.
-        form: with the thresholds.
+        form: form of the study, with the thresholds.
 
     Returns:
-        A section for each setting; all their log-rank tests are corrected together.
+        One section per setting; all their log-rank tests are corrected together.
     """
-    found = times_answers({by: (axis, results) for by, axis in axes.items()}, form)
+    answers = times_answers({by: (axis, results) for by, axis in axes.items()}, form)
     return [
-        replace(section, paragraphs=[f"{one.who}: {one.answer}" for one in sentences]) for section, sentences in found
+        replace(section, paragraphs=[f"{one.who}: {one.answer}" for one in sentences]) for section, sentences in answers
     ]
 
 
 def times_answers(axes: Mapping[str, tuple[Axis, Results]], form: Waited) -> list[tuple[Section, list[TimesAnswer]]]:
-    """The sections of :func:`times_sections` without their sentences, and these sentences, of each setting and runs."""
+    """Sections of :func:`times_sections` without their sentences, and these sentences, of each setting and runs."""
     drafts = [_times(results, axis, form, by) for by, (axis, results) in axes.items()]
     questions = [one.answer for _, words in drafts for one in words if not isinstance(one.answer, str)]
     answers = iter(logrank_sentences(questions))
@@ -219,7 +219,7 @@ def times_answers(axes: Mapping[str, tuple[Axis, Results]], form: Waited) -> lis
 
 
 def _times(results: Results, axis: Axis, form: Waited, by: str) -> tuple[Section, list[TimesAnswer]]:
-    """A section without its sentences; and of whom each is, with the sentence or what it has to answer."""
+    """Section without its sentences; and for each sentence its subject, with its text or the question to answer."""
     figures, tables = [], []
     words: list[TimesAnswer] = []
     shown = results.measures.shown
@@ -227,22 +227,28 @@ def _times(results: Results, axis: Axis, form: Waited, by: str) -> tuple[Section
     stopped = results.runs["stop_after_generalizing"].is_not_null().any()
     for threshold in form.thresholds:
         if stopped and (threshold > GENERALISED or form.stay > 1):
-            told = (
+            note = (
                 f"cannot be told, because runs end some steps after A_val ≥ {GENERALISED} "
                 "(stop_after_generalizing), so that the soonest are seen for the shortest."
             )
-            words.append(TimesAnswer(f"A_val ≥ {threshold:g}{form.stayed}", told))
+            words.append(TimesAnswer(f"A_val ≥ {threshold:g}{form.stayed}", note))
             continue
         there = f"{shown.symbol_of('valid')} {shown.side} {threshold:g}{form.stayed}"
         reached = f"validation {shown.words} {threshold:g}{form.stayed}"
         times = times_of(results, form, threshold)
         by_model = [(model, times.filter(model=model)) for model in results.models]
         every = "both models" if len(results.models) == 2 else "all models"
-        groups = [(f"-{short(m)}", model_label(m), own) for m, own in by_model if len(own)]
-        for suffix, name, own in [("", every, times)] if axis.column == "model" else groups:
+        groups = [
+            (f"-{short(m)}", model_label(m), times_of_group) for m, times_of_group in by_model if len(times_of_group)
+        ]
+        for suffix, name, times_of_group in [("", every, times)] if axis.column == "model" else groups:
             tag = f"{threshold:g}".replace(".", "") + suffix
-            unit, within = crossing(own, axis.column, more=results.settings)
-            named = own.with_columns(pl.col(axis.column).replace(dict(axis.names))) if axis.names else own
+            unit, within = crossing(times_of_group, axis.column, more=results.settings)
+            named = (
+                times_of_group.with_columns(pl.col(axis.column).replace(dict(axis.names)))
+                if axis.names
+                else times_of_group
+            )
             named = named.rename({axis.column: axis.title})
             who = f"{capitalised(name)}, {there}"
             whose = name if axis.column == "model" else f"{name}, by {axis.title}"
@@ -259,12 +265,12 @@ def _times(results: Results, axis: Axis, form: Waited, by: str) -> tuple[Section
 
 
 def none_got_there(times: pl.DataFrame) -> str:
-    """What stands instead of a figure of times that nobody has."""
+    """Sentence in place of a figure of times where no run has one."""
     return f"none of {counted(len(times), 'run')} got there, so that there is no figure of when."
 
 
 def summary_table(results: Results, settings: Sequence[Axis], name: str) -> Table:
-    """The figures of each combination of settings, mean ± std over seeds, the best of each column and model in bold.
+    """Table of the figures per combination of settings, mean ± std over seeds, the best per column and model bold.
 
     Of loss and accuracy these are ten.
     """
@@ -272,7 +278,11 @@ def summary_table(results: Results, settings: Sequence[Axis], name: str) -> Tabl
     quantities = quantities_of(measures)
     by = ["model", *(axis.column for axis in settings if axis.column != "model")]
     groups = ten_means(results.extrema, by, measures).sort(by)
-    best = {(q.column, model): best_value(own, q) for (model,), own in groups.group_by("model") for q in quantities}
+    best = {
+        (q.column, model): best_value(of_model, q)
+        for (model,), of_model in groups.group_by("model")
+        for q in quantities
+    }
     rows = []
     for row in groups.iter_rows(named=True):
         label = ", ".join([model_label(row["model"]), *(f"{c} {setting_text(row[c])}" for c in by[1:])])

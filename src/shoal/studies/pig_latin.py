@@ -1,4 +1,4 @@
-"""Pig Latin: which families learn to say words that they have never read, letter by letter.
+"""Study of Pig Latin: model families write words that they have never read, letter by letter.
 
 Source: the Pig Latin assignment of CSC321/421 (its rules; here split by word, so that no held-out word is trained on).
 """
@@ -28,7 +28,7 @@ NEEDS = ("text",)  # settings that have no default
 
 
 def _one_letter(spec: RunSpec, word: str) -> str:
-    """The rule of words that begin with one consonant, for all."""
+    """Pig Latin by the rule of words that begin with one consonant, for all words."""
     return f"{word[1:]}{word[0]}ay"
 
 
@@ -55,20 +55,20 @@ ASKED = Asked(
 
 
 def grids(quick: bool) -> list[Grid]:
-    """Every family over the same seeds and the same held-out words."""
+    """Grids of every family over the same seeds and the same held-out words."""
     return free_running.grids("pig_latin", COMMON[quick], "learned", quick)
 
 
 def check(specs: Sequence[RunSpec]) -> None:
-    """Raise :class:`UserError` unless all hold the same words out."""
+    """Raise :class:`UserError` unless all runs have the same held-out words."""
     check_split(specs)
 
 
 def measure_models(form: Form, records: Records) -> dict[str, Any]:
-    """What the last models write for every held-out word."""
+    """Answers of the last models to every held-out word."""
     return measured(ASKED, form.specs(sys.modules[__name__]), records)
 
 
 def report(results: Results, form: Form) -> Report:
-    """Exact match in all and by rule and length, beside teacher forcing; when; errors; maps."""
+    """Report with exact match in all and by rule and length, beside teacher forcing; times; errors; maps."""
     return free_running.report(ASKED, results, form)

@@ -1,10 +1,10 @@
-"""Power laws of the validation loss in what a study scales, with how well they describe it.
+"""Power laws of the validation loss in the scaled quantity, with their goodness of fit.
 
 Source: the practical, problem 4, question 6, footnote; Kaplan et al. 2020, "Scaling Laws for Neural Language Models".
-A model that passes from memorising to generalising within the grid does not follow one: the share of the variance that
-the law explains says so, and where that is small no exponent is given, because it would describe the grid and no law.
+A model that passes from memorising to generalising within the grid does not follow one: the law then explains a small
+share of the variance, and no exponent is given, because it would describe the grid and no law.
 
-For the interval whole settings are drawn again and not runs: what a setting does to all of its runs is no draw of each.
+For the interval whole settings are resampled and not runs: the deviation of a setting is common to all of its runs.
 In simulations in which settings deviate from the law twice as much as the four runs of each do, intervals over runs
 held the exponent in fewer than 80 of 100 grids, those over settings in 84 or more of five settings and 88 or more of
 nine.
@@ -34,18 +34,18 @@ class _Law:
 def power_laws(
     extrema: pl.DataFrame, axis: Axis, symbol: str, name: str, setting: str | None = None
 ) -> tuple[list[str], Table | None]:
-    """``L_val = a·x^b`` of each model over its runs, whole settings drawn again for the interval.
+    """Power laws ``L_val = a·x^b`` of each model over its runs, with whole settings resampled for the interval.
 
     Args:
         extrema: one row or more per run, as :attr:`~shoal.studies.results.Results.extrema`.
-        axis: what was scaled.
-        symbol: of it in the formula.
-        name: of the table.
-        setting: the column that tells settings apart, where runs of one have several values on the axis; the axis's
-            own when not given.
+        axis: the scaled quantity.
+        symbol: its symbol in the formula.
+        name: name of the table.
+        setting: column that identifies settings, where runs of one setting have several values on the axis; the column
+            of the axis when not given.
 
     Returns:
-        A sentence per model, and the table behind them, or None where no model has points enough.
+        One sentence per model, and the table behind them, or None where no model has enough points.
     """
     sentences, laws = [], []
     for model in extrema["model"].unique(maintain_order=True):
@@ -87,11 +87,12 @@ def _sentence(law: _Law, symbol: str) -> str:
 def _table(laws: list[_Law], axis: Axis, symbol: str, name: str) -> Table:
     rows, data = [], []
     for law in laws:
-        told = law.r_squared >= POOR
+        is_good = law.r_squared >= POOR
         estimates = {row.pop("quantity"): row for row in law.fit.estimates().to_dicts()}
         columns = {f"{name}_{key}": value for name, row in estimates.items() for key, value in row.items()}
-        data.append({"model": law.model, **columns, "r_squared": law.r_squared, "points": law.fit.points, "told": told})
-        a, b = (f"{law.fit.law.a:.3g}", _exponent(law.fit)) if told else (NOTHING, NOTHING)
+        fit = {"r_squared": law.r_squared, "points": law.fit.points, "told": is_good}
+        data.append({"model": law.model, **columns, **fit})
+        a, b = (f"{law.fit.law.a:.3g}", _exponent(law.fit)) if is_good else (NOTHING, NOTHING)
         cells = [Cell(text) for text in (a, b, number(law.r_squared), str(law.fit.points))]
         rows.append((MODELS[law.model], cells))
     caption = (

@@ -1,4 +1,4 @@
-"""Regularisation: weight decay and the norm of the parameters.
+"""Study of regularisation: weight decay and the norm of the parameters.
 
 Source: the practical, problem 4, question 7: an LSTM with weight decay 1/4 to 1 for 4·10⁴ + 1 steps, with the ℓ₂ norm
 of its parameters; how the figures change with the weight decay, and whether the norm moves before generalisation.
@@ -29,13 +29,13 @@ NORM = Panel("l2_norm", "ℓ2 norm of θ", about="‖θ‖₂: the ℓ₂ norm o
 
 
 def grids(quick: bool) -> list[Grid]:
-    """An LSTM over weight decay and the seeds."""
+    """Grids of an LSTM over weight decay and the seeds."""
     settings = {} if quick else {"n_steps": 40_001}
     return per_model(quick, settings, models=("lstm",), weight_decay=[0.25, 0.5, 0.75, 1.0])
 
 
 def report(results: Results, form: Form) -> Report:
-    """Curves with the norm, the eight figures against the weight decay, the table, and the answers."""
+    """Report with curves and the norm, the eight figures against the weight decay, the table, and the answers."""
     model = results.models[0]
     title = f"{MODELS[model]} by weight decay"
     curves = curves_figure(results, WEIGHT_DECAY, "curves", title, (*CURVES, NORM))
@@ -76,29 +76,32 @@ def report(results: Results, form: Form) -> Report:
 
 
 def _mixed(results: Results, threshold: float) -> str:
-    """Of how many runs the first step of the best accuracy is a time to generalise."""
+    """Sentence on the number of runs for which the first step of the best accuracy is a time to generalise."""
     generalised = at_least("valid_accuracy", threshold)
     counts = results.extrema.group_by("weight_decay").agg(generalised.sum().alias("n"), pl.len().alias("N"))
     n, runs = (int(counts[name].sum()) for name in ("n", "N"))
-    told = listed(
+    by_decay = listed(
         [f"{row['n']} of {row['N']} at {row['weight_decay']:g}" for row in counts.sort("weight_decay").to_dicts()]
     )
     if n == runs:
-        return f"These are first steps of the best values; every run generalised (A_val ≥ {threshold:g}; {told})."
+        return f"These are first steps of the best values; every run generalised (A_val ≥ {threshold:g}; {by_decay})."
     return (
-        f"These are first steps of the best values: {n} of {runs} runs generalised (A_val ≥ {threshold:g}; {told}), "
-        "and only of these is t_f(A_val) a time to generalise. Of the others it is where they got no better."
+        f"These are first steps of the best values: {n} of {runs} runs generalised (A_val ≥ {threshold:g}; "
+        f"{by_decay}), and only of these is t_f(A_val) a time to generalise. Of the others it is where they "
+        "got no better."
     )
 
 
 def _unsettled(results: Results) -> str:
-    """Of how many runs t_f(L_val) is only the end of what was trained."""
+    """Sentence on the number of runs for which t_f(L_val) is only the end of training; may be empty."""
     counts = results.extrema.group_by("weight_decay").agg(is_open("t_valid_loss").sum().alias("n"), pl.len().alias("N"))
     if not (n := int(counts["n"].sum())):
         return ""
     rows = counts.filter(pl.col("n") > 0).sort("weight_decay").to_dicts()
-    told = listed([f"{row['n']} of {row['N']} at {row['weight_decay']:g}" for row in rows])
-    return f" In {counted(n, 'run')} ({told}) L_val is smallest at the last evaluation, and may have gone on falling."
+    by_decay = listed([f"{row['n']} of {row['N']} at {row['weight_decay']:g}" for row in rows])
+    return (
+        f" In {counted(n, 'run')} ({by_decay}) L_val is smallest at the last evaluation, and may have gone on falling."
+    )
 
 
 def _best(results: Results) -> str:
@@ -108,8 +111,8 @@ def _best(results: Results) -> str:
 
 
 def norms(results: Results) -> pl.DataFrame:
-    """‖θ‖₂ of each run at its start, where it memorised, at its peak from there on until it generalised or ended, where
-    it generalised and at its end.
+    """Norm ‖θ‖₂ of each run at its start, on memorising, at its peak from there until it generalised or ended, on
+    generalising, and at its end.
 
     Returns:
         ``run``, ``weight_decay``, ``t_memorised``, ``t_generalised``, ``start``, ``memorised``, ``peak``,
@@ -132,7 +135,7 @@ def norms(results: Results) -> pl.DataFrame:
 
 
 def norm_answers(results: Results) -> list[str]:
-    """Whether the norm moves before generalisation, in computed sentences."""
+    """Sentences on the change of the norm before generalisation."""
     frame = norms(results)
     reached = frame.drop_nulls(["memorised", "generalised"])
     both = reached.filter(pl.col("t_memorised") < pl.col("t_generalised"))
@@ -160,7 +163,7 @@ def norm_answers(results: Results) -> list[str]:
 
 
 def _reading(change: pl.Series) -> str:
-    """What the changes of the norm between memorising and generalising can mean."""
+    """Interpretation of the changes of the norm between memorising and generalising."""
     if (change < 0).mean() > 0.5 and change.mean() < 0:  # type: ignore[operator]  # means of numbers
         return (
             "That is what weight decay would do if, once the training equations are known, it led along solutions that "
@@ -173,18 +176,18 @@ def _reading(change: pl.Series) -> str:
 
 
 def _percent(values: pl.Series) -> str:
-    """``+3 %``: the mean change."""
+    """Mean change in percent, ``+3 %``."""
     return f"{100 * float(np.mean(values.to_numpy())):+.0f} %".replace("-", "−")
 
 
 def _norm_table(results: Results) -> Table:
-    """Mean ± std of the norm at its stations for each weight decay."""
+    """Table of the norm, mean ± std, at the events of each weight decay."""
     stations = ("start", "memorised", "peak", "generalised", "end")
     rows, data = [], []
-    for (decay,), own in norms(results).sort("weight_decay").group_by("weight_decay", maintain_order=True):
+    for (decay,), of_decay in norms(results).sort("weight_decay").group_by("weight_decay", maintain_order=True):
         cells = []
         for station in stations:
-            known = own[station].drop_nulls()
+            known = of_decay[station].drop_nulls()
             values = known.to_numpy()
             std = float(values.std()) if len(values) > 1 else None
             spread = f"{with_deviation(float(values.mean()), std, 1)} ({len(values)})" if len(values) else "–"

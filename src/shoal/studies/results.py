@@ -1,4 +1,4 @@
-"""What a study's runs have come to, as the frames that its figures and answers are made from."""
+"""Results of a study's runs, as the frames that its figures and answers are made from."""
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property
@@ -19,12 +19,12 @@ FIGURES = ("train_loss", "valid_loss", "train_accuracy", "valid_accuracy")
 
 
 class Results:
-    """Curves and extrema of every run that has been evaluated, each row with the settings of its run.
+    """Results of a study: curves and extrema of every evaluated run, each row with the settings of its run.
 
     Args:
         records: the runs; those that are damaged are left out.
-        measured: what the study's ``measure`` found when they were trained.
-        lost: runs that are damaged so that there is no record of them, with what is wrong.
+        measured: result of the study's ``measure`` from when they were trained.
+        lost: damaged runs without a record, with the reason.
 
     Raises:
         LabError: every run is damaged, or nothing has been evaluated yet.
@@ -50,9 +50,9 @@ class Results:
         self.runs = records.runs().with_columns(
             pl.col("run").replace_strict(self._sizes(), return_dtype=pl.Int64).alias("parameters")
         )
-        own = [name for name in metrics.columns if name == "run" or name not in self.runs.columns or name == "step"]
+        names = [name for name in metrics.columns if name == "run" or name not in self.runs.columns or name == "step"]
         settings = self.runs.select(pl.exclude("state", "step"))
-        self.curves = metrics.select(own).join(settings, on="run", how="left", maintain_order="left")
+        self.curves = metrics.select(names).join(settings, on="run", how="left", maintain_order="left")
 
     @classmethod
     def joined(cls, several: Mapping[str, "Results"], column: str) -> "Results":
@@ -68,65 +68,70 @@ class Results:
         first = next(iter(several.values()))
         both = object.__new__(cls)
         both.records, both.measured, both.damage, both.measures = first.records, {}, {}, first.measures
-        both.specs = {f"{name}:{run}": spec for name, own in several.items() for run, spec in own.specs.items()}
+        both.specs = {f"{name}:{run}": spec for name, results in several.items() for run, spec in results.specs.items()}
         for part in ("runs", "curves"):
             frames = [
-                getattr(own, part).with_columns(
+                getattr(results, part).with_columns(
                     pl.concat_str(pl.lit(name), pl.lit(":"), "run").alias("run"), pl.lit(name).alias(column)
                 )
-                for name, own in several.items()
+                for name, results in several.items()
             ]
             setattr(both, part, pl.concat(frames, how="diagonal_relaxed"))
         return both
 
     def once(self) -> "Results":
-        """Each run once: of one that is in several of what was joined the first, which says all that it has to say."""
+        """Results with each run once: of a run that is in several of the joined results, the first."""
         run = self.runs["run"].str.split(":").list.last()
         if run.n_unique() == len(run):
             return self
-        kept = object.__new__(Results)
-        kept.records, kept.measured, kept.damage, kept.measures = self.records, self.measured, {}, self.measures
-        kept.runs = self.runs.filter(run.is_first_distinct())
-        kept.specs = {own: self.specs[own] for own in kept.runs["run"]}
-        kept.curves = self.curves.filter(pl.col("run").is_in(kept.runs["run"].to_list()))
-        return kept
+        distinct = object.__new__(Results)
+        distinct.records, distinct.measured, distinct.damage, distinct.measures = (
+            self.records,
+            self.measured,
+            {},
+            self.measures,
+        )
+        distinct.runs = self.runs.filter(run.is_first_distinct())
+        distinct.specs = {one: self.specs[one] for one in distinct.runs["run"]}
+        distinct.curves = self.curves.filter(pl.col("run").is_in(distinct.runs["run"].to_list()))
+        return distinct
 
     def _sizes(self) -> dict[str, int]:
         return {run: count_run_parameters(spec) for run, spec in self.specs.items()}
 
     def of(self, **settings: object) -> "Results":
-        """Those of the runs that have these settings."""
-        kept = object.__new__(Results)
-        kept.records, kept.measured, kept.damage = self.records, self.measured, {}
-        kept.measures = self.measures
-        kept.runs = self.runs.filter(**settings)
-        kept.specs = {run: self.specs[run] for run in kept.runs["run"]}
-        kept.curves = self.curves.filter(pl.col("run").is_in(kept.runs["run"].to_list()))
-        return kept
+        """Results of the runs that have these settings."""
+        part = object.__new__(Results)
+        part.records, part.measured, part.damage = self.records, self.measured, {}
+        part.measures = self.measures
+        part.runs = self.runs.filter(**settings)
+        part.specs = {run: self.specs[run] for run in part.runs["run"]}
+        part.curves = self.curves.filter(pl.col("run").is_in(part.runs["run"].to_list()))
+        return part
 
     def renamed(self, columns: Sequence[pl.Expr]) -> "Results":
-        """The same with other values in some columns of settings, such as names in place of true and false."""
+        """Results with other values in some columns of settings, such as names in place of true and false."""
         if not columns:
             return self
-        kept = object.__new__(Results)
-        kept.records, kept.measured, kept.damage = self.records, self.measured, self.damage
-        kept.measures, kept.specs = self.measures, self.specs
-        kept.runs, kept.curves = self.runs.with_columns(columns), self.curves.with_columns(columns)
-        return kept
+        out = object.__new__(Results)
+        out.records, out.measured, out.damage = self.records, self.measured, self.damage
+        out.measures, out.specs = self.measures, self.specs
+        out.runs, out.curves = self.runs.with_columns(columns), self.curves.with_columns(columns)
+        return out
 
     @cached_property
     def extrema(self) -> pl.DataFrame:
-        """One row per run: best values and the first step of each, beside its settings."""
+        """Extrema of each run: best values and the first step of each, with its settings."""
         return self.extrema_until(None)
 
     def extrema_until(self, t_max: int | None) -> pl.DataFrame:
-        """The same up to step ``t_max``."""
+        """Extrema of each run up to step ``t_max``, with its settings."""
         best = extrema(self.curves, t_max, self.measures)
         return best.join(self.runs.select(pl.exclude("state", "step")), on="run", how="left", maintain_order="left")
 
     @cached_property
     def followed(self) -> pl.DataFrame:
-        """``run`` and ``followed``, the last step at which it was evaluated."""
+        """Frame of ``run`` and ``followed``, the last step at which it was evaluated."""
         return self.curves.group_by("run", maintain_order=True).agg(pl.col("step").max().alias("followed"))
 
     @property
@@ -136,34 +141,34 @@ class Results:
 
     @property
     def models(self) -> list[str]:
-        """Model families of which something has been evaluated, in the order of the runs."""
+        """Model families with an evaluated run, in the order of the runs."""
         return self.evaluated["model"].unique(maintain_order=True).to_list()
 
     def values(self, setting: str) -> list[Any]:
-        """The values that a setting takes in what has been evaluated, in order."""
+        """Values of a setting among the evaluated runs, in order."""
         return sorted(self.evaluated[setting].unique().to_list())
 
     @property
     def evaluated(self) -> pl.DataFrame:
-        """The runs of which there are results."""
+        """Runs that have been evaluated."""
         return self.runs.filter(pl.col("run").is_in(self.curves["run"].unique().to_list()))
 
     def spec(self) -> RunSpec:
-        """Any run's, for what all have in common."""
+        """Spec of one run, for settings that all have in common."""
         return next(iter(self.specs.values()))
 
     def shortcomings(self) -> list[str]:
-        """What is damaged, missing, diverged or unfinished, in sentences; nothing where every run is whole."""
+        """Sentences on damaged, missing, diverged or unfinished runs; none where every run is complete."""
         return shortcomings(self.runs, self.evaluated["run"].to_list(), self.damage)
 
 
 def number_of_runs(frame: pl.DataFrame, by: Sequence[str]) -> str:
-    """``N = 2`` or ``N = 1 to 3``: runs per combination of settings."""
+    """Number of runs per combination of settings in words, ``N = 2`` or ``N = 1 to 3``."""
     counts = frame.group_by(by).agg(pl.col("run").n_unique())["run"]
     low, high = int(counts.min()), int(counts.max())  # type: ignore[arg-type]  # counts are integers
     return f"N = {low}" if low == high else f"N = {low} to {high}"
 
 
 def trained_equations(spec: RunSpec) -> int:
-    """How many equations train."""
+    """Number of training equations of a run."""
     return count_examples(spec)[0]

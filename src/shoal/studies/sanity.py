@@ -1,4 +1,4 @@
-"""Sanity check: an LSTM and a GPT memorise modular addition, and much later generalise.
+"""Study of the sanity check: an LSTM and a GPT memorise modular addition, and much later generalise.
 
 Source: the practical, problem 4, questions 1 and 2: default settings, seeds 0 and 42, four figures and a table of ten
 figures per model.
@@ -28,12 +28,12 @@ MEANINGS = {
 
 
 def grids(quick: bool) -> list[Grid]:
-    """Both models over the seeds."""
+    """Grids of both models over the seeds."""
     return per_model(quick)
 
 
 def report(results: Results, form: Form) -> Report:
-    """Four figures, the table of ten figures per model, and what they say in words."""
+    """Report with four figures, the table of ten figures per model, and the answers in words."""
     labels = {run: MODELS[spec.model] for run, spec in results.specs.items()}
     figures = [_figure(results, model, quantity) for model in results.models for quantity in ("loss", "accuracy")]
     return finished(
@@ -51,12 +51,12 @@ def report(results: Results, form: Form) -> Report:
     )
 
 
-def answer(own: Results, form: Form) -> str:
-    """When the runs of one model memorised and generalised, in one computed sentence."""
-    memorised = times_of(own, replace(form, stay=1), 1.0, "train_accuracy")
-    generalised = times_of(own, form, GENERALISED)
+def answer(results: Results, form: Form) -> str:
+    """Sentence on the steps at which the runs of one model memorised and generalised."""
+    memorised = times_of(results, replace(form, stay=1), 1.0, "train_accuracy")
+    generalised = times_of(results, form, GENERALISED)
     return (
-        f"{MODELS[own.models[0]]}: {_reached(memorised)} training accuracy 1{_at(memorised)}, and "
+        f"{MODELS[results.models[0]]}: {_reached(memorised)} training accuracy 1{_at(memorised)}, and "
         f"{_reached(generalised)} validation accuracy {GENERALISED}{form.stayed}{_at(generalised)}."
     )
 
@@ -66,7 +66,7 @@ def _reached(times: pl.DataFrame) -> str:
 
 
 def _at(times: pl.DataFrame) -> str:
-    """When those that got there did, and the median over all runs: those that did not count as later."""
+    """Steps at which runs reached the threshold, and the median over all runs, where others count as later."""
     reached = sorted(times.filter("observed")["time"].to_list())
     if not reached:
         return ""
@@ -77,13 +77,13 @@ def _at(times: pl.DataFrame) -> str:
 
 
 def _figure(results: Results, model: str, quantity: str) -> Figure:
-    own = results.curves.filter(pl.col("model") == model)
-    n = own["run"].n_unique()
+    curves = results.curves.filter(pl.col("model") == model)
+    n = curves["run"].n_unique()
     symbol = {"loss": "L", "accuracy": "A"}[quantity]
-    seeds = in_ranges(own["seed"].unique().to_list())
+    seeds = in_ranges(curves["seed"].unique().to_list())
     caption = (
         f"{quantity.capitalize()} {symbol}_train and {symbol}_val of the {MODELS[model]}. "
         f"{lines_note(n, f' (seeds {seeds})')} {MEANINGS[quantity]}"
     )
     title = f"{MODELS[model]}: {quantity}"
-    return Figure(f"{model}-{quantity}", learning_curves(own, quantity, title), caption)
+    return Figure(f"{model}-{quantity}", learning_curves(curves, quantity, title), caption)

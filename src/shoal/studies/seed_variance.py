@@ -1,8 +1,8 @@
-"""Which seed decides: initialisation, split and batch order set apart.
+"""Study of seed variance: separate seeds of initialisation, split and batch order.
 
-Every initialisation meets every split and every batch order; the variance of the time to generalise is decomposed into
-what each brings, and their interactions. Batches are smaller than the training set, because where every step sees the
-whole of it the order has no effect at all.
+Every initialisation is combined with every split and every batch order; the variance of the time to generalise is
+decomposed into their components and interactions. Batches are smaller than the training set, because where every step
+sees all of it the order has no effect.
 """
 
 from collections.abc import Mapping
@@ -33,7 +33,7 @@ _Asked = tuple[str, float]  # model and threshold
 
 
 def grids(quick: bool) -> list[Grid]:
-    """A full factorial of three seeds; the quick form for the LSTM alone."""
+    """Grids of a full factorial of three seeds; in the quick form for the LSTM alone."""
     seeds = {name: [0, 1, 2] for name in FACTORS}
     if quick:
         return [Grid({"model": "lstm", **QUICK, **QUICK_OWN["lstm"]}, seeds)]
@@ -41,29 +41,29 @@ def grids(quick: bool) -> list[Grid]:
 
 
 def report(results: Results, form: Form) -> Report:
-    """Shares of the variance for each model and threshold, and when runs generalised."""
+    """Report with shares of the variance for each model and threshold, and times to generalise."""
     asked = [(model, threshold) for model in results.models for threshold in form.thresholds]
     times = {(model, threshold): times_of(results.of(model=model), form, threshold) for model, threshold in asked}
-    found, problems = _decomposed(times)
+    decompositions, problems = _decomposed(times)
     answers, sections = [], []
     for model in results.models:
         figures, tables, notes = [], [], []
         for threshold in form.thresholds:
-            own = times[model, threshold]
+            model_times = times[model, threshold]
             name = f"{model}-{threshold:g}".replace(".", "")
             reached, event = f"validation accuracy {threshold:g}{form.stayed}", f"A_val ≥ {threshold:g}{form.stayed}"
-            whole = own.with_columns(pl.lit(MODELS[model]).alias("runs"))
+            whole = model_times.with_columns(pl.lit(MODELS[model]).alias("runs"))
             title = f"{MODELS[model]}: reached {event}"
-            if own["observed"].any():
+            if model_times["observed"].any():
                 figures.append(survival_figure(f"times-{name}", whole, "runs", title, reached, log_x=True))
             else:
-                notes.append(f"{MODELS[model]}, {event}: {none_got_there(own)}")
+                notes.append(f"{MODELS[model]}, {event}: {none_got_there(model_times)}")
             tables.append(survival_table(f"times-{name}", whole, "runs", f"{reached} ({MODELS[model]})"))
             if (model, threshold) in problems:
                 why = problems[model, threshold]
                 answers.append(f"{MODELS[model]}, {event}: the variance cannot be decomposed: {why}.")
                 continue
-            one, what = found[model, threshold], f"time to {event}"
+            one, what = decompositions[model, threshold], f"time to {event}"
             figures.append(factorial_figure(f"variance-{name}", one, f"{MODELS[model]}: variance of the {what}", what))
             tables.append(factorial_table(f"variance-{name}", one, what))
             notes += factorial_notes(one, f"{MODELS[model]}, {what}")
@@ -75,48 +75,49 @@ def report(results: Results, form: Form) -> Report:
 
 
 def _decomposed(times: Mapping[_Asked, pl.DataFrame]) -> tuple[dict[_Asked, Decomposition], dict[_Asked, str]]:
-    """The decompositions, their tests corrected together; and what is in the way of the others."""
-    found: dict[_Asked, Decomposition] = {}
+    """Decompositions, with their tests corrected together, and reasons why the others have none."""
+    decompositions: dict[_Asked, Decomposition] = {}
     problems: dict[_Asked, str] = {}
-    for asked, own in times.items():
+    for asked, model_times in times.items():
         try:
-            found[asked] = decompose(own, "time", list(FACTORS), observed="observed")
+            decompositions[asked] = decompose(model_times, "time", list(FACTORS), observed="observed")
         except UserError as problem:
             problems[asked] = str(problem)
-    return dict(zip(found, corrected_together(list(found.values())), strict=True)), problems
+    return dict(zip(decompositions, corrected_together(list(decompositions.values())), strict=True)), problems
 
 
-def _answer(found: Decomposition, model: str, event: str) -> str:
-    """What each seed brings, and what of the rest cannot be told from noise, in computed sentences."""
-    table = found.table
+def _answer(decomposition: Decomposition, model: str, event: str) -> str:
+    """Sentences on the share of each seed in the variance, and on the rest, which may be noise."""
+    table = decomposition.table
     if table["component_share"].null_count() == len(table):
         return f"{model}, {event}: every run took equally long or none got there; there is no variance."
     *known, highest = sorted(table.to_dicts(), key=lambda row: len(row["source"]))
     alone, together = ([row for row in known if (len(row["source"]) > 1) == several] for several in (False, True))
-    never = found.censored + found.diverged
+    never = decomposition.censored + decomposition.diverged
     return (
         f"{model}, {event}: of the variance of log time, {listed(list(map(_share, alone)))} alone, "
         f"{listed(list(map(_share, together)))} only together (variance components with 95 % intervals). "
-        f"{factorial_test(found)} What all "
+        f"{factorial_test(decomposition)} What all "
         f"{len(alone)} make together is {_share(highest, name=False)} of the variance: with one run per cell it cannot "
         "be told from noise. "
         + (
-            f"{never} of {found.runs} runs, which had not got there, stand at the horizon, step {found.horizon:,}."
+            f"{never} of {decomposition.runs} runs, which had not got there, stand at the horizon, step "
+            f"{decomposition.horizon:,}."
             if never
-            else f"All {found.runs} runs got there."
+            else f"All {decomposition.runs} runs got there."
         )
     )
 
 
 def _share(row: Mapping[str, Any], name: bool = True) -> str:
-    """``initialisation × split 71% [6%, 94%]``."""
+    """Share of a source with its interval, ``initialisation × split 71% [6%, 94%]``."""
     source = f"{' × '.join(FACTORS[factor] for factor in row['source'])} " if name else ""
     ends = ", ".join("–" if end is None else f"{end:.0%}" for end in (row["low"], row["high"]))
     return f"{source}{row['component_share']:.0%} [{ends}]"
 
 
 def _idle(results: Results) -> list[str]:
-    """Says so where the batch order has nothing to order."""
+    """Sentences where the batch order has no effect, because every step sees all the training set."""
     idle = {
         MODELS[spec.model]
         for spec in results.specs.values()

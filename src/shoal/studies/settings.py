@@ -25,14 +25,14 @@ QUICK_OWN: Mapping[str, Mapping[str, Any]] = {"lstm": {"n_steps": 4000}, "gpt": 
 def per_model(
     quick: bool, settings: Mapping[str, Any] = {}, models: tuple[str, ...] = MODELS, **axes: Any
 ) -> list[Grid]:
-    """A grid of each model over some axes and the seeds: the practical's defaults, or the quick form's."""
+    """Grid of each model over some axes and the seeds: the practical's defaults, or the quick form's."""
     axes = {**axes, "seed": axes.get("seed", QUICK_SEEDS if quick else SEEDS)}
     usual = {model: {**QUICK, **QUICK_OWN[model]} if quick else {} for model in models}
     return [Grid({"model": model, **usual[model], **settings}, axes) for model in models]
 
 
-# Of a text: GPTs that are small enough for every variant to have its pairs. In the quick form most of what a run takes
-# are its evaluations, each of the whole validation split.
+# For a text: GPTs that are small enough for every variant to have its pairs. In the quick form most of a run's time
+# goes into evaluations, each of the whole validation split.
 TEXT: Mapping[str, Any] = {
     "task": "text",
     "num_layers": 2,

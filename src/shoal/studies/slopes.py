@@ -1,4 +1,4 @@
-"""Whose quantity goes faster with a setting: answers in words, each computed with what it rests on."""
+"""Answers in words on the slopes of two models over a setting, each computed with its evidence."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -15,13 +15,13 @@ from shoal.studies.answers import ASKED, LEVEL, Case, bare_p, with_logs
 from shoal.studies.crossing import crossing
 
 UNTOLD, CEILING, OPEN = "cannot be told", "ceiling", "open"
-HIGHEST = 0.99  # mean A_val from which it can rise no more that would show
+HIGHEST = 0.99  # mean A_val from which a further rise would not show
 _SAME_END = f"both end at A_val ≥ {HIGHEST}, where a steeper line may only mean a worse start"
 
 
 @dataclass(frozen=True)
 class _Comparison:
-    """The slopes of both models in one quantity of one case."""
+    """Comparison of the slopes of both models in one quantity of one case."""
 
     case: Case
     column: str
@@ -35,12 +35,12 @@ class _Comparison:
 
     @property
     def steeper(self) -> str:
-        """Whose line is the better one, as it stands."""
+        """Name of the model with the better slope, whatever its significance."""
         assert self.found.difference is not None
         return MODELS["gpt" if (self.found.difference < 0) == self.small else "lstm"]
 
     def verdict(self, p: float | None) -> str:
-        """Which model scales better, by this p."""
+        """Name of the model that scales better by this p, or why there is none."""
         if self.found.difference is None:
             return UNTOLD
         if self.at_ceiling:
@@ -50,39 +50,38 @@ class _Comparison:
 
 @dataclass(frozen=True)
 class _Lead:
-    """How much higher the GPT's A_val is, over all settings that both models have: of each seed."""
+    """Lead of the GPT in A_val, over all settings that both models have, for each seed."""
 
     axis: Axis
     per_seed: list[float]
 
 
 def per(axis: Axis) -> str:
-    """``per doubling of the width d`` or ``per unit of r_train``."""
+    """Unit of a slope, ``per doubling of the width d`` or ``per unit of r_train``."""
     return f"per doubling of {axis.title}" if axis.log else f"per unit of {axis.title}"
 
 
 def who_scales_better(questions: Mapping[str, Sequence[Case]]) -> list[tuple[list[str], Table | None]]:
-    """Slopes of both models, their difference over the seeds that both have, and whose is better, corrected for the
-    number of comparisons.
+    """Comparisons of the slopes of both models over the seeds that both have, corrected for their number.
 
     Args:
-        questions: the cases of each, all that a page asks this of, by the name of its table.
+        questions: all cases of a page, by the name of their table.
 
     Returns:
-        For each question a sentence per quantity, and the table behind them; a sentence alone where there is one model,
-        or no seed in which both models have two values of the setting.
+        For each question one sentence per quantity, and the table behind them; one sentence alone where there is one
+        model, or no seed in which both models have two values of the setting.
     """
     compared = {name: _compared(cases) for name, cases in questions.items()}
     leads = {name: _lead(cases) for name, cases in questions.items()}
-    tests = [one.found.p for own in compared.values() for one in own]
+    tests = [one.found.p for comparisons in compared.values() for one in comparisons]
     tests += [student(lead.per_seed)[2] for lead in leads.values() if lead is not None]
     family = Family.of(tests)
     left = iter(family.corrected)
-    corrected = {name: [next(left) for _ in own] for name, own in compared.items()}
+    corrected = {name: [next(left) for _ in comparisons] for name, comparisons in compared.items()}
     ahead = {name: [] if lead is None else [_ahead(lead, next(left), family.tests)] for name, lead in leads.items()}
     return [
-        _answer(name, questions[name], own, corrected[name], ahead[name], family.tests)
-        for name, own in compared.items()
+        _answer(name, questions[name], comparisons, corrected[name], ahead[name], family.tests)
+        for name, comparisons in compared.items()
     ]
 
 
@@ -94,8 +93,8 @@ def _compared(cases: Sequence[Case]) -> list[_Comparison]:
         unit, within = crossing(case.frame, case.axis.column, ("model", *case.made_of))
         for column, symbol, small in ASKED:
             frame, log2 = with_logs(case.frame), case.axis.log is not None
-            found = slope_difference(frame, case.axis.column, column, "model", "lstm", "gpt", unit, within, log2)
-            out.append(_Comparison(case, column, symbol, small, found))
+            slopes = slope_difference(frame, case.axis.column, column, "model", "lstm", "gpt", unit, within, log2)
+            out.append(_Comparison(case, column, symbol, small, slopes))
     return out
 
 
@@ -137,16 +136,16 @@ def _answer(
 
 
 def _row(one: _Comparison, corrected: float | None) -> tuple[str, list[Cell]]:
-    found = one.found
-    left_out = f" ({counted(found.alone, 'run')} left out)" if found.alone and found.units else ""
+    slopes = one.found
+    left_out = f" ({counted(slopes.alone, 'run')} left out)" if slopes.alone and slopes.units else ""
     texts = [
         *(_levels(one.case, one.column, model) for model in MODELS),
-        number(found.first_slope),
-        number(found.second_slope),
-        with_interval(found.difference, found.low, found.high),
-        bare_p(found.p),
+        number(slopes.first_slope),
+        number(slopes.second_slope),
+        with_interval(slopes.difference, slopes.low, slopes.high),
+        bare_p(slopes.p),
         bare_p(corrected),
-        f"{found.units}{left_out}",
+        f"{slopes.units}{left_out}",
         one.verdict(corrected),
     ]
     return f"{one.symbol} {per(one.case.axis)}, {one.case.name}", [Cell(text) for text in texts]
@@ -168,7 +167,7 @@ def _caption(setting: str, tests: int, left_out: bool) -> str:
 
 
 def _ends(case: Case, column: str, model: str) -> tuple[float, float]:
-    """Mean over a model's runs at the smallest and at the largest value of the setting."""
+    """Means over a model's runs at the smallest and at the largest value of the setting."""
     means = with_logs(case.frame).filter(model=model).group_by(case.axis.column).agg(pl.col(column).mean())
     levels = means.sort(case.axis.column)[column]
     return float(levels[0]), float(levels[-1])
@@ -180,14 +179,15 @@ def _levels(case: Case, column: str, model: str) -> str:
 
 
 def _at_ceiling(case: Case, column: str) -> bool:
-    """Whether both models end where an accuracy can rise no more: a steeper slope may then only mean a worse start."""
+    """Return True if both models end where an accuracy cannot rise, so that a steeper slope may mean a worse start."""
     both = set(MODELS) <= set(case.frame["model"])
     return both and column == "valid_accuracy" and all(_ends(case, column, model)[1] >= HIGHEST for model in MODELS)
 
 
 def _lead(cases: Sequence[Case]) -> _Lead | None:
-    """Where slopes give no verdict, by how much an A_val is higher; of one case alone, and None where the models share
-    no setting, as with P.
+    """Lead in A_val, for cases in which slopes give no verdict.
+
+    It is of one case alone, and None where the models share no setting, as with P.
     """
     if len(cases) != 1 or not _at_ceiling(cases[0], "valid_accuracy"):
         return None
@@ -208,12 +208,12 @@ def _ahead(lead: _Lead, corrected: float | None, tests: int) -> str:
         who = "neither is clearly ahead"
     else:
         who = f"the {MODELS['gpt' if mean > 0 else 'lstm']} is ahead"
-    told = with_interval(mean, low, high)
+    value = with_interval(mean, low, high)
     if p is not None:
-        told += f" in the mean [95 % over seeds] ({p_value(p)}{_also(corrected, tests)})"
+        value += f" in the mean [95 % over seeds] ({p_value(p)}{_also(corrected, tests)})"
     else:
-        told += " in the mean"
-    return f"Over all settings of {lead.axis.title} {who} in A_val: GPT − LSTM is {told}."
+        value += " in the mean"
+    return f"Over all settings of {lead.axis.title} {who} in A_val: GPT − LSTM is {value}."
 
 
 def _also(corrected: float | None, tests: int) -> str:
@@ -221,14 +221,14 @@ def _also(corrected: float | None, tests: int) -> str:
 
 
 def _unequal(frame: pl.DataFrame) -> list[str]:
-    """A sentence where the models were not trained for as many steps."""
+    """Sentence where the models were not trained for the same number of steps."""
     if "n_steps" not in frame.columns:
         return []
     steps = frame.group_by("model").agg(pl.col("n_steps").max())
     if steps["n_steps"].n_unique() == 1:
         return []
-    told = listed([f"the {MODELS[model]} up to {n:,}" for model, n in steps.sort("model").iter_rows()])
-    return [f"These are models after different numbers of steps: {told}."]
+    steps_of_models = listed([f"the {MODELS[model]} up to {n:,}" for model, n in steps.sort("model").iter_rows()])
+    return [f"These are models after different numbers of steps: {steps_of_models}."]
 
 
 def _summary(symbol: str, rows: Sequence[tuple[_Comparison, float | None]], tests: int) -> str:
@@ -238,12 +238,12 @@ def _summary(symbol: str, rows: Sequence[tuple[_Comparison, float | None]], test
         ((one, corrected),) = rows
         p = one.found.p
         evidence = "" if p is None else f" (slopes differ with {p_value(p)}{_also(corrected, tests)})"
-        found = {
+        texts = {
             OPEN: f"no model clearly scales better{evidence}",
             UNTOLD: "it cannot be told which model scales better",
             CEILING: f"slopes do not tell which model scales better: {_SAME_END}",
         }
-        return f"In terms of {symbol} {found.get(verdicts[0], f'the {verdicts[0]} scales better{evidence}')}."
+        return f"In terms of {symbol} {texts.get(verdicts[0], f'the {verdicts[0]} scales better{evidence}')}."
     alone = [one.verdict(one.found.p) for one, _ in rows]
     uncorrected = [f"the {who} in {alone.count(who)}" for who in MODELS.values()]
     clear = tests > 1 and any(who in alone for who in MODELS.values())
@@ -257,7 +257,7 @@ def _summary(symbol: str, rows: Sequence[tuple[_Comparison, float | None]], test
 
 
 def _one_value(cases: Sequence[Case]) -> str:
-    """Why there is nothing to compare: mostly that the setting takes one value."""
+    """Reason why there is nothing to compare, such as a setting that takes one value."""
     (title,) = {case.axis.title for case in cases}
     values = pl.concat([case.frame[case.axis.column] for case in cases]).unique()
     if len(values) == 1:

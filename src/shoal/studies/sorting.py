@@ -1,4 +1,4 @@
-"""Sorting: which families learn to put numbers in their order, also more numbers than they were trained on.
+"""Study of sorting: model families sort numbers, also more numbers than they were trained on.
 
 Source: minGPT's demo sorts 6 of 3 numbers, of which there are 729 inputs; here lengths differ and what is held out are
 multisets, so that no held-out answer is trained on.
@@ -36,9 +36,9 @@ COMMON: Mapping[bool, Mapping[str, Any]] = {
     },
     False: {"embedding_size": 128, "train_batch_size": 128, "lr": 1e-3, "n_steps": 5_000, "eval_period": 250},
 }
-# Rotary positions hang on distances and go on beyond the trained ones, as do sinusoidal ones. Position by position an
-# answer needs to know which place it is at, which distances do not tell. Sinusoids have an amplitude of 1, and tokens
-# that start from N(0, 0.02²) are hardly seen beside them.
+# Rotary positions depend on distances and extend beyond the trained ones, as do sinusoidal ones. An answer that is
+# predicted position by position depends on its place, which distances do not show. Sinusoids have an amplitude of 1,
+# beside which tokens that start from N(0, 0.02²) are negligible.
 ABSOLUTE: Mapping[str, Any] = {"positions": "vaswani", "initialisation": "torch"}
 OWN: Mapping[bool, Mapping[str, Any]] = {
     True: {"lstm_encoder_decoder": {"lr": 4e-3}, "encoder_translator": ABSOLUTE},
@@ -93,20 +93,20 @@ ASKED = Asked(
 
 
 def grids(quick: bool) -> list[Grid]:
-    """Every family over the same seeds and the same held-out multisets."""
+    """Grids of every family over the same seeds and the same held-out multisets."""
     return free_running.grids("sorting", COMMON[quick], "rotary", quick, OWN[quick])
 
 
 def check(specs: Sequence[RunSpec]) -> None:
-    """Raise :class:`UserError` unless all hold the same multisets out."""
+    """Raise :class:`UserError` unless all runs have the same held-out multisets."""
     check_split(specs)
 
 
 def measure_models(form: Form, records: Records) -> dict[str, Any]:
-    """What the last models write for every held-out multiset, and for longer sources."""
+    """Answers of the last models to every held-out multiset, and to longer sources."""
     return measured(ASKED, form.specs(sys.modules[__name__]), records)
 
 
 def report(results: Results, form: Form) -> Report:
-    """Exact match in all and by length, beside teacher forcing, and beyond the trained lengths; when; errors; maps."""
+    """Report with exact match by length, beside teacher forcing and beyond trained lengths; times; errors; maps."""
     return free_running.report(ASKED, results, form)

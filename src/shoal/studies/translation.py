@@ -1,8 +1,8 @@
-"""Translation: a translator by an encoder alone, a transformer encoder-decoder and an LSTM encoder-decoder.
+"""Study of translation: an encoder alone, a transformer encoder-decoder and an LSTM encoder-decoder.
 
 Source: the homework's translator (``models/encoder_translator.py``), whose experiment this is, beside models that write
-a target token by token. What they are compared by is computed on a test split where there is one (``--test-source``,
-``--test-target``), and else on the validation split.
+a target token by token. Scores are computed on a test split where there is one (``--test-source``, ``--test-target``),
+and else on the validation split.
 """
 
 import sys
@@ -66,62 +66,64 @@ NEEDS = ("source", "target", "valid_source", "valid_target")  # settings that ha
 
 
 def grids(quick: bool) -> list[Grid]:
-    """The three families over the same seeds, with as many steps over the same batches."""
+    """Grids of the three families over the same seeds, with the same number of steps over the same batches."""
     return [
-        Grid({"model": model, **COMMON, **SIZES[quick], **own}, {"seed": range(SEEDS[quick])})
-        for model, own in OWN.items()
+        Grid({"model": model, **COMMON, **SIZES[quick], **settings}, {"seed": range(SEEDS[quick])})
+        for model, settings in OWN.items()
     ]
 
 
 def measure_models(form: Form, records: Records) -> dict[str, Any]:
-    """The kept models' losses, what they write and what it scores, and where they look."""
+    """Measurements of the kept models: losses, answers with their scores, and attention."""
     return measured(form.specs(sys.modules[__name__]), records)
 
 
 def report(results: Results, form: Form) -> Report:
-    """Scores of the families, what source and history are worth to them, examples and attention."""
-    found = results.measured
+    """Report with scores of the families, the value of source and history, examples and attention."""
+    measured = results.measured
     curves = Section(
         "Learning curves",
         figures=[learning_curves(results)],
         about="loss and shares right while training, with the right tokens before each scored one (teacher forcing).",
     )
-    if not found:
-        told = "Not measured yet: `shoal study run translation` scores the kept models when the runs are done."
-        return finished("translation", "Translation", QUESTION, [told], [curves], results, form)
-    maps = map_figures(found)
+    if not measured:
+        note = "Not measured yet: `shoal study run translation` scores the kept models when the runs are done."
+        return finished("translation", "Translation", QUESTION, [note], [curves], results, form)
+    maps = map_figures(measured)
     sections = [
         Section(
             "Scores",
-            tables=[scores_table(found), differences_table(found)],
+            tables=[scores_table(measured), differences_table(measured)],
             about="perplexity, and scores of what each family writes; then which differences are clear.",
         ),
         curves,
         Section(
             "Source and history",
             [],
-            [position_figure(found)],
-            [known_table(found)],
+            [position_figure(measured)],
+            [known_table(measured)],
             "what a model knows from the source, and what from the words that it has written.",
         ),
         Section(
             "By length of the source",
-            figures=[length_figure(found)],
+            figures=[length_figure(measured)],
             about="the same scores for short and for long sentences.",
         ),
         Section(
-            "What they write",
-            tables=[oddities_table(found), examples_table(found)],
+            "Answers",
+            tables=[oddities_table(measured), examples_table(measured)],
             about="signs of trouble such as repeated words, and some translations in full.",
         ),
-        *([Section("Where decoders look", figures=maps, about=MAPS)] if maps else []),
-        Section("What was trained", tables=[sizes_table(results, found)], about="size and training of each family."),
+        *([Section("Attention of decoders", figures=maps, about=MAPS)] if maps else []),
+        Section(
+            "Sizes and training", tables=[sizes_table(results, measured)], about="size and training of each family."
+        ),
     ]
-    return finished("translation", "Translation", QUESTION, answers_of(found), sections, results, form)
+    return finished("translation", "Translation", QUESTION, answers_of(measured), sections, results, form)
 
 
 def learning_curves(results: Results) -> Figure:
-    """Loss and accuracies of every family against the step."""
+    """Figure of loss and accuracies of every family against the step."""
     axis = Axis("model", "model", names=tuple((name, model_label(name)) for name in results.models))
     caption = (
         "Nats per token and shares of tokens and of targets right under teacher forcing. Training values are of a "

@@ -1,4 +1,4 @@
-"""What the study of translation says in words, each sentence computed with what it rests on."""
+"""Answers in words of the study of translation, each computed with its evidence."""
 
 import math
 from collections.abc import Mapping
@@ -22,38 +22,38 @@ LEVEL = 0.05
 Found = Mapping[str, Any]
 
 
-def answers_of(found: Found) -> list[str]:
-    """Who is better by how much, whether that can be told, and why."""
-    names = families_of(found)
+def answers_of(measured: Found) -> list[str]:
+    """Sentences on scores, their differences with tests, and the reasons for them."""
+    names = families_of(measured)
     return [
-        *(_family(found, model) for model in names),
-        *(_difference(row) for row in found["differences"] if row["name"] == "BLEU"),
-        _corrected(found),
-        *(_history(found, model) for model in names if any(run["part"] for run in runs_of(found, model))),
-        *_translator(found),
-        *_positions(found),
-        *_saved(found),
-        *_buckets(found),
-        _scope(found),
+        *(_family(measured, model) for model in names),
+        *(_difference(row) for row in measured["differences"] if row["name"] == "BLEU"),
+        _corrected(measured),
+        *(_history(measured, model) for model in names if any(run["part"] for run in runs_of(measured, model))),
+        *_translator(measured),
+        *_positions(measured),
+        *_saved(measured),
+        *_buckets(measured),
+        _scope(measured),
     ]
 
 
-def _score(found: Found, model: str, search: str, name: str) -> Mapping[str, Any] | None:
+def _score(measured: Found, model: str, search: str, name: str) -> Mapping[str, Any] | None:
     wanted = (model, search, name)
-    return next((row for row in found["scores"] if (row["model"], row["search"], row["name"]) == wanted), None)
+    return next((row for row in measured["scores"] if (row["model"], row["search"], row["name"]) == wanted), None)
 
 
-def _family(found: Found, model: str) -> str:
-    runs = runs_of(found, model)
+def _family(measured: Found, model: str) -> str:
+    runs = runs_of(measured, model)
     value = with_interval(*perplexity([per_token(run) for run in runs]))
-    told = []
-    for search in dict.fromkeys(row["search"] for row in found["scores"] if row["model"] == model):
-        score = _score(found, model, search, "BLEU")
+    scores = []
+    for search in dict.fromkeys(row["search"] for row in measured["scores"] if row["model"] == model):
+        score = _score(measured, model, search, "BLEU")
         assert score is not None
-        told.append(f"{with_interval(score['score'], score['low'], score['high'])} by {search}")
+        scores.append(f"{with_interval(score['score'], score['low'], score['high'])} by {search}")
     return (
-        f"{model_label(model)}: perplexity {value} per token and BLEU {' and '.join(told)} on {scored_lines(found)}, "
-        f"mean of {counted(len(runs), 'run')} with 95 % intervals."
+        f"{model_label(model)}: perplexity {value} per token and BLEU {' and '.join(scores)} on "
+        f"{scored_lines(measured)}, mean of {counted(len(runs), 'run')} with 95 % intervals."
     )
 
 
@@ -61,24 +61,24 @@ def _difference(row: Mapping[str, Any]) -> str:
     (first, by), (second, other) = (row[side].split(", ", 1) for side in ("first", "second"))
     names = [model_label(first), model_label(second)] if first != second else [f"{by} search", f"{other} search"]
     whose = f"{model_label(first)}, " if first == second else ""
-    told = f"{whose}{names[0]} less {names[1]}: {with_interval(row['score'], row['low'], row['high'])} BLEU"
+    sentence = f"{whose}{names[0]} less {names[1]}: {with_interval(row['score'], row['low'], row['high'])} BLEU"
     if row["corrected"] is None:
-        return f"{told}; whether that is more than chance cannot be told."
+        return f"{sentence}; whether that is more than chance cannot be told."
     evidence = f"{p_value(row['p'])}, corrected {p_value(row['corrected']).removeprefix('p = ').removeprefix('p ')}"
     if row["corrected"] >= LEVEL:
-        return f"{told}: which is better cannot be told ({evidence})."
+        return f"{sentence}: which is better cannot be told ({evidence})."
     better, worse = names if row["score"] > 0 else names[::-1]
-    return f"{told}: {better} scores above {worse} ({evidence})."
+    return f"{sentence}: {better} scores above {worse} ({evidence})."
 
 
-def _corrected(found: Found) -> str:
-    n = sum(row["p"] is not None for row in found["differences"])
+def _corrected(measured: Found) -> str:
+    n = sum(row["p"] is not None for row in measured["differences"])
     return f"These are paired over seeds and sentences, and corrected by Holm's method for {counted(n, 'test')}."
 
 
-def _history(found: Found, model: str) -> str:
-    """What source and history are worth to a family that reads both."""
-    runs = runs_of(found, model)
+def _history(measured: Found, model: str) -> str:
+    """Sentence on the value of source and history for a family that reads both."""
+    runs = runs_of(measured, model)
     as_is, other = (perplexity([per_token(run, what) for run in runs]) for what in ("nats", "other_source"))
     parts = [run["part"] for run in runs if run["part"]]
     worth = [per_token(run, "other_source") - per_token(run) for run in runs]
@@ -96,37 +96,37 @@ def _nats(values: list[float]) -> str:
     return with_interval(sum(values) / len(values), low, high)
 
 
-def _translator(found: Found) -> list[str]:
-    """How far the family without a history is from the others, in nats."""
-    names = families_of(found)
+def _translator(measured: Found) -> list[str]:
+    """Sentences on the difference of the family without a history from the others, in nats."""
+    names = families_of(measured)
     if "encoder_translator" not in names or len(names) < 2:
         return []
-    own = perplexity([per_token(run) for run in runs_of(found, "encoder_translator")])
+    encoder = perplexity([per_token(run) for run in runs_of(measured, "encoder_translator")])
     out = []
     for model in names:
-        runs = runs_of(found, model)
+        runs = runs_of(measured, model)
         if not any(run["part"] for run in runs):
             continue
         value, alone = (perplexity([per_token(run, what) for run in runs])[0] for what in ("nats", "other_source"))
-        gap = math.log(own[0]) - math.log(value)
-        side = "below" if alone < own[0] else "above"
+        gap = math.log(encoder[0]) - math.log(value)
+        side = "below" if alone < encoder[0] else "above"
         out.append(
             f"The encoder translator, which reads the source and no tokens before, has perplexity "
-            f"{with_interval(*own)}: {number(abs(gap))} nats per token {'more' if gap > 0 else 'less'} than the "
+            f"{with_interval(*encoder)}: {number(abs(gap))} nats per token {'more' if gap > 0 else 'less'} than the "
             f"{model_label(model)}. Tokens before without the right source give the latter {number(alone)}, {side} "
             "what the source without tokens before gives the translator."
         )
     return out
 
 
-def _positions(found: Found) -> list[str]:
-    """Teacher-forced and free-running accuracy early and late."""
-    frame = position_frame(found)
+def _positions(measured: Found) -> list[str]:
+    """Sentences on teacher-forced and free-running accuracy early and late in the target."""
+    frame = position_frame(measured)
     out = []
     for model in frame["model"].unique(maintain_order=True):
-        own = frame.filter(model=model)
-        shares = {(row["how"], row["position"]): row["share"] for row in own.to_dicts()}
-        last = int(own["position"].max())  # type: ignore[arg-type]  # positions are integers
+        of_model = frame.filter(model=model)
+        shares = {(row["how"], row["position"]): row["share"] for row in of_model.to_dicts()}
+        last = int(of_model["position"].max())  # type: ignore[arg-type]  # positions are integers
         middle = min(last, 8)
         out.append(
             f"{model}: of tokens at position 1 {shares[FORCED, 1]:.0%} are right, at position {middle} "
@@ -136,10 +136,10 @@ def _positions(found: Found) -> list[str]:
     return out
 
 
-def _saved(found: Found) -> list[str]:
+def _saved(measured: Found) -> list[str]:
     out = []
-    for model in families_of(found):
-        saved = [run["searches"][BEAM]["saved"] for run in runs_of(found, model) if BEAM in run["searches"]]
+    for model in families_of(measured):
+        saved = [run["searches"][BEAM]["saved"] for run in runs_of(measured, model) if BEAM in run["searches"]]
         if saved:
             out.append(
                 f"{model_label(model)}: the optimal rule of stopping, which never loses the best hypothesis, saved "
@@ -148,20 +148,20 @@ def _saved(found: Found) -> list[str]:
     return out
 
 
-def _buckets(found: Found) -> list[str]:
-    share = found["real_share"]
+def _buckets(measured: Found) -> list[str]:
+    share = measured["real_share"]
     if share is None:
         return []
     return [f"In batches of buckets {share['both']:.0%} of all positions hold tokens and no padding."]
 
 
-def _scope(found: Found) -> str:
-    warned = "".join(f" {line}." for line in found["warnings"][:3])
+def _scope(measured: Found) -> str:
+    warned = "".join(f" {line}." for line in measured["warnings"][:3])
     return (
-        f"Scored are the kept models of the lowest validation loss, on {scored_lines(found)}: "
+        f"Scored are the kept models of the lowest validation loss, on {scored_lines(measured)}: "
         + (
             "chosen on another split than they are scored on. "
-            if found["split"] == "test"
+            if measured["split"] == "test"
             else "on the split that they were chosen on, which flatters them. "
         )
         + "Searched by "

@@ -1,4 +1,4 @@
-"""Sentences that the study of translation shows: what models make of a few, and where they look meanwhile."""
+"""Examples of the study of translation: answers of the models to some sentences, and their attention."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -20,23 +20,23 @@ GREEDY = "greedy"
 
 
 def examples(
-    found: Sequence["Models"], best: Mapping[str, str], sources: Sequence[str], references: Sequence[str]
+    families: Sequence["Models"], best: Mapping[str, str], sources: Sequence[str], references: Sequence[str]
 ) -> list[dict[str, Any]]:
-    """The worst, the middle and the best sentences of one family's best model, and what all make of them.
+    """Examples: the worst, the middle and the best sentences of one family's best model, with all models' answers.
 
-    Sentences are ranked by the chrF2 of each in greedy search; of equals the first comes first. The family is that of
+    Sentences are ranked by their chrF2 in greedy search, equal ones in their order. The family is that of
     the lowest loss among those that read a target, or the first.
 
     Returns:
         ``kind`` (``worst``, ``median``, ``best``), ``line`` from 1, ``source``, ``reference``, ``by`` (the family that
-        ranks), and of each family ``answers`` and ``chrf`` in percent.
+        ranks), and for each family ``answers`` and ``chrf`` in percent.
     """
     chrf, texts = {}, {}
-    for own in found:
-        place = list(own.runs.values()).index(best[own.name])
-        chrf[own.name] = chrf2(own.scores[GREEDY].statistics[CHRF2].values[place])  # (n,)
-        texts[own.name] = own.answers[GREEDY].best(best[own.name])
-    ranking = next((own.name for own in found if own.name == "encoder_decoder"), found[-1].name)
+    for family in families:
+        place = list(family.runs.values()).index(best[family.name])
+        chrf[family.name] = chrf2(family.scores[GREEDY].statistics[CHRF2].values[place])  # (n,)
+        texts[family.name] = family.answers[GREEDY].best(best[family.name])
+    ranking = next((family.name for family in families if family.name == "encoder_decoder"), families[-1].name)
     order = [int(line) for line in np.argsort(chrf[ranking], kind="stable")]
     middle = max(0, (len(order) - EACH) // 2)
     kinds = {"worst": order[:EACH], "median": order[middle : middle + EACH], "best": order[::-1][:EACH]}
@@ -47,8 +47,8 @@ def examples(
             "source": sources[line],
             "reference": references[line],
             "by": ranking,
-            "answers": {name: own[line] for name, own in texts.items()},
-            "chrf": {name: float(own[line]) for name, own in chrf.items()},
+            "answers": {name: family[line] for name, family in texts.items()},
+            "chrf": {name: float(family[line]) for name, family in chrf.items()},
         }
         for kind, lines in kinds.items()
         for line in lines
@@ -56,15 +56,17 @@ def examples(
 
 
 @torch.no_grad()
-def attention_maps(found: Sequence["Models"], best: Mapping[str, str], sources: Sequence[str]) -> list[dict[str, Any]]:
-    """Where decoders look in the source while they write, for the first few sentences of some length.
+def attention_maps(
+    families: Sequence["Models"], best: Mapping[str, str], sources: Sequence[str]
+) -> list[dict[str, Any]]:
+    """Attention of decoders to the source while they write, for the first few sentences of some length.
 
     Returns:
-        Of each sentence its ``line`` from 1, ``source`` and ``panels``: ``model``, ``layer`` from 1 of ``layers``,
+        For each sentence its ``line`` from 1, ``source`` and ``panels``: ``model``, ``layer`` from 1 of ``layers``,
         ``heads`` over which weights are means, ``keys`` and ``queries`` (tokens of the source, and those written), and
         ``weights``, one row for each of these.
     """
-    readers = [own for own in found if own.reads == "pair"]
+    readers = [family for family in families if family.reads == "pair"]
     if not readers:
         return []
     codec = readers[0].codec
@@ -74,24 +76,26 @@ def attention_maps(found: Sequence["Models"], best: Mapping[str, str], sources: 
         {
             "line": place + 1,
             "source": sources[place],
-            "panels": [panel for own in readers for panel in _panels(own, best[own.name], place, sources[place])],
+            "panels": [
+                panel for family in readers for panel in _panels(family, best[family.name], place, sources[place])
+            ],
         }
         for place in chosen
     ]
 
 
-def _panels(own: "Models", run: str, place: int, line: str) -> list[dict[str, Any]]:
-    source, seen = own.codec.encode_sources([line])
-    answered = own.answers[GREEDY]
+def _panels(family: "Models", run: str, place: int, line: str) -> list[dict[str, Any]]:
+    source, seen = family.codec.encode_sources([line])
+    answered = family.answers[GREEDY]
     (first, *_) = answered.answers[answered.runs.index(run)][place]
     inputs = torch.tensor([[BOS, *first.tokens[:-1]]])
-    _, details = own.models[run](source, inputs, seen, details=True)
+    _, details = family.models[run](source, inputs, seen, details=True)
     cross = details["cross"][0]  # (L, H, T, S)
-    keys = [_named(own.codec.decode_source([token]), token) for token in source[0].tolist()]
-    queries = [_named(own.codec.decode_target([token]), token) for token in first.tokens]
+    keys = [_named(family.codec.decode_source([token]), token) for token in source[0].tolist()]
+    queries = [_named(family.codec.decode_target([token]), token) for token in first.tokens]
     return [
         {
-            "model": own.name,
+            "model": family.name,
             "layer": layer + 1,
             "layers": len(cross),
             "heads": cross.shape[1],

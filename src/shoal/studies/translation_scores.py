@@ -1,7 +1,7 @@
-"""What the study of translation measures beside training: kept models' losses, answers, scores and attention.
+"""Measurements of the study of translation: kept models' losses, answers, scores and attention.
 
-All of it is JSON, kept with the study's note, so that the report needs neither models nor text. What models wrote is
-kept in the lab with its scores, so that others can score it again.
+All of it is JSON, kept with the study's note, so that the report needs neither models nor text. The models' answers are
+kept in the lab with their scores, so that others can score them again.
 """
 
 import math
@@ -41,24 +41,24 @@ from shoal.tasks.pairs.vocabulary import UNK
 GREEDY, BEAM = "greedy", "beam 5"
 SEARCHES: Mapping[str, Beam | None] = {GREEDY: None, BEAM: Beam(5)}
 TESTED = (BLEU, CHRF2)  # scores by which families are compared
-SHUFFLED = 200  # pairs whose history is shuffled: each place of a target is a pass of its own
+SHUFFLED = 200  # pairs whose history is shuffled: each position of a target is a forward pass of its own
 GROUPS = 4  # of source lengths
-_DIGITS = 9  # of scores in percent, behind the point; more are rounding
+_DIGITS = 9  # decimals of scores in percent; more are rounding errors
 
 
 @dataclass
 class Models:
-    """The kept models of one family, those of the lowest validation loss.
+    """Kept models of one family, those of the lowest validation loss.
 
     Attributes:
-        name: the family's.
-        runs: by seed, in the order of the runs.
-        steps: of the models, by run.
-        models: by run.
+        name: name of the family.
+        runs: ids of the runs by seed, in their order.
+        steps: steps of the models, by run.
+        models: models by run.
         codec: their vocabularies.
-        spec: of one of them.
-        answers: by search.
-        scores: likewise, of the best text for each line.
+        spec: spec of one run.
+        answers: answers by search.
+        scores: scores of the best text for each line, by search.
     """
 
     name: str
@@ -72,13 +72,13 @@ class Models:
 
     @property
     def reads(self) -> str:
-        """How they read."""
+        """Way in which the models read, see :attr:`shoal.models.settings.ModelSettings.reads`."""
         return self.spec.model_part.reads
 
     def seeded(self, statistics: SentenceStatistics, seeds: Sequence[int]) -> SentenceStatistics:
-        """Of these seeds' models, in this order."""
-        own = list(self.runs)
-        return replace(statistics, values=statistics.values[[own.index(seed) for seed in seeds]])
+        """Statistics of these seeds' models, in this order."""
+        known_seeds = list(self.runs)
+        return replace(statistics, values=statistics.values[[known_seeds.index(seed) for seed in seeds]])
 
 
 def measured(
@@ -87,38 +87,38 @@ def measured(
     searches: Mapping[str, Beam | None] = SEARCHES,
     max_new_tokens: int | None = None,
 ) -> dict[str, Any]:
-    """Everything that the report needs and training does not record.
+    """Measurements that the report needs and training does not record.
 
     Args:
-        specs: of the runs on the same files, which say where they lie now.
-        records: the same runs.
-        searches: by which models answer; those with a beam are left out for models that answer at once.
-        max_new_tokens: of an answer, its end included; as many as the models can where it is not given.
+        specs: specs of the runs on the same files, with their current paths.
+        records: records of the same runs.
+        searches: searches of the answers; those with a beam are left out for models that answer at once.
+        max_new_tokens: largest number of tokens of an answer, EOS included; the models' limit where it is not given.
 
     Returns:
         ``split`` (``test`` or ``valid``), ``lines``, ``left_out`` (pairs without a perplexity), ``tokens``,
-        ``real_share``; ``runs``, of each its loss and what it rests on; ``scores``, ``differences``, ``by_length``,
-        ``examples``, ``maps``, ``warnings``.
+        ``real_share``; ``runs``, for each its losses, accuracies and searches; ``scores``, ``differences``,
+        ``by_length``, ``examples``, ``maps``, ``warnings``.
 
     Raises:
         UserError: a file cannot be read, or sacrebleu is missing.
     """
     task: Any = specs[0].task_part
     split, sources, references = task.final_lines()
-    found = families(specs, records)
-    if not found:
+    measured_families = families(specs, records)
+    if not measured_families:
         return {}
-    pairs, left_out = encoded(found[0].codec, sources, references)
+    pairs, left_out = encoded(measured_families[0].codec, sources, references)
     runs: dict[str, dict[str, Any]] = {}
-    for own in found:
+    for family in measured_families:
         with flushed_denormals():
-            for search in _searches_of(own, searches):
-                own.answers[search] = _answers(own, sources, searches[search], max_new_tokens)
-                texts = [own.answers[search].best(run) for run in own.runs.values()]
-                own.scores[search] = text_scores(texts, [references])
-            runs |= {run: _losses(own, run, seed, pairs, left_out) for seed, run in own.runs.items()}
-        _keep(own, records, runs, (split, sources, references), searches)
-    best = {own.name: min(own.runs.values(), key=lambda run: runs[run]["nats"]) for own in found}
+            for search in _searches_of(family, searches):
+                family.answers[search] = _answers(family, sources, searches[search], max_new_tokens)
+                texts = [family.answers[search].best(run) for run in family.runs.values()]
+                family.scores[search] = text_scores(texts, [references])
+            runs |= {run: _losses(family, run, seed, pairs, left_out) for seed, run in family.runs.items()}
+        _keep(family, records, runs, (split, sources, references), searches)
+    best = {family.name: min(family.runs.values(), key=lambda run: runs[run]["nats"]) for family in measured_families}
     return {
         "split": split,
         "lines": len(sources),
@@ -126,34 +126,39 @@ def measured(
         "tokens": int(pairs.target_length.sum()),
         "real_share": task.buckets().real_share() if task.batching == "buckets" else None,
         "runs": runs,
-        "scores": _scores(found),
-        "differences": _differences(found),
-        "by_length": by_length(found, sources),
-        "examples": examples(found, best, sources, references),
-        "maps": attention_maps(found, best, sources),
+        "scores": _scores(measured_families),
+        "differences": _differences(measured_families),
+        "by_length": by_length(measured_families, sources),
+        "examples": examples(measured_families, best, sources, references),
+        "maps": attention_maps(measured_families, best, sources),
         "warnings": list(
-            dict.fromkeys(line for own in found for kept in own.scores.values() for line in kept.warnings)
+            dict.fromkeys(
+                line
+                for family in measured_families
+                for text_scores_of in family.scores.values()
+                for line in text_scores_of.warnings
+            )
         ),
     }
 
 
 def families(specs: Sequence[RunSpec], records: Records) -> list[Models]:
-    """The kept models of each family, in the order of the runs."""
+    """Kept models of each family, in the order of the runs."""
     steps = best_steps(records)
-    found: dict[str, list[RunSpec]] = {}
+    specs_by_model: dict[str, list[RunSpec]] = {}
     for spec in specs:
         if spec.id in steps:
-            found.setdefault(spec.model, []).append(spec)
+            specs_by_model.setdefault(spec.model, []).append(spec)
     out = []
-    for name, own in found.items():
-        models = {spec.id: records.model(spec.id, steps[spec.id]) for spec in own}
-        codec = codec_of(records.kept(own[0].id))
-        out.append(Models(name, {spec.seed: spec.id for spec in own}, steps, models, codec, own[0]))
+    for name, of_family in specs_by_model.items():
+        models = {spec.id: records.model(spec.id, steps[spec.id]) for spec in of_family}
+        codec = codec_of(records.kept(of_family[0].id))
+        out.append(Models(name, {spec.seed: spec.id for spec in of_family}, steps, models, codec, of_family[0]))
     return out
 
 
 def encoded(codec: PairCodec, sources: Sequence[str], references: Sequence[str]) -> tuple[Pairs, set[int]]:
-    """Pairs in tokens, and the places of those that are not among them: a side is empty, or longer than models read.
+    """Pairs in tokens, and the indices of pairs that are left out: a side is empty, or longer than models read.
 
     Raises:
         UserError: none is left.
@@ -163,45 +168,45 @@ def encoded(codec: PairCodec, sources: Sequence[str], references: Sequence[str])
         for source, target in zip(sources, references, strict=True)
     ]
     out = {place for place, row in enumerate(rows) if not all(row) or max(map(len, row)) > codec.max_length}
-    kept = [row for place, row in enumerate(rows) if place not in out]
-    if not kept:
+    encoded_rows = [row for place, row in enumerate(rows) if place not in out]
+    if not encoded_rows:
         raise UserError(
             f"none of the {len(rows):,} pairs that final scores are of can be scored: each has an empty side, or one "
             f"of more than max_length={codec.max_length} tokens"
         )
-    return Pairs.of(*zip(*kept, strict=True)), out
+    return Pairs.of(*zip(*encoded_rows, strict=True)), out
 
 
-def _searches_of(own: Models, searches: Mapping[str, Beam | None]) -> list[str]:
-    return [name for name, beam in searches.items() if beam is None or own.reads != "source"]
+def _searches_of(family: Models, searches: Mapping[str, Beam | None]) -> list[str]:
+    return [name for name, beam in searches.items() if beam is None or family.reads != "source"]
 
 
-def _answers(own: Models, sources: Sequence[str], beam: Beam | None, most: int | None) -> Answered:
-    longest = own.spec.task_part.sizes().sequence_length
-    return answer(own.models, own.reads, own.codec, sources, min(longest, most or longest), beam)
+def _answers(family: Models, sources: Sequence[str], beam: Beam | None, most: int | None) -> Answered:
+    longest = family.spec.task_part.sizes().sequence_length
+    return answer(family.models, family.reads, family.codec, sources, min(longest, most or longest), beam)
 
 
-def _losses(own: Models, run: str, seed: int, pairs: Pairs, left_out: set[int]) -> dict[str, Any]:
-    """What a model gives the tokens of the targets, as they are and with parts of what it reads exchanged."""
-    model, how = own.models[run], calling(own.spec)
-    as_is = forced(model, own.reads, pairs, calling=how)
-    exchanged = forced(model, own.reads, with_other_sources(pairs), calling=how)
+def _losses(family: Models, run: str, seed: int, pairs: Pairs, left_out: set[int]) -> dict[str, Any]:
+    """Losses and accuracies of a model on the targets, with its inputs as they are and with parts of them exchanged."""
+    model, how = family.models[run], calling(family.spec)
+    as_is = forced(model, family.reads, pairs, calling=how)
+    exchanged = forced(model, family.reads, with_other_sources(pairs), calling=how)
     few = some_pairs(pairs, SHUFFLED)
     part = None
-    if own.reads == "pair":
-        plain, shuffled = forced(model, own.reads, few, calling=how), forced_shuffled(model, few, calling=how)
+    if family.reads == "pair":
+        plain, shuffled = forced(model, family.reads, few, calling=how), forced_shuffled(model, few, calling=how)
         part = {"tokens": plain.tokens, "nats": plain.total, "shuffled": shuffled.total}
-    answered = own.answers[GREEDY].answers[own.answers[GREEDY].runs.index(run)]
-    written = [found[0].tokens if found else () for place, found in enumerate(answered) if place not in left_out]
+    answered = family.answers[GREEDY].answers[family.answers[GREEDY].runs.index(run)]
+    written = [best[0].tokens if best else () for place, best in enumerate(answered) if place not in left_out]
     at = zip(
         right_by_position(as_is.right, as_is.counts),
         right_by_position(free_right(written, pairs), as_is.counts),
         strict=True,
     )
     return {
-        "model": own.name,
+        "model": family.name,
         "seed": seed,
-        "step": own.steps[run],
+        "step": family.steps[run],
         "tokens": as_is.tokens,
         "nats": as_is.total,
         "other_source": exchanged.total,
@@ -212,33 +217,33 @@ def _losses(own: Models, run: str, seed: int, pairs: Pairs, left_out: set[int]) 
 
 
 def _keep(
-    own: Models,
+    family: Models,
     records: Records,
     runs: dict[str, dict[str, Any]],
     final: tuple[str, Sequence[str], Sequence[str]],
     searches: Mapping[str, Beam | None],
 ) -> None:
-    """Keep what models wrote and what it scores in the lab, and say where, and what is odd in it."""
+    """Keep the models' answers and scores in the lab, and add their ids and oddities to ``runs``."""
     split, sources, references = final
-    for search, answered in own.answers.items():
+    for search, answered in family.answers.items():
         beam = searches[search]
         how = {"beams": 1} if beam is None else asdict(beam)
         steps, saved = answered.steps.sum(1), answered.saved.sum(1)
         for place, run in enumerate(answered.runs):
-            decode = records.keep_hypotheses(run, own.steps[run], split, answered.best(run), sources, how)
+            decode = records.keep_hypotheses(run, family.steps[run], split, answered.best(run), sources, how)
             records.keep_scores(decode, [references])
-            tokens = [found[0].tokens if found else () for found in answered.answers[place]]
+            tokens = [best[0].tokens if best else () for best in answered.answers[place]]
             runs[run]["searches"][search] = {
                 "decode": decode.id,
                 "saved": float(saved[place] / (steps[place] + saved[place]).clamp(min=1)),
-                **oddities(answered.best(run), tokens, references, own.codec),
+                **oddities(answered.best(run), tokens, references, family.codec),
             }
 
 
 def oddities(
     texts: Sequence[str], tokens: Sequence[Sequence[int]], references: Sequence[str], codec: PairCodec
 ) -> dict[str, float]:
-    """What is odd in texts without reading their sources.
+    """Oddities of texts, which show without their sources.
 
     Returns:
         ``repeating``: the share of texts in which a word stands twice in a row; ``unknown``: the share with a word that
@@ -248,53 +253,59 @@ def oddities(
     words = [text.split() for text in texts]
     n = max(1, len(texts))
     return {
-        "repeating": sum(any(a == b for a, b in pairwise(own)) for own in words) / n,
-        "unknown": sum(has_unknown and UNK in own for own in tokens) / n,
+        "repeating": sum(any(a == b for a, b in pairwise(of_text)) for of_text in words) / n,
+        "unknown": sum(has_unknown and UNK in of_text for of_text in tokens) / n,
         "length": sum(map(len, words)) / max(1, sum(len(text.split()) for text in references)),
     }
 
 
-def _scores(found: Iterable[Models]) -> list[dict[str, Any]]:
-    """Each score of each family and search, over its seeds, with the signature by which it was computed."""
+def _scores(families_scored: Iterable[Models]) -> list[dict[str, Any]]:
+    """Scores of each family and search, over its seeds, with the signatures by which they were computed."""
     out = []
-    for own in found:
-        for search, scores in own.scores.items():
+    for family in families_scored:
+        for search, scores in family.scores.items():
             for name, statistics in scores.statistics.items():
                 interval = score_interval(statistics)
-                about = {"model": own.name, "search": search, "signature": scores.signatures.get(name, "")}
-                out.append({**about, **_told(interval)})
+                about = {"model": family.name, "search": search, "signature": scores.signatures.get(name, "")}
+                out.append({**about, **_as_json(interval)})
     return out
 
 
-def _told(found: ScoreInterval) -> dict[str, Any]:
-    said = asdict(found)
-    said["by_seed"] = [round(value, _DIGITS) for value in found.by_seed]
+def _as_json(score: ScoreInterval) -> dict[str, Any]:
+    record = asdict(score)
+    record["by_seed"] = [round(value, _DIGITS) for value in score.by_seed]
     for name in ("score", "low", "high"):
-        said[name] = None if math.isnan(said[name]) else round(said[name], _DIGITS)  # JSON has no NaN
-    return said
+        record[name] = None if math.isnan(record[name]) else round(record[name], _DIGITS)  # JSON has no NaN
+    return record
 
 
-def _differences(found: Sequence[Models]) -> list[dict[str, Any]]:
-    """Families by greedy search, and of each the beam against that, paired over seeds and sentences; corrected by Holm
-    for all of them at once."""
-    pairs = [(first, GREEDY, second, GREEDY) for place, second in enumerate(found) for first in found[place + 1 :]]
-    pairs += [(own, search, own, GREEDY) for own in found for search in own.scores if search != GREEDY]
+def _differences(families_compared: Sequence[Models]) -> list[dict[str, Any]]:
+    """Differences between families by greedy search, and of each family between beam and greedy search, paired over
+    seeds and sentences, with p corrected by Holm for all of them."""
+    pairs = [
+        (first, GREEDY, second, GREEDY)
+        for place, second in enumerate(families_compared)
+        for first in families_compared[place + 1 :]
+    ]
+    pairs += [
+        (family, search, family, GREEDY) for family in families_compared for search in family.scores if search != GREEDY
+    ]
     out = []
     for first, first_by, second, second_by in pairs:
         seeds = [seed for seed in first.runs if seed in second.runs]
         for name in TESTED if seeds else ():
             above, below = (
-                own.seeded(own.scores[by].statistics[name], seeds)
-                for own, by in ((first, first_by), (second, second_by))
+                family.seeded(family.scores[by].statistics[name], seeds)
+                for family, by in ((first, first_by), (second, second_by))
             )
             compared = compare_settings(above, below, (f"{first.name}, {first_by}", f"{second.name}, {second_by}"))
-            out.append(_told(compared))
+            out.append(_as_json(compared))
     corrected = Family.of([row["p"] for row in out]).corrected
     return [row | {"corrected": p} for row, p in zip(out, corrected, strict=True)]
 
 
-def by_length(found: Sequence[Models], sources: Sequence[str]) -> list[dict[str, Any]]:
-    """Exact match and the mean chrF2 of a sentence by words of the source, in groups of about as many lines.
+def by_length(families_scored: Sequence[Models], sources: Sequence[str]) -> list[dict[str, Any]]:
+    """Exact match and mean chrF2 by the number of words of the source, in groups of about equally many lines.
 
     Returns:
         One row per family and group: ``model``, ``low`` and ``high`` (words), ``lines``, ``exact`` and ``chrf`` in
@@ -303,13 +314,13 @@ def by_length(found: Sequence[Models], sources: Sequence[str]) -> list[dict[str,
     words = np.array([len(source.split()) for source in sources])
     ends = sorted({int(end) for end in np.quantile(words, np.arange(1, GROUPS + 1) / GROUPS, method="inverted_cdf")})
     out = []
-    for own in found:
-        statistics = own.scores[GREEDY].statistics
+    for family in families_scored:
+        statistics = family.scores[GREEDY].statistics
         exact, chrf = statistics[EXACT].values[..., 0], chrf2(statistics[CHRF2].values)  # (R, n) each
         low = 0
         for high in ends:
             inside = (words > low) & (words <= high) if low else words <= high
-            about = {"model": own.name, "low": int(words[inside].min()), "high": high, "lines": int(inside.sum())}
+            about = {"model": family.name, "low": int(words[inside].min()), "high": high, "lines": int(inside.sum())}
             means = {"exact": float(exact[:, inside].mean()), "chrf": float(chrf[:, inside].mean())}
             out.append({**about, **means})
             low = high

@@ -91,8 +91,8 @@ def train(
         begun, taken = _begin(lab, work.new, on, work.threads, engine, metrics or (), say)
     how = Execution(on, flush_seconds, metrics or {}, places, places_of(wanted))
     folders = [*work.going_on, *begun]
-    with watching(watch, progress, _members(folders), len(wanted)) as told:
-        _finish(folders, work.workers, how, told, [*work.damaged, *taken])
+    with watching(watch, progress, _members(folders), len(wanted)) as callback:
+        _finish(folders, work.workers, how, callback, [*work.damaged, *taken])
     return _left(lab, [spec.id for spec in wanted])
 
 
@@ -173,8 +173,8 @@ def resume(
         lab.create()
     runs = [member["run"] for folder in folders for member in folder.manifest()["members"]]
     workers = workers or choose_workers(folders, [], on, metrics or {})
-    with watching(watch, progress, len(runs), len(runs)) as told:
-        _finish(folders, workers, Execution(on, flush_seconds, metrics or {}, places), told, changed)
+    with watching(watch, progress, len(runs), len(runs)) as callback:
+        _finish(folders, workers, Execution(on, flush_seconds, metrics or {}, places), callback, changed)
     return _left(lab, runs)
 
 

@@ -140,8 +140,8 @@ def makespan(seconds: Sequence[float], workers: int) -> float:
     4.0
     """
     ends = [0.0] * max(1, workers)
-    for own in seconds:
-        heapq.heapreplace(ends, ends[0] + own)
+    for piece in seconds:
+        heapq.heapreplace(ends, ends[0] + piece)
     return max(ends)
 
 
@@ -167,7 +167,7 @@ def _going_on(
     trial: Trials,
     data: Places,
 ) -> Piece:
-    """The rest of a cohort, from its last flush on."""
+    """Piece that is left of a cohort, from its last flush on."""
     manifest, members = folder.manifest(), folder.status()["members"]
     engine, why = available(str(manifest.get("engine", "plain")), device)
     specs = [spec for spec in found_again(folder.specs(), data) if members[spec.id]["state"] not in FINISHED]
@@ -217,14 +217,14 @@ def _piece(
 
 
 def _evaluations(spec: RunSpec, spans: Iterable[tuple[int, int]]) -> int:
-    """Evaluations left of all members; of one that has not begun with that before its first step."""
+    """Number of evaluations left of all members; of one that has not begun with that before its first step."""
     return sum(
         members * (evaluations_left(spec, step, last) + (step == 0)) for (step, last), members in Counter(spans).items()
     )
 
 
 def _models(spec: RunSpec, step: int, last: int) -> int:
-    """Models to be written: the last, those every ``save_model_step`` and the best."""
+    """Number of models to be written: the last, those every ``save_model_step`` and the best."""
     period = spec.save_model_step
     regular = 0 if period is None else last // period - step // period + (step == 0)
     is_last = period is None or last % period != 0
@@ -232,8 +232,8 @@ def _models(spec: RunSpec, step: int, last: int) -> int:
 
 
 def by_shape(pieces: Iterable[Piece]) -> Mapping[tuple[str, str], list[Piece]]:
-    """The pieces by what they are called and what computes them."""
-    found: dict[tuple[str, str], list[Piece]] = {}
+    """Pieces by their title and the engine that computes them."""
+    groups: dict[tuple[str, str], list[Piece]] = {}
     for piece in pieces:
-        found.setdefault((piece.title, piece.engine), []).append(piece)
-    return found
+        groups.setdefault((piece.title, piece.engine), []).append(piece)
+    return groups

@@ -38,10 +38,8 @@ class Options:
         flush_seconds: longest time between two flushes.
         metrics: further quantities of the parameters to record at every evaluation.
         watch: callback with a snapshot of the cohort's progress, a few times a second at most.
-        stop: function that is called after every step, on a GPU after up to a hundred; True makes the session flush and
-            end.
-        places: number of members that train side by side; as many as fit into ``memory_share`` of the free memory, when
-            not given.
+        stop: function called after every step, on a GPU after up to a hundred; True makes the session flush and end.
+        places: number of members side by side; when not given, as many as fit into ``memory_share`` of free memory.
         data: current paths of data, by their identity (:func:`shoal.training.continuation.places_of`).
     """
 

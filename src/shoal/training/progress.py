@@ -141,13 +141,13 @@ class Line:
 
     def _known(self) -> list[str]:
         """Number of runs that have generalised, and the range of their measure, where all cohorts have the same."""
-        told = [s for s in self.latest.values() if s.valid is not None]
-        if not told or len({s.measures for s in told}) > 1:
+        snapshots = [s for s in self.latest.values() if s.valid is not None]
+        if not snapshots or len({s.measures for s in snapshots}) > 1:
             return []
-        measures, diverged = told[0].measures, sum(s.diverged for s in told)
-        lowest = min(s.valid[0] for s in told if s.valid)
-        highest = max(s.valid[2] for s in told if s.valid)
-        there = sum(s.generalised for s in told)
+        measures, diverged = snapshots[0].measures, sum(s.diverged for s in snapshots)
+        lowest = min(s.valid[0] for s in snapshots if s.valid)
+        highest = max(s.valid[2] for s in snapshots if s.valid)
+        there = sum(s.generalised for s in snapshots)
         return [
             *([f"{there} generalised ({measures.arrived})"] if measures.arrived else []),
             f"{measures.shown.symbol_of('valid')} {lowest:.2f} to {highest:.2f}",

@@ -46,13 +46,13 @@ def check_told(metrics: Any, watch: Any, say: Any = print, progress: Any = None)
             raise UserError(f"the name of a metric must be a word, got {name!r}")
         if not callable(metric):
             raise UserError(f"metric {name!r} must be a function of a member's parameters, got {metric!r}")
-    for name, told in (("watch", watch), ("say", say)):
-        if not (callable(told) or (name == "watch" and told is None)):
-            raise UserError(f"{name} must be a function, got {told!r}")
+    for name, function in (("watch", watch), ("say", say)):
+        if not (callable(function) or (name == "watch" and function is None)):
+            raise UserError(f"{name} must be a function, got {function!r}")
 
 
 def _is_count(value: Any, least: int = 1, most: float = float("inf")) -> bool:
-    """True of None, and of an integer between two others."""
+    """Return True if a value is None or an integer within the bounds."""
     return value is None or (isinstance(value, int) and not isinstance(value, bool) and least <= value <= most)
 
 

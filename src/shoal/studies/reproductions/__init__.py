@@ -1,4 +1,4 @@
-"""Reproductions: published settings written down exactly, and what our runs of them say of the published numbers.
+"""Reproductions: exact settings of publications, and comparisons of our runs with the published numbers.
 
 A reproduction is a study whose module also names its source, the published numbers and curves, and every known
 deviation.
@@ -14,7 +14,7 @@ from shoal.errors import UserError, nearest
 if TYPE_CHECKING:
     from shoal.studies.base import Study
 
-# with what each is about, so that a list needs no reproduction's module
+# with the subject of each, so that a list needs no reproduction's module
 NAMES: Mapping[str, str] = MappingProxyType(
     {
         "practical": "the practical's defaults: when LSTM and GPT generalise, beside three reports",
@@ -27,7 +27,7 @@ NAMES: Mapping[str, str] = MappingProxyType(
 
 
 def get_reproduction(name: str) -> "Study":
-    """The reproduction of this name.
+    """Reproduction of this name.
 
     Raises:
         UserError: there is none.

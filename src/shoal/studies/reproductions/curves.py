@@ -1,4 +1,4 @@
-"""A published curve beside ours: losses of the first steps, where a wrong warm-up or initial value shows."""
+"""Comparison of a published curve with ours: losses of the first steps, where a wrong warm-up shows."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -20,13 +20,13 @@ CURVE_RULE = (
 
 @dataclass(frozen=True)
 class PublishedCurve:
-    """Losses that someone reported, step by step, of one run.
+    """Published losses of one run, step by step.
 
     Attributes:
-        what: whose, and the condition.
-        losses: by column of our curves, by step; all columns have the same steps.
-        source: who reported it.
-        where: settings of those of our runs that it is compared with.
+        what: name of the curve, and its condition.
+        losses: losses by column of our curves, by step; all columns have the same steps.
+        source: source of the curve.
+        where: settings of our runs that it is compared with.
     """
 
     what: str
@@ -37,16 +37,16 @@ class PublishedCurve:
 
 @dataclass(frozen=True)
 class CurveVerdict:
-    """What our runs say of a published curve.
+    """Verdict of our runs on a published curve.
 
     Attributes:
         curve: the curve.
         points: one row per column and step: ``column``, ``step``, ``published``, ``low``, ``middle`` and ``high``
             (losses where 95 % of runs that begin as the published one would lie; at the first step of all runs), ``p``.
-        n: runs of ours.
-        word: as of a :class:`~shoal.studies.reproductions.verdict.Verdict`.
-        p: of the curve.
-        p_holm: corrected for what was tried of the reproduction.
+        n: number of our runs.
+        word: as in a :class:`~shoal.studies.reproductions.verdict.Verdict`.
+        p: p value of the curve.
+        p_holm: p value corrected for all comparisons of the reproduction.
     """
 
     curve: PublishedCurve
@@ -63,16 +63,16 @@ _POINTS = {"column": pl.String, "step": pl.Int64} | dict.fromkeys(
 
 
 def judge_curve(curve: PublishedCurve, results: Results) -> CurveVerdict:
-    """Compare a published curve with the runs that it names, before correction for other numbers."""
-    own = results.of(**curve.where)
+    """Verdict on a published curve by the runs that it names, before correction for other numbers."""
+    matching = results.of(**curve.where)
     wanted = sorted({step for losses in curve.losses.values() for step in losses})
-    found = own.curves.filter(pl.col("step").is_in(wanted))
-    whole = found.group_by("run").len().filter(pl.col("len") == len(wanted))["run"].to_list()
-    return compare_curve(curve, found.filter(pl.col("run").is_in(whole)))
+    curves = matching.curves.filter(pl.col("step").is_in(wanted))
+    whole = curves.group_by("run").len().filter(pl.col("len") == len(wanted))["run"].to_list()
+    return compare_curve(curve, curves.filter(pl.col("run").is_in(whole)))
 
 
 def compare_curve(curve: PublishedCurve, ours: pl.DataFrame) -> CurveVerdict:
-    """The same with our losses: ``run``, ``step`` and the columns, at every step of the published curve."""
+    """Verdict on a published curve by our losses: ``run``, ``step`` and the columns, at every published step."""
     n = ours["run"].n_unique()
     if n < FEWEST:
         return CurveVerdict(curve, pl.DataFrame(schema=_POINTS), n, TOO_FEW if n else NOT_RUN)
@@ -83,13 +83,13 @@ def compare_curve(curve: PublishedCurve, ours: pl.DataFrame) -> CurveVerdict:
 
 
 def worded_curve(verdict: CurveVerdict, p_holm: float | None) -> CurveVerdict:
-    """The verdict with its corrected p, which may contradict."""
+    """Verdict with its corrected p, which may make it inconsistent."""
     word = INCONSISTENT if p_holm is not None and p_holm <= ALPHA else verdict.word
     return CurveVerdict(verdict.curve, verdict.points, verdict.n, word, verdict.p, p_holm)
 
 
 def _points(column: str, losses: Mapping[int, float], ours: pl.DataFrame) -> list[tuple[Any, ...]]:
-    """Rows of one column: losses as they are at the first step, and over those of the first step at the others."""
+    """Rows of one column: losses at the first step, and ratios to these at the others."""
     first = min(losses)
     by_run = ours.pivot("step", index="run", values=column).drop("run").cast(pl.Float64)
     rows = []
@@ -98,6 +98,8 @@ def _points(column: str, losses: Mapping[int, float], ours: pl.DataFrame) -> lis
         share = by_run[str(step)] if step == first else by_run[str(step)] / by_run[str(first)]
         ours_of_step = fit_log_normal(share.to_list(), [True] * len(share))
         assert ours_of_step is not None
-        found = predict(ours_of_step, published / scale)
-        rows.append((column, step, published, *(scale * x for x in (found.low, found.middle, found.high)), found.p))
+        interval = predict(ours_of_step, published / scale)
+        rows.append(
+            (column, step, published, *(scale * x for x in (interval.low, interval.middle, interval.high)), interval.p)
+        )
     return rows

@@ -1,4 +1,4 @@
-"""The baseline of Grokfast: multiplication modulo 97 without its gradient filter.
+"""Reproduction of the baseline of Grokfast: multiplication modulo 97 without its gradient filter.
 
 Source: Lee, Kang, Kim and Lee, "Grokfast: accelerated grokking by amplifying slow gradients", 2024, and its code.
 """
@@ -63,10 +63,10 @@ DEVIATIONS = (
 
 
 def grids(quick: bool) -> list[Grid]:
-    """Until validation accuracy 0.99 or 60,000 steps; two seeds or eight."""
+    """Grid of two seeds or eight, until validation accuracy 0.99 or 60,000 steps."""
     return [Grid({**SETTINGS, "n_steps": 60_000}, {"seed": range(2 if quick else 8)})]
 
 
 def report(results: Results, form: Form) -> Report:
-    """The reproduction."""
+    """Report of the reproduction."""
     return reproduction_report(sys.modules[__name__], "grokfast-baseline", results, form)

@@ -1,6 +1,6 @@
-"""Multi30k: German to English by a transformer encoder-decoder of three layers on either side.
+"""Reproduction of Multi30k, German to English, by a transformer encoder-decoder of three layers on either side.
 
-Source: Trevett, "PyTorch Seq2Seq", tutorial 6 ("Attention is All You Need"), as its code and its notebook have it.
+Source: Trevett, "PyTorch Seq2Seq", tutorial 6 ("Attention is All You Need"), by its code and its notebook.
 """
 
 import math
@@ -78,7 +78,7 @@ QUICK: Mapping[str, Any] = {
     "eval_period": 150,
 }
 SEEDS = {True: 2, False: 4}
-LONGEST = 50  # tokens of an answer, as there
+LONGEST = 50  # tokens of an answer, as in the source
 TOKENISED, PERPLEXITY = "BLEU of lower-case tokens", "perplexity per token"
 _WHERE = {name: SETTINGS[name] for name in ("embedding_size", "num_layers", "lr", "train_batch_size")}
 _WHERE |= {"n_steps": FULL["n_steps"]}
@@ -102,30 +102,30 @@ DEVIATIONS = (
 
 
 def grids(quick: bool) -> list[Grid]:
-    """Ten epochs of the published model over four seeds; of the quick form, two of a smaller one over two."""
+    """Grid of ten epochs of the published model over four seeds; in the quick form, two of a smaller one over two."""
     return [Grid({**SETTINGS, **(QUICK if quick else FULL)}, {"seed": range(SEEDS[quick])})]
 
 
 def measure_models(form: Form, records: Records) -> dict[str, Any]:
-    """What the kept models write, what it scores, and BLEU of lower-case tokens by run."""
+    """Answers of the kept models with their scores, and BLEU of lower-case tokens by run."""
     specs = form.specs(sys.modules[__name__])
-    found = measured(specs, records, {GREEDY: None}, LONGEST)
-    if not found:
-        return found
+    note = measured(specs, records, {GREEDY: None}, LONGEST)
+    if not note:
+        return note
     task: Any = specs[0].task_part
     _, _, references = task.final_lines()
     wanted = [tokenised(line) for line in references]
-    kept = {decode.id: decode.hypotheses for decode in records.decodes()}
-    found["tokenised"] = {
+    hypotheses = {decode.id: decode.hypotheses for decode in records.decodes()}
+    note["tokenised"] = {
         run: float(text_scores([[tokenised(line) for line in texts]], [wanted], "none").statistics[BLEU].corpus()[0])
-        for run, own in found["runs"].items()
-        for texts in [kept[own["searches"][GREEDY]["decode"]]]
+        for run, entry in note["runs"].items()
+        for texts in [hypotheses[entry["searches"][GREEDY]["decode"]]]
     }
-    return found
+    return note
 
 
 def tokenised(line: str) -> str:
-    """Lower-case tokens between spaces; a word that is in no vocabulary is one.
+    """Line as lower-case tokens between spaces; an unknown word is one token.
 
     >>> tokenised("A dog's <unk>, here.")
     "a dog 's ⁇ , here ."
@@ -133,27 +133,27 @@ def tokenised(line: str) -> str:
     return " ".join(token.strip() for token in split_words(line.lower().replace(UNKNOWN, "⁇")))
 
 
-def ours(found: Mapping[str, Any]) -> dict[str, dict[str, float]]:
-    """By name of a published score, by run; none where they are not of a test split."""
-    if not found or found["split"] != "test":
+def ours(measured: Mapping[str, Any]) -> dict[str, dict[str, float]]:
+    """Our scores by name of a published score, by run; empty where they are not of a test split."""
+    if not measured or measured["split"] != "test":
         return {}
-    perplexity = {run: math.exp(own["nats"] / own["tokens"]) for run, own in found["runs"].items()}
-    return {TOKENISED: dict(found["tokenised"]), PERPLEXITY: perplexity}
+    perplexity = {run: math.exp(losses["nats"] / losses["tokens"]) for run, losses in measured["runs"].items()}
+    return {TOKENISED: dict(measured["tokenised"]), PERPLEXITY: perplexity}
 
 
 def report(results: Results, form: Form) -> Report:
-    """The verdict first, then our scores by the usual conventions, curves, deviations and provenance."""
-    found = results.measured
-    verdicts = judge_scores(PUBLISHED, ours(found), results)
+    """Report with the verdict first, then our scores by the usual conventions, curves, deviations and provenance."""
+    measured = results.measured
+    verdicts = judge_scores(PUBLISHED, ours(measured), results)
     changed = [] if not form.settings else [f"Settings changed for this report: {form.flags().strip()}."]
     numbered = [f"Deviation {place}: {text}" for place, text in enumerate(DEVIATIONS, 1)]
     sections = [Section("Beside the published numbers", [SCORE_RULE], tables=[scores_beside(verdicts)], about=BESIDE)]
     sections.append(Section("Learning curves", figures=[learning_curves(results)]))
-    if found:
+    if measured:
         sections += [
-            Section("Scores by the usual conventions", tables=[scores_table(found)]),
-            Section("What the best run writes", tables=[examples_table(found)]),
-            Section("Where its decoder looks", figures=map_figures(found)),
+            Section("Scores by the usual conventions", tables=[scores_table(measured)]),
+            Section("Examples of the best run", tables=[examples_table(measured)]),
+            Section("Attention of its decoder", figures=map_figures(measured)),
         ]
     sections.append(
         Section("Source and deviations", [f"Source: {SOURCE}", *changed, *numbered], about=ABOUT_DEVIATIONS)
@@ -162,21 +162,21 @@ def report(results: Results, form: Form) -> Report:
     return Report(
         title=form.title(TITLE),
         lead="Could what was published be a run of these settings?",
-        answers=[*results.shortcomings(), *told_scores(verdicts), *_told(found)],
+        answers=[*results.shortcomings(), *told_scores(verdicts), *_own_scores(measured)],
         sections=sections,
     )
 
 
-def _told(found: Mapping[str, Any]) -> list[str]:
-    """What our runs of this form score, whatever was published."""
-    if not found:
+def _own_scores(measured: Mapping[str, Any]) -> list[str]:
+    """Sentences on the scores of our runs of this form, independent of the published ones."""
+    if not measured:
         return ["Not measured yet: the same command again scores the kept models when the runs are done."]
-    if found["split"] != "test":
+    if measured["split"] != "test":
         return [
-            f"Scores are of {scored_lines(found)}; published ones are of a test split: --test-source, --test-target."
+            f"Scores are of {scored_lines(measured)}; published ones are of a test split: --test-source, --test-target."
         ]
-    values = {**ours(found)}
-    said = [f"{name} {', '.join(f'{value:.2f}' for value in own.values())}" for name, own in values.items()]
-    by_name = {row["name"]: row for row in found["scores"]}
-    said += [f"{name} {', '.join(f'{value:.2f}' for value in by_name[name]['by_seed'])}" for name in by_name]
-    return [f"Of each run of this form, on {scored_lines(found)}, by greedy search: {'; '.join(said)}."]
+    values = {**ours(measured)}
+    parts = [f"{name} {', '.join(f'{value:.2f}' for value in by_run.values())}" for name, by_run in values.items()]
+    by_name = {row["name"]: row for row in measured["scores"]}
+    parts += [f"{name} {', '.join(f'{value:.2f}' for value in by_name[name]['by_seed'])}" for name in by_name]
+    return [f"Of each run of this form, on {scored_lines(measured)}, by greedy search: {'; '.join(parts)}."]

@@ -1,4 +1,4 @@
-"""Nanda et al. 2023: addition modulo 113 by a one-layer transformer without LayerNorm.
+"""Reproduction of Nanda et al. 2023: addition modulo 113 by a one-layer transformer without LayerNorm.
 
 Source: Nanda, Chan, Lieberum, Smith and Steinhardt, "Progress measures for grokking via mechanistic interpretability",
 ICLR 2023, and its code.
@@ -53,7 +53,7 @@ REPORTED = {0.95: 279, 0.9: 387, 0.8: 439, 0.5: 1109, 0.3: 8258, 0.28: 15_612}
 
 
 def trained_share(share: float) -> float:
-    """The share at which as many equations train as by their ``int(share * N)``; ``r_train`` is rounded."""
+    """Share at which as many equations train as by their ``int(share * N)``; ``r_train`` is rounded."""
     N = 113**2
     return share if round(share * N) == int(share * N) else int(share * N) / N
 
@@ -70,7 +70,7 @@ PUBLISHED = tuple(
     )
     for share, epoch in REPORTED.items()
 )
-_EARLY = {"r_train": 0.5, "eval_first": 20}  # of the runs whose first steps are looked at
+_EARLY = {"r_train": 0.5, "eval_first": 20}  # of the runs whose first steps are compared
 _TRAIN = {0: 4.763945, 1: 4.763945, 2: 4.760701, 5: 4.741062, 10: 4.726221, 20: 4.694554, 50: 4.476352}
 _TEST = {0: 4.760532, 1: 4.760532, 2: 4.758267, 5: 4.74712, 10: 4.758386, 20: 4.77646, 50: 5.173759}
 CURVES = (
@@ -93,9 +93,9 @@ _STEPS = {0.95: 2000, 0.9: 2000, 0.8: 2000, 0.5: 5000, 0.3: 40_000, 0.28: 60_000
 
 
 def grids(quick: bool) -> list[Grid]:
-    """One grid per share of the data, each with as many steps as it may need; the quick form, the two middle shares.
+    """Grids of each share of the data, with as many steps as it may need; in the quick form the two middle shares.
 
-    And the first steps of more seeds at one share, to compare curves.
+    One more grid has the first steps of more seeds at one share, to compare curves.
     """
     shares, seeds = ((0.8, 0.5), range(3)) if quick else (REPORTED, range(8))
     stop = {"stop_after_generalizing": 300 if quick else 1000}  # the loss falls below 0.01 within 100 steps of that
@@ -110,5 +110,5 @@ def grids(quick: bool) -> list[Grid]:
 
 
 def report(results: Results, form: Form) -> Report:
-    """The reproduction."""
+    """Report of the reproduction."""
     return reproduction_report(sys.modules[__name__], "nanda-2023", results, form)

@@ -1,4 +1,4 @@
-"""The report that every reproduction gives."""
+"""Report of a reproduction."""
 
 import math
 from collections.abc import Sequence
@@ -22,13 +22,13 @@ ABOUT_DEVIATIONS = "where the published numbers are found, and in what our runs 
 
 
 def reproduction_report(reproduction: ModuleType, name: str, results: Results, form: Form) -> Report:
-    """The verdict first, then the distribution beside the published numbers, settings, deviations and provenance.
+    """Report with the verdict first, then our times beside the published ones, settings, deviations and provenance.
 
     Args:
         reproduction: a module with ``TITLE``, ``SOURCE``, ``PUBLISHED``, ``CURVES`` and ``DEVIATIONS``.
-        name: the reproduction's.
-        results: its runs.
-        form: how they were asked for.
+        name: name of the reproduction.
+        results: results of its runs.
+        form: form in which they were asked for.
     """
     verdicts, curves = judged(reproduction, results)
     command = f"shoal reproduce {name}{form.flags()}"
@@ -51,7 +51,7 @@ def reproduction_report(reproduction: ModuleType, name: str, results: Results, f
 
 
 def judged(reproduction: ModuleType, results: Results) -> tuple[list[Verdict], list[CurveVerdict]]:
-    """The verdicts on a reproduction's numbers and curves, their p values corrected for all that were tried."""
+    """Verdicts on a reproduction's numbers and curves, their p values corrected for all that were tried."""
     verdicts = [compare(published, results) for published in reproduction.PUBLISHED]
     curves = [judge_curve(curve, results) for curve in reproduction.CURVES]
     tried = [*(verdict.p for verdict in verdicts), *(curve.p for curve in curves)]
@@ -61,7 +61,7 @@ def judged(reproduction: ModuleType, results: Results) -> tuple[list[Verdict], l
 
 
 def conclusion(verdicts: Sequence[Verdict], curves: Sequence[CurveVerdict] = ()) -> list[str]:
-    """What our runs say of the published numbers that they tried, and which of these they contradict."""
+    """Sentences on the verdicts of our runs on the published numbers and curves."""
     tried = [verdict for verdict in verdicts if verdict.word != NOT_RUN]
     numbers = f"{len(tried)} published number{'s' * (len(tried) != 1)}"
     text = f"Verdict: none of {len(verdicts)} published numbers was tried."
@@ -88,7 +88,7 @@ def _counted(words: Sequence[str]) -> str:
 
 
 def _dependent(verdicts: Sequence[Verdict]) -> str:
-    """Says so where published numbers were compared with the same runs of ours."""
+    """Sentence where several published numbers were compared with the same runs; else empty."""
     where = [verdict.published.where for verdict in verdicts]
     if len({str(sorted(each.items())) for each in where}) == len(where):
         return ""
@@ -141,7 +141,7 @@ def _table(verdicts: Sequence[Verdict]) -> Table:
 
 
 def _curves(curves: Sequence[CurveVerdict]) -> Section:
-    """The first steps beside published curves, or that there is none."""
+    """Section on the first steps beside published curves, or on their absence."""
     if not curves:
         unknown = "No published curve: no losses of these runs, step by step, are known to us."
         return Section("Curves", [unknown], about=CURVES)
@@ -174,7 +174,7 @@ def _named(column: str) -> str:
 
 
 def _curve_figure(verdict: CurveVerdict, number: int) -> Figure:
-    """Published losses as diamonds in the band of ours."""
+    """Figure of published losses as diamonds in the band of ours."""
     frame = verdict.points.with_columns(
         loss=pl.col("column").replace_strict({c: _named(c) for c in verdict.curve.losses})
     )
@@ -198,7 +198,7 @@ def _curve_figure(verdict: CurveVerdict, number: int) -> Figure:
 
 
 def _figure(verdicts: Sequence[Verdict]) -> Figure:
-    """Our runs as points, hollow where they ended without; published numbers as diamonds; one row per event."""
+    """Figure of our runs as points, hollow where they ended before; published numbers as diamonds; a row per event."""
     ours = [
         {
             "event": v.published.what,
@@ -246,19 +246,19 @@ def _figure(verdicts: Sequence[Verdict]) -> Figure:
         "without it; diamonds, published numbers; lines, where 95 % of such numbers lie by our runs, up to ten times "
         "what is shown."
     )
-    told = [
+    parts = [
         f"{v.published.what}: published {v.published.written()}, ours {len(v.times.filter('observed'))} of "
         f"{len(v.times)} there"
         for v in verdicts
     ]
-    return Figure("published", styled(chart, f"Published numbers and our runs. {'; '.join(told)}."), caption)
+    return Figure("published", styled(chart, f"Published numbers and our runs. {'; '.join(parts)}."), caption)
 
 
 _SPAN = {"event": pl.String, "low": pl.Float64, "high": pl.Float64}
 
 
 def _span(verdict: Verdict) -> dict[str, object] | None:
-    """Ends of the interval of a time, within what the axis should show."""
+    """Ends of the interval of a time, within the range of the axis."""
     if verdict.interval is None or len(verdict.published.values) > 1:
         return None
     seen = [*verdict.published.values, *verdict.times["time"].to_list()]

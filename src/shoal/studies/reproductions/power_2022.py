@@ -1,4 +1,4 @@
-"""Power et al. 2022: division modulo 97, where generalisation comes long after memorisation.
+"""Reproduction of Power et al. 2022: division modulo 97, where generalisation comes long after memorisation.
 
 Source: Power, Burda, Edwards, Babuschkin and Misra, "Grokking: generalization beyond overfitting on small algorithmic
 datasets", 2022, figure 1, and its code.
@@ -60,8 +60,8 @@ DEVIATIONS = (
 
 
 def grids(quick: bool) -> list[Grid]:
-    """The published steps are out of reach of a CPU: the quick form looks at memorisation alone, of three seeds; the
-    full form looks at each of the first 2,000 steps, to tell when the equations were memorised."""
+    """Grids of memorisation alone, of three seeds, in the quick form; in the full form with an evaluation at each of
+    the first 2,000 steps, for the time of memorising. The published steps are out of reach of a CPU."""
     if quick:
         return [Grid({**SETTINGS, "n_steps": 2000, "eval_first": 0, "eval_period": 50}, {"seed": range(3)})]
     stop = {"n_steps": 2_000_000, "eval_first": 2000, "eval_period": 1000, "stop_after_generalizing": 0}
@@ -69,5 +69,5 @@ def grids(quick: bool) -> list[Grid]:
 
 
 def report(results: Results, form: Form) -> Report:
-    """The reproduction."""
+    """Report of the reproduction."""
     return reproduction_report(sys.modules[__name__], "power-2022", results, form)

@@ -1,4 +1,4 @@
-"""The practical's default runs, beside three reports of them, means over two seeds each."""
+"""Reproduction of the practical's default runs, beside three reports of them, means over two seeds each."""
 
 import sys
 
@@ -41,10 +41,10 @@ PUBLISHED = tuple(
 
 
 def grids(quick: bool) -> list[Grid]:
-    """The sanity check: four seeds or sixteen."""
+    """Grids of the sanity check: four seeds or sixteen."""
     return per_model(False, seed=first_seeds((0, 42), 4 if quick else 16))
 
 
 def report(results: Results, form: Form) -> Report:
-    """The reproduction."""
+    """Report of the reproduction."""
     return reproduction_report(sys.modules[__name__], "practical", results, form)

@@ -1,4 +1,4 @@
-"""A published score beside those of our runs: the rule, and its words."""
+"""Comparison of a published score with those of our runs: the rule, and its words."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -14,7 +14,7 @@ from shoal.studies.answers import bare_p
 from shoal.studies.reproductions.verdict import ALPHA, CONSISTENT, INCONSISTENT, NOT_RUN, TOO_FEW
 from shoal.studies.results import Results
 
-NEAR = 1.1  # factor that the interval may reach to a side and still tell
+NEAR = 1.1  # largest factor from the middle to an end of an interval that still decides
 SCORE_RULE = (
     "Rule: logarithms of a score over seeds are taken to be normal, and the published one, which is of one run, is "
     "compared with the interval that holds one more run of ours with 95 %, ȳ ± t s √(1 + 1/N); sentences are the same "
@@ -27,14 +27,14 @@ SCORE_RULE = (
 
 @dataclass(frozen=True)
 class PublishedScore:
-    """A score that someone reported of one run.
+    """Published score of one run.
 
     Attributes:
-        what: the score, and of what.
-        value: what was reported.
-        source: who reported it.
-        name: of the same score of our runs.
-        where: settings of those that it is compared with.
+        what: description of the score.
+        value: published value.
+        source: source of the value.
+        name: name of the same score of our runs.
+        where: settings of our runs that it is compared with.
     """
 
     what: str
@@ -46,14 +46,15 @@ class PublishedScore:
 
 @dataclass(frozen=True)
 class ScoreVerdict:
-    """What our runs say of a published score.
+    """Verdict of our runs on a published score.
 
     Attributes:
         published: the score.
-        ours: of each of our runs.
-        word: as of a :class:`~shoal.studies.reproductions.verdict.Verdict`.
-        prediction: where one more run of ours would lie, and the p of the published one; None of fewer than two runs.
-        p_holm: corrected for what was tried of the reproduction.
+        ours: score of each of our runs.
+        word: as in a :class:`~shoal.studies.reproductions.verdict.Verdict`.
+        prediction: prediction interval of one more run of ours, and the p of the published one; None of fewer than two
+            runs.
+        p_holm: p value corrected for all comparisons of the reproduction.
     """
 
     published: PublishedScore
@@ -66,24 +67,24 @@ class ScoreVerdict:
 def judge_scores(
     published: Sequence[PublishedScore], ours: Mapping[str, Mapping[str, float]], results: Results
 ) -> list[ScoreVerdict]:
-    """The verdicts, corrected for their number.
+    """Verdicts on published scores, corrected for their number.
 
     Args:
-        published: what was reported.
-        ours: by name of a score, by run.
-        results: of the runs, for their settings.
+        published: the published scores.
+        ours: our scores by name, by run.
+        results: results of the runs, for their settings.
     """
-    found = []
+    verdicts = []
     for score in published:
         runs = results.of(**score.where).specs
-        found.append(compare_score(score, [value for run, value in ours.get(score.name, {}).items() if run in runs]))
-    ps = [None if one.prediction is None else one.prediction.p for one in found]
+        verdicts.append(compare_score(score, [value for run, value in ours.get(score.name, {}).items() if run in runs]))
+    ps = [None if one.prediction is None else one.prediction.p for one in verdicts]
     tests = sum(p is not None for p in ps)
-    return [_worded(one, p, tests) for one, p in zip(found, holm(ps), strict=True)]
+    return [_worded(one, p, tests) for one, p in zip(verdicts, holm(ps), strict=True)]
 
 
 def compare_score(published: PublishedScore, values: Sequence[float]) -> ScoreVerdict:
-    """The verdict on scores of ours, before it is corrected for others."""
+    """Verdict on a published score by our scores, before correction for others."""
     ours = fit_log_normal(values, [True] * len(values))
     if ours is None:
         return ScoreVerdict(published, tuple(values), TOO_FEW if values else NOT_RUN)
@@ -98,34 +99,34 @@ def _worded(verdict: ScoreVerdict, p_holm: float | None, tests: int) -> ScoreVer
 
 
 def told_scores(verdicts: Sequence[ScoreVerdict]) -> list[str]:
-    """The verdicts in words."""
-    return [_told(verdict) for verdict in verdicts]
+    """Sentences on the verdicts."""
+    return [_sentence(verdict) for verdict in verdicts]
 
 
-def _told(verdict: ScoreVerdict) -> str:
+def _sentence(verdict: ScoreVerdict) -> str:
     score, ours = verdict.published, verdict.ours
-    told = f"{score.what}: published {score.value:g}"
+    text = f"{score.what}: published {score.value:g}"
     if not ours:
-        return f"{told}; none of our runs has these settings."
+        return f"{text}; none of our runs has these settings."
     mean = sum(ours) / len(ours)
-    told += f", ours {number(mean, 4)} (mean of {len(ours)})"
+    text += f", ours {number(mean, 4)} (mean of {len(ours)})"
     if verdict.prediction is None:
-        return f"{told}: {verdict.word}."
+        return f"{text}: {verdict.word}."
     low, high = (number(end, 4) for end in (verdict.prediction.low, verdict.prediction.high))
     return (
-        f"{told}, one more run of ours would have {low} to {high} with 95 %: {verdict.word} "
+        f"{text}, one more run of ours would have {low} to {high} with 95 %: {verdict.word} "
         f"(p {bare_p(verdict.prediction.p)}, by Holm {bare_p(verdict.p_holm)})."
     )
 
 
 def scores_beside(verdicts: Sequence[ScoreVerdict]) -> Table:
-    """Published scores beside ours."""
+    """Table of published scores beside ours."""
     rows, data = [], []
     for verdict in verdicts:
-        score, ours, found = verdict.published, verdict.ours, verdict.prediction
+        score, ours, prediction = verdict.published, verdict.ours, verdict.prediction
         mean = sum(ours) / len(ours) if ours else None
-        spans = NOTHING if found is None else f"{number(found.low, 4)} to {number(found.high, 4)}"
-        ps = (None if found is None else found.p, verdict.p_holm)
+        spans = NOTHING if prediction is None else f"{number(prediction.low, 4)} to {number(prediction.high, 4)}"
+        ps = (None if prediction is None else prediction.p, verdict.p_holm)
         texts = [
             f"{score.value:g}",
             score.source,
@@ -136,7 +137,12 @@ def scores_beside(verdicts: Sequence[ScoreVerdict]) -> Table:
             verdict.word,
         ]
         rows.append((score.what, [Cell(text) for text in texts]))
-        ends = {"low": found and found.low, "high": found and found.high, "p": ps[0], "p_holm": ps[1]}
+        ends = {
+            "low": prediction and prediction.low,
+            "high": prediction and prediction.high,
+            "p": ps[0],
+            "p_holm": ps[1],
+        }
         about = {"what": score.what, "published": score.value, "N": len(ours), "mean": mean, "by_run": list(ours)}
         data.append({**about, **ends, "verdict": verdict.word})
     caption = (

@@ -1,4 +1,4 @@
-"""A published number beside the distribution of ours: the rule, and its words."""
+"""Comparison of a published number with the distribution of ours: the rule, and its words."""
 
 import math
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ from shoal.analysis.prediction import Prediction, fit_log_normal, predict, rank_
 from shoal.studies.results import Results
 
 ALPHA = 0.05
-FACTOR = 3.0  # how far an interval may reach to a side and still tell
+FACTOR = 3.0  # largest factor from the middle to an end of an interval that still decides
 CONSISTENT, INCONSISTENT = "consistent", "not consistent"
 TOO_FEW, NOT_RUN = "too few runs to tell", "not run"
 WORDS = (CONSISTENT, INCONSISTENT, TOO_FEW, NOT_RUN)
@@ -35,18 +35,18 @@ RULE = (
 
 @dataclass(frozen=True)
 class Published:
-    """A number that someone reported.
+    """Published number.
 
     Attributes:
         what: the event, and the condition where there are several.
-        value: the step at which it happened there; of several runs, where each is known.
-        source: who reported it, with how many runs where known.
-        where: settings of those of our runs that it is compared with.
-        column: what is watched, or a column of the extrema that begins with ``t_``.
-        threshold: what it has to reach; for a column that begins with ``t_``, the best value that counts.
-        at_most: whether it has to come down to the threshold.
-        is_bound: whether the value is an upper bound of the time.
-        runs: how many runs the value is the mean of.
+        value: published step of the event; a step for each of several runs, where known.
+        source: source of the number, with its number of runs where known.
+        where: settings of our runs that it is compared with.
+        column: watched column, or a column of the extrema that begins with ``t_``.
+        threshold: threshold of the column; for one that begins with ``t_``, the best value that counts.
+        at_most: true where the column has to fall to the threshold.
+        is_bound: true where the value is an upper bound of the time.
+        runs: number of runs that the value is the mean of.
     """
 
     what: str
@@ -61,28 +61,29 @@ class Published:
 
     @property
     def values(self) -> tuple[float, ...]:
-        """The value, or those of several runs."""
+        """Values of all published runs."""
         return self.value if isinstance(self.value, tuple) else (self.value,)
 
     def written(self) -> str:
-        """The value as a reader wants it."""
+        """Value as text for readers."""
         return f"{'≤ ' if self.is_bound else ''}{', '.join(map(steps, self.values))}"
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What our runs say of a published number.
+    """Verdict of our runs on a published number.
 
     Attributes:
         published: the number.
-        times: ``time``, ``observed`` (whether it got there) and ``diverged`` (and did not get there) of our runs.
+        times: ``time``, ``observed`` (true where the event happened) and ``diverged`` (true where it diverged before)
+            of our runs.
         word: one of :data:`WORDS`.
-        why: in words.
-        interval: low and high end of where it should lie; of several runs, of the ratio of medians, ours over theirs.
-        p: of the comparison; None where there was none.
-        p_holm: corrected for what was tried of the reproduction.
-        p_rank: of its place among ours.
-        prediction: of one number; what tells how far it reaches.
+        why: reason in words.
+        interval: ends of the prediction interval; for several runs, of the ratio of medians, ours over theirs.
+        p: p value of the comparison; None where there was none.
+        p_holm: p value corrected for all comparisons of the reproduction.
+        p_rank: p value of its rank among ours.
+        prediction: prediction interval for one number.
     """
 
     published: Published
@@ -97,7 +98,7 @@ class Verdict:
 
 
 def steps(value: float) -> str:
-    """Thousands apart, and decimals where there are any.
+    """Step with thousands separators, and decimals where there are any.
 
     >>> steps(82.5), steps(1e6)
     ('82.5', '1,000,000')
@@ -106,7 +107,7 @@ def steps(value: float) -> str:
 
 
 def worded(verdict: Verdict, p_holm: float | None, tests: int = 1) -> Verdict:
-    """The verdict with its p corrected for so many tests, which may contradict, or may be too wide to."""
+    """Verdict with its p corrected for ``tests``, which may make it inconsistent, or its interval too wide."""
     if p_holm is not None and p_holm <= ALPHA:
         return replace(verdict, word=INCONSISTENT, p_holm=p_holm)
     if verdict.prediction is not None and verdict.prediction.factor(tests) > FACTOR:
@@ -115,20 +116,20 @@ def worded(verdict: Verdict, p_holm: float | None, tests: int = 1) -> Verdict:
 
 
 def compare(published: Published, results: Results) -> Verdict:
-    """The verdict on the runs that a published number names, before it is corrected for others."""
-    own = results.of(**published.where)
-    times = pl.DataFrame(schema=_TIMES) if own.curves.is_empty() else _times(published, own)
+    """Verdict on a published number by the runs that it names, before correction for others."""
+    matching = results.of(**published.where)
+    times = pl.DataFrame(schema=_TIMES) if matching.curves.is_empty() else _times(published, matching)
     if times.is_empty():
         return Verdict(published, times, NOT_RUN, "none of our runs has these settings")
     return compare_times(published, times)
 
 
 def compare_times(published: Published, times: pl.DataFrame) -> Verdict:
-    """The verdict, before it is corrected, on times of ours: ``time``, ``observed``, ``diverged``, perhaps ``before``.
+    """Verdict on a published number by our times: ``time``, ``observed``, ``diverged``, perhaps ``before``.
 
     Args:
         published: the number, or numbers.
-        times: of our runs; with ``before``, the evaluation before each, they lie on that grid.
+        times: times of our runs; with ``before``, the evaluation before each, their grid is taken into account.
     """
     times = times.with_columns(time=pl.when("diverged").then(pl.col("time").max()).otherwise("time"))
     reached, resolution = times.filter("observed"), 0.0
@@ -145,13 +146,15 @@ def compare_times(published: Published, times: pl.DataFrame) -> Verdict:
         p_rank = rank_p(value, times["time"].to_list(), times["observed"].to_list(), published.is_bound)
     if ours is None:
         return replace(verdict, p_rank=p_rank)
-    found = predict(ours, value, published.runs, published.is_bound)
-    ends, why = (found.low, found.high), _placed(found, times)
-    return replace(verdict, word=CONSISTENT, why=why, interval=ends, p=found.p, p_rank=p_rank, prediction=found)
+    prediction = predict(ours, value, published.runs, published.is_bound)
+    ends, why = (prediction.low, prediction.high), _placed(prediction, times)
+    return replace(
+        verdict, word=CONSISTENT, why=why, interval=ends, p=prediction.p, p_rank=p_rank, prediction=prediction
+    )
 
 
-def _two_samples(verdict: Verdict, found: tuple[float, float] | None) -> Verdict:
-    """Our times beside those of several published runs."""
+def _two_samples(verdict: Verdict, interval: tuple[float, float] | None) -> Verdict:
+    """Verdict by a comparison of our times with those of several published runs."""
     theirs = pl.DataFrame({"time": verdict.published.values}, schema={"time": pl.Float64})
     both = pl.concat(
         [
@@ -162,27 +165,29 @@ def _two_samples(verdict: Verdict, found: tuple[float, float] | None) -> Verdict
         ]
     )
     test, medians = logrank(both, "whose"), dict(survival_summary(both, "whose").select("whose", "median").iter_rows())
-    if found is None or test.p is None:
+    if interval is None or test.p is None:
         return verdict
     of_medians = ""
     if None not in (medians["ours"], medians["theirs"]):
         of_medians = f"medians {steps(medians['ours'])} and {steps(medians['theirs'])}, "
-    wide = math.sqrt(found[1] / found[0]) > FACTOR or (test.smallest_p or 0) > ALPHA
-    why = f"{of_medians}ratio {medians_ratio(found)} (95 %); log-rank p {test.p:.2g}"
-    return replace(verdict, word=TOO_FEW if wide else CONSISTENT, why=why, interval=found, p=test.p)
+    wide = math.sqrt(interval[1] / interval[0]) > FACTOR or (test.smallest_p or 0) > ALPHA
+    why = f"{of_medians}ratio {medians_ratio(interval)} (95 %); log-rank p {test.p:.2g}"
+    return replace(verdict, word=TOO_FEW if wide else CONSISTENT, why=why, interval=interval, p=test.p)
 
 
 def medians_ratio(interval: tuple[float, float]) -> str:
-    """A ratio's interval as a reader wants it."""
+    """Interval of a ratio as text for readers."""
     return f"{interval[0]:.2f} to {interval[1]:.2f}"
 
 
-def _placed(found: Prediction, times: pl.DataFrame) -> str:
-    """Where the published number should lie, in words."""
+def _placed(prediction: Prediction, times: pl.DataFrame) -> str:
+    """Description of the prediction interval of the published number."""
     n, reached = len(times), int(times["observed"].sum())
     censored = "" if reached == n else f" ({n - reached} censored)"
     ends = (
-        f"{rounded(found.low)} or later" if math.isinf(found.high) else f"{rounded(found.low)} to {rounded(found.high)}"
+        f"{rounded(prediction.low)} or later"
+        if math.isinf(prediction.high)
+        else f"{rounded(prediction.low)} to {rounded(prediction.high)}"
     )
     return f"95 % of {n} runs{censored}: {ends}"
 
@@ -198,7 +203,7 @@ def _got_there(times: pl.DataFrame) -> str:
 
 
 def rounded(value: float) -> str:
-    """A step of an interval, to three digits.
+    """End of an interval in steps, to three digits.
 
     >>> rounded(12345.6), rounded(82.54)
     ('12,300', '82.5')
@@ -210,23 +215,23 @@ def rounded(value: float) -> str:
 _TIMES = {"time": pl.Float64, "observed": pl.Boolean, "diverged": pl.Boolean, "before": pl.Float64}
 
 
-def _times(published: Published, own: Results) -> pl.DataFrame:
-    """One row per run, in their order."""
-    states = own.runs.select("run", "state", "step")
+def _times(published: Published, results: Results) -> pl.DataFrame:
+    """Times of our runs, one row per run, in their order."""
+    states = results.runs.select("run", "state", "step")
     column = published.column.removeprefix("t_")
     direction = "at most" if published.at_most else "at least"
-    found = time_to(own.curves, column, published.threshold, direction, states)  # type: ignore[arg-type]
-    found = states.join(found.drop("state"), on="run", how="left", maintain_order="left")
+    times = time_to(results.curves, column, published.threshold, direction, states)  # type: ignore[arg-type]
+    times = states.join(times.drop("state"), on="run", how="left", maintain_order="left")
     lost = pl.col("state") == "diverged"
     if column != published.column:
-        best = own.extrema.select("run", pl.col(published.column).alias("best"))
-        found = found.join(best, on="run", how="left", maintain_order="left").with_columns(
+        best = results.extrema.select("run", pl.col(published.column).alias("best"))
+        times = times.join(best, on="run", how="left", maintain_order="left").with_columns(
             # of a run in training the best may still improve: no earlier than it is now
             pl.when(lost).then("step").when("observed").then("best").otherwise("time").alias("time"),
             pl.col("observed") & (pl.col("state") == "done"),
         )
-    evaluated = own.curves.select("run", pl.col("step").alias("before"))
-    before = found.select("run", "time").join(evaluated, on="run").filter(pl.col("before") < pl.col("time"))
-    found = found.join(before.group_by("run").agg(pl.col("before").max()), on="run", how="left", maintain_order="left")
-    found = found.with_columns(pl.col("before").fill_null(pl.col("time")), diverged=lost & ~pl.col("observed"))
-    return found.select(*_TIMES).cast({"time": pl.Float64, "before": pl.Float64})
+    evaluated = results.curves.select("run", pl.col("step").alias("before"))
+    before = times.select("run", "time").join(evaluated, on="run").filter(pl.col("before") < pl.col("time"))
+    times = times.join(before.group_by("run").agg(pl.col("before").max()), on="run", how="left", maintain_order="left")
+    times = times.with_columns(pl.col("before").fill_null(pl.col("time")), diverged=lost & ~pl.col("observed"))
+    return times.select(*_TIMES).cast({"time": pl.Float64, "before": pl.Float64})
