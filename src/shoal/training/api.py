@@ -48,27 +48,24 @@ def train(
 ) -> Records:
     """Train runs side by side and return their records in the lab.
 
-    Runs that are finished in the lab are not trained again; interrupted runs are resumed from their last flush,
-    together with their cohort. The rest are grouped into cohorts by the shapes of their tensors, and a cohort that
-    takes long is divided between the cores.
+    Runs that are finished in the lab are not trained again; interrupted runs are resumed from their last flush, with
+    their cohort. The rest form cohorts by the shapes of their tensors; one that takes long is divided between the cores.
 
     Args:
         specs: the runs, or one run.
         lab: the lab, or its folder, which is made if it does not exist.
         device: ``cpu`` or ``cuda``; CUDA where there is one, when not given.
         workers: number of cohorts that train at the same time, each in its own process; one per core, when not given.
-        threads: threads per new cohort; the cores divided by the workers, at most ``OMP_NUM_THREADS`` where that is
-            set, when not given.
-        engine: engine of new cohorts, one of ``compiled``, ``prefixes`` and ``plain`` (see :mod:`shoal.fast.engine`);
-            the fastest that supports them and is worth its start, when not given.
-        places: number of runs of a cohort that train side by side; as many as fit into half of the free memory, when
-            not given.
+        threads: threads per new cohort; the cores over the workers, at most ``OMP_NUM_THREADS``, when not given.
+        engine: ``compiled``, ``prefixes`` or ``plain`` (:mod:`shoal.fast.engine`), of new cohorts; the fastest that
+            supports them and is worth its start, when not given.
+        places: runs of a cohort that train side by side; as many as fit into half of the free memory, when not given.
         flush_seconds: longest time between two flushes, at most 30.
         metrics: further quantities to record at every evaluation of new runs, each a function of one member's
             parameters (by name) that returns a scalar tensor. Runs that the lab holds must have been trained with them;
             by name: a lab cannot tell one function from another that is registered under the same name later.
-        name: name of the run, or of a group of all where there are several; see :meth:`shoal.Lab.label`.
-        tag: words to find them by.
+        name: name of the run, or of a group of several; see :meth:`shoal.Lab.label`.
+        tag: words to find the runs by.
         note: free text about them.
         watch: callback with a snapshot of each cohort's progress; nothing is shown besides.
         say: callback with lines about the engines of new cohorts and the reasons, and about cohorts whose runs the lab
@@ -83,17 +80,16 @@ def train(
     """
     wanted = check_specs(specs)
     check_told(metrics, watch, say, progress)
-    on = check_execution(device, workers, threads, flush_seconds, engine, places)
-    _check_wanted(wanted, on, engine, metrics or {})
-    lab = lab if isinstance(lab, Lab) else Lab(lab)
-    with lab.labelling([spec.id for spec in wanted], name, tag, note):
-        work = arrange(wanted, lab, on, workers, threads, engine, metrics or {}, say)
-        begun, taken = _begin(lab, work.new, on, work.threads, engine, metrics or (), say)
-    how = Execution(on, flush_seconds, metrics or {}, places, places_of(wanted))
-    folders = [*work.going_on, *begun]
+    on, metrics = check_execution(device, workers, threads, flush_seconds, engine, places), metrics or {}
+    _check_wanted(wanted, on, engine, metrics)
+    lab, runs = lab if isinstance(lab, Lab) else Lab(lab), [spec.id for spec in wanted]
+    with lab.labelling(runs, name, tag, note):
+        work = arrange(wanted, lab, on, workers, threads, engine, metrics, say)
+        begun, taken = _begin(lab, work.new, on, work.threads, engine, metrics, say)
+    how, folders = Execution(on, flush_seconds, metrics, places, places_of(wanted)), [*work.going_on, *begun]
     with watching(watch, progress, _members(folders), len(wanted)) as callback:
         _finish(folders, work.workers, how, callback, [*work.damaged, *taken])
-    return _left(lab, [spec.id for spec in wanted])
+    return _left(lab, runs)
 
 
 def _left(lab: Lab, runs: Iterable[str]) -> Records:
