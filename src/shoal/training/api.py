@@ -49,13 +49,13 @@ def train(
     """Train runs side by side and return their records in the lab.
 
     Runs that are finished in the lab are not trained again; interrupted runs are resumed from their last flush, with
-    their cohort. The rest form cohorts by the shapes of their tensors; one that takes long is divided between the cores.
+    their cohort. The rest form cohorts by the shapes of their tensors; a long one is divided between the cores.
 
     Args:
         specs: the runs, or one run.
         lab: the lab, or its folder, which is made if it does not exist.
         device: ``cpu`` or ``cuda``; CUDA where there is one, when not given.
-        workers: number of cohorts that train at the same time, each in its own process; one per core, when not given.
+        workers: cohorts that train at the same time, each in its own process; one per core, when not given.
         threads: threads per new cohort; the cores over the workers, at most ``OMP_NUM_THREADS``, when not given.
         engine: ``compiled``, ``prefixes`` or ``plain`` (:mod:`shoal.fast.engine`), of new cohorts; the fastest that
             supports them and is worth its start, when not given.
@@ -68,10 +68,9 @@ def train(
         tag: words to find the runs by.
         note: free text about them.
         watch: callback with a snapshot of each cohort's progress; nothing is shown besides.
-        say: callback with lines about the engines of new cohorts and the reasons, and about cohorts whose runs the lab
-            cannot read: their runs count as new, unless the same cohort is asked for, which is refused.
-        progress: one line that is updated. None shows it in a notebook and on a terminal and nowhere else, True in a
-            file or a pipe too, as lines now and then, False never.
+        say: callback with lines about the engines of new cohorts, and about cohorts whose runs the lab cannot read and
+            that count as new, unless the same cohort is asked for, which is refused.
+        progress: one line that is updated: None in notebooks and terminals alone, True also in files, False never.
 
     Raises:
         Interrupted: stopped by Ctrl-C or SIGTERM; everything is flushed, and the same call resumes it.
