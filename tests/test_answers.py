@@ -6,6 +6,7 @@ import pytest
 
 import shoal
 from shoal.analysis import at_least, decompose, first_step_at_least
+from shoal.measures import EQUATIONS
 from shoal.report import survival_table
 from shoal.report.factorial import factorial_test
 from shoal.report.panels import Axis
@@ -197,6 +198,8 @@ def test_whole_settings_are_drawn_again():
 
 class Told:
     """Results of runs whose extrema, curves and settings are given."""
+
+    measures, settings = EQUATIONS, ()
 
     def __init__(self, extrema=None, curves=None, specs=None):
         self.extrema, self.curves, self.specs = extrema, curves, specs or {}

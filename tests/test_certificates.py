@@ -26,7 +26,7 @@ def test_the_worst_of_all_cohorts_is_in_the_sentence_and_each_is_in_the_table():
         ("b", ["20", "1", "50", "1e-06", "0.004", "2e-05"]),
     ]
     assert len(table.header) == 7
-    assert "which may be runs of other studies too" in table.caption
+    assert "some of which may be of other studies" in table.caption
 
 
 def test_what_was_not_recorded_or_not_certified_is_no_number():

@@ -1,5 +1,6 @@
 """The GPU's kernels without a GPU: what they compute, in Triton's interpreter, and that they compile for one."""
 
+import hashlib
 import os
 import subprocess
 import sys
@@ -190,3 +191,13 @@ def test_the_kernels_compile_for_a_gpu(capability, tmp_path):
     assert done.returncode == 0, done.stderr
     compiled = done.stdout.split()
     assert len(compiled) == 12 and "attend_keys" in compiled
+
+
+def test_the_checksum_of_the_kernels_is_of_their_files(monkeypatch, tmp_path):
+    nothing = hashlib.sha256(b"").hexdigest()[:16]
+    assert fused._source() != nothing
+    monkeypatch.setattr(fused, "__file__", str(tmp_path / "fused.py"))
+    (tmp_path / "gpu").mkdir()
+    assert fused._source() == nothing
+    (tmp_path / "gpu" / "kernels.py").write_text("x = 1\n")
+    assert fused._source() == hashlib.sha256(b"x = 1\n").hexdigest()[:16]

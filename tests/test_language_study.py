@@ -272,7 +272,7 @@ def test_the_study_runs_from_the_command_line(text, tmp_path, capsys):
 def test_all_studies_are_those_that_need_nothing_more(tmp_path, capsys, monkeypatch):
     asked = {}
 
-    def run_studies(studies, form, path, execution):
+    def run_studies(studies, form, path, execution, is_dry):
         asked.update(studies)
         return 0
 

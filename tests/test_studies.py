@@ -64,7 +64,7 @@ def lab(tmp_path_factory):
     """Tiny runs of every study, in one lab."""
     path = tmp_path_factory.mktemp("studies") / "lab"
     specs = dict.fromkeys(spec for name, study in EVERY.items() for spec in form_of(name).specs(study))
-    return shoal.train(specs, path, workers=1)
+    return shoal.train(list(specs), path, workers=1)
 
 
 def form_of(name):

@@ -73,5 +73,5 @@ def _on_gpu(device: torch.device) -> FusedKernels:
 
 def _source() -> str:
     """Checksum of the kernels for a GPU."""
-    files = sorted(Path(__file__).with_name("GPU").glob("*.py"))
+    files = sorted(Path(__file__).with_name("gpu").glob("*.py"))
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:16]
