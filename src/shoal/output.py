@@ -1,8 +1,8 @@
-"""What is printed, on streams that cannot end a command.
+"""Printing on streams that cannot end a command.
 
 A full disk behind a log, a reader that has left (``| head``), a stream that was closed and an encoding that lacks a
-sign are no reason to stop training. Signs that are lacking are spelled; what cannot be written is counted, so that it
-can be said at the end.
+character are no reason to stop training. Characters that an encoding lacks are spelled out; lines that cannot be
+written are counted, so that a command can report their number at its end.
 """
 
 import errno
@@ -70,12 +70,12 @@ def notebook_display() -> Any | None:
 
 
 class Output(io.TextIOBase):
-    """A stream that takes everything, and knows how many lines of it could not be written.
+    """Stream that takes all text, and counts the lines that could not be written.
 
     Attributes:
         lost: lines that could not be written.
-        why: what the system said of the last of them.
-        again: how what was lost can be seen, where it is worth saying.
+        why: the error of the last of them.
+        again: a way to see lost lines again, in words; empty where it is not worth mention.
     """
 
     def __init__(self, stream: TextIO | None) -> None:
@@ -92,17 +92,17 @@ class Output(io.TextIOBase):
 
     @property
     def encoding(self) -> str:  # type: ignore[override]
-        """Of the stream beneath."""
+        """Encoding of the stream beneath."""
         return getattr(self._stream, "encoding", None) or "utf-8"
 
     @property
     def errors(self) -> str:  # type: ignore[override]
-        """What the stream beneath does with a sign that it lacks."""
+        """Error handling of the stream beneath for characters that its encoding lacks."""
         return getattr(self._stream, "errors", None) or "strict"
 
     @property
     def is_unread(self) -> bool:
-        """Whether what was lost was lost because nobody reads this stream any more."""
+        """Return True if lines were lost because nobody reads this stream any more."""
         return self.why is not None and self.why.errno in _NOBODY
 
     def writable(self) -> bool:
@@ -121,12 +121,12 @@ class Output(io.TextIOBase):
 
     def write(self, text: str) -> int:
         """Write, or count what cannot be written."""
-        said = spelled(text, self.encoding, self.errors)
+        encodable = spelled(text, self.encoding, self.errors)
         try:
             if self._descriptor is not None:
-                _write(self._descriptor, said.encode(self.encoding, self.errors))
+                _write(self._descriptor, encodable.encode(self.encoding, self.errors))
             elif self._stream is not None:
-                self._stream.write(said)
+                self._stream.write(encodable)
             else:
                 raise OSError(errno.EBADF, "it is closed")
         except (OSError, ValueError) as error:
@@ -136,7 +136,7 @@ class Output(io.TextIOBase):
 
 
 def _write(descriptor: int, data: bytes) -> None:
-    """All of it, past the buffers of Python, which would try what failed again when the process ends."""
+    """Write all bytes, past the buffers of Python, which would try again at the end of the process what failed."""
     while data:
         try:
             data = data[os.write(descriptor, data) :]
@@ -146,7 +146,7 @@ def _write(descriptor: int, data: bytes) -> None:
 
 
 def seen_again(how: str) -> None:
-    """Note how what a command prints can be seen again, should it be lost."""
+    """Note a way to see a command's output again, should lines of it be lost."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, Output):
             stream.again = how
