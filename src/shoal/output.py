@@ -27,7 +27,7 @@ _SPELLED |= {"α": "alpha", "β": "beta", "γ": "gamma", "λ": "lambda", "μ": "
 
 
 def spelled(text: str, encoding: str, errors: str = "strict") -> str:
-    r"""The text, with signs that an encoding lacks as text that it has: ours by a name, others by their number.
+    r"""Text in which characters that an encoding lacks are spelled out: shoal's own by a name, others by their number.
 
     >>> spelled("Δt(A) ≥ 1,250 ± 3 é", "latin-1"), spelled("Δt(A) ≥ 1,250 ± 3 é", "ascii")
     ('dt(A) >= 1,250 ± 3 é', 'dt(A) >= 1,250 +/- 3 \\xe9')
@@ -42,12 +42,12 @@ def _spelling(sign: str) -> str:
 
 
 def say(line: str = "") -> None:
-    """Print a line of which parts may be someone else's, such as a lab's: it stays one, and steers no terminal."""
+    """Print one line, with control characters replaced, since parts of it may be someone else's, such as a lab's."""
     print(printable(line))
 
 
 def readable(text: str) -> str:
-    """The text as standard output can show it; known before it is laid out in columns."""
+    """Text as standard output can show it, for its width to be known before it is laid out in columns."""
     encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
     return spelled(text, encoding, getattr(sys.stdout, "errors", None) or "strict")
 
@@ -120,7 +120,7 @@ class Output(io.TextIOBase):
         return self._descriptor
 
     def write(self, text: str) -> int:
-        """Write, or count what cannot be written."""
+        """Write text, or count the lines that cannot be written."""
         encodable = spelled(text, self.encoding, self.errors)
         try:
             if self._descriptor is not None:

@@ -95,7 +95,7 @@ class CohortFolder(Folder):
         return artifacts
 
     def check_kept(self, spec: RunSpec) -> None:
-        """Raise :class:`LabError` where the task of a run would keep something else now than when it was begun.
+        """Raise :class:`LabError` where the task of a run would make other artifacts now than when it was begun.
 
         Its data can be the same and read otherwise, such as by another version of a library that learns a tokenizer.
         """
@@ -281,7 +281,7 @@ class CohortFolder(Folder):
         return state, json.loads(metadata["where"]), counted
 
     def finish(self) -> None:
-        """Remove checkpoint and files set aside, once the status says that every member is done or diverged.
+        """Remove the checkpoint, and files set aside that were measured again, once every member is done or diverged.
 
         Raises:
             LabError: files were set aside, and the metrics that are to hold the same are damaged.

@@ -1,4 +1,4 @@
-"""Damage to a cohort's record, of all its runs: reported before numbers are shown, not only up to the first."""
+"""Damage to a cohort's record: all of it is reported, before any number is shown."""
 
 from collections.abc import Mapping
 from typing import Any

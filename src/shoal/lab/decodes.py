@@ -95,7 +95,7 @@ class Decodes:
     # hypotheses
 
     def there(self) -> list[str]:
-        """Ids of whatever has a note."""
+        """Ids of the decodes that have a note."""
         names = [name.removesuffix(".json") for name in names_in(self.path) if name.endswith(".json")]
         return [name for name in names if _NAME.fullmatch(name)]
 

@@ -1,4 +1,4 @@
-"""Deletion of runs. Whatever ends it, at whichever moment, every other run is in the lab, whole and once.
+"""Deletion of runs, after which every other run is in the lab, whole and once, at whichever moment it is ended.
 
 A cohort all of whose runs go is moved out of ``cohorts`` in one step and then removed. Of one of which some stay the
 rest becomes a cohort of its own (``splitting.py``): made in the folder ``deleting``, moved beside the old one, where it
@@ -126,7 +126,7 @@ def _delete_of(lab: Path, cut: Cut) -> None:
 
 
 def _vacate(lab: Path, target: CohortFolder) -> None:
-    """Remove what a killed deletion left in the place of a cohort; :class:`LabError` where a cohort is there."""
+    """Remove files that a killed deletion left in the place of a cohort; :class:`LabError` where a cohort is there."""
     if not is_there(target.path):
         return
     if target.contents() and not is_pending(target):

@@ -44,7 +44,7 @@ def read(path: Path, most: int) -> bytes:
 
 
 def check_own(paths: Iterable[Path]) -> None:
-    """Raise :class:`LabError` where one is a link: a file written or removed there would be elsewhere.
+    """Raise :class:`LabError` where one of the paths is a link: a file written or removed there would be elsewhere.
 
     The lab itself may lie behind a link, nothing in it does.
     """

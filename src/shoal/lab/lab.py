@@ -1,4 +1,4 @@
-"""A lab: a folder that keeps runs. Append-only, safe to read while it is written."""
+"""Lab: a folder that keeps runs; append-only, and safe to read while it is written."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -24,7 +24,7 @@ PARTS = (MARK, "cohorts", "studies", "reports", "labels", "aside", DELETING, DEL
 
 
 class Lab:
-    """Runs by their ids, wherever in the folder they are.
+    """Lab of runs, which are found by their ids wherever in the folder they are.
 
     >>> Lab("no-such-folder").runs()
     []
@@ -290,7 +290,7 @@ class Lab:
 
 
 def check_mark(path: Path) -> int:
-    """The format that a ``shoal-lab.json`` says; :class:`LabError` for one that this shoal cannot read."""
+    """Format in a ``shoal-lab.json``; :class:`LabError` for one that this shoal cannot read."""
     content = read_json(path)
     version = content.get("format") if isinstance(content, dict) else None
     if not isinstance(version, int) or version > FORMAT:

@@ -49,7 +49,7 @@ def rename(folder: CohortFolder) -> str:
 
 
 def finish(folder: CohortFolder) -> str:
-    """Remove what a trainer was to remove in the end; raises as :func:`held` and :meth:`CohortFolder.finish` do."""
+    """Remove files that a trainer was to remove; raises as :func:`held` and :meth:`CohortFolder.finish` do."""
     with folder.training(wait=0.0):
         if not folder.is_finished() or not folder.has_checkpoint():
             return ""

@@ -26,7 +26,7 @@ class Parts:
         self.path = path
 
     def there(self) -> list[str]:
-        """Names of whatever may be taken for a file of metrics, in order."""
+        """Names of all that may be files of metrics, in order."""
         return [name for name in names_in(self.path) if name[:1].isdigit() and name.endswith(".parquet")]
 
     def write(self, number: int, frame: pl.DataFrame) -> str:
@@ -71,7 +71,7 @@ class Parts:
             raise LabError(f"{self.path / name} is missing") from None
 
     def _read(self, name: str, measured: Collection[str], dropped: bool) -> pl.DataFrame | None:
-        """One file; None where it was dropped by a resumed trainer since it was looked for, if that may have been."""
+        """Rows of one file; None where a resumed trainer may have dropped it (``dropped``) and it is gone."""
         try:
             return self.read_one(name, measured)
         except LabError:

@@ -99,7 +99,7 @@ class DecodeRecords(LabelRecords):
         return {run: answers_of[run] for run in records.ids}
 
     def decodes(self, name: str | None = None) -> list[Decode]:
-        """The hypotheses that were kept of these runs, in the order of the runs; perhaps those of one name alone.
+        """The hypotheses that were kept of these runs, in the order of the runs; only those of a name if given.
 
         Damaged ones are left out, and :meth:`damaged_decodes` names them.
         """

@@ -30,7 +30,7 @@ STATES = ("waiting", "running", "interrupted", "done", "diverged", "damaged")
 
 
 class Records(DecodeRecords, RecordViews):
-    """The runs of a request, in its order. Everything is read from the lab when asked for; see :meth:`snapshot`."""
+    """Records of the runs of a request, in its order; files are read at each call, but see :meth:`snapshot`."""
 
     def __init__(self, folders: Mapping[str, CohortFolder]) -> None:
         super().__init__(folders)
@@ -61,7 +61,7 @@ class Records(DecodeRecords, RecordViews):
         return self._restored[folder.path]
 
     def snapshot(self) -> "Records":
-        """Records of the same runs as they stand now: all that is read of them later is of this moment, but for models.
+        """Records of the same runs as they stand now: all files read later, but models, are of this moment.
 
         Results of several readings, such as reports, are made from it, since runs may be training meanwhile.
         """
@@ -74,7 +74,7 @@ class Records(DecodeRecords, RecordViews):
         return snapshot
 
     def _settings(self) -> dict[str, dict[str, Any]]:
-        """Each run's settings as cells of a table, as they stand in the lab: checking them again would take longest."""
+        """Settings of each run as cells of a table, unchecked, as they stand in the lab: a check would take longest."""
         return {
             member["run"]: {name: as_cell(value) for name, value in _every(member["spec"]).items()}
             for folder in self.cohorts()
@@ -141,7 +141,7 @@ class Records(DecodeRecords, RecordViews):
         group: str | Iterable[str] | None = None,
         **values: Any,
     ) -> "Records":
-        """Those of the runs that have these settings, given as to :func:`shoal.grid`, and are in one of these states,
+        """Records of the runs that have these settings, given as to :func:`shoal.grid`, and are in one of these states,
         have one of these tags and are in one of these groups.
 
         A damaged run has the state ``damaged``; with a state all metrics are read.
@@ -180,7 +180,7 @@ class Records(DecodeRecords, RecordViews):
         return {run: damage[run] for run in self.ids if run in damage}
 
     def foreign(self) -> dict[str, str]:
-        """Reason why a run, though whole, has no spec here, by run: to its version of shoal the settings meant another.
+        """Reason why a run, though whole, has no spec here, by run: another version of shoal trained it otherwise.
 
         Nothing from outside of shoal is imported for this: of runs whose task, model or optimizer is not loaded here
         only the version is looked at, and what they measured can be shown all the same.
@@ -197,11 +197,11 @@ class Records(DecodeRecords, RecordViews):
         return reasons
 
     def without(self, runs: Container[str]) -> "Records":
-        """The other runs."""
+        """Records of the other runs."""
         return self.chosen(run for run in self._folders if run not in runs)
 
     def whole(self) -> tuple["Records", dict[str, str]]:
-        """The runs that are not damaged and have specs, and a line about each other one.
+        """Records of the runs that are not damaged and have specs, and a line about each other run.
 
         Raises:
             LabError: there is something wrong with every run.
@@ -298,7 +298,7 @@ class Records(DecodeRecords, RecordViews):
         return self._folders[self.find(run)].kept()
 
     def beside(self) -> list[str]:
-        """Baselines to see these results beside, as their tasks name them: lines, each once."""
+        """Reference values to show beside these results, such as baselines, by their tasks: lines, each once."""
         lines = [line for folder in self.cohorts() for line in told_of(folder, "beside", [])]
         return list(dict.fromkeys(lines))
 
@@ -339,7 +339,7 @@ class Records(DecodeRecords, RecordViews):
 
 
 def _every(dump: Mapping[str, Any]) -> dict[str, Any]:
-    """Every setting; one that is younger than the record has its default."""
+    """Every setting of a dump; one that is younger than the record has its default."""
     usual, _ = defaults(dump.get("task", USUAL["task"]), dump["model"], dump["optimizer"])
     recorded = {name: value for name, value in dump.items() if value is not None or name in usual}
     return {"task": USUAL["task"], **recorded, **{name: value for name, value in usual.items() if name not in recorded}}

@@ -53,7 +53,7 @@ def bytes_of_runs(folder: CohortFolder) -> dict[str, dict[str, int]]:
 
 
 def bytes_beside(lab: Path) -> dict[str, int]:
-    """Bytes of what a lab holds beside its cohorts, by name: each page of ``reports``, ``studies``, ``labels`` ….
+    """Bytes of files and folders beside the cohorts, by name: each page of ``reports``, ``studies``, ``labels`` ….
 
     >>> bytes_beside(Path("no-such-folder"))
     {}

@@ -52,7 +52,7 @@ class CohortSnapshot(CohortFolder):
 
 
 def _brought_up(status: dict[str, Any], metrics: pl.DataFrame) -> dict[str, Any]:
-    """The status with members that are not finished where their last rows are."""
+    """Status in which members that are not finished are at the step of their last rows."""
     last = dict(metrics.group_by("run").agg(pl.col("step").max()).iter_rows())
     members = {
         run: member if member["state"] in FINISHED else {**member, "step": max(member["step"], last.get(run, 0))}

@@ -34,7 +34,7 @@ class Survey:
 
 
 def survey(path: Path) -> Survey:
-    """Look at every cohort of the lab at ``path``; one that cannot be read is told of and hides no other."""
+    """Look at every cohort of the lab at ``path``; one that cannot be read becomes a line and hides no other."""
     return settled(path, lambda: _survey(path))
 
 

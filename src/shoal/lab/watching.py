@@ -30,7 +30,7 @@ FRESH = 60.0  # seconds since a flush within which a cohort is taken to be train
 
 @dataclass(frozen=True)
 class SeenRun:
-    """A run: its settings as they stand in the lab, where it stands, and its last step."""
+    """Run at one moment: its settings as they stand in the lab, its state, and its last step."""
 
     run: str
     state: str

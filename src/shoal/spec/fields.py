@@ -120,7 +120,7 @@ def setting(
 
 
 def choice(default: str | None, description: str, choices: Iterable[str], **marks: Any) -> Any:
-    """A field with one of some names."""
+    """Field of a setting whose values are names."""
     return setting(default, description, f"one of {' '.join(choices)}", choices, **marks)
 
 
@@ -144,7 +144,7 @@ def check_choice(kind: type[BaseModel], name: str, value: Any) -> None:
 
 
 def check_counts(settings: BaseModel) -> None:
-    """Raise :class:`UserError` for an integer that nothing could count to."""
+    """Raise :class:`UserError` for an integer, other than a seed, above :data:`LARGEST`."""
     for name in type(settings).model_fields:
         value = getattr(settings, name)
         if isinstance(value, int) and value > LARGEST and extra(type(settings), name)["allowed"] != SEED["allowed"]:
@@ -220,7 +220,7 @@ _UNSAID: dict[str, Any] = {
 
 
 def _orders(value: Any) -> Any:
-    """``2``, ``"2,3"`` and ``[3, 2]`` all become a sorted tuple."""
+    """Sorted tuple of orders given as ``2``, ``"2,3"`` or ``[3, 2]``."""
     if isinstance(value, str):
         value = value.split(",")
     orders = list(value) if isinstance(value, Iterable) else [value]
@@ -230,7 +230,7 @@ def _orders(value: Any) -> Any:
 
 
 def _period(value: Any) -> Any:
-    """Infinity, which the practical uses for "never", becomes None."""
+    """Period of steps; None for infinity, which the practical uses for "never"."""
     return None if value in (math.inf, "inf") else value
 
 

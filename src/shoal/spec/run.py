@@ -1,4 +1,4 @@
-"""The settings of all parts of a run as one value with a name of its own."""
+"""Spec of a run: the settings of all its parts as one value, with an id."""
 
 from collections.abc import Iterator, Mapping
 from functools import cache, cached_property
@@ -172,7 +172,7 @@ class RunSpec:
             yield from type(part).model_fields
 
     def get(self, name: str, default: Any = None) -> Any:
-        """A setting that perhaps none of its parts has."""
+        """Value of a setting, or the default where none of its parts has it."""
         return getattr(self, name, default)
 
     @cached_property
@@ -213,7 +213,7 @@ class RunSpec:
     def restored(cls, dump: Mapping[str, Any]) -> "RunSpec":
         """The spec of a :meth:`dump`; settings that were derived from others are derived again.
 
-        A grid over a spec read from a lab so varies the seeds that follow ``seed``, as it would have at first. A run on
+        So a grid over a spec from a lab varies the seeds that follow ``seed``, as it would have at first. A run on
         record can be read, also where it would be refused as a new one: equations that contradict each other, or
         numbers that float32 does not hold. No file is read for it: settings that were derived from files are on record,
         too. They are derived again for the runs that are made from it, as are those that its task suggested.
@@ -320,7 +320,7 @@ def _as_suggested(given: Mapping[str, Any], classes: Mapping[str, type[Part]]) -
 
 
 def _made(kind: type[Part], asked: Mapping[str, Any]) -> Part:
-    """A part; the runs of a grid share those in which they do not differ, unless it hangs on files."""
+    """A part; the runs of a grid share those in which they do not differ, unless it depends on files."""
     if kind.reads_files:
         return _new(kind, asked)
     key = (kind, *((name, type(value), value) for name, value in asked.items()))  # 1, 1.0 and True are equal
