@@ -1,8 +1,8 @@
-"""What is printed, on streams that cannot end a command.
+"""Printing on streams that cannot end a command.
 
 A full disk behind a log, a reader that has left (``| head``), a stream that was closed and an encoding that lacks a
-sign are no reason to stop training. Signs that are lacking are spelled; what cannot be written is counted, so that it
-can be said at the end.
+character are no reason to stop training. Characters that an encoding lacks are spelled out; lines that cannot be
+written are counted, so that a command can report their number at its end.
 """
 
 import errno
@@ -27,7 +27,7 @@ _SPELLED |= {"α": "alpha", "β": "beta", "γ": "gamma", "λ": "lambda", "μ": "
 
 
 def spelled(text: str, encoding: str, errors: str = "strict") -> str:
-    r"""The text, with signs that an encoding lacks as text that it has: ours by a name, others by their number.
+    r"""Text in which characters that an encoding lacks are spelled out: shoal's own by a name, others by their number.
 
     >>> spelled("Δt(A) ≥ 1,250 ± 3 é", "latin-1"), spelled("Δt(A) ≥ 1,250 ± 3 é", "ascii")
     ('dt(A) >= 1,250 ± 3 é', 'dt(A) >= 1,250 +/- 3 \\xe9')
@@ -42,12 +42,12 @@ def _spelling(sign: str) -> str:
 
 
 def say(line: str = "") -> None:
-    """Print a line of which parts may be someone else's, such as a lab's: it stays one, and steers no terminal."""
+    """Print one line, with control characters replaced, since parts of it may be someone else's, such as a lab's."""
     print(printable(line))
 
 
 def readable(text: str) -> str:
-    """The text as standard output can show it; known before it is laid out in columns."""
+    """Text as standard output can show it, for its width to be known before it is laid out in columns."""
     encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
     return spelled(text, encoding, getattr(sys.stdout, "errors", None) or "strict")
 
@@ -70,12 +70,12 @@ def notebook_display() -> Any | None:
 
 
 class Output(io.TextIOBase):
-    """A stream that takes everything, and knows how many lines of it could not be written.
+    """Stream that takes all text, and counts the lines that could not be written.
 
     Attributes:
         lost: lines that could not be written.
-        why: what the system said of the last of them.
-        again: how what was lost can be seen, where it is worth saying.
+        why: the error of the last of them.
+        again: a way to see lost lines again, in words; empty where it is not worth mention.
     """
 
     def __init__(self, stream: TextIO | None) -> None:
@@ -92,17 +92,17 @@ class Output(io.TextIOBase):
 
     @property
     def encoding(self) -> str:  # type: ignore[override]
-        """Of the stream beneath."""
+        """Encoding of the stream beneath."""
         return getattr(self._stream, "encoding", None) or "utf-8"
 
     @property
     def errors(self) -> str:  # type: ignore[override]
-        """What the stream beneath does with a sign that it lacks."""
+        """Error handling of the stream beneath for characters that its encoding lacks."""
         return getattr(self._stream, "errors", None) or "strict"
 
     @property
     def is_unread(self) -> bool:
-        """Whether what was lost was lost because nobody reads this stream any more."""
+        """Return True if lines were lost because nobody reads this stream any more."""
         return self.why is not None and self.why.errno in _NOBODY
 
     def writable(self) -> bool:
@@ -120,13 +120,13 @@ class Output(io.TextIOBase):
         return self._descriptor
 
     def write(self, text: str) -> int:
-        """Write, or count what cannot be written."""
-        said = spelled(text, self.encoding, self.errors)
+        """Write text, or count the lines that cannot be written."""
+        encodable = spelled(text, self.encoding, self.errors)
         try:
             if self._descriptor is not None:
-                _write(self._descriptor, said.encode(self.encoding, self.errors))
+                _write(self._descriptor, encodable.encode(self.encoding, self.errors))
             elif self._stream is not None:
-                self._stream.write(said)
+                self._stream.write(encodable)
             else:
                 raise OSError(errno.EBADF, "it is closed")
         except (OSError, ValueError) as error:
@@ -136,7 +136,7 @@ class Output(io.TextIOBase):
 
 
 def _write(descriptor: int, data: bytes) -> None:
-    """All of it, past the buffers of Python, which would try what failed again when the process ends."""
+    """Write all bytes, past the buffers of Python, which would try again at the end of the process what failed."""
     while data:
         try:
             data = data[os.write(descriptor, data) :]
@@ -146,7 +146,7 @@ def _write(descriptor: int, data: bytes) -> None:
 
 
 def seen_again(how: str) -> None:
-    """Note how what a command prints can be seen again, should it be lost."""
+    """Note a way to see a command's output again, should lines of it be lost."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, Output):
             stream.again = how

@@ -1,4 +1,4 @@
-"""What is kept: specs, metrics, checkpoints; append-only, safe to read while it is written."""
+"""Lab: a folder of specs, metrics and checkpoints; append-only, and safe to read while it is written."""
 
 import importlib
 from typing import TYPE_CHECKING, Any
@@ -13,7 +13,7 @@ __all__ = ["Lab", "Records", "Run", "get_all_checkpoints", "get_all_checkpoints_
 
 
 def __getattr__(name: str) -> Any:
-    """Loaded when asked for: a module of this package is often wanted without the others."""
+    """Load a public name when asked for: a module of this package is often wanted without the others."""
     if name not in __all__:
         raise AttributeError(f"module 'shoal.lab' has no attribute {name!r}")
     home = {"Lab": "lab", "Records": "records", "Run": "record_views"}.get(name, "practical")

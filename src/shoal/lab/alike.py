@@ -20,7 +20,7 @@ class Alike:
     Attributes:
         models: by run.
         spec: of the first.
-        kept: what their tasks keep of what was asked for, read.
+        kept: the artifact that their tasks keep under the name asked for, parsed.
     """
 
     models: "dict[str, nn.Module]"
@@ -35,10 +35,10 @@ def models_by_shape(
 
     Args:
         records: of the runs.
-        what: in what their tasks keep, what they must have in common.
-        read: makes of that what it stands for, or raises :class:`LabError`.
+        what: name of the artifact that their tasks keep and that they must have in common, such as ``codec``.
+        read: function that parses it, or raises :class:`LabError`.
         step: of the models; the last that was kept when not given, or ``best``.
-        average: how many kept models a model is the mean of.
+        average: number of kept models that a model is the mean of.
 
     Raises:
         UserError: a model is not there.
@@ -48,18 +48,18 @@ def models_by_shape(
         folder.check_sources()
     groups: list[tuple[Any, Alike]] = []
     for run, spec in records.specs.items():
-        model, kept = records.model(run, step, average=average), records.kept(run).get(what)
+        model, artifact = records.model(run, step, average=average), records.kept(run).get(what)
         # Heads and positions, for example, change what a model computes and none of its shapes.
         settings = {name: value for name, value in spec.model_part.as_json.items() if name not in _UNSEEN}
         shape = {name: p.shape for name, p in model.named_parameters()}
-        own = (spec.names["model"], settings, spec.sizes(), shape, kept)
+        key = (spec.names["model"], settings, spec.sizes(), shape, artifact)
         for known, group in groups:
-            if known == own and _same_buffers(model, next(iter(group.models.values()))):
+            if known == key and _same_buffers(model, next(iter(group.models.values()))):
                 group.models[run] = model
                 break
         else:
             with records.cohort_of(run).with_way_out():
-                groups.append((own, Alike({run: model}, spec, read(kept))))
+                groups.append((key, Alike({run: model}, spec, read(artifact))))
     return [group for _, group in groups]
 
 

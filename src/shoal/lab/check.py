@@ -1,7 +1,8 @@
-"""Examining a lab like a database: every checksum, id and list is held to the files, and to each other.
+"""Examination of a lab, as of a database: every checksum, id and list is compared with the files, and with each other.
 
-What is in the way is never deleted but moved into the lab's folder ``aside``, and what is written again is what other
-files say too. Of finished runs goes what their trainer was to remove in the end, and was killed before it did.
+Files in the way are never deleted but moved into the lab's folder ``aside``, and a file is written again only where
+other files hold its content too. Of finished runs the files are removed that their trainer was to remove at the end,
+when it was killed before.
 """
 
 from collections.abc import Callable, Collection, Iterator
@@ -30,28 +31,28 @@ ROUNDS = 5  # of repairs, each of which can bring to light what the one before h
 
 
 def examine(path: Path) -> list[Finding]:
-    """Everything that is wrong with a lab, and what is good to know.
+    """Findings about a lab: its damage, and remarks.
 
     Raises:
         LabError: there is no lab, it is of a newer format, or one of its folders is a link, behind which is nothing of
             the lab.
     """
     check_own(path / name for name in PARTS)
-    found = list(_mark(path))
+    findings = list(_mark(path))
     for name in names_in(path / "cohorts"):
         folder = CohortFolder(path / "cohorts" / name)
         try:
-            own = [] if is_pending(folder) else [*_cohort(folder)]
+            of_cohort = [] if is_pending(folder) else [*_cohort(folder)]
         except LabError as error:
-            own = [Finding(str(error))]
-        found += own if is_there(folder.path) else []  # it was deleted meanwhile
+            of_cohort = [Finding(str(error))]
+        findings += of_cohort if is_there(folder.path) else []  # it was deleted meanwhile
     known = survey(path)
     labels = check_labels(path, known.index, not known.unknown)
-    return [*found, *settled(path, lambda: [*_copies(path)]), *_studies(path), *labels, *check_deletions(path)]
+    return [*findings, *settled(path, lambda: [*_copies(path)]), *_studies(path), *labels, *check_deletions(path)]
 
 
 def repair(path: Path) -> Iterator[str]:
-    """Mend what can be mended without losing anything; says what it did."""
+    """Mend damage where nothing is lost by it; yields a line for each change."""
     for _ in range(ROUNDS):
         mends = [finding.mend for finding in examine(path) if finding.mend is not None]
         if not mends:
@@ -75,7 +76,7 @@ def repair(path: Path) -> Iterator[str]:
 
 
 def _is_old(path: Path) -> bool:
-    """Whether a lab is of an earlier format; :class:`AccessError` where the system does not let that be read."""
+    """Return True if a lab is of an earlier format; :class:`AccessError` where the system does not let that be read."""
     try:
         return check_mark(path / MARK) < FORMAT
     except AccessError:
@@ -107,7 +108,7 @@ def _mark(path: Path) -> Iterator[Finding]:
 
 
 def _copies(path: Path) -> Iterator[Finding]:
-    """Cohorts of which runs are read from another, or that have another's name."""
+    """Findings about cohorts of which runs are read from another, or that have another's name."""
     index = survey(path).index
     for name in names_in(path / "cohorts"):
         folder = CohortFolder(path / "cohorts" / name)
@@ -141,7 +142,7 @@ def _studies(path: Path) -> Iterator[Finding]:
 
 
 def _notes(place: Path) -> list[Path]:
-    """What a study asked for, a file for each form in which it was run; an earlier version kept one for each study.
+    """Files of a study's notes, one for each form in which it was run; an earlier version kept one for each study.
 
     Raises:
         LabError: it is a link, or the system does not let it be listed.
@@ -170,8 +171,8 @@ def _note(path: Path, note: Path, known: Collection[str]) -> Iterator[Finding]:
     for some, why in ((deleted, "were deleted"), ([run for run in lost if run not in deleted], "no cohort holds")):
         if some:
             more = " …" if len(some) > 1 else ""
-            told = f"{note} asks for {len(some)} of {len(runs)} runs ({some[0]}{more}) that {why}; to train them, "
-            yield Finding(f"{told}run study {study} again", is_damage=some is not deleted)
+            line = f"{note} asks for {len(some)} of {len(runs)} runs ({some[0]}{more}) that {why}; to train them, "
+            yield Finding(f"{line}run study {study} again", is_damage=some is not deleted)
 
 
 # a cohort
@@ -199,15 +200,15 @@ def _cohort(folder: CohortFolder) -> Iterator[Finding]:
         mend = partial(held, folder, partial(replace, lab, folder.path / "cohort.json", write))
         yield Finding(str(error), mend if manifest is not None else None)
         return
-    found = [*_stand(folder), *_models(folder, runs), *_task(folder)]
-    yield from found
+    findings = [*_stand(folder), *_models(folder, runs), *_task(folder)]
+    yield from findings
     yield from _certificate(folder, runs)
     yield from check_decodes(folder, runs)
-    yield from _remains(folder, is_whole=not any(finding.is_damage for finding in found))
+    yield from _remains(folder, is_whole=not any(finding.is_damage for finding in findings))
 
 
 def _task(folder: CohortFolder) -> Iterator[Finding]:
-    """What the task keeps with its models; it is made again where the data are there, and give the same."""
+    """Finding about ``task.json``, which is written again where the data are there and give the same artifacts."""
     try:
         folder.kept()
     except AccessError as error:
@@ -234,7 +235,7 @@ def _certificate(folder: CohortFolder, runs: list[str]) -> Iterator[Finding]:
 
 
 def _remains(folder: CohortFolder, is_whole: bool) -> Iterator[Finding]:
-    """What is there for the trainer alone, which removes it in the end."""
+    """Findings about files that only the trainer needs, which it removes at the end."""
     if is_whole and folder.has_checkpoint() and folder.is_finished():
         yield Finding(
             f"{folder.checkpoint_path} is of runs that are all finished: their trainer was killed before it removed it",
@@ -251,7 +252,7 @@ def _remains(folder: CohortFolder, is_whole: bool) -> Iterator[Finding]:
 
 
 def _stand(folder: CohortFolder) -> Iterator[Finding]:
-    """Status, metrics and checkpoint, held to each other."""
+    """Findings about status, metrics and checkpoint, compared with each other."""
     try:
         if folder.is_loaded():
             folder.specs()
@@ -281,7 +282,7 @@ def _check_checkpoint(folder: CohortFolder) -> None:
 
 
 def _stand_again(folder: CohortFolder) -> list[Callable[[], str]]:
-    """What would make status and metrics agree again, and lose nothing; nothing where that is not known."""
+    """Mends by which status and metrics agree again and nothing is lost; empty where there are none."""
     lab, status_path = folder.path.parent.parent, folder.path / "status.json"
     try:
         status = folder.status()
@@ -299,7 +300,7 @@ def _stand_again(folder: CohortFolder) -> list[Callable[[], str]]:
 
 
 def _is_sure(folder: CohortFolder, status: dict[str, object]) -> bool:
-    """Whether no file beside those that a status lists can be of this record: all is done, or the checkpoint agrees."""
+    """Return True if the files that a status lists are all of its record: all has ended, or the checkpoint agrees."""
     if is_finished(status):
         return True
     try:
@@ -315,7 +316,7 @@ def _mend_stand(folder: CohortFolder) -> str:
 
 
 def _models(folder: CohortFolder, runs: list[str]) -> Iterator[Finding]:
-    """Every kept model, held to its checksum and to the run and step that it is kept for."""
+    """Findings about kept models, compared with their checksums and with the runs and steps that they are kept for."""
     lab, place = folder.path.parent.parent, folder.path / "models"
     for name in names_in(place):
         if name not in runs:

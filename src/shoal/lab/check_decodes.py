@@ -1,4 +1,4 @@
-"""Examining what models of a cohort wrote, and its scores."""
+"""Examination of the hypotheses of a cohort's models, and of their scores."""
 
 from collections.abc import Callable, Collection, Iterator
 from functools import partial
@@ -12,7 +12,7 @@ from shoal.lab.mends import held, move
 
 
 def check_decodes(folder: CohortFolder, runs: Collection[str]) -> Iterator[Finding]:
-    """Every file of hypotheses and of scores, held to its name, its checksum and its run."""
+    """Findings about files of hypotheses and of scores, compared with their names, checksums and runs."""
     decodes = folder.decodes
     places = [path for path in decodes.no_folders() if not path.is_symlink()]  # links are told of already
     yield from (Finding(f"{path} is damaged: it is not a folder", _away(folder, [path])) for path in places)
@@ -40,5 +40,5 @@ def check_decodes(folder: CohortFolder, runs: Collection[str]) -> Iterator[Findi
 
 
 def _away(folder: CohortFolder, files: Collection[Path]) -> Callable[[], str]:
-    """Moves them aside: what is there again later has the same names."""
+    """Mend that moves files aside: the same, made again later, have the same names."""
     return partial(held, folder, lambda: "; ".join(move(folder.path.parent.parent, path) for path in files))

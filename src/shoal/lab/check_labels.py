@@ -1,4 +1,4 @@
-"""Examination of labels, and of what killed deletions left."""
+"""Examination of labels, and of files that killed deletions left."""
 
 from collections.abc import Collection, Iterator
 from functools import partial

@@ -1,9 +1,9 @@
-"""The folder of one cohort: what was asked, what was measured, where training stands, and the models kept.
+"""Folder of one cohort: its specs, metrics, status, checkpoint and kept models.
 
     cohort.json              members and their specs, the threads and engine they train with; written once
-    task.json                what the task keeps with its models, such as a tokenizer
-    status.json              where each member stands, and the environment of every session that trained it
-    metrics/000000-SHA.parquet   what was measured up to the first flush, then 000001-…, one per flush
+    task.json                artifacts that the task keeps with its models, such as a tokenizer
+    status.json              state and step of each member, and the environment of every session that trained it
+    metrics/000000-SHA.parquet   measurements up to the first flush, then 000001-…, one per flush
     checkpoint.safetensors   all that exact resume needs, as of the last flush
     models/RUN/000010001.safetensors
     certificate.json         how far members trained alone deviate from the stack
@@ -46,12 +46,12 @@ def name_of_cohort(runs: Iterable[str]) -> str:
 
 
 def is_finished(status: Mapping[str, Any]) -> bool:
-    """Whether every member is done or diverged."""
+    """Return True if every member is done or diverged."""
     return all(member["state"] in FINISHED for member in status["members"].values())
 
 
 class CohortFolder(Folder):
-    """Reads and writes one cohort's folder."""
+    """Folder of one cohort, with its readers and writers."""
 
     def own_id(self) -> str:
         """The name that the folder was made with: a hash of its members in order. A copy has another."""
@@ -62,39 +62,40 @@ class CohortFolder(Folder):
     def create(
         self, specs: list[RunSpec], threads: int, metrics: Iterable[str] = (), engine: str = "plain", why: str = ""
     ) -> None:
-        """Write down the members in order, what is recorded of them besides, how they are computed and why so.
+        """Write ``cohort.json``: the members in order, further metrics, the threads and engine, and why that engine.
 
-        With what is needed to use their models without their data, and where parts come from that shoal does not ship.
+        With it go the artifacts by which the models are used without their data, in ``task.json``, and the sources of
+        parts that shoal does not ship.
         """
-        kept = dict(specs[0].task_part.kept())
+        artifacts = dict(specs[0].task_part.kept())
         try:
-            check_shape(self.path / "task.json", kept, Kept)
+            check_shape(self.path / "task.json", artifacts, Kept)
         except LabError as error:
             why_not = str(error).partition(" is damaged: ")[2]
             raise UserError(f"task {specs[0].task!r} cannot be trained: what it keeps is wrong: {why_not}") from None
         members = [{"run": spec.id, "spec": spec.dump()} for spec in specs]
-        how = {"threads": threads, "engine": engine, "why": why, **said_of(specs[0]), **keeping(kept)}
-        if kept:
-            write_json(self.path / "task.json", kept)
+        how = {"threads": threads, "engine": engine, "why": why, **said_of(specs[0]), **keeping(artifacts)}
+        if artifacts:
+            write_json(self.path / "task.json", artifacts)
         write_json(self.path / "cohort.json", {**how, "metrics": sorted(metrics), "members": members})
 
     def kept(self) -> dict[str, Any]:
-        """What the task keeps with its models; nothing of most tasks.
+        """Artifacts that the task keeps with its models, by name; none for most tasks.
 
         Raises:
             LabError: it is damaged or missing, or is not what the cohort was begun with.
         """
         wanted, path = self.manifest().get("keeps", {}), self.path / "task.json"
         with self.with_way_out():
-            kept = dict(read_json(path, Kept)) if wanted or is_there(path) else {}
-            if lacking := [name for name in wanted if name not in kept]:
+            artifacts = dict(read_json(path, Kept)) if wanted or is_there(path) else {}
+            if lacking := [name for name in wanted if name not in artifacts]:
                 raise LabError(f"{path} is damaged: it has no {lacking[0]}")
-            if other := others_than(wanted, kept):
+            if other := others_than(wanted, artifacts):
                 raise LabError(f"{path} is damaged: its {other[0]} is not the one that the cohort was begun with")
-        return kept
+        return artifacts
 
     def check_kept(self, spec: RunSpec) -> None:
-        """Raise :class:`LabError` where the task of a run would keep something else now than when it was begun.
+        """Raise :class:`LabError` where the task of a run would make other artifacts now than when it was begun.
 
         Its data can be the same and read otherwise, such as by another version of a library that learns a tokenizer.
         """
@@ -114,7 +115,7 @@ class CohortFolder(Folder):
         check_sources(self.manifest(), self.id)
 
     def check_free(self) -> None:
-        """Raise :class:`LabError` where there is something already: what is there would become someone else's."""
+        """Raise :class:`LabError` where the folder has content already, which would be taken for that of these runs."""
         with self.with_way_out():
             if self.contents():
                 raise LabError(f"these runs are in cohort {self.id}, whose cohort.json is damaged or missing")
@@ -148,7 +149,7 @@ class CohortFolder(Folder):
             raise LabError(f"{self.path / 'cohort.json'} is missing")
 
     def measures(self) -> Measures:
-        """What the task of its runs measures; of one from outside of shoal as the manifest says."""
+        """Measures of the runs' task; of a task from outside of shoal those that the manifest records."""
         return measures_of(self.manifest())
 
     def specs(self) -> list[RunSpec]:
@@ -160,13 +161,13 @@ class CohortFolder(Folder):
         return [spec_of(member, self.path / "cohort.json", self.way_out()) for member in self.manifest()["members"]]
 
     def is_loaded(self) -> bool:
-        """Whether :meth:`specs` imports nothing: every part is shoal's own, or its module is loaded already."""
+        """Return True if :meth:`specs` imports nothing: every part is shoal's own, or its module is loaded already."""
         return all(is_loaded(member["spec"]) for member in self.manifest()["members"])
 
     def check_versions(self) -> None:
         """Raise :class:`LabError` where settings mean something else than to the shoal that trained with them.
 
-        As :meth:`specs` does, without importing anything.
+        Unlike :meth:`specs` this imports nothing.
         """
         for member in self.manifest()["members"]:
             check_version(member)
@@ -174,7 +175,7 @@ class CohortFolder(Folder):
     # where it stands
 
     def status(self) -> dict[str, Any]:
-        """Where every member stands.
+        """Status of the cohort: state and step of every member, sessions, and files of metrics.
 
         Returns:
             ``members``: ``{run: {"state", "step"}}``, state waiting, running, done or diverged; ``sessions``; and
@@ -202,7 +203,7 @@ class CohortFolder(Folder):
         write_json(self.path / "status.json", status)
 
     def is_finished(self) -> bool:
-        """Whether every member is done or diverged."""
+        """Return True if every member is done or diverged."""
         return is_finished(self.status())
 
     # what was measured
@@ -213,7 +214,7 @@ class CohortFolder(Folder):
         return Parts(self.path / "metrics")
 
     def write_metrics(self, number: int, frame: pl.DataFrame) -> str:
-        """Write the rows of a flush, counted from 0; the name of their file."""
+        """Write the rows of a flush, counted from 0, and return the name of their file."""
         return self.parts.write(number, frame)
 
     def metrics(self) -> pl.DataFrame:
@@ -241,7 +242,7 @@ class CohortFolder(Folder):
     # what exact resume needs
 
     def has_checkpoint(self) -> bool:
-        """Whether there is anything to go on from."""
+        """Return True if there is a checkpoint to continue from."""
         return is_there(self.checkpoint_path)
 
     @property
@@ -249,7 +250,7 @@ class CohortFolder(Folder):
         return self.path / "checkpoint.safetensors"
 
     def save_checkpoint(self, state: "Mapping[str, Tensor]", where: Mapping[str, Any], parts: Sequence[str]) -> None:
-        """Everything as it stands after these files of metrics; ``where`` is any JSON."""
+        """Write the state after these files of metrics; ``where`` is any JSON."""
         from shoal.lab.tensors import save_tensors
 
         counted = {"parts": str(len(parts)), "metrics": json.dumps(list(parts))}
@@ -257,7 +258,7 @@ class CohortFolder(Folder):
         save_tensors(self.checkpoint_path, state, metadata | counted)
 
     def load_checkpoint(self) -> "tuple[dict[str, Tensor], dict[str, Any], list[str] | int] | None":
-        """State, ``where`` and the files of metrics of the last flush (how many, of one of an earlier version).
+        """State, ``where`` and the files of metrics of the last flush (their number, from an earlier version).
 
         None when there was no flush.
 
@@ -270,9 +271,9 @@ class CohortFolder(Folder):
             if not is_there(self.checkpoint_path):
                 return None
             state, metadata = load_tensors(self.checkpoint_path)
-            cohort, own = metadata.get("cohort"), self.own_id()
-            if cohort not in (self.id, own):  # an earlier version wrote the folder's name
-                raise LabError(f"{self.checkpoint_path} is of cohort {cohort}, expected {own}")
+            cohort, expected = metadata.get("cohort"), self.own_id()
+            if cohort not in (self.id, expected):  # an earlier version wrote the folder's name
+                raise LabError(f"{self.checkpoint_path} is of cohort {cohort}, expected {expected}")
             if "where" not in metadata:
                 raise LabError(f"{self.checkpoint_path} is of an earlier version of shoal")
             check_shape(self.checkpoint_path, metadata, Flush)
@@ -280,7 +281,7 @@ class CohortFolder(Folder):
         return state, json.loads(metadata["where"]), counted
 
     def finish(self) -> None:
-        """Remove what nobody needs any more once the status says that every member is done or diverged.
+        """Remove the checkpoint, and files set aside that were measured again, once every member is done or diverged.
 
         Raises:
             LabError: files were set aside, and the metrics that are to hold the same are damaged.
@@ -324,7 +325,7 @@ class CohortFolder(Folder):
     # how it compares with training alone
 
     def certificate(self) -> dict[str, Any] | None:
-        """What :func:`shoal.training.certificate.certify` found; None when it was never asked."""
+        """Result of :func:`shoal.training.certificate.certify`; None where it was never called."""
         path = self.path / "certificate.json"
         return dict(read_json(path, Certificate)) if is_there(path) else None
 

@@ -1,4 +1,4 @@
-"""Whether a cohort can go on from its checkpoint: only from one that agrees with everything else that is there."""
+"""Checks that a cohort can continue from its checkpoint: only from one that agrees with all its other files."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -67,7 +67,7 @@ def check_stand(
 
 
 def check_measured(folder: CohortFolder, measures: Measures) -> None:
-    """Raise :class:`LabError` where the task of a cohort has come to measure something else since it was begun."""
+    """Raise :class:`LabError` where the measures of a cohort's task have changed since it was begun."""
     begun, now = folder.measures(), measures
     if (begun.columns, begun.generalised) != (now.columns, now.generalised):
         names = [" ".join(measure.name for measure in each.recorded) for each in (begun, now)]

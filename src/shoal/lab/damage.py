@@ -1,4 +1,4 @@
-"""What is damaged of a cohort's record: told before its numbers are shown, and without stopping at the first."""
+"""Damage to a cohort's record: all of it is reported, before any number is shown."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,10 +11,11 @@ from shoal.lab.continuing import check_going_on
 
 
 def damage_of(folder: CohortFolder) -> dict[str, str]:
-    """What is wrong, and what to do, for each member whose state or curves cannot be read whole.
+    """Damage, as a line with a remedy, of each member whose state or curves cannot be read whole; by run.
 
-    A run is also damaged when rows are missing that were written before its state was: of one that is done the row of
-    its last step, of one that diverged every row. So is one that has begun and cannot go on, for lack of a checkpoint.
+    A run is also damaged when rows are missing that were written before its state was: the row of the last step of a
+    run that is done, every row of one that diverged. So is one that has begun and cannot go on, for lack of a
+    checkpoint.
     """
     runs = [member["run"] for member in folder.manifest()["members"]]
     try:
@@ -25,19 +26,19 @@ def damage_of(folder: CohortFolder) -> dict[str, str]:
     last = dict(metrics.group_by("run").agg(pl.col("step").max()).iter_rows())
     lost = f"{folder.path / 'metrics'} is damaged: rows of finished runs are missing; {folder.way_out()}"
     states = status["members"]
-    found = {run: lost for run in runs if _lacks_rows(states[run], last.get(run))}
-    return found | {run: stuck for run in runs if stuck and states[run]["state"] not in FINISHED}
+    damage = {run: lost for run in runs if _lacks_rows(states[run], last.get(run))}
+    return damage | {run: stuck for run in runs if stuck and states[run]["state"] not in FINISHED}
 
 
 def _lacks_rows(member: Mapping[str, Any], last: int | None) -> bool:
-    """Whether a member has got further than its last row, if any, says."""
+    """Return True if rows are missing between a member's last row, if any, and its status."""
     if member["state"] == "done":
         return last is None or last < member["step"]
     return member["state"] == "diverged" and last is None
 
 
 def _stuck(folder: CohortFolder, status: dict[str, Any]) -> str | None:
-    """Why the members that are not finished cannot go on, where that can be seen without reading the checkpoint."""
+    """Reason why unfinished members cannot continue, if any that shows without reading the checkpoint."""
     while not is_finished(status) and not folder.has_checkpoint():
         try:
             with folder.with_way_out():

@@ -1,11 +1,12 @@
-r"""What models of a cohort wrote, and what it scores: kept so that others can score it again.
+r"""Hypotheses that models of a cohort wrote, and their scores: kept so that others can score them again.
 
     decodes/NAME-SHA.txt     one hypothesis per line, as ``sacrebleu REFERENCE -i`` reads it
     decodes/NAME-SHA.json    of which run and step, from which source, by which search, with which versions
     scores/NAME-SHA-SHA.json its scores against a reference, with their signatures
 
-The first SHA is of what was asked and what came out, the second of what it was scored against and how: another setting
-has another name, and nothing is written over. The note is written after the text, so that what has a note is whole.
+The first SHA is a hash of the request and the hypotheses, the second of the references and the signatures: another
+setting has another name, and nothing is written over. The note is written after the text, so that a text with a note
+is whole.
 Lines end at ``\n`` alone. A hypothesis that holds one has a space in its place, which scores alike, and the note says
 where, so that it can be read as it was.
 """
@@ -72,7 +73,7 @@ class Decodes:
 
     @contextmanager
     def with_way_out(self) -> Iterator[None]:
-        """Say besides what is damaged how to have it again."""
+        """Add to the error about a damaged file how to have it again."""
         try:
             yield
         except AccessError:
@@ -82,7 +83,7 @@ class Decodes:
             raise LabError(f"{error}; {mend} moves it aside, so that it can be made again") from None
 
     def no_folders(self) -> list[Path]:
-        """Where something else is in the place of a folder."""
+        """Paths at which something else is in the place of a folder."""
         return [path for path in (self.path, self.scores_path) if is_there(path) and not path.is_dir()]
 
     def check_folders(self) -> None:
@@ -94,21 +95,21 @@ class Decodes:
     # hypotheses
 
     def there(self) -> list[str]:
-        """Ids of whatever has a note."""
+        """Ids of the decodes that have a note."""
         names = [name.removesuffix(".json") for name in names_in(self.path) if name.endswith(".json")]
         return [name for name in names if _NAME.fullmatch(name)]
 
     def strays(self) -> list[Path]:
         """Files that have no note, such as those of a process that was killed before it, or no name of ours."""
-        own = {f"{key}{ending}" for key in self.there() for ending in (".txt", ".json")}
-        found = [self.path / name for name in names_in(self.path) if name not in own and name[:1] != "."]
+        known = {f"{key}{ending}" for key in self.there() for ending in (".txt", ".json")}
+        texts = [self.path / name for name in names_in(self.path) if name not in known and name[:1] != "."]
         scores = {f"{key}.json" for key in self.scored()}
-        return found + [self.scores_path / n for n in names_in(self.scores_path) if n not in scores and n[:1] != "."]
+        return texts + [self.scores_path / n for n in names_in(self.scores_path) if n not in scores and n[:1] != "."]
 
     def keep(
         self, run: str, step: int, name: str, hypotheses: Sequence[str], settings: Mapping[str, Any], source: str
     ) -> Decode:
-        """Keep hypotheses; what is kept already, and is the same, stays as it is.
+        """Keep hypotheses; files that are kept already, and are the same, stay as they are.
 
         Args:
             run: whose model wrote them.
@@ -128,7 +129,7 @@ class Decodes:
         with self.with_way_out():
             self.check_folders()
         content, newlines = _written(hypotheses)
-        said = {
+        record = {
             "run": run,
             "step": step,
             "name": name,
@@ -138,12 +139,12 @@ class Decodes:
             "newlines": newlines,
             "hypotheses": hashlib.sha256(content).hexdigest(),
         }
-        key = f"{name}-{_digest(said)}"
+        key = f"{name}-{_digest(record)}"
         note = self.path / f"{key}.json"
-        _check_kept(note, said | {"versions": _versions()})
+        _check_kept(note, record | {"versions": _versions()})
         if not is_there(note):
             write(self.path / f"{key}.txt", content)
-            write_json(note, said | {"versions": _versions()})
+            write_json(note, record | {"versions": _versions()})
         with self.with_way_out():
             return self.read(key)
 
@@ -172,8 +173,8 @@ class Decodes:
     def _note(self, key: str) -> dict[str, Any]:
         path = self.path / f"{key}.json"
         note = dict(read_json(path, DecodeNote))
-        said = {name: note[name] for name in note if name != "versions"}
-        if key != f"{note['name']}-{_digest(said)}":
+        content = {name: note[name] for name in note if name != "versions"}
+        if key != f"{note['name']}-{_digest(content)}":
             raise LabError(f"{path} is damaged: its name is not that of what it says")
         return note
 
@@ -187,49 +188,49 @@ class Decodes:
     def keep_scores(
         self, decode: Decode, references: Sequence[str], scores: Mapping[str, tuple[float, str]]
     ) -> dict[str, Any]:
-        """Keep what hypotheses score; what is kept already of the same reference and signatures stays as it is.
+        """Keep the scores of hypotheses; a file of the same references and signatures stays as it is.
 
         Args:
-            decode: what was scored.
+            decode: the hypotheses that were scored.
             references: the SHA-256 of each, see :func:`sha256_of_lines`.
             scores: by name the score and its signature.
 
         Returns:
-            What the file says: ``decode``, ``hypotheses`` (their SHA-256), ``references``, ``scores``, ``versions``.
+            Content of the file: ``decode``, ``hypotheses`` (their SHA-256), ``references``, ``scores``, ``versions``.
         """
         with self.with_way_out():
             self.check_folders()
             hypotheses = self._note(decode.id)["hypotheses"]
-        said = {
+        record = {
             "decode": decode.id,
             "hypotheses": hypotheses,
             "references": list(references),
             "scores": {name: {"score": score, "signature": signed} for name, (score, signed) in scores.items()},
             "versions": _versions(),
         }
-        name = f"{decode.id}-{_score_digest(said)}"
+        name = f"{decode.id}-{_score_digest(record)}"
         path = self.scores_path / f"{name}.json"
         if not is_there(path):
-            check_shape(path, said, ScoreNote)
-            write_json(path, said)
+            check_shape(path, record, ScoreNote)
+            write_json(path, record)
         with self.with_way_out():
             return self.read_scores(name)
 
     def read_scores(self, name: str) -> dict[str, Any]:
-        """What a file of scores says.
+        """Content of a file of scores.
 
         Raises:
             LabError: it is missing or damaged, or not of the hypotheses that its name says.
         """
         path = self.scores_path / f"{name}.json"
-        said = dict(read_json(path, ScoreNote))
-        if name != f"{said['decode']}-{_score_digest(said)}":
+        note = dict(read_json(path, ScoreNote))
+        if name != f"{note['decode']}-{_score_digest(note)}":
             raise LabError(f"{path} is damaged: its name is not that of what it says")
-        if said["decode"] not in self.there():
-            raise LabError(f"{path} is of hypotheses {said['decode']}, which are missing")
-        if self._note(said["decode"])["hypotheses"] != said["hypotheses"]:
-            raise LabError(f"{path} is damaged: it is of other hypotheses than {said['decode']}")
-        return said
+        if note["decode"] not in self.there():
+            raise LabError(f"{path} is of hypotheses {note['decode']}, which are missing")
+        if self._note(note["decode"])["hypotheses"] != note["hypotheses"]:
+            raise LabError(f"{path} is damaged: it is of other hypotheses than {note['decode']}")
+        return note
 
 
 def _as_json(settings: Mapping[str, Any]) -> Any:
@@ -239,16 +240,16 @@ def _as_json(settings: Mapping[str, Any]) -> Any:
         raise UserError(f"settings of a search must be numbers and words by name: {error}") from None
 
 
-def _check_kept(note: Path, said: Mapping[str, Any]) -> None:
-    """Raise :class:`UserError` where what is to be kept is not what a note can say."""
+def _check_kept(note: Path, record: Mapping[str, Any]) -> None:
+    """Raise :class:`UserError` where a record to be kept does not have the shape of a note."""
     try:
-        check_shape(note, said, DecodeNote)
+        check_shape(note, record, DecodeNote)
     except LabError as error:
         raise UserError(f"hypotheses cannot be kept so: {str(error).partition(' is damaged: ')[2]}") from None
 
 
 def _written(hypotheses: Sequence[str]) -> tuple[bytes, dict[str, list[int]]]:
-    """The text, and by line the places of what was a line end."""
+    """Bytes of the text, and by line the places of line ends within it."""
     if not hypotheses:
         raise UserError("there are no hypotheses to keep")
     newlines, lines = {}, []
@@ -269,21 +270,21 @@ def _restored(line: str, places: Sequence[int]) -> str:
     return "".join(signs)
 
 
-def _digest(said: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:16]
+def _digest(record: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _score_digest(said: Mapping[str, Any]) -> str:
-    """Of the references and of how it was scored: signatures name tokenisation and version."""
-    how = {name: score["signature"] for name, score in said["scores"].items()}
-    return _digest({"references": said["references"], "scores": how})
+def _score_digest(record: Mapping[str, Any]) -> str:
+    """Digest of the references and of the signatures, which name tokenisation and version."""
+    how = {name: score["signature"] for name, score in record["scores"].items()}
+    return _digest({"references": record["references"], "scores": how})
 
 
 def _versions() -> dict[str, str]:
-    found = {}
+    versions = {}
     for package in _PACKAGES:
         try:
-            found[package] = version(package)
+            versions[package] = version(package)
         except PackageNotFoundError:  # sacrebleu is an extra
             continue
-    return found
+    return versions

@@ -1,4 +1,4 @@
-"""Deletion of runs. Whatever ends it, at whichever moment, every other run is in the lab, whole and once.
+"""Deletion of runs, after which every other run is in the lab, whole and once, at whichever moment it is ended.
 
 A cohort all of whose runs go is moved out of ``cohorts`` in one step and then removed. Of one of which some stay the
 rest becomes a cohort of its own (``splitting.py``): made in the folder ``deleting``, moved beside the old one, where it
@@ -55,24 +55,24 @@ def plan_deletion(lab: Path, runs: Collection[str]) -> list[Cut]:
     Raises:
         LabError: a run is being trained, or is held by several cohorts; or runs of a damaged cohort are to stay.
     """
-    found = survey(lab)
+    surveyed = survey(lab)
     wanted: dict[Path, tuple[CohortFolder, list[str]]] = {}
     for run in dict.fromkeys(runs):
-        if run in found.held:
-            held = " and ".join(folder.id for folder in found.held[run])
+        if run in surveyed.held:
+            held = " and ".join(folder.id for folder in surveyed.held[run])
             raise LabError(
                 f"run {run} is held by cohorts {held}: move one of them out of the lab first; shoal check names the "
                 "one that is not read"
             )
-        folder = found.index[run]
+        folder = surveyed.index[run]
         wanted.setdefault(folder.path, (folder, []))[1].append(run)
     cuts = []
-    for folder, own in wanted.values():
-        _check_still(folder, own)
+    for folder, to_delete in wanted.values():
+        _check_still(folder, to_delete)
         sizes = bytes_of_runs(folder)
-        left = tuple(run for run in sizes if run not in own)
-        freed = sum(sum(sizes[run].values()) for run in own) if left else sum(bytes_of_cohort(folder).values())
-        cuts.append(Cut(folder, tuple(own), left, freed))
+        left = tuple(run for run in sizes if run not in to_delete)
+        freed = sum(sum(sizes[run].values()) for run in to_delete) if left else sum(bytes_of_cohort(folder).values())
+        cuts.append(Cut(folder, tuple(to_delete), left, freed))
     return cuts
 
 
@@ -126,7 +126,7 @@ def _delete_of(lab: Path, cut: Cut) -> None:
 
 
 def _vacate(lab: Path, target: CohortFolder) -> None:
-    """Remove what a killed deletion left in the place of a cohort; :class:`LabError` where a cohort is there."""
+    """Remove files that a killed deletion left in the place of a cohort; :class:`LabError` where a cohort is there."""
     if not is_there(target.path):
         return
     if target.contents() and not is_pending(target):
@@ -156,8 +156,8 @@ def clear(lab: Path) -> list[Path]:
         DiskError: the disk refuses.
     """
     check_own([lab / DELETING])
-    found = leftovers(lab)
-    for path in found:
+    paths = leftovers(lab)
+    for path in paths:
         if path.name == REPLACES:
             _unlink(path)
         elif path.parent.name == "cohorts":
@@ -171,17 +171,17 @@ def clear(lab: Path) -> list[Path]:
         forget(lab, gone, labels)
     with suppress(OSError):
         (lab / DELETING).rmdir()
-    return [*found, *(lab / "labels" / "runs" / f"{run}.json" for run in gone)]
+    return [*paths, *(lab / "labels" / "runs" / f"{run}.json" for run in gone)]
 
 
 def lost_labels(lab: Path) -> list[str]:
     """Deleted runs that still have a label or a group; none while a ``cohort.json`` cannot be read."""
-    deleted, found = deleted_runs(lab), survey(lab)
-    if not deleted or found.unknown:
+    deleted, surveyed = deleted_runs(lab), survey(lab)
+    if not deleted or surveyed.unknown:
         return []
     labels = read_labels(lab)
     known = dict.fromkeys([*labels.runs, *(run for group in labels.groups.values() for run in group.runs)])
-    return [run for run in known if run in deleted and run not in found.index]
+    return [run for run in known if run in deleted and run not in surveyed.index]
 
 
 def _cohorts(lab: Path) -> list[Path]:
@@ -205,20 +205,20 @@ def deleted_runs(lab: Path) -> dict[str, dict[str, Any]]:
 
 def find_deleted(word: str, deleted: Mapping[str, Mapping[str, Any]]) -> str | None:
     """Id of the deleted run with this id, unambiguous beginning of an id, or name; None where there is none."""
-    named = [run for run, own in deleted.items() if own.get("name") == word]
-    found = named or [run for run in deleted if word and run.startswith(word)]
-    return found[-1] if named or len(found) == 1 else None
+    named = [run for run, deletion in deleted.items() if deletion.get("name") == word]
+    matching = named or [run for run in deleted if word and run.startswith(word)]
+    return matching[-1] if named or len(matching) == 1 else None
 
 
 def _note(lab: Path, runs: Iterable[str], labels: Labels) -> bool:
     """Write deletions to ``deleted.json``; false where the disk is full, which does not stop a deletion."""
     at = datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
-    own = {run: {"at": at, "name": labels.of(run).name} for run in runs}
+    deletions = {run: {"at": at, "name": labels.of(run).name} for run in runs}
     before = deleted_runs(lab)
     try:
         if is_there(lab / DELETED) and not before:
             move(lab, lab / DELETED)  # it is damaged
-        write_json(lab / DELETED, {"runs": {**before, **own}})
+        write_json(lab / DELETED, {"runs": {**before, **deletions}})
     except DiskError:
         return False
     return True

@@ -1,4 +1,4 @@
-"""Where and with what a result was made."""
+"""Environment in which a result was made: versions, device, threads and commit."""
 
 import platform
 import subprocess

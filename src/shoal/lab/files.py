@@ -1,4 +1,4 @@
-"""Writing that is either done or not done, whatever happens to the process or the disk."""
+"""Atomic writing, which is done or not done whatever happens to the process or the disk, and checked reading."""
 
 import errno
 import hashlib
@@ -23,7 +23,7 @@ LARGEST_TENSORS = 2**36  # of all members of a cohort together; no GPU holds mor
 
 
 def read(path: Path, most: int) -> bytes:
-    """What is in a file of the lab. A lab may be someone else's, so a file is a file: no link, pipe or device.
+    """Content of a file of the lab, which has to be a file, no link, pipe or device: a lab may be someone else's.
 
     Raises:
         FileNotFoundError: there is none.
@@ -44,7 +44,7 @@ def read(path: Path, most: int) -> bytes:
 
 
 def check_own(paths: Iterable[Path]) -> None:
-    """Raise :class:`LabError` where one is a link: what is written or removed there would be elsewhere.
+    """Raise :class:`LabError` where one of the paths is a link: a file written or removed there would be elsewhere.
 
     The lab itself may lie behind a link, nothing in it does.
     """
@@ -58,7 +58,7 @@ def check_own(paths: Iterable[Path]) -> None:
 
 
 def check_size(path: Path, most: int) -> None:
-    """For what a library opens by its name: as :func:`read`, without reading it.
+    """Check a file that a library opens by its name, as :func:`read` does, without reading it.
 
     Raises:
         LabError: there is no file, it is no regular file or has more than ``most`` bytes.
@@ -100,7 +100,7 @@ def write(path: Path, content: bytes) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write ``value`` as indented JSON; an object with a SHA-256 of what is in it under :data:`CHECKSUM`."""
+    """Write ``value`` as indented JSON; an object with a SHA-256 of its content under :data:`CHECKSUM`."""
     if isinstance(value, Mapping):
         assert CHECKSUM not in value
         rest = json.loads(json.dumps(value))
@@ -109,7 +109,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def _checksum(content: Mapping[str, Any]) -> str:
-    """Of what JSON says, however it is laid out: who sorts the keys or indents otherwise has changed nothing."""
+    """Checksum of the content of JSON, which the order of keys and the indent do not change."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
@@ -143,20 +143,20 @@ def read_json(path: Path, shape: type[BaseModel] | None = None) -> Any:
 
 
 def check_shape(path: Path, content: Any, shape: type[BaseModel]) -> None:
-    """Raise :class:`LabError` where what a file says lacks keys of a shape, or their values are of other types."""
+    """Raise :class:`LabError` where the content of a file lacks keys of a shape, or their values are of other types."""
     try:
         shape.model_validate(content)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         where = ".".join(map(str, first["loc"])) or "content"
-        said = first["msg"].removeprefix("Value error, ")
-        raise LabError(f"{path} is damaged: {where}: {said[:1].lower()}{said[1:]}") from None
+        message = first["msg"].removeprefix("Value error, ")
+        raise LabError(f"{path} is damaged: {where}: {message[:1].lower()}{message[1:]}") from None
     except RecursionError as error:
         raise LabError(f"{path} is damaged: {error}") from None
 
 
 def is_there(path: Path) -> bool:
-    """Whether there is anything of this name.
+    """Return True if there is anything of this name.
 
     Raises:
         AccessError: the system does not let anyone look.
@@ -171,7 +171,7 @@ def is_there(path: Path) -> bool:
 
 
 def names_in(folder: Path) -> list[str]:
-    """What is in a folder, in the order of the alphabet; nothing where there is no such folder.
+    """Names in a folder, in the order of the alphabet; none where there is no such folder.
 
     Raises:
         AccessError: the system does not let it be listed.
@@ -185,7 +185,7 @@ def names_in(folder: Path) -> list[str]:
 
 
 def set_aside(path: Path, to: Path) -> Path:
-    """Move a file or folder into the folder ``to``, beside what was set aside before; where it is then.
+    """Move a file or folder into the folder ``to``, beside those set aside before, and return its new path.
 
     Raises:
         DiskError: the disk is full or refuses; it is where it was.
@@ -211,7 +211,7 @@ def _unreadable(path: Path, error: OSError) -> LabError:
 
 
 def _make_folder(folder: Path) -> None:
-    """With those above it, each so that it is still there after a loss of power."""
+    """Make a folder and those above it, each so that it is still there after a loss of power."""
     missing = [parent for parent in (folder, *folder.parents) if not parent.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     for made in missing:
@@ -219,7 +219,7 @@ def _make_folder(folder: Path) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Where the file system has no such thing, as some over a network, nothing more can be done."""
+    """Flush a folder to the disk (``fsync``), where its file system can; some over a network cannot."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,4 +1,4 @@
-"""What :mod:`shoal.lab.check` finds."""
+"""Findings of :mod:`shoal.lab.check`."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -6,13 +6,13 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Finding:
-    """Something that is not as it should be.
+    """Fault of a lab, or a remark about it.
 
     Attributes:
-        what: which file, and what is wrong with it, and perhaps what to do.
-        mend: does what cannot lose anything and says what it did, or nothing where there was nothing left to do; None
-            where that does not help.
-        is_damage: whether anything can be wrong with what the lab shows; else it is only good to know.
+        what: the file and its fault, and perhaps a remedy.
+        mend: function that mends it without any loss and returns a line about the change, an empty one where nothing
+            was left to do; None where there is no such mend.
+        is_damage: true where numbers that the lab shows can be wrong; false for a remark.
     """
 
     what: str

@@ -1,4 +1,4 @@
-"""The folder of one cohort as a folder: where it is, what is in it, and what to say when a file of it is damaged."""
+"""Folder of one cohort: its path, its content, the hold on it, and the remedy where a file of it is damaged."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,16 +27,16 @@ class Folder:
 
     @property
     def decodes(self) -> Decodes:
-        """What its models wrote, and what that scores."""
+        """Hypotheses of its models, and their scores."""
         return Decodes(self.path)
 
     def way_out(self) -> str:
-        """What to do when a file of the cohort is damaged."""
+        """Remedy where a file of the cohort is damaged, in words."""
         return f"move {self.path} out of the lab to train it anew, or see what shoal check finds"
 
     @contextmanager
     def with_way_out(self) -> Iterator[None]:
-        """Say besides what is wrong with a file what to do."""
+        """Add the remedy to the error about a file."""
         try:
             yield
         except StrayError:
@@ -60,7 +60,7 @@ class Folder:
             )
 
     def contents(self) -> list[str]:
-        """What is in the folder but locks and what is half written.
+        """Names in the folder, without locks and half-written files.
 
         ``task.json`` alone is half written too: whoever made the folder was killed before ``cohort.json``, which is
         written next.
@@ -72,14 +72,14 @@ class Folder:
         """Raise :class:`LabError` where the folder or one in it is a link."""
         models = self.path / "models"
         with self.with_way_out():
-            own = ("metrics", "set-aside", "decodes", "scores")
-            check_own([self.path, *(self.path / name for name in own), models])
+            inner = ("metrics", "set-aside", "decodes", "scores")
+            check_own([self.path, *(self.path / name for name in inner), models])
             check_own(models / name for name in names_in(models))
 
     # one trainer at a time
 
     def clean(self) -> None:
-        """Remove the half-written files of a process that was killed. Only for who holds the cohort."""
+        """Remove the half-written files of a process that was killed. The caller holds the cohort."""
         for path in [*self.path.rglob(".*.tmp"), self.path / REPLACES]:
             path.unlink(missing_ok=True)
 
@@ -98,7 +98,7 @@ class Folder:
             yield
 
     def is_training(self) -> bool:
-        """Whether a process is training it now."""
+        """Return True if a process is training it now."""
         return is_locked(self.path / "lock")
 
     @contextmanager
@@ -106,7 +106,7 @@ class Folder:
         """Hold the lab while a file is added without holding the cohort, such as a certificate or hypotheses.
 
         Raises:
-            LabError: the cohort is no longer there; what is written then would have no cohort.
+            LabError: the cohort is no longer there, and a file written now would have none.
         """
         lab = self.path.parent.parent
         with locked(lab / "lock", 30.0, f"lab {lab} is held by another process"):

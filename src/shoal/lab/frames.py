@@ -16,7 +16,7 @@ _MOST_ROWS = 50_000_000
 
 
 def schema_of(measured: Iterable[str]) -> dict[str, type[pl.DataType]]:
-    """The columns of a record in which these were measured, as a lab without a single row still says them.
+    """Columns and types of a record with these measured ones, which a lab without a single row has too.
 
     >>> list(schema_of(["train_loss", "valid_loss"]))
     ['run', 'step', 'train_loss', 'valid_loss', 'l2_norm']
@@ -31,7 +31,7 @@ def write_frame(path: Path, frame: pl.DataFrame) -> Path:
     given changed bytes may not only fail but end the process.
 
     Returns:
-        Where it was written.
+        Its path.
     """
     content = io.BytesIO()
     frame.write_parquet(content)
@@ -41,7 +41,7 @@ def write_frame(path: Path, frame: pl.DataFrame) -> Path:
 
 
 def check_bytes(path: Path) -> bytes:
-    """What is in a file of :func:`write_frame`, as it was written.
+    """Content of a file of :func:`write_frame`, as it was written.
 
     Raises:
         FileNotFoundError: there is none.

@@ -1,4 +1,4 @@
-"""Which of a run's kept models are meant: that of a step, the best, or the last few."""
+"""Choice among a run's kept models: that of a step, the best, or the last few."""
 
 from collections.abc import Iterable
 
@@ -19,7 +19,7 @@ def kept_steps(
         folder: the run's cohort.
         run: its id.
         step: of the last model; ``best`` is that of the lowest validation loss, None the last that was kept.
-        average: how many models: the last that were kept every ``period`` up to that step; the initial one, of step 0,
+        average: number of models: the last that were kept every ``period`` up to that step; the initial one, of step 0,
             is none of them, nor is a best one in between.
         period: the run's ``save_model_step``.
 
@@ -51,18 +51,18 @@ def kept_steps(
 def _best(folder: CohortFolder, run: str, files: list[int]) -> int:
     """The step of the lowest validation loss, where its model was kept.
 
-    Losses are on record in float32: of evaluations that are alike there, that whose model was kept is meant.
+    Losses are on record in float32: of evaluations that are equal there, the last whose model was kept is taken.
     """
     losses = folder.metrics().filter((pl.col("run") == run) & pl.col("valid_loss").is_finite())
     lowest = losses.filter(pl.col("valid_loss") == pl.col("valid_loss").min())["step"].sort().to_list()
-    kept: list[int] = [step for step in lowest if step in files]
-    if not kept:
+    candidates: list[int] = [step for step in lowest if step in files]
+    if not candidates:
         at = f"that of step {lowest[0]}, " if lowest else ""
         raise LabError(
             f"run {run} has no model of its lowest validation loss, {at}which keep_best keeps when a run ends; "
             f"kept: {_listed(files)}"
         )
-    return kept[-1]
+    return candidates[-1]
 
 
 def _listed(steps: Iterable[int]) -> str:

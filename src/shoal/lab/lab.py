@@ -1,4 +1,4 @@
-"""A lab: a folder that keeps runs. Append-only, safe to read while it is written."""
+"""Lab: a folder that keeps runs; append-only, and safe to read while it is written."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -24,7 +24,7 @@ PARTS = (MARK, "cohorts", "studies", "reports", "labels", "aside", DELETING, DEL
 
 
 class Lab:
-    """Runs by their ids, wherever in the folder they are.
+    """Lab of runs, which are found by their ids wherever in the folder they are.
 
     >>> Lab("no-such-folder").runs()
     []
@@ -97,7 +97,7 @@ class Lab:
         return CohortFolder(self.path / "cohorts" / name)
 
     def survey(self) -> Survey:
-        """The folder of each run, and what cannot be known of others."""
+        """Survey of the cohorts: the folder of each run, and lines about cohorts that cannot be read."""
         return survey(self.path)
 
     def index(self) -> Mapping[str, CohortFolder]:
@@ -110,16 +110,16 @@ class Lab:
         A cohort whose ``cohort.json`` is damaged or lost, so that its runs are in no index, and one whose runs are read
         from another; a label that is damaged, and a group of runs that are not there.
         """
-        found, labels = self.survey(), self.labels()
-        absent = [] if found.unknown else labels.absent({*found.index, *deleted_runs(self.path)})
-        return [*found.unknown, *found.copies, *labels.damage.values(), *absent]
+        surveyed, labels = self.survey(), self.labels()
+        absent = [] if surveyed.unknown else labels.absent({*surveyed.index, *deleted_runs(self.path)})
+        return [*surveyed.unknown, *surveyed.copies, *labels.damage.values(), *absent]
 
     def runs(self) -> list[str]:
         """Ids of all runs, oldest cohort first."""
         return list(self.index())
 
     def records(self, runs: str | RunSpec | Iterable[str | RunSpec] | None = None) -> Records:
-        """What the lab holds of some runs, or of all.
+        """Records of some runs of the lab, or of all.
 
         Args:
             runs: ids, unambiguous beginnings of ids, names of runs or of groups, or specs; several, or one.
@@ -127,19 +127,19 @@ class Lab:
         Raises:
             LabError: a run is not in the lab.
         """
-        found = self.survey()
-        index = found.index
+        surveyed = self.survey()
+        index = surveyed.index
         if runs is None:
             return Records(index)
         asked = [runs] if isinstance(runs, str | RunSpec) else list(runs)
-        wanted = self._find(asked, found)
+        wanted = self._find(asked, surveyed)
         missing = [run for run in wanted if run not in index]
         if missing:
-            known = "; ".join([f"which holds {len(index)} runs", *found.unknown])
+            known = "; ".join([f"which holds {len(index)} runs", *surveyed.unknown])
             raise LabError(f"run {missing[0]} is not in lab {self.path}, {known}")
         return Records({run: index[run] for run in dict.fromkeys(wanted)})
 
-    def _find(self, asked: Iterable[str | RunSpec], found: Survey) -> list[str]:
+    def _find(self, asked: Iterable[str | RunSpec], surveyed: Survey) -> list[str]:
         """Ids of the runs asked for; that of a spec may be in no cohort."""
         labels, wanted = self.labels(), []
         for run in asked:
@@ -147,12 +147,12 @@ class Lab:
                 wanted.append(run.id)
                 continue
             try:
-                wanted += labels.find(run, found.index, [*found.unknown, *labels.damage.values()])
+                wanted += labels.find(run, surveyed.index, [*surveyed.unknown, *labels.damage.values()])
             except LabError:
                 raise
             except UserError as error:
                 deleted = deleted_runs(self.path)
-                if (gone := find_deleted(run, deleted)) is None or gone in found.index:
+                if (gone := find_deleted(run, deleted)) is None or gone in surveyed.index:
                     raise
                 raise UserError(f"{error}; run {gone} was deleted ({deleted[gone]['at']})") from None
         return wanted
@@ -175,7 +175,7 @@ class Lab:
         ungroup: str | None = None,
         clear: bool = False,
     ) -> None:
-        """Label runs, and put them into groups or take them out; what is not given stays as it is.
+        """Label runs, and put them into groups or take them out; arguments that are not given change nothing.
 
         Args:
             runs: as for :meth:`records`; the name of a group labels the group.
@@ -227,7 +227,7 @@ class Lab:
         return plan_deletion(self.path, self.records(runs).ids)
 
     def delete(self, runs: str | RunSpec | Iterable[str | RunSpec]) -> list[str]:
-        """Delete runs with all that was measured and kept of them; the others of their cohorts stay as they are.
+        """Delete runs with their metrics, models and texts; the others of their cohorts stay as they are.
 
         Safe while others train, read or are killed, and against being killed itself: see
         :mod:`shoal.lab.deleting`. Pages of reports that are there already are left alone.
@@ -254,19 +254,19 @@ class Lab:
 
     def unfinished(self) -> list[CohortFolder]:
         """Cohorts with members that still have steps to train, of those whose files say so."""
-        found = []
+        cohorts = []
         for folder in {folder.path: folder for folder in self.index().values()}.values():
             with suppress(LabError):  # named by Records.damage()
                 if not folder.is_finished():
-                    found.append(folder)
-        return found
+                    cohorts.append(folder)
+        return cohorts
 
     def note_study(self, name: str, form: str, note: dict[str, Any]) -> None:
-        """Remember what a study trained in one of its forms."""
+        """Write the note of a study in one of its forms: its runs and the settings that it was given."""
         write_json(self.path / "studies" / check_name(name, "study") / f"{check_name(form, 'form')}.json", note)
 
     def study_notes(self, name: str) -> tuple[list[dict[str, Any]], list[str]]:
-        """What :meth:`note_study` kept of each form of a study; first that of an earlier version, which kept one.
+        """Notes of :meth:`note_study`, one for each form of a study; first that of an earlier version, which kept one.
 
         Returns:
             The notes, and a line for each that cannot be read, with what to do.
@@ -283,26 +283,26 @@ class Lab:
         return notes, unreadable
 
     def report_folder(self, name: str) -> Path:
-        """Where the report of this name goes."""
+        """Folder of the report of this name."""
         folder = self.path / "reports" / check_name(name, "report")
         check_own([folder, folder / "figures", folder / "tables"])
         return folder
 
 
 def check_mark(path: Path) -> int:
-    """The format that a ``shoal-lab.json`` says; :class:`LabError` for one that this shoal cannot read."""
+    """Format in a ``shoal-lab.json``; :class:`LabError` for one that this shoal cannot read."""
     content = read_json(path)
-    found = content.get("format") if isinstance(content, dict) else None
-    if not isinstance(found, int) or found > FORMAT:
-        raise LabError(f"lab {path.parent} has format {found}; this shoal reads formats up to {FORMAT}")
-    return found
+    version = content.get("format") if isinstance(content, dict) else None
+    if not isinstance(version, int) or version > FORMAT:
+        raise LabError(f"lab {path.parent} has format {version}; this shoal reads formats up to {FORMAT}")
+    return version
 
 
 def write_mark(lab: Path) -> None:
-    """Say that a folder is a lab."""
+    """Write the mark by which a folder is a lab."""
     write_json(lab / MARK, {"format": FORMAT})
 
 
 def _is_ours(name: str) -> bool:
-    """What a process leaves that was killed while it made the lab."""
+    """Return True if a process that was killed while it made the lab leaves a file of this name."""
     return name.startswith((f".{MARK}.", ".lock-holder.json.")) or name in ("lock", "lock-holder.json")

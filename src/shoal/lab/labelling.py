@@ -51,7 +51,7 @@ class Change:
 
     @property
     def is_nothing(self) -> bool:
-        """Test whether nothing is asked for."""
+        """Return True if nothing is asked for."""
         return self == Change()
 
     def of(self, label: Label) -> Label:
@@ -109,8 +109,8 @@ def _check_name(labels: Labels, targets: Sequence[str], change: Change) -> None:
 
 
 def _check_untag(labels: Labels, runs: Sequence[str], groups: Sequence[str], change: Change) -> None:
-    own = [*(labels.of(run) for run in runs), *(labels.group(name).label for name in groups)]
-    known = {tag for label in own for tag in label.tags}
+    affected = [*(labels.of(run) for run in runs), *(labels.group(name).label for name in groups)]
+    known = {tag for label in affected for tag in label.tags}
     for tag in change.untag:
         if tag not in known:
             from_groups = [
@@ -122,18 +122,18 @@ def _check_untag(labels: Labels, runs: Sequence[str], groups: Sequence[str], cha
 
 def _regrouped(labels: Labels, members: Sequence[str], change: Change) -> dict[str, Group]:
     """Groups with runs added or taken out, by name."""
-    found: dict[str, Group] = {}
+    groups: dict[str, Group] = {}
     if change.group is not None:
         if change.group not in labels.groups:
             labels.check_free(change.group, "group")
         before = labels.groups.get(change.group, Group((), Label(change.group)))
-        found[change.group] = Group(tuple(dict.fromkeys([*before.runs, *members])), before.label)
+        groups[change.group] = Group(tuple(dict.fromkeys([*before.runs, *members])), before.label)
     if change.ungroup is not None:
-        before = found.get(change.ungroup) or labels.group(change.ungroup)
+        before = groups.get(change.ungroup) or labels.group(change.ungroup)
         if not set(before.runs) & set(members):
             raise UserError(f"group {change.ungroup!r} has none of these runs")
-        found[change.ungroup] = Group(tuple(run for run in before.runs if run not in members), before.label)
-    return found
+        groups[change.ungroup] = Group(tuple(run for run in before.runs if run not in members), before.label)
+    return groups
 
 
 # of what is trained

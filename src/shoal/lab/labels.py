@@ -30,7 +30,7 @@ class Label:
 
     @property
     def is_empty(self) -> bool:
-        """Test whether nothing is said."""
+        """Return True if there is no name, tag or note."""
         return self == Label()
 
 
@@ -59,11 +59,11 @@ class Labels:
     @cached_property
     def names(self) -> dict[str, list[str]]:
         """The runs of each name: one, of a name that is unique."""
-        found: dict[str, list[str]] = {}
+        by_name: dict[str, list[str]] = {}
         for run, label in self.runs.items():
             if label.name is not None:
-                found.setdefault(label.name, []).append(run)
-        return found
+                by_name.setdefault(label.name, []).append(run)
+        return by_name
 
     def of(self, run: str) -> Label:
         """The label of a run, empty where it has none."""
@@ -75,11 +75,11 @@ class Labels:
 
     @cached_property
     def _groups(self) -> dict[str, list[str]]:
-        found: dict[str, list[str]] = {}
+        by_run: dict[str, list[str]] = {}
         for name, group in self.groups.items():
             for run in group.runs:
-                found.setdefault(run, []).append(name)
-        return found
+                by_run.setdefault(run, []).append(name)
+        return by_run
 
     def tags_of(self, run: str) -> list[str]:
         """A run's tags and those of its groups, each once."""
@@ -103,12 +103,12 @@ class Labels:
         Raises:
             UserError: no run and no group has such a tag.
         """
-        own = {run: self.tags_of(run) for run in runs}
-        known = {tag for several in own.values() for tag in several}
+        tags_of_runs = {run: self.tags_of(run) for run in runs}
+        known = {tag for several in tags_of_runs.values() for tag in several}
         for tag in tags:
             if tag not in known:
                 raise UserError(f"no run has tag {tag!r}: {_known('tags', known)}{nearest(tag, known)}")
-        return {run for run, several in own.items() if {*several} & {*tags}}
+        return {run for run, several in tags_of_runs.items() if {*several} & {*tags}}
 
     def grouped(self, groups: Iterable[str]) -> set[str]:
         """The runs of these groups; :class:`UserError` for one that there is not."""
@@ -132,21 +132,21 @@ class Labels:
             UserError: it means none, or several of one name.
         """
         if word in self.groups and word not in runs:
-            found = [run for run in self.groups[word].runs if run in runs]
-            if not found:
+            members = [run for run in self.groups[word].runs if run in runs]
+            if not members:
                 raise UserError("; ".join([f"no run of group {word!r} is in the lab", *notes]))
-            return found
+            return members
         return [find_run(word, runs, notes, {**self.names, **dict.fromkeys(self.groups, ())})]
 
     def absent(self, runs: Collection[str]) -> list[str]:
         """Lines about groups with runs that the lab does not hold."""
         lost = {name: [run for run in group.runs if run not in runs] for name, group in self.groups.items()}
         return [
-            f"group {name!r} has {len(own)} of {len(self.groups[name].runs)} runs ({own[0]}"
-            f"{' …' if len(own) > 1 else ''}) that the lab does not hold; shoal label {own[0]} --ungroup {name} takes "
-            "one out"
-            for name, own in lost.items()
-            if own
+            f"group {name!r} has {len(gone)} of {len(self.groups[name].runs)} runs ({gone[0]}"
+            f"{' …' if len(gone) > 1 else ''}) that the lab does not hold; shoal label {gone[0]} --ungroup {name} "
+            "takes one out"
+            for name, gone in lost.items()
+            if gone
         ]
 
 
@@ -170,19 +170,19 @@ def read_labels(lab: Path) -> Labels:
             continue
         for path in (place / name for name in names):
             try:
-                said = dict(read_json(path, shape))
-                label = Label(said.get("name"), tuple(said.get("tags", [])), said.get("note", ""))
+                content = dict(read_json(path, shape))
+                label = Label(content.get("name"), tuple(content.get("tags", [])), content.get("note", ""))
                 if shape is RunLabel:
                     _check_place(path, path.stem if len(path.stem) == 16 else "")
                     runs[path.stem] = label
                 else:
-                    _check_place(path, _digest(said["name"]))
-                    groups[said["name"]] = Group(tuple(dict.fromkeys(said["runs"])), label)
+                    _check_place(path, _digest(content["name"]))
+                    groups[content["name"]] = Group(tuple(dict.fromkeys(content["runs"])), label)
             except LabError as error:
                 damage[path] = f"{error}; move {path} out of the lab, and label again"
     labels = Labels(runs, dict(sorted(groups.items())), damage)
-    for name, own in labels.names.items():
-        for run in own if name in groups else own[1:]:
+    for name, named in labels.names.items():
+        for run in named if name in groups else named[1:]:
             path = lab / "labels" / "runs" / f"{run}.json"
             damage[path] = f"{path} gives run {run} the name {name!r}, which {labels.taken(name)} has; label it anew"
     return labels

@@ -1,4 +1,4 @@
-"""One process at a time.
+"""Locks, which admit one process at a time.
 
 A lock of the kernel's ends with its process, however it ends: ``flock``, or where a file system has none, a lock of the
 open file's bytes, which file systems over a network are likelier to have. Where both are missing, a file that is made
@@ -66,7 +66,7 @@ def locked(path: Path, wait: float, busy: str) -> Iterator[None]:
 
 
 def _is_in_place(descriptor: int, path: Path) -> bool:
-    """Test whether the open file is still the one at ``path``: a lock on a file that was moved keeps nobody out."""
+    """Return True if the open file is still the one at ``path``: a lock on a file that was moved keeps nobody out."""
     try:
         return os.path.samestat(os.fstat(descriptor), path.lstat())
     except OSError:
@@ -79,7 +79,7 @@ def _given_back(made: Path | None) -> None:
 
 
 def is_locked(path: Path) -> bool:
-    """Whether a process holds the lock now."""
+    """Return True if a process holds the lock now."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError:
@@ -115,7 +115,7 @@ def held_locks() -> set[tuple[int, int, int]] | None:
 
 
 def is_seen_held(path: Path, held: set[tuple[int, int, int]] | None) -> bool | None:
-    """Test whether a lock is among those of :func:`held_locks`, or held by a file beside it that names its holder.
+    """Return True if a lock is among those of :func:`held_locks`, or held by a file beside it that names its holder.
 
     None where neither tells, as on file systems that are shared or laid over others, whose devices have other numbers.
     """
@@ -132,7 +132,7 @@ def is_seen_held(path: Path, held: set[tuple[int, int, int]] | None) -> bool | N
 
 
 def _open(path: Path) -> int:
-    """The file of the lock; another user's that may not be written serves as well."""
+    """Open the file of the lock and return its descriptor; another user's, which may not be written, serves as well."""
     flags = os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK  # a link or a pipe is no lock
     try:
         try:
@@ -144,7 +144,7 @@ def _open(path: Path) -> int:
 
 
 def _lock(descriptor: int, path: Path) -> Path | None:
-    """Take the lock; a file that has to be removed to give it back, where there is one.
+    """Take the lock, and return the file that has to be removed to give it back, where there is one.
 
     Raises:
         BlockingIOError: another process holds it; with who, where that is known.
@@ -181,7 +181,7 @@ _KINDS: tuple[Lock, ...] = (_flock, _bytes_lock)
 
 
 def _try(act: Callable[[], Any]) -> None:
-    """Tell a lock that is held from one that there is not.
+    """Try to lock, and tell a lock that is held from one that the file system lacks.
 
     Raises:
         BlockingIOError: held.
@@ -203,7 +203,7 @@ def _try(act: Callable[[], Any]) -> None:
 
 
 class _Sign(BaseModel):
-    """What it says; other users of the folder could have written it."""
+    """Content of a file that names the holder of a lock; other users of the folder could have written it."""
 
     model_config = ConfigDict(strict=True)
 
@@ -222,36 +222,36 @@ def _take_sign(sign: Path) -> Path:
         raise BlockingIOError(
             f"its file system has no locks, so {sign} says that {where} holds it: move it away if that has ended"
         )
-    own, gone = (sign.with_name(f".{sign.name}.{secrets.token_hex(4)}.tmp") for _ in range(2))
+    scratch, gone = (sign.with_name(f".{sign.name}.{secrets.token_hex(4)}.tmp") for _ in range(2))
     try:
-        own.write_text(json.dumps(_self()), encoding="utf-8")
+        scratch.write_text(json.dumps(_self()), encoding="utf-8")
         with suppress(FileNotFoundError):
             sign.rename(gone)  # of a process that is gone; one process alone can do this
             if _holder(gone) is not None:  # another was sooner, and this is its own
                 os.link(gone, sign)
-        os.link(own, sign)  # made whole, and only if there is none
+        os.link(scratch, sign)  # made whole, and only if there is none
     except FileExistsError:
         raise BlockingIOError from None
     except OSError as error:
         raise LabError(f"{sign.parent} has no locks and cannot be written: {error.strerror}") from None
     finally:
-        own.unlink(missing_ok=True)
+        scratch.unlink(missing_ok=True)
         gone.unlink(missing_ok=True)
     warnings.warn(f"the file system of {sign.parent} has no locks; {sign.name} stands for one", stacklevel=2)
     return sign
 
 
 def _holder(sign: Path) -> dict[str, Any] | None:
-    """Who holds it, as far as can be known here: a process of this machine that is gone holds nothing."""
+    """Holder that a file names, as far as is known here: a process of this machine that is gone holds nothing."""
     try:
-        found = dict(json.loads(read(sign, _LARGEST_SIGN)))
-        check_shape(sign, found, _Sign)
-        gone = found["host"] == platform.node() and _began(found["process"]) != found["began"]
+        holder = dict(json.loads(read(sign, _LARGEST_SIGN)))
+        check_shape(sign, holder, _Sign)
+        gone = holder["host"] == platform.node() and _began(holder["process"]) != holder["began"]
     except FileNotFoundError:
         return None
     except (OSError, ValueError, TypeError, RecursionError):
         return {"host": "an unknown machine", "process": "unknown"}
-    return None if gone else found
+    return None if gone else holder
 
 
 def _self() -> dict[str, Any]:
@@ -259,7 +259,7 @@ def _self() -> dict[str, Any]:
 
 
 def _began(process: int) -> str | None:
-    """When a process began, which tells it from an earlier one of its number; None where there is none."""
+    """Start time of a process, which tells it from an earlier one of its number; None where there is none."""
     try:
         os.kill(process, 0)
     except ProcessLookupError:

@@ -1,4 +1,4 @@
-"""What the members of a cohort are, by its ``cohort.json``: their specs, and what their task measures."""
+"""Members of a cohort by its ``cohort.json``: their specs, and the measures of their task."""
 
 import sys
 from collections import Counter
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 def check_members(manifest: Mapping[str, Any]) -> None:
     """Raise :class:`ValueError` where a run is there twice or has not the id of its settings in any version, or where
-    it is not on record what is measured."""
+    its measures are not on record."""
     runs = [member["run"] for member in manifest["members"]]
     if twice := [run for run, count in Counter(runs).items() if count > 1]:
         raise ValueError(f"it names run {twice[0]} more than once")
@@ -30,7 +30,7 @@ def check_members(manifest: Mapping[str, Any]) -> None:
 
 
 def task_of(manifest: Mapping[str, Any]) -> str:
-    """The name of the task that all members have; there was no other than the usual one at first."""
+    """Name of the task that all members have; the usual one where an earlier version did not record it."""
     return str(manifest["members"][0]["spec"].get("task", USUAL["task"]))
 
 
@@ -61,12 +61,12 @@ def check_version(member: Mapping[str, Any]) -> None:
 
 
 def is_loaded(dump: Mapping[str, Any]) -> bool:
-    """Whether no part that settings name has to be imported: see :func:`is_part_loaded`."""
+    """Return True if no part that settings name has to be imported: see :func:`is_part_loaded`."""
     return all(is_part_loaded(kind, dump.get(kind, USUAL[kind])) for kind in KINDS)
 
 
 def is_part_loaded(kind: str, name: str) -> bool:
-    """Whether a part can be had without importing anything: it is shoal's own, or its module is loaded already."""
+    """Return True if a part needs no import: it is shoal's own, or its module is loaded already."""
     if not KINDS[kind].is_outside(name):
         return True
     if not is_place(name) or name.partition(":")[0] not in sys.modules:
@@ -79,16 +79,16 @@ def is_part_loaded(kind: str, name: str) -> bool:
 
 
 def said_of(spec: RunSpec) -> dict[str, Any]:
-    """What is written down besides of runs with parts that stand outside of shoal.
+    """Further entries of ``cohort.json`` for runs with parts that stand outside of shoal.
 
-    ``parts``, where their code comes from; and ``measures``, which shoal knows of its own tasks.
+    ``parts``, the sources of their code; and ``measures``, which shoal knows of its own tasks.
     """
-    said: dict[str, Any] = {}
+    entries: dict[str, Any] = {}
     if sources := sources_of(spec.names):
-        said["parts"] = sources
+        entries["parts"] = sources
     if TASKS.is_outside(spec.task):
-        said["measures"] = spec.task_part.measures().to_json()
-    return said
+        entries["measures"] = spec.task_part.measures().to_json()
+    return entries
 
 
 def check_sources(manifest: Mapping[str, Any], cohort: str) -> None:
@@ -99,16 +99,16 @@ def check_sources(manifest: Mapping[str, Any], cohort: str) -> None:
         except UserError as error:
             raise LabError(f"cohort {cohort} cannot be gone on with: {error}") from None
         if now["source"] != then["source"]:
-            said = [f" ({source['version']})" if source.get("version") else "" for source in (then, now)]
+            versions = [f" ({source['version']})" if source.get("version") else "" for source in (then, now)]
             raise LabError(
                 f"package {then['package']} has changed since cohort {cohort} was begun: its code was "
-                f"{then['source']}{said[0]} and is {now['source']}{said[1]}; go on with the code that it was, or train "
-                "anew in another lab"
+                f"{then['source']}{versions[0]} and is {now['source']}{versions[1]}; go on with the code that it was, "
+                "or train anew in another lab"
             )
 
 
 def absent(dump: Mapping[str, Any]) -> str | None:
-    """Why a part from outside of shoal that settings name cannot be imported here; None where all can."""
+    """Reason why a part from outside of shoal that settings name cannot be imported here; None where all can."""
     for kind, registry in KINDS.items():
         name = dump.get(kind, USUAL[kind])
         if registry.is_outside(name):
@@ -120,7 +120,7 @@ def absent(dump: Mapping[str, Any]) -> str | None:
 
 
 def measures_of(manifest: Mapping[str, Any]) -> Measures:
-    """What the members' task measures: of shoal's own by its code, of another as written down when they were begun.
+    """Measures of the members' task: of shoal's own by its code, of another as recorded when they were begun.
 
     Nothing from outside of shoal is imported.
 
@@ -136,24 +136,24 @@ def measures_of(manifest: Mapping[str, Any]) -> Measures:
 
 
 def _shipped(task: Any, dump: Mapping[str, Any]) -> Measures:
-    """By its settings as they stand: a lab is listed without checking them, and without reading what they name."""
-    own = {name: value for name, value in dump.items() if name in task.model_fields and value is not None}
+    """Measures by the settings as they stand: a lab is listed without checking them or reading files that they name."""
+    settings = {name: value for name, value in dump.items() if name in task.model_fields and value is not None}
     try:
-        measures: Measures = task.model_construct(**own).measures()
+        measures: Measures = task.model_construct(**settings).measures()
     except (AttributeError, TypeError, ValueError):  # it hangs on settings that this version would not have
         raise ValueError(f"task {task.name} has no such settings in this version") from None
     return measures
 
 
 def told_of(folder: "CohortFolder", what: str, nothing: Any) -> Any:
-    """Result of a task's method on what it keeps; ``nothing`` where that is damaged or its code is not loaded."""
+    """Result of a task's method on its artifacts; ``nothing`` where these are damaged or its code is not loaded."""
     try:
-        name, kept = task_of(folder.manifest()), folder.kept()
+        name, artifacts = task_of(folder.manifest()), folder.kept()
     except LabError:
         return nothing
-    if not kept or not is_part_loaded("task", name):
+    if not artifacts or not is_part_loaded("task", name):
         return nothing
     try:
-        return getattr(TASKS[name], what)(kept)
+        return getattr(TASKS[name], what)(artifacts)
     except Exception:  # a lab may be someone else's, and what is kept anything
         return nothing

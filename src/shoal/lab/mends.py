@@ -1,4 +1,4 @@
-"""What mends a lab: each does it, raises what is to be said, or says what it did."""
+"""Mends of a lab: functions that make one change and return a line about it."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -9,7 +9,7 @@ from shoal.lab.files import check_own, is_there, set_aside
 
 
 def held(folder: CohortFolder, act: Callable[[], str]) -> str:
-    """Do it while nobody trains.
+    """Mend a cohort while nobody trains it.
 
     Raises:
         LabError: a process trains the cohort, or one of its folders is a link.
@@ -19,7 +19,7 @@ def held(folder: CohortFolder, act: Callable[[], str]) -> str:
 
 
 def move(lab: Path, path: Path) -> str:
-    """Out of the way, to the same place below the lab's folder ``aside``.
+    """Move a file or folder out of the way, to the same place below the lab's folder ``aside``.
 
     Raises:
         LabError: a folder on the way there is a link: what is behind it is not the lab's.
@@ -32,7 +32,7 @@ def move(lab: Path, path: Path) -> str:
 
 
 def replace(lab: Path, path: Path, write: Callable[[], None]) -> str:
-    """Write it anew, and what is there now goes out of the way; raises as :func:`move` does."""
+    """Write a file anew, after the present one was moved out of the way; raises as :func:`move` does."""
     before = f", and {move(lab, path)}" if is_there(path) else ""
     write()
     return f"wrote {path} again{before}"
@@ -49,7 +49,7 @@ def rename(folder: CohortFolder) -> str:
 
 
 def finish(folder: CohortFolder) -> str:
-    """Remove what a trainer was to remove in the end; raises as :func:`held` and :meth:`CohortFolder.finish` do."""
+    """Remove files that a trainer was to remove; raises as :func:`held` and :meth:`CohortFolder.finish` do."""
     with folder.training(wait=0.0):
         if not folder.is_finished() or not folder.has_checkpoint():
             return ""

@@ -1,5 +1,4 @@
-"""Names that users give: of what becomes part of a path, of runs, by the beginnings of their ids or their names, and
-the words and notes by which runs are labelled."""
+"""Names that users give: parts of paths, ids of runs and their beginnings, and labels and notes of runs."""
 
 import re
 import unicodedata
@@ -29,8 +28,9 @@ def check_name(name: str, kind: str) -> str:
 
 
 def is_label(text: str) -> bool:
-    """Test of a word: 1 to 80 letters and digits of any script, ``.``, ``_`` and ``-``, not one of these three first
-    and no two dots together.
+    """Return True if a word can be a label: 1 to 80 letters and digits of any script, ``.``, ``_`` and ``-``.
+
+    None of these three signs comes first, and no two dots are together.
 
     >>> is_label("first-try"), is_label("größer_2"), is_label("a/b"), is_label("-x"), is_label("two words")
     (True, True, False, False, False)
@@ -82,7 +82,7 @@ def check_note(text: str) -> str:
 
 
 def is_digits(text: str) -> bool:
-    """Test whether a word can only be meant as an id: hexadecimal digits alone, which no name has."""
+    """Return True if a word can only be meant as an id: hexadecimal digits alone, which no name has."""
     return _DIGITS.fullmatch(text) is not None
 
 
@@ -107,11 +107,11 @@ def find_run(
         return name
     if not is_label(name):
         check_name(name, "run")
-    found = [run for run in names.get(unicodedata.normalize("NFC", name), ()) if run in runs]
-    found = found or [run for run in runs if run.startswith(name)]
-    if len(found) > 1:
-        raise UserError(f"run {name!r} is ambiguous: {' '.join(found[:4])}{' …' if len(found) > 4 else ''}")
-    if not found:
+    matching = [run for run in names.get(unicodedata.normalize("NFC", name), ()) if run in runs]
+    matching = matching or [run for run in runs if run.startswith(name)]
+    if len(matching) > 1:
+        raise UserError(f"run {name!r} is ambiguous: {' '.join(matching[:4])}{' …' if len(matching) > 4 else ''}")
+    if not matching:
         near = nearest(name, [*names, *runs])
         raise UserError("; ".join([f"no run {name!r} among {len(runs)} runs{near}", *notes]))
-    return found[0]
+    return matching[0]

@@ -1,4 +1,4 @@
-"""The files of metrics of a cohort: which there must be, what they must hold, and what becomes of one too many.
+"""Files of metrics of a cohort: their list, the check of their content, and the handling of one too many.
 
 Each flush writes one, ``000000-SHA.parquet``, ``000001-…``, then a checkpoint and then a status that list all of them.
 So the files that a status lists are there for good, and one more may be: of a flush that is not over, or whose process
@@ -26,11 +26,11 @@ class Parts:
         self.path = path
 
     def there(self) -> list[str]:
-        """Names of whatever may be taken for a file of metrics, in order."""
+        """Names of all that may be files of metrics, in order."""
         return [name for name in names_in(self.path) if name[:1].isdigit() and name.endswith(".parquet")]
 
     def write(self, number: int, frame: pl.DataFrame) -> str:
-        """Write the rows of a flush; the name of their file."""
+        """Write the rows of a flush, and return the name of their file."""
         return write_frame(self.path / f"{number:06d}", frame).name
 
     # reading
@@ -71,7 +71,7 @@ class Parts:
             raise LabError(f"{self.path / name} is missing") from None
 
     def _read(self, name: str, measured: Collection[str], dropped: bool) -> pl.DataFrame | None:
-        """One file; None where it was dropped by a resumed trainer since it was looked for, if that may have been."""
+        """Rows of one file; None where a resumed trainer may have dropped it (``dropped``) and it is gone."""
         try:
             return self.read_one(name, measured)
         except LabError:
@@ -92,7 +92,7 @@ class Parts:
                 )
 
     def _check_numbers(self, there: Sequence[str]) -> None:
-        """Of files that nothing lists."""
+        """Raise :class:`LabError` where files that nothing lists lack a number, or have one twice."""
         known: set[int | None] = {None}
         for name in there:
             if _number(name) in known:
@@ -115,10 +115,10 @@ class Parts:
     # going on
 
     def check_counted(self, counted: Sequence[str] | int) -> list[str]:
-        """Hold the files that a checkpoint counts to their checksums; the names of all of them.
+        """Compare the files that a checkpoint counts with their checksums, and return the names of all of them.
 
         Args:
-            counted: their names, or how many they are where it is of an earlier version, which does not name them.
+            counted: their names, or their number where it is of an earlier version, which does not name them.
 
         Raises:
             LabError: one is missing or damaged, or there are others than a killed flush leaves.
@@ -138,12 +138,12 @@ class Parts:
         return list(counted)
 
     def set_aside(self, counted: Sequence[str]) -> list[str]:
-        """Move the others out of the way: what they hold will be measured again."""
+        """Move the other files out of the way, whose rows will be measured again, and return their new names."""
         more = [name for name in self.there() if name not in counted]
         return [set_aside(self.path / name, self.path.parent / "set-aside").name for name in more]
 
     def drop_measured_again(self, rows: pl.DataFrame) -> None:
-        """Remove those that were set aside of which every row has been measured again, to the same bits."""
+        """Remove the files set aside of which every row has been measured again, to the same bits."""
         aside = self.path.parent / "set-aside"
         for name in names_in(aside):
             if _NAME.fullmatch(name):
@@ -156,6 +156,6 @@ class Parts:
 
 
 def _number(name: str) -> int | None:
-    """Which flush a file is of; None where no flush gives a file such a name."""
+    """Number of the flush that a file is of; None where no flush gives a file such a name."""
     match = _NAME.fullmatch(name)
     return int(match[1]) if match else None

@@ -1,4 +1,4 @@
-"""What a lab holds, as the practical's own functions read it."""
+"""Functions of the practical that read trials, over the records of a lab."""
 
 from typing import Any
 
@@ -22,9 +22,9 @@ def get_all_checkpoints(records: Records, run: str, just_files: bool = True) -> 
 
 
 def get_all_checkpoints_per_trials(records: Records, just_files: bool = True) -> tuple[list[list[Any]], dict[str, Any]]:
-    """The same for several trials; ``all_metrics`` holds one list per trial under the same keys.
+    """The practical's reading of several trials; ``all_metrics`` holds one list per trial under the keys of one trial.
 
-    What :func:`shoal.analysis.get_extrema_performance_steps_per_trials` takes.
+    :func:`shoal.analysis.get_extrema_performance_steps_per_trials` takes the result.
     """
     trials = [get_all_checkpoints(records, run, just_files) for run in records.ids]
     metrics, names = [trial[1] for trial in trials], [measure.name for measure in records.measures().recorded]

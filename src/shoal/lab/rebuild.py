@@ -1,4 +1,4 @@
-"""What a cohort's lost or damaged files said, as far as its other files say it too."""
+"""Reconstruction of a cohort's lost or damaged files from its other files."""
 
 import json
 from typing import Any
@@ -23,17 +23,17 @@ REBUILT = "written again by shoal check; why this engine is not on record any mo
 
 
 def manifest_of(folder: CohortFolder) -> dict[str, Any] | None:
-    """What ``cohort.json`` must have said; None where the other files do not say all of it.
+    """Content that ``cohort.json`` must have had; None where the other files do not hold all of it.
 
-    The checkpoint holds a copy. Without one, the kept models say what each run was, the status in which order and
-    with how many threads and which engine; that nobody is missing shows in the folder's name, a hash of all runs.
+    The checkpoint holds a copy. Without one, the kept models hold each run's settings, and the status their order,
+    threads and engine; that no run is missing shows in the folder's name, a hash of all runs.
     """
     candidates = (make(folder) for make in (_from_checkpoint, _from_models))
     return next((manifest for manifest in candidates if manifest is not None and _is_of(folder, manifest)), None)
 
 
 def _is_of(folder: CohortFolder, manifest: Any) -> bool:
-    """Whether it would be taken for the ``cohort.json`` of this folder; the files may be anyone's."""
+    """Return True if a manifest would be taken for the ``cohort.json`` of this folder; the files may be anyone's."""
     try:
         check_shape(folder.path / "cohort.json", manifest, Manifest)
     except LabError:
@@ -56,7 +56,7 @@ def _from_checkpoint(folder: CohortFolder) -> Any:
 
 
 def _parsed(text: str) -> Any:
-    """What a JSON text says; None where it is none."""
+    """Value of a JSON text; None where it is none."""
     try:
         return json.loads(text)
     except (ValueError, RecursionError):
@@ -85,12 +85,12 @@ def _from_models(folder: CohortFolder) -> dict[str, Any] | None:
 
 
 def _is_registered(column: str) -> bool:
-    """Whether a column is of a quantity that was registered beside what the task measures."""
+    """Return True if a column is of a quantity that was registered beside the task's measures."""
     return column not in ALWAYS and not column.startswith(tuple(f"{split}_" for split in SPLITS))
 
 
 def _keeping(folder: CohortFolder) -> dict[str, Any]:
-    """What the task keeps, by the file that holds it."""
+    """Checksums of the task's artifacts, by the file that holds them; empty where it cannot be read."""
     try:
         return keeping(read_json(folder.path / "task.json", Kept))
     except LabError:
@@ -98,12 +98,12 @@ def _keeping(folder: CohortFolder) -> dict[str, Any]:
 
 
 def _measured(dump: Any) -> dict[str, Any]:
-    """What a task from outside of shoal measures, as far as it is loaded here."""
+    """Measures of a task from outside of shoal, as an entry of ``cohort.json``; empty where it is not loaded here."""
     try:
-        said = said_of(RunSpec.restored(dump)) if is_loaded(dump) else {}
+        entries = said_of(RunSpec.restored(dump)) if is_loaded(dump) else {}
     except (UserError, TypeError, KeyError, AttributeError):  # no settings at all; see _is_of
-        said = {}
-    return {name: value for name, value in said.items() if name == "measures"}  # its code may be another by now
+        entries = {}
+    return {name: value for name, value in entries.items() if name == "measures"}  # its code may be another by now
 
 
 def _spec_of(folder: CohortFolder, run: str) -> Any:
@@ -119,10 +119,10 @@ def _spec_of(folder: CohortFolder, run: str) -> Any:
 
 
 def status_of(folder: CohortFolder) -> dict[str, Any] | None:
-    """What ``status.json`` must have said at the end; None where the other files do not say it.
+    """Content that ``status.json`` must have had at the end; None where the other files do not hold it.
 
-    As of the checkpoint, where there is one; without one, where every run has its last row and its last model. With
-    what it was trained is taken from the status that there is, if that can be read.
+    Members stand as in the checkpoint, where there is one; without one all are done, where every run has its last row
+    and its last model. Sessions are taken from the status that there is, if that can be read.
     """
     try:
         sessions = read_json(folder.path / "status.json", Status)["sessions"]
@@ -131,7 +131,7 @@ def status_of(folder: CohortFolder) -> dict[str, Any] | None:
     try:
         checkpoint = folder.load_checkpoint()
         if checkpoint is None:
-            found = _at_the_end(folder)
+            stand = _at_the_end(folder)
         else:
             state, where, counted = checkpoint
             names = folder.parts.check_counted(counted)
@@ -141,10 +141,10 @@ def status_of(folder: CohortFolder) -> dict[str, Any] | None:
             if len(taken) != len(begun):
                 return None
             steps = dict(zip(begun, taken, strict=True))
-            found = {"members": _places(folder, where, steps), "metrics": names}
+            stand = {"members": _places(folder, where, steps), "metrics": names}
     except LabError:
         return None
-    return found and {"members": found["members"], "sessions": sessions, "metrics": found["metrics"]}
+    return stand and {"members": stand["members"], "sessions": sessions, "metrics": stand["metrics"]}
 
 
 def _ends(folder: CohortFolder) -> dict[str, int]:
@@ -160,7 +160,7 @@ def _places(folder: CohortFolder, where: dict[str, Any], steps: dict[str, int]) 
 
 
 def _at_the_end(folder: CohortFolder) -> dict[str, Any] | None:
-    """Every run done, where their last rows and last models show it."""
+    """Status in which every run is done, where their last rows and last models show it; else None."""
     ends = _ends(folder)
     names = folder.parts.there()
     rows = folder.parts.read(None, True, ends.keys(), folder.measures().columns)

@@ -1,4 +1,4 @@
-"""What the models of some runs wrote and what that scores, as :class:`shoal.lab.Records` keep and read it."""
+"""Hypotheses of the models of some runs and their scores, as :class:`shoal.lab.Records` keep and read them."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
@@ -39,12 +39,12 @@ class DecodeRecords(LabelRecords):
         source: Sequence[str],
         settings: Mapping[str, Any] | None = None,
     ) -> Decode:
-        """Keep what a run's model wrote, see :meth:`shoal.lab.decodes.Decodes.keep`.
+        """Keep hypotheses of a run's model, see :meth:`shoal.lab.decodes.Decodes.keep`.
 
         Args:
             run: its id, an unambiguous beginning of it, or its name.
             step: of the model.
-            name: of what was translated, such as ``test_2016_flickr``.
+            name: of the test set, such as ``test_2016_flickr``.
             hypotheses: one per line of the source, detokenised and cased.
             source: the lines that were translated.
             settings: of the search.
@@ -68,7 +68,7 @@ class DecodeRecords(LabelRecords):
         step: int | str | None = None,
         average: int = 1,
     ) -> "dict[str, list[tuple[Answer, ...]]]":
-        """What the kept models of these runs answer to each line; see :func:`shoal.decoding.answers.answer`.
+        """Answers of the kept models of these runs to each line; see :func:`shoal.decoding.answers.answer`.
 
         Args:
             lines: sources, one each.
@@ -91,62 +91,62 @@ class DecodeRecords(LabelRecords):
         for run, spec in records.specs.items():
             if "pair" not in spec.task_part.offers:
                 raise UserError(f"run {run[:8]} has task {spec.task}, which has no sources to answer to")
-        found: dict[str, list[tuple[Answer, ...]]] = {}
+        answers_of: dict[str, list[tuple[Answer, ...]]] = {}
         for group in models_by_shape(records, "codec", PairCodec.from_json, step, average):
             n = group.spec.task_part.sizes().sequence_length if max_new_tokens is None else max_new_tokens
             made = answer(group.models, group.spec.model_part.reads, group.kept, lines, n, beam)
-            found |= dict(zip(made.runs, map(list, made.answers), strict=True))
-        return {run: found[run] for run in records.ids}
+            answers_of |= dict(zip(made.runs, map(list, made.answers), strict=True))
+        return {run: answers_of[run] for run in records.ids}
 
     def decodes(self, name: str | None = None) -> list[Decode]:
-        """The hypotheses that were kept of these runs, in the order of the runs; perhaps those of one name alone.
+        """The hypotheses that were kept of these runs, in the order of the runs; only those of a name if given.
 
-        What is damaged is left out, and :meth:`damaged_decodes` names it.
+        Damaged ones are left out, and :meth:`damaged_decodes` names them.
         """
-        kept = [decode for decode in self._read()[0] if name in (None, decode.name)]
+        chosen = [decode for decode in self._read()[0] if name in (None, decode.name)]
         order = {run: place for place, run in enumerate(self._folders)}
-        return sorted(kept, key=lambda decode: (order[decode.run], decode.step, decode.id))
+        return sorted(chosen, key=lambda decode: (order[decode.run], decode.step, decode.id))
 
     def damaged_decodes(self) -> dict[str, str]:
-        """What is wrong with hypotheses and scores, and what to do, by the names of their files.
+        """Damage to hypotheses and scores, each as a line with a remedy, by the names of their files.
 
         A damaged note does not say of which run it is: those of the cohorts of these runs are all named.
         """
         _, wrong = self._read()
         for folder in self._cohorts():
-            own = folder.decodes
-            for name in own.scored():
+            decodes = folder.decodes
+            for name in decodes.scored():
                 try:
-                    with own.with_way_out():
-                        own.read_scores(name)
+                    with decodes.with_way_out():
+                        decodes.read_scores(name)
                 except LabError as error:
                     wrong[name] = str(error)
         return wrong
 
     def _read(self) -> tuple[list[Decode], dict[str, str]]:
-        """The hypotheses that are whole, and what is wrong with the others, by the names of their files."""
-        found, wrong = [], {}
-        for own in (folder.decodes for folder in self._cohorts()):
+        """The hypotheses that are whole, and the damage to the others, by the names of their files."""
+        whole, wrong = [], {}
+        for decodes in (folder.decodes for folder in self._cohorts()):
             try:
-                with own.with_way_out():
-                    own.check_folders()
+                with decodes.with_way_out():
+                    decodes.check_folders()
             except LabError as error:
-                wrong[own.path.name] = str(error)
-            for key in own.there():
+                wrong[decodes.path.name] = str(error)
+            for key in decodes.there():
                 try:
-                    with own.with_way_out():
-                        found.append(own.read(key))
+                    with decodes.with_way_out():
+                        whole.append(decodes.read(key))
                 except LabError as error:
                     wrong[key] = str(error)
-        return [decode for decode in found if decode.run in self._folders], wrong
+        return [decode for decode in whole if decode.run in self._folders], wrong
 
     def keep_scores(
         self, decode: Decode, references: Sequence[Sequence[str]], tokenizer: str = "13a"
     ) -> dict[str, Any]:
-        """Score kept hypotheses against one or several references, and keep that with its signatures.
+        """Score kept hypotheses against one or several references, and keep the scores with their signatures.
 
         Returns:
-            What is kept: by name each ``score`` with its ``signature`` under ``scores``; see
+            The kept scores: by name each ``score`` with its ``signature`` under ``scores``; see
             :func:`shoal.analysis.sentence_scores.text_scores`.
 
         Raises:
@@ -154,17 +154,17 @@ class DecodeRecords(LabelRecords):
         """
         from shoal.analysis.sentence_scores import text_scores
 
-        found = text_scores([decode.hypotheses], references, tokenizer)
+        scored = text_scores([decode.hypotheses], references, tokenizer)
         scores = {
-            name: (float(statistics.corpus()[0]), found.signatures.get(name, ""))
-            for name, statistics in found.statistics.items()
+            name: (float(statistics.corpus()[0]), scored.signatures.get(name, ""))
+            for name, statistics in scored.statistics.items()
         }
         folder = self._folders[self.find(decode.run)]
         with folder.adding():
             return folder.decodes.keep_scores(decode, [sha256_of_lines(lines) for lines in references], scores)
 
     def scores(self) -> pl.DataFrame:
-        """Every kept score; what is damaged is left out, and :meth:`damaged_decodes` names it.
+        """Every kept score; damaged ones are left out, and :meth:`damaged_decodes` names them.
 
         Returns:
             One row per score: ``run``, ``step``, ``name``, ``decode``, ``references`` (SHA-256, one or several),
@@ -172,11 +172,11 @@ class DecodeRecords(LabelRecords):
         """
         rows, wrong = [], self.damaged_decodes()
         for decode in self.decodes():
-            own = self._folders[decode.run].decodes
-            whole = [name for name in own.scored(decode.id) if name not in wrong]
-            for said in map(own.read_scores, whole):
-                about = (decode.run, decode.step, decode.name, decode.id, " ".join(said["references"]))
-                rows += [(*about, name, it["score"], it["signature"]) for name, it in said["scores"].items()]
+            decodes = self._folders[decode.run].decodes
+            whole = [name for name in decodes.scored(decode.id) if name not in wrong]
+            for note in map(decodes.read_scores, whole):
+                about = (decode.run, decode.step, decode.name, decode.id, " ".join(note["references"]))
+                rows += [(*about, name, it["score"], it["signature"]) for name, it in note["scores"].items()]
         return pl.DataFrame(rows, _SCORES, orient="row")
 
     def _cohorts(self) -> list[CohortFolder]:

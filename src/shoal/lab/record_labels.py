@@ -45,22 +45,22 @@ class LabelRecords:
         Raises:
             UserError: there is no such tag or group.
         """
-        found = {*self._folders}
+        chosen = {*self._folders}
         if tag is None and group is None:
-            return found
+            return chosen
         labels = self.labels()
         if tag is not None:
-            found &= labels.tagged(words(tag), self._folders)
+            chosen &= labels.tagged(words(tag), self._folders)
         if group is not None:
-            found &= labels.grouped(words(group))
-        return found
+            chosen &= labels.grouped(words(group))
+        return chosen
 
     def label_cells(self) -> dict[str, dict[str, str | None]]:
         """Labels of each run as cells of a table: those of :data:`COLUMNS` that some run has."""
         labels, cells = self.labels(), {}
         for run in self._folders:
-            own = labels.of(run)
-            several = (own.name, " ".join(labels.groups_of(run)), " ".join(labels.tags_of(run)), own.note)
+            label = labels.of(run)
+            several = (label.name, " ".join(labels.groups_of(run)), " ".join(labels.tags_of(run)), label.note)
             cells[run] = {column: value or None for column, value in zip(COLUMNS, several, strict=True)}
-        there = [column for column in COLUMNS if any(own[column] for own in cells.values())]
-        return {run: {column: own[column] for column in there} for run, own in cells.items()}
+        there = [column for column in COLUMNS if any(row[column] for row in cells.values())]
+        return {run: {column: row[column] for column in there} for run, row in cells.items()}

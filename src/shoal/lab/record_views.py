@@ -170,12 +170,12 @@ class RecordViews:
         records = self._records()
         if isinstance(which, pl.Expr):
             table = _with_measured(records, which.meta.root_names())
-            kept = set(table.filter(which)["run"])
+            chosen = set(table.filter(which)["run"])
         elif callable(which):
-            kept = {run.id for run in self if which(run)}
+            chosen = {run.id for run in self if which(run)}
         else:
             raise UserError(f"filter takes a function of a run or a polars expression, got {which!r}")
-        return self.chosen([run for run in self._folders if run in kept])
+        return self.chosen([run for run in self._folders if run in chosen])
 
     def times(self, stay: int = 1) -> pl.DataFrame:
         """Time to generalise of each run, by the definition of its task; see :func:`shoal.analysis.time_to`.

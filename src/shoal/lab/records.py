@@ -1,4 +1,4 @@
-"""What a lab holds of some runs, as data frames and as the practical's dictionaries."""
+"""Records of some runs of a lab, as data frames and as the practical's dictionaries."""
 
 from collections.abc import Container, Iterable, Mapping
 from pathlib import Path
@@ -30,7 +30,7 @@ STATES = ("waiting", "running", "interrupted", "done", "diverged", "damaged")
 
 
 class Records(DecodeRecords, RecordViews):
-    """The runs of a request, in its order. Everything is read from the lab when asked for; see :meth:`snapshot`."""
+    """Records of the runs of a request, in its order; files are read at each call, but see :meth:`snapshot`."""
 
     def __init__(self, folders: Mapping[str, CohortFolder]) -> None:
         super().__init__(folders)
@@ -50,10 +50,10 @@ class Records(DecodeRecords, RecordViews):
     @property
     def specs(self) -> dict[str, RunSpec]:
         """The runs' specs by id."""
-        found: dict[str, RunSpec] = {}
+        specs: dict[str, RunSpec] = {}
         for folder in self.cohorts():
-            found.update({spec.id: spec for spec in self._specs_of(folder)})
-        return {run: found[run] for run in self.ids}
+            specs.update({spec.id: spec for spec in self._specs_of(folder)})
+        return {run: specs[run] for run in self.ids}
 
     def _specs_of(self, folder: CohortFolder) -> list[RunSpec]:
         if folder.path not in self._restored:
@@ -61,9 +61,9 @@ class Records(DecodeRecords, RecordViews):
         return self._restored[folder.path]
 
     def snapshot(self) -> "Records":
-        """The same runs as they stand now: what is read later, and read again, is of this moment. Its models are not.
+        """Records of the same runs as they stand now: all files read later, but models, are of this moment.
 
-        For whatever is made of several readings, such as a report, while runs may be training.
+        Results of several readings, such as reports, are made from it, since runs may be training meanwhile.
         """
         taken = {
             folder.path: folder if isinstance(folder, CohortSnapshot) else CohortSnapshot(folder.path)
@@ -74,7 +74,7 @@ class Records(DecodeRecords, RecordViews):
         return snapshot
 
     def _settings(self) -> dict[str, dict[str, Any]]:
-        """Each run's settings as cells of a table, as they stand in the lab: checking them again would take longest."""
+        """Settings of each run as cells of a table, unchecked, as they stand in the lab: a check would take longest."""
         return {
             member["run"]: {name: as_cell(value) for name, value in _every(member["spec"]).items()}
             for folder in self.cohorts()
@@ -100,15 +100,15 @@ class Records(DecodeRecords, RecordViews):
         return list(dict.fromkeys(task_of(folder.manifest()) for folder in self.cohorts()))
 
     def measures(self) -> Measures:
-        """What the runs' tasks measure; of several tasks everything that one of them does, see :func:`union`."""
+        """Measures of the runs' tasks; of several tasks those that any of them has, see :func:`union`."""
         return union(folder.measures() for folder in self.cohorts()) if len(self) else EQUATIONS
 
     def runs(self) -> pl.DataFrame:
         """One row per run: ``run``, ``state``, ``step``; ``name``, ``group``, ``tags`` and ``note``, each where some
         run has one, several with spaces between; settings.
 
-        The state is one of :data:`STATES`, ``damaged`` (with no step) where the lab does not say; what was measured is
-        not looked at, see :meth:`damage`.
+        The state is one of :data:`STATES`, ``damaged`` (with no step) where the lab does not say; metrics are not
+        read for it, see :meth:`damage`.
         """
         states: dict[str, dict[str, Any]] = {}
         for folder in self.cohorts():
@@ -124,14 +124,14 @@ class Records(DecodeRecords, RecordViews):
                 states[run] = {**member, "state": "interrupted" if lost else member["state"]}
         settings, unknown = self._settings(), {"state": "damaged", "step": None}
         places = {run: states.get(run, unknown) for run in self.ids}
-        said = self.label_cells()
+        labels = self.label_cells()
         rows = [
-            {"run": run, "state": at["state"], "step": at["step"], **said[run], **settings[run]}
+            {"run": run, "state": at["state"], "step": at["step"], **labels[run], **settings[run]}
             for run, at in places.items()
         ]
         overrides = {"run": pl.String, "state": pl.String, "step": pl.Int64}
-        own = [name for row in rows for name in row] or [*KINDS, *known_settings()]  # also where there are no runs
-        columns = dict.fromkeys(["run", "state", "step", *own])
+        names = [name for row in rows for name in row] or [*KINDS, *known_settings()]  # also where there are no runs
+        columns = dict.fromkeys(["run", "state", "step", *names])
         return pl.DataFrame(rows, list(columns), schema_overrides=overrides, infer_schema_length=None)
 
     def where(
@@ -141,19 +141,21 @@ class Records(DecodeRecords, RecordViews):
         group: str | Iterable[str] | None = None,
         **values: Any,
     ) -> "Records":
-        """Those of the runs that have these settings, given as to :func:`shoal.grid`, and are in one of these states,
+        """Records of the runs that have these settings, given as to :func:`shoal.grid`, and are in one of these states,
         have one of these tags and are in one of these groups.
 
-        Whatever is damaged is ``damaged``; with a state everything that was measured is read.
+        A damaged run has the state ``damaged``; with a state all metrics are read.
 
         Raises:
             UserError: there is no such setting, state, tag or group, or a setting does not allow a value.
         """
-        cells, kept = self._settings() if values else {}, self.labelled(tag, group)
+        cells, chosen = self._settings() if values else {}, self.labelled(tag, group)
         if values:
-            outside = {kind: sorted({own[kind] for own in cells.values() if ":" in own[kind]}) for kind in KINDS}
+            outside = {
+                kind: sorted({settings[kind] for settings in cells.values() if ":" in settings[kind]}) for kind in KINDS
+            }
             choice = read_choice(values, outside)
-            kept = {run for run, own in cells.items() if fits(own, choice)}
+            chosen = {run for run, settings in cells.items() if fits(settings, choice)}
         if state is not None:
             wanted = list(state) if isinstance(state, Iterable) and not isinstance(state, str) else [state]
             for name in wanted:
@@ -163,27 +165,27 @@ class Records(DecodeRecords, RecordViews):
             states = {
                 run: "damaged" if run in damage else state for run, state in self.runs()["run", "state"].iter_rows()
             }
-            kept = {run for run in kept if states.get(run) in wanted}
-        return self.without({*self.ids} - kept)
+            chosen = {run for run in chosen if states.get(run) in wanted}
+        return self.without({*self.ids} - chosen)
 
     def damage(self) -> dict[str, str]:
-        """What is wrong with the record of a run, and what to do, by run; nothing where every run is whole.
+        """Damage to the record of each run, as a line with a remedy; empty where every run is whole.
 
-        Reads all that was measured. The other methods that do raise :class:`LabError` at the first file that is
-        damaged, and show what there is where rows are missing.
+        All metrics are read for it. The other methods that read them raise :class:`LabError` at the first file that is
+        damaged, and return the rows that there are where some are missing.
         """
-        found: dict[str, str] = {}
+        damage: dict[str, str] = {}
         for folder in self.cohorts():
-            found |= {run: why for run, why in damage_of(folder).items() if self._folders.get(run) is folder}
-        return {run: found[run] for run in self.ids if run in found}
+            damage |= {run: why for run, why in damage_of(folder).items() if self._folders.get(run) is folder}
+        return {run: damage[run] for run in self.ids if run in damage}
 
     def foreign(self) -> dict[str, str]:
-        """Why a run, though whole, has no spec here, by run: it is of a version of shoal to which it was another.
+        """Reason why a run, though whole, has no spec here, by run: another version of shoal trained it otherwise.
 
         Nothing from outside of shoal is imported for this: of runs whose task, model or optimizer is not loaded here
         only the version is looked at, and what they measured can be shown all the same.
         """
-        found: dict[str, str] = {}
+        reasons: dict[str, str] = {}
         for folder in self.cohorts():
             try:
                 if folder.is_loaded():
@@ -191,15 +193,15 @@ class Records(DecodeRecords, RecordViews):
                 else:
                     folder.check_versions()
             except LabError as error:
-                found |= {run: str(error) for run, own in self._folders.items() if own is folder}
-        return found
+                reasons |= {run: str(error) for run, home in self._folders.items() if home is folder}
+        return reasons
 
     def without(self, runs: Container[str]) -> "Records":
-        """The other runs."""
+        """Records of the other runs."""
         return self.chosen(run for run in self._folders if run not in runs)
 
     def whole(self) -> tuple["Records", dict[str, str]]:
-        """The runs that are not damaged and have specs, and what is wrong with the others.
+        """Records of the runs that are not damaged and have specs, and a line about each other run.
 
         Raises:
             LabError: there is something wrong with every run.
@@ -247,11 +249,11 @@ class Records(DecodeRecords, RecordViews):
         return self.best_of(curves, t_max)
 
     def best_of(self, curves: pl.DataFrame, t_max: int | None = None) -> pl.DataFrame:
-        """The same of :meth:`curves` that have been read already; without a row where they have none."""
-        own = {folder.path: folder.measures() for folder in self.cohorts()}
+        """Best values, as :meth:`extrema`, of :meth:`curves` that are read already; no row where they have none."""
+        measures = {folder.path: folder.measures() for folder in self.cohorts()}
         runs: dict[Measures, list[str]] = {}
         for run, folder in self._folders.items():
-            runs.setdefault(own[folder.path], []).append(run)
+            runs.setdefault(measures[folder.path], []).append(run)
         if len(runs) < 2:
             return extrema(curves, t_max, self.measures())
         parts = [extrema(curves.filter(pl.col("run").is_in(several)), t_max, m) for m, several in runs.items()]
@@ -287,7 +289,7 @@ class Records(DecodeRecords, RecordViews):
         return self._folders[run].models(run)
 
     def kept(self, run: str) -> dict[str, Any]:
-        """What the run's task keeps with its models: of a text its ``tokenizer``, as JSON.
+        """Artifacts that the run's task keeps with its models: of a text its ``tokenizer``, as JSON.
 
         Raises:
             UserError: no run here has such an id, or several have.
@@ -296,14 +298,14 @@ class Records(DecodeRecords, RecordViews):
         return self._folders[self.find(run)].kept()
 
     def beside(self) -> list[str]:
-        """What these results have to be seen beside, as their tasks say: lines, each once."""
+        """Reference values to show beside these results, such as baselines, by their tasks: lines, each once."""
         lines = [line for folder in self.cohorts() for line in told_of(folder, "beside", [])]
         return list(dict.fromkeys(lines))
 
     def units(self) -> dict[str, dict[str, float]]:
-        """Further units of the loss of each run, by name, as what it is multiplied by; of most tasks there are none."""
-        found = {folder.path: dict(told_of(folder, "units", {})) for folder in self.cohorts()}
-        return {run: found[folder.path] for run, folder in self._folders.items()}
+        """Further units of the loss of each run, by name, as factors; most tasks have none."""
+        units = {folder.path: dict(told_of(folder, "units", {})) for folder in self.cohorts()}
+        return {run: units[folder.path] for run, folder in self._folders.items()}
 
     def model(self, run: str, step: int | str | None = None, average: int = 1) -> "nn.Module":
         """A kept model, ready to evaluate; the last one when no ``step`` is named.
@@ -326,7 +328,7 @@ class Records(DecodeRecords, RecordViews):
         return averaged(self._folders[run], run, steps, build_model(self.specs[run])).eval()
 
     def model_steps(self, run: str, step: int | str | None = None, average: int = 1) -> list[int]:
-        """After which steps the model, or those it is the mean of, was kept; the last of them last. As :meth:`model`.
+        """Steps of the kept model, or of those it is the mean of, in order; arguments as for :meth:`model`.
 
         Raises:
             UserError: no run here has such an id, or several have; or there is no such step, or number of models.
@@ -337,7 +339,7 @@ class Records(DecodeRecords, RecordViews):
 
 
 def _every(dump: Mapping[str, Any]) -> dict[str, Any]:
-    """Every setting; one that is younger than the record has its default."""
+    """Every setting of a dump; one that is younger than the record has its default."""
     usual, _ = defaults(dump.get("task", USUAL["task"]), dump["model"], dump["optimizer"])
-    own = {name: value for name, value in dump.items() if value is not None or name in usual}
-    return {"task": USUAL["task"], **own, **{name: value for name, value in usual.items() if name not in own}}
+    recorded = {name: value for name, value in dump.items() if value is not None or name in usual}
+    return {"task": USUAL["task"], **recorded, **{name: value for name, value in usual.items() if name not in recorded}}

@@ -1,4 +1,4 @@
-"""What the JSON files of a lab must hold: the keys that are read of them, and the types of their values."""
+"""Shapes of a lab's JSON files: the keys that are read of them, and the types of their values."""
 
 import math
 from types import NoneType
@@ -46,13 +46,13 @@ _LISTS: dict[Any, Any] = {int: _Orders, str: _Words}
 
 
 class Shape(BaseModel):
-    """Checks and is thrown away: keys beside its own may be there, and those with a default may be missing."""
+    """Shape of a JSON object: keys beside its own may be there, and those with a default may be missing."""
 
     model_config = ConfigDict(strict=True)
 
 
 class _Named(Shape):
-    """What every record of a run's settings says, and a value of any other setting that there was or will be."""
+    """Settings that every record of a run has, and values of any other setting that there was or will be."""
 
     model_config = ConfigDict(strict=True, extra="allow")
     __pydantic_extra__: dict[str, _Value]
@@ -67,7 +67,7 @@ class _Named(Shape):
 
 
 def _kind_of(setting: str, part: type[BaseModel]) -> Any:
-    """Of the values that a setting has, whatever it allows of them: a column of a table has one."""
+    """Type of a setting's values, whatever it allows of them: a column of a table has one type."""
     annotation = part.model_fields[setting].annotation
     if get_origin(annotation) is tuple:
         return _LISTS[get_args(annotation)[0]] | None
@@ -92,7 +92,7 @@ class Member(Shape):
 
 
 class Source(Shape):
-    """Where a part from outside of shoal came from when the cohort was begun."""
+    """Source of a part from outside of shoal when the cohort was begun."""
 
     package: str
     version: str | None = None
@@ -117,14 +117,14 @@ class Measured(Shape):
 
 
 class Meant(Shape):
-    """What generalised means to it."""
+    """Definition of generalised by a task from outside of shoal: a measure and its threshold."""
 
     measure: str
     threshold: _Float
 
 
 class Said(Shape):
-    """What it measures."""
+    """Measures of a task from outside of shoal."""
 
     recorded: Annotated[list[Measured], Field(min_length=1, max_length=100)]
     generalised: Meant | None = None
@@ -132,7 +132,7 @@ class Said(Shape):
 
 
 class BestNGram(Shape):
-    """How well the best n-gram predicts what a text validates on."""
+    """Cross-entropy of the best n-gram on the validation examples of a text."""
 
     order: Number
     orders: Number
@@ -140,7 +140,7 @@ class BestNGram(Shape):
 
 
 class Kept(Shape):
-    """``task.json``: any JSON by name, and of these names what is shown of them."""
+    """``task.json``: any JSON by name, and under these names the values that are shown."""
 
     counts: dict[_Short, Annotated[int, Field(ge=0, le=2**53)]] = {}
     ngram: BestNGram | None = None
@@ -159,14 +159,14 @@ class Manifest(Shape):
 
 
 class Stand(Shape):
-    """Where a run stands."""
+    """State and step of a run."""
 
     state: Literal["waiting", "running", "done", "diverged"]
     step: Count
 
 
 class Session(Shape):
-    """With what a cohort was trained for a while."""
+    """Session in which a cohort was trained: versions, machine, threads and engine."""
 
     shoal: str
     git_commit: str | None
@@ -189,13 +189,13 @@ class Status(Shape):
 
 
 class Ending(Stand):
-    """How a run ended."""
+    """State and step at which a run ended."""
 
     state: Literal["done", "diverged"]
 
 
 class Where(Shape):
-    """Whose state a checkpoint holds; earlier versions parked nobody and did not keep the last accuracies."""
+    """Members whose state a checkpoint holds; earlier versions parked nobody and did not keep the last accuracies."""
 
     members: list[Id]
     parked: list[Id] = []
@@ -215,7 +215,7 @@ class Flush(Shape):
 
 
 class Deviation(Shape):
-    """Of one run trained alone from the same run in its stack."""
+    """Deviation of a run trained alone from the same run in its stack."""
 
     loss: float
     parameters: float

@@ -34,10 +34,10 @@ def files_below(path: Path) -> Iterator[tuple[Path, int]]:
 
 def bytes_of_cohort(folder: CohortFolder) -> dict[str, int]:
     """Bytes by kind: each of :data:`KINDS`. ``texts`` are hypotheses of models and their scores."""
-    found = dict.fromkeys(KINDS, 0)
+    sizes = dict.fromkeys(KINDS, 0)
     for name in names_in(folder.path):
-        found[_KIND.get(name, "other")] += bytes_below(folder.path / name)
-    return found
+        sizes[_KIND.get(name, "other")] += bytes_below(folder.path / name)
+    return sizes
 
 
 def bytes_of_runs(folder: CohortFolder) -> dict[str, dict[str, int]]:
@@ -53,7 +53,7 @@ def bytes_of_runs(folder: CohortFolder) -> dict[str, dict[str, int]]:
 
 
 def bytes_beside(lab: Path) -> dict[str, int]:
-    """Bytes of what a lab holds beside its cohorts, by name: each page of ``reports``, ``studies``, ``labels`` ….
+    """Bytes of files and folders beside the cohorts, by name: each page of ``reports``, ``studies``, ``labels`` ….
 
     >>> bytes_beside(Path("no-such-folder"))
     {}

@@ -1,4 +1,4 @@
-"""A cohort as it stood at one moment, for what is made from several of its files while it may be training."""
+"""Snapshots of cohorts: all records of one moment, for results of several files of a cohort that may be training."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -13,9 +13,9 @@ T = TypeVar("T")
 
 
 class CohortSnapshot(CohortFolder):
-    """Reads every record once, at the beginning; what could not be read cannot be read later either.
+    """Snapshot of a cohort: every record is read once, at the beginning; one that could not be read stays unreadable.
 
-    A run's ``step`` is that of its last row where it has one beyond what ``status.json`` says: a trainer writes the
+    A run's ``step`` is that of its last row where that is beyond the step in ``status.json``: a trainer writes the
     rows first. Models are read when asked for: each is written once.
     """
 
@@ -52,7 +52,7 @@ class CohortSnapshot(CohortFolder):
 
 
 def _brought_up(status: dict[str, Any], metrics: pl.DataFrame) -> dict[str, Any]:
-    """The status with members that are not finished where their last rows are."""
+    """Status in which members that are not finished are at the step of their last rows."""
     last = dict(metrics.group_by("run").agg(pl.col("step").max()).iter_rows())
     members = {
         run: member if member["state"] in FINISHED else {**member, "step": max(member["step"], last.get(run, 0))}
@@ -68,7 +68,7 @@ def _read(read: Callable[[], T]) -> T | LabError:
         return error
 
 
-def _once(found: T | LabError) -> T:
-    if isinstance(found, LabError):
-        raise found
-    return found
+def _once(record: T | LabError) -> T:
+    if isinstance(record, LabError):
+        raise record
+    return record

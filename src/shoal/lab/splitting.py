@@ -4,7 +4,7 @@
     status.json              likewise
     metrics/, set-aside/     file by file without their rows, under the same numbers
     checkpoint.safetensors   without their rows of every tensor
-    certificate.json         without what it says of them
+    certificate.json         without their deviations
     models/, decodes/ …      linked, file by file, without theirs
 
 A member's trajectory depends on its spec alone, so that the others go on to the bits to which they would have gone.
@@ -38,7 +38,7 @@ def split(folder: CohortFolder, gone: Collection[str], place: Path) -> CohortFol
         place: where the new folder goes, on the same file system.
 
     Raises:
-        LabError: the record of a run that is to stay is damaged, so that what is written could be less than it is.
+        LabError: the record of a run that is to stay is damaged, so that the new record could lack some of it.
         DiskError: the disk is full or refuses.
     """
     manifest = folder.manifest()
@@ -96,13 +96,13 @@ def _link_all(folder: CohortFolder, new: CohortFolder, gone: Collection[str]) ->
 
 def _texts_of(folder: CohortFolder, gone: Collection[str]) -> set[Path]:
     """Files of hypotheses and scores of these runs. One whose note is damaged stays: its run is not known."""
-    decodes, found = folder.decodes, set()
+    decodes, texts = folder.decodes, set()
     for key in decodes.there():
         with suppress(LabError):
             if decodes.read(key).run in gone:
-                found |= {Path("decodes") / f"{key}.json", Path("decodes") / f"{key}.txt"}
-                found |= {Path("scores") / f"{name}.json" for name in decodes.scored(key)}
-    return found
+                texts |= {Path("decodes") / f"{key}.json", Path("decodes") / f"{key}.txt"}
+                texts |= {Path("scores") / f"{name}.json" for name in decodes.scored(key)}
+    return texts
 
 
 def _link(source: Path, target: Path, name: Path, dropped: Collection[Path]) -> None:
@@ -136,7 +136,7 @@ def _copy(source: Path, target: Path) -> None:
 
 
 def _write_metrics(folder: CohortFolder, new: CohortFolder, gone: Collection[str]) -> dict[str, str]:
-    """Write each file of metrics without rows of these runs; the new names by the old ones."""
+    """Write each file of metrics without rows of these runs, and return the new names by the old ones."""
     columns = folder.measures().columns
     there = folder.parts.there()
     names = {name: _write_part(folder.parts, new.parts, name, gone, columns) for name in there}
@@ -174,7 +174,7 @@ def _write_checkpoint(folder: CohortFolder, new: CohortFolder, gone: Collection[
 
 
 def _where(where: Mapping[str, Any], gone: Collection[str]) -> dict[str, Any]:
-    """``where`` of the new checkpoint. The spread of the last accuracies is left out: it was that of all members."""
+    """Entry ``where`` of the new checkpoint, without the spread of the last accuracies, which was of all members."""
     members = [run for run in where["members"] if run not in gone]
     parked = [run for run in where.get("parked", []) if run not in gone]
     if not members:  # whoever is parked waits for someone's place

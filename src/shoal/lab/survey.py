@@ -1,4 +1,4 @@
-"""Which cohort of a lab holds which run, and what cannot be known of it."""
+"""Survey of a lab: the cohort that holds each run, and lines about cohorts that cannot be read."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -18,12 +18,12 @@ LOOKS = 10  # at most, while cohorts come or go
 
 @dataclass(frozen=True)
 class Survey:
-    """What a lab holds.
+    """Survey of the cohorts of a lab.
 
     Attributes:
         index: the folder of each run that is known of, oldest cohort first.
-        unknown: a line for each cohort of which it cannot be known what runs it holds, with what to do.
-        copies: a line for each cohort that holds runs which are read from another, with what to do.
+        unknown: a line for each cohort whose runs cannot be known, with a remedy.
+        copies: a line for each cohort that holds runs which are read from another, with a remedy.
         held: the folders that hold a run, of those that several hold.
     """
 
@@ -34,7 +34,7 @@ class Survey:
 
 
 def survey(path: Path) -> Survey:
-    """Look at every cohort of the lab at ``path``; one that cannot be read is told of and hides no other."""
+    """Look at every cohort of the lab at ``path``; one that cannot be read becomes a line and hides no other."""
     return settled(path, lambda: _survey(path))
 
 
@@ -45,10 +45,10 @@ def settled(path: Path, look: Callable[[], T]) -> T:
     """
     for _ in range(LOOKS):
         before = names_in(path / "cohorts")
-        found = look()
+        result = look()
         if names_in(path / "cohorts") == before:
             break
-    return found
+    return result
 
 
 def _survey(path: Path) -> Survey:
@@ -74,7 +74,7 @@ def find_cohorts(path: Path) -> tuple[list[CohortFolder], list[str]]:
 
     One that a deletion has not put into the place of another yet is none.
     """
-    found, lost = [], []
+    cohorts, lost = [], []
     for name in names_in(path / "cohorts"):
         folder = CohortFolder(path / "cohorts" / name)
         try:
@@ -82,16 +82,16 @@ def find_cohorts(path: Path) -> tuple[list[CohortFolder], list[str]]:
                 if is_pending(folder):
                     continue
                 if is_there(folder.path / "cohort.json"):
-                    found.append((folder.path.joinpath("cohort.json").lstat().st_mtime_ns, name, folder))
+                    cohorts.append((folder.path.joinpath("cohort.json").lstat().st_mtime_ns, name, folder))
                 elif folder.contents():
                     raise LabError(f"{folder.path / 'cohort.json'} is missing")
         except LabError as error:
             lost.append(_unknown(folder, error))
-    return [folder for _, _, folder in sorted(found, key=lambda entry: entry[:2])], lost
+    return [folder for _, _, folder in sorted(cohorts, key=lambda entry: entry[:2])], lost
 
 
 def is_pending(folder: CohortFolder) -> bool:
-    """Test whether a cohort is the rest of another that is still there, from which runs are to be deleted.
+    """Return True if a cohort is the rest of another that is still there, from which runs are to be deleted.
 
     In the moment in which that is moved away, in one step, this takes its place: no run is ever in neither.
     """
@@ -108,7 +108,7 @@ def _unknown(folder: CohortFolder, error: LabError) -> str:
 
 
 def _choose(several: Mapping[str, Iterable[CohortFolder]]) -> dict[str, CohortFolder]:
-    """Of folders that hold the same run the one in which it is whole and furthest; else the one of its own name."""
+    """Folder to read each run from that several hold: where it is whole and furthest, else the one of its own name."""
     folders = {folder.path: folder for held in several.values() for folder in held}
     ranks: dict[tuple[Path, str], tuple[int, ...]] = {}
     for folder in folders.values():
@@ -121,7 +121,7 @@ def _choose(several: Mapping[str, Iterable[CohortFolder]]) -> dict[str, CohortFo
 
 
 def _copies(several: Mapping[str, Iterable[CohortFolder]], chosen: Mapping[str, CohortFolder]) -> list[str]:
-    """A line for each folder and the one that is read instead."""
+    """Lines about folders with runs that are read from another, one for each pair of folders."""
     counts: dict[tuple[str, str], int] = {}
     path = {folder.id: folder.path for held in several.values() for folder in held}
     for run, held in several.items():
@@ -130,7 +130,7 @@ def _copies(several: Mapping[str, Iterable[CohortFolder]], chosen: Mapping[str, 
                 pair = (folder.id, chosen[run].id)
                 counts[pair] = counts.get(pair, 0) + 1
     return [
-        f"cohort {copy} holds {n} run{'s' * (n != 1)} that cohort {kept} holds too, which is the one that is read; "
+        f"cohort {copy} holds {n} run{'s' * (n != 1)} that cohort {original} holds too, which is the one that is read; "
         f"move {path[copy]} out of the lab"
-        for (copy, kept), n in counts.items()
+        for (copy, original), n in counts.items()
     ]

@@ -1,7 +1,7 @@
 """Reading of a lab without touching it: no lock is taken, nothing is written, and a file is read again only when it has
 changed.
 
-A trainer flushes at least every 30 seconds, so that is how old what is seen may be.
+A trainer flushes at least every 30 seconds, which is the largest age of what is read.
 """
 
 import time
@@ -30,7 +30,7 @@ FRESH = 60.0  # seconds since a flush within which a cohort is taken to be train
 
 @dataclass(frozen=True)
 class SeenRun:
-    """A run: its settings as they stand in the lab, where it stands, and its last step."""
+    """Run at one moment: its settings as they stand in the lab, its state, and its last step."""
 
     run: str
     state: str
@@ -50,7 +50,7 @@ class SeenCohort:
         measures: what its task measures.
         curves: every flushed evaluation, see :meth:`shoal.lab.cohort.CohortFolder.metrics`.
         state: waiting, running, interrupted or done.
-        flushed: when ``status.json`` was written, in seconds since 1970.
+        flushed: time at which ``status.json`` was written, in seconds since 1970.
         seconds_left: an estimate by the pace of the last session; None where there is none.
     """
 
@@ -65,12 +65,12 @@ class SeenCohort:
 
     @property
     def step(self) -> int:
-        """Mean over the members."""
+        """Mean step of the members."""
         return sum(run.step for run in self.runs) // len(self.runs)
 
     @property
     def n_steps(self) -> int:
-        """Mean over the members; of those that have ended their last step."""
+        """Mean number of steps of the members; of those that have ended their last step."""
         return sum(run.step if run.state in FINISHED else run.n_steps for run in self.runs) // len(self.runs)
 
 
@@ -91,14 +91,14 @@ class SeenLab:
     def count(self) -> dict[str, int]:
         """Number of runs in each state."""
         states = {run.run: run.state for cohort in reversed(self.cohorts) for run in cohort.runs}
-        found: dict[str, int] = {}
+        counts: dict[str, int] = {}
         for state in states.values():
-            found[state] = found.get(state, 0) + 1
-        return found
+            counts[state] = counts.get(state, 0) + 1
+        return counts
 
 
 class Watcher:
-    """Looks at a lab again and again.
+    """Watcher of a lab, which reads it again and again.
 
     Args:
         path: the lab's folder; it may come into being, change and vanish in between.
@@ -141,7 +141,7 @@ class Watcher:
 
 @dataclass
 class _Folder:
-    """A cohort's folder and what was read of it."""
+    """Folder of a cohort, with the records that were read last."""
 
     path: Path
     stamps: tuple[Any, ...] = ()
@@ -207,15 +207,17 @@ def _title(manifest: Mapping[str, Any]) -> str:
         return short(name)
     try:
         model = MODELS[name]
-        own = {setting: value for setting, value in dump.items() if setting in model.model_fields}
-        return ", ".join(filter(None, [short(name), str(model.model_construct(**own).describe())]))
+        settings = {setting: value for setting, value in dump.items() if setting in model.model_fields}
+        return ", ".join(filter(None, [short(name), str(model.model_construct(**settings).describe())]))
     except Exception:  # settings of another version, or someone else's code
         return short(name)
 
 
-def _cohort(own: _Folder, manifest: Mapping[str, Any], is_held: bool | None, flushed: float, now: float) -> SeenCohort:
-    assert own.folder is not None
-    status = own.status
+def _cohort(
+    reading: _Folder, manifest: Mapping[str, Any], is_held: bool | None, flushed: float, now: float
+) -> SeenCohort:
+    assert reading.folder is not None
+    status = reading.status
     begun = any(member["state"] == "running" for member in status["members"].values())
     trains = now - flushed < FRESH if is_held is None else is_held
     if is_finished(status):
@@ -230,7 +232,9 @@ def _cohort(own: _Folder, manifest: Mapping[str, Any], is_held: bool | None, flu
         lost = at["state"] == "running" and state == "interrupted"
         n_steps = int(spec.get("n_steps") or at["step"])
         runs.append(SeenRun(member["run"], "interrupted" if lost else at["state"], at["step"], n_steps, spec))
-    seen = SeenCohort(own.path.name, own.title, runs, own.folder.measures(), own.curves, state, flushed, None)
+    seen = SeenCohort(
+        reading.path.name, reading.title, runs, reading.folder.measures(), reading.curves, state, flushed, None
+    )
     left = _seconds_left(seen, status["sessions"], now) if state == "running" else None
     return SeenCohort(**{**seen.__dict__, "seconds_left": left})
 

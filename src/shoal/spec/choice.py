@@ -1,4 +1,4 @@
-"""Some of many runs, chosen by their settings."""
+"""Choice of runs by their settings."""
 
 import math
 from collections.abc import Iterable, Mapping
@@ -46,7 +46,7 @@ def as_cell(value: Any) -> Any:
 
 
 def fits(cells: Mapping[str, Any], choice: Mapping[str, Iterable[Any]]) -> bool:
-    """Whether each setting that is chosen by is there with one of these values; numbers that are shown alike are."""
+    """Return True if the cells hold one value of each chosen setting; numbers that tables show alike are equal."""
     return all(
         name in cells and any(_alike(cells[name], as_cell(value)) for value in values)
         for name, values in choice.items()
@@ -70,12 +70,14 @@ def as_flags(values: Mapping[str, Iterable[Any]]) -> list[str]:
 
 
 def as_short_flags(values: Mapping[str, Iterable[Any]]) -> list[str]:
-    """The same with five or more seeds in a row as a range.
+    """Words of a command that give these values, with five or more seeds in a row as a range.
 
     >>> as_short_flags({"seed": [7, 0, 1, 2, 3, 4], "p": [5, 7]})
     ['--seed', '7', '0..4', '--p', '5', '7']
     """
-    return as_flags({name: _in_ranges(own) if name.endswith("seed") else own for name, own in values.items()})
+    return as_flags(
+        {name: _in_ranges(several) if name.endswith("seed") else several for name, several in values.items()}
+    )
 
 
 def _in_ranges(values: Iterable[Any]) -> list[str]:
@@ -109,7 +111,7 @@ def _read(name: str, value: Any, parts: Mapping[str, Any]) -> Any:
     raise refused
 
 
-def _alike(own: Any, asked: Any) -> bool:
-    if isinstance(own, float) and isinstance(asked, float):
-        return math.isclose(own, asked, rel_tol=ALIKE)
-    return bool(own == asked)
+def _alike(cell: Any, asked: Any) -> bool:
+    if isinstance(cell, float) and isinstance(asked, float):
+        return math.isclose(cell, asked, rel_tol=ALIKE)
+    return bool(cell == asked)

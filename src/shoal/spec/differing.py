@@ -12,9 +12,9 @@ from shoal.spec.training import Seeds
 def differing(names: Mapping[str, str], parts: Mapping[str, Part]) -> dict[str, Any]:
     """Name of the model, and every setting that differs from the default of the run's task, model and optimizer.
 
-    Settings that follow another one (``hidden_size`` that of ``embedding_size``) are left out where they do, and so is
-    what was found out from files. Of a part from outside of shoal, whose defaults are not on record, all settings count
-    as different.
+    Settings that follow another one (``hidden_size`` that of ``embedding_size``) are left out where they do, and so are
+    settings that were derived from files. Of a part from outside of shoal, whose defaults are not on record, all
+    settings count as different.
 
     Args:
         names: of task, model and optimizer.
@@ -22,15 +22,15 @@ def differing(names: Mapping[str, str], parts: Mapping[str, Part]) -> dict[str, 
     """
     usual, _ = defaults(*(names[kind] for kind in KINDS))
     usual = {**usual, **Seeds.usual()}
-    found: dict[str, Any] = {kind: name for kind, name in names.items() if kind == "model" or name != USUAL[kind]}
+    settings: dict[str, Any] = {kind: name for kind, name in names.items() if kind == "model" or name != USUAL[kind]}
     for part in parts.values():
         hidden = {*type(part).having("derived"), *_following(part)}
-        found |= {
+        settings |= {
             name: getattr(part, name)
             for name, value in part.as_json.items()
             if name not in hidden and (name not in usual or value != usual[name])
         }
-    return found
+    return settings
 
 
 def _following(part: Part) -> list[str]:

@@ -1,4 +1,4 @@
-"""How a setting is declared, and how one that is wrong or does not apply is refused."""
+"""Declaration of settings, and errors for those that are wrong or do not apply."""
 
 import math
 from collections.abc import Iterable
@@ -20,15 +20,15 @@ ROUNDING = 2.0**-25  # the largest number that float32 does not see beside 1
 class Part(BaseModel):
     """Settings of one concern, which a run is composed of, beside what they configure; light to import.
 
-    A class says of itself what nobody else has to know: how it is called in figures, and in a part from outside of
-    shoal everything that the base class of its kind asks for.
+    A class declares what no other has to know: its label in figures and, of a part from outside of shoal, everything
+    that the base class of its kind asks for.
 
     Attributes:
-        name: the short one, of those that have one.
-        label: in figures.
-        trajectory: of a task, a model or a rule, raised where the same settings would give another trajectory than
-            before.
-        reads_files: what it says hangs on files, too, and so is found out anew whenever it is asked for.
+        name: short name, of those that have one.
+        label: name in figures.
+        trajectory: version of a task, a model or a rule, raised where the same settings would give another trajectory
+            than before.
+        reads_files: true where its settings depend on files, too, and so are derived anew whenever it is made.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="constants")
@@ -52,13 +52,13 @@ class Part(BaseModel):
         """Raise :class:`UserError` for settings that do not go together."""
 
     def check_new(self) -> None:
-        """The same, of what is refused in a new run but read of one on record."""
+        """Raise :class:`UserError` for settings that are refused in a new run but read in one on record."""
         check_float32(self, type(self).having("in_float32"))
 
     def derived(self) -> list[str]:
-        """The settings whose values it found out itself, from files, and finds out again for another run.
+        """Names of the settings that the part derives from files, and derives again for another run.
 
-        A run on record has them from there, and needs no file for them.
+        A run on record has their values, and needs no file for them.
         """
         return type(self).having("derived")
 
@@ -69,7 +69,7 @@ class Part(BaseModel):
 
     @classmethod
     def usual(cls) -> dict[str, Any]:
-        """The settings where none is given, as JSON."""
+        """Default of every setting, as JSON."""
         part = cls.model_construct()
         part.fill()
         return part.model_dump(mode="json")
@@ -94,18 +94,18 @@ def setting(
     may_be_open: bool = False,
     **limits: Any,
 ) -> Any:
-    """A field that knows in words what it allows.
+    """Field of a setting, which states in words the values that it allows.
 
     Args:
-        default: what it is where it is not given.
-        description: what it is, in words.
-        allowed: its values, in words.
+        default: value where none is given.
+        description: meaning, in words.
+        allowed: allowed values, in words.
         choices: its values, where they are names.
         member: members of a cohort may differ in it: a value, never a shape or code.
         operational: it changes neither the trajectory nor the record of a finished run, nor so its id.
         in_float32: training computes with it in float32, and what that would take for 0, 1 or infinite is refused.
         follows: the setting of the same part whose value it takes where it is left open.
-        derived: it is found out from files, and not asked for; see :meth:`Part.derived`.
+        derived: it is derived from files, and not asked for; see :meth:`Part.derived`.
         may_be_open: None is the default, too.
         limits: as pydantic's ``Field`` takes them.
     """
@@ -120,7 +120,7 @@ def setting(
 
 
 def choice(default: str | None, description: str, choices: Iterable[str], **marks: Any) -> Any:
-    """A field with one of some names."""
+    """Field of a setting whose values are names."""
     return setting(default, description, f"one of {' '.join(choices)}", choices, **marks)
 
 
@@ -137,14 +137,14 @@ def check_choices(settings: BaseModel) -> None:
 
 
 def check_choice(kind: type[BaseModel], name: str, value: Any) -> None:
-    """Raise :class:`UserError` when a setting has names and this is none of them."""
+    """Raise :class:`UserError` where a setting allows certain names alone and the value is none of them."""
     known = extra(kind, name)
     if known["choices"] and value is not None and value not in known["choices"]:
         raise UserError(f"unknown {name} {value!r}: {known['allowed']}{nearest(value, known['choices'])}")
 
 
 def check_counts(settings: BaseModel) -> None:
-    """Raise :class:`UserError` for an integer that nothing could count to."""
+    """Raise :class:`UserError` for an integer, other than a seed, above :data:`LARGEST`."""
     for name in type(settings).model_fields:
         value = getattr(settings, name)
         if isinstance(value, int) and value > LARGEST and extra(type(settings), name)["allowed"] != SEED["allowed"]:
@@ -170,7 +170,7 @@ def check_float32(settings: BaseModel, names: Iterable[str]) -> None:
 
 
 def one_line(error: ValidationError, kind: type[BaseModel]) -> str:
-    """What pydantic found, as one line."""
+    """First error that pydantic reports, as one line."""
     first = error.errors()[0]
     name = str(first["loc"][0]) if first["loc"] else ""
     if first["type"] == "extra_forbidden":
@@ -181,7 +181,7 @@ def one_line(error: ValidationError, kind: type[BaseModel]) -> str:
 
 
 def extra(kind: type[BaseModel], name: str) -> dict[str, Any]:
-    """What :func:`setting` noted of a field; of one that was declared without it, what can be told."""
+    """Marks that :func:`setting` left on a field; defaults of them for a field that was declared without it."""
     info = kind.model_fields[name]
     noted = info.json_schema_extra if isinstance(info.json_schema_extra, dict) else {}
     return {"allowed": info.description or "a value of its type", **_UNSAID, **noted}
@@ -220,7 +220,7 @@ _UNSAID: dict[str, Any] = {
 
 
 def _orders(value: Any) -> Any:
-    """``2``, ``"2,3"`` and ``[3, 2]`` all become a sorted tuple."""
+    """Sorted tuple of orders given as ``2``, ``"2,3"`` or ``[3, 2]``."""
     if isinstance(value, str):
         value = value.split(",")
     orders = list(value) if isinstance(value, Iterable) else [value]
@@ -230,7 +230,7 @@ def _orders(value: Any) -> Any:
 
 
 def _period(value: Any) -> Any:
-    """Infinity, which the practical uses for "never", becomes None."""
+    """Period of steps; None for infinity, which the practical uses for "never"."""
     return None if value in (math.inf, "inf") else value
 
 

@@ -1,4 +1,4 @@
-"""Many runs from a few values per setting."""
+"""Grid of runs: the product of a few values per setting."""
 
 import itertools
 import math
@@ -32,7 +32,10 @@ def grid(base: RunSpec | None = None, **values: Iterable[Any]) -> list[RunSpec]:
         raise UserError(f"a grid begins with a RunSpec, got {base!r}; settings are given by name: grid(seed=[0, 1])")
     given = {} if base is None else base.given()
     choices: dict[str, list[Any]] = {}
-    values = {name: _listed(name, own) if name in KINDS and _several(own) else own for name, own in values.items()}
+    values = {
+        name: _listed(name, several) if name in KINDS and _several(several) else several
+        for name, several in values.items()
+    }
     named = {kind: values.get(kind, given.get(kind)) for kind in KINDS}
     for name, several in values.items():
         if name not in KINDS:
@@ -43,7 +46,7 @@ def grid(base: RunSpec | None = None, **values: Iterable[Any]) -> list[RunSpec]:
     check_prefixes(choices, given)
     check_count({name: len(several) for name, several in choices.items()}, count_runs(choices, given))
     check_mixed(choices, given)
-    return list(each_once(RunSpec(**{**given, **own}) for own in combinations(choices, given)))
+    return list(each_once(RunSpec(**{**given, **settings}) for settings in combinations(choices, given)))
 
 
 def each_once(specs: Iterable[RunSpec]) -> Iterator[RunSpec]:

@@ -1,4 +1,4 @@
-"""What a run is called: a hash of the settings in which it differs from the defaults of its parts."""
+"""Identity of a run: a hash of the settings in which it differs from the defaults of its parts."""
 
 import hashlib
 import itertools
@@ -24,7 +24,7 @@ def identify(dump: Mapping[str, Any], trajectory: int | None = None) -> str:
 
 
 def trajectory_version(model: str) -> int:
-    """Of a model's trajectories; 1 of one from outside, whose source tells versions apart."""
+    """Version of a model's trajectories; 1 for a model from outside of shoal, whose source tells versions apart."""
     return _version(MODELS, model)
 
 
@@ -51,7 +51,7 @@ def _around(current: int) -> list[int]:
 
 
 def _versions(dump: Mapping[str, Any]) -> tuple[int, int, int]:
-    """Of the trajectories of a run's model, task and rule."""
+    """Versions of the trajectories of a run's model, task and rule."""
     return (
         _version(MODELS, dump["model"]),
         _version(TASKS, dump.get("task", USUAL["task"])),
@@ -81,15 +81,15 @@ def canonical(dump: Mapping[str, Any]) -> dict[str, Any]:
 
 @cache
 def defaults(task: str, model: str, optimizer: str) -> tuple[Mapping[str, Any], frozenset[str]]:
-    """What the settings of a run are when only its parts are named, and which of them are no part of its identity.
+    """Default settings of a run of which only the parts are named, and the names of settings outside of its identity.
 
     Parts from outside of shoal are left out: nothing is imported for this.
     """
     named = {"task": task, "model": model, "optimizer": optimizer}
     usual: dict[str, Any] = {"task": USUAL["task"]}
     operational = {"seed"}
-    own = [KINDS[kind][name] for kind, name in named.items() if not KINDS[kind].is_outside(name)]
-    parts: list[type[Part]] = [*own, *ALWAYS]
+    shipped = [KINDS[kind][name] for kind, name in named.items() if not KINDS[kind].is_outside(name)]
+    parts: list[type[Part]] = [*shipped, *ALWAYS]
     for part in parts:
         usual |= part.usual()
         operational |= set(part.having("operational"))

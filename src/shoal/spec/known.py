@@ -1,4 +1,4 @@
-"""Which settings there are, and which parts have them."""
+"""Settings that exist, and the parts that have them."""
 
 from collections.abc import Iterator, Mapping
 from types import MappingProxyType
@@ -15,12 +15,12 @@ def known_settings() -> dict[str, list[type[Part]]]:
 
     The names of the parts themselves, ``task``, ``model`` and ``optimizer``, are settings of none.
     """
-    found: dict[str, list[type[Part]]] = {}
+    settings: dict[str, list[type[Part]]] = {}
     parts: list[type[Part]] = [*(part for registry in KINDS.values() for part in registry.shipped()), *ALWAYS]
     for part in parts:
         for name in part.model_fields:
-            found.setdefault(name, []).append(part)
-    return found
+            settings.setdefault(name, []).append(part)
+    return settings
 
 
 def owners(name: str, parts: Mapping[str, Any] = MappingProxyType({})) -> list[type[Part]]:
@@ -35,33 +35,35 @@ def owners(name: str, parts: Mapping[str, Any] = MappingProxyType({})) -> list[t
     """
     settings = known_settings()
     outside = [KINDS[kind][part] for kind, part in _outside(parts)]
-    if found := [*settings.get(name, ()), *(part for part in outside if name in part.model_fields)]:
-        return found
-    known = [*KINDS, *settings, *(own for part in outside for own in part.model_fields)]
+    if having := [*settings.get(name, ()), *(part for part in outside if name in part.model_fields)]:
+        return having
+    known = [*KINDS, *settings, *(setting for part in outside for setting in part.model_fields)]
     raise UserError(f"unknown setting {name!r}{nearest(name, known)}")
 
 
 def owners_here(name: str, parts: Mapping[str, Any]) -> Iterator[type[Part]]:
-    """The same, of the parts that can be imported here: shoal's own, and only then, one by one, those from outside.
+    """The classes that have a setting of this name, of the parts that can be imported here.
+
+    Shoal's own come first; only then are those from outside imported, one by one.
 
     Raises:
         UserError: there is none, once all have been asked for.
     """
-    known, absent, found = known_settings(), [], False
+    known, absent, is_known = known_settings(), [], False
     for part in known.get(name, ()):
-        found = True
+        is_known = True
         yield part
     for kind, place in _outside(parts):
         try:
-            own = KINDS[kind][place]
+            outside = KINDS[kind][place]
         except UserError as error:
             absent.append(str(error))
             continue
-        known |= {setting: [own] for setting in own.model_fields if setting not in known}
-        if name in own.model_fields:
-            found = True
-            yield own
-    if not found:
+        known |= {setting: [outside] for setting in outside.model_fields if setting not in known}
+        if name in outside.model_fields:
+            is_known = True
+            yield outside
+    if not is_known:
         raise UserError("; ".join([f"unknown setting {name!r}{nearest(name, [*KINDS, *known])}", *absent[:1]]))
 
 

@@ -1,4 +1,4 @@
-"""Which parts a run has: those that are named, and for the others the usual ones."""
+"""Names of a run's parts: those that are given, and the usual ones for the others."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -9,7 +9,7 @@ from shoal.spec.fields import Part
 
 
 def named_parts(given: Mapping[str, Any]) -> dict[str, str]:
-    """The parts that are named, and for the others the usual ones; what a model usually is hangs on the task."""
+    """Names of a run's parts by kind: the given ones, else the usual ones; the usual model depends on the task."""
     task = _named("task", USUAL["task"] if given.get("task") is None else given["task"])
     usual: Any = {**USUAL, "model": usual_model(task)}
     named = {kind: usual[kind] if given.get(kind) is None else given[kind] for kind in KINDS} | {"task": task}
@@ -35,11 +35,11 @@ def going_with(task: str, parts: Iterable[Any]) -> list[Any]:
 
 
 def not_there(name: str, value: Any, names: Mapping[str, str], classes: Iterable[type[Part]]) -> str:
-    """What to say of a setting that none of a run's parts has."""
+    """Error line for a setting that none of a run's parts has."""
     for kind, registry in KINDS.items():
         fitting = [part for part in registry.shipped() if name in part.model_fields]
         if fitting:
-            told = " ".join(part.name for part in going_with(names["task"], fitting))
-            return f"{name}={value} does not apply to {kind} {names[kind]!r}; it applies to {told}"
-    known = [*KINDS, *(own for kind in classes for own in kind.model_fields)]
+            applicable = " ".join(part.name for part in going_with(names["task"], fitting))
+            return f"{name}={value} does not apply to {kind} {names[kind]!r}; it applies to {applicable}"
+    known = [*KINDS, *(setting for kind in classes for setting in kind.model_fields)]
     return f"unknown setting {name!r}{nearest(name, known)}"

@@ -80,9 +80,9 @@ def combinations(axes: Axes, given: Mapping[str, Any] = NOTHING) -> Iterator[dic
     if not is_prefixed(axes):
         yield from (dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values()))
         return
-    for own, fitting in _fitting(axes, given):
+    for mix, fitting in _fitting(axes, given):
         for values in itertools.product(*fitting.values()):
-            yield {**own, **dict(zip(fitting, values, strict=True))}
+            yield {**mix, **dict(zip(fitting, values, strict=True))}
 
 
 def count_runs(axes: Axes, given: Mapping[str, Any] = NOTHING) -> int:
@@ -93,7 +93,7 @@ def count_runs(axes: Axes, given: Mapping[str, Any] = NOTHING) -> int:
 
 
 def is_prefixed(names: Mapping[str, Any]) -> bool:
-    """True where some name has a prefix."""
+    """Return True if some name has a prefix."""
     return any("." in name for name in names)
 
 
@@ -101,7 +101,7 @@ def check_prefixes(axes: Axes, given: Mapping[str, Any] = NOTHING) -> None:
     """Raise :class:`UserError` for a prefix that no run of the grid has, or one before the name of a kind of part."""
     if not is_prefixed(axes):
         return
-    mixes = [named_parts({**given, **own}) for own in _mixes(axes)]
+    mixes = [named_parts({**given, **mix}) for mix in _mixes(axes)]
     for name in axes:
         part, setting = split_prefix(name)
         if part:
@@ -134,7 +134,7 @@ def check_prefix(part: str, setting: str, chosen: Mapping[str, Sequence[str]]) -
 
 def check_mixed(axes: Axes, given: Mapping[str, Any] = NOTHING) -> None:
     """Raise :class:`UserError` for a setting without a prefix that some parts of a mixed grid have and others lack."""
-    mixes = [named_parts({**given, **own}) for own in _mixes(axes)]
+    mixes = [named_parts({**given, **mix}) for mix in _mixes(axes)]
     if len(mixes) < 2:
         return
     for name, values in axes.items():
@@ -160,8 +160,8 @@ def check_mixed(axes: Axes, given: Mapping[str, Any] = NOTHING) -> None:
 def _fitting(axes: Axes, given: Mapping[str, Any]) -> Iterator[tuple[dict[str, Any], dict[str, Sequence[Any]]]]:
     """Each choice of parts, with the other axes of the runs that have them."""
     plain = {name: values for name, values in axes.items() if name not in KINDS}
-    for own in _mixes(axes):
-        yield own, resolved(plain, named_parts({**given, **own}))
+    for mix in _mixes(axes):
+        yield mix, resolved(plain, named_parts({**given, **mix}))
 
 
 def _mixes(axes: Axes) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""The settings of all parts of a run as one value with a name of its own."""
+"""Spec of a run: the settings of all its parts as one value, with an id."""
 
 from collections.abc import Iterator, Mapping
 from functools import cache, cached_property
@@ -70,21 +70,21 @@ class RunSpec:
     def _read(self, given: Mapping[str, Any]) -> None:
         names = named_parts(given)
         classes = classes_of(**names)
-        own = _assigned(given, names, classes)
-        suggested = _suggested(own, classes)
+        assigned = _assigned(given, names, classes)
+        suggested = _suggested(assigned, classes)
         parts = {}
         for role, kind in classes.items():
-            asked = {**{k: v for k, v in suggested.items() if k in kind.model_fields}, **own[role]}
+            asked = {**{k: v for k, v in suggested.items() if k in kind.model_fields}, **assigned[role]}
             parts[role] = _made(kind, asked)
         self.__dict__["parts"] = MappingProxyType(parts)
         self.__dict__["names"] = MappingProxyType(names)
         # None is kept as such: the task may suggest another value than the default
-        settings = {name: value is None for values in own.values() for name, value in values.items()}
+        settings = {name: value is None for values in assigned.values() for name, value in values.items()}
         self.__dict__["_asked"] = {n: n not in names and settings[n] for n in given if n in names or n in settings}
         self._check_together()
 
     def _check_together(self) -> None:
-        """What one part alone cannot know."""
+        """Raise :class:`UserError` for settings of several parts that do not go together."""
         check_together(
             self.get("dropout", 0.0),
             self.precision,
@@ -111,7 +111,7 @@ class RunSpec:
         self.task_part.check_model(self)
 
     def _check_reading(self) -> None:
-        """Whether the model reads what the task has."""
+        """Raise :class:`UserError` where the task does not offer what the model reads."""
         offered = self.task_part.offers
         if self.model_part.reads not in offered:
             fitting = [part.name for part in going_with(self.task, KINDS["model"].shipped())]
@@ -121,11 +121,11 @@ class RunSpec:
             )
 
     def __getattr__(self, name: str) -> Any:
-        own = self.__dict__
-        if name in own.get("names", ()):
-            return own["names"][name]
-        if "parts" in own and name in (roles := _roles(**own["names"])):
-            return getattr(own["parts"][roles[name]], name)
+        attributes = self.__dict__
+        if name in attributes.get("names", ()):
+            return attributes["names"][name]
+        if "parts" in attributes and name in (roles := _roles(**attributes["names"])):
+            return getattr(attributes["parts"][roles[name]], name)
         raise AttributeError(f"no setting {name!r} of this run")
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -157,7 +157,7 @@ class RunSpec:
         return self.parts["optimizer"]  # type: ignore[return-value]
 
     def sizes(self) -> "Sizes":
-        """What its model must be built for: the task's sizes, a source and its target as one where it reads them so."""
+        """Sizes of the task by which the model is built; source and target are joined where it reads them as one."""
         sizes = self.task_part.sizes()
         is_one = self.model_part.reads == "sequence" and sizes.source_length is not None
         return sizes.joined() if is_one else sizes
@@ -172,7 +172,7 @@ class RunSpec:
             yield from type(part).model_fields
 
     def get(self, name: str, default: Any = None) -> Any:
-        """A setting that perhaps none of its parts has."""
+        """Value of a setting, or the default where none of its parts has it."""
         return getattr(self, name, default)
 
     @cached_property
@@ -198,10 +198,10 @@ class RunSpec:
         return RunSpec(**{**self.given(), **changes})
 
     def canonical(self) -> dict[str, Any]:
-        """What identifies the run: every setting that differs from the default of its task, model and optimizer.
+        """Settings that identify the run: every one that differs from the default of its task, model and optimizer.
 
         Settings at their defaults are left out so that a setting added later does not rename the runs made before it.
-        Of a part from outside of shoal, whose defaults a reader of the record may not have, all are told.
+        Of a part from outside of shoal, whose defaults a reader of the record may not have, all settings are included.
         """
         return canonical(self.dump())
 
@@ -211,12 +211,12 @@ class RunSpec:
 
     @classmethod
     def restored(cls, dump: Mapping[str, Any]) -> "RunSpec":
-        """The spec of a :meth:`dump`, with what it had derived from other settings derived again.
+        """The spec of a :meth:`dump`; settings that were derived from others are derived again.
 
-        So that a grid over a spec read from a lab varies the seeds that follow ``seed``, as it would have at first.
-        What was trained can be read, also where it would not be begun today: equations that contradict each other, or
-        numbers that float32 does not hold. No file is read for it: what was found out from one is on record, too, and
-        is found out again for the runs that are made from it, as is what its task suggested.
+        So a grid over a spec from a lab varies the seeds that follow ``seed``, as it would have at first. A run on
+        record can be read, also where it would be refused as a new one: equations that contradict each other, or
+        numbers that float32 does not hold. No file is read for it: settings that were derived from files are on record,
+        too. They are derived again for the runs that are made from it, as are those that its task suggested.
 
         Raises:
             UserError: a part cannot be imported, or does not have these settings or not with these values.
@@ -261,7 +261,7 @@ def classes_of(task: str, model: str, optimizer: str) -> Mapping[str, type[Part]
 
 @cache
 def _roles(task: str, model: str, optimizer: str) -> Mapping[str, str]:
-    """Which part has each setting of a run with these names."""
+    """Role of the part that has each setting, of a run with parts of these names."""
     return {name: role for role, kind in classes_of(task, model, optimizer).items() for name in kind.model_fields}
 
 
@@ -272,8 +272,8 @@ when_registered(_roles.cache_clear)
 def _assigned(
     given: Mapping[str, Any], names: Mapping[str, str], classes: Mapping[str, type[Part]]
 ) -> dict[str, dict[str, Any]]:
-    """The settings that were given, by the part that has them."""
-    own: dict[str, dict[str, Any]] = {role: {} for role in classes}
+    """Given settings by the role of the part that has them."""
+    by_role: dict[str, dict[str, Any]] = {role: {} for role in classes}
     roles = _roles(**names)
     for name, value in given.items():
         if name in names:
@@ -283,17 +283,17 @@ def _assigned(
             if value is not None:
                 raise UserError(not_there(name, value, names, classes.values()))
         elif value is not None or not extra(classes[role], name)["may_be_open"]:
-            own[role][name] = value
-    return own
+            by_role[role][name] = value
+    return by_role
 
 
-def _suggested(own: Mapping[str, Mapping[str, Any]], classes: Mapping[str, type[Part]]) -> Mapping[str, Any]:
-    """What the task suggests beside the settings that were given, by the part that has them."""
+def _suggested(assigned: Mapping[str, Mapping[str, Any]], classes: Mapping[str, type[Part]]) -> Mapping[str, Any]:
+    """Settings that the task suggests beside the given ones, which ``assigned`` holds by the role of their part."""
     task: Any = classes["task"]
     if not task.suggests:
         return {}
     given = {}
-    for role, values in own.items():
+    for role, values in assigned.items():
         for name, value in values.items():
             try:
                 given[name] = None if value is None else read_value(classes[role], name, value)
@@ -304,15 +304,15 @@ def _suggested(own: Mapping[str, Mapping[str, Any]], classes: Mapping[str, type[
 
 
 def _as_suggested(given: Mapping[str, Any], classes: Mapping[str, type[Part]]) -> list[str]:
-    """The settings that would be what they are without having been given."""
+    """Names of given settings whose values the task would suggest if they were not given."""
     roles = {name: role for role, kind in classes.items() for name in kind.model_fields}
 
     def suggested(several: Mapping[str, Any]) -> Mapping[str, Any]:
-        own: dict[str, dict[str, Any]] = {role: {} for role in classes}
+        by_role: dict[str, dict[str, Any]] = {role: {} for role in classes}
         for name, value in several.items():
             if name in roles:
-                own[roles[name]][name] = value
-        return _suggested(own, classes)
+                by_role[roles[name]][name] = value
+        return _suggested(by_role, classes)
 
     same = {name: value for name, value in suggested(given).items() if name in given and given[name] == value}
     again = suggested({name: value for name, value in given.items() if name not in same})
@@ -320,7 +320,7 @@ def _as_suggested(given: Mapping[str, Any], classes: Mapping[str, type[Part]]) -
 
 
 def _made(kind: type[Part], asked: Mapping[str, Any]) -> Part:
-    """A part; the runs of a grid share those in which they do not differ, unless it hangs on files."""
+    """A part; the runs of a grid share those in which they do not differ, unless it depends on files."""
     if kind.reads_files:
         return _new(kind, asked)
     key = (kind, *((name, type(value), value) for name, value in asked.items()))  # 1, 1.0 and True are equal

@@ -1,4 +1,4 @@
-"""Where a part from outside of shoal comes from, and which version of its code it is: told by a hash."""
+"""Source of a part from outside of shoal: its package, and a hash that identifies the version of its code."""
 
 import hashlib
 import importlib.util
@@ -39,14 +39,14 @@ def source_of(place: str) -> dict[str, str | None]:
 
 
 def _files(package: str) -> list[tuple[str, Path]]:
-    """The Python files of a package or of a module, in order: what each is called within the package, and its path."""
-    found = importlib.util.find_spec(package)
-    if found is None or not (found.submodule_search_locations or found.origin):
+    """The Python files of a package or of a module, in order: the name of each within the package, and its path."""
+    module_spec = importlib.util.find_spec(package)
+    if module_spec is None or not (module_spec.submodule_search_locations or module_spec.origin):
         raise UserError(f"package {package} cannot be found")
-    if not found.submodule_search_locations:
-        path = Path(str(found.origin))
+    if not module_spec.submodule_search_locations:
+        path = Path(str(module_spec.origin))
         return [(path.name, path)]
-    tops = map(Path, found.submodule_search_locations)
+    tops = map(Path, module_spec.submodule_search_locations)
     inside = [(top, sorted(path.relative_to(top).parts for path in top.rglob("*.py"))) for top in tops]
     files = [("/".join(parts), top.joinpath(*parts)) for top, several in inside for parts in several]
     if len(files) > _MOST_FILES:

@@ -1,4 +1,4 @@
-"""How long a run trains, how exactly, what is kept on the way, and where its randomness comes from."""
+"""Settings of every run: length, precision, evaluations and kept models of its training, and its seeds."""
 
 from typing import ClassVar
 
@@ -10,7 +10,7 @@ SEEDS = ("init_seed", "split_seed", "order_seed")
 
 
 class Training(Part):
-    """How long, how exactly, and what is kept on the way."""
+    """Length, precision and evaluations of training, and the models that are kept."""
 
     name: ClassVar[str] = "training"
 
@@ -54,7 +54,7 @@ class Training(Part):
 
 
 class Seeds(Part):
-    """Where randomness comes from; three streams that follow ``seed`` unless set apart."""
+    """Seeds of three random streams, which follow ``seed`` unless set apart."""
 
     name: ClassVar[str] = "seeds"
 
