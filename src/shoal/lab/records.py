@@ -155,7 +155,7 @@ class Records(DecodeRecords, RecordViews):
                 kind: sorted({settings[kind] for settings in cells.values() if ":" in settings[kind]}) for kind in KINDS
             }
             choice = read_choice(values, outside)
-            chosen = {run for run, settings in cells.items() if fits(settings, choice)}
+            chosen &= {run for run, settings in cells.items() if fits(settings, choice)}
         if state is not None:
             wanted = list(state) if isinstance(state, Iterable) and not isinstance(state, str) else [state]
             for name in wanted:
