@@ -1,4 +1,4 @@
-"""Where an axis of steps shows what nobody measured.
+"""Gaps between evaluations that look wide on a logarithmic axis of steps.
 
 Evaluations every hundred steps lie far apart at the left of a logarithmic axis. A line drawn across such a gap looks
 like a slow rise where there may have been a jump, so it is broken there, and the evaluations at its ends are dots.

@@ -55,7 +55,7 @@ class Section:
 
 @dataclass(frozen=True)
 class Report:
-    """What a study or a set of runs has to say.
+    """Report of a study or a set of runs.
 
     Attributes:
         title: of the page.
@@ -109,7 +109,7 @@ def write_report(report: Report, folder: Path) -> Path:
 
 
 def _remove_others(folder: Path, names: Container[str], kinds: Container[str]) -> None:
-    """What an earlier page has left, so that nothing beside this one seems to be of it."""
+    """Delete figures and tables of an earlier page, so that no file beside this page seems to belong to it."""
     for path in list(folder.iterdir()) if folder.is_dir() else []:
         if path.suffix[1:] in kinds and path.stem not in names and path.is_file():
             path.unlink()

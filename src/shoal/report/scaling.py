@@ -28,7 +28,7 @@ def report_scaling(
     budgets: Sequence[float] | None = None,
     models: Sequence[tuple[float, float]] = (),
 ) -> Report:
-    """Everything there is to say about a fit.
+    """Report of a fitted scaling law.
 
     Args:
         fit: the fit.
@@ -51,9 +51,9 @@ def report_scaling(
     best_use = figures.best_use(fit, budgets, resamples)
     no_best = "The law names no best use of a budget: the loss does not fall with both parameters and tokens."
     warnings = [f"Warning: {warning}." for warning in (*source["doubts"], *fit.warnings)]
-    said = [*(f"{said}." for said in source["left_out"]), *warnings]
+    remarks = [*(f"{sentence}." for sentence in source["left_out"]), *warnings]
     sections = [
-        Section("The law", said, tables=[estimates_table(fit, resamples)], about="what was fitted, with intervals."),
+        Section("The law", remarks, tables=[estimates_table(fit, resamples)], about="what was fitted, with intervals."),
         Section(
             "Fit",
             figures=[figures.loss_against_parameters(fit), figures.residuals(fit)],
@@ -175,13 +175,13 @@ def prediction_table(fit: ScalingFit, models: Sequence[tuple[float, float]], res
 
 
 def extrapolation_warnings(fit: ScalingFit, models: Sequence[tuple[float, float]]) -> list[str]:
-    """A line for each model outside of the runs, which says by how much."""
+    """Warning for each model larger or smaller than the runs in parameters or tokens, with the factors."""
     out = []
     for N, D in models:
         factors = fit.extrapolation(N, D)
         if factors:
-            said = [f"{name} {x:,.3g} times the {'largest' if x > 1 else 'smallest'}" for name, x in factors.items()]
-            out.append(f"N = {short(N)}, D = {short(D)} is extrapolated: {', '.join(said)} of the runs")
+            texts = [f"{name} {x:,.3g} times the {'largest' if x > 1 else 'smallest'}" for name, x in factors.items()]
+            out.append(f"N = {short(N)}, D = {short(D)} is extrapolated: {', '.join(texts)} of the runs")
     return out
 
 
@@ -273,12 +273,12 @@ def _all_finite(row: Mapping[str, float]) -> dict[str, float | None]:
 
 
 def _form(fit: ScalingFit) -> str:
-    """The equation, and what of it is not fitted."""
+    """Equation of the law, and the parameters that are held at a value or tied to each other."""
     return f"{_FORM}{', with ' if fit.form.said else ''}{fit.form.said}"
 
 
 def _held(form: LawForm) -> dict[str, str]:
-    """What stands in place of an interval where the form leaves nothing to estimate."""
+    """Text in place of the interval of each parameter that the form fixes."""
     shares = dict.fromkeys(("a", "b"), "by α = β") if form.tied else {}
     return shares | ({} if form.irreducible is None else {"E": "held"})
 
