@@ -1,4 +1,4 @@
-"""The cells of a table in a text file: its compression, encoding and separator are found out, and no row is lost.
+"""Cells of a table in a text file; compression, encoding and separator are detected, and no row is lost.
 
 Python's csv module and not polars splits the lines, because one row that is torn makes polars refuse the file, or fill
 the row up, without saying which: here such a row is kept with its line and what is wrong with it.
@@ -153,7 +153,7 @@ def _decode(path: Path, raw: bytes) -> tuple[str, list[str]]:
 
 
 def _separator(lines: Sequence[str], expected: Collection[str]) -> str:
-    """The one that shows most of the expected names, splits most of the lines alike, and into most cells."""
+    """Separator that shows most of the expected names, splits most of the lines alike, and into most cells."""
 
     def fitness(separator: str) -> tuple[int, float, int]:
         counts = [line.count(separator) for line in lines[:1000] if line.strip()]

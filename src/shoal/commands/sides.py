@@ -188,7 +188,7 @@ def _check_task(records: "Mapping[str, Records]") -> None:
 
 
 def _command(options: Options) -> str:
-    """What to type for the page again."""
+    """Command line that writes the page again."""
     words = ["shoal", "report", *options.what]
     words += ["--by", *options.by] if options.by else []
     words += ["--other-lab", options.other_lab] if options.other_lab is not None else []

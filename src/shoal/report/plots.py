@@ -222,7 +222,7 @@ def _is_seed(name: str) -> bool:
 
 
 def _is_scale(values: pl.Series) -> bool:
-    """True of values that are shown along a bar of shades: more than a few numbers, and no seeds."""
+    """Return True if values are shown along a bar of shades: more than a few numbers, and no seeds."""
     if not values.dtype.is_numeric() or values.null_count() or _is_seed(values.name):
         return False
     return values.n_unique() > _MOST_APART
