@@ -102,10 +102,10 @@ def _guarded(arguments: list[str]) -> int:
 
 @contextmanager
 def _interrupted_once(ends: bool) -> Iterator[None]:
-    """Let Ctrl-C interrupt once; whoever presses it again meets a process that is ending already.
+    """Let Ctrl-C interrupt once; further ones are ignored, because the process is ending already.
 
     Args:
-        ends: whether the process ends with the command, and so needs to hear no more of it.
+        ends: whether the process ends with the command, so that Ctrl-C stays ignored behind it.
     """
 
     def interrupt(number: int, frame: FrameType | None) -> None:

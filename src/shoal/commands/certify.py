@@ -1,4 +1,4 @@
-"""``shoal certify RUN…``: how far runs trained alone deviate from the stack that trained them."""
+"""``shoal certify RUN…``: deviation of runs trained alone from the stack that trained them."""
 
 import argparse
 from typing import TYPE_CHECKING, Any

@@ -52,7 +52,7 @@ class Config:
         path: as it was typed.
         statements: its keys with their values.
         read: keys that the command reads, once it has.
-        outdone: lines and keys that the command line says otherwise, or leaves without runs.
+        outdone: lines and keys that the command line replaces, or leaves without runs.
     """
 
     path: str

@@ -1,4 +1,4 @@
-"""``--dry-run`` of the commands that train: what would be trained, and an estimate of its time and memory."""
+"""``--dry-run`` of the commands that train: numbers of runs, and an estimate of their time and memory."""
 
 import os
 import tempfile

@@ -65,7 +65,7 @@ def arguments(parser: Parser) -> None:
 
 
 def _add_reading(parser: Parser) -> None:
-    """Flags that say how the table is to be read, and which of its rows count."""
+    """Flags for the reading of the table, and for the choice of its rows."""
     parser.flag(
         "where",
         nargs="+",

@@ -124,7 +124,7 @@ class Parser(argparse.ArgumentParser):
         return list(self._option_string_actions)
 
     def actions(self) -> list[argparse.Action]:
-        """Every flag, in order, and what is given without one."""
+        """Actions of all flags and of all words without a flag, in order."""
         return list(self._actions)
 
     def action(self, spelling: str) -> argparse.Action | None:
@@ -164,7 +164,7 @@ class Parser(argparse.ArgumentParser):
                 raise UserError(f"{flag} does not apply to {kind} {chosen!r}; it applies to {names}")
 
     def parse(self, arguments: Sequence[str]) -> Options:
-        """Parse, refusing what is unknown by name and what is given twice."""
+        """Parse the words of a command; raise :class:`UserError` for flags that are unknown or given twice."""
         options, unknown = self.parse_known_args(list(arguments), Options())
         options.settings, options.parts = tuple(self.settings), self.parts
         if unknown:
@@ -250,13 +250,13 @@ CHOICE = "only runs with these settings, each with one value or several"
 def add_settings(parser: Parser, purpose: str, more: Mapping[str, Sequence[str]] = MappingProxyType({})) -> None:
     """One flag per setting of a run, each taking one or more values, grouped by the parts that have them.
 
-    For a grid these are the parts that the words of the command choose, and what holds without a flag is said; else all
-    that shoal has, and what they choose from outside of it. What is found out and not asked for has a flag only where
-    runs are chosen: of those on record it is known. There a part that cannot be imported here has no flags of its own.
+    For a grid these are the parts that the words of the command choose, and the help shows defaults; else they are all
+    parts of shoal and those from outside of it that the words choose. A setting that is read from files has a flag only
+    where runs are chosen, because runs on record have a value of it. There a part that cannot be imported has no flags.
 
     Args:
         parser: to which they are added.
-        purpose: what they are for: :data:`GRID`, :data:`STUDY` or :data:`CHOICE`.
+        purpose: use of the flags: :data:`GRID`, :data:`STUDY` or :data:`CHOICE`.
         more: names of further parts, by kind.
     """
     from shoal.registry import KINDS, short

@@ -30,7 +30,7 @@ def flag_of(parser: "Parser", spelling: str, part: str, setting: str) -> argpars
         parser: of the command.
         spelling: of the flag.
         part: the prefix, ``-`` standing for ``_``.
-        setting: what it stands before, likewise.
+        setting: the setting behind the prefix, ``-`` standing for ``_``.
 
     Raises:
         UserError: the runs have no such part, or those that have it no such setting.

@@ -127,7 +127,7 @@ def _rate(steps_per_second: float | None) -> str:
 
 
 def _spread(s: Snapshot, values: Spread | None) -> str:
-    """``A 0.98 [0.90, 1.00]``: the measure that says most, median and range over the members."""
+    """``A 0.98 [0.90, 1.00]``: the main measure, its median and range over the members."""
     if values is None:
         return _UNKNOWN
     lowest, median, highest = values

@@ -109,7 +109,7 @@ def report_pages(
         1 where a run of a page is damaged, else 0.
 
     Raises:
-        UserError: after the other pages, what is in the way of some.
+        UserError: some pages cannot be made; raised after the others are written.
     """
     check_drawing()
     changes: dict[str, Any] = {} if thresholds is None else {"thresholds": tuple(thresholds)}

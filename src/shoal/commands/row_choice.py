@@ -56,8 +56,8 @@ def left_out(rows: int, faults: Mapping[Row, tuple[str, str]]) -> list[str]:
     """Lines about rows left out because they cannot be used: their number, and the number for each reason.
 
     Args:
-        rows: how many there were.
-        faults: of each row left out what is wrong, and the cell that shows it.
+        rows: their number before any was left out.
+        faults: the fault of each row left out, and the cell that shows it.
     """
     if not faults:
         return []

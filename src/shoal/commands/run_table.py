@@ -34,7 +34,7 @@ class Reading:
         where: ``COLUMN=VALUE`` each: only rows that have one of the values of each column.
         drop_rows: numbers of rows to leave out.
         drop_incomplete: leave out the rows that cannot be used.
-        decimal: the mark before decimals, ``point`` or ``comma``; found out where it is ``None``.
+        decimal: the mark before decimals, ``point`` or ``comma``; detected where it is ``None``.
     """
 
     columns: Mapping[str, str | None] = field(default_factory=dict)
@@ -51,10 +51,10 @@ class RunTable:
 
     Attributes:
         runs: ``row`` (counted from 1 below the header), ``parameters``, ``tokens``, ``loss`` and perhaps ``group``.
-        columns: which column of the file each was read from.
-        notes: what the user should know of the reading, one line each.
-        left_out: which rows were left out and why, one line each.
-        doubts: what the user is likely to have meant otherwise, one line each.
+        columns: the column of the file that each quantity was read from.
+        notes: remarks on the reading for the user, one line each.
+        left_out: rows left out, with the reason, one line each.
+        doubts: units that the user is likely to have meant otherwise, one line each.
         sha256: of the file's bytes.
     """
 
@@ -116,7 +116,7 @@ def _columns(cells: Cells, named: Mapping[str, str | None]) -> dict[str, str]:
 
 
 def _choose(cells: Cells, what: str, named: str | None) -> str | None:
-    """The column that was named, or the one whose name says what it holds."""
+    """Column that the user named, or the one with a name that is usual for the quantity; None where there is none."""
     if named is not None:
         if named not in cells.header:
             raise UserError(

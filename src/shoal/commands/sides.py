@@ -24,8 +24,8 @@ class Sides:
         results: by their names; one where nothing stands beside it.
         column: of these names, ``lab`` or ``form``; empty where there is one.
         unreadable: lines about runs that may be missing.
-        notes: what the reader should know besides.
-        sections: what each says of itself.
+        notes: further sentences for the reader.
+        sections: figures and tables of each side alone.
     """
 
     results: "Mapping[str, Results]"

@@ -18,7 +18,7 @@ from shoal.training.requests import check_execution, check_precision
 
 
 def train_with_progress(specs: Sequence[RunSpec], lab: str, **settings: Any) -> Records:
-    """:func:`shoal.train`, shown; says first what is new, what goes on and what is there already."""
+    """:func:`shoal.train` with progress; prints the numbers of new, continued and finished runs first."""
     label = {name: settings.pop(name) for name in ("name", "tag", "note") if name in settings}
     device = check_execution(**settings)
     check_precision(specs, device, settings.get("engine"))

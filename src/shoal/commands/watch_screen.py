@@ -201,8 +201,10 @@ def _needed(columns: Sequence[Column]) -> int:
 
 
 def _panels(cohort: SeenCohort, width: int) -> list[Text]:
-    """Every run of a cohort, a panel for each measure on each split: as many beside each other as there is room for,
-    those of what says most first."""
+    """Panels of the curves of the runs of a cohort, one for each measure on each split, the main measure first.
+
+    As many stand beside each other as there is room for; the others are left out.
+    """
     shown = cohort.measures.shown
     measures = [shown, *(measure for measure in cohort.measures.recorded if measure is not shown)]
     fit = max(1, (width + _GAP) // (_LEAST_PANEL + _GAP))

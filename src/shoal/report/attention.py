@@ -15,7 +15,7 @@ def attention_grid(weights: Tensor, tokens: Sequence[str], title: str) -> Chart:
 
     Args:
         weights: of one sequence, ``(L, H, S, S)``.
-        tokens: what stands at each of the ``S`` positions.
+        tokens: the token at each of the ``S`` positions.
         title: over the grid.
     """
     L, H, S, _ = weights.shape

@@ -1,4 +1,4 @@
-"""The tree of a beam search as a picture: what each step kept, and what it let go."""
+"""Picture of the tree of a beam search: the hypotheses that each step kept, and those that it dropped."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -30,7 +30,7 @@ def beam_tree(tree: BeamTree, title: str, names: Sequence[str] | None = None, ro
         tree: of one prompt.
         title: over the picture.
         names: of the tokens, by index; their numbers when not given.
-        root: what the prompt is called.
+        root: label of the prompt.
     """
     shown = _shown(tree)
     heights = _heights(shown)

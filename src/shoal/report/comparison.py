@@ -96,7 +96,7 @@ def comparison_figure(
     metrics: Mapping[str, str] | None = None,
     pairs: str = "one per seed",
 ) -> Figure:
-    """The forest plot with a caption that says what its marks mean; ``pairs`` says what a pair is."""
+    """Forest plot with a caption that explains its marks; ``pairs`` is a clause that defines the pairs."""
     chart = forest(comparison, title, effect, metrics)
     counts = sorted(set(_shown(comparison, effect, metrics)["n"].to_list()))
     n = f"N = {counts[0]}" if len(counts) == 1 else f"N = {counts[0]} to {counts[-1]}"
@@ -110,7 +110,7 @@ def comparison_table(
     metrics: Mapping[str, str] | None = None,
     pairs: str = "runs from the same seed",
 ) -> Table:
-    """One row per variant and metric; where there is one metric the caption names it; ``pairs`` says what a pair is."""
+    """Table with one row per variant and metric; ``pairs`` is a clause of the caption that defines the pairs."""
     header = ["", "pairs", "mean difference", "median", "d_z", "rank-biserial", "+ / − / =", "p", "p (Holm)"]
     rows = []
     named = _named(comparison, metrics)
@@ -179,8 +179,8 @@ def comparison_sentence(
         comparison: as from :func:`shoal.analysis.compare`, of all that a page compares: its p values are corrected.
         baseline: with which variants are compared.
         metrics: names for the metrics, and which of them to tell.
-        pairs: what the runs of a pair share.
-        most: variants that are told; of more those with the smallest p.
+        pairs: the settings that the runs of a pair share.
+        most: number of variants in the sentence; of more variants those with the smallest p.
     """
     named = _named(comparison, metrics).filter(pl.col("n") > 0)
     clear = named.group_by("variant", maintain_order=True).agg(pl.col("p_holm").min(), pl.col("p").min())

@@ -111,7 +111,7 @@ def _print_block(columns: Sequence[Sequence[Text]], width: int) -> None:
 
 
 def print_titled(section: str, table: Table) -> None:
-    """The table under the title of its section and what its caption says first, which tells like tables apart."""
+    """Print a table under the title of its section and the first sentence of its caption, which tells tables apart."""
     first_sentence, end, _ = table.caption.partition(". ")
     say()
     say(f"{section}: {first_sentence}{end.strip()}")

@@ -162,7 +162,7 @@ def _of_models(frame: pl.DataFrame, name: str) -> dict[str, Any] | None:
 
 
 def shared_settings(records: Records) -> str:
-    """``p 23, n_steps 4000 (lstm) 2600 (gpt), …``: what no run of the same model has otherwise."""
+    """``p 23, n_steps 4000 (lstm) 2600 (gpt), …``: settings that are equal in all runs of the same model."""
     frame = records.runs()
     models = frame["model"].n_unique()
     parts = []

@@ -36,7 +36,7 @@ def variance_shares(decomposition: Decomposition, title: str) -> Chart:
 
 
 def factorial_figure(name: str, decomposition: Decomposition, title: str, what: str = "time to generalise") -> Figure:
-    """The bars with a caption that says what they mean."""
+    """Bars of the shares with a caption that explains them."""
     caption = (
         f"Shares of the variance of the {_scaled(decomposition, what)} over {_design(decomposition)}. Bars: variance "
         "components of a model with random effects, negative ones counted as 0. Lines: 95 % intervals (generalised "

@@ -54,7 +54,7 @@ class Figure:
 
     @cached_property
     def spec(self) -> dict[str, Any]:
-        """The chart as Vega-Lite, of as many rows as it has: how many to draw is for those who make charts to say."""
+        """Specification of the chart in Vega-Lite, with all of its rows, however many they are."""
         with alt.data_transformers.enable("default", max_rows=None):
             spec = self.chart.to_dict()
         return dict(_in_one_typeface(spec))
@@ -65,7 +65,7 @@ def styled(chart: Chart, alternative: str) -> Chart:
 
     Args:
         chart: the chart.
-        alternative: what it shows, in words and numbers, for who cannot see it.
+        alternative: text alternative, in words and numbers, for readers who cannot see the chart.
     """
     config = {
         "font": FONT,

@@ -19,7 +19,7 @@ def exact_by_group(frame: pl.DataFrame, name: str, title: str, trained: int | No
 
     Args:
         frame: ``model`` (as it is called), ``group``, ``mean``, ``low`` and ``high``, in percent.
-        name: what tells groups apart.
+        name: of the quantity by which groups differ.
         title: above the chart.
         trained: the last group that was trained on, where others are shown beside.
     """

@@ -23,7 +23,7 @@ def with_gaps(lines: pl.DataFrame, by: Sequence[str]) -> pl.DataFrame:
 
     Args:
         lines: ``step`` and ``by``, every evaluation.
-        by: what tells lines apart.
+        by: columns that tell lines apart.
     """
     step, before = pl.col("step"), pl.col("step").shift(1).over(by)
     gap = ((step - before > 1) & (step > WIDE * before)).fill_null(False)

@@ -23,7 +23,7 @@ class TimesQuestion:
     Attributes:
         times: ``time``, ``observed``, the columns below and perhaps ``state``, one row per run.
         by: the setting that tells groups apart.
-        unit: columns that say which runs share a seed.
+        unit: columns whose values are equal in runs that share a seed.
         within: the other settings that vary; only runs that agree in them are compared.
     """
 

@@ -33,7 +33,7 @@ def mean_curves(frame: pl.DataFrame, by: Sequence[str], column: str) -> pl.DataF
 
     Args:
         frame: ``run``, ``step``, the columns ``by`` and the values, all of them finite.
-        by: what tells curves apart.
+        by: columns that tell curves apart.
         column: the values.
 
     Returns:

@@ -43,7 +43,7 @@ class Section:
         paragraphs: before the figures.
         figures: before the tables.
         tables: at the end.
-        about: what one sees there, in a sentence or two, for the list of sections at the top of the page.
+        about: contents in a sentence or two, for the list of sections at the top of the page.
     """
 
     title: str
@@ -59,9 +59,9 @@ class Report:
 
     Attributes:
         title: of the page.
-        lead: what was asked.
+        lead: the question, in a sentence.
         sections: figures and tables.
-        answers: what was found, one statement each.
+        answers: results, one statement each.
     """
 
     title: str
@@ -71,7 +71,7 @@ class Report:
 
 
 def check_drawing() -> None:
-    """Raise :class:`UserError` where no figure could be drawn: V8 would end the process and not say why."""
+    """Raise :class:`UserError` where no figure could be drawn: V8 would end the process without a message."""
     from shoal.training.groups import left_in_process
 
     left = left_in_process()

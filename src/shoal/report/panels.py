@@ -34,7 +34,7 @@ class Axis:
         column: its column.
         title: in words, with its symbol.
         log: base of a logarithmic axis; None for a linear one.
-        names: what to write instead of the values, where they are names.
+        names: text for each value, where values are names.
     """
 
     column: str
@@ -116,7 +116,7 @@ def _curve_panel(frame: pl.DataFrame, x: alt.X, colour: Axis, panel: Panel) -> C
 def summary_panels(
     extrema: pl.DataFrame, x: Axis, colour: Axis, title: str, panels: Sequence[Panel] = BEST, columns: int = 4
 ) -> Chart:
-    """Every run as a point, their mean ± one population standard deviation as a line, against a setting.
+    """Panels with every run as a point, their mean ± one population standard deviation as a line, against a setting.
 
     A first step is a time only of a run that got there and then got no better: others are hollow, and there is a mean
     where all runs have one. A bar goes down from it to the evaluation before, after which it happened.
@@ -186,7 +186,7 @@ def _summary_panel(runs: pl.DataFrame, x: Axis, colour: Axis, panel: Panel, alon
 
 
 def _timed(runs: pl.DataFrame, panel: Panel) -> pl.DataFrame:
-    """With ``settled``, whether a value is what it seems, and of a first step ``after``, the evaluation before it."""
+    """Runs with ``settled``, whether a value is final, and for a first step ``after``, the evaluation before it."""
     if panel.step_of is None:
         return runs.with_columns(settled=pl.lit(True))
     split = panel.column.split("_")[1]
@@ -208,7 +208,7 @@ def budget_panels(
 
     Args:
         runs: one row per run and budget, with the columns of both axes and of the panels.
-        x: what was spent, logarithmic.
+        x: the quantity that was spent, on a logarithmic axis.
         colour: the setting.
         title: over the figure.
         panels: the quantities, one panel each.

@@ -46,7 +46,7 @@ class Panel:
         title: of its axis.
         log: a logarithmic axis.
         domain: of its axis.
-        about: what a caption says of it besides.
+        about: a further remark for captions.
         step_of: of the first step of a best value what the runs' task measures.
     """
 
@@ -73,7 +73,7 @@ def panels_of(measures: Measures) -> tuple[Panel, ...]:
 
 
 def best_panels_of(measures: Measures) -> tuple[Panel, ...]:
-    """The same, and one for the first step of each best value."""
+    """Panels for best values, and one for the first step of each."""
     steps = (
         Panel(f"t_{split}_{measure.name}", f"t_f({measure.symbol_of(split)})", step_of=measures)
         for measure in measures.recorded

@@ -28,12 +28,12 @@ _Key = tuple[str, bool]  # a column to sort by, and whether its largest value co
 
 
 def run_columns(records: Records, damaged: Collection[str] = (), thresholds: Sequence[float] = ()) -> pl.DataFrame:
-    """Everything that is known of each run.
+    """Table of runs: settings, labels, state, best and last values, and first steps past thresholds.
 
     Args:
         records: the runs.
         damaged: ids of those that are damaged: their ``state`` says so, and what was measured of them is null.
-        thresholds: values of the measure that says most of a run, such as accuracy, for the first step of each.
+        thresholds: values of the main measure of a run, such as accuracy, for the first step past each.
 
     Returns:
         One row per run: ``run``, ``state``, ``step``, every setting that a run has, ``cohort``, ``engine``; the best
@@ -104,7 +104,10 @@ def _in_units(records: Records, curves: pl.DataFrame) -> pl.DataFrame:
 
 
 def _hits(records: Records, curves: pl.DataFrame, thresholds: Sequence[float]) -> list[pl.DataFrame]:
-    """For each measure that says most of some runs, and each threshold, ``run`` and the first step; null: none yet."""
+    """First steps past each threshold: ``run`` and a column of steps, null where there is none yet.
+
+    One frame for each threshold and each measure that is the main one of some runs.
+    """
     hits = []
     for measure, runs in _shown_of(records).items():
         check_thresholds(thresholds, measure)
@@ -118,7 +121,7 @@ def _hits(records: Records, curves: pl.DataFrame, thresholds: Sequence[float]) -
 
 
 def _shown_of(records: Records) -> dict[Measure, list[str]]:
-    """The runs by the measure that says most of them."""
+    """Ids of the runs by the main measure of their task."""
     shown = {folder.path: folder.measures().shown for folder in records.cohorts()}
     by_measure: dict[Measure, list[str]] = {}
     for run in records.ids:

@@ -25,7 +25,7 @@ def report_runs(records: Records, command: str, notes: Sequence[str] = ()) -> Re
     Args:
         records: the runs; those that are damaged are named and left out.
         command: with what the report was made.
-        notes: what the reader should know besides.
+        notes: further sentences for the reader.
 
     Raises:
         LabError: all runs are damaged, or none has been evaluated yet.

@@ -33,7 +33,7 @@ def report_scaling(
     Args:
         fit: the fit.
         source: ``command``, ``file``, ``sha256``, ``columns``, ``notes``, ``left_out``, ``doubts``, ``resamples``,
-            ``seed``, ``seconds`` and ``versions``: where the numbers come from.
+            ``seed``, ``seconds`` and ``versions``: the provenance of the numbers.
         budgets: of the table of best use, in floating-point operations; powers of ten when not given.
         models: parameters and tokens of models whose loss is to be predicted.
     """
@@ -225,7 +225,7 @@ def outlier_table(fit: ScalingFit) -> Table:
 
 
 def numbers(fit: ScalingFit, models: Sequence[tuple[float, float]] = ()) -> dict[str, Any]:
-    """The numbers of the fit as plain values for a JSON file; what is not finite is null."""
+    """Numbers of the fit as plain values for a JSON file; numbers that are not finite are null."""
 
     def of(estimate: Estimate | None) -> dict[str, Any] | None:
         if estimate is None:

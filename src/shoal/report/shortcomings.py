@@ -15,7 +15,7 @@ def shortcomings(runs: pl.DataFrame, evaluated: Sequence[str], damage: Mapping[s
     Args:
         runs: as :meth:`shoal.lab.Records.runs`, without those that are damaged.
         evaluated: the runs of which there are results.
-        damage: what is wrong with the others, by run.
+        damage: the fault of each damaged run.
     """
     here = runs.filter(pl.col("run").is_in(evaluated))
     absent = runs.join(here, on="run", how="anti", maintain_order="left")

@@ -30,7 +30,7 @@ def ten_figures(extrema: pl.DataFrame, labels: Mapping[str, str], measures: Meas
     Args:
         extrema: one row per run.
         labels: the column each run belongs to, by run.
-        measures: what the runs' task measures.
+        measures: those of the runs' task.
     """
     quantities = quantities_of(measures)
     labelled = extrema.with_columns(pl.col("run").replace_strict(dict(labels)).alias("label"))

@@ -84,7 +84,7 @@ def _told(labelled: pl.DataFrame, labels: list[str], title: str, last: float) ->
 def survival_figure(
     name: str, times: pl.DataFrame, by: str, title: str, reached: str = REACHED, log_x: bool = False
 ) -> Figure:
-    """The curves with a caption that says what every mark means; ``reached`` names what was waited for."""
+    """Curves with a caption that explains every mark; ``reached`` names the event that was waited for."""
     labelled, labels = labelled_times(times, by)
     summary = survival_summary(labelled, "label")
     sizes = listed([f"{row['label']}: N = {row['N']}" for row in summary.rows(named=True)])
@@ -98,7 +98,7 @@ def survival_figure(
 
 
 def survival_table(name: str, times: pl.DataFrame, by: str, reached: str = REACHED) -> Table:
-    """One row per group: how many runs got there, and when."""
+    """Table with one row per group: number and rate of the runs that got there, median and mean of their times."""
     labelled, labels = labelled_times(times, by)
     summary = survival_summary(labelled, "label")
     rows = {row["label"]: row for row in summary.rows(named=True)}
@@ -124,7 +124,7 @@ def rates_sentence(times: pl.DataFrame, by: str, most: int = 6) -> str:
     Args:
         times: as for :func:`survival_table`.
         by: the setting that tells groups apart.
-        most: groups that are told one by one; of more the first and the last.
+        most: number of groups that are all in the sentence; of more only the first and the last are.
     """
     labelled, labels = labelled_times(times, by)
     rows = {row["label"]: row for row in survival_summary(labelled, "label").rows(named=True)}

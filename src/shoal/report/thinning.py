@@ -35,7 +35,7 @@ def thin_lines(
     besides: str | None = None,
     log: bool = False,
 ) -> pl.DataFrame:
-    """Of each line that has more than ``budget`` points those that draw it on a logarithmic axis of steps.
+    """Points that draw each line on a logarithmic axis of steps, of lines with more than ``budget`` points.
 
     Kept of each line are the first and the last point, the first at which each column is smallest and largest, the
     first at which it is at least each of ``hits``, and then, one by one, the point that lies farthest from the line
@@ -44,7 +44,7 @@ def thin_lines(
 
     Args:
         frame: ``step`` (0 or more), ``by`` and ``columns`` (finite), one row per point.
-        by: what tells lines apart.
+        by: columns that tell lines apart.
         columns: the values.
         budget: points of a line.
         hits: thresholds.
@@ -100,13 +100,13 @@ def _first(mask: pl.Expr, by: list[str]) -> pl.Expr:
 def thin_points(
     frame: pl.DataFrame, by: Sequence[str], places: Sequence[pl.Expr], cells: int, budget: int
 ) -> pl.DataFrame:
-    """Of a cloud of more than ``budget`` points one for each place of a grid, so that none lies hidden behind another.
+    """Points of a cloud of more than ``budget``, one for each place of a grid, so that none hides another.
 
     Kept is the first row at each place, and of each of ``places`` the row where it is smallest and where it is largest.
 
     Args:
         frame: one row per point.
-        by: what tells clouds apart.
+        by: columns that tell clouds apart.
         places: finite coordinates on the axes of the figure.
         cells: places along each axis.
         budget: points of all clouds, up to which they stay as they are.

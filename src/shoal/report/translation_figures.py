@@ -1,4 +1,4 @@
-"""Figures of models that translate: where they look in the source, and how far they are right along a target."""
+"""Figures of models that translate: attention to the source, share of right tokens by position, scores by length."""
 
 import json
 from collections.abc import Mapping, Sequence

@@ -72,10 +72,10 @@ def write_tree(path: str, tree: BeamTree, title: str, names: Sequence[str], root
 
     Args:
         path: see :func:`check_tree_file`.
-        tree: what a search looked at.
+        tree: the candidates of the search.
         title: of the picture.
         names: of the tokens, by index, see :func:`token_names`.
-        root: what the prompt is called.
+        root: label of the prompt.
 
     Raises:
         UserError: there can be no such file, or no picture of so many steps.
