@@ -118,7 +118,7 @@ def test_parts_that_settings_leave_nothing_of_their_own_are_named():
 
 def test_mixed_orders_is_not_of_one_order():
     form = Form(quick=True, settings={"operation_orders": [(2,)], "split_per_order": [False]})
-    with pytest.raises(UserError, match="mixed-orders is about operation_orders 2,3, got 2"):
+    with pytest.raises(UserError, match="mixed-orders needs operation_orders 2,3, got 2"):
         form.specs(get_study("mixed-orders"))
 
 

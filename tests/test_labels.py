@@ -177,6 +177,11 @@ def test_a_group_is_labelled_by_its_name_and_its_runs_have_its_tags(lab):
     group = lab.labels().groups["two"]
     assert (group.runs, group.label.tags, group.label.note) == ((A, B, C), ("t",), "n")
     assert lab.records().where(tag="t").ids == [A, B, C]
+    lab.label(A, tag="first")
+    seed = lab.records().specs[B].seed
+    assert lab.records().where(tag="first", seed=seed).ids == []
+    assert lab.records().where(group="two", seed=seed).ids == [B]
+    lab.label(A, untag="first")
     lab.label(C, ungroup="two")
     assert lab.records().where(group="two").ids == [A, B]
     lab.label("two", group="three")  # its runs

@@ -11,9 +11,6 @@ import shoal
 SOURCE = Path(shoal.__file__).parent
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
-# Packages and modules whose docstrings still begin with questions. Nothing is to be added.
-STILL_TO_COME = {"cli.py", "commands", "report"}
-
 QUESTIONS = {"what", "whether", "which", "who", "whom", "whose", "how", "when", "where", "why"}
 OTHER_FORMS = ("True if", "True when", "Return whether", "Tell whether", "Check whether")  # of "Return True if"
 VAGUE = {"found", "kept", "own", "said", "told"}  # names that do not say what they hold
@@ -66,19 +63,10 @@ def of_package(check, package):
     ]
 
 
-def test_every_package_still_to_come_exists():
-    assert set(PACKAGES) >= STILL_TO_COME
-
-
-@pytest.mark.parametrize("package", [package for package in PACKAGES if package not in STILL_TO_COME])
+@pytest.mark.parametrize("package", PACKAGES)
 @pytest.mark.parametrize("check", [questions, other_forms, vague_names])
-def test_finished_packages_name_their_subjects(package, check):
+def test_packages_name_their_subjects(package, check):
     assert not of_package(check, package)
-
-
-@pytest.mark.parametrize("package", sorted(STILL_TO_COME))
-def test_packages_still_to_come_are_removed_from_the_list_once_they_are_finished(package):
-    assert of_package(questions, package), f"no docstring of {package} is a question: remove it from STILL_TO_COME"
 
 
 WORDS = '''"""Where members come from."""

@@ -41,7 +41,7 @@ _NO_MEMORY = ("failed to map segment", "annot allocate memory")  # what the load
 
 
 def overview() -> str:
-    """What ``shoal --help`` prints."""
+    """Text of ``shoal --help``."""
     width = max(map(len, COMMANDS))
     commands = "\n".join(f"  {name:{width}}  {about}" for name, about in COMMANDS.items())
     return (
@@ -80,7 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _guarded(arguments: list[str]) -> int:
-    """Run one command; what goes wrong becomes a line and a code."""
+    """Run one command; an error becomes a line on standard error and an exit code."""
     try:
         return _run(arguments)
     except UserError as error:
@@ -102,10 +102,10 @@ def _guarded(arguments: list[str]) -> int:
 
 @contextmanager
 def _interrupted_once(ends: bool) -> Iterator[None]:
-    """Let Ctrl-C interrupt once; whoever presses it again meets a process that is ending already.
+    """Let Ctrl-C interrupt once; further ones are ignored, because the process is ending already.
 
     Args:
-        ends: whether the process ends with the command, and so needs to hear no more of it.
+        ends: whether the process ends with the command, so that Ctrl-C stays ignored behind it.
     """
 
     def interrupt(number: int, frame: FrameType | None) -> None:
@@ -124,9 +124,9 @@ def _interrupted_once(ends: bool) -> Iterator[None]:
 
 
 def _account(code: int, out: Output, error: Output) -> int:
-    """Say on the other stream what one could not write, and let that show in the exit code.
+    """Report lines that one stream could not write on the other stream; return the exit code, 1 instead of 0 then.
 
-    A reader that has left is told of nothing but training that went on without it.
+    Where the reader of a stream has left, only training that went on without it is reported.
     """
     for stream, other, name in ((out, error, "standard output"), (error, out, "standard error")):
         if not stream.lost or (stream.is_unread and not stream.again):

@@ -1,4 +1,4 @@
-"""Settings that a command can ask for: those of the parts of runs, but for what is found out from files."""
+"""Settings that a command can ask for: those of the parts of runs, except settings that are read from files."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -10,24 +10,24 @@ if TYPE_CHECKING:
 
 
 def asked_of(part: "type[Part]") -> list[str]:
-    """The settings of a part that are asked for, and not found out."""
+    """Settings of a part that a user gives, without those that are read from files."""
     derived = part.having("derived")
     return [name for name in part.model_fields if name not in derived]
 
 
 def outside_parts(kind: str, names: Iterable[str], may_be_absent: bool) -> list[str]:
-    """Those of the parts that stand outside of shoal, by their places, each once."""
+    """Places of the parts that stand outside of shoal, each once."""
     from shoal.registry import KINDS, is_place
 
-    found = []
+    outside = []
     for name in names:
         try:
             if KINDS[kind].is_outside(name):
-                found.append(KINDS[kind].name_of(name))
+                outside.append(KINDS[kind].name_of(name))
         except UserError:
             if not (may_be_absent and is_place(name)):
                 raise
-    return list(dict.fromkeys(found))
+    return list(dict.fromkeys(outside))
 
 
 def refuse_derived(flag: str, known: "Mapping[str, Sequence[type[Part]]]") -> None:

@@ -1,4 +1,4 @@
-"""The cells of a table in a text file: its compression, encoding and separator are found out, and no row is lost.
+"""Cells of a table in a text file; compression, encoding and separator are detected, and no row is lost.
 
 Python's csv module and not polars splits the lines, because one row that is torn makes polars refuse the file, or fill
 the row up, without saying which: here such a row is kept with its line and what is wrong with it.
@@ -38,7 +38,7 @@ class Row:
         number: counted from 1 below the header, blank lines left out.
         line: of the file, in which it ends.
         cells: as many as the header has, stripped.
-        torn: what is wrong with the row as a whole, and then it has no cells; else empty.
+        torn: the fault of a row that could not be split, which has no cells; else empty.
     """
 
     number: int
@@ -56,7 +56,7 @@ class Cells:
         header: names of the columns, stripped.
         rows: all that are not blank.
         sha256: of the file's bytes.
-        notes: what the user should know of the reading, one line each.
+        notes: remarks on the reading for the user, one line each.
     """
 
     path: Path
@@ -153,7 +153,7 @@ def _decode(path: Path, raw: bytes) -> tuple[str, list[str]]:
 
 
 def _separator(lines: Sequence[str], expected: Collection[str]) -> str:
-    """The one that shows most of the expected names, splits most of the lines alike, and into most cells."""
+    """Separator that shows most of the expected names, splits most of the lines alike, and into most cells."""
 
     def fitness(separator: str) -> tuple[int, float, int]:
         counts = [line.count(separator) for line in lines[:1000] if line.strip()]
@@ -167,7 +167,7 @@ def _separator(lines: Sequence[str], expected: Collection[str]) -> str:
 
 
 def _records(path: Path, lines: Sequence[str], skipped: int, separator: str) -> list[tuple[int, list[str], str]]:
-    """The line each record ends in, its stripped cells, and what is wrong with its quotes."""
+    """Records: the line each ends in, its stripped cells, and the fault in its quotes."""
     out: list[tuple[int, list[str], str]] = []
     start, torn = 0, 0
     while start < len(lines):

@@ -1,4 +1,4 @@
-"""``shoal certify RUN…``: how far runs trained alone deviate from the stack that trained them."""
+"""``shoal certify RUN…``: deviation of runs trained alone from the stack that trained them."""
 
 import argparse
 from typing import TYPE_CHECKING, Any
@@ -52,7 +52,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _says_where() -> list[str]:
-    """The settings of shoal's tasks that say where data lie."""
+    """Settings of shoal's tasks that are paths of data."""
     from shoal.registry import TASKS
 
     tasks = [task for task in TASKS.shipped() if task.reads_files]
@@ -60,19 +60,19 @@ def _says_where() -> list[str]:
 
 
 def _places(options: argparse.Namespace, specs: "Iterable[RunSpec]") -> "Places":
-    """Where the data of runs lie now, by what they are, as far as it was said.
+    """Places of the tasks' data, by kind of data, with the paths that flags give in place of those of the runs.
 
     Raises:
-        UserError: it was said of what none of the runs has.
+        UserError: a flag gives a path that none of the runs reads.
     """
-    told = {name: value for name in _says_where() if (value := getattr(options, name)) is not None}
+    given = {name: value for name in _says_where() if (value := getattr(options, name)) is not None}
     places: dict[str, dict[str, Any]] = {}
     read: set[str] = set()
     for spec in specs:
         place = spec.task_part.place()
-        if place is not None and (own := {name: told[name] for name in told.keys() & place[1].keys()}):
-            places[place[0]] = {**place[1], **own}
-            read |= own.keys()
-    for name in told.keys() - read:
+        if place is not None and (moved := {name: given[name] for name in given.keys() & place[1].keys()}):
+            places[place[0]] = {**place[1], **moved}
+            read |= moved.keys()
+    for name in given.keys() - read:
         raise UserError(f"--{name.replace('_', '-')} does not apply to these runs, whose task has no such data")
     return places

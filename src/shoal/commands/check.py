@@ -17,7 +17,7 @@ def arguments(parser: Parser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Print a line for each thing that is wrong; 1 where something is, or with ``--repair`` is left."""
+    """Print a line for each finding; return 1 if the lab is damaged, with ``--repair`` after the repair, else 0."""
     from shoal.errors import printable
     from shoal.lab.check import examine, repair
     from shoal.lab.lab import Lab
@@ -29,10 +29,10 @@ def run(options: argparse.Namespace) -> int:
         with Lab.held(path):
             for line in repair(path):
                 print(printable(line))
-    found = examine(path)
-    for finding in found:
+    findings = examine(path)
+    for finding in findings:
         mend = "; shoal check --repair mends it" if finding.mend is not None and not options.repair else ""
         print(printable(f"{'damage' if finding.is_damage else 'note'}: {finding.what}{mend}"))
-    damage = sum(finding.is_damage for finding in found)
+    damage = sum(finding.is_damage for finding in findings)
     print(printable(f"lab {path}: {counted(damage, 'problem') if damage else 'nothing is wrong'}"))
     return int(damage > 0)

@@ -1,4 +1,4 @@
-"""Flags that choose some of the runs of a lab: by any setting, and by what became of them."""
+"""Flags that choose some of the runs of a lab: by settings, state, tag and group."""
 
 import argparse
 import shlex
@@ -32,7 +32,7 @@ def flags_of_choice(options: argparse.Namespace) -> str:
 
 
 def unmatched(records: "Records", options: argparse.Namespace) -> list[str]:
-    """A line for each value that was asked for beside others and that none of the records has; one for many seeds."""
+    """Line for each value that was asked for beside others and that no run has; one line for many seeds."""
     from shoal.spec.choice import as_short_flags, fits, read_choice
 
     values = read_values(options)
@@ -47,7 +47,7 @@ def unmatched(records: "Records", options: argparse.Namespace) -> list[str]:
 
 
 def choose(records: "Records", options: argparse.Namespace, unreadable: Sequence[str] = ()) -> "Records":
-    """Those of the records that the flags ask for.
+    """Runs that the flags choose.
 
     Args:
         records: the runs to choose from.

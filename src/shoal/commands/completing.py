@@ -1,4 +1,4 @@
-"""Words that can follow in a command that is being typed, for the completion of a shell.
+"""Words that can complete a command line, for the completion of a shell.
 
 It has to answer between two keys. So what hangs on no setting is answered before anything heavy is imported, and a lab
 is read as text.
@@ -30,7 +30,7 @@ _VALUES = {
 
 
 def complete(commands: Sequence[str], arguments: Sequence[str]) -> list[str]:
-    """The lines that a script of :mod:`shoal.commands.completion` asks for.
+    """Completions that a script of :mod:`shoal.commands.completion` asks for, one per line.
 
     Args:
         commands: names of all commands.
@@ -43,16 +43,15 @@ def complete(commands: Sequence[str], arguments: Sequence[str]) -> list[str]:
     if form != "bash" or len(words) != 1:
         return []
     split, is_open = split_line(words[0])
-    found = answers(commands, split[1:])
-    if is_open or found[:1] in ([FILES], [FOLDERS]):  # in quotes bash breaks no words, and keeps what is special
-        return found
+    candidates = answers(commands, split[1:])
+    if is_open or candidates[:1] in ([FILES], [FOLDERS]):  # in quotes bash breaks no words, and keeps what is special
+        return candidates
     head = max((split[-1].rfind(sign) for sign in _BREAKS), default=-1) + 1 if split else 0
-    return ["".join(f"\\{sign}" if sign in _SPECIAL else sign for sign in word[head:]) for word in found]
+    return ["".join(f"\\{sign}" if sign in _SPECIAL else sign for sign in word[head:]) for word in candidates]
 
 
 def split_line(line: str) -> tuple[list[str], bool]:
-    """The words of a line as a shell reads them, the last one empty where it is to begin; and True where its quotes are
-    still open.
+    """Words of a line as a shell reads them, the last one empty behind a blank; and whether its quotes are still open.
 
     >>> split_line("shoal runs "), split_line("shoal train --operator 'x^")
     ((['shoal', 'runs', ''], False), (['shoal', 'train', '--operator', 'x^'], True))
@@ -70,15 +69,15 @@ def split_line(line: str) -> tuple[list[str], bool]:
 
 
 def answers(commands: Sequence[str], words: Sequence[str]) -> list[str]:
-    """The words that can stand where the last of these begins to, which follow ``shoal``."""
+    """Completions of the last of these words, which follow ``shoal`` on the command line."""
     *before, now = words or [""]
     try:
-        found = _candidates(commands, before, now)
+        candidates = _candidates(commands, before, now)
     except UserError:  # what is typed so far is wrong: nothing follows it
         return []
-    if found[:1] in ([FILES], [FOLDERS]):
-        return found[:1]
-    return [word for word in dict.fromkeys(found) if word.startswith(now) and word.isprintable()]
+    if candidates[:1] in ([FILES], [FOLDERS]):
+        return candidates[:1]
+    return [word for word in dict.fromkeys(candidates) if word.startswith(now) and word.isprintable()]
 
 
 def _candidates(commands: Sequence[str], before: Sequence[str], now: str) -> list[str]:
@@ -93,12 +92,12 @@ def _candidates(commands: Sequence[str], before: Sequence[str], now: str) -> lis
         return values if values[:1] in ([FILES], [FOLDERS]) else [f"{name}={each}" for each in values]
     flag = next((word for word in reversed(rest) if word.startswith("--")), "")
     n = len(rest) - 1 - max((place for place, word in enumerate(rest) if word == flag), default=-1)  # values so far
-    found = []
+    candidates = []
     if flag and "=" not in flag and _takes(command, rest, flag, n):
-        found = _values(command, rest, flag)
+        candidates = _values(command, rest, flag)
     elif not now.startswith("-"):
-        found = _positional(command, rest)
-    return [*found, *_flags(command, rest, now)] if now.startswith("-") else found
+        candidates = _positional(command, rest)
+    return [*candidates, *_flags(command, rest, now)] if now.startswith("-") else candidates
 
 
 def _positional(command: str, rest: Sequence[str]) -> list[str]:
@@ -137,7 +136,7 @@ def _lab(words: Sequence[str]) -> str:
 
 
 def _takes(command: str, rest: Sequence[str], flag: str, n: int) -> bool:
-    """True where a flag that has ``n`` values takes another."""
+    """Return True if a flag that has ``n`` values takes another one."""
     name = flag.removeprefix("--").replace("-", "_")
     if name in _VALUES and name != "state":
         return n == 0 or name in ("reference", "text")
@@ -173,15 +172,15 @@ def _choices(dest: str, parser: Parser) -> list[str]:
     setting = dest.rpartition(".")[2]
     if setting in KINDS:
         return KINDS[setting].names()
-    found: list[str] = []
+    values: list[str] = []
     for part in owners(setting, parser.parts):
         kinds = types_of(part.model_fields[setting].annotation)
-        found += [
+        values += [
             *extra(part, setting)["choices"],
             *["true", "false"] * (bool in kinds),
             *["none"] * (type(None) in kinds),
         ]
-    return found
+    return values
 
 
 def _flags(command: str, rest: Sequence[str], now: str) -> list[str]:
@@ -189,11 +188,11 @@ def _flags(command: str, rest: Sequence[str], now: str) -> list[str]:
     parser = _parser(command, rest)
     given = {action.dest for word in rest if (action := parser.action(word.partition("=")[0]))}
     sign = ("-", "_") if "_" in now else ("_", "-")
-    found = []
+    spellings = []
     for action in parser.actions():
         if action.dest not in given and action.help is not argparse.SUPPRESS:
-            found += [f"--{each[2:].replace(*sign)}" for each in action.option_strings if each.startswith("--")]
-    return [*found, *_prefixed(parser, now, sign)] if now not in ("-", "--") else found
+            spellings += [f"--{each[2:].replace(*sign)}" for each in action.option_strings if each.startswith("--")]
+    return [*spellings, *_prefixed(parser, now, sign)] if now not in ("-", "--") else spellings
 
 
 def _prefixed(parser: Parser, now: str, sign: tuple[str, str]) -> list[str]:
@@ -202,14 +201,16 @@ def _prefixed(parser: Parser, now: str, sign: tuple[str, str]) -> list[str]:
     from shoal.registry import KINDS, short
     from shoal.spec.training import ALWAYS
 
-    found = []
+    spellings = []
     for kind, names in parser.parts.items():
         for name in names if "." in now or 1 < len(names) < len(KINDS[kind].names()) else ():
             parts = [KINDS[kind][name], *(ALWAYS if "." in now else ())]
-            others = [KINDS[kind][each] for kind, own in parser.parts.items() for each in own] if "." in now else []
-            settings = dict.fromkeys(own for part in (*parts, *others) for own in asked_of(part))
-            found += [f"--{short(name)}.{setting.replace(*sign)}" for setting in settings]
-    return found
+            others = (
+                [KINDS[kind][each] for kind, chosen in parser.parts.items() for each in chosen] if "." in now else []
+            )
+            settings = dict.fromkeys(setting for part in (*parts, *others) for setting in asked_of(part))
+            spellings += [f"--{short(name)}.{setting.replace(*sign)}" for setting in settings]
+    return spellings
 
 
 def _parser(command: str, rest: Iterable[str]) -> Parser:

@@ -52,7 +52,7 @@ class Config:
         path: as it was typed.
         statements: its keys with their values.
         read: keys that the command reads, once it has.
-        outdone: lines and keys that the command line says otherwise, or leaves without runs.
+        outdone: lines and keys that the command line replaces, or leaves without runs.
     """
 
     path: str
@@ -86,7 +86,7 @@ class Config:
 
     @contextmanager
     def at(self, statement: Statement) -> Iterator[None]:
-        """Say of what is wrong with a statement where it stands."""
+        """Add the file and the line of a statement to the message of a :class:`UserError` about it."""
         try:
             yield
         except UserError as error:
@@ -121,7 +121,7 @@ class Config:
                 _set(action, statement.value, parser, options)
 
     def summary(self) -> str:
-        """A line that says what was read, and what the command line says otherwise."""
+        """Line about the flags that were read, and about those that the command line replaces."""
         line = f"from {self.path}: {' '.join(self.read) or 'nothing'}"
         if self.outdone:
             line += f"; the command line wins over {', '.join(f'{key} (line {n})' for n, key in self.outdone)}"
@@ -182,35 +182,35 @@ def statements(text: str) -> Iterator[Statement]:
         if len(begun) > 1 and not any(end in line for end in ("]", '"""', "'''")):  # it goes on over this line
             continue
         try:
-            found = tomllib.loads("\n".join(begun), parse_float=_Number)
+            parsed = tomllib.loads("\n".join(begun), parse_float=_Number)
         except ValueError:
             continue
         first, is_header = number + 1 - len(begun), begun[0].lstrip().startswith("[")
         begun = []
         if is_header:
-            table = tuple(_path(found))
+            table = tuple(_path(parsed))
             yield Statement(first, table, None)
         else:
-            yield from (Statement(first, (*table, *key), value) for key, value in _leaves(found))
+            yield from (Statement(first, (*table, *key), value) for key, value in _leaves(parsed))
 
 
-def _leaves(found: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...], Any]]:
-    for name, value in found.items():
+def _leaves(table: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...], Any]]:
+    for name, value in table.items():
         if isinstance(value, dict) and value:
             yield from (((name, *key), leaf) for key, leaf in _leaves(value))
         else:
             yield (name,), value
 
 
-def _path(found: Any) -> Iterator[str]:
-    """The names in the header of a table; of a list of tables besides ``[]``, which no flag is called."""
-    while found:
-        if isinstance(found, list):
+def _path(parsed: Any) -> Iterator[str]:
+    """Names in the header of a table; of a list of tables also ``[]``, which is the name of no flag."""
+    while parsed:
+        if isinstance(parsed, list):
             yield "[]"
             return
-        (name,) = found
+        (name,) = parsed
         yield name
-        found = found[name]
+        parsed = parsed[name]
 
 
 def _no_toml(name: str, text: str, error: ValueError) -> str:
@@ -248,7 +248,7 @@ def _table(statement: Statement) -> tuple[str, str]:
 
 
 def _is_beside(statement: Statement, parser: "Parser", typed: Mapping[str, str]) -> bool:
-    """True for what is for the runs with a part that the command line has chosen others instead of."""
+    """Return True if a statement is about runs with a part in whose place the command line chooses other parts."""
     from shoal.registry import KINDS
     from shoal.spec.prefixes import kind_of
 
@@ -262,12 +262,12 @@ def _is_beside(statement: Statement, parser: "Parser", typed: Mapping[str, str])
 
 
 def _is_typed(dest: str, typed: Mapping[str, str]) -> bool:
-    """True where the command line gives a flag, or that of the same setting for all runs."""
+    """Return True if the command line gives a flag, or that of the same setting for all runs."""
     return dest in typed or ("." in dest and dest.rpartition(".")[2] in typed)
 
 
 def _action(statement: Statement, parser: "Parser") -> argparse.Action:
-    """The flag that a key is."""
+    """Flag that a key of the file stands for."""
     if not _is_key(statement):
         part, setting = _table(statement)
         return flag_of(parser, f"--{part}.{setting.replace('_', '-')}", part, setting)

@@ -1,4 +1,4 @@
-"""``--dry-run`` of the commands that train: what would be trained, and an estimate of its time and memory."""
+"""``--dry-run`` of the commands that train: numbers of runs, and an estimate of their time and memory."""
 
 import os
 import tempfile
@@ -29,7 +29,7 @@ def dry_run(
     besides: str = "",
     label: Mapping[str, Any] = MappingProxyType({}),
 ) -> int:
-    """Print what a request comes to, and write nothing, not even the lab's folder; 0.
+    """Print the numbers of runs of a request and an estimate of its time and memory; write nothing, return 0.
 
     Args:
         specs: the runs.
@@ -56,12 +56,12 @@ def dry_run(
     lab.check_label([spec.id for spec in wanted], **label)
     with _kernels_kept_nowhere():
         work = arrange(wanted, lab, device, execution.get("workers"), execution.get("threads"), engine, {}, say)
-        found = forecast(work, device, engine, execution.get("places"), places_of(wanted))
+        estimate = forecast(work, device, engine, execution.get("places"), places_of(wanted))
     say("dry run: nothing is trained and nothing is written")
-    say(_counts(wanted, work, found, path))
-    if not found.pieces:
+    say(_counts(wanted, work, estimate, path))
+    if not estimate.pieces:
         return 0
-    _print(found, device.type)
+    _print(estimate, device.type)
     if besides:
         say(besides)
     return 0
@@ -87,7 +87,7 @@ def _kernels_kept_nowhere() -> Iterator[None]:
                 os.environ["XDG_CACHE_HOME"] = before
 
 
-def _counts(wanted: "Sequence[RunSpec]", work: "Arrangement", found: "Forecast", path: str) -> str:
+def _counts(wanted: "Sequence[RunSpec]", work: "Arrangement", estimate: "Forecast", path: str) -> str:
     """``12 runs: 8 new, 2 that go on, 2 already in lab DIR``."""
     from shoal.report.words import counted
 
@@ -95,10 +95,10 @@ def _counts(wanted: "Sequence[RunSpec]", work: "Arrangement", found: "Forecast",
     going_on = {folder.path for folder in work.going_on}
     begun = sum(folder.path in going_on for folder in work.held.values())
     several = {"new": new, "in cohorts that go on": begun, f"already in lab {path}": len(work.held) - begun}
-    told = [f"{n:,} {what}" for what, n in several.items() if n]
-    beside = sum(piece.runs for piece in found.pieces) - new - begun
+    counts = [f"{n:,} {what}" for what, n in several.items() if n]
+    beside = sum(piece.runs for piece in estimate.pieces) - new - begun
     more = f"; with them {counted(beside, 'run')} of the same cohorts" if beside > 0 else ""
-    return f"{counted(len(wanted), 'run')}: {', '.join(told)}{more}"
+    return f"{counted(len(wanted), 'run')}: {', '.join(counts)}{more}"
 
 
 def _print(found: "Forecast", device: str) -> None:

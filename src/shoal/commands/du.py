@@ -28,7 +28,7 @@ def arguments(parser: Parser) -> None:
 
 
 def run(options: Options) -> int:
-    """Print bytes by what they are, the most first; 1 where there are cohorts that cannot be read."""
+    """Print bytes by kind of file, the most first; return 1 if a cohort cannot be read, else 0."""
     from shoal.lab import Lab
 
     if options.csv and options.json:

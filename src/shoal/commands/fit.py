@@ -65,7 +65,7 @@ def arguments(parser: Parser) -> None:
 
 
 def _add_reading(parser: Parser) -> None:
-    """Flags that say how the table is to be read, and which of its rows count."""
+    """Flags for the reading of the table, and for the choice of its rows."""
     parser.flag(
         "where",
         nargs="+",
@@ -180,7 +180,7 @@ def _check_budgets(budgets: list[float] | None) -> list[float] | None:
 
 
 def _free(folder: Path) -> Path:
-    """The folder itself, where nothing else would be written over."""
+    """Folder for the report, after a check that it can be written and holds nothing but an earlier report."""
     if folder.exists() or folder.is_symlink():
         if not folder.is_dir():
             raise UserError(f"--out {folder} is not a folder")
@@ -205,7 +205,7 @@ def _is_fit(folder: Path) -> bool:
 
 
 def _source(path: Path, table: "RunTable", options: argparse.Namespace, seconds: float) -> dict[str, Any]:
-    """Where the numbers come from, for the record."""
+    """Provenance of the fit: command, file and its hash, columns, notes, seed, seconds and versions."""
     from importlib.metadata import version
 
     words = ["shoal", "fit", options.kind, path.name]

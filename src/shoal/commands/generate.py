@@ -131,14 +131,14 @@ def _end(options: argparse.Namespace, tokenizer: "TextTokenizer") -> int | None:
     """
     if options.end is None:
         return None
-    own = tokenizer.encode(_WRITTEN.get(options.end, options.end)).tolist()
-    if len(own) != 1:
-        raise UserError(f"--end must be one token, and {options.end!r} is {len(own)} to {tokenizer.kind}")
-    return int(own[0])
+    tokens = tokenizer.encode(_WRITTEN.get(options.end, options.end)).tolist()
+    if len(tokens) != 1:
+        raise UserError(f"--end must be one token, and {options.end!r} is {len(tokens)} to {tokenizer.kind}")
+    return int(tokens[0])
 
 
 def _sampling(options: argparse.Namespace, vocabulary_size: int) -> "Sampling | None":
-    """How tokens are drawn; None takes the likeliest."""
+    """Rule by which tokens are drawn; None for the likeliest token each time."""
     from shoal.decoding.sampling import Sampling, check_sampling
 
     drawn = (options.temperature, options.top_k, options.top_p)
@@ -150,18 +150,18 @@ def _sampling(options: argparse.Namespace, vocabulary_size: int) -> "Sampling | 
 
 
 def _samples(groups: "Sequence[Alike]", options: argparse.Namespace) -> "list[Sample]":
-    """By prompt, then by number, then by run."""
+    """Samples of all prompts and runs, sorted by prompt, then by number, then by run."""
     from shoal.decoding.text import generate_texts
 
     new = NEW_TOKENS if options.max_new_tokens is None else options.max_new_tokens
-    found = []
+    samples = []
     for group in groups:
         sampling = _sampling(options, group.kept.vocabulary_size)
         end = _end(options, group.kept)
         how = (new, sampling, options.samples, options.seed, end)
-        found += generate_texts(group.models, group.kept, options.prompt, *how)
+        samples += generate_texts(group.models, group.kept, options.prompt, *how)
     place = {prompt: at for at, prompt in enumerate(options.prompt)}
-    return sorted(found, key=lambda own: (place[own.prompt], own.number))
+    return sorted(samples, key=lambda sample: (place[sample.prompt], sample.number))
 
 
 def _print_samples(found: "Sequence[Sample]", options: argparse.Namespace) -> None:
@@ -172,38 +172,41 @@ def _print_samples(found: "Sequence[Sample]", options: argparse.Namespace) -> No
 
 
 def _searches(groups: "Sequence[Alike]", options: argparse.Namespace, beam: "Beam") -> "list[Search]":
-    """By prompt, then by run; the tree is written, too."""
+    """Beam searches of all prompts and runs, sorted by prompt, then by run; the tree of one is written to a file."""
     from shoal.decoding.text_search import search_texts
 
-    found: list[Search] = []
+    searches: list[Search] = []
     for group in groups:
         end, new, is_drawn = _end(options, group.kept), options.max_new_tokens, options.tree is not None
-        found += search_texts(group.models, group.kept, options.prompt, new, beam, end=end, record=is_drawn)
+        searches += search_texts(group.models, group.kept, options.prompt, new, beam, end=end, record=is_drawn)
     if options.tree is not None:
         from shoal.report.tree_file import token_names, write_tree
 
-        (only,), tokenizer = found, groups[0].kept
+        (only,), tokenizer = searches, groups[0].kept
         assert only.tree is not None
         title = f"Run {only.run[:8]}, beam {beam.width}, after {only.prompt!r}"
         names = token_names(tokenizer.vocabulary_size, tokenizer.decode)
         write_tree(options.tree, only.tree, title, names, _shown(only.prompt))
     place = {prompt: at for at, prompt in enumerate(options.prompt)}
-    return sorted(found, key=lambda own: place[own.prompt])
+    return sorted(searches, key=lambda search: place[search.prompt])
 
 
-def _print_searches(found: "Sequence[Search]", options: argparse.Namespace, beam: "Beam") -> None:
-    """The hypotheses of each run and prompt with their log probabilities, and how many steps were saved."""
-    for search in found:
-        for rank, own in enumerate(search.found, 1):
-            score = f", score {own.score:.4g}" if beam.length_penalty else ""
-            how = "" if options.end is None else ", ended" if own.finished else ", cut"
-            tokens = f"{own.length} token{'s' * (own.length != 1)}"
-            say(f"── run {search.run[:8]}, {rank} of {len(search.found)}: log p {own.log_p:.2f}{score}, {tokens}{how}")
-            _print_text(search.prompt + own.text)
-    mean = sum(own.steps for own in found) / len(found)
-    longest = sum(own.steps + own.saved for own in found) / len(found)
-    several = f" (mean of {len(found)})" if len(found) > 1 else ""
-    best = ", ".join(f"{own.found[0].log_p:.2f}" if own.found else "none" for own in found)
+def _print_searches(searches: "Sequence[Search]", options: argparse.Namespace, beam: "Beam") -> None:
+    """Print the hypotheses of each run and prompt with their log probabilities, and the number of steps saved."""
+    for search in searches:
+        for rank, hypothesis in enumerate(search.found, 1):
+            score = f", score {hypothesis.score:.4g}" if beam.length_penalty else ""
+            how = "" if options.end is None else ", ended" if hypothesis.finished else ", cut"
+            tokens = f"{hypothesis.length} token{'s' * (hypothesis.length != 1)}"
+            say(
+                f"── run {search.run[:8]}, {rank} of {len(search.found)}: log p {hypothesis.log_p:.2f}{score}, "
+                f"{tokens}{how}"
+            )
+            _print_text(search.prompt + hypothesis.text)
+    mean = sum(search.steps for search in searches) / len(searches)
+    longest = sum(search.steps + search.saved for search in searches) / len(searches)
+    several = f" (mean of {len(searches)})" if len(searches) > 1 else ""
+    best = ", ".join(f"{search.found[0].log_p:.2f}" if search.found else "none" for search in searches)
     say(f"beam {beam.width}, {beam.stop} stop: {mean:.3g} of {longest:.3g} steps needed{several}; best log p {best}")
     if options.end is None:
         say("nothing ends without --end: all hypotheses have as many tokens")
@@ -211,8 +214,8 @@ def _print_searches(found: "Sequence[Search]", options: argparse.Namespace, beam
 
 def _shown(prompt: str) -> str:
     """A prompt, or its end, as the root of a tree."""
-    said = printable(repr(prompt))
-    return said if len(said) <= _LONGEST_ROOT else f"…{said[1 - _LONGEST_ROOT :]}"
+    text = printable(repr(prompt))
+    return text if len(text) <= _LONGEST_ROOT else f"…{text[1 - _LONGEST_ROOT :]}"
 
 
 def _print_text(text: str) -> None:

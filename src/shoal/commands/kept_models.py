@@ -1,4 +1,4 @@
-"""Flags of commands that let kept models speak: which of them, and how they search."""
+"""Flags of commands that decode with kept models: choice of the models, and settings of the search."""
 
 import argparse
 from typing import TYPE_CHECKING
@@ -15,13 +15,13 @@ _SEARCH = ("finished", "stop", "length_penalty")  # what only a search with seve
 
 
 def add_models(parser: Parser) -> None:
-    """``--step`` and ``--average``: which of a run's kept models."""
+    """Declare ``--step`` and ``--average``, which choose among the kept models of a run."""
     parser.flag("step", help="of the models: a step at which they were kept, or best (the last)")
     parser.flag("average", type=int, default=1, help="models of so many kept steps up to there, averaged (1)")
 
 
 def add_search(parser: Parser) -> None:
-    """``--beams`` and what a search with several can be asked for."""
+    """Declare ``--beams`` and the settings of a beam search."""
     parser.flag("beams", type=int, default=1, help="places of the beam; 1 takes the likeliest token each time (1)")
     parser.flag(
         "finished",
@@ -32,7 +32,7 @@ def add_search(parser: Parser) -> None:
 
 
 def read_step(value: str | None) -> int | str | None:
-    """What ``--step`` says.
+    """Value of ``--step``: a step, ``best``, or None.
 
     Raises:
         UserError: it is no step, nor ``best``.
@@ -47,14 +47,14 @@ def read_step(value: str | None) -> int | str | None:
 
 
 def read_beam(options: argparse.Namespace, *others: str) -> "Beam | None":
-    """How to search, by the flags of :func:`add_search`; None takes the likeliest token each time.
+    """Beam search by the flags of :func:`add_search`; None for the likeliest token each time.
 
     Args:
         options: the flags.
         others: further flags that need several beams.
 
     Raises:
-        UserError: what only a beam can be asked for is asked without one, or no beam has it.
+        UserError: a flag of the beam search is given with one beam, or has a value that is not allowed.
     """
     asked = {name: value for name in _SEARCH if (value := getattr(options, name)) is not None}
     if options.beams == 1:
@@ -69,16 +69,16 @@ def read_beam(options: argparse.Namespace, *others: str) -> "Beam | None":
 
 
 def notes_of_steps(records: "Records", step: int | str | None, average: int) -> list[str]:
-    """Of which steps the models are, where that was not said: by the best evaluation, or as a mean. One line each.
+    """Line for each run on the steps of its models, where they are chosen by the best evaluation or averaged.
 
     Raises:
         UserError: there is no such model.
     """
     if step != BEST and average == 1:
         return []
-    said = []
+    notes = []
     for run in records.ids:
         steps = records.model_steps(run, step, average)
         mean = f"mean of the models of {len(steps)} steps" if len(steps) > 1 else "model of step"
-        said.append(f"run {run[:8]}: {mean} {', '.join(f'{at:,}' for at in steps)}")
-    return said
+        notes.append(f"run {run[:8]}: {mean} {', '.join(f'{at:,}' for at in steps)}")
+    return notes

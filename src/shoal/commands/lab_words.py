@@ -1,4 +1,4 @@
-"""Ids, names and tags of the runs of a lab, read as text and without what reads labs: a shell waits for them.
+"""Ids, names and tags of the runs of a lab, read as text without :mod:`shoal.lab`, because a shell waits for them.
 
 Nothing is checked here, because a word that is completed is only typed sooner. A file that cannot be read, or is no
 file, is passed over; no link is followed.
@@ -19,10 +19,10 @@ _NAME = re.compile(r"[\w.+-]{1,80}")
 
 def runs_of(lab: str) -> list[str]:
     """Ids of the runs of a lab, sorted."""
-    found: set[str] = set()
+    ids: set[str] = set()
     for folder in _inside(Path(lab) / "cohorts"):
-        found |= {run.decode() for run in _RUN.findall(_read(folder / "cohort.json"))}
-    return sorted(found)
+        ids |= {run.decode() for run in _RUN.findall(_read(folder / "cohort.json"))}
+    return sorted(ids)
 
 
 def names_of(lab: str) -> list[str]:
@@ -46,15 +46,15 @@ def _words(found: Iterator[str]) -> list[str]:
 
 
 def _labels(lab: str, of: str) -> list[dict[str, Any]]:
-    found = []
+    labels = []
     for path in _inside(Path(lab) / "labels" / of):
         try:
             label = json.loads(_read(path))
         except (ValueError, RecursionError):
             continue
         if isinstance(label, dict):
-            found.append(label)
-    return found
+            labels.append(label)
+    return labels
 
 
 def _inside(folder: Path) -> list[Path]:

@@ -20,8 +20,8 @@ class Page:
 
     Attributes:
         study: its name.
-        form: how it was asked for.
-        note: what the lab keeps of that: which runs it asked for, and what was measured beside them.
+        form: the form in which it was asked for.
+        note: the lab's note of that: the runs it asked for, and quantities that were measured beside them.
     """
 
     study: str
@@ -35,12 +35,12 @@ class Page:
 
     @property
     def is_reproduction(self) -> bool:
-        """Whether it judges published numbers, each as it was published."""
+        """Return True if the page is that of a reproduction, which judges numbers as they were published."""
         return self.study in reproductions.NAMES
 
     @property
     def module(self) -> Study:
-        """What makes the page."""
+        """Study or reproduction that makes the page."""
         return reproductions.get_reproduction(self.study) if self.is_reproduction else get_study(self.study)
 
 
@@ -73,12 +73,12 @@ def find_pages(lab: Lab, name: str) -> tuple[list[Page], list[str]]:
     """
     name = page_name(name)
     if name == (study_of(name) or ""):
-        found, unreadable = pages_of(lab, name)
-        if not found:
+        by_name, unreadable = pages_of(lab, name)
+        if not by_name:
             how = "reproduce" if name in reproductions.NAMES else "study run"
             again = f"shoal {how} {name} --lab {lab.path}"
             raise UserError("; ".join([*(unreadable or [f"{name!r} was not run in lab {lab.path}"]), again]))
-        return list(found.values()), unreadable
+        return list(by_name.values()), unreadable
     pages, unreadable = ({}, []) if (study := study_of(name)) is None else pages_of(lab, study)
     if name not in pages:
         known = [*EVERY, *pages]
@@ -89,12 +89,12 @@ def find_pages(lab: Lab, name: str) -> tuple[list[Page], list[str]]:
 
 def study_of(name: str) -> str | None:
     """The study or reproduction whose page has this name, or could have."""
-    own = next((study for study in EVERY if name == study or name.startswith(f"{study}-")), None)
-    return own or name_of_study(page_name(name).partition("-")[0])
+    study = next((study for study in EVERY if name == study or name.startswith(f"{study}-")), None)
+    return study or name_of_study(page_name(name).partition("-")[0])
 
 
 def studies_from_outside(lab: Lab) -> list[str]:
-    """Those of which a lab has notes, by the names of their pages."""
+    """Studies from outside of shoal of which a lab has notes, by the names of their pages."""
     return [name for name in names_in(lab.path / "studies") if name not in EVERY and name_of_study(name) == name]
 
 
@@ -102,7 +102,9 @@ def page_name(name: str) -> str:
     """The name of a page of a study that was asked for by its place, or by a short name that a package offers."""
     if any(name == study or name.startswith(f"{study}-") for study in EVERY):
         return name
-    study = next((own for own in offered("study") if name == own or name.startswith(f"{own}-")), name.partition("-")[0])
+    study = next(
+        (offer for offer in offered("study") if name == offer or name.startswith(f"{offer}-")), name.partition("-")[0]
+    )
     return (name_of_study(study) or study) + name.removeprefix(study)
 
 

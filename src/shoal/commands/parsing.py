@@ -33,7 +33,7 @@ _WORDS = {
 
 
 class Options(argparse.Namespace):
-    """What was read: the value of each flag, and under which spelling those were ``given`` that were."""
+    """Values of all flags as read from the command line; ``given`` has the spelling of each flag that stood there."""
 
     __slots__ = ("given", "parts", "read_from", "settings")  # no value of a flag, so not among them
 
@@ -46,7 +46,7 @@ class Options(argparse.Namespace):
 
 
 class _Once(argparse.Action):
-    """Takes the values of a flag, or that it is there (``nargs`` 0); given again it would have two meanings."""
+    """Action of a flag that may be given once: stores its values, or True for a flag without values (``nargs`` 0)."""
 
     def __call__(
         self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option: str | None = None
@@ -96,7 +96,7 @@ class Parser(argparse.ArgumentParser):
         return (self.config.parts(kind) if self.config else []) or [self.usual(kind)]
 
     def usual(self, kind: str) -> str:
-        """The part of a kind that holds where none is named, which may hang on the task that is."""
+        """Default part of a kind, which may depend on the task that the words name."""
         from shoal.registry import USUAL
         from shoal.spec.names import usual_model
 
@@ -116,7 +116,7 @@ class Parser(argparse.ArgumentParser):
         self.add_argument(*spellings, dest=name.replace("-", "_"), **options)
 
     def taken(self, spellings: Iterable[str]) -> str:
-        """The first of these that is a flag already; nothing where none is."""
+        """First of these spellings that is a flag already; empty where none is."""
         return next((flag for flag in spellings if flag in self._option_string_actions), "")
 
     def flags(self) -> list[str]:
@@ -124,7 +124,7 @@ class Parser(argparse.ArgumentParser):
         return list(self._option_string_actions)
 
     def actions(self) -> list[argparse.Action]:
-        """Every flag, in order, and what is given without one."""
+        """Actions of all flags and of all words without a flag, in order."""
         return list(self._actions)
 
     def action(self, spelling: str) -> argparse.Action | None:
@@ -160,11 +160,11 @@ class Parser(argparse.ArgumentParser):
             fitting = [part for part in registry.shipped() if name in asked_of(part)]
             if fitting:
                 chosen = " ".join(self.chosen(kind))
-                told = " ".join(part.name for part in (going_with(tasks[0], fitting) if len(tasks) == 1 else fitting))
-                raise UserError(f"{flag} does not apply to {kind} {chosen!r}; it applies to {told}")
+                names = " ".join(part.name for part in (going_with(tasks[0], fitting) if len(tasks) == 1 else fitting))
+                raise UserError(f"{flag} does not apply to {kind} {chosen!r}; it applies to {names}")
 
     def parse(self, arguments: Sequence[str]) -> Options:
-        """Parse, refusing what is unknown by name and what is given twice."""
+        """Parse the words of a command; raise :class:`UserError` for flags that are unknown or given twice."""
         options, unknown = self.parse_known_args(list(arguments), Options())
         options.settings, options.parts = tuple(self.settings), self.parts
         if unknown:
@@ -176,7 +176,9 @@ class Parser(argparse.ArgumentParser):
 
                 several = known_settings()
                 refuse_derived(name, several)
-                asked = [own for own, parts in several.items() if any(own in asked_of(part) for part in parts)]
+                asked = [
+                    setting for setting, parts in several.items() if any(setting in asked_of(part) for part in parts)
+                ]
                 known += [f"--{setting.replace('_', '-')}" for setting in asked]
             meant = nearest(name, known) if name.startswith("-") else ""
             raise UserError(f"unknown argument {unknown[0]!r} of {self.prog}{meant}")
@@ -216,7 +218,10 @@ def _folder(name: str) -> str:
 
 
 def add_execution(parser: Parser, new_runs: bool = True) -> None:
-    """How to train, which changes no result beyond rounding; ``threads`` only where there can be new runs."""
+    """Declare the flags of the execution, which change results by rounding alone.
+
+    ``--threads`` and ``--engine`` are declared only where there can be new runs.
+    """
     parser.flag("device", help="cpu or cuda; cuda where there is one")
     parser.flag("workers", type=int, help="cohorts to train at the same time (as many as cores)")
     parser.flag("places", type=int, help="runs of a cohort to train side by side (as many as fit into memory)")
@@ -231,7 +236,7 @@ def add_execution(parser: Parser, new_runs: bool = True) -> None:
 
 
 def read_execution(options: argparse.Namespace) -> dict[str, Any]:
-    """What the flags of :func:`add_execution` say, as arguments of :func:`shoal.train` or :func:`shoal.resume`."""
+    """Values of the flags of :func:`add_execution`, as arguments of :func:`shoal.train` or :func:`shoal.resume`."""
     names = ("device", "workers", "flush_seconds", "threads", "engine", "places")
     return {name: getattr(options, name) for name in names if hasattr(options, name)}
 
@@ -245,13 +250,13 @@ CHOICE = "only runs with these settings, each with one value or several"
 def add_settings(parser: Parser, purpose: str, more: Mapping[str, Sequence[str]] = MappingProxyType({})) -> None:
     """One flag per setting of a run, each taking one or more values, grouped by the parts that have them.
 
-    For a grid these are the parts that the words of the command choose, and what holds without a flag is said; else all
-    that shoal has, and what they choose from outside of it. What is found out and not asked for has a flag only where
-    runs are chosen: of those on record it is known. There a part that cannot be imported here has no flags of its own.
+    For a grid these are the parts that the words of the command choose, and the help shows defaults; else they are all
+    parts of shoal and those from outside of it that the words choose. A setting that is read from files has a flag only
+    where runs are chosen, because runs on record have a value of it. There a part that cannot be imported has no flags.
 
     Args:
         parser: to which they are added.
-        purpose: what they are for: :data:`GRID`, :data:`STUDY` or :data:`CHOICE`.
+        purpose: use of the flags: :data:`GRID`, :data:`STUDY` or :data:`CHOICE`.
         more: names of further parts, by kind.
     """
     from shoal.registry import KINDS, short
@@ -282,8 +287,8 @@ def add_settings(parser: Parser, purpose: str, more: Mapping[str, Sequence[str]]
 
 def _add_part(parser: Parser, title: str, part: "type[Part]", seen: set[str], purpose: str) -> None:
     """The flags of a part's settings, but for those that another has, too."""
-    told = purpose == GRID
-    suggested = parser.suggested() if told else {}
+    is_grid = purpose == GRID
+    suggested = parser.suggested() if is_grid else {}
     group = parser.add_argument_group(title)
     for name in part.model_fields if purpose == CHOICE else asked_of(part):
         if name in seen:
@@ -297,7 +302,7 @@ def _add_part(parser: Parser, title: str, part: "type[Part]", seen: set[str], pu
                 f"{parser.prog}: it needs another name"
             )
         usual = suggested.get(name, info.default)
-        default = f"; {_show(usual)}" if told and usual is not None and not info.is_required() else ""
+        default = f"; {_show(usual)}" if is_grid and usual is not None and not info.is_required() else ""
         about = f"{info.description or name}{default}".replace("%", "%%")
         parser.settings.append(name)
         group.add_argument(*spellings, dest=name, nargs="+", metavar="X", help=about)
@@ -312,7 +317,7 @@ def read_values(options: argparse.Namespace) -> dict[str, list[str | None]]:
 
 
 def tell_of_planning(runs: int) -> None:
-    """Say how long it takes to check, name and write down so many runs, where that is worth saying."""
+    """Print how long the planning of so many runs takes: to check, hash and write them down. Of few runs nothing."""
     from shoal.spec.grid import MOST_RUNS
 
     if _MANY <= runs <= MOST_RUNS:

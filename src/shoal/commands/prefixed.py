@@ -18,7 +18,7 @@ _FLAG = re.compile(r"--(?P<part>\w[\w.:-]*)\.(?P<setting>\w[\w-]*)")
 
 
 def add_prefixed(parser: "Parser") -> None:
-    """Declare those that the words of the command hold; the parts of the runs have to be known to the parser."""
+    """Declare the prefixed flags among the words of the command; the parser must know the parts of the runs."""
     for spelling, part, setting in _prefixed(parser.words):
         flag_of(parser, spelling, part, setting)
 
@@ -30,7 +30,7 @@ def flag_of(parser: "Parser", spelling: str, part: str, setting: str) -> argpars
         parser: of the command.
         spelling: of the flag.
         part: the prefix, ``-`` standing for ``_``.
-        setting: what it stands before, likewise.
+        setting: the setting behind the prefix, ``-`` standing for ``_``.
 
     Raises:
         UserError: the runs have no such part, or those that have it no such setting.
@@ -43,7 +43,7 @@ def flag_of(parser: "Parser", spelling: str, part: str, setting: str) -> argpars
     chosen = _chosen(parser)
     others = [KINDS[other][each] for other, names in chosen.items() if other != kind for each in names]
     having = [KINDS[kind][place], *others, *ALWAYS]
-    known = [own for each in having for own in asked_of(each)]
+    known = [candidate for each in having for candidate in asked_of(each)]
     if name not in known:
         raise UserError(f"{spelling}: runs with {kind} {short(place)!r} have no setting {name!r}{nearest(name, known)}")
     dest = f"{place}.{name}"
@@ -72,7 +72,7 @@ def _chosen(parser: "Parser") -> dict[str, list[str]]:
 
 
 def refuse_prefixed(parser: "Parser") -> None:
-    """Raise :class:`UserError` for one where runs are chosen, which takes two flags."""
+    """Raise :class:`UserError` for a prefixed flag of a command that chooses runs, which takes two flags instead."""
     from shoal.registry import KINDS
 
     for spelling, part, setting in _prefixed(parser.words):

@@ -40,7 +40,7 @@ _GIVEN_UP = ("model", "steps/s", "generalised", "runs", "train", "valid", "of")
 
 
 class Progress:
-    """Told of snapshots, shows the latest of each cohort. A context manager."""
+    """Display of training, as a context manager: shows the latest snapshot of each cohort that it is called with."""
 
     def __init__(self, console: Console | None = None) -> None:
         self.console = console or Console()
@@ -90,10 +90,10 @@ def live_table(snapshots: Sequence[Snapshot], width: int) -> Table:
 
 
 def _fitting(snapshots: Sequence[Snapshot], rows: int) -> list[Snapshot]:
-    """As many as there are rows for; of too many, those that have ended are left out first."""
+    """Snapshots that fit into so many rows, those that are still training first."""
     by_need = sorted(snapshots, key=lambda s: s.state not in ("starting", "running"))
-    kept = by_need[: max(1, rows)]
-    return [s for s in snapshots if s in kept]
+    shown = by_need[: max(1, rows)]
+    return [s for s in snapshots if s in shown]
 
 
 def line(s: Snapshot) -> str:
@@ -127,7 +127,7 @@ def _rate(steps_per_second: float | None) -> str:
 
 
 def _spread(s: Snapshot, values: Spread | None) -> str:
-    """``A 0.98 [0.90, 1.00]``: the measure that says most, median and range over the members."""
+    """``A 0.98 [0.90, 1.00]``: the main measure, its median and range over the members."""
     if values is None:
         return _UNKNOWN
     lowest, median, highest = values

@@ -30,7 +30,7 @@ _ALLOWED_FLOP = f"{_ALLOWED}, or such as GFLOP, PFLOP-days, TFLOP/s-hours"
 
 
 def factor(text: str, flop: bool) -> float | None:
-    """How many parameters, tokens or FLOP a suffix stands for; ``None`` where it has no meaning.
+    """Factor that a suffix of a number of parameters, tokens or FLOP stands for; ``None`` where it has no meaning.
 
     A rate (``GFLOP/s``) is no amount without a time.
 
@@ -42,14 +42,14 @@ def factor(text: str, flop: bool) -> float | None:
     known = _COUNTS.get(text.casefold())
     if known is not None or not flop:
         return known
-    found = _FLOP.fullmatch(text)
-    if found is None or (found["rate"] == "/s" and found["time"] is None):
+    match = _FLOP.fullmatch(text)
+    if match is None or (match["rate"] == "/s" and match["time"] is None):
         return None
-    return _PREFIXES[found["prefix"].lower()] * _SECONDS.get((found["time"] or "s").lower(), 1.0)
+    return _PREFIXES[match["prefix"].lower()] * _SECONDS.get((match["time"] or "s").lower(), 1.0)
 
 
 def read_unit(what: str, text: str) -> float:
-    """What one of a column stands for, as in ``--units params=M``.
+    """Factor of the unit of a column, as in ``--units params=M``.
 
     Raises:
         UserError: it is neither a unit nor a number above 0.
@@ -74,9 +74,9 @@ def named_unit(column: str, flop: bool) -> str:
     >>> named_unit("D", False), named_unit("training_flop", True), named_unit("params", False)
     ('', '', '')
     """
-    found = re.search(r"[(\[_\s]\s*([A-Za-z/·*-]+)\s*[)\]]?$", column)
-    scale = None if found is None else factor(found[1], flop)
-    return found[1] if found is not None and scale not in (None, 1.0) else ""
+    match = re.search(r"[(\[_\s]\s*([A-Za-z/·*-]+)\s*[)\]]?$", column)
+    scale = None if match is None else factor(match[1], flop)
+    return match[1] if match is not None and scale not in (None, 1.0) else ""
 
 
 def read_number(text: str, mark: str) -> float:
@@ -88,27 +88,27 @@ def read_number(text: str, mark: str) -> float:
     (nan, nan, nan)
     """
     decimal, thousands = _SIGNS[mark]
-    found = re.fullmatch(_pattern(decimal, thousands), text)
-    return math.nan if found is None else _value(found)
+    match = re.fullmatch(_pattern(decimal, thousands), text)
+    return math.nan if match is None else _value(match)
 
 
 def read_count(text: str, mark: str, unit: float = 1.0, flop: bool = False) -> float:
-    """Parameters, tokens or FLOP; NaN where it is none. A suffix stands in place of the unit of the column.
+    """Number of parameters, tokens or FLOP; NaN where the text is none. A suffix replaces the unit of the column.
 
     >>> read_count("1.3B", "point"), read_count("1,3 bn", "comma"), read_count("125", "point", unit=1e6)
     (1300000000.0, 1300000000.0, 125000000.0)
     """
     decimal, thousands = _SIGNS[mark]
-    found = re.match(_pattern(decimal, thousands), text)
-    if found is None:
+    match = re.match(_pattern(decimal, thousands), text)
+    if match is None:
         return math.nan
-    suffix = text[found.end() :].strip()
+    suffix = text[match.end() :].strip()
     scale = factor(suffix, flop) if suffix else unit
-    return math.nan if scale is None else _value(found) * scale
+    return math.nan if scale is None else _value(match) * scale
 
 
 def decimal_mark(cells: Iterable[str]) -> tuple[str | None, str]:
-    """Which mark the numbers of a table have before their decimals.
+    """Decimal mark of the numbers of a table.
 
     Returns:
         The mark and nothing; or ``None`` and why it is left open, because every comma can be read both ways or cells

@@ -1,4 +1,4 @@
-"""What ``shoal study`` and ``shoal reproduce`` share: train what is asked for, certify it, and report."""
+"""Training, certification and reports of the runs of studies, for ``shoal study`` and ``shoal reproduce``."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -35,7 +35,7 @@ def run_studies(
     tell_of_planning(sum(map(form.count, studies.values())))
     specs = {name: _specs(name, study, form) for name, study in studies.items()}
     device = check_execution(**execution)
-    wanted = list(dict.fromkeys(spec for own in specs.values() for spec in own))
+    wanted = list(dict.fromkeys(spec for of_study in specs.values() for spec in of_study))
     check_parts(wanted, device)
     check_drawing()
     if is_dry:
@@ -43,7 +43,7 @@ def run_studies(
     lab = Lab(path).create()
     code = print_damage({}, 0, [line for name in specs for line in lab.study_notes(name)[1]])
     # written first, so that `shoal study report` can show what there is of a run that was interrupted or killed
-    pages = [_note(name, form, own, lab) for name, own in specs.items()]
+    pages = [_note(name, form, of_study, lab) for name, of_study in specs.items()]
     for line in [line for study in studies.values() for line in form.same_parts(study)]:
         say(line)
     records = train_with_progress(wanted, path, **execution)
@@ -61,7 +61,7 @@ def run_studies(
 
 
 def _specs(name: str, study: Study, form: Form) -> list[RunSpec]:
-    """The runs of a study; of what it cannot be asked for, also which study it is."""
+    """Runs of a study; an error about its form names the study."""
     try:
         return form.specs(study)
     except UserError as problem:
@@ -69,7 +69,7 @@ def _specs(name: str, study: Study, form: Form) -> list[RunSpec]:
 
 
 def _is_certified(folder: CohortFolder) -> bool:
-    """Whether there is a certificate; one that is damaged is named in the report, and not written over."""
+    """Return True if a cohort has a certificate; a damaged one counts, is named in the report, and is not replaced."""
     try:
         return folder.certificate() is not None
     except LabError:
@@ -87,15 +87,15 @@ def _note(name: str, form: Form, specs: Sequence[RunSpec], lab: Lab) -> Page:
 
 
 def _measure(page: Page, study: Study, lab: Lab) -> Page:
-    """With what its study measures beside its runs; measured where that is not done."""
+    """Page whose note has the quantities that its study measures beside its runs; measures them if it has none yet."""
     measure, look = getattr(study, "measure", None), getattr(study, "measure_models", None)
     if (measure is None and look is None) or "measured" in page.note:
         return page
     say(f"measuring for {page.study}")
-    found: dict[str, Any] = {} if measure is None else dict(measure(page.form))
+    measured: dict[str, Any] = {} if measure is None else dict(measure(page.form))
     if look is not None:
-        found |= look(page.form, lab.records(page.note["runs"]))
-    note = {**page.note, "measured": found}
+        measured |= look(page.form, lab.records(page.note["runs"]))
+    note = {**page.note, "measured": measured}
     lab.note_study(page.study, page.form.name, note)
     return replace(page, note=note)
 
@@ -109,7 +109,7 @@ def report_pages(
         1 where a run of a page is damaged, else 0.
 
     Raises:
-        UserError: after the other pages, what is in the way of some.
+        UserError: some pages cannot be made; raised after the others are written.
     """
     check_drawing()
     changes: dict[str, Any] = {} if thresholds is None else {"thresholds": tuple(thresholds)}
@@ -153,10 +153,10 @@ def show_report(report: Report, folder: Path) -> None:
 
 
 def results_of(lab: Lab, note: Mapping[str, Any]) -> Results:
-    """Of the runs of a study; those that the lab does not know of are lost, for a reason if there is one."""
-    found = lab.survey()
-    why = found.unknown[0] if found.unknown else f"no cohort of lab {lab.path} holds it"
-    deleted = {run: f"it was deleted ({own['at']})" for run, own in deleted_runs(lab.path).items()}
-    lost = {run: deleted.get(run, why) for run in note["runs"] if run not in found.index}
+    """Results of the runs of a study; runs that no cohort of the lab holds are lost, each with the reason."""
+    survey = lab.survey()
+    why = survey.unknown[0] if survey.unknown else f"no cohort of lab {lab.path} holds it"
+    deleted = {run: f"it was deleted ({deletion['at']})" for run, deletion in deleted_runs(lab.path).items()}
+    lost = {run: deleted.get(run, why) for run in note["runs"] if run not in survey.index}
     records = lab.records(run for run in note["runs"] if run not in lost)
     return Results(records, note.get("measured", {}), lost)

@@ -13,7 +13,7 @@ def arguments(parser: Parser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Go on, then print how the resumed runs did and what is damaged; 1 where something is."""
+    """Go on, then print the results of the resumed runs and the damage; return 1 if a run is damaged, else 0."""
     from shoal.commands.training import resume_with_progress
     from shoal.errors import UserError
     from shoal.lab import Lab

@@ -1,4 +1,4 @@
-"""Which rows of a user's table are used: chosen by the values of columns, left out by number or for what they lack."""
+"""Choice of rows of a user's table: by the values of columns, by number, and by missing values."""
 
 from collections.abc import Mapping, Sequence
 from math import isclose
@@ -14,7 +14,7 @@ _MISSING = frozenset(("", "na", "n/a", "nan", "null", "none", "nil", "missing", 
 def choose_rows(
     cells: Cells, where: Sequence[str], drop: Sequence[int], decimal: str | None
 ) -> tuple[list[Row], list[str]]:
-    """The rows that conditions choose, less those that are named.
+    """Rows that conditions choose, without those that are left out by number.
 
     A torn row has no values to be chosen by, and stays unless it is named.
 
@@ -31,7 +31,7 @@ def choose_rows(
     Raises:
         UserError: there is no such column, value or row.
     """
-    rows, said = list(cells.rows), []
+    rows, notes = list(cells.rows), []
     if where:
         wanted = _conditions(cells, where, decimal)
         for name, values in wanted.items():
@@ -42,22 +42,22 @@ def choose_rows(
             raise UserError(f"{cells.path}: no row has {shown} together")
         torn = sum(bool(row.torn) for row in rows)
         of_torn = f", {_count(torn)} that cannot be read may" if torn else ""
-        said.append(f"{len(rows) - torn} of {len(cells.rows)} rows have {shown}{of_torn}; the others are left out")
+        notes.append(f"{len(rows) - torn} of {len(cells.rows)} rows have {shown}{of_torn}; the others are left out")
     for number in drop:
         if not 1 <= number <= len(cells.rows):
             raise UserError(f"--drop-rows {number}: the rows are 1 to {len(cells.rows)}")
     dropped = [row for row in rows if row.number in set(drop)]
     if dropped:
-        said.append(f"{_count(len(dropped))} left out by number: {list_rows(dropped)}")
-    return [row for row in rows if row.number not in set(drop)], said
+        notes.append(f"{_count(len(dropped))} left out by number: {list_rows(dropped)}")
+    return [row for row in rows if row.number not in set(drop)], notes
 
 
 def left_out(rows: int, faults: Mapping[Row, tuple[str, str]]) -> list[str]:
-    """Lines about rows left out for what they lack: how many of how many, and how many for each reason.
+    """Lines about rows left out because they cannot be used: their number, and the number for each reason.
 
     Args:
-        rows: how many there were.
-        faults: of each row left out what is wrong, and the cell that shows it.
+        rows: their number before any was left out.
+        faults: the fault of each row left out, and the cell that shows it.
     """
     if not faults:
         return []

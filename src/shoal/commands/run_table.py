@@ -26,7 +26,7 @@ ALIASES = {
 
 @dataclass(frozen=True)
 class Reading:
-    """How a table is to be read.
+    """Instructions of the user for reading a table.
 
     Attributes:
         columns: the column of ``parameters``, ``tokens``, ``flop``, ``loss`` and ``group``, where the user named one.
@@ -34,7 +34,7 @@ class Reading:
         where: ``COLUMN=VALUE`` each: only rows that have one of the values of each column.
         drop_rows: numbers of rows to leave out.
         drop_incomplete: leave out the rows that cannot be used.
-        decimal: the mark before decimals, ``point`` or ``comma``; found out where it is ``None``.
+        decimal: the mark before decimals, ``point`` or ``comma``; detected where it is ``None``.
     """
 
     columns: Mapping[str, str | None] = field(default_factory=dict)
@@ -51,10 +51,10 @@ class RunTable:
 
     Attributes:
         runs: ``row`` (counted from 1 below the header), ``parameters``, ``tokens``, ``loss`` and perhaps ``group``.
-        columns: which column of the file each was read from.
-        notes: what the user should know of the reading, one line each.
-        left_out: which rows were left out and why, one line each.
-        doubts: what the user is likely to have meant otherwise, one line each.
+        columns: the column of the file that each quantity was read from.
+        notes: remarks on the reading for the user, one line each.
+        left_out: rows left out, with the reason, one line each.
+        doubts: units that the user is likely to have meant otherwise, one line each.
         sha256: of the file's bytes.
     """
 
@@ -79,14 +79,14 @@ def read_runs(path: Path, reading: Reading) -> RunTable:
     if group is not None:
         columns["group"] = str(_choose(cells, "group", group))
     units = _units(reading.units, columns)
-    rows, said = choose_rows(cells, reading.where, reading.drop_rows, reading.decimal)
+    rows, omitted = choose_rows(cells, reading.where, reading.drop_rows, reading.decimal)
     mark = reading.decimal or _mark(cells, rows, columns)
     values, faults = _values(cells, rows, columns, units, mark)
     if faults and not reading.drop_incomplete:
         raise _unusable(cells, rows, faults)
-    said += left_out(len(rows), faults)
+    omitted += left_out(len(rows), faults)
     if not values:
-        raise UserError(f"{path}: no row is left: {said[-1]}")
+        raise UserError(f"{path}: no row is left: {omitted[-1]}")
     frame = pl.DataFrame(values, infer_schema_length=None)
     notes = [*cells.notes, *(["decimal commas"] if mark == COMMA else []), *_unit_notes(units, columns)]
     N = columns["parameters"]
@@ -99,11 +99,11 @@ def read_runs(path: Path, reading: Reading) -> RunTable:
         columns.pop("flop")
     doubts = _unit_doubts({what: name for what, name in columns.items() if what not in units}, frame)
     chosen = ["row", "parameters", "tokens", "loss", *(["group"] if group is not None else [])]
-    return RunTable(frame.select(chosen), columns, notes, said, doubts, cells.sha256)
+    return RunTable(frame.select(chosen), columns, notes, omitted, doubts, cells.sha256)
 
 
 def _columns(cells: Cells, named: Mapping[str, str | None]) -> dict[str, str]:
-    """Which column holds what, tokens left out where the user asks for those of the FLOP."""
+    """Column of each quantity, without the tokens where the user asks for those that follow from the FLOP."""
     chosen = {what: _choose(cells, what, named.get(what)) for what in ALIASES}
     for what in ("parameters", "loss"):
         if chosen[what] is None:
@@ -116,23 +116,23 @@ def _columns(cells: Cells, named: Mapping[str, str | None]) -> dict[str, str]:
 
 
 def _choose(cells: Cells, what: str, named: str | None) -> str | None:
-    """The column that was named, or the one whose name says what it holds."""
+    """Column that the user named, or the one with a name that is usual for the quantity; None where there is none."""
     if named is not None:
         if named not in cells.header:
             raise UserError(
                 f"{cells.path} has no column {named[:60]!r}: its columns are {list_texts(cells.header)}"
                 f"{nearest(named, cells.header)}"
             )
-        found = [name for name in cells.header if name == named]
+        matching = [name for name in cells.header if name == named]
     else:
         known = {alias.casefold() for alias in ALIASES[what]}
-        found = [name for name in cells.header if name.casefold() in known]
-    if len(found) > 1:
+        matching = [name for name in cells.header if name.casefold() in known]
+    if len(matching) > 1:
         raise UserError(
-            f"{cells.path} has {len(found)} columns of {what}, {' and '.join(map(repr, found))}: "
+            f"{cells.path} has {len(matching)} columns of {what}, {' and '.join(map(repr, matching))}: "
             f"keep one, or name it with --{what}"
         )
-    return found[0] if found else None
+    return matching[0] if matching else None
 
 
 def _missing(cells: Cells, what: str, flags: Sequence[str]) -> UserError:
@@ -145,22 +145,22 @@ def _missing(cells: Cells, what: str, flags: Sequence[str]) -> UserError:
 
 
 def _units(words: Sequence[str], columns: Mapping[str, str]) -> dict[str, float]:
-    """What one of a column stands for, of those that the user gave a unit."""
+    """Factor of each column that the user gave a unit."""
     out: dict[str, float] = {}
     for word in words:
         name, _, unit = word.partition("=")
         measured = {
             what: (columns[what], *ALIASES[what]) for what in ("parameters", "tokens", "flop") if what in columns
         }
-        found = [what for what, names in measured.items() if name.casefold() in {n.casefold() for n in names}]
-        if not found or not unit:
+        matching = [what for what, names in measured.items() if name.casefold() in {n.casefold() for n in names}]
+        if not matching or not unit:
             known = [name for names in measured.values() for name in names]
             raise UserError(
                 f"--units {word[:60]}: must be COLUMN=UNIT, of {' or '.join(measured)}{nearest(name, known)}"
             )
-        if found[0] in out:
-            raise UserError(f"--units {word[:60]}: the unit of {found[0]} is given twice")
-        out[found[0]] = read_unit(found[0], unit)
+        if matching[0] in out:
+            raise UserError(f"--units {word[:60]}: the unit of {matching[0]} is given twice")
+        out[matching[0]] = read_unit(matching[0], unit)
     return out
 
 
@@ -176,7 +176,7 @@ def _mark(cells: Cells, rows: Sequence[Row], columns: Mapping[str, str]) -> str:
 def _values(
     cells: Cells, rows: Iterable[Row], columns: Mapping[str, str], units: Mapping[str, float], mark: str
 ) -> tuple[list[dict[str, float | str]], dict[Row, tuple[str, str]]]:
-    """The values of each row that can be used; of each other what is wrong, and the cell that shows it."""
+    """Values of each usable row; for each other row the fault, and the cell that shows it."""
     values, faults = [], {}
     places = {what: cells.header.index(name) for what, name in columns.items()}
     checked = [what for what in columns if what != "flop" or "tokens" not in columns]

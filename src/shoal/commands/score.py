@@ -1,4 +1,4 @@
-"""``shoal score HYPOTHESES --reference FILE``: BLEU and chrF of translations, how sure they are, and paired tests."""
+"""``shoal score HYPOTHESES --reference FILE``: BLEU and chrF of translations, their intervals, and paired tests."""
 
 import argparse
 import os
@@ -121,12 +121,12 @@ def _show(scores: "Mapping[str, TextScores]", options: argparse.Namespace) -> No
     from shoal.analysis.translation import compare_all, score_interval
     from shoal.report.console import print_table, print_titled
 
-    for name, found in scores.items():
-        for warning in found.warnings:
+    for name, scored in scores.items():
+        for warning in scored.warnings:
             say(f"warning: {printable(name)}: {printable(warning)}")
     intervals = {
-        name: [score_interval(s, options.resamples, options.seed) for s in found.statistics.values()]
-        for name, found in scores.items()
+        name: [score_interval(s, options.resamples, options.seed) for s in scored.statistics.values()]
+        for name, scored in scores.items()
     }
     first = next(iter(intervals.values()))[0]
     print_table(_scores_table(intervals))
@@ -139,7 +139,7 @@ def _show(scores: "Mapping[str, TextScores]", options: argparse.Namespace) -> No
         difference
         for score in (BLEU, CHRF2)
         for difference in compare_all(
-            {name: own.statistics[score] for name, own in scores.items()},
+            {name: scored.statistics[score] for name, scored in scores.items()},
             next(iter(scores)),
             options.resamples,
             options.trials,
@@ -151,7 +151,7 @@ def _show(scores: "Mapping[str, TextScores]", options: argparse.Namespace) -> No
 
 
 def _about(first: "ScoreInterval", options: argparse.Namespace) -> str:
-    """What the intervals are over."""
+    """Numbers of seeds, sentences and resamples behind the intervals, in words."""
     from shoal.report.words import counted
 
     files = f"{first.seeds} seeds × " if first.seeds > 1 else ""
@@ -181,8 +181,8 @@ def _interval(found: "ScoreInterval", sign: str = "") -> str:
 def _scores_table(intervals: "Mapping[str, Sequence[ScoreInterval]]") -> "Table":
     from shoal.report.table import Cell, Table
 
-    header = ["system", *(found.name for found in next(iter(intervals.values())))]
-    rows = [(name, [Cell(_interval(found)) for found in own]) for name, own in intervals.items()]
+    header = ["system", *(interval.name for interval in next(iter(intervals.values())))]
+    rows = [(name, [Cell(_interval(interval)) for interval in of_system]) for name, of_system in intervals.items()]
     return Table("scores", header, rows, "Scores of each system.")
 
 

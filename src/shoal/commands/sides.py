@@ -24,8 +24,8 @@ class Sides:
         results: by their names; one where nothing stands beside it.
         column: of these names, ``lab`` or ``form``; empty where there is one.
         unreadable: lines about runs that may be missing.
-        notes: what the reader should know besides.
-        sections: what each says of itself.
+        notes: further sentences for the reader.
+        sections: figures and tables of each side alone.
     """
 
     results: "Mapping[str, Results]"
@@ -188,7 +188,7 @@ def _check_task(records: "Mapping[str, Records]") -> None:
 
 
 def _command(options: Options) -> str:
-    """What to type for the page again."""
+    """Command line that writes the page again."""
     words = ["shoal", "report", *options.what]
     words += ["--by", *options.by] if options.by else []
     words += ["--other-lab", options.other_lab] if options.other_lab is not None else []

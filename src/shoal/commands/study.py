@@ -96,7 +96,7 @@ def run(options: Options) -> int:
 
 
 def list_studies() -> int:
-    """What each study is about."""
+    """Print the name of each study and a line about it."""
     from shoal.registry import offered
     from shoal.studies import NAMES, get_study
 
@@ -134,7 +134,7 @@ def _run(options: Options) -> int:
 
 
 def _ready(studies: "Mapping[str, Study]", values: Mapping[str, Any]) -> "dict[str, Study]":
-    """Those of all studies that need no settings beyond these; the others are named."""
+    """Studies that need no settings beyond ``values``; a line is printed for each of the others."""
     ready = {}
     for name, study in studies.items():
         missing = [need for need in getattr(study, "NEEDS", ()) if need not in values]
@@ -147,7 +147,7 @@ def _ready(studies: "Mapping[str, Study]", values: Mapping[str, Any]) -> "dict[s
 
 
 def _report(options: Options) -> int:
-    """A reproduction is trained by ``shoal reproduce``; what there is of its runs is reported as a study's is."""
+    """Report on studies and reproductions from the runs that the lab has of them."""
     from shoal.commands.pages import EVERY, find_pages, page_name, pages_of, studies_from_outside, study_of
     from shoal.commands.questions import report_pages
     from shoal.lab import Lab
@@ -157,13 +157,13 @@ def _report(options: Options) -> int:
     lab = Lab(options.lab)
     if options.all:
         every = [*EVERY, *studies_from_outside(lab)]
-        found = [(list(pages.values()), lines) for pages, lines in (pages_of(lab, name) for name in every)]
+        groups = [(list(pages.values()), lines) for pages, lines in (pages_of(lab, name) for name in every)]
     else:
         for name in options.names:
             refuse_times(options, study_of(name) or name)
-        found = [find_pages(lab, check_name(page_name(name), "study")) for name in options.names]
-    pages = list({page.name: page for own, _ in found for page in own}.values())
-    unreadable = list(dict.fromkeys(line for _, lines in found for line in lines))
+        groups = [find_pages(lab, check_name(page_name(name), "study")) for name in options.names]
+    pages = list({page.name: page for group, _ in groups for page in group}.values())
+    unreadable = list(dict.fromkeys(line for _, lines in groups for line in lines))
     if not pages:
         none = f"no study was run in lab {lab.path}; shoal study run --all --lab {lab.path}"
         raise UserError("; ".join([*unreadable, none]))
@@ -172,8 +172,7 @@ def _report(options: Options) -> int:
 
 
 def refuse_times(options: Options, name: str, tasks: Sequence[Any] | None = None) -> None:
-    """Raise :class:`UserError` for flags that say when a run has generalised, where a page says it itself, or where
-    nothing generalises at a moment."""
+    """Raise :class:`UserError` for ``--threshold`` or ``--stay`` of a page with its own criterion, or without times."""
     from shoal.studies import reproductions
 
     why = {
@@ -191,7 +190,7 @@ def refuse_times(options: Options, name: str, tasks: Sequence[Any] | None = None
 
 
 def _refuse_unread(options: Options) -> None:
-    """Flags that only ``run`` reads, and names where ``--all`` or ``list`` leaves no use for them."""
+    """Raise :class:`UserError` for flags that only ``run`` reads, and for names beside ``--all`` or ``list``."""
     if options.names and (options.action == "list" or options.all):
         by = "--all" if options.all else "list"
         raise UserError(

@@ -71,7 +71,7 @@ def print_chosen(options: argparse.Namespace, records: "Records", unreadable: "S
 
 
 def warn_of_damage(damage: "dict[str, str]", n: int, unreadable: "Sequence[str]") -> int:
-    """Print what is damaged on standard error, as standard output is for a program; 1 where something is."""
+    """Print the damage on standard error, because a program reads standard output; return 1 if there is any, else 0."""
     from shoal.report.words import damage_sentences
 
     lines = [*damage_sentences(damage, n), *unreadable]

@@ -1,4 +1,4 @@
-"""What the commands that train share: progress on the terminal, and the words when it stops."""
+"""Training with progress on the terminal, for the commands that train, and the message after an interruption."""
 
 import argparse
 import signal
@@ -18,7 +18,7 @@ from shoal.training.requests import check_execution, check_precision
 
 
 def train_with_progress(specs: Sequence[RunSpec], lab: str, **settings: Any) -> Records:
-    """:func:`shoal.train`, shown; says first what is new, what goes on and what is there already."""
+    """:func:`shoal.train` with progress; prints the numbers of new, continued and finished runs first."""
     label = {name: settings.pop(name) for name in ("name", "tag", "note") if name in settings}
     device = check_execution(**settings)
     check_precision(specs, device, settings.get("engine"))
@@ -41,10 +41,10 @@ def read_label(options: argparse.Namespace) -> dict[str, Any]:
     """
     from shoal.commands.pages import check_run_name
 
-    said = {name: value for name in ("name", "tag", "note") if (value := getattr(options, name)) is not None}
+    label = {name: value for name in ("name", "tag", "note") if (value := getattr(options, name)) is not None}
     if options.name is not None:
         check_run_name(check_label(options.name, "name"), Lab(options.lab))
-    return said
+    return label
 
 
 def resume_with_progress(lab: str, **settings: Any) -> Records:
@@ -62,11 +62,11 @@ def _where(lab: str) -> str:
 
 
 def _stopped(lab: str, stop: KeyboardInterrupt) -> Interrupted:
-    """What to do after an interruption; another would only keep it from being said."""
+    """Message after an interruption, with the command that goes on; ignores further ones, so that it is printed."""
     with suppress(ValueError):  # not the main thread, which has the signals
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-    kept = "everything up to this step is kept" if isinstance(stop, Interrupted) else "what was flushed is kept"
-    return Interrupted(f"stopped; {kept}. To go on: shoal resume --lab {lab}")
+    saved = "everything up to this step is kept" if isinstance(stop, Interrupted) else "what was flushed is kept"
+    return Interrupted(f"stopped; {saved}. To go on: shoal resume --lab {lab}")
 
 
 def _outline(specs: Sequence[RunSpec], lab: Lab) -> str:

@@ -38,7 +38,7 @@ def arguments(parser: Parser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Print what each run makes of each line, or how good that is; what was written is kept in the lab."""
+    """Print the translations of each run, or their scores against references; keep the translations in the lab."""
     from shoal.lab import Lab
     from shoal.lab.names import check_name
 
@@ -56,9 +56,9 @@ def run(options: argparse.Namespace) -> int:
     _check(records, lines, options)
     names = [] if references is None else _names(records)
     groups, notes = _translate(records, lines, options, beam, step)
-    found = [answered for answered, _ in groups]
-    texts = {run: answered.best(run) for answered in found for run in answered.runs}
-    scores = None if references is None else _scores(records, texts, lines, references, names, found)
+    answers = [answered for answered, _ in groups]
+    texts = {run: answered.best(run) for answered in answers for run in answered.runs}
+    scores = None if references is None else _scores(records, texts, lines, references, names, answers)
     table, about, warnings = scores or (None, [], [])
     # What is kept is kept once nothing else can be wrong any more, and what the lab refuses is shown all the same.
     if options.tree is not None:
@@ -80,7 +80,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _name(options: argparse.Namespace) -> str:
-    """What the hypotheses are kept as: of the file's name what a name of ours can have."""
+    """Name under which the lab keeps the hypotheses: that of ``--name``, or of the file with ``_`` for other signs."""
     if options.name is not None:
         return str(options.name)
     stem = re.sub(r"[^A-Za-z0-9_-]+", "_", Path(options.file).name.partition(".")[0])
@@ -118,23 +118,23 @@ def _check(records: "Records", lines: Sequence[str], options: argparse.Namespace
         raise UserError(f"--tree is of one run and one line, got {len(records)} runs and {len(lines):,} lines")
     if not lines[0].strip():
         raise UserError("--tree is of a line that is searched, and this one is empty")
-    check_tree_file(options.tree, options.lab, [own for own in (options.file, options.reference) if own is not None])
+    check_tree_file(options.tree, options.lab, [file for file in (options.file, options.reference) if file is not None])
 
 
 def _translate(
     records: "Records", lines: Sequence[str], options: argparse.Namespace, beam: "Beam | None", step: int | str | None
 ) -> "tuple[list[tuple[Answered, PairCodec]], list[str]]":
-    """What the runs answer, those of one shape at once, with their vocabularies, and what is worth noting.
+    """Translations by all runs, those of one shape together, each with its vocabularies; and notes for the user.
 
     Raises:
-        UserError: a run has no such model; or the lines or the search do not go.
+        UserError: a run has no such model; or its model can answer no such lines, or not by this search.
     """
     from shoal.commands.kept_models import notes_of_steps
     from shoal.decoding.answers import answer
     from shoal.lab.alike import models_by_shape
     from shoal.tasks.pairs.codec import PairCodec
 
-    found, notes = [], notes_of_steps(records, step, options.average)
+    answers, notes = [], notes_of_steps(records, step, options.average)
     for group in models_by_shape(records, "codec", PairCodec.from_json, step, options.average):
         first, codec = next(iter(group.models)), group.kept
         most = group.spec.task_part.sizes().sequence_length
@@ -148,12 +148,12 @@ def _translate(
             )
         record = options.tree is not None
         answered = answer(group.models, group.spec.model_part.reads, codec, lines, tokens, beam, record=record)
-        found.append((answered, codec))
-    return found, notes
+        answers.append((answered, codec))
+    return answers, notes
 
 
 def _settings(options: argparse.Namespace, beam: "Beam | None") -> dict[str, Any]:
-    """How was searched, as it is kept with the hypotheses."""
+    """Settings of the search, which are kept with the hypotheses."""
     from dataclasses import asdict
 
     how: dict[str, Any] = {"beams": 1} if beam is None else asdict(beam)
@@ -164,7 +164,7 @@ def _settings(options: argparse.Namespace, beam: "Beam | None") -> dict[str, Any
 def _keep(
     records: "Records", texts: Mapping[str, Sequence[str]], lines: Sequence[str], name: str, how: Mapping[str, Any]
 ) -> tuple[list[str], UserError | DiskError | None]:
-    """Keep what was written in the lab; where, and what it refused first."""
+    """Keep the translations in the lab; return their paths, and the first error where it refused some."""
     paths, refused = [], None
     for run in records.ids:
         step = records.model_steps(run, read_step(how.get("step")), how["average"])[-1]
@@ -186,7 +186,7 @@ def _draw(options: argparse.Namespace, found: "Answered", codec: "PairCodec", li
 
 
 def _print_texts(texts: Mapping[str, Sequence[str]]) -> None:
-    """Line by line; which run wrote what, where there are several. Into files and pipes go the texts as they are."""
+    """Print the translations line by line, of several runs behind their ids; to files and pipes as they are."""
     is_seen = sys.stdout.isatty()
     for several in zip(*texts.values(), strict=True):
         for run, text in zip(texts, several, strict=True):
@@ -195,7 +195,7 @@ def _print_texts(texts: Mapping[str, Sequence[str]]) -> None:
 
 
 def _names(records: "Records") -> list[str]:
-    """Of the scores that all tasks of these runs tell.
+    """Names of the scores that all tasks of these runs have.
 
     Raises:
         UserError: one of them needs sacrebleu, which is missing.
@@ -204,8 +204,8 @@ def _names(records: "Records") -> list[str]:
     from shoal.tasks.pairs.settings import PairSettings
 
     tasks = [spec.task_part for spec in records.specs.values()]
-    told = [(task if isinstance(task, PairSettings) else PairSettings).scores for task in tasks]
-    names = [name for name in told[0] if all(name in own for own in told)]
+    of_tasks = [(task if isinstance(task, PairSettings) else PairSettings).scores for task in tasks]
+    names = [name for name in of_tasks[0] if all(name in of_task for of_task in of_tasks)]
     check_scores(names)
     return names
 
@@ -216,9 +216,9 @@ def _scores(
     lines: Sequence[str],
     references: Sequence[str],
     names: Sequence[str],
-    found: "Sequence[Answered]",
+    answers: "Sequence[Answered]",
 ) -> "tuple[Table, list[str], list[str]]":
-    """The scores of each setting over its seeds, by which rules they were computed, and warnings."""
+    """Table of the scores of each setting over its seeds, lines on the rules of the scores, and warnings."""
     from shoal.analysis.sentence_scores import text_scores
     from shoal.analysis.translation import ScoreInterval, score_interval
     from shoal.report.translation import settings_of, translation_table
@@ -232,11 +232,11 @@ def _scores(
         warnings += [f"warning: {label}: {warning}" for warning in scored.warnings]
         rows[label] = {name: score_interval(scored.statistics[name]) for name in names}
         signatures |= scored.signatures
-    saved = {run: own for answered in found for run, own in zip(answered.runs, _saved(answered), strict=True)}
+    saved = {run: share for answered in answers for run, share in zip(answered.runs, _saved(answered), strict=True)}
     table = translation_table(rows, {label: [saved[run] for run in runs] for label, runs in groups.items()})
     seeds = max(map(len, groups.values()))
     over = f"seeds and sentences: up to {seeds} seeds × {len(references):,}" if seeds > 1 else f"{len(references):,}"
-    about = [f"{name}: {said}" for name, said in signatures.items()]
+    about = [f"{name}: {signature}" for name, signature in signatures.items()]
     about.append(
         f"[95 % intervals] over {over} sentences; exact match: texts that are the reference, sign for sign"
         + _empty_lines(lines, references)
@@ -245,7 +245,7 @@ def _scores(
 
 
 def _empty_lines(lines: Sequence[str], references: Sequence[str]) -> str:
-    """How many sources are empty, whose answers no model was asked for, and how many of them count as right."""
+    """Clause on empty sources, which no model is asked about: their number, and the number of exact matches."""
     empty = [reference for line, reference in zip(lines, references, strict=True) if not line.strip()]
     right = sum(not reference for reference in empty)
     if not empty:
@@ -254,7 +254,7 @@ def _empty_lines(lines: Sequence[str], references: Sequence[str]) -> str:
 
 
 def _saved(answered: "Answered") -> list[float]:
-    """Of each run, the share of steps that its rule of stopping saved."""
+    """Share of steps that the rule of stopping saved, for each run."""
     steps, saved = answered.steps.sum(1), answered.saved.sum(1)
     shares: list[float] = (saved / (steps + saved).clamp(min=1)).tolist()
     return shares

@@ -152,9 +152,9 @@ def _run_table(
         several = {run.run: _curve(cohort, f"valid_{cohort.measures.shown.name}", run.run) for cohort, run in runs}
         out = []
         for cohort, run in runs:  # of one cohort on one scale
-            own, beside = cohort.measures.shown, (several[run.run] for run in cohort.runs if run.run in several)
-            span = span_of(beside, own.bounds, own.is_log)
-            out.append(sparkline(several[run.run], cells, _last_step(cohort), span, own.is_log, signs))
+            shown, beside = cohort.measures.shown, (several[run.run] for run in cohort.runs if run.run in several)
+            span = span_of(beside, shown.bounds, shown.is_log)
+            out.append(sparkline(several[run.run], cells, _last_step(cohort), span, shown.is_log, signs))
         return out
 
     return _table(columns, measure.symbol_of("valid"), curves, width, [run.state for _, run in runs])
@@ -182,9 +182,9 @@ def _table(
 
 def _row(cells: Sequence[str], columns: Sequence[Column], widths: Sequence[int], style: str) -> Text:
     texts = []
-    for cell, column, own in zip(cells, columns, widths, strict=True):
+    for cell, column, width in zip(cells, columns, widths, strict=True):
         text = printable(cell)
-        space = " " * max(0, own - cell_len(text))
+        space = " " * max(0, width - cell_len(text))
         texts.append(space + text if column.is_right else text + space)
     return Text((" " * _GAP).join(texts).rstrip(), style, no_wrap=True, overflow="crop")
 
@@ -201,8 +201,10 @@ def _needed(columns: Sequence[Column]) -> int:
 
 
 def _panels(cohort: SeenCohort, width: int) -> list[Text]:
-    """Every run of a cohort, a panel for each measure on each split: as many beside each other as there is room for,
-    those of what says most first."""
+    """Panels of the curves of the runs of a cohort, one for each measure on each split, the main measure first.
+
+    As many stand beside each other as there is room for; the others are left out.
+    """
     shown = cohort.measures.shown
     measures = [shown, *(measure for measure in cohort.measures.recorded if measure is not shown)]
     fit = max(1, (width + _GAP) // (_LEAST_PANEL + _GAP))
@@ -243,7 +245,7 @@ def _curve(cohort: SeenCohort, column: str, run: str) -> Curve:
 
 
 def _median(cohort: SeenCohort, column: str) -> Curve:
-    """Over the runs that were evaluated at a step."""
+    """Median at each step over the runs that were evaluated at it."""
     medians = _rows(cohort, column).group_by("step").agg(pl.col("value").median()).sort("step")
     return list(medians.iter_rows())
 
@@ -267,8 +269,8 @@ def _spread(cohort: SeenCohort, symbol: str) -> str:
     if not last:
         return NOTHING
     low, middle, high = (_value((value, measure)) for value in (min(last), statistics.median(last), max(last)))
-    own = measure.symbol_of("valid")
-    return f"{own} " * (own != symbol) + (middle if low == high else f"{middle} [{low}, {high}]")
+    cohort_symbol = measure.symbol_of("valid")
+    return f"{cohort_symbol} " * (cohort_symbol != symbol) + (middle if low == high else f"{middle} [{low}, {high}]")
 
 
 def _state(cohort: SeenCohort) -> str:
@@ -300,7 +302,7 @@ def _differing(runs: Sequence[SeenRun]) -> list[str]:
         of = (str(run.settings.get("task")), str(run.settings["model"]))
         for name, value in run.settings.items():
             values.setdefault(name, {}).setdefault(of, set()).add(str(value))
-    several = [name for name, sets in values.items() if any(len(own) > 1 for own in sets.values())]
+    several = [name for name, sets in values.items() if any(len(distinct) > 1 for distinct in sets.values())]
     parts = [name for name in ("task", "model") if len({run.settings.get(name) for run in runs}) > 1]
     return [*parts, *(name for name in several if name not in _FOLLOWING and not _follows(runs, name))]
 

@@ -1,4 +1,4 @@
-"""How it is shown: figures, tables, one offline page."""
+"""Reports of runs: figures, tables, and one page that needs no network."""
 
 import importlib
 from typing import TYPE_CHECKING, Any

@@ -15,7 +15,7 @@ def attention_grid(weights: Tensor, tokens: Sequence[str], title: str) -> Chart:
 
     Args:
         weights: of one sequence, ``(L, H, S, S)``.
-        tokens: what stands at each of the ``S`` positions.
+        tokens: the token at each of the ``S`` positions.
         title: over the grid.
     """
     L, H, S, _ = weights.shape
@@ -27,7 +27,7 @@ def attention_grid(weights: Tensor, tokens: Sequence[str], title: str) -> Chart:
         scale=alt.Scale(scheme="viridis", domain=[0, 1]),
         legend=alt.Legend(gradientLength=120),
     )
-    charts, told = [], []
+    charts, peaks = [], []
     for layer in range(L):
         for head in range(H):
             cells = [(q, k, float(weights[layer, head, q, k])) for q in range(S) for k in range(q + 1)]
@@ -38,8 +38,8 @@ def attention_grid(weights: Tensor, tokens: Sequence[str], title: str) -> Chart:
             }
             layer_of = alt.Chart(frame).mark_rect().encode(**axes, color=colour)
             name = f"layer {layer + 1}, head {head + 1}"
-            looked = max((weight, key) for query, key, weight in cells if query == S - 1)
-            told.append(f"{name} at position {looked[1] + 1} ({tokens[looked[1]]!r}, {looked[0]:.2f})")
+            peak = max((weight, key) for query, key, weight in cells if query == S - 1)
+            peaks.append(f"{name} at position {peak[1] + 1} ({tokens[peak[1]]!r}, {peak[0]:.2f})")
             charts.append(alt.layer(layer_of).properties(width=24 * S, height=24 * S, title=name))
-    alternative = f"{title}. From the last position, {tokens[-1]!r}, attention goes most: {'; '.join(told)}."
+    alternative = f"{title}. From the last position, {tokens[-1]!r}, attention goes most: {'; '.join(peaks)}."
     return styled(alt.concat(*charts, columns=H, title=title), alternative)

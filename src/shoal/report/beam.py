@@ -1,4 +1,4 @@
-"""The tree of a beam search as a picture: what each step kept, and what it let go."""
+"""Picture of the tree of a beam search: the hypotheses that each step kept, and those that it dropped."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -30,7 +30,7 @@ def beam_tree(tree: BeamTree, title: str, names: Sequence[str] | None = None, ro
         tree: of one prompt.
         title: over the picture.
         names: of the tokens, by index; their numbers when not given.
-        root: what the prompt is called.
+        root: label of the prompt.
     """
     shown = _shown(tree)
     heights = _heights(shown)
@@ -67,16 +67,16 @@ def _drawn(
     shown: list[Candidate], heights: dict[int, float], names: Sequence[str] | None, root: str
 ) -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]:
     """Nodes with their labels and where these begin, lines to them, and trunks from which lines go."""
-    steps = {0: 0} | {own.node: own.step for own in shown}
+    steps = {0: 0} | {candidate.node: candidate.step for candidate in shown}
     nodes = [{"step": 0, "from": 0, "y": heights[0], "label": _short(root), "fate": KEPT}]
     edges, reach = [], {0: [heights[0]]}
-    for own in shown:
-        name, y = str(own.token) if names is None else names[own.token], heights[own.node]
-        label, begin = f"{_short(name)} −{abs(own.log_p):.2f}", steps[own.parent]
-        nodes.append({"step": own.step, "from": begin, "y": y, "label": label, "fate": own.fate})
-        edges.append((begin, y, own.step, own.fate))
-        reach.setdefault(own.parent, [heights[own.parent]]).append(y)
-    trunks = [(steps[node], min(own), max(own)) for node, own in reach.items()]
+    for candidate in shown:
+        name, y = str(candidate.token) if names is None else names[candidate.token], heights[candidate.node]
+        label, begin = f"{_short(name)} −{abs(candidate.log_p):.2f}", steps[candidate.parent]
+        nodes.append({"step": candidate.step, "from": begin, "y": y, "label": label, "fate": candidate.fate})
+        edges.append((begin, y, candidate.step, candidate.fate))
+        reach.setdefault(candidate.parent, [heights[candidate.parent]]).append(y)
+    trunks = [(steps[node], min(ys), max(ys)) for node, ys in reach.items()]
     lines = {"step": pl.Int64, "y": pl.Float64, "step2": pl.Int64, "fate": pl.String}
     upright = {"step": pl.Int64, "y": pl.Float64, "y2": pl.Float64}
     columns = {"step": pl.Int64, "from": pl.Float64, "y": pl.Float64, "label": pl.String, "fate": pl.String}
@@ -92,22 +92,22 @@ def _short(name: str) -> str:
 
 
 def _shown(tree: BeamTree) -> list[Candidate]:
-    parents = {own.parent for own in tree.candidates}
-    leaves = sum(own.node not in parents for own in tree.candidates)
-    return [own for own in tree.candidates if leaves <= MOST_ROWS or own.fate != PRUNED]
+    parents = {candidate.parent for candidate in tree.candidates}
+    leaves = sum(candidate.node not in parents for candidate in tree.candidates)
+    return [candidate for candidate in tree.candidates if leaves <= MOST_ROWS or candidate.fate != PRUNED]
 
 
 def _heights(shown: list[Candidate]) -> dict[int, float]:
-    """Of each node its row: leaves from above in their order, others in the middle of their children."""
+    """Row of each node: leaves from above in their order, others in the middle of their children."""
     children: dict[int, list[Candidate]] = {}
-    for own in shown:
-        children.setdefault(own.parent, []).append(own)
+    for candidate in shown:
+        children.setdefault(candidate.parent, []).append(candidate)
     heights: dict[int, float] = {}
 
     def place(node: int, next_row: int) -> int:
-        below = sorted(children.get(node, []), key=lambda own: (-own.added, own.token))
-        for own in below:
-            next_row = place(own.node, next_row)
+        below = sorted(children.get(node, []), key=lambda candidate: (-candidate.added, candidate.token))
+        for candidate in below:
+            next_row = place(candidate.node, next_row)
         heights[node] = (heights[below[0].node] + heights[below[-1].node]) / 2 if below else float(next_row)
         return next_row if below else next_row + 1
 
@@ -116,17 +116,20 @@ def _heights(shown: list[Candidate]) -> dict[int, float]:
 
 
 def _told(tree: BeamTree, shown: list[Candidate], title: str, names: Sequence[str] | None) -> str:
-    by_node = {own.node: own for own in tree.candidates}
-    done = sorted((own for own in tree.candidates if own.fate in (FINISHED, CUT)), key=lambda own: -own.score)
+    by_node = {candidate.node: candidate for candidate in tree.candidates}
+    done = sorted(
+        (candidate for candidate in tree.candidates if candidate.fate in (FINISHED, CUT)),
+        key=lambda candidate: -candidate.score,
+    )
     texts = []
-    for own in done[:3]:
-        path, at = [], own.node
+    for candidate in done[:3]:
+        path, at = [], candidate.node
         while at:
             path.append(by_node[at].token)
             at = by_node[at].parent
         words = " ".join(str(token) if names is None else names[token] for token in reversed(path))
-        texts.append(f"{words!r} with {own.log_p:.2f} ({own.fate})")
-    counts = ", ".join(f"{sum(own.fate == fate for own in tree.candidates)} {fate}" for fate in FATES)
+        texts.append(f"{words!r} with {candidate.log_p:.2f} ({candidate.fate})")
+    counts = ", ".join(f"{sum(candidate.fate == fate for candidate in tree.candidates)} {fate}" for fate in FATES)
     hidden = "" if len(shown) == len(tree.candidates) else " Pruned ones are not drawn."
     best = "; ".join(texts) or "none"
     steps = f"{tree.steps} step{'s' * (tree.steps != 1)}"

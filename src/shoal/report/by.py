@@ -1,4 +1,4 @@
-"""Settings as axes: how the values of any setting stand along an axis, in a legend and in words.
+"""Settings as axes: the values of any setting along an axis, in a legend and in words.
 
 Numbers have an order and distances. Everything else is a name: text, true and false, nothing, and seeds, of which none
 is larger than another.

@@ -1,4 +1,4 @@
-"""What stacking changed, as a table over the cohorts behind a report."""
+"""Certificates of the cohorts behind a report as a table: the differences that stacking runs made to their numbers."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,7 +12,7 @@ from shoal.report.words import NOTHING, counted
 
 
 def certificates(folders: Sequence[CohortFolder]) -> tuple[list[str], list[Table]]:
-    """A sentence with the largest differences, one for each certificate that is damaged, and the table of all.
+    """Sentence with the largest differences, a sentence for each damaged certificate, and the table of all.
 
     Args:
         folders: cohorts; those without a certificate are counted, not shown.
@@ -20,7 +20,7 @@ def certificates(folders: Sequence[CohortFolder]) -> tuple[list[str], list[Table
     Returns:
         Nothing where no cohort has a certificate.
     """
-    found, damaged = {}, []
+    by_cohort, damaged = {}, []
     unit = unit_of_losses(folders)
     for folder in folders:
         try:
@@ -29,14 +29,14 @@ def certificates(folders: Sequence[CohortFolder]) -> tuple[list[str], list[Table
             damaged.append(f"Certificate of cohort {folder.id}: {error}.")
             continue
         if certificate is not None:
-            found[folder.id] = certificate
-    if not found:
+            by_cohort[folder.id] = certificate
+    if not by_cohort:
         return damaged, []
-    alone = {cohort: list(certificate["alone"].values()) for cohort, certificate in found.items()}
-    records = [c["record"] for c in found.values() if c["record"] is not None]
-    rest = len(folders) - len(found)
+    alone = {cohort: list(certificate["alone"].values()) for cohort, certificate in by_cohort.items()}
+    records = [c["record"] for c in by_cohort.values() if c["record"] is not None]
+    rest = len(folders) - len(by_cohort)
     sentence = (
-        f"Certificates: in {counted(len(found), 'cohort')}"
+        f"Certificates: in {counted(len(by_cohort), 'cohort')}"
         + (f" (none of {rest} more)" if rest else "")
         + f", losses of {counted(sum(map(len, alone.values())), 'member')} retrained alone differ from the stack's by "
         f"at most {_largest(alone.values(), 'loss')}{unit}, parameters by {_largest(alone.values(), 'parameters')}"
@@ -47,7 +47,7 @@ def certificates(folders: Sequence[CohortFolder]) -> tuple[list[str], list[Table
         )
     )
     rows = []
-    for cohort, certificate in found.items():
+    for cohort, certificate in by_cohort.items():
         record = certificate["record"]
         cells = [
             str(certificate["members"]),
@@ -68,17 +68,17 @@ def certificates(folders: Sequence[CohortFolder]) -> tuple[list[str], list[Table
         "the largest difference between the losses of the stack retrained and those recorded when the runs were made. "
         f"{NOTHING}: nothing recorded yet."
     )
-    return [sentence, *damaged], [Table("certificates", header, rows, caption, _numbers(found))]
+    return [sentence, *damaged], [Table("certificates", header, rows, caption, _numbers(by_cohort))]
 
 
 def unit_of_losses(folders: Sequence[CohortFolder]) -> str:
-    """The unit of their tasks' losses behind a space; nothing where they have several, or none."""
+    """Unit of the losses of the cohorts' tasks, behind a space; empty where they have several units, or none."""
     units = {folder.measures().recorded[0].unit for folder in folders}
     return f" {units.pop()}".rstrip() if len(units) == 1 else ""
 
 
-def _numbers(found: Mapping[str, dict[str, Any]]) -> pl.DataFrame:
-    """The table with its numbers as they are."""
+def _numbers(by_cohort: Mapping[str, dict[str, Any]]) -> pl.DataFrame:
+    """Unrounded numbers of the table, one row per cohort."""
     return pl.DataFrame(
         [
             {
@@ -92,7 +92,7 @@ def _numbers(found: Mapping[str, dict[str, Any]]) -> pl.DataFrame:
                 },
                 "record": certificate["record"],
             }
-            for cohort, certificate in found.items()
+            for cohort, certificate in by_cohort.items()
         ],
         infer_schema_length=None,
     )

@@ -1,4 +1,4 @@
-"""Variants beside their baseline: a forest plot of effect sizes, a table, and what to beware of in words."""
+"""Variants beside their baseline: a forest plot of effect sizes, a table, and cautions in words."""
 
 from collections.abc import Mapping
 
@@ -76,10 +76,10 @@ def forest(
         .encode(x, y, shape),
     ]
     panel = alt.layer(*layers).properties(width=360, height=alt.Step(22))
-    told = shown.drop_nulls("effect").sort("effect", descending=True, maintain_order=True).to_dicts()
-    ends = [f"{row['variant']} {number(row['effect'], 2)} ({row['metric']})" for row in (*told[:1], *told[1:][-1:])]
+    ranked = shown.drop_nulls("effect").sort("effect", descending=True, maintain_order=True).to_dicts()
+    ends = [f"{row['variant']} {number(row['effect'], 2)} ({row['metric']})" for row in (*ranked[:1], *ranked[1:][-1:])]
     what = f"{title}. {capitalised(label)}, for {len(shown)} comparisons"
-    alternative = f"{what}: from {' down to '.join(ends)}." if told else f"{what}: none has a value."
+    alternative = f"{what}: from {' down to '.join(ends)}." if ranked else f"{what}: none has a value."
     if shown["metric"].n_unique() == 1:
         return styled(panel.properties(title=title), alternative)
     header = alt.Header(title=None, labelAnchor="start", labelOrient="top", labelFontSize=12, labelPadding=2)
@@ -96,7 +96,7 @@ def comparison_figure(
     metrics: Mapping[str, str] | None = None,
     pairs: str = "one per seed",
 ) -> Figure:
-    """The forest plot with a caption that says what its marks mean; ``pairs`` says what a pair is."""
+    """Forest plot with a caption that explains its marks; ``pairs`` is a clause that defines the pairs."""
     chart = forest(comparison, title, effect, metrics)
     counts = sorted(set(_shown(comparison, effect, metrics)["n"].to_list()))
     n = f"N = {counts[0]}" if len(counts) == 1 else f"N = {counts[0]} to {counts[-1]}"
@@ -110,7 +110,7 @@ def comparison_table(
     metrics: Mapping[str, str] | None = None,
     pairs: str = "runs from the same seed",
 ) -> Table:
-    """One row per variant and metric; where there is one metric the caption names it; ``pairs`` says what a pair is."""
+    """Table with one row per variant and metric; ``pairs`` is a clause of the caption that defines the pairs."""
     header = ["", "pairs", "mean difference", "median", "d_z", "rank-biserial", "+ / − / =", "p", "p (Holm)"]
     rows = []
     named = _named(comparison, metrics)
@@ -141,7 +141,7 @@ def comparison_table(
 
 
 def comparison_notes(comparison: pl.DataFrame, metrics: Mapping[str, str] | None = None) -> list[str]:
-    """What a reader of the table has to know: missing pairs, censored ones, and p values that cannot be small."""
+    """Cautions for a reader of the table: missing pairs, censored pairs, and a smallest possible p value above 0.05."""
     notes = []
     censored: dict[tuple[str, float], list[str]] = {}  # metric and horizon -> variants
     for row in _named(comparison, metrics).rows(named=True):
@@ -153,13 +153,13 @@ def comparison_notes(comparison: pl.DataFrame, metrics: Mapping[str, str] | None
             if seeds
         ]
         if row["n_censored"]:
-            told = f"{row['variant']} {row['n_censored']} of {row['n']}"
-            censored.setdefault((row["metric"], row["horizon"]), []).append(told)
+            count = f"{row['variant']} {row['n_censored']} of {row['n']}"
+            censored.setdefault((row["metric"], row["horizon"]), []).append(count)
     notes += [
-        f"{capitalised(metric)}: pairs of which a run did not get there: {', '.join(told)}. Times are cut off at step "
-        f"{number(horizon)}, so that the differences are of restricted times and a pair of which neither run got there "
-        "is a tie."
-        for (metric, horizon), told in censored.items()
+        f"{capitalised(metric)}: pairs of which a run did not get there: {', '.join(counts)}. Times are cut off at "
+        f"step {number(horizon)}, so that the differences are of restricted times and a pair of which neither run got "
+        "there is a tie."
+        for (metric, horizon), counts in censored.items()
     ]
     fewest = min((n for n in comparison["n"].to_list() if n), default=None)
     if fewest is not None and 2 / 2**fewest > 0.05:
@@ -179,19 +179,19 @@ def comparison_sentence(
         comparison: as from :func:`shoal.analysis.compare`, of all that a page compares: its p values are corrected.
         baseline: with which variants are compared.
         metrics: names for the metrics, and which of them to tell.
-        pairs: what the runs of a pair share.
-        most: variants that are told; of more those with the smallest p.
+        pairs: the settings that the runs of a pair share.
+        most: number of variants in the sentence; of more variants those with the smallest p.
     """
     named = _named(comparison, metrics).filter(pl.col("n") > 0)
     clear = named.group_by("variant", maintain_order=True).agg(pl.col("p_holm").min(), pl.col("p").min())
-    told = set(clear.sort("p_holm", "p", nulls_last=True, maintain_order=True)["variant"].head(most))
+    clearest = set(clear.sort("p_holm", "p", nulls_last=True, maintain_order=True)["variant"].head(most))
     parts: dict[str, list[str]] = {}
-    for row in named.filter(pl.col("variant").is_in(told)).rows(named=True):
+    for row in named.filter(pl.col("variant").is_in(clearest)).rows(named=True):
         corrected = "no test" if row["p_holm"] is None else f"corrected {p_value(row['p_holm'])}"
         cut = f", cut off at step {number(row['horizon'])}," if row["n_censored"] else ""
         mean = with_interval(row["mean_difference"], row["low"], row["high"])
-        told_of = f"{row['metric']}{cut} {mean} (better in {row['better']} of {row['n']}, {corrected})"
-        parts.setdefault(row["variant"], []).append(told_of)
+        effect = f"{row['metric']}{cut} {mean} (better in {row['better']} of {row['n']}, {corrected})"
+        parts.setdefault(row["variant"], []).append(effect)
     clause = "; ".join(f"{variant}: {', '.join(texts)}" for variant, texts in parts.items())
     left = len(clear) - len(parts)
     more = f"; {counted(left, 'value')} more in the table" if left else ""

@@ -52,7 +52,7 @@ def print_table(table: Table) -> None:
 
 
 def _text(text: str, style: str = "") -> Text:
-    """As it stands: nothing in it is markup, or steers the terminal."""
+    """Text of a cell as it stands: no part of it is read as markup or as a control sequence of the terminal."""
     return Text(readable(printable(text)), style)
 
 
@@ -64,19 +64,19 @@ def terminal_width() -> int:
 
 
 def blocks(widths: Sequence[int], width: int) -> list[list[int]]:
-    """Which columns of a table stand beside each other: the first in every block, the others in the first with room.
+    """Blocks of columns that fit side by side: the first column is in every block, each other in one, in order.
 
     >>> blocks([16, 6, 6, 12], 80), blocks([16, 6, 6, 12], 32)
     ([[0, 1, 2, 3]], [[0, 1, 2], [0, 3]])
     """
-    found, used = [[0]], widths[0]
-    for column, own in enumerate(widths[1:], start=1):
-        if len(found[-1]) > 1 and used + _GAP + own > width:
-            found.append([0])
+    groups, used = [[0]], widths[0]
+    for column, column_width in enumerate(widths[1:], start=1):
+        if len(groups[-1]) > 1 and used + _GAP + column_width > width:
+            groups.append([0])
             used = widths[0]
-        found[-1].append(column)
-        used += _GAP + own
-    return found
+        groups[-1].append(column)
+        used += _GAP + column_width
+    return groups
 
 
 def _width(column: Sequence[Text]) -> int:
@@ -103,25 +103,28 @@ def _print_block(columns: Sequence[Sequence[Text]], width: int) -> None:
         longest = [_longest_word(column) for column in columns]
         widths[0] = max(longest[0], min(widths[0], width // 2))
         widths[1:] = [max(longest[1], min(widths[1], width - _GAP - widths[0]))] if len(widths) > 1 else []
-    for index, own in enumerate(widths):
-        grid.add_column(justify="left" if index == 0 else "right", width=own)
+    for index, column_width in enumerate(widths):
+        grid.add_column(justify="left" if index == 0 else "right", width=column_width)
     for cells in zip(*columns, strict=True):
         grid.add_row(*cells)
     Console(width=max(width, sum(widths) + _GAP * (len(widths) - 1)), highlight=False).print(grid)
 
 
 def print_titled(section: str, table: Table) -> None:
-    """The table under the title of its section and what its caption says first, which tells like tables apart."""
-    said, end, _ = table.caption.partition(". ")
+    """Print a table under the title of its section and the first sentence of its caption, which tells tables apart."""
+    first_sentence, end, _ = table.caption.partition(". ")
     say()
-    say(f"{section}: {said}{end.strip()}")
+    say(f"{section}: {first_sentence}{end.strip()}")
     print_table(table)
 
 
 def print_extrema(
     records: Records, damaged: Collection[str] = (), arranged: Callable[[Table], Table] = lambda table: table
 ) -> None:
-    """The best values of each run and the first steps of those that say most, as ``arranged`` orders them."""
+    """Print a table of the best values of each run and the steps at which they were first reached.
+
+    ``arranged`` returns the table with the rows in the order in which they are to be printed.
+    """
     settings = varying_settings(records)
     print_table(arranged(per_run_table(records, settings[:_MOST_SETTINGS], damaged)))
     if rest := settings[_MOST_SETTINGS:]:
@@ -131,7 +134,7 @@ def print_extrema(
 
 
 def print_runs(records: Records, unreadable: Sequence[str] = ()) -> int:
-    """The same with what is damaged, and lines about cohorts that cannot be read; 1 where there is such a thing."""
+    """Print the table of runs, the damaged runs and the unreadable cohorts; return 1 if any are, else 0."""
     damage = records.damage()
     if len(records):
         print_extrema(records, damage)
@@ -139,7 +142,7 @@ def print_runs(records: Records, unreadable: Sequence[str] = ()) -> int:
 
 
 def print_damage(damage: Mapping[str, str], n: int, unreadable: Sequence[str] = ()) -> int:
-    """What is damaged of ``n`` runs, and what to do; 1 where something is."""
+    """Print the damage of some of ``n`` runs and the cohorts that are unreadable; return 1 if there are any, else 0."""
     lines = [*damage_sentences(damage, n), *unreadable]
     for line in lines:
         say(line)

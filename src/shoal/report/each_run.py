@@ -21,7 +21,7 @@ SEEDS = ("init_seed", "split_seed", "order_seed")
 
 
 def model_label(name: str) -> str:
-    """What a model is called in figures and sentences; the name of its class, where its package is not here.
+    """Name of a model for figures and sentences; that of its class where its package is not installed.
 
     >>> model_label("gpt"), model_label("no_such_package.models:Reverse")
     ('GPT', 'Reverse')
@@ -50,14 +50,14 @@ def per_run_table(records: Records, settings: Sequence[str], damaged: Collection
     header += [measure.symbol_of("valid") for measure in others]
     header += [f"Δt({shown.symbol})"] if measures.generalised else []
     units = whole.units()
-    unit = next((name for own in units.values() for name in own), "")
+    unit = next((name for factors in units.values() for name in factors), "")
     header += [unit] if unit else []
     rows = []
     for row in frame.iter_rows(named=True):
         state = "damaged" if row["run"] in damaged else row["state"]
         state = state if state in ("done", "damaged") else f"{state} at step {row['step']:,}"
-        said = [*(row[name] or NOTHING for name in called), *(_setting(name, row[name]) for name in settings)]
-        cells = [*said, state, *_best_cells(row, measures, others)]
+        labels = [*(row[name] or NOTHING for name in called), *(_setting(name, row[name]) for name in settings)]
+        cells = [*labels, state, *_best_cells(row, measures, others)]
         if unit:
             cells.append(_in_unit(row["valid_loss"], units.get(row["run"], {}).get(unit)))
         rows.append((row["run"], [Cell(text) for text in cells]))
@@ -71,7 +71,7 @@ def per_run_table(records: Records, settings: Sequence[str], damaged: Collection
 
 
 def _best_cells(row: Mapping[str, Any], measures: Measures, others: Sequence[Measure]) -> list[str]:
-    """What a row of the table says of a run's best values."""
+    """Cells of the best values of a run, and of the steps at which they were first reached."""
     shown, cells = measures.shown, []
     for split in SPLITS:
         name = f"{split}_{shown.name}"
@@ -105,7 +105,7 @@ def _setting(name: str, value: Any) -> str:
 
 
 def _with_marks(frame: pl.DataFrame, measures: Measures) -> pl.DataFrame:
-    """With ``did_both``, where that means anything, and for each step of the table whether it is open."""
+    """Rows with a mark ``…_open`` for each step of the table, and ``did_both`` where the task tells who generalised."""
     name = measures.shown.name
     steps = [f"t_{split}_{name}" for split in SPLITS] + [f"delay_{name}"] * (measures.generalised is not None)
     marks = {f"{step}_open": is_open(step, measures) for step in steps}
@@ -116,7 +116,7 @@ def _with_marks(frame: pl.DataFrame, measures: Measures) -> pl.DataFrame:
 def _numbers(
     frame: pl.DataFrame, settings: Sequence[str], measures: Measures, damaged: Collection[str]
 ) -> pl.DataFrame:
-    """The table with its numbers as they are."""
+    """Unrounded numbers of the table, one row per run."""
     shown = [f"t_{split}_{measures.shown.name}" for split in SPLITS]
     numbers = ("did_both", "last_step", *(quantity.column for quantity in quantities_of(measures)))
     return frame.with_columns(
@@ -146,30 +146,34 @@ def varying_settings(records: Records) -> list[str]:
 
 
 def _of_models(frame: pl.DataFrame, name: str) -> dict[str, Any] | None:
-    """What a setting is in all runs of each model that has it; None where runs of one model differ in it.
+    """Value of a setting by model, of the models that have it; None where runs of one model differ in it.
 
     Of runs of several tasks each model counts once for each.
     """
     several = frame["task"].n_unique() > 1
     of = pl.concat_str("task", "model", separator=" ") if several else pl.col("model")
     pairs = frame.select(of.alias("of"), name).unique(maintain_order=True)
-    found = dict(pairs.rows())
-    return {model: value for model, value in found.items() if value is not None} if len(found) == len(pairs) else None
+    by_model = dict(pairs.rows())
+    return (
+        {model: value for model, value in by_model.items() if value is not None}
+        if len(by_model) == len(pairs)
+        else None
+    )
 
 
 def shared_settings(records: Records) -> str:
-    """``p 23, n_steps 4000 (lstm) 2600 (gpt), …``: what no run of the same model has otherwise."""
+    """``p 23, n_steps 4000 (lstm) 2600 (gpt), …``: settings that are equal in all runs of the same model."""
     frame = records.runs()
     models = frame["model"].n_unique()
-    told = []
+    parts = []
     for name in frame.columns:
         values = None if name in ("run", "state", "step", *COLUMNS, "seed", *SEEDS) else _of_models(frame, name)
         if values and len(values) == models and len(set(values.values())) == 1:
-            told.append(f"{name} {setting_text(next(iter(values.values())))}")
+            parts.append(f"{name} {setting_text(next(iter(values.values())))}")
         elif values and name != "model":
-            own = (f"{setting_text(value)} ({short(model)})" for model, value in values.items())
-            told.append(f"{name} {' '.join(own)}")
-    return ", ".join(told)
+            by_model = (f"{setting_text(value)} ({short(model)})" for model, value in values.items())
+            parts.append(f"{name} {' '.join(by_model)}")
+    return ", ".join(parts)
 
 
 def model_sizes(records: Records) -> str:
@@ -184,7 +188,7 @@ def model_sizes(records: Records) -> str:
             unknown += 1
     known = [specs[run] for run in records.ids if run in specs]
     sizes = dict.fromkeys((spec.model, count_run_parameters(spec)) for spec in known)
-    told = [f"{short(model)} {size:,}" for model, size in sizes]
+    parts = [f"{short(model)} {size:,}" for model, size in sizes]
     if unknown:
-        told.append(f"not known of {counted(unknown, 'cohort')}, whose package is not here")
-    return ", ".join(told)
+        parts.append(f"not known of {counted(unknown, 'cohort')}, whose package is not here")
+    return ", ".join(parts)

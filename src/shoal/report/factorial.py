@@ -1,4 +1,4 @@
-"""Which seed decides when a run generalises: bars of the shares of variance, a table, and notes."""
+"""Shares of each seed in the variance of the time to generalise: bars, a table, and notes."""
 
 import math
 
@@ -36,7 +36,7 @@ def variance_shares(decomposition: Decomposition, title: str) -> Chart:
 
 
 def factorial_figure(name: str, decomposition: Decomposition, title: str, what: str = "time to generalise") -> Figure:
-    """The bars with a caption that says what they mean."""
+    """Bars of the shares with a caption that explains them."""
     caption = (
         f"Shares of the variance of the {_scaled(decomposition, what)} over {_design(decomposition)}. Bars: variance "
         "components of a model with random effects, negative ones counted as 0. Lines: 95 % intervals (generalised "
@@ -73,8 +73,10 @@ def factorial_table(name: str, decomposition: Decomposition, what: str = "time t
 
 
 def factorial_notes(decomposition: Decomposition, what: str = "time to generalise") -> list[str]:
-    """What a reader of the shares has to know: censored runs, levels left out, negative components; each note says that
-    it is about the variance of ``what``."""
+    """Cautions for a reader of the shares: censored runs, levels left out, negative components.
+
+    Each note begins with ``what``, the quantity whose variance is decomposed.
+    """
     d = decomposition
     notes = []
     if d.censored or d.diverged:
@@ -98,15 +100,19 @@ def factorial_notes(decomposition: Decomposition, what: str = "time to generalis
 
 
 def factorial_test(decomposition: Decomposition) -> str:
-    """Which sources can be told from none by their F tests, in a sentence."""
+    """Sources of variance whose F test is significant at 5 % after Holm's correction, in a sentence."""
     tested = decomposition.table.with_columns(pl.Series("label", _labels(decomposition))).drop_nulls("p_holm")
     if tested.is_empty():
         return "No source can be tested: there is no remainder to hold it to."
     more = f" ({decomposition.tests} tests in all)" if decomposition.tests > len(tested) else ""
     of = f"of {len(tested)} sources{more}"
-    told = [f"{row['label']} ({p_value(row['p_holm'])})" for row in tested.filter(pl.col("p_holm") < LEVEL).to_dicts()]
-    if told:
-        return f"By F tests with Holm's correction {len(told)} {of} can be told from none: {listed(told)}."
+    significant = [
+        f"{row['label']} ({p_value(row['p_holm'])})" for row in tested.filter(pl.col("p_holm") < LEVEL).to_dicts()
+    ]
+    if significant:
+        return (
+            f"By F tests with Holm's correction {len(significant)} {of} can be told from none: {listed(significant)}."
+        )
     least = tested.sort("p_holm", "p").row(0, named=True)
     return (
         f"By F tests with Holm's correction none {of} can be told from none; the smallest p is that of "
@@ -122,7 +128,7 @@ def _labels(decomposition: Decomposition) -> list[str]:
 
 
 def _cleared(decomposition: Decomposition) -> pl.DataFrame:
-    """The table with what rounding leaves of a variance of 0 as 0."""
+    """Table of the decomposition in which variances that differ from 0 by rounding alone are 0."""
     table = decomposition.table
     total = float(table["sum_of_squares"].sum())
     least = math.inf if table["share"].null_count() else _ROUNDING * total

@@ -49,12 +49,12 @@ class Figure:
 
     @property
     def alt(self) -> str:
-        """What the chart shows, in words, for who cannot see it."""
+        """Text alternative of the chart, for readers who cannot see it."""
         return str(self.spec["description"])
 
     @cached_property
     def spec(self) -> dict[str, Any]:
-        """The chart as Vega-Lite, of as many rows as it has: how many to draw is for those who make charts to say."""
+        """Specification of the chart in Vega-Lite, with all of its rows, however many they are."""
         with alt.data_transformers.enable("default", max_rows=None):
             spec = self.chart.to_dict()
         return dict(_in_one_typeface(spec))
@@ -65,7 +65,7 @@ def styled(chart: Chart, alternative: str) -> Chart:
 
     Args:
         chart: the chart.
-        alternative: what it shows, in words and numbers, for who cannot see it.
+        alternative: text alternative, in words and numbers, for readers who cannot see the chart.
     """
     config = {
         "font": FONT,
@@ -105,7 +105,7 @@ def long_curves(curves: pl.DataFrame, quantity: str, measures: Measures = EQUATI
 
 
 def lines_note(runs: int, seeds: str = "") -> str:
-    """What the lines of :func:`learning_curves` and their shade are, ``seeds`` said besides."""
+    """Meaning of the lines and shades of :func:`learning_curves`; ``seeds`` stands behind the number of runs."""
     if runs > MOST_LINES:
         return (
             f"{STEPS_NOTE} N = {runs:,} runs{seeds}, too many to tell apart as lines. Lightly shaded: the middle 90 % "
@@ -168,8 +168,8 @@ def learning_curves(
         middle.mark_line(strokeWidth=2.2, strokeJoin="round").encode(x, y("mean"), colour, dash),
         dots.mark_point(filled=True, size=14, opacity=1).encode(x, y("mean"), colour),
     ]
-    told = f"{title}. {_told(means, measure)} Mean over {counted(runs, 'run')}."
-    return styled(alt.layer(*layers).properties(width=_WIDTH, height=_HEIGHT, title=title), told)
+    alternative = f"{title}. {_told(means, measure)} Mean over {counted(runs, 'run')}."
+    return styled(alt.layer(*layers).properties(width=_WIDTH, height=_HEIGHT, title=title), alternative)
 
 
 def _value_scale(measure: Measure) -> tuple[alt.Scale, alt.Axis]:
@@ -202,16 +202,18 @@ def _numbered(lines: pl.DataFrame) -> pl.DataFrame:
 
 
 def _told(means: pl.DataFrame, measure: Measure) -> str:
-    """Where the mean of each split begins and ends, in words."""
+    """First and last mean of each split, and the first step at which it passed the threshold, in words."""
     parts = []
     for split in (TRAIN, VALID):
-        own = means.filter(split=split).sort("step")
-        if own.is_empty():
+        line = means.filter(split=split).sort("step")
+        if line.is_empty():
             continue
-        (first, start), (last, end) = own.select("step", "mean").row(0), own.select("step", "mean").row(-1)
+        (first, start), (last, end) = line.select("step", "mean").row(0), line.select("step", "mean").row(-1)
         text = f"{split} {measure.words} goes from {number(start)} at step {first:,} to {number(end)} at step {last:,}"
         for threshold in measure.thresholds[:1]:
-            there = own.filter(pl.col("mean") >= threshold if measure.higher_is_better else pl.col("mean") <= threshold)
+            there = line.filter(
+                pl.col("mean") >= threshold if measure.higher_is_better else pl.col("mean") <= threshold
+            )
             side = "least" if measure.higher_is_better else "most"
             if len(there):
                 text += f", and is first seen to be at {side} {threshold:g} at step {there['step'][0]:,}"

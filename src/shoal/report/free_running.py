@@ -19,7 +19,7 @@ def exact_by_group(frame: pl.DataFrame, name: str, title: str, trained: int | No
 
     Args:
         frame: ``model`` (as it is called), ``group``, ``mean``, ``low`` and ``high``, in percent.
-        name: what tells groups apart.
+        name: of the quantity by which groups differ.
         title: above the chart.
         trained: the last group that was trained on, where others are shown beside.
     """
@@ -49,14 +49,14 @@ def exact_by_group(frame: pl.DataFrame, name: str, title: str, trained: int | No
         behind = alt.Chart(beyond).mark_bar(color=_GREY, opacity=0.08)
         layers.insert(0, behind.encode(x, y=alt.value(0), y2=alt.value(_HEIGHT)))
     width = max(240, _STEP * len(models) * len(groups))
-    told = "; ".join(
+    shares = "; ".join(
         f"{model} "
         + ", ".join(
             f"{group} {number(mean)} %" for group, mean in shown.filter(model=model).select("group", "mean").rows()
         )
         for model in models
     )
-    return styled(alt.layer(*layers).properties(width=width, height=_HEIGHT, title=title), f"{title}. {told}.")
+    return styled(alt.layer(*layers).properties(width=width, height=_HEIGHT, title=title), f"{title}. {shares}.")
 
 
 def attention_maps(
@@ -75,7 +75,7 @@ def attention_maps(
     labels = [f"{json.dumps(list(tokens))}[datum.value]" for tokens in (read, written)]
     scale = alt.Scale(scheme="viridis", domain=[0, 1])
     colour = alt.Color("weight:Q", title="weight", scale=scale, legend=alt.Legend(gradientLength=100))
-    charts, told = [], []
+    charts, peaks = [], []
     for layer in range(L):
         for head in range(H):
             cells = [(q, k, w) for q, row in enumerate(weights[layer][head]) for k, w in enumerate(row)]
@@ -85,8 +85,8 @@ def attention_maps(
             name = f"layer {layer + 1}, head {head + 1}" if L * H > 1 else "attention"
             map_ = alt.Chart(frame).mark_rect().encode(x, y, color=colour)
             charts.append(map_.properties(width=_CELL * len(read), height=_CELL * len(written), title=name))
-            told.append(f"{name}: {_most(weights[layer][head], written, read)}")
-    alternative = f"{title}. Where each written token looks most. {'; '.join(told)}."
+            peaks.append(f"{name}: {_most(weights[layer][head], written, read)}")
+    alternative = f"{title}. Where each written token looks most. {'; '.join(peaks)}."
     return styled(alt.concat(*charts, columns=min(H, _MOST_COLUMNS), title=title), alternative)
 
 

@@ -1,4 +1,4 @@
-"""Where an axis of steps shows what nobody measured.
+"""Gaps between evaluations that look wide on a logarithmic axis of steps.
 
 Evaluations every hundred steps lie far apart at the left of a logarithmic axis. A line drawn across such a gap looks
 like a slow rise where there may have been a jump, so it is broken there, and the evaluations at its ends are dots.
@@ -23,7 +23,7 @@ def with_gaps(lines: pl.DataFrame, by: Sequence[str]) -> pl.DataFrame:
 
     Args:
         lines: ``step`` and ``by``, every evaluation.
-        by: what tells lines apart.
+        by: columns that tell lines apart.
     """
     step, before = pl.col("step"), pl.col("step").shift(1).over(by)
     gap = ((step - before > 1) & (step > WIDE * before)).fill_null(False)

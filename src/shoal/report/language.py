@@ -45,13 +45,13 @@ def loss_in_context(means: pl.DataFrame, baseline: tuple[str, pl.DataFrame], tit
     values = [2**k for k in range(last.bit_length()) if 2**k <= last]
     scale = alt.Scale(type="log", base=2, nice=False, domain=[1, max(last, 2)])
     x = alt.X("position:Q", title="tokens of the context that were seen", scale=scale, axis=alt.Axis(values=values))
-    name, own = baseline
+    name, losses = baseline
     nothing = pl.lit(None, pl.Float64)
-    beside = own.select(pl.lit(name).alias("model"), "position", mean="loss", low=nothing, high=nothing)
+    beside = losses.select(pl.lit(name).alias("model"), "position", mean="loss", low=nothing, high=nothing)
     every = pl.concat([means.select("model", "position", "mean", "low", "high"), beside])
     layers = _layers(every, "position", x, "loss (nats per token)", name)
-    told = _told(every, "position", None)
-    return styled(alt.layer(*layers).properties(**_PANEL, title=title), f"{title}. {told}")
+    alternative = _told(every, "position", None)
+    return styled(alt.layer(*layers).properties(**_PANEL, title=title), f"{title}. {alternative}")
 
 
 def _layers(means: pl.DataFrame, place: str, x: alt.X, title: str, grey: str = "") -> list[alt.Chart]:
@@ -100,11 +100,11 @@ _PLACES: Mapping[str, str] = {"flop": "FLOP", "position": "tokens seen"}
 
 
 def _told(means: pl.DataFrame, place: str, baseline: tuple[str, float] | None) -> str:
-    """Where the line of each model begins and ends, in words."""
+    """First and last mean loss of each model, in words."""
     parts = []
     for name in _models(means):
-        own = means.filter(model=name).sort(place)
-        (first, start), (last, end) = own.select(place, "mean").row(0), own.select(place, "mean").row(-1)
+        line = means.filter(model=name).sort(place)
+        (first, start), (last, end) = line.select(place, "mean").row(0), line.select(place, "mean").row(-1)
         unit = _PLACES[place]
         parts.append(f"{name} {number(start)} at {_said(first)} {unit} and {number(end)} at {_said(last)}")
     parts += [] if baseline is None else [f"{baseline[0]} {number(baseline[1], 4)}"]

@@ -1,4 +1,4 @@
-"""Whether groups differ in when they generalised, in words, corrected for how often that is asked."""
+"""Log-rank tests of the time to generalise in words, corrected for the number of tests on a page."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,12 +18,12 @@ _LEVEL = 0.05
 
 @dataclass(frozen=True)
 class TimesQuestion:
-    """Whether groups of runs differ in when they generalised, as a question.
+    """Comparison of groups of runs in their times to generalise, to be answered by a log-rank test.
 
     Attributes:
         times: ``time``, ``observed``, the columns below and perhaps ``state``, one row per run.
         by: the setting that tells groups apart.
-        unit: columns that say which runs share a seed.
+        unit: columns whose values are equal in runs that share a seed.
         within: the other settings that vary; only runs that agree in them are compared.
     """
 
@@ -34,19 +34,20 @@ class TimesQuestion:
 
 
 def logrank_sentences(questions: Sequence[TimesQuestion]) -> list[str]:
-    """An answer to each, in words that say what p is, corrected for all questions together (Holm).
+    """Result of the log-rank test of each question in words, p corrected for all questions together (Holm).
 
-    Of more than two groups pairs are told where the corrected p is below 0.05, corrected for their number (Shaffer).
+    Of more than two groups the pairs are compared where the corrected p is below 0.05, corrected for their number
+    (Shaffer).
 
     Raises:
         UserError: a column is missing, or a question is about no runs.
     """
     labelled = [labelled_times(question.times, question.by)[0] for question in questions]
-    tests = [logrank(own, "label", q.unit, q.within) for own, q in zip(labelled, questions, strict=True)]
+    tests = [logrank(times, "label", q.unit, q.within) for times, q in zip(labelled, questions, strict=True)]
     family = Family.of([test.p for test in tests], [test.smallest_p for test in tests])
     return [
-        _sentence(question, own, test, corrected, family)
-        for question, own, test, corrected in zip(questions, labelled, tests, family.corrected, strict=True)
+        _sentence(question, times, test, corrected, family)
+        for question, times, test, corrected in zip(questions, labelled, tests, family.corrected, strict=True)
     ]
 
 
@@ -80,8 +81,10 @@ def _sentence(
     if corrected >= _LEVEL:
         return f"{'; '.join(parts)}: no two of them are told apart."
     pairs = logrank_pairs(labelled, "label", question.unit, question.within)
-    own = pl.col("p_corrected").clip(lower_bound=corrected)  # a pair is no clearer than that there is any difference
-    return f"{'; '.join(parts)}. {_pairs(pairs.with_columns(own), sizes)}"
+    clipped = pl.col("p_corrected").clip(
+        lower_bound=corrected
+    )  # a pair is no clearer than that there is any difference
+    return f"{'; '.join(parts)}. {_pairs(pairs.with_columns(clipped), sizes)}"
 
 
 def _meaning(test: LogRankTest) -> str:
@@ -100,7 +103,7 @@ def _sizes(labelled: pl.DataFrame) -> str:
 
 
 def _pairs(pairs: pl.DataFrame, sizes: str) -> str:
-    """Which pairs differ; only of these is one said to come before the other."""
+    """Pairs that differ at 5 % after Shaffer's correction; of these alone it is said which group was earlier."""
     known = pairs.filter(pl.col("p_corrected").is_not_null()).sort("p_corrected", maintain_order=True)
     floor, pairs_told = known["smallest_p_corrected"].min(), counted(len(known), "pair")
     if not isinstance(floor, float):
@@ -110,12 +113,12 @@ def _pairs(pairs: pl.DataFrame, sizes: str) -> str:
             f"With {sizes} no pair can differ at {_LEVEL} after correction for {pairs_told} (Shaffer): no corrected p "
             f"below {number(floor, 2)} is within reach."
         )
-    told = [_pair(row) for row in known.filter(pl.col("p_corrected") < _LEVEL).rows(named=True)]
+    different = [_pair(row) for row in known.filter(pl.col("p_corrected") < _LEVEL).rows(named=True)]
     open_ones = [_pair(row) for row in known.filter(pl.col("p_corrected") >= _LEVEL).rows(named=True)]
-    rest = "; …" if len(told) > _MOST_PAIRS else ""
+    rest = "; …" if len(different) > _MOST_PAIRS else ""
     sentence = (
-        f"Of {pairs_told} {len(told) or 'none'} differ{'s' if len(told) == 1 else ''} at {_LEVEL} after "
-        f"correction for their number (Shaffer){': ' if told else ''}{'; '.join(told[:_MOST_PAIRS])}{rest}."
+        f"Of {pairs_told} {len(different) or 'none'} differ{'s' if len(different) == 1 else ''} at {_LEVEL} after "
+        f"correction for their number (Shaffer){': ' if different else ''}{'; '.join(different[:_MOST_PAIRS])}{rest}."
     )
     few = len(pairs) <= _MOST_PAIRS and open_ones
     return sentence + (f" Not told apart: {'; '.join(open_ones)}." if few else "")

@@ -46,13 +46,13 @@ def loss_accs(
     loss, accuracy = LOSS_AND_ACCURACY.recorded
     measures = Measures((replace(loss, is_log=log_y), accuracy), LOSS_AND_ACCURACY.generalised)
     width, height = (size * _PIXELS for size in figsize)
-    panels, told = [], []
+    panels, descriptions = [], []
     for measure in (accuracy, loss):
         chart = learning_curves(curves, measure.name, measure.words.capitalize(), measures, log_x)
-        told.append(str(chart.description))
+        descriptions.append(str(chart.description))
         chart.config = chart.description = alt.Undefined  # they are of the whole figure
         panels.append(chart.properties(width=width, height=height))
-    spec = styled(alt.concat(*panels, columns=2), " ".join(told)).to_dict()
+    spec = styled(alt.concat(*panels, columns=2), " ".join(descriptions)).to_dict()
     spec["config"]["axis"]["titleFontSize"] = fontsize
     caption = f"Accuracy and loss on both splits against the training step. {lines_note(curves['run'].n_unique())}"
     return Plot("loss-accs", alt.ConcatChart.from_dict(_widened(spec, linewidth / LINEWIDTH)), caption)

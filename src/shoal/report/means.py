@@ -26,14 +26,14 @@ def spread(frame: pl.DataFrame, by: Sequence[str], column: str) -> pl.DataFrame:
 
 
 def mean_curves(frame: pl.DataFrame, by: Sequence[str], column: str) -> pl.DataFrame:
-    """The spread at each step, and whether it is of all runs.
+    """Mean and spread of each group at each step, and whether they are of all of its runs.
 
     A mean over the runs that are left bends where one leaves, whatever they learn; so it is told apart. Steps are left
     out at which some of the runs that go on have no value: the last step of a run need not be one of the others'.
 
     Args:
         frame: ``run``, ``step``, the columns ``by`` and the values, all of them finite.
-        by: what tells curves apart.
+        by: columns that tell curves apart.
         column: the values.
 
     Returns:
@@ -62,8 +62,11 @@ def mean_curves(frame: pl.DataFrame, by: Sequence[str], column: str) -> pl.DataF
 
 
 def quantiles(frame: pl.DataFrame, by: Sequence[str], column: str) -> pl.DataFrame:
-    """What 5, 25, 75 and 95 % of each group's values are at most, interpolated between neighbours: the columns ``by``,
-    by which it is sorted, ``q05``, ``q25``, ``q75`` and ``q95``."""
+    """Quantiles 0.05, 0.25, 0.75 and 0.95 of each group's values, interpolated linearly between neighbours.
+
+    Returns:
+        The columns ``by``, ``q05``, ``q25``, ``q75`` and ``q95``, one row per group, sorted by ``by``.
+    """
     shares = {f"q{share:02d}": share / 100 for share in (5, 25, 75, 95)}
     value = pl.col(column)
     return (
@@ -72,6 +75,6 @@ def quantiles(frame: pl.DataFrame, by: Sequence[str], column: str) -> pl.DataFra
 
 
 def end_together(curves: pl.DataFrame, by: Sequence[str]) -> bool:
-    """Whether the runs of each curve have the same last step, so that all means are of all runs."""
+    """Return True if the runs of each curve have the same last step, so that all means are of all runs."""
     ends = curves.group_by([*by, "run"]).agg(pl.col("step").max().alias("end"))
     return bool((ends.group_by(by).agg(pl.col("end").n_unique())["end"] == 1).all())

@@ -43,7 +43,7 @@ class Section:
         paragraphs: before the figures.
         figures: before the tables.
         tables: at the end.
-        about: what one sees there, in a sentence or two, for the list of sections at the top of the page.
+        about: contents in a sentence or two, for the list of sections at the top of the page.
     """
 
     title: str
@@ -55,13 +55,13 @@ class Section:
 
 @dataclass(frozen=True)
 class Report:
-    """What a study or a set of runs has to say.
+    """Report of a study or a set of runs.
 
     Attributes:
         title: of the page.
-        lead: what was asked.
+        lead: the question, in a sentence.
         sections: figures and tables.
-        answers: what was found, one statement each.
+        answers: results, one statement each.
     """
 
     title: str
@@ -71,7 +71,7 @@ class Report:
 
 
 def check_drawing() -> None:
-    """Raise :class:`UserError` where no figure could be drawn: V8 would end the process and not say why."""
+    """Raise :class:`UserError` where no figure could be drawn: V8 would end the process without a message."""
     from shoal.training.groups import left_in_process
 
     left = left_in_process()
@@ -109,7 +109,7 @@ def write_report(report: Report, folder: Path) -> Path:
 
 
 def _remove_others(folder: Path, names: Container[str], kinds: Container[str]) -> None:
-    """What an earlier page has left, so that nothing beside this one seems to be of it."""
+    """Delete figures and tables of an earlier page, so that no file beside this page seems to belong to it."""
     for path in list(folder.iterdir()) if folder.is_dir() else []:
         if path.suffix[1:] in kinds and path.stem not in names and path.is_file():
             path.unlink()

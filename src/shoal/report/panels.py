@@ -34,7 +34,7 @@ class Axis:
         column: its column.
         title: in words, with its symbol.
         log: base of a logarithmic axis; None for a linear one.
-        names: what to write instead of the values, where they are names.
+        names: text for each value, where values are names.
     """
 
     column: str
@@ -70,7 +70,7 @@ def curve_panels(curves: pl.DataFrame, colour: Axis, title: str, panels: Sequenc
     """
     shown = curves.filter(pl.col("step") > 0)
     x = alt.X("step:Q", title="training step", scale=alt.Scale(type="log", nice=False), axis=log_steps(shown))
-    charts, told = [], []
+    charts, described = [], []
     for panel in panels:
         frame = mean_curves(_finite(shown, panel), [colour.column], panel.column)
         if frame.is_empty():
@@ -78,8 +78,8 @@ def curve_panels(curves: pl.DataFrame, colour: Axis, title: str, panels: Sequenc
             continue
         charts.append(_curve_panel(with_gaps(frame, [colour.column]), x, colour, panel))
         last = frame.group_by(colour.column).agg(pl.col("mean").sort_by("step").last()).sort(colour.column)
-        told.append(f"{panel.title} {_ends_in_words(last, colour, 'mean')}")
-    alternative = f"{title}. Means at the last step: {'; '.join(told)}."
+        described.append(f"{panel.title} {_ends_in_words(last, colour, 'mean')}")
+    alternative = f"{title}. Means at the last step: {'; '.join(described)}."
     return styled(alt.concat(*charts, columns=2, title=title), alternative)
 
 
@@ -116,7 +116,7 @@ def _curve_panel(frame: pl.DataFrame, x: alt.X, colour: Axis, panel: Panel) -> C
 def summary_panels(
     extrema: pl.DataFrame, x: Axis, colour: Axis, title: str, panels: Sequence[Panel] = BEST, columns: int = 4
 ) -> Chart:
-    """Every run as a point, their mean ± one population standard deviation as a line, against a setting.
+    """Panels with every run as a point, their mean ± one population standard deviation as a line, against a setting.
 
     A first step is a time only of a run that got there and then got no better: others are hollow, and there is a mean
     where all runs have one. A bar goes down from it to the evaluation before, after which it happened.
@@ -135,18 +135,18 @@ def summary_panels(
         extrema, x, along = in_places(extrema, x, colour)
     else:
         along = along_numbers(sorted(extrema[x.column].unique().to_list()), x)
-    charts, told, size = [], [], {"width": 170, "height": 150}
+    charts, described, size = [], [], {"width": 170, "height": 150}
     for panel in panels:
-        kept = _finite(extrema, panel)
-        if kept.is_empty():
+        finite = _finite(extrema, panel)
+        if finite.is_empty():
             charts.append(_nothing(panel, size))
             continue
-        charts.append(_summary_panel(_timed(kept, panel), x, colour, panel, along).properties(**size))
-        timed = _timed(kept, panel)
+        charts.append(_summary_panel(_timed(finite, panel), x, colour, panel, along).properties(**size))
+        timed = _timed(finite, panel)
         known = timed.filter("settled") if "settled" in timed.columns else timed  # what is drawn hollow is no value
         ends = known.group_by(asked.column).agg(pl.col(panel.column).mean()).sort(asked.column)
-        told.append(f"{panel.title} {_ends_in_words(ends, asked, panel.column) if len(ends) else 'never'}")
-    alternative = f"{title}. Means over all runs at the ends of the axis: {'; '.join(told)}."
+        described.append(f"{panel.title} {_ends_in_words(ends, asked, panel.column) if len(ends) else 'never'}")
+    alternative = f"{title}. Means over all runs at the ends of the axis: {'; '.join(described)}."
     return styled(alt.concat(*charts, columns=columns, title=title), alternative)
 
 
@@ -186,7 +186,7 @@ def _summary_panel(runs: pl.DataFrame, x: Axis, colour: Axis, panel: Panel, alon
 
 
 def _timed(runs: pl.DataFrame, panel: Panel) -> pl.DataFrame:
-    """With ``settled``, whether a value is what it seems, and of a first step ``after``, the evaluation before it."""
+    """Runs with ``settled``, whether a value is final, and for a first step ``after``, the evaluation before it."""
     if panel.step_of is None:
         return runs.with_columns(settled=pl.lit(True))
     split = panel.column.split("_")[1]
@@ -208,7 +208,7 @@ def budget_panels(
 
     Args:
         runs: one row per run and budget, with the columns of both axes and of the panels.
-        x: what was spent, logarithmic.
+        x: the quantity that was spent, on a logarithmic axis.
         colour: the setting.
         title: over the figure.
         panels: the quantities, one panel each.
@@ -220,12 +220,12 @@ def budget_panels(
         scale=alt.Scale(type="log", nice=False, padding=8),
         axis=alt.Axis(format="~e", labelOverlap=True),
     )
-    charts, told = [], []
+    charts, described = [], []
     for panel in panels:
-        kept = _finite(runs, panel)
-        means = painted(kept.group_by(colour.column, x.column).agg(pl.col(panel.column).mean()), colour)
+        finite = _finite(runs, panel)
+        means = painted(finite.group_by(colour.column, x.column).agg(pl.col(panel.column).mean()), colour)
         shown = alt.Chart(means.sort(x.column)).encode(along, _y(panel, panel.column), colour_of(colour, means))
-        edge = alt.Chart(best(kept, panel)).encode(along, _y(panel, panel.column))
+        edge = alt.Chart(best(finite, panel)).encode(along, _y(panel, panel.column))
         layers = [
             shown.mark_line(strokeWidth=1.4).encode(alt.Detail("shade:N")),
             # hollow: filled ones would turn the colour bar into a row of discs
@@ -234,13 +234,13 @@ def budget_panels(
         ]
         charts.append(alt.layer(*layers).properties(width=300, height=220))
         ends = means.group_by(x.column).agg(pl.col(panel.column).mean()).sort(x.column)
-        told.append(f"{panel.title} {_ends_in_words(ends, x, panel.column)}")
-    alternative = f"{title}. Means over all lines at the ends of the axis: {'; '.join(told)}."
+        described.append(f"{panel.title} {_ends_in_words(ends, x, panel.column)}")
+    alternative = f"{title}. Means over all lines at the ends of the axis: {'; '.join(described)}."
     return styled(alt.concat(*charts, columns=2, title=title), alternative)
 
 
 def times_note(measures: Measures) -> str:
-    """What is hollow in :func:`summary_panels`, and what its bars are."""
+    """Meaning of the hollow points and the bars of :func:`summary_panels`."""
     without = "" if measures.generalised is None else f"did not get there ({measures.learned_on('or')}) or "
     which = "" if measures.generalised is None else ", which is no time to memorise or to generalise"
     return (
@@ -253,8 +253,13 @@ TIMES_NOTE = times_note(EQUATIONS)
 
 
 def band_note(runs: str, curves: int = 0, over: str = "seeds") -> str:
-    """What lines, points and bands of these figures mean; ``runs`` is how many are behind each value, ``curves`` how
-    many means a panel has, ``over`` in what these runs differ."""
+    """Meaning of the lines and bands of these figures.
+
+    Args:
+        runs: number of runs behind each mean, in words.
+        curves: number of means in a panel.
+        over: the setting in which the runs of a mean differ.
+    """
     if curves > MOST_BANDS:
         return f"Lines: mean over {runs} runs ({over}), without bands, which of {curves} curves would hide each other."
     return (
@@ -268,31 +273,31 @@ def _ends_in_words(frame: pl.DataFrame, axis: Axis, column: str, most: int = 4) 
     rows = frame.select(axis.column, column).rows()
     rows = rows if len(rows) <= most else [rows[0], rows[-1]]
     names = dict(axis.names)
-    told = [
+    parts = [
         f"{number(value)} ({names.get(key, f'{axis.title} {number(key) if not isinstance(key, str) else key}')})"
         for key, value in rows
     ]
-    return listed(told)
+    return listed(parts)
 
 
 def _nothing(panel: Panel, size: dict[str, int]) -> Chart:
-    """In the place of a panel of which there are no values."""
-    told = pl.DataFrame({"text": [f"no values of {panel.title}"]})
-    return alt.layer(alt.Chart(told).mark_text().encode(text="text:N")).properties(**size)
+    """Message in place of a panel that has no values."""
+    message = pl.DataFrame({"text": [f"no values of {panel.title}"]})
+    return alt.layer(alt.Chart(message).mark_text().encode(text="text:N")).properties(**size)
 
 
 def _finite(frame: pl.DataFrame, panel: Panel) -> pl.DataFrame:
     """Rows whose value can be shown; a loss of exactly 0, which float32 reaches, as the smallest positive one."""
     value = pl.col(panel.column).cast(pl.Float64)
-    kept = frame.with_columns(value).filter(pl.col(panel.column).is_finite())
+    finite = frame.with_columns(value).filter(pl.col(panel.column).is_finite())
     if not panel.log:
-        return kept
+        return finite
     positive = pl.col(panel.column).filter(pl.col(panel.column) > 0)
-    return kept.with_columns(pl.col(panel.column).clip(lower_bound=positive.min()))
+    return finite.with_columns(pl.col(panel.column).clip(lower_bound=positive.min()))
 
 
 def _after_the_first_end(means: pl.DataFrame, colour: Axis) -> pl.DataFrame:
-    """What of each curve is of some of its runs only, and the last point of all of them, where it begins."""
+    """Part of each curve behind the end of its first run, from the last point that is a mean of all runs."""
     last_of_all = pl.col("step").filter(pl.col("whole")).max().over(colour.column)
     of_some = (~pl.col("whole")).any().over(colour.column)
     return means.filter(~pl.col("whole") | (of_some & (pl.col("step") == last_of_all)))

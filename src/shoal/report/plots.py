@@ -171,7 +171,7 @@ def _in_words(names: Sequence[str], measures: Measures) -> str:
     """Quantities in the words of a title, such as ``Validation accuracy``."""
     splits = {"train": "training", "valid": "validation"}
     words = {measure.name: measure.words for measure in measures.recorded}
-    words |= {f"{split}_{name}": f"{splits[split]} {own}" for split in SPLITS for name, own in words.items()}
+    words |= {f"{split}_{name}": f"{splits[split]} {phrase}" for split in SPLITS for name, phrase in words.items()}
     text = listed([words.get(name, name) for name in names])
     return capitalised(text) if names[0] in words else text
 
@@ -222,7 +222,7 @@ def _is_seed(name: str) -> bool:
 
 
 def _is_scale(values: pl.Series) -> bool:
-    """True of values that are shown along a bar of shades: more than a few numbers, and no seeds."""
+    """Return True if values are shown along a bar of shades: more than a few numbers, and no seeds."""
     if not values.dtype.is_numeric() or values.null_count() or _is_seed(values.name):
         return False
     return values.n_unique() > _MOST_APART
@@ -271,12 +271,14 @@ def html_table(records: Records) -> str:
     settings = varying_settings(records)
     table = per_run_table(shown, settings[:_MOST_SETTINGS], damage)
     rows = [(label[:8], cells) for label, cells in table.rows]
-    said = [f"{counted(len(records), 'run')}{f', of which the first {MOST_ROWS}' if len(records) > MOST_ROWS else ''}."]
+    notes = [
+        f"{counted(len(records), 'run')}{f', of which the first {MOST_ROWS}' if len(records) > MOST_ROWS else ''}."
+    ]
     if rest := settings[_MOST_SETTINGS:]:
-        said.append(f"They differ in more settings: {', '.join(rest)}.")
+        notes.append(f"They differ in more settings: {', '.join(rest)}.")
     if any(OPEN in cell.text for _, cells in rows for cell in cells):
-        said.append(f"{OPEN}: the best value is the last that was evaluated, and might have become better still.")
+        notes.append(f"{OPEN}: the best value is the last that was evaluated, and might have become better still.")
     if damage:
-        said.append(f"{counted(len(damage), 'run')} damaged: {next(iter(damage.values()))}.")
+        notes.append(f"{counted(len(damage), 'run')} damaged: {next(iter(damage.values()))}.")
     body = replace(table, rows=rows).to_html()
-    return f'<div style="overflow-x: auto">{body}</div>\n<p>{with_subscripts(" ".join(said))}</p>'
+    return f'<div style="overflow-x: auto">{body}</div>\n<p>{with_subscripts(" ".join(notes))}</p>'

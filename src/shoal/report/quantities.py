@@ -1,4 +1,4 @@
-"""What a run's best values are called, and what is said of them: by what its task measures."""
+"""Names of a run's best values, and notes about them, by the measures of its task."""
 
 import math
 from dataclasses import dataclass
@@ -46,7 +46,7 @@ class Panel:
         title: of its axis.
         log: a logarithmic axis.
         domain: of its axis.
-        about: what a caption says of it besides.
+        about: a further remark for captions.
         step_of: of the first step of a best value what the runs' task measures.
     """
 
@@ -73,7 +73,7 @@ def panels_of(measures: Measures) -> tuple[Panel, ...]:
 
 
 def best_panels_of(measures: Measures) -> tuple[Panel, ...]:
-    """The same, and one for the first step of each best value."""
+    """Panels for best values, and one for the first step of each."""
     steps = (
         Panel(f"t_{split}_{measure.name}", f"t_f({measure.symbol_of(split)})", step_of=measures)
         for measure in measures.recorded
@@ -91,37 +91,37 @@ def plain(bounds: tuple[float, float] | None) -> tuple[float, float] | None:
 
 
 def competing_note(measures: Measures) -> str:
-    """Which groups compete for the best step."""
+    """Rule by which groups compete for the best step, in words."""
     if measures.generalised is None:
         return "Steps do not compete: an early best is not a good one."
     return f"Steps compete where every run reached {measures.learned_on('and')}, and none has {OPEN}."
 
 
 def symbols_note(measures: Measures) -> str:
-    """What each symbol of :func:`quantities_of` stands for."""
+    """Meaning of each symbol of :func:`quantities_of`."""
     first, *others = measures.recorded
-    told = []
+    sentences = []
     for measure in measures.recorded:
         text = " and ".join(measure.symbol_of(split) for split in SPLITS) + f": {measure.extreme} {measure.words}"
         text += f" on the training and on the validation {measures.things}" * (measure is first)
         text += f" ({about})" if (about := measure.about or measure.unit) else ""
-        told.append(text + " over the evaluated steps" * (measure is first))
-    told.append("t_f: first evaluated step of that best value")
+        sentences.append(text + " over the evaluated steps" * (measure is first))
+    sentences.append("t_f: first evaluated step of that best value")
     if measures.generalised is not None:
         valid, train = first.symbol_of("valid"), first.symbol_of("train")
         likewise = f", and {listed([f'Δt({measure.symbol})' for measure in others])} likewise" if others else ""
-        told.append(
+        sentences.append(
             f"Δt({first.symbol}) = t_f({valid}) − t_f({train}){likewise}, the delay between memorising and "
             "generalising, given only where every run did both"
         )
     return (
-        f"{'. '.join(told)}. {steps_note(measures)} {OPEN}: the best value of some run is its last evaluation, and "
-        "might have become better still."
+        f"{'. '.join(sentences)}. {steps_note(measures)} {OPEN}: the best value of some run is its last evaluation, "
+        "and might have become better still."
     )
 
 
 def steps_note(measures: Measures) -> str:
-    """What the step of a best value is."""
+    """Meaning of the step of a best value."""
     if measures.generalised is None:
         return "t_f is the step after which a run got no better."
     return (
@@ -134,7 +134,11 @@ COMPETING, SYMBOLS = competing_note(EQUATIONS), symbols_note(EQUATIONS)
 
 
 def is_open(step: str, measures: Measures = EQUATIONS) -> pl.Expr:
-    """Whether a run's best value came at its last evaluation, so that its step or delay may not be the last word."""
+    """Expression that is true where a best value came at the last evaluation: a longer run may improve on it.
+
+    ``step`` names the column of a first step, or that of a delay, for which one of its two steps is enough. A value
+    that is the best possible one cannot improve.
+    """
     if step.startswith("delay_"):
         name = step.removeprefix("delay_")
         return is_open(f"t_train_{name}", measures) | is_open(f"t_valid_{name}", measures)
@@ -144,9 +148,10 @@ def is_open(step: str, measures: Measures = EQUATIONS) -> pl.Expr:
 
 
 def got_there(split: str, measures: Measures) -> pl.Expr:
-    """Whether a run's best value on a split lets its step be a time to memorise or to generalise.
+    """Expression that is true where a run's best value on a split reaches the threshold for having learned.
 
-    True of every run where the task does not say what that is: nothing is told of its steps then.
+    The step of that value is then a time to memorise or to generalise. True of every run where the task has no such
+    threshold.
     """
     if measures.learned is None:
         return pl.lit(True)
@@ -154,5 +159,5 @@ def got_there(split: str, measures: Measures) -> pl.Expr:
 
 
 def did_both(measures: Measures) -> pl.Expr:
-    """Whether a run memorised and generalised."""
+    """Expression that is true where a run both memorised and generalised."""
     return pl.all_horizontal(got_there(split, measures) for split in SPLITS)

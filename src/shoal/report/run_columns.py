@@ -28,12 +28,12 @@ _Key = tuple[str, bool]  # a column to sort by, and whether its largest value co
 
 
 def run_columns(records: Records, damaged: Collection[str] = (), thresholds: Sequence[float] = ()) -> pl.DataFrame:
-    """Everything that is known of each run.
+    """Table of runs: settings, labels, state, best and last values, and first steps past thresholds.
 
     Args:
         records: the runs.
         damaged: ids of those that are damaged: their ``state`` says so, and what was measured of them is null.
-        thresholds: values of the measure that says most of a run, such as accuracy, for the first step of each.
+        thresholds: values of the main measure of a run, such as accuracy, for the first step past each.
 
     Returns:
         One row per run: ``run``, ``state``, ``step``, every setting that a run has, ``cohort``, ``engine``; the best
@@ -67,7 +67,7 @@ def hit_column(measure: Measure, threshold: float) -> str:
 
 
 def hits_in(columns: Iterable[str], thresholds: Sequence[float]) -> list[str]:
-    """Those of the columns that :func:`hit_column` names of some measure."""
+    """Columns, of those given, that :func:`hit_column` names for some measure."""
     ends = tuple(f"_{threshold:.7g}" for threshold in thresholds)
     return [name for name in columns if name.startswith("t_valid_") and name.endswith(ends)]
 
@@ -90,40 +90,43 @@ def _last_values(curves: pl.DataFrame, records: Records) -> pl.DataFrame:
 
 def _in_units(records: Records, curves: pl.DataFrame) -> pl.DataFrame:
     """``run`` and its best validation loss in each further unit."""
-    units = {run: own for run, own in records.units().items() if own}
+    units = {run: factors for run, factors in records.units().items() if factors}
     if not units:
         return pl.DataFrame(schema={"run": pl.String})
     best = dict(records.best_of(curves).select("run", "valid_loss").iter_rows())
-    names = dict.fromkeys(name for own in units.values() for name in own)
+    names = dict.fromkeys(name for factors in units.values() for name in factors)
     rows = [
-        {"run": run, **{name: best[run] * own[name] if name in own else None for name in names}}
-        for run, own in units.items()
+        {"run": run, **{name: best[run] * factors[name] if name in factors else None for name in names}}
+        for run, factors in units.items()
         if best.get(run) is not None
     ]
     return pl.DataFrame(rows, {"run": pl.String, **dict.fromkeys(names, pl.Float64)})
 
 
 def _hits(records: Records, curves: pl.DataFrame, thresholds: Sequence[float]) -> list[pl.DataFrame]:
-    """For each measure that says most of some runs, and each threshold, ``run`` and the first step; null: none yet."""
-    found = []
+    """First steps past each threshold: ``run`` and a column of steps, null where there is none yet.
+
+    One frame for each threshold and each measure that is the main one of some runs.
+    """
+    hits = []
     for measure, runs in _shown_of(records).items():
         check_thresholds(thresholds, measure)
-        own = curves.filter(pl.col("run").is_in(runs))
+        of_measure = curves.filter(pl.col("run").is_in(runs))
         for threshold in thresholds:
             side: Literal["at least", "at most"] = "at least" if measure.higher_is_better else "at most"
-            times = time_to(own, f"valid_{measure.name}", threshold, side)
+            times = time_to(of_measure, f"valid_{measure.name}", threshold, side)
             hit = pl.when("observed").then("time").alias(hit_column(measure, threshold))
-            found.append(times.select("run", hit))
-    return found
+            hits.append(times.select("run", hit))
+    return hits
 
 
 def _shown_of(records: Records) -> dict[Measure, list[str]]:
-    """The runs by the measure that says most of them."""
+    """Ids of the runs by the main measure of their task."""
     shown = {folder.path: folder.measures().shown for folder in records.cohorts()}
-    found: dict[Measure, list[str]] = {}
+    by_measure: dict[Measure, list[str]] = {}
     for run in records.ids:
-        found.setdefault(shown[records.cohort_of(run).path], []).append(run)
-    return found
+        by_measure.setdefault(shown[records.cohort_of(run).path], []).append(run)
+    return by_measure
 
 
 def check_thresholds(thresholds: Sequence[float], measure: Measure) -> None:

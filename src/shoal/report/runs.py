@@ -18,12 +18,14 @@ _MOST_SETTINGS = 12
 
 
 def report_runs(records: Records, command: str, notes: Sequence[str] = ()) -> Report:
-    """Runs that differ only in their seeds are one setting; settings beyond the twelfth are left to the table.
+    """Report of any runs of one task.
+
+    Runs that differ only in their seeds are one setting; settings beyond the twelfth are left to the table.
 
     Args:
         records: the runs; those that are damaged are named and left out.
         command: with what the report was made.
-        notes: what the reader should know besides.
+        notes: further sentences for the reader.
 
     Raises:
         LabError: all runs are damaged, or none has been evaluated yet.
@@ -40,9 +42,10 @@ def report_runs(records: Records, command: str, notes: Sequence[str] = ()) -> Re
     curves = records.curves().with_columns(pl.col("run").replace_strict(labels).alias("label"))
     figures = []
     for place, setting in enumerate(settings):
-        own = curves.filter(pl.col("label") == setting)
+        setting_curves = curves.filter(pl.col("label") == setting)
         figures += [
-            _curves(f"{place}-{measure.name}", own, measure, setting, measures) for measure in measures.recorded
+            _curves(f"{place}-{measure.name}", setting_curves, measure, setting, measures)
+            for measure in measures.recorded
         ]
     n = len(set(labels.values()))
     more = [f"Figures are of the first {_MOST_SETTINGS} of {n} settings, tables of all."] if n > _MOST_SETTINGS else []
@@ -65,7 +68,7 @@ def report_runs(records: Records, command: str, notes: Sequence[str] = ()) -> Re
 
 
 def _curves(name: str, curves: pl.DataFrame, measure: Measure, setting: str, measures: Measures) -> Figure:
-    """Of one setting one measure on both splits."""
+    """Learning curves of one measure on both splits, of the runs of one setting."""
     caption = (
         f"{capitalised(measure.words)} of {setting} on the training and the validation {measures.things}. "
         f"{lines_note(curves['run'].n_unique())}"

@@ -28,12 +28,12 @@ def report_scaling(
     budgets: Sequence[float] | None = None,
     models: Sequence[tuple[float, float]] = (),
 ) -> Report:
-    """Everything there is to say about a fit.
+    """Report of a fitted scaling law.
 
     Args:
         fit: the fit.
         source: ``command``, ``file``, ``sha256``, ``columns``, ``notes``, ``left_out``, ``doubts``, ``resamples``,
-            ``seed``, ``seconds`` and ``versions``: where the numbers come from.
+            ``seed``, ``seconds`` and ``versions``: the provenance of the numbers.
         budgets: of the table of best use, in floating-point operations; powers of ten when not given.
         models: parameters and tokens of models whose loss is to be predicted.
     """
@@ -51,9 +51,9 @@ def report_scaling(
     best_use = figures.best_use(fit, budgets, resamples)
     no_best = "The law names no best use of a budget: the loss does not fall with both parameters and tokens."
     warnings = [f"Warning: {warning}." for warning in (*source["doubts"], *fit.warnings)]
-    said = [*(f"{said}." for said in source["left_out"]), *warnings]
+    remarks = [*(f"{sentence}." for sentence in source["left_out"]), *warnings]
     sections = [
-        Section("The law", said, tables=[estimates_table(fit, resamples)], about="what was fitted, with intervals."),
+        Section("The law", remarks, tables=[estimates_table(fit, resamples)], about="what was fitted, with intervals."),
         Section(
             "Fit",
             figures=[figures.loss_against_parameters(fit), figures.residuals(fit)],
@@ -175,13 +175,13 @@ def prediction_table(fit: ScalingFit, models: Sequence[tuple[float, float]], res
 
 
 def extrapolation_warnings(fit: ScalingFit, models: Sequence[tuple[float, float]]) -> list[str]:
-    """A line for each model outside of the runs, which says by how much."""
+    """Warning for each model larger or smaller than the runs in parameters or tokens, with the factors."""
     out = []
     for N, D in models:
         factors = fit.extrapolation(N, D)
         if factors:
-            said = [f"{name} {x:,.3g} times the {'largest' if x > 1 else 'smallest'}" for name, x in factors.items()]
-            out.append(f"N = {short(N)}, D = {short(D)} is extrapolated: {', '.join(said)} of the runs")
+            texts = [f"{name} {x:,.3g} times the {'largest' if x > 1 else 'smallest'}" for name, x in factors.items()]
+            out.append(f"N = {short(N)}, D = {short(D)} is extrapolated: {', '.join(texts)} of the runs")
     return out
 
 
@@ -225,7 +225,7 @@ def outlier_table(fit: ScalingFit) -> Table:
 
 
 def numbers(fit: ScalingFit, models: Sequence[tuple[float, float]] = ()) -> dict[str, Any]:
-    """The numbers of the fit as plain values for a JSON file; what is not finite is null."""
+    """Numbers of the fit as plain values for a JSON file; numbers that are not finite are null."""
 
     def of(estimate: Estimate | None) -> dict[str, Any] | None:
         if estimate is None:
@@ -273,12 +273,12 @@ def _all_finite(row: Mapping[str, float]) -> dict[str, float | None]:
 
 
 def _form(fit: ScalingFit) -> str:
-    """The equation, and what of it is not fitted."""
+    """Equation of the law, and the parameters that are held at a value or tied to each other."""
     return f"{_FORM}{', with ' if fit.form.said else ''}{fit.form.said}"
 
 
 def _held(form: LawForm) -> dict[str, str]:
-    """What stands in place of an interval where the form leaves nothing to estimate."""
+    """Text in place of the interval of each parameter that the form fixes."""
     shares = dict.fromkeys(("a", "b"), "by α = β") if form.tied else {}
     return shares | ({} if form.irreducible is None else {"E": "held"})
 

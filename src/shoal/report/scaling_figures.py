@@ -52,11 +52,11 @@ def loss_against_parameters(fit: ScalingFit) -> Figure:
         f"best size for that compute.{_many(len(runs))}"
     )
     least, most = _ends(fit.runs["loss"])
-    told = (
+    alternative = (
         f"{len(runs)} runs of {ends[0]:.2g} to {ends[1]:.2g} FLOP; loss from {least:.3g} to {most:.3g}, with the law's "
         "curves at equal compute."
     )
-    return Figure("loss-parameters", _layer(layers, "Loss and size, by compute", told), caption)
+    return Figure("loss-parameters", _layer(layers, "Loss and size, by compute", alternative), caption)
 
 
 def residuals(fit: ScalingFit) -> Figure:
@@ -85,8 +85,8 @@ def residuals(fit: ScalingFit) -> Figure:
         "and logarithmic beyond. An outlier has a log residual of more than 5 robust standard deviations (median "
         f"absolute deviation) under the law of the others.{_many(len(frame))}"
     )
-    told = f"Median distance from the prediction: {_percents(frame, 'kind')}."
-    return Figure("residuals", _layer(layers, "Observed and predicted loss", told), caption)
+    alternative = f"Median distance from the prediction: {_percents(frame, 'kind')}."
+    return Figure("residuals", _layer(layers, "Observed and predicted loss", alternative), caption)
 
 
 def best_use(fit: ScalingFit, budgets: list[float], resamples: int) -> Figure | None:
@@ -124,11 +124,11 @@ def best_use(fit: ScalingFit, budgets: list[float], resamples: int) -> Figure | 
         "its right is extrapolated."
     )
     best = frame.row(-1, named=True)
-    told = (
+    alternative = (
         f"At {best['flop']:.2g} FLOP the best number of parameters is {best['parameters']:.2g} and of tokens "
         f"{best['tokens']:.2g}; both rise with the budget as straight lines on logarithmic axes."
     )
-    return Figure("best-use", _layer(layers, "Best use of a budget", told), caption)
+    return Figure("best-use", _layer(layers, "Best use of a budget", alternative), caption)
 
 
 def held_out(fit: ScalingFit) -> Figure | None:
@@ -155,8 +155,8 @@ def held_out(fit: ScalingFit) -> Figure | None:
         f"is nearly linear within ±1 % and logarithmic beyond.{_many(len(frame))}"
     )
     beyond = frame.filter(pl.col("flop") > fit.held_out.flop)
-    told = f"Median distance from the prediction of runs held out: {_percents(beyond, 'predictor')}."
-    return Figure("held-out", _layer(layers, "Held-out extrapolation", told), caption)
+    alternative = f"Median distance from the prediction of runs held out: {_percents(beyond, 'predictor')}."
+    return Figure("held-out", _layer(layers, "Held-out extrapolation", alternative), caption)
 
 
 def _curves(fit: ScalingFit) -> pl.DataFrame:
@@ -179,7 +179,7 @@ def _layer(layers: list[alt.Chart], title: str, told: str) -> Chart:
 
 
 def _once(points: pl.DataFrame, by: str, *places: pl.Expr) -> pl.DataFrame:
-    """Of many points those at the same place of the figure once; all that ``by`` tells apart has its own."""
+    """Points of each value of ``by``, of many those at the same place of the figure once."""
     return thin_points(points, [by], places, _CELLS, _MOST_DRAWN)
 
 
@@ -188,7 +188,7 @@ def _many(points: int) -> str:
 
 
 def _percents(frame: pl.DataFrame, column: str) -> str:
-    """How far the points of each kind lie from what was predicted, in words."""
+    """Median distance of the points of each kind from the prediction, in percent, in words."""
     sizes = frame.group_by(column, maintain_order=True).agg(pl.len(), pl.col("percent").abs().median())
     return ", ".join(f"{row[column]} {row['percent']:.2g} % (N = {row['len']})" for row in sizes.to_dicts())
 

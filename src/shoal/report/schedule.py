@@ -1,4 +1,4 @@
-"""How finely a step on record is known: a run that got there did so after the evaluation before."""
+"""Resolution of recorded steps: a run first seen past a threshold at one evaluation passed it after the one before."""
 
 from collections.abc import Iterable
 
@@ -21,7 +21,9 @@ def evaluated_before(column: str) -> pl.Expr:
 
 
 def grid_note(specs: Iterable[RunSpec]) -> str:
-    """Between which steps a first step lies, in words."""
+    """Evaluation grids of runs in words, which bound the error of a first step."""
     grids = dict.fromkeys((spec.eval_first, spec.eval_period) for spec in specs)
-    told = " or ".join(f"every step up to {first:,}, then every {period:,}" for first, period in grids)
-    return f"Steps are known to the grid of evaluations ({told}): what is first seen at one came after the one before."
+    periods = " or ".join(f"every step up to {first:,}, then every {period:,}" for first, period in grids)
+    return (
+        f"Steps are known to the grid of evaluations ({periods}): what is first seen at one came after the one before."
+    )

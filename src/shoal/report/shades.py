@@ -1,4 +1,4 @@
-"""Colours of a setting: names in Okabe and Ito's, numbers along a bar that says their values."""
+"""Colours of a setting: names in Okabe and Ito's, numbers along a bar labelled with their values."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -19,7 +19,7 @@ _SHORT = "format(datum.value, '.3~g')"
 
 
 def painted(frame: pl.DataFrame, axis: "Axis") -> pl.DataFrame:
-    """With ``shade``, what the colour is read from, and ``fill``, the colour itself.
+    """Rows with ``shade``, the value that a colour scale reads, and ``fill``, the colour itself.
 
     An area or a filled point with a scale of its own would turn the bar into a row of discs: they take ``fill``.
     """

@@ -1,4 +1,4 @@
-"""What a report lacks: said on top of it, before any answer."""
+"""Shortcomings of the runs behind a report, which stand on top of it, before any answer."""
 
 from collections.abc import Mapping, Sequence
 
@@ -10,12 +10,12 @@ from shoal.tasks.arithmetic.equations import is_ambiguous
 
 
 def shortcomings(runs: pl.DataFrame, evaluated: Sequence[str], damage: Mapping[str, str]) -> list[str]:
-    """What is damaged, missing, unfinished, stopped or diverged, in sentences; nothing where every run is whole.
+    """Sentences about runs that are damaged, missing, unfinished, stopped or diverged; none where every run is whole.
 
     Args:
         runs: as :meth:`shoal.lab.Records.runs`, without those that are damaged.
         evaluated: the runs of which there are results.
-        damage: what is wrong with the others, by run.
+        damage: the fault of each damaged run.
     """
     here = runs.filter(pl.col("run").is_in(evaluated))
     absent = runs.join(here, on="run", how="anti", maintain_order="left")
@@ -45,7 +45,7 @@ def shortcomings(runs: pl.DataFrame, evaluated: Sequence[str], damage: Mapping[s
 
 
 def _why_stopped(runs: pl.DataFrame) -> str:
-    """By which settings runs can have ended early."""
+    """Settings by which runs can have ended early, in words."""
     why = {
         "stop_after_generalizing": "some steps after generalising (stop_after_generalizing)",
         "patience": "after some evaluations without a lower validation loss (patience)",
@@ -60,8 +60,11 @@ def _named(runs: pl.DataFrame, most: int = 6) -> str:
 
 
 def _contradictions(runs: pl.DataFrame) -> list[str]:
-    """A sentence where runs learned equations that contradict each other, as labs from before these were refused may
-    hold; ``runs`` as of :meth:`shoal.lab.Records.runs`."""
+    """Sentence about runs that learned equations that contradict each other; none where there are no such runs.
+
+    New runs of such equations are refused; older labs may hold some. ``runs`` is as of
+    :meth:`shoal.lab.Records.runs`.
+    """
     asked = runs.filter(task=USUAL["task"]).select("p", "q", "operator").rows() if "operator" in runs.columns else []
     n = sum(is_ambiguous(p, q, operator) for p, q, operator in asked)
     if not n:

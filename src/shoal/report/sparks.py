@@ -55,15 +55,15 @@ def height_of(value: float, span: tuple[float, float], is_log: bool, levels: int
 
 
 def _by_cell(curve: Curve, n_steps: int, cells: int) -> list[float | None]:
-    """The last value evaluated in each cell; in one without evaluation that before it; None after the last."""
-    found: list[float | None] = [None] * cells
+    """Last value evaluated in each cell; that of the cell before in one without evaluation; None after the last."""
+    values: list[float | None] = [None] * cells
     for step, value in curve:
-        found[place_of(step, n_steps, cells)] = value
-    last = max((cell for cell, value in enumerate(found) if value is not None), default=-1)
+        values[place_of(step, n_steps, cells)] = value
+    last = max((cell for cell, value in enumerate(values) if value is not None), default=-1)
     for cell in range(1, last + 1):
-        if found[cell] is None:
-            found[cell] = found[cell - 1]
-    return found
+        if values[cell] is None:
+            values[cell] = values[cell - 1]
+    return values
 
 
 def sparkline(

@@ -30,7 +30,7 @@ def ten_figures(extrema: pl.DataFrame, labels: Mapping[str, str], measures: Meas
     Args:
         extrema: one row per run.
         labels: the column each run belongs to, by run.
-        measures: what the runs' task measures.
+        measures: those of the runs' task.
     """
     quantities = quantities_of(measures)
     labelled = extrema.with_columns(pl.col("run").replace_strict(dict(labels)).alias("label"))
@@ -48,7 +48,10 @@ def ten_figures(extrema: pl.DataFrame, labels: Mapping[str, str], measures: Meas
     if not across:
         return Table(name, ["", *groups], list(cells.items()), caption, means)
     by_label = zip(*cells.values(), strict=True)
-    rows = [(f"{label} (N = {row['N']})", own) for (label, row), own in zip(groups.items(), by_label, strict=True)]
+    rows = [
+        (f"{label} (N = {row['N']})", row_cells)
+        for (label, row), row_cells in zip(groups.items(), by_label, strict=True)
+    ]
     return Table(name, ["setting", *cells], rows, caption, means)
 
 
@@ -85,7 +88,7 @@ def ten_means(extrema: pl.DataFrame, by: Sequence[str], measures: Measures = EQU
 
 
 def one_run(means: pl.DataFrame) -> str:
-    """What to say of groups of one run beside a deviation; nothing where there are none."""
+    """Clause about groups of one run, which have no standard deviation; empty where there are none."""
     return ", which one run does not have" * bool((means["N"] == 1).any())
 
 
@@ -104,7 +107,7 @@ def best_value(means: pl.DataFrame, quantity: Quantity) -> float | None:
 
 
 def _marked(means: pl.DataFrame, place: str, measures: Measures) -> str:
-    """What is in bold in a table of :func:`ten_means`, where anything can be."""
+    """Rule by which values of a table of :func:`ten_means` are in bold, in words."""
     if not _equally_far(means):
         return "no best is in bold, because not all were trained for as many steps"
     competing = competing_note(measures).removesuffix(".")
@@ -147,7 +150,7 @@ def show(mean: float, std: float | None, is_step: bool) -> str:
 
 
 def provenance(records: Records, command: str) -> Section:
-    """How the runs were made: settings in common, sessions, certificate, command."""
+    """Provenance of the runs: command, common settings, sizes of models, sessions, certificates, table of runs."""
     shared = shared_settings(records)
     sessions = [session for folder in records.cohorts() for session in folder.status()["sessions"]]
     environments = list(dict.fromkeys(_environment(session) for session in sessions))

@@ -1,4 +1,4 @@
-"""When the runs of each setting generalised: curves of the share that has, a table, and a test in words.
+"""Times to generalise by setting: curves of the share of runs that has generalised, a table, and a test in words.
 
 Groups are told apart by colour, and up to four also by dash. Names take Okabe and Ito's colours; numbers, whose order
 means something, and more than seven names take a sequential scale.
@@ -71,20 +71,20 @@ def survival_curves(times: pl.DataFrame, by: str, title: str, log_x: bool = Fals
 
 
 def _told(labelled: pl.DataFrame, labels: list[str], title: str, last: float) -> str:
-    """How many of each group got there, and between which steps."""
+    """Number of runs of each group that got there, and the first and the last step at which one did, in words."""
     parts = []
     for label in labels:
-        own = labelled.filter(label=label)
-        reached = sorted(own.filter("observed")["time"])
+        group = labelled.filter(label=label)
+        reached = sorted(group.filter("observed")["time"])
         steps = f" between steps {reached[0]:,} and {reached[-1]:,}" if reached else ""
-        parts.append(f"{label}: {len(reached)} of {len(own)}{steps}")
+        parts.append(f"{label}: {len(reached)} of {len(group)}{steps}")
     return f"{title}. Got there by step {last:,.0f}: {'; '.join(parts)}."
 
 
 def survival_figure(
     name: str, times: pl.DataFrame, by: str, title: str, reached: str = REACHED, log_x: bool = False
 ) -> Figure:
-    """The curves with a caption that says what every mark means; ``reached`` names what was waited for."""
+    """Curves with a caption that explains every mark; ``reached`` names the event that was waited for."""
     labelled, labels = labelled_times(times, by)
     summary = survival_summary(labelled, "label")
     sizes = listed([f"{row['label']}: N = {row['N']}" for row in summary.rows(named=True)])
@@ -98,7 +98,7 @@ def survival_figure(
 
 
 def survival_table(name: str, times: pl.DataFrame, by: str, reached: str = REACHED) -> Table:
-    """One row per group: how many runs got there, and when."""
+    """Table with one row per group: number and rate of the runs that got there, median and mean of their times."""
     labelled, labels = labelled_times(times, by)
     summary = survival_summary(labelled, "label")
     rows = {row["label"]: row for row in summary.rows(named=True)}
@@ -124,7 +124,7 @@ def rates_sentence(times: pl.DataFrame, by: str, most: int = 6) -> str:
     Args:
         times: as for :func:`survival_table`.
         by: the setting that tells groups apart.
-        most: groups that are told one by one; of more the first and the last.
+        most: number of groups that are all in the sentence; of more only the first and the last are.
     """
     labelled, labels = labelled_times(times, by)
     rows = {row["label"]: row for row in survival_summary(labelled, "label").rows(named=True)}
@@ -136,22 +136,22 @@ def rates_sentence(times: pl.DataFrame, by: str, most: int = 6) -> str:
             f"reached by none of {len(labelled)} runs, 0 of {each} at each of {len(labels)} values of {by}; rates 0 "
             f"with 95 % Wilson intervals up to {high}."
         )
-    told = labels if len(labels) <= most else [labels[0], labels[-1]]
+    shown = labels if len(labels) <= most else [labels[0], labels[-1]]
     parts = []
-    for row in (rows[label] for label in told):
+    for row in (rows[label] for label in shown):
         rate = "" if row["rate"] is None else f"rate {with_interval(row['rate'], row['rate_low'], row['rate_high'], 2)}"
         median = with_interval(row["median"], row["median_low"], row["median_high"])
         still = f"{row['unfinished']} still in training" if row["unfinished"] else ""
         step = "" if row["median"] is None else f"median step {median}"
         more = ", ".join(text for text in (rate, still, step) if text)
-        at = f"{by} {row['label']}" if row["label"] == told[0] else row["label"]
+        at = f"{by} {row['label']}" if row["label"] == shown[0] else row["label"]
         parts.append(f"{row['generalised']} of {row['N']} at {at} ({more})")
-    between = "" if len(told) == len(labels) else f" (the ends of {len(labels)} values of {by})"
+    between = "" if len(shown) == len(labels) else f" (the ends of {len(labels)} values of {by})"
     return f"reached by {'; '.join(parts)}{between}; rates with 95 % Wilson intervals."
 
 
 def _counted(summary: pl.DataFrame) -> str:
-    """What is counted in which column."""
+    """Meaning of the columns that hold counts and rates."""
     unfinished, diverged = int(summary["unfinished"].sum()), int(summary["diverged"].sum())
     lost = f"{diverged} diverged and can never get there: median and mean follow such a run to the end without. "
     fell_back = "Fell back: got there, and were on the wrong side again at a later evaluation. "
@@ -166,7 +166,7 @@ def _counted(summary: pl.DataFrame) -> str:
 
 
 def _estimated(summary: pl.DataFrame) -> str:
-    """What median and mean are, and their intervals where there are any."""
+    """Meaning of the columns of median and mean, and of their intervals where there are any."""
     banded, spread = (
         summary.select(pl.any_horizontal(pl.col(f"{name}_low", f"{name}_high").is_not_null()).any()).item()
         for name in ("median", "restricted_mean")
@@ -195,9 +195,10 @@ def _estimated(summary: pl.DataFrame) -> str:
 
 
 def _tells(row: dict[str, Any]) -> bool:
-    """Whether a group's mean says when its runs got there, and not mostly where it was cut off.
+    """Return True if a group's mean is one of times to generalise, and not mostly of the horizon that cuts them off.
 
-    A mean up to a horizon stands under the median where half of the runs got there after it alone.
+    A restricted mean is below the horizon even if half of the runs got there after the horizon only: it then says less
+    than the median, and is not shown.
     """
     if not row["restricted"] or row["restricted_mean"] is None:
         return True
@@ -263,7 +264,7 @@ def _shares(curves: pl.DataFrame, first: float, last: float) -> pl.DataFrame:
 
 
 def _ended(labelled: pl.DataFrame, curves: pl.DataFrame, first: float) -> pl.DataFrame:
-    """Where runs were last seen that did not get there: ``label``, ``step``, ``share`` and whether they ``diverged``.
+    """Ends of the runs that did not get there: ``label``, ``step``, ``share`` and whether they ``diverged``.
 
     A curve has no corner where a run diverged, because there it does not end: the mark sits on the last one before.
     """

@@ -1,4 +1,4 @@
-"""Tables that say the same in HTML, Markdown, LaTeX and CSV."""
+"""Tables with the same contents in HTML, Markdown, LaTeX and CSV."""
 
 import csv
 import html
@@ -34,7 +34,7 @@ class Table:
         name: name of its files.
         header: column names; the first is over the row labels.
         rows: row labels with one cell per further column.
-        caption: what it shows.
+        caption: explanation of the table and its symbols.
         data: the same for programs: raw numbers, with a column each for a mean, its deviation, the number of runs and
             every flag. None where the texts are all there is.
     """
@@ -69,7 +69,7 @@ class Table:
         return f"{grid}\n{as_markdown(self.caption)}\n"
 
     def to_latex(self) -> str:
-        """For pdflatex, see :mod:`shoal.report.latex`."""
+        """LaTeX source of the table for pdflatex, see :mod:`shoal.report.latex`."""
         return to_latex(self)
 
     def to_html(self, titled: Callable[[str], str] | None = None) -> str:

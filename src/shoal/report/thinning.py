@@ -18,7 +18,7 @@ HITS = (0.9, 0.99, 1.0)  # accuracies at whose first step a reader looks
 
 
 def points_per_line(lines: int) -> int:
-    """How many points each of so many lines may have.
+    """Largest number of points of each of so many lines.
 
     >>> [points_per_line(lines) for lines in (1, 20, 1000)]
     [400, 200, 40]
@@ -35,7 +35,7 @@ def thin_lines(
     besides: str | None = None,
     log: bool = False,
 ) -> pl.DataFrame:
-    """Of each line that has more than ``budget`` points those that draw it on a logarithmic axis of steps.
+    """Points that draw each line on a logarithmic axis of steps, of lines with more than ``budget`` points.
 
     Kept of each line are the first and the last point, the first at which each column is smallest and largest, the
     first at which it is at least each of ``hits``, and then, one by one, the point that lies farthest from the line
@@ -44,7 +44,7 @@ def thin_lines(
 
     Args:
         frame: ``step`` (0 or more), ``by`` and ``columns`` (finite), one row per point.
-        by: what tells lines apart.
+        by: columns that tell lines apart.
         columns: the values.
         budget: points of a line.
         hits: thresholds.
@@ -61,7 +61,7 @@ def thin_lines(
     must = [*_ends("step", lines), *(end for name in columns for end in _ends(name, lines))]
     must += [_first((pl.col(name) >= hit).fill_null(False), lines) for name in columns for hit in hits]
     must += [] if besides is None else [pl.col(besides)]
-    kept = ordered.select(pl.any_horizontal(must)).to_series().to_numpy().copy()
+    is_kept = ordered.select(pl.any_horizontal(must)).to_series().to_numpy().copy()
     x = np.log(np.maximum(ordered["step"].to_numpy().astype(float), 0.5))
     y = np.stack([ordered[name].to_numpy().astype(float) for name in columns])  # (columns, points)
     y = np.log(y) if log else y
@@ -69,25 +69,25 @@ def thin_lines(
     ends = ordered.group_by(lines, maintain_order=True).len()["len"].cum_sum().to_list()
     for start, end in zip([0, *ends], ends, strict=False):
         if end - start <= budget:
-            kept[start:end] = True
+            is_kept[start:end] = True
         else:
-            _insert(x[start:end], y[:, start:end], kept[start:end], budget, unseen)
-    return ordered.filter(pl.Series(kept)).sort("_row").drop("_row")
+            _insert(x[start:end], y[:, start:end], is_kept[start:end], budget, unseen)
+    return ordered.filter(pl.Series(is_kept)).sort("_row").drop("_row")
 
 
-def _insert(x: np.ndarray, y: np.ndarray, kept: np.ndarray, budget: int, unseen: float) -> None:
+def _insert(x: np.ndarray, y: np.ndarray, is_kept: np.ndarray, budget: int, unseen: float) -> None:
     """Mark the points that lie farthest from the line through those marked, one by one, in place."""
-    for _ in range(budget - int(kept.sum())):
-        through = np.flatnonzero(kept)
-        error = np.max([np.abs(own - np.interp(x, x[through], own[through])) for own in y], axis=0)
+    for _ in range(budget - int(is_kept.sum())):
+        through = np.flatnonzero(is_kept)
+        error = np.max([np.abs(values - np.interp(x, x[through], values[through])) for values in y], axis=0)
         farthest = int(error.argmax())
         if error[farthest] <= unseen:
             return
-        kept[farthest] = True
+        is_kept[farthest] = True
 
 
 def _ends(name: str, by: list[str]) -> list[pl.Expr]:
-    """Where a column is smallest and where it is largest, each the first time."""
+    """Masks of the first row of each group at which a column is smallest, and of that at which it is largest."""
     value = pl.col(name)
     return [_first(value == value.min().over(by), by), _first(value == value.max().over(by), by)]
 
@@ -100,13 +100,13 @@ def _first(mask: pl.Expr, by: list[str]) -> pl.Expr:
 def thin_points(
     frame: pl.DataFrame, by: Sequence[str], places: Sequence[pl.Expr], cells: int, budget: int
 ) -> pl.DataFrame:
-    """Of a cloud of more than ``budget`` points one for each place of a grid, so that none lies hidden behind another.
+    """Points of a cloud of more than ``budget``, one for each place of a grid, so that none hides another.
 
     Kept is the first row at each place, and of each of ``places`` the row where it is smallest and where it is largest.
 
     Args:
         frame: one row per point.
-        by: what tells clouds apart.
+        by: columns that tell clouds apart.
         places: finite coordinates on the axes of the figure.
         cells: places along each axis.
         budget: points of all clouds, up to which they stay as they are.
@@ -124,5 +124,5 @@ def thin_points(
     }
     where = [*clouds, *cell]
     first = pl.int_range(pl.len()).over(where) == 0
-    kept = [first, *(end for name in at for end in _ends(name, clouds))]
-    return placed.with_columns(**cell).filter(pl.any_horizontal(kept)).select(frame.columns)
+    conditions = [first, *(end for name in at for end in _ends(name, clouds))]
+    return placed.with_columns(**cell).filter(pl.any_horizontal(conditions)).select(frame.columns)

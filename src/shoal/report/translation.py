@@ -19,19 +19,19 @@ def settings_of(specs: Iterable[RunSpec]) -> dict[str, list[str]]:
     specs = list(specs)
     groups: dict[tuple[tuple[str, str], ...], list[RunSpec]] = {}
     for spec in specs:
-        own = {name: str(value) for name, value in spec.canonical().items() if name not in SEEDS}
-        groups.setdefault(tuple(sorted(own.items())), []).append(spec)
+        settings = {name: str(value) for name, value in spec.canonical().items() if name not in SEEDS}
+        groups.setdefault(tuple(sorted(settings.items())), []).append(spec)
     names = [name for name in dict.fromkeys(name for spec in specs for name in spec) if name not in (*SEEDS, "seed")]
     models = {model: [spec for spec in specs if spec.model == model] for model in dict.fromkeys(s.model for s in specs)}
-    found: dict[str, list[str]] = {}
+    by_label: dict[str, list[str]] = {}
     for members in groups.values():
         first = members[0]
         varying = _varying(names, models[first.model])
         if len(models) > 1:
             varying = ["model", *(name for name in varying if name != "model")]
         label = ", ".join(f"{name}={first.get(name)}" for name in varying if first.get(name) is not None)
-        found.setdefault(label or first.model, []).extend(spec.id for spec in members)
-    return found
+        by_label.setdefault(label or first.model, []).extend(spec.id for spec in members)
+    return by_label
 
 
 def _varying(names: Sequence[str], specs: Sequence[RunSpec]) -> list[str]:
@@ -49,14 +49,14 @@ def translation_table(
         saved: shares of the steps that a rule of stopping saved, by setting: one for each run.
     """
     names = list(next(iter(scores.values())))
-    is_searched = any(value > 0 for own in saved.values() for value in own)
+    is_searched = any(value > 0 for shares in saved.values() for value in shares)
     header = ["setting", "runs", *names, *(["steps saved"] if is_searched else [])]
     rows = []
-    for label, own in scores.items():
-        found = [Cell(str(next(iter(own.values())).seeds)), *(Cell(interval(own[name])) for name in names)]
+    for label, by_score in scores.items():
+        cells = [Cell(str(next(iter(by_score.values())).seeds)), *(Cell(interval(by_score[name])) for name in names)]
         if is_searched:
-            found.append(Cell(f"{100 * sum(saved[label]) / len(saved[label]):.0f} %"))
-        rows.append((label, found))
+            cells.append(Cell(f"{100 * sum(saved[label]) / len(saved[label]):.0f} %"))
+        rows.append((label, cells))
     return Table("translation", header, rows, "Scores of what models write, in percent.")
 
 

@@ -1,4 +1,4 @@
-"""Figures of models that translate: where they look in the source, and how far they are right along a target."""
+"""Figures of models that translate: attention to the source, share of right tokens by position, scores by length."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -23,7 +23,7 @@ def attention_maps_figure(panels: Sequence[Mapping[str, Any]], title: str) -> Ch
     """
     scale = alt.Scale(scheme="viridis", domain=[0, 1])
     colour = alt.Color("weight:Q", title="weight", scale=scale, legend=alt.Legend(gradientLength=120))
-    charts, told = [], []
+    charts, peaks = [], []
     for panel in panels:
         keys, queries, weights = panel["keys"], panel["queries"], panel["weights"]
         cells = [(q, k, float(weight)) for q, row in enumerate(weights) for k, weight in enumerate(row)]
@@ -35,8 +35,8 @@ def attention_maps_figure(panels: Sequence[Mapping[str, Any]], title: str) -> Ch
             alt.layer(alt.Chart(frame).mark_rect().encode(x, y, colour)).properties(**size, title=panel["title"])
         )
         looks = [f"{query!r} at {keys[row.index(max(row))]!r}" for query, row in zip(queries, weights, strict=True)]
-        told.append(f"{panel['title']}: {', '.join(looks)}")
-    return styled(alt.concat(*charts, columns=3, title=title), f"{title}. Most weight: {'; '.join(told)}.")
+        peaks.append(f"{panel['title']}: {', '.join(looks)}")
+    return styled(alt.concat(*charts, columns=3, title=title), f"{title}. Most weight: {'; '.join(peaks)}.")
 
 
 def _labels(tokens: Sequence[str]) -> str:
@@ -64,8 +64,8 @@ def right_by_position_figure(frame: pl.DataFrame, title: str) -> Chart:
     y = alt.Y("share:Q", title="share of tokens right", scale=alt.Scale(domain=[0, 1]))
     line = alt.Chart(frame).mark_line(strokeWidth=2).encode(x, y, colour, dash)
     first = frame.filter(position=1)
-    told = "; ".join(f"{row['model']}, {row['how']}: {row['share']:.0%} at first" for row in first.to_dicts())
-    return styled(alt.layer(line).properties(**_PANEL, title=title), f"{title}. {told}.")
+    first_shares = "; ".join(f"{row['model']}, {row['how']}: {row['share']:.0%} at first" for row in first.to_dicts())
+    return styled(alt.layer(line).properties(**_PANEL, title=title), f"{title}. {first_shares}.")
 
 
 def by_length_figure(frame: pl.DataFrame, title: str) -> Chart:
@@ -84,11 +84,11 @@ def by_length_figure(frame: pl.DataFrame, title: str) -> Chart:
         y = alt.Y(f"{column}:Q", title=what, scale=alt.Scale(zero=True))
         bars = base.mark_bar().encode(x, y, colour, alt.XOffset("model:N", sort=names))
         charts.append(alt.layer(bars).properties(width=260, height=200))
-    told = "; ".join(
+    results = "; ".join(
         f"{row['model']}, {row['words']} words: {row['exact']:.1f} % exact, chrF2 {row['chrf']:.1f}"
         for row in frame.to_dicts()
     )
-    return styled(alt.concat(*charts, columns=2, title=title), f"{title}. {told}.")
+    return styled(alt.concat(*charts, columns=2, title=title), f"{title}. {results}.")
 
 
 def _scale(names: Sequence[str]) -> alt.Scale:

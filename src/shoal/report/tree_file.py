@@ -18,7 +18,7 @@ _SPELLED = {"\n": "\\n", "\t": "\\t", "\r": "\\r"}
 
 
 def check_tree_file(path: str, lab: str | Path | None = None, kept: Iterable[str | Path] = ()) -> str:
-    """The ending of the file, without its dot.
+    """Ending of the file that a tree is written to, without its dot.
 
     Args:
         path: of the file; one that is there would be written over.
@@ -30,7 +30,7 @@ def check_tree_file(path: str, lab: str | Path | None = None, kept: Iterable[str
     """
     ending = Path(path).suffix.removeprefix(".")
     if ending not in ENDINGS:
-        known = [f".{own}" for own in ENDINGS]
+        known = [f".{name}" for name in ENDINGS]
         raise UserError(
             f"a tree is written to a file that ends in one of {' '.join(known)}, got {printable(path)!r}"
             f"{nearest(f'.{ending}', known) if ending else ''}"
@@ -39,12 +39,12 @@ def check_tree_file(path: str, lab: str | Path | None = None, kept: Iterable[str
         raise UserError(f"there is no folder {printable(str(Path(path).parent))!r} to write {printable(path)!r} to")
     if Path(path).is_dir():
         raise UserError(f"{printable(path)!r} is a folder, and not a file that a tree could be written to")
-    if (found := _lab_around(Path(path), lab)) is not None:
+    if (enclosing := _lab_around(Path(path), lab)) is not None:
         raise UserError(
-            f"{printable(path)!r} is in the lab {printable(str(found))!r}, whose files are its own: write the tree to "
-            "another folder"
+            f"{printable(path)!r} is in the lab {printable(str(enclosing))!r}, whose files are its own: write the tree "
+            "to another folder"
         )
-    if any(_are_same(path, own) for own in kept):
+    if any(_are_same(path, file) for file in kept):
         raise UserError(f"{printable(path)!r} is read, and a tree would be written over it: name another file")
     if ending in ("html", *FIGURE_FILES):
         check_drawing()
@@ -52,7 +52,7 @@ def check_tree_file(path: str, lab: str | Path | None = None, kept: Iterable[str
 
 
 def _lab_around(path: Path, lab: str | Path | None) -> Path | None:
-    """The lab that a file would be in, as it is written or behind links."""
+    """Lab that a file would be in, by its path as written or with links resolved; None where it would be in none."""
     around = {folder: None for place in (path.absolute(), path.resolve()) for folder in place.parents}
     for folder in around:
         if (folder / MARK).exists() or (lab is not None and _are_same(folder, lab)):
@@ -72,10 +72,10 @@ def write_tree(path: str, tree: BeamTree, title: str, names: Sequence[str], root
 
     Args:
         path: see :func:`check_tree_file`.
-        tree: what a search looked at.
+        tree: the candidates of the search.
         title: of the picture.
         names: of the tokens, by index, see :func:`token_names`.
-        root: what the prompt is called.
+        root: label of the prompt.
 
     Raises:
         UserError: there can be no such file, or no picture of so many steps.
@@ -85,8 +85,8 @@ def write_tree(path: str, tree: BeamTree, title: str, names: Sequence[str], root
     if ending == "txt":
         content = f"{tree.text(names, root)}\n".encode()
     elif ending == "json":
-        said = {"title": title, "root": root, "steps": tree.steps, "why": tree.why, "candidates": tree.rows(names)}
-        content = json.dumps(said, ensure_ascii=False, indent=1).encode()
+        document = {"title": title, "root": root, "steps": tree.steps, "why": tree.why, "candidates": tree.rows(names)}
+        content = json.dumps(document, ensure_ascii=False, indent=1).encode()
     else:
         content = _drawn(ending, tree, title, names, root)
     write(Path(path), content)
@@ -109,7 +109,7 @@ def _drawn(ending: str, tree: BeamTree, title: str, names: Sequence[str], root: 
 
 
 def token_names(size: int, decode: Callable[[list[int]], str], special: Sequence[str] = ()) -> list[str]:
-    """What tokens are called in a picture, by index: their text, in which nothing is invisible.
+    """Names of tokens in a picture, by index: their text with visible signs for blanks.
 
     Args:
         size: of the vocabulary.
