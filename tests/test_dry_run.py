@@ -5,7 +5,7 @@ import re
 
 import pytest
 import torch
-from helpers import CPU, TINY, tiny, tiny_grid
+from helpers import CPU, TINY, one_cohort, tiny, tiny_grid
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -14,6 +14,7 @@ from shoal.cli import main
 from shoal.lab.lab import Lab
 from shoal.training.api import arrange
 from shoal.training.forecast import forecast, makespan
+from shoal.training.loop import Options, train_cohort
 
 FLAGS = [word for name, value in TINY.items() for word in (f"--{name.replace('_', '-')}", str(value))]
 
@@ -54,15 +55,10 @@ def test_what_is_counted_is_what_training_does(request_, tmp_path):
 
 def test_of_runs_that_were_interrupted_what_is_left_counts(tmp_path):
     specs = tiny_grid({"eval_first": 12}, seed=[0, 1])
-    calls = []
-
-    def stop(snapshot):
-        calls.append(snapshot)
-        if snapshot.state == "running" and snapshot.step >= 5:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        shoal.train(specs, tmp_path / "lab", workers=1, watch=stop, flush_seconds=1e-6)
+    cohort, stops = one_cohort(specs), iter(range(5))
+    folder = Lab(tmp_path / "lab").create().cohort(cohort.id)
+    folder.create(list(cohort.members), threads=1)
+    assert train_cohort(folder, Options(stop=lambda: next(stops, None) is None)) == "interrupted"
     before = shoal.Lab(tmp_path / "lab").records().runs()["step"].sum()
     assert 0 < before < 24
     rows = len(shoal.Lab(tmp_path / "lab").records().curves())

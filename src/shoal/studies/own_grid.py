@@ -31,6 +31,8 @@ from shoal.studies.parts import curves_figure, summary_figure, summary_table, ti
 from shoal.studies.results import Results
 
 _MOST_PARTS = 6  # figures of curves for one axis
+_CURVES = "curves of all runs, coloured by this setting, and the best values of each of its values."
+_BEST = "the best values at each setting, the steps at which they were first reached, and tests of trends."
 _SIZE = "parameters"  # the number of parameters, which is made of settings
 
 
@@ -66,8 +68,8 @@ def report_own_grid(
         lead=f"What do {counted(len(results.evaluated), 'run')} show by {titles}, all else alike?",
         answers=[*answers, *_family(table, every, times)],
         sections=[
-            *(Section(f"By {axis.title}", figures=_figures(grid, axis)) for axis in grid.axes),
-            Section("Best values", tables=_tables(grid, table)),
+            *(Section(f"By {axis.title}", figures=_figures(grid, axis), about=_CURVES) for axis in grid.axes),
+            Section("Best values", tables=_tables(grid, table), about=_BEST),
             *(section for _, section in pairs),
             *(section for _, section, _ in times),
             *says,

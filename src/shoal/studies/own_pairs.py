@@ -95,7 +95,8 @@ def pairs_section(pairing: Pairing, every: pl.DataFrame, labels: Mapping[str, st
     )
     table = comparison_table(f"pairs-{pairing.key}", every, base, metrics, f"runs of the same {pairing.pairs}")
     sentence = comparison_sentence(every, base, metrics, pairing.pairs)
-    return f"{pairing.who}, {sentence}", Section(title, comparison_notes(shown, metrics), [figure], [table])
+    about = "differences between runs that agree in all else, and how sure they are."
+    return f"{pairing.who}, {sentence}", Section(title, comparison_notes(shown, metrics), [figure], [table], about)
 
 
 def metric_labels(results: Results, asked: Sequence[tuple[str, str, bool]], form: Waited) -> dict[str, str]:

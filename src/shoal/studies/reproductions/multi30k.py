@@ -101,6 +101,12 @@ DEVIATIONS = (
 )
 
 
+CURVES = "loss and shares of tokens right while training, with the right tokens before each scored one."
+SCORES = "what the same translations of the test split score by each convention."
+EXAMPLES = "the worst, the middle and the best translations, beside source and reference."
+MAPS = "a bright cell is a token of the source (column) that is read while one is written (row)."
+
+
 def grids(quick: bool) -> list[Grid]:
     """Grid of ten epochs of the published model over four seeds; in the quick form, two of a smaller one over two."""
     return [Grid({**SETTINGS, **(QUICK if quick else FULL)}, {"seed": range(SEEDS[quick])})]
@@ -148,12 +154,12 @@ def report(results: Results, form: Form) -> Report:
     changed = [] if not form.settings else [f"Settings changed for this report: {form.flags().strip()}."]
     numbered = [f"Deviation {place}: {text}" for place, text in enumerate(DEVIATIONS, 1)]
     sections = [Section("Beside the published numbers", [SCORE_RULE], tables=[scores_beside(verdicts)], about=BESIDE)]
-    sections.append(Section("Learning curves", figures=[learning_curves(results)]))
+    sections.append(Section("Learning curves", figures=[learning_curves(results)], about=CURVES))
     if measured:
         sections += [
-            Section("Scores by the usual conventions", tables=[scores_table(measured)]),
-            Section("Examples of the best run", tables=[examples_table(measured)]),
-            Section("Attention of its decoder", figures=map_figures(measured)),
+            Section("Scores by the usual conventions", tables=[scores_table(measured)], about=SCORES),
+            Section("Examples of the best run", tables=[examples_table(measured)], about=EXAMPLES),
+            Section("Attention of its decoder", figures=map_figures(measured), about=MAPS),
         ]
     sections.append(
         Section("Source and deviations", [f"Source: {SOURCE}", *changed, *numbered], about=ABOUT_DEVIATIONS)
