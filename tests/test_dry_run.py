@@ -39,7 +39,13 @@ REQUESTS = {
 }
 
 
-@pytest.mark.parametrize("request_", REQUESTS.values(), ids=REQUESTS)
+SLOW = {"two shapes", "a last step that is kept anyway"}  # some ten seconds each
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [pytest.param(specs, id=name, marks=[pytest.mark.slow] * (name in SLOW)) for name, specs in REQUESTS.items()],
+)
 def test_what_is_counted_is_what_training_does(request_, tmp_path):
     work, found = foreseen(request_, tmp_path / "lab")
     assert not (tmp_path / "lab").exists()

@@ -98,7 +98,7 @@ def test_a_report_made_while_its_runs_train_is_of_one_moment_and_says_so(trainin
     assert "Unfinished: 2 of 2 runs" in report.answers[0]  # on top of everything else
     assert set(re.findall(r"at step (\d+)", report.answers[0])) == {"300"}
     page = write_report(report, tmp_path / "page").read_text()
-    assert page.index("Unfinished") < page.index("<section>")
+    assert page.index("Unfinished") < page.index("<section ")
 
 
 def test_what_is_damaged_stays_damaged(training):

@@ -247,7 +247,7 @@ def test_a_key_is_held_to_its_text(tmp_path):
     for refused in ({"text_key": "0" * 16, "vocabulary_size": 5}, {"text": other, **asked}):
         with pytest.raises(UserError, match="text_key must be that of the text"):
             one.replace(**refused)
-    with pytest.raises(UserError, match="alone does not say how many tokens"):
+    with pytest.raises(UserError, match="alone does not give the vocabulary size"):
         shoal.RunSpec(task="text", text_key=one.text_key)
 
 
