@@ -64,6 +64,7 @@ def test_help_names_every_choice(capsys):
     assert all(name in out for name in (*METHODS, *CONFIGURATIONS))
 
 
+@pytest.mark.slow
 def test_a_tiny_run_is_measured_printed_and_kept(tmp_path, capsys):
     flags = "--configurations tiny --models lstm --methods shoal --members 2 --pairs 1 --steps 1"
     assert main([*flags.split(), "--out", str(tmp_path)]) == 0

@@ -90,6 +90,7 @@ def steps_of(lab: Path) -> list[int]:
     return found
 
 
+@pytest.mark.slow
 def test_killed_and_resumed_it_ends_with_the_same_bits(installed, trained):
     lab = installed.folder / "killed"
     command = [installed.python, "-m", "shoal", "train", *f"{PLACES} {LONG} --workers 2 --flush-seconds 0.1".split()]
