@@ -153,6 +153,10 @@ def test_a_part_that_is_absent_does_not_keep_runs_from_being_chosen(absent, caps
     for flags in ("--lr 0.5", "--optimizer absent_by_now:Slow", "--seed 0 --optimizer absent_by_now:Slow"):
         assert main(["runs", *where, *flags.split()]) == 0
         assert run in capsys.readouterr().out
+    assert main(["runs", *where, "--task", "absent_by_now:Task"]) == 2
+    assert "none is such: --task absent_by_now:Task" in capsys.readouterr().err
+    assert main(["train", *where, "--task", "absent_by_now:Task"]) == 2
+    assert "cannot be imported" in capsys.readouterr().err
     for wrong in ("--optimizer adamm", "--lr x"):
         assert main(["runs", *where, *wrong.split()]) == 2
         assert capsys.readouterr().err.count("\n") == 1
