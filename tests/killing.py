@@ -52,7 +52,7 @@ def delete(lab: str, runs: list[str]) -> None:
 
 def main(lab: str, kills: int, seed: int, which: str = "", *runs: str) -> None:
     moments = random.Random(seed)
-    killed, longest = 0, 0.15 if which == "delete" else 0.8
+    killed, moment = 0, (0.002, 0.04) if which == "delete" else (0.05, 0.8)  # seconds; a deletion takes some 0.1
     while True:
         pid = os.fork()
         if pid == 0:
@@ -62,7 +62,7 @@ def main(lab: str, kills: int, seed: int, which: str = "", *runs: str) -> None:
                 child(lab, which)
             os._exit(0)
         if killed < kills:
-            time.sleep(moments.uniform(0.05, longest))
+            time.sleep(moments.uniform(*moment))
             os.kill(pid, signal.SIGKILL)
         _, status = os.waitpid(pid, 0)
         if os.WIFSIGNALED(status):
