@@ -244,6 +244,7 @@ def test_tables_on_the_terminal_have_titles_that_tell_them_apart(tmp_path, capsy
     assert "How this was made: The runs behind the figures." in lines
 
 
+@pytest.mark.slow
 def test_how_long_a_run_has_to_stay_is_kept_with_the_study_and_can_be_asked_again(tmp_path, capsys):
     lab = ["--lab", str(tmp_path / "lab")]
     small = ["--quick", "--seeds", "1", "--p", "5", "--n-steps", "12", "--eval-period", "4", "--embedding-size", "8"]

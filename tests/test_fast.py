@@ -385,6 +385,7 @@ def test_where_nothing_can_be_kept_kernels_are_compiled_for_one_process(tmp_path
     assert not list(tmp_path.rglob("*.so"))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("cc") is None, reason="no compiler")
 def test_a_damaged_library_is_made_again(tmp_path):
     assert choices(tmp_path)[1].startswith("compiled | kernels compiled by")

@@ -87,7 +87,16 @@ def test_a_lab_from_before_forms_had_names_shows_the_form_that_it_kept(lab):
     assert pages_of(lab, "sanity")[0]["sanity-quick-seeds-1"].note["runs"] == lab.runs()[:1]  # what came after
 
 
-@pytest.mark.parametrize("name", ["sanity", "sanity-quick", "sanity-mine", "nanda-2023", "improve-x", "", "a/b"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("sanity", "a/b"),
+        *(
+            pytest.param(name, marks=pytest.mark.slow)
+            for name in ("sanity-quick", "sanity-mine", "nanda-2023", "improve-x", "")
+        ),
+    ],
+)
 def test_a_report_of_runs_is_in_no_place_of_a_study(name, lab, capsys):
     where = ["--lab", str(lab.path)]
     assert main(["study", "report", "sanity", *where]) == 0
