@@ -7,22 +7,13 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from typing_in import options_of, specs_of
 
 from shoal.cli import main
 from shoal.commands import study, train
 from shoal.commands.config import read_config, statements
-from shoal.commands.parsing import Parser, read_settings, read_values
+from shoal.commands.parsing import read_settings, read_values
 from shoal.errors import UserError
-
-
-def options_of(module, *words):
-    parser = Parser(words, prog=f"shoal {module.__name__.rpartition('.')[2]}")
-    module.arguments(parser)
-    return parser.parse(words)
-
-
-def specs_of(*words):
-    return read_settings(options_of(train, *words))
 
 
 @pytest.fixture

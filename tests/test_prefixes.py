@@ -6,24 +6,14 @@ import re
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from typing_in import options_of, specs_of
 
 from shoal.cli import main
-from shoal.commands import runs, train
-from shoal.commands.parsing import Parser, read_settings
+from shoal.commands import runs
 from shoal.errors import UserError
 from shoal.spec import RunSpec, grid
 from shoal.spec.prefixes import combinations, count_runs
 from shoal.studies import Form, get_study
-
-
-def parsed(module, *words):
-    parser = Parser(words, prog=f"shoal {module.__name__.rpartition('.')[2]}")
-    module.arguments(parser)
-    return parser.parse(words)
-
-
-def specs_of(*words):
-    return read_settings(parsed(train, *words))
 
 
 def test_a_prefixed_axis_is_for_the_runs_with_that_part_alone():
@@ -111,7 +101,7 @@ def test_what_no_mixed_grid_has_is_one_line(words, tmp_path, capsys):
 
 def test_runs_are_chosen_without_prefixes():
     with pytest.raises(UserError, match="--model gpt --num-heads"):
-        parsed(runs, "--gpt.num-heads", "2")
+        options_of(runs, "--gpt.num-heads", "2")
 
 
 def test_a_study_of_two_models_gives_one_of_them_a_setting():
