@@ -16,6 +16,7 @@ from shoal.models import CrossDecoder, Encoder, EncoderDecoder, EncoderTranslato
 from shoal.models.dropout import Dropout
 from shoal.models.families import count_parameters
 from shoal.models.gpt import NORM_POSITIONS
+from shoal.models.initialisation import INITIALISATIONS
 from shoal.models.pair_settings import EncoderDecoderSettings, EncoderTranslatorSettings, LSTMEncoderDecoderSettings
 from shoal.models.positions import POSITIONS
 from shoal.models.settings import NON_LINEARITIES, NORMS
@@ -599,3 +600,17 @@ def test_the_estimate_of_memory_is_above_what_is_kept_for_the_backward_twice(kin
         model(*inputs)
     floats = sum(size for size, _ in kept.values()) / 4 / sum(tokens.numel() for tokens in inputs[:-1])
     assert 2 * floats < part.floats_per_position() < 8 * floats
+
+
+def test_xavier_weights_draws_every_matrix_and_leaves_biases_as_pytorch_draws_them():
+    model = small({"bias_ffn": True})
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    INITIALISATIONS["xavier_weights"](model, 8)
+    matrices = [m for m in model.modules() if isinstance(m, nn.Linear | nn.Embedding)]
+    assert len(matrices) > 10
+    for module in matrices:
+        bound = math.sqrt(6 / sum(module.weight.shape))
+        assert 0.7 * bound < float(module.weight.detach().abs().max()) <= bound
+        if getattr(module, "bias", None) is not None:
+            (name,) = [name for name, p in model.named_parameters() if p is module.bias]
+            assert torch.equal(module.bias, before[name]) and module.bias.any()
