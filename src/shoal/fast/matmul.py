@@ -62,8 +62,9 @@ def bound(
     found = library()
     if found.library is None:
         raise RuntimeError(found.note)
-    function, of = found.library["product"], product(
-        out, a, b, bias=bias, alpha=alpha, accumulate=accumulate, summed=summed
+    function, of = (
+        found.library["product"],
+        product(out, a, b, bias=bias, alpha=alpha, accumulate=accumulate, summed=summed),
     )
     function.restype = None
     address = ctypes.c_void_p(ctypes.addressof(of))
@@ -150,9 +151,7 @@ def _matrix(tensor: Tensor, rows: int, columns: int, steps: Sequence[int], summe
     return Matrix(tensor.data_ptr(), row, column, *steps, tensor.stride(-3) if summed else 0)
 
 
-def _two_axes(
-    sizes: Sequence[int], strides: Sequence[Sequence[int]]
-) -> tuple[tuple[int, int], list[tuple[int, int]]]:
+def _two_axes(sizes: Sequence[int], strides: Sequence[Sequence[int]]) -> tuple[tuple[int, int], list[tuple[int, int]]]:
     """Sizes of two axes, and their strides in each array, to which leading axes are merged.
 
     Raises:

@@ -60,9 +60,16 @@ class CohortFolder(Folder):
     # what was asked
 
     def create(
-        self, specs: list[RunSpec], threads: int, metrics: Iterable[str] = (), engine: str = "plain", why: str = ""
+        self,
+        specs: list[RunSpec],
+        threads: int,
+        metrics: Iterable[str] = (),
+        engine: str = "plain",
+        why: str = "",
+        products: str = "torch",
     ) -> None:
-        """Write ``cohort.json``: the members in order, further metrics, the threads and engine, and why that engine.
+        """Write ``cohort.json``: the members in order, further metrics, the threads and engine, why that engine, and
+        the library of its matrix products.
 
         With it go the artifacts by which the models are used without their data, in ``task.json``, and the sources of
         parts that shoal does not ship.
@@ -74,7 +81,14 @@ class CohortFolder(Folder):
             why_not = str(error).partition(" is damaged: ")[2]
             raise UserError(f"task {specs[0].task!r} cannot be trained: what it keeps is wrong: {why_not}") from None
         members = [{"run": spec.id, "spec": spec.dump()} for spec in specs]
-        how = {"threads": threads, "engine": engine, "why": why, **said_of(specs[0]), **keeping(artifacts)}
+        how = {
+            "threads": threads,
+            "engine": engine,
+            "why": why,
+            "products": products,
+            **said_of(specs[0]),
+            **keeping(artifacts),
+        }
         if artifacts:
             write_json(self.path / "task.json", artifacts)
         write_json(self.path / "cohort.json", {**how, "metrics": sorted(metrics), "members": members})
