@@ -18,6 +18,11 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#if defined(__AVX__)
+#include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
+#endif
 #ifdef _OPENMP
 #include <omp.h>
 #else
@@ -48,6 +53,24 @@ typedef int64_t idx;
 
 typedef float Vector __attribute__((vector_size(BYTES)));
 typedef float Unaligned __attribute__((vector_size(BYTES), aligned(4), may_alias));
+
+/* x y + z, rounded once where the processor can. Compilers do that to an expression in one place and not in another. */
+#if defined(__AVX512F__)
+#define FUSED(x, y, z) (Vector) _mm512_fmadd_ps((__m512)(x), (__m512)(y), (__m512)(z))
+#elif defined(__FMA__) && defined(__AVX__)
+#define FUSED(x, y, z) (Vector) _mm256_fmadd_ps((__m256)(x), (__m256)(y), (__m256)(z))
+#elif defined(__aarch64__)
+#define FUSED(x, y, z) (Vector) vfmaq_f32((float32x4_t)(z), (float32x4_t)(x), (float32x4_t)(y))
+#else
+#define FUSED(x, y, z) ((x) * (y) + (z)) /* no compiler can fuse it for a processor that cannot */
+#endif
+
+#define SPREAD(x) ((x) - (Vector){0}) /* a number in every place */
+#ifdef __AVX__
+#define LOADED(x) __asm__("" : "+v"(x)) /* once: the compiler would load an operand for every sum */
+#else
+#define LOADED(x)
+#endif
 
 /* Where a matrix lies: its first number, and the steps to the next row, column, member, group and summand. */
 typedef struct {
@@ -98,20 +121,24 @@ static inline __attribute__((always_inline)) void tile(const int MR, const int N
     }
     for (idx k = t->n; k > 0; k--) {
         Vector column[2];
-        UNROLLED for (int v = 0; v < NV; v++) column[v] = *(const Unaligned *)(b + v * W);
+        UNROLLED for (int v = 0; v < NV; v++) {
+            column[v] = *(const Unaligned *)(b + v * W);
+            LOADED(column[v]);
+        }
         UNROLLED for (int i = 0; i < MR; i++) {
-            const float factor = in_rows ? a[i / 3][i % 3 * a_ld] : a[0][i];
-            UNROLLED for (int v = 0; v < NV; v++) sum[i][v] += factor * column[v];
+            const Vector factor = SPREAD(in_rows ? a[i / 3][i % 3 * a_ld] : a[0][i]);
+            UNROLLED for (int v = 0; v < NV; v++) sum[i][v] = FUSED(factor, column[v], sum[i][v]);
         }
         b += b_ld;
         UNROLLED for (int i = 0; i < (MR + 2) / 3; i++) a[i] += in_rows ? 1 : a_ld;
     }
+    const Vector alpha = SPREAD(t->alpha);
     float *c = t->c;
     UNROLLED for (int i = 0; i < MR; i++, c += t->c_ld) UNROLLED for (int v = 0; v < NV; v++) {
-        Vector found = t->alpha * sum[i][v];
-        if (t->bias) found += *(const Unaligned *)(t->bias + v * W);
-        if (t->add) found += *(Unaligned *)(c + v * W);
-        *(Unaligned *)(c + v * W) = found;
+        Vector base = {0};
+        if (t->bias) base += *(const Unaligned *)(t->bias + v * W);
+        if (t->add) base += *(Unaligned *)(c + v * W);
+        *(Unaligned *)(c + v * W) = FUSED(alpha, sum[i][v], base);
     }
 }
 

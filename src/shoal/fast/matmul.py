@@ -62,8 +62,9 @@ def bound(
     found = library()
     if found.library is None:
         raise RuntimeError(found.note)
-    function, of = found.library["product"], product(
-        out, a, b, bias=bias, alpha=alpha, accumulate=accumulate, summed=summed
+    function, of = (
+        found.library["product"],
+        product(out, a, b, bias=bias, alpha=alpha, accumulate=accumulate, summed=summed),
     )
     function.restype = None
     address = ctypes.c_void_p(ctypes.addressof(of))
@@ -128,15 +129,14 @@ def product(
         a, b, out, M, N = b.mT, a.mT, out.mT, N, M
     if (N > 1 and out.stride(-1) != 1) or (bias is not None and N > 1 and bias.stride(-1) != 1):
         raise ValueError(f"columns of the result and of its bias must be adjacent, got strides {out.stride()}")
-    (R, G), steps = _two_axes(leading, [tensor.stride()[: len(leading)] for tensor in (out, a, b)])
-    if bias is not None and len(leading) and R != leading[0] and bias.stride(0):
-        raise ValueError(f"with a bias of their own, members must be the first axis of {tuple(out.shape)} or adjacent")
+    members = 0 if bias is None or bias.ndim == 1 else bias.stride(0)  # which are the first axis, if there are any
+    of_bias = (members, *(0 for _ in leading[1:]))[: len(leading)]
+    (R, G), steps = _two_axes(leading, [*(tensor.stride()[: len(leading)] for tensor in (out, a, b)), of_bias])
     return Product(
         *(M, N, K, R, G, S),
         *(_matrix(a, M, K, steps[1], summed), _matrix(b, K, N, steps[2], summed)),
         *(out.data_ptr(), out.stride(-2), *steps[0]),
-        *(None if bias is None else bias.data_ptr(), 0 if bias is None or bias.ndim == 1 else bias.stride(0)),
-        *(alpha, int(accumulate)),
+        *(None if bias is None else bias.data_ptr(), steps[3][0], alpha, int(accumulate)),
     )
 
 
@@ -150,9 +150,7 @@ def _matrix(tensor: Tensor, rows: int, columns: int, steps: Sequence[int], summe
     return Matrix(tensor.data_ptr(), row, column, *steps, tensor.stride(-3) if summed else 0)
 
 
-def _two_axes(
-    sizes: Sequence[int], strides: Sequence[Sequence[int]]
-) -> tuple[tuple[int, int], list[tuple[int, int]]]:
+def _two_axes(sizes: Sequence[int], strides: Sequence[Sequence[int]]) -> tuple[tuple[int, int], list[tuple[int, int]]]:
     """Sizes of two axes, and their strides in each array, to which leading axes are merged.
 
     Raises:
