@@ -18,6 +18,11 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#if defined(__AVX__)
+#include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
+#endif
 #ifdef _OPENMP
 #include <omp.h>
 #else
@@ -41,13 +46,32 @@ typedef int64_t idx;
 #define W (BYTES / 4)  /* numbers of a vector */
 #define WIDE (2 * W)   /* columns of a tile */
 #define DEEP 256       /* of a block of k: a panel of B, 32 KiB with the widest vectors, stays in the first cache */
-#define BLOCK 98304    /* numbers of B that are copied at once: 384 KiB, of the second cache */
+#define BLOCK 131072   /* numbers of B that are copied at once: 512 KiB, of the second cache */
+#define MOST 16        /* blocks of which B is copied at once */
 #define NEAR 8192      /* numbers in memory that are read where they lie: they stay in the first cache */
 #define WORTH 500000   /* products of two numbers for which it is worth telling the threads */
 #define UNROLLED _Pragma("GCC unroll 32")
 
 typedef float Vector __attribute__((vector_size(BYTES)));
 typedef float Unaligned __attribute__((vector_size(BYTES), aligned(4), may_alias));
+
+/* x y + z, rounded once where the processor can. Compilers do that to an expression in one place and not in another. */
+#if defined(__AVX512F__)
+#define FUSED(x, y, z) (Vector) _mm512_fmadd_ps((__m512)(x), (__m512)(y), (__m512)(z))
+#elif defined(__FMA__) && defined(__AVX__)
+#define FUSED(x, y, z) (Vector) _mm256_fmadd_ps((__m256)(x), (__m256)(y), (__m256)(z))
+#elif defined(__aarch64__)
+#define FUSED(x, y, z) (Vector) vfmaq_f32((float32x4_t)(z), (float32x4_t)(x), (float32x4_t)(y))
+#else
+#define FUSED(x, y, z) ((x) * (y) + (z)) /* no compiler can fuse it for a processor that cannot */
+#endif
+
+#define SPREAD(x) ((x) - (Vector){0}) /* a number in every place */
+#ifdef __AVX__
+#define LOADED(x) __asm__("" : "+v"(x)) /* once: the compiler would load an operand for every sum */
+#else
+#define LOADED(x)
+#endif
 
 /* Where a matrix lies: its first number, and the steps to the next row, column, member, group and summand. */
 typedef struct {
@@ -98,20 +122,24 @@ static inline __attribute__((always_inline)) void tile(const int MR, const int N
     }
     for (idx k = t->n; k > 0; k--) {
         Vector column[2];
-        UNROLLED for (int v = 0; v < NV; v++) column[v] = *(const Unaligned *)(b + v * W);
+        UNROLLED for (int v = 0; v < NV; v++) {
+            column[v] = *(const Unaligned *)(b + v * W);
+            LOADED(column[v]);
+        }
         UNROLLED for (int i = 0; i < MR; i++) {
-            const float factor = in_rows ? a[i / 3][i % 3 * a_ld] : a[0][i];
-            UNROLLED for (int v = 0; v < NV; v++) sum[i][v] += factor * column[v];
+            const Vector factor = SPREAD(in_rows ? a[i / 3][i % 3 * a_ld] : a[0][i]);
+            UNROLLED for (int v = 0; v < NV; v++) sum[i][v] = FUSED(factor, column[v], sum[i][v]);
         }
         b += b_ld;
         UNROLLED for (int i = 0; i < (MR + 2) / 3; i++) a[i] += in_rows ? 1 : a_ld;
     }
+    const Vector alpha = SPREAD(t->alpha);
     float *c = t->c;
     UNROLLED for (int i = 0; i < MR; i++, c += t->c_ld) UNROLLED for (int v = 0; v < NV; v++) {
-        Vector found = t->alpha * sum[i][v];
-        if (t->bias) found += *(const Unaligned *)(t->bias + v * W);
-        if (t->add) found += *(Unaligned *)(c + v * W);
-        *(Unaligned *)(c + v * W) = found;
+        Vector base = {0};
+        if (t->bias) base += *(const Unaligned *)(t->bias + v * W);
+        if (t->add) base += *(Unaligned *)(c + v * W);
+        *(Unaligned *)(c + v * W) = FUSED(alpha, sum[i][v], base);
     }
 }
 
@@ -145,54 +173,54 @@ static void narrow_tile(idx MR, idx columns, Tile t, idx in_rows) {
 
 /* ---- copies of A and B */
 
-/* Vectors x and y, number by number in turns, to the first and second half of their numbers. */
-#define LOW_4 0, 4, 1, 5
-#define HIGH_4 2, 6, 3, 7
-#define LOW_8 0, 8, 1, 9, 2, 10, 3, 11
-#define HIGH_8 4, 12, 5, 13, 6, 14, 7, 15
-#define LOW_16 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23
-#define HIGH_16 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31
+/* Vectors x and y in turns, within each four numbers: single ones or pairs, of their first or their second halves. */
+#define FOURS_1(a, b, c, d) a, b, c, d
+#define FOURS_2(a, b, c, d) a, b, c, d, a + 4, b + 4, c + 4, d + 4
+#define FOURS_4(a, b, c, d) FOURS_2(a, b, c, d), FOURS_2(a + 8, b + 8, c + 8, d + 8)
 #if BYTES == 64
-#define LOW LOW_16
-#define HIGH HIGH_16
+#define FOURS FOURS_4
+#define JOINED(p, ld)                                                                                       \
+    (Vector) _mm512_insertf32x4(_mm512_insertf32x4(_mm512_insertf32x4(_mm512_castps128_ps512(               \
+        _mm_loadu_ps(p)), _mm_loadu_ps((p) + 4 * (ld)), 1), _mm_loadu_ps((p) + 8 * (ld)), 2),               \
+        _mm_loadu_ps((p) + 12 * (ld)), 3)
 #elif BYTES == 32
-#define LOW LOW_8
-#define HIGH HIGH_8
+#define FOURS FOURS_2
+#define JOINED(p, ld) \
+    (Vector) _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(p)), _mm_loadu_ps((p) + 4 * (ld)), 1)
 #else
-#define LOW LOW_4
-#define HIGH HIGH_4
+#define FOURS FOURS_1
+#define JOINED(p, ld) (*(const Unaligned *)(p))
 #endif
 #ifdef __clang__
-#define TURNS(x, y, ...) __builtin_shufflevector(x, y, __VA_ARGS__)
+#define TURNS(x, y, a, b, c, d) __builtin_shufflevector(x, y, FOURS(a, b, c, d))
 #else
 typedef int32_t Places __attribute__((vector_size(BYTES)));
-#define TURNS(x, y, ...) __builtin_shuffle(x, y, (Places){__VA_ARGS__})
+#define TURNS(x, y, a, b, c, d) __builtin_shuffle(x, y, (Places){FOURS(a, b, c, d)})
 #endif
 
-/* W rows of W numbers, from_ld apart, to columns, to_ld apart. */
+/* W rows of 4 numbers, from_ld apart, to 4 rows of W, to_ld apart. A vector holds 4 numbers of every fourth row. */
 static inline void transpose(const float *from, idx from_ld, float *to, idx to_ld) {
-    Vector x[W], y[W];
-    UNROLLED for (int i = 0; i < W; i++) x[i] = *(const Unaligned *)(from + i * from_ld);
-    UNROLLED for (int half = 1; half < W; half *= 2) {
-        UNROLLED for (int i = 0; i < W / 2; i++) {
-            y[2 * i] = TURNS(x[i], x[i + W / 2], LOW);
-            y[2 * i + 1] = TURNS(x[i], x[i + W / 2], HIGH);
-        }
-        UNROLLED for (int i = 0; i < W; i++) x[i] = y[i];
+    Vector x[4], y[4];
+    UNROLLED for (int i = 0; i < 4; i++) x[i] = JOINED(from + i * from_ld, from_ld);
+    UNROLLED for (int i = 0; i < 4; i += 2) {
+        y[i] = TURNS(x[i], x[i + 1], 0, W, 1, W + 1);
+        y[i + 1] = TURNS(x[i], x[i + 1], 2, W + 2, 3, W + 3);
     }
-    UNROLLED for (int i = 0; i < W; i++) *(Unaligned *)(to + i * to_ld) = x[i];
+    UNROLLED for (int i = 0; i < 2; i++) {
+        *(Unaligned *)(to + 2 * i * to_ld) = TURNS(y[i], y[i + 2], 0, 1, W, W + 1);
+        *(Unaligned *)(to + (2 * i + 1) * to_ld) = TURNS(y[i], y[i + 2], 2, 3, W + 2, W + 3);
+    }
 }
 
-/* K rows of B, of which WIDE columns, side by side. */
-static void copy_panel(const float *from, idx row, idx K, float *to) {
-    for (idx k = 0; k < K; k++, from += row, to += WIDE)
-        UNROLLED for (int v = 0; v < 2; v++) *(Vector *)(to + v * W) = *(const Unaligned *)(from + v * W);
-}
-
-/* K columns of A of MR numbers side by side; as many as fill whole vectors are there to be read. */
-static void copy_columns(const float *from, idx column, idx K, idx MR, float *to) {
-    for (idx k = 0; k < K; k++, from += column, to += MR)
-        for (idx i = 0; i < MR; i += W) *(Unaligned *)(to + i) = *(const Unaligned *)(from + i); /* the next overwrites */
+/* K rows of B, of which some panels of columns go to panels; some at once, so that memory is read in its order. */
+static void copy_panels(const float *from, idx row, idx K, idx panels, float *to) {
+    for (; panels > 0; panels -= 4, from += 4 * WIDE, to += 4 * WIDE * K) {
+        const idx some = least(panels, 4);
+        for (idx k = 0; k < K; k++)
+            for (idx panel = 0; panel < some; panel++)
+                UNROLLED for (int v = 0; v < WIDE; v += W)
+                    *(Vector *)(to + panel * WIDE * K + k * WIDE + v) = *(const Unaligned *)(from + k * row + panel * WIDE + v);
+    }
 }
 
 /* n lines of K numbers from (line, number) by steps to (number, line): rows of size numbers, of which the last are 0. */
@@ -201,7 +229,7 @@ static void copy(const float *from, idx line, idx number, idx n, idx K, float *t
     if (number == 1)
         for (; n - i >= W; i += W) {
             idx k = 0;
-            for (; K - k >= W; k += W) transpose(from + i * line + k, line, to + k * size + i, size);
+            for (; K - k >= 4; k += 4) transpose(from + i * line + k, line, to + k * size + i, size);
             for (; k < K; k++)
                 for (idx j = i; j < i + W; j++) to[k * size + j] = from[j * line + k];
         }
@@ -225,10 +253,13 @@ typedef struct {
 static inline idx blocks_of(idx K) { return ceiling(K, DEEP); }
 static inline idx deepest(idx K) { return ceiling(K, blocks_of(K)); }
 
-/* Columns that are copied at once, in whole panels. */
-static inline idx columns_at_once(idx K) {
-    const idx columns = BLOCK / deepest(K) / WIDE * WIDE;
-    return columns > WIDE ? columns : WIDE;
+/* What is copied of B at once, in whole panels and blocks of k. */
+static inline idx columns_at_once(const Product *p) {
+    return least(ceiling(p->N, WIDE) * WIDE, BLOCK / deepest(p->K) / WIDE * WIDE);
+}
+static inline idx blocks_at_once(const Product *p) {
+    const idx blocks = BLOCK / (columns_at_once(p) * deepest(p->K));
+    return blocks < 1 ? 1 : least(least(blocks, MOST), blocks_of(p->K));
 }
 
 /* B is read where it lies if it lies well and is small, or is read only once or twice. */
@@ -242,63 +273,150 @@ static inline idx reads_a(const Product *p) {
     return p->a.column == 1 ? p->a.row % 1024 : p->a.row == 1 && p->K * p->a.column <= NEAR;
 }
 
-/* Room for copies: panels of B, a tile's rows of A, and the bias of a panel that is no whole one. */
+/* Room for copies: panels of B, rows of A for some tiles, and the bias of a panel that is no whole one. */
 typedef struct {
     float *b, *a, *bias;
 } Scratch;
+#define TOGETHER 8                /* tiles whose rows of A are copied together: as many lines of memory are read at a time */
+#define A_TILE (TALL * DEEP + W)  /* numbers of a tile's rows of A, and what is written beyond them */
+#define A_READ (ceiling(TALL, W) * W) /* numbers that are read for a tile's */
 
-/* Adds what k from k on, K of them, give to columns n to N. */
-static void block(const Part *part, const Scratch *at, idx k, idx K, idx n, idx N, idx add, const float *bias) {
-    const Product *p = part->p;
-    const idx is_read = reads_b(p), a_is_read = reads_a(p), rows = part->M - part->m, tiles = ceiling(rows, TALL);
-    const float *b = part->b + k * p->b.row;
-    for (idx j = n; j < N; j += WIDE) /* panels of B; the last, if it is no whole one, is always copied */
-        if (N - j < WIDE || p->b.column != 1)
-            copy(b + j * p->b.column, p->b.column, p->b.row, least(N - j, WIDE), K, at->b + (j - n) * K, WIDE);
-        else if (!is_read)
-            copy_panel(b + j, p->b.row, K, at->b + (j - n) * K);
-    if (bias && (N - n) % WIDE) {
-        const idx last = n + (N - n) / WIDE * WIDE;
-        memset(at->bias, 0, WIDE * sizeof(float));
-        memcpy(at->bias, bias + last, (N - last) * sizeof(float));
+/* A block of k: K from k on, of columns n to N, and where its panels of B are. */
+typedef struct {
+    idx k, K, n, N;
+    float *b;
+} Block;
+
+/* Each panel of B that is not read where it lies, and the last, if it is no whole one. */
+static void copy_b(const Part *part, const Block *at) {
+    const Matrix *b = &part->p->b;
+    const float *from = part->b + at->k * b->row;
+    const idx is_adjacent = b->column == 1, whole = (at->N - at->n) / WIDE;
+    if (is_adjacent && !reads_b(part->p)) copy_panels(from + at->n, b->row, at->K, whole, at->b);
+    for (idx panel = is_adjacent ? whole : 0, j = at->n + panel * WIDE; j < at->N; panel++, j += WIDE)
+        copy(from + j * b->column, b->column, b->row, least(at->N - j, WIDE), at->K, at->b + panel * WIDE * at->K, WIDE);
+}
+
+/* A's rows for some tiles, of which one starts at each of starts. Where rows are adjacent, all tiles' for one k after the
+ * other, as they lie in memory; in whole vectors, where A has as many rows, of which the next overwrite what is too much. */
+static void copy_a(const Part *part, const Block *at, const idx *starts, idx tiles, float *to) {
+    const Matrix *a = &part->p->a;
+    const float *from = part->a + at->k * a->column;
+    idx whole = 0;
+    while (a->row == 1 && whole < tiles && starts[whole] + A_READ <= part->p->M) whole++;
+    for (idx t = whole; t < tiles; t++) {
+        const idx MR = starts[t + 1] - starts[t];
+        copy(from + starts[t] * a->row, a->row, a->column, MR, at->K, to + t * A_TILE, MR);
     }
-    for (idx i = 0; i < tiles; i++) {
-        const idx m = part->m + rows * i / tiles, MR = part->m + rows * (i + 1) / tiles - m;
-        const idx in_rows = a_is_read && p->a.column == 1;
-        Tile t = {.n = K, .a = part->a + m * p->a.row + k * p->a.column, .a_ld = in_rows ? p->a.row : p->a.column,
-                  .c_ld = p->c_row, .alpha = p->alpha, .add = add};
-        if (!a_is_read) {
-            if (p->a.row == 1 && m + ceiling(MR, W) * W <= p->M)
-                copy_columns(t.a, p->a.column, K, MR, at->a);
-            else
-                copy(t.a, p->a.row, p->a.column, MR, K, at->a, MR);
-            t.a = at->a, t.a_ld = MR;
+    for (idx k = 0; k < at->K && whole; k++, from += a->column)
+        for (idx t = 0; t < whole; t++) {
+            float *here = to + t * A_TILE + k * (starts[t + 1] - starts[t]);
+            for (idx i = 0; i < A_READ; i += W) *(Unaligned *)(here + i) = *(const Unaligned *)(from + starts[t] + i);
         }
-        for (idx j = n; j < N; j += WIDE) {
-            const idx columns = N - j;
-            t.c = part->c + m * p->c_row + j;
-            t.b = is_read && columns >= WIDE ? b + j : at->b + (j - n) * K;
-            t.b_ld = is_read && columns >= WIDE ? p->b.row : WIDE;
-            t.bias = !bias ? NULL : columns >= WIDE ? bias + j : at->bias;
-            if (columns >= WIDE)
-                TILE_OF[MR - 1][in_rows][1](&t);
-            else
-                narrow_tile(MR, columns, t, in_rows);
+}
+
+/* What comes next of A: lines of so many numbers, a step apart. They are asked for while tiles are computed, some with each,
+ * because copying would wait for them; and the processor sees no order in rows that are read side by side. */
+typedef struct {
+    const float *from;
+    idx lines, step, numbers, some;
+} Ahead;
+
+/* Rows m to M of a block, in so many times. */
+static Ahead ahead_of(const Part *part, const Block *at, idx m, idx M, idx times) {
+    const Matrix *a = &part->p->a;
+    const float *from = part->a + m * a->row + at->k * a->column;
+    const idx lines = a->row == 1 ? at->K : M - m;
+    return (Ahead){from, lines, a->row == 1 ? a->column : a->row, a->row == 1 ? M - m : at->K, ceiling(lines, times)};
+}
+
+static inline void fetch(Ahead *ahead) {
+    for (idx n = least(ahead->some, ahead->lines); n > 0; n--, ahead->lines--, ahead->from += ahead->step)
+        for (idx i = 0; i < ahead->numbers; i += 16) __builtin_prefetch(ahead->from + i);
+}
+
+/* Rows of a block: MR of them from m on, which begin at a in A or a copy. */
+typedef struct {
+    idx m, MR, in_rows, add;
+    const float *a, *bias;
+    idx a_ld;
+} Rows;
+
+static void multiply_rows(const Part *part, const Block *at, const Rows *rows, const float *last_bias, Ahead *ahead) {
+    const Product *p = part->p;
+    const idx b_is_read = reads_b(p), panels = ceiling(at->N - at->n, WIDE);
+    Tile t = {.n = at->K, .a = rows->a, .a_ld = rows->a_ld, .c = part->c + rows->m * p->c_row + at->n, .c_ld = p->c_row,
+              .alpha = p->alpha, .add = rows->add};
+    for (idx panel = 0, j = at->n; panel < panels; panel++, j += WIDE, t.c += WIDE) {
+        const idx columns = at->N - j, is_whole = columns >= WIDE;
+        t.b = b_is_read && is_whole ? part->b + at->k * p->b.row + j : at->b + panel * WIDE * at->K;
+        t.b_ld = b_is_read && is_whole ? p->b.row : WIDE;
+        t.bias = rows->bias && is_whole ? rows->bias + j : rows->bias ? last_bias : NULL;
+        fetch(ahead);
+        if (is_whole)
+            TILE_OF[rows->MR - 1][rows->in_rows][1](&t);
+        else
+            narrow_tile(rows->MR, columns, t, rows->in_rows);
+    }
+}
+
+/* Adds what some blocks give, for all rows of a part; next is the block after them, or NULL. */
+static void multiply_blocks(const Part *part, const Scratch *scratch, const Block *each, idx blocks, const Block *next,
+                            idx is_first) {
+    const Product *p = part->p;
+    const Matrix *a = &p->a;
+    const idx rows = part->M - part->m, tiles = ceiling(rows, TALL), is_read = reads_a(p);
+    const idx odd = (each->N - each->n) % WIDE, together = is_read ? 1 : TOGETHER;
+    if (p->bias && odd) memcpy(scratch->bias, part->bias + each->N - odd, odd * sizeof(float));
+    for (idx tile = 0; tile < tiles; tile += together) {
+        const idx n = least(together, tiles - tile), times = n * ceiling(each->N - each->n, WIDE);
+        idx starts[TOGETHER + 1];
+        for (idx t = 0; t <= n; t++) starts[t] = part->m + rows * (tile + t) / tiles;
+        for (idx b = 0; b < blocks; b++) {
+            const Block *at = each + b;
+            Ahead ahead = {0};
+            if (p->M * p->K <= 4 * NEAR || (is_read && a->column != 1))
+                ; /* it is small */
+            else if (b + 1 < blocks)
+                ahead = ahead_of(part, at + 1, starts[0], starts[n], times);
+            else if (tile + n < tiles)
+                ahead = ahead_of(part, each, starts[n], part->m + rows * least(tile + n + together, tiles) / tiles, times);
+            else if (next)
+                ahead = ahead_of(part, next, part->m, part->m + rows * least(together, tiles) / tiles, times);
+            if (!is_read) copy_a(part, at, starts, n, scratch->a);
+            for (idx t = 0; t < n; t++) {
+                const idx first = is_first && !b, MR = starts[t + 1] - starts[t], in_rows = is_read && a->column == 1;
+                Rows of = {starts[t], MR, in_rows, p->add || !first, scratch->a + t * A_TILE, first ? part->bias : NULL, MR};
+                if (is_read) {
+                    of.a = part->a + of.m * a->row + at->k * a->column;
+                    of.a_ld = in_rows ? a->row : a->column;
+                }
+                multiply_rows(part, at, &of, scratch->bias, &ahead);
+            }
         }
     }
 }
 
-static void multiply(const Part *part, const Scratch *at) {
+static Block block_of(const Part *part, idx i, idx n, float *b) {
+    const idx K = part->p->K, k = K * i / blocks_of(K);
+    return (Block){k, K * (i + 1) / blocks_of(K) - k, n, least(n + columns_at_once(part->p), part->N), b};
+}
+
+static void multiply(const Part *part, const Scratch *scratch) {
     const Product *p = part->p;
-    const idx K = p->K, blocks = blocks_of(K), at_once = columns_at_once(K);
-    for (idx n = part->n; n < part->N; n += at_once)
+    const idx K = p->K, blocks = blocks_of(K), columns = columns_at_once(p), at_once = blocks_at_once(p);
+    for (idx n = part->n; n < part->N; n += columns)
         for (idx s = 0; s < p->S; s++) {
             Part of = *part;
             of.a += s * p->a.summand, of.b += s * p->b.summand;
-            for (idx i = 0; i < blocks; i++) {
-                const idx k = K * i / blocks, first = !s && !i;
-                block(&of, at, k, K * (i + 1) / blocks - k, n, least(n + at_once, part->N), p->add || !first,
-                      first ? part->bias : NULL);
+            for (idx first = 0; first < blocks; first += at_once) {
+                const idx some = least(at_once, blocks - first), size = columns * deepest(K);
+                Block each[MOST + 1];
+                for (idx i = 0; i <= some; i++) {
+                    each[i] = block_of(&of, first + i, n, scratch->b + i * size);
+                    if (i < some) copy_b(&of, each + i);
+                }
+                multiply_blocks(&of, scratch, each, some, first + some < blocks ? each + some : NULL, !s && !first);
             }
         }
 }
@@ -329,8 +447,7 @@ static void multiply_piece(const Product *p, idx piece, idx cuts, const Scratch 
 
 /* Memory of a thread: B first, whose panels begin where cache lines do. */
 static Scratch scratch_of(const Product *p, void **memory) {
-    const idx K = deepest(p->K), columns = least(ceiling(p->N, WIDE) * WIDE, columns_at_once(p->K));
-    const idx sizes[] = {columns * K, TALL * K + W, WIDE};
+    const idx sizes[] = {columns_at_once(p) * blocks_at_once(p) * deepest(p->K), TOGETHER * A_TILE, WIDE};
     *memory = malloc((sizes[0] + sizes[1] + sizes[2]) * sizeof(float) + BYTES);
     if (!*memory) abort(); /* memory is at its end; a NULL would leave the product out */
     float *b = (float *)(((uintptr_t)*memory + BYTES - 1) / BYTES * BYTES);

@@ -1,7 +1,7 @@
-"""Matrix products of many members in one call of a library compiled for this machine (``matmul.c``): float32, on the CPU.
+"""Matrix products of many members in one call of a library compiled for this machine (``matmul.c``): float32, CPU.
 
-The bits of a row of a product depend on its own row of the left matrix and on the right matrix alone: not on the number of
-rows or members, on where in memory the matrices lie, or on the number of threads.
+The bits of a row of a product depend on its own row of the left matrix and on the right matrix alone: not on the number
+of rows or members, on where in memory the matrices lie, or on the number of threads.
 
 Shapes: ``R`` members, ``G`` groups of a member, such as heads, ``S`` summands, ``(M, K) (K, N) -> (M, N)``.
 """
@@ -95,19 +95,19 @@ def product(
     accumulate: bool = False,
     summed: bool = False,
 ) -> Product:
-    """Arguments of the product ``out = alpha a b + bias (+ out)`` of every member.
+    """Arguments of the product ``out = alpha a b + bias (+ out)`` of every member: pointers, sizes and steps.
 
-    Any view of float32 will do: transposed matrices, rows and members any distance apart, operands expanded over the members.
-    Memory of ``out`` must not be that of an operand.
+    Any view will do: transposed matrices, rows and members any distance apart, operands expanded over the members. The
+    memory of ``out`` must not be that of an operand.
 
     Args:
-        out: ``(R, M, N)``, or ``(R, G, M, N)`` and more groups where the members are adjacent; one member without ``R``.
-        a: ``(R, M, K)``, with as many leading axes as ``out``, or fewer, which all have in common; 1 stands for any size.
+        out: ``(R, M, N)`` or ``(R, G, M, N)``; ``(M, N)`` of one member; more axes where they can be merged to two.
+        a: ``(R, M, K)``, with as many leading axes as ``out``, where 1 stands for any size; ``(M, K)`` of all members.
         b: ``(R, K, N)``, likewise.
         bias: a row that is added to each row, ``(R, N)`` or ``(N,)``.
         alpha: factor of the product.
         accumulate: True where the product is added to ``out``.
-        summed: True where ``a`` and ``b`` have one more axis before their last two, ``S``, over which products are added up.
+        summed: True where ``a`` and ``b`` have one more axis ``S``, before their last two, over which products add up.
 
     Raises:
         ValueError: shapes, types or strides do not fit.
@@ -129,15 +129,14 @@ def product(
         a, b, out, M, N = b.mT, a.mT, out.mT, N, M
     if (N > 1 and out.stride(-1) != 1) or (bias is not None and N > 1 and bias.stride(-1) != 1):
         raise ValueError(f"columns of the result and of its bias must be adjacent, got strides {out.stride()}")
-    (R, G), steps = _two_axes(leading, [tensor.stride()[: len(leading)] for tensor in (out, a, b)])
-    if bias is not None and len(leading) and R != leading[0] and bias.stride(0):
-        raise ValueError(f"with a bias of their own, members must be the first axis of {tuple(out.shape)} or adjacent")
+    members = 0 if bias is None or bias.ndim == 1 else bias.stride(0)  # which are the first axis, if there are any
+    of_bias = (members, *(0 for _ in leading[1:]))[: len(leading)]
+    (R, G), steps = _two_axes(leading, [*(tensor.stride()[: len(leading)] for tensor in (out, a, b)), of_bias])
     return Product(
         *(M, N, K, R, G, S),
         *(_matrix(a, M, K, steps[1], summed), _matrix(b, K, N, steps[2], summed)),
         *(out.data_ptr(), out.stride(-2), *steps[0]),
-        *(None if bias is None else bias.data_ptr(), 0 if bias is None or bias.ndim == 1 else bias.stride(0)),
-        *(alpha, int(accumulate)),
+        *(None if bias is None else bias.data_ptr(), steps[3][0], alpha, int(accumulate)),
     )
 
 
