@@ -176,7 +176,11 @@ class Program:
 
     def multiply(self, out: Tensor, a: Tensor, b: Tensor, bias: Tensor | None = None, *, add: bool = False) -> None:
         """Record products ``a b`` of every member, plus a row ``bias`` ``(R, N)``, or added to what ``out`` holds."""
-        if self.products == "own":
+        if a.shape[-1] == 0:  # a sum of nothing, as of levels that are not there
+            assert bias is None
+            if not add:
+                self.lay(out.zero_)
+        elif self.products == "own":
             self.lay(matmul.bound(out, a, b, bias=bias, accumulate=add))
         elif bias is not None:
             self.lay(torch.baddbmm, bias.unsqueeze(1), a, b, out=out)
