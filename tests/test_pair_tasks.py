@@ -221,7 +221,7 @@ def test_a_run_on_record_needs_no_files(tmp_path, monkeypatch):
 def test_other_files_of_the_same_names_are_refused(tmp_path):
     spec = shoal.RunSpec(task="translation", **MODEL, **parallel(tmp_path))
     parallel(tmp_path, 30, 12)
-    with pytest.raises(UserError, match="others than the run began with"):
+    with pytest.raises(UserError, match="not those that the run began with"):
         build_task(spec)
 
 

@@ -24,7 +24,7 @@ def arguments(parser: Parser) -> None:
     """Flags of the command."""
     parser.add_argument("runs", nargs="+", metavar="RUN", help="ids or their beginnings, or names of runs or groups")
     parser.add_argument(
-        "file", metavar="FILE", help="file with a source on each line: UTF-8, packed if its name ends in .gz"
+        "file", metavar="FILE", help="file with a source on each line: UTF-8, gzip-compressed if its name ends in .gz"
     )
     add_lab(parser)
     parser.flag("reference", metavar="FILE", help="references, line by line: prints scores instead of answers")

@@ -224,7 +224,7 @@ def _check_setting(records: Records, table: pl.DataFrame, name: str) -> None:
 
 
 def _left_out(damage: Mapping[str, str]) -> str:
-    return f" Left out: {counted(len(damage), 'run')} that is damaged or of another version." if damage else ""
+    return f" Left out as damaged or of another version: {counted(len(damage), 'run')}." if damage else ""
 
 
 def html_table(records: Records) -> str:
