@@ -289,8 +289,8 @@ def test_whether_more_steps_would_help_is_computed():
         "LSTM: the median step of A_val ≥ 0.9 goes from 3 at r_train 0.7 to 5 at 0.6.",
         "LSTM, runs from r_train 0.3 on that did not generalise: from the third to the last quarter of the steps mean "
         "A_val goes at 0.3 from 0.250 to 0.254 (by 0.01 or more in 0 of 2) and at 0.5 from 0.350 to 0.550 (by 0.01 or "
-        "more in 2 of 2). At 0.5 it still rises in every run. Where it does not, these steps cannot distinguish a plateau "
-        "before generalising from an end.",
+        "more in 2 of 2). At 0.5 it still rises in every run. Where it does not, these steps cannot distinguish a "
+        "plateau before generalising from an end.",
     ]
     assert told({0.3: flat})[1].endswith(
         "in 0 of 2). Where it does not, these steps cannot distinguish a plateau before generalising from an end."

@@ -187,7 +187,10 @@ def test_flags_choose_what_is_listed_and_reported(lab, capsys):
         (["runs", "--seed", "7"], "of 5 runs none matches --seed 7"),
         (["runs", "--state", "waiting", "--seed", "0"], "of 5 runs none matches --state waiting --seed 0"),
         (["report", *lstm, "--model", "gpt"], "of 3 runs none matches --model gpt"),
-        (["report", "sanity", "--seed", "0"], "the report of a study shows its own runs"),
+        (
+            ["report", "sanity", "--seed", "0"],
+            "the report of a study shows its own runs and takes no choice of runs, got --seed 0",
+        ),
         (["runs", "--seed", "x"], "seed must be an integer in [0, 2**32), got 'x'"),
     ):
         assert main([*wrong, *where]) == 2
