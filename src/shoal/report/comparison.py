@@ -192,14 +192,14 @@ def comparison_sentence(
         mean = with_interval(row["mean_difference"], row["low"], row["high"])
         effect = f"{row['metric']}{cut} {mean} (better in {row['better']} of {row['n']}, {corrected})"
         parts.setdefault(row["variant"], []).append(effect)
-    clause = "; ".join(f"{variant}: {', '.join(texts)}" for variant, texts in parts.items())
+    clause = "; ".join(f"at {variant}: {', '.join(texts)}" for variant, texts in parts.items())
     left = len(clear) - len(parts)
     more = f"; {counted(left, 'value')} more in the table" if left else ""
     tests = len(comparison["p"].drop_nulls())
     floor = min([1.0, *(tests * p for p in comparison["smallest_p"].drop_nulls())])
     reach = f" With these pairs no corrected p below {number(floor, 2)} is possible." if floor >= 0.05 else ""
     return (
-        f"beside {baseline}, in pairs of the same {pairs}, mean differences [95 %]: {clause}{more}; sign-flip tests, "
+        f"mean differences [95 %] from {baseline}, in pairs of the same {pairs}: {clause}{more}; sign-flip tests, "
         f"corrected for {counted(tests, 'comparison')} (Holm).{reach}"
     )
 

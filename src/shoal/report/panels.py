@@ -245,7 +245,7 @@ def times_note(measures: Measures) -> str:
     which = "" if measures.generalised is None else ", which is no time to memorise or to generalise"
     return (
         f"Hollow points: t_f of a run that {without}was best at its last evaluation{which}. A mean of t_f stands where "
-        "all runs have one. Pale bars: back to the evaluation before, between which and this one the event happened."
+        "all runs have one. Pale bars: back to the evaluation before, since which the event happened."
     )
 
 

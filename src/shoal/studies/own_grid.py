@@ -207,7 +207,7 @@ def _design(grid: Grid, axis: Axis) -> list[str]:
     unit, within = crossing(runs, axis.column, _made_of(grid.results, axis), grid.results.settings)
     text = f"{capitalised(axis.title)}: N = {len(runs)} runs, {values_in_words(runs, axis)}. "
     alike = [name for name in (*unit, *within) if name != axis.column and runs[name].n_unique() > 1]
-    text += f"Compared are runs of the same {listed(alike)}." if alike else "Nothing else varies."
+    text += f"Runs of the same {listed(alike)} are compared." if alike else "Nothing else varies."
     derived = {name for name, parts in known_settings().items() if _follows(parts[0], name)}
     settings = [
         name for name in grid.results.settings if name not in derived and name not in (*SEED_AXES, "q", *SOURCES)
