@@ -139,9 +139,9 @@ def test_what_has_no_order_is_a_name():
 
 def test_few_numbers_and_settings_together_are_names():
     runs = pl.DataFrame({"run": ["a" * 16, "b" * 16, "c" * 16], "lr": [0.2, 0.1, 0.2], "bias": [True, None, True]})
-    axis, column = setting_axis(runs, ["lr"], most_named=2)
-    assert [text for _, text in axis.names] == ["0.1", "0.2"]
-    assert runs.select(column)["lr"].to_list() == ["0.2", "0.1", "0.2"]
+    axis, column = setting_axis(runs, ["lr"], in_legend=True)
+    assert [text for _, text in axis.names] == ["lr 0.1", "lr 0.2"]
+    assert runs.select(column)[axis.column].to_list() == ["lr 0.2", "lr 0.1", "lr 0.2"]
     axis, column = setting_axis(runs, ["lr", "bias"])
     assert [text for _, text in axis.names] == ["lr 0.2, bias true", "lr 0.1, bias none"]
     assert runs.select(column)[axis.column].to_list() == ["lr 0.2, bias true", "lr 0.1, bias none", "lr 0.2, bias true"]

@@ -171,7 +171,7 @@ def test_a_plot_by_a_setting_shows_its_means(records):
     drawn = {(row["shade"], row["step"]): row["mean"] for row in rows}
     assert len(drawn) == len(means)
     for decay, step, mean in means.iter_rows():
-        assert drawn[f"{decay:g}", step] == pytest.approx(mean, abs=1e-4)
+        assert drawn[f"weight_decay {decay:g}", step] == pytest.approx(mean, abs=1e-4)
 
 
 def test_a_plot_of_a_measure_is_the_chart_of_the_page(records):

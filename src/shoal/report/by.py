@@ -29,6 +29,7 @@ _TITLES = {
     "train_batch_size": "batch size B",
     "n_steps": "n_steps",
 }
+MOST_NAMED = 3  # numbers that have a colour each in a legend; of more a bar of shades shows the order
 _WIDE = 10.0  # ratio of two values from which they stand on a logarithmic axis
 _COMBINED = "setting"  # column of several settings together, or of the run, by whose own column frames are joined
 _NOT_ASKED = ("run", "state", "step")  # columns of runs that are no settings
@@ -67,14 +68,14 @@ def check_axes(runs: pl.DataFrame, names: Sequence[str]) -> list[str]:
     return checked
 
 
-def setting_axis(runs: pl.DataFrame, settings: Sequence[str], most_named: int = 0) -> tuple[Axis, pl.Expr]:
+def setting_axis(runs: pl.DataFrame, settings: Sequence[str], in_legend: bool = False) -> tuple[Axis, pl.Expr]:
     """Axis of one setting or of several together, and the column that holds the place of each run on it.
 
     Args:
         runs: one row per run, with the columns of the settings.
         settings: names of one or more.
-        most_named: one setting with at most this many different numbers has them as names, each with a colour of its
-            own.
+        in_legend: names stand in a legend without a title, and say their setting: ``bias true``. There up to
+            :data:`MOST_NAMED` numbers are names, too.
 
     Returns:
         The axis and its column. The numbers of one setting have a logarithmic axis where their ratios are more alike
@@ -83,16 +84,17 @@ def setting_axis(runs: pl.DataFrame, settings: Sequence[str], most_named: int = 
         order of the runs, numbers and seeds of one setting in their own.
     """
     title = listed([_TITLES.get(name, name.replace("_", " ")) for name in settings])
-    if len(settings) > 1 or settings[0] == "run":
-        combined = pl.concat_str(_labels(runs, settings), separator=", ").alias(_COMBINED)
-        names = runs.select(combined.unique(maintain_order=True))[_COMBINED]
-        return Axis(_COMBINED, title, names=tuple((text, text) for text in names)), combined
-    (name,) = settings
+    name = settings[0]
     values = runs[name].unique(maintain_order=True).to_list()
-    is_number = runs.schema[name].is_numeric() and None not in values and not is_seed(name)
-    if is_number and len(values) > most_named:
+    is_numeric = len(settings) == 1 and runs.schema[name].is_numeric()
+    if is_numeric and None not in values and not is_seed(name) and len(values) > MOST_NAMED * in_legend:
         return Axis(name, title, log_base(values)), pl.col(name)
-    if runs.schema[name].is_numeric() or runs.schema[name] == pl.Boolean:
+    if in_legend or len(settings) > 1 or name == "run":
+        combined = pl.concat_str(_labels(runs, settings), separator=", ").alias(_COMBINED)
+        ordered = runs.sort(name, maintain_order=True) if is_numeric else runs
+        names = ordered.select(combined.unique(maintain_order=True))[_COMBINED]
+        return Axis(_COMBINED, title, names=tuple((text, text) for text in names)), combined
+    if is_numeric or runs.schema[name] == pl.Boolean:
         values.sort(key=lambda value: (value is None, value))
     texts = {value: value_name(name, value) for value in values}
     if name == "model":  # whose column keeps its values, by which all figures name models

@@ -26,7 +26,6 @@ TIMES = "time_to_generalise"
 MOST_ROWS = 40  # of a table in a notebook
 _SHARPNESS = 1.5  # pixels of a picture in a notebook, whose file holds it, for each that it takes
 _MOST_NAMES = len(COLOURS)  # each with its colour
-_MOST_NAMED = 3  # numbers that have such colours too; of more a bar of shades shows the order
 _FEW = 2  # panels, which may be larger than those of pages
 _SIZE = {"width": 340, "height": 215}  # of one of a few panels
 _MOST_SETTINGS = 8  # of a table, model and seed among them
@@ -197,7 +196,7 @@ def colour_axis(records: Records, by: Sequence[str] = ()) -> tuple[pl.DataFrame,
     settings = [*by] or _differing(records) or ["run"]
     for name in by:
         _check_setting(records, table, name)
-    axis, column = setting_axis(table, settings, _MOST_NAMED)
+    axis, column = setting_axis(table, settings, in_legend=True)
     if len(axis.names) > _MOST_NAMES:
         raise UserError(
             f"{listed(settings)}: {len(axis.names)} different values, and a figure has {_MOST_NAMES} colours for them; "
