@@ -220,7 +220,7 @@ def test_batch_sizes_that_hold_every_equation_are_one_run_by_several_names(lab):
         "runs differ in name alone. Trends and power laws leave out B > 32; figures and tables show them all, at a C "
         "that counts B."
     )
-    assert "LSTM with B at α = 1: L_val has too few runs to test" in report.answers[3]
+    assert "LSTM with B at α = 1: L_val cannot be tested" in report.answers[3]
     assert not any("at B = 256" in answer for answer in report.answers)
     partly = pl.DataFrame({"train_batch_size": [8, 16, 32, 64]})
     kept, (told,) = _distinct(partly, 18)
