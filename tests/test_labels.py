@@ -152,7 +152,7 @@ def test_labels_are_added_taken_away_and_replaced(lab):
         (A, {"untag": "goood"}, "did you mean 'good'"),
         (B, {"untag": "good"}, "not one of these"),
         (A, {"untag": "paired"}, "of group 'both'"),
-        (A, {"tag": "x", "untag": "x"}, "added and taken away"),
+        (A, {"tag": "x", "untag": "x"}, "added and removed"),
         (C, {"ungroup": "both"}, "none of these"),
         (A, {"ungroup": "bot"}, "did you mean 'both'"),
         ("nosuch", {"tag": "x"}, "no run 'nosuch'"),

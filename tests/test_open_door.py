@@ -433,7 +433,7 @@ def test_a_study_can_be_any_value_with_grids_and_a_report(module, capsys):
     assert main(["study", "run", "asking:good", "--quick", "--lab", "lab", "--workers", "1"]) == 0
     assert "That." in capsys.readouterr().out
     assert [path.name for path in Path("lab/reports").iterdir()] == ["asking.good-quick"]
-    assert "kept for pages of asking.good" in refused(capsys, "report --lab lab --name asking.good-quick")
+    assert "reserved for pages of asking.good" in refused(capsys, "report --lab lab --name asking.good-quick")
     assert main(["report", "--lab", "lab", "--name", "some.other"]) == 0
 
 

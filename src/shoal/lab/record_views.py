@@ -194,8 +194,8 @@ class RecordViews:
         records = self._records()
         if len(records.tasks) > 1:
             raise UserError(
-                f"these runs are of {len(records.tasks)} tasks, and what generalising means is said by one: choose it "
-                f"with where(task={records.tasks[0]!r})"
+                f"these runs are of {len(records.tasks)} tasks, each with its own criterion of generalising: choose "
+                f"one with where(task={records.tasks[0]!r})"
             )
         return time_to_generalise(records.curves(), records.measures(), records.runs(), stay)
 

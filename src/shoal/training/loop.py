@@ -162,8 +162,8 @@ class Session:
         roster.clear()
         release_memory(self.options.device)
         warnings.warn(
-            f"cohort {self.folder.id} ran out of memory with {tried} members side by side; from its last flush on it "
-            f"trains {self.most} ({reason})",
+            f"cohort {self.folder.id} ran out of memory with {tried} members side by side; it goes back to its "
+            f"last flush and trains {self.most} side by side ({reason})",
             stacklevel=2,
         )
 
