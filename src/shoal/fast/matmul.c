@@ -297,18 +297,26 @@ static void copy_b(const Part *part, const Block *at) {
         copy(from + j * b->column, b->column, b->row, least(at->N - j, WIDE), at->K, at->b + panel * WIDE * at->K, WIDE);
 }
 
-/* A's rows for some tiles, of which one starts at each of starts. Where rows are adjacent, all tiles' for one k after the
- * other, as they lie in memory; in whole vectors, where A has as many rows, of which the next overwrite what is too much. */
+/* A's rows for some tiles, of which one starts at each of starts. Copies are in whole vectors where A has as many rows; the
+ * next overwrite what is too much. Where rows are adjacent, all tiles' for one k after the other, as they lie in memory. */
 static void copy_a(const Part *part, const Block *at, const idx *starts, idx tiles, float *to) {
     const Matrix *a = &part->p->a;
     const float *from = part->a + at->k * a->column;
     idx whole = 0;
-    while (a->row == 1 && whole < tiles && starts[whole] + A_READ <= part->p->M) whole++;
+    while ((a->row == 1 || a->column == 1) && whole < tiles && starts[whole] + A_READ <= part->p->M) whole++;
     for (idx t = whole; t < tiles; t++) {
         const idx MR = starts[t + 1] - starts[t];
         copy(from + starts[t] * a->row, a->row, a->column, MR, at->K, to + t * A_TILE, MR);
     }
-    for (idx k = 0; k < at->K && whole; k++, from += a->column)
+    for (idx t = 0; t < whole && a->row != 1; t++) {
+        const idx MR = starts[t + 1] - starts[t], fours = at->K / 4 * 4;
+        const float *here = from + starts[t] * a->row;
+        for (idx k = 0; k < fours; k += 4) /* what is too much is where the first of the next are: these come last */
+            for (idx i = (MR - 1) / W * W; i >= 0; i -= W) transpose(here + i * a->row + k, a->row, to + k * MR + i, MR);
+        copy(here + fours, a->row, 1, MR, at->K - fours, to + fours * MR, MR);
+        to += A_TILE;
+    }
+    for (idx k = 0; k < at->K && whole && a->row == 1; k++, from += a->column)
         for (idx t = 0; t < whole; t++) {
             float *here = to + t * A_TILE + k * (starts[t + 1] - starts[t]);
             for (idx i = 0; i < A_READ; i += W) *(Unaligned *)(here + i) = *(const Unaligned *)(from + starts[t] + i);
