@@ -23,6 +23,8 @@ from shoal.spec.choice import as_cell, as_flags, fits, read_choice
 from shoal.spec.known import known_settings
 from shoal.spec.run import classes_of
 
+pytestmark = pytest.mark.usefixtures("without_pictures")
+
 AXES = {
     "model": ["lstm", "gpt"],
     "operation_orders": [(2,), (2, 3)],
