@@ -200,10 +200,10 @@ def main() -> None:
             for R in members:
                 if R * (shape.M * shape.K + shape.K * shape.N + shape.M * shape.N) > LARGEST:
                     continue
-                found = speeds(shape, R)
-                ratios = (f"{found['shoal'] / found[other]:.2f}" for other in ("bmm", "oneDNN"))
+                speed = speeds(shape, R)
+                ratios = (f"{speed['shoal'] / speed[other]:.2f}" for other in ("bmm", "oneDNN"))
                 print(
-                    f"| {shape} | {R} |", " | ".join([*(f"{x:.0f}" for x in found.values()), *ratios]), "|", flush=True
+                    f"| {shape} | {R} |", " | ".join([*(f"{x:.0f}" for x in speed.values()), *ratios]), "|", flush=True
                 )
 
 

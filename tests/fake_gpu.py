@@ -92,7 +92,7 @@ def kernels_of_the_gpu() -> Iterator[None]:
 def check(model: str, engine: str, values: dict[str, object]) -> None:
     axes = {name: value for name, value in values.items() if isinstance(value, list)}
     base = {name: value for name, value in values.items() if name not in axes}
-    stack = Stack(one_cohort(tiny_grid({"model": model, **base}, seed=[0, 1], **axes)), CPU, engine)
+    stack = Stack(one_cohort(tiny_grid({"model": model, **base}, seed=[0, 1], **axes)), CPU, engine, "torch")
     if engine != "compiled":  # whose calls are bound to memory on the CPU, once there are any
         train_step(stack)  # what is made once is there
     mode = FakeTensorMode()

@@ -55,9 +55,10 @@ def trained(specs: list[RunSpec], steps: int) -> Stack:
     return stack
 
 
-def fastest(spec: RunSpec) -> str:
-    """The engine that ``train`` chooses here, once the kernels are compiled."""
-    return choose_engine(spec, math.inf, CPU).engine
+def fastest(spec: RunSpec) -> dict[str, str]:
+    """The engine and the products that ``train`` chooses here, once the kernels are compiled."""
+    choice = choose_engine(spec, math.inf, CPU)
+    return {"engine": choice.engine, "products": choice.products}
 
 
 def denormals_are_flushed(parameters: dict[str, Tensor]) -> Tensor:

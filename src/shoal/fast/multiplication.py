@@ -43,8 +43,8 @@ def measured() -> dict[str, float]:
     """Time of PyTorch's products over that of our own, by class of shapes: measured on first use, in half a second."""
     name = f"products-{hashlib.sha256(f'{matmul.library().key} {torch.__version__}'.encode()).hexdigest()[:16]}.json"
     with suppress(ValueError, TypeError, KeyError):  # no note, or not one of ours
-        found = json.loads(cache.note(name) or "")
-        ratios = {of: float(found[of]) for of in CLASSES}
+        noted = json.loads(cache.note(name) or "")
+        ratios = {of: float(noted[of]) for of in CLASSES}
         if all(0 < ratio < 1000 for ratio in ratios.values()):
             return ratios
     ratios = {of: round(_ratio(*shape), 3) for of, shape in CLASSES.items()}
