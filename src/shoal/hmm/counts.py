@@ -69,11 +69,7 @@ def expected_counts(model: HMM, data: Sequences, weights: ArrayLike | None = Non
     library = native.library()
     if library is None:
         return _by_logarithms(model, data, checked)
-    counts = _empty(model, data)
-    step = native.WIDTH if in_lanes(len(model), model.K) else 1
-    for first in range(0, len(model), step):
-        rows = np.arange(first, min(first + step, len(model)))
-        _add_compiled(library, model, data, checked, rows, counts)
+    counts = _compiled(library, model, data, checked)
     for r, s in np.argwhere(counts.impossible == native.LOST):
         _add_lost(model, data, checked, int(r), int(s), counts)
     return counts
@@ -101,15 +97,6 @@ def in_lanes(R: int, K: int) -> bool:
     return K <= 4 or (K <= native.WIDTH and R > 1)
 
 
-def _empty(model: HMM, data: Sequences) -> Counts:
-    R, K = model.emissions.size
-    S, emissions = len(data.lengths), model.emissions
-    shared = (np.zeros((R, S)), np.zeros((R, S), dtype=np.int64), np.zeros((R, K)), np.zeros((R, K, K)))
-    if isinstance(emissions, Categorical):
-        return Counts(*shared, np.zeros_like(emissions.probabilities))
-    return Counts(*shared, np.zeros((R, K)), np.zeros_like(emissions.means), np.zeros_like(emissions.covariances))
-
-
 def _kind(emissions: Emissions) -> int:
     if isinstance(emissions, Categorical):
         return native.KINDS.index("categorical")
@@ -130,84 +117,83 @@ def rows_kept(J: int, n: int, kind: int) -> int:
     return max(16, min(n, _ROW_BYTES // per_row))
 
 
-def _add_compiled(
-    library: ctypes.CDLL, model: HMM, data: Sequences, weights: Array, rows: Integers, counts: Counts
-) -> None:
-    """Counts of up to 8 models in lanes, or of one, into those of all."""
-    part, m, K, S = model.select(rows), len(rows), model.K, len(data.lengths)
-    is_lanes = in_lanes(len(model), K)
-    J, n_rows = (K * native.WIDTH, K) if is_lanes else (-K % 8 + K, -K % 4 + K)
-    kind, emissions = _kind(part.emissions), part.emissions
-    lanes = native.aligned((S, native.WIDTH))
-    lanes[:, : m if is_lanes else native.WIDTH] = weights[rows].T  # every column of states has that of its model
-    log_likelihood, impossible = np.empty((S, native.WIDTH)), np.empty((S, native.WIDTH), dtype=np.int64)
+def _compiled(library: ctypes.CDLL, model: HMM, data: Sequences, weights: Array) -> Counts:
+    """Counts by ``kernels.c``, without those of sequences in which a state's message was lost."""
+    R, K, S = len(model), model.K, len(data.lengths)
+    is_lanes = in_lanes(R, K)
+    G, J, n_rows = native.groups(R, is_lanes), (-K % 8 + K), (-K % 4 + K)
+    if is_lanes:
+        J, n_rows = K * native.WIDTH, K
+    kind, emissions = _kind(model.emissions), model.emissions
     arrays: dict[str, np.ndarray] = {
         "begin": data.begin,
-        "start": native.columns(part.start, J),
-        "moves": native.columns(part.transitions.swapaxes(1, 2), J, n_rows),
-        "moves_back": native.columns(part.transitions, J, n_rows),
-        "weights": lanes,
-        "log_likelihood": log_likelihood,
-        "impossible": impossible,
-        "starts": native.aligned((J,)),
-        "pairs": native.aligned((n_rows, J)),
+        "start": native.columns(model.start, J),
+        "moves": native.columns(model.transitions.swapaxes(1, 2), J, n_rows),
+        "moves_back": native.columns(model.transitions, J, n_rows),
+        "weights": native.to_lanes(weights, is_lanes),
+        "log_likelihood": np.empty((G, S, native.WIDTH)),
+        "impossible": np.empty((G, S, native.WIDTH), dtype=np.int64),
+        "starts": native.aligned((G, J)),
+        "pairs": native.aligned((G, n_rows, J)),
         **_emission_arrays(emissions, data, J),
     }
-    D = emissions.means.shape[2] if isinstance(emissions, Gaussian) else 0
-    numbers = {"K": K, "J": J, "S": S, "kind": kind, "D": D, "is_lanes": is_lanes, "is_guarded": _is_guarded(part)}
+    is_symbols = isinstance(emissions, Categorical)
+    size = emissions.probabilities.shape[2] if is_symbols else emissions.means.shape[2]
+    numbers = {"groups": G, "K": K, "J": J, "S": S, "kind": kind, "is_lanes": is_lanes}
+    numbers |= {"V": size * is_symbols, "D": size * (not is_symbols), "is_guarded": _is_guarded(model)}
     T = rows_kept(J, len(data.values), kind)
     task = native.Task(**numbers, T=T, **{name: native.pointer(array) for name, array in arrays.items()})
     if library["expected_counts"](ctypes.byref(task)):
         raise MemoryError("there is no memory for the messages of these models")
-    counts.log_likelihood[rows], counts.impossible[rows] = log_likelihood[:, :m].T, impossible[:, :m].T
-    counts.starts[rows] = native.from_columns(arrays["starts"], m, K)
-    pairs = native.from_columns(arrays["pairs"][:K], m, K).swapaxes(1, 2)  # (m, K, K)
-    counts.pairs[rows] = pairs * part.transitions
-    _take_emitted(arrays["emitted"], emissions, rows, counts)
+    return Counts(
+        native.from_lanes(arrays["log_likelihood"], R, is_lanes).copy(),
+        native.from_lanes(arrays["impossible"], R, is_lanes).copy(),
+        native.from_columns(arrays["starts"], R, K).copy(),
+        native.from_columns(arrays["pairs"][:, :K], R, K).swapaxes(1, 2) * model.transitions,
+        *_emitted(arrays["emitted"], emissions),
+    )
 
 
 def _emission_arrays(emissions: Emissions, data: Sequences, J: int) -> dict[str, np.ndarray]:
     if isinstance(emissions, Categorical):
-        _, _, V = emissions.probabilities.shape
-        table = native.aligned((1 + V, J))
-        table[0], table[1:] = 1.0, native.columns(emissions.probabilities, J)
-        return {"symbols": data.values, "emit": table, "emitted": native.aligned((1 + V, J))}
+        V = emissions.probabilities.shape[2]
+        symbols = native.columns(emissions.probabilities, J)  # (groups, V, J)
+        table = native.aligned((len(symbols), 1 + V, J))
+        table[:, 0], table[:, 1:] = 1.0, symbols
+        return {"symbols": data.values, "emit": table, "emitted": native.aligned(table.shape)}
     W, constants = emissions.whitening()
-    D = emissions.means.shape[2]
+    D, K = emissions.means.shape[2], emissions.size[1]
     if emissions.is_full:
         W = W[:, :, *np.tril_indices(D)]
     offsets = native.columns(constants, J)
-    if J != native.WIDTH * constants.shape[1]:
-        offsets[constants.shape[1] :] = -np.inf  # there is no such state
-    n_products = D * (D + 1) // 2 if emissions.is_full else D
+    if J != native.WIDTH * K:
+        offsets[:, K:] = -np.inf  # there is no such state
     return {
         "values": np.where(data.seen[:, None], data.values, 0.0),
         "seen": data.seen.view(np.uint8),
         "means": native.columns(emissions.means, J),
         "whiten": native.columns(W, J),
         "constants": offsets,
-        "emitted": native.aligned((1 + D + n_products, J)),
+        "emitted": native.aligned((len(offsets), 1 + D + W.shape[2], J)),
     }
 
 
-def _take_emitted(emitted: Array, emissions: Emissions, rows: Integers, counts: Counts) -> None:
-    m, K = emissions.size
+def _emitted(emitted: Array, emissions: Emissions) -> tuple[Array, ...]:
+    """Counts of symbols; or of observations, with their moments."""
+    R, K = emissions.size
     if isinstance(emissions, Categorical):
-        counts.emitted[rows] = native.from_columns(emitted[1:], m, K)
-        return
-    assert counts.firsts is not None and counts.seconds is not None
+        return (native.from_columns(emitted[:, 1:], R, K).copy(),)
     D = emissions.means.shape[2]
-    counts.emitted[rows] = native.from_columns(emitted[0], m, K)
-    counts.firsts[rows] = native.from_columns(emitted[1 : 1 + D], m, K)
-    products = native.from_columns(emitted[1 + D :], m, K)
+    visits = native.from_columns(emitted[:, 0], R, K).copy()
+    firsts = native.from_columns(emitted[:, 1 : 1 + D], R, K).copy()
+    products = native.from_columns(emitted[:, 1 + D :], R, K).copy()
     if not emissions.is_full:
-        counts.seconds[rows] = products
-        return
-    below = np.tril_indices(D)
-    full = np.zeros((m, K, D, D))
-    full[:, :, *below] = products
-    full[:, :, below[1], below[0]] = products
-    counts.seconds[rows] = full
+        return visits, firsts, products
+    rows, columns = np.tril_indices(D)
+    full = np.zeros((R, K, D, D))
+    full[:, :, rows, columns] = products
+    full[:, :, columns, rows] = products
+    return visits, firsts, full
 
 
 def _add_lost(model: HMM, data: Sequences, weights: Array, r: int, s: int, counts: Counts) -> None:

@@ -16,7 +16,7 @@
  *
  * Numbers that are too small. A state whose message fell below 1e-290 although a path leads to it is "lost": the caller
  * computes that sequence in logarithms. Models without
- * transitions below 1e-100 cannot lose one; they are not guarded.
+ * transitions below 1e-100 cannot lose one, and are not guarded.
  */
 #include <math.h>
 #include <stdint.h>
@@ -32,11 +32,13 @@ typedef int64_t bits __attribute__((vector_size(64), aligned(8)));
 enum { CATEGORICAL, DIAGONAL, FULL };
 enum { POSSIBLE = -1, LOST = -2 };
 #define LOWEST 1e-290 /* message of a state that can be reached */
+#define SMALL 1e-190  /* after an observation; with transitions of at least 1e-100 no message gets below LOWEST */
 #define LOW_SUM 1e-60 /* sum of a row after 8 places; below, the sequence is scaled at every place */
 #define LOST_SUM 1e-180 /* sum of a row after one place */
 
 typedef struct {
-    idx K, J, S, kind, D, T, is_lanes, is_guarded;
+    idx groups;          /* of up to 8 models in lanes, or of one: arrays below that end in J, or (S, 8), follow each other */
+    idx K, J, S, kind, V, D, T, is_lanes, is_guarded;
     const idx *begin;          /* (S + 1): first place of each sequence */
     const int32_t *symbols;    /* (n), -1 where there is none */
     const double *values;      /* (n, D), 0 where there is none */
@@ -58,7 +60,7 @@ typedef struct {
 
 typedef struct { /* vectors first, each in a line of the cache */
     vec sum, lowest, peaks, peaks_error; /* of the last row; lowest sum of a scaled row; sum of largest log densities */
-    bits exponent, lost, zero; /* of the factors; whether a state was; first place of sum 0, or -1 */
+    bits exponent, suspected, lost, zero; /* of the factors; of states; first place of sum 0, or -1 */
     const Task *task;
     vec *f, *w, *g, *l;  /* rows; f has one more, of the place before */
     vec *scale;          /* a vector per row */
@@ -67,6 +69,7 @@ typedef struct { /* vectors first, each in a line of the cache */
     vec *checkpoints;    /* rows */
     vec *room[4];        /* (J / 8) each, for more than fit in registers */
     idx first, begin, end, every; /* place of row 0; sequence; places between scalings */
+    int guard; /* 1: suspect lost states, 2: find them */
 } Run;
 
 INLINE vec splat(double x) { return (vec){x, x, x, x, x, x, x, x}; }
@@ -171,8 +174,15 @@ INLINE vec row_sum(const idx N, int is_lanes, const vec *x) {
     return is_lanes ? sum : sum_everywhere(sum);
 }
 
-/* Whether states that a path leads to have lost their message, and where no path leads on. */
-INLINE void guard(const idx K, const idx N, int is_lanes, Run *run, idx t, const vec *l, const vec *a) {
+/* First look at a guarded model: a message that became small, from which more could be lost. */
+INLINE void suspect(const idx N, Run *run, const vec *l, const vec *a, const vec *f) {
+    bits suspected = run->suspected, is_positive = (bits)splat(0.0) - (run->task->kind != CATEGORICAL);
+    for (idx v = 0; v < N; v++) suspected |= (f[v] < SMALL) & (a[v] > 0.0) & ((l[v] > 0.0) | is_positive);
+    run->suspected = suspected;
+}
+
+/* Second look: states that a path leads to and whose message was lost. */
+INLINE void find_lost(const idx K, const idx N, int is_lanes, Run *run, idx t, const vec *l, const vec *a) {
     vec few[2][W], *from = N <= W ? few[0] : run->room[0], *to = N <= W ? few[1] : run->room[1];
     int is_zero_possible = run->task->kind == CATEGORICAL;
     for (idx v = 0; v < N; v++) from[v] = is_zero_possible ? where(l[v] > 0.0, run->reach[v]) : run->reach[v];
@@ -193,7 +203,7 @@ INLINE void forward(const idx K, const idx N, int is_lanes, Run *run, idx from, 
     vec few[2][W], *a = N <= W ? few[0] : run->room[2], *f = N <= W ? few[1] : run->room[3], sum = splat(0.0);
     if (from == run->begin) {
         for (idx v = 0; v < N; v++) a[v] = ((const vec *)task->start)[v];
-        if (is_first && task->is_guarded)
+        if (is_first && run->guard == 2)
             for (idx v = 0; v < N; v++) run->reach[v] = where(a[v] > 0.0, splat(1.0));
     } else {
         moved(K, N, is_lanes, P, f_of(run, from - 1), a);
@@ -211,13 +221,14 @@ INLINE void forward(const idx K, const idx N, int is_lanes, Run *run, idx from, 
         } else {
             for (idx v = 0; v < N; v++) f[v] = a[v] * l[v];
         }
+        if (is_first && run->guard == 1) suspect(N, run, l, a, f);
         if (is_scaled(run, t)) {
             vec scale = scaled(run, t, row_sum(N, is_lanes, f), is_first, &sum);
             for (idx v = 0; v < N; v++) f[v] *= scale;
         }
         for (idx v = 0; v < N; v++) kept[v] = f[v];
-        if (!is_short || (is_first && task->is_guarded)) moved(K, N, is_lanes, P, is_lanes ? f : kept, a);
-        if (is_first && task->is_guarded) guard(K, N, is_lanes, run, t, l, a);
+        if (!is_short || (is_first && run->guard)) moved(K, N, is_lanes, P, is_lanes ? f : kept, a);
+        if (is_first && run->guard == 2) find_lost(K, N, is_lanes, run, t, l, a);
     }
     if (is_first && to == run->end) run->sum = row_sum(N, is_lanes, f);
 }
@@ -443,14 +454,15 @@ static const Family by_states[] = {MEMBERS(states1), MEMBERS(states2), MEMBERS(s
                                    MEMBERS(states)};
 
 /* First pass over a sequence; keeps the last row of every T in `checkpoints` where there are more. */
-static void pass(Run *run, const Family *family, idx every) {
+static void pass(Run *run, const Family *family, idx every, int guard) {
     const Task *task = run->task;
     const idx N = task->J / W;
-    run->every = every;
-    run->exponent = run->lost = (bits)splat(0.0);
+    run->every = every, run->guard = guard;
+    run->exponent = run->lost = run->suspected = (bits)splat(0.0);
     run->zero = run->exponent - 1;
     run->lowest = splat(INFINITY);
     run->peaks = run->peaks_error = splat(0.0);
+    if (run->end - run->begin > task->T) run->first = run->begin; /* it has all rows for itself */
     if (run->end - run->begin <= task->T) {
         densities(run, run->begin, run->end, 1);
         family->forward(run, run->begin, run->end, 1);
@@ -480,7 +492,7 @@ static void conclude(Run *run, idx s) {
     bits lost = (bits)splat(0.0);
     if (task->is_lanes)
         lost = run->lost;
-    else
+    else /* one model has all columns */
         for (int r = 0; r < W; r++) lost |= (bits)splat(0.0) + run->lost[r];
     for (int r = 0; r < W; r++) {
         idx *impossible = task->impossible + s * W + r;
@@ -500,13 +512,12 @@ static void conclude(Run *run, idx s) {
 static void sequence(Run *run, const Family *family, idx s) {
     const Task *task = run->task;
     const idx N = task->J / W;
-    pass(run, family, 8);
-    int is_low = 0;
+    pass(run, family, 8, task->is_guarded);
+    int is_low = 0, is_suspect = 0;
     for (int r = 0; r < W; r++) is_low |= run->lowest[r] < LOW_SUM || run->sum[r] < LOW_SUM;
-    if (is_low) {
-        if (run->end - run->begin > task->T) run->first = run->begin; /* it is the only one */
-        pass(run, family, 1);
-    }
+    if (is_low) pass(run, family, 1, task->is_guarded);
+    for (int r = 0; r < W; r++) is_suspect |= run->suspected[r] != 0;
+    if (is_suspect) pass(run, family, run->every, 2);
     conclude(run, s);
     if (run->end - run->begin <= task->T) {
         family->backward(run, run->begin, run->end);
@@ -532,17 +543,60 @@ static vec *vectors(idx n, int *is_missing) {
     return made;
 }
 
-/* Expected counts of all sequences, added to those of the task. Returns 0, or 1 where there is no memory. */
-int expected_counts(const Task *task) {
-    const idx N = task->J / W, T = task->T, is_gaussian = task->kind != CATEGORICAL;
-    idx longest = 0;
+/* Expected counts of one group, added to those of the task. */
+static void group(Run *run, const Family *family) {
+    const Task *task = run->task;
+    idx first = task->begin[0], filled = 0;
     for (idx s = 0; s < task->S; s++) {
-        idx n = task->begin[s + 1] - task->begin[s];
+        idx begin = task->begin[s], n = task->begin[s + 1] - begin;
+        if (filled + n > task->T) {
+            run->first = first;
+            add_rows(run, family, filled);
+            first = begin, filled = 0;
+        }
+        run->first = first, run->begin = begin, run->end = begin + n;
+        sequence(run, family, s);
+        if (n > task->T)
+            first = begin + n, filled = 0;
+        else
+            filled += n;
+    }
+    run->first = first;
+    add_rows(run, family, filled);
+}
+
+/* Rows of a matrix of states: of transitions, padded for states; of a whitening map; of emissions. */
+static idx rows_of_moves(const Task *task) { return task->is_lanes ? task->K : (task->K + 3) / 4 * 4; }
+static idx rows_of_whiten(const Task *task) { return task->kind == FULL ? task->D * (task->D + 1) / 2 : task->D; }
+static idx rows_of_emitted(const Task *task) {
+    return task->kind == CATEGORICAL ? 1 + task->V : 1 + task->D + rows_of_whiten(task);
+}
+
+static Task next_group(Task task) {
+    const idx J = task.J, lanes = task.S * W;
+    task.start += J, task.starts += J, task.pairs += rows_of_moves(&task) * J;
+    task.moves += rows_of_moves(&task) * J, task.moves_back += rows_of_moves(&task) * J;
+    task.emitted += rows_of_emitted(&task) * J;
+    task.weights += lanes, task.log_likelihood += lanes, task.impossible += lanes;
+    if (task.kind == CATEGORICAL)
+        task.emit += rows_of_emitted(&task) * J;
+    else
+        task.means += task.D * J, task.whiten += rows_of_whiten(&task) * J, task.constants += J;
+    return task;
+}
+
+/* Expected counts of all groups and sequences. Returns 0, or 1 where there is no memory. */
+int expected_counts(const Task *asked) {
+    Task task = *asked;
+    const idx N = task.J / W, T = task.T, is_gaussian = task.kind != CATEGORICAL;
+    idx longest = 0;
+    for (idx s = 0; s < task.S; s++) {
+        idx n = task.begin[s + 1] - task.begin[s];
         longest = n > longest ? n : longest;
     }
     int is_missing = 0;
-    idx links = task->is_guarded ? (task->is_lanes ? task->K : (task->K + 3) / 4 * 4) * N : 0;
-    Run run __attribute__((aligned(64))) = {.task = task};
+    idx links = task.is_guarded ? rows_of_moves(&task) * N : 0;
+    Run run __attribute__((aligned(64))) = {.task = &task};
     run.f = vectors((T + 1) * N, &is_missing), run.w = vectors(T * N, &is_missing);
     run.g = vectors(is_gaussian * T * N, &is_missing), run.l = vectors(is_gaussian * T * N, &is_missing);
     run.scale = vectors(T, &is_missing), run.reach = vectors(N, &is_missing), run.beta = vectors(N, &is_missing);
@@ -550,26 +604,12 @@ int expected_counts(const Task *task) {
     for (int i = 0; i < 4; i++) run.room[i] = vectors(N, &is_missing);
     run.checkpoints = vectors(longest > T ? (longest / T + 1) * N : 0, &is_missing);
     if (!is_missing) {
+        const Family *family = task.is_lanes ? by_lanes + task.K - 1 : by_states + (N <= 4 ? N - 1 : 4);
         memset(run.f, 0, N * sizeof(vec)); /* what is multiplied by 0 must be finite */
-        const Family *family = task->is_lanes ? by_lanes + task->K - 1 : by_states + (N <= 4 ? N - 1 : 4);
-        for (idx i = 0; i < links; i++) run.links[i] = where(((const vec *)task->moves)[i] > 0.0, splat(1.0));
-        idx first = task->S ? task->begin[0] : 0, filled = 0;
-        for (idx s = 0; s < task->S; s++) {
-            idx begin = task->begin[s], n = task->begin[s + 1] - begin;
-            if (filled + n > T) {
-                run.first = first;
-                add_rows(&run, family, filled);
-                first = begin, filled = 0;
-            }
-            run.first = first, run.begin = begin, run.end = begin + n;
-            sequence(&run, family, s);
-            if (n > T)
-                first = begin + n, filled = 0;
-            else
-                filled += n;
+        for (idx g = 0; g < asked->groups; g++, task = next_group(task)) {
+            for (idx i = 0; i < links; i++) run.links[i] = where(((const vec *)task.moves)[i] > 0.0, splat(1.0));
+            group(&run, family);
         }
-        run.first = first;
-        add_rows(&run, family, filled);
     }
     vec *all[] = {run.f,     run.w,           run.g,       run.l,       run.scale,   run.reach,  run.beta,
                   run.links, run.checkpoints, run.room[0], run.room[1], run.room[2], run.room[3]};

@@ -24,7 +24,7 @@ class Task(ctypes.Structure):
     """Arguments of ``expected_counts``; ``kernels.c`` describes each."""
 
     _fields_ = (
-        *((name, _Index) for name in ("K", "J", "S", "kind", "D", "T", "is_lanes", "is_guarded")),
+        *((name, _Index) for name in ("groups", "K", "J", "S", "kind", "V", "D", "T", "is_lanes", "is_guarded")),
         *((name, _Pointer) for name in ("begin", "symbols", "values", "seen", "start", "moves", "moves_back", "emit")),
         *((name, _Pointer) for name in ("means", "whiten", "constants", "weights", "log_likelihood", "impossible")),
         *((name, _Pointer) for name in ("starts", "pairs", "emitted")),
@@ -66,27 +66,59 @@ def aligned(shape: tuple[int, ...], dtype: Any = np.float64) -> NDArray[Any]:
 
 
 def columns(array: Array, J: int, rows: int | None = None) -> Array:
-    """Rows of ``kernels.c`` from ``(m, K, …)``: ``(…, J)``; lanes beyond m are of the last model, columns beyond K zeros.
+    """Rows of ``kernels.c`` from ``(R, K, …)``: ``(groups, …, J)``.
+
+    Lanes beyond R are of the last model, columns beyond K are zeros.
 
     Args:
         array: numbers of each model and state.
         J: number of columns: 8 K in lanes, else K rounded up to a multiple of 8.
-        rows: number of rows of a result ``(rows, J)``, zeros at the end.
+        rows: number of rows of each group ``(rows, J)``, zeros at the end.
     """
-    m, K, *rest = array.shape
-    filled = aligned((*rest, J)) if rows is None else aligned((rows, J))
-    result = filled if rows is None else filled[: rest[0]]
-    of_states = np.moveaxis(array, (0, 1), (-1, -2))  # (…, K, m)
-    if J == K * WIDTH:
-        lanes = result.reshape(*rest, K, WIDTH)
-        lanes[..., :m], lanes[..., m:] = of_states, of_states[..., -1:]
+    R, K, *rest = array.shape
+    shape = rest if rows is None else [rows]
+    if J != K * WIDTH:
+        filled: Array = aligned((R, *shape, J))
+        result = filled if rows is None else filled[:, : rest[0]]
+        result[..., :K] = np.moveaxis(array, 1, -1)
+        return filled
+    G = groups(R, True)
+    filled = aligned((G, *shape, K, WIDTH))
+    result = filled if rows is None else filled[:, : rest[0]]
+    padded = np.concatenate([array, np.repeat(array[-1:], G * WIDTH - R, axis=0)]).reshape(G, WIDTH, K, *rest)
+    result[...] = np.moveaxis(padded, (2, 1), (-2, -1))
+    return filled.reshape(G, *shape, J)
+
+
+def from_columns(rows: Array, R: int, K: int) -> Array:
+    """Numbers of each model and state ``(R, K, …)`` from rows ``(groups, …, J)``."""
+    G, *rest, J = rows.shape
+    if J != K * WIDTH:
+        return np.moveaxis(rows[..., :K], -1, 1)
+    of_lanes = np.moveaxis(rows.reshape(G, *rest, K, WIDTH), (-1, -2), (1, 2))  # (G, 8, K, …)
+    return of_lanes.reshape(G * WIDTH, K, *rest)[:R]
+
+
+def to_lanes(array: Array, is_lanes: bool) -> Array:
+    """Numbers of each model and sequence ``(R, S)`` as ``(groups, S, 8)``: 0 in lanes without a model."""
+    R, S = array.shape
+    result: Array = aligned((groups(R, is_lanes), S, WIDTH))
+    if is_lanes:
+        padded = np.zeros((len(result) * WIDTH, S))
+        padded[:R] = array
+        result[...] = padded.reshape(-1, WIDTH, S).swapaxes(1, 2)
     else:
-        result[..., :K] = of_states[..., 0]
-    return filled
+        result[...] = array[:, :, None]  # every column of states has that of its model
+    return result
 
 
-def from_columns(rows: Array, m: int, K: int) -> Array:
-    """Numbers of each model and state ``(m, K, …)`` from rows ``(…, J)``."""
-    if rows.shape[-1] == K * WIDTH:
-        return np.moveaxis(rows.reshape(*rows.shape[:-1], K, WIDTH), (-1, -2), (0, 1))[:m]
-    return np.moveaxis(rows[..., :K, None], (-1, -2), (0, 1))
+def from_lanes(array: NDArray[Any], R: int, is_lanes: bool) -> NDArray[Any]:
+    """Numbers of each model and sequence ``(R, S)`` from ``(groups, S, 8)``."""
+    if not is_lanes:
+        return array[:, :, 0]
+    return array.swapaxes(1, 2).reshape(-1, array.shape[1])[:R]
+
+
+def groups(R: int, is_lanes: bool) -> int:
+    """Number of groups of models that are computed together."""
+    return -(-R // WIDTH) if is_lanes else R
