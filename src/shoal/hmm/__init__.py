@@ -13,7 +13,7 @@ Functions on arrays, without training by gradients: messages, posteriors and the
 """
 
 from shoal.hmm.bootstrap import Bootstrap, bootstrap
-from shoal.hmm.counts import Counts, expected_counts
+from shoal.hmm.counts import Counts, Evidence, Impossible, conditional_counts, expected_counts, log_likelihood
 from shoal.hmm.data import Sequences
 from shoal.hmm.em import Fit, Problem, fit, maximised
 from shoal.hmm.emissions import Categorical, Gaussian
@@ -41,9 +41,11 @@ __all__ = [
     "Categorical",
     "Counts",
     "Criteria",
+    "Evidence",
     "Fit",
     "Gaussian",
     "HeldOut",
+    "Impossible",
     "Messages",
     "Path",
     "Problem",
@@ -52,10 +54,12 @@ __all__ = [
     "best_of",
     "bootstrap",
     "compare_numbers_of_states",
+    "conditional_counts",
     "criteria",
     "expected_counts",
     "fit",
     "held_out",
+    "log_likelihood",
     "match_states",
     "maximised",
     "messages",

@@ -106,9 +106,7 @@ def _of_sequences(
     return fit(start, data, weights=weights, iterations=iterations, tolerance=tolerance, floor=floor)
 
 
-def _of_draw(
-    estimate: HMM, data: Sequences, seed: list[int], iterations: int, tolerance: float, floor: float
-) -> Fit:
+def _of_draw(estimate: HMM, data: Sequences, seed: list[int], iterations: int, tolerance: float, floor: float) -> Fit:
     drawn, _ = sample(estimate, data.lengths, seed)
     values = drawn.values.copy()
     values[~data.seen] = -1 if drawn.is_symbols else np.nan  # the same places are missing

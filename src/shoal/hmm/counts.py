@@ -16,12 +16,13 @@ from shoal.errors import UserError
 from shoal.hmm import native
 from shoal.hmm.data import Array, Integers, Sequences
 from shoal.hmm.emissions import Categorical, Emissions, Gaussian
-from shoal.hmm.messages import Messages, messages
+from shoal.hmm.messages import Messages, messages, transitions_at
 from shoal.hmm.models import HMM
 from shoal.hmm.probabilities import SMALLEST, logarithms
 
 _ROW_BYTES = 1 << 18  # of messages that are kept at a time: a part of a core's cache
 _CHUNK = 1 << 20  # numbers of an array of pairs
+_LATTICE = 1 << 23  # numbers of an array of messages, where models need not be computed together
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,11 +69,90 @@ def expected_counts(model: HMM, data: Sequences, weights: ArrayLike | None = Non
     checked = check_weights(weights, len(model), data)
     library = native.library()
     if library is None:
-        return _by_logarithms(model, data, checked)
+        step = max(1, _LATTICE // (len(data.values) * model.K))
+        parts = [slice(first, first + step) for first in range(0, len(model), step)]
+        rows = np.arange(len(model))
+        return _joined([_by_logarithms(model.select(rows[part]), data, checked[part]) for part in parts])
     counts = _compiled(library, model, data, checked)
     for r, s in np.argwhere(counts.impossible == native.LOST):
         _add_lost(model, data, checked, int(r), int(s), counts)
     return counts
+
+
+@dataclass(frozen=True)
+class Impossible:
+    """First observation of a sequence that a model cannot have emitted.
+
+    Attributes:
+        model: number of the model.
+        sequence: number of the sequence.
+        position: place in the sequence, from 0.
+        symbol: the symbol; None of a vector.
+    """
+
+    model: int
+    sequence: int
+    position: int
+    symbol: int | None
+
+    def __str__(self) -> str:
+        what = "the observation" if self.symbol is None else f"symbol {self.symbol}"
+        return f"{what} at position {self.position} of sequence {self.sequence} is impossible"
+
+
+@dataclass(frozen=True, eq=False)
+class Evidence:
+    """Log-likelihoods of sequences.
+
+    Attributes:
+        log_likelihood: log p(y) of each sequence, ``(R, S)``, in nats; -inf of an impossible one.
+        impossible: first impossible observation of each sequence that has one.
+    """
+
+    log_likelihood: Array
+    impossible: tuple[Impossible, ...]
+
+
+def log_likelihood(model: HMM, data: Sequences) -> Evidence:
+    """Log-likelihood of each sequence under each model, and what is impossible.
+
+    Raises:
+        UserError: the data are not what the models emit.
+    """
+    counts = expected_counts(model, data)
+    return Evidence(counts.log_likelihood, impossible_observations(counts, data))
+
+
+def impossible_observations(counts: Counts, data: Sequences) -> tuple[Impossible, ...]:
+    """First impossible observation of each model and sequence that has one."""
+    result = []
+    for r, s in np.argwhere(counts.impossible >= 0).tolist():
+        position = int(counts.impossible[r, s])
+        symbol = int(data.values[data.begin[s] + position]) if data.is_symbols else None
+        result.append(Impossible(r, s, position, symbol))
+    return tuple(result)
+
+
+def conditional_counts(model: HMM, data: Sequences, weights: ArrayLike | None = None) -> Array:
+    """Sums N of the posterior transitions Ω over all places, ``(R, K, K)``: those of the update that is not EM."""
+    found = messages(model, data)
+    each = np.repeat(check_weights(weights, len(model), data), data.lengths, axis=1)[:, :, None, None]
+    total = np.zeros_like(model.transitions)
+    for places in _chunks(found.pairs, total.size):
+        total += (transitions_at(model, found, places) * each[:, places]).sum(axis=1)
+    return total
+
+
+def _chunks(places: Integers, size: int) -> list[Integers]:
+    """Places in parts whose arrays of ``size`` numbers per place stay small."""
+    step = max(1, _CHUNK // size)
+    return [places[first : first + step] for first in range(0, len(places), step)]
+
+
+def _joined(parts: list[Counts]) -> Counts:
+    """Counts of several stacks as those of one."""
+    each = {name: [getattr(part, name) for part in parts] for name in Counts.__dataclass_fields__}
+    return Counts(**{name: None if arrays[0] is None else np.concatenate(arrays) for name, arrays in each.items()})
 
 
 def check_weights(weights: ArrayLike | None, R: int, data: Sequences) -> Array:
@@ -169,7 +249,7 @@ def _emission_arrays(emissions: Emissions, data: Sequences, J: int) -> dict[str,
     if J != native.WIDTH * K:
         offsets[:, K:] = -np.inf  # there is no such state
     return {
-        "values": np.where(data.seen[:, None], data.values, 0.0),
+        "values": data.filled,
         "seen": data.seen.view(np.uint8),
         "means": native.columns(emissions.means, J),
         "whiten": native.columns(W, J),
@@ -215,9 +295,10 @@ def _by_logarithms(model: HMM, data: Sequences, weights: Array) -> Counts:
     shared = (found.log_likelihood, found.impossible, starts, _pair_counts(model, found, each))
     emissions = model.emissions
     if isinstance(emissions, Categorical):
+        V, seen = emissions.probabilities.shape[2], data.values[data.seen]
         symbols = np.zeros_like(emissions.probabilities)
-        for v in range(symbols.shape[2]):
-            symbols[:, :, v] = posteriors[:, data.values == v].sum(axis=1)
+        for r, k in np.ndindex(*emissions.size):
+            symbols[r, k] = np.bincount(seen, posteriors[r, data.seen, k], V)
         return Counts(*shared, symbols)
     posteriors = posteriors[:, data.seen]
     difference = data.values[data.seen][None, :, None] - emissions.means[:, None]  # (R, n, K, D)
@@ -233,10 +314,8 @@ def _pair_counts(model: HMM, found: Messages, each: Array) -> Array:
     """Sums of pairwise posteriors, ``(R, K, K)``."""
     total, log_moves, filtered = np.zeros_like(model.transitions), logarithms(model.transitions), found.log_filtered
     is_possible = np.repeat(found.impossible < 0, np.diff(found.begin), axis=1)[:, :, None, None]
-    step = max(1, _CHUNK // total.size)
-    for first in range(0, len(found.pairs), step):
-        places = found.pairs[first : first + step]
+    for places in _chunks(found.pairs, total.size):
         onward = found.log_onward(places)[:, :, None, :]
-        shares = np.exp(filtered[:, places, :, None] + log_moves[:, None] + onward)
-        total += np.where(is_possible[:, places], shares * each[:, places, :, None], 0.0).sum(axis=1)
+        pairs = np.exp(filtered[:, places, :, None] + log_moves[:, None] + onward)
+        total += np.where(is_possible[:, places], pairs * each[:, places, :, None], 0.0).sum(axis=1)
     return total

@@ -28,6 +28,8 @@ class Sequences:
         lengths: length of each sequence, ``(S,)``; by default all values are one.
         begin: first place of each sequence, and ``n``; ``(S + 1,)``.
         seen: True where there is an observation, ``(n,)``.
+        filled: the values, with 0 in rows that are missing; of symbols the values as they are.
+        n_symbols: 1 + the largest symbol; 0 of vectors, or if all are missing.
 
     Raises:
         UserError: there is no sequence, a length is below 1, the lengths do not add up to the number of values, a symbol is
@@ -41,6 +43,8 @@ class Sequences:
     lengths: Integers
     begin: Integers = field(init=False, repr=False)
     seen: NDArray[np.bool_] = field(init=False, repr=False)
+    filled: NDArray[Any] = field(init=False, repr=False)
+    n_symbols: int = field(init=False, repr=False)
 
     def __init__(self, values: ArrayLike, lengths: ArrayLike | None = None) -> None:
         array = _values(values)
@@ -49,6 +53,9 @@ class Sequences:
         object.__setattr__(self, "begin", np.concatenate([[0], np.cumsum(self.lengths)]))
         seen = array >= 0 if self.is_symbols else ~np.isnan(array[:, 0])
         object.__setattr__(self, "seen", seen)
+        is_whole = self.is_symbols or bool(seen.all())
+        object.__setattr__(self, "filled", array if is_whole else np.where(seen[:, None], array, 0.0))
+        object.__setattr__(self, "n_symbols", int(array.max()) + 1 if self.is_symbols else 0)
 
     @classmethod
     def of(cls, sequences: Iterable[ArrayLike]) -> Self:
@@ -90,20 +97,26 @@ class Sequences:
 
 def _values(values: ArrayLike) -> NDArray[Any]:
     array = np.asarray(values)
+    if array.ndim and not len(array):
+        raise UserError("there are no observations: every sequence needs at least 1")
     if array.dtype.kind not in "iuf" or array.ndim not in (1, 2):
         raise UserError(
             f"values must be integers (n,), or numbers (n,) or (n, D), got {array.dtype} of shape {array.shape}"
         )
     if array.dtype.kind in "iu" and array.ndim == 1:
         if bad := np.flatnonzero((array < MISSING) | (array > np.iinfo(np.int32).max)).tolist():
-            raise UserError(f"symbol {array[bad[0]]} at position {bad[0]}: symbols count from 0, and -1 is a missing one")
+            raise UserError(
+                f"symbol {array[bad[0]]} at position {bad[0]}: symbols count from 0, and -1 is a missing one"
+            )
         return np.ascontiguousarray(array, dtype=np.int32)
     vectors = np.ascontiguousarray(array.reshape(len(array), -1), dtype=np.float64)
     if not vectors.shape[1]:
         raise UserError("values of shape (n, 0): an observation needs at least 1 dimension")
     is_nan = np.isnan(vectors)
     if bad := np.flatnonzero((is_nan.any(axis=1) & ~is_nan.all(axis=1))).tolist():
-        raise UserError(f"row {bad[0]} is NaN in some of its {vectors.shape[1]} dimensions: a missing row is NaN in all")
+        raise UserError(
+            f"row {bad[0]} is NaN in some of its {vectors.shape[1]} dimensions: a missing row is NaN in all"
+        )
     with np.errstate(invalid="ignore"):
         is_large = np.abs(vectors) > _LARGEST
     if bad := np.argwhere(is_large).tolist():

@@ -14,10 +14,9 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from shoal.errors import UserError, nearest
-from shoal.hmm.counts import Counts, check_weights, expected_counts
+from shoal.hmm.counts import Counts, check_weights, conditional_counts, expected_counts, impossible_observations
 from shoal.hmm.data import Array, Integers, Sequences
 from shoal.hmm.emissions import Categorical, Emissions, Gaussian
-from shoal.hmm.messages import posterior_transitions
 from shoal.hmm.models import HMM, stacked
 from shoal.hmm.probabilities import COUNTED, shares
 
@@ -133,12 +132,6 @@ def maximised(model: HMM, counts: Counts, variance_floor: Array | None = None, l
     return HMM(start, transitions, emissions)
 
 
-def conditional_counts(model: HMM, data: Sequences, weights: ArrayLike | None = None) -> Array:
-    """Sums N of the posterior transitions Ω over all places, ``(R, K, K)``: those of the update that is not EM."""
-    each = np.repeat(check_weights(weights, len(model), data), data.lengths - 1, axis=1)
-    return np.einsum("rn,rnjk->rjk", each, posterior_transitions(model, data))
-
-
 def variance_floor(data: Sequences, share: float = FLOOR) -> Array:
     """Smallest variance allowed in each dimension, ``(D,)``: a share of the variance of all data.
 
@@ -152,7 +145,9 @@ def variance_floor(data: Sequences, share: float = FLOOR) -> Array:
         raise UserError("all observations are missing")
     constant = np.flatnonzero(values.min(axis=0) == values.max(axis=0)).tolist()
     if constant:
-        raise UserError(f"dimension {constant[0]} is {values[0, constant[0]]} everywhere: a Gaussian needs data that vary")
+        raise UserError(
+            f"dimension {constant[0]} is {values[0, constant[0]]} everywhere: a Gaussian needs data that vary"
+        )
     result: Array = share * values.var(axis=0)
     if not (result > 0).all():
         raise UserError("the data vary by less than float64 can square")
@@ -222,10 +217,9 @@ class _Fitting:
 
 
 def _impossible(counts: Counts, weights: Array, i: int, data: Sequences) -> Problem:
-    s = int(np.flatnonzero((counts.impossible[i] >= 0) & (weights[i] > 0))[0])
-    position = int(data.begin[s] + counts.impossible[i, s])
-    symbol = f"symbol {data.values[position]}" if data.is_symbols else "the observation"
-    return Problem("impossible", (), f"{symbol} at {data.place(position)} is impossible")
+    places = [place for place in impossible_observations(counts, data) if place.model == i]
+    first = next(place for place in places if weights[i, place.sequence] > 0)
+    return Problem("impossible", (), str(first))
 
 
 def _degeneracies(model: HMM, r: int, visits: Array, smallest: Array | None) -> list[Problem]:

@@ -53,10 +53,9 @@ class Categorical:
         V = self.probabilities.shape[2]
         if not data.is_symbols:
             raise UserError("categorical emissions need symbols, integers from 0; the data are numbers")
-        if bad := np.flatnonzero(data.values >= V).tolist():
-            raise UserError(
-                f"symbol {data.values[bad[0]]} at {data.place(bad[0])}: the models have the symbols 0 to {V - 1}"
-            )
+        if data.n_symbols > V:
+            first = int(np.flatnonzero(data.values >= V)[0])
+            raise UserError(f"symbol {data.values[first]} at {data.place(first)}: the models have symbols 0 to {V - 1}")
 
     def log_densities(self, data: Sequences) -> Array:
         """Log-probabilities of each observation in each state, ``(R, n, K)``, in nats; 0 where one is missing."""
@@ -99,7 +98,9 @@ class Gaussian:
             allowed = f"{(R, K, D)} or {(R, K, D, D)}"
             raise UserError(f"emissions.covariances must be of shape {allowed}, got {self.covariances.shape}")
         if bad := np.argwhere(~np.isfinite(self.means)).tolist():
-            raise UserError(f"emissions.means[{', '.join(map(str, bad[0]))}] is {self.means[tuple(bad[0])]}: not finite")
+            raise UserError(
+                f"emissions.means[{', '.join(map(str, bad[0]))}] is {self.means[tuple(bad[0])]}: not finite"
+            )
         self._check_covariances()
 
     def _check_covariances(self) -> None:
@@ -174,8 +175,7 @@ class Gaussian:
     def log_densities(self, data: Sequences) -> Array:
         """Log-densities of each observation in each state, ``(R, n, K)``, in nats; 0 where one is missing."""
         W, constants = self.whitening()
-        x = np.where(data.seen[:, None], data.values, 0.0)[None, :, None, :]  # (1, n, 1, D)
-        difference = x - self.means[:, None]  # (R, n, K, D)
+        difference = data.filled[None, :, None, :] - self.means[:, None]  # (R, n, K, D)
         if self.is_full:
             whitened = np.einsum("rkde,rnke->rnkd", W, difference)
         else:

@@ -131,7 +131,9 @@ INLINE vec scaled(Run *run, idx t, vec sum, int is_first, vec *total) {
 /* out = x M for one row of K lanes, or of states. */
 INLINE void lanes_product(const idx K, const vec *M, const vec *x, vec *out) {
     for (idx j = 0; j < K; j++) out[j] = x[0] * M[j];
+#pragma GCC unroll 8
     for (idx i = 1; i < K; i++)
+#pragma GCC unroll 8
         for (idx j = 0; j < K; j++) out[j] += x[i] * M[i * K + j];
 }
 
@@ -267,13 +269,16 @@ INLINE void backward(const idx K, const idx N, int is_lanes, Run *run, idx from,
             for (idx i = 0; i < K; i++)
                 for (idx j = 1; j < K; j++) before[i] += (P[i * K + j] * (l[j] * scale)) * b[j];
             for (idx i = 0; i < K; i++) b[i] = before[i];
-        } else if (is_lanes)
+        } else if (is_lanes) {
+#pragma GCC unroll 8
             for (idx i = 0; i < K; i++) {
                 b[i] = P[i * K] * w[0];
+#pragma GCC unroll 8
                 for (idx j = 1; j < K; j++) b[i] += P[i * K + j] * w[j];
             }
-        else
+        } else {
             states_product(N, K, P, (const double *)kept, b);
+        }
     }
     for (idx v = 0; v < N; v++) run->beta[v] = b[v];
 }

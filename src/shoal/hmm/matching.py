@@ -33,9 +33,7 @@ def match_states(reference: HMM, others: HMM) -> Integers:
     own = np.abs(np.diagonal(reference.transitions[0])[None, :, None] - stays[:, None, :])
     costs = distances + start + rows + own
     orders = np.stack([linear_sum_assignment(cost)[1] for cost in costs]).astype(np.int64)
-    return np.stack(
-        [_exchanged(reference, others.select(r), distances[r], order) for r, order in enumerate(orders)]
-    )
+    return np.stack([_exchanged(reference, others.select(r), distances[r], order) for r, order in enumerate(orders)])
 
 
 def state_distance(reference: HMM, others: HMM) -> Array:

@@ -145,7 +145,12 @@ def posterior_transitions(model: HMM, data: Sequences) -> Array:
         ``(R, n - S, K, K)``; rows of a state from which the rest of the sequence is impossible are 0.
     """
     found = messages(model, data)
-    logs = logarithms(model.transitions)[:, None] + found.log_onward(found.pairs)[:, :, None, :]
+    return transitions_at(model, found, found.pairs)
+
+
+def transitions_at(model: HMM, found: Messages, places: Integers) -> Array:
+    """Posterior transitions from some places, ``(R, len(places), K, K)``; see :func:`posterior_transitions`."""
+    logs = logarithms(model.transitions)[:, None] + found.log_onward(places)[:, :, None, :]
     sums = log_sum(logs, axis=3)[..., None]
     return np.exp(logs - np.where(np.isfinite(sums), sums, np.inf))
 

@@ -136,7 +136,9 @@ class HeldOut:
     high: Array
 
 
-def held_out(model: HMM, data: Sequences, seed: int = 0, *, resamples: int = RESAMPLES, level: float = LEVEL) -> HeldOut:
+def held_out(
+    model: HMM, data: Sequences, seed: int = 0, *, resamples: int = RESAMPLES, level: float = LEVEL
+) -> HeldOut:
     """Log-likelihood per observation, with percentile intervals over resampled sequences."""
     return per_observation(expected_counts(model, data).log_likelihood, data, seed, resamples=resamples, level=level)
 
@@ -205,12 +207,16 @@ def compare_numbers_of_states(
     """
     if folds < 2:
         raise UserError(f"folds must be at least 2, got {folds}")
-    size = V
-    if data.is_symbols and V is None:
-        size = int(data.values.max()) + 1  # a fold may lack the last symbols
+    size = data.n_symbols if data.is_symbols and V is None else V  # a fold may lack the last symbols
     candidates = []
     for K in numbers:
-        settings = {"V": size, "covariance": covariance, "iterations": iterations, "tolerance": tolerance, "floor": floor}
+        settings = {
+            "V": size,
+            "covariance": covariance,
+            "iterations": iterations,
+            "tolerance": tolerance,
+            "floor": floor,
+        }
         found = best_of(data, K, restarts, seed, **settings)  # type: ignore[arg-type]
         if found.winner is None:
             candidates.append(Candidate(K, found, None, None))

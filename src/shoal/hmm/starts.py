@@ -50,7 +50,7 @@ def random_models(
     transitions = np.stack([generator.dirichlet(np.ones(K), size=K) for generator in generators])
     emissions: Emissions
     if data.is_symbols:
-        size = int(data.values.max()) + 1 if V is None else V
+        size = data.n_symbols if V is None else V
         table = np.stack([generator.dirichlet(np.ones(max(1, size)), size=K) for generator in generators])
         emissions = Categorical(table)
         emissions.check(data)
@@ -62,7 +62,9 @@ def random_models(
 def _gaussian(values: Array, K: int, generators: list[np.random.Generator], is_full: bool) -> Gaussian:
     variances = values.var(axis=0)  # (D,)
     if constant := np.flatnonzero(values.min(axis=0) == values.max(axis=0)).tolist():
-        raise UserError(f"dimension {constant[0]} is {values[0, constant[0]]} everywhere: a Gaussian needs data that vary")
+        raise UserError(
+            f"dimension {constant[0]} is {values[0, constant[0]]} everywhere: a Gaussian needs data that vary"
+        )
     scaled = values / np.sqrt(variances)
     means = np.stack([values[_apart(scaled, K, generator)] for generator in generators])
     if not is_full:
