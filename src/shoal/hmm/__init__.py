@@ -2,7 +2,8 @@
 
 Functions on arrays, without training by gradients: messages, posteriors and the likeliest states (:func:`messages`,
 :func:`viterbi`), EM (:func:`fit`), the best of many starts (:func:`best_of`), the number of states
-(:func:`compare_numbers_of_states`), intervals (:func:`bootstrap`, :func:`held_out`). Imports numpy and scipy, not PyTorch.
+(:func:`compare_numbers_of_states`), intervals (:func:`bootstrap`, :func:`held_out`). It needs numpy and scipy,
+and not PyTorch.
 
 >>> import numpy as np
 >>> from shoal.hmm import Sequences, best_of

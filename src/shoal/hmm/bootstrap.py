@@ -1,8 +1,8 @@
 """Intervals for parameters by refitting to resampled sequences, or to sequences drawn from the model.
 
-Source: Efron and Tibshirani 1993, "An Introduction to the Bootstrap", sections 6 and 13.3. Whole sequences are resampled,
-because the observations of one depend on each other. Every refit begins at the estimate, and its states are matched to
-those of the estimate before anything is counted.
+Source: Efron and Tibshirani 1993, "An Introduction to the Bootstrap", sections 6 and 13.3. Whole sequences are
+resampled, because the observations of one depend on each other. Every refit begins at the estimate, and its states are
+matched to those of the estimate before anything is counted.
 
 Shapes: ``R`` refits, ``K`` states.
 """
@@ -59,15 +59,16 @@ def bootstrap(
         data: what it was fitted to.
         resamples: number of refits.
         seed: seed of the draws.
-        kind: ``sequences``, which are resampled; or ``parametric``: as many, of the same lengths, drawn from the estimate.
+        kind: ``sequences``, which are resampled; or ``parametric``: as many of the same lengths are
+            drawn from the estimate.
         level: share of refits within an interval.
         iterations: see :func:`~shoal.hmm.em.fit`, as for the others.
         tolerance: gain in nats at which a refit has converged.
         floor: smallest variance, as a share of that of the data.
 
     Raises:
-        UserError: the estimate is not one model, there is one sequence and it should be resampled, ``resamples`` is below
-            20, or no refit is sound.
+        UserError: the estimate is not one model, there is one sequence and it should be resampled, ``resamples`` is
+            below 20, or no refit is sound.
     """
     if len(estimate) != 1:
         raise UserError(f"the estimate must be one model, got {len(estimate)}: choose one with select")
@@ -80,7 +81,7 @@ def bootstrap(
     if kind == "sequences":
         fits = [_of_sequences(estimate, data, resamples, seed, iterations, tolerance, floor)]
     else:
-        fits = [_of_draw(estimate, data, [seed, r], iterations, tolerance, floor) for r in range(resamples)]
+        fits = [_of_draw(estimate, data, (seed, r), iterations, tolerance, floor) for r in range(resamples)]
     model = stacked([one.model for one in fits])
     sound = np.concatenate([one.sound for one in fits])
     if not sound.any():
@@ -106,7 +107,9 @@ def _of_sequences(
     return fit(start, data, weights=weights, iterations=iterations, tolerance=tolerance, floor=floor)
 
 
-def _of_draw(estimate: HMM, data: Sequences, seed: list[int], iterations: int, tolerance: float, floor: float) -> Fit:
+def _of_draw(
+    estimate: HMM, data: Sequences, seed: tuple[int, int], iterations: int, tolerance: float, floor: float
+) -> Fit:
     drawn, _ = sample(estimate, data.lengths, seed)
     values = drawn.values.copy()
     values[~data.seen] = -1 if drawn.is_symbols else np.nan  # the same places are missing

@@ -7,15 +7,16 @@ Shapes: ``R`` models, ``K`` states, ``V`` symbols, ``D`` dimensions, ``S`` seque
 """
 
 import ctypes
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from shoal.errors import UserError
 from shoal.hmm import native
 from shoal.hmm.data import Array, Integers, Sequences
-from shoal.hmm.emissions import Categorical, Emissions, Gaussian
+from shoal.hmm.emissions import Categorical, Emissions
 from shoal.hmm.messages import Messages, messages, transitions_at
 from shoal.hmm.models import HMM
 from shoal.hmm.probabilities import SMALLEST, logarithms
@@ -31,8 +32,8 @@ class Counts:
 
     Attributes:
         log_likelihood: log p(y) of each sequence, ``(R, S)``, in nats, not weighted; -inf of an impossible one.
-        impossible: position of the first impossible observation in each sequence, ``(R, S)``; -1 where there is none. Such
-            a sequence adds nothing to the counts.
+        impossible: position of the first impossible observation in each sequence, ``(R, S)``; -1 where there is none.
+            Such a sequence adds nothing to the counts.
         starts: of each state at the first place, ``(R, K)``.
         pairs: of each pair of neighbouring states, ``(R, K, K)``.
         emitted: of each symbol in each state ``(R, K, V)``; or of observations in each state, ``(R, K)``.
@@ -47,6 +48,12 @@ class Counts:
     emitted: Array
     firsts: Array | None = None
     seconds: Array | None = None
+
+    def select(self, chosen: NDArray[Any]) -> "Counts":
+        """Counts of some of the models."""
+        each = {part.name: getattr(self, part.name) for part in fields(self)}
+        chosen_of: dict[str, Any] = {name: None if array is None else array[chosen] for name, array in each.items()}
+        return Counts(**chosen_of)
 
     @property
     def visits(self) -> Array:
@@ -138,7 +145,7 @@ def conditional_counts(model: HMM, data: Sequences, weights: ArrayLike | None = 
     found = messages(model, data)
     each = np.repeat(check_weights(weights, len(model), data), data.lengths, axis=1)[:, :, None, None]
     total = np.zeros_like(model.transitions)
-    for places in _chunks(found.pairs, total.size):
+    for places in _chunks(found.not_last, total.size):
         total += (transitions_at(model, found, places) * each[:, places]).sum(axis=1)
     return total
 
@@ -151,8 +158,10 @@ def _chunks(places: Integers, size: int) -> list[Integers]:
 
 def _joined(parts: list[Counts]) -> Counts:
     """Counts of several stacks as those of one."""
-    each = {name: [getattr(part, name) for part in parts] for name in Counts.__dataclass_fields__}
-    return Counts(**{name: None if arrays[0] is None else np.concatenate(arrays) for name, arrays in each.items()})
+    names = [field.name for field in fields(Counts)]
+    each = {name: [getattr(part, name) for part in parts] for name in names}
+    joined: dict[str, Any] = {name: None if own[0] is None else np.concatenate(own) for name, own in each.items()}
+    return Counts(**joined)
 
 
 def check_weights(weights: ArrayLike | None, R: int, data: Sequences) -> Array:
@@ -217,10 +226,11 @@ def _compiled(library: ctypes.CDLL, model: HMM, data: Sequences, weights: Array)
         "pairs": native.aligned((G, n_rows, J)),
         **_emission_arrays(emissions, data, J),
     }
-    is_symbols = isinstance(emissions, Categorical)
-    size = emissions.probabilities.shape[2] if is_symbols else emissions.means.shape[2]
+    V, D = (
+        (emissions.probabilities.shape[2], 0) if isinstance(emissions, Categorical) else (0, emissions.means.shape[2])
+    )
     numbers = {"groups": G, "K": K, "J": J, "S": S, "kind": kind, "is_lanes": is_lanes}
-    numbers |= {"V": size * is_symbols, "D": size * (not is_symbols), "is_guarded": _is_guarded(model)}
+    numbers |= {"V": V, "D": D, "is_guarded": _is_guarded(model)}
     T = rows_kept(J, len(data.values), kind)
     task = native.Task(**numbers, T=T, **{name: native.pointer(array) for name, array in arrays.items()})
     if library["expected_counts"](ctypes.byref(task)):
@@ -314,7 +324,7 @@ def _pair_counts(model: HMM, found: Messages, each: Array) -> Array:
     """Sums of pairwise posteriors, ``(R, K, K)``."""
     total, log_moves, filtered = np.zeros_like(model.transitions), logarithms(model.transitions), found.log_filtered
     is_possible = np.repeat(found.impossible < 0, np.diff(found.begin), axis=1)[:, :, None, None]
-    for places in _chunks(found.pairs, total.size):
+    for places in _chunks(found.not_last, total.size):
         onward = found.log_onward(places)[:, :, None, :]
         pairs = np.exp(filtered[:, places, :, None] + log_moves[:, None] + onward)
         total += np.where(is_possible[:, places], pairs * each[:, places, :, None], 0.0).sum(axis=1)

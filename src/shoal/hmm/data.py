@@ -23,8 +23,8 @@ class Sequences:
     """Sequences of symbols or of vectors; some observations may be missing.
 
     Attributes:
-        values: symbols ``(n,)`` from 0, int32, -1 where one is missing; or vectors ``(n, D)``, float64, NaN in a row that
-            is missing. Numbers ``(n,)`` that are no integers are vectors of one dimension.
+        values: symbols ``(n,)`` from 0, int32, -1 where one is missing; or vectors ``(n, D)``, float64, NaN in a row
+            that is missing. Numbers ``(n,)`` that are no integers are vectors of one dimension.
         lengths: length of each sequence, ``(S,)``; by default all values are one.
         begin: first place of each sequence, and ``n``; ``(S + 1,)``.
         seen: True where there is an observation, ``(n,)``.
@@ -32,8 +32,8 @@ class Sequences:
         n_symbols: 1 + the largest symbol; 0 of vectors, or if all are missing.
 
     Raises:
-        UserError: there is no sequence, a length is below 1, the lengths do not add up to the number of values, a symbol is
-            negative and not -1, a value is infinite or larger than 1e100, or a row is NaN in some dimensions only.
+        UserError: there is no sequence, a length is below 1, they do not add up to the number of values, a symbol is
+            negative and not -1, a value is infinite or beyond 1e100, or a row is NaN in some dimensions only.
 
     >>> Sequences([0, 1, -1, 1], [3, 1]).begin
     array([0, 3, 4])
@@ -113,14 +113,15 @@ def _values(values: ArrayLike) -> NDArray[Any]:
     if not vectors.shape[1]:
         raise UserError("values of shape (n, 0): an observation needs at least 1 dimension")
     is_nan = np.isnan(vectors)
-    if bad := np.flatnonzero((is_nan.any(axis=1) & ~is_nan.all(axis=1))).tolist():
+    if bad := np.flatnonzero(is_nan.any(axis=1) & ~is_nan.all(axis=1)).tolist():
         raise UserError(
             f"row {bad[0]} is NaN in some of its {vectors.shape[1]} dimensions: a missing row is NaN in all"
         )
     with np.errstate(invalid="ignore"):
         is_large = np.abs(vectors) > _LARGEST
-    if bad := np.argwhere(is_large).tolist():
-        raise UserError(f"value {vectors[tuple(bad[0])]} at row {bad[0][0]}: values must lie between -1e100 and 1e100")
+    if is_large.any():
+        row, d = np.argwhere(is_large)[0].tolist()
+        raise UserError(f"value {vectors[row, d]} at row {row}: values must lie between -1e100 and 1e100")
     return vectors
 
 

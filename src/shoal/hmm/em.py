@@ -1,8 +1,8 @@
 """Expectation maximisation of R hidden Markov models at once.
 
 Source: Baum, Petrie, Soules and Weiss 1970; Dempster, Laird and Rubin 1977. The transitions come from the pairwise
-posteriors p(Z_i = j, Z_{i+1} = k | y). With the conditional p(Z_{i+1} = k | Z_i = j, y) in their place the update is not EM,
-and the likelihood can fall; it is here by its name, to be shown.
+posteriors p(Z_i = j, Z_{i+1} = k | y). With the conditional p(Z_{i+1} = k | Z_i = j, y) in their place the update is
+not EM, and the likelihood can fall; it is here by its name, to be shown.
 
 Shapes: ``R`` models, ``K`` states, ``D`` dimensions, ``S`` sequences.
 """
@@ -118,7 +118,8 @@ def fit(
 def maximised(model: HMM, counts: Counts, variance_floor: Array | None = None, learn: Sequence[str] = PARTS) -> HMM:
     """Models that maximise the expected log-likelihood of the complete data: the M-step.
 
-    A row of transitions, or the emissions of a state, of which less than 1e-9 observations are expected stay as they were.
+    A row of transitions, or the emissions of a state, of which less than 1e-9 observations are expected stay as
+    they were.
     """
     start = shares(counts.starts, model.start) if "start" in learn else model.start
     transitions = shares(counts.pairs, model.transitions) if "transitions" in learn else model.transitions
@@ -177,14 +178,14 @@ class _Fitting:
         self.history[self.step, self.active] = values
         self.visits[self.active] = counts.visits
         going = np.full(len(self.active), self.step + 1 < len(self.history))
-        for i, r in enumerate(self.active):
+        for i, r in enumerate(self.active.tolist()):
             if values[i] == -np.inf:
                 self.problems[r]["impossible"] = _impossible(counts, own, i, data)
                 going[i] = False
             elif self.step:
-                going[i] &= self._is_going(int(r), float(values[i]), tolerance, stops_at_fall)
-        for i in np.flatnonzero(~going):
-            self.stopped[int(self.active[i])] = self.current.select(int(i))
+                going[i] &= self._is_going(r, float(values[i]), tolerance, stops_at_fall)
+        for stopped in np.flatnonzero(~going).tolist():
+            self.stopped[int(self.active[stopped])] = self.current.select(stopped)
         return going
 
     def _is_going(self, r: int, value: float, tolerance: float, stops_at_fall: bool) -> bool:
@@ -200,8 +201,7 @@ class _Fitting:
         """Update the models that are going, and drop the others."""
         if not going.all():
             self.current, self.active = self.current.select(going), self.active[going]
-            parts = {name: getattr(counts, name) for name in counts.__dataclass_fields__}
-            counts = Counts(**{name: None if part is None else part[going] for name, part in parts.items()})
+            counts = counts.select(going)
         self.current = maximised(self.current, counts, smallest, learn)
         self.iterations[self.active] += 1
         self.step += 1
@@ -243,8 +243,8 @@ def _relative_variances(emissions: Gaussian, smallest: Array) -> Array:
         ratios: Array = (emissions.covariances / smallest).min(axis=2)
         return ratios
     scale = np.sqrt(smallest)
-    eigenvalues: Array = np.linalg.eigvalsh(emissions.covariances / scale[:, None] / scale)
-    return eigenvalues[..., 0]
+    eigenvalues = np.linalg.eigvalsh(emissions.covariances / scale[:, None] / scale)
+    return np.asarray(eigenvalues[..., 0], dtype=np.float64)
 
 
 def _check_variances(emissions: Gaussian, smallest: Array) -> None:
@@ -278,7 +278,8 @@ def _bounded(matrices: Array, smallest: Array) -> Array:
     values, vectors = np.linalg.eigh(matrices / scale[:, None] / scale)
     raised = np.maximum(values, 1.0)
     bounded = np.einsum("rkde,rke,rkfe->rkdf", vectors, raised, vectors) * scale[:, None] * scale
-    result: Array = np.where((values < 1.0).any(axis=2)[..., None, None], bounded, matrices)
+    is_low = np.asarray((values < 1.0).any(axis=2))[..., None, None]
+    result: Array = np.where(is_low, bounded, matrices)
     return 0.5 * (result + result.swapaxes(2, 3))
 
 

@@ -42,7 +42,7 @@ class Categorical:
     def n_parameters(self) -> int:
         """Number of free parameters of one model: K (V - 1)."""
         _, K, V = self.probabilities.shape
-        return K * (V - 1)
+        return int(K * (V - 1))
 
     def check(self, data: Sequences) -> None:
         """Refuse data that are no symbols of these models.
@@ -81,8 +81,8 @@ class Gaussian:
         covariances: variances ``(R, K, D)``, for diagonal covariances, or matrices ``(R, K, D, D)``.
 
     Raises:
-        UserError: a mean is not finite, a variance not positive, a matrix not symmetric or not positive definite, or the
-            shapes do not agree; the place is named by its indices.
+        UserError: a mean is not finite, a variance not positive, a matrix not symmetric or not positive definite, or
+            the shapes do not agree; the place is named by its indices.
     """
 
     means: Array
@@ -142,7 +142,7 @@ class Gaussian:
     def n_parameters(self) -> int:
         """Number of free parameters of one model: 2 K D, or K D + K D (D + 1) / 2 with full covariances."""
         _, K, D = self.means.shape
-        return K * D + K * (D * (D + 1) // 2 if self.is_full else D)
+        return int(K * D + K * (D * (D + 1) // 2 if self.is_full else D))
 
     def check(self, data: Sequences) -> None:
         """Refuse data that are no vectors of D dimensions.
@@ -176,10 +176,7 @@ class Gaussian:
         """Log-densities of each observation in each state, ``(R, n, K)``, in nats; 0 where one is missing."""
         W, constants = self.whitening()
         difference = data.filled[None, :, None, :] - self.means[:, None]  # (R, n, K, D)
-        if self.is_full:
-            whitened = np.einsum("rkde,rnke->rnkd", W, difference)
-        else:
-            whitened = difference * W[:, None]
+        whitened = np.einsum("rkde,rnke->rnkd", W, difference) if self.is_full else difference * W[:, None]
         logs = constants[:, None] - 0.5 * np.square(whitened).sum(axis=3)
         return np.where(data.seen[None, :, None], logs, 0.0)
 

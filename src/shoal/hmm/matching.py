@@ -39,8 +39,8 @@ def match_states(reference: HMM, others: HMM) -> Integers:
 def state_distance(reference: HMM, others: HMM) -> Array:
     """Distance of each model from the reference, after their states are matched, ``(R,)``, from 0 to 3.
 
-    The mean over states of the squared Hellinger distance of the emissions, plus that of the total variation of the rows of
-    transitions, plus the total variation of the starts. 0 for a model whose states have other numbers and nothing else.
+    The mean over states of the squared Hellinger distance of the emissions, plus that of the total variation of the
+    rows of transitions, plus the total variation of the starts. 0 where models differ in the numbers of states alone.
     """
     distances, orders = _emission_distances(_checked(reference, others), others), match_states(reference, others)
     return np.array([_total(reference, others.select(r), distances[r], order) for r, order in enumerate(orders)])
@@ -52,7 +52,8 @@ def posterior_agreement(reference: HMM, others: HMM, data: Sequences) -> Array:
     The mean over observations of the sum over states of the smaller probability, after their states are matched.
     """
     theirs = messages(others.permuted(match_states(reference, others)), data).posteriors
-    return np.minimum(messages(reference, data).posteriors, theirs).sum(axis=2).mean(axis=1)
+    shares: Array = np.minimum(messages(reference, data).posteriors, theirs).sum(axis=2).mean(axis=1)
+    return shares
 
 
 def _checked(reference: HMM, others: HMM) -> HMM:
@@ -72,8 +73,8 @@ def _emission_distances(reference: HMM, others: HMM) -> Array:
     """Squared Hellinger distances of all pairs of states, ``(R, K, K)``, from 0 to 1."""
     ours, theirs = reference.emissions, others.emissions
     if isinstance(ours, Categorical) and isinstance(theirs, Categorical):
-        overlap = np.einsum("jv,rkv->rjk", np.sqrt(ours.probabilities[0]), np.sqrt(theirs.probabilities))
-        return np.clip(1 - overlap, 0.0, None)
+        overlap: Array = np.einsum("jv,rkv->rjk", np.sqrt(ours.probabilities[0]), np.sqrt(theirs.probabilities))
+        return np.maximum(1 - overlap, 0.0)
     assert isinstance(ours, Gaussian) and isinstance(theirs, Gaussian)
     a, b = _matrices(ours)[:, :, None], _matrices(theirs)[:, None]  # (1, K, 1, D, D), (R, 1, K, D, D)
     middle, difference = 0.5 * (a + b), ours.means[:, :, None] - theirs.means[:, None]
@@ -81,7 +82,7 @@ def _emission_distances(reference: HMM, others: HMM) -> Array:
     squares = (difference * solved).sum(axis=-1)
     logs = [np.linalg.slogdet(part)[1] for part in (a, b, middle)]
     distances: Array = 1 - np.exp(0.25 * (logs[0] + logs[1]) - 0.5 * logs[2] - 0.125 * squares)
-    return np.clip(distances, 0.0, None)
+    return np.maximum(distances, 0.0)
 
 
 def _matrices(emissions: Gaussian) -> Array:

@@ -2,8 +2,8 @@
 
 Source: Baum, Petrie, Soules and Weiss 1970, with the convention that α excludes the observation of its own place:
 α_i(z) = p(Z_i = z, y_1 … y_{i-1}), α_1 = π; β_i(z) = p(y_{i+1} … y_n | Z_i = z), β_n = 1; ℓ_i(z) = p(y_i | Z_i = z), 1
-where y_i is missing. Everything is in logarithms, each message relative to the probability of what was seen until then, so
-that nothing underflows, however long a sequence or however unlikely an observation.
+where y_i is missing. Everything is in logarithms, each message relative to the probability of what was seen until then,
+so that nothing underflows, however long a sequence or however unlikely an observation.
 
 Shapes: ``R`` models, ``K`` states, ``S`` sequences, ``n`` observations of all of them, one sequence after the other.
 """
@@ -23,7 +23,7 @@ class Messages:
     """Messages of R models about all sequences, in nats.
 
     Attributes:
-        log_predicted: log p(Z_i | y_1 … y_{i-1}), ``(R, n, K)``: α_i over its sum; -inf behind an impossible observation.
+        log_predicted: log p(Z_i | y_1 … y_{i-1}), ``(R, n, K)``: α_i over its sum; -inf behind what is impossible.
         log_norms: log p(y_i | y_1 … y_{i-1}), ``(R, n)``; -inf of an impossible observation and behind it.
         log_future: log of β_i over p(y_{i+1} … y_n | y_1 … y_i), ``(R, n, K)``.
         log_densities: log ℓ_i, ``(R, n, K)``.
@@ -38,23 +38,25 @@ class Messages:
 
     @property
     def log_alpha(self) -> Array:
-        """log α, ``(R, n, K)``: its rounding grows with its size, that of the messages above does not."""
+        """Logarithm of α, ``(R, n, K)``: its rounding grows with its size, that of the messages above does not."""
         sums = self._running(self.log_norms)
-        before = np.concatenate([np.zeros((len(sums), 1)), sums[:, :-1]], axis=1)
+        before: Array = np.concatenate([np.zeros((len(sums), 1)), sums[:, :-1]], axis=1)
         before[:, self.begin[:-1]] = 0.0
         return self.log_predicted + before[:, :, None]
 
     @property
     def log_beta(self) -> Array:
-        """log β, ``(R, n, K)``."""
+        """Logarithm of β, ``(R, n, K)``."""
         norms = np.where(np.isfinite(self.log_norms), self.log_norms, 0.0)
         totals = np.repeat(np.add.reduceat(norms, self.begin[:-1], axis=1), np.diff(self.begin), axis=1)
-        return self.log_future + (totals - self._running(norms))[:, :, None]
+        result: Array = self.log_future + (totals - self._running(norms))[:, :, None]
+        return result
 
     @property
     def log_likelihood(self) -> Array:
-        """log p(y) of each sequence, ``(R, S)``; -inf of an impossible one."""
-        return np.add.reduceat(self.log_norms, self.begin[:-1], axis=1)
+        """Logarithm of p(y) of each sequence, ``(R, S)``; -inf of an impossible one."""
+        sums: Array = np.add.reduceat(self.log_norms, self.begin[:-1], axis=1)
+        return sums
 
     @property
     def impossible(self) -> Integers:
@@ -68,7 +70,7 @@ class Messages:
 
     @property
     def log_filtered(self) -> Array:
-        """log p(Z_i | y_1 … y_i), ``(R, n, K)``; -inf from an impossible observation on."""
+        """Logarithm of p(Z_i | y_1 … y_i), ``(R, n, K)``; -inf from an impossible observation on."""
         norms = np.where(np.isfinite(self.log_norms), self.log_norms, np.inf)[:, :, None]
         return self.log_predicted + self.log_densities - norms
 
@@ -90,14 +92,14 @@ class Messages:
         return np.where(is_possible.reshape(is_possible.shape + (1,) * (values.ndim - 2)), values, 0.0)
 
     @property
-    def pairs(self) -> Integers:
+    def not_last(self) -> Integers:
         """Places that have a next one in their sequence, ``(n - S,)``."""
         is_last = np.zeros(int(self.begin[-1]), dtype=bool)
         is_last[self.begin[1:] - 1] = True
         return np.flatnonzero(~is_last)
 
     def log_onward(self, places: Integers) -> Array:
-        """log of ℓ β of the next place over its norm, ``(R, len(places), K)``."""
+        """Logarithm of ℓ β of the next place over its norm, ``(R, len(places), K)``."""
         norms = np.where(np.isfinite(self.log_norms), self.log_norms, 0.0)[:, places + 1, None]
         return self.log_densities[:, places + 1] + self.log_future[:, places + 1] - norms
 
@@ -132,7 +134,7 @@ def pairwise_posteriors(model: HMM, data: Sequences) -> Array:
         ``(R, n - S, K, K)``, in memory of that size; 0 for a sequence that is impossible.
     """
     found = messages(model, data)
-    before, onward = found.log_filtered[:, found.pairs, :, None], found.log_onward(found.pairs)[:, :, None, :]
+    before, onward = found.log_filtered[:, found.not_last, :, None], found.log_onward(found.not_last)[:, :, None, :]
     probabilities = np.exp(before + logarithms(model.transitions)[:, None] + onward)
     is_possible = np.repeat(found.impossible < 0, data.lengths - 1, axis=1)
     return np.where(is_possible[:, :, None, None], probabilities, 0.0)
@@ -145,7 +147,7 @@ def posterior_transitions(model: HMM, data: Sequences) -> Array:
         ``(R, n - S, K, K)``; rows of a state from which the rest of the sequence is impossible are 0.
     """
     found = messages(model, data)
-    return transitions_at(model, found, found.pairs)
+    return transitions_at(model, found, found.not_last)
 
 
 def transitions_at(model: HMM, found: Messages, places: Integers) -> Array:

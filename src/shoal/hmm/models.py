@@ -32,7 +32,8 @@ class HMM:
         UserError: shapes do not agree, or a row is no distribution; it is named by its indices.
 
     >>> import numpy as np
-    >>> model = HMM(np.array([[0.5, 0.5]]), np.array([[[0.9, 0.1], [0.2, 0.8]]]), Categorical(np.full((1, 2, 3), 1 / 3)))
+    >>> even = Categorical(np.full((1, 2, 3), 1 / 3))
+    >>> model = HMM(np.array([[0.5, 0.5]]), np.array([[[0.9, 0.1], [0.2, 0.8]]]), even)
     >>> model.K, model.n_parameters
     (2, 7)
     """

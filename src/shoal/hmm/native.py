@@ -1,6 +1,6 @@
 """Library compiled from ``kernels.c``, where there is a C compiler: expected counts, messages in logarithms, Viterbi.
 
-Shapes: ``R`` models, ``m`` models of one call, ``K`` states, ``J`` columns of a row, ``S`` sequences, ``n`` observations.
+Shapes: ``R`` models, ``K`` states, ``J`` columns of a row, ``S`` sequences, ``n`` observations.
 """
 
 import ctypes
@@ -62,7 +62,8 @@ def aligned(shape: tuple[int, ...], dtype: Any = np.float64) -> NDArray[Any]:
     n = int(np.prod(shape)) * np.dtype(dtype).itemsize
     buffer = np.zeros(n + 64, dtype=np.uint8)
     offset = -buffer.ctypes.data % 64
-    return buffer[offset : offset + n].view(dtype).reshape(shape)
+    result: NDArray[Any] = buffer[offset : offset + n].view(dtype).reshape(shape)
+    return result
 
 
 def columns(array: Array, J: int, rows: int | None = None) -> Array:

@@ -10,7 +10,7 @@ from shoal.hmm.emissions import Categorical
 from shoal.hmm.models import HMM
 
 
-def sample(model: HMM, lengths: Sequence[int] | Integers, seed: int = 0) -> tuple[Sequences, Integers]:
+def sample(model: HMM, lengths: Sequence[int] | Integers, seed: int | Sequence[int] = 0) -> tuple[Sequences, Integers]:
     """Sequences of given lengths from one model, and their states ``(n,)``.
 
     Raises:

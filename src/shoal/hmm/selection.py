@@ -7,6 +7,7 @@ Shapes: ``R`` models, ``K`` states, ``S`` sequences.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -177,8 +178,8 @@ class Candidate:
         K: number of states.
         restarts: fits to all sequences.
         criteria: criteria of the best of them; None where none is sound.
-        held_out: log-likelihood per observation of sequences held out in turn, of one model; None with a single sequence,
-            or where no fit of a fold is sound.
+        held_out: log-likelihood per observation of sequences held out in turn, of one model; None with a single
+            sequence, or where no fit of a fold is sound.
     """
 
     K: int
@@ -210,14 +211,14 @@ def compare_numbers_of_states(
     size = data.n_symbols if data.is_symbols and V is None else V  # a fold may lack the last symbols
     candidates = []
     for K in numbers:
-        settings = {
+        settings: dict[str, Any] = {
             "V": size,
             "covariance": covariance,
             "iterations": iterations,
             "tolerance": tolerance,
             "floor": floor,
         }
-        found = best_of(data, K, restarts, seed, **settings)  # type: ignore[arg-type]
+        found = best_of(data, K, restarts, seed, **settings)
         if found.winner is None:
             candidates.append(Candidate(K, found, None, None))
             continue
@@ -228,7 +229,7 @@ def compare_numbers_of_states(
 
 
 def _cross_validated(
-    data: Sequences, K: int, restarts: int, seed: int, folds: int, settings: dict[str, object]
+    data: Sequences, K: int, restarts: int, seed: int, folds: int, settings: dict[str, Any]
 ) -> Array | None:
     """Log-likelihood of each sequence under the best model of the other folds, ``(S,)``."""
     S = len(data.lengths)
@@ -238,7 +239,7 @@ def _cross_validated(
     scores = np.empty(S)
     for number in range(int(fold.max()) + 1):
         own, others = np.flatnonzero(fold == number), np.flatnonzero(fold != number)
-        found = best_of(data.subset(others), K, restarts, seed, **settings)  # type: ignore[arg-type]
+        found = best_of(data.subset(others), K, restarts, seed, **settings)
         if found.winner is None:
             return None
         scores[own] = expected_counts(found.model, data.subset(own)).log_likelihood[0]
