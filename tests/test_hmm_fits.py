@@ -83,9 +83,9 @@ def test_a_constant_stretch_does_not_win():
     """20 equal numbers among 300: a state for them alone has the higher likelihood, and a variance at the floor."""
     values = np.random.default_rng(0).normal(size=300)
     values[100:120] = 0.25
-    moves = [[0.9, 0.1], [0.1, 0.9]]
+    moves = [[[0.9, 0.1], [0.1, 0.9]], [[0.5, 0.5], [0.5, 0.5]]]
     means, variances = [[[0.0], [0.25]], [[-0.5], [0.5]]], [[[1.0], [1e-4]], [[1.0], [1.0]]]
-    start = HMM([[0.5, 0.5]] * 2, [moves] * 2, Gaussian(means, variances))
+    start = HMM([[0.5, 0.5]] * 2, moves, Gaussian(means, variances))
     found = chosen(fit(start, Sequences(values), iterations=100))
     assert [problem.kind for problem in found.fit.problems[0]] == ["floor"]
     assert found.fit.log_likelihood[0] > found.fit.log_likelihood[1]

@@ -17,7 +17,7 @@ from shoal.errors import UserError
 from shoal.hmm import native
 from shoal.hmm.data import Array, Integers, Sequences
 from shoal.hmm.emissions import Categorical, Emissions
-from shoal.hmm.messages import Messages, messages, transitions_at
+from shoal.hmm.posterior import Messages, messages, transitions_at
 from shoal.hmm.models import HMM
 from shoal.hmm.probabilities import SMALLEST, logarithms
 
@@ -142,11 +142,11 @@ def impossible_observations(counts: Counts, data: Sequences) -> tuple[Impossible
 
 def conditional_counts(model: HMM, data: Sequences, weights: ArrayLike | None = None) -> Array:
     """Sums N of the posterior transitions Ω over all places, ``(R, K, K)``: those of the update that is not EM."""
-    found = messages(model, data)
+    lattice = messages(model, data)
     each = np.repeat(check_weights(weights, len(model), data), data.lengths, axis=1)[:, :, None, None]
     total = np.zeros_like(model.transitions)
-    for places in _chunks(found.not_last, total.size):
-        total += (transitions_at(model, found, places) * each[:, places]).sum(axis=1)
+    for places in _chunks(lattice.not_last, total.size):
+        total += (transitions_at(model, lattice, places) * each[:, places]).sum(axis=1)
     return total
 
 
@@ -160,7 +160,9 @@ def _joined(parts: list[Counts]) -> Counts:
     """Counts of several stacks as those of one."""
     names = [field.name for field in fields(Counts)]
     each = {name: [getattr(part, name) for part in parts] for name in names}
-    joined: dict[str, Any] = {name: None if own[0] is None else np.concatenate(own) for name, own in each.items()}
+    joined: dict[str, Any] = {
+        name: None if arrays[0] is None else np.concatenate(arrays) for name, arrays in each.items()
+    }
     return Counts(**joined)
 
 
@@ -298,11 +300,11 @@ def _add_lost(model: HMM, data: Sequences, weights: Array, r: int, s: int, count
 
 def _by_logarithms(model: HMM, data: Sequences, weights: Array) -> Counts:
     """Counts from messages in logarithms, in memory of the messages and a chunk of pairs."""
-    found = messages(model, data)
+    lattice = messages(model, data)
     each = np.repeat(weights, data.lengths, axis=1)[:, :, None]  # (R, n, 1)
-    posteriors = found.posteriors * each
+    posteriors = lattice.posteriors * each
     starts = posteriors[:, data.begin[:-1]].sum(axis=1)
-    shared = (found.log_likelihood, found.impossible, starts, _pair_counts(model, found, each))
+    shared = (lattice.log_likelihood, lattice.impossible, starts, _pair_counts(model, lattice, each))
     emissions = model.emissions
     if isinstance(emissions, Categorical):
         V, seen = emissions.probabilities.shape[2], data.values[data.seen]
@@ -320,12 +322,12 @@ def _by_logarithms(model: HMM, data: Sequences, weights: Array) -> Counts:
     return Counts(*shared, posteriors.sum(axis=1), weighted.sum(axis=1), seconds)
 
 
-def _pair_counts(model: HMM, found: Messages, each: Array) -> Array:
+def _pair_counts(model: HMM, lattice: Messages, each: Array) -> Array:
     """Sums of pairwise posteriors, ``(R, K, K)``."""
-    total, log_moves, filtered = np.zeros_like(model.transitions), logarithms(model.transitions), found.log_filtered
-    is_possible = np.repeat(found.impossible < 0, np.diff(found.begin), axis=1)[:, :, None, None]
-    for places in _chunks(found.not_last, total.size):
-        onward = found.log_onward(places)[:, :, None, :]
+    total, log_moves, filtered = np.zeros_like(model.transitions), logarithms(model.transitions), lattice.log_filtered
+    is_possible = np.repeat(lattice.impossible < 0, np.diff(lattice.begin), axis=1)[:, :, None, None]
+    for places in _chunks(lattice.not_last, total.size):
+        onward = lattice.log_onward(places)[:, :, None, :]
         pairs = np.exp(filtered[:, places, :, None] + log_moves[:, None] + onward)
         total += np.where(is_possible[:, places], pairs * each[:, places, :, None], 0.0).sum(axis=1)
     return total

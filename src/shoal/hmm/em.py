@@ -172,15 +172,15 @@ class _Fitting:
         self, counts: Counts, weights: Array, data: Sequences, tolerance: float, stops_at_fall: bool
     ) -> np.ndarray:
         """Record the likelihoods, and return True for each active model that is to be updated."""
-        own = weights[self.active]
+        active = weights[self.active]
         with np.errstate(invalid="ignore"):
-            values = np.where(own > 0, counts.log_likelihood * own, 0.0).sum(axis=1)
+            values = np.where(active > 0, counts.log_likelihood * active, 0.0).sum(axis=1)
         self.history[self.step, self.active] = values
         self.visits[self.active] = counts.visits
         going = np.full(len(self.active), self.step + 1 < len(self.history))
         for i, r in enumerate(self.active.tolist()):
             if values[i] == -np.inf:
-                self.problems[r]["impossible"] = _impossible(counts, own, i, data)
+                self.problems[r]["impossible"] = _impossible(counts, active, i, data)
                 going[i] = False
             elif self.step:
                 going[i] &= self._is_going(r, float(values[i]), tolerance, stops_at_fall)
@@ -210,7 +210,8 @@ class _Fitting:
         model = stacked([self.stopped[r] for r in range(len(self.iterations))])
         last = self.history[self.iterations, np.arange(len(self.iterations))]
         problems = tuple(
-            (*own.values(), *_degeneracies(model, r, self.visits[r], smallest)) for r, own in enumerate(self.problems)
+            (*noted.values(), *_degeneracies(model, r, self.visits[r], smallest))
+            for r, noted in enumerate(self.problems)
         )
         history = self.history[: self.step + 1]
         return Fit(model, last, history, self.iterations, self.converged, problems, smallest)

@@ -9,7 +9,7 @@ from scipy.optimize import linear_sum_assignment
 from shoal.errors import UserError
 from shoal.hmm.data import Array, Integers, Sequences
 from shoal.hmm.emissions import Categorical, Gaussian
-from shoal.hmm.messages import messages
+from shoal.hmm.posterior import messages
 from shoal.hmm.models import HMM
 
 
@@ -30,8 +30,8 @@ def match_states(reference: HMM, others: HMM) -> Integers:
     sorted_rows = np.sort(others.transitions, axis=2)
     rows = 0.5 * np.abs(np.sort(reference.transitions[0], axis=1)[None, :, None] - sorted_rows[:, None]).sum(axis=3)
     stays = np.diagonal(others.transitions, axis1=1, axis2=2)
-    own = np.abs(np.diagonal(reference.transitions[0])[None, :, None] - stays[:, None, :])
-    costs = distances + start + rows + own
+    staying = np.abs(np.diagonal(reference.transitions[0])[None, :, None] - stays[:, None, :])
+    costs = distances + start + rows + staying
     orders = np.stack([linear_sum_assignment(cost)[1] for cost in costs]).astype(np.int64)
     return np.stack([_exchanged(reference, others.select(r), distances[r], order) for r, order in enumerate(orders)])
 

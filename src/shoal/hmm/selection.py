@@ -165,7 +165,7 @@ def per_observation(
         return HeldOut(value, nothing, nothing)
     rows = np.random.default_rng(seed).integers(S, size=(resamples, S))
     totals = np.maximum(sizes[rows].sum(axis=1), 1.0)  # a resample may hold missing observations alone
-    means = np.stack([own[rows].sum(axis=1) / totals for own in log_likelihood])  # (R, resamples)
+    means = np.stack([values[rows].sum(axis=1) / totals for values in log_likelihood])  # (R, resamples)
     ends = np.quantile(means, [(1 - level) / 2, (1 + level) / 2], axis=1, method="inverted_cdf")
     return HeldOut(value, ends[0], ends[1])
 
@@ -218,13 +218,13 @@ def compare_numbers_of_states(
             "tolerance": tolerance,
             "floor": floor,
         }
-        found = best_of(data, K, restarts, seed, **settings)
-        if found.winner is None:
-            candidates.append(Candidate(K, found, None, None))
+        best = best_of(data, K, restarts, seed, **settings)
+        if best.winner is None:
+            candidates.append(Candidate(K, best, None, None))
             continue
         scores = _cross_validated(data, K, restarts, seed, folds, settings)
         held = None if scores is None else per_observation(scores[None], data, seed)
-        candidates.append(Candidate(K, found, criteria(found.model, found.log_likelihood, data.n_seen), held))
+        candidates.append(Candidate(K, best, criteria(best.model, best.log_likelihood, data.n_seen), held))
     return candidates
 
 
@@ -238,9 +238,9 @@ def _cross_validated(
     fold = np.random.default_rng(seed).permutation(S) % min(folds, S)
     scores = np.empty(S)
     for number in range(int(fold.max()) + 1):
-        own, others = np.flatnonzero(fold == number), np.flatnonzero(fold != number)
-        found = best_of(data.subset(others), K, restarts, seed, **settings)
-        if found.winner is None:
+        out, others = np.flatnonzero(fold == number), np.flatnonzero(fold != number)
+        best = best_of(data.subset(others), K, restarts, seed, **settings)
+        if best.winner is None:
             return None
-        scores[own] = expected_counts(found.model, data.subset(own)).log_likelihood[0]
+        scores[out] = expected_counts(best.model, data.subset(out)).log_likelihood[0]
     return scores

@@ -64,8 +64,8 @@ class Messages:
         positions = np.full((len(self.log_norms), len(self.begin) - 1), -1)
         is_impossible = self.log_norms == -np.inf
         for s, (first, end) in enumerate(zip(self.begin[:-1], self.begin[1:], strict=True)):
-            own = is_impossible[:, first:end]
-            positions[:, s] = np.where(own.any(axis=1), own.argmax(axis=1), -1)
+            within = is_impossible[:, first:end]
+            positions[:, s] = np.where(within.any(axis=1), within.argmax(axis=1), -1)
         return positions
 
     @property
@@ -133,10 +133,13 @@ def pairwise_posteriors(model: HMM, data: Sequences) -> Array:
     Returns:
         ``(R, n - S, K, K)``, in memory of that size; 0 for a sequence that is impossible.
     """
-    found = messages(model, data)
-    before, onward = found.log_filtered[:, found.not_last, :, None], found.log_onward(found.not_last)[:, :, None, :]
+    lattice = messages(model, data)
+    before, onward = (
+        lattice.log_filtered[:, lattice.not_last, :, None],
+        lattice.log_onward(lattice.not_last)[:, :, None, :],
+    )
     probabilities = np.exp(before + logarithms(model.transitions)[:, None] + onward)
-    is_possible = np.repeat(found.impossible < 0, data.lengths - 1, axis=1)
+    is_possible = np.repeat(lattice.impossible < 0, data.lengths - 1, axis=1)
     return np.where(is_possible[:, :, None, None], probabilities, 0.0)
 
 
@@ -146,13 +149,13 @@ def posterior_transitions(model: HMM, data: Sequences) -> Array:
     Returns:
         ``(R, n - S, K, K)``; rows of a state from which the rest of the sequence is impossible are 0.
     """
-    found = messages(model, data)
-    return transitions_at(model, found, found.not_last)
+    lattice = messages(model, data)
+    return transitions_at(model, lattice, lattice.not_last)
 
 
-def transitions_at(model: HMM, found: Messages, places: Integers) -> Array:
+def transitions_at(model: HMM, lattice: Messages, places: Integers) -> Array:
     """Posterior transitions from some places, ``(R, len(places), K, K)``; see :func:`posterior_transitions`."""
-    logs = logarithms(model.transitions)[:, None] + found.log_onward(places)[:, :, None, :]
+    logs = logarithms(model.transitions)[:, None] + lattice.log_onward(places)[:, :, None, :]
     sums = log_sum(logs, axis=3)[..., None]
     return np.exp(logs - np.where(np.isfinite(sums), sums, np.inf))
 
