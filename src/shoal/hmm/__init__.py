@@ -13,14 +13,15 @@ and not PyTorch.
 (4, True)
 """
 
-from shoal.hmm.resampling import Bootstrap, bootstrap
+from shoal.hmm.best_path import Path, viterbi
 from shoal.hmm.counts import Counts, Evidence, Impossible, conditional_counts, expected_counts, log_likelihood
 from shoal.hmm.data import Sequences
 from shoal.hmm.em import Fit, Problem, fit, maximised
 from shoal.hmm.emissions import Categorical, Gaussian
 from shoal.hmm.matching import match_states, posterior_agreement, state_distance
-from shoal.hmm.posterior import Messages, messages, pairwise_posteriors, posterior_transitions
 from shoal.hmm.models import HMM, stacked
+from shoal.hmm.posterior import Messages, messages, pairwise_posteriors, posterior_transitions
+from shoal.hmm.resampling import Bootstrap, bootstrap
 from shoal.hmm.sampling import sample
 from shoal.hmm.selection import (
     Candidate,
@@ -33,7 +34,6 @@ from shoal.hmm.selection import (
     held_out,
 )
 from shoal.hmm.starts import random_models
-from shoal.hmm.best_path import Path, viterbi
 
 __all__ = [
     "HMM",

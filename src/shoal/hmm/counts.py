@@ -17,8 +17,8 @@ from shoal.errors import UserError
 from shoal.hmm import native
 from shoal.hmm.data import Array, Integers, Sequences
 from shoal.hmm.emissions import Categorical, Emissions
-from shoal.hmm.posterior import Messages, messages, transitions_at
 from shoal.hmm.models import HMM
+from shoal.hmm.posterior import Messages, messages, transitions_at
 from shoal.hmm.probabilities import SMALLEST, logarithms
 
 _ROW_BYTES = 1 << 18  # of messages that are kept at a time: a part of a core's cache

@@ -9,8 +9,8 @@ from scipy.optimize import linear_sum_assignment
 from shoal.errors import UserError
 from shoal.hmm.data import Array, Integers, Sequences
 from shoal.hmm.emissions import Categorical, Gaussian
-from shoal.hmm.posterior import messages
 from shoal.hmm.models import HMM
+from shoal.hmm.posterior import messages
 
 
 def match_states(reference: HMM, others: HMM) -> Integers:
