@@ -240,6 +240,21 @@ def test_evidence_that_turns_after_a_state_has_underflown_still_counts(way):
     np.testing.assert_allclose(expected_counts(model, data).visits, [[0, 1200]], atol=1e-200)
 
 
+def test_a_state_that_no_path_leads_to_does_not_count_however_likely_its_future_is(way):
+    """The message backwards of the second state is 9^1000 times that of the first, which is infinite in float64."""
+    model = symbols([1.0, 0.0], [[1.0, 0.0], [0.0, 1.0]], [[0.9, 0.1], [0.1, 0.9]])
+    counts = expected_counts(model, Sequences([1] * 1000))
+    np.testing.assert_allclose(counts.log_likelihood, 1000 * math.log(0.1), rtol=1e-12)
+    np.testing.assert_allclose(counts.visits, [[1000, 0]], atol=1e-200)
+
+
+def test_what_is_smaller_than_float64_is_not_impossible(way):
+    model = symbols([1e-250, 1.0], [[1.0, 0.0], [0.0, 1.0]], [[1.0, 1e-200], [1.0, 0.0]])
+    evidence = log_likelihood(model, Sequences([1, 0]))
+    assert evidence.log_likelihood[0, 0] == pytest.approx(-450 * math.log(10), rel=1e-12)
+    assert evidence.impossible == ()
+
+
 def test_an_outlier_of_a_thousand_deviations_has_a_likelihood(way):
     model = HMM([[0.5, 0.5]], [[[0.9, 0.1], [0.2, 0.8]]], Gaussian([[[0.0], [1.0]]], [[[1.0], [1.0]]]))
     value = log_likelihood(model, Sequences([0.0, 1000.0, 0.0])).log_likelihood

@@ -2,6 +2,7 @@
 
 import itertools
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from shoal.hmm import (
     HMM,
     Categorical,
     Gaussian,
+    Problem,
     Sequences,
     best_of,
     bootstrap,
@@ -150,6 +152,14 @@ def test_the_best_of_many_is_found_again_and_near_the_truth():
     assert posterior_agreement(three_states(), found.model, data)[0] > 0.97
 
 
+def test_found_again_is_within_a_tenth_of_a_nat_among_sound_fits():
+    fitted = fit(random_models(TURN, 2, 5, seed=1), TURN, iterations=2)
+    problems = ((), (), (), (Problem("floor", (0,), ""),), ())
+    values = np.array([-10.05, -10.0, -10.2, -9.0, -30.0])
+    found = chosen(replace(fitted, log_likelihood=values, problems=problems))
+    assert (found.winner, found.n_found, found.share) == (1, 2, 0.4)
+
+
 def counted(model: HMM) -> int:
     """Numbers of a model that can be chosen freely, by counting them one by one."""
     rows = [model.start[0], *model.transitions[0]]
@@ -213,6 +223,13 @@ def test_states_with_the_same_emissions_are_told_apart_by_their_transitions():
     np.testing.assert_allclose(state_distance(model, twins), 0, atol=1e-12)
     other = symbols([0.2, 0.3, 0.5], [[0.2, 0.1, 0.7], [0.3, 0.1, 0.6], [0.45, 0.35, 0.2]], [[0.5, 0.5]] * 3)
     assert state_distance(model, other)[0] == pytest.approx(0.1 / 3, abs=1e-9)
+
+
+def test_states_that_differ_by_their_successors_alone_are_told_apart():
+    """A cycle and its twins: each state looks like the others until it is seen where it leads."""
+    model = symbols([1 / 3] * 3, [[0.1, 0.7, 0.2], [0.2, 0.1, 0.7], [0.7, 0.2, 0.1]], [[0.5, 0.5]] * 3)
+    twins = stacked([model] * 6).permuted(np.array(list(itertools.permutations(range(3)))))
+    np.testing.assert_allclose(state_distance(model, twins), 0, atol=1e-12)
 
 
 @pytest.mark.parametrize("kind", ["sequences", "parametric"])
