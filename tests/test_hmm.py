@@ -1,6 +1,8 @@
 """Hidden Markov models: against every path, one way of computing against the other, and what goes wrong elsewhere."""
 
+import ctypes
 import math
+import shutil
 import subprocess
 import sys
 from unittest import mock
@@ -12,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shoal.errors import UserError
+from shoal.fast.build import FLAGS, PLAIN_FLAGS
 from shoal.hmm import (
     HMM,
     Categorical,
@@ -186,6 +189,25 @@ def test_both_ways_agree(row_bytes, seed, R, K, kind, data):
     weights = np.random.default_rng(seed).uniform(0, 2, (R, len(lengths)))
     with mock.patch.object(counts_module, "_ROW_BYTES", row_bytes):
         agree(model, observed(lengths, seed, **size), weights)
+
+
+PROCESSORS = {"without AVX-512": (*FLAGS, "-mno-avx512f"), "any": PLAIN_FLAGS}
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(native.library() is None or not shutil.which("cc"), reason="there is no C compiler")
+@pytest.mark.parametrize("flags", PROCESSORS.values(), ids=PROCESSORS)
+def test_both_ways_agree_on_other_processors(tmp_path, flags):
+    """Vectors of 512 bits are right where registers have 256 or 128."""
+    made = tmp_path / "kernels.so"
+    if subprocess.run(["cc", "-o", made, native.SOURCE, *flags, "-lm"], capture_output=True).returncode:
+        pytest.skip("this compiler does not know these flags")
+    with mock.patch.object(native, "library", lambda library=ctypes.CDLL(str(made)): library):
+        for seed, K, R in ((0, 2, 1), (1, 3, 9), (2, 8, 9), (3, 8, 1), (4, 21, 2), (5, 40, 1)):
+            for size, full in (({"V": 4}, False), ({"D": 3}, False), ({"D": 3}, True)):
+                agree(drawn(R, K, seed, **size, full=full), observed([40, 1, 17], seed, **size), None)
+        for seed in range(10):
+            agree(*thin_case(seed, 60), None)
 
 
 def thinned(generator: np.random.Generator, shape: tuple[int, ...], share: float) -> np.ndarray:
