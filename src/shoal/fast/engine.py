@@ -3,6 +3,8 @@
 - ``compiled``: prefix by prefix, with kernels compiled for this machine's CPU or GPU; it saves repeated products,
   passes over memory and, on a GPU, launches.
 - ``prefixes``: prefix by prefix, with PyTorch's own operations; on any device.
+- ``windows``: windows of tokens, such as those of a text or pairs of sentences, with kernels for this machine's CPU, in
+  programs that are laid out once.
 - ``plain``: the model as it is written, lifted over the members by ``torch.func.vmap``; covers everything. Where the
   task fuses, attention is one operation of PyTorch's and Adam one kernel.
 """
@@ -17,8 +19,10 @@ from shoal.fast.build import SECONDS, is_compiled
 from shoal.fast.fused import fused_kernels
 from shoal.fast.ops import TorchOps
 from shoal.fast.scorer import CompiledScorer, Members, PrefixScorer, check_served, refusal
+from shoal.fast.windows import WindowScorer, windows_refusal
 
-ENGINES = ("compiled", "prefixes", "plain")
+ENGINES = ("compiled", "prefixes", "windows", "plain")
+COMPILED = {"compiled": "prefixes", "windows": "plain"}  # engines that need kernels, and what goes on without them
 
 
 @dataclass(frozen=True)
@@ -41,9 +45,11 @@ def choose_engine(config: Any, seconds: float, device: torch.device, wanted: str
     first = ENGINES.index(wanted) if wanted else 0
     why = "asked for"
     for engine in ENGINES[first:]:
+        if engine == "windows" != wanted and not config.task_part.makes_windows:
+            continue  # the reason that is said is that of the prefixes
         refused = _refusal(engine, config, seconds, device, wanted)
         if refused is None:
-            return Choice(engine, fused_kernels(device).note if engine == "compiled" and wanted is None else why)
+            return Choice(engine, fused_kernels(device).note if engine in COMPILED and wanted is None else why)
         why = refused
     raise AssertionError("plain computes everything")
 
@@ -52,10 +58,12 @@ def _refusal(engine: str, config: Any, seconds: float, device: torch.device, wan
     """Reason why an engine does not compute a cohort; None where it does."""
     if engine == "plain":
         return None
-    if (why := refusal(config)) is not None:
+    if (why := windows_refusal(config) if engine == "windows" else refusal(config)) is not None:
         return why
     if engine == "prefixes":
         return None
+    if engine == "windows" and device.type != "cpu":
+        return f"windows are computed on the CPU, not on {device.type}"
     if config.precision == "bfloat16":
         return "the kernels are for float32, not for bfloat16"
     if wanted is None and device.type == "cpu" and seconds < 4 * SECONDS and not is_compiled():
@@ -66,12 +74,14 @@ def _refusal(engine: str, config: Any, seconds: float, device: torch.device, wan
 
 def available(engine: str, device: torch.device) -> tuple[str, str]:
     """Engine with which a cohort that was begun with ``engine`` can be resumed here, and the reason."""
-    if engine == "compiled" and fused_kernels(device).library_for is None:
-        return "prefixes", fused_kernels(device).note
+    if engine == "windows" and device.type != "cpu":
+        return "plain", f"windows are computed on the CPU, not on {device.type}"
+    if engine in COMPILED and fused_kernels(device).library_for is None:
+        return COMPILED[engine], fused_kernels(device).note
     return engine, "the same"
 
 
-def choose_scorer(engine: str, members: Members) -> PrefixScorer | None:
+def choose_scorer(engine: str, members: Members) -> PrefixScorer | WindowScorer | None:
     """Scorer that computes the objective; None where the model itself does, engine ``plain``.
 
     Raises:
@@ -82,8 +92,10 @@ def choose_scorer(engine: str, members: Members) -> PrefixScorer | None:
         torch.backends.cuda.matmul.fp32_precision = "tf32" if config.precision == "tf32" else "ieee"
     if engine == "plain":
         return None
+    library_for = fused_kernels(members.theta.device).library_for if engine in COMPILED else None
+    if engine == "windows":
+        return WindowScorer(members, None)
     check_served(members.model, members.task)
-    library_for = fused_kernels(members.theta.device).library_for if engine == "compiled" else None
     if library_for is not None:
         return CompiledScorer(members, library_for)
     ops = TorchOps(torch.bfloat16 if config.precision == "bfloat16" else None)
@@ -97,7 +109,7 @@ def uses_kernels(engine: str, config: Any, device: torch.device) -> bool:
     """
     if engine == "plain":
         return config.task_part.fuses and config.rule.kernel is not None and device.type == "cpu"
-    return engine == "compiled"
+    return engine in COMPILED
 
 
 def fused_update(engine: str, config: Any, device: torch.device) -> FusedAdam | None:
