@@ -232,8 +232,9 @@ class Program:
                 self.give_back(array)
             if out is not None:
                 assert out.grad is not None
-                self.give_back(out.grad)
                 self.give_back(out.data)
+                if out.grad is not out.data:  # a gradient may have taken the place of what it is the gradient of
+                    self.give_back(out.grad)
         self._operations.clear()  # they know the program, which would keep all its memory until they are collected
 
 
