@@ -14,7 +14,7 @@ from typing import Any, Generic
 
 from torch import Tensor
 
-from shoal.fast.ops import Array
+from shoal.fast.ops import Array, Norm
 from shoal.fast.parameters import linear_of, norm_of
 from shoal.fast.window_ops import Drop, View, WindowOps
 
@@ -49,6 +49,10 @@ class Stacked(Generic[Array]):
         weight, bias = linear_of(self.parameters, self.ops, name)
         return self.ops.linear(x, weight), bias
 
+    def norm(self, name: str) -> Norm[Array]:
+        """Norm of the model; None where it has no such norm."""
+        return norm_of(self.parameters, name, self.config.norm)
+
 
 def embedded(model: Stacked[Array], name: str, tokens: Tensor, S: int) -> Array:
     """Embeddings of the tokens ``(R, n)`` of windows of ``S`` positions, by a ``GPTEmbedding``: ``(R, n, D)``."""
@@ -80,13 +84,13 @@ def blocks(
         if memory is not None:  # without rotary positions: the two sequences have none in common
             x = _around(model, f"{block}.cross_attn", x, partial(attention, source=memory[0], view=memory[1]))
         x = _around(model, f"{block}.ffn", x, feed_forward)
-    return model.ops.norm(x, norm_of(model.parameters, f"{name}.norm"))
+    return model.ops.norm(x, model.norm(f"{name}.norm"))
 
 
 def _around(model: Stacked[Array], name: str, x: Array, branch: Branch[Array]) -> Array:
     """Branch of a block with its residual, dropout and norm."""
     ops, position = model.ops, model.config.norm_position
-    norm, drop = norm_of(model.parameters, f"{name}_norm"), model.drops.get(f"{name}_drop")
+    norm, drop = model.norm(f"{name}_norm"), model.drops.get(f"{name}_drop")
     if position == "post":
         return ops.residual(x, *branch(model, name, x), drop, norm)
     normed = ops.norm(x, norm)

@@ -14,15 +14,21 @@ from typing import Any
 
 import torch
 
+from shoal.errors import UserError
 from shoal.fast.adam import FusedAdam
 from shoal.fast.build import SECONDS, is_compiled
-from shoal.fast.fused import fused_kernels
+from shoal.fast.build import SOURCE as TREES
+from shoal.fast.fused import FusedKernels, fused_kernels
 from shoal.fast.ops import TorchOps
 from shoal.fast.scorer import CompiledScorer, Members, PrefixScorer, check_served, refusal
-from shoal.fast.windows import WindowScorer, windows_refusal
+from shoal.fast.window_kernels import SOURCE as WINDOWS
+from shoal.fast.window_kernels import window_kernels
+from shoal.fast.windows import WindowScorer, check_windows, windows_refusal
 
 ENGINES = ("compiled", "prefixes", "windows", "plain")
 COMPILED = {"compiled": "prefixes", "windows": "plain"}  # engines that need kernels, and what goes on without them
+SOURCES = {"compiled": (TREES,), "windows": (TREES, WINDOWS)}  # of their kernels on the CPU
+ON_CPU = "its kernels are for the CPU"
 
 
 @dataclass(frozen=True)
@@ -49,7 +55,7 @@ def choose_engine(config: Any, seconds: float, device: torch.device, wanted: str
             continue  # the reason that is said is that of the prefixes
         refused = _refusal(engine, config, seconds, device, wanted)
         if refused is None:
-            return Choice(engine, fused_kernels(device).note if engine in COMPILED and wanted is None else why)
+            return Choice(engine, engine_kernels(engine, device).note if engine in COMPILED and wanted is None else why)
         why = refused
     raise AssertionError("plain computes everything")
 
@@ -63,21 +69,20 @@ def _refusal(engine: str, config: Any, seconds: float, device: torch.device, wan
     if engine == "prefixes":
         return None
     if engine == "windows" and device.type != "cpu":
-        return f"windows are computed on the CPU, not on {device.type}"
+        return ON_CPU
     if config.precision == "bfloat16":
         return "the kernels are for float32, not for bfloat16"
-    if wanted is None and device.type == "cpu" and seconds < 4 * SECONDS and not is_compiled():
-        return f"about {seconds:.0f} s of training are not worth {SECONDS:.0f} s of compiling"
-    kernels = fused_kernels(device)
+    sources = SOURCES[engine]
+    if wanted is None and device.type == "cpu" and seconds < 4 * SECONDS * len(sources) and not is_compiled(*sources):
+        return f"about {seconds:.0f} s of training are not worth {SECONDS * len(sources):.0f} s of compiling"
+    kernels = engine_kernels(engine, device)
     return kernels.note if kernels.library_for is None else None
 
 
 def available(engine: str, device: torch.device) -> tuple[str, str]:
     """Engine with which a cohort that was begun with ``engine`` can be resumed here, and the reason."""
-    if engine == "windows" and device.type != "cpu":
-        return "plain", f"windows are computed on the CPU, not on {device.type}"
-    if engine in COMPILED and fused_kernels(device).library_for is None:
-        return COMPILED[engine], fused_kernels(device).note
+    if engine in COMPILED and engine_kernels(engine, device).library_for is None:
+        return COMPILED[engine], engine_kernels(engine, device).note
     return engine, "the same"
 
 
@@ -92,14 +97,30 @@ def choose_scorer(engine: str, members: Members) -> PrefixScorer | WindowScorer 
         torch.backends.cuda.matmul.fp32_precision = "tf32" if config.precision == "tf32" else "ieee"
     if engine == "plain":
         return None
-    library_for = fused_kernels(members.theta.device).library_for if engine in COMPILED else None
+    kernels = engine_kernels(engine, members.theta.device) if engine in COMPILED else None
     if engine == "windows":
-        return WindowScorer(members, None)
+        check_windows(members.model, members.task)
+        if kernels is None or kernels.library_for is None:
+            raise UserError(f"engine windows does not serve this run, because {kernels and kernels.note}: ask for plain")
+        return WindowScorer(members, kernels.library_for)
     check_served(members.model, members.task)
+    library_for = kernels.library_for if kernels else None
     if library_for is not None:
         return CompiledScorer(members, library_for)
     ops = TorchOps(torch.bfloat16 if config.precision == "bfloat16" else None)
     return PrefixScorer(members, ops)
+
+
+def engine_kernels(engine: str, device: torch.device) -> FusedKernels:
+    """Kernels of a device that an engine computes with, those of ``windows`` beside those on trees."""
+    if engine != "windows":
+        return fused_kernels(device)
+    if device.type != "cpu":
+        return FusedKernels(None, ON_CPU)
+    trees, windows = fused_kernels(device), window_kernels()
+    if trees.library_for is None or windows.library is None:
+        return FusedKernels(None, trees.note if trees.library_for is None else windows.note)
+    return FusedKernels(trees.library_for, windows.note, f"{trees.key} {windows.key}")
 
 
 def uses_kernels(engine: str, config: Any, device: torch.device) -> bool:

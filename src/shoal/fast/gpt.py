@@ -43,7 +43,7 @@ def gpt_outputs(
     x, rows, levels = _embedded(parameters, table, V, nodes, ops)  # (R, X, D), (R, M) or None, (X,)
     for layer in range(config.num_layers):
         block, attention = f"decoder.blocks.{layer}", f"decoder.blocks.{layer}.self_attn"
-        norms = (norm_of(parameters, f"{block}.self_attn_norm"), norm_of(parameters, f"{block}.ffn_norm"))
+        norms = tuple(norm_of(parameters, f"{block}.{part}_norm", config.norm) for part in ("self_attn", "ffn"))
         before, after = ((None, None), norms) if config.norm_position == "post" else (norms, (None, None))
         start = nodes.starts[first] if layer == config.num_layers - 1 else 0
         paths, asking_rows = _places(rows, nodes, start, ops)  # (R, n, S), (R, n) or None, rows of x
@@ -64,7 +64,7 @@ def gpt_outputs(
         h = ops.add_norm(asking, asking_rows, ops.linear(context, weight), bias, after[0])
         out, bias = _feed_forward(parameters, f"{block}.ffn", ops.norm(h, before[1]), config.non_linearity, ops)
         x, rows, levels = ops.add_norm(h, None, out, bias, after[1]), None, nodes.lengths - 1
-    return ops.norm(x, norm_of(parameters, "decoder.norm"))
+    return ops.norm(x, norm_of(parameters, "decoder.norm", config.norm))
 
 
 def _embedded(

@@ -16,7 +16,7 @@ def linear_of(parameters: Mapping[str, Array], ops: Ops[Array], *names: str) -> 
     return ops.join([parameters[f"{name}.weight"] for name in names]), ops.join(biases) if biases else None
 
 
-def norm_of(parameters: Mapping[str, Array], name: str) -> Norm[Array]:
-    """Parameters of a norm of the model; None where it has no such norm."""
+def norm_of(parameters: Mapping[str, Array], name: str, kind: str) -> Norm[Array]:
+    """Parameters of a norm of the model and its kind, ``layernorm`` or ``rmsnorm``; None where it has no such norm."""
     weight = parameters.get(f"{name}.weight")
-    return None if weight is None else (weight, parameters.get(f"{name}.bias"))
+    return None if weight is None else (weight, parameters.get(f"{name}.bias"), kind)

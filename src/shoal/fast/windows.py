@@ -17,14 +17,13 @@ from shoal.fast.kernels import Library
 from shoal.fast.ops import Array
 from shoal.fast.program import Arena, Program, Replay, Value
 from shoal.fast.scorer import NO_KEYS, Keys, Members, unflattened
+from shoal.fast.window_kernels import WindowKernelOps, window_library
 from shoal.fast.window_ops import Drop, TorchWindowOps, WindowOps
 from shoal.models.dropout import Dropout
-from shoal.models.norms import LayerNorm
 from shoal.rules.layout import tied_names
 from shoal.tasks.base import Batch, Task, TokenObjective
 from shoal.tasks.sampling import Form
 
-WindowKernelOps: Any = None
 MOST = 2048  # tokens to score at once without a gradient, where training has fewer in a step
 Key = tuple[int, int, int, bool, bool]  # B, S, T, true in training, true with a gradient
 
@@ -59,14 +58,14 @@ class WindowScorer:
 
     Args:
         members: the members.
-        library_for: function from a program to the kernels; without it operations are PyTorch's, and there are no
-            programs.
+        library_for: function from a program to the kernels on trees, besides which there must be those on windows; None
+            for operations of PyTorch's, without programs.
     """
 
     def __init__(self, members: Members, library_for: Callable[[Program], Library] | None) -> None:
-        check_windows(members.model, members.task)
         self.config, self.task, self.tensors, self.model = members.config, members.task, members.tensors, members.model
         self.theta, self.layout, self.library_for = members.theta, members.layout, library_for
+        self.window_library = window_library()
         self.family = FAMILIES[type(members.model)]
         self.tables = dict(members.model.named_buffers())  # (X, D) each
         R = len(self.theta)
@@ -76,11 +75,6 @@ class WindowScorer:
             if isinstance(module, Dropout) and module.p > 0
         }
         self.tied = tied_names(members.model)
-        self.shifts = {  # zeros where a LayerNorm has none: what has no shift is an RMSNorm to the operations
-            f"{name}.bias": module.hidden_size
-            for name, module in members.model.named_modules()
-            if isinstance(module, LayerNorm) and module.bias is None
-        }
         self.is_shared = R == 1 or all(tensor.stride(0) == 0 for tensor in self.tensors.values())
         self.batch_size = min(members.config.train_batch_size, members.task.n_drawn)
         self.arena, self.gradient = Arena(), torch.zeros_like(self.theta, requires_grad=False)  # (R, P)
@@ -125,8 +119,7 @@ class WindowScorer:
         R, B, T = batch["targets"].shape
         if self.library_for is None:
             windows = _windows(batch, self.family.by_position)
-            zeros = {name: self.theta.new_zeros(R, D) for name, D in self.shifts.items()}
-            parameters = {**unflattened(self.theta, self.layout), **zeros}
+            parameters = unflattened(self.theta, self.layout)
             losses, right = self._scores(parameters, windows, objective, training, TorchWindowOps())
         else:
             losses, right = self._replayed(batch, objective, training)
@@ -148,16 +141,11 @@ class WindowScorer:
         return scores
 
     def _laid(self, windows: Windows, objective: TokenObjective, training: bool) -> tuple[Program, Windows]:
-        assert self.library_for is not None
+        assert self.library_for is not None and self.window_library is not None
         program = Program(self.arena, self.gradient, torch.is_grad_enabled())
         data, gradients = unflattened(self.theta.detach(), self.layout), unflattened(self.gradient, self.layout)
         parameters = {name: Value(data[name], gradients[name], is_parameter=True) for name in self.layout}
-        if self.shifts:  # their strides are those of parameters
-            zeros, unread = torch.zeros_like(self.gradient), torch.zeros_like(self.gradient)
-            parameters |= {
-                name: Value(zeros[:, :D], unread[:, :D], is_parameter=True) for name, D in self.shifts.items()
-            }
-        ops = WindowKernelOps(self.library_for(program), program)
+        ops = WindowKernelOps(self.library_for(program), self.window_library, program)
         self._scores(parameters, windows, objective, training, ops)
         program.finish()
         return program, windows
