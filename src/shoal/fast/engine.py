@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from shoal.errors import UserError
+from shoal.fast import matmul
 from shoal.fast.adam import FusedAdam
 from shoal.fast.build import SECONDS, is_compiled
 from shoal.fast.build import SOURCE as TREES
@@ -27,7 +28,7 @@ from shoal.fast.windows import WindowScorer, check_windows, windows_refusal
 
 ENGINES = ("compiled", "prefixes", "windows", "plain")
 COMPILED = {"compiled": "prefixes", "windows": "plain"}  # engines that need kernels, and what goes on without them
-SOURCES = {"compiled": (TREES,), "windows": (TREES, WINDOWS)}  # of their kernels on the CPU
+SOURCES = {"compiled": (TREES,), "windows": (TREES, WINDOWS, matmul.SOURCE)}  # of their kernels on the CPU
 ON_CPU = "its kernels are for the CPU"
 
 
@@ -101,7 +102,8 @@ def choose_scorer(engine: str, members: Members) -> PrefixScorer | WindowScorer 
     if engine == "windows":
         check_windows(members.model, members.task)
         if kernels is None or kernels.library_for is None:
-            raise UserError(f"engine windows does not serve this run, because {kernels and kernels.note}: ask for plain")
+            why = kernels and kernels.note
+            raise UserError(f"engine windows does not serve this run, because {why}: ask for engine plain")
         return WindowScorer(members, kernels.library_for)
     check_served(members.model, members.task)
     library_for = kernels.library_for if kernels else None
@@ -112,15 +114,16 @@ def choose_scorer(engine: str, members: Members) -> PrefixScorer | WindowScorer 
 
 
 def engine_kernels(engine: str, device: torch.device) -> FusedKernels:
-    """Kernels of a device that an engine computes with, those of ``windows`` beside those on trees."""
+    """Kernels of a device that an engine computes with, those of ``windows`` besides those on trees."""
     if engine != "windows":
         return fused_kernels(device)
     if device.type != "cpu":
         return FusedKernels(None, ON_CPU)
-    trees, windows = fused_kernels(device), window_kernels()
-    if trees.library_for is None or windows.library is None:
-        return FusedKernels(None, trees.note if trees.library_for is None else windows.note)
-    return FusedKernels(trees.library_for, windows.note, f"{trees.key} {windows.key}")
+    trees, others = fused_kernels(device), [window_kernels(), matmul.library()]
+    lacking = [one.note for one in others if one.library is None]
+    if trees.library_for is None or lacking:
+        return FusedKernels(None, trees.note if trees.library_for is None else lacking[0])
+    return FusedKernels(trees.library_for, trees.note, " ".join([trees.key, *(one.key for one in others)]))
 
 
 def uses_kernels(engine: str, config: Any, device: torch.device) -> bool:

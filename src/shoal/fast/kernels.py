@@ -67,22 +67,34 @@ class KernelOps:
 
     def linear(self, x: Value, weight: Value, bias: Value | None = None) -> Value:
         """See :class:`~shoal.fast.ops.Ops`. The gradient of the weight comes out in the weight's order."""
-        program, transposed = self.program, weight.data.transpose(1, 2)
+        program = self.program
         y = program.value(*x.data.shape[:2], weight.data.shape[1])
-        if bias is None:
-            program.lay(torch.bmm, x.data, transposed, out=y.data)
-        else:
-            program.lay(torch.baddbmm, bias.data.unsqueeze(1), x.data, transposed, out=y.data)
+        self._product(y.data, x.data, weight.data.transpose(1, 2), None if bias is None else bias.data)
 
         def lay_backward() -> None:
             d_y, _ = program.grad(y)
             if bias is not None:
                 program.write_grad(bias, torch.sum, d_y, 1)
-            program.multiply_grad(weight, d_y.transpose(1, 2), x.data)
-            program.multiply_grad(x, d_y, weight.data)
+            self._product_grad(weight, d_y.transpose(1, 2), x.data)
+            self._product_grad(x, d_y, weight.data)
 
         program.operation(y, lay_backward)
         return y
+
+    def _product(self, out: Tensor, a: Tensor, b: Tensor, bias: Tensor | None = None) -> None:
+        """Record a product of each member, ``(R, M, K), (R, K, N), (R, N) -> (R, M, N)``."""
+        if bias is None:
+            self.program.lay(torch.bmm, a, b, out=out)
+        else:
+            self.program.lay(torch.baddbmm, bias.unsqueeze(1), a, b, out=out)
+
+    def _add_product(self, out: Tensor, a: Tensor, b: Tensor, beta: int = 1) -> None:
+        """Record ``out = beta out + a b``; ``beta`` is 0 or 1."""
+        self.program.lay(out.baddbmm_, a, b, beta=beta)
+
+    def _product_grad(self, value: Value, a: Tensor, b: Tensor) -> None:
+        """Record ``a b`` as the gradient of a value, or a summand of it."""
+        self.program.multiply_grad(value, a, b)
 
     def pairs(self, x: Value, y: Tensor) -> Value:
         """See :class:`~shoal.fast.ops.Ops`."""
@@ -110,22 +122,19 @@ class KernelOps:
         h, gates, c = program.value(R, M, D), program.take(R, M, 4 * D), program.take(R, M, D)
         table, added = None, None if bias is None else bias.data
         if rows is None:
-            program.lay(torch.bmm, x.data, of_input, out=gates)
+            self._product(gates, x.data, of_input)
         else:
             table = program.take(R, X, 4 * D)  # of the inputs, projected
-            if added is None:
-                program.lay(torch.bmm, x.data, of_input, out=table)
-            else:
-                program.lay(torch.baddbmm, added.unsqueeze(1), x.data, of_input, out=table)
-                added = None
+            self._product(table, x.data, of_input, added)
+            added = None
         for t, (parents, n) in enumerate(zip(nodes.parents, nodes.sizes, strict=True)):
             projected, before = None, nodes.level(t - 1).start if t else -1
             if t and parents is None:
                 to, beta = gates[:, nodes.level(t)], 0 if rows is not None else 1
-                program.lay(to.baddbmm_, h.data[:, nodes.level(t - 1)], of_state, beta=beta)
+                self._add_product(to, h.data[:, nodes.level(t - 1)], of_state, beta)
             elif t:
                 projected = program.take(R, nodes.sizes[t - 1], 4 * D)  # before it goes to the children
-                program.lay(torch.bmm, h.data[:, nodes.level(t - 1)], of_state, out=projected)
+                self._product(projected, h.data[:, nodes.level(t - 1)], of_state)
             self._lay(
                 *("lstm_forward", R, M, D, nodes.starts[t], n, before, gates, int(t <= nodes.n_shared)),
                 *(table, X * 4 * D, rows, added, projected, 0 if projected is None else projected[0].numel()),
@@ -165,20 +174,27 @@ class KernelOps:
             )
             if before is not None:
                 d_projected = gates[:, nodes.level(t)] if parents is None else d_shared[:, before]
-                program.lay(d_h[:, before].baddbmm_, d_projected, of_state)
+                self._add_product(d_h[:, before], d_projected, of_state)
         d_inputs = gates if d_table is None else d_table
         d_weight, is_sum = program.grad(weight)
         assert not is_sum  # the weight is this layer's alone
-        program.lay(d_weight[:, :, :-D].baddbmm_, d_inputs.transpose(1, 2), x.data, beta=0)
-        _lay_sum_of_states(program, d_weight[:, :, -D:], gates, d_shared, h.data, nodes)
+        self._add_product(d_weight[:, :, :-D], d_inputs.transpose(1, 2), x.data, beta=0)
+        self._add_states(d_weight[:, :, -D:], gates, d_shared, h.data, nodes)
         if bias is not None and d_bias is None:
             program.write_grad(bias, torch.sum, d_inputs, 1)
         elif bias is not None and d_bias is not None:
             program.add_to_grad(bias, d_bias)
-        program.multiply_grad(x, d_inputs, weight.data[:, :, :-D])
+        self._product_grad(x, d_inputs, weight.data[:, :, :-D])
         for array in (d_c, d_shared, d_table, d_bias):
             if array is not None:
                 program.give_back(array)
+
+    def _add_states(self, out: Tensor, d_gates: Tensor, d_shared: Tensor, h: Tensor, nodes: Nodes) -> None:
+        """Record the gradient of the states' weight, ``(R, 4 D, D)``, from those of gates and shared projections."""
+        shared, last = d_shared.shape[1], nodes.starts[-2]
+        d_children = d_gates[:, d_gates.shape[1] - (last - shared) :]  # of nodes that have their parent to themselves
+        self._add_product(out, d_children.transpose(1, 2), h[:, shared:last], beta=0)
+        self._add_product(out, d_shared.transpose(1, 2), h[:, :shared])
 
     def attend(self, q: Value, q_rows: Tensor | None, kv: Value, paths: Tensor, lengths: Tensor, H: int) -> Value:
         """See :class:`~shoal.fast.ops.Ops`."""
@@ -264,13 +280,3 @@ def _stride(*vectors: Tensor) -> int:
     strides = {vector.stride(0) for vector in vectors}
     assert len(strides) == 1 and all(vector.stride(1) == 1 for vector in vectors)
     return strides.pop()
-
-
-def _lay_sum_of_states(
-    program: Program, out: Tensor, d_gates: Tensor, d_shared: Tensor, h: Tensor, nodes: Nodes
-) -> None:
-    """Record the gradient of the states' weight, ``(R, 4 D, D)``, from those of gates and shared projections."""
-    shared, last = d_shared.shape[1], nodes.starts[-2]
-    d_children = d_gates[:, d_gates.shape[1] - (last - shared) :]  # of nodes that have their parent to themselves
-    program.lay(out.baddbmm_, d_children.transpose(1, 2), h[:, shared:last], beta=0)
-    program.lay(out.baddbmm_, d_shared.transpose(1, 2), h[:, :shared])

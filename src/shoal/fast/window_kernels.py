@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from shoal.fast import matmul
 from shoal.fast.build import Kernels, compiled
 from shoal.fast.kernels import Argument, CompiledLibrary, KernelOps, Library
 from shoal.fast.ops import Norm, is_rms_norm
@@ -69,6 +70,19 @@ class WindowKernelOps(KernelOps):
         """See :class:`~shoal.fast.ops.Ops`."""
         self._read |= {x, weight}
         return super().linear(x, weight, bias)
+
+    def _product(self, out: Tensor, a: Tensor, b: Tensor, bias: Tensor | None = None) -> None:
+        self.program.lay(matmul.bound(out, a, b, bias=bias))
+
+    def _add_product(self, out: Tensor, a: Tensor, b: Tensor, beta: int = 1) -> None:
+        if 0 not in (*out.shape, a.shape[-1]):
+            self.program.lay(matmul.bound(out, a, b, accumulate=beta == 1))
+        elif beta == 0:
+            self.program.lay(out.zero_)
+
+    def _product_grad(self, value: Value, a: Tensor, b: Tensor) -> None:
+        grad, add = self.program.grad(value)
+        self._add_product(grad, a, b, int(add))
 
     def lstm_layer(self, x: Value, rows: Tensor | None, weight: Value, bias: Value | None, nodes: Nodes) -> Value:
         """See :class:`~shoal.fast.ops.Ops`."""
