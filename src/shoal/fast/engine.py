@@ -24,7 +24,7 @@ from shoal.fast.ops import TorchOps
 from shoal.fast.scorer import CompiledScorer, Members, PrefixScorer, check_served, refusal
 from shoal.fast.window_kernels import SOURCE as WINDOWS
 from shoal.fast.window_kernels import window_kernels
-from shoal.fast.windows import WindowScorer, check_windows, windows_refusal
+from shoal.fast.windows import WindowScorer, check_windows, makes_windows, windows_refusal
 
 ENGINES = ("compiled", "prefixes", "windows", "plain")
 COMPILED = {"compiled": "prefixes", "windows": "plain"}  # engines that need kernels, and what goes on without them
@@ -52,7 +52,7 @@ def choose_engine(config: Any, seconds: float, device: torch.device, wanted: str
     first = ENGINES.index(wanted) if wanted else 0
     why = "asked for"
     for engine in ENGINES[first:]:
-        if engine == "windows" != wanted and not config.task_part.makes_windows:
+        if engine == "windows" != wanted and not makes_windows(config.task_part):
             continue  # the reason that is said is that of the prefixes
         refused = _refusal(engine, config, seconds, device, wanted)
         if refused is None:

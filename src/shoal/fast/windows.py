@@ -21,6 +21,7 @@ from shoal.fast.window_kernels import WindowKernelOps, window_library
 from shoal.fast.window_ops import Drop, TorchWindowOps, WindowOps
 from shoal.models.dropout import Dropout
 from shoal.rules.layout import tied_names
+from shoal.spec.fields import Part
 from shoal.tasks.base import Batch, Task, TokenObjective
 from shoal.tasks.sampling import Form
 
@@ -30,11 +31,22 @@ Key = tuple[int, int, int, bool, bool]  # B, S, T, true in training, true with a
 
 def windows_refusal(config: Any) -> str | None:
     """Reason why the objective of a run with these settings is not computed over windows; None where it is."""
-    if not config.task_part.makes_windows:
-        return f"the batches of task {config.task!r} are no windows of tokens"
-    if not config.model_part.reads_windows:
+    if not makes_windows(config.task_part):
+        return f"the batches of task {config.task!r} are not said to be windows of tokens"
+    if not _says(config.model_part, "reads_windows"):
         return f"model {config.model!r} has not been written for windows"
     return None
+
+
+def makes_windows(task: Part) -> bool:
+    """Return True if a task says that its batches are windows of tokens."""
+    return _says(task, "makes_windows")
+
+
+def _says(part: Part, name: str) -> bool:
+    """Class attribute of a part, which one from outside sets itself: it may differ from what it inherits."""
+    own = type(part)
+    return bool(getattr(own, name)) and (name in vars(own) or own.__module__.startswith("shoal."))
 
 
 def check_windows(model: nn.Module, task: Task) -> None:
@@ -63,7 +75,7 @@ class WindowScorer:
     """
 
     def __init__(self, members: Members, library_for: Callable[[Program], Library] | None) -> None:
-        self.config, self.task, self.tensors, self.model = members.config, members.task, members.tensors, members.model
+        self.members, self.config, self.task, self.tensors = members, members.config, members.task, members.tensors
         self.theta, self.layout, self.library_for = members.theta, members.layout, library_for
         self.window_library = window_library()
         self.family = FAMILIES[type(members.model)]

@@ -33,7 +33,8 @@ class ModelSettings(Part):
             bool; or ``source``, a source and the mask of its tokens, of which each predicts the token of the target in
             its place.
         shares_prefixes: equal prefixes have equal states, and the engines that compute them once support the family.
-        reads_windows: engine ``windows`` has been written for the family.
+        reads_windows: engine ``windows`` has been written for the module of the family; a class from outside says so
+            itself, or counts as one for which it has not.
         calling: keyword arguments of the module's call where only its logits are used.
         fusing: further keyword arguments, for attention in one operation, whose rounding differs; used where the task
             allows it (:func:`shoal.tasks.build.calling`).

@@ -82,7 +82,8 @@ class TaskSettings(Part):
         fuses: true where engine ``plain`` may compute attention, and on the CPU the update of Adam, in one operation
             each where there is one; both are faster and have another rounding.
         makes_windows: true where batches are windows of tokens without common prefixes, and the objectives are those of
-            single tokens (:class:`~shoal.tasks.base.TokenObjective`), which engine ``windows`` computes.
+            single tokens (:class:`~shoal.tasks.base.TokenObjective`), which engine ``windows`` computes; a class from
+            outside says so itself, or counts as one that does not.
     """
 
     suggests: ClassVar[Mapping[str, Any]] = {}
