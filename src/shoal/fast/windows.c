@@ -469,22 +469,80 @@ static void add_transposed(idx K, idx N, const float *a, idx a_ld, const float *
     if (n < N) tile_1(K, a, 1, a_ld, b + n, b_ld, c + n, c_ld, 1);
 }
 
-/* Rows x (n, size) to y (., y_ld), times scale; zeros up to y_ld, and in rows up to m. */
-static void pack(idx n, idx size, const float *x, idx x_ld, float scale, float *y, idx y_ld, idx m) {
-    for (idx i = 0; i < n; i++) {
-#pragma omp simd
-        for (idx k = 0; k < size; k++) y[i * y_ld + k] = x[i * x_ld + k] * scale;
-        for (idx k = size; k < y_ld; k++) y[i * y_ld + k] = 0.0f;
+/* Rows x (n, size) times scale to y (n, y_ld), y_ld being size in whole vectors: zeros behind them. */
+static void pack(idx n, idx size, const float *x, idx x_ld, float scale, float *y, idx y_ld) {
+    for (idx i = 0; i < n; i++, x += x_ld, y += y_ld) {
+        idx k = 0;
+        for (; size - k >= W; k += W) *(Unaligned *)(y + k) = *(const Unaligned *)(x + k) * scale;
+        for (; k < y_ld; k++) y[k] = k < size ? x[k] * scale : 0.0f;
     }
-    for (idx k = n * y_ld; k < m * y_ld; k++) y[k] = 0.0f;
 }
 
-/* Rows x (n, size) to columns of y (size, y_ld); zeros up to y_ld. */
-static void pack_transposed(idx n, idx size, const float *x, idx x_ld, float *y, idx y_ld) {
-    for (idx k = 0; k < size; k++) {
-        for (idx i = 0; i < n; i++) y[k * y_ld + i] = x[i * x_ld + k];
-        for (idx i = n; i < y_ld; i++) y[k * y_ld + i] = 0.0f;
+/* Rows x (n, .) times a factor each, or all times scale, to y (n, size): written or added. */
+INLINE void unpack(idx n, idx size, const float *x, idx x_ld, const float *factors, float scale, float *y, idx y_ld,
+                   idx add) {
+    for (idx i = 0; i < n; i++, x += x_ld, y += y_ld) {
+        const float by = factors ? factors[i] : scale;
+        idx k = 0;
+        for (; size - k >= W; k += W) {
+            Vector row = *(const Unaligned *)(x + k) * by;
+            if (add) row += *(const Unaligned *)(y + k);
+            *(Unaligned *)(y + k) = row;
+        }
+        for (; k < size; k++) y[k] = add ? y[k] + x[k] * by : x[k] * by;
     }
+}
+
+/* Numbers of every lane k, for shuffles. */
+#if W == 16
+#define LANES(f, d) f(0, d), f(1, d), f(2, d), f(3, d), f(4, d), f(5, d), f(6, d), f(7, d), \
+                    f(8, d), f(9, d), f(10, d), f(11, d), f(12, d), f(13, d), f(14, d), f(15, d)
+#elif W == 8
+#define LANES(f, d) f(0, d), f(1, d), f(2, d), f(3, d), f(4, d), f(5, d), f(6, d), f(7, d)
+#else
+#define LANES(f, d) f(0, d), f(1, d), f(2, d), f(3, d)
+#endif
+#ifdef __clang__
+#define SHUFFLE(a, b, f, d) __builtin_shufflevector(a, b, LANES(f, d))
+#else
+typedef int32_t Lanes __attribute__((vector_size(BYTES)));
+#define SHUFFLE(a, b, f, d) __builtin_shuffle(a, b, (Lanes){LANES(f, d)})
+#endif
+#define UPPER(k, d) ((k) & (d) ? W + (k) - (d) : (k))
+#define LOWER(k, d) ((k) & (d) ? W + (k) : (k) + (d))
+#define EXCHANGED(d)                                                      \
+    if (d < W) UNROLLED for (int i = 0; i < W; i++) if (!(i & (d))) {     \
+        const Vector upper = SHUFFLE(row[i], row[(i + d) % W], UPPER, d); \
+        row[(i + d) % W] = SHUFFLE(row[i], row[(i + d) % W], LOWER, d);   \
+        row[i] = upper;                                                   \
+    }
+
+/* Rows x (n, size) to columns of y (size, y_ld); zeros up to y_ld, which is n in whole vectors. A block of W rows and
+ * columns at a time, whose squares are exchanged across the diagonal. */
+static void pack_transposed(idx n, idx size, const float *x, idx x_ld, float *y, idx y_ld) {
+    for (idx i = 0; i < n; i += W)
+        for (idx k = 0; k < size; k += W) {
+            const idx rows = least(W, n - i), columns = least(W, size - k);
+            Vector row[W];
+            if (rows == W && columns == W)
+                UNROLLED for (int m = 0; m < W; m++) row[m] = *(const Unaligned *)(x + (i + m) * x_ld + k);
+            else {
+                memset(row, 0, sizeof(row));
+                for (idx m = 0; m < rows; m++) memcpy(row + m, x + (i + m) * x_ld + k, columns * sizeof(float));
+            }
+            EXCHANGED(1)
+            EXCHANGED(2)
+#if W > 4
+            EXCHANGED(4)
+#endif
+#if W > 8
+            EXCHANGED(8)
+#endif
+            if (columns == W)
+                UNROLLED for (int m = 0; m < W; m++) *(Unaligned *)(y + (k + m) * y_ld + i) = row[m];
+            else
+                for (idx m = 0; m < columns; m++) memcpy(y + (k + m) * y_ld + i, row + m, BYTES);
+        }
 }
 
 /* B examples of Q queries and K keys, H heads of a size; with causal query i sees keys 0 to i; seen (R, B, K) or NULL are the
@@ -513,6 +571,12 @@ static Head head_of(const Attention *at, idx unit, int32_t *hidden) {
     if (at->seen)
         for (idx j = 0; j < at->places; j++) hidden[j] = j >= at->K || !at->seen[(r * at->B + b) * at->K + j];
     return head;
+}
+
+/* Ask for rows (n, numbers) of the next example, while this one is computed: its memory is no cache's yet. */
+static void fetch(idx n, idx numbers, const float *x, idx x_ld) {
+    for (idx i = 0; i < n; i++)
+        for (idx k = 0; k < numbers; k += 16) __builtin_prefetch(x + i * x_ld + k);
 }
 
 /* Keys that the queries of a tile from i on may see. */
@@ -559,13 +623,19 @@ static void attend(const Attention *at, idx from, idx to, float *logs, float *co
     float *s = taken(&end, TALL * places), *sums = taken(&end, TALL * width);
     int32_t *hidden = (int32_t *)taken(&end, places);
     const float scale = 1.0f / sqrtf((float)size);
+    memset(q, 0, TALL * width * sizeof(float)); /* rows of the last tile that are no queries hold those of another */
     for (idx unit = from; unit < to; unit++) {
         const Head head = head_of(at, unit, hidden);
+        if (head.b + 1 < at->B) {
+            fetch(at->Q, size, head.q + at->Q * at->q_ld, at->q_ld);
+            fetch(at->K, size, head.k + at->K * at->kv_ld, at->kv_ld);
+            fetch(at->K, size, head.v + at->K * at->kv_ld, at->kv_ld);
+        }
         pack_transposed(at->K, size, head.k, at->kv_ld, keys, places);
-        pack(at->K, size, head.v, at->kv_ld, 1.0f, values, width, at->K);
+        pack(at->K, size, head.v, at->kv_ld, 1.0f, values, width);
         for (idx i = 0; i < at->Q; i += TALL) {
             const idx rows = least(TALL, at->Q - i), n = keys_of(at, i), N = whole(n, W);
-            pack(rows, size, head.q + i * at->q_ld, at->q_ld, scale, q, width, TALL);
+            pack(rows, size, head.q + i * at->q_ld, at->q_ld, scale, q, width);
             multiply(size, N, q, width, keys, places, s, places);
             float shares[TALL];
             for (idx m = 0; m < rows; m++) {
@@ -575,11 +645,8 @@ static void attend(const Attention *at, idx from, idx to, float *logs, float *co
                 if (logs) logs[unit * at->Q + i + m] = total == 0.0f ? 0.0f : top + logf(total);
             }
             multiply(n, width, s, places, values, width, sums, width);
-            for (idx m = 0; m < rows; m++) {
-                float *out = context + ((head.r * at->B + head.b) * at->Q + i + m) * at->H * size + head.h * size;
-#pragma omp simd
-                for (idx k = 0; k < size; k++) out[k] = sums[m * width + k] * shares[m];
-            }
+            float *out = context + ((head.r * at->B + head.b) * at->Q + i) * at->H * size + head.h * size;
+            unpack(rows, size, sums, width, shares, 0.0f, out, at->H * size, 0);
         }
     }
     free(memory);
@@ -641,20 +708,6 @@ static void harden_row(const Attention *at, const Head *head, float *p, float *g
         harden(p, g, NULL, N, limit, NULL, 0, 0, 0, 0, 0, 0.0f, log);
 }
 
-/* Rows x (n, size), written or added. */
-static void unpack(idx n, idx size, const float *x, idx x_ld, float scale, float *y, idx y_ld, idx add) {
-    for (idx i = 0; i < n; i++) {
-        const float *xi = x + i * x_ld;
-        float *yi = y + i * y_ld;
-        if (add)
-#pragma omp simd
-            for (idx k = 0; k < size; k++) yi[k] += xi[k] * scale;
-        else
-#pragma omp simd
-            for (idx k = 0; k < size; k++) yi[k] = xi[k] * scale;
-    }
-}
-
 /* Where gradients go. */
 typedef struct {
     float *q;
@@ -674,17 +727,25 @@ static void attend_back(const Attention *at, idx from, idx to, const float *logs
     float *d_q = taken(&end, TALL * width), *factors = taken(&end, places);
     int32_t *hidden = (int32_t *)taken(&end, places);
     const float scale = 1.0f / sqrtf((float)size);
+    memset(q, 0, rows * width * sizeof(float)), memset(d_out, 0, rows * width * sizeof(float)); /* as in attend */
     for (idx unit = from; unit < to; unit++) {
         const Head head = head_of(at, unit, hidden);
+        if (head.b + 1 < at->B) {
+            const idx D = at->H * size;
+            fetch(at->Q, size, head.q + at->Q * at->q_ld, at->q_ld);
+            fetch(at->K, size, head.k + at->K * at->kv_ld, at->kv_ld);
+            fetch(at->K, size, head.v + at->K * at->kv_ld, at->kv_ld);
+            fetch(at->Q, size, d_context + ((head.r * at->B + head.b + 1) * at->Q) * D + head.h * size, D);
+        }
         pack_transposed(at->K, size, head.k, at->kv_ld, columns, places);
         pack_transposed(at->K, size, head.v, at->kv_ld, values, places);
-        pack(at->K, size, head.k, at->kv_ld, 1.0f, k, width, at->K);
+        pack(at->K, size, head.k, at->kv_ld, 1.0f, k, width);
         memset(d_k, 0, places * width * sizeof(float)), memset(d_v, 0, places * width * sizeof(float));
         for (idx first = 0; first < at->Q; first += BLOCK) {
             const idx length = least(BLOCK, at->Q - first), D = at->H * size;
             const float *d_rows = d_context + ((head.r * at->B + head.b) * at->Q + first) * D + head.h * size;
-            pack(length, size, head.q + first * at->q_ld, at->q_ld, scale, q, width, whole(length, TALL));
-            pack(length, size, d_rows, D, 1.0f, d_out, width, whole(length, TALL));
+            pack(length, size, head.q + first * at->q_ld, at->q_ld, scale, q, width);
+            pack(length, size, d_rows, D, 1.0f, d_out, width);
             for (idx m = 0; m < length; m += TALL) {
                 const idx n = keys_of(at, first + m), N = whole(n, W), some = least(TALL, length - m);
                 multiply(size, N, q + m * width, width, columns, places, p + m * places, places);
@@ -693,7 +754,7 @@ static void attend_back(const Attention *at, idx from, idx to, const float *logs
                     harden_row(at, &head, p + i * places, g + i * places, factors, N, first + i,
                                logs[unit * at->Q + first + i]);
                 multiply(n, width, g + m * places, places, k, width, d_q, width);
-                unpack(some, size, d_q, width, scale,
+                unpack(some, size, d_q, width, NULL, scale,
                        to_->q + head.r * to_->q_stride + (head.b * at->Q + first + m) * to_->q_ld + head.h * size, to_->q_ld,
                        to_->add_q);
             }
@@ -705,8 +766,8 @@ static void attend_back(const Attention *at, idx from, idx to, const float *logs
             }
         }
         float *d_kv = to_->kv + head.r * to_->kv_stride + head.b * at->K * to_->kv_ld + head.h * size;
-        unpack(at->K, size, d_k, width, 1.0f, d_kv, to_->kv_ld, to_->add_kv);
-        unpack(at->K, size, d_v, width, 1.0f, d_kv + at->H * size, to_->kv_ld, to_->add_kv);
+        unpack(at->K, size, d_k, width, NULL, 1.0f, d_kv, to_->kv_ld, to_->add_kv);
+        unpack(at->K, size, d_v, width, NULL, 1.0f, d_kv + at->H * size, to_->kv_ld, to_->add_kv);
     }
     free(memory);
 }
