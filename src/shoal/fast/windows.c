@@ -37,9 +37,58 @@ typedef int64_t idx;
 
 typedef float Vector __attribute__((vector_size(BYTES)));
 typedef float Unaligned __attribute__((vector_size(BYTES), aligned(4), may_alias));
+typedef int32_t Ints __attribute__((vector_size(BYTES)));
+typedef uint32_t Bits __attribute__((vector_size(BYTES)));
 
 #define WORTH 8192 /* numbers for which it is worth telling the threads */
 #define BLOCK 64   /* rows of a block */
+
+INLINE Vector load(const float *x) { return *(const Unaligned *)x; }
+INLINE void store(float *x, Vector v) { *(Unaligned *)x = v; }
+INLINE Vector splat(float x) { return (Vector){0} + x; }
+INLINE Vector choose(Ints mask, Vector a, Vector b) { return (Vector)((mask & (Ints)a) | (~mask & (Ints)b)); }
+
+/* Lists of f(k, d) for every lane k. */
+#if W == 16
+#define LANES(f, d) f(0, d), f(1, d), f(2, d), f(3, d), f(4, d), f(5, d), f(6, d), f(7, d), \
+                    f(8, d), f(9, d), f(10, d), f(11, d), f(12, d), f(13, d), f(14, d), f(15, d)
+#elif W == 8
+#define LANES(f, d) f(0, d), f(1, d), f(2, d), f(3, d), f(4, d), f(5, d), f(6, d), f(7, d)
+#else
+#define LANES(f, d) f(0, d), f(1, d), f(2, d), f(3, d)
+#endif
+#ifdef __clang__
+#define SHUFFLE(a, b, f, d) __builtin_shufflevector(a, b, LANES(f, d))
+#else
+#define SHUFFLE(a, b, f, d) __builtin_shuffle(a, b, (Ints){LANES(f, d)})
+#endif
+#define SELF(k, d) k
+#define ACROSS(k, d) ((k) ^ (d))
+static const Ints lanes = {LANES(SELF, 0)};
+
+INLINE float highest(Vector v) { /* but for NaN */
+#if W > 8
+    v = choose(SHUFFLE(v, v, ACROSS, 8) > v, SHUFFLE(v, v, ACROSS, 8), v);
+#endif
+#if W > 4
+    v = choose(SHUFFLE(v, v, ACROSS, 4) > v, SHUFFLE(v, v, ACROSS, 4), v);
+#endif
+    v = choose(SHUFFLE(v, v, ACROSS, 2) > v, SHUFFLE(v, v, ACROSS, 2), v);
+    v = choose(SHUFFLE(v, v, ACROSS, 1) > v, SHUFFLE(v, v, ACROSS, 1), v);
+    return v[0];
+}
+
+INLINE float sum_of(Vector v) {
+#if W > 8
+    v += SHUFFLE(v, v, ACROSS, 8);
+#endif
+#if W > 4
+    v += SHUFFLE(v, v, ACROSS, 4);
+#endif
+    v += SHUFFLE(v, v, ACROSS, 2);
+    v += SHUFFLE(v, v, ACROSS, 1);
+    return v[0];
+}
 
 static inline idx least(idx a, idx b) { return a < b ? a : b; }
 static inline idx blocks_of(idx n) { return (n + BLOCK - 1) / BLOCK; }
@@ -78,6 +127,20 @@ INLINE float exp_(float x) {
     return x < -87.0f ? 0.0f : p * two_n.f;
 }
 
+/* exp(x) of numbers up to 88; 0 below -87. */
+INLINE Vector exps(Vector x) {
+    const Vector shifted = x * 1.44269504f + 12582912.0f, n = shifted - 12582912.0f; /* n in the lowest bits */
+    const Vector r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
+    Vector p = 1.9875691500e-4f * r + 1.3981999507e-3f;
+    p = p * r + 8.3334519073e-3f;
+    p = p * r + 4.1665795894e-2f;
+    p = p * r + 1.6666665459e-1f;
+    p = p * r + 5.0000001201e-1f;
+    p = (p * r) * r + r + 1.0f;
+    const Vector two_n = (Vector)(((Bits)shifted << 23) + (127u << 23));
+    return (Vector)(~(x < -87.0f) & (Ints)(p * two_n));
+}
+
 /* The normal distribution function: Abramowitz & Stegun 7.1.26, absolute error 1.5e-7; e is exp(-x^2 / 2). */
 INLINE float normal_(float x, float e) {
     const float u = fabsf(x) * 0.70710678f, t = 1.0f / (1.0f + 0.3275911f * u);
@@ -107,6 +170,18 @@ static inline uint32_t seed_of(const Drop *drop, idx r) {
 /* Factor of the number at a place: 0 or scale. */
 INLINE float factor(uint32_t seed, uint32_t place, int32_t threshold, float scale) {
     return (int32_t)(mix(mix(seed ^ place)) >> 8) >= threshold ? scale : 0.0f;
+}
+
+INLINE Bits mixed(Bits x) {
+    x = (x ^ (x >> 16)) * 0x21F0AAADu;
+    x = (x ^ (x >> 15)) * 0x735A2D97u;
+    return x ^ (x >> 15);
+}
+
+/* Factors of the numbers at a place and those behind it. */
+INLINE Vector factors_at(uint32_t seed, uint32_t place, int32_t threshold, float scale) {
+    const Bits hash = mixed(mixed(((Bits)lanes + place) ^ seed));
+    return (Vector)(((Ints)(hash >> 8) >= threshold) & (Ints)splat(scale));
 }
 
 /* Numbers x times their factors, to y, which may be x: R members of B S rows of D numbers, whose places are counted example
@@ -432,7 +507,7 @@ void residual_backward(idx R, idx n, idx D, const float *z, idx z_stride, const 
 }
 
 /* ---- attention, a head of an example at a time. Its keys are packed, and weights are made for a tile of queries at a time
- * and never kept: the backward makes them again from the logarithm of each row's sum. */
+ * and never kept: the backward makes them again from two numbers of each row. */
 
 /* c (TALL, NV W) = sum over k of a(m, k) b(k, n), with add also + c, where a(m, k) is at m a_row + k a_step. */
 #define TILE(NV)                                                                                                        \
@@ -493,21 +568,6 @@ INLINE void unpack(idx n, idx size, const float *x, idx x_ld, const float *facto
     }
 }
 
-/* Numbers of every lane k, for shuffles. */
-#if W == 16
-#define LANES(f, d) f(0, d), f(1, d), f(2, d), f(3, d), f(4, d), f(5, d), f(6, d), f(7, d), \
-                    f(8, d), f(9, d), f(10, d), f(11, d), f(12, d), f(13, d), f(14, d), f(15, d)
-#elif W == 8
-#define LANES(f, d) f(0, d), f(1, d), f(2, d), f(3, d), f(4, d), f(5, d), f(6, d), f(7, d)
-#else
-#define LANES(f, d) f(0, d), f(1, d), f(2, d), f(3, d)
-#endif
-#ifdef __clang__
-#define SHUFFLE(a, b, f, d) __builtin_shufflevector(a, b, LANES(f, d))
-#else
-typedef int32_t Lanes __attribute__((vector_size(BYTES)));
-#define SHUFFLE(a, b, f, d) __builtin_shuffle(a, b, (Lanes){LANES(f, d)})
-#endif
 #define UPPER(k, d) ((k) & (d) ? W + (k) - (d) : (k))
 #define LOWER(k, d) ((k) & (d) ? W + (k) : (k) + (d))
 #define EXCHANGED(d)                                                      \
@@ -560,7 +620,7 @@ typedef struct {
     idx r, b, h;
     const float *q, *k, *v;
     uint32_t seed, place; /* of the dropout of the first weight */
-    int32_t *hidden;      /* (places), where seen is given */
+    int32_t *hidden;      /* (places): -1 where a key is hidden, where seen is given */
 } Head;
 
 static Head head_of(const Attention *at, idx unit, int32_t *hidden) {
@@ -569,7 +629,7 @@ static Head head_of(const Attention *at, idx unit, int32_t *hidden) {
     Head head = {r, b, h, at->q + r * at->q_stride + b * at->Q * at->q_ld + h * at->size, at->k + key, at->v + key,
                  seed_of(&at->drop, r), (uint32_t)((b * at->H + h) * at->Q * at->K), hidden};
     if (at->seen)
-        for (idx j = 0; j < at->places; j++) hidden[j] = j >= at->K || !at->seen[(r * at->B + b) * at->K + j];
+        for (idx j = 0; j < at->places; j++) hidden[j] = j < at->K && at->seen[(r * at->B + b) * at->K + j] ? 0 : -1;
     return head;
 }
 
@@ -582,41 +642,47 @@ static void fetch(idx n, idx numbers, const float *x, idx x_ld) {
 /* Keys that the queries of a tile from i on may see. */
 static inline idx keys_of(const Attention *at, idx i) { return at->causal ? least(i + TALL, at->K) : at->K; }
 
-/* Scores of a row -> weights before they are divided by their sum, which is returned, with dropout; top is their maximum. N is
- * a multiple of W, limit the number of keys before those that are hidden. */
-INLINE float soften(float *s, idx N, int32_t limit, const int32_t *hidden, int is_masked, int drops, uint32_t seed,
-                    uint32_t place, int32_t threshold, float scale, float *top_) {
-    float top = -INFINITY, total = 0.0f;
-    N &= -W;
-#pragma omp simd reduction(max : top)
-    for (int32_t j = 0; j < N; j++) {
-        const int hide = j >= limit || (is_masked && hidden[j]);
-        s[j] = hide ? -INFINITY : s[j];
-        top = s[j] > top ? s[j] : top;
-    }
-    top = top == -INFINITY ? 0.0f : top; /* no key is seen, or all are NaN */
-#pragma omp simd reduction(+ : total)
-    for (int32_t j = 0; j < N; j++) {
-        const float w = exp_(s[j] - top);
-        total += w;
-        s[j] = drops ? w * factor(seed, place + (uint32_t)j, threshold, scale) : w;
-    }
-    *top_ = top;
-    return total;
+/* Which of the keys from j on are hidden from a query that sees those below limit. */
+INLINE Ints hidden_at(int32_t j, int32_t limit, const int32_t *hidden, int is_masked) {
+    const Ints behind = lanes + j >= limit;
+    return is_masked ? behind | *(const Ints *)(hidden + j) : behind;
 }
 
-static float soften_row(const Attention *at, const Head *head, float *s, idx N, idx i, float *top) {
+/* Scores of a row -> weights before they are divided by their sum, with dropout. N is a multiple of W. Of the row is kept the
+ * highest score and the inverse of the sum, 0 where no key is seen. */
+INLINE void soften(float *s, int32_t N, int32_t limit, const int32_t *hidden, int is_masked, int drops, uint32_t seed,
+                   uint32_t place, int32_t threshold, float scale, float *kept) {
+    Vector highs = splat(-INFINITY), total = {0};
+    for (int32_t j = 0; j < N; j += W) {
+        Vector x = load(s + j);
+        if (is_masked || j + W > limit) store(s + j, x = choose(hidden_at(j, limit, hidden, is_masked), splat(-INFINITY), x));
+        highs = choose(x > highs, x, highs);
+    }
+    const float high = highest(highs), top = high == -INFINITY ? 0.0f : high; /* no key is seen, or all are NaN */
+    for (int32_t j = 0; j < N; j += W) {
+        const Vector w = exps(load(s + j) - top);
+        total += w;
+        store(s + j, drops ? w * factors_at(seed, place + (uint32_t)j, threshold, scale) : w);
+    }
+    const float sum = sum_of(total);
+    kept[0] = top, kept[1] = sum == 0.0f ? 0.0f : 1.0f / sum;
+}
+
+static void soften_row(const Attention *at, const Head *head, float *s, idx N, idx i, float *kept) {
     const int32_t limit = at->causal ? i + 1 : at->K;
     const uint32_t place = head->place + (uint32_t)(i * at->K);
     const Drop d = at->drop;
-    if (at->seen)
-        return d.keys ? soften(s, N, limit, head->hidden, 1, 1, head->seed, place, d.threshold, d.scale, top)
-                      : soften(s, N, limit, head->hidden, 1, 0, 0, 0, 0, 0.0f, top);
-    return d.keys ? soften(s, N, limit, NULL, 0, 1, head->seed, place, d.threshold, d.scale, top)
-                  : soften(s, N, limit, NULL, 0, 0, 0, 0, 0, 0.0f, top);
+    if (at->seen && d.keys)
+        soften(s, N, limit, head->hidden, 1, 1, head->seed, place, d.threshold, d.scale, kept);
+    else if (at->seen)
+        soften(s, N, limit, head->hidden, 1, 0, 0, 0, 0, 0.0f, kept);
+    else if (d.keys)
+        soften(s, N, limit, NULL, 0, 1, head->seed, place, d.threshold, d.scale, kept);
+    else
+        soften(s, N, limit, NULL, 0, 0, 0, 0, 0, 0.0f, kept);
 }
 
-static void attend(const Attention *at, idx from, idx to, float *logs, float *context) {
+static void attend(const Attention *at, idx from, idx to, float *rows, float *context) {
     const idx size = at->size, places = at->places, width = at->width, numbers = size * places + at->K * width;
     float *memory = memory_for(numbers + TALL * (2 * width + places) + places + 6 * 16), *end = memory;
     float *keys = taken(&end, size * places), *values = taken(&end, at->K * width), *q = taken(&end, TALL * width);
@@ -634,19 +700,19 @@ static void attend(const Attention *at, idx from, idx to, float *logs, float *co
         pack_transposed(at->K, size, head.k, at->kv_ld, keys, places);
         pack(at->K, size, head.v, at->kv_ld, 1.0f, values, width);
         for (idx i = 0; i < at->Q; i += TALL) {
-            const idx rows = least(TALL, at->Q - i), n = keys_of(at, i), N = whole(n, W);
-            pack(rows, size, head.q + i * at->q_ld, at->q_ld, scale, q, width);
+            const idx some = least(TALL, at->Q - i), n = keys_of(at, i), N = whole(n, W);
+            pack(some, size, head.q + i * at->q_ld, at->q_ld, scale, q, width);
             multiply(size, N, q, width, keys, places, s, places);
             float shares[TALL];
-            for (idx m = 0; m < rows; m++) {
-                float top;
-                const float total = soften_row(at, &head, s + m * places, N, i + m, &top);
-                shares[m] = total == 0.0f ? 0.0f : 1.0f / total;
-                if (logs) logs[unit * at->Q + i + m] = total == 0.0f ? 0.0f : top + logf(total);
+            for (idx m = 0; m < some; m++) {
+                float kept[2];
+                soften_row(at, &head, s + m * places, N, i + m, kept);
+                shares[m] = kept[1];
+                if (rows) memcpy(rows + 2 * (unit * at->Q + i + m), kept, sizeof(kept));
             }
             multiply(n, width, s, places, values, width, sums, width);
             float *out = context + ((head.r * at->B + head.b) * at->Q + i) * at->H * size + head.h * size;
-            unpack(rows, size, sums, width, shares, 0.0f, out, at->H * size, 0);
+            unpack(some, size, sums, width, shares, 0.0f, out, at->H * size, 0);
         }
     }
     free(memory);
@@ -660,52 +726,52 @@ static Attention attention_of(idx R, idx B, idx Q, idx K, idx H, idx size, idx c
 }
 
 /* Attention of queries q (B Q, H size) to kv (B K, 2 H size), keys, then values  ->  context (B Q, H size) and, unless it is
- * NULL, the logarithm of each sum of exponentials, logs (B, H, Q). */
+ * NULL, of each row of weights the highest score and the inverse sum, rows (B, H, Q, 2). */
 void window_attention(idx R, idx B, idx Q, idx K, idx H, idx size, idx causal, const float *q, idx q_ld, idx q_stride,
                       const float *kv, idx kv_ld, idx kv_stride, const uint8_t *seen, const idx *keys, idx threshold,
-                      float scale, float *logs, float *context) {
+                      float scale, float *rows, float *context) {
     const Attention at =
         attention_of(R, B, Q, K, H, size, causal, q, q_ld, q_stride, kv, kv_ld, kv_stride, seen, keys, threshold, scale);
     const idx units = R * B * H, threads = units * Q * K < WORTH ? 1 : omp_get_max_threads(), parts = least(threads, units);
 #pragma omp parallel for schedule(static, 1) if (parts > 1)
-    for (idx part = 0; part < parts; part++) attend(&at, units * part / parts, units * (part + 1) / parts, logs, context);
+    for (idx part = 0; part < parts; part++) attend(&at, units * part / parts, units * (part + 1) / parts, rows, context);
 }
 
 /* Scores p and gradients of weights g of a row -> weights as they were multiplied, with dropout, and gradients of scores. */
-INLINE void harden(float *p, float *g, float *factors, idx N, int32_t limit, const int32_t *hidden, int is_masked,
-                   int drops, uint32_t seed, uint32_t place, int32_t threshold, float scale, float log) {
-    float mean = 0.0f; /* of the gradients, by the weights, which softmax takes off */
-    N &= -W;
-#pragma omp simd reduction(+ : mean)
-    for (int32_t j = 0; j < N; j++) {
-        const int hide = j >= limit || (is_masked && hidden[j]);
-        const float w = hide ? 0.0f : exp_(p[j] - log);
+INLINE void harden(float *p, float *g, float *factors, int32_t N, int32_t limit, const int32_t *hidden, int is_masked,
+                   int drops, uint32_t seed, uint32_t place, int32_t threshold, float scale, const float *kept) {
+    Vector means = {0}; /* of the gradients, by the weights, which softmax takes off */
+    for (int32_t j = 0; j < N; j += W) {
+        Vector w = exps(load(p + j) - kept[0]) * kept[1], d = load(g + j);
+        if (is_masked || j + W > limit) w = (Vector)(~hidden_at(j, limit, hidden, is_masked) & (Ints)w);
         if (drops) {
-            factors[j] = factor(seed, place + (uint32_t)j, threshold, scale);
-            g[j] *= factors[j];
+            const Vector by = factors_at(seed, place + (uint32_t)j, threshold, scale);
+            store(factors + j, by), store(g + j, d *= by);
         }
-        mean += w * g[j];
-        p[j] = w;
+        means += w * d;
+        store(p + j, w);
     }
-#pragma omp simd
-    for (int32_t j = 0; j < N; j++) {
-        g[j] = p[j] * (g[j] - mean);
-        if (drops) p[j] *= factors[j];
+    const float mean = sum_of(means);
+    for (int32_t j = 0; j < N; j += W) {
+        const Vector w = load(p + j);
+        store(g + j, w * (load(g + j) - mean));
+        if (drops) store(p + j, w * load(factors + j));
     }
 }
 
-static void harden_row(const Attention *at, const Head *head, float *p, float *g, float *factors, idx N, idx i, float log) {
+static void harden_row(const Attention *at, const Head *head, float *p, float *g, float *factors, idx N, idx i,
+                       const float *kept) {
     const int32_t limit = at->causal ? i + 1 : at->K;
     const uint32_t place = head->place + (uint32_t)(i * at->K);
     const Drop d = at->drop;
     if (at->seen && d.keys)
-        harden(p, g, factors, N, limit, head->hidden, 1, 1, head->seed, place, d.threshold, d.scale, log);
+        harden(p, g, factors, N, limit, head->hidden, 1, 1, head->seed, place, d.threshold, d.scale, kept);
     else if (at->seen)
-        harden(p, g, NULL, N, limit, head->hidden, 1, 0, 0, 0, 0, 0.0f, log);
+        harden(p, g, NULL, N, limit, head->hidden, 1, 0, 0, 0, 0, 0.0f, kept);
     else if (d.keys)
-        harden(p, g, factors, N, limit, NULL, 0, 1, head->seed, place, d.threshold, d.scale, log);
+        harden(p, g, factors, N, limit, NULL, 0, 1, head->seed, place, d.threshold, d.scale, kept);
     else
-        harden(p, g, NULL, N, limit, NULL, 0, 0, 0, 0, 0, 0.0f, log);
+        harden(p, g, NULL, N, limit, NULL, 0, 0, 0, 0, 0, 0.0f, kept);
 }
 
 /* Where gradients go. */
@@ -716,18 +782,18 @@ typedef struct {
     idx kv_ld, kv_stride, add_kv;
 } Gradients;
 
-static void attend_back(const Attention *at, idx from, idx to, const float *logs, const float *d_context,
+static void attend_back(const Attention *at, idx from, idx to, const float *rows, const float *d_context,
                         const Gradients *to_) {
-    const idx size = at->size, places = at->places, width = at->width, rows = whole(least(at->Q, BLOCK), TALL);
-    const idx numbers = 2 * size * places + 3 * places * width + rows * 2 * (width + places) + TALL * width + 2 * places;
+    const idx size = at->size, places = at->places, width = at->width, most = whole(least(at->Q, BLOCK), TALL);
+    const idx numbers = 2 * size * places + 3 * places * width + most * 2 * (width + places) + TALL * width + 2 * places;
     float *memory = memory_for(numbers + 12 * 16), *end = memory;
     float *columns = taken(&end, size * places), *values = taken(&end, size * places), *k = taken(&end, places * width);
-    float *d_k = taken(&end, places * width), *d_v = taken(&end, places * width), *q = taken(&end, rows * width);
-    float *d_out = taken(&end, rows * width), *p = taken(&end, rows * places), *g = taken(&end, rows * places);
+    float *d_k = taken(&end, places * width), *d_v = taken(&end, places * width), *q = taken(&end, most * width);
+    float *d_out = taken(&end, most * width), *p = taken(&end, most * places), *g = taken(&end, most * places);
     float *d_q = taken(&end, TALL * width), *factors = taken(&end, places);
     int32_t *hidden = (int32_t *)taken(&end, places);
     const float scale = 1.0f / sqrtf((float)size);
-    memset(q, 0, rows * width * sizeof(float)), memset(d_out, 0, rows * width * sizeof(float)); /* as in attend */
+    memset(q, 0, most * width * sizeof(float)), memset(d_out, 0, most * width * sizeof(float)); /* as in attend */
     for (idx unit = from; unit < to; unit++) {
         const Head head = head_of(at, unit, hidden);
         if (head.b + 1 < at->B) {
@@ -752,7 +818,7 @@ static void attend_back(const Attention *at, idx from, idx to, const float *logs
                 multiply(size, N, d_out + m * width, width, values, places, g + m * places, places);
                 for (idx i = m; i < m + some; i++)
                     harden_row(at, &head, p + i * places, g + i * places, factors, N, first + i,
-                               logs[unit * at->Q + first + i]);
+                               rows + 2 * (unit * at->Q + first + i));
                 multiply(n, width, g + m * places, places, k, width, d_q, width);
                 unpack(some, size, d_q, width, NULL, scale,
                        to_->q + head.r * to_->q_stride + (head.b * at->Q + first + m) * to_->q_ld + head.h * size, to_->q_ld,
@@ -775,7 +841,7 @@ static void attend_back(const Attention *at, idx from, idx to, const float *logs
 /* Its backward: d_context (B Q, H size) -> d_q and d_kv, laid out as q and kv, each written or added. */
 void window_attention_backward(idx R, idx B, idx Q, idx K, idx H, idx size, idx causal, const float *q, idx q_ld,
                                idx q_stride, const float *kv, idx kv_ld, idx kv_stride, const uint8_t *seen,
-                               const idx *keys, idx threshold, float scale, const float *logs, const float *d_context,
+                               const idx *keys, idx threshold, float scale, const float *rows, const float *d_context,
                                float *d_q, idx d_q_ld, idx d_q_stride, idx add_q, float *d_kv, idx d_kv_ld,
                                idx d_kv_stride, idx add_kv) {
     const Attention at =
@@ -784,7 +850,7 @@ void window_attention_backward(idx R, idx B, idx Q, idx K, idx H, idx size, idx 
     const idx units = R * B * H, threads = units * Q * K < WORTH ? 1 : omp_get_max_threads(), parts = least(threads, units);
 #pragma omp parallel for schedule(static, 1) if (parts > 1)
     for (idx part = 0; part < parts; part++)
-        attend_back(&at, units * part / parts, units * (part + 1) / parts, logs, d_context, &gradients);
+        attend_back(&at, units * part / parts, units * (part + 1) / parts, rows, d_context, &gradients);
 }
 
 /* ---- scores of tokens */
