@@ -305,8 +305,8 @@ void activate_forward(idx kind, idx R, idx n, idx E, const float *x, idx x_strid
         if (kind == SWIGLU) {
             for (idx i = from; i < to; i++, yi += E) {
                 const float *gate = x + r * x_stride + i * 2 * E, *up = gate + E;
-                float *d_gate = slopes ? slopes + r * slopes_stride + i * 2 * E : NULL, *d_up = d_gate + E;
-                if (slopes)
+                if (slopes) {
+                    float *d_gate = slopes + r * slopes_stride + i * 2 * E, *d_up = d_gate + E;
 #pragma omp simd
                     for (idx k = 0; k < E; k++) {
                         const float g = gate[k], u = up[k], s = 1.0f / (1.0f + exp_(-g)), silu = g * s;
@@ -314,7 +314,7 @@ void activate_forward(idx kind, idx R, idx n, idx E, const float *x, idx x_strid
                         d_gate[k] = u * (s + silu * (1.0f - s));
                         d_up[k] = silu;
                     }
-                else
+                } else
 #pragma omp simd
                     for (idx k = 0; k < E; k++) yi[k] = gate[k] / (1.0f + exp_(-gate[k])) * up[k];
             }
@@ -427,21 +427,39 @@ void residual_forward(idx R, idx n, idx D, const float *x, idx x_stride, const f
     }
 }
 
-/* A row of the gradient of z: d_y as it is, or through the norm, in which case gradients of weight and shift are added. */
-INLINE void back_through(idx kind, idx D, const float *z, float mean, float inverse, const float *w, const float *dy,
-                         float *d, float *dw, float *ds) {
+INLINE void add_row(float *restrict to, const float *restrict from, idx D) {
+#pragma omp simd
+    for (idx k = 0; k < D; k++) to[k] += from[k];
+}
+
+/* A row of the gradient of z from that of its norm; gradients of weight and shift are added. */
+INLINE void back_through(int is_centred, int is_shifted, idx D, const float *restrict z, float mean, float inverse,
+                         const float *restrict w, const float *restrict dy, float *restrict d, float *restrict dw,
+                         float *restrict ds) {
     float average = 0.0f, slope = 0.0f;
 #pragma omp simd reduction(+ : average, slope)
     for (idx k = 0; k < D; k++) {
-        const float normal = (z[k] - mean) * inverse, dn = dy[k] * w[k];
-        average += dn;
+        const float normal = is_centred ? (z[k] - mean) * inverse : z[k] * inverse, dn = dy[k] * w[k];
+        if (is_centred) average += dn;
         slope += dn * normal;
         dw[k] += dy[k] * normal;
-        if (ds) ds[k] += dy[k];
+        if (is_shifted) ds[k] += dy[k];
     }
-    average = kind == LAYER_NORM ? average / (float)D : 0.0f, slope /= (float)D;
+    average /= (float)D, slope *= inverse / (float)D;
 #pragma omp simd
-    for (idx k = 0; k < D; k++) d[k] = inverse * (dy[k] * w[k] - average - (z[k] - mean) * inverse * slope);
+    for (idx k = 0; k < D; k++)
+        d[k] = is_centred ? inverse * (dy[k] * w[k] - average - (z[k] - mean) * slope)
+                          : inverse * (dy[k] * w[k] - z[k] * slope);
+}
+
+static void back_through_norm(idx kind, idx D, const float *z, float mean, float inverse, const float *w, const float *dy,
+                              float *d, float *dw, float *ds) {
+    if (kind == RMS_NORM)
+        back_through(0, 0, D, z, mean, inverse, w, dy, d, dw, NULL);
+    else if (ds)
+        back_through(1, 1, D, z, mean, inverse, w, dy, d, dw, ds);
+    else
+        back_through(1, 0, D, z, mean, inverse, w, dy, d, dw, NULL);
 }
 
 /* Its backward: d_y (n, D) -> d_x, d_a (n, D), each written or added, where there is one; added to d_bias, d_weight, d_shift
@@ -462,48 +480,40 @@ void residual_backward(idx R, idx n, idx D, const float *z, idx z_stride, const 
         for (idx i = from; i < to; i++) {
             const idx place = r * n + i;
             const float *d = d_y + place * D;
+            float *dx = d_x ? d_x + r * d_x_stride + i * D : NULL;
             if (kind != NO_NORM) {
-                back_through(kind, D, z + r * z_stride + i * D, means[place], inverses[place], weight + r * weight_stride,
-                             d, row, dw, ds);
-                d = row;
+                float *to_ = dx && !add_x ? dx : row;
+                back_through_norm(kind, D, z + r * z_stride + i * D, means[place], inverses[place],
+                                  weight + r * weight_stride, d, to_, dw, ds);
+                d = to_;
             }
-            if (d_x) {
-                float *dx = d_x + r * d_x_stride + i * D;
-                if (add_x)
-#pragma omp simd
-                    for (idx k = 0; k < D; k++) dx[k] += d[k];
-                else
-                    memcpy(dx, d, D * sizeof(float));
-            }
+            if (dx && add_x)
+                add_row(dx, d, D);
+            else if (dx && dx != d)
+                memcpy(dx, d, D * sizeof(float));
             if (!d_a) continue;
             float *da = d_a + r * d_a_stride + i * D;
-            const uint32_t first = (uint32_t)(i * D);
             if (keys) {
+                const uint32_t first = (uint32_t)(i * D);
+                float *to_ = add_a ? row : da;
 #pragma omp simd
-                for (idx k = 0; k < D; k++) row[k] = d[k] * factor(seed, first + (uint32_t)k, drop.threshold, scale);
-                d = row;
+                for (idx k = 0; k < D; k++) to_[k] = d[k] * factor(seed, first + (uint32_t)k, drop.threshold, scale);
+                d = to_;
             }
-            if (d_bias)
-#pragma omp simd
-                for (idx k = 0; k < D; k++) db[k] += d[k];
+            if (d_bias) add_row(db, d, D);
             if (add_a)
-#pragma omp simd
-                for (idx k = 0; k < D; k++) da[k] += d[k];
+                add_row(da, d, D);
             else if (da != d)
                 memcpy(da, d, D * sizeof(float));
         }
         free(row);
     }
+    float *vectors[3] = {d_weight, d_shift, d_bias};
+    const idx strides[3] = {d_weight_stride, d_shift_stride, d_bias_stride};
     for (idx r = 0; r < R; r++)
-        for (idx part = 0; part < 3; part++) {
-            float *sum = part == 0 ? d_weight + r * d_weight_stride : part == 1 ? d_shift + r * d_shift_stride : d_bias + r * d_bias_stride;
-            if (!(part == 0 ? d_weight : part == 1 ? d_shift : d_bias)) continue;
-            for (idx block = 0; block < blocks; block++) {
-                const float *own = sums + ((r * blocks + block) * 3 + part) * D;
-#pragma omp simd
-                for (idx k = 0; k < D; k++) sum[k] += own[k];
-            }
-        }
+        for (int v = 0; v < 3; v++)
+            for (idx block = 0; vectors[v] && block < blocks; block++)
+                add_row(vectors[v] + r * strides[v], sums + ((r * blocks + block) * 3 + v) * D, D);
 }
 
 /* ---- attention, a head of an example at a time. Its keys are packed, and weights are made for a tile of queries at a time
