@@ -109,8 +109,8 @@ def cases(at: Shape) -> Iterator[tuple[str, Callable[[], None], Callable[[], Non
 
     def attended(q: Tensor, kv: Tensor, causal: bool, p: float) -> Tensor:
         k, v = kv.chunk(2, -1)
-        heads = (split(x, H, B) for x in (q, k, v))
-        return F.scaled_dot_product_attention(*heads, dropout_p=p, is_causal=causal).transpose(1, 2).reshape(n, D)
+        q, k, v = (split(x, H, B) for x in (q, k, v))
+        return F.scaled_dot_product_attention(q, k, v, dropout_p=p, is_causal=causal).transpose(1, 2).reshape(n, D)
 
     yield (
         "embeddings",

@@ -173,48 +173,54 @@ static void narrow_tile(idx MR, idx columns, Tile t, idx in_rows) {
 
 /* ---- copies of A and B */
 
-/* Vectors x and y, number by number in turns, to the first and second half of their numbers. */
-#define LOW_4 0, 4, 1, 5
-#define HIGH_4 2, 6, 3, 7
-#define LOW_8 0, 8, 1, 9, 2, 10, 3, 11
-#define HIGH_8 4, 12, 5, 13, 6, 14, 7, 15
-#define LOW_16 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23
-#define HIGH_16 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31
+/* Vectors x and y in turns, within each four numbers: single ones or pairs, of their first or their second halves. */
+#define FOURS_1(a, b, c, d) a, b, c, d
+#define FOURS_2(a, b, c, d) a, b, c, d, a + 4, b + 4, c + 4, d + 4
+#define FOURS_4(a, b, c, d) FOURS_2(a, b, c, d), FOURS_2(a + 8, b + 8, c + 8, d + 8)
 #if BYTES == 64
-#define LOW LOW_16
-#define HIGH HIGH_16
+#define FOURS FOURS_4
+#define JOINED(p, ld)                                                                                       \
+    (Vector) _mm512_insertf32x4(_mm512_insertf32x4(_mm512_insertf32x4(_mm512_castps128_ps512(               \
+        _mm_loadu_ps(p)), _mm_loadu_ps((p) + 4 * (ld)), 1), _mm_loadu_ps((p) + 8 * (ld)), 2),               \
+        _mm_loadu_ps((p) + 12 * (ld)), 3)
 #elif BYTES == 32
-#define LOW LOW_8
-#define HIGH HIGH_8
+#define FOURS FOURS_2
+#define JOINED(p, ld) \
+    (Vector) _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(p)), _mm_loadu_ps((p) + 4 * (ld)), 1)
 #else
-#define LOW LOW_4
-#define HIGH HIGH_4
+#define FOURS FOURS_1
+#define JOINED(p, ld) (*(const Unaligned *)(p))
 #endif
 #ifdef __clang__
-#define TURNS(x, y, ...) __builtin_shufflevector(x, y, __VA_ARGS__)
+#define TURNS(x, y, a, b, c, d) __builtin_shufflevector(x, y, FOURS(a, b, c, d))
 #else
 typedef int32_t Places __attribute__((vector_size(BYTES)));
-#define TURNS(x, y, ...) __builtin_shuffle(x, y, (Places){__VA_ARGS__})
+#define TURNS(x, y, a, b, c, d) __builtin_shuffle(x, y, (Places){FOURS(a, b, c, d)})
 #endif
 
-/* W rows of W numbers, from_ld apart, to columns, to_ld apart. */
+/* W rows of 4 numbers, from_ld apart, to 4 rows of W, to_ld apart. A vector holds 4 numbers of every fourth row. */
 static inline void transpose(const float *from, idx from_ld, float *to, idx to_ld) {
-    Vector x[W], y[W];
-    UNROLLED for (int i = 0; i < W; i++) x[i] = *(const Unaligned *)(from + i * from_ld);
-    UNROLLED for (int half = 1; half < W; half *= 2) {
-        UNROLLED for (int i = 0; i < W / 2; i++) {
-            y[2 * i] = TURNS(x[i], x[i + W / 2], LOW);
-            y[2 * i + 1] = TURNS(x[i], x[i + W / 2], HIGH);
-        }
-        UNROLLED for (int i = 0; i < W; i++) x[i] = y[i];
+    Vector x[4], y[4];
+    UNROLLED for (int i = 0; i < 4; i++) x[i] = JOINED(from + i * from_ld, from_ld);
+    UNROLLED for (int i = 0; i < 4; i += 2) {
+        y[i] = TURNS(x[i], x[i + 1], 0, W, 1, W + 1);
+        y[i + 1] = TURNS(x[i], x[i + 1], 2, W + 2, 3, W + 3);
     }
-    UNROLLED for (int i = 0; i < W; i++) *(Unaligned *)(to + i * to_ld) = x[i];
+    UNROLLED for (int i = 0; i < 2; i++) {
+        *(Unaligned *)(to + 2 * i * to_ld) = TURNS(y[i], y[i + 2], 0, 1, W, W + 1);
+        *(Unaligned *)(to + (2 * i + 1) * to_ld) = TURNS(y[i], y[i + 2], 2, 3, W + 2, W + 3);
+    }
 }
 
-/* K rows of B, of which WIDE columns, side by side. */
-static void copy_panel(const float *from, idx row, idx K, float *to) {
-    for (idx k = 0; k < K; k++, from += row, to += WIDE)
-        UNROLLED for (int v = 0; v < 2; v++) *(Vector *)(to + v * W) = *(const Unaligned *)(from + v * W);
+/* K rows of B, of which some panels of columns go to panels; some at once, so that memory is read in its order. */
+static void copy_panels(const float *from, idx row, idx K, idx panels, float *to) {
+    for (; panels > 0; panels -= 4, from += 4 * WIDE, to += 4 * WIDE * K) {
+        const idx some = least(panels, 4);
+        for (idx k = 0; k < K; k++)
+            for (idx panel = 0; panel < some; panel++)
+                UNROLLED for (int v = 0; v < WIDE; v += W)
+                    *(Vector *)(to + panel * WIDE * K + k * WIDE + v) = *(const Unaligned *)(from + k * row + panel * WIDE + v);
+    }
 }
 
 /* n lines of K numbers from (line, number) by steps to (number, line): rows of size numbers, of which the last are 0. */
@@ -223,7 +229,7 @@ static void copy(const float *from, idx line, idx number, idx n, idx K, float *t
     if (number == 1)
         for (; n - i >= W; i += W) {
             idx k = 0;
-            for (; K - k >= W; k += W) transpose(from + i * line + k, line, to + k * size + i, size);
+            for (; K - k >= 4; k += 4) transpose(from + i * line + k, line, to + k * size + i, size);
             for (; k < K; k++)
                 for (idx j = i; j < i + W; j++) to[k * size + j] = from[j * line + k];
         }
@@ -285,59 +291,66 @@ typedef struct {
 static void copy_b(const Part *part, const Block *at) {
     const Matrix *b = &part->p->b;
     const float *from = part->b + at->k * b->row;
-    float *to = at->b;
-    for (idx j = at->n; j < at->N; j += WIDE, to += WIDE * at->K)
-        if (at->N - j < WIDE || b->column != 1)
-            copy(from + j * b->column, b->column, b->row, least(at->N - j, WIDE), at->K, to, WIDE);
-        else if (!reads_b(part->p))
-            copy_panel(from + j, b->row, at->K, to);
+    const idx is_adjacent = b->column == 1, whole = (at->N - at->n) / WIDE;
+    if (is_adjacent && !reads_b(part->p)) copy_panels(from + at->n, b->row, at->K, whole, at->b);
+    for (idx panel = is_adjacent ? whole : 0, j = at->n + panel * WIDE; j < at->N; panel++, j += WIDE)
+        copy(from + j * b->column, b->column, b->row, least(at->N - j, WIDE), at->K, at->b + panel * WIDE * at->K, WIDE);
 }
 
-/* A's rows for some tiles, of which one starts at each of starts. Where rows are adjacent, all tiles' for one k after the
- * other, as they lie in memory; in whole vectors, where A has as many rows, of which the next overwrite what is too much. */
+/* A's rows for some tiles, of which one starts at each of starts. Copies are in whole vectors where A has as many rows; the
+ * next overwrite what is too much. Where rows are adjacent, all tiles' for one k after the other, as they lie in memory. */
 static void copy_a(const Part *part, const Block *at, const idx *starts, idx tiles, float *to) {
     const Matrix *a = &part->p->a;
     const float *from = part->a + at->k * a->column;
     idx whole = 0;
-    while (a->row == 1 && whole < tiles && starts[whole] + A_READ <= part->p->M) whole++;
+    while ((a->row == 1 || a->column == 1) && whole < tiles && starts[whole] + A_READ <= part->p->M) whole++;
     for (idx t = whole; t < tiles; t++) {
         const idx MR = starts[t + 1] - starts[t];
         copy(from + starts[t] * a->row, a->row, a->column, MR, at->K, to + t * A_TILE, MR);
     }
-    for (idx k = 0; k < at->K && whole; k++, from += a->column)
+    for (idx t = 0; t < whole && a->row != 1; t++) {
+        const idx MR = starts[t + 1] - starts[t], fours = at->K / 4 * 4;
+        const float *here = from + starts[t] * a->row;
+        for (idx k = 0; k < fours; k += 4) /* what is too much is where the first of the next are: these come last */
+            for (idx i = (MR - 1) / W * W; i >= 0; i -= W) transpose(here + i * a->row + k, a->row, to + k * MR + i, MR);
+        copy(here + fours, a->row, 1, MR, at->K - fours, to + fours * MR, MR);
+        to += A_TILE;
+    }
+    for (idx k = 0; k < at->K && whole && a->row == 1; k++, from += a->column)
         for (idx t = 0; t < whole; t++) {
             float *here = to + t * A_TILE + k * (starts[t + 1] - starts[t]);
             for (idx i = 0; i < A_READ; i += W) *(Unaligned *)(here + i) = *(const Unaligned *)(from + starts[t] + i);
         }
 }
 
-/* What comes next of A: lines of so many numbers, a step apart. They are asked for while tiles are computed, a share with
- * each, because copying would wait for them; and the processor sees no order in rows that are read side by side. */
+/* What comes next of A: lines of so many numbers, a step apart. They are asked for while tiles are computed, some with each,
+ * because copying would wait for them; and the processor sees no order in rows that are read side by side. */
 typedef struct {
     const float *from;
-    idx lines, step, numbers;
+    idx lines, step, numbers, some;
 } Ahead;
 
-static Ahead ahead_of(const Part *part, const Block *at, idx m, idx M) {
+/* Rows m to M of a block, in so many times. */
+static Ahead ahead_of(const Part *part, const Block *at, idx m, idx M, idx times) {
     const Matrix *a = &part->p->a;
     const float *from = part->a + m * a->row + at->k * a->column;
-    return a->row == 1 ? (Ahead){from, at->K, a->column, M - m} : (Ahead){from, M - m, a->row, at->K};
+    const idx lines = a->row == 1 ? at->K : M - m;
+    return (Ahead){from, lines, a->row == 1 ? a->column : a->row, a->row == 1 ? M - m : at->K, ceiling(lines, times)};
 }
 
-static inline void fetch(const Ahead *ahead, idx share, idx shares) {
-    const idx end = ahead->lines * (share + 1) / shares;
-    for (idx line = ahead->lines * share / shares; line < end; line++)
-        for (idx i = 0; i < ahead->numbers; i += 16) __builtin_prefetch(ahead->from + line * ahead->step + i);
+static inline void fetch(Ahead *ahead) {
+    for (idx n = least(ahead->some, ahead->lines); n > 0; n--, ahead->lines--, ahead->from += ahead->step)
+        for (idx i = 0; i < ahead->numbers; i += 16) __builtin_prefetch(ahead->from + i);
 }
 
 /* Rows of a block: MR of them from m on, which begin at a in A or a copy. */
 typedef struct {
     idx m, MR, in_rows, add;
     const float *a, *bias;
-    idx a_ld, share, shares; /* of what comes next of A */
+    idx a_ld;
 } Rows;
 
-static void multiply_rows(const Part *part, const Block *at, const Rows *rows, const float *last_bias, const Ahead *ahead) {
+static void multiply_rows(const Part *part, const Block *at, const Rows *rows, const float *last_bias, Ahead *ahead) {
     const Product *p = part->p;
     const idx b_is_read = reads_b(p), panels = ceiling(at->N - at->n, WIDE);
     Tile t = {.n = at->K, .a = rows->a, .a_ld = rows->a_ld, .c = part->c + rows->m * p->c_row + at->n, .c_ld = p->c_row,
@@ -347,7 +360,7 @@ static void multiply_rows(const Part *part, const Block *at, const Rows *rows, c
         t.b = b_is_read && is_whole ? part->b + at->k * p->b.row + j : at->b + panel * WIDE * at->K;
         t.b_ld = b_is_read && is_whole ? p->b.row : WIDE;
         t.bias = rows->bias && is_whole ? rows->bias + j : rows->bias ? last_bias : NULL;
-        fetch(ahead, rows->share * panels + panel, rows->shares * panels);
+        fetch(ahead);
         if (is_whole)
             TILE_OF[rows->MR - 1][rows->in_rows][1](&t);
         else
@@ -364,23 +377,24 @@ static void multiply_blocks(const Part *part, const Scratch *scratch, const Bloc
     const idx odd = (each->N - each->n) % WIDE, together = is_read ? 1 : TOGETHER;
     if (p->bias && odd) memcpy(scratch->bias, part->bias + each->N - odd, odd * sizeof(float));
     for (idx tile = 0; tile < tiles; tile += together) {
-        const idx n = least(together, tiles - tile);
+        const idx n = least(together, tiles - tile), times = n * ceiling(each->N - each->n, WIDE);
         idx starts[TOGETHER + 1];
         for (idx t = 0; t <= n; t++) starts[t] = part->m + rows * (tile + t) / tiles;
         for (idx b = 0; b < blocks; b++) {
             const Block *at = each + b;
             Ahead ahead = {0};
-            if (b + 1 < blocks)
-                ahead = ahead_of(part, at + 1, starts[0], starts[n]);
+            if (p->M * p->K <= 4 * NEAR || (is_read && a->column != 1))
+                ; /* it is small */
+            else if (b + 1 < blocks)
+                ahead = ahead_of(part, at + 1, starts[0], starts[n], times);
             else if (tile + n < tiles)
-                ahead = ahead_of(part, each, starts[n], part->m + rows * least(tile + n + together, tiles) / tiles);
+                ahead = ahead_of(part, each, starts[n], part->m + rows * least(tile + n + together, tiles) / tiles, times);
             else if (next)
-                ahead = ahead_of(part, next, part->m, part->m + rows * least(together, tiles) / tiles);
+                ahead = ahead_of(part, next, part->m, part->m + rows * least(together, tiles) / tiles, times);
             if (!is_read) copy_a(part, at, starts, n, scratch->a);
             for (idx t = 0; t < n; t++) {
                 const idx first = is_first && !b, MR = starts[t + 1] - starts[t], in_rows = is_read && a->column == 1;
-                Rows of = {starts[t], MR, in_rows, p->add || !first, scratch->a + t * A_TILE, first ? part->bias : NULL, MR,
-                           t, n};
+                Rows of = {starts[t], MR, in_rows, p->add || !first, scratch->a + t * A_TILE, first ? part->bias : NULL, MR};
                 if (is_read) {
                     of.a = part->a + of.m * a->row + at->k * a->column;
                     of.a_ld = in_rows ? a->row : a->column;

@@ -141,23 +141,23 @@ class WindowKernelOps(KernelOps):
         assert not view.causal or Q == K
         self._read |= {q, kv}
         context = program.value(R, B * Q, D)
-        logs = program.take(R, B * H * Q) if program.is_differentiable else None
+        rows = program.take(R, B * H * Q, 2) if program.is_differentiable else None
         seen = view.seen
         assert seen is None or (seen.is_contiguous() and seen.shape == (R, B, K))
         where = (
             *(R, B, Q, K, H, D // H, int(view.causal), q.data, *_strides(q.data), kv.data, *_strides(kv.data), seen),
             *_drop(drop, B * H * Q * K),
         )
-        self._lay_window("window_attention", *where, logs, context.data)
+        self._lay_window("window_attention", *where, rows, context.data)
 
         def lay_backward() -> None:
             d_context, (d_q, add_q), (d_kv, add_kv) = program.grad(context)[0], program.grad(q), program.grad(kv)
             self._lay_window(
-                *("window_attention_backward", *where, logs, d_context),
+                *("window_attention_backward", *where, rows, d_context),
                 *(d_q, *_strides(d_q), int(add_q), d_kv, *_strides(d_kv), int(add_kv)),
             )
 
-        program.operation(context, lay_backward, *([] if logs is None else [logs]))
+        program.operation(context, lay_backward, *([] if rows is None else [rows]))
         return context
 
     def rotated(self, x: Value, S: int, H: int, width: int) -> Value:

@@ -37,9 +37,58 @@ typedef int64_t idx;
 
 typedef float Vector __attribute__((vector_size(BYTES)));
 typedef float Unaligned __attribute__((vector_size(BYTES), aligned(4), may_alias));
+typedef int32_t Ints __attribute__((vector_size(BYTES)));
+typedef uint32_t Bits __attribute__((vector_size(BYTES)));
 
 #define WORTH 8192 /* numbers for which it is worth telling the threads */
 #define BLOCK 64   /* rows of a block */
+
+INLINE Vector load(const float *x) { return *(const Unaligned *)x; }
+INLINE void store(float *x, Vector v) { *(Unaligned *)x = v; }
+INLINE Vector splat(float x) { return (Vector){0} + x; }
+INLINE Vector choose(Ints mask, Vector a, Vector b) { return (Vector)((mask & (Ints)a) | (~mask & (Ints)b)); }
+
+/* Lists of f(k, d) for every lane k. */
+#if W == 16
+#define LANES(f, d) f(0, d), f(1, d), f(2, d), f(3, d), f(4, d), f(5, d), f(6, d), f(7, d), \
+                    f(8, d), f(9, d), f(10, d), f(11, d), f(12, d), f(13, d), f(14, d), f(15, d)
+#elif W == 8
+#define LANES(f, d) f(0, d), f(1, d), f(2, d), f(3, d), f(4, d), f(5, d), f(6, d), f(7, d)
+#else
+#define LANES(f, d) f(0, d), f(1, d), f(2, d), f(3, d)
+#endif
+#ifdef __clang__
+#define SHUFFLE(a, b, f, d) __builtin_shufflevector(a, b, LANES(f, d))
+#else
+#define SHUFFLE(a, b, f, d) __builtin_shuffle(a, b, (Ints){LANES(f, d)})
+#endif
+#define SELF(k, d) k
+#define ACROSS(k, d) ((k) ^ (d))
+static const Ints lanes = {LANES(SELF, 0)};
+
+INLINE float highest(Vector v) { /* but for NaN */
+#if W > 8
+    v = choose(SHUFFLE(v, v, ACROSS, 8) > v, SHUFFLE(v, v, ACROSS, 8), v);
+#endif
+#if W > 4
+    v = choose(SHUFFLE(v, v, ACROSS, 4) > v, SHUFFLE(v, v, ACROSS, 4), v);
+#endif
+    v = choose(SHUFFLE(v, v, ACROSS, 2) > v, SHUFFLE(v, v, ACROSS, 2), v);
+    v = choose(SHUFFLE(v, v, ACROSS, 1) > v, SHUFFLE(v, v, ACROSS, 1), v);
+    return v[0];
+}
+
+INLINE float sum_of(Vector v) {
+#if W > 8
+    v += SHUFFLE(v, v, ACROSS, 8);
+#endif
+#if W > 4
+    v += SHUFFLE(v, v, ACROSS, 4);
+#endif
+    v += SHUFFLE(v, v, ACROSS, 2);
+    v += SHUFFLE(v, v, ACROSS, 1);
+    return v[0];
+}
 
 static inline idx least(idx a, idx b) { return a < b ? a : b; }
 static inline idx blocks_of(idx n) { return (n + BLOCK - 1) / BLOCK; }
@@ -78,6 +127,20 @@ INLINE float exp_(float x) {
     return x < -87.0f ? 0.0f : p * two_n.f;
 }
 
+/* exp(x) of numbers up to 88; 0 below -87. */
+INLINE Vector exps(Vector x) {
+    const Vector shifted = x * 1.44269504f + 12582912.0f, n = shifted - 12582912.0f; /* n in the lowest bits */
+    const Vector r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
+    Vector p = 1.9875691500e-4f * r + 1.3981999507e-3f;
+    p = p * r + 8.3334519073e-3f;
+    p = p * r + 4.1665795894e-2f;
+    p = p * r + 1.6666665459e-1f;
+    p = p * r + 5.0000001201e-1f;
+    p = (p * r) * r + r + 1.0f;
+    const Vector two_n = (Vector)(((Bits)shifted << 23) + (127u << 23));
+    return (Vector)(~(x < -87.0f) & (Ints)(p * two_n));
+}
+
 /* The normal distribution function: Abramowitz & Stegun 7.1.26, absolute error 1.5e-7; e is exp(-x^2 / 2). */
 INLINE float normal_(float x, float e) {
     const float u = fabsf(x) * 0.70710678f, t = 1.0f / (1.0f + 0.3275911f * u);
@@ -107,6 +170,18 @@ static inline uint32_t seed_of(const Drop *drop, idx r) {
 /* Factor of the number at a place: 0 or scale. */
 INLINE float factor(uint32_t seed, uint32_t place, int32_t threshold, float scale) {
     return (int32_t)(mix(mix(seed ^ place)) >> 8) >= threshold ? scale : 0.0f;
+}
+
+INLINE Bits mixed(Bits x) {
+    x = (x ^ (x >> 16)) * 0x21F0AAADu;
+    x = (x ^ (x >> 15)) * 0x735A2D97u;
+    return x ^ (x >> 15);
+}
+
+/* Factors of the numbers at a place and those behind it. */
+INLINE Vector factors_at(uint32_t seed, uint32_t place, int32_t threshold, float scale) {
+    const Bits hash = mixed(mixed(((Bits)lanes + place) ^ seed));
+    return (Vector)(((Ints)(hash >> 8) >= threshold) & (Ints)splat(scale));
 }
 
 /* Numbers x times their factors, to y, which may be x: R members of B S rows of D numbers, whose places are counted example
@@ -230,8 +305,8 @@ void activate_forward(idx kind, idx R, idx n, idx E, const float *x, idx x_strid
         if (kind == SWIGLU) {
             for (idx i = from; i < to; i++, yi += E) {
                 const float *gate = x + r * x_stride + i * 2 * E, *up = gate + E;
-                float *d_gate = slopes ? slopes + r * slopes_stride + i * 2 * E : NULL, *d_up = d_gate + E;
-                if (slopes)
+                if (slopes) {
+                    float *d_gate = slopes + r * slopes_stride + i * 2 * E, *d_up = d_gate + E;
 #pragma omp simd
                     for (idx k = 0; k < E; k++) {
                         const float g = gate[k], u = up[k], s = 1.0f / (1.0f + exp_(-g)), silu = g * s;
@@ -239,7 +314,7 @@ void activate_forward(idx kind, idx R, idx n, idx E, const float *x, idx x_strid
                         d_gate[k] = u * (s + silu * (1.0f - s));
                         d_up[k] = silu;
                     }
-                else
+                } else
 #pragma omp simd
                     for (idx k = 0; k < E; k++) yi[k] = gate[k] / (1.0f + exp_(-gate[k])) * up[k];
             }
@@ -352,21 +427,39 @@ void residual_forward(idx R, idx n, idx D, const float *x, idx x_stride, const f
     }
 }
 
-/* A row of the gradient of z: d_y as it is, or through the norm, in which case gradients of weight and shift are added. */
-INLINE void back_through(idx kind, idx D, const float *z, float mean, float inverse, const float *w, const float *dy,
-                         float *d, float *dw, float *ds) {
+INLINE void add_row(float *restrict to, const float *restrict from, idx D) {
+#pragma omp simd
+    for (idx k = 0; k < D; k++) to[k] += from[k];
+}
+
+/* A row of the gradient of z from that of its norm; gradients of weight and shift are added. */
+INLINE void back_through(int is_centred, int is_shifted, idx D, const float *restrict z, float mean, float inverse,
+                         const float *restrict w, const float *restrict dy, float *restrict d, float *restrict dw,
+                         float *restrict ds) {
     float average = 0.0f, slope = 0.0f;
 #pragma omp simd reduction(+ : average, slope)
     for (idx k = 0; k < D; k++) {
-        const float normal = (z[k] - mean) * inverse, dn = dy[k] * w[k];
-        average += dn;
+        const float normal = is_centred ? (z[k] - mean) * inverse : z[k] * inverse, dn = dy[k] * w[k];
+        if (is_centred) average += dn;
         slope += dn * normal;
         dw[k] += dy[k] * normal;
-        if (ds) ds[k] += dy[k];
+        if (is_shifted) ds[k] += dy[k];
     }
-    average = kind == LAYER_NORM ? average / (float)D : 0.0f, slope /= (float)D;
+    average /= (float)D, slope *= inverse / (float)D;
 #pragma omp simd
-    for (idx k = 0; k < D; k++) d[k] = inverse * (dy[k] * w[k] - average - (z[k] - mean) * inverse * slope);
+    for (idx k = 0; k < D; k++)
+        d[k] = is_centred ? inverse * (dy[k] * w[k] - average - (z[k] - mean) * slope)
+                          : inverse * (dy[k] * w[k] - z[k] * slope);
+}
+
+static void back_through_norm(idx kind, idx D, const float *z, float mean, float inverse, const float *w, const float *dy,
+                              float *d, float *dw, float *ds) {
+    if (kind == RMS_NORM)
+        back_through(0, 0, D, z, mean, inverse, w, dy, d, dw, NULL);
+    else if (ds)
+        back_through(1, 1, D, z, mean, inverse, w, dy, d, dw, ds);
+    else
+        back_through(1, 0, D, z, mean, inverse, w, dy, d, dw, NULL);
 }
 
 /* Its backward: d_y (n, D) -> d_x, d_a (n, D), each written or added, where there is one; added to d_bias, d_weight, d_shift
@@ -387,52 +480,44 @@ void residual_backward(idx R, idx n, idx D, const float *z, idx z_stride, const 
         for (idx i = from; i < to; i++) {
             const idx place = r * n + i;
             const float *d = d_y + place * D;
+            float *dx = d_x ? d_x + r * d_x_stride + i * D : NULL;
             if (kind != NO_NORM) {
-                back_through(kind, D, z + r * z_stride + i * D, means[place], inverses[place], weight + r * weight_stride,
-                             d, row, dw, ds);
-                d = row;
+                float *to_ = dx && !add_x ? dx : row;
+                back_through_norm(kind, D, z + r * z_stride + i * D, means[place], inverses[place],
+                                  weight + r * weight_stride, d, to_, dw, ds);
+                d = to_;
             }
-            if (d_x) {
-                float *dx = d_x + r * d_x_stride + i * D;
-                if (add_x)
-#pragma omp simd
-                    for (idx k = 0; k < D; k++) dx[k] += d[k];
-                else
-                    memcpy(dx, d, D * sizeof(float));
-            }
+            if (dx && add_x)
+                add_row(dx, d, D);
+            else if (dx && dx != d)
+                memcpy(dx, d, D * sizeof(float));
             if (!d_a) continue;
             float *da = d_a + r * d_a_stride + i * D;
-            const uint32_t first = (uint32_t)(i * D);
             if (keys) {
+                const uint32_t first = (uint32_t)(i * D);
+                float *to_ = add_a ? row : da;
 #pragma omp simd
-                for (idx k = 0; k < D; k++) row[k] = d[k] * factor(seed, first + (uint32_t)k, drop.threshold, scale);
-                d = row;
+                for (idx k = 0; k < D; k++) to_[k] = d[k] * factor(seed, first + (uint32_t)k, drop.threshold, scale);
+                d = to_;
             }
-            if (d_bias)
-#pragma omp simd
-                for (idx k = 0; k < D; k++) db[k] += d[k];
+            if (d_bias) add_row(db, d, D);
             if (add_a)
-#pragma omp simd
-                for (idx k = 0; k < D; k++) da[k] += d[k];
+                add_row(da, d, D);
             else if (da != d)
                 memcpy(da, d, D * sizeof(float));
         }
         free(row);
     }
+    float *vectors[3] = {d_weight, d_shift, d_bias};
+    const idx strides[3] = {d_weight_stride, d_shift_stride, d_bias_stride};
     for (idx r = 0; r < R; r++)
-        for (idx part = 0; part < 3; part++) {
-            float *sum = part == 0 ? d_weight + r * d_weight_stride : part == 1 ? d_shift + r * d_shift_stride : d_bias + r * d_bias_stride;
-            if (!(part == 0 ? d_weight : part == 1 ? d_shift : d_bias)) continue;
-            for (idx block = 0; block < blocks; block++) {
-                const float *own = sums + ((r * blocks + block) * 3 + part) * D;
-#pragma omp simd
-                for (idx k = 0; k < D; k++) sum[k] += own[k];
-            }
-        }
+        for (int v = 0; v < 3; v++)
+            for (idx block = 0; vectors[v] && block < blocks; block++)
+                add_row(vectors[v] + r * strides[v], sums + ((r * blocks + block) * 3 + v) * D, D);
 }
 
 /* ---- attention, a head of an example at a time. Its keys are packed, and weights are made for a tile of queries at a time
- * and never kept: the backward makes them again from the logarithm of each row's sum. */
+ * and never kept: the backward makes them again from two numbers of each row. */
 
 /* c (TALL, NV W) = sum over k of a(m, k) b(k, n), with add also + c, where a(m, k) is at m a_row + k a_step. */
 #define TILE(NV)                                                                                                        \
@@ -469,22 +554,65 @@ static void add_transposed(idx K, idx N, const float *a, idx a_ld, const float *
     if (n < N) tile_1(K, a, 1, a_ld, b + n, b_ld, c + n, c_ld, 1);
 }
 
-/* Rows x (n, size) to y (., y_ld), times scale; zeros up to y_ld, and in rows up to m. */
-static void pack(idx n, idx size, const float *x, idx x_ld, float scale, float *y, idx y_ld, idx m) {
-    for (idx i = 0; i < n; i++) {
-#pragma omp simd
-        for (idx k = 0; k < size; k++) y[i * y_ld + k] = x[i * x_ld + k] * scale;
-        for (idx k = size; k < y_ld; k++) y[i * y_ld + k] = 0.0f;
+/* Rows x (n, size) times scale to y (n, y_ld), y_ld being size in whole vectors: zeros behind them. */
+static void pack(idx n, idx size, const float *x, idx x_ld, float scale, float *y, idx y_ld) {
+    for (idx i = 0; i < n; i++, x += x_ld, y += y_ld) {
+        idx k = 0;
+        for (; size - k >= W; k += W) *(Unaligned *)(y + k) = *(const Unaligned *)(x + k) * scale;
+        for (; k < y_ld; k++) y[k] = k < size ? x[k] * scale : 0.0f;
     }
-    for (idx k = n * y_ld; k < m * y_ld; k++) y[k] = 0.0f;
 }
 
-/* Rows x (n, size) to columns of y (size, y_ld); zeros up to y_ld. */
-static void pack_transposed(idx n, idx size, const float *x, idx x_ld, float *y, idx y_ld) {
-    for (idx k = 0; k < size; k++) {
-        for (idx i = 0; i < n; i++) y[k * y_ld + i] = x[i * x_ld + k];
-        for (idx i = n; i < y_ld; i++) y[k * y_ld + i] = 0.0f;
+/* Rows x (n, .) times a factor each, or all times scale, to y (n, size): written or added. */
+INLINE void unpack(idx n, idx size, const float *x, idx x_ld, const float *factors, float scale, float *y, idx y_ld,
+                   idx add) {
+    for (idx i = 0; i < n; i++, x += x_ld, y += y_ld) {
+        const float by = factors ? factors[i] : scale;
+        idx k = 0;
+        for (; size - k >= W; k += W) {
+            Vector row = *(const Unaligned *)(x + k) * by;
+            if (add) row += *(const Unaligned *)(y + k);
+            *(Unaligned *)(y + k) = row;
+        }
+        for (; k < size; k++) y[k] = add ? y[k] + x[k] * by : x[k] * by;
     }
+}
+
+#define UPPER(k, d) ((k) & (d) ? W + (k) - (d) : (k))
+#define LOWER(k, d) ((k) & (d) ? W + (k) : (k) + (d))
+#define EXCHANGED(d)                                                      \
+    if (d < W) UNROLLED for (int i = 0; i < W; i++) if (!(i & (d))) {     \
+        const Vector upper = SHUFFLE(row[i], row[(i + d) % W], UPPER, d); \
+        row[(i + d) % W] = SHUFFLE(row[i], row[(i + d) % W], LOWER, d);   \
+        row[i] = upper;                                                   \
+    }
+
+/* Rows x (n, size) to columns of y (size, y_ld); zeros up to y_ld, which is n in whole vectors. A block of W rows and
+ * columns at a time, whose squares are exchanged across the diagonal. */
+static void pack_transposed(idx n, idx size, const float *x, idx x_ld, float *y, idx y_ld) {
+    for (idx i = 0; i < n; i += W)
+        for (idx k = 0; k < size; k += W) {
+            const idx rows = least(W, n - i), columns = least(W, size - k);
+            Vector row[W];
+            if (rows == W && columns == W)
+                UNROLLED for (int m = 0; m < W; m++) row[m] = *(const Unaligned *)(x + (i + m) * x_ld + k);
+            else {
+                memset(row, 0, sizeof(row));
+                for (idx m = 0; m < rows; m++) memcpy(row + m, x + (i + m) * x_ld + k, columns * sizeof(float));
+            }
+            EXCHANGED(1)
+            EXCHANGED(2)
+#if W > 4
+            EXCHANGED(4)
+#endif
+#if W > 8
+            EXCHANGED(8)
+#endif
+            if (columns == W)
+                UNROLLED for (int m = 0; m < W; m++) *(Unaligned *)(y + (k + m) * y_ld + i) = row[m];
+            else
+                for (idx m = 0; m < columns; m++) memcpy(y + (k + m) * y_ld + i, row + m, BYTES);
+        }
 }
 
 /* B examples of Q queries and K keys, H heads of a size; with causal query i sees keys 0 to i; seen (R, B, K) or NULL are the
@@ -502,7 +630,7 @@ typedef struct {
     idx r, b, h;
     const float *q, *k, *v;
     uint32_t seed, place; /* of the dropout of the first weight */
-    int32_t *hidden;      /* (places), where seen is given */
+    int32_t *hidden;      /* (places): -1 where a key is hidden, where seen is given */
 } Head;
 
 static Head head_of(const Attention *at, idx unit, int32_t *hidden) {
@@ -511,75 +639,90 @@ static Head head_of(const Attention *at, idx unit, int32_t *hidden) {
     Head head = {r, b, h, at->q + r * at->q_stride + b * at->Q * at->q_ld + h * at->size, at->k + key, at->v + key,
                  seed_of(&at->drop, r), (uint32_t)((b * at->H + h) * at->Q * at->K), hidden};
     if (at->seen)
-        for (idx j = 0; j < at->places; j++) hidden[j] = j >= at->K || !at->seen[(r * at->B + b) * at->K + j];
+        for (idx j = 0; j < at->places; j++) hidden[j] = j < at->K && at->seen[(r * at->B + b) * at->K + j] ? 0 : -1;
     return head;
+}
+
+/* Ask for rows (n, numbers) of the next example, while this one is computed: its memory is no cache's yet. */
+static void fetch(idx n, idx numbers, const float *x, idx x_ld) {
+    for (idx i = 0; i < n; i++)
+        for (idx k = 0; k < numbers; k += 16) __builtin_prefetch(x + i * x_ld + k);
 }
 
 /* Keys that the queries of a tile from i on may see. */
 static inline idx keys_of(const Attention *at, idx i) { return at->causal ? least(i + TALL, at->K) : at->K; }
 
-/* Scores of a row -> weights before they are divided by their sum, which is returned, with dropout; top is their maximum. N is
- * a multiple of W, limit the number of keys before those that are hidden. */
-INLINE float soften(float *s, idx N, int32_t limit, const int32_t *hidden, int is_masked, int drops, uint32_t seed,
-                    uint32_t place, int32_t threshold, float scale, float *top_) {
-    float top = -INFINITY, total = 0.0f;
-    N &= -W;
-#pragma omp simd reduction(max : top)
-    for (int32_t j = 0; j < N; j++) {
-        const int hide = j >= limit || (is_masked && hidden[j]);
-        s[j] = hide ? -INFINITY : s[j];
-        top = s[j] > top ? s[j] : top;
-    }
-    top = top == -INFINITY ? 0.0f : top; /* no key is seen, or all are NaN */
-#pragma omp simd reduction(+ : total)
-    for (int32_t j = 0; j < N; j++) {
-        const float w = exp_(s[j] - top);
-        total += w;
-        s[j] = drops ? w * factor(seed, place + (uint32_t)j, threshold, scale) : w;
-    }
-    *top_ = top;
-    return total;
+/* Which of the keys from j on are hidden from a query that sees those below limit. */
+INLINE Ints hidden_at(int32_t j, int32_t limit, const int32_t *hidden, int is_masked) {
+    const Ints behind = lanes + j >= limit;
+    return is_masked ? behind | *(const Ints *)(hidden + j) : behind;
 }
 
-static float soften_row(const Attention *at, const Head *head, float *s, idx N, idx i, float *top) {
+/* Scores of a row -> weights before they are divided by their sum, with dropout. N is a multiple of W. Of the row is kept the
+ * highest score and the inverse of the sum, 0 where no key is seen. */
+INLINE void soften(float *s, int32_t N, int32_t limit, const int32_t *hidden, int is_masked, int drops, uint32_t seed,
+                   uint32_t place, int32_t threshold, float scale, float *kept) {
+    Vector highs = splat(-INFINITY), total = {0};
+    for (int32_t j = 0; j < N; j += W) {
+        Vector x = load(s + j);
+        if (is_masked || j + W > limit) store(s + j, x = choose(hidden_at(j, limit, hidden, is_masked), splat(-INFINITY), x));
+        highs = choose(x > highs, x, highs);
+    }
+    const float high = highest(highs), top = high == -INFINITY ? 0.0f : high; /* no key is seen, or all are NaN */
+    for (int32_t j = 0; j < N; j += W) {
+        const Vector w = exps(load(s + j) - top);
+        total += w;
+        store(s + j, drops ? w * factors_at(seed, place + (uint32_t)j, threshold, scale) : w);
+    }
+    const float sum = sum_of(total);
+    kept[0] = top, kept[1] = sum == 0.0f ? 0.0f : 1.0f / sum;
+}
+
+static void soften_row(const Attention *at, const Head *head, float *s, idx N, idx i, float *kept) {
     const int32_t limit = at->causal ? i + 1 : at->K;
     const uint32_t place = head->place + (uint32_t)(i * at->K);
     const Drop d = at->drop;
-    if (at->seen)
-        return d.keys ? soften(s, N, limit, head->hidden, 1, 1, head->seed, place, d.threshold, d.scale, top)
-                      : soften(s, N, limit, head->hidden, 1, 0, 0, 0, 0, 0.0f, top);
-    return d.keys ? soften(s, N, limit, NULL, 0, 1, head->seed, place, d.threshold, d.scale, top)
-                  : soften(s, N, limit, NULL, 0, 0, 0, 0, 0, 0.0f, top);
+    if (at->seen && d.keys)
+        soften(s, N, limit, head->hidden, 1, 1, head->seed, place, d.threshold, d.scale, kept);
+    else if (at->seen)
+        soften(s, N, limit, head->hidden, 1, 0, 0, 0, 0, 0.0f, kept);
+    else if (d.keys)
+        soften(s, N, limit, NULL, 0, 1, head->seed, place, d.threshold, d.scale, kept);
+    else
+        soften(s, N, limit, NULL, 0, 0, 0, 0, 0, 0.0f, kept);
 }
 
-static void attend(const Attention *at, idx from, idx to, float *logs, float *context) {
+static void attend(const Attention *at, idx from, idx to, float *rows, float *context) {
     const idx size = at->size, places = at->places, width = at->width, numbers = size * places + at->K * width;
     float *memory = memory_for(numbers + TALL * (2 * width + places) + places + 6 * 16), *end = memory;
     float *keys = taken(&end, size * places), *values = taken(&end, at->K * width), *q = taken(&end, TALL * width);
     float *s = taken(&end, TALL * places), *sums = taken(&end, TALL * width);
     int32_t *hidden = (int32_t *)taken(&end, places);
     const float scale = 1.0f / sqrtf((float)size);
+    memset(q, 0, TALL * width * sizeof(float)); /* rows of the last tile that are no queries hold those of another */
     for (idx unit = from; unit < to; unit++) {
         const Head head = head_of(at, unit, hidden);
+        if (head.b + 1 < at->B) {
+            fetch(at->Q, size, head.q + at->Q * at->q_ld, at->q_ld);
+            fetch(at->K, size, head.k + at->K * at->kv_ld, at->kv_ld);
+            fetch(at->K, size, head.v + at->K * at->kv_ld, at->kv_ld);
+        }
         pack_transposed(at->K, size, head.k, at->kv_ld, keys, places);
-        pack(at->K, size, head.v, at->kv_ld, 1.0f, values, width, at->K);
+        pack(at->K, size, head.v, at->kv_ld, 1.0f, values, width);
         for (idx i = 0; i < at->Q; i += TALL) {
-            const idx rows = least(TALL, at->Q - i), n = keys_of(at, i), N = whole(n, W);
-            pack(rows, size, head.q + i * at->q_ld, at->q_ld, scale, q, width, TALL);
+            const idx some = least(TALL, at->Q - i), n = keys_of(at, i), N = whole(n, W);
+            pack(some, size, head.q + i * at->q_ld, at->q_ld, scale, q, width);
             multiply(size, N, q, width, keys, places, s, places);
             float shares[TALL];
-            for (idx m = 0; m < rows; m++) {
-                float top;
-                const float total = soften_row(at, &head, s + m * places, N, i + m, &top);
-                shares[m] = total == 0.0f ? 0.0f : 1.0f / total;
-                if (logs) logs[unit * at->Q + i + m] = total == 0.0f ? 0.0f : top + logf(total);
+            for (idx m = 0; m < some; m++) {
+                float kept[2];
+                soften_row(at, &head, s + m * places, N, i + m, kept);
+                shares[m] = kept[1];
+                if (rows) memcpy(rows + 2 * (unit * at->Q + i + m), kept, sizeof(kept));
             }
             multiply(n, width, s, places, values, width, sums, width);
-            for (idx m = 0; m < rows; m++) {
-                float *out = context + ((head.r * at->B + head.b) * at->Q + i + m) * at->H * size + head.h * size;
-#pragma omp simd
-                for (idx k = 0; k < size; k++) out[k] = sums[m * width + k] * shares[m];
-            }
+            float *out = context + ((head.r * at->B + head.b) * at->Q + i) * at->H * size + head.h * size;
+            unpack(some, size, sums, width, shares, 0.0f, out, at->H * size, 0);
         }
     }
     free(memory);
@@ -593,66 +736,52 @@ static Attention attention_of(idx R, idx B, idx Q, idx K, idx H, idx size, idx c
 }
 
 /* Attention of queries q (B Q, H size) to kv (B K, 2 H size), keys, then values  ->  context (B Q, H size) and, unless it is
- * NULL, the logarithm of each sum of exponentials, logs (B, H, Q). */
+ * NULL, of each row of weights the highest score and the inverse sum, rows (B, H, Q, 2). */
 void window_attention(idx R, idx B, idx Q, idx K, idx H, idx size, idx causal, const float *q, idx q_ld, idx q_stride,
                       const float *kv, idx kv_ld, idx kv_stride, const uint8_t *seen, const idx *keys, idx threshold,
-                      float scale, float *logs, float *context) {
+                      float scale, float *rows, float *context) {
     const Attention at =
         attention_of(R, B, Q, K, H, size, causal, q, q_ld, q_stride, kv, kv_ld, kv_stride, seen, keys, threshold, scale);
     const idx units = R * B * H, threads = units * Q * K < WORTH ? 1 : omp_get_max_threads(), parts = least(threads, units);
 #pragma omp parallel for schedule(static, 1) if (parts > 1)
-    for (idx part = 0; part < parts; part++) attend(&at, units * part / parts, units * (part + 1) / parts, logs, context);
+    for (idx part = 0; part < parts; part++) attend(&at, units * part / parts, units * (part + 1) / parts, rows, context);
 }
 
 /* Scores p and gradients of weights g of a row -> weights as they were multiplied, with dropout, and gradients of scores. */
-INLINE void harden(float *p, float *g, float *factors, idx N, int32_t limit, const int32_t *hidden, int is_masked,
-                   int drops, uint32_t seed, uint32_t place, int32_t threshold, float scale, float log) {
-    float mean = 0.0f; /* of the gradients, by the weights, which softmax takes off */
-    N &= -W;
-#pragma omp simd reduction(+ : mean)
-    for (int32_t j = 0; j < N; j++) {
-        const int hide = j >= limit || (is_masked && hidden[j]);
-        const float w = hide ? 0.0f : exp_(p[j] - log);
+INLINE void harden(float *p, float *g, float *factors, int32_t N, int32_t limit, const int32_t *hidden, int is_masked,
+                   int drops, uint32_t seed, uint32_t place, int32_t threshold, float scale, const float *kept) {
+    Vector means = {0}; /* of the gradients, by the weights, which softmax takes off */
+    for (int32_t j = 0; j < N; j += W) {
+        Vector w = exps(load(p + j) - kept[0]) * kept[1], d = load(g + j);
+        if (is_masked || j + W > limit) w = (Vector)(~hidden_at(j, limit, hidden, is_masked) & (Ints)w);
         if (drops) {
-            factors[j] = factor(seed, place + (uint32_t)j, threshold, scale);
-            g[j] *= factors[j];
+            const Vector by = factors_at(seed, place + (uint32_t)j, threshold, scale);
+            store(factors + j, by), store(g + j, d *= by);
         }
-        mean += w * g[j];
-        p[j] = w;
+        means += w * d;
+        store(p + j, w);
     }
-#pragma omp simd
-    for (int32_t j = 0; j < N; j++) {
-        g[j] = p[j] * (g[j] - mean);
-        if (drops) p[j] *= factors[j];
+    const float mean = sum_of(means);
+    for (int32_t j = 0; j < N; j += W) {
+        const Vector w = load(p + j);
+        store(g + j, w * (load(g + j) - mean));
+        if (drops) store(p + j, w * load(factors + j));
     }
 }
 
-static void harden_row(const Attention *at, const Head *head, float *p, float *g, float *factors, idx N, idx i, float log) {
+static void harden_row(const Attention *at, const Head *head, float *p, float *g, float *factors, idx N, idx i,
+                       const float *kept) {
     const int32_t limit = at->causal ? i + 1 : at->K;
     const uint32_t place = head->place + (uint32_t)(i * at->K);
     const Drop d = at->drop;
     if (at->seen && d.keys)
-        harden(p, g, factors, N, limit, head->hidden, 1, 1, head->seed, place, d.threshold, d.scale, log);
+        harden(p, g, factors, N, limit, head->hidden, 1, 1, head->seed, place, d.threshold, d.scale, kept);
     else if (at->seen)
-        harden(p, g, NULL, N, limit, head->hidden, 1, 0, 0, 0, 0, 0.0f, log);
+        harden(p, g, NULL, N, limit, head->hidden, 1, 0, 0, 0, 0, 0.0f, kept);
     else if (d.keys)
-        harden(p, g, factors, N, limit, NULL, 0, 1, head->seed, place, d.threshold, d.scale, log);
+        harden(p, g, factors, N, limit, NULL, 0, 1, head->seed, place, d.threshold, d.scale, kept);
     else
-        harden(p, g, NULL, N, limit, NULL, 0, 0, 0, 0, 0, 0.0f, log);
-}
-
-/* Rows x (n, size), written or added. */
-static void unpack(idx n, idx size, const float *x, idx x_ld, float scale, float *y, idx y_ld, idx add) {
-    for (idx i = 0; i < n; i++) {
-        const float *xi = x + i * x_ld;
-        float *yi = y + i * y_ld;
-        if (add)
-#pragma omp simd
-            for (idx k = 0; k < size; k++) yi[k] += xi[k] * scale;
-        else
-#pragma omp simd
-            for (idx k = 0; k < size; k++) yi[k] = xi[k] * scale;
-    }
+        harden(p, g, NULL, N, limit, NULL, 0, 0, 0, 0, 0, 0.0f, kept);
 }
 
 /* Where gradients go. */
@@ -663,37 +792,45 @@ typedef struct {
     idx kv_ld, kv_stride, add_kv;
 } Gradients;
 
-static void attend_back(const Attention *at, idx from, idx to, const float *logs, const float *d_context,
+static void attend_back(const Attention *at, idx from, idx to, const float *rows, const float *d_context,
                         const Gradients *to_) {
-    const idx size = at->size, places = at->places, width = at->width, rows = whole(least(at->Q, BLOCK), TALL);
-    const idx numbers = 2 * size * places + 3 * places * width + rows * 2 * (width + places) + TALL * width + 2 * places;
+    const idx size = at->size, places = at->places, width = at->width, most = whole(least(at->Q, BLOCK), TALL);
+    const idx numbers = 2 * size * places + 3 * places * width + most * 2 * (width + places) + TALL * width + 2 * places;
     float *memory = memory_for(numbers + 12 * 16), *end = memory;
     float *columns = taken(&end, size * places), *values = taken(&end, size * places), *k = taken(&end, places * width);
-    float *d_k = taken(&end, places * width), *d_v = taken(&end, places * width), *q = taken(&end, rows * width);
-    float *d_out = taken(&end, rows * width), *p = taken(&end, rows * places), *g = taken(&end, rows * places);
+    float *d_k = taken(&end, places * width), *d_v = taken(&end, places * width), *q = taken(&end, most * width);
+    float *d_out = taken(&end, most * width), *p = taken(&end, most * places), *g = taken(&end, most * places);
     float *d_q = taken(&end, TALL * width), *factors = taken(&end, places);
     int32_t *hidden = (int32_t *)taken(&end, places);
     const float scale = 1.0f / sqrtf((float)size);
+    memset(q, 0, most * width * sizeof(float)), memset(d_out, 0, most * width * sizeof(float)); /* as in attend */
     for (idx unit = from; unit < to; unit++) {
         const Head head = head_of(at, unit, hidden);
+        if (head.b + 1 < at->B) {
+            const idx D = at->H * size;
+            fetch(at->Q, size, head.q + at->Q * at->q_ld, at->q_ld);
+            fetch(at->K, size, head.k + at->K * at->kv_ld, at->kv_ld);
+            fetch(at->K, size, head.v + at->K * at->kv_ld, at->kv_ld);
+            fetch(at->Q, size, d_context + ((head.r * at->B + head.b + 1) * at->Q) * D + head.h * size, D);
+        }
         pack_transposed(at->K, size, head.k, at->kv_ld, columns, places);
         pack_transposed(at->K, size, head.v, at->kv_ld, values, places);
-        pack(at->K, size, head.k, at->kv_ld, 1.0f, k, width, at->K);
+        pack(at->K, size, head.k, at->kv_ld, 1.0f, k, width);
         memset(d_k, 0, places * width * sizeof(float)), memset(d_v, 0, places * width * sizeof(float));
         for (idx first = 0; first < at->Q; first += BLOCK) {
             const idx length = least(BLOCK, at->Q - first), D = at->H * size;
             const float *d_rows = d_context + ((head.r * at->B + head.b) * at->Q + first) * D + head.h * size;
-            pack(length, size, head.q + first * at->q_ld, at->q_ld, scale, q, width, whole(length, TALL));
-            pack(length, size, d_rows, D, 1.0f, d_out, width, whole(length, TALL));
+            pack(length, size, head.q + first * at->q_ld, at->q_ld, scale, q, width);
+            pack(length, size, d_rows, D, 1.0f, d_out, width);
             for (idx m = 0; m < length; m += TALL) {
                 const idx n = keys_of(at, first + m), N = whole(n, W), some = least(TALL, length - m);
                 multiply(size, N, q + m * width, width, columns, places, p + m * places, places);
                 multiply(size, N, d_out + m * width, width, values, places, g + m * places, places);
                 for (idx i = m; i < m + some; i++)
                     harden_row(at, &head, p + i * places, g + i * places, factors, N, first + i,
-                               logs[unit * at->Q + first + i]);
+                               rows + 2 * (unit * at->Q + first + i));
                 multiply(n, width, g + m * places, places, k, width, d_q, width);
-                unpack(some, size, d_q, width, scale,
+                unpack(some, size, d_q, width, NULL, scale,
                        to_->q + head.r * to_->q_stride + (head.b * at->Q + first + m) * to_->q_ld + head.h * size, to_->q_ld,
                        to_->add_q);
             }
@@ -705,8 +842,8 @@ static void attend_back(const Attention *at, idx from, idx to, const float *logs
             }
         }
         float *d_kv = to_->kv + head.r * to_->kv_stride + head.b * at->K * to_->kv_ld + head.h * size;
-        unpack(at->K, size, d_k, width, 1.0f, d_kv, to_->kv_ld, to_->add_kv);
-        unpack(at->K, size, d_v, width, 1.0f, d_kv + at->H * size, to_->kv_ld, to_->add_kv);
+        unpack(at->K, size, d_k, width, NULL, 1.0f, d_kv, to_->kv_ld, to_->add_kv);
+        unpack(at->K, size, d_v, width, NULL, 1.0f, d_kv + at->H * size, to_->kv_ld, to_->add_kv);
     }
     free(memory);
 }
@@ -714,7 +851,7 @@ static void attend_back(const Attention *at, idx from, idx to, const float *logs
 /* Its backward: d_context (B Q, H size) -> d_q and d_kv, laid out as q and kv, each written or added. */
 void window_attention_backward(idx R, idx B, idx Q, idx K, idx H, idx size, idx causal, const float *q, idx q_ld,
                                idx q_stride, const float *kv, idx kv_ld, idx kv_stride, const uint8_t *seen,
-                               const idx *keys, idx threshold, float scale, const float *logs, const float *d_context,
+                               const idx *keys, idx threshold, float scale, const float *rows, const float *d_context,
                                float *d_q, idx d_q_ld, idx d_q_stride, idx add_q, float *d_kv, idx d_kv_ld,
                                idx d_kv_stride, idx add_kv) {
     const Attention at =
@@ -723,7 +860,7 @@ void window_attention_backward(idx R, idx B, idx Q, idx K, idx H, idx size, idx 
     const idx units = R * B * H, threads = units * Q * K < WORTH ? 1 : omp_get_max_threads(), parts = least(threads, units);
 #pragma omp parallel for schedule(static, 1) if (parts > 1)
     for (idx part = 0; part < parts; part++)
-        attend_back(&at, units * part / parts, units * (part + 1) / parts, logs, d_context, &gradients);
+        attend_back(&at, units * part / parts, units * (part + 1) / parts, rows, d_context, &gradients);
 }
 
 /* ---- scores of tokens */
