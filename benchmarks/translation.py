@@ -4,15 +4,17 @@ Usage: ``python -m benchmarks.translation SOURCE TARGET VALID_SOURCE VALID_TARGE
 
 The same encoder-decoder with the same initial parameters, of the task's default settings, learns from the same batches,
 padded to the same widths: in a plain loop of PyTorch (forward, cross-entropy, backward, ``torch.optim.AdamW``), one run
-at a time, and as a stack of ``R`` runs by the engine ``plain``. One thread; a pair is a window of steps of the loop,
-the same steps of the stack, and the loop again; medians and quartiles of the ratios are reported, in processor time per
-token that is no padding, sources and targets with their EOS. Before that, both must have the same loss, up to dropout.
+at a time, and as a stack of ``R`` runs by the engine that a long training of them is given. One thread; a pair is a
+window of steps of the loop, the same steps of the stack, and the loop again; medians and quartiles of the ratios are
+reported, in processor time per token that is no padding, sources and targets with their EOS. Before that, both have to
+have the same loss, up to dropout.
 
 It also reports the share of positions that hold tokens, and the memory of a stack, each size in its own process.
 
 Shapes: ``R`` members, ``B`` pairs of a batch, ``T`` tokens of a target, ``V`` vocabulary.
 """
 
+import math
 import resource
 import subprocess
 import sys
@@ -26,6 +28,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from shoal.fast.engine import choose_engine
 from shoal.spec import RunSpec
 from shoal.tasks.base import Batch
 from shoal.tasks.build import build_model
@@ -48,6 +51,11 @@ def cohort(paths: Sequence[str], R: int) -> Cohort:
     files: dict[str, Any] = dict(zip(FILES, paths, strict=True))
     first = RunSpec(task="translation", **files)
     return Cohort(tuple(first.replace(seed=seed) for seed in range(R)))
+
+
+def stack_of(runs: Cohort) -> Stack:
+    """Stack of these runs, with the engine that a long training of them is given."""
+    return Stack(runs, CPU, choose_engine(runs.shared, math.inf, CPU).engine)
 
 
 @dataclass(frozen=True)
@@ -110,7 +118,7 @@ class Loop:
 
 def check(runs: Cohort, step: Step) -> None:
     """Raise a RuntimeError where losses of the first step show that models or batches differ."""
-    stack = Stack(runs, CPU)
+    stack = stack_of(runs)
     stack.sampler.prepare(stack.steps)
     stack.at += 1
     indices, _ = stack.draw()
@@ -128,7 +136,7 @@ def measure(paths: Sequence[str], R: int, pairs: int) -> tuple[list[float], list
     runs = cohort(paths, R)
     steps = steps_of(runs, WINDOW * (pairs + 1))
     check(runs, steps[0])
-    loop, stack = Loop(runs.shared), Stack(runs, CPU)
+    loop, stack = Loop(runs.shared), stack_of(runs)
     for step in {(step.form, step.indices.shape): step for step in steps}.values():
         stack.score(step.indices, training=True, form=step.form)  # the first of a form tries how it is computed
     theirs, ratios = [], []
@@ -165,7 +173,7 @@ def shares(paths: Sequence[str]) -> tuple[float, float]:
 
 def memory(paths: Sequence[str], R: int) -> None:
     """Print the MiB of the corpus as the stack holds it, of what training changes, and of the process at its peak."""
-    stack = Stack(cohort(paths, R), CPU)
+    stack = stack_of(cohort(paths, R))
     held = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in stack.tensors.values()}
     changes = sum(tensor.nbytes for tensor in stack.state().values())
     for _ in range(3):

@@ -99,7 +99,7 @@ WRONG = {
     "study report sanity --flush-seconds 3": "study report takes no flag but .*, got --flush-seconds",
     "reproduce --quick": "reproduce without the name of a reproduction .* takes no flag but --lab, got --quick",
     "train --p 5 --places 0": "places must be an integer of at least 1, got 0",
-    "train --p 5 --engine fast": "engine must be one of compiled prefixes plain, got 'fast'",
+    "train --p 5 --engine fast": "engine must be one of compiled prefixes windows plain, got 'fast'",
     "train --p 5 --precision tf32 --device cpu": "precision tf32 needs device cuda, got cpu",
     "study": "study needs an action: one of list run report",
     "study run sanity --quick extra": "unknown argument 'extra' of shoal study$",

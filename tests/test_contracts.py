@@ -161,6 +161,22 @@ class TestEnginesOfText(OfText, EngineContract):
     settings = {"task": "text", "context_length": 8, "embedding_size": 8, "num_layers": 1, "n_steps": 200}
 
 
+class TestEnginesOfPairs(EngineContract):
+    settings = {
+        "task": "sorting",
+        "min_length": 2,
+        "max_length": 4,
+        "digits": 8,
+        "train_examples": 50,
+        "valid_examples": 20,
+        "embedding_size": 8,
+        "num_layers": 1,
+        "num_heads": 2,
+        "n_steps": 200,
+        "label_smoothing": 0.1,
+    }
+
+
 class TestThisProcess(ExecutorContract):
     pass
 

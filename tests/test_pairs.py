@@ -254,7 +254,7 @@ def test_training_minimises_what_was_asked_for():
     model = Scripted([[0.9, 0.1], [0.3, 0.5, 0.1, 0.4, 0.2]], [[4, EOS], [4, 5, 6, 5, EOS]])
 
     def minimised(**asked):
-        scores = pair_objective(model, batch, Scoring(**asked))
+        scores = Scoring(**asked).objective()(model, batch)
         return float((scores["loss"] * scores["weight"]).sum() / scores["weight"].sum())
 
     assert minimised(reduction="token") == pytest.approx(2.5 / 7)

@@ -22,7 +22,7 @@ _SPECIAL = frozenset(" \t*?[]{}()$&;|<>!~#'\"\\`")
 _VALUES = {
     "state": ("waiting", "running", "interrupted", "done", "diverged", "damaged"),
     "device": ("cpu", "cuda"),
-    "engine": ("compiled", "prefixes", "plain"),
+    "engine": ("compiled", "prefixes", "windows", "plain"),
     **dict.fromkeys(("lab", "log_dir", "out"), (FOLDERS,)),
     **dict.fromkeys(("config", "reference", "tree", "text"), (FILES,)),
     **dict.fromkeys((f"{of}{side}" for of in ("", "valid_", "test_") for side in ("source", "target")), (FILES,)),

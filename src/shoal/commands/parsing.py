@@ -235,7 +235,7 @@ def add_execution(parser: Parser, new_runs: bool = True) -> None:
             type=int,
             help="threads per new cohort (the cores divided by the workers, at most OMP_NUM_THREADS)",
         )
-        parser.flag("engine", help="compiled, prefixes or plain (the fastest that is worth its start)")
+        parser.flag("engine", help="compiled, prefixes, windows or plain (the fastest that is worth its start)")
 
 
 def read_execution(options: argparse.Namespace) -> dict[str, Any]:

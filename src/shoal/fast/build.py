@@ -72,11 +72,20 @@ def compiled(source: Path) -> Kernels:
     return Kernels(None, f"{name} did not compile the kernels: {error}")
 
 
-def is_compiled() -> bool:
-    """Return True if :func:`kernels` will find a compiled library, unless the cached one is damaged."""
+def is_compiled(*sources: Path) -> bool:
+    """Return True if :func:`compiled` will find a library of each source, unless a cached one is damaged.
+
+    Args:
+        sources: the sources; that of :func:`kernels` when none is given.
+    """
     compiler = _compiler()
     try:
-        return compiler is not None and any(cache.has(_prefix(SOURCE, compiler, flags)) for flags in _flags(compiler))
+        if compiler is None:
+            return False
+        attempts = _flags(compiler)
+        return all(
+            any(cache.has(_prefix(source, compiler, flags)) for flags in attempts) for source in sources or [SOURCE]
+        )
     except (OSError, subprocess.TimeoutExpired):  # a compiler that does not answer: kernels() will say so
         return False
 

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from shoal.fast.ops import Array, Norm, Ops, take
+from shoal.fast.ops import Array, Ops, take
+from shoal.fast.parameters import linear_of, norm_of
 from shoal.fast.prefixes import Nodes
 from shoal.models.positions import rotary_angles, rotate
 
@@ -42,7 +43,7 @@ def gpt_outputs(
     x, rows, levels = _embedded(parameters, table, V, nodes, ops)  # (R, X, D), (R, M) or None, (X,)
     for layer in range(config.num_layers):
         block, attention = f"decoder.blocks.{layer}", f"decoder.blocks.{layer}.self_attn"
-        norms = (_norm(parameters, f"{block}.self_attn_norm"), _norm(parameters, f"{block}.ffn_norm"))
+        norms = tuple(norm_of(parameters, f"{block}.{part}_norm", config.norm) for part in ("self_attn", "ffn"))
         before, after = ((None, None), norms) if config.norm_position == "post" else (norms, (None, None))
         start = nodes.starts[first] if layer == config.num_layers - 1 else 0
         paths, asking_rows = _places(rows, nodes, start, ops)  # (R, n, S), (R, n) or None, rows of x
@@ -51,19 +52,19 @@ def gpt_outputs(
             x = normed
         asking = ops.tail(x, start) if rows is None else x  # (R, X or n, D)
         queries = asking if normed is x else ops.tail(normed, start) if rows is None else normed
-        q = ops.linear(queries, *_linear(parameters, ops, f"{attention}.W_Q"))  # (R, X or n, D)
-        kv = ops.linear(normed, *_linear(parameters, ops, f"{attention}.W_K", f"{attention}.W_V"))  # (R, X or M, 2 D)
+        q = ops.linear(queries, *linear_of(parameters, ops, f"{attention}.W_Q"))  # (R, X or n, D)
+        kv = ops.linear(normed, *linear_of(parameters, ops, f"{attention}.W_K", f"{attention}.W_V"))  # (R, X or M, 2 D)
         if config.positions == "rotary":
             angles = rotary_angles(levels, D // H).unsqueeze(0)  # (1, X or M, D / H / 2)
             asked = angles[:, start:] if rows is None else angles
             q = ops.apply(partial(_rotated, angles=asked, H=H), q)
             kv = ops.apply(partial(_rotated_keys, angles=angles, H=H), kv)
         context = ops.attend(q, asking_rows, kv, paths, nodes.lengths[start:], H)  # (R, n, D)
-        weight, bias = _linear(parameters, ops, f"{attention}.W_O")
+        weight, bias = linear_of(parameters, ops, f"{attention}.W_O")
         h = ops.add_norm(asking, asking_rows, ops.linear(context, weight), bias, after[0])
         out, bias = _feed_forward(parameters, f"{block}.ffn", ops.norm(h, before[1]), config.non_linearity, ops)
         x, rows, levels = ops.add_norm(h, None, out, bias, after[1]), None, nodes.lengths - 1
-    return ops.norm(x, _norm(parameters, "decoder.norm"))
+    return ops.norm(x, norm_of(parameters, "decoder.norm", config.norm))
 
 
 def _embedded(
@@ -108,10 +109,10 @@ def _feed_forward(
 ) -> tuple[Array, Array | None]:
     """Feed-forward layer without its last bias, ``(R, n, D)``, and that bias, ``(R, D)``."""
     if non_linearity == "swiglu":
-        both = ops.linear(x, *_linear(parameters, ops, f"{name}.W_gate", f"{name}.W_up"))
+        both = ops.linear(x, *linear_of(parameters, ops, f"{name}.W_gate", f"{name}.W_up"))
         inner, last = ops.apply(_swiglu, both), f"{name}.W_down"  # (R, n, d_ff)
     else:
-        inner = ops.linear(x, *_linear(parameters, ops, f"{name}.0"))
+        inner = ops.linear(x, *linear_of(parameters, ops, f"{name}.0"))
         inner, last = ops.gelu(inner) if non_linearity == "gelu" else ops.apply(torch.relu, inner), f"{name}.2"
     return ops.linear(inner, parameters[f"{last}.weight"]), parameters.get(f"{last}.bias")
 
@@ -132,17 +133,3 @@ def _rotated_keys(kv: Tensor, angles: Tensor, H: int) -> Tensor:
     """Rotated keys and unchanged values, ``(R, X, 2 D)``."""
     k, v = kv.chunk(2, -1)
     return torch.cat([_rotated(k, angles, H), v], -1)
-
-
-def _linear(parameters: Mapping[str, Array], ops: Ops[Array], *names: str) -> tuple[Array, Array | None]:
-    """Weight and bias of one or more linear layers over the same input, ``(R, E, D)`` and ``(R, E)``."""
-    if len(names) == 1:
-        return parameters[f"{names[0]}.weight"], parameters.get(f"{names[0]}.bias")
-    biases = [parameters[f"{name}.bias"] for name in names if f"{name}.bias" in parameters]
-    return ops.join([parameters[f"{name}.weight"] for name in names]), ops.join(biases) if biases else None
-
-
-def _norm(parameters: Mapping[str, Array], name: str) -> Norm[Array]:
-    """Parameters of a norm of the model; None where it has no such norm."""
-    weight = parameters.get(f"{name}.weight")
-    return None if weight is None else (weight, parameters.get(f"{name}.bias"))

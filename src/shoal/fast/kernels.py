@@ -197,7 +197,7 @@ class KernelOps:
 
             def function(x: Tensor, added: Tensor, *rest: Tensor) -> Tensor:
                 own_bias = rest[0] if bias is not None else None
-                return add_norm(x, rows, added, own_bias, None if norm is None else (rest[-1], None))
+                return add_norm(x, rows, added, own_bias, None if norm is None else (rest[-1], None, *norm[2:]))
 
             return program.apply(function, x, added, *others)
         vectors = [value for value in (norm[0], norm[1], bias) if value is not None]
@@ -226,9 +226,9 @@ class KernelOps:
         """See :class:`~shoal.fast.ops.Ops`."""
         if norm is None:
             return x
-        weight, shift = norm
+        weight, shift = norm[0], norm[1]
         if shift is None:
-            return self.program.apply(lambda x, weight: normalised(x, (weight, None)), x, weight)
+            return self.program.apply(lambda x, weight: normalised(x, (weight, None, *norm[2:])), x, weight)
         return self.program.apply(lambda x, weight, shift: normalised(x, (weight, shift)), x, weight, shift)
 
     def score(self, logits: Value, targets: Tensor, scored: Tensor, label_smoothing: float) -> tuple[Tensor, Tensor]:

@@ -16,8 +16,9 @@ from shoal.fast.prefixes import Nodes
 from shoal.objectives import token_losses
 
 Array = TypeVar("Array")  # a value: a tensor, or its place in a program
-# Weight and bias of a LayerNorm, (R, D) each; an RMSNorm has no bias, and no norm is None.
-Norm = tuple[Array, Array | None] | None
+# Weight and bias of a LayerNorm, (R, D) each; an RMSNorm has no bias, and no norm is None. A third entry, "layernorm"
+# or "rmsnorm", tells a LayerNorm without a bias from an RMSNorm.
+Norm = tuple[Array, Array | None] | tuple[Array, Array | None, str] | None
 
 
 class Ops(Protocol[Array]):
@@ -192,10 +193,16 @@ def normalised(x: Tensor, norm: Norm[Tensor]) -> Tensor:
     """Normalised rows of ``x``, ``(R, n, D)``."""
     if norm is None:
         return x
-    weight, shift = norm
-    if shift is None:
+    weight, shift = norm[0], norm[1]
+    if is_rms_norm(norm):
         return F.rms_norm(x, x.shape[-1:], eps=1e-5) * weight.unsqueeze(1)
-    return F.layer_norm(x, x.shape[-1:]) * weight.unsqueeze(1) + shift.unsqueeze(1)
+    normal = F.layer_norm(x, x.shape[-1:]) * weight.unsqueeze(1)
+    return normal if shift is None else normal + shift.unsqueeze(1)
+
+
+def is_rms_norm(norm: Norm[Array]) -> bool:
+    """Return True for an RMSNorm."""
+    return norm is not None and (norm[2] == "rmsnorm" if len(norm) == 3 else norm[1] is None)
 
 
 def take(table: Tensor, rows: Tensor) -> Tensor:

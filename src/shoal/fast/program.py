@@ -176,7 +176,7 @@ class Program:
 
     def multiply(self, out: Tensor, a: Tensor, b: Tensor, bias: Tensor | None = None, *, add: bool = False) -> None:
         """Record products ``a b`` of every member, plus a row ``bias`` ``(R, N)``, or added to what ``out`` holds."""
-        if a.shape[-1] == 0:  # a sum of nothing, as of levels that are not there
+        if 0 in (out.numel(), a.shape[-1]):  # no numbers, or sums of none, as of levels that are not there
             assert bias is None
             if not add:
                 self.lay(out.zero_)
@@ -255,8 +255,9 @@ class Program:
                 self.give_back(array)
             if out is not None:
                 assert out.grad is not None
-                self.give_back(out.grad)
                 self.give_back(out.data)
+                if out.grad is not out.data:  # a gradient may have taken the place of what it is the gradient of
+                    self.give_back(out.grad)
         self._operations.clear()  # they know the program, which would keep all its memory until they are collected
 
 

@@ -5,6 +5,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -20,8 +21,11 @@ from shoal.fast.program import Arena, Program, Replay, Value
 from shoal.models.gpt import GPT
 from shoal.models.lstm import LSTMLM
 from shoal.tasks.base import Task, rows
+from shoal.tasks.sampling import Form
 
 Layout = Mapping[str, torch.Size]
+Keys = Mapping[str, Tensor]  # of dropout, (R,) int64 each, by the name of the module's buffer
+NO_KEYS: Keys = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -144,8 +148,13 @@ class PrefixScorer:
         self.table = dict(model.named_buffers()).get("embedding.position_encoding")  # (S, D)
         self.classifier = self.path.tokens if config.share_embeddings else "classifier.weight"
 
-    def __call__(self, indices: Tensor, training: bool = False) -> dict[str, Tensor]:
-        """Loss and accuracy ``(R, B)`` of the examples at ``indices``, ``(R, B)``; in training the loss is smoothed."""
+    def __call__(
+        self, indices: Tensor, training: bool = False, form: Form | None = None, keys: Keys = NO_KEYS
+    ) -> dict[str, Tensor]:
+        """Loss and accuracy ``(R, B)`` of the examples at ``indices``, ``(R, B)``; in training the loss is smoothed.
+
+        There are no forms and there is no dropout.
+        """
         label_smoothing = self.label_smoothing if training else 0.0
         parameters = unflattened(self.theta, self.layout)
         loss, accuracy = self._scores(parameters, self._batch(indices, training), label_smoothing, self.ops)
@@ -198,7 +207,9 @@ class CompiledScorer(PrefixScorer):
         self.programs: dict[tuple[int, float, bool], tuple[Program, _Batch]] = {}
         self._made_of: dict[tuple[int, float, bool], tuple[Tensor, int]] = {}  # of each program, its batch
 
-    def __call__(self, indices: Tensor, training: bool = False) -> dict[str, Tensor]:
+    def __call__(
+        self, indices: Tensor, training: bool = False, form: Form | None = None, keys: Keys = NO_KEYS
+    ) -> dict[str, Tensor]:
         """See :class:`PrefixScorer`. A gradient is valid until the next one is computed."""
         n, label_smoothing = indices.shape[1], self.label_smoothing if training else 0.0
         parts = 1 if torch.is_grad_enabled() else parts_of(n, self.batch_size)

@@ -16,7 +16,7 @@ Count = Annotated[int, Field(ge=0, le=LARGEST)]
 Number = Annotated[int, Field(ge=1, le=2**53)]  # of things; a float has it exactly
 Checksum = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Engine = Literal["compiled", "prefixes", "plain"]  # shoal.fast.engine.ENGINES, without its torch
+Engine = Literal["compiled", "prefixes", "windows", "plain"]  # shoal.fast.engine.ENGINES, without its torch
 Products = Literal["own", "torch"]  # shoal.fast.multiplication.PRODUCTS
 
 

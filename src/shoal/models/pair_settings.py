@@ -136,6 +136,7 @@ class EncoderDecoderSettings(TransformerOfSources):
 
     name: ClassVar[str] = "encoder_decoder"
     label: ClassVar[str] = "encoder-decoder"
+    reads_windows: ClassVar[bool] = True
 
     num_encoder_layers: int | None = setting(
         None, "layers of the encoder", "an integer of at least 1", follows="num_layers", ge=1

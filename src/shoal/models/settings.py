@@ -33,6 +33,8 @@ class ModelSettings(Part):
             bool; or ``source``, a source and the mask of its tokens, of which each predicts the token of the target in
             its place.
         shares_prefixes: equal prefixes have equal states, and the engines that compute them once support the family.
+        reads_windows: engine ``windows`` has been written for the module of the family; a class from outside says so
+            itself, or counts as one for which it has not.
         calling: keyword arguments of the module's call where only its logits are used.
         fusing: further keyword arguments, for attention in one operation, whose rounding differs; used where the task
             allows it (:func:`shoal.tasks.build.calling`).
@@ -40,6 +42,7 @@ class ModelSettings(Part):
 
     reads: ClassVar[str] = "sequence"
     shares_prefixes: ClassVar[bool] = False
+    reads_windows: ClassVar[bool] = False
     calling: ClassVar[Mapping[str, Any]] = {}
     fusing: ClassVar[Mapping[str, Any]] = {}
 
@@ -106,6 +109,7 @@ class SequenceModel(ModelSettings):
     share_embeddings: bool = setting(False, "tie the classifier's weight to the embedding's", "true or false")
 
     shares_prefixes: ClassVar[bool] = True
+    reads_windows: ClassVar[bool] = True
 
     def roles(self, module: "nn.Module") -> Mapping[str, str]:
         """Role of each parameter: embeddings are tables, the classifier is the head."""

@@ -112,5 +112,12 @@ class Layout:
         return sum(slot.size for slot in self.slots)
 
 
+def tied_names(model: nn.Module) -> dict[str, str]:
+    """Further names of tied parameters, with the name under which ``named_parameters`` lists each."""
+    first = {parameter: name for name, parameter in model.named_parameters()}
+    every = model.named_parameters(remove_duplicate=False)
+    return {name: first[parameter] for name, parameter in every if name != first[parameter]}
+
+
 def _is_hidden(slot: Slot) -> bool:
     return slot.role == "matrix" and len(slot.shape) == 2

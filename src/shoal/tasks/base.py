@@ -11,17 +11,50 @@ from typing import Any
 
 from torch import Tensor
 
+from shoal.objectives import smoothed_losses
 from shoal.tasks.sampling import EpochSampler, Form, Sampler
 
 Batch = Mapping[str, Tensor]
 Model = Callable[..., tuple[Tensor, Any]]
 Objective = Callable[[Model, Batch], dict[str, Tensor]]
+Summary = Callable[[Tensor, Tensor, Batch], dict[str, Tensor]]
 MakeBatch = Callable[[Mapping[str, Tensor], Tensor], Batch]
 
 
 def rows(tensors: Mapping[str, Tensor], indices: Tensor) -> dict[str, Tensor]:
     """Rows ``indices`` of every tensor, the default ``batch``: ``(N, *dims), (B,) -> (B, *dims)``."""
     return {name: tensor[indices] for name, tensor in tensors.items()}
+
+
+READS = (
+    "source",
+    "inputs",
+    "seen",
+)  # tensors of a batch that a model is called with, those that there are in this order
+
+
+@dataclass(frozen=True)
+class TokenObjective:
+    """Objective that sums up the losses of single tokens, which an engine may compute without calling the model.
+
+    A batch has ``targets`` ``(B, T)``, and some of :data:`READS` for the model. Padding of sources is not ``seen``, and
+    no scored token depends on other padding, so that its embedding has no gradient.
+
+    Attributes:
+        summary: function from the loss of every token, true where the likeliest token is the target, both
+            ``(*dims, B, T)``, and a batch ``(*dims, B, ...)`` to the measures of each example, ``(*dims, B)``.
+        label_smoothing, convention: see :func:`shoal.objectives.smoothed_losses`.
+    """
+
+    summary: Summary
+    label_smoothing: float = 0.0
+    convention: str = "torch"
+
+    def __call__(self, model: Model, batch: Batch) -> dict[str, Tensor]:
+        """Measures of each example, ``(B,)`` each."""
+        logits, *_ = model(*(batch[name] for name in READS if name in batch))  # (B, T, V)
+        losses = smoothed_losses(logits, batch["targets"], self.label_smoothing, self.convention)  # (B, T)
+        return self.summary(losses, logits.argmax(-1) == batch["targets"], batch)
 
 
 @dataclass(frozen=True)
@@ -74,7 +107,8 @@ class Task:
         objective: function that runs the model on a batch and returns the task's measures, by name, per example,
             ``(B,)`` each: ``loss`` (nats) and the others. Where examples have different weights it returns their
             ``weight``, too: the number of scored tokens that each value is the mean of. A measure whose examples are
-            weighted otherwise has a ``weight_NAME`` of its own.
+            weighted otherwise has a ``weight_NAME`` of its own. Where it is a :class:`TokenObjective`, as
+            ``training_objective`` then is, engines for windows of tokens can compute it.
         groups: subsets of the examples to report separately, ``(N,)`` bool each.
         batch: function from indices to the tensors of a batch; where there are forms it is called with the form:
             ``batch(tensors, indices, form)``.

@@ -81,6 +81,9 @@ class TaskSettings(Part):
             (:class:`~shoal.tasks.base.NextToken`), so that engines which compute a prefix once save time.
         fuses: true where engine ``plain`` may compute attention, and on the CPU the update of Adam, in one operation
             each where there is one; both are faster and have another rounding.
+        makes_windows: true where batches are windows of tokens without common prefixes, and the objectives are those of
+            single tokens (:class:`~shoal.tasks.base.TokenObjective`), which engine ``windows`` computes; a class from
+            outside says so itself, or counts as one that does not.
     """
 
     suggests: ClassVar[Mapping[str, Any]] = {}
@@ -88,6 +91,7 @@ class TaskSettings(Part):
     usual_model: ClassVar[str] = ""
     shares_prefixes: ClassVar[bool] = False
     fuses: ClassVar[bool] = False
+    makes_windows: ClassVar[bool] = False
 
     @classmethod
     def suggest(cls, given: Mapping[str, Any]) -> Mapping[str, Any]:

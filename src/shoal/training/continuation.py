@@ -7,8 +7,7 @@ from typing import Any
 import torch
 
 from shoal.errors import LabError, OtherDataError, UserError
-from shoal.fast.engine import available, uses_kernels
-from shoal.fast.fused import fused_kernels
+from shoal.fast.engine import available, engine_kernels, uses_kernels
 from shoal.fast.multiplication import available_products
 from shoal.lab.cohort import CohortFolder
 from shoal.registry import TASKS
@@ -101,7 +100,7 @@ def kernels_of(
     """
     if not uses_kernels(engine, spec, device):
         return {}
-    key = fused_kernels(device).key
+    key = engine_kernels(engine, device).key
     if any(session.get("kernels", key) != key for session in sessions):
         warnings.warn(
             f"cohort {folder.id} goes on with kernels compiled otherwise than before (another or no compiler, another "

@@ -12,6 +12,7 @@ from shoal.errors import UserError
 from shoal.fast.engine import ENGINES
 from shoal.fast.memory import return_freed_memory
 from shoal.fast.scorer import parts_of
+from shoal.fast.windows import window_parts, windows_refusal
 from shoal.spec import RunSpec
 from shoal.tasks.build import count_run_parameters, counts_of
 from shoal.training.groups import left_in_process, memory_left
@@ -65,6 +66,8 @@ def member_bytes(spec: RunSpec, engine: str, on_gpu: bool = False) -> int:
     n_scored, layers = min(spec.eval_batch_size, n_all), spec.get("num_layers", 1)
     if engine == "compiled":  # in parts, but every layer's arrays stay
         n_scored = -(-n_scored // parts_of(n_scored, min(spec.train_batch_size, n_train))) * layers
+    if engine == "windows" and windows_refusal(spec) is None:  # likewise
+        n_scored = -(-n_scored // window_parts(n_scored, min(spec.train_batch_size, n_train), S)) * layers
     evaluated = n_scored * S * position / layers
     held = trained + evaluated if on_gpu else max(trained, evaluated)
     return int(parameter_bytes(spec) + 4 * held + data)

@@ -20,7 +20,7 @@ from shoal.fast.engine import choose_scorer, fused_update
 from shoal.fast.scorer import Members, unflattened
 from shoal.keyed import fold
 from shoal.models.dropout import Dropout
-from shoal.rules.layout import Layout
+from shoal.rules.layout import Layout, tied_names
 from shoal.rules.schedules import schedule_of
 from shoal.rules.updates import Hyper
 from shoal.tasks.base import Batch, Task
@@ -77,7 +77,7 @@ class Stack:
         self.model = models[0].to(device)
         self.calling = calling(cohort.shared)
         self.layout = Layout.of(self.model, cohort.shared.model_part.roles(self.model), device)
-        self.tied = _tied(self.model)
+        self.tied = tied_names(self.model)
         self.theta = torch.stack([_flat(model) for model in models]).to(device).requires_grad_()  # (R, P)
         self.frozen = _shared_by_all(models, device)
         self._place_optimizer()
@@ -211,7 +211,7 @@ class Stack:
             form: form of the batch, where the task has forms.
         """
         if self.scorer is not None:
-            return self.scorer(indices, training)
+            return self.scorer(indices, training, form, self._dropout_keys() if training else {})
         self.model.train(training)
         objective = (self.task.training_objective if training else None) or self.task.objective
         keys = self._dropout_keys() if training else {}
@@ -241,6 +241,8 @@ class Stack:
         return torch.equal(*losses) and torch.equal(*gradients)
 
     def _dropout_keys(self) -> dict[str, Tensor]:
+        if not self.dropouts:
+            return {}
         at_step = fold(self.dropout_keys, self.at)  # (R,)
         return {name: fold(at_step, site) for site, name in enumerate(self.dropouts)}
 
@@ -322,10 +324,3 @@ def _shared_by_all(models: list[nn.Module], device: torch.device) -> dict[str, T
                     "buffer, is held once for all: give it the same values whatever the seed"
                 )
     return {name: tensor.to(device) for name, tensor in frozen.items()}
-
-
-def _tied(model: nn.Module) -> dict[str, str]:
-    """Further names of tied parameters, with the name under which ``named_parameters`` lists each."""
-    first = {parameter: name for name, parameter in model.named_parameters()}
-    every = model.named_parameters(remove_duplicate=False)
-    return {name: first[parameter] for name, parameter in every if name != first[parameter]}

@@ -12,8 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from shoal.objectives import smoothed_losses
-from shoal.tasks.base import Batch, Model, Task
+from shoal.tasks.base import Batch, Task, TokenObjective
 from shoal.tasks.pairs.buckets import Buckets, BucketSampler, Widths
 from shoal.tasks.pairs.codec import padded
 from shoal.tasks.pairs.vocabulary import BOS, PAD
@@ -71,6 +70,11 @@ class Scoring:
     reduction: str = "token"
     label_smoothing: float = 0.0
     convention: str = "torch"
+
+    def objective(self) -> TokenObjective:
+        """Objective of these settings."""
+        summary = pair_summary if self.reduction == "token" else partial(pair_summary, is_by_target=True)
+        return TokenObjective(summary, self.label_smoothing, self.convention)
 
 
 @dataclass(frozen=True)
@@ -133,33 +137,33 @@ def pair_batch(tensors: Mapping[str, Tensor], indices: Tensor, widths: Widths | 
     return {"inputs": whole, "targets": torch.where(within, target.gather(-1, at), PAD), "scored": within}
 
 
-def pair_objective(model: Model, batch: Batch, scoring: Scoring | None = None) -> dict[str, Tensor]:
-    """Measures of each target, ``(B,)`` each: every token is predicted behind the right ones before it.
+def pair_summary(losses: Tensor, right: Tensor, batch: Batch, is_by_target: bool = False) -> dict[str, Tensor]:
+    """Measures of each target: every token is predicted behind the right ones before it. See :class:`TokenObjective`.
+
+    Args:
+        losses: ``(*dims, B, T)``.
+        right: ``(*dims, B, T)``.
+        batch: see :func:`pair_batch`.
+        is_by_target: true where the loss of a batch is the mean over its targets, and not over their tokens.
 
     Returns:
         ``loss``, nats per token, and ``accuracy``, share of tokens right, both with the ``weight`` of its tokens; and
         ``forced_exact``, 1 where all of them are right and else 0, each target counting alike. EOS counts, BOS and PAD
-        do not. With ``scoring``, the loss that training minimises.
+        do not.
     """
-    if "source" not in batch:
-        logits, *_ = model(batch["inputs"])
-    elif "inputs" in batch:
-        logits, *_ = model(batch["source"], batch["inputs"], batch["seen"])
-    else:
-        logits, *_ = model(batch["source"], batch["seen"])
-    scored, targets = batch["scored"], batch["targets"]  # (B, T)
-    asked = scoring or Scoring()
-    losses = smoothed_losses(logits, targets, asked.label_smoothing, asked.convention)  # (B, T)
-    right = logits.argmax(-1) == targets
-    n = scored.sum(-1)  # (B,), at least 1: EOS
+    scored = batch["scored"]  # (*dims, B, T)
+    n = scored.sum(-1)  # (*dims, B), at least 1: EOS
     weight = n.to(losses.dtype)
     return {
         "loss": torch.where(scored, losses, 0.0).sum(-1) / n,
         "accuracy": (right & scored).sum(-1) / n,
         "forced_exact": (right | ~scored).all(-1).to(losses.dtype),
-        "weight": torch.ones_like(weight) if asked.reduction == "sentence" else weight,
+        "weight": torch.ones_like(weight) if is_by_target else weight,
         "weight_forced_exact": torch.ones_like(weight),
     }
+
+
+pair_objective = TokenObjective(pair_summary)
 
 
 def pair_task(
@@ -191,7 +195,7 @@ def pair_task(
         objective=pair_objective,
         groups=groups or {},
         batch=partial(pair_batch, reads=reads),
-        training_objective=None if is_plain else partial(pair_objective, scoring=scoring),
+        training_objective=None if is_plain else scoring.objective(),
     )
     if batching is None:
         return task

@@ -53,6 +53,7 @@ class PairSettings(TaskSettings):
     offers: ClassVar[tuple[str, ...]] = ("sequence", "pair", "source")
     scores: ClassVar[tuple[str, ...]] = ("exact match",)  # of texts that models write
     usual_model: ClassVar[str] = "encoder_decoder"
+    makes_windows: ClassVar[bool] = True
     suggests: ClassVar[Mapping[str, Any]] = {
         "train_batch_size": 128,
         "eval_batch_size": 128,

@@ -15,8 +15,7 @@ from torch import Tensor
 
 from shoal.errors import OtherDataError
 from shoal.keyed import bits, fold
-from shoal.objectives import token_losses
-from shoal.tasks.base import Batch, Model, Task
+from shoal.tasks.base import Batch, Task, TokenObjective
 from shoal.tasks.sampling import EpochSampler, RandomSampler
 from shoal.tasks.text.corpus import read_corpus, split
 from shoal.tasks.text.ngram import best_order, ngram_baseline
@@ -194,7 +193,6 @@ def text_task(data: TextData, context: int, stride: int, drawn: str, label_smoot
     table, is_valid = data.scored_windows(context, stride)
     places = data.n_train - context
     number = places + torch.arange(len(table))
-    smoothed = partial(text_objective, label_smoothing=label_smoothing)
     sampler = RandomSampler if drawn == "random" else partial(BlockSampler, context_length=context)
     return Task(
         tensors={"tokens": data.tokens, "windows": table},
@@ -203,7 +201,7 @@ def text_task(data: TextData, context: int, stride: int, drawn: str, label_smoot
         objective=text_objective,
         batch=partial(window_batch, places=places, context_length=context),
         sampler=sampler,
-        training_objective=smoothed if label_smoothing else None,
+        training_objective=TokenObjective(text_summary, label_smoothing) if label_smoothing else None,
     )
 
 
@@ -236,15 +234,15 @@ def window_batch(tensors: Mapping[str, Tensor], indices: Tensor, places: int, co
     }
 
 
-def text_objective(model: Model, batch: Batch, label_smoothing: float = 0.0) -> dict[str, Tensor]:
-    """Loss and accuracy of each window's scored tokens, and their number, ``(B,)`` each."""
-    logits, *_ = model(batch["inputs"])  # (B, S, V)
-    scored = batch["scored"]  # (B, S)
-    losses = token_losses(logits, batch["targets"], label_smoothing)  # (B, S)
-    right = (logits.argmax(-1) == batch["targets"]) & scored  # (B, S)
-    n = scored.sum(-1)  # (B,)
+def text_summary(losses: Tensor, right: Tensor, batch: Batch) -> dict[str, Tensor]:
+    """Loss and accuracy of each window's scored tokens, and their number; see :class:`TokenObjective`."""
+    scored = batch["scored"]  # (*dims, B, S)
+    n = scored.sum(-1)  # (*dims, B)
     return {
         "loss": torch.where(scored, losses, 0.0).sum(-1) / n,
-        "accuracy": right.sum(-1) / n,
+        "accuracy": (right & scored).sum(-1) / n,
         "weight": n.to(losses.dtype),
     }
+
+
+text_objective = TokenObjective(text_summary)

@@ -60,6 +60,7 @@ class Text(TaskSettings):
     label: ClassVar[str] = "text"
     reads_files: ClassVar[bool] = True
     fuses: ClassVar[bool] = True
+    makes_windows: ClassVar[bool] = True
     suggests: ClassVar[Mapping[str, Any]] = {
         "train_batch_size": 32,
         "eval_batch_size": 64,

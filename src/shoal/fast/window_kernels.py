@@ -1,0 +1,377 @@
+"""Operations on windows of tokens as kernels with their own backward passes, for float32 on the CPU, in a program.
+
+Equal to :class:`~shoal.fast.window_ops.TorchWindowOps` but for rounding; ``windows.c`` describes each kernel.
+
+An operation that may overwrite its argument returns that argument, changed in place: the gradient is changed in place
+too, after its readers have added to it and before earlier ones do. So it takes no memory and no pass of its own. It
+works on a copy where the argument is a parameter, a part of another value, or read by the backward pass of another.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from shoal.fast.build import Kernels, compiled
+from shoal.fast.kernels import Argument, CompiledLibrary, KernelOps, Library
+from shoal.fast.ops import Norm, is_rms_norm
+from shoal.fast.prefixes import Nodes
+from shoal.fast.program import Program, Value
+from shoal.fast.window_ops import Drop, View
+from shoal.models.positions import rotary_angles
+
+SOURCE = Path(__file__).with_name("windows.c")
+EPS = 1e-5  # of the norms
+ACTIVATIONS = ("gelu", "relu", "swiglu")  # by their numbers in windows.c, as are the next
+NO_NORM, LAYER_NORM, RMS_NORM = range(3)
+BLOCK = 64  # rows of a block there
+PLACES = 2**32  # of a mask of dropout: the hash is of 32 bits
+
+
+def window_kernels() -> Kernels:
+    """Kernels of windows for this machine; see :func:`~shoal.fast.build.compiled`."""
+    return compiled(SOURCE)
+
+
+def window_library() -> Library | None:
+    """Library of the kernels of windows; None where they cannot be compiled."""
+    library = window_kernels().library
+    return None if library is None else CompiledLibrary(library)
+
+
+class WindowKernelOps(KernelOps):
+    """See :class:`~shoal.fast.window_ops.WindowOps`.
+
+    Args:
+        library: the kernels on trees, which serve an LSTM on windows too.
+        windows: the kernels of windows.
+        program: program that records the operations.
+    """
+
+    def __init__(self, library: Library, windows: Library, program: Program) -> None:
+        super().__init__(library, program)
+        self.windows = windows
+        self._read: set[Value] = set()  # by the backward pass of some operation
+        self.apply, self.tail = self._apply, self._tail  # type: ignore[assignment]
+
+    def _lay_window(self, name: str, *arguments: Argument) -> None:
+        self.program.lay(self.windows.bound(name, *arguments))
+
+    def _is_free(self, x: Value) -> bool:
+        """Return True if a value may be changed in place."""
+        return not x.is_parameter and x.whole is None and x not in self._read and x.data.is_contiguous()
+
+    # operations on trees whose backward pass reads what they are given
+
+    def linear(self, x: Value, weight: Value, bias: Value | None = None) -> Value:
+        """See :class:`~shoal.fast.ops.Ops`."""
+        self._read |= {x, weight}
+        return super().linear(x, weight, bias)
+
+    def lstm_layer(self, x: Value, rows: Tensor | None, weight: Value, bias: Value | None, nodes: Nodes) -> Value:
+        """See :class:`~shoal.fast.ops.Ops`."""
+        h = super().lstm_layer(x, rows, weight, bias, nodes)
+        self._read |= {x, weight, h}
+        return h
+
+    def attend(self, q: Value, q_rows: Tensor | None, kv: Value, paths: Tensor, lengths: Tensor, H: int) -> Value:
+        """See :class:`~shoal.fast.ops.Ops`."""
+        self._read |= {q, kv}
+        return super().attend(q, q_rows, kv, paths, lengths, H)
+
+    def _apply(self, function: Callable[..., Tensor], *values: Value) -> Value:
+        """See :class:`~shoal.fast.ops.Ops`."""
+        self._read |= set(values)
+        return self.program.apply(function, *values)
+
+    def _tail(self, x: Value, start: int) -> Value:
+        """See :class:`~shoal.fast.ops.Ops`."""
+        self._read.add(x)
+        return self.program.tail(x, start)
+
+    # operations on windows
+
+    def embed(
+        self, table: Value, tokens: Tensor, S: int, positions: Value | Tensor | None, scale: float | None
+    ) -> Value:
+        """See :class:`~shoal.fast.window_ops.WindowOps`."""
+        program, (R, n), D, factor = self.program, tokens.shape, table.data.shape[2], 1.0 if scale is None else scale
+        learned = positions if isinstance(positions, Value) else None
+        rows = learned.data if learned is not None else positions
+        assert rows is None or isinstance(rows, Tensor)
+        if rows is not None and learned is None:
+            rows = rows.to(torch.float32).contiguous()
+        y = program.value(R, n, D)
+        self._lay_window(
+            *("embed_forward", R, n, D, S, table.data, _stride(table.data), tokens, float(factor)),
+            *(rows, 0 if learned is None else _stride(learned.data), y.data),
+        )
+
+        def lay_backward() -> None:
+            d_y, d_table = program.grad(y)[0], program.zeroed_grad(table)
+            d_positions = None if learned is None else program.zeroed_grad(learned)
+            self._lay_window(
+                *("embed_backward", R, n, D, S, tokens, float(factor), d_y, d_table, _stride(d_table)),
+                *(d_positions, 0 if d_positions is None else _stride(d_positions)),
+            )
+
+        program.operation(y, lay_backward)
+        return y
+
+    def attention(self, q: Value, kv: Value, view: View, H: int, drop: Drop | None = None) -> Value:
+        """See :class:`~shoal.fast.window_ops.WindowOps`."""
+        program, R, D = self.program, q.data.shape[0], q.data.shape[2]
+        B, Q, K = view.B, view.Q, view.K
+        assert not view.causal or Q == K
+        self._read |= {q, kv}
+        context = program.value(R, B * Q, D)
+        rows = program.take(R, B * H * Q, 2) if program.is_differentiable else None
+        seen = view.seen
+        assert seen is None or (seen.is_contiguous() and seen.shape == (R, B, K))
+        where = (
+            *(R, B, Q, K, H, D // H, int(view.causal), q.data, *_strides(q.data), kv.data, *_strides(kv.data), seen),
+            *_drop(drop, B * H * Q * K),
+        )
+        self._lay_window("window_attention", *where, rows, context.data)
+
+        def lay_backward() -> None:
+            d_context, (d_q, add_q), (d_kv, add_kv) = program.grad(context)[0], program.grad(q), program.grad(kv)
+            self._lay_window(
+                *("window_attention_backward", *where, rows, d_context),
+                *(d_q, *_strides(d_q), int(add_q), d_kv, *_strides(d_kv), int(add_kv)),
+            )
+
+        program.operation(context, lay_backward, *([] if rows is None else [rows]))
+        return context
+
+    def rotated(self, x: Value, S: int, H: int, width: int) -> Value:
+        """See :class:`~shoal.fast.window_ops.WindowOps`. It overwrites ``x``."""
+        R, n, E = x.data.shape
+        angles = rotary_angles(torch.arange(S), width // H)  # (S, width / H / 2)
+        turns = torch.stack([angles.cos(), angles.sin()], -1).to(torch.float32).contiguous()
+
+        def lay(back: float, data: Tensor, to: Tensor) -> None:
+            sizes = (R, n, E, S, width // H, width)
+            self._lay_window("turn_rows", *sizes, turns, back, data, _stride(data), to, _stride(to))
+
+        return self._in_place(x, lambda data, to: lay(1.0, data, to), lambda data: lay(-1.0, data, data))
+
+    def dropout(self, x: Value, drop: Drop, positions_first: int | None = None) -> Value:
+        """See :class:`~shoal.fast.window_ops.WindowOps`. It overwrites ``x``."""
+        R, n, D = x.data.shape
+        S = 1 if positions_first is None else positions_first
+
+        def lay(data: Tensor, to: Tensor) -> None:
+            sizes = (R, n // S, S, D, int(positions_first is not None))
+            self._lay_window("drop_rows", *sizes, data, _stride(data), to, _stride(to), *_drop(drop, n * D))
+
+        return self._in_place(x, lay, lambda data: lay(data, data))
+
+    def _in_place(self, x: Value, lay: Callable[[Tensor, Tensor], None], lay_back: Callable[[Tensor], None]) -> Value:
+        """Result of a linear function of a value, changed in place where that is possible.
+
+        ``lay`` records the function of an array to an array, ``lay_back`` its transpose in place.
+        """
+        program = self.program
+        if self._is_free(x):
+            lay(x.data, x.data)
+            program.operation(None, lambda: lay_back(program.zeroed_grad(x)))
+            return x
+        y = program.value(*x.data.shape)
+        lay(x.data, y.data)
+
+        def lay_backward() -> None:
+            d_y = program.grad(y)[0]
+            lay_back(d_y)
+            program.add_to_grad(x, d_y)
+
+        program.operation(y, lay_backward)
+        return y
+
+    def gelu(self, x: Value) -> Value:
+        """See :class:`~shoal.fast.ops.Ops`. It overwrites ``x``."""
+        return self.activation(x, "gelu")
+
+    def activation(self, x: Value, kind: str) -> Value:
+        """See :class:`~shoal.fast.window_ops.WindowOps`. It overwrites ``x``."""
+        program, (R, n, E) = self.program, x.data.shape
+        E, number = E // 2 if kind == "swiglu" else E, ACTIVATIONS.index(kind)
+        y = program.value(R, n, E)
+        slopes, temporaries = None, []
+        if program.is_differentiable and self._is_free(x):
+            slopes = x.data
+            self._read.add(x)  # they lie there
+        elif program.is_differentiable:
+            slopes = program.take(*x.data.shape)
+            temporaries.append(slopes)
+        of_slopes = 0 if slopes is None else _stride(slopes)
+        self._lay_window("activate_forward", number, R, n, E, x.data, _stride(x.data), slopes, of_slopes, y.data)
+
+        def lay_backward() -> None:
+            d_y, (d_x, add) = program.grad(y)[0], program.grad(x)
+            self._lay_window(
+                *("activate_backward", number, R, n, E, slopes, of_slopes, d_y, d_x, _stride(d_x), int(add))
+            )
+
+        program.operation(y, lay_backward, *temporaries)
+        return y
+
+    def residual(self, x: Value, added: Value, bias: Value | None, drop: Drop | None, norm: Norm[Value]) -> Value:
+        """See :class:`~shoal.fast.window_ops.WindowOps`. It overwrites ``added``."""
+        program, shape = self.program, added.data.shape
+        is_free = added is not x and self._is_free(added)
+        total = added if is_free else Value(program.take(*shape))
+        if norm is None:
+            self._lay_residual(x, added, bias, drop, norm, total.data, None)
+            out = None if is_free else total
+            program.operation(out, lambda: self._lay_residual_backward(total, (), total, x, added, bias, drop, norm))
+            return total
+        self._read.add(total)
+        y = program.value(*shape)
+        moments = self._lay_residual(x, added, bias, drop, norm, total.data, y)
+        temporaries = [*moments, *([] if is_free else [total.data])]
+        program.operation(
+            y, lambda: self._lay_residual_backward(y, moments, total, x, added, bias, drop, norm), *temporaries
+        )
+        return y
+
+    def norm(self, x: Value, norm: Norm[Value]) -> Value:
+        """See :class:`~shoal.fast.ops.Ops`."""
+        if norm is None:
+            return x
+        self._read.add(x)
+        program, y = self.program, self.program.value(*x.data.shape)
+        moments = self._lay_residual(x, None, None, None, norm, None, y)
+        program.operation(y, lambda: self._lay_residual_backward(y, moments, x, x, None, None, None, norm), *moments)
+        return y
+
+    def add_norm(self, x: Value, rows: Tensor | None, added: Value, bias: Value | None, norm: Norm[Value]) -> Value:
+        """See :class:`~shoal.fast.ops.Ops`. It overwrites ``added``."""
+        if rows is None:
+            return self.residual(x, added, bias, None, norm)
+        self._read |= {x, added}
+        return super().add_norm(x, rows, added, bias, norm)
+
+    def _lay_residual(
+        self,
+        x: Value,
+        added: Value | None,
+        bias: Value | None,
+        drop: Drop | None,
+        norm: Norm[Value],
+        total: Tensor | None,
+        y: Value | None,
+    ) -> Sequence[Tensor]:
+        """Record the kernel of a sum and its norm; means and inverse deviations of the rows, ``(R, n)`` each."""
+        R, n, D = x.data.shape
+        moments = () if norm is None else (self.program.take(R, n), self.program.take(R, n))
+        self._lay_window(
+            *("residual_forward", R, n, D, *_placed(x), *_placed(added), *_placed(bias), *_drop(drop, n * D)),
+            *(total, 0 if total is None else _stride(total), *_norm(norm), EPS, *(moments or (None, None))),
+            None if y is None else y.data,
+        )
+        return moments
+
+    def _lay_residual_backward(
+        self,
+        y: Value,
+        moments: Sequence[Tensor],
+        total: Value,
+        x: Value,
+        added: Value | None,
+        bias: Value | None,
+        drop: Drop | None,
+        norm: Norm[Value],
+    ) -> None:
+        """Record its backward pass; where ``y`` is ``added``, its gradient becomes that of ``added`` in place."""
+        program, (R, n, D) = self.program, x.data.shape
+        d_y = program.zeroed_grad(y)
+        weight, shift = (None, None) if norm is None else norm[:2]
+        vectors = [None if value is None else program.zeroed_grad(value) for value in (bias, weight, shift)]
+        d_x, add_x = program.grad(x)
+        d_added, add_added = (d_y, False) if added is y else (None, False) if added is None else program.grad(added)
+        sums = program.take(R, -(-n // BLOCK), 3, D)
+        kind, of_weight, of_weight_stride, _, _ = _norm(norm)
+        self._lay_window(
+            *("residual_backward", R, n, D, total.data, _stride(total.data), *(moments or (None, None))),
+            *(kind, of_weight, of_weight_stride, d_y, *_drop(drop, n * D), d_x, _stride(d_x), int(add_x)),
+            *(d_added, 0 if d_added is None else _stride(d_added), int(add_added)),
+            *(part for vector in vectors for part in (vector, 0 if vector is None else vector.stride(0))),
+            sums,
+        )
+        program.give_back(sums)
+
+    def token_scores(
+        self, logits: Value, targets: Tensor, label_smoothing: float, convention: str
+    ) -> tuple[Tensor, Tensor]:
+        """See :class:`~shoal.fast.window_ops.WindowOps`. The backward starts from ``program.d_loss``."""
+        program, (R, n, V) = self.program, logits.data.shape
+        program.loss, program.accuracy, program.d_loss = (logits.data.new_zeros(R, n) for _ in range(3))
+        is_free, differentiate = self._is_free(logits), int(program.is_differentiable)
+        scored = logits.data if is_free else program.take(R, n, V)
+        if not is_free:
+            program.lay(scored.copy_, logits.data)
+        shares = _shares(label_smoothing, convention, V)
+        self._lay_window(
+            "token_scores", R, n, V, scored, targets, *shares, differentiate, program.loss, program.accuracy
+        )
+        if is_free:
+            self._read.add(logits)
+
+        def lay_backward() -> None:
+            self._lay_window("scale_rows", R, n, V, scored, program.d_loss)
+            if is_free:
+                logits.grad, logits.is_written = logits.data, True
+            else:
+                program.add_to_grad(logits, scored)
+
+        program.operation(None, lay_backward, *([] if is_free else [scored]))
+        return program.loss, program.accuracy
+
+
+def _shares(label_smoothing: float, convention: str, V: int) -> tuple[float, float, float, float]:
+    """Distribution that logits are scored by: its share on each token, besides that on the target and on token 0, and
+    what the loss has besides; see :func:`shoal.objectives.smoothed_losses`."""
+    e = float(label_smoothing)
+    if e == 0 or convention == "torch":
+        return e / V, 1 - e, 0.0, 0.0
+    if convention == "fairseq":
+        return e / (V - 1), 1 - e - e / (V - 1), 0.0, 0.0
+    assert convention == "joeynmt"
+    each = e / (V - 2)
+    return each, 1 - e - each, -each, (1 - e) * math.log(1 - e) + e * math.log(each)
+
+
+def _drop(drop: Drop | None, places: int) -> tuple[Tensor | None, int, float]:
+    """Keys, least upper 24 bits of what is kept, and its factor."""
+    if drop is None:
+        return None, 0, 0.0
+    assert places <= PLACES and drop.key.is_contiguous()
+    p = float(torch.tensor(drop.p, dtype=torch.float32))  # with which PyTorch compares
+    return drop.key, math.ceil(p * 2**24), 1 / (1 - drop.p)
+
+
+def _norm(norm: Norm[Value]) -> tuple[int, Tensor | None, int, Tensor | None, int]:
+    """Kind of a norm in windows.c; its weight and shift and their strides."""
+    if norm is None:
+        return NO_NORM, None, 0, None, 0
+    return (RMS_NORM if is_rms_norm(norm) else LAYER_NORM, *_placed(norm[0]), *_placed(norm[1]))
+
+
+def _placed(value: Value | None) -> tuple[Tensor | None, int]:
+    """Array of a value and its stride from one member to the next."""
+    return (None, 0) if value is None else (value.data, _stride(value.data))
+
+
+def _stride(array: Tensor) -> int:
+    """Stride from one member to the next of an array whose members are contiguous."""
+    assert array.dtype == torch.float32 and array[0].is_contiguous()
+    return array.stride(0)
+
+
+def _strides(array: Tensor) -> tuple[int, int]:
+    """Length of a row and stride from one member to the next, ``(R, n, D)``."""
+    assert array.dtype == torch.float32 and array.stride(2) == 1
+    return array.stride(1), array.stride(0)

@@ -1,0 +1,310 @@
+"""Kernels of windows against PyTorch's operations and autograd in float64, member by member."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from shoal.fast.build import kernels
+from shoal.fast.kernels import CompiledLibrary
+from shoal.fast.program import Arena, Program, Value
+from shoal.fast.scorer import unflattened
+from shoal.fast.window_kernels import WindowKernelOps, window_kernels, window_library
+from shoal.fast.window_ops import Drop, TorchWindowOps, View
+from shoal.keyed import uniform
+from shoal.models.norms import LayerNorm, RMSNorm
+from shoal.objectives import CONVENTIONS
+
+pytestmark = pytest.mark.skipif(window_kernels().library is None, reason=window_kernels().note)
+quick = settings(max_examples=12, deadline=None)
+seeds = st.integers(0, 2**31)
+keys = st.lists(st.integers(0, 2**32 - 1), min_size=3, max_size=3)
+OVERWRITTEN = ("x", "added", "logits", "q", "kv")
+rates = st.sampled_from([None, 0.1, 0.5, 0.9])
+
+
+def drawn(seed, R, **shapes):
+    """Normal numbers of these shapes for each member: a member's are its own."""
+    randoms = [torch.Generator().manual_seed(seed + r) for r in range(R)]
+    return {
+        name: torch.stack([torch.randn(shape, generator=random) for random in randoms])
+        for name, shape in shapes.items()
+    }
+
+
+def run(build, arrays, d_out, is_copied=True, repeats=1):
+    """What an operation of kernels gives for arrays, and their gradients, from that of its result.
+
+    ``build`` makes the result of operations and values. Those it is given may be overwritten if ``is_copied``; else
+    they are parameters.
+    """
+    layout = {name: array.shape[1:] for name, array in arrays.items()}
+    theta = torch.cat([array.flatten(1) for array in arrays.values()], 1)
+    gradient = torch.zeros_like(theta)
+    program = Program(Arena(), gradient)
+    parts, gradients = unflattened(theta, layout), unflattened(gradient, layout)
+    values = {name: Value(parts[name], gradients[name], is_parameter=True) for name in layout}
+    library = CompiledLibrary(kernels().library)
+    ops = WindowKernelOps(library, window_library(), program)
+    copied = {name: ops.join([value]) for name, value in values.items() if is_copied and name in OVERWRITTEN}
+    out = build(ops, SimpleNamespace(**{**values, **copied}))
+    if isinstance(out, Value):
+        program.operation(None, lambda: program.add_to_grad(out, d_out))
+    program.finish()
+    for _ in range(repeats):
+        program.forward()
+        if not isinstance(out, Value):
+            program.d_loss.copy_(d_out)
+        results = [tensor.clone() for tensor in ((out.data,) if isinstance(out, Value) else out)]
+        program.backward()
+    return results, {name: part.clone() for name, part in unflattened(gradient, layout).items()}
+
+
+def held(build, arrays, seed=0, is_copied=True, tolerance=2e-5):
+    """Hold an operation of kernels to PyTorch's and their gradients, in float64, and members to themselves alone."""
+    leaves = {name: array.double().requires_grad_() for name, array in arrays.items()}
+    expected = build(TorchWindowOps(), SimpleNamespace(**leaves))
+    first = expected if isinstance(expected, torch.Tensor) else expected[0]
+    R = len(first)
+    d_out = drawn(seed + 1, R, d=first.shape[1:])["d"]
+    grads = torch.autograd.grad(first, list(leaves.values()), d_out.double(), allow_unused=True)
+    results, found = run(build, arrays, d_out, is_copied, repeats=2)
+    for result, wanted in zip(results, [expected] if first is expected else expected, strict=True):
+        scale = 1 + float(wanted.detach().abs().max())
+        assert float((result.double() - wanted.detach()).abs().max()) <= tolerance * scale
+    for (name, grad), wanted in zip(found.items(), grads, strict=True):
+        wanted = torch.zeros_like(leaves[name]) if wanted is None else wanted
+        scale = 1 + float(wanted.abs().max())
+        assert float((grad.double() - wanted).abs().max()) <= tolerance * scale, name
+    return results, found, d_out
+
+
+def held_alone(build_for, arrays, stacked):
+    """Hold each member alone to itself in a stack, by bits; ``build_for`` makes the operation of some members."""
+    results, found, d_out = stacked
+    for r in range(len(d_out)):
+        alone, grads = run(build_for(slice(r, r + 1)), {k: a[r : r + 1] for k, a in arrays.items()}, d_out[r : r + 1])
+        for one, all_ in zip(alone, results, strict=True):
+            assert torch.equal(one[0], all_[r])
+        assert all(torch.equal(grads[name][0], found[name][r]) for name in found)
+
+
+def drop_for(p, keys, members):
+    return None if p is None else Drop(p, torch.tensor(keys)[members].contiguous())
+
+
+@quick
+@given(
+    *(st.integers(1, 3), st.integers(1, 4), st.integers(1, 5), st.integers(1, 40), st.integers(1, 3)),
+    *(st.sampled_from(["learned", "fixed", None]), st.sampled_from([None, 3.0]), seeds),
+)
+def test_embeddings(R, B, S, D, V, kind, scale, seed):
+    shapes = {"table": (V, D)} | ({"positions": (S + 2, D)} if kind == "learned" else {})
+    arrays, fixed = drawn(seed, R, **shapes), torch.randn(S + 1, D)
+    tokens = torch.randint(V, (R, B * S), generator=torch.Generator().manual_seed(seed))
+
+    def build_for(members):
+        def build(ops, x):
+            rows = x.positions if kind == "learned" else None if kind is None else fixed
+            return ops.embed(x.table, tokens[members].contiguous(), S, rows, scale)
+
+        return build
+
+    held_alone(build_for, arrays, held(build_for(slice(0, R)), arrays, seed))
+
+
+views = st.one_of(
+    st.integers(1, 20).map(lambda S: (S, S, True)), st.tuples(st.integers(1, 20), st.integers(1, 40), st.just(False))
+)
+
+
+def hold_attention(R, B, H, size, view, p, is_masked, keys, seed, is_copied=True):
+    Q, K, causal = view
+    D = H * size
+    arrays = drawn(seed, R, q=(B * Q, D), kv=(B * K, 2 * D))
+    seen = torch.rand(R, B, K, generator=torch.Generator().manual_seed(seed)) < 0.7
+    seen[:, 0] = False  # an example without keys
+
+    def build_for(members):
+        view = View(B, Q, K, causal, seen[members].contiguous() if is_masked else None)
+        drop = drop_for(p, keys, members)
+        return lambda ops, x: ops.attention(x.q, x.kv, view, H, drop)
+
+    stacked = held(build_for(slice(0, R)), arrays, seed, is_copied)
+    held_alone(build_for, arrays, stacked)
+    if is_masked:
+        assert not stacked[0][0].reshape(R, B, Q, D)[:, 0].any() and not stacked[1]["q"].reshape(R, B, Q, D)[:, 0].any()
+
+
+@quick
+@given(
+    *(st.integers(1, 2), st.integers(1, 2), st.integers(1, 3), st.sampled_from([1, 3, 8, 16, 20, 32, 40]), views),
+    *(rates, st.booleans(), keys, seeds, st.booleans()),
+)
+@example(1, 1, 2, 16, (70, 70, True), 0.1, False, [1, 2, 3], 0, True)
+@example(2, 2, 1, 64, (9, 16, False), None, True, [1, 2, 3], 0, True)
+def test_attention(R, B, H, size, view, p, is_masked, keys, seed, is_copied):
+    hold_attention(R, B, H, size, view, p, is_masked, keys, seed, is_copied)
+
+
+@quick
+@given(
+    st.integers(1, 2), st.integers(1, 3), st.integers(1, 5), st.integers(1, 2), st.integers(1, 9), st.booleans(), seeds
+)
+def test_rotary_positions(R, B, S, H, half, is_copied, seed):
+    arrays = drawn(seed, R, x=(B * S, 2 * half * H + 3))
+    build = lambda ops, x: ops.rotated(x.x, S, H, 2 * half * H)  # noqa: E731
+    held_alone(lambda members: build, arrays, held(build, arrays, seed, is_copied))
+
+
+@quick
+@given(
+    *(st.integers(1, 3), st.integers(1, 70), st.integers(1, 20), st.sampled_from(["gelu", "relu", "swiglu"])),
+    *(st.booleans(), seeds),
+)
+def test_activations(R, n, E, kind, is_copied, seed):
+    arrays = drawn(seed, R, x=(n, 2 * E if kind == "swiglu" else E))
+    build = lambda ops, x: ops.activation(x.x, kind)  # noqa: E731
+    held_alone(lambda members: build, arrays, held(build, arrays, seed, is_copied))
+
+
+@quick
+@given(
+    *(st.integers(1, 3), st.integers(1, 4), st.integers(1, 40), st.integers(1, 40), st.sampled_from([0.0, 0.1, 0.75])),
+    *(st.booleans(), st.booleans(), keys, seeds),
+)
+def test_dropout(R, B, S, D, p, by_position, is_copied, keys, seed):
+    arrays = drawn(seed, R, x=(B * S, D))
+
+    def build_for(members):
+        drop = drop_for(p, keys, members)
+        return lambda ops, x: ops.dropout(x.x, drop, S if by_position else None)
+
+    stacked = held(build_for(slice(0, R)), arrays, seed, is_copied)
+    held_alone(build_for, arrays, stacked)
+    for r in range(R):
+        mask = (uniform(torch.tensor(keys[r]), B * S * D) >= p).reshape(B, S, D)
+        rows = mask.transpose(0, 1) if by_position else mask
+        assert torch.equal(stacked[0][0][r] != 0, rows.reshape(B * S, D))
+
+
+@quick
+@given(
+    *(st.integers(1, 3), st.sampled_from([1, 5, 70, 130]), st.integers(12, 40), st.booleans(), rates),
+    *(st.sampled_from(["layernorm", "unshifted", "rmsnorm", None]), st.booleans(), keys, seeds),
+)
+def test_residual_connections_and_norms(R, n, D, is_biased, p, kind, is_copied, keys, seed):
+    arrays = drawn(seed, R, x=(n, D), added=(n, D), bias=(D,), scale=(D,), shift=(D,))
+
+    def build_for(members):
+        def build(ops, x):
+            total = ops.residual(
+                x.x, x.added, x.bias if is_biased else None, drop_for(p, keys, members), norm_of(x, kind)
+            )
+            return ops.norm(total, norm_of(x, kind))
+
+        return build
+
+    held_alone(build_for, arrays, held(build_for(slice(0, R)), arrays, seed, is_copied, tolerance=1e-4))
+
+
+def norm_of(x, kind):
+    """Norm of a kind."""
+    whole = {"layernorm": (x.scale, x.shift), "rmsnorm": (x.scale, None), "unshifted": (x.scale, None, "layernorm")}
+    return whole.get(kind)
+
+
+@pytest.mark.parametrize("kind", ["layernorm", "unshifted", "rmsnorm"])
+def test_norms_are_those_of_the_models(kind):
+    arrays = drawn(0, 2, x=(7, 24), scale=(24,), shift=(24,))
+    results, _ = run(lambda ops, x: ops.norm(x.x, norm_of(x, kind)), arrays, torch.ones(2, 7, 24))
+    for r in range(2):
+        module = RMSNorm(24) if kind == "rmsnorm" else LayerNorm(24, bias=kind == "layernorm")
+        parameters = {"weight": arrays["scale"][r], "bias": arrays["shift"][r]}
+        named = {name: parameters[name] for name, _ in module.named_parameters()}
+        expected = torch.func.functional_call(module, named, (arrays["x"][r],))
+        torch.testing.assert_close(results[0][r], expected, atol=1e-5, rtol=1e-5)
+
+
+def hold_scores(R, n, V, smoothing, convention, seed):
+    arrays = {"logits": 3 * drawn(seed, R, logits=(n, V))["logits"]}
+    random = torch.Generator().manual_seed(seed)
+    arrays["logits"] = torch.where(
+        torch.rand(R, n, 1, generator=random) < 0.5, arrays["logits"].round(), arrays["logits"]
+    )
+    targets = torch.randint(V, (R, n), generator=random)
+    likeliest = arrays["logits"].argmax(-1)
+    targets = torch.where(torch.rand(R, n, generator=random) < 0.5, likeliest, targets)  # ties among them
+
+    def build_for(members):
+        return lambda ops, x: ops.token_scores(x.logits, targets[members].contiguous(), smoothing, convention)
+
+    stacked = held(build_for(slice(0, R)), arrays, seed)
+    held_alone(build_for, arrays, stacked)
+
+
+@quick
+@given(
+    *(st.integers(1, 2), st.integers(1, 9), st.integers(3, 70), st.sampled_from([0.0, 0.1, 0.6])),
+    *(st.sampled_from(CONVENTIONS), seeds),
+)
+def test_scores_of_tokens(R, n, V, smoothing, convention, seed):
+    hold_scores(R, n, V, smoothing, convention, seed)
+
+
+D, S, B = 8, 3, 2
+DROP = Drop(0.3, torch.tensor([1, 2]))
+NORMS = ("layernorm", None, "rmsnorm", "unshifted")
+KINDS = ("linear", "dropout", "activation", "residual", "norm", "rotated", "attention", "sum", "join")
+steps = st.lists(
+    st.tuples(st.sampled_from(KINDS), st.integers(0, 9), st.integers(0, 9), st.integers(0, 3)), min_size=1, max_size=8
+)
+
+
+def made(ops, x, kind, a, b, choice):
+    """A new value, of a kind, from two others."""
+    drop = DROP if choice > 1 else None
+    if kind == "linear":
+        return ops.linear(a, x.weight, x.bias if choice else None)
+    if kind == "activation":
+        return ops.activation(
+            ops.linear(a, x.wide if choice == 2 else x.weight), ["gelu", "relu", "swiglu"][choice % 3]
+        )
+    if kind == "residual":
+        added = ops.linear(b, x.weight) if choice % 2 else ops.join([b])
+        return ops.residual(a, added, x.bias if choice else None, drop, norm_of(x, NORMS[choice]))
+    if kind == "norm":
+        return ops.norm(a, norm_of(x, NORMS[choice] or "layernorm"))
+    if kind == "attention":
+        return ops.attention(a, ops.linear(b, x.wide), View(B, S, S, choice % 2 == 0), 2, drop)
+    return ops.apply(lambda a, b: a + b.tanh(), a, b) if kind == "sum" else ops.join([a])
+
+
+def composed(ops, x, steps):
+    """Values that a list of steps makes, each of a kind, from two values by number; what is overwritten is replaced."""
+    values = [x.x]
+    for kind, one, two, choice in steps:
+        i, j = one % len(values), two % len(values)
+        if kind == "dropout":
+            values[i] = ops.dropout(values[i], DROP, S if choice % 2 else None)
+        elif kind == "rotated":
+            values[i] = ops.rotated(values[i], S, 2, D)
+        else:
+            values.append(made(ops, x, kind, values[i], values[j], choice))
+    return ops.join(values)
+
+
+def hold_composed(steps, is_copied, seed):
+    shapes = {"x": (B * S, D), "weight": (D, D), "wide": (2 * D, D), "bias": (D,), "scale": (D,), "shift": (D,)}
+    arrays = drawn(seed, 2, **shapes)
+    for name in ("weight", "wide"):
+        arrays[name] *= 0.3
+    held(lambda ops, x: composed(ops, x, steps), arrays, seed, is_copied, tolerance=2e-4)
+
+
+@settings(max_examples=25, deadline=None)
+@given(steps, st.booleans(), seeds)
+def test_operations_in_any_order(steps, is_copied, seed):
+    hold_composed(steps, is_copied, seed)
