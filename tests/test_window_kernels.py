@@ -19,7 +19,7 @@ from shoal.models.norms import LayerNorm, RMSNorm
 from shoal.objectives import CONVENTIONS
 
 pytestmark = pytest.mark.skipif(window_kernels().library is None, reason=window_kernels().note)
-quick = settings(max_examples=12, deadline=None)
+quick = settings(max_examples=20, deadline=None)
 seeds = st.integers(0, 2**31)
 keys = st.lists(st.integers(0, 2**32 - 1), min_size=3, max_size=3)
 OVERWRITTEN = ("x", "added", "logits", "q", "kv")
@@ -172,6 +172,14 @@ def test_attention(R, B, H, size, view, p, is_masked, keys, seed, is_copied):
     hold_attention(R, B, H, size, view, p, is_masked, keys, seed, is_copied)
 
 
+def test_gradients_of_attention_are_added_to_those_of_other_readers():
+    def build(ops, x):
+        context = ops.attention(x.q, x.kv, View(2, 9, 9, True), 2)
+        return ops.join([context, x.q, ops.apply(lambda kv: kv[..., :40] * kv[..., 40:], x.kv)])
+
+    held(build, drawn(0, 2, q=(18, 40), kv=(18, 80)))
+
+
 @quick
 @given(
     st.integers(1, 2), st.integers(1, 3), st.integers(1, 5), st.integers(1, 2), st.integers(1, 9), st.booleans(), seeds
@@ -211,6 +219,19 @@ def test_dropout(R, B, S, D, p, by_position, is_copied, keys, seed):
         mask = (uniform(torch.tensor(keys[r]), B * S * D) >= p).reshape(B, S, D)
         rows = mask.transpose(0, 1) if by_position else mask
         assert torch.equal(stacked[0][0][r] != 0, rows.reshape(B * S, D))
+
+
+@pytest.mark.parametrize("is_kept", [True, False])
+@pytest.mark.parametrize("k", [0, 11, 35])
+def test_dropout_of_the_least_number_that_is_kept(is_kept, k):
+    key = torch.tensor([5])
+    own = uniform(key, 40)[0, k]
+    p = float(own if is_kept else torch.nextafter(own, torch.tensor(1.0)))
+    assert 0 < p < 0.5  # where there are numbers between two that are drawn
+    results, _, _ = held(lambda ops, x: ops.dropout(x.x, Drop(p, key)), drawn(0, 1, x=(5, 8)))
+    assert bool(results[0].flatten()[k] != 0) == is_kept
+    arrays = drawn(0, 1, q=(4, 2), kv=(10, 4))
+    held(lambda ops, x: ops.attention(x.q, x.kv, View(1, 4, 10, False), 1, Drop(p, key)), arrays)
 
 
 @quick
@@ -329,6 +350,7 @@ def hold_composed(steps, is_copied, seed):
 
 @settings(max_examples=25, deadline=None)
 @given(steps, st.booleans(), seeds)
+@example([("linear", 0, 0, 0), ("attention", 1, 0, 0), ("dropout", 1, 0, 0)], True, 0)
 def test_operations_in_any_order(steps, is_copied, seed):
     hold_composed(steps, is_copied, seed)
 

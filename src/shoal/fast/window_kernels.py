@@ -202,7 +202,6 @@ class WindowKernelOps(KernelOps):
         slopes, temporaries = None, []
         if program.is_differentiable and self._is_free(x):
             slopes = x.data
-            self._read.add(x)  # they lie there
         elif program.is_differentiable:
             slopes = program.take(*x.data.shape)
             temporaries.append(slopes)
@@ -228,7 +227,6 @@ class WindowKernelOps(KernelOps):
             out = None if is_free else total
             program.operation(out, lambda: self._lay_residual_backward(total, (), total, x, added, bias, drop, norm))
             return total
-        self._read.add(total)
         y = program.value(*shape)
         moments = self._lay_residual(x, added, bias, drop, norm, total.data, y)
         temporaries = [*moments, *([] if is_free else [total.data])]
@@ -317,8 +315,6 @@ class WindowKernelOps(KernelOps):
         self._lay_window(
             "token_scores", R, n, V, scored, targets, *shares, differentiate, program.loss, program.accuracy
         )
-        if is_free:
-            self._read.add(logits)
 
         def lay_backward() -> None:
             self._lay_window("scale_rows", R, n, V, scored, program.d_loss)
