@@ -50,10 +50,30 @@ SHAPES = (
 )
 
 
-def ours(build: Callable[..., Any], *shapes: tuple[int, ...]) -> Callable[[], None]:
-    """Operation of kernels on numbers of these shapes, forwards and backwards."""
-    library = window_library()
-    host = kernels().library
+class Timed:
+    """Operation, forwards and backwards, and the processor time of each turn of :data:`CALLS` calls, per call.
+
+    Args:
+        call: the operation.
+        reset: function that is called before each turn.
+    """
+
+    def __init__(self, call: Callable[[], object], reset: Callable[[], object] = lambda: None) -> None:
+        self.call, self.reset = call, reset
+        self.seconds: list[float] = []
+
+    def turn(self) -> None:
+        """Measure once more."""
+        self.reset()
+        start = time.process_time()
+        for _ in range(CALLS):
+            self.call()
+        self.seconds.append((time.process_time() - start) / CALLS)
+
+
+def ours(build: Callable[..., Any], *shapes: tuple[int, ...]) -> Timed:
+    """Operation of kernels on numbers of these shapes."""
+    host, library = kernels().library, window_library()
     assert library is not None and host is not None
     program = Program(Arena(), torch.zeros(1, 1))
     values = [Value(torch.randn(1, *shape)) for shape in shapes]
@@ -63,36 +83,20 @@ def ours(build: Callable[..., Any], *shapes: tuple[int, ...]) -> Callable[[], No
     else:
         program.d_loss.fill_(1.0)
     program.finish()
-    before = [value.data.clone() for value in values]
+    before = [value.data.clone() for value in values]  # of what the operation overwrites
 
     def call() -> None:
-        for value, data in zip(values, before, strict=True):
-            value.data.copy_(data)
-        start = time.process_time()
-        for _ in range(CALLS):
-            program.forward()
-            program.backward()
-        spent.append((time.process_time() - start) / CALLS)
+        program.forward()
+        program.backward()
 
-    spent: list[float] = []
-    call.spent = spent  # type: ignore[attr-defined]
-    return call
+    return Timed(call, lambda: [value.data.copy_(data) for value, data in zip(values, before, strict=True)])
 
 
-def theirs(build: Callable[..., Tensor], *shapes: tuple[int, ...]) -> Callable[[], None]:
-    """Operation of PyTorch, forwards and backwards."""
+def theirs(build: Callable[..., Tensor], *shapes: tuple[int, ...]) -> Timed:
+    """Operation of PyTorch on numbers of these shapes."""
     leaves = [torch.randn(shape, requires_grad=True) for shape in shapes]
     d_out = torch.randn_like(build(*leaves))
-    spent: list[float] = []
-
-    def call() -> None:
-        start = time.process_time()
-        for _ in range(CALLS):
-            torch.autograd.grad(build(*leaves), leaves, d_out)
-        spent.append((time.process_time() - start) / CALLS)
-
-    call.spent = spent  # type: ignore[attr-defined]
-    return call
+    return Timed(lambda: torch.autograd.grad(build(*leaves), leaves, d_out))
 
 
 def split(x: Tensor, H: int, B: int) -> Tensor:
@@ -100,7 +104,7 @@ def split(x: Tensor, H: int, B: int) -> Tensor:
     return x.view(B, -1, H, x.shape[-1] // H).transpose(1, 2)
 
 
-def cases(at: Shape) -> Iterator[tuple[str, Callable[[], None], Callable[[], None]]]:
+def cases(at: Shape) -> Iterator[tuple[str, Timed, Timed]]:
     """Operations by name: by kernels, and by PyTorch."""
     n, D, E, V, H, B, S = at.n, at.D, at.E, at.V, at.H, at.B, at.S
     drop = Drop(at.p, torch.tensor([7])) if at.p else None
@@ -174,9 +178,9 @@ def main(rounds: int) -> None:
         print(f"\n{at.name}: B {at.B}, S {at.S}, D {at.D}, H {at.H}, E {at.E}, V {at.V}, dropout {at.p}\n")
         print("| | kernels, µs | PyTorch, µs | ratio (quartiles) |\n| --- | ---: | ---: | ---: |")
         for name, one, other in cases(at):
-            for call in (one, other) * rounds:
-                call()
-            own, torchs = (call.spent[2:] for call in (one, other))  # type: ignore[attr-defined]
+            for timed in (one, other) * rounds:
+                timed.turn()
+            own, torchs = (timed.seconds[2:] for timed in (one, other))
             ratios = [b / a for a, b in zip(own, torchs, strict=True)]
             low, middle, high = quantiles(ratios, n=4)
             times = f"{1e6 * median(own):,.0f} | {1e6 * median(torchs):,.0f}"
