@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 from statistics import median, quantiles
 from typing import Any
 
@@ -104,9 +105,9 @@ def split(x: Tensor, H: int, B: int) -> Tensor:
     return x.view(B, -1, H, x.shape[-1] // H).transpose(1, 2)
 
 
-def cases(at: Shape) -> Iterator[tuple[str, Timed, Timed]]:
-    """Operations by name: by kernels, and by PyTorch."""
-    n, D, E, V, H, B, S = at.n, at.D, at.E, at.V, at.H, at.B, at.S
+def of_tokens(at: Shape) -> Iterator[tuple[str, Timed, Timed]]:
+    """Embeddings, attention and scores by name: by kernels, and by PyTorch."""
+    n, D, V, H, B, S = at.n, at.D, at.V, at.H, at.B, at.S
     drop = Drop(at.p, torch.tensor([7])) if at.p else None
     tokens, targets = torch.randint(V, (1, n)), torch.randint(V, (1, n))
     places = torch.arange(n) % S
@@ -132,6 +133,18 @@ def cases(at: Shape) -> Iterator[tuple[str, Timed, Timed]]:
             ours(lambda ops, q, kv: ops.attention(q, kv, View(B, S, S, False), H, drop), (n, D), (n, 2 * D)),
             theirs(lambda q, kv: attended(q, kv, False, at.p), (n, D), (n, 2 * D)),
         )
+    smoothing = at.p
+    yield (
+        "cross-entropy",
+        ours(lambda ops, z: ops.token_scores(z, targets, smoothing, "torch"), (n, V)),
+        theirs(lambda z: F.cross_entropy(z, targets[0], reduction="none", label_smoothing=smoothing), (n, V)),
+    )
+
+
+def of_rows(at: Shape) -> Iterator[tuple[str, Timed, Timed]]:
+    """Operations on rows of numbers by name: by kernels, and by PyTorch."""
+    n, D, E = at.n, at.D, at.E
+    drop = Drop(at.p, torch.tensor([7])) if at.p else None
     for kind, function in (("gelu", F.gelu), ("relu", F.relu)):
         yield kind, ours(lambda ops, x, kind=kind: ops.activation(x, kind), (n, E)), theirs(function, (n, E))
     other = Drop(0.1, torch.tensor([7]))
@@ -162,12 +175,6 @@ def cases(at: Shape) -> Iterator[tuple[str, Timed, Timed]]:
         ours(lambda ops, x, a, b: ops.residual(x, a, b, drop, None), (n, D), (n, D), (D,)),
         theirs(lambda x, a, b: x + F.dropout(a + b, at.p), (n, D), (n, D), (D,)),
     )
-    smoothing = at.p
-    yield (
-        "cross-entropy",
-        ours(lambda ops, z: ops.token_scores(z, targets, smoothing, "torch"), (n, V)),
-        theirs(lambda z: F.cross_entropy(z, targets[0], reduction="none", label_smoothing=smoothing), (n, V)),
-    )
 
 
 def main(rounds: int) -> None:
@@ -177,7 +184,7 @@ def main(rounds: int) -> None:
     for at in SHAPES:
         print(f"\n{at.name}: B {at.B}, S {at.S}, D {at.D}, H {at.H}, E {at.E}, V {at.V}, dropout {at.p}\n")
         print("| | kernels, µs | PyTorch, µs | ratio (quartiles) |\n| --- | ---: | ---: | ---: |")
-        for name, one, other in cases(at):
+        for name, one, other in chain(of_tokens(at), of_rows(at)):
             for timed in (one, other) * rounds:
                 timed.turn()
             own, torchs = (timed.seconds[2:] for timed in (one, other))
