@@ -60,6 +60,11 @@ def fastest(spec: RunSpec) -> str:
     return choose_engine(spec, math.inf, CPU).engine
 
 
+def denormals_are_flushed(parameters: dict[str, Tensor]) -> Tensor:
+    """A quantity to record: 1 where numbers without a full mantissa count as 0."""
+    return (torch.full((), 1e-39) * 0.5 == 0).float()
+
+
 def theta(stack: Stack, index: int) -> Tensor:
     """The parameters of one member, ``(P,)``."""
     return stack.theta.detach()[index].clone()

@@ -6,7 +6,7 @@ import time
 import polars as pl
 import pytest
 import torch
-from helpers import fastest, one_cohort, rewrite, tiny, tiny_grid
+from helpers import denormals_are_flushed, fastest, one_cohort, rewrite, tiny, tiny_grid
 
 import shoal
 from shoal.errors import DiskError, LabError, UserError
@@ -196,9 +196,11 @@ def test_registered_quantities_are_recorded(tmp_path):
 def test_two_workers_train_what_one_trains(tmp_path):
     specs = tiny_grid({}, seed=[0, 1]) + tiny_grid({"model": "gpt"}, seed=[0, 1])
     seen = []
-    together = shoal.train(specs, tmp_path / "two", workers=2, threads=1, watch=seen.append)
+    recorded = {"flushed": denormals_are_flushed}
+    together = shoal.train(specs, tmp_path / "two", workers=2, threads=1, watch=seen.append, metrics=recorded)
     assert {snapshot.cohort for snapshot in seen if snapshot.state == "done"} == {cohort.id for cohort in plan(specs)}
-    assert_same(together, shoal.train(specs, tmp_path / "one", workers=1, threads=1))
+    assert together.curves()["flushed"].min() == 1
+    assert_same(together, shoal.train(specs, tmp_path / "one", workers=1, threads=1, metrics=recorded))
 
 
 def test_wrong_requests_are_refused_before_anything_is_made(tmp_path):

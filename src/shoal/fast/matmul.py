@@ -1,0 +1,171 @@
+"""Matrix products of many members in one call of a library compiled for this machine (``matmul.c``): float32, CPU.
+
+The bits of a row of a product depend on its own row of the left matrix and on the right matrix alone: not on the number
+of rows or members, on where in memory the matrices lie, or on the number of threads.
+
+Shapes: ``R`` members, ``G`` groups of a member, such as heads, ``S`` summands, ``(M, K) (K, N) -> (M, N)``.
+"""
+
+import ctypes
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from shoal.fast.build import Kernels, compiled
+
+SOURCE = Path(__file__).with_name("matmul.c")
+_Pointer, _Index = ctypes.c_void_p, ctypes.c_int64
+
+
+class Matrix(ctypes.Structure):
+    """Place of a matrix: its first number, and the steps to the next row, column, member, group and summand."""
+
+    _fields_ = (("data", _Pointer), *((name, _Index) for name in ("row", "column", "member", "group", "summand")))
+
+
+class Product(ctypes.Structure):
+    """Arguments of ``product`` in ``matmul.c``; a program may keep it and call ``product(const Product *)`` itself."""
+
+    _fields_ = (
+        *((name, _Index) for name in ("M", "N", "K", "R", "G", "S")),
+        *(("a", Matrix), ("b", Matrix), ("c", _Pointer)),
+        *((name, _Index) for name in ("c_row", "c_member", "c_group")),
+        *(("bias", _Pointer), ("bias_member", _Index), ("alpha", ctypes.c_float), ("add", _Index)),
+    )
+
+
+def library() -> Kernels:
+    """Library of products for this machine, compiled on first use."""
+    return compiled(SOURCE)
+
+
+def bound(
+    out: Tensor,
+    a: Tensor,
+    b: Tensor,
+    *,
+    bias: Tensor | None = None,
+    alpha: float = 1.0,
+    accumulate: bool = False,
+    summed: bool = False,
+) -> Callable[[], Any]:
+    """Call ``out = alpha a b + bias (+ out)``, to be made later, any number of times; see :func:`product`.
+
+    The tensors must stay in their memory until then; the call holds them.
+
+    Raises:
+        RuntimeError: there is no library on this machine; :func:`library` says why.
+    """
+    found = library()
+    if found.library is None:
+        raise RuntimeError(found.note)
+    function, of = (
+        found.library["product"],
+        product(out, a, b, bias=bias, alpha=alpha, accumulate=accumulate, summed=summed),
+    )
+    function.restype = None
+    address = ctypes.c_void_p(ctypes.addressof(of))
+
+    def call(held: Any = (of, out, a, b, bias)) -> None:
+        function(address)
+
+    return call
+
+
+def multiply(out: Tensor, a: Tensor, b: Tensor, **options: Any) -> Tensor:
+    """Compute a product at once; see :func:`product` for the arguments.
+
+    Returns:
+        ``out``.
+    """
+    bound(out, a, b, **options)()
+    return out
+
+
+def product(
+    out: Tensor,
+    a: Tensor,
+    b: Tensor,
+    *,
+    bias: Tensor | None = None,
+    alpha: float = 1.0,
+    accumulate: bool = False,
+    summed: bool = False,
+) -> Product:
+    """Arguments of the product ``out = alpha a b + bias (+ out)`` of every member: pointers, sizes and steps.
+
+    Any view will do: transposed matrices, rows and members any distance apart, operands expanded over the members. The
+    memory of ``out`` must not be that of an operand.
+
+    Args:
+        out: ``(R, M, N)`` or ``(R, G, M, N)``; ``(M, N)`` of one member; more axes where they can be merged to two.
+        a: ``(R, M, K)``, with as many leading axes as ``out``, where 1 stands for any size; ``(M, K)`` of all members.
+        b: ``(R, K, N)``, likewise.
+        bias: a row that is added to each row, ``(R, N)`` or ``(N,)``.
+        alpha: factor of the product.
+        accumulate: True where the product is added to ``out``.
+        summed: True where ``a`` and ``b`` have one more axis ``S``, before their last two, over which products add up.
+
+    Raises:
+        ValueError: shapes, types or strides do not fit.
+    """
+    *leading, M, N = out.shape
+    K, S = a.shape[-1], a.shape[-3] if summed else 1
+    if any(tensor.dtype != torch.float32 or tensor.device.type != "cpu" for tensor in (out, a, b)):
+        raise ValueError(f"products are of float32 on the CPU, got {out.dtype}, {a.dtype}, {b.dtype}")
+    extra = (S,) if summed else ()
+    try:
+        a, b = a.expand(*leading, *extra, M, K), b.expand(*leading, *extra, K, N)
+        bias = None if bias is None else bias.expand(*leading[:1], N)
+    except RuntimeError as error:
+        shapes = " ".join(str(tuple(tensor.shape)) for tensor in (a, b))
+        raise ValueError(f"shapes do not fit: {shapes} -> {tuple(out.shape)}, {error}") from None
+    if 0 in (*out.shape, K, S):
+        raise ValueError(f"a product has no size 0, got {tuple(a.shape)} {tuple(b.shape)} -> {tuple(out.shape)}")
+    if N > 1 and out.stride(-1) != 1 and bias is None:  # the transposed product, whose numbers are the same bits
+        a, b, out, M, N = b.mT, a.mT, out.mT, N, M
+    if (N > 1 and out.stride(-1) != 1) or (bias is not None and N > 1 and bias.stride(-1) != 1):
+        raise ValueError(f"columns of the result and of its bias must be adjacent, got strides {out.stride()}")
+    members = 0 if bias is None or bias.ndim == 1 else bias.stride(0)  # which are the first axis, if there are any
+    of_bias = (members, *(0 for _ in leading[1:]))[: len(leading)]
+    (R, G), steps = _two_axes(leading, [*(tensor.stride()[: len(leading)] for tensor in (out, a, b)), of_bias])
+    return Product(
+        *(M, N, K, R, G, S),
+        *(_matrix(a, M, K, steps[1], summed), _matrix(b, K, N, steps[2], summed)),
+        *(out.data_ptr(), out.stride(-2), *steps[0]),
+        *(None if bias is None else bias.data_ptr(), steps[3][0], alpha, int(accumulate)),
+    )
+
+
+def _matrix(tensor: Tensor, rows: int, columns: int, steps: Sequence[int], summed: bool) -> Matrix:
+    """Place of a matrix; the step of an axis of size 1 is any, and 1 is the best."""
+    row, column = tensor.stride(-2), tensor.stride(-1)
+    if columns == 1:
+        column = 1
+    elif rows == 1:
+        row = columns if column == 1 else 1
+    return Matrix(tensor.data_ptr(), row, column, *steps, tensor.stride(-3) if summed else 0)
+
+
+def _two_axes(sizes: Sequence[int], strides: Sequence[Sequence[int]]) -> tuple[tuple[int, int], list[tuple[int, int]]]:
+    """Sizes of two axes, and their strides in each array, to which leading axes are merged.
+
+    Raises:
+        ValueError: there are more that are not adjacent in all arrays.
+    """
+    axes: list[tuple[int, tuple[int, ...]]] = []  # size, stride in each array
+    for size, *steps in zip(sizes, *strides, strict=True):
+        if size == 1:
+            continue
+        if axes and all(before == size * step for before, step in zip(axes[-1][1], steps, strict=True)):
+            axes[-1] = (axes[-1][0] * size, tuple(steps))
+        else:
+            axes.append((size, tuple(steps)))
+    if len(axes) > 2:
+        raise ValueError(f"leading axes {tuple(sizes)} with strides {strides} cannot be merged to two")
+    none = (1, (0,) * len(strides))
+    (R, of_member), (G, of_group) = (*axes, none, none)[:2]
+    return (R, G), list(zip(of_member, of_group, strict=True))

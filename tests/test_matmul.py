@@ -1,0 +1,314 @@
+"""Products of many members in one call: right within rounding, the same bits anywhere, nothing touched beyond."""
+
+import ctypes
+import mmap
+import os
+import shutil
+import subprocess
+import warnings
+from dataclasses import dataclass
+from unittest import mock
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from shoal.fast import matmul
+from shoal.fast.build import FLAGS, PLAIN_FLAGS, Kernels
+
+pytestmark = pytest.mark.skipif(matmul.library().library is None, reason=matmul.library().note)
+some = settings(max_examples=40, deadline=None)
+many = settings(max_examples=400, deadline=None)
+EPSILON = 2.0**-24  # half of a unit in the last place of 1
+GUARD = 12345.0
+PROCESSORS = {  # vectors of 512 bits or fewer, of 256 or fewer, of 128
+    "this": FLAGS,
+    "without AVX-512": (*FLAGS, "-mno-avx512f"),
+    "any": PLAIN_FLAGS,
+}
+sizes = st.one_of(st.integers(1, 20), st.sampled_from([16, 31, 32, 33, 48, 64, 65, 70, 128]))
+depths = st.one_of(sizes, st.sampled_from([255, 256, 257, 300, 600]))
+
+
+@dataclass(frozen=True)
+class Case:
+    """A product; a stride of 0 over members, or groups, is that of an operand which they share."""
+
+    M: int
+    N: int
+    K: int
+    R: int = 1
+    G: int = 1
+    S: int = 1
+    a_transposed: bool = False
+    b_transposed: bool = False
+    a_shared: bool = False
+    b_shared: bool = False
+    bias: bool = False
+    accumulate: bool = False
+    alpha: float = 1.0
+    gap: int = 0  # numbers between rows, and between matrices
+    offset: int = 0  # numbers before the first
+
+    @property
+    def work(self) -> int:
+        return self.M * self.N * self.K * self.R * self.G * self.S
+
+
+cases = st.builds(
+    Case,
+    *(sizes, sizes, depths),
+    R=st.integers(1, 3),
+    G=st.integers(1, 3),
+    S=st.integers(1, 3),
+    alpha=st.sampled_from([1.0, 0.25, -1.7]),
+    gap=st.sampled_from([0, 1, 5]),
+    offset=st.integers(0, 17),
+    **{name: st.booleans() for name in ("a_transposed", "b_transposed", "a_shared", "b_shared", "bias", "accumulate")},
+).filter(lambda case: case.work < 3_000_000)
+
+
+def laid(values: Tensor, case: Case, transposed: bool = False) -> tuple[Tensor, Tensor]:
+    """A view with these values, and all memory around it, whose other numbers are guards."""
+    values = values.mT if transposed else values
+    *leading, rows, columns = values.shape
+    matrix = rows * (columns + case.gap) + case.gap
+    strides = [columns + case.gap, 1]
+    for size in reversed(leading):
+        strides.insert(0, matrix)
+        matrix *= size
+    memory = torch.full((case.offset + matrix + 16,), GUARD)
+    view = memory.as_strided(values.shape, strides, case.offset)
+    view.copy_(values)
+    return (view.mT if transposed else view), memory
+
+
+def drawn(case: Case, seed: int) -> dict[str, Tensor]:
+    random = torch.Generator().manual_seed(seed)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=random)
+
+    R, G, S = case.R, case.G, case.S
+    return {
+        "a": normal(1 if case.a_shared else R, G, S, case.M, case.K),
+        "b": normal(1 if case.b_shared else R, G, S, case.K, case.N),
+        "bias": normal(R, case.N),
+        "out": normal(R, G, case.M, case.N) if case.accumulate else torch.full((R, G, case.M, case.N), torch.nan),
+    }
+
+
+def computed(case: Case, values: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """The product in an array among guards, and the memory around it."""
+    a, _ = laid(values["a"], case, case.a_transposed)
+    b, _ = laid(values["b"], case, case.b_transposed)
+    out, memory = laid(values["out"], case)
+    bias = laid(values["bias"].unsqueeze(0), case)[0].squeeze(0) if case.bias else None
+    matmul.multiply(out, a, b, bias=bias, alpha=case.alpha, accumulate=case.accumulate, summed=True)
+    return out, memory
+
+
+def expected(case: Case, values: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """The product in float64, and a bound of the error of any order of its sums."""
+    a, b = values["a"].double(), values["b"].double()
+    found, size = case.alpha * (a @ b).sum(2), abs(case.alpha) * (a.abs() @ b.abs()).sum(2)
+    if case.bias:
+        found, size = found + values["bias"][:, None, None], size + values["bias"].abs()[:, None, None]
+    if case.accumulate:
+        found, size = found + values["out"], size + values["out"].abs()
+    return found, 1.01 * (case.K * case.S + 4) * EPSILON * size
+
+
+def check(case: Case, seed: int) -> None:
+    values = drawn(case, seed)
+    out, memory = computed(case, values)
+    found, bound = expected(case, values)
+    assert ((out - found).abs() <= bound).all()
+    out.fill_(GUARD)
+    assert (memory == GUARD).all()  # nothing beside it was written
+
+
+@some
+@given(cases, st.integers(0, 2**31))
+def test_every_product_is_that_of_float64_within_rounding(case, seed):
+    check(case, seed)
+
+
+def built(folder: os.PathLike, name: str) -> ctypes.CDLL | None:
+    """The library as another processor would have it, if this compiler and this processor know it."""
+    made, compiler = folder / "products.so", shutil.which("cc")
+    command = [compiler or "", "-o", made, matmul.SOURCE, *PROCESSORS[name], "-lm"]
+    is_made = compiler and not subprocess.run(command, capture_output=True).returncode
+    return ctypes.CDLL(str(made)) if is_made else None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("processor", PROCESSORS)
+def test_every_processor_finds_it(tmp_path, processor):
+    library = built(tmp_path, processor)
+    if library is None:
+        pytest.skip(f"no library for {processor}")
+
+    @many
+    @given(cases, st.integers(0, 2**31))
+    def holds(case, seed):
+        check(case, seed)
+        check_bits(case, seed)
+
+    with mock.patch.object(matmul, "library", lambda: Kernels(library, "")):
+        holds()
+
+
+def check_bits(case: Case, seed: int) -> None:
+    """A member alone, elsewhere in memory, with fewer rows and columns, has the bits that it has in the stack."""
+    values = drawn(case, seed)
+    stacked, _ = computed(case, values)
+    r, rows, columns = case.R - 1, max(1, case.M // 2), max(1, case.N // 2)
+    own = {name: value if len(value) == 1 else value[r : r + 1] for name, value in values.items()}
+    own["a"], own["b"] = own["a"][..., :rows, :], own["b"][..., :columns]
+    own["bias"], own["out"] = own["bias"][:, :columns], own["out"][..., :rows, :columns]
+    gap, offset = (case.gap + 3) % 7, case.offset + 5
+    alone = Case(**{**vars(case), "R": 1, "M": rows, "N": columns, "gap": gap, "offset": offset})
+    alone = Case(**{**vars(alone), "a_transposed": not case.a_transposed, "b_transposed": not case.b_transposed})
+    found, _ = computed(alone, own)
+    assert torch.equal(found, stacked[r : r + 1, :, :rows, :columns])
+
+
+@some
+@given(cases, st.integers(0, 2**31))
+def test_bits_depend_on_a_row_and_the_right_matrix_alone(case, seed):
+    check_bits(case, seed)
+
+
+@pytest.fixture
+def threads():
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        Case(150, 70, 300, R=1, b_transposed=True, bias=True),
+        Case(20, 300, 300, R=1, a_transposed=True, accumulate=True),
+        Case(60, 60, 260, R=3, S=2, a_transposed=True),
+        Case(3, 5, 2000, R=40, b_transposed=True),
+    ],
+    ids=str,
+)
+def test_bits_are_those_of_one_thread(case, threads):
+    values = drawn(case, 0)
+    found = []
+    for n in (1, 2, 3):
+        threads(n)
+        found.append(computed(case, values)[0].clone())
+    assert torch.equal(found[0], found[1]) and torch.equal(found[0], found[2])
+
+
+@pytest.mark.parametrize("odd", [torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize("transposed", [False, True])
+def test_what_is_not_finite_comes_out_where_it_belongs(odd, transposed):
+    case = Case(33, 35, 40, R=2, a_transposed=transposed, b_transposed=transposed)
+    values = drawn(case, 1)
+    values["a"][1, 0, 0, 32, 7] = odd
+    values["b"][0, 0, 0, 3, 34] = odd
+    values["a"][0, 0, 0, 5, 3] = 0.0  # times infinity is no number
+    out, _ = computed(case, values)
+    by_hand = (values["a"] * 1.0) @ values["b"]
+    np.testing.assert_array_equal(torch.isnan(out), torch.isnan(by_hand[:, :, 0]))
+    np.testing.assert_array_equal(torch.isposinf(out), torch.isposinf(by_hand[:, :, 0]))
+    np.testing.assert_array_equal(torch.isneginf(out), torch.isneginf(by_hand[:, :, 0]))
+    assert torch.isfinite(out[1, 0, :32]).all() and torch.isfinite(out[0, 0, :, :34]).all()
+
+
+class Guarded:
+    """Memory between two pages that nobody may touch."""
+
+    def __init__(self, numbers: int, at_end: bool) -> None:
+        page = mmap.PAGESIZE
+        inner = -(-numbers * 4 // page) * page
+        self.map = mmap.mmap(-1, inner + 2 * page)
+        start = ctypes.addressof(ctypes.c_char.from_buffer(self.map))
+        protect = ctypes.CDLL(None).mprotect
+        for place in (start, start + page + inner):
+            assert protect(ctypes.c_void_p(place), ctypes.c_size_t(page), 0) == 0
+        first = page + (inner - numbers * 4 if at_end else 0)
+        self.array = torch.frombuffer(self.map, dtype=torch.float32, count=numbers, offset=first)
+
+    def holding(self, values: Tensor, transposed: bool) -> Tensor:
+        view = self.array.view(values.mT.shape if transposed else values.shape)
+        view = view.mT if transposed else view
+        return view.copy_(values)
+
+
+def guarded_products() -> None:
+    """Products whose operands all end, or all begin, where memory does."""
+    for at_end in (True, False):
+        for M, N, K in [(1, 1, 1), (14, 32, 3), (15, 33, 17), (30, 47, 20), (29, 64, 40), (3, 100, 260), (100, 9, 33)]:
+            for turned in range(4):
+                case = Case(M, N, K, R=2, a_transposed=turned % 2 > 0, b_transposed=turned > 1, bias=True)
+                values, held = drawn(case, 0), {}
+                for name, value in values.items():
+                    is_turned = {"a": case.a_transposed, "b": case.b_transposed}.get(name, False)
+                    value = value.flatten(1, -3) if value.ndim > 3 else value
+                    value = value.flatten(0, 1) if value.ndim > 3 else value
+                    held[name] = Guarded(value.numel(), at_end).holding(value, is_turned)
+                matmul.multiply(held["out"], held["a"], held["b"], bias=held["bias"])
+                reference = torch.baddbmm(held["bias"].unsqueeze(1), held["a"], held["b"])
+                assert torch.allclose(held["out"], reference, atol=1e-3)
+
+
+def test_nothing_outside_the_operands_is_read():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of a process that forks with threads: none computes here
+        child = os.fork()
+    if not child:
+        status = 1
+        try:
+            torch.set_num_threads(1)
+            guarded_products()
+            status = 0
+        finally:
+            os._exit(status)
+    assert os.waitpid(child, 0)[1] == 0
+
+
+def test_a_transposed_result_is_the_product_of_the_transposed():
+    a, b = torch.randn(2, 20, 30), torch.randn(2, 30, 40)
+    out, turned = torch.empty(2, 20, 40), torch.empty(2, 40, 20).mT
+    assert torch.equal(matmul.multiply(out, a, b), matmul.multiply(turned, a, b))
+
+
+def test_heads_are_views_of_one_array():
+    R, B, S, H, K = 2, 3, 5, 4, 8
+    q, k = (torch.randn(R, B, S, H * K).view(R, B, S, H, K).transpose(2, 3) for _ in range(2))  # (R, B, H, S, K)
+    scores = matmul.multiply(torch.empty(R, B, H, S, S), q, k.mT, alpha=K**-0.5)
+    assert torch.allclose(scores, q @ k.mT * K**-0.5, atol=1e-6)
+
+
+def test_one_matrix_is_a_product_too():
+    a, b = torch.randn(6, 7), torch.randn(7, 8)
+    assert torch.allclose(matmul.multiply(torch.empty(6, 8), a, b, bias=torch.ones(8)), a @ b + 1, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("out", "a", "b", "options"),
+    [
+        ((2, 3, 4), (2, 3, 5), (2, 6, 4), {}),
+        ((2, 3, 4), (3, 3, 5), (2, 5, 4), {}),
+        ((2, 3, 4), (2, 3, 0), (2, 0, 4), {}),
+        ((2, 3, 4), (2, 3, 5), (2, 5, 4), {"bias": torch.zeros(3)}),
+    ],
+)
+def test_shapes_that_do_not_fit_are_refused(out, a, b, options):
+    with pytest.raises(ValueError):
+        matmul.multiply(torch.zeros(out), torch.zeros(a), torch.zeros(b), **options)
+
+
+def test_other_types_are_refused():
+    with pytest.raises(ValueError, match="float64"):
+        matmul.multiply(torch.zeros(2, 2).double(), torch.zeros(2, 2), torch.zeros(2, 2))
