@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 from statistics import median, quantiles
 from typing import Any
 
@@ -50,10 +51,30 @@ SHAPES = (
 )
 
 
-def ours(build: Callable[..., Any], *shapes: tuple[int, ...]) -> Callable[[], None]:
-    """Operation of kernels on numbers of these shapes, forwards and backwards."""
-    library = window_library()
-    host = kernels().library
+class Timed:
+    """Operation, forwards and backwards, and the processor time of each turn of :data:`CALLS` calls, per call.
+
+    Args:
+        call: the operation.
+        reset: function that is called before each turn.
+    """
+
+    def __init__(self, call: Callable[[], object], reset: Callable[[], object] = lambda: None) -> None:
+        self.call, self.reset = call, reset
+        self.seconds: list[float] = []
+
+    def turn(self) -> None:
+        """Measure once more."""
+        self.reset()
+        start = time.process_time()
+        for _ in range(CALLS):
+            self.call()
+        self.seconds.append((time.process_time() - start) / CALLS)
+
+
+def ours(build: Callable[..., Any], *shapes: tuple[int, ...]) -> Timed:
+    """Operation of kernels on numbers of these shapes."""
+    host, library = kernels().library, window_library()
     assert library is not None and host is not None
     program = Program(Arena(), torch.zeros(1, 1))
     values = [Value(torch.randn(1, *shape)) for shape in shapes]
@@ -63,36 +84,20 @@ def ours(build: Callable[..., Any], *shapes: tuple[int, ...]) -> Callable[[], No
     else:
         program.d_loss.fill_(1.0)
     program.finish()
-    before = [value.data.clone() for value in values]
+    before = [value.data.clone() for value in values]  # of what the operation overwrites
 
     def call() -> None:
-        for value, data in zip(values, before, strict=True):
-            value.data.copy_(data)
-        start = time.process_time()
-        for _ in range(CALLS):
-            program.forward()
-            program.backward()
-        spent.append((time.process_time() - start) / CALLS)
+        program.forward()
+        program.backward()
 
-    spent: list[float] = []
-    call.spent = spent  # type: ignore[attr-defined]
-    return call
+    return Timed(call, lambda: [value.data.copy_(data) for value, data in zip(values, before, strict=True)])
 
 
-def theirs(build: Callable[..., Tensor], *shapes: tuple[int, ...]) -> Callable[[], None]:
-    """Operation of PyTorch, forwards and backwards."""
+def theirs(build: Callable[..., Tensor], *shapes: tuple[int, ...]) -> Timed:
+    """Operation of PyTorch on numbers of these shapes."""
     leaves = [torch.randn(shape, requires_grad=True) for shape in shapes]
     d_out = torch.randn_like(build(*leaves))
-    spent: list[float] = []
-
-    def call() -> None:
-        start = time.process_time()
-        for _ in range(CALLS):
-            torch.autograd.grad(build(*leaves), leaves, d_out)
-        spent.append((time.process_time() - start) / CALLS)
-
-    call.spent = spent  # type: ignore[attr-defined]
-    return call
+    return Timed(lambda: torch.autograd.grad(build(*leaves), leaves, d_out))
 
 
 def split(x: Tensor, H: int, B: int) -> Tensor:
@@ -100,9 +105,9 @@ def split(x: Tensor, H: int, B: int) -> Tensor:
     return x.view(B, -1, H, x.shape[-1] // H).transpose(1, 2)
 
 
-def cases(at: Shape) -> Iterator[tuple[str, Callable[[], None], Callable[[], None]]]:
-    """Operations by name: by kernels, and by PyTorch."""
-    n, D, E, V, H, B, S = at.n, at.D, at.E, at.V, at.H, at.B, at.S
+def of_tokens(at: Shape) -> Iterator[tuple[str, Timed, Timed]]:
+    """Embeddings, attention and scores by name: by kernels, and by PyTorch."""
+    n, D, V, H, B, S = at.n, at.D, at.V, at.H, at.B, at.S
     drop = Drop(at.p, torch.tensor([7])) if at.p else None
     tokens, targets = torch.randint(V, (1, n)), torch.randint(V, (1, n))
     places = torch.arange(n) % S
@@ -128,6 +133,18 @@ def cases(at: Shape) -> Iterator[tuple[str, Callable[[], None], Callable[[], Non
             ours(lambda ops, q, kv: ops.attention(q, kv, View(B, S, S, False), H, drop), (n, D), (n, 2 * D)),
             theirs(lambda q, kv: attended(q, kv, False, at.p), (n, D), (n, 2 * D)),
         )
+    smoothing = at.p
+    yield (
+        "cross-entropy",
+        ours(lambda ops, z: ops.token_scores(z, targets, smoothing, "torch"), (n, V)),
+        theirs(lambda z: F.cross_entropy(z, targets[0], reduction="none", label_smoothing=smoothing), (n, V)),
+    )
+
+
+def of_rows(at: Shape) -> Iterator[tuple[str, Timed, Timed]]:
+    """Operations on rows of numbers by name: by kernels, and by PyTorch."""
+    n, D, E = at.n, at.D, at.E
+    drop = Drop(at.p, torch.tensor([7])) if at.p else None
     for kind, function in (("gelu", F.gelu), ("relu", F.relu)):
         yield kind, ours(lambda ops, x, kind=kind: ops.activation(x, kind), (n, E)), theirs(function, (n, E))
     other = Drop(0.1, torch.tensor([7]))
@@ -158,12 +175,6 @@ def cases(at: Shape) -> Iterator[tuple[str, Callable[[], None], Callable[[], Non
         ours(lambda ops, x, a, b: ops.residual(x, a, b, drop, None), (n, D), (n, D), (D,)),
         theirs(lambda x, a, b: x + F.dropout(a + b, at.p), (n, D), (n, D), (D,)),
     )
-    smoothing = at.p
-    yield (
-        "cross-entropy",
-        ours(lambda ops, z: ops.token_scores(z, targets, smoothing, "torch"), (n, V)),
-        theirs(lambda z: F.cross_entropy(z, targets[0], reduction="none", label_smoothing=smoothing), (n, V)),
-    )
 
 
 def main(rounds: int) -> None:
@@ -173,10 +184,10 @@ def main(rounds: int) -> None:
     for at in SHAPES:
         print(f"\n{at.name}: B {at.B}, S {at.S}, D {at.D}, H {at.H}, E {at.E}, V {at.V}, dropout {at.p}\n")
         print("| | kernels, µs | PyTorch, µs | ratio (quartiles) |\n| --- | ---: | ---: | ---: |")
-        for name, one, other in cases(at):
-            for call in (one, other) * rounds:
-                call()
-            own, torchs = (call.spent[2:] for call in (one, other))  # type: ignore[attr-defined]
+        for name, one, other in chain(of_tokens(at), of_rows(at)):
+            for timed in (one, other) * rounds:
+                timed.turn()
+            own, torchs = (timed.seconds[2:] for timed in (one, other))
             ratios = [b / a for a, b in zip(own, torchs, strict=True)]
             low, middle, high = quantiles(ratios, n=4)
             times = f"{1e6 * median(own):,.0f} | {1e6 * median(torchs):,.0f}"

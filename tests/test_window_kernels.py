@@ -1,5 +1,6 @@
 """Kernels of windows against PyTorch's operations and autograd in float64, member by member."""
 
+import math
 from types import SimpleNamespace
 
 import pytest
@@ -18,7 +19,7 @@ from shoal.models.norms import LayerNorm, RMSNorm
 from shoal.objectives import CONVENTIONS
 
 pytestmark = pytest.mark.skipif(window_kernels().library is None, reason=window_kernels().note)
-quick = settings(max_examples=12, deadline=None)
+quick = settings(max_examples=20, deadline=None)
 seeds = st.integers(0, 2**31)
 keys = st.lists(st.integers(0, 2**32 - 1), min_size=3, max_size=3)
 OVERWRITTEN = ("x", "added", "logits", "q", "kv")
@@ -34,7 +35,26 @@ def drawn(seed, R, **shapes):
     }
 
 
-def run(build, arrays, d_out, is_copied=True, repeats=1):
+class Banded(Program):
+    """Program every array of which lies between numbers that are none, which no kernel may read or write."""
+
+    BAND = 64
+
+    def take(self, *shape):
+        band, n = self.BAND, math.prod(shape)
+        whole = torch.full((n + 2 * band,), math.nan)
+        self.bands = [*getattr(self, "bands", []), whole[:band], whole[band + n :]]
+        return whole[band : band + n].view(shape).zero_()
+
+    def give_back(self, array):
+        pass
+
+    def finish(self):
+        super().finish()
+        self.lay(lambda: all(bool(band.isnan().all()) for band in self.bands) or pytest.fail("written outside"))
+
+
+def run(build, arrays, d_out, is_copied=True, repeats=1, program_type=Program):
     """What an operation of kernels gives for arrays, and their gradients, from that of its result.
 
     ``build`` makes the result of operations and values. Those it is given may be overwritten if ``is_copied``; else
@@ -43,7 +63,7 @@ def run(build, arrays, d_out, is_copied=True, repeats=1):
     layout = {name: array.shape[1:] for name, array in arrays.items()}
     theta = torch.cat([array.flatten(1) for array in arrays.values()], 1)
     gradient = torch.zeros_like(theta)
-    program = Program(Arena(), gradient)
+    program = program_type(Arena(), gradient)
     parts, gradients = unflattened(theta, layout), unflattened(gradient, layout)
     values = {name: Value(parts[name], gradients[name], is_parameter=True) for name in layout}
     library = CompiledLibrary(kernels().library)
@@ -81,14 +101,17 @@ def held(build, arrays, seed=0, is_copied=True, tolerance=2e-5):
     return results, found, d_out
 
 
-def held_alone(build_for, arrays, stacked):
-    """Hold each member alone to itself in a stack, by bits; ``build_for`` makes the operation of some members."""
+def held_apart(build_for, arrays, stacked):
+    """Hold each member alone, and the stack where arrays lie between numbers that are none, to the stack, by bits.
+
+    ``build_for`` makes the operation of some members.
+    """
     results, found, d_out = stacked
-    for r in range(len(d_out)):
-        alone, grads = run(build_for(slice(r, r + 1)), {k: a[r : r + 1] for k, a in arrays.items()}, d_out[r : r + 1])
-        for one, all_ in zip(alone, results, strict=True):
-            assert torch.equal(one[0], all_[r])
-        assert all(torch.equal(grads[name][0], found[name][r]) for name in found)
+    for members in [slice(0, len(d_out)), *(slice(r, r + 1) for r in range(len(d_out)))]:
+        own = {name: array[members] for name, array in arrays.items()}
+        apart, grads = run(build_for(members), own, d_out[members], program_type=Banded)
+        assert all(torch.equal(one, every[members]) for one, every in zip(apart, results, strict=True))
+        assert all(torch.equal(grads[name], found[name][members]) for name in found)
 
 
 def drop_for(p, keys, members):
@@ -112,7 +135,7 @@ def test_embeddings(R, B, S, D, V, kind, scale, seed):
 
         return build
 
-    held_alone(build_for, arrays, held(build_for(slice(0, R)), arrays, seed))
+    held_apart(build_for, arrays, held(build_for(slice(0, R)), arrays, seed))
 
 
 views = st.one_of(
@@ -133,7 +156,7 @@ def hold_attention(R, B, H, size, view, p, is_masked, keys, seed, is_copied=True
         return lambda ops, x: ops.attention(x.q, x.kv, view, H, drop)
 
     stacked = held(build_for(slice(0, R)), arrays, seed, is_copied)
-    held_alone(build_for, arrays, stacked)
+    held_apart(build_for, arrays, stacked)
     if is_masked:
         assert not stacked[0][0].reshape(R, B, Q, D)[:, 0].any() and not stacked[1]["q"].reshape(R, B, Q, D)[:, 0].any()
 
@@ -149,6 +172,14 @@ def test_attention(R, B, H, size, view, p, is_masked, keys, seed, is_copied):
     hold_attention(R, B, H, size, view, p, is_masked, keys, seed, is_copied)
 
 
+def test_gradients_of_attention_are_added_to_those_of_other_readers():
+    def build(ops, x):
+        context = ops.attention(x.q, x.kv, View(2, 9, 9, True), 2)
+        return ops.join([context, x.q, ops.apply(lambda kv: kv[..., :40] * kv[..., 40:], x.kv)])
+
+    held(build, drawn(0, 2, q=(18, 40), kv=(18, 80)))
+
+
 @quick
 @given(
     st.integers(1, 2), st.integers(1, 3), st.integers(1, 5), st.integers(1, 2), st.integers(1, 9), st.booleans(), seeds
@@ -156,7 +187,7 @@ def test_attention(R, B, H, size, view, p, is_masked, keys, seed, is_copied):
 def test_rotary_positions(R, B, S, H, half, is_copied, seed):
     arrays = drawn(seed, R, x=(B * S, 2 * half * H + 3))
     build = lambda ops, x: ops.rotated(x.x, S, H, 2 * half * H)  # noqa: E731
-    held_alone(lambda members: build, arrays, held(build, arrays, seed, is_copied))
+    held_apart(lambda members: build, arrays, held(build, arrays, seed, is_copied))
 
 
 @quick
@@ -167,7 +198,7 @@ def test_rotary_positions(R, B, S, H, half, is_copied, seed):
 def test_activations(R, n, E, kind, is_copied, seed):
     arrays = drawn(seed, R, x=(n, 2 * E if kind == "swiglu" else E))
     build = lambda ops, x: ops.activation(x.x, kind)  # noqa: E731
-    held_alone(lambda members: build, arrays, held(build, arrays, seed, is_copied))
+    held_apart(lambda members: build, arrays, held(build, arrays, seed, is_copied))
 
 
 @quick
@@ -183,11 +214,24 @@ def test_dropout(R, B, S, D, p, by_position, is_copied, keys, seed):
         return lambda ops, x: ops.dropout(x.x, drop, S if by_position else None)
 
     stacked = held(build_for(slice(0, R)), arrays, seed, is_copied)
-    held_alone(build_for, arrays, stacked)
+    held_apart(build_for, arrays, stacked)
     for r in range(R):
         mask = (uniform(torch.tensor(keys[r]), B * S * D) >= p).reshape(B, S, D)
         rows = mask.transpose(0, 1) if by_position else mask
         assert torch.equal(stacked[0][0][r] != 0, rows.reshape(B * S, D))
+
+
+@pytest.mark.parametrize("is_kept", [True, False])
+@pytest.mark.parametrize("k", [0, 11, 35])
+def test_dropout_of_the_least_number_that_is_kept(is_kept, k):
+    key = torch.tensor([5])
+    own = uniform(key, 40)[0, k]
+    p = float(own if is_kept else torch.nextafter(own, torch.tensor(1.0)))
+    assert 0 < p < 0.5  # where there are numbers between two that are drawn
+    results, _, _ = held(lambda ops, x: ops.dropout(x.x, Drop(p, key)), drawn(0, 1, x=(5, 8)))
+    assert bool(results[0].flatten()[k] != 0) == is_kept
+    arrays = drawn(0, 1, q=(4, 2), kv=(10, 4))
+    held(lambda ops, x: ops.attention(x.q, x.kv, View(1, 4, 10, False), 1, Drop(p, key)), arrays)
 
 
 @quick
@@ -207,7 +251,7 @@ def test_residual_connections_and_norms(R, n, D, is_biased, p, kind, is_copied, 
 
         return build
 
-    held_alone(build_for, arrays, held(build_for(slice(0, R)), arrays, seed, is_copied, tolerance=1e-4))
+    held_apart(build_for, arrays, held(build_for(slice(0, R)), arrays, seed, is_copied, tolerance=1e-4))
 
 
 def norm_of(x, kind):
@@ -242,7 +286,7 @@ def hold_scores(R, n, V, smoothing, convention, seed):
         return lambda ops, x: ops.token_scores(x.logits, targets[members].contiguous(), smoothing, convention)
 
     stacked = held(build_for(slice(0, R)), arrays, seed)
-    held_alone(build_for, arrays, stacked)
+    held_apart(build_for, arrays, stacked)
 
 
 @quick
@@ -306,5 +350,118 @@ def hold_composed(steps, is_copied, seed):
 
 @settings(max_examples=25, deadline=None)
 @given(steps, st.booleans(), seeds)
+@example([("linear", 0, 0, 0), ("attention", 1, 0, 0), ("dropout", 1, 0, 0)], True, 0)
 def test_operations_in_any_order(steps, is_copied, seed):
+    hold_composed(steps, is_copied, seed)
+
+
+def everything(ops, x):
+    """A step with every operation."""
+    drop = Drop(0.2, torch.tensor([3, 4]))
+    y = ops.dropout(ops.embed(x.table, TOKENS, 16, x.positions, 2.0), drop)
+    q, kv = (ops.rotated(ops.linear(y, weight), 16, 2, 16) for weight in (x.weight, x.wide))
+    y = ops.residual(
+        y, ops.attention(q, kv, View(20, 16, 16, False, SEEN), 2, drop), x.bias, drop, norm_of(x, "layernorm")
+    )
+    y = ops.residual(y, ops.linear(ops.activation(ops.linear(y, x.wide), "swiglu"), x.weight), None, drop, None)
+    for kind in ("gelu", "relu"):
+        y = ops.residual(
+            y, ops.activation(ops.linear(ops.norm(y, norm_of(x, "rmsnorm")), x.weight), kind), None, None, None
+        )
+    return ops.token_scores(ops.linear(y, x.table), TOKENS, 0.1, "fairseq")
+
+
+TOKENS = torch.randint(40, (2, 320), generator=torch.Generator().manual_seed(0))
+SEEN = torch.rand(2, 20, 16, generator=torch.Generator().manual_seed(0)) < 0.8
+
+
+def all_arrays():
+    """Arrays of :func:`everything`."""
+    arrays = drawn(0, 2, table=(40, 16), positions=(16, 16), weight=(16, 16), wide=(32, 16), bias=(16,))
+    return {name: 0.4 * array for name, array in {**arrays, **drawn(9, 2, scale=(16,), shift=(16,))}.items()}
+
+
+def test_a_step_of_every_operation():
+    held(everything, all_arrays(), tolerance=1e-3)
+
+
+def test_the_number_of_threads_changes_no_bit_of_the_kernels():
+    arrays = drawn(
+        1, 1, x=(320, 48), kv=(320, 96), bias=(48,), scale=(48,), shift=(48,), table=(40, 48), wide=(320, 96)
+    )
+    drop, seen = Drop(0.2, torch.tensor([3])), SEEN[:1].contiguous()
+
+    def build(ops, x):
+        y = ops.residual(x.x, ops.embed(x.table, TOKENS[:1], 16, None, None), x.bias, drop, norm_of(x, "layernorm"))
+        y = ops.attention(ops.rotated(y, 16, 3, 48), x.kv, View(20, 16, 16, False, seen), 3, drop)
+        y = ops.residual(ops.dropout(y, drop), ops.activation(x.wide, "swiglu"), x.bias, drop, norm_of(x, "rmsnorm"))
+        return ops.token_scores(ops.activation(y, "gelu"), TOKENS[:1], 0.1, "torch")
+
+    d_out, before, runs = drawn(2, 1, d=(320,))["d"], torch.get_num_threads(), []
+    try:
+        for n in (1, 2, 2, 3):
+            torch.set_num_threads(n)
+            runs.append(run(build, arrays, d_out))
+    finally:
+        torch.set_num_threads(before)
+    for results, found in runs[1:]:
+        assert all(torch.equal(one, other) for one, other in zip(results, runs[0][0], strict=True))
+        assert all(torch.equal(found[name], runs[0][1][name]) for name in found)
+
+
+def test_what_is_no_number_stays_none_and_in_its_member():
+    for name in ("table", "positions", "weight", "wide", "bias", "scale", "shift"):
+        arrays = all_arrays()
+        arrays[name][0].flatten()[3] = math.nan
+        (losses, _), grads = run(everything, arrays, torch.ones(2, 320))
+        assert losses[0].isnan().any() and losses[1].isfinite().all()
+        assert all(grad[0].isnan().any() and grad[1].isfinite().all() for grad in grads.values())
+
+
+def test_the_likeliest_token_is_that_of_argmax_with_infinite_logits_and_none():
+    logits = torch.tensor([[1.0, 2, 2], [2, math.nan, math.nan], [math.inf, 1, math.inf], [-math.inf, 0, -math.inf]])
+    every = logits.repeat_interleave(3, 0)[None]
+    targets = torch.arange(3).repeat(4)[None]
+    (losses, right), grads = run(
+        lambda ops, x: ops.token_scores(x.logits, targets, 0.0, "torch"), {"logits": every}, torch.ones(1, 12)
+    )
+    assert torch.equal(right > 0, every.argmax(-1) == targets)
+    assert torch.equal(losses.isnan(), torch.tensor([[0, 1, 1, 0]]).repeat_interleave(3, 1) > 0)
+    assert (
+        torch.equal(losses[0, 9:], torch.tensor([math.inf, 0.0, math.inf])) and grads["logits"][0, 9:].isfinite().all()
+    )
+
+
+@pytest.mark.slow
+@settings(max_examples=150, deadline=None)
+@given(
+    *(st.integers(1, 3), st.integers(1, 3), st.integers(1, 4), st.sampled_from([1, 2, 7, 16, 24, 32, 64, 65, 128])),
+    st.one_of(
+        st.integers(1, 150).map(lambda S: (S, S, True)),
+        st.tuples(st.integers(1, 150), st.integers(1, 300), st.just(False)),
+    ),
+    *(rates, st.booleans(), keys, seeds, st.booleans()),
+)
+def test_attention_of_many_shapes(R, B, H, size, view, p, is_masked, keys, seed, is_copied):
+    hold_attention(R, B, H, size, view, p, is_masked, keys, seed, is_copied)
+
+
+@pytest.mark.slow
+@settings(max_examples=40, deadline=None)
+@given(
+    st.integers(1, 2),
+    st.integers(1, 9),
+    st.integers(71, 30000),
+    st.sampled_from([0.0, 0.1]),
+    st.sampled_from(CONVENTIONS),
+    seeds,
+)
+def test_scores_of_tokens_of_large_vocabularies(R, n, V, smoothing, convention, seed):
+    hold_scores(R, n, V, smoothing, convention, seed)
+
+
+@pytest.mark.slow
+@settings(max_examples=600, deadline=None)
+@given(steps, st.booleans(), seeds)
+def test_many_operations_in_any_order(steps, is_copied, seed):
     hold_composed(steps, is_copied, seed)

@@ -7,7 +7,6 @@ too, after its readers have added to it and before earlier ones do. So it takes 
 works on a copy where the argument is a parameter, a part of another value, or read by the backward pass of another.
 """
 
-import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -16,18 +15,17 @@ from torch import Tensor
 
 from shoal.fast.build import Kernels, compiled
 from shoal.fast.kernels import Argument, CompiledLibrary, KernelOps, Library
-from shoal.fast.ops import Norm, is_rms_norm
+from shoal.fast.ops import Norm
 from shoal.fast.prefixes import Nodes
 from shoal.fast.program import Program, Value
+from shoal.fast.window_arguments import drop_arguments, norm_arguments, placed, shares, stride, strides
 from shoal.fast.window_ops import Drop, View
 from shoal.models.positions import rotary_angles
 
 SOURCE = Path(__file__).with_name("windows.c")
 EPS = 1e-5  # of the norms
-ACTIVATIONS = ("gelu", "relu", "swiglu")  # by their numbers in windows.c, as are the next
-NO_NORM, LAYER_NORM, RMS_NORM = range(3)
+ACTIVATIONS = ("gelu", "relu", "swiglu")  # by their numbers in windows.c
 BLOCK = 64  # rows of a block there
-PLACES = 2**32  # of a mask of dropout: the hash is of 32 bits
 
 
 def window_kernels() -> Kernels:
@@ -105,16 +103,16 @@ class WindowKernelOps(KernelOps):
             rows = rows.to(torch.float32).contiguous()
         y = program.value(R, n, D)
         self._lay_window(
-            *("embed_forward", R, n, D, S, table.data, _stride(table.data), tokens, float(factor)),
-            *(rows, 0 if learned is None else _stride(learned.data), y.data),
+            *("embed_forward", R, n, D, S, table.data, stride(table.data), tokens, float(factor)),
+            *(rows, 0 if learned is None else stride(learned.data), y.data),
         )
 
         def lay_backward() -> None:
             d_y, d_table = program.grad(y)[0], program.zeroed_grad(table)
             d_positions = None if learned is None else program.zeroed_grad(learned)
             self._lay_window(
-                *("embed_backward", R, n, D, S, tokens, float(factor), d_y, d_table, _stride(d_table)),
-                *(d_positions, 0 if d_positions is None else _stride(d_positions)),
+                *("embed_backward", R, n, D, S, tokens, float(factor), d_y, d_table, stride(d_table)),
+                *(d_positions, 0 if d_positions is None else stride(d_positions)),
             )
 
         program.operation(y, lay_backward)
@@ -131,8 +129,8 @@ class WindowKernelOps(KernelOps):
         seen = view.seen
         assert seen is None or (seen.is_contiguous() and seen.shape == (R, B, K))
         where = (
-            *(R, B, Q, K, H, D // H, int(view.causal), q.data, *_strides(q.data), kv.data, *_strides(kv.data), seen),
-            *_drop(drop, B * H * Q * K),
+            *(R, B, Q, K, H, D // H, int(view.causal), q.data, *strides(q.data), kv.data, *strides(kv.data), seen),
+            *drop_arguments(drop, B * H * Q * K),
         )
         self._lay_window("window_attention", *where, rows, context.data)
 
@@ -140,7 +138,7 @@ class WindowKernelOps(KernelOps):
             d_context, (d_q, add_q), (d_kv, add_kv) = program.grad(context)[0], program.grad(q), program.grad(kv)
             self._lay_window(
                 *("window_attention_backward", *where, rows, d_context),
-                *(d_q, *_strides(d_q), int(add_q), d_kv, *_strides(d_kv), int(add_kv)),
+                *(d_q, *strides(d_q), int(add_q), d_kv, *strides(d_kv), int(add_kv)),
             )
 
         program.operation(context, lay_backward, *([] if rows is None else [rows]))
@@ -154,7 +152,7 @@ class WindowKernelOps(KernelOps):
 
         def lay(back: float, data: Tensor, to: Tensor) -> None:
             sizes = (R, n, E, S, width // H, width)
-            self._lay_window("turn_rows", *sizes, turns, back, data, _stride(data), to, _stride(to))
+            self._lay_window("turn_rows", *sizes, turns, back, data, stride(data), to, stride(to))
 
         return self._in_place(x, lambda data, to: lay(1.0, data, to), lambda data: lay(-1.0, data, data))
 
@@ -165,7 +163,7 @@ class WindowKernelOps(KernelOps):
 
         def lay(data: Tensor, to: Tensor) -> None:
             sizes = (R, n // S, S, D, int(positions_first is not None))
-            self._lay_window("drop_rows", *sizes, data, _stride(data), to, _stride(to), *_drop(drop, n * D))
+            self._lay_window("drop_rows", *sizes, data, stride(data), to, stride(to), *drop_arguments(drop, n * D))
 
         return self._in_place(x, lay, lambda data: lay(data, data))
 
@@ -202,17 +200,16 @@ class WindowKernelOps(KernelOps):
         slopes, temporaries = None, []
         if program.is_differentiable and self._is_free(x):
             slopes = x.data
-            self._read.add(x)  # they lie there
         elif program.is_differentiable:
             slopes = program.take(*x.data.shape)
             temporaries.append(slopes)
-        of_slopes = 0 if slopes is None else _stride(slopes)
-        self._lay_window("activate_forward", number, R, n, E, x.data, _stride(x.data), slopes, of_slopes, y.data)
+        of_slopes = 0 if slopes is None else stride(slopes)
+        self._lay_window("activate_forward", number, R, n, E, x.data, stride(x.data), slopes, of_slopes, y.data)
 
         def lay_backward() -> None:
             d_y, (d_x, add) = program.grad(y)[0], program.grad(x)
             self._lay_window(
-                *("activate_backward", number, R, n, E, slopes, of_slopes, d_y, d_x, _stride(d_x), int(add))
+                *("activate_backward", number, R, n, E, slopes, of_slopes, d_y, d_x, stride(d_x), int(add))
             )
 
         program.operation(y, lay_backward, *temporaries)
@@ -228,7 +225,6 @@ class WindowKernelOps(KernelOps):
             out = None if is_free else total
             program.operation(out, lambda: self._lay_residual_backward(total, (), total, x, added, bias, drop, norm))
             return total
-        self._read.add(total)
         y = program.value(*shape)
         moments = self._lay_residual(x, added, bias, drop, norm, total.data, y)
         temporaries = [*moments, *([] if is_free else [total.data])]
@@ -268,8 +264,8 @@ class WindowKernelOps(KernelOps):
         R, n, D = x.data.shape
         moments = () if norm is None else (self.program.take(R, n), self.program.take(R, n))
         self._lay_window(
-            *("residual_forward", R, n, D, *_placed(x), *_placed(added), *_placed(bias), *_drop(drop, n * D)),
-            *(total, 0 if total is None else _stride(total), *_norm(norm), EPS, *(moments or (None, None))),
+            *("residual_forward", R, n, D, *placed(x), *placed(added), *placed(bias), *drop_arguments(drop, n * D)),
+            *(total, 0 if total is None else stride(total), *norm_arguments(norm), EPS, *(moments or (None, None))),
             None if y is None else y.data,
         )
         return moments
@@ -293,11 +289,11 @@ class WindowKernelOps(KernelOps):
         d_x, add_x = program.grad(x)
         d_added, add_added = (d_y, False) if added is y else (None, False) if added is None else program.grad(added)
         sums = program.take(R, -(-n // BLOCK), 3, D)
-        kind, of_weight, of_weight_stride, _, _ = _norm(norm)
+        kind, of_weight, of_weight_stride, _, _ = norm_arguments(norm)
         self._lay_window(
-            *("residual_backward", R, n, D, total.data, _stride(total.data), *(moments or (None, None))),
-            *(kind, of_weight, of_weight_stride, d_y, *_drop(drop, n * D), d_x, _stride(d_x), int(add_x)),
-            *(d_added, 0 if d_added is None else _stride(d_added), int(add_added)),
+            *("residual_backward", R, n, D, total.data, stride(total.data), *(moments or (None, None))),
+            *(kind, of_weight, of_weight_stride, d_y, *drop_arguments(drop, n * D), d_x, stride(d_x), int(add_x)),
+            *(d_added, 0 if d_added is None else stride(d_added), int(add_added)),
             *(part for vector in vectors for part in (vector, 0 if vector is None else vector.stride(0))),
             sums,
         )
@@ -313,12 +309,18 @@ class WindowKernelOps(KernelOps):
         scored = logits.data if is_free else program.take(R, n, V)
         if not is_free:
             program.lay(scored.copy_, logits.data)
-        shares = _shares(label_smoothing, convention, V)
         self._lay_window(
-            "token_scores", R, n, V, scored, targets, *shares, differentiate, program.loss, program.accuracy
+            "token_scores",
+            R,
+            n,
+            V,
+            scored,
+            targets,
+            *shares(label_smoothing, convention, V),
+            differentiate,
+            program.loss,
+            program.accuracy,
         )
-        if is_free:
-            self._read.add(logits)
 
         def lay_backward() -> None:
             self._lay_window("scale_rows", R, n, V, scored, program.d_loss)
@@ -329,49 +331,3 @@ class WindowKernelOps(KernelOps):
 
         program.operation(None, lay_backward, *([] if is_free else [scored]))
         return program.loss, program.accuracy
-
-
-def _shares(label_smoothing: float, convention: str, V: int) -> tuple[float, float, float, float]:
-    """Distribution that logits are scored by: its share on each token, besides that on the target and on token 0, and
-    what the loss has besides; see :func:`shoal.objectives.smoothed_losses`."""
-    e = float(label_smoothing)
-    if e == 0 or convention == "torch":
-        return e / V, 1 - e, 0.0, 0.0
-    if convention == "fairseq":
-        return e / (V - 1), 1 - e - e / (V - 1), 0.0, 0.0
-    assert convention == "joeynmt"
-    each = e / (V - 2)
-    return each, 1 - e - each, -each, (1 - e) * math.log(1 - e) + e * math.log(each)
-
-
-def _drop(drop: Drop | None, places: int) -> tuple[Tensor | None, int, float]:
-    """Keys, least upper 24 bits of what is kept, and its factor."""
-    if drop is None:
-        return None, 0, 0.0
-    assert places <= PLACES and drop.key.is_contiguous()
-    p = float(torch.tensor(drop.p, dtype=torch.float32))  # with which PyTorch compares
-    return drop.key, math.ceil(p * 2**24), 1 / (1 - drop.p)
-
-
-def _norm(norm: Norm[Value]) -> tuple[int, Tensor | None, int, Tensor | None, int]:
-    """Kind of a norm in windows.c; its weight and shift and their strides."""
-    if norm is None:
-        return NO_NORM, None, 0, None, 0
-    return (RMS_NORM if is_rms_norm(norm) else LAYER_NORM, *_placed(norm[0]), *_placed(norm[1]))
-
-
-def _placed(value: Value | None) -> tuple[Tensor | None, int]:
-    """Array of a value and its stride from one member to the next."""
-    return (None, 0) if value is None else (value.data, _stride(value.data))
-
-
-def _stride(array: Tensor) -> int:
-    """Stride from one member to the next of an array whose members are contiguous."""
-    assert array.dtype == torch.float32 and array[0].is_contiguous()
-    return array.stride(0)
-
-
-def _strides(array: Tensor) -> tuple[int, int]:
-    """Length of a row and stride from one member to the next, ``(R, n, D)``."""
-    assert array.dtype == torch.float32 and array.stride(2) == 1
-    return array.stride(1), array.stride(0)

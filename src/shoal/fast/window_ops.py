@@ -80,7 +80,10 @@ class WindowOps(Ops[Array], Protocol[Array]):
         """
 
     def rotated(self, x: Array, S: int, H: int, width: int) -> Array:
-        """Rotary positions on the first ``width`` numbers of each row, ``H`` heads: ``(R, n, W) -> (R, n, W)``."""
+        """Rotary positions on the first ``width`` numbers of each row, ``H`` heads: ``(R, n, W) -> (R, n, W)``.
+
+        ``x`` may be overwritten.
+        """
 
     def activation(self, x: Array, kind: str) -> Array:
         """``gelu`` or ``relu`` of ``x``, or ``swiglu``, ``silu(gate) up`` of both halves: ``(R, n, 2 E) -> (R, n, E)``.
