@@ -111,19 +111,18 @@ def choose_scorer(engine: str, members: Members, products: str | None = None) ->
         torch.backends.cuda.matmul.fp32_precision = "tf32" if config.precision == "tf32" else "ieee"
     if engine == "plain":
         return None
-    kernels = engine_kernels(engine, members.theta.device) if engine in COMPILED else None
+    device = members.theta.device
+    kernels = engine_kernels(engine, device) if engine in COMPILED else None
     if engine == "windows":
         check_windows(members.model, members.task)
         if kernels is None or kernels.library_for is None:
             why = kernels and kernels.note
             raise UserError(f"engine windows does not serve this run, because {why}: ask for engine plain")
-        return WindowScorer(
-            members, kernels.library_for, products or products_for(engine, config, members.theta.device)
-        )
+        return WindowScorer(members, kernels.library_for, products or products_for(engine, config, device))
     check_served(members.model, members.task)
     library_for = kernels.library_for if kernels else None
     if library_for is not None:
-        return CompiledScorer(members, library_for, products or products_for(engine, config, members.theta.device))
+        return CompiledScorer(members, library_for, products or products_for(engine, config, device))
     ops = TorchOps(torch.bfloat16 if config.precision == "bfloat16" else None)
     return PrefixScorer(members, ops)
 
