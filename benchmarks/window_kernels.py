@@ -187,10 +187,10 @@ def main(rounds: int) -> None:
         for name, one, other in chain(of_tokens(at), of_rows(at)):
             for timed in (one, other) * rounds:
                 timed.turn()
-            own, torchs = (timed.seconds[2:] for timed in (one, other))
-            ratios = [b / a for a, b in zip(own, torchs, strict=True)]
+            ours, torchs = (timed.seconds[2:] for timed in (one, other))
+            ratios = [b / a for a, b in zip(ours, torchs, strict=True)]
             low, middle, high = quantiles(ratios, n=4)
-            times = f"{1e6 * median(own):,.0f} | {1e6 * median(torchs):,.0f}"
+            times = f"{1e6 * median(ours):,.0f} | {1e6 * median(torchs):,.0f}"
             print(f"| {name} | {times} | {middle:.2f} ({low:.2f} to {high:.2f}) |", flush=True)
 
 

@@ -77,10 +77,10 @@ def blocks(
         view: keys that self-attention sees.
         memory: states of the source, ``(R, n, D)``, and the view of them, in blocks with cross-attention.
     """
-    own: Branch[Array] = partial(attention, view=view, is_rotary=model.config.positions == "rotary")
+    self_attention: Branch[Array] = partial(attention, view=view, is_rotary=model.config.positions == "rotary")
     for layer in range(num_layers):
         block = f"{name}.blocks.{layer}"
-        x = _around(model, f"{block}.self_attn", x, own)
+        x = _around(model, f"{block}.self_attn", x, self_attention)
         if memory is not None:  # without rotary positions: the two sequences have none in common
             x = _around(model, f"{block}.cross_attn", x, partial(attention, source=memory[0], view=memory[1]))
         x = _around(model, f"{block}.ffn", x, feed_forward)
