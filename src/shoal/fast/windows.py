@@ -45,8 +45,8 @@ def makes_windows(task: Part) -> bool:
 
 def _says(part: Part, name: str) -> bool:
     """Class attribute of a part, which one from outside sets itself: it may differ from what it inherits."""
-    own = type(part)
-    return bool(getattr(own, name)) and (name in vars(own) or own.__module__.startswith("shoal."))
+    kind = type(part)
+    return bool(getattr(kind, name)) and (name in vars(kind) or kind.__module__.startswith("shoal."))
 
 
 def check_windows(model: nn.Module, task: Task) -> None:
@@ -148,8 +148,8 @@ class WindowScorer:
         windows = _windows(batch, self.family.by_position)
         key = (windows.B, windows.S, windows.T, training, torch.is_grad_enabled())
         if key in self.programs:
-            program, own = self.programs[key]
-            own.copy_(windows)
+            program, held = self.programs[key]
+            held.copy_(windows)
             program.prepare()
         else:
             program, _ = self.programs[key] = self._laid(windows.clone(), objective, training)
