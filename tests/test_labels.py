@@ -213,6 +213,17 @@ def test_a_name_finds_its_run_and_a_group_all_of_its_runs(lab):
         records.model("bets")
 
 
+def test_a_run_knows_its_labels_and_is_found_by_its_name(lab):
+    lab.label(A, name="best", tag="good", note="why")
+    lab.label([B, A], group="pair", tag="both")
+    records = lab.records()
+    best = records["best"]
+    assert (best.id, best.name, best.groups, best.tags, best.note) == (A, "best", ("pair",), ("good", "both"), "why")
+    assert (records[C].name, records[C].groups, records[C].tags, records[C].note) == (None, (), (), "")
+    with pytest.raises(UserError, match=r"where\(group='pair'\)"):
+        records["pair"]
+
+
 def test_commands_take_names(lab, capsys):
     lab.label(A, name="best", tag="good")
     lab.label([A, B], group="pair")
