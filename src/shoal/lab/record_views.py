@@ -12,6 +12,7 @@ from shoal.analysis.times import time_to_generalise
 from shoal.errors import UserError, nearest
 from shoal.lab.cohort import CohortFolder
 from shoal.spec import RunSpec
+from shoal.spec.known import known_settings
 
 if TYPE_CHECKING:
     from torch import nn
@@ -53,6 +54,12 @@ class Run:
 
     def __hash__(self) -> int:
         return hash(self.id)
+
+    if not TYPE_CHECKING:  # to a type checker an unknown attribute stays one
+
+        def __getattr__(self, name: str) -> Any:
+            where = f"; settings are in its spec: run.spec.{name}" if name in known_settings() else ""
+            raise AttributeError(f"a run has no {name!r}{where}")
 
     @property
     def _row(self) -> dict[str, Any]:
@@ -175,9 +182,8 @@ class RecordViews:
     def filter(self, which: Callable[[Run], Any] | pl.Expr) -> "Records":
         """Records of the runs for which a condition holds.
 
-        >>> from shoal import Lab
-        >>> Lab("no-such-folder").records().filter(lambda run: run.spec.weight_decay > 0.5)
-        Records(0 runs)
+        >>> records.filter(lambda run: run.spec.weight_decay > 0.5)  # doctest: +SKIP
+        Records(4 runs)
 
         Args:
             which: a function of a :class:`Run`, or a polars expression of the columns of :meth:`Records.runs` and, for

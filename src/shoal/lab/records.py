@@ -14,7 +14,7 @@ from shoal.lab.frames import schema_of
 from shoal.lab.kept import kept_steps
 from shoal.lab.members import task_of, told_of
 from shoal.lab.record_decodes import DecodeRecords
-from shoal.lab.record_views import RecordViews
+from shoal.lab.record_views import RecordViews, Run
 from shoal.lab.snapshot import CohortSnapshot
 from shoal.measures import EQUATIONS, Measures, union
 from shoal.registry import KINDS, USUAL
@@ -86,7 +86,7 @@ class Records(DecodeRecords, RecordViews):
         """The folders in which the runs were trained, each once."""
         return list({folder.path: folder for folder in self._folders.values()}.values())
 
-    def cohort_of(self, run: str) -> CohortFolder:
+    def cohort_of(self, run: str | Run | RunSpec) -> CohortFolder:
         """The folder in which a run was trained.
 
         Raises:
@@ -261,7 +261,7 @@ class Records(DecodeRecords, RecordViews):
         best = pl.concat(parts, how="diagonal").select(order)
         return pl.DataFrame({"run": self.ids}).join(best, on="run", maintain_order="left")
 
-    def all_metrics(self, run: str) -> dict[str, Any]:
+    def all_metrics(self, run: str | Run | RunSpec) -> dict[str, Any]:
         """The curves of one run in the practical's form: ``train`` and ``test`` with lists, and ``all_steps``.
 
         On each split what the run's task measures: ``loss``, ``accuracy`` and so on.
@@ -283,12 +283,12 @@ class Records(DecodeRecords, RecordViews):
             "l2_norm": curve["l2_norm"].to_list(),
         }
 
-    def model_files(self, run: str) -> dict[int, Path]:
+    def model_files(self, run: str | Run | RunSpec) -> dict[int, Path]:
         """The kept models of a run by step."""
         run = self.find(run)
         return self._folders[run].models(run)
 
-    def kept(self, run: str) -> dict[str, Any]:
+    def kept(self, run: str | Run | RunSpec) -> dict[str, Any]:
         """Artifacts that the run's task keeps with its models: of a text its ``tokenizer``, as JSON.
 
         Raises:
@@ -307,11 +307,11 @@ class Records(DecodeRecords, RecordViews):
         units = {folder.path: dict(told_of(folder, "units", {})) for folder in self.cohorts()}
         return {run: units[folder.path] for run, folder in self._folders.items()}
 
-    def model(self, run: str, step: int | str | None = None, average: int = 1) -> "nn.Module":
+    def model(self, run: str | Run | RunSpec, step: int | str | None = None, average: int = 1) -> "nn.Module":
         """A kept model, ready to evaluate; the last one when no ``step`` is named.
 
         Args:
-            run: its id.
+            run: its id or name, its spec, or a run of :class:`Records`.
             step: after which it was kept; ``best`` is that of the lowest validation loss (``keep_best``).
             average: of so many models, of the last that were kept every ``save_model_step`` up to that step, the mean
                 of the parameters; buffers are those of the last.

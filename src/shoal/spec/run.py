@@ -31,6 +31,8 @@ class RunSpec:
     seeds that of ``seed``, ``weight_decay`` 1 for AdamW). A setting that none of the chosen parts has is refused with
     those that have it. A task, a model or an optimizer that stands outside of shoal is named by its place.
 
+    ``dir(spec)`` lists the settings of a run, ``spec.dump()`` their values, and ``shoal train --help`` what each means.
+
     >>> RunSpec(model="gpt", seed=0).num_heads
     4
     >>> RunSpec(seed=0) == RunSpec(seed=0, weight_decay=1.0)
@@ -62,7 +64,10 @@ class RunSpec:
         lr: float
         weight_decay: float
 
-    def __init__(self, **settings: Any) -> None:
+    def __init__(self, *unnamed: Any, **settings: Any) -> None:
+        if unnamed:
+            kinds = [kind for kind, registry in KINDS.items() if unnamed[0] in registry.names()]
+            raise UserError(f"settings are given by name, as in {(*kinds, 'model')[0]}=…, got {unnamed[0]!r}")
         self._read(settings)
         for part in self.parts.values():  # what was trained before this was refused is what it is: see restored
             part.check_new()
@@ -126,7 +131,12 @@ class RunSpec:
             return attributes["names"][name]
         if "parts" in attributes and name in (roles := _roles(**attributes["names"])):
             return getattr(attributes["parts"][roles[name]], name)
-        raise AttributeError(f"no setting {name!r} of this run")
+        absent = "names" in attributes and not name.startswith("_")
+        why = not_there(name, None, self.names, map(type, self.parts.values())) if absent else f"no setting {name!r}"
+        raise AttributeError(why)
+
+    def __dir__(self) -> list[str]:
+        return [*super().__dir__(), *self]
 
     def __setattr__(self, name: str, value: Any) -> None:
         raise AttributeError(f"a RunSpec does not change; replace({name}=...) gives another")
@@ -173,7 +183,8 @@ class RunSpec:
 
     def get(self, name: str, default: Any = None) -> Any:
         """Value of a setting, or the default where none of its parts has it."""
-        return getattr(self, name, default)
+        has = name in self.names or name in _roles(**self.names)
+        return getattr(self, name) if has else default
 
     @cached_property
     def id(self) -> str:
