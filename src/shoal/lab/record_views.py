@@ -203,15 +203,20 @@ class RecordViews:
             raise UserError(f"filter takes a function of a run or a polars expression, got {which!r}")
         return self.chosen([run for run in self._folders if run in chosen])
 
-    def times(self, stay: int = 1) -> pl.DataFrame:
+    def times(self, stay: int = 1, threshold: float | None = None) -> pl.DataFrame:
         """Time to generalise of each run, by the definition of its task; see :func:`shoal.analysis.time_to`.
+
+        A run that did not generalise has no such time: its ``observed`` is false, and ``time`` is the step until which
+        it is known not to have, as survival analysis asks for (censoring). A mean needs these rows, too.
 
         Args:
             stay: number of evaluations in a row at which the run has to have generalised.
+            threshold: value of the main validation measure that counts as generalised, in place of the task's own
+                (validation accuracy 0.9 of equations).
 
         Returns:
-            One row per run: ``run``, ``time`` (in steps; of a run that did not generalise, its last evaluated step),
-            ``observed`` (false where the time is censored), ``fell_back`` and ``state``.
+            One row per run: ``run``, ``time`` (in steps; of a run that did not generalise, the last evaluated step that
+            ``stay − 1`` others follow, or the step at which it diverged), ``observed``, ``fell_back`` and ``state``.
 
         Raises:
             UserError: the task does not say when a run has generalised, or the runs are of several tasks.
@@ -223,7 +228,7 @@ class RecordViews:
                 f"these runs are of {len(records.tasks)} tasks, each with its own criterion of generalising: choose "
                 f"one with where(task={records.tasks[0]!r})"
             )
-        return time_to_generalise(records.curves(), records.measures(), records.runs(), stay)
+        return time_to_generalise(records.curves(), records.measures(), records.runs(), stay, threshold)
 
     def plot(
         self,
@@ -236,11 +241,12 @@ class RecordViews:
         >>> records.plot("valid_accuracy", by="weight_decay").save("accuracy.png")  # doctest: +SKIP
 
         Args:
-            quantity: a column of :meth:`Records.curves` (``valid_accuracy``), or several, one panel each; the name of a
-                measure (``accuracy``) for both splits; ``time_to_generalise`` for the share of runs that has. The
-                measure that says most where none is named.
+            quantity: a column of :meth:`Records.curves` (``valid_accuracy``) or its symbol (``A_val``), or several, one
+                panel each; the name of a measure (``accuracy``) for both splits; ``time_to_generalise`` for the share
+                of runs that has. The measure that says most where none is named.
             by: the setting, or several, whose values are told apart by colour, with a band over the runs that share
-                one; where none is named, the settings in which the runs differ.
+                one; where none is named, the settings in which the runs differ besides their seeds. Of a measure on
+                both splits it is the mean of all runs, where these have more values than there are colours.
             title: over the figure.
 
         Raises:

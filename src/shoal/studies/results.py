@@ -1,6 +1,6 @@
 """Results of a study's runs, as the frames that its figures and answers are made from."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from types import MappingProxyType
 from typing import Any
@@ -107,6 +107,15 @@ class Results:
         part.runs = self.runs.filter(**settings)
         part.specs = {run: self.specs[run] for run in part.runs["run"]}
         part.curves = self.curves.filter(pl.col("run").is_in(part.runs["run"].to_list()))
+        return part
+
+    def only(self, runs: Iterable[str]) -> "Results":
+        """Results of these runs, with what is known of damage to all."""
+        part, chosen = self.of(), [*runs]
+        part.runs = self.runs.filter(pl.col("run").is_in(chosen))
+        part.specs = {run: self.specs[run] for run in part.runs["run"]}
+        part.curves = self.curves.filter(pl.col("run").is_in(chosen))
+        part.damage = self.damage
         return part
 
     def renamed(self, columns: Sequence[pl.Expr]) -> "Results":
