@@ -127,7 +127,7 @@ WRONG = {
     "certify abc": "no run 'abc'",
     "report abc": "no run 'abc'",
     "resume": "lab .*/lab holds no runs",
-    "runs": "lab .*/lab holds no runs",
+    "runs": "there is no lab .*/lab",
 }
 
 

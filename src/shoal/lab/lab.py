@@ -126,9 +126,9 @@ class Lab:
             runs: ids, unambiguous beginnings of ids, names of runs or of groups, or specs; several, or one.
 
         Raises:
-            LabError: a run is not in the lab, or its folder is not there.
+            LabError: a run is not in the lab; or all are asked for of a folder that is not there.
         """
-        if not is_there(self.path):
+        if runs is None and not is_there(self.path):
             beside = sorted(path.parent.name for path in self.path.absolute().parent.glob(f"*/{MARK}"))
             near = f"; labs beside it: {' '.join(beside[:MOST_NAMED])}" if beside else ""
             raise LabError(f"there is no lab {self.path}{near}{nearest(self.path.name, beside)}")

@@ -86,7 +86,8 @@ def plot_runs(
         raise UserError("there are no runs to plot")
     records, damage = records.snapshot().whole()
     measures = records.measures()
-    names = _names("quantity", quantity) or [measures.shown.name]
+    symbols = {m.symbol_of(split): f"{split}_{m.name}" for m in measures.recorded for split in SPLITS}
+    names = [symbols.get(name, name) for name in _names("quantity", quantity)] or [measures.shown.name]
     asked = _names("by", by)
     if names == [TIMES]:
         return _times(records, asked, title)
@@ -164,8 +165,6 @@ def _names(what: str, given: str | Sequence[str] | None) -> list[str]:
 def _panels(name: str, curves: pl.DataFrame, measures: Measures) -> list[Panel]:
     """Panels of a quantity: both splits of a measure, or one column."""
     known = {panel.column: panel for panel in panels_of(measures)}
-    symbols = {m.symbol_of(split): f"{split}_{m.name}" for m in measures.recorded for split in SPLITS}
-    name = symbols.get(name, name)
     if name in [measure.name for measure in measures.recorded]:
         return [known[f"{split}_{name}"] for split in SPLITS]
     if name in known:

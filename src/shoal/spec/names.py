@@ -36,11 +36,12 @@ def going_with(task: str, parts: Iterable[Any]) -> list[Any]:
 
 def not_there(name: str, value: Any, names: Mapping[str, str], classes: Iterable[type[Part]]) -> str:
     """Error line for a setting that none of a run's parts has; with None for a value it is asked for and not given."""
-    told = name if value is None else f"{name}={value}"
+    shown = name if value is None else f"{name}={value}"
     for kind, registry in KINDS.items():
         fitting = [part for part in registry.shipped() if name in part.model_fields]
         if fitting:
             applicable = " ".join(part.name for part in going_with(names["task"], fitting))
-            return f"{told} does not apply to {kind} {names[kind]!r}; it applies to {applicable}"
+            return f"{shown} does not apply to {kind} {names[kind]!r}; it applies to {applicable}"
     known = [*KINDS, *(setting for kind in classes for setting in kind.model_fields)]
-    return f"unknown setting {name!r}{nearest(name, known)}; all settings: shoal train --help, or dir() of a RunSpec"
+    meant = nearest(name, known) or "; all settings: shoal train --help, or dir() of a RunSpec"
+    return f"unknown setting {name!r}{meant}"

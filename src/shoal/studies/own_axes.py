@@ -125,17 +125,16 @@ def _alike(results: Results, names: Sequence[str]) -> tuple[Results, str]:
     if not others or not asked:
         return results, ""
     text = f"Runs also differ in {listed(_told(frame, others, [*names, *made_of, 'q']))}"
-    kept = frame.filter(pl.struct(asked).n_unique().over(others) > 1)
-    if kept.is_empty():
+    alike = frame.filter(pl.struct(asked).n_unique().over(others) > 1)
+    if alike.is_empty():
         return results, f"{text}, and no two in {listed(asked)} alone: the means below are of runs that are not alike."
-    left = len(frame) - len(kept)
-    which = (
-        f"the {counted(len(kept), 'run')} that have a partner which differs in {listed(asked)} alone" if left else "all"
-    )
-    value = kept[others[0]].drop_nulls().mode().sort().first()
+    left = len(frame) - len(alike)
+    partner = f"that have a partner which differs in {listed(asked)} alone"
+    which = f"the {counted(len(alike), 'run')} {partner}" if left else "all"
+    value = alike[others[0]].drop_nulls().mode().sort().first()
     flag = "" if value is None else f" --{others[0].replace('_', '-')} {setting_text(value)} narrows the choice."
     out = f", {left} {'is' if left == 1 else 'are'} left out" if left else ""
-    return results.only(kept["run"]) if left else results, f"{text}; means and rates are over {which}{out}.{flag}"
+    return results.only(alike["run"]) if left else results, f"{text}; means and rates are over {which}{out}.{flag}"
 
 
 def _told(frame: pl.DataFrame, others: Sequence[str], apart: Sequence[str]) -> list[str]:
