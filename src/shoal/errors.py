@@ -90,10 +90,9 @@ def printable(text: str) -> str:
 def nearest(name: str, allowed: Iterable[str]) -> str:
     """``"; did you mean 'x'?"`` for the allowed name that was probably meant, or nothing where none is close.
 
-    That is shoal's name for what the field calls so (``steps``, ``learning_rate``); else one which differs in case or by
-    one sign; else one that ends or begins with the name (``--heads`` for
-    ``--num-heads``); else one of which at most a third of the signs have to be changed, left out, put in or swapped
-    with their neighbour.
+    That is shoal's name for what the field calls so (``steps``, ``learning_rate``); else one that differs in case or by
+    one sign; else one that ends or begins with the name (``--heads`` for ``--num-heads``); else one of which at most a
+    third of the signs have to be changed, left out, put in or swapped with their neighbour.
 
     >>> nearest("adamW", ["adam", "adamw"]), nearest("gtp", ["lstm", "gpt"]), nearest("mamba", ["lstm", "gpt"])
     ("; did you mean 'adamw'?", "; did you mean 'gpt'?", '')
