@@ -120,6 +120,16 @@ def test_means_are_over_runs_that_have_a_partner_and_the_others_are_counted(cros
     assert table(own, "by-optimizer").data["N"].to_list() == [3, 3]
 
 
+def test_labels_of_runs_are_no_settings_in_which_they_differ(crossed):
+    records = crossed.records()
+    before = page(Results(records), "optimizer", thresholds=[0.2]).answers
+    crossed.label(records.ids[0], name="mine", note="a note", tag="first")
+    try:
+        assert page(Results(crossed.records()), "optimizer", thresholds=[0.2]).answers == before
+    finally:
+        crossed.label(records.ids[0], clear=True)
+
+
 def test_where_nobody_generalised_that_is_said_first_and_first_steps_have_no_trend(crossed):
     own = page(Results(crossed.records().where(optimizer="lion")), "lr", thresholds=[1.0])
     assert "No run of 6" in own.answers[0]

@@ -10,6 +10,7 @@ import polars as pl
 from shoal.analysis import extrema
 from shoal.errors import LabError
 from shoal.lab import Records
+from shoal.lab.record_labels import COLUMNS
 from shoal.measures import EQUATIONS, Measures
 from shoal.report.shortcomings import shortcomings
 from shoal.spec import RunSpec
@@ -145,8 +146,8 @@ class Results:
 
     @property
     def settings(self) -> tuple[str, ...]:
-        """Columns of :attr:`runs` that are settings, those of parts from outside of shoal among them."""
-        return tuple(name for name in self.runs.columns if name not in ("run", "state", "step", "parameters"))
+        """Columns of :attr:`runs` that are settings, those of parts from outside of shoal among them; labels are none."""
+        return tuple(name for name in self.runs.columns if name not in ("run", "state", "step", "parameters", *COLUMNS))
 
     @property
     def models(self) -> list[str]:
