@@ -13,7 +13,7 @@ from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from shoal.commands.asked import asked_of, outside_parts, refuse_derived
+from shoal.commands.asked import as_text, asked_of, outside_parts, refuse_derived
 from shoal.commands.prefixed import add_prefixed, refuse_prefixed
 from shoal.errors import UserError, nearest
 
@@ -81,12 +81,8 @@ class Parser(argparse.ArgumentParser):
 
     def format_help(self) -> str:
         """Text of ``--help``."""
-        groups = self._action_groups
-        self._action_groups = [group for group in groups if group not in self.untold]
-        try:
-            return super().format_help()
-        finally:
-            self._action_groups = groups
+        self._action_groups = [group for group in self._action_groups if group not in self.untold]
+        return super().format_help()
 
     def error(self, message: str) -> NoReturn:
         """Raise instead of printing the usage."""
@@ -320,7 +316,7 @@ def _add_part(parser: Parser, title: str, part: "type[Part]", seen: set[str], pu
                 f"{parser.prog}: it needs another name"
             )
         usual = suggested.get(name, info.default)
-        default = f"; default {_show(usual)}" if is_grid and usual is not None and not info.is_required() else ""
+        default = f"; default {as_text(usual)}" if is_grid and usual is not None and not info.is_required() else ""
         about = f"{info.description or name}{default}".replace("%", "%%")
         parser.settings.append(name)
         group.add_argument(*spellings, dest=name, nargs="+", metavar="X", help=about)
@@ -351,9 +347,3 @@ def read_settings(options: argparse.Namespace) -> "list[RunSpec]":
     from shoal.spec import grid
 
     return grid(None, **read_values(options))
-
-
-def _show(value: Any) -> str:
-    if isinstance(value, tuple):
-        return ",".join(map(str, value))
-    return str(value).lower() if isinstance(value, bool) else f"{value:g}" if isinstance(value, float) else str(value)

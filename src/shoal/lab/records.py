@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from shoal.analysis.extrema import extrema
-from shoal.analysis.times import reaches
+from shoal.analysis.extrema import extrema, with_delays
 from shoal.errors import LabError, UserError, nearest
 from shoal.lab.cohort import CohortFolder
 from shoal.lab.damage import damage_of
@@ -17,7 +16,7 @@ from shoal.lab.members import task_of, told_of
 from shoal.lab.record_decodes import DecodeRecords
 from shoal.lab.record_views import RecordViews, Run
 from shoal.lab.snapshot import CohortSnapshot
-from shoal.measures import EQUATIONS, SPLITS, Measures, union
+from shoal.measures import EQUATIONS, Measures, union
 from shoal.registry import KINDS, USUAL
 from shoal.spec import RunSpec
 from shoal.spec.choice import as_cell, fits, read_choice
@@ -253,21 +252,15 @@ class Records(DecodeRecords, RecordViews):
         return self.best_of(curves, t_max)
 
     def best_of(self, curves: pl.DataFrame, t_max: int | None = None) -> pl.DataFrame:
-        """Best values, as :meth:`extrema`, of :meth:`curves` that are read already; no row where they have none.
-
-        Delays are null where a run did not both memorise and generalise, since there is nothing that they would lie
-        between.
-        """
+        """Best values, as :meth:`extrema`, of :meth:`curves` that are read already; no row where they have none."""
         measures = {folder.path: folder.measures() for folder in self.cohorts()}
         runs: dict[Measures, list[str]] = {}
         for run, folder in self._folders.items():
             runs.setdefault(measures[folder.path], []).append(run)
         if len(runs) < 2:
-            return _with_delays(extrema(curves, t_max, self.measures()), self.measures())
-        parts = [
-            _with_delays(extrema(curves.filter(pl.col("run").is_in(several)), t_max, m), m)
-            for m, several in runs.items()
-        ]
+            return with_delays(extrema(curves, t_max, self.measures()), self.measures())
+        of = {m: curves.filter(pl.col("run").is_in(several)) for m, several in runs.items()}
+        parts = [with_delays(extrema(curve, t_max, m), m) for m, curve in of.items()]
         order = extrema(curves.clear(), t_max, self.measures()).columns
         best = pl.concat(parts, how="diagonal").select(order)
         return pl.DataFrame({"run": self.ids}).join(best, on="run", maintain_order="left")
@@ -347,15 +340,6 @@ class Records(DecodeRecords, RecordViews):
         """
         run = self.find(run)
         return kept_steps(self._folders[run], run, step, average, self.specs[run].save_model_step)
-
-
-def _with_delays(best: pl.DataFrame, measures: Measures) -> pl.DataFrame:
-    """Best values with delays only of runs that reached the task's threshold on both splits, where it has one."""
-    if measures.learned is None:
-        return best
-    shown, learned = measures.shown, measures.learned
-    both = pl.all_horizontal(reaches(f"{split}_{shown.name}", learned, shown) for split in SPLITS)
-    return best.with_columns(pl.when(both).then(pl.col("^delay_.*$")))
 
 
 def _every(dump: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Names of a run's parts: those that are given, and the usual ones for the others."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from shoal.errors import UserError, nearest
@@ -45,3 +45,10 @@ def not_there(name: str, value: Any, names: Mapping[str, str], classes: Iterable
     known = [*KINDS, *(setting for kind in classes for setting in kind.model_fields)]
     meant = nearest(name, known) or "; all settings: shoal train --help, or dir() of a RunSpec"
     return f"unknown setting {name!r}{meant}"
+
+
+def refuse_unnamed(values: Sequence[Any]) -> None:
+    """Raise :class:`UserError` for settings that are given without their names."""
+    if values:
+        kinds = [kind for kind, registry in KINDS.items() if values[0] in registry.names()]
+        raise UserError(f"settings are given by name, as in {(*kinds, 'model')[0]}=…, got {values[0]!r}")

@@ -146,7 +146,7 @@ class Results:
 
     @property
     def settings(self) -> tuple[str, ...]:
-        """Columns of :attr:`runs` that are settings, those of parts from outside of shoal among them; labels are none."""
+        """Columns of :attr:`runs` that are settings, also those of outside parts; labels are none."""
         return tuple(name for name in self.runs.columns if name not in ("run", "state", "step", "parameters", *COLUMNS))
 
     @property

@@ -147,9 +147,8 @@ def get_arithmetic_dataset(
 
     Returns:
         ``(train, valid), tokenizer, max_length, padding_index``. Each dataset yields inputs ``(S,)``, targets ``(S,)``,
-        the position of ``=`` in the targets (the answer is the target one place later), and the mask ``(S,)`` of
-        targets other than PAD; ``max_length`` is ``S``;
-        ``padding_index`` is None where the vocabulary has no PAD: in formats without BOS, of one order.
+        the position of ``=`` in the targets (the answer is the next one), and the mask ``(S,)``, 1 where the target is
+        not PAD; ``max_length`` is ``S``; ``padding_index`` is None in formats without BOS, of one order.
 
     Raises:
         UserError: a value outside its range.
