@@ -127,7 +127,7 @@ WRONG = {
     "certify abc": "no run 'abc'",
     "report abc": "no run 'abc'",
     "resume": "lab .*/lab holds no runs",
-    "runs": "lab .*/lab holds no runs",
+    "runs": "there is no lab .*/lab",
 }
 
 
@@ -371,3 +371,12 @@ def test_of_many_differing_settings_the_terminal_shows_the_first_and_names_the_r
     assert rest.startswith("… runs differ in more settings: ")
     named = {*header.split(), *rest.partition(": ")[2].split(", ")}
     assert {"p", "lr", "clip", "norm", "positions", "beta2", "weight_decay", "warmup_steps", "bias"} <= named
+
+
+def test_the_help_of_a_command_on_runs_shows_its_own_flags(capsys):
+    for command, own in (("delete", "--yes"), ("runs", "--columns")):
+        with pytest.raises(SystemExit):
+            main([command, "--help"])
+        told = capsys.readouterr().out
+        assert own in told and "RUN" in told.splitlines()[0]
+        assert "--weight-decay" in told and "--warmup-steps" not in told

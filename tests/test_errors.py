@@ -30,6 +30,11 @@ def meant(name: str, *allowed: str) -> str | None:
         ("lstm", (), None),
         ("lr", ("p", "q", "lr_floor"), "lr_floor"),  # the beginning of one
         ("Power", ("nanda-2023", "power-2022", "power-2023"), "power-2022"),
+        ("steps", ("warmup_steps", "n_steps"), "n_steps"),  # the field's names for settings
+        ("--learning-rate", ("--lr", "--lr-floor"), "--lr"),
+        ("wd", ("p", "weight_decay"), "weight_decay"),
+        ("epochs", ("lr", "p"), None),
+        ("depth", ("depth", "num_layers"), "depth"),
         ("lrs", ("lr_schedule", "lr_st"), None),
         ("s", ("seed_of_all",), None),
     ],

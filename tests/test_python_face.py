@@ -177,8 +177,60 @@ def test_a_plot_by_a_setting_shows_its_means(records):
 def test_a_plot_of_a_measure_is_the_chart_of_the_page(records):
     from shoal.report.figures import learning_curves
 
-    page = learning_curves(records.curves(), "accuracy", "Accuracy of 6 runs", records.measures())
-    assert records.plot().chart.to_dict() == records.plot("accuracy").chart.to_dict() == page.to_dict()
+    alike = records.where(weight_decay=1.0)
+    page = learning_curves(alike.curves(), "accuracy", "Accuracy of 3 runs", alike.measures()).to_dict()
+    for plot in (alike.plot(), alike.plot("accuracy")):
+        drawn = plot.chart.to_dict()
+        assert "shaded" in drawn.pop("title")["subtitle"]  # a picture says what its bands are
+        assert drawn == {name: part for name, part in page.items() if name != "title"}
+
+
+def test_runs_that_differ_in_a_setting_are_told_apart_unasked(records):
+    assert {row["shade"] for row in rows_of(records.plot()) if "shade" in row} == {"weight_decay 0.1", "weight_decay 1"}
+
+
+def test_a_quantity_can_be_named_by_its_symbol(records):
+    assert records.plot("A_val").chart.to_dict() == records.plot("valid_accuracy").chart.to_dict()
+
+
+def test_a_run_can_be_named_by_itself_and_by_its_spec(records):
+    run = records[0]
+    for named in (run, run.spec, run.id):
+        assert records.find(named) == run.id
+
+
+def test_settings_can_be_discovered_and_are_found_where_they_are(records):
+    assert {"num_heads", "weight_decay", "model"} <= {*dir(records[0].spec)}
+    with pytest.raises(AttributeError, match=r"run\.spec\.seed"):
+        records[0].seed  # noqa: B018
+    with pytest.raises(AttributeError, match="gpt"):
+        shoal.RunSpec().num_heads  # noqa: B018
+    with pytest.raises(UserError, match="model="):
+        shoal.RunSpec("gpt")
+
+
+def test_a_run_that_did_not_generalise_has_no_delay(records):
+    best = records.extrema()
+    never = best.filter(pl.col("valid_accuracy") < 0.9)
+    assert len(never) and never["delay_accuracy"].is_null().all() and never["delay_loss"].is_null().all()
+    low = float(best["valid_accuracy"].max())
+    assert records.times(threshold=low)["observed"].any() and not records.times(threshold=1.0)["observed"].any()
+
+
+def test_a_folder_that_is_not_there_is_no_empty_lab(records, tmp_path):
+    shoal.train([tiny()], tmp_path / "labs", workers=1)
+    with pytest.raises(LabError, match="labs"):
+        shoal.Lab(tmp_path / "lab").records()
+
+
+def test_tokens_without_a_batch_are_refused_in_words(records):
+    import torch
+
+    for spec in (tiny(), tiny(model="gpt")):
+        from shoal.tasks.build import build_model
+
+        with pytest.raises(ValueError, match="unsqueeze"):
+            build_model(spec)(torch.tensor([1, 2, 3]))
 
 
 def test_numbers_have_colours_of_their_own_or_a_colour_bar(records, tmp_path):
@@ -235,7 +287,7 @@ def test_a_damaged_run_is_told_of_and_does_not_hide_the_others(tmp_path):
     shown = lab._repr_html_()
     assert shown.count("<tr>") == 3
     assert "damaged" in shown
-    assert "1 run" in lab.plot("valid_loss").caption.partition("Left out")[2]
+    assert re.search(r"Left out.*: 1 run", lab.plot("valid_loss").caption)
     with pytest.raises(LabError):
         lab[:1].plot()
 

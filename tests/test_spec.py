@@ -465,7 +465,7 @@ def test_a_bad_multiplier_is_named(value):
         ),
         ({"norm": "rmsnorm"}, "norm=rmsnorm does not apply to model 'lstm'; it applies to gpt"),
         ({"bias_ffn": True}, "bias_ffn=True does not apply to model 'lstm'; it applies to gpt"),
-        ({"learning_rate": 1}, "unknown setting 'learning_rate'"),
+        ({"learning_rate": 1}, "unknown setting 'learning_rate'; did you mean 'lr'?"),
         ({"seeds": 1}, "unknown setting 'seeds'; did you mean 'seed'?"),
         (
             {"model": "gpt", "num_heads": 3},

@@ -7,6 +7,19 @@ from collections.abc import Iterable
 LONGEST_VALUE = 200  # characters of a value, in a message; what is longer is a slip and would hide what is said of it
 _LONGEST_PATH = 1000  # which may have to be typed again
 _LONGEST = 2000  # of a message
+# names that the field has for settings, by those of shoal
+_MEANT = {
+    "n-steps": ("steps", "iterations", "iters", "epochs", "max-steps", "num-steps", "n-epochs", "num-epochs"),
+    "lr": ("learning-rate", "step-size"),
+    "weight-decay": ("wd", "l2"),
+    "train-batch-size": ("batch-size", "batch", "bs"),
+    "embedding-size": ("width", "d-model", "hidden", "dim", "n-embd", "hidden-dim"),
+    "num-layers": ("layers", "depth", "n-layers", "n-layer"),
+    "num-heads": ("heads", "n-heads", "n-head"),
+    "p": ("modulus", "mod", "prime"),
+    "r-train": ("frac-train", "train-frac", "train-fraction", "train-ratio"),
+}
+_SHOAL_NAMES = {word: name for name, words in _MEANT.items() for word in words}
 _VALUE = re.compile(r"""(?<!\w)'(?:[^'\\]|\\.)*'|(?<!\w)"(?:[^"\\]|\\.)*"|\S+""", re.DOTALL)
 
 
@@ -77,9 +90,9 @@ def printable(text: str) -> str:
 def nearest(name: str, allowed: Iterable[str]) -> str:
     """``"; did you mean 'x'?"`` for the allowed name that was probably meant, or nothing where none is close.
 
-    That is one which differs in case or by one sign; else one that ends or begins with the name (``--heads`` for
-    ``--num-heads``); else one of which at most a third of the signs have to be changed, left out, put in or swapped
-    with their neighbour.
+    That is shoal's name for what the field calls so (``steps``, ``learning_rate``); else one that differs in case or by
+    one sign; else one that ends or begins with the name (``--heads`` for ``--num-heads``); else one of which at most a
+    third of the signs have to be changed, left out, put in or swapped with their neighbour.
 
     >>> nearest("adamW", ["adam", "adamw"]), nearest("gtp", ["lstm", "gpt"]), nearest("mamba", ["lstm", "gpt"])
     ("; did you mean 'adamw'?", "; did you mean 'gpt'?", '')
@@ -88,6 +101,9 @@ def nearest(name: str, allowed: Iterable[str]) -> str:
     if len(name) > LONGEST_VALUE:
         return ""
     plain, words = _plain(name), {other: _plain(other) for other in known}
+    usual = _SHOAL_NAMES.get(plain.lstrip("-"))
+    if plain not in words.values() and (named := [other for other in known if words[other].lstrip("-") == usual]):
+        return f"; did you mean {named[0]!r}?"
     distances = [(_edits(plain, word), other) for other, word in words.items()]
     close = [(n, other) for n, other in distances if 3 * n <= max(len(plain), len(words[other]))]
     n, meant = min(close, key=lambda pair: pair[0], default=(2, None))

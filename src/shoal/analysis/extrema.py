@@ -16,8 +16,9 @@ import numpy as np
 import polars as pl
 
 from shoal.analysis.columns import check_columns, check_curves, is_number
+from shoal.analysis.times import reaches
 from shoal.errors import UserError
-from shoal.measures import EQUATIONS, Measures
+from shoal.measures import EQUATIONS, SPLITS, Measures
 
 _SPLITS = {"train": "train", "valid": "test"}  # name in data frames -> in the practical's dictionaries
 
@@ -167,6 +168,15 @@ def extrema(curves: pl.DataFrame, t_max: int | None = None, measures: Measures =
     best = {column: kind for name in names for column, kind in ((name, pl.Float64), (f"t_{name}", pl.Int64))}
     delays = [f"delay_{measure.name}" for measure in measures.recorded]
     return pl.DataFrame(rows, {"run": curves.schema["run"], **best, **dict.fromkeys([*delays, "last_step"], pl.Int64)})
+
+
+def with_delays(best: pl.DataFrame, measures: Measures) -> pl.DataFrame:
+    """Best values with delays only of runs that reached the task's threshold on both splits, where it has one."""
+    if measures.learned is None:
+        return best
+    shown, learned = measures.shown, measures.learned
+    both = pl.all_horizontal(reaches(f"{split}_{shown.name}", learned, shown) for split in SPLITS)
+    return best.with_columns(pl.when(both).then(pl.col("^delay_.*$")))
 
 
 def mean_and_std(frame: pl.DataFrame, by: Sequence[str]) -> pl.DataFrame:

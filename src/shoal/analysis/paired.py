@@ -54,15 +54,18 @@ def sign_flip_test(differences: Array, resamples: int = 9999, seed: int = 0) -> 
     return float(result.pvalue), smallest
 
 
+_ROUNDING = 1e-6  # standard deviation over mean of differences that float32, of 24 bits, does not tell apart
+
+
 def cohens_d_z(differences: Array) -> Estimate:
     """Cohen's d_z, mean over standard deviation (ddof 1) of the differences, with its 95 % interval.
 
     The interval assumes normal differences. The estimate is biased upwards, by a share of about 3/(4n − 5). None for
-    fewer than two pairs or equal differences.
+    fewer than two pairs, or differences that are equal but for the rounding of recorded values, which are float32.
     """
     n = len(differences)
     deviation = differences.std(ddof=1) if n > 1 else 0.0
-    if n < 2 or np.ptp(differences) == 0 or deviation == 0:
+    if n < 2 or np.ptp(differences) == 0 or deviation <= _ROUNDING * abs(differences.mean()):
         return None, None, None
     d_z = float(differences.mean() / deviation)
     t = d_z * np.sqrt(n)

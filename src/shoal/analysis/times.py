@@ -205,14 +205,22 @@ def _checked_states_of(curves: pl.DataFrame, states: pl.DataFrame | None) -> pl.
 
 
 def time_to_generalise(
-    curves: pl.DataFrame, measures: Measures, states: pl.DataFrame | None = None, stay: int = 1
+    curves: pl.DataFrame,
+    measures: Measures,
+    states: pl.DataFrame | None = None,
+    stay: int = 1,
+    threshold: float | None = None,
 ) -> pl.DataFrame:
-    """Times of :func:`time_to` for the threshold at which the task counts a run as generalised.
+    """Times of :func:`time_to` for the threshold at which the task counts a run as generalised, or for another one.
 
     Raises:
-        UserError: as there; or the task has no such threshold.
+        UserError: as there; or the task has no such threshold and none is given.
     """
     criterion = measures.generalised
+    shown = measures.shown
+    if threshold is not None:
+        side: Literal["at least", "at most"] = "at least" if shown.higher_is_better else "at most"
+        return time_to(curves, f"valid_{shown.name}", threshold, side, states, stay)
     if criterion is None:
         raise UserError("the task of these runs does not say when a run has generalised: name a column and a threshold")
     direction: Literal["at least", "at most"] = "at least" if measures.shown.higher_is_better else "at most"

@@ -1,7 +1,7 @@
 """Settings that a command can ask for: those of the parts of runs, except settings that are read from files."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from shoal.errors import UserError
 
@@ -36,3 +36,10 @@ def refuse_derived(flag: str, known: "Mapping[str, Sequence[type[Part]]]") -> No
     parts = known.get(name, ()) if flag.startswith("--") else ()
     if parts and not any(name in asked_of(part) for part in parts):
         raise UserError(f"{flag} cannot be given for new runs: it is computed from their files")
+
+
+def as_text(value: Any) -> str:
+    """A default as it can be typed."""
+    if isinstance(value, tuple):
+        return ",".join(map(str, value))
+    return str(value).lower() if isinstance(value, bool) else f"{value:g}" if isinstance(value, float) else str(value)

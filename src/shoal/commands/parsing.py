@@ -13,7 +13,7 @@ from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from shoal.commands.asked import asked_of, outside_parts, refuse_derived
+from shoal.commands.asked import as_text, asked_of, outside_parts, refuse_derived
 from shoal.commands.prefixed import add_prefixed, refuse_prefixed
 from shoal.errors import UserError, nearest
 
@@ -70,6 +70,7 @@ class Parser(argparse.ArgumentParser):
         self.settings: list[str] = []  # its flags that are settings of runs
         self.parts: dict[str, list[str]] = {}  # names of the parts that have them, by kind
         self.config: Config | None = None  # a file with flags that are not among the words
+        self.untold: list[argparse._ArgumentGroup] = []  # groups of flags that the help leaves out
         self.words = list(words)  # of the command: which flags there are depends on the parts that they choose
         for kind in (None, "store"):
             self.register("action", kind, _Once)
@@ -77,6 +78,11 @@ class Parser(argparse.ArgumentParser):
         # argparse takes -1 for a value, but -1e-3, -inf and -1..2 for flags
         number = r"-(\d+\.?\d*|\.\d+)(e[+-]?\d+)?|-(inf|nan)|-\d+\.\..*"
         self._negative_number_matcher = re.compile(rf"^({number})$", re.IGNORECASE)
+
+    def format_help(self) -> str:
+        """Text of ``--help``."""
+        self._action_groups = [group for group in self._action_groups if group not in self.untold]
+        return super().format_help()
 
     def error(self, message: str) -> NoReturn:
         """Raise instead of printing the usage."""
@@ -168,6 +174,8 @@ class Parser(argparse.ArgumentParser):
 
     def parse(self, arguments: Sequence[str]) -> Options:
         """Parse the words of a command; raise :class:`UserError` for flags that are unknown or given twice."""
+        words = [f"[{action.metavar or action.dest} …]" for action in self._get_positional_actions()]
+        self.usage = " ".join(["%(prog)s", *words, "[flags]"])
         options, unknown = self.parse_known_args(list(arguments), Options())
         options.settings, options.parts = tuple(self.settings), self.parts
         if unknown:
@@ -248,6 +256,7 @@ def read_execution(options: argparse.Namespace) -> dict[str, Any]:
 GRID = "settings of the runs, each with one value or several"
 STUDY = f"{GRID} where the study has an axis; else the study's own"
 CHOICE = "only runs with these settings, each with one value or several"
+ALSO = "and by every other setting, such as --weight-decay 0.5 1; shoal train --help lists them"
 
 
 def add_settings(parser: Parser, purpose: str, more: Mapping[str, Sequence[str]] = MappingProxyType({})) -> None:
@@ -266,11 +275,11 @@ def add_settings(parser: Parser, purpose: str, more: Mapping[str, Sequence[str]]
     from shoal.spec.training import ALWAYS
 
     grid = purpose == GRID
-    kinds = parser.add_argument_group(f"parts of the runs; {purpose}")
+    kinds = parser.add_argument_group(f"parts of the runs; {purpose}", ALSO if purpose == CHOICE else None)
     seen = set(KINDS)
     for kind, registry in KINDS.items():
         known = f"{' '.join(registry.names())}, or the place package.module:Class of your own"
-        default = f"; {parser.usual(kind)}" if grid else ""
+        default = f"; default {parser.usual(kind)}" if grid else ""
         parser.settings.append(kind)
         kinds.add_argument(f"--{kind}", dest=kind, nargs="+", metavar="X", help=f"{kind} ({known}){default}")
     for kind, registry in KINDS.items():
@@ -293,6 +302,8 @@ def _add_part(parser: Parser, title: str, part: "type[Part]", seen: set[str], pu
     is_grid = purpose == GRID
     suggested = parser.suggested() if is_grid else {}
     group = parser.add_argument_group(title)
+    if purpose == CHOICE:  # some 90 flags, which would hide those of the command
+        parser.untold.append(group)
     for name in part.model_fields if purpose == CHOICE else asked_of(part):
         if name in seen:
             continue
@@ -305,7 +316,7 @@ def _add_part(parser: Parser, title: str, part: "type[Part]", seen: set[str], pu
                 f"{parser.prog}: it needs another name"
             )
         usual = suggested.get(name, info.default)
-        default = f"; {_show(usual)}" if is_grid and usual is not None and not info.is_required() else ""
+        default = f"; default {as_text(usual)}" if is_grid and usual is not None and not info.is_required() else ""
         about = f"{info.description or name}{default}".replace("%", "%%")
         parser.settings.append(name)
         group.add_argument(*spellings, dest=name, nargs="+", metavar="X", help=about)
@@ -336,9 +347,3 @@ def read_settings(options: argparse.Namespace) -> "list[RunSpec]":
     from shoal.spec import grid
 
     return grid(None, **read_values(options))
-
-
-def _show(value: Any) -> str:
-    if isinstance(value, tuple):
-        return ",".join(map(str, value))
-    return str(value).lower() if isinstance(value, bool) else f"{value:g}" if isinstance(value, float) else str(value)

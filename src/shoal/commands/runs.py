@@ -11,6 +11,9 @@ from shoal.errors import UserError, printable
 
 def arguments(parser: Parser) -> None:
     """Flags of the command."""
+    parser.add_argument(
+        "runs", nargs="*", metavar="RUN", help="ids or their beginnings, or names of runs or groups; all"
+    )
     add_lab(parser)
     add_table(parser)
     add_choice(parser)
@@ -23,7 +26,8 @@ def run(options: argparse.Namespace) -> int:
     from shoal.lab import Lab
 
     lab = Lab(options.lab)
-    records, unreadable = lab.records(), lab.unreadable()
+    unreadable = [] if options.runs else lab.unreadable()
+    records = lab.records(options.runs or None)
     if len(records) == 0 and not unreadable:
         raise UserError(f"lab {options.lab} holds no runs")
     if options.state:

@@ -106,8 +106,9 @@ def _chosen_columns(options: argparse.Namespace, records: "Records", damage: "Co
     from shoal.report.run_columns import find_column, to_table
 
     frame, titles = _frame(options, records, damage)
-    columns = [find_column(name, frame.columns, titles) for name in options.columns]
-    return to_table(frame, columns, options.columns, records.measures())
+    asked = [*([] if "run" in options.columns else ["run"]), *options.columns]  # a row says whose it is
+    columns = [find_column(name, frame.columns, titles) for name in asked]
+    return to_table(frame, columns, asked, records.measures())
 
 
 def _arranged(table: "Table", options: argparse.Namespace, records: "Records", damage: "Collection[str]") -> "Table":

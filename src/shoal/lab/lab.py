@@ -5,7 +5,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from shoal.errors import DiskError, LabError, UserError
+from shoal.errors import DiskError, LabError, UserError, nearest
 from shoal.lab.cohort import CohortFolder
 from shoal.lab.deleting import DELETED, DELETING, Cut, clear, delete, deleted_runs, find_deleted, plan_deletion
 from shoal.lab.files import check_own, is_there, names_in, read_json, write_json
@@ -20,6 +20,7 @@ from shoal.spec import RunSpec
 
 FORMAT = 2  # since 2, JSON has checksums and files of metrics are listed; what 1 wrote is read and gone on with
 MARK = "shoal-lab.json"
+MOST_NAMED = 5  # labs beside a folder that is none
 PARTS = (MARK, "cohorts", "studies", "reports", "labels", "aside", DELETING, DELETED)
 
 
@@ -125,8 +126,12 @@ class Lab:
             runs: ids, unambiguous beginnings of ids, names of runs or of groups, or specs; several, or one.
 
         Raises:
-            LabError: a run is not in the lab.
+            LabError: a run is not in the lab; or all are asked for of a folder that is not there.
         """
+        if runs is None and not is_there(self.path):
+            beside = sorted(path.parent.name for path in self.path.absolute().parent.glob(f"*/{MARK}"))
+            near = f"; labs beside it: {' '.join(beside[:MOST_NAMED])}" if beside else ""
+            raise LabError(f"there is no lab {self.path}{near}{nearest(self.path.name, beside)}")
         surveyed = self.survey()
         index = surveyed.index
         if runs is None:

@@ -1,11 +1,17 @@
 """Runs by their names, tags and groups, as :class:`shoal.lab.Records` find and show them."""
 
 from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
 
+from shoal.errors import UserError
 from shoal.lab.cohort import CohortFolder
 from shoal.lab.labelling import words
 from shoal.lab.labels import Labels, read_labels
 from shoal.lab.names import find_run, is_digits
+
+if TYPE_CHECKING:
+    from shoal.lab.record_views import Run
+    from shoal.spec import RunSpec
 
 COLUMNS = ("name", "group", "tags", "note")
 
@@ -29,12 +35,15 @@ class LabelRecords:
         groups = {name: group for labels in several for name, group in labels.groups.items()}
         return Labels(runs, groups, {path: why for labels in several for path, why in labels.damage.items()})
 
-    def find(self, run: str) -> str:
-        """Id of the run with this id, unambiguous beginning of an id, or name.
+    def find(self, run: "str | Run | RunSpec") -> str:
+        """Id of a run, of the run of a spec, or of the run with this id, unambiguous beginning of an id, or name.
 
         Raises:
             UserError: no run here is called so, or several are.
         """
+        run = run if isinstance(run, str) else getattr(run, "id", run)
+        if not isinstance(run, str):
+            raise UserError(f"a run is named by its id, its name or its spec, got {run!r}")
         if run in self._folders or is_digits(run):
             return find_run(run, self._folders)
         labels = self.labels()

@@ -12,6 +12,7 @@ from shoal.analysis.times import time_to_generalise
 from shoal.errors import UserError, nearest
 from shoal.lab.cohort import CohortFolder
 from shoal.spec import RunSpec
+from shoal.spec.known import known_settings
 
 if TYPE_CHECKING:
     from torch import nn
@@ -53,6 +54,12 @@ class Run:
 
     def __hash__(self) -> int:
         return hash(self.id)
+
+    if not TYPE_CHECKING:  # to a type checker an unknown attribute stays one
+
+        def __getattr__(self, name: str) -> Any:
+            where = f"; settings are in its spec: run.spec.{name}" if name in known_settings() else ""
+            raise AttributeError(f"a run has no {name!r}{where}")
 
     @property
     def _row(self) -> dict[str, Any]:
@@ -175,9 +182,8 @@ class RecordViews:
     def filter(self, which: Callable[[Run], Any] | pl.Expr) -> "Records":
         """Records of the runs for which a condition holds.
 
-        >>> from shoal import Lab
-        >>> Lab("no-such-folder").records().filter(lambda run: run.spec.weight_decay > 0.5)
-        Records(0 runs)
+        >>> records.filter(lambda run: run.spec.weight_decay > 0.5)  # doctest: +SKIP
+        Records(4 runs)
 
         Args:
             which: a function of a :class:`Run`, or a polars expression of the columns of :meth:`Records.runs` and, for
@@ -197,15 +203,20 @@ class RecordViews:
             raise UserError(f"filter takes a function of a run or a polars expression, got {which!r}")
         return self.chosen([run for run in self._folders if run in chosen])
 
-    def times(self, stay: int = 1) -> pl.DataFrame:
+    def times(self, stay: int = 1, threshold: float | None = None) -> pl.DataFrame:
         """Time to generalise of each run, by the definition of its task; see :func:`shoal.analysis.time_to`.
+
+        A run that did not generalise has no such time: its ``observed`` is false, and ``time`` is the step until which
+        it is known not to have, as survival analysis asks for (censoring). A mean needs these rows, too.
 
         Args:
             stay: number of evaluations in a row at which the run has to have generalised.
+            threshold: value of the main validation measure that counts as generalised, in place of the task's own
+                (validation accuracy 0.9 of equations).
 
         Returns:
-            One row per run: ``run``, ``time`` (in steps; of a run that did not generalise, its last evaluated step),
-            ``observed`` (false where the time is censored), ``fell_back`` and ``state``.
+            One row per run: ``run``, ``time`` (in steps; of a run that did not generalise, the last evaluated step that
+            ``stay − 1`` others follow, or the step at which it diverged), ``observed``, ``fell_back`` and ``state``.
 
         Raises:
             UserError: the task does not say when a run has generalised, or the runs are of several tasks.
@@ -217,7 +228,7 @@ class RecordViews:
                 f"these runs are of {len(records.tasks)} tasks, each with its own criterion of generalising: choose "
                 f"one with where(task={records.tasks[0]!r})"
             )
-        return time_to_generalise(records.curves(), records.measures(), records.runs(), stay)
+        return time_to_generalise(records.curves(), records.measures(), records.runs(), stay, threshold)
 
     def plot(
         self,
@@ -230,11 +241,12 @@ class RecordViews:
         >>> records.plot("valid_accuracy", by="weight_decay").save("accuracy.png")  # doctest: +SKIP
 
         Args:
-            quantity: a column of :meth:`Records.curves` (``valid_accuracy``), or several, one panel each; the name of a
-                measure (``accuracy``) for both splits; ``time_to_generalise`` for the share of runs that has. The
-                measure that says most where none is named.
+            quantity: a column of :meth:`Records.curves` (``valid_accuracy``) or its symbol (``A_val``), or several, one
+                panel each; the name of a measure (``accuracy``) for both splits; ``time_to_generalise`` for the share
+                of runs that has. The measure that says most where none is named.
             by: the setting, or several, whose values are told apart by colour, with a band over the runs that share
-                one; where none is named, the settings in which the runs differ.
+                one; where none is named, the settings in which the runs differ besides their seeds. Of a measure on
+                both splits it is the mean of all runs, where these have more values than there are colours.
             title: over the figure.
 
         Raises:

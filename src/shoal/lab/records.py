@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from shoal.analysis.extrema import extrema
+from shoal.analysis.extrema import extrema, with_delays
 from shoal.errors import LabError, UserError, nearest
 from shoal.lab.cohort import CohortFolder
 from shoal.lab.damage import damage_of
@@ -14,7 +14,7 @@ from shoal.lab.frames import schema_of
 from shoal.lab.kept import kept_steps
 from shoal.lab.members import task_of, told_of
 from shoal.lab.record_decodes import DecodeRecords
-from shoal.lab.record_views import RecordViews
+from shoal.lab.record_views import RecordViews, Run
 from shoal.lab.snapshot import CohortSnapshot
 from shoal.measures import EQUATIONS, Measures, union
 from shoal.registry import KINDS, USUAL
@@ -86,7 +86,7 @@ class Records(DecodeRecords, RecordViews):
         """The folders in which the runs were trained, each once."""
         return list({folder.path: folder for folder in self._folders.values()}.values())
 
-    def cohort_of(self, run: str) -> CohortFolder:
+    def cohort_of(self, run: str | Run | RunSpec) -> CohortFolder:
         """The folder in which a run was trained.
 
         Raises:
@@ -241,6 +241,9 @@ class Records(DecodeRecords, RecordViews):
     def extrema(self, t_max: int | None = None) -> pl.DataFrame:
         """Best values and the steps of each, per run, up to step ``t_max``; see :func:`shoal.analysis.extrema`.
 
+        A step ``t_…`` is when a run memorised or generalised only where its best value says that it did; of the others
+        it is the step after which they got no better, and their delays are null.
+
         Of runs of several tasks what a run's task does not measure is null.
         """
         curves = self.curves()
@@ -255,13 +258,14 @@ class Records(DecodeRecords, RecordViews):
         for run, folder in self._folders.items():
             runs.setdefault(measures[folder.path], []).append(run)
         if len(runs) < 2:
-            return extrema(curves, t_max, self.measures())
-        parts = [extrema(curves.filter(pl.col("run").is_in(several)), t_max, m) for m, several in runs.items()]
+            return with_delays(extrema(curves, t_max, self.measures()), self.measures())
+        of = {m: curves.filter(pl.col("run").is_in(several)) for m, several in runs.items()}
+        parts = [with_delays(extrema(curve, t_max, m), m) for m, curve in of.items()]
         order = extrema(curves.clear(), t_max, self.measures()).columns
         best = pl.concat(parts, how="diagonal").select(order)
         return pl.DataFrame({"run": self.ids}).join(best, on="run", maintain_order="left")
 
-    def all_metrics(self, run: str) -> dict[str, Any]:
+    def all_metrics(self, run: str | Run | RunSpec) -> dict[str, Any]:
         """The curves of one run in the practical's form: ``train`` and ``test`` with lists, and ``all_steps``.
 
         On each split what the run's task measures: ``loss``, ``accuracy`` and so on.
@@ -283,12 +287,12 @@ class Records(DecodeRecords, RecordViews):
             "l2_norm": curve["l2_norm"].to_list(),
         }
 
-    def model_files(self, run: str) -> dict[int, Path]:
+    def model_files(self, run: str | Run | RunSpec) -> dict[int, Path]:
         """The kept models of a run by step."""
         run = self.find(run)
         return self._folders[run].models(run)
 
-    def kept(self, run: str) -> dict[str, Any]:
+    def kept(self, run: str | Run | RunSpec) -> dict[str, Any]:
         """Artifacts that the run's task keeps with its models: of a text its ``tokenizer``, as JSON.
 
         Raises:
@@ -307,11 +311,11 @@ class Records(DecodeRecords, RecordViews):
         units = {folder.path: dict(told_of(folder, "units", {})) for folder in self.cohorts()}
         return {run: units[folder.path] for run, folder in self._folders.items()}
 
-    def model(self, run: str, step: int | str | None = None, average: int = 1) -> "nn.Module":
+    def model(self, run: str | Run | RunSpec, step: int | str | None = None, average: int = 1) -> "nn.Module":
         """A kept model, ready to evaluate; the last one when no ``step`` is named.
 
         Args:
-            run: its id.
+            run: its id or name, its spec, or a run of :class:`Records`.
             step: after which it was kept; ``best`` is that of the lowest validation loss (``keep_best``).
             average: of so many models, of the last that were kept every ``save_model_step`` up to that step, the mean
                 of the parameters; buffers are those of the last.

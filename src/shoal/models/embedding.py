@@ -12,6 +12,12 @@ from shoal.models.dropout import Dropout
 from shoal.models.positions import SINUSOIDAL
 
 
+def check_batch(tokens: Tensor) -> None:
+    """Raise :class:`ValueError` for tokens that are not ``(B, S)``."""
+    if tokens.dim() != 2:
+        raise ValueError(f"tokens must be (B, S), got {tuple(tokens.shape)}; of one sequence take tokens.unsqueeze(0)")
+
+
 class GPTEmbedding(nn.Module):
     """Token embedding plus the table of positions: fixed sinusoidal, learned, or none.
 
@@ -63,8 +69,9 @@ class GPTEmbedding(nn.Module):
         """Embed tokens at ``positions`` ``(B, S)``, or from 0 on: ``(B, S) -> (B, S, D)``.
 
         A given position past the table's end takes its last row; without ``positions``, more tokens than the table has
-        rows raise a ValueError.
+        rows raise a ValueError, as does one sequence without the axis of a batch.
         """
+        check_batch(tokens)
         embedded: Tensor = self.tokens(tokens)
         if self.scale is not None:
             embedded = embedded * self.scale

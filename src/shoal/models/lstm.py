@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from shoal.models.cache import DecodingState, last_of
 from shoal.models.dropout import Dropout
+from shoal.models.embedding import check_batch
 from shoal.models.initialisation import xavier_linear
 
 State = tuple[Tensor, Tensor]
@@ -173,6 +174,7 @@ class LSTMLM(nn.Module):
         Returns:
             Logits ``(B, S, V)`` and the final ``(h, c)``, each ``(L, B, D)``.
         """
+        check_batch(x)
         outputs, states = self.lstm(self.embedding(x), hidden_states)  # (B, S, D), 2 x (L, B, D)
         return self.classifier(outputs), states  # (B, S, V)
 

@@ -136,8 +136,8 @@ class LSTMSettings(SequenceModel):
     )
     initialisation: str = choice(
         "xavier",
-        "initialisation of linear layers; scaled_normal, all from N(0, 1/embedding_size); nanda, so but the classifier "
-        "from N(0, 1/tokens)",
+        "initialisation of linear layers; scaled_normal, all from N(0, 1/embedding_size); nanda, as scaled_normal with "
+        "the classifier from N(0, 1/tokens)",
         ("torch", "xavier", "scaled_normal", "nanda"),
         may_be_open=True,
     )
@@ -214,8 +214,8 @@ class GPTSettings(SequenceModel):
     initialisation: str = choice(
         "torch",
         "initialisation of linear layers; torch_attention, attention as in torch.nn; scaled_normal, all from "
-        "N(0, 1/embedding_size); nanda, so but the classifier from N(0, 1/tokens); gpt2, all from N(0, 0.02²), what is "
-        "added to the residual stream from N(0, 0.02²/2L)",
+        "N(0, 1/embedding_size); nanda, as scaled_normal with the classifier from N(0, 1/tokens); "
+        "gpt2, all from N(0, 0.02²), what is added to the residual stream from N(0, 0.02²/2L)",
         ("torch", "xavier", "torch_attention", "scaled_normal", "nanda", "gpt2"),
         may_be_open=True,
     )

@@ -43,7 +43,7 @@ def per_run_table(records: Records, settings: Sequence[str], damaged: Collection
     lacking = [q.column for q in quantities_of(measures) if q.column not in frame.columns]  # all that have it damaged
     frame = frame.with_columns(pl.lit(None, pl.Float64).alias(name) for name in lacking)
     frame = _with_marks(frame, measures)
-    called = [name for name in ("name", "tags") if name in frame.columns]
+    called = [name for name in ("name", "group", "tags") if name in frame.columns]
     header = ["run", *called, *settings, "state"]
     for split in SPLITS:
         header += [shown.symbol_of(split), f"t_f({shown.symbol_of(split)})"]

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import altair as alt
 import polars as pl
 
 from shoal.errors import LabError, UserError, nearest
@@ -85,7 +86,8 @@ def plot_runs(
         raise UserError("there are no runs to plot")
     records, damage = records.snapshot().whole()
     measures = records.measures()
-    names = _names("quantity", quantity) or [measures.shown.name]
+    symbols = {m.symbol_of(split): f"{split}_{m.name}" for m in measures.recorded for split in SPLITS}
+    names = [symbols.get(name, name) for name in _names("quantity", quantity)] or [measures.shown.name]
     asked = _names("by", by)
     if names == [TIMES]:
         return _times(records, asked, title)
@@ -94,11 +96,13 @@ def plot_runs(
         raise LabError("none of these runs has been evaluated yet")
     panels = [panel for name in names for panel in _panels(name, curves, measures)]
     single = [measure for measure in measures.recorded if names == [measure.name]]
-    if single and not asked:
+    if single and not asked and not _few_differ(records):
         title = title or f"{capitalised(single[0].words)} of {counted(len(records), 'run')}"
         chart = learning_curves(curves, single[0].name, title, measures)
         caption = f"{capitalised(single[0].words)} on both splits against the training step. {lines_note(len(records))}"
-        return Plot(names[0], chart, caption + _left_out(damage))
+        if pooled := _differing(records):
+            caption += f" The runs differ in more than their seeds: in {listed(pooled)}."
+        return _described(Plot(names[0], chart, caption + _left_out(damage)), len(records))
     labelled, axis = colour_axis(records, asked)
     curves = curves.select("run", "step", *(panel.column for panel in panels)).join(labelled, on="run")
     words = listed([panel.title for panel in panels])
@@ -111,7 +115,22 @@ def plot_runs(
     chart = curve_panels(curves, axis, title, panels)
     if len(panels) <= _FEW:
         chart.concat = [panel.properties(**_SIZE) for panel in chart.concat]
-    return Plot(name, chart, caption + _left_out(damage))
+    return _described(Plot(name, chart, caption + _left_out(damage)), per_value[-1])
+
+
+def _described(plot: Plot, runs: int) -> Plot:
+    """The plot with the meaning of its bands under its title, since a picture may go where its caption does not."""
+    if runs > 1:
+        plot.chart.title = alt.TitleParams(
+            plot.chart.title, subtitle="thick: mean of runs; shaded: ± one standard deviation", fontWeight="bold"
+        )
+    return plot
+
+
+def _few_differ(records: Records) -> bool:
+    """Return True if runs differ in more than seeds, and in no more combinations than there are colours."""
+    settings = _differing(records)
+    return bool(settings) and len(records.runs().select(settings).unique()) <= _MOST_NAMES
 
 
 def _times(records: Records, by: Sequence[str], title: str | None) -> Plot:
@@ -199,10 +218,14 @@ def colour_axis(records: Records, by: Sequence[str] = ()) -> tuple[pl.DataFrame,
     axis, column = setting_axis(table, settings, in_legend=True)
     if len(axis.names) > _MOST_NAMES:
         raise UserError(
-            f"{listed(settings)}: {len(axis.names)} different values, and a figure has {_MOST_NAMES} colours for them; "
-            "plot some of the runs, chosen with where(...), or by another setting"
+            f"{listed(settings)}: {len(axis.names)} different {_values(settings)}, and a figure has {_MOST_NAMES} "
+            "colours for them; plot some of the runs, chosen with where(...), or by another setting"
         )
     return table.select("run", column), axis
+
+
+def _values(settings: Sequence[str]) -> str:
+    return "values" if len(settings) == 1 else "combinations of values"
 
 
 def _differing(records: Records) -> list[str]:

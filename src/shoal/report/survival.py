@@ -133,8 +133,8 @@ def rates_sentence(times: pl.DataFrame, by: str, most: int = 6) -> str:
         each = f"{sizes[0]}" if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]}"
         high = number(max(row["rate_high"] for row in rows.values()), 2)
         return (
-            f"reached by none of {len(labelled)} runs, 0 of {each} at each of {len(labels)} values of {by}; rates 0 "
-            f"with 95 % Wilson intervals up to {high}."
+            f"reached by none of {len(labelled)} runs ({each} at each of {len(labels)} values of {by}); the 95 % "
+            f"Wilson intervals of the rates go from 0 up to {high}."
         )
     shown = labels if len(labels) <= most else [labels[0], labels[-1]]
     parts = []
@@ -154,7 +154,7 @@ def _counted(summary: pl.DataFrame) -> str:
     """Meaning of the columns that hold counts and rates."""
     unfinished, diverged = int(summary["unfinished"].sum()), int(summary["diverged"].sum())
     lost = f"{diverged} diverged and can never reach it: median and mean count it to the end as one that has not. "
-    fell_back = "Fell back: runs that reached it and were on the wrong side again at a later evaluation. "
+    fell_back = "Fell back: runs that reached it and did not meet it at a later evaluation. "
     return (
         ("" if summary["fell_back"].null_count() else fell_back)
         + "Censored: runs that ended without reaching it. Diverged: runs whose loss was no longer finite before that. "

@@ -1,6 +1,6 @@
 """Names of a run's parts: those that are given, and the usual ones for the others."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from shoal.errors import UserError, nearest
@@ -35,11 +35,20 @@ def going_with(task: str, parts: Iterable[Any]) -> list[Any]:
 
 
 def not_there(name: str, value: Any, names: Mapping[str, str], classes: Iterable[type[Part]]) -> str:
-    """Error line for a setting that none of a run's parts has."""
+    """Error line for a setting that none of a run's parts has; with None for a value it is asked for and not given."""
+    shown = name if value is None else f"{name}={value}"
     for kind, registry in KINDS.items():
         fitting = [part for part in registry.shipped() if name in part.model_fields]
         if fitting:
             applicable = " ".join(part.name for part in going_with(names["task"], fitting))
-            return f"{name}={value} does not apply to {kind} {names[kind]!r}; it applies to {applicable}"
+            return f"{shown} does not apply to {kind} {names[kind]!r}; it applies to {applicable}"
     known = [*KINDS, *(setting for kind in classes for setting in kind.model_fields)]
-    return f"unknown setting {name!r}{nearest(name, known)}"
+    meant = nearest(name, known) or "; all settings: shoal train --help, or dir() of a RunSpec"
+    return f"unknown setting {name!r}{meant}"
+
+
+def refuse_unnamed(values: Sequence[Any]) -> None:
+    """Raise :class:`UserError` for settings that are given without their names."""
+    if values:
+        kinds = [kind for kind, registry in KINDS.items() if values[0] in registry.names()]
+        raise UserError(f"settings are given by name, as in {(*kinds, 'model')[0]}=…, got {values[0]!r}")

@@ -12,7 +12,7 @@ from shoal.registry import KINDS, USUAL, when_registered
 from shoal.spec.differing import differing
 from shoal.spec.fields import Part, extra, one_line, read_value
 from shoal.spec.identity import canonical, identify
-from shoal.spec.names import going_with, named_parts, not_there
+from shoal.spec.names import going_with, named_parts, not_there, refuse_unnamed
 from shoal.spec.training import ALWAYS, check_together
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ class RunSpec:
     Settings that are left open take the value that fits the others (``hidden_size`` that of ``embedding_size``, the
     seeds that of ``seed``, ``weight_decay`` 1 for AdamW). A setting that none of the chosen parts has is refused with
     those that have it. A task, a model or an optimizer that stands outside of shoal is named by its place.
+    ``dir(spec)`` lists the settings, ``spec.dump()`` their values, ``shoal train --help`` their meanings.
 
     >>> RunSpec(model="gpt", seed=0).num_heads
     4
@@ -62,7 +63,8 @@ class RunSpec:
         lr: float
         weight_decay: float
 
-    def __init__(self, **settings: Any) -> None:
+    def __init__(self, *unnamed: Any, **settings: Any) -> None:
+        refuse_unnamed(unnamed)
         self._read(settings)
         for part in self.parts.values():  # what was trained before this was refused is what it is: see restored
             part.check_new()
@@ -85,13 +87,8 @@ class RunSpec:
 
     def _check_together(self) -> None:
         """Raise :class:`UserError` for settings of several parts that do not go together."""
-        check_together(
-            self.get("dropout", 0.0),
-            self.precision,
-            self.get("warmup_steps", 0),
-            self.get("warmup_from_zero", False),
-            self.n_steps,
-        )
+        warmup = (self.get("warmup_steps", 0), self.get("warmup_from_zero", False))
+        check_together(self.get("dropout", 0.0), self.precision, *warmup, self.n_steps)
         alone = [kind for kind in ("task", "model") if not self.parts[kind].shares_prefixes]  # type: ignore[attr-defined]
         if alone and self.precision != "float32":
             raise UserError(
@@ -126,7 +123,11 @@ class RunSpec:
             return attributes["names"][name]
         if "parts" in attributes and name in (roles := _roles(**attributes["names"])):
             return getattr(attributes["parts"][roles[name]], name)
-        raise AttributeError(f"no setting {name!r} of this run")
+        is_made = "names" in attributes and not name.startswith("_")
+        raise AttributeError(not_there(name, None, self.names, map(type, self.parts.values())) if is_made else name)
+
+    def __dir__(self) -> list[str]:
+        return [*super().__dir__(), *self]
 
     def __setattr__(self, name: str, value: Any) -> None:
         raise AttributeError(f"a RunSpec does not change; replace({name}=...) gives another")
@@ -173,7 +174,7 @@ class RunSpec:
 
     def get(self, name: str, default: Any = None) -> Any:
         """Value of a setting, or the default where none of its parts has it."""
-        return getattr(self, name, default)
+        return getattr(self, name) if name in self.names or name in _roles(**self.names) else default
 
     @cached_property
     def id(self) -> str:
@@ -200,8 +201,8 @@ class RunSpec:
     def canonical(self) -> dict[str, Any]:
         """Settings that identify the run: every one that differs from the default of its task, model and optimizer.
 
-        Settings at their defaults are left out so that a setting added later does not rename the runs made before it.
-        Of a part from outside of shoal, whose defaults a reader of the record may not have, all settings are included.
+        Defaults are left out so that a setting added later does not rename the runs made before it. Of a part from
+        outside of shoal, whose defaults a reader of the record may not have, all settings are included.
         """
         return canonical(self.dump())
 

@@ -46,7 +46,7 @@ class Training(Part):
     )
     save_statistic_step: Period = setting(
         None,
-        "flush the records every this many steps, besides every 20 s",
+        "number of steps between two writes to the lab, besides one every 20 s",
         "an integer of at least 1",
         operational=True,
         ge=1,

@@ -3,12 +3,20 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import polars as pl
+
+from shoal.analysis.blocks import crossed
 from shoal.errors import UserError
 from shoal.measures import Measures
 from shoal.report.by import check_axes, setting_axis
 from shoal.report.panels import Axis
-from shoal.studies.crossing import SOURCES
+from shoal.report.words import counted, listed, setting_text
+from shoal.spec.fields import Part, extra
+from shoal.spec.known import known_settings
+from shoal.studies.crossing import SEED_AXES, SOURCES
 from shoal.studies.results import Results
+
+SIZE = "parameters"  # the number of parameters, which is made of settings
 
 
 @dataclass(frozen=True)
@@ -61,11 +69,13 @@ class Grid:
         results: the runs, names in place of values where an axis is of names.
         axes: the settings.
         waited: thresholds.
+        unlike: a sentence on settings beside the axes in which the runs differ; empty where there are none.
     """
 
     results: Results
     axes: tuple[Axis, ...]
     waited: Thresholds
+    unlike: str = ""
 
     def of(self, axis: Axis) -> Results:
         """The runs that tell of an axis. One that is in several labs or forms tells once of other settings: counted
@@ -98,7 +108,53 @@ def own_grid(results: Results, by: Sequence[str], thresholds: Sequence[float] | 
         axis, column = setting_axis(results.runs, [name])
         axes.append(axis)
         renamed.append(column)
-    return Grid(results.renamed(renamed), tuple(axes), waited)
+    alike, unlike = _alike(results, names)
+    return Grid(alike.renamed(renamed), tuple(axes), waited, unlike)
+
+
+def _alike(results: Results, names: Sequence[str]) -> tuple[Results, str]:
+    """The runs that have a partner, which differs in an axis and in no setting but axes and seeds, and a sentence.
+
+    A mean over others would take what these settings do for what the axis does. Where none has a partner it is of all.
+    """
+    frame = results.evaluated
+    made_of = made_of_size(results) if SIZE in names else ()
+    asked = [name for name in names if name not in SOURCES]
+    settings = [name for name in results.settings if name not in (*SEED_AXES, *SOURCES)]
+    others = crossed(frame, [*names, *made_of], settings)
+    if not others or not asked:
+        return results, ""
+    text = f"Runs also differ in {listed(_told(frame, others, [*names, *made_of, 'q']))}"
+    alike = frame.filter(pl.struct(asked).n_unique().over(others) > 1)
+    if alike.is_empty():
+        return results, f"{text}, and no two in {listed(asked)} alone: the means below are of runs that are not alike."
+    left = len(frame) - len(alike)
+    partner = f"that have a partner which differs in {listed(asked)} alone"
+    which = f"the {counted(len(alike), 'run')} {partner}" if left else "all"
+    value = alike[others[0]].drop_nulls().mode().sort().first()
+    flag = "" if value is None else f" --{others[0].replace('_', '-')} {setting_text(value)} narrows the choice."
+    out = f", {left} {'is' if left == 1 else 'are'} left out" if left else ""
+    return results.only(alike["run"]) if left else results, f"{text}; means and rates are over {which}{out}.{flag}"
+
+
+def _told(frame: pl.DataFrame, others: Sequence[str], apart: Sequence[str]) -> list[str]:
+    """Settings in which runs differ, also those that go with others, but for those that follow from them."""
+    known = known_settings()
+    varying = [name for name in known if name in frame.columns and frame[name].n_unique() > 1]
+    of_shoal = [name for name in varying if name not in (*apart, *SEED_AXES) and not follows(known[name][0], name)]
+    return [*(name for name in others if name not in known), *of_shoal] or [*others]
+
+
+def made_of_size(results: Results) -> tuple[str, ...]:
+    """Settings of the model that vary, of which the number of parameters is made."""
+    settings = type(results.spec().model_part).model_fields
+    return tuple(name for name in settings if name in results.runs.columns and results.runs[name].n_unique() > 1)
+
+
+def follows(part: type[Part], name: str) -> bool:
+    """Return True if a setting is decided by another where it is left open, or changes nothing of what is trained."""
+    known = extra(part, name)
+    return bool(known["follows"] or known["operational"] or known["derived"]) or name == "hidden_size"
 
 
 def asked_of(measures: Measures) -> list[tuple[str, str, bool | None]]:

@@ -9,32 +9,31 @@ Runs of several labs, or of several forms of a study, stand side by side by one 
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import polars as pl
 
-from shoal.analysis.blocks import going_with
+from shoal.analysis.blocks import crossed, going_with
 from shoal.measures import Measures
 from shoal.report import Figure, Report, Section, Table
-from shoal.report.by import value_name, values_in_words
+from shoal.report.by import setting_axis, value_name, values_in_words
 from shoal.report.each_run import model_label
 from shoal.report.panels import Axis
 from shoal.report.quantities import is_open
 from shoal.report.words import capitalised, counted, listed, with_interval
-from shoal.spec.fields import extra
 from shoal.spec.known import known_settings
 from shoal.studies.answers import Case, Trend, direction, how_it_goes
 from shoal.studies.crossing import SEED_AXES, SOURCES, crossing
-from shoal.studies.own_axes import Grid, asked_of
+from shoal.studies.own_axes import SIZE, Grid, asked_of, follows, made_of_size
 from shoal.studies.own_pairs import metric_labels, paired, pairs_section
 from shoal.studies.own_sources import lacking, provenances, twice
-from shoal.studies.parts import curves_figure, summary_figure, summary_table, times_answers
+from shoal.studies.parts import curves_figure, summary_figure, summary_table, times_answers, times_of
 from shoal.studies.results import Results
 
 _MOST_PARTS = 6  # figures of curves for one axis
 _CURVES = "curves of all runs, coloured by this setting, and the best values of each of its values."
 _BEST = "the best values at each setting, the steps at which they were first reached, and tests of trends."
-_SIZE = "parameters"  # the number of parameters, which is made of settings
 
 
 def report_own_grid(
@@ -50,19 +49,21 @@ def report_own_grid(
         says: further sections.
     """
     results = grid.results
-    asked = asked_of(results.measures)
+    nobody = _nobody(grid)
+    # of a run that did not generalise the first step of its best value is no time to do so
+    asked = [one for one in asked_of(results.measures) if not (nobody and one[2] is None)]
     better = [(column, symbol, small) for column, symbol, small in asked if small is not None]
     trends, table = _trends(grid, asked)
     pairings, every = paired([(axis, grid.of(axis)) for axis in grid.axes], better, grid.waited)
     labels = metric_labels(results, better, grid.waited)
     pairs = [pairs_section(one, every, labels) for one in pairings]
     times = _times(grid)
-    answers = [*lacking(sources), *twice(sources), *notes]
+    answers = [*lacking(sources), *twice(sources), *notes, *nobody, *[grid.unlike] * bool(grid.unlike)]
     for axis in grid.axes:
         answers += _design(grid, axis)
-        answers += [sentence for of, sentence in trends if of is axis]
+        answers += [] if nobody else [sentence for of, _, sentences in times if of is axis for sentence in sentences]
         answers += [sentence for one, (sentence, _) in zip(pairings, pairs, strict=True) if one.axis is axis]
-        answers += [sentence for of, _, sentences in times if of is axis for sentence in sentences]
+        answers += [sentence for of, sentence in trends if of is axis]
     titles = listed([axis.title for axis in grid.axes])
     return Report(
         title=f"Runs by {titles}",
@@ -77,6 +78,22 @@ def report_own_grid(
             *provenances(sources, command),
         ],
     )
+
+
+def _nobody(grid: Grid) -> list[str]:
+    """A sentence where no run reached any of the thresholds."""
+    results = grid.results
+    if not grid.waited.thresholds or results.measures.generalised is None:
+        return []
+    shown, n = results.measures.shown, len(results.evaluated)
+    easiest = (min if shown.higher_is_better else max)(grid.waited.thresholds)
+    if times_of(results, replace(grid.waited, stay=1), easiest)["observed"].any():
+        return []
+    axes = listed([axis.title for axis in grid.axes])
+    return [
+        f"No run of {n} reached validation {shown.words} {easiest:g}, so what {axes} does to generalisation cannot be "
+        "judged here: train for more steps. What follows is about losses and accuracies below that."
+    ]
 
 
 def _trends(grid: Grid, asked: Sequence[tuple[str, str, bool | None]]) -> tuple[list[tuple[Axis, str]], Table | None]:
@@ -115,15 +132,14 @@ def _goes(one: Trend, runs: pl.DataFrame, column: str, symbol: str, small: bool 
 
 def _made_of(results: Results, axis: Axis) -> tuple[str, ...]:
     """The settings of the model that vary, where the axis is the number of parameters."""
-    if axis.column != _SIZE:
+    if axis.column != SIZE:
         return ()
-    settings = type(results.spec().model_part).model_fields
-    return tuple(name for name in settings if name in results.runs.columns and results.runs[name].n_unique() > 1)
+    return made_of_size(results)
 
 
 def _times(grid: Grid) -> list[tuple[Axis, Section, list[str]]]:
     """Section on the times at which runs reached the thresholds, by each axis, and its sentences."""
-    asked = [axis for axis in grid.axes if axis.column != _SIZE]
+    asked = [axis for axis in grid.axes if axis.column != SIZE]
     if not grid.waited.thresholds or not asked:
         return []
     axes = {("" if len(grid.axes) == 1 else f"by {axis.title}"): (axis, grid.of(axis)) for axis in asked}
@@ -151,7 +167,8 @@ def _figures(grid: Grid, axis: Axis) -> list[Figure]:
             continue
         title = _titled(grid, settings, f"by {axis.title}")
         name = f"curves-{slug}" + (f"-{place}" if len(parts) > 1 else "")
-        figures.append(curves_figure(shown, axis, name, title, over=_over(shown, axis)))
+        over = _over(shown, axis)
+        figures.append(curves_figure(*_in_colours(shown, axis), name, title, over=over))
     apart: list[str | None] = [None]
     if "model" in others and colour.column != "model":
         apart = [*grid.results.models]
@@ -163,8 +180,18 @@ def _figures(grid: Grid, axis: Axis) -> list[Figure]:
         settings = {} if model is None else {"model": model}
         name = "-".join(["summary", slug, *([] if model is None else [str(apart.index(model))])])
         title = _titled(grid, settings, f"against {axis.title}")
-        figures.append(summary_figure(shown, axis, colour, name, title, over=_over(shown, axis, colour.column)))
+        over = _over(shown, axis, colour.column)
+        shown, shade = _in_colours(shown, colour)
+        figures.append(summary_figure(shown, axis, shade, name, title, over=over))
     return figures
+
+
+def _in_colours(results: Results, axis: Axis) -> tuple[Results, Axis]:
+    """The runs and the axis of their colours: a few numbers are names with a colour each."""
+    if axis.names:
+        return results, axis
+    named, column = setting_axis(results.runs, [axis.column], in_legend=True)
+    return (results.renamed([column]), named) if named.names else (results, axis)
 
 
 def _colour(grid: Grid, axis: Axis) -> Axis:
@@ -198,7 +225,9 @@ def _over(results: Results, axis: Axis, *more: str) -> str:
 def _tables(grid: Grid, trends: Table | None) -> list[Table]:
     """Best values of every combination of the axes, and the trends."""
     name = "-".join(["by", *(axis.column for axis in grid.axes)])
-    return [summary_table(grid.results, grid.axes, name), *([] if trends is None else [trends])]
+    others = crossed(grid.results.evaluated, [axis.column for axis in grid.axes], grid.results.settings)
+    over = listed(["seeds", *(other for other in others if other not in (*SEED_AXES, *SOURCES, "model"))])
+    return [summary_table(grid.results, grid.axes, name, over), *([] if trends is None else [trends])]
 
 
 def _design(grid: Grid, axis: Axis) -> list[str]:
@@ -208,23 +237,17 @@ def _design(grid: Grid, axis: Axis) -> list[str]:
     text = f"{capitalised(axis.title)}: N = {len(runs)} runs, {values_in_words(runs, axis)}. "
     alike = [name for name in (*unit, *within) if name != axis.column and runs[name].n_unique() > 1]
     text += f"Runs of the same {listed(alike)} are compared." if alike else "Nothing else varies."
-    derived = {name for name, parts in known_settings().items() if _follows(parts[0], name)}
+    derived = {name for name, parts in known_settings().items() if follows(parts[0], name)}
     settings = [
         name for name in grid.results.settings if name not in derived and name not in (*SEED_AXES, "q", *SOURCES)
     ]
     settings = [name for name in settings if runs[name].null_count() == 0]
-    going = [name for name in going_with(runs, axis.column, settings) if axis.column not in (_SIZE,)]
+    going = [name for name in going_with(runs, axis.column, settings) if axis.column not in (SIZE,)]
     if going:
         text += (
             f" With it {listed(going)} change{'s' * (len(going) == 1)}, whose effect cannot be separated from its own."
         )
     return [text]
-
-
-def _follows(part: Any, name: str) -> bool:
-    """Return True if a setting is decided by another where it is left open, or changes nothing of what is trained."""
-    known = extra(part, name)
-    return bool(known["follows"] or known["operational"] or known["derived"]) or name == "hidden_size"
 
 
 def _family(trends: Table | None, every: pl.DataFrame, times: Sequence[tuple[Axis, Section, list[str]]]) -> list[str]:

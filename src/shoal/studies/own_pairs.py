@@ -87,7 +87,7 @@ def pairs_section(pairing: Pairing, every: pl.DataFrame, labels: Mapping[str, st
         labels: of the metrics, by column.
     """
     metrics = {f"{pairing.key}:{column}": label for column, label in labels.items()}
-    base = f"{pairing.axis.title} {pairing.baseline}"
+    base = pairing.baseline
     title = f"Beside {base}, {pairing.who}"
     shown = every.filter(pl.col("metric").is_in(list(metrics)))
     figure = comparison_figure(
@@ -148,6 +148,8 @@ def _pairing(
         values = [values[0], values[-1]]
     baseline = _baseline(next(iter(results.specs.values())), axis, values)
     names = dict(axis.names) or {value: value_name(axis.column, value) for value in values}
+    if axis.column != "model":  # whose names say what they are
+        names = {value: f"{axis.title} {name}" for value, name in names.items()}
     order = {value: place for place, value in enumerate(values)}
     runs = (
         frame.filter(pl.col(axis.column).is_in(values))

@@ -270,7 +270,7 @@ def none_got_there(times: pl.DataFrame) -> str:
     return f"none of {counted(len(times), 'run')} reached it, so there is no figure of times."
 
 
-def summary_table(results: Results, settings: Sequence[Axis], name: str) -> Table:
+def summary_table(results: Results, settings: Sequence[Axis], name: str, over: str = "seeds") -> Table:
     """Table of the figures per combination of settings, mean ± std over seeds, the best per column and model bold.
 
     Of loss and accuracy these are ten.
@@ -290,7 +290,7 @@ def summary_table(results: Results, settings: Sequence[Axis], name: str) -> Tabl
         cells = [cell_of(row, q, best[q.column, row["model"]]) for q in quantities]
         rows.append((f"{label} (N = {row['N']})", cells))
     caption = (
-        f"Mean ± population standard deviation over seeds{one_run(groups)}; N: runs; the best of each column in bold, "
+        f"Mean ± population standard deviation over {over}{one_run(groups)}; N: runs; the best of each column in bold, "
         "for each model whose runs were all trained for as many steps, none where all that compete are equal. "
         f"{competing_note(measures)} {symbols_note(measures)}"
     )

@@ -1,6 +1,6 @@
 """Results of a study's runs, as the frames that its figures and answers are made from."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from types import MappingProxyType
 from typing import Any
@@ -10,6 +10,7 @@ import polars as pl
 from shoal.analysis import extrema
 from shoal.errors import LabError
 from shoal.lab import Records
+from shoal.lab.record_labels import COLUMNS
 from shoal.measures import EQUATIONS, Measures
 from shoal.report.shortcomings import shortcomings
 from shoal.spec import RunSpec
@@ -109,6 +110,15 @@ class Results:
         part.curves = self.curves.filter(pl.col("run").is_in(part.runs["run"].to_list()))
         return part
 
+    def only(self, runs: Iterable[str]) -> "Results":
+        """Results of these runs, with what is known of damage to all."""
+        part, chosen = self.of(), [*runs]
+        part.runs = self.runs.filter(pl.col("run").is_in(chosen))
+        part.specs = {run: self.specs[run] for run in part.runs["run"]}
+        part.curves = self.curves.filter(pl.col("run").is_in(chosen))
+        part.damage = self.damage
+        return part
+
     def renamed(self, columns: Sequence[pl.Expr]) -> "Results":
         """Results with other values in some columns of settings, such as names in place of true and false."""
         if not columns:
@@ -136,8 +146,8 @@ class Results:
 
     @property
     def settings(self) -> tuple[str, ...]:
-        """Columns of :attr:`runs` that are settings, those of parts from outside of shoal among them."""
-        return tuple(name for name in self.runs.columns if name not in ("run", "state", "step", "parameters"))
+        """Columns of :attr:`runs` that are settings, also those of outside parts; labels are none."""
+        return tuple(name for name in self.runs.columns if name not in ("run", "state", "step", "parameters", *COLUMNS))
 
     @property
     def models(self) -> list[str]:

@@ -137,7 +137,7 @@ def get_arithmetic_dataset(
         operation_orders: 2 (binary), 3 (ternary) or both.
         is_symmetric: keep only ``a <= b (<= c)``; not for permutations.
         shuffle: shuffle before splitting.
-        seed: seed of the shuffle.
+        seed: seed of the shuffle; another gives another split, and that of a run is ``run.spec.split_seed``.
         per_order: split binary and ternary equations each at ``r_train``, instead of their union.
         equation_format: ``full``, ``eos``, ``infix`` or ``operands``: how equations are written.
         zero_operands: operands that may be 0: ``any``, the ``first`` alone, or ``none``; not for permutations. Of a
@@ -147,8 +147,8 @@ def get_arithmetic_dataset(
 
     Returns:
         ``(train, valid), tokenizer, max_length, padding_index``. Each dataset yields inputs ``(S,)``, targets ``(S,)``,
-        the position of ``=`` in the targets, and the mask ``(S,)`` of targets other than PAD; ``max_length`` is ``S``;
-        ``padding_index`` is None where the vocabulary has no PAD: in formats without BOS, of one order.
+        the position of ``=`` in the targets (the answer is the next one), and the mask ``(S,)``, 1 where the target is
+        not PAD; ``max_length`` is ``S``; ``padding_index`` is None in formats without BOS, of one order.
 
     Raises:
         UserError: a value outside its range.
