@@ -332,7 +332,9 @@ def test_a_text_that_has_moved_is_named_anew(half_done, tmp_path):
     runs = lab.records().runs()
     assert runs["state"].to_list() == ["done", "done"]
     assert set(runs["run"]) == {spec.id for spec in specs}
-    whole = shoal.train([spec.replace(text=str(moved)) for spec in specs], tmp_path / "whole", workers=1, threads=1)
+    whole = shoal.train(
+        [spec.replace(text=str(moved)) for spec in specs], tmp_path / "whole", engine="plain", workers=1
+    )
     assert lab.records(whole.ids).curves().equals(whole.curves())
 
 
