@@ -380,6 +380,23 @@ def test_who_reads_meanwhile_always_finds_every_other_run(lab):
     assert missed == []
 
 
+def test_a_cohort_that_goes_between_two_looks_is_none(lab, monkeypatch):
+    looked = survey.is_there
+
+    def is_there(path):
+        there = looked(path)
+        if there and path.name == "cohort.json" and path.parent == gone.path:
+            gone.path.rename(lab.path / "gone")
+        return there
+
+    gone = lab.records(LONG).cohorts()[0]
+    expected = [run for run in lab.runs() if run not in gone.status()["members"]]
+    monkeypatch.setattr(survey, "is_there", is_there)
+    found = lab.survey()
+    assert sorted(found.index) == sorted(expected)
+    assert not found.unknown
+
+
 @pytest.mark.parametrize("seen", [0, 1, 2])
 def test_who_looks_while_one_takes_the_place_of_another_finds_one_of_them(lab, seen, monkeypatch):
     """The moment of a deletion comes after so many cohorts of three were looked at."""

@@ -1,6 +1,7 @@
 """Survey of a lab: the cohort that holds each run, and lines about cohorts that cannot be read."""
 
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
@@ -82,7 +83,8 @@ def find_cohorts(path: Path) -> tuple[list[CohortFolder], list[str]]:
                 if is_pending(folder):
                     continue
                 if is_there(folder.path / "cohort.json"):
-                    cohorts.append((folder.path.joinpath("cohort.json").lstat().st_mtime_ns, name, folder))
+                    with suppress(FileNotFoundError):  # moved away since: the look is repeated
+                        cohorts.append((folder.path.joinpath("cohort.json").lstat().st_mtime_ns, name, folder))
                 elif folder.contents():
                     raise LabError(f"{folder.path / 'cohort.json'} is missing")
         except LabError as error:
