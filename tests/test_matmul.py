@@ -12,7 +12,7 @@ from unittest import mock
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -178,6 +178,9 @@ def check_bits(case: Case, seed: int) -> None:
 
 
 @some
+@example(Case(40, 40, 600, R=2), 0)
+@example(Case(40, 40, 200, R=2, a_transposed=True), 0)
+@example(Case(2, 70, 300, R=2, b_transposed=True), 0)
 @given(cases, st.integers(0, 2**31))
 def test_bits_depend_on_a_row_and_the_right_matrix_alone(case, seed):
     check_bits(case, seed)
@@ -193,7 +196,7 @@ def threads():
 @pytest.mark.parametrize(
     "case",
     [
-        Case(150, 70, 300, R=1, b_transposed=True, bias=True),
+        Case(150, 70, 300, R=1, b_transposed=True, bias=True, accumulate=True),
         Case(20, 300, 300, R=1, a_transposed=True, accumulate=True),
         Case(60, 60, 260, R=3, S=2, a_transposed=True),
         Case(3, 5, 2000, R=40, b_transposed=True),
@@ -245,10 +248,16 @@ class Guarded:
         return view.copy_(values)
 
 
+GUARDED = [
+    *((1, 1, 1), (14, 32, 3), (15, 33, 17), (30, 47, 20), (29, 64, 40), (3, 100, 260), (100, 9, 33)),
+    *((100, 40, 100), (20, 40, 1024)),  # of which columns, and rows, of the left matrix are copied
+]
+
+
 def guarded_products() -> None:
     """Products whose operands all end, or all begin, where memory does."""
     for at_end in (True, False):
-        for M, N, K in [(1, 1, 1), (14, 32, 3), (15, 33, 17), (30, 47, 20), (29, 64, 40), (3, 100, 260), (100, 9, 33)]:
+        for M, N, K in GUARDED:
             for turned in range(4):
                 case = Case(M, N, K, R=2, a_transposed=turned % 2 > 0, b_transposed=turned > 1, bias=True)
                 values, held = drawn(case, 0), {}
