@@ -7,14 +7,17 @@ ORACLES := $(VENV)/oracles
 TORCH := torch==2.13.0
 LAB ?= lab
 
-.PHONY: run test test-all lint format bench clean
+.PHONY: run test quick test-all lint format bench clean
 
 # Train the quick sanity study (a minute of training on two cores), print its table and the path of its report.
 run: $(SET_UP)
 	$(BIN)/shoal study run sanity --quick --lab $(LAB)
 
-# Lint, check types, run the tests.
-test: lint
+# Lint, check types, run the tests; types are checked beside the first tests, on one core for twenty seconds.
+test: $(SET_UP)
+	$(MAKE) --no-print-directory --jobs 2 lint quick
+
+quick: $(SET_UP)
 	$(BIN)/pytest -n 2 -m "not slow"
 
 # The same with the proofs that take minutes, also those against libraries that nothing else here needs.

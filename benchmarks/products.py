@@ -141,7 +141,8 @@ def ways(shape: Shape, R: int) -> dict[str, Callable[[], Any]]:
 
 def speeds(shape: Shape, R: int) -> dict[str, float]:
     """GFLOP/s of each way, medians of turns that follow one another."""
-    calls, times = ways(shape, R), {}
+    calls = ways(shape, R)
+    times: dict[str, list[float]] = {}
     for name, call in calls.items():
         call()
         times[name] = []
@@ -155,28 +156,30 @@ def speeds(shape: Shape, R: int) -> dict[str, float]:
     return {name: R * shape.operations / median(of) / 1e9 for name, of in times.items()}
 
 
-class Products(TorchDispatchMode):
+class Products(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counter of the products that PyTorch is asked for."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.seen: Counter[Shape] = Counter()
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if "mm" in function.overloadpacket.__name__:
             a, b = [value for value in args if isinstance(value, Tensor)][-2:]
             orders = ("" if x.stride(-1) == 1 else "T" for x in (a, b))
-            self.seen[Shape(*a.shape[-2:], b.shape[-1], *orders)] += 1
+            M, K = a.shape[-2:]
+            self.seen[Shape(M, K, b.shape[-1], *orders)] += 1
         return function(*args, **(kwargs or {}))
 
 
 def products_of(**settings: Any) -> Counter[Shape]:
     """Products of one training step by engine ``compiled``, each as often as it is computed."""
-    stack = Stack(Cohort((RunSpec(**settings),)), torch.device("cpu"), "compiled")
+    stack = Stack(Cohort((RunSpec(**settings),)), torch.device("cpu"), "compiled", "torch")
     train_step(stack)
     with Products() as products:
         train_step(stack)
-    return products.seen
+    seen: Counter[Shape] = products.seen
+    return seen
 
 
 def main() -> None:
@@ -197,10 +200,10 @@ def main() -> None:
             for R in members:
                 if R * (shape.M * shape.K + shape.K * shape.N + shape.M * shape.N) > LARGEST:
                     continue
-                found = speeds(shape, R)
-                ratios = (f"{found['shoal'] / found[other]:.2f}" for other in ("bmm", "oneDNN"))
+                speed = speeds(shape, R)
+                ratios = (f"{speed['shoal'] / speed[other]:.2f}" for other in ("bmm", "oneDNN"))
                 print(
-                    f"| {shape} | {R} |", " | ".join([*(f"{x:.0f}" for x in found.values()), *ratios]), "|", flush=True
+                    f"| {shape} | {R} |", " | ".join([*(f"{x:.0f}" for x in speed.values()), *ratios]), "|", flush=True
                 )
 
 

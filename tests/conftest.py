@@ -7,6 +7,8 @@ import pytest
 import torch
 
 from shoal.fast.build import kernels
+from shoal.report import page
+from shoal.training import arrangement
 
 os.environ["CUDA_VISIBLE_DEVICES"] = ""  # tests are of the CPU, where there is a GPU too
 os.environ.pop("COLUMNS", None)  # xdist sets it, and tables would be as wide as a terminal
@@ -20,10 +22,24 @@ def one_thread():
 
 
 @pytest.fixture(autouse=True, scope="session")
+def one_process():
+    """Training that does not ask for workers has none: each takes two seconds to import what is here already."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(arrangement, "cores", lambda: 1)
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
 def compiled():
     """The kernels are there from the start: which engine a short run gets depends on whether they are, and a test that
     compares two runs to the bit must not see them appear in between."""
     kernels()
+
+
+@pytest.fixture
+def without_pictures(monkeypatch):
+    """Files of figures without a picture, for tests that are not of figures: a page draws for half of its time."""
+    monkeypatch.setattr(page, "drawn", lambda figure: dict.fromkeys(page.FIGURE_FILES, b""))
 
 
 @pytest.fixture(scope="session")

@@ -22,7 +22,7 @@ def made(path: Path) -> Lab:
     for specs, steps in ((SPECS, 100), (UNFINISHED, 12)):
         (cohort,) = plan(specs)
         folder = lab.cohort(cohort.id)
-        folder.create(list(cohort.members), threads=1, engine=fastest(cohort.shared))
+        folder.create(list(cohort.members), threads=1, **fastest(cohort.shared))
         asked = iter(range(steps))
         train_cohort(folder, Options(stop=lambda asked=asked: next(asked, None) is None))
         assert len(folder.parts.there()) == 3

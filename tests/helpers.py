@@ -55,9 +55,15 @@ def trained(specs: list[RunSpec], steps: int) -> Stack:
     return stack
 
 
-def fastest(spec: RunSpec) -> str:
-    """The engine that ``train`` chooses here, once the kernels are compiled."""
-    return choose_engine(spec, math.inf, CPU).engine
+def fastest(spec: RunSpec) -> dict[str, str]:
+    """The engine and the products that ``train`` chooses here, once the kernels are compiled."""
+    choice = choose_engine(spec, math.inf, CPU)
+    return {"engine": choice.engine, "products": choice.products}
+
+
+def denormals_are_flushed(parameters: dict[str, Tensor]) -> Tensor:
+    """A quantity to record: 1 where numbers without a full mantissa count as 0."""
+    return (torch.full((), 1e-39) * 0.5 == 0).float()
 
 
 def theta(stack: Stack, index: int) -> Tensor:

@@ -1,6 +1,6 @@
 """Trains, or deletes, in a child process that is killed at random moments; run by test_kill.py and test_deleting.py.
 
-    python killing.py LAB KILLS SEED [ragged]
+    python killing.py LAB KILLS SEED [half|ragged]
     python killing.py LAB KILLS SEED delete RUN…   deletes instead
 
 The parent has imported everything and never computes, so that each child starts training at once.
@@ -11,6 +11,7 @@ import random
 import signal
 import sys
 import time
+from collections.abc import Callable
 
 import torch
 from helpers import tiny_grid
@@ -20,10 +21,11 @@ from shoal.lab import Lab
 from shoal.spec import RunSpec, grid
 
 
-def specs() -> list[RunSpec]:
+def specs(share: float = 1) -> list[RunSpec]:
     """Two cohorts with state to lose in minibatches, dropout and member lengths, long enough to be killed often."""
-    lstm = tiny_grid({"train_batch_size": 4, "save_model_step": 200}, n_steps=[1000, 1200], seed=[0, 1])
-    gpt = tiny_grid({"model": "gpt", "dropout": 0.1, "n_steps": 720}, lr=[1e-3, 1e-2])
+    lengths = [round(share * steps) for steps in (1000, 1200)]
+    lstm = tiny_grid({"train_batch_size": 4, "save_model_step": 200}, n_steps=lengths, seed=[0, 1])
+    gpt = tiny_grid({"model": "gpt", "dropout": 0.1, "n_steps": round(share * 720)}, lr=[1e-3, 1e-2])
     return lstm + gpt
 
 
@@ -34,12 +36,13 @@ def ragged() -> list[RunSpec]:
     return grid(RunSpec(**base), n_steps=[70, 150, 200], seed=[0, 1])
 
 
+RUNS: dict[str, Callable[[], list[RunSpec]]] = {"": specs, "half": lambda: specs(0.5), "ragged": ragged}
+
+
 def child(lab: str, which: str) -> None:
     torch.set_num_threads(1)
-    if which == "ragged":
-        shoal.train(ragged(), lab, workers=1, threads=1, flush_seconds=0.05, places=3)
-    else:
-        shoal.train(specs(), lab, workers=1, threads=1, flush_seconds=0.05)
+    places = 3 if which == "ragged" else None
+    shoal.train(RUNS[which](), lab, workers=1, threads=1, flush_seconds=0.05, places=places)
 
 
 def delete(lab: str, runs: list[str]) -> None:

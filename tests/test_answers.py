@@ -108,22 +108,22 @@ def test_no_model_scales_better_when_both_are_alike_and_few_seeds_are_said():
 
 def test_with_one_setting_it_cannot_be_told_who_scales_better():
     one = Case("one", runs({"lstm": -0.5, "gpt": -0.1}, sizes=(4,)), SIZE)
-    told = ["Which model scales better cannot be told: there is one value of size s alone, 4."], None
+    told = ["Which model scales better cannot be tested: there is one value of size s alone, 4."], None
     assert scaling(one) == told
     assert scaling(one, one) == told
     apart = Case(
         "apart", runs({"lstm": -0.5, "gpt": -0.1}).filter((pl.col("model") == "gpt") | (pl.col("size") < 2)), SIZE
     )
     assert scaling(apart)[0] == [
-        "Which model scales better cannot be told: no seed has both models at two values of size s."
+        "Which model scales better cannot be tested: no seed has both models at two values of size s."
     ]
     sentences, table = scaling(Case("all", runs({"lstm": -0.5, "gpt": -0.1}), SIZE), one)
     assert sentences == [
         f"In terms of {symbol}, of 2 comparisons the LSTM scales better in {lstm}, the GPT in {gpt}, and 0 are open; 1 "
-        f"cannot be told (corrected for 2 comparisons; uncorrected the LSTM in {lstm} and the GPT in {gpt})."
+        f"cannot be tested (corrected for 2 comparisons; uncorrected the LSTM in {lstm} and the GPT in {gpt})."
         for symbol, lstm, gpt in (("log₁₀ L_val", 1, 0), ("A_val", 0, 1))
     ]
-    assert [cells[-1].text for _, cells in table.rows] == ["LSTM", "GPT", "cannot be told", "cannot be told"]
+    assert [cells[-1].text for _, cells in table.rows] == ["LSTM", "GPT", "untested", "untested"]
 
 
 def test_directions_follow_the_interval_of_the_rank_correlation():
@@ -136,7 +136,7 @@ def test_directions_follow_the_interval_of_the_rank_correlation():
     noise = runs({"gpt": 0}).with_columns(train_loss=pl.Series([1.0, 3, 2, 5, 4, 6, 2, 1, 6, 3, 5, 4] * 2))
     (unclear,), _ = how_it_goes([Case("noise", noise, SIZE)], [("train_loss", "T")], "t")
     assert direction(unclear, True).startswith("shows no clear change (ρ = ")
-    assert direction(one, True).startswith("cannot be told (")
+    assert direction(one, True).startswith("cannot be tested (")
     assert len(table.rows) == 4
 
 
@@ -289,11 +289,11 @@ def test_whether_more_steps_would_help_is_computed():
         "LSTM: the median step of A_val ≥ 0.9 goes from 3 at r_train 0.7 to 5 at 0.6.",
         "LSTM, runs from r_train 0.3 on that did not generalise: from the third to the last quarter of the steps mean "
         "A_val goes at 0.3 from 0.250 to 0.254 (by 0.01 or more in 0 of 2) and at 0.5 from 0.350 to 0.550 (by 0.01 or "
-        "more in 2 of 2). At 0.5 it still rises in every run. Where it does not, these steps cannot tell a plateau "
-        "before generalising from an end.",
+        "more in 2 of 2). At 0.5 it still rises in every run. Where it does not, these steps cannot distinguish a "
+        "plateau before generalising from an end.",
     ]
     assert told({0.3: flat})[1].endswith(
-        "in 0 of 2). Where it does not, these steps cannot tell a plateau before generalising from an end."
+        "in 0 of 2). Where it does not, these steps cannot distinguish a plateau before generalising from an end."
     )
     assert "at 0.8 from 0.600 to 0.800 (" in told({0.3: flat, 0.8: [(0.6, 0.8)]})[1]  # above the smallest
     assert told({0.3: [(0.1, 0.3)]})[1].endswith("in all of them: more steps may move these thresholds down.")
@@ -361,7 +361,7 @@ def test_a_source_that_can_be_told_from_none_is_named():
         observed=pl.lit(True),
     )
     told = factorial_test(decompose(times, "time", list(FACTORS), observed="observed"))
-    assert "1 of 6 sources can be told from none: initialisation × split (p " in told
+    assert "variance of 1 of 6 sources differs from 0: initialisation × split (p " in told
     noise = times.with_columns(time=2 ** (12 + pl.Series(rng.standard_normal(27))))
     told = factorial_test(decompose(noise, "time", list(FACTORS), observed="observed"))
     assert "none of 6 sources" in told
@@ -381,12 +381,12 @@ def test_what_a_seed_brings_is_told_with_what_cannot_be_told():
         last = len(row["source"]) == len(FACTORS)
         assert (share if last else f"{' × '.join(FACTORS[name] for name in row['source'])} {share}") in told
     assert told.startswith("LSTM, A_val ≥ 0.9: of the variance of log time, initialisation ")
-    assert "with one run per cell it cannot be told from noise" in told
-    assert told.endswith("All 27 runs got there.")
+    assert "with one run per cell it cannot be separated from noise" in told
+    assert told.endswith("All 27 runs reached it.")
     cut = times.with_columns(time=pl.col("time").clip(upper_bound=1500), observed=pl.col("time") <= 1500)
     never = int((~cut["observed"]).sum())
     told = _answer(decompose(cut, "time", list(FACTORS), observed="observed"), "LSTM", "A_val ≥ 0.9")
-    assert told.endswith(f"{never} of 27 runs, which had not got there, stand at the horizon, step 1,500.")
+    assert told.endswith(f"{never} of 27 runs, which had not reached it, count with the horizon, step 1,500.")
 
 
 def test_which_order_is_learned_first():

@@ -12,6 +12,8 @@ from shoal.cli import main
 from shoal.lab import Lab
 from shoal.lab.check import examine
 
+pytestmark = pytest.mark.usefixtures("without_pictures")
+
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):

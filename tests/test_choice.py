@@ -23,6 +23,8 @@ from shoal.spec.choice import as_cell, as_flags, fits, read_choice
 from shoal.spec.known import known_settings
 from shoal.spec.run import classes_of
 
+pytestmark = pytest.mark.usefixtures("without_pictures")
+
 AXES = {
     "model": ["lstm", "gpt"],
     "operation_orders": [(2,), (2, 3)],
@@ -154,7 +156,7 @@ def test_a_part_that_is_absent_does_not_keep_runs_from_being_chosen(absent, caps
         assert main(["runs", *where, *flags.split()]) == 0
         assert run in capsys.readouterr().out
     assert main(["runs", *where, "--task", "absent_by_now:Task"]) == 2
-    assert "none is such: --task absent_by_now:Task" in capsys.readouterr().err
+    assert "none matches --task absent_by_now:Task" in capsys.readouterr().err
     assert main(["train", *where, "--task", "absent_by_now:Task"]) == 2
     assert "cannot be imported" in capsys.readouterr().err
     for wrong in ("--optimizer adamm", "--lr x"):
@@ -184,10 +186,13 @@ def test_flags_choose_what_is_listed_and_reported(lab, capsys):
     assert "Made by: shoal report --model lstm --lr 0.0006 0.01" in page
     capsys.readouterr()
     for wrong, message in (
-        (["runs", "--seed", "7"], "of 5 runs none is such: --seed 7"),
-        (["runs", "--state", "waiting", "--seed", "0"], "of 5 runs none is such: --state waiting --seed 0"),
-        (["report", *lstm, "--model", "gpt"], "of 3 runs none is such: --model gpt"),
-        (["report", "sanity", "--seed", "0"], "the report of a study is of its own runs, got --seed 0"),
+        (["runs", "--seed", "7"], "of 5 runs none matches --seed 7"),
+        (["runs", "--state", "waiting", "--seed", "0"], "of 5 runs none matches --state waiting --seed 0"),
+        (["report", *lstm, "--model", "gpt"], "of 3 runs none matches --model gpt"),
+        (
+            ["report", "sanity", "--seed", "0"],
+            "the report of a study shows its own runs and takes no choice of runs, got --seed 0",
+        ),
         (["runs", "--seed", "x"], "seed must be an integer in [0, 2**32), got 'x'"),
     ):
         assert main([*wrong, *where]) == 2
@@ -216,7 +221,7 @@ def test_what_is_damaged_is_chosen_as_it_is_shown(lab, tmp_path, capsys):
     assert all(run in capsys.readouterr().out for run in [min(lost)])
     (folder.path / "cohort.json").write_text("{")
     assert main(["runs", "--model", "gpt", "--lab", str(copy.path)]) == 2
-    assert re.match(r"shoal: of 3 runs none is such: --model gpt; .*cohort\.json", capsys.readouterr().err)
+    assert re.match(r"shoal: of 3 runs none matches --model gpt; .*cohort\.json", capsys.readouterr().err)
 
 
 def test_help_names_every_state():

@@ -116,8 +116,8 @@ WRONG = {
     'model = "lstm"\n[gpt]\nnum_heads = 2': r"line 2: .*applies to none of these runs",
     "[gpt.adam]\nlr = 2": r"line 1: gpt.adam: a table has the name of a part",
     "[[gpt]]\nlr = 2": r"line 1: .*a table has the name of a part",
-    "p = ": r"line 1: no TOML",
-    "p = 7\nseed = [1,\n2": r"line 3: no TOML",
+    "p = ": r"line 1 is no TOML",
+    "p = 7\nseed = [1,\n2": r"line 3 is no TOML",
     b"p = 7\nseed = '\xff'": r"line 2: not UTF-8",
     "seed = " + "1" * 5000: "no TOML",
 }

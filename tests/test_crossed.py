@@ -125,11 +125,11 @@ def test_so_many_questions_of_so_few_runs_cannot_be_told():
     assert one.found.p == one.found.smallest_p == pytest.approx(2 / 24**2)
     assert direction(one, True).startswith("improves")
     (first, *_), _ = how_it_goes([case] * 20, [loss], "t")
-    assert direction(first, True).startswith("cannot be told of so few runs")
-    assert f"no corrected p below {20 * 2 / 24**2:.2g} can be" in direction(first, True)
+    assert direction(first, True).startswith("has too few runs to test")
+    assert f"no corrected p below {20 * 2 / 24**2:.2g} is possible" in direction(first, True)
     few = Case("few", case.frame.filter(pl.col("size") < 8), case.axis)
     ((alone,), _) = how_it_goes([few], [loss], "t")
-    assert "no p below 0.056 can be" in direction(alone, True)
+    assert "no p below 0.056 is possible" in direction(alone, True)
 
 
 # blocks

@@ -16,6 +16,8 @@ from shoal.lab import Lab, Records
 from shoal.lab.cohort import CohortFolder
 from shoal.lab.files import read_json
 
+pytestmark = pytest.mark.usefixtures("without_pictures")
+
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):

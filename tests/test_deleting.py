@@ -33,7 +33,7 @@ def begun(lab, specs, steps, places=None):
     (cohort,) = plan(specs)
     folder = lab.cohort(cohort.id)
     if not folder.path.exists():
-        folder.create(list(cohort.members), threads=1, engine=fastest(cohort.shared))
+        folder.create(list(cohort.members), threads=1, **fastest(cohort.shared))
     asked = iter(range(steps))
     train_cohort(folder, Options(stop=lambda: next(asked, None) is None, places=places))
     return folder
@@ -440,7 +440,7 @@ def test_what_has_not_begun_stays_what_it_is(tmp_path, uninterrupted):
 def test_a_cohort_that_nobody_has_trained(tmp_path, uninterrupted):
     lab = Lab(tmp_path / "lab").create()
     (cohort,) = plan(MIXED)
-    lab.cohort(cohort.id).create(list(cohort.members), threads=1, engine=fastest(cohort.shared))
+    lab.cohort(cohort.id).create(list(cohort.members), threads=1, **fastest(cohort.shared))
     lab.delete(LONG)
     assert_nothing_wrong(lab)
     assert_goes_on(lab, uninterrupted)

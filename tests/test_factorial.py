@@ -264,7 +264,7 @@ def test_censored_and_diverged_runs_stand_at_the_horizon_and_are_counted():
     )
     assert_frame_equal(found.table, decompose(renamed, "memorised", observed="seen").table)
     (note,) = [note for note in factorial_notes(found) if "horizon" in note]
-    assert note.startswith("Time to generalise: of 18 runs 4 had not got there and 1 diverged and stand at step 1,500")
+    assert note.startswith("Time to generalise: of 18 runs 4 had not reached the threshold and 1 diverged; step 1,500")
     assert "at least" in note
 
 

@@ -378,16 +378,16 @@ PROBE = """
 import sys
 from shoal.cli import main
 from shoal.lab import Lab
-from shoal.lab.check import examine
-lab = sys.argv[1]
-print(sorted(Lab(lab).records().damage()), len(Lab(lab).records()))
-print([main([*words, "--lab", lab]) for words in (["runs"], ["check"])])
+for lab in sys.argv[1:]:
+    print(sorted(Lab(lab).records().damage()), len(Lab(lab).records()))
+    print([main([*words, "--lab", lab]) for words in (["runs"], ["check"])])
+    print("that was", lab)
 """
 
 
 @pytest.fixture
 def somebody_else(whole):
-    """A lab in a folder that everybody may read (pytest's own are of mode 700), and how to look at it as nobody."""
+    """Makes labs in a folder that everybody may read (pytest's own are of mode 700), and looks at them as nobody."""
     nobody = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", sys.executable, "-c"]
     environment = {**os.environ, "PYTHONPATH": str(Path(shoal.__file__).parents[1])}
 
@@ -397,25 +397,34 @@ def somebody_else(whole):
     if os.getuid() != 0 or not shutil.which("setpriv") or look("import shoal").returncode:
         pytest.skip("nobody else can be asked: that needs root, setpriv, and a Python that others may run")
     with tempfile.TemporaryDirectory() as folder:
-        lab = Lab(shutil.copytree(whole, Path(folder) / "lab"))
-        for path in (Path(folder), *lab.path.rglob("*")):
-            path.chmod(0o755 if path.is_dir() else 0o644)
-        yield lab, look
+
+        def readable(name):
+            lab = Lab(shutil.copytree(whole, Path(folder) / name))
+            for path in (Path(folder), *lab.path.rglob("*")):
+                path.chmod(0o755 if path.is_dir() else 0o644)
+            return lab
+
+        yield readable, look
 
 
-@pytest.mark.parametrize("shut", ["", "metrics", "cohort.json", "status.json"])
-def test_what_another_user_may_not_read_hides_nothing_else_and_is_not_to_be_removed(somebody_else, shut):
-    lab, look = somebody_else
-    (of(lab, SPECS).path / shut).chmod(0o000)
-    done = look(PROBE, str(lab.path))
+def test_what_another_user_may_not_read_hides_nothing_else_and_is_not_to_be_removed(somebody_else):
+    readable, look = somebody_else
+    shut = {"folder": "", "metrics": "metrics", "cohort": "cohort.json", "status": "status.json"}
+    labs = {name: readable(name) for name in shut}
+    for name, lab in labs.items():
+        (of(lab, SPECS).path / shut[name]).chmod(0o000)
+    done = look(PROBE, *(str(lab.path) for lab in labs.values()))
     assert done.returncode == 0, done.stderr
-    first, *lines, codes = done.stdout.splitlines()
-    hidden = [] if shut in ("", "cohort.json") else sorted(spec.id for spec in SPECS)
-    assert first == f"{hidden} {4 if hidden else 2}"
-    assert codes == "[1, 1]", done.stdout + done.stderr
-    assert all(any(spec.id in line for line in lines) for spec in UNFINISHED)
-    assert "Permission denied" in done.stdout
-    assert "train it anew" not in done.stdout
+    rest = done.stdout
+    for name, lab in labs.items():
+        said, _, rest = rest.partition(f"that was {lab.path}\n")
+        first, *lines, codes = said.splitlines()
+        hidden = sorted(spec.id for spec in SPECS) if name in ("metrics", "status") else []
+        assert first == f"{hidden} {4 if hidden else 2}", name
+        assert codes == "[1, 1]", said + done.stderr
+        assert all(any(spec.id in line for line in lines) for spec in UNFINISHED), name
+        assert "Permission denied" in said, name
+        assert "train it anew" not in said, name
 
 
 # while it is written

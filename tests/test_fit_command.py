@@ -152,7 +152,7 @@ def test_the_same_table_wrapped_otherwise_gives_the_same_law(here, undrawn):
     assert numbers(here / "fit-b")["left_out"] == ["12 of 24 rows have model = gpt; the others are left out"]
 
 
-def test_what_is_left_out_is_said_on_the_terminal_and_on_the_page(here, capsys):
+def test_what_is_left_out_is_said_on_the_terminal_and_on_the_page(here, capsys, without_pictures):
     frame = table(30).with_columns(pl.all().cast(pl.String))
     for row in (2, 5, 9):
         frame[row, "loss"] = ""
@@ -173,7 +173,7 @@ def test_what_is_left_out_is_said_on_the_terminal_and_on_the_page(here, capsys):
         assert words in report
 
 
-def test_doubts_about_units_are_warnings_on_the_page(here, capsys):
+def test_doubts_about_units_are_warnings_on_the_page(here, capsys, without_pictures):
     table(12).select("tokens", "loss", pl.col("parameters").alias("size (M)")).write_csv("runs.csv")
     assert fit("runs.csv", "--resamples", "0", "--parameters", "size (M)") == 0
     (warned,) = (line for line in capsys.readouterr().out.splitlines() if "--units parameters=M" in line)
@@ -181,7 +181,7 @@ def test_doubts_about_units_are_warnings_on_the_page(here, capsys):
     assert warned.removeprefix("warning: ") in (here / "fit-runs" / "report.md").read_text(encoding="utf-8")
 
 
-def test_forms_and_predictions_reach_the_page(here, capsys):
+def test_forms_and_predictions_reach_the_page(here, capsys, without_pictures):
     table(40).write_csv("runs.csv")
     words = ["--tied", "--irreducible", "1.7", "--delta", "0.0123456789", "--predict", "N=1B,D=2e10", "C=1e24,N=70B"]
     assert fit("runs.csv", *RESAMPLES, *words) == 0
@@ -233,7 +233,7 @@ def test_the_command_on_the_page_gives_the_same_again(here, capsys, undrawn):
     assert again == first
 
 
-def test_a_law_that_is_no_better_than_a_constant_is_warned_of_on_the_page(here, capsys):
+def test_a_law_that_is_no_better_than_a_constant_is_warned_of_on_the_page(here, capsys, without_pictures):
     frame = table(40)
     share = (frame["parameters"] * frame["tokens"]).log()
     share = (share - share.min()) / (share.max() - share.min())
@@ -259,7 +259,7 @@ def test_thousands_of_runs_are_drawn_in_part(here):
 
 
 @pytest.mark.parametrize("direction", [1, -1])
-def test_a_law_without_a_best_use_is_shown_without_one(here, capsys, direction):
+def test_a_law_without_a_best_use_is_shown_without_one(here, capsys, without_pictures, direction):
     frame = table(30)
     N, D = frame["parameters"].to_numpy(), frame["tokens"].to_numpy()
     frame.with_columns(loss=1 + (N if direction > 0 else D) ** -0.3).write_csv("runs.csv")  # of the other independent

@@ -22,6 +22,8 @@ from shoal.lab.tensors import load_tensors, save_tensors
 from shoal.measures import EQUATIONS
 from shoal.training.loop import Options, train_cohort
 
+pytestmark = pytest.mark.usefixtures("without_pictures")
+
 FOREIGN, KEPT = (tiny_grid({"p": p}, seed=[0])[0] for p in (7, 5))
 
 

@@ -29,6 +29,8 @@ from shoal.report.table import Cell, Table
 from shoal.spec.identity import identify
 from shoal.training.loop import Options, train_cohort
 
+pytestmark = pytest.mark.usefixtures("without_pictures")
+
 ESCAPES = "\x1b[31mred \x07 \x9b2J \u202e"
 
 

@@ -177,7 +177,7 @@ def test_a_moved_text_is_one_line_that_says_what_to_do(tmp_path, capsys):
     assert main([*asked, "--text", moved]) == 0
     other = tmp_path / "other.txt"
     other.write_text("of other words " * 20)
-    assert "another" in refused(capsys, *asked, "--text", str(other))
+    assert "is not the one" in refused(capsys, *asked, "--text", str(other))
     equations = shoal.RunSpec(p=3, n_steps=2, embedding_size=4, num_layers=1)
     shoal.train([equations], lab, workers=1)
     assert "does not apply" in refused(capsys, "certify", equations.id, "--text", moved, "--lab", lab)

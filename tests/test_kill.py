@@ -32,23 +32,23 @@ def assert_same_lab(found: Lab, expected: shoal.Records) -> None:
                 assert torch.equal(tensor, other[name])
 
 
-@pytest.mark.parametrize(("kills", "seed"), [(12, 3), pytest.param(60, 5, marks=pytest.mark.slow)])
-def test_killed_at_random_moments_a_lab_ends_with_the_same_bits(tmp_path, kills, seed):
-    expected = shoal.train(killing.specs(), tmp_path / "whole", workers=1, threads=1)
-    command = [sys.executable, str(HERE / "killing.py"), str(tmp_path / "killed"), str(kills), str(seed)]
+@pytest.mark.parametrize(("which", "kills", "seed"), [("half", 5, 7), pytest.param("", 60, 5, marks=pytest.mark.slow)])
+def test_killed_at_random_moments_a_lab_ends_with_the_same_bits(tmp_path, which, kills, seed):
+    expected = shoal.train(killing.RUNS[which](), tmp_path / "whole", workers=1, threads=1)
+    command = [sys.executable, str(HERE / "killing.py"), str(tmp_path / "killed"), str(kills), str(seed), which]
     done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert int(done.stdout.split()[1]) >= min(kills, 10), done.stdout
     lab = Lab(tmp_path / "killed")
     sessions = [len(folder.status()["sessions"]) for folder in lab.cohorts()]
-    assert sum(sessions) > 4  # it did go on from flushes, several times
+    assert sum(sessions) > 3  # it did go on from flushes, several times
     assert_same_lab(lab, expected)
 
 
 @pytest.mark.slow
 def test_members_whose_batches_have_forms_end_with_the_bits_that_they_have_alone(tmp_path):
     """Killed while they join each other's stacks."""
-    expected = shoal.train(killing.ragged(), tmp_path / "whole", workers=1, threads=1, places=1)
+    expected = shoal.train(killing.RUNS["ragged"](), tmp_path / "whole", workers=1, threads=1, places=1)
     command = [sys.executable, str(HERE / "killing.py"), str(tmp_path / "killed"), "12", "3", "ragged"]
     done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
@@ -73,8 +73,9 @@ def flags() -> list[str]:
     ]
 
 
-def started(lab: Path, *more: str) -> subprocess.Popen[str]:
-    """A process that has flushed its first cohorts at least once."""
+def started(lab: Path, workers: int = 2) -> subprocess.Popen[str]:
+    """A process that has flushed the cohorts of its workers at least once; two are what it has where it is not told."""
+    more = [] if workers == 2 else ["--workers", str(workers)]
     process = subprocess.Popen(
         [*flags(), *more, "--lab", str(lab)],
         env=ENVIRONMENT,
@@ -84,22 +85,32 @@ def started(lab: Path, *more: str) -> subprocess.Popen[str]:
         start_new_session=True,
     )
     deadline = time.monotonic() + 90
-    while len(list(lab.glob("cohorts/*/checkpoint.safetensors"))) < (1 if "--workers" in more else 2):
+    while len(list(lab.glob("cohorts/*/checkpoint.safetensors"))) < workers:
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
         time.sleep(0.1)
     return process
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_finishes_the_step_flushes_and_says_how_to_go_on(tmp_path, number):
-    process = started(tmp_path / "lab")
+@pytest.mark.parametrize(
+    ("number", "workers"),
+    [
+        (signal.SIGINT, 2),
+        (signal.SIGTERM, 1),
+        pytest.param(signal.SIGTERM, 2, marks=pytest.mark.slow),
+        pytest.param(signal.SIGINT, 1, marks=pytest.mark.slow),
+    ],
+)
+def test_a_signal_finishes_the_step_flushes_and_says_how_to_go_on(tmp_path, number, workers):
+    process = started(tmp_path / "lab", workers)
     os.killpg(process.pid, number)  # as a terminal or a batch system does: the workers get it too
     out, error = process.communicate(timeout=60)
     assert process.returncode == 130, (out, error)
     assert "shoal resume --lab" in error
     lab = Lab(tmp_path / "lab")
-    for folder in lab.cohorts():
+    begun = [folder for folder in lab.cohorts() if folder.checkpoint_path.exists()]
+    assert len(begun) == workers
+    for folder in begun:
         assert not folder.is_training()
         step = max(member["step"] for member in folder.status()["members"].values())
         assert folder.metrics()["step"].max() == step // 10 * 10
@@ -145,7 +156,7 @@ def test_a_script_needs_no_guard_for_workers(tmp_path):
 
 
 def test_a_second_signal_ends_at_once_and_says_how_to_go_on(tmp_path):
-    process = started(tmp_path / "lab", "--workers", "1")
+    process = started(tmp_path / "lab", workers=1)
     for _ in range(2):
         process.send_signal(signal.SIGINT)
         time.sleep(0.05)

@@ -116,8 +116,8 @@ def test_the_answer_tells_what_is_looked_at_from_what_is_needed():
     knocked = table_of({None: 0.8, 0: 0.8, 1: 0.1, 2: 0.7, 3: 0.4, 4: 0.0})
     lost, why = knockout_answers(knocked, looks([0.4, 0.5, 0.1, 0.0, 0.0]), NAMES, 31)
     assert lost.endswith(
-        "the share of right results, 0.80 else, is 0.80 without 'BOS', 0.10 without 'a', 0.70 without '+' and 0.40 "
-        "without 'b' (mean over 1 run; one of 31 by guessing)."  # '=' itself is seen by r alone
+        "the share of right results, 0.80 otherwise, is 0.80 without 'BOS', 0.10 without 'a', 0.70 without '+' and "
+        "0.40 without 'b' (mean over 1 run; one of 31 by guessing)."  # '=' itself is seen by r alone
     )
     assert why.startswith(
         "So '=' looks at and needs 'a', looks at without needing 'BOS', needs without looking there itself 'b', "

@@ -152,7 +152,7 @@ def test_labels_are_added_taken_away_and_replaced(lab):
         (A, {"untag": "goood"}, "did you mean 'good'"),
         (B, {"untag": "good"}, "not one of these"),
         (A, {"untag": "paired"}, "of group 'both'"),
-        (A, {"tag": "x", "untag": "x"}, "added and taken away"),
+        (A, {"tag": "x", "untag": "x"}, "added and removed"),
         (C, {"ungroup": "both"}, "none of these"),
         (A, {"ungroup": "bot"}, "did you mean 'both'"),
         ("nosuch", {"tag": "x"}, "no run 'nosuch'"),
@@ -211,6 +211,17 @@ def test_a_name_finds_its_run_and_a_group_all_of_its_runs(lab):
         lab.records("bes")
     with pytest.raises(UserError, match="did you mean 'best'"):
         records.model("bets")
+
+
+def test_a_run_knows_its_labels_and_is_found_by_its_name(lab):
+    lab.label(A, name="best", tag="good", note="why")
+    lab.label([B, A], group="pair", tag="both")
+    records = lab.records()
+    best = records["best"]
+    assert (best.id, best.name, best.groups, best.tags, best.note) == (A, "best", ("pair",), ("good", "both"), "why")
+    assert (records[C].name, records[C].groups, records[C].tags, records[C].note) == (None, (), (), "")
+    with pytest.raises(UserError, match=r"where\(group='pair'\)"):
+        records["pair"]
 
 
 def test_commands_take_names(lab, capsys):

@@ -222,7 +222,7 @@ def test_intervals_of_one_seed_do_not_exist(lab, found, text):
     report = language.report(results, replace(form_of(text), seeds=1))
     for row in tables_of(report)["differences"].data.iter_rows(named=True):
         assert (row["n"], row["low"], row["p"], row["p_holm"]) == (1, None, None, None)
-    assert sum("cannot be told whether that is more than chance" in answer for answer in report.answers) == 3
+    assert sum("too few runs to test whether that is more than chance" in answer for answer in report.answers) == 3
     assert not any("they help" in answer for answer in report.answers)
 
 

@@ -118,10 +118,11 @@ def test_a_recording_does_nothing_until_it_is_replayed():
     assert x.tolist() == [2, 3, 4]
 
 
-def test_a_step_and_an_evaluation_stay_on_the_device():
-    program = Path(__file__).with_name("fake_gpu.py")
-    done = subprocess.run([sys.executable, "-W", "ignore", str(program)], capture_output=True, text=True, timeout=300)
+@pytest.mark.parametrize(("which", "number"), [("few", 15), pytest.param("all", 29, marks=pytest.mark.slow)])
+def test_a_step_and_an_evaluation_stay_on_the_device(which, number):
+    command = [sys.executable, "-W", "ignore", str(Path(__file__).with_name("fake_gpu.py")), which]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     *cases, kernels = done.stdout.splitlines()
-    assert len(cases) == 29
+    assert len(cases) == number
     assert len(kernels.split()) == 12

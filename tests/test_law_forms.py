@@ -1,5 +1,7 @@
 """Tied exponents, a held constant, and predicted losses: against laws that are known and another optimiser."""
 
+from functools import cache
+
 import numpy as np
 import polars as pl
 import pytest
@@ -270,7 +272,7 @@ def test_a_prediction_is_the_law_and_its_interval_that_of_the_resamples():
 @settings(max_examples=30, deadline=None)
 def test_extrapolation_is_named_by_how_far_it_goes(n, d):
     N, D, C, ratio = 1e10 * n, 3e11 * d, 3e21 * n * d, 30 * d / n
-    fit = EXTRAPOLATING
+    fit = extrapolating()
     got = fit.extrapolation(N, D)
     values = fit.runs.select(N="parameters", D="tokens", C=pl.col("parameters") * pl.col("tokens"),
                              ratio=pl.col("tokens") / pl.col("parameters")).rename({"ratio": "D/N"})  # fmt: skip
@@ -284,12 +286,14 @@ def test_extrapolation_is_named_by_how_far_it_goes(n, d):
             assert name not in got
 
 
-EXTRAPOLATING = fit_scaling(runs(30), resamples=0)
+@cache
+def extrapolating():
+    return fit_scaling(runs(30), resamples=0)
 
 
 def test_the_runs_themselves_are_no_extrapolation():
-    for row in EXTRAPOLATING.runs.iter_rows(named=True):
-        assert EXTRAPOLATING.extrapolation(row["parameters"], row["tokens"]) == {}
+    for row in extrapolating().runs.iter_rows(named=True):
+        assert extrapolating().extrapolation(row["parameters"], row["tokens"]) == {}
 
 
 @pytest.mark.slow

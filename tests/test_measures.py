@@ -338,7 +338,7 @@ def test_a_first_step_is_hollow_where_it_says_nothing():
     assert hollow(MISTAKES) == {0, 1, 3}  # at the end, at the end, and did not get there
     assert hollow(Measures(MISTAKES.recorded)) == {0, 1}
     assert "M_train or M_val ≤ 0.3" in times_note(MISTAKES)
-    assert "get there" not in times_note(Measures(MISTAKES.recorded))
+    assert "threshold" not in times_note(Measures(MISTAKES.recorded))
 
 
 def test_steps_compete_only_where_there_is_something_to_get_to(labs):

@@ -65,8 +65,16 @@ class Installed:
 
     def shoal(self, *commands: str) -> str:
         """What commands print, one after the other, in one process."""
-        calls = "".join(f"code = main({command.split()!r})\nassert code == 0, code\n" for command in commands)
-        return self.run(f"from shoal.cli import main\n{calls}")
+        return self.run(f"""
+from shoal.cli import main
+for command in {commands!r}:
+    print("$", command)
+    try:
+        code = main(command.split())
+    except SystemExit as stop:  # after its help
+        code = stop.code
+    assert code == 0, code
+""")
 
 
 @pytest.fixture(scope="module")
@@ -75,10 +83,25 @@ def installed(tmp_path_factory) -> Installed:
 
 
 @pytest.fixture(scope="module")
-def trained(installed) -> Path:
-    """A lab of four runs of the example's parts, trained by two workers without a break."""
-    installed.shoal(f"train {PLACES} {LONG} --workers 2 --lab whole")
+def session(installed) -> str:
+    """What commands print that one process runs, from training by two workers without a break to help."""
+    trained = f"train {PLACES} {LONG} --workers 2 --lab whole"
+    again = f"train {SHORT} {LONG} --workers 2 --lab whole"
+    shown = ("runs --lab whole", "report --lab whole --task reverse --length 3", "check --lab whole")
+    return installed.shoal(trained, again, *shown, f"train {SHORT} --help")
+
+
+@pytest.fixture(scope="module")
+def trained(installed, session) -> Path:
+    """The lab of that session: four runs of the example's parts."""
     return installed.folder / "whole"
+
+
+def said_by(command: str, session: str) -> str:
+    """What a command of a session printed that begins with these words."""
+    parts = re.split(r"^\$ ", session, flags=re.MULTILINE)[1:]
+    (said,) = (part for part in parts if part.startswith(command))
+    return said.partition("\n")[2]
 
 
 def steps_of(lab: Path) -> list[int]:
@@ -122,16 +145,16 @@ def test_killed_and_resumed_it_ends_with_the_same_bits(installed, trained):
     assert max(member["loss"] for member in certificate["alone"].values()) <= 1e-5
 
 
-def test_what_it_measures_is_in_tables_and_on_pages(installed, trained):
-    said = installed.shoal("runs --lab whole", "report --lab whole --task reverse --length 3", "check --lab whole")
+def test_what_it_measures_is_in_tables_and_on_pages(trained, session):
+    said = said_by("runs", session) + said_by("check", session)
     assert "R_val" in said and "GRU" in said and "nothing is wrong" in said
     page = (trained / "reports" / "runs" / "index.html").read_text()
     assert "sequences reversed whole" in page
     assert "equations" not in page.partition("<script")[0]
 
 
-def test_short_names_are_the_same_runs(installed, trained):
-    assert "4 runs already in the lab" in installed.shoal(f"train {SHORT} {LONG} --workers 2 --lab whole")
+def test_short_names_are_the_same_runs(trained, session):
+    assert "4 runs already in the lab" in said_by(f"train {SHORT} {LONG}", session)
     assert len(Lab(trained).runs()) == 4
 
 
@@ -157,15 +180,8 @@ def test_a_class_registered_in_python_trains_in_workers(installed):
     assert installed.run(REGISTERED).split() == ["done"] * 2 + ["mine:Backwards"]
 
 
-def test_the_help_has_the_settings_of_the_chosen_parts(installed):
-    program = f"""
-from shoal.cli import main
-try:
-    main("train {SHORT} --help".split())
-except SystemExit:
-    pass
-"""
-    said = installed.run(program)
+def test_the_help_has_the_settings_of_the_chosen_parts(session):
+    said = said_by(f"train {SHORT} --help", session)
     for word in ("--length", "--gate-bias", "task reverse", "model gru", "optimizer signum", "symbols to reverse"):
         assert word in said
     assert "--operator" not in said and "--num-heads" not in said and "--beta1" not in said
@@ -433,7 +449,7 @@ def test_a_study_can_be_any_value_with_grids_and_a_report(module, capsys):
     assert main(["study", "run", "asking:good", "--quick", "--lab", "lab", "--workers", "1"]) == 0
     assert "That." in capsys.readouterr().out
     assert [path.name for path in Path("lab/reports").iterdir()] == ["asking.good-quick"]
-    assert "kept for pages of asking.good" in refused(capsys, "report --lab lab --name asking.good-quick")
+    assert "reserved for pages of asking.good" in refused(capsys, "report --lab lab --name asking.good-quick")
     assert main(["report", "--lab", "lab", "--name", "some.other"]) == 0
 
 

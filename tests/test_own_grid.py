@@ -17,7 +17,7 @@ from shoal.analysis.blocks import going_with
 from shoal.cli import main
 from shoal.errors import UserError
 from shoal.lab import Lab
-from shoal.report.by import axis_of, check_axes, log_base
+from shoal.report.by import check_axes, log_base, setting_axis
 from shoal.report.panels import Axis, summary_panels
 from shoal.report.shades import painted
 from shoal.studies import Form, Results, regularization
@@ -130,10 +130,24 @@ def test_numbers_stand_where_they_are_evenly_spaced(values, base):
 def test_what_has_no_order_is_a_name():
     runs = pl.DataFrame({"bias": [True, False], "patience": [5, None], "seed": [1, 0], "lr": [0.1, 0.2]})
     for name, names in (("bias", ("false", "true")), ("patience", ("5", "none")), ("seed", ("0", "1"))):
-        axis, named = axis_of(runs, name)
+        axis, column = setting_axis(runs, [name])
         assert tuple(text for _, text in axis.names) == names
-        assert set(runs.select(named)[name]) == set(names)
-    assert axis_of(runs, "lr")[1] is None
+        assert set(runs.select(column)[name]) == set(names)
+    axis, column = setting_axis(runs, ["lr"])
+    assert not axis.names and runs.select(column).equals(runs.select("lr"))
+
+
+def test_few_numbers_and_settings_together_are_names():
+    runs = pl.DataFrame({"run": ["a" * 16, "b" * 16, "c" * 16], "lr": [0.2, 0.1, 0.2], "bias": [True, None, True]})
+    axis, column = setting_axis(runs, ["lr"], in_legend=True)
+    assert [text for _, text in axis.names] == ["lr 0.1", "lr 0.2"]
+    assert runs.select(column)[axis.column].to_list() == ["lr 0.2", "lr 0.1", "lr 0.2"]
+    axis, column = setting_axis(runs, ["lr", "bias"])
+    assert [text for _, text in axis.names] == ["lr 0.2, bias true", "lr 0.1, bias none"]
+    assert runs.select(column)[axis.column].to_list() == ["lr 0.2, bias true", "lr 0.1, bias none", "lr 0.2, bias true"]
+    axis, column = setting_axis(runs, ["run"])
+    joined = runs.select("run", column).join(runs, on="run")  # the column of ids is left for joins
+    assert joined[axis.column].to_list() == [f"run {letter * 8}" for letter in "abc"]
 
 
 @pytest.mark.parametrize(

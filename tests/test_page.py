@@ -13,6 +13,7 @@ from shown import HAS_PDFLATEX, dressed_numbers, faults_of_pdflatex, unset_in_la
 from shoal.report import Cell, Figure, Report, Section, Table, learning_curves, survival_curves, write_report
 from shoal.report.figures import FONT, log_steps
 from shoal.report.latex import escaped
+from shoal.report.page import lone_page
 from shoal.report.panels import BEST, MODEL, Axis, summary_panels
 
 WIDE = Table(
@@ -96,6 +97,13 @@ def test_figures_and_tables_can_be_read_without_seeing_and_in_the_dark(tmp_path)
     assert figure.spec["config"]["font"] == FONT
     svg = (tmp_path / "figures" / "f.svg").read_text()
     assert len(set(re.findall(r'font-family="([^"]*)"', svg))) == 1
+
+
+def test_every_page_with_figures_has_the_code_that_draws_them_and_no_other():
+    figure = Figure("f", learning_curves(CURVES, "accuracy", "A"), "caption")
+    drawn = [lone_page(Report(name, "", [Section("s", figures=[figure])])) for name in "ab"]
+    assert all(page.count("window.vegaEmbed=") == 1 for page in drawn)
+    assert "window.vegaEmbed=" not in lone_page(Report("c", "", [Section("s", tables=[WIDE])]))
 
 
 def test_a_colour_bar_names_values_and_not_their_logarithms():

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 
 import pytest
 from helpers import tiny_grid
@@ -14,6 +15,8 @@ from shoal.commands.pages import EVERY, Page, pages_of
 from shoal.lab import Lab
 from shoal.lab.names import check_name
 from shoal.studies import Form
+
+pytestmark = pytest.mark.usefixtures("without_pictures")
 
 FORMS = st.builds(
     Form,
@@ -39,14 +42,20 @@ def test_no_study_has_the_name_of_a_page_of_another():
     assert not [(a, b) for a in EVERY for b in EVERY if b.startswith(f"{a}-")]
 
 
-@pytest.fixture
-def lab(tmp_path):
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
     """Runs that stand for those of two forms of the sanity check."""
-    runs = shoal.train(tiny_grid({"model": "gpt"}, seed=[0, 1]), tmp_path / "lab", workers=1)
-    lab = Lab(tmp_path / "lab")
+    path = tmp_path_factory.mktemp("pages") / "lab"
+    runs = shoal.train(tiny_grid({"model": "gpt"}, seed=[0, 1]), path, workers=1)
     for form, own in ((Form(), runs.ids), (Form(quick=True), runs.ids[:1])):
-        lab.note_study("sanity", form.name, {**form.to_json(), "runs": own})
-    return lab
+        Lab(path).note_study("sanity", form.name, {**form.to_json(), "runs": own})
+    return path
+
+
+@pytest.fixture
+def lab(whole, tmp_path):
+    """A copy to write pages into."""
+    return Lab(shutil.copytree(whole, tmp_path / "lab"))
 
 
 def pages(lab):

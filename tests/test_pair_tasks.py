@@ -122,7 +122,7 @@ def test_a_vocabulary_of_no_word_is_refused_and_the_share_of_unknown_ones_is_tol
             part(tmp_path, min_frequency=999, vocabularies=separate)
         assert "\n" not in str(error.value)
     for tokenizer in ("words", "chars"):
-        with pytest.raises(UserError, match="there is none"):
+        with pytest.raises(UserError, match=r"at least one (word|character) in the training split"):
             part(tmp_path, tokenizer=tokenizer, source=["", ""], target=["", ""])
     lines = {"source": ["ein"] * 2, "target": ["a b", "a b"], "valid_source": ["ein"] * 2}
     spec = part(tmp_path, min_frequency=1, **lines, valid_target=["a c d", "a e"])
@@ -221,7 +221,7 @@ def test_a_run_on_record_needs_no_files(tmp_path, monkeypatch):
 def test_other_files_of_the_same_names_are_refused(tmp_path):
     spec = shoal.RunSpec(task="translation", **MODEL, **parallel(tmp_path))
     parallel(tmp_path, 30, 12)
-    with pytest.raises(UserError, match="others than the run began with"):
+    with pytest.raises(UserError, match="not those that the run began with"):
         build_task(spec)
 
 

@@ -171,7 +171,7 @@ def test_a_browser_shows_values_under_the_pointer_and_by_keys_and_the_meaning_of
         for t in said["curves"]
     )
     assert {"GPT\ntraining step: 10\nL_train (nats): 0.55\nshaded: 0.5 to 0.6"} <= set(said["panels"])
-    assert any("training step: 300\nshare of runs that got there: 1" in text for text in said["times"])
+    assert any("training step: 300\nshare of runs that reached the threshold: 1" in text for text in said["times"])
     assert len(set(said["curves keys"])) == 3
     meaning, described = said["term"]
     assert len(meaning.split()) > 5 and described == "tip"

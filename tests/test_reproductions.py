@@ -144,7 +144,7 @@ def test_times_of_several_runs_are_compared_as_a_sample():
 def test_without_two_that_got_there_nothing_is_said_but_what_happened():
     found = one(1000, {"state": "diverged", "step": 50, "accuracy": {}}, {"accuracy": {}}, is_bound=True)
     assert found.word == TOO_FEW and found.p is None
-    assert "0 of 2 runs got there" in found.why and "1 diverged" in found.why
+    assert "0 of 2 runs reached it" in found.why and "1 diverged" in found.why
     assert one(1000, {"accuracy": {}}, where={"model": "lstm"}).word == NOT_RUN
 
 

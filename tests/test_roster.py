@@ -11,7 +11,7 @@ from helpers import CPU, one_cohort, tiny, tiny_grid
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from recording import recorded
-from test_scheduling import MIXED, alone, begun, results
+from test_scheduling import MIXED, begun, each_alone, results
 
 from shoal.errors import LabError, UserError
 from shoal.lab.cohort import CohortFolder
@@ -49,7 +49,7 @@ def room_for(monkeypatch, most: int, after: int = 0) -> list[int]:
 
 @pytest.mark.parametrize(("most", "after"), [(4, 0), (1, 0), (2, 3), (3, 7)])
 def test_where_memory_runs_out_fewer_train_side_by_side_to_the_same_bits(tmp_path, monkeypatch, most, after):
-    expected = alone(tmp_path / "alone", MIXED)
+    expected = each_alone(MIXED)
     folder = begun(tmp_path / "together", MIXED)
     sizes = room_for(monkeypatch, most, after)
     with pytest.warns(UserWarning, match="ran out of memory") as caught:
@@ -77,7 +77,7 @@ def test_parked_members_survive_an_interruption(tmp_path, monkeypatch, stops):
             assert folder.status()["members"][run]["step"] > 0
     assert parked > 0
     train_cohort(folder, Options(flush_seconds=0))
-    assert results(folder) == alone(tmp_path / "alone", MIXED)
+    assert results(folder) == each_alone(MIXED)
 
 
 def test_fewer_places_on_resume_park_members(tmp_path):
@@ -88,7 +88,7 @@ def test_fewer_places_on_resume_park_members(tmp_path):
     session = Session(folder, Options(places=1))
     assert (len(session.roster.members), len(session.roster.parked)) == (1, 3)
     session.run()
-    assert results(folder) == alone(tmp_path / "alone", specs)
+    assert results(folder) == each_alone(specs)
 
 
 def test_members_that_have_left_do_not_hide_that_others_fit(tmp_path, monkeypatch):
@@ -109,7 +109,7 @@ def test_members_that_have_left_do_not_hide_that_others_fit(tmp_path, monkeypatc
     with pytest.warns(UserWarning, match="with 8 members side by side"):
         assert train_cohort(folder, Options()) == "done"
     monkeypatch.undo()
-    assert results(folder) == alone(tmp_path / "alone", specs)
+    assert results(folder) == each_alone(specs)
 
 
 @pytest.mark.parametrize("failing", [1, 2, 3])
@@ -130,7 +130,7 @@ def test_a_flush_may_run_out_of_memory(tmp_path, monkeypatch, failing):
         assert stopped == "interrupted"
         assert train_cohort(folder, Options(flush_seconds=0)) == "done"
     monkeypatch.undo()
-    assert results(folder) == alone(tmp_path / "alone", specs)
+    assert results(folder) == each_alone(specs)
 
 
 def test_a_shortage_does_not_outlast_its_session(tmp_path, monkeypatch):
@@ -272,7 +272,7 @@ def test_many_steps_between_two_looks_and_recordings_change_nothing(tmp_path, mo
         tiny(**{**base, "seed": 5, "lr": 1e30, "clip": float("inf")}),
         tiny(**{**base, "seed": 6, "n_steps": 47}),
     ]
-    expected = alone(tmp_path / "alone", specs)
+    expected = each_alone(specs)
     looks, real = [], Session._ahead
     monkeypatch.setitem(loop.AT_ONCE, "cpu", 100)
     monkeypatch.setattr("shoal.training.stack.Launches", lambda device: Launches(device, recorded))

@@ -243,7 +243,7 @@ def test_incomplete_rows_are_left_out_at_once_and_counted(tmp_path):
     table = read(tmp_path, TORN, drop_incomplete=True)
     assert table.runs["row"].to_list() == [1, 4, 8]
     (said,) = table.left_out
-    for words in ("5 of 8 rows left out", "no L in 1 (row 2)", "torn lines in 2 (rows 3 6)", "no D in 1 (row 5)",
+    for words in ("5 of 8 rows left out", "no L in 1 (row 2)", "malformed lines in 2 (rows 3 6)", "no D in 1 (row 5)",
                   "L 'inf' in 1 (row 7)"):  # fmt: skip
         assert words in said
     assert read(tmp_path, text([[*map(str, v)] for v in VALUES]), drop_incomplete=True).left_out == []

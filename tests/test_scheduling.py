@@ -4,7 +4,9 @@ import json
 import resource
 import subprocess
 import sys
+import tempfile
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -57,13 +59,17 @@ def results(folder: CohortFolder) -> dict[str, object]:
     return found
 
 
-def alone(tmp_path, specs: list[RunSpec]) -> dict[str, object]:
-    found: dict[str, object] = {}
-    for spec in specs:
-        folder = begun(tmp_path / spec.id, [spec])
+@cache
+def alone(spec: RunSpec) -> dict[str, object]:
+    """The results of a run that has no neighbours; several tests ask for the same."""
+    with tempfile.TemporaryDirectory() as path:
+        folder = begun(Path(path), [spec])
         train_cohort(folder, Options())
-        found |= results(folder)
-    return found
+        return results(folder)
+
+
+def each_alone(specs: list[RunSpec]) -> dict[str, object]:
+    return {run: found for spec in specs for run, found in alone(spec).items()}
 
 
 MIXED = [
@@ -78,7 +84,7 @@ def test_members_that_share_places_learn_what_they_learn_alone(tmp_path, places)
     folder = begun(tmp_path / "together", MIXED)
     assert train_cohort(folder, Options(places=places)) == "done"
     found = results(folder)
-    assert found == alone(tmp_path / "alone", MIXED)
+    assert found == each_alone(MIXED)
     ends = {run: ending for run, (_, _, ending) in found.items()}
     assert [ends[spec.id]["state"] for spec in MIXED] == ["done"] * 6 + ["diverged", "done"]
     assert [ends[spec.id]["step"] for spec in MIXED[:6]] == [4, 4, 9, 9, 15, 15]
@@ -91,7 +97,7 @@ def test_a_member_that_is_done_and_keeps_its_place_for_a_while_is_left_alone(tmp
         session.advance()
     assert len(session.roster.members) == 10 and session.roster.gone.tolist() == [True] + [False] * 9
     session.run()
-    assert results(session.folder) == alone(tmp_path / "alone", specs)
+    assert results(session.folder) == each_alone(specs)
 
 
 @pytest.mark.parametrize("stops", [(2,), (5, 1, 7), (1, 1, 1, 1, 1, 1, 1, 1)])
@@ -161,11 +167,11 @@ def test_a_run_that_has_generalised_stops_after_as_many_steps_as_it_was_told(tmp
     curve = whole.metrics().sort("step")
     reached = int(curve.filter(curve["valid_accuracy"] >= 0.1)["step"][0])
     assert 0 < reached < 550
-    for patience in (0, 10, 25):
-        spec = tiny(**easy, stop_after_generalizing=patience)
-        folder = begun(tmp_path / str(patience), [spec, tiny(**easy)])
-        train_cohort(folder, Options())
-        status = folder.status()["members"]
+    specs = {patience: tiny(**easy, stop_after_generalizing=patience) for patience in (0, 10, 25)}
+    folder = begun(tmp_path / "stopped", [*specs.values(), tiny(**easy)])
+    train_cohort(folder, Options())
+    status = folder.status()["members"]
+    for patience, spec in specs.items():
         assert status[spec.id] == {"state": "done", "step": reached + patience}
         own = folder.metrics().filter(run=spec.id).sort("step")
         assert own["step"].to_list()[-1] == reached + patience
@@ -173,7 +179,7 @@ def test_a_run_that_has_generalised_stops_after_as_many_steps_as_it_was_told(tmp
         shared = own.filter(own["step"].is_in(kept["step"].implode()))
         assert shared.drop("run").rows() == kept.drop("run").rows()  # the same trajectory, up to there
         assert list(folder.models(spec.id)) == [reached + patience]
-        assert status[tiny(**easy).id]["step"] == 600
+    assert status[tiny(**easy).id]["step"] == 600
 
 
 def test_a_cohort_is_divided_between_the_cores_longest_first():

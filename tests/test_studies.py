@@ -181,12 +181,10 @@ def test_times_that_no_run_has_are_told_and_not_drawn(lab):
     assert len(times.tables) == len(times.paragraphs) == 2
     assert [figure.name for figure in times.figures] == ["times-05"]
     assert times.paragraphs[0].startswith("Both models, A_val ≥ 0.5: ")
-    assert times.paragraphs[1] == (
-        "Both models, A_val ≥ 1: none of 4 runs got there, so that there is no figure of when."
-    )
+    assert times.paragraphs[1] == ("Both models, A_val ≥ 1: none of 4 runs reached it, so there is no figure of times.")
     form = replace(form_of("seed-variance"), thresholds=(1.0,))
     report = EVERY["seed-variance"].report(results_of(lab, form.specs(EVERY["seed-variance"])), form)
-    assert "LSTM, A_val ≥ 1: none of 8 runs got there" in report.sections[0].paragraphs[0]
+    assert "LSTM, A_val ≥ 1: none of 8 runs reached it" in report.sections[0].paragraphs[0]
     assert not any(figure.name.startswith("times") for figure in report.sections[0].figures)
 
 
@@ -222,7 +220,7 @@ def test_batch_sizes_that_hold_every_equation_are_one_run_by_several_names(lab):
         "runs differ in name alone. Trends and power laws leave out B > 32; figures and tables show them all, at a C "
         "that counts B."
     )
-    assert "LSTM with B at α = 1: L_val cannot be told" in report.answers[3]
+    assert "LSTM with B at α = 1: L_val cannot be tested" in report.answers[3]
     assert not any("at B = 256" in answer for answer in report.answers)
     partly = pl.DataFrame({"train_batch_size": [8, 16, 32, 64]})
     kept, (told,) = _distinct(partly, 18)

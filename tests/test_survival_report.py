@@ -47,13 +47,13 @@ def test_no_mean_stands_under_its_median_because_it_was_cut_off():
 def test_the_table_says_how_many_and_when():
     table = survival_table("times", SHOWN, "model")
     assert table.header == [
-        "model", "N", "got there", "censored", "diverged", "rate", "median step", "mean step up to 1,000",
+        "model", "N", "reached", "censored", "diverged", "rate", "median step", "mean step up to 1,000",
     ]  # fmt: skip
     rows = {label: [cell.text for cell in cells] for label, cells in table.rows}
     assert rows["LSTM"][:5] == ["5", "4", "1", "0", "0.8 [0.38, 0.96]"]
     assert rows["GPT"][:4] == ["5", "4", "0", "1"]
     assert rows["GPT"][5] == "400"  # of five, the median has no interval
-    assert "1 diverged and can never get there: median and mean follow such a run to the end" in table.caption
+    assert "1 diverged and can never reach it: median and mean count it to the end" in table.caption
     assert "Student" in table.caption
     assert "Brookmeyer" not in table.caption
     assert "Brookmeyer" in survival_table("times", pl.concat([SHOWN] * 2), "model").caption
@@ -64,7 +64,7 @@ def test_the_table_says_how_many_and_when():
     assert "never" not in ended.caption
     waiting = survival_table("times", SHOWN.with_columns(state=pl.lit("running")), "model")
     assert "unfinished" in waiting.header
-    assert "still in training, censored where it stands" in waiting.caption
+    assert "still in training, censored" in waiting.caption
 
 
 def test_the_table_says_how_many_fell_back_where_times_tell():
@@ -82,13 +82,13 @@ def test_the_log_rank_test_in_words():
     assert words.endswith(" by permutation (all exchanges of groups among runs).")
     paired = logrank_sentence(SHOWN.with_columns(seed=pl.Series([0, 1, 2, 3, 4] * 2)), "model")
     assert "all exchanges of groups among runs of the same seed" in paired
-    assert paired.endswith("; with 5 runs in a group no p below 0.062 is within reach.")
+    assert paired.endswith("; with 5 runs in a group no p below 0.062 is possible.")
     assert "10,000 random exchanges" in logrank_sentence(runs("x", a=[*range(1, 9)], b=[*range(5, 13)]), "x")
     small = logrank_sentence(runs("r_train", a=[1, 2], b=[5, 6, 7]), "r_train")
     assert "rough" not in small
-    assert "with 2 to 3 runs in a group no p below 0.1 is within reach" in small
-    assert "cannot be told apart" in logrank_sentence(runs("r_train", a=[-5], b=[-5]), "r_train")
-    assert "one group of r_train only" in logrank_sentence(runs("r_train", a=[5]), "r_train")
+    assert "with 2 to 3 runs in a group no p below 0.1 is possible" in small
+    assert "Too few runs" in logrank_sentence(runs("r_train", a=[-5], b=[-5]), "r_train")
+    assert "one group of r_train" in logrank_sentence(runs("r_train", a=[5]), "r_train")
 
 
 def test_pairs_in_words_come_before_others_only_where_they_differ():
@@ -97,11 +97,11 @@ def test_pairs_in_words_come_before_others_only_where_they_differ():
     )
     words = logrank_sentence(three, "model")
     assert "Of 3 pairs 1 differs at 0.05 after correction for their number (Shaffer): GPT before LSTM (p = 0.0" in words
-    assert "Not told apart: GPT and RNN (p = 0." in words
+    assert "No significant difference: GPT and RNN (p = 0." in words
     assert "LSTM and RNN (p = 0." in words
     assert words.count("before") == 1
     none = logrank_sentence(runs("x", **{name: [*range(i, 16, 3)] for i, name in enumerate("abc", 1)}), "x")
-    assert none.endswith(": no two of them are told apart.")
+    assert none.endswith(": no two groups differ significantly.")
     assert "before" not in none
     many = {name: [100 * i + j for j in range(7)] for i, name in enumerate("abcdef", 1)}
     words = logrank_sentence(runs("x", **many), "x")
@@ -109,7 +109,7 @@ def test_pairs_in_words_come_before_others_only_where_they_differ():
     assert words.endswith("; ….")
     few = logrank_sentence(runs("x", a=[1, 2], b=[5, 6], c=[10, 11], d=[20, 21]), "x")
     assert "no pair can differ at 0.05 after correction for 6 pairs" in few
-    assert few.endswith("no corrected p below 1 is within reach.")
+    assert few.endswith("no corrected p below 1 is possible.")
     assert "before" not in few
     alone = logrank_sentence(runs("x", a=[50, 60], b=[-10], c=[-10]), "x")
     assert "before" not in alone
@@ -137,7 +137,7 @@ def test_the_other_settings_are_named_and_runs_without_a_counterpart_are_counted
     )
     (told,) = logrank_sentences([TimesQuestion(times, "width", within="depth")])
     assert "among runs of the same seed and depth" in told
-    assert "1 run with none of another group" in told
+    assert "1 run without such a partner in another group" in told
     (nothing,) = logrank_sentences([TimesQuestion(times.with_columns(lr=pl.int_range(9)), "width", within="lr")])
     assert nothing == "Nothing can be compared: no two groups of width have runs that agree in seed and lr."
 

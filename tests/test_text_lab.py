@@ -128,7 +128,7 @@ def test_a_text_is_known_by_its_content(tmp_path):
 def test_training_on_another_text_of_the_same_name_is_refused(tmp_path):
     spec = tiny(tmp_path)
     text_file(tmp_path, "xyz" * 300)
-    with pytest.raises(UserError, match="another than the run began with"):
+    with pytest.raises(UserError, match="not the one that the run began with"):
         build_task(spec)
 
 

@@ -281,7 +281,7 @@ def test_noughts_and_ones_are_as_good_as_booleans(name, kind):
 @given(st.lists(st.tuples(st.floats() | st.none(), st.booleans() | st.none()), min_size=1, max_size=5))
 def test_whatever_numbers_a_frame_holds_are_times_or_refused(rows):
     times = pl.DataFrame(rows, {"time": pl.Float64, "observed": pl.Boolean}, orient="row")
-    good = all(t is not None and 0 <= t < math.inf and seen is not None for t, seen in rows)
+    good = all(t is not None and 0 <= t <= 1e15 and seen is not None for t, seen in rows)
     if good:
         assert_frame_equal(check_times(times), times)
         assert survival_summary(times)["N"].item() == len(rows)

@@ -332,7 +332,7 @@ def test_training_is_the_same_in_every_process():
         "print(json.dumps(make_tokenizer('bpe', text, text, 500).to_json()))"
     )
     said = set()
-    for seed, threads, parallel in (("0", "1", "false"), ("1", "2", "true"), ("2", "4", "true")):
+    for seed, threads, parallel in (("0", "1", "false"), ("1", "4", "true")):
         asked = {"PYTHONHASHSEED": seed, "RAYON_NUM_THREADS": threads, "TOKENIZERS_PARALLELISM": parallel}
         done = subprocess.run([sys.executable, "-c", code], env=os.environ | asked, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr

@@ -6,7 +6,7 @@ import time
 import polars as pl
 import pytest
 import torch
-from helpers import fastest, one_cohort, rewrite, tiny, tiny_grid
+from helpers import denormals_are_flushed, fastest, one_cohort, rewrite, tiny, tiny_grid
 
 import shoal
 from shoal.errors import DiskError, LabError, UserError
@@ -69,7 +69,7 @@ def test_a_stopped_run_goes_on_bit_for_bit(tmp_path, base):
     lab = Lab(tmp_path / "parts").create()
     (cohort,) = plan(specs)
     folder = lab.cohort(cohort.id)
-    folder.create(list(cohort.members), threads=1, engine=fastest(cohort.shared))
+    folder.create(list(cohort.members), threads=1, **fastest(cohort.shared))
     for steps in (0, 1, 7, 13, 100):
         asked = iter(range(steps))
         outcome = train_cohort(folder, Options(stop=lambda asked=asked: next(asked, None) is None))
@@ -86,7 +86,7 @@ def test_an_orphaned_metrics_file_is_replaced_not_counted_twice(tmp_path):
     lab = Lab(tmp_path / "parts").create()
     (cohort,) = plan(specs)
     folder = lab.cohort(cohort.id)
-    folder.create(list(cohort.members), threads=1, engine=fastest(cohort.shared))
+    folder.create(list(cohort.members), threads=1, **fastest(cohort.shared))
     asked = iter(range(10))
     train_cohort(folder, Options(stop=lambda: next(asked, None) is None))
     folder.write_metrics(1, folder.metrics().with_columns(pl.col("step") + 1000))
@@ -151,7 +151,7 @@ def test_a_damaged_checkpoint_is_refused_and_left_alone(tmp_path, damage):
     lab = Lab(tmp_path / "lab").create()
     (cohort,) = plan([tiny(n_steps=40)])
     folder = lab.cohort(cohort.id)
-    folder.create(list(cohort.members), threads=1, engine=fastest(cohort.shared))
+    folder.create(list(cohort.members), threads=1, **fastest(cohort.shared))
     asked = iter(range(10))
     train_cohort(folder, Options(stop=lambda: next(asked, None) is None))
     path = folder.checkpoint_path
@@ -196,9 +196,11 @@ def test_registered_quantities_are_recorded(tmp_path):
 def test_two_workers_train_what_one_trains(tmp_path):
     specs = tiny_grid({}, seed=[0, 1]) + tiny_grid({"model": "gpt"}, seed=[0, 1])
     seen = []
-    together = shoal.train(specs, tmp_path / "two", workers=2, threads=1, watch=seen.append)
+    recorded = {"flushed": denormals_are_flushed}
+    together = shoal.train(specs, tmp_path / "two", workers=2, threads=1, watch=seen.append, metrics=recorded)
     assert {snapshot.cohort for snapshot in seen if snapshot.state == "done"} == {cohort.id for cohort in plan(specs)}
-    assert_same(together, shoal.train(specs, tmp_path / "one", workers=1, threads=1))
+    assert together.curves()["flushed"].min() == 1
+    assert_same(together, shoal.train(specs, tmp_path / "one", workers=1, threads=1, metrics=recorded))
 
 
 def test_wrong_requests_are_refused_before_anything_is_made(tmp_path):
@@ -259,7 +261,7 @@ def test_a_cohort_with_registered_quantities_goes_on_only_with_them(tmp_path):
     lab = Lab(tmp_path / "parts").create()
     (cohort,) = plan(specs)
     folder = lab.cohort(cohort.id)
-    folder.create(list(cohort.members), 1, ["first"], fastest(cohort.shared))
+    folder.create(list(cohort.members), 1, ["first"], **fastest(cohort.shared))
     asked = iter(range(10))
     train_cohort(folder, Options(metrics={"first": first}, stop=lambda: next(asked, None) is None))
     with pytest.raises(LabError, match="records 'first' at every evaluation"):
@@ -274,7 +276,7 @@ def test_one_damaged_cohort_does_not_keep_the_others_from_training(tmp_path):
     lab = Lab(tmp_path / "lab").create()
     specs = [tiny(n_steps=40), tiny(model="gpt")]
     for cohort in plan(specs):
-        lab.cohort(cohort.id).create(list(cohort.members), threads=1, engine=fastest(cohort.shared))
+        lab.cohort(cohort.id).create(list(cohort.members), threads=1, **fastest(cohort.shared))
     damaged, sound = lab.cohorts()
     damaged.write_status(damaged.status())
     damaged.checkpoint_path.write_bytes(b"nothing")

@@ -204,7 +204,9 @@ def test_a_tree_as_a_picture_and_as_a_page(lab):
         assert main([*TREE.format(lab[0]).split(), f"tree.{ending}"]) == 0
         assert Path(f"tree.{ending}").read_bytes().startswith(BEGINS[ending])
     page = Path("tree.html").read_text("utf-8")
-    assert "<html" in page and "href" not in page.partition("</style>")[2].partition("<script")[0]
+    assert "<html" in page
+    body = page.partition("</style>")[2].partition("<script")[0]
+    assert {link[0] for link in re.findall('href="([^"]+)"', body)} == {"#"}  # to places of this page alone
 
 
 TREE = "translate {} one.txt --beams 3 --max-new-tokens 4 --tree"
@@ -239,7 +241,7 @@ BAD = {
         ("{0} source.txt --beams 3 --length-penalty nan", "length_penalty must be from -50 to 50, got nan"),
         ("{0} source.txt --beams 3 --length-penalty inf", "got inf"),
         ("{0} source.txt --beams 3 --length-penalty 51", "got 51"),
-        ("{0} source.txt --length-penalty 1", "--length-penalty does not apply to one beam"),
+        ("{0} source.txt --length-penalty 1", "--length-penalty does not apply to greedy search"),
         ("{0} source.txt --beams 3 --stop optimum", "did you mean 'optimal'"),
         ("{0} source.txt --beams 3 --finished keep", "did you mean 'keeps'"),
         ("{0} source.txt --max-new-tokens 0", "from 1 to 10"),
@@ -252,7 +254,7 @@ BAD = {
         ("{0} source.txt --name a/b", "name 'a/b' is not allowed"),
         ("{0} {4} source.txt", "task arithmetic"),
         ("ffff source.txt", "no run 'ffff'"),
-        ("{0} source.txt --tree tree.html", "--tree does not apply to one beam"),
+        ("{0} source.txt --tree tree.html", "--tree does not apply to greedy search"),
         ("{0} two.txt --beams 2 --tree tree.html", "1 runs and 2 lines"),
         ("{0} blank.txt --beams 2 --tree tree.txt", "empty"),
         ("{0} source.txt --lab nolab", "among 0 runs"),

@@ -336,6 +336,13 @@ def test_lower_case_tokens_are_scored():
     assert multi30k.tokenised("Two <unk> don't sleep.") == "two ⁇ don 't sleep ."
 
 
+def test_a_mean_over_batches_counts_each_batch_alike():
+    nats, tokens, lengths = [1.0, 9.0, 2.0, 4.0], [1, 3, 2, 2], [(1, 1), (4, 4), (2, 2), (2, 3)]
+    # by both lengths: (1, 1) | (2, 2) (2, 3) | (4, 4), in batches of two
+    assert multi30k.batch_mean(nats, tokens, lengths, 2) == pytest.approx(((1 + 2) / 3 + (4 + 9) / 5) / 2)
+    assert multi30k.batch_mean(nats, tokens, lengths, 9) == pytest.approx(16 / 8)
+
+
 @pytest.mark.slow
 def test_the_card_is_trained_measured_and_judged(tmp_path, capsys):
     files = settings(tmp_path) | {"warmup_steps": ["0"]}
@@ -343,7 +350,7 @@ def test_the_card_is_trained_measured_and_judged(tmp_path, capsys):
     words = ["reproduce", "multi30k", "--quick", "--workers", "1", "--lab", str(tmp_path / "lab"), *own]
     assert main(words) == 0
     (note,), _ = Lab(tmp_path / "lab").study_notes("multi30k")
-    assert note["measured"]["tokenised"].keys() == set(note["runs"])
+    assert note["measured"]["tokenised"].keys() == note["measured"]["batch_means"].keys() == set(note["runs"])
     told = capsys.readouterr().out
     assert "none of our runs has these settings" in told
 

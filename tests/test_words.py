@@ -1,6 +1,7 @@
-"""Words of the code: docstrings begin with what their subject is called, and local names with what they hold."""
+"""Words of code and documents: docstrings name their subject, local names what they hold, table cells stay short."""
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,8 +9,11 @@ import pytest
 
 import shoal
 
+ROOT = Path(__file__).parents[1]
 SOURCE = Path(shoal.__file__).parent
-BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+BENCHMARKS = ROOT / "benchmarks"
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+MOST_WORDS = 40  # of a cell of a table; a sentence more is prose, and stands below the table
 
 QUESTIONS = {"what", "whether", "which", "who", "whom", "whose", "how", "when", "where", "why"}
 OTHER_FORMS = ("True if", "True when", "Return whether", "Tell whether", "Check whether")  # of "Return True if"
@@ -49,24 +53,15 @@ def package_of(path: Path) -> str:
 
 
 FILES = sorted([*SOURCE.rglob("*.py"), *BENCHMARKS.glob("*.py")])
-TREES = {path: ast.parse(path.read_text(encoding="utf-8")) for path in FILES}
 PACKAGES = sorted({package_of(path) for path in FILES})
 
 
-def of_package(check, package):
-    """Descriptions of the places of a package that a check does not accept."""
-    return [
-        f"{path}:{line}: {text}"
-        for path, tree in TREES.items()
-        if package_of(path) == package
-        for line, text in check(tree)
-    ]
-
-
 @pytest.mark.parametrize("package", PACKAGES)
-@pytest.mark.parametrize("check", [questions, other_forms, vague_names])
-def test_packages_name_their_subjects(package, check):
-    assert not of_package(check, package)
+def test_packages_name_their_subjects(package):
+    for path in (path for path in FILES if package_of(path) == package):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        for check in (questions, other_forms, vague_names):
+            assert not [f"{path}:{line}: {text}" for line, text in check(tree)], check.__name__
 
 
 WORDS = '''"""Where members come from."""
@@ -94,3 +89,26 @@ def test_answers_are_no_questions():
         '"""Whereabouts of members."""\ndef f(found):\n    """Return True if whatever was found is new."""\n'
     )
     assert not questions(tree) and not other_forms(tree) and not vague_names(tree)
+
+
+def long_cells(text: str) -> list[tuple[int, int, str]]:
+    """Line, number of words and beginning of each table cell of a Markdown text that has more words than a cell may."""
+    cells = [
+        (number, cell.split())
+        for number, line in enumerate(text.splitlines(), 1)
+        if line.lstrip().startswith("|")
+        for cell in re.split(r"(?<!\\)\|", line)
+    ]
+    return [(number, len(words), " ".join(words[:6])) for number, words in cells if len(words) > MOST_WORDS]
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_table_cells_of_documents_are_short(path):
+    assert not long_cells(path.read_text(encoding="utf-8"))
+
+
+def test_a_long_cell_is_seen_in_any_table():
+    cell = "word " * MOST_WORDS
+    table = f"| a | b |\n| --- | --- |\n| {cell}| {cell}more |\n\n  | {cell}\\| one cell |"
+    assert [(line, n) for line, n, _ in long_cells(table)] == [(3, MOST_WORDS + 1), (5, MOST_WORDS + 3)]
+    assert not long_cells("prose " * 2 * MOST_WORDS)

@@ -192,7 +192,7 @@ def _seeds(first: int, M: int | None, seeds: Sequence[int] | None) -> list[int]:
             raise UserError(f"seeds must be one integer or more, got {seeds!r}")
         return numbers
     if M is None:
-        raise UserError("train_m_models needs M, how many seeds, or seeds, which ones")
+        raise UserError("train_m_models needs M, the number of seeds, or seeds, a list of them")
     if isinstance(M, bool) or not isinstance(M, int) or M < 1:
         raise UserError(f"M must be an integer of at least 1, got {M!r}")
     return [first + m for m in range(M)]

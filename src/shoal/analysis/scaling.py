@@ -214,11 +214,11 @@ def _too_few(frame: pl.DataFrame, form: LawForm) -> str:
         if values < fewest:
             return (
                 f"the law needs {fewest} or more values of {name} that are at least 1 % apart, got {values}: "
-                "with fewer its term cannot be told from the others"
+                "with fewer its term cannot be separated from the others"
             )
     if sum(distinct) - 1 < form.parameters:
         return (
-            f"a law of {form.parameters} parameters cannot be told from {distinct[0]} values of parameters and "
+            f"a law of {form.parameters} parameters cannot be determined from {distinct[0]} values of parameters and "
             f"{distinct[1]} of tokens: one of them needs {form.parameters + 1 - min(distinct)} or more, 1 % apart"
         )
     return ""
@@ -245,8 +245,8 @@ def _run_warnings(used: pl.DataFrame) -> list[str]:
     correlation = float(np.corrcoef(np.log(_sizes(used)), rowvar=False)[0, 1])
     if abs(correlation) > MOST_CORRELATION:
         out.append(
-            f"log N and log D are collinear (correlation {correlation:.4f}): the runs cannot tell the effect of size "
-            "from that of data"
+            f"log N and log D are collinear (correlation {correlation:.4f}): these runs cannot separate the effect of "
+            "size from that of data"
         )
     for name in ("parameters", "tokens"):
         distinct = count_distinct(used[name].to_numpy())

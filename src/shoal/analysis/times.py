@@ -31,12 +31,15 @@ UNFINISHED = ("waiting", "running", "interrupted", "damaged")
 _DIRECTIONS = ("at least", "at most")
 
 
+LATEST = 10**15  # steps
+
+
 def check_times(times: pl.DataFrame, time: str = "time", observed: str = "observed") -> pl.DataFrame:
     """Check of times, which every function that uses them makes first.
 
     Args:
         times: a column of times and one of event indicators, named below, and perhaps ``state``.
-        time: name of the column of times, finite numbers of at least 0.
+        time: name of the column of times, numbers from 0 to 10^15, whose squares can be added.
         observed: name of the column that is false where a time is censored; booleans, or 0 and 1.
 
     Returns:
@@ -49,7 +52,7 @@ def check_times(times: pl.DataFrame, time: str = "time", observed: str = "observ
     # a column without values says nothing of its kind
     times = times.with_columns(pl.col(name).cast(pl.Int64) for name in (time, observed) if times[name].dtype == pl.Null)
     check_numbers(times, [time])
-    check_values(times, time, is_count(time), "a finite number of at least 0")
+    check_values(times, time, is_count(time) & (pl.col(time) <= LATEST), "a finite number of at least 0, up to 10^15")
     kind = times.schema[observed]
     if not (kind == pl.Boolean or kind.is_numeric()):
         raise UserError(f"column {observed!r} must hold true and false, or 1 and 0; it holds {kind}")

@@ -35,4 +35,4 @@ def refuse_derived(flag: str, known: "Mapping[str, Sequence[type[Part]]]") -> No
     name = flag.removeprefix("--").replace("-", "_")
     parts = known.get(name, ()) if flag.startswith("--") else ()
     if parts and not any(name in asked_of(part) for part in parts):
-        raise UserError(f"{flag} cannot be given for new runs: it is found out from their files")
+        raise UserError(f"{flag} cannot be given for new runs: it is computed from their files")

@@ -182,7 +182,7 @@ def _records(path: Path, lines: Sequence[str], skipped: int, separator: str) -> 
             torn += 1
             if torn > _MOST_TORN:
                 raise UserError(
-                    f"{path} is not a table of separated values: more than {_MOST_TORN} rows are torn, the "
+                    f"{path} is not a table of separated values: more than {_MOST_TORN} rows are malformed, the "
                     f"last in line {skipped + start + good + 1}: {error}"
                 ) from None
             start += good + 1

@@ -38,7 +38,7 @@ def run(options: argparse.Namespace) -> int:
     for folder in records.cohorts():
         certificate = certify(folder, records.ids, options.steps, device, places)
         steps, unit = certificate["steps"], unit_of_losses([folder])
-        all_there_are = " (its shortest run has no more)" if steps < options.steps else ""
+        all_there_are = " (its shortest run has no more steps)" if steps < options.steps else ""
         say(f"cohort {folder.id}: {counted(certificate['members'], 'member')}, first {steps} steps{all_there_are}")
         for name, deviation in certificate["alone"].items():
             say(

@@ -61,6 +61,6 @@ def choose(records: "Records", options: argparse.Namespace, unreadable: Sequence
 
     chosen = records.where(options.state, options.tag, options.group, **read_values(options))
     if len(records) and not len(chosen):
-        none = f"of {counted(len(records), 'run')} none is such: {flags_of_choice(options)}"
+        none = f"of {counted(len(records), 'run')} none matches {flags_of_choice(options)}"
         raise UserError("; ".join([none, *unreadable]))
     return chosen

@@ -218,13 +218,13 @@ def _no_toml(name: str, text: str, error: ValueError) -> str:
     seen: dict[tuple[str, ...], int] = {}
     for statement in statements(text):
         if first := seen.get(statement.key):
-            return f"{name} line {statement.line}: {_shown(statement.key)} is there twice, first in line {first}"
+            return f"{name} line {statement.line}: {_shown(statement.key)} is given twice, first in line {first}"
         seen[statement.key] = statement.line
     what = str(error)
     if match := _PLACE.search(what):
         what, line = what[: match.start()], match["line"] or str(text.rstrip().count("\n") + 1)
         name = f"{name} line {line}"
-    return f"{name}: no TOML: {what[:1].lower()}{what[1:]}"
+    return f"{name} is no TOML: {what[:1].lower()}{what[1:]}"
 
 
 def _is_key(statement: Statement) -> bool:

@@ -36,7 +36,7 @@ def run(options: Options) -> int:
         raise UserError("delete needs runs: ids, names, or flags that choose some, such as --state diverged")
     lab = Lab(options.lab)
     if (leftovers(lab.path) or lost_labels(lab.path)) and lab.clear():
-        say("removed what a deletion that was killed had left")
+        say("removed the files that an interrupted deletion had left")
     words = _there(lab, options.runs)
     if options.runs and not words:
         return 0
@@ -73,7 +73,7 @@ def _there(lab: "Lab", words: "Sequence[str]") -> list[str]:
             gone = find_deleted(word, deleted)
             if gone is None or gone in index:
                 raise
-            say(f"run {word} is deleted already ({deleted[gone]['at']})")
+            say(f"run {word} was deleted already ({deleted[gone]['at']})")
     return left
 
 
@@ -100,7 +100,10 @@ def _agreed(n: int) -> bool:
         UserError: nobody can be asked.
     """
     if not sys.stdin.isatty():
-        raise UserError(f"nobody can be asked here whether {_runs(n)} may be deleted: --yes deletes without asking")
+        raise UserError(
+            f"the deletion of {_runs(n)} cannot be confirmed, because standard input is no terminal: --yes deletes "
+            "without asking"
+        )
     print(f"Delete {_runs(n)} for good? [y/N] ", end="")
     return sys.stdin.readline().strip().lower() in ("y", "yes")
 

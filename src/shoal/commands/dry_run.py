@@ -94,7 +94,7 @@ def _counts(wanted: "Sequence[RunSpec]", work: "Arrangement", estimate: "Forecas
     new = sum(map(len, work.new))
     going_on = {folder.path for folder in work.going_on}
     begun = sum(folder.path in going_on for folder in work.held.values())
-    several = {"new": new, "in cohorts that go on": begun, f"already in lab {path}": len(work.held) - begun}
+    several = {"new": new, "in cohorts that are continued": begun, f"already in lab {path}": len(work.held) - begun}
     counts = [f"{n:,} {what}" for what, n in several.items() if n]
     beside = sum(piece.runs for piece in estimate.pieces) - new - begun
     more = f"; with them {counted(beside, 'run')} of the same cohorts" if beside > 0 else ""
@@ -113,7 +113,7 @@ def _print(found: "Forecast", device: str) -> None:
     say(f"time: {duration(found.low)} to {duration(found.high)} in {processes} on {device}; {_busy(found)}")
     sizes = (found.memory, found.most_memory, free_bytes(torch.device(device)))
     low, high, free = (f"{size / 2**30:.2f}" for size in sizes)
-    say(f"memory: {low} to {high} GiB, as seen in a trial and as runs are placed by; {free} GiB are free")
+    say(f"memory: {low} GiB as measured in a trial, {high} GiB as reserved for training; {free} GiB are free")
     say(_how(found))
     if found.can_end_early:
         say("Runs that end early (stop_after_generalizing, patience) take less.")
@@ -153,7 +153,7 @@ def _how(found: "Forecast") -> str:
     from shoal.training.shape_costs import MOST_TRIED
 
     untried = sum(not piece.costs.is_measured for piece in found.pieces)
-    rest = f" {untried} of {len(found.pieces)} cohorts had no trial: theirs follows from their operations."
+    rest = f" {untried} of {len(found.pieces)} cohorts had no trial: their time is estimated from their operations."
     return (
         f"estimated by a trial of {found.trial_seconds:.1f} s: up to {MOST_TRIED} runs of each shape took steps and "
         f"were evaluated in memory; {SLOWER - 1:.0%} is added to the longer time for what a trial does not see."
@@ -164,7 +164,7 @@ def _how(found: "Forecast") -> str:
 def _busy(found: "Forecast") -> str:
     """Explanation of the two ends of the range."""
     busy = max(piece.costs.busy for piece in found.pieces)
-    return f"the shorter where nothing else computes, the longer as busy as this machine is now ({busy:.1f} times)"
+    return f"the shorter time is of an idle machine, the longer of one as busy as this one is now ({busy:.1f} times)"
 
 
 def duration(seconds: float) -> str:

@@ -47,12 +47,18 @@ def arguments(parser: Parser) -> None:
     _add_reading(parser)
     parser.flag("tied", action="store_true", help="one exponent for parameters and tokens, α = β")
     parser.flag("irreducible", type=float, metavar="E", help="hold E, the irreducible loss, at this value")
-    parser.flag("delta", type=float, default=1e-3, help="of the Huber loss, in log residuals, at most 1 (0.001)")
-    which = parser.add_mutually_exclusive_group()
-    which.add_argument("--drop-outliers", "--drop_outliers", action="store_true", help="conclude without the outliers")
-    which.add_argument("--keep-outliers", "--keep_outliers", action="store_true", help="conclude with them (default)")
     parser.flag(
-        "budgets", type=float, nargs="+", action="extend", metavar="C", help="budgets of the table of best use, in FLOP"
+        "delta", type=float, default=1e-3, help="threshold δ of the Huber loss, in log residuals, at most 1 (0.001)"
+    )
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument(
+        "--drop-outliers", "--drop_outliers", action="store_true", help="draw conclusions from the fit without outliers"
+    )
+    which.add_argument(
+        "--keep-outliers", "--keep_outliers", action="store_true", help="draw them from the fit with outliers (default)"
+    )
+    parser.flag(
+        "budgets", type=float, nargs="+", action="extend", metavar="C", help="compute budgets to divide best, in FLOP"
     )
     parser.flag(
         "predict",
@@ -81,15 +87,15 @@ def _add_reading(parser: Parser) -> None:
         metavar="ROW",
         help="rows to leave out, counted below the header, whatever they hold",
     )
-    parser.flag("drop-incomplete", action="store_true", help="leave out all rows that lack a number or are torn")
+    parser.flag("drop-incomplete", action="store_true", help="leave out all rows that lack a number or are malformed")
     parser.flag(
         "units",
         nargs="+",
         action="extend",
         metavar="COLUMN=UNIT",
-        help="what one stands for: params=M, tokens=B, flop=PFLOP-days, flop=1e18; 1.3B in a cell needs none",
+        help="unit of a column: params=M, tokens=B, flop=PFLOP-days, flop=1e18; a cell such as 1.3B needs none",
     )
-    parser.flag("decimal", metavar="MARK", help="point or comma (as the cells show)")
+    parser.flag("decimal", metavar="MARK", help="decimal mark: point or comma (as the cells show)")
 
 
 def run(options: argparse.Namespace) -> int:

@@ -29,28 +29,33 @@ def arguments(parser: Parser) -> None:
     """Flags of the command."""
     parser.add_argument("runs", nargs="+", metavar="RUN", help="ids or their beginnings, or names of runs or groups")
     add_lab(parser)
-    parser.flag("prompt", nargs="+", help="what to go on with, one text or several")
+    parser.flag("prompt", nargs="+", help="text to continue, one or several")
     parser.flag(
         "max-new-tokens",
         type=int,
         help=f"tokens of each sample or hypothesis ({NEW_TOKENS}; with --beams at most what the context has room for)",
     )
-    parser.flag("end", metavar="TOKEN", help=r"one token at which a text ends, such as \n (none: all are as long)")
+    parser.flag(
+        "end", metavar="TOKEN", help=r"one token at which a text ends, such as \n (none: all texts are equally long)"
+    )
     parser.flag(
         "temperature",
         type=float,
-        help="of the softmax (1 where --top-k, --top-p or several --samples ask for draws; else the likeliest token)",
+        help="temperature of the softmax (1 where --top-k, --top-p or several --samples ask for draws; else greedy "
+        "search)",
     )
     parser.flag("top-k", type=int, help="draw from the k likeliest tokens")
-    parser.flag("top-p", type=float, help="draw from the likeliest tokens that have this probability together")
+    parser.flag(
+        "top-p", type=float, help="draw from the fewest tokens that together have this probability, the likeliest first"
+    )
     parser.flag("samples", type=int, default=1, help="samples of each run and prompt (1)")
-    parser.flag("seed", type=int, default=0, help="of the samples (0)")
+    parser.flag("seed", type=int, default=0, help="seed of the samples (0)")
     add_search(parser)
     add_models(parser)
     parser.flag(
         "tree",
         metavar="FILE",
-        help="what the beam looked at, of one run and one prompt: FILE ends in .html .svg .png .pdf .txt .json",
+        help="file for the search tree of one run and one prompt; it ends in .html .svg .png .pdf .txt or .json",
     )
 
 
@@ -59,7 +64,7 @@ def run(options: argparse.Namespace) -> int:
     if not 0 <= options.seed < 2**32:
         raise UserError(f"--seed must be an integer in [0, 2**32), got {options.seed}")
     if not options.prompt:
-        raise UserError("generate needs a text to go on with: --prompt TEXT")
+        raise UserError("generate needs a text to continue: --prompt TEXT")
     beam, step = read_beam(options, "tree"), read_step(options.step)
     if beam is not None:
         _refuse_draws(options)
@@ -97,14 +102,14 @@ def _check(records: "Records", options: argparse.Namespace) -> None:
     for run, spec in records.specs.items():
         if records.kept(run).get("tokenizer") is None:
             other = "; translate answers sources" if "pair" in spec.task_part.offers else ""
-            raise UserError(f"generate goes on with texts, and run {run[:8]} has task {spec.task}{other}")
+            raise UserError(f"generate continues texts, and run {run[:8]} has task {spec.task}{other}")
     if options.tree is None:
         return
     from shoal.report.tree_file import check_tree_file
 
     if len(records) != 1 or len(options.prompt) != 1:
         raise UserError(
-            f"--tree is of one run and one prompt, got {len(records)} runs and {len(options.prompt)} prompts"
+            f"--tree shows one run and one prompt, got {len(records)} runs and {len(options.prompt)} prompts"
         )
     check_tree_file(options.tree, options.lab)
 
@@ -133,7 +138,7 @@ def _end(options: argparse.Namespace, tokenizer: "TextTokenizer") -> int | None:
         return None
     tokens = tokenizer.encode(_WRITTEN.get(options.end, options.end)).tolist()
     if len(tokens) != 1:
-        raise UserError(f"--end must be one token, and {options.end!r} is {len(tokens)} to {tokenizer.kind}")
+        raise UserError(f"--end must be one token, and {options.end!r} is {len(tokens)} tokens of {tokenizer.kind}")
     return int(tokens[0])
 
 
@@ -209,7 +214,7 @@ def _print_searches(searches: "Sequence[Search]", options: argparse.Namespace, b
     best = ", ".join(f"{search.found[0].log_p:.2f}" if search.found else "none" for search in searches)
     say(f"beam {beam.width}, {beam.stop} stop: {mean:.3g} of {longest:.3g} steps needed{several}; best log p {best}")
     if options.end is None:
-        say("nothing ends without --end: all hypotheses have as many tokens")
+        say("without --end no hypothesis ends early: all have the same number of tokens")
 
 
 def _shown(prompt: str) -> str:

@@ -16,19 +16,21 @@ _SEARCH = ("finished", "stop", "length_penalty")  # what only a search with seve
 
 def add_models(parser: Parser) -> None:
     """Declare ``--step`` and ``--average``, which choose among the kept models of a run."""
-    parser.flag("step", help="of the models: a step at which they were kept, or best (the last)")
-    parser.flag("average", type=int, default=1, help="models of so many kept steps up to there, averaged (1)")
+    parser.flag("step", help="step at which the models were kept, or best (the last)")
+    parser.flag(
+        "average", type=int, default=1, help="number of kept steps, up to --step, whose models are averaged (1)"
+    )
 
 
 def add_search(parser: Parser) -> None:
     """Declare ``--beams`` and the settings of a beam search."""
-    parser.flag("beams", type=int, default=1, help="places of the beam; 1 takes the likeliest token each time (1)")
+    parser.flag("beams", type=int, default=1, help="width of the beam; 1 is greedy search (1)")
     parser.flag(
         "finished",
         help="what a hypothesis that ends does with its place: releases it to the next, or keeps it (releases)",
     )
-    parser.flag("stop", help="when the search is over: optimal, n_best, first or none (optimal)")
-    parser.flag("length-penalty", type=float, help="compare log p / length ** x of hypotheses (0)")
+    parser.flag("stop", help="rule that ends the search: optimal, n_best, first or none (optimal)")
+    parser.flag("length-penalty", type=float, help="x of log p / length ** x, by which hypotheses are compared (0)")
 
 
 def read_step(value: str | None) -> int | str | None:
@@ -60,7 +62,7 @@ def read_beam(options: argparse.Namespace, *others: str) -> "Beam | None":
     if options.beams == 1:
         for name in [*asked, *(name for name in others if getattr(options, name) is not None)]:
             raise UserError(
-                f"--{name.replace('_', '-')} does not apply to one beam; it applies to --beams of 2 or more"
+                f"--{name.replace('_', '-')} does not apply to greedy search; it applies to --beams of 2 or more"
             )
         return None
     from shoal.decoding.beam import Beam

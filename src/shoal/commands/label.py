@@ -23,13 +23,13 @@ def arguments(parser: Parser) -> None:
         help="ids or their beginnings, or names of runs or groups; without one, all labels",
     )
     add_lab(parser)
-    parser.flag("name", help="of one run, or a new one of a group; '' removes a run's")
-    parser.flag("tag", nargs="+", metavar="T", help="words to add")
-    parser.flag("untag", nargs="+", metavar="T", help="words to take away")
-    parser.flag("note", metavar="TEXT", help="free text in the place of the one before; '' removes it")
+    parser.flag("name", help="name of one run, or new name of a group; '' removes the name of a run")
+    parser.flag("tag", nargs="+", metavar="T", help="tags to add")
+    parser.flag("untag", nargs="+", metavar="T", help="tags to remove")
+    parser.flag("note", metavar="TEXT", help="note, free text in place of the one before; '' removes it")
     parser.flag("group", metavar="G", help="add the runs to a group, which is made where there is none")
     parser.flag("ungroup", metavar="G", help="take the runs out of a group")
-    parser.flag("clear", action="store_true", help="remove name, tags and note first; of a group alone, the group")
+    parser.flag("clear", action="store_true", help="first remove name, tags and note; of a group, the group itself")
 
 
 def run(options: Options) -> int:

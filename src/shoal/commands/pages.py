@@ -116,7 +116,7 @@ def check_own_name(name: str, lab: Lab) -> str:
     """
     if (study := _kept_for(name, lab)) is not None:
         raise UserError(
-            f"--name {name} is kept for pages of {study}, one of which it could replace; free is, say, runs-{name}"
+            f"--name {name} is reserved for pages of {study}, one of which it could replace; runs-{name} is free"
         )
     return name
 
@@ -128,7 +128,7 @@ def check_run_name(name: str, lab: Lab) -> str:
         UserError: it could: it is that of a study or a reproduction, or begins with one.
     """
     if (study := _kept_for(name, lab)) is not None:
-        raise UserError(f"name {name!r} is taken by study {study} and its pages; free is, say, 'runs-{name}'")
+        raise UserError(f"name {name!r} is taken by study {study} and its pages; 'runs-{name}' is free")
     return name
 
 

@@ -210,8 +210,8 @@ def add_lab(parser: Parser) -> None:
 def add_label(parser: Parser) -> None:
     """``--name``, ``--tag`` and ``--note`` of what is trained."""
     parser.flag("name", help="name of the run, or of a group of all where there are several")
-    parser.flag("tag", nargs="+", metavar="T", help="words to find the runs by")
-    parser.flag("note", metavar="TEXT", help="free text about them")
+    parser.flag("tag", nargs="+", metavar="T", help="tags, by which runs can be chosen")
+    parser.flag("note", metavar="TEXT", help="free text about the runs")
 
 
 def _folder(name: str) -> str:

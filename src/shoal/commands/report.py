@@ -29,9 +29,13 @@ def arguments(parser: Parser) -> None:
         "threshold",
         type=float,
         nargs="+",
-        help="with --by: values that runs are waited for to reach on the validation split (those of their task)",
+        help="with --by: thresholds on the validation split, for times to reach them (those of the task)",
     )
-    parser.flag("stay", type=int, help="with --by: at how many evaluations in a row a run has to be there (1)")
+    parser.flag(
+        "stay",
+        type=int,
+        help="with --by: evaluations in a row that must meet the threshold; the time is the first of them (1)",
+    )
     add_choice(parser)
 
 
@@ -43,7 +47,7 @@ def run(options: Options) -> int:
     if any(studies) and not all(studies):
         word = options.what[studies.index(False)]
         raise UserError(
-            f"a report is of studies or of runs, and {word!r} is no study beside {options.what[studies.index(True)]!r}"
+            f"a report shows either studies or runs: {options.what[studies.index(True)]!r} is a study, {word!r} is none"
         )
     if options.by is not None or options.other_lab is not None or sum(studies) > 1:
         from shoal.commands.sides import report_by
@@ -51,9 +55,7 @@ def run(options: Options) -> int:
         return report_by(options, is_of_studies=any(studies))
     for name in _OF_AXES:
         if getattr(options, name) is not None:
-            raise UserError(
-                f"{options.given[name]} is read with --by AXIS; shoal report … --by AXIS {options.given[name]} …"
-            )
+            raise UserError(f"{options.given[name]} needs --by AXIS: shoal report … --by AXIS {options.given[name]} …")
     return _report_study(options) if any(studies) else _report_runs(options)
 
 
@@ -66,7 +68,7 @@ def _report_study(options: argparse.Namespace) -> int:
     if options.name is not None:
         raise UserError(f"--name does not apply to the report of a study, got {options.name!r}")
     if flags := flags_of_choice(options):
-        raise UserError(f"the report of a study is of its own runs, got {flags}")
+        raise UserError(f"the report of a study shows its own runs and takes no choice of runs, got {flags}")
     lab = Lab(options.lab)
     pages, unreadable = find_pages(lab, options.what[0])
     code = print_damage({}, 0, unreadable)

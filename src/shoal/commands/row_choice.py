@@ -65,7 +65,7 @@ def left_out(rows: int, faults: Mapping[Row, tuple[str, str]]) -> list[str]:
     for row, (wrong, text) in faults.items():
         column, must, _ = wrong.partition(" must ")
         if not must:
-            reason = "torn lines"
+            reason = "malformed lines"
         elif text.casefold() in _MISSING:
             reason = f"no {column}"
         else:

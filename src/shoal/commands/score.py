@@ -26,19 +26,19 @@ def arguments(parser: Parser) -> None:
         help="what one system wrote: a file of one text per line (perhaps .gz), or several joined by commas, one per "
         "seed, in the same order for each system; the first system is the one that others are compared with",
     )
-    parser.flag("reference", nargs="+", metavar="FILE", help="what is right: a file of as many lines, or several")
-    parser.flag("tokenize", default="13a", metavar="NAME", help=f"of BLEU: {' '.join(_TOKENIZERS)} (13a)")
+    parser.flag("reference", nargs="+", metavar="FILE", help="references: a file of as many lines, or several files")
+    parser.flag("tokenize", default="13a", metavar="NAME", help=f"tokenizer of BLEU: {' '.join(_TOKENIZERS)} (13a)")
     parser.flag(
         "resamples",
         type=int,
         default=1000,
-        help="resampled test sets behind an interval, 20 to 100,000; 0 for no intervals (1000)",
+        help="bootstrap resamples of the test set for an interval, 20 to 100,000; 0 for no intervals (1000)",
     )
     parser.flag(
         "trials",
         type=int,
         default=10_000,
-        help="exchanges behind a p value of two systems of one seed each, 20 to 100,000; 0 for none (10000)",
+        help="random exchanges for the p value of two systems of one seed each, 20 to 100,000; 0 for none (10000)",
     )
     parser.flag("seed", type=int, default=0, help="seed of the resampling and the exchanges (0)")
 
@@ -46,7 +46,7 @@ def arguments(parser: Parser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Score every system, and compare each with the first."""
     if not options.reference:
-        raise UserError("score needs what is right: --reference FILE")
+        raise UserError("score needs references: --reference FILE")
     if options.tokenize not in _TOKENIZERS:
         close = nearest(options.tokenize, _TOKENIZERS)
         raise UserError(f"--tokenize must be one of {' '.join(_TOKENIZERS)}, got {options.tokenize!r}{close}")
@@ -83,7 +83,7 @@ def _files(words: Sequence[str]) -> dict[str, list[str]]:
     for word in words:
         paths = word.split(",")
         if not all(paths):
-            raise UserError(f"{word!r} names no file between or beside its commas")
+            raise UserError(f"{word!r} must be files joined by commas, and has a comma with no file beside it")
         files = [os.path.realpath(path) for path in paths]  # h1 and ./h1 are one
         if files in seen or len(set(files)) < len(files):
             raise UserError(f"{word!r} is given twice: it would be compared with itself")
@@ -113,7 +113,7 @@ def _lines(path: str) -> list[str]:
 
 def _check_count(path: str, lines: int, reference: str, n: int) -> None:
     if lines != n:
-        raise UserError(f"{path} has {lines:,} lines and {reference} has {n:,}: they must have a line for each other")
+        raise UserError(f"{path} has {lines:,} lines and {reference} has {n:,}: they must have equally many")
 
 
 def _show(scores: "Mapping[str, TextScores]", options: argparse.Namespace) -> None:

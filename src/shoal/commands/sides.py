@@ -142,14 +142,14 @@ def _of_studies(labs: "Mapping[str, Lab]", options: Options) -> Sides:
     from shoal.report import Section
 
     if flags := flags_of_choice(options):
-        raise UserError(f"the report of a study is of its own runs, got {flags}")
+        raise UserError(f"the report of a study shows its own runs and takes no choice of runs, got {flags}")
     pages: dict[str, tuple[Lab, Page]] = {}
     unreadable: list[str] = []
     for name, lab in labs.items():
         forms, lines = _pages(lab, options.what)
         unreadable += lines
         if len(labs) > 1 and len(forms) > 1:
-            raise UserError(f"with --other-lab one form stands beside itself, got {' '.join(forms)}")
+            raise UserError(f"--other-lab compares one form of a study in two labs, got {' '.join(forms)}")
         pages |= {name if len(labs) > 1 else form: (lab, page) for form, page in forms.items()}
     results = {name: results_of(lab, page.note) for name, (lab, page) in pages.items()}
     _check_task({name: one.records for name, one in results.items()})
@@ -184,7 +184,7 @@ def _check_task(records: "Mapping[str, Records]") -> None:
     tasks = list(dict.fromkeys(task for one in records.values() for task in one.tasks))
     if len(tasks) > 1:
         asked = " or ".join(f"--task {task}" for task in tasks)
-        raise UserError(f"these runs are of {len(tasks)} tasks, and a page is of one: choose it with {asked}")
+        raise UserError(f"these runs have {len(tasks)} tasks, and a page shows one: choose it with {asked}")
 
 
 def _command(options: Options) -> str:

@@ -57,12 +57,12 @@ def _parts_of_studies(words: Sequence[str]) -> dict[str, list[str]]:
 def add_form(parser: Parser) -> None:
     """``--quick``, ``--seeds``, ``--threshold`` and ``--stay``."""
     parser.flag("quick", action="store_true", help="a small form that two cores finish in minutes")
-    parser.flag("seeds", type=int, help="how many seeds, instead of the study's own number")
+    parser.flag("seeds", type=int, help="number of seeds, in place of the study's own")
     add_threshold(parser)
     parser.flag(
         "stay",
         type=int,
-        help="at how many evaluations in a row a run has to be there, of which the first is its time (1: reached once)",
+        help="evaluations in a row that must meet the threshold; the time is the first of them (1)",
     )
 
 
@@ -72,15 +72,15 @@ def add_threshold(parser: Parser) -> None:
         "threshold",
         type=float,
         nargs="+",
-        help="validation accuracy from which a run has generalised, for the times to get there (0.9 0.99); where an "
-        "answer says generalised, it says from which accuracy",
+        help="validation accuracies from which a run counts as generalised, for times to generalise (0.9 0.99); an "
+        "answer names the accuracy that it goes by",
     )
 
 
 def run(options: Options) -> int:
     """List, run or report."""
     if options.action is None:
-        raise UserError(f"study needs to know what to do: one of {' '.join(ACTIONS)}")
+        raise UserError(f"study needs an action: one of {' '.join(ACTIONS)}")
     if options.action not in ACTIONS:
         raise UserError(
             f"unknown action {options.action!r}: one of {' '.join(ACTIONS)}{nearest(options.action, ACTIONS)}"
@@ -176,7 +176,7 @@ def refuse_times(options: Options, name: str, tasks: Sequence[Any] | None = None
     from shoal.studies import reproductions
 
     why = {
-        "mixed-orders": "it tells which order comes first",
+        "mixed-orders": "it compares which order is learned first",
         "attention": "it looks into models that have generalised",
         **dict.fromkeys(reproductions.NAMES, "each number of a reproduction is judged as it was published"),
     }

@@ -34,8 +34,8 @@ def add_table(parser: Parser) -> None:
         type=float,
         nargs="+",
         metavar="X",
-        help="adds the first step at which the validation accuracy, or what says most of the task, is at least X "
-        "(at most, of a loss); >STEP: not up to the last evaluated step",
+        help="adds the first step at which the main validation measure of the task is at least X (at most X, if it is "
+        "a loss); >STEP: not reached by the last evaluated step",
     )
     parser.flag("csv", action="store_true", help="comma-separated values: all columns, raw numbers")
     parser.flag("json", action="store_true", help="an array of objects: all columns, raw numbers, null for missing")

@@ -79,7 +79,7 @@ def _outline(specs: Sequence[RunSpec], lab: Lab) -> str:
     held = sum(spec.id in index for spec in specs)
     going_on = sum(spec.id in index and index[spec.id] in begun for spec in specs)
     if going_on:
-        parts.append(f"{_count(going_on, 'run')} to go on with")
+        parts.append(f"{_count(going_on, 'run')} to continue")
     if held := held - going_on:
         parts.append(f"{_count(held, 'run')} already in the lab{' or damaged' if damaged else ''}")
     return f"{_count(len(specs), 'run')}: {', '.join(parts)}"

@@ -23,17 +23,19 @@ if TYPE_CHECKING:
 def arguments(parser: Parser) -> None:
     """Flags of the command."""
     parser.add_argument("runs", nargs="+", metavar="RUN", help="ids or their beginnings, or names of runs or groups")
-    parser.add_argument("file", metavar="FILE", help="a source on each line: UTF-8, packed if it ends in .gz")
+    parser.add_argument(
+        "file", metavar="FILE", help="file with a source on each line: UTF-8, gzip-compressed if its name ends in .gz"
+    )
     add_lab(parser)
-    parser.flag("reference", metavar="FILE", help="what is right, line by line: prints scores instead of texts")
+    parser.flag("reference", metavar="FILE", help="references, line by line: prints scores instead of answers")
     add_search(parser)
     parser.flag("max-new-tokens", type=int, help="tokens of an answer at most, its end included (those of the model)")
     add_models(parser)
-    parser.flag("name", help="what the hypotheses are kept as in the lab (that of the file)")
+    parser.flag("name", help="name under which the lab keeps the answers (that of the file)")
     parser.flag(
         "tree",
         metavar="FILE",
-        help="what the beam looked at, of one run and a file of one line: FILE ends in .html .svg .png .pdf .txt .json",
+        help="file for the search tree of one run and one line; it ends in .html .svg .png .pdf .txt or .json",
     )
 
 
@@ -106,7 +108,7 @@ def _check(records: "Records", lines: Sequence[str], options: argparse.Namespace
     for run, spec in records.specs.items():
         if "pair" not in spec.task_part.offers:
             raise UserError(
-                f"translate needs sources, and run {run[:8]} has task {spec.task}; generate goes on with texts"
+                f"translate answers sources, and run {run[:8]} has task {spec.task}; generate continues texts"
             )
         if "codec" not in records.kept(run):
             raise UserError(f"task {spec.task} of run {run[:8]} keeps no vocabularies: its models read no lines")
@@ -115,9 +117,9 @@ def _check(records: "Records", lines: Sequence[str], options: argparse.Namespace
     from shoal.report.tree_file import check_tree_file
 
     if len(records) != 1 or len(lines) != 1:
-        raise UserError(f"--tree is of one run and one line, got {len(records)} runs and {len(lines):,} lines")
+        raise UserError(f"--tree shows one run and one line, got {len(records)} runs and {len(lines):,} lines")
     if not lines[0].strip():
-        raise UserError("--tree is of a line that is searched, and this one is empty")
+        raise UserError("--tree needs a line to search, and this one is empty")
     check_tree_file(options.tree, options.lab, [file for file in (options.file, options.reference) if file is not None])
 
 
@@ -144,7 +146,7 @@ def _translate(
         if codec.cuts and (long := codec.too_long(lines)):
             notes.append(
                 f"warning: {len(long):,} of {len(lines):,} lines have more than {codec.max_length:,} tokens, which is "
-                f"what run {first[:8]} reads: they are cut there, the first is line {long[0] + 1:,}"
+                f"the most that run {first[:8]} reads: they are cut there; the first is line {long[0] + 1:,}"
             )
         record = options.tree is not None
         answered = answer(group.models, group.spec.model_part.reads, codec, lines, tokens, beam, record=record)
@@ -238,7 +240,7 @@ def _scores(
     over = f"seeds and sentences: up to {seeds} seeds × {len(references):,}" if seeds > 1 else f"{len(references):,}"
     about = [f"{name}: {signature}" for name, signature in signatures.items()]
     about.append(
-        f"[95 % intervals] over {over} sentences; exact match: texts that are the reference, sign for sign"
+        f"[95 % intervals] over {over} sentences; exact match: texts that equal the reference, character for character"
         + _empty_lines(lines, references)
     )
     return table, about, warnings

@@ -14,7 +14,7 @@ from shoal.decoding.ranking import Candidates
 
 KEPT, FINISHED, CUT, PRUNED = "kept", "finished", "cut", "pruned"
 FATES = (KEPT, FINISHED, CUT, PRUNED)
-WHY = ("it reached the longest length", "its rule stopped it", "nothing was left to go on with")
+WHY = ("it reached the longest length", "its rule stopped it", "no hypothesis was left to continue")
 _BAR, _TEE, _END, _GAP = "│  ", "├─ ", "└─ ", "   "
 
 

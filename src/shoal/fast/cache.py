@@ -56,18 +56,27 @@ def keep(prefix: str, content: bytes) -> ctypes.CDLL:
     """
     name = f"{prefix}-{_checksum(content)}.so"
     with _opened(make=True) as directory:
-        scratch = f".{name}.{secrets.token_hex(4)}.tmp"
-        descriptor = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600, dir_fd=directory)
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            os.rename(scratch, name, src_dir_fd=directory, dst_dir_fd=directory)
-        except OSError:
-            os.unlink(scratch, dir_fd=directory)
-            raise
+        _write(directory, name, content)
         return _load(directory, name)
+
+
+def note(name: str) -> str | None:
+    """Text of a note beside the libraries; None where there is none that only the user can have written."""
+    with suppress(OSError, UnicodeDecodeError), _opened() as directory:
+        descriptor, content = _open_own(directory, name)
+        os.close(descriptor)
+        return content.decode("utf-8")
+    return None
+
+
+def keep_note(name: str, text: str) -> None:
+    """Keep a note beside the libraries, in place of an older one.
+
+    Raises:
+        OSError: there is no folder of the user's own, or it cannot be written.
+    """
+    with _opened(make=True) as directory:
+        _write(directory, name, text.encode("utf-8"))
 
 
 def load_once(content: bytes) -> ctypes.CDLL:
@@ -114,11 +123,26 @@ def _names(directory: int, prefix: str) -> list[str]:
         return sorted(e.name for e in entries if e.name.startswith(f"{prefix}-") and e.name.endswith(".so"))
 
 
-def _load(directory: int, name: str) -> ctypes.CDLL:
-    """Load a file of the folder if its checksum is in its name and only the user can have written it.
+def _write(directory: int, name: str, content: bytes) -> None:
+    """Write a file of the folder, whole or not at all."""
+    scratch = f".{name}.{secrets.token_hex(4)}.tmp"
+    descriptor = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600, dir_fd=directory)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.rename(scratch, name, src_dir_fd=directory, dst_dir_fd=directory)
+    except OSError:
+        os.unlink(scratch, dir_fd=directory)
+        raise
+
+
+def _open_own(directory: int, name: str) -> tuple[int, bytes]:
+    """Open descriptor of a file of the folder that only the user can have written, and its content.
 
     Raises:
-        OSError: it is not, or it cannot be loaded.
+        OSError: there is no such file.
     """
     descriptor = os.open(name, _HOLD | os.O_NONBLOCK, dir_fd=directory)
     try:
@@ -127,7 +151,20 @@ def _load(directory: int, name: str) -> ctypes.CDLL:
         if not is_own or about.st_mode & _OTHERS:
             raise PermissionError(f"{name} can be another user's")
         with os.fdopen(os.dup(descriptor), "rb") as file:
-            content = file.read()
+            return descriptor, file.read()
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
+def _load(directory: int, name: str) -> ctypes.CDLL:
+    """Load a file of the folder if its checksum is in its name and only the user can have written it.
+
+    Raises:
+        OSError: it is not, or it cannot be loaded.
+    """
+    descriptor, content = _open_own(directory, name)
+    try:
         if not name.endswith(f"-{_checksum(content)}.so"):
             raise OSError(f"{name} is damaged")
         held = Path(f"/proc/self/fd/{descriptor}")

@@ -15,6 +15,7 @@ import torch
 from shoal.fast.adam import FusedAdam
 from shoal.fast.build import SECONDS, is_compiled
 from shoal.fast.fused import fused_kernels
+from shoal.fast.multiplication import choose_products
 from shoal.fast.ops import TorchOps
 from shoal.fast.scorer import CompiledScorer, Members, PrefixScorer, check_served, refusal
 
@@ -23,10 +24,11 @@ ENGINES = ("compiled", "prefixes", "plain")
 
 @dataclass(frozen=True)
 class Choice:
-    """Engine and the reason for its choice."""
+    """Engine, the reason for its choice, and the library of its matrix products."""
 
     engine: str
     why: str
+    products: str = "torch"
 
 
 def choose_engine(config: Any, seconds: float, device: torch.device, wanted: str | None = None) -> Choice:
@@ -43,7 +45,8 @@ def choose_engine(config: Any, seconds: float, device: torch.device, wanted: str
     for engine in ENGINES[first:]:
         refused = _refusal(engine, config, seconds, device, wanted)
         if refused is None:
-            return Choice(engine, fused_kernels(device).note if engine == "compiled" and wanted is None else why)
+            why = fused_kernels(device).note if engine == "compiled" and wanted is None else why
+            return Choice(engine, why, products_for(engine, config, device))
         why = refused
     raise AssertionError("plain computes everything")
 
@@ -71,8 +74,18 @@ def available(engine: str, device: torch.device) -> tuple[str, str]:
     return engine, "the same"
 
 
-def choose_scorer(engine: str, members: Members) -> PrefixScorer | None:
+def products_for(engine: str, config: Any, device: torch.device) -> str:
+    """Faster library of matrix products for an engine: one of :data:`shoal.fast.multiplication.PRODUCTS`."""
+    return choose_products(config.get("embedding_size", 0), device) if engine == "compiled" else "torch"
+
+
+def choose_scorer(engine: str, members: Members, products: str | None = None) -> PrefixScorer | None:
     """Scorer that computes the objective; None where the model itself does, engine ``plain``.
+
+    Args:
+        engine: engine of the members.
+        members: the members.
+        products: library of the matrix products; the faster one where not given.
 
     Raises:
         UserError: the engine does not serve these members.
@@ -85,7 +98,7 @@ def choose_scorer(engine: str, members: Members) -> PrefixScorer | None:
     check_served(members.model, members.task)
     library_for = fused_kernels(members.theta.device).library_for if engine == "compiled" else None
     if library_for is not None:
-        return CompiledScorer(members, library_for)
+        return CompiledScorer(members, library_for, products or products_for(engine, config, members.theta.device))
     ops = TorchOps(torch.bfloat16 if config.precision == "bfloat16" else None)
     return PrefixScorer(members, ops)
 

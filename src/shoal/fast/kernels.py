@@ -69,10 +69,7 @@ class KernelOps:
         """See :class:`~shoal.fast.ops.Ops`. The gradient of the weight comes out in the weight's order."""
         program, transposed = self.program, weight.data.transpose(1, 2)
         y = program.value(*x.data.shape[:2], weight.data.shape[1])
-        if bias is None:
-            program.lay(torch.bmm, x.data, transposed, out=y.data)
-        else:
-            program.lay(torch.baddbmm, bias.data.unsqueeze(1), x.data, transposed, out=y.data)
+        program.multiply(y.data, x.data, transposed, None if bias is None else bias.data)
 
         def lay_backward() -> None:
             d_y, _ = program.grad(y)
@@ -110,22 +107,18 @@ class KernelOps:
         h, gates, c = program.value(R, M, D), program.take(R, M, 4 * D), program.take(R, M, D)
         table, added = None, None if bias is None else bias.data
         if rows is None:
-            program.lay(torch.bmm, x.data, of_input, out=gates)
+            program.multiply(gates, x.data, of_input)
         else:
             table = program.take(R, X, 4 * D)  # of the inputs, projected
-            if added is None:
-                program.lay(torch.bmm, x.data, of_input, out=table)
-            else:
-                program.lay(torch.baddbmm, added.unsqueeze(1), x.data, of_input, out=table)
-                added = None
+            program.multiply(table, x.data, of_input, added)
+            added = None
         for t, (parents, n) in enumerate(zip(nodes.parents, nodes.sizes, strict=True)):
             projected, before = None, nodes.level(t - 1).start if t else -1
             if t and parents is None:
-                to, beta = gates[:, nodes.level(t)], 0 if rows is not None else 1
-                program.lay(to.baddbmm_, h.data[:, nodes.level(t - 1)], of_state, beta=beta)
+                program.multiply(gates[:, nodes.level(t)], h.data[:, nodes.level(t - 1)], of_state, add=rows is None)
             elif t:
                 projected = program.take(R, nodes.sizes[t - 1], 4 * D)  # before it goes to the children
-                program.lay(torch.bmm, h.data[:, nodes.level(t - 1)], of_state, out=projected)
+                program.multiply(projected, h.data[:, nodes.level(t - 1)], of_state)
             self._lay(
                 *("lstm_forward", R, M, D, nodes.starts[t], n, before, gates, int(t <= nodes.n_shared)),
                 *(table, X * 4 * D, rows, added, projected, 0 if projected is None else projected[0].numel()),
@@ -165,11 +158,11 @@ class KernelOps:
             )
             if before is not None:
                 d_projected = gates[:, nodes.level(t)] if parents is None else d_shared[:, before]
-                program.lay(d_h[:, before].baddbmm_, d_projected, of_state)
+                program.multiply(d_h[:, before], d_projected, of_state, add=True)
         d_inputs = gates if d_table is None else d_table
         d_weight, is_sum = program.grad(weight)
         assert not is_sum  # the weight is this layer's alone
-        program.lay(d_weight[:, :, :-D].baddbmm_, d_inputs.transpose(1, 2), x.data, beta=0)
+        program.multiply(d_weight[:, :, :-D], d_inputs.transpose(1, 2), x.data)
         _lay_sum_of_states(program, d_weight[:, :, -D:], gates, d_shared, h.data, nodes)
         if bias is not None and d_bias is None:
             program.write_grad(bias, torch.sum, d_inputs, 1)
@@ -272,5 +265,5 @@ def _lay_sum_of_states(
     """Record the gradient of the states' weight, ``(R, 4 D, D)``, from those of gates and shared projections."""
     shared, last = d_shared.shape[1], nodes.starts[-2]
     d_children = d_gates[:, d_gates.shape[1] - (last - shared) :]  # of nodes that have their parent to themselves
-    program.lay(out.baddbmm_, d_children.transpose(1, 2), h[:, shared:last], beta=0)
-    program.lay(out.baddbmm_, d_shared.transpose(1, 2), h[:, :shared])
+    program.multiply(out, d_children.transpose(1, 2), h[:, shared:last])
+    program.multiply(out, d_shared.transpose(1, 2), h[:, :shared], add=True)

@@ -59,13 +59,11 @@ def bound(
     Raises:
         RuntimeError: there is no library on this machine; :func:`library` says why.
     """
-    found = library()
-    if found.library is None:
-        raise RuntimeError(found.note)
-    function, of = (
-        found.library["product"],
-        product(out, a, b, bias=bias, alpha=alpha, accumulate=accumulate, summed=summed),
-    )
+    compiled_library = library()
+    if compiled_library.library is None:
+        raise RuntimeError(compiled_library.note)
+    function = compiled_library.library["product"]
+    of = product(out, a, b, bias=bias, alpha=alpha, accumulate=accumulate, summed=summed)
     function.restype = None
     address = ctypes.c_void_p(ctypes.addressof(of))
 

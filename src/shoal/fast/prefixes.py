@@ -14,7 +14,6 @@ from itertools import accumulate, pairwise
 
 import torch
 from torch import Tensor
-from torch.func import vmap
 
 
 @dataclass(frozen=True)
@@ -147,8 +146,7 @@ class Prefixes:
 
 def pick(tensor: Tensor, indices: Tensor) -> Tensor:
     """Rows of each member's tensor at its indices: ``(R, N, *dims), (R, B) -> (R, B, *dims)``."""
-    picked: Tensor = vmap(lambda of_member, index: of_member[index])(tensor, indices)
-    return picked
+    return tensor[torch.arange(len(indices), device=indices.device).unsqueeze(1), indices]
 
 
 def _distinct(keys: Tensor) -> tuple[Tensor, Tensor]:

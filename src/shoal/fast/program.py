@@ -19,6 +19,8 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
+from shoal.fast import matmul
+
 Call = Callable[[], Any]
 
 
@@ -62,14 +64,16 @@ class Program:
         gradient: gradient of all parameters, ``(R, P)``; zeros, which the backward pass overwrites for the parameters
             that it uses.
         is_differentiable: true where there will be a backward pass.
+        products: library of the matrix products, one of :data:`shoal.fast.multiplication.PRODUCTS`.
     """
 
     loss: Tensor
     accuracy: Tensor
     d_loss: Tensor
 
-    def __init__(self, arena: Arena, gradient: Tensor, is_differentiable: bool = True) -> None:
+    def __init__(self, arena: Arena, gradient: Tensor, is_differentiable: bool = True, products: str = "torch") -> None:
         self.arena, self.gradient, self.is_differentiable = arena, gradient, is_differentiable
+        self.products = products
         self._free = list(arena.blocks)
         self._blocks = {block.data_ptr(): block for block in arena.blocks}
         self._preparation: list[Call] = []
@@ -170,9 +174,28 @@ class Program:
         self.lay(grad.add_ if add else grad.copy_, computed)
         self.give_back(computed)
 
+    def multiply(self, out: Tensor, a: Tensor, b: Tensor, bias: Tensor | None = None, *, add: bool = False) -> None:
+        """Record products ``a b`` of every member, plus a row ``bias`` ``(R, N)``, or added to what ``out`` holds."""
+        if a.shape[-1] == 0:  # a sum of nothing, as of levels that are not there
+            assert bias is None
+            if not add:
+                self.lay(out.zero_)
+        elif self.products == "own":
+            self.lay(matmul.bound(out, a, b, bias=bias, accumulate=add))
+        elif bias is not None:
+            self.lay(torch.baddbmm, bias.unsqueeze(1), a, b, out=out)
+        elif add or out.stride()[:2] != (out.shape[1] * out.shape[2], out.shape[2]):
+            # A part of an array: torch.bmm would copy it, but not that of one member, which then rounds otherwise.
+            self.lay(out.baddbmm_, a, b, beta=int(add))
+        else:
+            self.lay(torch.bmm, a, b, out=out)
+
     def multiply_grad(self, value: Value, a: Tensor, b: Tensor) -> None:
         """Add the products ``a b`` to the gradient of a value."""
-        if value.is_written and not value.is_parameter and value.whole is None:
+        if self.products == "own":
+            grad, add = self.grad(value)
+            self.multiply(grad, a, b, add=add)
+        elif value.is_written and not value.is_parameter and value.whole is None:
             self.lay(self.grad(value)[0].baddbmm_, a, b)
         else:  # a part of something is contiguous in a stack of one alone, and has to be rounded as in any other
             self.write_grad(value, torch.bmm, a, b)

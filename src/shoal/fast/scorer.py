@@ -188,11 +188,12 @@ class CompiledScorer(PrefixScorer):
     Args:
         members: the members.
         library_for: function from a program to the kernels.
+        products: library of the matrix products.
     """
 
-    def __init__(self, members: Members, library_for: Callable[[Program], Library]) -> None:
+    def __init__(self, members: Members, library_for: Callable[[Program], Library], products: str = "torch") -> None:
         super().__init__(members, TorchOps())
-        self.library_for, self.arena = library_for, Arena()
+        self.library_for, self.products, self.arena = library_for, products, Arena()
         self.gradient = torch.zeros_like(self.theta, requires_grad=False)  # (R, P)
         self.programs: dict[tuple[int, float, bool], tuple[Program, _Batch]] = {}
         self._made_of: dict[tuple[int, float, bool], tuple[Tensor, int]] = {}  # of each program, its batch
@@ -222,7 +223,7 @@ class CompiledScorer(PrefixScorer):
         return scores
 
     def _laid(self, indices: Tensor, label_smoothing: float, is_differentiable: bool) -> tuple[Program, _Batch]:
-        program = Program(self.arena, self.gradient, is_differentiable)
+        program = Program(self.arena, self.gradient, is_differentiable, self.products)
         batch = self._new_batch(indices).clone()
         data, gradients = unflattened(self.theta.detach(), self.layout), unflattened(self.gradient, self.layout)
         parameters = {name: Value(data[name], gradients[name], is_parameter=True) for name in self.layout}

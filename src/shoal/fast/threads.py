@@ -2,14 +2,16 @@
 
 import ctypes
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
-
-import torch
 
 
 def openmp_runtime() -> Path | None:
-    """Path of the OpenMP runtime's library, where there is one."""
-    return next((Path(torch.__file__).parent / "lib").glob("libgomp*.so*"), None)
+    """Path of the OpenMP runtime's library, where there is one; PyTorch is not loaded for it."""
+    torch = find_spec("torch")
+    if torch is None or torch.origin is None:
+        return None
+    return next((Path(torch.origin).parent / "lib").glob("libgomp*.so*"), None)
 
 
 def in_every_thread(act: Callable[[], object]) -> None:
@@ -18,6 +20,8 @@ def in_every_thread(act: Callable[[], object]) -> None:
     It sets modes that belong to a thread, which existing threads do not inherit. With another runtime it acts in this
     thread alone.
     """
+    import torch  # takes a second, and those who compile kernels need not have it
+
     runtime, n = openmp_runtime(), torch.get_num_threads()
     if runtime is None or n == 1:
         act()

@@ -208,7 +208,7 @@ def _cohort(folder: CohortFolder) -> Iterator[Finding]:
 
 
 def _task(folder: CohortFolder) -> Iterator[Finding]:
-    """Finding about ``task.json``, which is written again where the data are there and give the same artifacts."""
+    """Finding about ``task.json``, which is written again where the data are there and give the same content."""
     try:
         folder.kept()
     except AccessError as error:

@@ -1,7 +1,7 @@
 """Folder of one cohort: its specs, metrics, status, checkpoint and kept models.
 
     cohort.json              members and their specs, the threads and engine they train with; written once
-    task.json                artifacts that the task keeps with its models, such as a tokenizer
+    task.json                what the task keeps with its models (``TaskSettings.kept``), such as a tokenizer
     status.json              state and step of each member, and the environment of every session that trained it
     metrics/000000-SHA.parquet   measurements up to the first flush, then 000001-…, one per flush
     checkpoint.safetensors   all that exact resume needs, as of the last flush
@@ -60,23 +60,31 @@ class CohortFolder(Folder):
     # what was asked
 
     def create(
-        self, specs: list[RunSpec], threads: int, metrics: Iterable[str] = (), engine: str = "plain", why: str = ""
+        self,
+        specs: list[RunSpec],
+        threads: int,
+        metrics: Iterable[str] = (),
+        engine: str = "plain",
+        why: str = "",
+        products: str = "torch",
     ) -> None:
-        """Write ``cohort.json``: the members in order, further metrics, the threads and engine, and why that engine.
+        """Write ``cohort.json``: the members in order, further metrics, the threads and engine, why that engine, and
+        the library of its matrix products.
 
-        With it go the artifacts by which the models are used without their data, in ``task.json``, and the sources of
-        parts that shoal does not ship.
+        With it go what a model needs of its task beside its data (``TaskSettings.kept``), in ``task.json``, and the
+        sources of parts that shoal does not ship.
         """
-        artifacts = dict(specs[0].task_part.kept())
+        content = dict(specs[0].task_part.kept())
         try:
-            check_shape(self.path / "task.json", artifacts, Kept)
+            check_shape(self.path / "task.json", content, Kept)
         except LabError as error:
             why_not = str(error).partition(" is damaged: ")[2]
             raise UserError(f"task {specs[0].task!r} cannot be trained: what it keeps is wrong: {why_not}") from None
         members = [{"run": spec.id, "spec": spec.dump()} for spec in specs]
-        how = {"threads": threads, "engine": engine, "why": why, **said_of(specs[0]), **keeping(artifacts)}
-        if artifacts:
-            write_json(self.path / "task.json", artifacts)
+        how = {"threads": threads, "engine": engine, "why": why, "products": products}
+        how |= {**said_of(specs[0]), **keeping(content)}
+        if content:
+            write_json(self.path / "task.json", content)
         write_json(self.path / "cohort.json", {**how, "metrics": sorted(metrics), "members": members})
 
     def kept(self) -> dict[str, Any]:

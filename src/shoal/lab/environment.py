@@ -3,6 +3,7 @@
 import platform
 import subprocess
 from datetime import UTC, datetime
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -37,9 +38,15 @@ def _version() -> str:
 
 def _git_commit() -> str | None:
     """The commit of the source tree that runs, with ``+`` when it has uncommitted changes; None outside of one."""
-    here = Path(__file__).resolve().parent
+    return _commit_of(__file__)
+
+
+@cache
+def _commit_of(source: str) -> str | None:
+    """Commit of a file's tree when a process first asks: what it has imported stays as it was then."""
+    here = Path(source).resolve().parent
     try:
-        _git(here, "ls-files", "--error-unmatch", __file__)  # not some other project that shoal is installed in
+        _git(here, "ls-files", "--error-unmatch", source)  # not some other project that shoal is installed in
         commit = _git(here, "rev-parse", "HEAD")
         changed = _git(here, "status", "--porcelain", "--untracked-files=no", ".")
     except (OSError, subprocess.SubprocessError):

@@ -38,7 +38,7 @@ class Change:
             UserError: a word or the note is not allowed, or a tag is both to be added and to be taken away.
         """
         if both := [tag for tag in self.tags if tag in self.untag]:
-            raise UserError(f"tag {both[0]!r} is to be added and taken away")
+            raise UserError(f"tag {both[0]!r} is to be both added and removed")
         return replace(
             self,
             name=self.name and check_label(self.name, "name"),

@@ -146,14 +146,14 @@ def _shipped(task: Any, dump: Mapping[str, Any]) -> Measures:
 
 
 def told_of(folder: "CohortFolder", what: str, nothing: Any) -> Any:
-    """Result of a task's method on its artifacts; ``nothing`` where these are damaged or its code is not loaded."""
+    """Result of a task's method on what the task keeps; ``nothing`` where that is damaged or its code is not loaded."""
     try:
-        name, artifacts = task_of(folder.manifest()), folder.kept()
+        name, content = task_of(folder.manifest()), folder.kept()
     except LabError:
         return nothing
-    if not artifacts or not is_part_loaded("task", name):
+    if not content or not is_part_loaded("task", name):
         return nothing
     try:
-        return getattr(TASKS[name], what)(artifacts)
+        return getattr(TASKS[name], what)(content)
     except Exception:  # a lab may be someone else's, and what is kept anything
         return nothing

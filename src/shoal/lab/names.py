@@ -62,7 +62,7 @@ def check_label(text: str, what: str) -> str:
 
 
 def _length(text: str) -> str:
-    return f"; it has {len(text):,} signs" if len(text) > LONGEST_LABEL else ""
+    return f"; it has {len(text):,} characters" if len(text) > LONGEST_LABEL else ""
 
 
 def check_note(text: str) -> str:
@@ -77,7 +77,7 @@ def check_note(text: str) -> str:
     if wrong:
         raise UserError(f"note holds {wrong[0]!r}: control characters but ends of lines and tabs are not allowed")
     if len(text) > LONGEST_NOTE:
-        raise UserError(f"note has {len(text):,} signs; at most {LONGEST_NOTE:,} are allowed")
+        raise UserError(f"note has {len(text):,} characters; at most {LONGEST_NOTE:,} are allowed")
     return text.strip()
 
 

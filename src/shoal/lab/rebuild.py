@@ -90,7 +90,7 @@ def _is_registered(column: str) -> bool:
 
 
 def _keeping(folder: CohortFolder) -> dict[str, Any]:
-    """Checksums of the task's artifacts, by the file that holds them; empty where it cannot be read."""
+    """Checksums of what the task keeps, by the file that holds it; empty where it cannot be read."""
     try:
         return keeping(read_json(folder.path / "task.json", Kept))
     except LabError:

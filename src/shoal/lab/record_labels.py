@@ -37,7 +37,9 @@ class LabelRecords:
         """
         if run in self._folders or is_digits(run):
             return find_run(run, self._folders)
-        return find_run(run, self._folders, names=self.labels().names)
+        labels = self.labels()
+        notes = [f"{run} is a group: its runs are where(group={run!r})"] if run in labels.groups else []
+        return find_run(run, self._folders, notes, labels.names)
 
     def labelled(self, tag: str | Iterable[str] | None, group: str | Iterable[str] | None) -> set[str]:
         """Runs with one of these tags and in one of these groups; None asks for none.

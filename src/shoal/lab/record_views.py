@@ -74,6 +74,26 @@ class Run:
         step = self._row["step"]
         return None if step is None else int(step)
 
+    @property
+    def name(self) -> str | None:
+        """Name of the run in its lab; None where it has none."""
+        return self.records.labels().of(self.id).name
+
+    @property
+    def groups(self) -> tuple[str, ...]:
+        """Names of the groups that the run is in."""
+        return tuple(self.records.labels().groups_of(self.id))
+
+    @property
+    def tags(self) -> tuple[str, ...]:
+        """Tags of the run, those of its groups included."""
+        return tuple(self.records.labels().tags_of(self.id))
+
+    @property
+    def note(self) -> str:
+        """Note on the run; empty where there is none."""
+        return self.records.labels().of(self.id).note
+
     def curve(self) -> pl.DataFrame:
         """Evaluations of the run, one row each, by step: see :meth:`shoal.lab.Records.curves`."""
         return self.records.curves().sort("step")
@@ -194,8 +214,8 @@ class RecordViews:
         records = self._records()
         if len(records.tasks) > 1:
             raise UserError(
-                f"these runs are of {len(records.tasks)} tasks, and what generalising means is said by one: choose it "
-                f"with where(task={records.tasks[0]!r})"
+                f"these runs are of {len(records.tasks)} tasks, each with its own criterion of generalising: choose "
+                f"one with where(task={records.tasks[0]!r})"
             )
         return time_to_generalise(records.curves(), records.measures(), records.runs(), stay)
 

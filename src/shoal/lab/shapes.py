@@ -17,6 +17,7 @@ Number = Annotated[int, Field(ge=1, le=2**53)]  # of things; a float has it exac
 Checksum = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Engine = Literal["compiled", "prefixes", "plain"]  # shoal.fast.engine.ENGINES, without its torch
+Products = Literal["own", "torch"]  # shoal.fast.multiplication.PRODUCTS
 
 
 # of a part: a word, or the place of one from outside of shoal
@@ -151,6 +152,7 @@ class Manifest(Shape):
 
     threads: Annotated[int, Field(ge=1, le=1024)]  # more than some systems start in a process
     engine: Engine = "plain"
+    products: Products = "torch"  # those of earlier versions
     metrics: list[str]
     parts: dict[Literal["task", "model", "optimizer"], Source] = {}
     keeps: dict[str, Checksum] | list[str] = {}  # an earlier version listed the names alone
@@ -177,6 +179,7 @@ class Session(Shape):
     precision: str
     threads: Count
     engine: Engine = "plain"
+    products: Products = "torch"
     seconds: Seconds = 0.0
 
 

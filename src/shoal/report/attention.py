@@ -41,5 +41,5 @@ def attention_grid(weights: Tensor, tokens: Sequence[str], title: str) -> Chart:
             peak = max((weight, key) for query, key, weight in cells if query == S - 1)
             peaks.append(f"{name} at position {peak[1] + 1} ({tokens[peak[1]]!r}, {peak[0]:.2f})")
             charts.append(alt.layer(layer_of).properties(width=24 * S, height=24 * S, title=name))
-    alternative = f"{title}. From the last position, {tokens[-1]!r}, attention goes most: {'; '.join(peaks)}."
+    alternative = f"{title}. From the last position, {tokens[-1]!r}, the largest weights are: {'; '.join(peaks)}."
     return styled(alt.concat(*charts, columns=H, title=title), alternative)

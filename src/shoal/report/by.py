@@ -5,7 +5,7 @@ is larger than another.
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -29,7 +29,9 @@ _TITLES = {
     "train_batch_size": "batch size B",
     "n_steps": "n_steps",
 }
+MOST_NAMED = 3  # numbers that have a colour each in a legend; of more a bar of shades shows the order
 _WIDE = 10.0  # ratio of two values from which they stand on a logarithmic axis
+_COMBINED = "setting"  # column of several settings together, or of the run, by whose own column frames are joined
 _NOT_ASKED = ("run", "state", "step")  # columns of runs that are no settings
 
 
@@ -66,39 +68,71 @@ def check_axes(runs: pl.DataFrame, names: Sequence[str]) -> list[str]:
     return checked
 
 
-def axis_of(runs: pl.DataFrame, name: str) -> tuple[Axis, pl.Expr | None]:
-    """A setting as an axis, and what its column becomes where its values are names.
+def setting_axis(runs: pl.DataFrame, settings: Sequence[str], in_legend: bool = False) -> tuple[Axis, pl.Expr]:
+    """Axis of one setting or of several together, and the column that holds the place of each run on it.
 
     Args:
-        runs: one row per run, with the column of the setting.
-        name: of the setting.
+        runs: one row per run, with the columns of the settings.
+        settings: names of one or more.
+        in_legend: names stand in a legend without a title, and say their setting: ``bias true``. There up to
+            :data:`MOST_NAMED` numbers are names, too.
 
     Returns:
-        The axis. Numbers have a logarithmic one where their ratios are more alike than their differences: of base 2
-        where all ratios are powers of 2, else of base 10. Names stand in the order of the runs, seeds in their own.
-        The expression gives the names in place of the values; None of numbers.
+        The axis and its column. The numbers of one setting have a logarithmic axis where their ratios are more alike
+        than their differences: of base 2 where all ratios are powers of 2, else of base 10. Everything else is names:
+        those of one setting are its values, those of several such as ``weight_decay 0.5, bias true``. They stand in the
+        order of the runs, numbers and seeds of one setting in their own.
     """
+    title = listed([_TITLES.get(name, name.replace("_", " ")) for name in settings])
+    name = settings[0]
     values = runs[name].unique(maintain_order=True).to_list()
-    title = _TITLES.get(name, name.replace("_", " "))
-    is_number = runs.schema[name].is_numeric() and None not in values and name not in ("seed", *SEEDS)
-    if is_number:
-        return Axis(name, title, log_base(values)), None
-    if runs.schema[name].is_numeric() or runs.schema[name] == pl.Boolean:
+    is_numeric = len(settings) == 1 and runs.schema[name].is_numeric()
+    if is_numeric and None not in values and not is_seed(name) and len(values) > MOST_NAMED * in_legend:
+        return Axis(name, title, log_base(values)), pl.col(name)
+    if in_legend or len(settings) > 1 or name == "run":
+        combined = pl.concat_str(_labels(runs, settings), separator=", ").alias(_COMBINED)
+        ordered = runs.sort(name, maintain_order=True) if is_numeric else runs
+        names = ordered.select(combined.unique(maintain_order=True))[_COMBINED]
+        return Axis(_COMBINED, title, names=tuple((text, text) for text in names)), combined
+    if is_numeric or runs.schema[name] == pl.Boolean:
         values.sort(key=lambda value: (value is None, value))
     texts = {value: value_name(name, value) for value in values}
-    if name == "model":  # told apart by its own names everywhere
-        return Axis(name, title, names=tuple(texts.items())), None
-    names = tuple((text, text) for text in dict.fromkeys(texts.values()))
+    if name == "model":  # whose column keeps its values, by which all figures name models
+        return Axis(name, title, names=tuple(texts.items())), pl.col(name)
+    return Axis(name, title, names=tuple((text, text) for text in dict.fromkeys(texts.values()))), _named(name, texts)
+
+
+def _labels(runs: pl.DataFrame, settings: Sequence[str]) -> list[pl.Expr]:
+    """Columns of the texts of each setting: its name and value, of a model the value alone."""
+    texts = {name: {value: value_name(name, value) for value in runs[name].unique()} for name in settings}
+    return [
+        _named(name, texts[name]) if name == "model" else pl.lit(f"{name} ") + _named(name, texts[name])
+        for name in settings
+    ]
+
+
+def _named(name: str, texts: Mapping[Any, str]) -> pl.Expr:
+    """Column of a setting with a text in place of each value, none of them missing."""
+    known = {value: text for value, text in texts.items() if value is not None}
     column = pl.col(name)
-    missing = texts.pop(None, None)
-    named = column.replace_strict(texts, default=None, return_dtype=pl.String) if texts else column.cast(pl.String)
-    return Axis(name, title, names=names), (named if missing is None else named.fill_null(missing)).alias(name)
+    named = column.replace_strict(known, default=None, return_dtype=pl.String) if known else column.cast(pl.String)
+    return named.fill_null(texts.get(None, "")).alias(name)
+
+
+def is_seed(name: str) -> bool:
+    """Return True if a setting is a seed, whose numbers have no order."""
+    return name == "seed" or name.endswith("_seed")
 
 
 def value_name(setting: str, value: Any) -> str:
-    """A name for a value of a setting: ``GPT``, ``true``, ``none``, ``0.5``; of a part from outside its class."""
+    """A name for a value of a setting: ``GPT``, ``true``, ``none``, ``0.5``; of a part from outside its class.
+
+    The name of a run is the beginning of its id.
+    """
     if value is None:
         return "none"
+    if setting == "run":
+        return str(value)[:8]
     if setting == "model":
         return model_label(value)
     return setting_text(short(value) if setting in KINDS else value)

@@ -156,7 +156,7 @@ def comparison_notes(comparison: pl.DataFrame, metrics: Mapping[str, str] | None
             count = f"{row['variant']} {row['n_censored']} of {row['n']}"
             censored.setdefault((row["metric"], row["horizon"]), []).append(count)
     notes += [
-        f"{capitalised(metric)}: pairs of which a run did not get there: {', '.join(counts)}. Times are cut off at "
+        f"{capitalised(metric)}: pairs in which a run did not reach it: {', '.join(counts)}. Times are cut off at "
         f"step {number(horizon)}, so that the differences are of restricted times and a pair of which neither run got "
         "there is a tie."
         for (metric, horizon), counts in censored.items()
@@ -192,14 +192,14 @@ def comparison_sentence(
         mean = with_interval(row["mean_difference"], row["low"], row["high"])
         effect = f"{row['metric']}{cut} {mean} (better in {row['better']} of {row['n']}, {corrected})"
         parts.setdefault(row["variant"], []).append(effect)
-    clause = "; ".join(f"{variant}: {', '.join(texts)}" for variant, texts in parts.items())
+    clause = "; ".join(f"at {variant}: {', '.join(texts)}" for variant, texts in parts.items())
     left = len(clear) - len(parts)
     more = f"; {counted(left, 'value')} more in the table" if left else ""
     tests = len(comparison["p"].drop_nulls())
     floor = min([1.0, *(tests * p for p in comparison["smallest_p"].drop_nulls())])
-    reach = f" With these pairs no corrected p below {number(floor, 2)} is within reach." if floor >= 0.05 else ""
+    reach = f" With these pairs no corrected p below {number(floor, 2)} is possible." if floor >= 0.05 else ""
     return (
-        f"beside {baseline}, in pairs of the same {pairs}, mean differences [95 %]: {clause}{more}; sign-flip tests, "
+        f"mean differences [95 %] from {baseline}, in pairs of the same {pairs}: {clause}{more}; sign-flip tests, "
         f"corrected for {counted(tests, 'comparison')} (Holm).{reach}"
     )
 

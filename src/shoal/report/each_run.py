@@ -190,5 +190,5 @@ def model_sizes(records: Records) -> str:
     sizes = dict.fromkeys((spec.model, count_run_parameters(spec)) for spec in known)
     parts = [f"{short(model)} {size:,}" for model, size in sizes]
     if unknown:
-        parts.append(f"not known of {counted(unknown, 'cohort')}, whose package is not here")
+        parts.append(f"unknown for {counted(unknown, 'cohort')}, whose package is not installed")
     return ", ".join(parts)

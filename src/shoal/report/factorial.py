@@ -80,12 +80,12 @@ def factorial_notes(decomposition: Decomposition, what: str = "time to generalis
     d = decomposition
     notes = []
     if d.censored or d.diverged:
-        parts = [f"{d.censored} had not got there"] if d.censored else []
+        parts = [f"{d.censored} had not reached the threshold"] if d.censored else []
         parts += [f"{d.diverged} diverged"] if d.diverged else []
         notes.append(
-            f"of {d.runs} runs {listed(parts)} and stand at step {number(d.horizon)}, the horizon: this hides how much "
-            "longer they would have taken, so that the total variance is at least what is shown, and the shares may be "
-            "off in either direction."
+            f"of {d.runs} runs {listed(parts)}; step {number(d.horizon)}, the horizon, counts as their time. This "
+            "hides how much longer they would have taken, so that the total variance is at least what is shown, and "
+            "the shares may be off in either direction."
         )
     if d.dropped:
         notes.append(f"levels left out because a run with them is missing: {listed(d.dropped)}.")
@@ -95,7 +95,7 @@ def factorial_notes(decomposition: Decomposition, what: str = "time to generalis
     if negative:
         notes.append(f"estimated below 0, and counted as 0 in the shares: {listed(negative)}.")
     if d.table["share"].null_count():
-        notes.append("all values are equal: there is no variance to take apart.")
+        notes.append("all values are equal: there is no variance to decompose.")
     return [f"{capitalised(what)}: {note}" for note in notes]
 
 
@@ -103,19 +103,18 @@ def factorial_test(decomposition: Decomposition) -> str:
     """Sources of variance whose F test is significant at 5 % after Holm's correction, in a sentence."""
     tested = decomposition.table.with_columns(pl.Series("label", _labels(decomposition))).drop_nulls("p_holm")
     if tested.is_empty():
-        return "No source can be tested: there is no remainder to hold it to."
+        return "No source can be tested: there is no remainder to compare its variance with."
     more = f" ({decomposition.tests} tests in all)" if decomposition.tests > len(tested) else ""
     of = f"of {len(tested)} sources{more}"
     significant = [
         f"{row['label']} ({p_value(row['p_holm'])})" for row in tested.filter(pl.col("p_holm") < LEVEL).to_dicts()
     ]
     if significant:
-        return (
-            f"By F tests with Holm's correction {len(significant)} {of} can be told from none: {listed(significant)}."
-        )
+        which = listed(significant)
+        return f"By F tests with Holm's correction the variance of {len(significant)} {of} differs from 0: {which}."
     least = tested.sort("p_holm", "p").row(0, named=True)
     return (
-        f"By F tests with Holm's correction none {of} can be told from none; the smallest p is that of "
+        f"By F tests with Holm's correction the variance of none {of} differs from 0; the smallest p is that of "
         f"{least['label']}, {number(least['p_holm'], 2)} ({number(least['p'], 2)} before the correction)."
     )
 

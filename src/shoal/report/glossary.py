@@ -154,7 +154,8 @@ TERMS = (
     Term("EOS", "The token that ends a sequence (end of sequence).", "EOS"),
     Term(
         "perplexity",
-        "exp of a loss in nats: among how many equally probable tokens the model as good as chooses.",
+        "The exponential of a loss in nats: the number of equally probable tokens among which a choice would be as "
+        "uncertain.",
         "perplexit(?:y|ies)",
     ),
     Term(
@@ -194,8 +195,8 @@ TERMS = (
     ),
     Term(
         "Kaplan–Meier estimate",
-        "The share of runs that have got somewhere by each step, estimated so that censored runs count for as long as "
-        "they were watched.",
+        "The share of runs that have reached a threshold by each step, estimated so that censored runs count for as "
+        "long as they were watched.",
         "Kaplan(?: and |–)Meier",
     ),
     Term(

@@ -22,7 +22,7 @@ class TimesQuestion:
 
     Attributes:
         times: ``time``, ``observed``, the columns below and perhaps ``state``, one row per run.
-        by: the setting that tells groups apart.
+        by: the setting whose values are the groups.
         unit: columns whose values are equal in runs that share a seed.
         within: the other settings that vary; only runs that agree in them are compared.
     """
@@ -56,11 +56,11 @@ def _sentence(
 ) -> str:
     by = question.by
     if test.groups < 2:
-        return f"There is one group of {by} only, so that nothing can be compared."
+        return f"All runs are in one group of {by}: there is nothing to compare."
     if test.p is None or test.chi2 is None or corrected is None:
         if test.alone == len(labelled):
             return f"Nothing can be compared: no two groups of {by} have runs that agree in {listed(test.blocks)}."
-        return f"The {test.groups} groups of {by} cannot be told apart by a log-rank test: too few runs got there."
+        return f"Too few runs reached the threshold to compare the {test.groups} groups of {by} by a log-rank test."
     sizes = _sizes(labelled)
     parts = [
         f"Log-rank test over {test.groups} groups of {by}: χ² = {test.chi2:.2f} with {counted(test.df, 'degree')} of "
@@ -69,17 +69,16 @@ def _sentence(
     if family.tests > 1:
         parts.append(f"corrected for the {family.tests} log-rank tests of this page (Holm) {p_value(corrected)}")
     if test.smallest_p is not None and test.smallest_p > _LEVEL:
-        parts.append(f"with {sizes} no p below {number(test.smallest_p, 2)} is within reach")
+        parts.append(f"with {sizes} no p below {number(test.smallest_p, 2)} is possible")
     elif family.floor is not None and family.floor > _LEVEL:
-        parts.append(f"with so many tests no corrected p below {number(family.floor, 2)} is within reach")
+        parts.append(f"with so many tests no corrected p below {number(family.floor, 2)} is possible")
     if test.alone:
-        parts.append(
-            f"{counted(test.alone, 'run')} with none of another group to change places with stay where they are"
-        )
+        verb = "is" if test.alone == 1 else "are"
+        parts.append(f"{counted(test.alone, 'run')} without such a partner in another group {verb} not exchanged")
     if test.groups == 2:
         return f"{'; '.join(parts)}."
     if corrected >= _LEVEL:
-        return f"{'; '.join(parts)}: no two of them are told apart."
+        return f"{'; '.join(parts)}: no two groups differ significantly."
     pairs = logrank_pairs(labelled, "label", question.unit, question.within)
     clipped = pl.col("p_corrected").clip(
         lower_bound=corrected
@@ -105,23 +104,23 @@ def _sizes(labelled: pl.DataFrame) -> str:
 def _pairs(pairs: pl.DataFrame, sizes: str) -> str:
     """Pairs that differ at 5 % after Shaffer's correction; of these alone it is said which group was earlier."""
     known = pairs.filter(pl.col("p_corrected").is_not_null()).sort("p_corrected", maintain_order=True)
-    floor, pairs_told = known["smallest_p_corrected"].min(), counted(len(known), "pair")
+    floor, all_pairs = known["smallest_p_corrected"].min(), counted(len(known), "pair")
     if not isinstance(floor, float):
-        return "No pair can be compared: too few runs got there."
+        return "No pair can be compared: too few runs reached the threshold."
     if floor > _LEVEL:
         return (
-            f"With {sizes} no pair can differ at {_LEVEL} after correction for {pairs_told} (Shaffer): no corrected p "
-            f"below {number(floor, 2)} is within reach."
+            f"With {sizes} no pair can differ at {_LEVEL} after correction for {all_pairs} (Shaffer): no corrected p "
+            f"below {number(floor, 2)} is possible."
         )
     different = [_pair(row) for row in known.filter(pl.col("p_corrected") < _LEVEL).rows(named=True)]
     open_ones = [_pair(row) for row in known.filter(pl.col("p_corrected") >= _LEVEL).rows(named=True)]
     rest = "; …" if len(different) > _MOST_PAIRS else ""
     sentence = (
-        f"Of {pairs_told} {len(different) or 'none'} differ{'s' if len(different) == 1 else ''} at {_LEVEL} after "
+        f"Of {all_pairs} {len(different) or 'none'} differ{'s' if len(different) == 1 else ''} at {_LEVEL} after "
         f"correction for their number (Shaffer){': ' if different else ''}{'; '.join(different[:_MOST_PAIRS])}{rest}."
     )
     few = len(pairs) <= _MOST_PAIRS and open_ones
-    return sentence + (f" Not told apart: {'; '.join(open_ones)}." if few else "")
+    return sentence + (f" No significant difference: {'; '.join(open_ones)}." if few else "")
 
 
 def _pair(row: dict[str, Any]) -> str:

@@ -5,6 +5,7 @@ import json
 import re
 from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
+from functools import cache
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -144,9 +145,15 @@ def lone_page(report: Report) -> str:
     return _page(report, has_files=False)
 
 
-def _page(report: Report, has_files: bool = True) -> str:
+@cache
+def _bundle() -> str:
+    """JavaScript of the charts, the same on each page and a second of a processor to make."""
     import vl_convert
 
+    return vl_convert.javascript_bundle(_EXPORTS)
+
+
+def _page(report: Report, has_files: bool = True) -> str:
     from shoal.report.figures import FONT
 
     package = resources.files("shoal.report")
@@ -168,7 +175,7 @@ def _page(report: Report, has_files: bool = True) -> str:
         "GLOSSARY": _glossary(linked.used),
         "CHARTS": data,
         "HOVER": hover,
-        "VEGA": vl_convert.javascript_bundle(_EXPORTS) if charts else "",
+        "VEGA": _bundle() if charts else "",
     }
     for name, value in values.items():
         template = template.replace(f"<!--{name}-->", value)

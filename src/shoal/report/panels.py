@@ -118,8 +118,8 @@ def summary_panels(
 ) -> Chart:
     """Panels with every run as a point, their mean ± one population standard deviation as a line, against a setting.
 
-    A first step is a time only of a run that got there and then got no better: others are hollow, and there is a mean
-    where all runs have one. A bar goes down from it to the evaluation before, after which it happened.
+    A first step is a time only of a run that reached the threshold and then got no better: others are hollow, and there
+    is a mean where all runs have one. A bar goes down from it to the evaluation before, after which it happened.
 
     Args:
         extrema: one row per run, with the columns of both axes and of the panels, and where these show first steps
@@ -241,11 +241,11 @@ def budget_panels(
 
 def times_note(measures: Measures) -> str:
     """Meaning of the hollow points and the bars of :func:`summary_panels`."""
-    without = "" if measures.generalised is None else f"did not get there ({measures.learned_on('or')}) or "
+    without = "" if measures.generalised is None else f"did not reach the threshold ({measures.learned_on('or')}) or "
     which = "" if measures.generalised is None else ", which is no time to memorise or to generalise"
     return (
         f"Hollow points: t_f of a run that {without}was best at its last evaluation{which}. A mean of t_f stands where "
-        "all runs have one. Pale bars: back to the evaluation before, after which it happened."
+        "all runs have one. Pale bars: back to the evaluation before, since which the event happened."
     )
 
 

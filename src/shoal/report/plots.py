@@ -4,7 +4,7 @@ import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import polars as pl
 
@@ -12,7 +12,8 @@ from shoal.errors import LabError, UserError, nearest
 from shoal.lab import Records
 from shoal.lab.files import write
 from shoal.measures import SPLITS, Measures
-from shoal.report.each_run import model_label, per_run_table, varying_settings
+from shoal.report.by import is_seed, setting_axis
+from shoal.report.each_run import per_run_table, varying_settings
 from shoal.report.figures import COLOURS, Figure, learning_curves, lines_note
 from shoal.report.page import FIGURE_FILES, check_drawing, drawn
 from shoal.report.panels import Axis, band_note, curve_panels
@@ -24,12 +25,10 @@ from shoal.report.words import capitalised, counted, listed, setting_text
 TIMES = "time_to_generalise"
 MOST_ROWS = 40  # of a table in a notebook
 _SHARPNESS = 1.5  # pixels of a picture in a notebook, whose file holds it, for each that it takes
-_MOST_NAMES = len(COLOURS)  # that are told apart by colour
-_MOST_APART = 3  # numbers that are told apart by such colours too; of more a bar of shades shows the order
+_MOST_NAMES = len(COLOURS)  # each with its colour
 _FEW = 2  # panels, which may be larger than those of pages
 _SIZE = {"width": 340, "height": 215}  # of one of a few panels
 _MOST_SETTINGS = 8  # of a table, model and seed among them
-_LABEL = "setting"  # column of what tells curves apart, in words
 
 
 @dataclass(frozen=True, repr=False)
@@ -100,7 +99,7 @@ def plot_runs(
         chart = learning_curves(curves, single[0].name, title, measures)
         caption = f"{capitalised(single[0].words)} on both splits against the training step. {lines_note(len(records))}"
         return Plot(names[0], chart, caption + _left_out(damage))
-    labelled, axis = told_apart(records, asked)
+    labelled, axis = colour_axis(records, asked)
     curves = curves.select("run", "step", *(panel.column for panel in panels)).join(labelled, on="run")
     words = listed([panel.title for panel in panels])
     title = title or f"{_in_words(names, measures)} by {axis.title}"
@@ -125,7 +124,7 @@ def _times(records: Records, by: Sequence[str], title: str | None) -> Plot:
     if len(settings) == 1:
         labelled, which = table.select("run", pl.col(settings).alias("label")), settings[0]
     elif settings:
-        labelled, axis = told_apart(records, settings)
+        labelled, axis = colour_axis(records, settings)
         labelled, which = labelled.rename({axis.column: "label"}), axis.title
     else:
         labelled, which = table.select("run", label=pl.lit("all")), "runs"
@@ -176,8 +175,8 @@ def _in_words(names: Sequence[str], measures: Measures) -> str:
     return capitalised(text) if names[0] in words else text
 
 
-def told_apart(records: Records, by: Sequence[str] = ()) -> tuple[pl.DataFrame, Axis]:
-    """Column by which the curves of runs are told apart, and the axis of its colours.
+def colour_axis(records: Records, by: Sequence[str] = ()) -> tuple[pl.DataFrame, Axis]:
+    """Axis of the colours in which the curves of runs are drawn, and the place of each run on it.
 
     One setting of numbers is a colour bar; names, seeds and combinations of settings have colours of their own.
 
@@ -190,53 +189,26 @@ def told_apart(records: Records, by: Sequence[str] = ()) -> tuple[pl.DataFrame, 
         ``run`` and the column of the axis.
 
     Raises:
-        UserError: there is no such setting, the runs do not differ in it, or their values are too many to be told apart
-            by colour.
+        UserError: there is no such setting, the runs do not differ in it, or their values are more than there are
+            colours.
     """
     table = records.runs()
     settings = [*by] or _differing(records) or ["run"]
     for name in by:
         _check_setting(records, table, name)
-    first = table[settings[0]]
-    if len(settings) == 1 and _is_scale(first):
-        return table.select("run", pl.col(first.name)), Axis(first.name, first.name, _base(first))
-    labels = [_label(row) for row in table.select(settings).iter_rows(named=True)]
-    different = list(dict.fromkeys(labels))
-    if len(different) > _MOST_NAMES:
+    axis, column = setting_axis(table, settings, in_legend=True)
+    if len(axis.names) > _MOST_NAMES:
         raise UserError(
-            f"{listed(settings)}: {len(different)} different values, and a figure tells {_MOST_NAMES} apart by colour; "
+            f"{listed(settings)}: {len(axis.names)} different values, and a figure has {_MOST_NAMES} colours for them; "
             "plot some of the runs, chosen with where(...), or by another setting"
         )
-    frame = pl.DataFrame({"run": table["run"], _LABEL: labels})
-    return frame, Axis(_LABEL, listed(settings), names=tuple((label, label) for label in different))
+    return table.select("run", column), axis
 
 
 def _differing(records: Records) -> list[str]:
     """Settings in which the runs differ, seeds excepted."""
     table = records.runs()
-    return [name for name in varying_settings(records) if table[name].n_unique() > 1 and not _is_seed(name)]
-
-
-def _is_seed(name: str) -> bool:
-    return name == "seed" or name.endswith("_seed")
-
-
-def _is_scale(values: pl.Series) -> bool:
-    """Return True if values are shown along a bar of shades: more than a few numbers, and no seeds."""
-    if not values.dtype.is_numeric() or values.null_count() or _is_seed(values.name):
-        return False
-    return values.n_unique() > _MOST_APART
-
-
-def _label(row: Mapping[str, Any]) -> str:
-    """Settings of a run as a label, such as ``weight_decay 0.5, lr 0.001``; of a model its name alone."""
-    texts = []
-    for name, value in row.items():
-        if name == "model":
-            texts.append(model_label(value))
-        else:
-            texts.append(f"{name} {value[:8] if name == 'run' else setting_text(value)}")
-    return ", ".join(texts)
+    return [name for name in varying_settings(records) if table[name].n_unique() > 1 and not is_seed(name)]
 
 
 def _check_setting(records: Records, table: pl.DataFrame, name: str) -> None:
@@ -250,16 +222,8 @@ def _check_setting(records: Records, table: pl.DataFrame, name: str) -> None:
         raise UserError(f"all of these runs have {name} {setting_text(table[name][0])}; {instead}")
 
 
-def _base(values: pl.Series) -> int | None:
-    """Base of a logarithmic colour bar: 2 or 10 for positive values that span a factor of 8 or more, else None."""
-    low, high = cast(float, values.min()), cast(float, values.max())
-    if low <= 0 or high / low < 8:
-        return None
-    return 2 if values.dtype.is_integer() else 10
-
-
 def _left_out(damage: Mapping[str, str]) -> str:
-    return f" Left out: {counted(len(damage), 'run')} that is damaged or of another version." if damage else ""
+    return f" Left out as damaged or of another version: {counted(len(damage), 'run')}." if damage else ""
 
 
 def html_table(records: Records) -> str:

@@ -93,8 +93,9 @@ def plain(bounds: tuple[float, float] | None) -> tuple[float, float] | None:
 def competing_note(measures: Measures) -> str:
     """Rule by which groups compete for the best step, in words."""
     if measures.generalised is None:
-        return "Steps do not compete: an early best is not a good one."
-    return f"Steps compete where every run reached {measures.learned_on('and')}, and none has {OPEN}."
+        return "No step is in bold: an early best is not a good one."
+    learned = measures.learned_on("and")
+    return f"The best step is in bold only among groups whose runs all reached {learned}, and none of which has {OPEN}."
 
 
 def symbols_note(measures: Measures) -> str:

@@ -33,7 +33,7 @@ def report_runs(records: Records, command: str, notes: Sequence[str] = ()) -> Re
     """
     if len(records.tasks) > 1:
         asked = " or ".join(f"--task {task}" for task in records.tasks)
-        raise UserError(f"these runs are of {len(records.tasks)} tasks, and a page is of one: choose it with {asked}")
+        raise UserError(f"these runs have {len(records.tasks)} tasks, and a page shows one: choose it with {asked}")
     records, damage = records.snapshot().whole()
     every = records.extrema()
     labels, measures = _labels(records), records.measures()

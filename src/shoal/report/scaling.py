@@ -53,7 +53,12 @@ def report_scaling(
     warnings = [f"Warning: {warning}." for warning in (*source["doubts"], *fit.warnings)]
     remarks = [*(f"{sentence}." for sentence in source["left_out"]), *warnings]
     sections = [
-        Section("The law", remarks, tables=[estimates_table(fit, resamples)], about="what was fitted, with intervals."),
+        Section(
+            "The law",
+            remarks,
+            tables=[estimates_table(fit, resamples)],
+            about="the parameters of the law, with intervals.",
+        ),
         Section(
             "Fit",
             figures=[figures.loss_against_parameters(fit), figures.residuals(fit)],

@@ -25,5 +25,6 @@ def grid_note(specs: Iterable[RunSpec]) -> str:
     grids = dict.fromkeys((spec.eval_first, spec.eval_period) for spec in specs)
     periods = " or ".join(f"every step up to {first:,}, then every {period:,}" for first, period in grids)
     return (
-        f"Steps are known to the grid of evaluations ({periods}): what is first seen at one came after the one before."
+        f"Steps are known up to the grid of evaluations ({periods}): an event first seen at one happened after the one "
+        "before it."
     )

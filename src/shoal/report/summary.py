@@ -166,7 +166,7 @@ def provenance(records: Records, command: str) -> Section:
         *certified,
     ]
     runs = per_run_table(records, varying_settings(records))
-    about = "the command, all settings, every run, and what training runs together changed."
+    about = "the command, all settings, every run, and the differences that training runs together made."
     return Section("How this was made", paragraphs, tables=[runs, *certificate_table], about=about)
 
 

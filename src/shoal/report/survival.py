@@ -1,6 +1,6 @@
 """Times to generalise by setting: curves of the share of runs that has generalised, a table, and a test in words.
 
-Groups are told apart by colour, and up to four also by dash. Names take Okabe and Ito's colours; numbers, whose order
+Groups differ in colour, and up to four also in dash. Names take Okabe and Ito's colours; numbers, whose order
 means something, and more than seven names take a sequential scale.
 """
 
@@ -26,10 +26,10 @@ _DASHES = [[1, 0], [6, 3], [2, 2], [8, 3, 2, 3]]
 _MOST_BANDS = 4  # more of them hide each other
 _BAND = (
     "Shaded: the 95 % interval of the share at each step (Greenwood, log(−log) scale), which does not exist before the "
-    "first run has got there nor after the last has. "
+    "first run has reached the threshold nor after the last has. "
 )
-_GRID = "Steps are those of evaluations: what is first seen at one happened after the one before."
-_LOST = "×: where runs diverged; they never will get there, and count to the end as runs that have not. "
+_GRID = "Steps are those of evaluations: what is first seen at an evaluation happened after the one before it."
+_LOST = "×: where runs diverged; they can never reach the threshold, and count to the end as runs that have not. "
 
 
 def survival_curves(times: pl.DataFrame, by: str, title: str, log_x: bool = False) -> Chart:
@@ -38,7 +38,7 @@ def survival_curves(times: pl.DataFrame, by: str, title: str, log_x: bool = Fals
     Args:
         times: ``time``, ``observed``, ``by`` and perhaps ``state``, one row per run; perhaps ``followed``, the last
             step at which it was looked at, up to which the axis goes.
-        by: the setting that tells groups apart.
+        by: the setting whose values are the groups.
         title: above the chart.
         log_x: logarithmic steps.
 
@@ -49,7 +49,7 @@ def survival_curves(times: pl.DataFrame, by: str, title: str, log_x: bool = Fals
     first, last = _span(times, log_x)
     curves = _shares(kaplan_meier(labelled, "label"), first, last)
     x = alt.X("step:Q", title="training step", scale=_x_scale(first, last, log_x), axis=_x_axis(first, last, log_x))
-    scale, title_y = alt.Scale(domain=[0, 1]), "share of runs that got there"
+    scale, title_y = alt.Scale(domain=[0, 1]), "share of runs that reached the threshold"
     y = alt.Y("share:Q", title=title_y, scale=scale)
     colour = alt.Color("label:N", title=by, sort=labels, scale=_colours(labels, times.schema[by]), legend=_legend())
     dash = alt.StrokeDash("label:N", title=by, sort=labels, scale=_dashes(labels))
@@ -71,34 +71,34 @@ def survival_curves(times: pl.DataFrame, by: str, title: str, log_x: bool = Fals
 
 
 def _told(labelled: pl.DataFrame, labels: list[str], title: str, last: float) -> str:
-    """Number of runs of each group that got there, and the first and the last step at which one did, in words."""
+    """Number of runs of each group that reached the threshold, and the first and the last step at which one did."""
     parts = []
     for label in labels:
         group = labelled.filter(label=label)
         reached = sorted(group.filter("observed")["time"])
         steps = f" between steps {reached[0]:,} and {reached[-1]:,}" if reached else ""
         parts.append(f"{label}: {len(reached)} of {len(group)}{steps}")
-    return f"{title}. Got there by step {last:,.0f}: {'; '.join(parts)}."
+    return f"{title}. Reached by step {last:,.0f}: {'; '.join(parts)}."
 
 
 def survival_figure(
     name: str, times: pl.DataFrame, by: str, title: str, reached: str = REACHED, log_x: bool = False
 ) -> Figure:
-    """Curves with a caption that explains every mark; ``reached`` names the event that was waited for."""
+    """Curves with a caption that explains every mark; ``reached`` names the event whose times they show."""
     labelled, labels = labelled_times(times, by)
     summary = survival_summary(labelled, "label")
     sizes = listed([f"{row['label']}: N = {row['N']}" for row in summary.rows(named=True)])
     caption = (
-        f"{title} ({reached}), by {by}: {sizes}. Lines: the share of runs that has got there by each training "
+        f"{title} ({reached}), by {by}: {sizes}. Lines: the share of runs that has reached it by each training "
         f"step{' (logarithmic axis)' if log_x else ''}, one minus the estimate of Kaplan and Meier. "
-        f"{_BAND if len(labels) <= _MOST_BANDS else ''}Ticks: the last evaluation of runs that did not get there "
+        f"{_BAND if len(labels) <= _MOST_BANDS else ''}Ticks: the last evaluation of runs that did not reach it "
         f"(censored). {_LOST if summary['diverged'].sum() else ''}{_GRID}"
     )
     return Figure(name, survival_curves(times, by, title, log_x), caption)
 
 
 def survival_table(name: str, times: pl.DataFrame, by: str, reached: str = REACHED) -> Table:
-    """Table with one row per group: number and rate of the runs that got there, median and mean of their times."""
+    """Table with one row per group: number and rate of runs that reached the threshold, median and mean times."""
     labelled, labels = labelled_times(times, by)
     summary = survival_summary(labelled, "label")
     rows = {row["label"]: row for row in summary.rows(named=True)}
@@ -108,7 +108,7 @@ def survival_table(name: str, times: pl.DataFrame, by: str, reached: str = REACH
     up_to = f" up to {number(summary['horizon'][0])}" if summary["restricted"][0] else ""
     header = [
         by,
-        *("got there" if c == "generalised" else c.replace("_", " ") for c in counts),
+        *("reached" if c == "generalised" else c.replace("_", " ") for c in counts),
         "rate",
         "median step",
         f"mean step{up_to}",
@@ -119,11 +119,11 @@ def survival_table(name: str, times: pl.DataFrame, by: str, reached: str = REACH
 
 
 def rates_sentence(times: pl.DataFrame, by: str, most: int = 6) -> str:
-    """Rates of the runs of each group that got there, with Wilson's intervals, and their median steps.
+    """Rates of the runs of each group that reached the threshold, with Wilson's intervals, and their median steps.
 
     Args:
         times: as for :func:`survival_table`.
-        by: the setting that tells groups apart.
+        by: the setting whose values are the groups.
         most: number of groups that are all in the sentence; of more only the first and the last are.
     """
     labelled, labels = labelled_times(times, by)
@@ -153,15 +153,15 @@ def rates_sentence(times: pl.DataFrame, by: str, most: int = 6) -> str:
 def _counted(summary: pl.DataFrame) -> str:
     """Meaning of the columns that hold counts and rates."""
     unfinished, diverged = int(summary["unfinished"].sum()), int(summary["diverged"].sum())
-    lost = f"{diverged} diverged and can never get there: median and mean follow such a run to the end without. "
-    fell_back = "Fell back: got there, and were on the wrong side again at a later evaluation. "
+    lost = f"{diverged} diverged and can never reach it: median and mean count it to the end as one that has not. "
+    fell_back = "Fell back: runs that reached it and were on the wrong side again at a later evaluation. "
     return (
         ("" if summary["fell_back"].null_count() else fell_back)
-        + "Censored: ended without having got there. Diverged: its loss was no longer finite before that. "
-        + ("Unfinished: still in training, censored where it stands. " if unfinished else "")
+        + "Censored: runs that ended without reaching it. Diverged: runs whose loss was no longer finite before that. "
+        + ("Unfinished: runs still in training, censored at their last evaluation. " if unfinished else "")
         + (lost if diverged else "")
-        + "Rate: got there / N with its 95 % Wilson interval; every other run counts as not having got there"
-        + ("; none where runs are unfinished. " if unfinished else ". ")
+        + "Rate: reached / N with its 95 % Wilson interval; every other run counts as not having reached it"
+        + ("; there is no rate where runs are unfinished. " if unfinished else ". ")
     )
 
 
@@ -174,7 +174,7 @@ def _estimated(summary: pl.DataFrame) -> str:
     restricted, horizon = bool(summary["restricted"][0]), number(summary["horizon"][0])
     smallest = min(summary["N"].to_list())
     parts = [
-        "Median: step by which half of the runs had got there (Kaplan and Meier; where exactly half had for a while, "
+        "Median: step by which half of the runs had reached it (Kaplan and Meier; where exactly half had for a while, "
         "the middle of it)"
     ]
     if banded:
@@ -190,15 +190,15 @@ def _estimated(summary: pl.DataFrame) -> str:
     if smallest < 3:
         parts.append("; fewer than 3 runs have no interval of it")
     if not all(map(_tells, summary.rows(named=True))):
-        parts.append(f". No mean of a group half of which, or every run, got there after {horizon} steps alone")
+        parts.append(f". No mean is given of a group of which half, or all, reached it only after {horizon} steps")
     return "".join(parts) + f". –: not reached, or no such end of an interval. {_GRID}"
 
 
 def _tells(row: dict[str, Any]) -> bool:
     """Return True if a group's mean is one of times to generalise, and not mostly of the horizon that cuts them off.
 
-    A restricted mean is below the horizon even if half of the runs got there after the horizon only: it then says less
-    than the median, and is not shown.
+    A restricted mean is below the horizon even if half of the runs reached the threshold only after it: the mean then
+    says less than the median, and is not shown.
     """
     if not row["restricted"] or row["restricted_mean"] is None:
         return True
@@ -264,7 +264,7 @@ def _shares(curves: pl.DataFrame, first: float, last: float) -> pl.DataFrame:
 
 
 def _ended(labelled: pl.DataFrame, curves: pl.DataFrame, first: float) -> pl.DataFrame:
-    """Ends of the runs that did not get there: ``label``, ``step``, ``share`` and whether they ``diverged``.
+    """Ends of the runs that did not reach the threshold: ``label``, ``step``, ``share`` and whether they ``diverged``.
 
     A curve has no corner where a run diverged, because there it does not end: the mark sits on the last one before.
     """

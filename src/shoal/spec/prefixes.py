@@ -120,7 +120,7 @@ def check_prefix(part: str, setting: str, chosen: Mapping[str, Sequence[str]]) -
         UserError: the grid has no such part, or the setting is the name of a kind of part.
     """
     if setting in KINDS:
-        raise UserError(f"{part}.{setting}: which {setting} runs have cannot hang on another of their parts")
+        raise UserError(f"{part}.{setting}: the {setting} of a run cannot depend on another of its parts")
     for kind, names in chosen.items():
         for name in names:
             if kind_of(part, {kind: name}):

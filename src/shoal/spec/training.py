@@ -58,7 +58,7 @@ class Seeds(Part):
 
     name: ClassVar[str] = "seeds"
 
-    seed: int = setting(42, "seed of everything not set apart", member=True, **SEED)
+    seed: int = setting(42, "seed of everything that has no seed of its own", member=True, **SEED)
     init_seed: int | None = setting(None, "seed of the initial parameters", member=True, follows="seed", **SEED)
     split_seed: int | None = setting(None, "seed of the split", member=True, follows="seed", **SEED)
     order_seed: int | None = setting(None, "seed of batch order and dropout", member=True, follows="seed", **SEED)

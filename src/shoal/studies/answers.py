@@ -99,16 +99,16 @@ def direction(one: Trend, small: bool | None) -> str:
     """
     estimate, floor = one.found, one.family.floor
     if not estimate.blocks:
-        return "cannot be told (no two runs differ in this alone)"
+        return "cannot be tested (no two runs differ in this alone)"
     if estimate.rho is None or estimate.p is None or one.corrected is None:
         return "is the same everywhere"
     evidence = f"ρ = {number(estimate.rho, 2)}, {p_value(estimate.p)}"
     if one.family.tests > 1:
         evidence += f", corrected {bare_p(one.corrected)}"
     if estimate.smallest_p is not None and estimate.smallest_p >= LEVEL:
-        return f"cannot be told of so few runs ({evidence}, and no p below {number(estimate.smallest_p, 2)} can be)"
+        return f"has too few runs to test ({evidence}; no p below {number(estimate.smallest_p, 2)} is possible)"
     if floor is not None and floor >= LEVEL:
-        return f"cannot be told of so few runs ({evidence}, and no corrected p below {number(floor, 2)} can be)"
+        return f"has too few runs to test ({evidence}; no corrected p below {number(floor, 2)} is possible)"
     if one.corrected >= LEVEL:
         return f"shows no clear change ({evidence})"
     if small is None:

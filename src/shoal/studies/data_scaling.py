@@ -163,7 +163,7 @@ def _still_rising(rises: Mapping[float, Sequence[tuple[float, float]]]) -> str:
     if len(lift) == len(rises):
         return text + "It still rises in all of them: more steps may move these thresholds down."
     where = f"At {listed([f'{share:g}' for share in lift])} it still rises in every run. " if lift else ""
-    return f"{text}{where}Where it does not, these steps cannot tell a plateau before generalising from an end."
+    return f"{text}{where}Where it does not, these steps cannot distinguish a plateau before generalising from an end."
 
 
 def _gap(results: Results, smallest: float, largest: float) -> str:

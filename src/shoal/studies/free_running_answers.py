@@ -69,9 +69,11 @@ def _differences(tests: Sequence[ScoreDifference]) -> list[str]:
             open_.append(f"{ahead} and {behind} ({abs(one.score):.1f} points, {p})")
     how = f"{counted(len(tests), 'comparison')} paired over seeds and items, corrected by Holm's method"
     sentences = [
-        f"Of {how}, {len(clear)} can be told: {'; '.join(clear)}." if clear else f"Of {how}, none can be told."
+        f"Of {how}, {len(clear)} {'is' if len(clear) == 1 else 'are'} significant: {'; '.join(clear)}."
+        if clear
+        else f"Of {how}, none is significant."
     ]
-    return sentences + ([f"Cannot be told apart: {'; '.join(open_)}."] if open_ else [])
+    return sentences + ([f"No significant difference: {'; '.join(open_)}."] if open_ else [])
 
 
 def _forcing(scored: pl.DataFrame, results: Results) -> str:
@@ -125,11 +127,11 @@ def _beyond(asked: Asked, results: Results) -> list[str]:
         parts = [f"{row['group']}: {percent(row)} %" for row in more.to_dicts()]
         first = more.row(0, named=True)
         verdict = (
-            "it goes on beyond"
+            "it generalises to longer ones"
             if first["low"] > GOAL
-            else "it does not go beyond"
+            else "it does not generalise to longer ones"
             if first["high"] < last["low"]
-            else "whether it goes beyond cannot be told"
+            else "whether it generalises to longer ones is open"
         )
         sentences.append(
             f"{model}, longer than trained, where {last['group']} {name} have {percent(last)} %: {'; '.join(parts)}: "

@@ -71,7 +71,7 @@ def differences_table(asked: Asked, tests: Sequence[ScoreDifference]) -> Table:
         for one in tests
     ]
     caption = (
-        f"Differences in the share of {asked.things} written right, in points of a percent, paired over seeds and "
+        f"Differences in the share of {asked.things} written right, in percentage points, paired over seeds and "
         f"items: mean with its 95 % interval, p, and p by Holm's method for {counted(len(tests), 'comparison')}."
     )
     data = pl.DataFrame(

@@ -36,7 +36,7 @@ def knockout_answers(knocked: pl.DataFrame, everywhere: pl.DataFrame, names: lis
     runs = counted(knocked["run"].n_unique(), "run")
     first = (
         f"Where no later position may look back at one, in any layer (attention knockout), the share of right results, "
-        f"{_ranged(untouched['whole'].to_list())} else, is {listed(lost)} (mean over {runs}"
+        f"{_ranged(untouched['whole'].to_list())} otherwise, is {listed(lost)} (mean over {runs}"
         f"{', lowest to highest' * (len(untouched) > 1)}; one of {results} by guessing)."
     )
     extremes = left.group_by("key").agg(pl.col("left").min().alias("low"), pl.col("left").max().alias("high"))
@@ -80,8 +80,8 @@ def _why(left: Mapping[int, tuple[float, float]], looked_at: set[int], names: li
     ]
     return (
         f"So '=' {', '.join(parts)} (looks at: more than an even share of its attention in some layer, mean over heads "
-        f"and runs; needs: without it, in every run, at most {LOST:.0%} of the results that are right else; does not: "
-        f"in every run at least {SPARED:.0%})."
+        f"and runs; needs: without it, in every run, at most {LOST:.0%} of the results that are right with it; does "
+        f"not: in every run at least {SPARED:.0%})."
     )
 
 

@@ -111,7 +111,7 @@ def report(results: Results, form: Form) -> Report:
             "the loss of a token by how many tokens before it a model could see: a line that goes on falling uses them",
         ),
         Section(
-            "n-grams", tables=[ngrams_table(measured)], about="models that only count, as a measure of what is easy."
+            "n-grams", tables=[ngrams_table(measured)], about="n-gram models, which only count tokens, as a baseline."
         ),
         Section("Samples", samples(measured, results.specs), about="continuations by the models."),
         Section("Training compute", tables=[spent_table(results)], about=SPENT),

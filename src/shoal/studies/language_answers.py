@@ -52,10 +52,10 @@ def _difference(row: Mapping[str, Any], baseline: tuple[str, float]) -> str:
         return f"{what}: no seed is shared."
     sentence = f"{what}: {with_interval(row['difference'], row['low'], row['high'])} nats per token"
     if row["p_holm"] is None:
-        return f"{sentence}; of so few runs it cannot be told whether that is more than chance."
+        return f"{sentence}; there are too few runs to test whether that is more than chance."
     evidence = _evidence(row)
     if row["p_holm"] >= LEVEL:
-        return f"{sentence}: which of them is better cannot be told ({evidence})."
+        return f"{sentence}: no significant difference ({evidence})."
     better, worse = (first, second) if row["difference"] < 0 else (second, first)
     return f"{sentence}: the {better} is better than the {worse} ({evidence})."
 
@@ -81,7 +81,7 @@ def _context(row: Mapping[str, Any]) -> str:
         return f"{sentence}."
     evidence = _evidence(row)
     if row["p_holm"] >= LEVEL:
-        return f"{sentence}, which cannot be told from nothing ({evidence})."
+        return f"{sentence}, not significantly different from 0 ({evidence})."
     return f"{sentence}: {'they help' if gain > 0 else 'they harm'} ({evidence})."
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from shoal.errors import UserError
 from shoal.measures import Measures
-from shoal.report.by import axis_of, check_axes
+from shoal.report.by import check_axes, setting_axis
 from shoal.report.panels import Axis
 from shoal.studies.crossing import SOURCES
 from shoal.studies.results import Results
@@ -73,7 +73,7 @@ class Grid:
         return self.results if axis.column in SOURCES else self.results.once()
 
     def others(self, axis: Axis) -> list[str]:
-        """Columns by whose values figures of an axis are told apart: the model, and the other axes."""
+        """Columns of whose values each has figures of its own for an axis: the model, and the other axes."""
         several = ["model"] * (len(self.results.models) > 1)
         return [name for name in dict.fromkeys([*several, *(a.column for a in self.axes)]) if name != axis.column]
 
@@ -95,9 +95,9 @@ def own_grid(results: Results, by: Sequence[str], thresholds: Sequence[float] | 
     waited = Thresholds.of(results.measures, thresholds, stay)
     axes, renamed = [], []
     for name in names:
-        axis, named = axis_of(results.runs, name)
+        axis, column = setting_axis(results.runs, [name])
         axes.append(axis)
-        renamed += [] if named is None else [named]
+        renamed.append(column)
     return Grid(results.renamed(renamed), tuple(axes), waited)
 
 

@@ -1,8 +1,9 @@
 """A page over any runs by the settings in which they differ: all that a study's page has, for an own grid.
 
 Curves overlaid by each setting with bands over the rest, figures and tables of best values, trends along numbers, pairs
-on shared seeds, and when runs got there. Runs are compared that agree in all else: seeds and every other setting that
-varies (:mod:`shoal.analysis.blocks`). P values are corrected for all tests of their kind on the page, as a study's are.
+on shared seeds, and when runs reached the thresholds. Runs are compared that agree in all else: seeds and every other
+setting that varies (:mod:`shoal.analysis.blocks`). P values are corrected for all tests of their kind on the page, as a
+study's are.
 
 Runs of several labs, or of several forms of a study, stand side by side by one more setting: ``lab``, or ``form``.
 """
@@ -206,7 +207,7 @@ def _design(grid: Grid, axis: Axis) -> list[str]:
     unit, within = crossing(runs, axis.column, _made_of(grid.results, axis), grid.results.settings)
     text = f"{capitalised(axis.title)}: N = {len(runs)} runs, {values_in_words(runs, axis)}. "
     alike = [name for name in (*unit, *within) if name != axis.column and runs[name].n_unique() > 1]
-    text += f"Compared are runs of the same {listed(alike)}." if alike else "Nothing else varies."
+    text += f"Runs of the same {listed(alike)} are compared." if alike else "Nothing else varies."
     derived = {name for name, parts in known_settings().items() if _follows(parts[0], name)}
     settings = [
         name for name in grid.results.settings if name not in derived and name not in (*SEED_AXES, "q", *SOURCES)
@@ -214,7 +215,9 @@ def _design(grid: Grid, axis: Axis) -> list[str]:
     settings = [name for name in settings if runs[name].null_count() == 0]
     going = [name for name in going_with(runs, axis.column, settings) if axis.column not in (_SIZE,)]
     if going:
-        text += f" With it {listed(going)} change{'s' * (len(going) == 1)}, whose effect cannot be told from its own."
+        text += (
+            f" With it {listed(going)} change{'s' * (len(going) == 1)}, whose effect cannot be separated from its own."
+        )
     return [text]
 
 

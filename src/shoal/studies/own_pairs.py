@@ -95,7 +95,7 @@ def pairs_section(pairing: Pairing, every: pl.DataFrame, labels: Mapping[str, st
     )
     table = comparison_table(f"pairs-{pairing.key}", every, base, metrics, f"runs of the same {pairing.pairs}")
     sentence = comparison_sentence(every, base, metrics, pairing.pairs)
-    about = "differences between runs that agree in all else, and how sure they are."
+    about = "differences between runs that agree in all else, with intervals and tests."
     return f"{pairing.who}, {sentence}", Section(title, comparison_notes(shown, metrics), [figure], [table], about)
 
 

@@ -160,7 +160,7 @@ def times_of(results: Results, form: Waited, threshold: float, column: str | Non
     """
     if form.stay > 1 and results.runs["stop_after_generalizing"].is_not_null().any():
         raise UserError(
-            f"--stay {form.stay} cannot be told of runs that end some steps after A_val ≥ {GENERALISED} "
+            f"--stay {form.stay} cannot be measured on runs that end some steps after A_val ≥ {GENERALISED} "
             "(stop_after_generalizing); take --stay 1"
         )
     states = results.runs.select("run", "state", "step")
@@ -228,8 +228,9 @@ def _times(results: Results, axis: Axis, form: Waited, by: str) -> tuple[Section
     for threshold in form.thresholds:
         if stopped and (threshold > GENERALISED or form.stay > 1):
             note = (
-                f"cannot be told, because runs end some steps after A_val ≥ {GENERALISED} "
-                "(stop_after_generalizing), so that the soonest are seen for the shortest."
+                f"cannot be measured, because runs end some steps after A_val ≥ {GENERALISED} "
+                "(stop_after_generalizing), so that the runs that generalise soonest are followed for the "
+                "shortest time."
             )
             words.append(TimesAnswer(f"A_val ≥ {threshold:g}{form.stayed}", note))
             continue
@@ -266,7 +267,7 @@ def _times(results: Results, axis: Axis, form: Waited, by: str) -> tuple[Section
 
 def none_got_there(times: pl.DataFrame) -> str:
     """Sentence in place of a figure of times where no run has one."""
-    return f"none of {counted(len(times), 'run')} got there, so that there is no figure of when."
+    return f"none of {counted(len(times), 'run')} reached it, so there is no figure of times."
 
 
 def summary_table(results: Results, settings: Sequence[Axis], name: str) -> Table:

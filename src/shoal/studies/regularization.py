@@ -198,6 +198,6 @@ def _norm_table(results: Results) -> Table:
     caption = (
         f"‖θ‖₂, the ℓ₂ norm of all parameters, at the first step, where A_train first was ≥ {MEMORISED}, at its "
         f"largest from there on until A_val first was ≥ {GENERALISED} (or the end, where it never was), there, and at "
-        "the last step; mean ± population standard deviation over the (number of) runs that got there."
+        "the last step; mean ± population standard deviation over the (number of) runs that reached it."
     )
     return Table("norms", ["", *stations], rows, caption, pl.DataFrame(data, infer_schema_length=None))

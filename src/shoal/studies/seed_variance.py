@@ -90,7 +90,7 @@ def _answer(decomposition: Decomposition, model: str, event: str) -> str:
     """Sentences on the share of each seed in the variance, and on the rest, which may be noise."""
     table = decomposition.table
     if table["component_share"].null_count() == len(table):
-        return f"{model}, {event}: every run took equally long or none got there; there is no variance."
+        return f"{model}, {event}: every run took equally long, or none reached it; there is no variance."
     *known, highest = sorted(table.to_dicts(), key=lambda row: len(row["source"]))
     alone, together = ([row for row in known if (len(row["source"]) > 1) == several] for several in (False, True))
     never = decomposition.censored + decomposition.diverged
@@ -99,12 +99,12 @@ def _answer(decomposition: Decomposition, model: str, event: str) -> str:
         f"{listed(list(map(_share, together)))} only together (variance components with 95 % intervals). "
         f"{factorial_test(decomposition)} What all "
         f"{len(alone)} make together is {_share(highest, name=False)} of the variance: with one run per cell it cannot "
-        "be told from noise. "
+        "be separated from noise. "
         + (
-            f"{never} of {decomposition.runs} runs, which had not got there, stand at the horizon, step "
+            f"{never} of {decomposition.runs} runs, which had not reached it, count with the horizon, step "
             f"{decomposition.horizon:,}."
             if never
-            else f"All {decomposition.runs} runs got there."
+            else f"All {decomposition.runs} runs reached it."
         )
     )
 

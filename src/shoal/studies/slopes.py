@@ -14,7 +14,7 @@ from shoal.report.words import counted, listed, number, p_value, with_interval
 from shoal.studies.answers import ASKED, LEVEL, Case, bare_p, with_logs
 from shoal.studies.crossing import crossing
 
-UNTOLD, CEILING, OPEN = "cannot be told", "ceiling", "open"
+UNTESTED, CEILING, OPEN = "untested", "ceiling", "open"
 HIGHEST = 0.99  # mean A_val from which a further rise would not show
 _SAME_END = f"both end at A_val ≥ {HIGHEST}, where a steeper line may only mean a worse start"
 
@@ -42,7 +42,7 @@ class _Comparison:
     def verdict(self, p: float | None) -> str:
         """Name of the model that scales better by this p, or why there is none."""
         if self.found.difference is None:
-            return UNTOLD
+            return UNTESTED
         if self.at_ceiling:
             return CEILING
         return OPEN if p is None or p >= LEVEL else self.steeper
@@ -110,7 +110,7 @@ def _answer(
     if not compared:
         return ["One model alone: there is nothing to compare its scaling with."], None
     if not units:
-        return [f"Which model scales better cannot be told: {_one_value(cases)}."], None
+        return [f"Which model scales better cannot be tested: {_one_value(cases)}."], None
     both = list(zip(compared, corrected, strict=True))
     sentences = [_summary(symbol, [row for row in both if row[0].symbol == symbol], tests) for _, symbol, _ in ASKED]
     sentences += ahead + _unequal(pl.concat([case.frame for case in cases], how="diagonal"))
@@ -158,7 +158,7 @@ def _caption(setting: str, tests: int, left_out: bool) -> str:
         "Their difference has Student's 95 % interval over seeds, which two seeds leave wide and which is not "
         f"corrected. p: Student's test of it. Corrected: by Holm's method for {counted(tests, 'comparison')}, all "
         "that this page makes of both models. A loss scales better the more its logarithm falls, an accuracy the more "
-        f"it rises. Open: the corrected p is 0.05 or more, or does not exist. Ceiling: {_SAME_END}. Cannot be told: "
+        f"it rises. Open: the corrected p is 0.05 or more, or does not exist. Ceiling: {_SAME_END}. Untested: "
         "no seed has both models at two values. "
         + ("Left out: runs of a seed and other settings that one model lacks at two values. " if left_out else "")
         + "Before the slopes, the mean over runs (of L_val, the geometric) at the smallest and at the largest value of "
@@ -233,14 +233,14 @@ def _unequal(frame: pl.DataFrame) -> list[str]:
 
 def _summary(symbol: str, rows: Sequence[tuple[_Comparison, float | None]], tests: int) -> str:
     verdicts = [one.verdict(corrected) for one, corrected in rows]
-    counts = {who: verdicts.count(who) for who in (*MODELS.values(), OPEN, CEILING, UNTOLD)}
+    counts = {who: verdicts.count(who) for who in (*MODELS.values(), OPEN, CEILING, UNTESTED)}
     if len(verdicts) == 1:
         ((one, corrected),) = rows
         p = one.found.p
         evidence = "" if p is None else f" (slopes differ with {p_value(p)}{_also(corrected, tests)})"
         texts = {
             OPEN: f"no model clearly scales better{evidence}",
-            UNTOLD: "it cannot be told which model scales better",
+            UNTESTED: "it cannot be tested which model scales better",
             CEILING: f"slopes do not tell which model scales better: {_SAME_END}",
         }
         return f"In terms of {symbol} {texts.get(verdicts[0], f'the {verdicts[0]} scales better{evidence}')}."
@@ -251,7 +251,7 @@ def _summary(symbol: str, rows: Sequence[tuple[_Comparison, float | None]], test
         f"In terms of {symbol}, of {len(verdicts)} comparisons the LSTM scales better in {counts['LSTM']}, the GPT in "
         f"{counts['GPT']}, and {counts[OPEN]} {'is' if counts[OPEN] == 1 else 'are'} open"
         + (f"; in {counts[CEILING]} {_SAME_END}" if counts[CEILING] else "")
-        + (f"; {counts[UNTOLD]} cannot be told" if counts[UNTOLD] else "")
+        + (f"; {counts[UNTESTED]} cannot be tested" if counts[UNTESTED] else "")
         + (f" (corrected for {counted(tests, 'comparison')}; uncorrected {listed(uncorrected)})." if clear else ".")
     )
 

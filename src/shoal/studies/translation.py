@@ -34,7 +34,9 @@ from shoal.studies.translation_tables import (
 )
 from shoal.tasks.pairs.settings import MEASURES
 
-QUESTION = "What does a translator gain that reads what it has written, over one that says each token from the source?"
+QUESTION = (
+    "What does a model that reads what it has written gain over one that predicts each token from the source alone?"
+)
 COMMON: Mapping[str, Any] = {"task": "translation", "vocabularies": "separate", "keep_best": True, "dropout": 0.1}
 MAPS = "a bright cell is a token of the source (column) that is looked at while a token is written (row)."
 # Learning rates were not searched for.

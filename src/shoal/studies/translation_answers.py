@@ -63,10 +63,10 @@ def _difference(row: Mapping[str, Any]) -> str:
     whose = f"{model_label(first)}, " if first == second else ""
     sentence = f"{whose}{names[0]} less {names[1]}: {with_interval(row['score'], row['low'], row['high'])} BLEU"
     if row["corrected"] is None:
-        return f"{sentence}; whether that is more than chance cannot be told."
+        return f"{sentence}; there are too few runs to test whether that is more than chance."
     evidence = f"{p_value(row['p'])}, corrected {p_value(row['corrected']).removeprefix('p = ').removeprefix('p ')}"
     if row["corrected"] >= LEVEL:
-        return f"{sentence}: which is better cannot be told ({evidence})."
+        return f"{sentence}: no significant difference ({evidence})."
     better, worse = names if row["score"] > 0 else names[::-1]
     return f"{sentence}: {better} scores above {worse} ({evidence})."
 

@@ -1,5 +1,7 @@
 """Contract of tasks."""
 
+import atexit
+import functools
 import json
 import os
 import subprocess
@@ -20,12 +22,38 @@ from shoal.testing.base import Contract, assert_close, digest, stack_of
 from shoal.training.step import evaluate
 
 _ELSEWHERE = """
-import json, sys
+import json, sys, traceback
 from shoal.spec import RunSpec
 from shoal.tasks.build import build_task
 from shoal.testing.base import digest
-print(digest(build_task(RunSpec.restored(json.loads(sys.argv[1])))))
+answers, sys.stdout = sys.stdout, sys.stderr
+for line in sys.stdin:
+    sys.path[:], dumped = json.loads(line)
+    try:
+        answer = digest(build_task(RunSpec.restored(dumped)))
+    except Exception:
+        answer = traceback.format_exc()
+    print(json.dumps(answer), file=answers, flush=True)
 """
+
+
+@functools.cache
+def _elsewhere() -> subprocess.Popen[str]:
+    """Process with another hash seed that answers the settings of a task with the hash of its data, for all tests."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "PYTHONHASHSEED": "7"}
+    command = [sys.executable, "-c", _ELSEWHERE]
+    process = subprocess.Popen(command, env=environment, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    atexit.register(process.communicate)  # which ends it
+    return process
+
+
+def _digest_elsewhere(spec: RunSpec) -> str:
+    """Hash of a task's data as another process builds it, or why it did not."""
+    process = _elsewhere()
+    assert process.stdin is not None and process.stdout is not None
+    process.stdin.write(json.dumps([sys.path, spec.dump()]) + "\n")
+    process.stdin.flush()
+    return str(json.loads(process.stdout.readline() or '"the process ended"'))
 
 
 class TaskContract(Contract):
@@ -177,11 +205,7 @@ class TaskContract(Contract):
         """Data are a function of settings and seed: a run that is resumed in another process sees the same."""
         torch.rand(1)
         assert digest(build_task(spec)) == digest(task)
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "PYTHONHASHSEED": "7"}
-        command = [sys.executable, "-c", _ELSEWHERE, json.dumps(spec.dump())]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
-        assert done.returncode == 0, done.stderr
-        assert done.stdout.split()[-1] == digest(task)
+        assert _digest_elsewhere(spec) == digest(task)
 
     def test_what_it_suggests_are_settings(self, spec: RunSpec) -> None:
         """Suggested defaults are settings of some part with allowed values, and hold where nothing else is given."""

@@ -132,7 +132,7 @@ def _begin(
         except LabError as error:
             taken.append(error)
             continue
-        folder.create(list(cohort.members), threads, metrics, choice.engine, choice.why)
+        folder.create(list(cohort.members), threads, metrics, choice.engine, choice.why, choice.products)
         folders.append(folder)
         lines[f"{cohort.describe()}: {choice.engine} engine ({choice.why})"] = None
         lines |= dict.fromkeys(cohort.shared.model_part.warnings(cohort.shared.precision))

@@ -68,7 +68,7 @@ def _held(lab: Lab, specs: Sequence[RunSpec], say: Callable[[str], None]) -> dic
     """Folders of those runs that the lab holds."""
     survey = lab.survey()
     for line in survey.unknown:
-        say(f"warning: {line}; such of them as are asked for are trained again")
+        say(f"warning: {line}; those of them that are asked for are trained again")
     for line in survey.copies:
         say(f"warning: {line}")
     return {spec.id: survey.index[spec.id] for spec in specs if spec.id in survey.index}

@@ -15,6 +15,7 @@ from torch import Tensor
 from shoal.errors import UserError
 from shoal.fast.denormals import flushed_denormals
 from shoal.fast.engine import available
+from shoal.fast.multiplication import available_products
 from shoal.lab.cohort import CohortFolder
 from shoal.lab.environment import environment
 from shoal.lab.lab import Lab
@@ -61,18 +62,20 @@ def certify(
     Lab(folder.path.parent.parent).create()  # of today's format, that of the certificate
     manifest = folder.manifest()
     engine, _ = available(str(manifest.get("engine", "plain")), device)
+    products = available_products(str(manifest.get("products", "torch")))
     cohort = Cohort(tuple(specs[: places(specs[0], len(specs), device, engine)]))
     steps = min(steps, *(spec.n_steps for spec in cohort.members))
     threads = torch.get_num_threads()
     try:
         torch.set_num_threads(manifest["threads"])
-        made_with = {**environment(device), "engine": engine, "precision": cohort.shared.precision}
+        made_with = {**environment(device), "engine": engine, "products": products}
+        made_with |= {"precision": cohort.shared.precision}
         with flushed_denormals():
-            stack, losses = _train(cohort, steps, device, engine)
+            stack, losses = _train(cohort, steps, device, engine, products)
             members = {}
             for index, spec in enumerate(cohort.members):
                 if spec.id in runs:
-                    alone, alone_losses = _train(Cohort((spec,)), steps, device, engine)
+                    alone, alone_losses = _train(Cohort((spec,)), steps, device, engine, products)
                     loss = float((losses[:, :, index] - alone_losses[:, :, 0]).abs().max())
                     members[spec.id] = {"loss": loss, **_deviation(stack, index, alone)}
     finally:
@@ -88,9 +91,9 @@ def certify(
     return certificate
 
 
-def _train(cohort: Cohort, steps: int, device: torch.device, engine: str) -> tuple[Stack, Tensor]:
+def _train(cohort: Cohort, steps: int, device: torch.device, engine: str, products: str) -> tuple[Stack, Tensor]:
     """Stack after ``steps``, and its losses at each scheduled evaluation, ``(T, 2, R)`` float64."""
-    stack = Stack(cohort, device, engine)
+    stack = Stack(cohort, device, engine, products)
     losses = []
     for step in range(steps + 1):
         if step > 0:

@@ -9,6 +9,7 @@ import torch
 from shoal.errors import LabError, OtherDataError, UserError
 from shoal.fast.engine import available, uses_kernels
 from shoal.fast.fused import fused_kernels
+from shoal.fast.multiplication import available_products
 from shoal.lab.cohort import CohortFolder
 from shoal.registry import TASKS
 from shoal.spec import RunSpec
@@ -76,6 +77,19 @@ def engine_of(folder: CohortFolder, device: torch.device) -> str:
             stacklevel=2,
         )
     return engine
+
+
+def products_of(folder: CohortFolder) -> str:
+    """Library of matrix products that the cohort was begun with, or PyTorch's where this machine lacks it."""
+    wanted = str(folder.manifest().get("products", "torch"))
+    products = available_products(wanted)
+    if products != wanted:
+        warnings.warn(
+            f"cohort {folder.id} was begun with matrix products of shoal's own, which this machine lacks, and goes on "
+            "with PyTorch's: the last bits of what follows will differ",
+            stacklevel=2,
+        )
+    return products
 
 
 def kernels_of(

@@ -17,7 +17,7 @@ from shoal.lab.cohort import CohortFolder
 from shoal.lab.continuing import check_measured, check_stand, roll_back
 from shoal.lab.environment import environment
 from shoal.measures import SPLITS
-from shoal.training.continuation import MOVED, Places, check_data, engine_of, found_again, kernels_of
+from shoal.training.continuation import MOVED, Places, check_data, engine_of, found_again, kernels_of, products_of
 from shoal.training.due import is_evaluated, is_saved, steps_until_due
 from shoal.training.memory import SHARE, is_out_of_memory, places, release_memory
 from shoal.training.plan import Cohort
@@ -83,7 +83,7 @@ class Session:
         keep_freed_memory()
         self.manifest = folder.manifest()
         folder.check_sources()
-        self.engine = engine_of(folder, options.device)
+        self.engine, self.products = engine_of(folder, options.device), products_of(folder)
         specs = found_again(folder.specs(), options.data)
         self.shared = specs[0]
         check_data(folder, self.shared, MOVED)
@@ -97,11 +97,12 @@ class Session:
         self._check_precision()
         largest = max(specs, key=lambda spec: spec.task_part.counts().drawn)
         self.planned = options.places or places(largest, len(specs), options.device, self.engine, options.memory_share)
-        self.roster = Roster(specs, self.planned, options.device, self.engine)
+        self.roster = Roster(specs, self.planned, options.device, self.engine, self.products)
         self.most = len(specs)  # members for which memory has not run out yet
         self._fitting(self._restore)
         self.status = folder.status()
         made_with = {**environment(options.device), "precision": self.shared.precision, "engine": self.engine}
+        made_with |= {"products": self.products}
         made_with |= kernels_of(folder, self.status["sessions"], self.engine, self.shared, options.device)
         self.status["sessions"].append({"from_step": self._mean_step(), **made_with})
         self.began = self.flushed = time.monotonic()
@@ -161,8 +162,8 @@ class Session:
         roster.clear()
         release_memory(self.options.device)
         warnings.warn(
-            f"cohort {self.folder.id} ran out of memory with {tried} members side by side; from its last flush on it "
-            f"trains {self.most} ({reason})",
+            f"cohort {self.folder.id} ran out of memory with {tried} members side by side; it goes back to its "
+            f"last flush and trains {self.most} side by side ({reason})",
             stacklevel=2,
         )
 

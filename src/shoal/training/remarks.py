@@ -26,5 +26,5 @@ def slow_evaluations(cohort: Cohort) -> list[str]:
     return [
         f"evaluations of {cohort.describe()}{large and f', {large}'}, take longer than its steps: about {each:,.0f} s "
         f"of one core, {cohort.evaluations:,} times, for {count_examples(spec)[1]:,} {things} per run; "
-        "eval_first and eval_period say when"
+        "eval_first and eval_period set how often"
     ]

@@ -46,11 +46,15 @@ class Roster:
         places: number of members that train side by side.
         device: device of the stack.
         engine: engine of the stack.
+        products: library of its matrix products.
     """
 
-    def __init__(self, specs: Sequence[RunSpec], places: int, device: torch.device, engine: str) -> None:
+    def __init__(
+        self, specs: Sequence[RunSpec], places: int, device: torch.device, engine: str, products: str = "torch"
+    ) -> None:
         self.specs = {spec.id: spec for spec in specs}
-        self.places, self.device, self.engine, self.tried = places, device, engine, places
+        self.places, self.device, self.tried = places, device, places
+        self.engine, self.products = engine, products
         self.clear()
 
     def clear(self) -> None:
@@ -133,7 +137,7 @@ class Roster:
         self.stack = None  # before another is made: there may not be memory for both
         if members:
             cohort = Cohort(tuple(self.specs[run] for run in members))
-            self.stack = Stack(cohort, self.device, self.engine)
+            self.stack = Stack(cohort, self.device, self.engine, self.products)
         self.members = members
         self.gone = torch.zeros(len(members), dtype=torch.bool)
         self._look()

@@ -63,9 +63,12 @@ class Stack:
         cohort: the members.
         device: device of the tensors.
         engine: engine of the models, one of :data:`shoal.fast.engine.ENGINES`.
+        products: library of matrix products; the one that is faster here where not given.
     """
 
-    def __init__(self, cohort: "Cohort", device: torch.device, engine: str = "plain") -> None:
+    def __init__(
+        self, cohort: "Cohort", device: torch.device, engine: str = "plain", products: str | None = None
+    ) -> None:
         self.cohort, self.device, self.engine = cohort, device, engine
         tasks = [build_task(spec) for spec in cohort.members]
         models = [build_model(spec) for spec in cohort.members]
@@ -88,7 +91,7 @@ class Stack:
         self._place_data(tasks)
         self._place_keys()
         members = Members(cohort.shared, self.model, self.task, self.tensors, self.theta, self.layout.shapes)
-        self.scorer = choose_scorer(engine, members)
+        self.scorer = choose_scorer(engine, members, products)
         self.launches = Launches(device)
         # True where one member's training pass is computed without lifting it, by form and number of examples
         self.unlifted: dict[tuple[Form | None, int], bool] = {}

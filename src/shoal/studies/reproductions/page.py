@@ -131,12 +131,12 @@ def _table(verdicts: Sequence[Verdict]) -> Table:
         cells = [published.written(), published.source, f"{len(reached)} / {len(times)}", ours, *shown]
         rows.append((published.what, [Cell(text) for text in (*cells, verdict.word, verdict.why)]))
     caption = (
-        "Published steps beside ours: how many of our runs got there, the median of all (the others count as later; – "
-        "where fewer than half got there) and the range of those that did, p of the comparison, the same corrected by "
+        "Published steps beside ours: how many of our runs reached it, the median of all (the others count as later; – "
+        "where fewer than half reached it) and the range of those that did, p of the comparison, the same corrected by "
         "Holm for what was tried here, p of the published number's place among ours (where it is one run's), and the "
         "verdict by the rule above."
     )
-    columns = ["event", "published", "by", "got there", "ours", "p", "p (Holm)", "rank p", "verdict", "why"]
+    columns = ["event", "published", "by", "reached", "ours", "p", "p (Holm)", "rank p", "verdict", "why"]
     return Table("verdicts", columns, rows, caption, pl.DataFrame(data, infer_schema_length=None))
 
 

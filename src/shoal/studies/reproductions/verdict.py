@@ -20,13 +20,13 @@ RULE = (
     "Rule: logarithms of times are taken to be normal, and a published time is compared with the interval that holds "
     "one more run of ours with 95 %, ȳ ± t s √(1 + 1/N); a published mean of m runs with that of such a mean, about "
     "ȳ ± t s √(1/m + 1/N); of an upper bound the question is whether a run of ours can be as early, one-sided. A run "
-    "that had not got there by its end is censored there, one that diverged where the last of ours ended; mean and "
-    "deviation are then those of maximum likelihood, with one degree of freedom less than runs that got there. Where a "
-    "publication has the times of many runs, the two samples are compared by the log-rank test, with the ratio of "
+    "that had not reached it by its end is censored there, one that diverged where the last of ours ended; mean and "
+    "deviation are then those of maximum likelihood, with one degree of freedom less than runs that reached it. Where "
+    "a publication has the times of many runs, the two samples are compared by the log-rank test, with the ratio of "
     "their medians. P values are corrected by Holm over what was tried of this reproduction, curves included. Not "
     "consistent: the corrected p is at most 0.05, which happens to a reproduction whose numbers are all of our "
     "distributions in at most 5 % of cases. Too few runs to tell: it is not, but the interval, widened for what was "
-    "tried, reaches further than a factor of 3 to a side, or fewer than two runs got there, so that a number three "
+    "tried, reaches further than a factor of 3 to a side, or fewer than two runs reached it, so that a number three "
     "times as large could have passed. "
     "Consistent: neither. The deviation is at least that of the grid of evaluations on which times lie. The rank p "
     "assumes no distribution: it is that of the published number's place among ours."
@@ -199,7 +199,7 @@ def _got_there(times: pl.DataFrame) -> str:
         return f"{n} of our runs alone tell{'s' if n == 1 else ''} no deviation"
     lost = int(times["diverged"].sum())
     diverged = f"; {lost} diverged" if lost else ""
-    return f"{reached} of {n} runs got there, the others not by {rounded(float(late.min()))}{diverged}"  # type: ignore[arg-type]
+    return f"{reached} of {n} runs reached it, the others not by {rounded(float(late.min()))}{diverged}"  # type: ignore[arg-type]
 
 
 def rounded(value: float) -> str:

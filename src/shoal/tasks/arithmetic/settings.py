@@ -56,7 +56,7 @@ class Arithmetic(TaskSettings):
         0, "tokens of the vocabulary that stand in no equation", "an integer in [0, 1000000]", ge=0, le=1_000_000
     )
     label_smoothing: float = setting(
-        0.0, "share of the target spread over all tokens while training", in_float32=True, **SHARE
+        0.0, "label smoothing: share of the target spread over all tokens while training", in_float32=True, **SHARE
     )
 
     def fill(self) -> None:

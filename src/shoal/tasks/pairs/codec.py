@@ -104,7 +104,7 @@ class PairCodec:
             raise LabError("the task's record is damaged: it has no codec from texts to tokens")
         length, flags = content["max_length"], (content["lowercase"], content["cuts"])
         if type(length) is not int or length < 1 or not all(isinstance(flag, bool) for flag in flags):
-            raise LabError("the task's record is damaged: max_length, lowercase or cuts is of another type")
+            raise LabError("the task's record is damaged: max_length, lowercase or cuts has a wrong type")
         target = vocabulary_from_json(content["target"])
         source = vocabulary_from_json(content["source"]) if "source" in content else target
         return cls(source, target, length, *flags)

@@ -72,7 +72,9 @@ class PairSettings(TaskSettings):
         "training loss of a batch: the mean over its tokens, or the mean over its targets of each one's mean",
         ("token", "sentence"),
     )
-    label_smoothing: float = setting(0.0, "share of the target spread while training", in_float32=True, **SHARE)
+    label_smoothing: float = setting(
+        0.0, "label smoothing: share of the target spread over tokens while training", in_float32=True, **SHARE
+    )
     label_smoothing_convention: str = choice(
         "torch",
         "tokens over which it is spread: torch, ε/V on all V; fairseq, ε/(V-1) on all but the right one; joeynmt, "

@@ -182,7 +182,7 @@ def learn_vocabulary(
     if kind == "chars":
         characters = sorted({character for line in lines for character in line})
         if not characters:
-            raise UserError("a vocabulary of chars needs one in the training split at least; there is none")
+            raise UserError("a vocabulary of chars needs at least one character in the training split, which has none")
         return Types(kind, characters)
     counts = Counter(name for line in lines for name in split_words(line))
     frequent = [name for name, n in counts.items() if n >= (min_frequency or 1)]
@@ -192,7 +192,7 @@ def learn_vocabulary(
             f"min_frequency must be at most {most:,}, as often as a word occurs in the training split, got "
             f"{min_frequency or 1:,}: no word would be left"
             if most
-            else "a vocabulary of words needs one in the training split at least; there is none"
+            else "a vocabulary of words needs at least one word in the training split, which has none"
         )
     if vocabulary_size is not None and vocabulary_size > len(frequent):
         raise UserError(

@@ -141,9 +141,9 @@ def load_text(
     corpus = read_corpus(paths)
     if key is not None and corpus.key != key:
         raise OtherDataError(
-            f"text {', '.join(paths)} is another than the run began with: its content is {corpus.key}, that of the run "
-            f"{key}",
-            "name the text that it was with --text, or train anew",
+            f"text {', '.join(paths)} is not the one that the run began with: its content is {corpus.key}, that of the "
+            f"run {key}",
+            "name the text of the run with --text, or train anew",
         )
     known = (corpus.key, tokenizer, vocabulary_size, valid_share)
     with _loading:

@@ -106,7 +106,7 @@ class Text(TaskSettings):
         ge=1,
     )
     label_smoothing: float = setting(
-        0.0, "share of the target spread over all tokens while training", in_float32=True, **SHARE
+        0.0, "label smoothing: share of the target spread over all tokens while training", in_float32=True, **SHARE
     )
 
     def fill(self) -> None:

@@ -80,9 +80,9 @@ def load_translation(paths: Mapping[str, str], key: str | None, encoding: Encodi
     if key is not None and text.key != key:
         flags = " ".join(f"--{name.replace('_', '-')}" for name in paths)
         raise OtherDataError(
-            f"the files {', '.join(paths.values())} are others than the run began with: their content is {text.key}, "
-            f"that of the run {key}",
-            f"name the files that they were with {flags}, or train anew",
+            f"the files {', '.join(paths.values())} are not those that the run began with: their content is "
+            f"{text.key}, that of the run {key}",
+            f"name the files of the run with {flags}, or train anew",
         )
     known = (text.key, encoding)
     with _loading:

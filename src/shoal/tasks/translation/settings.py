@@ -36,7 +36,7 @@ File = Annotated[str, BeforeValidator(_path)]
 
 
 def _file(about: str) -> Any:
-    return setting("", about, "a UTF-8 file, packed if it ends in .gz", operational=True)
+    return setting("", about, "a UTF-8 file, gzip-compressed if its name ends in .gz", operational=True)
 
 
 def _found_out(about: str) -> Any:
@@ -76,7 +76,7 @@ class Translation(BucketedPairs):
     vocabularies: str = choice("joint", "one vocabulary for sources and targets, or two", ("joint", "separate"))
     vocabulary_size: int | None = setting(
         None,
-        f"byte pairs of bpe ({BPE_SIZE} when not given), or words at most; of each vocabulary, special tokens on top",
+        f"byte pairs of bpe ({BPE_SIZE} when not given) or most words, in each vocabulary, besides special tokens",
         "an integer of at least 1",
         ge=1,
     )

@@ -1,0 +1,188 @@
+"""Operations on batches of token windows, and their reference in PyTorch, with which kernels are compared.
+
+A batch is a rectangle of tokens, ``B`` examples of ``S`` positions. Its rows lie example by example: row ``b S + s`` is
+position ``s`` of example ``b``; where an operation says *position by position*, row ``s B + b``.
+
+``R`` members, ``n`` rows, ``D`` width, ``H`` heads, ``V`` vocabulary. What is computed for a member depends
+on that member alone.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from shoal.fast.ops import Array, Norm, Ops, TorchOps, normalised, take
+from shoal.keyed import uniform
+from shoal.models.positions import rotary_angles, rotate
+from shoal.objectives import smoothed_losses
+
+
+@dataclass(frozen=True)
+class Drop:
+    """Dropout at one place of a model, as :class:`shoal.models.dropout.Dropout` computes it from a key.
+
+    Attributes:
+        p: probability of a zero.
+        key: key of each member, ``(R,)`` int64; the same tensor at every step, whose content changes.
+    """
+
+    p: float
+    key: Tensor
+
+
+@dataclass(frozen=True)
+class View:
+    """Keys that queries may see, in one attention of a batch.
+
+    Attributes:
+        B: number of examples.
+        Q: number of queries of an example.
+        K: number of its keys.
+        causal: true where a query sees no key behind its own position; then ``Q`` is ``K``.
+        seen: mask of the keys that count, ``(R, B, K)`` bool; all when None. The same tensor at every step, whose
+            content changes.
+    """
+
+    B: int
+    Q: int
+    K: int
+    causal: bool
+    seen: Tensor | None = None
+
+
+class WindowOps(Ops[Array], Protocol[Array]):
+    """Operations of the engine ``windows``, besides those on trees."""
+
+    def embed(
+        self, table: Array, tokens: Tensor, S: int, positions: Array | Tensor | None, scale: float | None
+    ) -> Array:
+        """Embeddings: rows of a table times ``scale``, plus the row of each position.
+
+        Args:
+            table: ``(R, V, D)``.
+            tokens: ``(R, n)`` int64; the same tensor at every step, whose content changes.
+            S: number of positions of an example.
+            positions: positions that the model learns, ``(R, X, D)``, or fixed ones, ``(X, D)``, with ``X >= S``.
+            scale: factor of the token's row.
+
+        Returns:
+            ``(R, n, D)``.
+        """
+
+    def attention(self, q: Array, kv: Array, view: View, H: int, drop: Drop | None = None) -> Array:
+        """Attention of queries ``(R, B Q, D)`` to keys, then values, ``(R, B K, 2 D)``: ``(R, B Q, D)``.
+
+        A query that sees no key gets 0. ``drop`` acts on the weights, whose places are counted over ``(B, H, Q, K)``.
+        """
+
+    def rotated(self, x: Array, S: int, H: int, width: int) -> Array:
+        """Rotary positions on the first ``width`` numbers of each row, ``H`` heads: ``(R, n, W) -> (R, n, W)``."""
+
+    def activation(self, x: Array, kind: str) -> Array:
+        """``gelu`` or ``relu`` of ``x``, or ``swiglu``, ``silu(gate) up`` of both halves: ``(R, n, 2 E) -> (R, n, E)``.
+
+        ``x`` may be overwritten.
+        """
+
+    def dropout(self, x: Array, drop: Drop, positions_first: int | None = None) -> Array:
+        """Dropout of ``x``, ``(R, n, D)``; with ``positions_first`` its rows lie position by position, so many of them.
+
+        Places are counted example by example in either case. ``x`` may be overwritten.
+        """
+
+    def residual(self, x: Array, added: Array, bias: Array | None, drop: Drop | None, norm: Norm[Array]) -> Array:
+        """Norm of ``x + drop(added + bias)``: ``(R, n, D)``, ``(R, n, D)``, ``(R, D)`` -> ``(R, n, D)``.
+
+        ``added`` may be overwritten. Without a norm the sum itself.
+        """
+
+    def token_scores(
+        self, logits: Array, targets: Tensor, label_smoothing: float, convention: str
+    ) -> tuple[Tensor, Tensor]:
+        """Loss of every token, in nats, and 1 where the likeliest token is the target: ``(R, n)`` each.
+
+        Logits ``(R, n, V)`` are overwritten; where there is a backward pass, by their gradient.
+
+        Args:
+            logits: ``(R, n, V)``.
+            targets: ``(R, n)`` int64; the same tensor at every step, whose content changes.
+            label_smoothing: see :func:`shoal.objectives.smoothed_losses`.
+            convention: see there.
+        """
+
+
+class TorchWindowOps(TorchOps):
+    """Reference operations in PyTorch."""
+
+    def embed(self, table: Tensor, tokens: Tensor, S: int, positions: Tensor | None, scale: float | None) -> Tensor:
+        """See :class:`WindowOps`."""
+        x = take(table, tokens)  # (R, n, D)
+        x = x if scale is None else x * scale
+        if positions is None:
+            return x
+        R, n, D = x.shape
+        return (x.view(R, n // S, S, D) + positions[..., None, :S, :]).view(R, n, D)
+
+    def attention(self, q: Tensor, kv: Tensor, view: View, H: int, drop: Drop | None = None) -> Tensor:
+        """See :class:`WindowOps`."""
+        k, v = kv.chunk(2, -1)
+        queries, keys, values = (_heads(x, view.B, H) for x in (q, k, v))  # (R, B, H, Q or K, D / H)
+        scores = queries @ keys.transpose(-2, -1) / math.sqrt(queries.shape[-1])  # (R, B, H, Q, K)
+        hidden = torch.zeros(view.Q, view.K, dtype=torch.bool)
+        if view.causal:
+            hidden = ~torch.ones_like(hidden).tril()
+        if view.seen is not None:
+            hidden = hidden | ~view.seen[:, :, None, None, :]  # (R, B, 1, Q, K)
+        weights = scores.masked_fill(hidden, -math.inf).softmax(-1).nan_to_num()  # of a row without keys: 0
+        weights = weights if drop is None else _dropped(weights, drop)
+        return (weights @ values).transpose(2, 3).reshape(q.shape)
+
+    def rotated(self, x: Tensor, S: int, H: int, width: int) -> Tensor:
+        """See :class:`WindowOps`."""
+        R, n, _ = x.shape
+        heads = _heads(x[..., :width], n // S, H)  # (R, B, H, S, width / H)
+        turned = rotate(heads, rotary_angles(torch.arange(S), width // H))
+        return torch.cat([turned.transpose(2, 3).reshape(R, n, width), x[..., width:]], -1)
+
+    def activation(self, x: Tensor, kind: str) -> Tensor:
+        """See :class:`WindowOps`."""
+        if kind == "swiglu":
+            gate, up = x.chunk(2, -1)
+            return F.silu(gate) * up
+        return F.gelu(x) if kind == "gelu" else F.relu(x)
+
+    def dropout(self, x: Tensor, drop: Drop, positions_first: int | None = None) -> Tensor:
+        """See :class:`WindowOps`."""
+        if positions_first is None:
+            return _dropped(x, drop)
+        R, n, D = x.shape
+        rows = x.view(R, positions_first, -1, D).transpose(1, 2)  # (R, B, S, D)
+        return _dropped(rows, drop).transpose(1, 2).reshape(R, n, D)
+
+    def residual(self, x: Tensor, added: Tensor, bias: Tensor | None, drop: Drop | None, norm: Norm[Tensor]) -> Tensor:
+        """See :class:`WindowOps`."""
+        added = added if bias is None else added + bias.unsqueeze(1)
+        return normalised(x + (added if drop is None else _dropped(added, drop)), norm)
+
+    def token_scores(
+        self, logits: Tensor, targets: Tensor, label_smoothing: float, convention: str
+    ) -> tuple[Tensor, Tensor]:
+        """See :class:`WindowOps`."""
+        losses = smoothed_losses(logits, targets, label_smoothing, convention)
+        return losses, (logits.argmax(-1) == targets).to(losses.dtype)
+
+
+def _heads(x: Tensor, B: int, H: int) -> Tensor:
+    """Heads of every example: ``(R, B S, D) -> (R, B, H, S, D / H)``."""
+    R, n, D = x.shape
+    return x.view(R, B, n // B, H, D // H).transpose(2, 3)
+
+
+def _dropped(x: Tensor, drop: Drop) -> Tensor:
+    """Dropout of each member's array by its key, ``(R, *dims)``."""
+    mask = uniform(drop.key, math.prod(x.shape[1:])).view(x.shape) >= drop.p
+    return x * mask / (1 - drop.p)
