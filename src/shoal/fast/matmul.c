@@ -63,7 +63,7 @@ typedef float Unaligned __attribute__((vector_size(BYTES), aligned(4), may_alias
 #elif defined(__aarch64__)
 #define FUSED(x, y, z) (Vector) vfmaq_f32((float32x4_t)(z), (float32x4_t)(x), (float32x4_t)(y))
 #else
-#define FUSED(x, y, z) ((x) * (y) + (z)) /* no compiler can fuse it for a processor that cannot */
+#define FUSED(x, y, z) ((x) * (y) + (z)) /* never fused for a processor that cannot, as x86 before FMA */
 #endif
 
 #define SPREAD(x) ((x) - (Vector){0}) /* a number in every place */
@@ -161,14 +161,28 @@ static const TileOf TILE_OF[TALL][2][2] = { /* by rows, order of A, vectors */
 #endif
 };
 
+/* n numbers, fewer than two vectors. */
+static inline void move(float *to, const float *from, idx n) {
+    if (n >= W) {
+        *(Unaligned *)to = *(const Unaligned *)from;
+        to += W, from += W, n -= W;
+    }
+#ifdef __AVX512F__
+    const __mmask16 mask = (__mmask16)((1u << n) - 1);
+    _mm512_mask_storeu_ps(to, mask, _mm512_maskz_loadu_ps(mask, from));
+#else
+    memcpy(to, from, n * sizeof(float));
+#endif
+}
+
 /* A tile of MR rows of which only the first columns of its vectors are C's. */
 static void narrow_tile(idx MR, idx columns, Tile t, idx in_rows) {
     float whole[TALL * WIDE], *c = t.c;
-    const idx c_ld = t.c_ld, size = columns * sizeof(float);
+    const idx c_ld = t.c_ld;
     t.c = whole, t.c_ld = WIDE;
-    for (idx i = 0; t.add && i < MR; i++) memcpy(whole + i * WIDE, c + i * c_ld, size);
+    for (idx i = 0; t.add && i < MR; i++) move(whole + i * WIDE, c + i * c_ld, columns);
     TILE_OF[MR - 1][in_rows][columns > W](&t);
-    for (idx i = 0; i < MR; i++) memcpy(c + i * c_ld, whole + i * WIDE, size);
+    for (idx i = 0; i < MR; i++) move(c + i * c_ld, whole + i * WIDE, columns);
 }
 
 /* ---- copies of A and B */
@@ -219,7 +233,7 @@ static void copy_panels(const float *from, idx row, idx K, idx panels, float *to
         for (idx k = 0; k < K; k++)
             for (idx panel = 0; panel < some; panel++)
                 UNROLLED for (int v = 0; v < WIDE; v += W)
-                    *(Vector *)(to + panel * WIDE * K + k * WIDE + v) = *(const Unaligned *)(from + k * row + panel * WIDE + v);
+                    *(Vector *)(to + (panel * K + k) * WIDE + v) = *(const Unaligned *)(from + k * row + panel * WIDE + v);
     }
 }
 
@@ -382,14 +396,13 @@ static void multiply_blocks(const Part *part, const Scratch *scratch, const Bloc
         for (idx t = 0; t <= n; t++) starts[t] = part->m + rows * (tile + t) / tiles;
         for (idx b = 0; b < blocks; b++) {
             const Block *at = each + b;
+            const idx is_small = p->M * p->K <= 4 * NEAR || (is_read && a->column != 1);
             Ahead ahead = {0};
-            if (p->M * p->K <= 4 * NEAR || (is_read && a->column != 1))
-                ; /* it is small */
-            else if (b + 1 < blocks)
+            if (!is_small && b + 1 < blocks)
                 ahead = ahead_of(part, at + 1, starts[0], starts[n], times);
-            else if (tile + n < tiles)
+            else if (!is_small && tile + n < tiles)
                 ahead = ahead_of(part, each, starts[n], part->m + rows * least(tile + n + together, tiles) / tiles, times);
-            else if (next)
+            else if (!is_small && next)
                 ahead = ahead_of(part, next, part->m, part->m + rows * least(together, tiles) / tiles, times);
             if (!is_read) copy_a(part, at, starts, n, scratch->a);
             for (idx t = 0; t < n; t++) {
