@@ -12,7 +12,7 @@ from pathlib import Path
 
 from shoal.errors import AccessError, DiskError, LabError, UserError
 from shoal.lab.check_decodes import check_decodes
-from shoal.lab.check_labels import check_deletions, check_labels, deleted_of
+from shoal.lab.check_labels import check_deletions, deleted_of, settled_labels
 from shoal.lab.cohort import CohortFolder, is_finished
 from shoal.lab.continuing import check_going_on
 from shoal.lab.damage import damage_of
@@ -46,9 +46,8 @@ def examine(path: Path) -> list[Finding]:
         except LabError as error:
             of_cohort = [Finding(str(error))]
         findings += of_cohort if is_there(folder.path) else []  # it was deleted meanwhile
-    known = survey(path)
-    labels = check_labels(path, known.index, not known.unknown)
-    return [*findings, *settled(path, lambda: [*_copies(path)]), *_studies(path), *labels, *check_deletions(path)]
+    others = [*_studies(path), *settled_labels(path), *check_deletions(path)]
+    return [*findings, *settled(path, lambda: [*_copies(path)]), *others]
 
 
 def repair(path: Path) -> Iterator[str]:

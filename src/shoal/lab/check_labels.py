@@ -1,5 +1,6 @@
 """Examination of labels, and of files that killed deletions left."""
 
+import time
 from collections.abc import Collection, Iterator
 from functools import partial
 from pathlib import Path
@@ -11,6 +12,20 @@ from shoal.lab.finding import Finding
 from shoal.lab.labels import read_labels
 from shoal.lab.mends import move
 from shoal.lab.shapes import Deleted
+from shoal.lab.survey import survey
+
+LOOKS, WAIT = 5, 0.05  # seconds apart: a deletion takes a run away first and its labels next
+
+
+def settled_labels(lab: Path) -> list[Finding]:
+    """Findings about labels that are there at several looks, against the runs that the lab holds at each."""
+    for look in range(LOOKS + 1):
+        known = survey(lab)
+        findings = [*check_labels(lab, known.index, not known.unknown)]
+        if not findings or look == LOOKS:
+            break
+        time.sleep(WAIT)
+    return findings
 
 
 def check_labels(lab: Path, runs: Collection[str], is_known: bool) -> Iterator[Finding]:
