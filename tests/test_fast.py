@@ -49,6 +49,18 @@ def test_loss_accuracy_and_gradient_equal_those_of_the_model(engine, shape, r_tr
 
 
 @pytest.mark.parametrize("engine", FAST)
+@pytest.mark.parametrize("position", ["pre", "post"])
+def test_a_layernorm_without_a_shift_is_no_rmsnorm(engine, position):
+    specs = [tiny(model="gpt", bias_norm=False, norm_position=position)]
+    slow, fast = scattered(specs, "plain"), scattered(specs, engine)
+    assert fast.scorer is not None
+    (expected, expected_gradient), (found, gradient) = gradients(slow), gradients(fast)
+    torch.testing.assert_close(found["loss"], expected["loss"], atol=2e-5, rtol=1e-5)
+    scale = expected_gradient.abs().amax(1, keepdim=True)
+    torch.testing.assert_close(gradient / scale, expected_gradient / scale, atol=5e-4, rtol=0)
+
+
+@pytest.mark.parametrize("engine", FAST)
 @pytest.mark.parametrize("model", ["lstm", "gpt"])
 @pytest.mark.parametrize(("form", "first"), [("full", 4), ("eos", 4), ("infix", 3), ("operands", 2)])
 def test_members_of_different_operators_are_scored_where_their_results_are(engine, model, form, first):
