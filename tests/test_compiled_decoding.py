@@ -128,13 +128,17 @@ def test_every_logit_is_that_of_the_lifted_model(libraries, processor, seed, siz
             theirs = oracle.select(theirs, rows[turn])
 
 
+@pytest.mark.parametrize("processor", PROCESSORS)
 @some
 @given(seeds, sizes, forms, st.integers(2, 17))
-def test_a_row_has_the_same_bits_alone_and_in_any_batch(seed, size, form, N):
+def test_a_row_has_the_same_bits_alone_and_in_any_batch(libraries, processor, seed, size, form, N):
     """And of one member of several, token by token and all at once."""
+    if processor not in libraries:
+        pytest.skip(f"no library for {processor}")
     model, parameters = members(2, seed, size, form)
-    decoder, n = decoder_for(model, parameters), 5
-    alone = decoder_for(model, {name: own[1:] for name, own in parameters.items()})
+    with with_library(libraries[processor]):
+        decoder, n = decoder_for(model, parameters), 5
+        alone = decoder_for(model, {name: own[1:] for name, own in parameters.items()})
     tokens = torch.randint(size["V"], (2, N, n), generator=torch.Generator().manual_seed(seed))
     whole, state = decoder.step(tokens, decoder.start(N, size["T"]))
     last, _ = decoder.step(tokens, decoder.start(N, size["T"]), last=True)

@@ -12,6 +12,11 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#if defined(__x86_64__) || defined(__i386__)
+#include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
+#endif
 #ifdef _OPENMP
 #include <omp.h>
 #else
@@ -41,6 +46,23 @@ typedef int64_t idx;
 typedef float Vector __attribute__((vector_size(BYTES)));
 typedef float Unaligned __attribute__((vector_size(BYTES), aligned(4), may_alias));
 
+/* x y + z, rounded once where the processor can, of vectors and of single numbers. Compilers do that to an expression in one
+ * place and not in another, so that a row in a block of four would have other bits than a row alone. */
+#if defined(__AVX512F__)
+#define FUSED(x, y, z) (Vector) _mm512_fmadd_ps((__m512)(x), (__m512)(y), (__m512)(z))
+#define FUSED_ONE(x, y, z) __builtin_fmaf(x, y, z)
+#elif defined(__FMA__) && defined(__AVX__)
+#define FUSED(x, y, z) (Vector) _mm256_fmadd_ps((__m256)(x), (__m256)(y), (__m256)(z))
+#define FUSED_ONE(x, y, z) __builtin_fmaf(x, y, z)
+#elif defined(__aarch64__)
+#define FUSED(x, y, z) (Vector) vfmaq_f32((float32x4_t)(z), (float32x4_t)(x), (float32x4_t)(y))
+#define FUSED_ONE(x, y, z) __builtin_fmaf(x, y, z)
+#else
+#define FUSED(x, y, z) ((x) * (y) + (z)) /* never fused for a processor that cannot, as x86 before FMA */
+#define FUSED_ONE(x, y, z) ((x) * (y) + (z))
+#endif
+#define SPREAD(x) ((x) - (Vector){0}) /* a number in every place */
+
 /* y (M, N) = x (M, K) w (K, N) + bias (N), if there is one, and with add also + y; ld are the lengths of rows. */
 typedef struct {
     idx M, K, N;
@@ -68,8 +90,8 @@ typedef struct {
             Vector column[NV];                                                                   \
             UNROLLED for (int v = 0; v < NV; v++) column[v] = *(const Unaligned *)(w + v * W);   \
             UNROLLED for (int i = 0; i < MR; i++) {                                              \
-                const float factor = x[i * x_ld + k];                                            \
-                UNROLLED for (int v = 0; v < NV; v++) sum[i][v] += factor * column[v];           \
+                const Vector factor = SPREAD(x[i * x_ld + k]);                                   \
+                UNROLLED for (int v = 0; v < NV; v++) sum[i][v] = FUSED(factor, column[v], sum[i][v]); \
             }                                                                                    \
         }                                                                                        \
         UNROLLED for (int i = 0; i < MR; i++) UNROLLED for (int v = 0; v < NV; v++) {            \
@@ -98,7 +120,7 @@ static void narrow(const Product *p) {
         float sum[W], *y = p->y + m * p->y_ld;
         for (idx n = 0; n < p->N; n++) sum[n] = p->bias ? p->bias[n] : 0.0f;
         for (idx k = 0; k < p->K; k++, w += p->w_ld)
-            for (idx n = 0; n < p->N; n++) sum[n] += x[k] * w[n];
+            for (idx n = 0; n < p->N; n++) sum[n] = FUSED_ONE(x[k], w[n], sum[n]);
         for (idx n = 0; n < p->N; n++) y[n] = p->add ? y[n] + sum[n] : sum[n];
     }
 }
