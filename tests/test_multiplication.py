@@ -16,7 +16,7 @@ from shoal.lab.cohort import CohortFolder
 from shoal.lab.files import write_json
 from shoal.spec import RunSpec
 from shoal.training.certificate import certify
-from shoal.training.continuation import products_of
+from shoal.training.continuation import kernels_of, products_of
 from shoal.training.stack import Stack
 from shoal.training.step import train_step
 
@@ -94,13 +94,19 @@ def test_products_are_recorded_and_kept_on_resume(monkeypatch, tmp_path):
     (folder,) = records.cohorts()
     assert folder.manifest()["products"] == folder.status()["sessions"][0]["products"] == "own"
     ratios(monkeypatch, small=0.5, large=0.5)  # another machine, or another day
-    assert products_of(folder) == "own"
+    assert products_of(folder, CPU) == "own"
     certificate = certify(folder, records.ids, steps=4)
     assert certificate["environment"]["products"] == "own"
     assert certificate["record"] == 0  # the same bits again
-    monkeypatch.setattr(matmul, "library", lambda: Kernels(None, "none here"))
     with pytest.warns(UserWarning, match="last bits"):
-        assert products_of(folder) == "torch"
+        assert products_of(folder, torch.device("cuda")) == "torch"
+    sessions, how = folder.status()["sessions"], ("compiled", "own", SPECS[0], CPU)
+    assert kernels_of(folder, sessions, *how) == {"kernels": sessions[0]["kernels"]}
+    monkeypatch.setattr(matmul, "library", lambda: Kernels(None, "none here", "another version of it"))
+    with pytest.warns(UserWarning, match="compiled otherwise"):
+        kernels_of(folder, sessions, *how)
+    with pytest.warns(UserWarning, match="last bits"):
+        assert products_of(folder, CPU) == "torch"
 
 
 def test_a_cohort_of_before_there_was_a_choice_goes_on_with_pytorchs(monkeypatch, tmp_path):
@@ -110,13 +116,14 @@ def test_a_cohort_of_before_there_was_a_choice_goes_on_with_pytorchs(monkeypatch
     manifest = {name: value for name, value in folder.manifest().items() if name != "products"}
     write_json(path, manifest)
     ratios(monkeypatch, small=2.0, large=2.0)
-    assert products_of(CohortFolder(folder.path)) == "torch"
+    assert products_of(CohortFolder(folder.path), CPU) == "torch"
 
 
 def test_without_the_library_a_cohort_goes_on_with_pytorchs(monkeypatch):
-    assert available_products("own") == "own"
+    assert available_products("own", CPU) == "own"
+    assert available_products("own", torch.device("cuda")) == "torch"
     monkeypatch.setattr(matmul, "library", lambda: Kernels(None, "none here"))
-    assert available_products("own") == available_products("torch") == "torch"
+    assert available_products("own", CPU) == available_products("torch", CPU) == "torch"
     assert choose_products(128, CPU) == "torch"
 
 

@@ -137,7 +137,7 @@ def engine_kernels(engine: str, device: torch.device) -> FusedKernels:
     lacking = [one.note for one in others if one.library is None]
     if trees.library_for is None or lacking:
         return FusedKernels(None, trees.note if trees.library_for is None else lacking[0])
-    return FusedKernels(trees.library_for, trees.note, " ".join([trees.key, *(one.key for one in others)]))
+    return FusedKernels(trees.library_for, trees.note, f"{trees.key} {others[0].key}")
 
 
 def uses_kernels(engine: str, config: Any, device: torch.device) -> bool:

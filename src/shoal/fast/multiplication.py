@@ -33,9 +33,10 @@ def choose_products(width: int, device: torch.device) -> str:
     return "own" if ratio > 1 else "torch"
 
 
-def available_products(wanted: str) -> str:
-    """Library with which a cohort that was begun with ``wanted`` goes on here."""
-    return wanted if wanted == "torch" or matmul.library().library is not None else "torch"
+def available_products(wanted: str, device: torch.device) -> str:
+    """Library with which a cohort that was begun with ``wanted`` goes on here: our own is for the CPU."""
+    has_own = wanted == "own" and device.type == "cpu" and matmul.library().library is not None
+    return "own" if has_own else "torch"
 
 
 @once

@@ -26,11 +26,7 @@ def rows(tensors: Mapping[str, Tensor], indices: Tensor) -> dict[str, Tensor]:
     return {name: tensor[indices] for name, tensor in tensors.items()}
 
 
-READS = (
-    "source",
-    "inputs",
-    "seen",
-)  # tensors of a batch that a model is called with, those that there are in this order
+READS = ("source", "inputs", "seen")  # tensors of a batch that a model is called with, in this order
 
 
 @dataclass(frozen=True)

@@ -62,7 +62,7 @@ def certify(
     Lab(folder.path.parent.parent).create()  # of today's format, that of the certificate
     manifest = folder.manifest()
     engine, _ = available(str(manifest.get("engine", "plain")), device)
-    products = available_products(str(manifest.get("products", "torch")))
+    products = available_products(str(manifest.get("products", "torch")), device)
     cohort = Cohort(tuple(specs[: places(specs[0], len(specs), device, engine)]))
     steps = min(steps, *(spec.n_steps for spec in cohort.members))
     threads = torch.get_num_threads()

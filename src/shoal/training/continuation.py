@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from shoal.errors import LabError, OtherDataError, UserError
+from shoal.fast import matmul
 from shoal.fast.engine import available, engine_kernels, uses_kernels
 from shoal.fast.multiplication import available_products
 from shoal.lab.cohort import CohortFolder
@@ -78,29 +79,34 @@ def engine_of(folder: CohortFolder, device: torch.device) -> str:
     return engine
 
 
-def products_of(folder: CohortFolder) -> str:
-    """Library of matrix products that the cohort was begun with, or PyTorch's where this machine lacks it."""
+def products_of(folder: CohortFolder, device: torch.device) -> str:
+    """Library of matrix products that the cohort was begun with, or PyTorch's where this device has no other."""
     wanted = str(folder.manifest().get("products", "torch"))
-    products = available_products(wanted)
+    products = available_products(wanted, device)
     if products != wanted:
         warnings.warn(
-            f"cohort {folder.id} was begun with matrix products of shoal's own, which this machine lacks, and goes on "
-            "with PyTorch's: the last bits of what follows will differ",
+            f"cohort {folder.id} was begun with matrix products of shoal's own, which are not there for this device, "
+            "and goes on with PyTorch's: the last bits of what follows will differ",
             stacklevel=2,
         )
     return products
 
 
 def kernels_of(
-    folder: CohortFolder, sessions: Iterable[Mapping[str, Any]], engine: str, spec: RunSpec, device: torch.device
+    folder: CohortFolder,
+    sessions: Iterable[Mapping[str, Any]],
+    engine: str,
+    products: str,
+    spec: RunSpec,
+    device: torch.device,
 ) -> dict[str, str]:
-    """Record entry ``kernels`` of this machine, compared with those of earlier sessions.
+    """Record entry ``kernels`` of this machine, those of products of our own included, compared with earlier sessions.
 
     Empty where kernels compute nothing of the cohort.
     """
     if not uses_kernels(engine, spec, device):
         return {}
-    key = engine_kernels(engine, device).key
+    key = " ".join([engine_kernels(engine, device).key, *([matmul.library().key] if products == "own" else [])])
     if any(session.get("kernels", key) != key for session in sessions):
         warnings.warn(
             f"cohort {folder.id} goes on with kernels compiled otherwise than before (another or no compiler, another "

@@ -83,7 +83,7 @@ class Session:
         keep_freed_memory()
         self.manifest = folder.manifest()
         folder.check_sources()
-        self.engine, self.products = engine_of(folder, options.device), products_of(folder)
+        self.engine, self.products = engine_of(folder, options.device), products_of(folder, options.device)
         specs = found_again(folder.specs(), options.data)
         self.shared = specs[0]
         check_data(folder, self.shared, MOVED)
@@ -103,7 +103,8 @@ class Session:
         self.status = folder.status()
         made_with = {**environment(options.device), "precision": self.shared.precision, "engine": self.engine}
         made_with |= {"products": self.products}
-        made_with |= kernels_of(folder, self.status["sessions"], self.engine, self.shared, options.device)
+        how = (self.engine, self.products, self.shared, options.device)
+        made_with |= kernels_of(folder, self.status["sessions"], *how)
         self.status["sessions"].append({"from_step": self._mean_step(), **made_with})
         self.began = self.flushed = time.monotonic()
         self.began_cpu = time.process_time()
