@@ -262,7 +262,8 @@ def _session(job: Job, scratch: Path) -> tuple[_Clocked, str]:
     execution = Execution(torch.device(job.device), FLUSH_SECONDS, {}, places=len(job.specs))
     choice = choose_engine(cohort.shared, cohort.seconds, execution.device)
     folder = Lab(scratch).create().cohort(cohort.id)
-    folder.create(list(cohort.members), job.threads or 1, engine=choice.engine, why=choice.why)
+    how = {"engine": choice.engine, "why": choice.why, "products": choice.products}
+    folder.create(list(cohort.members), job.threads or 1, **how)
     options = execution.options(lambda snapshot: None, lambda: False, job.processes)
     return _Clocked(folder, options), choice.engine
 
