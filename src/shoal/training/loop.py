@@ -101,11 +101,10 @@ class Session:
         self.most = len(specs)  # members for which memory has not run out yet
         self._fitting(self._restore)
         self.status = folder.status()
-        made_with = {**environment(options.device), "precision": self.shared.precision, "engine": self.engine}
-        made_with |= {"products": self.products}
-        how = (self.engine, self.products, self.shared, options.device)
-        made_with |= kernels_of(folder, self.status["sessions"], *how)
-        self.status["sessions"].append({"from_step": self._mean_step(), **made_with})
+        how = {"precision": self.shared.precision, "engine": self.engine, "products": self.products}
+        sessions = self.status["sessions"]
+        kernels = kernels_of(folder, sessions, self.engine, self.products, self.shared, options.device)
+        sessions.append({"from_step": self._mean_step(), **environment(options.device), **how, **kernels})
         self.began = self.flushed = time.monotonic()
         self.began_cpu = time.process_time()
         self.pace, self.watched = Pace(), 0.0
