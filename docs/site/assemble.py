@@ -110,25 +110,12 @@ class Site:
         return f"[{words}]({os.path.relpath(where, Path(page).parent)}{mark}{anchor})"
 
     def show_files(self) -> None:
-        """Write a page for each file or folder that is linked to, and for what the pages of folders link to."""
-        done: set[Path] = set()
-        while self.shown:
-            path = self.shown.pop()
-            if path in done:
-                continue
-            done.add(path)
-            self.write(_page_of(path), self._folder_page(path) if path.is_dir() else _file_page(path))
+        """Write a page for each file or folder that is linked to."""
+        done = set(self.shown)
+        for path in done:
+            self.write(_page_of(path), _folder_page(path) if path.is_dir() else _file_page(path))
         names = "\n".join(sorted(_page_of(path).removeprefix("files/").removesuffix(".md") for path in done))
         self.write("files/index.md", f"# Files\n\nFiles that other pages refer to.\n\n```{{toctree}}\n\n{names}\n```\n")
-
-    def _folder_page(self, folder: Path) -> str:
-        name, lines = folder.relative_to(ROOT).as_posix(), []
-        page = _page_of(folder)
-        for path in sorted(folder.iterdir()):
-            if path.suffix in _PYGMENTS and path.name != "__init__.py":
-                self.shown.append(path)
-                lines.append(f"| [{path.name}]({os.path.relpath(_page_of(path), Path(page).parent)}) | {_about(path)} |")
-        return f"# {name}\n\n| file | content |\n| --- | --- |\n" + "\n".join(lines) + "\n"
 
 
 def _page_of(path: Path) -> str:
@@ -138,6 +125,13 @@ def _page_of(path: Path) -> str:
 def _file_page(path: Path) -> str:
     name, language = path.relative_to(ROOT).as_posix(), _PYGMENTS.get(path.suffix, "text")
     return f"# {name}\n\n`````````{language}\n{path.read_text('utf-8')}\n`````````\n"
+
+
+def _folder_page(folder: Path) -> str:
+    """List of a folder's files, with the first line of each."""
+    paths = [path for path in sorted(folder.iterdir()) if path.suffix in _PYGMENTS and path.name != "__init__.py"]
+    rows = "\n".join(f"| `{path.name}` | {_about(path)} |" for path in paths)
+    return f"# {folder.relative_to(ROOT).as_posix()}\n\n| file | content |\n| --- | --- |\n{rows}\n"
 
 
 def _about(path: Path) -> str:

@@ -18,7 +18,7 @@ extensions = [
     "sphinx_gallery.gen_gallery",
     "gallery_pages",
 ]
-exclude_patterns = ["**/.*"]
+exclude_patterns = ["_made/**", "_numbers/**"]
 highlight_language = "none"
 templates_path: list[str] = []
 root_doc = "index"
@@ -39,7 +39,7 @@ python_use_unqualified_type_names = True
 
 # ---- the page: everything lies in the folder that is built, and nothing is fetched
 html_theme = "furo"
-html_static_path = [str(HERE / "static"), "_made"]
+html_static_path = [str(HERE / "static")]
 html_css_files = ["shoal.css"]
 html_js_files = [("figures.js", {"defer": "defer"})]
 html_copy_source = False

@@ -68,7 +68,13 @@ def _row(row: dict[str, Any]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
+def _made_files(app: Any, config: Any) -> None:
+    """Add the scripts that lie among the sources to those of the site."""
+    config.html_static_path = [*config.html_static_path, str(Path(app.srcdir) / "_made")]
+
+
 def setup(app: Any) -> dict[str, Any]:
     """Register the hook that runs behind the gallery's own."""
+    app.connect("config-inited", _made_files)
     app.connect("builder-inited", write_numbers, priority=900)
     return {"parallel_read_safe": True, "parallel_write_safe": True, "version": "1"}

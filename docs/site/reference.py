@@ -2,7 +2,8 @@
 
 import importlib
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import cache
 
 MODULES = {
     "shoal": "runs, grids, training and records",
@@ -35,30 +36,60 @@ def reference_pages() -> dict[str, str]:
 
 def _page(module: str) -> str:
     loaded = importlib.import_module(module)
-    names = sorted(loaded.__all__, key=str.lower)
     parts = [_title(module), f".. automodule:: {module}\n   :no-members:\n"]
-    for name in names:
+    for name in sorted(loaded.__all__, key=str.lower):
         value = getattr(loaded, name)
-        home = _home(value)
-        if home in MODULES and home != module and name in importlib.import_module(home).__all__:
-            parts.append(f".. py:currentmodule:: {module}\n\n``{name}``\n   The same as :py:obj:`{home}.{name}`.\n")
-        elif inspect.ismodule(value):
+        home = _home(module, name)
+        if inspect.ismodule(value):
             parts.append(f"``{name}``\n   The module :doc:`{value.__name__} <{value.__name__}>`.\n")
+        elif home != module:
+            parts.append(f"``{name}``\n   The same as :py:obj:`{home}.{name}`.\n")
+        elif kind := _kind(value):
+            parts.append(f".. auto{kind}:: {module}.{name}\n")
         else:
-            parts.append(f".. auto{_kind(value)}:: {module}.{name}\n")
+            parts.append(_data(module, name, value))
     return "\n".join(parts)
 
 
-def _home(value: object) -> str:
-    """Package under which a name is documented: that of its module, without the module itself."""
-    module = getattr(value, "__module__", "") or ""
-    return ".".join(module.split(".")[:2]) if module.startswith("shoal.") else ""
+def _home(module: str, name: str) -> str:
+    """Module that documents a name: of those that have the same object, its package's or else the first of the list."""
+    value = getattr(importlib.import_module(module), name)
+    having = [other for other in MODULES if getattr(_public(other).get(name), "obj", None) is value] or [module]
+    package = ".".join((getattr(value, "__module__", "") or "").split(".")[:2])
+    return package if package in having else having[0]
+
+
+class _Held:
+    """Holder of an object, whatever it is, so that None is not taken for a missing name."""
+
+    def __init__(self, obj: object) -> None:
+        self.obj = obj
+
+
+@cache
+def _public(module: str) -> dict[str, _Held]:
+    loaded = importlib.import_module(module)
+    return {name: _Held(getattr(loaded, name)) for name in loaded.__all__}
+
+
+def _data(module: str, name: str, value: object) -> str:
+    """Entry of a constant, with the meaning of each key where it has them, or of a type."""
+    entry = f".. py:data:: {module}.{name}\n"
+    if isinstance(value, Mapping) and all(isinstance(text, str) for text in value.values()):
+        return entry + "".join(f"\n   ``{key}``\n      {_plain(text)}\n" for key, text in value.items())
+    if isinstance(value, Mapping):
+        return f"{entry}\n   Names: {', '.join(f'``{key}``' for key in value)}\n"
+    return f"{entry}\n   ``{_plain(str(value)).replace('`', '')}``\n"
+
+
+def _plain(text: str) -> str:
+    return " ".join(text.split()).replace("*", "\\*")
 
 
 def _kind(value: object) -> str:
     kinds: dict[str, Callable[[object], bool]] = {"exception": _is_error, "class": inspect.isclass}
     kinds["function"] = inspect.isroutine
-    return next((kind for kind, fits in kinds.items() if fits(value)), "data")
+    return next((kind for kind, fits in kinds.items() if fits(value)), "")
 
 
 def _is_error(value: object) -> bool:
