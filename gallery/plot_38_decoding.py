@@ -78,10 +78,9 @@ def beam(x, B):
     """The ``B`` best sequences that a beam search of width ``B`` finds, as pairs of text and log probability."""
     tree = Tree(x)
     searched = beam_search(tree, *tree.start(), 3, Beam(B), from_logits=False, record=True)
-    best, pairs = searched.hypotheses, []
-    for k in range(B):
-        pairs.append((" ".join(WORDS[token] for token in best.tokens[0, 0, k]), best.log_p[0, 0, k].item()))
-    return pairs, searched
+    best = searched.hypotheses
+    texts = [" ".join(WORDS[token] for token in tokens) for tokens in best.tokens[0, 0]]
+    return list(zip(texts, best.log_p[0, 0].tolist(), strict=True)), searched
 
 
 # %%
@@ -188,15 +187,15 @@ figure(
     Panel(
         [line(lines, "at", "best", "search"), dots(now, "at", "best", size=60)],
         Axis("x, log probability of the lost edge"),
-        Axis("log probability of the best sequence"),
+        Axis("log probability of the best sequence", domain=(-10, -8.8)),
         title="The best that each search finds",
     ),
     move=Slider("x", "x", -5.5),
     colours=["kept to the end", "pruned", *labels.values()],
     caption="Left: edges with their log probabilities. Right: a beam of two lies below greedy search where x is less "
     "than −4.8; greedy search and a beam of three agree there.",
-    alternative=f"With x = −5.5 the beam of two ends at {found[2][-5.5][0][1]:.1f}, greedy search and a beam of three at "
-    f"{GREEDY:.1f}. With x = −4 both beams end at {found[2][-4.0][0][1]:.1f}.",
+    alternative=f"With x = −5.5 the beam of two ends at {found[2][-5.5][0][1]:.1f}, greedy search and a beam of three "
+    f"at {GREEDY:.1f}. With x = −4 both beams end at {found[2][-4.0][0][1]:.1f}.",
 )
 
 # %%
