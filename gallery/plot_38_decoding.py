@@ -101,9 +101,9 @@ check("step 2, first place", second[0].log_p, -4.7, 1e-9)
 check("step 2, second place", second[1].log_p, -4.9, 1e-9, document="-5.0 (the red)", erratum="E12")
 check("step 2, what becomes of the red", second[2].fate, "pruned", document="kept", erratum="E12")
 check("first sequence, x = -5.5", pairs[0][0], "a blue square", document="the red rectangle", erratum="E12")
-check("its log probability", pairs[0][1], -9.9, 1e-9, document="-9.7", erratum="E12")
+check("log probability of the first sequence", pairs[0][1], -9.9, 1e-9, document="-9.7", erratum="E12")
 check("second sequence, x = -5.5", pairs[1][0], "a blue ellipse", document="a blue square", erratum="E12")
-check("its log probability", pairs[1][1], -10.3, 1e-9, document="-9.9", erratum="E12")
+check("log probability of the second sequence", pairs[1][1], -10.3, 1e-9, document="-9.9", erratum="E12")
 
 # %%
 # In Algorithm 1 all :math:`B` hypotheses begin as BOS with score 0, and the first step finds each word :math:`B` times
