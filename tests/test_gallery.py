@@ -192,6 +192,7 @@ def test_checks_are_aligned_recorded_and_raise(capsys):
     check("a text", "the red rectangle", "the red rectangle")
     first, second, third = capsys.readouterr().out.splitlines()
     assert first.index("expected") == second.index("expected")
+    assert first.index("a half") == second.index("a much")
     assert "E1" in second
     assert "rectangle" in third
     with pytest.raises(Off, match="got 2, expected 1"):

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from shown import CHROMIUM
 
 from shoal.cli import COMMANDS
 
@@ -111,3 +112,30 @@ def test_every_erratum_has_a_place():
     numbers = sorted(int(line[5:]) for line in text.splitlines() if line.startswith("### E"))
     assert numbers == list(range(1, len(numbers) + 1))
     assert len(numbers) >= 24
+
+
+PAGE = """<meta name="viewport" content="width=device-width"><title>a</title><p id="a" class="math">\\\\(x\\\\)</p>
+<div class="shoal-chart"></div><p style="width: 500px">wide</p>
+<script>console.error("no")</script><script src="https://example.org/a.js"></script><img src="gone.png">"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="needs a browser")
+def test_the_browser_sees_each_fault(tmp_path):
+    (tmp_path / "a.html").write_text(PAGE, encoding="utf-8")
+    (tmp_path / "b.html").write_text(
+        '<meta name="viewport" content="width=device-width"><p>right</p>', encoding="utf-8"
+    )
+    with check.Browser() as browser:
+        faults = check.seen_faults(browser, tmp_path / "a.html", check.Counter())
+        assert check.seen_faults(browser, tmp_path / "b.html", check.Counter()) == []
+    for words in (
+        "asks for https://example.org/a.js",
+        "console: no",
+        "formula not drawn",
+        "figures not drawn",
+        "wider",
+    ):
+        assert any(words in fault for fault in faults), words
+    assert any("picture missing" in fault for fault in faults)
+    assert not any(fault.startswith("1400 px") and "wider" in fault for fault in faults)

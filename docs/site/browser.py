@@ -102,7 +102,7 @@ class Browser:
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.call("Emulation.setEmulatedMedia", features=[scheme])
 
-    def picture(self, path: Path, height: int = 4000) -> None:
+    def picture(self, path: Path, height: int = 16000) -> None:
         """Write a picture of the page, from its top, at most so many pixels high."""
         size = self.call("Page.getLayoutMetrics")["cssContentSize"]
         clip = {"x": 0, "y": 0, "width": size["width"], "height": min(size["height"], height), "scale": 1}

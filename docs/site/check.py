@@ -131,7 +131,7 @@ def main(words: list[str]) -> int:
     parser.add_argument("folder", type=Path, help="the site, build/docs/html")
     parser.add_argument("--pictures", type=Path, help="write pictures into this folder instead of checking")
     parser.add_argument("pages", nargs="*", help="pages, relative to the site; all when not given")
-    options = parser.parse_args(words)
+    options = parser.parse_intermixed_args(words)
     pages = [options.folder / name for name in options.pages] or sorted(options.folder.rglob("*.html"))
     if not pages or not all(page.is_file() for page in pages):
         raise SystemExit(f"{options.folder} holds no such pages; make docs builds them")
