@@ -51,7 +51,7 @@ class Choice:
 class PageFigure:
     """Figure of a page, with a caption, a text alternative and perhaps a parameter.
 
-    The documentation shows it by :meth:`_repr_html_` and draws it by a script of its own; :meth:`save` writes a picture.
+    The documentation shows it by :meth:`_repr_html_`, drawn by a script of its own; :meth:`save` writes a picture.
     """
 
     drawn: Figure
