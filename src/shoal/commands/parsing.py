@@ -212,7 +212,7 @@ def refuse_unread(options: Options, command: str, *read: str) -> None:
 def add_lab(parser: Parser) -> None:
     """``--lab``, which the practical calls ``--log_dir``."""
     names = ("--lab", "--log-dir", "--log_dir")
-    parser.add_argument(*names, dest="lab", default="lab", type=_folder, help="the lab's folder (./lab)")
+    parser.add_argument(*names, dest="lab", default="lab", type=_folder, help="the lab's folder; default ./lab")
 
 
 def add_label(parser: Parser) -> None:
@@ -233,17 +233,22 @@ def add_execution(parser: Parser, new_runs: bool = True) -> None:
 
     ``--threads`` and ``--engine`` are declared only where there can be new runs.
     """
-    parser.flag("device", help="cpu or cuda; cuda where there is one")
-    parser.flag("workers", type=int, help="cohorts to train at the same time (as many as cores)")
-    parser.flag("places", type=int, help="runs of a cohort to train side by side (as many as fit into memory)")
-    parser.flag("flush-seconds", type=float, default=20.0, help="longest time between two flushes (20; at most 30)")
+    parser.flag("device", help="cpu or cuda; default cuda where there is one")
+    parser.flag("workers", type=int, help="cohorts to train at the same time; default as many as cores")
+    parser.flag("places", type=int, help="runs of a cohort to train side by side; default as many as fit into memory")
+    parser.flag(
+        "flush-seconds",
+        type=float,
+        default=20.0,
+        help="seconds between two writes of the records to the disk, at most 30; default 20",
+    )
     if new_runs:
         parser.flag(
             "threads",
             type=int,
-            help="threads per new cohort (the cores divided by the workers, at most OMP_NUM_THREADS)",
+            help="threads per new cohort; default the cores divided by the workers, at most OMP_NUM_THREADS",
         )
-        parser.flag("engine", help="compiled, prefixes, windows or plain (the fastest that is worth its start)")
+        parser.flag("engine", help="compiled, prefixes, windows or plain; default the fastest that is worth its start")
 
 
 def read_execution(options: argparse.Namespace) -> dict[str, Any]:

@@ -62,7 +62,7 @@ def add_form(parser: Parser) -> None:
     parser.flag(
         "stay",
         type=int,
-        help="evaluations in a row that must meet the threshold; the time is the first of them (1)",
+        help="evaluations in a row that must meet the threshold; the time is the first of them; default 1",
     )
 
 
@@ -72,7 +72,7 @@ def add_threshold(parser: Parser) -> None:
         "threshold",
         type=float,
         nargs="+",
-        help="validation accuracies from which a run counts as generalised, for times to generalise (0.9 0.99); an "
+        help="validation accuracies from which a run counts as generalised, for times to generalise; default 0.9 0.99; an "
         "answer names the accuracy that it goes by",
     )
 

@@ -1,7 +1,7 @@
 """Study of the sanity check: an LSTM and a GPT memorise modular addition, and much later generalise.
 
 Source: the practical, problem 4, questions 1 and 2: default settings, seeds 0 and 42, four figures and a table of ten
-figures per model.
+numbers per model.
 """
 
 from dataclasses import replace
@@ -33,7 +33,7 @@ def grids(quick: bool) -> list[Grid]:
 
 
 def report(results: Results, form: Form) -> Report:
-    """Report with four figures, the table of ten figures per model, and the answers in words."""
+    """Report with four figures, the table of ten numbers per model, and the answers in words."""
     labels = {run: MODELS[spec.model] for run, spec in results.specs.items()}
     figures = [_figure(results, model, quantity) for model in results.models for quantity in ("loss", "accuracy")]
     return finished(
@@ -43,7 +43,7 @@ def report(results: Results, form: Form) -> Report:
         [answer(results.of(model=model), form) for model in results.models],
         [
             Section("Learning curves", figures=figures, about=LEARNING),
-            Section("Ten figures per model", tables=[ten_figures(results.extrema, labels)], about=BEST_VALUES),
+            Section("Ten numbers per model", tables=[ten_figures(results.extrema, labels)], about=BEST_VALUES),
             *times_sections(results, {"": MODEL}, form),
         ],
         results,
