@@ -33,12 +33,12 @@ def arguments(parser: Parser) -> None:
     parser.flag(
         "max-new-tokens",
         type=int,
-        help=f"tokens of each sample or hypothesis ; default {NEW_TOKENS}, with --beams at most what the context has room for",
+        help=f"tokens of each sample or hypothesis; default {NEW_TOKENS}, with --beams what the context has room for",
     )
     parser.flag(
         "end",
         metavar="TOKEN",
-        help=r"one token at which a text ends, such as \n; default none, and all texts are equally long",
+        help=r"one token at which a text ends, such as \n; default none: texts of equal length",
     )
     parser.flag(
         "temperature",

@@ -5,9 +5,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from shoal.commands.dry_run import dry_run
+from shoal.commands.dry_run import dry_run, tell_of_planning
 from shoal.commands.pages import Page
-from shoal.commands.parsing import tell_of_planning
 from shoal.commands.training import train_with_progress
 from shoal.errors import LabError, UserError
 from shoal.lab import Lab

@@ -40,7 +40,7 @@ def arguments(parser: Parser) -> None:
         "trials",
         type=int,
         default=10_000,
-        help="random exchanges for the p value of two systems of one seed each, 20 to 100,000; 0 for none; default 10000",
+        help="random exchanges for the p value of two systems of one seed each, 20 to 100,000, or 0; default 10000",
     )
     parser.flag("seed", type=int, default=0, help="seed of the resampling and the exchanges; default 0")
 

@@ -55,7 +55,7 @@ def print_table(table: Table) -> None:
 
 
 def print_keys(*tables: Table) -> None:
-    """Print the meaning of † and – below tables whose cells have them, each sentence once, as their captions have it."""
+    """Print the meaning of † and – below tables whose cells have them, each sentence once, as captions say it."""
     for line in dict.fromkeys(line for table in tables for line in _keys(table)):
         say(line)
 
