@@ -101,9 +101,15 @@ def test_the_first_use_of_a_term_in_a_section_is_linked_and_no_other():
     assert re.sub("<[^>]*>", "", first) == html.escape("A cohort < a cohort; censored runs.")
 
 
-@pytest.mark.parametrize("text", ["shoal study run sanity", "--seeds 3", "p 23", "stop_after_losses", "p_holm"])
+@pytest.mark.parametrize("text", ["shoal study run sanity", "--seeds 3", "learning rate 3", "stop_after_losses"])
 def test_what_only_looks_like_a_term_is_none(text):
     assert terms_in(text) == set()
+
+
+def test_p_is_a_modulus_or_a_probability():
+    assert terms_in("p 23, q 23") == {"p-and-q"}
+    assert terms_in("p = 0.5") == {"p-value"}
+    assert "n-runs" in terms_in("LSTM: N = 4") and terms_in("6 N D, N=7B") == set()
 
 
 def curves():

@@ -65,7 +65,7 @@ def _keys(table: Table) -> list[str]:
     keys = []
     for sentence in sentences(table.caption):
         begins = _SIGN.match(sentence)
-        columns = range(len(table.header) - 1)
+        columns = [*range(len(table.header) - 1)]
         if begins and begins[1]:
             columns = [place for place in columns if table.header[place + 1] == begins[1]]
         if begins and any(begins[2] in cells[place].text for _, cells in table.rows for place in columns):

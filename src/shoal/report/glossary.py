@@ -70,6 +70,41 @@ TERMS = (
         "diverged?",
     ),
     Term("practical", f"The course exercise whose questions several studies ask: {PRACTICAL}.", "practical(?:['’]s)?"),
+    Term(
+        "p and q",
+        "Of modular arithmetic the moduli: operands are the numbers from 0 to p − 1, and results are taken modulo q, "
+        "which is p where nothing else is said. Of a test, p is the p value.",
+        r"p and q|(?-i:[pq])(?= \d)|modul(?:us|i)|modular",
+    ),
+    Term(
+        "operation order",
+        "The number of operands of an equation: 2 in a + b (binary), 3 in a + b + c (ternary).",
+        r"operation[ _]orders?|(?:binary|ternary) (?:equations?|sums?)",
+    ),
+    Term("N (runs)", "The number of runs that a mean, a rate or a band is of.", r"N \(runs\)|(?-i:N)(?= = \d|:)"),
+    Term(
+        "P (parameters)",
+        "The number of learnable parameters of a model, without those of its embeddings.",
+        r"P \(parameters\)|(?-i:P)(?=, the learnable)|(?<=with )(?-i:P)(?![\w(])",
+    ),
+    Term(
+        "rate",
+        "The share of runs that reached a threshold, given with its interval; every other run counts as one that did "
+        "not.",
+        r"(?<!learning )(?<!learning_)rates?",
+    ),
+    Term(
+        "fell back",
+        "Reached a threshold, and was below it again at a later evaluation. The run counts as one that reached it, at "
+        "the first step at which it did, unless --stay asks for more evaluations in a row.",
+        "fell back|falls? back",
+    ),
+    Term(
+        "median",
+        "The value that half are below and half above. Of an even number of runs it lies between the two in the "
+        "middle, so that a median step need not be one at which anything was evaluated.",
+        "medians?",
+    ),
     # training
     Term(
         "training step",
