@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 from shown import CHROMIUM, loaded_from_outside
 
 from shoal.report import Cell, Figure, Report, Section, Table, learning_curves, survival_figure, write_report
-from shoal.report.glossary import TERMS, Linker, terms_in
+from shoal.report.glossary import Linker, terms_in
 from shoal.report.page import lone_page
 from shoal.report.panels import CURVES, MODEL, curve_panels
 from shoal.report.reading import Place, places_in_words, reading, sentences
+from shoal.report.terms import TERMS
 
 POOL = [f"{mark}: what is said of these figures and tables, number {i}." for i, mark in enumerate("abcdefg")]
 CAPTIONS = st.lists(st.sampled_from(POOL), max_size=5, unique=True)
