@@ -66,8 +66,14 @@ def answer(results: Results, form: Form) -> str:
     generalised = times_of(results, form, GENERALISED)
     return (
         f"{MODELS[results.models[0]]}: {_reached(memorised)} training accuracy 1{_at(memorised)}, and "
-        f"{_reached(generalised)} validation accuracy {GENERALISED}{form.stayed}{_at(generalised)}."
+        f"{_reached(generalised)} validation accuracy {GENERALISED}{form.stayed}{_at(generalised)}{_fell_back(generalised)}."
     )
+
+
+def _fell_back(times: pl.DataFrame) -> str:
+    """Clause on the runs that were below the threshold again after reaching it; empty where there are none."""
+    n = int(times["fell_back"].fill_null(False).sum())
+    return f"; {n} of them {'was' if n == 1 else 'were'} below it again at a later evaluation" if n else ""
 
 
 def plateau(results: Results, form: Form) -> list[str]:
