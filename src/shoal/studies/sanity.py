@@ -66,7 +66,8 @@ def answer(results: Results, form: Form) -> str:
     generalised = times_of(results, form, GENERALISED)
     return (
         f"{MODELS[results.models[0]]}: {_reached(memorised)} training accuracy 1{_at(memorised)}, and "
-        f"{_reached(generalised)} validation accuracy {GENERALISED}{form.stayed}{_at(generalised)}{_fell_back(generalised)}."
+        f"{_reached(generalised)} validation accuracy {GENERALISED}{form.stayed}{_at(generalised)}"
+        f"{_fell_back(generalised)}."
     )
 
 
