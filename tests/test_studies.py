@@ -141,7 +141,7 @@ def test_an_order_of_which_nothing_validates_has_no_ten_figures(tmp_path):
     specs = form.specs(EVERY["mixed-orders"])
     shoal.train(specs, tmp_path / "lab", workers=1)
     report = EVERY["mixed-orders"].report(Results(Lab(tmp_path / "lab").records(spec.id for spec in specs)), form)
-    (section,) = (section for section in report.sections if section.title == "Ten figures of each order")
+    (section,) = (section for section in report.sections if section.title == "Ten numbers of each order")
     assert [table.name for table in section.tables] == ["ten-all", "ten-ternary"]  # all 9 binary equations train
     assert section.tables[1].caption.startswith("Ternary equations. Mean ± ")
 
