@@ -56,7 +56,11 @@ class Covered:
 
     def _split(self, numbers: Counts) -> dict[str, int]:
         rules, text = np.array(self.rules), numbers[self.first :]
-        out = {"types": int((text > 0).sum()), "tokens": int(numbers.sum()), "unknown": int(numbers[: self.first].sum())}
+        out = {
+            "types": int((text > 0).sum()),
+            "tokens": int(numbers.sum()),
+            "unknown": int(numbers[: self.first].sum()),
+        }
         for rule in RULES:
             of_rule = text[rules == rule] if len(rules) else text[:0]
             out[f"types_{rule}"] = int((of_rule > 0).sum())

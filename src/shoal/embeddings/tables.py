@@ -11,9 +11,6 @@ from torch import Tensor
 from shoal.embeddings.coverage import Covered
 from shoal.keyed import fold
 
-ROWS = ("pretrained", "permuted", "random", "word2vec", "initial")
-FROM_FILE = ROWS[:3]  # those that need vectors
-MISSING = ("normal", "zero", "mean", "subwords")
 _STREAM = 7  # random numbers of tables, apart from those of other purposes
 
 
@@ -25,9 +22,9 @@ def table_of(covered: Covered, rows: str, missing: str, seed: int, side: int, pa
 
     Args:
         covered: the rows of the vocabulary.
-        rows: ``pretrained``; ``permuted``, every row that was matched in the place of another; or ``random``.
-        missing: row of a word that has none, one of :data:`MISSING`: ``subwords`` is the mean of its pieces, and
-            ``normal`` where it has none.
+        rows: ``pretrained``; ``permuted``, the rows that were matched in random order; or ``random``.
+        missing: row of a word that has none: ``normal``, ``zero``, ``mean`` (of the matched rows) or ``subwords``, the
+            mean of the word's pieces, and ``normal`` where it has no pieces.
         seed: seed of the member.
         side: number of the side, so that both sides differ.
         padding: token whose row is 0; None where there is none.

@@ -89,9 +89,7 @@ def _check_word(word: bytes, place: str, width: int, collector: Collector) -> No
     """Refuse a line with too many values, which would else become a part of its word."""
     more = word.split(b" ")[1:]
     if all(_is_fraction(part) for part in more):
-        raise UserError(
-            f"{collector.name} has {width + len(more):,} values in {place}, where it should have {width:,}"
-        )
+        raise UserError(f"{collector.name} has {width + len(more):,} values in {place}, where it should have {width:,}")
 
 
 def _is_fraction(part: bytes) -> bool:

@@ -101,7 +101,7 @@ def _tokenizer(file: Path) -> Any:
 
 
 def _pieces(tokenizer: Any, word: str) -> list[int]:
-    """Pieces of a word: one where it is one as it stands or without the space before it; none where they are unknown."""
+    """Pieces of a word as it stands or without its space, whichever are fewer; none where they are unknown."""
     unknown = {tokenizer.token_to_id(mark) for mark in ("[UNK]", "<unk>", "<UNK>")} - {None}
     several: Sequence[list[int]] = [
         tokenizer.encode(form, add_special_tokens=False).ids for form in dict.fromkeys((word, word.strip()))
@@ -117,15 +117,16 @@ def _table(files: Sequence[Path]) -> tuple[Any, str]:
     candidates = []
     for file in files:
         try:
-            opened = safe_open(str(file), framework="pt")
+            opened: Any = safe_open(str(file), framework="pt")  # type: ignore[no-untyped-call]
+            names = [name for name in list(opened.keys()) if name.endswith(_TABLES)]
         except (SafetensorError, OSError) as error:
             raise UserError(f"{printable(str(file))} is no whole file of safetensors: {error}") from None
-        candidates += [(opened.get_slice(name), name) for name in opened.keys() if name.endswith(_TABLES)]
+        candidates += [(opened.get_slice(name), name) for name in names]
     if len(candidates) != 1:
-        names = ", ".join(name for _, name in candidates) or "none"
+        tables = ", ".join(name for _, name in candidates) or "none"
         raise UserError(
             f"{printable(str(files[0].parent))} must have one table of input tokens, one that ends in "
-            f"{' or '.join(_TABLES)}; it has {names}"
+            f"{' or '.join(_TABLES)}; it has {tables}"
         )
     table, name = candidates[0]
     if len(table.get_shape()) != 2:

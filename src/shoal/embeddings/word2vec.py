@@ -63,4 +63,6 @@ def _vectors(model: Any) -> Vectors:
     names = list(model.wv.index_to_key)
     rows: Rows = np.ascontiguousarray(model.wv.vectors, dtype=np.float32)
     key = hashlib.sha256(rows.tobytes() + "\0".join(names).encode("utf-8", "surrogatepass")).hexdigest()[:16]
-    return Vectors(rows, {name: row for row, name in enumerate(names)}, key, "word2vec of the training text", len(names))
+    return Vectors(
+        rows, {name: row for row, name in enumerate(names)}, key, "word2vec of the training text", len(names)
+    )

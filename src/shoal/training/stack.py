@@ -7,7 +7,7 @@ that a member does not depend on its neighbours.
 
 import math
 import sys
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Collection, Hashable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, cast
 
@@ -24,7 +24,7 @@ from shoal.rules.layout import Layout, tied_names
 from shoal.rules.schedules import schedule_of
 from shoal.rules.updates import Hyper
 from shoal.tasks.base import Batch, Task
-from shoal.tasks.build import build_model, build_task, calling
+from shoal.tasks.build import build_model, build_task, calling, initial_model
 from shoal.tasks.sampling import Form, FormSampler
 from shoal.training.forms import check_forms, in_order, passes_of
 from shoal.training.launches import Launches
@@ -48,6 +48,7 @@ class Stack:
         layout: place of each parameter in ``theta``, and its role.
         measured: names of the task's measures; other outputs of its objective are not recorded.
         frozen: parameters that do not train, by name: one for all members.
+        frozen_each: those in which members differ, by name, ``(R, *shape)`` each.
         passes: indices of all scored examples, split after split, in the parts in which they are evaluated, and the
             form of each part.
         at: step that each member takes, and then has taken, ``(R,)`` int64, on the device.
@@ -71,7 +72,7 @@ class Stack:
     ) -> None:
         self.cohort, self.device, self.engine = cohort, device, engine
         tasks = [build_task(spec) for spec in cohort.members]
-        models = [build_model(spec) for spec in cohort.members]
+        models = [initial_model(spec) for spec in cohort.members]
         self.task = tasks[0]
         self.measured = [measure.name for measure in cohort.shared.task_part.measures().recorded]
         self.model = models[0].to(device)
@@ -79,7 +80,9 @@ class Stack:
         self.layout = Layout.of(self.model, cohort.shared.model_part.roles(self.model), device)
         self.tied = tied_names(self.model)
         self.theta = torch.stack([_flat(model) for model in models]).to(device).requires_grad_()  # (R, P)
-        self.frozen = _shared_by_all(models, device)
+        own = cohort.shared.task_part.frozen_tables(cohort.shared)
+        self.frozen = _shared_by_all(models, device, own)
+        self.frozen_each = _of_each(models, device, [name for name in own if name not in self.frozen])
         self._place_optimizer()
         self.steps = torch.zeros(len(cohort), dtype=torch.int64)
         self.last_steps = torch.tensor([spec.n_steps for spec in cohort.members])
@@ -216,16 +219,18 @@ class Stack:
         objective = (self.task.training_objective if training else None) or self.task.objective
         keys = self._dropout_keys() if training else {}
 
+        each = self.frozen_each
+
         def one(parameters: Mapping[str, Tensor], keys: Mapping[str, Tensor], batch: Batch) -> dict[str, Tensor]:
             state = {**self.frozen, **parameters, **keys}
             return objective(lambda *x: functional_call(self.model, state, x, self.calling), batch)
 
         batch, known = self.task.batch_in(form), (form, indices.shape[1])
-        lifted = partial(vmap(one), self.parameters(), keys, vmap(batch)(self.tensors, indices))
+        lifted = partial(vmap(one), {**each, **self.parameters()}, keys, vmap(batch)(self.tensors, indices))
         if not training or len(self.cohort) > 1 or self.device.type != "cpu" or self.unlifted.get(known) is False:
             return lifted()
         first = {name: tensor[0] for name, tensor in self.tensors.items()}
-        single = {name: tensor.squeeze(0) for name, tensor in self.parameters().items()}
+        single = {name: tensor.squeeze(0) for name, tensor in {**each, **self.parameters()}.items()}
         alone = partial(one, single, {name: key[0] for name, key in keys.items()}, batch(first, indices[0]))
         if known not in self.unlifted:
             self.unlifted[known] = self._rounds_alike(lifted, alone)
@@ -254,6 +259,7 @@ class Stack:
         }
         flat = (self.theta if theta is None else theta).detach()[index]
         state |= {name: tensor.cpu().clone() for name, tensor in self.frozen.items()}
+        state |= {name: tensor[index].cpu().clone() for name, tensor in self.frozen_each.items()}
         state |= {p.name: flat[p.start : p.start + p.size].reshape(p.shape).cpu().clone() for p in self.layout}
         return state | {alias: state[name].clone() for alias, name in self.tied.items()}
 
@@ -307,8 +313,20 @@ def _flat(model: nn.Module) -> Tensor:
     return torch.cat([torch.zeros(0), *(p.detach().cpu().flatten() for p in model.parameters() if p.requires_grad)])
 
 
-def _shared_by_all(models: list[nn.Module], device: torch.device) -> dict[str, Tensor]:
-    """Parameters that do not train, by name; they are held once for all members.
+def _of_each(models: list[nn.Module], device: torch.device, names: Collection[str]) -> dict[str, Tensor]:
+    """Frozen parameters in which members differ, by name, ``(R, *shape)`` each."""
+    return {name: torch.stack([model.get_parameter(name).detach() for model in models]).to(device) for name in names}
+
+
+def _shared_by_all(
+    models: list[nn.Module], device: torch.device, may_differ: Collection[str] = ()
+) -> dict[str, Tensor]:
+    """Parameters that do not train and are the same in all models, by name; they are held once for all members.
+
+    Args:
+        models: model of each member.
+        device: device of the parameters.
+        may_differ: names of those in which members may differ, which are left out where they do.
 
     Raises:
         UserError: they differ between members.
@@ -318,7 +336,10 @@ def _shared_by_all(models: list[nn.Module], device: torch.device) -> dict[str, T
     for model in models[1:] if shared else []:
         named = {**dict(model.named_parameters()), **dict(model.named_buffers())}
         for name, tensor in shared.items():
-            if named[name].requires_grad or not torch.equal(named[name].detach().to(tensor.device), tensor):
+            is_same = torch.equal(named[name].detach().to(tensor.device), tensor)
+            if not is_same and name in may_differ:
+                frozen.pop(name, None)
+            elif named[name].requires_grad or not is_same:
                 raise UserError(
                     f"{name} does not train and is not the same in all runs of a cohort; what is frozen, and every "
                     "buffer, is held once for all: give it the same values whatever the seed"
