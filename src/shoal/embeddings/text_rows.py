@@ -37,12 +37,11 @@ def read_text(stream: Stream, start: bytes, collector: Collector) -> Vectors:
     """
     lines = enumerate(stream.lines(start), 1)
     first = list(islice(lines, _FIRST))
-    counts = [(number, len(line.split())) for number, line in first]
     header = header_of(first[0][1]) if first else None
-    if header is not None and len(first) > 1 and counts[1][1] - 1 < header[1]:
-        header = None if counts[1][1] == 2 else header  # `1 2` and then `the 1` are words of one value
+    if header is not None and len(first) > 1 and len(first[1][1].split()) == 2 and header[1] > 1:
+        header = None  # `1 2` and then `the 1` are words of one value
     body = first[1:] if header else first
-    width = header[1] if header else _usual_width([n for _, n in counts], stream.name)
+    width = header[1] if header else _usual_width([_values_of(line) for _, line in first], stream.name)
     for number, line in _whole(chain(body, lines), width, stream.name):
         _collect(line, f"line {number:,}", width, collector)
     if header and collector.total != header[0]:
@@ -54,11 +53,20 @@ def read_text(stream: Stream, start: bytes, collector: Collector) -> Vectors:
 
 
 def _usual_width(counts: Sequence[int], name: str) -> int:
-    widths = Counter(n - 1 for n in counts if n)
-    if not widths or max(widths) < 1:
+    """Most frequent number of values of the first lines, the smaller of two that are equally frequent."""
+    widths = Counter(n for n in counts if n)
+    if not widths:
         raise UserError(f"{name} holds no word vectors: its first lines are no words with values, split by spaces")
     most = max(widths.values())
-    return min(width for width, n in widths.items() if n == most and width > 0) if max(widths) else 0
+    return min(width for width, n in widths.items() if n == most)
+
+
+def _values_of(line: bytes) -> int:
+    """Number of values of a line: of the numbers at its end, of which the first may be its word."""
+    line = line.rstrip(b" ")
+    fields = line.split(b" ")
+    n = next((place for place, field in enumerate(reversed(fields)) if not _is_number(field)), len(fields))
+    return min(n, line.count(b" "))
 
 
 def _whole(lines: Iterator[tuple[int, bytes]], width: int, name: str) -> Iterator[tuple[int, bytes]]:
@@ -93,11 +101,15 @@ def _check_word(word: bytes, place: str, width: int, collector: Collector) -> No
 
 
 def _is_fraction(part: bytes) -> bool:
+    return b"." in part.strip(b".") and _is_number(part)
+
+
+def _is_number(part: bytes) -> bool:
     try:
         float(part)
     except ValueError:
         return False
-    return b"." in part.strip(b".")
+    return True
 
 
 def _row(fields: Sequence[bytes], place: str, name: str) -> Rows:

@@ -117,7 +117,7 @@ def _table(files: Sequence[Path]) -> tuple[Any, str]:
     candidates = []
     for file in files:
         try:
-            opened: Any = safe_open(str(file), framework="pt")  # type: ignore[no-untyped-call]
+            opened: Any = safe_open(str(file), framework="pt")
             names = [name for name in list(opened.keys()) if name.endswith(_TABLES)]
         except (SafetensorError, OSError) as error:
             raise UserError(f"{printable(str(file))} is no whole file of safetensors: {error}") from None
