@@ -228,10 +228,13 @@ class Translation(PretrainedSides, BucketedPairs):
         n, size = data.n_train, vocabulary.size
         splits = {"train": slice(None, n), "valid": slice(n, None)}
         counts = {split: np.bincount(tokens[at][is_text[at]], minlength=size) for split, at in splits.items()}
-        rows = (row[mask].tolist() for row, mask in zip(tokens[:n], is_text[:n], strict=True))
-        return Side(
-            vocabulary.types, vocabulary.first, counts, lambda: words_of(vocabulary.types, vocabulary.first, rows)
-        )
+        types, first = vocabulary.types, vocabulary.first
+
+        def sentences() -> list[list[str]]:
+            rows = (row[mask].tolist() for row, mask in zip(tokens[:n], is_text[:n], strict=True))
+            return words_of(types, first, rows)
+
+        return Side(types, first, counts, sentences)
 
     def sizes(self) -> Sizes:
         """See :class:`TaskSettings`; positions for the longest sentence that is allowed, and EOS."""
