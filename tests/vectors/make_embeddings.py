@@ -1,4 +1,4 @@
-"""Writes ``embeddings/`` beside it: ``python make_embeddings.py gensim`` and ``… transformers``, where each is installed.
+"""Writes ``embeddings/`` beside it: ``python make_embeddings.py gensim`` and ``… transformers``.
 
 Small files of word vectors as gensim 4.4 writes them, and a BERT with its tokenizer as transformers 5.24 saves them.
 ``expected.json`` has their values as these libraries read them back. Nothing here is computed by shoal.

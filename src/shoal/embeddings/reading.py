@@ -6,6 +6,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 from shoal.embeddings.binary_rows import read_binary
+from shoal.embeddings.packages import PACKAGES, package_files, read_package
 from shoal.embeddings.stream import Stream, opened
 from shoal.embeddings.text_rows import header_of, read_text
 from shoal.embeddings.transformer import downloaded, files_of, read_transformer
@@ -29,13 +30,16 @@ def located(source: str) -> str:
             return source
     except (OSError, ValueError):
         raise UserError(f"{printable(source)} is no name of a file") from None
+    if source in PACKAGES:
+        return source
     folder = downloaded(source)
     if folder is not None:
         return str(folder)
     parent = Path(source).parent
-    beside = [path.name for path in parent.iterdir()] if parent.is_dir() else []
+    beside = [*PACKAGES, *(path.name for path in parent.iterdir() if parent.is_dir())] if parent.is_dir() else []
     raise UserError(
-        f"there is no file or folder {printable(source)}, and no downloaded model of this name"
+        f"there is no file or folder {printable(source)}, and no downloaded model or package of vectors of this "
+        "name"
         f"{nearest(Path(source).name, beside)}"
     )
 
@@ -47,7 +51,8 @@ def read_vectors(source: str, words: Collection[str], undecodable: str = "refuse
     returned again while the files have the same inodes, sizes and times of change.
 
     Args:
-        source: path of a file or folder, or name of a downloaded model (``organisation/name``).
+        source: path of a file or folder, name of a package of :data:`~shoal.embeddings.packages.PACKAGES`, or name of
+            a downloaded model (``organisation/name``).
         words: the words.
         undecodable: ``refuse`` or ``skip`` words of a file that are not UTF-8.
 
@@ -58,16 +63,25 @@ def read_vectors(source: str, words: Collection[str], undecodable: str = "refuse
     asked = hashlib.sha256("\0".join(sorted(words)).encode("utf-8", "surrogatepass")).hexdigest()
     known = (path, _stamps(path), asked, undecodable)
     if known not in _read:
-        vectors = read_transformer(path, words) if Path(path).is_dir() else _read_file(path, words, undecodable)
+        vectors = _read_anew(path, words, undecodable)
         while len(_read) >= _CACHED:
             del _read[next(iter(_read))]
         _read[known] = vectors
     return _read[known]
 
 
+def _read_anew(path: str, words: Collection[str], undecodable: str) -> Vectors:
+    if path in PACKAGES and not Path(path).exists():
+        return read_package(path, words)
+    return read_transformer(path, words) if Path(path).is_dir() else _read_file(path, words, undecodable)
+
+
 def _stamps(path: str) -> tuple[object, ...]:
     """Identity of files as the system sees it: inodes, sizes and times of change."""
-    files = files_of(path) if Path(path).is_dir() else [Path(path)]
+    if path in PACKAGES and not Path(path).exists():
+        files = package_files(path)
+    else:
+        files = files_of(path) if Path(path).is_dir() else [Path(path)]
     try:
         return tuple((s.st_ino, s.st_size, s.st_mtime_ns, s.st_ctime_ns) for s in (file.stat() for file in files))
     except OSError as error:

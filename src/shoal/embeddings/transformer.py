@@ -5,7 +5,7 @@ A word is one row of the table where the model's tokenizer makes one piece of it
 
 import hashlib
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -67,19 +67,13 @@ def _rows(tokenizer: Any, file: Path, table: Any, name: str, words: Collection[s
     digest = hashlib.sha256(file.read_bytes())
     for begin in range(0, n, _PART):
         digest.update(_numbers(table[begin : begin + _PART]).tobytes())
-    pieces = {word: _pieces(tokenizer, word) for word in words}
+    unknown = {tokenizer.token_to_id(mark) for mark in ("[UNK]", "<unk>", "<UNK>")} - {None}
+    pieces = {word: pieces_of(tokenizer, word, unknown) for word in words}
     used = sorted({piece for several in pieces.values() for piece in several})
     if used and used[-1] >= n:
         raise UserError(f"{printable(str(file))} has token {used[-1]:,}, and the table {name} ends at {n - 1:,}")
     by_piece = {piece: _numbers(table[piece : piece + 1])[0] for piece in used}
-    rows: list[Rows] = []
-    index: dict[str, int] = {}
-    composed: dict[str, int] = {}
-    for word, several in pieces.items():
-        if several:
-            (index if len(several) == 1 else composed)[word] = len(rows)
-            rows.append(np.mean([by_piece[piece] for piece in several], axis=0, dtype=np.float32))
-    values: Rows = np.stack(rows) if rows else np.zeros((0, width), np.float32)
+    values, index, composed = composed_rows(pieces, by_piece, width)
     if not np.isfinite(values).all():
         raise UserError(f"{printable(str(file.parent))} has values in {name} that are not finite")
     total = int(tokenizer.get_vocab_size())
@@ -100,13 +94,32 @@ def _tokenizer(file: Path) -> Any:
     return tokenizer
 
 
-def _pieces(tokenizer: Any, word: str) -> list[int]:
-    """Pieces of a word as it stands or without its space, whichever are fewer; none where they are unknown."""
-    unknown = {tokenizer.token_to_id(mark) for mark in ("[UNK]", "<unk>", "<UNK>")} - {None}
+def composed_rows(
+    pieces: Mapping[str, Sequence[int]], by_piece: Mapping[int, Rows], width: int
+) -> tuple[Rows, dict[str, int], dict[str, int]]:
+    """Rows of words, ``(n, E)``; the row of each word of one piece; and that of each of several, their mean.
+
+    Args:
+        pieces: pieces of each word; a word without any has no row.
+        by_piece: row of each piece, ``(E,)``.
+        width: ``E``.
+    """
+    rows: list[Rows] = []
+    index: dict[str, int] = {}
+    composed: dict[str, int] = {}
+    for word, several in pieces.items():
+        if several:
+            (index if len(several) == 1 else composed)[word] = len(rows)
+            rows.append(np.mean([by_piece[piece] for piece in several], axis=0, dtype=np.float32))
+    return (np.stack(rows) if rows else np.zeros((0, width), np.float32)), index, composed
+
+
+def pieces_of(tokenizer: Any, word: str, unknown: Collection[int]) -> list[int]:
+    """Pieces of a word as it stands or without its space, whichever are fewer; none where one is ``unknown``."""
     several: Sequence[list[int]] = [
         tokenizer.encode(form, add_special_tokens=False).ids for form in dict.fromkeys((word, word.strip()))
     ]
-    fitting = [ids for ids in several if ids and not unknown & set(ids)]
+    fitting = [ids for ids in several if ids and not set(unknown) & set(ids)]
     return min(fitting, key=len) if fitting else []
 
 

@@ -7,6 +7,7 @@ and a fixed seed: the same sentences give the same vectors.
 
 import hashlib
 from collections.abc import Sequence
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,12 @@ _CACHED = 4
 _trained: dict[tuple[str, int], Vectors] = {}
 
 
+def check_word2vec() -> None:
+    """Raise :class:`UserError` where gensim is missing."""
+    if find_spec("gensim") is None:
+        raise UserError("embedding_rows=word2vec needs gensim: pip install 'shoal[embeddings]'")
+
+
 def train_word2vec(sentences: Sequence[Sequence[str]], width: int) -> Vectors:
     """Vectors of every word of some sentences; the same object at every call in a process.
 
@@ -28,10 +35,9 @@ def train_word2vec(sentences: Sequence[Sequence[str]], width: int) -> Vectors:
     digest = hashlib.sha256("\n".join(" ".join(words) for words in sentences).encode("utf-8", "surrogatepass"))
     known = (digest.hexdigest(), width)
     if known not in _trained:
-        try:
-            from gensim.models import Word2Vec
-        except ImportError:
-            raise UserError("embedding_rows=word2vec needs gensim: pip install 'shoal[embeddings]'") from None
+        check_word2vec()
+        from gensim.models import Word2Vec
+
         model = Word2Vec(
             sentences=_Sentences(sentences),
             vector_size=width,

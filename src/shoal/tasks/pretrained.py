@@ -10,6 +10,7 @@ from pydantic import BeforeValidator
 
 from shoal.embeddings.coverage import Counts, Covered, covered, forms_of, lines_of
 from shoal.embeddings.reading import UNDECODABLE, read_vectors
+from shoal.embeddings.word2vec import check_word2vec, train_word2vec
 from shoal.errors import OtherDataError, UserError
 from shoal.spec.fields import choice, set_default, setting
 from shoal.tasks.settings import TaskSettings
@@ -43,7 +44,7 @@ def _source(value: Any) -> Any:
 
 
 Source = Annotated[str, BeforeValidator(_source)]
-FORMS = "a file of word2vec or GloVe, a folder with tokenizer.json and safetensors, or a downloaded model"
+FORMS = "a file of word2vec or GloVe, a folder with tokenizer.json and safetensors, a downloaded model or a package"
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,7 +145,9 @@ class PretrainedSettings(TaskSettings):
             self._find_rows()
 
     def check_new_embeddings(self) -> None:
-        """Raise :class:`UserError` where a given key is not that of the named file."""
+        """Raise :class:`UserError` where a given key is not that of the named file, or gensim is missing."""
+        if self.embedding_rows == "word2vec":
+            check_word2vec()
         if any(self.embedded_sides().values()) and "embeddings_key" in self.model_fields_set:
             asked = self.embeddings_key
             self._find_rows()
@@ -280,7 +283,6 @@ class PretrainedSettings(TaskSettings):
     def initial_tables(self, spec: "RunSpec", model: "nn.Module") -> "dict[str, Tensor]":
         """See :class:`TaskSettings`."""
         from shoal.embeddings.tables import table_of
-        from shoal.embeddings.word2vec import train_word2vec
 
         rows, out = self.embedding_rows, {}
         if rows is None or rows == "initial":
