@@ -4,7 +4,7 @@ An arm is a model family with one kind of rows, frozen or tuned. All of it is JS
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -133,7 +133,7 @@ def _differences(
         low, high, p = student((above - below).tolist())
         out.append({**names, "score": "nats", "mean": float((above - below).mean()), "low": low, "high": high, "p": p})
         statistics = [scores[arm.name].statistics[BLEU] for arm in (first, second)]
-        one, other = (type(s)(**{**vars(s), "values": s.values[at]}) for s, at in zip(statistics, places, strict=True))
+        one, other = (replace(s, values=s.values[at]) for s, at in zip(statistics, places, strict=True))
         found_difference = compare_settings(one, other)
         ends = {"low": _number(found_difference.low), "high": _number(found_difference.high)}
         p = found_difference.p
