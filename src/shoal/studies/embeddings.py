@@ -74,26 +74,28 @@ def measure_models(form: Form, records: Records) -> dict[str, Any]:
 
 def report(results: Results, form: Form) -> Report:
     """Report with scores by rows, paired differences, coverage and learning curves."""
-    found = results.measured
+    measurements = results.measured
     curves = Section(
         "Learning curves",
         figures=[learning_curves(results)],
         about="loss and shares right while training, by the rows that embeddings began with.",
     )
-    if not found:
+    if not measurements:
         note = "Not measured yet: `shoal study run embeddings` scores the kept models when the runs are done."
         return finished("embeddings", "Pretrained embeddings", QUESTION, [note], [curves], results, form)
     sections = [
-        Section("Scores", tables=[scores_table(found)], about="perplexity and BLEU by rows, frozen and tuned."),
+        Section("Scores", tables=[scores_table(measurements)], about="perplexity and BLEU by rows, frozen and tuned."),
         Section(
             "Differences",
-            tables=[differences_table(found)],
+            tables=[differences_table(measurements)],
             about="which rows are better than which, paired over seeds, and over sentences for BLEU.",
         ),
-        Section("Coverage", tables=[coverage_table(found)], about="how many of the words have a pretrained row."),
+        Section(
+            "Coverage", tables=[coverage_table(measurements)], about="how many of the words have a pretrained row."
+        ),
         curves,
     ]
-    return finished("embeddings", "Pretrained embeddings", QUESTION, answers_of(found), sections, results, form)
+    return finished("embeddings", "Pretrained embeddings", QUESTION, answers_of(measurements), sections, results, form)
 
 
 def learning_curves(results: Results) -> Figure:

@@ -52,7 +52,8 @@ def scores_table(measured: Measured) -> Table:
     caption = (
         f"Final scores on {scored_lines(measured)}, of each run's kept model of the lowest validation loss. "
         f"Perplexity: exp of nats per token, EOS included, of {measured['tokens']:,} tokens, mean over runs with "
-        "Student's 95 % interval. BLEU of greedy, detokenised translations with a 95 % interval over seeds and sentences; "
+        "Student's 95 % interval. BLEU of greedy, detokenised translations with a 95 % interval over seeds and "
+        "sentences; "
         f"{measured['signature']}. Rows: initial, drawn by the model; random, with the deviation of the pretrained "
         "ones; permuted, the pretrained ones in random order; word2vec, trained on the training split."
     )
