@@ -7,7 +7,7 @@ that a member does not depend on its neighbours.
 
 import math
 import sys
-from collections.abc import Callable, Collection, Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, cast
 
@@ -15,18 +15,19 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
-from shoal.errors import UserError
 from shoal.fast.engine import choose_scorer, fused_update
-from shoal.fast.scorer import Members, unflattened
+from shoal.fast.scorer import CompiledScorer, Members, unflattened
+from shoal.fast.windows import WindowScorer
 from shoal.keyed import fold
 from shoal.models.dropout import Dropout
 from shoal.rules.layout import Layout, tied_names
 from shoal.rules.schedules import schedule_of
 from shoal.rules.updates import Hyper
-from shoal.tasks.base import Batch, Task
+from shoal.tasks.base import Batch, Task, example_shares
 from shoal.tasks.build import build_model, build_task, calling, initial_model
 from shoal.tasks.sampling import Form, FormSampler
 from shoal.training.forms import check_forms, in_order, passes_of
+from shoal.training.frozen import of_each, shared_by_all
 from shoal.training.launches import Launches
 
 if TYPE_CHECKING:
@@ -81,8 +82,8 @@ class Stack:
         self.tied = tied_names(self.model)
         self.theta = torch.stack([_flat(model) for model in models]).to(device).requires_grad_()  # (R, P)
         tables = cohort.shared.task_part.frozen_tables(cohort.shared)
-        self.frozen = _shared_by_all(models, device, tables)
-        self.frozen_each = _of_each(models, device, [name for name in tables if name not in self.frozen])
+        self.frozen = shared_by_all(models, device, tables)
+        self.frozen_each = of_each(models, device, [name for name in tables if name not in self.frozen])
         self._place_optimizer()
         self.steps = torch.zeros(len(cohort), dtype=torch.int64)
         self.last_steps = torch.tensor([spec.n_steps for spec in cohort.members])
@@ -236,6 +237,22 @@ class Stack:
             self.unlifted[known] = self._rounds_alike(lifted, alone)
         return {name: value.unsqueeze(0) for name, value in alone().items()} if self.unlifted[known] else lifted()
 
+    def gradient(self, indices: Tensor, counts: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+        """Scores of a training step, ``(R, B)`` each, and the gradient of every member's loss, ``(R, P)``.
+
+        The gradient is valid until the next one is computed.
+
+        Args:
+            indices: examples of each member, ``(R, B)``.
+            counts: mask of those that count, ``(R, B)``.
+        """
+        if isinstance(self.scorer, CompiledScorer | WindowScorer):
+            return self.scorer.gradient_of(indices, counts, self.form, self._dropout_keys())
+        scores = self.score(indices, training=True, form=self.form)
+        shares = example_shares(counts, scores.get("weight"))
+        (gradient,) = torch.autograd.grad(scores["loss"], self.theta, shares)  # members do not share parameters
+        return scores, gradient
+
     def _rounds_alike(self, lifted: Callable[[], dict[str, Tensor]], alone: Callable[[], dict[str, Tensor]]) -> bool:
         """Return True if a single member's loss and gradient have the same bits without being lifted.
 
@@ -311,37 +328,3 @@ class Stack:
 def _flat(model: nn.Module) -> Tensor:
     """Flat parameters that train, one after the other, ``(P,)``."""
     return torch.cat([torch.zeros(0), *(p.detach().cpu().flatten() for p in model.parameters() if p.requires_grad)])
-
-
-def _of_each(models: list[nn.Module], device: torch.device, names: Collection[str]) -> dict[str, Tensor]:
-    """Frozen parameters in which members differ, by name, ``(R, *shape)`` each."""
-    return {name: torch.stack([model.get_parameter(name).detach() for model in models]).to(device) for name in names}
-
-
-def _shared_by_all(
-    models: list[nn.Module], device: torch.device, may_differ: Collection[str] = ()
-) -> dict[str, Tensor]:
-    """Parameters that do not train and are the same in all models, by name; they are held once for all members.
-
-    Args:
-        models: model of each member.
-        device: device of the parameters.
-        may_differ: names of those in which members may differ, which are left out where they do.
-
-    Raises:
-        UserError: they differ between members.
-    """
-    frozen = {name: p.detach() for name, p in models[0].named_parameters() if not p.requires_grad}
-    shared = {**frozen, **dict(models[0].named_buffers())}
-    for model in models[1:] if shared else []:
-        named = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-        for name, tensor in shared.items():
-            is_same = torch.equal(named[name].detach().to(tensor.device), tensor)
-            if not is_same and name in may_differ:
-                frozen.pop(name, None)
-            elif named[name].requires_grad or not is_same:
-                raise UserError(
-                    f"{name} does not train and is not the same in all runs of a cohort; what is frozen, and every "
-                    "buffer, is held once for all: give it the same values whatever the seed"
-                )
-    return {name: tensor.to(device) for name, tensor in frozen.items()}
