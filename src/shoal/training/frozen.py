@@ -1,4 +1,4 @@
-"""Frozen parameters of a stack: held once where its members agree, and with an axis of members where they may differ."""
+"""Frozen parameters of a stack: held once where its members agree, else with an axis of members."""
 
 from collections.abc import Collection
 
