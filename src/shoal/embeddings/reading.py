@@ -13,7 +13,6 @@ from shoal.embeddings.transformer import downloaded, files_of, read_transformer
 from shoal.embeddings.vectors import Collector, Vectors
 from shoal.errors import UserError, nearest, printable
 
-UNDECODABLE = ("refuse", "skip")
 _CACHED = 4
 _CONTROL = frozenset(range(9)) | frozenset(range(14, 32))  # bytes that no text has
 _read: dict[tuple[object, ...], Vectors] = {}

@@ -8,9 +8,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import BeforeValidator
 
-from shoal.embeddings.coverage import Counts, Covered, covered, forms_of, lines_of
-from shoal.embeddings.reading import UNDECODABLE, read_vectors
-from shoal.embeddings.word2vec import check_word2vec, train_word2vec
 from shoal.errors import OtherDataError, UserError
 from shoal.spec.fields import choice, set_default, setting
 from shoal.tasks.settings import TaskSettings
@@ -18,10 +15,12 @@ from shoal.tasks.settings import TaskSettings
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from shoal.embeddings.coverage import Counts, Covered
     from shoal.spec.run import RunSpec
 
 ROWS = ("pretrained", "permuted", "random", "word2vec", "initial")
 FROM_FILE = ROWS[:3]
+UNDECODABLE = ("refuse", "skip")
 MISSING = ("normal", "zero", "mean", "subwords")
 SIDES = ("source", "target", "both")
 _ABOUT = {
@@ -60,7 +59,7 @@ class Side:
 
     types: Sequence[str]
     first: int
-    counts: Mapping[str, Counts]
+    counts: "Mapping[str, Counts]"
     sentences: Callable[[], list[list[str]]]
 
 
@@ -127,16 +126,14 @@ class PretrainedSettings(TaskSettings):
     def check_embeddings(self, tokenizer: str) -> None:
         """Raise :class:`UserError` for settings that do not go together; read the file where its key is not known."""
         if not self.has_embeddings:
-            given = {
-                "embedding_projection": self.embedding_projection,
-                "embedding_rows": self.embedding_rows if self.embedding_rows in FROM_FILE else None,
-                "embedding_undecodable": self.embedding_undecodable if self.embedding_undecodable != "refuse" else None,
-                "embedding_missing": self.embedding_missing if self.embedding_rows != "word2vec" else "normal",
-            }
-            given["embedding_missing"] = None if given["embedding_missing"] == "normal" else given["embedding_missing"]
+            usual = {"embedding_projection": False, "embedding_undecodable": "refuse"}
+            if self.embedding_rows in FROM_FILE:
+                usual["embedding_rows"] = ""
+            if self.embedding_rows != "word2vec":
+                usual["embedding_missing"] = "normal"
+            given = {name: value for name, known in usual.items() if (value := getattr(self, name)) != known}
             for name, value in given.items():
-                if value:
-                    raise UserError(f"{name}={value} needs embeddings: --embeddings FILE (embeddings=… from Python)")
+                raise UserError(f"{name}={value} needs embeddings: --embeddings FILE (embeddings=… from Python)")
         needs_words = self.has_embeddings or self.embedding_rows == "word2vec"
         if needs_words and tokenizer != "words":
             what = "embeddings" if self.has_embeddings else "embedding_rows=word2vec"
@@ -147,6 +144,8 @@ class PretrainedSettings(TaskSettings):
     def check_new_embeddings(self) -> None:
         """Raise :class:`UserError` where a given key is not that of the named file, or gensim is missing."""
         if self.embedding_rows == "word2vec":
+            from shoal.embeddings.word2vec import check_word2vec
+
             check_word2vec()
         if any(self.embedded_sides().values()) and "embeddings_key" in self.model_fields_set:
             asked = self.embeddings_key
@@ -168,7 +167,7 @@ class PretrainedSettings(TaskSettings):
         object.__setattr__(self, "embeddings_key", _key_of(each))
         object.__setattr__(self, "embeddings_width", widths.pop())
 
-    def _check_rows(self, name: str, one: Covered) -> None:
+    def _check_rows(self, name: str, one: "Covered") -> None:
         if (n := int(one.matched.sum())) < 2:
             raise UserError(
                 f"{self.embedded_sides()[name]} has rows for {n} of the {len(one.rules):,} types of the {name}; "
@@ -180,12 +179,15 @@ class PretrainedSettings(TaskSettings):
                 "does not have; normal zero mean apply"
             )
 
-    def _read(self, name: str, path: str) -> Covered:
+    def _read(self, name: str, path: str) -> "Covered":
+        from shoal.embeddings.coverage import covered, forms_of
+        from shoal.embeddings.reading import read_vectors
+
         side = self.side(name)
         forms = {form for word in side.types for form in forms_of(word)}
         return covered(side.types, side.first, read_vectors(path, forms, self.embedding_undecodable))
 
-    def covered_sides(self) -> dict[str, Covered]:
+    def covered_sides(self) -> "dict[str, Covered]":
         """Rows of the words of each side.
 
         Raises:
@@ -223,6 +225,8 @@ class PretrainedSettings(TaskSettings):
         record = kept.get("embeddings")
         if not record:
             return []
+        from shoal.embeddings.coverage import lines_of
+
         out = []
         for name, side in record["sides"].items():
             about = f"; {side['form']}, {side['words']:,} words of {record['width']}, deviation {side['deviation']:.3g}"
@@ -244,10 +248,9 @@ class PretrainedSettings(TaskSettings):
 
     def check_model(self, spec: "RunSpec") -> None:
         """Raise :class:`UserError` where the model has no such table, or one of another width."""
-        asked = (self.embedding_rows, self.freeze_embeddings, self.embedding_projection)
-        if asked == (None, False, False):
+        part, name = spec.model_part, next((n for n in _ASKED if getattr(self, n)), None)
+        if name is None:
             return
-        part, name = spec.model_part, next(n for n, v in zip(_ASKED, asked, strict=True) if v)
         tables, changed = part.tables(), f"{name}={getattr(self, name)}"
         if lacking := [side for side in self.embedded_sides() if side not in tables]:
             if not tables:
@@ -282,7 +285,9 @@ class PretrainedSettings(TaskSettings):
 
     def initial_tables(self, spec: "RunSpec", model: "nn.Module") -> "dict[str, Tensor]":
         """See :class:`TaskSettings`."""
+        from shoal.embeddings.coverage import covered
         from shoal.embeddings.tables import table_of
+        from shoal.embeddings.word2vec import train_word2vec
 
         rows, out = self.embedding_rows, {}
         if rows is None or rows == "initial":
@@ -339,7 +344,7 @@ def words_of(types: Sequence[str], first: int, rows: Iterable[Sequence[int]]) ->
     return [[stripped[token - first] for token in row if token >= first] for row in rows]
 
 
-def _key_of(each: Mapping[str, Covered]) -> str:
+def _key_of(each: "Mapping[str, Covered]") -> str:
     """Key of the embeddings of all sides: that of the file where there is one side."""
     keys = [one.vectors.key for one in each.values()]
     return keys[0] if len(keys) == 1 else hashlib.sha256(" ".join(keys).encode()).hexdigest()[:16]
