@@ -15,9 +15,9 @@ LEVEL = 0.05
 Measured = Mapping[str, Any]
 MEANINGS = {
     "permuted": "which word has which row, as norms and deviation are the same",
-    "random": "more than the deviation of the rows",
-    "initial": "the rows over those that the model draws itself",
-    "word2vec": "other text than the training split",
+    "random": "all that is in the rows but their deviation",
+    "initial": "the rows as a whole, their deviation included",
+    "word2vec": "the other text that they were learned from",
 }
 
 
@@ -110,7 +110,7 @@ def _answer(row: Mapping[str, Any]) -> str:
     if state != other_state:
         head = f"{model_label(model)}, {rows} rows: tuned less frozen {gain}"
     else:
-        head = f"{model_label(model)}, {state}: {rows} less {other} rows {gain}, the worth of {MEANINGS[other]}"
+        head = f"{model_label(model)}, {state}: {rows} less {other} rows {gain}, which is due to {MEANINGS[other]}"
     if row["corrected"] is None:
         return f"{head}; there are too few runs to test whether that is more than chance."
     evidence = f"{p_value(row['p'])}, corrected {number(row['corrected'])}"
