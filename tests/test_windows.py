@@ -16,6 +16,8 @@ from shoal.fast.engine import available, choose_engine, engine_kernels
 from shoal.fast.fused import fused_kernels
 from shoal.fast.windows import WindowScorer
 from shoal.lab.cohort import CohortFolder
+from shoal.models.encoder_translator import EncoderTranslator
+from shoal.models.pair_settings import EncoderTranslatorSettings
 from shoal.models.settings import GPTSettings
 from shoal.spec import RunSpec
 from shoal.tasks.text.settings import Text
@@ -37,6 +39,8 @@ FAMILIES = {
     "gpt of pairs": {**OF_PAIRS, "model": "gpt", "num_heads": 2, "positions": "rotary", "reduction": "sentence"},
     "lstm": {**OF_TEXT, "model": "lstm", "dropout": 0.3, "label_smoothing": 0.1},
     "encoder_decoder": {**OF_PAIRS, "model": "encoder_decoder", "num_heads": 2, **DROPS, "tie_embeddings": "all"},
+    "encoder_translator": {**OF_PAIRS, "model": "encoder_translator", "num_heads": 2, **DROPS, "label_smoothing": 0.1},
+    "lstm_encoder_decoder": {**OF_PAIRS, "model": "lstm_encoder_decoder", "dropout": 0.3, "tie_embeddings": "decoder"},
 }
 
 
@@ -93,7 +97,7 @@ def test_losses_and_gradients_are_those_of_the_model(text, family):
     assert_the_models(runs(text, **FAMILIES[family]))
 
 
-@pytest.mark.parametrize("family", ["gpt", "lstm"])
+@pytest.mark.parametrize("family", ["gpt", "lstm", "encoder_translator", "lstm_encoder_decoder"])
 def test_alone_in_a_stack_and_resumed_a_member_has_the_same_bits(text, family):
     specs = runs(text, members=3, **FAMILIES[family])
     together, alone = stack_of(specs), [stack_of([spec]) for spec in specs]
@@ -139,6 +143,19 @@ class Said(Frozen):
     reads_windows = True
 
 
+class OtherTranslator(EncoderTranslator):
+    """A translator that may compute anything."""
+
+
+class Unwritten(EncoderTranslatorSettings):
+    """A family that the engine has not been written for."""
+
+    def build(self, sizes):
+        model = super().build(sizes)
+        model.__class__ = OtherTranslator
+        return model
+
+
 class OtherText(Text):
     """A text whose batches may be anything."""
 
@@ -148,9 +165,9 @@ def test_what_it_does_not_know_is_refused(text):
     assert choose_engine(spec, math.inf, CPU).engine == "plain"
     with pytest.raises(UserError, match="do not train"):
         Stack(Cohort((spec.replace(model=f"{__name__}:Said"),)), CPU, "windows")
-    other = runs(text, 1, **{**OF_PAIRS, "model": "encoder_translator", "num_heads": 2})[0]
+    other = runs(text, 1, **{**OF_PAIRS, "model": f"{__name__}:Unwritten", "num_heads": 2})[0]
     assert choose_engine(other, math.inf, CPU).engine == "plain"
-    with pytest.raises(UserError, match="EncoderTranslator"):
+    with pytest.raises(UserError, match="OtherTranslator"):
         Stack(Cohort((other,)), CPU, "windows")
     with pytest.raises(UserError, match="single tokens"):
         Stack(Cohort((RunSpec(),)), CPU, "windows")
@@ -230,6 +247,21 @@ def variants():
             **block,
         },
     ]
+    sources = [
+        {
+            "model": st.just("encoder_translator"),
+            "tie_embeddings": st.sampled_from(["none", "all"]),
+            "scale_embeddings": any_bool,
+            **block,
+        },
+        {
+            "model": st.just("lstm_encoder_decoder"),
+            "tie_embeddings": st.sampled_from(["none", "decoder", "all"]),
+            "hidden_size": st.sampled_from([4, 8, 10]),
+            "bidirectional": any_bool,
+            "num_encoder_layers": st.integers(1, 3),
+        },
+    ]
     pairs = {
         "label_smoothing_convention": st.sampled_from(["torch", "fairseq", "joeynmt"]),
         "reduction": st.sampled_from(["token", "sentence"]),
@@ -237,7 +269,9 @@ def variants():
     }
     texts = {"windows": st.sampled_from(["random", "blocks"]), "context_length": st.sampled_from([5, 9])}
     of_task = [({**OF_TEXT}, texts), ({**OF_PAIRS}, pairs)]
-    return st.tuples(st.sampled_from(families), st.sampled_from(of_task)).flatmap(
+    of_any = st.tuples(st.sampled_from(families), st.sampled_from(of_task))
+    of_sources = st.tuples(st.sampled_from(sources), st.just(of_task[1]))
+    return st.one_of(of_any, of_sources).flatmap(
         lambda both: st.fixed_dictionaries({**common, **both[0], **both[1][1]}).map(lambda own: {**both[1][0], **own})
     )
 

@@ -1,0 +1,160 @@
+"""LSTM layers over windows of tokens as a product and a kernel for each time step, and what moves their states.
+
+What does not wait for the state before leaves the recurrence: the inputs of all positions are projected in one product,
+and the gradients of weights, biases and inputs are one product or sum over all positions.
+
+``R`` members, ``B`` examples, ``S`` positions, ``D`` width.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from shoal.fast.kernels import Argument, KernelOps, Library
+from shoal.fast.program import Program, Value
+from shoal.fast.window_ops import Recurrence
+
+State = tuple[Value, Value]  # h and c
+
+
+class RecurrentKernelOps(KernelOps):
+    """Operations of :class:`~shoal.fast.window_ops.WindowOps` on recurrent states.
+
+    Args:
+        library: the kernels on trees.
+        windows: the kernels of windows.
+        program: program that records the operations.
+    """
+
+    def __init__(self, library: Library, windows: Library, program: Program) -> None:
+        super().__init__(library, program)
+        self.windows = windows
+        self._read: set[Value] = set()  # by the backward pass of some operation
+
+    def _lay_window(self, name: str, *arguments: Argument) -> None:
+        self.program.lay(self.windows.bound(name, *arguments))
+
+    def lstm(
+        self, x: Value, weight: Value, bias: Value | None, over: Recurrence, before: State | None
+    ) -> tuple[Value, State]:
+        """See :class:`~shoal.fast.window_ops.WindowOps`."""
+        program, R, D, B = self.program, x.data.shape[0], weight.data.shape[1] // 4, over.B
+        n, of_state = over.S * B, weight.data[:, :, -D:].transpose(1, 2)
+        ends = program.value(R, B, D), program.value(R, B, D)
+        h, gates, c = program.value(R, n, D), program.take(R, n, 4 * D), program.take(R, n, D)
+        self._read |= {x, weight, h, *ends, *(before or ())}
+        of_input = weight.data[:, :, :-D].transpose(1, 2)
+        program.multiply(gates, x.data, of_input, None if bias is None else bias.data)
+        state = None if before is None else (before[0].data, before[1].data)
+        for t in over.order:
+            now = over.rows(t)
+            if state is not None:
+                program.multiply(gates[:, now], state[0], of_state, add=True)
+            h_before, c_before = state or (None, None)
+            self._lay_window(
+                *("lstm_step", R, B, D, gates[:, now], 4 * n * D, *_seen(over, t), h_before, c_before),
+                *(0 if c_before is None else c_before.stride(0), h.data[:, now], c[:, now], n * D),
+            )
+            state = h.data[:, now], c[:, now]
+        assert state is not None  # there is a position
+        for end, last in zip(ends, state, strict=True):
+            program.lay(end.data.copy_, last)
+            program.operation(end, lambda: None)  # its gradient is read by the layer's, and its memory is free after
+
+        def lay_backward() -> None:
+            self._lay_steps_back(weight, over, before, ends, h, gates, c)
+            self._lay_gradients(x, weight, bias, over, before, h, gates)
+
+        program.operation(h, lay_backward, gates, c)
+        return h, ends
+
+    def _lay_steps_back(
+        self,
+        weight: Value,
+        over: Recurrence,
+        before: State | None,
+        ends: State,
+        h: Value,
+        gates: Tensor,
+        c: Tensor,
+    ) -> None:
+        """Record the backward pass through time: gates become their gradients, and those of h and c are overwritten."""
+        program, (R, n, D), of_state = self.program, h.data.shape, weight.data[:, :, -h.data.shape[2] :]
+        d_h, d_h_end, d_c = program.zeroed_grad(h), program.zeroed_grad(ends[0]), program.zeroed_grad(ends[1])
+        d_first = None if before is None else program.zeroed_grad(before[0])
+        program.lay(d_h[:, over.rows(over.order[-1])].add_, d_h_end)
+        for t, previous in zip(over.order[::-1], [*over.order[-2::-1], None], strict=True):
+            now = over.rows(t)
+            c_before, d_before = None if before is None else before[1].data, d_first
+            if previous is not None:
+                c_before, d_before = c[:, over.rows(previous)], d_h[:, over.rows(previous)]
+            self._lay_window(
+                *("lstm_step_backward", R, over.B, D, gates[:, now], 4 * n * D, *_seen(over, t), c_before),
+                *(0 if c_before is None else c_before.stride(0), c[:, now], d_h[:, now], n * D, d_before),
+                *(0 if d_before is None else d_before.stride(0), d_c),
+            )
+            if d_before is not None:
+                program.multiply(d_before, gates[:, now], of_state, add=True)
+        if before is not None:
+            program.add_to_grad(before[1], d_c)
+
+    def _lay_gradients(
+        self,
+        x: Value,
+        weight: Value,
+        bias: Value | None,
+        over: Recurrence,
+        before: State | None,
+        h: Value,
+        gates: Tensor,
+    ) -> None:
+        """Record the gradients of weight, bias and inputs from those of the gates, all positions at once."""
+        program, (_, n, D), B = self.program, h.data.shape, over.B
+        d_weight, is_sum = program.grad(weight)
+        assert not is_sum  # the weight is this layer's alone
+        program.multiply(d_weight[:, :, :-D], gates.transpose(1, 2), x.data)
+        behind, ahead = (slice(0, n - B), slice(B, n)) if over.is_backward else (slice(B, n), slice(0, n - B))
+        program.multiply(d_weight[:, :, -D:], gates[:, behind].transpose(1, 2), h.data[:, ahead])
+        if before is not None:
+            first = over.rows(over.order[0])
+            program.multiply(d_weight[:, :, -D:], gates[:, first].transpose(1, 2), before[0].data, add=True)
+        if bias is not None:
+            program.write_grad(bias, torch.sum, gates, 1)
+        program.multiply_grad(x, gates, weight.data[:, :, :-D])
+
+    def by_example(self, x: Value, S: int) -> Value:
+        """See :class:`~shoal.fast.window_ops.WindowOps`."""
+        program, (R, n, D) = self.program, x.data.shape
+        y = program.value(R, n, D)
+        program.lay(y.data.view(R, n // S, S, D).copy_, x.data.view(R, S, n // S, D).transpose(1, 2))
+
+        def lay_backward() -> None:
+            d_y, (d_x, add) = program.grad(y)[0].view(R, n // S, S, D).transpose(1, 2), program.grad(x)
+            whole = d_x.view(R, S, n // S, D)
+            program.lay(whole.add_ if add else whole.copy_, d_y)
+
+        program.operation(y, lay_backward)
+        return y
+
+    def beside(self, values: Sequence[Value]) -> Value:
+        """See :class:`~shoal.fast.window_ops.WindowOps`."""
+        program, widths = self.program, [value.data.shape[2] for value in values]
+        out = program.value(*values[0].data.shape[:2], sum(widths))
+        for value, part in zip(values, torch.split(out.data, widths, -1), strict=True):
+            program.lay(part.copy_, value.data)
+
+        def lay_backward() -> None:
+            for value, part in zip(values, torch.split(program.zeroed_grad(out), widths, -1), strict=True):
+                program.add_to_grad(value, part)
+
+        program.operation(out, lay_backward)
+        return out
+
+
+def _seen(over: Recurrence, t: int) -> tuple[Tensor | None, int]:
+    """Mask of a position as a kernel takes it: from one example to the next are so many numbers."""
+    if over.seen is None:
+        return None, 0
+    assert over.seen.is_contiguous()
+    return over.seen[:, :, t], over.S
