@@ -204,13 +204,14 @@ def hold_lstm(R, B, S, E, D, is_biased, mask, is_backward, has_before, seed):
             assert bool((h[r, n:, b] == (h[r, n - 1, b] if n else first[r, b])).all())
 
 
+widths = st.integers(2, 40)  # a product with one column is rounded otherwise in a stack of one by PyTorch's library
 masks = st.sampled_from([None, "padding", "any"])
 directions = (st.booleans(), st.booleans(), seeds)
 
 
 @quick
 @given(
-    *(st.integers(1, 3), st.integers(1, 3), st.integers(1, 5), st.integers(1, 9), st.integers(1, 20)),
+    *(st.integers(1, 3), st.integers(1, 3), st.integers(1, 5), widths, st.integers(1, 20)),
     *(st.booleans(), masks, *directions),
 )
 @example(2, 3, 4, 8, 16, True, "padding", True, True, 0)
@@ -514,7 +515,7 @@ def test_attention_of_many_shapes(R, B, H, size, view, p, is_masked, keys, seed,
 @pytest.mark.slow
 @settings(max_examples=100, deadline=None)
 @given(
-    *(st.integers(1, 3), st.integers(1, 70), st.integers(1, 9), st.integers(1, 40), st.integers(1, 70)),
+    *(st.integers(1, 3), st.integers(1, 70), st.integers(1, 9), widths, st.integers(1, 70)),
     *(st.booleans(), masks, *directions),
 )
 def test_lstm_layers_of_many_shapes(R, B, S, E, D, is_biased, mask, is_backward, has_before, seed):
