@@ -5,9 +5,10 @@ Usage: ``python -m benchmarks.translation SOURCE TARGET VALID_SOURCE VALID_TARGE
 The same model with the same initial parameters, of the task's default settings, learns from the same batches, padded to
 the same widths: in a plain loop of PyTorch (forward, cross-entropy, backward, ``torch.optim.AdamW``), one run at a
 time, and as a stack of ``R`` runs by the engine that a long training of them is given, a run alone by ``plain``, too.
-One thread; a pair is a window of steps of the loop, the same steps of the stack, and the loop again; medians and quartiles of the
-ratios are reported, in processor time per token that is no padding, sources and targets with their EOS. Before that,
-both have to have the same loss, up to dropout. The models are those that read sources, unless some are named.
+One thread; a pair is a window of steps of the loop, the same steps of the stack, and the loop again; medians and
+quartiles of the ratios are reported, in processor time per token that is no padding, sources and targets with their
+EOS. Before that, both have to have the same loss, up to dropout. The models are those that read sources, unless some
+are named.
 
 It also reports the share of positions that hold tokens, and the memory of a stack, each size in its own process.
 

@@ -203,8 +203,9 @@ def test_a_cohort_keeps_its_engine_and_goes_on_without_a_compiler(text, tmp_path
         Stack(Cohort(tuple(specs)), CPU, "windows")
 
 
-def test_a_member_that_diverges_changes_nothing_of_its_neighbours(text):
-    specs = runs(text, members=3, **FAMILIES["encoder_decoder"])
+@pytest.mark.parametrize("family", ["encoder_decoder", "lstm_encoder_decoder"])
+def test_a_member_that_diverges_changes_nothing_of_its_neighbours(text, family):
+    specs = runs(text, members=3, **FAMILIES[family])
     healthy, ill = stack_of(specs), stack_of(specs)
     for step in range(1, 5):
         if step == 3:
@@ -330,12 +331,16 @@ def test_examples_scored_in_parts_are_those_scored_at_once(text, family):
 
 
 @pytest.mark.slow
-def test_a_certificate_is_exact_and_memory_is_estimated(text, tmp_path):
-    specs = runs(text, **FAMILIES["gpt"])
+@pytest.mark.parametrize("family", ["gpt", "encoder_translator", "lstm_encoder_decoder"])
+def test_a_certificate_is_exact_and_memory_is_estimated(text, tmp_path, family):
+    specs = runs(text, **FAMILIES[family])
     folder = begun(tmp_path / "lab", specs, "windows")
     assert train_cohort(folder, Options()) == "done"
     found = certify(folder, [spec.id for spec in specs], steps=8)
     assert found["environment"]["engine"] == "windows" and found["record"] < 1e-6
     assert max(own["parameters"] for own in found["alone"].values()) == 0.0
-    large = specs[0].replace(eval_batch_size=4096)
-    assert member_bytes(specs[0], "windows") <= member_bytes(large, "windows")
+    stack, large = stack_of(specs), specs[0].replace(eval_batch_size=4096)
+    train_steps(stack, 2)
+    evaluate(stack, {})
+    held = sum(block.nbytes for block in stack.scorer.arena.blocks)
+    assert held <= len(specs) * member_bytes(specs[0], "windows") <= len(specs) * member_bytes(large, "windows")
