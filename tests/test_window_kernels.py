@@ -54,7 +54,7 @@ class Banded(Program):
         self.lay(lambda: all(bool(band.isnan().all()) for band in self.bands) or pytest.fail("written outside"))
 
 
-def run(build, arrays, d_out, is_copied=True, repeats=1, program_type=Program):
+def run(build, arrays, d_out, is_copied=True, repeats=1, program_type=Program, products="torch"):
     """What an operation of kernels gives for arrays, and their gradients, from that of its result.
 
     ``build`` makes the result of operations and values. Those it is given may be overwritten if ``is_copied``; else
@@ -63,7 +63,7 @@ def run(build, arrays, d_out, is_copied=True, repeats=1, program_type=Program):
     layout = {name: array.shape[1:] for name, array in arrays.items()}
     theta = torch.cat([array.flatten(1) for array in arrays.values()], 1)
     gradient = torch.zeros_like(theta)
-    program = program_type(Arena(), gradient)
+    program = program_type(Arena(), gradient, products=products)
     parts, gradients = unflattened(theta, layout), unflattened(gradient, layout)
     values = {name: Value(parts[name], gradients[name], is_parameter=True) for name in layout}
     library = CompiledLibrary(kernels().library)
@@ -82,7 +82,7 @@ def run(build, arrays, d_out, is_copied=True, repeats=1, program_type=Program):
     return results, {name: part.clone() for name, part in unflattened(gradient, layout).items()}
 
 
-def held(build, arrays, seed=0, is_copied=True, tolerance=2e-5):
+def held(build, arrays, seed=0, is_copied=True, tolerance=2e-5, products="torch"):
     """Hold an operation of kernels to PyTorch's and their gradients, in float64, and members to themselves alone."""
     leaves = {name: array.double().requires_grad_() for name, array in arrays.items()}
     expected = build(TorchWindowOps(), SimpleNamespace(**leaves))
@@ -90,7 +90,7 @@ def held(build, arrays, seed=0, is_copied=True, tolerance=2e-5):
     R = len(first)
     d_out = drawn(seed + 1, R, d=first.shape[1:])["d"]
     grads = torch.autograd.grad(first, list(leaves.values()), d_out.double(), allow_unused=True)
-    results, found = run(build, arrays, d_out, is_copied, repeats=2)
+    results, found = run(build, arrays, d_out, is_copied, repeats=2, products=products)
     for result, wanted in zip(results, [expected] if first is expected else expected, strict=True):
         scale = 1 + float(wanted.detach().abs().max())
         assert float((result.double() - wanted.detach()).abs().max()) <= tolerance * scale
@@ -101,7 +101,7 @@ def held(build, arrays, seed=0, is_copied=True, tolerance=2e-5):
     return results, found, d_out
 
 
-def held_apart(build_for, arrays, stacked):
+def held_apart(build_for, arrays, stacked, products="torch"):
     """Hold each member alone, and the stack where arrays lie between numbers that are none, to the stack, by bits.
 
     ``build_for`` makes the operation of some members.
@@ -109,7 +109,7 @@ def held_apart(build_for, arrays, stacked):
     results, found, d_out = stacked
     for members in [slice(0, len(d_out)), *(slice(r, r + 1) for r in range(len(d_out)))]:
         own = {name: array[members] for name, array in arrays.items()}
-        apart, grads = run(build_for(members), own, d_out[members], program_type=Banded)
+        apart, grads = run(build_for(members), own, d_out[members], program_type=Banded, products=products)
         assert all(torch.equal(one, every[members]) for one, every in zip(apart, results, strict=True))
         assert all(torch.equal(grads[name], found[name][members]) for name in found)
 
@@ -176,7 +176,7 @@ def test_attention_with_scores_of_another_factor():
     hold_attention(2, 3, 1, 24, (5, 7, False), 0.5, True, [1, 2, 3], 0, factor=1.0)
 
 
-def hold_lstm(R, B, S, E, D, is_biased, mask, is_backward, has_before, seed):
+def hold_lstm(R, B, S, E, D, is_biased, mask, is_backward, has_before, seed, products):
     """Hold an LSTM layer, its states and the last of them, to PyTorch's operations."""
     arrays = drawn(seed, R, x=(S * B, E), weight=(4 * D, E + D), bias=(4 * D,), h=(B, D), c=(B, D))
     arrays["weight"] /= math.sqrt(E + D)
@@ -194,8 +194,8 @@ def hold_lstm(R, B, S, E, D, is_biased, mask, is_backward, has_before, seed):
 
         return build
 
-    stacked = held(build_for(slice(0, R)), arrays, seed)
-    held_apart(build_for, arrays, stacked)
+    stacked = held(build_for(slice(0, R)), arrays, seed, products=products)
+    held_apart(build_for, arrays, stacked, products)
     if mask == "padding" and not is_backward:
         h = stacked[0][0][:, : S * B].view(R, S, B, D)
         first = arrays["h"] if has_before else torch.zeros(R, B, D)
@@ -206,7 +206,7 @@ def hold_lstm(R, B, S, E, D, is_biased, mask, is_backward, has_before, seed):
 
 widths = st.integers(2, 40)  # a product with one column is rounded otherwise in a stack of one by PyTorch's library
 masks = st.sampled_from([None, "padding", "any"])
-directions = (st.booleans(), st.booleans(), seeds)
+directions = (st.booleans(), st.booleans(), seeds, st.sampled_from(["torch", "own"]))
 
 
 @quick
@@ -214,9 +214,11 @@ directions = (st.booleans(), st.booleans(), seeds)
     *(st.integers(1, 3), st.integers(1, 3), st.integers(1, 5), widths, st.integers(1, 20)),
     *(st.booleans(), masks, *directions),
 )
-@example(2, 3, 4, 8, 16, True, "padding", True, True, 0)
-def test_lstm_layers(R, B, S, E, D, is_biased, mask, is_backward, has_before, seed):
-    hold_lstm(R, B, S, E, D, is_biased, mask, is_backward, has_before, seed)
+@example(2, 3, 4, 8, 16, True, "padding", True, True, 0, "own")
+@example(2, 3, 4, 8, 16, True, "any", False, False, 0, "own")
+@example(2, 3, 1, 8, 16, True, None, False, False, 0, "own")
+def test_lstm_layers(R, B, S, E, D, is_biased, mask, is_backward, has_before, seed, products):
+    hold_lstm(R, B, S, E, D, is_biased, mask, is_backward, has_before, seed, products)
 
 
 def test_a_final_state_has_the_gradients_of_all_its_readers_and_one_that_is_not_read_none():
@@ -224,7 +226,7 @@ def test_a_final_state_has_the_gradients_of_all_its_readers_and_one_that_is_not_
         over = Recurrence(2, 3)
         h, (last, _) = ops.lstm(x.x, ops.join([x.weight]), None, over, None)
         above, _ = ops.lstm(h, ops.join([x.weight]), None, over, (last, last))
-        again, _ = ops.lstm(above, ops.join([x.weight]), None, over, (last, x.c))
+        again, _ = ops.lstm(above, ops.join([x.weight]), None, over, (last, ops.join([x.c])))
         return ops.by_example(ops.beside([again, h]), 3)
 
     held(build, drawn(0, 2, x=(6, 8), weight=(32, 16), c=(2, 8)))
@@ -518,8 +520,8 @@ def test_attention_of_many_shapes(R, B, H, size, view, p, is_masked, keys, seed,
     *(st.integers(1, 3), st.integers(1, 70), st.integers(1, 9), widths, st.integers(1, 70)),
     *(st.booleans(), masks, *directions),
 )
-def test_lstm_layers_of_many_shapes(R, B, S, E, D, is_biased, mask, is_backward, has_before, seed):
-    hold_lstm(R, B, S, E, D, is_biased, mask, is_backward, has_before, seed)
+def test_lstm_layers_of_many_shapes(R, B, S, E, D, is_biased, mask, is_backward, has_before, seed, products):
+    hold_lstm(R, B, S, E, D, is_biased, mask, is_backward, has_before, seed, products)
 
 
 @pytest.mark.slow

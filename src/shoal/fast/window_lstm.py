@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from shoal.fast import matmul
 from shoal.fast.kernels import Argument, KernelOps, Library
 from shoal.fast.program import Program, Value
 from shoal.fast.window_ops import Recurrence
@@ -46,20 +47,9 @@ class RecurrentKernelOps(KernelOps):
         self._read |= {x, weight, h, *ends, *(before or ())}
         of_input = weight.data[:, :, :-D].transpose(1, 2)
         program.multiply(gates, x.data, of_input, None if bias is None else bias.data)
-        state = None if before is None else (before[0].data, before[1].data)
-        for t in over.order:
-            now = over.rows(t)
-            if state is not None:
-                program.multiply(gates[:, now], state[0], of_state, add=True)
-            h_before, c_before = state or (None, None)
-            self._lay_window(
-                *("lstm_step", R, B, D, gates[:, now], 4 * n * D, *_seen(over, t), h_before, c_before),
-                *(0 if c_before is None else c_before.stride(0), h.data[:, now], c[:, now], n * D),
-            )
-            state = h.data[:, now], c[:, now]
-        assert state is not None  # there is a position
-        for end, last in zip(ends, state, strict=True):
-            program.lay(end.data.copy_, last)
+        self._lay_steps(of_state, over, before, h.data, gates, c)
+        for end, states in zip(ends, (h.data, c), strict=True):
+            program.lay(end.data.copy_, states[:, over.rows(over.order[-1])])
             program.operation(end, lambda: None)  # its gradient is read by the layer's, and its memory is free after
 
         def lay_backward() -> None:
@@ -68,6 +58,34 @@ class RecurrentKernelOps(KernelOps):
 
         program.operation(h, lay_backward, gates, c)
         return h, ends
+
+    def _lay_steps(
+        self, of_state: Tensor, over: Recurrence, before: State | None, h: Tensor, gates: Tensor, c: Tensor
+    ) -> None:
+        """Record the forward pass through time, from the projected inputs in ``gates``."""
+        program, (R, n, D) = self.program, h.shape
+        first_h, first_c, first_stride = _first(before)
+        states = [first_h, *(h[:, over.rows(t)] for t in over.order[:-1])]
+        cells = [first_c, *(c[:, over.rows(t)] for t in over.order[:-1])]
+        products = [
+            (gates[:, over.rows(t)], state, of_state)
+            for t, state in zip(over.order, states, strict=True)
+            if state is not None
+        ]
+        if program.products == "own":
+            self._lay_window(
+                *("lstm_steps", *_several(products), R, over.S, over.B, D, int(over.is_backward), gates),
+                *(_seen(over, 0)[0], first_h, first_c, first_stride, h, c),
+            )
+            return
+        for t, state, cell in zip(over.order, states, cells, strict=True):
+            now = over.rows(t)
+            if state is not None:
+                program.multiply(gates[:, now], state, of_state, add=True)
+            self._lay_window(
+                *("lstm_step", R, over.B, D, gates[:, now], 4 * n * D, *_seen(over, t), state, cell),
+                *(0 if cell is None else cell.stride(0), h[:, now], c[:, now], n * D),
+            )
 
     def _lay_steps_back(
         self,
@@ -83,19 +101,32 @@ class RecurrentKernelOps(KernelOps):
         program, (R, n, D), of_state = self.program, h.data.shape, weight.data[:, :, -h.data.shape[2] :]
         d_h, d_h_end, d_c = program.zeroed_grad(h), program.zeroed_grad(ends[0]), program.zeroed_grad(ends[1])
         d_first = None if before is None else program.zeroed_grad(before[0])
-        program.lay(d_h[:, over.rows(over.order[-1])].add_, d_h_end)
-        for t, previous in zip(over.order[::-1], [*over.order[-2::-1], None], strict=True):
-            now = over.rows(t)
-            c_before, d_before = None if before is None else before[1].data, d_first
-            if previous is not None:
-                c_before, d_before = c[:, over.rows(previous)], d_h[:, over.rows(previous)]
+        _, first_c, first_stride = _first(before)
+        order, previous = over.order[::-1], over.order[-2::-1]
+        d_states = [*(d_h[:, over.rows(t)] for t in previous), d_first]
+        cells = [*(c[:, over.rows(t)] for t in previous), first_c]
+        program.lay(d_h[:, over.rows(order[0])].add_, d_h_end)
+        products = [
+            (d_state, gates[:, over.rows(t)], of_state)
+            for t, d_state in zip(order, d_states, strict=True)
+            if d_state is not None
+        ]
+        if program.products == "own":
             self._lay_window(
-                *("lstm_step_backward", R, over.B, D, gates[:, now], 4 * n * D, *_seen(over, t), c_before),
-                *(0 if c_before is None else c_before.stride(0), c[:, now], d_h[:, now], n * D, d_before),
-                *(0 if d_before is None else d_before.stride(0), d_c),
+                *("lstm_steps_backward", *_several(products), R, over.S, over.B, D, int(over.is_backward), gates),
+                *(_seen(over, 0)[0], first_c, first_stride, c, d_h, d_first),
+                *(0 if d_first is None else d_first.stride(0), d_c),
             )
-            if d_before is not None:
-                program.multiply(d_before, gates[:, now], of_state, add=True)
+        else:
+            for t, d_state, cell in zip(order, d_states, cells, strict=True):
+                now = over.rows(t)
+                self._lay_window(
+                    *("lstm_step_backward", R, over.B, D, gates[:, now], 4 * n * D, *_seen(over, t), cell),
+                    *(0 if cell is None else cell.stride(0), c[:, now], d_h[:, now], n * D, d_state),
+                    *(0 if d_state is None else d_state.stride(0), d_c),
+                )
+                if d_state is not None:
+                    program.multiply(d_state, gates[:, now], of_state, add=True)
         if before is not None:
             program.add_to_grad(before[1], d_c)
 
@@ -150,6 +181,20 @@ class RecurrentKernelOps(KernelOps):
 
         program.operation(out, lay_backward)
         return out
+
+
+def _first(before: State | None) -> tuple[Tensor | None, Tensor | None, int]:
+    """First ``h`` and ``c``, and the stride from one member to the next that both have."""
+    if before is None:
+        return None, None, 0
+    h, c = (value.data for value in before)
+    assert h.stride() == c.stride()
+    return h, c, h.stride(0)
+
+
+def _several(products: Sequence[tuple[Tensor, Tensor, Tensor]]) -> tuple[int, Tensor, int]:
+    """Products that are added to their results, as a kernel calls them one after the other."""
+    return matmul.several([matmul.product(out, a, b, accumulate=True) for out, a, b in products])
 
 
 def _seen(over: Recurrence, t: int) -> tuple[Tensor | None, int]:

@@ -969,6 +969,35 @@ void lstm_step_backward(idx R, idx B, idx D, float *gates, idx gates_stride, con
     }
 }
 
+/* All time steps of a layer, with the products between them, a call each; where products is given, S or S - 1 of a size.
+ *   gates (S B, 4 D), first h, c (B, D) or NULL  ->  h, c (S B, D); see lstm_step */
+typedef void Multiply(const void *);
+
+void lstm_steps(Multiply *multiply, const char *products, idx size, idx R, idx S, idx B, idx D, idx is_backward, float *gates,
+                const uint8_t *seen, const float *first_h, const float *first_c, idx first_stride, float *h, float *c) {
+    const idx stride = S * B * D, step = is_backward ? -B * D : B * D;
+    for (idx k = 0; k < S; k++) {
+        const idx t = is_backward ? S - 1 - k : k, at = t * B * D;
+        if (k || first_h) multiply(products), products += size;
+        lstm_step(R, B, D, gates + 4 * at, 4 * stride, seen ? seen + t : NULL, S, k ? h + at - step : first_h,
+                  k ? c + at - step : first_c, k ? stride : first_stride, h + at, c + at, stride);
+    }
+}
+
+/* Their backward, from the last step to the first; see lstm_step_backward. */
+void lstm_steps_backward(Multiply *multiply, const char *products, idx size, idx R, idx S, idx B, idx D, idx is_backward,
+                         float *gates, const uint8_t *seen, const float *first_c, idx first_stride, const float *c, float *d_h,
+                         float *d_first_h, idx d_first_stride, float *d_c) {
+    const idx stride = S * B * D, step = is_backward ? -B * D : B * D;
+    for (idx k = S - 1; k >= 0; k--) {
+        const idx t = is_backward ? S - 1 - k : k, at = t * B * D;
+        lstm_step_backward(R, B, D, gates + 4 * at, 4 * stride, seen ? seen + t : NULL, S, k ? c + at - step : first_c,
+                           k ? stride : first_stride, c + at, d_h + at, stride, k ? d_h + at - step : d_first_h,
+                           k ? stride : d_first_stride, d_c);
+        if (k || d_first_h) multiply(products), products += size;
+    }
+}
+
 /* ---- scores of tokens */
 
 /* True where target is what argmax finds: the first of the highest, NaN above all. */
