@@ -217,6 +217,7 @@ directions = (st.booleans(), st.booleans(), seeds, st.sampled_from(["torch", "ow
 @example(2, 3, 4, 8, 16, True, "padding", True, True, 0, "own")
 @example(2, 3, 4, 8, 16, True, "any", False, False, 0, "own")
 @example(2, 3, 1, 8, 16, True, None, False, False, 0, "own")
+@example(2, 3, 9, 8, 32, True, "padding", True, True, 0, "own")
 def test_lstm_layers(R, B, S, E, D, is_biased, mask, is_backward, has_before, seed, products):
     hold_lstm(R, B, S, E, D, is_biased, mask, is_backward, has_before, seed, products)
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from shoal.fast import matmul
 from shoal.fast.kernels import Argument, KernelOps, Library
+from shoal.fast.panels import right_matrix
 from shoal.fast.program import Program, Value
 from shoal.fast.window_ops import Recurrence
 
@@ -67,16 +68,18 @@ class RecurrentKernelOps(KernelOps):
         first_h, first_c, first_stride = _first(before)
         states = [first_h, *(h[:, over.rows(t)] for t in over.order[:-1])]
         cells = [first_c, *(c[:, over.rows(t)] for t in over.order[:-1])]
-        products = [
-            (gates[:, over.rows(t)], state, of_state)
-            for t, state in zip(over.order, states, strict=True)
-            if state is not None
-        ]
         if program.products == "own":
+            matrix = right_matrix(program, of_state, over.S)
+            products = [
+                matrix.operands(gates[:, over.rows(t)], state)
+                for t, state in zip(over.order, states, strict=True)
+                if state is not None
+            ]
             self._lay_window(
                 *("lstm_steps", *_several(products), R, over.S, over.B, D, int(over.is_backward), gates),
                 *(_seen(over, 0)[0], first_h, first_c, first_stride, h, c),
             )
+            matrix.give_back()
             return
         for t, state, cell in zip(over.order, states, cells, strict=True):
             now = over.rows(t)
@@ -106,17 +109,19 @@ class RecurrentKernelOps(KernelOps):
         d_states = [*(d_h[:, over.rows(t)] for t in previous), d_first]
         cells = [*(c[:, over.rows(t)] for t in previous), first_c]
         program.lay(d_h[:, over.rows(order[0])].add_, d_h_end)
-        products = [
-            (d_state, gates[:, over.rows(t)], of_state)
-            for t, d_state in zip(order, d_states, strict=True)
-            if d_state is not None
-        ]
         if program.products == "own":
+            matrix = right_matrix(program, of_state, over.S)
+            products = [
+                matrix.operands(d_state, gates[:, over.rows(t)])
+                for t, d_state in zip(order, d_states, strict=True)
+                if d_state is not None
+            ]
             self._lay_window(
                 *("lstm_steps_backward", *_several(products), R, over.S, over.B, D, int(over.is_backward), gates),
                 *(_seen(over, 0)[0], first_c, first_stride, c, d_h, d_first),
                 *(0 if d_first is None else d_first.stride(0), d_c),
             )
+            matrix.give_back()
         else:
             for t, d_state, cell in zip(order, d_states, cells, strict=True):
                 now = over.rows(t)
