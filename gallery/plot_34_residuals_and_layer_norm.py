@@ -2,8 +2,8 @@ r"""
 Residuals and LayerNorm keep gradients in bounds
 ================================================
 
-A network of :math:`L` layers maps :math:`h_0` to :math:`h_L` through :math:`h_{\ell+1} = F_\ell(h_\ell)`. A small change
-of :math:`h_0`, and a gradient on its way back, is multiplied by the product of the layers' Jacobians,
+A network of :math:`L` layers maps :math:`h_0` to :math:`h_L` through :math:`h_{\ell+1} = F_\ell(h_\ell)`. A small
+change of :math:`h_0`, and a gradient on its way back, is multiplied by the product of the layers' Jacobians,
 
 .. math:: \frac{dh_L}{dh_0} = J_{L-1} J_{L-2} \cdots J_0, \qquad J_\ell = \frac{dh_{\ell+1}}{dh_\ell} .
 
@@ -40,10 +40,10 @@ def depths(layers, h):
 # %%
 # L2 (a): without residuals, the worst case is c to the power of L
 # ----------------------------------------------------------------
-# Let :math:`h_{\ell+1} = \mathrm{ReLU}(W_\ell h_\ell)` with :math:`\lVert W_\ell \rVert = c`. ReLU stretches nothing, so
-# each layer stretches by at most :math:`c` and all of them by at most :math:`c^L`. The bound is attained: with
-# :math:`W_\ell = c I` and an :math:`h_0` without negative entries ReLU does nothing, and activations and gradients are both
-# multiplied by exactly :math:`c^L`.
+# Let :math:`h_{\ell+1} = \mathrm{ReLU}(W_\ell h_\ell)` with :math:`\lVert W_\ell \rVert = c`. ReLU stretches nothing,
+# so each layer stretches by at most :math:`c` and all of them by at most :math:`c^L`. The bound is attained: with
+# :math:`W_\ell = c I` and an :math:`h_0` without negative entries ReLU does nothing, and activations and gradients are
+# both multiplied by exactly :math:`c^L`.
 
 c, L = 1.5, 20
 h_0 = torch.randn(d, dtype=torch.float64, generator=draws).abs()
@@ -57,8 +57,8 @@ check("smallest singular value", values[-1], 3325.26, 5e-3)
 
 # %%
 # The worst case is not the typical one. With :math:`W_\ell = c\,U` for random rotations :math:`U`, about half of the
-# entries become 0 in each layer: the *mean* of :math:`\lVert h_L \rVert^2` grows by :math:`c^2 / 2` per layer, so typical
-# activations grow by :math:`(c / \sqrt 2)^L` instead of :math:`c^L`.
+# entries become 0 in each layer: the *mean* of :math:`\lVert h_L \rVert^2` grows by :math:`c^2 / 2` per layer, so
+# typical activations grow by :math:`(c / \sqrt 2)^L` instead of :math:`c^L`.
 
 growths = []
 for _ in range(400):
@@ -77,9 +77,9 @@ check("random networks of which the worst case is reached", (growth > 3325).sum(
 # Now :math:`h_{\ell+1} = h_\ell + f_\ell(h_\ell)`, where each Jacobian of :math:`f_\ell` has a norm of at most
 # :math:`\varepsilon`. The derivative of :math:`h` with respect to itself is :math:`I`, so a layer has the Jacobian
 # :math:`I + E_\ell` with :math:`\lVert E_\ell \rVert \le \varepsilon`, and the network has the product of these. Each
-# factor stretches by at least :math:`1 - \varepsilon` and at most :math:`1 + \varepsilon`, so *all* singular values of the
-# product lie between :math:`(1 - \varepsilon)^L` and :math:`(1 + \varepsilon)^L`: for small :math:`\varepsilon` nothing
-# explodes, and, unlike in (a), nothing vanishes either.
+# factor stretches by at least :math:`1 - \varepsilon` and at most :math:`1 + \varepsilon`, so *all* singular values of
+# the product lie between :math:`(1 - \varepsilon)^L` and :math:`(1 + \varepsilon)^L`: for small :math:`\varepsilon`
+# nothing explodes, and, unlike in (a), nothing vanishes either.
 
 epsilon = 0.1
 for L, low, high, digit in ((20, 0.122, 6.73, 5e-4), (50, 0.00515, 117.4, 5e-6)):
@@ -116,8 +116,8 @@ check(
 # %%
 # L2 (c): LayerNorm
 # -----------------
-# :math:`\mathrm{LN}(h) = (h - \mu) / \sigma`. The mean of the result is :math:`(\mu - \mu) / \sigma = 0`, and its variance
-# is the mean of :math:`(h_i - \mu)^2 / \sigma^2`, which is 1.
+# :math:`\mathrm{LN}(h) = (h - \mu) / \sigma`. The mean of the result is :math:`(\mu - \mu) / \sigma = 0`, and its
+# variance is the mean of :math:`(h_i - \mu)^2 / \sigma^2`, which is 1.
 
 norm = LayerNorm(d, eps=0).double()
 with torch.no_grad():
@@ -126,10 +126,10 @@ check("mean of LN(h)", normed.mean(), 0, 1e-12)
 check("variance of LN(h)", normed.var(correction=0), 1, 1e-12)
 
 # %%
-# "For every h" is not true. A constant :math:`h` has :math:`\sigma = 0`, and the quotient is 0 / 0. Implementations add a
-# small :math:`\varepsilon` (here :math:`10^{-5}`) to the variance, after which the result has the variance
-# :math:`\sigma^2 / (\sigma^2 + \varepsilon)`: less than 1 for every :math:`h`, and 0 for a constant one. With
-# :math:`d = 2`, LayerNorm keeps nothing of :math:`h` but which entry is larger.
+# "For every h" is not true. A constant :math:`h` has :math:`\sigma = 0`, and the quotient is 0 / 0. Implementations add
+# a small :math:`\varepsilon` (here :math:`10^{-5}`) to the variance, after which the result has the variance
+# :math:`\sigma^2 / (\sigma^2 + \varepsilon)`: less than 1 for every :math:`h`, and 0 for a constant one. With :math:`d
+# = 2`, LayerNorm keeps nothing of :math:`h` but which entry is larger.
 
 standard = (h_0 - h_0.mean()) / h_0.std(correction=0)
 usual = LayerNorm(d).double()
@@ -150,10 +150,10 @@ check("LN of (0, 1) and of (-5, 100): difference", (two[0] - two[1]).abs().max()
 
 # %%
 # *Why are the Jacobians of blocks less likely to become large?* Because what enters :math:`f_\ell` has the same length,
-# :math:`\sqrt d`, however long :math:`h_\ell` has become: :math:`f_\ell` never sees inputs on which it is steeper than on
-# those. And LayerNorm's own Jacobian has :math:`d - 2` singular values of exactly :math:`1 / \sigma(h)`, and two of 0, for
-# a shift and a scaling of :math:`h` change nothing. So a block's Jacobian is :math:`I + J_f \cdot O(1 / \sigma)`: the longer
-# the stream :math:`h_\ell` grows, the less a block can add to it.
+# :math:`\sqrt d`, however long :math:`h_\ell` has become: :math:`f_\ell` never sees inputs on which it is steeper than
+# on those. And LayerNorm's own Jacobian has :math:`d - 2` singular values of exactly :math:`1 / \sigma(h)`, and two of
+# 0, for a shift and a scaling of :math:`h` change nothing. So a block's Jacobian is :math:`I + J_f \cdot O(1 /
+# \sigma)`: the longer the stream :math:`h_\ell` grows, the less a block can add to it.
 #
 # It is no bound: a *short* :math:`h` is stretched by :math:`1 / \sigma`, which has no limit.
 
@@ -225,8 +225,8 @@ figure(
 # In trained models
 # -----------------
 # Two GPTs of four blocks learn addition modulo 7: one with LayerNorm before attention and feed-forward, one without any
-# norm. At the position of "=" of an equation, the product of their blocks' Jacobians is the derivative of the last hidden
-# state with respect to the embedding.
+# norm. At the position of "=" of an equation, the product of their blocks' Jacobians is the derivative of the last
+# hidden state with respect to the embedding.
 
 (_, _), tokenizer, _, _ = get_arithmetic_dataset(p=7, q=7, operator="+", r_train=0.7)
 equations = [tokenizer.encode(f"BOS {a} + {b} =") for a in range(0, 7, 2) for b in range(0, 7, 3)]
