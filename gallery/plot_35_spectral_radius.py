@@ -139,7 +139,7 @@ figure(
     ),
     Panel(
         [line(one, "t", "norm", dashed=True), line(curves, "t", "norm", "matrix")],
-        Axis("steps t"),
+        Axis("steps t", format="d"),
         Axis("norm of W^t", log=True, format="~e"),
         title="Norms of powers",
         height=260,
