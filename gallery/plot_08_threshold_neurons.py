@@ -131,8 +131,8 @@ figure(
         height=320,
     ),
     move=Choice("function", "function", "XOR"),
-    caption="The four inputs, coloured by the value of a function, and the line of a threshold neuron that computes it where "
-    "there is one.",
-    alternative="For AND the line runs between (1, 1) and the other three inputs, for OR between (0, 0) and the others. For "
-    "XOR the values 1 lie at opposite corners and there is no line.",
+    caption="The four inputs, coloured by the value of a function, and the line of a threshold neuron that computes "
+    "it, where there is one.",
+    alternative="For AND the line runs between (1, 1) and the other three inputs, for OR between (0, 0) and the "
+    "others. For XOR the values 1 lie at opposite corners and there is no line.",
 )
