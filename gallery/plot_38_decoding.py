@@ -78,10 +78,9 @@ def beam(x, B):
     """The ``B`` best sequences that a beam search of width ``B`` finds, as pairs of text and log probability."""
     tree = Tree(x)
     searched = beam_search(tree, *tree.start(), 3, Beam(B), from_logits=False, record=True)
-    best, pairs = searched.hypotheses, []
-    for k in range(B):
-        pairs.append((" ".join(WORDS[token] for token in best.tokens[0, 0, k]), best.log_p[0, 0, k].item()))
-    return pairs, searched
+    best = searched.hypotheses
+    texts = [" ".join(WORDS[token] for token in tokens) for tokens in best.tokens[0, 0]]
+    return list(zip(texts, best.log_p[0, 0].tolist(), strict=True)), searched
 
 
 # %%
@@ -102,9 +101,9 @@ check("step 2, first place", second[0].log_p, -4.7, 1e-9)
 check("step 2, second place", second[1].log_p, -4.9, 1e-9, document="-5.0 (the red)", erratum="E12")
 check("step 2, what becomes of the red", second[2].fate, "pruned", document="kept", erratum="E12")
 check("first sequence, x = -5.5", pairs[0][0], "a blue square", document="the red rectangle", erratum="E12")
-check("its log probability", pairs[0][1], -9.9, 1e-9, document="-9.7", erratum="E12")
+check("log probability of the first sequence", pairs[0][1], -9.9, 1e-9, document="-9.7", erratum="E12")
 check("second sequence, x = -5.5", pairs[1][0], "a blue ellipse", document="a blue square", erratum="E12")
-check("its log probability", pairs[1][1], -10.3, 1e-9, document="-9.9", erratum="E12")
+check("log probability of the second sequence", pairs[1][1], -10.3, 1e-9, document="-9.9", erratum="E12")
 
 # %%
 # In Algorithm 1 all :math:`B` hypotheses begin as BOS with score 0, and the first step finds each word :math:`B` times
@@ -188,15 +187,15 @@ figure(
     Panel(
         [line(lines, "at", "best", "search"), dots(now, "at", "best", size=60)],
         Axis("x, log probability of the lost edge"),
-        Axis("log probability of the best sequence"),
+        Axis("log probability of the best sequence", domain=(-10, -8.8)),
         title="The best that each search finds",
     ),
     move=Slider("x", "x", -5.5),
     colours=["kept to the end", "pruned", *labels.values()],
     caption="Left: edges with their log probabilities. Right: a beam of two lies below greedy search where x is less "
     "than −4.8; greedy search and a beam of three agree there.",
-    alternative=f"With x = −5.5 the beam of two ends at {found[2][-5.5][0][1]:.1f}, greedy search and a beam of three at "
-    f"{GREEDY:.1f}. With x = −4 both beams end at {found[2][-4.0][0][1]:.1f}.",
+    alternative=f"With x = −5.5 the beam of two ends at {found[2][-5.5][0][1]:.1f}, greedy search and a beam of three "
+    f"at {GREEDY:.1f}. With x = −4 both beams end at {found[2][-4.0][0][1]:.1f}.",
 )
 
 # %%

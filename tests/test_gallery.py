@@ -63,6 +63,25 @@ NUMBERS = {
         "variance with one head over that with two, n = 64, s = 20": (8.9, 0.05),
         "weights of the trained GPT outside the bounds": (0, 0),
     },
+    "plot_38_decoding": {
+        "sequences of 10 words of a vocabulary of 10,000": (1e40, 0),
+        "greedy: log probability": (-9.7, 1e-9),
+        "step 2, first place": (-4.7, 1e-9),
+        "step 2, second place": (-4.9, 1e-9),
+        "log probability of the first sequence": (-9.9, 1e-9),
+        "log probability of the second sequence": (-10.3, 1e-9),
+        "hypotheses expanded, B = 2, T = 3": (5, 0),
+        "x at which two and greedy are equal": (-4.8, 1e-9),
+        "number of x at which three are worse than greedy": (0, 0),
+        "sequences that the model reads, T = 6, B = 16": (81, 0),
+        "scores of a step, T = 6, B = 16": (256, 0),
+    },
+    "plot_40_stopping": {
+        "results that the rule changes, of 300": (0, 0),
+        "results changed by the rule with a bound, mean per token": (0, 0),
+        "answers of the GPT that the rule changes, sum": (0, 0),
+        "answers of the GPT that the rule changes, mean per token": (0, 0),
+    },
 }
 
 
@@ -137,6 +156,11 @@ def test_a_broken_page_fails(tmp_path):
     page = broken(FOLDER / "plot_33_attention.py", tmp_path)
     with pytest.raises(Off, match=re.escape("0.99")):
         run_page(page)
+
+
+@pytest.mark.slow
+def test_a_broken_page_ends_its_process(tmp_path):
+    page = broken(FOLDER / "plot_33_attention.py", tmp_path)
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run([sys.executable, page], capture_output=True, text=True, check=False, env=environment)
     assert done.returncode == 1
@@ -168,6 +192,7 @@ def test_checks_are_aligned_recorded_and_raise(capsys):
     check("a text", "the red rectangle", "the red rectangle")
     first, second, third = capsys.readouterr().out.splitlines()
     assert first.index("expected") == second.index("expected")
+    assert first.index("a half") == second.index("a much")
     assert "E1" in second
     assert "rectangle" in third
     with pytest.raises(Off, match="got 2, expected 1"):

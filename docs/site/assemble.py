@@ -144,7 +144,10 @@ def _about(path: Path) -> str:
 def sections(text: str) -> dict[str, str]:
     """Sections of a document by their titles, each with its title as the page's and headings a level up."""
     parts = re.split(r"^## (.+)$", text, flags=re.MULTILINE)[1:]
-    raised = {title: re.sub(r"^##(#+ )", r"#\1", body, flags=re.MULTILINE) for title, body in zip(parts[::2], parts[1::2], strict=True)}
+    raised = {
+        title: re.sub(r"^##(#+ )", r"#\1", body, flags=re.MULTILINE)
+        for title, body in zip(parts[::2], parts[1::2], strict=True)
+    }
     return {title: f"# {title}\n{body}" for title, body in raised.items()}
 
 
@@ -162,7 +165,10 @@ def assemble(folder: Path) -> None:
             site.document(name)
     _results_index(folder / "results" / "index.md")
     notebook = notebook_page(ROOT / "examples" / "first_grokking.ipynb", folder / "examples" / "first_grokking")
-    site.write("examples/first_grokking.md", site.linked(notebook, Path("examples/first_grokking.ipynb"), "examples/first_grokking.md"))
+    site.write(
+        "examples/first_grokking.md",
+        site.linked(notebook, Path("examples/first_grokking.ipynb"), "examples/first_grokking.md"),
+    )
     _append(folder / "examples" / "index.md", "```{toctree}\n:hidden:\n\nfirst_grokking\ntidepool\n```\n")
     site.write("command-line/index.md", overview())
     for name, text in command_pages().items():

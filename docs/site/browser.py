@@ -55,7 +55,9 @@ class Browser:
         os.close(theirs_in)
         os.close(theirs_out)
         pages = [target for target in self._call("Target.getTargets", {})["targetInfos"] if target["type"] == "page"]
-        target = pages[0]["targetId"] if pages else self._call("Target.createTarget", {"url": "about:blank"})["targetId"]
+        target = (
+            pages[0]["targetId"] if pages else self._call("Target.createTarget", {"url": "about:blank"})["targetId"]
+        )
         self._session = self._call("Target.attachToTarget", {"targetId": target, "flatten": True})["sessionId"]
         for domain in ("Page", "Runtime", "Log", "Network"):
             self.call(f"{domain}.enable")
@@ -94,11 +96,13 @@ class Browser:
 
     def look(self, width: int, dark: bool) -> None:
         """Set the width of the window, in pixels, and what the reader prefers."""
-        self.call("Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=width < 600)
+        self.call(
+            "Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=width < 600
+        )
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.call("Emulation.setEmulatedMedia", features=[scheme])
 
-    def picture(self, path: Path, height: int = 4000) -> None:
+    def picture(self, path: Path, height: int = 16000) -> None:
         """Write a picture of the page, from its top, at most so many pixels high."""
         size = self.call("Page.getLayoutMetrics")["cssContentSize"]
         clip = {"x": 0, "y": 0, "width": size["width"], "height": min(size["height"], height), "scale": 1}

@@ -29,7 +29,7 @@ _STATE = """(async () => {
     figures: document.querySelectorAll(".shoal-chart").length,
     empty: [...document.querySelectorAll(".shoal-chart")].filter((e) => !e.querySelector("svg .mark-group")).length,
     pictures: [...document.images].filter((e) => e.complete && !e.naturalWidth).map((e) => e.src),
-    over: document.documentElement.scrollWidth - innerWidth,
+    wide: document.documentElement.scrollWidth,
     drawn: drawn ?? 0,
   };
 })()"""
@@ -87,7 +87,7 @@ def seen_faults(browser: Browser, page: Path, counts: Counter[str]) -> list[str]
             faults += [f"{look}: formula not drawn: {text}" for text in state["undrawn"]]
             faults += [f"{look}: {state['empty']} figures not drawn"] * bool(state["empty"])
             faults += [f"{look}: picture missing: {address}" for address in state["pictures"]]
-            faults += [f"{look}: {state['over']} pixels wider than the window"] * (state["over"] > 0)
+            faults += [f"{look}: {state['wide']} pixels wide, wider than the window"] * (state["wide"] > width)
     counts.update(pages=1, formulas=state["formulas"], figures=state["figures"])
     return [*faults, *_events(browser.events, counts)]
 
@@ -131,7 +131,7 @@ def main(words: list[str]) -> int:
     parser.add_argument("folder", type=Path, help="the site, build/docs/html")
     parser.add_argument("--pictures", type=Path, help="write pictures into this folder instead of checking")
     parser.add_argument("pages", nargs="*", help="pages, relative to the site; all when not given")
-    options = parser.parse_args(words)
+    options = parser.parse_intermixed_args(words)
     pages = [options.folder / name for name in options.pages] or sorted(options.folder.rglob("*.html"))
     if not pages or not all(page.is_file() for page in pages):
         raise SystemExit(f"{options.folder} holds no such pages; make docs builds them")

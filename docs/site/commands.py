@@ -22,7 +22,7 @@ def overview() -> str:
     rows = "\n".join(f"| [shoal {name}]({name}.md) | {_cell(about)} |" for name, about in COMMANDS.items())
     names = "\n".join(COMMANDS)
     return (
-        "# Command line\n\nFlags are written with `-` or `_`. These pages are made from the parsers of the commands.\n\n"
+        "# Command line\n\nFlags are written with `-` or `_`. These pages are made from the parsers.\n\n"
         f"| command | use |\n| --- | --- |\n{rows}\n\n```{{toctree}}\n:hidden:\n\nguide\n{names}\n```\n"
     )
 

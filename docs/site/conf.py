@@ -28,7 +28,7 @@ myst_enable_extensions = ["dollarmath", "colon_fence"]
 myst_heading_anchors = 4
 
 # ---- Python reference
-autodoc_default_options = {"members": True, "undoc-members": False, "show-inheritance": False}
+autodoc_default_options = {"members": True}
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 autodoc_preserve_defaults = True
@@ -36,6 +36,7 @@ napoleon_numpy_docstring = False
 napoleon_use_ivar = True
 maximum_signature_line_length = 80
 python_use_unqualified_type_names = True
+toc_object_entries_show_parents = "hide"
 
 # ---- the page: everything lies in the folder that is built, and nothing is fetched
 html_theme = "furo"

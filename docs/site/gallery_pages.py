@@ -1,6 +1,7 @@
 """Hooks of sphinx-gallery: pictures for the overview, numbers of all pages as JSON and as a table."""
 
 import json
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,10 @@ def write_numbers(app: Any) -> None:
     lines = [HEADER]
     for page, rows in pages.items():
         lines += [f"\n## {_title(source / 'gallery' / f'{page}.rst')}\n", f"[The page](gallery/{page}.rst)\n"]
-        lines += ["| quantity | value | expected | within | the document says | erratum |", "| --- | ---: | ---: | ---: | --- | --- |"]
+        lines += [
+            "| quantity | value | expected | within | the document says | erratum |",
+            "| --- | ---: | ---: | ---: | --- | --- |",
+        ]
         lines += [_row(row) for row in rows]
     (source / "numbers.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
@@ -55,7 +59,7 @@ def write_numbers(app: Any) -> None:
 def _title(page: Path) -> str:
     """Title of a page: the line above the first underline of ``=``."""
     lines = page.read_text("utf-8").splitlines()
-    return next(line for line, below in zip(lines, lines[1:], strict=False) if line and set(below) == {"="})
+    return next(line for line, below in pairwise(lines) if line and set(below) == {"="})
 
 
 def _row(row: dict[str, Any]) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 
 
 def notebook_page(path: Path, pictures: Path) -> str:
-    """Markdown of a notebook; its pictures are written to a folder, which is named like the notebook beside the page."""
+    """Markdown of a notebook; its pictures are written to a folder named like it, beside the page."""
     cells = json.loads(path.read_text("utf-8"))["cells"]
     pictures.mkdir(parents=True, exist_ok=True)
     parts, number = [], 0

@@ -10,7 +10,7 @@ from shoal.errors import UserError
 if TYPE_CHECKING:
     from shoal.gallery.figures import PageFigure
 
-_NAME, _VALUE = 58, 12  # columns of a printed line
+_VALUE, _TOLERANCE = 13, 9  # columns of a printed line
 
 
 class Off(AssertionError):
@@ -51,8 +51,8 @@ class Check:
         tolerance = f"± {self.tolerance:g}" if self.tolerance else "exactly"
         mark = "ok " if self.holds else "OFF"
         value, expected = (_shown(number) for number in (self.value, self.expected))
-        line = f"{mark} {self.name:<{_NAME}} {value:>{_VALUE}}  expected {expected:>{_VALUE}} {tolerance}"
-        return f"{line}  ({self.erratum})" if self.erratum else line
+        line = f"{mark} {value:>{_VALUE}}  expected {expected:>{_VALUE}} {tolerance:<{_TOLERANCE}}  {self.name}"
+        return f"{line} ({self.erratum})" if self.erratum else line
 
 
 @dataclass
@@ -100,21 +100,21 @@ def check(
 
     Args:
         name: quantity, in words, with its unit; one line.
-        value: a number, a tensor of one element, or a text.
+        value: a number, a tensor of one element, a truth value, or a text.
         expected: the same, by a derivation that does not use the code that computed ``value``.
         tolerance: largest absolute difference allowed; 0 asks for equality, as texts always do.
         document: claim of the source document where it is another one.
         erratum: row of the errata that explains it, such as ``E12``.
 
     Returns:
-        The value, as a float or a text.
+        The value, as a float or a text; ``yes`` or ``no`` for a truth value.
 
     Raises:
         Off: the value is off, or not a number.
         UserError: the tolerance is negative or no number, or the name is empty.
 
     >>> check("two times two", 2 * 2, 4)
-    ok  two times two                                                         4  expected            4 exactly
+    ok              4  expected             4 exactly    two times two
     4.0
     """
     if not tolerance >= 0 or tolerance == math.inf:
@@ -130,6 +130,8 @@ def check(
 
 
 def _number(value: SupportsFloat | str) -> float | str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     return value if isinstance(value, str) else float(value)
 
 

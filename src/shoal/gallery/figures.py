@@ -51,7 +51,7 @@ class Choice:
 class PageFigure:
     """Figure of a page, with a caption, a text alternative and perhaps a parameter.
 
-    A notebook and sphinx-gallery show it by :meth:`_repr_html_`.
+    The documentation shows it by :meth:`_repr_html_`, drawn by a script of its own; :meth:`save` writes a picture.
     """
 
     drawn: Figure
@@ -166,7 +166,7 @@ def _parameter(move: Slider | Choice, layers: Sequence[Layer]) -> alt.Parameter:
 def _panel(panel: Panel, names: list[str], moved: str | None) -> Any:
     axes = {"x": _position(panel, "x", panel.x), "y": _position(panel, "y", panel.y)}
     charts = [_chart(layer, axes, names, moved) for layer in panel.layers]
-    title = {"title": alt.Title(panel.title, anchor="start")} if panel.title else {}
+    title = {"title": alt.Title(panel.title, anchor="start", frame="group")} if panel.title else {}
     return alt.layer(*charts).properties(width=panel.width, height=panel.height, **title)
 
 
@@ -180,7 +180,7 @@ def _position(panel: Panel, channel: str, axis: Axis) -> dict[str, Any]:
     low, high = axis.domain or (min(values), max(values))
     if axis.domain is None and axis.names:
         low, high = -0.5, len(axis.names) - 0.5
-    if axis.domain is None and any(layer.kind == "bar" for layer in panel.layers):
+    if axis.domain is None and not axis.names and any(layer.kind == "bar" for layer in panel.layers):
         low, high = (low - 0.6, high + 0.6) if channel == "x" else (min(low, 0), high)
     upside_down = any(layer.kind == "rect" for layer in panel.layers) and channel == "y"
     scale = alt.Scale(
@@ -191,10 +191,13 @@ def _position(panel: Panel, channel: str, axis: Axis) -> dict[str, Any]:
     )
     if axis.hidden:
         return {"scale": scale, "axis": None}
-    shown: dict[str, Any] = {"title": axis.title or None, "format": axis.format, "tickCount": 6}
+    shown: dict[str, Any] = {"title": axis.title or None, "tickCount": 6}
+    if axis.format or axis.log:
+        shown["format"] = axis.format or "~g"
     if axis.names:
         labels = json.dumps(list(axis.names))
         shown |= {"values": list(range(len(axis.names))), "labelExpr": f"{labels}[datum.value]", "grid": False}
+        shown["labelOverlap"] = False
     if channel == "x" and axis.names:
         shown |= {"labelAngle": 0}
     return {"scale": scale, "axis": alt.Axis(**shown), "title": axis.title or None}
@@ -232,9 +235,9 @@ def _chart(layer: Layer, axes: Mapping[str, dict[str, Any]], names: list[str], m
         encoding["strokeWidth"] = alt.StrokeWidth(
             f"{channels['width']}:Q", legend=None, scale=alt.Scale(domain=[0, 1], range=[0.3, 8])
         )
-    chart: alt.Chart = getattr(alt.Chart(data), f"mark_{layer.kind}")(**layer.look, clip=layer.kind != "text").encode(
-        **encoding
-    )
+    chart: alt.Chart = getattr(alt.Chart(data), f"mark_{layer.kind}")(
+        **layer.look, clip=layer.kind in ("line", "rule")
+    ).encode(**encoding)
     return chart if moved is None or moved not in layer.data.columns else chart.transform_filter(_chosen(layer, moved))
 
 

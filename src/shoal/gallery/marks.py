@@ -7,6 +7,7 @@ from typing import Any
 import polars as pl
 
 from shoal.errors import UserError, nearest
+from shoal.report.figures import COLOURS
 
 INK = "#1a1a1a"  # marks without a colour column; a dark page shows it light
 _WIDTH, _HEIGHT = 320, 230
@@ -23,7 +24,7 @@ class Axis:
         title: quantity and unit.
         log: true for a logarithmic axis.
         domain: first and last value; those of all data, moved or not, when not given.
-        format: format of the ticks in d3's language.
+        format: format of the ticks in d3's language; d3's choice when not given.
         names: names at the ticks 0, 1, …, in place of numbers.
         hidden: true for an axis without ticks, of a drawing.
     """
@@ -31,7 +32,7 @@ class Axis:
     title: str = ""
     log: bool = False
     domain: tuple[float, float] | None = None
-    format: str = "~g"
+    format: str = ""
     names: Sequence[str] = ()
     hidden: bool = False
 
@@ -82,7 +83,7 @@ def _layer(kind: str, data: Columns, channels: Mapping[str, str | None], **look:
             near = nearest(column, frame.columns)
             raise UserError(f"no column {column!r} for {channel}: one of {' '.join(frame.columns)}{near}")
     ink = {} if {"colour", "fill"} & set(used) else {"color": INK}
-    return Layer(kind, frame, used, look | ink)
+    return Layer(kind, frame, used, ink | look)
 
 
 def _values(values: Any) -> list[Any]:
@@ -105,7 +106,9 @@ def dots(data: Columns, x: str, y: str, colour: str | None = None, *, size: floa
 
 def bars(data: Columns, x: str, y: str, colour: str | None = None) -> Layer:
     """Bar per row, from 0 up to ``y``; ``x`` holds integers."""
-    return _layer("bar", data, {"x": x, "y": y, "colour": colour}, width=14)
+    return _layer(
+        "bar", data, {"x": x, "y": y, "colour": colour}, **({} if colour else {"color": COLOURS[0]}), width=24
+    )
 
 
 def cells(data: Columns, x: str, y: str, value: str) -> Layer:
