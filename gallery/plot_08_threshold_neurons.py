@@ -46,7 +46,7 @@ rows = [(*x, 1) for x in inputs(2)]
 for k, unknown in enumerate(("w1", "w2", "b")):
     total = sum(y * sign * row[k] for y, sign, row in zip(proof.multipliers, signs, rows, strict=True))
     check(f"what is left of {unknown} between the two sides", total, 0)
-check("the proof holds in exact fractions", proof.holds(), 1)
+check("the proof holds in exact fractions", proof.holds(), True)
 
 # %%
 # How many functions have one
@@ -116,7 +116,7 @@ for table, name in NAMES.items():
         check(f"corners on the side of their value, {name}", (above == torch.tensor(table)).sum(), 4)
     else:
         texts["text"].append("no line separates the two colours")
-        check(f"multipliers of {name} prove it", found.holds(), 1)
+        check(f"multipliers of {name} prove it", found.holds(), True)
 
 figure(
     Panel(
@@ -125,8 +125,8 @@ figure(
             dots(corners, "x1", "x2", "value", size=260),
             words(texts, "x1", "x2", "text"),
         ],
-        Axis("first input", domain=(-0.4, 1.4)),
-        Axis("second input", domain=(-0.4, 1.4)),
+        Axis("first input", domain=(-0.4, 1.4), names=["0", "1"]),
+        Axis("second input", domain=(-0.4, 1.4), names=["0", "1"]),
         width=320,
         height=320,
     ),

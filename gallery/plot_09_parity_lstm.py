@@ -81,7 +81,7 @@ def at_least(x):
 with_1_at_0 = cell_states(bits, parity_cell(Gates(at_least, hard_tanh)))
 check("wrong states with σ(0) = 1", (with_1_at_0 != parities(bits)).sum(), 0)
 signs = cell_states(bits, parity_cell(Gates(hard_sigmoid, lambda x: 2 * at_least(x) - 1)))
-check("strings with a wrong state with tanh(0) = 1, of 256", (signs != parities(bits)).any(1).sum() > 0, 1)
+check("some states are wrong with tanh(0) = 1", bool((signs != parities(bits)).any()), True)
 
 # %%
 # A layer of the library
