@@ -35,10 +35,10 @@ from shoal.models import LSTMCell
 #
 # .. math::
 #
-#    W_f &= (0, -1) & b_f &= \tfrac12 & f_t &= \bar x_t \\
-#    W_i &= (0, 1) & b_i &= -\tfrac12 & i_t &= x_t \\
-#    W_C &= (-1, 0) & b_C &= 1 & \tilde C_t &= \overline{h_{t-1}} \\
-#    W_o &= (0, 0) & b_o &= \tfrac12 & o_t &= 1, \quad h_t = \tanh(C_t) = C_t
+#    W_f &= (0, -1) & \qquad b_f &= \tfrac12 & \qquad f_t &= \bar x_t \\
+#    W_i &= (0, 1) & \qquad b_i &= -\tfrac12 & \qquad i_t &= x_t \\
+#    W_C &= (-1, 0) & \qquad b_C &= 1 & \qquad \tilde C_t &= \overline{h_{t-1}} \\
+#    W_o &= (0, 0) & \qquad b_o &= \tfrac12 & \qquad o_t &= 1, \quad h_t = \tanh(C_t) = C_t
 #
 # *Assumptions*: the string begins with :math:`h_0 = C_0 = 0`, the parity of no bits; bits are 0 and 1; and
 # :math:`\tanh(0) = 0`, which :math:`\tilde C_t` and :math:`h_t` need. :math:`\sigma` is never asked at 0, so whether it
