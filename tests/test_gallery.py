@@ -326,6 +326,16 @@ def test_only_layers_with_the_parameter_are_moved():
     assert ["transform" in layer for layer in made.spec["layer"]] == [False, True]
 
 
+def test_every_name_of_an_axis_is_shown():
+    fresh()
+    rows = {"x": list(range(20)), "y": list(range(20))}
+    made = figure(Panel([dots(rows, "x", "y")], Axis(names=[f"n{k}" for k in range(20)])), **TEXTS)
+    axis = made.spec["layer"][0]["encoding"]["x"]["axis"]
+    assert axis["values"] == list(range(20))
+    assert "tickCount" not in axis  # which would leave some of them out
+    assert axis["labelOverlap"] is False
+
+
 def test_html_of_a_figure_has_its_words_and_ends_no_element():
     fresh()
     rows = {"x": [0], "y": [0], "t": ["</script><b>"]}

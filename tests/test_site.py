@@ -115,7 +115,7 @@ def test_every_erratum_has_a_place():
 
 
 PAGE = """<meta name="viewport" content="width=device-width"><title>a</title><p id="a" class="math">\\\\(x\\\\)</p>
-<div class="shoal-chart"></div><p style="width: 500px">wide</p>
+<div class="shoal-chart" aria-label="lines"><input type="range"></div><p style="width: 500px">wide</p>
 <script>console.error("no")</script><script src="https://example.org/a.js"></script><img src="gone.png">"""
 
 
@@ -135,6 +135,7 @@ def test_the_browser_sees_each_fault(tmp_path):
         "formula not drawn",
         "figures not drawn",
         "wider",
+        "moves nothing in: lines",
     ):
         assert any(words in fault for fault in faults), words
     assert any("picture missing" in fault for fault in faults)

@@ -1,7 +1,8 @@
 """Check of the built site: each page is opened from its file, at two widths, in light and dark, without a network.
 
 ``python docs/site/check.py FOLDER`` exits with 1 where a page asks for anything outside its folder, writes an error to
-the console, leaves a formula or a figure undrawn, is wider than the window, or has a link that leads nowhere.
+the console, leaves a formula or a figure undrawn, is wider than the window, or has a link that leads nowhere, and where
+a figure stays as it is when its parameter is moved.
 ``--pictures FOLDER PAGE …`` writes pictures of pages, in the four looks.
 """
 
@@ -32,6 +33,20 @@ _STATE = """(async () => {
     wide: document.documentElement.scrollWidth,
     drawn: drawn ?? 0,
   };
+})()"""
+_MOVE = """(async () => {
+  const still = [];
+  for (const chart of document.querySelectorAll(".shoal-chart")) {
+    const inputs = [...chart.querySelectorAll("input")], before = chart.querySelector("svg")?.outerHTML;
+    if (!inputs.length) continue;
+    if (inputs[0].type === "range") {
+      inputs[0].value = Number(inputs[0].value) === Number(inputs[0].max) ? inputs[0].min : inputs[0].max;
+      inputs[0].dispatchEvent(new Event("input", { bubbles: true }));
+    } else inputs.find((input) => !input.checked).click();
+    await new Promise((done) => setTimeout(done, 200));
+    if (chart.querySelector("svg")?.outerHTML === before) still.push(chart.ariaLabel?.slice(0, 60) ?? "");
+  }
+  return still;
 })()"""
 _SETTLE = "new Promise((done) => setTimeout(done, 250)).then(() => window.shoalFigures)"
 
@@ -88,6 +103,7 @@ def seen_faults(browser: Browser, page: Path, counts: Counter[str]) -> list[str]
             faults += [f"{look}: {state['empty']} figures not drawn"] * bool(state["empty"])
             faults += [f"{look}: picture missing: {address}" for address in state["pictures"]]
             faults += [f"{look}: {state['wide']} pixels wide, wider than the window"] * (state["wide"] > width)
+    faults += [f"the parameter moves nothing in: {label}" for label in browser.run(_MOVE)]
     counts.update(pages=1, formulas=state["formulas"], figures=state["figures"])
     return [*faults, *_events(browser.events, counts)]
 

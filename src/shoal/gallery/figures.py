@@ -191,15 +191,13 @@ def _position(panel: Panel, channel: str, axis: Axis) -> dict[str, Any]:
     )
     if axis.hidden:
         return {"scale": scale, "axis": None}
-    shown: dict[str, Any] = {"title": axis.title or None, "tickCount": 6}
-    if axis.format or axis.log:
-        shown["format"] = axis.format or "~g"
-    if axis.names:
+    shown: dict[str, Any] = {"title": axis.title or None}
+    if axis.names:  # with a count of ticks Vega would leave some of them out
         labels = json.dumps(list(axis.names))
         shown |= {"values": list(range(len(axis.names))), "labelExpr": f"{labels}[datum.value]", "grid": False}
-        shown["labelOverlap"] = False
-    if channel == "x" and axis.names:
-        shown |= {"labelAngle": 0}
+        shown |= {"labelOverlap": False} | ({"labelAngle": 0} if channel == "x" else {})
+    else:
+        shown |= {"tickCount": 6} | ({"format": axis.format or "~g"} if axis.format or axis.log else {})
     return {"scale": scale, "axis": alt.Axis(**shown), "title": axis.title or None}
 
 
