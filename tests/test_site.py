@@ -139,4 +139,9 @@ def test_the_browser_sees_each_fault(tmp_path):
     ):
         assert any(words in fault for fault in faults), words
     assert any("picture missing" in fault for fault in faults)
+    with check.Browser() as browser:
+        (tmp_path / "c.html").write_text("<script>window.shoalFigures = Promise.reject(new Error('lost'))</script>")
+        assert any(
+            "script: Error: lost" in fault for fault in check.seen_faults(browser, tmp_path / "c.html", check.Counter())
+        )
     assert not any(fault.startswith("1400 px") and "wider" in fault for fault in faults)

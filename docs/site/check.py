@@ -92,20 +92,30 @@ def seen_faults(browser: Browser, page: Path, counts: Counter[str]) -> list[str]
     """Faults of a page in the four looks; what is drawn is added to ``counts``."""
     browser.look(WIDTHS[0], dark=False)
     browser.open(page.resolve().as_uri())
-    faults = []
-    for width in WIDTHS:
-        for dark in (False, True):
-            browser.look(width, dark)
-            browser.run(_SETTLE)
-            state = browser.run(_STATE)
-            look = f"{width} px, {'dark' if dark else 'light'}"
-            faults += [f"{look}: formula not drawn: {text}" for text in state["undrawn"]]
-            faults += [f"{look}: {state['empty']} figures not drawn"] * bool(state["empty"])
-            faults += [f"{look}: picture missing: {address}" for address in state["pictures"]]
-            faults += [f"{look}: {state['wide']} pixels wide, wider than the window"] * (state["wide"] > width)
-    faults += [f"the parameter moves nothing in: {label}" for label in browser.run(_MOVE)]
-    counts.update(pages=1, formulas=state["formulas"], figures=state["figures"])
+    faults: list[str] = []
+    try:
+        for width in WIDTHS:
+            for dark in (False, True):
+                state = _faults_of_look(browser, width, dark, faults)
+        faults += [f"the parameter moves nothing in: {label}" for label in browser.run(_MOVE)]
+        counts.update(formulas=state["formulas"], figures=state["figures"])
+    except RuntimeError as error:  # a script of the page
+        faults.append(f"script: {str(error).splitlines()[0]}")
+    counts.update(pages=1)
     return [*faults, *_events(browser.events, counts)]
+
+
+def _faults_of_look(browser: Browser, width: int, dark: bool, faults: list[str]) -> dict[str, Any]:
+    """Add the faults of a page at a width, in light or dark; return its state."""
+    browser.look(width, dark)
+    browser.run(_SETTLE)
+    state: dict[str, Any] = browser.run(_STATE)
+    look = f"{width} px, {'dark' if dark else 'light'}"
+    faults += [f"{look}: formula not drawn: {text}" for text in state["undrawn"]]
+    faults += [f"{look}: {state['empty']} figures not drawn"] * bool(state["empty"])
+    faults += [f"{look}: picture missing: {address}" for address in state["pictures"]]
+    faults += [f"{look}: {state['wide']} pixels wide, wider than the window"] * (state["wide"] > width)
+    return state
 
 
 def _events(events: list[dict[str, Any]], counts: Counter[str]) -> list[str]:

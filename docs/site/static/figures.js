@@ -26,7 +26,8 @@
 
   async function draw(chart) {
     const spec = (chart.shoalSpec ??= JSON.parse(chart.querySelector("script").textContent));
-    const before = chart.shoalView?.view.signal("moved"); // what a reader chose stays chosen
+    const moves = (spec.params ?? []).some((param) => param.name === "moved");
+    const before = moves ? chart.shoalView?.view.signal("moved") : undefined; // what a reader chose stays chosen
     const wide = chart.parentElement.clientWidth;
     chart.shoalView?.finalize();
     const fresh = dressed(spec, wide, isDark());
