@@ -7,7 +7,7 @@ import torch
 
 from shoal.errors import LabError
 from shoal.fast.engine import choose_engine
-from shoal.lab.cohort import CohortFolder
+from shoal.lab.cohort import CohortFolder, is_over
 from shoal.lab.deleting import deleted_runs
 from shoal.lab.lab import Lab
 from shoal.lab.records import Records
@@ -37,6 +37,7 @@ def train(
     threads: int | None = None,
     engine: str | None = None,
     places: int | None = None,
+    until: int | None = None,
     flush_seconds: float = 20.0,
     metrics: Mapping[str, Metric] | None = None,
     name: str | None = None,
@@ -60,6 +61,8 @@ def train(
         engine: ``compiled``, ``prefixes`` or ``plain`` (:mod:`shoal.fast.engine`), of new cohorts; the fastest that
             supports them and is worth its start, when not given.
         places: runs of a cohort that train side by side; as many as fit into half of the free memory, when not given.
+        until: step at which these runs pause, with all that an exact continuation needs; other runs of their cohorts
+            stay where they are. Without it they train to their end.
         flush_seconds: longest time between two flushes, at most 30.
         metrics: further quantities to record at every evaluation of new runs, each a function of one member's
             parameters (by name) that returns a scalar tensor. Runs that the lab holds must have been trained with them;
@@ -79,16 +82,26 @@ def train(
     """
     wanted = check_specs(specs)
     check_told(metrics, watch, say, progress)
-    on, metrics = check_execution(device, workers, threads, flush_seconds, engine, places), metrics or {}
+    on, metrics = check_execution(device, workers, threads, flush_seconds, engine, places, until), metrics or {}
     _check_wanted(wanted, on, engine, metrics)
     lab, runs = lab if isinstance(lab, Lab) else Lab(lab), [spec.id for spec in wanted]
     with lab.labelling(runs, name, tag, note):
         work = arrange(wanted, lab, on, workers, threads, engine, metrics, say)
         begun, taken = _begin(lab, work.new, on, work.threads, engine, metrics, say)
-    how, folders = Execution(on, flush_seconds, metrics, places, places_of(wanted)), [*work.going_on, *begun]
+    pauses = None if until is None else dict.fromkeys(runs, until)
+    how = Execution(on, flush_seconds, metrics, places, places_of(wanted), pauses)
+    folders = [*(folder for folder in work.going_on if _has_steps(folder, pauses)), *begun]
     with watching(watch, progress, _members(folders), len(wanted)) as callback:
         _finish(folders, work.workers, how, callback, [*work.damaged, *taken])
     return _left(lab, runs)
+
+
+def _has_steps(folder: CohortFolder, until: Mapping[str, int] | None) -> bool:
+    """Return True if a run of a cohort that is not finished has steps to train up to where it pauses."""
+    if until is None:
+        return True
+    members = folder.status()["members"]
+    return any(members[run]["step"] < until[run] for run in members.keys() & until.keys() if not is_over(members[run]))
 
 
 def _left(lab: Lab, runs: Iterable[str]) -> Records:
