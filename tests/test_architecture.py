@@ -35,6 +35,7 @@ ORDER = [
     "report",
     "practical",
     "studies",
+    "tuning",
     "commands",
     "cli",
     "parts",

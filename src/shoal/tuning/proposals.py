@@ -72,9 +72,7 @@ def _study(
         "qmc": lambda: optuna.samplers.QMCSampler(seed=seed, scramble=True),
         "tpe": lambda: optuna.samplers.TPESampler(seed=(seed * 1_000_003 + generation) % 2**32),
     }
-    study = optuna.create_study(
-        sampler=samplers[sampler](), direction="maximize" if higher_is_better else "minimize"
-    )
+    study = optuna.create_study(sampler=samplers[sampler](), direction="maximize" if higher_is_better else "minimize")
     for trial in trials if sampler == "tpe" else ():
         study.add_trial(_told(space, trial))
     return study

@@ -12,7 +12,7 @@ from shoal.lab.cohort import is_over
 from shoal.lab.tunings import Generation
 from shoal.tuning.halving import staying
 
-STATES = ("finished", "left", "diverged", "waiting")
+STATES = ("finished", "left", "waiting", "diverged")  # from the best
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,9 @@ class Stand:
         return min(self.members[run]["step"], step) if run in self.members else 0
 
 
-def read_generation(stand: Stand, generation: Generation, number: int, first: int) -> tuple[list[Trial], list[int]]:
+def read_generation(
+    stand: Stand, generation: Generation, number: int, first: int
+) -> tuple[list[Trial], list[int], int]:
     """Trials of a generation as the lab has them, and the places of those that train up to the next rung.
 
     Args:
@@ -121,32 +123,30 @@ def read_generation(stand: Stand, generation: Generation, number: int, first: in
         first: number of its first trial.
 
     Returns:
-        The trials; and which of them have yet to train, none where the generation is done.
+        The trials; which of them have yet to train, none where the generation is done; and the step of their rung.
     """
     places = list(range(len(generation.runs)))
     ends: dict[int, tuple[str, int]] = {}  # state and last rung
     waiting: list[int] = []
-    for at, (rung, size) in enumerate(zip(generation.rungs, generation.sizes, strict=True)):
-        places = places[:size] if at == 0 else places
+    rung = 0
+    for at, rung in enumerate(generation.rungs):
         if any(not stand.has_reached(run, rung) for place in places for run in generation.runs[place]):
             waiting = places
-            ends |= {place: ("waiting", rung) for place in places}
+            ends |= dict.fromkeys(places, ("waiting", rung))
             break
         values = [stand.mean(generation.runs[place], rung) for place in places]
         is_last = at == len(generation.rungs) - 1
-        ends |= {place: ("left", rung) for place in places}
+        ends |= dict.fromkeys(places, ("left", rung))
         ends |= {place: ("diverged", rung) for place, value in zip(places, values, strict=True) if value is None}
         best = staying(values, len(places) if is_last else generation.sizes[at + 1], stand.objective.higher_is_better)
         places = [places[place] for place in best]
         if is_last:
-            ends |= {place: ("finished", rung) for place in places}
+            ends |= dict.fromkeys(places, ("finished", rung))
     trials = [_trial(stand, generation, number, first, place, *ends[place]) for place in range(len(generation.runs))]
-    return trials, waiting
+    return trials, waiting, rung
 
 
-def _trial(
-    stand: Stand, generation: Generation, number: int, first: int, place: int, state: str, rung: int
-) -> Trial:
+def _trial(stand: Stand, generation: Generation, number: int, first: int, place: int, state: str, rung: int) -> Trial:
     runs = tuple(generation.runs[place])
     return Trial(
         number=first + place,
@@ -154,7 +154,7 @@ def _trial(
         settings=generation.settings[place],
         runs=runs,
         state=state,
-        step=min(rung, *(stand.steps(run, rung) for run in runs), rung),
+        step=min(stand.steps(run, rung) for run in runs),
         value=None if state in ("diverged", "waiting") else stand.mean(runs, rung),
         steps=sum(stand.steps(run, rung) for run in runs),
     )
