@@ -11,8 +11,8 @@ from shoal.lab.tensors import load_tensors
 from shoal.spec import RunSpec, grid
 
 SMALL = RunSpec(
-    model="gpt", p=5, embedding_size=8, num_layers=1, num_heads=2, n_steps=12, eval_first=2, eval_period=3, train_batch_size=8,
-    save_model_step=None, dropout=0.1,
+    model="gpt", p=5, embedding_size=8, num_layers=1, num_heads=2, n_steps=12, eval_first=2, eval_period=3,
+    train_batch_size=8, dropout=0.1,
 )  # fmt: skip
 HOW = {"threads": 1, "engine": "plain", "workers": 1}
 

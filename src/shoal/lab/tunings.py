@@ -1,4 +1,4 @@
-"""Notes of tunings in a lab, ``tunings/NAME.json``: what was asked for, each generation of settings, and final scores."""
+"""Notes of tunings in a lab, ``tunings/NAME.json``: what was asked for, every generation, and final scores."""
 
 from collections.abc import Collection, Iterator
 from functools import partial

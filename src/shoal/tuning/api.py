@@ -177,8 +177,7 @@ def _training(
             say(line)
 
     def act(specs: Sequence[RunSpec], until: int | None) -> None:
-        progress = {} if watch is None else {"watch": watch}
-        train(specs, lab, until=until, say=once, **progress, **execution)
+        train(specs, lab, until=until, say=once, watch=watch, **execution)
 
     return act
 

@@ -16,6 +16,7 @@ from shoal.analysis.trends import student
 from shoal.lab import Lab
 from shoal.lab.tunings import Final, write_tuning
 from shoal.spec import RunSpec
+from shoal.spec.training import SEEDS
 from shoal.tuning.request import Request
 from shoal.tuning.search import Search
 from shoal.tuning.trials import Objective, Stand, Trial
@@ -81,13 +82,13 @@ def judge(winner: Sequence[float | None], default: Sequence[float | None], highe
 
 def verdict_of(final: Final, objective: Objective) -> Verdict:
     """Verdict on a comparison that was scored."""
-    scores = [[final.scores.get(run) for run in final.runs[side]] for side in SIDES]
-    return judge(*scores, higher_is_better=objective.higher_is_better)
+    winner, default = ([final.scores.get(run) for run in final.runs[side]] for side in SIDES)
+    return judge(winner, default, objective.higher_is_better)
 
 
 def fresh_seeds(request: Request) -> list[int]:
     """Seeds that no trial has had."""
-    used = [int(getattr(spec, name)) for spec in request.specs for name in ("seed", "init_seed", "order_seed")]
+    used = [int(getattr(spec, name)) for spec in request.specs for name in ("seed", *SEEDS)]
     return [max(used) + 1 + place for place in range(request.fresh_seeds)]
 
 

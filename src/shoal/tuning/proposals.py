@@ -79,7 +79,7 @@ def _study(
 
 
 def _told(space: Space, trial: Trial) -> "optuna.trial.FrozenTrial":
-    """A trial as optuna ranks it: finished ones by their value, behind them others by how far they came, diverged last."""
+    """A trial as optuna ranks it: finished ones by value, then others by how far they came, diverged ones last."""
     import optuna
 
     is_finished = trial.state == "finished"

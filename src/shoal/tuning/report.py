@@ -1,5 +1,7 @@
 """Page of a tuning: the winner on fresh seeds, regret against the budget, and all settings that were tried."""
 
+import math
+import shlex
 from typing import TYPE_CHECKING, Any
 
 import altair as alt
@@ -89,8 +91,8 @@ def verdict_sentence(tuning: "Tuning", final: Final, verdict: Verdict) -> str:
         result = "the winner is worse"
     return (
         f"{where}: {measure.words} {number(verdict.default, _DIGITS)} of the default, "
-        f"{number(verdict.winner, _DIGITS)} of the winner, difference {difference} over {counted(verdict.pairs, 'pair')}"
-        f" ({p_value(verdict.p)}): {result}.{lost}"
+        f"{number(verdict.winner, _DIGITS)} of the winner, difference {difference} over "
+        f"{counted(verdict.pairs, 'pair')} ({p_value(verdict.p)}): {result}.{lost}"
     )
 
 
@@ -108,9 +110,9 @@ def final_table(tuning: "Tuning", final: Final, verdict: Verdict) -> Table:
     rows.append(("mean", [*map(Cell, means), Cell(with_interval(verdict.difference, verdict.low, verdict.high))]))
     split = _SPLITS[final.column.partition("_")[0]]
     caption = (
-        f"{_measure(tuning).words.capitalize()} on the {split} split of both settings by seed. Difference: winner less "
-        f"default, with Student's 95 % interval of its mean over pairs; {p_value(verdict.p)} by flipping signs, at least "
-        f"{number(verdict.smallest_p, 2)} for so many pairs."
+        f"{_measure(tuning).words.capitalize()} on the {split} split of both settings by seed. Difference: winner "
+        f"less default, with Student's 95 % interval of its mean over pairs; {p_value(verdict.p)} by flipping signs, "
+        f"at least {number(verdict.smallest_p, 2)} for so many pairs."
     )
     return Table("final", ["seed", "winner", "default", "difference"], rows, caption, pl.DataFrame(data))
 
@@ -159,10 +161,10 @@ def regret_figure(tuning: "Tuning") -> Figure:
     last = frame.row(-1, named=True)
     alternative = f"Best {measure.words} so far against the budget, {number(last['best'], _DIGITS)} at the end."
     caption = (
-        f"Left: the best {_words(tuning)} of a setting that trained to the end, after each generation. Right: regret, its "
-        "distance from the best of the whole search."
+        f"Left: the best {_words(tuning)} of a setting that trained to the end, after each generation. Right: regret, "
+        "its distance from the best of the whole search."
     )
-    return Figure("regret", styled(alt.hconcat(*panels), alternative), caption)
+    return Figure("regret", styled(alt.concat(*panels), alternative), caption)
 
 
 def regret(tuning: "Tuning") -> pl.DataFrame:
@@ -174,7 +176,8 @@ def regret(tuning: "Tuning") -> pl.DataFrame:
     sign = -1.0 if request.objective.higher_is_better else 1.0
     ordered = sorted(tuning.trials, key=lambda trial: trial.number)
     costs = [_cost(tuning, trial) for trial in ordered]
-    scale = tuning.spent / sum(costs) if request.budget.unit == SECONDS and sum(costs) else 1.0
+    total = math.fsum(costs)
+    scale = tuning.spent / total if request.budget.unit == SECONDS and total else 1.0
     rows: list[dict[str, float]] = []
     spent, best = 0.0, None
     for trial, cost, following in zip(ordered, costs, [*ordered[1:], None], strict=True):
@@ -216,8 +219,8 @@ def _how_judged(tuning: "Tuning") -> str:
     times = len(tuning.finals)
     again = f" This tuning has been compared {times} times, with another winner or other seeds." if times > 1 else ""
     return (
-        f"The best of {counted(len(tuning.trials), 'setting')} looks better than it is, because it was chosen by what it "
-        f"is shown by. So both were trained anew, with {request.base.n_steps:,} steps each, on "
+        f"The best of {counted(len(tuning.trials), 'setting')} looks better than it is, because it was chosen by what "
+        f"it is shown by. So both were trained anew, with {request.base.n_steps:,} steps each, on "
         f"{counted(request.fresh_seeds, 'seed')} that no trial had, and scored once.{again}"
     )
 
@@ -226,12 +229,12 @@ def command_of(tuning: "Tuning") -> str:
     """Command by which the tuning is asked for again."""
     request = tuning.request
     fixed = [
-        f"--{name.replace('_', '-')} {setting_text(value)}"
+        f"--{name.replace('_', '-')} {_typed(value)}"
         for name, value in request.base.given().items()
-        if name != "seed" and value is not None
+        if name not in ("seed", "pair_key")
     ]
     seeds = " ".join(str(spec.seed) for spec in request.specs)
-    search = " ".join(f'"{text}"' for text in request.space.texts)
+    search = " ".join(map(shlex.quote, request.space.texts))
     amount = f"{request.budget.amount:g}{request.budget.unit}"
     options = f"--sampler {request.sampler} --halving {request.halving} --generation {request.generation}"
     return " ".join(
@@ -242,3 +245,12 @@ def command_of(tuning: "Tuning") -> str:
             f"--fresh-seeds {request.fresh_seeds} --objective {request.objective.column} --name {tuning.name}",
         ]
     )
+
+
+def _typed(value: Any) -> str:
+    """A value of a setting as it is typed in a shell."""
+    if value is None:
+        return "none"
+    if isinstance(value, tuple | list):
+        return ",".join(map(str, value))
+    return str(value).lower() if isinstance(value, bool) else shlex.quote(str(value))

@@ -7,6 +7,7 @@ from typing import Any
 from shoal.errors import UserError, nearest
 from shoal.lab.tunings import TuningNote
 from shoal.spec import RunSpec
+from shoal.spec.training import SEEDS
 from shoal.tuning.budget import SECONDS, SETTINGS, Budget, largest_cost, read_budget
 from shoal.tuning.proposals import SAMPLERS
 from shoal.tuning.space import Space, read_space
@@ -142,7 +143,7 @@ def _same_but_seeds(specs: Sequence[RunSpec]) -> list[RunSpec]:
     return list(dict.fromkeys(specs))
 
 
-_OF_SEEDS = ("seed", "init_seed", "split_seed", "order_seed")
+_OF_SEEDS = ("seed", *SEEDS)
 
 
 def _check_count(name: str, value: Any, least: int, most: int) -> None:

@@ -4,8 +4,10 @@ What is proposed is written to the lab before it is trained, and depends on fini
 was interrupted, however, goes on to the same proposals and the same curves.
 """
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from shoal.lab import Lab
 from shoal.lab.tunings import Generation, TuningNote, write_tuning
@@ -57,7 +59,7 @@ class Search:
         if unit == SECONDS:
             held = self.lab.index()
             return seconds_of(self.lab.records(run for trial in self.trials for run in trial.runs if run in held))
-        return sum(
+        return math.fsum(
             trial.steps * self.request.cost_of(self._specs(trial.settings)) / len(trial.runs) for trial in self.trials
         )
 
@@ -66,7 +68,7 @@ class Search:
         finished = [trial for trial in self.trials if trial.state == "finished"]
         return ranked(finished, self.request.objective.higher_is_better)[0] if finished else None
 
-    def _specs(self, settings: dict[str, object]) -> list[RunSpec]:
+    def _specs(self, settings: Mapping[str, Any]) -> list[RunSpec]:
         return self.request.runs_of(dict(settings))
 
     def _propose(self) -> bool:

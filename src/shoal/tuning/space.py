@@ -3,7 +3,6 @@
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from typing import Any, get_args
 
 from shoal.errors import UserError, nearest
@@ -108,11 +107,12 @@ def read_space(base: RunSpec, search: Iterable[str]) -> Space:
 
 
 def _check_name(base: RunSpec, name: str) -> None:
-    known = [setting for setting in base if setting not in _FIXED]
+    known = [setting for setting in base if setting not in _FIXED and setting not in base.task_part.derived()]
     if name in _FIXED:
         raise UserError(f"{name} cannot be searched: {_FIXED[name]}")
     if name not in known:
-        raise UserError(f"unknown setting {name!r} in the search space{nearest(name, known) or f': one of {known}'}")
+        near = nearest(name, known) or f": one of {' '.join(known)}"
+        raise UserError(f"unknown setting {name!r} in the search space{near}")
     if name in base.given():
         raise UserError(f"{name} is searched and has a fixed value, {base.given()[name]}; leave one of them out")
 
@@ -183,7 +183,6 @@ def _types(base: RunSpec, name: str) -> set[Any]:
     return set() if part is None else _members(part.model_fields[name].annotation)
 
 
-@cache
 def _members(annotation: Any) -> set[Any]:
     """Types that an annotation allows: of ``int | None`` both, of ``Annotated[float, …]`` that one."""
     args = get_args(annotation)
