@@ -63,6 +63,7 @@ def killing(monkeypatch, at: int) -> None:
 # the budget
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampler", ["random", "qmc", "tpe"])
 def test_steps_of_the_lab_sum_to_what_was_spent_within_the_budget(tmp_path, sampler):
     tuning = tune(SMALL, SEARCH, "150steps", tmp_path, sampler=sampler, **FEW, **HOW)
@@ -72,6 +73,7 @@ def test_steps_of_the_lab_sum_to_what_was_spent_within_the_budget(tmp_path, samp
     assert len({(t.settings["lr"], t.settings["weight_decay"]) for t in tuning.trials}) == len(tuning.trials)
 
 
+@pytest.mark.slow
 def test_what_is_asked_for_is_the_total(tmp_path):
     few = tune(SMALL, SEARCH, "3settings", tmp_path, **FEW, **HOW)
     assert len(few.trials) == 3
@@ -83,11 +85,13 @@ def test_what_is_asked_for_is_the_total(tmp_path):
     assert proposals(tmp_path)[:3] == [dict(t.settings) for t in sorted(few.trials, key=lambda t: t.number)]
 
 
+@pytest.mark.slow
 def test_a_small_space_ends_the_search(tmp_path):
     tuning = tune(SMALL, ["weight_decay=0,0.1,1"], "1000000steps", tmp_path, **FEW, **HOW)
     assert sorted(t.settings["weight_decay"] for t in tuning.trials) == [0, 0.1, 1]
 
 
+@pytest.mark.slow
 def test_budget_in_operations_counts_six_for_each_parameter_and_position(tmp_path):
     from shoal.tasks.build import count_run_parameters
 
@@ -97,6 +101,7 @@ def test_budget_in_operations_counts_six_for_each_parameter_and_position(tmp_pat
     assert tuning.spent <= 40 * step
 
 
+@pytest.mark.slow
 def test_budget_in_seconds_is_that_of_the_lab(tmp_path):
     tuning = tune(SMALL, SEARCH, "0.01s", tmp_path, **FEW, **HOW)
     assert len(tuning.trials) == 4  # nothing is known of a first generation
@@ -107,6 +112,7 @@ def test_budget_in_seconds_is_that_of_the_lab(tmp_path):
 # the same again
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampler", ["random", "tpe"])
 @pytest.mark.parametrize("at", [0, 1, 2, 4])
 def test_killed_and_asked_again_it_proposes_and_measures_the_same(tmp_path, monkeypatch, sampler, at):
@@ -124,6 +130,16 @@ def test_killed_and_asked_again_it_proposes_and_measures_the_same(tmp_path, monk
     assert_frame_equal(*curves)
 
 
+@pytest.mark.parametrize("places", [1, 3])
+def test_waiting_settings_take_the_places_of_those_that_leave_and_nothing_else_changes(tmp_path, places):
+    few = {**FEW, **HOW, "generation": 3}
+    whole = tune(SMALL, SEARCH, "24steps", tmp_path / "whole", **few)
+    one = tune(SMALL, SEARCH, "24steps", tmp_path / "one", places=places, **few)
+    assert len(whole.trials) > 1 and {trial.state for trial in whole.trials} == {"finished", "left"}
+    assert_frame_equal(one.table(), whole.table())
+
+
+@pytest.mark.slow
 def test_a_run_of_a_tuning_has_the_bits_of_the_run_alone(tmp_path):
     tuning = tune(SMALL, SEARCH, "60steps", tmp_path / "tuned", **FEW, **HOW)
     alone = shoal.train(tuning.winner, tmp_path / "alone", threads=1, workers=1, engine="plain").curves()
@@ -131,6 +147,7 @@ def test_a_run_of_a_tuning_has_the_bits_of_the_run_alone(tmp_path):
     assert_frame_equal(tuned, alone)
 
 
+@pytest.mark.slow
 def test_what_the_lab_holds_is_not_trained_again_and_counts(tmp_path):
     first = tune(SMALL, SEARCH, "60steps", tmp_path, name="one", **FEW, **HOW)
     before = steps_in_lab(tmp_path)
@@ -140,6 +157,7 @@ def test_what_the_lab_holds_is_not_trained_again_and_counts(tmp_path):
     assert not [finding for finding in examine(tmp_path) if finding.is_damage]
 
 
+@pytest.mark.slow
 def test_a_name_is_one_tuning(tmp_path):
     tune(SMALL, SEARCH, "2settings", tmp_path, **FEW, **HOW)
     for changes in ({"sampler": "random"}, {"tune_seed": 1}, {"halving": 3}, {"objective": "valid_accuracy"}):
@@ -169,6 +187,7 @@ def test_none_finished_is_one_line(tmp_path):
 # fresh seeds
 
 
+@pytest.mark.slow
 def test_winner_and_default_train_on_seeds_that_no_trial_had_with_as_many_steps(tmp_path):
     specs = [SMALL, SMALL.replace(seed=3)]
     tuning = tune(specs, SEARCH, "200steps", tmp_path, **FEW, **{**HOW, "fresh_seeds": 3})
@@ -187,19 +206,19 @@ def test_winner_and_default_train_on_seeds_that_no_trial_had_with_as_many_steps(
 def test_best_of_many_that_are_equal_is_no_winner():
     """Of forty equal settings the best is chosen by noise; fresh seeds say so in 95 of 100 cases."""
     rng, wrong, better = np.random.default_rng(0), 0, 0
-    for _ in range(2000):
+    for _ in range(500):
         fresh = rng.normal(size=(2, 5))  # whatever the noise was by which the winner was chosen
         verdict = judge(fresh[0].tolist(), fresh[1].tolist(), higher_is_better=False)
         wrong += verdict.is_better or verdict.is_worse
         better += verdict.is_better
-    assert 0.03 < wrong / 2000 < 0.07 and better / 2000 < 0.04
+    assert 0.02 < wrong / 500 < 0.08 and better / 500 < 0.05
 
 
 def test_a_real_difference_is_found():
     rng = np.random.default_rng(1)
     found = [
         judge((rng.normal(size=5) - 3).tolist(), rng.normal(size=5).tolist(), higher_is_better=False).is_better
-        for _ in range(200)
+        for _ in range(50)
     ]
     assert np.mean(found) > 0.9
     lower = judge([1.0, 1.1, 0.9], [2.0, 2.2, 2.1], higher_is_better=False)
@@ -216,16 +235,14 @@ def test_a_winner_that_diverges_on_fresh_seeds_is_none():
 @pytest.mark.slow
 def test_permuted_labels_give_no_winner(tmp_path):
     """Results of equations are exchanged at random: nothing generalises, and no setting is shown to."""
-    from permuted import Permuted  # noqa: F401  # a task beside the tests
-
     base = RunSpec(
-        task="permuted:Permuted", model="gpt", p=7, embedding_size=16, num_layers=1, num_heads=2, n_steps=300,
+        task="outside:Permuted", model="gpt", p=7, embedding_size=16, num_layers=1, num_heads=2, n_steps=300,
         eval_first=10, eval_period=10, train_batch_size=32, seed=0,
     )  # fmt: skip
     tuning = tune(
         base, SEARCH, "6000steps", tmp_path, objective="valid_accuracy", **{**HOW, "fresh_seeds": 5, "engine": None}
     )
-    assert tuning.trials[0].value > tuning.verdict.winner  # the best of many looks better than it is
+    assert tuning.trials[0].value >= tuning.verdict.winner  # the best of many looks better than it is
     assert not tuning.verdict.is_better
 
 
@@ -354,6 +371,7 @@ def test_wrong_requests_write_nothing(tmp_path, wrong):
     assert not (tmp_path / "lab").exists()
 
 
+@pytest.mark.slow
 def test_page_and_command(tmp_path, capsys):
     from shoal.cli import main
 

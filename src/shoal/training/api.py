@@ -61,8 +61,7 @@ def train(
         engine: ``compiled``, ``prefixes`` or ``plain`` (:mod:`shoal.fast.engine`), of new cohorts; the fastest that
             supports them and is worth its start, when not given.
         places: runs of a cohort that train side by side; as many as fit into half of the free memory, when not given.
-        until: step at which these runs pause, with all that an exact continuation needs; other runs of their cohorts
-            stay where they are. Without it they train to their end.
+        until: step at which these runs pause; other runs of their cohorts stay where they are.
         flush_seconds: longest time between two flushes, at most 30.
         metrics: further quantities to record at every evaluation of new runs, each a function of one member's
             parameters (by name) that returns a scalar tensor. Runs that the lab holds must have been trained with them;
@@ -90,18 +89,22 @@ def train(
         begun, taken = _begin(lab, work.new, on, work.threads, engine, metrics, say)
     pauses = None if until is None else dict.fromkeys(runs, until)
     how = Execution(on, flush_seconds, metrics, places, places_of(wanted), pauses)
-    folders = [*(folder for folder in work.going_on if _has_steps(folder, pauses)), *begun]
+    folders = [*_with_steps(work.going_on, pauses), *begun]
     with watching(watch, progress, _members(folders), len(wanted)) as callback:
         _finish(folders, work.workers, how, callback, [*work.damaged, *taken])
     return _left(lab, runs)
 
 
-def _has_steps(folder: CohortFolder, until: Mapping[str, int] | None) -> bool:
-    """Return True if a run of a cohort that is not finished has steps to train up to where it pauses."""
+def _with_steps(folders: Iterable[CohortFolder], until: Mapping[str, int] | None) -> list[CohortFolder]:
+    """Cohorts, none of them finished, with a run that has steps to train up to where it pauses."""
     if until is None:
-        return True
-    members = folder.status()["members"]
-    return any(members[run]["step"] < until[run] for run in members.keys() & until.keys() if not is_over(members[run]))
+        return list(folders)
+    members = {folder: folder.status()["members"] for folder in folders}
+    return [
+        folder
+        for folder, of_folder in members.items()
+        if any(not is_over(member) and member["step"] < until.get(run, 0) for run, member in of_folder.items())
+    ]
 
 
 def _left(lab: Lab, runs: Iterable[str]) -> Records:

@@ -120,17 +120,8 @@ def tune(
         Interrupted: training was stopped; the same call goes on.
     """
     check_optuna()
-    request = read_request(
-        specs,
-        search,
-        budget,
-        sampler=sampler,
-        halving=halving,
-        generation=generation,
-        tune_seed=tune_seed,
-        fresh_seeds=fresh_seeds,
-        objective=objective,
-    )
+    how = (sampler, halving, generation, tune_seed, fresh_seeds, objective)
+    request = read_request(specs, search, budget, *how)
     lab = lab if isinstance(lab, Lab) else Lab(lab)
     note = _noted(lab, check_name(name, "tuning"), request, execution)
     if report:
@@ -138,7 +129,17 @@ def tune(
     write_tuning(lab.create().path, name, note)
     course = Search(name, request, note, lab, _training(lab, execution, say, watch), say)
     course.run()
-    best = course.best()
+    tuning = _result(course)
+    return _reported(tuning, lab) if report else tuning
+
+
+def _result(course: Search) -> Tuning:
+    """Result of a search that is done, with the comparison of its winner.
+
+    Raises:
+        RunFailed: no trial has finished.
+    """
+    name, request, best = course.name, course.request, course.best()
     if best is None:
         states = ", ".join(f"{n} {state}" for state, n in _counts(course.trials).items())
         raise RunFailed(f"none of {len(course.trials)} finished ({states}); no setting of tuning {name!r} is the best")
@@ -146,8 +147,7 @@ def tune(
     verdict = None if final is None else verdict_of(final, request.objective)
     trials = ranked(course.trials, request.objective.higher_is_better)
     winner = request.base.replace(**best.settings)
-    tuning = Tuning(name, request, trials, winner, final, verdict, note.finals, course.spent())
-    return _reported(tuning, lab) if report else tuning
+    return Tuning(name, request, trials, winner, final, verdict, course.note.finals, course.spent())
 
 
 def _noted(lab: Lab, name: str, request: Request, execution: Mapping[str, Any]) -> TuningNote:

@@ -93,13 +93,12 @@ def read_request(
     specs: RunSpec | Iterable[RunSpec],
     search: str | Iterable[str],
     budget: str,
-    *,
-    sampler: str = "tpe",
-    halving: int = 3,
-    generation: int = 9,
-    tune_seed: int = 0,
-    fresh_seeds: int = 5,
-    objective: str | None = None,
+    sampler: str,
+    halving: int,
+    generation: int,
+    tune_seed: int,
+    fresh_seeds: int,
+    objective: str | None,
 ) -> Request:
     """Request of these arguments, those of :func:`shoal.tune`.
 

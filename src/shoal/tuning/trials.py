@@ -42,7 +42,7 @@ class Trial:
 
 @dataclass(frozen=True)
 class Objective:
-    """What trials are ranked by.
+    """Quantity by which trials are ranked.
 
     Attributes:
         column: recorded column, such as ``valid_loss``.
