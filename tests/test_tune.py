@@ -1,13 +1,19 @@
 """Tuning: the same proposals and curves after any interruption, a budget that the lab counts, and an honest winner."""
 
 import math
+import subprocess
+import sys
+import time
 
 import numpy as np
 import polars as pl
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pair_files import parallel, sentences
 from polars.testing import assert_frame_equal
+from torch.nn.functional import cross_entropy
 
 import shoal
 from shoal.errors import RunFailed, UserError
@@ -15,6 +21,8 @@ from shoal.lab import Lab
 from shoal.lab.check import examine
 from shoal.lab.tunings import read_tuning
 from shoal.spec import RunSpec
+from shoal.studies.language_scores import best_steps
+from shoal.tasks.pairs.data import pair_batch
 from shoal.tuning import tune
 from shoal.tuning.budget import largest_cost, read_budget
 from shoal.tuning.final import judge
@@ -130,6 +138,36 @@ def test_killed_and_asked_again_it_proposes_and_measures_the_same(tmp_path, monk
     assert_frame_equal(*curves)
 
 
+COMMAND = (
+    "tune --model gpt --p 5 --embedding-size 8 --num-layers 1 --num-heads 2 --n-steps 90 --eval-first 2 "
+    "--eval-period 10 --seed 0 --threads 1 --workers 1 --engine plain --flush-seconds 0.05 --search lr=log:1e-4:3e-2 "
+    "weight_decay=0,1 --budget 300steps --generation 4 --halving 2 --fresh-seeds 2"
+)
+
+
+@pytest.mark.slow
+def test_killed_by_the_system_at_any_flush_it_goes_on_to_the_same(tmp_path):
+    def begun(lab):
+        return subprocess.Popen(
+            [sys.executable, "-m", "shoal", *COMMAND.split(), "--lab", str(lab)], stdout=subprocess.DEVNULL
+        )
+
+    assert begun(tmp_path / "whole").wait(300) == 0
+    killed, kills = tmp_path / "killed", 0
+    for flushes in (1, 4, 9):
+        process = begun(killed)
+        while process.poll() is None and len(list(killed.glob("cohorts/*/metrics/*"))) < flushes:
+            time.sleep(0.002)
+        kills += process.poll() is None
+        process.kill()
+        process.wait()
+    assert kills > 1
+    assert begun(killed).wait(300) == 0
+    assert read_tuning(killed, "tuning") == read_tuning(tmp_path / "whole", "tuning")
+    curves = [Lab(tmp_path / name).records().curves().sort("run", "step") for name in ("whole", "killed")]
+    assert_frame_equal(*curves)
+
+
 @pytest.mark.parametrize("places", [1, 3])
 def test_waiting_settings_take_the_places_of_those_that_leave_and_nothing_else_changes(tmp_path, places):
     few = {**FEW, **HOW, "generation": 3}
@@ -230,6 +268,38 @@ def test_a_winner_that_diverges_on_fresh_seeds_is_none():
     verdict = judge([1.0, 1.1, None], [2.0, 2.2, 2.1], higher_is_better=False)
     assert (verdict.pairs, verdict.diverged, verdict.is_better) == (2, (1, 0), False)
     assert judge([None], [1.0], higher_is_better=False).difference is None
+
+
+@pytest.mark.slow
+def test_a_translation_is_scored_on_its_test_split_once(tmp_path, monkeypatch):
+    files = parallel(tmp_path, 60, 12)
+    source, target = sentences(90)
+    for name, lines in (("test_source", source[72:]), ("test_target", target[72:])):
+        files[name] = str(tmp_path / name)
+        (tmp_path / name).write_text("".join(f"{line}\n" for line in lines))
+    base = RunSpec(
+        task="translation", model="encoder_decoder", embedding_size=8, num_heads=2, num_layers=1, n_steps=8,
+        eval_first=0, eval_period=4, train_batch_size=16, keep_best=True, seed=0, **files,
+    )  # fmt: skip
+    asked = (base, ["lr=1e-3,3e-2"], "1000steps", tmp_path / "lab")
+    tuning = tune(*asked, **{**HOW, "fresh_seeds": 2, "engine": None})
+    assert tuning.final.column == "test_loss" and all(tuning.final.scores.values())
+    shorter = {**files, "valid_source": files["test_source"], "valid_target": files["test_target"]}
+    run = tuning.final.runs["winner"][0]
+    records = Lab(tmp_path / "lab").records([run])
+    scored = base.replace(**{name: shorter[name] for name in ("valid_source", "valid_target")}).task_part
+    pairs = scored.data().pairs
+    rest = torch.arange(len(pairs))[scored.data().n_train :]
+    model, curve = records.model(run, best_steps(records)[run]).eval(), pair_batch(pairs.tensors, rest, reads="pair")
+    logits, *_ = model(curve["source"], curve["inputs"], curve["seen"])
+    nats = cross_entropy(logits.mT, curve["targets"], reduction="none")[curve["scored"]].mean()
+    assert tuning.final.scores[run] == pytest.approx(float(nats), rel=1e-5)
+
+    def never(*given):
+        raise AssertionError("scored again")
+
+    monkeypatch.setattr("shoal.tuning.final._scores", never)
+    assert tune(*asked, **{**HOW, "fresh_seeds": 2, "engine": None}).final == tuning.final
 
 
 @pytest.mark.slow
