@@ -293,7 +293,7 @@ def test_a_translation_is_scored_on_its_test_split_once(tmp_path, monkeypatch):
     model, curve = records.model(run, best_steps(records)[run]).eval(), pair_batch(pairs.tensors, rest, reads="pair")
     logits, *_ = model(curve["source"], curve["inputs"], curve["seen"])
     nats = cross_entropy(logits.mT, curve["targets"], reduction="none")[curve["scored"]].mean()
-    assert tuning.final.scores[run] == pytest.approx(float(nats), rel=1e-5)
+    assert tuning.final.scores[run] == pytest.approx(nats.item(), rel=1e-5)
 
     def never(*given):
         raise AssertionError("scored again")
