@@ -101,7 +101,7 @@ def test_groups_of_members_change_no_bit(text, family, monkeypatch):
     specs = runs(text, members=3, **FAMILIES[family])
     together = stack_of(specs)
     train_steps(together, 2)
-    monkeypatch.setattr("shoal.fast.program.CACHE", 1)
+    monkeypatch.setattr("shoal.fast.passes.CACHE", 1)
     apart = stack_of(specs)
     train_steps(apart, 2)
     groups = [{len(passes.groups) for passes, _ in stack.scorer.passes.values()} for stack in (together, apart)]

@@ -15,7 +15,8 @@ from shoal.fast.blocks import Stacked
 from shoal.fast.families import FAMILIES, Windows
 from shoal.fast.kernels import Library
 from shoal.fast.ops import Array
-from shoal.fast.program import Arena, Passes, Program, Replay
+from shoal.fast.passes import Passes, Replay
+from shoal.fast.program import Arena, Program
 from shoal.fast.scorer import NO_KEYS, Keys, Members, parameter_values, unflattened
 from shoal.fast.window_kernels import WindowKernelOps, window_library
 from shoal.fast.window_ops import Drop, TorchWindowOps, WindowOps
