@@ -18,8 +18,8 @@ from torch.nn.functional import cross_entropy
 import shoal
 from shoal.errors import RunFailed, UserError
 from shoal.lab import Lab
-from shoal.lab.check import examine
-from shoal.lab.tunings import read_tuning
+from shoal.lab.check import examine, repair
+from shoal.lab.tunings import TuningNote, note_path, read_tuning, write_tuning
 from shoal.spec import RunSpec
 from shoal.studies.language_scores import best_steps
 from shoal.tasks.pairs.data import pair_batch
@@ -203,6 +203,19 @@ def test_a_name_is_one_tuning(tmp_path):
             tune(SMALL, SEARCH, "4settings", tmp_path, **{**FEW, **HOW, **changes})
     with pytest.raises(UserError):
         tune(SMALL, ["lr=log:1e-4:1e-2"], "4settings", tmp_path, **FEW, **HOW)
+
+
+def test_a_damaged_note_is_named_and_moved_aside_by_a_repair(tmp_path):
+    lab = Lab(tmp_path / "lab").create()
+    write_tuning(lab.path, "mine", TuningNote(asked={}))
+    assert not examine(lab.path)
+    path = note_path(lab.path, "mine")
+    path.write_text(path.read_text().replace("asked", "askee"))
+    (finding,) = examine(lab.path)
+    assert "mine.json" in finding.what and finding.is_damage
+    with pytest.raises(UserError):
+        tune(SMALL, SEARCH, "20steps", lab, name="mine", **FEW, **HOW)
+    assert list(repair(lab.path)) and not path.exists()
 
 
 # diverged trials

@@ -150,7 +150,7 @@ def regret_figure(tuning: "Tuning") -> Figure:
     x = alt.X("spent:Q", title=f"spent ({_axis(budget.unit)})", axis=alt.Axis(format="~s", tickCount=6))
     panels = [
         alt.Chart(frame.select("spent", pl.col(name).alias("value")))
-        .mark_line(interpolate="step-after", point=True, color=colour)
+        .mark_line(interpolate="step-after", point=alt.OverlayMarkDef(color=colour), color=colour)
         .encode(x, alt.Y("value:Q", title=title, scale=alt.Scale(zero=name == "regret")))
         .properties(width=340, height=215)
         for name, title, colour in (
