@@ -368,6 +368,24 @@ def test_fewer_proposals_are_a_beginning_of_more_and_within_the_space(sampler):
     assert propose(space, sampler, 8, 1, tried, 5, False) != more[:5]
 
 
+@pytest.mark.parametrize("sampler", ["random", "qmc", "tpe"])
+def test_what_was_tried_is_not_proposed_again(sampler):
+    space, trials = read_space(SMALL, ["weight_decay=0,0.1,1", "dropout=0,0.5"]), []
+    for generation in range(3):
+        for proposal in propose(space, sampler, 0, generation, trials, 2, False):
+            trials.append(Trial(len(trials), generation, proposal, (), "finished", 4, float(len(trials)), 4))
+    assert len({tuple(trial.settings.items()) for trial in trials}) == len(trials) == 6
+    assert propose(space, sampler, 0, 3, trials, 2, False) == []
+
+
+def test_tpe_goes_where_values_were_better():
+    space = read_space(SMALL, ["lr=log:1e-4:1e-1"])
+    rates = np.logspace(-4, -1, 20).tolist()
+    trials = [Trial(n, 0, {"lr": lr}, (), "finished", 4, float(n), 4) for n, lr in enumerate(rates)]
+    up, down = (np.mean([math.log10(s["lr"]) for s in propose(space, "tpe", 0, 1, trials, 20, way)]) for way in (1, 0))
+    assert up > -2 and down < -3
+
+
 def test_logarithms_of_a_log_range_are_uniform():
     space = read_space(SMALL, ["lr=log:1e-4:1e-1"])
     values = [math.log10(s["lr"]) for s in propose(space, "random", 0, 0, [], 300, False)]
@@ -408,7 +426,8 @@ def test_wrong_budgets(text):
     [
         (["lrr=1e-3,1e-2"], "'lr'"),
         (["lr=log:1e-2:1e-4"], "empty"),
-        (["lr=log:0:1"], "0"),
+        (["lr=log:0:1"], "logarithm"),
+        (["weight_decay=log:0:1"], "logarithm"),
         (["lr=log:1:1"], "one value"),
         (["lr=lgo:1:2"], "log"),
         (["lr=log:1"], "LOW:HIGH"),
