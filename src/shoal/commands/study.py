@@ -201,7 +201,7 @@ def refuse_times(options: Options, name: str, tasks: Sequence[Any] | None = None
     }
     if name == "language" or tasks == ["text"]:
         why[name] = "a text has no accuracy from which a run has generalised"
-    if name == "translation":
+    if name in ("translation", "embeddings"):
         why[name] = "a translation has no accuracy from which a run has generalised"
     for flag in ("threshold", "stay"):
         if name in why and getattr(options, flag) is not None:
