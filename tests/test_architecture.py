@@ -38,6 +38,7 @@ ORDER = [
     "practical",
     "studies",
     "gallery",
+    "tuning",
     "commands",
     "cli",
     "parts",
@@ -157,6 +158,7 @@ def test_the_face_of_shoal():
         "practical",
         "resume",
         "train",
+        "tune",
     }
     assert shoal.__version__ == version("shoal")
     with pytest.raises(AttributeError, match="no attribute 'trian'"):

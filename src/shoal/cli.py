@@ -18,6 +18,7 @@ from shoal.output import Output, printing
 
 COMMANDS = {
     "train": "train runs; any flag may take several values, which makes a grid",
+    "tune": "search settings with a budget, and compare the winner with the default on fresh seeds",
     "study": "list, run and report the studies",
     "reproduce": "train published settings and compare with the published numbers",
     "report": "write a report of any runs of the lab",
