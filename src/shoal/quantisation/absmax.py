@@ -5,7 +5,7 @@ read as rounding to the nearest integer, or as the floor where that is asked for
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -37,6 +37,10 @@ class AbsmaxCodes:
     def tensors(self) -> Mapping[str, Tensor]:
         """Stored tensors by name."""
         return {"codes": self.codes, "delta": self.delta}
+
+    def of(self, tensors: Mapping[str, Tensor]) -> "AbsmaxCodes":
+        """The same with other stored tensors, such as those on another device."""
+        return replace(self, codes=tensors["codes"], delta=tensors["delta"])
 
     def integers(self) -> Tensor:
         """Integers ``W̃``, of the matrix's shape, int16."""

@@ -5,7 +5,7 @@ scales have the bits of bitsandbytes on a CPU.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -57,6 +57,13 @@ class BlockCodes:
         assert self.offset is not None
         scales = {"absmax_codes": self.absmax.codes, "absmax_absmax": self.absmax.absmax, "offset": self.offset}
         return {"codes": self.codes, **scales}
+
+    def of(self, tensors: Mapping[str, Tensor]) -> "BlockCodes":
+        """The same with other stored tensors, such as those on another device."""
+        if "absmax" in tensors:
+            return replace(self, codes=tensors["codes"], absmax=tensors["absmax"])
+        absmax = DynamicCodes(tensors["absmax_codes"], tensors["absmax_absmax"])
+        return replace(self, codes=tensors["codes"], absmax=absmax, offset=tensors["offset"])
 
     def scales(self) -> Tensor:
         """Absmax of each block as dequantisation takes it, ``(ceil(n / 64),)`` float32."""

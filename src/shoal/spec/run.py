@@ -106,6 +106,7 @@ class RunSpec:
             )
         self._check_reading()
         self.task_part.check_model(self)
+        self.model_part.check_run(self)
 
     def _check_reading(self) -> None:
         """Raise :class:`UserError` where the task does not offer what the model reads."""

@@ -48,6 +48,7 @@ class Stack:
         layout: place of each parameter in ``theta``, and its role.
         measured: names of the task's measures; other outputs of its objective are not recorded.
         frozen: parameters that do not train, by name: one for all members.
+        per_member: buffers in which members may differ, by name, ``(R, ...)`` each.
         passes: indices of all scored examples, split after split, in the parts in which they are evaluated, and the
             form of each part.
         at: step that each member takes, and then has taken, ``(R,)`` int64, on the device.
@@ -79,6 +80,10 @@ class Stack:
         self.layout = Layout.of(self.model, cohort.shared.model_part.roles(self.model), device)
         self.tied = tied_names(self.model)
         self.theta = torch.stack([_flat(model) for model in models]).to(device).requires_grad_()  # (R, P)
+        differing = differing_buffers(self.model)
+        self.per_member = {  # (R, ...) each
+            name: torch.stack([model.get_buffer(name) for model in models]).to(device) for name in differing
+        }
         self.frozen = _shared_by_all(models, device)
         self._place_optimizer()
         self.steps = torch.zeros(len(cohort), dtype=torch.int64)
@@ -214,7 +219,7 @@ class Stack:
             return self.scorer(indices, training, form, self._dropout_keys() if training else {})
         self.model.train(training)
         objective = (self.task.training_objective if training else None) or self.task.objective
-        keys = self._dropout_keys() if training else {}
+        keys = {**self.per_member, **(self._dropout_keys() if training else {})}
 
         def one(parameters: Mapping[str, Tensor], keys: Mapping[str, Tensor], batch: Batch) -> dict[str, Tensor]:
             state = {**self.frozen, **parameters, **keys}
@@ -307,6 +312,15 @@ def _flat(model: nn.Module) -> Tensor:
     return torch.cat([torch.zeros(0), *(p.detach().cpu().flatten() for p in model.parameters() if p.requires_grad)])
 
 
+def differing_buffers(model: nn.Module) -> list[str]:
+    """Names of the buffers that a model's modules declare to be those of one member (``per_member``)."""
+    return [
+        f"{name}.{buffer}" if name else buffer
+        for name, module in model.named_modules()
+        for buffer in getattr(module, "per_member", ())
+    ]
+
+
 def _shared_by_all(models: list[nn.Module], device: torch.device) -> dict[str, Tensor]:
     """Parameters that do not train, by name; they are held once for all members.
 
@@ -314,10 +328,13 @@ def _shared_by_all(models: list[nn.Module], device: torch.device) -> dict[str, T
         UserError: they differ between members.
     """
     frozen = {name: p.detach() for name, p in models[0].named_parameters() if not p.requires_grad}
-    shared = {**frozen, **dict(models[0].named_buffers())}
+    differing = differing_buffers(models[0])
+    shared = {**frozen, **{name: b for name, b in models[0].named_buffers() if name not in differing}}
     for model in models[1:] if shared else []:
         named = {**dict(model.named_parameters()), **dict(model.named_buffers())}
         for name, tensor in shared.items():
+            if named[name] is tensor:
+                continue
             if named[name].requires_grad or not torch.equal(named[name].detach().to(tensor.device), tensor):
                 raise UserError(
                     f"{name} does not train and is not the same in all runs of a cohort; what is frozen, and every "
