@@ -113,7 +113,9 @@ class FineTunedSettings(ModelSettings):
         """See :class:`Part`."""
         self._check_adapter()
         if not self.base_model and self.base_key is None:
-            raise UserError("model finetuned needs a base: shoal finetune RUN, or --base-model FILE (base_model=… from Python)")
+            raise UserError(
+                "model finetuned needs a base: shoal finetune RUN, or --base-model FILE (base_model=… from Python)"
+            )
         if self.base_key is None or self.base_settings is None:
             from shoal.models.bases import read_base
 
@@ -142,8 +144,8 @@ class FineTunedSettings(ModelSettings):
                     )
         if self.quantization_bits is not None and self.quantization != "absmax":
             raise UserError(
-                f"quantization_bits={self.quantization_bits} does not apply to quantization {self.quantization!r}, which "
-                "has 4; it applies to absmax"
+                f"quantization_bits={self.quantization_bits} does not apply to quantization {self.quantization!r}, "
+                "which has 4; it applies to absmax"
             )
         if self.double_quantization and self.quantization not in ("nf4", "fp4"):
             raise UserError(

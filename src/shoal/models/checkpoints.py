@@ -1,4 +1,4 @@
-"""Checkpoints of GPT-2's architecture: a folder with ``config.json`` and safetensors, as the library transformers saves.
+"""Checkpoints of GPT-2's architecture: a folder with ``config.json`` and safetensors, as transformers saves them.
 
 Source: Radford et al. 2019; names of tensors of ``GPT2LMHeadModel``. Matrices of its ``Conv1D`` are ``(in, out)``, and
 queries, keys and values are one matrix.
@@ -73,7 +73,7 @@ def _config(path: Path) -> dict[str, Any]:
             f"{path} has activation_function={config['activation_function']!r}; one of {' '.join(ACTIVATIONS)} can be "
             "read"
         )
-    return config
+    return dict(config)
 
 
 def _tensors(folder: Path) -> dict[str, Tensor]:

@@ -123,7 +123,12 @@ _loading = threading.Lock()
 
 
 def load_text(
-    paths: Sequence[str], key: str | None, tokenizer: str, vocabulary_size: int | None, valid_share: float
+    paths: Sequence[str],
+    key: str | None,
+    tokenizer: str,
+    vocabulary_size: int | None,
+    valid_share: float,
+    other: TextTokenizer | None = None,
 ) -> TextData:
     """Text in tokens; the same object at every call, so that members of a stack share it.
 
@@ -133,9 +138,10 @@ def load_text(
         tokenizer: see :func:`shoal.tasks.text.tokenizers.make_tokenizer`.
         vocabulary_size: vocabulary size of ``bpe``.
         valid_share: share of the characters, from the end, that validates.
+        other: tokenizer of another text, in place of one that this text makes.
 
     Raises:
-        UserError: the text cannot be read, or has another content.
+        UserError: the text cannot be read, has a character that another tokenizer lacks, or has another content.
     """
     corpus = read_corpus(paths)
     if key is not None and corpus.key != key:
@@ -144,12 +150,12 @@ def load_text(
             f"run {key}",
             "name the text of the run with --text, or train anew",
         )
-    known = (corpus.key, tokenizer, vocabulary_size, valid_share)
+    known = (corpus.key, tokenizer, vocabulary_size, valid_share, other.key if other else "")
     with _loading:
         if known not in _loaded:
             train, valid = split(corpus.text, valid_share)
             size = vocabulary_size if tokenizer == "bpe" else None
-            made = make_tokenizer(tokenizer, train, corpus.text, size)
+            made = other or make_tokenizer(tokenizer, train, corpus.text, size)
             parts = [made.encode(train), made.encode(valid)]
             _loaded[known] = TextData(torch.cat(parts), len(parts[0]), made)
             while len(_loaded) > _KEPT:

@@ -91,6 +91,15 @@ class Text(TaskSettings):
         "an integer of at least 2",
         ge=2,
     )
+    tokenizer_of: str = setting(
+        "",
+        "file with the tokenizer of an earlier run, in place of one made from this text",
+        "the task.json of its cohort",
+        operational=True,
+    )
+    tokenizer_key: str = setting(
+        "", "the content of that tokenizer", "16 hexadecimal digits", derived=True, pattern="^([0-9a-f]{16})?$"
+    )
     context_length: int = setting(64, "most tokens that a prediction can see", "an integer of at least 1", ge=1)
     windows: str = choice(
         "random", "training windows: each anywhere, or blocks in a new order and place each pass", WINDOWS
@@ -124,6 +133,8 @@ class Text(TaskSettings):
         """See :class:`Part`: the key of the text, and the vocabulary size unless it was given."""
         if not self.text:
             return []
+        if self.tokenizer_of:
+            return ["text_key", "vocabulary_size", "tokenizer_key"]
         is_default = self.tokenizer != "bpe" or self.vocabulary_size == BPE_SIZE
         return ["text_key", *(["vocabulary_size"] if is_default else [])]
 
@@ -158,8 +169,11 @@ class Text(TaskSettings):
 
     def _check_text(self, corpus: Corpus) -> None:
         """Set the vocabulary size that the text gives, and check that each split has a window."""
-        vocabulary, n_train, n_valid = _sizes_of(corpus, self.tokenizer, self.valid_share)
-        if vocabulary is not None and self.vocabulary_size not in (None, vocabulary):
+        if self.tokenizer_of:
+            vocabulary, n_train, n_valid = self._take_tokenizer()
+        else:
+            vocabulary, n_train, n_valid = _sizes_of(corpus, self.tokenizer, self.valid_share)
+        if not self.tokenizer_of and vocabulary is not None and self.vocabulary_size not in (None, vocabulary):
             raise UserError(
                 f"vocabulary_size={self.vocabulary_size} does not apply to tokenizer {self.tokenizer!r}, which has "
                 f"{vocabulary} tokens here; it applies to bpe"
@@ -170,6 +184,18 @@ class Text(TaskSettings):
             data = self.data()
             n_train, n_valid = len(data.train), len(data.valid)
         check_windows(n_train, n_valid, self.context_length, self.valid_share)
+
+    def _take_tokenizer(self) -> tuple[int, int, int]:
+        """Take the tokenizer of an earlier run; returns the sizes of its vocabulary and of both splits."""
+        from shoal.tasks.text.tokenizers import read_tokenizer
+
+        made = read_tokenizer(self.tokenizer_of, self.tokenizer_key)
+        size = made.vocabulary_size
+        values = {"tokenizer": made.kind, "tokenizer_key": made.key, "vocabulary_size": size}
+        for name, value in {**values, "tokenizer_of": str(Path(self.tokenizer_of).absolute())}.items():
+            object.__setattr__(self, name, value)
+        data = self.data()
+        return size, len(data.train), len(data.valid)
 
     def measures(self) -> Measures:
         """See :class:`TaskSettings`: there is no criterion of having generalised."""
@@ -197,10 +223,12 @@ class Text(TaskSettings):
             UserError: the text cannot be read, or is not that of the run.
         """
         from shoal.tasks.text.data import load_text
+        from shoal.tasks.text.tokenizers import read_tokenizer
 
         if not self.text:
             raise UserError(f"the text {self.text_key} of this run was not named: --text FILE")
-        return load_text(self.text, self.text_key, self.tokenizer, self.vocabulary_size, self.valid_share)
+        other = read_tokenizer(self.tokenizer_of, self.tokenizer_key) if self.tokenizer_key else None
+        return load_text(self.text, self.text_key, self.tokenizer, self.vocabulary_size, self.valid_share, other)
 
     def kept(self) -> Mapping[str, Any]:
         """See :class:`TaskSettings`: the tokenizer, the amount of validation text, and the n-gram baseline."""
