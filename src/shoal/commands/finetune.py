@@ -38,7 +38,9 @@ SET_HERE = (
 def arguments(parser: Parser) -> None:
     """Flags of the command."""
     parser.add_argument(
-        "base", metavar="RUN", help="the base: id or name of a run of text, or a folder with a GPT-2 checkpoint"
+        "base",
+        metavar="RUN",
+        help="the base: id or name of a run of text, a folder with a GPT-2 checkpoint, or a file of shoal merge",
     )
     add_lab(parser)
     parser.flag("step", help="step at which the base was kept, or best (the last)")
@@ -74,7 +76,7 @@ def base_of(name: str, lab: str, step: int | str | None = None) -> dict[str, Any
     """Settings that a base gives: its file, the tokenizer that it needs, and the length of its context.
 
     Args:
-        name: id or name of a run of the lab, or a folder with a checkpoint.
+        name: id or name of a run of the lab, a folder with a checkpoint, or a file of ``shoal merge``.
         lab: the lab's folder.
         step: step of the model; the last that was kept where not given, or ``best``.
 
@@ -84,6 +86,8 @@ def base_of(name: str, lab: str, step: int | str | None = None) -> dict[str, Any
     """
     if Path(name, "config.json").is_file():
         return _checkpoint(name)
+    if name.endswith(".safetensors") and Path(name).is_file():
+        return _merged(name)
     from shoal.lab import Lab
 
     records = Lab(lab).records([name])
@@ -117,6 +121,23 @@ def _checkpoint(folder: str) -> dict[str, Any]:
             "vocabulary of 256 bytes can"
         )
     return {"base_model": folder, "context_length": min(sizes.sequence_length, 1024), "tokenizer": "bytes"}
+
+
+def _merged(path: str) -> dict[str, Any]:
+    """Settings that a merged model gives; its metadata name the file of its tokenizer."""
+    from safetensors import SafetensorError, safe_open
+
+    from shoal.models.bases import read_base
+    from shoal.models.families_of_bases import part_of
+
+    length = part_of(read_base(path).described)[1].sequence_length
+    try:
+        with safe_open(path, "pt") as file:
+            tokenizer = (file.metadata() or {}).get("tokenizer_of", "")
+    except SafetensorError as error:
+        raise UserError(f"{path} is damaged: {error}") from None
+    tokens = ("tokenizer_of", tokenizer) if tokenizer else ("tokenizer", "bytes")
+    return {"base_model": path, "context_length": length, **dict([tokens])}
 
 
 def fine_tuned(base: Mapping[str, Any], values: Mapping[str, Sequence[Any]]) -> "list[RunSpec]":

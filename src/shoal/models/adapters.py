@@ -31,18 +31,19 @@ class FrozenLinear(nn.Module):
     """Linear layer whose weight and bias do not train; the weight as it is, or in codes.
 
     Args:
-        weight: weight, ``(out, in)``; None where there are codes.
+        weight: weight, ``(out, in)``, or its codes, which are dequantised whenever they are used, forwards and
+            backwards.
         bias: bias, ``(out,)``, or None.
-        codes: weight in codes; it is dequantised whenever it is used, forwards and backwards.
     """
 
-    def __init__(self, weight: Tensor | None, bias: Tensor | None, codes: Codes | None = None) -> None:
+    def __init__(self, weight: Tensor | Codes, bias: Tensor | None) -> None:
         super().__init__()
-        self.codes = codes
-        for name, tensor in (codes.tensors if codes is not None else {"values": weight}).items():
+        self.quantised = None if isinstance(weight, Tensor) else weight
+        for name, tensor in ({"values": weight} if isinstance(weight, Tensor) else weight.tensors).items():
             self.register_buffer(name, tensor, persistent=False)
         self.register_buffer("bias", bias, persistent=False)
-        self.out_features, self.in_features = codes.shape if codes is not None else weight.shape  # type: ignore[union-attr]
+        self.out_features: int = weight.shape[0]
+        self.in_features: int = weight.shape[1]
 
     @property
     def weight(self) -> Tensor:
@@ -52,12 +53,12 @@ class FrozenLinear(nn.Module):
 
     def _stored(self) -> Codes:
         """Codes made of the layer's buffers, which may have moved to another device since."""
-        assert self.codes is not None
-        return self.codes.of({name: self._buffers[name] for name in self.codes.tensors})  # type: ignore[misc]
+        assert self.quantised is not None
+        return self.quantised.of({name: self._buffers[name] for name in self.quantised.tensors})  # type: ignore[misc]
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply the layer: ``(*dims, in) -> (*dims, out)``."""
-        if self.codes is None:
+        if self.quantised is None:
             return F.linear(x, self.weight, self._buffers["bias"])
         outputs: Tensor = _Dequantised.apply(x, self._stored)  # type: ignore[no-untyped-call]
         bias = self._buffers["bias"]
@@ -202,11 +203,10 @@ def freeze(model: nn.Module, quantise: Quantise | None = None) -> dict[str, Froz
     coded = linear_names(model) if quantise is not None else []
     frozen = {}
     for name in linear_names(model, ()):
-        layer = model.get_submodule(name)
-        codes = quantise(layer.weight) if quantise is not None and name in coded else None  # type: ignore[arg-type]
-        weight = None if codes is not None else layer.weight.detach()  # type: ignore[union-attr, operator]
-        bias = None if layer.bias is None else layer.bias.detach()  # type: ignore[union-attr, operator]
-        frozen[name] = FrozenLinear(weight, bias, codes)  # type: ignore[arg-type]
+        layer: Any = model.get_submodule(name)
+        weight = layer.weight.detach()
+        codes = quantise(weight) if quantise is not None and name in coded else weight
+        frozen[name] = FrozenLinear(codes, None if layer.bias is None else layer.bias.detach())
         model.set_submodule(name, frozen[name])
     for module in model.modules():
         for name, parameter in list(module._parameters.items()):
@@ -218,7 +218,7 @@ def freeze(model: nn.Module, quantise: Quantise | None = None) -> dict[str, Froz
 
 def stored_bytes(model: nn.Module) -> dict[str, int]:
     """Bytes and numbers of a model's frozen layers in codes: ``codes`` and scales in ``bytes``, of ``parameters``."""
-    layers = [module for module in model.modules() if isinstance(module, FrozenLinear) and module.codes is not None]
+    layers = [module for module in model.modules() if isinstance(module, FrozenLinear) and module.quantised is not None]
     tensors = [tensor for layer in layers for tensor in layer._stored().tensors.values()]
     return {
         "bytes": sum(tensor.numel() * tensor.element_size() for tensor in tensors),

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from shoal.models.settings import ModelSettings
     from shoal.tasks.settings import Sizes
 
+DESCRIBED = "described"  # entry of the metadata of a merged model
 _HELD: dict[tuple[str, int, int], "Base"] = {}
 _MOST_HELD = 4
 
@@ -91,22 +92,24 @@ def key_of(described: str, tensors: Mapping[str, Tensor]) -> str:
 
 
 def _read_kept(path: Path) -> tuple[str, dict[str, Tensor]]:
-    """Description and tensors of a kept model; its metadata hold the settings of its run."""
+    """Description and tensors of a kept model, by the settings of its run in its metadata; or of a merged one."""
     from shoal.spec import RunSpec
 
     try:
         with safe_open(path, "pt") as file:
             metadata = dict(file.metadata() or {})
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
-        dump = json.loads(metadata["spec"])
-        spec = RunSpec.restored(dump)
+        if DESCRIBED in metadata:
+            part_of(metadata[DESCRIBED])
+            return metadata[DESCRIBED], tensors
+        spec = RunSpec.restored(json.loads(metadata["spec"]))
     except (SafetensorError, OSError, ValueError, RuntimeError) as error:
         raise UserError(f"base {path} is damaged: {' '.join(str(error).split())}") from None
     except KeyError:
         raise UserError(f"base {path} is no kept model of a lab: its metadata name no run") from None
     if spec.model == "finetuned":
         raise UserError(
-            f"base {path} is an adapter on a base of its own, and no model: fine-tune that base, or merge the two first"
+            f"base {path} is an adapter on a base of its own, and no model: fine-tune that, or a file of shoal merge"
         )
     return describe(spec.model, spec.model_part, spec.sizes()), tensors
 

@@ -99,18 +99,18 @@ def adapted_shapes(described: str, targets: tuple[str, ...]) -> dict[str, tuple[
         UserError: see :func:`shoal.models.adapters.adapted_names`.
     """
     model = _described(described)
-    layers = {name: model.get_submodule(name) for name in adapted_names(model, targets)}
-    return {name: (layer.out_features, layer.in_features) for name, layer in layers.items()}  # type: ignore[misc]
+    layers: dict[str, Any] = {name: model.get_submodule(name) for name in adapted_names(model, targets)}
+    return {name: (layer.out_features, layer.in_features) for name, layer in layers.items()}
 
 
 @cache
 def size_of(described: str) -> dict[str, int]:
     """Numbers of parameters of a described base: of ``all``, and of the linear layers that are ``quantised``."""
     model = _described(described)
-    weights = [model.get_submodule(name).weight for name in linear_names(model)]
+    layers: list[Any] = [model.get_submodule(name) for name in linear_names(model)]
     return {
         "all": sum(parameter.numel() for parameter in model.parameters()),
-        "quantised": sum(weight.numel() for weight in weights),  # type: ignore[misc, operator]
+        "quantised": sum(layer.weight.numel() for layer in layers),
     }
 
 
@@ -121,18 +121,18 @@ def _described(described: str) -> nn.Module:
         return part.build(sizes)
 
 
-def merged(model: FineTuned) -> nn.Module:
-    """Base with the adapters added to its weights, ``W + (alpha / rank) B A``; of a quantised base, to dequant(W).
+def merged(model: FineTuned, part: "FineTunedSettings") -> nn.Module:
+    """Model of the base's family with the adapters added to its weights, ``W + (alpha / rank) B A``.
 
-    The new model is of the base's family, and has parameters again.
+    Adapters of a quantised base are added to the weights that they were trained on, dequant(W), and layers without an
+    adapter have these, too. A base that was trained as a whole is returned as it is.
     """
-    result = copy.deepcopy(model.base)
-    for name, module in list(result.named_modules()):
-        if isinstance(module, LoRALinear) or (isinstance(module, FrozenLinear) and ".frozen" not in f".{name}"):
-            bias = module.bias
-            linear = nn.Linear(module.weight.shape[1], module.weight.shape[0], bias=bias is not None)
-            linear.weight = nn.Parameter(module.weight.detach().clone())
-            if bias is not None:
-                linear.bias = nn.Parameter(bias.detach().clone())
-            result.set_submodule(name, linear)
-    return result
+    base, (family, sizes) = read_base(part.base_model), part_of(str(part.base_settings))
+    state = dict(base.tensors) if part.adapter != "full" else model.base.state_dict()
+    for name, module in model.base.named_modules():
+        if isinstance(module, LoRALinear | FrozenLinear) and not name.endswith(".frozen"):
+            state[f"{name}.weight"] = module.weight.detach().clone()
+    with torch.random.fork_rng(devices=[]):
+        result = family.build(sizes)
+    result.load_state_dict(state)
+    return result.eval()

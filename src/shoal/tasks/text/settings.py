@@ -169,10 +169,8 @@ class Text(TaskSettings):
 
     def _check_text(self, corpus: Corpus) -> None:
         """Set the vocabulary size that the text gives, and check that each split has a window."""
-        if self.tokenizer_of:
-            vocabulary, n_train, n_valid = self._take_tokenizer()
-        else:
-            vocabulary, n_train, n_valid = _sizes_of(corpus, self.tokenizer, self.valid_share)
+        sizes = self._take_tokenizer() if self.tokenizer_of else _sizes_of(corpus, self.tokenizer, self.valid_share)
+        vocabulary, n_train, n_valid = sizes
         if not self.tokenizer_of and vocabulary is not None and self.vocabulary_size not in (None, vocabulary):
             raise UserError(
                 f"vocabulary_size={self.vocabulary_size} does not apply to tokenizer {self.tokenizer!r}, which has "
@@ -185,7 +183,7 @@ class Text(TaskSettings):
             n_train, n_valid = len(data.train), len(data.valid)
         check_windows(n_train, n_valid, self.context_length, self.valid_share)
 
-    def _take_tokenizer(self) -> tuple[int, int, int]:
+    def _take_tokenizer(self) -> tuple[int | None, int, int]:
         """Take the tokenizer of an earlier run; returns the sizes of its vocabulary and of both splits."""
         from shoal.tasks.text.tokenizers import read_tokenizer
 
