@@ -216,6 +216,14 @@ def freeze(model: nn.Module, quantise: Quantise | None = None) -> dict[str, Froz
     return frozen
 
 
+def adapt(model: nn.Module, names: Sequence[str], rank: int, width: int, alpha: float, dropout: float = 0.0) -> None:
+    """Put adapters on frozen linear layers, in the order of their names; arguments as for :class:`LoRALinear`."""
+    for name in names:
+        frozen = model.get_submodule(name)
+        assert isinstance(frozen, FrozenLinear)
+        model.set_submodule(name, LoRALinear(frozen, rank, width, alpha, dropout))
+
+
 def stored_bytes(model: nn.Module) -> dict[str, int]:
     """Bytes and numbers of a model's frozen layers in codes: ``codes`` and scales in ``bytes``, of ``parameters``."""
     layers = [module for module in model.modules() if isinstance(module, FrozenLinear) and module.quantised is not None]

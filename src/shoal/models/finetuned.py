@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from shoal.models.adapters import Codes, FrozenLinear, LoRALinear, adapted_names, freeze, linear_names
+from shoal.models.adapters import Codes, FrozenLinear, LoRALinear, adapt, adapted_names, freeze, linear_names
 from shoal.models.bases import Base, check_key, read_base
 from shoal.models.dropout import Dropout
 from shoal.models.families_of_bases import part_of
@@ -52,12 +52,9 @@ def build_finetuned(part: "FineTunedSettings") -> FineTuned:
         for parameter in model.parameters():
             parameter.data = parameter.detach().clone()  # the base's own must not be changed
         return FineTuned(_dropping(model, part.dropout))
-    model = _frozen(base, part)
-    for name in adapted_names(base.module(), part.targets):
-        frozen = model.get_submodule(name)
-        assert isinstance(frozen, FrozenLinear)
-        numbers = (part.lora_rank, part.lora_width, part.lora_alpha)
-        model.set_submodule(name, LoRALinear(frozen, *numbers, part.lora_dropout))  # type: ignore[arg-type]
+    assert part.lora_rank is not None and part.lora_width is not None and part.lora_alpha is not None
+    model, numbers = _frozen(base, part), (part.lora_rank, part.lora_width, part.lora_alpha, part.lora_dropout)
+    adapt(model, adapted_names(base.module(), part.targets), *numbers)
     return FineTuned(model)
 
 
