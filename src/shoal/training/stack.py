@@ -17,13 +17,14 @@ from torch.func import functional_call, vmap
 
 from shoal.errors import UserError
 from shoal.fast.engine import choose_scorer, fused_update
-from shoal.fast.scorer import Members, unflattened
+from shoal.fast.scorer import CompiledScorer, Members, unflattened
+from shoal.fast.windows import WindowScorer
 from shoal.keyed import fold
 from shoal.models.dropout import Dropout
 from shoal.rules.layout import Layout, tied_names
 from shoal.rules.schedules import schedule_of
 from shoal.rules.updates import Hyper
-from shoal.tasks.base import Batch, Task
+from shoal.tasks.base import Batch, Task, example_shares
 from shoal.tasks.build import build_model, build_task, calling
 from shoal.tasks.sampling import Form, FormSampler
 from shoal.training.forms import check_forms, in_order, passes_of
@@ -235,6 +236,22 @@ class Stack:
         if known not in self.unlifted:
             self.unlifted[known] = self._rounds_alike(lifted, alone)
         return {name: value.unsqueeze(0) for name, value in alone().items()} if self.unlifted[known] else lifted()
+
+    def gradient(self, indices: Tensor, counts: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+        """Scores of a training step, ``(R, B)`` each, and the gradient of every member's loss, ``(R, P)``.
+
+        The gradient is valid until the next one is computed.
+
+        Args:
+            indices: examples of each member, ``(R, B)``.
+            counts: mask of those that count, ``(R, B)``.
+        """
+        if isinstance(self.scorer, CompiledScorer | WindowScorer):
+            return self.scorer.gradient_of(indices, counts, self.form, self._dropout_keys())
+        scores = self.score(indices, training=True, form=self.form)
+        shares = example_shares(counts, scores.get("weight"))
+        (gradient,) = torch.autograd.grad(scores["loss"], self.theta, shares)  # members do not share parameters
+        return scores, gradient
 
     def _rounds_alike(self, lifted: Callable[[], dict[str, Tensor]], alone: Callable[[], dict[str, Tensor]]) -> bool:
         """Return True if a single member's loss and gradient have the same bits without being lifted.
