@@ -1,8 +1,8 @@
 """Transformer block of the question on LoRA and QLoRA: heads as wide as the model, one matrix behind them.
 
 Source: document R, question 4: ``MHA(H) = [head_1, …, head_h] W_O`` with heads of size ``d`` and ``W_O`` of
-``hd × d``, ``LFFN(X) = X W_F``, and a block ``LFFN(MHA(H))`` without residuals, norms or a mask. Every head has matrices
-of its own, so that adapters of rank ``r`` have ``6 h d r`` parameters in attention and ``2 d r`` in the feed-forward
+``hd × d``, ``LFFN(X) = X W_F``, and a block ``LFFN(MHA(H))`` without residuals, norms or a mask. Every head has its own
+matrices, so that adapters of rank ``r`` have ``6 h d r`` parameters in attention and ``2 d r`` in the feed-forward
 layer.
 
 Shapes: ``B`` batch, ``S`` sequence, ``D`` width ``d``, ``H`` heads.

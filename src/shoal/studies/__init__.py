@@ -33,6 +33,7 @@ NAMES: Mapping[str, str] = MappingProxyType(
         "language": "an LSTM and a GPT learn a text (--text FILE) at equal compute, beside n-grams",
         "translation": "an encoder alone, a transformer and an LSTM encoder-decoder translate (--source FILE …)",
         "pig-latin": "which families write unseen words of a text (--text FILE) in Pig Latin on their own",
+        "adapters": "full fine-tuning, LoRA and QLoRA of a kept model on another text (--base-model FILE --text FILE)",
         "sorting": "which families sort unseen multisets of numbers on their own, and longer ones",
     }
 )
