@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from shoal.errors import UserError
-from shoal.models.families_of_bases import GPT2Settings
+from shoal.models.families_of_bases import GPT2Settings, sizes_of
 
 CONFIG = "config.json"
 ACTIVATIONS = {"gelu_new": "gelu_new", "gelu_pytorch_tanh": "gelu_new", "gelu": "gelu", "relu": "relu"}
@@ -29,7 +29,6 @@ def read_gpt2(folder: Path) -> tuple[str, dict[str, Tensor]]:
         UserError: the folder holds none, or one with a setting that cannot be computed.
     """
     from shoal.models.bases import describe
-    from shoal.tasks.settings import Sizes
 
     config = _config(folder / CONFIG)
     width, layers = int(config["n_embd"]), int(config["n_layer"])
@@ -47,7 +46,7 @@ def read_gpt2(folder: Path) -> tuple[str, dict[str, Tensor]]:
         share_embeddings=is_tied,
         dropout_at="everywhere",
     )
-    sizes = Sizes(int(config["vocab_size"]), int(config["n_positions"]))
+    sizes = sizes_of(vocabulary_size=int(config["vocab_size"]), sequence_length=int(config["n_positions"]))
     tensors = _renamed(_tensors(folder), layers, is_tied)
     return describe(GPT2Settings.name, part, sizes), tensors
 

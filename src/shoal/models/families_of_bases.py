@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from shoal.errors import UserError
 from shoal.models.settings import NON_LINEARITIES, GPTSettings, ModelSettings
-from shoal.registry import MODELS
+from shoal.registry import MODELS, load
 from shoal.spec.fields import choice
 
 if TYPE_CHECKING:
@@ -27,11 +27,15 @@ def part_of(described: str) -> "tuple[ModelSettings, Sizes]":
     Raises:
         UserError: the description is of no family that is there.
     """
-    from shoal.tasks.settings import Sizes
-
     try:
         content: dict[str, Any] = json.loads(described)
         kind: Any = GPT2Settings if content["model"] == GPT2Settings.name else MODELS[content["model"]]
-        return kind(**content["settings"]), Sizes(**content["sizes"])
+        return kind(**content["settings"]), sizes_of(**content["sizes"])
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"the description of a base is damaged: {' '.join(str(error).split())}") from None
+
+
+def sizes_of(**sizes: int | None) -> "Sizes":
+    """Sizes that a base was built for, of the class of a task's sizes, which is loaded by its place."""
+    made: Sizes = load("shoal.tasks.settings:Sizes")(**sizes)
+    return made

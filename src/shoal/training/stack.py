@@ -15,7 +15,6 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
-from shoal.errors import UserError
 from shoal.fast.engine import choose_scorer, fused_update
 from shoal.fast.scorer import CompiledScorer, Members, unflattened
 from shoal.fast.windows import WindowScorer
@@ -29,6 +28,7 @@ from shoal.tasks.build import build_model, build_task, calling
 from shoal.tasks.sampling import Form, FormSampler
 from shoal.training.forms import check_forms, in_order, passes_of
 from shoal.training.launches import Launches
+from shoal.training.shared import differing_buffers, shared_by_all
 
 if TYPE_CHECKING:
     from shoal.training.plan import Cohort
@@ -85,7 +85,7 @@ class Stack:
         self.per_member = {  # (R, ...) each
             name: torch.stack([model.get_buffer(name) for model in models]).to(device) for name in differing
         }
-        self.frozen = _shared_by_all(models, device)
+        self.frozen = shared_by_all(models, device)
         self._place_optimizer()
         self.steps = torch.zeros(len(cohort), dtype=torch.int64)
         self.last_steps = torch.tensor([spec.n_steps for spec in cohort.members])
@@ -327,34 +327,3 @@ class Stack:
 def _flat(model: nn.Module) -> Tensor:
     """Flat parameters that train, one after the other, ``(P,)``."""
     return torch.cat([torch.zeros(0), *(p.detach().cpu().flatten() for p in model.parameters() if p.requires_grad)])
-
-
-def differing_buffers(model: nn.Module) -> list[str]:
-    """Names of the buffers that a model's modules declare to be those of one member (``per_member``)."""
-    return [
-        f"{name}.{buffer}" if name else buffer
-        for name, module in model.named_modules()
-        for buffer in getattr(module, "per_member", ())
-    ]
-
-
-def _shared_by_all(models: list[nn.Module], device: torch.device) -> dict[str, Tensor]:
-    """Parameters that do not train, by name; they are held once for all members.
-
-    Raises:
-        UserError: they differ between members.
-    """
-    frozen = {name: p.detach() for name, p in models[0].named_parameters() if not p.requires_grad}
-    differing = differing_buffers(models[0])
-    shared = {**frozen, **{name: b for name, b in models[0].named_buffers() if name not in differing}}
-    for model in models[1:] if shared else []:
-        named = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-        for name, tensor in shared.items():
-            if named[name] is tensor:
-                continue
-            if named[name].requires_grad or not torch.equal(named[name].detach().to(tensor.device), tensor):
-                raise UserError(
-                    f"{name} does not train and is not the same in all runs of a cohort; what is frozen, and every "
-                    "buffer, is held once for all: give it the same values whatever the seed"
-                )
-    return {name: tensor.to(device) for name, tensor in frozen.items()}
