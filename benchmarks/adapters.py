@@ -89,7 +89,14 @@ def measured_stack(adapter: str, members: int) -> dict[str, object]:
         spec = RunSpec(**SHARED, **sizes, text=str(text), model="gpt", context_length=64, seed=0)
         save_tensors(base, build_model(spec).state_dict(), {"spec": json.dumps(spec.dump())})
         of_lora = {} if adapter == "full" else {"lora_rank": 8}
-        common = {**SHARED, **of_lora, "text": str(text), "base_model": str(base), "context_length": 8, "adapter": adapter}
+        common = {
+            **SHARED,
+            **of_lora,
+            "text": str(text),
+            "base_model": str(base),
+            "context_length": 8,
+            "adapter": adapter,
+        }
         specs = [RunSpec(**common, model="finetuned", seed=seed) for seed in range(members)]
         stack = Stack(Cohort(tuple(specs)), torch.device("cpu"))
         train_steps(stack, 2)

@@ -1,13 +1,17 @@
 """Small fine-tuned runs that tests and the scripts of their vectors share."""
 
+import json
 import re
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import torch
 
 import shoal
 from shoal.fast.denormals import flushed_denormals
+from shoal.lab.tensors import save_tensors
+from shoal.tasks.build import build_model
 from shoal.testing.base import stack_of
 from shoal.training.step import train_step
 
@@ -72,3 +76,22 @@ def trained(stack, steps: int) -> torch.Tensor:
             stack.at -= 1
             train_step(stack)
     return torch.stack(losses)
+
+
+def large_base(folder: Path) -> None:
+    """Base of 13 MB and a text in a folder."""
+    text_file(folder)
+    spec = shoal.RunSpec(
+        **_large(folder), model="gpt", num_layers=4, embedding_size=256, num_heads=4, context_length=64
+    )
+    save_tensors(Path(folder) / "base.safetensors", build_model(spec).state_dict(), {"spec": json.dumps(spec.dump())})
+
+
+def large(folder: Path, seed: int) -> shoal.RunSpec:
+    """Adapter of rank 8 on the base of :func:`large_base`."""
+    base = str(Path(folder) / "base.safetensors")
+    return shoal.RunSpec(**_large(folder), model="finetuned", base_model=base, context_length=8, seed=seed)
+
+
+def _large(folder: Path) -> dict[str, Any]:
+    return {"task": "text", "text": str(Path(folder) / "sheep.txt"), "tokenizer": "bytes", "train_batch_size": 1}

@@ -6,7 +6,7 @@ import pytest
 
 import shoal
 from shoal.cli import main
-from shoal.studies.adapters import FULL, answers, compared, grids
+from shoal.studies.adapters import FULL, answers, compared, edges, grids
 
 
 def curves(ends):
@@ -32,6 +32,9 @@ def test_each_method_stands_with_its_best_rate_and_its_pairs():
     # Student's interval of two pairs: mean ± 12.706 · sd / √2, with sd = 0.1 / √2
     assert rows["LoRA"]["difference_high"] - rows["LoRA"]["difference"] == pytest.approx(12.706 * 0.05, rel=1e-3)
     assert len(answers(table)) == 2
+    assert len(edges(table, curves(ends))) == 1
+    between = ends | {(FULL, 5e-4, 0): 8.0, ("LoRA", 1e-3, 0): 8.0}
+    assert not edges(compared(curves(between)), curves(between))
 
 
 @pytest.mark.parametrize("quick", [True, False])

@@ -1,7 +1,10 @@
 """Fine-tuning: adapters beside the libraries peft and transformers, on a base that is held once and never changes."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import adapted
@@ -186,6 +189,33 @@ def test_merging_goes_onto_the_weights_that_were_trained_on(lab):
         other = build_model(tuned(lab, lora_rank=2))
         other.load_state_dict(model.state_dict())
         assert (other.eval()(tokens)[0] - logits).abs().max() > 1e-3
+
+
+MEASURED = """
+import resource, sys
+sys.path.insert(0, sys.argv[1])
+import adapted
+specs = [adapted.large(sys.argv[2], seed) for seed in range(int(sys.argv[3]))]
+from shoal.testing.base import stack_of
+from shoal.training.step import train_steps
+train_steps(stack_of(*specs), 2)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+@pytest.mark.slow
+def test_the_memory_of_more_adapters_is_theirs_and_not_the_bases(tmp_path):
+    adapted.large_base(tmp_path)
+    peaks = []
+    for members in (2, 18):
+        words = [sys.executable, "-c", MEASURED, str(Path(__file__).parent), str(tmp_path), str(members)]
+        done = subprocess.run(
+            words, capture_output=True, text=True, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
+        )
+        peaks.append(1024 * int(done.stdout))
+    base = (tmp_path / "base.safetensors").stat().st_size
+    assert base > 12e6
+    assert (peaks[1] - peaks[0]) / 16 < 0.6 * base
 
 
 # kept adapters

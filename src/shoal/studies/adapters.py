@@ -16,7 +16,7 @@ from shoal.analysis.correction import Family
 from shoal.analysis.trends import student
 from shoal.report import Cell, Report, Section, Table
 from shoal.report.panels import Axis
-from shoal.report.words import NOTHING, number, with_interval
+from shoal.report.words import NOTHING, listed, number, with_interval
 from shoal.spec import RunSpec
 from shoal.studies.answers import bare_p
 from shoal.studies.base import Form, Grid
@@ -143,7 +143,8 @@ def report(results: Results, form: Form) -> Report:
             about="losses and accuracies while the base goes on with the text.",
         ),
     ]
-    return finished("adapters", "Adapters", QUESTION, answers(table), sections, results, form)
+    sentences = [*answers(table), *edges(table, named.curves)]
+    return finished("adapters", "Adapters", QUESTION, sentences, sections, results, form)
 
 
 def compared(curves: pl.DataFrame) -> pl.DataFrame:
@@ -202,6 +203,16 @@ def answers(table: pl.DataFrame) -> list[str]:
             verdict = f"p {bare_p(p)}{'' if p < 0.05 else ', no difference shown'}"
         sentences.append(f"{row['method']}: {gap} nats per token against full fine-tuning ({verdict}).")
     return sentences
+
+
+def edges(table: pl.DataFrame, curves: pl.DataFrame) -> list[str]:
+    """Sentence on the methods whose best learning rate is the largest or smallest tried: others may be better."""
+    tried = {method: sorted(group["lr"].unique()) for (method,), group in curves.group_by("method")}
+    at_edge = [m for m, lr in table.select("method", "lr").iter_rows() if lr in (tried[m][0], tried[m][-1])]
+    if not at_edge:
+        return []
+    whose = "all methods" if len(at_edge) == len(table) else listed(at_edge)
+    return [f"The best learning rate of {whose} is at an edge of those tried: a longer search could change the gaps."]
 
 
 def _losses_table(table: pl.DataFrame) -> Table:
