@@ -147,6 +147,18 @@ def test_a_member_trains_alone_as_in_the_stack(lab, base, adapter):
         assert (alone.theta[0] - stack.theta[member]).abs().max() < 1e-6
 
 
+def test_gradients_through_codes_are_those_of_the_weights_they_stand_for():
+    torch.manual_seed(0)
+    codes = quantise_blocks(torch.randn(6, 10))
+    stored, plain = FrozenLinear(codes, torch.randn(6)), codes.dequantise()
+    x, seen = torch.randn(3, 4, 10, requires_grad=True), torch.randn(3, 4, 6)
+    for outputs in (stored(x), torch.vmap(stored)(x)):
+        expected = x @ plain.T + stored.bias
+        assert (outputs - expected).abs().max() < 1e-5
+        (gradient,) = torch.autograd.grad(outputs, x, seen)
+        assert (gradient - seen @ plain).abs().max() < 1e-5
+
+
 def test_codes_are_dequantised_once_for_all_members(lab, monkeypatch):
     counted = []
     dequantise = shoal.quantisation.BlockCodes.dequantise
