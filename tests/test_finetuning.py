@@ -251,6 +251,23 @@ def test_a_kept_adapter_has_its_own_tensors_and_goes_on_no_other_base(lab, tmp_p
         Lab(lab["folder"] / "lab").records(spec.id).model(spec.id)
 
 
+def test_a_lab_can_be_moved_with_its_adapters(lab, tmp_path):
+    shutil.copytree(lab["folder"] / "lab", tmp_path / "before")
+    (base,) = (
+        Lab(tmp_path / "before")
+        .cohort(lab["records"].cohort_of(lab["runs"]["gpt"]).id)
+        .models(lab["runs"]["gpt"])
+        .values()
+    )
+    spec = tuned(lab, base_model=str(base), lora_rank=1, seed=77)
+    shoal.train([spec], tmp_path / "before", engine="plain", workers=1)
+    tokens = adapted.tokens()[:, :8]
+    with torch.no_grad():
+        logits = Lab(tmp_path / "before").records(spec.id).model(spec.id)(tokens)[0]
+        (tmp_path / "before").rename(tmp_path / "after")
+        assert torch.equal(Lab(tmp_path / "after").records(spec.id).model(spec.id)(tokens)[0], logits)
+
+
 # the document's module
 
 
