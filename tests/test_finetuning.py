@@ -22,6 +22,7 @@ from shoal.models.finetuned import merged
 from shoal.models.linear_block import LinearBlock
 from shoal.quantisation import quantise_blocks
 from shoal.tasks.build import build_model, build_task, count_run_parameters
+from shoal.testing import ModelContract
 from shoal.testing.base import stack_of
 from shoal.training.step import train_steps
 
@@ -208,6 +209,7 @@ import resource, sys
 sys.path.insert(0, sys.argv[1])
 import adapted
 specs = [adapted.large(sys.argv[2], seed) for seed in range(int(sys.argv[3]))]
+from shoal.testing import ModelContract
 from shoal.testing.base import stack_of
 from shoal.training.step import train_steps
 train_steps(stack_of(*specs), 2)
@@ -228,6 +230,14 @@ def test_the_memory_of_more_adapters_is_theirs_and_not_the_bases(tmp_path):
     base = (tmp_path / "base.safetensors").stat().st_size
     assert base > 12e6
     assert (peaks[1] - peaks[0]) / 16 < 0.6 * base
+
+
+class TestAdapters(ModelContract):
+    """Contract of model families, for adapters on a quantised base."""
+
+    @pytest.fixture
+    def spec(self, lab):
+        return tuned(lab, adapter="qlora", lora_rank=2, lora_alpha=4.0)
 
 
 # kept adapters
