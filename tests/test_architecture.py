@@ -26,6 +26,7 @@ ORDER = [
     "models",
     "objectives",
     "rules",
+    "embeddings",
     "tasks",
     "fast",
     "hmm",

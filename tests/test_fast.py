@@ -447,7 +447,7 @@ def test_groups_of_members_change_no_bit(model, monkeypatch):
     with threads(1):
         stacks = []
         for cache in (2**30, 1):
-            monkeypatch.setattr("shoal.fast.program.CACHE", cache)
+            monkeypatch.setattr("shoal.fast.passes.CACHE", cache)
             stacks.append(Stack(one_cohort(specs), CPU, "compiled"))
             for _ in range(3):  # the last batch of a pass is a smaller one
                 train_step(stacks[-1])

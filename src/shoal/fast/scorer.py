@@ -16,8 +16,9 @@ from shoal.fast.gpt import gpt_outputs
 from shoal.fast.kernels import KernelOps, Library
 from shoal.fast.lstm import lstm_outputs
 from shoal.fast.ops import Array, Ops, TorchOps
+from shoal.fast.passes import Passes, Replay
 from shoal.fast.prefixes import Nodes, Prefixes, pick
-from shoal.fast.program import Arena, Passes, Program, Replay, Value
+from shoal.fast.program import Arena, Program, Value
 from shoal.models.gpt import GPT
 from shoal.models.lstm import LSTMLM
 from shoal.tasks.base import Task, example_shares, rows

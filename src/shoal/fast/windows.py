@@ -15,7 +15,8 @@ from shoal.fast.blocks import Stacked
 from shoal.fast.families import FAMILIES, Windows
 from shoal.fast.kernels import Library
 from shoal.fast.ops import Array
-from shoal.fast.program import Arena, Passes, Program, Replay
+from shoal.fast.passes import Passes, Replay
+from shoal.fast.program import Arena, Program
 from shoal.fast.scorer import NO_KEYS, Keys, Members, parameter_values, unflattened
 from shoal.fast.window_kernels import WindowKernelOps, window_library
 from shoal.fast.window_ops import Drop, TorchWindowOps, WindowOps
@@ -35,6 +36,8 @@ def windows_refusal(config: Any) -> str | None:
         return f"the batches of task {config.task!r} are not said to be windows of tokens"
     if not _says(config.model_part, "reads_windows"):
         return f"model {config.model!r} has not been written for windows"
+    if names := [name for name in ("freeze_embeddings", "embedding_projection") if config.get(name)]:
+        return f"{names[0]}=true has not been written for windows"
     return None
 
 
@@ -110,7 +113,7 @@ class WindowScorer:
         objective = self._objective(training, keys)
         batch, parts = self._batch(indices, form), 1
         if not torch.is_grad_enabled():
-            tokens = sum(batch[name].shape[-1] for name in ("source", "targets") if name in batch)
+            tokens = sum(batch[name].shape[-1] for name in ("source", "inputs") if name in batch)
             parts = window_parts(indices.shape[1], self.batch_size, tokens)
         pieces = {name: tensor.tensor_split(parts, 1) for name, tensor in batch.items()}
         scores = [
@@ -233,10 +236,13 @@ def window_parts(n: int, batch_size: int, tokens: int) -> int:
 def _windows(batch: Batch, by_position: bool) -> Windows:
     """Batch ``(R, B, ...)`` as rows."""
     _, B, T = batch["targets"].shape
-    inputs, targets = (
-        batch[name].transpose(1, 2).flatten(1) if by_position else batch[name].flatten(1)
-        for name in ("inputs", "targets")
-    )
+    inputs, targets = (_rows(batch.get(name), by_position) for name in ("inputs", "targets"))
+    assert targets is not None
     if "source" not in batch:
-        return Windows(B, T, inputs, targets)
-    return Windows(B, T, inputs, targets, batch["source"].shape[-1], batch["source"].flatten(1), batch["seen"])
+        return Windows(B, T, targets, inputs)
+    return Windows(B, T, targets, inputs, batch["source"].shape[-1], batch["source"].flatten(1), batch["seen"])
+
+
+def _rows(tokens: Tensor | None, by_position: bool) -> Tensor | None:
+    """Tokens ``(R, B, T)`` as rows."""
+    return None if tokens is None else (tokens.transpose(1, 2) if by_position else tokens).flatten(1)

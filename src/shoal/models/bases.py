@@ -115,8 +115,14 @@ def _read_kept(path: Path) -> tuple[str, dict[str, Tensor]]:
 
 
 def describe(model: str, part: "ModelSettings", sizes: "Sizes") -> str:
-    """Description of a family, its settings and its sizes, as JSON in one form."""
-    every: dict[str, Any] = {"model": model, "settings": part.as_json, "sizes": vars(sizes)}
+    """Description of a family, its settings and its sizes, as JSON in one form.
+
+    Defaults and what is not given are left out, so that a setting that is added later changes no base's key.
+    """
+    usual = part.usual()
+    settings = {name: value for name, value in part.as_json.items() if value != usual.get(name)}
+    given = {name: value for name, value in vars(sizes).items() if value is not None}
+    every: dict[str, Any] = {"model": model, "settings": settings, "sizes": given}
     return json.dumps(every, sort_keys=True, separators=(",", ":"))
 
 

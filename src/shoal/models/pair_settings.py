@@ -63,6 +63,16 @@ class PairModel(ModelSettings):
             f"{' and '.join(other)} {'apply' if len(other) > 1 else 'applies'}"
         )
 
+    def tables(self) -> Mapping[str, str]:
+        """See :class:`ModelSettings`; the one table of both sides counts as the source's."""
+        sides = ("source",) if self.reads == "source" or self.tie_embeddings == "all" else ("source", "target")
+        table = "tokens.weight" if self.projects else "weight"
+        return {side: f"{side}_embedding.{table}" for side in sides}
+
+    def tied_tables(self) -> list[str]:
+        """See :class:`ModelSettings`."""
+        return {"none": [], "decoder": ["target"], "all": ["source"]}[self.tie_embeddings]
+
     def roles(self, module: "nn.Module") -> Mapping[str, str]:
         """See :class:`ModelSettings`."""
         from shoal.models.pair_families import pair_roles
@@ -78,6 +88,8 @@ class PairModel(ModelSettings):
 
 class TransformerOfSources(PairModel):
     """Settings that the transformers among them share, with the variants that GPT has."""
+
+    projects: ClassVar[bool] = True
 
     num_heads: int = setting(
         4, "attention heads", "an integer of at least 1 that divides embedding_size", may_be_open=True, ge=1
@@ -184,6 +196,7 @@ class EncoderTranslatorSettings(TransformerOfSources):
     name: ClassVar[str] = "encoder_translator"
     label: ClassVar[str] = "encoder translator"
     reads: ClassVar[str] = "source"
+    reads_windows: ClassVar[bool] = True
 
     num_layers: int = setting(1, "layers", "an integer of at least 1", ge=1)
     norm_position: str = choice(
@@ -224,6 +237,7 @@ class LSTMEncoderDecoderSettings(PairModel):
 
     name: ClassVar[str] = "lstm_encoder_decoder"
     label: ClassVar[str] = "LSTM encoder-decoder"
+    reads_windows: ClassVar[bool] = True
 
     num_layers: int = setting(1, "layers", "an integer of at least 1", ge=1)
     hidden_size: int | None = setting(

@@ -186,9 +186,7 @@ class RunSpec:
         """Every setting by name, as JSON."""
         out: dict[str, Any] = {}
         for role, part in self.parts.items():
-            if role in self.names:
-                out[role] = self.names[role]
-            out |= part.as_json
+            out |= {**({role: self.names[role]} if role in self.names else {}), **part.as_json}
         return out
 
     def replace(self, **changes: Any) -> "RunSpec":
@@ -226,8 +224,9 @@ class RunSpec:
         spec = cls.__new__(cls)
         classes = classes_of(**{kind: dump.get(kind, usual) for kind, usual in USUAL.items()})
         source = {name: extra(kind, name)["follows"] for kind in classes.values() for name in kind.model_fields}
-        for name, info in ((n, kind.model_fields[n]) for kind in classes.values() for n in kind.having("derived")):
-            if dump.get(name, info.default) is None:
+        for name, part in ((name, kind) for kind in classes.values() for name in kind.having("derived")):
+            # one with a default of its own is of files that a run need not have
+            if dump.get(name) is None and part.model_fields[name].default is None:
                 raise UserError(f"{name} is not on record")
         given = {k: v for k, v in dump.items() if not source.get(k) or v != dump.get(source[k])}
         spec._read(given)

@@ -11,7 +11,7 @@ import torch
 from shoal.errors import UserError
 from shoal.fast.engine import COMPILED, ENGINES
 from shoal.fast.memory import return_freed_memory
-from shoal.fast.program import group_size
+from shoal.fast.passes import group_size
 from shoal.fast.scorer import parts_of
 from shoal.fast.windows import window_parts, windows_refusal
 from shoal.spec import RunSpec

@@ -24,11 +24,11 @@ from shoal.rules.layout import Layout, tied_names
 from shoal.rules.schedules import schedule_of
 from shoal.rules.updates import Hyper
 from shoal.tasks.base import Batch, Task, example_shares
-from shoal.tasks.build import build_model, build_task, calling
+from shoal.tasks.build import build_model, build_task, calling, initial_model
 from shoal.tasks.sampling import Form, FormSampler
 from shoal.training.forms import check_forms, in_order, passes_of
+from shoal.training.frozen import differing_buffers, of_each, shared_by_all
 from shoal.training.launches import Launches
-from shoal.training.shared import differing_buffers, shared_by_all
 
 if TYPE_CHECKING:
     from shoal.training.plan import Cohort
@@ -49,6 +49,7 @@ class Stack:
         layout: place of each parameter in ``theta``, and its role.
         measured: names of the task's measures; other outputs of its objective are not recorded.
         frozen: parameters that do not train, by name: one for all members.
+        frozen_each: those in which members differ, by name, ``(R, *shape)`` each.
         per_member: buffers in which members may differ, by name, ``(R, ...)`` each.
         passes: indices of all scored examples, split after split, in the parts in which they are evaluated, and the
             form of each part.
@@ -73,7 +74,7 @@ class Stack:
     ) -> None:
         self.cohort, self.device, self.engine = cohort, device, engine
         tasks = [build_task(spec) for spec in cohort.members]
-        models = [build_model(spec) for spec in cohort.members]
+        models = [initial_model(spec) for spec in cohort.members]
         self.task = tasks[0]
         self.measured = [measure.name for measure in cohort.shared.task_part.measures().recorded]
         self.model = models[0].to(device)
@@ -81,11 +82,13 @@ class Stack:
         self.layout = Layout.of(self.model, cohort.shared.model_part.roles(self.model), device)
         self.tied = tied_names(self.model)
         self.theta = torch.stack([_flat(model) for model in models]).to(device).requires_grad_()  # (R, P)
+        tables = cohort.shared.task_part.frozen_tables(cohort.shared)
+        self.frozen = shared_by_all(models, device, tables)
+        self.frozen_each = of_each(models, device, [name for name in tables if name not in self.frozen])
         differing = differing_buffers(self.model)
         self.per_member = {  # (R, ...) each
             name: torch.stack([model.get_buffer(name) for model in models]).to(device) for name in differing
         }
-        self.frozen = shared_by_all(models, device)
         self._place_optimizer()
         self.steps = torch.zeros(len(cohort), dtype=torch.int64)
         self.last_steps = torch.tensor([spec.n_steps for spec in cohort.members])
@@ -222,16 +225,18 @@ class Stack:
         objective = (self.task.training_objective if training else None) or self.task.objective
         keys = {**self.per_member, **(self._dropout_keys() if training else {})}
 
+        each = self.frozen_each
+
         def one(parameters: Mapping[str, Tensor], keys: Mapping[str, Tensor], batch: Batch) -> dict[str, Tensor]:
             state = {**self.frozen, **parameters, **keys}
             return objective(lambda *x: functional_call(self.model, state, x, self.calling), batch)
 
         batch, known = self.task.batch_in(form), (form, indices.shape[1])
-        lifted = partial(vmap(one), self.parameters(), keys, vmap(batch)(self.tensors, indices))
+        lifted = partial(vmap(one), {**each, **self.parameters()}, keys, vmap(batch)(self.tensors, indices))
         if not training or len(self.cohort) > 1 or self.device.type != "cpu" or self.unlifted.get(known) is False:
             return lifted()
         first = {name: tensor[0] for name, tensor in self.tensors.items()}
-        single = {name: tensor.squeeze(0) for name, tensor in self.parameters().items()}
+        single = {name: tensor.squeeze(0) for name, tensor in {**each, **self.parameters()}.items()}
         alone = partial(one, single, {name: key[0] for name, key in keys.items()}, batch(first, indices[0]))
         if known not in self.unlifted:
             self.unlifted[known] = self._rounds_alike(lifted, alone)
@@ -276,6 +281,7 @@ class Stack:
         }
         flat = (self.theta if theta is None else theta).detach()[index]
         state |= {name: tensor.cpu().clone() for name, tensor in self.frozen.items()}
+        state |= {name: tensor[index].cpu().clone() for name, tensor in self.frozen_each.items()}
         state |= {p.name: flat[p.start : p.start + p.size].reshape(p.shape).cpu().clone() for p in self.layout}
         return state | {alias: state[name].clone() for alias, name in self.tied.items()}
 

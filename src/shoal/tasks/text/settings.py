@@ -10,14 +10,16 @@ from pydantic import BeforeValidator
 from shoal.errors import UserError
 from shoal.measures import Measure, Measures
 from shoal.spec.fields import SHARE, choice, set_default, setting
-from shoal.tasks.settings import Counts, Sizes, TaskSettings, fitting
+from shoal.tasks.pretrained import Side, words_of
+from shoal.tasks.settings import Counts, Sizes, fitting
 from shoal.tasks.text.corpus import Corpus, read_corpus, split
+from shoal.tasks.text.other_tokenizer import MIN_FREQUENCY, OtherTokenizer
 
 if TYPE_CHECKING:
     from shoal.tasks.base import Task
     from shoal.tasks.text.data import TextData
 
-TOKENIZERS = ("chars", "bytes", "bpe")
+TOKENIZERS = ("chars", "bytes", "bpe", "words")
 WINDOWS = ("random", "blocks")
 BPE_SIZE = 1024  # default size of a vocabulary of byte pairs
 BYTES = 256
@@ -50,7 +52,7 @@ def _is_there(path: str) -> bool:
 Paths = Annotated[tuple[str, ...], BeforeValidator(_paths)]
 
 
-class Text(TaskSettings):
+class Text(OtherTokenizer):
     """Settings of language modelling: the next token of each window is predicted from those before it.
 
     The identity of a run depends on the content of its text (``text_key``), not on its path.
@@ -84,21 +86,20 @@ class Text(TaskSettings):
         derived=True,
         pattern="^[0-9a-f]{16}$",
     )
-    tokenizer: str = choice("chars", "kind of tokens; bpe: byte pairs, learned from the training split", TOKENIZERS)
+    tokenizer: str = choice(
+        "chars", "kind of tokens; bpe: byte pairs, words: by rule, both learned from the training split", TOKENIZERS
+    )
     vocabulary_size: int | None = setting(
         None,
-        f"tokens of bpe ({BPE_SIZE} when not given); chars and bytes have their own",
+        f"tokens of bpe ({BPE_SIZE} when not given); chars, bytes and words have their own",
         "an integer of at least 2",
         ge=2,
     )
-    tokenizer_of: str = setting(
-        "",
-        "file with the tokenizer of an earlier run, in place of one made from this text",
-        "the task.json of its cohort",
-        operational=True,
-    )
-    tokenizer_key: str = setting(
-        "", "the content of that tokenizer", "16 hexadecimal digits", derived=True, pattern="^([0-9a-f]{16})?$"
+    min_frequency: int | None = setting(
+        None,
+        f"fewest occurrences in the training split of a word that is a token ({MIN_FREQUENCY} when not given)",
+        "an integer of at least 1",
+        ge=1,
     )
     context_length: int = setting(64, "most tokens that a prediction can see", "an integer of at least 1", ge=1)
     windows: str = choice(
@@ -123,6 +124,8 @@ class Text(TaskSettings):
         """Set the stride to the context length, and the vocabulary size where it does not depend on the text."""
         set_default(self, "eval_stride", self.context_length)
         set_default(self, "vocabulary_size", {"bpe": BPE_SIZE, "bytes": BYTES}.get(self.tokenizer))
+        set_default(self, "min_frequency", MIN_FREQUENCY if self.tokenizer == "words" else None)
+        self.fill_embeddings()
 
     @classmethod
     def suggest(cls, given: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -136,7 +139,9 @@ class Text(TaskSettings):
         if self.tokenizer_of:
             return ["text_key", "vocabulary_size", "tokenizer_key"]
         is_default = self.tokenizer != "bpe" or self.vocabulary_size == BPE_SIZE
-        return ["text_key", *(["vocabulary_size"] if is_default else [])]
+        is_usual = self.tokenizer == "words" and self.min_frequency == MIN_FREQUENCY
+        names = ["vocabulary_size"] * is_default + ["min_frequency"] * is_usual
+        return ["text_key", *names, *self.derived_of_embeddings()]
 
     def check(self) -> None:
         """See :class:`Part`."""
@@ -148,6 +153,11 @@ class Text(TaskSettings):
                 f"eval_stride must be at most the context length, got eval_stride={self.eval_stride} and "
                 f"context_length={self.context_length}"
             )
+        if self.tokenizer != "words" and self.min_frequency is not None:
+            raise UserError(
+                f"min_frequency={self.min_frequency} does not apply to tokenizer {self.tokenizer!r}; it applies to "
+                "words"
+            )
         if self.text_key is None:
             corpus = read_corpus(self.text)
             object.__setattr__(self, "text_key", corpus.key)
@@ -157,6 +167,7 @@ class Text(TaskSettings):
                 f"text_key={self.text_key} alone does not give the vocabulary size of {self.tokenizer}; it is computed "
                 "where the text is given without it: --text FILE (text=… from Python)"
             )
+        self.check_embeddings(self.tokenizer)
 
     def check_new(self) -> None:
         """See :class:`Part`: the text must be the one that its key names."""
@@ -166,12 +177,16 @@ class Text(TaskSettings):
             if corpus.key != self.text_key:
                 raise UserError(f"text_key must be that of the text, {corpus.key}, or left out, got {self.text_key}")
             self._check_text(corpus)
+        self.check_new_embeddings()
 
     def _check_text(self, corpus: Corpus) -> None:
         """Set the vocabulary size that the text gives, and check that each split has a window."""
-        sizes = self._take_tokenizer() if self.tokenizer_of else _sizes_of(corpus, self.tokenizer, self.valid_share)
-        vocabulary, n_train, n_valid = sizes
-        if not self.tokenizer_of and vocabulary is not None and self.vocabulary_size not in (None, vocabulary):
+        is_other = self.take_tokenizer()
+        vocabulary, n_train, n_valid = _sizes_of(corpus, self.tokenizer, self.valid_share)
+        if is_other or self.tokenizer == "words":
+            data = self.data()
+            vocabulary, n_train, n_valid = data.tokenizer.vocabulary_size, len(data.train), len(data.valid)
+        if not is_other and vocabulary is not None and self.vocabulary_size not in (None, vocabulary):
             raise UserError(
                 f"vocabulary_size={self.vocabulary_size} does not apply to tokenizer {self.tokenizer!r}, which has "
                 f"{vocabulary} tokens here; it applies to bpe"
@@ -183,18 +198,6 @@ class Text(TaskSettings):
             n_train, n_valid = len(data.train), len(data.valid)
         check_windows(n_train, n_valid, self.context_length, self.valid_share)
 
-    def _take_tokenizer(self) -> tuple[int | None, int, int]:
-        """Take the tokenizer of an earlier run; returns the sizes of its vocabulary and of both splits."""
-        from shoal.tasks.text.tokenizers import read_tokenizer
-
-        made = read_tokenizer(self.tokenizer_of, self.tokenizer_key)
-        size = made.vocabulary_size
-        values = {"tokenizer": made.kind, "tokenizer_key": made.key, "vocabulary_size": size}
-        for name, value in {**values, "tokenizer_of": str(Path(self.tokenizer_of).absolute())}.items():
-            object.__setattr__(self, name, value)
-        data = self.data()
-        return size, len(data.train), len(data.valid)
-
     def measures(self) -> Measures:
         """See :class:`TaskSettings`: there is no criterion of having generalised."""
         return MEASURES
@@ -202,7 +205,7 @@ class Text(TaskSettings):
     def sizes(self) -> Sizes:
         """See :class:`TaskSettings`."""
         assert self.vocabulary_size is not None
-        return Sizes(self.vocabulary_size, self.context_length)
+        return Sizes(self.vocabulary_size, self.context_length, table_width=self.table_widths()["source"])
 
     def counts(self) -> Counts:
         """See :class:`TaskSettings`."""
@@ -221,18 +224,33 @@ class Text(TaskSettings):
             UserError: the text cannot be read, or is not that of the run.
         """
         from shoal.tasks.text.data import load_text
-        from shoal.tasks.text.tokenizers import read_tokenizer
 
         if not self.text:
             raise UserError(f"the text {self.text_key} of this run was not named: --text FILE")
-        other = read_tokenizer(self.tokenizer_of, self.tokenizer_key) if self.tokenizer_key else None
-        return load_text(self.text, self.text_key, self.tokenizer, self.vocabulary_size, self.valid_share, other)
+        how = (self.tokenizer, self.vocabulary_size, self.valid_share, self.min_frequency, self.other_tokenizer())
+        return load_text(self.text, self.text_key, *how)
+
+    def side(self, name: str) -> Side:
+        """See :class:`PretrainedSettings`; the end of a line is no word."""
+        import numpy as np
+
+        from shoal.tasks.text.word_tokenizer import LINE, SPECIALS, WordTokenizer
+
+        data = self.data()
+        assert isinstance(data.tokenizer, WordTokenizer)
+        counts = {}
+        for split_name, tokens in (("train", data.train), ("valid", data.valid)):
+            counts[split_name] = np.bincount(tokens.numpy(), minlength=data.tokenizer.vocabulary_size)
+            counts[split_name][LINE] = 0
+        types, train = data.tokenizer.types, data.train
+        return Side(types, SPECIALS, counts, lambda: words_of(types, SPECIALS, _lines(train.tolist(), LINE)))
 
     def kept(self) -> Mapping[str, Any]:
         """See :class:`TaskSettings`: the tokenizer, the amount of validation text, and the n-gram baseline."""
         data = self.data()
         numbers = {"counts": data.counts(), "ngram": data.baseline()}
-        return {"text_key": self.text_key, "tokenizer": data.tokenizer.to_json(), **numbers}
+        tokenizer = data.tokenizer.to_json()
+        return {"text_key": self.text_key, "tokenizer": tokenizer, **numbers, **self.kept_embeddings()}
 
     @classmethod
     def units(cls, kept: Mapping[str, Any]) -> Mapping[str, float]:
@@ -248,18 +266,21 @@ class Text(TaskSettings):
     def beside(cls, kept: Mapping[str, Any]) -> list[str]:
         """See :class:`TaskSettings`: the best n-gram."""
         if not kept.get("ngram") or not kept.get("counts"):
-            return []
+            return cls.before(kept)
         baseline, loss = kept["ngram"], kept["ngram"]["nats_per_token"]
         bits = "".join(f", {loss * factor:.3f} {name}" for name, factor in cls.units(kept).items())
         whose = f"{str(kept.get('text_key', ''))[:8]} in {kept.get('tokenizer', {}).get('kind', 'tokens')}"
         return [
             f"beside, of text {whose}: the best n-gram (Witten–Bell, order {baseline['order']} of 1 to "
-            f"{baseline['orders']}) has {loss:.3f} nats per token{bits} on the same {kept['counts']['tokens']:,} tokens"
+            f"{baseline['orders']}) has {loss:.3f} nats per token{bits} on the same {kept['counts']['tokens']:,} "
+            "tokens",
+            *cls.before(kept),
         ]
 
     def place(self) -> tuple[str, Mapping[str, Any]] | None:
         """See :class:`TaskSettings`."""
-        return (self.text_key, {"text": list(self.text)}) if self.text and self.text_key else None
+        place = (self.text_key, {"text": list(self.text)}) if self.text and self.text_key else None
+        return self.place_embeddings(place)
 
     def build(self, split_seed: int) -> "Task":
         """See :class:`TaskSettings`; the split is the text's own and depends on no seed."""
@@ -295,6 +316,17 @@ def _sizes_of(corpus: Corpus, tokenizer: str, valid_share: float) -> tuple[int |
 
 _KEPT = 64
 _sizes: dict[tuple[str, str, float], tuple[int | None, int, int]] = {}
+
+
+def _lines(tokens: list[int], end: int) -> list[list[int]]:
+    """Tokens line by line, without those of the ends of lines."""
+    lines: list[list[int]] = [[]]
+    for token in tokens:
+        if token == end:
+            lines.append([])
+        else:
+            lines[-1].append(token)
+    return lines
 
 
 def check_windows(n_train: int, n_valid: int, context_length: int, valid_share: float) -> None:
