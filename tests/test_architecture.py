@@ -22,6 +22,7 @@ ORDER = [
     "measures",
     "spec",
     "keyed",
+    "quantisation",
     "models",
     "objectives",
     "rules",
