@@ -22,6 +22,7 @@ ORDER = [
     "measures",
     "spec",
     "keyed",
+    "quantisation",
     "models",
     "objectives",
     "rules",
@@ -29,6 +30,7 @@ ORDER = [
     "tasks",
     "fast",
     "hmm",
+    "exact",
     "decoding",
     "analysis",
     "lab",
@@ -37,6 +39,7 @@ ORDER = [
     "practical",
     "studies",
     "gallery",
+    "tuning",
     "commands",
     "cli",
     "parts",
@@ -127,6 +130,7 @@ def test_files_and_functions_are_small(path):
         "shoal.models",
         "shoal.tasks",
         "shoal.hmm",
+        "shoal.exact",
         "shoal.analysis",
         "shoal.lab",
         "shoal.training",
@@ -155,6 +159,7 @@ def test_the_face_of_shoal():
         "practical",
         "resume",
         "train",
+        "tune",
     }
     assert shoal.__version__ == version("shoal")
     with pytest.raises(AttributeError, match="no attribute 'trian'"):

@@ -15,6 +15,7 @@ MODULES = {
     "shoal.analysis": "analysis of curves and results",
     "shoal.decoding": "greedy, beam and exhaustive search, sampling",
     "shoal.hmm": "hidden Markov models",
+    "shoal.exact": "small exact models, and exact computations about models",
     "shoal.report": "figures, tables and pages",
     "shoal.studies": "studies",
     "shoal.gallery": "pages of the gallery",

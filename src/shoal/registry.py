@@ -185,6 +185,7 @@ MODELS: Registry[Any] = Registry(
         "encoder_decoder": "shoal.models.pair_settings:EncoderDecoderSettings",
         "encoder_translator": "shoal.models.pair_settings:EncoderTranslatorSettings",
         "lstm_encoder_decoder": "shoal.models.pair_settings:LSTMEncoderDecoderSettings",
+        "finetuned": "shoal.models.adapter_settings:FineTunedSettings",
     },
 )
 RULES: Registry[Any] = Registry(

@@ -187,7 +187,7 @@ def _position(panel: Panel, channel: str, axis: Axis) -> dict[str, Any]:
         type="log" if axis.log else "linear",
         domain=[high, low] if upside_down else [low, high],
         nice=axis.domain is None and not axis.names and not axis.log,
-        zero=False,
+        zero=alt.Undefined if axis.log else False,
     )
     if axis.hidden:
         return {"scale": scale, "axis": None}

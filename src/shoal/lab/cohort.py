@@ -47,7 +47,12 @@ def name_of_cohort(runs: Iterable[str]) -> str:
 
 def is_finished(status: Mapping[str, Any]) -> bool:
     """Return True if every member is done or diverged."""
-    return all(member["state"] in FINISHED for member in status["members"].values())
+    return all(map(is_over, status["members"].values()))
+
+
+def is_over(member: Mapping[str, Any]) -> bool:
+    """Return True if a member, by its entry in a status, is done or diverged."""
+    return member["state"] in FINISHED
 
 
 class CohortFolder(Folder):

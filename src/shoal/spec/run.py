@@ -106,6 +106,7 @@ class RunSpec:
             )
         self._check_reading()
         self.task_part.check_model(self)
+        self.model_part.check_run(self)
 
     def _check_reading(self) -> None:
         """Raise :class:`UserError` where the task does not offer what the model reads."""
@@ -185,9 +186,7 @@ class RunSpec:
         """Every setting by name, as JSON."""
         out: dict[str, Any] = {}
         for role, part in self.parts.items():
-            if role in self.names:
-                out[role] = self.names[role]
-            out |= part.as_json
+            out |= {**({role: self.names[role]} if role in self.names else {}), **part.as_json}
         return out
 
     def replace(self, **changes: Any) -> "RunSpec":

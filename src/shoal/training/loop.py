@@ -41,6 +41,7 @@ class Options:
         stop: function called after every step, on a GPU after up to a hundred; True makes the session flush and end.
         places: number of members side by side; when not given, as many as fit into ``memory_share`` of free memory.
         data: current paths of data, by their identity (:func:`shoal.training.continuation.places_of`).
+        until: step at which each run pauses; other runs of the cohort stay where they are. None where none pauses.
     """
 
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
@@ -51,10 +52,11 @@ class Options:
     places: int | None = None
     memory_share: float = SHARE
     data: Places = field(default_factory=dict)
+    until: Mapping[str, int] | None = None
 
 
 def train_cohort(folder: CohortFolder, options: Options) -> str:
-    """Train a cohort from its last flush to its end, or until asked to stop.
+    """Train a cohort from its last flush to its end or to where its runs pause, or until asked to stop.
 
     Returns:
         ``done`` or ``interrupted``.
@@ -74,8 +76,8 @@ def train_cohort(folder: CohortFolder, options: Options) -> str:
 class Session:
     """Session of one process that trains one cohort.
 
-    A member that has reached its last step or diverged leaves the stack. Where memory runs out in spite of the
-    estimates, half as many members train side by side from the last flush on.
+    A member that has reached its last step or diverged leaves the stack; one that pauses leaves it with its state.
+    Where memory runs out in spite of the estimates, half as many members train side by side from the last flush on.
     """
 
     def __init__(self, folder: CohortFolder, options: Options) -> None:
@@ -97,7 +99,7 @@ class Session:
         self._check_precision()
         largest = max(specs, key=lambda spec: spec.task_part.counts().drawn)
         self.planned = options.places or places(largest, len(specs), options.device, self.engine, options.memory_share)
-        self.roster = Roster(specs, self.planned, options.device, self.engine, self.products)
+        self.roster = Roster(specs, self.planned, options.device, self.engine, self.products, options.until)
         self.most = len(specs)  # members for which memory has not run out yet
         self._fitting(self._restore)
         self.status = folder.status()
@@ -170,20 +172,18 @@ class Session:
     # one step
 
     def run(self) -> str:
-        """Train until every member is done, or until asked to stop."""
+        """Train until every member is done or pauses, or until asked to stop."""
         self._write_status()
         self._watch("starting", now=True)  # making a large stack can take long
         while self.rows or not self.roster.is_done:  # a last flush that fails takes members back
             is_stopped = not self.roster.is_done and self.options.stop()
-            if is_stopped or self.roster.is_done:
-                self._fitting(self._flush)
-            else:
-                self.advance()
+            self._fitting(self._flush) if is_stopped or self.roster.is_done else self.advance()
             if is_stopped:
                 self._watch("interrupted", now=True)
                 return "interrupted"
         self._write_status()
-        self.folder.finish()
+        if len(self.roster.finished) == len(self.roster.specs):
+            self.folder.finish()
         self._watch("done", now=True)
         return "done"
 
@@ -204,17 +204,15 @@ class Session:
 
     def _advance(self, most: int) -> int:
         if not self.roster.is_settled:
-            begins = self.roster.fill()
-            if begins.any():
-                self._record(begins)
+            self._record(self.roster.fill())
         stack = self._stack
         n = min(most, self._ahead(stack))
         self._timed(stack, n)
         due = is_evaluated(self.shared, stack.steps) | is_saved(self.shared, stack.steps)
         due = (due | (stack.steps == stack.last_steps)) & (stack.steps <= stack.last_steps)  # (R,)
-        if due.any():
-            self._record(due & stack.alive.cpu())
+        self._record(due & stack.alive.cpu())
         self._retire(stack)
+        self._record(self.roster.pause())
         if self._flush_is_due():
             self._flush()
         self._watch("running")
@@ -234,10 +232,13 @@ class Session:
 
     def _ahead(self, stack: Stack) -> int:
         most = min(AT_ONCE[stack.device.type], self.roster.until_joining())
-        return most if most == 1 else min(most, steps_until_due(self.shared, stack.steps, stack.last_steps))
+        ends = torch.minimum(stack.last_steps, self.roster.pauses)
+        return most if most == 1 else min(most, steps_until_due(self.shared, stack.steps, ends))
 
     def _record(self, due: Tensor) -> None:
         """Evaluate members and save their models where the schedule says so, and at their last step."""
+        if not due.any():
+            return
         stack = self._stack
         evaluated = due & (is_evaluated(self.shared, stack.steps) | (stack.steps == stack.last_steps))
         if evaluated.any():
@@ -326,8 +327,7 @@ class Session:
         if not now and at - self.watched < 0.25:
             return
         self.watched = at
-        specs, finished, steps = self.roster.specs, self.roster.finished, self.roster.steps()
-        ends = [int(str(finished.get(run, {}).get("step", spec.n_steps))) for run, spec in specs.items()]
+        specs, steps, ends = self.roster.specs, self.roster.steps(), self.roster.ends()
         step = sum(steps.values()) // len(specs)
         since, from_step = self.since or (at, step)
         self.options.watch(
@@ -343,7 +343,7 @@ class Session:
                 train=self.shown.get("train"),
                 valid=self.shown.get("valid"),
                 generalised=len(self.generalised),
-                diverged=sum(entry["state"] == "diverged" for entry in finished.values()),
+                diverged=sum(entry["state"] == "diverged" for entry in self.roster.finished.values()),
                 steps_per_second=(step - from_step) / (at - since) if step > from_step else None,
                 seconds_left=self.pace.seconds_left(zip(steps.values(), ends, strict=True), self.shared),
             )
