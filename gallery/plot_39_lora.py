@@ -168,8 +168,8 @@ merged = torch.nn.Linear(d, d, bias=False)
 check("multiplications of a merged LFFN", multiplications(merged, n)[0], n * d**2)
 
 # %%
-# QLoRA's adapter can be merged, too: onto :math:`\Delta \widetilde W`, with which it was trained. That takes 32 bits per
-# number again. Merged onto the :math:`W` before quantisation, it gives another function.
+# QLoRA's adapter can be merged, too: onto :math:`\Delta \widetilde W`, with which it was trained. That takes 32 bits
+# per number again. Merged onto the :math:`W` before quantisation, it gives another function.
 
 first = torch.nn.Linear(d, d, bias=False)
 W = first.weight.detach().clone()
@@ -197,7 +197,7 @@ print(f"largest output {outputs.abs().max():.3g}, largest difference after mergi
 # an integral of :math:`(w - \mathrm{level})^2` over the normal density, in closed form.
 
 LARGEST = 4.73
-W = torch.randn(512, 512).clamp(-LARGEST, LARGEST)
+W = torch.randn(512, 512, generator=torch.Generator().manual_seed(0)).clamp(-LARGEST, LARGEST)
 W[0, 0] = LARGEST
 
 
@@ -234,9 +234,10 @@ for m in range(2, 9):
         if m not in (2, 3, 4, 8):
             continue
         check(f"largest error, {rounding}, m = {m}", error.abs().max(), most, 2e-3 * delta)
-        check(f"RMSE, {rounding}, m = {m}", rmse[rounding, m], expected[rounding], 5e-3 * delta)
+        check(f"RMSE, {rounding}, m = {m}", rmse[rounding, m], expected[rounding], 5e-3 * delta, erratum="E15")
         check(f"mean error, {rounding}, m = {m}", error.mean(), bias, 5e-3 * delta)
-        check(f"RMSE over that of evenly spread errors, {rounding}, m = {m}", rmse[rounding, m] / even, expected[rounding] / even, 0.01)
+        name = f"RMSE over that of evenly spread errors, {rounding}, m = {m}"
+        check(name, rmse[rounding, m] / even, expected[rounding] / even, 0.01)
 
 # %%
 # :math:`m` bits could stand for :math:`2^m` integers. The formula uses :math:`2^m - 1` of them, as many below 0 as
@@ -262,8 +263,8 @@ check("entries of W / Δ that are no number, W = 0", (zero / delta).isnan().sum(
 check("largest entry of dequant(quant(W)), W = 0", quantise_absmax(zero, 4).dequantise().abs().max(), 0)
 
 # %%
-# NF4 beside it, with 4 bits as well. Its RMSE is half that of the document's 4 bits. Nearly all of this comes from a
-# scale for every 64 numbers, instead of one for the matrix that its largest entry sets. Absmax in blocks of 64 comes
+# NF4 beside it, with 4 bits as well, has less than half the RMSE of the document's 4 bits. Most of this comes from a
+# scale for every 64 numbers, instead of one for the matrix, which its largest entry sets: absmax in blocks of 64 comes
 # close. NF4's uneven levels, denser near 0, do the rest.
 
 blocks = W.reshape(-1, 64)
@@ -275,8 +276,10 @@ for name, levels, approximation in (
     rmse[name] = (blocks - torch.stack(approximation)).double().square().mean().sqrt().item()
     by_block = by_integral(scales * levels, nearest_edges(scales * levels))
     # the largest of 64 has an error of 0
-    check(f"RMSE, {name}", rmse[name], (by_block.square().mean() * 63 / 64).sqrt(), 5e-4)
-check("RMSE of NF4 over that of the matrix's absmax, 4 bits", rmse["NF4"] / rmse["nearest", 4], 0.5, 0.05)
+    check(f"RMSE, {name}", rmse[name], (by_block.square().mean() * 63 / 64).sqrt(), 6e-4)
+check("RMSE of NF4 over that of the matrix's absmax, 4 bits", rmse["NF4"] / rmse["nearest", 4], 0.472, 5e-3)
+of_blocks = rmse["nearest", 4] - rmse["absmax of 4 bits in blocks of 64"]
+check("share of blocks in the difference", of_blocks / (rmse["nearest", 4] - rmse["NF4"]), 0.85, 0.01)
 
 # %%
 # What each number becomes, and by how much all are off:
