@@ -105,11 +105,12 @@ class Parser(argparse.ArgumentParser):
     def usual(self, kind: str) -> str:
         """Default part of a kind, which may depend on the task that the words name, where that can be imported."""
         from shoal.registry import USUAL
-        from shoal.spec.names import usual_model
+        from shoal.spec.names import usual_model, usual_rule
 
-        tasks = self.chosen("task") if kind == "model" else []
+        before, usual = {"model": ("task", usual_model), "optimizer": ("model", usual_rule)}.get(kind, (None, None))
+        names = [] if before is None else self.chosen(before)
         with suppress(UserError):  # runs of a task that is not installed here can be chosen all the same
-            return usual_model(tasks[0]) if len(tasks) == 1 else USUAL[kind]
+            return usual(names[0]) if usual is not None and len(names) == 1 else USUAL[kind]
         return USUAL[kind]
 
     def suggested(self) -> dict[str, Any]:

@@ -19,6 +19,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
@@ -312,11 +313,14 @@ class CohortFolder(Folder):
 
     # models
 
-    def save_model(self, spec: RunSpec, step: int, state: "Mapping[str, Tensor]") -> None:
+    def save_model(
+        self, spec: RunSpec, step: int, state: "Mapping[str, Tensor]", notes: Mapping[str, str] = MappingProxyType({})
+    ) -> None:
+        """Write a model of a run after a step, with notes on it by name."""
         from shoal.lab.tensors import save_tensors
 
         path = self.path / "models" / spec.id / f"{step:09d}.safetensors"
-        save_tensors(path, state, {"run": spec.id, "step": str(step), "spec": json.dumps(spec.dump())})
+        save_tensors(path, state, {"run": spec.id, "step": str(step), "spec": json.dumps(spec.dump()), **notes})
 
     def models(self, run: str) -> dict[int, Path]:
         """The kept models of a run by step, in order."""

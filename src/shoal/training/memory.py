@@ -57,6 +57,8 @@ def member_bytes(spec: RunSpec, engine: str, on_gpu: bool = False) -> int:
     the numbers that the forward pass keeps for the backward pass at every position of a batch, or those of an
     evaluation pass: on a GPU both, as recorded steps keep their memory.
     """
+    if spec.model_part.fitted_by == "em":
+        return _em_bytes(spec, engine)
     sizes, counts = spec.sizes(), counts_of(spec)
     n_train, n_all, S = counts.drawn, counts.scored, sizes.positions
     n_batch = spec.task_part.batch_positions(spec.train_batch_size)
@@ -71,6 +73,14 @@ def member_bytes(spec: RunSpec, engine: str, on_gpu: bool = False) -> int:
     evaluated = n_scored * S * position / layers
     held = trained + evaluated if on_gpu else max(trained, evaluated)
     return int(parameter_bytes(spec) + 4 * held + data)
+
+
+def _em_bytes(spec: RunSpec, engine: str) -> int:
+    """Memory of one hidden Markov model: its data, and its messages where kernels do not keep a part of them alone."""
+    n, sizes = counts_of(spec).scored, spec.sizes()
+    data = n * (8 * spec.num_dimensions or 4)
+    is_kept = engine != "compiled" or spec.update == "conditional"
+    return int(2 * data + 8 * 6 * n * spec.num_states * is_kept + 64 * spec.num_states * sizes.vocabulary_size)
 
 
 def parameter_bytes(spec: RunSpec) -> int:
