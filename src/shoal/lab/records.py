@@ -126,7 +126,9 @@ class Records(DecodeRecords, ModelRecords, RecordViews):
         is_told = any(at.get("problem") for at in places.values())
         rows = [
             {
-                **{"run": run, "state": at["state"], "step": at["step"]},
+                "run": run,
+                "state": at["state"],
+                "step": at["step"],
                 **({PROBLEM: str(at.get(PROBLEM, ""))} if is_told else {}),
                 **labels[run],
                 **settings[run],

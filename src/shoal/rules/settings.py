@@ -71,14 +71,17 @@ class EM(UpdateRule):
         lt=1,
     )
     update: str = choice(
-        "pairwise", "posterior in the update of transitions; conditional is not EM, and may lower the likelihood", UPDATES
+        "pairwise",
+        "posterior in the update of transitions; conditional is not EM, and may lower the likelihood",
+        UPDATES,
     )
 
     def check_emissions(self, emissions: str) -> None:
         """Raise :class:`UserError` for a setting that these emissions do not have."""
         if emissions != "gaussian" and self.variance_floor != VARIANCE_FLOOR:
             raise UserError(
-                f"variance_floor={self.variance_floor:g} does not apply to emissions {emissions!r}; it applies to gaussian"
+                f"variance_floor={self.variance_floor:g} does not apply to emissions {emissions!r}; it applies to "
+                "gaussian"
             )
 
 

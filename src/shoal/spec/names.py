@@ -50,7 +50,9 @@ def check_parts_fit(names: Mapping[str, str], task: Any, model: Any, rule: Any) 
 
     Args:
         names: of the parts, by kind.
-        task: settings of the task; likewise of the model and of the update rule.
+        task: settings of the task.
+        model: settings of the model.
+        rule: settings of the update rule.
     """
     if model.reads not in task.offers:
         fitting = [part.name for part in going_with(names["task"], KINDS["model"].shipped())]

@@ -2,7 +2,7 @@
 
 An update is a step. The expected counts of an update give the likelihood of the model before it, on the training and on
 the validation sequences, so that an evaluation costs nothing. A member leaves when an update gains less than its
-tolerance, at its last step, or when its likelihood falls or is 0. Nothing in an update grows with the members in Python.
+tolerance, at its last step, or when its likelihood falls or is 0. No Python work in an update grows with the members.
 
 Source: Baum, Petrie, Soules and Weiss 1970; see :mod:`shoal.hmm.em`, of which a member's updates have the bits.
 
@@ -13,7 +13,6 @@ import json
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from typing import Any
 
 import numpy as np
 import polars as pl
@@ -26,10 +25,9 @@ from shoal.hmm.data import Array
 from shoal.hmm.em import FALL
 from shoal.lab.cohort import CohortFolder
 from shoal.measures import SPLITS
-from shoal.spec import RunSpec
 from shoal.training.due import is_evaluated, is_saved
-from shoal.training.engines import em_engine, em_kernels
 from shoal.training.em_roster import NEVER, EMRoster, Fitted
+from shoal.training.engines import em_engine, em_kernels
 from shoal.training.roster import Ending
 from shoal.training.session import BaseSession, Options
 
@@ -71,7 +69,7 @@ def evaluated(model: HMM, data: Fitted, weights: Array, update: str = "pairwise"
         counts = replace(counts, pairs=np.concatenate(pairs))
     with np.errstate(invalid="ignore"):
         train = np.where(weights > 0, counts.log_likelihood * weights, 0.0).sum(axis=1)
-    valid = counts.log_likelihood[:, data.is_valid].sum(axis=1)
+    valid = np.ascontiguousarray(counts.log_likelihood[:, data.is_valid]).sum(axis=1)  # each row in one order
     n_train = np.maximum((weights * data.counts).sum(axis=1), 1.0)
     losses = {"train": -train / n_train, "valid": -valid / data.counts[data.is_valid].sum()}
     return Evaluated(counts, train, valid, losses)
@@ -92,7 +90,9 @@ class EMSession(BaseSession):
     def __init__(self, folder: CohortFolder, options: Options) -> None:
         super().__init__(folder, options)
         if names := self.manifest["metrics"]:
-            raise UserError(f"metric {names[0]!r} does not apply to models fitted by EM, which have no parameters in torch")
+            raise UserError(
+                f"metric {names[0]!r} does not apply to models fitted by EM, which have no parameters in torch"
+            )
         self.engine, self.products = em_engine().engine, "torch"
         self.planned = options.places or len(self.specs)
         self.data = Fitted(self.shared)
@@ -155,8 +155,11 @@ class EMSession(BaseSession):
             found = impossible_observations(now.counts.select(np.array([place])), self.data.sequences)
             first = next(one for one in found if weights[one.sequence] > 0)
             name = self._named(first.symbol)
-            problems.append(Problem("impossible", (), f"{name} at position {first.position} of sequence "
-                                    f"{first.sequence} is impossible"))
+            problems.append(
+                Problem(
+                    "impossible", (), f"{name} at position {first.position} of sequence {first.sequence} is impossible"
+                )
+            )
         if roster.fell_at[place] != NEVER:
             at = int(roster.fell_at[place])
             problems.append(Problem("fell", (), f"the log-likelihood fell at update {at}"))

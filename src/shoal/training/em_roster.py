@@ -189,5 +189,3 @@ class EMRoster:
 
 _OWN = ("steps", "before", "fell_at")
 _COUNTED = (*_OWN, "last_steps")
-
-

@@ -1,4 +1,4 @@
-"""Engine of a cohort, whichever rule trains it: one of :mod:`shoal.fast.engine`, or the kernels of hidden Markov models."""
+"""Engine of a cohort, whichever rule trains it: one of :mod:`shoal.fast.engine`, or the kernels of EM."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -6,6 +6,7 @@ from typing import Any
 import torch
 
 from shoal.errors import UserError
+from shoal.fast.build import compiled
 from shoal.fast.engine import Choice, available, choose_engine
 from shoal.hmm import native
 from shoal.registry import MODELS
@@ -33,13 +34,13 @@ def engine_again(manifest: Mapping[str, Any], device: torch.device) -> tuple[str
 
 def em_engine() -> Choice:
     """Engine of EM on this machine: its kernels, or numpy without a compiler."""
-    kernels = native.compiled(native.SOURCE)
+    kernels = compiled(native.SOURCE)
     return Choice("plain" if kernels.library is None else "compiled", kernels.note)
 
 
 def em_kernels() -> dict[str, str]:
     """Record entry ``kernels`` of this machine; empty without a compiler."""
-    kernels = native.compiled(native.SOURCE)
+    kernels = compiled(native.SOURCE)
     return {} if kernels.library is None else {"kernels": kernels.key}
 
 

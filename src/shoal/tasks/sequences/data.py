@@ -5,7 +5,7 @@ Shapes: ``S`` sequences, ``n`` observations of all of them, ``D`` dimensions of 
 
 import hashlib
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -93,7 +93,12 @@ def load(settings: "SequencesSettings", key: str | None) -> Observations:
         source += (settings.data_seed,)
     else:
         source = read_corpus(settings.paths).key
-    asked = (source, settings.values, settings.alphabet if settings.text else settings.paths, settings.symbols)
+    asked: tuple[Any, ...] = (
+        source,
+        settings.values,
+        settings.alphabet if settings.text else settings.paths,
+        settings.symbols,
+    )
     asked += (settings.block_length, settings.valid_share)
     with _loading:
         if asked not in _loaded:
@@ -234,5 +239,3 @@ def resampled(is_valid: NDArray[np.bool_], bootstrap_seed: int) -> NDArray[np.fl
         drawn = np.random.default_rng(bootstrap_seed).integers(len(trained), size=len(trained))
         weights[trained] = np.bincount(drawn, minlength=len(trained))
     return weights
-
-

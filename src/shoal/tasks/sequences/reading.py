@@ -72,14 +72,18 @@ def read_tables(texts: Sequence[tuple[str, str]], as_numbers: bool) -> Rows:
             )
         header = header or columns
         if columns != header:
-            raise UserError(f"{printable(name)} has columns {' '.join(columns)}, the table before it {' '.join(header)}")
+            raise UserError(
+                f"{printable(name)} has columns {' '.join(columns)}, the table before it {' '.join(header)}"
+            )
         at = columns.index(SEQUENCE)
         for line, row in rows[1:]:
             cells.setdefault(row[at], []).append(row[:at] + row[at + 1 :])
             places.setdefault(row[at], []).append((name, line))
     names = [name for name in header if name != SEQUENCE]
     if not cells or not names:
-        raise UserError(f"{printable(texts[0][0])} has no observations: it needs rows, and a column beside {SEQUENCE!r}")
+        raise UserError(
+            f"{printable(texts[0][0])} has no observations: it needs rows, and a column beside {SEQUENCE!r}"
+        )
     if not as_numbers and len(names) > 1:
         raise UserError(f"symbols have one column beside {SEQUENCE!r}, got {' '.join(names)}; values=numbers reads all")
     flat = [row for several in cells.values() for row in several]
@@ -155,6 +159,4 @@ def _symbols(words: Sequence[str], lengths: NDArray[np.int64], where: Callable[[
             raise UserError(f"{where(numbers.index(largest))}: symbol {largest}; symbols are below {2**20:,}")
         return Rows(np.array(numbers, dtype=np.int32), lengths, tuple(map(str, range(largest + 1))), where)
     number = {word: place for place, word in enumerate(there)}
-    return Rows(
-        np.array([number.get(word, MISSING) for word in words], dtype=np.int32), lengths, tuple(there), where
-    )
+    return Rows(np.array([number.get(word, MISSING) for word in words], dtype=np.int32), lengths, tuple(there), where)

@@ -47,9 +47,7 @@ class SequencesSettings(TaskSettings):
         "a file, or several joined by commas",
         operational=True,
     )
-    data_key: str | None = setting(
-        None, _KEY, "16 hexadecimal digits", derived=True, pattern="^[0-9a-f]{16}$"
-    )
+    data_key: str | None = setting(None, _KEY, "16 hexadecimal digits", derived=True, pattern="^[0-9a-f]{16}$")
     values: str = choice("symbols", "observations of sequences", VALUES)
     alphabet: str = choice("letters", "symbols of a text; letters: a to z in lower case, and space", ALPHABETS)
     symbols: int | None = setting(
