@@ -38,8 +38,8 @@ class ModelRecords:
 
     def model_files(self, run: str | Run | RunSpec) -> dict[int, Path]:
         """The kept models of a run by step."""
-        found = self._all().find(run)
-        return self._folders[found].models(found)
+        one = self._all().find(run)
+        return self._folders[one].models(one)
 
     def model(self, run: str | Run | RunSpec, step: int | str | None = None, average: int = 1) -> Any:
         """A kept model, ready to evaluate; the last one when no ``step`` is named.

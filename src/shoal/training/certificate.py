@@ -99,9 +99,9 @@ def certify(
 def _certify_em(folder: CohortFolder, specs: Sequence[RunSpec], runs: Sequence[str], steps: int) -> dict[str, Any]:
     """Certificate of a cohort that EM fits, with ``alpha``, ``beta``, ``xi`` and more of each run, and ``fall``."""
     made_with = {**environment(torch.device("cpu")), "engine": em_engine().engine, "precision": "float64"}
-    found, losses = certify_em(specs, runs, steps)
+    deviations, losses = certify_em(specs, runs, steps)
     record = _record_deviation(folder, Cohort(tuple(specs)), steps, losses)
-    certificate = {"steps": steps, "members": len(specs), **found, "record": record, "environment": made_with}
+    certificate = {"steps": steps, "members": len(specs), **deviations, "record": record, "environment": made_with}
     folder.write_certificate(certificate)
     return certificate
 

@@ -152,8 +152,8 @@ class EMSession(BaseSession):
         roster, problems = self.roster, []
         if now.train[place] == -np.inf:
             weights = roster.weights[place]
-            found = impossible_observations(now.counts.select(np.array([place])), self.data.sequences)
-            first = next(one for one in found if weights[one.sequence] > 0)
+            places = impossible_observations(now.counts.select(np.array([place])), self.data.sequences)
+            first = next(one for one in places if weights[one.sequence] > 0)
             name = self._named(first.symbol)
             problems.append(
                 Problem(

@@ -89,13 +89,13 @@ def against_paths(model: HMM, data: Fitted) -> dict[str, Any]:
     }
     with np.errstate(divide="ignore"):
         logs = np.log(right.likelihood)
-    found = float(lattice.log_likelihood[0, 0])
-    return {**deviations, "log_likelihood": 0.0 if found == logs else abs(found - float(logs)), "observations": n}
+    measured = float(lattice.log_likelihood[0, 0])
+    return {**deviations, "log_likelihood": 0.0 if measured == logs else abs(measured - float(logs)), "observations": n}
 
 
-def _relative(found: Array, right: Array) -> float:
+def _relative(measured: Array, right: Array) -> float:
     largest = float(np.abs(right).max())
-    return _largest(found - right) / largest if largest else _largest(found)
+    return _largest(measured - right) / largest if largest else _largest(measured)
 
 
 def _largest(difference: Array) -> float:
