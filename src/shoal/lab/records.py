@@ -13,6 +13,7 @@ from shoal.lab.damage import damage_of
 from shoal.lab.frames import schema_of
 from shoal.lab.members import task_of, told_of
 from shoal.lab.record_decodes import DecodeRecords
+from shoal.lab.record_labels import PROBLEM
 from shoal.lab.record_models import ModelRecords
 from shoal.lab.record_views import RecordViews, Run
 from shoal.lab.snapshot import CohortSnapshot
@@ -23,7 +24,6 @@ from shoal.spec.choice import as_cell, fits, read_choice
 from shoal.spec.identity import defaults
 from shoal.spec.known import known_settings
 
-PROBLEM = "problem"  # column of what is wrong with a fit
 STATES = ("waiting", "running", "interrupted", "done", "diverged", "damaged")
 
 
