@@ -13,8 +13,8 @@ from shoal.report.words import NOTHING, counted, number
 _MOST_NAMED = 6
 CAPTION = (
     "Best of the restarts of each setting, by the log-likelihood of the training sequences (nats, in float64), among "
-    "fits without a problem. Found again: how many restarts, the best included, came within 0.1 nats of it; where it is "
-    "1, a better one may not have been found. Degenerate: fits with a state that no observation belongs to, a variance "
+    "fits without a problem. Found again: how many restarts, the best included, came within 0.1 nats of it; where it "
+    "is 1, a better one may be missing. Degenerate: fits with a state that no observation belongs to, a variance "
     "at its floor, an impossible observation, or a likelihood that fell; these are never the best. P: free parameters. "
     "AIC and BIC: −2 log L + 2 P and −2 log L + P log n, the smaller the better. Converged: an update gained less than "
     "the tolerance."
@@ -45,7 +45,7 @@ def fits_table(fits: pl.DataFrame, name: str = "fits") -> Table:
     """
     best = best_of_restarts(fits, ["setting"])
     header = ["setting", "log L", "found again", "degenerate", "P", "AIC", "BIC", "converged", "run"]
-    lowest = {name: best[name].min() for name in ("aic", "bic")}
+    lowest_of = {name: best[name].drop_nulls().sort().head(1).to_list() for name in ("aic", "bic")}
     rows = [
         (
             row["setting"],
@@ -54,7 +54,7 @@ def fits_table(fits: pl.DataFrame, name: str = "fits") -> Table:
                 Cell(f"{row['again']} of {row['restarts']}"),
                 Cell(str(row["degenerate"])),
                 Cell(NOTHING if row["parameters"] is None else f"{row['parameters']:,}"),
-                *(Cell(_likelihood(row[name]), best=row[name] is not None and row[name] == lowest[name]) for name in ("aic", "bic")),
+                *(Cell(_likelihood(row[name]), best=row[name] in lowest_of[name]) for name in ("aic", "bic")),
                 Cell(NOTHING if row["converged"] is None else "yes" if row["converged"] else "no"),
                 Cell(NOTHING if row["run"] is None else row["run"][:8]),
             ],

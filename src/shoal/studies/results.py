@@ -147,7 +147,8 @@ class Results:
     @property
     def settings(self) -> tuple[str, ...]:
         """Columns of :attr:`runs` that are settings, also those of outside parts; labels are none."""
-        return tuple(name for name in self.runs.columns if name not in ("run", "state", "step", "parameters", *NO_SETTINGS))
+        others = ("run", "state", "step", "parameters", *NO_SETTINGS)
+        return tuple(name for name in self.runs.columns if name not in others)
 
     @property
     def models(self) -> list[str]:
