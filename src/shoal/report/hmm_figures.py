@@ -9,6 +9,7 @@ import polars as pl
 from shoal.report.figures import COLOURS, Chart, styled
 from shoal.report.words import number
 
+_DECADES = [0, 1, 10, 100, 1000, 10_000, 100_000]  # ticks of an axis that is logarithmic but near 0
 _PANEL = {"width": 300, "height": 200}
 _UPDATES = {"pairwise": "pairwise posteriors: EM", "conditional": "conditional ones, as in the document"}
 
@@ -24,13 +25,13 @@ def by_states(numbers: Sequence[Mapping[str, Any]], title: str) -> Chart:
     x = alt.X("num_states:O", title="hidden states K", axis=alt.Axis(labelAngle=0))
     scale = alt.Scale(zero=False)
     base = alt.Chart(frame.select("num_states", "held", "held_low", "held_high"))
-    title_of_y = "held-out log-likelihood (nats per observation)"
+    title_of_y = "held-out log L (nats per observation)"
     y = alt.Y("held:Q", title=title_of_y, scale=scale)
     held = [
         base.mark_rule(color=COLOURS[0]).encode(
             x, alt.Y("held_low:Q", title=title_of_y, scale=scale), alt.Y2("held_high")
         ),
-        base.mark_line(color=COLOURS[0], point=True).encode(x, y),
+        base.mark_line(color=COLOURS[0], point=alt.OverlayMarkDef(color=COLOURS[0])).encode(x, y),
     ]
     above = frame.select(
         "num_states",
@@ -41,7 +42,13 @@ def by_states(numbers: Sequence[Mapping[str, Any]], title: str) -> Chart:
     criteria = (
         alt.Chart(above)
         .mark_line(point=True)
-        .encode(x, alt.Y("above:Q", title="above the smallest", scale=alt.Scale(type="symlog")), colour)
+        .encode(
+            x,
+            alt.Y(
+                "above:Q", title="above the smallest", scale=alt.Scale(type="symlog"), axis=alt.Axis(values=_DECADES)
+            ),
+            colour,
+        )
     )
     told = "; ".join(f"K = {row['num_states']}: {number(row['held'], 4)}" for row in frame.iter_rows(named=True))
     panels = alt.hconcat(alt.layer(*held).properties(**_PANEL), criteria.properties(**_PANEL), title=title)
@@ -60,7 +67,8 @@ def restarts(rows: Sequence[Mapping[str, Any]], title: str) -> Chart:
         fit=pl.when(pl.col("problem") == "").then(pl.lit("sound")).otherwise(pl.lit("degenerate")),
     )
     x = alt.X("num_states:O", title="hidden states K", axis=alt.Axis(labelAngle=0))
-    y = alt.Y("below:Q", title="nats below the best", scale=alt.Scale(type="symlog", constant=0.1))
+    scale = alt.Scale(type="symlog", constant=0.1)
+    y = alt.Y("below:Q", title="nats below the best", scale=scale, axis=alt.Axis(values=[0, 0.1, *_DECADES[1:]]))
     shape = alt.Shape("fit:N", title=None, scale=alt.Scale(domain=["sound", "degenerate"], range=["circle", "cross"]))
     chart = alt.Chart(frame.select("num_states", "seed", "below", "fit")).mark_point(filled=True, size=55, opacity=0.6)
     points = chart.encode(x, y, shape, alt.XOffset("seed:O"), alt.Color(value=COLOURS[0]))

@@ -31,8 +31,8 @@ COMMON: Mapping[bool, Mapping[str, Any]] = {
     False: {"drawn_sequences": 400, "drawn_length": 200, "n_steps": 3000, "tolerance": 1e-6},
 }
 NUMBERS = {True: (1, 2, 3, 4, 5), False: (1, 2, 3, 4, 5, 6, 8)}
-RESTARTS = {True: 8, False: 32}
-BOOTSTRAPS = {True: 40, False: 200}
+RESTARTS = {True: 8, False: 16}
+BOOTSTRAPS = {True: 24, False: 100}
 
 
 def grids(quick: bool) -> list[Grid]:
@@ -42,7 +42,7 @@ def grids(quick: bool) -> list[Grid]:
     seeds = range(RESTARTS[quick])
     return [
         Grid(common, {"num_states": NUMBERS[quick], "seed": seeds}, STATES),
-        Grid(alike, {"bootstrap_seed": range(1, 1 + BOOTSTRAPS[quick]), "seed": range(3)}, RESAMPLES),
+        Grid(alike, {"bootstrap_seed": range(1, 1 + BOOTSTRAPS[quick]), "seed": seeds}, RESAMPLES),
         Grid({**alike, "update": "conditional"}, {"seed": seeds}, UPDATE),
     ]
 

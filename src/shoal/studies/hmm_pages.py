@@ -226,8 +226,9 @@ def update_section(measured: Measured) -> Section:
         "updates",
         updates(example, "Two updates of the transitions"),
         "Log-likelihood of y = 0 0 0 1 1 1 after each update of the transitions alone, from π = (½, ½) and P = E = "
-        "((0.9, 0.1), (0.1, 0.9)). EM takes them from the pairwise posteriors p(Zᵢ = j, Zᵢ₊₁ = k | y), and its likelihood "
-        "never falls. With the conditional p(Zᵢ₊₁ = k | Zᵢ = j, y) in their place, as the document writes them, it does.",
+        "((0.9, 0.1), (0.1, 0.9)). EM takes them from the pairwise posteriors p(Zᵢ = j, Zᵢ₊₁ = k | y), and its "
+        "likelihood never falls. With the conditional p(Zᵢ₊₁ = k | Zᵢ = j, y) in their place, as the document writes "
+        "them, it does.",
     )
     pairs = pairs_of_updates(measured["fits"], measured["n_states"])
     body = [
@@ -267,10 +268,10 @@ def update_sentences(measured: Measured) -> list[str]:
     pairs = pairs_of_updates(measured["fits"], measured["n_states"])
     if pairs:
         fell = sum("fell" in row["problem_other"] for row in pairs)
-        gaps = [row["log_likelihood_other"] - row["log_likelihood"] for row in pairs]
+        gaps = sorted(row["log_likelihood"] - row["log_likelihood_other"] for row in pairs)
         out.append(
             f"On the sequences of this page it fell in {fell} of {counted(len(pairs), 'run')}, and ended "
-            f"{number(-min(gaps))} to {number(-max(gaps))} nats below EM from the same start."
+            f"{number(gaps[0])} to {number(gaps[-1])} nats below EM from the same start."
         )
     return out
 
