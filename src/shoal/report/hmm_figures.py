@@ -51,7 +51,7 @@ def by_states(numbers: Sequence[Mapping[str, Any]], title: str) -> Chart:
         )
     )
     told = "; ".join(f"K = {row['num_states']}: {number(row['held'], 4)}" for row in frame.iter_rows(named=True))
-    panels = alt.hconcat(alt.layer(*held).properties(**_PANEL), criteria.properties(**_PANEL), title=title)
+    panels = alt.concat(alt.layer(*held).properties(**_PANEL), criteria.properties(**_PANEL), title=title)
     return styled(panels, f"{title}. Held-out log-likelihood in nats per observation: {told}.")
 
 
@@ -106,7 +106,9 @@ def emissions(rows: pl.DataFrame, title: str) -> Chart:
             layers.append(tick.encode(x, alt.Y("true:Q", title=on_axis)))
         panels.append(alt.layer(*layers).properties(width=520, height=120))
     likely = [f"{state}: {', '.join(_likeliest(rows.filter(state=state)))}" for state in states]
-    return styled(alt.vconcat(*panels, title=title), f"{title}. The five likeliest, of {'; of '.join(likely)}.")
+    return styled(
+        alt.concat(*panels, columns=1, title=title), f"{title}. The five likeliest, of {'; of '.join(likely)}."
+    )
 
 
 def _likeliest(rows: pl.DataFrame) -> list[str]:

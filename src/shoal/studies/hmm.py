@@ -38,12 +38,12 @@ BOOTSTRAPS = {True: 24, False: 100}
 def grids(quick: bool) -> list[Grid]:
     """Grids over numbers of states, over resamples with the true number, and of the other update."""
     common = {"task": "sequences", "drawn_states": TRUE, "valid_share": 0.2, **COMMON[quick]}
-    alike = {**common, "num_states": TRUE}
+    alike = {"num_states": (TRUE,)}
     seeds = range(RESTARTS[quick])
     return [
         Grid(common, {"num_states": NUMBERS[quick], "seed": seeds}, STATES),
-        Grid(alike, {"bootstrap_seed": range(1, 1 + BOOTSTRAPS[quick]), "seed": seeds}, RESAMPLES),
-        Grid({**alike, "update": "conditional"}, {"seed": seeds}, UPDATE),
+        Grid(common, {**alike, "bootstrap_seed": range(1, 1 + BOOTSTRAPS[quick]), "seed": seeds}, RESAMPLES),
+        Grid({**common, "update": "conditional"}, {**alike, "seed": seeds}, UPDATE),
     ]
 
 

@@ -41,12 +41,12 @@ NEEDS = ("text",)  # settings that have no default
 def grids(quick: bool) -> list[Grid]:
     """Grids over numbers of states, over resamples of blocks with two states, and of the other update."""
     common = {"task": "sequences", **COMMON[quick]}
-    alike = {**common, "num_states": SHOWN}
+    alike = {"num_states": (SHOWN,)}
     seeds = range(RESTARTS[quick])
     return [
         Grid(common, {"num_states": NUMBERS[quick], "seed": seeds}, STATES),
-        Grid(alike, {"bootstrap_seed": range(1, 1 + BOOTSTRAPS[quick]), "seed": range(1)}, RESAMPLES),
-        Grid({**alike, "update": "conditional", "n_steps": 50}, {"seed": range(2)}, UPDATE),
+        Grid(common, {**alike, "bootstrap_seed": range(1, 1 + BOOTSTRAPS[quick]), "seed": range(1)}, RESAMPLES),
+        Grid({**common, "update": "conditional", "n_steps": 50}, {**alike, "seed": range(2)}, UPDATE),
     ]
 
 
@@ -80,10 +80,8 @@ def letters_sentence(scores: Mapping[str, Any]) -> str:
     stationary = np.abs(np.real(vectors[:, int(np.argmax(np.real(values)))]))
     joint = table * (stationary / stationary.sum())[:, None]  # (K, V)
     of_letter = joint.argmax(axis=0)
-    groups = [
-        "".join("␣" if s == " " else s for s, k in zip(symbols, of_letter, strict=True) if k == state)
-        for state in range(len(table))
-    ]
+    named = ["space" if symbol == " " else symbol for symbol in symbols]
+    groups = [[name for name, k in zip(named, of_letter, strict=True) if k == state] for state in range(len(table))]
     vowels = [letter for letter in VOWELS if letter in symbols]
     state = int(np.bincount([of_letter[symbols.index(letter)] for letter in vowels], minlength=len(table)).argmax())
     together = sum(of_letter[symbols.index(letter)] == state for letter in vowels)

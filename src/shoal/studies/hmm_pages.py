@@ -165,7 +165,7 @@ def emission_rows(measured: Measured) -> pl.DataFrame:
             name = measured["symbols"][v]
             rows.append(
                 {
-                    "symbol": "␣" if name == " " else name,
+                    "symbol": "space" if name == " " else name,
                     "state": f"state {k}",
                     "probability": value,
                     **ends,

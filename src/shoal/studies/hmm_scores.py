@@ -58,7 +58,7 @@ def measured(form: Form, study: Study, records: Records, n_states: int) -> dict[
         "example": example(),
     }
     if n_states in models:
-        out["model"] = _model(models[n_states], fits.filter(part=RESAMPLES), records)
+        out["model"] = _model(models[n_states], fits.filter(part=RESAMPLES, num_states=n_states), records)
         if spec.get("drawn_states") == n_states:
             out["truth"] = _truth(spec, models[n_states], out["model"])
     return out
@@ -189,6 +189,6 @@ def pairs_of_updates(fits: Sequence[Mapping[str, Any]], n_states: int) -> list[d
     """Row for each start of which both updates were made: where each ended, and what is said of the other update."""
     frame = pl.DataFrame(fits, infer_schema_length=None)
     usual = frame.filter(part=STATES, num_states=n_states)
-    both = usual.join(frame.filter(part=UPDATE), on="seed", suffix="_other", maintain_order="left")
+    both = usual.join(frame.filter(part=UPDATE, num_states=n_states), on="seed", suffix="_other", maintain_order="left")
     names = ("seed", "log_likelihood", "log_likelihood_other", "updates", "updates_other", "problem_other")
     return both.select(names).to_dicts()
