@@ -87,9 +87,10 @@ def letters_sentence(scores: Mapping[str, Any]) -> str:
     together = sum(of_letter[symbols.index(letter)] == state for letter in vowels)
     shares = joint[state].sum()
     stays = ", ".join(f"{moves[k, k]:.2f}" for k in range(len(moves)))
+    turns = ": the two take turns" if (np.diagonal(moves) < 0.5).all() else ""
     return (
         f"With {len(table)} states {together} of the vowels {' '.join(vowels)} belong to one state, with "
         f"{' '.join(letter for letter in groups[state] if letter not in VOWELS) or 'nothing'} beside them; the other "
         f"has {' '.join(groups[1 - state])}. The state of the vowels holds {shares:.0%} of the letters, and the "
-        f"probabilities of staying are {stays}: vowels and consonants take turns."
+        f"probabilities of staying are {stays}{turns}."
     )
