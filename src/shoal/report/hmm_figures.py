@@ -50,9 +50,9 @@ def by_states(numbers: Sequence[Mapping[str, Any]], title: str) -> Chart:
             colour,
         )
     )
-    told = "; ".join(f"K = {row['num_states']}: {number(row['held'], 4)}" for row in frame.iter_rows(named=True))
+    values = "; ".join(f"K = {row['num_states']}: {number(row['held'], 4)}" for row in frame.iter_rows(named=True))
     panels = alt.concat(alt.layer(*held).properties(**_PANEL), criteria.properties(**_PANEL), title=title)
-    return styled(panels, f"{title}. Held-out log-likelihood in nats per observation: {told}.")
+    return styled(panels, f"{title}. Held-out log-likelihood in nats per observation: {values}.")
 
 
 def restarts(rows: Sequence[Mapping[str, Any]], title: str) -> Chart:
@@ -73,9 +73,9 @@ def restarts(rows: Sequence[Mapping[str, Any]], title: str) -> Chart:
     chart = alt.Chart(frame.select("num_states", "seed", "below", "fit")).mark_point(filled=True, size=55, opacity=0.6)
     points = chart.encode(x, y, shape, alt.XOffset("seed:O"), alt.Color(value=COLOURS[0]))
     near = frame.filter(pl.col("below") <= 0.1).group_by("num_states", maintain_order=True).len()
-    told = "; ".join(f"K = {K}: {n} of {frame.filter(num_states=K).height}" for K, n in near.rows())
+    values = "; ".join(f"K = {K}: {n} of {frame.filter(num_states=K).height}" for K, n in near.rows())
     return styled(
-        alt.layer(points).properties(width=460, height=220, title=title), f"{title}. Within 0.1 nats: {told}."
+        alt.layer(points).properties(width=460, height=220, title=title), f"{title}. Within 0.1 nats: {values}."
     )
 
 

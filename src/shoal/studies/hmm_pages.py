@@ -76,15 +76,14 @@ def states_sentences(measured: Measured) -> list[str]:
     top = chosen["held-out likelihood"]
     alike = [row["num_states"] for row in rows if row is not top and row["below_high"] >= 0]
     fewest = min([*alike, top["num_states"]])
-    told = (
-        f"every other number is worse beyond its interval over {measured['observations']['sequences']:,} sequences' "
-        "resampled validation part"
-        if not alike
-        else f"K = {', '.join(map(str, alike))} cannot be told from it, so that {fewest} are enough"
+    compared = (
+        f"K = {', '.join(map(str, alike))} cannot be told from it, so that {fewest} are enough"
+        if alike
+        else "every other number is below it by more than its interval over resampled validation sequences"
     )
     return [
         f"Of K = {rows[0]['num_states']} to {rows[-1]['num_states']} states {words}. Held out, K = {top['num_states']} "
-        f"has {_interval(top, 'held')} nats per observation; {told}."
+        f"has {_interval(top, 'held')} nats per observation; {compared}."
     ]
 
 

@@ -124,17 +124,18 @@ class EMRoster:
         self._set(joined, [*self.members, *joining])
 
     def _begun(self, run: str) -> dict[str, Any]:
-        own = (np.zeros(1, dtype=np.int64), np.full(1, np.nan), np.full(1, NEVER))
+        counted = (np.zeros(1, dtype=np.int64), np.full(1, np.nan), np.full(1, NEVER))
         last = np.array([self.specs[run].n_steps], dtype=np.int64)
-        return {**arrays_of(self.data.start(self.specs[run])), **dict(zip(_OWN, own, strict=True)), "last_steps": last}
+        start = arrays_of(self.data.start(self.specs[run]))
+        return {**start, **dict(zip(_OWN, counted, strict=True)), "last_steps": last}
 
     def leave(self, endings: Mapping[int, Ending]) -> None:
         """Let members go, by their places."""
         for place, ending in endings.items():
             self.finished[self.members[place]] = ending
         staying = [place for place in range(len(self.members)) if place not in endings]
-        kept = {name: array[staying] for name, array in self._arrays().items()}
-        self._set(kept, [self.members[place] for place in staying])
+        left = {name: array[staying] for name, array in self._arrays().items()}
+        self._set(left, [self.members[place] for place in staying])
 
     def steps(self) -> dict[str, int]:
         """Number of updates of each run."""
@@ -146,8 +147,8 @@ class EMRoster:
     # for a checkpoint
 
     def _arrays(self) -> dict[str, Any]:
-        own = dict(zip(_OWN, (self.taken, self.before, self.fell_at), strict=True))
-        return {**arrays_of(self.current), **own, "last_steps": self.last_steps}
+        counted = dict(zip(_OWN, (self.taken, self.before, self.fell_at), strict=True))
+        return {**arrays_of(self.current), **counted, "last_steps": self.last_steps}
 
     def state(self) -> dict[str, Tensor]:
         """See :class:`shoal.training.session.Standing`."""
