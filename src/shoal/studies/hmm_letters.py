@@ -29,7 +29,7 @@ QUESTION = "What do the hidden states of the letters of a text stand for, and ho
 SHOWN = 2
 VOWELS = "aeiou"
 COMMON: Mapping[bool, Mapping[str, Any]] = {
-    True: {"n_steps": 300, "tolerance": 1e-2},
+    True: {"n_steps": 600, "tolerance": 1e-4},
     False: {"n_steps": 2000, "tolerance": 1e-3},
 }
 NUMBERS = {True: (1, 2, 3, 4), False: (1, 2, 3, 4, 6, 8, 12)}
@@ -46,7 +46,7 @@ def grids(quick: bool) -> list[Grid]:
     return [
         Grid(common, {"num_states": NUMBERS[quick], "seed": seeds}, STATES),
         Grid(common, {**alike, "bootstrap_seed": range(1, 1 + BOOTSTRAPS[quick]), "seed": range(1)}, RESAMPLES),
-        Grid({**common, "update": "conditional", "n_steps": 50}, {**alike, "seed": range(2)}, UPDATE),
+        Grid({**common, "update": "conditional", "n_steps": 20}, {**alike, "seed": range(2)}, UPDATE),
     ]
 
 
