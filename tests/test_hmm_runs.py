@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
 import polars as pl
@@ -21,6 +22,7 @@ from shoal.lab import Lab
 from shoal.spec import RunSpec, grid
 from shoal.tasks.sequences.data import cut, held_out, resampled
 from shoal.tasks.sequences.drawing import truth
+from shoal.testing import ExecutorContract
 from shoal.training.certificate import certify
 from shoal.training.loop import Options, train_cohort
 from shoal.training.plan import plan
@@ -30,6 +32,11 @@ SMALL = {"task": "sequences", "drawn_states": 2, "drawn_sequences": 12, "drawn_l
 
 def small(**settings) -> RunSpec:
     return RunSpec(**{**SMALL, "n_steps": 12, "eval_first": 3, "eval_period": 4, "tolerance": 0.0, **settings})
+
+
+class TestExecutorOfEM(ExecutorContract):
+    settings: ClassVar[dict[str, Any]] = {**SMALL, "n_steps": 12, "tolerance": 0.0}
+    other: ClassVar[dict[str, Any]] = {"num_states": 3}
 
 
 def fitted_apart(spec: RunSpec):
@@ -356,6 +363,18 @@ def test_without_a_compiler_a_fit_is_the_same_but_for_rounding(tmp_path, monkeyp
     slow = shoal.train(spec, tmp_path / "slow").fitted(spec)
     assert slow.log_likelihood == pytest.approx(fast.log_likelihood, rel=1e-12)
     assert np.allclose(slow.model.transitions, fast.model.transitions, atol=1e-10)
+
+
+def test_other_kernels_than_before_are_named(tmp_path):
+    specs = grid(small(), seed=range(2))
+    folder = Lab(tmp_path).create().cohort(plan(specs)[0].id)
+    folder.create(specs, 1)
+    calls = itertools.count(1)
+    train_cohort(folder, Options(stop=lambda: next(calls) % 6 == 0))
+    status = folder.status()
+    folder.write_status({**status, "sessions": [{**status["sessions"][0], "kernels": "others"}]})
+    with pytest.warns(UserWarning, match="the last bits of what follows will differ"):
+        assert train_cohort(folder, Options()) == "done"
 
 
 def test_alone_or_beside_others_counts_have_the_same_bits():

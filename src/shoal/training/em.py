@@ -11,6 +11,7 @@ Shapes: ``R`` members, ``S`` sequences.
 
 import json
 import time
+import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 
@@ -102,7 +103,14 @@ class EMSession(BaseSession):
             self.planned = self.roster.places = options.places or where["places"]
             self.roster.restore(state, where, folder.check_checkpoint)
         how = {"precision": "float64", "engine": self.engine, "products": self.products}
-        self._begin(torch.device("cpu"), {**how, **em_kernels()})
+        kernels = em_kernels()
+        if any(session.get("kernels") != kernels.get("kernels") for session in folder.status()["sessions"]):
+            warnings.warn(
+                f"cohort {folder.id} goes on with kernels compiled otherwise than before, or without: the last bits of "
+                "what follows will differ",
+                stacklevel=2,
+            )
+        self._begin(torch.device("cpu"), {**how, **kernels})
 
     def advance(self) -> int:
         """See :class:`BaseSession`: one update of every member."""
