@@ -34,7 +34,7 @@ COMMON: Mapping[bool, Mapping[str, Any]] = {
 }
 NUMBERS = {True: (1, 2, 3, 4), False: (1, 2, 3, 4, 6, 8, 12)}
 RESTARTS = {True: 8, False: 16}
-BOOTSTRAPS = {True: 20, False: 100}
+BOOTSTRAPS = {True: 12, False: 100}
 NEEDS = ("text",)  # settings that have no default
 
 
@@ -45,7 +45,7 @@ def grids(quick: bool) -> list[Grid]:
     seeds = range(RESTARTS[quick])
     return [
         Grid(common, {"num_states": NUMBERS[quick], "seed": seeds}, STATES),
-        Grid(common, {**alike, "bootstrap_seed": range(1, 1 + BOOTSTRAPS[quick]), "seed": range(1)}, RESAMPLES),
+        Grid(common, {**alike, "bootstrap_seed": range(1, 1 + BOOTSTRAPS[quick]), "seed": range(4)}, RESAMPLES),
         Grid({**common, "update": "conditional", "n_steps": 20}, {**alike, "seed": range(2)}, UPDATE),
     ]
 

@@ -140,7 +140,8 @@ def emissions_section(measured: Measured, title: str, about: str) -> Section:
     K = measured["n_states"]
     intervals = (
         f" Lines: percentile intervals (95 %) over the best fits of {model['resamples']} resamples of the training "
-        "sequences, states matched."
+        f"sequences, states matched; the farthest of them is at a distance of {number(model['farthest'])} (of 3 at "
+        "most)."
         if model["low"]
         else ""
     )

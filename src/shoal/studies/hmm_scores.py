@@ -129,6 +129,7 @@ def _model(model: HMM, resamples: pl.DataFrame, records: Records) -> dict[str, A
     if len(best) < 2:
         return {**out, "low": {}, "high": {}}
     refits = stacked([records.model(run) for run in best["run"]])
+    out["farthest"] = float(state_distance(model, refits).max())
     matched = arrays_of(refits.permuted(match_states(model, refits)))
     ends = {end: {} for end in ("low", "high")}  # type: dict[str, dict[str, Any]]
     for name, values in matched.items():
