@@ -383,7 +383,7 @@ def test_the_best_are_only_of_runs_that_were_trained_for_as_many_steps(ends):
     frame = some_extrema(a={"train_loss": 0.5, "t_valid_loss": 300.0, "delay_accuracy": -5.0}, b={})
     table = ten_figures(frame.with_columns(last_step=pl.Series(ends)), LABELS)
     best = [cell.best for _, cells in table.rows for cell in cells]
-    assert any(best) == ("the best of each row in bold" in table.caption) == (len(set(ends)) == 1)
+    assert any(best) == ("The best of each row is in bold" in table.caption) == (len(set(ends)) == 1)
 
 
 def test_one_run_has_no_deviation():

@@ -25,6 +25,7 @@ ORDER = [
     "models",
     "objectives",
     "rules",
+    "embeddings",
     "tasks",
     "fast",
     "hmm",

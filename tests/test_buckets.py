@@ -26,7 +26,7 @@ from shoal.training.certificate import certify
 from shoal.training.forms import check_forms
 from shoal.training.launches import FIRST, Launches
 from shoal.training.loop import Options, Session, train_cohort
-from shoal.training.memory import member_bytes
+from shoal.training.memory import stack_bytes
 from shoal.training.roster import Roster
 from shoal.training.stack import Stack
 from shoal.training.step import evaluate, train_step, train_steps
@@ -430,9 +430,9 @@ def test_a_step_is_recorded_for_each_form_and_number_of_pairs():
 
 def test_memory_is_estimated_from_the_positions_of_a_batch(monkeypatch):
     spec = RunSpec(**BASE)
-    before = member_bytes(spec, "plain")
+    before = stack_bytes(spec, 1, "plain")
     monkeypatch.setattr(ragged.Ragged, "batch_positions", lambda self, size: 10**6)
-    assert member_bytes(spec, "plain") > before
+    assert stack_bytes(spec, 1, "plain") > before
     monkeypatch.undo()
     buckets = Buckets(*(build_task(spec).tensors[f"{side}_length"] for side in ("source", "target")), drawn=40)
     assert buckets.batch_positions(6) <= spec.task_part.batch_positions(6)

@@ -102,7 +102,7 @@ WRONG = {
     "train --p 5 --engine fast": "engine must be one of compiled prefixes windows plain, got 'fast'",
     "train --p 5 --precision tf32 --device cpu": "precision tf32 needs device cuda, got cpu",
     "study": "study needs an action: one of list run report",
-    "study run sanity --quick extra": "unknown argument 'extra' of shoal study$",
+    "study run sanity --quick extra": "unknown argument 'extra' of shoal study run$",
     "study run sanity --seeds x": "--seeds must be an integer, got 'x'",
     "study run improve --quick --n-steps 60": r"warmup_steps=100 and n_steps=60 \(in the part 'warm-up' of the",
     "train --workers 0": "workers must be an integer of at least 1, got 0",
@@ -211,8 +211,11 @@ def test_one_session_from_training_to_report(tmp_path, capsys):
     assert main(train) == 0
     out = capsys.readouterr().out
     assert "8 runs: 8 runs already in the lab" in out
-    assert all(line.split()[-1] == "–" for line in out.splitlines()[-8:])  # in 12 steps nothing is memorised: no delay
-    run = out.splitlines()[-1].split()[0]
+    rows = [line for line in out.splitlines() if re.match("[0-9a-f]{16} ", line)]
+    assert len(rows) == 8
+    assert all(line.split()[-1] == "–" for line in rows)  # in 12 steps nothing is memorised: no delay
+    assert len([line for line in out.splitlines() if line.startswith("Δt(A) –: ")]) == 1  # the key to the sign
+    run = rows[-1].split()[0]
     assert main(["runs", *lab]) == 0
     assert run in capsys.readouterr().out
     assert main(["certify", run, "--steps", "5", *lab]) == 0
@@ -366,8 +369,9 @@ def test_of_many_differing_settings_the_terminal_shows_the_first_and_names_the_r
     other = one.replace(**changes, weight_decay=0.0, warmup_steps=1, bias=False)
     shoal.train([one, other], tmp_path / "lab", workers=1)
     assert main(["runs", "--lab", str(tmp_path / "lab")]) == 0
-    header, *rows, rest = capsys.readouterr().out.splitlines()
+    header, *rows, key, rest = capsys.readouterr().out.splitlines()
     assert len(rows) == 2
+    assert key.startswith("Δt(A) –: ")
     assert rest.startswith("… runs differ in more settings: ")
     named = {*header.split(), *rest.partition(": ")[2].split(", ")}
     assert {"p", "lr", "clip", "norm", "positions", "beta2", "weight_decay", "warmup_steps", "bias"} <= named
@@ -380,3 +384,28 @@ def test_the_help_of_a_command_on_runs_shows_its_own_flags(capsys):
         told = capsys.readouterr().out
         assert own in told and "RUN" in told.splitlines()[0]
         assert "--weight-decay" in told and "--warmup-steps" not in told
+
+
+@pytest.mark.parametrize(
+    ("action", "has", "lacks"),
+    [
+        ("run", ["--quick", "--seeds", "--workers", "--weight-decay"], ["--warmup-steps"]),
+        ("report", ["--threshold", "--all"], ["--quick", "--workers", "--weight-decay"]),
+        ("list", ["--lab"], ["--all", "--model", "NAME"]),
+    ],
+)
+def test_the_help_of_an_action_of_study_is_its_own(action, has, lacks, capsys):
+    with pytest.raises(SystemExit):
+        main(["study", action, "--help"])
+    told = capsys.readouterr().out
+    assert told.startswith(f"usage: shoal study {action} ")
+    assert all(flag in told for flag in has)
+    assert not any(flag in told for flag in lacks)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_default_is_called_default(command, capsys):
+    with pytest.raises(SystemExit):
+        main([command, "--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    assert not re.findall(r" \([\d.]+\)", text)  # a number alone in brackets

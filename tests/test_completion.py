@@ -97,6 +97,15 @@ def test_runs_names_groups_and_tags(lab):
     assert answers(["certify", "--lab", "nowhere", ""]) == []
 
 
+def test_columns_of_a_table_of_runs():
+    assert answers(["runs", "--sort", "A_"]) == ["A_train", "A_val"]
+    assert answers(["runs", "--sort", "A_val", "-A_"]) == ["-A_train", "-A_val"]
+    assert "weight_decay" in answers(["runs", "--columns", "w"])
+    assert answers(["runs", "--columns", "-A"]) == []  # nothing is sorted there
+    assert answers(["runs", "--wei"]) == ["--weight-decay"]
+    assert "--seeds" in answers(["study", "run", "--"]) and "--seeds" not in answers(["study", "report", "--"])
+
+
 def test_words_of_a_line():
     assert split_line("shoal a 'b c' d\\ e f") == (["shoal", "a", "b c", "d e", "f"], False)
     assert split_line("") == ([""], False)

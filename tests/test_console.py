@@ -11,7 +11,7 @@ from rich.console import Console
 from shoal.commands.progress import Progress, live_table, time_left
 from shoal.measures import EQUATIONS
 from shoal.report import Cell, Table
-from shoal.report.console import blocks, print_table
+from shoal.report.console import blocks, print_keys, print_table
 from shoal.training.snapshot import Snapshot
 
 numbers = st.one_of(
@@ -63,6 +63,21 @@ def test_every_number_of_a_table_is_whole_at_any_width(table, width):
     assert max(map(len, printed.splitlines()), default=0) <= max(width, 2 * longest + 50)
     if all(len(text) < 17 for text in [*cells, *table.header, *(label for label, _ in table.rows)]):
         assert max(map(len, printed.splitlines()), default=0) <= width
+
+
+def test_signs_that_occur_have_their_key_once(capsys):
+    caption = "Runs. †: at its last evaluation. Δt(A) –: it did not do both. –: nothing."
+    header = ["run", "t_f(A_val)", "Δt(A)"]
+
+    def keys(*rows: list[str]) -> list[str]:
+        table = Table("t", header, [("a", [Cell(text) for text in row]) for row in rows], caption)
+        print_keys(table, table)
+        return capsys.readouterr().out.splitlines()
+
+    assert keys(["4", "3"]) == []
+    assert keys(["4†", "3"], ["5†", "3"]) == ["†: at its last evaluation."]
+    assert keys(["–", "3"]) == ["–: nothing."]  # not that of another column
+    assert "Δt(A) –: it did not do both." in keys(["4†", "–"])
 
 
 @given(alike=st.integers(0, 15), width=st.integers(40, 60))

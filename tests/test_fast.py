@@ -439,3 +439,18 @@ def test_bfloat16_rounds_products_and_nothing_else(model):
     difference = (found["loss"] - expected["loss"]).abs()
     assert 0 < difference.max() < 0.1
     assert found["loss"].dtype == gradient.dtype == torch.float32
+
+
+@pytest.mark.parametrize("model", ["lstm", "gpt"])
+def test_groups_of_members_change_no_bit(model, monkeypatch):
+    specs = tiny_grid({"model": model, "p": 7, "embedding_size": 12, "train_batch_size": 20}, seed=[0, 1, 2])
+    with threads(1):
+        stacks = []
+        for cache in (2**30, 1):
+            monkeypatch.setattr("shoal.fast.passes.CACHE", cache)
+            stacks.append(Stack(one_cohort(specs), CPU, "compiled"))
+            for _ in range(3):  # the last batch of a pass is a smaller one
+                train_step(stacks[-1])
+    assert [{len(passes.groups) for passes, _ in stack.scorer.passes.values()} for stack in stacks] == [{1}, {3}]
+    for one, other in zip(stacks[0].state().values(), stacks[1].state().values(), strict=True):
+        assert torch.equal(one, other)

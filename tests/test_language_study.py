@@ -278,7 +278,7 @@ def test_all_studies_are_those_that_need_nothing_more(tmp_path, capsys, monkeypa
 
     monkeypatch.setattr("shoal.commands.questions.run_studies", run_studies)
     assert main(["study", "run", "--all", "--quick", "--lab", str(tmp_path / "lab")]) == 0
-    assert list(asked) == [name for name in NAMES if name not in ("language", "translation", "pig-latin")]
+    assert list(asked) == [name for name in NAMES if name not in ("language", "translation", "embeddings", "pig-latin")]
     told = capsys.readouterr().out
     assert "--text" in told and "--source" in told
 

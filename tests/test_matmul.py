@@ -18,6 +18,8 @@ from torch import Tensor
 
 from shoal.fast import matmul
 from shoal.fast.build import FLAGS, PLAIN_FLAGS, Kernels
+from shoal.fast.panels import COLUMNS, WORTH, Panels, Whole, right_matrix
+from shoal.fast.program import Arena, Program
 
 pytestmark = pytest.mark.skipif(matmul.library().library is None, reason=matmul.library().note)
 some = settings(max_examples=40, deadline=None)
@@ -321,3 +323,30 @@ def test_shapes_that_do_not_fit_are_refused(out, a, b, options):
 def test_other_types_are_refused():
     with pytest.raises(ValueError, match="float64"):
         matmul.multiply(torch.zeros(2, 2).double(), torch.zeros(2, 2), torch.zeros(2, 2))
+
+
+@settings(max_examples=25, deadline=None)
+@given(R=st.integers(1, 3), M=st.integers(1, 40), K=st.integers(1, 70), panels=st.integers(1, 3), turned=st.booleans())
+def test_panels_of_a_matrix_change_no_bit_of_its_products(R, M, K, panels, turned):
+    """The parameters may change between two runs of a program, and the results lie in a part of an array."""
+    N = COLUMNS * panels
+    whole = torch.randn(R, *((N, K + 3) if turned else (K + 3, N)))
+    matrix = whole[:, :, 3:].mT if turned else whole[:, 3:]
+    results = {}
+    for count in (WORTH - 1, WORTH):
+        program = Program(Arena(), torch.zeros(R, 1), products="own")
+        array, a = torch.zeros(R, M + 2, N), torch.full((R, M, K), 0.5)
+        right = right_matrix(program, matrix, count)
+        right.multiply(array[:, 1:-1], a)
+        right.multiply(array[:, 1:-1], a, add=True)
+        right.give_back()
+        program.finish()
+        program.forward()
+        whole.add_(1)
+        a.uniform_(generator=torch.Generator().manual_seed(1))
+        program.forward()
+        whole.sub_(1)
+        results[type(right)] = array
+    assert set(results) == {Whole, Panels}
+    assert torch.equal(results[Whole], results[Panels]) and not results[Whole][:, 0].any()
+    assert (results[Whole][:, 1:-1] - 2 * (a.double() @ (matrix + 1).double())).abs().max() < 1e-3

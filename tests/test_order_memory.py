@@ -9,7 +9,7 @@ from pair_files import english
 from shoal.spec import RunSpec
 from shoal.tasks.pairs.buckets import Buckets, BucketSampler
 from shoal.tasks.sampling import EpochSampler
-from shoal.training.memory import ORDER, member_bytes
+from shoal.training.memory import ORDER, stack_bytes
 
 N = 4_500_000  # orders of so many are larger than what the allocator keeps for later
 
@@ -37,7 +37,7 @@ def test_the_order_of_a_pass_is_in_the_estimate():
         for n in (10_000, 60_000)
     )
     held = large.task_part.counts().held - small.task_part.counts().held
-    assert member_bytes(large, "plain") - member_bytes(small, "plain") >= 8 * (held + ORDER * 50_000)
+    assert stack_bytes(large, 1, "plain") - stack_bytes(small, 1, "plain") >= 8 * (held + ORDER * 50_000)
 
 
 def test_windows_anywhere_have_no_order(tmp_path):

@@ -16,7 +16,8 @@ from shoal.objectives import get_loss_and_accuracy
 from shoal.spec import RunSpec
 from shoal.tasks.arithmetic.settings import equations_of
 from shoal.tasks.build import build_model, build_task
-from shoal.training.stack import Stack, _shared_by_all
+from shoal.training.frozen import shared_by_all
+from shoal.training.stack import Stack
 from shoal.training.step import evaluate, train_step
 
 SGD = {"optimizer": "sgd", "weight_decay": 0.0, "clip": math.inf, "lr": 0.5, "p": 5, "embedding_size": 4}
@@ -203,9 +204,9 @@ class Buffered(torch.nn.Module):
 
 
 def test_buffers_that_differ_between_members_are_refused():
-    _shared_by_all([Buffered(1.0, True), Buffered(1.0, True)], torch.device("cpu"))
+    shared_by_all([Buffered(1.0, True), Buffered(1.0, True)], torch.device("cpu"))
     with pytest.raises(UserError, match=r"table .* every buffer, is held once"):
-        _shared_by_all([Buffered(1.0, True), Buffered(2.0, True)], torch.device("cpu"))
+        shared_by_all([Buffered(1.0, True), Buffered(2.0, True)], torch.device("cpu"))
 
 
 def test_what_has_weight_0_counts_for_nothing_whatever_its_value():

@@ -168,7 +168,7 @@ def test_many_examples_are_scored_in_parts_as_they_are_at_once(model):
     at_once = stack.score(every)
     with torch.no_grad():
         in_parts = stack.score(every)
-    assert list(stack.scorer.programs) == [(1369, 0.0, True), (457, 0.0, False), (456, 0.0, False)]
+    assert list(stack.scorer.passes) == [(1369, 0.0, True), (457, 0.0, False), (456, 0.0, False)]
     for name, expected in at_once.items():
         torch.testing.assert_close(in_parts[name], expected.detach(), atol=1e-6, rtol=0)
 

@@ -263,6 +263,18 @@ def test_times_are_drawn_and_one_run_alone_too(records):
     assert records[0].plot("loss").alt.startswith("Loss of 1 run")
 
 
+def test_a_plot_of_times_that_no_run_has_says_so(records):
+    plot = records.plot("time_to_generalise", by="weight_decay")
+    assert not records.times()["observed"].any()
+    assert "none of 6 runs" in str(plot.chart.to_dict()["title"])
+
+
+def test_a_notebook_shows_a_mistake_without_a_traceback():
+    with pytest.raises(UserError) as caught:
+        shoal.RunSpec(p=1)
+    assert caught.value._render_traceback_() == [f"UserError: {caught.value}"]
+
+
 def test_records_show_themselves_as_the_table_of_runs(records):
     shown = records._repr_html_()
     assert shown.count("<tr>") == 7

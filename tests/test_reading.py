@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 from shown import CHROMIUM, loaded_from_outside
 
 from shoal.report import Cell, Figure, Report, Section, Table, learning_curves, survival_figure, write_report
-from shoal.report.glossary import TERMS, Linker, terms_in
+from shoal.report.glossary import Linker, terms_in
 from shoal.report.page import lone_page
 from shoal.report.panels import CURVES, MODEL, curve_panels
 from shoal.report.reading import Place, places_in_words, reading, sentences
+from shoal.report.terms import TERMS
 
 POOL = [f"{mark}: what is said of these figures and tables, number {i}." for i, mark in enumerate("abcdefg")]
 CAPTIONS = st.lists(st.sampled_from(POOL), max_size=5, unique=True)
@@ -101,9 +102,15 @@ def test_the_first_use_of_a_term_in_a_section_is_linked_and_no_other():
     assert re.sub("<[^>]*>", "", first) == html.escape("A cohort < a cohort; censored runs.")
 
 
-@pytest.mark.parametrize("text", ["shoal study run sanity", "--seeds 3", "p 23", "stop_after_losses", "p_holm"])
+@pytest.mark.parametrize("text", ["shoal study run sanity", "--seeds 3", "learning rate 3", "stop_after_losses"])
 def test_what_only_looks_like_a_term_is_none(text):
     assert terms_in(text) == set()
+
+
+def test_p_is_a_modulus_or_a_probability():
+    assert terms_in("p 23, q 23") == {"p-and-q"}
+    assert terms_in("p = 0.5") == {"p-value"}
+    assert "n-runs" in terms_in("LSTM: N = 4") and terms_in("6 N D, N=7B") == set()
 
 
 def curves():

@@ -62,7 +62,7 @@ def test_the_sizes_of_data_are_known_before_it_is_made(settings, r_train):
     assert task.tensors["inputs"].max() < sizes.vocabulary_size == len(equations_of(spec).tokenizer)
     assert count_examples(spec) == (len(task.scored["train"]), sum(map(len, task.scored.values())))
     stored = sum(tensor.numel() * tensor.element_size() for tensor in task.tensors.values())
-    free_of_data = memory.member_bytes(spec, "plain") - 2 * stored
+    free_of_data = memory.stack_bytes(spec, 1, "plain") - 2 * stored
     assert free_of_data > 0
     S = sizes.sequence_length
     assert task.tensors["inputs"].shape[1] == S

@@ -192,10 +192,17 @@ def test_a_cohort_is_divided_between_the_cores_longest_first():
 
 def test_places_follow_the_memory_that_is_free(monkeypatch):
     spec = RunSpec()
-    each = memory.member_bytes(spec, "compiled")
+    each = memory.stack_bytes(spec, 1, "prefixes")
     monkeypatch.setattr(memory, "free_bytes", lambda device: 10 * each)
-    assert memory.places(spec, 100, CPU, "compiled") == 5  # half of what is free
-    assert memory.places(spec, 3, CPU, "compiled") == 3
+    assert memory.places(spec, 100, CPU, "prefixes") == 5  # half of what is free
+    assert memory.places(spec, 3, CPU, "prefixes") == 3
+    by_program = memory.places(spec, 100, CPU, "compiled")  # the values of some members' passes at once
+    assert 5 < by_program < 100
+    assert (
+        memory.stack_bytes(spec, by_program, "compiled")
+        <= 5 * each
+        < memory.stack_bytes(spec, by_program + 1, "compiled")
+    )
     assert memory.places(spec, 100, CPU, "compiled", share=0.01) == 1
     monkeypatch.setattr(memory, "free_bytes", lambda device: 10**18)
     assert memory.places(spec, 10**6, CPU, "compiled") == 65_535
@@ -242,7 +249,7 @@ train(1)  # what is loaded once
 before, R = memory("VmRSS"), 12
 Path("/proc/self/clear_refs").write_text("5")  # forget the peak
 train(R)
-print((memory("VmHWM") - before) / R)
+print(memory("VmHWM") - before)
 """
 
 
@@ -260,7 +267,7 @@ print((memory("VmHWM") - before) / R)
 def test_the_estimate_is_not_below_what_a_member_takes(settings, engine):
 
     done = subprocess.run([sys.executable, "-c", MEASURE, settings, engine], capture_output=True, text=True, check=True)
-    measured, estimated = float(done.stdout), memory.member_bytes(RunSpec(**json.loads(settings)), engine)
+    measured, estimated = float(done.stdout), memory.stack_bytes(RunSpec(**json.loads(settings)), 12, engine)
     assert measured <= estimated < 8 * measured, (measured / 2**20, estimated / 2**20)
 
 

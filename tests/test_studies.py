@@ -20,6 +20,7 @@ from shoal.report.runs import report_runs
 from shoal.spec import RunSpec
 from shoal.studies import NAMES, Form, Results, attention, get_study, improve, reproductions, sanity
 from shoal.studies.compute_scaling import _distinct
+from shoal.tasks import get_arithmetic_dataset
 from shoal.tasks.build import build_task
 from shoal.training.plan import Cohort, plan
 from shoal.training.stack import Stack
@@ -140,7 +141,7 @@ def test_an_order_of_which_nothing_validates_has_no_ten_figures(tmp_path):
     specs = form.specs(EVERY["mixed-orders"])
     shoal.train(specs, tmp_path / "lab", workers=1)
     report = EVERY["mixed-orders"].report(Results(Lab(tmp_path / "lab").records(spec.id for spec in specs)), form)
-    (section,) = (section for section in report.sections if section.title == "Ten figures of each order")
+    (section,) = (section for section in report.sections if section.title == "Ten numbers of each order")
     assert [table.name for table in section.tables] == ["ten-all", "ten-ternary"]  # all 9 binary equations train
     assert section.tables[1].caption.startswith("Ternary equations. Mean ± ")
 
@@ -290,6 +291,29 @@ def test_improve_has_pairs_enough_for_its_own_test(quick):
     )
     found = compare(frame, [Metric("y", larger_is_better=True)], "variant", "old")
     assert found["smallest_p"].item() * comparisons < 0.05
+
+
+@pytest.mark.parametrize("equation_format", ["full", "operands"])
+def test_the_share_that_symmetry_answers_is_counted_on_the_equations_themselves(equation_format):
+    spec = shoal.RunSpec(p=7, operator="*", r_train=0.6, seed=3, equation_format=equation_format)
+    (train, valid), tokenizer, _, _ = get_arithmetic_dataset(
+        7, 7, "*", 0.6, seed=spec.split_seed, equation_format=equation_format
+    )
+
+    def operands(split):
+        numbers = ([int(word) for word in tokenizer.decode(row[0]).split() if word.isdecimal()] for row in split)
+        return [tuple(several[:2]) for several in numbers]
+
+    trained, others = set(operands(train)), operands(valid)
+    assert len(trained) + len(others) == 49
+    assert sanity.mirrored_share(spec) == sum((b, a) in trained for a, b in others) / len(others)
+
+
+def test_symmetry_is_spoken_of_only_where_operands_can_be_exchanged(tmp_path):
+    settings = {"p": 5, "n_steps": 3, "embedding_size": 8, "num_layers": 1}
+    for operator, paragraphs in (("+", 1), ("-", 0)):
+        records = shoal.train([shoal.RunSpec(operator=operator, **settings)], tmp_path / "lab", workers=1)
+        assert len(sanity.plateau(Results(records), Form(quick=True))) == paragraphs
 
 
 def test_the_report_of_sanity_has_its_four_figures_and_ten_rows(lab, tmp_path):

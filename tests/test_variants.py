@@ -20,7 +20,7 @@ from shoal.models.norms import NORMS
 from shoal.models.positions import POSITIONS, rotary_angles, rotate
 from shoal.spec import RunSpec
 from shoal.tasks.build import build_model, count_run_parameters
-from shoal.training.memory import member_bytes
+from shoal.training.memory import stack_bytes
 from shoal.training.stack import Stack
 from shoal.training.step import evaluate, train_step
 
@@ -479,6 +479,6 @@ def test_the_estimate_of_memory_is_above_what_is_kept_for_the_backward_twice(eng
         stack.score(stack.scored["train"])
     assert (
         2 * sum(size for size, _ in kept.values())
-        < member_bytes(spec, engine)
+        < stack_bytes(spec, 1, engine)
         < 12 * sum(size for size, _ in kept.values())
     )

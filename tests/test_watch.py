@@ -204,6 +204,9 @@ def test_the_screen_fits_into_any_terminal_of_sixty_columns(several, width, heig
         assert all(ord(sign) < 0x2500 for line in shown for sign in line.plain)
     for cohort in several[:1]:
         assert any(line.plain.startswith(cohort.id[:4]) for line in shown)
+    for header in (line.plain for line in shown if line.plain.startswith("run ")):
+        titles = header.split()
+        assert len(titles) == len({*titles})  # a column of values and one of curves have names of their own
 
 
 curves = st.lists(st.tuples(st.integers(0, 5000), st.floats(0, 1)), max_size=30, unique_by=lambda point: point[0]).map(

@@ -45,6 +45,10 @@ class UserError(ValueError):
     def __init__(self, message: object = "") -> None:
         super().__init__(shortened(str(message)))
 
+    def _render_traceback_(self) -> list[str]:
+        """Lines that IPython shows instead of a traceback: the mistake is in the request, and the message says it."""
+        return [f"{type(self).__name__}: {self}"]
+
 
 class OtherDataError(UserError):
     """Data are not those that a run began with.

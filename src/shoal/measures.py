@@ -214,7 +214,10 @@ LOSS = Measure("loss", "L", "loss", "nats", is_log=True)
 LOSS_AND_ACCURACY = Measures((LOSS, ACCURACY), Generalised("accuracy", 0.99))
 EQUATIONS = Measures(
     (
-        replace(LOSS, about="nats per scored token, which are the result and, where equations end with it, EOS"),
+        replace(
+            LOSS,
+            about="nats per scored token; the tokens of the result are scored, and EOS where equations end with it",
+        ),
         replace(ACCURACY, about="share of equations whose right-hand side is predicted whole"),
     ),
     LOSS_AND_ACCURACY.generalised,

@@ -18,7 +18,7 @@ def arguments(parser: Parser) -> None:
     """Flags of the command."""
     add_lab(parser)
     parser.add_argument("runs", nargs="+", metavar="RUN", help="ids or their beginnings, or names of runs or groups")
-    parser.flag("steps", type=int, default=100, help="steps to retrain (100)")
+    parser.flag("steps", type=int, default=100, help="steps to retrain; default 100")
     parser.flag("device", help="cpu or cuda; cuda where there is one")
     for name in _says_where():
         parser.flag(name, metavar="NEW", help="where the data lie now, if they were moved since")

@@ -156,10 +156,25 @@ def _values(command: str, rest: Sequence[str], flag: str) -> list[str]:
     if name == "group":
         return groups_of(_lab(rest))
     parser = _parser(command, rest)
+    if name in ("columns", "sort") and parser.action(flag):
+        return _columns(parser, falling=name == "sort")
     action = parser.action(flag)
     if action is None or action.dest not in parser.settings:
         return []
     return _choices(action.dest, parser)
+
+
+def _columns(parser: Parser, falling: bool) -> list[str]:
+    """Columns of a table of runs by symbol and by name; with ``-`` before them, too, if they may be ``falling``.
+
+    The symbols are those of equations.
+    """
+    from shoal.measures import EQUATIONS, SPLITS
+
+    best = [measure.symbol_of(split) for measure in EQUATIONS.recorded for split in SPLITS]
+    delays = [f"Δt({measure.symbol})" for measure in EQUATIONS.recorded]
+    names = [*best, *(f"t_f({symbol})" for symbol in best), *delays, "run", "state", "step", *parser.settings]
+    return [*names, *(f"-{name}" for name in names if falling)]
 
 
 def _choices(dest: str, parser: Parser) -> list[str]:

@@ -35,27 +35,33 @@ def arguments(parser: Parser) -> None:
     for name, about in _COLUMNS.items():
         parser.flag(name, metavar="NAME", help=about)
     parser.flag(
-        "resamples", type=int, default=1000, help="bootstrap resamples, 20 to 100,000; 0 for no intervals (1000)"
+        "resamples", type=int, default=1000, help="bootstrap resamples, 20 to 100,000; 0 for no intervals; default 1000"
     )
-    parser.flag("seed", type=int, default=0, help="seed of the resampling (0)")
+    parser.flag("seed", type=int, default=0, help="seed of the resampling; default 0")
     parser.flag(
         "holdout",
         type=float,
         default=0.2,
-        help="share of the runs, of the largest compute, held out, at most 0.5 (0.2)",
+        help="share of the runs, of the largest compute, held out, at most 0.5; default 0.2",
     )
     _add_reading(parser)
     parser.flag("tied", action="store_true", help="one exponent for parameters and tokens, α = β")
     parser.flag("irreducible", type=float, metavar="E", help="hold E, the irreducible loss, at this value")
     parser.flag(
-        "delta", type=float, default=1e-3, help="threshold δ of the Huber loss, in log residuals, at most 1 (0.001)"
+        "delta",
+        type=float,
+        default=1e-3,
+        help="threshold δ of the Huber loss, in log residuals, at most 1; default 0.001",
     )
     which = parser.add_mutually_exclusive_group()
     which.add_argument(
         "--drop-outliers", "--drop_outliers", action="store_true", help="draw conclusions from the fit without outliers"
     )
     which.add_argument(
-        "--keep-outliers", "--keep_outliers", action="store_true", help="draw them from the fit with outliers (default)"
+        "--keep-outliers",
+        "--keep_outliers",
+        action="store_true",
+        help="draw them from the fit with outliers; the default",
     )
     parser.flag(
         "budgets", type=float, nargs="+", action="extend", metavar="C", help="compute budgets to divide best, in FLOP"
@@ -67,7 +73,7 @@ def arguments(parser: Parser) -> None:
         metavar="N=…,D=…",
         help="models to predict the loss of, such as N=7B,D=2T: two of N parameters, D tokens, C FLOP = 6 N D",
     )
-    parser.flag("out", metavar="DIR", help="folder of the report (./fit- and the file's name)")
+    parser.flag("out", metavar="DIR", help="folder of the report; default ./fit- and the file's name")
 
 
 def _add_reading(parser: Parser) -> None:
@@ -95,7 +101,7 @@ def _add_reading(parser: Parser) -> None:
         metavar="COLUMN=UNIT",
         help="unit of a column: params=M, tokens=B, flop=PFLOP-days, flop=1e18; a cell such as 1.3B needs none",
     )
-    parser.flag("decimal", metavar="MARK", help="decimal mark: point or comma (as the cells show)")
+    parser.flag("decimal", metavar="MARK", help="decimal mark: point or comma; default as the cells show")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -249,7 +255,7 @@ def _show(
 ) -> None:
     from shoal.lab.files import write_json
     from shoal.report import write_report
-    from shoal.report.console import print_titled
+    from shoal.report.console import print_keys, print_titled
     from shoal.report.scaling import extrapolation_warnings, numbers, report_scaling
 
     for warning in (*source["doubts"], *fit.warnings, *extrapolation_warnings(fit, models)):
@@ -258,6 +264,7 @@ def _show(
     for section in report.sections:
         for table in section.tables:
             print_titled(section.title, table)
+    print_keys(*(table for section in report.sections for table in section.tables))
     write_json(folder / NUMBERS, source | numbers(fit, models))
     say()
     say(f"report: {write_report(report, folder)}")

@@ -33,10 +33,12 @@ def arguments(parser: Parser) -> None:
     parser.flag(
         "max-new-tokens",
         type=int,
-        help=f"tokens of each sample or hypothesis ({NEW_TOKENS}; with --beams at most what the context has room for)",
+        help=f"tokens of each sample or hypothesis; default {NEW_TOKENS}, with --beams what the context has room for",
     )
     parser.flag(
-        "end", metavar="TOKEN", help=r"one token at which a text ends, such as \n (none: all texts are equally long)"
+        "end",
+        metavar="TOKEN",
+        help=r"one token at which a text ends, such as \n; default none: texts of equal length",
     )
     parser.flag(
         "temperature",
@@ -48,8 +50,8 @@ def arguments(parser: Parser) -> None:
     parser.flag(
         "top-p", type=float, help="draw from the fewest tokens that together have this probability, the likeliest first"
     )
-    parser.flag("samples", type=int, default=1, help="samples of each run and prompt (1)")
-    parser.flag("seed", type=int, default=0, help="seed of the samples (0)")
+    parser.flag("samples", type=int, default=1, help="samples of each run and prompt; default 1")
+    parser.flag("seed", type=int, default=0, help="seed of the samples; default 0")
     add_search(parser)
     add_models(parser)
     parser.flag(

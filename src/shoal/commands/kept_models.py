@@ -16,21 +16,23 @@ _SEARCH = ("finished", "stop", "length_penalty")  # what only a search with seve
 
 def add_models(parser: Parser) -> None:
     """Declare ``--step`` and ``--average``, which choose among the kept models of a run."""
-    parser.flag("step", help="step at which the models were kept, or best (the last)")
+    parser.flag("step", help="step at which the models were kept, or best; default the last")
     parser.flag(
-        "average", type=int, default=1, help="number of kept steps, up to --step, whose models are averaged (1)"
+        "average", type=int, default=1, help="number of kept steps, up to --step, whose models are averaged; default 1"
     )
 
 
 def add_search(parser: Parser) -> None:
     """Declare ``--beams`` and the settings of a beam search."""
-    parser.flag("beams", type=int, default=1, help="width of the beam; 1 is greedy search (1)")
+    parser.flag("beams", type=int, default=1, help="width of the beam; default 1, greedy search")
     parser.flag(
         "finished",
-        help="what a hypothesis that ends does with its place: releases it to the next, or keeps it (releases)",
+        help="what a hypothesis that ends does with its place: releases it to the next, or keeps it; default releases",
     )
-    parser.flag("stop", help="rule that ends the search: optimal, n_best, first or none (optimal)")
-    parser.flag("length-penalty", type=float, help="x of log p / length ** x, by which hypotheses are compared (0)")
+    parser.flag("stop", help="rule that ends the search: optimal, n_best, first or none; default optimal")
+    parser.flag(
+        "length-penalty", type=float, help="x of log p / length ** x, by which hypotheses are compared; default 0"
+    )
 
 
 def read_step(value: str | None) -> int | str | None:

@@ -22,9 +22,6 @@ if TYPE_CHECKING:
     from shoal.spec import Part, RunSpec
 
 
-_MANY = 5000  # runs whose planning takes seconds
-_PLANNING = 0.7e-3  # seconds of one, measured on a core at 2.5 GHz
-
 # argparse's words for a mistake, and ours
 _WORDS = {
     "expected at least one argument": "needs at least one value",
@@ -44,6 +41,11 @@ class Options(argparse.Namespace):
         self.settings: tuple[str, ...] = ()  # the flags that are settings of runs
         self.parts: dict[str, list[str]] = {}  # names of the parts that have them, by kind
         self.read_from = ""  # a line on what a file gave
+
+
+def _visible(actions: Iterable[argparse.Action]) -> list[argparse.Action]:
+    """Those that the help names."""
+    return [action for action in actions if action.help is not argparse.SUPPRESS]
 
 
 class _Once(argparse.Action):
@@ -81,7 +83,8 @@ class Parser(argparse.ArgumentParser):
 
     def format_help(self) -> str:
         """Text of ``--help``."""
-        self._action_groups = [group for group in self._action_groups if group not in self.untold]
+        hidden = [*self.untold, *(group for group in self._action_groups if not _visible(group._group_actions))]
+        self._action_groups = [group for group in self._action_groups if group not in hidden]
         return super().format_help()
 
     def error(self, message: str) -> NoReturn:
@@ -175,7 +178,8 @@ class Parser(argparse.ArgumentParser):
 
     def parse(self, arguments: Sequence[str]) -> Options:
         """Parse the words of a command; raise :class:`UserError` for flags that are unknown or given twice."""
-        words = [f"[{action.metavar or action.dest} …]" for action in self._get_positional_actions()]
+        shown = _visible(self._get_positional_actions())
+        words = [f"[{action.metavar or action.dest}{' …' * (action.nargs != '?')}]" for action in shown]
         self.usage = " ".join(["%(prog)s", *words, "[flags]"])
         options, unknown = self.parse_known_args(list(arguments), Options())
         options.settings, options.parts = tuple(self.settings), self.parts
@@ -213,7 +217,7 @@ def refuse_unread(options: Options, command: str, *read: str) -> None:
 def add_lab(parser: Parser) -> None:
     """``--lab``, which the practical calls ``--log_dir``."""
     names = ("--lab", "--log-dir", "--log_dir")
-    parser.add_argument(*names, dest="lab", default="lab", type=_folder, help="the lab's folder (./lab)")
+    parser.add_argument(*names, dest="lab", default="lab", type=_folder, help="the lab's folder; default ./lab")
 
 
 def add_label(parser: Parser) -> None:
@@ -234,17 +238,22 @@ def add_execution(parser: Parser, new_runs: bool = True) -> None:
 
     ``--threads`` and ``--engine`` are declared only where there can be new runs.
     """
-    parser.flag("device", help="cpu or cuda; cuda where there is one")
-    parser.flag("workers", type=int, help="cohorts to train at the same time (as many as cores)")
-    parser.flag("places", type=int, help="runs of a cohort to train side by side (as many as fit into memory)")
-    parser.flag("flush-seconds", type=float, default=20.0, help="longest time between two flushes (20; at most 30)")
+    parser.flag("device", help="cpu or cuda; default cuda where there is one")
+    parser.flag("workers", type=int, help="cohorts to train at the same time; default as many as cores")
+    parser.flag("places", type=int, help="runs of a cohort to train side by side; default as many as fit into memory")
+    parser.flag(
+        "flush-seconds",
+        type=float,
+        default=20.0,
+        help="seconds between two writes of the records to the disk, at most 30; default 20",
+    )
     if new_runs:
         parser.flag(
             "threads",
             type=int,
-            help="threads per new cohort (the cores divided by the workers, at most OMP_NUM_THREADS)",
+            help="threads per new cohort; default the cores divided by the workers, at most OMP_NUM_THREADS",
         )
-        parser.flag("engine", help="compiled, prefixes, windows or plain (the fastest that is worth its start)")
+        parser.flag("engine", help="compiled, prefixes, windows or plain; default the fastest that is worth its start")
 
 
 def read_execution(options: argparse.Namespace) -> dict[str, Any]:
@@ -257,7 +266,7 @@ def read_execution(options: argparse.Namespace) -> dict[str, Any]:
 GRID = "settings of the runs, each with one value or several"
 STUDY = f"{GRID} where the study has an axis; else the study's own"
 CHOICE = "only runs with these settings, each with one value or several"
-ALSO = "and by every other setting, such as --weight-decay 0.5 1; shoal train --help lists them"
+ALSO = "and with every other setting, such as --weight-decay 0.5 1; shoal train --help lists them"
 
 
 def add_settings(parser: Parser, purpose: str, more: Mapping[str, Sequence[str]] = MappingProxyType({})) -> None:
@@ -276,7 +285,7 @@ def add_settings(parser: Parser, purpose: str, more: Mapping[str, Sequence[str]]
     from shoal.spec.training import ALWAYS
 
     grid = purpose == GRID
-    kinds = parser.add_argument_group(f"parts of the runs; {purpose}", ALSO if purpose == CHOICE else None)
+    kinds = parser.add_argument_group(f"parts of the runs; {purpose}", None if grid else ALSO)
     seen = set(KINDS)
     for kind, registry in KINDS.items():
         known = f"{' '.join(registry.names())}, or the place package.module:Class of your own"
@@ -303,7 +312,7 @@ def _add_part(parser: Parser, title: str, part: "type[Part]", seen: set[str], pu
     is_grid = purpose == GRID
     suggested = parser.suggested() if is_grid else {}
     group = parser.add_argument_group(title)
-    if purpose == CHOICE:  # some 90 flags, which would hide those of the command
+    if not is_grid:  # some 90 flags, which would hide those of the command
         parser.untold.append(group)
     for name in part.model_fields if purpose == CHOICE else asked_of(part):
         if name in seen:
@@ -329,14 +338,6 @@ def read_values(options: argparse.Namespace) -> dict[str, list[str | None]]:
 
     names = [name for name in options.settings if getattr(options, name, None) is not None]
     return {name: values_of(name, getattr(options, name), getattr(options, "parts", {})) for name in names}
-
-
-def tell_of_planning(runs: int) -> None:
-    """Print how long the planning of so many runs takes: to check, hash and write them down. Of few runs nothing."""
-    from shoal.spec.grid import MOST_RUNS
-
-    if _MANY <= runs <= MOST_RUNS:
-        print(f"planning {runs:,} runs: about {runs * _PLANNING:,.0f} s")
 
 
 def read_settings(options: argparse.Namespace) -> "list[RunSpec]":

@@ -5,9 +5,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from shoal.commands.dry_run import dry_run
+from shoal.commands.dry_run import dry_run, tell_of_planning
 from shoal.commands.pages import Page
-from shoal.commands.parsing import tell_of_planning
 from shoal.commands.training import train_with_progress
 from shoal.errors import LabError, UserError
 from shoal.lab import Lab
@@ -15,7 +14,7 @@ from shoal.lab.cohort import CohortFolder
 from shoal.lab.deleting import deleted_runs
 from shoal.output import say
 from shoal.report import Report, check_drawing, write_report
-from shoal.report.console import print_damage, print_titled
+from shoal.report.console import print_damage, print_keys, print_titled
 from shoal.spec import RunSpec
 from shoal.studies import Form, Results, Study
 from shoal.training.certificate import certify
@@ -144,6 +143,7 @@ def show_report(report: Report, folder: Path) -> None:
     for section in report.sections:
         for table in section.tables:
             print_titled(section.title, table)
+    print_keys(*(table for section in report.sections for table in section.tables))
     say()
     say(f"{report.lead}")
     for answer in report.answers:

@@ -16,7 +16,7 @@ def arguments(parser: Parser) -> None:
     about = "a study or a reproduction, or ids or names of runs or groups; all runs when not given"
     parser.add_argument("what", nargs="*", metavar="STUDY-OR-RUNS", help=about)
     add_lab(parser)
-    parser.flag("name", help="name of a report of runs (runs; with --by runs-by-AXIS)")
+    parser.flag("name", help="name of a report of runs; default runs, with --by runs-by-AXIS")
     parser.flag(
         "by",
         nargs="+",
@@ -29,12 +29,12 @@ def arguments(parser: Parser) -> None:
         "threshold",
         type=float,
         nargs="+",
-        help="with --by: thresholds on the validation split, for times to reach them (those of the task)",
+        help="with --by: thresholds on the validation split, for times to reach them; default those of the task",
     )
     parser.flag(
         "stay",
         type=int,
-        help="with --by: evaluations in a row that must meet the threshold; the time is the first of them (1)",
+        help="with --by: evaluations in a row that must meet the threshold; the time is the first of them; default 1",
     )
     add_choice(parser)
 

@@ -27,20 +27,22 @@ def arguments(parser: Parser) -> None:
         "seed, in the same order for each system; the first system is the one that others are compared with",
     )
     parser.flag("reference", nargs="+", metavar="FILE", help="references: a file of as many lines, or several files")
-    parser.flag("tokenize", default="13a", metavar="NAME", help=f"tokenizer of BLEU: {' '.join(_TOKENIZERS)} (13a)")
+    parser.flag(
+        "tokenize", default="13a", metavar="NAME", help=f"tokenizer of BLEU: {' '.join(_TOKENIZERS)}; default 13a"
+    )
     parser.flag(
         "resamples",
         type=int,
         default=1000,
-        help="bootstrap resamples of the test set for an interval, 20 to 100,000; 0 for no intervals (1000)",
+        help="bootstrap resamples of the test set for an interval, 20 to 100,000; 0 for no intervals; default 1000",
     )
     parser.flag(
         "trials",
         type=int,
         default=10_000,
-        help="random exchanges for the p value of two systems of one seed each, 20 to 100,000; 0 for none (10000)",
+        help="random exchanges for the p value of two systems of one seed each, 20 to 100,000, or 0; default 10000",
     )
-    parser.flag("seed", type=int, default=0, help="seed of the resampling and the exchanges (0)")
+    parser.flag("seed", type=int, default=0, help="seed of the resampling and the exchanges; default 0")
 
 
 def run(options: argparse.Namespace) -> int:

@@ -1,5 +1,6 @@
 """``shoal study list | run NAME … | report NAME …``; of reproductions, ``report``."""
 
+import argparse
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -22,20 +23,38 @@ from shoal.output import say
 if TYPE_CHECKING:
     from shoal.studies import Study
 
-ACTIONS = ("list", "run", "report")
+# what each action does
+ACTIONS = {
+    "list": "list the studies, with a line about each",
+    "run": "train the runs of studies, each once, and write their pages",
+    "report": "write the pages of studies again, from what the lab has of their runs",
+}
+_READ = {"list": ("lab",), "report": ("lab", "all", "threshold", "stay")}  # the flags that an action reads; run all
 
 
 def arguments(parser: Parser) -> None:
     """Flags of the command."""
     add_config(parser)
-    parser.add_argument("action", nargs="?", metavar="ACTION", help=" | ".join(ACTIONS))
-    parser.add_argument("names", nargs="*", metavar="NAME", help="the studies")
+    about = f"{' | '.join(ACTIONS)}; shoal study ACTION --help says more"
+    parser.add_argument("action", nargs="?", metavar="ACTION", help=about)
+    parser.add_argument("names", nargs="*", metavar="NAME", help="the studies, which shoal study list names")
     parser.flag("all", action="store_true", help="every study; runs that several ask for are trained once")
     add_lab(parser)
     add_form(parser)
     add_execution(parser)
     add_dry_run(parser)
     add_settings(parser, STUDY, _parts_of_studies(parser.words))
+    if parser.words and parser.words[0] in ACTIONS:
+        _narrow(parser, parser.words[0])
+
+
+def _narrow(parser: Parser, action: str) -> None:
+    """Let the help be of one action alone: its flags, and no others."""
+    parser.prog, parser.description = f"{parser.prog} {action}", ACTIONS[action]
+    read = ("help", *(() if action == "list" else ("names",)), *_READ.get(action, ()))
+    for each in parser.actions():
+        if each.dest == "action" or (action in _READ and each.dest not in read):
+            each.help = argparse.SUPPRESS
 
 
 def _parts_of_studies(words: Sequence[str]) -> dict[str, list[str]]:
@@ -62,7 +81,7 @@ def add_form(parser: Parser) -> None:
     parser.flag(
         "stay",
         type=int,
-        help="evaluations in a row that must meet the threshold; the time is the first of them (1)",
+        help="evaluations in a row that must meet the threshold; the time is the first of them; default 1",
     )
 
 
@@ -72,8 +91,8 @@ def add_threshold(parser: Parser) -> None:
         "threshold",
         type=float,
         nargs="+",
-        help="validation accuracies from which a run counts as generalised, for times to generalise (0.9 0.99); an "
-        "answer names the accuracy that it goes by",
+        help="validation accuracies from which a run counts as generalised, for times to generalise; default 0.9 0.99; "
+        "an answer names the accuracy that it goes by",
     )
 
 
@@ -182,7 +201,7 @@ def refuse_times(options: Options, name: str, tasks: Sequence[Any] | None = None
     }
     if name == "language" or tasks == ["text"]:
         why[name] = "a text has no accuracy from which a run has generalised"
-    if name == "translation":
+    if name in ("translation", "embeddings"):
         why[name] = "a translation has no accuracy from which a run has generalised"
     for flag in ("threshold", "stay"):
         if name in why and getattr(options, flag) is not None:
@@ -197,5 +216,4 @@ def _refuse_unread(options: Options) -> None:
             f"study {options.action} takes no name with {by}, got {options.names[0]!r}".replace(" with list", "")
         )
     if options.action != "run":
-        more = () if options.action == "list" else ("all", "threshold", "stay")
-        refuse_unread(options, f"study {options.action}", "lab", *more)
+        refuse_unread(options, f"study {options.action}", *_READ[options.action])

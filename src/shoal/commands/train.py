@@ -1,7 +1,7 @@
 """``shoal train``: train a grid of runs."""
 
 from shoal.commands.config import add_config
-from shoal.commands.dry_run import add_dry_run, dry_run
+from shoal.commands.dry_run import add_dry_run, dry_run, tell_of_planning
 from shoal.commands.parsing import (
     GRID,
     Options,
@@ -13,7 +13,6 @@ from shoal.commands.parsing import (
     read_execution,
     read_settings,
     read_values,
-    tell_of_planning,
 )
 from shoal.output import say
 

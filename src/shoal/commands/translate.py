@@ -29,9 +29,11 @@ def arguments(parser: Parser) -> None:
     add_lab(parser)
     parser.flag("reference", metavar="FILE", help="references, line by line: prints scores instead of answers")
     add_search(parser)
-    parser.flag("max-new-tokens", type=int, help="tokens of an answer at most, its end included (those of the model)")
+    parser.flag(
+        "max-new-tokens", type=int, help="tokens of an answer at most, its end included; default those of the model"
+    )
     add_models(parser)
-    parser.flag("name", help="name under which the lab keeps the answers (that of the file)")
+    parser.flag("name", help="name under which the lab keeps the answers; default that of the file")
     parser.flag(
         "tree",
         metavar="FILE",

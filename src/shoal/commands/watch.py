@@ -23,7 +23,7 @@ _LONGEST = 3600.0
 def arguments(parser: Parser) -> None:
     """Flags of the command."""
     add_lab(parser)
-    parser.flag("every", type=float, default=2.0, metavar="S", help="seconds between two looks at the lab (2)")
+    parser.flag("every", type=float, default=2.0, metavar="S", help="seconds between two looks at the lab; default 2")
     parser.flag("once", action="store_true", help="print the table once, as is done where the output is no terminal")
 
 

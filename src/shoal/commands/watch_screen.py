@@ -157,7 +157,7 @@ def _run_table(
             out.append(sparkline(several[run.run], cells, _last_step(cohort), span, shown.is_log, signs))
         return out
 
-    return _table(columns, measure.symbol_of("valid"), curves, width, [run.state for _, run in runs])
+    return _table(columns, "curve", curves, width, [run.state for _, run in runs])
 
 
 def _table(

@@ -56,6 +56,11 @@ class Windows:
         copied = {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in self.tensors.items()}
         return Windows(self.B, self.T, copied.pop("inputs"), copied.pop("targets"), self.S, **copied)
 
+    def of_members(self, members: slice) -> "Windows":
+        """View of the batch of some members."""
+        parts = {name: tensor[members] for name, tensor in self.tensors.items()}
+        return Windows(self.B, self.T, parts.pop("inputs"), parts.pop("targets"), self.S, **parts)
+
     def copy_(self, other: "Windows") -> None:
         """Overwrite the batch with another of the same shapes."""
         others = other.tensors

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from shoal.fast.ops import Norm, add_norm, normalised
+from shoal.fast.panels import right_matrix
 from shoal.fast.prefixes import Nodes
 from shoal.fast.program import Program, Value
 
@@ -112,18 +113,20 @@ class KernelOps:
             table = program.take(R, X, 4 * D)  # of the inputs, projected
             program.multiply(table, x.data, of_input, added)
             added = None
+        state = right_matrix(program, of_state, len(nodes.parents))
         for t, (parents, n) in enumerate(zip(nodes.parents, nodes.sizes, strict=True)):
             projected, before = None, nodes.level(t - 1).start if t else -1
             if t and parents is None:
-                program.multiply(gates[:, nodes.level(t)], h.data[:, nodes.level(t - 1)], of_state, add=rows is None)
+                state.multiply(gates[:, nodes.level(t)], h.data[:, nodes.level(t - 1)], add=rows is None)
             elif t:
                 projected = program.take(R, nodes.sizes[t - 1], 4 * D)  # before it goes to the children
-                program.multiply(projected, h.data[:, nodes.level(t - 1)], of_state)
+                state.multiply(projected, h.data[:, nodes.level(t - 1)])
             self._lay(
                 *("lstm_forward", R, M, D, nodes.starts[t], n, before, gates, int(t <= nodes.n_shared)),
                 *(table, X * 4 * D, rows, added, projected, 0 if projected is None else projected[0].numel()),
                 *(parents, h.data, c),
             )
+        state.give_back()
         program.operation(h, lambda: self._lstm_backward(x, rows, weight, bias, nodes, h, gates, c), gates, c)
         return h
 
@@ -148,7 +151,7 @@ class KernelOps:
         for sums in (d_c, d_shared, d_table, d_bias):
             if sums is not None:
                 program.lay(sums.zero_)
-        of_state = weight.data[:, :, -D:]
+        state = right_matrix(program, weight.data[:, :, -D:], len(nodes.parents))
         for t in range(len(nodes.parents) - 1, -1, -1):
             parents, before = nodes.parents[t], nodes.level(t - 1) if t else None
             self._lay(
@@ -158,7 +161,8 @@ class KernelOps:
             )
             if before is not None:
                 d_projected = gates[:, nodes.level(t)] if parents is None else d_shared[:, before]
-                program.multiply(d_h[:, before], d_projected, of_state, add=True)
+                state.multiply(d_h[:, before], d_projected, add=True)
+        state.give_back()
         d_inputs = gates if d_table is None else d_table
         d_weight, is_sum = program.grad(weight)
         assert not is_sum  # the weight is this layer's alone

@@ -52,6 +52,11 @@ class Nodes:
         parents = [None if parent is None else copied(parent) for parent in self.parents]
         return replace(self, tokens=copied(self.tokens), parents=parents, paths=copied(self.paths))
 
+    def of_members(self, members: slice) -> "Nodes":
+        """View of the nodes of some members."""
+        parents = [None if parent is None else parent[members] for parent in self.parents]
+        return replace(self, tokens=self.tokens[members], parents=parents, paths=self.paths[members])
+
     def copy_(self, other: "Nodes") -> None:
         """Overwrite the nodes with those of another batch of as many examples."""
         self.tokens.copy_(other.tokens)

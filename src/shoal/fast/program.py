@@ -16,8 +16,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd import Function
-from torch.autograd.function import once_differentiable
 
 from shoal.fast import matmul
 
@@ -49,7 +47,12 @@ class Arena:
 
     def __init__(self) -> None:
         self.blocks: list[Tensor] = []
-        self.turn = 0
+        self.turn = 0  # number of passes so far
+
+    @property
+    def n_bytes(self) -> int:
+        """Size of the memory."""
+        return sum(block.nbytes for block in self.blocks)
 
 
 class Program:
@@ -91,7 +94,6 @@ class Program:
 
     def forward(self) -> None:
         """Compute the values."""
-        self.arena.turn += 1
         for call in self._forward:
             call()
 
@@ -259,28 +261,3 @@ class Program:
                 if out.grad is not out.data:  # a gradient may have taken the place of what it is the gradient of
                     self.give_back(out.grad)
         self._operations.clear()  # they know the program, which would keep all its memory until they are collected
-
-
-class Replay(Function):
-    """Program as one operation of PyTorch: from the parameters, on which it is recorded, to losses and accuracies."""
-
-    @staticmethod
-    def forward(ctx: Any, theta: Tensor, program: Program) -> tuple[Tensor, Tensor]:
-        """Losses and accuracies, ``(R, B)`` each."""
-        program.forward()
-        ctx.save_for_backward(theta)  # so that PyTorch notices if it is changed before the backward
-        ctx.program, ctx.turn = program, program.arena.turn
-        loss, accuracy = program.loss.clone(), program.accuracy.clone()
-        ctx.mark_non_differentiable(accuracy)
-        return loss, accuracy
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, d_loss: Tensor, d_accuracy: Tensor) -> tuple[Tensor, None]:
-        """Gradient of the parameters: the program's own tensor, valid until the next backward pass."""
-        _ = ctx.saved_tensors  # raises if the parameters have been changed since
-        if ctx.turn != ctx.program.arena.turn:
-            raise RuntimeError("another pass has used this memory since: there is nothing left to go back over")
-        ctx.turn = None  # the backward pass overwrites the values
-        ctx.program.d_loss.copy_(d_loss)
-        return ctx.program.backward(), None

@@ -16,11 +16,12 @@ from shoal.fast.gpt import gpt_outputs
 from shoal.fast.kernels import KernelOps, Library
 from shoal.fast.lstm import lstm_outputs
 from shoal.fast.ops import Array, Ops, TorchOps
+from shoal.fast.passes import Passes, Replay
 from shoal.fast.prefixes import Nodes, Prefixes, pick
-from shoal.fast.program import Arena, Program, Replay, Value
+from shoal.fast.program import Arena, Program, Value
 from shoal.models.gpt import GPT
 from shoal.models.lstm import LSTMLM
-from shoal.tasks.base import Task, rows
+from shoal.tasks.base import Task, example_shares, rows
 from shoal.tasks.sampling import Form
 
 Layout = Mapping[str, torch.Size]
@@ -95,6 +96,11 @@ class _Batch:
     def clone(self) -> "_Batch":
         copies = (tensor.clone(memory_format=torch.contiguous_format) for tensor in (self.targets, self.scored))
         return _Batch(self.indices.clone(), self.nodes.clone(), *copies)
+
+    def of_members(self, members: slice) -> "_Batch":
+        """View of the batch of some members."""
+        parts = (tensor[members] for tensor in (self.targets, self.scored))
+        return _Batch(self.indices[members], self.nodes.of_members(members), *parts)
 
     def copy_(self, other: "_Batch") -> None:
         self.nodes.copy_(other.nodes)
@@ -190,7 +196,7 @@ class PrefixScorer:
 
 
 class CompiledScorer(PrefixScorer):
-    """Scorer with fused kernels, in a program for each number of examples, with a gradient or without.
+    """Scorer with fused kernels, in programs for each number of examples, with a gradient or without.
 
     Without a gradient many examples are scored in parts no larger than a batch of training, or than ``PART``.
 
@@ -204,7 +210,7 @@ class CompiledScorer(PrefixScorer):
         super().__init__(members, TorchOps())
         self.library_for, self.products, self.arena = library_for, products, Arena()
         self.gradient = torch.zeros_like(self.theta, requires_grad=False)  # (R, P)
-        self.programs: dict[tuple[int, float, bool], tuple[Program, _Batch]] = {}
+        self.passes: dict[tuple[int, float, bool], tuple[Passes, _Batch]] = {}
         self._made_of: dict[tuple[int, float, bool], tuple[Tensor, int]] = {}  # of each program, its batch
 
     def __call__(
@@ -218,29 +224,55 @@ class CompiledScorer(PrefixScorer):
         loss, accuracy = (torch.cat(pieces, 1) if parts > 1 else pieces[0] for pieces in zip(*scores, strict=True))
         return {"loss": loss, "accuracy": accuracy}
 
+    def gradient_of(
+        self, indices: Tensor, counts: Tensor, form: Form | None = None, keys: Keys = NO_KEYS
+    ) -> tuple[dict[str, Tensor], Tensor]:
+        """Scores of a training step, and the gradient of every member's loss, ``(R, P)``.
+
+        Args:
+            indices: ``(R, B)``.
+            counts: mask of those that count, ``(R, B)``.
+            form: form of the batch, where the task has forms.
+            keys: see :meth:`__call__`.
+        """
+        passes = self._passes((indices, 0), indices, self.label_smoothing, is_differentiable=True)
+        loss, accuracy = passes.backward(example_shares(counts))
+        return {"loss": loss, "accuracy": accuracy}, self.gradient
+
     def _replayed(self, indices: Tensor, whole: Tensor, part: int, label_smoothing: float) -> tuple[Tensor, Tensor]:
-        """Scores of a part of a batch, which is rebuilt unless it is the same part of the tensor of last time."""
-        key = (indices.shape[1], label_smoothing, torch.is_grad_enabled())
-        if key not in self.programs:
-            self.programs[key] = self._laid(indices, *key[1:])
-            self._made_of[key] = whole, part
-        program, batch = self.programs[key]
-        made_of, made_part = self._made_of[key]
-        if made_of is not whole or made_part != part:
-            batch.copy_(self._new_batch(indices))
-            program.prepare()
-            self._made_of[key] = whole, part
-        scores: tuple[Tensor, Tensor] = Replay.apply(self.theta, program)  # type: ignore[no-untyped-call]
+        """Scores of a part of a batch."""
+        passes = self._passes((whole, part), indices, label_smoothing, torch.is_grad_enabled())
+        scores: tuple[Tensor, Tensor] = Replay.apply(self.theta, passes)  # type: ignore[no-untyped-call]
         return scores
 
-    def _laid(self, indices: Tensor, label_smoothing: float, is_differentiable: bool) -> tuple[Program, _Batch]:
-        program = Program(self.arena, self.gradient, is_differentiable, self.products)
-        batch = self._new_batch(indices).clone()
-        data, gradients = unflattened(self.theta.detach(), self.layout), unflattened(self.gradient, self.layout)
-        parameters = {name: Value(data[name], gradients[name], is_parameter=True) for name in self.layout}
-        self._scores(parameters, batch, label_smoothing, KernelOps(self.library_for(program), program))
-        program.finish()
-        return program, batch
+    def _passes(
+        self, made_of: tuple[Tensor, int], indices: Tensor, label_smoothing: float, is_differentiable: bool
+    ) -> Passes:
+        """Passes over a batch, which is rebuilt unless it is the same part of the same tensor as last time."""
+        key = (indices.shape[1], label_smoothing, is_differentiable)
+        if key not in self.passes:
+            batch = self._new_batch(indices).clone()
+
+            def lay(program: Program, members: slice) -> None:
+                ops = KernelOps(self.library_for(program), program)
+                parameters = parameter_values(self.theta.detach(), self.gradient, self.layout, members)
+                self._scores(parameters, batch.of_members(members), label_smoothing, ops)
+
+            self.passes[key] = Passes(lay, self.gradient, self.arena, is_differentiable, self.products), batch
+            self._made_of[key] = made_of
+        passes, batch = self.passes[key]
+        (tensor, part), (last, last_part) = made_of, self._made_of[key]
+        if last is not tensor or last_part != part:
+            batch.copy_(self._new_batch(indices))
+            passes.prepare()
+            self._made_of[key] = made_of
+        return passes
+
+
+def parameter_values(theta: Tensor, gradient: Tensor, layout: Layout, members: slice) -> dict[str, Value]:
+    """Parameters of some members, with the arrays of their gradients, by name."""
+    data, gradients = unflattened(theta[members], layout), unflattened(gradient[members], layout)
+    return {name: Value(data[name], gradients[name], is_parameter=True) for name in layout}
 
 
 def parts_of(n: int, batch_size: int) -> int:

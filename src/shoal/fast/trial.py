@@ -9,8 +9,8 @@ from shoal.fast.adam import FusedAdam
 from shoal.fast.kernels import KernelOps, Library
 from shoal.fast.ops import Array, Ops, TorchOps
 from shoal.fast.prefixes import Nodes, Prefixes
-from shoal.fast.program import Arena, Program, Replay, Value
-from shoal.fast.scorer import unflattened
+from shoal.fast.program import Arena, Program
+from shoal.fast.scorer import parameter_values, unflattened
 
 R, N, S, V, D, H = 2, 72, 5, 6, 12, 3  # members, examples, positions, tokens, width, heads
 LAYOUT = {
@@ -49,13 +49,13 @@ def largest_error(library_for: Callable[[Program | None], Library], device: torc
         (expected,) = torch.autograd.grad(loss.sum(), theta)
         gradient = torch.zeros_like(theta, requires_grad=False)
         program = Program(Arena(), gradient)
-        data, gradients = unflattened(theta.detach(), LAYOUT), unflattened(gradient, LAYOUT)
-        values = {name: Value(data[name], gradients[name], is_parameter=True) for name in LAYOUT}
+        values = parameter_values(theta.detach(), gradient, LAYOUT, slice(None))
         _loss(outputs, values, nodes, targets, scored, KernelOps(library_for(program), program))
         program.finish()
-        losses, rights = Replay.apply(theta, program)  # type: ignore[no-untyped-call]
-        (d_theta,) = torch.autograd.grad(losses.sum(), theta)
-        errors += [_error(losses, loss), _error(d_theta, expected), (rights - right).abs().max().cpu()]
+        program.forward()
+        program.d_loss.fill_(1)
+        program.backward()
+        errors += [_error(program.loss, loss), _error(gradient, expected), (program.accuracy - right).abs().max().cpu()]
     return float(torch.stack(errors).max())
 
 

@@ -33,6 +33,10 @@ class Drop:
     p: float
     key: Tensor
 
+    def of_members(self, members: slice) -> "Drop":
+        """View of the dropout of some members."""
+        return Drop(self.p, self.key[members])
+
 
 @dataclass(frozen=True)
 class View:

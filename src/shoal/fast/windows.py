@@ -15,14 +15,15 @@ from shoal.fast.blocks import Stacked
 from shoal.fast.families import FAMILIES, Windows
 from shoal.fast.kernels import Library
 from shoal.fast.ops import Array
-from shoal.fast.program import Arena, Program, Replay, Value
-from shoal.fast.scorer import NO_KEYS, Keys, Members, unflattened
+from shoal.fast.passes import Passes, Replay
+from shoal.fast.program import Arena, Program
+from shoal.fast.scorer import NO_KEYS, Keys, Members, parameter_values, unflattened
 from shoal.fast.window_kernels import WindowKernelOps, window_library
 from shoal.fast.window_ops import Drop, TorchWindowOps, WindowOps
 from shoal.models.dropout import Dropout
 from shoal.rules.layout import tied_names
 from shoal.spec.fields import Part
-from shoal.tasks.base import Batch, Task, TokenObjective
+from shoal.tasks.base import Batch, Task, TokenObjective, example_shares
 from shoal.tasks.sampling import Form
 
 MOST = 2048  # tokens to score at once without a gradient, where training has fewer in a step
@@ -35,6 +36,8 @@ def windows_refusal(config: Any) -> str | None:
         return f"the batches of task {config.task!r} are not said to be windows of tokens"
     if not _says(config.model_part, "reads_windows"):
         return f"model {config.model!r} has not been written for windows"
+    if names := [name for name in ("freeze_embeddings", "embedding_projection") if config.get(name)]:
+        return f"{names[0]}=true has not been written for windows"
     return None
 
 
@@ -94,7 +97,7 @@ class WindowScorer:
         self.is_shared = R == 1 or all(tensor.stride(0) == 0 for tensor in self.tensors.values())
         self.batch_size = min(members.config.train_batch_size, members.task.n_drawn)
         self.arena, self.gradient = Arena(), torch.zeros_like(self.theta, requires_grad=False)  # (R, P)
-        self.programs: dict[Key, tuple[Program, Windows]] = {}
+        self.passes: dict[Key, tuple[Passes, Windows]] = {}
 
     def __call__(
         self, indices: Tensor, training: bool = False, form: Form | None = None, keys: Keys = NO_KEYS
@@ -107,10 +110,7 @@ class WindowScorer:
             form: form of the batch, where the task has forms.
             keys: key of each place of dropout, ``(R,)`` int64 each, by the names of the modules' ``key``.
         """
-        objective = (self.task.training_objective if training else None) or self.task.objective
-        assert isinstance(objective, TokenObjective)
-        for name, key in keys.items():
-            self.drops[name.removesuffix(".key")].key.copy_(key)
+        objective = self._objective(training, keys)
         batch, parts = self._batch(indices, form), 1
         if not torch.is_grad_enabled():
             tokens = sum(batch[name].shape[-1] for name in ("source", "targets") if name in batch)
@@ -122,6 +122,39 @@ class WindowScorer:
         ]
         return {name: torch.cat([one[name] for one in scores], 1) for name in scores[0]} if parts > 1 else scores[0]
 
+    def gradient_of(
+        self, indices: Tensor, counts: Tensor, form: Form | None = None, keys: Keys = NO_KEYS
+    ) -> tuple[dict[str, Tensor], Tensor]:
+        """Scores of a training step, and the gradient of every member's loss, ``(R, P)``.
+
+        The gradient of an example's loss with respect to those of its tokens does not depend on them: it is a mean.
+
+        Args:
+            indices: ``(R, B)``.
+            counts: mask of those that count, ``(R, B)``.
+            form: form of the batch, where the task has forms.
+            keys: see :meth:`__call__`.
+        """
+        if self.library_for is None:
+            scores = self(indices, True, form, keys)
+            shares = example_shares(counts, scores.get("weight"))
+            return scores, torch.autograd.grad(scores["loss"], self.theta, shares)[0]
+        objective, batch = self._objective(True, keys), self._batch(indices, form)
+        zeros = torch.zeros(batch["targets"].shape, requires_grad=True)  # (R, B, T)
+        scores = objective.summary(zeros, batch["targets"] < 0, batch)
+        (d_losses,) = torch.autograd.grad(scores["loss"], zeros, example_shares(counts, scores.get("weight")))
+        passes = self._passes(batch, objective, True, is_differentiable=True)
+        with torch.no_grad():
+            return self._summed(*passes.backward(self._in_rows(d_losses)), objective, batch), self.gradient
+
+    def _objective(self, training: bool, keys: Keys) -> TokenObjective:
+        """Objective of a pass, whose keys of dropout are set."""
+        objective = (self.task.training_objective if training else None) or self.task.objective
+        assert isinstance(objective, TokenObjective)
+        for name, key in keys.items():
+            self.drops[name.removesuffix(".key")].key.copy_(key)
+        return objective
+
     def _batch(self, indices: Tensor, form: Form | None) -> Batch:
         """Batch of every member, ``(R, B, ...)`` each; examples of shared data as one batch."""
         make = self.task.batch_in(form)
@@ -132,51 +165,59 @@ class WindowScorer:
 
     def _measures(self, batch: Batch, objective: TokenObjective, training: bool) -> dict[str, Tensor]:
         """Measures of a batch that is computed at once, ``(R, B)`` each."""
-        R, B, T = batch["targets"].shape
         if self.library_for is None:
             windows = _windows(batch, self.family.by_position)
             parameters = unflattened(self.theta, self.layout)
-            losses, right = self._scores(parameters, windows, objective, training, TorchWindowOps())
+            scores = self._scores(parameters, windows, objective, self.drops if training else {}, TorchWindowOps())
         else:
-            losses, right = self._replayed(batch, objective, training)
+            passes = self._passes(batch, objective, training, torch.is_grad_enabled())
+            scores = Replay.apply(self.theta, passes)  # type: ignore[no-untyped-call]
+        return self._summed(*scores, objective, batch)
+
+    def _in_rows(self, tokens: Tensor) -> Tensor:
+        """Numbers of tokens ``(R, B, T)`` in the order of a program's rows, ``(R, n)``."""
+        return (tokens.transpose(1, 2) if self.family.by_position else tokens).flatten(1)
+
+    def _summed(self, losses: Tensor, right: Tensor, objective: TokenObjective, batch: Batch) -> dict[str, Tensor]:
+        """Measures of examples, ``(R, B)`` each, from the losses and right answers of tokens, ``(R, n)`` each."""
+        R, B, T = batch["targets"].shape
         if self.family.by_position:
             losses, right = (x.view(R, T, B).transpose(1, 2) for x in (losses, right))
         return objective.summary(losses.reshape(R, B, T), right.reshape(R, B, T) > 0, batch)
 
-    def _replayed(self, batch: Batch, objective: TokenObjective, training: bool) -> tuple[Tensor, Tensor]:
-        """Losses and right answers of a batch by its program, ``(R, n)`` each."""
+    def _passes(self, batch: Batch, objective: TokenObjective, training: bool, is_differentiable: bool) -> Passes:
+        """Passes over a batch by the programs of its form."""
         windows = _windows(batch, self.family.by_position)
-        key = (windows.B, windows.S, windows.T, training, torch.is_grad_enabled())
-        if key in self.programs:
-            program, held = self.programs[key]
+        key = (windows.B, windows.S, windows.T, training, is_differentiable)
+        if key in self.passes:
+            passes, held = self.passes[key]
             held.copy_(windows)
-            program.prepare()
+            passes.prepare()
         else:
-            program, _ = self.programs[key] = self._laid(windows.clone(), objective, training)
-        scores: tuple[Tensor, Tensor] = Replay.apply(self.theta, program)  # type: ignore[no-untyped-call]
-        return scores
+            held = windows.clone()
 
-    def _laid(self, windows: Windows, objective: TokenObjective, training: bool) -> tuple[Program, Windows]:
-        assert self.library_for is not None and self.window_library is not None
-        program = Program(self.arena, self.gradient, torch.is_grad_enabled(), self.products)
-        data, gradients = unflattened(self.theta.detach(), self.layout), unflattened(self.gradient, self.layout)
-        parameters = {name: Value(data[name], gradients[name], is_parameter=True) for name in self.layout}
-        ops = WindowKernelOps(self.library_for(program), self.window_library, program)
-        self._scores(parameters, windows, objective, training, ops)
-        program.finish()
-        return program, windows
+            def lay(program: Program, members: slice) -> None:
+                assert self.library_for is not None and self.window_library is not None
+                ops = WindowKernelOps(self.library_for(program), self.window_library, program)
+                parameters = parameter_values(self.theta.detach(), self.gradient, self.layout, members)
+                drops = {name: drop.of_members(members) for name, drop in self.drops.items()} if training else {}
+                self._scores(parameters, held.of_members(members), objective, drops, ops)
+
+            passes = Passes(lay, self.gradient, self.arena, is_differentiable, self.products)
+            self.passes[key] = passes, held
+        return passes
 
     def _scores(
         self,
         parameters: Mapping[str, Array],
         windows: Windows,
         objective: TokenObjective,
-        training: bool,
+        drops: Mapping[str, Drop],
         ops: WindowOps[Array],
     ) -> tuple[Tensor, Tensor]:
         """Losses and right answers of a batch, ``(R, n)`` each."""
         every = {**parameters, **{alias: parameters[name] for alias, name in self.tied.items()}}
-        model = Stacked(every, self.tables, self.drops if training else {}, self.config, ops)
+        model = Stacked(every, self.tables, drops, self.config, ops)
         logits = model.linear(self.family.outputs(model, windows), "classifier")  # (R, n, V)
         return ops.token_scores(logits, windows.targets, objective.label_smoothing, objective.convention)
 

@@ -18,10 +18,22 @@ def check_batch(tokens: Tensor) -> None:
         raise ValueError(f"tokens must be (B, S), got {tuple(tokens.shape)}; of one sequence take tokens.unsqueeze(0)")
 
 
+class Projection(nn.Linear):
+    """Map of a table's rows to the width of the model, ``(*, E) -> (*, D)``, without a bias.
+
+    A class of its own: decoders and engines that are written for single modules do not know it and leave the model to
+    those that run it as it is.
+    """
+
+    def __init__(self, table_width: int, embedding_size: int) -> None:
+        super().__init__(table_width, embedding_size, bias=False)
+
+
 class GPTEmbedding(nn.Module):
     """Token embedding plus the table of positions: fixed sinusoidal, learned, or none.
 
     With ``scale`` tokens, but not positions, are multiplied by ``sqrt(D)``, as in Vaswani et al. 2017, section 3.4.
+    With ``table_width`` the rows of the table have that width ``E``, and a matrix ``(D, E)`` maps them to the model's.
 
     Attributes:
         n_positions: rows of the table; None where there is none.
@@ -38,12 +50,15 @@ class GPTEmbedding(nn.Module):
         kind: str = "sinusoidal",
         dropout: float | None = None,
         scale: bool = False,
+        table_width: int | None = None,
     ) -> None:
         super().__init__()
         self.kind = kind
         self.scale = math.sqrt(embedding_size) if scale else None
         self.n_positions = n_max_positions if kind in SINUSOIDAL or kind == "learned" else None
-        self.tokens = nn.Embedding(vocabulary_size, embedding_size, padding_idx=padding_index)
+        width = embedding_size if table_width is None else table_width
+        self.tokens = nn.Embedding(vocabulary_size, width, padding_idx=padding_index)
+        self.projection = None if table_width is None else Projection(table_width, embedding_size)
         if kind in SINUSOIDAL:
             table = self.create_sinusoidal_embeddings(n_max_positions, embedding_size, kind)
             self.register_buffer("position_encoding", table)
@@ -72,7 +87,9 @@ class GPTEmbedding(nn.Module):
         rows raise a ValueError, as does one sequence without the axis of a batch.
         """
         check_batch(tokens)
-        embedded: Tensor = self.tokens(tokens)
+        embedded: Tensor = self.tokens(tokens)  # (B, S, E)
+        if self.projection is not None:
+            embedded = self.projection(embedded)  # (B, S, D)
         if self.scale is not None:
             embedded = embedded * self.scale
         if self.n_positions is not None:

@@ -164,6 +164,8 @@ class EncoderDecoder(nn.Module):
         tie_embeddings: ``none``; ``decoder``, the classifier's weight is the target's embedding (Press and Wolf 2017);
             or ``all``, the source's, too, which needs one vocabulary.
         scale_embeddings: multiply tokens by ``sqrt(D)`` before positions are added.
+        table_widths: widths of the tables of source and target where they differ from ``embedding_size``, see
+            :class:`~shoal.models.embedding.GPTEmbedding`.
 
     Attributes:
         context_length: largest number of tokens of a target, where there is a table of positions.
@@ -187,6 +189,7 @@ class EncoderDecoder(nn.Module):
         bias_classifier: bool = True,
         tie_embeddings: str = "none",
         scale_embeddings: bool = False,
+        table_widths: tuple[int | None, int | None] = (None, None),
         **variant: Any,
     ) -> None:
         super().__init__()
@@ -194,8 +197,10 @@ class EncoderDecoder(nn.Module):
         self.context_length = sequence_length
         drop = dropout if chosen.drops_everywhere else None
         form = (padding_index, chosen.positions, drop, scale_embeddings)
-        self.source_embedding = GPTEmbedding(source_vocabulary_size, embedding_size, source_length, *form)
-        self.target_embedding = GPTEmbedding(vocabulary_size, embedding_size, sequence_length, *form)
+        self.source_embedding = GPTEmbedding(
+            source_vocabulary_size, embedding_size, source_length, *form, table_widths[0]
+        )
+        self.target_embedding = GPTEmbedding(vocabulary_size, embedding_size, sequence_length, *form, table_widths[1])
         inner = (multiplier, dropout, non_linearity, bias_attention, chosen)
         self.encoder = Encoder(embedding_size, num_heads, num_encoder_layers, *inner)
         self.decoder = CrossDecoder(embedding_size, num_heads, num_decoder_layers, *inner)

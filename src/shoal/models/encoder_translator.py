@@ -24,7 +24,7 @@ class EncoderTranslator(nn.Module):
 
     ``share_embeddings`` ties the classifier's weight to the source's embedding, which needs one vocabulary. ``variant``
     holds the attributes of :class:`~shoal.models.gpt.Variant` by name; the homework's variant is
-    ``positions="learned"``, ``bias_ffn=True``.
+    ``positions="learned"``, ``bias_ffn=True``. ``table_width`` is the width of the table of tokens where it differs.
 
     Attributes:
         context_length: largest number of positions of a source, where there is a table of them.
@@ -45,6 +45,7 @@ class EncoderTranslator(nn.Module):
         bias_classifier: bool = True,
         share_embeddings: bool = False,
         scale_embeddings: bool = False,
+        table_width: int | None = None,
         **variant: Any,
     ) -> None:
         super().__init__()
@@ -58,6 +59,7 @@ class EncoderTranslator(nn.Module):
             chosen.positions,
             dropout if chosen.drops_everywhere else None,
             scale_embeddings,
+            table_width,
         )
         self.encoder = Encoder(
             embedding_size, num_heads, num_layers, multiplier, dropout, non_linearity, bias_attention, chosen

@@ -148,6 +148,7 @@ def build_gpt(config: Any, sizes: Any) -> nn.Module:
         bias_attention=config.bias,
         bias_classifier=config.bias_classifier,
         share_embeddings=config.share_embeddings,
+        table_width=sizes.table_width,
         **variant_of(config),
     )
     return initialised(model, config, default="torch")

@@ -201,7 +201,8 @@ class GPT(nn.Module):
     """Decoder-only transformer language model.
 
     ``share_embeddings`` ties the classifier's weight to the token embedding's. ``variant`` holds the attributes of
-    :class:`Variant` by name: ``GPT(..., norm="rmsnorm", norm_position="pre", positions="rotary")``.
+    :class:`Variant` by name: ``GPT(..., norm="rmsnorm", norm_position="pre", positions="rotary")``. ``table_width`` is
+    the width of the table of tokens where it differs, see :class:`~shoal.models.embedding.GPTEmbedding`.
 
     Attributes:
         context_length: the ``sequence_length`` that it was built for. Without a table of positions it takes longer
@@ -222,6 +223,7 @@ class GPT(nn.Module):
         bias_attention: bool = True,
         bias_classifier: bool = True,
         share_embeddings: bool = False,
+        table_width: int | None = None,
         **variant: Any,
     ) -> None:
         super().__init__()
@@ -234,6 +236,7 @@ class GPT(nn.Module):
             padding_index,
             chosen.positions,
             dropout if chosen.drops_everywhere else None,
+            table_width=table_width,
         )
         self.decoder = Decoder(
             embedding_size, num_heads, num_layers, multiplier, dropout, non_linearity, bias_attention, chosen

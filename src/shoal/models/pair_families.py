@@ -75,6 +75,7 @@ def build_encoder_decoder(config: "EncoderDecoderSettings", sizes: "Sizes") -> n
         bias_classifier=config.bias_classifier,
         tie_embeddings=config.tie_embeddings,
         scale_embeddings=config.scale_embeddings,
+        table_widths=(sizes.source_table_width, sizes.table_width),
         **variant_of(config),
     )
     return initialised(model, config, default="torch")
@@ -97,6 +98,7 @@ def build_encoder_translator(config: "EncoderTranslatorSettings", sizes: "Sizes"
         bias_classifier=config.bias_classifier,
         share_embeddings=config.tie_embeddings == "all",
         scale_embeddings=config.scale_embeddings,
+        table_width=sizes.source_table_width,
         **variant_of(config),
     )
     return initialised(model, config, default="torch")

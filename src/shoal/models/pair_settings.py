@@ -63,6 +63,16 @@ class PairModel(ModelSettings):
             f"{' and '.join(other)} {'apply' if len(other) > 1 else 'applies'}"
         )
 
+    def tables(self) -> Mapping[str, str]:
+        """See :class:`ModelSettings`; the one table of both sides counts as the source's."""
+        sides = ("source",) if self.reads == "source" or self.tie_embeddings == "all" else ("source", "target")
+        table = "tokens.weight" if self.projects else "weight"
+        return {side: f"{side}_embedding.{table}" for side in sides}
+
+    def tied_tables(self) -> list[str]:
+        """See :class:`ModelSettings`."""
+        return {"none": [], "decoder": ["target"], "all": ["source"]}[self.tie_embeddings]
+
     def roles(self, module: "nn.Module") -> Mapping[str, str]:
         """See :class:`ModelSettings`."""
         from shoal.models.pair_families import pair_roles
@@ -78,6 +88,8 @@ class PairModel(ModelSettings):
 
 class TransformerOfSources(PairModel):
     """Settings that the transformers among them share, with the variants that GPT has."""
+
+    projects: ClassVar[bool] = True
 
     num_heads: int = setting(
         4, "attention heads", "an integer of at least 1 that divides embedding_size", may_be_open=True, ge=1

@@ -37,6 +37,8 @@ class ModelSettings(Part):
             itself, or counts as one for which it has not.
         fitted_by: kind of update rule that fits it: ``gradient``; or ``em``, of models that are no modules of PyTorch.
         calling: keyword arguments of the module's call where only its logits are used.
+        projects: its module can have tables of tokens of another width
+            (:attr:`shoal.tasks.settings.Sizes.table_width`).
         fusing: further keyword arguments, for attention in one operation, whose rounding differs; used where the task
             allows it (:func:`shoal.tasks.build.calling`).
     """
@@ -45,6 +47,7 @@ class ModelSettings(Part):
     fitted_by: ClassVar[str] = "gradient"
     shares_prefixes: ClassVar[bool] = False
     reads_windows: ClassVar[bool] = False
+    projects: ClassVar[bool] = False
     calling: ClassVar[Mapping[str, Any]] = {}
     fusing: ClassVar[Mapping[str, Any]] = {}
 
@@ -65,6 +68,15 @@ class ModelSettings(Part):
     def count_tables(self, sizes: "Sizes") -> int:
         """Approximate number of learnable parameters of embeddings."""
         return sizes.vocabulary_size * int(getattr(self, "embedding_size", 0))
+
+    def tables(self) -> Mapping[str, str]:
+        """Names of the parameters that are tables of tokens: of the ``source``, which is the one sequence of a model
+        that reads one, and of the ``target``. Only those named here can begin with pretrained rows."""
+        return {}
+
+    def tied_tables(self) -> list[str]:
+        """Sides, as in :meth:`tables`, whose table is the classifier's weight, too."""
+        return []
 
     def roles(self, module: "nn.Module") -> Mapping[str, str]:
         """Role of each parameter, by name: ``table``, ``head``, ``matrix`` or ``vector``.
@@ -119,6 +131,10 @@ class SequenceModel(ModelSettings):
 
         return usual_roles(module, tables=("embedding",), heads=("classifier",))
 
+    def tied_tables(self) -> list[str]:
+        """See :class:`ModelSettings`."""
+        return ["source"] if self.share_embeddings else []
+
     def _check_nanda(self, initialisation: str) -> None:
         if initialisation == "nanda" and self.share_embeddings:
             raise UserError(
@@ -165,6 +181,10 @@ class LSTMSettings(SequenceModel):
 
         return build_lstm(self, sizes)
 
+    def tables(self) -> Mapping[str, str]:
+        """See :class:`ModelSettings`."""
+        return {"source": "embedding.weight"}
+
     def count(self, sizes: "Sizes") -> int:
         """See :class:`ModelSettings`; in closed form."""
         from shoal.models.families import count_lstm
@@ -186,6 +206,7 @@ class GPTSettings(SequenceModel):
 
     name: ClassVar[str] = "gpt"
     label: ClassVar[str] = "GPT"
+    projects: ClassVar[bool] = True
     calling: ClassVar[Mapping[str, Any]] = {"details": False}
     fusing: ClassVar[Mapping[str, Any]] = {"fused": True}
 
@@ -232,6 +253,10 @@ class GPTSettings(SequenceModel):
         from shoal.models.families import build_gpt
 
         return build_gpt(self, sizes)
+
+    def tables(self) -> Mapping[str, str]:
+        """See :class:`ModelSettings`."""
+        return {"source": "embedding.tokens.weight"}
 
     def count(self, sizes: "Sizes") -> int:
         """See :class:`ModelSettings`; in closed form."""

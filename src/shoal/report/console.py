@@ -20,14 +20,17 @@ from shoal.errors import printable
 from shoal.lab import Records
 from shoal.output import readable, say
 from shoal.report.each_run import per_run_table, varying_settings
+from shoal.report.quantities import OPEN
+from shoal.report.reading import sentences
 from shoal.report.table import Table
-from shoal.report.words import damage_sentences
+from shoal.report.words import NOTHING, damage_sentences
 
 _MOST_ROWS = 40
 _MOST_SETTINGS = 8  # model and seed among them
 _WIDEST = 2000  # columns of a file or pipe, which has no width of its own: lines there are as long as they need to be
 _GAP = 2  # between two columns
 _ID = re.compile(r"[0-9a-f]{16}")
+_SIGN = re.compile(rf"(?:(\S+) )?([{OPEN}{NOTHING}]): ")  # begins the sentence of a caption that explains a sign
 _SHORT_ID = 8  # digits of a shortened id, as in sentences: enough for the other runs of most labs, too
 
 
@@ -49,6 +52,25 @@ def print_table(table: Table) -> None:
         _print_block([columns[index] for index in block], width)
     if len(table.rows) > most:
         say(f"… and {len(table.rows) - most} more rows, which a file or a pipe has too")
+
+
+def print_keys(*tables: Table) -> None:
+    """Print the meaning of † and – below tables whose cells have them, each sentence once, as captions say it."""
+    for line in dict.fromkeys(line for table in tables for line in _keys(table)):
+        say(line)
+
+
+def _keys(table: Table) -> list[str]:
+    """Sentences of a caption such as ``†: …`` or, of one column, ``Δt(A) –: …``, whose sign stands in a cell."""
+    keys = []
+    for sentence in sentences(table.caption):
+        begins = _SIGN.match(sentence)
+        columns = [*range(len(table.header) - 1)]
+        if begins and begins[1]:
+            columns = [place for place in columns if table.header[place + 1] == begins[1]]
+        if begins and any(begins[2] in cells[place].text for _, cells in table.rows for place in columns):
+            keys.append(sentence)
+    return keys
 
 
 def _text(text: str, style: str = "") -> Text:
@@ -126,7 +148,9 @@ def print_extrema(
     ``arranged`` returns the table with the rows in the order in which they are to be printed.
     """
     settings = varying_settings(records)
-    print_table(arranged(per_run_table(records, settings[:_MOST_SETTINGS], damaged)))
+    table = arranged(per_run_table(records, settings[:_MOST_SETTINGS], damaged))
+    print_table(table)
+    print_keys(table)
     if rest := settings[_MOST_SETTINGS:]:
         say(f"… runs differ in more settings: {', '.join(rest)}")
     for line in records.without(damaged).beside():

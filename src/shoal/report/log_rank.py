@@ -10,7 +10,7 @@ from shoal.analysis.columns import Names
 from shoal.analysis.correction import Family
 from shoal.analysis.log_rank import DRAWS, LogRankTest, logrank, logrank_pairs
 from shoal.report.survival import labelled_times
-from shoal.report.words import counted, listed, number, p_value
+from shoal.report.words import capitalised, counted, listed, number, p_value
 
 _MOST_PAIRS = 6
 _LEVEL = 0.05
@@ -75,15 +75,30 @@ def _sentence(
     if test.alone:
         verb = "is" if test.alone == 1 else "are"
         parts.append(f"{counted(test.alone, 'run')} without such a partner in another group {verb} not exchanged")
-    if test.groups == 2:
-        return f"{'; '.join(parts)}."
+    evidence = f"{'; '.join(parts)}."
     if corrected >= _LEVEL:
-        return f"{'; '.join(parts)}: no two groups differ significantly."
+        groups = _groups(by, labelled) if test.groups == 2 else f"no two groups of {by}"
+        cannot = "cannot" if test.groups == 2 else "can"
+        return f"{capitalised(groups)} {cannot} be told apart by their times, with {sizes}. {evidence}"
     pairs = logrank_pairs(labelled, "label", question.unit, question.within)
     clipped = pl.col("p_corrected").clip(
         lower_bound=corrected
     )  # a pair is no clearer than that there is any difference
-    return f"{'; '.join(parts)}. {_pairs(pairs.with_columns(clipped), sizes)}"
+    if test.groups == 2:
+        first, second = _in_order(pairs.row(0, named=True))
+        return f"{capitalised(_group(by, first))} reached it sooner than {second}. {evidence}"
+    return f"The groups of {by} differ in their times. {evidence} {_pairs(pairs.with_columns(clipped), sizes)}"
+
+
+def _groups(by: str, labelled: pl.DataFrame) -> str:
+    """``LSTM and GPT``, or ``weight_decay 0.5 and 1``."""
+    first, second = labelled["label"].unique(maintain_order=True)
+    return f"{_group(by, first)} and {second}"
+
+
+def _group(by: str, label: str) -> str:
+    """A group by its name, or by its setting where it is a number or a word without a capital letter."""
+    return label if label[:1].isupper() else f"{by} {label}"
 
 
 def _meaning(test: LogRankTest) -> str:
@@ -125,7 +140,11 @@ def _pairs(pairs: pl.DataFrame, sizes: str) -> str:
 
 def _pair(row: dict[str, Any]) -> str:
     """``GPT before LSTM (p = 0.01)`` where the pair differs, ``GPT and LSTM (p = 0.2)`` where it does not."""
-    first, second = (row["first"], row["second"]) if row["z"] > 0 else (row["second"], row["first"])
     if row["p_corrected"] >= _LEVEL:
         return f"{row['first']} and {row['second']} ({p_value(row['p_corrected'])})"
-    return f"{first} before {second} ({p_value(row['p_corrected'])})"
+    return f"{' before '.join(_in_order(row))} ({p_value(row['p_corrected'])})"
+
+
+def _in_order(row: dict[str, Any]) -> tuple[str, str]:
+    """Groups of a pair, the sooner one first."""
+    return (row["first"], row["second"]) if row["z"] > 0 else (row["second"], row["first"])

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING
 
 from shoal.errors import UserError
 from shoal.lab.files import write
-from shoal.report.glossary import Linker, Term
+from shoal.report.glossary import Linker
 from shoal.report.markdown import to_markdown
 from shoal.report.reading import Place, Reading, Shared, places_in_words, reading
 from shoal.report.table import Table, with_subscripts
+from shoal.report.terms import Term
 
 if TYPE_CHECKING:
     from shoal.report.figures import Figure

@@ -150,6 +150,8 @@ def _times(records: Records, by: Sequence[str], title: str | None) -> Plot:
     times = times.join(labelled, on="run", maintain_order="left").rename({"label": which})
     title = title or f"{measures.arrived} by {which}"
     figure = survival_figure(TIMES, times, which, title, measures.reached, log_x=True)
+    if not times["observed"].any():  # the figure has no line that rises, which could be taken for a missing one
+        figure.chart.title = alt.TitleParams(title, subtitle=f"reached by none of {counted(len(times), 'run')}")
     return Plot(figure.name, figure.chart, figure.caption)
 
 

@@ -52,7 +52,7 @@ def report_runs(records: Records, command: str, notes: Sequence[str] = ()) -> Re
     more = [f"Figures are of the first {_MOST_SETTINGS} of {n} settings, tables of all."] if n > _MOST_SETTINGS else []
     fits, degenerate = fits_section(records, labels)
     table = ten_figures(every, labels, measures)
-    title = "Ten figures per setting" if table.name == TEN_FIGURES else "Best values per setting"
+    title = "Ten numbers per setting" if table.name == TEN_FIGURES else "Best values per setting"
     return Report(
         title="Runs",
         lead=f"{counted(len(records), 'run')} in {counted(n, 'setting')}.",

@@ -41,8 +41,8 @@ def ten_figures(extrema: pl.DataFrame, labels: Mapping[str, str], measures: Meas
     n = "N: runs" if across else ", ".join(f"{label}: N = {row['N']}" for label, row in groups.items())
     place = "column" if across else "row"
     caption = (
-        f"Mean ± population standard deviation over seeds ({n}){one_run(means)}; "
-        f"{_marked(means, place, measures)}. {symbols_note(measures)}"
+        f"Mean ± population standard deviation over seeds ({n}){one_run(means)}. "
+        f"{_marked(means, place, measures)} {symbols_note(measures)}"
     )
     name = TEN_FIGURES if len(quantities) == 10 else "best-values"
     if not across:
@@ -109,9 +109,9 @@ def best_value(means: pl.DataFrame, quantity: Quantity) -> float | None:
 def _marked(means: pl.DataFrame, place: str, measures: Measures) -> str:
     """Rule by which values of a table of :func:`ten_means` are in bold, in words."""
     if not _equally_far(means):
-        return "no best is in bold, because not all were trained for as many steps"
-    competing = competing_note(measures).removesuffix(".")
-    return f"the best of each {place} in bold, ties both, none where all that compete are equal. {competing}"
+        return "No best is in bold, because not all were trained for as many steps."
+    bold = f"The best of each {place} is in bold, of equal ones each, and none where all that compete are equal."
+    return f"{bold} {competing_note(measures)}"
 
 
 def _equally_far(means: pl.DataFrame) -> bool:

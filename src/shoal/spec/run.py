@@ -215,8 +215,9 @@ class RunSpec:
         spec = cls.__new__(cls)
         classes = classes_of(**{kind: dump.get(kind, usual) for kind, usual in USUAL.items()})
         source = {name: extra(kind, name)["follows"] for kind in classes.values() for name in kind.model_fields}
-        for name in (name for kind in classes.values() for name in kind.having("derived")):
-            if dump.get(name) is None:
+        for name, part in ((name, kind) for kind in classes.values() for name in kind.having("derived")):
+            # one with a default of its own is of files that a run need not have
+            if dump.get(name) is None and part.model_fields[name].default is None:
                 raise UserError(f"{name} is not on record")
         given = {k: v for k, v in dump.items() if not source.get(k) or v != dump.get(source[k])}
         spec._read(given)

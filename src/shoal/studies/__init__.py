@@ -32,6 +32,7 @@ NAMES: Mapping[str, str] = MappingProxyType(
         "improve": "norms, positions, activation, tying, optimizer, smoothing, schedule: what helps a GPT, pairwise",
         "language": "an LSTM and a GPT learn a text (--text FILE) at equal compute, beside n-grams",
         "translation": "an encoder alone, a transformer and an LSTM encoder-decoder translate (--source FILE …)",
+        "embeddings": "what pretrained rows of words gain over permuted, random and word2vec's (--embeddings FILE …)",
         "pig-latin": "which families write unseen words of a text (--text FILE) in Pig Latin on their own",
         "sorting": "which families sort unseen multisets of numbers on their own, and longer ones",
         "hmm": "hidden Markov models: how many states, which restarts agree, intervals, beside a known truth",

@@ -60,7 +60,7 @@ def report(results: Results, form: Form) -> Report:
     ]
     answers = [which_first(results.of(model=model)) for model in results.models]
     ten = [table for order in (None, 2, 3) if (table := _figures_table(results, order))]
-    sections.append(Section("Ten figures of each order", tables=ten, about=BEST_VALUES))
+    sections.append(Section("Ten numbers of each order", tables=ten, about=BEST_VALUES))
     sections.append(
         Section(
             "Order learned first",

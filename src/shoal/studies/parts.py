@@ -290,8 +290,8 @@ def summary_table(results: Results, settings: Sequence[Axis], name: str, over: s
         cells = [cell_of(row, q, best[q.column, row["model"]]) for q in quantities]
         rows.append((f"{label} (N = {row['N']})", cells))
     caption = (
-        f"Mean ± population standard deviation over {over}{one_run(groups)}; N: runs; the best of each column in bold, "
-        "for each model whose runs were all trained for as many steps, none where all that compete are equal. "
+        f"Mean ± population standard deviation over {over}{one_run(groups)}. N: runs. The best of each column is in "
+        "bold, for each model whose runs were all trained for as many steps, none where all that compete are equal. "
         f"{competing_note(measures)} {symbols_note(measures)}"
     )
     return Table(name, ["setting", *(q.symbol for q in quantities)], rows, caption, groups)

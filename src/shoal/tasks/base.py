@@ -26,6 +26,17 @@ def rows(tensors: Mapping[str, Tensor], indices: Tensor) -> dict[str, Tensor]:
     return {name: tensor[indices] for name, tensor in tensors.items()}
 
 
+def example_shares(counts: Tensor, weights: Tensor | None = None) -> Tensor:
+    """Share of each example in its member's loss, ``(R, B)``: its weight, of the weights of all that count.
+
+    Args:
+        counts: mask of the examples that count, ``(R, B)`` bool.
+        weights: their weights, ``(R, B)``; all alike where not given.
+    """
+    counted = counts if weights is None else counts * weights
+    return counted / counted.sum(1).unsqueeze(1)
+
+
 READS = ("source", "inputs", "seen")  # tensors of a batch that a model is called with, in this order
 
 

@@ -28,13 +28,26 @@ def form_period(spec: RunSpec) -> int:
 
 
 def build_model(spec: RunSpec) -> nn.Module:
-    """Model of the run with its initial parameters, on the CPU; the global generator is left unchanged.
+    """Model of the run with the parameters that it draws, on the CPU; the global generator is left unchanged.
 
-    Parameters are drawn on the CPU whatever the device, so that a run starts from the same parameters everywhere.
+    It reads no file, so that a kept model is loaded without its data. Parameters are drawn on the CPU whatever the
+    device, so that a run starts from the same parameters everywhere.
     """
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(spec.init_seed)  # torch.manual_seed would touch those of devices, too
-        return spec.model_part.build(spec.sizes())
+        model = spec.model_part.build(spec.sizes())
+    for name in spec.task_part.frozen_tables(spec):
+        model.get_parameter(name).requires_grad_(False)
+    return model
+
+
+def initial_model(spec: RunSpec) -> nn.Module:
+    """Model of the run as training begins with it: as :func:`build_model`, with the tables that its task reads."""
+    model = build_model(spec)
+    with torch.no_grad():
+        for name, values in spec.task_part.initial_tables(spec, model).items():
+            model.get_parameter(name).copy_(values)
+    return model
 
 
 def calling(spec: RunSpec) -> dict[str, Any]:

@@ -11,6 +11,8 @@ from shoal.measures import LOSS_AND_ACCURACY, Measures
 from shoal.spec.fields import Part
 
 if TYPE_CHECKING:
+    from torch import Tensor, nn
+
     from shoal.spec.run import RunSpec
     from shoal.tasks.base import Task
 
@@ -25,6 +27,9 @@ class Sizes:
         padding_index: index of the padding token, where there is one.
         source_vocabulary_size: size of the sources' vocabulary; None in a task without sources.
         source_length: largest number of positions of a source; None in a task without sources.
+        table_width: width of the table of tokens where its rows are mapped to the model's width; of the targets' in a
+            task that has sources. None where the table has the model's width.
+        source_table_width: as ``table_width``, of the sources' table.
     """
 
     vocabulary_size: int
@@ -32,6 +37,8 @@ class Sizes:
     padding_index: int | None = None
     source_vocabulary_size: int | None = None
     source_length: int | None = None
+    table_width: int | None = None
+    source_table_width: int | None = None
 
     @property
     def positions(self) -> int:
@@ -40,7 +47,7 @@ class Sizes:
 
     def joined(self) -> "Sizes":
         """Sizes for a model that reads a source and its target as one sequence."""
-        return Sizes(self.vocabulary_size, self.positions, self.padding_index)
+        return Sizes(self.vocabulary_size, self.positions, self.padding_index, table_width=self.source_table_width)
 
 
 @dataclass(frozen=True)
@@ -168,6 +175,28 @@ class TaskSettings(Part):
 
         Args:
             kept: record of :meth:`kept` from when the run began.
+        """
+        return []
+
+    def initial_tables(self, spec: "RunSpec", model: "nn.Module") -> Mapping[str, "Tensor"]:
+        """Values that parameters of a run's model begin with in place of those that the model draws, by name.
+
+        Args:
+            spec: the run.
+            model: its model.
+        """
+        return {}
+
+    def frozen_tables(self, spec: "RunSpec") -> list[str]:
+        """Names of parameters of a run's model that do not train, and in which members of a cohort may differ."""
+        return []
+
+    @classmethod
+    def before(cls, kept: Mapping[str, Any]) -> list[str]:
+        """Lines to say before a cohort trains, and again beside its results.
+
+        Args:
+            kept: record of :meth:`kept`.
         """
         return []
 

@@ -19,7 +19,7 @@ from shoal.training.arrangement import Arrangement
 from shoal.training.continuation import Places, found_again
 from shoal.training.due import evaluations_left
 from shoal.training.engines import engine_again, engine_for, is_fitted_by_em
-from shoal.training.memory import SHARE, member_bytes, places
+from shoal.training.memory import SHARE, places, stack_bytes
 from shoal.training.plan import Cohort
 from shoal.training.shape_costs import Costs, Trials
 
@@ -197,7 +197,7 @@ def _piece(
     besides = costs.layout + R * costs.build + evaluations * (costs.evaluation + EVALUATION_SECONDS / fitting)
     besides += models * MODEL_SECONDS + longest * LOOP_SECONDS
     low, high = (steps * step + besides for step in (min(costs.steps), median(costs.steps)))
-    each = member_bytes(largest, engine, on_gpu)
+    estimated = stack_bytes(largest, fitting, engine, on_gpu)
     base = trial.base + LOADED_BYTES
     return Piece(
         cohort.describe(),
@@ -211,8 +211,8 @@ def _piece(
         fitting,
         low,
         SLOWER * costs.busy * high,
-        base + fitting * (costs.memory if costs.is_measured else each),
-        base + fitting * max(each, costs.memory),
+        base + (fitting * costs.memory if costs.is_measured else estimated),
+        base + max(estimated, fitting * costs.memory),
         costs,
     )
 

@@ -9,8 +9,9 @@ from pathlib import Path
 import torch
 
 from shoal.errors import UserError
-from shoal.fast.engine import ENGINES
+from shoal.fast.engine import COMPILED, ENGINES
 from shoal.fast.memory import return_freed_memory
+from shoal.fast.passes import group_size
 from shoal.fast.scorer import parts_of
 from shoal.fast.windows import window_parts, windows_refusal
 from shoal.spec import RunSpec
@@ -30,9 +31,14 @@ def places(spec: RunSpec, members: int, device: torch.device, engine: str, share
     Raises:
         UserError: not even one fits.
     """
-    free, each = free_bytes(device), member_bytes(spec, engine, device.type == "cuda")
-    _check_fits(spec, each, free)
-    return max(1, min(members, MOST, int(share * free / each)))
+    free, on_gpu = free_bytes(device), device.type == "cuda"
+    _check_fits(spec, stack_bytes(spec, 1, engine, on_gpu), free)
+    held, passing = _bytes_of(spec, engine, on_gpu)
+    at_once, free = _at_once(passing, engine, on_gpu), int(share * free)
+    fitting = free // (held + passing)  # which is all, or fewer than pass at once
+    if at_once is not None and fitting >= at_once:
+        fitting = (free - at_once * passing) // held
+    return max(1, min(members, MOST, fitting))
 
 
 def check_memory(specs: Iterable[RunSpec], device: torch.device, engine: str | None) -> None:
@@ -40,7 +46,7 @@ def check_memory(specs: Iterable[RunSpec], device: torch.device, engine: str | N
     free = free_bytes(device)
     for spec in specs:
         engines = ENGINES if engine is None else [engine]
-        _check_fits(spec, min(member_bytes(spec, name, device.type == "cuda") for name in engines), free)
+        _check_fits(spec, min(stack_bytes(spec, 1, name, device.type == "cuda") for name in engines), free)
 
 
 def _check_fits(spec: RunSpec, each: int, free: int) -> None:
@@ -50,15 +56,26 @@ def _check_fits(spec: RunSpec, each: int, free: int) -> None:
         raise UserError(f"one run with {sizes} needs about {each / 2**30:,.1f} GiB; {free / 2**30:,.1f} GiB are free")
 
 
-def member_bytes(spec: RunSpec, engine: str, on_gpu: bool = False) -> int:
-    """Estimate, on the high side, of the memory of one member in training and evaluation.
+def stack_bytes(spec: RunSpec, members: int, engine: str, on_gpu: bool = False) -> int:
+    """Estimate, on the high side, of the memory of a stack in training and evaluation.
 
     It counts parameters with their gradient, optimizer state and copies; data, and the order of a pass over them; and
     the numbers that the forward pass keeps for the backward pass at every position of a batch, or those of an
-    evaluation pass: on a GPU both, as recorded steps keep their memory.
+    evaluation pass: on a GPU both, as recorded steps keep their memory. Programs keep those of one group of members.
     """
+    held, passing = _bytes_of(spec, engine, on_gpu)
+    return members * held + min(members, _at_once(passing, engine, on_gpu) or members) * passing
+
+
+def _at_once(passing: int, engine: str, on_gpu: bool) -> int | None:
+    """Number of members whose values an engine keeps at once; None where it is all of them."""
+    return group_size(passing, torch.get_num_threads()) if engine in COMPILED and not on_gpu else None
+
+
+def _bytes_of(spec: RunSpec, engine: str, on_gpu: bool) -> tuple[int, int]:
+    """Memory of a member as long as it is in the stack, and of the values of its passes."""
     if spec.model_part.fitted_by == "em":
-        return _em_bytes(spec, engine)
+        return _em_bytes(spec, engine), 0
     sizes, counts = spec.sizes(), counts_of(spec)
     n_train, n_all, S = counts.drawn, counts.scored, sizes.positions
     n_batch = spec.task_part.batch_positions(spec.train_batch_size)
@@ -71,8 +88,8 @@ def member_bytes(spec: RunSpec, engine: str, on_gpu: bool = False) -> int:
     if engine == "windows" and windows_refusal(spec) is None:  # likewise
         n_scored = -(-n_scored // window_parts(n_scored, min(spec.train_batch_size, n_train), S)) * layers
     evaluated = n_scored * S * position / layers
-    held = trained + evaluated if on_gpu else max(trained, evaluated)
-    return int(parameter_bytes(spec) + 4 * held + data)
+    values = trained + evaluated if on_gpu else max(trained, evaluated)
+    return parameter_bytes(spec) + data, int(4 * values)
 
 
 def _em_bytes(spec: RunSpec, engine: str) -> int:

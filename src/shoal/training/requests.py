@@ -10,7 +10,7 @@ from shoal.fast.engine import ENGINES
 from shoal.lab.frames import ALWAYS
 from shoal.measures import SPLITS
 from shoal.spec import RunSpec
-from shoal.tasks.build import build_model
+from shoal.tasks.build import initial_model
 from shoal.training.engines import check_engine
 from shoal.training.executor import cores
 from shoal.training.plan import plan
@@ -104,7 +104,7 @@ def check_metrics(metrics: Mapping[str, Metric], specs: Sequence[RunSpec], devic
         if name in ALWAYS or name.startswith(tuple(f"{split}_" for split in SPLITS)):
             raise UserError(f"metric name {name!r} is taken: train_…, valid_… and {', '.join(ALWAYS)}")
     for cohort in plan(specs) if metrics else []:
-        model = build_model(cohort.shared).to(device)
+        model = initial_model(cohort.shared).to(device)
         trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
         parameters = {name: p.detach().unsqueeze(0) for name, p in trained.items()}  # (1, *shape) each
         for name, metric in metrics.items():

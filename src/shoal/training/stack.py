@@ -15,18 +15,19 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
-from shoal.errors import UserError
 from shoal.fast.engine import choose_scorer, fused_update
-from shoal.fast.scorer import Members, unflattened
+from shoal.fast.scorer import CompiledScorer, Members, unflattened
+from shoal.fast.windows import WindowScorer
 from shoal.keyed import fold
 from shoal.models.dropout import Dropout
 from shoal.rules.layout import Layout, tied_names
 from shoal.rules.schedules import schedule_of
 from shoal.rules.updates import Hyper
-from shoal.tasks.base import Batch, Task
-from shoal.tasks.build import build_model, build_task, calling
+from shoal.tasks.base import Batch, Task, example_shares
+from shoal.tasks.build import build_model, build_task, calling, initial_model
 from shoal.tasks.sampling import Form, FormSampler
 from shoal.training.forms import check_forms, in_order, passes_of
+from shoal.training.frozen import of_each, shared_by_all
 from shoal.training.launches import Launches
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ class Stack:
         layout: place of each parameter in ``theta``, and its role.
         measured: names of the task's measures; other outputs of its objective are not recorded.
         frozen: parameters that do not train, by name: one for all members.
+        frozen_each: those in which members differ, by name, ``(R, *shape)`` each.
         passes: indices of all scored examples, split after split, in the parts in which they are evaluated, and the
             form of each part.
         at: step that each member takes, and then has taken, ``(R,)`` int64, on the device.
@@ -71,7 +73,7 @@ class Stack:
     ) -> None:
         self.cohort, self.device, self.engine = cohort, device, engine
         tasks = [build_task(spec) for spec in cohort.members]
-        models = [build_model(spec) for spec in cohort.members]
+        models = [initial_model(spec) for spec in cohort.members]
         self.task = tasks[0]
         self.measured = [measure.name for measure in cohort.shared.task_part.measures().recorded]
         self.model = models[0].to(device)
@@ -79,7 +81,9 @@ class Stack:
         self.layout = Layout.of(self.model, cohort.shared.model_part.roles(self.model), device)
         self.tied = tied_names(self.model)
         self.theta = torch.stack([_flat(model) for model in models]).to(device).requires_grad_()  # (R, P)
-        self.frozen = _shared_by_all(models, device)
+        tables = cohort.shared.task_part.frozen_tables(cohort.shared)
+        self.frozen = shared_by_all(models, device, tables)
+        self.frozen_each = of_each(models, device, [name for name in tables if name not in self.frozen])
         self._place_optimizer()
         self.steps = torch.zeros(len(cohort), dtype=torch.int64)
         self.last_steps = torch.tensor([spec.n_steps for spec in cohort.members])
@@ -216,20 +220,38 @@ class Stack:
         objective = (self.task.training_objective if training else None) or self.task.objective
         keys = self._dropout_keys() if training else {}
 
+        each = self.frozen_each
+
         def one(parameters: Mapping[str, Tensor], keys: Mapping[str, Tensor], batch: Batch) -> dict[str, Tensor]:
             state = {**self.frozen, **parameters, **keys}
             return objective(lambda *x: functional_call(self.model, state, x, self.calling), batch)
 
         batch, known = self.task.batch_in(form), (form, indices.shape[1])
-        lifted = partial(vmap(one), self.parameters(), keys, vmap(batch)(self.tensors, indices))
+        lifted = partial(vmap(one), {**each, **self.parameters()}, keys, vmap(batch)(self.tensors, indices))
         if not training or len(self.cohort) > 1 or self.device.type != "cpu" or self.unlifted.get(known) is False:
             return lifted()
         first = {name: tensor[0] for name, tensor in self.tensors.items()}
-        single = {name: tensor.squeeze(0) for name, tensor in self.parameters().items()}
+        single = {name: tensor.squeeze(0) for name, tensor in {**each, **self.parameters()}.items()}
         alone = partial(one, single, {name: key[0] for name, key in keys.items()}, batch(first, indices[0]))
         if known not in self.unlifted:
             self.unlifted[known] = self._rounds_alike(lifted, alone)
         return {name: value.unsqueeze(0) for name, value in alone().items()} if self.unlifted[known] else lifted()
+
+    def gradient(self, indices: Tensor, counts: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+        """Scores of a training step, ``(R, B)`` each, and the gradient of every member's loss, ``(R, P)``.
+
+        The gradient is valid until the next one is computed.
+
+        Args:
+            indices: examples of each member, ``(R, B)``.
+            counts: mask of those that count, ``(R, B)``.
+        """
+        if isinstance(self.scorer, CompiledScorer | WindowScorer):
+            return self.scorer.gradient_of(indices, counts, self.form, self._dropout_keys())
+        scores = self.score(indices, training=True, form=self.form)
+        shares = example_shares(counts, scores.get("weight"))
+        (gradient,) = torch.autograd.grad(scores["loss"], self.theta, shares)  # members do not share parameters
+        return scores, gradient
 
     def _rounds_alike(self, lifted: Callable[[], dict[str, Tensor]], alone: Callable[[], dict[str, Tensor]]) -> bool:
         """Return True if a single member's loss and gradient have the same bits without being lifted.
@@ -254,6 +276,7 @@ class Stack:
         }
         flat = (self.theta if theta is None else theta).detach()[index]
         state |= {name: tensor.cpu().clone() for name, tensor in self.frozen.items()}
+        state |= {name: tensor[index].cpu().clone() for name, tensor in self.frozen_each.items()}
         state |= {p.name: flat[p.start : p.start + p.size].reshape(p.shape).cpu().clone() for p in self.layout}
         return state | {alias: state[name].clone() for alias, name in self.tied.items()}
 
@@ -305,22 +328,3 @@ class Stack:
 def _flat(model: nn.Module) -> Tensor:
     """Flat parameters that train, one after the other, ``(P,)``."""
     return torch.cat([torch.zeros(0), *(p.detach().cpu().flatten() for p in model.parameters() if p.requires_grad)])
-
-
-def _shared_by_all(models: list[nn.Module], device: torch.device) -> dict[str, Tensor]:
-    """Parameters that do not train, by name; they are held once for all members.
-
-    Raises:
-        UserError: they differ between members.
-    """
-    frozen = {name: p.detach() for name, p in models[0].named_parameters() if not p.requires_grad}
-    shared = {**frozen, **dict(models[0].named_buffers())}
-    for model in models[1:] if shared else []:
-        named = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-        for name, tensor in shared.items():
-            if named[name].requires_grad or not torch.equal(named[name].detach().to(tensor.device), tensor):
-                raise UserError(
-                    f"{name} does not train and is not the same in all runs of a cohort; what is frozen, and every "
-                    "buffer, is held once for all: give it the same values whatever the seed"
-                )
-    return {name: tensor.to(device) for name, tensor in frozen.items()}

@@ -38,13 +38,10 @@ def _learn(stack: Stack) -> None:
     from the host, and values that change from step to step change in place."""
     stack.at += 1
     indices, counts = stack.draw()  # (R, B), (R, B)
-    scores = stack.score(indices, training=True, form=stack.form)
-    losses, weights = scores["loss"], scores.get("weight")  # (R, B)
-    counted = counts if weights is None else counts * weights  # (R, B), how much each example counts
-    size = counted.sum(1)  # (R,)
-    share = counted / size.unsqueeze(1)  # (R, B), of an example in its member's loss
-    (gradient,) = torch.autograd.grad(losses, stack.theta, share)  # (R, P): members do not share parameters
+    scores, gradient = stack.gradient(indices, counts)  # (R, B) each, (R, P)
     with torch.no_grad():
+        losses, weights = scores["loss"], scores.get("weight")  # (R, B)
+        size = (counts if weights is None else counts * weights).sum(1)  # (R,)
         weighted, counts = (losses, counts) if weights is None else (losses * weights, counts & (weights > 0))
         loss = torch.where(counts, weighted, 0.0).sum(1) / size  # (R,)
         scale, norm = clip_scale(gradient, stack.hyper["clip"])  # (R, 1), (R,)

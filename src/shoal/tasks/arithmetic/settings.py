@@ -37,9 +37,7 @@ class Arithmetic(TaskSettings):
     shares_prefixes: ClassVar[bool] = True
 
     p: int = setting(31, "modulus of the operands; 120 with s5 operators", "an integer of at least 2", ge=2)
-    q: int | None = setting(
-        None, "modulus of the results", "an integer of at least 2; p when not given", follows="p", ge=2
-    )
+    q: int | None = setting(None, "modulus of the results; default p", "an integer of at least 2", follows="p", ge=2)
     operator: str = choice("+", "operation", OPERATORS, member=True)
     r_train: float = setting(
         0.5, "share of the equations that train", "in (0, 1)", member=True, gt=0, le=1, allow_inf_nan=False

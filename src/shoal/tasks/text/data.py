@@ -79,8 +79,13 @@ class TextData:
         return self._windows[key]
 
     def counts(self) -> dict[str, int]:
-        """Numbers of scored tokens, characters, bytes and words of the validation split: all but its first token."""
+        """Numbers of scored tokens, characters, bytes and words of the validation split: all but its first token.
+
+        Of tokens that are words only their number: characters of words that are no type are not predicted.
+        """
         scored = self.valid[1:]
+        if self.tokenizer.kind == "words":
+            return {"tokens": len(scored)}
         return asdict(count_text(self.tokenizer.decode_bytes(scored), len(scored)))
 
     def baseline(self) -> dict[str, float]:
@@ -123,7 +128,12 @@ _loading = threading.Lock()
 
 
 def load_text(
-    paths: Sequence[str], key: str | None, tokenizer: str, vocabulary_size: int | None, valid_share: float
+    paths: Sequence[str],
+    key: str | None,
+    tokenizer: str,
+    vocabulary_size: int | None,
+    valid_share: float,
+    min_frequency: int | None = None,
 ) -> TextData:
     """Text in tokens; the same object at every call, so that members of a stack share it.
 
@@ -133,6 +143,7 @@ def load_text(
         tokenizer: see :func:`shoal.tasks.text.tokenizers.make_tokenizer`.
         vocabulary_size: vocabulary size of ``bpe``.
         valid_share: share of the characters, from the end, that validates.
+        min_frequency: see :func:`shoal.tasks.text.tokenizers.make_tokenizer`.
 
     Raises:
         UserError: the text cannot be read, or has another content.
@@ -144,12 +155,12 @@ def load_text(
             f"run {key}",
             "name the text of the run with --text, or train anew",
         )
-    known = (corpus.key, tokenizer, vocabulary_size, valid_share)
+    size = vocabulary_size if tokenizer == "bpe" else None
+    known = (corpus.key, tokenizer, size, valid_share, min_frequency)
     with _loading:
         if known not in _loaded:
             train, valid = split(corpus.text, valid_share)
-            size = vocabulary_size if tokenizer == "bpe" else None
-            made = make_tokenizer(tokenizer, train, corpus.text, size)
+            made = make_tokenizer(tokenizer, train, corpus.text, size, min_frequency)
             parts = [made.encode(train), made.encode(valid)]
             _loaded[known] = TextData(torch.cat(parts), len(parts[0]), made)
             while len(_loaded) > _KEPT:

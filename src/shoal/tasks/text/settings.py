@@ -10,14 +10,16 @@ from pydantic import BeforeValidator
 from shoal.errors import UserError
 from shoal.measures import Measure, Measures
 from shoal.spec.fields import SHARE, choice, set_default, setting
-from shoal.tasks.settings import Counts, Sizes, TaskSettings, fitting
+from shoal.tasks.pretrained import PretrainedSettings, Side, words_of
+from shoal.tasks.settings import Counts, Sizes, fitting
 from shoal.tasks.text.corpus import Corpus, read_corpus, split
 
 if TYPE_CHECKING:
     from shoal.tasks.base import Task
     from shoal.tasks.text.data import TextData
 
-TOKENIZERS = ("chars", "bytes", "bpe")
+TOKENIZERS = ("chars", "bytes", "bpe", "words")
+MIN_FREQUENCY = 2  # default of words
 WINDOWS = ("random", "blocks")
 BPE_SIZE = 1024  # default size of a vocabulary of byte pairs
 BYTES = 256
@@ -50,7 +52,7 @@ def _is_there(path: str) -> bool:
 Paths = Annotated[tuple[str, ...], BeforeValidator(_paths)]
 
 
-class Text(TaskSettings):
+class Text(PretrainedSettings):
     """Settings of language modelling: the next token of each window is predicted from those before it.
 
     The identity of a run depends on the content of its text (``text_key``), not on its path.
@@ -84,12 +86,20 @@ class Text(TaskSettings):
         derived=True,
         pattern="^[0-9a-f]{16}$",
     )
-    tokenizer: str = choice("chars", "kind of tokens; bpe: byte pairs, learned from the training split", TOKENIZERS)
+    tokenizer: str = choice(
+        "chars", "kind of tokens; bpe: byte pairs, words: by rule, both learned from the training split", TOKENIZERS
+    )
     vocabulary_size: int | None = setting(
         None,
-        f"tokens of bpe ({BPE_SIZE} when not given); chars and bytes have their own",
+        f"tokens of bpe ({BPE_SIZE} when not given); chars, bytes and words have their own",
         "an integer of at least 2",
         ge=2,
+    )
+    min_frequency: int | None = setting(
+        None,
+        f"fewest occurrences in the training split of a word that is a token ({MIN_FREQUENCY} when not given)",
+        "an integer of at least 1",
+        ge=1,
     )
     context_length: int = setting(64, "most tokens that a prediction can see", "an integer of at least 1", ge=1)
     windows: str = choice(
@@ -114,6 +124,8 @@ class Text(TaskSettings):
         """Set the stride to the context length, and the vocabulary size where it does not depend on the text."""
         set_default(self, "eval_stride", self.context_length)
         set_default(self, "vocabulary_size", {"bpe": BPE_SIZE, "bytes": BYTES}.get(self.tokenizer))
+        set_default(self, "min_frequency", MIN_FREQUENCY if self.tokenizer == "words" else None)
+        self.fill_embeddings()
 
     @classmethod
     def suggest(cls, given: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -125,7 +137,9 @@ class Text(TaskSettings):
         if not self.text:
             return []
         is_default = self.tokenizer != "bpe" or self.vocabulary_size == BPE_SIZE
-        return ["text_key", *(["vocabulary_size"] if is_default else [])]
+        is_usual = self.tokenizer == "words" and self.min_frequency == MIN_FREQUENCY
+        names = ["vocabulary_size"] * is_default + ["min_frequency"] * is_usual
+        return ["text_key", *names, *self.derived_of_embeddings()]
 
     def check(self) -> None:
         """See :class:`Part`."""
@@ -137,6 +151,11 @@ class Text(TaskSettings):
                 f"eval_stride must be at most the context length, got eval_stride={self.eval_stride} and "
                 f"context_length={self.context_length}"
             )
+        if self.tokenizer != "words" and self.min_frequency is not None:
+            raise UserError(
+                f"min_frequency={self.min_frequency} does not apply to tokenizer {self.tokenizer!r}; it applies to "
+                "words"
+            )
         if self.text_key is None:
             corpus = read_corpus(self.text)
             object.__setattr__(self, "text_key", corpus.key)
@@ -146,6 +165,7 @@ class Text(TaskSettings):
                 f"text_key={self.text_key} alone does not give the vocabulary size of {self.tokenizer}; it is computed "
                 "where the text is given without it: --text FILE (text=… from Python)"
             )
+        self.check_embeddings(self.tokenizer)
 
     def check_new(self) -> None:
         """See :class:`Part`: the text must be the one that its key names."""
@@ -155,10 +175,14 @@ class Text(TaskSettings):
             if corpus.key != self.text_key:
                 raise UserError(f"text_key must be that of the text, {corpus.key}, or left out, got {self.text_key}")
             self._check_text(corpus)
+        self.check_new_embeddings()
 
     def _check_text(self, corpus: Corpus) -> None:
         """Set the vocabulary size that the text gives, and check that each split has a window."""
         vocabulary, n_train, n_valid = _sizes_of(corpus, self.tokenizer, self.valid_share)
+        if self.tokenizer == "words":
+            data = self.data()
+            vocabulary, n_train, n_valid = data.tokenizer.vocabulary_size, len(data.train), len(data.valid)
         if vocabulary is not None and self.vocabulary_size not in (None, vocabulary):
             raise UserError(
                 f"vocabulary_size={self.vocabulary_size} does not apply to tokenizer {self.tokenizer!r}, which has "
@@ -178,7 +202,7 @@ class Text(TaskSettings):
     def sizes(self) -> Sizes:
         """See :class:`TaskSettings`."""
         assert self.vocabulary_size is not None
-        return Sizes(self.vocabulary_size, self.context_length)
+        return Sizes(self.vocabulary_size, self.context_length, table_width=self.table_widths()["source"])
 
     def counts(self) -> Counts:
         """See :class:`TaskSettings`."""
@@ -200,13 +224,30 @@ class Text(TaskSettings):
 
         if not self.text:
             raise UserError(f"the text {self.text_key} of this run was not named: --text FILE")
-        return load_text(self.text, self.text_key, self.tokenizer, self.vocabulary_size, self.valid_share)
+        how = (self.tokenizer, self.vocabulary_size, self.valid_share, self.min_frequency)
+        return load_text(self.text, self.text_key, *how)
+
+    def side(self, name: str) -> Side:
+        """See :class:`PretrainedSettings`; the end of a line is no word."""
+        import numpy as np
+
+        from shoal.tasks.text.word_tokenizer import LINE, SPECIALS, WordTokenizer
+
+        data = self.data()
+        assert isinstance(data.tokenizer, WordTokenizer)
+        counts = {}
+        for split_name, tokens in (("train", data.train), ("valid", data.valid)):
+            counts[split_name] = np.bincount(tokens.numpy(), minlength=data.tokenizer.vocabulary_size)
+            counts[split_name][LINE] = 0
+        types, train = data.tokenizer.types, data.train
+        return Side(types, SPECIALS, counts, lambda: words_of(types, SPECIALS, _lines(train.tolist(), LINE)))
 
     def kept(self) -> Mapping[str, Any]:
         """See :class:`TaskSettings`: the tokenizer, the amount of validation text, and the n-gram baseline."""
         data = self.data()
         numbers = {"counts": data.counts(), "ngram": data.baseline()}
-        return {"text_key": self.text_key, "tokenizer": data.tokenizer.to_json(), **numbers}
+        tokenizer = data.tokenizer.to_json()
+        return {"text_key": self.text_key, "tokenizer": tokenizer, **numbers, **self.kept_embeddings()}
 
     @classmethod
     def units(cls, kept: Mapping[str, Any]) -> Mapping[str, float]:
@@ -222,18 +263,21 @@ class Text(TaskSettings):
     def beside(cls, kept: Mapping[str, Any]) -> list[str]:
         """See :class:`TaskSettings`: the best n-gram."""
         if not kept.get("ngram") or not kept.get("counts"):
-            return []
+            return cls.before(kept)
         baseline, loss = kept["ngram"], kept["ngram"]["nats_per_token"]
         bits = "".join(f", {loss * factor:.3f} {name}" for name, factor in cls.units(kept).items())
         whose = f"{str(kept.get('text_key', ''))[:8]} in {kept.get('tokenizer', {}).get('kind', 'tokens')}"
         return [
             f"beside, of text {whose}: the best n-gram (Witten–Bell, order {baseline['order']} of 1 to "
-            f"{baseline['orders']}) has {loss:.3f} nats per token{bits} on the same {kept['counts']['tokens']:,} tokens"
+            f"{baseline['orders']}) has {loss:.3f} nats per token{bits} on the same {kept['counts']['tokens']:,} "
+            "tokens",
+            *cls.before(kept),
         ]
 
     def place(self) -> tuple[str, Mapping[str, Any]] | None:
         """See :class:`TaskSettings`."""
-        return (self.text_key, {"text": list(self.text)}) if self.text and self.text_key else None
+        place = (self.text_key, {"text": list(self.text)}) if self.text and self.text_key else None
+        return self.place_embeddings(place)
 
     def build(self, split_seed: int) -> "Task":
         """See :class:`TaskSettings`; the split is the text's own and depends on no seed."""
@@ -269,6 +313,17 @@ def _sizes_of(corpus: Corpus, tokenizer: str, valid_share: float) -> tuple[int |
 
 _KEPT = 64
 _sizes: dict[tuple[str, str, float], tuple[int | None, int, int]] = {}
+
+
+def _lines(tokens: list[int], end: int) -> list[list[int]]:
+    """Tokens line by line, without those of the ends of lines."""
+    lines: list[list[int]] = [[]]
+    for token in tokens:
+        if token == end:
+            lines.append([])
+        else:
+            lines[-1].append(token)
+    return lines
 
 
 def check_windows(n_train: int, n_valid: int, context_length: int, valid_share: float) -> None:

@@ -1,6 +1,6 @@
-"""Tokenizers of text: characters, bytes, or byte-level byte-pair encoding (BPE).
+"""Tokenizers of text: characters, bytes, byte-level byte-pair encoding (BPE), or words.
 
-No tokenizer has special tokens: text that spells one, such as ``<|endoftext|>``, is text like any other.
+Only that of words has special tokens; text that spells one, such as ``<|endoftext|>``, is text like any other.
 """
 
 import hashlib
@@ -15,8 +15,9 @@ from torch import Tensor
 
 from shoal.errors import LabError, UserError, nearest
 from shoal.tasks.text.bpe import ALPHABET, BytePairTokenizer, as_indices, said, train_bpe, utf8
+from shoal.tasks.text.word_tokenizer import learn_words, words_from_json
 
-KINDS = ("chars", "bytes", "bpe")
+KINDS = ("chars", "bytes", "bpe", "words")
 _SURROGATES = range(0xD800, 0xE000)
 _ALIKE = {  # typed characters for typeset ones, which Unicode does not relate
     **dict.fromkeys("‘’‚‛′´`", "'"),
@@ -151,7 +152,13 @@ class ByteTokenizer:
         return {"kind": self.kind}
 
 
-def make_tokenizer(kind: str, train_text: str, whole_text: str, vocabulary_size: int | None = None) -> TextTokenizer:
+def make_tokenizer(
+    kind: str,
+    train_text: str,
+    whole_text: str,
+    vocabulary_size: int | None = None,
+    min_frequency: int | None = None,
+) -> TextTokenizer:
     """Tokenizer for a text.
 
     Args:
@@ -159,6 +166,7 @@ def make_tokenizer(kind: str, train_text: str, whole_text: str, vocabulary_size:
         train_text: text of the training split, from which ``bpe`` learns its merges.
         whole_text: text of both splits, whose characters ``chars`` has, as in nanoGPT, so that all have tokens.
         vocabulary_size: vocabulary size of ``bpe``, from 256 (bytes alone) to what the text gives; not for the others.
+        min_frequency: smallest number of occurrences of a type of ``words`` in the training split; 1 when not given.
 
     Raises:
         UserError: the kind is unknown, the size is not possible, the text is empty, or ``tokenizers`` is missing.
@@ -169,6 +177,8 @@ def make_tokenizer(kind: str, train_text: str, whole_text: str, vocabulary_size:
         if vocabulary_size is None:
             raise UserError("tokenizer bpe needs a vocabulary_size")
         return train_bpe(train_text, vocabulary_size)
+    if kind == "words" and vocabulary_size is None:
+        return learn_words(train_text, min_frequency or 1)
     if vocabulary_size is not None:
         raise UserError(f"vocabulary_size is a setting of bpe; the vocabulary of {kind} has a size of its own")
     if kind == "bytes":
@@ -190,7 +200,7 @@ def from_json(content: Any) -> TextTokenizer:
     if not isinstance(content, Mapping):
         raise LabError(f"the tokenizer is damaged: it is no JSON object but {type(content).__name__}")
     kind = content.get("kind")
-    keys = {"chars": {"characters"}, "bytes": set(), "bpe": {"merges", "trained_on"}}
+    keys = {"chars": {"characters"}, "bytes": set(), "bpe": {"merges", "trained_on"}, "words": {"types"}}
     if not isinstance(kind, str) or kind not in keys:
         raise LabError(f"the tokenizer is damaged: its kind must be one of {' '.join(KINDS)}, got {said(kind)}")
     if set(content) != {"kind"} | keys[kind]:
@@ -199,6 +209,8 @@ def from_json(content: Any) -> TextTokenizer:
         return ByteTokenizer()
     if kind == "bpe":
         return BytePairTokenizer(content["merges"], content["trained_on"])
+    if kind == "words":
+        return words_from_json(content["types"])
     characters = content["characters"]
     if not isinstance(characters, str) or not characters:
         raise LabError("the tokenizer is damaged: characters must be a text that is not empty")

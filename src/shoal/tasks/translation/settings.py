@@ -10,6 +10,7 @@ from shoal.errors import UserError
 from shoal.models.pair_settings import PairModel
 from shoal.spec.fields import choice, set_default, setting
 from shoal.tasks.pairs.settings import BucketedPairs
+from shoal.tasks.pretrained import PretrainedSides, Side, words_of
 from shoal.tasks.settings import Counts, Sizes
 from shoal.tasks.translation.corpus import FILES, read_parallel, read_sides
 
@@ -43,7 +44,7 @@ def _found_out(about: str) -> Any:
     return setting(None, f"{about}; counted in the files", "an integer of at least 1", derived=True, ge=1)
 
 
-class Translation(BucketedPairs):
+class Translation(PretrainedSides, BucketedPairs):
     """Settings of translation: sentences and their translations, line by line.
 
     The identity of a run depends on the content of the four files of training and validation (``pair_key``), not on
@@ -104,6 +105,7 @@ class Translation(BucketedPairs):
             set_default(self, "vocabulary_size", BPE_SIZE)
         if self.tokenizer == "words":
             set_default(self, "min_frequency", MIN_FREQUENCY)
+        self.fill_embeddings()
 
     def derived(self) -> list[str]:
         """See :class:`Part`: the key of the files, numbers counted in them, and defaults that were filled in."""
@@ -111,7 +113,7 @@ class Translation(BucketedPairs):
             return []
         filled = [("vocabulary_size", "bpe", BPE_SIZE), ("min_frequency", "words", MIN_FREQUENCY)]
         defaulted = [name for name, kind, usual in filled if self.tokenizer == kind and getattr(self, name) == usual]
-        return ["pair_key", *_FOUND, *defaulted]
+        return ["pair_key", *_FOUND, *defaulted, *self.derived_of_embeddings()]
 
     def check(self) -> None:
         """See :class:`Part`."""
@@ -140,6 +142,7 @@ class Translation(BucketedPairs):
                 f"pair_key={self.pair_key} alone does not give {missing[0]}; it is counted where the four files are "
                 "given without it"
             )
+        self.check_embeddings(self.tokenizer)
 
     def check_new(self) -> None:
         """See :class:`Part`: the files must be those that their key names."""
@@ -155,6 +158,7 @@ class Translation(BucketedPairs):
                     raise UserError(
                         f"{name} must be that of the files, {getattr(self, name)}, or left out, got {value}"
                     )
+        self.check_new_embeddings()
 
     def check_model(self, spec: "RunSpec") -> None:
         """See :class:`TaskSettings`: a model that reads one sequence needs one vocabulary."""
@@ -166,6 +170,7 @@ class Translation(BucketedPairs):
         part = spec.model_part
         if self.vocabularies == "separate" and isinstance(part, PairModel) and part.tie_embeddings == "all":
             raise part.tied_across_vocabularies()
+        super().check_model(spec)
 
     def _find_out(self) -> None:
         """Set numbers that depend on the content of the files; they are cached for the runs of a grid."""
@@ -212,11 +217,31 @@ class Translation(BucketedPairs):
 
         return load_translation(self.files(), key, Encoding(**{name: getattr(self, name) for name in _ENCODING}))
 
+    def side(self, name: str) -> Side:
+        """See :class:`PretrainedSettings`; EOS and padding are no words."""
+        import numpy as np
+
+        data = self.data()
+        vocabulary: Any = getattr(data.codec, name)
+        tokens, lengths = (getattr(data.pairs, f"{name}{end}").numpy() for end in ("", "_length"))  # (N, S), (N,)
+        is_text = np.arange(tokens.shape[1]) < lengths[:, None] - 1  # (N, S), without EOS
+        n, size = data.n_train, vocabulary.size
+        splits = {"train": slice(None, n), "valid": slice(n, None)}
+        counts = {split: np.bincount(tokens[at][is_text[at]], minlength=size) for split, at in splits.items()}
+        types, first = vocabulary.types, vocabulary.first
+
+        def sentences() -> list[list[str]]:
+            rows = (row[mask].tolist() for row, mask in zip(tokens[:n], is_text[:n], strict=True))
+            return words_of(types, first, rows)
+
+        return Side(types, first, counts, sentences)
+
     def sizes(self) -> Sizes:
         """See :class:`TaskSettings`; positions for the longest sentence that is allowed, and EOS."""
         assert self.source_tokens is not None and self.target_tokens is not None
         length = self.max_length + 1
-        return Sizes(self.target_tokens, length, 0, self.source_tokens, length)
+        widths = self.table_widths()
+        return Sizes(self.target_tokens, length, 0, self.source_tokens, length, widths["target"], widths["source"])
 
     def counts(self) -> Counts:
         """See :class:`TaskSettings`."""
@@ -241,7 +266,7 @@ class Translation(BucketedPairs):
         data = self.data()
         left = {**data.told, "too_long": self.too_long, "max_length": self.max_length}
         numbers = {"counts": data.counts, "left_out": left, "batches": self.filled(), "unknown": data.unknown}
-        return {"pair_key": self.pair_key, "codec": data.codec.to_json(), **numbers}
+        return {"pair_key": self.pair_key, "codec": data.codec.to_json(), **numbers, **self.kept_embeddings()}
 
     @classmethod
     def beside(cls, kept: Mapping[str, Any]) -> list[str]:
@@ -263,11 +288,12 @@ class Translation(BucketedPairs):
             f"with an empty side and left out: {empty:,} and {valid_empty:,}; validation sources that train, too: "
             f"{left['duplicates']:,}",
             *cls.told_filled(kept),
+            *cls.before(kept),
         ]
 
     def place(self) -> tuple[str, Mapping[str, Any]] | None:
         """See :class:`TaskSettings`."""
-        return (self.pair_key, self.files()) if self.source and self.pair_key else None
+        return self.place_embeddings((self.pair_key, self.files()) if self.source and self.pair_key else None)
 
     def sizes_named(self) -> list[str]:
         """See :class:`TaskSettings`."""

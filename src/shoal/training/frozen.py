@@ -1,0 +1,40 @@
+"""Frozen parameters of a stack: held once where its members agree, else with an axis of members."""
+
+from collections.abc import Collection
+
+import torch
+from torch import Tensor, nn
+
+from shoal.errors import UserError
+
+
+def of_each(models: list[nn.Module], device: torch.device, names: Collection[str]) -> dict[str, Tensor]:
+    """Frozen parameters in which members differ, by name, ``(R, *shape)`` each."""
+    return {name: torch.stack([model.get_parameter(name).detach() for model in models]).to(device) for name in names}
+
+
+def shared_by_all(models: list[nn.Module], device: torch.device, may_differ: Collection[str] = ()) -> dict[str, Tensor]:
+    """Parameters that do not train and are the same in all models, by name; they are held once for all members.
+
+    Args:
+        models: model of each member.
+        device: device of the parameters.
+        may_differ: names of those in which members may differ, which are left out where they do.
+
+    Raises:
+        UserError: they differ between members.
+    """
+    frozen = {name: p.detach() for name, p in models[0].named_parameters() if not p.requires_grad}
+    shared = {**frozen, **dict(models[0].named_buffers())}
+    for model in models[1:] if shared else []:
+        named = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+        for name, tensor in shared.items():
+            is_same = torch.equal(named[name].detach().to(tensor.device), tensor)
+            if not is_same and name in may_differ:
+                frozen.pop(name, None)
+            elif named[name].requires_grad or not is_same:
+                raise UserError(
+                    f"{name} does not train and is not the same in all runs of a cohort; what is frozen, and every "
+                    "buffer, is held once for all: give it the same values whatever the seed"
+                )
+    return {name: tensor.to(device) for name, tensor in frozen.items()}
