@@ -108,12 +108,12 @@ class Parser(argparse.ArgumentParser):
     def usual(self, kind: str) -> str:
         """Default part of a kind, which may depend on the task that the words name, where that can be imported."""
         from shoal.registry import USUAL
-        from shoal.spec.names import usual_model, usual_rule
+        from shoal.spec.names import USUAL_BY
 
-        before, usual = {"model": ("task", usual_model), "optimizer": ("model", usual_rule)}.get(kind, (None, None))
-        names = [] if before is None else self.chosen(before)
+        before, usual = USUAL_BY.get(kind, ("", None))
         with suppress(UserError):  # runs of a task that is not installed here can be chosen all the same
-            return usual(names[0]) if usual is not None and len(names) == 1 else USUAL[kind]
+            if usual is not None and len(names := self.chosen(before)) == 1:
+                return usual(names[0])
         return USUAL[kind]
 
     def suggested(self) -> dict[str, Any]:

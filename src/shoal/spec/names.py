@@ -1,6 +1,6 @@
 """Names of a run's parts: those that are given, and the usual ones for the others."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from shoal.errors import UserError, nearest
@@ -31,6 +31,13 @@ def usual_rule(model: str) -> str:
     if fitted_by == KINDS["optimizer"][USUAL["optimizer"]].fits:
         return USUAL["optimizer"]
     return str(next(rule.name for rule in KINDS["optimizer"].shipped() if rule.fits == fitted_by))
+
+
+# kind of the part that decides on the usual one, and by which function
+USUAL_BY: Mapping[str, tuple[str, Callable[[str], str]]] = {
+    "model": ("task", usual_model),
+    "optimizer": ("model", usual_rule),
+}
 
 
 def _named(kind: str, name: Any) -> str:
