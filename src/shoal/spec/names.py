@@ -1,6 +1,7 @@
 """Names of a run's parts: those that are given, and the usual ones for the others."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from shoal.errors import UserError, nearest
@@ -33,11 +34,21 @@ def usual_rule(model: str) -> str:
     return str(next(rule.name for rule in KINDS["optimizer"].shipped() if rule.fits == fitted_by))
 
 
-# kind of the part that decides on the usual one, and by which function
-USUAL_BY: Mapping[str, tuple[str, Callable[[str], str]]] = {
-    "model": ("task", usual_model),
-    "optimizer": ("model", usual_rule),
-}
+def usual_part(kind: str, chosen: Callable[[str], Sequence[str]]) -> str:
+    """The part of a kind where none is named, by the parts that are chosen of other kinds.
+
+    Runs of a task that is not installed here can be chosen all the same.
+
+    Args:
+        kind: ``task``, ``model`` or ``optimizer``.
+        chosen: function from a kind to the names of its chosen parts.
+    """
+    with suppress(UserError):
+        if kind == "model" and len(names := chosen("task")) == 1:
+            return usual_model(names[0])
+        if kind == "optimizer" and len(names := chosen("model")) == 1:
+            return usual_rule(names[0])
+    return USUAL[kind]
 
 
 def _named(kind: str, name: Any) -> str:
