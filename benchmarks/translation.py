@@ -1,13 +1,14 @@
 """Benchmark of translation beside a plain loop.
 
-Usage: ``python -m benchmarks.translation SOURCE TARGET VALID_SOURCE VALID_TARGET [PAIRS]``.
+Usage: ``python -m benchmarks.translation SOURCE TARGET VALID_SOURCE VALID_TARGET [PAIRS [MODEL ...]]``.
 
-The same encoder-decoder with the same initial parameters, of the task's default settings, learns from the same batches,
-padded to the same widths: in a plain loop of PyTorch (forward, cross-entropy, backward, ``torch.optim.AdamW``), one run
-at a time, and as a stack of ``R`` runs by the engine that a long training of them is given. One thread; a pair is a
-window of steps of the loop, the same steps of the stack, and the loop again; medians and quartiles of the ratios are
-reported, in processor time per token that is no padding, sources and targets with their EOS. Before that, both have to
-have the same loss, up to dropout.
+The same model with the same initial parameters, of the task's default settings, learns from the same batches, padded to
+the same widths: in a plain loop of PyTorch (forward, cross-entropy, backward, ``torch.optim.AdamW``), one run at a
+time, and as a stack of ``R`` runs by the engine that a long training of them is given, a run alone by ``plain``, too.
+One thread; a pair is a window of steps of the loop, the same steps of the stack, and the loop again; medians and
+quartiles of the ratios are reported, in processor time per token that is no padding, sources and targets with their
+EOS. Before that, both have to have the same loss, up to dropout. The models are those that read sources, unless some
+are named.
 
 It also reports the share of positions that hold tokens, and the memory of a stack, each size in its own process.
 
@@ -30,7 +31,7 @@ from torch import Tensor
 
 from shoal.fast.engine import choose_engine
 from shoal.spec import RunSpec
-from shoal.tasks.base import Batch
+from shoal.tasks.base import READS, Batch
 from shoal.tasks.build import build_model
 from shoal.tasks.pairs.settings import BucketedPairs
 from shoal.tasks.sampling import Form
@@ -44,18 +45,19 @@ WINDOW = 2  # steps between two readings of the clock
 SIZES = (1, 4)  # R of the times
 MEMBERS = (1, 2, 4)  # R of the memory
 PAIRS = 10
+MODELS = ("encoder_decoder", "encoder_translator", "lstm_encoder_decoder")
 
 
-def cohort(paths: Sequence[str], R: int) -> Cohort:
+def cohort(paths: Sequence[str], R: int, model: str = MODELS[0]) -> Cohort:
     """Cohort of ``R`` runs of default settings and different seeds."""
     files: dict[str, Any] = dict(zip(FILES, paths, strict=True))
-    first = RunSpec(task="translation", **files)
+    first = RunSpec(task="translation", model=model, **files)
     return Cohort(tuple(first.replace(seed=seed) for seed in range(R)))
 
 
-def stack_of(runs: Cohort) -> Stack:
-    """Stack of these runs, with the engine that a long training of them is given."""
-    return Stack(runs, CPU, choose_engine(runs.shared, math.inf, CPU).engine)
+def stack_of(runs: Cohort, engine: str | None = None) -> Stack:
+    """Stack of these runs, with the engine that a long training of them is given where none is named."""
+    return Stack(runs, CPU, engine or choose_engine(runs.shared, math.inf, CPU).engine)
 
 
 @dataclass(frozen=True)
@@ -107,7 +109,7 @@ class Loop:
 
     def step(self, batch: Batch) -> Tensor:
         """Train on a batch; returns its loss before the update, in nats per token."""
-        logits = self.model(batch["source"], batch["inputs"], batch["seen"])[0]  # (B, T, V)
+        logits = self.model(*(batch[name] for name in READS if name in batch))[0]  # (B, T, V)
         loss = F.cross_entropy(logits.flatten(0, 1), batch["targets"].flatten(), ignore_index=0)
         self.optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
@@ -116,9 +118,9 @@ class Loop:
         return loss.detach()
 
 
-def check(runs: Cohort, step: Step) -> None:
+def check(runs: Cohort, step: Step, engine: str | None = None) -> None:
     """Raise a RuntimeError where losses of the first step show that models or batches differ."""
-    stack = stack_of(runs)
+    stack = stack_of(runs, engine)
     stack.sampler.prepare(stack.steps)
     stack.at += 1
     indices, _ = stack.draw()
@@ -131,12 +133,11 @@ def check(runs: Cohort, step: Step) -> None:
             raise RuntimeError(f"member {member} has loss {ours} here and {theirs} in the loop")
 
 
-def measure(paths: Sequence[str], R: int, pairs: int) -> tuple[list[float], list[float]]:
+def measure(runs: Cohort, pairs: int, engine: str | None = None) -> tuple[list[float], list[float]]:
     """Microseconds per token in the loop, and the ratio of the stack's time to it, of each pair."""
-    runs = cohort(paths, R)
     steps = steps_of(runs, WINDOW * (pairs + 1))
-    check(runs, steps[0])
-    loop, stack = Loop(runs.shared), stack_of(runs)
+    check(runs, steps[0], engine)
+    loop, stack = Loop(runs.shared), stack_of(runs, engine)
     for step in {(step.form, step.indices.shape): step for step in steps}.values():
         stack.score(step.indices, training=True, form=step.form)  # the first of a form tries how it is computed
     theirs, ratios = [], []
@@ -190,13 +191,18 @@ def main() -> None:
         memory(paths, int(sys.argv[6]))
         return
     pairs = int(sys.argv[5]) if len(sys.argv) > 5 else PAIRS
-    print("| | µs per token, loop | times that, stack (quartiles) | pairs |\n| --- | ---: | ---: | ---: |")
-    for R in SIZES:
-        theirs, ratios = measure(paths, R, pairs)
-        low, _, high = quantiles(ratios, n=4)
-        print(
-            f"| R = {R} | {median(theirs):.1f} | {median(ratios):.2f} ({low:.2f} to {high:.2f}) | {pairs} |", flush=True
-        )
+    print(
+        "| | engine | µs per token, loop | times that, stack (quartiles) | pairs |\n| --- | --- | ---: | ---: | ---: |"
+    )
+    for model in sys.argv[6:] or MODELS:
+        for R in SIZES:
+            runs = cohort(paths, R, model)
+            engines = [choose_engine(runs.shared, math.inf, CPU).engine, *(["plain"] if R == 1 else [])]
+            for engine in dict.fromkeys(engines):
+                theirs, ratios = measure(runs, pairs, engine)
+                low, _, high = quantiles(ratios, n=4)
+                times = f"{median(theirs):.1f} | {median(ratios):.2f} ({low:.2f} to {high:.2f}) | {pairs}"
+                print(f"| {model}, R = {R} | {engine} | {times} |", flush=True)
     buckets, longest = shares(paths)
     print(f"\ntokens among positions: {100 * buckets:.0f} % in buckets, {100 * longest:.0f} % padded to the longest\n")
     print("| MiB | corpus | parameters and moments | process, peak |\n| --- | ---: | ---: | ---: |")

@@ -111,6 +111,18 @@ def test_a_run_alone_has_the_bits_that_it_has_beside_others(tmp_path):
     assert np.array_equal(alone.model(specs[0]).transitions, beside.model(specs[0]).transitions)
 
 
+def test_runs_that_pause_go_on_to_the_same_bits(tmp_path):
+    specs = grid(small(), seed=range(3))
+    whole = shoal.train(specs, tmp_path / "whole")
+    shoal.train(specs, tmp_path / "parts", until=5)
+    assert Lab(tmp_path / "parts").records().runs()["step"].to_list() == [5, 5, 5]
+    shoal.train(specs[:1], tmp_path / "parts", until=8)
+    assert Lab(tmp_path / "parts").records().runs()["step"].to_list() == [8, 5, 5]
+    parts = shoal.train(specs, tmp_path / "parts", until=12)
+    assert parts.runs()["state"].unique().to_list() == ["done"]
+    assert parts.curves().sort("run", "step").equals(whole.curves().sort("run", "step"))
+
+
 def test_a_stopped_training_goes_on_to_the_same_bits(tmp_path):
     specs = grid(small(n_steps=60, tolerance=1e-2), seed=range(4))
     whole = shoal.train(specs, tmp_path / "whole")

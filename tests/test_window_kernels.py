@@ -13,7 +13,7 @@ from shoal.fast.kernels import CompiledLibrary
 from shoal.fast.program import Arena, Program, Value
 from shoal.fast.scorer import unflattened
 from shoal.fast.window_kernels import WindowKernelOps, window_kernels, window_library
-from shoal.fast.window_ops import Drop, TorchWindowOps, View
+from shoal.fast.window_ops import Drop, Recurrence, TorchWindowOps, View
 from shoal.keyed import uniform
 from shoal.models.norms import LayerNorm, RMSNorm
 from shoal.objectives import CONVENTIONS
@@ -54,7 +54,7 @@ class Banded(Program):
         self.lay(lambda: all(bool(band.isnan().all()) for band in self.bands) or pytest.fail("written outside"))
 
 
-def run(build, arrays, d_out, is_copied=True, repeats=1, program_type=Program):
+def run(build, arrays, d_out, is_copied=True, repeats=1, program_type=Program, products="torch"):
     """What an operation of kernels gives for arrays, and their gradients, from that of its result.
 
     ``build`` makes the result of operations and values. Those it is given may be overwritten if ``is_copied``; else
@@ -63,7 +63,7 @@ def run(build, arrays, d_out, is_copied=True, repeats=1, program_type=Program):
     layout = {name: array.shape[1:] for name, array in arrays.items()}
     theta = torch.cat([array.flatten(1) for array in arrays.values()], 1)
     gradient = torch.zeros_like(theta)
-    program = program_type(Arena(), gradient)
+    program = program_type(Arena(), gradient, products=products)
     parts, gradients = unflattened(theta, layout), unflattened(gradient, layout)
     values = {name: Value(parts[name], gradients[name], is_parameter=True) for name in layout}
     library = CompiledLibrary(kernels().library)
@@ -82,7 +82,7 @@ def run(build, arrays, d_out, is_copied=True, repeats=1, program_type=Program):
     return results, {name: part.clone() for name, part in unflattened(gradient, layout).items()}
 
 
-def held(build, arrays, seed=0, is_copied=True, tolerance=2e-5):
+def held(build, arrays, seed=0, is_copied=True, tolerance=2e-5, products="torch"):
     """Hold an operation of kernels to PyTorch's and their gradients, in float64, and members to themselves alone."""
     leaves = {name: array.double().requires_grad_() for name, array in arrays.items()}
     expected = build(TorchWindowOps(), SimpleNamespace(**leaves))
@@ -90,7 +90,7 @@ def held(build, arrays, seed=0, is_copied=True, tolerance=2e-5):
     R = len(first)
     d_out = drawn(seed + 1, R, d=first.shape[1:])["d"]
     grads = torch.autograd.grad(first, list(leaves.values()), d_out.double(), allow_unused=True)
-    results, found = run(build, arrays, d_out, is_copied, repeats=2)
+    results, found = run(build, arrays, d_out, is_copied, repeats=2, products=products)
     for result, wanted in zip(results, [expected] if first is expected else expected, strict=True):
         scale = 1 + float(wanted.detach().abs().max())
         assert float((result.double() - wanted.detach()).abs().max()) <= tolerance * scale
@@ -101,7 +101,7 @@ def held(build, arrays, seed=0, is_copied=True, tolerance=2e-5):
     return results, found, d_out
 
 
-def held_apart(build_for, arrays, stacked):
+def held_apart(build_for, arrays, stacked, products="torch"):
     """Hold each member alone, and the stack where arrays lie between numbers that are none, to the stack, by bits.
 
     ``build_for`` makes the operation of some members.
@@ -109,7 +109,7 @@ def held_apart(build_for, arrays, stacked):
     results, found, d_out = stacked
     for members in [slice(0, len(d_out)), *(slice(r, r + 1) for r in range(len(d_out)))]:
         own = {name: array[members] for name, array in arrays.items()}
-        apart, grads = run(build_for(members), own, d_out[members], program_type=Banded)
+        apart, grads = run(build_for(members), own, d_out[members], program_type=Banded, products=products)
         assert all(torch.equal(one, every[members]) for one, every in zip(apart, results, strict=True))
         assert all(torch.equal(grads[name], found[name][members]) for name in found)
 
@@ -143,7 +143,7 @@ views = st.one_of(
 )
 
 
-def hold_attention(R, B, H, size, view, p, is_masked, keys, seed, is_copied=True):
+def hold_attention(R, B, H, size, view, p, is_masked, keys, seed, is_copied=True, factor=None):
     Q, K, causal = view
     D = H * size
     arrays = drawn(seed, R, q=(B * Q, D), kv=(B * K, 2 * D))
@@ -153,7 +153,7 @@ def hold_attention(R, B, H, size, view, p, is_masked, keys, seed, is_copied=True
     def build_for(members):
         view = View(B, Q, K, causal, seen[members].contiguous() if is_masked else None)
         drop = drop_for(p, keys, members)
-        return lambda ops, x: ops.attention(x.q, x.kv, view, H, drop)
+        return lambda ops, x: ops.attention(x.q, x.kv, view, H, drop, factor)
 
     stacked = held(build_for(slice(0, R)), arrays, seed, is_copied)
     held_apart(build_for, arrays, stacked)
@@ -170,6 +170,67 @@ def hold_attention(R, B, H, size, view, p, is_masked, keys, seed, is_copied=True
 @example(2, 2, 1, 64, (9, 16, False), None, True, [1, 2, 3], 0, True)
 def test_attention(R, B, H, size, view, p, is_masked, keys, seed, is_copied):
     hold_attention(R, B, H, size, view, p, is_masked, keys, seed, is_copied)
+
+
+def test_attention_with_scores_of_another_factor():
+    hold_attention(2, 3, 1, 24, (5, 7, False), 0.5, True, [1, 2, 3], 0, factor=1.0)
+
+
+def hold_lstm(R, B, S, E, D, is_biased, mask, is_backward, has_before, seed, products):
+    """Hold an LSTM layer, its states and the last of them, to PyTorch's operations."""
+    arrays = drawn(seed, R, x=(S * B, E), weight=(4 * D, E + D), bias=(4 * D,), h=(B, D), c=(B, D))
+    arrays["weight"] /= math.sqrt(E + D)
+    seen = torch.rand(R, B, S, generator=torch.Generator().manual_seed(seed)) < 0.6
+    if mask == "padding":
+        seen = torch.arange(S) < torch.randint(S + 1, (R, B, 1), generator=torch.Generator().manual_seed(seed))
+
+    def build_for(members):
+        over = Recurrence(B, S, seen[members].contiguous() if mask else None, is_backward)
+
+        def build(ops, x):
+            bias, before = x.bias if is_biased else None, (x.h, x.c) if has_before else None
+            h, ends = ops.lstm(x.x, x.weight, bias, over, before)
+            return ops.join([h, *ends])
+
+        return build
+
+    stacked = held(build_for(slice(0, R)), arrays, seed, products=products)
+    held_apart(build_for, arrays, stacked, products)
+    if mask == "padding" and not is_backward:
+        h = stacked[0][0][:, : S * B].view(R, S, B, D)
+        first = arrays["h"] if has_before else torch.zeros(R, B, D)
+        for r, b in [(r, b) for r in range(R) for b in range(B)]:
+            n = int(seen[r, b].sum())
+            assert bool((h[r, n:, b] == (h[r, n - 1, b] if n else first[r, b])).all())
+
+
+widths = st.integers(2, 40)  # a product with one column is rounded otherwise in a stack of one by PyTorch's library
+masks = st.sampled_from([None, "padding", "any"])
+directions = (st.booleans(), st.booleans(), seeds, st.sampled_from(["torch", "own"]))
+
+
+@quick
+@given(
+    *(st.integers(1, 3), st.integers(1, 3), st.integers(1, 5), widths, st.integers(1, 20)),
+    *(st.booleans(), masks, *directions),
+)
+@example(2, 3, 4, 8, 16, True, "padding", True, True, 0, "own")
+@example(2, 3, 4, 8, 16, True, "any", False, False, 0, "own")
+@example(2, 3, 1, 8, 16, True, None, False, False, 0, "own")
+@example(2, 3, 9, 8, 32, True, "padding", True, True, 0, "own")
+def test_lstm_layers(R, B, S, E, D, is_biased, mask, is_backward, has_before, seed, products):
+    hold_lstm(R, B, S, E, D, is_biased, mask, is_backward, has_before, seed, products)
+
+
+def test_a_final_state_has_the_gradients_of_all_its_readers_and_one_that_is_not_read_none():
+    def build(ops, x):
+        over = Recurrence(2, 3)
+        h, (last, _) = ops.lstm(x.x, ops.join([x.weight]), None, over, None)
+        above, _ = ops.lstm(h, ops.join([x.weight]), None, over, (last, last))
+        again, _ = ops.lstm(above, ops.join([x.weight]), None, over, (last, ops.join([x.c])))
+        return ops.by_example(ops.beside([again, h]), 3)
+
+    held(build, drawn(0, 2, x=(6, 8), weight=(32, 16), c=(2, 8)))
 
 
 def test_gradients_of_attention_are_added_to_those_of_other_readers():
@@ -192,7 +253,7 @@ def test_rotary_positions(R, B, S, H, half, is_copied, seed):
 
 @quick
 @given(
-    *(st.integers(1, 3), st.integers(1, 70), st.integers(1, 20), st.sampled_from(["gelu", "relu", "swiglu"])),
+    *(st.integers(1, 3), st.integers(1, 70), st.integers(1, 20), st.sampled_from(["gelu", "relu", "swiglu", "tanh"])),
     *(st.booleans(), seeds),
 )
 def test_activations(R, n, E, kind, is_copied, seed):
@@ -301,7 +362,7 @@ def test_scores_of_tokens(R, n, V, smoothing, convention, seed):
 D, S, B = 8, 3, 2
 DROP = Drop(0.3, torch.tensor([1, 2]))
 NORMS = ("layernorm", None, "rmsnorm", "unshifted")
-KINDS = ("linear", "dropout", "activation", "residual", "norm", "rotated", "attention", "sum", "join")
+KINDS = ("linear", "dropout", "activation", "residual", "norm", "rotated", "attention", "sum", "join", "lstm", "beside")
 steps = st.lists(
     st.tuples(st.sampled_from(KINDS), st.integers(0, 9), st.integers(0, 9), st.integers(0, 3)), min_size=1, max_size=8
 )
@@ -314,7 +375,7 @@ def made(ops, x, kind, a, b, choice):
         return ops.linear(a, x.weight, x.bias if choice else None)
     if kind == "activation":
         return ops.activation(
-            ops.linear(a, x.wide if choice == 2 else x.weight), ["gelu", "relu", "swiglu"][choice % 3]
+            ops.linear(a, x.wide if choice == 2 else x.weight), ["gelu", "relu", "swiglu", "tanh"][choice]
         )
     if kind == "residual":
         added = ops.linear(b, x.weight) if choice % 2 else ops.join([b])
@@ -323,6 +384,12 @@ def made(ops, x, kind, a, b, choice):
         return ops.norm(a, norm_of(x, NORMS[choice] or "layernorm"))
     if kind == "attention":
         return ops.attention(a, ops.linear(b, x.wide), View(B, S, S, choice % 2 == 0), 2, drop)
+    if kind == "lstm":
+        gates, over = ops.join([x.gates]), Recurrence(B, S, is_backward=choice > 1)
+        h, ends = ops.lstm(a, gates, None, over, None)
+        return ops.lstm(h, ops.join([x.gates]), None, over, ends)[0] if choice % 2 else h
+    if kind == "beside":
+        return ops.by_example(ops.linear(ops.beside([a, b]), x.narrow), S)
     return ops.apply(lambda a, b: a + b.tanh(), a, b) if kind == "sum" else ops.join([a])
 
 
@@ -342,8 +409,8 @@ def composed(ops, x, steps):
 
 def hold_composed(steps, is_copied, seed):
     shapes = {"x": (B * S, D), "weight": (D, D), "wide": (2 * D, D), "bias": (D,), "scale": (D,), "shift": (D,)}
-    arrays = drawn(seed, 2, **shapes)
-    for name in ("weight", "wide"):
+    arrays = drawn(seed, 2, **shapes, gates=(4 * D, 2 * D), narrow=(D, 2 * D))
+    for name in ("weight", "wide", "gates", "narrow"):
         arrays[name] *= 0.3
     held(lambda ops, x: composed(ops, x, steps), arrays, seed, is_copied, tolerance=2e-4)
 
@@ -389,12 +456,14 @@ def test_the_number_of_threads_changes_no_bit_of_the_kernels():
     arrays = drawn(
         1, 1, x=(320, 48), kv=(320, 96), bias=(48,), scale=(48,), shift=(48,), table=(40, 48), wide=(320, 96)
     )
+    arrays |= {"gates": 0.1 * drawn(2, 1, gates=(192, 96))["gates"]}
     drop, seen = Drop(0.2, torch.tensor([3])), SEEN[:1].contiguous()
 
     def build(ops, x):
         y = ops.residual(x.x, ops.embed(x.table, TOKENS[:1], 16, None, None), x.bias, drop, norm_of(x, "layernorm"))
         y = ops.attention(ops.rotated(y, 16, 3, 48), x.kv, View(20, 16, 16, False, seen), 3, drop)
         y = ops.residual(ops.dropout(y, drop), ops.activation(x.wide, "swiglu"), x.bias, drop, norm_of(x, "rmsnorm"))
+        y, _ = ops.lstm(ops.activation(y, "tanh"), x.gates, None, Recurrence(20, 16, seen), None)
         return ops.token_scores(ops.activation(y, "gelu"), TOKENS[:1], 0.1, "torch")
 
     d_out, before, runs = drawn(2, 1, d=(320,))["d"], torch.get_num_threads(), []
@@ -444,6 +513,16 @@ def test_the_likeliest_token_is_that_of_argmax_with_infinite_logits_and_none():
 )
 def test_attention_of_many_shapes(R, B, H, size, view, p, is_masked, keys, seed, is_copied):
     hold_attention(R, B, H, size, view, p, is_masked, keys, seed, is_copied)
+
+
+@pytest.mark.slow
+@settings(max_examples=100, deadline=None)
+@given(
+    *(st.integers(1, 3), st.integers(1, 70), st.integers(1, 9), widths, st.integers(1, 70)),
+    *(st.booleans(), masks, *directions),
+)
+def test_lstm_layers_of_many_shapes(R, B, S, E, D, is_biased, mask, is_backward, has_before, seed, products):
+    hold_lstm(R, B, S, E, D, is_biased, mask, is_backward, has_before, seed, products)
 
 
 @pytest.mark.slow

@@ -16,6 +16,8 @@ from shoal.fast.engine import available, choose_engine, engine_kernels
 from shoal.fast.fused import fused_kernels
 from shoal.fast.windows import WindowScorer
 from shoal.lab.cohort import CohortFolder
+from shoal.models.encoder_translator import EncoderTranslator
+from shoal.models.pair_settings import EncoderTranslatorSettings
 from shoal.models.settings import GPTSettings
 from shoal.spec import RunSpec
 from shoal.tasks.text.settings import Text
@@ -37,6 +39,8 @@ FAMILIES = {
     "gpt of pairs": {**OF_PAIRS, "model": "gpt", "num_heads": 2, "positions": "rotary", "reduction": "sentence"},
     "lstm": {**OF_TEXT, "model": "lstm", "dropout": 0.3, "label_smoothing": 0.1},
     "encoder_decoder": {**OF_PAIRS, "model": "encoder_decoder", "num_heads": 2, **DROPS, "tie_embeddings": "all"},
+    "encoder_translator": {**OF_PAIRS, "model": "encoder_translator", "num_heads": 2, **DROPS, "label_smoothing": 0.1},
+    "lstm_encoder_decoder": {**OF_PAIRS, "model": "lstm_encoder_decoder", "dropout": 0.3, "tie_embeddings": "decoder"},
 }
 
 
@@ -96,7 +100,7 @@ def test_losses_and_gradients_are_those_of_the_model(text, family):
     assert_the_models(runs(text, **FAMILIES[family]))
 
 
-@pytest.mark.parametrize("family", ["gpt", "lstm", "encoder_decoder"])
+@pytest.mark.parametrize("family", ["gpt", "lstm", "encoder_decoder", "encoder_translator", "lstm_encoder_decoder"])
 def test_groups_of_members_change_no_bit(text, family, monkeypatch):
     specs = runs(text, members=3, **FAMILIES[family])
     together = stack_of(specs)
@@ -111,7 +115,7 @@ def test_groups_of_members_change_no_bit(text, family, monkeypatch):
         assert torch.equal(one, other)
 
 
-@pytest.mark.parametrize("family", ["gpt", "lstm"])
+@pytest.mark.parametrize("family", ["gpt", "lstm", "encoder_translator", "lstm_encoder_decoder"])
 def test_alone_in_a_stack_and_resumed_a_member_has_the_same_bits(text, family):
     specs = runs(text, members=3, **FAMILIES[family])
     together, alone = stack_of(specs), [stack_of([spec]) for spec in specs]
@@ -157,6 +161,19 @@ class Said(Frozen):
     reads_windows = True
 
 
+class OtherTranslator(EncoderTranslator):
+    """A translator that may compute anything."""
+
+
+class Unwritten(EncoderTranslatorSettings):
+    """A family that the engine has not been written for."""
+
+    def build(self, sizes):
+        model = super().build(sizes)
+        model.__class__ = OtherTranslator
+        return model
+
+
 class OtherText(Text):
     """A text whose batches may be anything."""
 
@@ -166,9 +183,9 @@ def test_what_it_does_not_know_is_refused(text):
     assert choose_engine(spec, math.inf, CPU).engine == "plain"
     with pytest.raises(UserError, match="do not train"):
         Stack(Cohort((spec.replace(model=f"{__name__}:Said"),)), CPU, "windows")
-    other = runs(text, 1, **{**OF_PAIRS, "model": "encoder_translator", "num_heads": 2})[0]
+    other = runs(text, 1, **{**OF_PAIRS, "model": f"{__name__}:Unwritten", "num_heads": 2})[0]
     assert choose_engine(other, math.inf, CPU).engine == "plain"
-    with pytest.raises(UserError, match="EncoderTranslator"):
+    with pytest.raises(UserError, match="OtherTranslator"):
         Stack(Cohort((other,)), CPU, "windows")
     with pytest.raises(UserError, match="single tokens"):
         Stack(Cohort((RunSpec(),)), CPU, "windows")
@@ -204,8 +221,9 @@ def test_a_cohort_keeps_its_engine_and_goes_on_without_a_compiler(text, tmp_path
         Stack(Cohort(tuple(specs)), CPU, "windows")
 
 
-def test_a_member_that_diverges_changes_nothing_of_its_neighbours(text):
-    specs = runs(text, members=3, **FAMILIES["encoder_decoder"])
+@pytest.mark.parametrize("family", ["encoder_decoder", "lstm_encoder_decoder"])
+def test_a_member_that_diverges_changes_nothing_of_its_neighbours(text, family):
+    specs = runs(text, members=3, **FAMILIES[family])
     healthy, ill = stack_of(specs), stack_of(specs)
     for step in range(1, 5):
         if step == 3:
@@ -248,6 +266,21 @@ def variants():
             **block,
         },
     ]
+    sources = [
+        {
+            "model": st.just("encoder_translator"),
+            "tie_embeddings": st.sampled_from(["none", "all"]),
+            "scale_embeddings": any_bool,
+            **block,
+        },
+        {
+            "model": st.just("lstm_encoder_decoder"),
+            "tie_embeddings": st.sampled_from(["none", "decoder", "all"]),
+            "hidden_size": st.sampled_from([4, 8, 10]),
+            "bidirectional": any_bool,
+            "num_encoder_layers": st.integers(1, 3),
+        },
+    ]
     pairs = {
         "label_smoothing_convention": st.sampled_from(["torch", "fairseq", "joeynmt"]),
         "reduction": st.sampled_from(["token", "sentence"]),
@@ -255,7 +288,9 @@ def variants():
     }
     texts = {"windows": st.sampled_from(["random", "blocks"]), "context_length": st.sampled_from([5, 9])}
     of_task = [({**OF_TEXT}, texts), ({**OF_PAIRS}, pairs)]
-    return st.tuples(st.sampled_from(families), st.sampled_from(of_task)).flatmap(
+    of_any = st.tuples(st.sampled_from(families), st.sampled_from(of_task))
+    of_sources = st.tuples(st.sampled_from(sources), st.just(of_task[1]))
+    return st.one_of(of_any, of_sources).flatmap(
         lambda both: st.fixed_dictionaries({**common, **both[0], **both[1][1]}).map(lambda own: {**both[1][0], **own})
     )
 
@@ -314,12 +349,16 @@ def test_examples_scored_in_parts_are_those_scored_at_once(text, family):
 
 
 @pytest.mark.slow
-def test_a_certificate_is_exact_and_memory_is_estimated(text, tmp_path):
-    specs = runs(text, **FAMILIES["gpt"])
+@pytest.mark.parametrize("family", ["gpt", "encoder_translator", "lstm_encoder_decoder"])
+def test_a_certificate_is_exact_and_memory_is_estimated(text, tmp_path, family):
+    specs = runs(text, **FAMILIES[family])
     folder = begun(tmp_path / "lab", specs, "windows")
     assert train_cohort(folder, Options()) == "done"
     found = certify(folder, [spec.id for spec in specs], steps=8)
     assert found["environment"]["engine"] == "windows" and found["record"] < 1e-6
     assert max(own["parameters"] for own in found["alone"].values()) == 0.0
-    large = specs[0].replace(eval_batch_size=4096)
+    stack, large = stack_of(specs), specs[0].replace(eval_batch_size=4096)
+    train_steps(stack, 2)
+    evaluate(stack, {})
+    assert stack.scorer.arena.n_bytes <= stack_bytes(specs[0], len(specs), "windows")
     assert stack_bytes(specs[0], 1, "windows") <= stack_bytes(large, 1, "windows")

@@ -187,6 +187,7 @@ MODELS: Registry[Any] = Registry(
         "encoder_translator": "shoal.models.pair_settings:EncoderTranslatorSettings",
         "lstm_encoder_decoder": "shoal.models.pair_settings:LSTMEncoderDecoderSettings",
         "hmm": "shoal.models.hmm_settings:HMMSettings",
+        "finetuned": "shoal.models.adapter_settings:FineTunedSettings",
     },
 )
 RULES: Registry[Any] = Registry(

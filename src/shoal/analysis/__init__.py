@@ -17,6 +17,14 @@ if TYPE_CHECKING:
     from shoal.analysis.comparison import Metric, compare, pairs
     from shoal.analysis.corpus_scores import SentenceStatistics
     from shoal.analysis.factorial import Decomposition, decompose
+    from shoal.analysis.jacobians import (
+        block_jacobians,
+        jacobian,
+        jacobian_products,
+        layer_jacobians,
+        singular_values,
+        state_jacobians,
+    )
     from shoal.analysis.log_rank import LogRankTest, logrank, logrank_pairs
     from shoal.analysis.power_law import PowerLaw, PowerLawFit, fit_power_law
     from shoal.analysis.scaling import ScalingFit, fit_scaling
@@ -47,6 +55,7 @@ __all__ = [
     "TextScores",
     "TrendEstimate",
     "at_least",
+    "block_jacobians",
     "compare",
     "compare_all",
     "compare_settings",
@@ -59,7 +68,10 @@ __all__ = [
     "get_extrema_performance_steps",
     "get_extrema_performance_steps_per_trials",
     "holm",
+    "jacobian",
+    "jacobian_products",
     "kaplan_meier",
+    "layer_jacobians",
     "logrank",
     "logrank_pairs",
     "mean_and_std",
@@ -67,7 +79,9 @@ __all__ = [
     "pairs",
     "restricted_times",
     "score_interval",
+    "singular_values",
     "slope_difference",
+    "state_jacobians",
     "survival_summary",
     "text_scores",
     "time_to",
@@ -81,6 +95,14 @@ _HOMES = {
     "comparison": ("Metric", "compare", "pairs"),
     "corpus_scores": ("SentenceStatistics",),
     "factorial": ("Decomposition", "decompose"),
+    "jacobians": (
+        "block_jacobians",
+        "jacobian",
+        "layer_jacobians",
+        "jacobian_products",
+        "singular_values",
+        "state_jacobians",
+    ),
     "log_rank": ("LogRankTest", "logrank", "logrank_pairs"),
     "power_law": ("PowerLaw", "PowerLawFit", "fit_power_law"),
     "scaling": ("ScalingFit", "fit_scaling"),

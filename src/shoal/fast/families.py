@@ -1,7 +1,7 @@
 """Model families over windows of tokens, in terms of operations.
 
-Equal to :class:`shoal.models.GPT`, :class:`shoal.models.LSTMLM` and :class:`shoal.models.EncoderDecoder`; see there for
-the equations.
+Equal to :class:`shoal.models.GPT`, :class:`shoal.models.LSTMLM` and, of those that read a source,
+:class:`shoal.models.EncoderDecoder`, ``EncoderTranslator`` and ``LSTMEncoderDecoder``; see there for the equations.
 
 ``R`` members, ``B`` examples, ``S`` positions of a source, ``T`` of what is predicted, ``D`` width, ``V`` vocabulary.
 """
@@ -15,13 +15,16 @@ import torch
 from torch import Tensor, nn
 
 from shoal.fast.blocks import Stacked, blocks, embedded
-from shoal.fast.lstm import lstm_layers
+from shoal.fast.lstm import GATES, lstm_layers
 from shoal.fast.ops import Array
+from shoal.fast.parameters import linear_of
 from shoal.fast.prefixes import Nodes
-from shoal.fast.window_ops import View
+from shoal.fast.window_ops import Recurrence, View, WindowOps
 from shoal.models.encoder_decoder import EncoderDecoder
+from shoal.models.encoder_translator import EncoderTranslator
 from shoal.models.gpt import GPT
 from shoal.models.lstm import LSTMLM
+from shoal.models.lstm_encoder_decoder import LSTMEncoderDecoder
 
 
 @dataclass(frozen=True)
@@ -30,8 +33,8 @@ class Windows:
 
     Attributes:
         B, T: numbers of examples and of positions that are predicted.
-        inputs: tokens that the model reads, ``(R, B T)`` int64.
-        targets: tokens that it predicts, ``(R, B T)`` int64.
+        targets: tokens that the model predicts, ``(R, B T)`` int64.
+        inputs: tokens that it reads, ``(R, B T)`` int64; None where it reads sources alone.
         S: number of positions of a source; 0 where there are none.
         source: tokens of the sources, ``(R, B S)`` int64.
         seen: mask of those that count, ``(R, B, S)`` bool.
@@ -39,8 +42,8 @@ class Windows:
 
     B: int
     T: int
-    inputs: Tensor
     targets: Tensor
+    inputs: Tensor | None = None
     S: int = 0
     source: Tensor | None = None
     seen: Tensor | None = None
@@ -54,12 +57,12 @@ class Windows:
     def clone(self) -> "Windows":
         """Copy of the batch in contiguous tensors."""
         copied = {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in self.tensors.items()}
-        return Windows(self.B, self.T, copied.pop("inputs"), copied.pop("targets"), self.S, **copied)
+        return Windows(self.B, self.T, copied.pop("targets"), S=self.S, **copied)
 
     def of_members(self, members: slice) -> "Windows":
         """View of the batch of some members."""
         parts = {name: tensor[members] for name, tensor in self.tensors.items()}
-        return Windows(self.B, self.T, parts.pop("inputs"), parts.pop("targets"), self.S, **parts)
+        return Windows(self.B, self.T, parts.pop("targets"), S=self.S, **parts)
 
     def copy_(self, other: "Windows") -> None:
         """Overwrite the batch with another of the same shapes."""
@@ -85,22 +88,36 @@ class Family:
 
 def gpt_outputs(model: Stacked[Array], batch: Windows) -> Array:
     """Outputs of the decoder."""
+    assert batch.inputs is not None
     x = embedded(model, "embedding", batch.inputs, batch.T)
     return blocks(model, "decoder", x, model.config.num_layers, View(batch.B, batch.T, batch.T, causal=True))
 
 
 def encoder_decoder_outputs(model: Stacked[Array], batch: Windows) -> Array:
     """Outputs of the decoder, which attends to those of the encoder."""
-    assert batch.source is not None
+    assert batch.inputs is not None
     B, S, T, config = batch.B, batch.S, batch.T, model.config
-    x = embedded(model, "source_embedding", batch.source, S)
-    memory = blocks(model, "encoder", x, config.num_encoder_layers, View(B, S, S, False, batch.seen))  # (R, B S, D)
+    memory = _encoded(model, batch, config.num_encoder_layers)
     y, seen = embedded(model, "target_embedding", batch.inputs, T), View(B, T, S, False, batch.seen)
     return blocks(model, "decoder", y, config.num_decoder_layers, View(B, T, T, causal=True), (memory, seen))
 
 
+def encoder_translator_outputs(model: Stacked[Array], batch: Windows) -> Array:
+    """Outputs of the encoder, from which the token of the target in each place is predicted."""
+    return _encoded(model, batch, model.config.num_layers)
+
+
+def _encoded(model: Stacked[Array], batch: Windows, num_layers: int) -> Array:
+    """Outputs of a transformer encoder of the sources, ``(R, B S, D)``."""
+    assert batch.source is not None
+    B, S = batch.B, batch.S
+    x = embedded(model, "source_embedding", batch.source, S)
+    return blocks(model, "encoder", x, num_layers, View(B, S, S, False, batch.seen))
+
+
 def lstm_outputs(model: Stacked[Array], batch: Windows) -> Array:
     """Outputs of the last layer, position by position."""
+    assert batch.inputs is not None
     ops, table, tokens = model.ops, model.parameters["embedding.weight"], batch.inputs
     nodes = _chains(tokens, batch.B, batch.T)
     V = model.config.task_part.sizes().vocabulary_size
@@ -109,10 +126,69 @@ def lstm_outputs(model: Stacked[Array], batch: Windows) -> Array:
     x, rows = (table, tokens) if few else (ops.embed(table, tokens, batch.T, None, None), None)
 
     def between(layer: int, states: Array) -> Array:
-        drop = model.drops.get(f"lstm.dropouts.{layer}")
-        return states if drop is None else ops.dropout(states, drop, positions_first=batch.T)
+        return _dropped(model, f"lstm.dropouts.{layer}", states, batch.T)
 
     return lstm_layers(model.parameters, model.config.num_layers, x, rows, nodes, ops, between)
+
+
+def lstm_encoder_decoder_outputs(model: Stacked[Array], batch: Windows) -> Array:
+    """Vectors ``h~`` of the decoder, from which the next token is predicted, example by example.
+
+    They are not fed back into the decoder, so that attention and all that follows is computed of all positions at once.
+    """
+    assert batch.inputs is not None
+    ops, T, config = model.ops, batch.T, model.config
+    memory, finals = _recurrent_memory(model, batch)  # (R, B S, D), and 2 x (R, B, D) of each layer
+    x, over = _embedded_by_position(model, "target", batch.inputs, batch.B, T), Recurrence(batch.B, T)
+    for layer in range(config.num_decoder_layers):
+        before = finals[min(layer, len(finals) - 1)]
+        x, _ = ops.lstm(x, *_gates(model, f"decoder.layers.{layer}"), over, before)
+        if layer < config.num_decoder_layers - 1:
+            x = _dropped(model, f"decoder.dropouts.{layer}", x, T)
+    h = ops.by_example(x, T)  # (R, B T, D)
+    kv = ops.beside([model.linear(memory, "attention.W_a"), memory])
+    context = ops.attention(h, kv, View(batch.B, T, batch.S, False, batch.seen), 1, factor=1.0)
+    outputs = ops.activation(model.linear(ops.beside([context, h]), "attention.W_c"), "tanh")
+    return _dropped(model, "attention_drop", outputs)
+
+
+def _recurrent_memory(model: Stacked[Array], batch: Windows) -> tuple[Array, list[tuple[Array, Array]]]:
+    """Outputs of an LSTM encoder, example by example, and the last ``(h, c)`` of each of its layers."""
+    assert batch.source is not None
+    ops, B, S = model.ops, batch.B, batch.S
+    x, finals = _embedded_by_position(model, "source", batch.source, B, S), []
+    stacks = ["forwards", "backwards"] if model.config.bidirectional else ["forwards"]
+    for layer in range(model.config.num_encoder_layers):
+        if layer > 0:
+            x = _dropped(model, f"encoder.dropouts.{layer - 1}", x, S)
+        runs = []
+        for stack in stacks:
+            over = Recurrence(B, S, batch.seen, is_backward=stack == "backwards")
+            runs.append(ops.lstm(x, *_gates(model, f"encoder.{stack}.{layer}"), over, None))
+        x = _joined(ops, [outputs for outputs, _ in runs])
+        finals.append((_joined(ops, [h for _, (h, _) in runs]), _joined(ops, [c for _, (_, c) in runs])))
+    return ops.by_example(x, S), finals
+
+
+def _embedded_by_position(model: Stacked[Array], side: str, tokens: Tensor, B: int, S: int) -> Array:
+    """Embeddings of the tokens ``(R, B S)`` of a source or target, position by position: ``(R, S B, D)``."""
+    rows = model.ops.prepared(lambda: tokens.view(-1, B, S).transpose(1, 2).flatten(1))
+    x = model.ops.embed(model.parameters[f"{side}_embedding.weight"], rows, S, None, None)
+    return _dropped(model, f"{side}_drop", x, S)
+
+
+def _gates(model: Stacked[Array], cell: str) -> tuple[Array, Array | None]:
+    """Weight and bias of a layer's gates, ``(R, 4 D, D_in + D)`` and ``(R, 4 D)``."""
+    return linear_of(model.parameters, model.ops, *(f"{cell}.{gate}" for gate in GATES))
+
+
+def _dropped(model: Stacked[Array], name: str, x: Array, positions_first: int | None = None) -> Array:
+    drop = model.drops.get(name)
+    return x if drop is None else model.ops.dropout(x, drop, positions_first)
+
+
+def _joined(ops: WindowOps[Array], values: list[Array]) -> Array:
+    return ops.beside(values) if len(values) > 1 else values[0]
 
 
 def _chains(tokens: Tensor, B: int, T: int) -> Nodes:
@@ -128,7 +204,9 @@ def _chains(tokens: Tensor, B: int, T: int) -> Nodes:
 
 
 FAMILIES: Mapping[type[nn.Module], Family] = {
+    EncoderTranslator: Family("source", encoder_translator_outputs),
     GPT: Family("sequence", gpt_outputs),
     LSTMLM: Family("sequence", lstm_outputs, by_position=True),
+    LSTMEncoderDecoder: Family("pair", lstm_encoder_decoder_outputs),
     EncoderDecoder: Family("pair", encoder_decoder_outputs),
 }

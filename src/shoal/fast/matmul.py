@@ -73,6 +73,20 @@ def bound(
     return call
 
 
+def several(products: Sequence[Product]) -> tuple[int, Tensor, int]:
+    """Address of ``product`` in ``matmul.c``, the arguments of several calls as bytes, and how many a call has.
+
+    The matrices must stay in their memory until the last call.
+    """
+    compiled_library = library()
+    assert compiled_library.library is not None
+    address = ctypes.cast(compiled_library.library["product"], _Pointer).value
+    assert address is not None
+    every = bytearray(b"".join(bytes(one) for one in products))
+    arguments = torch.frombuffer(every, dtype=torch.uint8).clone() if every else torch.empty(0, dtype=torch.uint8)
+    return address, arguments, ctypes.sizeof(Product)
+
+
 def multiply(out: Tensor, a: Tensor, b: Tensor, **options: Any) -> Tensor:
     """Compute a product at once; see :func:`product` for the arguments.
 

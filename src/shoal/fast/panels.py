@@ -28,8 +28,12 @@ class Panels:
 
     def multiply(self, out: Tensor, a: Tensor, *, add: bool = False) -> None:
         """Record the product of ``a`` ``(R, M, K)`` and the matrix, written or added to ``out`` ``(R, M, N)``."""
+        self.program.multiply(*self.operands(out, a), add=add)
+
+    def operands(self, out: Tensor, a: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Views of the result, of ``a`` and of the matrix, with which the product is called."""
         of_panels = out.view(*out.shape[:2], -1, COLUMNS).transpose(1, 2)  # (R, N / 32, M, 32)
-        self.program.multiply(of_panels, a.unsqueeze(1), self.panels, add=add)
+        return of_panels, a.unsqueeze(1), self.panels
 
     def give_back(self) -> None:
         """Release the memory to the operations that are recorded from here on."""
@@ -44,7 +48,11 @@ class Whole:
 
     def multiply(self, out: Tensor, a: Tensor, *, add: bool = False) -> None:
         """See :meth:`Panels.multiply`."""
-        self.program.multiply(out, a, self.matrix, add=add)
+        self.program.multiply(*self.operands(out, a), add=add)
+
+    def operands(self, out: Tensor, a: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """See :meth:`Panels.operands`."""
+        return out, a, self.matrix
 
     def give_back(self) -> None:
         """Nothing to release."""

@@ -14,17 +14,18 @@ import torch
 from torch import Tensor
 
 from shoal.fast.build import Kernels, compiled
-from shoal.fast.kernels import Argument, CompiledLibrary, KernelOps, Library
+from shoal.fast.kernels import CompiledLibrary, Library
 from shoal.fast.ops import Norm
 from shoal.fast.prefixes import Nodes
 from shoal.fast.program import Program, Value
 from shoal.fast.window_arguments import drop_arguments, norm_arguments, placed, shares, stride, strides
+from shoal.fast.window_lstm import RecurrentKernelOps
 from shoal.fast.window_ops import Drop, View
 from shoal.models.positions import rotary_angles
 
 SOURCE = Path(__file__).with_name("windows.c")
 EPS = 1e-5  # of the norms
-ACTIVATIONS = ("gelu", "relu", "swiglu")  # by their numbers in windows.c
+ACTIVATIONS = ("gelu", "relu", "swiglu", "tanh")  # by their numbers in windows.c
 BLOCK = 64  # rows of a block there
 
 
@@ -39,7 +40,7 @@ def window_library() -> Library | None:
     return None if library is None else CompiledLibrary(library)
 
 
-class WindowKernelOps(KernelOps):
+class WindowKernelOps(RecurrentKernelOps):
     """See :class:`~shoal.fast.window_ops.WindowOps`.
 
     Args:
@@ -49,13 +50,8 @@ class WindowKernelOps(KernelOps):
     """
 
     def __init__(self, library: Library, windows: Library, program: Program) -> None:
-        super().__init__(library, program)
-        self.windows = windows
-        self._read: set[Value] = set()  # by the backward pass of some operation
+        super().__init__(library, windows, program)
         self.apply, self.tail = self._apply, self._tail  # type: ignore[assignment]
-
-    def _lay_window(self, name: str, *arguments: Argument) -> None:
-        self.program.lay(self.windows.bound(name, *arguments))
 
     def _is_free(self, x: Value) -> bool:
         """Return True if a value may be changed in place."""
@@ -118,7 +114,9 @@ class WindowKernelOps(KernelOps):
         program.operation(y, lay_backward)
         return y
 
-    def attention(self, q: Value, kv: Value, view: View, H: int, drop: Drop | None = None) -> Value:
+    def attention(
+        self, q: Value, kv: Value, view: View, H: int, drop: Drop | None = None, factor: float | None = None
+    ) -> Value:
         """See :class:`~shoal.fast.window_ops.WindowOps`."""
         program, R, D = self.program, q.data.shape[0], q.data.shape[2]
         B, Q, K = view.B, view.Q, view.K
@@ -129,8 +127,8 @@ class WindowKernelOps(KernelOps):
         seen = view.seen
         assert seen is None or (seen.is_contiguous() and seen.shape == (R, B, K))
         where = (
-            *(R, B, Q, K, H, D // H, int(view.causal), q.data, *strides(q.data), kv.data, *strides(kv.data), seen),
-            *drop_arguments(drop, B * H * Q * K),
+            *(R, B, Q, K, H, D // H, int(view.causal), q.data, *strides(q.data), kv.data, *strides(kv.data)),
+            *(factor or 0.0, seen, *drop_arguments(drop, B * H * Q * K)),
         )
         self._lay_window("window_attention", *where, rows, context.data)
 

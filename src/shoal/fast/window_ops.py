@@ -8,6 +8,7 @@ on that member alone.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from shoal.fast.ops import Array, Norm, Ops, TorchOps, normalised, take
+from shoal.fast.ops import Array, Norm, Ops, TorchOps, linear, normalised, take
 from shoal.keyed import uniform
 from shoal.models.positions import rotary_angles, rotate
 from shoal.objectives import smoothed_losses
@@ -58,6 +59,33 @@ class View:
     seen: Tensor | None = None
 
 
+@dataclass(frozen=True)
+class Recurrence:
+    """Order in which an LSTM layer takes the positions of a batch, whose rows lie position by position.
+
+    Attributes:
+        B: number of examples.
+        S: number of positions.
+        seen: mask of the tokens that count, ``(R, B, S)`` bool; elsewhere the state of an example does not change. All
+            count when None. The same tensor at every step, whose content changes.
+        is_backward: true where the last position is taken first.
+    """
+
+    B: int
+    S: int
+    seen: Tensor | None = None
+    is_backward: bool = False
+
+    @property
+    def order(self) -> range:
+        """Positions in the order in which they are taken."""
+        return range(self.S - 1, -1, -1) if self.is_backward else range(self.S)
+
+    def rows(self, t: int) -> slice:
+        """Rows of a position."""
+        return slice(t * self.B, (t + 1) * self.B)
+
+
 class WindowOps(Ops[Array], Protocol[Array]):
     """Operations of the engine ``windows``, besides those on trees."""
 
@@ -77,11 +105,37 @@ class WindowOps(Ops[Array], Protocol[Array]):
             ``(R, n, D)``.
         """
 
-    def attention(self, q: Array, kv: Array, view: View, H: int, drop: Drop | None = None) -> Array:
+    def attention(
+        self, q: Array, kv: Array, view: View, H: int, drop: Drop | None = None, factor: float | None = None
+    ) -> Array:
         """Attention of queries ``(R, B Q, D)`` to keys, then values, ``(R, B K, 2 D)``: ``(R, B Q, D)``.
 
         A query that sees no key gets 0. ``drop`` acts on the weights, whose places are counted over ``(B, H, Q, K)``.
+        ``factor`` is that of the scores, above 0; ``1 / sqrt(D / H)`` when not given.
         """
+
+    def lstm(
+        self, x: Array, weight: Array, bias: Array | None, over: Recurrence, before: tuple[Array, Array] | None
+    ) -> tuple[Array, tuple[Array, Array]]:
+        """LSTM layer over windows, in one direction.
+
+        Args:
+            x: inputs position by position, ``(R, S B, D_in)``.
+            weight: weights of the gates as in ``LSTMCell.fused``, ``(R, 4 D, D_in + D)``.
+            bias: ``(R, 4 D)``.
+            over: order of the positions, and which tokens count.
+            before: first ``(h, c)``, each ``(R, B, D)``, both with the same strides; zeros when None.
+
+        Returns:
+            States ``h`` position by position, ``(R, S B, D)``, and ``(h, c)`` behind the position that was taken last,
+            each ``(R, B, D)``.
+        """
+
+    def by_example(self, x: Array, S: int) -> Array:
+        """Rows example by example, from rows position by position, ``S`` positions: ``(R, S B, D) -> (R, B S, D)``."""
+
+    def beside(self, values: Sequence[Array]) -> Array:
+        """Concatenation along the last axis, ``(R, n, D_i) -> (R, n, sum D_i)``."""
 
     def rotated(self, x: Array, S: int, H: int, width: int) -> Array:
         """Rotary positions on the first ``width`` numbers of each row, ``H`` heads: ``(R, n, W) -> (R, n, W)``.
@@ -90,7 +144,7 @@ class WindowOps(Ops[Array], Protocol[Array]):
         """
 
     def activation(self, x: Array, kind: str) -> Array:
-        """``gelu`` or ``relu`` of ``x``, or ``swiglu``, ``silu(gate) up`` of both halves: ``(R, n, 2 E) -> (R, n, E)``.
+        """``gelu``, ``relu``, ``tanh``, or ``swiglu``, ``silu(gate) up`` of both halves: ``(R, n, 2 E) -> (R, n, E)``.
 
         ``x`` may be overwritten.
         """
@@ -134,11 +188,14 @@ class TorchWindowOps(TorchOps):
         R, n, D = x.shape
         return (x.view(R, n // S, S, D) + positions[..., None, :S, :]).view(R, n, D)
 
-    def attention(self, q: Tensor, kv: Tensor, view: View, H: int, drop: Drop | None = None) -> Tensor:
+    def attention(
+        self, q: Tensor, kv: Tensor, view: View, H: int, drop: Drop | None = None, factor: float | None = None
+    ) -> Tensor:
         """See :class:`WindowOps`."""
         k, v = kv.chunk(2, -1)
         queries, keys, values = (_heads(x, view.B, H) for x in (q, k, v))  # (R, B, H, Q or K, D / H)
-        scores = queries @ keys.transpose(-2, -1) / math.sqrt(queries.shape[-1])  # (R, B, H, Q, K)
+        scores = queries @ keys.transpose(-2, -1)  # (R, B, H, Q, K)
+        scores = scores / math.sqrt(queries.shape[-1]) if factor is None else scores * factor
         hidden = torch.zeros(view.Q, view.K, dtype=torch.bool)
         if view.causal:
             hidden = ~torch.ones_like(hidden).tril()
@@ -147,6 +204,33 @@ class TorchWindowOps(TorchOps):
         weights = scores.masked_fill(hidden, -math.inf).softmax(-1).nan_to_num()  # of a row without keys: 0
         weights = weights if drop is None else _dropped(weights, drop)
         return (weights @ values).transpose(2, 3).reshape(q.shape)
+
+    def lstm(
+        self, x: Tensor, weight: Tensor, bias: Tensor | None, over: Recurrence, before: tuple[Tensor, Tensor] | None
+    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """See :class:`WindowOps`."""
+        zeros = x.new_zeros(len(x), over.B, weight.shape[1] // 4)
+        h, c = before or (zeros, zeros)
+        states: dict[int, Tensor] = {}
+        for t in over.order:
+            gates = linear(torch.cat([x[:, over.rows(t)], h], -1), weight, bias)  # (R, B, 4 D)
+            forget, into, out, candidate = gates.chunk(4, -1)
+            cell = forget.sigmoid() * c + into.sigmoid() * candidate.tanh()
+            state = out.sigmoid() * cell.tanh()
+            if over.seen is not None:
+                counts = over.seen[:, :, t, None]  # (R, B, 1)
+                state, cell = torch.where(counts, state, h), torch.where(counts, cell, c)
+            h, c = states[t], _ = state, cell
+        return torch.cat([states[t] for t in range(over.S)], 1), (h, c)
+
+    def by_example(self, x: Tensor, S: int) -> Tensor:
+        """See :class:`WindowOps`."""
+        R, n, D = x.shape
+        return x.view(R, S, n // S, D).transpose(1, 2).reshape(R, n, D)
+
+    def beside(self, values: Sequence[Tensor]) -> Tensor:
+        """See :class:`WindowOps`."""
+        return torch.cat(list(values), -1)
 
     def rotated(self, x: Tensor, S: int, H: int, width: int) -> Tensor:
         """See :class:`WindowOps`."""
@@ -160,6 +244,8 @@ class TorchWindowOps(TorchOps):
         if kind == "swiglu":
             gate, up = x.chunk(2, -1)
             return F.silu(gate) * up
+        if kind == "tanh":
+            return x.tanh()
         return F.gelu(x) if kind == "gelu" else F.relu(x)
 
     def dropout(self, x: Tensor, drop: Drop, positions_first: int | None = None) -> Tensor:

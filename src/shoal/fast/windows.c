@@ -141,6 +141,16 @@ INLINE Vector exps(Vector x) {
     return (Vector)(~(x < -87.0f) & (Ints)(p * two_n));
 }
 
+INLINE float sigmoid_(float x) { return 1.0f / (1.0f + exp_(-x)); }
+
+/* tanh(x): by exp, and by its series where that would cancel. */
+INLINE float tanh_(float x) {
+    const float x2 = x * x;
+    const float series = x * (1.0f + x2 * (-0.333333333f + x2 * (0.133333333f + x2 * -0.0539682540f)));
+    const float general = 1.0f - 2.0f / (1.0f + exp_(2.0f * x));
+    return x2 < 0.01f ? series : general;
+}
+
 /* The normal distribution function: Abramowitz & Stegun 7.1.26, absolute error 1.5e-7; e is exp(-x^2 / 2). */
 INLINE float normal_(float x, float e) {
     const float u = fabsf(x) * 0.70710678f, t = 1.0f / (1.0f + 0.3275911f * u);
@@ -291,7 +301,7 @@ void turn_rows(idx R, idx n, idx E, idx S, idx size, idx width, const float *tur
 
 /* ---- activations */
 
-enum { GELU, RELU, SWIGLU };
+enum { GELU, RELU, SWIGLU, TANH };
 
 /* y (n, E) of x, (n, E), or (n, 2 E) of SWIGLU: gates, then values. Slopes, if they are wanted, are of the layout of x and may
  * be x: what the gradient is to be multiplied by. */
@@ -332,6 +342,16 @@ void activate_forward(idx kind, idx R, idx n, idx E, const float *x, idx x_strid
         else if (kind == RELU)
 #pragma omp simd
             for (idx k = 0; k < numbers; k++) yi[k] = xi[k] <= 0.0f ? 0.0f : xi[k];
+        else if (kind == TANH && slopes)
+#pragma omp simd
+            for (idx k = 0; k < numbers; k++) {
+                const float value = tanh_(xi[k]);
+                yi[k] = value;
+                d[k] = 1.0f - value * value;
+            }
+        else if (kind == TANH)
+#pragma omp simd
+            for (idx k = 0; k < numbers; k++) yi[k] = tanh_(xi[k]);
         else if (slopes)
 #pragma omp simd
             for (idx k = 0; k < numbers; k++) {
@@ -623,6 +643,7 @@ typedef struct {
     const uint8_t *seen;
     Drop drop;
     idx places, width; /* K and size in whole vectors */
+    float factor;      /* of the scores */
 } Attention;
 
 /* Head h of example b of member r. */
@@ -698,7 +719,7 @@ static void attend(const Attention *at, idx from, idx to, float *rows, float *co
     float *keys = taken(&end, size * places), *values = taken(&end, at->K * width), *q = taken(&end, TALL * width);
     float *s = taken(&end, TALL * places), *sums = taken(&end, TALL * width);
     int32_t *hidden = (int32_t *)taken(&end, places);
-    const float scale = 1.0f / sqrtf((float)size);
+    const float scale = at->factor;
     memset(q, 0, TALL * width * sizeof(float)); /* rows of the last tile that are no queries hold those of another */
     for (idx unit = from; unit < to; unit++) {
         const Head head = head_of(at, unit, hidden);
@@ -729,19 +750,21 @@ static void attend(const Attention *at, idx from, idx to, float *rows, float *co
 }
 
 static Attention attention_of(idx R, idx B, idx Q, idx K, idx H, idx size, idx causal, const float *q, idx q_ld,
-                              idx q_stride, const float *kv, idx kv_ld, idx kv_stride, const uint8_t *seen,
-                              const idx *keys, idx threshold, float scale) {
-    return (Attention){R,     B, Q,  K,           H,    size, causal, q_ld, q_stride, kv_ld, kv_stride,
-                       q, kv, kv + H * size, seen, {keys, (int32_t)threshold, scale}, whole(K, W), whole(size, W)};
+                              idx q_stride, const float *kv, idx kv_ld, idx kv_stride, float factor,
+                              const uint8_t *seen, const idx *keys, idx threshold, float scale) {
+    return (Attention){R, B, Q, K, H, size, causal, q_ld, q_stride, kv_ld, kv_stride, q, kv,
+                       kv + H * size, seen, {keys, (int32_t)threshold, scale},
+                       whole(K, W), whole(size, W), factor > 0.0f ? factor : 1.0f / sqrtf((float)size)};
 }
 
 /* Attention of queries q (B Q, H size) to kv (B K, 2 H size), keys, then values  ->  context (B Q, H size) and, unless it is
- * NULL, of each row of weights the highest score and the inverse sum, rows (B, H, Q, 2). */
+ * NULL, of each row of weights the highest score and the inverse sum, rows (B, H, Q, 2). Scores are multiplied by a factor, or,
+ * where that is 0, divided by the root of the size. */
 void window_attention(idx R, idx B, idx Q, idx K, idx H, idx size, idx causal, const float *q, idx q_ld, idx q_stride,
-                      const float *kv, idx kv_ld, idx kv_stride, const uint8_t *seen, const idx *keys, idx threshold,
-                      float scale, float *rows, float *context) {
-    const Attention at =
-        attention_of(R, B, Q, K, H, size, causal, q, q_ld, q_stride, kv, kv_ld, kv_stride, seen, keys, threshold, scale);
+                      const float *kv, idx kv_ld, idx kv_stride, float factor, const uint8_t *seen,
+                      const idx *keys, idx threshold, float scale, float *rows, float *context) {
+    const Attention at = attention_of(R, B, Q, K, H, size, causal, q, q_ld, q_stride, kv, kv_ld, kv_stride, factor,
+                                      seen, keys, threshold, scale);
     const idx units = R * B * H, threads = units * Q * K < WORTH ? 1 : omp_get_max_threads(), parts = least(threads, units);
 #pragma omp parallel for schedule(static, 1) if (parts > 1)
     for (idx part = 0; part < parts; part++) attend(&at, units * part / parts, units * (part + 1) / parts, rows, context);
@@ -802,7 +825,7 @@ static void attend_back(const Attention *at, idx from, idx to, const float *rows
     float *d_out = taken(&end, most * width), *p = taken(&end, most * places), *g = taken(&end, most * places);
     float *d_q = taken(&end, TALL * width), *factors = taken(&end, places);
     int32_t *hidden = (int32_t *)taken(&end, places);
-    const float scale = 1.0f / sqrtf((float)size);
+    const float scale = at->factor;
     memset(q, 0, most * width * sizeof(float)), memset(d_out, 0, most * width * sizeof(float)); /* as in attend */
     for (idx unit = from; unit < to; unit++) {
         const Head head = head_of(at, unit, hidden);
@@ -850,17 +873,129 @@ static void attend_back(const Attention *at, idx from, idx to, const float *rows
 
 /* Its backward: d_context (B Q, H size) -> d_q and d_kv, laid out as q and kv, each written or added. */
 void window_attention_backward(idx R, idx B, idx Q, idx K, idx H, idx size, idx causal, const float *q, idx q_ld,
-                               idx q_stride, const float *kv, idx kv_ld, idx kv_stride, const uint8_t *seen,
-                               const idx *keys, idx threshold, float scale, const float *rows, const float *d_context,
-                               float *d_q, idx d_q_ld, idx d_q_stride, idx add_q, float *d_kv, idx d_kv_ld,
-                               idx d_kv_stride, idx add_kv) {
-    const Attention at =
-        attention_of(R, B, Q, K, H, size, causal, q, q_ld, q_stride, kv, kv_ld, kv_stride, seen, keys, threshold, scale);
+                               idx q_stride, const float *kv, idx kv_ld, idx kv_stride, float factor,
+                               const uint8_t *seen, const idx *keys, idx threshold, float scale, const float *rows,
+                               const float *d_context, float *d_q, idx d_q_ld, idx d_q_stride, idx add_q, float *d_kv,
+                               idx d_kv_ld, idx d_kv_stride, idx add_kv) {
+    const Attention at = attention_of(R, B, Q, K, H, size, causal, q, q_ld, q_stride, kv, kv_ld, kv_stride, factor,
+                                      seen, keys, threshold, scale);
     const Gradients gradients = {d_q, d_q_ld, d_q_stride, add_q, d_kv, d_kv_ld, d_kv_stride, add_kv};
     const idx units = R * B * H, threads = units * Q * K < WORTH ? 1 : omp_get_max_threads(), parts = least(threads, units);
 #pragma omp parallel for schedule(static, 1) if (parts > 1)
     for (idx part = 0; part < parts; part++)
         attend_back(&at, units * part / parts, units * (part + 1) / parts, rows, d_context, &gradients);
+}
+
+/* ---- recurrence */
+
+/* A time step of an LSTM, of B examples. In place: gates (B, 4 D), in the order forget, input, output, candidate, come in before
+ * their non-linearities and go out behind them.
+ *   h, c (B, D) of the step before, or NULL for zeros  ->  h, c (B, D)
+ * Where an example's token is not seen, its state does not change; seen, unless NULL, has the example b at b seen_step.
+ * Strides of gates, of the states before and of those after. */
+void lstm_step(idx R, idx B, idx D, float *gates, idx gates_stride, const uint8_t *seen, idx seen_step, const float *h_before,
+               const float *c_before, idx before_stride, float *h, float *c, idx stride) {
+#pragma omp parallel for schedule(static) if (R * B * D >= WORTH)
+    for (idx place = 0; place < R * B; place++) {
+        const idx r = place / B, b = place % B;
+        float *restrict g = gates + r * gates_stride + b * 4 * D;
+        float *restrict hb = h + r * stride + b * D, *restrict cb = c + r * stride + b * D;
+        const float *restrict before = c_before ? c_before + r * before_stride + b * D : NULL;
+        if (seen && !seen[place * seen_step]) {
+            if (before) {
+                memcpy(hb, h_before + r * before_stride + b * D, D * sizeof(float));
+                memcpy(cb, before, D * sizeof(float));
+            } else
+                memset(hb, 0, D * sizeof(float)), memset(cb, 0, D * sizeof(float));
+            continue;
+        }
+#pragma omp simd
+        for (idx k = 0; k < 3 * D; k++) g[k] = sigmoid_(g[k]);
+#pragma omp simd
+        for (idx k = 3 * D; k < 4 * D; k++) g[k] = tanh_(g[k]);
+        if (before)
+#pragma omp simd
+            for (idx k = 0; k < D; k++) {
+                const float cell = g[k] * before[k] + g[D + k] * g[3 * D + k];
+                cb[k] = cell, hb[k] = g[2 * D + k] * tanh_(cell);
+            }
+        else
+#pragma omp simd
+            for (idx k = 0; k < D; k++) {
+                const float cell = g[D + k] * g[3 * D + k];
+                cb[k] = cell, hb[k] = g[2 * D + k] * tanh_(cell);
+            }
+    }
+}
+
+/* Its backward, in place: gates become the gradient before the non-linearities, and d_c (B, D), that of c, becomes that of the c
+ * before, or nothing where there is none. d_h (B, D) is read; where a token is not seen, it is added to d_h_before. */
+void lstm_step_backward(idx R, idx B, idx D, float *gates, idx gates_stride, const uint8_t *seen, idx seen_step,
+                        const float *c_before, idx before_stride, const float *c, const float *d_h, idx stride,
+                        float *d_h_before, idx d_before_stride, float *d_c) {
+#pragma omp parallel for schedule(static) if (R * B * D >= WORTH)
+    for (idx place = 0; place < R * B; place++) {
+        const idx r = place / B, b = place % B;
+        float *restrict g = gates + r * gates_stride + b * 4 * D, *restrict dc = d_c + place * D;
+        const float *restrict cb = c + r * stride + b * D, *restrict dh = d_h + r * stride + b * D;
+        if (seen && !seen[place * seen_step]) {
+            memset(g, 0, 4 * D * sizeof(float));
+            if (d_h_before) add_row(d_h_before + r * d_before_stride + b * D, dh, D);
+            continue;
+        }
+        if (c_before) {
+            const float *restrict before = c_before + r * before_stride + b * D;
+#pragma omp simd
+            for (idx k = 0; k < D; k++) {
+                const float f = g[k], in = g[D + k], o = g[2 * D + k], new = g[3 * D + k], t = tanh_(cb[k]);
+                const float cell = dc[k] + dh[k] * o * (1.0f - t * t);
+                g[k] = cell * before[k] * f * (1.0f - f);
+                g[D + k] = cell * new * in * (1.0f - in);
+                g[2 * D + k] = dh[k] * t * o * (1.0f - o);
+                g[3 * D + k] = cell * in * (1.0f - new * new);
+                dc[k] = cell * f;
+            }
+        } else {
+#pragma omp simd
+            for (idx k = 0; k < D; k++) {
+                const float in = g[D + k], o = g[2 * D + k], new = g[3 * D + k], t = tanh_(cb[k]);
+                const float cell = dc[k] + dh[k] * o * (1.0f - t * t);
+                g[k] = 0.0f;
+                g[D + k] = cell * new * in * (1.0f - in);
+                g[2 * D + k] = dh[k] * t * o * (1.0f - o);
+                g[3 * D + k] = cell * in * (1.0f - new * new);
+            }
+        }
+    }
+}
+
+/* All time steps of a layer, with the products between them, a call each; where products is given, S or S - 1 of a size.
+ *   gates (S B, 4 D), first h, c (B, D) or NULL  ->  h, c (S B, D); see lstm_step */
+typedef void Multiply(const void *);
+
+void lstm_steps(Multiply *multiply, const char *products, idx size, idx R, idx S, idx B, idx D, idx is_backward, float *gates,
+                const uint8_t *seen, const float *first_h, const float *first_c, idx first_stride, float *h, float *c) {
+    const idx stride = S * B * D, step = is_backward ? -B * D : B * D;
+    for (idx k = 0; k < S; k++) {
+        const idx t = is_backward ? S - 1 - k : k, at = t * B * D;
+        if (k || first_h) multiply(products), products += size;
+        lstm_step(R, B, D, gates + 4 * at, 4 * stride, seen ? seen + t : NULL, S, k ? h + at - step : first_h,
+                  k ? c + at - step : first_c, k ? stride : first_stride, h + at, c + at, stride);
+    }
+}
+
+/* Their backward, from the last step to the first; see lstm_step_backward. */
+void lstm_steps_backward(Multiply *multiply, const char *products, idx size, idx R, idx S, idx B, idx D, idx is_backward,
+                         float *gates, const uint8_t *seen, const float *first_c, idx first_stride, const float *c, float *d_h,
+                         float *d_first_h, idx d_first_stride, float *d_c) {
+    const idx stride = S * B * D, step = is_backward ? -B * D : B * D;
+    for (idx k = S - 1; k >= 0; k--) {
+        const idx t = is_backward ? S - 1 - k : k, at = t * B * D;
+        lstm_step_backward(R, B, D, gates + 4 * at, 4 * stride, seen ? seen + t : NULL, S, k ? c + at - step : first_c,
+                           k ? stride : first_stride, c + at, d_h + at, stride, k ? d_h + at - step : d_first_h,
+                           k ? stride : d_first_stride, d_c);
+        if (k || d_first_h) multiply(products), products += size;
+    }
 }
 
 /* ---- scores of tokens */

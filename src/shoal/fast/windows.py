@@ -113,7 +113,7 @@ class WindowScorer:
         objective = self._objective(training, keys)
         batch, parts = self._batch(indices, form), 1
         if not torch.is_grad_enabled():
-            tokens = sum(batch[name].shape[-1] for name in ("source", "targets") if name in batch)
+            tokens = sum(batch[name].shape[-1] for name in ("source", "inputs") if name in batch)
             parts = window_parts(indices.shape[1], self.batch_size, tokens)
         pieces = {name: tensor.tensor_split(parts, 1) for name, tensor in batch.items()}
         scores = [
@@ -236,10 +236,13 @@ def window_parts(n: int, batch_size: int, tokens: int) -> int:
 def _windows(batch: Batch, by_position: bool) -> Windows:
     """Batch ``(R, B, ...)`` as rows."""
     _, B, T = batch["targets"].shape
-    inputs, targets = (
-        batch[name].transpose(1, 2).flatten(1) if by_position else batch[name].flatten(1)
-        for name in ("inputs", "targets")
-    )
+    inputs, targets = (_rows(batch.get(name), by_position) for name in ("inputs", "targets"))
+    assert targets is not None
     if "source" not in batch:
-        return Windows(B, T, inputs, targets)
-    return Windows(B, T, inputs, targets, batch["source"].shape[-1], batch["source"].flatten(1), batch["seen"])
+        return Windows(B, T, targets, inputs)
+    return Windows(B, T, targets, inputs, batch["source"].shape[-1], batch["source"].flatten(1), batch["seen"])
+
+
+def _rows(tokens: Tensor | None, by_position: bool) -> Tensor | None:
+    """Tokens ``(R, B, T)`` as rows."""
+    return None if tokens is None else (tokens.transpose(1, 2) if by_position else tokens).flatten(1)

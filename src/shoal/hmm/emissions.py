@@ -157,7 +157,7 @@ class Gaussian:
             raise UserError(f"the data have {data.values.shape[1]} dimensions and the models {D}")
 
     def whitening(self) -> tuple[Array, Array]:
-        """Maps W and constants c, so that the log-density of x is c - |W (x - mean)|² / 2.
+        """Maps W and constants c, so that the log-density of x is ``c - |W (x - mean)|² / 2``.
 
         Returns:
             ``(R, K, D)``, or lower triangles ``(R, K, D, D)`` with full covariances; and ``(R, K)``.

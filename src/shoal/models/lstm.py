@@ -6,7 +6,7 @@ and parameter names of the practical on modular arithmetic (problem 1).
 Shapes: ``B`` batch, ``S`` sequence, ``D`` width (``hidden_size``), ``V`` vocabulary, ``L`` layers.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,7 @@ from shoal.models.embedding import check_batch
 from shoal.models.initialisation import xavier_linear
 
 State = tuple[Tensor, Tensor]
+NonLinearity = Callable[[Tensor], Tensor]
 
 
 class LSTMCell(nn.Module):
@@ -25,10 +26,22 @@ class LSTMCell(nn.Module):
 
     Each gate is a linear layer over ``[x_t, h_{t-1}]``, so its weight is ``[W U]``, of shape
     ``(hidden_size, input_size + hidden_size)``. Weights start from Xavier's uniform distribution, biases from 0.
+    ``sigmoid`` and ``tanh`` can be replaced by other functions of each element, such as hard ones; training engines
+    know the usual two alone.
     """
 
-    def __init__(self, input_size: int, hidden_size: int, bias: bool = True) -> None:
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        bias: bool = True,
+        *,
+        sigmoid: NonLinearity = torch.sigmoid,
+        tanh: NonLinearity = torch.tanh,
+    ) -> None:
         super().__init__()
+        self.sigmoid = sigmoid
+        self.tanh = tanh
         self.input_size = input_size
         self.hidden_size = hidden_size
         self.forget_gate = nn.Linear(input_size + hidden_size, hidden_size, bias=bias)
@@ -59,8 +72,8 @@ class LSTMCell(nn.Module):
         h, c = state
         gates = F.linear(torch.cat([x, h], dim=-1), *(fused or self.fused()))  # (B, 4 D)
         f, i, o, c_tilde = gates.chunk(4, dim=-1)  # (B, D) each
-        c = f.sigmoid() * c + i.sigmoid() * c_tilde.tanh()
-        h = o.sigmoid() * c.tanh()
+        c = self.sigmoid(f) * c + self.sigmoid(i) * self.tanh(c_tilde)
+        h = self.sigmoid(o) * self.tanh(c)
         return h, c
 
     def over(self, x: Tensor, state: State, mask: Tensor | None = None) -> tuple[Tensor, State]:

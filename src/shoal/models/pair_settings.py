@@ -196,6 +196,7 @@ class EncoderTranslatorSettings(TransformerOfSources):
     name: ClassVar[str] = "encoder_translator"
     label: ClassVar[str] = "encoder translator"
     reads: ClassVar[str] = "source"
+    reads_windows: ClassVar[bool] = True
 
     num_layers: int = setting(1, "layers", "an integer of at least 1", ge=1)
     norm_position: str = choice(
@@ -236,6 +237,7 @@ class LSTMEncoderDecoderSettings(PairModel):
 
     name: ClassVar[str] = "lstm_encoder_decoder"
     label: ClassVar[str] = "LSTM encoder-decoder"
+    reads_windows: ClassVar[bool] = True
 
     num_layers: int = setting(1, "layers", "an integer of at least 1", ge=1)
     hidden_size: int | None = setting(

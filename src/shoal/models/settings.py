@@ -12,6 +12,7 @@ from shoal.spec.fields import Part, choice, set_default, setting
 if TYPE_CHECKING:
     from torch import nn
 
+    from shoal.spec.run import RunSpec
     from shoal.tasks.settings import Sizes
 
 NON_LINEARITIES = ("gelu", "relu", "swiglu")
@@ -100,6 +101,9 @@ class ModelSettings(Part):
     def warnings(self, precision: str) -> list[str]:
         """Warnings about training the family in a precision, one line each."""
         return []
+
+    def check_run(self, spec: "RunSpec") -> None:
+        """Raise :class:`UserError` for a run whose task or update rule does not go with the model."""
 
     def describe(self) -> str:
         """Short description of the size: ``"2 layers, d 128"``; empty where there is none."""

@@ -106,6 +106,7 @@ class RunSpec:
             )
         check_parts_fit(self.names, self.task_part, self.model_part, self.rule)
         self.task_part.check_model(self)
+        self.model_part.check_run(self)
 
     def __getattr__(self, name: str) -> Any:
         attributes = self.__dict__
@@ -175,9 +176,7 @@ class RunSpec:
         """Every setting by name, as JSON."""
         out: dict[str, Any] = {}
         for role, part in self.parts.items():
-            if role in self.names:
-                out[role] = self.names[role]
-            out |= part.as_json
+            out |= {**({role: self.names[role]} if role in self.names else {}), **part.as_json}
         return out
 
     def replace(self, **changes: Any) -> "RunSpec":

@@ -44,9 +44,9 @@ SIZES: Mapping[bool, Mapping[str, Any]] = {
     True: {
         "embedding_size": 128,
         "train_batch_size": 64,
-        "n_steps": 600,
-        "eval_period": 100,
-        "warmup_steps": 50,
+        "n_steps": 2400,
+        "eval_period": 200,
+        "warmup_steps": 100,
         "lr": 2e-3,
     },
     False: {

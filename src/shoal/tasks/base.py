@@ -45,7 +45,8 @@ class TokenObjective:
     """Objective that sums up the losses of single tokens, which an engine may compute without calling the model.
 
     A batch has ``targets`` ``(B, T)``, and some of :data:`READS` for the model. Padding of sources is not ``seen``, and
-    no scored token depends on other padding, so that its embedding has no gradient.
+    no scored token depends on other padding, so that its embedding has no gradient. A model that predicts in the places
+    of the source reads padding where a target is longer, and trains its embedding.
 
     Attributes:
         summary: function from the loss of every token, true where the likeliest token is the target, both

@@ -97,7 +97,7 @@ class EMSession(BaseSession):
         self.engine, self.products = em_engine().engine, "torch"
         self.planned = options.places or len(self.specs)
         self.data = Fitted(self.shared)
-        self.roster = EMRoster(self.specs, self.data, self.planned)
+        self.roster = EMRoster(self.specs, self.data, self.planned, options.until)
         if (flushed := self._last_flush()) is not None:
             state, where = flushed
             self.planned = self.roster.places = options.places or where["places"]
@@ -128,6 +128,7 @@ class EMSession(BaseSession):
             roster.before = now.train[going]
             roster.model = maximised(roster.current, counts, self.data.floor)
             roster.taken += 1
+            roster.pause()
         self.pace.steps.add(self, members, time.monotonic() - began)
         self.since = self.since or (time.monotonic(), self._mean_step())
         if self._flush_is_due():

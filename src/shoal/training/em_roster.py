@@ -5,6 +5,7 @@ A place is a row of every array. What a member computes does not depend on its n
 Shapes: ``R`` members, ``K`` states, ``S`` sequences, ``n`` observations of all of them, ``D`` dimensions.
 """
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -66,10 +67,14 @@ class EMRoster:
         fell_at: update at which it fell first, ``(R,)``; -1 where it never did.
         finished: endings of runs that have left.
         places: largest number of members that learn side by side.
+        until: step at which each run pauses, before that step is evaluated; a run without an entry stays where it is.
+            None where none pauses.
     """
 
-    def __init__(self, specs: Sequence[RunSpec], data: Fitted, places: int) -> None:
-        self.specs = {spec.id: spec for spec in specs}
+    def __init__(
+        self, specs: Sequence[RunSpec], data: Fitted, places: int, until: Mapping[str, int] | None = None
+    ) -> None:
+        self.specs, self.until = {spec.id: spec for spec in specs}, until
         self.data, self.places = data, places
         self.members: list[str] = []
         self.finished: dict[str, Ending] = {}
@@ -100,16 +105,23 @@ class EMRoster:
         assert self.model is not None
         return self.model
 
+    def pause_of(self, run: str) -> int:
+        """Step at which a run pauses; ``sys.maxsize`` where none does, or where it ends there or before."""
+        if self.until is None or self.until.get(run, 0) >= self.specs[run].n_steps:
+            return sys.maxsize
+        return self.until.get(run, 0)
+
     @property
     def waiting(self) -> list[str]:
-        """Runs that wait for a place; those that have begun come first."""
+        """Runs that wait for a place; those that have begun come first, and those that pause are not among them."""
         known = self.finished.keys() | set(self.members) | self.parked.keys()
-        return [*self.parked, *(run for run in self.specs if run not in known)]
+        begun = [run for run, row in self.parked.items() if int(row["steps"]) < self.pause_of(run)]
+        return [*begun, *(run for run in self.specs if run not in known and self.pause_of(run) > 0)]
 
     @property
     def is_done(self) -> bool:
-        """Return True if every member has left."""
-        return len(self.finished) == len(self.specs)
+        """Return True if every member has left or pauses."""
+        return not self.members and not self.waiting
 
     def fill(self) -> None:
         """Give free places to runs that wait."""
@@ -129,13 +141,29 @@ class EMRoster:
         start = arrays_of(self.data.start(self.specs[run]))
         return {**start, **dict(zip(_OWN, counted, strict=True)), "last_steps": last}
 
+    def pause(self) -> None:
+        """Take members that pause out, with their state."""
+        if self.until is None:
+            return
+        pausing = [place for place, run in enumerate(self.members) if self.taken[place] >= self.pause_of(run)]
+        if not pausing:
+            return
+        arrays = self._arrays()
+        for place in pausing:
+            row = {name: torch.from_numpy(array[place : place + 1].copy()) for name, array in arrays.items()}
+            self.parked[self.members[place]] = row
+        self._keep([place for place in range(len(self.members)) if place not in pausing])
+
+    def _keep(self, places: list[int]) -> None:
+        """Drop the members of all other places."""
+        rows = {name: array[places] for name, array in self._arrays().items()}
+        self._set(rows, [self.members[place] for place in places])
+
     def leave(self, endings: Mapping[int, Ending]) -> None:
         """Let members go, by their places."""
         for place, ending in endings.items():
             self.finished[self.members[place]] = ending
-        staying = [place for place in range(len(self.members)) if place not in endings]
-        left = {name: array[staying] for name, array in self._arrays().items()}
-        self._set(left, [self.members[place] for place in staying])
+        self._keep([place for place in range(len(self.members)) if place not in endings])
 
     def steps(self) -> dict[str, int]:
         """Number of updates of each run."""
@@ -143,6 +171,12 @@ class EMRoster:
         now |= {run: int(row["steps"]) for run, row in self.parked.items()}
         taken = {run: int(str(ending["step"])) for run, ending in self.finished.items()}
         return {run: taken.get(run, now.get(run, 0)) for run in self.specs}
+
+    def ends(self) -> list[int]:
+        """Step at which each run ends or pauses, or has."""
+        steps = self.steps()
+        last = {run: max(steps[run], min(spec.n_steps, self.pause_of(run))) for run, spec in self.specs.items()}
+        return [int(str(self.finished[run]["step"])) if run in self.finished else last[run] for run in self.specs]
 
     # for a checkpoint
 
@@ -175,12 +209,14 @@ class EMRoster:
             return
         example = {name: torch.from_numpy(array) for name, array in self._begun(begun[0]).items()}
         check(state, {name: row.expand(len(begun), *row.shape[1:]) for name, row in example.items()})
-        arrays = {name: tensor.numpy() for name, tensor in state.items()}
-        n = min(len(begun), self.places)
-        self._set({name: array[:n] for name, array in arrays.items()}, begun[:n])
+        steps = dict(zip(begun, state["steps"].tolist(), strict=True))
+        able = [run for run in begun if steps[run] < self.pause_of(run)][: self.places]
+        rows = [begun.index(run) for run in able]
+        self._set({name: tensor.numpy()[rows] for name, tensor in state.items()}, able)
         self.parked = {
             run: {name: tensor[place : place + 1].clone() for name, tensor in state.items()}
-            for place, run in enumerate(begun[n:], start=n)
+            for place, run in enumerate(begun)
+            if run not in able
         }
 
     def alone(self, place: int) -> dict[str, Tensor]:

@@ -30,7 +30,7 @@ AT_ONCE = {"cpu": 1, "cuda": 100}  # most steps between two checks of the schedu
 
 
 def train_cohort(folder: CohortFolder, options: Options) -> str:
-    """Train a cohort from its last flush to its end, or until asked to stop.
+    """Train a cohort from its last flush to its end or to where its runs pause, or until asked to stop.
 
     Returns:
         ``done`` or ``interrupted``.
@@ -53,8 +53,8 @@ def train_cohort(folder: CohortFolder, options: Options) -> str:
 class Session(BaseSession):
     """Session of one process that trains one cohort by gradients.
 
-    A member that has reached its last step or diverged leaves the stack. Where memory runs out in spite of the
-    estimates, half as many members train side by side from the last flush on.
+    A member that has reached its last step or diverged leaves the stack; one that pauses leaves it with its state.
+    Where memory runs out in spite of the estimates, half as many members train side by side from the last flush on.
     """
 
     roster: Roster
@@ -68,7 +68,7 @@ class Session(BaseSession):
         self._check_precision()
         largest = max(specs, key=lambda spec: spec.task_part.counts().drawn)
         self.planned = options.places or places(largest, len(specs), options.device, self.engine, options.memory_share)
-        self.roster = Roster(specs, self.planned, options.device, self.engine, self.products)
+        self.roster = Roster(specs, self.planned, options.device, self.engine, self.products, options.until)
         self.most = len(specs)  # members for which memory has not run out yet
         self._fitting(self._restore)
         how = {"precision": self.shared.precision, "engine": self.engine, "products": self.products}
@@ -150,17 +150,15 @@ class Session(BaseSession):
 
     def _advance(self, most: int) -> int:
         if not self.roster.is_settled:
-            begins = self.roster.fill()
-            if begins.any():
-                self._record(begins)
+            self._record(self.roster.fill())
         stack = self._stack
         n = min(most, self._ahead(stack))
         self._timed(stack, n)
         due = is_evaluated(self.shared, stack.steps) | is_saved(self.shared, stack.steps)
         due = (due | (stack.steps == stack.last_steps)) & (stack.steps <= stack.last_steps)  # (R,)
-        if due.any():
-            self._record(due & stack.alive.cpu())
+        self._record(due & stack.alive.cpu())
         self._retire(stack)
+        self._record(self.roster.pause())
         if self._flush_is_due():
             self._flush()
         self._watch("running")
@@ -180,10 +178,13 @@ class Session(BaseSession):
 
     def _ahead(self, stack: Stack) -> int:
         most = min(AT_ONCE[stack.device.type], self.roster.until_joining())
-        return most if most == 1 else min(most, steps_until_due(self.shared, stack.steps, stack.last_steps))
+        ends = torch.minimum(stack.last_steps, self.roster.pauses)
+        return most if most == 1 else min(most, steps_until_due(self.shared, stack.steps, ends))
 
     def _record(self, due: Tensor) -> None:
         """Evaluate members and save their models where the schedule says so, and at their last step."""
+        if not due.any():
+            return
         stack = self._stack
         evaluated = due & (is_evaluated(self.shared, stack.steps) | (stack.steps == stack.last_steps))
         if evaluated.any():

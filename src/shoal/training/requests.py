@@ -64,6 +64,7 @@ def check_execution(
     flush_seconds: float,
     engine: str | None = None,
     places: int | None = None,
+    until: int | None = None,
 ) -> torch.device:
     """Device of the training, after a check of all arguments about execution.
 
@@ -78,6 +79,8 @@ def check_execution(
         raise UserError(f"engine must be one of {' '.join(ENGINES)}, got {engine!r}{nearest(engine, ENGINES)}")
     if not _is_count(places):
         raise UserError(f"places must be an integer of at least 1, got {places!r}")
+    if not _is_count(until):
+        raise UserError(f"until must be a step of at least 1, got {until!r}")
     if isinstance(flush_seconds, bool) or not isinstance(flush_seconds, int | float) or not 0 < flush_seconds <= 30:
         raise UserError(f"flush_seconds must be above 0 and at most 30, got {flush_seconds!r}")
     return choose_device(device)

@@ -38,6 +38,7 @@ class Options:
         stop: function called after every step, on a GPU after up to a hundred; True makes the session flush and end.
         places: number of members side by side; when not given, as many as fit into ``memory_share`` of free memory.
         data: current paths of data, by their identity (:func:`shoal.training.continuation.places_of`).
+        until: step at which each run pauses; other runs of the cohort stay where they are. None where none pauses.
     """
 
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
@@ -48,6 +49,7 @@ class Options:
     places: int | None = None
     memory_share: float = SHARE
     data: Places = field(default_factory=dict)
+    until: Mapping[str, int] | None = None
 
 
 class Standing(Protocol):
@@ -65,10 +67,13 @@ class Standing(Protocol):
 
     @property
     def is_done(self) -> bool:
-        """Return True if every member has left."""
+        """Return True if every member has left or pauses."""
 
     def steps(self) -> dict[str, int]:
         """Number of steps taken by each run."""
+
+    def ends(self) -> list[int]:
+        """Step at which each run ends or pauses, or has."""
 
     def state(self) -> Mapping[str, Tensor]:
         """Tensors of those that train, then of those parked, ``(R, …)`` each, for a checkpoint."""
@@ -131,7 +136,7 @@ class BaseSession(ABC):
     # steps
 
     def run(self) -> str:
-        """Train until every member is done, or until asked to stop."""
+        """Train until every member is done or pauses, or until asked to stop."""
         self._write_status()
         self._watch("starting", now=True)  # making a large stack can take long
         while self.rows or not self.roster.is_done:  # a last flush that fails takes members back
@@ -144,7 +149,8 @@ class BaseSession(ABC):
                 self._watch("interrupted", now=True)
                 return "interrupted"
         self._write_status()
-        self.folder.finish()
+        if len(self.roster.finished) == len(self.roster.specs):
+            self.folder.finish()
         self._watch("done", now=True)
         return "done"
 
@@ -191,8 +197,7 @@ class BaseSession(ABC):
         if not now and at - self.watched < 0.25:
             return
         self.watched = at
-        specs, finished, steps = self.roster.specs, self.roster.finished, self.roster.steps()
-        ends = [int(str(finished.get(run, {}).get("step", spec.n_steps))) for run, spec in specs.items()]
+        specs, steps, ends = self.roster.specs, self.roster.steps(), self.roster.ends()
         step = sum(steps.values()) // len(specs)
         since, from_step = self.since or (at, step)
         self.options.watch(
@@ -208,7 +213,7 @@ class BaseSession(ABC):
                 train=self.shown.get("train"),
                 valid=self.shown.get("valid"),
                 generalised=len(self.generalised),
-                diverged=sum(entry["state"] == "diverged" for entry in finished.values()),
+                diverged=sum(entry["state"] == "diverged" for entry in self.roster.finished.values()),
                 steps_per_second=(step - from_step) / (at - since) if step > from_step else None,
                 seconds_left=self.pace.seconds_left(zip(steps.values(), ends, strict=True), self.shared),
             )

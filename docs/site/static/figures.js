@@ -1,0 +1,63 @@
+// Figures of the gallery: drawn by Vega, which lies beside this file, in the colours of the page.
+(() => {
+  const charts = document.querySelectorAll(".shoal-chart");
+  window.shoalFigures = charts.length ? null : Promise.resolve(0); // resolved when all are drawn
+  if (!charts.length) return;
+  const DARK = { "#1a1a1a": "#e6e6e6", "#000000": "#e6e6e6", "#0072B2": "#4aa8e0", "#e6e6e6": "#3a3f44" };
+  const here = document.currentScript.src.replace(/figures\.js.*$/, "");
+  const isDark = () => {
+    const chosen = document.body.dataset.theme;
+    return chosen === "dark" || (chosen !== "light" && matchMedia("(prefers-color-scheme: dark)").matches);
+  };
+
+  function dressed(spec, width, dark) {
+    let text = JSON.stringify(spec);
+    if (dark) text = text.replace(/#1a1a1a|#000000|#0072B2|#e6e6e6/g, (colour) => DARK[colour]);
+    const result = JSON.parse(text), ink = dark ? "#d8d8d8" : "#1a1a1a", soft = dark ? "#767c82" : "#888";
+    if (result.concat && width < 720) result.columns = 1; // panels below each other on a small screen
+    const config = (result.config ??= {});
+    config.background = "transparent";
+    config.axis = { ...config.axis, labelColor: ink, titleColor: ink, domainColor: soft, tickColor: soft };
+    config.title = { ...config.title, color: ink };
+    config.legend = { ...config.legend, labelColor: ink, titleColor: ink };
+    config.text = { ...config.text, color: ink };
+    return result;
+  }
+
+  async function draw(chart) {
+    const spec = (chart.shoalSpec ??= JSON.parse(chart.querySelector("script").textContent));
+    const moves = (spec.params ?? []).some((param) => param.name === "moved");
+    const before = moves ? chart.shoalView?.view.signal("moved") : undefined; // what a reader chose stays chosen
+    const wide = chart.parentElement.clientWidth;
+    chart.shoalView?.finalize();
+    const fresh = dressed(spec, wide, isDark());
+    for (const param of fresh.params ?? []) if (before !== undefined && param.name === "moved") param.value = before;
+    chart.shoalView = await vegaEmbed(chart, fresh, { actions: false, renderer: "svg" });
+    chart.shoalWidth = wide;
+    const svg = chart.querySelector("svg"), natural = Number(svg.getAttribute("width"));
+    svg.style.minWidth = `${Math.min(natural, Math.max(wide, 0.7 * natural))}px`; // smaller, its words could not be read
+    for (const input of chart.querySelectorAll("input")) input.setAttribute("aria-label", input.name || "parameter");
+  }
+
+  let drawing = Promise.resolve();
+  const drawAll = () => {
+    drawing = drawing.then(async () => { for (const chart of charts) await draw(chart); return charts.length; });
+    window.shoalFigures = drawing;
+  };
+  const script = document.createElement("script");
+  script.src = `${here}vega.js`;
+  window.shoalFigures = new Promise((resolve, reject) => {
+    script.onload = () => { drawAll(); drawing.then(resolve, reject); };
+    script.onerror = () => reject(new Error("vega.js is missing"));
+  });
+  document.head.append(script);
+
+  const redraw = () => { if (window.vegaEmbed) drawAll(); };
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw);
+  new MutationObserver(redraw).observe(document.body, { attributeFilter: ["data-theme"] });
+  let waiting = 0;
+  addEventListener("resize", () => {
+    clearTimeout(waiting);
+    waiting = setTimeout(() => { if ([...charts].some((chart) => chart.parentElement.clientWidth !== chart.shoalWidth)) redraw(); }, 150);
+  });
+})();

@@ -1,0 +1,377 @@
+"""The pages of the gallery: all run, hold the numbers derived for them, and fail where the library is broken."""
+
+import json
+import math
+import os
+import re
+import subprocess
+import sys
+import time
+from functools import cache
+from pathlib import Path
+
+import pytest
+from shown import foreign_signs, in_words
+
+from shoal.errors import UserError
+from shoal.gallery import (
+    Axis,
+    Choice,
+    Off,
+    Panel,
+    Slider,
+    check,
+    dots,
+    figure,
+    foreign_imports,
+    fresh,
+    line,
+    run_page,
+    words,
+)
+from shoal.models import MultiHeadedAttention
+
+FOLDER = Path(__file__).parents[1] / "gallery"
+FILES = sorted(FOLDER.glob("*.py"))
+PAGES = sorted(FOLDER.glob("plot_[0-9][0-9]_*.py"))
+SLOW: set[str] = set()  # pages of more than ten seconds of a processor
+MOST_SECONDS = 10
+
+# page -> name of a check -> value derived apart from the page, and half a unit of its last digit
+NUMBERS = {
+    "plot_06_bidirectional_rnn": {
+        **{
+            f"difference of the gradient of {name}": (0, 1e-10)
+            for name in ("W_f", "U_f", "V_f", "W_b", "U_b", "V_b", "x", "start_f", "start_b")
+        },
+        "inputs that a loss at step 1 reaches": (3, 0),
+        "forward states that it reaches": (1, 0),
+    },
+    "plot_08_threshold_neurons": {
+        "functions of 1 inputs with a neuron, of 4": (4, 0),
+        "functions of 2 inputs with a neuron, of 16": (14, 0),
+        "functions of 3 inputs with a neuron, of 256": (104, 0),
+        "inputs of XOR that the best neuron gets right, of 4": (3, 0),
+        **{f"multiplier of the inequality of {x}": (1, 0) for x in ("00", "01", "10", "11")},
+    },
+    "plot_09_parity_lstm": {
+        "strings": (8190, 0),
+        "cell states that are not the parity": (0, 0),
+        "strings right after every bit, a = 5": (0.019, 5e-4),
+        "strings right after every bit, a = 8": (0.999, 5e-4),
+        "strings right after every bit, a = 10": (1, 0),
+        "largest error of a cell state, a = 10": (0.13, 5e-3),
+        "largest error of a cell state, a = 20": (0.0014, 5e-5),
+    },
+    "plot_34_residuals_and_layer_norm": {
+        "growth of the activations, c = 1.5, L = 20": (3325.26, 5e-3),
+        "growth of the gradient: largest singular value": (3325.26, 5e-3),
+        "lower bound (1 - ε)^20, attained by f = -ε h": (0.122, 5e-4),
+        "upper bound (1 + ε)^20, attained by f = +ε h": (6.73, 5e-3),
+        "lower bound (1 - ε)^50, attained by f = -ε h": (0.00515, 5e-6),
+        "upper bound (1 + ε)^50, attained by f = +ε h": (117.4, 5e-2),
+        "variance of LN(h) where h has 0.0001, ε = 1e-5": (0.909, 5e-4),
+        "variance of LN(h) where h has 1e-05, ε = 1e-5": (0.5, 5e-4),
+        "variance of LN(h) where h has 0, ε = 1e-5": (0, 0),
+        "σ times the 30 largest singular values, at least, σ = 0.01": (1, 1e-9),
+        "σ times the 30 largest singular values, at most, σ = 0.01": (1, 1e-9),
+    },
+    "plot_35_spectral_radius": {
+        "norm of W^10 for ρ = 0.9": (0.3487, 5e-5),
+        "norm of W^50 for ρ = 0.9": (0.00515, 5e-6),
+        "norm of W^100 for ρ = 0.9": (2.66e-5, 5e-8),
+        "norm of W^10 for ρ = 1.1": (2.594, 5e-4),
+        "norm of W^50 for ρ = 1.1": (117.4, 5e-2),
+        "norm of W^100 for ρ = 1.1": (13781, 0.5),
+        "norm of the 10th power of the block with ρ = 1": (10.099, 5e-4),
+        "norm of its 100th power": (100.01, 5e-3),
+        "largest norm of a power of [[0.9, 10], [0, 0.9]]": (38.75, 5e-3),
+        "power at which it is reached, [[0.9, 10], [0, 0.9]]": (9, 0),
+        "power from which all are below 1, [[0.9, 10], [0, 0.9]]": (63, 0),
+        "largest norm of a power of 8 × 8 Jordan block of 0.9": (1.586e6, 500),
+        "power at which it is reached, 8 × 8 Jordan block of 0.9": (69, 0),
+        "power from which all are below 1, 8 × 8 Jordan block of 0.9": (306, 0),
+    },
+    "plot_36_normalisation": {
+        "batch mean of channel 1": (2.58333, 5e-6),
+        "batch mean of channel 2": (2.91667, 5e-6),
+        "batch variance of channel 1": (1.57639, 5e-6),
+        "batch variance of channel 2": (1.24306, 5e-6),
+        "unbiased batch variance of channel 1": (1.71970, 5e-6),
+        "unbiased batch variance of channel 2": (1.35606, 5e-6),
+        **{f"layer mean of sample {i}": (v, 5e-6) for i, v in enumerate((3.16667, 2, 2.5, 3.33333), 1)},
+        **{f"layer variance of sample {i}": (v, 5e-6) for i, v in enumerate((1.80556, 1, 0.91667, 0.88889), 1)},
+        "instance mean 8": (3.33333, 5e-6),
+        "instance variance 8": (1.55556, 5e-6),
+    },
+    "plot_37_message_passing": {
+        "aggregate of vertex 1, first entry": (-0.8, 1e-12),
+        "aggregate of vertex 1, second entry": (0.8, 1e-12),
+        "vertex 1 after the step, first entry": (0, 1e-12),
+        "vertex 1 after the step, second entry": (0.8, 1e-12),
+        "edges between different tokens": (12, 0),
+        "edges of attention, with those to itself": (16, 0),
+        "largest difference with weights in the message": (0, 1e-6),
+        "largest difference with the softmax in Agg": (0, 1e-6),
+    },
+    "plot_33_attention": {
+        "margin for a weight of 0.99 among 2 keys": (4.595, 5e-4),
+        "margin for a weight of 0.99 among 8 keys": (6.541, 5e-4),
+        "margin for a weight of 0.99 among 64 keys": (8.738, 5e-4),
+        "margin for a weight of 0.99 among 512 keys": (10.832, 6e-4),
+        "weight of all but the two among 64 keys, s = 1": (0.919, 5e-4),
+        "weight of all but the two among 64 keys, s = 5": (0.173, 5e-4),
+        "weight of all but the two among 64 keys, s = 10": (0.00141, 5e-6),
+        "weight of all but the two among 64 keys, s = 20": (6e-8, 5e-9),
+        "variance of this weight, s = 0": (0, 0),
+        "variance of this weight, s = 1": (0.0254, 5e-5),
+        "variance of this weight, s = 2": (0.0684, 5e-5),
+        "variance of this weight, s = 5": (0.1490, 5e-5),
+        "variance of this weight, s = 10": (0.1953, 5e-5),
+        "variance of this weight, s = 20": (0.2220, 5e-5),
+        "variance of this weight, s = 50": (0.2387, 5e-5),
+        "share of samples between 0.1 and 0.9, s = 10": (0.244, 5e-4),
+        "probability of a negative length": (0.0786, 5e-5),
+        "share of v_a with two heads, n = 2, s = 10": (0.457, 5e-4),
+        "variance with two heads, n = 2, s = 10": (0.0142, 5e-5),
+        "variance with one head over that with two, n = 2, s = 10": (13.8, 0.05),
+        "variance with one head over that with two, n = 64, s = 20": (8.9, 0.05),
+        "weights of the trained GPT outside the bounds": (0, 0),
+    },
+    "plot_38_decoding": {
+        "sequences of 10 words of a vocabulary of 10,000": (1e40, 0),
+        "greedy: log probability": (-9.7, 1e-9),
+        "step 2, first place": (-4.7, 1e-9),
+        "step 2, second place": (-4.9, 1e-9),
+        "log probability of the first sequence": (-9.9, 1e-9),
+        "log probability of the second sequence": (-10.3, 1e-9),
+        "hypotheses expanded, B = 2, T = 3": (5, 0),
+        "x at which two and greedy are equal": (-4.8, 1e-9),
+        "number of x at which three are worse than greedy": (0, 0),
+        "sequences that the model reads, T = 6, B = 16": (81, 0),
+        "scores of a step, T = 6, B = 16": (256, 0),
+    },
+    "plot_40_stopping": {
+        "results that the rule changes, of 300": (0, 0),
+        "results changed by the rule with a bound, mean per token": (0, 0),
+        "answers of the GPT that the rule changes, sum": (0, 0),
+        "answers of the GPT that the rule changes, mean per token": (0, 0),
+    },
+}
+
+
+def marked(page: Path):
+    return pytest.param(page, id=page.stem, marks=[pytest.mark.slow] if page.stem in SLOW else [])
+
+
+@cache
+def ran(page: Path):
+    start = time.process_time()
+    return run_page(page), time.process_time() - start
+
+
+def test_every_file_of_the_gallery_is_a_page():
+    """A file of another name would not be run when the documentation is built."""
+    assert FILES == PAGES
+    assert len(PAGES) == len({page.stem.split("_")[1] for page in PAGES})
+    assert set(NUMBERS) | SLOW <= {page.stem for page in PAGES}
+
+
+@pytest.mark.parametrize("page", [marked(page) for page in PAGES])
+def test_a_page_runs_and_checks_its_numbers(page):
+    run, seconds = ran(page)
+    assert len(run.recording.checks) >= 5
+    assert sum(line.startswith("ok ") for line in run.output.splitlines()) == len(run.recording.checks)
+    assert len(json.loads(run.recording.to_json())) == len(run.recording.checks)
+    assert seconds < MOST_SECONDS or page.stem in SLOW
+
+
+@pytest.mark.parametrize("page", [marked(page) for page in PAGES])
+def test_a_page_has_a_figure_that_a_reader_can_move(page):
+    figures = ran(page)[0].recording.figures
+    assert any(drawn.moves for drawn in figures)
+    for drawn in figures:
+        assert in_words(drawn), drawn.alt
+        assert len(drawn.caption.split()) > 5
+        assert not foreign_signs(drawn.spec)
+        assert len(json.dumps(drawn.spec)) < 1_500_000
+
+
+@pytest.mark.parametrize("page", [marked(page) for page in PAGES if page.stem in NUMBERS])
+def test_the_numbers_of_a_page_are_those_derived(page):
+    values = {check.name: check.value for check in ran(page)[0].recording.checks}
+    for name, (expected, tolerance) in NUMBERS[page.stem].items():
+        assert abs(values[name] - expected) <= tolerance, name
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_a_page_imports_only_shoal_and_torch(page):
+    assert foreign_imports(page.read_text("utf-8")) == []
+
+
+def test_other_imports_are_seen_wherever_they_stand():
+    text = "import torch, numpy\ndef f():\n    from math import exp\n    from . import shown\nimport shoal.models\n"
+    assert foreign_imports(text) == ["numpy", "math", "."]
+    assert foreign_imports("__import__('os')") == ["__import__"]
+
+
+# ---- broken pages and a broken library
+
+
+def broken(page: Path, folder: Path) -> Path:
+    """The page with queries that are a thousandth too long."""
+    text = page.read_text("utf-8")
+    changed = text.replace("d**0.5", "d**0.5 * 1.001")
+    assert changed != text
+    (folder / page.name).write_text(changed, "utf-8")
+    return folder / page.name
+
+
+def test_a_broken_page_fails(tmp_path):
+    page = broken(FOLDER / "plot_33_attention.py", tmp_path)
+    with pytest.raises(Off, match=re.escape("0.99")):
+        run_page(page)
+
+
+@pytest.mark.slow
+def test_a_broken_page_ends_its_process(tmp_path):
+    page = broken(FOLDER / "plot_33_attention.py", tmp_path)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, page], capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode == 1
+    assert "OFF" in done.stdout
+    assert "Off: " in done.stderr
+
+
+def test_a_page_fails_where_the_library_is_broken(monkeypatch):
+    right = MultiHeadedAttention.get_attention_weights
+    monkeypatch.setattr(
+        MultiHeadedAttention, "get_attention_weights", lambda self, q, k, mask=None: right(self, q * 1.001, k, mask)
+    )
+    with pytest.raises(Off):
+        run_page(FOLDER / "plot_33_attention.py")
+
+
+def test_there_is_no_page_without_a_file(tmp_path):
+    with pytest.raises(UserError, match="no page"):
+        run_page(tmp_path / "plot_99_nothing.py")
+
+
+# ---- checks
+
+
+def test_checks_are_aligned_recorded_and_raise(capsys):
+    recording = fresh()
+    assert check("a half", 0.5, 0.5) == 0.5
+    check("a much longer name of a quantity", 1e-9, 0, 1e-8, document="none", erratum="E1")
+    check("a text", "the red rectangle", "the red rectangle")
+    first, second, third = capsys.readouterr().out.splitlines()
+    assert first.index("expected") == second.index("expected")
+    assert first.index("a half") == second.index("a much")
+    assert "E1" in second
+    assert "rectangle" in third
+    with pytest.raises(Off, match="got 2, expected 1"):
+        check("one", 2, 1, 0.5)
+    assert [made.holds for made in recording.checks] == [True, True, True, False]
+    assert json.loads(recording.to_json())[1]["document"] == "none"
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_what_is_not_finite_is_off_and_is_written_as_text(value):
+    recording = fresh()
+    with pytest.raises(Off):
+        check("a number", value, 1.0, 1e9)
+    json.loads(recording.to_json(), parse_constant=lambda name: pytest.fail(name))
+
+
+def test_infinities_can_be_expected():
+    fresh()
+    check("log of nothing", -math.inf, -math.inf)
+
+
+@pytest.mark.parametrize(
+    ("name", "tolerance"), [("a", -1.0), ("a", math.nan), ("a", math.inf), (" ", 0.0), ("a\nb", 0)]
+)
+def test_a_check_without_meaning_is_refused(name, tolerance):
+    fresh()
+    with pytest.raises(UserError):
+        check(name, 1, 1, tolerance)
+
+
+# ---- figures
+
+ROWS = {"x": [1, 2, 1, 2], "y": [1.0, 2.0, 3.0, 40.0], "s": [0, 0, 5, 5], "who": ["a", "a", "b", "b"]}
+TEXTS = {"caption": "Two lines over two steps.", "alternative": "From 1 to 40 over two steps of x."}
+
+
+def domain(spec, channel):
+    layers = spec.get("layer") or spec["concat"][0]["layer"]
+    return layers[0]["encoding"][channel]["scale"]["domain"]
+
+
+def test_axes_show_all_data_wherever_the_parameter_stands():
+    fresh()
+    made = figure(Panel([line(ROWS, "x", "y", "who")]), move=Slider("s", "s"), **TEXTS)
+    assert domain(made.spec, "y") == [1, 40]
+    (parameter,) = made.spec["params"]
+    assert (parameter["value"], parameter["bind"]["min"], parameter["bind"]["max"]) == (0, 0, 5)
+    assert made.moves
+    assert "transform" in made.spec["layer"][0]
+
+
+def test_only_layers_with_the_parameter_are_moved():
+    fresh()
+    still = {"x": [1, 2], "y": [0, 1]}
+    made = figure(Panel([dots(still, "x", "y"), line(ROWS, "x", "y")]), move=Choice("s", "s", 5), **TEXTS)
+    assert ["transform" in layer for layer in made.spec["layer"]] == [False, True]
+
+
+def test_every_name_of_an_axis_is_shown():
+    fresh()
+    rows = {"x": list(range(20)), "y": list(range(20))}
+    made = figure(Panel([dots(rows, "x", "y")], Axis(names=[f"n{k}" for k in range(20)])), **TEXTS)
+    axis = made.spec["layer"][0]["encoding"]["x"]["axis"]
+    assert axis["values"] == list(range(20))
+    assert "tickCount" not in axis  # which would leave some of them out
+    assert axis["labelOverlap"] is False
+
+
+def test_html_of_a_figure_has_its_words_and_ends_no_element():
+    fresh()
+    rows = {"x": [0], "y": [0], "t": ["</script><b>"]}
+    made = figure(Panel([words(rows, "x", "y", "t")]), caption="a < b & c", alternative='says "1"')
+    shown = made._repr_html_()
+    assert "</script><b>" not in shown
+    assert "a &lt; b &amp; c" in shown
+    assert 'aria-label="says &quot;1&quot;"' in shown
+    data = shown.partition('application/json">')[2].partition("</script>")[0]
+    assert json.loads(data) == made.spec
+
+
+@pytest.mark.parametrize(
+    ("panels", "options", "said"),
+    [
+        ([], {}, "at least one panel"),
+        ([Panel([])], {}, "at least one layer"),
+        ([Panel([line(ROWS, "x", "y")])], {"move": Slider("t", "t")}, "no layer has the column 't'"),
+        ([Panel([line(ROWS, "x", "y")])], {"move": Slider("s", "s", 3)}, "cannot start at 3"),
+        ([Panel([line(ROWS, "x", "y")])], {"move": Slider("y", "y")}, "not evenly spaced"),
+    ],
+)
+def test_a_figure_that_cannot_be_drawn_is_refused(panels, options, said):
+    fresh()
+    with pytest.raises(UserError, match=said):
+        figure(*panels, **TEXTS, **options)
+
+
+def test_a_column_that_is_missing_gets_the_nearest_name():
+    with pytest.raises(UserError, match="did you mean 'who'"):
+        line(ROWS, "x", "y", "whom")
+
+
+@pytest.mark.slow
+def test_a_figure_is_drawn(tmp_path):
+    fresh()
+    made = figure(Panel([line(ROWS, "x", "y")], Axis("x"), Axis("y", log=True)), move=Choice("s", "s"), **TEXTS)
+    made.save(tmp_path / "figure.png")
+    assert (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")

@@ -1,0 +1,147 @@
+"""The sources of the documentation and the check of the built site; the site itself is built by ``make docs``."""
+
+import importlib
+import sys
+from pathlib import Path
+
+import pytest
+from shown import CHROMIUM
+
+from shoal.cli import COMMANDS
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "docs" / "site"))
+assemble, check, commands, gallery_pages, reference = map(
+    importlib.import_module, ("assemble", "check", "commands", "gallery_pages", "reference")
+)
+sys.path.pop(0)
+
+
+@pytest.fixture
+def site(tmp_path):
+    return assemble.Site(tmp_path / "source")
+
+
+def test_links_of_documents_lead_to_pages(site):
+    text = "See [speed](speed.md#text), [one](../src/shoal/models/gpt.py), [out](https://example.org), [here](#a)."
+    assert site.linked(text, Path("docs/translation.md"), "translation.md") == (
+        "See [speed](speed.md#text), [one](files/src.shoal.models.gpt.py.md), [out](https://example.org), [here](#a)."
+    )
+    assert site.linked("[a](ARCHITECTURE.md)", Path("docs/command-line.md"), "command-line/guide.md") == (
+        "[a](../architecture.md)"
+    )
+
+
+def test_links_within_code_are_left_alone(site):
+    text = "```python\nx = a[0](speed.md)\n```\n    y[1](nothing.md)\n"
+    assert site.linked(text, Path("docs/translation.md"), "translation.md") == text
+
+
+def test_a_link_that_leads_nowhere_ends_the_build(site):
+    with pytest.raises(SystemExit, match="leads nowhere"):
+        site.linked("[a](sped.md)", Path("docs/translation.md"), "translation.md")
+
+
+def test_every_document_can_be_laid_out(site):
+    for name in site.pages:
+        if name.endswith(".md"):
+            site.document(name)
+    site.show_files()
+    pages = {path.relative_to(site.folder).as_posix() for path in site.folder.rglob("*.md")}
+    assert {"speed.md", "errata.md", "results/sanity.md", "files/src.shoal.models.gpt.py.md"} <= pages
+
+
+def test_sections_of_the_readme_are_pages():
+    parts = assemble.sections((ROOT / "README.md").read_text("utf-8"))
+    assert set(assemble.SECTIONS) <= set(parts)
+    assert parts["Eight worked examples"].count("\n## ") == 8
+
+
+def test_each_command_has_a_page_with_its_flags():
+    pages = commands.command_pages()
+    assert set(pages) == set(COMMANDS)
+    assert "`--weight-decay X …`" in pages["train"]
+    assert "`--num-heads X …`" in pages["train"]  # of any model
+    assert all(f"shoal {name}" in page for name, page in pages.items())
+
+
+def test_each_documented_name_has_one_entry():
+    pages = reference.reference_pages()
+    for module in reference.MODULES:
+        for name in importlib.import_module(module).__all__:
+            assert f"{module}.{name}\n" in pages[module] or f"``{name}``" in pages[module], f"{module}.{name}"
+    entries = [line.split(":: ")[1] for page in pages.values() for line in page.splitlines() if ".. auto" in line]
+    objects = [entry for entry in entries if entry not in reference.MODULES]
+    held = [getattr(importlib.import_module(entry.rpartition(".")[0]), entry.rpartition(".")[2]) for entry in objects]
+    assert len(held) == len({id(value) for value in held})
+
+
+def test_broken_links_are_seen(tmp_path):
+    (tmp_path / "a.html").write_text('<p id="x"><a href="b.html#y"></a><a href="b.html"></a><img src="c.png">')
+    (tmp_path / "b.html").write_text('<p id="z"></p><p id="z"></p><a href="https://example.org"></a><a href="#z"></a>')
+    faults = check.broken_links(tmp_path)
+    assert len(faults) == 3
+    assert "leads to no anchor" in faults[0]
+    assert "leads to no file" in faults[1]
+    assert "2 times" in faults[2]
+
+
+def test_requests_to_the_outside_and_errors_are_seen():
+    def event(method, **values):
+        return {"method": method, "params": values}
+
+    events = [
+        event("Network.requestWillBeSent", request={"url": "file:///a.html"}),
+        event("Network.requestWillBeSent", request={"url": "https://example.org/font.woff"}),
+        event("Runtime.consoleAPICalled", type="log", args=[]),
+        event("Runtime.consoleAPICalled", type="error", args=[{"value": "no"}]),
+        event("Runtime.exceptionThrown", exceptionDetails={"text": "oh"}),
+    ]
+    counts = check.Counter()
+    assert len(check._events(events, counts)) == 3
+    assert counts["requests"] == 2
+
+
+def test_a_row_of_numbers_links_its_erratum():
+    row = {"name": "a | b", "value": 1.0, "expected": 2.0, "tolerance": 0.0, "document": "3", "erratum": "E12"}
+    assert gallery_pages._row(row) == "| a \\| b | 1 | 2 | equal | 3 | [E12](errata.md#e12) |"
+
+
+def test_every_erratum_has_a_place():
+    text = (ROOT / "docs" / "errata.md").read_text("utf-8")
+    numbers = sorted(int(line[5:]) for line in text.splitlines() if line.startswith("### E"))
+    assert numbers == list(range(1, len(numbers) + 1))
+    assert len(numbers) >= 24
+
+
+PAGE = """<meta name="viewport" content="width=device-width"><title>a</title><p id="a" class="math">\\\\(x\\\\)</p>
+<div class="shoal-chart" aria-label="lines"><input type="range"></div><p style="width: 500px">wide</p>
+<script>console.error("no")</script><script src="https://example.org/a.js"></script><img src="gone.png">"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="needs a browser")
+def test_the_browser_sees_each_fault(tmp_path):
+    (tmp_path / "a.html").write_text(PAGE, encoding="utf-8")
+    (tmp_path / "b.html").write_text(
+        '<meta name="viewport" content="width=device-width"><p>right</p>', encoding="utf-8"
+    )
+    with check.Browser() as browser:
+        faults = check.seen_faults(browser, tmp_path / "a.html", check.Counter())
+        assert check.seen_faults(browser, tmp_path / "b.html", check.Counter()) == []
+    for words in (
+        "asks for https://example.org/a.js",
+        "console: no",
+        "formula not drawn",
+        "figures not drawn",
+        "wider",
+        "moves nothing in: lines",
+    ):
+        assert any(words in fault for fault in faults), words
+    assert any("picture missing" in fault for fault in faults)
+    with check.Browser() as browser:
+        (tmp_path / "c.html").write_text("<script>window.shoalFigures = Promise.reject(new Error('lost'))</script>")
+        assert any(
+            "script: Error: lost" in fault for fault in check.seen_faults(browser, tmp_path / "c.html", check.Counter())
+        )
+    assert not any(fault.startswith("1400 px") and "wider" in fault for fault in faults)
