@@ -87,19 +87,6 @@ packed = adapted(MultiHeadedAttention(d, h, bias=False), r)
 check("parameters of packed heads, 6dr", trained_parameters(packed), 6 * d * r, document="6hdr", erratum="E22")
 
 # %%
-# R4.2: the rank
-# --------------
-# Memory grows in proportion to :math:`r`. At :math:`r = d / 2` an adapter has as many parameters as the matrix. What it
-# can change is limited: :math:`AB^T` has a rank of at most :math:`r`. How much a higher rank helps depends on the task,
-# and is measured by ``shoal study run adapters``.
-
-half = adapted(LinearBlock(d, 1), d // 2).ffn
-check("parameters of an adapter of rank d / 2, over those of its matrix", trained_parameters(half) / d**2, 1)
-with torch.no_grad():
-    lora.ffn.B.normal_()
-    check("rank of what the adapter adds", torch.linalg.matrix_rank(lora.ffn.B @ lora.ffn.A), r)
-
-# %%
 # R4.4 (a): time
 # --------------
 # Multiplications of a forward pass, counted by PyTorch as the modules run, against formulas. Each of the three
@@ -145,11 +132,24 @@ for tokens in (128, 1):
     check(f"dequantising over products of LFFN, n = {tokens}", single / products, 1 / tokens)
 
 # %%
+# R4.2: the rank
+# --------------
+# Memory grows in proportion to :math:`r`. At :math:`r = d / 2` an adapter has as many parameters as the matrix. What it
+# can change is limited: :math:`AB^T` has a rank of at most :math:`r`. How much a higher rank helps depends on the task,
+# and is measured by ``shoal study run adapters``.
+
+half = adapted(LinearBlock(d, 1), d // 2).ffn
+check("parameters of an adapter of rank d / 2, over those of its matrix", trained_parameters(half) / d**2, 1)
+with torch.no_grad():
+    lora.ffn.B.normal_()
+    check("rank of what the adapter adds", torch.linalg.matrix_rank(lora.ffn.B @ lora.ffn.A), r)
+
+# %%
 # R4.3: speed at inference
 # ------------------------
 # A trained adapter can be merged, :math:`W + AB^T`, after which a forward pass costs what it did before fine-tuning.
-# The two are equal, not only close. With integers, which floating point adds and multiplies without rounding, not a
-# bit differs.
+# The merged layer is the same function. With integers, which floating point adds and multiplies without rounding, no
+# bit of its outputs differs.
 
 
 def integers(*shape):
@@ -171,8 +171,7 @@ check("multiplications of a merged LFFN", multiplications(merged, n)[0], n * d**
 # QLoRA's adapter can be merged, too: onto :math:`\Delta \widetilde W`, with which it was trained. That takes 32 bits
 # per number again. Merged onto the :math:`W` before quantisation, it gives another function.
 
-first = torch.nn.Linear(d, d, bias=False)
-W = first.weight.detach().clone()
+W = torch.nn.Linear(d, d, bias=False).weight.detach()
 layer = LoRALinear(FrozenLinear(quantise_absmax(W), None), r, r, alpha=r)
 with torch.no_grad():
     layer.B.normal_(std=0.01)
@@ -318,7 +317,7 @@ figure(
             dots(nf4, "m", "rmse"),
             words(nf4, "m", "rmse", "name", at="below"),
         ],
-        Axis("bits per number, scales included"),
+        Axis("bits per number, scales included", domain=(1.7, 8.3)),
         Axis("RMSE", log=True),
         title="Error",
     ),
@@ -335,10 +334,10 @@ figure(
 # -------------------------
 # *Memory limit: QLoRA for both.* It divides the bytes of the frozen matrices by eight; those of the adapters, with
 # their gradients and the optimizer's moments, are the same. *Faster inference: LoRA for both*, merged, without
-# dequantising. *Both: QLoRA*, in the document, "with negligible speed loss". That holds while many tokens are read at
-# once. For one token at a time the counts above say that dequantising needs as many multiplications as the products.
+# dequantising. *Both: QLoRA*, says the document, with "negligible speed loss". That holds while many tokens are read at
+# once. For one token at a time dequantising needs as many multiplications as the products, as counted above.
 
-for name, layer, numbers in (("MHA", frozen.attention, 4 * h * d**2), ("LFFN", None, d**2)):
-    stored = stored_bytes(layer if layer is not None else torch.nn.Sequential(frozen.ffn))
+for name, layer, numbers in (("MHA", frozen.attention, 4 * h * d**2), ("LFFN", frozen.ffn, d**2)):
+    stored = stored_bytes(layer)
     check(f"bytes in 32 bits over bytes in 4 bits, {name}", 4 * stored["parameters"] / stored["bytes"], 8, 1e-3)
     check(f"frozen numbers of {name}", stored["parameters"], numbers)
