@@ -219,24 +219,21 @@ def levels_of(m):
     return torch.arange(-half, half + 1, dtype=torch.float64) * (LARGEST / half)
 
 
-rmse = {}
+rmse, evenly = {}, {"Δ/√12": 12, "Δ/√3": 3}
 for m in range(2, 9):
     levels = levels_of(m)
     delta = LARGEST / (2 ** (m - 1) - 1)
     expected = {"nearest": by_integral(levels, nearest_edges(levels)), "floor": by_integral(levels[:-1], levels)}
-    for rounding, most, even, bias in (
-        ("nearest", delta / 2, delta / 12**0.5, 0),
-        ("floor", delta, delta / 3**0.5, delta / 2),
-    ):
+    near = float(f"{2e-3 * delta:.1g}")
+    for rounding, most, even, bias in (("nearest", delta / 2, "Δ/√12", 0), ("floor", delta, "Δ/√3", delta / 2)):
         error = (W - quantise_absmax(W, m, rounding).dequantise()).double()
         rmse[rounding, m] = error.square().mean().sqrt().item()
-        if m not in (2, 3, 4, 8):
-            continue
-        check(f"largest error, {rounding}, m = {m}", error.abs().max(), most, 2e-3 * delta)
-        check(f"RMSE, {rounding}, m = {m}", rmse[rounding, m], expected[rounding], 5e-3 * delta, erratum="E15")
-        check(f"mean error, {rounding}, m = {m}", error.mean(), bias, 5e-3 * delta)
-        name = f"RMSE over that of evenly spread errors, {rounding}, m = {m}"
-        check(name, rmse[rounding, m] / even, expected[rounding] / even, 0.01)
+        if m in (2, 3, 4, 8):
+            check(f"largest error, {rounding}, m = {m}", error.abs().max(), most, near)
+            check(f"RMSE, {rounding}, m = {m}", rmse[rounding, m], expected[rounding], near, erratum="E15")
+            check(f"mean error, {rounding}, m = {m}", error.mean(), bias, near)
+            ratio = evenly[even] ** 0.5 / delta
+            check(f"RMSE over {even}, m = {m}", rmse[rounding, m] * ratio, expected[rounding] * ratio, 0.01)
 
 # %%
 # :math:`m` bits could stand for :math:`2^m` integers. The formula uses :math:`2^m - 1` of them, as many below 0 as
