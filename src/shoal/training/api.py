@@ -6,7 +6,6 @@ from pathlib import Path
 import torch
 
 from shoal.errors import LabError
-from shoal.fast.engine import choose_engine
 from shoal.lab.cohort import CohortFolder, is_over
 from shoal.lab.deleting import deleted_runs
 from shoal.lab.lab import Lab
@@ -14,6 +13,7 @@ from shoal.lab.records import Records
 from shoal.spec import RunSpec
 from shoal.training.arrangement import arrange, choose_workers
 from shoal.training.continuation import places_of
+from shoal.training.engines import engine_for
 from shoal.training.executor import Execution, execute
 from shoal.training.plan import Cohort
 from shoal.training.preflight import check_parts
@@ -142,7 +142,7 @@ def _begin(
     taken: list[LabError] = []
     lines: dict[str, None] = {}
     for cohort in cohorts:
-        choice = choose_engine(cohort.shared, cohort.seconds, device, engine)
+        choice = engine_for(cohort, device, engine)
         folder = lab.cohort(cohort.id)
         try:
             folder.check_free()

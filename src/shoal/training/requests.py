@@ -11,6 +11,7 @@ from shoal.lab.frames import ALWAYS
 from shoal.measures import SPLITS
 from shoal.spec import RunSpec
 from shoal.tasks.build import initial_model
+from shoal.training.engines import check_engine
 from shoal.training.executor import cores
 from shoal.training.plan import plan
 from shoal.training.progress import progress_display
@@ -87,6 +88,9 @@ def check_execution(
 
 def check_precision(specs: Iterable[RunSpec], device: torch.device, engine: str | None) -> None:
     """Raise :class:`UserError` for a precision that the device or the engine does not support."""
+    specs = list(specs)
+    for model in dict.fromkeys(spec.model for spec in specs):
+        check_engine(model, engine)
     lower = [spec.precision for spec in specs if spec.precision != "float32"]
     if engine == "plain" and lower:
         raise UserError(f"engine plain computes in float32, got precision={lower[0]}")
