@@ -284,6 +284,18 @@ def test_an_outlier_of_a_thousand_deviations_has_a_likelihood(way):
     assert np.isfinite(value) and -500_100 < value[0, 0] < -499_000
 
 
+@pytest.mark.parametrize("R, K", [(1, 2), (2, 2), (1, 9)])
+def test_what_is_so_far_that_its_square_is_infinite_is_impossible_and_adds_nothing(way, R, K):
+    variances = np.full((R, K, 1), 1e-200)
+    emissions = Gaussian(np.linspace(0, 1e-100, R * K).reshape(R, K, 1), variances)
+    model = HMM(np.full((R, K), 1 / K), np.full((R, K, K), 1 / K), emissions)
+    data = Sequences([0.0] * 20 + [1e60] + [0.0] * 40, [30, 31])
+    counts, only = expected_counts(model, data), expected_counts(model, data.subset([1]))
+    assert (counts.impossible[:, 0] == 20).all() and (counts.log_likelihood[:, 0] == -np.inf).all()
+    for name in ("starts", "pairs", "emitted", "firsts", "seconds"):
+        np.testing.assert_allclose(getattr(counts, name), getattr(only, name), rtol=1e-12)
+
+
 @given(seeds, st.integers(1, 3), st.integers(1, 4), st.data())
 @some
 def test_missing_observations_are_summed_over(seed, K, V, data):

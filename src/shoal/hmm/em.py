@@ -21,7 +21,7 @@ from shoal.hmm.models import HMM, stacked
 from shoal.hmm.probabilities import COUNTED, shares
 
 FLOOR = 1e-6  # of a variance, as a share of the variance of all data in its dimension
-FALL = 1e-9  # of the likelihood, relative: larger than rounding
+FALL = 1e-9  # of the log-likelihood, as a share of it or, below 1 nat, in nats: larger than rounding
 PARTS = ("start", "transitions", "emissions")
 UPDATES = ("pairwise", "conditional")
 
@@ -190,7 +190,7 @@ class _Fitting:
 
     def _is_going(self, r: int, value: float, tolerance: float, stops_at_fall: bool) -> bool:
         before = float(self.history[self.step - 1, r])
-        if value < before - FALL * abs(before):
+        if value < before - FALL * max(abs(before), 1.0):
             text = f"the log-likelihood fell from {before:.9g} to {value:.9g} at update {self.step}"
             self.problems[r].setdefault("fell", Problem("fell", (), text))
             return not stops_at_fall
