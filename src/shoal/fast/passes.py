@@ -17,7 +17,8 @@ class Passes:
     """Passes over all members of a stack, group by group, each by its own program, in one memory.
 
     The values of a group stay in the processor's caches from its forward pass to its backward pass, and take the memory
-    of those of the group before. No bit of a member depends on its group.
+    of those of the group before. With one thread no bit of a member depends on its group; with several, PyTorch's
+    products round otherwise in a group of fewer members than threads, and our own do not.
 
     Args:
         lay: function that records the forward pass of some members in a program.
