@@ -99,6 +99,19 @@ def test_a_program_has_the_values_and_gradients_of_autograd_every_time_it_runs(s
         torch.testing.assert_close(found, expected_gradient, atol=2e-5 * scale, rtol=0)
 
 
+def test_memory_is_taken_from_the_smallest_free_block_that_fits_and_is_not_twice_too_large():
+    program = Program(Arena(), torch.zeros(1, 1))
+    forty, ten, fourteen, nothing = (program.take(n) for n in (40, 10, 14, 0))
+    for array in (forty, ten, fourteen, nothing):
+        program.give_back(array)
+    wanted = {9: ten, 11: fourteen, 20: forty}
+    assert all(program.take(n).data_ptr() == array.data_ptr() for n, array in wanted.items())
+    program.give_back(forty)
+    assert program.take(3, 0).shape == (3, 0) and len(program.arena.blocks) == 4
+    program.take(19)
+    assert len(program.arena.blocks) == 5
+
+
 def test_gradients_are_kept_in_memory_that_values_no_longer_need():
     layers, arena = 30, Arena()
     theta, gradient = torch.randn(1, 64 * 64 + 500 * 64), torch.zeros(1, 64 * 64 + 500 * 64)
