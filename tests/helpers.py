@@ -13,12 +13,15 @@ from torch import Tensor
 from shoal.fast.engine import choose_engine
 from shoal.lab.cohort import CohortFolder
 from shoal.lab.files import read_json
+from shoal.registry import MODELS, RULES
 from shoal.spec import RunSpec, grid
 from shoal.training.plan import Cohort, plan
 from shoal.training.stack import Stack
 from shoal.training.step import train_step
 
 CPU = torch.device("cpu")
+OF_GRADIENTS = [rule.name for rule in RULES.shipped() if rule.fits == "gradient"]
+MODULES = [model.name for model in MODELS.shipped() if model.fitted_by == "gradient"]
 TINY: dict[str, Any] = {
     "p": 5,
     "num_layers": 1,

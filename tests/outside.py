@@ -52,6 +52,19 @@ class Weighted(Arithmetic):
         return replace(task, tensors=tensors, objective=weighted_objective, next_token=None)
 
 
+class Permuted(Arithmetic):
+    """Equations whose results are exchanged at random, so that nothing about those held out can be learned."""
+
+    name: ClassVar[str] = "permuted"
+
+    def build(self, split_seed):
+        task = super().build(split_seed)
+        inputs, targets = task.tensors["inputs"].clone(), task.tensors["targets"].clone()
+        order = torch.randperm(len(targets), generator=torch.Generator().manual_seed(split_seed))
+        targets[:, 4] = inputs[:, 5] = targets[order, 4]  # BOS a o b = r EOS
+        return replace(task, tensors={**task.tensors, "inputs": inputs, "targets": targets})
+
+
 class Patient(Arithmetic):
     """Equations on which training does not go on for nothing unless it is asked to."""
 

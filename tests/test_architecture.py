@@ -22,6 +22,7 @@ ORDER = [
     "measures",
     "spec",
     "keyed",
+    "quantisation",
     "models",
     "objectives",
     "rules",
@@ -38,6 +39,7 @@ ORDER = [
     "practical",
     "studies",
     "gallery",
+    "tuning",
     "commands",
     "cli",
     "parts",
@@ -157,6 +159,7 @@ def test_the_face_of_shoal():
         "practical",
         "resume",
         "train",
+        "tune",
     }
     assert shoal.__version__ == version("shoal")
     with pytest.raises(AttributeError, match="no attribute 'trian'"):

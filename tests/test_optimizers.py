@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from helpers import CPU, one_cohort, theta, tiny, tiny_grid
+from helpers import CPU, MODULES, OF_GRADIENTS, one_cohort, theta, tiny, tiny_grid
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracles import torch_optimizers
@@ -21,7 +21,7 @@ from shoal.training.stack import Stack
 from shoal.training.step import train_step
 
 some = settings(max_examples=25, deadline=None)
-RULES = RULE_SETTINGS.names()
+RULES = OF_GRADIENTS
 STEPS = 20
 SHAPES = {
     "embedding.weight": (3, 2),
@@ -266,7 +266,7 @@ def test_hidden_are_the_matrices_between_embedding_and_classifier(model, share_e
     assert found == sorted(starts[name] for name in hidden[model])
 
 
-@pytest.mark.parametrize("model", MODELS.names())
+@pytest.mark.parametrize("model", MODULES)
 def test_hidden_of_every_family_are_matrices_and_neither_tables_nor_the_classifier(model):
     part = MODELS[model](num_layers=1, embedding_size=8)
     module = part.build(Sizes(9, 5, 0, 11, 6))

@@ -7,11 +7,14 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-PAGES = ("README.md", "docs/translation.md", "docs/practical.md")
+PAGES = ("README.md", "docs/translation.md", "docs/practical.md", "docs/hmm.md")
 BLOCKS = {page: re.findall(r"```python\n(.*?)```", (ROOT / page).read_text("utf-8"), flags=re.DOTALL) for page in PAGES}
 
 
-@pytest.mark.parametrize(("page", "least"), [("README.md", 3), ("docs/translation.md", 1), ("docs/practical.md", 2)])
+LEAST = {"README.md": 3, "docs/translation.md": 1, "docs/practical.md": 2, "docs/hmm.md": 1}
+
+
+@pytest.mark.parametrize(("page", "least"), LEAST.items())
 def test_the_python_examples_run_in_order(page, least, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert len(BLOCKS[page]) >= least
@@ -28,6 +31,7 @@ def test_the_python_examples_run_in_order(page, least, tmp_path, monkeypatch):
         "docs/own-parts.md",
         "docs/translation.md",
         "docs/practical.md",
+        "docs/hmm.md",
         "examples/tidepool/README.md",
     ],
 )

@@ -4,13 +4,12 @@ import math
 
 import pytest
 import torch
-from helpers import CPU, one_cohort, theta, tiny, tiny_grid
+from helpers import CPU, OF_GRADIENTS, one_cohort, theta, tiny, tiny_grid
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.optim.lr_scheduler import ConstantLR, CosineAnnealingLR, LambdaLR, LinearLR, LRScheduler, SequentialLR
 
 from shoal.errors import UserError
-from shoal.registry import RULES
 from shoal.rules.schedules import TO_THE_LAST_STEP, schedule_of
 from shoal.spec import RunSpec
 from shoal.tasks.build import build_model, build_task
@@ -239,7 +238,7 @@ def test_members_may_differ_in_their_warm_up_and_length_but_not_in_the_schedule(
     assert len(plan(tiny_grid({}, label_smoothing=[0.0, 0.1]))) == 2
 
 
-@pytest.mark.parametrize("optimizer", RULES.names())
+@pytest.mark.parametrize("optimizer", OF_GRADIENTS)
 def test_at_a_rate_of_zero_no_optimizer_moves_anything(optimizer):
     stack = Stack(one_cohort([tiny(optimizer=optimizer, lr_schedule="cosine", n_steps=6)]), CPU)
     for _ in range(5):

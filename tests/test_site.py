@@ -65,6 +65,25 @@ def test_each_command_has_a_page_with_its_flags():
     assert all(f"shoal {name}" in page for name, page in pages.items())
 
 
+def test_each_package_with_public_names_has_a_page():
+    packages = {
+        path.parent.name for path in (ROOT / "src" / "shoal").glob("*/__init__.py") if "__all__ =" in path.read_text()
+    }
+    assert {f"shoal.{name}" for name in packages} - set(reference.MODULES) <= {
+        "shoal.spec"
+    }  # its names are shoal's own
+
+
+def test_every_guide_is_in_the_contents(site):
+    site.write("index.md", (ROOT / "docs" / "site" / "pages" / "index.md").read_text("utf-8"))
+    assemble._guides(site)
+    contents = (site.folder / "index.md").read_text("utf-8").splitlines()
+    for path in (ROOT / "docs").glob("*.md"):
+        assert site.pages[f"docs/{path.name}"].removesuffix(".md").removesuffix("/guide") in [
+            line.removesuffix("/index") for line in contents
+        ], path.name
+
+
 def test_each_documented_name_has_one_entry():
     pages = reference.reference_pages()
     for module in reference.MODULES:

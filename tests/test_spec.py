@@ -12,7 +12,7 @@ from shoal.errors import UserError
 from shoal.models import gpt, initialisation, positions
 from shoal.models import settings as model_settings
 from shoal.models.settings import LSTMSettings
-from shoal.registry import KINDS, MODELS, TASKS
+from shoal.registry import KINDS, MODELS, RULES, TASKS
 from shoal.rules import schedules
 from shoal.rules import settings as rule_settings
 from shoal.rules.settings import AdamW
@@ -267,6 +267,7 @@ def settings_of_equations() -> set[str]:
     """Every setting that runs of equations can have."""
     others = {part for part in TASKS.shipped() if part.name != "arithmetic"}
     others |= {part for part in MODELS.shipped() if part.reads != "sequence"}
+    others |= {part for part in RULES.shipped() if part.fits != "gradient"}
     return {name for name, parts in known_settings().items() if {*parts} - others}
 
 
@@ -604,7 +605,8 @@ def test_settings_that_name_something_name_what_there_is():
     assert model_settings.NON_LINEARITIES == gpt.NON_LINEARITIES
     assert model_settings.NORM_POSITIONS == gpt.NORM_POSITIONS
     assert model_settings.POSITIONS == positions.POSITIONS
-    named = {name for kind in MODELS.shipped() for name in extra(kind, "initialisation")["choices"]}
+    drawing = [kind for kind in MODELS.shipped() if "initialisation" in kind.model_fields]  # not those of a base
+    named = {name for kind in drawing for name in extra(kind, "initialisation")["choices"]}
     assert named == {*initialisation.INITIALISATIONS}
 
 

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from helpers import CPU, one_cohort, theta, tiny, tiny_grid, trained
+from helpers import CPU, OF_GRADIENTS, one_cohort, theta, tiny, tiny_grid, trained
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracles import torch_optimizers
@@ -12,7 +12,6 @@ from torch.nn import functional as F
 from torch.optim.lr_scheduler import LambdaLR
 
 from shoal.objectives import get_loss_and_accuracy, scored_positions
-from shoal.registry import RULES
 from shoal.spec import RunSpec
 from shoal.tasks.arithmetic.settings import equations_of
 from shoal.tasks.build import build_model, build_task
@@ -74,7 +73,7 @@ def norm_of_what_is_seen(parameters: dict[str, torch.Tensor]) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("model", ["lstm", "gpt"])
-@pytest.mark.parametrize("optimizer", RULES.names())
+@pytest.mark.parametrize("optimizer", OF_GRADIENTS)
 @pytest.mark.parametrize("train_batch_size", [4, 512])
 def test_every_member_of_a_stack_trains_as_plain_pytorch_does(model, optimizer, train_batch_size, atol=2e-5):
     base = {"model": model, "optimizer": optimizer, "train_batch_size": train_batch_size, "p": 7}
@@ -170,7 +169,7 @@ def test_evaluation_equals_the_objective_on_whole_splits():
         assert values["l2_norm"][index] == pytest.approx(norm.item(), rel=1e-5)
 
 
-@pytest.mark.parametrize("optimizer", RULES.names())
+@pytest.mark.parametrize("optimizer", OF_GRADIENTS)
 def test_a_diverging_member_is_frozen_and_its_neighbours_do_not_change_by_one_bit(optimizer):
     specs = tiny_grid({"optimizer": optimizer}, seed=[0, 1, 2])
     healthy, ill = Stack(one_cohort(specs), CPU), Stack(one_cohort(specs), CPU)

@@ -26,13 +26,13 @@ from shoal.training.plan import Cohort, plan
 from shoal.training.stack import Stack
 from shoal.training.step import train_step
 
-# those that need files, and sorting, have tests of their own
+# those that need files, sorting and hmm have tests of their own
 EVERY = {
     name: study
     for get, names in ((get_study, NAMES), (reproductions.get_reproduction, reproductions.NAMES))
     for name in names
     for study in [get(name)]
-    if not getattr(study, "NEEDS", ()) and name != "sorting"
+    if not getattr(study, "NEEDS", ()) and name not in ("sorting", "hmm")
 }
 # runs of all studies in seconds: what changes their shapes is what the studies are about, so it stays
 SMALL = {

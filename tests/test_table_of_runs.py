@@ -75,7 +75,7 @@ def test_a_run_that_did_not_get_there_shows_how_far_that_is_known(lab, capsys):
     assert main(command) == 0
     header, *lines = capsys.readouterr().out.splitlines()
     assert header.split()[-1] == "t(A_val≥0.5)"
-    assert [line.split()[-1] for line in lines] == ["3", "0", ">12"]
+    assert [line.split()[-1] for line in lines[:3]] == ["3", "0", ">12"]  # below them, the key of its signs
 
 
 def test_chosen_columns_stand_in_the_order_that_was_asked_for(lab, capsys):

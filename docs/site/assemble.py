@@ -22,7 +22,7 @@ _LINK = re.compile(r"(?<!!)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^)\s]+)\)")
 _FENCE = re.compile(r"^(```|~~~)", re.MULTILINE)
 _PYGMENTS = {".py": "python", ".c": "c", ".toml": "toml", ".html": "html", ".js": "javascript"}
 
-# document of the repository -> page, beside those of docs/results, which keep their places
+# document of the repository -> page; others of docs and docs/results keep their names
 PAGES = {
     "README.md": "index.md",
     "CONTRIBUTING.md": "contributing.md",
@@ -61,7 +61,7 @@ class Site:
         self.folder = folder
         self.shown: list[Path] = []  # files and folders of the repository that pages link to
         self.pages = dict(PAGES)
-        for path in sorted((ROOT / "docs" / "results").rglob("*.md")):
+        for path in sorted([*(ROOT / "docs").glob("*.md"), *(ROOT / "docs" / "results").rglob("*.md")]):
             name = path.relative_to(ROOT).as_posix()
             self.pages.setdefault(name, name.removeprefix("docs/"))
         shutil.rmtree(folder, ignore_errors=True)
@@ -163,6 +163,7 @@ def assemble(folder: Path) -> None:
     for name in site.pages:
         if name.endswith(".md") and name != "README.md":
             site.document(name)
+    _guides(site)
     _results_index(folder / "results" / "index.md")
     notebook = notebook_page(ROOT / "examples" / "first_grokking.ipynb", folder / "examples" / "first_grokking")
     site.write(
@@ -177,6 +178,15 @@ def assemble(folder: Path) -> None:
         site.write(f"reference/{name}.rst", text)
     site.show_files()
     _scripts(folder / "_made")
+
+
+def _guides(site: Site) -> None:
+    """List the documents that have no place of their own in the contents behind those that have."""
+    index = site.folder / "index.md"
+    listed = {line.strip() for line in index.read_text("utf-8").splitlines()}
+    names = [path.stem for path in sorted((ROOT / "docs").glob("*.md")) if f"docs/{path.name}" not in PAGES]
+    others = "\n".join(name for name in names if name not in listed)
+    index.write_text(index.read_text("utf-8").replace("<!-- guides -->", others), encoding="utf-8")
 
 
 def _results_index(page: Path) -> None:

@@ -16,6 +16,8 @@ MODULES = {
     "shoal.decoding": "greedy, beam and exhaustive search, sampling",
     "shoal.hmm": "hidden Markov models",
     "shoal.exact": "small exact models, and exact computations about models",
+    "shoal.tuning": "search for settings within a budget",
+    "shoal.quantisation": "weights in few bits",
     "shoal.report": "figures, tables and pages",
     "shoal.studies": "studies",
     "shoal.gallery": "pages of the gallery",

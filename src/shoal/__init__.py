@@ -17,10 +17,23 @@ if TYPE_CHECKING:
     from shoal.lab import Lab, Records
     from shoal.spec import RunSpec, grid
     from shoal.training import Interrupted, resume, train
+    from shoal.tuning import tune
 
     __version__: str
 
-__all__ = ["Interrupted", "Lab", "Records", "RunSpec", "UserError", "grid", "parts", "practical", "resume", "train"]
+__all__ = [
+    "Interrupted",
+    "Lab",
+    "Records",
+    "RunSpec",
+    "UserError",
+    "grid",
+    "parts",
+    "practical",
+    "resume",
+    "train",
+    "tune",
+]
 
 ask_for_equal_bits()  # before PyTorch computes anything
 
@@ -34,6 +47,7 @@ _HOMES = {
     "grid": "shoal.spec",
     "resume": "shoal.training",
     "train": "shoal.training",
+    "tune": "shoal.tuning",
 }
 
 

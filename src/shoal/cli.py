@@ -18,6 +18,9 @@ from shoal.output import Output, printing
 
 COMMANDS = {
     "train": "train runs; any flag may take several values, which makes a grid",
+    "tune": "search settings with a budget, and compare the winner with the default on fresh seeds",
+    "finetune": "fine-tune a kept model by low-rank adapters, on a base in full precision or a few bits, or as a whole",
+    "merge": "add the adapters of a fine-tuned run to its base, and write the model to a file",
     "study": "list, run and report the studies",
     "reproduce": "train published settings and compare with the published numbers",
     "report": "write a report of any runs of the lab",

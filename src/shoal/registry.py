@@ -174,6 +174,7 @@ TASKS: Registry[Any] = Registry(
         "translation": "shoal.tasks.translation.settings:Translation",
         "pig_latin": "shoal.tasks.pig_latin.settings:PigLatin",
         "sorting": "shoal.tasks.sorting.settings:Sorting",
+        "sequences": "shoal.tasks.sequences.settings:SequencesSettings",
     },
 )
 MODELS: Registry[Any] = Registry(
@@ -185,11 +186,13 @@ MODELS: Registry[Any] = Registry(
         "encoder_decoder": "shoal.models.pair_settings:EncoderDecoderSettings",
         "encoder_translator": "shoal.models.pair_settings:EncoderTranslatorSettings",
         "lstm_encoder_decoder": "shoal.models.pair_settings:LSTMEncoderDecoderSettings",
+        "hmm": "shoal.models.hmm_settings:HMMSettings",
+        "finetuned": "shoal.models.adapter_settings:FineTunedSettings",
     },
 )
 RULES: Registry[Any] = Registry(
     "optimizer",
-    "shoal.rules.settings:Rule",
+    "shoal.rules.settings:UpdateRule",
     {
         "sgd": "shoal.rules.settings:SGD",
         "momentum": "shoal.rules.settings:Momentum",
@@ -197,6 +200,7 @@ RULES: Registry[Any] = Registry(
         "adamw": "shoal.rules.settings:AdamW",
         "lion": "shoal.rules.settings:Lion",
         "muon": "shoal.rules.settings:Muon",
+        "em": "shoal.rules.settings:EM",
     },
 )
 KINDS: Mapping[str, Registry[Any]] = {"task": TASKS, "model": MODELS, "optimizer": RULES}

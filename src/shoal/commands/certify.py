@@ -46,6 +46,15 @@ def run(options: argparse.Namespace) -> int:
                 f"by {deviation['parameters']:.2g} ({deviation['parameters_relative']:.2g} of the largest value in "
                 f"{deviation['parameters_where']})"
             )
+        for name, one in certificate["alone"].items():
+            if "alpha" in one:
+                say(
+                    f"  {name} against every path of its first {one['observations']} observations: α differs by at "
+                    f"most {one['alpha']:.2g} of its largest value, β by {one['beta']:.2g}, ξ by {one['xi']:.2g}, the "
+                    f"log-likelihood by {one['log_likelihood']:.2g} nats"
+                )
+        if "fall" in certificate:
+            say(f"  the largest fall of a likelihood at an update: {certificate['fall']:.2g} of it")
         if certificate["record"] is not None:
             say(f"  the stack retrained against the record: losses differ by at most {certificate['record']:.2g}")
     return 0

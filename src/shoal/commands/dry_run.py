@@ -128,7 +128,7 @@ def _print(found: "Forecast", device: str) -> None:
     say(f"memory: {low} GiB as measured in a trial, {high} GiB as reserved for training; {free} GiB are free")
     say(_how(found))
     if found.can_end_early:
-        say("Runs that end early (stop_after_generalizing, patience) take less.")
+        say("Runs that end early (stop_after_generalizing, patience, EM that converges) take less.")
 
 
 def _table(found: "Forecast") -> "Table":

@@ -8,7 +8,6 @@ import argparse
 import itertools
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
 from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -107,13 +106,9 @@ class Parser(argparse.ArgumentParser):
 
     def usual(self, kind: str) -> str:
         """Default part of a kind, which may depend on the task that the words name, where that can be imported."""
-        from shoal.registry import USUAL
-        from shoal.spec.names import usual_model
+        from shoal.spec.names import usual_part
 
-        tasks = self.chosen("task") if kind == "model" else []
-        with suppress(UserError):  # runs of a task that is not installed here can be chosen all the same
-            return usual_model(tasks[0]) if len(tasks) == 1 else USUAL[kind]
-        return USUAL[kind]
+        return usual_part(kind, self.chosen)
 
     def suggested(self) -> dict[str, Any]:
         """Defaults of settings under the task that the words of the command choose."""

@@ -16,10 +16,10 @@ and not PyTorch.
 from shoal.hmm.best_path import Path, viterbi
 from shoal.hmm.counts import Counts, Evidence, Impossible, conditional_counts, expected_counts, log_likelihood
 from shoal.hmm.data import Sequences
-from shoal.hmm.em import Fit, Problem, fit, maximised
+from shoal.hmm.em import Fit, Problem, degeneracies, fit, maximised
 from shoal.hmm.emissions import Categorical, Gaussian
 from shoal.hmm.matching import match_states, posterior_agreement, state_distance
-from shoal.hmm.models import HMM, stacked
+from shoal.hmm.models import HMM, arrays_of, model_of, stacked
 from shoal.hmm.posterior import Messages, messages, pairwise_posteriors, posterior_transitions
 from shoal.hmm.resampling import Bootstrap, bootstrap
 from shoal.hmm.sampling import sample
@@ -52,11 +52,13 @@ __all__ = [
     "Problem",
     "Restarts",
     "Sequences",
+    "arrays_of",
     "best_of",
     "bootstrap",
     "compare_numbers_of_states",
     "conditional_counts",
     "criteria",
+    "degeneracies",
     "expected_counts",
     "fit",
     "held_out",
@@ -64,6 +66,7 @@ __all__ = [
     "match_states",
     "maximised",
     "messages",
+    "model_of",
     "pairwise_posteriors",
     "posterior_agreement",
     "posterior_transitions",

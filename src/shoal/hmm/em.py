@@ -212,7 +212,7 @@ class _Fitting:
         model = stacked([self.stopped[r] for r in range(len(self.iterations))])
         last = self.history[self.iterations, np.arange(len(self.iterations))]
         problems = tuple(
-            (*noted.values(), *_degeneracies(model, r, self.visits[r], smallest))
+            (*noted.values(), *degeneracies(model.select(r), self.visits[r], smallest))
             for r, noted in enumerate(self.problems)
         )
         history = self.history[: self.step + 1]
@@ -225,12 +225,19 @@ def _impossible(counts: Counts, weights: Array, i: int, data: Sequences) -> Prob
     return Problem("impossible", (), str(first))
 
 
-def _degeneracies(model: HMM, r: int, visits: Array, smallest: Array | None) -> list[Problem]:
+def degeneracies(model: HMM, visits: Array, smallest: Array | None) -> list[Problem]:
+    """Problems of one fitted model: states without observations, and variances at their floor.
+
+    Args:
+        model: one model.
+        visits: expected observations in each state, ``(K,)``.
+        smallest: smallest variance allowed in each dimension, ``(D,)``; None of symbols.
+    """
     problems = []
     if empty := tuple(np.flatnonzero(visits < COUNTED).tolist()):
         problems.append(Problem("empty", empty, f"no observation belongs to {_states(empty)}"))
     if smallest is not None and isinstance(model.emissions, Gaussian):
-        lowest = _relative_variances(model.emissions.select(np.array([r])), smallest)[0]
+        lowest = _relative_variances(model.emissions, smallest)[0]
         if low := tuple(np.flatnonzero(lowest <= 1 + 1e-6).tolist()):
             problems.append(Problem("floor", low, f"a variance of {_states(low)} is at its floor"))
     return problems

@@ -6,7 +6,7 @@ once: the first axis of every array is that of the models, be they restarts, see
 Shapes: ``R`` models, ``K`` states, ``V`` symbols, ``D`` dimensions, ``S`` sequences, ``n`` observations of all of them.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -95,6 +95,33 @@ def stacked(models: Sequence[HMM]) -> HMM:
         raise
     except ValueError:
         raise UserError("models of a stack must have the same numbers of states, symbols and dimensions") from None
+
+
+def arrays_of(model: HMM) -> dict[str, Array]:
+    """Arrays of models by name, ``(R, …)`` each, from which :func:`model_of` makes them again.
+
+    >>> even = Categorical(np.full((1, 2, 3), 1 / 3))
+    >>> list(arrays_of(HMM(np.array([[0.5, 0.5]]), np.array([[[0.9, 0.1], [0.2, 0.8]]]), even)))
+    ['start', 'transitions', 'probabilities']
+    """
+    arrays = {"start": model.start, "transitions": model.transitions}
+    if isinstance(model.emissions, Categorical):
+        return {**arrays, "probabilities": model.emissions.probabilities}
+    return {**arrays, "means": model.emissions.means, "covariances": model.emissions.covariances}
+
+
+def model_of(arrays: Mapping[str, Array]) -> HMM:
+    """Models of the arrays of :func:`arrays_of`.
+
+    Raises:
+        UserError: arrays are missing, their shapes do not agree, or they are no distributions.
+    """
+    names = {"start", "transitions", *({"probabilities"} if "probabilities" in arrays else {"means", "covariances"})}
+    if arrays.keys() != names:
+        raise UserError(f"a model has the arrays {' '.join(sorted(names))}, got {' '.join(sorted(arrays))}")
+    if "probabilities" in arrays:
+        return HMM(arrays["start"], arrays["transitions"], Categorical(arrays["probabilities"]))
+    return HMM(arrays["start"], arrays["transitions"], Gaussian(arrays["means"], arrays["covariances"]))
 
 
 def _stacked_emissions(emissions: Sequence[Emissions]) -> Emissions:

@@ -26,6 +26,7 @@ from shoal.lab.rebuild import manifest_of, status_of
 from shoal.lab.shapes import StudyNote
 from shoal.lab.survey import is_pending, settled, survey
 from shoal.lab.tensors import load_tensors
+from shoal.lab.tunings import check_tunings
 
 ROUNDS = 5  # of repairs, each of which can bring to light what the one before hid
 
@@ -46,7 +47,8 @@ def examine(path: Path) -> list[Finding]:
         except LabError as error:
             of_cohort = [Finding(str(error))]
         findings += of_cohort if is_there(folder.path) else []  # it was deleted meanwhile
-    others = [*_studies(path), *settled_labels(path), *check_deletions(path)]
+    tunings = check_tunings(path, survey(path).index.keys())
+    others = [*_studies(path), *tunings, *settled_labels(path), *check_deletions(path)]
     return [*findings, *settled(path, lambda: [*_copies(path)]), *others]
 
 

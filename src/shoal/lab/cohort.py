@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 FINISHED = ("done", "diverged")
+_Notes = Mapping[str, str]
 
 
 def name_of_cohort(runs: Iterable[str]) -> str:
@@ -47,7 +48,12 @@ def name_of_cohort(runs: Iterable[str]) -> str:
 
 def is_finished(status: Mapping[str, Any]) -> bool:
     """Return True if every member is done or diverged."""
-    return all(member["state"] in FINISHED for member in status["members"].values())
+    return all(map(is_over, status["members"].values()))
+
+
+def is_over(member: Mapping[str, Any]) -> bool:
+    """Return True if a member, by its entry in a status, is done or diverged."""
+    return member["state"] in FINISHED
 
 
 class CohortFolder(Folder):
@@ -312,11 +318,12 @@ class CohortFolder(Folder):
 
     # models
 
-    def save_model(self, spec: RunSpec, step: int, state: "Mapping[str, Tensor]") -> None:
+    def save_model(self, spec: RunSpec, step: int, state: "Mapping[str, Tensor]", notes: _Notes | None = None) -> None:
+        """Write a model of a run after a step, with notes on it by name."""
         from shoal.lab.tensors import save_tensors
 
-        path = self.path / "models" / spec.id / f"{step:09d}.safetensors"
-        save_tensors(path, state, {"run": spec.id, "step": str(step), "spec": json.dumps(spec.dump())})
+        about = {"run": spec.id, "step": str(step), "spec": json.dumps(spec.dump()), **(notes or {})}
+        save_tensors(self.path / "models" / spec.id / f"{step:09d}.safetensors", state, about)
 
     def models(self, run: str) -> dict[int, Path]:
         """The kept models of a run by step, in order."""

@@ -57,7 +57,6 @@ def check_stand(
     begun = [*where["members"], *where.get("parked", [])]
     steps, last = counts(state, "steps"), counts(state, "last_steps")
     known = ends.keys() >= {*begun, *where["finished"]} and len({*begun}) == len(begun)
-    known &= bool(where["members"] or not begun)  # whoever is parked waits for someone's place
     known &= all(ending["step"] <= ends.get(run, 0) for run, ending in where["finished"].items())
     # members that are done and still have a place may have been counted on
     places = [place for place in zip(begun, steps, last, strict=False) if place[0] not in where["finished"]]

@@ -21,7 +21,7 @@ from shoal.spec import RunSpec
 FORMAT = 2  # since 2, JSON has checksums and files of metrics are listed; what 1 wrote is read and gone on with
 MARK = "shoal-lab.json"
 MOST_NAMED = 5  # labs beside a folder that is none
-PARTS = (MARK, "cohorts", "studies", "reports", "labels", "aside", DELETING, DELETED)
+PARTS = (MARK, "cohorts", "studies", "tunings", "reports", "labels", "aside", DELETING, DELETED)
 
 
 class Lab:

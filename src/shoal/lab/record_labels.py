@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from shoal.spec import RunSpec
 
 COLUMNS = ("name", "group", "tags", "note")
+PROBLEM = "problem"  # column of what is wrong with a fit
+NO_SETTINGS = (*COLUMNS, PROBLEM)  # columns of tables of runs that are no settings of theirs
 
 
 class LabelRecords:

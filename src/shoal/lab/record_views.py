@@ -15,8 +15,6 @@ from shoal.spec import RunSpec
 from shoal.spec.known import known_settings
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from shoal.lab.records import Records
     from shoal.report.plots import Plot
 
@@ -117,7 +115,7 @@ class Run:
         """Files of the kept models, by step."""
         return self.records.model_files(self.id)
 
-    def model(self, step: int | str | None = None, average: int = 1) -> "nn.Module":
+    def model(self, step: int | str | None = None, average: int = 1) -> Any:
         """Kept model of the run, the last where no step is named: see :meth:`shoal.lab.Records.model`."""
         return self.records.model(self.id, step, average)
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Container, Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import polars as pl
 
@@ -11,9 +11,10 @@ from shoal.errors import LabError, UserError, nearest
 from shoal.lab.cohort import CohortFolder
 from shoal.lab.damage import damage_of
 from shoal.lab.frames import schema_of
-from shoal.lab.kept import kept_steps
 from shoal.lab.members import task_of, told_of
 from shoal.lab.record_decodes import DecodeRecords
+from shoal.lab.record_labels import PROBLEM
+from shoal.lab.record_models import ModelRecords
 from shoal.lab.record_views import RecordViews, Run
 from shoal.lab.snapshot import CohortSnapshot
 from shoal.measures import EQUATIONS, Measures, union
@@ -23,13 +24,10 @@ from shoal.spec.choice import as_cell, fits, read_choice
 from shoal.spec.identity import defaults
 from shoal.spec.known import known_settings
 
-if TYPE_CHECKING:
-    from torch import nn
-
 STATES = ("waiting", "running", "interrupted", "done", "diverged", "damaged")
 
 
-class Records(DecodeRecords, RecordViews):
+class Records(DecodeRecords, ModelRecords, RecordViews):
     """Records of the runs of a request, in its order; files are read at each call, but see :meth:`snapshot`."""
 
     def __init__(self, folders: Mapping[str, CohortFolder]) -> None:
@@ -104,8 +102,8 @@ class Records(DecodeRecords, RecordViews):
         return union(folder.measures() for folder in self.cohorts()) if len(self) else EQUATIONS
 
     def runs(self) -> pl.DataFrame:
-        """One row per run: ``run``, ``state``, ``step``; ``name``, ``group``, ``tags`` and ``note``, each where some
-        run has one, several with spaces between; settings.
+        """One row per run: ``run``, ``state``, ``step``; ``problem`` of a fit, ``name``, ``group``, ``tags`` and
+        ``note``, each where some run has one, several with spaces between; settings.
 
         The state is one of :data:`STATES`, ``damaged`` (with no step) where the lab does not say; metrics are not
         read for it, see :meth:`damage`.
@@ -125,8 +123,16 @@ class Records(DecodeRecords, RecordViews):
         settings, unknown = self._settings(), {"state": "damaged", "step": None}
         places = {run: states.get(run, unknown) for run in self.ids}
         labels = self.label_cells()
+        is_told = any(at.get("problem") for at in places.values())
         rows = [
-            {"run": run, "state": at["state"], "step": at["step"], **labels[run], **settings[run]}
+            {
+                "run": run,
+                "state": at["state"],
+                "step": at["step"],
+                **({PROBLEM: str(at.get(PROBLEM, ""))} if is_told else {}),
+                **labels[run],
+                **settings[run],
+            }
             for run, at in places.items()
         ]
         overrides = {"run": pl.String, "state": pl.String, "step": pl.Int64}
@@ -287,11 +293,6 @@ class Records(DecodeRecords, RecordViews):
             "l2_norm": curve["l2_norm"].to_list(),
         }
 
-    def model_files(self, run: str | Run | RunSpec) -> dict[int, Path]:
-        """The kept models of a run by step."""
-        run = self.find(run)
-        return self._folders[run].models(run)
-
     def kept(self, run: str | Run | RunSpec) -> dict[str, Any]:
         """Artifacts that the run's task keeps with its models: of a text its ``tokenizer``, as JSON.
 
@@ -310,36 +311,6 @@ class Records(DecodeRecords, RecordViews):
         """Further units of the loss of each run, by name, as factors; most tasks have none."""
         units = {folder.path: dict(told_of(folder, "units", {})) for folder in self.cohorts()}
         return {run: units[folder.path] for run, folder in self._folders.items()}
-
-    def model(self, run: str | Run | RunSpec, step: int | str | None = None, average: int = 1) -> "nn.Module":
-        """A kept model, ready to evaluate; the last one when no ``step`` is named.
-
-        Args:
-            run: its id or name, its spec, or a run of :class:`Records`.
-            step: after which it was kept; ``best`` is that of the lowest validation loss (``keep_best``).
-            average: of so many models, of the last that were kept every ``save_model_step`` up to that step, the mean
-                of the parameters; buffers are those of the last.
-
-        Raises:
-            UserError: no run here has such an id, or several have; or there is no such step, or number of models.
-            LabError: no model was kept at that step, too few were kept to average, or a file is damaged.
-        """
-        from shoal.lab.averaging import averaged
-        from shoal.tasks.build import build_model
-
-        run = self.find(run)
-        steps = self.model_steps(run, step, average)
-        return averaged(self._folders[run], run, steps, build_model(self.specs[run])).eval()
-
-    def model_steps(self, run: str, step: int | str | None = None, average: int = 1) -> list[int]:
-        """Steps of the kept model, or of those it is the mean of, in order; arguments as for :meth:`model`.
-
-        Raises:
-            UserError: no run here has such an id, or several have; or there is no such step, or number of models.
-            LabError: no model was kept at that step, or too few were kept to average.
-        """
-        run = self.find(run)
-        return kept_steps(self._folders[run], run, step, average, self.specs[run].save_model_step)
 
 
 def _every(dump: Mapping[str, Any]) -> dict[str, Any]:

@@ -233,6 +233,23 @@ class Certificate(Shape):
     record: float | None
 
 
+class FitProblem(Shape):
+    """Problem of a fit: its kind, and words for it."""
+
+    kind: _Short
+    text: Annotated[str, Field(max_length=4096)]
+
+
+class FitNote(Shape):
+    """Entry ``fit`` in the metadata of a fitted model; a log-likelihood may be -inf."""
+
+    log_likelihood: float
+    valid_log_likelihood: float
+    updates: Count
+    converged: bool
+    problems: list[FitProblem]
+
+
 class StudyNote(Shape):
     """``studies/NAME/FORM.json``."""
 

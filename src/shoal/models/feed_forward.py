@@ -11,6 +11,17 @@ ACTIVATIONS = {"gelu": nn.GELU, "relu": nn.ReLU}
 NON_LINEARITIES = (*ACTIVATIONS, "swiglu")
 
 
+class TanhGELU(nn.Module):
+    """GELU approximated by tanh, as in GPT-2."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Apply the activation, ``(*dims) -> (*dims)``."""
+        return F.gelu(x, approximate="tanh")
+
+
+OF_CHECKPOINTS = {"gelu_new": TanhGELU}  # activations of checkpoints from elsewhere
+
+
 class SwiGLU(nn.Module):
     """Gated feed-forward layer, ``W_down(silu(W_gate x) * W_up x)`` (Shazeer 2020).
 
@@ -53,7 +64,7 @@ def feed_forward(
         return SwiGLU(d_model, d_ff, bias, dropout)
     layers: OrderedDict[str, nn.Module] = OrderedDict()  # parameters keep their names, 0.weight and 2.weight
     layers["0"] = nn.Linear(d_model, d_ff, bias=bias)
-    layers["1"] = ACTIVATIONS[non_linearity]()
+    layers["1"] = {**ACTIVATIONS, **OF_CHECKPOINTS}[non_linearity]()
     if dropout is not None:
         layers["drop"] = Dropout(dropout)
     layers["2"] = nn.Linear(d_ff, d_model, bias=bias)

@@ -12,6 +12,7 @@ from shoal.spec.fields import Part, choice, set_default, setting
 if TYPE_CHECKING:
     from torch import nn
 
+    from shoal.spec.run import RunSpec
     from shoal.tasks.settings import Sizes
 
 NON_LINEARITIES = ("gelu", "relu", "swiglu")
@@ -31,10 +32,11 @@ class ModelSettings(Part):
         reads: inputs of its ``forward``: ``sequence``, tokens ``(B, S)`` of which each predicts the next; ``pair``, a
             source ``(B, S)``, the target so far ``(B, T)`` and a mask of the source's tokens that count ``(B, S)``
             bool; or ``source``, a source and the mask of its tokens, of which each predicts the token of the target in
-            its place.
+            its place; or ``observations``, sequences of symbols or vectors, of a model that is no such module.
         shares_prefixes: equal prefixes have equal states, and the engines that compute them once support the family.
         reads_windows: engine ``windows`` has been written for the module of the family; a class from outside says so
             itself, or counts as one for which it has not.
+        fitted_by: kind of update rule that fits it: ``gradient``; or ``em``, of models that are no modules of PyTorch.
         calling: keyword arguments of the module's call where only its logits are used.
         projects: its module can have tables of tokens of another width
             (:attr:`shoal.tasks.settings.Sizes.table_width`).
@@ -43,6 +45,7 @@ class ModelSettings(Part):
     """
 
     reads: ClassVar[str] = "sequence"
+    fitted_by: ClassVar[str] = "gradient"
     shares_prefixes: ClassVar[bool] = False
     reads_windows: ClassVar[bool] = False
     projects: ClassVar[bool] = False
@@ -98,6 +101,9 @@ class ModelSettings(Part):
     def warnings(self, precision: str) -> list[str]:
         """Warnings about training the family in a precision, one line each."""
         return []
+
+    def check_run(self, spec: "RunSpec") -> None:
+        """Raise :class:`UserError` for a run whose task or update rule does not go with the model."""
 
     def describe(self) -> str:
         """Short description of the size: ``"2 layers, d 128"``; empty where there is none."""

@@ -7,7 +7,7 @@ import polars as pl
 
 from shoal.errors import LabError, UserError
 from shoal.lab import Records
-from shoal.lab.record_labels import COLUMNS
+from shoal.lab.record_labels import NO_SETTINGS, PROBLEM
 from shoal.measures import SPLITS, Measure, Measures
 from shoal.registry import KINDS, MODELS, short
 from shoal.report.quantities import OPEN, did_both, is_open, quantities_of, symbols_note
@@ -43,7 +43,7 @@ def per_run_table(records: Records, settings: Sequence[str], damaged: Collection
     lacking = [q.column for q in quantities_of(measures) if q.column not in frame.columns]  # all that have it damaged
     frame = frame.with_columns(pl.lit(None, pl.Float64).alias(name) for name in lacking)
     frame = _with_marks(frame, measures)
-    called = [name for name in ("name", "group", "tags") if name in frame.columns]
+    called = [name for name in ("name", "group", "tags", PROBLEM) if name in frame.columns]
     header = ["run", *called, *settings, "state"]
     for split in SPLITS:
         header += [shown.symbol_of(split), f"t_f({shown.symbol_of(split)})"]
@@ -137,7 +137,7 @@ def varying_settings(records: Records) -> list[str]:
     """``model``, ``seed`` and the settings in which runs of one model and task differ, seeds set apart only where they
     are; and ``task``, where there are several."""
     frame = records.runs()
-    fixed = {"run", "state", "step", *COLUMNS, "task", "model", "seed", "q", "hidden_size"}
+    fixed = {"run", "state", "step", *NO_SETTINGS, "task", "model", "seed", "q", "hidden_size"}
     fixed |= {name for name, parts in known_settings().items() if extra(parts[0], name)["operational"]}
     apart = {s for s in SEEDS if frame[s].equals(frame["seed"], check_names=False)}
     names = [name for name in frame.columns if name not in fixed | apart]
@@ -167,7 +167,7 @@ def shared_settings(records: Records) -> str:
     models = frame["model"].n_unique()
     parts = []
     for name in frame.columns:
-        values = None if name in ("run", "state", "step", *COLUMNS, "seed", *SEEDS) else _of_models(frame, name)
+        values = None if name in ("run", "state", "step", *NO_SETTINGS, "seed", *SEEDS) else _of_models(frame, name)
         if values and len(values) == models and len(set(values.values())) == 1:
             parts.append(f"{name} {setting_text(next(iter(values.values())))}")
         elif values and name != "model":

@@ -9,6 +9,7 @@ from shoal.lab import Records
 from shoal.measures import Measure, Measures
 from shoal.report.each_run import SEEDS, model_label, varying_settings
 from shoal.report.figures import Figure, learning_curves, lines_note
+from shoal.report.fits import fits_section
 from shoal.report.page import Report, Section
 from shoal.report.shortcomings import shortcomings
 from shoal.report.summary import TEN_FIGURES, provenance, ten_figures
@@ -49,12 +50,13 @@ def report_runs(records: Records, command: str, notes: Sequence[str] = ()) -> Re
         ]
     n = len(set(labels.values()))
     more = [f"Figures are of the first {_MOST_SETTINGS} of {n} settings, tables of all."] if n > _MOST_SETTINGS else []
+    fits, degenerate = fits_section(records, labels)
     table = ten_figures(every, labels, measures)
     title = "Ten numbers per setting" if table.name == TEN_FIGURES else "Best values per setting"
     return Report(
         title="Runs",
         lead=f"{counted(len(records), 'run')} in {counted(n, 'setting')}.",
-        answers=[*lacking, *more, *notes],
+        answers=[*lacking, *degenerate, *more, *notes],
         sections=[
             Section(
                 "Learning curves",
@@ -62,6 +64,7 @@ def report_runs(records: Records, command: str, notes: Sequence[str] = ()) -> Re
                 about="what each setting's runs measured on both splits while they trained.",
             ),
             Section(title, tables=[table], about="the best values of each setting, and when they were first reached."),
+            *fits,
             provenance(records, command),
         ],
     )

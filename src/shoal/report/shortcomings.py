@@ -51,6 +51,8 @@ def _why_stopped(runs: pl.DataFrame) -> str:
         "patience": "after some evaluations without a lower validation loss (patience)",
     }
     asked = [text for name, text in why.items() if name in runs.columns and runs[name].is_not_null().any()]
+    if "tolerance" in runs.columns and runs["tolerance"].is_not_null().any():
+        asked.append("where an update of EM gained less than the tolerance")
     return " or ".join(asked or why.values())
 
 

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from shoal.rules.updates import Update
 
 SCHEDULES = ("constant", "linear", "cosine", "inverse_sqrt")
+UPDATES = ("pairwise", "conditional")  # of transitions by EM
+VARIANCE_FLOOR = 1e-6
 
 _DECAY: dict[str, Any] = {
     "description": "weight decay",
@@ -29,26 +31,69 @@ def _momentum(default: float) -> Any:
     return setting(default, "decay of the momentum", **_SHARE)
 
 
-class Rule(Part):
-    """Settings of an update rule, from which the rule is built.
-
-    The function from :meth:`build` is called with ``(theta, gradient, state, hyper, step, layout)`` and changes
-    parameters and state in place: ``theta``, ``gradient`` and each tensor of ``state`` are ``(R, P)``, ``hyper`` has
-    one number per member, ``(R, 1)`` float64, for each setting of the rule that is a number and in which members may
-    differ (the weight decay ``(R, P)`` where not everything decays), ``step`` is ``(R, 1)``, counted from 1, and
-    ``layout`` a :class:`~shoal.rules.layout.Layout`.
+class UpdateRule(Part):
+    """Settings of an update rule of any kind.
 
     Attributes:
+        fits: models that it updates, by what their family says (``ModelSettings.fitted_by``): ``gradient`` or ``em``.
         state: names of the state tensors that it keeps for each parameter, which start from 0.
         temporaries: number of temporary floats per parameter, where it needs more than a few.
         is_decoupled: true where the weight decay shrinks the parameters themselves, by ``1 - lr weight_decay``.
         kernel: kernel of the engine ``compiled`` that computes the same but for rounding, where there is one.
     """
 
+    fits: ClassVar[str] = "gradient"
     state: ClassVar[tuple[str, ...]] = ()
     temporaries: ClassVar[int] = 0
     is_decoupled: ClassVar[bool] = False
     kernel: ClassVar[str | None] = None
+
+
+class EM(UpdateRule):
+    """Settings of expectation maximisation of hidden Markov models; an update is a step of a run."""
+
+    name: ClassVar[str] = "em"
+    fits: ClassVar[str] = "em"
+
+    tolerance: float = setting(
+        1e-6,
+        "end a run when an update gains less log-likelihood, in nats",
+        "a finite number of at least 0",
+        member=True,
+        ge=0,
+        allow_inf_nan=False,
+    )
+    variance_floor: float = setting(
+        VARIANCE_FLOOR,
+        "smallest variance of Gaussian emissions, as a share of that of the data",
+        "above 0 and below 1",
+        gt=0,
+        lt=1,
+    )
+    update: str = choice(
+        "pairwise",
+        "posterior in the update of transitions; conditional is not EM, and may lower the likelihood",
+        UPDATES,
+    )
+
+    def check_emissions(self, emissions: str) -> None:
+        """Raise :class:`UserError` for a setting that these emissions do not have."""
+        if emissions != "gaussian" and self.variance_floor != VARIANCE_FLOOR:
+            raise UserError(
+                f"variance_floor={self.variance_floor:g} does not apply to emissions {emissions!r}; it applies to "
+                "gaussian"
+            )
+
+
+class Rule(UpdateRule):
+    """Settings of an update rule of gradients, from which the rule is built.
+
+    The function from :meth:`build` is called with ``(theta, gradient, state, hyper, step, layout)`` and changes
+    parameters and state in place: ``theta``, ``gradient`` and each tensor of ``state`` are ``(R, P)``, ``hyper`` has
+    one number per member, ``(R, 1)`` float64, for each setting of the rule that is a number and in which members may
+    differ (the weight decay ``(R, P)`` where not everything decays), ``step`` is ``(R, 1)``, counted from 1, and
+    ``layout`` a :class:`~shoal.rules.layout.Layout`.
+    """
 
     lr: float = setting(
         1e-3, "learning rate", "a finite number above 0", member=True, in_float32=True, gt=0, allow_inf_nan=False

@@ -12,7 +12,7 @@ from shoal.registry import KINDS, USUAL, when_registered
 from shoal.spec.differing import differing
 from shoal.spec.fields import Part, extra, one_line, read_value
 from shoal.spec.identity import canonical, identify
-from shoal.spec.names import going_with, named_parts, not_there, refuse_unnamed
+from shoal.spec.names import check_parts_fit, named_parts, not_there, refuse_unnamed
 from shoal.spec.training import ALWAYS, check_together
 
 if TYPE_CHECKING:
@@ -104,18 +104,9 @@ class RunSpec:
                 f"stop_after_generalizing={self.stop_after_generalizing} does not apply to task {self.task!r}, which "
                 "does not say when a run has generalised"
             )
-        self._check_reading()
+        check_parts_fit(self.names, self.task_part, self.model_part, self.rule)
         self.task_part.check_model(self)
-
-    def _check_reading(self) -> None:
-        """Raise :class:`UserError` where the task does not offer what the model reads."""
-        offered = self.task_part.offers
-        if self.model_part.reads not in offered:
-            fitting = [part.name for part in going_with(self.task, KINDS["model"].shipped())]
-            without = "" if "pair" in offered else ", which has no sources to read"
-            raise UserError(
-                f"model {self.model!r} does not apply to task {self.task!r}{without}; these do: {' '.join(fitting)}"
-            )
+        self.model_part.check_run(self)
 
     def __getattr__(self, name: str) -> Any:
         attributes = self.__dict__
@@ -185,9 +176,7 @@ class RunSpec:
         """Every setting by name, as JSON."""
         out: dict[str, Any] = {}
         for role, part in self.parts.items():
-            if role in self.names:
-                out[role] = self.names[role]
-            out |= part.as_json
+            out |= {**({role: self.names[role]} if role in self.names else {}), **part.as_json}
         return out
 
     def replace(self, **changes: Any) -> "RunSpec":

@@ -34,7 +34,10 @@ NAMES: Mapping[str, str] = MappingProxyType(
         "translation": "an encoder alone, a transformer and an LSTM encoder-decoder translate (--source FILE …)",
         "embeddings": "what pretrained rows of words gain over permuted, random and word2vec's (--embeddings FILE …)",
         "pig-latin": "which families write unseen words of a text (--text FILE) in Pig Latin on their own",
+        "adapters": "full fine-tuning, LoRA and QLoRA of a kept model on another text (--base-model FILE --text FILE)",
         "sorting": "which families sort unseen multisets of numbers on their own, and longer ones",
+        "hmm": "hidden Markov models: how many states, which restarts agree, intervals, beside a known truth",
+        "hmm-letters": "hidden Markov models of the letters of a text (--text FILE): vowels and consonants",
     }
 )
 

@@ -10,7 +10,7 @@ import polars as pl
 from shoal.analysis import extrema
 from shoal.errors import LabError
 from shoal.lab import Records
-from shoal.lab.record_labels import COLUMNS
+from shoal.lab.record_labels import NO_SETTINGS
 from shoal.measures import EQUATIONS, Measures
 from shoal.report.shortcomings import shortcomings
 from shoal.spec import RunSpec
@@ -147,7 +147,8 @@ class Results:
     @property
     def settings(self) -> tuple[str, ...]:
         """Columns of :attr:`runs` that are settings, also those of outside parts; labels are none."""
-        return tuple(name for name in self.runs.columns if name not in ("run", "state", "step", "parameters", *COLUMNS))
+        others = ("run", "state", "step", "parameters", *NO_SETTINGS)
+        return tuple(name for name in self.runs.columns if name not in others)
 
     @property
     def models(self) -> list[str]:

@@ -17,15 +17,17 @@ from shoal.training.snapshot import Snapshot
 
 
 class ExecutorContract(Contract):
-    """Contract of executors, tested on two small cohorts: of runs with the settings, and with another batch size.
+    """Contract of executors, tested on two small cohorts: of runs with the settings, and with another shape.
 
     A subclass gives the tested executor as :meth:`execute`; the default is shoal's own in this process.
 
     Attributes:
         settings: settings of the run, which must take more than two steps.
+        other: settings of the other shape; by default another batch size.
     """
 
     settings: ClassVar[Mapping[str, Any]] = {"p": 5, "num_layers": 1, "embedding_size": 4, "n_steps": 12}
+    other: ClassVar[Mapping[str, Any]] = {}
 
     def execute(self, folders: Sequence[CohortFolder], execution: Execution, watch: Watch) -> bool:
         """Train cohorts to their ends; False when stopped before that."""
@@ -62,7 +64,8 @@ class ExecutorContract(Contract):
     def _begun(self, spec: RunSpec, path: Path) -> list[CohortFolder]:
         """Folders of two cohorts of two runs each, written and not trained."""
         lab = Lab(path).create()
-        shapes = (spec, spec.replace(train_batch_size=spec.train_batch_size + 1))
+        other = self.other or {"train_batch_size": spec.train_batch_size + 1}
+        shapes = (spec, spec.replace(**other))
         folders = []
         for cohort in plan(shape.replace(seed=seed) for shape in shapes for seed in (0, 1)):
             folder = lab.cohort(cohort.id)

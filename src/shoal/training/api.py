@@ -6,14 +6,14 @@ from pathlib import Path
 import torch
 
 from shoal.errors import LabError
-from shoal.fast.engine import choose_engine
-from shoal.lab.cohort import CohortFolder
+from shoal.lab.cohort import CohortFolder, is_over
 from shoal.lab.deleting import deleted_runs
 from shoal.lab.lab import Lab
 from shoal.lab.records import Records
 from shoal.spec import RunSpec
 from shoal.training.arrangement import arrange, choose_workers
 from shoal.training.continuation import places_of
+from shoal.training.engines import engine_for
 from shoal.training.executor import Execution, execute
 from shoal.training.plan import Cohort
 from shoal.training.preflight import check_parts
@@ -37,6 +37,7 @@ def train(
     threads: int | None = None,
     engine: str | None = None,
     places: int | None = None,
+    until: int | None = None,
     flush_seconds: float = 20.0,
     metrics: Mapping[str, Metric] | None = None,
     name: str | None = None,
@@ -57,19 +58,17 @@ def train(
         device: ``cpu`` or ``cuda``; CUDA where there is one, when not given.
         workers: cohorts that train at the same time, each in its own process; one per core, when not given.
         threads: threads per new cohort; the cores over the workers, at most ``OMP_NUM_THREADS``, when not given.
-        engine: ``compiled``, ``prefixes`` or ``plain`` (:mod:`shoal.fast.engine`), of new cohorts; the fastest that
-            supports them and is worth its start, when not given.
+        engine: that of new cohorts (:mod:`shoal.fast.engine`); the fastest that is worth its start, when not given.
         places: runs of a cohort that train side by side; as many as fit into half of the free memory, when not given.
+        until: step at which these runs pause; other runs of their cohorts stay where they are.
         flush_seconds: longest time between two flushes, at most 30.
         metrics: further quantities to record at every evaluation of new runs, each a function of one member's
-            parameters (by name) that returns a scalar tensor. Runs that the lab holds must have been trained with them;
-            by name: a lab cannot tell one function from another that is registered under the same name later.
+            parameters (by name) that returns a scalar tensor. Runs that the lab holds must have metrics of these names.
         name: name of the run, or of a group of several; see :meth:`shoal.Lab.label`.
         tag: words to find the runs by.
         note: free text about them.
         watch: callback with a snapshot of each cohort's progress; nothing is shown besides.
-        say: callback with lines about the engines of new cohorts, and about cohorts whose runs the lab cannot read and
-            that count as new, unless the same cohort is asked for, which is refused.
+        say: callback with lines about engines of new cohorts, and about unreadable cohorts, whose runs count as new.
         progress: one line that is updated: None in notebooks and terminals alone, True also in files, False never.
 
     Raises:
@@ -79,16 +78,34 @@ def train(
     """
     wanted = check_specs(specs)
     check_told(metrics, watch, say, progress)
-    on, metrics = check_execution(device, workers, threads, flush_seconds, engine, places), metrics or {}
+    on, metrics = check_execution(device, workers, threads, flush_seconds, engine, places, until), metrics or {}
     _check_wanted(wanted, on, engine, metrics)
     lab, runs = lab if isinstance(lab, Lab) else Lab(lab), [spec.id for spec in wanted]
     with lab.labelling(runs, name, tag, note):
         work = arrange(wanted, lab, on, workers, threads, engine, metrics, say)
         begun, taken = _begin(lab, work.new, on, work.threads, engine, metrics, say)
-    how, folders = Execution(on, flush_seconds, metrics, places, places_of(wanted)), [*work.going_on, *begun]
+    how = Execution(on, flush_seconds, metrics, places, places_of(wanted), _pauses(runs, until))
+    folders = [*_with_steps(work.going_on, how.until), *begun]
     with watching(watch, progress, _members(folders), len(wanted)) as callback:
         _finish(folders, work.workers, how, callback, [*work.damaged, *taken])
     return _left(lab, runs)
+
+
+def _pauses(runs: Iterable[str], until: int | None) -> dict[str, int] | None:
+    """Step at which each run pauses; None where none does."""
+    return None if until is None else dict.fromkeys(runs, until)
+
+
+def _with_steps(folders: Iterable[CohortFolder], until: Mapping[str, int] | None) -> list[CohortFolder]:
+    """Cohorts, none of them finished, with a run that has steps to train up to where it pauses."""
+    if until is None:
+        return list(folders)
+    members = {folder: folder.status()["members"] for folder in folders}
+    return [
+        folder
+        for folder, of_folder in members.items()
+        if any(not is_over(member) and member["step"] < until.get(run, 0) for run, member in of_folder.items())
+    ]
 
 
 def _left(lab: Lab, runs: Iterable[str]) -> Records:
@@ -125,7 +142,7 @@ def _begin(
     taken: list[LabError] = []
     lines: dict[str, None] = {}
     for cohort in cohorts:
-        choice = choose_engine(cohort.shared, cohort.seconds, device, engine)
+        choice = engine_for(cohort, device, engine)
         folder = lab.cohort(cohort.id)
         try:
             folder.check_free()

@@ -19,8 +19,11 @@ from shoal.fast.multiplication import available_products
 from shoal.lab.cohort import CohortFolder
 from shoal.lab.environment import environment
 from shoal.lab.lab import Lab
+from shoal.spec import RunSpec
 from shoal.training.continuation import Places, check_data, found_again
 from shoal.training.due import is_evaluated
+from shoal.training.em_certificate import certify_em
+from shoal.training.engines import em_engine, is_fitted_by_em
 from shoal.training.memory import places
 from shoal.training.plan import Cohort
 from shoal.training.stack import Stack
@@ -61,6 +64,8 @@ def certify(
     check_data(folder, specs[0], _MOVED, place is not None and place[0] in (data or {}))
     Lab(folder.path.parent.parent).create()  # of today's format, that of the certificate
     manifest = folder.manifest()
+    if is_fitted_by_em(specs[0].model):
+        return _certify_em(folder, specs, runs, min(steps, *(spec.n_steps for spec in specs)))
     engine, _ = available(str(manifest.get("engine", "plain")), device)
     products = available_products(str(manifest.get("products", "torch")), device)
     cohort = Cohort(tuple(specs[: places(specs[0], len(specs), device, engine)]))
@@ -87,6 +92,16 @@ def certify(
         "record": _record_deviation(folder, cohort, steps, losses),
         "environment": made_with,
     }
+    folder.write_certificate(certificate)
+    return certificate
+
+
+def _certify_em(folder: CohortFolder, specs: Sequence[RunSpec], runs: Sequence[str], steps: int) -> dict[str, Any]:
+    """Certificate of a cohort that EM fits, with ``alpha``, ``beta``, ``xi`` and more of each run, and ``fall``."""
+    made_with = {**environment(torch.device("cpu")), "engine": em_engine().engine, "precision": "float64"}
+    deviations, losses = certify_em(specs, runs, steps)
+    record = _record_deviation(folder, Cohort(tuple(specs)), steps, losses)
+    certificate = {"steps": steps, "members": len(specs), **deviations, "record": record, "environment": made_with}
     folder.write_certificate(certificate)
     return certificate
 

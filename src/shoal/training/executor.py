@@ -91,11 +91,14 @@ class Execution:
     metrics: Mapping[str, Metric]
     places: int | None = None
     data: Places = field(default_factory=dict)
+    until: Mapping[str, int] | None = None
 
     def options(self, watch: Watch, stop: Callable[[], bool], processes: int) -> Options:
         """Options for one of several processes that share the memory."""
         share = SHARE / processes
-        return Options(self.device, self.flush_seconds, self.metrics, watch, stop, self.places, share, self.data)
+        return Options(
+            self.device, self.flush_seconds, self.metrics, watch, stop, self.places, share, self.data, self.until
+        )
 
 
 def execute(

@@ -13,12 +13,12 @@ from statistics import median
 
 import torch
 
-from shoal.fast.engine import available, choose_engine
 from shoal.lab.cohort import FINISHED, CohortFolder
 from shoal.spec import RunSpec
 from shoal.training.arrangement import Arrangement
 from shoal.training.continuation import Places, found_again
 from shoal.training.due import evaluations_left
+from shoal.training.engines import engine_again, engine_for, is_fitted_by_em
 from shoal.training.memory import SHARE, places, stack_bytes
 from shoal.training.plan import Cohort
 from shoal.training.shape_costs import Costs, Trials
@@ -130,6 +130,7 @@ def forecast(
     )
     specs = [spec for cohort in work.new for spec in cohort.members]
     early = any(spec.stop_after_generalizing is not None or spec.patience is not None for spec in specs)
+    early |= any(is_fitted_by_em(spec.model) for spec in specs)
     return Forecast(pieces, processes, work.threads, low, high, seen, most, trial.seconds, early)
 
 
@@ -154,7 +155,7 @@ def _new(
     share: float,
     trial: Trials,
 ) -> Piece:
-    choice = choose_engine(cohort.shared, cohort.seconds, device, engine)
+    choice = engine_for(cohort, device, engine)
     spans = [(0, spec.n_steps) for spec in cohort.members]
     return _piece(cohort, spans, choice.engine, choice.why, threads, side_by_side, share, trial)
 
@@ -169,7 +170,7 @@ def _going_on(
 ) -> Piece:
     """Piece that is left of a cohort, from its last flush on."""
     manifest, members = folder.manifest(), folder.status()["members"]
-    engine, why = available(str(manifest.get("engine", "plain")), device)
+    engine, why = engine_again(manifest, device)
     specs = [spec for spec in found_again(folder.specs(), data) if members[spec.id]["state"] not in FINISHED]
     spans = [(members[spec.id]["step"], spec.n_steps) for spec in specs]
     return _piece(Cohort(tuple(specs)), spans, engine, why, manifest["threads"], side_by_side, share, trial)

@@ -25,11 +25,12 @@ def shared_by_all(models: list[nn.Module], device: torch.device, may_differ: Col
         UserError: they differ between members.
     """
     frozen = {name: p.detach() for name, p in models[0].named_parameters() if not p.requires_grad}
-    shared = {**frozen, **dict(models[0].named_buffers())}
+    differing = differing_buffers(models[0])
+    shared = {**frozen, **{name: b for name, b in models[0].named_buffers() if name not in differing}}
     for model in models[1:] if shared else []:
         named = {**dict(model.named_parameters()), **dict(model.named_buffers())}
         for name, tensor in shared.items():
-            is_same = torch.equal(named[name].detach().to(tensor.device), tensor)
+            is_same = named[name] is tensor or torch.equal(named[name].detach().to(tensor.device), tensor)
             if not is_same and name in may_differ:
                 frozen.pop(name, None)
             elif named[name].requires_grad or not is_same:
@@ -38,3 +39,12 @@ def shared_by_all(models: list[nn.Module], device: torch.device, may_differ: Col
                     "buffer, is held once for all: give it the same values whatever the seed"
                 )
     return {name: tensor.to(device) for name, tensor in frozen.items()}
+
+
+def differing_buffers(model: nn.Module) -> list[str]:
+    """Names of the buffers that a model's modules declare to be those of one member (``per_member``)."""
+    return [
+        f"{name}.{buffer}" if name else buffer
+        for name, module in model.named_modules()
+        for buffer in getattr(module, "per_member", ())
+    ]

@@ -1,10 +1,9 @@
-"""Training loop of a cohort: steps, evaluations, flushes, and exact continuation."""
+"""Training loop of a cohort by gradients: steps, evaluations, and exact continuation."""
 
 import sys
 import time
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 
 import polars as pl
 import torch
@@ -14,47 +13,24 @@ from shoal.errors import LabError, UserError
 from shoal.fast.denormals import flushed_denormals
 from shoal.fast.memory import keep_freed_memory
 from shoal.lab.cohort import CohortFolder
-from shoal.lab.continuing import check_measured, check_stand, roll_back
-from shoal.lab.environment import environment
 from shoal.measures import SPLITS
-from shoal.training.continuation import MOVED, Places, check_data, engine_of, found_again, kernels_of, products_of
+from shoal.training.continuation import engine_of, kernels_of, products_of
 from shoal.training.due import is_evaluated, is_saved, steps_until_due
-from shoal.training.memory import SHARE, is_out_of_memory, places, release_memory
-from shoal.training.plan import Cohort
+from shoal.training.em import EMSession
+from shoal.training.engines import is_fitted_by_em
+from shoal.training.memory import is_out_of_memory, places, release_memory
 from shoal.training.roster import Roster
-from shoal.training.snapshot import Pace, Snapshot, Spread
+from shoal.training.session import BaseSession, Options
 from shoal.training.stack import Stack
 from shoal.training.step import Metric, evaluate, l2_norm, train_steps
+
+__all__ = ["Options", "Session", "train_cohort"]
 
 AT_ONCE = {"cpu": 1, "cuda": 100}  # most steps between two checks of the schedule
 
 
-@dataclass
-class Options:
-    """Options of a training session.
-
-    Attributes:
-        device: device of the tensors.
-        flush_seconds: longest time between two flushes.
-        metrics: further quantities of the parameters to record at every evaluation.
-        watch: callback with a snapshot of the cohort's progress, a few times a second at most.
-        stop: function called after every step, on a GPU after up to a hundred; True makes the session flush and end.
-        places: number of members side by side; when not given, as many as fit into ``memory_share`` of free memory.
-        data: current paths of data, by their identity (:func:`shoal.training.continuation.places_of`).
-    """
-
-    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
-    flush_seconds: float = 20.0
-    metrics: Mapping[str, Metric] = field(default_factory=dict)
-    watch: Callable[[Snapshot], None] = lambda snapshot: None
-    stop: Callable[[], bool] = lambda: False
-    places: int | None = None
-    memory_share: float = SHARE
-    data: Places = field(default_factory=dict)
-
-
 def train_cohort(folder: CohortFolder, options: Options) -> str:
-    """Train a cohort from its last flush to its end, or until asked to stop.
+    """Train a cohort from its last flush to its end or to where its runs pause, or until asked to stop.
 
     Returns:
         ``done`` or ``interrupted``.
@@ -63,52 +39,42 @@ def train_cohort(folder: CohortFolder, options: Options) -> str:
         LabError: the checkpoint is damaged, or another process trains this cohort.
         DiskError: a flush failed; earlier flushes are intact.
     """
-    with folder.training(), flushed_denormals():
+    with folder.training():
         if folder.is_finished():  # by a process that held it until now, and may have been killed at the very end
             folder.finish()
             return "done"
         folder.clean()
-        return Session(folder, options).run()
+        if is_fitted_by_em(folder.manifest()["members"][0]["spec"]["model"]):
+            return EMSession(folder, options).run()
+        with flushed_denormals():
+            return Session(folder, options).run()
 
 
-class Session:
-    """Session of one process that trains one cohort.
+class Session(BaseSession):
+    """Session of one process that trains one cohort by gradients.
 
-    A member that has reached its last step or diverged leaves the stack. Where memory runs out in spite of the
-    estimates, half as many members train side by side from the last flush on.
+    A member that has reached its last step or diverged leaves the stack; one that pauses leaves it with its state.
+    Where memory runs out in spite of the estimates, half as many members train side by side from the last flush on.
     """
 
+    roster: Roster
+
     def __init__(self, folder: CohortFolder, options: Options) -> None:
-        self.folder, self.options = folder, options
         keep_freed_memory()
-        self.manifest = folder.manifest()
-        folder.check_sources()
+        super().__init__(folder, options)
         self.engine, self.products = engine_of(folder, options.device), products_of(folder, options.device)
-        specs = found_again(folder.specs(), options.data)
-        self.shared = specs[0]
-        check_data(folder, self.shared, MOVED)
         self.metrics = {"l2_norm": l2_norm, **self._registered()}
-        self.rows: list[pl.DataFrame] = []
-        self.parts: list[str] = []  # names of the written files of metrics
-        self.measures = self.shared.task_part.measures()
-        check_measured(folder, self.measures)
-        self.shown: dict[str, Spread] = {}  # of the most telling measure, on each split, at the last evaluation
-        self.generalised: set[str] = set()
+        specs = self.specs
         self._check_precision()
         largest = max(specs, key=lambda spec: spec.task_part.counts().drawn)
         self.planned = options.places or places(largest, len(specs), options.device, self.engine, options.memory_share)
-        self.roster = Roster(specs, self.planned, options.device, self.engine, self.products)
+        self.roster = Roster(specs, self.planned, options.device, self.engine, self.products, options.until)
         self.most = len(specs)  # members for which memory has not run out yet
         self._fitting(self._restore)
-        self.status = folder.status()
         how = {"precision": self.shared.precision, "engine": self.engine, "products": self.products}
-        sessions = self.status["sessions"]
+        sessions = folder.status()["sessions"]
         kernels = kernels_of(folder, sessions, self.engine, self.products, self.shared, options.device)
-        sessions.append({"from_step": self._mean_step(), **environment(options.device), **how, **kernels})
-        self.began = self.flushed = time.monotonic()
-        self.began_cpu = time.process_time()
-        self.pace, self.watched = Pace(), 0.0
-        self.since: tuple[float, int] | None = None  # when the first steps were over, and the mean step then
+        self._begin(options.device, {**how, **kernels})
 
     def _check_precision(self) -> None:
         if self.shared.precision == "tf32" and self.options.device.type != "cuda":
@@ -128,17 +94,15 @@ class Session:
     def _restore(self) -> None:
         """Restore the state of the last flush."""
         roster = self.roster
-        self.rows, self.generalised, self.shown = [], set(), {}
-        checkpoint = self.folder.load_checkpoint()
-        self.parts = roll_back(self.folder, None if checkpoint is None else checkpoint[2])
-        if checkpoint is not None:
-            state, where, _ = checkpoint
-            check_stand(self.folder, state, where, {run: spec.n_steps for run, spec in roster.specs.items()})
-            self.generalised, seen = set(where["generalised"]), where.get("accuracies", {})
-            self.shown = {split: (low, middle, high) for split, (low, middle, high) in seen.items()}
+        if (flushed := self._last_flush()) is not None:
+            state, where = flushed
             self.planned = self.options.places or where["places"]
             roster.places = min(self.most, self.planned)
             roster.restore(state, where, self.folder.check_checkpoint)
+
+    def guarded(self, act: Callable[[], None]) -> None:
+        """See :class:`BaseSession`: memory may run out."""
+        self._fitting(act)
 
     def _fitting(self, act: Callable[[], None]) -> None:
         """Call a function; where memory runs out, return to the last flush with half as many members side by side."""
@@ -169,24 +133,6 @@ class Session:
 
     # one step
 
-    def run(self) -> str:
-        """Train until every member is done, or until asked to stop."""
-        self._write_status()
-        self._watch("starting", now=True)  # making a large stack can take long
-        while self.rows or not self.roster.is_done:  # a last flush that fails takes members back
-            is_stopped = not self.roster.is_done and self.options.stop()
-            if is_stopped or self.roster.is_done:
-                self._fitting(self._flush)
-            else:
-                self.advance()
-            if is_stopped:
-                self._watch("interrupted", now=True)
-                return "interrupted"
-        self._write_status()
-        self.folder.finish()
-        self._watch("done", now=True)
-        return "done"
-
     def advance(self, most: int = sys.maxsize) -> int:
         """Train up to the next step at which an evaluation, model or flush is due, and do that; done members leave.
 
@@ -204,17 +150,15 @@ class Session:
 
     def _advance(self, most: int) -> int:
         if not self.roster.is_settled:
-            begins = self.roster.fill()
-            if begins.any():
-                self._record(begins)
+            self._record(self.roster.fill())
         stack = self._stack
         n = min(most, self._ahead(stack))
         self._timed(stack, n)
         due = is_evaluated(self.shared, stack.steps) | is_saved(self.shared, stack.steps)
         due = (due | (stack.steps == stack.last_steps)) & (stack.steps <= stack.last_steps)  # (R,)
-        if due.any():
-            self._record(due & stack.alive.cpu())
+        self._record(due & stack.alive.cpu())
         self._retire(stack)
+        self._record(self.roster.pause())
         if self._flush_is_due():
             self._flush()
         self._watch("running")
@@ -234,10 +178,13 @@ class Session:
 
     def _ahead(self, stack: Stack) -> int:
         most = min(AT_ONCE[stack.device.type], self.roster.until_joining())
-        return most if most == 1 else min(most, steps_until_due(self.shared, stack.steps, stack.last_steps))
+        ends = torch.minimum(stack.last_steps, self.roster.pauses)
+        return most if most == 1 else min(most, steps_until_due(self.shared, stack.steps, ends))
 
     def _record(self, due: Tensor) -> None:
         """Evaluate members and save their models where the schedule says so, and at their last step."""
+        if not due.any():
+            return
         stack = self._stack
         evaluated = due & (is_evaluated(self.shared, stack.steps) | (stack.steps == stack.last_steps))
         if evaluated.any():
@@ -286,65 +233,7 @@ class Session:
             if (best := stack.best_member(place)) is not None:
                 self.folder.save_model(roster.specs[roster.members[place]], *best)
 
-    # writing
-
     def _flush_is_due(self) -> bool:
         period, stack = self.shared.save_statistic_step, self.roster.stack
         timely = time.monotonic() - self.flushed >= self.options.flush_seconds
         return timely or (period is not None and stack is not None and bool((stack.steps % period == 0).any()))
-
-    def _flush(self) -> None:
-        """Write metrics first, then the checkpoint that counts them, then the status that readers see."""
-        if self.rows:
-            self.parts.append(self.folder.write_metrics(len(self.parts), pl.concat(self.rows, how="diagonal")))
-            self.rows = []
-        # the format names the shown measure as for equations
-        seen = {"generalised": sorted(self.generalised), "accuracies": self.shown}
-        where = {**self.roster.where(), "places": self.planned, **seen}
-        self.folder.save_checkpoint(self.roster.state(), where, self.parts)
-        self._write_status()
-        self.flushed = time.monotonic()
-
-    def _write_status(self) -> None:
-        roster = self.roster
-        self.status["members"] = {
-            run: roster.finished.get(run) or {"state": "running" if run in roster.members else "waiting", "step": step}
-            for run, step in roster.steps().items()
-        }
-        self.status["metrics"] = self.parts
-        session = self.status["sessions"][-1]
-        session["to_step"] = self._mean_step()
-        session["seconds"] = round(time.monotonic() - self.began, 3)
-        session["cpu_seconds"] = round(time.process_time() - self.began_cpu, 3)
-        self.folder.write_status(self.status)
-
-    def _mean_step(self) -> int:
-        return sum(self.roster.steps().values()) // len(self.roster.specs)
-
-    def _watch(self, state: str, now: bool = False) -> None:
-        at = time.monotonic()
-        if not now and at - self.watched < 0.25:
-            return
-        self.watched = at
-        specs, finished, steps = self.roster.specs, self.roster.finished, self.roster.steps()
-        ends = [int(str(finished.get(run, {}).get("step", spec.n_steps))) for run, spec in specs.items()]
-        step = sum(steps.values()) // len(specs)
-        since, from_step = self.since or (at, step)
-        self.options.watch(
-            Snapshot(
-                cohort=self.folder.id,
-                title=Cohort(tuple(specs.values())).describe(),
-                engine=self.engine,
-                members=len(specs),
-                step=step,
-                n_steps=sum(ends) // len(ends),
-                state=state,
-                measures=self.measures,
-                train=self.shown.get("train"),
-                valid=self.shown.get("valid"),
-                generalised=len(self.generalised),
-                diverged=sum(entry["state"] == "diverged" for entry in finished.values()),
-                steps_per_second=(step - from_step) / (at - since) if step > from_step else None,
-                seconds_left=self.pace.seconds_left(zip(steps.values(), ends, strict=True), self.shared),
-            )
-        )

@@ -74,6 +74,8 @@ def _at_once(passing: int, engine: str, on_gpu: bool) -> int | None:
 
 def _bytes_of(spec: RunSpec, engine: str, on_gpu: bool) -> tuple[int, int]:
     """Memory of a member as long as it is in the stack, and of the values of its passes."""
+    if spec.model_part.fitted_by == "em":
+        return _em_bytes(spec, engine), 0
     sizes, counts = spec.sizes(), counts_of(spec)
     n_train, n_all, S = counts.drawn, counts.scored, sizes.positions
     n_batch = spec.task_part.batch_positions(spec.train_batch_size)
@@ -88,6 +90,14 @@ def _bytes_of(spec: RunSpec, engine: str, on_gpu: bool) -> tuple[int, int]:
     evaluated = n_scored * S * position / layers
     values = trained + evaluated if on_gpu else max(trained, evaluated)
     return parameter_bytes(spec) + data, int(4 * values)
+
+
+def _em_bytes(spec: RunSpec, engine: str) -> int:
+    """Memory of one hidden Markov model: its data, and its messages where kernels do not keep a part of them alone."""
+    n, sizes = counts_of(spec).scored, spec.sizes()
+    data = n * (8 * spec.num_dimensions or 4)
+    is_kept = engine != "compiled" or spec.update == "conditional"
+    return int(2 * data + 8 * 6 * n * spec.num_states * is_kept + 64 * spec.num_states * sizes.vocabulary_size)
 
 
 def parameter_bytes(spec: RunSpec) -> int:

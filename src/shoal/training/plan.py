@@ -45,6 +45,8 @@ class Cohort:
     def seconds(self) -> float:
         """Approximate seconds of training on one core: by 6 P B S operations per step, and a fixed cost of a step."""
         spec = self.shared
+        if spec.model_part.fitted_by == "em":
+            return sum(member.n_steps for member in self.members) * _update_seconds(spec)
         positions = spec.train_batch_size * spec.task_part.sizes().positions
         operations = 6 * count_run_parameters(spec) * positions  # per member and step
         return sum(member.n_steps for member in self.members) * (operations / RATE + OVERHEAD)
@@ -53,6 +55,8 @@ class Cohort:
     def evaluation_seconds(self) -> float:
         """Approximate seconds of one evaluation on one core."""
         spec = self.shared
+        if spec.model_part.fitted_by == "em":  # an update gives it
+            return 0.0
         positions = count_examples(spec)[1] * spec.task_part.sizes().positions
         return len(self) * (2 * count_run_parameters(spec) * positions / RATE + OVERHEAD)
 
@@ -89,6 +93,12 @@ def spread(cohorts: Iterable[Cohort], parts: int) -> list[Cohort]:
         n, R = min(parts, len(cohort)), len(cohort)
         pieces += [Cohort(cohort.members[R * i // n : R * (i + 1) // n]) for i in range(n)]
     return sorted(pieces, key=lambda piece: -piece.seconds)
+
+
+def _update_seconds(spec: RunSpec) -> float:
+    """Approximate seconds of an update of one of several hidden Markov models on one core, as measured."""
+    n = spec.num_observations / (1 - spec.valid_share)
+    return float(n * (2e-9 + 2e-10 * spec.num_states**2) + OVERHEAD / 8)
 
 
 def _shape(spec: RunSpec) -> str:

@@ -11,6 +11,7 @@ from shoal.lab.frames import ALWAYS
 from shoal.measures import SPLITS
 from shoal.spec import RunSpec
 from shoal.tasks.build import initial_model
+from shoal.training.engines import check_engine
 from shoal.training.executor import cores
 from shoal.training.plan import plan
 from shoal.training.progress import progress_display
@@ -63,6 +64,7 @@ def check_execution(
     flush_seconds: float,
     engine: str | None = None,
     places: int | None = None,
+    until: int | None = None,
 ) -> torch.device:
     """Device of the training, after a check of all arguments about execution.
 
@@ -77,6 +79,8 @@ def check_execution(
         raise UserError(f"engine must be one of {' '.join(ENGINES)}, got {engine!r}{nearest(engine, ENGINES)}")
     if not _is_count(places):
         raise UserError(f"places must be an integer of at least 1, got {places!r}")
+    if not _is_count(until):
+        raise UserError(f"until must be a step of at least 1, got {until!r}")
     if isinstance(flush_seconds, bool) or not isinstance(flush_seconds, int | float) or not 0 < flush_seconds <= 30:
         raise UserError(f"flush_seconds must be above 0 and at most 30, got {flush_seconds!r}")
     return choose_device(device)
@@ -84,6 +88,9 @@ def check_execution(
 
 def check_precision(specs: Iterable[RunSpec], device: torch.device, engine: str | None) -> None:
     """Raise :class:`UserError` for a precision that the device or the engine does not support."""
+    specs = list(specs)
+    for model in dict.fromkeys(spec.model for spec in specs):
+        check_engine(model, engine)
     lower = [spec.precision for spec in specs if spec.precision != "float32"]
     if engine == "plain" and lower:
         raise UserError(f"engine plain computes in float32, got precision={lower[0]}")

@@ -39,6 +39,8 @@ class Roster:
         finished: endings of runs that have left.
         n_waiting: number of runs that wait for a place.
         begins: steps within a period at which one of them could take a place.
+        until: step at which each run pauses; a run without an entry stays where it is. None where none pauses.
+        pauses: the same of each member of the stack, ``(R,)`` int64.
         tried: number of members of the last stack that was made or tried.
 
     Args:
@@ -47,12 +49,19 @@ class Roster:
         device: device of the stack.
         engine: engine of the stack.
         products: library of its matrix products.
+        until: step at which each run pauses.
     """
 
     def __init__(
-        self, specs: Sequence[RunSpec], places: int, device: torch.device, engine: str, products: str = "torch"
+        self,
+        specs: Sequence[RunSpec],
+        places: int,
+        device: torch.device,
+        engine: str,
+        products: str = "torch",
+        until: Mapping[str, int] | None = None,
     ) -> None:
-        self.specs = {spec.id: spec for spec in specs}
+        self.specs, self.until = {spec.id: spec for spec in specs}, until
         self.places, self.device, self.tried = places, device, places
         self.engine, self.products = engine, products
         self.clear()
@@ -62,6 +71,7 @@ class Roster:
         self.stack: Stack | None = None
         self.members: list[str] = []
         self.gone = torch.zeros(0, dtype=torch.bool)
+        self.pauses = torch.zeros(0, dtype=torch.int64)
         self.parked: dict[str, State] = {}
         self.finished: dict[str, Ending] = {}
         self._look()
@@ -82,13 +92,18 @@ class Roster:
 
     @property
     def waiting(self) -> list[str]:
-        """Runs that wait for a place; those that have begun come first."""
+        """Runs that wait for a place; those that have begun come first, and those that pause are not among them."""
         known = self.finished.keys() | set(self.members) | self.parked.keys()
-        return [*self.parked, *(run for run in self.specs if run not in known)]
+        begun = [run for run, row in self.parked.items() if int(row["steps"]) < self.pause_of(run)]
+        return [*begun, *(run for run in self.specs if run not in known and self.pause_of(run) > 0)]
+
+    def pause_of(self, run: str) -> int:
+        """Step at which a run pauses; ``sys.maxsize`` where none does."""
+        return sys.maxsize if self.until is None else self.until.get(run, 0)
 
     @property
     def is_done(self) -> bool:
-        """Return True if every member has left."""
+        """Return True if every member has left or pauses."""
         return not self.n_waiting and bool(self.gone.all())
 
     @property
@@ -109,9 +124,9 @@ class Roster:
     def fill(self) -> Tensor:
         """Compact the stack and fill free places, where that pays; returns the mask of members that begin, ``(R,)``."""
         staying = (~self.gone).nonzero().flatten().tolist()
-        free = self.places - len(staying)
+        free, pausing = self.places - len(staying), any(run in self.parked for run in self.members)
         joining = self._joining(staying)[:free] if free * COMPACT >= self.places else []
-        if not (joining or not staying or int(self.gone.sum()) * COMPACT >= len(self.gone)):
+        if not (joining or not staying or pausing or int(self.gone.sum()) * COMPACT >= len(self.gone)):
             return torch.zeros(len(self.members), dtype=torch.bool)
         members = [self.members[place] for place in staying]
         rows: list[State] = []
@@ -140,6 +155,7 @@ class Roster:
             self.stack = Stack(cohort, self.device, self.engine, self.products)
         self.members = members
         self.gone = torch.zeros(len(members), dtype=torch.bool)
+        self.pauses = torch.tensor([self.pause_of(run) for run in members], dtype=torch.int64)
         self._look()
 
     def leave(self, place: int, ending: Ending) -> None:
@@ -147,12 +163,37 @@ class Roster:
         self.finished[self.members[place]] = ending
         self.gone[place] = True
 
+    def pause(self) -> Tensor:
+        """Take members that pause out of the stack and fill their places; returns the mask of :meth:`fill`, ``(R,)``.
+
+        They are parked at once, because a member that stays in the stack counts on.
+        """
+        if self.stack is None or self.until is None:
+            return torch.zeros(len(self.members), dtype=torch.bool)
+        pausing = ~self.gone & (self.stack.steps >= self.pauses)
+        if not pausing.any():
+            return pausing
+        state = self.stack.state()
+        for place in pausing.nonzero().flatten().tolist():
+            self.parked[self.members[place]] = {
+                name: tensor[place : place + 1].cpu().clone() for name, tensor in state.items()
+            }
+        self.gone |= pausing
+        self._look()
+        return self.fill()
+
     def steps(self) -> dict[str, int]:
         """Number of steps taken by each run."""
         now = {} if self.stack is None else dict(zip(self.members, self.stack.steps.tolist(), strict=True))
         now |= {run: int(row["steps"]) for run, row in self.parked.items()}
         taken = {run: int(str(ending["step"])) for run, ending in self.finished.items()}
         return {run: taken.get(run, now.get(run, 0)) for run in self.specs}
+
+    def ends(self) -> list[int]:
+        """Step at which each run ends or pauses, or has."""
+        steps = self.steps()
+        last = {run: max(steps[run], min(spec.n_steps, self.pause_of(run))) for run, spec in self.specs.items()}
+        return [int(str(self.finished[run]["step"])) if run in self.finished else last[run] for run in self.specs]
 
     # for a checkpoint
 
@@ -173,8 +214,8 @@ class Roster:
     def restore(self, state: State, where: Mapping[str, Any], check: Callable[[State, State], None]) -> None:
         """Restore the roster of a checkpoint.
 
-        The stack is the very same, if there are places enough; else its first members have them, and the others are
-        parked.
+        The stack is the very same, if there are places enough and none of its members pauses; else the first that train
+        have them, and the others are parked.
 
         Args:
             state: tensors of :meth:`state`.
@@ -184,10 +225,11 @@ class Roster:
         self.clear()
         self.finished = dict(where["finished"])
         begun = [*where["members"], *where.get("parked", [])]
-        members = list(where["members"])
-        if len(members) > self.places:
-            steps = dict(zip(begun, counts(state, "steps"), strict=False))  # whose damage is found below
-            phases = {run: steps.get(run, 0) % self.period for run in begun if run not in self.finished}
+        steps = dict(zip(begun, counts(state, "steps"), strict=False))  # whose damage is found below
+        able = [run for run in begun if run not in self.finished and steps.get(run, 0) < self.pause_of(run)]
+        members = [run for run in where["members"] if run in self.finished or run in able]
+        if len(members) > self.places or (able and not {*able} & {*members}):
+            phases = {run: steps.get(run, 0) % self.period for run in able}
             members = [run for run in phases if phases[run] == next(iter(phases.values()))][: self.places]
         self._restack(members)
         if self.stack is not None:

@@ -17,6 +17,10 @@ from typing import TypeVar
 import torch
 
 from shoal.fast.denormals import flushed_denormals
+from shoal.hmm import maximised
+from shoal.training.em import evaluated
+from shoal.training.em_roster import EMRoster, Fitted
+from shoal.training.engines import is_fitted_by_em
 from shoal.training.executor import cores
 from shoal.training.plan import Cohort
 from shoal.training.stack import Stack
@@ -107,17 +111,52 @@ def measure(cohort: Cohort, device: torch.device, engine: str, threads: int, cro
     try:
         torch.set_num_threads(threads)
         with flushed_denormals():
-            build, stack = clock.time(lambda: Stack(cohort, device, engine))
-            first, evaluation = _twice(clock, lambda: evaluate(stack, {"l2_norm": l2_norm}))
-            first_step, one = _twice(clock, lambda: train_steps(stack, 1))
+            build, trial = clock.time(lambda: _trial(cohort, device, engine))
+            first, evaluation = _twice(clock, trial.evaluate)
+            first_step, one = _twice(clock, lambda: trial.steps(1))
             n = max(1, int(TRIAL_SECONDS / _WINDOWS / max(one, 1e-6)))
             windows = _WINDOWS if one < TRIAL_SECONDS else 1
-            steps = [clock.time(lambda: train_steps(stack, n))[0] / (n * R) for _ in range(windows)]
+            steps = [clock.time(lambda: trial.steps(n))[0] / (n * R) for _ in range(windows)]
     finally:
         torch.set_num_threads(before)
     memory = max(0, _from_status("VmHWM") - size) / R
     layout = first - evaluation + first_step - one
     return Costs(build / R, max(0.0, layout), steps, evaluation / R, memory, max(1.0, clock.busy, crowd))
+
+
+class _Trial:
+    """A few runs in memory, trained by gradients."""
+
+    def __init__(self, cohort: Cohort, device: torch.device, engine: str) -> None:
+        self._stack = Stack(cohort, device, engine)
+
+    def steps(self, n: int) -> None:
+        train_steps(self._stack, n)
+
+    def evaluate(self) -> None:
+        evaluate(self._stack, {"l2_norm": l2_norm})
+
+
+class _EMTrial:
+    """A few runs in memory, fitted by EM, whose updates evaluate them, too."""
+
+    def __init__(self, cohort: Cohort) -> None:
+        self._roster = EMRoster(cohort.members, Fitted(cohort.shared), len(cohort))
+        self._roster.fill()
+        self._update = cohort.shared.update
+
+    def steps(self, n: int) -> None:
+        roster = self._roster
+        for _ in range(n):
+            now = evaluated(roster.current, roster.data, roster.weights, self._update)
+            roster.model = maximised(roster.current, now.counts, roster.data.floor)
+
+    def evaluate(self) -> None:
+        pass
+
+
+def _trial(cohort: Cohort, device: torch.device, engine: str) -> _Trial | _EMTrial:
+    return _EMTrial(cohort) if is_fitted_by_em(cohort.shared.model) else _Trial(cohort, device, engine)
 
 
 class _Clock:

@@ -27,7 +27,7 @@ from shoal.tasks.base import Batch, Task, example_shares
 from shoal.tasks.build import build_model, build_task, calling, initial_model
 from shoal.tasks.sampling import Form, FormSampler
 from shoal.training.forms import check_forms, in_order, passes_of
-from shoal.training.frozen import of_each, shared_by_all
+from shoal.training.frozen import differing_buffers, of_each, shared_by_all
 from shoal.training.launches import Launches
 
 if TYPE_CHECKING:
@@ -50,6 +50,7 @@ class Stack:
         measured: names of the task's measures; other outputs of its objective are not recorded.
         frozen: parameters that do not train, by name: one for all members.
         frozen_each: those in which members differ, by name, ``(R, *shape)`` each.
+        per_member: buffers in which members may differ, by name, ``(R, ...)`` each.
         passes: indices of all scored examples, split after split, in the parts in which they are evaluated, and the
             form of each part.
         at: step that each member takes, and then has taken, ``(R,)`` int64, on the device.
@@ -84,6 +85,10 @@ class Stack:
         tables = cohort.shared.task_part.frozen_tables(cohort.shared)
         self.frozen = shared_by_all(models, device, tables)
         self.frozen_each = of_each(models, device, [name for name in tables if name not in self.frozen])
+        differing = differing_buffers(self.model)
+        self.per_member = {  # (R, ...) each
+            name: torch.stack([model.get_buffer(name) for model in models]).to(device) for name in differing
+        }
         self._place_optimizer()
         self.steps = torch.zeros(len(cohort), dtype=torch.int64)
         self.last_steps = torch.tensor([spec.n_steps for spec in cohort.members])
@@ -218,7 +223,7 @@ class Stack:
             return self.scorer(indices, training, form, self._dropout_keys() if training else {})
         self.model.train(training)
         objective = (self.task.training_objective if training else None) or self.task.objective
-        keys = self._dropout_keys() if training else {}
+        keys = {**self.per_member, **(self._dropout_keys() if training else {})}
 
         each = self.frozen_each
 

@@ -134,6 +134,7 @@ def load_text(
     vocabulary_size: int | None,
     valid_share: float,
     min_frequency: int | None = None,
+    other: TextTokenizer | None = None,
 ) -> TextData:
     """Text in tokens; the same object at every call, so that members of a stack share it.
 
@@ -144,9 +145,10 @@ def load_text(
         vocabulary_size: vocabulary size of ``bpe``.
         valid_share: share of the characters, from the end, that validates.
         min_frequency: see :func:`shoal.tasks.text.tokenizers.make_tokenizer`.
+        other: tokenizer of another text, in place of one that this text makes.
 
     Raises:
-        UserError: the text cannot be read, or has another content.
+        UserError: the text cannot be read, has a character that another tokenizer lacks, or has another content.
     """
     corpus = read_corpus(paths)
     if key is not None and corpus.key != key:
@@ -156,11 +158,11 @@ def load_text(
             "name the text of the run with --text, or train anew",
         )
     size = vocabulary_size if tokenizer == "bpe" else None
-    known = (corpus.key, tokenizer, size, valid_share, min_frequency)
+    known = (corpus.key, tokenizer, size, valid_share, min_frequency, other.key if other else "")
     with _loading:
         if known not in _loaded:
             train, valid = split(corpus.text, valid_share)
-            made = make_tokenizer(tokenizer, train, corpus.text, size, min_frequency)
+            made = other or make_tokenizer(tokenizer, train, corpus.text, size, min_frequency)
             parts = [made.encode(train), made.encode(valid)]
             _loaded[known] = TextData(torch.cat(parts), len(parts[0]), made)
             while len(_loaded) > _KEPT:

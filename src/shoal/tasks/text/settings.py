@@ -10,16 +10,16 @@ from pydantic import BeforeValidator
 from shoal.errors import UserError
 from shoal.measures import Measure, Measures
 from shoal.spec.fields import SHARE, choice, set_default, setting
-from shoal.tasks.pretrained import PretrainedSettings, Side, words_of
+from shoal.tasks.pretrained import Side, words_of
 from shoal.tasks.settings import Counts, Sizes, fitting
 from shoal.tasks.text.corpus import Corpus, read_corpus, split
+from shoal.tasks.text.other_tokenizer import MIN_FREQUENCY, OtherTokenizer
 
 if TYPE_CHECKING:
     from shoal.tasks.base import Task
     from shoal.tasks.text.data import TextData
 
 TOKENIZERS = ("chars", "bytes", "bpe", "words")
-MIN_FREQUENCY = 2  # default of words
 WINDOWS = ("random", "blocks")
 BPE_SIZE = 1024  # default size of a vocabulary of byte pairs
 BYTES = 256
@@ -52,7 +52,7 @@ def _is_there(path: str) -> bool:
 Paths = Annotated[tuple[str, ...], BeforeValidator(_paths)]
 
 
-class Text(PretrainedSettings):
+class Text(OtherTokenizer):
     """Settings of language modelling: the next token of each window is predicted from those before it.
 
     The identity of a run depends on the content of its text (``text_key``), not on its path.
@@ -136,6 +136,8 @@ class Text(PretrainedSettings):
         """See :class:`Part`: the key of the text, and the vocabulary size unless it was given."""
         if not self.text:
             return []
+        if self.tokenizer_of:
+            return ["text_key", "vocabulary_size", "tokenizer_key"]
         is_default = self.tokenizer != "bpe" or self.vocabulary_size == BPE_SIZE
         is_usual = self.tokenizer == "words" and self.min_frequency == MIN_FREQUENCY
         names = ["vocabulary_size"] * is_default + ["min_frequency"] * is_usual
@@ -179,11 +181,12 @@ class Text(PretrainedSettings):
 
     def _check_text(self, corpus: Corpus) -> None:
         """Set the vocabulary size that the text gives, and check that each split has a window."""
+        is_other = self.take_tokenizer()
         vocabulary, n_train, n_valid = _sizes_of(corpus, self.tokenizer, self.valid_share)
-        if self.tokenizer == "words":
+        if is_other or self.tokenizer == "words":
             data = self.data()
             vocabulary, n_train, n_valid = data.tokenizer.vocabulary_size, len(data.train), len(data.valid)
-        if vocabulary is not None and self.vocabulary_size not in (None, vocabulary):
+        if not is_other and vocabulary is not None and self.vocabulary_size not in (None, vocabulary):
             raise UserError(
                 f"vocabulary_size={self.vocabulary_size} does not apply to tokenizer {self.tokenizer!r}, which has "
                 f"{vocabulary} tokens here; it applies to bpe"
@@ -224,7 +227,7 @@ class Text(PretrainedSettings):
 
         if not self.text:
             raise UserError(f"the text {self.text_key} of this run was not named: --text FILE")
-        how = (self.tokenizer, self.vocabulary_size, self.valid_share, self.min_frequency)
+        how = (self.tokenizer, self.vocabulary_size, self.valid_share, self.min_frequency, self.other_tokenizer())
         return load_text(self.text, self.text_key, *how)
 
     def side(self, name: str) -> Side:

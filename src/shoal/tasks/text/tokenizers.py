@@ -7,6 +7,7 @@ import hashlib
 import json
 import unicodedata
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -187,6 +188,28 @@ def make_tokenizer(
         raise UserError("an empty text has no characters to make a vocabulary of")
     utf8(whole_text)
     return CharTokenizer("".join(sorted(set(whole_text))))
+
+
+def read_tokenizer(path: str, key: str = "") -> TextTokenizer:
+    """Tokenizer in a file, such as the ``task.json`` of a cohort.
+
+    Args:
+        path: path of the file.
+        key: key that the tokenizer must have; any where it is empty.
+
+    Raises:
+        UserError: it cannot be read, holds none, or holds another.
+    """
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"tokenizer {path} cannot be read: {' '.join(str(error).split())}") from None
+    if not isinstance(content, dict) or "tokenizer" not in content:
+        raise UserError(f"{path} holds no tokenizer")
+    made = from_json(content["tokenizer"])
+    if key and made.key != key:
+        raise UserError(f"tokenizer {path} is not the one of the run: it is {made.key}, that of the run {key}")
+    return made
 
 
 def from_json(content: Any) -> TextTokenizer:

@@ -1,0 +1,285 @@
+"""Sections and sentences of the studies of hidden Markov models, made from what they have measured."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from shoal.report import Figure, Section, Table
+from shoal.report.fits import degenerate_sentences
+from shoal.report.hmm_figures import by_states, emissions, restarts, updates
+from shoal.report.table import Cell
+from shoal.report.words import NOTHING, counted, number, with_interval
+from shoal.studies.hmm_scores import pairs_of_updates
+
+Measured = Mapping[str, Any]
+ABOUT_NUMBERS = "what more states are worth: by criteria that count parameters, and on sequences that did not train."
+
+
+def number_name(K: int) -> str:
+    """Name of a number of states in sentences: ``3 states``."""
+    return counted(K, "state")
+
+
+def states_section(measured: Measured) -> Section:
+    """Section on the number of states: log-likelihood, AIC, BIC and held-out likelihood of the best fit of each."""
+    rows = measured["numbers"]
+    caption = (
+        "Left: log-likelihood per observation of the sequences that did not train, of the best fit of each number of "
+        "states; lines: percentile intervals (95 %) over resampled sequences. Right: AIC and BIC of the training "
+        "sequences above their smallest, on an axis that is linear near 0 and logarithmic beyond."
+    )
+    figure = Figure("states", by_states(rows, "Numbers of states"), caption)
+    return Section("Number of states", figures=[figure], tables=[_numbers_table(rows)], about=ABOUT_NUMBERS)
+
+
+def _numbers_table(rows: Sequence[Mapping[str, Any]]) -> Table:
+    header = ["K", "found again", "degenerate", "P", "log L", "AIC", "BIC", "held out [95 %]", "below the best [95 %]"]
+    least = {name: min(row[name] for row in rows) for name in ("aic", "bic")}
+    most = max(row["held"] for row in rows)
+    body = [
+        (
+            str(row["num_states"]),
+            [
+                Cell(f"{row['again']} of {row['restarts']}"),
+                Cell(str(row["degenerate"])),
+                Cell(f"{row['parameters']:,}"),
+                Cell(_nats(row["log_likelihood"])),
+                Cell(_nats(row["aic"]), best=row["aic"] == least["aic"]),
+                Cell(_nats(row["bic"]), best=row["bic"] == least["bic"]),
+                Cell(_interval(row, "held"), best=row["held"] == most),
+                Cell(NOTHING if row["held"] == most else _interval(row, "below")),
+            ],
+        )
+        for row in rows
+    ]
+    caption = (
+        "Best of the restarts of each number of states K, among fits without a problem. Found again: restarts within "
+        "0.1 nats of the best, itself included. Degenerate: fits that are never the best. P: free parameters. log L: "
+        "of the training sequences, in nats. AIC, BIC: the smaller the better. Held out: log-likelihood per "
+        "observation of the validation sequences (nats), with its percentile interval over resampled sequences. Below "
+        "the best: the difference from the highest, on the same resamples. Bold: the best of each."
+    )
+    return Table("states", header, body, caption, pl.DataFrame(list(rows), infer_schema_length=None))
+
+
+def states_sentences(measured: Measured) -> list[str]:
+    """Sentences on the number of states that each criterion chooses, and on what cannot be told apart."""
+    rows = measured["numbers"]
+    chosen = {
+        "AIC": min(rows, key=lambda row: float(row["aic"])),
+        "BIC": min(rows, key=lambda row: float(row["bic"])),
+        "held-out likelihood": max(rows, key=lambda row: float(row["held"])),
+    }
+    words = ", ".join(f"{name} chooses {row['num_states']}" for name, row in chosen.items())
+    top = chosen["held-out likelihood"]
+    alike = [row["num_states"] for row in rows if row is not top and row["below_high"] >= 0]
+    fewest = min([*alike, top["num_states"]])
+    compared = (
+        f"K = {', '.join(map(str, alike))} cannot be told from it, so that {fewest} are enough"
+        if alike
+        else "every other number is below it by more than its interval over resampled validation sequences"
+    )
+    return [
+        f"Of K = {rows[0]['num_states']} to {rows[-1]['num_states']} states {words}. Held out, K = {top['num_states']} "
+        f"has {_interval(top, 'held')} nats per observation; {compared}."
+    ]
+
+
+def restarts_section(measured: Measured) -> Section:
+    """Section on which restarts agree."""
+    rows = measured["restarts"]
+    caption = (
+        "Each point is a restart: how far its log-likelihood is below that of the best fit with as many states, in "
+        "nats, on an axis that is linear near 0. Crosses: degenerate fits, which may lie above it and are drawn at 0 "
+        "then."
+    )
+    figure = Figure("restarts", restarts(rows, "Restarts below the best"), caption)
+    frame = pl.DataFrame(list(rows), infer_schema_length=None)
+    table = (
+        frame.filter(pl.col("problem") == "")
+        .with_columns(again=pl.col("below") <= 0.1)
+        .group_by("num_states", "again", maintain_order=True)
+        .agg(pl.len(), pl.col("below").max(), pl.col("distance").max(), pl.col("agreement").min())
+    )
+    body = [
+        (
+            f"K = {K}, {'found again' if again else 'other optima'}",
+            [Cell(str(n)), Cell(number(below)), Cell(number(distance)), Cell(f"{agreement:.4f}")],
+        )
+        for K, again, n, below, distance, agreement in table.rows()
+    ]
+    text = (
+        "Restarts within 0.1 nats of the best of their number of states, and the others, degenerate ones left out. "
+        "Nats below: of the worst. Distance: largest distance of a model from the best, of 3 at most, after its states "
+        "are matched. Agreement: smallest share of the posterior of states in common with the best on the held-out "
+        "sequences."
+    )
+    header = ["restarts", "number", "nats below", "distance", "agreement"]
+    about = "whether different random starts come to the same model, whose states may have other numbers."
+    return Section("Restarts", figures=[figure], tables=[Table("restarts", header, body, text, frame)], about=about)
+
+
+def restarts_sentences(measured: Measured) -> list[str]:
+    """Sentences on how often the best was found again, with a warning where it was not, and on degenerate fits."""
+    rows = measured["numbers"]
+    words = ", ".join(f"{row['again']} of {row['restarts']} at K = {row['num_states']}" for row in rows)
+    once = [str(row["num_states"]) for row in rows if row["again"] < 2]
+    warning = f" At K = {', '.join(once)} it was found once: a better one may not have been found." if once else ""
+    fits = pl.DataFrame(measured["fits"], infer_schema_length=None)
+    return [
+        f"The best of the restarts was found again by {words}.{warning}",
+        *degenerate_sentences(fits.filter(pl.col("part") != "the other update")),
+    ]
+
+
+def emissions_section(measured: Measured, title: str, about: str) -> Section:
+    """Section on the emissions of the best model, with intervals over resamples, and the truth where it is known."""
+    model, symbols = measured["model"], measured["symbols"]
+    K = measured["n_states"]
+    intervals = (
+        f" Lines: percentile intervals (95 %) over the best fits of {model['resamples']} resamples of the training "
+        f"sequences, states matched; the farthest of them is at a distance of {number(model['farthest'])} (of 3 at "
+        "most)."
+        if model["low"]
+        else ""
+    )
+    ticks = " Ticks: the model that the sequences were drawn from." if "truth" in measured else ""
+    if not symbols:
+        return Section(title, tables=[transitions_table(measured), _means_table(measured)], about=about)
+    frame = emission_rows(measured)
+    caption = f"Probability of each symbol in each of {K} states of the best fit.{intervals}{ticks}"
+    figure = Figure("emissions", emissions(frame, title), caption)
+    return Section(title, figures=[figure], tables=[transitions_table(measured)], about=about)
+
+
+def emission_rows(measured: Measured) -> pl.DataFrame:
+    """``symbol``, ``state``, ``probability``, ``low``, ``high`` and ``true`` of each symbol in each state."""
+    model, truth = measured["model"], measured.get("truth")
+    rows = []
+    for k, row in enumerate(model["arrays"]["probabilities"]):
+        for v, value in enumerate(row):
+            ends = {end: model[end]["probabilities"][k][v] if model[end] else None for end in ("low", "high")}
+            true = None if truth is None else truth["arrays"]["probabilities"][k][v]
+            name = measured["symbols"][v]
+            rows.append(
+                {
+                    "symbol": "space" if name == " " else name,
+                    "state": f"state {k}",
+                    "probability": value,
+                    **ends,
+                    "true": true,
+                }
+            )
+    return pl.DataFrame(rows, schema_overrides={"low": pl.Float64, "high": pl.Float64, "true": pl.Float64})
+
+
+def transitions_table(measured: Measured) -> Table:
+    """Table of start and transitions of the best model, with intervals, and of the truth where it is known."""
+    model, truth = measured["model"], measured.get("truth")
+    K = measured["n_states"]
+    body, raw = [], []
+    for j in range(K):
+        cells = []
+        for k in range(K):
+            place = ("transitions", j, k)
+            cells.append(Cell(_with_truth(model, truth, place)))
+            raw.append({"from": j, "to": k, "probability": model["arrays"]["transitions"][j][k]})
+        body.append((f"from state {j}", [Cell(_with_truth(model, truth, ("start", j))), *cells]))
+    beside = "; after a slash the model that the sequences were drawn from" if truth else ""
+    caption = f"Transitions P of the best fit, and start π, with 95 % intervals over resamples{beside}."
+    return Table("transitions", ["", "π", *(f"to state {k}" for k in range(K))], body, caption, pl.DataFrame(raw))
+
+
+def _means_table(measured: Measured) -> Table:
+    model, truth = measured["model"], measured.get("truth")
+    means = np.array(model["arrays"]["means"])
+    body = [
+        (f"state {k}", [Cell(_with_truth(model, truth, ("means", k, d))) for d in range(means.shape[1])])
+        for k in range(len(means))
+    ]
+    caption = "Means of the best fit with 95 % intervals over resamples, and after a slash the true ones."
+    return Table("means", ["", *(f"dimension {d}" for d in range(means.shape[1]))], body, caption)
+
+
+def _with_truth(model: Mapping[str, Any], truth: Mapping[str, Any] | None, place: tuple[Any, ...]) -> str:
+    value, low, high = (_at(model[part], place) for part in ("arrays", "low", "high"))
+    text = with_interval(value, low, high)
+    true = None if truth is None else _at(truth["arrays"], place)
+    return text if true is None else f"{text} / {number(true)}"
+
+
+def _at(arrays: Mapping[str, Any], place: tuple[Any, ...]) -> float | None:
+    if place[0] not in arrays:
+        return None
+    value = arrays[place[0]]
+    for index in place[1:]:
+        value = value[index]
+    return float(value)
+
+
+def update_section(measured: Measured) -> Section:
+    """Section on the update of the document beside EM."""
+    example = measured["example"]
+    figure = Figure(
+        "updates",
+        updates(example, "Two updates of the transitions"),
+        "Log-likelihood of y = 0 0 0 1 1 1 after each update of the transitions alone, from π = (½, ½) and P = E = "
+        "((0.9, 0.1), (0.1, 0.9)). EM takes them from the pairwise posteriors p(Zᵢ = j, Zᵢ₊₁ = k | y), and its "
+        "likelihood never falls. With the conditional p(Zᵢ₊₁ = k | Zᵢ = j, y) in their place, as the document writes "
+        "them, it does.",
+    )
+    pairs = pairs_of_updates(measured["fits"], measured["n_states"])
+    body = [
+        (
+            str(row["seed"]),
+            [
+                Cell(_nats(row["log_likelihood"])),
+                Cell(_nats(row["log_likelihood_other"])),
+                Cell(number(row["log_likelihood_other"] - row["log_likelihood"])),
+                Cell(row["problem_other"] or NOTHING),
+            ],
+        )
+        for row in pairs
+    ]
+    caption = (
+        "Where both updates ended from the same starts, on the sequences of this page: log-likelihood of the training "
+        "sequences in nats, the difference, and what is noted of the conditional update."
+    )
+    header = ["seed", "EM", "conditional", "difference", "noted"]
+    tables = [Table("updates", header, body, caption, pl.DataFrame(pairs))] if pairs else []
+    about = "the update with conditional posteriors is not EM, and its likelihood falls."
+    return Section("The document's update", figures=[figure], tables=tables, about=about)
+
+
+def update_sentences(measured: Measured) -> list[str]:
+    """Sentences on the two updates, on the example and on the sequences of the page."""
+    example = measured["example"]
+    falls = sum(
+        after < before for before, after in zip(example["conditional"], example["conditional"][1:], strict=False)
+    )
+    ends = {name: f"{values[-1]:.5f}".replace("-", "−") for name, values in example.items()}
+    out = [
+        f"The document's update, with conditional in place of pairwise posteriors, is not EM: on six observations its "
+        f"log-likelihood falls in {falls} of {len(example['conditional']) - 1} updates and ends at "
+        f"{ends['conditional']}, where EM rises in each to {ends['pairwise']}."
+    ]
+    pairs = pairs_of_updates(measured["fits"], measured["n_states"])
+    if pairs:
+        fell = sum("fell" in row["problem_other"] for row in pairs)
+        gaps = sorted(row["log_likelihood"] - row["log_likelihood_other"] for row in pairs)
+        out.append(
+            f"On the sequences of this page it fell in {fell} of {counted(len(pairs), 'run')}, and ended "
+            f"{number(gaps[0])} to {number(gaps[-1])} nats below EM from the same start."
+        )
+    return out
+
+
+def _nats(value: float) -> str:
+    return f"{value:,.1f}".replace("-", "−")
+
+
+def _interval(row: Mapping[str, Any], name: str) -> str:
+    values = [f"{row[f'{name}{end}']:.4f}".replace("-", "−") for end in ("", "_low", "_high")]
+    return f"{values[0]} [{values[1]}, {values[2]}]"

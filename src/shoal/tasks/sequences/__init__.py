@@ -1,0 +1,1 @@
+"""Sequences of observations for hidden Markov models: letters, symbols or numbers from files, or drawn from a model."""
