@@ -163,48 +163,49 @@ figure(
 # %%
 # A trained model
 # ---------------
-# A GPT that has learned to sort two to six digits, and writes as many tokens as it has read, then EOS. The search does
-# not know that: it may go on to seven tokens. The rule ends it where the sorted list ends.
+# A GPT learns to sort two to six digits: it writes as many tokens as it has read, then EOS. The search does not know
+# that, and may go on to seven tokens. The more the GPT has been trained, the surer it is of where a list ends. While it
+# is unsure, sums end a search earlier than means; once it is nearly certain, both end it where the list ends.
 
-spec = shoal.RunSpec(
-    task="sorting",
-    model="gpt",
-    digits=6,
-    min_length=2,
-    max_length=6,
-    train_examples=4000,
-    valid_examples=50,
-    embedding_size=32,
-    num_heads=4,
-    n_steps=400,
-    train_batch_size=64,
-    lr=5e-3,
-    seed=0,
-)
-run = trained(spec)
 lists = ("3 1 4 5 0", "5 0 2 5 0", "4 4 1 5 0")
 lines = [numbers[: 2 * length - 1] for length in range(2, 6) for numbers in lists]
 
 
-def sort_by_gpt(stop, penalty):
+def trained_for(n_steps):
+    """The GPT after some training steps."""
+    sizes = {"embedding_size": 32, "num_heads": 4, "digits": 6, "min_length": 2, "max_length": 6}
+    data = {"train_examples": 4000, "valid_examples": 50, "train_batch_size": 64}
+    return trained(shoal.RunSpec(task="sorting", model="gpt", **sizes, **data, n_steps=n_steps, lr=5e-3, seed=0))
+
+
+def sort_by(run, stop, penalty):
     """Answers of the GPT to all lines, by a beam of three."""
     beam = Beam(B, "keeps", stop, penalty)
-    return answer({"gpt": run.model()}, spec.model_part.reads, spec.task_part.codec, lines, 7, beam)
+    return answer({"gpt": run.model()}, run.spec.model_part.reads, run.spec.task_part.codec, lines, 7, beam)
 
 
-shown = {"line": [], "steps": [], "rule": []}
-for kind, penalty in kinds.items():
-    full, stopped = (sort_by_gpt(stop, penalty) for stop in ("none", "optimal"))
-    different = sum(one != other for one, other in zip(full.best("gpt"), stopped.best("gpt"), strict=True))
-    check(f"answers of the GPT that the rule changes, {kind}", different, 0)
-    used, most = stopped.steps.sum().item(), full.steps.sum().item()
-    right = sum(text.split() == sorted(line.split()) for text, line in zip(stopped.best("gpt"), lines, strict=True))
-    print(f"{kind}: {most - used} of {most} steps are saved; {right} of {len(lines)} lists are sorted")
-    if kind == "sum":
-        for name, steps in (("without the rule", full.steps[0]), ("with it", stopped.steps[0])):
-            shown["line"] += range(len(lines))
-            shown["steps"] += steps.tolist()
-            shown["rule"] += [name] * len(lines)
+shown = {"line": [], "steps": [], "rule": [], "training": []}
+used = {}
+for n_steps in (25, 50, 100, 200, 400):
+    run = trained_for(n_steps)
+    for place, (kind, penalty) in enumerate(kinds.items()):
+        full, stopped = (sort_by(run, stop, penalty) for stop in ("none", "optimal"))
+        different = sum(one != other for one, other in zip(full.best("gpt"), stopped.best("gpt"), strict=True))
+        check(f"answers that the rule changes, {kind}, {n_steps} training steps", different, 0)
+        used[kind, n_steps] = stopped.steps.sum().item()
+        right = sum(text.split() == sorted(line.split()) for text, line in zip(stopped.best("gpt"), lines, strict=True))
+        print(f"{used[kind, n_steps]} of {full.steps.sum().item()} steps; {right} of {len(lines)} lists are sorted")
+        shown["line"] += [number + 0.2 * place - 0.1 for number in range(len(lines))]
+        shown["steps"] += stopped.steps[0].tolist()
+        shown["rule"] += [kind] * len(lines)
+        shown["training"] += [n_steps] * len(lines)
+
+# %%
+# The bound of a mean is loose: it supposes that all further tokens of a live hypothesis have a probability of 1.
+
+more = {n_steps: used["mean per token", n_steps] - used["sum", n_steps] for n_steps in (50, 400)}
+check("means take more steps than sums after 50 training steps", more[50] > 0, True)
+check("they take fewer more after 400 training steps", more[400] < more[50], True)
 
 figure(
     Panel(
@@ -213,8 +214,10 @@ figure(
         Axis("steps of the search", domain=(0, 7)),
         width=520,
     ),
-    caption="Steps of the search for each list of digits, with and without the rule, which ends it behind EOS. Scores "
-    "are sums; where a model is nearly certain, as here, means end as early.",
-    alternative=f"The {len(lines)} searches take {most} steps without the rule and {sum(shown['steps'][len(lines) :])} "
-    "with it.",
+    move=Choice("training", "training steps", 50),
+    caption="Steps of the search for each list of digits, which may go on to seven, with the rule for sums and the "
+    "bound for means, after the chosen number of training steps.",
+    alternative=f"After 50 training steps the {len(lines)} searches take {used['sum', 50]} steps with sums and "
+    f"{used['mean per token', 50]} with means; after 400 they take {used['sum', 400]} and "
+    f"{used['mean per token', 400]}.",
 )

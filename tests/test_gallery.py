@@ -151,11 +151,44 @@ NUMBERS = {
         "sequences that the model reads, T = 6, B = 16": (81, 0),
         "scores of a step, T = 6, B = 16": (256, 0),
     },
+    "plot_39_lora": {
+        "largest change of an output by an adapter that has not been trained": (0, 0),
+        "bytes per frozen number, NF4": (0.5625, 1e-4),
+        **{f"parameters of LFFN, {name}, 2dr": (8192, 0) for name in ("LoRA", "QLoRA")},
+        **{f"parameters of MHA, {name}, 6hdr": (196_608, 0) for name in ("LoRA", "QLoRA")},
+        "share of the frozen numbers, LFFN": (0.031, 5e-4),
+        "share of the frozen numbers, MHA": (0.023, 5e-4),
+        "parameters of packed heads, 6dr": (24_576, 0),
+        **{f"multiplications of LFFN, {name}": (34_603_008, 0) for name in ("LoRA", "QLoRA")},
+        **{f"multiplications of MHA, {name}": (1_233_125_376, 0) for name in ("LoRA", "QLoRA")},
+        "multiplications to dequantise LFFN": (262_144, 0),
+        "multiplications to dequantise MHA": (8_388_608, 0),
+        "dequantising over products of LFFN, n = 1": (1, 0),
+        "largest difference after merging, integers": (0, 0),
+        **{f"largest error, nearest, m = {m}": (v, 0.003 * v) for m, v in ((2, 2.365), (3, 0.78833), (4, 0.33786))},
+        **{f"largest error, floor, m = {m}": (v, 0.003 * v) for m, v in ((2, 4.73), (3, 1.57667), (4, 0.67571))},
+        "RMSE, nearest, m = 2": (0.971, 5e-3),
+        "RMSE, nearest, m = 3": (0.4552, 2e-3),
+        "RMSE, nearest, m = 4": (0.1951, 1e-3),
+        "RMSE, nearest, m = 8": (0.01075, 5e-5),
+        "RMSE, floor, m = 3": (0.9103, 5e-3),
+        "RMSE, floor, m = 4": (0.3901, 2e-3),
+        "RMSE, floor, m = 8": (0.0215, 1e-4),
+        "mean error, floor, m = 2": (2.365, 0.025),
+        "mean error, floor, m = 4": (0.33786, 3e-3),
+        "mean error, floor, m = 8": (0.018622, 2e-4),
+        **{f"levels used, m = {m}": (2**m - 1, 0) for m in (2, 3, 4, 8)},
+        "entries of W / Δ that are no number, W = 0": (262_144, 0),
+        "largest entry of dequant(quant(W)), W = 0": (0, 0),
+    },
     "plot_40_stopping": {
         "results that the rule changes, of 300": (0, 0),
         "results changed by the rule with a bound, mean per token": (0, 0),
-        "answers of the GPT that the rule changes, sum": (0, 0),
-        "answers of the GPT that the rule changes, mean per token": (0, 0),
+        **{
+            f"answers that the rule changes, {score}, {steps} training steps": (0, 0)
+            for score in ("sum", "mean per token")
+            for steps in (25, 50, 100, 200, 400)
+        },
     },
 }
 

@@ -54,7 +54,7 @@ def test_every_document_can_be_laid_out(site):
 def test_sections_of_the_readme_are_pages():
     parts = assemble.sections((ROOT / "README.md").read_text("utf-8"))
     assert set(assemble.SECTIONS) <= set(parts)
-    assert parts["Eight worked examples"].count("\n## ") == 8
+    assert parts["Ten worked examples"].count("\n## ") == 10
 
 
 def test_each_command_has_a_page_with_its_flags():

@@ -43,7 +43,7 @@ PAGES = {
 # section of the README -> page
 SECTIONS = {
     "Install and try": "start.md",
-    "Eight worked examples": "examples/index.md",
+    "Ten worked examples": "examples/index.md",
     "Studies": "studies.md",
     "What is here": "contents.md",
     "Known limits": "limits.md",
