@@ -246,6 +246,20 @@ def test_both_ways_agree_where_messages_are_lost_or_impossible(seed):
     agree(*thin_case(seed, 60), None)
 
 
+@pytest.mark.skipif(native.library() is None, reason="there is no C compiler")
+@pytest.mark.parametrize("at_once", [1, 50, counts_module._LATTICE])
+def test_lost_sequences_of_a_model_are_computed_together_as_far_as_memory_allows(at_once, monkeypatch):
+    moves = [[1 - 1e-9, 1e-9, 0.0], [0.0, 0.5, 0.5], [0.0, 0.5, 0.5]]
+    model = symbols([1.0, 0.0, 0.0], moves, [[1.0, 1e-200], [0.5, 0.5], [0.5, 0.5]])
+    data = Sequences(np.tile([1] + [0] * 9, 12), [10] * 12)
+    monkeypatch.setattr(counts_module, "_LATTICE", at_once)
+    with mock.patch.object(counts_module, "_by_logarithms", wraps=counts_module._by_logarithms) as calls:
+        counts = expected_counts(model, data)
+    assert calls.call_count == {1: 12, 50: 8}.get(at_once, 1)
+    agree(model, data, None)
+    assert counts.starts[0, 0] == pytest.approx(12)
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(native.library() is None, reason="there is no C compiler")
 @pytest.mark.parametrize("seed", range(10, 110))
