@@ -10,6 +10,7 @@ from shoal.fast.build import kernels
 from shoal.report import page
 from shoal.training import arrangement
 
+collect_ignore_glob = ["vectors/*.py"]  # they need the libraries whose numbers they write down
 os.environ["CUDA_VISIBLE_DEVICES"] = ""  # tests are of the CPU, where there is a GPU too
 os.environ.pop("COLUMNS", None)  # xdist sets it, and tables would be as wide as a terminal
 os.environ["TRITON_INTERPRET"] = "1"  # kernels for a GPU run on the CPU; read when they are first launched

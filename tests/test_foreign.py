@@ -141,7 +141,6 @@ CHECKPOINTS = {
         finished={where["members"][0]: {"state": "done", "step": 41}}
     ),
     "a run twice": lambda state, metadata, where: where.update(members=where["members"][:1] * 2),
-    "parked for nobody": lambda state, metadata, where: where.update(members=[], parked=where["members"]),
     "steps of no members": lambda state, metadata, where: state.update(steps=torch.tensor(3)),
     "complex steps": lambda state, metadata, where: state.update(steps=torch.ones(2, dtype=torch.complex64)),
     "no steps": lambda state, metadata, where: state.pop("steps"),

@@ -31,13 +31,15 @@ def arguments(parser: Parser) -> None:
         help='searched settings: "lr=log:1e-4:3e-3" "dropout=linear:0:0.3" "weight_decay=0,0.1,1"',
     )
     parser.flag("budget", metavar="B", help="most that all trials cost in total: 60000steps, 2PFLOP, 600s, 20settings")
-    parser.flag("sampler", default="tpe", help="random, qmc or tpe, of optuna (tpe)")
-    parser.flag("halving", type=int, default=3, help="the better 1/η go on at each rung; 1 stops none (3)")
-    parser.flag("generation", type=int, default=9, help="settings that are proposed and trained together (9)")
-    parser.flag("tune-seed", type=int, default=0, help="seed of the proposals (0)")
-    parser.flag("fresh-seeds", type=int, default=5, help="seeds of the comparison with the default; 0 for none (5)")
-    parser.flag("objective", metavar="COLUMN", help="what settings are ranked by (valid_loss)")
-    parser.flag("name", default="tuning", help="name of the tuning; a lab can hold several (tuning)")
+    parser.flag("sampler", default="tpe", help="random, qmc or tpe, of optuna; default tpe")
+    parser.flag("halving", type=int, default=3, help="the better 1/η go on at each rung; 1 stops none; default 3")
+    parser.flag("generation", type=int, default=9, help="settings that are proposed and trained together; default 9")
+    parser.flag("tune-seed", type=int, default=0, help="seed of the proposals; default 0")
+    parser.flag(
+        "fresh-seeds", type=int, default=5, help="seeds for comparing with the default; 0 for none; default 5"
+    )
+    parser.flag("objective", metavar="COLUMN", help="what settings are ranked by; default valid_loss")
+    parser.flag("name", default="tuning", help="name of the tuning; a lab can hold several; default tuning")
     add_execution(parser)
     add_settings(parser, GRID)
 
