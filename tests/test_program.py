@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from shoal.fast.build import kernels
 from shoal.fast.kernels import CompiledLibrary, KernelOps
 from shoal.fast.ops import TorchOps
+from shoal.fast.passes import CACHE, GROUPS, group_size
 from shoal.fast.program import Arena, Program, Value
 from shoal.fast.scorer import unflattened
 from shoal.training.stack import Stack
@@ -210,3 +211,11 @@ def test_evaluating_keeps_nothing_for_a_backward():
         assert not kept
         train_step(stack)
         assert kept
+
+
+@given(n_bytes=st.integers(0, 2**34), threads=st.integers(1, 64), members=st.integers(1, 2000))
+def test_groups_are_few_and_fill_the_caches_of_the_threads(n_bytes, threads, members):
+    size = group_size(n_bytes, threads, members)
+    assert 1 <= size <= members and -(-members // size) <= GROUPS
+    assert size == members or size >= threads
+    assert size <= max(threads, -(-members // GROUPS)) or size * n_bytes <= threads * CACHE
