@@ -246,6 +246,20 @@ def test_both_ways_agree_where_messages_are_lost_or_impossible(seed):
     agree(*thin_case(seed, 60), None)
 
 
+@pytest.mark.skipif(native.library() is None, reason="there is no C compiler")
+@pytest.mark.parametrize("at_once", [1, 50, counts_module._LATTICE])
+def test_lost_sequences_of_a_model_are_computed_together_as_far_as_memory_allows(at_once, monkeypatch):
+    moves = [[1 - 1e-9, 1e-9, 0.0], [0.0, 0.5, 0.5], [0.0, 0.5, 0.5]]
+    model = symbols([1.0, 0.0, 0.0], moves, [[1.0, 1e-200], [0.5, 0.5], [0.5, 0.5]])
+    data = Sequences(np.tile([1] + [0] * 9, 12), [10] * 12)
+    monkeypatch.setattr(counts_module, "_LATTICE", at_once)
+    with mock.patch.object(counts_module, "_by_logarithms", wraps=counts_module._by_logarithms) as calls:
+        counts = expected_counts(model, data)
+    assert calls.call_count == {1: 12, 50: 8}.get(at_once, 1)
+    agree(model, data, None)
+    assert counts.starts[0, 0] == pytest.approx(12)
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(native.library() is None, reason="there is no C compiler")
 @pytest.mark.parametrize("seed", range(10, 110))
@@ -282,6 +296,18 @@ def test_an_outlier_of_a_thousand_deviations_has_a_likelihood(way):
     model = HMM([[0.5, 0.5]], [[[0.9, 0.1], [0.2, 0.8]]], Gaussian([[[0.0], [1.0]]], [[[1.0], [1.0]]]))
     value = log_likelihood(model, Sequences([0.0, 1000.0, 0.0])).log_likelihood
     assert np.isfinite(value) and -500_100 < value[0, 0] < -499_000
+
+
+@pytest.mark.parametrize("R, K", [(1, 2), (2, 2), (1, 9)])
+def test_what_is_so_far_that_its_square_is_infinite_is_impossible_and_adds_nothing(way, R, K):
+    variances = np.full((R, K, 1), 1e-200)
+    emissions = Gaussian(np.linspace(0, 1e-100, R * K).reshape(R, K, 1), variances)
+    model = HMM(np.full((R, K), 1 / K), np.full((R, K, K), 1 / K), emissions)
+    data = Sequences([0.0] * 20 + [1e60] + [0.0] * 40, [30, 31])
+    counts, only = expected_counts(model, data), expected_counts(model, data.subset([1]))
+    assert (counts.impossible[:, 0] == 20).all() and (counts.log_likelihood[:, 0] == -np.inf).all()
+    for name in ("starts", "pairs", "emitted", "firsts", "seconds"):
+        np.testing.assert_allclose(getattr(counts, name), getattr(only, name), rtol=1e-12)
 
 
 @given(seeds, st.integers(1, 3), st.integers(1, 4), st.data())

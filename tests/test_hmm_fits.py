@@ -37,6 +37,15 @@ PEAKED = [[0.9, 0.1], [0.1, 0.9]]
 TURN = Sequences([0, 0, 0, 1, 1, 1])
 
 
+def test_rounding_is_no_fall_however_near_0_the_likelihood_is():
+    random = np.random.default_rng(0)
+    values = np.concatenate([random.normal(0, 1, 100), random.normal(4, 1, 100)])
+    at_once = {"K": 2, "restarts": 2, "tolerance": 0.0, "iterations": 100}
+    scale = np.exp(best_of(Sequences(values), **at_once).log_likelihood / len(values))
+    again = best_of(Sequences(values * scale), **at_once)  # of which the densities multiply to 1
+    assert np.abs(again.fit.log_likelihood).max() < 1e-9 and again.fit.sound.all()
+
+
 def test_the_document_s_update_falls_where_em_rises():
     """Conditional posterior transitions in place of pairwise ones: π = (½, ½), P = E, y = 0 0 0 1 1 1."""
     model = symbols([0.5, 0.5], PEAKED, PEAKED)

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from shoal.fast.build import kernels
 from shoal.fast.kernels import CompiledLibrary, KernelOps
 from shoal.fast.ops import TorchOps
+from shoal.fast.passes import CACHE, GROUPS, group_size
 from shoal.fast.program import Arena, Program, Value
 from shoal.fast.scorer import unflattened
 from shoal.training.stack import Stack
@@ -97,6 +98,19 @@ def test_a_program_has_the_values_and_gradients_of_autograd_every_time_it_runs(s
         torch.testing.assert_close(out.data, expected, atol=1e-5 + 1e-6 * largest, rtol=0)
         found, scale = program.backward(), 1 + float(expected_gradient.abs().max())
         torch.testing.assert_close(found, expected_gradient, atol=2e-5 * scale, rtol=0)
+
+
+def test_memory_is_taken_from_the_smallest_free_block_that_fits_and_is_not_twice_too_large():
+    program = Program(Arena(), torch.zeros(1, 1))
+    forty, ten, fourteen, nothing = (program.take(n) for n in (40, 10, 14, 0))
+    for array in (forty, ten, fourteen, nothing):
+        program.give_back(array)
+    wanted = {9: ten, 11: fourteen, 20: forty}
+    assert all(program.take(n).data_ptr() == array.data_ptr() for n, array in wanted.items())
+    program.give_back(forty)
+    assert program.take(3, 0).shape == (3, 0) and len(program.arena.blocks) == 4
+    program.take(19)
+    assert len(program.arena.blocks) == 5
 
 
 def test_gradients_are_kept_in_memory_that_values_no_longer_need():
@@ -197,3 +211,11 @@ def test_evaluating_keeps_nothing_for_a_backward():
         assert not kept
         train_step(stack)
         assert kept
+
+
+@given(n_bytes=st.integers(0, 2**34), threads=st.integers(1, 64), members=st.integers(1, 2000))
+def test_groups_are_few_and_fill_the_caches_of_the_threads(n_bytes, threads, members):
+    size = group_size(n_bytes, threads, members)
+    assert 1 <= size <= members and -(-members // size) <= GROUPS
+    assert size == members or size >= threads
+    assert size <= max(threads, -(-members // GROUPS)) or size * n_bytes <= threads * CACHE

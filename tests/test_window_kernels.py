@@ -1,6 +1,7 @@
 """Kernels of windows against PyTorch's operations and autograd in float64, member by member."""
 
 import math
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -8,11 +9,11 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from shoal.fast.build import kernels
+from shoal.fast.build import compiled, kernels
 from shoal.fast.kernels import CompiledLibrary
 from shoal.fast.program import Arena, Program, Value
 from shoal.fast.scorer import unflattened
-from shoal.fast.window_kernels import WindowKernelOps, window_kernels, window_library
+from shoal.fast.window_kernels import SOURCE, WindowKernelOps, window_kernels, window_library
 from shoal.fast.window_ops import Drop, Recurrence, TorchWindowOps, View
 from shoal.keyed import uniform
 from shoal.models.norms import LayerNorm, RMSNorm
@@ -170,6 +171,19 @@ def hold_attention(R, B, H, size, view, p, is_masked, keys, seed, is_copied=True
 @example(2, 2, 1, 64, (9, 16, False), None, True, [1, 2, 3], 0, True)
 def test_attention(R, B, H, size, view, p, is_masked, keys, seed, is_copied):
     hold_attention(R, B, H, size, view, p, is_masked, keys, seed, is_copied)
+
+
+def test_attention_where_a_tile_has_more_rows_than_a_vector_numbers(tmp_path, monkeypatch):
+    text = SOURCE.read_text()  # as compiled for aarch64: 4 numbers and 8 rows
+    for there, here in [("__AVX512F__", "NONE"), ("__AVX__", "NONE"), ("__aarch64__", "__GNUC__")]:
+        text = text.replace(f"defined({there})", f"defined({here})")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    (tmp_path / SOURCE.name).write_text(text)
+    library = compiled(tmp_path / SOURCE.name).library
+    monkeypatch.setattr(sys.modules[__name__], "window_library", lambda: CompiledLibrary(library))
+    for K in (3, 10):
+        hold_attention(1, 2, 2, 8, (5, K, False), 0.1, False, [1, 2, 3], 0)
+        hold_attention(1, 2, 2, 8, (K, K, True), None, True, [1, 2, 3], 0)
 
 
 def test_attention_with_scores_of_another_factor():

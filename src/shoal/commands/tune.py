@@ -35,9 +35,7 @@ def arguments(parser: Parser) -> None:
     parser.flag("halving", type=int, default=3, help="the better 1/η go on at each rung; 1 stops none; default 3")
     parser.flag("generation", type=int, default=9, help="settings that are proposed and trained together; default 9")
     parser.flag("tune-seed", type=int, default=0, help="seed of the proposals; default 0")
-    parser.flag(
-        "fresh-seeds", type=int, default=5, help="seeds for comparing with the default; 0 for none; default 5"
-    )
+    parser.flag("fresh-seeds", type=int, default=5, help="seeds for comparing with the default; 0 for none; default 5")
     parser.flag("objective", metavar="COLUMN", help="what settings are ranked by; default valid_loss")
     parser.flag("name", default="tuning", help="name of the tuning; a lab can hold several; default tuning")
     add_execution(parser)

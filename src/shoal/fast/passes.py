@@ -11,13 +11,15 @@ from torch.autograd.function import once_differentiable
 from shoal.fast.program import Arena, Program
 
 CACHE = 8 * 2**20  # bytes of values that stay in a core's caches
+GROUPS = 8  # most groups: each has a program of its own for each form of a batch, which takes time and memory, too
 
 
 class Passes:
     """Passes over all members of a stack, group by group, each by its own program, in one memory.
 
     The values of a group stay in the processor's caches from its forward pass to its backward pass, and take the memory
-    of those of the group before. No bit of a member depends on its group.
+    of those of the group before. With one thread no bit of a member depends on its group; with several, PyTorch's
+    products round otherwise in a group of fewer members than threads, and our own do not.
 
     Args:
         lay: function that records the forward pass of some members in a program.
@@ -44,7 +46,7 @@ class Passes:
         R, size, trial = len(gradient), len(gradient), Arena()
         if gradient.device.type == "cpu" and torch.get_num_threads() < R:
             laid(slice(0, 1), trial)
-            size = group_size(trial.n_bytes, torch.get_num_threads())
+            size = group_size(trial.n_bytes, torch.get_num_threads(), R)
         self.groups = [slice(first, min(first + size, R)) for first in range(0, R, size)]
         self.programs = [laid(members, arena) for members in self.groups]
 
@@ -78,14 +80,15 @@ class Passes:
         return torch.cat(losses), torch.cat(accuracies)
 
 
-def group_size(n_bytes: int, threads: int) -> int:
-    """Number of members that pass together: as many per thread as fit its caches, and at least one.
+def group_size(n_bytes: int, threads: int, members: int) -> int:
+    """Number of members that pass together: as many per thread as fit its caches, and enough for few groups.
 
     Args:
         n_bytes: memory of one member's program.
         threads: number of threads.
+        members: number of members of the stack.
     """
-    return threads * max(1, CACHE // max(n_bytes, 1))
+    return min(members, max(threads * max(1, CACHE // max(n_bytes, 1)), -(-members // GROUPS)))
 
 
 class Replay(Function):

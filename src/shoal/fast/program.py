@@ -8,6 +8,7 @@ The backward pass is recorded from the last operation to the first. It is known 
 added, and when an array is read for the last time: its memory is used again for later gradients.
 """
 
+from bisect import bisect_left, insort
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -77,7 +78,7 @@ class Program:
     def __init__(self, arena: Arena, gradient: Tensor, is_differentiable: bool = True, products: str = "torch") -> None:
         self.arena, self.gradient, self.is_differentiable = arena, gradient, is_differentiable
         self.products = products
-        self._free = list(arena.blocks)
+        self._free = sorted(arena.blocks, key=Tensor.numel)  # by size: there may be thousands, of many forms
         self._blocks = {block.data_ptr(): block for block in arena.blocks}
         self._preparation: list[Call] = []
         self._forward: list[Call] = []
@@ -123,10 +124,9 @@ class Program:
     def take(self, *shape: int) -> Tensor:
         """Uninitialised memory for an array, float32."""
         size = prod(shape)
-        fitting = [block for block in self._free if size <= block.numel() <= 2 * size]
-        if fitting:
-            block = min(fitting, key=Tensor.numel)
-            self._free = [free for free in self._free if free is not block]
+        at = bisect_left(self._free, max(size, 1), key=Tensor.numel)
+        if at < len(self._free) and self._free[at].numel() <= 2 * max(size, 1):
+            block = self._free.pop(at)
         else:
             block = self.gradient.new_empty(max(size, 1))
             self.arena.blocks.append(block)
@@ -135,7 +135,7 @@ class Program:
 
     def give_back(self, array: Tensor) -> None:
         """Release memory to the operations that are recorded from here on."""
-        self._free.append(self._blocks[array.untyped_storage().data_ptr()])
+        insort(self._free, self._blocks[array.untyped_storage().data_ptr()], key=Tensor.numel)
 
     def value(self, *shape: int) -> Value:
         """New value with uninitialised memory."""

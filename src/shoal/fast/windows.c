@@ -607,7 +607,7 @@ INLINE void unpack(idx n, idx size, const float *x, idx x_ld, const float *facto
         row[i] = upper;                                                   \
     }
 
-/* Rows x (n, size) to columns of y (size, y_ld); zeros up to y_ld, which is n in whole vectors. A block of W rows and
+/* Rows x (n, size) to columns of y (size, y_ld); zeros behind them up to whole vectors. A block of W rows and
  * columns at a time, whose squares are exchanged across the diagonal. */
 static void pack_transposed(idx n, idx size, const float *x, idx x_ld, float *y, idx y_ld) {
     for (idx i = 0; i < n; i += W)
@@ -642,7 +642,7 @@ typedef struct {
     const float *q, *k, *v;
     const uint8_t *seen;
     Drop drop;
-    idx places, width; /* K and size in whole vectors */
+    idx places, width; /* K in whole vectors and tiles, whichever are larger; size in whole vectors */
     float factor;      /* of the scores */
 } Attention;
 
@@ -754,7 +754,7 @@ static Attention attention_of(idx R, idx B, idx Q, idx K, idx H, idx size, idx c
                               const uint8_t *seen, const idx *keys, idx threshold, float scale) {
     return (Attention){R, B, Q, K, H, size, causal, q_ld, q_stride, kv_ld, kv_stride, q, kv,
                        kv + H * size, seen, {keys, (int32_t)threshold, scale},
-                       whole(K, W), whole(size, W), factor > 0.0f ? factor : 1.0f / sqrtf((float)size)};
+                       whole(K, W > TALL ? W : TALL), whole(size, W), factor > 0.0f ? factor : 1.0f / sqrtf((float)size)};
 }
 
 /* Attention of queries q (B Q, H size) to kv (B K, 2 H size), keys, then values  ->  context (B Q, H size) and, unless it is

@@ -81,8 +81,12 @@ def expected_counts(model: HMM, data: Sequences, weights: ArrayLike | None = Non
         rows = np.arange(len(model))
         return _joined([_by_logarithms(model.select(rows[part]), data, checked[part]) for part in parts])
     counts = _compiled(library, model, data, checked)
-    for r, s in np.argwhere(counts.impossible == native.LOST):
-        _add_lost(model, data, checked, int(r), int(s), counts)
+    is_lost = counts.impossible == native.LOST
+    for r in np.flatnonzero(is_lost.any(axis=1)).tolist():
+        lost = np.flatnonzero(is_lost[r])
+        part = (np.cumsum(data.lengths[lost]) - 1) * model.K // _LATTICE
+        for number in np.unique(part):
+            _add_lost(model, data, checked, r, lost[part == number], counts)
     return counts
 
 
@@ -288,10 +292,10 @@ def _emitted(emitted: Array, emissions: Emissions) -> tuple[Array, ...]:
     return visits, firsts, full
 
 
-def _add_lost(model: HMM, data: Sequences, weights: Array, r: int, s: int, counts: Counts) -> None:
-    """Counts of one sequence and one model, in logarithms, into those of all."""
-    one = _by_logarithms(model.select(r), data.subset([s]), weights[r : r + 1, s : s + 1])
-    counts.log_likelihood[r, s], counts.impossible[r, s] = one.log_likelihood[0, 0], one.impossible[0, 0]
+def _add_lost(model: HMM, data: Sequences, weights: Array, r: int, lost: Integers, counts: Counts) -> None:
+    """Counts of some sequences and one model, in logarithms, into those of all."""
+    one = _by_logarithms(model.select(r), data.subset(lost), weights[r : r + 1, lost])
+    counts.log_likelihood[r, lost], counts.impossible[r, lost] = one.log_likelihood[0], one.impossible[0]
     for name in ("starts", "pairs", "emitted", "firsts", "seconds"):
         total, added = getattr(counts, name), getattr(one, name)
         if total is not None:

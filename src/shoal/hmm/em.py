@@ -21,7 +21,7 @@ from shoal.hmm.models import HMM, stacked
 from shoal.hmm.probabilities import COUNTED, shares
 
 FLOOR = 1e-6  # of a variance, as a share of the variance of all data in its dimension
-FALL = 1e-9  # of the likelihood, relative: larger than rounding
+FALL = 1e-9  # of the log-likelihood, as a share of it or, below 1 nat, in nats: larger than rounding
 PARTS = ("start", "transitions", "emissions")
 UPDATES = ("pairwise", "conditional")
 
@@ -177,25 +177,27 @@ class _Fitting:
             values = np.where(active > 0, counts.log_likelihood * active, 0.0).sum(axis=1)
         self.history[self.step, self.active] = values
         self.visits[self.active] = counts.visits
-        going = np.full(len(self.active), self.step + 1 < len(self.history))
-        for i, r in enumerate(self.active.tolist()):
-            if values[i] == -np.inf:
-                self.problems[r]["impossible"] = _impossible(counts, active, i, data)
-                going[i] = False
-            elif self.step:
-                going[i] &= self._is_going(r, float(values[i]), tolerance, stops_at_fall)
+        is_impossible = values == -np.inf
+        for i in np.flatnonzero(is_impossible).tolist():
+            self.problems[int(self.active[i])]["impossible"] = _impossible(counts, active, i, data)
+        going: np.ndarray = ~is_impossible & (self.step + 1 < len(self.history))
+        if self.step:
+            going &= self._is_going(values, is_impossible, tolerance, stops_at_fall)
         for stopped in np.flatnonzero(~going).tolist():
             self.stopped[int(self.active[stopped])] = self.current.select(stopped)
         return going
 
-    def _is_going(self, r: int, value: float, tolerance: float, stops_at_fall: bool) -> bool:
-        before = float(self.history[self.step - 1, r])
-        if value < before - FALL * abs(before):
-            text = f"the log-likelihood fell from {before:.9g} to {value:.9g} at update {self.step}"
-            self.problems[r].setdefault("fell", Problem("fell", (), text))
-            return not stops_at_fall
-        self.converged[r] = abs(value - before) < tolerance
-        return not self.converged[r]
+    def _is_going(self, values: Array, is_impossible: np.ndarray, tolerance: float, stops_at_fall: bool) -> np.ndarray:
+        """Return True for each active model that has neither converged nor fallen."""
+        before = self.history[self.step - 1, self.active]
+        fell = ~is_impossible & (values < before - FALL * np.maximum(np.abs(before), 1.0))
+        for i in np.flatnonzero(fell).tolist():
+            text = f"the log-likelihood fell from {before[i]:.9g} to {values[i]:.9g} at update {self.step}"
+            self.problems[int(self.active[i])].setdefault("fell", Problem("fell", (), text))
+        converged = ~is_impossible & ~fell & (np.abs(values - before) < tolerance)
+        self.converged[self.active] = converged
+        going: np.ndarray = ~converged & ~(fell & stops_at_fall)
+        return going
 
     def advance(self, going: np.ndarray, counts: Counts, smallest: Array | None, learn: tuple[str, ...]) -> None:
         """Update the models that are going, and drop the others."""

@@ -177,7 +177,8 @@ class Gaussian:
         W, constants = self.whitening()
         difference = data.filled[None, :, None, :] - self.means[:, None]  # (R, n, K, D)
         whitened = np.einsum("rkde,rnke->rnkd", W, difference) if self.is_full else difference * W[:, None]
-        logs = constants[:, None] - 0.5 * np.square(whitened).sum(axis=3)
+        with np.errstate(over="ignore"):  # what is so unlikely is impossible
+            logs = constants[:, None] - 0.5 * np.square(whitened).sum(axis=3)
         return np.where(data.seen[None, :, None], logs, 0.0)
 
     def select(self, chosen: NDArray[Any]) -> "Gaussian":

@@ -77,7 +77,11 @@ INLINE vec choose(bits mask, vec a, vec b) { return (vec)(((bits)a & mask) | ((b
 INLINE vec where(bits mask, vec a) { return (vec)((bits)a & mask); }
 INLINE vec larger(vec a, vec b) { return choose(a > b, a, b); }
 
+#ifdef __clang__
 #define SWAP(x, ...) __builtin_shufflevector(x, x, __VA_ARGS__)
+#else /* which gcc has had for longer */
+#define SWAP(x, ...) __builtin_shuffle(x, (bits){__VA_ARGS__})
+#endif
 #define HALVES 4, 5, 6, 7, 0, 1, 2, 3
 #define QUARTERS 2, 3, 0, 1, 6, 7, 4, 5
 #define NEIGHBOURS 1, 0, 3, 2, 5, 4, 7, 6
@@ -356,7 +360,8 @@ static void densities(Run *run, idx from, idx to, int is_first) {
             largest = larger(largest, l[v]);
         }
         if (!task->is_lanes) largest = largest_everywhere(largest);
-        for (idx v = 0; v < N; v++) l[v] = exp_(l[v] - largest);
+        bits is_any = largest > -INFINITY; /* all squares may be infinite: then the sequence is lost */
+        for (idx v = 0; v < N; v++) l[v] = where(is_any, exp_(l[v] - largest));
         if (is_first) { /* Kahan's sum */
             vec y = largest - run->peaks_error, total = run->peaks + y;
             run->peaks_error = (total - run->peaks) - y;

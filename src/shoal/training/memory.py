@@ -3,7 +3,9 @@
 import gc
 import os
 import re
+from bisect import bisect_right
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -32,13 +34,10 @@ def places(spec: RunSpec, members: int, device: torch.device, engine: str, share
         UserError: not even one fits.
     """
     free, on_gpu = free_bytes(device), device.type == "cuda"
-    _check_fits(spec, stack_bytes(spec, 1, engine, on_gpu), free)
-    held, passing = _bytes_of(spec, engine, on_gpu)
-    at_once, free = _at_once(passing, engine, on_gpu), int(share * free)
-    fitting = free // (held + passing)  # which is all, or fewer than pass at once
-    if at_once is not None and fitting >= at_once:
-        fitting = (free - at_once * passing) // held
-    return max(1, min(members, MOST, fitting))
+    of_member = (*_bytes_of(spec, engine, on_gpu), engine in COMPILED and not on_gpu)
+    _check_fits(spec, _stack_bytes(*of_member, 1), free)
+    beyond = bisect_right(range(1, min(members, MOST) + 1), share * free, key=partial(_stack_bytes, *of_member))
+    return max(1, beyond)
 
 
 def check_memory(specs: Iterable[RunSpec], device: torch.device, engine: str | None) -> None:
@@ -63,13 +62,13 @@ def stack_bytes(spec: RunSpec, members: int, engine: str, on_gpu: bool = False) 
     the numbers that the forward pass keeps for the backward pass at every position of a batch, or those of an
     evaluation pass: on a GPU both, as recorded steps keep their memory. Programs keep those of one group of members.
     """
-    held, passing = _bytes_of(spec, engine, on_gpu)
-    return members * held + min(members, _at_once(passing, engine, on_gpu) or members) * passing
+    return _stack_bytes(*_bytes_of(spec, engine, on_gpu), engine in COMPILED and not on_gpu, members)
 
 
-def _at_once(passing: int, engine: str, on_gpu: bool) -> int | None:
-    """Number of members whose values an engine keeps at once; None where it is all of them."""
-    return group_size(passing, torch.get_num_threads()) if engine in COMPILED and not on_gpu else None
+def _stack_bytes(held: int, passing: int, in_groups: bool, members: int) -> int:
+    """Memory of a stack, of which all members' values are kept at once, or those of one group."""
+    at_once = group_size(passing, torch.get_num_threads(), members) if in_groups else members
+    return members * held + at_once * passing
 
 
 def _bytes_of(spec: RunSpec, engine: str, on_gpu: bool) -> tuple[int, int]:

@@ -1,4 +1,7 @@
-"""Training step and evaluation of every member at once. No Python work grows with ``R``."""
+"""Training step and evaluation of every member at once.
+
+Python's work does not grow with ``R``, but with the number of groups in which programs pass over them, where they do.
+"""
 
 import math
 from collections.abc import Callable, Mapping
