@@ -148,10 +148,11 @@ def regret_figure(tuning: "Tuning") -> Figure:
     frame = regret(tuning)
     measure, budget = _measure(tuning), tuning.request.budget
     x = alt.X("spent:Q", title=f"spent ({_axis(budget.unit)})", axis=alt.Axis(format="~s", tickCount=6))
+    digits = alt.Axis(format=".4~g")  # else the single tick of a value that never changes is rounded to an integer
     panels = [
         alt.Chart(frame.select("spent", pl.col(name).alias("value")))
         .mark_line(interpolate="step-after", point=alt.OverlayMarkDef(color=colour), color=colour)
-        .encode(x, alt.Y("value:Q", title=title, scale=alt.Scale(zero=name == "regret")))
+        .encode(x, alt.Y("value:Q", title=title, axis=digits, scale=alt.Scale(zero=name == "regret")))
         .properties(width=340, height=215)
         for name, title, colour in (
             ("best", f"best {measure.words} so far", COLOURS[0]),
