@@ -229,7 +229,9 @@ def written(path: Path, text: str) -> str:
 def test_a_degenerate_fit_is_named_with_its_run(tmp_path):
     lines = "\n".join(["5 5 5 5 5 5"] * 4 + [" ".join(f"{0.1 * (i % 7):.1f}" for i in range(12))] * 4) + "\n"
     path = written(tmp_path / "a.txt", lines)
-    base = RunSpec(task="sequences", sequences=path, emissions="gaussian", valid_share=0.25, num_states=3, n_steps=200)
+    base = RunSpec(
+        task="sequences", observations=path, emissions="gaussian", valid_share=0.25, num_states=3, n_steps=200
+    )
     records = shoal.train(grid(base, seed=range(4)), tmp_path / "lab")
     fits = records.fits()
     assert "floor" not in fits.columns
@@ -245,7 +247,9 @@ def test_a_degenerate_fit_is_named_with_its_run(tmp_path):
 
 def test_the_other_update_falls_and_is_named(tmp_path):
     path = written(tmp_path / "a.txt", "0 0 0 1 1 1\n" * 4)
-    base = RunSpec(task="sequences", sequences=path, valid_share=0.25, update="conditional", n_steps=60, tolerance=0.0)
+    base = RunSpec(
+        task="sequences", observations=path, valid_share=0.25, update="conditional", n_steps=60, tolerance=0.0
+    )
     records = shoal.train(grid(base, seed=range(12)), tmp_path / "lab")
     fits = records.fits()
     assert fits.filter(pl.col("problem").str.contains("fell"))["run"].to_list()
@@ -260,7 +264,11 @@ def test_the_other_update_falls_and_is_named(tmp_path):
 def test_a_table_is_read_by_its_column_of_sequences(tmp_path):
     text = "sequence,x,y\na,1,2\nb,3,4\na,,\nb,5,6.5\na,7,8\n"
     spec = RunSpec(
-        task="sequences", sequences=written(tmp_path / "a.csv", text), values="numbers", valid_share=0.5, num_states=1
+        task="sequences",
+        observations=written(tmp_path / "a.csv", text),
+        values="numbers",
+        valid_share=0.5,
+        num_states=1,
     )
     data = spec.task_part.data()
     assert (data.lengths.tolist(), data.n_trained, spec.num_dimensions, spec.emissions) == ([3, 2], 2, 2, "gaussian")
@@ -280,9 +288,9 @@ def test_letters_of_a_text_are_cut_into_blocks(tmp_path):
 
 
 def test_content_and_not_the_path_is_the_identity(tmp_path):
-    first = RunSpec(task="sequences", sequences=written(tmp_path / "a.txt", "0 1 0\n1 1 ?\n"), valid_share=0.5)
-    again = RunSpec(task="sequences", sequences=written(tmp_path / "b.txt", "0 1 0\n1 1 ?\n"), valid_share=0.5)
-    other = RunSpec(task="sequences", sequences=written(tmp_path / "c.txt", "0 1 0\n1 1 0\n"), valid_share=0.5)
+    first = RunSpec(task="sequences", observations=written(tmp_path / "a.txt", "0 1 0\n1 1 ?\n"), valid_share=0.5)
+    again = RunSpec(task="sequences", observations=written(tmp_path / "b.txt", "0 1 0\n1 1 ?\n"), valid_share=0.5)
+    other = RunSpec(task="sequences", observations=written(tmp_path / "c.txt", "0 1 0\n1 1 0\n"), valid_share=0.5)
     assert first == again
     assert first.id != other.id
     assert first.task_part.data().counts.tolist() == [3, 2]
@@ -354,7 +362,7 @@ FILES = {
 def test_a_file_that_cannot_be_read_is_one_line_that_names_the_place(case, tmp_path):
     name, text, values, words = FILES[case]
     with pytest.raises(UserError, match=words) as caught:
-        RunSpec(task="sequences", sequences=written(tmp_path / name, text), values=values, valid_share=0.5)
+        RunSpec(task="sequences", observations=written(tmp_path / name, text), values=values, valid_share=0.5)
     assert "\n" not in str(caught.value)
 
 

@@ -10,19 +10,19 @@ from shoal.analysis.fits import best_of_restarts
 from shoal.lab import Lab
 from shoal.report.reading import sentences
 from shoal.studies import Form, Results, get_study
-from shoal.studies.hmm_letters import letters_sentence
 from shoal.studies.hmm_scores import example, pairs_of_updates
+from shoal.studies.letters import letters_sentence
 
 SMALL = {"n_steps": ["15"], "num_states": ["1", "2"], "seed": ["0", "1"]}
-OF = {"hmm": {"drawn_sequences": ["20"], "drawn_length": ["20"], "drawn_size": ["4"]}, "hmm-letters": {}}
+OF = {"hmm": {"drawn_sequences": ["20"], "drawn_length": ["20"], "drawn_size": ["4"]}, "letters": {}}
 
 
-@pytest.fixture(scope="module", params=["hmm", pytest.param("hmm-letters", marks=pytest.mark.slow)])
+@pytest.fixture(scope="module", params=["hmm", pytest.param("letters", marks=pytest.mark.slow)])
 def shown(request, tmp_path_factory):
     """Study, its form, its results, and its report."""
     path = tmp_path_factory.mktemp("hmm")
     settings = {**SMALL, **OF[request.param]}
-    if request.param == "hmm-letters":
+    if request.param == "letters":
         words = ["banana", "bolero", "cicada", "dilemma", "energy", "figurine", "galore", "harmony", "idea", "junior"]
         chosen = np.random.default_rng(0).choice(words, 400)
         (path / "text.txt").write_text(" ".join(chosen))

@@ -278,7 +278,7 @@ def test_all_studies_are_those_that_need_nothing_more(tmp_path, capsys, monkeypa
 
     monkeypatch.setattr("shoal.commands.questions.run_studies", run_studies)
     assert main(["study", "run", "--all", "--quick", "--lab", str(tmp_path / "lab")]) == 0
-    others = ("language", "translation", "embeddings", "pig-latin", "adapters", "hmm-letters")
+    others = ("language", "translation", "embeddings", "pig-latin", "adapters", "letters")
     assert list(asked) == [name for name in NAMES if name not in others]
     told = capsys.readouterr().out
     assert "--text" in told and "--source" in told

@@ -37,7 +37,7 @@ NAMES: Mapping[str, str] = MappingProxyType(
         "adapters": "full fine-tuning, LoRA and QLoRA of a kept model on another text (--base-model FILE --text FILE)",
         "sorting": "which families sort unseen multisets of numbers on their own, and longer ones",
         "hmm": "hidden Markov models: how many states, which restarts agree, intervals, beside a known truth",
-        "hmm-letters": "hidden Markov models of the letters of a text (--text FILE): vowels and consonants",
+        "letters": "hidden Markov models of the letters of a text (--text FILE): vowels and consonants",
     }
 )
 

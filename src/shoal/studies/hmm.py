@@ -37,7 +37,7 @@ BOOTSTRAPS = {True: 24, False: 100}
 
 def grids(quick: bool) -> list[Grid]:
     """Grids over numbers of states, over resamples with the true number, and of the other update."""
-    common = {"task": "sequences", "drawn_states": TRUE, "valid_share": 0.2, **COMMON[quick]}
+    common = {"task": "sequences", "model": "hmm", "drawn_states": TRUE, "valid_share": 0.2, **COMMON[quick]}
     alike = {"num_states": (TRUE,)}
     seeds = range(RESTARTS[quick])
     return [

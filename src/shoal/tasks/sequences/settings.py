@@ -41,7 +41,7 @@ class SequencesSettings(TaskSettings):
     text: Paths = setting(
         (), "text, read as its letters", "a file, a folder, or several joined by commas", operational=True
     )
-    sequences: Paths = setting(
+    observations: Paths = setting(
         (),
         "sequences: one a line, spaces between observations and ? for a missing one; or a .csv with column sequence",
         "a file, or several joined by commas",
@@ -99,16 +99,16 @@ class SequencesSettings(TaskSettings):
     @property
     def paths(self) -> tuple[str, ...]:
         """Files of the sequences; none where they are drawn."""
-        return self.text or self.sequences
+        return self.text or self.observations
 
     def check(self) -> None:
         """See :class:`Part`: there is one source, whose content is read unless it is on record."""
-        sources = {"text": self.text, "sequences": self.sequences, "drawn_states": self.drawn_states}
+        sources = {"text": self.text, "observations": self.observations, "drawn_states": self.drawn_states}
         given = [name for name, value in sources.items() if value]
         if len(given) > 1:
             raise UserError(f"sequences have one source, got {' and '.join(given)}")
         if not given and self.data_key is None:
-            raise UserError("task sequences needs --text FILE, --sequences FILE or --drawn-states K")
+            raise UserError("task sequences needs --text FILE, --observations FILE or --drawn-states K")
         if self.text and self.values == "numbers":
             raise UserError("values=numbers does not apply to a text, whose letters are symbols")
         if self.symbols is not None and self.values == "numbers":
@@ -158,7 +158,7 @@ class SequencesSettings(TaskSettings):
         from shoal.tasks.sequences.data import load
 
         if not self.paths and self.drawn_states is None:
-            raise UserError(f"the sequences {self.data_key} of this run were not named: --text or --sequences FILE")
+            raise UserError(f"the sequences {self.data_key} of this run were not named: --text or --observations FILE")
         return load(self, self.data_key)
 
     def kept(self) -> Mapping[str, Any]:
@@ -176,7 +176,7 @@ class SequencesSettings(TaskSettings):
         """See :class:`TaskSettings`."""
         if not self.paths or not self.data_key:
             return None
-        return self.data_key, {"text" if self.text else "sequences": list(self.paths)}
+        return self.data_key, {"text" if self.text else "observations": list(self.paths)}
 
     def check_model(self, spec: "RunSpec") -> None:
         """See :class:`TaskSettings`: emissions that the values have, and enough observations for the states."""

@@ -40,7 +40,7 @@ NEEDS = ("text",)  # settings that have no default
 
 def grids(quick: bool) -> list[Grid]:
     """Grids over numbers of states, over resamples of blocks with two states, and of the other update."""
-    common = {"task": "sequences", **COMMON[quick]}
+    common = {"task": "sequences", "model": "hmm", **COMMON[quick]}
     alike = {"num_states": (SHOWN,)}
     seeds = range(RESTARTS[quick])
     return [
@@ -59,8 +59,8 @@ def report(results: Results, form: Form) -> Report:
     """Report on the letters of each state, the number of states, restarts, and the document's update."""
     scores = results.measured
     if not scores:
-        note = "Not measured yet: `shoal study run hmm-letters` looks at the kept models when the runs are done."
-        return finished("hmm-letters", "Letters of a text", QUESTION, [note], [], results, form)
+        note = "Not measured yet: `shoal study run letters` looks at the kept models when the runs are done."
+        return finished("letters", "Letters of a text", QUESTION, [note], [], results, form)
     sections = [states_section(scores), restarts_section(scores)]
     answers = [*states_sentences(scores), *restarts_sentences(scores)]
     if "model" in scores and scores["symbols"]:
@@ -69,7 +69,7 @@ def report(results: Results, form: Form) -> Report:
         answers.insert(0, letters_sentence(scores))
     sections.append(update_section(scores))
     title = "Letters of a text"
-    return finished("hmm-letters", title, QUESTION, [*answers, *update_sentences(scores)], sections, results, form)
+    return finished("letters", title, QUESTION, [*answers, *update_sentences(scores)], sections, results, form)
 
 
 def letters_sentence(scores: Mapping[str, Any]) -> str:
