@@ -13,7 +13,7 @@ from types import ModuleType, SimpleNamespace
 import polars as pl
 import pytest
 from helpers import tiny, tiny_grid
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import shoal
@@ -34,6 +34,8 @@ def records(tmp_path_factory):
 
 
 @settings(max_examples=25, deadline=None)
+@example({"seed": 0, "order_seed": shoal.RunSpec().seed})
+@example({"embedding_size": 64, "hidden_size": shoal.RunSpec().hidden_size})
 @given(
     st.fixed_dictionaries(
         {},

@@ -24,16 +24,12 @@ def differing(names: Mapping[str, str], parts: Mapping[str, Part]) -> dict[str, 
     usual = {**usual, **Seeds.usual()}
     settings: dict[str, Any] = {kind: name for kind, name in names.items() if kind == "model" or name != USUAL[kind]}
     for part in parts.values():
-        hidden = {*type(part).having("derived"), *_following(part)}
+        followed = {name: extra(type(part), name)["follows"] for name in type(part).model_fields}
+        following = {name for name, other in followed.items() if other and getattr(part, name) == getattr(part, other)}
+        hidden = {*type(part).having("derived"), *following}
         settings |= {
             name: getattr(part, name)
             for name, value in part.as_json.items()
-            if name not in hidden and (name not in usual or value != usual[name])
+            if name not in hidden and (followed[name] or name not in usual or value != usual[name])
         }
     return settings
-
-
-def _following(part: Part) -> list[str]:
-    """Names of the settings that have the value of the setting that they follow."""
-    followed = {name: extra(type(part), name)["follows"] for name in type(part).model_fields}
-    return [name for name, other in followed.items() if other and getattr(part, name) == getattr(part, other)]
