@@ -454,3 +454,20 @@ def test_groups_of_members_change_no_bit(model, monkeypatch):
     assert [{len(passes.groups) for passes, _ in stack.scorer.passes.values()} for stack in stacks] == [{1}, {3}]
     for one, other in zip(stacks[0].state().values(), stacks[1].state().values(), strict=True):
         assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("model", ["lstm", "gpt"])
+def test_the_gradient_of_a_step_counts_the_examples_that_count(model):
+    specs = tiny_grid({"model": model, "p": 7, "embedding_size": 12, "train_batch_size": 20}, seed=[0, 1])
+    found = []
+    for engine in ("plain", "compiled"):
+        stack = Stack(one_cohort(specs), CPU, engine)
+        stack.sampler.prepare(stack.steps)
+        indices, counts = stack.draw()
+        counts = counts & (torch.arange(20) < torch.tensor([[20], [7]]))
+        found.append(stack.gradient(indices, counts)[1].clone())
+    slow = Stack(one_cohort(specs), CPU, "plain")
+    losses = slow.score(indices, training=True)["loss"]  # (R, B)
+    (expected,) = torch.autograd.grad(losses[0].mean() + losses[1, :7].mean(), slow.theta)
+    for gradient in found:
+        torch.testing.assert_close(gradient, expected, atol=1e-5 * float(expected.abs().max()), rtol=0)

@@ -74,7 +74,8 @@ def found_by(stack):
         stack.at += 1
         stack.steps += 1
         indices, counts = stack.draw()
-        if training:  # as a step does, and otherwise as PyTorch is asked
+        if training:  # as a step does whose batch is not full, and otherwise as PyTorch is asked
+            counts = counts & (torch.arange(counts.shape[1]) < max(1, counts.shape[1] - 1))
             scores, gradient = stack.gradient(indices, counts)
         else:
             scores = stack.score(indices, form=stack.form)
