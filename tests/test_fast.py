@@ -463,6 +463,7 @@ def test_the_gradient_of_a_step_counts_the_examples_that_count(model):
     for engine in ("plain", "compiled"):
         stack = Stack(one_cohort(specs), CPU, engine)
         stack.sampler.prepare(stack.steps)
+        stack.at += 1
         indices, counts = stack.draw()
         counts = counts & (torch.arange(20) < torch.tensor([[20], [7]]))
         found.append(stack.gradient(indices, counts)[1].clone())
