@@ -11,6 +11,9 @@ from pair_files import parallel
 from shoal.fast.engine import choose_engine, engine_kernels
 from shoal.fast.windows import WindowScorer
 from shoal.spec import RunSpec
+from shoal.tasks.build import count_frozen, initial_model
+from shoal.training.frozen import tables_agree, with_one_table
+from shoal.training.memory import stack_bytes
 from shoal.training.plan import Cohort
 from shoal.training.stack import Stack
 from shoal.training.step import evaluate, train_steps
@@ -43,7 +46,9 @@ def given_files(tmp_path_factory):
     return {"pairs": pairs, "text": text, **{width: str(path) for width, path in vectors.items()}}
 
 
-def runs(files, model, *, frozen=True, projected=False, side="source", rows=("pretrained", "permuted", "random"), **own):
+def runs(
+    files, model, *, frozen=True, projected=False, side="source", rows=("pretrained", "permuted", "random"), **own
+):
     """Runs that differ in their rows and seeds."""
     of_text = {"gpt", "lstm"}
     task = files["text"] if model in of_text else {**files["pairs"], "embedding_side": side}
@@ -107,7 +112,8 @@ def test_alone_in_a_stack_and_resumed_a_member_has_the_same_bits(given_files, mo
         for name, column in evaluate(stack, {}).items():
             assert torch.equal(column[0], scores[name][place]), name
         for name, table in tables.items():
-            assert torch.equal(stack.frozen[name], table[place]) and torch.equal(together.frozen_each[name], tables[name])
+            assert torch.equal(stack.frozen[name], table[place])
+            assert torch.equal(together.frozen_each[name], tables[name])
 
 
 def test_one_table_for_all_members_computes_what_a_table_of_each_does(given_files):
@@ -124,13 +130,54 @@ def test_one_table_for_all_members_computes_what_a_table_of_each_does(given_file
             assert torch.equal(theta(once, place), theta(alone, 0))
 
 
+def test_no_gradient_of_what_is_frozen_is_computed(given_files):
+    """The backward pass of a projected table ends at the projection, and of a table alone at the first layer."""
+    for model, projected in (("encoder_translator", True), ("encoder_decoder", False), ("lstm", False)):
+        calls = {}
+        for frozen in (True, False):
+            stack = stack_of(runs(given_files, model, frozen=frozen, projected=projected, dropout=0.0))
+            train_steps(stack, 1)
+            (passes,) = [one for key, (one, _) in stack.scorer.passes.items() if key[4]]
+            calls[frozen] = sum(len(program._backward) for program in passes.programs)
+        assert calls[True] < calls[False], model
+
+
+def test_memory_counts_a_frozen_table_once_for_members_that_agree(given_files):
+    specs = runs(given_files, "encoder_translator", projected=True)
+    V, E = specs[0].source_tokens, 5
+    assert count_frozen(specs[0]) == V * E and count_frozen(specs[0].replace(freeze_embeddings=False)) == 0
+    model = initial_model(specs[0])
+    roles = specs[0].model_part.roles(model)
+    of_tables = sum(parameter.numel() for name, parameter in model.named_parameters() if roles[name] == "table")
+    assert specs[0].model_part.count_tables(specs[0].sizes()) == of_tables
+    same = [spec.replace(init_seed=0, embedding_rows="pretrained") for spec in specs]
+    assert tables_agree(same) and not tables_agree(specs) and not tables_agree([same[0], same[0].replace(init_seed=1)])
+    for engine in ("plain", "windows"):
+        once, each = (
+            [stack_bytes(specs[0], n, engine, one_table=one_table) for n in (1, 11)] for one_table in (True, False)
+        )
+        assert once[0] == each[0] and each[1] - once[1] == 10 * 3 * 4 * V * E
+        tuned = stack_bytes(specs[0].replace(freeze_embeddings=False), 1, engine)
+        assert tuned - each[0] == 4 * V * E * (parameter_copies(specs[0]) - 3)
+    name = "source_embedding.tokens.weight"
+    for members, held in ((same, 1), (specs, 3)):
+        tables = [one.get_parameter(name) for one in with_one_table(map(initial_model, members), [name])]
+        assert len({table.data_ptr() for table in tables}) == held
+        for spec, table in zip(members, tables, strict=True):
+            assert torch.equal(table, initial_model(spec).get_parameter(name))
+
+
+def parameter_copies(spec):
+    return 6 + len(spec.rule.state) + spec.rule.temporaries
+
+
 @st.composite
 def variants(draw):
     model = draw(st.sampled_from(list(MODELS)))
     is_transformer, is_pair = "num_heads" in MODELS[model], model.endswith("decoder")
     own = {"side": draw(st.sampled_from(["source", "target", "both"] if is_pair else ["source"]))}
     own |= {"frozen": draw(st.booleans()), "projected": is_transformer and draw(st.booleans())}
-    own |= {"dropout": draw(st.sampled_from([0.0, 0.3])), "num_layers": 2 if model == "lstm" else draw(st.integers(1, 2))}
+    own |= {"dropout": draw(st.sampled_from([0.0, 0.3])), "num_layers": draw(st.integers(1 + (model == "lstm"), 2))}
     own |= {"rows": draw(st.sampled_from([("pretrained",), ("pretrained", "random"), ("initial", "permuted")]))}
     if is_transformer:
         own |= {"positions": draw(st.sampled_from(["sinusoidal", "learned", "rotary", "none"]))}

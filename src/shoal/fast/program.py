@@ -31,8 +31,8 @@ class Value:
         data: the array.
         grad: array of its gradient, once it has one.
         is_written: true where the calls recorded so far write to ``grad``.
-        is_parameter: true where ``data`` and ``grad`` are views of the flat parameters and their gradient, or ``data`` of
-            parameters that do not train.
+        is_parameter: true where ``data`` is a parameter; of one that trains, ``data`` and ``grad`` are views of the flat
+            parameters and their gradient.
         is_constant: true where no parameter that trains is behind ``data``, so that its gradient is not computed.
         whole, start: the value of which this is the rows from ``start`` on.
     """
@@ -168,14 +168,14 @@ class Program:
         return grad
 
     def add_to_grad(self, value: Value, part: Tensor) -> None:
-        """Add an array to the gradient of a value when the program runs; not to that of a constant."""
+        """Add an array to the gradient of a value that is no constant when the program runs."""
         if value.is_constant:
             return
         grad, add = self.grad(value)
         self.lay(grad.add_ if add else grad.copy_, part)
 
     def write_grad(self, value: Value, function: Callable[..., Any], *arguments: Any) -> None:
-        """Add the result of a function with an argument ``out`` to the gradient of a value; not to that of a constant."""
+        """Add the result of a function with an argument ``out`` to the gradient of a value that is no constant."""
         if value.is_constant:
             return
         grad, add = self.grad(value)
@@ -204,7 +204,7 @@ class Program:
             self.lay(torch.bmm, a, b, out=out)
 
     def multiply_grad(self, value: Value, a: Tensor, b: Tensor) -> None:
-        """Add the products ``a b`` to the gradient of a value; not to that of a constant."""
+        """Add the products ``a b`` to the gradient of a value that is no constant."""
         if value.is_constant:
             return
         if self.products == "own":
@@ -274,7 +274,9 @@ class Program:
             if out is not None:
                 assert out.grad is not None or out.is_constant
                 self.give_back(out.data)
-                if out.grad is not None and out.grad is not out.data:  # a gradient may have taken the place of what it is the gradient of
+                if (
+                    out.grad is not None and out.grad is not out.data
+                ):  # a gradient may have taken the place of what it is the gradient of
                     self.give_back(out.grad)
         self._operations.clear()  # they know the program, which would keep all its memory until they are collected
 
