@@ -31,8 +31,8 @@ class Value:
         data: the array.
         grad: array of its gradient, once it has one.
         is_written: true where the calls recorded so far write to ``grad``.
-        is_parameter: true where ``data`` is a parameter; of one that trains, ``data`` and ``grad`` are views of the flat
-            parameters and their gradient.
+        is_parameter: true where ``data`` is a parameter; where it trains, it is a view of the flat parameters, and
+            ``grad`` of their gradient.
         is_constant: true where no parameter that trains is behind ``data``, so that its gradient is not computed.
         whole, start: the value of which this is the rows from ``start`` on.
     """

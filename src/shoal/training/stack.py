@@ -100,10 +100,8 @@ class Stack:
         self._place_data(tasks)
         self._place_keys()
         frozen = {name: tensor.expand(len(cohort), *tensor.shape) for name, tensor in self.frozen.items()}
-        members = Members(
-            *(cohort.shared, self.model, self.task, self.tensors, self.theta, self.layout.shapes),
-            frozen={**frozen, **self.frozen_each},
-        )
+        parts = (cohort.shared, self.model, self.task, self.tensors, self.theta, self.layout.shapes)
+        members = Members(*parts, {**frozen, **self.frozen_each})
         self.scorer = choose_scorer(engine, members, products)
         self.launches = Launches(device)
         # True where one member's training pass is computed without lifting it, by form and number of examples
