@@ -69,8 +69,7 @@ def certify(
         return _certify_em(folder, specs, runs, min(steps, *(spec.n_steps for spec in specs)))
     engine, _ = available(str(manifest.get("engine", "plain")), device)
     products = available_products(str(manifest.get("products", "torch")), device)
-    fitting = places(specs[0], len(specs), device, engine, one_table=tables_agree(specs))
-    cohort = Cohort(tuple(specs[:fitting]))
+    cohort = Cohort(tuple(specs[: places(specs[0], len(specs), device, engine, one_table=tables_agree(specs))]))
     steps = min(steps, *(spec.n_steps for spec in cohort.members))
     threads = torch.get_num_threads()
     try:
