@@ -86,9 +86,15 @@ def assert_the_models(specs, without_kernels=False):
         torch.testing.assert_close(found, expected, atol=3e-5 * max(1.0, float(expected.abs().max())), rtol=0)
 
 
-@pytest.mark.parametrize("model", MODELS)
-def test_losses_and_gradients_are_those_of_the_model(given_files, model):
-    specs = runs(given_files, model, projected=MODELS[model].get("num_heads") == 2)
+PROJECTED = [
+    *((model, False) for model in MODELS),
+    *((model, True) for model in MODELS if "num_heads" in MODELS[model]),
+]
+
+
+@pytest.mark.parametrize(("model", "projected"), PROJECTED)
+def test_losses_and_gradients_are_those_of_the_model(given_files, model, projected):
+    specs = runs(given_files, model, projected=projected, side="both" if model == "encoder_decoder" else "source")
     assert choose_engine(specs[0], 1e9, CPU).engine == "windows"
     assert_the_models(specs)
 
