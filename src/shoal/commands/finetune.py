@@ -94,7 +94,7 @@ def base_of(name: str, lab: str, step: int | str | None = None) -> dict[str, Any
     if len(records) != 1:
         raise UserError(f"finetune takes one base, and {name} is {len(records)} runs")
     (run,) = records.ids
-    spec, folder = records.specs[run], records.cohort_of(run)
+    spec, folder = records.spec_of(run), records.cohort_of(run)
     if spec.task != PARTS["task"]:
         raise UserError(f"finetune goes on with models of text, and run {run[:8]} has task {spec.task}")
     if spec.model == PARTS["model"]:

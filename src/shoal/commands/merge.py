@@ -40,7 +40,8 @@ def run(options: Options) -> int:
     if len(records) != 1:
         raise UserError(f"merge takes one run, and {options.run} is {len(records)} runs")
     (name,) = records.ids
-    spec, part = records.specs[name], records.specs[name].model_part
+    spec = records.spec_of(name)
+    part = spec.model_part
     if spec.model != "finetuned":
         raise UserError(f"run {name[:8]} was not fine-tuned and has no adapters")
     adapted: Any = records.model(name, read_step(options.step))

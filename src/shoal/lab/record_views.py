@@ -66,7 +66,7 @@ class Run:
     @property
     def spec(self) -> RunSpec:
         """Spec of the run."""
-        return self.records.specs[self.id]
+        return self.records.spec_of(self.id)
 
     @property
     def state(self) -> str:

@@ -32,7 +32,7 @@ class Records(DecodeRecords, ModelRecords, RecordViews):
 
     def __init__(self, folders: Mapping[str, CohortFolder]) -> None:
         super().__init__(folders)
-        self._restored: dict[Path, list[RunSpec]] = {}  # written once, and slow to make
+        self._restored: dict[Path, dict[str, RunSpec]] = {}  # written once, and slow to make
 
     def __len__(self) -> int:
         return len(self._folders)
@@ -50,12 +50,22 @@ class Records(DecodeRecords, ModelRecords, RecordViews):
         """The runs' specs by id."""
         specs: dict[str, RunSpec] = {}
         for folder in self.cohorts():
-            specs.update({spec.id: spec for spec in self._specs_of(folder)})
+            specs.update(self._specs_of(folder))
         return {run: specs[run] for run in self.ids}
 
-    def _specs_of(self, folder: CohortFolder) -> list[RunSpec]:
+    def spec_of(self, run: str | Run | RunSpec) -> RunSpec:
+        """The spec of a run; those of other cohorts, whose parts may not be here, are not built.
+
+        Raises:
+            UserError: no run here has such an id, or several have.
+            LabError: a part of it from outside of shoal cannot be imported here, or a file is damaged.
+        """
+        run = self.find(run)
+        return self._specs_of(self._folders[run])[run]
+
+    def _specs_of(self, folder: CohortFolder) -> dict[str, RunSpec]:
         if folder.path not in self._restored:
-            self._restored[folder.path] = folder.specs()
+            self._restored[folder.path] = {spec.id: spec for spec in folder.specs()}
         return self._restored[folder.path]
 
     def snapshot(self) -> "Records":
