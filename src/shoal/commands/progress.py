@@ -99,9 +99,11 @@ def _fitting(snapshots: Sequence[Snapshot], rows: int) -> list[Snapshot]:
 def line(s: Snapshot) -> str:
     """One snapshot in words."""
     runs = f"{s.members} run{'s' * (s.members != 1)}"
+    # an evaluation may be long ago: its step is said where it is not the step that the line begins with
+    when = f" at step {s.evaluated:,}" if s.evaluated is not None and s.evaluated < s.step else ""
     known = [
-        f"train {_spread(s, s.train)} · valid {_spread(s, s.valid)}" if s.train else "",
-        f"{s.generalised}/{s.members} at {s.measures.arrived}" if s.train and s.measures.arrived else "",
+        f"train {_spread(s, s.train)} · valid {_spread(s, s.valid)}{when}" if s.train else "",
+        f"{s.generalised}/{s.members} reached {s.measures.arrived}" if s.train and s.measures.arrived else "",
         f"{s.diverged} diverged" if s.diverged else "",
         f"{_rate(s.steps_per_second)} steps/s" if s.steps_per_second else "",
     ]

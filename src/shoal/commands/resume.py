@@ -21,6 +21,7 @@ def run(options: argparse.Namespace) -> int:
 
     lab = Lab(options.lab)
     if not lab.runs() and not lab.unreadable():
+        lab.records()  # says that there is no such lab, where there is none
         raise UserError(f"lab {options.lab} holds no runs")
     records = resume_with_progress(options.lab, **read_execution(options))
     held = lab.records()

@@ -119,7 +119,8 @@ class CharTokenizer:
         line, column = before.count("\n") + 1, place - before.rfind("\n")
         return UserError(
             f"character {character!r} (U+{ord(character):04X}) in line {line:,}, column {column:,} is not one of the "
-            f"vocabulary's {self.vocabulary_size:,}; the nearest that is: {_nearest(character, self.characters)!r}"
+            f"vocabulary's {self.vocabulary_size:,}; the nearest that is: {_nearest(character, self.characters)!r}; "
+            "models of --tokenizer bytes read every text"
         )
 
 
