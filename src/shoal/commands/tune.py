@@ -1,6 +1,6 @@
 """``shoal tune``: search settings of runs with a budget, and compare the winner with the default on fresh seeds."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from shoal.commands.config import add_config
 from shoal.commands.parsing import (
@@ -51,7 +51,7 @@ def run(options: Options) -> int:
     specs = read_settings(options)
     if options.read_from:
         say(options.read_from)
-    from shoal.commands.progress import Progress
+    from shoal.commands.tune_progress import TuneProgress
     from shoal.training import Interrupted
     from shoal.tuning import tune
 
@@ -59,10 +59,9 @@ def run(options: Options) -> int:
     asked = {name: getattr(options, name) for name in names}
     execution = {name: value for name, value in read_execution(options).items() if value is not None}
     try:
-        with Progress() as progress:
-            tuning = tune(
-                specs, options.search, options.budget, options.lab, **asked, say=say, watch=progress, **execution
-            )
+        with TuneProgress() as progress:
+            shown: dict[str, Any] = {"say": say, "watch": progress, "follow": progress.follow}
+            tuning = tune(specs, options.search, options.budget, options.lab, **asked, **shown, **execution)
     except Interrupted:
         raise Interrupted("stopped; everything up to this step is kept, and the same command goes on") from None
     _show(tuning)

@@ -21,6 +21,7 @@ from shoal.tuning.final import Verdict, compare, verdict_of
 from shoal.tuning.proposals import check_optuna
 from shoal.tuning.request import Request, read_request
 from shoal.tuning.search import Search
+from shoal.tuning.standing import Standing
 from shoal.tuning.trials import Trial, ranked
 
 
@@ -86,6 +87,7 @@ def tune(
     report: bool = True,
     say: Callable[[str], None] = lambda line: None,
     watch: Callable[[Snapshot], None] | None = None,
+    follow: Callable[[Standing], None] = lambda standing: None,
     **execution: Any,
 ) -> Tuning:
     """Tune settings of runs with a budget, and compare the winner with the default on fresh seeds.
@@ -111,6 +113,7 @@ def tune(
         report: whether its page is written, to ``reports/tune-NAME``.
         say: callback with lines about its course.
         watch: callback with snapshots of the training, see :func:`shoal.train`.
+        follow: callback with the standing of the search before each rung and before the fresh seeds.
         execution: ``device``, ``workers``, ``threads``, ``engine``, ``places`` and ``flush_seconds`` of
             :func:`shoal.train`.
 
@@ -127,7 +130,7 @@ def tune(
     if report:
         check_drawing()
     write_tuning(lab.create().path, name, note)
-    course = Search(name, request, note, lab, _training(lab, execution, say, watch), say)
+    course = Search(name, request, note, lab, _training(lab, execution, say, watch), say, follow)
     course.run()
     tuning = _result(course)
     return _reported(tuning, lab) if report else tuning

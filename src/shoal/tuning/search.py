@@ -16,7 +16,8 @@ from shoal.tuning.budget import SECONDS, SETTINGS, largest_cost
 from shoal.tuning.halving import ladder
 from shoal.tuning.proposals import propose
 from shoal.tuning.request import Request
-from shoal.tuning.trials import Stand, Trial, ranked, read_generation, seconds_of
+from shoal.tuning.standing import Standing
+from shoal.tuning.trials import STATES, Stand, Trial, ranked, read_generation, seconds_of
 
 Train = Callable[[Sequence[RunSpec], int | None], None]
 
@@ -32,6 +33,7 @@ class Search:
         lab: the lab.
         train: function that trains runs, up to a step where one is given.
         say: callback with a line about each generation.
+        follow: callback with the standing before each rung.
         trials: trials so far, in order.
     """
 
@@ -41,6 +43,7 @@ class Search:
     lab: Lab
     train: Train
     say: Callable[[str], None]
+    follow: Callable[[Standing], None] = lambda standing: None
     trials: list[Trial] = field(default_factory=list)
 
     def run(self) -> None:
@@ -51,16 +54,16 @@ class Search:
             number += 1
             self.say(self._line(number))
 
-    def spent(self) -> float:
-        """Cost of all trials in the unit of the budget, counted from the lab."""
-        unit = self.request.budget.unit
+    def spent(self, beside: Sequence[Trial] = ()) -> float:
+        """Cost of all trials in the unit of the budget, counted from the lab; also of trials that train."""
+        unit, trials = self.request.budget.unit, [*self.trials, *beside]
         if unit == SETTINGS:
-            return float(len(self.trials))
+            return float(len(trials))
         if unit == SECONDS:
             held = self.lab.index()
-            return seconds_of(self.lab.records(run for trial in self.trials for run in trial.runs if run in held))
+            return seconds_of(self.lab.records(run for trial in trials for run in trial.runs if run in held))
         return math.fsum(
-            trial.steps * self.request.cost_of(self._specs(trial.settings)) / len(trial.runs) for trial in self.trials
+            trial.steps * self.request.cost_of(self._specs(trial.settings)) / len(trial.runs) for trial in trials
         )
 
     def best(self) -> Trial | None:
@@ -116,8 +119,59 @@ class Search:
             trials, waiting, rung = read_generation(stand, generation, number, first)
             if not waiting:
                 break
+            self.follow(self._standing(stand, generation, (trials, waiting, rung)))
             self.train([spec for place in waiting for spec in self._specs(generation.settings[place])], rung)
         self.trials += trials
+
+    def _standing(
+        self, stand: Stand, generation: Generation, course: tuple[Sequence[Trial], Sequence[int], int]
+    ) -> Standing:
+        """Standing before these places of a generation train up to a rung."""
+        trials, waiting, rung = course
+        states = [trial.state for trial in [*self.trials, *trials]]
+        at = generation.rungs.index(rung)
+        return Standing(
+            generation=self.note.generations.index(generation) + 1,
+            rung=at + 1,
+            n_rungs=len(generation.rungs),
+            from_step=min(stand.steps(run, rung) for place in waiting for run in generation.runs[place]),
+            to_step=rung,
+            states={state: states.count(state) for state in STATES},
+            spent=self.spent(trials),
+            cost=self._cost_of(stand, generation, waiting, rung),
+            budget=self.request.budget,
+            column=self.request.objective.column,
+            best=self._best_so_far(stand, generation, waiting, rung),
+        )
+
+    def standing_of_comparison(self) -> Standing:
+        """Standing when all generations are done, before winner and default train on fresh seeds."""
+        states, best = [trial.state for trial in self.trials], self.best()
+        counts = {state: states.count(state) for state in STATES}
+        budget, column = self.request.budget, self.request.objective.column
+        value = None if best is None else best.value
+        return Standing(0, 1, 1, 0, self.request.base.n_steps, counts, self.spent(), 0.0, budget, column, value)
+
+    def _cost_of(self, stand: Stand, generation: Generation, places: Sequence[int], rung: int) -> float:
+        """Cost of training these places up to a rung; 0 in seconds, which the lab counts afterwards, and settings."""
+        if self.request.budget.unit in (SECONDS, SETTINGS):
+            return 0.0
+        return math.fsum(
+            self.request.budget.per_step(spec) * (rung - stand.steps(spec.id, rung))
+            for place in places
+            for spec in self._specs(generation.settings[place])
+            if not stand.has_reached(spec.id, rung)
+        )
+
+    def _best_so_far(self, stand: Stand, generation: Generation, places: Sequence[int], rung: int) -> float | None:
+        """Best value of a finished setting; where there is none, of those that train, at the rung before."""
+        if (best := self.best()) is not None:
+            return best.value
+        before = max((step for step in generation.rungs if step < rung), default=0)
+        values = [value for place in places if (value := stand.mean(generation.runs[place], before)) is not None]
+        if not values:
+            return None
+        return max(values) if self.request.objective.higher_is_better else min(values)
 
     def _line(self, generations: int) -> str:
         best, budget = self.best(), self.request.budget
