@@ -19,7 +19,7 @@ from shoal.training.requests import check_execution, check_precision
 from shoal.training.snapshot import Snapshot
 from shoal.tuning.final import Verdict, compare, verdict_of
 from shoal.tuning.proposals import check_optuna
-from shoal.tuning.request import Request, read_request
+from shoal.tuning.request import Request, command_of, read_request
 from shoal.tuning.search import Search
 from shoal.tuning.standing import Standing
 from shoal.tuning.trials import Trial, ranked
@@ -144,9 +144,11 @@ def _result(course: Search) -> Tuning:
     """
     name, request, best = course.name, course.request, course.best()
     if best is None:
+        course.end()
         states = ", ".join(f"{n} {state}" for state, n in _counts(course.trials).items())
         raise RunFailed(f"none of {len(course.trials)} finished ({states}); no setting of tuning {name!r} is the best")
     final = compare(course, best)
+    course.end()
     verdict = None if final is None else verdict_of(final, request.objective)
     trials = ranked(course.trials, request.objective.higher_is_better)
     winner = request.base.replace(**best.settings)
@@ -161,7 +163,7 @@ def _noted(lab: Lab, name: str, request: Request, execution: Mapping[str, Any]) 
     lab.report_folder(f"tune-{name}")
     note = read_tuning(lab.path, name) or TuningNote(asked=request.to_json())
     request.check_same(name, note)
-    note.asked = request.to_json()
+    note.asked, note.done = {**request.to_json(), "command": command_of(name, request)}, False
     return note
 
 

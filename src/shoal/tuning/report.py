@@ -1,7 +1,6 @@
 """Page of a tuning: the winner on fresh seeds, regret against the budget, and all settings that were tried."""
 
 import math
-import shlex
 from typing import TYPE_CHECKING, Any
 
 import altair as alt
@@ -16,6 +15,7 @@ from shoal.report.summary import provenance
 from shoal.report.words import counted, number, p_value, setting_text, with_interval
 from shoal.tuning.budget import SECONDS, SETTINGS
 from shoal.tuning.final import SIDES, Verdict
+from shoal.tuning.request import command_of
 from shoal.tuning.trials import Trial
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def report_tuning(tuning: "Tuning", records: Records) -> Report:
             ),
             Section("Regret", figures=[regret_figure(tuning)], about="what the budget bought, trial after trial."),
             Section("What was tried", tables=[trials_table(tuning)], about="every setting, from the best."),
-            provenance(records, command_of(tuning)),
+            provenance(records, command_of(tuning.name, request)),
         ],
     )
 
@@ -224,34 +224,3 @@ def _how_judged(tuning: "Tuning") -> str:
         f"it is shown by. So both were trained anew, with {request.base.n_steps:,} steps each, on "
         f"{counted(request.fresh_seeds, 'seed')} that no trial had, and scored once.{again}"
     )
-
-
-def command_of(tuning: "Tuning") -> str:
-    """Command by which the tuning is asked for again."""
-    request = tuning.request
-    fixed = [
-        f"--{name.replace('_', '-')} {_typed(value)}"
-        for name, value in request.base.given().items()
-        if name not in ("seed", "pair_key")
-    ]
-    seeds = " ".join(str(spec.seed) for spec in request.specs)
-    search = " ".join(map(shlex.quote, request.space.texts))
-    amount = f"{request.budget.amount:g}{request.budget.unit}"
-    options = f"--sampler {request.sampler} --halving {request.halving} --generation {request.generation}"
-    return " ".join(
-        [
-            "shoal tune",
-            *fixed,
-            f"--seed {seeds} --search {search} --budget {amount} {options} --tune-seed {request.tune_seed}",
-            f"--fresh-seeds {request.fresh_seeds} --objective {request.objective.column} --name {tuning.name}",
-        ]
-    )
-
-
-def _typed(value: Any) -> str:
-    """A value of a setting as it is typed in a shell."""
-    if value is None:
-        return "none"
-    if isinstance(value, tuple | list):
-        return ",".join(map(str, value))
-    return str(value).lower() if isinstance(value, bool) else shlex.quote(str(value))

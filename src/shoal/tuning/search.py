@@ -54,6 +54,11 @@ class Search:
             number += 1
             self.say(self._line(number))
 
+    def end(self) -> None:
+        """Write down that the tuning has come to its end."""
+        self.note.done = True
+        write_tuning(self.lab.path, self.name, self.note)
+
     def spent(self, beside: Sequence[Trial] = ()) -> float:
         """Cost of all trials in the unit of the budget, counted from the lab; also of trials that train."""
         unit, trials = self.request.budget.unit, [*self.trials, *beside]
@@ -117,11 +122,19 @@ class Search:
         while True:
             stand = Stand.of(self.lab, runs, self.request.objective)
             trials, waiting, rung = read_generation(stand, generation, number, first)
+            self._note_left(stand, generation, trials)
             if not waiting:
                 break
             self.follow(self._standing(stand, generation, (trials, waiting, rung)))
             self.train([spec for place in waiting for spec in self._specs(generation.settings[place])], rung)
         self.trials += trials
+
+    def _note_left(self, stand: Stand, generation: Generation, trials: Sequence[Trial]) -> None:
+        """Write down the runs that have left at a rung, before the others train on."""
+        left = {run: stand.steps(run, t.rung) for t in trials if t.state == "left" for run in t.runs}
+        if left != generation.left:
+            generation.left = left
+            write_tuning(self.lab.path, self.name, self.note)
 
     def _standing(
         self, stand: Stand, generation: Generation, course: tuple[Sequence[Trial], Sequence[int], int]
