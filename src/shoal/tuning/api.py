@@ -126,7 +126,7 @@ def tune(
     how = (sampler, halving, generation, tune_seed, fresh_seeds, objective)
     request = read_request(specs, search, budget, *how)
     lab = lab if isinstance(lab, Lab) else Lab(lab)
-    note = _noted(lab, check_name(name, "tuning"), request, execution)
+    note = noted(lab, check_name(name, "tuning"), request, execution)
     if report:
         check_drawing()
     write_tuning(lab.create().path, name, note)
@@ -155,8 +155,8 @@ def _result(course: Search) -> Tuning:
     return Tuning(name, request, trials, winner, final, verdict, course.note.finals, course.spent())
 
 
-def _noted(lab: Lab, name: str, request: Request, execution: Mapping[str, Any]) -> TuningNote:
-    """Note of the tuning with this request, new or from the lab, after all checks."""
+def noted(lab: Lab, name: str, request: Request, execution: Mapping[str, Any]) -> TuningNote:
+    """Note of the tuning with this request, new or from the lab, after all checks; nothing is written."""
     device = check_execution(**{"device": None, "workers": None, "threads": None, "flush_seconds": 20.0, **execution})
     check_precision(request.specs, device, execution.get("engine"))
     check_parts(request.specs, device)

@@ -14,6 +14,7 @@ from shoal.report.figures import COLOURS, styled
 from shoal.report.summary import provenance
 from shoal.report.words import counted, number, p_value, setting_text, with_interval
 from shoal.tuning.budget import SECONDS, SETTINGS
+from shoal.tuning.edges import edge_text, edges_of
 from shoal.tuning.final import SIDES, Verdict
 from shoal.tuning.request import command_of
 from shoal.tuning.trials import Trial
@@ -58,6 +59,7 @@ def answers(tuning: "Tuning") -> list[str]:
         f"{counted(len(states), 'setting')}: {', '.join(parts)}.",
         f"Winner: {settings_text(best.settings)}, {_words(tuning)} {number(best.value, _DIGITS)} in the search, which "
         "is too good by selection.",
+        *map(edge_text, edges_of(request.base, request.space, best.settings)),
     ]
     if tuning.final is None or tuning.verdict is None:
         why = "no fresh seeds were asked for" if not request.fresh_seeds else "the winner is the default"

@@ -68,7 +68,7 @@ class Search:
             held = self.lab.index()
             return seconds_of(self.lab.records(run for trial in trials for run in trial.runs if run in held))
         return math.fsum(
-            trial.steps * self.request.cost_of(self._specs(trial.settings)) / len(trial.runs) for trial in trials
+            trial.steps * self.request.cost_of(self.specs_of(trial.settings)) / len(trial.runs) for trial in trials
         )
 
     def best(self) -> Trial | None:
@@ -76,27 +76,44 @@ class Search:
         finished = [trial for trial in self.trials if trial.state == "finished"]
         return ranked(finished, self.request.objective.higher_is_better)[0] if finished else None
 
-    def _specs(self, settings: Mapping[str, Any]) -> list[RunSpec]:
+    def specs_of(self, settings: Mapping[str, Any]) -> list[RunSpec]:
+        """Runs of a setting."""
         return self.request.runs_of(dict(settings))
 
     def _propose(self) -> bool:
-        """Write down the next generation, as large as the budget allows; returns False where there is none."""
+        """Write down the next generation; returns False where there is none."""
+        if (generation := self.proposed()) is None:
+            return False
+        self.note.generations.append(generation)
+        write_tuning(self.lab.path, self.name, self.note)
+        return True
+
+    def proposed(self) -> Generation | None:
+        """The next generation, as large as the budget allows; None where there is none."""
         request, n = self.request, self.request.generation
         left = request.budget.amount - self.spent()
         if left <= 0:
-            return False
+            return None
         sampler, seed, number = request.sampler, request.tune_seed, len(self.note.generations)
         higher = request.objective.higher_is_better
         proposals = propose(request.space, sampler, seed, number, self.trials, n, higher)
-        specs = [self._specs(settings) for settings in proposals]
+        specs = [self.specs_of(settings) for settings in proposals]
         n = self._affordable(specs, left)
         if n == 0:
-            return False
+            return None
         rungs, sizes = ladder(request.base, n, request.halving)
         runs = [[spec.id for spec in of_setting] for of_setting in specs[:n]]
-        self.note.generations.append(Generation(settings=proposals[:n], runs=runs, rungs=rungs, sizes=sizes))
-        write_tuning(self.lab.path, self.name, self.note)
-        return True
+        return Generation(settings=proposals[:n], runs=runs, rungs=rungs, sizes=sizes)
+
+    def read(self) -> int | None:
+        """Take up the trials of the lab without training; the number, from 0, of a generation that is not done."""
+        for number, generation in enumerate(self.note.generations):
+            stand = Stand.of(self.lab, [run for trial in generation.runs for run in trial], self.request.objective)
+            trials, waiting, _ = read_generation(stand, generation, number, len(self.trials))
+            self.trials += trials
+            if waiting:
+                return number
+        return None
 
     def _affordable(self, specs: Sequence[Sequence[RunSpec]], left: float) -> int:
         """Largest number of these settings that the rest of the budget pays for, whichever of them stay."""
@@ -126,7 +143,7 @@ class Search:
             if not waiting:
                 break
             self.follow(self._standing(stand, generation, (trials, waiting, rung)))
-            self.train([spec for place in waiting for spec in self._specs(generation.settings[place])], rung)
+            self.train([spec for place in waiting for spec in self.specs_of(generation.settings[place])], rung)
         self.trials += trials
 
     def _note_left(self, stand: Stand, generation: Generation, trials: Sequence[Trial]) -> None:
@@ -172,7 +189,7 @@ class Search:
         return math.fsum(
             self.request.budget.per_step(spec) * (rung - stand.steps(spec.id, rung))
             for place in places
-            for spec in self._specs(generation.settings[place])
+            for spec in self.specs_of(generation.settings[place])
             if not stand.has_reached(spec.id, rung)
         )
 
