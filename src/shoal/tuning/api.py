@@ -196,5 +196,8 @@ def _reported(tuning: Tuning, lab: Lab) -> Tuning:
     from shoal.tuning.report import report_tuning
 
     records = lab.records([run for trial in sorted(tuning.trials, key=lambda t: t.number) for run in trial.runs])
-    page = write_report(report_tuning(tuning, records), lab.report_folder(f"tune-{tuning.name}"))
+    index = lab.index()
+    final = tuning.final.runs.values() if tuning.final else ()
+    fresh = lab.records(run for runs in final for run in runs if run in index)
+    page = write_report(report_tuning(tuning, records, fresh, str(lab.path)), lab.report_folder(f"tune-{tuning.name}"))
     return Tuning(**{**tuning.__dict__, "page": page})

@@ -1,6 +1,7 @@
 """Page of a tuning: the winner on fresh seeds, regret against the budget, and all settings that were tried."""
 
 import math
+import shlex
 from typing import TYPE_CHECKING, Any
 
 import altair as alt
@@ -10,6 +11,7 @@ from shoal.lab import Records
 from shoal.lab.tunings import Final
 from shoal.measures import Measure
 from shoal.report import Cell, Figure, Report, Section, Table
+from shoal.report.certificates import certificates
 from shoal.report.figures import COLOURS, styled
 from shoal.report.summary import provenance
 from shoal.report.words import counted, number, p_value, setting_text, with_interval
@@ -26,9 +28,18 @@ _DIGITS = 4
 _SPLITS = {"valid": "validation", "test": "test"}
 
 
-def report_tuning(tuning: "Tuning", records: Records) -> Report:
-    """Report of a tuning; ``records`` are those of the trials' runs."""
+def report_tuning(tuning: "Tuning", records: Records, fresh: Records, lab: str) -> Report:
+    """Report of a tuning.
+
+    Args:
+        tuning: the tuning.
+        records: records of the trials' runs.
+        fresh: records of the runs on fresh seeds; of none where nothing was compared.
+        lab: path of the lab, for commands.
+    """
     finals = [final_table(tuning, tuning.final, tuning.verdict)] if tuning.final and tuning.verdict else []
+    certified, certificate_tables = certificates(fresh.cohorts()) if len(fresh) else ([], [])
+    cohorts = [cohorts_of_fresh(tuning.final, fresh, lab)] if tuning.final and len(fresh) else []
     request = tuning.request
     return Report(
         title=f"Tuning {tuning.name}",
@@ -38,8 +49,8 @@ def report_tuning(tuning: "Tuning", records: Records) -> Report:
         sections=[
             Section(
                 "Winner and default",
-                [_how_judged(tuning)],
-                tables=finals,
+                [_how_judged(tuning), *cohorts, *certified],
+                tables=[*finals, *certificate_tables],
                 about="both settings trained anew on seeds that no trial had.",
             ),
             Section("Regret", figures=[regret_figure(tuning)], about="what the budget bought, trial after trial."),
@@ -117,6 +128,15 @@ def final_table(tuning: "Tuning", final: Final, verdict: Verdict) -> Table:
         f"at least {number(verdict.smallest_p, 2)} for so many pairs."
     )
     return Table("final", ["seed", "winner", "default", "difference"], rows, caption, pl.DataFrame(data))
+
+
+def cohorts_of_fresh(final: Final, fresh: Records, lab: str) -> str:
+    """Sentence on the cohorts that winner and default trained in, with the command that certifies a run of each."""
+    members = {folder.id: sum(fresh.cohort_of(run) is folder for run in fresh.ids) for folder in fresh.cohorts()}
+    named = ", ".join(f"{cohort} ({counted(n, 'run')})" for cohort, n in members.items())
+    first = " ".join(final.runs[side][0][:8] for side in SIDES)
+    trained = f"The runs on fresh seeds trained in {'cohort' if len(members) == 1 else 'cohorts'} {named}."
+    return f"{trained} To compare them with the same runs trained alone: shoal certify {first} --lab {shlex.quote(lab)}"
 
 
 def trials_table(tuning: "Tuning") -> Table:
