@@ -6,6 +6,7 @@ from helpers import tiny
 
 import shoal
 from shoal.errors import UserError
+from shoal.lab import Lab
 from shoal.report.by import check_axes, differing_settings
 from shoal.studies.own_axes import own_grid
 from shoal.studies.results import Results
@@ -20,6 +21,7 @@ def records(tmp_path_factory):
         *(tiny(model="lstm", p=p, seed=0, n_steps=2) for p in (5, 7)),
     ]
     shoal.train(specs[:4], lab, name="mine", tag="good", engine="plain", workers=1)
+    Lab(lab).label([specs[4].id], group="others", tag="bad")
     return shoal.train(specs, lab, engine="plain", workers=1)
 
 

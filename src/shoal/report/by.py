@@ -82,7 +82,8 @@ def differing_settings(runs: pl.DataFrame) -> list[str]:
     settings = known_settings()
     names = [name for name in runs.columns if name not in (*_NOT_ASKED, *NO_SETTINGS, "parameters")]
     asked = [name for name in names if name not in settings or not _is_decided(runs, settings[name][0], name)]
-    return [name for name in asked if runs.filter(_has(settings.get(name, ()), name))[name].n_unique() > 1]
+    kinds = [kind for kind in KINDS if kind in runs.columns]
+    return [name for name in asked if runs.filter(_has(settings.get(name, ()), name, kinds))[name].n_unique() > 1]
 
 
 def _is_decided(runs: pl.DataFrame, part: type[Part], name: str) -> bool:
@@ -93,14 +94,17 @@ def _is_decided(runs: pl.DataFrame, part: type[Part], name: str) -> bool:
     return bool(marks["derived"]) or follows
 
 
-def _has(parts: Sequence[type[Part]], name: str) -> pl.Expr:
-    """Mask of the runs that have a setting of these parts; of a setting of others those with a value."""
+def _has(parts: Sequence[type[Part]], name: str, kinds: Sequence[str]) -> pl.Expr:
+    """Mask of the runs that have a setting of these parts; of a setting of others those with a value.
+
+    ``kinds`` are the columns that name the parts of a run.
+    """
     if not parts:
         return pl.lit(True) if name in KINDS else pl.col(name).is_not_null()
-    if any(part in ALWAYS for part in parts):
+    if not kinds or any(part in ALWAYS for part in parts):
         return pl.lit(True)
     names = [part.name for part in parts if hasattr(part, "name")]
-    return pl.any_horizontal(pl.col(kind).is_in(names) for kind in KINDS)
+    return pl.any_horizontal(pl.col(kind).is_in(names) for kind in kinds)
 
 
 def setting_axis(runs: pl.DataFrame, settings: Sequence[str], in_legend: bool = False) -> tuple[Axis, pl.Expr]:
