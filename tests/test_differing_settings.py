@@ -21,8 +21,9 @@ def records(tmp_path_factory):
         *(tiny(model="lstm", p=p, seed=0, n_steps=2) for p in (5, 7)),
     ]
     shoal.train(specs[:4], lab, name="mine", tag="good", engine="plain", workers=1)
+    records = shoal.train(specs, lab, engine="plain", workers=1)
     Lab(lab).label([specs[4].id], group="others", tag="bad")
-    return shoal.train(specs, lab, engine="plain", workers=1)
+    return records
 
 
 def test_settings_of_one_model_labels_and_derived_numbers_are_none(records):
