@@ -13,7 +13,7 @@ from shoal.lab.lab import Lab
 from shoal.lab.records import Records
 from shoal.lab.resting import Resting, resting
 from shoal.spec import RunSpec
-from shoal.training.arrangement import arrange, choose_workers
+from shoal.training.arrangement import Arrangement, arrange, choose_workers
 from shoal.training.continuation import places_of
 from shoal.training.engines import engine_for
 from shoal.training.executor import Execution, execute
@@ -86,12 +86,16 @@ def train(
     with lab.labelling(runs, name, tag, note):
         work = arrange(wanted, lab, on, workers, threads, engine, metrics, say)
         begun, taken = _begin(lab, work.new, on, work.threads, engine, metrics, say)
-    pauses = dict.fromkeys(runs, until) if until is not None else _going_on(work.going_on, runs, work.rests)
-    how = Execution(on, flush_seconds, metrics, places, places_of(wanted), pauses)
+    how = Execution(on, flush_seconds, metrics, places, places_of(wanted), _pauses(runs, until, work))
     folders = [*_with_steps(work.going_on, how.until), *begun]
     with watching(watch, progress, _members(folders), len(wanted)) as callback:
         _finish(folders, work.workers, how, callback, [*work.damaged, *taken])
     return _left(lab, runs)
+
+
+def _pauses(runs: Sequence[str], until: int | None, work: Arrangement) -> dict[str, int] | None:
+    """Step at which each run pauses; None where none does."""
+    return _going_on(work.going_on, runs, work.rests) if until is None else dict.fromkeys(runs, until)
 
 
 def _going_on(folders: Iterable[CohortFolder], runs: Iterable[str], rests: Collection[str]) -> dict[str, int] | None:
