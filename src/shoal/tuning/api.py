@@ -111,8 +111,7 @@ def tune(
         objective: recorded column that settings are ranked by; ``valid_loss`` when not given.
         name: name of the tuning; a lab can hold several.
         report: whether its page is written, to ``reports/tune-NAME``.
-        say: callback with lines about its course.
-        watch: callback with snapshots of the training, see :func:`shoal.train`.
+        say, watch: callbacks with lines about its course, and with snapshots of the training, see :func:`shoal.train`.
         follow: callback with the standing of the search before each rung and before the fresh seeds.
         execution: ``device``, ``workers``, ``threads``, ``engine``, ``places`` and ``flush_seconds`` of
             :func:`shoal.train`.
@@ -123,8 +122,7 @@ def tune(
         Interrupted: training was stopped; the same call goes on.
     """
     check_optuna()
-    how = (sampler, halving, generation, tune_seed, fresh_seeds, objective)
-    request = read_request(specs, search, budget, *how)
+    request = read_request(specs, search, budget, sampler, halving, generation, tune_seed, fresh_seeds, objective)
     lab = lab if isinstance(lab, Lab) else Lab(lab)
     note = noted(lab, check_name(name, "tuning"), request, execution)
     if report:
