@@ -114,11 +114,11 @@ def _say_time(outlook: "Outlook", lab: str, execution: Mapping[str, Any]) -> Non
     from shoal.commands.dry_run import duration, estimated, memory_line
 
     specs = [spec for of_setting in outlook.runs for spec in of_setting]
-    work, found, device = estimated(specs, lab, execution)
-    if not found.pieces:
+    work, forecast, device = estimated(specs, lab, execution)
+    if not forecast.pieces:
         say(f"the lab holds all of its {len(work.held):,} runs")
         return
-    share = outlook.steps / sum(piece.steps for piece in found.pieces)
-    low, high = (duration(min(1.0, share) * seconds) for seconds in (found.low, found.high))
+    share = outlook.steps / sum(piece.steps for piece in forecast.pieces)
+    low, high = (duration(min(1.0, share) * seconds) for seconds in (forecast.low, forecast.high))
     say(f"time: {low} to {high} for this generation on {device.type}, its share of the steps of all runs to their end")
-    say(memory_line(found, device))
+    say(memory_line(forecast, device))

@@ -111,7 +111,8 @@ def tune(
         objective: recorded column that settings are ranked by; ``valid_loss`` when not given.
         name: name of the tuning; a lab can hold several.
         report: whether its page is written, to ``reports/tune-NAME``.
-        say, watch: callbacks with lines about its course, and with snapshots of the training, see :func:`shoal.train`.
+        say: callback with lines about its course.
+        watch: callback with snapshots of the training, see :func:`shoal.train`.
         follow: callback with the standing of the search before each rung and before the fresh seeds.
         execution: ``device``, ``workers``, ``threads``, ``engine``, ``places`` and ``flush_seconds`` of
             :func:`shoal.train`.
@@ -128,18 +129,17 @@ def tune(
     if report:
         check_drawing()
     write_tuning(lab.create().path, name, note)
-    course = Search(name, request, note, lab, _training(lab, execution, say, watch), say, follow)
-    course.run()
-    tuning = _result(course)
+    tuning = _result(Search(name, request, note, lab, _training(lab, execution, say, watch), say, follow))
     return _reported(tuning, lab) if report else tuning
 
 
 def _result(course: Search) -> Tuning:
-    """Result of a search that is done, with the comparison of its winner.
+    """Result of a search, which trains, with the comparison of its winner.
 
     Raises:
         RunFailed: no trial has finished.
     """
+    course.run()
     name, request, best = course.name, course.request, course.best()
     if best is None:
         course.end()
