@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 def arguments(parser: Parser) -> None:
     """Flags of the command."""
     parser.add_argument(
-        "runs", nargs="*", metavar="RUN", help="ids or their beginnings, or names; all but those that left a tuning"
+        "runs", nargs="*", metavar="RUN", help="ids or their beginnings, or names; default all but runs of tunings"
     )
     add_lab(parser)
     add_execution(parser, new_runs=False)

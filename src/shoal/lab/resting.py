@@ -50,7 +50,7 @@ class Resting:
             runs = _runs(sum(tuning == name for tuning in self.undecided.values()))
             if command:
                 lines.append(
-                    f"left alone: {runs} of tuning {name}, which was interrupted; to go on: {command} --lab {lab}"
+                    f"left alone: {runs} of tuning {name}, which has not ended; to go on: {command} --lab {lab}"
                 )
             else:
                 again = f"shoal tune … --name {name}, its command, goes on where it was interrupted"
