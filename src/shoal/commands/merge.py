@@ -49,7 +49,10 @@ def run(options: Options) -> int:
     lines = _changes(spec, adapted, model)
     tokenizer = "" if spec.get("tokenizer") == "bytes" else str(records.cohort_of(name).path.absolute() / "task.json")
     metadata = {DESCRIBED: str(spec.base_settings), "run": name, "tokenizer_of": tokenizer}
-    save_tensors(path, model.state_dict(), metadata)
+    state = {
+        name: tensor.clone() for name, tensor in model.state_dict().items()
+    }  # tied ones, which a file cannot share
+    save_tensors(path, state, metadata)
     for line in lines:
         say(line)
     return 0
