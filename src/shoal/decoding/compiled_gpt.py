@@ -15,6 +15,7 @@ from torch import Tensor
 
 from shoal.decoding.fused import Linear, Norm
 from shoal.fast.build import compiled
+from shoal.models.cache import DecodingState
 from shoal.models.norms import LayerNorm, RMSNorm
 from shoal.models.positions import rotary_angles
 
@@ -22,6 +23,7 @@ SOURCE = Path(__file__).with_name("gpt_step.c")
 NORM_POSITIONS = ("pre", "post", "pre_stream")  # by their numbers in gpt_step.c, as are the next two
 ACTIVATIONS = ("relu", "gelu", "swiglu")
 OUTCOMES = ("done", "no such token", "no memory")
+PAGE = 16  # places; as in gpt_step.c
 _Pointer, _Index = ctypes.c_void_p, ctypes.c_int64
 
 
@@ -51,7 +53,15 @@ class _Model(ctypes.Structure):
 class _Step(ctypes.Structure):
     _fields_ = (
         *((name, _Index) for name in ("N", "n", "T", "last")),
-        *((name, _Pointer) for name in ("tokens", "counts", "lengths", "places", "keys", "values", "turns", "logits")),
+        *((name, _Pointer) for name in ("tokens", "counts", "lengths", "pages", "keys", "values", "turns", "logits")),
+    )
+
+
+class _Move(ctypes.Structure):
+    _fields_ = (
+        *((name, _Index) for name in ("N", "M", "T")),
+        *((name, _Pointer) for name in ("rows", "lengths", "pages", "moved", "keys", "values")),
+        *((name, _Pointer) for name in ("new_keys", "new_values")),
     )
 
 
@@ -105,6 +115,9 @@ class CompiledStep:
 
     A row's logits are the same bits in a batch of any size, beside any other rows and members.
 
+    A state that was moved may have ``pages`` ``(R, N, T // PAGE + 1)``, int64: page ``p`` of a row, its places from
+    ``PAGE p`` on, lies in the arrays of row ``pages[r, i, p]``. Rows that continue one text share its full pages.
+
     Args:
         library: library compiled from :data:`SOURCE`.
         layout: parameters, float32 on the CPU.
@@ -114,6 +127,9 @@ class CompiledStep:
         self._held: list[Any] = []  # what the pointers point to
         self._step = library["gpt_step"]
         self._step.argtypes, self._step.restype = [_Pointer, _Pointer], ctypes.c_int
+        self._select, self._reorder = library["gpt_select"], library["gpt_reorder"]
+        self._select.argtypes, self._select.restype = [_Pointer, _Pointer, _Index], ctypes.c_int
+        self._reorder.argtypes, self._reorder.restype = [_Pointer, _Pointer], ctypes.c_int
         R, V, D = layout.tokens.shape
         blocks = (_Block * len(layout.blocks))(*(self._block(block) for block in layout.blocks))
         positions = layout.positions
@@ -154,8 +170,8 @@ class CompiledStep:
         return _Block(*linears, self._norm(block.attention_norm), self._norm(block.ffn_norm))
 
     def takes(self, state: Mapping[str, Tensor]) -> bool:
-        """Return True if the arrays of a state are contiguous, as those of a new one are."""
-        return state["keys"].is_contiguous() and state["values"].is_contiguous() and state["lengths"].is_contiguous()
+        """Return True if the arrays of a state lie as those of a new one do, or in pages."""
+        return "places" not in state and all(tensor.is_contiguous() for tensor in state.values())
 
     def __call__(self, tokens: Tensor, state: Mapping[str, Tensor], counts: Tensor | None, last: bool) -> Tensor:
         """Compute a step as :meth:`~shoal.decoding.fast_gpt.FastGPT.step` does, but leave the state's lengths.
@@ -174,20 +190,60 @@ class CompiledStep:
             shape_of_counts = None if counts is None else tuple(counts.shape)
             raise ValueError(f"{rows} and counts (N,), got {tuple(tokens.shape)} and {shape_of_counts}")
         T = state["keys"].shape[-1] - 1
-        tokens, places = tokens.to(torch.int64).contiguous(), state.get("places")
+        tokens, pages = tokens.to(torch.int64).contiguous(), state.get("pages")
         counts = None if counts is None else counts.to(torch.int64).contiguous()
         logits = torch.empty(R, N, 1 if last else n, self.vocabulary)
         step = _Step(
             *(N, n, T, last, tokens.data_ptr(), None if counts is None else counts.data_ptr()),
-            *(state["lengths"].data_ptr(), None if places is None else places.data_ptr()),
+            *(state["lengths"].data_ptr(), None if pages is None else pages.data_ptr()),
             *(state["keys"].data_ptr(), state["values"].data_ptr(), self._turns_of(T), logits.data_ptr()),
         )
-        outcome = OUTCOMES[self._step(ctypes.addressof(self._model), ctypes.addressof(step))]
-        if outcome == "no such token":
-            raise IndexError(f"tokens must be from 0 to {self.vocabulary - 1}")
-        if outcome == "no memory":
-            raise MemoryError("there is no memory for a step")
+        self._done(self._step(ctypes.addressof(self._model), ctypes.addressof(step)))
         return logits
+
+    def _done(self, outcome: int) -> None:
+        """Raise the error of an outcome, if it is one."""
+        if OUTCOMES[outcome] == "no such token":
+            raise IndexError(f"tokens must be from 0 to {self.vocabulary - 1}")
+        if OUTCOMES[outcome] == "no memory":
+            raise MemoryError("there is no memory for a step")
+
+    def select(self, state: Mapping[str, Tensor], rows: Tensor, share: bool = True) -> DecodingState:
+        """Copy of the state of some rows ``(R, M)``, of which those of one text share pages; without ``share`` none do."""
+        shapes = {name: list(state[name].shape) for name in ("keys", "values")}
+        new = {name: torch.zeros([*shape[:2], rows.shape[1], *shape[3:]]) for name, shape in shapes.items()}
+        new["lengths"] = state["lengths"].gather(1, rows)  # which refuses rows that there are not
+        state = {name: tensor.contiguous() for name, tensor in state.items()}
+        rows, pages = rows.contiguous(), self._pages(state, rows)
+        move = self._move(state, rows, new, pages)
+        self._done(self._select(ctypes.addressof(self._model), ctypes.addressof(move), share))
+        is_own = torch.equal(pages, torch.arange(rows.shape[1]).unsqueeze(-1).expand_as(pages))
+        return new if is_own else {**new, "pages": pages}
+
+    def reorder(self, state: Mapping[str, Tensor], rows: Tensor) -> DecodingState:
+        """State of rows ``(R, N)`` in place; a row that is taken again gets a copy of its page that is not full alone."""
+        lengths = state["lengths"].gather(1, rows)
+        if not (self.takes(state) and torch.equal(lengths, state["lengths"])):
+            return self.select(state, rows)  # of other lengths, a row would write where others still read
+        rows, pages = rows.contiguous(), self._pages(state, rows)
+        move = self._move(state, rows, state, pages)
+        self._done(self._reorder(ctypes.addressof(self._model), ctypes.addressof(move)))
+        return {**state, "lengths": lengths, "pages": pages}
+
+    @staticmethod
+    def _pages(state: Mapping[str, Tensor], rows: Tensor) -> Tensor:
+        """Room for the pages of rows ``(R, M)``, ``(R, M, pages)``."""
+        return torch.empty(*rows.shape, (state["keys"].shape[-1] - 1) // PAGE + 1, dtype=torch.int64)
+
+    @staticmethod
+    def _move(state: Mapping[str, Tensor], rows: Tensor, new: Mapping[str, Tensor], moved: Tensor) -> _Move:
+        """Arguments of a move of contiguous ``rows`` from a state to arrays ``new``; their pages go to ``moved``."""
+        N, M, T, pages = state["lengths"].shape[1], rows.shape[1], state["keys"].shape[-1] - 1, state.get("pages")
+        return _Move(
+            *(N, M, T, rows.data_ptr(), state["lengths"].data_ptr(), None if pages is None else pages.data_ptr()),
+            *(moved.data_ptr(), state["keys"].data_ptr(), state["values"].data_ptr()),
+            *(new["keys"].data_ptr(), new["values"].data_ptr()),
+        )
 
     def _turns_of(self, T: int) -> int | None:
         """Cosines and sines of the first ``T`` positions, ``(T or more, head_size / 2, 2)``."""

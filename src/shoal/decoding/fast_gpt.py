@@ -144,7 +144,7 @@ class FastGPT:
         if self.compiled is not None and self.compiled.takes(state):
             logits = self.compiled(tokens, state, counts, last)
         else:
-            state = state if counts is None else self._settled(state)
+            state = state if counts is None and "pages" not in state else self._settled(state)
             logits = self._logits(tokens, state, counts, last)
         state["lengths"].add_(tokens.shape[2] if counts is None else counts)
         return logits, dict(state)
@@ -224,6 +224,8 @@ class FastGPT:
     def select(self, state: Mapping[str, Tensor], rows: Tensor) -> DecodingState:
         """Copy of the state of some rows, ``(N',)`` the same for every member, or ``(R, N')`` for each member."""
         R, N = state["lengths"].shape
+        if self.compiled is not None and "places" not in state:
+            return self.compiled.select(state, rows.expand(R, rows.shape[-1]))
         index = flat_rows(rows, R, N)  # (R N',)
         lying = index if "places" not in state else flat_rows(state["places"], R, N)[index]
         selected = {"lengths": state["lengths"].view(-1)[index].view(R, len(index) // R)}
@@ -236,11 +238,15 @@ class FastGPT:
     def reorder(self, state: Mapping[str, Tensor], rows: Tensor) -> DecodingState:
         """State of ``(N,)`` or ``(R, N)`` rows in a new order, as :meth:`select`, in place and with little copying.
 
-        A row that is taken stays in its place, and ``places`` ``(R, N)`` of the state maps rows to places. Only a row
-        that is taken more than once is copied, as far as it is in use, to the place of one that is not taken.
+        In one call (:class:`~shoal.decoding.compiled_gpt.CompiledStep`) rows share the pages of what they have in
+        common. With PyTorch's operations a row that is taken stays in its place, and ``places`` ``(R, N)`` of the state
+        maps rows to places; a row that is taken more than once is copied, as far as it is in use, to the place of one
+        that is not taken.
         """
         R, N = state["lengths"].shape
         rows = rows.expand(R, N)
+        if self.compiled is not None and "places" not in state:
+            return self.compiled.reorder(state, rows)
         lying = state["places"].tolist() if "places" in state else [list(range(N))] * R
         moves = [kept_in_place([at[row] for row in wanted]) for at, wanted in zip(lying, rows.tolist(), strict=True)]
         copies = [(r * N + here, r * N + there) for r, (_, pairs) in enumerate(moves) for here, there in pairs]
@@ -251,10 +257,10 @@ class FastGPT:
 
     def _settled(self, state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         """State with every row in its own place."""
-        if "places" not in state:
-            return state
-        return self.select(state, torch.arange(state["lengths"].shape[1], device=self.device))
-
+        rows = torch.arange(state["lengths"].shape[1], device=self.device)
+        if "pages" in state and self.compiled is not None:
+            return self.compiled.select(state, rows.expand_as(state["lengths"]), share=False)
+        return self.select(state, rows) if "places" in state else state
 
 def _is_feed_forward(block: Any) -> bool:
     """Return True if a block's feed-forward layer is one of those of this library."""

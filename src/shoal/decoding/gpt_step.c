@@ -222,12 +222,17 @@ typedef struct {
     Linear classifier;
 } Model;
 
+/* Places of the cache are shared out by pages of PAGE. Page p of row i lies in the array of row pages (R, N, T / PAGE + 1), or
+ * of row i itself. A page that is full is never written again, and any number of rows may read it; one that is not full is of
+ * one row alone. So rows that continue the same text have it once, and a processor's cache is asked for it once. */
+#define PAGE 16 /* places, a multiple of every W */
+
 /* What the members are told, and what they know: N rows of n tokens, of which counts (N) are no padding, or all; places of
- * the cache that each row has in use, lengths (R, N), and where it lies there, places (R, N), or row i in place i. Turns (T,
- * head_size / 2, 2) are cosines and sines of rotary positions, or NULL. The last of the T + 1 places is for what has none. */
+ * the cache that each row has in use, lengths (R, N). Turns (T, head_size / 2, 2) are cosines and sines of rotary positions,
+ * or NULL. The last of the T + 1 places is for what has none. */
 typedef struct {
     idx N, n, T, last;
-    const idx *tokens, *counts, *lengths, *places;
+    const idx *tokens, *counts, *lengths, *pages;
     float *keys;   /* (L, R, N, H, head_size, T + 1) */
     float *values; /* (L, R, N, H, T + 1, head_size) */
     const float *turns;
@@ -299,30 +304,52 @@ static void keep(idx H, idx K, idx places, idx place, const float *k, const floa
     }
 }
 
-/* Averages of the values in the first seen places, (H K), by softmax of the scores, for which there is room. */
-static void attend(idx H, idx K, idx places, idx seen, const float *q, const float *keys, const float *values,
-                   float *scores, float *context) {
-    const idx whole = (seen + W - 1) / W * W, N = whole < places ? whole : places; /* some more, in whole vectors */
-    for (idx h = 0; h < H; h++) {
-        const Product dots = {1, K, N, q + h * K, K, keys + h * K * places, places, NULL, scores, N, 0};
+static inline idx least(idx a, idx b) { return a < b ? a : b; }
+
+/* Page behind the last of those from page on that lie one after the other. */
+static inline idx run(const idx *pages, idx page, idx end) {
+    idx next = page + 1;
+    while (next < end && pages[next] == pages[page]) next++;
+    return next;
+}
+
+/* One head's keys (K, places) and values (places, K) in the array of the first row; that of the next is row_size behind. */
+typedef struct {
+    const float *keys, *values;
+    idx row_size, places;
+    const idx *pages; /* of the row that asks */
+} Cached;
+
+/* Average of the values in the first seen places, (K), by softmax of the scores, for which there is room. */
+static void attend(const Cached *cached, idx K, idx seen, const float *q, float *scores, float *context) {
+    const idx places = cached->places, whole = least((seen + W - 1) / W * W, places); /* some more, in whole vectors */
+    const idx end = (seen + PAGE - 1) / PAGE, *pages = cached->pages;
+    for (idx page = 0, next; page < end; page = next) {
+        next = run(pages, page, end);
+        const idx from = page * PAGE, N = least(next * PAGE, whole) - from;
+        const Product dots = {1, K, N, q, K, cached->keys + pages[page] * cached->row_size + from, places, NULL,
+                              scores + from, N, 0};
         multiply(&dots);
-        float top = scores[0], total = 0.0f;
+    }
+    float top = scores[0], total = 0.0f;
 #pragma omp simd reduction(max : top)
-        for (idx t = 0; t < seen; t++) top = scores[t] > top ? scores[t] : top;
+    for (idx t = 0; t < seen; t++) top = scores[t] > top ? scores[t] : top;
 #pragma omp simd reduction(+ : total)
-        for (idx t = 0; t < seen; t++) {
-            scores[t] = exp_(scores[t] - top);
-            total += scores[t];
-        }
-        const float share = 1.0f / total;
+    for (idx t = 0; t < seen; t++) {
+        scores[t] = exp_(scores[t] - top);
+        total += scores[t];
+    }
+    const float share = 1.0f / total;
 #pragma omp simd
-        for (idx t = 0; t < seen; t++) scores[t] *= share;
-        const Product average = {1, seen, K, scores, seen, values + h * places * K, K, NULL, context + h * K, K, 0};
+    for (idx t = 0; t < seen; t++) scores[t] *= share;
+    for (idx page = 0, next; page < end; page = next) { /* a run's sums go on from those before, as if it were one */
+        next = run(pages, page, end);
+        const idx from = page * PAGE, count = least(next * PAGE, seen) - from;
+        const float *values = cached->values + pages[page] * cached->row_size + from * K;
+        const Product average = {1, count, K, scores + from, count, values, K, page ? context : NULL, context, K, 0};
         multiply(&average);
     }
 }
-
-static inline idx least(idx a, idx b) { return a < b ? a : b; }
 
 /* Tokens of row i that are no padding. */
 static inline idx real_tokens(const Step *s, idx i) { return s->counts ? least(s->counts[i], s->n) : s->n; }
@@ -336,6 +363,7 @@ static inline idx last_token(const Step *s, idx i) {
 /* Arrays of a task of M tokens, one after the other in one piece of memory. */
 typedef struct {
     float *x, *y, *qkv, *context, *hidden, *scores;
+    idx *own; /* pages of a row that are all in its own array */
 } Scratch;
 
 /* Room for some numbers, in whole cache lines. */
@@ -349,28 +377,42 @@ static Scratch laid(const Model *model, const Step *s, idx M, float *memory, idx
     float *end = memory;
     const idx D = model->D;
     const Scratch scratch = {taken(&end, M * D), taken(&end, M * D), taken(&end, M * 3 * D), taken(&end, M * D),
-                             taken(&end, M * model->blocks[0].up.outputs), taken(&end, s->T + 1 + W)};
+                             taken(&end, M * model->blocks[0].up.outputs), taken(&end, s->T + 1 + W),
+                             (idx *)taken(&end, 2 * (s->T / PAGE + 1))};
     *numbers = end - memory;
     return scratch;
 }
 
-/* The attention of a block: from queries, keys and values to contexts, with the new ones in the cache. */
+static inline const idx *pages_of(const Step *s, idx r, idx i, const Scratch *at) {
+    if (s->pages) return s->pages + (r * s->N + i) * (s->T / PAGE + 1);
+    for (idx page = 0; page <= s->T / PAGE; page++) at->own[page] = i;
+    return at->own;
+}
+
+/* The attention of a block: from queries, keys and values to contexts, with the new ones in the cache. Rows that share pages
+ * are neighbours, so that each head's are in the first cache for all of them. */
 static void attend_rows(const Model *model, const Step *s, idx layer, idx r, idx from, idx to, const Scratch *at) {
     const idx D = model->D, H = model->H, K = D / H, n = s->n, T = s->T, row_size = D * (T + 1);
+    float *keys = s->keys + (layer * model->R + r) * s->N * row_size;
+    float *values = s->values + (layer * model->R + r) * s->N * row_size;
     for (idx i = from; i < to; i++) {
-        const idx row = r * s->N + i, length = s->lengths[row], lies = s->places ? s->places[row] : i;
-        const idx start = ((layer * model->R + r) * s->N + lies) * row_size, count = real_tokens(s, i);
-        float *qkv = at->qkv + (i - from) * n * 3 * D, *context = at->context + (i - from) * n * D;
-        for (idx j = 0; j < n; j++) {
-            float *own = qkv + j * 3 * D;
+        const idx length = s->lengths[r * s->N + i], count = real_tokens(s, i);
+        float *own = at->qkv + (i - from) * n * 3 * D;
+        for (idx j = 0; j < n; j++, own += 3 * D) {
             const idx place = j < count ? least(length + j, T) : T;
+            const idx start = pages_of(s, r, i, at)[place / PAGE] * row_size;
             if (s->turns) turn(D, K, own, s->turns + least(length + j, T - 1) * K);
-            keep(H, K, T + 1, place, own + D, own + 2 * D, s->keys + start, s->values + start);
+            keep(H, K, T + 1, place, own + D, own + 2 * D, keys + start, values + start);
         }
-        for (idx j = 0; j < n; j++)
-            attend(H, K, T + 1, least(length + j + 1, T), qkv + j * 3 * D, s->keys + start, s->values + start,
-                   at->scores, context + j * D);
     }
+    for (idx h = 0; h < H; h++)
+        for (idx i = from; i < to; i++) {
+            const idx head = h * K * (T + 1), first = (i - from) * n;
+            const Cached cached = {keys + head, values + head, row_size, T + 1, pages_of(s, r, i, at)};
+            for (idx j = 0; j < n; j++)
+                attend(&cached, K, least(s->lengths[r * s->N + i] + j + 1, T), at->qkv + (first + j) * 3 * D + h * K,
+                       at->scores, at->context + (first + j) * D + h * K);
+        }
 }
 
 static void through(const Model *model, const Step *s, idx layer, idx r, idx from, idx to, const Scratch *at) {
@@ -457,4 +499,105 @@ int gpt_step(const Model *model, const Step *s) {
         free(memory);
     }
     return outcome;
+}
+
+/* ---- moves of rows: M rows of each member from its N, rows (R, M), and where their pages lie then, moved (R, M, T / PAGE + 1).
+ * There are as many arrays as rows. */
+typedef struct {
+    idx N, M, T;
+    const idx *rows, *lengths, *pages;
+    idx *moved;
+    const float *keys, *values;
+    float *new_keys, *new_values; /* arrays of the M, which are those of the N in gpt_reorder */
+} Move;
+
+static inline idx in_page(const Move *move, idx length, idx page) { /* places in use */
+    const idx used = least(length, move->T) - page * PAGE;
+    return used < 0 ? 0 : least(used, PAGE);
+}
+
+static inline idx lies(const Move *move, idx r, idx i, idx page) {
+    return move->pages ? move->pages[(r * move->N + i) * (move->T / PAGE + 1) + page] : i;
+}
+
+/* The first used places of a page of every layer, from one array to another. */
+static void copy_page(const Model *model, const Move *move, idx r, idx page, idx used, idx here, idx there) {
+    const idx D = model->D, K = D / model->H, places = move->T + 1, from = page * PAGE;
+    for (idx layer = 0; layer < model->L; layer++) {
+        const idx source = ((layer * model->R + r) * move->N + here) * D * places;
+        const idx target = ((layer * model->R + r) * move->M + there) * D * places;
+        for (idx k = 0; k < D; k++)
+            memcpy(move->new_keys + target + k * places + from, move->keys + source + k * places + from,
+                   used * sizeof(float));
+        for (idx h = 0; h < model->H; h++)
+            memcpy(move->new_values + target + (h * places + from) * K,
+                   move->values + source + (h * places + from) * K, used * K * sizeof(float));
+    }
+}
+
+/* Rows of each member in new arrays; with share, a full page that several rows have is there once. */
+int gpt_select(const Model *model, const Move *move, idx share) {
+    const idx pages = move->T / PAGE + 1;
+    idx *first = malloc((move->N + 1) * sizeof(idx)); /* row that has the page of each array */
+    if (!first) return NO_MEMORY;
+    for (idx r = 0; r < model->R; r++)
+        for (idx page = 0; page < pages; page++) {
+            for (idx i = 0; i < move->N; i++) first[i] = -1;
+            for (idx i = 0; i < move->M; i++) {
+                const idx row = move->rows[r * move->M + i], used = in_page(move, move->lengths[r * move->N + row], page);
+                const idx here = lies(move, r, row, page), is_shared = share && used == PAGE && first[here] >= 0;
+                move->moved[(r * move->M + i) * pages + page] = is_shared ? first[here] : i;
+                if (is_shared || !used) continue;
+                copy_page(model, move, r, page, used, here, i);
+                first[here] = i;
+            }
+        }
+    free(first);
+    return DONE;
+}
+
+/* The page of each member that some rows have in part: the first row that takes it has it where it lies, and each other one
+ * has a copy in the array of a row that has gone. */
+static void part(const Model *model, const Move *move, idx r, idx page, idx *is_taken) {
+    const idx N = move->N, pages = move->T / PAGE + 1;
+    idx free = 0;
+    memset(is_taken, 0, N * sizeof(idx));
+    for (idx again = 0; again < 2; again++)
+        for (idx i = 0; i < N; i++) {
+            const idx row = move->rows[r * N + i], used = in_page(move, move->lengths[r * N + row], page);
+            const idx here = lies(move, r, row, page);
+            idx *there = move->moved + (r * N + i) * pages + page;
+            if (!again && (used == 0 || used == PAGE)) is_taken[*there] = 1;
+            if (used == 0 || used == PAGE) continue;
+            if (!again) {
+                *there = is_taken[here] ? -1 : here;
+                is_taken[here] = 1;
+            } else if (*there < 0) {
+                while (is_taken[free]) free++;
+                copy_page(model, move, r, page, used, here, free);
+                *there = free++;
+            }
+        }
+}
+
+/* Rows of each member in a new order, each as long as the one that it takes the place of, in the same arrays. */
+int gpt_reorder(const Model *model, const Move *move) {
+    const idx N = move->N, pages = move->T / PAGE + 1;
+    idx *is_taken = malloc((N + pages) * sizeof(idx)), *is_part = is_taken + N;
+    if (!is_taken) return NO_MEMORY;
+    for (idx r = 0; r < model->R; r++) {
+        memset(is_part, 0, pages * sizeof(idx));
+        for (idx i = 0; i < N; i++) {
+            const idx row = move->rows[r * N + i], length = move->lengths[r * N + row];
+            for (idx page = 0; page < pages; page++) {
+                const idx used = in_page(move, length, page);
+                move->moved[(r * N + i) * pages + page] = lies(move, r, used == PAGE ? row : i, page);
+                if (used > 0 && used < PAGE) is_part[page] = 1;
+            }
+        }
+        for (idx page = 0; page < pages; page++)
+            if (is_part[page]) part(model, move, r, page, is_taken);
+    }
+    free(is_taken);
+    return DONE;
 }
