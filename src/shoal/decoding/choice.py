@@ -76,6 +76,18 @@ def decoder_for(model: nn.Module, parameters: Mapping[str, Tensor]) -> Decoder:
     return Stacked(model, parameters)
 
 
+def decoders_for(model: nn.Module, parameters: Mapping[str, Tensor], batch_size: int, length: int) -> list[Decoder]:
+    """Fastest decoders of the members in their order, of as many each as :func:`members_at_once` says.
+
+    What they share with the members of others is nothing: a search of one to its end before the next begins is the
+    search of all.
+    """
+    size = members_at_once(model, parameters, batch_size, length)
+    R = len(next(iter(parameters.values())))
+    groups = [{name: each[first : first + size] for name, each in parameters.items()} for first in range(0, R, size)]
+    return [decoder_for(model, group) for group in groups]
+
+
 def members_at_once(model: nn.Module, parameters: Mapping[str, Tensor], batch_size: int, length: int) -> int:
     """Number of members to decode side by side, from 1 to ``R``, one group after the other, in the least time.
 

@@ -209,7 +209,7 @@ class CompiledStep:
             raise MemoryError("there is no memory for a step")
 
     def select(self, state: Mapping[str, Tensor], rows: Tensor, share: bool = True) -> DecodingState:
-        """Copy of the state of some rows ``(R, M)``, of which those of one text share pages; without ``share`` none do."""
+        """Copy of the state of some rows ``(R, M)``; those of one text share its pages, without ``share`` none do."""
         shapes = {name: list(state[name].shape) for name in ("keys", "values")}
         new = {name: torch.zeros([*shape[:2], rows.shape[1], *shape[3:]]) for name, shape in shapes.items()}
         new["lengths"] = state["lengths"].gather(1, rows)  # which refuses rows that there are not
@@ -221,7 +221,7 @@ class CompiledStep:
         return new if is_own else {**new, "pages": pages}
 
     def reorder(self, state: Mapping[str, Tensor], rows: Tensor) -> DecodingState:
-        """State of rows ``(R, N)`` in place; a row that is taken again gets a copy of its page that is not full alone."""
+        """State of rows ``(R, N)`` in place; a row that is taken again gets a copy of the page that is not full."""
         lengths = state["lengths"].gather(1, rows)
         if not (self.takes(state) and torch.equal(lengths, state["lengths"])):
             return self.select(state, rows)  # of other lengths, a row would write where others still read

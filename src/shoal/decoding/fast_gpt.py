@@ -262,6 +262,7 @@ class FastGPT:
             return self.compiled.select(state, rows.expand_as(state["lengths"]), share=False)
         return self.select(state, rows) if "places" in state else state
 
+
 def _is_feed_forward(block: Any) -> bool:
     """Return True if a block's feed-forward layer is one of those of this library."""
     layers = [type(layer) for layer in block.ffn.children() if type(layer) is not Dropout]  # none acts: see choice.py
