@@ -52,14 +52,14 @@ class _Model(ctypes.Structure):
 
 class _Step(ctypes.Structure):
     _fields_ = (
-        *((name, _Index) for name in ("N", "n", "T", "last")),
+        *((name, _Index) for name in ("N", "n", "T", "P", "last")),
         *((name, _Pointer) for name in ("tokens", "counts", "lengths", "pages", "keys", "values", "turns", "logits")),
     )
 
 
 class _Move(ctypes.Structure):
     _fields_ = (
-        *((name, _Index) for name in ("N", "M", "T")),
+        *((name, _Index) for name in ("N", "M", "T", "P")),
         *((name, _Pointer) for name in ("rows", "lengths", "pages", "moved", "keys", "values")),
         *((name, _Pointer) for name in ("new_keys", "new_values")),
     )
@@ -111,12 +111,14 @@ class Layout:
 
 
 class CompiledStep:
-    """Decoding step in one call; see :class:`~shoal.decoding.fast_gpt.FastGPT`, whose states these are.
+    """Decoding step in one call; see :class:`~shoal.decoding.fast_gpt.FastGPT`.
 
     A row's logits are the same bits in a batch of any size, beside any other rows and members.
 
-    A state that was moved may have ``pages`` ``(R, N, T // PAGE + 1)``, int64: page ``p`` of a row, its places from
-    ``PAGE p`` on, lies in the arrays of row ``pages[r, i, p]``. Rows that continue one text share its full pages.
+    A state has ``lengths`` ``(R, N)``, their limit ``room`` ``()``, and keys and values in ``P`` pages of :data:`PAGE`
+    places: ``keys`` ``(L, R, N, P, H, head_size, PAGE)`` and ``values`` ``(L, R, N, P, H, PAGE, head_size)``. A moved one
+    may have ``pages`` ``(R, N, P)``: page ``p`` of row ``i`` lies in the arrays of row ``pages[r, i, p]``, so that rows
+    that continue one text share its full pages.
 
     Args:
         library: library compiled from :data:`SOURCE`.
@@ -128,7 +130,7 @@ class CompiledStep:
         self._step = library["gpt_step"]
         self._step.argtypes, self._step.restype = [_Pointer, _Pointer], ctypes.c_int
         self._select, self._reorder = library["gpt_select"], library["gpt_reorder"]
-        self._select.argtypes, self._select.restype = [_Pointer, _Pointer, _Index], ctypes.c_int
+        self._select.argtypes, self._select.restype = [_Pointer, _Pointer], ctypes.c_int
         self._reorder.argtypes, self._reorder.restype = [_Pointer, _Pointer], ctypes.c_int
         R, V, D = layout.tokens.shape
         blocks = (_Block * len(layout.blocks))(*(self._block(block) for block in layout.blocks))
@@ -141,6 +143,7 @@ class CompiledStep:
             *(ctypes.addressof(blocks), self._norm(layout.norm), self._linear(layout.classifier)),
         )
         self.size, self.vocabulary = R, V
+        self._sizes = (len(blocks), layout.num_heads, D // layout.num_heads)
         self._head_size = D // layout.num_heads if layout.rotary else 0
         self._turns: Tensor | None = None
 
@@ -169,15 +172,21 @@ class CompiledStep:
         linears = (self._linear(linear) for linear in (block.qkv, block.out, block.up, block.down))
         return _Block(*linears, self._norm(block.attention_norm), self._norm(block.ffn_norm))
 
-    def takes(self, state: Mapping[str, Tensor]) -> bool:
-        """Return True if the arrays of a state lie as those of a new one do, or in pages."""
-        return "places" not in state and all(tensor.is_contiguous() for tensor in state.values())
+    def start(self, batch_size: int, length: int) -> DecodingState:
+        """State of ``N = batch_size`` rows that can have ``T = length`` tokens."""
+        L, H, head_size = self._sizes
+        rows = (L, self.size, batch_size, max(1, -(-length // PAGE)), H)
+        return {
+            "lengths": torch.zeros(self.size, batch_size, dtype=torch.int64),
+            "keys": torch.zeros(*rows, head_size, PAGE),
+            "values": torch.zeros(*rows, PAGE, head_size),
+            "room": torch.tensor(length),
+        }
 
-    def __call__(self, tokens: Tensor, state: Mapping[str, Tensor], counts: Tensor | None, last: bool) -> Tensor:
-        """Compute a step as :meth:`~shoal.decoding.fast_gpt.FastGPT.step` does, but leave the state's lengths.
-
-        Returns:
-            Logits ``(R, N, n or 1, V)``.
+    def step(
+        self, tokens: Tensor, state: Mapping[str, Tensor], counts: Tensor | None, last: bool
+    ) -> tuple[Tensor, DecodingState]:
+        """Compute a step as :meth:`~shoal.decoding.fast_gpt.FastGPT.step` does.
 
         Raises:
             ValueError: tokens or counts are not of as many members and rows as the state.
@@ -189,17 +198,18 @@ class CompiledStep:
             rows = f"a state of {tuple(state['lengths'].shape)} members and rows needs tokens (R, N, 1 or more)"
             shape_of_counts = None if counts is None else tuple(counts.shape)
             raise ValueError(f"{rows} and counts (N,), got {tuple(tokens.shape)} and {shape_of_counts}")
-        T = state["keys"].shape[-1] - 1
-        tokens, pages = tokens.to(torch.int64).contiguous(), state.get("pages")
+        state = {name: tensor.contiguous() for name, tensor in state.items()}
+        tokens, pages, T = tokens.to(torch.int64).contiguous(), state.get("pages"), int(state["room"])
         counts = None if counts is None else counts.to(torch.int64).contiguous()
         logits = torch.empty(R, N, 1 if last else n, self.vocabulary)
         step = _Step(
-            *(N, n, T, last, tokens.data_ptr(), None if counts is None else counts.data_ptr()),
+            *(N, n, T, state["keys"].shape[3], last, tokens.data_ptr(), None if counts is None else counts.data_ptr()),
             *(state["lengths"].data_ptr(), None if pages is None else pages.data_ptr()),
             *(state["keys"].data_ptr(), state["values"].data_ptr(), self._turns_of(T), logits.data_ptr()),
         )
         self._done(self._step(ctypes.addressof(self._model), ctypes.addressof(step)))
-        return logits
+        state["lengths"].add_(n if counts is None else counts)
+        return logits, state
 
     def _done(self, outcome: int) -> None:
         """Raise the error of an outcome, if it is one."""
@@ -208,42 +218,35 @@ class CompiledStep:
         if OUTCOMES[outcome] == "no memory":
             raise MemoryError("there is no memory for a step")
 
-    def select(self, state: Mapping[str, Tensor], rows: Tensor, share: bool = True) -> DecodingState:
-        """Copy of the state of some rows ``(R, M)``; those of one text share its pages, without ``share`` none do."""
-        shapes = {name: list(state[name].shape) for name in ("keys", "values")}
-        new = {name: torch.zeros([*shape[:2], rows.shape[1], *shape[3:]]) for name, shape in shapes.items()}
-        new["lengths"] = state["lengths"].gather(1, rows)  # which refuses rows that there are not
-        state = {name: tensor.contiguous() for name, tensor in state.items()}
-        rows, pages = rows.contiguous(), self._pages(state, rows)
-        move = self._move(state, rows, new, pages)
-        self._done(self._select(ctypes.addressof(self._model), ctypes.addressof(move), share))
+    def select(self, state: Mapping[str, Tensor], rows: Tensor) -> DecodingState:
+        """Copy of the state of some rows ``(R, M)``; those of one text share its full pages."""
+        new = {"lengths": state["lengths"].gather(1, rows), "room": state["room"]}  # gather refuses what is no row
+        for name in ("keys", "values"):
+            new[name] = torch.zeros(*state[name].shape[:2], rows.shape[1], *state[name].shape[3:])
+        pages = self._moved(self._select, state, rows, new)
         is_own = torch.equal(pages, torch.arange(rows.shape[1]).unsqueeze(-1).expand_as(pages))
         return new if is_own else {**new, "pages": pages}
 
     def reorder(self, state: Mapping[str, Tensor], rows: Tensor) -> DecodingState:
         """State of rows ``(R, N)`` in place; a row that is taken again gets a copy of the page that is not full."""
         lengths = state["lengths"].gather(1, rows)
-        if not (self.takes(state) and torch.equal(lengths, state["lengths"])):
-            return self.select(state, rows)  # of other lengths, a row would write where others still read
-        rows, pages = rows.contiguous(), self._pages(state, rows)
-        move = self._move(state, rows, state, pages)
-        self._done(self._reorder(ctypes.addressof(self._model), ctypes.addressof(move)))
-        return {**state, "lengths": lengths, "pages": pages}
+        if not torch.equal(lengths, state["lengths"]):  # a row would write where others still read
+            return self.select(state, rows)
+        new = {name: tensor.contiguous() for name, tensor in state.items()}
+        return {**new, "lengths": lengths, "pages": self._moved(self._reorder, new, rows, new)}
 
-    @staticmethod
-    def _pages(state: Mapping[str, Tensor], rows: Tensor) -> Tensor:
-        """Room for the pages of rows ``(R, M)``, ``(R, M, pages)``."""
-        return torch.empty(*rows.shape, (state["keys"].shape[-1] - 1) // PAGE + 1, dtype=torch.int64)
-
-    @staticmethod
-    def _move(state: Mapping[str, Tensor], rows: Tensor, new: Mapping[str, Tensor], moved: Tensor) -> _Move:
-        """Arguments of a move of contiguous ``rows`` from a state to arrays ``new``; their pages go to ``moved``."""
-        N, M, T, pages = state["lengths"].shape[1], rows.shape[1], state["keys"].shape[-1] - 1, state.get("pages")
-        return _Move(
-            *(N, M, T, rows.data_ptr(), state["lengths"].data_ptr(), None if pages is None else pages.data_ptr()),
-            *(moved.data_ptr(), state["keys"].data_ptr(), state["values"].data_ptr()),
-            *(new["keys"].data_ptr(), new["values"].data_ptr()),
+    def _moved(self, move: Any, state: Mapping[str, Tensor], rows: Tensor, new: Mapping[str, Tensor]) -> Tensor:
+        """Pages ``(R, M, P)`` after a move of rows ``(R, M)`` of a state to new arrays."""
+        state, rows = {name: tensor.contiguous() for name, tensor in state.items()}, rows.contiguous()
+        N, M, P, pages = state["lengths"].shape[1], rows.shape[1], state["keys"].shape[3], state.get("pages")
+        moved = torch.empty(*rows.shape, P, dtype=torch.int64)
+        arguments = _Move(
+            *(N, M, int(state["room"]), P, rows.data_ptr(), state["lengths"].data_ptr()),
+            *(None if pages is None else pages.data_ptr(), moved.data_ptr()),
+            *(arrays[name].data_ptr() for arrays in (state, new) for name in ("keys", "values")),
         )
+        self._done(move(ctypes.addressof(self._model), ctypes.addressof(arguments)))
+        return moved
 
     def _turns_of(self, T: int) -> int | None:
         """Cosines and sines of the first ``T`` positions, ``(T or more, head_size / 2, 2)``."""
