@@ -194,7 +194,7 @@ def test_no_rows_and_rows_that_stay():
 
 
 def test_only_what_is_in_use_moves():
-    model, parameters, _ = members({"norm": "none"}, 1, 1, torch.float32)
+    model, parameters, _ = members({"norm": "none"}, 1, 1, torch.float64)  # by PyTorch's operations
     decoder = decoder_for(model, parameters)
     _, state = decoder.step(torch.randint(V, (1, 2, 3)), decoder.start(2, T))
     state["keys"][..., 3:], state["values"][..., 3:, :] = torch.nan, torch.nan

@@ -9,7 +9,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from shoal.decoding.compiled_gpt import library_for
+from shoal.decoding.compiled_gpt import PAGE, library_for, pages_of
 from shoal.decoding.fast_gpt import FastGPT
 from shoal.decoding.fast_lstm import FastLSTM
 from shoal.decoding.stacked import Stacked, check_parameters
@@ -106,7 +106,8 @@ def members_at_once(model: nn.Module, parameters: Mapping[str, Tensor], batch_si
     if R == 1 or not (_is_simple(model, parameters) and FastGPT.knows(model)) or library_for(first) is None:
         return R
     numbers = sum(parameter[0].numel() for parameter in parameters.values())
-    numbers += 2 * len(model.decoder.blocks) * batch_size * (length + 1) * model.embedding.tokens.weight.shape[1]
+    places = batch_size * pages_of(length) * PAGE
+    numbers += 2 * len(model.decoder.blocks) * places * model.embedding.tokens.weight.shape[1]
     return min(R, max(1, torch.get_num_threads(), CACHED // (first.element_size() * numbers)))
 
 

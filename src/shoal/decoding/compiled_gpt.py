@@ -65,6 +65,11 @@ class _Move(ctypes.Structure):
     )
 
 
+def pages_of(length: int) -> int:
+    """Number of pages for ``length`` places, at least one."""
+    return max(1, -(-length // PAGE))
+
+
 def library_for(parameter: Tensor) -> ctypes.CDLL | None:
     """Compiled library for parameters of this type: float32 on the CPU, with a C compiler at hand; else None."""
     is_served = parameter.device.type == "cpu" and parameter.dtype == torch.float32
@@ -116,9 +121,9 @@ class CompiledStep:
     A row's logits are the same bits in a batch of any size, beside any other rows and members.
 
     A state has ``lengths`` ``(R, N)``, their limit ``room`` ``()``, and keys and values in ``P`` pages of :data:`PAGE`
-    places: ``keys`` ``(L, R, N, P, H, head_size, PAGE)`` and ``values`` ``(L, R, N, P, H, PAGE, head_size)``. A moved one
-    may have ``pages`` ``(R, N, P)``: page ``p`` of row ``i`` lies in the arrays of row ``pages[r, i, p]``, so that rows
-    that continue one text share its full pages.
+    places: ``keys`` ``(L, R, N, P, H, head_size, PAGE)`` and ``values`` ``(L, R, N, P, H, PAGE, head_size)``. After a
+    move it may have ``pages`` ``(R, N, P)``: page ``p`` of row ``i`` lies in the arrays of row ``pages[r, i, p]``, so
+    rows that continue one text share its full pages.
 
     Args:
         library: library compiled from :data:`SOURCE`.
@@ -175,7 +180,7 @@ class CompiledStep:
     def start(self, batch_size: int, length: int) -> DecodingState:
         """State of ``N = batch_size`` rows that can have ``T = length`` tokens."""
         L, H, head_size = self._sizes
-        rows = (L, self.size, batch_size, max(1, -(-length // PAGE)), H)
+        rows = (L, self.size, batch_size, pages_of(length), H)
         return {
             "lengths": torch.zeros(self.size, batch_size, dtype=torch.int64),
             "keys": torch.zeros(*rows, head_size, PAGE),
