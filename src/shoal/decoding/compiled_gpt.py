@@ -183,8 +183,8 @@ class CompiledStep:
         rows = (L, self.size, batch_size, pages_of(length), H)
         return {
             "lengths": torch.zeros(self.size, batch_size, dtype=torch.int64),
-            "keys": torch.zeros(*rows, head_size, PAGE),
-            "values": torch.zeros(*rows, PAGE, head_size),
+            "keys": torch.empty(*rows, head_size, PAGE),  # places that are not in use are never read
+            "values": torch.empty(*rows, PAGE, head_size),
             "room": torch.tensor(length),
         }
 
@@ -227,7 +227,7 @@ class CompiledStep:
         """Copy of the state of some rows ``(R, M)``; those of one text share its full pages."""
         new = {"lengths": state["lengths"].gather(1, rows), "room": state["room"]}  # gather refuses what is no row
         for name in ("keys", "values"):
-            new[name] = torch.zeros(*state[name].shape[:2], rows.shape[1], *state[name].shape[3:])
+            new[name] = torch.empty(*state[name].shape[:2], rows.shape[1], *state[name].shape[3:])
         pages = self._moved(self._select, state, rows, new)
         is_own = torch.equal(pages, torch.arange(rows.shape[1]).unsqueeze(-1).expand_as(pages))
         return new if is_own else {**new, "pages": pages}

@@ -385,7 +385,10 @@ static void averages(idx heads, idx K, idx seen, const float *shares, idx room, 
 }
 
 /* Tokens of row i that are no padding. */
-static inline idx real_tokens(const Step *s, idx i) { return s->counts ? least(s->counts[i], s->n) : s->n; }
+static inline idx real_tokens(const Step *s, idx i) {
+    const idx count = s->counts ? least(s->counts[i], s->n) : s->n;
+    return count < 0 ? 0 : count;
+}
 
 /* The last of them, or the first where all are padding. */
 static inline idx last_token(const Step *s, idx i) {
@@ -427,15 +430,16 @@ static void attend_rows(const Model *model, const Step *s, idx layer, idx r, idx
             const idx lies = s->pages ? s->pages[row * P + page] : i;
             at->where[page] = (((layer * model->R + r) * s->N + lies) * P + page) * size;
         }
-        for (idx j = 0; j < n; j++) {
+        for (idx j = 0; j < count; j++) {
             float *own = qkv + j * 3 * D;
             const idx place = length + j;
             if (s->turns) turn(D, K, own, s->turns + least(place, T - 1) * K);
-            if (j >= count || place >= T) continue; /* padding, or past the end */
+            if (place >= T) continue; /* past the end */
             const idx start = at->where[place / PAGE];
             keep(H, K, place % PAGE, own + D, own + 2 * D, s->keys + start, s->values + start);
         }
-        for (idx j = 0; j < n; j++, qkv += 3 * D, context += D) {
+        memset(context + count * D, 0, (n - count) * D * sizeof(float)); /* of padding */
+        for (idx j = 0; j < count; j++, qkv += 3 * D, context += D) {
             const idx seen = least(length + j + 1, T);
             for (idx h = 0; h < H; h += AT_ONCE) {
                 const idx heads = least(H - h, AT_ONCE), first = h * K * PAGE;
