@@ -183,7 +183,10 @@ def test_past_the_end_there_is_nan_and_nothing_is_written_to_a_place_that_is_see
     model, parameters = members(2, 1, SMALL, {})
     decoder, T = decoder_for(model, parameters), 5
     counts = torch.tensor([4, 2, 0])
-    logits, state = decoder.step(torch.zeros(2, 3, 4, dtype=torch.int64), decoder.start(3, T), counts)
+    state = decoder.start(3, T)
+    for name in ("keys", "values"):
+        state[name].zero_()  # places that are not in use are anything
+    logits, state = decoder.step(torch.zeros(2, 3, 4, dtype=torch.int64), state, counts)
     kept = [tensor.clone() for tensor in cached(state, T)]
     assert kept[0][:, :, 1, ..., 2:].abs().max() == 0  # padding
     for real, is_past in ((None, True), (torch.tensor([1, 3, 2]), False)):

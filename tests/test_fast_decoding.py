@@ -190,7 +190,7 @@ def test_no_rows_and_rows_that_stay():
     _, state = decoder.step(torch.zeros(2, 3, 2, dtype=torch.int64), decoder.start(3, T))
     before = {name: tensor.clone() for name, tensor in state.items()}
     after = decoder.reorder(state, torch.arange(3))
-    assert all(torch.equal(before[name], after[name]) for name in before)
+    torch.testing.assert_close(after, before, atol=0, rtol=0, equal_nan=True)  # places that are not in use are anything
 
 
 def test_only_what_is_in_use_moves():
