@@ -102,10 +102,18 @@ def cached(state: dict[str, Tensor], T: int) -> tuple[Tensor, Tensor]:
     return keys[..., :T], values[..., :T, :]
 
 
+def cleared(decoder, N: int, T: int) -> dict[str, Tensor]:
+    """State at the start with 0 in places that are not in use, which may hold anything."""
+    state = decoder.start(N, T)
+    for name in ("keys", "values"):
+        state[name].zero_()
+    return state
+
+
 def close(found: Tensor, expected: Tensor) -> None:
-    """Within 1e-5 of the largest."""
+    """Within 5e-5 of the largest: LayerNorm of 4 numbers that are almost equal makes 1.6e-5 of rounding."""
     scale = max(1.0, float(expected.abs().max())) if expected.numel() else 1.0
-    torch.testing.assert_close(found.double(), expected.double(), atol=1e-5 * scale, rtol=0)
+    torch.testing.assert_close(found.double(), expected.double(), atol=5e-5 * scale, rtol=0)
 
 
 @pytest.mark.parametrize("processor", PROCESSORS)
@@ -172,7 +180,7 @@ def test_threads_change_no_bit():
         for threads in (1, 2, 3):
             torch.set_num_threads(threads)
             try:
-                logits, state = decoder.step(tokens, decoder.start(N, 12))
+                logits, state = decoder.step(tokens, cleared(decoder, N, 12))
                 found.append([logits, *state.values()])
             finally:
                 torch.set_num_threads(before)
@@ -183,10 +191,7 @@ def test_past_the_end_there_is_nan_and_nothing_is_written_to_a_place_that_is_see
     model, parameters = members(2, 1, SMALL, {})
     decoder, T = decoder_for(model, parameters), 5
     counts = torch.tensor([4, 2, 0])
-    state = decoder.start(3, T)
-    for name in ("keys", "values"):
-        state[name].zero_()  # places that are not in use are anything
-    logits, state = decoder.step(torch.zeros(2, 3, 4, dtype=torch.int64), state, counts)
+    logits, state = decoder.step(torch.zeros(2, 3, 4, dtype=torch.int64), cleared(decoder, 3, T), counts)
     kept = [tensor.clone() for tensor in cached(state, T)]
     assert kept[0][:, :, 1, ..., 2:].abs().max() == 0  # padding
     for real, is_past in ((None, True), (torch.tensor([1, 3, 2]), False)):
@@ -220,7 +225,7 @@ def test_a_member_that_is_not_finite_says_so_and_leaves_the_others_alone(norm, n
 def test_a_token_that_there_is_not_is_refused_and_changes_nothing(token):
     model, parameters = members(2, 1, SMALL, {})
     decoder, tokens = decoder_for(model, parameters), torch.zeros(2, 3, 2, dtype=torch.int64)
-    _, state = decoder.step(tokens, decoder.start(3, 6))
+    _, state = decoder.step(tokens, cleared(decoder, 3, 6))
     before = {name: own.clone() for name, own in state.items()}
     tokens[1, 2, 1] = token
     with pytest.raises(IndexError):
@@ -257,7 +262,7 @@ def test_without_a_library_logits_are_the_same_but_for_rounding(seed, size, form
         plain = decoder_for(model, parameters)
     decoder, generator = decoder_for(model, parameters), torch.Generator().manual_seed(seed)
     assert plain.compiled is None and decoder.compiled is not None
-    states = [plain.start(N, size["T"]), decoder.start(N, size["T"])]
+    states = [plain.start(N, size["T"]), cleared(decoder, N, size["T"])]
     counts = torch.randint(1, 4, (N,), generator=generator)
     for n, real in ((3, counts), (1, None), (1, None)):
         tokens = torch.randint(size["V"], (R, N, n), generator=generator)
@@ -355,7 +360,7 @@ def test_a_step_of_a_beam_copies_no_more_than_a_page():
     size = {"heads": 1, "head_size": 16, "layers": 1, "V": 21, "T": 60}
     model, parameters = members(1, 2, size, {})
     decoder = decoder_for(model, parameters)
-    _, state = decoder.step(torch.zeros(1, 2, 50, dtype=torch.int64), decoder.start(2, 60))
+    _, state = decoder.step(torch.zeros(1, 2, 50, dtype=torch.int64), cleared(decoder, 2, 60))
     before = {name: state[name].clone() for name in ("keys", "values")}
     for name in before:
         state[name][:, :, 1, :3] = torch.inf

@@ -248,8 +248,8 @@ class _Asking:
         how: Any = {"eos": EOS, "padding": PAD, "record": self.record}
         with by_run(runs):
             searched = beam_search(decoder, state, logits, self.T, self.beam, **how)
-        found = searched.hypotheses
-        of_hypotheses = (found.tokens, found.lengths, found.log_p, found.finished)
+        best = searched.hypotheses
+        of_hypotheses = (best.tokens, best.lengths, best.log_p, best.finished)
         about = (searched.steps, searched.saved, searched.margins)
         return _Results(*of_hypotheses, *about, tuple(zip(*searched.trees, strict=True)))
 
