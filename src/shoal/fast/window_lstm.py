@@ -16,8 +16,7 @@ from shoal.fast.kernels import Argument, KernelOps, Library
 from shoal.fast.panels import right_matrix
 from shoal.fast.program import Program, Value
 from shoal.fast.window_ops import Recurrence
-
-State = tuple[Value, Value]  # h and c
+from shoal.fast.window_steps import Layer, State, has_steps, lay_backward, lay_forward
 
 
 class RecurrentKernelOps(KernelOps):
@@ -38,27 +37,51 @@ class RecurrentKernelOps(KernelOps):
         self.program.lay(self.windows.bound(name, *arguments))
 
     def lstm(
-        self, x: Value, weight: Value, bias: Value | None, over: Recurrence, before: State | None
+        self,
+        x: Value,
+        weight: Value,
+        bias: Value | None,
+        over: Recurrence,
+        before: State | None,
+        rows: Tensor | None = None,
     ) -> tuple[Value, State]:
         """See :class:`~shoal.fast.window_ops.WindowOps`."""
         program, R, D, B = self.program, x.data.shape[0], weight.data.shape[1] // 4, over.B
-        n, of_state = over.S * B, weight.data[:, :, -D:].transpose(1, 2)
+        n = over.S * B
         ends = program.value(R, B, D), program.value(R, B, D)
         h, gates, c = program.value(R, n, D), program.take(R, n, 4 * D), program.take(R, n, D)
         self._read |= {x, weight, h, *ends, *(before or ())}
-        of_input = weight.data[:, :, :-D].transpose(1, 2)
-        program.multiply(gates, x.data, of_input, None if bias is None else bias.data)
-        self._lay_steps(of_state, over, before, h.data, gates, c)
+        layer = Layer(program, self._lay_window, x, rows, weight, bias, over, before, h, gates, c)
+        if has_steps(program, D):
+            lay_forward(layer)
+        else:
+            self._lay_inputs(layer)
+            self._lay_steps(layer.of_state.transpose(1, 2), over, before, h.data, gates, c)
         for end, states in zip(ends, (h.data, c), strict=True):
             program.lay(end.data.copy_, states[:, over.rows(over.order[-1])])
             program.operation(end, lambda: None)  # its gradient is read by the layer's, and its memory is free after
 
-        def lay_backward() -> None:
+        def lay_layer_backward() -> None:
+            if has_steps(program, D):
+                lay_backward(layer, ends)
+                return
             self._lay_steps_back(weight, over, before, ends, h, gates, c)
-            self._lay_gradients(x, weight, bias, over, before, h, gates)
+            self._lay_gradients(layer)
 
-        program.operation(h, lay_backward, gates, c)
+        program.operation(h, lay_layer_backward, gates, c)
         return h, ends
+
+    def _lay_inputs(self, layer: Layer) -> None:
+        """Record the projection of the inputs, or of the table, from which each place takes its row."""
+        program, x, gates = self.program, layer.x.data, layer.gates
+        of_input, bias = layer.of_input.transpose(1, 2), None if layer.bias is None else layer.bias.data
+        if layer.rows is None:
+            program.multiply(gates, x, of_input, bias)
+            return
+        table = program.take(*x.shape[:2], gates.shape[2])
+        program.multiply(table, x, of_input, bias)
+        self._lay_window("embed_forward", *gates.shape, 1, table, table.stride(0), layer.rows, 1.0, None, 0, gates)
+        program.give_back(table)
 
     def _lay_steps(
         self, of_state: Tensor, over: Recurrence, before: State | None, h: Tensor, gates: Tensor, c: Tensor
@@ -135,29 +158,29 @@ class RecurrentKernelOps(KernelOps):
         if before is not None:
             program.add_to_grad(before[1], d_c)
 
-    def _lay_gradients(
-        self,
-        x: Value,
-        weight: Value,
-        bias: Value | None,
-        over: Recurrence,
-        before: State | None,
-        h: Value,
-        gates: Tensor,
-    ) -> None:
+    def _lay_gradients(self, layer: Layer) -> None:
         """Record the gradients of weight, bias and inputs from those of the gates, all positions at once."""
-        program, (_, n, D), B = self.program, h.data.shape, over.B
-        d_weight, is_sum = program.grad(weight)
+        program, gates, over, x, bias = self.program, layer.gates, layer.over, layer.x, layer.bias
+        (R, n, D), B, d_inputs = layer.h.data.shape, over.B, gates
+        d_weight, is_sum = program.grad(layer.weight)
         assert not is_sum  # the weight is this layer's alone
-        program.multiply(d_weight[:, :, :-D], gates.transpose(1, 2), x.data)
+        if layer.rows is not None:
+            d_inputs = program.take(R, x.data.shape[1], 4 * D)
+            program.lay(d_inputs.zero_)
+            self._lay_window(
+                *("embed_backward", R, n, 4 * D, 1, layer.rows, 1.0, gates, d_inputs, d_inputs.stride(0), None, 0)
+            )
+        program.multiply(d_weight[:, :, :-D], d_inputs.transpose(1, 2), x.data)
         behind, ahead = (slice(0, n - B), slice(B, n)) if over.is_backward else (slice(B, n), slice(0, n - B))
-        program.multiply(d_weight[:, :, -D:], gates[:, behind].transpose(1, 2), h.data[:, ahead])
-        if before is not None:
+        program.multiply(d_weight[:, :, -D:], gates[:, behind].transpose(1, 2), layer.h.data[:, ahead])
+        if layer.before is not None:
             first = over.rows(over.order[0])
-            program.multiply(d_weight[:, :, -D:], gates[:, first].transpose(1, 2), before[0].data, add=True)
+            program.multiply(d_weight[:, :, -D:], gates[:, first].transpose(1, 2), layer.before[0].data, add=True)
         if bias is not None:
-            program.write_grad(bias, torch.sum, gates, 1)
-        program.multiply_grad(x, gates, weight.data[:, :, :-D])
+            program.write_grad(bias, torch.sum, d_inputs, 1)
+        program.multiply_grad(x, d_inputs, layer.of_input)
+        if layer.rows is not None:
+            program.give_back(d_inputs)
 
     def by_example(self, x: Value, S: int) -> Value:
         """See :class:`~shoal.fast.window_ops.WindowOps`."""

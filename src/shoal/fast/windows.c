@@ -11,6 +11,11 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#if defined(__AVX__)
+#include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
+#endif
 #ifdef _OPENMP
 #include <omp.h>
 #else
@@ -995,6 +1000,267 @@ void lstm_steps_backward(Multiply *multiply, const char *products, idx size, idx
                            k ? stride : first_stride, c + at, d_h + at, stride, k ? d_h + at - step : d_first_h,
                            k ? stride : d_first_stride, d_c);
         if (k || d_first_h) multiply(products), products += size;
+    }
+}
+
+/* ---- recurrence of widths that are a multiple of 32, several time steps in one call
+ *
+ * Examples do not depend on each other, so a thread takes some of them through all steps. Products of a time step have few
+ * rows: their matrix is packed once for a pass, and their sums go from registers to the cells by way of the first cache. */
+
+/* x y + z, rounded once where the processor can, in every tile alike. */
+#if defined(__AVX512F__)
+#define FUSED(x, y, z) (Vector) _mm512_fmadd_ps((__m512)(x), (__m512)(y), (__m512)(z))
+#elif defined(__FMA__) && defined(__AVX__)
+#define FUSED(x, y, z) (Vector) _mm256_fmadd_ps((__m256)(x), (__m256)(y), (__m256)(z))
+#elif defined(__aarch64__)
+#define FUSED(x, y, z) (Vector) vfmaq_f32((float32x4_t)(z), (float32x4_t)(x), (float32x4_t)(y))
+#else
+#define FUSED(x, y, z) ((x) * (y) + (z))
+#endif
+#ifdef __AVX__
+#define LOADED(x) __asm__("" : "+v"(x)) /* once: the compiler would load an operand for every sum */
+#else
+#define LOADED(x)
+#endif
+#if defined(__AVX512F__) || defined(__aarch64__)
+#define HIGH 6 /* rows of a tile: 24 sums, 4 vectors of the matrix and a number in 32 registers */
+#else
+#define HIGH 2
+#endif
+#define PRODUCTS_WORTH 500000 /* products of two numbers for which it is worth telling the threads */
+
+/* sums (MR, NV W) of rows a (MR, K) and a panel b (K, NV W). Rows have pointers in threes, which leaves enough registers. */
+INLINE void multiply_panel(const int MR, const int NV, idx K, const float *a, idx a_ld, const float *b, float *sums) {
+    Vector sum[HIGH][4];
+    const float *row[(HIGH + 2) / 3];
+    UNROLLED for (int i = 0; i < MR; i++) UNROLLED for (int v = 0; v < NV; v++) sum[i][v] = (Vector){0};
+    UNROLLED for (int i = 0; i < (MR + 2) / 3; i++) {
+        row[i] = a + 3 * i * a_ld;
+        __asm__("" : "+r"(row[i])); /* else the compiler makes a pointer of every row */
+    }
+    for (idx k = K; k > 0; k--, b += NV * W) {
+        Vector column[4];
+        UNROLLED for (int v = 0; v < NV; v++) {
+            column[v] = load(b + v * W);
+            LOADED(column[v]);
+        }
+        UNROLLED for (int i = 0; i < MR; i++) {
+            const Vector factor = row[i / 3][i % 3 * a_ld] - (Vector){0}; /* a number in every place */
+            UNROLLED for (int v = 0; v < NV; v++) sum[i][v] = FUSED(factor, column[v], sum[i][v]);
+        }
+        UNROLLED for (int i = 0; i < (MR + 2) / 3; i++) row[i]++;
+    }
+    UNROLLED for (int i = 0; i < MR; i++) UNROLLED for (int v = 0; v < NV; v++) store(sums + (i * NV + v) * W, sum[i][v]);
+}
+
+#define PANEL(MR)                                                                                                   \
+    static void panel_##MR##_4(idx K, const float *a, idx a_ld, const float *b, float *sums) {                     \
+        multiply_panel(MR, 4, K, a, a_ld, b, sums);                                                                 \
+    }                                                                                                               \
+    static void panel_##MR##_2(idx K, const float *a, idx a_ld, const float *b, float *sums) {                     \
+        multiply_panel(MR, 2, K, a, a_ld, b, sums);                                                                 \
+    }
+typedef void PanelOf(idx K, const float *a, idx a_ld, const float *b, float *sums);
+PANEL(1) PANEL(2)
+#if HIGH == 6
+PANEL(3) PANEL(4) PANEL(5) PANEL(6)
+#endif
+static PanelOf *const PANEL_OF[HIGH][2] = { /* by rows; 2 or 4 vectors */
+    {panel_1_2, panel_1_4}, {panel_2_2, panel_2_4},
+#if HIGH == 6
+    {panel_3_2, panel_3_4}, {panel_4_2, panel_4_4}, {panel_5_2, panel_5_4}, {panel_6_2, panel_6_4},
+#endif
+};
+
+/* Weights of the states (4 D, D), rows ld apart, in panels: for the forward pass (D / W, D, 4, W), of the same units of all
+ * gates; for the backward pass panels of 4 vectors (4 D, 4 W), the last of 2 where that is all there is. */
+void pack_states(idx R, idx D, const float *weight, idx ld, idx stride, idx is_backward, float *panels) {
+#pragma omp parallel for schedule(static) if (R * D * D >= WORTH)
+    for (idx r = 0; r < R; r++) {
+        const float *from = weight + r * stride;
+        float *to = panels + r * 4 * D * D;
+        if (!is_backward)
+            for (idx place = 0; place < D / W * 4; place++) {
+                const idx u = place / 4 * W, gate = place % 4;
+                pack_transposed(W, D, from + (gate * D + u) * ld, ld, to + u * 4 * D + gate * W, 4 * W);
+            }
+        else
+            for (idx u = 0; u < D; u += 4 * W) {
+                const idx width = least(4 * W, D - u);
+                for (idx k = 0; k < 4 * D; k++, to += width) memcpy(to, from + k * ld + u, width * sizeof(float));
+            }
+    }
+}
+
+INLINE Vector sigmoids(Vector x) {
+    const Vector y = choose(-x > 88.0f, splat(88.0f), -x); /* a NaN stays one */
+    return 1.0f / (1.0f + exps(y));
+}
+
+INLINE Vector tanhs(Vector x) {
+    const Vector x2 = x * x, y = choose(2.0f * x > 88.0f, splat(88.0f), 2.0f * x);
+    const Vector series = x * (1.0f + x2 * (-0.333333333f + x2 * (0.133333333f + x2 * -0.0539682540f)));
+    const Vector general = 1.0f - 2.0f / (1.0f + exps(y));
+    return choose(x2 < 0.01f, series, general);
+}
+
+/* Time steps of a layer of S positions: n of them, from position first on, each step after the one before. */
+typedef struct {
+    idx R, B, D, S, n, first, step;
+    const float *panels; /* see pack_states */
+    float *gates;        /* (R, S B, 4 D) */
+    const uint8_t *seen; /* (R, B, S), or NULL */
+} Steps;
+
+/* Some examples of a member: places of the first and behind the last, and their number of tiles. */
+typedef struct {
+    idx r, from, to, tiles;
+} Examples;
+
+/* Work of a thread: tiles of examples of one member after the other. */
+static inline idx tiles_of(idx B) { return (B + HIGH - 1) / HIGH; }
+static Examples examples_of(idx B, idx unit, idx end) {
+    const idx tiles = tiles_of(B), r = unit / tiles, tile = unit % tiles, last = least(tile + end - unit, tiles);
+    return (Examples){r, B * tile / tiles, B * last / tiles, last - tile};
+}
+
+static idx parts_of_steps(const Steps *at) {
+    const double work = 4.0 * at->R * at->B * at->n * at->D * at->D;
+    return work < PRODUCTS_WORTH ? 1 : least(omp_get_max_threads(), at->R * tiles_of(at->B));
+}
+
+/* W units of n examples: from what the states give (n, 4, W), or NULL, and x, the rest of what enters the gates' non-
+ * linearities, to gates, h and c. Rows of D numbers, those of gates and x of 4 D. */
+static __attribute__((noinline)) void cells(idx n, idx D, const float *sums, const float *const *x, float *gates,
+                                            const float *h_before, const float *c_before, float *h, float *c,
+                                            const uint8_t *seen, idx seen_step) {
+    for (idx i = 0; i < n; i++, gates += 4 * D, h += D, c += D) {
+        if (seen && !seen[i * seen_step]) {
+            store(h, c_before ? load(h_before + i * D) : splat(0.0f));
+            store(c, c_before ? load(c_before + i * D) : splat(0.0f));
+            continue;
+        }
+        Vector in[4];
+        UNROLLED for (int gate = 0; gate < 4; gate++) {
+            in[gate] = load(x[i] + gate * D);
+            if (sums) in[gate] += load(sums + (4 * i + gate) * W);
+        }
+        const Vector f = sigmoids(in[0]), into = sigmoids(in[1]), o = sigmoids(in[2]), new = tanhs(in[3]);
+        Vector cell = into * new;
+        if (c_before) cell += f * load(c_before + i * D);
+        store(gates, f), store(gates + D, into), store(gates + 2 * D, o), store(gates + 3 * D, new);
+        store(c, cell), store(h, o * tanhs(cell));
+    }
+}
+
+/* gates (S B, 4 D) of the steps, in place as in lstm_step, from inputs that are there already or are rows of a table by their
+ * tokens (S B); h, c (S B, D); states before the first step, or NULL for zeros, with a stride of their own. */
+void lstm_forwards(idx R, idx B, idx D, idx S, idx n, idx first, idx step, const float *panels, float *gates,
+                   const uint8_t *seen, const float *table, idx table_stride, const idx *tokens, const float *h_before,
+                   const float *c_before, idx before_stride, float *h, float *c) {
+    const Steps at = {R, B, D, S, n, first, step, panels, gates, seen};
+    const idx parts = parts_of_steps(&at), units = R * tiles_of(B);
+#pragma omp parallel for schedule(static, 1) if (parts > 1)
+    for (idx part = 0; part < parts; part++)
+        for (idx unit = units * part / parts, end = units * (part + 1) / parts; unit < end;) {
+            const Examples of = examples_of(B, unit, end);
+            const float *own = panels + of.r * 4 * D * D;
+            unit += of.tiles;
+            for (idx k = 0; k < n; k++) {
+                const idx t = first + k * step, rows = (of.r * S + t) * B, before = rows - step * B;
+                const float *hb = k ? h + before * D : h_before ? h_before + of.r * before_stride : NULL;
+                const float *cb = k ? c + before * D : c_before ? c_before + of.r * before_stride : NULL;
+                for (idx u = 0; u < D; u += W)
+                    for (idx tile = 0; tile < of.tiles; tile++) {
+                        const idx b = of.from + (of.to - of.from) * tile / of.tiles;
+                        const idx MR = of.from + (of.to - of.from) * (tile + 1) / of.tiles - b;
+                        float sums[HIGH * 4 * W] __attribute__((aligned(64))), *g = gates + (rows + b) * 4 * D + u;
+                        const float *x[HIGH];
+                        for (idx i = 0; i < MR; i++)
+                            x[i] = table ? table + of.r * table_stride + tokens[rows + b + i] * 4 * D + u : g + i * 4 * D;
+                        if (hb) PANEL_OF[MR - 1][1](D, hb + b * D, D, own + u * 4 * D, sums);
+                        cells(MR, D, hb ? sums : NULL, x, g, hb ? hb + b * D + u : NULL, cb ? cb + b * D + u : NULL,
+                              h + (rows + b) * D + u, c + (rows + b) * D + u, seen ? seen + (of.r * B + b) * S + t : NULL, S);
+                    }
+            }
+        }
+}
+
+/* NV vectors of units of n examples, backwards: d_h is added to what the step after gives, sums (n, NV W), or NULL. In place
+ * as in lstm_step_backward. */
+static __attribute__((noinline)) void cells_back(idx n, idx NV, idx D, const float *sums, float *gates, const float *c_before,
+                                                 const float *c, const float *d_h, float *d_h_before, float *d_c,
+                                                 const uint8_t *seen, idx seen_step) {
+    for (idx i = 0; i < n; i++)
+        for (idx v = 0; v < NV; v++) {
+            const idx at = i * D + v * W;
+            float *g = gates + 4 * i * D + v * W;
+            Vector dh = load(d_h + at);
+            if (sums) dh += load(sums + (i * NV + v) * W);
+            if (seen && !seen[i * seen_step]) {
+                UNROLLED for (int gate = 0; gate < 4; gate++) store(g + gate * D, splat(0.0f));
+                if (d_h_before) store(d_h_before + at, load(d_h_before + at) + dh);
+                continue;
+            }
+            const Vector f = load(g), in = load(g + D), o = load(g + 2 * D), new = load(g + 3 * D), t = tanhs(load(c + at));
+            const Vector cell = load(d_c + at) + dh * o * (1.0f - t * t);
+            store(g, c_before ? cell * load(c_before + at) * f * (1.0f - f) : splat(0.0f));
+            store(g + D, cell * new * in * (1.0f - in));
+            store(g + 2 * D, dh * t * o * (1.0f - o));
+            store(g + 3 * D, cell * in * (1.0f - new * new));
+            store(d_c + at, c_before ? cell * f : splat(0.0f));
+        }
+}
+
+/* Their backward, in the order of the steps given, which is the opposite of that of the forward pass: gates become the gradient
+ * before the non-linearities, from d_h (S B, D). d_after (B, 4 D) is that of the step after the first one here, or NULL;
+ * c_last and d_h_last, or NULL, what belongs to the step before the last one; d_c (B, D) as in lstm_step_backward. */
+void lstm_backwards(idx R, idx B, idx D, idx S, idx n, idx first, idx step, const float *panels, float *gates,
+                    const uint8_t *seen, const float *d_after, const float *c, const float *c_last, idx c_last_stride,
+                    float *d_h, float *d_h_last, idx d_h_last_stride, float *d_c) {
+    const Steps at = {R, B, D, S, n, first, step, panels, gates, seen};
+    const idx parts = parts_of_steps(&at), units = R * tiles_of(B);
+#pragma omp parallel for schedule(static, 1) if (parts > 1)
+    for (idx part = 0; part < parts; part++)
+        for (idx unit = units * part / parts, end = units * (part + 1) / parts; unit < end;) {
+            const Examples of = examples_of(B, unit, end);
+            const float *own = panels + of.r * 4 * D * D;
+            unit += of.tiles;
+            for (idx k = 0; k < n; k++) {
+                const idx t = first + k * step, rows = (of.r * S + t) * B, next = rows + step * B;
+                const float *after = k ? gates + (rows - step * B) * 4 * D : d_after ? d_after + of.r * S * B * 4 * D : NULL;
+                const float *cb = k < n - 1 ? c + next * D : c_last ? c_last + of.r * c_last_stride : NULL;
+                float *dhb = k < n - 1 ? d_h + next * D : d_h_last ? d_h_last + of.r * d_h_last_stride : NULL;
+                for (idx u = 0; u < D; u += 4 * W) {
+                    const idx NV = D - u >= 4 * W ? 4 : 2;
+                    for (idx tile = 0; tile < of.tiles; tile++) {
+                        const idx b = of.from + (of.to - of.from) * tile / of.tiles;
+                        const idx MR = of.from + (of.to - of.from) * (tile + 1) / of.tiles - b, unit = (rows + b) * D + u;
+                        float sums[HIGH * 4 * W] __attribute__((aligned(64)));
+                        if (after) PANEL_OF[MR - 1][NV == 4](4 * D, after + b * 4 * D, 4 * D, own + u * 4 * D, sums);
+                        cells_back(MR, NV, D, after ? sums : NULL, gates + (rows + b) * 4 * D + u, cb ? cb + b * D + u : NULL,
+                                   c + unit, d_h + unit, dhb ? dhb + b * D + u : NULL, d_c + (of.r * B + b) * D + u,
+                                   seen ? seen + (of.r * B + b) * S + t : NULL, S);
+                    }
+                }
+            }
+        }
+}
+
+/* Rows x (n, E), each added to the row of its token, or all to the first, in their order: sums (., E). */
+void add_rows(idx R, idx n, idx E, const float *x, idx x_stride, const idx *tokens, idx tokens_stride, float *sums,
+              idx sums_stride) {
+    const idx threads = R * n * E < WORTH ? 1 : omp_get_max_threads(), cuts = R >= threads ? 1 : least(threads, E / W);
+#pragma omp parallel for schedule(static) if (threads > 1)
+    for (idx task = 0; task < R * cuts; task++) {
+        const idx r = task / cuts, cut = task % cuts, from = E * cut / cuts, to = E * (cut + 1) / cuts;
+        for (idx i = 0; i < n; i++) {
+            const float *row = x + r * x_stride + i * E;
+            float *sum = sums + r * sums_stride + (tokens ? tokens[r * tokens_stride + i] * E : 0);
+#pragma omp simd
+            for (idx k = from; k < to; k++) sum[k] += row[k];
+        }
     }
 }
 

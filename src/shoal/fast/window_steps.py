@@ -1,0 +1,198 @@
+"""Time steps of an LSTM layer over windows in chunks of some positions, each a call of kernels that multiply themselves.
+
+A chunk has as many rows as stay in the second cache from the steps that make them to the products that read them: the
+projection of inputs before its steps; behind them, in the backward pass, the gradients of weights, biases and inputs.
+
+``R`` members, ``B`` examples, ``S`` positions, ``D`` width, ``X`` rows of a table.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from shoal.fast.program import Program, Value
+from shoal.fast.window_ops import Recurrence
+
+State = tuple[Value, Value]  # h and c
+ROWS = 256  # of a chunk
+COLUMNS = 32  # of which the width must be a multiple: two of the widest vectors
+
+
+@dataclass(frozen=True)
+class Layer:
+    """Layer whose passes are recorded, and its arrays.
+
+    Attributes:
+        program: program that records them.
+        lay: function that records a kernel by its name and arguments.
+        x: inputs position by position, ``(R, S B, D_in)``, or a table of them, ``(R, X, D_in)``.
+        rows: row of the table at each place, ``(R, S B)``; None where there is no table.
+        weight, bias: of the gates, ``(R, 4 D, D_in + D)`` and ``(R, 4 D)``.
+        over: order of the positions, and which tokens count.
+        before: first states, or None for zeros.
+        h: states, ``(R, S B, D)``.
+        gates, c: gates, later their gradients, ``(R, S B, 4 D)``, and cells, ``(R, S B, D)``.
+    """
+
+    program: Program
+    lay: Callable[..., None]
+    x: Value
+    rows: Tensor | None
+    weight: Value
+    bias: Value | None
+    over: Recurrence
+    before: State | None
+    h: Value
+    gates: Tensor
+    c: Tensor
+
+    @property
+    def of_input(self) -> Tensor:
+        """Weight of the inputs, ``(R, 4 D, D_in)``."""
+        return self.weight.data[:, :, : -self.h.data.shape[2]]
+
+    @property
+    def of_state(self) -> Tensor:
+        """Weight of the states, ``(R, 4 D, D)``."""
+        return self.weight.data[:, :, -self.h.data.shape[2] :]
+
+    @property
+    def chunks(self) -> list[range]:
+        """Positions of each chunk in the order in which they are taken."""
+        order, n = self.over.order, max(1, ROWS // self.over.B)
+        return [order[start : start + n] for start in range(0, self.over.S, n)]
+
+    def rows_of(self, chunk: range) -> slice:
+        """Rows of a chunk of positions."""
+        return slice(min(chunk) * self.over.B, (max(chunk) + 1) * self.over.B)
+
+    def before_of(self, t: int) -> tuple[Tensor | None, Tensor | None, int]:
+        """States before a position, ``(R, B, D)`` each, and the stride from one member to the next that both have."""
+        if t != self.over.order[0]:
+            rows = self.over.rows(t - self.over.order.step)
+            return self.h.data[:, rows], self.c[:, rows], self.c.stride(0)
+        if self.before is None:
+            return None, None, 0
+        h, c = (value.data for value in self.before)
+        assert h.stride() == c.stride()
+        return h, c, h.stride(0)
+
+
+def has_steps(program: Program, D: int) -> bool:
+    """Return True if the kernels of this module compute layers of a width with the products of a program."""
+    return program.products == "own" and D % COLUMNS == 0
+
+
+def lay_forward(layer: Layer) -> None:
+    """Record the forward pass of a layer: gates, cells and states."""
+    program, over, bias = layer.program, layer.over, None if layer.bias is None else layer.bias.data
+    R, _, D = layer.h.data.shape
+    table, panels = None, _panels(layer, is_backward=False)
+    if layer.rows is not None:  # each row is projected once
+        table = program.take(R, layer.x.data.shape[1], 4 * D)
+        program.multiply(table, layer.x.data, layer.of_input.transpose(1, 2), bias)
+    for chunk in layer.chunks:
+        rows = layer.rows_of(chunk)
+        if table is None:
+            program.multiply(layer.gates[:, rows], layer.x.data[:, rows], layer.of_input.transpose(1, 2), bias)
+        layer.lay(
+            *("lstm_forwards", R, over.B, D, over.S, len(chunk), chunk[0], chunk.step, panels, layer.gates, over.seen),
+            *(table, 0 if table is None else table.stride(0), layer.rows, *layer.before_of(chunk[0])),
+            *(layer.h.data, layer.c),
+        )
+    for array in (panels, table):
+        if array is not None:
+            program.give_back(array)
+
+
+def lay_backward(layer: Layer, ends: State) -> None:
+    """Record the backward pass: gradients of weight, bias, inputs and first states; gates become their gradients.
+
+    Args:
+        layer: the layer.
+        ends: the states behind the position that was taken last.
+    """
+    program, over, gates = layer.program, layer.over, layer.gates
+    R, _, D = layer.h.data.shape
+    d_h, d_h_end, d_c = program.zeroed_grad(layer.h), program.zeroed_grad(ends[0]), program.zeroed_grad(ends[1])
+    d_first = None if layer.before is None else program.zeroed_grad(layer.before[0])
+    d_weight, is_sum = program.grad(layer.weight)
+    assert not is_sum  # the weight is this layer's alone
+    program.lay(d_h[:, over.rows(over.order[-1])].add_, d_h_end)
+    sums, panels = _sums(layer), _panels(layer, is_backward=True)
+    d_x, adds_x = (None, False) if layer.rows is not None else program.grad(layer.x)
+    after: Tensor | None = None
+    for number, chunk in enumerate(reversed(layer.chunks)):
+        back, rows = chunk[::-1], layer.rows_of(chunk)
+        is_last = back[-1] == over.order[0]
+        d_last = d_first if is_last else d_h[:, over.rows(back[-1] + back.step)]
+        _, c_last, c_stride = layer.before_of(back[-1])
+        layer.lay(
+            *("lstm_backwards", R, over.B, D, over.S, len(chunk), back[0], back.step, panels, gates, over.seen, after),
+            *(layer.c, c_last, c_stride, d_h, d_last, 0 if d_last is None else d_last.stride(0), d_c),
+        )
+        after = gates[:, over.rows(back[-1])]
+        _lay_state_gradient(layer, d_weight[:, :, -D:], chunk, add=number > 0)
+        tokens = None if layer.rows is None else layer.rows[:, rows]
+        if sums is not None:
+            layer.lay(
+                *("add_rows", R, rows.stop - rows.start, 4 * D, gates[:, rows], gates.stride(0)),
+                *(tokens, 0 if tokens is None else tokens.stride(0), sums, sums.stride(0)),
+            )
+        if d_x is not None:
+            of_gates, x = gates[:, rows].transpose(1, 2), layer.x.data[:, rows]
+            program.multiply(d_weight[:, :, :-D], of_gates, x, add=number > 0)
+            program.multiply(d_x[:, rows], gates[:, rows], layer.of_input, add=adds_x)
+    program.give_back(panels)
+    if layer.before is not None and d_first is not None and after is not None:
+        program.multiply(d_first, after, layer.of_state, add=True)
+        program.add_to_grad(layer.before[1], d_c)
+    _lay_sums(layer, sums, d_weight)
+
+
+def _panels(layer: Layer, is_backward: bool) -> Tensor:
+    """Copy of the states' weight as the kernels read it."""
+    R, _, D = layer.h.data.shape
+    panels, weight = layer.program.take(R, 4 * D * D), layer.of_state
+    layer.lay("pack_states", R, D, weight, weight.stride(1), weight.stride(0), int(is_backward), panels)
+    return panels
+
+
+def _sums(layer: Layer) -> Tensor | None:
+    """Zeros for sums of the gates' gradients: of each row of the table, or of all, for the bias; None without both."""
+    if layer.rows is None and layer.bias is None:
+        return None
+    sums = layer.program.take(len(layer.gates), layer.x.data.shape[1] if layer.rows is not None else 1, layer.gates.shape[2])
+    layer.program.lay(sums.zero_)
+    return sums
+
+
+def _lay_sums(layer: Layer, sums: Tensor | None, d_weight: Tensor) -> None:
+    """Record what follows from these sums: the gradients of the bias, and with a table of its weight and rows."""
+    program, D = layer.program, layer.h.data.shape[2]
+    if sums is None:
+        return
+    if layer.rows is not None:
+        program.multiply(d_weight[:, :, :-D], sums.transpose(1, 2), layer.x.data)
+        program.multiply_grad(layer.x, sums, layer.of_input)
+    if layer.bias is not None:
+        program.write_grad(layer.bias, torch.sum, sums, 1)
+    program.give_back(sums)
+
+
+def _lay_state_gradient(layer: Layer, d_weight: Tensor, chunk: range, add: bool) -> None:
+    """Record the part of the gradient of the states' weight that a chunk gives, from the states before its positions."""
+    program, over, B = layer.program, layer.over, layer.over.B
+    inner = chunk if chunk[0] != over.order[0] else chunk[1:]
+    if len(inner):
+        rows = layer.rows_of(inner)
+        shift = B * over.order.step
+        ahead = layer.h.data[:, rows.start - shift : rows.stop - shift]
+        program.multiply(d_weight, layer.gates[:, rows].transpose(1, 2), ahead, add=add)
+    elif not add:
+        program.lay(d_weight.zero_)
+    if chunk[0] == over.order[0] and layer.before is not None:
+        of_first = layer.gates[:, over.rows(chunk[0])].transpose(1, 2)
+        program.multiply(d_weight, of_first, layer.before[0].data, add=True)
