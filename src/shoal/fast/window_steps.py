@@ -87,24 +87,23 @@ def has_steps(program: Program, D: int) -> bool:
 
 def lay_forward(layer: Layer) -> None:
     """Record the forward pass of a layer: gates, cells and states."""
-    program, over, bias = layer.program, layer.over, None if layer.bias is None else layer.bias.data
-    R, _, D = layer.h.data.shape
-    table, panels = None, _panels(layer, is_backward=False)
-    if layer.rows is not None:  # each row is projected once
-        table = program.take(R, layer.x.data.shape[1], 4 * D)
-        program.multiply(table, layer.x.data, layer.of_input.transpose(1, 2), bias)
-    for chunk in layer.chunks:
-        rows = layer.rows_of(chunk)
-        if table is None:
-            program.multiply(layer.gates[:, rows], layer.x.data[:, rows], layer.of_input.transpose(1, 2), bias)
-        layer.lay(
-            *("lstm_forwards", R, over.B, D, over.S, len(chunk), chunk[0], chunk.step, panels, layer.gates, over.seen),
-            *(table, 0 if table is None else table.stride(0), layer.rows, *layer.before_of(chunk[0])),
-            *(layer.h.data, layer.c),
-        )
-    for array in (panels, table):
-        if array is not None:
-            program.give_back(array)
+    program, over, h, x = layer.program, layer.over, layer.h.data, layer.x.data
+    (R, _, D), E, table = h.shape, x.shape[2], None if layer.bias is None else layer.bias.data
+    weight = layer.weight.data if layer.rows is None else layer.of_state
+    if layer.rows is not None:  # each row of the table is projected once
+        table = program.take(*x.shape[:2], 4 * D)
+        program.multiply(table, x, layer.of_input.transpose(1, 2), None if layer.bias is None else layer.bias.data)
+    panels = program.take(R, weight.shape[2], 4 * D)
+    layer.lay("pack_gates", R, D, weight.shape[2], weight, weight.stride(1), weight.stride(0), panels)
+    inputs = (None, 0, 0) if layer.rows is not None else (x, E, x.stride(0))
+    layer.lay(
+        *("lstm_forwards", R, over.B, D, over.S, over.order.step, panels, *inputs),
+        *(table, 0 if table is None else table.stride(0), layer.rows, over.seen, *layer.before_of(over.order[0])),
+        *(layer.gates, h, layer.c),
+    )
+    program.give_back(panels)
+    if layer.rows is not None and table is not None:
+        program.give_back(table)
 
 
 def lay_backward(layer: Layer, ends: State) -> None:
@@ -121,7 +120,8 @@ def lay_backward(layer: Layer, ends: State) -> None:
     d_weight, is_sum = program.grad(layer.weight)
     assert not is_sum  # the weight is this layer's alone
     program.lay(d_h[:, over.rows(over.order[-1])].add_, d_h_end)
-    sums, panels = _sums(layer), _panels(layer, is_backward=True)
+    sums, panels, of_state = _sums(layer), program.take(R, D, 4 * D), layer.of_state
+    layer.lay("pack_columns", R, D, D, of_state, of_state.stride(1), of_state.stride(0), panels)
     d_x, adds_x = (None, False) if layer.rows is not None else program.grad(layer.x)
     after: Tensor | None = None
     for number, chunk in enumerate(reversed(layer.chunks)):
@@ -150,14 +150,6 @@ def lay_backward(layer: Layer, ends: State) -> None:
         program.multiply(d_first, after, layer.of_state, add=True)
         program.add_to_grad(layer.before[1], d_c)
     _lay_sums(layer, sums, d_weight)
-
-
-def _panels(layer: Layer, is_backward: bool) -> Tensor:
-    """Copy of the states' weight as the kernels read it."""
-    R, _, D = layer.h.data.shape
-    panels, weight = layer.program.take(R, 4 * D * D), layer.of_state
-    layer.lay("pack_states", R, D, weight, weight.stride(1), weight.stride(0), int(is_backward), panels)
-    return panels
 
 
 def _sums(layer: Layer) -> Tensor | None:

@@ -1030,11 +1030,14 @@ void lstm_steps_backward(Multiply *multiply, const char *products, idx size, idx
 #endif
 #define PRODUCTS_WORTH 500000 /* products of two numbers for which it is worth telling the threads */
 
-/* sums (MR, NV W) of rows a (MR, K) and a panel b (K, NV W). Rows have pointers in threes, which leaves enough registers. */
-INLINE void multiply_panel(const int MR, const int NV, idx K, const float *a, idx a_ld, const float *b, float *sums) {
+/* sums (MR, NV W) of rows a (MR, K) and a panel b (K, NV W), with add added to what they are. Rows have pointers in threes,
+ * which leaves enough registers. */
+INLINE void multiply_panel(const int MR, const int NV, idx K, const float *a, idx a_ld, const float *b, idx add,
+                           float *sums) {
     Vector sum[HIGH][4];
     const float *row[(HIGH + 2) / 3];
-    UNROLLED for (int i = 0; i < MR; i++) UNROLLED for (int v = 0; v < NV; v++) sum[i][v] = (Vector){0};
+    UNROLLED for (int i = 0; i < MR; i++) UNROLLED for (int v = 0; v < NV; v++)
+        sum[i][v] = add ? load(sums + (i * NV + v) * W) : (Vector){0};
     UNROLLED for (int i = 0; i < (MR + 2) / 3; i++) {
         row[i] = a + 3 * i * a_ld;
         __asm__("" : "+r"(row[i])); /* else the compiler makes a pointer of every row */
@@ -1054,17 +1057,14 @@ INLINE void multiply_panel(const int MR, const int NV, idx K, const float *a, id
     UNROLLED for (int i = 0; i < MR; i++) UNROLLED for (int v = 0; v < NV; v++) store(sums + (i * NV + v) * W, sum[i][v]);
 }
 
-#define PANEL(MR)                                                                                                   \
-    static void panel_##MR##_4(idx K, const float *a, idx a_ld, const float *b, float *sums) {                     \
-        multiply_panel(MR, 4, K, a, a_ld, b, sums);                                                                 \
-    }                                                                                                               \
-    static void panel_##MR##_2(idx K, const float *a, idx a_ld, const float *b, float *sums) {                     \
-        multiply_panel(MR, 2, K, a, a_ld, b, sums);                                                                 \
+typedef void PanelOf(idx K, const float *a, idx a_ld, const float *b, idx add, float *sums);
+#define PANEL(MR, NV)                                                                                           \
+    static void panel_##MR##_##NV(idx K, const float *a, idx a_ld, const float *b, idx add, float *sums) {     \
+        multiply_panel(MR, NV, K, a, a_ld, b, add, sums);                                                       \
     }
-typedef void PanelOf(idx K, const float *a, idx a_ld, const float *b, float *sums);
-PANEL(1) PANEL(2)
+PANEL(1, 2) PANEL(1, 4) PANEL(2, 2) PANEL(2, 4)
 #if HIGH == 6
-PANEL(3) PANEL(4) PANEL(5) PANEL(6)
+PANEL(3, 2) PANEL(3, 4) PANEL(4, 2) PANEL(4, 4) PANEL(5, 2) PANEL(5, 4) PANEL(6, 2) PANEL(6, 4)
 #endif
 static PanelOf *const PANEL_OF[HIGH][2] = { /* by rows; 2 or 4 vectors */
     {panel_1_2, panel_1_4}, {panel_2_2, panel_2_4},
@@ -1073,24 +1073,24 @@ static PanelOf *const PANEL_OF[HIGH][2] = { /* by rows; 2 or 4 vectors */
 #endif
 };
 
-/* Weights of the states (4 D, D), rows ld apart, in panels: for the forward pass (D / W, D, 4, W), of the same units of all
- * gates; for the backward pass panels of 4 vectors (4 D, 4 W), the last of 2 where that is all there is. */
-void pack_states(idx R, idx D, const float *weight, idx ld, idx stride, idx is_backward, float *panels) {
-#pragma omp parallel for schedule(static) if (R * D * D >= WORTH)
-    for (idx r = 0; r < R; r++) {
-        const float *from = weight + r * stride;
-        float *to = panels + r * 4 * D * D;
-        if (!is_backward)
-            for (idx place = 0; place < D / W * 4; place++) {
-                const idx u = place / 4 * W, gate = place % 4;
-                pack_transposed(W, D, from + (gate * D + u) * ld, ld, to + u * 4 * D + gate * W, 4 * W);
-            }
-        else
-            for (idx u = 0; u < D; u += 4 * W) {
-                const idx width = least(4 * W, D - u);
-                for (idx k = 0; k < 4 * D; k++, to += width) memcpy(to, from + k * ld + u, width * sizeof(float));
-            }
+/* Panels of a weight (4 D, K), rows ld apart, for products with its columns: (D / W, K, 4, W), of the same units of all gates. */
+void pack_gates(idx R, idx D, idx K, const float *weight, idx ld, idx stride, float *panels) {
+#pragma omp parallel for schedule(static) if (R * D * K >= WORTH)
+    for (idx place = 0; place < R * D / W * 4; place++) {
+        const idx r = place / (D / W * 4), u = place / 4 * W % D, gate = place % 4;
+        pack_transposed(W, K, weight + r * stride + (gate * D + u) * ld, ld, panels + (r * D + u) * 4 * K + gate * W, 4 * W);
     }
+}
+
+/* Panels for products with its rows: of 4 vectors (4 D, 4 W), the last of 2 where that is all there is of K. */
+void pack_columns(idx R, idx D, idx K, const float *weight, idx ld, idx stride, float *panels) {
+#pragma omp parallel for schedule(static) if (R * D * K >= WORTH)
+    for (idx r = 0; r < R; r++)
+        for (idx u = 0; u < K; u += 4 * W) {
+            const idx width = least(4 * W, K - u);
+            for (idx k = 0; k < 4 * D; k++)
+                memcpy(panels + (r * K + u) * 4 * D + k * width, weight + r * stride + k * ld + u, width * sizeof(float));
+        }
 }
 
 INLINE Vector sigmoids(Vector x) {
@@ -1105,14 +1105,6 @@ INLINE Vector tanhs(Vector x) {
     return choose(x2 < 0.01f, series, general);
 }
 
-/* Time steps of a layer of S positions: n of them, from position first on, each step after the one before. */
-typedef struct {
-    idx R, B, D, S, n, first, step;
-    const float *panels; /* see pack_states */
-    float *gates;        /* (R, S B, 4 D) */
-    const uint8_t *seen; /* (R, B, S), or NULL */
-} Steps;
-
 /* Some examples of a member: places of the first and behind the last, and their number of tiles. */
 typedef struct {
     idx r, from, to, tiles;
@@ -1125,63 +1117,67 @@ static Examples examples_of(idx B, idx unit, idx end) {
     return (Examples){r, B * tile / tiles, B * last / tiles, last - tile};
 }
 
-static idx parts_of_steps(const Steps *at) {
-    const double work = 4.0 * at->R * at->B * at->n * at->D * at->D;
-    return work < PRODUCTS_WORTH ? 1 : least(omp_get_max_threads(), at->R * tiles_of(at->B));
+static idx parts_of_steps(idx units, double products) { /* of two numbers */
+    return 4.0 * products < PRODUCTS_WORTH ? 1 : least(omp_get_max_threads(), units);
 }
 
-/* W units of n examples: from what the states give (n, 4, W), or NULL, and x, the rest of what enters the gates' non-
- * linearities, to gates, h and c. Rows of D numbers, those of gates and x of 4 D. */
-static __attribute__((noinline)) void cells(idx n, idx D, const float *sums, const float *const *x, float *gates,
+/* W units of n examples: from what enters the gates' non-linearities, sums (n, 4, W) and rows of 4 D numbers that are added,
+ * each or NULL, to gates, h and c. In one function, so that every row is rounded alike. */
+static __attribute__((noinline)) void cells(idx n, idx D, const float *sums, const float *const *added, float *gates,
                                             const float *h_before, const float *c_before, float *h, float *c,
                                             const uint8_t *seen, idx seen_step) {
-    for (idx i = 0; i < n; i++, gates += 4 * D, h += D, c += D) {
+    for (idx i = 0; i < n; i++) {
+        float *g = gates + i * 4 * D;
+        if (seen && !seen[i * seen_step]) continue;
+        UNROLLED for (int gate = 0; gate < 4; gate++) {
+            Vector in = {0};
+            if (sums) in += load(sums + (4 * i + gate) * W);
+            if (added) in += load(added[i] + gate * D);
+            store(g + gate * D, gate < 3 ? sigmoids(in) : tanhs(in));
+        }
+    }
+    for (idx i = 0; i < n; i++, gates += 4 * D, h += D, c += D) { /* apart: what is above does not wait for what is here */
         if (seen && !seen[i * seen_step]) {
             store(h, c_before ? load(h_before + i * D) : splat(0.0f));
             store(c, c_before ? load(c_before + i * D) : splat(0.0f));
             continue;
         }
-        Vector in[4];
-        UNROLLED for (int gate = 0; gate < 4; gate++) {
-            in[gate] = load(x[i] + gate * D);
-            if (sums) in[gate] += load(sums + (4 * i + gate) * W);
-        }
-        const Vector f = sigmoids(in[0]), into = sigmoids(in[1]), o = sigmoids(in[2]), new = tanhs(in[3]);
-        Vector cell = into * new;
-        if (c_before) cell += f * load(c_before + i * D);
-        store(gates, f), store(gates + D, into), store(gates + 2 * D, o), store(gates + 3 * D, new);
-        store(c, cell), store(h, o * tanhs(cell));
+        Vector cell = load(gates + D) * load(gates + 3 * D);
+        if (c_before) cell += load(gates) * load(c_before + i * D);
+        store(c, cell), store(h, load(gates + 2 * D) * tanhs(cell));
     }
 }
 
-/* gates (S B, 4 D) of the steps, in place as in lstm_step, from inputs that are there already or are rows of a table by their
- * tokens (S B); h, c (S B, D); states before the first step, or NULL for zeros, with a stride of their own. */
-void lstm_forwards(idx R, idx B, idx D, idx S, idx n, idx first, idx step, const float *panels, float *gates,
-                   const uint8_t *seen, const float *table, idx table_stride, const idx *tokens, const float *h_before,
-                   const float *c_before, idx before_stride, float *h, float *c) {
-    const Steps at = {R, B, D, S, n, first, step, panels, gates, seen};
-    const idx parts = parts_of_steps(&at), units = R * tiles_of(B);
+/* All steps of a layer, from the position first on: gates (S B, 4 D) behind their non-linearities, h, c (S B, D). What enters
+ * the gates besides the states: the product with the inputs x (S B, E), or NULL, and a row of the table (., 4 D), that of
+ * each place's token, or the first where there are no tokens; no row where there is no table. Panels of the weights of
+ * inputs and states (4 D, E + D). States before the first step, or NULL for zeros, have a stride of their own. */
+void lstm_forwards(idx R, idx B, idx D, idx S, idx step, const float *panels, const float *x, idx E, idx x_stride,
+                   const float *table, idx table_stride, const idx *tokens, const uint8_t *seen, const float *h_before,
+                   const float *c_before, idx before_stride, float *gates, float *h, float *c) {
+    const idx units = R * tiles_of(B), parts = parts_of_steps(units, (double)R * B * S * D * (E + D)), K = x ? E + D : D;
 #pragma omp parallel for schedule(static, 1) if (parts > 1)
     for (idx part = 0; part < parts; part++)
         for (idx unit = units * part / parts, end = units * (part + 1) / parts; unit < end;) {
             const Examples of = examples_of(B, unit, end);
-            const float *own = panels + of.r * 4 * D * D;
             unit += of.tiles;
-            for (idx k = 0; k < n; k++) {
-                const idx t = first + k * step, rows = (of.r * S + t) * B, before = rows - step * B;
+            for (idx k = 0; k < S; k++) {
+                const idx t = step < 0 ? S - 1 - k : k, rows = (of.r * S + t) * B, before = rows - step * B;
                 const float *hb = k ? h + before * D : h_before ? h_before + of.r * before_stride : NULL;
                 const float *cb = k ? c + before * D : c_before ? c_before + of.r * before_stride : NULL;
                 for (idx u = 0; u < D; u += W)
                     for (idx tile = 0; tile < of.tiles; tile++) {
                         const idx b = of.from + (of.to - of.from) * tile / of.tiles;
                         const idx MR = of.from + (of.to - of.from) * (tile + 1) / of.tiles - b;
-                        float sums[HIGH * 4 * W] __attribute__((aligned(64))), *g = gates + (rows + b) * 4 * D + u;
-                        const float *x[HIGH];
-                        for (idx i = 0; i < MR; i++)
-                            x[i] = table ? table + of.r * table_stride + tokens[rows + b + i] * 4 * D + u : g + i * 4 * D;
-                        if (hb) PANEL_OF[MR - 1][1](D, hb + b * D, D, own + u * 4 * D, sums);
-                        cells(MR, D, hb ? sums : NULL, x, g, hb ? hb + b * D + u : NULL, cb ? cb + b * D + u : NULL,
-                              h + (rows + b) * D + u, c + (rows + b) * D + u, seen ? seen + (of.r * B + b) * S + t : NULL, S);
+                        const float *panel = panels + (of.r * D + u) * 4 * K, *added[HIGH];
+                        float sums[HIGH * 4 * W] __attribute__((aligned(64)));
+                        if (x) PANEL_OF[MR - 1][1](E, x + of.r * x_stride + (t * B + b) * E, E, panel, 0, sums);
+                        if (hb) PANEL_OF[MR - 1][1](D, hb + b * D, D, panel + (K - D) * 4 * W, x != NULL, sums);
+                        for (idx i = 0; i < MR && table; i++)
+                            added[i] = table + of.r * table_stride + (tokens ? tokens[rows + b + i] * 4 * D : 0) + u;
+                        cells(MR, D, x || hb ? sums : NULL, table ? added : NULL, gates + (rows + b) * 4 * D + u,
+                              hb ? hb + b * D + u : NULL, cb ? cb + b * D + u : NULL, h + (rows + b) * D + u,
+                              c + (rows + b) * D + u, seen ? seen + (of.r * B + b) * S + t : NULL, S);
                     }
             }
         }
@@ -1219,8 +1215,7 @@ static __attribute__((noinline)) void cells_back(idx n, idx NV, idx D, const flo
 void lstm_backwards(idx R, idx B, idx D, idx S, idx n, idx first, idx step, const float *panels, float *gates,
                     const uint8_t *seen, const float *d_after, const float *c, const float *c_last, idx c_last_stride,
                     float *d_h, float *d_h_last, idx d_h_last_stride, float *d_c) {
-    const Steps at = {R, B, D, S, n, first, step, panels, gates, seen};
-    const idx parts = parts_of_steps(&at), units = R * tiles_of(B);
+    const idx units = R * tiles_of(B), parts = parts_of_steps(units, (double)R * B * n * D * D);
 #pragma omp parallel for schedule(static, 1) if (parts > 1)
     for (idx part = 0; part < parts; part++)
         for (idx unit = units * part / parts, end = units * (part + 1) / parts; unit < end;) {
@@ -1238,7 +1233,7 @@ void lstm_backwards(idx R, idx B, idx D, idx S, idx n, idx first, idx step, cons
                         const idx b = of.from + (of.to - of.from) * tile / of.tiles;
                         const idx MR = of.from + (of.to - of.from) * (tile + 1) / of.tiles - b, unit = (rows + b) * D + u;
                         float sums[HIGH * 4 * W] __attribute__((aligned(64)));
-                        if (after) PANEL_OF[MR - 1][NV == 4](4 * D, after + b * 4 * D, 4 * D, own + u * 4 * D, sums);
+                        if (after) PANEL_OF[MR - 1][NV == 4](4 * D, after + b * 4 * D, 4 * D, own + u * 4 * D, 0, sums);
                         cells_back(MR, NV, D, after ? sums : NULL, gates + (rows + b) * 4 * D + u, cb ? cb + b * D + u : NULL,
                                    c + unit, d_h + unit, dhb ? dhb + b * D + u : NULL, d_c + (of.r * B + b) * D + u,
                                    seen ? seen + (of.r * B + b) * S + t : NULL, S);
