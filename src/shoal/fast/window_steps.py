@@ -142,8 +142,7 @@ def lay_backward(layer: Layer, ends: State) -> None:
                 *(tokens, 0 if tokens is None else tokens.stride(0), sums, sums.stride(0)),
             )
         if d_x is not None:
-            of_gates, x = gates[:, rows].transpose(1, 2), layer.x.data[:, rows]
-            program.multiply(d_weight[:, :, :-D], of_gates, x, add=number > 0)
+            _lay_weight_gradient(layer, d_weight[:, :, :-D], gates[:, rows], layer.x.data[:, rows], add=number > 0)
             program.multiply(d_x[:, rows], gates[:, rows], layer.of_input, add=adds_x)
     program.give_back(panels)
     if layer.before is not None and d_first is not None and after is not None:
@@ -182,9 +181,18 @@ def _lay_state_gradient(layer: Layer, d_weight: Tensor, chunk: range, add: bool)
         rows = layer.rows_of(inner)
         shift = B * over.order.step
         ahead = layer.h.data[:, rows.start - shift : rows.stop - shift]
-        program.multiply(d_weight, layer.gates[:, rows].transpose(1, 2), ahead, add=add)
+        _lay_weight_gradient(layer, d_weight, layer.gates[:, rows], ahead, add)
     elif not add:
         program.lay(d_weight.zero_)
     if chunk[0] == over.order[0] and layer.before is not None:
-        of_first = layer.gates[:, over.rows(chunk[0])].transpose(1, 2)
-        program.multiply(d_weight, of_first, layer.before[0].data, add=True)
+        _lay_weight_gradient(layer, d_weight, layer.gates[:, over.rows(chunk[0])], layer.before[0].data, add=True)
+
+
+def _lay_weight_gradient(layer: Layer, d_weight: Tensor, d_gates: Tensor, x: Tensor, add: bool) -> None:
+    """Record the gradient of a weight ``(R, 4 D, E)`` from those of gates ``(R, n, 4 D)`` and inputs ``(R, n, E)``."""
+    if x.shape[2] % COLUMNS:
+        layer.program.multiply(d_weight, d_gates.transpose(1, 2), x, add=add)
+        return
+    places = (part for matrix in (d_gates, x, d_weight) for part in (matrix, matrix.stride(1), matrix.stride(0)))
+    R, M, N = d_weight.shape
+    layer.lay("weight_gradient", R, M, N, x.shape[1], *places, int(add))
