@@ -184,6 +184,7 @@ def test_attention_where_a_tile_has_more_rows_than_a_vector_numbers(tmp_path, mo
     for K in (3, 10):
         hold_attention(1, 2, 2, 8, (5, K, False), 0.1, False, [1, 2, 3], 0)
         hold_attention(1, 2, 2, 8, (K, K, True), None, True, [1, 2, 3], 0)
+    hold_lstm(2, 7, 3, 32, 32, True, "any", False, True, 0, "own")
 
 
 def test_attention_with_scores_of_another_factor():

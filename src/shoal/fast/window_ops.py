@@ -130,7 +130,7 @@ class WindowOps(Ops[Array], Protocol[Array]):
             weight: weights of the gates as in ``LSTMCell.fused``, ``(R, 4 D, D_in + D)``.
             bias: ``(R, 4 D)``.
             over: order of the positions, and which tokens count.
-            before: first ``(h, c)``, each ``(R, B, D)``, both with the same strides; zeros when None.
+            before: first ``(h, c)``, each ``(R, B, D)``; zeros when None.
             rows: row of the table at each place, ``(R, S B)`` int64; the same tensor at every step, whose content
                 changes.
 

@@ -9,10 +9,10 @@ projection of inputs before its steps; behind them, in the backward pass, the gr
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from shoal.fast.program import Program, Value
+from shoal.fast.window_arguments import member_stride, stride, strides
 from shoal.fast.window_ops import Recurrence
 
 State = tuple[Value, Value]  # h and c
@@ -68,16 +68,12 @@ class Layer:
         """Rows of a chunk of positions."""
         return slice(min(chunk) * self.over.B, (max(chunk) + 1) * self.over.B)
 
-    def before_of(self, t: int) -> tuple[Tensor | None, Tensor | None, int]:
-        """States before a position, ``(R, B, D)`` each, and the stride from one member to the next that both have."""
+    def before_of(self, t: int) -> tuple[Tensor | None, Tensor | None]:
+        """States ``h`` and ``c`` before a position, ``(R, B, D)`` each; None for zeros."""
         if t != self.over.order[0]:
             rows = self.over.rows(t - self.over.order.step)
-            return self.h.data[:, rows], self.c[:, rows], self.c.stride(0)
-        if self.before is None:
-            return None, None, 0
-        h, c = (value.data for value in self.before)
-        assert h.stride() == c.stride()
-        return h, c, h.stride(0)
+            return self.h.data[:, rows], self.c[:, rows]
+        return (None, None) if self.before is None else (self.before[0].data, self.before[1].data)
 
 
 def has_steps(program: Program, D: int) -> bool:
@@ -94,11 +90,12 @@ def lay_forward(layer: Layer) -> None:
         table = program.take(*x.shape[:2], 4 * D)
         program.multiply(table, x, layer.of_input.transpose(1, 2), None if layer.bias is None else layer.bias.data)
     panels = program.take(R, weight.shape[2], 4 * D)
-    layer.lay("pack_gates", R, D, weight.shape[2], weight, weight.stride(1), weight.stride(0), panels)
-    inputs = (None, 0, 0) if layer.rows is not None else (x, E, x.stride(0))
+    layer.lay("pack_gates", R, D, weight.shape[2], weight, *strides(weight), panels)
+    inputs = (None, 0, 0) if layer.rows is not None else (x, E, stride(x))
     layer.lay(
         *("lstm_forwards", R, over.B, D, over.S, over.order.step, panels, *inputs),
-        *(table, 0 if table is None else table.stride(0), layer.rows, over.seen, *layer.before_of(over.order[0])),
+        *(*member_stride(table), layer.rows, over.seen),
+        *(part for state in layer.before_of(over.order[0]) for part in member_stride(state)),
         *(layer.gates, h, layer.c),
     )
     program.give_back(panels)
@@ -106,32 +103,30 @@ def lay_forward(layer: Layer) -> None:
         program.give_back(table)
 
 
-def lay_backward(layer: Layer, ends: State) -> None:
+def lay_backward(layer: Layer, d_h: Tensor, d_c: Tensor) -> None:
     """Record the backward pass: gradients of weight, bias, inputs and first states; gates become their gradients.
 
     Args:
         layer: the layer.
-        ends: the states behind the position that was taken last.
+        d_h: gradient of the states, ``(R, S B, D)``, which is overwritten.
+        d_c: gradient of the last cells, ``(R, B, D)``, which becomes that of the first.
     """
     program, over, gates = layer.program, layer.over, layer.gates
     R, _, D = layer.h.data.shape
-    d_h, d_h_end, d_c = program.zeroed_grad(layer.h), program.zeroed_grad(ends[0]), program.zeroed_grad(ends[1])
     d_first = None if layer.before is None else program.zeroed_grad(layer.before[0])
     d_weight, is_sum = program.grad(layer.weight)
     assert not is_sum  # the weight is this layer's alone
-    program.lay(d_h[:, over.rows(over.order[-1])].add_, d_h_end)
     sums, panels, of_state = _sums(layer), program.take(R, D, 4 * D), layer.of_state
-    layer.lay("pack_columns", R, D, D, of_state, of_state.stride(1), of_state.stride(0), panels)
+    layer.lay("pack_columns", R, D, D, of_state, *strides(of_state), panels)
     d_x, adds_x = (None, False) if layer.rows is not None else program.grad(layer.x)
     after: Tensor | None = None
     for number, chunk in enumerate(reversed(layer.chunks)):
         back, rows = chunk[::-1], layer.rows_of(chunk)
         is_last = back[-1] == over.order[0]
         d_last = d_first if is_last else d_h[:, over.rows(back[-1] + back.step)]
-        _, c_last, c_stride = layer.before_of(back[-1])
         layer.lay(
             *("lstm_backwards", R, over.B, D, over.S, len(chunk), back[0], back.step, panels, gates, over.seen, after),
-            *(layer.c, c_last, c_stride, d_h, d_last, 0 if d_last is None else d_last.stride(0), d_c),
+            *(layer.c, *member_stride(layer.before_of(back[-1])[1]), d_h, *member_stride(d_last), d_c),
         )
         after = gates[:, over.rows(back[-1])]
         _lay_state_gradient(layer, d_weight[:, :, -D:], chunk, add=number > 0)
@@ -139,7 +134,7 @@ def lay_backward(layer: Layer, ends: State) -> None:
         if sums is not None:
             layer.lay(
                 *("add_rows", R, rows.stop - rows.start, 4 * D, gates[:, rows], gates.stride(0)),
-                *(tokens, 0 if tokens is None else tokens.stride(0), sums, sums.stride(0)),
+                *(*member_stride(tokens), sums, sums.stride(0)),
             )
         if d_x is not None:
             _lay_weight_gradient(layer, d_weight[:, :, :-D], gates[:, rows], layer.x.data[:, rows], add=number > 0)
@@ -168,8 +163,11 @@ def _lay_sums(layer: Layer, sums: Tensor | None, d_weight: Tensor) -> None:
     if layer.rows is not None:
         program.multiply(d_weight[:, :, :-D], sums.transpose(1, 2), layer.x.data)
         program.multiply_grad(layer.x, sums, layer.of_input)
-    if layer.bias is not None:
-        program.write_grad(layer.bias, torch.sum, sums, 1)
+    if layer.bias is not None and layer.rows is None:
+        program.add_to_grad(layer.bias, sums[:, 0])
+    elif layer.bias is not None:
+        d_bias = program.zeroed_grad(layer.bias)
+        layer.lay("add_rows", *sums.shape, sums, sums.stride(0), None, 0, d_bias, d_bias.stride(0))
     program.give_back(sums)
 
 
@@ -193,6 +191,6 @@ def _lay_weight_gradient(layer: Layer, d_weight: Tensor, d_gates: Tensor, x: Ten
     if x.shape[2] % COLUMNS:
         layer.program.multiply(d_weight, d_gates.transpose(1, 2), x, add=add)
         return
-    places = (part for matrix in (d_gates, x, d_weight) for part in (matrix, matrix.stride(1), matrix.stride(0)))
+    places = (part for matrix in (d_gates, x, d_weight) for part in (matrix, *strides(matrix)))
     R, M, N = d_weight.shape
     layer.lay("weight_gradient", R, M, N, x.shape[1], *places, int(add))

@@ -13,7 +13,7 @@
 #include <string.h>
 #if defined(__AVX__)
 #include <immintrin.h>
-#elif defined(__aarch64__)
+#elif defined(__ARM_NEON)
 #include <arm_neon.h>
 #endif
 #ifdef _OPENMP
@@ -897,18 +897,18 @@ void window_attention_backward(idx R, idx B, idx Q, idx K, idx H, idx size, idx 
  * their non-linearities and go out behind them.
  *   h, c (B, D) of the step before, or NULL for zeros  ->  h, c (B, D)
  * Where an example's token is not seen, its state does not change; seen, unless NULL, has the example b at b seen_step.
- * Strides of gates, of the states before and of those after. */
+ * Strides of gates, of both states before and of those after. */
 void lstm_step(idx R, idx B, idx D, float *gates, idx gates_stride, const uint8_t *seen, idx seen_step, const float *h_before,
-               const float *c_before, idx before_stride, float *h, float *c, idx stride) {
+               idx h_before_stride, const float *c_before, idx c_before_stride, float *h, float *c, idx stride) {
 #pragma omp parallel for schedule(static) if (R * B * D >= WORTH)
     for (idx place = 0; place < R * B; place++) {
         const idx r = place / B, b = place % B;
         float *restrict g = gates + r * gates_stride + b * 4 * D;
         float *restrict hb = h + r * stride + b * D, *restrict cb = c + r * stride + b * D;
-        const float *restrict before = c_before ? c_before + r * before_stride + b * D : NULL;
+        const float *restrict before = c_before ? c_before + r * c_before_stride + b * D : NULL;
         if (seen && !seen[place * seen_step]) {
             if (before) {
-                memcpy(hb, h_before + r * before_stride + b * D, D * sizeof(float));
+                memcpy(hb, h_before + r * h_before_stride + b * D, D * sizeof(float));
                 memcpy(cb, before, D * sizeof(float));
             } else
                 memset(hb, 0, D * sizeof(float)), memset(cb, 0, D * sizeof(float));
@@ -979,13 +979,14 @@ void lstm_step_backward(idx R, idx B, idx D, float *gates, idx gates_stride, con
 typedef void Multiply(const void *);
 
 void lstm_steps(Multiply *multiply, const char *products, idx size, idx R, idx S, idx B, idx D, idx is_backward, float *gates,
-                const uint8_t *seen, const float *first_h, const float *first_c, idx first_stride, float *h, float *c) {
+                const uint8_t *seen, const float *first_h, idx first_h_stride, const float *first_c, idx first_c_stride,
+                float *h, float *c) {
     const idx stride = S * B * D, step = is_backward ? -B * D : B * D;
     for (idx k = 0; k < S; k++) {
         const idx t = is_backward ? S - 1 - k : k, at = t * B * D;
         if (k || first_h) multiply(products), products += size;
         lstm_step(R, B, D, gates + 4 * at, 4 * stride, seen ? seen + t : NULL, S, k ? h + at - step : first_h,
-                  k ? c + at - step : first_c, k ? stride : first_stride, h + at, c + at, stride);
+                  k ? stride : first_h_stride, k ? c + at - step : first_c, k ? stride : first_c_stride, h + at, c + at, stride);
     }
 }
 
@@ -1013,7 +1014,7 @@ void lstm_steps_backward(Multiply *multiply, const char *products, idx size, idx
 #define FUSED(x, y, z) (Vector) _mm512_fmadd_ps((__m512)(x), (__m512)(y), (__m512)(z))
 #elif defined(__FMA__) && defined(__AVX__)
 #define FUSED(x, y, z) (Vector) _mm256_fmadd_ps((__m256)(x), (__m256)(y), (__m256)(z))
-#elif defined(__aarch64__)
+#elif defined(__ARM_NEON)
 #define FUSED(x, y, z) (Vector) vfmaq_f32((float32x4_t)(z), (float32x4_t)(x), (float32x4_t)(y))
 #else
 #define FUSED(x, y, z) ((x) * (y) + (z))
@@ -1151,10 +1152,10 @@ static __attribute__((noinline)) void cells(idx n, idx D, const float *sums, con
 /* All steps of a layer, from the position first on: gates (S B, 4 D) behind their non-linearities, h, c (S B, D). What enters
  * the gates besides the states: the product with the inputs x (S B, E), or NULL, and a row of the table (., 4 D), that of
  * each place's token, or the first where there are no tokens; no row where there is no table. Panels of the weights of
- * inputs and states (4 D, E + D). States before the first step, or NULL for zeros, have a stride of their own. */
+ * inputs and states (4 D, E + D). States before the first step, or NULL for zeros, have strides of their own. */
 void lstm_forwards(idx R, idx B, idx D, idx S, idx step, const float *panels, const float *x, idx E, idx x_stride,
                    const float *table, idx table_stride, const idx *tokens, const uint8_t *seen, const float *h_before,
-                   const float *c_before, idx before_stride, float *gates, float *h, float *c) {
+                   idx h_before_stride, const float *c_before, idx c_before_stride, float *gates, float *h, float *c) {
     const idx units = R * tiles_of(B), parts = parts_of_steps(units, (double)R * B * S * D * (E + D)), K = x ? E + D : D;
 #pragma omp parallel for schedule(static, 1) if (parts > 1)
     for (idx part = 0; part < parts; part++)
@@ -1163,8 +1164,8 @@ void lstm_forwards(idx R, idx B, idx D, idx S, idx step, const float *panels, co
             unit += of.tiles;
             for (idx k = 0; k < S; k++) {
                 const idx t = step < 0 ? S - 1 - k : k, rows = (of.r * S + t) * B, before = rows - step * B;
-                const float *hb = k ? h + before * D : h_before ? h_before + of.r * before_stride : NULL;
-                const float *cb = k ? c + before * D : c_before ? c_before + of.r * before_stride : NULL;
+                const float *hb = k ? h + before * D : h_before ? h_before + of.r * h_before_stride : NULL;
+                const float *cb = k ? c + before * D : c_before ? c_before + of.r * c_before_stride : NULL;
                 for (idx u = 0; u < D; u += W)
                     for (idx tile = 0; tile < of.tiles; tile++) {
                         const idx b = of.from + (of.to - of.from) * tile / of.tiles;
