@@ -1210,6 +1210,15 @@ static __attribute__((noinline)) void cells_back(idx n, idx NV, idx D, const flo
         }
 }
 
+/* Asks for what the next tile changes, while this one is multiplied: units of n examples from a row on. */
+static inline void fetch_back(idx n, idx D, idx units, idx row, idx u, const float *gates, const float *d_h) {
+    for (idx i = row; i < row + n; i++)
+        for (idx k = u; k < u + units; k += 16) {
+            for (idx gate = 0; gate < 4; gate++) __builtin_prefetch(gates + (i * 4 + gate) * D + k, 1);
+            __builtin_prefetch(d_h + i * D + k, 1);
+        }
+}
+
 /* Their backward, in the order of the steps given, which is the opposite of that of the forward pass: gates become the gradient
  * before the non-linearities, from d_h (S B, D). d_after (B, 4 D) is that of the step after the first one here, or NULL;
  * c_last and d_h_last, or NULL, what belongs to the step before the last one; d_c (B, D) as in lstm_step_backward. */
@@ -1229,11 +1238,14 @@ void lstm_backwards(idx R, idx B, idx D, idx S, idx n, idx first, idx step, cons
                 const float *cb = k < n - 1 ? c + next * D : c_last ? c_last + of.r * c_last_stride : NULL;
                 float *dhb = k < n - 1 ? d_h + next * D : d_h_last ? d_h_last + of.r * d_h_last_stride : NULL;
                 for (idx u = 0; u < D; u += 4 * W) {
-                    const idx NV = D - u >= 4 * W ? 4 : 2;
+                    const idx NV = D - u >= 4 * W ? 4 : 2, is_last = u + 4 * W >= D;
                     for (idx tile = 0; tile < of.tiles; tile++) {
                         const idx b = of.from + (of.to - of.from) * tile / of.tiles;
                         const idx MR = of.from + (of.to - of.from) * (tile + 1) / of.tiles - b, unit = (rows + b) * D + u;
                         float sums[HIGH * 4 * W] __attribute__((aligned(64)));
+                        if (!is_last) fetch_back(MR, D, least(4 * W, D - u - 4 * W), rows + b, u + 4 * W, gates, d_h);
+                        else if (k + 1 < n) fetch_back(MR, D, least(4 * W, D), next + b, 0, gates, d_h);
+                        if (cb) fetch(MR, NV * W, cb + b * D + u, D);
                         if (after) PANEL_OF[MR - 1][NV == 4](4 * D, after + b * 4 * D, 4 * D, own + u * 4 * D, 0, sums);
                         cells_back(MR, NV, D, after ? sums : NULL, gates + (rows + b) * 4 * D + u, cb ? cb + b * D + u : NULL,
                                    c + unit, d_h + unit, dhb ? dhb + b * D + u : NULL, d_c + (of.r * B + b) * D + u,
