@@ -248,7 +248,8 @@ def hold_in_chunks(case):
 
 tables = st.sampled_from([None, 1, 5, 40])
 of_steps = (
-    *(st.integers(1, 3), st.integers(1, 15), st.integers(1, 5), st.sampled_from([3, 32, 72]), st.sampled_from([32, 96])),
+    *(st.integers(1, 3), st.integers(1, 15), st.integers(1, 5)),
+    *(st.sampled_from([3, 32, 72]), st.sampled_from([32, 96])),
     *(st.booleans(), masks, st.booleans(), st.booleans(), seeds, st.sampled_from(["own", "own", "torch"]), tables),
 )
 

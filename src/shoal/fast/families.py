@@ -116,11 +116,12 @@ def _encoded(model: Stacked[Array], batch: Windows, num_layers: int) -> Array:
 def lstm_outputs(model: Stacked[Array], batch: Windows) -> Array:
     """Outputs of the last layer, position by position."""
     assert batch.inputs is not None
-    ops, tokens, over = model.ops, batch.inputs, Recurrence(batch.B, batch.T)
-    x, rows = model.parameters["embedding.weight"], tokens
+    ops, over = model.ops, Recurrence(batch.B, batch.T)
+    x: Array = model.parameters["embedding.weight"]
+    rows: Tensor | None = batch.inputs
     # The first layer projects each of the table's rows once, or where the batch has fewer, each of the batch's.
     if model.config.task_part.sizes().vocabulary_size >= batch.B * batch.T:
-        x, rows = ops.embed(x, tokens, batch.T, None, None), None
+        x, rows = ops.embed(x, batch.inputs, batch.T, None, None), None
     num_layers = model.config.num_layers
     for layer in range(num_layers):
         x, _ = ops.lstm(x, *_gates(model, f"lstm.layers.{layer}"), over, None, rows)

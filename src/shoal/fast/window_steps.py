@@ -1,7 +1,8 @@
-"""Time steps of an LSTM layer over windows in chunks of some positions, each a call of kernels that multiply themselves.
+"""LSTM layers over windows by kernels that multiply themselves, of widths that are a multiple of 32.
 
-A chunk has as many rows as stay in the second cache from the steps that make them to the products that read them: the
-projection of inputs before its steps; behind them, in the backward pass, the gradients of weights, biases and inputs.
+One call is the whole forward pass of a layer. The backward pass goes in chunks of positions: a chunk has as many rows as
+stay in the second cache from the steps that make their gradients to the products that read them, which are the
+gradients of weights, biases and inputs.
 
 ``R`` members, ``B`` examples, ``S`` positions, ``D`` width, ``X`` rows of a table.
 """
@@ -84,6 +85,7 @@ def has_steps(program: Program, D: int) -> bool:
 def lay_forward(layer: Layer) -> None:
     """Record the forward pass of a layer: gates, cells and states."""
     program, over, h, x = layer.program, layer.over, layer.h.data, layer.x.data
+    assert all(array is None or array.is_contiguous() for array in (layer.rows, over.seen))
     (R, _, D), E, table = h.shape, x.shape[2], None if layer.bias is None else layer.bias.data
     weight = layer.weight.data if layer.rows is None else layer.of_state
     if layer.rows is not None:  # each row of the table is projected once
@@ -150,7 +152,8 @@ def _sums(layer: Layer) -> Tensor | None:
     """Zeros for sums of the gates' gradients: of each row of the table, or of all, for the bias; None without both."""
     if layer.rows is None and layer.bias is None:
         return None
-    sums = layer.program.take(len(layer.gates), layer.x.data.shape[1] if layer.rows is not None else 1, layer.gates.shape[2])
+    count = 1 if layer.rows is None else layer.x.data.shape[1]
+    sums = layer.program.take(len(layer.gates), count, layer.gates.shape[2])
     layer.program.lay(sums.zero_)
     return sums
 
@@ -172,7 +175,7 @@ def _lay_sums(layer: Layer, sums: Tensor | None, d_weight: Tensor) -> None:
 
 
 def _lay_state_gradient(layer: Layer, d_weight: Tensor, chunk: range, add: bool) -> None:
-    """Record the part of the gradient of the states' weight that a chunk gives, from the states before its positions."""
+    """Record the part of the gradient of the states' weight that a chunk gives."""
     program, over, B = layer.program, layer.over, layer.over.B
     inner = chunk if chunk[0] != over.order[0] else chunk[1:]
     if len(inner):

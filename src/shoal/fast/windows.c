@@ -1004,10 +1004,12 @@ void lstm_steps_backward(Multiply *multiply, const char *products, idx size, idx
     }
 }
 
-/* ---- recurrence of widths that are a multiple of 32, several time steps in one call
+/* ---- recurrence of widths that are a multiple of 32, all time steps or some in one call
  *
  * Examples do not depend on each other, so a thread takes some of them through all steps. Products of a time step have few
- * rows: their matrix is packed once for a pass, and their sums go from registers to the cells by way of the first cache. */
+ * rows: their matrix is packed once for a pass, and their sums go from registers to the cells by way of the first cache.
+ * Each number is made by the same operations in the same order in every tile, so it does not depend on the number of
+ * examples, members or threads. */
 
 /* x y + z, rounded once where the processor can, in every tile alike. */
 #if defined(__AVX512F__)
@@ -1149,8 +1151,8 @@ static __attribute__((noinline)) void cells(idx n, idx D, const float *sums, con
     }
 }
 
-/* All steps of a layer, from the position first on: gates (S B, 4 D) behind their non-linearities, h, c (S B, D). What enters
- * the gates besides the states: the product with the inputs x (S B, E), or NULL, and a row of the table (., 4 D), that of
+/* All steps of a layer, from the first position on or, with step -1, from the last: gates (S B, 4 D) behind their non-
+ * linearities, h, c (S B, D). What enters the gates besides the states: the product with the inputs x (S B, E), or NULL, and a row of the table (., 4 D), that of
  * each place's token, or the first where there are no tokens; no row where there is no table. Panels of the weights of
  * inputs and states (4 D, E + D). States before the first step, or NULL for zeros, have strides of their own. */
 void lstm_forwards(idx R, idx B, idx D, idx S, idx step, const float *panels, const float *x, idx E, idx x_stride,
