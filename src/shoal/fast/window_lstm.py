@@ -1,6 +1,6 @@
 """LSTM layers over windows of tokens, and what moves their states.
 
-Kernels that multiply themselves compute layers of most widths (:mod:`shoal.fast.window_steps`). For the others, and with
+Kernels that multiply themselves compute layers of most widths (:mod:`shoal.fast.window_steps`). For others, and with
 PyTorch's products, there are a product and a kernel for each time step; what does not wait for the state before leaves
 the recurrence: the inputs of all positions are projected in one product, and the gradients of weights, biases and
 inputs are one product or sum over all positions.

@@ -1,7 +1,7 @@
 """LSTM layers over windows by kernels that multiply themselves, of widths that are a multiple of 32.
 
-One call is the whole forward pass of a layer. The backward pass goes in chunks of positions: a chunk has as many rows as
-stay in the second cache from the steps that make their gradients to the products that read them, which are the
+One call is the whole forward pass of a layer. The backward pass goes in chunks of positions: a chunk has as many rows
+as stay in the second cache from the steps that make their gradients to the products that read them, which are the
 gradients of weights, biases and inputs.
 
 ``R`` members, ``B`` examples, ``S`` positions, ``D`` width, ``X`` rows of a table.

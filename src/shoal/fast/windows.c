@@ -1152,9 +1152,10 @@ static __attribute__((noinline)) void cells(idx n, idx D, const float *sums, con
 }
 
 /* All steps of a layer, from the first position on or, with step -1, from the last: gates (S B, 4 D) behind their non-
- * linearities, h, c (S B, D). What enters the gates besides the states: the product with the inputs x (S B, E), or NULL, and a row of the table (., 4 D), that of
- * each place's token, or the first where there are no tokens; no row where there is no table. Panels of the weights of
- * inputs and states (4 D, E + D). States before the first step, or NULL for zeros, have strides of their own. */
+ * linearities, h, c (S B, D). What enters the gates besides the states: the product with the inputs x (S B, E), or NULL, and
+ * a row of the table (., 4 D), that of each place's token, or the first where there are no tokens; no row where there is no
+ * table. Panels of the weights of inputs and states (4 D, E + D). States before the first step, or NULL for zeros, have
+ * strides of their own. */
 void lstm_forwards(idx R, idx B, idx D, idx S, idx step, const float *panels, const float *x, idx E, idx x_stride,
                    const float *table, idx table_stride, const idx *tokens, const uint8_t *seen, const float *h_before,
                    idx h_before_stride, const float *c_before, idx c_before_stride, float *gates, float *h, float *c) {
