@@ -136,7 +136,7 @@ def lay_backward(layer: Layer, d_h: Tensor, d_c: Tensor) -> None:
         if sums is not None:
             layer.lay(
                 *("add_rows", R, rows.stop - rows.start, 4 * D, gates[:, rows], gates.stride(0)),
-                *(*member_stride(tokens), sums, sums.stride(0)),
+                *(*member_stride(tokens), *member_stride(sums)),
             )
         if d_x is not None:
             _lay_weight_gradient(layer, d_weight[:, :, :-D], gates[:, rows], layer.x.data[:, rows], add=number > 0)
@@ -145,33 +145,29 @@ def lay_backward(layer: Layer, d_h: Tensor, d_c: Tensor) -> None:
     if layer.before is not None and d_first is not None and after is not None:
         program.multiply(d_first, after, layer.of_state, add=True)
         program.add_to_grad(layer.before[1], d_c)
-    _lay_sums(layer, sums, d_weight)
+    if layer.rows is not None and sums is not None:
+        _lay_table(layer, sums, d_weight)
 
 
 def _sums(layer: Layer) -> Tensor | None:
-    """Zeros for sums of the gates' gradients: of each row of the table, or of all, for the bias; None without both."""
-    if layer.rows is None and layer.bias is None:
-        return None
-    count = 1 if layer.rows is None else layer.x.data.shape[1]
-    sums = layer.program.take(len(layer.gates), count, layer.gates.shape[2])
-    layer.program.lay(sums.zero_)
+    """Array to which the gates' gradients are added: those of the table's rows, or of the bias; None without both."""
+    program = layer.program
+    if layer.rows is None:
+        return None if layer.bias is None else program.zeroed_grad(layer.bias)
+    sums = program.take(len(layer.gates), layer.x.data.shape[1], layer.gates.shape[2])
+    program.lay(sums.zero_)
     return sums
 
 
-def _lay_sums(layer: Layer, sums: Tensor | None, d_weight: Tensor) -> None:
-    """Record what follows from these sums: the gradients of the bias, and with a table of its weight and rows."""
+def _lay_table(layer: Layer, d_table: Tensor, d_weight: Tensor) -> None:
+    """Record the gradients of bias, weight and rows from that of the projected table, which is given back."""
     program, D = layer.program, layer.h.data.shape[2]
-    if sums is None:
-        return
-    if layer.rows is not None:
-        program.multiply(d_weight[:, :, :-D], sums.transpose(1, 2), layer.x.data)
-        program.multiply_grad(layer.x, sums, layer.of_input)
-    if layer.bias is not None and layer.rows is None:
-        program.add_to_grad(layer.bias, sums[:, 0])
-    elif layer.bias is not None:
+    program.multiply(d_weight[:, :, :-D], d_table.transpose(1, 2), layer.x.data)
+    program.multiply_grad(layer.x, d_table, layer.of_input)
+    if layer.bias is not None:
         d_bias = program.zeroed_grad(layer.bias)
-        layer.lay("add_rows", *sums.shape, sums, sums.stride(0), None, 0, d_bias, d_bias.stride(0))
-    program.give_back(sums)
+        layer.lay("add_rows", *d_table.shape, *member_stride(d_table), None, 0, *member_stride(d_bias))
+    program.give_back(d_table)
 
 
 def _lay_state_gradient(layer: Layer, d_weight: Tensor, chunk: range, add: bool) -> None:

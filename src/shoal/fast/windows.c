@@ -1311,19 +1311,28 @@ void weight_gradient(idx R, idx M, idx N, idx K, const float *a, idx a_ld, idx a
     }
 }
 
-/* Rows x (n, E), each added to the row of its token, or all to the first, in their order: sums (., E). */
+/* Rows x (n, E), each added to the row of its token, or all to the first, in their order: sums (., E), E a multiple of 32. */
 void add_rows(idx R, idx n, idx E, const float *x, idx x_stride, const idx *tokens, idx tokens_stride, float *sums,
               idx sums_stride) {
-    const idx threads = R * n * E < WORTH ? 1 : omp_get_max_threads(), cuts = R >= threads ? 1 : least(threads, E / W);
+    const idx threads = R * n * E < WORTH ? 1 : omp_get_max_threads(), cuts = R >= threads ? 1 : least(threads, E / (2 * W));
 #pragma omp parallel for schedule(static) if (threads > 1)
     for (idx task = 0; task < R * cuts; task++) {
-        const idx r = task / cuts, cut = task % cuts, from = E * cut / cuts, to = E * (cut + 1) / cuts;
-        for (idx i = 0; i < n; i++) {
-            const float *row = x + r * x_stride + i * E;
-            float *sum = sums + r * sums_stride + (tokens ? tokens[r * tokens_stride + i] * E : 0);
-#pragma omp simd
-            for (idx k = from; k < to; k++) sum[k] += row[k];
-        }
+        const idx r = task / cuts, cut = task % cuts, pairs = E / (2 * W);
+        const float *rows = x + r * x_stride;
+        float *to = sums + r * sums_stride;
+        const idx from = pairs * cut / cuts * 2 * W, end = pairs * (cut + 1) / cuts * 2 * W;
+        if (tokens)
+            for (idx i = 0; i < n; i++) {
+                const float *row = rows + i * E;
+                float *sum = to + tokens[r * tokens_stride + i] * E;
+                for (idx k = from; k < end; k += W) store(sum + k, load(sum + k) + load(row + k));
+            }
+        else
+            for (idx k = from; k < end; k += 2 * W) {
+                Vector first = load(to + k), second = load(to + k + W);
+                for (idx i = 0; i < n; i++) first += load(rows + i * E + k), second += load(rows + i * E + k + W);
+                store(to + k, first), store(to + k + W, second);
+            }
     }
 }
 
