@@ -120,7 +120,8 @@ def lay_backward(layer: Layer, d_h: Tensor, d_c: Tensor) -> None:
     assert not is_sum  # the weight is this layer's alone
     sums, panels, of_state = _sums(layer), program.take(R, D, 4 * D), layer.of_state
     layer.lay("pack_columns", R, D, D, of_state, *strides(of_state), panels)
-    d_x, adds_x = (None, False) if layer.rows is not None else program.grad(layer.x)
+    is_computed = layer.rows is None and not layer.x.is_constant
+    d_x, adds_x = program.grad(layer.x) if is_computed else (None, False)
     after: Tensor | None = None
     for number, chunk in enumerate(reversed(layer.chunks)):
         back, rows = chunk[::-1], layer.rows_of(chunk)
@@ -138,8 +139,9 @@ def lay_backward(layer: Layer, d_h: Tensor, d_c: Tensor) -> None:
                 *("add_rows", R, rows.stop - rows.start, 4 * D, gates[:, rows], gates.stride(0)),
                 *(*member_stride(tokens), *member_stride(sums)),
             )
-        if d_x is not None:
+        if layer.rows is None:
             _lay_weight_gradient(layer, d_weight[:, :, :-D], gates[:, rows], layer.x.data[:, rows], add=number > 0)
+        if d_x is not None:
             program.multiply(d_x[:, rows], gates[:, rows], layer.of_input, add=adds_x)
     program.give_back(panels)
     if layer.before is not None and d_first is not None and after is not None:
