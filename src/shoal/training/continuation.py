@@ -112,8 +112,8 @@ def kernels_of(
     """
     if not uses_kernels(engine, spec, device):
         return {}
-    own = [matmul.library(spec.precision).key] if products == "own" else []
-    key = " ".join([engine_kernels(engine, device).key, *own])
+    of_products = [matmul.library(spec.precision).key] if products == "own" else []
+    key = " ".join([engine_kernels(engine, device).key, *of_products])
     if any(session.get("kernels", key) != key for session in sessions):
         warnings.warn(
             f"cohort {folder.id} goes on with kernels compiled otherwise than before (another or no compiler, another "
