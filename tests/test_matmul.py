@@ -139,6 +139,7 @@ def check(case: Case, seed: int, precision: str) -> None:
 @precisions
 @some
 @example(Case(17, 65, 1101, R=2, a_transposed=True), 0)
+@example(Case(3, 900, 1101, b_transposed=True), 0)
 @given(cases, st.integers(0, 2**31))
 def test_every_product_is_that_of_float64_within_rounding(precision, case, seed):
     check(case, seed, precision)
@@ -333,6 +334,16 @@ def test_operands_are_rounded_to_the_nearest_bfloat16():
     check_rounding()
 
 
+@precisions
+def test_numbers_of_an_operand_may_lie_any_distance_apart(precision):
+    a, b = torch.randn(2, 60, 15).mT[:, ::2, ::3], torch.randn(2, 60, 90)[:, ::3, ::2]  # (2, 8, 20), (2, 20, 45)
+    found, lying = (
+        matmul.multiply(torch.empty(2, 8, 45), *operands, precision=precision)
+        for operands in ((a, b), (a.contiguous(), b.contiguous()))
+    )
+    assert torch.equal(found, lying)
+
+
 def test_heads_are_views_of_one_array():
     R, B, S, H, K = 2, 3, 5, 4, 8
     q, k = (torch.randn(R, B, S, H * K).view(R, B, S, H, K).transpose(2, 3) for _ in range(2))  # (R, B, H, S, K)
@@ -392,6 +403,7 @@ def test_panels_of_a_matrix_change_no_bit_of_its_products(R, M, K, panels, turne
 
 
 @settings(max_examples=25, deadline=None)
+@example(R=2, M=3, K=1101, N=900, turned=False)
 @given(R=st.integers(1, 3), M=st.integers(1, 40), K=depths, N=sizes, turned=st.booleans())
 def test_a_rounded_copy_of_a_matrix_changes_no_bit_of_its_products(R, M, K, N, turned):
     """As with panels: the parameters may change between two runs, and the results lie in a part of an array."""

@@ -333,7 +333,8 @@ static inline void transpose(const Unit *from, idx from_ld, Unit *to, idx to_ld)
     }
 }
 
-/* n <= WIDE lines of K numbers that lie next to each other to a panel, of which the other columns are 0. */
+/* n <= WIDE lines of K numbers that lie next to each other to a panel, whose other columns are 0: nothing is computed of them,
+ * but numbers that are left over may be denormal, and slow. */
 static void copy_turned(const float *from, idx line, idx n, idx K, Unit *to, Unit *lines) {
     const idx U = ceiling(K, PAIR), ld = DEEP + W;
     for (idx i = 0; i < WIDE; i += W) {
