@@ -1,6 +1,6 @@
 """Matrix products of many members in one call of a library compiled for this machine, on the CPU.
 
-Operands and results are float32; products are of float32 (``matmul.c``), or of operands that are rounded to bfloat16 and
+Operands and results are float32; products are of float32 (``matmul.c``), or of operands rounded to bfloat16 and
 added up in float32 (``bfloat16.c``).
 
 The bits of a row of a product depend on its own row of the left matrix and on the right matrix alone: not on the number

@@ -32,11 +32,9 @@ def check_precision(config: Any) -> None:
     """Raise :class:`UserError` for a precision in which no engine computes a run."""
     if config.precision == "float32" or (config.precision == "bfloat16" and windows_refusal(config) is None):
         return
-    alone = [kind for kind in ("task", "model") if not config.parts[kind].shares_prefixes]
     if config.precision == "bfloat16" and makes_windows(config.task_part):
-        raise UserError(
-            f"precision=bfloat16 is one of engine windows, which does not serve it: {windows_refusal(config)}"
-        )
+        raise UserError(f"precision=bfloat16 does not apply here, only float32: {windows_refusal(config)}")
+    alone = [kind for kind in ("task", "model") if not config.parts[kind].shares_prefixes]
     if alone:
         raise UserError(
             f"precision={config.precision} does not apply to {alone[0]} {config.names[alone[0]]!r}: it is "
