@@ -136,7 +136,7 @@ def test_gradients_are_those_of_autograd_with_rounded_operands(text, family):
     own = by_autograd(specs, RoundingOps(), RoundingWindowOps())
     rounded = torch.bfloat16  # the results are rounded too; an LSTM on windows rounds the sum of two
     by_torch = by_autograd(specs, TorchOps(rounded), TorchWindowOps(rounded))
-    for products, expected, error in (("own", own, 1e-5), ("torch", by_torch, 1e-3)):
+    for products, expected, error in (("own", own, 1e-5), ("torch", by_torch, 5e-3)):
         for one, other in zip(expected, gradient_of(stack_of(specs, products)), strict=True):
             assert distances(other, one).median() < error
             assert distances(other, one).max() < 2e-2
