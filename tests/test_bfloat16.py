@@ -256,7 +256,11 @@ def test_a_text_is_not_trained_in_float32_where_bfloat16_was_asked_for(text, tmp
     [
         ("gpt of equations", {"dropout": 0.1}, "dropout"),
         ("gpt of a text", {"precision": "tf32"}, "text"),
-        ("gpt of a text", {"freeze_embeddings": True}, "freeze_embeddings"),
+        (
+            "gpt of a text",
+            {"model": "outside:HalfFrozen", "num_layers": None, "num_heads": None, "dropout": None},
+            "windows",
+        ),
     ],
 )
 def test_runs_that_no_engine_computes_in_a_precision_are_refused(text, family, changes, said):

@@ -3,7 +3,7 @@
 ``R`` members, ``B`` examples of a batch, ``T`` positions that are predicted, ``n = B T`` rows, ``V`` tokens.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +16,7 @@ from shoal.fast.kernels import Library
 from shoal.fast.ops import Array
 from shoal.fast.passes import Passes, Replay
 from shoal.fast.program import Arena, Program
-from shoal.fast.scorer import NO_KEYS, Keys, Members, parameter_values, unflattened
+from shoal.fast.scorer import NO_KEYS, Keys, Members, constants, parameter_values, unflattened
 from shoal.fast.window_kernels import WindowKernelOps, window_library
 from shoal.fast.window_ops import Drop, TorchWindowOps, WindowOps
 from shoal.models.dropout import Dropout
@@ -28,14 +28,14 @@ MOST = 2048  # tokens to score at once without a gradient, where training has fe
 Key = tuple[int, int, int, bool, bool]  # B, S, T, true in training, true with a gradient
 
 
-def check_windows(model: nn.Module, task: Task) -> None:
+def check_windows(model: nn.Module, task: Task, frozen_tables: Collection[str] = ()) -> None:
     """Raise :class:`UserError` for models and tasks that settings do not describe and windows would miscompute."""
     if not all(isinstance(one, TokenObjective) for one in (task.objective, task.training_objective or task.objective)):
         why = "the objectives of the task are not those of single tokens"
     elif type(model) not in FAMILIES:
         why = f"{type(model).__name__} has not been written for it"
-    elif not all(parameter.requires_grad for parameter in model.parameters()):
-        why = "some parameters do not train"
+    elif not all(one.requires_grad or name in frozen_tables for name, one in model.named_parameters()):
+        why = "some parameters do not train that are no tables of embeddings"
     else:
         return
     raise UserError(f"engine windows does not serve this run, because {why}: ask for engine plain")
@@ -143,7 +143,7 @@ class WindowScorer:
         """Measures of a batch that is computed at once, ``(R, B)`` each."""
         if self.library_for is None:
             windows = _windows(batch, self.family.by_position)
-            parameters = unflattened(self.theta, self.layout)
+            parameters = {**unflattened(self.theta, self.layout), **self.members.frozen}
             scores = self._scores(parameters, windows, objective, self.drops if training else {}, TorchWindowOps())
         else:
             passes = self._passes(batch, objective, training, torch.is_grad_enabled())
@@ -176,6 +176,7 @@ class WindowScorer:
                 assert self.library_for is not None and self.window_library is not None
                 ops = WindowKernelOps(self.library_for(program), self.window_library, program)
                 parameters = parameter_values(self.theta.detach(), self.gradient, self.layout, members)
+                parameters |= constants(self.members.frozen, members)
                 drops = {name: drop.of_members(members) for name, drop in self.drops.items()} if training else {}
                 self._scores(parameters, held.of_members(members), objective, drops, ops)
 

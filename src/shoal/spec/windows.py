@@ -12,8 +12,6 @@ def windows_refusal(config: Any) -> str | None:
         return f"the batches of task {config.task!r} are not said to be windows of tokens"
     if not _says(config.model_part, "reads_windows"):
         return f"model {config.model!r} has not been written for windows"
-    if names := [name for name in ("freeze_embeddings", "embedding_projection") if config.get(name)]:
-        return f"{names[0]}=true has not been written for windows"
     return None
 
 
