@@ -104,6 +104,17 @@ static inline uint32_t rounded_bits(float x) {
     return x != x ? bits | 0x400000 : bits + 0x7fff + (bits >> 16 & 1);
 }
 
+/* x y + z, rounded once where the processor can. Compilers do that to an expression in one place and not in another. */
+#if defined(__AVX512F__)
+#define FUSED(x, y, z) (Vector) _mm512_fmadd_ps((__m512)(x), (__m512)(y), (__m512)(z))
+#elif defined(__FMA__) && defined(__AVX__)
+#define FUSED(x, y, z) (Vector) _mm256_fmadd_ps((__m256)(x), (__m256)(y), (__m256)(z))
+#elif defined(__aarch64__)
+#define FUSED(x, y, z) (Vector) vfmaq_f32((float32x4_t)(z), (float32x4_t)(x), (float32x4_t)(y))
+#else
+#define FUSED(x, y, z) ((Vector)(x) * (Vector)(y) + (z)) /* never fused for a processor that cannot, as x86 before FMA */
+#endif
+
 #if PAIR == 2
 static inline Unit unit_of(float first, float second) {
     return (Unit)(rounded_bits(first) >> 16 | (rounded_bits(second) & 0xffff0000));
@@ -138,16 +149,7 @@ static inline Units units_of_rows(Vector first, Vector second) {
 }
 #define units_of_line units_of_rows
 
-/* x y + z, rounded once where the processor can: x y is exact, so that it makes no difference. */
-#if defined(__AVX512F__)
-#define ADDED(z, x, y) (Vector) _mm512_fmadd_ps((__m512)(x), (__m512)(y), (__m512)(z))
-#elif defined(__FMA__) && defined(__AVX__)
-#define ADDED(z, x, y) (Vector) _mm256_fmadd_ps((__m256)(x), (__m256)(y), (__m256)(z))
-#elif defined(__aarch64__)
-#define ADDED(z, x, y) (Vector) vfmaq_f32((float32x4_t)(z), (float32x4_t)(x), (float32x4_t)(y))
-#else
-#define ADDED(z, x, y) ((Vector)(x) * (Vector)(y) + (z))
-#endif
+#define ADDED(sum, a, b) FUSED(a, b, sum)
 #endif
 
 #define SPREAD(x) ((x) - (Units){0}) /* a unit in every place */
@@ -203,11 +205,7 @@ static inline __attribute__((always_inline)) void tile(const int MR, const int N
         Vector base = {0};
         if (t->bias) base += *(const Unaligned *)(t->bias + v * W);
         if (t->add) base += *(Unaligned *)(c + v * W);
-#if defined(__AVX512F__)
-        *(Unaligned *)(c + v * W) = (Vector)_mm512_fmadd_ps((__m512)alpha, (__m512)sum[i][v], (__m512)base);
-#else
-        *(Unaligned *)(c + v * W) = alpha * sum[i][v] + base;
-#endif
+        *(Unaligned *)(c + v * W) = FUSED(alpha, sum[i][v], base);
     }
 }
 
@@ -543,6 +541,3 @@ void pack(const Product *p) {
     }
     free(memory);
 }
-
-/* Number of bfloat16 that the processor multiplies at once for each sum, 2 or, where it cannot, 1 in float32. */
-idx numbers_of_a_unit(void) { return PAIR; }
