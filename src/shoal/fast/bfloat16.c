@@ -50,8 +50,6 @@ typedef int64_t idx;
 #define BLOCK 131072  /* units of B that are copied at once: 512 KiB, of the second cache */
 #define MOST 16       /* blocks of which B is copied at once */
 #define TOGETHER 8    /* tiles whose rows of A are copied together: as many lines of memory are read at a time */
-#define A_WIDE ((TOGETHER * TALL + W - 1) / W * W) /* units of so many rows of A, of one unit of k */
-#define A_UNITS (A_WIDE * DEEP + W) /* of all of them, and what is written beyond */
 #define WORTH 500000  /* products of two numbers for which it is worth telling the threads */
 #define UNROLLED _Pragma("GCC unroll 32")
 
@@ -180,7 +178,7 @@ static inline __attribute__((always_inline)) void tile(const int MR, const int N
     Vector sum[TALL][2];
     UNROLLED for (int i = 0; i < MR; i++) UNROLLED for (int v = 0; v < NV; v++) sum[i][v] = (Vector){0};
     const Unit *b = t->b, *a[(TALL + 2) / 3];
-    const idx a_ld = in_rows ? t->a_ld : A_WIDE;
+    const idx a_ld = t->a_ld;
     UNROLLED for (int i = 0; i < (MR + 2) / 3; i++) {
         a[i] = t->a + (in_rows ? 3 * i * a_ld : 0);
         __asm__("" : "+r"(a[i])); /* else the compiler makes a pointer of every row */
@@ -362,6 +360,7 @@ static inline idx units_of(idx K) { return ceiling(K, PAIR); }
 static inline idx blocks_of(idx K) { return ceiling(units_of(K), DEEP); }
 static inline idx deepest(idx K) { return ceiling(units_of(K), blocks_of(K)); }
 static inline idx padded(idx N) { return ceiling(N, WIDE) * WIDE; }
+static inline idx whole_vectors(idx n) { return ceiling(n, W) * W; }
 
 /* What is copied of B at once, in whole panels and blocks of k. */
 static inline idx columns_at_once(const Product *p) { return least(padded(p->N), BLOCK / deepest(p->K) / WIDE * WIDE); }
@@ -410,20 +409,20 @@ static void copy_b(const Part *part, const Block *at, const Scratch *scratch) {
 static void copy_a(const Part *part, const Block *at, idx m, idx M, Unit *to) {
     const Matrix *a = &part->p->a;
     const float *from = part->a + PAIR * at->u * a->column + m * a->row;
-    const idx size = ceiling(M - m, W) * W;
+    const idx size = whole_vectors(M - m);
     if (a->column == 1)
         copy_lines(from, a->row, M - m, at->K, to, at->U);
     else if (a->row == 1)
-        copy_rows(from, a->column, M - m, at->K, to, size, A_WIDE);
+        copy_rows(from, a->column, M - m, at->K, to, size, size);
     else
-        copy_any(from, a->row, a->column, M - m, at->K, to, size, A_WIDE);
+        copy_any(from, a->row, a->column, M - m, at->K, to, size, size);
 }
 
 /* A block of k for some tiles, whose rows of A are copied; a panel of B stays in the first cache for all of them. */
 static void multiply_block(const Part *part, const Block *at, const idx *starts, idx tiles, idx first, const Unit *a) {
     const Product *p = part->p;
-    const idx in_rows = p->a.column == 1;
-    Tile t = {.n = at->U, .a_ld = at->U, .c_ld = p->c_row, .alpha = p->alpha, .add = p->add || !first};
+    const idx in_rows = p->a.column == 1, a_ld = in_rows ? at->U : whole_vectors(starts[tiles] - starts[0]);
+    Tile t = {.n = at->U, .a_ld = a_ld, .c_ld = p->c_row, .alpha = p->alpha, .add = p->add || !first};
     for (idx j = at->n, panel = 0; j < at->N; j += WIDE, panel++) {
         const idx columns = least(at->N - j, WIDE);
         t.b = at->b + panel * at->U * WIDE;
@@ -502,10 +501,11 @@ static void multiply_piece(const Product *p, idx piece, idx cuts, const Scratch 
 /* Memory of a thread, in parts that begin where cache lines do. */
 static Scratch scratch_of(const Product *p, void **memory) {
     const idx of_b = p->packed ? 0 : columns_at_once(p) * blocks_at_once(p) * deepest(p->K);
-    *memory = malloc((of_b + A_UNITS + W * (DEEP + W)) * sizeof(Unit) + BYTES);
+    const idx of_a = least(whole_vectors(p->M), TOGETHER * TALL + W) * deepest(p->K) + W;
+    *memory = malloc((of_b + of_a + W * (DEEP + W)) * sizeof(Unit) + BYTES);
     if (!*memory) abort(); /* memory is at its end; a NULL would leave the product out */
     Unit *b = (Unit *)(((uintptr_t)*memory + BYTES - 1) / BYTES * BYTES);
-    return (Scratch){b, b + of_b, b + of_b + A_UNITS};
+    return (Scratch){b, b + of_b, b + of_b + of_a};
 }
 
 /* The product of all members and groups. */
