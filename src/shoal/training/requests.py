@@ -96,7 +96,7 @@ def check_precision(specs: Iterable[RunSpec], device: torch.device, engine: str 
     if engine == "plain" and lower:
         raise UserError(f"engine plain computes in float32, got precision={lower[0]}")
     if device.type != "cuda" and "tf32" in lower:
-        raise UserError(f"precision tf32 needs device cuda, got {device.type}; float32 and bfloat16 run everywhere")
+        raise UserError(f"precision tf32 needs device cuda, got {device.type}, which has float32 and bfloat16")
     for spec in specs:
         if spec.precision == "bfloat16" and refusal(spec) is not None:
             kernels = engine_kernels("windows", device)
