@@ -128,7 +128,7 @@ def distances(one, other):
     return (one - other).norm(dim=1) / other.norm(dim=1)
 
 
-@pytest.mark.parametrize("family", [*FAMILIES, *(pytest.param(name, marks=pytest.mark.slow) for name in OTHERS)])
+@pytest.mark.parametrize("family", [*FAMILIES, *OTHERS])
 def test_gradients_are_those_of_autograd_with_rounded_operands(text, family):
     """A last bit that differs may round an operand to its other neighbour, but rarely in such small models."""
     small = {"context_length": 4, "eval_stride": 3} if "text" in family else {}
