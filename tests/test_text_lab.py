@@ -374,7 +374,7 @@ def test_equations_make_no_text(tmp_path, capsys):
         ({"tokenizer": "bpe", "vocabulary_size": 100_000}, "100,?000"),
         ({"tokenizer": "wrods"}, "unknown tokenizer 'wrods'.*bytes"),
         ({"stop_after_generalizing": 5}, "does not apply to task 'text'"),
-        ({"precision": "bfloat16"}, "does not apply to task 'text'"),
+        ({"precision": "tf32"}, "does not apply to task 'text'"),
         ({"p": 7}, "p=7 does not apply to task 'text'; it applies to arithmetic"),
     ],
 )

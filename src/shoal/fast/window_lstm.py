@@ -100,12 +100,13 @@ class RecurrentKernelOps(KernelOps):
         if program.products == "own":
             matrix = right_matrix(program, of_state, over.S)
             products = [
-                matrix.operands(gates[:, over.rows(t)], state)
+                matrix.added(gates[:, over.rows(t)], state)
                 for t, state in zip(over.order, states, strict=True)
                 if state is not None
             ]
             self._lay_window(
-                *("lstm_steps", *_several(products), R, over.S, over.B, D, int(over.is_backward), gates),
+                *("lstm_steps", *matmul.several(products, program.precision)),
+                *(R, over.S, over.B, D, int(over.is_backward), gates),
                 *(_seen(over, 0)[0], *member_stride(first_h), *member_stride(first_c), h, c),
             )
             matrix.give_back()
@@ -131,12 +132,13 @@ class RecurrentKernelOps(KernelOps):
         if program.products == "own":
             matrix = right_matrix(program, of_state, over.S)
             products = [
-                matrix.operands(d_state, gates[:, over.rows(t)])
+                matrix.added(d_state, gates[:, over.rows(t)])
                 for t, d_state in zip(order, d_states, strict=True)
                 if d_state is not None
             ]
             self._lay_window(
-                *("lstm_steps_backward", *_several(products), R, over.S, over.B, D, int(over.is_backward), gates),
+                *("lstm_steps_backward", *matmul.several(products, program.precision)),
+                *(R, over.S, over.B, D, int(over.is_backward), gates),
                 *(_seen(over, 0)[0], *member_stride(first_c), c, d_h, *member_stride(d_first), d_c),
             )
             matrix.give_back()
@@ -203,11 +205,6 @@ class RecurrentKernelOps(KernelOps):
 
         program.operation(out, lay_backward)
         return out
-
-
-def _several(products: Sequence[tuple[Tensor, Tensor, Tensor]]) -> tuple[int, Tensor, int]:
-    """Products that are added to their results, as a kernel calls them one after the other."""
-    return matmul.several([matmul.product(out, a, b, accumulate=True) for out, a, b in products])
 
 
 def _seen(over: Recurrence, t: int) -> tuple[Tensor | None, int]:

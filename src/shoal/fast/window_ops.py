@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from shoal.fast.ops import Array, Norm, Ops, TorchOps, linear, normalised, take
+from shoal.fast.ops import Array, Norm, Ops, TorchOps, normalised, take
 from shoal.keyed import uniform
 from shoal.models.positions import rotary_angles, rotate
 from shoal.objectives import smoothed_losses
@@ -228,7 +228,7 @@ class TorchWindowOps(TorchOps):
         h, c = before or (zeros, zeros)
         states: dict[int, Tensor] = {}
         for t in over.order:
-            gates = linear(torch.cat([x[:, over.rows(t)], h], -1), weight, bias)  # (R, B, 4 D)
+            gates = self.linear(torch.cat([x[:, over.rows(t)], h], -1), weight, bias)  # (R, B, 4 D)
             forget, into, out, candidate = gates.chunk(4, -1)
             cell = forget.sigmoid() * c + into.sigmoid() * candidate.tanh()
             state = out.sigmoid() * cell.tanh()

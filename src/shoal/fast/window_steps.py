@@ -79,7 +79,7 @@ class Layer:
 
 def has_steps(program: Program, D: int) -> bool:
     """Return True if the kernels of this module compute layers of a width with the products of a program."""
-    return program.products == "own" and D % COLUMNS == 0
+    return program.products == "own" and program.precision == "float32" and D % COLUMNS == 0
 
 
 def lay_forward(layer: Layer) -> None:
