@@ -43,7 +43,7 @@ def arguments(parser: Parser) -> None:
         help="the base: id or name of a run of text, a folder with a GPT-2 checkpoint, or a file of shoal merge",
     )
     add_lab(parser)
-    parser.flag("step", help="step at which the base was kept, or best (the last)")
+    parser.flag("step", help="step at which the base was kept, or best; default the last")
     add_label(parser)
     add_execution(parser)
     add_dry_run(parser)

@@ -47,6 +47,12 @@ def _visible(actions: Iterable[argparse.Action]) -> list[argparse.Action]:
     return [action for action in actions if action.help is not argparse.SUPPRESS]
 
 
+def as_argument(action: argparse.Action) -> str:
+    """Argument as a line of usage has it: in brackets where it can be left out, with dots where several may stand."""
+    word = str(action.metavar or action.dest)
+    return {"?": f"[{word}]", "*": f"[{word} …]", "+": f"{word} …"}.get(str(action.nargs), word)
+
+
 class _Once(argparse.Action):
     """Action of a flag that may be given once: stores its values, or True for a flag without values (``nargs`` 0)."""
 
@@ -173,7 +179,7 @@ class Parser(argparse.ArgumentParser):
     def parse(self, arguments: Sequence[str]) -> Options:
         """Parse the words of a command; raise :class:`UserError` for flags that are unknown or given twice."""
         shown = _visible(self._get_positional_actions())
-        words = [f"[{action.metavar or action.dest}{' …' * (action.nargs != '?')}]" for action in shown]
+        words = [as_argument(action) for action in shown]
         self.usage = " ".join(["%(prog)s", *words, "[flags]"])
         options, unknown = self.parse_known_args(list(arguments), Options())
         options.settings, options.parts = tuple(self.settings), self.parts
@@ -320,7 +326,7 @@ def _add_part(parser: Parser, title: str, part: "type[Part]", seen: set[str], pu
                 f"{parser.prog}: it needs another name"
             )
         usual = suggested.get(name, info.default)
-        default = f"; default {as_text(usual)}" if is_grid and usual is not None and not info.is_required() else ""
+        default = f"; default {as_text(usual)}" if is_grid and usual not in (None, "") and not info.is_required() else ""
         about = f"{info.description or name}{default}".replace("%", "%%")
         parser.settings.append(name)
         group.add_argument(*spellings, dest=name, nargs="+", metavar="X", help=about)
