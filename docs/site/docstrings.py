@@ -1,10 +1,8 @@
 """Hooks of the Python reference: types as they were written, and sentences with colons left whole."""
 
+import importlib
 import re
 from typing import Any
-
-from sphinx.domains.python import PyObject
-from sphinx.ext.napoleon import GoogleDocstring
 
 # types that Python spells out -> names that stand in the code
 _ARRAY_LIKE = re.compile(r"~?[\w.]*\b_Buffer \| ~?[\w.]*_SupportsArray\[.*?bytes \| str\]")
@@ -66,10 +64,11 @@ def _inline(self: Any) -> tuple[str, list[str]]:
 
 
 def setup(app: Any) -> dict[str, Any]:
-    """Register the hooks."""
-    GoogleDocstring._consume_returns_section = _returns
-    GoogleDocstring._consume_inline_attribute = _inline
-    for field in PyObject.doc_field_types:
+    """Register the hooks; Sphinx is loaded here, so that its absence ends no test of this file."""
+    docstring = importlib.import_module("sphinx.ext.napoleon").GoogleDocstring
+    docstring._consume_returns_section = _returns
+    docstring._consume_inline_attribute = _inline
+    for field in importlib.import_module("sphinx.domains.python").PyObject.doc_field_types:
         if field.name == "variable":
             field.label = "Attributes"
     app.connect("autodoc-process-signature", _signature)

@@ -326,7 +326,9 @@ def _add_part(parser: Parser, title: str, part: "type[Part]", seen: set[str], pu
                 f"{parser.prog}: it needs another name"
             )
         usual = suggested.get(name, info.default)
-        default = f"; default {as_text(usual)}" if is_grid and usual not in (None, "") and not info.is_required() else ""
+        default = (
+            f"; default {as_text(usual)}" if is_grid and usual not in (None, "") and not info.is_required() else ""
+        )
         about = f"{info.description or name}{default}".replace("%", "%%")
         parser.settings.append(name)
         group.add_argument(*spellings, dest=name, nargs="+", metavar="X", help=about)
