@@ -153,15 +153,8 @@ for kind, penalty in kinds.items():
     check(f"results changed by the rule with a bound, {kind}", bounded, 0)
 
 figure(
-    Panel(
-        [bars(counts, "rule", "changed")], Axis(names=rules), Axis("results changed, of 300"), title="Results changed"
-    ),
-    Panel(
-        [bars(counts, "rule", "saved")],
-        Axis(names=rules),
-        Axis("steps saved (%)", domain=(0, 100)),
-        title="Steps saved",
-    ),
+    Panel([bars(counts, "rule", "changed")], Axis(names=rules), Axis("results changed, of 300")),
+    Panel([bars(counts, "rule", "saved")], Axis(names=rules), Axis("steps saved (%)", domain=(0, 100))),
     move=Choice("score", "score", "mean per token"),
     caption="For 300 random models, a beam of three and up to twelve tokens: what the rule changes and what it saves.",
     alternative="With sums neither rule changes a result. With means the rule as written changes "

@@ -6,7 +6,8 @@ import os
 from unittest.mock import patch
 
 from shoal.cli import COMMANDS
-from shoal.commands.parsing import Parser, as_argument
+from shoal.commands.asked import as_argument
+from shoal.commands.parsing import Parser
 from shoal.registry import KINDS
 
 _SHARED = "A setting that several tasks, models or optimizers have stands at the first of them alone."

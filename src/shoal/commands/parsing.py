@@ -12,7 +12,7 @@ from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from shoal.commands.asked import as_text, asked_of, outside_parts, refuse_derived
+from shoal.commands.asked import as_argument, as_text, asked_of, outside_parts, refuse_derived
 from shoal.commands.prefixed import add_prefixed, refuse_prefixed
 from shoal.errors import UserError, nearest
 
@@ -45,12 +45,6 @@ class Options(argparse.Namespace):
 def _visible(actions: Iterable[argparse.Action]) -> list[argparse.Action]:
     """Those that the help names."""
     return [action for action in actions if action.help is not argparse.SUPPRESS]
-
-
-def as_argument(action: argparse.Action) -> str:
-    """Argument as a line of usage has it: in brackets where it can be left out, with dots where several may stand."""
-    word = str(action.metavar or action.dest)
-    return {"?": f"[{word}]", "*": f"[{word} …]", "+": f"{word} …"}.get(str(action.nargs), word)
 
 
 class _Once(argparse.Action):
@@ -326,9 +320,8 @@ def _add_part(parser: Parser, title: str, part: "type[Part]", seen: set[str], pu
                 f"{parser.prog}: it needs another name"
             )
         usual = suggested.get(name, info.default)
-        default = (
-            f"; default {as_text(usual)}" if is_grid and usual not in (None, "") and not info.is_required() else ""
-        )
+        is_shown = is_grid and usual not in (None, "") and not info.is_required()
+        default = f"; default {as_text(usual)}" if is_shown else ""
         about = f"{info.description or name}{default}".replace("%", "%%")
         parser.settings.append(name)
         group.add_argument(*spellings, dest=name, nargs="+", metavar="X", help=about)

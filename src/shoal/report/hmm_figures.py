@@ -68,9 +68,8 @@ def restarts(rows: Sequence[Mapping[str, Any]], title: str) -> Chart:
     )
     x = alt.X("num_states:O", title="hidden states K", axis=alt.Axis(labelAngle=0))
     scale = alt.Scale(type="symlog", constant=0.1)
-    y = alt.Y(
-        "below:Q", title="nats below the best", scale=scale, axis=alt.Axis(values=[0, 0.1, *_DECADES[1:]], format="~g")
-    )
+    axis = alt.Axis(values=[0, 0.1, *_DECADES[1:]], format=",~g")
+    y = alt.Y("below:Q", title="nats below the best", scale=scale, axis=axis)
     shape = alt.Shape("fit:N", title=None, scale=alt.Scale(domain=["sound", "degenerate"], range=["circle", "cross"]))
     chart = alt.Chart(frame.select("num_states", "seed", "below", "fit")).mark_point(filled=True, size=55, opacity=0.6)
     points = chart.encode(x, y, shape, alt.XOffset("seed:O"), alt.Color(value=COLOURS[0]))
