@@ -63,6 +63,14 @@ def _inline(self: Any) -> tuple[str, list[str]]:
     return "", self.__class__(text, self._config).lines()
 
 
+def _dashes(app: Any, tree: Any) -> None:
+    """Set the dash between a parameter and its meaning, which Sphinx leaves to smart quotes."""
+    text = importlib.import_module("docutils.nodes").Text
+    for node in list(tree.findall(text)):
+        if node == " -- ":
+            node.parent.replace(node, text(" – "))
+
+
 def setup(app: Any) -> dict[str, Any]:
     """Register the hooks; Sphinx is loaded here, so that its absence ends no test of this file."""
     docstring = importlib.import_module("sphinx.ext.napoleon").GoogleDocstring
@@ -74,4 +82,5 @@ def setup(app: Any) -> dict[str, Any]:
     app.connect("autodoc-process-signature", _signature)
     app.connect("autodoc-process-docstring", _types_of_fields, priority=900)  # behind napoleon
     app.connect("autodoc-skip-member", _is_left_out)
+    app.connect("doctree-read", _dashes)
     return {"parallel_read_safe": True, "parallel_write_safe": True, "version": "1"}
