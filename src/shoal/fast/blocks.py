@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Generic
 
+import torch
 from torch import Tensor
 
 from shoal.fast.ops import Array, Norm
@@ -55,11 +56,21 @@ class Stacked(Generic[Array]):
 
 
 def embedded(model: Stacked[Array], name: str, tokens: Tensor, S: int) -> Array:
-    """Embeddings of the tokens ``(R, n)`` of windows of ``S`` positions, by a ``GPTEmbedding``: ``(R, n, D)``."""
+    """Embeddings of the tokens ``(R, n)`` of windows of ``S`` positions, by a ``GPTEmbedding``: ``(R, n, D)``.
+
+    Rows of a table of another width are scaled, and then projected.
+    """
     parameters, config = model.parameters, model.config
     positions = parameters.get(f"{name}.positions.weight", model.tables.get(f"{name}.position_encoding"))
     scale = math.sqrt(config.embedding_size) if config.get("scale_embeddings", False) else None
-    x = model.ops.embed(parameters[f"{name}.tokens.weight"], tokens, S, positions, scale)
+    table = parameters[f"{name}.tokens.weight"]
+    if f"{name}.projection.weight" not in parameters:
+        x = model.ops.embed(table, tokens, S, positions, scale)
+    else:
+        x = model.linear(model.ops.embed(table, tokens, S, None, scale), f"{name}.projection")
+        if positions is not None:  # each row is its own token's
+            rows = torch.arange(tokens.shape[1]).expand(tokens.shape).contiguous()
+            x = model.ops.embed(x, rows, S, positions, None)
     drop = model.drops.get(f"{name}.drop")
     return x if drop is None else model.ops.dropout(x, drop)
 

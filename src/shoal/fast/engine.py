@@ -114,7 +114,7 @@ def choose_scorer(engine: str, members: Members, products: str | None = None) ->
     device = members.theta.device
     kernels = engine_kernels(engine, device) if engine in COMPILED else None
     if engine == "windows":
-        check_windows(members.model, members.task)
+        check_windows(members.model, members.task, config.task_part.frozen_tables(config))
         if kernels is None or kernels.library_for is None:
             why = kernels and kernels.note
             raise UserError(f"engine windows does not serve this run, because {why}: ask for engine plain")

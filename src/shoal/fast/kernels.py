@@ -70,6 +70,7 @@ class KernelOps:
         """See :class:`~shoal.fast.ops.Ops`. The gradient of the weight comes out in the weight's order."""
         program, transposed = self.program, weight.data.transpose(1, 2)
         y = program.value(*x.data.shape[:2], weight.data.shape[1])
+        y.is_constant = all(value is None or value.is_constant for value in (x, weight, bias))
         program.multiply(y.data, x.data, transposed, None if bias is None else bias.data)
 
         def lay_backward() -> None:

@@ -31,7 +31,9 @@ class Value:
         data: the array.
         grad: array of its gradient, once it has one.
         is_written: true where the calls recorded so far write to ``grad``.
-        is_parameter: true where ``data`` and ``grad`` are views of the flat parameters and their gradient.
+        is_parameter: true where ``data`` is a parameter; where it trains, it is a view of the flat parameters, and
+            ``grad`` of their gradient.
+        is_constant: true where no parameter that trains is behind ``data``, so that its gradient is not computed.
         whole, start: the value of which this is the rows from ``start`` on.
     """
 
@@ -41,6 +43,7 @@ class Value:
     is_parameter: bool = False
     whole: "Value | None" = None
     start: int = 0
+    is_constant: bool = False
 
 
 class Arena:
@@ -111,9 +114,13 @@ class Program:
         self._laid.append(partial(function, *arguments, **named) if arguments or named else function)
 
     def operation(self, out: Value | None, lay_backward: Call, *temporaries: Tensor) -> None:
-        """Register the backward pass of the operation that gives ``out``, and arrays that only it reads."""
+        """Register the backward pass of the operation that gives ``out``, and arrays that only it reads.
+
+        Of a constant there is none.
+        """
         if self.is_differentiable:
-            self._operations.append((out, lay_backward, temporaries))
+            lay = _nothing if out is not None and out.is_constant else lay_backward
+            self._operations.append((out, lay, temporaries))
 
     def prepared(self, compute: Callable[[], Tensor]) -> Tensor:
         """Value that depends on the batch alone; the same array for every batch."""
@@ -161,12 +168,16 @@ class Program:
         return grad
 
     def add_to_grad(self, value: Value, part: Tensor) -> None:
-        """Add an array to the gradient of a value when the program runs."""
+        """Add an array to the gradient of a value that is no constant when the program runs."""
+        if value.is_constant:
+            return
         grad, add = self.grad(value)
         self.lay(grad.add_ if add else grad.copy_, part)
 
     def write_grad(self, value: Value, function: Callable[..., Any], *arguments: Any) -> None:
-        """Add the result of a function with an argument ``out`` to the gradient of a value."""
+        """Add the result of a function with an argument ``out`` to the gradient of a value that is no constant."""
+        if value.is_constant:
+            return
         grad, add = self.grad(value)
         if not add and (grad.is_contiguous() or grad.device.type != "cpu"):
             self.lay(function, *arguments, out=grad)
@@ -193,7 +204,9 @@ class Program:
             self.lay(torch.bmm, a, b, out=out)
 
     def multiply_grad(self, value: Value, a: Tensor, b: Tensor) -> None:
-        """Add the products ``a b`` to the gradient of a value."""
+        """Add the products ``a b`` to the gradient of a value that is no constant."""
+        if value.is_constant:
+            return
         if self.products == "own":
             grad, add = self.grad(value)
             self.multiply(grad, a, b, add=add)
@@ -204,13 +217,16 @@ class Program:
 
     def tail(self, value: Value, start: int) -> Value:
         """Rows of a value from ``start`` on."""
-        return Value(value.data[:, start:], whole=value, start=start) if start else value
+        if start == 0:
+            return value
+        return Value(value.data[:, start:], whole=value, start=start, is_constant=value.is_constant)
 
     def join(self, values: Sequence[Value]) -> Value:
         """Concatenation along the second axis, ``(R, n_i, *dims) -> (R, sum n_i, *dims)``."""
         R, _, *dims = values[0].data.shape
         sizes = [value.data.shape[1] for value in values]
         out = self.value(R, sum(sizes), *dims)
+        out.is_constant = all(value.is_constant for value in values)
         self.lay(torch.cat, [value.data for value in values], 1, out=out.data)
 
         def lay_backward() -> None:
@@ -256,8 +272,14 @@ class Program:
             for array in temporaries:
                 self.give_back(array)
             if out is not None:
-                assert out.grad is not None
+                assert out.grad is not None or out.is_constant
                 self.give_back(out.data)
-                if out.grad is not out.data:  # a gradient may have taken the place of what it is the gradient of
+                if (
+                    out.grad is not None and out.grad is not out.data
+                ):  # a gradient may have taken the place of what it is the gradient of
                     self.give_back(out.grad)
         self._operations.clear()  # they know the program, which would keep all its memory until they are collected
+
+
+def _nothing() -> None:
+    """Backward pass of a constant."""

@@ -4,7 +4,7 @@
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
@@ -119,6 +119,7 @@ class Members:
         tensors: the members' data, ``(R, N, ...)`` each.
         theta: their parameters, ``(R, P)``: the tensor that training changes in place.
         layout: shapes of one member's parameters in their order in ``theta``, by name.
+        frozen: parameters that do not train, by name, ``(R, *shape)`` each: views of one where members agree.
     """
 
     config: Any
@@ -127,6 +128,7 @@ class Members:
     tensors: Mapping[str, Tensor]
     theta: Tensor
     layout: Layout
+    frozen: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 class PrefixScorer:
@@ -273,6 +275,11 @@ def parameter_values(theta: Tensor, gradient: Tensor, layout: Layout, members: s
     """Parameters of some members, with the arrays of their gradients, by name."""
     data, gradients = unflattened(theta[members], layout), unflattened(gradient[members], layout)
     return {name: Value(data[name], gradients[name], is_parameter=True) for name in layout}
+
+
+def constants(frozen: Mapping[str, Tensor], members: slice) -> dict[str, Value]:
+    """Parameters of some members that do not train, by name."""
+    return {name: Value(data[members], is_parameter=True, is_constant=True) for name, data in frozen.items()}
 
 
 def parts_of(n: int, batch_size: int) -> int:

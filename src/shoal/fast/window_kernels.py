@@ -98,17 +98,18 @@ class WindowKernelOps(RecurrentKernelOps):
         if rows is not None and learned is None:
             rows = rows.to(torch.float32).contiguous()
         y = program.value(R, n, D)
+        y.is_constant = table.is_constant and (learned is None or learned.is_constant)
         self._lay_window(
             *("embed_forward", R, n, D, S, table.data, stride(table.data), tokens, float(factor)),
             *(rows, 0 if learned is None else stride(learned.data), y.data),
         )
 
         def lay_backward() -> None:
-            d_y, d_table = program.grad(y)[0], program.zeroed_grad(table)
-            d_positions = None if learned is None else program.zeroed_grad(learned)
+            d_y = program.grad(y)[0]
+            d_rows = [None if x is None or x.is_constant else program.zeroed_grad(x) for x in (table, learned)]
             self._lay_window(
-                *("embed_backward", R, n, D, S, tokens, float(factor), d_y, d_table, stride(d_table)),
-                *(d_positions, 0 if d_positions is None else stride(d_positions)),
+                *("embed_backward", R, n, D, S, tokens, float(factor), d_y),
+                *(part for d in d_rows for part in (d, 0 if d is None else stride(d))),
             )
 
         program.operation(y, lay_backward)
@@ -173,9 +174,11 @@ class WindowKernelOps(RecurrentKernelOps):
         program = self.program
         if self._is_free(x):
             lay(x.data, x.data)
-            program.operation(None, lambda: lay_back(program.zeroed_grad(x)))
+            if not x.is_constant:
+                program.operation(None, lambda: lay_back(program.zeroed_grad(x)))
             return x
         y = program.value(*x.data.shape)
+        y.is_constant = x.is_constant
         lay(x.data, y.data)
 
         def lay_backward() -> None:

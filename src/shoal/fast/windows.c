@@ -244,13 +244,13 @@ void embed_forward(idx R, idx n, idx D, idx S, const float *table, idx table_str
     }
 }
 
-/* Its backward: d_y (n, D) -> added to d_table (V, D) and, where they learn, to d_positions (S or more, D), each row in the
- * order of the places. Tokens of one class mod the number of classes are a thread's. */
+/* Its backward: d_y (n, D) -> added to d_table (V, D) and to d_positions (S or more, D), either only where it learns and is
+ * not NULL, each row in the order of the places. Tokens of one class mod the number of classes are a thread's. */
 void embed_backward(idx R, idx n, idx D, idx S, const idx *tokens, float scale, const float *d_y, float *d_table,
                     idx table_stride, float *d_positions, idx positions_stride) {
     const idx threads = R * n * D < WORTH ? 1 : omp_get_max_threads(), classes = R >= threads ? 1 : threads;
 #pragma omp parallel for schedule(static) if (threads > 1)
-    for (idx task = 0; task < R * classes; task++) {
+    for (idx task = 0; task < (d_table ? R * classes : 0); task++) {
         const idx r = task / classes, class = task % classes;
         for (idx i = 0; i < n; i++) {
             const idx token = tokens[r * n + i];

@@ -3,7 +3,7 @@
 ``R`` members, ``B`` examples of a batch, ``T`` positions that are predicted, ``n = B T`` rows, ``V`` tokens.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import torch
@@ -17,7 +17,7 @@ from shoal.fast.kernels import Library
 from shoal.fast.ops import Array
 from shoal.fast.passes import Passes, Replay
 from shoal.fast.program import Arena, Program
-from shoal.fast.scorer import NO_KEYS, Keys, Members, parameter_values, unflattened
+from shoal.fast.scorer import NO_KEYS, Keys, Members, constants, parameter_values, unflattened
 from shoal.fast.window_kernels import WindowKernelOps, window_library
 from shoal.fast.window_ops import Drop, TorchWindowOps, WindowOps
 from shoal.models.dropout import Dropout
@@ -36,8 +36,6 @@ def windows_refusal(config: Any) -> str | None:
         return f"the batches of task {config.task!r} are not said to be windows of tokens"
     if not _says(config.model_part, "reads_windows"):
         return f"model {config.model!r} has not been written for windows"
-    if names := [name for name in ("freeze_embeddings", "embedding_projection") if config.get(name)]:
-        return f"{names[0]}=true has not been written for windows"
     return None
 
 
@@ -52,14 +50,14 @@ def _says(part: Part, name: str) -> bool:
     return bool(getattr(kind, name)) and (name in vars(kind) or kind.__module__.startswith("shoal."))
 
 
-def check_windows(model: nn.Module, task: Task) -> None:
+def check_windows(model: nn.Module, task: Task, frozen_tables: Collection[str] = ()) -> None:
     """Raise :class:`UserError` for models and tasks that settings do not describe and windows would miscompute."""
     if not all(isinstance(one, TokenObjective) for one in (task.objective, task.training_objective or task.objective)):
         why = "the objectives of the task are not those of single tokens"
     elif type(model) not in FAMILIES:
         why = f"{type(model).__name__} has not been written for it"
-    elif not all(parameter.requires_grad for parameter in model.parameters()):
-        why = "some parameters do not train"
+    elif not all(one.requires_grad or name in frozen_tables for name, one in model.named_parameters()):
+        why = "some parameters do not train that are no tables of embeddings"
     else:
         return
     raise UserError(f"engine windows does not serve this run, because {why}: ask for engine plain")
@@ -167,7 +165,7 @@ class WindowScorer:
         """Measures of a batch that is computed at once, ``(R, B)`` each."""
         if self.library_for is None:
             windows = _windows(batch, self.family.by_position)
-            parameters = unflattened(self.theta, self.layout)
+            parameters = {**unflattened(self.theta, self.layout), **self.members.frozen}
             scores = self._scores(parameters, windows, objective, self.drops if training else {}, TorchWindowOps())
         else:
             passes = self._passes(batch, objective, training, torch.is_grad_enabled())
@@ -200,6 +198,7 @@ class WindowScorer:
                 assert self.library_for is not None and self.window_library is not None
                 ops = WindowKernelOps(self.library_for(program), self.window_library, program)
                 parameters = parameter_values(self.theta.detach(), self.gradient, self.layout, members)
+                parameters |= constants(self.members.frozen, members)
                 drops = {name: drop.of_members(members) for name, drop in self.drops.items()} if training else {}
                 self._scores(parameters, held.of_members(members), objective, drops, ops)
 

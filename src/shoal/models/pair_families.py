@@ -22,6 +22,7 @@ from shoal.models.families import (
 )
 from shoal.models.gpt import Variant
 from shoal.models.lstm_encoder_decoder import LSTMEncoderDecoder
+from shoal.models.settings import table_numbers
 
 if TYPE_CHECKING:
     from shoal.models.pair_settings import (
@@ -153,14 +154,16 @@ def count_lstm_encoder_decoder(config: "LSTMEncoderDecoderSettings", sizes: "Siz
 
 
 def count_pair_tables(config: "PairModel", sizes: "Sizes") -> int:
-    """Number of learnable parameters of embeddings, those of positions included."""
+    """Number of parameters of embeddings, those of positions and projections included."""
     rows, length = source_sizes(config, sizes)
     has_target, has_positions = config.reads == "pair", getattr(config, "positions", None) == "learned"
+    D = config.embedding_size
+    count = table_numbers(rows, D, sizes.source_table_width)
     if has_target and config.tie_embeddings != "all":
-        rows += sizes.vocabulary_size
+        count += table_numbers(sizes.vocabulary_size, D, sizes.table_width)
     if has_positions:
-        rows += length + (sizes.sequence_length if has_target else 0)
-    return rows * config.embedding_size
+        count += (length + (sizes.sequence_length if has_target else 0)) * D
+    return count
 
 
 def _blocks(config: "TransformerOfSources", num_layers: int) -> int:

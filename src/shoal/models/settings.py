@@ -68,7 +68,7 @@ class ModelSettings(Part):
 
     def count_tables(self, sizes: "Sizes") -> int:
         """Approximate number of learnable parameters of embeddings."""
-        return sizes.vocabulary_size * int(getattr(self, "embedding_size", 0))
+        return table_numbers(sizes.vocabulary_size, int(getattr(self, "embedding_size", 0)), sizes.table_width)
 
     def tables(self) -> Mapping[str, str]:
         """Names of the parameters that are tables of tokens: of the ``source``, which is the one sequence of a model
@@ -289,6 +289,11 @@ class GPTSettings(SequenceModel):
         if precision != "bfloat16":
             return []
         return ["warning: in 16 seeds of a small GPT, 8 generalised in bfloat16 and 12 in float32 (p = 0.14)"]
+
+
+def table_numbers(rows: int, width: int, table_width: int | None) -> int:
+    """Number of parameters of a table, and of the matrix that maps its rows to a width where they have another."""
+    return rows * width if table_width is None else (rows + width) * table_width
 
 
 def check_transformer(settings: Any) -> None:

@@ -68,6 +68,16 @@ def count_run_parameters(spec: RunSpec) -> int:
     return spec.model_part.count(spec.sizes())
 
 
+def count_frozen(spec: RunSpec) -> int:
+    """Number of parameters of the run's model that do not train: of its frozen tables."""
+    names = spec.task_part.frozen_tables(spec)
+    if not names:
+        return 0
+    with torch.device("meta"):
+        model = spec.model_part.build(spec.sizes())
+    return sum(model.get_parameter(name).numel() for name in names)
+
+
 def count_examples(spec: RunSpec) -> tuple[int, int]:
     """Numbers of examples that training draws from, and that an evaluation scores; for equations all of them."""
     counts = counts_of(spec)

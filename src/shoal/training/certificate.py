@@ -24,6 +24,7 @@ from shoal.training.continuation import Places, check_data, found_again
 from shoal.training.due import is_evaluated
 from shoal.training.em_certificate import certify_em
 from shoal.training.engines import em_engine, is_fitted_by_em
+from shoal.training.frozen import tables_agree
 from shoal.training.memory import places
 from shoal.training.plan import Cohort
 from shoal.training.stack import Stack
@@ -68,7 +69,7 @@ def certify(
         return _certify_em(folder, specs, runs, min(steps, *(spec.n_steps for spec in specs)))
     engine, _ = available(str(manifest.get("engine", "plain")), device)
     products = available_products(str(manifest.get("products", "torch")), device)
-    cohort = Cohort(tuple(specs[: places(specs[0], len(specs), device, engine)]))
+    cohort = Cohort(tuple(specs[: places(specs[0], len(specs), device, engine, one_table=tables_agree(specs))]))
     steps = min(steps, *(spec.n_steps for spec in cohort.members))
     threads = torch.get_num_threads()
     try:

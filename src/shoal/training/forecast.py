@@ -19,6 +19,7 @@ from shoal.training.arrangement import Arrangement
 from shoal.training.continuation import Places, found_again
 from shoal.training.due import evaluations_left
 from shoal.training.engines import engine_again, engine_for, is_fitted_by_em
+from shoal.training.frozen import tables_agree
 from shoal.training.memory import SHARE, places, stack_bytes
 from shoal.training.plan import Cohort
 from shoal.training.shape_costs import Costs, Trials
@@ -188,7 +189,8 @@ def _piece(
 ) -> Piece:
     R, on_gpu = len(cohort), trial.device.type == "cuda"
     largest = max(cohort.members, key=lambda spec: spec.task_part.counts().drawn)
-    fitting = min(R, side_by_side or places(largest, R, trial.device, engine, share))
+    one_table = tables_agree(cohort.members)
+    fitting = min(R, side_by_side or places(largest, R, trial.device, engine, share, one_table=one_table))
     costs = trial.costs(cohort, engine, threads, fitting)
     steps = sum(last - step for step, last in spans)
     evaluations = _evaluations(cohort.shared, spans)
@@ -197,7 +199,7 @@ def _piece(
     besides = costs.layout + R * costs.build + evaluations * (costs.evaluation + EVALUATION_SECONDS / fitting)
     besides += models * MODEL_SECONDS + longest * LOOP_SECONDS
     low, high = (steps * step + besides for step in (min(costs.steps), median(costs.steps)))
-    estimated = stack_bytes(largest, fitting, engine, on_gpu)
+    estimated = stack_bytes(largest, fitting, engine, on_gpu, one_table=one_table)
     base = trial.base + LOADED_BYTES
     return Piece(
         cohort.describe(),

@@ -1,11 +1,31 @@
 """Frozen parameters of a stack: held once where its members agree, else with an axis of members."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from shoal.errors import UserError
+from shoal.spec import RunSpec
+
+
+def tables_agree(specs: Sequence[RunSpec]) -> bool:
+    """Return True if runs of a cohort begin with the same tables of embeddings: those of one seed and one task."""
+    first = specs[0]
+    task = first.task_part.model_dump()
+    return all(spec.init_seed == first.init_seed and spec.task_part.model_dump() == task for spec in specs[1:])
+
+
+def with_one_table(models: Iterable[nn.Module], names: Collection[str]) -> list[nn.Module]:
+    """Models that hold the parameters ``names`` once where they are those of the first, from models made one by one."""
+    made: list[nn.Module] = []
+    for model in models:
+        for name in names if made else ():
+            table, of_first = model.get_parameter(name), made[0].get_parameter(name)
+            if torch.equal(table, of_first):
+                table.data = of_first.data
+        made.append(model)
+    return made
 
 
 def of_each(models: list[nn.Module], device: torch.device, names: Collection[str]) -> dict[str, Tensor]:

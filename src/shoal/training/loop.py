@@ -18,6 +18,7 @@ from shoal.training.continuation import engine_of, kernels_of, products_of
 from shoal.training.due import is_evaluated, is_saved, steps_until_due
 from shoal.training.em import EMSession
 from shoal.training.engines import is_fitted_by_em
+from shoal.training.frozen import tables_agree
 from shoal.training.memory import is_out_of_memory, places, release_memory
 from shoal.training.roster import Roster
 from shoal.training.session import BaseSession, Options
@@ -67,7 +68,8 @@ class Session(BaseSession):
         specs = self.specs
         self._check_precision()
         largest = max(specs, key=lambda spec: spec.task_part.counts().drawn)
-        self.planned = options.places or places(largest, len(specs), options.device, self.engine, options.memory_share)
+        sizes = (largest, len(specs), options.device, self.engine, options.memory_share)
+        self.planned = options.places or places(*sizes, one_table=tables_agree(specs))
         self.roster = Roster(specs, self.planned, options.device, self.engine, self.products, options.until)
         self.most = len(specs)  # members for which memory has not run out yet
         self._fitting(self._restore)

@@ -17,24 +17,35 @@ from shoal.fast.passes import group_size
 from shoal.fast.scorer import parts_of
 from shoal.fast.windows import window_parts, windows_refusal
 from shoal.spec import RunSpec
-from shoal.tasks.build import count_run_parameters, counts_of
+from shoal.tasks.build import count_frozen, count_run_parameters, counts_of
 from shoal.training.groups import left_in_process, memory_left
 
 # What PyTorch says for the CPU, CUDA and its libraries, C++, and oneDNN (with "descriptor" after it: another mistake).
 _SIGNS = re.compile("DefaultCPUAllocator|out of memory|ALLOC_FAILED|bad_alloc|could not create a primitive$")
 MOST = 65_535  # members of a stack: kernels for a GPU have no larger grids
 ORDER = 12  # 8-byte numbers for each example that a pass shuffles: its order, and hashes while it is shuffled
+TABLES = 3  # copies of a frozen table: of the model that is made, of the stack, and of a model that is kept
 SHARE = 0.5  # of the free memory, that all cohorts training at once may take together
 
 
-def places(spec: RunSpec, members: int, device: torch.device, engine: str, share: float = SHARE) -> int:
+def places(
+    spec: RunSpec, members: int, device: torch.device, engine: str, share: float = SHARE, *, one_table: bool = False
+) -> int:
     """Number of a cohort's members that train side by side; the others wait their turn.
+
+    Args:
+        spec: the member that needs most.
+        members: number of members.
+        device: device of the training.
+        engine: engine of the training.
+        share: part of the free memory that they may take.
+        one_table: true where frozen tables are the same in all members, and are held once.
 
     Raises:
         UserError: not even one fits.
     """
     free, on_gpu = free_bytes(device), device.type == "cuda"
-    of_member = (*_bytes_of(spec, engine, on_gpu), engine in COMPILED and not on_gpu)
+    of_member = (*_bytes_of(spec, engine, on_gpu, one_table), engine in COMPILED and not on_gpu)
     _check_fits(spec, _stack_bytes(*of_member, 1), free)
     beyond = bisect_right(range(1, min(members, MOST) + 1), share * free, key=partial(_stack_bytes, *of_member))
     return max(1, beyond)
@@ -55,26 +66,27 @@ def _check_fits(spec: RunSpec, each: int, free: int) -> None:
         raise UserError(f"one run with {sizes} needs about {each / 2**30:,.1f} GiB; {free / 2**30:,.1f} GiB are free")
 
 
-def stack_bytes(spec: RunSpec, members: int, engine: str, on_gpu: bool = False) -> int:
+def stack_bytes(spec: RunSpec, members: int, engine: str, on_gpu: bool = False, *, one_table: bool = False) -> int:
     """Estimate, on the high side, of the memory of a stack in training and evaluation.
 
     It counts parameters with their gradient, optimizer state and copies; data, and the order of a pass over them; and
     the numbers that the forward pass keeps for the backward pass at every position of a batch, or those of an
     evaluation pass: on a GPU both, as recorded steps keep their memory. Programs keep those of one group of members.
+    Frozen tables count once where there is ``one_table`` for all members.
     """
-    return _stack_bytes(*_bytes_of(spec, engine, on_gpu), engine in COMPILED and not on_gpu, members)
+    return _stack_bytes(*_bytes_of(spec, engine, on_gpu, one_table), engine in COMPILED and not on_gpu, members)
 
 
-def _stack_bytes(held: int, passing: int, in_groups: bool, members: int) -> int:
+def _stack_bytes(shared: int, held: int, passing: int, in_groups: bool, members: int) -> int:
     """Memory of a stack, of which all members' values are kept at once, or those of one group."""
     at_once = group_size(passing, torch.get_num_threads(), members) if in_groups else members
-    return members * held + at_once * passing
+    return shared + members * held + at_once * passing
 
 
-def _bytes_of(spec: RunSpec, engine: str, on_gpu: bool) -> tuple[int, int]:
-    """Memory of a member as long as it is in the stack, and of the values of its passes."""
+def _bytes_of(spec: RunSpec, engine: str, on_gpu: bool, one_table: bool) -> tuple[int, int, int]:
+    """Memory that all members share, of a member as long as it is in the stack, and of the values of its passes."""
     if spec.model_part.fitted_by == "em":
-        return _em_bytes(spec, engine), 0
+        return 0, _em_bytes(spec, engine), 0
     sizes, counts = spec.sizes(), counts_of(spec)
     n_train, n_all, S = counts.drawn, counts.scored, sizes.positions
     n_batch = spec.task_part.batch_positions(spec.train_batch_size)
@@ -88,7 +100,9 @@ def _bytes_of(spec: RunSpec, engine: str, on_gpu: bool) -> tuple[int, int]:
         n_scored = -(-n_scored // window_parts(n_scored, min(spec.train_batch_size, n_train), S)) * layers
     evaluated = n_scored * S * position / layers
     values = trained + evaluated if on_gpu else max(trained, evaluated)
-    return parameter_bytes(spec) + data, int(4 * values)
+    table = TABLES * 4 * count_frozen(spec)
+    shared, of_member = (table, 0) if one_table else (0, table)
+    return shared, parameter_bytes(spec) + of_member + data, int(4 * values)
 
 
 def _em_bytes(spec: RunSpec, engine: str) -> int:
@@ -100,8 +114,9 @@ def _em_bytes(spec: RunSpec, engine: str) -> int:
 
 
 def parameter_bytes(spec: RunSpec) -> int:
-    """Memory of a member's parameters, with their gradient, optimizer state and copies."""
-    parameters = count_run_parameters(spec) + spec.model_part.count_tables(spec.sizes())
+    """Memory of a member's parameters that train, with their gradient, optimizer state and copies."""
+    tables = max(0, spec.model_part.count_tables(spec.sizes()) - count_frozen(spec))
+    parameters = count_run_parameters(spec) + tables
     return 4 * parameters * (6 + len(spec.rule.state) + spec.rule.temporaries)
 
 

@@ -27,7 +27,7 @@ from shoal.tasks.base import Batch, Task, example_shares
 from shoal.tasks.build import build_model, build_task, calling, initial_model
 from shoal.tasks.sampling import Form, FormSampler
 from shoal.training.forms import check_forms, in_order, passes_of
-from shoal.training.frozen import differing_buffers, of_each, shared_by_all
+from shoal.training.frozen import differing_buffers, of_each, shared_by_all, with_one_table
 from shoal.training.launches import Launches
 
 if TYPE_CHECKING:
@@ -74,7 +74,8 @@ class Stack:
     ) -> None:
         self.cohort, self.device, self.engine = cohort, device, engine
         tasks = [build_task(spec) for spec in cohort.members]
-        models = [initial_model(spec) for spec in cohort.members]
+        tables = cohort.shared.task_part.frozen_tables(cohort.shared)
+        models = with_one_table(map(initial_model, cohort.members), tables)
         self.task = tasks[0]
         self.measured = [measure.name for measure in cohort.shared.task_part.measures().recorded]
         self.model = models[0].to(device)
@@ -82,7 +83,6 @@ class Stack:
         self.layout = Layout.of(self.model, cohort.shared.model_part.roles(self.model), device)
         self.tied = tied_names(self.model)
         self.theta = torch.stack([_flat(model) for model in models]).to(device).requires_grad_()  # (R, P)
-        tables = cohort.shared.task_part.frozen_tables(cohort.shared)
         self.frozen = shared_by_all(models, device, tables)
         self.frozen_each = of_each(models, device, [name for name in tables if name not in self.frozen])
         differing = differing_buffers(self.model)
@@ -99,7 +99,9 @@ class Stack:
         self._place_best()
         self._place_data(tasks)
         self._place_keys()
-        members = Members(cohort.shared, self.model, self.task, self.tensors, self.theta, self.layout.shapes)
+        frozen = {name: tensor.expand(len(cohort), *tensor.shape) for name, tensor in self.frozen.items()}
+        parts = (cohort.shared, self.model, self.task, self.tensors, self.theta, self.layout.shapes)
+        members = Members(*parts, {**frozen, **self.frozen_each})
         self.scorer = choose_scorer(engine, members, products)
         self.launches = Launches(device)
         # True where one member's training pass is computed without lifting it, by form and number of examples
