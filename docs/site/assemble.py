@@ -111,7 +111,9 @@ class Site:
         if name not in self.pages:
             self.shown.append(path)
         where = self.pages.get(name) or _page_of(path)
-        if words.strip("`").rstrip("/") in (address.rstrip("/"), name, path.name):  # a path says little on the site
+        shown = words.strip("`").removesuffix("README.md").rstrip("/")
+        if shown in (name.removesuffix("/README.md"), address.removesuffix("README.md").rstrip("/"), path.name):
+            # a path says little to a reader of the site
             words = self._title(path, name) or words
         return f"[{words}]({os.path.relpath(where, Path(page).parent)}{mark}{anchor})"
 

@@ -267,6 +267,8 @@ class Form:
 
         >>> Form(quick=True, seeds=5).title("Sanity check"), Form().title("Sanity check")
         ('Sanity check (quick form, --seeds 5)', 'Sanity check')
+        >>> Form(settings={"text": ["a.txt"], "p": ["7"]}).title("Language")
+        'Language (--p 7)'
         """
         settings = {name: values for name, values in self.settings.items() if name not in _files()}
         flags = replace(self, quick=False, settings=settings).flags().strip()
