@@ -35,7 +35,7 @@ def windows_refusal(config: Any) -> str | None:
     if not makes_windows(config.task_part):
         return f"the batches of task {config.task!r} are not said to be windows of tokens"
     if not _says(config.model_part, "reads_windows"):
-        return f"model {config.model!r} has not been written for windows"
+        return f"engine windows does not serve model {config.model!r}"
     return None
 
 
