@@ -45,7 +45,7 @@ def arguments(parser: Parser) -> None:
         "architecture, or a file of shoal merge",
     )
     add_lab(parser)
-    parser.flag("step", help="step at which the base was kept, or best (the last)")
+    parser.flag("step", help="step at which the base was kept, or best; default the last")
     add_label(parser)
     add_execution(parser)
     add_dry_run(parser)

@@ -21,7 +21,7 @@ def arguments(parser: Parser) -> None:
     parser.add_argument("run", metavar="RUN", help="id or name of a fine-tuned run")
     parser.add_argument("file", metavar="FILE", help="file for the merged model, which ends in .safetensors")
     add_lab(parser)
-    parser.flag("step", help="step at which the adapters were kept, or best (the last)")
+    parser.flag("step", help="step at which the adapters were kept, or best; default the last")
 
 
 def run(options: Options) -> int:

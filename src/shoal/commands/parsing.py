@@ -12,7 +12,7 @@ from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from shoal.commands.asked import as_text, asked_of, outside_parts, refuse_derived
+from shoal.commands.asked import as_argument, as_text, asked_of, outside_parts, refuse_derived
 from shoal.commands.prefixed import add_prefixed, refuse_prefixed
 from shoal.errors import UserError, nearest
 
@@ -174,7 +174,7 @@ class Parser(argparse.ArgumentParser):
     def parse(self, arguments: Sequence[str]) -> Options:
         """Parse the words of a command; raise :class:`UserError` for flags that are unknown or given twice."""
         shown = _visible(self._get_positional_actions())
-        words = [f"[{action.metavar or action.dest}{' …' * (action.nargs != '?')}]" for action in shown]
+        words = [as_argument(action) for action in shown]
         self.usage = " ".join(["%(prog)s", *words, "[flags]"])
         options, unknown = self.parse_known_args(list(arguments), Options())
         options.settings, options.parts = tuple(self.settings), self.parts

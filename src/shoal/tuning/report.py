@@ -177,8 +177,8 @@ def regret_figure(tuning: "Tuning") -> Figure:
         .encode(x, alt.Y("value:Q", title=title, axis=digits, scale=alt.Scale(zero=name == "regret")))
         .properties(width=340, height=215)
         for name, title, colour in (
-            ("best", f"best {measure.words} so far", COLOURS[0]),
-            ("regret", "regret", COLOURS[1]),
+            ("best", f"best {measure.axis} so far", COLOURS[0]),
+            ("regret", f"regret{f' ({measure.unit})' if measure.unit else ''}", COLOURS[1]),
         )
     ]
     last = frame.row(-1, named=True)
