@@ -20,7 +20,7 @@ from shoal.report import Figure, Report, Section, Table
 from shoal.report.by import setting_axis, value_name, values_in_words
 from shoal.report.each_run import model_label
 from shoal.report.panels import Axis
-from shoal.report.quantities import is_open
+from shoal.report.quantities import got_there, is_open
 from shoal.report.words import capitalised, counted, listed, with_interval
 from shoal.spec.known import known_settings
 from shoal.studies.answers import Case, Trend, direction, how_it_goes
@@ -104,27 +104,43 @@ def _trends(grid: Grid, asked: Sequence[tuple[str, str, bool | None]]) -> tuple[
             runs = grid.of(axis).of(model=model)
             if runs.extrema[axis.column].n_unique() > 1:
                 name = model_label(model) if len(grid.axes) == 1 else f"{model_label(model)} with {axis.title}"
-                cases.append(Case(name, runs.extrema, axis, _made_of(runs, axis), grid.results.settings))
+                frame = _without_times(runs.extrema, asked, runs.measures)
+                cases.append(Case(name, frame, axis, _made_of(runs, axis), grid.results.settings))
     if not cases:
         return [], None
-    estimates, table = how_it_goes(cases, [(column, symbol) for column, symbol, _ in asked], "trends")
+    columns = [(column, symbol) for column, symbol, _ in asked]
+    estimates, table = how_it_goes(cases, columns, "trends", any_differences=True)
     sentences = []
     for place, case in enumerate(cases):
         trends = estimates[place * len(asked) : (place + 1) * len(asked)]
         parts = [
             _goes(one, case.frame, column, symbol, small, grid.results.measures)
             for one, (column, symbol, small) in zip(trends, asked, strict=True)
+            if small is not None or case.frame[column].count()
         ]
         per = f"doubling of {case.axis.title}" if case.axis.log else f"unit of {case.axis.title}"
         who = f"{model_label(case.frame['model'][0])}, with {case.axis.title} (N = {len(case.frame)} runs)"
-        sentences.append((case.axis, f"{who}: {'; '.join(parts)}. Slopes [95 % over seeds] are per {per}."))
+        slopes = f" Slopes [95 % over seeds, not corrected] are per {per}." if any(map(_has_slope, trends)) else ""
+        sentences.append((case.axis, f"{who}: {'; '.join(parts)}.{slopes}"))
     return sentences, table
+
+
+def _without_times(extrema: pl.DataFrame, asked: Sequence[tuple[str, str, bool | None]], of: Measures) -> pl.DataFrame:
+    """Extrema without first steps of best values where no run generalised: they are no times to do so."""
+    if len(extrema.filter(got_there("valid", of))):
+        return extrema
+    return extrema.with_columns(pl.lit(None, pl.Int64).alias(column) for column, _, small in asked if small is None)
+
+
+def _has_slope(one: Trend) -> bool:
+    """Return True for a slope that a sentence gives: beside a trend that its test does not find it would mislead."""
+    return one.is_clear and one.found.slope is not None
 
 
 def _goes(one: Trend, runs: pl.DataFrame, column: str, symbol: str, small: bool | None, measures: Measures) -> str:
     """Sentence on a quantity's trend and slope, and the number of runs whose first step is their last."""
     text = f"{symbol} {direction(one, small)}"
-    if one.found.slope is not None and one.found.rho is not None:
+    if _has_slope(one):
         text += f", slope {with_interval(one.found.slope, one.found.low, one.found.high)}"
     last = len(runs.filter(is_open(column, measures))) if small is None else 0
     return text + (f" (in {last} of {len(runs)} runs the last evaluation is the best)" if last else "")
@@ -253,7 +269,8 @@ def _design(grid: Grid, axis: Axis) -> list[str]:
 def _family(trends: Table | None, every: pl.DataFrame, times: Sequence[tuple[Axis, Section, list[str]]]) -> list[str]:
     """Sentences on the number of tests of each kind, for which p values are corrected."""
     counts = {
-        "of trends": 0 if trends is None or trends.data is None else len(trends.data["p"].drop_nulls()),
+        "of trends": _tests(trends, "p"),
+        "of any difference": _tests(trends, "difference_p"),
         "of pairs": 0 if every.is_empty() else len(every["p"].drop_nulls()),
     }
     parts = [f"{n} {kind}" for kind, n in counts.items() if n]
@@ -261,4 +278,12 @@ def _family(trends: Table | None, every: pl.DataFrame, times: Sequence[tuple[Axi
     parts += [f"{n} log-rank"] * bool(n)
     if not parts:
         return []
-    return [f"Tests on this page: {listed(parts)}; p values are corrected for all tests of their kind (Holm)."]
+    together = ", those of trends and of any difference together" * bool(counts["of any difference"])
+    return [
+        f"Tests on this page: {listed(parts)}; p values are corrected for all tests of their kind{together} (Holm)."
+    ]
+
+
+def _tests(table: Table | None, column: str) -> int:
+    """Number of p values in a column of a table."""
+    return 0 if table is None or table.data is None else len(table.data[column].drop_nulls())
