@@ -16,8 +16,8 @@ from shoal.analysis.times import at_least, first_step_at_least, time_to
 if TYPE_CHECKING:
     from shoal.analysis.comparison import Metric, compare, pairs
     from shoal.analysis.corpus_scores import SentenceStatistics
-    from shoal.analysis.factorial import Decomposition, decompose
     from shoal.analysis.differences import DifferenceEstimate, any_difference
+    from shoal.analysis.factorial import Decomposition, decompose
     from shoal.analysis.jacobians import (
         block_jacobians,
         jacobian,

@@ -89,9 +89,11 @@ def any_difference(
 
 
 def _statistic(scores: Array, labels: Labels, weights: Array) -> Array:
-    """Quadratic form of the sums of the scores, ``(n,)``, of each of k groups, for each row of labels, ``(B, n)``.
+    """Quadratic form of the sums of the scores of each of k groups, ``(B,)``.
 
     Args:
+        scores: ``(n,)``.
+        labels: groups of the runs in each arrangement, ``(B, n)``.
         weights: generalised inverse of the sums' covariance, ``(k, k)``.
     """
     sums = np.stack([(labels == group) @ scores for group in range(len(weights))], axis=1)

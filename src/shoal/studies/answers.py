@@ -15,9 +15,9 @@ from shoal.report.words import NOTHING, counted, listed, number, p_value, settin
 from shoal.studies.crossing import SEED_AXES, crossing
 
 _ANY = (
-    "ρ does not see a peak in the middle; the p of any difference does: it is the share of all exchanges of runs within "
-    "the groups, or of random ones, with a Friedman statistic (ranks within groups, summed for each value) as large. It "
-    "is left out where there are two values, or so few runs that it could not be below 0.05"
+    "ρ does not see a peak in the middle; the p of any difference does: it is the share of all exchanges of runs "
+    "within the groups, or of random ones, with a Friedman statistic (ranks within groups, summed for each value) as "
+    "large. It is left out where there are two values, or so few runs that it could not be below 0.05"
 )
 LEVEL = 0.05  # of the corrected test behind "improves" and "worsens"
 # quantities of the questions: column, symbol, True where small values are good
@@ -222,9 +222,9 @@ def _caption(estimates: Sequence[TrendEstimate], family: Family, any_differences
         + (f". {_ANY}" if any_differences else "")
         + f". Corrected: by Holm's method for {counted(family.tests, 'test')}, all tests of trends"
         + (" and of any difference" if any_differences else "")
-        + " on this page. Slope: of least-squares lines with an intercept for each group, one slope within each seed, per doubling of "
-        "a setting on a logarithmic axis, else per unit, mean with Student's 95 % interval over seeds, which is not "
-        "corrected"
+        + " on this page. Slope: of least-squares lines with an intercept for each group, one slope within each seed, "
+        "per doubling of a setting on a logarithmic axis, else per unit, mean with Student's 95 % interval over seeds, "
+        "which is not corrected"
         + (". Left out: runs with which no other run agrees in these columns" if alone else "")
         + (". Where no seed is among them, too few runs share one" if unshared else "")
         + ". –: all values are the same, or there is nothing to compare."
