@@ -132,10 +132,11 @@ def comparison_table(
     caption = (
         (f"{capitalised(compared[0])}. " if len(compared) == 1 else "")
         + f"Differences: variant − {baseline} within pairs of {pairs}, mean with Student's 95 % "
-        "interval, and median. Effect sizes are positive where the variant is better, whether small or large values are "
-        "good. d_z: mean over standard deviation of the differences, with its interval under normal differences. "
+        "interval, and median. Effect sizes are positive where the variant is better, whether small or large values "
+        "are good. d_z: mean over standard deviation of the differences, with its interval under normal differences. "
         "Rank-biserial: the matched rank-biserial correlation. Better / worse / same: numbers of pairs in which the "
-        "variant is. p: two-sided sign-flip test of the differences (of times: of ranks), exact up to 12 pairs. Holm: corrected for "
+        "variant is. p: two-sided sign-flip test of the differences (of times: of ranks), exact up to 12 pairs. Holm: "
+        "corrected for "
         f"{comparison['p'].drop_nulls().len()} comparisons. –: there is no such value."
     )
     return Table(name, header, rows, caption, named)
