@@ -3,7 +3,7 @@
 import numpy as np
 import polars as pl
 import pytest
-from helpers import TINY, tiny_grid
+from helpers import TINY
 
 import shoal
 from shoal.analysis.fits import best_of_restarts
@@ -12,6 +12,9 @@ from shoal.report.findings import findings
 from shoal.report.fits import fits_sentences
 from shoal.report.runs import report_runs
 from shoal.spec import RunSpec, grid
+from shoal.studies import Results
+from shoal.studies.own_axes import own_grid
+from shoal.studies.own_grid import report_own_grid
 
 SEQUENCES = {"task": "sequences", "drawn_states": 2, "drawn_sequences": 12, "drawn_length": 15, "drawn_size": 4}
 
@@ -40,7 +43,7 @@ def test_a_page_of_equations_begins_with_who_memorised_and_generalised_when_and_
     told, medians = report.answers
     best = records.extrema()
     memorised = best.filter(pl.col("train_accuracy") >= np.float32(0.9)).height
-    assert 0 < memorised
+    assert memorised > 0
     which = "all" if memorised == 6 else f"{memorised} of 6"
     assert told.startswith(f"LSTM, 6 runs: {which} memorised (A_train ≥ 0.9; ")
     generalised = best.filter(pl.col("valid_accuracy") >= np.float32(0.9)).height
@@ -100,3 +103,32 @@ def test_criteria_compare_fits_of_the_same_sequences_alone(fitted):
     assert not any("choose" in text for text in fits_sentences(fits, one_data_set=False))
     converged = fits.with_columns(converged=pl.lit(True))
     assert not any("had not converged" in text for text in fits_sentences(converged, one_data_set=True))
+
+
+def by_states(results, sources=None):
+    return report_own_grid(own_grid(results, ["num_states"], None, None), sources or {"lab": results}, "shoal report")
+
+
+def test_by_a_setting_restarts_are_neither_averaged_nor_tested(fitted):
+    results = Results(fitted.records())
+    report = by_states(results)
+    names = [table.name for section in report.sections for table in section.tables]
+    assert names[0] == "fits"
+    assert not any(name.startswith(("trends", "pairs", "times", "by-")) for name in names)
+    assert not any("p = " in answer or "ρ" in answer or "±" in answer for answer in report.answers)
+    best = report.sections[0].tables[0]
+    assert [label for label, _ in best.rows] == ["num_states 2", "num_states 3"]
+    assert {"AIC", "BIC", "held out", "found again", "converged"} <= set(best.header)
+    held = dict(fitted.records().fits().select("run", "valid_log_likelihood").rows())
+    assert best.data["valid_log_likelihood"].to_list() == [held[run] for run in best.data["run"]]
+    assert report.answers[0].startswith("EM of ") and any("choose" in answer for answer in report.answers)
+
+
+def test_of_several_sets_of_sequences_no_criterion_chooses(tmp_path):
+    base = RunSpec(**SEQUENCES, num_states=2, n_steps=4)
+    records = shoal.train(grid(base, data_seed=[0, 1], seed=[0, 1]), tmp_path / "lab", workers=1)
+    results = Results(records)
+    report = report_own_grid(own_grid(results, ["data_seed"], None, None), {"lab": results}, "shoal report")
+    assert not any("choose" in answer for answer in report.answers)
+    assert [cell.best for _, cells in report.sections[0].tables[0].rows for cell in cells] == [False] * 18
+    assert any("AIC and BIC compare none" in answer for answer in report.answers)

@@ -58,7 +58,7 @@ def _about_medians(runs: pl.DataFrame, labels: Mapping[str, str]) -> str:
 
 
 def _times(curves: pl.DataFrame, runs: pl.DataFrame, measures: Measures) -> list[str]:
-    """Clauses on the runs that memorised and that generalised, and when; none where the task does not say what that is."""
+    """Clauses on the runs that memorised and that generalised, and when; none where the task does not define these."""
     if measures.learned is None:
         return []
     shown, states = measures.shown, runs.select("run", "state", "step")

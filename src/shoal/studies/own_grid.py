@@ -27,6 +27,7 @@ from shoal.studies.answers import Case, Trend, direction, how_it_goes
 from shoal.studies.crossing import SEED_AXES, SOURCES, crossing
 from shoal.studies.own_axes import SIZE, Grid, asked_of, follows, made_of_size
 from shoal.studies.own_pairs import metric_labels, paired, pairs_section
+from shoal.studies.own_restarts import of_restarts, restarts
 from shoal.studies.own_sources import lacking, provenances, twice
 from shoal.studies.parts import curves_figure, summary_figure, summary_table, times_answers, times_of
 from shoal.studies.results import Results
@@ -48,6 +49,8 @@ def report_own_grid(
         notes: what the reader should know besides.
         says: further sections.
     """
+    if of_restarts(grid):
+        return _of_restarts(grid, sources, command, notes, says)
     results = grid.results
     nobody = _nobody(grid)
     # of a run that did not generalise the first step of its best value is no time to do so
@@ -64,16 +67,46 @@ def report_own_grid(
         answers += [] if nobody else [sentence for of, _, sentences in times if of is axis for sentence in sentences]
         answers += [sentence for one, (sentence, _) in zip(pairings, pairs, strict=True) if one.axis is axis]
         answers += [sentence for of, sentence in trends if of is axis]
-    titles = listed([axis.title for axis in grid.axes])
+    title, lead = _title(grid)
     return Report(
-        title=f"Runs by {titles}",
-        lead=f"What do {counted(len(results.evaluated), 'run')} show by {titles}, all else alike?",
+        title=title,
+        lead=lead,
         answers=[*answers, *_family(table, every, times)],
         sections=[
             *(Section(f"By {axis.title}", figures=_figures(grid, axis), about=_CURVES) for axis in grid.axes),
             Section("Best values", tables=_tables(grid, table), about=_BEST),
             *(section for _, section in pairs),
             *(section for _, section, _ in times),
+            *says,
+            *provenances(sources, command),
+        ],
+    )
+
+
+def _title(grid: Grid) -> tuple[str, str]:
+    """Title and question of the page."""
+    titles = listed([axis.title for axis in grid.axes])
+    lead = f"What do {counted(len(grid.results.evaluated), 'run')} show by {titles}, all else alike?"
+    return f"Runs by {titles}", lead
+
+
+def _of_restarts(
+    grid: Grid, sources: Mapping[str, Results], command: str, notes: Sequence[str], says: Sequence[Section]
+) -> Report:
+    """Page of runs by EM: findings and table of the best of the restarts, and the curves of all by each axis."""
+    title, lead = _title(grid)
+    answers, sections = restarts(grid, sources)
+    curves = [
+        Section(f"By {axis.title}", figures=[one for one in _figures(grid, axis) if one.name.startswith("curves-")])
+        for axis in grid.axes
+    ]
+    return Report(
+        title=title,
+        lead=lead,
+        answers=[*lacking(sources), *twice(sources), *notes, *answers],
+        sections=[
+            *sections,
+            *(replace(one, about="curves of all restarts, coloured by this setting.") for one in curves),
             *says,
             *provenances(sources, command),
         ],
