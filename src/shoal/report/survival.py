@@ -17,7 +17,7 @@ from shoal.errors import UserError
 from shoal.measures import EQUATIONS
 from shoal.report.figures import Chart, Figure, styled
 from shoal.report.table import Cell, Table
-from shoal.report.words import NOTHING, listed, number, with_interval
+from shoal.report.words import NOTHING, counted, listed, number, with_interval
 
 REACHED = EQUATIONS.reached
 
@@ -133,8 +133,8 @@ def rates_sentence(times: pl.DataFrame, by: str, most: int = 6) -> str:
         each = f"{sizes[0]}" if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]}"
         high = number(max(row["rate_high"] for row in rows.values()), 2)
         return (
-            f"reached by none of {len(labelled)} runs ({each} at each of {len(labels)} values of {by}); the 95 % "
-            f"Wilson intervals of the rates go from 0 up to {high}."
+            f"reached by none of {counted(len(labelled), 'run')} ({each} at each of {len(labels)} values of {by}); the "
+            f"95 % Wilson intervals of the rates go from 0 up to {high}."
         )
     shown = labels if len(labels) <= most else [labels[0], labels[-1]]
     parts = []

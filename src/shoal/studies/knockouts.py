@@ -78,10 +78,11 @@ def _why(left: Mapping[int, tuple[float, float]], looked_at: set[int], names: li
         f"{'looks at and ' * (key in looked_at)}needs {names[key]!r} in part ({_percent(*ends)} are left)"
         for key, ends in in_part.items()
     ]
+    said = " and ".join([", ".join(parts[:-1]) + ",", parts[-1]] if len(parts) > 1 else parts)
     return (
-        f"So '=' {', '.join(parts)} (looks at: more than an even share of its attention in some layer, mean over heads "
-        f"and runs; needs: without it, in every run, at most {LOST:.0%} of the results that are right with it; does "
-        f"not: in every run at least {SPARED:.0%})."
+        f"So '=' {said} (looks at: more than an even share of its attention in some layer, mean over heads and runs; "
+        f"needs: without it, in every run, at most {LOST:.0%} of the results that are right with it; does not: in "
+        f"every run at least {SPARED:.0%})."
     )
 
 
@@ -90,7 +91,8 @@ def knockout_table(knocked: pl.DataFrame, names: list[str], which: str) -> Table
     kinds = ("result", "accuracy")
     figures = [pl.col(*kinds).mean(), *(deviation(kind).alias(f"{kind}_std") for kind in kinds)]
     shares = {(row["key"], row["layer"]): row for row in knocked.group_by("key", "layer").agg(*figures).to_dicts()}
-    layers = [None, *sorted({layer for _, layer in shares} - {None})]
+    single = sorted({layer for _, layer in shares} - {None})
+    layers = [None, *single] if len(single) > 1 else [None]  # of one layer it is the same
     keys = sorted({key for key, _ in shares} - {None})
     columns = [("result", layer) for layer in layers] + [("accuracy", None)]
 

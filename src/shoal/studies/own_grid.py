@@ -152,7 +152,7 @@ def _trends(grid: Grid, asked: Sequence[tuple[str, str, bool | None]]) -> tuple[
             if small is not None or case.frame[column].count()
         ]
         per = f"doubling of {case.axis.title}" if case.axis.log else f"unit of {case.axis.title}"
-        who = f"{model_label(case.frame['model'][0])}, with {case.axis.title} (N = {len(case.frame)} runs)"
+        who = f"{model_label(case.frame['model'][0])}, with {case.axis.title} (N = {counted(len(case.frame), 'run')})"
         slopes = f" Slopes [95 % over seeds, not corrected] are per {per}." if any(map(_has_slope, trends)) else ""
         sentences.append((case.axis, f"{who}: {'; '.join(parts)}.{slopes}"))
     return sentences, table
@@ -176,7 +176,7 @@ def _goes(one: Trend, runs: pl.DataFrame, column: str, symbol: str, small: bool 
     if _has_slope(one):
         text += f", slope {with_interval(one.found.slope, one.found.low, one.found.high)}"
     last = len(runs.filter(is_open(column, measures))) if small is None else 0
-    return text + (f" (in {last} of {len(runs)} runs the last evaluation is the best)" if last else "")
+    return text + (f" (in {last} of {counted(len(runs), 'run')} the last evaluation is the best)" if last else "")
 
 
 def _made_of(results: Results, axis: Axis) -> tuple[str, ...]:
@@ -283,7 +283,7 @@ def _design(grid: Grid, axis: Axis) -> list[str]:
     """A sentence: runs of each value, settings in which compared runs agree, and settings that go with the axis."""
     runs = grid.of(axis).evaluated
     unit, within = crossing(runs, axis.column, _made_of(grid.results, axis), grid.results.settings)
-    text = f"{capitalised(axis.title)}: N = {len(runs)} runs, {values_in_words(runs, axis)}. "
+    text = f"{capitalised(axis.title)}: N = {counted(len(runs), 'run')}, {values_in_words(runs, axis)}. "
     alike = [name for name in (*unit, *within) if name != axis.column and runs[name].n_unique() > 1]
     text += f"Runs of the same {listed(alike)} are compared." if alike else "Nothing else varies."
     derived = {name for name, parts in known_settings().items() if follows(parts[0], name)}
