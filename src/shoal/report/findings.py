@@ -40,7 +40,7 @@ def findings(records: Records, labels: Mapping[str, str]) -> list[str]:
             _best(extrema.filter(chosen), of_model, labels, measures),
         ]
         out.append(f"{who}: {'; '.join(parts)}.")
-    if measures.learned is not None:
+    if measures.generalised is not None:
         out.append(_about_medians(runs, labels))
     return out
 
@@ -59,15 +59,16 @@ def _about_medians(runs: pl.DataFrame, labels: Mapping[str, str]) -> str:
 
 def _times(curves: pl.DataFrame, runs: pl.DataFrame, measures: Measures) -> list[str]:
     """Clauses on the runs that memorised and that generalised, and when; none where the task does not define these."""
-    if measures.learned is None:
+    if measures.generalised is None:
         return []
-    shown, states = measures.shown, runs.select("run", "state", "step")
+    shown, least = measures.shown, measures.generalised.threshold
+    states = runs.select("run", "state", "step")
     direction: Literal["at least", "at most"] = "at least" if shown.higher_is_better else "at most"
     out = []
     for split, verb in (("train", "memorised"), ("valid", "generalised")):
-        times = time_to(curves, f"{split}_{shown.name}", measures.learned, direction, states)
+        times = time_to(curves, f"{split}_{shown.name}", least, direction, states)
         (row,) = survival_summary(times).to_dicts()
-        criterion = f"{shown.symbol_of(split)} {shown.side} {measures.learned:g}"
+        criterion = f"{shown.symbol_of(split)} {shown.side} {least:g}"
         n = row["generalised"]
         which = "all" if n == len(times) > 1 else "none" if not n else f"{n} of {len(times)}"
         out.append(f"{which} {verb} ({criterion}{_median(row)})")
@@ -96,7 +97,7 @@ def _best(extrema: pl.DataFrame, runs: pl.DataFrame, labels: Mapping[str, str], 
     where = ", ".join([*filter(None, [labels[row["run"]].partition(", ")[2]]), f"seed {seed}"])
     value = value_text(row[column], shown) + f" {shown.unit}" * bool(shown.unit)
     text = f"best {shown.symbol_of('valid')} {value}, of run {row['run'][:8]} ({where})"
-    if measures.learned is None:
+    if measures.generalised is None:
         text += f" at step {row[f't_{column}']:,}"
         text += ", its last evaluation" * bool(row[f"t_{column}"] == row["last_step"])
     if len(frame) > 1:

@@ -91,8 +91,7 @@ def knockout_table(knocked: pl.DataFrame, names: list[str], which: str) -> Table
     kinds = ("result", "accuracy")
     figures = [pl.col(*kinds).mean(), *(deviation(kind).alias(f"{kind}_std") for kind in kinds)]
     shares = {(row["key"], row["layer"]): row for row in knocked.group_by("key", "layer").agg(*figures).to_dicts()}
-    single = sorted({layer for _, layer in shares} - {None})
-    layers = [None, *single] if len(single) > 1 else [None]  # of one layer it is the same
+    layers = [None, *sorted({layer for _, layer in shares} - {None})]
     keys = sorted({key for key, _ in shares} - {None})
     columns = [("result", layer) for layer in layers] + [("accuracy", None)]
 
