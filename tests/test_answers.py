@@ -332,7 +332,7 @@ def test_the_sentence_and_the_table_have_one_median():
     assert median_of(few, Form()) == "–"
     assert "2 of 5 runs reached validation accuracy 0.99 (at steps 50 to 200)." in sanity.answer(few, Form())
     assert sanity.answer(timed("gpt", a=early), Form()) == (
-        "GPT: 1 of 1 runs reached training accuracy 1 (at step 50), and 1 of 1 runs reached validation accuracy 0.99 "
+        "GPT: 1 of 1 run reached training accuracy 1 (at step 50), and 1 of 1 run reached validation accuracy 0.99 "
         "(at step 50)."
     )
 
@@ -494,7 +494,7 @@ def test_what_is_missing_or_diverged_is_named(two_runs):
     results = Results(two_runs)
     (diverged,) = results.shortcomings()
     assert diverged.startswith("Diverged: 1 of 2 runs (")
-    assert results.of(lr=1e38).shortcomings() == [diverged.replace("1 of 2", "1 of 1")]
+    assert results.of(lr=1e38).shortcomings() == [diverged.replace("1 of 2 runs", "1 of 1 run")]
     assert Results(two_runs).of(lr=1e-3).shortcomings() == []
     assert results.models == ["lstm"]
     assert results.values("lr") == [1e-3, 1e38]
