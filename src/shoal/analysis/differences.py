@@ -78,7 +78,7 @@ def any_difference(
     scores = block_scores(ys, blocks)
     if not scores.any():
         return DifferenceEstimate(len(values), None, None, arrangements.smallest_p, arrangements.exact, None, None)
-    weights = np.linalg.pinv(_covariance(scores, labels, blocks), hermitian=True)
+    weights: Array = np.linalg.pinv(_covariance(scores, labels, blocks), hermitian=True).astype(np.float64)
     chi2 = _statistic(scores, labels[None, :], weights)
     p = arrangements.p(float(chi2[0]), _statistic(scores, arrangements.labels, weights))
     means = _means(ys, labels, blocks)
@@ -97,7 +97,8 @@ def _statistic(scores: Array, labels: Labels, weights: Array) -> Array:
         weights: generalised inverse of the sums' covariance, ``(k, k)``.
     """
     sums = np.stack([(labels == group) @ scores for group in range(len(weights))], axis=1)
-    return np.einsum("bi,ij,bj->b", sums, weights, sums)
+    out: Array = np.einsum("bi,ij,bj->b", sums, weights, sums)
+    return out
 
 
 def _covariance(scores: Array, labels: Labels, blocks: list[Rows]) -> Array:

@@ -98,7 +98,7 @@ def how_it_goes(
             estimates.append(trend(frame, case.axis.column, column, unit, within, log2))
             apart.append(_apart(frame, case.axis.column, column, unit, within) if any_differences else None)
             labels.append((symbol, case.name, column))
-    tests = [*estimates, *(one for one in apart if one is not None)]
+    tests: list[TrendEstimate | DifferenceEstimate] = [*estimates, *(one for one in apart if one is not None)]
     family = Family.of([one.p for one in tests], [one.smallest_p for one in tests if one.p is not None])
     corrected = iter(family.corrected)
     trends = [Trend(one, next(corrected), family) for one in estimates]
@@ -187,7 +187,7 @@ def _cells(one: Trend, any_differences: bool = False) -> list[Cell]:
         number(estimate.rho, 2),
         bare_p(estimate.p),
         bare_p(one.corrected),
-        *([bare_p(one.apart and one.apart.p), bare_p(one.apart_corrected)] * any_differences),
+        *([bare_p(None if one.apart is None else one.apart.p), bare_p(one.apart_corrected)] * any_differences),
         with_interval(estimate.slope, estimate.low, estimate.high),
         f"{estimate.runs}{left_out}",
         str(estimate.units),

@@ -135,7 +135,7 @@ def _on_the_way(results: Results, shares: Sequence[float]) -> str:
     values = curves.filter(memorised, ~learned)["valid_accuracy"]
     if not len(values):
         return ""
-    low, middle, high = (values.quantile(q, "linear") for q in (0.1, 0.5, 0.9))
+    low, middle, high = (float(values.quantile(q, "linear") or 0) for q in (0.1, 0.5, 0.9))
     near = "less than" if middle < shares[0] - NEAR else "more than" if middle > shares[-1] + NEAR else "about what"
     return f"{middle:.2f} [{low:.2f}, {high:.2f}], {near} this alone gives"
 
