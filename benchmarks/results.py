@@ -209,7 +209,7 @@ def write_results(outcome: Outcome, request: Request, command: str, load: float,
 
 def _page(outcome: Outcome, request: Request, command: str, load: float, drawn: Mapping[str, Figure]) -> str:
     parts = [
-        "# Speed: shoal beside the same runs trained by other means\n",
+        f"# Speed: shoal beside the same runs trained by other means, on {_processor(request)}\n",
         f"    {command}\n",
         _machine(load, request) + "\n",
         "\n".join(f"- `{name}`: {about}" for name, about in METHODS.items()) + "\n",
@@ -225,6 +225,10 @@ def _page(outcome: Outcome, request: Request, command: str, load: float, drawn: 
     return "\n".join(parts)
 
 
+def _processor(request: Request) -> str:
+    return str(environment(torch.device(request.device))["processor"])
+
+
 def _machine(load: float, request: Request) -> str:
     """Description of the machine, the time and the versions of the measurement."""
     here = environment(torch.device(request.device))
@@ -236,6 +240,6 @@ def _machine(load: float, request: Request) -> str:
         f"{here['time']}; {here['processor']}, {cores()} cores, {torch.backends.cpu.get_cpu_capability()}; "
         f"torch {here['torch']}, Python {here['python']}, float32; "
         f"shoal {here['shoal']} at commit {here['git_commit']}. "
-        f"Load average before the run: {load:.2f}. Seeds: {seed} for one member, {seed} to {seed} + R − 1 for R. "
+        f"Load average before the run: {load:.2f}. Seeds: from {seed} on, one for each member. "
         f"{configurations}."
     )

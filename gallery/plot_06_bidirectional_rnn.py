@@ -2,6 +2,8 @@ r"""
 A bidirectional RNN, and its gradients by hand
 ==============================================
 
+A bidirectional recurrent network reads a sequence from both ends; this page derives its gradients by hand.
+
 .. math::
 
    h_t^{(f)} &= \tanh(W^{(f)} x_t + U^{(f)} h_{t-1}^{(f)}) \\
@@ -108,7 +110,8 @@ for name, expected in zip((*names, "x", "start_f", "start_b"), torch.autograd.gr
 # ----------------------
 # Let the loss stand at one step :math:`k` of 20. Its gradient with respect to the forward states is not 0 up to step
 # :math:`k` and 0 after it, and that of the backward states from :math:`k` on: the past is learned through one
-# direction, the future through the other. On its way the gradient shrinks at every step, by the factor of page 35.
+# direction, the future through the other. On its way the gradient shrinks at every step, by a factor that is
+# the subject of :doc:`plot_35_spectral_radius`.
 
 T = 20
 wide = BidirectionalRNN.random(input_size=3, hidden_size=16, output_size=2, seed=1)

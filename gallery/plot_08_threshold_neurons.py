@@ -2,6 +2,8 @@ r"""
 AND, OR, and why XOR needs two layers
 =====================================
 
+One neuron with a threshold computes AND and OR, and none computes XOR: two layers do.
+
 A linear threshold neuron computes :math:`f(x) = 1` if :math:`w^\top x + b \ge 0`, else 0, of inputs :math:`x` in
 :math:`\{0, 1\}^2`. Its line :math:`w^\top x + b = 0` cuts the plane in two; the neuron says 1 on one side, and on the
 line.
@@ -55,7 +57,7 @@ check("the proof holds in exact fractions", proof.holds(), True)
 # inputs all but XOR and its negation have a neuron. The share falls quickly with the number of inputs.
 
 for n, count in ((1, 4), (2, 14), (3, 104)):
-    check(f"functions of {n} inputs with a neuron, of {2**2**n}", len(separable_functions(n)), count)
+    check(f"functions of {n} input{'s' * (n > 1)} with a neuron, of {2**2**n}", len(separable_functions(n)), count)
 most = max(sum(a == b for a, b in zip(table, XOR, strict=True)) for table in separable_functions(2))
 check("inputs of XOR that the best neuron gets right, of 4", most, 3)
 
@@ -63,7 +65,8 @@ check("inputs of XOR that the best neuron gets right, of 4", most, 3)
 # Two layers
 # ----------
 # XOR is "OR, but not AND": a neuron of neurons computes it. Drawn in the plane of the hidden values (OR, NAND), the
-# four inputs fall on three points, which a line does separate. Page 09 uses the same idea in an LSTM.
+# four inputs fall on three points, which a line does separate. The same idea in an LSTM is in
+# :doc:`plot_09_parity_lstm`.
 
 for x, expected in zip(inputs(2), XOR, strict=True):
     check(f"AND of (OR, NAND) of {x[0]} and {x[1]}", AND((OR(x), NAND(x))), expected)

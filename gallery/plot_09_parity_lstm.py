@@ -42,7 +42,7 @@ from shoal.models import LSTMCell
 #
 # *Assumptions*: the string begins with :math:`h_0 = C_0 = 0`, the parity of no bits; bits are 0 and 1; and
 # :math:`\tanh(0) = 0`, which :math:`\tilde C_t` and :math:`h_t` need. :math:`\sigma` is never asked at 0, so whether it
-# has 1 there, as the threshold neuron of page 08, makes no difference.
+# has 1 there, as the neurons of :doc:`plot_08_threshold_neurons`, makes no difference.
 
 cell = parity_cell()
 check("class of the cell", type(cell).__name__, LSTMCell.__name__)
@@ -130,8 +130,8 @@ for a in (2, 3, 4, 5, 6, 7, 8, 10, 12, 20, "hard"):
 figure(
     Panel(
         [dots(marks, "bit", "state", "which", size=90), line(rows, "bit", "state", "which")],
-        Axis("bit of 1 0 1 1 0 0 1 1 1 0 1 0", domain=(0.7, 12.3), format="d"),
-        Axis("cell state", domain=(-0.2, 1.2)),
+        Axis("bits read, of 1 0 1 1 0 0 1 1 1 0 1 0", domain=(0.7, 12.3), format="d"),
+        Axis("parity, and cell state", domain=(-0.2, 1.2)),
         width=420,
     ),
     move=Choice("a", "sharpness a of the gates", "5"),

@@ -2,6 +2,8 @@ r"""
 Attention copies, averages, and wavers
 ======================================
 
+Attention can copy one value or average several, and an average wavers where the keys are noisy.
+
 A query :math:`q` and keys :math:`k_1, \dots, k_n` give the attention weights and the output
 
 .. math:: \alpha_i = \frac{e^{k_i^\top q}}{\sum_j e^{k_j^\top q}}, \qquad c = \sum_i \alpha_i v_i .

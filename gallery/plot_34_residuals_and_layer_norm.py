@@ -2,6 +2,8 @@ r"""
 Residuals and LayerNorm keep gradients in bounds
 ================================================
 
+Gradients through many layers vanish or explode; residual connections and LayerNorm hold both in check.
+
 A network of :math:`L` layers maps :math:`h_0` to :math:`h_L` through :math:`h_{\ell+1} = F_\ell(h_\ell)`. A small
 change of :math:`h_0`, and a gradient on its way back, is multiplied by the product of the layers' Jacobians,
 

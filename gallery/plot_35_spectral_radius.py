@@ -2,6 +2,8 @@ r"""
 Vanishing and exploding: the spectral radius, and what it leaves out
 ====================================================================
 
+A linear recurrence shrinks or grows by its largest eigenvalue in the end, and can do the opposite before.
+
 The recurrence :math:`h_t = W^\top h_{t-1}` has the solution
 
 .. math:: h_t = (W^\top)^t \, h_0 .
@@ -146,7 +148,8 @@ figure(
     ),
     move=Slider("radius", "spectral radius", 0.9),
     caption="Three matrices whose eigenvalues have the same absolute value, and the norms of their powers on a "
-    "logarithmic axis. Only for the normal one is this a straight line from the start; the others grow first.",
+    "logarithmic axis. Only for the normal one is this a straight line from the start; the others grow first. Each of "
+    "these two has one eigenvalue, the radius, so that their dots coincide.",
     alternative="At a radius of 0.9 the norm of the rotation falls from 1 to 3e-6 in 120 steps, that of the 2 × 2 "
     f"matrix rises to 38.75 and falls to {crossing['2 × 2, off-diagonal 10', 0.9]:.2g}, that of the Jordan block rises "
     f"to 1.6e6 and is {crossing['8 × 8 Jordan block', 0.9]:.2g} at the end.",

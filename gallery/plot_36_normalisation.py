@@ -2,6 +2,8 @@ r"""
 Batch, layer and instance normalisation
 =======================================
 
+Batch, layer and instance normalisation differ in the numbers over which they take a mean and a variance.
+
 A normalisation layer subtracts a mean :math:`\mu` and divides by a standard deviation :math:`\sigma`. The kinds differ
 only in the numbers that are averaged. Of a tensor of the size :math:`(N, C, F)`, samples by channels by features,
 PyTorch averages
@@ -132,7 +134,7 @@ for kind, axes in KINDS.items():
     kept = [size if axis not in axes else 1 for axis, size in enumerate(x.shape)]
     group = torch.arange(1, torch.tensor(kept).prod() + 1).reshape(kept).expand(x.shape)
     groups[kind] = group.max().item()
-    check(f"groups of {kind}", moments(x, axes).mean.numel(), groups[kind])
+    check(f"number of groups, {kind}", moments(x, axes).mean.numel(), groups[kind])
     normal = normalise(x, axes)
     check(f"mean of the normalised tensor, {kind}", normal.mean(), 0, 1e-12)
     for n, c, f in torch.cartesian_prod(*map(torch.arange, x.shape)).tolist():

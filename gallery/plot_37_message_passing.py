@@ -2,6 +2,8 @@ r"""
 Attention is message passing on a graph
 =======================================
 
+A graph neural network passes messages along edges, and an attention head is one on the graph of who sees whom.
+
 A graph neural network updates the state :math:`h_i` of each vertex from the messages of those that have an edge to it:
 
 .. math:: h_i^{t+1} = q\bigl(h_i^t,\ \mathrm{Agg}(\{f_{ji}(h_j^t) : v_j \in \mathcal N(v_i)\})\bigr) .

@@ -2,6 +2,8 @@ r"""
 Greedy search, beam search, and what they miss
 ==============================================
 
+Greedy search, beam search and exhaustive search look for the likeliest text; the first two can miss it.
+
 A model gives :math:`\log p(w_t \mid w_{0:t-1})`. The likeliest sequence of :math:`T` words from a vocabulary of
 :math:`N` is among :math:`N^T`. Greedy search takes the likeliest word at each step; beam search keeps the :math:`B`
 likeliest sequences (*Algorithm 1*); exhaustive search looks at all.
@@ -161,7 +163,7 @@ for x in values:
             for name, value in zip(edges, (x, *ends(before, across, up), kind), strict=True):
                 edges[name].append(value)
             middle = ((before[0] + across) / 2, -(before[1] + up) / 2)
-            for name, value in zip(numbers, (x, *middle, f"{added:g}"), strict=True):
+            for name, value in zip(numbers, (x, *middle, f"{added:g}".replace("-", "−")), strict=True):
                 numbers[name].append(value)
 
 labels = {1: "greedy", 2: "beam of 2", 3: "beam of 3"}
@@ -193,7 +195,7 @@ figure(
     move=Slider("x", "x", -5.5),
     colours=["kept to the end", "pruned", *labels.values()],
     caption="Left: edges with their log probabilities. Right: a beam of two lies below greedy search where x is less "
-    "than −4.8; greedy search and a beam of three agree there.",
+    "than −4.8, where greedy search and a beam of three agree; above it both beams find the same, and more.",
     alternative=f"With x = −5.5 the beam of two ends at {found[2][-5.5][0][1]:.1f}, greedy search and a beam of three "
     f"at {GREEDY:.1f}. With x = −4 both beams end at {found[2][-4.0][0][1]:.1f}.",
 )

@@ -2,6 +2,8 @@ r"""
 LoRA and QLoRA: parameters, products and rounding errors
 ========================================================
 
+LoRA trains two thin matrices beside a frozen one, and QLoRA keeps the frozen one in few bits.
+
 A linear layer is fine-tuned by a low-rank adapter: its matrix :math:`W` of :math:`d \times d` is frozen, and two
 matrices :math:`A` and :math:`B` of :math:`d \times r` are trained,
 

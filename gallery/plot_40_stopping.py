@@ -2,6 +2,8 @@ r"""
 When beam search may stop
 =========================
 
+A beam search may stop before its last step without changing its result, by a rule that depends on the score.
+
 Hypotheses of a beam search end at different steps. Let :math:`\mathrm{best}_{\le t}` be the best score of those that
 have ended by step :math:`t`. The rule: stop as soon as the score of the best live hypothesis is
 :math:`s^1 \le \mathrm{best}_{\le t}`. A score is a sum of log probabilities, each at most 0, so a live hypothesis can
@@ -151,8 +153,8 @@ for kind, penalty in kinds.items():
     check(f"results changed by the rule with a bound, {kind}", bounded, 0)
 
 figure(
-    Panel([bars(counts, "rule", "changed")], Axis(names=rules), Axis("of 300"), title="Results changed"),
-    Panel([bars(counts, "rule", "saved")], Axis(names=rules), Axis("%", domain=(0, 100)), title="Steps saved"),
+    Panel([bars(counts, "rule", "changed")], Axis(names=rules), Axis("results changed, of 300")),
+    Panel([bars(counts, "rule", "saved")], Axis(names=rules), Axis("steps saved (%)", domain=(0, 100))),
     move=Choice("score", "score", "mean per token"),
     caption="For 300 random models, a beam of three and up to twelve tokens: what the rule changes and what it saves.",
     alternative="With sums neither rule changes a result. With means the rule as written changes "
@@ -209,10 +211,10 @@ check("they take fewer more after 400 training steps", more[400] < more[50], Tru
 
 figure(
     Panel(
-        [dots(shown, "line", "steps", "rule", size=70)],
-        Axis(names=[line.replace(" ", "") for line in lines]),
-        Axis("steps of the search", domain=(0, 7)),
-        width=520,
+        [dots(shown, "steps", "line", "rule", size=70)],
+        Axis("steps of the search", domain=(0, 7.2)),
+        Axis("list of digits", names=[line.replace(" ", "") for line in lines]),
+        height=300,
     ),
     move=Choice("training", "training steps", 50),
     caption="Steps of the search for each list of digits, which may go on to seven, with the rule for sums and the "

@@ -236,6 +236,12 @@ def test_a_table_as_markdown():
     ]
 
 
+def test_columns_with_a_sentence_stand_on_the_left():
+    sentence = "three men cook in a small kitchen"
+    table = Table("t", ["", "text", "n"], [("a", [Cell(sentence), Cell("1")]), ("b", [Cell("-"), Cell("2")])], "c")
+    assert table.to_markdown().splitlines()[1] == "| --- | --- | ---: |"
+
+
 def test_a_table_as_latex():
     assert TABLE.to_latex().splitlines() == [
         r"% Needs \usepackage{booktabs}.",

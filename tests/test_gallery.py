@@ -48,7 +48,7 @@ NUMBERS = {
         "forward states that it reaches": (1, 0),
     },
     "plot_08_threshold_neurons": {
-        "functions of 1 inputs with a neuron, of 4": (4, 0),
+        "functions of 1 input with a neuron, of 4": (4, 0),
         "functions of 2 inputs with a neuron, of 16": (14, 0),
         "functions of 3 inputs with a neuron, of 256": (104, 0),
         "inputs of XOR that the best neuron gets right, of 4": (3, 0),

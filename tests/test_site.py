@@ -1,6 +1,7 @@
 """The sources of the documentation and the check of the built site; the site itself is built by ``make docs``."""
 
 import importlib
+import json
 import sys
 from pathlib import Path
 
@@ -11,8 +12,9 @@ from shoal.cli import COMMANDS
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "docs" / "site"))
-assemble, check, commands, gallery_pages, reference = map(
-    importlib.import_module, ("assemble", "check", "commands", "gallery_pages", "reference")
+assemble, check, commands, docstrings, gallery_pages, notebook, reference = map(
+    importlib.import_module,
+    ("assemble", "check", "commands", "docstrings", "gallery_pages", "notebook", "reference"),
 )
 sys.path.pop(0)
 
@@ -35,6 +37,33 @@ def test_links_of_documents_lead_to_pages(site):
 def test_links_within_code_are_left_alone(site):
     text = "```python\nx = a[0](speed.md)\n```\n    y[1](nothing.md)\n"
     assert site.linked(text, Path("docs/translation.md"), "translation.md") == text
+
+
+def test_a_link_with_the_path_of_a_document_is_named_by_its_title(site):
+    text = "[speed.md](speed.md), [docs/results/](results/README.md), [the page](speed.md), [src/shoal](../src/shoal)"
+    linked = site.linked(text, Path("docs/translation.md"), "translation.md")
+    assert linked.startswith("[Speed](speed.md), [Results](results/index.md), [the page](speed.md), [src/shoal](files/")
+
+
+def test_no_line_of_text_is_lost_as_a_remark(site):
+    text = "0 % [0\n  %, 31 %]\n\n% first\n\n```toml\n% code\n```\n"
+    linked = site.linked(text, Path("docs/speed.md"), "speed.md")
+    assert linked == "0 % [0\n  \\%, 31 %]\n\n\\% first\n\n```toml\n% code\n```\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "about"),
+    [
+        ('"""One thing: its\nsecond line. More."""', "One thing: its second line."),
+        ('r"""\nA title\n=======\n\nText."""', "A title"),
+        ('"""Names of ``a_b`` and c_d."""', "Names of ``a_b`` and c\\_d."),
+        ("/* Code in C,\n   of two lines. */", "Code in C, of two lines."),
+        ("x = 1", ""),
+    ],
+)
+def test_a_file_is_described_by_its_first_sentence(tmp_path, text, about):
+    (tmp_path / "a.py").write_text(text)
+    assert assemble._about(tmp_path / "a.py") == about
 
 
 def test_a_link_that_leads_nowhere_ends_the_build(site):
@@ -63,6 +92,39 @@ def test_each_command_has_a_page_with_its_flags():
     assert "`--weight-decay X …`" in pages["train"]
     assert "`--num-heads X …`" in pages["train"]  # of any model
     assert all(f"shoal {name}" in page for name, page in pages.items())
+
+
+def test_usage_says_which_arguments_may_be_left_out():
+    pages = commands.command_pages()
+    assert "$ shoal merge RUN FILE [flags]" in pages["merge"]
+    assert "$ shoal fit KIND [FILE] [flags]" in pages["fit"]
+    assert "$ shoal certify RUN … [flags]" in pages["certify"]
+    assert "$ shoal runs [RUN …] [flags]" in pages["runs"]
+    assert not any(line.endswith("; default |") for page in pages.values() for line in page.splitlines())
+
+
+def test_types_are_shown_as_they_were_written():
+    array = "~numpy.ndarray[tuple[~typing.Any, ...], ~numpy.dtype[~numpy.float64]]"
+    like = "~a._Buffer | ~a._SupportsArray[~numpy.dtype[~typing.Any]] | complex | ~a._Nested[complex | bytes | str]"
+    text = f"(x: {like}, y: {array} | None = <factory>, z: ~typing.Annotated[float, Ge(ge=0)] = 1)"
+    assert docstrings.shortened(text) == "(x: ArrayLike, y: NDArray[~numpy.float64] | None = ..., z: float = 1)"
+    lines = [":ivar a: words", ":vartype a: collections.abc.Mapping[str, a.b.C] | None"]
+    docstrings._types_of_fields(None, "", "", None, None, lines)
+    assert lines[1] == ":vartype a: ~collections.abc.Mapping[str, ~a.b.C] | None"
+
+
+def test_no_address_of_an_object_is_in_the_reference():
+    assert not any(" at 0x" in page for page in reference.reference_pages().values())
+
+
+def test_tables_of_a_notebook_are_tables(tmp_path):
+    table = "<style>x</style><table border='1'><tr><td>1</td></tr></table>"
+    cell = {"cell_type": "code", "source": "a", "outputs": [{"data": {"text/html": table, "text/plain": "A(1)"}}]}
+    (tmp_path / "a.ipynb").write_text(json.dumps({"cells": [cell]}))
+    page = notebook.notebook_page(tmp_path / "a.ipynb", tmp_path / "a")
+    assert "<tr><td>1</td></tr>" in page
+    assert "style" not in page
+    assert "A(1)" not in page
 
 
 def test_each_package_with_public_names_has_a_page():

@@ -19,6 +19,7 @@ from reference import reference_pages
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 _LINK = re.compile(r"(?<!!)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^)\s]+)\)")
+_REMARK = re.compile(r"^(\s*)(%)")  # a line that begins so is no text to MyST, and would be missing
 _FENCE = re.compile(r"^(```|~~~)", re.MULTILINE)
 _PYGMENTS = {".py": "python", ".c": "c", ".toml": "toml", ".html": "html", ".js": "javascript"}
 
@@ -90,7 +91,10 @@ class Site:
         for line in text.splitlines(keepends=True):
             is_code ^= bool(_FENCE.match(line.lstrip()))
             is_plain = not is_code and not line.startswith("    ")
-            parts.append(_LINK.sub(lambda link: self._link(link, origin, page), line) if is_plain else line)
+            if is_plain:
+                line = _REMARK.sub(r"\1\\\2", line)
+                line = _LINK.sub(lambda link: self._link(link, origin, page), line)
+            parts.append(line)
         return "".join(parts)
 
     def _link(self, link: re.Match[str], origin: Path, page: str) -> str:
@@ -107,7 +111,18 @@ class Site:
         if name not in self.pages:
             self.shown.append(path)
         where = self.pages.get(name) or _page_of(path)
+        shown = words.strip("`").removesuffix("README.md").rstrip("/")
+        if shown in (name.removesuffix("/README.md"), address.removesuffix("README.md").rstrip("/"), path.name):
+            # a path says little to a reader of the site
+            words = self._title(path, name) or words
         return f"[{words}]({os.path.relpath(where, Path(page).parent)}{mark}{anchor})"
+
+    def _title(self, path: Path, name: str) -> str:
+        """Title of the page that a document becomes; empty for other files and for folders without one."""
+        path = path / "README.md" if path.is_dir() else path
+        is_page = name in self.pages or path.relative_to(ROOT).as_posix() in self.pages
+        found = re.match(r"# (.+)\n", path.read_text("utf-8")) if is_page and path.suffix == ".md" else None
+        return found[1] if found else ""
 
     def show_files(self) -> None:
         """Write a page for each file or folder that is linked to."""
@@ -124,21 +139,28 @@ def _page_of(path: Path) -> str:
 
 def _file_page(path: Path) -> str:
     name, language = path.relative_to(ROOT).as_posix(), _PYGMENTS.get(path.suffix, "text")
-    return f"# {name}\n\n`````````{language}\n{path.read_text('utf-8')}\n`````````\n"
+    return f"# {_breakable(name)}\n\n`````````{language}\n{path.read_text('utf-8')}\n`````````\n"
 
 
 def _folder_page(folder: Path) -> str:
-    """List of a folder's files, with the first line of each."""
+    """List of a folder's files, with the first sentence of each."""
     paths = [path for path in sorted(folder.iterdir()) if path.suffix in _PYGMENTS and path.name != "__init__.py"]
     rows = "\n".join(f"| `{path.name}` | {_about(path)} |" for path in paths)
-    return f"# {folder.relative_to(ROOT).as_posix()}\n\n| file | content |\n| --- | --- |\n{rows}\n"
+    return f"# {_breakable(folder.relative_to(ROOT).as_posix())}\n\n| file | content |\n| --- | --- |\n{rows}\n"
+
+
+def _breakable(path: str) -> str:
+    """Path that may be broken behind each folder, by a space of no width."""
+    return path.replace("/", "/\u200b")
 
 
 def _about(path: Path) -> str:
-    """First line of a module's docstring or of a file's comment."""
-    text = path.read_text("utf-8")
-    found = re.match(r'\s*(?:r?"""|/\*\s*|//\s*)(.+?)(?:"""|\*/)?\s*$', text.split("\n\n")[0].split("\n")[0])
-    return re.sub(r"([*_|<>\[\]$])", r"\\\1", re.sub(r":\w+:`~?([^`]*)`", r"`\1`", found[1] if found else ""))
+    """First sentence of a module's docstring or of a file's comment, or its title."""
+    found = re.match(r'\s*(?:r?"""|/\*\s*|//\s*)(.+?)(?:"""|\*/|\n\s*\n|\n=)', path.read_text("utf-8"), re.DOTALL)
+    text = " ".join(found[1].split()) if found else ""
+    text = re.split(r"(?<=[a-z\d)`]\.) ", re.sub(r":\w+:`~?([^`]*)`", r"`\1`", text))[0]
+    parts = re.split(r"(`+[^`]+`+)", text)  # code is left as it is
+    return "".join(part if part.startswith("`") else re.sub(r"([*_|<>\[\]$])", r"\\\1", part) for part in parts)
 
 
 def sections(text: str) -> dict[str, str]:

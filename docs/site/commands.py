@@ -6,9 +6,11 @@ import os
 from unittest.mock import patch
 
 from shoal.cli import COMMANDS
+from shoal.commands.asked import as_argument
 from shoal.commands.parsing import Parser
 from shoal.registry import KINDS
 
+_SHARED = "A setting that several tasks, models or optimizers have stands at the first of them alone."
 _CODES = "Exit codes and what saves typing are in [the guide](guide.md)."
 
 
@@ -29,16 +31,22 @@ def overview() -> str:
 
 def _page(name: str, about: str) -> str:
     parser = parser_of(name)
-    words = "".join(f" [{action.metavar or action.dest} …]" for action in parser._get_positional_actions())
+    words = "".join(f" {as_argument(action)}" for action in parser._get_positional_actions())
     lines = [f"# shoal {name}", "", f"{about[:1].upper()}{about[1:]}.", "", f"    $ shoal {name}{words} [flags]", ""]
     for group in parser._action_groups:
         actions = [action for action in group._group_actions if action.help != argparse.SUPPRESS]
         if not actions or group in parser.untold:
             continue
-        title = {"positional arguments": "Arguments", "options": "Flags"}.get(str(group.title), str(group.title))
+        title, _, rest = str(group.title).partition("; ")
+        title = {"positional arguments": "Arguments", "options": "Flags"}.get(title, title)
         lines += ["", f"## {title[:1].upper()}{title[1:]}", ""]
-        lines += [f"{group.description}\n"] if group.description else []
-        lines += ["| flag | meaning |", "| --- | --- |", *(_row(action) for action in actions)]
+        about = "; ".join(filter(None, (rest, group.description)))
+        lines += [f"{_cell(about[:1].upper() + about[1:])}.\n"] if about else []
+        kind = "flag" if actions[0].option_strings else "argument"
+        rows = [f"| {kind} | meaning |", "| --- | --- |", *map(_row, actions)]
+        lines += [":::{container} shoal-flags", "", *rows, "", ":::"]
+    if name == "train":
+        lines.insert(6, f"{_SHARED}\n")
     return "\n".join([*lines, "", _CODES, ""])
 
 

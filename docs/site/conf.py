@@ -17,9 +17,12 @@ extensions = [
     "sphinx.ext.napoleon",
     "sphinx_gallery.gen_gallery",
     "gallery_pages",
+    "docstrings",
 ]
 exclude_patterns = ["_made/**", "_numbers/**"]
 highlight_language = "none"
+smartquotes = False  # they make one dash of the two before a flag
+pygments_dark_style = "github-dark"  # underlines no names, which would look like links
 templates_path: list[str] = []
 root_doc = "index"
 

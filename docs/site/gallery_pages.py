@@ -64,7 +64,7 @@ def _title(page: Path) -> str:
 
 def _row(row: dict[str, Any]) -> str:
     def cell(value: Any) -> str:
-        return (f"{value:.6g}" if isinstance(value, float) else str(value)).replace("|", "\\|").replace("_", "\\_")
+        return (checks.shown(value) if isinstance(value, float) else str(value)).replace("|", "\\|").replace("_", "\\_")
 
     erratum = f"[{row['erratum']}](errata.md#{row['erratum'].lower()})" if row["erratum"] else ""
     within = cell(row["tolerance"]) if row["tolerance"] else "equal"

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +26,19 @@ def notebook_page(path: Path, pictures: Path) -> str:
                 (pictures / name).write_bytes(base64.b64decode("".join(data["image/png"])))
                 words = "".join(data.get("text/plain", "figure")).replace("\n", " ").replace("[", "(").replace("]", ")")
                 parts.append(f"![{words}]({pictures.name}/{name})")
+            elif "text/html" in data:
+                parts.append(_table("".join(data["text/html"])))
             else:
                 parts.append(_text(output))
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _table(text: str) -> str:
+    """Table of a data frame or of runs as HTML, in the look of the site."""
+    inside = re.sub(r"<style>.*?</style>", "", text, flags=re.DOTALL)
+    inside = re.sub(r"<table[^>]*>", '<div class="table-wrapper"><table class="docutils">', inside)
+    inside = re.sub(r"</table>", "</table></div>", inside)
+    return f"```{{raw}} html\n{inside.strip()}\n```"
 
 
 def _text(output: dict[str, Any]) -> str:

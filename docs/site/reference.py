@@ -5,6 +5,8 @@ import inspect
 from collections.abc import Callable, Mapping
 from functools import cache
 
+from shoal.registry import Registry
+
 MODULES = {
     "shoal": "runs, grids, training and records",
     "shoal.parts": "what a task, a model, an update rule or a study of one's own is made of",
@@ -82,6 +84,11 @@ def _data(module: str, name: str, value: object) -> str:
         return entry + "".join(f"\n   ``{key}``\n      {_plain(text)}\n" for key, text in value.items())
     if isinstance(value, Mapping):
         return f"{entry}\n   Names: {', '.join(f'``{key}``' for key in value)}\n"
+    if isinstance(value, tuple) and hasattr(value, "_asdict"):
+        fields = ", ".join(f"{key}={getattr(part, '__name__', part)}" for key, part in value._asdict().items())
+        return f"{entry}\n   ``{type(value).__name__}({fields})``\n"
+    if isinstance(value, Registry):
+        return f"{entry}\n   Registry of the classes of a kind; names in shoal: {', '.join(value.names())}.\n"
     return f"{entry}\n   ``{_plain(str(value)).replace('`', '')}``\n"
 
 

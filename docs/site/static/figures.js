@@ -1,5 +1,10 @@
-// Figures of the gallery: drawn by Vega, which lies beside this file, in the colours of the page.
+// Figures of the gallery: drawn by Vega, which lies beside this file, in the colours of the page; sizes of pictures.
 (() => {
+  // pictures have two pixels for each that they were designed for, which sets the size at which their words can be read
+  for (const picture of document.querySelectorAll("article p img[src*='_images']")) {
+    const size = () => picture.style.setProperty("--designed", `${picture.naturalWidth / 2}px`);
+    if (picture.complete) size(); else picture.addEventListener("load", size);
+  }
   const charts = document.querySelectorAll(".shoal-chart");
   window.shoalFigures = charts.length ? null : Promise.resolve(0); // resolved when all are drawn
   if (!charts.length) return;
@@ -10,11 +15,19 @@
     return chosen === "dark" || (chosen !== "light" && matchMedia("(prefers-color-scheme: dark)").matches);
   };
 
+  // a panel that is wider than the page is drawn narrower, not smaller, unless its words would meet
+  function fitted(panel, width) {
+    const layers = panel.layer ?? [panel], room = width - 72;
+    const isWordy = layers.some((layer) => (layer.mark?.type ?? layer.mark) === "text" || layer.encoding?.x?.axis?.labelExpr);
+    if (!isWordy && panel.width > room && panel.width !== panel.height) panel.width = Math.max(room, 200);
+  }
+
   function dressed(spec, width, dark) {
     let text = JSON.stringify(spec);
     if (dark) text = text.replace(/#1a1a1a|#000000|#0072B2|#e6e6e6/g, (colour) => DARK[colour]);
     const result = JSON.parse(text), ink = dark ? "#d8d8d8" : "#1a1a1a", soft = dark ? "#767c82" : "#888";
     if (result.concat && width < 720) result.columns = 1; // panels below each other on a small screen
+    for (const panel of result.concat ?? [result]) fitted(panel, width);
     const config = (result.config ??= {});
     config.background = "transparent";
     config.axis = { ...config.axis, labelColor: ink, titleColor: ink, domainColor: soft, tickColor: soft };

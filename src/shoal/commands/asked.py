@@ -1,5 +1,6 @@
 """Settings that a command can ask for: those of the parts of runs, except settings that are read from files."""
 
+import argparse
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -43,3 +44,9 @@ def as_text(value: Any) -> str:
     if isinstance(value, tuple):
         return ",".join(map(str, value))
     return str(value).lower() if isinstance(value, bool) else f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def as_argument(action: argparse.Action) -> str:
+    """Argument as a line of usage has it: in brackets where it can be left out, with dots where several may stand."""
+    word = str(action.metavar or action.dest)
+    return {"?": f"[{word}]", "*": f"[{word} …]", "+": f"{word} …"}.get(str(action.nargs), word)

@@ -21,7 +21,7 @@ def arguments(parser: Parser) -> None:
     parser.add_argument("run", metavar="RUN", help="id or name of a fine-tuned run")
     parser.add_argument("file", metavar="FILE", help="file for the merged model, which ends in .safetensors")
     add_lab(parser)
-    parser.flag("step", help="step at which the adapters were kept, or best (the last)")
+    parser.flag("step", help="step at which the adapters were kept, or best; default the last")
 
 
 def run(options: Options) -> int:
@@ -49,7 +49,10 @@ def run(options: Options) -> int:
     lines = _changes(spec, adapted, model)
     tokenizer = "" if spec.get("tokenizer") == "bytes" else str(records.cohort_of(name).path.absolute() / "task.json")
     metadata = {DESCRIBED: str(spec.base_settings), "run": name, "tokenizer_of": tokenizer}
-    save_tensors(path, model.state_dict(), metadata)
+    state = {
+        name: tensor.clone() for name, tensor in model.state_dict().items()
+    }  # tied ones, which a file cannot share
+    save_tensors(path, state, metadata)
     for line in lines:
         say(line)
     return 0

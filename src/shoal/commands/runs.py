@@ -12,7 +12,7 @@ from shoal.errors import UserError, printable
 def arguments(parser: Parser) -> None:
     """Flags of the command."""
     parser.add_argument(
-        "runs", nargs="*", metavar="RUN", help="ids or their beginnings, or names of runs or groups; all"
+        "runs", nargs="*", metavar="RUN", help="ids or their beginnings, or names of runs or groups; without one, all"
     )
     add_lab(parser)
     add_table(parser)

@@ -107,7 +107,7 @@ def softmax_average(messages: Tensor, receivers: Tensor, vertices: int) -> Tenso
     Args:
         messages: score, then value, ``(E, 1 + M)``.
         receivers: receiver of each, ``(E,)``.
-        vertices: V.
+        vertices: number of vertices, ``V``.
 
     Returns:
         ``(V, M)``; 0 for a vertex that receives nothing.

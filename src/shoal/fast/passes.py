@@ -24,7 +24,7 @@ class Passes:
     Args:
         lay: function that records the forward pass of some members in a program.
         gradient: gradient of all parameters, ``(R, P)``; see :class:`Program`.
-        arena, is_differentiable, products: see :class:`Program`.
+        arena, is_differentiable, products, precision: see :class:`Program`.
     """
 
     def __init__(
@@ -34,11 +34,12 @@ class Passes:
         arena: Arena,
         is_differentiable: bool,
         products: str,
+        precision: str,
     ) -> None:
         self.gradient, self.arena = gradient, arena
 
         def laid(members: slice, arena: Arena) -> Program:
-            program = Program(arena, gradient[members], is_differentiable, products)
+            program = Program(arena, gradient[members], is_differentiable, products, precision)
             lay(program, members)
             program.finish()
             return program

@@ -72,15 +72,23 @@ class Program:
             that it uses.
         is_differentiable: true where there will be a backward pass.
         products: library of the matrix products, one of :data:`shoal.fast.multiplication.PRODUCTS`.
+        precision: ``bfloat16`` where their operands are rounded to it.
     """
 
     loss: Tensor
     accuracy: Tensor
     d_loss: Tensor
 
-    def __init__(self, arena: Arena, gradient: Tensor, is_differentiable: bool = True, products: str = "torch") -> None:
+    def __init__(
+        self,
+        arena: Arena,
+        gradient: Tensor,
+        is_differentiable: bool = True,
+        products: str = "torch",
+        precision: str = "float32",
+    ) -> None:
         self.arena, self.gradient, self.is_differentiable = arena, gradient, is_differentiable
-        self.products = products
+        self.products, self.precision = products, precision
         self._free = sorted(arena.blocks, key=Tensor.numel)  # by size: there may be thousands, of many forms
         self._blocks = {block.data_ptr(): block for block in arena.blocks}
         self._preparation: list[Call] = []
@@ -194,7 +202,9 @@ class Program:
             if not add:
                 self.lay(out.zero_)
         elif self.products == "own":
-            self.lay(matmul.bound(out, a, b, bias=bias, accumulate=add))
+            self.lay(matmul.bound(out, a, b, bias=bias, accumulate=add, precision=self.precision))
+        elif self.precision == "bfloat16":
+            self._multiply_rounded(out, a, b, bias, add)
         elif bias is not None:
             self.lay(torch.baddbmm, bias.unsqueeze(1), a, b, out=out)
         elif add or out.stride()[:2] != (out.shape[1] * out.shape[2], out.shape[2]):
@@ -203,11 +213,32 @@ class Program:
         else:
             self.lay(torch.bmm, a, b, out=out)
 
+    def _multiply_rounded(self, out: Tensor, a: Tensor, b: Tensor, bias: Tensor | None, add: bool) -> None:
+        """Record products in bfloat16 by PyTorch, whose results are rounded to it too."""
+        operands, product = [], self._take_bfloat16(out.shape)
+        for x in (a, b):
+            is_turned = x.stride(-1) != 1  # the copy lies in memory as the operand does
+            copy = self._take_bfloat16(x.mT.shape if is_turned else x.shape)
+            operands.append(copy.mT if is_turned else copy)
+            self.lay(operands[-1].copy_, x)
+        self.lay(torch.bmm, *operands, out=product)
+        if bias is not None:
+            self.lay(torch.add, product, bias.unsqueeze(1), out=out)
+        else:
+            self.lay(out.add_ if add else out.copy_, product)
+        for array in (*operands, product):
+            self.give_back(array)
+
+    def _take_bfloat16(self, shape: Sequence[int]) -> Tensor:
+        """Uninitialised memory for an array in bfloat16."""
+        n = prod(shape)
+        return self.take(-(-n // 2)).view(torch.bfloat16)[:n].view(*shape)
+
     def multiply_grad(self, value: Value, a: Tensor, b: Tensor) -> None:
         """Add the products ``a b`` to the gradient of a value that is no constant."""
         if value.is_constant:
             return
-        if self.products == "own":
+        if self.products == "own" or self.precision == "bfloat16":
             grad, add = self.grad(value)
             self.multiply(grad, a, b, add=add)
         elif value.is_written and not value.is_parameter and value.whole is None:

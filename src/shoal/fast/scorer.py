@@ -64,7 +64,7 @@ def refusal(config: Any) -> str | None:
     if not config.task_part.shares_prefixes:
         return f"the examples of task {config.task!r} share no prefixes"
     if not config.model_part.shares_prefixes:
-        return f"model {config.model!r} has not been written for shared prefixes"
+        return f"engines of shared prefixes do not serve model {config.model!r}"
     if config.get("dropout", 0.0) > 0:
         return f"dropout={config.get('dropout', 0.0)} gives equal prefixes unequal states"
     return None
@@ -260,7 +260,8 @@ class CompiledScorer(PrefixScorer):
                 parameters = parameter_values(self.theta.detach(), self.gradient, self.layout, members)
                 self._scores(parameters, batch.of_members(members), label_smoothing, ops)
 
-            self.passes[key] = Passes(lay, self.gradient, self.arena, is_differentiable, self.products), batch
+            how = (self.products, self.config.precision)
+            self.passes[key] = Passes(lay, self.gradient, self.arena, is_differentiable, *how), batch
             self._made_of[key] = made_of
         passes, batch = self.passes[key]
         (tensor, part), (last, last_part) = made_of, self._made_of[key]

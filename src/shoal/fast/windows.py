@@ -4,7 +4,6 @@
 """
 
 from collections.abc import Callable, Collection, Mapping
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,32 +21,11 @@ from shoal.fast.window_kernels import WindowKernelOps, window_library
 from shoal.fast.window_ops import Drop, TorchWindowOps, WindowOps
 from shoal.models.dropout import Dropout
 from shoal.rules.layout import tied_names
-from shoal.spec.fields import Part
 from shoal.tasks.base import Batch, Task, TokenObjective, example_shares
 from shoal.tasks.sampling import Form
 
 MOST = 2048  # tokens to score at once without a gradient, where training has fewer in a step
 Key = tuple[int, int, int, bool, bool]  # B, S, T, true in training, true with a gradient
-
-
-def windows_refusal(config: Any) -> str | None:
-    """Reason why the objective of a run with these settings is not computed over windows; None where it is."""
-    if not makes_windows(config.task_part):
-        return f"the batches of task {config.task!r} are not said to be windows of tokens"
-    if not _says(config.model_part, "reads_windows"):
-        return f"model {config.model!r} has not been written for windows"
-    return None
-
-
-def makes_windows(task: Part) -> bool:
-    """Return True if a task says that its batches are windows of tokens."""
-    return _says(task, "makes_windows")
-
-
-def _says(part: Part, name: str) -> bool:
-    """Class attribute of a part, which one from outside sets itself: it may differ from what it inherits."""
-    kind = type(part)
-    return bool(getattr(kind, name)) and (name in vars(kind) or kind.__module__.startswith("shoal."))
 
 
 def check_windows(model: nn.Module, task: Task, frozen_tables: Collection[str] = ()) -> None:
@@ -202,7 +180,8 @@ class WindowScorer:
                 drops = {name: drop.of_members(members) for name, drop in self.drops.items()} if training else {}
                 self._scores(parameters, held.of_members(members), objective, drops, ops)
 
-            passes = Passes(lay, self.gradient, self.arena, is_differentiable, self.products)
+            how = (self.products, self.config.precision)
+            passes = Passes(lay, self.gradient, self.arena, is_differentiable, *how)
             self.passes[key] = passes, held
         return passes
 

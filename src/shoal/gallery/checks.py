@@ -10,7 +10,7 @@ from shoal.errors import UserError
 if TYPE_CHECKING:
     from shoal.gallery.figures import PageFigure
 
-_VALUE, _TOLERANCE = 13, 9  # columns of a printed line
+_VALUE, _TOLERANCE = 11, 9  # columns of a printed line
 
 
 class Off(AssertionError):
@@ -50,7 +50,7 @@ class Check:
         """Check as one aligned line of text."""
         tolerance = f"± {self.tolerance:g}" if self.tolerance else "exactly"
         mark = "ok " if self.holds else "OFF"
-        value, expected = (_shown(number) for number in (self.value, self.expected))
+        value, expected = (shown(number) for number in (self.value, self.expected))
         line = f"{mark} {value:>{_VALUE}}  expected {expected:>{_VALUE}} {tolerance:<{_TOLERANCE}}  {self.name}"
         return f"{line} ({self.erratum})" if self.erratum else line
 
@@ -114,7 +114,7 @@ def check(
         UserError: the tolerance is negative or no number, or the name is empty.
 
     >>> check("two times two", 2 * 2, 4)
-    ok              4  expected             4 exactly    two times two
+    ok            4  expected           4 exactly    two times two
     4.0
     """
     if not tolerance >= 0 or tolerance == math.inf:
@@ -125,7 +125,7 @@ def check(
     current().checks.append(made)
     print(made.line())
     if not made.holds:
-        raise Off(f"{name}: got {_shown(made.value)}, expected {_shown(made.expected)} ± {tolerance:g}")
+        raise Off(f"{name}: got {shown(made.value)}, expected {shown(made.expected)} ± {tolerance:g}")
     return made.value
 
 
@@ -135,11 +135,11 @@ def _number(value: SupportsFloat | str) -> float | str:
     return value if isinstance(value, str) else float(value)
 
 
-def _shown(value: float | str) -> str:
-    """Number with six significant digits, integers below 10^9 in full."""
+def shown(value: float | str) -> str:
+    """Number with six significant digits, integers below 10^12 in full."""
     if isinstance(value, str):
         return value
-    if value.is_integer() and abs(value) < 1e9:
+    if value.is_integer() and abs(value) < 1e12:
         return f"{value:,.0f}"
     return f"{value:.6g}"
 

@@ -21,6 +21,7 @@ from shoal.gallery.marks import Axis, Layer, Panel
 from shoal.report.figures import COLOURS, Figure, styled
 
 _MOVED = "moved"  # name of the parameter in the specification
+_COLOURS = [*COLOURS, "#F0E442"]  # with the eighth of Okabe and Ito, so that eight groups are told apart
 
 
 @dataclass(frozen=True)
@@ -220,7 +221,7 @@ def _chart(layer: Layer, axes: Mapping[str, dict[str, Any]], names: list[str], m
     else:
         data = layer.data
     if has("colour"):
-        scale = alt.Scale(domain=names, range=[COLOURS[k % len(COLOURS)] for k in range(len(names))])
+        scale = alt.Scale(domain=names, range=[_COLOURS[k % len(_COLOURS)] for k in range(len(names))])
         legend = alt.Legend(orient="top", direction="horizontal", columns=2, labelLimit=320) if len(names) > 1 else None
         encoding["color"] = alt.Color(f"{channels['colour']}:N", title=None, scale=scale, legend=legend)
     if has("fill"):

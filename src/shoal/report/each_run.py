@@ -8,6 +8,7 @@ import polars as pl
 from shoal.errors import LabError, UserError
 from shoal.lab import Records
 from shoal.lab.record_labels import NO_SETTINGS, PROBLEM
+from shoal.lab.resting import state_text
 from shoal.measures import SPLITS, Measure, Measures
 from shoal.registry import KINDS, MODELS, short
 from shoal.report.quantities import OPEN, did_both, is_open, quantities_of, symbols_note
@@ -55,7 +56,7 @@ def per_run_table(records: Records, settings: Sequence[str], damaged: Collection
     rows = []
     for row in frame.iter_rows(named=True):
         state = "damaged" if row["run"] in damaged else row["state"]
-        state = state if state in ("done", "damaged") else f"{state} at step {row['step']:,}"
+        state = state if state in ("done", "damaged") else state_text(state, row["step"])
         labels = [*(row[name] or NOTHING for name in called), *(_setting(name, row[name]) for name in settings)]
         cells = [*labels, state, *_best_cells(row, measures, others)]
         if unit:
@@ -66,8 +67,15 @@ def per_run_table(records: Records, settings: Sequence[str], damaged: Collection
         both = " and ".join(shown.symbol_of(split) for split in SPLITS)
         caption += f" Δt({shown.symbol}) {NOTHING}: {both} did not both reach {measures.learned:g}."
     if unit:
-        caption += f" {unit}: {measures['loss'].symbol_of('valid')} in this unit. {' '.join(whole.beside())}"
+        caption += f" {unit}: {measures['loss'].symbol_of('valid')} in this unit."
+        caption += "".join(f" {_as_sentence(line)}" for line in whole.beside())
     return Table("runs", header, rows, caption, _numbers(frame, [*called, *settings], measures, damaged))
+
+
+def _as_sentence(line: str) -> str:
+    """Line of reference values, ``beside, of text 1a2b: …``, as a sentence of a caption."""
+    text = line.removeprefix("beside, ")
+    return f"{text[:1].upper()}{text[1:].rstrip('.')}."
 
 
 def _best_cells(row: Mapping[str, Any], measures: Measures, others: Sequence[Measure]) -> list[str]:
@@ -168,6 +176,8 @@ def shared_settings(records: Records) -> str:
     parts = []
     for name in frame.columns:
         values = None if name in ("run", "state", "step", *NO_SETTINGS, "seed", *SEEDS) else _of_models(frame, name)
+        if values and not any(value != "" for value in values.values()):
+            continue  # a file that was not asked for
         if values and len(values) == models and len(set(values.values())) == 1:
             parts.append(f"{name} {setting_text(next(iter(values.values())))}")
         elif values and name != "model":

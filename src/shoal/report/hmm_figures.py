@@ -11,7 +11,7 @@ from shoal.report.words import number
 
 _DECADES = [0, 1, 10, 100, 1000, 10_000, 100_000]  # ticks of an axis that is logarithmic but near 0
 _PANEL = {"width": 300, "height": 200}
-_UPDATES = {"pairwise": "pairwise posteriors: EM", "conditional": "conditional ones, as in the document"}
+_UPDATES = {"pairwise": "pairwise: EM", "conditional": "conditional"}
 
 
 def by_states(numbers: Sequence[Mapping[str, Any]], title: str) -> Chart:
@@ -68,7 +68,8 @@ def restarts(rows: Sequence[Mapping[str, Any]], title: str) -> Chart:
     )
     x = alt.X("num_states:O", title="hidden states K", axis=alt.Axis(labelAngle=0))
     scale = alt.Scale(type="symlog", constant=0.1)
-    y = alt.Y("below:Q", title="nats below the best", scale=scale, axis=alt.Axis(values=[0, 0.1, *_DECADES[1:]]))
+    axis = alt.Axis(values=[0, 0.1, *_DECADES[1:]], format=",~g")
+    y = alt.Y("below:Q", title="nats below the best", scale=scale, axis=axis)
     shape = alt.Shape("fit:N", title=None, scale=alt.Scale(domain=["sound", "degenerate"], range=["circle", "cross"]))
     chart = alt.Chart(frame.select("num_states", "seed", "below", "fit")).mark_point(filled=True, size=55, opacity=0.6)
     points = chart.encode(x, y, shape, alt.XOffset("seed:O"), alt.Color(value=COLOURS[0]))
@@ -87,7 +88,7 @@ def emissions(rows: pl.DataFrame, title: str) -> Chart:
         title: above the chart.
     """
     order = rows["symbol"].unique(maintain_order=True).to_list()
-    x = alt.X("symbol:N", title=None, sort=order, axis=alt.Axis(labelAngle=0))
+    x = alt.X("symbol:N", title="symbol y", sort=order, axis=alt.Axis(labelAngle=0))
     states = rows["state"].unique(maintain_order=True).to_list()
     colour = alt.Color("state:N", legend=None, scale=alt.Scale(domain=states, range=COLOURS[: len(states)]))
     panels = []

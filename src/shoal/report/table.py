@@ -60,13 +60,20 @@ class Table:
         return out.getvalue()
 
     def to_markdown(self) -> str:
-        """A pipe table, the best in bold."""
-        lines = [[*map(as_markdown, self.header)], ["---"] + ["---:"] * (len(self.header) - 1)]
+        """A pipe table, the best in bold; numbers stand under each other, columns with a sentence on the left."""
+        wordy = self._wordy()
+        rules = ["---" if not place or is_wordy else "---:" for place, is_wordy in enumerate(wordy)]
+        lines = [[*map(as_markdown, self.header)], rules]
         for label, cells in self.rows:
             texts = [f"**{as_markdown(cell.text)}**" if cell.best else as_markdown(cell.text) for cell in cells]
             lines.append([as_markdown(label), *texts])
         grid = "".join(f"| {' | '.join(cell.replace('|', '/') for cell in line)} |\n" for line in lines)
         return f"{grid}\n{as_markdown(self.caption)}\n"
+
+    def _wordy(self) -> list[bool]:
+        """True for each column that has a sentence in one of its rows."""
+        rows = [(label, *(cell.text for cell in cells)) for label, cells in self.rows]
+        return [any(len(row[place]) > _SENTENCE for row in rows) for place in range(len(self.header))]
 
     def to_latex(self) -> str:
         """LaTeX source of the table for pdflatex, see :mod:`shoal.report.latex`."""
@@ -79,7 +86,7 @@ class Table:
             titled: makes HTML of the name of a column; as of a cell when not given.
         """
         grid = [[Cell(name) for name in self.header], *([Cell(label), *cells] for label, cells in self.rows)]
-        wordy = [any(len(cell.text) > _SENTENCE for cell in column[1:]) for column in zip(*grid, strict=True)]
+        wordy = self._wordy()
         head, *body = [
             [
                 _element("th" if not (i and j) else "td", cell, wordy[j], _html if i else titled)

@@ -201,7 +201,7 @@ def answers(table: pl.DataFrame) -> list[str]:
             verdict = "too few seeds for a test"
         else:
             verdict = f"p {bare_p(p)}{'' if p < 0.05 else ', no difference shown'}"
-        sentences.append(f"{row['method']}: {gap} nats per token against full fine-tuning ({verdict}).")
+        sentences.append(f"{row['method']}: {gap} nats per token above full fine-tuning ({verdict}).")
     return sentences
 
 

@@ -13,10 +13,11 @@ import math
 import shlex
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import cache
 from typing import Any, Protocol
 
 from shoal.errors import UserError, nearest
-from shoal.registry import KINDS
+from shoal.registry import KINDS, MODELS, TASKS
 from shoal.report import Report
 from shoal.spec import RunSpec
 from shoal.spec.choice import as_flags, as_short_flags, read_choice
@@ -262,12 +263,15 @@ class Form:
         return "-".join(words) or FULL
 
     def title(self, title: str) -> str:
-        """Title of a page with the flags of this form.
+        """Title of a page with the flags of this form, but for files of data, which the page names below.
 
         >>> Form(quick=True, seeds=5).title("Sanity check"), Form().title("Sanity check")
         ('Sanity check (quick form, --seeds 5)', 'Sanity check')
+        >>> Form(settings={"text": ["a.txt"], "p": ["7"]}).title("Language")
+        'Language (--p 7)'
         """
-        flags = replace(self, quick=False).flags().strip()
+        settings = {name: values for name, values in self.settings.items() if name not in _files()}
+        flags = replace(self, quick=False, settings=settings).flags().strip()
         details = ["quick form"] * self.quick + [flags] * bool(flags)
         return f"{title} ({', '.join(details)})" if details else title
 
@@ -280,6 +284,13 @@ class Form:
     def to_json(self) -> dict[str, Any]:
         """JSON of the form, for the lab's note of the study."""
         return asdict(self)
+
+
+@cache
+def _files() -> set[str]:
+    """Settings that are paths of files: of tasks that read files, and of models that begin with another."""
+    parts = [*(task for task in TASKS.shipped() if task.reads_files), *MODELS.shipped()]
+    return {name for part in parts for name in part.having("operational")}
 
 
 def _mixes_of(grid: Grid) -> list[dict[str, str]]:

@@ -81,8 +81,8 @@ def _why(left: Mapping[int, tuple[float, float]], looked_at: set[int], names: li
     sentence = " and ".join([", ".join(parts[:-1]) + ",", parts[-1]] if len(parts) > 1 else parts)
     return (
         f"So '=' {sentence} (looks at: more than an even share of its attention in some layer, mean over heads and "
-        f"runs; needs: without it, in every run, at most {LOST:.0%} of the results that are right with it; does not: in "
-        f"every run at least {SPARED:.0%})."
+        f"runs; needs: without it, in every run, at most {LOST:.0%} of the results that are right with it; does not: "
+        f"in every run at least {SPARED:.0%})."
     )
 
 

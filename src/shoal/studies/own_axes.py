@@ -8,7 +8,7 @@ import polars as pl
 from shoal.analysis.blocks import crossed
 from shoal.errors import UserError
 from shoal.measures import Measures
-from shoal.report.by import check_axes, setting_axis
+from shoal.report.by import check_axes, differing_settings, setting_axis
 from shoal.report.panels import Axis
 from shoal.report.words import counted, listed, setting_text
 from shoal.spec.fields import Part, extra
@@ -154,7 +154,7 @@ def _told(results: Results, frame: pl.DataFrame, others: Sequence[str], apart: S
     """
     known = known_settings()
     of_model = _of_the_model(results, frame) if "model" not in apart else set()
-    varying = [name for name in known if name in frame.columns and frame[name].n_unique() > 1]
+    varying = [name for name in differing_settings(frame) if name in known]
     of_shoal = [name for name in varying if name not in (*apart, *SEED_AXES) and not follows(known[name][0], name)]
     model = ["model"] * ("model" in frame.columns and "model" not in apart and frame["model"].n_unique() > 1)
     outside = [name for name in others if name not in known and name != "model"]

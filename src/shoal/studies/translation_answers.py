@@ -50,7 +50,7 @@ def _family(measured: Found, model: str) -> str:
     for search in dict.fromkeys(row["search"] for row in measured["scores"] if row["model"] == model):
         score = _score(measured, model, search, "BLEU")
         assert score is not None
-        scores.append(f"{with_interval(score['score'], score['low'], score['high'])} by {search}")
+        scores.append(f"{with_interval(score['score'], score['low'], score['high'])} by {search} search")
     return (
         f"{model_label(model)}: perplexity {value} per token and BLEU {' and '.join(scores)} on "
         f"{scored_lines(measured)}, mean of {counted(len(runs), 'run')} with 95 % intervals."

@@ -72,7 +72,8 @@ class NextToken:
     With it a causal model can be computed prefix by prefix, without the objective.
 
     Attributes:
-        inputs, targets: names of the tensors of tokens, ``(N, S)`` each.
+        inputs: name of the tensor of the tokens that are read, ``(N, S)``.
+        targets: name of the tensor of the tokens that follow them, ``(N, S)``.
         scored: function from a batch to the mask of its targets that count, ``(B, S)`` bool.
         label_smoothing: share of the target that the training objective spreads over all tokens.
     """
