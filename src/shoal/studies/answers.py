@@ -227,5 +227,6 @@ def _caption(estimates: Sequence[TrendEstimate], family: Family, any_differences
         "which is not corrected"
         + (". Left out: runs with which no other run agrees in these columns" if alone else "")
         + (". Where no seed is among them, too few runs share one" if unshared else "")
-        + ". –: all values are the same, or there is nothing to compare."
+        + ". –: all values are the same, or there is nothing to compare"
+        + (", as t_f where no run generalised." if any_differences else ".")
     )
