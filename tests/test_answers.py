@@ -135,7 +135,7 @@ def test_directions_follow_the_interval_of_the_rank_correlation():
     assert direction(same, True) == "is the same everywhere"
     noise = runs({"gpt": 0}).with_columns(train_loss=pl.Series([1.0, 3, 2, 5, 4, 6, 2, 1, 6, 3, 5, 4] * 2))
     (unclear,), _ = how_it_goes([Case("noise", noise, SIZE)], [("train_loss", "T")], "t")
-    assert direction(unclear, True).startswith("shows no clear change (ρ = ")
+    assert direction(unclear, True).startswith("shows no clear rise or fall (ρ = ")
     assert direction(one, True).startswith("cannot be tested (")
     assert len(table.rows) == 4
 
@@ -240,7 +240,7 @@ def test_what_size_does_for_each_model_and_where_it_is_best():
     told, table = with_size(Told(frame.with_columns(train_loss=pl.col("valid_loss"))))
     assert told[0].startswith("LSTM with width d: L_val improves (ρ = −0.")
     assert "A_val improves (ρ = 0." in told[0]
-    assert told[1].startswith("LSTM with layers L: L_val shows no clear change")
+    assert told[1].startswith("LSTM with layers L: L_val shows no clear rise or fall")
     assert told[2].startswith("LSTM with parameters P: L_val improves")
     assert told[3:6] == [
         f"GPT with {x}: L_val is the same everywhere, A_val is the same everywhere."
@@ -332,7 +332,7 @@ def test_the_sentence_and_the_table_have_one_median():
     assert median_of(few, Form()) == "–"
     assert "2 of 5 runs reached validation accuracy 0.99 (at steps 50 to 200)." in sanity.answer(few, Form())
     assert sanity.answer(timed("gpt", a=early), Form()) == (
-        "GPT: 1 of 1 runs reached training accuracy 1 (at step 50), and 1 of 1 runs reached validation accuracy 0.99 "
+        "GPT: 1 of 1 run reached training accuracy 1 (at step 50), and 1 of 1 run reached validation accuracy 0.99 "
         "(at step 50)."
     )
 
@@ -494,7 +494,7 @@ def test_what_is_missing_or_diverged_is_named(two_runs):
     results = Results(two_runs)
     (diverged,) = results.shortcomings()
     assert diverged.startswith("Diverged: 1 of 2 runs (")
-    assert results.of(lr=1e38).shortcomings() == [diverged.replace("1 of 2", "1 of 1")]
+    assert results.of(lr=1e38).shortcomings() == [diverged.replace("1 of 2 runs", "1 of 1 run")]
     assert Results(two_runs).of(lr=1e-3).shortcomings() == []
     assert results.models == ["lstm"]
     assert results.values("lr") == [1e-3, 1e38]

@@ -77,10 +77,10 @@ def test_a_mean_of_halves_is_told_from_looks_at_both():
     assert told[0][1] == told[1][1]
     assert "0.50 at 'a' and 0.50 at 'b'" in told[0][1]
     assert "in 100% of the equations" in told[0][2]
-    assert "50% on 'a' and 50% on 'b'" in told[0][2]
-    assert "In 1 of 1 head it depends on the equation" in told[0][2]
+    assert "in 50% at 'a' and in 50% at 'b'" in told[0][2]
+    assert "1 of 1 head" in told[0][2] and "the mean hides" in told[0][2]
     assert "in 0% of the equations" in told[1][2]
-    assert "In 0 of 1 head it depends on the equation" in told[1][2]
+    assert "None of 1 head switches" in told[1][2]
 
 
 def test_weights_are_those_of_the_model():

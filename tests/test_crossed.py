@@ -110,7 +110,7 @@ def test_words_go_by_the_corrected_p():
     assert direction(alone, True).startswith("improves (ρ = −0.83, p = 0.0031)")
     (many, *_), table = how_it_goes([case] * 20, [loss], "t")
     assert many.corrected == pytest.approx(20 * alone.found.p)
-    assert direction(many, True) == "shows no clear change (ρ = −0.83, p = 0.0031, corrected 0.063)"
+    assert direction(many, True) == "shows no clear rise or fall (ρ = −0.83, p = 0.0031, corrected 0.063)"
     assert [cells[2].text for _, cells in table.rows] == ["0.063"] * 20
     assert "20 tests" in table.caption
 

@@ -121,10 +121,12 @@ def test_the_answer_tells_what_is_looked_at_from_what_is_needed():
     )
     assert why.startswith(
         "So '=' looks at and needs 'a', looks at without needing 'BOS', needs without looking there itself 'b', "
-        "needs '+' in part (88% are left) (looks at: more than an even share"
+        "and needs '+' in part (88% are left) (looks at: more than an even share"
     )
     same = knockout_answers(knocked, looks([0.0, 0.5, 0.0, 0.5, 0.0]), NAMES, 31)[1]
-    assert same.startswith("So '=' looks at and needs 'a' and 'b', neither looks at nor needs 'BOS', needs '+' in part")
+    assert same.startswith(
+        "So '=' looks at and needs 'a' and 'b', neither looks at nor needs 'BOS', and needs '+' in part"
+    )
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import json
 import re
 
 import numpy as np
@@ -20,7 +21,7 @@ from shoal.lab import Lab
 from shoal.report.by import check_axes, log_base, setting_axis
 from shoal.report.panels import Axis, summary_panels
 from shoal.report.shades import painted
-from shoal.studies import Form, Results, regularization
+from shoal.studies import Form, Results, own_pairs, regularization
 from shoal.studies.crossing import crossing
 from shoal.studies.own_axes import Thresholds, own_grid
 from shoal.studies.own_grid import report_own_grid
@@ -66,10 +67,14 @@ def test_a_page_by_weight_decay_has_the_numbers_of_the_study(lab):
     results = Results(lab.records())
     own = page(results, "weight_decay", thresholds=LOW)
     study = regularization.report(results, Form(quick=True, thresholds=LOW))
-    for mine, theirs in (("trends", "trends"), ("by-weight_decay", "by-weight-decay")):
-        assert_frame_equal(
-            table(own, mine).data.drop("case", strict=False), table(study, theirs).data.drop("case", strict=False)
-        )
+    assert_frame_equal(table(own, "by-weight_decay").data, table(study, "by-weight-decay").data)
+    # beside the trends an own grid tests any difference, which is corrected together with them; and no run generalised,
+    # so that first steps of best values are no times
+    trends, of_study = table(own, "trends").data, table(study, "trends").data
+    same = [name for name in of_study.columns if name not in ("case", "p_corrected")]
+    assert_frame_equal(trends.head(2).select(same), of_study.head(2).select(same))
+    assert trends["difference_p"].null_count() == trends["p"].null_count() == 2
+    assert not any("t_f(A_val)" in answer for answer in own.answers)
     times = [
         own_table.name
         for section in study.sections
@@ -375,3 +380,42 @@ def test_a_text_has_pairs_and_trends_and_times_where_they_are_asked_for(tmp_path
     assert min(first.values()) > 0
     assert not any("generalis" in figure.caption for figure in section.figures)
     assert dataclasses.asdict(own_grid(results, ["norm"], None, None).waited)["thresholds"] == ()
+
+
+# pairs
+
+
+def test_each_of_a_few_values_is_compared_with_the_first_and_all_are_corrected_together(lab):
+    own = page(Results(lab.records()), "weight_decay", thresholds=LOW)
+    pairs = table(own, "pairs-weight_decay")
+    rows = Results(lab.records()).evaluated.filter(weight_decay=0.75).height
+    variants = [f"weight decay {value}" for value in ("0.5", "0.75", "1")]
+    assert pairs.data["variant"].unique(maintain_order=True).to_list() == variants
+    assert pairs.data.filter(pl.col("variant") == variants[1])["n"].unique().to_list() == [rows]
+    p = pairs.data["p"].drop_nulls()
+    assert len(p) == 3 * pairs.data["metric"].n_unique()
+    assert f"{len(p)} of pairs" in own.answers[-1]
+    assert pairs.data["p_holm"].min() >= min(1, len(p) * p.min()) - 1e-9
+    assert all(variant in " ".join(own.answers) for variant in variants)
+    (figure,) = [one for section in own.sections for one in section.figures if one.name == "pairs-weight_decay"]
+    assert all(variant in json.dumps(figure.spec) for variant in variants)
+
+
+def test_of_many_values_the_ends_are_compared_and_that_is_said(lab, monkeypatch):
+    monkeypatch.setattr(own_pairs, "MOST_VALUES", 3)
+    own = page(Results(lab.records()), "weight_decay", thresholds=LOW)
+    assert table(own, "pairs-weight_decay").data["variant"].unique().to_list() == ["weight decay 1"]
+    (section,) = [one for one in own.sections if one.title.startswith("Beside")]
+    for told in (" ".join(own.answers), section.paragraphs[0]):
+        assert "Of 4 values of weight decay" in told and "each of the 2 between" in told
+
+
+def test_a_sentence_counts_the_pairs_in_which_a_run_did_not_get_there(lab):
+    own = page(Results(lab.records()), "weight_decay", thresholds=LOW)
+    (section,) = [one for one in own.sections if one.title.startswith("Beside")]
+    data = table(own, "pairs-weight_decay").data.filter(pl.col("n_censored") > 0)
+    assert len(data)
+    for row in data.iter_rows(named=True):
+        assert any(
+            f"{row['n_censored']} of {row['n']} pairs with {row['variant']}" in text for text in section.paragraphs
+        )

@@ -237,10 +237,11 @@ def test_tokens_without_a_batch_are_refused_in_words(records):
 
 def test_numbers_have_colours_of_their_own_or_a_colour_bar(records, tmp_path):
     assert colour_axis(records)[1].names  # two weight decays
-    many = shoal.train(tiny_grid({"n_steps": 2}, lr=[1e-4, 1e-3, 1e-2, 1e-1]), tmp_path / "lab", workers=1)
+    rates = [10.0**-k for k in range(7, 0, -1)]
+    many = shoal.train(tiny_grid({"n_steps": 2}, lr=rates), tmp_path / "lab", workers=1)
     frame, axis = colour_axis(many, ["lr"])
     assert (axis.column, axis.log, axis.names) == ("lr", 10, ())
-    assert frame["lr"].to_list() == [1e-4, 1e-3, 1e-2, 1e-1]
+    assert frame["lr"].to_list() == rates
     with pytest.raises(UserError, match="8 different"):
         colour_axis(shoal.train(tiny_grid({"n_steps": 2}, seed=range(8)), tmp_path / "lab", workers=1), ["seed"])
 

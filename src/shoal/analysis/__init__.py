@@ -16,6 +16,7 @@ from shoal.analysis.times import at_least, first_step_at_least, time_to
 if TYPE_CHECKING:
     from shoal.analysis.comparison import Metric, compare, pairs
     from shoal.analysis.corpus_scores import SentenceStatistics
+    from shoal.analysis.differences import DifferenceEstimate, any_difference
     from shoal.analysis.factorial import Decomposition, decompose
     from shoal.analysis.jacobians import (
         block_jacobians,
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Decomposition",
+    "DifferenceEstimate",
     "LogRankTest",
     "Metric",
     "PowerLaw",
@@ -54,6 +56,7 @@ __all__ = [
     "SlopeDifference",
     "TextScores",
     "TrendEstimate",
+    "any_difference",
     "at_least",
     "block_jacobians",
     "compare",
@@ -94,6 +97,7 @@ __all__ = [
 _HOMES = {
     "comparison": ("Metric", "compare", "pairs"),
     "corpus_scores": ("SentenceStatistics",),
+    "differences": ("DifferenceEstimate", "any_difference"),
     "factorial": ("Decomposition", "decompose"),
     "jacobians": (
         "block_jacobians",

@@ -30,7 +30,7 @@ def rank_correlation(x: Array, y: Array, blocks: Sequence[Rows]) -> float | None
 
     With a single block it is Spearman's correlation.
     """
-    a, b = _scores(x, blocks), _scores(y, blocks)
+    a, b = block_scores(x, blocks), block_scores(y, blocks)
     spread = float(np.sqrt((a @ a) * (b @ b)))
     return float(np.clip(a @ b / spread, -1, 1)) if spread > 0 else None
 
@@ -41,7 +41,7 @@ def permutation_p(x: Array, y: Array, blocks: Sequence[Rows], draws: int, seed: 
     The p value is the share of permutations within blocks whose correlation is at least as far from 0. It is exact
     where all permutations are counted; else the observed one and random ones are.
     """
-    a, b = _scores(x, blocks), _scores(y, blocks)
+    a, b = block_scores(x, blocks), block_scores(y, blocks)
     seen = abs(a @ b) - 1e-9  # equal sums differ by rounding
     scores = sorted(((tuple(sorted(a[rows])), tuple(sorted(b[rows]))) for rows in blocks), key=lambda s: (len(s[0]), s))
     counted = _all_sums(scores)
@@ -55,7 +55,7 @@ def permutation_p(x: Array, y: Array, blocks: Sequence[Rows], draws: int, seed: 
     return (int((np.abs(total) >= seen).sum()) + 1) / (draws + 1), 1 / (draws + 1), False
 
 
-def _scores(values: Array, blocks: Sequence[Rows]) -> Array:
+def block_scores(values: Array, blocks: Sequence[Rows]) -> Array:
     """Centred ranks of the values within their blocks, over one more than the block's size; 0 outside all blocks."""
     out = np.zeros(len(values))
     for rows in blocks:

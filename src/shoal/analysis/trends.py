@@ -126,14 +126,14 @@ def trend(
         UserError: a column is unknown, or x has no logarithm.
     """
     check_draws("draws", draws, seed)
-    usable = _usable(frame, x, y, [*as_names(unit), *as_names(within)], log2)
-    blocks = comparable(usable, x, unit, within)
-    xs, ys = _numbers(usable, x, log2), _numbers(usable, y, log2=False)
+    chosen = usable(frame, x, y, unit, within, log2)
+    blocks = comparable(chosen, x, unit, within)
+    xs, ys = _numbers(chosen, x, log2), _numbers(chosen, y, log2=False)
     rho = rank_correlation(xs, ys, blocks.rows)
     p, smallest_p, exact = (None, None, False) if rho is None else permutation_p(xs, ys, blocks.rows, draws, seed)
-    units = _units(usable, unit, blocks)
+    units = _units(chosen, unit, blocks)
     slopes = [one for rows in units.values() if (one := slope(xs, ys, rows)) is not None]
-    used = usable[np.concatenate([[], *blocks.rows]).astype(np.int64)]
+    used = chosen[np.concatenate([[], *blocks.rows]).astype(np.int64)]
     low, high, _ = student(slopes)
     return TrendEstimate(
         runs=blocks.runs,
@@ -141,7 +141,7 @@ def trend(
         names=blocks.names,
         blocks=len(blocks.rows),
         alone=blocks.alone,
-        dropped=len(frame) - len(usable),
+        dropped=len(frame) - len(chosen),
         rho=rho,
         p=p,
         smallest_p=smallest_p,
@@ -182,8 +182,8 @@ def slope_difference(
     """
     names, settings = as_names(unit), as_names(within)
     chosen = rows_with(frame, group, [first, second])
-    usable = _usable(chosen, x, y, [*names, *settings], log2)
-    halves = [usable.filter(pl.col(group) == value) for value in (first, second)]
+    numbers = usable(chosen, x, y, names, settings, log2)
+    halves = [numbers.filter(pl.col(group) == value) for value in (first, second)]
     seeds = [set(half.select(names).rows()) for half in halves]
     if names or settings:
         on = [*names, *settings]
@@ -201,8 +201,8 @@ def slope_difference(
         second=str(second),
         units=len(pairs),
         missing=tuple(key[0] if len(key) == 1 else key for key in missing),
-        alone=len(usable) - sum(first_runs + second_runs for (_, first_runs), (_, second_runs) in both),
-        dropped=len(chosen) - len(usable),
+        alone=len(numbers) - sum(first_runs + second_runs for (_, first_runs), (_, second_runs) in both),
+        dropped=len(chosen) - len(numbers),
         first_slope=float(np.mean([a for a, _ in pairs])) if pairs else None,
         second_slope=float(np.mean([b for _, b in pairs])) if pairs else None,
         difference=float(np.mean(differences)) if pairs else None,
@@ -233,7 +233,13 @@ def student(values: Sequence[float]) -> tuple[float | None, float | None, float 
     return mean - reach, mean + reach, float(2 * stats.t.sf(abs(mean) / error, df))
 
 
-def _usable(frame: pl.DataFrame, x: str, y: str, names: Sequence[str], log2: bool) -> pl.DataFrame:
+def usable(frame: pl.DataFrame, x: str, y: str, unit: Names, within: Names, log2: bool) -> pl.DataFrame:
+    """Runs whose ``x`` and ``y`` are finite numbers, in an order that does not depend on that of the frame.
+
+    Raises:
+        UserError: a column is unknown, or x has no logarithm, which ``log2`` takes.
+    """
+    names = [*as_names(unit), *as_names(within)]
     check_numbers(frame, [x, y])
     check_columns(frame, names)
     finite = [pl.col(name).cast(pl.Float64).is_finite().fill_null(False) for name in (x, y)]

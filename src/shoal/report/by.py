@@ -33,7 +33,7 @@ _TITLES = {
     "train_batch_size": "batch size B",
     "n_steps": "n_steps",
 }
-MOST_NAMED = 3  # numbers that have a colour each in a legend; of more a bar of shades shows the order
+MOST_NAMED = 6  # numbers that have a colour each in a legend; of more a bar of shades shows the order
 _WIDE = 10.0  # ratio of two values from which they stand on a logarithmic axis
 _COMBINED = "setting"  # column of several settings together, or of the run, by whose own column frames are joined
 _NOT_ASKED = ("run", "state", "step")  # columns of runs that are no settings

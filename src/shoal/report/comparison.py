@@ -111,7 +111,8 @@ def comparison_table(
     pairs: str = "runs from the same seed",
 ) -> Table:
     """Table with one row per variant and metric; ``pairs`` is a clause of the caption that defines the pairs."""
-    header = ["", "pairs", "mean difference", "median", "d_z", "rank-biserial", "+ / − / =", "p", "p (Holm)"]
+    effects = ["d_z (+ = better)", "rank-biserial (+ = better)", "better / worse / same"]
+    header = ["", "pairs", "mean difference", "median", *effects, "p", "p (Holm)"]
     rows = []
     named = _named(comparison, metrics)
     compared = named["metric"].unique(maintain_order=True).to_list()
@@ -131,10 +132,11 @@ def comparison_table(
     caption = (
         (f"{capitalised(compared[0])}. " if len(compared) == 1 else "")
         + f"Differences: variant − {baseline} within pairs of {pairs}, mean with Student's 95 % "
-        "interval, and median. Effect sizes are positive where the variant is better. d_z: mean over standard "
-        "deviation of the differences, with its interval under normal differences. Rank-biserial: the matched "
-        "rank-biserial correlation. + / − / =: pairs in which the variant is better, worse, the same. p: two-sided "
-        "sign-flip test of the differences (of times: of ranks), exact up to 12 pairs. Holm: corrected for "
+        "interval, and median. Effect sizes are positive where the variant is better, whether small or large values "
+        "are good. d_z: mean over standard deviation of the differences, with its interval under normal differences. "
+        "Rank-biserial: the matched rank-biserial correlation. Better / worse / same: numbers of pairs in which the "
+        "variant is. p: two-sided sign-flip test of the differences (of times: of ranks), exact up to 12 pairs. Holm: "
+        "corrected for "
         f"{comparison['p'].drop_nulls().len()} comparisons. –: there is no such value."
     )
     return Table(name, header, rows, caption, named)
@@ -153,10 +155,10 @@ def comparison_notes(comparison: pl.DataFrame, metrics: Mapping[str, str] | None
             if seeds
         ]
         if row["n_censored"]:
-            count = f"{row['variant']} {row['n_censored']} of {row['n']}"
+            count = f"{row['n_censored']} of {counted(row['n'], 'pair')} with {row['variant']}"
             censored.setdefault((row["metric"], row["horizon"]), []).append(count)
     notes += [
-        f"{capitalised(metric)}: pairs in which a run did not reach it: {', '.join(counts)}. Times are cut off at "
+        f"{capitalised(metric)}: in {listed(counts)} one run or both did not reach it. Times are cut off at "
         f"step {number(horizon)}, so that the differences are of restricted times and a pair of which neither run got "
         "there is a tie."
         for (metric, horizon), counts in censored.items()

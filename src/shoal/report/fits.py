@@ -1,6 +1,7 @@
 """Fits by EM in a report: the best of the restarts of each setting, how often it was found again, and what failed."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import polars as pl
 
@@ -8,21 +9,21 @@ from shoal.analysis.fits import best_of_restarts
 from shoal.lab import Records
 from shoal.report.page import Section
 from shoal.report.table import Cell, Table
-from shoal.report.words import NOTHING, counted, number
+from shoal.report.words import NOTHING, counted, listed, number
 
 _MOST_NAMED = 6
 CAPTION = (
     "Best of the restarts of each setting, by the log-likelihood of the training sequences (nats, in float64), among "
-    "fits without a problem. Found again: how many restarts, the best included, came within 0.1 nats of it; where it "
-    "is 1, a better one may be missing. Degenerate: fits with a state that no observation belongs to, a variance "
-    "at its floor, an impossible observation, or a likelihood that fell; these are never the best. P: free parameters. "
-    "AIC and BIC: −2 log L + 2 P and −2 log L + P log n, the smaller the better. Converged: an update gained less than "
-    "the tolerance."
+    "fits without a problem. Held out: of the validation sequences. Found again: how many restarts, the best included, "
+    "came within 0.1 nats of it; where it is 1, a better one may be missing. Degenerate: fits with a state that no "
+    "observation belongs to, a variance at its floor, an impossible observation, or a likelihood that fell; these are "
+    "never the best. P: free parameters. AIC and BIC: −2 log L + 2 P and −2 log L + P log n, the smaller the better. "
+    "Converged: an update gained less than the tolerance."
 )
 
 
 def fits_section(records: Records, labels: Mapping[str, str]) -> tuple[list[Section], list[str]]:
-    """Section about the fits of runs by EM, and sentences on degenerate ones; nothing where there are none.
+    """Section about the fits of runs by EM, and sentences on them; nothing where there are none.
 
     Args:
         records: the runs.
@@ -33,24 +34,101 @@ def fits_section(records: Records, labels: Mapping[str, str]) -> tuple[list[Sect
         return [], []
     labelled = fits.with_columns(pl.col("run").replace_strict(labels).alias("setting"))
     about = "the best of the restarts of each setting, and how often it was found again."
-    return [Section("Best of restarts", tables=[fits_table(labelled)], about=about)], degenerate_sentences(fits)
+    alike = is_of_one_data_set(records)
+    section = Section("Best of restarts", tables=[fits_table(labelled, one_data_set=alike)], about=about)
+    return [section], fits_sentences(labelled, alike)
 
 
-def fits_table(fits: pl.DataFrame, name: str = "fits") -> Table:
+def is_of_one_data_set(records: Records) -> bool:
+    """Return True if all runs were fitted to the same sequences, without which no criterion compares them."""
+    return len({repr(spec.task_part) for spec in records.specs.values()}) == 1
+
+
+def fits_sentences(fits: pl.DataFrame, one_data_set: bool, most: int = 6) -> list[str]:
+    """Findings about fits: those that did not converge, the best of the restarts, what AIC and BIC choose, problems.
+
+    Args:
+        fits: as :meth:`shoal.lab.Records.fits`, with the column ``setting``.
+        one_data_set: true where all settings were fitted to the same sequences; AIC and BIC compare only then.
+        most: number of settings whose best is told; of more only the chosen ones are.
+    """
+    best = best_of_restarts(fits, ["setting"]).filter(pl.col("run").is_not_null())
+    rows = best.to_dicts()
+    chosen = _chosen(rows) if one_data_set and len(rows) > 1 else {}
+    shown = rows if len(rows) <= most else [row for row in rows if row in chosen.values()]
+    out = _not_converged(fits, best)
+    if chosen:
+        by_setting: dict[str, list[str]] = {}
+        for name, row in chosen.items():
+            by_setting.setdefault(row["setting"], []).append(name)
+        words = listed(
+            [f"{listed(names)} choose{'s' * (len(names) == 1)} {setting}" for setting, names in by_setting.items()]
+        )
+        out.append(f"Of {len(rows)} settings {words}: the best of the restarts of each is compared.")
+    out += [_best_in_words(row) for row in shown]
+    if len(shown) < len(rows):
+        out.append(f"The best of the other {len(rows) - len(shown)} settings are in the table.")
+    return [*out, *degenerate_sentences(fits)]
+
+
+def _chosen(rows: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """The setting that each criterion chooses."""
+    return {
+        "AIC": min(rows, key=lambda row: float(row["aic"])),
+        "BIC": min(rows, key=lambda row: float(row["bic"])),
+        "the held-out likelihood": max(rows, key=lambda row: float(row["valid_log_likelihood"])),
+    }
+
+
+def _not_converged(fits: pl.DataFrame, best: pl.DataFrame) -> list[str]:
+    """Sentence on sound fits that ended before they had converged; none where there are none."""
+    sound = fits.filter(pl.col("problem") == "")
+    late = sound.filter(~pl.col("converged"))
+    if late.is_empty():
+        return []
+    steps = sorted(late["updates"].unique().to_list())
+    after = f"{steps[0]:,}" if len(steps) == 1 else f"{steps[0]:,} to {steps[-1]:,}"
+    n = int((~best["converged"]).sum())
+    among = f", the best of {counted(n, 'setting')} among them" if n else ""
+    return [
+        f"EM of {len(late)} of {counted(len(sound), 'run')} had not converged after {after} updates{among}: their "
+        "likelihoods may still rise; take more --n-steps."
+    ]
+
+
+def _best_in_words(row: Mapping[str, Any]) -> str:
+    """Sentence on the best of the restarts of a setting."""
+    again = (
+        f"found by {row['again']} of {counted(row['restarts'], 'restart')}"
+        if row["again"] > 1
+        else f"found once in {counted(row['restarts'], 'restart')}, so that a better one may be missing"
+    )
+    return (
+        f"{row['setting']}: the best restart, {row['run'][:8]}, has log L {_likelihood(row['log_likelihood'])}, "
+        f"{again}; AIC {_likelihood(row['aic'])}, BIC {_likelihood(row['bic'])}, held out "
+        f"{_likelihood(row['valid_log_likelihood'])} nats; {'' if row['converged'] else 'not '}converged."
+    )
+
+
+def fits_table(fits: pl.DataFrame, name: str = "fits", one_data_set: bool = True) -> Table:
     """Table of the best fits by ``setting``.
 
     Args:
         fits: as :meth:`shoal.lab.Records.fits`, with the column ``setting``.
         name: of the table.
+        one_data_set: true where AIC and BIC compare the settings; the smallest is then in bold.
     """
     best = best_of_restarts(fits, ["setting"])
-    header = ["setting", "log L", "found again", "degenerate", "P", "AIC", "BIC", "converged", "run"]
-    lowest_of = {name: best[name].drop_nulls().sort().head(1).to_list() for name in ("aic", "bic")}
+    header = ["setting", "log L", "held out", "found again", "degenerate", "P", "AIC", "BIC", "converged", "run"]
+    lowest_of = {
+        name: best[name].drop_nulls().sort().head(1).to_list() if one_data_set else [] for name in ("aic", "bic")
+    }
     rows = [
         (
             row["setting"],
             [
                 Cell(_likelihood(row["log_likelihood"])),
+                Cell(_likelihood(row["valid_log_likelihood"])),
                 Cell(f"{row['again']} of {row['restarts']}"),
                 Cell(str(row["degenerate"])),
                 Cell(NOTHING if row["parameters"] is None else f"{row['parameters']:,}"),

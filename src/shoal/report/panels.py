@@ -260,10 +260,13 @@ def band_note(runs: str, curves: int = 0, over: str = "seeds") -> str:
         curves: number of means in a panel.
         over: the setting in which the runs of a mean differ.
     """
+    noun = "run" if runs == "N = 1" else "runs"
     if curves > MOST_BANDS:
-        return f"Lines: mean over {runs} runs ({over}), without bands, which of {curves} curves would hide each other."
+        return (
+            f"Lines: mean over {runs} {noun} ({over}), without bands, which of {curves} curves would hide each other."
+        )
     return (
-        f"Lines: mean over {runs} runs ({over}), ± one population standard deviation, no farther than the lowest and "
+        f"Lines: mean over {runs} {noun} ({over}), ± one population standard deviation, no farther than the lowest and "
         "the highest run."
     )
 

@@ -93,7 +93,7 @@ def plain(bounds: tuple[float, float] | None) -> tuple[float, float] | None:
 def competing_note(measures: Measures) -> str:
     """Rule by which groups compete for the best step, in words."""
     if measures.generalised is None:
-        return "No step is in bold: an early best is not a good one."
+        return "No step is in bold: a run that is at its best early only stopped getting better sooner."
     learned = measures.learned_on("and")
     return f"The best step is in bold only among groups whose runs all reached {learned}, and none of which has {OPEN}."
 

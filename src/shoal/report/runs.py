@@ -9,6 +9,7 @@ from shoal.lab import Records
 from shoal.measures import Measure, Measures
 from shoal.report.each_run import SEEDS, model_label, varying_settings
 from shoal.report.figures import Figure, learning_curves, lines_note
+from shoal.report.findings import findings
 from shoal.report.fits import fits_section
 from shoal.report.page import Report, Section
 from shoal.report.shortcomings import shortcomings
@@ -50,13 +51,13 @@ def report_runs(records: Records, command: str, notes: Sequence[str] = ()) -> Re
         ]
     n = len(set(labels.values()))
     more = [f"Figures are of the first {_MOST_SETTINGS} of {n} settings, tables of all."] if n > _MOST_SETTINGS else []
-    fits, degenerate = fits_section(records, labels)
+    fits, of_fits = fits_section(records, labels)
     table = ten_figures(every, labels, measures)
     title = "Ten numbers per setting" if table.name == TEN_FIGURES else "Best values per setting"
     return Report(
         title="Runs",
         lead=f"{counted(len(records), 'run')} in {counted(n, 'setting')}.",
-        answers=[*lacking, *degenerate, *more, *notes],
+        answers=[*lacking, *findings(records, labels), *of_fits, *more, *notes],
         sections=[
             Section(
                 "Learning curves",

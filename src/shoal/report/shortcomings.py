@@ -24,22 +24,22 @@ def shortcomings(runs: pl.DataFrame, evaluated: Sequence[str], damage: Mapping[s
     partial = here.filter(~pl.col("state").is_in(["done", "diverged"]))
     out = damage_sentences(damage, len(runs) + len(damage)) + _contradictions(runs)
     if len(absent):
-        out.append(f"Missing: {len(absent)} of {len(runs)} runs have no results yet ({_named(absent)}).")
+        out.append(f"Missing: {len(absent)} of {counted(len(runs), 'run')} have no results yet ({_named(absent)}).")
     if len(partial):
         out.append(
-            f"Unfinished: {len(partial)} of {len(runs)} runs ({_named(partial)}) enter with what they have "
+            f"Unfinished: {len(partial)} of {counted(len(runs), 'run')} ({_named(partial)}) enter with what they have "
             "reached; their extrema may still improve, and means over runs end there, or are dotted from there on."
         )
     stopped = here.filter(pl.col("state") == "done", pl.col("step") < pl.col("n_steps"))
     if len(stopped):
         out.append(
-            f"Stopped: {len(stopped)} of {len(runs)} runs ended before their last step, {_why_stopped(stopped)}. "
-            "Means over runs end there, or are dotted from there on, "
+            f"Stopped: {len(stopped)} of {counted(len(runs), 'run')} ended before their last step, "
+            f"{_why_stopped(stopped)}. Means over runs end there, or are dotted from there on, "
             "where they may seem to get worse."
         )
     if len(diverged):
         out.append(
-            f"Diverged: {len(diverged)} of {len(runs)} runs ({_named(diverged)}) enter with what they "
+            f"Diverged: {len(diverged)} of {counted(len(runs), 'run')} ({_named(diverged)}) enter with what they "
             "reached before; means over runs end there, or are dotted from there on."
         )
     return out

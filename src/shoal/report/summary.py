@@ -109,7 +109,7 @@ def best_value(means: pl.DataFrame, quantity: Quantity) -> float | None:
 def _marked(means: pl.DataFrame, place: str, measures: Measures) -> str:
     """Rule by which values of a table of :func:`ten_means` are in bold, in words."""
     if not _equally_far(means):
-        return "No best is in bold, because not all were trained for as many steps."
+        return "Nothing is in bold, because the runs were trained for different numbers of steps."
     bold = f"The best of each {place} is in bold, of equal ones each, and none where all that compete are equal."
     return f"{bold} {competing_note(measures)}"
 
@@ -131,8 +131,8 @@ def cell_of(row: Mapping[str, Any], quantity: Quantity, best: float | None) -> C
 def show(mean: float, std: float | None, is_step: bool) -> str:
     """``7,850 ± 350`` for steps, ``0.00080 ± 0.00040`` for the rest: two digits of the deviation, if there is one.
 
-    >>> show(82.5, 5.5, True), show(0.000132, 3e-8, False), show(3e-12, 1e-12, False)
-    ('82.5 ± 5.5', '0.000132000 ± 0.000000030', '3.00e-12 ± 1.0e-12')
+    >>> show(82.5, 5.5, True), show(0.000132, 3e-8, False), show(7.69e-6, 5.7e-7, False)
+    ('82.5 ± 5.5', '0.000132000 ± 0.000000030', '7.69e-06 ± 5.7e-07')
     >>> show(7850, None, True), show(1, None, False), show(0.000132, None, False)
     ('7,850', '1.0000', '0.000132')
     """
@@ -141,6 +141,8 @@ def show(mean: float, std: float | None, is_step: bool) -> str:
     if is_step:
         digits = 0 if abs(mean) >= 1000 or (mean == round(mean) and std == round(std)) else 1
         return f"{mean:,.{digits}f} ± {std:,.{digits}f}".replace("-", "−")
+    if 0 < abs(mean) < 1e-4:  # of 0.0000077 nobody counts the zeros
+        return f"{mean:.2e} ± {std:.1e}"
     digits = 4 if std == 0 else max(2, 1 - math.floor(math.log10(std)))
     if 0 < abs(mean) < 10**-digits:
         digits = 1 - math.floor(math.log10(abs(mean)))

@@ -17,7 +17,7 @@ from shoal.errors import UserError
 from shoal.measures import EQUATIONS
 from shoal.report.figures import Chart, Figure, styled
 from shoal.report.table import Cell, Table
-from shoal.report.words import NOTHING, listed, number, with_interval
+from shoal.report.words import NOTHING, counted, listed, number, with_interval
 
 REACHED = EQUATIONS.reached
 
@@ -133,8 +133,8 @@ def rates_sentence(times: pl.DataFrame, by: str, most: int = 6) -> str:
         each = f"{sizes[0]}" if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]}"
         high = number(max(row["rate_high"] for row in rows.values()), 2)
         return (
-            f"reached by none of {len(labelled)} runs ({each} at each of {len(labels)} values of {by}); the 95 % "
-            f"Wilson intervals of the rates go from 0 up to {high}."
+            f"reached by none of {counted(len(labelled), 'run')} ({each} at each of {len(labels)} values of {by}); the "
+            f"95 % Wilson intervals of the rates go from 0 up to {high}."
         )
     shown = labels if len(labels) <= most else [labels[0], labels[-1]]
     parts = []
@@ -142,12 +142,17 @@ def rates_sentence(times: pl.DataFrame, by: str, most: int = 6) -> str:
         rate = "" if row["rate"] is None else f"rate {with_interval(row['rate'], row['rate_low'], row['rate_high'], 2)}"
         median = with_interval(row["median"], row["median_low"], row["median_high"])
         still = f"{row['unfinished']} still in training" if row["unfinished"] else ""
-        step = "" if row["median"] is None else f"median step {median}"
+        step = f"median step {median}" if row["median"] is not None else _no_median(row)
         more = ", ".join(text for text in (rate, still, step) if text)
         at = f"{by} {row['label']}" if row["label"] == shown[0] else row["label"]
         parts.append(f"{row['generalised']} of {row['N']} at {at} ({more})")
     between = "" if len(shown) == len(labels) else f" (the ends of {len(labels)} values of {by})"
     return f"reached by {'; '.join(parts)}{between}; rates with 95 % Wilson intervals."
+
+
+def _no_median(row: dict[str, Any]) -> str:
+    """Clause on a group of which exactly half got there, so that its median is not known; empty of others."""
+    return "no median step" if 2 * row["generalised"] == row["N"] else ""
 
 
 def _counted(summary: pl.DataFrame) -> str:
@@ -175,7 +180,7 @@ def _estimated(summary: pl.DataFrame) -> str:
     smallest = min(summary["N"].to_list())
     parts = [
         "Median: step by which half of the runs had reached it (Kaplan and Meier; where exactly half had for a while, "
-        "the middle of it)"
+        "the middle of it; where no more than half ever did, there is none)"
     ]
     if banded:
         parts.append(", with the steps at which the 95 % band contains one half (Brookmeyer and Crowley)")

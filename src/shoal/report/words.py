@@ -114,7 +114,7 @@ def damage_sentences(damage: Mapping[str, str], n: int, most: int = 6) -> list[s
     for run, why in damage.items():
         runs.setdefault(why, []).append(run[:8])
     return [
-        f"Damaged: {len(ids)} of {n} runs ({', '.join(ids[:most])}"
+        f"Damaged: {len(ids)} of {counted(n, 'run')} ({', '.join(ids[:most])}"
         f"{f' and {len(ids) - most} more' if len(ids) > most else ''}): {why}."
         for why, ids in runs.items()
     ]

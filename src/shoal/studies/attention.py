@@ -193,19 +193,28 @@ def _alone_by_layer(alone: pl.DataFrame, names: list[str]) -> list[str]:
     for (layer,), of_layer in alone.sort("layer").group_by("layer", maintain_order=True):
         means = of_layer.group_by("key").agg(pl.col("share").mean()).sort("share", "key", descending=[True, False])
         seen = means.filter(pl.col("key").is_not_null(), pl.col("share") >= LITTLE).to_dicts()
-        shown = [f"{row['share']:.0%} on {names[row['key']]!r}" for row in seen]
+        shown = [f"in {row['share']:.0%} at {names[row['key']]!r}" for row in seen]
         divided = float(means.filter(pl.col("key").is_null())["share"].item())
         heads = of_layer.filter(pl.col("key").is_not_null(), pl.col("share") >= LITTLE).group_by("run", "head").len()
         changing = int((heads["len"] > 1).sum())
         n = of_layer.select("run", "head").n_unique()
         which = f": {listed(shown)}" if shown else ""
         out.append(
-            f"Of these means in layer {int(str(layer)) + 1}: in {1 - divided:.0%} of the equations, mean over heads, a "
-            f"head puts more than {NEARLY_ALL} of its weight on one position{which}. In {changing} of "
-            f"{counted(n, 'head')} it depends on the equation on which (each of two or more has that in at least "
-            f"{LITTLE:.0%} of them)."
+            f"Single heads in layer {int(str(layer)) + 1}: in {1 - divided:.0%} of the equations, mean over heads, a "
+            f"head looks almost only at one position (more than {NEARLY_ALL} of its weight){which}. "
+            + _switching(changing, n)
         )
     return out
+
+
+def _switching(changing: int, heads: int) -> str:
+    """Sentence on the heads that look almost only at another position in other equations."""
+    if not changing:
+        return f"None of {counted(heads, 'head')} switches between positions."
+    return (
+        f"{changing} of {counted(heads, 'head')} switch between two positions or more, looking almost only at each in "
+        f"at least {LITTLE:.0%} of the equations, which the mean hides."
+    )
 
 
 def _before(everywhere: pl.DataFrame, names: list[str], query: int) -> str:

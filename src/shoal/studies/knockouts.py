@@ -78,10 +78,11 @@ def _why(left: Mapping[int, tuple[float, float]], looked_at: set[int], names: li
         f"{'looks at and ' * (key in looked_at)}needs {names[key]!r} in part ({_percent(*ends)} are left)"
         for key, ends in in_part.items()
     ]
+    sentence = " and ".join([", ".join(parts[:-1]) + ",", parts[-1]] if len(parts) > 1 else parts)
     return (
-        f"So '=' {', '.join(parts)} (looks at: more than an even share of its attention in some layer, mean over heads "
-        f"and runs; needs: without it, in every run, at most {LOST:.0%} of the results that are right with it; does "
-        f"not: in every run at least {SPARED:.0%})."
+        f"So '=' {sentence} (looks at: more than an even share of its attention in some layer, mean over heads and "
+        f"runs; needs: without it, in every run, at most {LOST:.0%} of the results that are right with it; does not: "
+        f"in every run at least {SPARED:.0%})."
     )
 
 

@@ -12,6 +12,7 @@ from shoal.report.by import check_axes, differing_settings, setting_axis
 from shoal.report.panels import Axis
 from shoal.report.words import counted, listed, setting_text
 from shoal.spec.fields import Part, extra
+from shoal.spec.identity import defaults
 from shoal.spec.known import known_settings
 from shoal.studies.crossing import SEED_AXES, SOURCES
 from shoal.studies.results import Results
@@ -124,25 +125,58 @@ def _alike(results: Results, names: Sequence[str]) -> tuple[Results, str]:
     others = crossed(frame, [*names, *made_of], settings)
     if not others or not asked:
         return results, ""
-    text = f"Runs also differ in {listed(_told(frame, others, [*names, *made_of, 'q']))}"
+    differing = _told(results, frame, others, [*names, *made_of, "q"])
+    text = f"Runs also differ in {listed(differing)}"
     alike = frame.filter(pl.struct(asked).n_unique().over(others) > 1)
     if alike.is_empty():
         return results, f"{text}, and no two in {listed(asked)} alone: the means below are of runs that are not alike."
-    left = len(frame) - len(alike)
+    left, mixed = len(frame) - len(alike), [name for name in differing if name != "model"]
     partner = f"that have a partner which differs in {listed(asked)} alone"
     which = f"the {counted(len(alike), 'run')} {partner}" if left else "all"
-    value = alike[others[0]].drop_nulls().mode().sort().first()
-    flag = "" if value is None else f" --{others[0].replace('_', '-')} {setting_text(value)} narrows the choice."
     out = f", {left} {'is' if left == 1 else 'are'} left out" if left else ""
-    return results.only(alike["run"]) if left else results, f"{text}; means and rates are over {which}{out}.{flag}"
+    apart = "each has figures, rates and tests of its own"
+    if not mixed:
+        says = f"{text}: {apart}" + (f"; means and rates are over {which}{out}" if left else "") + "."
+    else:
+        name = next((name for name in mixed if name in others), mixed[0])
+        value = alike[name].drop_nulls().mode().sort().first()
+        flag = "" if value is None else f" --{name.replace('_', '-')} {setting_text(value)} narrows the choice."
+        models = f" Of the models {apart}." * (len(mixed) < len(differing))
+        says = f"{text}; means and rates are over {which}{out}.{models}{flag}"
+    return results.only(alike["run"]) if left else results, says
 
 
-def _told(frame: pl.DataFrame, others: Sequence[str], apart: Sequence[str]) -> list[str]:
-    """Settings in which runs differ, also those that go with others, but for those that follow from them."""
+def _told(results: Results, frame: pl.DataFrame, others: Sequence[str], apart: Sequence[str]) -> list[str]:
+    """Settings in which runs differ, also those that go with others, but for those that follow from them.
+
+    Where runs are of several models, a setting that one of them does not have, or at which each has its own default,
+    says no more than the model does.
+    """
     known = known_settings()
+    of_model = _of_the_model(results, frame) if "model" not in apart else set()
     varying = [name for name in differing_settings(frame) if name in known]
     of_shoal = [name for name in varying if name not in (*apart, *SEED_AXES) and not follows(known[name][0], name)]
-    return [*(name for name in others if name not in known), *of_shoal] or [*others]
+    model = ["model"] * ("model" in frame.columns and "model" not in apart and frame["model"].n_unique() > 1)
+    outside = [name for name in others if name not in known and name != "model"]
+    return [*model, *outside, *(name for name in of_shoal if name not in of_model)] or [*others]
+
+
+def _of_the_model(results: Results, frame: pl.DataFrame) -> set[str]:
+    """Settings that take one value in all runs of each of several models, their default or none."""
+    specs = {spec.model: spec for spec in results.specs.values()}
+    if len(specs) < 2:
+        return set()
+    usual = {model: defaults(spec.task, model, spec.optimizer)[0] for model, spec in specs.items()}
+    per_model = {model: frame.filter(model=model) for model in specs}
+    out = set()
+    for name in frame.columns:
+        values = {model: runs[name].unique().to_list() for model, runs in per_model.items()}
+        if all(len(taken) == 1 for taken in values.values()) and (
+            any(taken == [None] for taken in values.values())
+            or all(taken == [usual[model].get(name)] for model, taken in values.items())
+        ):
+            out.add(name)
+    return out
 
 
 def made_of_size(results: Results) -> tuple[str, ...]:

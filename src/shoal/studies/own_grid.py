@@ -20,13 +20,14 @@ from shoal.report import Figure, Report, Section, Table
 from shoal.report.by import setting_axis, value_name, values_in_words
 from shoal.report.each_run import model_label
 from shoal.report.panels import Axis
-from shoal.report.quantities import is_open
+from shoal.report.quantities import got_there, is_open
 from shoal.report.words import capitalised, counted, listed, with_interval
 from shoal.spec.known import known_settings
 from shoal.studies.answers import Case, Trend, direction, how_it_goes
 from shoal.studies.crossing import SEED_AXES, SOURCES, crossing
 from shoal.studies.own_axes import SIZE, Grid, asked_of, follows, made_of_size
 from shoal.studies.own_pairs import metric_labels, paired, pairs_section
+from shoal.studies.own_restarts import of_restarts, restarts
 from shoal.studies.own_sources import lacking, provenances, twice
 from shoal.studies.parts import curves_figure, summary_figure, summary_table, times_answers, times_of
 from shoal.studies.results import Results
@@ -48,6 +49,8 @@ def report_own_grid(
         notes: what the reader should know besides.
         says: further sections.
     """
+    if of_restarts(grid):
+        return _of_restarts(grid, sources, command, notes, says)
     results = grid.results
     nobody = _nobody(grid)
     # of a run that did not generalise the first step of its best value is no time to do so
@@ -64,16 +67,46 @@ def report_own_grid(
         answers += [] if nobody else [sentence for of, _, sentences in times if of is axis for sentence in sentences]
         answers += [sentence for one, (sentence, _) in zip(pairings, pairs, strict=True) if one.axis is axis]
         answers += [sentence for of, sentence in trends if of is axis]
-    titles = listed([axis.title for axis in grid.axes])
+    title, lead = _title(grid)
     return Report(
-        title=f"Runs by {titles}",
-        lead=f"What do {counted(len(results.evaluated), 'run')} show by {titles}, all else alike?",
+        title=title,
+        lead=lead,
         answers=[*answers, *_family(table, every, times)],
         sections=[
             *(Section(f"By {axis.title}", figures=_figures(grid, axis), about=_CURVES) for axis in grid.axes),
             Section("Best values", tables=_tables(grid, table), about=_BEST),
             *(section for _, section in pairs),
             *(section for _, section, _ in times),
+            *says,
+            *provenances(sources, command),
+        ],
+    )
+
+
+def _title(grid: Grid) -> tuple[str, str]:
+    """Title and question of the page."""
+    titles = listed([axis.title for axis in grid.axes])
+    lead = f"What do {counted(len(grid.results.evaluated), 'run')} show by {titles}, all else alike?"
+    return f"Runs by {titles}", lead
+
+
+def _of_restarts(
+    grid: Grid, sources: Mapping[str, Results], command: str, notes: Sequence[str], says: Sequence[Section]
+) -> Report:
+    """Page of runs by EM: findings and table of the best of the restarts, and the curves of all by each axis."""
+    title, lead = _title(grid)
+    answers, sections = restarts(grid, sources)
+    curves = [
+        Section(f"By {axis.title}", figures=[one for one in _figures(grid, axis) if one.name.startswith("curves-")])
+        for axis in grid.axes
+    ]
+    return Report(
+        title=title,
+        lead=lead,
+        answers=[*lacking(sources), *twice(sources), *notes, *answers],
+        sections=[
+            *sections,
+            *(replace(one, about="curves of all restarts, coloured by this setting.") for one in curves),
             *says,
             *provenances(sources, command),
         ],
@@ -104,30 +137,46 @@ def _trends(grid: Grid, asked: Sequence[tuple[str, str, bool | None]]) -> tuple[
             runs = grid.of(axis).of(model=model)
             if runs.extrema[axis.column].n_unique() > 1:
                 name = model_label(model) if len(grid.axes) == 1 else f"{model_label(model)} with {axis.title}"
-                cases.append(Case(name, runs.extrema, axis, _made_of(runs, axis), grid.results.settings))
+                frame = _without_times(runs.extrema, asked, runs.measures)
+                cases.append(Case(name, frame, axis, _made_of(runs, axis), grid.results.settings))
     if not cases:
         return [], None
-    estimates, table = how_it_goes(cases, [(column, symbol) for column, symbol, _ in asked], "trends")
+    columns = [(column, symbol) for column, symbol, _ in asked]
+    estimates, table = how_it_goes(cases, columns, "trends", any_differences=True)
     sentences = []
     for place, case in enumerate(cases):
         trends = estimates[place * len(asked) : (place + 1) * len(asked)]
         parts = [
             _goes(one, case.frame, column, symbol, small, grid.results.measures)
             for one, (column, symbol, small) in zip(trends, asked, strict=True)
+            if small is not None or case.frame[column].count()
         ]
         per = f"doubling of {case.axis.title}" if case.axis.log else f"unit of {case.axis.title}"
-        who = f"{model_label(case.frame['model'][0])}, with {case.axis.title} (N = {len(case.frame)} runs)"
-        sentences.append((case.axis, f"{who}: {'; '.join(parts)}. Slopes [95 % over seeds] are per {per}."))
+        who = f"{model_label(case.frame['model'][0])}, with {case.axis.title} (N = {counted(len(case.frame), 'run')})"
+        slopes = f" Slopes [95 % over seeds, not corrected] are per {per}." if any(map(_has_slope, trends)) else ""
+        sentences.append((case.axis, f"{who}: {'; '.join(parts)}.{slopes}"))
     return sentences, table
+
+
+def _without_times(extrema: pl.DataFrame, asked: Sequence[tuple[str, str, bool | None]], of: Measures) -> pl.DataFrame:
+    """Extrema without first steps of best values where no run generalised: they are no times to do so."""
+    if len(extrema.filter(got_there("valid", of))):
+        return extrema
+    return extrema.with_columns(pl.lit(None, pl.Int64).alias(column) for column, _, small in asked if small is None)
+
+
+def _has_slope(one: Trend) -> bool:
+    """Return True for a slope that a sentence gives: beside a trend that its test does not find it would mislead."""
+    return one.is_clear and one.found.slope is not None
 
 
 def _goes(one: Trend, runs: pl.DataFrame, column: str, symbol: str, small: bool | None, measures: Measures) -> str:
     """Sentence on a quantity's trend and slope, and the number of runs whose first step is their last."""
     text = f"{symbol} {direction(one, small)}"
-    if one.found.slope is not None and one.found.rho is not None:
+    if _has_slope(one):
         text += f", slope {with_interval(one.found.slope, one.found.low, one.found.high)}"
     last = len(runs.filter(is_open(column, measures))) if small is None else 0
-    return text + (f" (in {last} of {len(runs)} runs the last evaluation is the best)" if last else "")
+    return text + (f" (in {last} of {counted(len(runs), 'run')} the last evaluation is the best)" if last else "")
 
 
 def _made_of(results: Results, axis: Axis) -> tuple[str, ...]:
@@ -234,7 +283,7 @@ def _design(grid: Grid, axis: Axis) -> list[str]:
     """A sentence: runs of each value, settings in which compared runs agree, and settings that go with the axis."""
     runs = grid.of(axis).evaluated
     unit, within = crossing(runs, axis.column, _made_of(grid.results, axis), grid.results.settings)
-    text = f"{capitalised(axis.title)}: N = {len(runs)} runs, {values_in_words(runs, axis)}. "
+    text = f"{capitalised(axis.title)}: N = {counted(len(runs), 'run')}, {values_in_words(runs, axis)}. "
     alike = [name for name in (*unit, *within) if name != axis.column and runs[name].n_unique() > 1]
     text += f"Runs of the same {listed(alike)} are compared." if alike else "Nothing else varies."
     derived = {name for name, parts in known_settings().items() if follows(parts[0], name)}
@@ -253,7 +302,8 @@ def _design(grid: Grid, axis: Axis) -> list[str]:
 def _family(trends: Table | None, every: pl.DataFrame, times: Sequence[tuple[Axis, Section, list[str]]]) -> list[str]:
     """Sentences on the number of tests of each kind, for which p values are corrected."""
     counts = {
-        "of trends": 0 if trends is None or trends.data is None else len(trends.data["p"].drop_nulls()),
+        "of trends": _tests(trends, "p"),
+        "of any difference": _tests(trends, "difference_p"),
         "of pairs": 0 if every.is_empty() else len(every["p"].drop_nulls()),
     }
     parts = [f"{n} {kind}" for kind, n in counts.items() if n]
@@ -261,4 +311,12 @@ def _family(trends: Table | None, every: pl.DataFrame, times: Sequence[tuple[Axi
     parts += [f"{n} log-rank"] * bool(n)
     if not parts:
         return []
-    return [f"Tests on this page: {listed(parts)}; p values are corrected for all tests of their kind (Holm)."]
+    together = ", those of trends and of any difference together" * bool(counts["of any difference"])
+    return [
+        f"Tests on this page: {listed(parts)}; p values are corrected for all tests of their kind{together} (Holm)."
+    ]
+
+
+def _tests(table: Table | None, column: str) -> int:
+    """Number of p values in a column of a table."""
+    return 0 if table is None or table.data is None else len(table.data[column].drop_nulls())

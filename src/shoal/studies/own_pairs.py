@@ -26,6 +26,8 @@ from shoal.studies.crossing import SEED_AXES, crossing
 from shoal.studies.parts import GENERALISED, Waited, times_of
 from shoal.studies.results import Results
 
+MOST_VALUES = 6  # numbers that are each compared with the first
+
 
 @dataclass(frozen=True)
 class Pairing:
@@ -37,6 +39,7 @@ class Pairing:
         key: part of the names of figures and tables, and of the metrics.
         baseline: the value with which the others are compared, as a name.
         pairs: what the runs of a pair share, in words.
+        left_out: a sentence on values that are not compared, empty where all are.
         comparison: as from :func:`shoal.analysis.compare`, its metrics with the key before them.
     """
 
@@ -45,13 +48,16 @@ class Pairing:
     key: str
     baseline: str
     pairs: str
+    left_out: str
     comparison: pl.DataFrame
 
 
 def paired(
     axes: Sequence[tuple[Axis, Results]], asked: Sequence[tuple[str, str, bool]], form: Waited
 ) -> tuple[list[Pairing], pl.DataFrame]:
-    """Every axis but seeds: of names each value beside the baseline, of numbers the largest beside the smallest.
+    """Every axis but seeds: of names, and of up to six numbers, each value beside the baseline.
+
+    Of more numbers it is the largest beside the smallest: each further comparison makes all p values larger.
 
     Args:
         axes: settings, with the runs of each.
@@ -96,7 +102,10 @@ def pairs_section(pairing: Pairing, every: pl.DataFrame, labels: Mapping[str, st
     table = comparison_table(f"pairs-{pairing.key}", every, base, metrics, f"runs of the same {pairing.pairs}")
     sentence = comparison_sentence(every, base, metrics, pairing.pairs)
     about = "differences between runs that agree in all else, with intervals and tests."
-    return f"{pairing.who}, {sentence}", Section(title, comparison_notes(shown, metrics), [figure], [table], about)
+    notes = [*[pairing.left_out] * bool(pairing.left_out), *comparison_notes(shown, metrics)]
+    return f"{pairing.who}, {sentence}{pairing.left_out and ' '}{pairing.left_out}", Section(
+        title, notes, [figure], [table], about
+    )
 
 
 def metric_labels(results: Results, asked: Sequence[tuple[str, str, bool]], form: Waited) -> dict[str, str]:
@@ -144,7 +153,12 @@ def _pairing(
     values = [value for value in values if value in frame[axis.column]]
     if len(values) < 2:
         return None
-    if not axis.names:
+    left_out = ""
+    if not axis.names and len(values) > MOST_VALUES:
+        left_out = (
+            f"Of {len(values)} values of {axis.title} the largest is compared with the smallest alone: a comparison of "
+            f"each of the {len(values) - 2} between would make every corrected p larger. Trends and figures are of all."
+        )
         values = [values[0], values[-1]]
     baseline = _baseline(next(iter(results.specs.values())), axis, values)
     names = dict(axis.names) or {value: value_name(axis.column, value) for value in values}
@@ -174,7 +188,7 @@ def _pairing(
     pairs = listed(unit) + (f" and {listed(within)}, averaged over {listed(within)}" if within else "")
     who = model_label(model or results.models[0]) if model or len(results.models) == 1 else "All models"
     comparison = comparison.with_columns(pl.concat_str(pl.lit(f"{key}:"), "metric").alias("metric"))
-    return Pairing(axis, who, key, names[baseline], pairs, comparison)
+    return Pairing(axis, who, key, names[baseline], pairs, left_out, comparison)
 
 
 def _baseline(spec: RunSpec, axis: Axis, values: Sequence[Any]) -> Any:

@@ -45,8 +45,8 @@ LEARNING = (
 )
 BEST_VALUES = "the best loss and accuracy of each setting, and the steps at which they were first reached."
 TIMES = (
-    "the share of runs that has generalised by each step, runs that never did included; a curve that rises further to "
-    "the left is of sooner runs. The log-rank test asks whether the curves differ by more than chance."
+    "the share of runs that has generalised by each step, runs that never did included; of two curves the one further "
+    "left is of runs that generalise sooner. The log-rank test asks whether the curves differ by more than chance."
 )
 
 

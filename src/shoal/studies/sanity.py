@@ -4,6 +4,7 @@ Source: the practical, problem 4, questions 1 and 2: default settings, seeds 0 a
 numbers per model.
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import polars as pl
@@ -13,7 +14,7 @@ from shoal.report import Figure, Report, Section, learning_curves
 from shoal.report.figures import lines_note
 from shoal.report.panels import MODEL, MODELS
 from shoal.report.summary import ten_figures
-from shoal.report.words import in_ranges, listed, number
+from shoal.report.words import counted, in_ranges, listed, number
 from shoal.spec import RunSpec
 from shoal.studies.base import Form, Grid
 from shoal.studies.parts import BEST_VALUES, LEARNING, finished, times_of, times_sections
@@ -24,6 +25,7 @@ from shoal.tasks.arithmetic.settings import Arithmetic, equations_of
 
 QUESTION = "Modular addition: do the models memorise the training equations, and do they generalise later?"
 GENERALISED = 0.99
+NEAR = 0.05  # in accuracy, from what the mirror images alone give
 LEARNED = 0.9  # accuracy from which training equations count as memorised, and others as learned
 # measured on the GPTs of the full form; models of that step are not kept
 PLATEAU = (
@@ -89,11 +91,13 @@ def plateau(results: Results, form: Form) -> list[str]:
     span = " to ".join(dict.fromkeys(f"{100 * share:.0f}" for share in (shares[0], shares[-1])))
     operators = listed(sorted({f"a {spec.operator} b = b {spec.operator} a" for spec in specs}))
     between = [
-        f"{MODELS[model]} {value}" for model in results.models if (value := _on_the_way(results.of(model=model)))
+        f"{MODELS[model]} {value}"
+        for model in results.models
+        if (value := _on_the_way(results.of(model=model), shares))
     ]
     rests = (
-        f" After memorising (A_train ≥ {LEARNED}) and before A_val ≥ {LEARNED}, A_val is in the median of the "
-        f"evaluations, with the range of the middle 80 %: {'; '.join(between)}."
+        f" Between memorising (A_train ≥ {LEARNED}) and generalising (A_val ≥ {LEARNED}) A_val is, in the median of "
+        f"the evaluations [range of the middle 80 %]: {'; '.join(between)}."
     )
     return [
         f"A model that has learned {operators}, and nothing more, can answer {span} % of the validation equations, "
@@ -118,20 +122,26 @@ def mirrored_share(spec: RunSpec) -> float:
     return sum(mirrors) / len(mirrors)
 
 
-def _on_the_way(results: Results) -> str:
-    """Median and range of A_val between memorising and generalising, over evaluations of all runs; empty for none."""
+def _on_the_way(results: Results, shares: Sequence[float]) -> str:
+    """Median and range of A_val between memorising and generalising, over evaluations of all runs; empty for none.
+
+    Args:
+        results: runs of one model.
+        shares: validation equations whose mirror image is trained on, in order.
+    """
     curves = results.curves.select("run", "step", "train_accuracy", "valid_accuracy").sort("run", "step")
     memorised = (pl.col("train_accuracy") >= LEARNED).cum_max().over("run")
     learned = (pl.col("valid_accuracy") >= LEARNED).cum_max().over("run")
     values = curves.filter(memorised, ~learned)["valid_accuracy"]
     if not len(values):
         return ""
-    low, middle, high = (values.quantile(q, "linear") for q in (0.1, 0.5, 0.9))
-    return f"{middle:.2f} [{low:.2f}, {high:.2f}]"
+    low, middle, high = (float(values.quantile(q, "linear") or 0) for q in (0.1, 0.5, 0.9))
+    near = "less than" if middle < shares[0] - NEAR else "more than" if middle > shares[-1] + NEAR else "about what"
+    return f"{middle:.2f} [{low:.2f}, {high:.2f}], {near} this alone gives"
 
 
 def _reached(times: pl.DataFrame) -> str:
-    return f"{times['observed'].sum()} of {len(times)} runs reached"
+    return f"{times['observed'].sum()} of {counted(len(times), 'run')} reached"
 
 
 def _at(times: pl.DataFrame) -> str:
