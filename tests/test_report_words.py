@@ -96,16 +96,16 @@ def test_one_run_is_one_run(both):
     assert sum("1 run" in text for text in texts) == 5
 
 
-def test_a_setting_of_which_half_got_there_has_no_median_and_the_sentence_says_so():
+def test_the_median_of_a_setting_of_which_half_got_there_is_a_lower_bound_and_written_as_one():
     times = pl.DataFrame(
         {"time": [200, 200, 4000, 4000, 700, 750, 750, 800], "observed": [True, True, False, False] + [True] * 4}
     ).with_columns(decay=pl.Series([0.0] * 4 + [0.5] * 4), state=pl.lit("done"))
     half, whole = (cells for _, cells in survival_table("t", times, "decay").rows)
     header = survival_table("t", times, "decay").header
     place = header.index("median step") - 1
-    assert (half[place].text, whole[place].text) == ("–", "750")
+    assert (half[place].text, whole[place].text) == ("≥ 200", "750")
     told = rates_sentence(times, "decay")
-    assert "2 of 4 at decay 0 (" in told and "no median step" in told and "median step 750" in told
+    assert "2 of 4 at decay 0 (" in told and "median step ≥ 200" in told and "median step 750" in told
 
 
 @pytest.mark.parametrize(("level", "words"), [(0.3, "less than"), (0.72, "about what"), (0.89, "more than")])

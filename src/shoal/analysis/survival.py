@@ -228,9 +228,7 @@ def median_time(times: pl.DataFrame) -> float | None:
 
     The step at which the curve of :func:`kaplan_meier` falls below ½; where it stays at exactly ½ for a while, the
     middle of that while, as in R's ``survfit``, so that of times that are all observed it is their ordinary median.
-    None where the curve does not fall below ½. Where it ends at exactly ½, the median lies somewhere between the step
-    at which it came there and infinity: R prints that step, and its ``quantile`` the middle from there to the last
-    time, which makes a setting in which half of the runs never arrive look fast.
+    Where the curve ends at ½, the step at which it reached ½; None where it does not fall to ½.
 
     Args:
         times: ``time``, ``observed`` and perhaps ``state``.
@@ -251,9 +249,7 @@ def _crosses_half(curve: pl.DataFrame, edge: pl.Expr) -> float | None:
         return None
     first: Any = below["step"].min()
     after: Any = below.filter(pl.col("edge") < 0.5 - _TOLERANCE)["step"].min()
-    if after is None:  # it ends at ½
-        return None
-    return float((first + after) / 2 if below["edge"][0] >= 0.5 - _TOLERANCE else first)
+    return float(first if after is None else (first + after) / 2 if below["edge"][0] >= 0.5 - _TOLERANCE else first)
 
 
 def _median(curve: pl.DataFrame) -> tuple[float | None, float | None, float | None]:

@@ -13,7 +13,8 @@ from shoal.analysis.times import time_to
 from shoal.lab import Records
 from shoal.measures import Measures
 from shoal.report.each_run import model_label, value_text
-from shoal.report.words import counted, with_interval
+from shoal.report.survival import median_text
+from shoal.report.words import counted
 
 _FEWEST = 6  # runs that give an interval of a median
 
@@ -80,8 +81,8 @@ def _median(row: Mapping[str, Any]) -> str:
     if not row["generalised"]:
         return ""
     if row["median"] is None:
-        return "; no median step, as not more than half did"
-    return f"; median step {with_interval(row['median'], row['median_low'], row['median_high'])}"
+        return "; no median step, as less than half did"
+    return f"; median step {median_text(row)}"
 
 
 def _best(extrema: pl.DataFrame, runs: pl.DataFrame, labels: Mapping[str, str], measures: Measures) -> str:

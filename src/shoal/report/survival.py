@@ -5,6 +5,7 @@ means something, and more than seven names take a sequential scale.
 """
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import altair as alt
@@ -140,9 +141,9 @@ def rates_sentence(times: pl.DataFrame, by: str, most: int = 6) -> str:
     parts = []
     for row in (rows[label] for label in shown):
         rate = "" if row["rate"] is None else f"rate {with_interval(row['rate'], row['rate_low'], row['rate_high'], 2)}"
-        median = with_interval(row["median"], row["median_low"], row["median_high"])
+        median = median_text(row)
         still = f"{row['unfinished']} still in training" if row["unfinished"] else ""
-        step = f"median step {median}" if row["median"] is not None else _no_median(row)
+        step = "" if row["median"] is None else f"median step {median}"
         more = ", ".join(text for text in (rate, still, step) if text)
         at = f"{by} {row['label']}" if row["label"] == shown[0] else row["label"]
         parts.append(f"{row['generalised']} of {row['N']} at {at} ({more})")
@@ -150,9 +151,14 @@ def rates_sentence(times: pl.DataFrame, by: str, most: int = 6) -> str:
     return f"reached by {'; '.join(parts)}{between}; rates with 95 % Wilson intervals."
 
 
-def _no_median(row: dict[str, Any]) -> str:
-    """Clause on a group of which exactly half got there, so that its median is not known; empty of others."""
-    return "no median step" if 2 * row["generalised"] == row["N"] else ""
+def median_text(row: Mapping[str, Any]) -> str:
+    """Median step of a group with its interval; of a group of which exactly half got there as a lower bound.
+
+    R's ``survfit`` prints the step at which a curve that ends at ½ came there: without the sign, a setting in which
+    half of the runs never arrive would look fast.
+    """
+    text = with_interval(row["median"], row["median_low"], row["median_high"])
+    return f"≥ {text}" if row["median"] is not None and 2 * row["generalised"] == row["N"] else text
 
 
 def _counted(summary: pl.DataFrame) -> str:
@@ -180,7 +186,7 @@ def _estimated(summary: pl.DataFrame) -> str:
     smallest = min(summary["N"].to_list())
     parts = [
         "Median: step by which half of the runs had reached it (Kaplan and Meier; where exactly half had for a while, "
-        "the middle of it; where no more than half ever did, there is none)"
+        "the middle of it; ≥ where exactly half ever did, so that it may as well be later)"
     ]
     if banded:
         parts.append(", with the steps at which the 95 % band contains one half (Brookmeyer and Crowley)")
@@ -215,7 +221,7 @@ def _cells(row: dict[str, Any], counts: list[str]) -> list[str]:
     return [
         *(str(row[count]) for count in counts),
         with_interval(row["rate"], row["rate_low"], row["rate_high"], digits=2),
-        with_interval(row["median"], row["median_low"], row["median_high"]),
+        median_text(row),
         with_interval(row["restricted_mean"], row["restricted_mean_low"], row["restricted_mean_high"])
         if _tells(row)
         else NOTHING,
