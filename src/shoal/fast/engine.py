@@ -92,7 +92,8 @@ def available(engine: str, device: torch.device) -> tuple[str, str]:
 
 def products_for(engine: str, config: Any, device: torch.device) -> str:
     """Faster library of matrix products for an engine: one of :data:`shoal.fast.multiplication.PRODUCTS`."""
-    return choose_products(config.get("embedding_size", 0), device) if engine in COMPILED else "torch"
+    width = getattr(config.model_part.computing(), "embedding_size", 0)
+    return choose_products(width, device) if engine in COMPILED else "torch"
 
 
 def choose_scorer(engine: str, members: Members, products: str | None = None) -> PrefixScorer | WindowScorer | None:

@@ -9,7 +9,8 @@ added, and when an array is read for the last time: its memory is used again for
 """
 
 from bisect import bisect_left, insort
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from math import prod
@@ -35,6 +36,8 @@ class Value:
             ``grad`` of their gradient.
         is_constant: true where no parameter that trains is behind ``data``, so that its gradient is not computed.
         whole, start: the value of which this is the rows from ``start`` on.
+        write: function that writes one member's array, which is that of all, of a constant in codes; ``data`` has its
+            shape alone, see :meth:`Program.held`.
     """
 
     data: Tensor
@@ -44,13 +47,18 @@ class Value:
     whole: "Value | None" = None
     start: int = 0
     is_constant: bool = False
+    write: Callable[[Tensor], Any] | None = None
 
 
 class Arena:
-    """Memory that several programs use in turns; a new forward pass of any overwrites the values of the one before."""
+    """Memory that several programs use in turns; a new forward pass of any overwrites the values of the one before.
+
+    ``joined`` has concatenations of parameters that do not train, by the places of their parts.
+    """
 
     def __init__(self) -> None:
         self.blocks: list[Tensor] = []
+        self.joined: dict[tuple[tuple[int, torch.Size], ...], Tensor] = {}
         self.turn = 0  # number of passes so far
 
     @property
@@ -148,6 +156,28 @@ class Program:
         """New value with uninitialised memory."""
         return Value(self.take(*shape))
 
+    @contextmanager
+    def held(self, value: Value) -> Iterator[Tensor]:
+        """Array of a value for the calls that are recorded meanwhile; one in codes is written before them."""
+        if value.write is None:
+            yield value.data
+            return
+        R, *dims = value.data.shape
+        array = self.take(*dims)
+        self.lay(value.write, array)
+        yield array.expand(R, *dims)
+        self.give_back(array)
+
+    @contextmanager
+    def written_grad(self, value: Value) -> Iterator[tuple[Tensor, bool]]:
+        """As :meth:`grad`, for kernels that write one in any case: of a constant it is memory that is free afterwards."""
+        if not value.is_constant:
+            yield self.grad(value)
+            return
+        array = self.take(*value.data.shape)
+        yield array, False
+        self.give_back(array)
+
     def grad(self, value: Value) -> tuple[Tensor, bool]:
         """Array for the gradient of a value, and true if it must be added to the array's content."""
         add, value.is_written = value.is_written, True
@@ -223,6 +253,8 @@ class Program:
 
     def join(self, values: Sequence[Value]) -> Value:
         """Concatenation along the second axis, ``(R, n_i, *dims) -> (R, sum n_i, *dims)``."""
+        if all(value.is_constant and value.is_parameter for value in values):
+            return self._joined(values)
         R, _, *dims = values[0].data.shape
         sizes = [value.data.shape[1] for value in values]
         out = self.value(R, sum(sizes), *dims)
@@ -235,6 +267,29 @@ class Program:
 
         self.operation(out, lay_backward)
         return out
+
+    def _joined(self, values: Sequence[Value]) -> Value:
+        """Concatenation of parameters that do not train: made once, and where members agree, for all of them."""
+        arrays = [value.data for value in values]
+        if any(value.write is not None for value in values):
+            sizes = [array.shape[1] for array in arrays]
+
+            def write(out: Tensor) -> None:
+                for value, part in zip(values, torch.split(out, sizes), strict=True):
+                    if value.write is None:
+                        part.copy_(value.data[0])
+                    else:
+                        value.write(part)
+
+            shape = torch.cat([array.to("meta") for array in arrays], 1)
+            return Value(shape, is_parameter=True, is_constant=True, write=write)
+        R = len(arrays[0])
+        one = 1 if all(array.stride(0) == 0 for array in arrays) else R
+        key = tuple((array.data_ptr(), array[:one].shape) for array in arrays)
+        if key not in self.arena.joined:
+            self.arena.joined[key] = torch.cat([array[:one] for array in arrays], 1)
+        whole = self.arena.joined[key]
+        return Value(whole.expand(R, *whole.shape[1:]), is_parameter=True, is_constant=True)
 
     def apply(self, function: Callable[..., Tensor], *values: Value) -> Value:
         """Result of a function of tensors that PyTorch can differentiate."""

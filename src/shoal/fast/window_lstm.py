@@ -45,6 +45,8 @@ class RecurrentKernelOps(KernelOps):
         n, of_state = over.S * B, weight.data[:, :, -D:].transpose(1, 2)
         ends = program.value(R, B, D), program.value(R, B, D)
         h, gates, c = program.value(R, n, D), program.take(R, n, 4 * D), program.take(R, n, D)
+        is_constant = all(value is None or value.is_constant for value in (x, weight, bias, *(before or ())))
+        h.is_constant = ends[0].is_constant = ends[1].is_constant = is_constant
         self._read |= {x, weight, h, *ends, *(before or ())}
         of_input = weight.data[:, :, :-D].transpose(1, 2)
         program.multiply(gates, x.data, of_input, None if bias is None else bias.data)
@@ -147,14 +149,15 @@ class RecurrentKernelOps(KernelOps):
     ) -> None:
         """Record the gradients of weight, bias and inputs from those of the gates, all positions at once."""
         program, (_, n, D), B = self.program, h.data.shape, over.B
-        d_weight, is_sum = program.grad(weight)
-        assert not is_sum  # the weight is this layer's alone
-        program.multiply(d_weight[:, :, :-D], gates.transpose(1, 2), x.data)
-        behind, ahead = (slice(0, n - B), slice(B, n)) if over.is_backward else (slice(B, n), slice(0, n - B))
-        program.multiply(d_weight[:, :, -D:], gates[:, behind].transpose(1, 2), h.data[:, ahead])
-        if before is not None:
-            first = over.rows(over.order[0])
-            program.multiply(d_weight[:, :, -D:], gates[:, first].transpose(1, 2), before[0].data, add=True)
+        if not weight.is_constant:
+            d_weight, is_sum = program.grad(weight)
+            assert not is_sum  # the weight is this layer's alone
+            program.multiply(d_weight[:, :, :-D], gates.transpose(1, 2), x.data)
+            behind, ahead = (slice(0, n - B), slice(B, n)) if over.is_backward else (slice(B, n), slice(0, n - B))
+            program.multiply(d_weight[:, :, -D:], gates[:, behind].transpose(1, 2), h.data[:, ahead])
+            if before is not None:
+                first = over.rows(over.order[0])
+                program.multiply(d_weight[:, :, -D:], gates[:, first].transpose(1, 2), before[0].data, add=True)
         if bias is not None:
             program.write_grad(bias, torch.sum, gates, 1)
         program.multiply_grad(x, gates, weight.data[:, :, :-D])
@@ -163,6 +166,7 @@ class RecurrentKernelOps(KernelOps):
         """See :class:`~shoal.fast.window_ops.WindowOps`."""
         program, (R, n, D) = self.program, x.data.shape
         y = program.value(R, n, D)
+        y.is_constant = x.is_constant
         program.lay(y.data.view(R, n // S, S, D).copy_, x.data.view(R, S, n // S, D).transpose(1, 2))
 
         def lay_backward() -> None:
@@ -177,6 +181,7 @@ class RecurrentKernelOps(KernelOps):
         """See :class:`~shoal.fast.window_ops.WindowOps`."""
         program, widths = self.program, [value.data.shape[2] for value in values]
         out = program.value(*values[0].data.shape[:2], sum(widths))
+        out.is_constant = all(value.is_constant for value in values)
         for value, part in zip(values, torch.split(out.data, widths, -1), strict=True):
             program.lay(part.copy_, value.data)
 

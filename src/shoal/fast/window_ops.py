@@ -10,7 +10,7 @@ on that member alone.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Generic, Protocol
 
 import torch
 from torch import Tensor
@@ -37,6 +37,21 @@ class Drop:
     def of_members(self, members: slice) -> "Drop":
         """View of the dropout of some members."""
         return Drop(self.p, self.key[members])
+
+
+@dataclass(frozen=True)
+class Adapter(Generic[Array]):
+    """Low-rank adapter of a linear layer from ``D`` to ``E`` numbers; see :class:`shoal.models.adapters.LoRALinear`.
+
+    Attributes:
+        A: ``(R, r, D)``.
+        B: ``(R, E, r)``.
+        scale: factor of each member, ``(R,)``.
+    """
+
+    A: Array
+    B: Array
+    scale: Tensor
 
 
 @dataclass(frozen=True)
@@ -112,6 +127,22 @@ class WindowOps(Ops[Array], Protocol[Array]):
 
         A query that sees no key gets 0. ``drop`` acts on the weights, whose places are counted over ``(B, H, Q, K)``.
         ``factor`` is that of the scores, above 0; ``1 / sqrt(D / H)`` when not given.
+        """
+
+    def low_rank(self, y: Array, x: Array, adapter: Adapter[Array], place: int) -> Array:
+        """Outputs of linear layers with ``scale (x A^T) B^T`` added to those of one: ``(R, n, W) -> (R, n, W)``.
+
+        Args:
+            y: outputs of the layers side by side, ``E`` numbers each, which may be overwritten.
+            x: inputs of the adapter, ``(R, n, D)``.
+            adapter: the adapter.
+            place: number of its layer among those.
+        """
+
+    def merged(self, weight: Array, adapter: Adapter[Array] | None) -> Array:
+        """Weight ``W + scale B A`` of each member, ``(R, E, D)``, from one that does not train; ``W`` without adapter.
+
+        For layers that are computed from their weights, not called.
         """
 
     def lstm(
@@ -204,6 +235,18 @@ class TorchWindowOps(TorchOps):
         weights = scores.masked_fill(hidden, -math.inf).softmax(-1).nan_to_num()  # of a row without keys: 0
         weights = weights if drop is None else _dropped(weights, drop)
         return (weights @ values).transpose(2, 3).reshape(q.shape)
+
+    def low_rank(self, y: Tensor, x: Tensor, adapter: Adapter[Tensor], place: int) -> Tensor:
+        """See :class:`WindowOps`."""
+        E = adapter.B.shape[1]
+        added = linear(linear(x, adapter.A) * adapter.scale.view(-1, 1, 1), adapter.B)  # (R, n, E)
+        return y + F.pad(added, (place * E, y.shape[-1] - (place + 1) * E))
+
+    def merged(self, weight: Tensor, adapter: Adapter[Tensor] | None) -> Tensor:
+        """See :class:`WindowOps`."""
+        if adapter is None:
+            return weight
+        return weight + adapter.scale.view(-1, 1, 1) * (adapter.B @ adapter.A)
 
     def lstm(
         self, x: Tensor, weight: Tensor, bias: Tensor | None, over: Recurrence, before: tuple[Tensor, Tensor] | None

@@ -30,6 +30,7 @@ class FineTunedSettings(ModelSettings):
     name: ClassVar[str] = "finetuned"
     label: ClassVar[str] = "fine-tuned"
     reads_files: ClassVar[bool] = True
+    reads_windows: ClassVar[bool] = True
 
     base_model: str = setting(
         "",
@@ -189,6 +190,10 @@ class FineTunedSettings(ModelSettings):
         from shoal.models.families_of_bases import part_of
 
         return part_of(str(self.base_settings))
+
+    def computing(self) -> ModelSettings:
+        """See :class:`ModelSettings`: those of the base."""
+        return self._base()[0]
 
     @property
     def reads(self) -> str:  # type: ignore[override]

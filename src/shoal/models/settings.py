@@ -56,6 +56,10 @@ class ModelSettings(Part):
         """Module with initial values from torch's global generator."""
         raise NotImplementedError
 
+    def computing(self) -> "ModelSettings":
+        """Settings of the family that computes: these, or those of a base."""
+        return self
+
     def count(self, sizes: "Sizes") -> int:
         """Number of learnable parameters P without embeddings; by default counted on a model without values."""
         import torch
