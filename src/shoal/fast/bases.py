@@ -6,7 +6,7 @@ a stack: tensors, or the codes of a weight, which are dequantised where it is re
 ``R`` members, ``E`` outputs and ``D`` inputs of a linear layer.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -97,7 +97,7 @@ class Frozen:
         }
         for name, layer in self.coded.items():
             data = torch.empty(R, layer.out_features, layer.in_features, device="meta")
-            every[name] = Value(data, is_parameter=True, is_constant=True, write=_dequantised(layer))
+            every[name] = Value(data, is_parameter=True, is_constant=True, write=layer.write_weight)
         return every
 
     def arrays(self, R: int) -> dict[str, Tensor]:
@@ -127,8 +127,3 @@ class Frozen:
             if layer in adapters or f"{layer}.weight" in self.coded
         }
         return {**parameters, **merged}, adapters
-
-
-def _dequantised(layer: FrozenLinear) -> Callable[[Tensor], Tensor]:
-    """Function that writes a layer's weight ``(E, D)``."""
-    return lambda out: out.copy_(layer.weight)

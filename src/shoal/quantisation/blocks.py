@@ -73,12 +73,17 @@ class BlockCodes:
         assert self.offset is not None
         return self.absmax.dequantise() + self.offset
 
-    def dequantise(self) -> Tensor:
-        """Matrix of each code's level times its block's absmax, float32."""
+    def dequantise(self, out: Tensor | None = None) -> Tensor:
+        """Matrix of each code's level times its block's absmax, float32; written to ``out`` where it is given."""
         n, pairs = self.shape.numel(), _pairs(self.kind).to(self.codes.device)
+        if n % BLOCK == 0 and out is not None and out.is_contiguous():
+            torch.index_select(pairs, 0, self.codes.to(torch.int32), out=out.view(-1).view(torch.int64))
+            out.view(-1, BLOCK).mul_(self.scales().unsqueeze(1))
+            return out
         levels = pairs.index_select(0, self.codes.to(torch.int32)).view(torch.float32)  # n, and 1 more where n is odd
         padded = F.pad(levels, (0, -len(levels) % BLOCK)).reshape(-1, BLOCK) * self.scales().unsqueeze(1)
-        return padded.reshape(-1)[:n].reshape(self.shape)
+        matrix = padded.reshape(-1)[:n].reshape(self.shape)
+        return matrix if out is None else out.copy_(matrix)
 
 
 @cache
