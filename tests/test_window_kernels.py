@@ -13,7 +13,7 @@ from shoal.fast.build import compiled, kernels
 from shoal.fast.kernels import CompiledLibrary
 from shoal.fast.program import Arena, Program, Value
 from shoal.fast.scorer import unflattened
-from shoal.fast.window_kernels import SOURCE, WindowKernelOps, window_kernels, window_library
+from shoal.fast.window_kernels import ACTIVATIONS, SOURCE, WindowKernelOps, window_kernels, window_library
 from shoal.fast.window_ops import Drop, Recurrence, TorchWindowOps, View
 from shoal.keyed import uniform
 from shoal.models.norms import LayerNorm, RMSNorm
@@ -267,7 +267,7 @@ def test_rotary_positions(R, B, S, H, half, is_copied, seed):
 
 @quick
 @given(
-    *(st.integers(1, 3), st.integers(1, 70), st.integers(1, 20), st.sampled_from(["gelu", "relu", "swiglu", "tanh"])),
+    *(st.integers(1, 3), st.integers(1, 70), st.integers(1, 20), st.sampled_from(ACTIVATIONS)),
     *(st.booleans(), seeds),
 )
 def test_activations(R, n, E, kind, is_copied, seed):

@@ -26,7 +26,7 @@ from shoal.models.positions import rotary_angles
 
 SOURCE = Path(__file__).with_name("windows.c")
 EPS = 1e-5  # of the norms
-ACTIVATIONS = ("gelu", "relu", "swiglu", "tanh")  # by their numbers in windows.c
+ACTIVATIONS = ("gelu", "relu", "swiglu", "tanh", "gelu_new")  # by their numbers in windows.c
 BLOCK = 64  # rows of a block there
 
 

@@ -175,7 +175,9 @@ class WindowOps(Ops[Array], Protocol[Array]):
         """
 
     def activation(self, x: Array, kind: str) -> Array:
-        """``gelu``, ``relu``, ``tanh``, or ``swiglu``, ``silu(gate) up`` of both halves: ``(R, n, 2 E) -> (R, n, E)``.
+        """``gelu``, ``relu``, ``tanh``, ``gelu_new``, which is GELU approximated by tanh, or ``swiglu``.
+
+        ``swiglu`` is ``silu(gate) up`` of both halves: ``(R, n, 2 E) -> (R, n, E)``.
 
         ``x`` may be overwritten.
         """
@@ -289,6 +291,8 @@ class TorchWindowOps(TorchOps):
             return F.silu(gate) * up
         if kind == "tanh":
             return x.tanh()
+        if kind == "gelu_new":
+            return F.gelu(x, approximate="tanh")
         return F.gelu(x) if kind == "gelu" else F.relu(x)
 
     def dropout(self, x: Tensor, drop: Drop, positions_first: int | None = None) -> Tensor:
