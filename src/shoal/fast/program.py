@@ -170,7 +170,7 @@ class Program:
 
     @contextmanager
     def written_grad(self, value: Value) -> Iterator[tuple[Tensor, bool]]:
-        """As :meth:`grad`, for kernels that write one in any case: of a constant it is memory that is free afterwards."""
+        """As :meth:`grad`, for kernels that write one in any case: that of a constant is free afterwards."""
         if not value.is_constant:
             yield self.grad(value)
             return

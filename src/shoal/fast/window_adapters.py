@@ -1,68 +1,72 @@
 """Low-rank adapters of layers that do not train, in a program: LoRA, also on weights in codes.
 
-See :class:`shoal.models.adapters.LoRALinear` for the equations. Columns that pad ``A`` and ``B`` up to a larger rank are
-zeros, and so are their gradients: each is a product with them.
+See :class:`shoal.models.adapters.LoRALinear` for the equations. Rows of A and columns of B that pad them up to a larger
+rank are zeros, and so are their gradients: each is a product with the others.
 
 ``R`` members, ``n`` rows, ``D`` inputs, ``E`` outputs, ``r`` width of the adapter.
 """
 
 import torch
 
-from shoal.fast.program import Program, Value
+from shoal.fast.program import Value
+from shoal.fast.window_lstm import RecurrentKernelOps
 from shoal.fast.window_ops import Adapter
 
 
-def lay_low_rank(program: Program, y: Value, x: Value, adapter: Adapter[Value], place: int) -> Value:
-    """Record ``scale (x A^T) B^T``, added to columns of ``y`` in place; see
-    :meth:`~shoal.fast.window_ops.WindowOps.low_rank`."""
-    A, B, scale = adapter.A, adapter.B, adapter.scale.view(-1, 1, 1)  # (R, 1, 1)
-    R, n, _ = x.data.shape
-    E, r = B.data.shape[1:]
-    columns = slice(place * E, (place + 1) * E)
-    inner = program.take(R, n, r)  # scale x A^T
-    program.multiply(inner, x.data, A.data.transpose(1, 2))
-    program.lay(inner.mul_, scale)
-    program.multiply(y.data[:, :, columns], inner, B.data.transpose(1, 2), add=True)
-    y.is_constant = False
+class AdapterKernelOps(RecurrentKernelOps):
+    """Operations of :class:`~shoal.fast.window_ops.WindowOps` on adapters; arguments as there."""
 
-    def lay_backward() -> None:
-        d_y = program.zeroed_grad(y)[:, :, columns]
-        d_inner = program.take(R, n, r)
-        program.multiply(d_inner, d_y, B.data)
-        program.lay(d_inner.mul_, scale)
-        program.multiply_grad(B, d_y.transpose(1, 2), inner)
-        program.multiply_grad(A, d_inner.transpose(1, 2), x.data)
-        program.multiply_grad(x, d_inner, A.data)
-        program.give_back(d_inner)
+    def low_rank(self, y: Value, x: Value, adapter: Adapter[Value], place: int) -> Value:
+        """See :class:`~shoal.fast.window_ops.WindowOps`. It overwrites ``y``."""
+        assert self._is_free(y)
+        self._read.add(x)
+        program, A, B, scale = self.program, adapter.A, adapter.B, adapter.scale.view(-1, 1, 1)  # (R, 1, 1)
+        R, n, _ = x.data.shape
+        E, r = B.data.shape[1:]
+        columns = slice(place * E, (place + 1) * E)
+        inner = program.take(R, n, r)  # scale x A^T
+        program.multiply(inner, x.data, A.data.transpose(1, 2))
+        program.lay(inner.mul_, scale)
+        program.multiply(y.data[:, :, columns], inner, B.data.transpose(1, 2), add=True)
+        y.is_constant = False
 
-    program.operation(None, lay_backward, inner)
-    if not program.is_differentiable:
-        program.give_back(inner)
-    return y
+        def lay_backward() -> None:
+            d_y = program.zeroed_grad(y)[:, :, columns]
+            d_inner = program.take(R, n, r)
+            program.multiply(d_inner, d_y, B.data)
+            program.lay(d_inner.mul_, scale)
+            program.multiply_grad(B, d_y.transpose(1, 2), inner)
+            program.multiply_grad(A, d_inner.transpose(1, 2), x.data)
+            program.multiply_grad(x, d_inner, A.data)
+            program.give_back(d_inner)
 
+        program.operation(None, lay_backward, inner)
+        if not program.is_differentiable:
+            program.give_back(inner)
+        return y
 
-def lay_merged(program: Program, weight: Value, adapter: Adapter[Value] | None) -> Value:
-    """Record ``W + scale B A``; see :meth:`~shoal.fast.window_ops.WindowOps.merged`."""
-    out = program.value(*weight.data.shape)
-    with program.held(weight) as array:
-        program.lay(out.data.copy_, array)
-    if adapter is None:
-        out.is_constant = True
-        program.operation(out, lambda: None)
+    def merged(self, weight: Value, adapter: Adapter[Value] | None) -> Value:
+        """See :class:`~shoal.fast.window_ops.WindowOps`."""
+        program, out = self.program, self.program.value(*weight.data.shape)
+        with program.held(weight) as array:
+            program.lay(out.data.copy_, array)
+        if adapter is None:
+            out.is_constant = True
+            program.operation(out, lambda: None)
+            return out
+        A, B, scale = adapter.A, adapter.B, adapter.scale.view(-1, 1, 1)  # (R, 1, 1)
+        scaled = program.take(*B.data.shape)  # scale B, (R, E, r)
+        program.lay(torch.mul, B.data, scale, out=scaled)
+        program.multiply(out.data, scaled, A.data, add=True)
+
+        def lay_backward() -> None:
+            d_out, _ = program.grad(out)
+            program.multiply_grad(A, scaled.transpose(1, 2), d_out)
+            d_B = program.take(*B.data.shape)
+            program.multiply(d_B, d_out, A.data.transpose(1, 2))
+            program.lay(d_B.mul_, scale)
+            program.add_to_grad(B, d_B)
+            program.give_back(d_B)
+
+        program.operation(out, lay_backward, scaled)
         return out
-    A, B, scale = adapter.A, adapter.B, adapter.scale.view(-1, 1, 1)  # (R, 1, 1)
-    scaled = program.take(*B.data.shape)  # scale B, (R, E, r)
-    program.lay(torch.mul, B.data, scale, out=scaled)
-    program.multiply(out.data, scaled, A.data, add=True)
-
-    def lay_backward() -> None:
-        d_out, _ = program.grad(out)
-        program.multiply_grad(A, scaled.transpose(1, 2), d_out)
-        d_B = program.take(*B.data.shape)
-        program.multiply(d_B, d_out, A.data.transpose(1, 2))
-        program.lay(d_B.mul_, scale)
-        program.add_to_grad(B, d_B)
-        program.give_back(d_B)
-
-    program.operation(out, lay_backward, scaled)
-    return out

@@ -18,10 +18,9 @@ from shoal.fast.kernels import CompiledLibrary, Library
 from shoal.fast.ops import Norm
 from shoal.fast.prefixes import Nodes
 from shoal.fast.program import Program, Value
-from shoal.fast.window_adapters import lay_low_rank, lay_merged
+from shoal.fast.window_adapters import AdapterKernelOps
 from shoal.fast.window_arguments import all_constant, drop_arguments, norm_arguments, placed, shares, stride, strides
-from shoal.fast.window_lstm import RecurrentKernelOps
-from shoal.fast.window_ops import Adapter, Drop, View
+from shoal.fast.window_ops import Drop, View
 from shoal.models.positions import rotary_angles
 
 SOURCE = Path(__file__).with_name("windows.c")
@@ -41,7 +40,7 @@ def window_library() -> Library | None:
     return None if library is None else CompiledLibrary(library)
 
 
-class WindowKernelOps(RecurrentKernelOps):
+class WindowKernelOps(AdapterKernelOps):
     """See :class:`~shoal.fast.window_ops.WindowOps`.
 
     Args:
@@ -53,10 +52,6 @@ class WindowKernelOps(RecurrentKernelOps):
     def __init__(self, library: Library, windows: Library, program: Program) -> None:
         super().__init__(library, windows, program)
         self.apply, self.tail = self._apply, self._tail  # type: ignore[assignment]
-
-    def _is_free(self, x: Value) -> bool:
-        """Return True if a value may be changed in place."""
-        return not x.is_parameter and x.whole is None and x not in self._read and x.data.is_contiguous()
 
     # operations on trees whose backward pass reads what they are given
 
@@ -87,16 +82,6 @@ class WindowKernelOps(RecurrentKernelOps):
         return self.program.tail(x, start)
 
     # operations on windows
-
-    def low_rank(self, y: Value, x: Value, adapter: Adapter[Value], place: int) -> Value:
-        """See :class:`~shoal.fast.window_ops.WindowOps`. It overwrites ``y``."""
-        assert self._is_free(y)
-        self._read.add(x)
-        return lay_low_rank(self.program, y, x, adapter, place)
-
-    def merged(self, weight: Value, adapter: Adapter[Value] | None) -> Value:
-        """See :class:`~shoal.fast.window_ops.WindowOps`."""
-        return lay_merged(self.program, weight, adapter)
 
     def embed(
         self, table: Value, tokens: Tensor, S: int, positions: Value | Tensor | None, scale: float | None

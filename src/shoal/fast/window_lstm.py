@@ -34,6 +34,10 @@ class RecurrentKernelOps(KernelOps):
         self.windows = windows
         self._read: set[Value] = set()  # by the backward pass of some operation
 
+    def _is_free(self, x: Value) -> bool:
+        """Return True if a value may be changed in place."""
+        return not x.is_parameter and x.whole is None and x not in self._read and x.data.is_contiguous()
+
     def _lay_window(self, name: str, *arguments: Argument) -> None:
         self.program.lay(self.windows.bound(name, *arguments))
 

@@ -177,7 +177,9 @@ class WindowScorer:
             parameters = {**unflattened(self.theta, self.layout), **self.members.frozen}
             of_base, drops = self.base.arrays(len(self.theta)), self.drops if training else {}
             every = slice(0, len(self.theta))
-            scores = self._scores({**of_base, **self._short(parameters)}, windows, objective, drops, TorchWindowOps(), every)
+            scores = self._scores(
+                {**of_base, **self._short(parameters)}, windows, objective, drops, TorchWindowOps(), every
+            )
         else:
             passes = self._passes(batch, objective, training, torch.is_grad_enabled())
             scores = Replay.apply(self.theta, passes)  # type: ignore[no-untyped-call]

@@ -230,6 +230,12 @@ class FineTunedSettings(ModelSettings):
             return part.count_tables(base_sizes)
         return ((self.lora_width or RANK) - (self.lora_rank or RANK)) * self._sides()
 
+    def count_base(self) -> int:
+        """See :class:`ModelSettings`."""
+        from shoal.models.finetuned import size_of
+
+        return size_of(str(self.base_settings))["all"]
+
     def _sides(self) -> int:
         from shoal.models.finetuned import adapted_shapes
 

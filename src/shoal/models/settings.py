@@ -74,6 +74,10 @@ class ModelSettings(Part):
         """Approximate number of learnable parameters of embeddings."""
         return table_numbers(sizes.vocabulary_size, int(getattr(self, "embedding_size", 0)), sizes.table_width)
 
+    def count_base(self) -> int:
+        """Number of parameters of the base, which all members share; 0 where there is none."""
+        return 0
+
     def tables(self) -> Mapping[str, str]:
         """Names of the parameters that are tables of tokens: of the ``source``, which is the one sequence of a model
         that reads one, and of the ``target``. Only those named here can begin with pretrained rows."""
