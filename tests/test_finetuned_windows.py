@@ -1,5 +1,6 @@
 """Engine ``windows`` of fine-tuned models, against the model as it is written; and what of a base it never holds."""
 
+import hashlib
 import json
 import math
 
@@ -58,7 +59,7 @@ def of_text(folder, own):
 
 def base_of(folder, name, **changes):
     """File of a base away from its initial values, so that its biases and norms matter."""
-    path = folder / f"{name}{json.dumps(changes) if changes else ''}.safetensors"
+    path = folder / f"{name}{hashlib.sha256(json.dumps(changes).encode()).hexdigest()[:16]}.safetensors"
     if not path.exists():
         spec = RunSpec(**of_text(folder, {**BASES[name], **changes}), n_steps=1, seed=3)
         model, noise = build_model(spec), torch.Generator().manual_seed(1)
