@@ -1,7 +1,7 @@
 """Bases of fine-tuned models as engine ``windows`` takes them: by the names that their families give their parameters.
 
-A fine-tuned model holds its base under the name ``base``. What of it does not train are buffers, one for all members of
-a stack: tensors, or the codes of a weight, which are dequantised where it is read.
+A fine-tuned model holds its base under the name ``base``. Parameters of a frozen base are buffers, one for all members
+of a stack: tensors, or the codes of a weight, which are dequantised where it is read.
 
 ``R`` members, ``E`` outputs and ``D`` inputs of a linear layer.
 """
@@ -50,7 +50,7 @@ class OfBase:
 
 @dataclass(frozen=True)
 class Frozen:
-    """What of a fine-tuned model does not train, by the names that its family gives parameters.
+    """Part of a fine-tuned model that does not train, by the names that its family gives parameters.
 
     Attributes:
         tensors: ``(*shape)`` each.
@@ -85,8 +85,8 @@ class Frozen:
                 if (bias := module._buffers["bias"]) is not None:
                     tensors[f"{layer}.bias"] = bias
             else:
-                own = {f"{name}.{key}": buffer for key, buffer in module.named_buffers(recurse=False)}
-                tensors |= {key: buffer for key, buffer in own.items() if buffer.dtype == torch.float32}
+                others = {f"{name}.{key}": buffer for key, buffer in module.named_buffers(recurse=False)}
+                tensors |= {key: buffer for key, buffer in others.items() if buffer.dtype == torch.float32}
         return cls(tensors, coded, scales)
 
     def values(self, R: int) -> dict[str, Value]:
