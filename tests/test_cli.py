@@ -47,6 +47,11 @@ WRONG = {
     "train --equation-format full infx": "unknown equation_format 'infx'.*did you mean 'infix'",
     "train --optimizer adamm": "unknown optimizer 'adamm'.*did you mean 'adam",
     "train --lr nan": "lr must be a finite number above 0, got 'nan'",
+    "train --lr 1e-3,1e-4": "got '1e-3,1e-4'; values of a grid are separated by spaces",
+    "train seed=1": "unknown argument 'seed=1' of shoal train; did you mean '--seed'",
+    "train --text a.txt": "--text does not apply to task 'arithmetic'; it applies to .*, such as --task text$",
+    "study run letters --quick": r"study letters needs --text …$",
+    "study run translation --source a": "study translation needs --target … --valid-source … --valid-target …$",
     "train --lr inf": "lr must be a finite number above 0, got 'inf'",
     "train --lr=-inf": "lr must be a finite number above 0, got '-inf'",
     "train --lr -1e-3": "lr must be a finite number above 0, got '-1e-3'",
@@ -60,7 +65,7 @@ WRONG = {
     "train --p 20000": "400,000,000 equations; at most 10,000,000 fit",
     "train --threads 100000": "threads must be an integer from 1 to the",
     "train --flush-seconds nan": "flush_seconds must be above 0 and at most 30, got nan",
-    "resume --workers -4": "holds no runs",
+    "resume --workers -4": "there is no lab",
     "study list sanity": "study list takes no name",
     "study report sanity --quick": "study report takes no flag but --lab",
     "report sanity --name x": "--name does not apply",
@@ -126,7 +131,7 @@ WRONG = {
     "certify ../x": "'../x' is not allowed",
     "certify abc": "no run 'abc'",
     "report abc": "no run 'abc'",
-    "resume": "lab .*/lab holds no runs",
+    "resume": "there is no lab .*/lab",
     "runs": "there is no lab .*/lab",
 }
 
@@ -247,6 +252,13 @@ def test_tables_on_the_terminal_have_titles_that_tell_them_apart(tmp_path, capsy
     assert "How this was made: The runs behind the figures." in lines
 
 
+def answers(page):
+    """A page without its glossary, whose words are the same on every page."""
+    text, glossary, _ = page.read_text().partition("## Glossary")
+    assert glossary
+    return text
+
+
 @pytest.mark.slow
 def test_how_long_a_run_has_to_stay_is_kept_with_the_study_and_can_be_asked_again(tmp_path, capsys):
     lab = ["--lab", str(tmp_path / "lab")]
@@ -265,13 +277,13 @@ def test_how_long_a_run_has_to_stay_is_kept_with_the_study_and_can_be_asked_agai
     assert main(["study", "report", "sanity", *lab, "--stay", "1"]) == 0  # beside the page as it was
     (other,) = set((tmp_path / "lab" / "reports").glob("sanity-quick-seeds-1-*/report.md")) - {page}
     assert "reached validation accuracy 0.05 (both models)" in other.read_text()
-    assert "in a row" not in other.read_text()
+    assert "evaluations in a row" not in answers(other)
     (note,) = (tmp_path / "lab" / "studies" / "sanity").iterdir()
     older = {key: value for key, value in json.loads(note.read_text()).items() if key not in ("stay", "sha256")}
     note.write_text(json.dumps(older))  # of a lab that knew of no stay
     other.unlink()
     assert main(["study", "report", "sanity", *lab]) == 0
-    assert "in a row" not in other.read_text()
+    assert "evaluations in a row" not in answers(other)
 
 
 def test_a_table_in_a_file_is_as_wide_as_it_needs_to_be(capsys):
@@ -336,10 +348,13 @@ def test_progress_says_where_a_cohort_stands(capsys):
         "0.95 [0.90, 1.00]",
         "0.25 [0.10, 0.99]",
         "c gpt, 2 layers, d 128 ·",
-        "1/4 at A_val ≥ 0.99",
+        "1/4 reached A_val ≥ 0.99",
         "1 diverged",
     ):
         assert words in text
+    assert "at step" not in text  # it is not known when they were evaluated
+    assert "valid A 0.25 [0.10, 0.99] at step 2,000" in line(snapshot(evaluated=2000))
+    assert "at step" not in line(snapshot(evaluated=2500))  # just now
     assert time_left(snapshot()) == "0:12:30 left"
     assert time_left(snapshot(state="done")) == "done"
     with Progress() as progress:

@@ -80,6 +80,19 @@ def test_signs_that_occur_have_their_key_once(capsys):
     assert "Δt(A) –: it did not do both." in keys(["4†", "–"])
 
 
+def test_a_column_that_says_nothing_is_left_out_where_the_table_is_too_wide(capsys, monkeypatch):
+    def printed(width, *last):
+        rows = [(f"row {number}", [Cell("0.1234567"), Cell("–"), Cell(text)]) for number, text in enumerate(last)]
+        monkeypatch.setenv("COLUMNS", str(width))
+        print_table(Table("t", ["row", "A_val", "Δt(A)", "t_f(A_val)"], rows, ""))
+        return capsys.readouterr().out.splitlines()
+
+    assert "Δt(A)" in printed(40, "1", "–")[0]  # there is room for it
+    narrow = printed(28, "1", "–")
+    assert len(narrow) == 4 and "t_f(A_val)" in narrow[0] and "Δt(A)" not in narrow[0]
+    assert narrow[-1].endswith("left out: Δt(A)")
+
+
 @given(alike=st.integers(0, 15), width=st.integers(40, 60))
 @settings(deadline=None)
 def test_shortened_ids_tell_runs_apart(alike, width):

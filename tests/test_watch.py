@@ -252,7 +252,7 @@ WRONG = {
     "--every 0": "every must be",
     "--every nan": "every must be",
     "--every x": "must be a number",
-    "--once": "no runs",
+    "--once": "there is no lab",
 }
 
 

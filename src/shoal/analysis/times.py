@@ -27,7 +27,7 @@ from shoal.errors import UserError, nearest
 from shoal.measures import Measure, Measures
 
 FINISHED = ("done", "diverged")
-UNFINISHED = ("waiting", "running", "interrupted", "damaged")
+UNFINISHED = ("waiting", "running", "interrupted", "left", "damaged")
 _DIRECTIONS = ("at least", "at most")
 
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from shoal.lab import Records
 
 # those of shoal.lab.records, which would take seconds to import for --help
-STATES = "waiting running interrupted done diverged damaged"
+STATES = "waiting running interrupted left done diverged damaged"
 
 
 def add_choice(parser: Parser) -> None:

@@ -16,11 +16,11 @@ from shoal.errors import UserError
 
 FILES, FOLDERS = ":files", ":folders"  # instead of words: the shell itself is to complete these
 SHELLS = ("bash", "zsh", "fish")
-_OF_RUNS = ("report", "certify", "generate", "translate", "label", "delete", "du")  # RUN arguments
+_OF_RUNS = ("report", "resume", "certify", "generate", "translate", "label", "delete", "du")  # RUN arguments
 _BREAKS = ":="  # at which bash begins a new word, and puts its answer
 _SPECIAL = frozenset(" \t*?[]{}()$&;|<>!~#'\"\\`")
 _VALUES = {
-    "state": ("waiting", "running", "interrupted", "done", "diverged", "damaged"),
+    "state": ("waiting", "running", "interrupted", "left", "done", "diverged", "damaged"),
     "device": ("cpu", "cuda"),
     "engine": ("compiled", "prefixes", "windows", "plain"),
     **dict.fromkeys(("lab", "log_dir", "out"), (FOLDERS,)),

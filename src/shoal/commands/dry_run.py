@@ -11,6 +11,8 @@ from shoal.commands.parsing import Parser
 from shoal.output import say
 
 if TYPE_CHECKING:
+    import torch
+
     from shoal.report.table import Table
     from shoal.spec import RunSpec
     from shoal.training.arrangement import Arrangement
@@ -53,6 +55,29 @@ def dry_run(
     Raises:
         UserError: as training them would.
     """
+    wanted = list(dict.fromkeys(specs))
+    work, estimate, device = estimated(wanted, path, execution, label)
+    say("dry run: nothing is trained and nothing is written")
+    say(_counts(wanted, work, estimate, path))
+    if not estimate.pieces:
+        return 0
+    _print(estimate, device.type)
+    if besides:
+        say(besides)
+    return 0
+
+
+def estimated(
+    wanted: "Sequence[RunSpec]",
+    path: str,
+    execution: Mapping[str, Any],
+    label: Mapping[str, Any] = MappingProxyType({}),
+) -> "tuple[Arrangement, Forecast, torch.device]":
+    """Arrangement of runs, each of which is wanted once, its forecast, and the device; arguments of :func:`dry_run`.
+
+    Raises:
+        UserError: as training them would.
+    """
     from shoal.lab import Lab
     from shoal.training.arrangement import arrange
     from shoal.training.continuation import places_of
@@ -62,21 +87,13 @@ def dry_run(
 
     device = check_execution(**execution)
     engine = execution.get("engine")
-    check_precision(specs, device, engine)
-    check_parts(specs, device)
-    lab, wanted = Lab(path), list(dict.fromkeys(specs))
+    check_precision(wanted, device, engine)
+    check_parts(wanted, device)
+    lab = Lab(path)
     lab.check_label([spec.id for spec in wanted], **label)
     with _kernels_kept_nowhere():
         work = arrange(wanted, lab, device, execution.get("workers"), execution.get("threads"), engine, {}, say)
-        estimate = forecast(work, device, engine, execution.get("places"), places_of(wanted))
-    say("dry run: nothing is trained and nothing is written")
-    say(_counts(wanted, work, estimate, path))
-    if not estimate.pieces:
-        return 0
-    _print(estimate, device.type)
-    if besides:
-        say(besides)
-    return 0
+        return work, forecast(work, device, engine, execution.get("places"), places_of(wanted)), device
 
 
 @contextmanager
@@ -118,17 +135,22 @@ def _print(found: "Forecast", device: str) -> None:
 
     from shoal.report.console import print_table
     from shoal.report.words import counted
-    from shoal.training.memory import free_bytes
 
     print_table(_table(found))
     processes = f"{found.workers} process{'es' * (found.workers != 1)} of {counted(found.threads, 'thread')}"
     say(f"time: {duration(found.low)} to {duration(found.high)} in {processes} on {device}; {_busy(found)}")
-    sizes = (found.memory, found.most_memory, free_bytes(torch.device(device)))
-    low, high, free = (f"{size / 2**30:.2f}" for size in sizes)
-    say(f"memory: {low} GiB as measured in a trial, {high} GiB as reserved for training; {free} GiB are free")
+    say(memory_line(found, torch.device(device)))
     say(_how(found))
     if found.can_end_early:
         say("Runs that end early (stop_after_generalizing, patience, EM that converges) take less.")
+
+
+def memory_line(found: "Forecast", device: "torch.device") -> str:
+    """Line on the memory that an estimate needs, and that is free."""
+    from shoal.training.memory import free_bytes
+
+    low, high, free = (f"{size / 2**30:.2f}" for size in (found.memory, found.most_memory, free_bytes(device)))
+    return f"memory: {low} GiB as measured in a trial, {high} GiB as reserved for training; {free} GiB are free"
 
 
 def _table(found: "Forecast") -> "Table":

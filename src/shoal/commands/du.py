@@ -36,6 +36,7 @@ def run(options: Options) -> int:
     lab = Lab(options.lab)
     unreadable = lab.unreadable()
     if not lab.cohorts() and not unreadable:
+        lab.records()  # says that there is no such lab, where there is none
         raise UserError(f"lab {options.lab} holds no runs")
     by_run = bool(options.runs or flags_of_choice(options))
     frame = _of_runs(choose(lab.records(options.runs or None), options)) if by_run else _of_cohorts(lab)

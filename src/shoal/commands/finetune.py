@@ -18,6 +18,7 @@ from shoal.commands.parsing import (
     read_values,
 )
 from shoal.errors import UserError
+from shoal.models.hub import downloaded, located_model
 from shoal.output import say
 from shoal.report.words import listed
 
@@ -40,7 +41,8 @@ def arguments(parser: Parser) -> None:
     parser.add_argument(
         "base",
         metavar="RUN",
-        help="the base: id or name of a run of text, a folder with a GPT-2 checkpoint, or a file of shoal merge",
+        help="the base: id or name of a run of text, a folder or downloaded model (organisation/name) of GPT-2's "
+        "architecture, or a file of shoal merge",
     )
     add_lab(parser)
     parser.flag("step", help="step at which the base was kept, or best (the last)")
@@ -76,7 +78,8 @@ def base_of(name: str, lab: str, step: int | str | None = None) -> dict[str, Any
     """Settings that a base gives: its file, the tokenizer that it needs, and the length of its context.
 
     Args:
-        name: id or name of a run of the lab, a folder with a checkpoint, or a file of ``shoal merge``.
+        name: id or name of a run of the lab, a folder with a checkpoint, the name of a downloaded one
+            (``organisation/name``), or a file of ``shoal merge``.
         lab: the lab's folder.
         step: step of the model; the last that was kept where not given, or ``best``.
 
@@ -86,15 +89,19 @@ def base_of(name: str, lab: str, step: int | str | None = None) -> dict[str, Any
     """
     if Path(name, "config.json").is_file():
         return _checkpoint(name)
+    if (model := downloaded(name)) is not None and not Path(name).exists():
+        return _checkpoint(str(model))
     if name.endswith(".safetensors") and Path(name).is_file():
         return _merged(name)
+    if "/" in name:  # no id and no name of a run
+        located_model(name)
     from shoal.lab import Lab
 
     records = Lab(lab).records([name])
     if len(records) != 1:
         raise UserError(f"finetune takes one base, and {name} is {len(records)} runs")
     (run,) = records.ids
-    spec, folder = records.specs[run], records.cohort_of(run)
+    spec, folder = records.spec_of(run), records.cohort_of(run)
     if spec.task != PARTS["task"]:
         raise UserError(f"finetune goes on with models of text, and run {run[:8]} has task {spec.task}")
     if spec.model == PARTS["model"]:
@@ -110,17 +117,22 @@ def base_of(name: str, lab: str, step: int | str | None = None) -> dict[str, Any
 
 
 def _checkpoint(folder: str) -> dict[str, Any]:
-    """Settings that a checkpoint gives; one with a vocabulary of 256 reads bytes."""
+    """Settings that a checkpoint gives, with its own tokenizer; one without, of 256 tokens, reads bytes."""
     from shoal.models.bases import read_base
     from shoal.models.families_of_bases import part_of
+    from shoal.tasks.text.pretrained_bpe import FILES, tokenizer_files
 
     sizes = part_of(read_base(folder).described)[1]
-    if sizes.vocabulary_size != 256:
+    if tokenizer_files(Path(folder)):
+        of_tokens = {"tokenizer_of": folder}
+    elif sizes.vocabulary_size == 256:
+        of_tokens = {"tokenizer": "bytes"}
+    else:
         raise UserError(
-            f"the checkpoint {folder} has {sizes.vocabulary_size:,} tokens, and its tokenizer cannot be read; a "
-            "vocabulary of 256 bytes can"
+            f"the checkpoint {folder} has {sizes.vocabulary_size:,} tokens and no tokenizer: neither {FILES[0]} nor "
+            f"{' and '.join(FILES[1:])}; a vocabulary of 256 bytes needs none"
         )
-    return {"base_model": folder, "context_length": min(sizes.sequence_length, 1024), "tokenizer": "bytes"}
+    return {"base_model": folder, "context_length": min(sizes.sequence_length, 1024), **of_tokens}
 
 
 def _merged(path: str) -> dict[str, Any]:

@@ -174,7 +174,8 @@ def _samples(groups: "Sequence[Alike]", options: argparse.Namespace) -> "list[Sa
 def _print_samples(found: "Sequence[Sample]", options: argparse.Namespace) -> None:
     for sample in found:
         number = f", sample {sample.number}" if options.samples > 1 else ""
-        say(f"── run {sample.run[:8]}{number}: {-sum(sample.log_p) / len(sample.log_p):.3f} nats per token")
+        loss = -sum(sample.log_p) / len(sample.log_p)
+        say(f"── run {sample.run[:8]}{number}: {loss:.3f} nats per token of what it wrote, by its own probabilities")
         _print_text(sample.prompt + sample.text)
 
 

@@ -40,7 +40,8 @@ def run(options: Options) -> int:
     if len(records) != 1:
         raise UserError(f"merge takes one run, and {options.run} is {len(records)} runs")
     (name,) = records.ids
-    spec, part = records.specs[name], records.specs[name].model_part
+    spec = records.spec_of(name)
+    part = spec.model_part
     if spec.model != "finetuned":
         raise UserError(f"run {name[:8]} was not fine-tuned and has no adapters")
     adapted: Any = records.model(name, read_step(options.step))
@@ -48,7 +49,10 @@ def run(options: Options) -> int:
     lines = _changes(spec, adapted, model)
     tokenizer = "" if spec.get("tokenizer") == "bytes" else str(records.cohort_of(name).path.absolute() / "task.json")
     metadata = {DESCRIBED: str(spec.base_settings), "run": name, "tokenizer_of": tokenizer}
-    save_tensors(path, model.state_dict(), metadata)
+    state = {
+        name: tensor.clone() for name, tensor in model.state_dict().items()
+    }  # tied ones, which a file cannot share
+    save_tensors(path, state, metadata)
     for line in lines:
         say(line)
     return 0

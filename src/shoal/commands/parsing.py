@@ -167,8 +167,9 @@ class Parser(argparse.ArgumentParser):
             fitting = [part for part in registry.shipped() if name in asked_of(part)]
             if fitting:
                 chosen = " ".join(self.chosen(kind))
-                names = " ".join(part.name for part in (going_with(tasks[0], fitting) if len(tasks) == 1 else fitting))
-                raise UserError(f"{flag} does not apply to {kind} {chosen!r}; it applies to {names}")
+                names = [part.name for part in (going_with(tasks[0], fitting) if len(tasks) == 1 else fitting)]
+                also = f", such as --{kind} {names[0]}" if names else ""
+                raise UserError(f"{flag} does not apply to {kind} {chosen!r}; it applies to {' '.join(names)}{also}")
 
     def parse(self, arguments: Sequence[str]) -> Options:
         """Parse the words of a command; raise :class:`UserError` for flags that are unknown or given twice."""
@@ -190,7 +191,8 @@ class Parser(argparse.ArgumentParser):
                     setting for setting, parts in several.items() if any(setting in asked_of(part) for part in parts)
                 ]
                 known += [f"--{setting.replace('_', '-')}" for setting in asked]
-            meant = nearest(name, known) if name.startswith("-") else ""
+            is_flag = name.startswith("-") or "=" in unknown[0]  # seed=1 is --seed 1
+            meant = nearest(name if name.startswith("-") else f"--{name}", known) if is_flag else ""
             raise UserError(f"unknown argument {unknown[0]!r} of {self.prog}{meant}")
         if self.config:
             self.config.apply(self, options)
@@ -260,6 +262,7 @@ def read_execution(options: argparse.Namespace) -> dict[str, Any]:
 GRID = "settings of the runs, each with one value or several"
 STUDY = f"{GRID} where the study has an axis; else the study's own"
 CHOICE = "only runs with these settings, each with one value or several"
+CHOSEN = "below are the settings of the parts that are chosen; --model gpt --help lists those of a gpt"
 ALSO = "and with every other setting, such as --weight-decay 0.5 1; shoal train --help lists them"
 
 
@@ -279,7 +282,7 @@ def add_settings(parser: Parser, purpose: str, more: Mapping[str, Sequence[str]]
     from shoal.spec.training import ALWAYS
 
     grid = purpose == GRID
-    kinds = parser.add_argument_group(f"parts of the runs; {purpose}", None if grid else ALSO)
+    kinds = parser.add_argument_group(f"parts of the runs; {purpose}", CHOSEN if grid else ALSO)
     seen = set(KINDS)
     for kind, registry in KINDS.items():
         known = f"{' '.join(registry.names())}, or the place package.module:Class of your own"
@@ -320,7 +323,8 @@ def _add_part(parser: Parser, title: str, part: "type[Part]", seen: set[str], pu
                 f"{parser.prog}: it needs another name"
             )
         usual = suggested.get(name, info.default)
-        default = f"; default {as_text(usual)}" if is_grid and usual is not None and not info.is_required() else ""
+        text = as_text(usual) if is_grid and usual is not None and not info.is_required() else ""
+        default = f"; default {text}" if text else ""
         about = f"{info.description or name}{default}".replace("%", "%%")
         parser.settings.append(name)
         group.add_argument(*spellings, dest=name, nargs="+", metavar="X", help=about)

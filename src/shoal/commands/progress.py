@@ -75,17 +75,22 @@ class Progress:
 
 def live_table(snapshots: Sequence[Snapshot], width: int) -> Table:
     """One row per cohort, with as many columns as fit into ``width``."""
-    cells = {readable(name): [readable(show(s)) for s in snapshots] for name, show in _COLUMNS.items()}
+    return fitting_table({name: [show(s) for s in snapshots] for name, show in _COLUMNS.items()}, _GIVEN_UP, width)
+
+
+def fitting_table(columns: Mapping[str, Sequence[str]], given_up: Sequence[str], width: int) -> Table:
+    """Table of these columns without the first of ``given_up``, as many as it takes to fit into ``width``."""
+    cells = {readable(name): list(map(readable, column)) for name, column in columns.items()}
     widths = {name: max(map(cell_len, [name, *column])) for name, column in cells.items()}
-    for name in map(readable, _GIVEN_UP):
+    for name in map(readable, given_up):
         if sum(widths.values()) + 2 * (len(widths) - 1) <= width:
             break
-        del widths[name]
+        widths.pop(name, None)
     table = Table(box=None, pad_edge=False)
     for name in widths:
         table.add_column(Text(name), justify="left" if name in _LEFT else "right", no_wrap=True)
-    for index in range(len(snapshots)):
-        table.add_row(*(Text(cells[name][index]) for name in widths))
+    for row in zip(*(cells[name] for name in widths), strict=True):
+        table.add_row(*map(Text, row))
     return table
 
 
@@ -99,9 +104,11 @@ def _fitting(snapshots: Sequence[Snapshot], rows: int) -> list[Snapshot]:
 def line(s: Snapshot) -> str:
     """One snapshot in words."""
     runs = f"{s.members} run{'s' * (s.members != 1)}"
+    # an evaluation may be long ago: its step is said where it is not the step that the line begins with
+    when = f" at step {s.evaluated:,}" if s.evaluated is not None and s.evaluated < s.step else ""
     known = [
-        f"train {_spread(s, s.train)} · valid {_spread(s, s.valid)}" if s.train else "",
-        f"{s.generalised}/{s.members} at {s.measures.arrived}" if s.train and s.measures.arrived else "",
+        f"train {_spread(s, s.train)} · valid {_spread(s, s.valid)}{when}" if s.train else "",
+        f"{s.generalised}/{s.members} reached {s.measures.arrived}" if s.train and s.measures.arrived else "",
         f"{s.diverged} diverged" if s.diverged else "",
         f"{_rate(s.steps_per_second)} steps/s" if s.steps_per_second else "",
     ]

@@ -144,6 +144,9 @@ def _run(options: Options) -> int:
     studies = {check_name(name_of_study(name) or name, "study"): get_study(name) for name in asked}
     if options.all:
         studies = _ready(studies, values)
+    for name, study in studies.items():
+        if missing := _missing(study, values):
+            raise UserError(f"study {name} needs {' '.join(f'{_flag(need)} …' for need in missing)}")
     thresholds = tuple(options.threshold or THRESHOLDS)
     stay = 1 if options.stay is None else options.stay
     form = Form(options.quick, options.seeds, values, thresholds, stay)
@@ -156,13 +159,21 @@ def _ready(studies: "Mapping[str, Study]", values: Mapping[str, Any]) -> "dict[s
     """Studies that need no settings beyond ``values``; a line is printed for each of the others."""
     ready = {}
     for name, study in studies.items():
-        missing = [need for need in getattr(study, "NEEDS", ()) if need not in values]
-        if missing:
-            flag = f"--{missing[0].replace('_', '-')}"
+        if missing := _missing(study, values):
+            flag = _flag(missing[0])
             say(f"left out: {name}, which needs {flag}; shoal study run {name} {flag} …")
         else:
             ready[name] = study
     return ready
+
+
+def _missing(study: "Study", values: Mapping[str, Any]) -> list[str]:
+    """Settings that a study has no default of, and that were not given."""
+    return [need for need in getattr(study, "NEEDS", ()) if need not in values]
+
+
+def _flag(setting: str) -> str:
+    return f"--{setting.replace('_', '-')}"
 
 
 def _report(options: Options) -> int:

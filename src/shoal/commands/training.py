@@ -47,12 +47,12 @@ def read_label(options: argparse.Namespace) -> dict[str, Any]:
     return label
 
 
-def resume_with_progress(lab: str, **settings: Any) -> Records:
+def resume_with_progress(lab: str, runs: Sequence[str] | None = None, **settings: Any) -> Records:
     """:func:`shoal.resume`, shown."""
     seen_again(_where(lab))
     with Progress() as progress:
         try:
-            return resume(lab, watch=progress, **settings)
+            return resume(lab, runs, watch=progress, say=say, **settings)
         except KeyboardInterrupt as stop:
             raise _stopped(lab, stop) from None
 

@@ -172,7 +172,7 @@ def _keep(
     paths, refused = [], None
     for run in records.ids:
         step = records.model_steps(run, read_step(how.get("step")), how["average"])[-1]
-        most = {"max_new_tokens": records.specs[run].task_part.sizes().sequence_length, **how}
+        most = {"max_new_tokens": records.spec_of(run).task_part.sizes().sequence_length, **how}
         try:
             paths.append(str(records.keep_hypotheses(run, step, name, texts[run], lines, most).path))
         except (UserError, DiskError) as error:

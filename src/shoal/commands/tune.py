@@ -1,8 +1,9 @@
 """``shoal tune``: search settings of runs with a budget, and compare the winner with the default on fresh seeds."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from shoal.commands.config import add_config
+from shoal.commands.dry_run import add_dry_run
 from shoal.commands.parsing import (
     GRID,
     Options,
@@ -39,6 +40,7 @@ def arguments(parser: Parser) -> None:
     parser.flag("objective", metavar="COLUMN", help="what settings are ranked by; default valid_loss")
     parser.flag("name", default="tuning", help="name of the tuning; a lab can hold several; default tuning")
     add_execution(parser)
+    add_dry_run(parser)
     add_settings(parser, GRID)
 
 
@@ -51,18 +53,20 @@ def run(options: Options) -> int:
     specs = read_settings(options)
     if options.read_from:
         say(options.read_from)
-    from shoal.commands.progress import Progress
+    from shoal.commands.tune_dry_run import tune_dry_run
+    from shoal.commands.tune_progress import TuneProgress
     from shoal.training import Interrupted
     from shoal.tuning import tune
 
     names = ("sampler", "halving", "generation", "tune_seed", "fresh_seeds", "objective", "name")
     asked = {name: getattr(options, name) for name in names}
+    if options.dry_run:
+        return tune_dry_run(specs, options.search, options.budget, options.lab, asked, read_execution(options))
     execution = {name: value for name, value in read_execution(options).items() if value is not None}
     try:
-        with Progress() as progress:
-            tuning = tune(
-                specs, options.search, options.budget, options.lab, **asked, say=say, watch=progress, **execution
-            )
+        with TuneProgress() as progress:
+            shown: dict[str, Any] = {"say": say, "watch": progress, "follow": progress.follow}
+            tuning = tune(specs, options.search, options.budget, options.lab, **asked, **shown, **execution)
     except Interrupted:
         raise Interrupted("stopped; everything up to this step is kept, and the same command goes on") from None
     _show(tuning)

@@ -46,9 +46,11 @@ def run(options: argparse.Namespace) -> int:
 
 def _print_once(watcher: "Watcher", console: "Console") -> int:
     from shoal.commands.watch_screen import screen, signs_for
+    from shoal.lab import Lab
 
     seen = watcher.look()
     if not seen.cohorts:
+        Lab(watcher.path).records()  # says that there is no such lab, where there is none
         raise UserError("; ".join([*seen.lines]) or f"lab {watcher.path} holds no runs")
     for line in screen(seen, str(watcher.path), console.width, None, time.time(), signs_for(sys.stdout.encoding)):
         console.print(line, soft_wrap=not line.no_wrap)

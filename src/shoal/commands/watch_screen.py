@@ -22,7 +22,9 @@ from shoal.report.sparks import ASCII, BLOCKS, Curve, panel, span_of, sparkline
 from shoal.report.words import NOTHING, counted, setting_text
 from shoal.spec.choice import as_cell
 
-STYLES = {"running": "green", "interrupted": "yellow", "diverged": "red", "done": "dim", "waiting": "dim"}
+STYLES = {"running": "green", "interrupted": "yellow", "diverged": "red"} | dict.fromkeys(
+    ("done", "waiting", "left"), "dim"
+)
 _NARROWEST, _WIDEST = 10, 40  # signs of a curve in a row
 _GAP = 2
 _PANEL_ROWS = 5

@@ -9,9 +9,10 @@ from shoal.embeddings.binary_rows import read_binary
 from shoal.embeddings.packages import PACKAGES, package_files, read_package
 from shoal.embeddings.stream import Stream, opened
 from shoal.embeddings.text_rows import header_of, read_text
-from shoal.embeddings.transformer import downloaded, files_of, read_transformer
+from shoal.embeddings.transformer import files_of, read_transformer
 from shoal.embeddings.vectors import Collector, Vectors
 from shoal.errors import UserError, nearest, printable
+from shoal.models.hub import downloaded
 
 _CACHED = 4
 _CONTROL = frozenset(range(9)) | frozenset(range(14, 32))  # bytes that no text has

@@ -4,9 +4,7 @@ A word is one row of the table where the model's tokenizer makes one piece of it
 """
 
 import hashlib
-import os
 from collections.abc import Collection, Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,21 +16,6 @@ from shoal.errors import UserError, printable
 # of the table of input tokens, in models of the kinds of BERT, Llama, GPT-2, T5 and others
 _TABLES = ("word_embeddings.weight", "embed_tokens.weight", "wte.weight", "shared.weight", "tok_embeddings.weight")
 _PART = 4096  # rows that are hashed at a time
-
-
-def downloaded(name: str) -> Path | None:
-    """Folder of a model that Hugging Face's tools have downloaded, by its name; None where it is not there."""
-    cache = os.environ.get("HF_HUB_CACHE") or os.path.join(  # noqa: PTH118 (a variable may be empty)
-        os.environ.get("HF_HOME") or Path.home() / ".cache" / "huggingface", "hub"
-    )
-    if name.count("/") != 1 or ".." in name or name.startswith("/"):
-        return None
-    place = Path(cache) / f"models--{name.replace('/', '--')}"
-    with suppress(OSError):
-        revision = (place / "refs" / "main").read_text(encoding="ascii").strip()
-        if (folder := place / "snapshots" / revision).is_dir() and "/" not in revision:
-            return folder
-    return None
 
 
 def files_of(folder: str) -> list[Path]:

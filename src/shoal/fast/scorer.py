@@ -64,7 +64,7 @@ def refusal(config: Any) -> str | None:
     if not config.task_part.shares_prefixes:
         return f"the examples of task {config.task!r} share no prefixes"
     if not config.model_part.shares_prefixes:
-        return f"model {config.model!r} has not been written for shared prefixes"
+        return f"engines of shared prefixes do not serve model {config.model!r}"
     if config.get("dropout", 0.0) > 0:
         return f"dropout={config.get('dropout', 0.0)} gives equal prefixes unequal states"
     return None

@@ -38,10 +38,10 @@ def windows_refusal(config: Any) -> str | None:
         return f"the batches of task {config.task!r} are not said to be windows of tokens"
     part = config.model_part.computing()
     if not (_says(config.model_part, "reads_windows") and _says(part, "reads_windows")):
-        of_base = "" if part is config.model_part else f", or its base of {type(part).__name__},"
-        return f"model {config.model!r}{of_base} has not been written for windows"
+        of_base = "" if part is config.model_part else f" on a base of {type(part).__name__}"
+        return f"engine windows does not serve model {config.model!r}{of_base}"
     if (kind := getattr(part, "non_linearity", ACTIVATIONS[0])) not in ACTIVATIONS:
-        return f"activation {kind!r} has not been written for windows"
+        return f"engine windows does not serve activation {kind!r}"
     return None
 
 

@@ -22,6 +22,7 @@ from shoal.errors import DiskError, LabError
 from shoal.lab.cohort import CohortFolder
 from shoal.lab.files import check_own, is_there, names_in, read_json, sync_folder, write_json
 from shoal.lab.folder import REPLACES
+from shoal.lab.homes import base_run
 from shoal.lab.labels import Labels, forget, read_labels
 from shoal.lab.mends import move
 from shoal.lab.shapes import Deleted
@@ -30,6 +31,7 @@ from shoal.lab.splitting import split
 from shoal.lab.survey import is_pending, survey
 
 DELETING, DELETED = "deleting", "deleted.json"
+_MOST_NAMED = 3  # adapters of a base
 
 
 @dataclass(frozen=True)
@@ -53,9 +55,11 @@ def plan_deletion(lab: Path, runs: Collection[str]) -> list[Cut]:
     """Cuts by cohort that a deletion of these runs would make; nothing is changed.
 
     Raises:
-        LabError: a run is being trained, or is held by several cohorts; or runs of a damaged cohort are to stay.
+        LabError: a run is being trained, is held by several cohorts, or is the base of adapters that are to stay; or
+            runs of a damaged cohort are to stay.
     """
     surveyed = survey(lab)
+    check_bases(lab, {folder.path: folder for folder in surveyed.index.values()}.values(), runs)
     wanted: dict[Path, tuple[CohortFolder, list[str]]] = {}
     for run in dict.fromkeys(runs):
         if run in surveyed.held:
@@ -74,6 +78,33 @@ def plan_deletion(lab: Path, runs: Collection[str]) -> list[Cut]:
         freed = sum(sum(sizes[run].values()) for run in to_delete) if left else sum(bytes_of_cohort(folder).values())
         cuts.append(Cut(folder, tuple(to_delete), left, freed))
     return cuts
+
+
+def check_bases(lab: Path, folders: Iterable[CohortFolder], runs: Collection[str]) -> None:
+    """Raise :class:`LabError` where adapters of the lab are to stay, and the run whose model is their base is not.
+
+    Args:
+        lab: folder of the lab.
+        folders: its cohorts; damaged ones are passed over.
+        runs: ids of the runs that are to be deleted.
+    """
+    adapters: dict[str, list[str]] = {}
+    for folder in folders:
+        try:
+            members = folder.manifest()["members"]
+        except LabError:
+            continue
+        for member in members:
+            base = base_run(member["spec"], lab)
+            if base in runs and member["run"] not in runs:
+                adapters.setdefault(str(base), []).append(member["run"])
+    for base, dependent in adapters.items():
+        named = " ".join(run[:8] for run in dependent[:_MOST_NAMED])
+        more = f" and {len(dependent) - _MOST_NAMED:,} more" if len(dependent) > _MOST_NAMED else ""
+        raise LabError(
+            f"run {base} cannot be deleted: it is the base of {len(dependent):,} adapter{'s' * (len(dependent) != 1)} "
+            f"({named}{more}), which cannot be read without it; delete these with it, or keep it"
+        )
 
 
 def _check_still(folder: CohortFolder, runs: Collection[str]) -> None:

@@ -244,7 +244,8 @@ class Lab:
             Their ids.
 
         Raises:
-            LabError: a run is being trained or is not in the lab, or the record of others of its cohort is damaged.
+            LabError: a run is being trained, is not in the lab or is the base of adapters that are to stay, or the
+                record of others of its cohort is damaged.
             DiskError: the disk refuses.
         """
         wanted = self.records(runs).ids  # before the lab is touched

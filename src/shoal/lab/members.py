@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from shoal.errors import LabError, UserError
+from shoal.lab.homes import at_home
 from shoal.measures import Measures
 from shoal.registry import KINDS, TASKS, USUAL, is_place, short
 from shoal.spec import RunSpec
@@ -47,28 +48,6 @@ def spec_of(member: Mapping[str, Any], path: Path, way_out: str) -> RunSpec:
         if (why := absent(member["spec"])) is not None:
             raise LabError(f"run {member['run']} cannot be built here: {why}") from None
         raise LabError(f"{path} is damaged or of a later version of shoal: {error}; {way_out}") from None
-
-
-_IN_LAB = ("base_model", "tokenizer_of")  # settings that hold paths of files, which may be in the same lab
-
-
-def at_home(dump: Mapping[str, Any], lab: Path) -> Mapping[str, Any]:
-    """Settings of a run whose lab may have been moved with the files of other cohorts that they name.
-
-    Args:
-        dump: the settings.
-        lab: folder of the lab now.
-
-    Returns:
-        Settings with the current path of each file that is not where it was and is in the lab.
-    """
-    moved: dict[str, str] = {}
-    for name in _IN_LAB:
-        parts = Path(str(dump.get(name) or "")).parts
-        if "cohorts" in parts and not Path(*parts).exists():
-            place = lab.absolute().joinpath(*parts[len(parts) - 1 - parts[::-1].index("cohorts") :])
-            moved |= {name: str(place)} if place.is_file() else {}
-    return {**dump, **moved} if moved else dump
 
 
 def check_version(member: Mapping[str, Any]) -> None:

@@ -62,7 +62,7 @@ class ModelRecords:
 
         run = self._all().find(run)
         steps = self.model_steps(run, step, average)
-        spec = self._all().specs[run]
+        spec = self._all().spec_of(run)
         if spec.model_part.fitted_by == "em":
             return read_fitted(self._folders[run], run, steps).model
         return averaged(self._folders[run], run, steps, build_model(spec)).eval()
@@ -75,7 +75,7 @@ class ModelRecords:
             LabError: no model was kept at that step, or too few were kept to average.
         """
         run = self._all().find(run)
-        return kept_steps(self._folders[run], run, step, average, self._all().specs[run].save_model_step)
+        return kept_steps(self._folders[run], run, step, average, self._all().spec_of(run).save_model_step)
 
     def fitted(self, run: str | Run | RunSpec, step: int | None = None) -> Fitted:
         """Kept hidden Markov model of a run, with its exact log-likelihoods and problems.
@@ -85,7 +85,7 @@ class ModelRecords:
             LabError: no model was kept at that step, or a file is damaged.
         """
         run = self._all().find(run)
-        spec = self._all().specs[run]
+        spec = self._all().spec_of(run)
         if spec.model_part.fitted_by != "em":
             raise UserError(f"run {run} is of model {spec.model!r}, which EM does not fit")
         return read_fitted(self._folders[run], run, self.model_steps(run, step))
@@ -104,10 +104,11 @@ class ModelRecords:
         from shoal.hmm import criteria
 
         rows = []
-        for run, spec in self._all().specs.items():
-            if spec.model_part.fitted_by != "em" or not self._folders[run].models(run):
+        for run, settings in self._all()._settings().items():
+            # by the settings as they stand in the lab: runs of parts that are not here are none of EM's
+            if settings["optimizer"] != "em" or not self._folders[run].models(run):
                 continue
-            one = self.fitted(run)
+            one, spec = self.fitted(run), self._all().spec_of(run)
             measured = criteria(one.model, one.log_likelihood, spec.num_observations)
             rows.append(
                 {

@@ -11,6 +11,7 @@ import polars as pl
 from shoal.analysis.times import time_to_generalise
 from shoal.errors import UserError, nearest
 from shoal.lab.cohort import CohortFolder
+from shoal.lab.resting import state_text
 from shoal.spec import RunSpec
 from shoal.spec.known import known_settings
 
@@ -44,7 +45,7 @@ class Run:
 
     def __repr__(self) -> str:
         row = self._row
-        state = row["state"] + ("" if row["step"] is None else f" at step {row['step']:,}")
+        state = state_text(row["state"], row["step"])
         return f"<Run {self.id[:8]}: {row['model']}, seed {row['seed']}, {state}>"
 
     def __eq__(self, other: object) -> bool:
@@ -66,7 +67,7 @@ class Run:
     @property
     def spec(self) -> RunSpec:
         """Spec of the run."""
-        return self.records.specs[self.id]
+        return self.records.spec_of(self.id)
 
     @property
     def state(self) -> str:

@@ -16,6 +16,7 @@ from shoal.lab.record_decodes import DecodeRecords
 from shoal.lab.record_labels import PROBLEM
 from shoal.lab.record_models import ModelRecords
 from shoal.lab.record_views import RecordViews, Run
+from shoal.lab.resting import LEFT, left_runs
 from shoal.lab.snapshot import CohortSnapshot
 from shoal.measures import EQUATIONS, Measures, union
 from shoal.registry import KINDS, USUAL
@@ -24,7 +25,7 @@ from shoal.spec.choice import as_cell, fits, read_choice
 from shoal.spec.identity import defaults
 from shoal.spec.known import known_settings
 
-STATES = ("waiting", "running", "interrupted", "done", "diverged", "damaged")
+STATES = ("waiting", "running", "interrupted", LEFT, "done", "diverged", "damaged")
 
 
 class Records(DecodeRecords, ModelRecords, RecordViews):
@@ -32,7 +33,7 @@ class Records(DecodeRecords, ModelRecords, RecordViews):
 
     def __init__(self, folders: Mapping[str, CohortFolder]) -> None:
         super().__init__(folders)
-        self._restored: dict[Path, list[RunSpec]] = {}  # written once, and slow to make
+        self._restored: dict[Path, dict[str, RunSpec]] = {}  # written once, and slow to make
 
     def __len__(self) -> int:
         return len(self._folders)
@@ -50,12 +51,22 @@ class Records(DecodeRecords, ModelRecords, RecordViews):
         """The runs' specs by id."""
         specs: dict[str, RunSpec] = {}
         for folder in self.cohorts():
-            specs.update({spec.id: spec for spec in self._specs_of(folder)})
+            specs.update(self._specs_of(folder))
         return {run: specs[run] for run in self.ids}
 
-    def _specs_of(self, folder: CohortFolder) -> list[RunSpec]:
+    def spec_of(self, run: str | Run | RunSpec) -> RunSpec:
+        """The spec of a run; those of other cohorts, whose parts may not be here, are not built.
+
+        Raises:
+            UserError: no run here has such an id, or several have.
+            LabError: a part of it from outside of shoal cannot be imported here, or a file is damaged.
+        """
+        run = self.find(run)
+        return self._specs_of(self._folders[run])[run]
+
+    def _specs_of(self, folder: CohortFolder) -> dict[str, RunSpec]:
         if folder.path not in self._restored:
-            self._restored[folder.path] = folder.specs()
+            self._restored[folder.path] = {spec.id: spec for spec in folder.specs()}
         return self._restored[folder.path]
 
     def snapshot(self) -> "Records":
@@ -109,6 +120,7 @@ class Records(DecodeRecords, ModelRecords, RecordViews):
         read for it, see :meth:`damage`.
         """
         states: dict[str, dict[str, Any]] = {}
+        rungs = {lab: left_runs(lab) for lab in {folder.path.parent.parent for folder in self.cohorts()}}
         for folder in self.cohorts():
             try:
                 members = folder.status()["members"]
@@ -119,7 +131,9 @@ class Records(DecodeRecords, ModelRecords, RecordViews):
                 if self._folders.get(run) is not folder:  # read from another, or not asked for
                     continue
                 lost = stopped and member["state"] == "running"
-                states[run] = {**member, "state": "interrupted" if lost else member["state"]}
+                state = "interrupted" if lost else member["state"]
+                has_left = state == "waiting" and member["step"] in rungs[folder.path.parent.parent].get(run, ())
+                states[run] = {**member, "state": LEFT if has_left else state}
         settings, unknown = self._settings(), {"state": "damaged", "step": None}
         places = {run: states.get(run, unknown) for run in self.ids}
         labels = self.label_cells()

@@ -26,12 +26,14 @@ class Generation(Shape):
         runs: ids of the runs of each trial, one for each seed.
         rungs: steps of the rungs, upwards.
         sizes: largest number of trials that train up to each rung.
+        left: step at which each run has left, at a rung; of the runs that train on none.
     """
 
     settings: list[dict[str, Any]]
     runs: list[list[Id]]
     rungs: list[Count]
     sizes: list[Count]
+    left: dict[Id, Count] = Field(default_factory=dict)
 
 
 class Final(Shape):
@@ -53,11 +55,19 @@ class Final(Shape):
 
 
 class TuningNote(Shape):
-    """``tunings/NAME.json``."""
+    """``tunings/NAME.json``.
+
+    Attributes:
+        asked: what was asked for, with the ``command`` that asks for it again.
+        generations: all generations, in order.
+        finals: comparisons on fresh seeds.
+        done: false from the beginning of a search to its end; None of one that an earlier version wrote.
+    """
 
     asked: dict[str, Any]
     generations: list[Generation] = Field(default_factory=list)
     finals: list[Final] = Field(default_factory=list)
+    done: bool | None = None
 
 
 def note_path(lab: Path, name: str) -> Path:

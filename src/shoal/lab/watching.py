@@ -13,18 +13,20 @@ from typing import Any
 import polars as pl
 
 from shoal.errors import LabError
-from shoal.lab.cohort import FINISHED, CohortFolder, is_finished
+from shoal.lab.cohort import FINISHED, CohortFolder, is_over
 from shoal.lab.files import names_in
 from shoal.lab.lab import Lab
 from shoal.lab.labels import read_labels
 from shoal.lab.locks import held_locks, is_seen_held
 from shoal.lab.members import is_part_loaded
 from shoal.lab.parts import Parts
+from shoal.lab.resting import LEFT, left_runs
 from shoal.lab.survey import is_pending
 from shoal.measures import Measures
 from shoal.registry import MODELS, short
 
 _ENOUGH = 20  # steps of a session from which its pace says something
+_Held = set[tuple[int, int, int]] | None  # inodes of held locks; None where the system does not tell
 FRESH = 60.0  # seconds since a flush within which a cohort is taken to be training where locks do not tell
 
 
@@ -70,8 +72,8 @@ class SeenCohort:
 
     @property
     def n_steps(self) -> int:
-        """Mean number of steps of the members; of those that have ended their last step."""
-        return sum(run.step if run.state in FINISHED else run.n_steps for run in self.runs) // len(self.runs)
+        """Mean number of steps of the members; of those that have ended or left a tuning their last step."""
+        return sum(run.step if run.state in (*FINISHED, LEFT) else run.n_steps for run in self.runs) // len(self.runs)
 
 
 @dataclass(frozen=True)
@@ -120,10 +122,10 @@ class Watcher:
         held, now = held_locks(), time.time()
         names = [name for name in names if not is_pending(CohortFolder(self.path / "cohorts" / name))]
         self._seen = {name: self._seen.get(name) or _Folder(self.path / "cohorts" / name) for name in names}
-        cohorts, lines = [], []
+        cohorts, lines, rungs = [], [], left_runs(self.path)
         for name, folder in self._seen.items():
             try:
-                if (cohort := folder.look(held, now)) is not None:
+                if (cohort := folder.look(held, now, rungs)) is not None:
                     cohorts.append(cohort)
             except (LabError, OSError) as error:
                 lines.append(f"cohort {name[:8]}: {error}")
@@ -151,8 +153,8 @@ class _Folder:
     curves: pl.DataFrame = field(default_factory=pl.DataFrame)
     title: str = ""
 
-    def look(self, held: set[tuple[int, int, int]] | None, now: float) -> SeenCohort | None:
-        """The cohort; None where there is none yet."""
+    def look(self, held: _Held, now: float, rungs: Mapping[str, set[int]]) -> SeenCohort | None:
+        """The cohort; None where there is none yet. ``rungs`` are steps at which runs left tunings."""
         asked = _stamp(self.path / "cohort.json")
         if asked is None:
             return None
@@ -164,7 +166,7 @@ class _Folder:
             self.status, self.curves = self.folder.stand()
             self.stamps = stamps  # of before it was read: what changed since is read next time
         flushed = asked[0] / 1e9 if stamps[1] is None else stamps[1][0] / 1e9
-        return _cohort(self, self.folder.manifest(), is_seen_held(self.path / "lock", held), flushed, now)
+        return _cohort(self, self.folder.manifest(), is_seen_held(self.path / "lock", held), flushed, now, rungs)
 
 
 class _Reader(CohortFolder):
@@ -214,13 +216,21 @@ def _title(manifest: Mapping[str, Any]) -> str:
 
 
 def _cohort(
-    reading: _Folder, manifest: Mapping[str, Any], is_held: bool | None, flushed: float, now: float
+    reading: _Folder,
+    manifest: Mapping[str, Any],
+    is_held: bool | None,
+    flushed: float,
+    now: float,
+    rungs: Mapping[str, set[int]],
 ) -> SeenCohort:
     assert reading.folder is not None
     status = reading.status
     begun = any(member["state"] == "running" for member in status["members"].values())
     trains = now - flushed < FRESH if is_held is None else is_held
-    if is_finished(status):
+    has_left = {
+        run: at["state"] == "waiting" and at["step"] in rungs.get(run, ()) for run, at in status["members"].items()
+    }
+    if all(has_left[run] or is_over(at) for run, at in status["members"].items()):
         state = "done"
     elif trains and begun:
         state = "running"
@@ -231,7 +241,8 @@ def _cohort(
         at, spec = status["members"][member["run"]], member["spec"]
         lost = at["state"] == "running" and state == "interrupted"
         n_steps = int(spec.get("n_steps") or at["step"])
-        runs.append(SeenRun(member["run"], "interrupted" if lost else at["state"], at["step"], n_steps, spec))
+        now_is = LEFT if has_left[member["run"]] else "interrupted" if lost else at["state"]
+        runs.append(SeenRun(member["run"], now_is, at["step"], n_steps, spec))
     seen = SeenCohort(
         reading.path.name, reading.title, runs, reading.folder.measures(), reading.curves, state, flushed, None
     )

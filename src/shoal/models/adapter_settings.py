@@ -1,7 +1,6 @@
 """Settings of fine-tuning: the base, and what of it is trained: low-rank adapters, or everything."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from shoal.errors import UserError
@@ -35,7 +34,7 @@ class FineTunedSettings(ModelSettings):
     base_model: str = setting(
         "",
         "model that is fine-tuned",
-        "a file of a lab's models, or a folder with a GPT-2 checkpoint",
+        "a file of a lab's models, or a folder or downloaded model of GPT-2's architecture",
         operational=True,
     )
     base_key: str | None = setting(
@@ -119,9 +118,10 @@ class FineTunedSettings(ModelSettings):
             )
         if self.base_key is None or self.base_settings is None:
             from shoal.models.bases import read_base
+            from shoal.models.hub import located_model
 
             base = read_base(self.base_model)
-            object.__setattr__(self, "base_model", str(Path(self.base_model).absolute()))
+            object.__setattr__(self, "base_model", str(located_model(self.base_model).absolute()))
             object.__setattr__(self, "base_key", base.key)
             object.__setattr__(self, "base_settings", base.described)
         if self.adapter != "full":

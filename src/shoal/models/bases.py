@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from shoal.errors import UserError
 from shoal.models.checkpoints import CONFIG, read_gpt2
 from shoal.models.families_of_bases import part_of
+from shoal.models.hub import located_model
 
 if TYPE_CHECKING:
     from shoal.models.settings import ModelSettings
@@ -64,10 +65,15 @@ _MODULES: dict[str, nn.Module] = {}
 def read_base(path: str) -> Base:
     """Base in a file of a lab's ``models``, or in a folder with ``config.json`` and safetensors of GPT-2.
 
+    A folder that Hugging Face's tools have downloaded is named by its model, ``organisation/name``.
+
     Raises:
         UserError: there is none, it is damaged, or it is of an architecture that cannot be read.
     """
-    place = Path(path)
+    try:
+        place = located_model(path)
+    except UserError as error:
+        raise UserError(f"base {path} cannot be read: {error}") from None
     file = place / CONFIG if place.is_dir() else place
     try:
         about = file.stat()

@@ -12,10 +12,14 @@ from typing import Any
 import polars as pl
 
 from shoal.errors import UserError, nearest
+from shoal.lab.record_labels import NO_SETTINGS
 from shoal.registry import KINDS, short
-from shoal.report.each_run import SEEDS, model_label
+from shoal.report.each_run import model_label
 from shoal.report.panels import Axis
 from shoal.report.words import listed, setting_text
+from shoal.spec.fields import Part, extra
+from shoal.spec.known import known_settings
+from shoal.spec.training import ALWAYS
 
 # Titles of settings whose names alone would be taken for something else; of others the name is the title.
 _TITLES = {
@@ -46,9 +50,8 @@ def check_axes(runs: pl.DataFrame, names: Sequence[str]) -> list[str]:
         UserError: there is no such column, the runs have one value of it, or it is named twice.
     """
     known = [name for name in runs.columns if name not in _NOT_ASKED]
-    followed = [name for name in SEEDS if name in known and runs[name].equals(runs["seed"], check_names=False)]
     differing = [name for name in known if runs[name].n_unique() > 1]
-    choice = " ".join(name for name in differing if name not in followed) or "nothing"
+    choice = " ".join(differing_settings(runs)) or "no setting"
     checked: list[str] = []
     for word in names:
         name = word.replace("-", "_")
@@ -66,6 +69,42 @@ def check_axes(runs: pl.DataFrame, names: Sequence[str]) -> list[str]:
             )
         checked.append(name)
     return checked
+
+
+def differing_settings(runs: pl.DataFrame) -> list[str]:
+    """Settings that a user sets and in which runs that have them differ.
+
+    No labels, no numbers of parameters, and nothing that is derived from files or follows another setting in every run.
+
+    Args:
+        runs: one row per run, as of :meth:`shoal.lab.Records.runs`.
+    """
+    settings = known_settings()
+    names = [name for name in runs.columns if name not in (*_NOT_ASKED, *NO_SETTINGS, "parameters")]
+    asked = [name for name in names if name not in settings or not _is_decided(runs, settings[name][0], name)]
+    kinds = [kind for kind in KINDS if kind in runs.columns]
+    return [name for name in asked if runs.filter(_has(settings.get(name, ()), name, kinds))[name].n_unique() > 1]
+
+
+def _is_decided(runs: pl.DataFrame, part: type[Part], name: str) -> bool:
+    """Return True if a setting is derived from files, or equals the one that it follows in every run."""
+    marks = extra(part, name)
+    other = marks["follows"]
+    follows = other in runs.columns and runs[name].equals(runs[other], check_names=False)
+    return bool(marks["derived"]) or follows
+
+
+def _has(parts: Sequence[type[Part]], name: str, kinds: Sequence[str]) -> pl.Expr:
+    """Mask of the runs that have a setting of these parts; of a setting of others those with a value.
+
+    ``kinds`` are the columns that name the parts of a run.
+    """
+    if not parts:
+        return pl.lit(True) if name in KINDS else pl.col(name).is_not_null()
+    if not kinds or any(part in ALWAYS for part in parts):
+        return pl.lit(True)
+    names = [part.name for part in parts if hasattr(part, "name")]
+    return pl.any_horizontal(pl.col(kind).is_in(names) for kind in kinds)
 
 
 def setting_axis(runs: pl.DataFrame, settings: Sequence[str], in_legend: bool = False) -> tuple[Axis, pl.Expr]:

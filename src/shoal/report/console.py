@@ -1,8 +1,9 @@
 """Tables on the terminal.
 
 Nothing of a table is cut. Where it is wider than the terminal its ids are shortened to beginnings that tell them apart;
-where that is not enough its columns follow each other in blocks, each with the labels of the rows; and where a column
-does not fit beside the labels, both are wrapped between words, of which a number is one.
+where that is not enough columns of nothing but – are left out, which is said below, and the others follow each other in
+blocks, each with the labels of the rows; and where a column does not fit beside the labels, both are wrapped between
+words, of which a number is one.
 """
 
 import os
@@ -43,15 +44,20 @@ def print_table(table: Table) -> None:
         columns[0].append(_text(label))
         for column, cell in zip(columns[1:], cells, strict=True):
             column.append(_text(cell.text, "bold" if cell.best else ""))
-    width = terminal_width()
-    if sum(map(_width, columns)) + _GAP * (len(columns) - 1) > width:
+    width, left_out = terminal_width(), list[str]()
+    if not _fits(columns, width):
         columns[0] = _shortened(columns[0])
+    if not _fits(columns, width):
+        left_out = [column[0].plain for column in columns[1:] if {text.plain for text in column[1:]} == {NOTHING}]
+        columns = [column for column in columns if column[0].plain not in left_out]
     for number, block in enumerate(blocks([_width(column) for column in columns], width)):
         if number:
             say()
         _print_block([columns[index] for index in block], width)
     if len(table.rows) > most:
         say(f"… and {len(table.rows) - most} more rows, which a file or a pipe has too")
+    if left_out:
+        say(f"columns with {NOTHING} in each of these rows are left out: {', '.join(left_out)}")
 
 
 def print_keys(*tables: Table) -> None:
@@ -99,6 +105,10 @@ def blocks(widths: Sequence[int], width: int) -> list[list[int]]:
         groups[-1].append(column)
         used += _GAP + column_width
     return groups
+
+
+def _fits(columns: Sequence[Sequence[Text]], width: int) -> bool:
+    return sum(map(_width, columns)) + _GAP * (len(columns) - 1) <= width
 
 
 def _width(column: Sequence[Text]) -> int:

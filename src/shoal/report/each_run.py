@@ -8,6 +8,7 @@ import polars as pl
 from shoal.errors import LabError, UserError
 from shoal.lab import Records
 from shoal.lab.record_labels import NO_SETTINGS, PROBLEM
+from shoal.lab.resting import state_text
 from shoal.measures import SPLITS, Measure, Measures
 from shoal.registry import KINDS, MODELS, short
 from shoal.report.quantities import OPEN, did_both, is_open, quantities_of, symbols_note
@@ -55,7 +56,7 @@ def per_run_table(records: Records, settings: Sequence[str], damaged: Collection
     rows = []
     for row in frame.iter_rows(named=True):
         state = "damaged" if row["run"] in damaged else row["state"]
-        state = state if state in ("done", "damaged") else f"{state} at step {row['step']:,}"
+        state = state if state in ("done", "damaged") else state_text(state, row["step"])
         labels = [*(row[name] or NOTHING for name in called), *(_setting(name, row[name]) for name in settings)]
         cells = [*labels, state, *_best_cells(row, measures, others)]
         if unit:

@@ -154,13 +154,13 @@ def titles_of(measures: Measures, thresholds: Sequence[float] = ()) -> dict[str,
 
 
 def find_column(name: str, columns: Collection[str], titles: Mapping[str, str]) -> str:
-    """The column of a name, of a name with ``-`` for ``_``, or of a symbol.
+    """The column of a name, of a name with ``-`` for ``_``, or of a symbol; ``id`` is the column ``run``.
 
     Raises:
         UserError: there is none; names the nearest.
     """
     by_symbol = {symbol: column for column, symbol in titles.items() if column in columns}
-    for known in (name, name.replace("-", "_"), by_symbol.get(name, "")):
+    for known in (name, name.replace("-", "_"), by_symbol.get(name, ""), "run" if name == "id" else ""):
         if known in columns:
             return known
     meant = nearest(name, [*columns, *by_symbol])

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import polars as pl
 
+from shoal.lab.resting import state_text
 from shoal.registry import USUAL
 from shoal.report.words import counted, damage_sentences
 from shoal.tasks.arithmetic.equations import is_ambiguous
@@ -57,7 +58,7 @@ def _why_stopped(runs: pl.DataFrame) -> str:
 
 
 def _named(runs: pl.DataFrame, most: int = 6) -> str:
-    names = [f"{row['run'][:8]} {row['state']} at step {row['step']:,}" for row in runs.head(most).to_dicts()]
+    names = [f"{row['run'][:8]} {state_text(row['state'], row['step'])}" for row in runs.head(most).to_dicts()]
     return ", ".join(names) + (f" and {len(runs) - most} more" if len(runs) > most else "")
 
 

@@ -175,5 +175,5 @@ def _environment(session: Mapping[str, Any]) -> str:
     return (
         f"shoal {session['shoal']} (commit {commit}), torch {session['torch']}, Python {session['python']}, "
         f"{session['precision']} on {session['processor'] if session['device'] == 'cpu' else session['device']}, "
-        f"{session.get('engine', 'plain')} engine, {session['threads']} threads per cohort"
+        f"{session.get('engine', 'plain')} engine, {counted(session['threads'], 'thread')} per cohort"
     )

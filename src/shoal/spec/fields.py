@@ -177,7 +177,9 @@ def one_line(error: ValidationError, kind: type[BaseModel]) -> str:
         return f"unknown setting {name!r}{nearest(name, kind.model_fields)}"
     if name not in kind.model_fields:
         return str(first["msg"]).removeprefix("Value error, ")
-    return f"{name} must be {extra(kind, name)['allowed']}, got {first['input']!r}"
+    listed = isinstance(first["input"], str) and "," in first["input"]
+    advice = "; values of a grid are separated by spaces" if listed and first["type"].endswith("_parsing") else ""
+    return f"{name} must be {extra(kind, name)['allowed']}, got {first['input']!r}{advice}"
 
 
 def extra(kind: type[BaseModel], name: str) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import polars as pl
 from shoal.analysis.blocks import crossed
 from shoal.errors import UserError
 from shoal.measures import Measures
-from shoal.report.by import check_axes, setting_axis
+from shoal.report.by import check_axes, differing_settings, setting_axis
 from shoal.report.panels import Axis
 from shoal.report.words import counted, listed, setting_text
 from shoal.spec.fields import Part, extra
@@ -140,7 +140,7 @@ def _alike(results: Results, names: Sequence[str]) -> tuple[Results, str]:
 def _told(frame: pl.DataFrame, others: Sequence[str], apart: Sequence[str]) -> list[str]:
     """Settings in which runs differ, also those that go with others, but for those that follow from them."""
     known = known_settings()
-    varying = [name for name in known if name in frame.columns and frame[name].n_unique() > 1]
+    varying = [name for name in differing_settings(frame) if name in known]
     of_shoal = [name for name in varying if name not in (*apart, *SEED_AXES) and not follows(known[name][0], name)]
     return [*(name for name in others if name not in known), *of_shoal] or [*others]
 

@@ -1,6 +1,7 @@
 """Training of runs into a lab: finished runs are not trained again, interrupted ones are resumed."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import sys
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -10,8 +11,9 @@ from shoal.lab.cohort import CohortFolder, is_over
 from shoal.lab.deleting import deleted_runs
 from shoal.lab.lab import Lab
 from shoal.lab.records import Records
+from shoal.lab.resting import Resting, resting
 from shoal.spec import RunSpec
-from shoal.training.arrangement import arrange, choose_workers
+from shoal.training.arrangement import Arrangement, arrange, choose_workers
 from shoal.training.continuation import places_of
 from shoal.training.engines import engine_for
 from shoal.training.executor import Execution, execute
@@ -84,16 +86,24 @@ def train(
     with lab.labelling(runs, name, tag, note):
         work = arrange(wanted, lab, on, workers, threads, engine, metrics, say)
         begun, taken = _begin(lab, work.new, on, work.threads, engine, metrics, say)
-    how = Execution(on, flush_seconds, metrics, places, places_of(wanted), _pauses(runs, until))
+    how = Execution(on, flush_seconds, metrics, places, places_of(wanted), _pauses(runs, until, work))
     folders = [*_with_steps(work.going_on, how.until), *begun]
     with watching(watch, progress, _members(folders), len(wanted)) as callback:
         _finish(folders, work.workers, how, callback, [*work.damaged, *taken])
     return _left(lab, runs)
 
 
-def _pauses(runs: Iterable[str], until: int | None) -> dict[str, int] | None:
+def _pauses(runs: Sequence[str], until: int | None, work: Arrangement) -> dict[str, int] | None:
     """Step at which each run pauses; None where none does."""
-    return None if until is None else dict.fromkeys(runs, until)
+    return _going_on(work.going_on, runs, work.rests) if until is None else dict.fromkeys(runs, until)
+
+
+def _going_on(folders: Iterable[CohortFolder], runs: Iterable[str], rests: Collection[str]) -> dict[str, int] | None:
+    """Step up to which each of these runs and the others of their cohorts may train; None where none rests."""
+    if not rests:
+        return None
+    members = [member["run"] for folder in folders for member in folder.manifest()["members"]]
+    return {run: sys.maxsize for run in [*runs, *members] if run not in rests}
 
 
 def _with_steps(folders: Iterable[CohortFolder], until: Mapping[str, int] | None) -> list[CohortFolder]:
@@ -164,6 +174,7 @@ def _begin(
 
 def resume(
     lab: str | Path | Lab = "lab",
+    runs: str | RunSpec | Iterable[str | RunSpec] | None = None,
     *,
     device: str | None = None,
     workers: int | None = None,
@@ -171,24 +182,36 @@ def resume(
     flush_seconds: float = 20.0,
     metrics: Mapping[str, Metric] | None = None,
     watch: Callable[[Snapshot], None] | None = None,
+    say: Callable[[str], None] = lambda line: None,
     progress: bool | None = None,
 ) -> Records:
-    """Resume every run of a lab that is not finished; arguments as for :func:`train`.
+    """Resume runs of a lab that are not finished; arguments as for :func:`train`, but for ``runs``: those that go on to
+    their end, also where they left a tuning at a rung, while all others stay where they are. None is every run but
+    those of tunings.
 
-    Cohorts whose ``cohort.json`` or ``status.json`` is damaged are left alone; so are those of parts from outside of
-    shoal whose code has changed, about which a :class:`UserError` is raised when the rest is trained.
+    Runs of tunings are left alone: those that left at a rung are no unfinished work, and a tuning that was interrupted
+    goes on when it is asked for again. Cohorts whose ``cohort.json`` or ``status.json`` is damaged are left alone, too;
+    so are those of parts from outside of shoal whose code has changed, about which a :class:`UserError` is raised when
+    the rest is trained.
     """
     lab = lab if isinstance(lab, Lab) else Lab(lab)
-    check_told(metrics, watch, progress=progress)
+    check_told(metrics, watch, say, progress)
     on = check_execution(device, workers, None, flush_seconds, places=places)
     folders, changed = _unchanged(lab.unfinished())
+    wanted = None if runs is None else lab.records(runs).ids
+    rest = resting(lab.path, folders) if wanted is None else Resting()
+    for line in rest.lines(lab.path):
+        say(line)
+    until = _going_on(folders, [], rest.runs) if wanted is None else dict.fromkeys(wanted, sys.maxsize)
+    folders = _with_steps(folders, until)
     if folders:
         lab.create()
-    runs = [member["run"] for folder in folders for member in folder.manifest()["members"]]
+    members = [member["run"] for folder in folders for member in folder.manifest()["members"]]
+    asked = [run for run in members if until is None or run in until]
     workers = workers or choose_workers(folders, [], on, metrics or {})
-    with watching(watch, progress, len(runs), len(runs)) as callback:
-        _finish(folders, workers, Execution(on, flush_seconds, metrics or {}, places), callback, changed)
-    return _left(lab, runs)
+    with watching(watch, progress, len(members), len(asked)) as callback:
+        _finish(folders, workers, Execution(on, flush_seconds, metrics or {}, places, until=until), callback, changed)
+    return _left(lab, asked)
 
 
 def _unchanged(folders: Iterable[CohortFolder]) -> tuple[list[CohortFolder], list[LabError]]:

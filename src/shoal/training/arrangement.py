@@ -1,14 +1,15 @@
 """Arrangement of a request before anything is written down: which of its runs the lab holds, which of these go on, and
 in which cohorts the others train."""
 
-from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 
 import torch
 
 from shoal.errors import LabError, UserError
-from shoal.lab.cohort import CohortFolder
+from shoal.lab.cohort import CohortFolder, is_over
 from shoal.lab.lab import Lab
+from shoal.lab.resting import resting
 from shoal.spec import RunSpec
 from shoal.training.executor import cores, threads_per_worker
 from shoal.training.memory import check_memory
@@ -27,6 +28,7 @@ class Arrangement:
         going_on: those of them that still have steps to train.
         damaged: what is wrong with those that do not say.
         new: the other runs as cohorts, in the pieces in which they train, the longest work first.
+        rests: runs of these cohorts that were not asked for and rest in tunings: they stay where they are.
         workers: cohorts that train at the same time.
         threads: of each new cohort.
     """
@@ -35,6 +37,7 @@ class Arrangement:
     going_on: Sequence[CohortFolder]
     damaged: Sequence[LabError]
     new: Sequence[Cohort]
+    rests: Set[str]
     workers: int
     threads: int
 
@@ -57,10 +60,12 @@ def arrange(
     held = _held(lab, wanted, say)
     _check_held(held, metrics)
     folders, damaged = unfinished(held.values())
+    rests = resting(lab.path, folders).runs - {spec.id for spec in wanted}
+    folders = [folder for folder in folders if _has_steps(folder, rests)]
     cohorts = _new(wanted, held, device, engine)
     workers = workers or choose_workers(folders, cohorts, device, metrics)
     return Arrangement(
-        held, folders, damaged, _divided(cohorts, workers), workers, threads or threads_per_worker(workers)
+        held, folders, damaged, _divided(cohorts, workers), rests, workers, threads or threads_per_worker(workers)
     )
 
 
@@ -84,6 +89,11 @@ def unfinished(folders: Iterable[CohortFolder]) -> tuple[list[CohortFolder], lis
         except LabError as error:
             damaged.append(error)
     return unfinished_folders, damaged
+
+
+def _has_steps(folder: CohortFolder, rests: Set[str]) -> bool:
+    """Return True if a run of a cohort that does not rest has steps to train."""
+    return any(not is_over(member) and run not in rests for run, member in folder.status()["members"].items())
 
 
 def _check_held(held: Mapping[str, CohortFolder], metrics: Iterable[str]) -> None:

@@ -192,6 +192,7 @@ class EMSession(BaseSession):
             runs = [run for run, is_due in zip(roster.members, due.tolist(), strict=True) if is_due]
             rows = {"run": runs, "step": roster.taken[due], **losses, "l2_norm": norms}
             self.rows.append(pl.DataFrame(rows, schema_overrides={"step": pl.Int64}))
+            self.evaluated = int(roster.taken[due].mean())
             for split in SPLITS:
                 shown = now.losses[split][due]
                 self.shown[split] = (float(shown.min()), float(np.median(shown)), float(shown.max()))

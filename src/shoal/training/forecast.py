@@ -7,7 +7,7 @@ as measured on one machine; see :data:`MODEL_SECONDS` and its neighbours.
 import heapq
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from statistics import median
 
@@ -115,7 +115,7 @@ def forecast(
     trial = Trials(device, processes)
     share = SHARE / processes
     pieces = [
-        *(_going_on(folder, device, side_by_side, share, trial, data or {}) for folder in work.going_on),
+        *(_going_on(folder, device, side_by_side, share, trial, data or {}, work.rests) for folder in work.going_on),
         *(_new(cohort, work.threads, device, engine, side_by_side, share, trial) for cohort in work.new),
     ]
     if not pieces:
@@ -168,11 +168,13 @@ def _going_on(
     share: float,
     trial: Trials,
     data: Places,
+    rests: Set[str],
 ) -> Piece:
     """Piece that is left of a cohort, from its last flush on."""
     manifest, members = folder.manifest(), folder.status()["members"]
     engine, why = engine_again(manifest, device)
-    specs = [spec for spec in found_again(folder.specs(), data) if members[spec.id]["state"] not in FINISHED]
+    left = [spec for spec in found_again(folder.specs(), data) if members[spec.id]["state"] not in FINISHED]
+    specs = [spec for spec in left if spec.id not in rests]
     spans = [(members[spec.id]["step"], spec.n_steps) for spec in specs]
     return _piece(Cohort(tuple(specs)), spans, engine, why, manifest["threads"], side_by_side, share, trial)
 

@@ -203,6 +203,7 @@ class Session(BaseSession):
         columns = {name: column[evaluated].to(torch.float32).numpy() for name, column in values.items()}
         runs = [run for run, keep in zip(self.roster.members, evaluated.tolist(), strict=True) if keep]
         self.rows.append(pl.DataFrame({"run": runs, "step": stack.steps[evaluated].numpy(), **columns}))
+        self.evaluated = int(stack.steps[evaluated].double().mean())
         for split in SPLITS:
             shown = values[f"{split}_{self.measures.shown.name}"][evaluated]
             self.shown[split] = (float(shown.min()), float(shown.quantile(0.5)), float(shown.max()))

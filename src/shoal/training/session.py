@@ -109,6 +109,7 @@ class BaseSession(ABC):
         self.measures = self.shared.task_part.measures()
         check_measured(folder, self.measures)
         self.shown: dict[str, Spread] = {}  # of the most telling measure, on each split, at the last evaluation
+        self.evaluated: int | None = None  # mean step of that evaluation; None where it was in an earlier session
         self.generalised: set[str] = set()
 
     def _begin(self, device: torch.device, how: Mapping[str, Any]) -> None:
@@ -216,5 +217,6 @@ class BaseSession(ABC):
                 diverged=sum(entry["state"] == "diverged" for entry in self.roster.finished.values()),
                 steps_per_second=(step - from_step) / (at - since) if step > from_step else None,
                 seconds_left=self.pace.seconds_left(zip(steps.values(), ends, strict=True), self.shared),
+                evaluated=self.evaluated,
             )
         )

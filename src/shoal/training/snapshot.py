@@ -23,6 +23,8 @@ class Snapshot:
         train, valid: (lowest, median, highest) over the members of the shown measure, on each split; None before the
             first evaluation.
         step: mean step of the members; ``n_steps`` is a mean, too.
+        evaluated: mean step of the members' last evaluation in this session, of which ``train`` and ``valid`` are; None
+            before there was one.
         state: starting, running, done or interrupted.
         steps_per_second: mean steps per second of this session.
         seconds_left: estimated seconds until the end of training.
@@ -42,6 +44,7 @@ class Snapshot:
     diverged: int
     steps_per_second: float | None
     seconds_left: float | None
+    evaluated: int | None = None
 
 
 class Cost:

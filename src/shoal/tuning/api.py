@@ -19,8 +19,9 @@ from shoal.training.requests import check_execution, check_precision
 from shoal.training.snapshot import Snapshot
 from shoal.tuning.final import Verdict, compare, verdict_of
 from shoal.tuning.proposals import check_optuna
-from shoal.tuning.request import Request, read_request
+from shoal.tuning.request import Request, command_of, read_request
 from shoal.tuning.search import Search
+from shoal.tuning.standing import Standing
 from shoal.tuning.trials import Trial, ranked
 
 
@@ -86,6 +87,7 @@ def tune(
     report: bool = True,
     say: Callable[[str], None] = lambda line: None,
     watch: Callable[[Snapshot], None] | None = None,
+    follow: Callable[[Standing], None] = lambda standing: None,
     **execution: Any,
 ) -> Tuning:
     """Tune settings of runs with a budget, and compare the winner with the default on fresh seeds.
@@ -111,6 +113,7 @@ def tune(
         report: whether its page is written, to ``reports/tune-NAME``.
         say: callback with lines about its course.
         watch: callback with snapshots of the training, see :func:`shoal.train`.
+        follow: callback with the standing of the search before each rung and before the fresh seeds.
         execution: ``device``, ``workers``, ``threads``, ``engine``, ``places`` and ``flush_seconds`` of
             :func:`shoal.train`.
 
@@ -120,45 +123,45 @@ def tune(
         Interrupted: training was stopped; the same call goes on.
     """
     check_optuna()
-    how = (sampler, halving, generation, tune_seed, fresh_seeds, objective)
-    request = read_request(specs, search, budget, *how)
+    request = read_request(specs, search, budget, sampler, halving, generation, tune_seed, fresh_seeds, objective)
     lab = lab if isinstance(lab, Lab) else Lab(lab)
-    note = _noted(lab, check_name(name, "tuning"), request, execution)
+    note = noted(lab, check_name(name, "tuning"), request, execution)
     if report:
         check_drawing()
     write_tuning(lab.create().path, name, note)
-    course = Search(name, request, note, lab, _training(lab, execution, say, watch), say)
-    course.run()
-    tuning = _result(course)
+    tuning = _result(Search(name, request, note, lab, _training(lab, execution, say, watch), say, follow))
     return _reported(tuning, lab) if report else tuning
 
 
 def _result(course: Search) -> Tuning:
-    """Result of a search that is done, with the comparison of its winner.
+    """Result of a search, which trains, with the comparison of its winner.
 
     Raises:
         RunFailed: no trial has finished.
     """
+    course.run()
     name, request, best = course.name, course.request, course.best()
     if best is None:
+        course.end()
         states = ", ".join(f"{n} {state}" for state, n in _counts(course.trials).items())
         raise RunFailed(f"none of {len(course.trials)} finished ({states}); no setting of tuning {name!r} is the best")
     final = compare(course, best)
+    course.end()
     verdict = None if final is None else verdict_of(final, request.objective)
     trials = ranked(course.trials, request.objective.higher_is_better)
     winner = request.base.replace(**best.settings)
     return Tuning(name, request, trials, winner, final, verdict, course.note.finals, course.spent())
 
 
-def _noted(lab: Lab, name: str, request: Request, execution: Mapping[str, Any]) -> TuningNote:
-    """Note of the tuning with this request, new or from the lab, after all checks."""
+def noted(lab: Lab, name: str, request: Request, execution: Mapping[str, Any]) -> TuningNote:
+    """Note of the tuning with this request, new or from the lab, after all checks; nothing is written."""
     device = check_execution(**{"device": None, "workers": None, "threads": None, "flush_seconds": 20.0, **execution})
     check_precision(request.specs, device, execution.get("engine"))
     check_parts(request.specs, device)
     lab.report_folder(f"tune-{name}")
     note = read_tuning(lab.path, name) or TuningNote(asked=request.to_json())
     request.check_same(name, note)
-    note.asked = request.to_json()
+    note.asked, note.done = {**request.to_json(), "command": command_of(name, request)}, False
     return note
 
 
@@ -191,5 +194,8 @@ def _reported(tuning: Tuning, lab: Lab) -> Tuning:
     from shoal.tuning.report import report_tuning
 
     records = lab.records([run for trial in sorted(tuning.trials, key=lambda t: t.number) for run in trial.runs])
-    page = write_report(report_tuning(tuning, records), lab.report_folder(f"tune-{tuning.name}"))
+    index = lab.index()
+    final = tuning.final.runs.values() if tuning.final else ()
+    fresh = lab.records(run for runs in final for run in runs if run in index)
+    page = write_report(report_tuning(tuning, records, fresh, str(lab.path)), lab.report_folder(f"tune-{tuning.name}"))
     return Tuning(**{**tuning.__dict__, "page": page})

@@ -34,12 +34,12 @@ class Budget:
             return 1.0
         return 6.0 * count_run_parameters(spec) * spec.task_part.batch_positions(spec.train_batch_size)
 
-    def told(self, amount: float) -> str:
-        """An amount in this unit: ``60,000 steps``, ``2.1e+12 FLOP``."""
-        if self.unit == FLOP:
-            return f"{amount:.4g} FLOP"
+    def told(self, amount: float, of: float | None = None) -> str:
+        """An amount in this unit, perhaps of another: ``60,000 steps``, ``2.1e+12 FLOP``, ``90 of 900 steps``."""
         unit = "s of a processor" if self.unit == SECONDS else self.unit
-        return f"{amount:,.0f} {unit}"
+        form = ".4g" if self.unit == FLOP else ",.0f"
+        amounts = [format(value, form) for value in (amount, of) if value is not None]
+        return f"{' of '.join(amounts)} {unit}"
 
 
 def read_budget(text: str) -> Budget:

@@ -108,6 +108,7 @@ def compare(search: Search, winner: Trial) -> Final | None:
     known = next((final for final in search.note.finals if final.runs == runs), None)
     if known is not None and known.scores.keys() == {run for ids in runs.values() for run in ids}:
         return known
+    search.follow(search.standing_of_comparison())
     search.train([*sides["winner"], *sides["default"]], None)
     column, scores = _scores(search.lab, request, sides)
     final = Final(winner=dict(winner.settings), seeds=seeds, runs=runs, column=column, scores=scores)

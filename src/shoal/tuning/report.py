@@ -11,11 +11,14 @@ from shoal.lab import Records
 from shoal.lab.tunings import Final
 from shoal.measures import Measure
 from shoal.report import Cell, Figure, Report, Section, Table
+from shoal.report.certificates import certificates
 from shoal.report.figures import COLOURS, styled
 from shoal.report.summary import provenance
 from shoal.report.words import counted, number, p_value, setting_text, with_interval
 from shoal.tuning.budget import SECONDS, SETTINGS
+from shoal.tuning.edges import edge_text, edges_of
 from shoal.tuning.final import SIDES, Verdict
+from shoal.tuning.request import command_of
 from shoal.tuning.trials import Trial
 
 if TYPE_CHECKING:
@@ -25,9 +28,18 @@ _DIGITS = 4
 _SPLITS = {"valid": "validation", "test": "test"}
 
 
-def report_tuning(tuning: "Tuning", records: Records) -> Report:
-    """Report of a tuning; ``records`` are those of the trials' runs."""
+def report_tuning(tuning: "Tuning", records: Records, fresh: Records, lab: str) -> Report:
+    """Report of a tuning.
+
+    Args:
+        tuning: the tuning.
+        records: records of the trials' runs.
+        fresh: records of the runs on fresh seeds; of none where nothing was compared.
+        lab: path of the lab, for commands.
+    """
     finals = [final_table(tuning, tuning.final, tuning.verdict)] if tuning.final and tuning.verdict else []
+    certified, certificate_tables = certificates(fresh.cohorts()) if len(fresh) else ([], [])
+    cohorts = [cohorts_of_fresh(tuning.final, fresh, lab)] if tuning.final and len(fresh) else []
     request = tuning.request
     return Report(
         title=f"Tuning {tuning.name}",
@@ -37,13 +49,13 @@ def report_tuning(tuning: "Tuning", records: Records) -> Report:
         sections=[
             Section(
                 "Winner and default",
-                [_how_judged(tuning)],
-                tables=finals,
+                [_how_judged(tuning), *cohorts, *certified],
+                tables=[*finals, *certificate_tables],
                 about="both settings trained anew on seeds that no trial had.",
             ),
             Section("Regret", figures=[regret_figure(tuning)], about="what the budget bought, trial after trial."),
             Section("What was tried", tables=[trials_table(tuning)], about="every setting, from the best."),
-            provenance(records, command_of(tuning)),
+            provenance(records, command_of(tuning.name, request)),
         ],
     )
 
@@ -58,6 +70,7 @@ def answers(tuning: "Tuning") -> list[str]:
         f"{counted(len(states), 'setting')}: {', '.join(parts)}.",
         f"Winner: {settings_text(best.settings)}, {_words(tuning)} {number(best.value, _DIGITS)} in the search, which "
         "is too good by selection.",
+        *map(edge_text, edges_of(request.base, request.space, best.settings)),
     ]
     if tuning.final is None or tuning.verdict is None:
         why = "no fresh seeds were asked for" if not request.fresh_seeds else "the winner is the default"
@@ -115,6 +128,15 @@ def final_table(tuning: "Tuning", final: Final, verdict: Verdict) -> Table:
         f"at least {number(verdict.smallest_p, 2)} for so many pairs."
     )
     return Table("final", ["seed", "winner", "default", "difference"], rows, caption, pl.DataFrame(data))
+
+
+def cohorts_of_fresh(final: Final, fresh: Records, lab: str) -> str:
+    """Sentence on the cohorts that winner and default trained in, with the command that certifies a run of each."""
+    members = {folder.id: sum(fresh.cohort_of(run) is folder for run in fresh.ids) for folder in fresh.cohorts()}
+    named = ", ".join(f"{cohort} ({counted(n, 'run')})" for cohort, n in members.items())
+    first = " ".join(final.runs[side][0][:8] for side in SIDES)
+    trained = f"The runs on fresh seeds trained in {'cohort' if len(members) == 1 else 'cohorts'} {named}."
+    return f"{trained} To compare them with the same runs trained alone: shoal certify {first} --lab {shlex.quote(lab)}"
 
 
 def trials_table(tuning: "Tuning") -> Table:
@@ -224,34 +246,3 @@ def _how_judged(tuning: "Tuning") -> str:
         f"it is shown by. So both were trained anew, with {request.base.n_steps:,} steps each, on "
         f"{counted(request.fresh_seeds, 'seed')} that no trial had, and scored once.{again}"
     )
-
-
-def command_of(tuning: "Tuning") -> str:
-    """Command by which the tuning is asked for again."""
-    request = tuning.request
-    fixed = [
-        f"--{name.replace('_', '-')} {_typed(value)}"
-        for name, value in request.base.given().items()
-        if name not in ("seed", "pair_key")
-    ]
-    seeds = " ".join(str(spec.seed) for spec in request.specs)
-    search = " ".join(map(shlex.quote, request.space.texts))
-    amount = f"{request.budget.amount:g}{request.budget.unit}"
-    options = f"--sampler {request.sampler} --halving {request.halving} --generation {request.generation}"
-    return " ".join(
-        [
-            "shoal tune",
-            *fixed,
-            f"--seed {seeds} --search {search} --budget {amount} {options} --tune-seed {request.tune_seed}",
-            f"--fresh-seeds {request.fresh_seeds} --objective {request.objective.column} --name {tuning.name}",
-        ]
-    )
-
-
-def _typed(value: Any) -> str:
-    """A value of a setting as it is typed in a shell."""
-    if value is None:
-        return "none"
-    if isinstance(value, tuple | list):
-        return ",".join(map(str, value))
-    return str(value).lower() if isinstance(value, bool) else shlex.quote(str(value))

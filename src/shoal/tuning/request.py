@@ -1,5 +1,6 @@
 """Request of a tuning, checked before anything is written, and its record in the lab."""
 
+import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -171,3 +172,33 @@ def _check_enough(request: Request, asked: str) -> None:
         raise UserError(
             f"budget {asked} is below one trial, which takes {budget.told(needed)} ({runs}{n_steps:,} steps)"
         )
+
+
+def command_of(name: str, request: Request) -> str:
+    """Command by which a tuning is asked for again."""
+    fixed = [
+        f"--{setting.replace('_', '-')} {_typed(value)}"
+        for setting, value in request.base.given().items()
+        if setting not in ("seed", "pair_key")
+    ]
+    seeds = " ".join(str(spec.seed) for spec in request.specs)
+    search = " ".join(map(shlex.quote, request.space.texts))
+    amount = f"{request.budget.amount:g}{request.budget.unit}"
+    options = f"--sampler {request.sampler} --halving {request.halving} --generation {request.generation}"
+    return " ".join(
+        [
+            "shoal tune",
+            *fixed,
+            f"--seed {seeds} --search {search} --budget {amount} {options} --tune-seed {request.tune_seed}",
+            f"--fresh-seeds {request.fresh_seeds} --objective {request.objective.column} --name {name}",
+        ]
+    )
+
+
+def _typed(value: Any) -> str:
+    """A value of a setting as it is typed in a shell."""
+    if value is None:
+        return "none"
+    if isinstance(value, tuple | list):
+        return ",".join(map(str, value))
+    return str(value).lower() if isinstance(value, bool) else shlex.quote(str(value))

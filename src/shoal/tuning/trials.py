@@ -28,6 +28,7 @@ class Trial:
         step: step of its value.
         value: mean of the objective over its runs; None where one of them diverged, or nothing was measured.
         steps: steps that its runs have trained for the tuning, all together.
+        rung: step of the last rung that it was trained up to.
     """
 
     number: int
@@ -38,6 +39,7 @@ class Trial:
     step: int
     value: float | None
     steps: int
+    rung: int = 0
 
 
 @dataclass(frozen=True)
@@ -157,6 +159,7 @@ def _trial(stand: Stand, generation: Generation, number: int, first: int, place:
         step=min(stand.steps(run, rung) for run in runs),
         value=None if state in ("diverged", "waiting") else stand.mean(runs, rung),
         steps=sum(stand.steps(run, rung) for run in runs),
+        rung=rung,
     )
 
 

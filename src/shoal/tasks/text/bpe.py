@@ -26,7 +26,7 @@ MOST_TOKENS = 2**20
 LONGEST_TOKEN = 2**10  # bytes; a few merges of a token with itself would make gigabytes
 MOST_TOKEN_BYTES = 2**26  # of all tokens together
 PIECE = 2**20  # characters of one call of the library
-_CUT = re.compile(r"(?<=[A-Za-z.,;:!?])(?=[ \n])")  # where the pattern always divides, whatever stands around
+CUT = re.compile(r"(?<=[A-Za-z.,;:!?])(?=[ \n])")  # where the pattern always divides, whatever stands around
 
 
 class BytePairTokenizer:
@@ -67,7 +67,7 @@ class BytePairTokenizer:
         utf8(text)
         if self._library is None:
             self._library = _build(self._tokens, self.merges)
-        pieces = [np.array(self._library.encode(piece).ids, dtype=np.int64) for piece in _pieces(text)]
+        pieces = [np.array(self._library.encode(piece).ids, dtype=np.int64) for piece in pieces_of(text)]
         return torch.from_numpy(np.concatenate([np.zeros(0, dtype=np.int64), *pieces]))
 
     def decode(self, tokens: Tensor | Iterable[int]) -> str:
@@ -97,18 +97,18 @@ def train_bpe(text: str, vocabulary_size: int) -> BytePairTokenizer:
         allowed = f"from {ALPHABET} (the alphabet, of all bytes) to {MOST_TOKENS:,}"
         raise UserError(f"vocabulary_size of bpe must be {allowed}, got {vocabulary_size:,}")
     content = utf8(text)
-    library = _import()
+    library = import_library()
     trained = library.Tokenizer(library.models.BPE())
     trained.pre_tokenizer = library.pre_tokenizers.ByteLevel(add_prefix_space=False)
     trainer = library.trainers.BpeTrainer(
         vocab_size=vocabulary_size,
         min_frequency=1,
-        initial_alphabet=sorted(_SIGNS),
+        initial_alphabet=sorted(SIGNS),
         special_tokens=[],
         max_token_length=LONGEST_TOKEN,
         show_progress=False,
     )
-    trained.train_from_iterator(_pieces(text), trainer)
+    trained.train_from_iterator(pieces_of(text), trainer)
     merges = _as_indices_of_bytes(json.loads(trained.to_str())["model"]["merges"])
     tokenizer = BytePairTokenizer(merges, hashlib.sha256(content).hexdigest()[:16])
     if tokenizer.vocabulary_size < vocabulary_size:
@@ -155,8 +155,8 @@ def _signs() -> str:
     return "".join(chr(byte if byte in printable else next(others)) for byte in range(ALPHABET))
 
 
-_SIGNS = _signs()
-_BYTES = {sign: byte for byte, sign in enumerate(_SIGNS)}
+SIGNS = _signs()
+_BYTES = {sign: byte for byte, sign in enumerate(SIGNS)}
 
 
 def _tokens_of(merges: Any) -> list[bytes]:
@@ -197,8 +197,8 @@ def _as_indices_of_bytes(merges: Iterable[tuple[str, str]]) -> list[tuple[int, i
 
 def _build(tokens: list[bytes], merges: list[tuple[int, int]]) -> Any:
     """Tokenizer of the library that has these tokens under these numbers."""
-    library = _import()
-    signs = ["".join(_SIGNS[byte] for byte in token) for token in tokens]
+    library = import_library()
+    signs = ["".join(SIGNS[byte] for byte in token) for token in tokens]
     vocabulary = {sign: token for token, sign in enumerate(signs)}
     model = library.models.BPE(vocab=vocabulary, merges=[(signs[first], signs[second]) for first, second in merges])
     built = library.Tokenizer(model)
@@ -206,11 +206,11 @@ def _build(tokens: list[bytes], merges: list[tuple[int, int]]) -> Any:
     return built
 
 
-def _pieces(text: str) -> Iterator[str]:
+def pieces_of(text: str) -> Iterator[str]:
     """Pieces of a text, cut where tokens always end, so that their tokens are those of the whole text."""
     start = 0
     while len(text) - start > PIECE:
-        match = _CUT.search(text, start + PIECE)
+        match = CUT.search(text, start + PIECE)
         end = match.start() if match else len(text)
         yield text[start:end]
         start = end
@@ -218,7 +218,7 @@ def _pieces(text: str) -> Iterator[str]:
         yield text[start:]
 
 
-def _import() -> Any:
+def import_library() -> Any:
     """Import the library, on one thread by default: it warns in forked processes once it has used several."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     try:

@@ -1,6 +1,5 @@
 """Settings of a text in the tokens of an earlier run, such as the base that goes on with it."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from shoal.spec.fields import setting
@@ -18,7 +17,7 @@ class OtherTokenizer(PretrainedSettings):
     tokenizer_of: str = setting(
         "",
         "file with the tokenizer of an earlier run, in place of one made from this text",
-        "the task.json of its cohort",
+        "the task.json of its cohort, or a folder with the tokenizer of a GPT-2",
         operational=True,
     )
     tokenizer_key: str = setting(
@@ -29,13 +28,14 @@ class OtherTokenizer(PretrainedSettings):
         """Take kind, key and vocabulary of an earlier run's tokenizer; returns True if there is one."""
         if not self.tokenizer_of:
             return False
+        from shoal.models.hub import located_model
         from shoal.tasks.text.tokenizers import read_tokenizer
 
         made = read_tokenizer(self.tokenizer_of, self.tokenizer_key)
         values = {"tokenizer": made.kind, "tokenizer_key": made.key, "vocabulary_size": made.vocabulary_size}
         if made.kind == "words":  # those that it has, whatever they were chosen by
             object.__setattr__(self, "min_frequency", MIN_FREQUENCY)
-        for name, value in {**values, "tokenizer_of": str(Path(self.tokenizer_of).absolute())}.items():
+        for name, value in {**values, "tokenizer_of": str(located_model(self.tokenizer_of).absolute())}.items():
             object.__setattr__(self, name, value)
         return True
 

@@ -15,7 +15,9 @@ import torch
 from torch import Tensor
 
 from shoal.errors import LabError, UserError, nearest
+from shoal.models.hub import located_model
 from shoal.tasks.text.bpe import ALPHABET, BytePairTokenizer, as_indices, said, train_bpe, utf8
+from shoal.tasks.text.pretrained_bpe import PretrainedBytePairs, read_pretrained, stamp_of, tokenizer_files
 from shoal.tasks.text.word_tokenizer import learn_words, words_from_json
 
 KINDS = ("chars", "bytes", "bpe", "words")
@@ -119,7 +121,8 @@ class CharTokenizer:
         line, column = before.count("\n") + 1, place - before.rfind("\n")
         return UserError(
             f"character {character!r} (U+{ord(character):04X}) in line {line:,}, column {column:,} is not one of the "
-            f"vocabulary's {self.vocabulary_size:,}; the nearest that is: {_nearest(character, self.characters)!r}"
+            f"vocabulary's {self.vocabulary_size:,}; the nearest that is: {_nearest(character, self.characters)!r}; "
+            "models of --tokenizer bytes read every text"
         )
 
 
@@ -191,25 +194,44 @@ def make_tokenizer(
 
 
 def read_tokenizer(path: str, key: str = "") -> TextTokenizer:
-    """Tokenizer in a file, such as the ``task.json`` of a cohort.
+    """Tokenizer in a file, such as the ``task.json`` of a cohort, or of a folder with a GPT-2.
 
     Args:
-        path: path of the file.
+        path: path of the file or folder, or name of a downloaded model (``organisation/name``).
         key: key that the tokenizer must have; any where it is empty.
 
     Raises:
         UserError: it cannot be read, holds none, or holds another.
     """
     try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
+        place = located_model(path)
+        stamp = stamp_of([*tokenizer_files(place), *place.glob("config.json")] if place.is_dir() else [place])
+    except (UserError, OSError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"tokenizer {path} cannot be read: {reason}") from None
+    if stamp not in _READ:
+        made = read_pretrained(place) if place.is_dir() else _in_file(place)
+        while len(_READ) >= _MOST_READ:
+            del _READ[next(iter(_READ))]
+        _READ[stamp] = made
+    made = _READ[stamp]
+    if key and made.key != key:
+        raise UserError(f"tokenizer {path} is not the one of the run: it is {made.key}, that of the run {key}")
+    return made
+
+
+_READ: dict[tuple[tuple[str, int, int], ...], TextTokenizer] = {}
+_MOST_READ = 8
+
+
+def _in_file(path: Path) -> TextTokenizer:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"tokenizer {path} cannot be read: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict) or "tokenizer" not in content:
         raise UserError(f"{path} holds no tokenizer")
-    made = from_json(content["tokenizer"])
-    if key and made.key != key:
-        raise UserError(f"tokenizer {path} is not the one of the run: it is {made.key}, that of the run {key}")
-    return made
+    return from_json(content["tokenizer"])
 
 
 def from_json(content: Any) -> TextTokenizer:
@@ -226,6 +248,8 @@ def from_json(content: Any) -> TextTokenizer:
     keys = {"chars": {"characters"}, "bytes": set(), "bpe": {"merges", "trained_on"}, "words": {"types"}}
     if not isinstance(kind, str) or kind not in keys:
         raise LabError(f"the tokenizer is damaged: its kind must be one of {' '.join(KINDS)}, got {said(kind)}")
+    if kind == "bpe" and set(content) == {"kind", "tokens", "merges", "special"}:
+        return PretrainedBytePairs(content["tokens"], content["merges"], content["special"])
     if set(content) != {"kind"} | keys[kind]:
         raise LabError(f"the tokenizer is damaged: {kind} has {' '.join(sorted(keys[kind])) or 'nothing'} beside kind")
     if kind == "bytes":

@@ -1,0 +1,84 @@
+"""Bases of adapters in a lab: they are not deleted under their adapters, and are read wherever their cohort is."""
+
+from pathlib import Path
+
+import adapted
+import pytest
+import torch
+
+import shoal
+from shoal.cli import main
+from shoal.commands.finetune import base_of, fine_tuned
+from shoal.errors import UserError
+from shoal.lab import Lab
+
+SHAPE = {"task": "text", "num_layers": 1, "embedding_size": 8, "num_heads": 2, "context_length": 8, "model": "gpt"}
+HOW = {"train_batch_size": 4, "eval_period": 10, "eval_batch_size": 256, "n_steps": 3, "tokenizer": "chars"}
+TRAINING = {"engine": "plain", "workers": 1}
+
+
+@pytest.fixture
+def lab(tmp_path):
+    """Lab with two bases in one cohort, and an adapter on the first, of a text in the base's characters."""
+    text = str(adapted.text_file(tmp_path))
+    bases = [shoal.RunSpec(**SHAPE, **HOW, text=text, seed=seed) for seed in (0, 1)]
+    shoal.train(bases, tmp_path / "lab", **TRAINING)
+    asked = {name: [value] for name, value in HOW.items() if name != "tokenizer"}
+    (adapter,) = fine_tuned(base_of(bases[0].id, str(tmp_path / "lab")), {**asked, "text": [text], "seed": [5]})
+    assert adapter.tokenizer_of
+    shoal.train(adapter, tmp_path / "lab", **TRAINING)
+    return Lab(tmp_path / "lab"), bases[0].id, bases[1].id, adapter.id
+
+
+def logits(lab, run):
+    with torch.no_grad():
+        return lab.records([run]).model(run).eval()(adapted.tokens()[:, :8] % 20)[0]
+
+
+def test_a_base_is_not_deleted_under_its_adapter(lab, capsys):
+    lab, base, other, adapter = lab
+    before = lab.runs()
+    for runs in ([base], [base, other]):
+        with pytest.raises(UserError) as told:
+            lab.delete(runs)
+        assert base in str(told.value) and adapter[:8] in str(told.value) and "\n" not in str(told.value)
+    assert main(["delete", base, "--yes", "--lab", str(lab.path)]) == 2
+    assert lab.runs() == before and logits(lab, adapter).isfinite().all()
+    assert adapter[:8] in capsys.readouterr().err
+
+
+def test_it_is_deleted_with_its_adapter_or_after_it(lab):
+    lab, base, other, adapter = lab
+    lab.delete([adapter])
+    lab.delete([base])
+    assert lab.runs() == [other]
+
+
+def test_both_are_deleted_together(lab):
+    lab, base, other, adapter = lab
+    lab.delete([base, adapter])
+    assert lab.runs() == [other]
+
+
+def test_an_adapter_is_read_when_its_bases_cohort_gets_another_folder(lab, tmp_path):
+    lab, base, other, adapter = lab
+    before, spec = logits(lab, adapter), lab.records([adapter]).specs[adapter]
+    lab.delete([other])
+    for place in (spec.base_model, spec.tokenizer_of):
+        assert not Path(place).exists()
+    assert torch.equal(logits(lab, adapter), before)
+    assert lab.records([adapter]).specs[adapter].id == adapter
+    lab.path.rename(tmp_path / "moved")
+    moved = Lab(tmp_path / "moved")
+    assert torch.equal(logits(moved, adapter), before)
+    with pytest.raises(UserError):
+        moved.delete([base])
+
+
+def test_an_adapter_of_another_lab_is_read_likewise(lab, tmp_path):
+    lab, _, other, adapter = lab
+    spec = lab.records([adapter]).specs[adapter]
+    shoal.train(spec, tmp_path / "second", **TRAINING)
+    before = logits(Lab(tmp_path / "second"), adapter)
+    lab.delete([other])
+    assert torch.equal(logits(Lab(tmp_path / "second"), adapter), before)
