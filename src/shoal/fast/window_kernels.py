@@ -220,22 +220,21 @@ class WindowKernelOps(AdapterKernelOps):
         program, shape = self.program, added.data.shape
         is_free = added is not x and self._is_free(added)
         total = added if is_free else Value(program.take(*shape))
-        is_fixed, is_constant = added.is_constant, all_constant(x, added, bias, *(norm or ())[:2])
-        summed = None if is_fixed else added  # what is added, where it has a gradient
+        is_constant = all_constant(x, added, bias, *(norm or ())[:2])
         if norm is None:
             self._lay_residual(x, added, bias, drop, norm, total.data, None)
             total.is_constant = is_constant
             if is_constant:
                 return total
             out = None if is_free else total
-            program.operation(out, lambda: self._lay_residual_backward(total, (), total, x, summed, bias, drop, norm))
+            program.operation(out, lambda: self._lay_residual_backward(total, (), total, x, added, bias, drop, norm))
             return total
         y = program.value(*shape)
         y.is_constant = is_constant
         moments = self._lay_residual(x, added, bias, drop, norm, total.data, y)
         temporaries = [*moments, *([] if is_free else [total.data])]
         program.operation(
-            y, lambda: self._lay_residual_backward(y, moments, total, x, summed, bias, drop, norm), *temporaries
+            y, lambda: self._lay_residual_backward(y, moments, total, x, added, bias, drop, norm), *temporaries
         )
         return y
 
